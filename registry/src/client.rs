@@ -1,0 +1,390 @@
+//! Consul's HTTP API as far as a gateway and its services need it: register, deregister, heartbeat, health,
+//! catalog, agent, key/value.
+//!
+//! One call is one exchange with a hard deadline. Nothing is retried here, but for one thing: a 403 makes the
+//! client read its token file again and try once with the new token. Loops live in [`crate::watch`] and
+//! [`crate::Lease`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use base64::Engine;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::de::DeserializeOwned;
+
+use crate::client_config::ClientConfig;
+use crate::error::ClientError;
+use crate::http::{HttpClient, HttpOptions, HttpResponse};
+use crate::registration::{ServiceRegistration, go_duration};
+use crate::types::{
+    AgentSelf, AgentService, CheckStatus, Consistency, KvPair, QueryOptions, ServiceEntry, parse_entries,
+};
+
+/// A client of one Consul agent. Clones share connections and token.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    http: HttpClient,
+    base_url: String,
+    config: ClientConfig,
+    /// Replaced when the token file changed; `None` is the anonymous token.
+    token: RwLock<Option<HeaderValue>>,
+}
+
+/// What `/v1/health/service/:name` answered.
+#[derive(Debug, Clone, Default)]
+pub struct HealthAnswer {
+    /// The elements that could be read.
+    pub entries: Vec<ServiceEntry>,
+    /// One sentence for each element that could not.
+    pub skipped: Vec<String>,
+    /// `X-Consul-Index`; `None` if it is absent, unreadable or 0 (a proxy in between, or not Consul).
+    pub index: Option<u64>,
+    /// False if the server that answered knows no leader, so that the answer may be old.
+    pub known_leader: bool,
+    /// How long ago that server heard from the leader.
+    pub last_contact: Duration,
+    /// Consul says (since 1.11) that it left out instances which the token may not see.
+    pub filtered_by_acls: bool,
+}
+
+impl Client {
+    /// Builds a client; no connection is made. Fails if the address, the token or the CA file cannot be used.
+    pub fn new(config: ClientConfig) -> Result<Self, ClientError> {
+        let base_url = config.base_url()?;
+        let http = HttpClient::new(&HttpOptions { ca_file: config.ca_file.clone() })
+            .map_err(|error| ClientError::Config(error.to_string()))?;
+        let token = match &config.token_file {
+            Some(path) => read_token(path)?,
+            None => config.token.as_deref().map(token_value).transpose()?,
+        };
+        Ok(Self { shared: Arc::new(Shared { http, base_url, config, token: RwLock::new(token) }) })
+    }
+
+    /// The agent's URL, for messages.
+    pub fn address(&self) -> &str {
+        &self.shared.base_url
+    }
+
+    /// `PUT /v1/agent/service/register`. Checks that the agent has and the registration lacks are removed.
+    pub async fn register(&self, registration: &ServiceRegistration) -> Result<(), ClientError> {
+        let body = registration.to_json().to_string();
+        let path = "/v1/agent/service/register?replace-existing-checks=true".to_owned();
+        self.call(Method::PUT, path, body.into(), WRITE_DEADLINE).await.map(drop)
+    }
+
+    /// `PUT /v1/agent/service/deregister/:id`. An id that the agent does not know counts as done.
+    pub async fn deregister(&self, id: &str) -> Result<(), ClientError> {
+        let path = format!("/v1/agent/service/deregister/{}", encode(id));
+        match self.call(Method::PUT, path, Bytes::new(), WRITE_DEADLINE).await {
+            Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// `PUT /v1/agent/check/update/:id`: the status of a TTL check, with a note for people.
+    pub async fn check_update(
+        &self,
+        check_id: &str,
+        status: CheckStatus,
+        note: &str,
+    ) -> Result<(), ClientError> {
+        let body = serde_json::json!({"Status": status.as_str(), "Output": note}).to_string();
+        let path = format!("/v1/agent/check/update/{}", encode(check_id));
+        self.call(Method::PUT, path, body.into(), WRITE_DEADLINE).await.map(drop)
+    }
+
+    /// `PUT /v1/agent/check/pass/:id`: the heartbeat of a TTL check.
+    pub async fn check_pass(&self, check_id: &str) -> Result<(), ClientError> {
+        let path = format!("/v1/agent/check/pass/{}", encode(check_id));
+        self.call(Method::PUT, path, Bytes::new(), WRITE_DEADLINE).await.map(drop)
+    }
+
+    /// `GET /v1/health/service/:name`: all instances, healthy or not, with their checks.
+    pub async fn health_service(
+        &self,
+        name: &str,
+        options: &QueryOptions,
+    ) -> Result<HealthAnswer, ClientError> {
+        let path = format!("/v1/health/service/{}{}", encode(name), self.query(options));
+        let call = describe(&Method::GET, &path);
+        let response = self.call(Method::GET, path, Bytes::new(), read_deadline(options)).await?;
+        let (entries, skipped) = parse_entries(&response.body)
+            .map_err(|error| ClientError::Malformed { call, detail: error.to_string() })?;
+        let header = |name: &str| response.headers.get(name).and_then(|value| value.to_str().ok());
+        Ok(HealthAnswer {
+            entries,
+            skipped,
+            index: header("x-consul-index").and_then(|value| value.parse().ok()).filter(|index| *index > 0),
+            known_leader: header("x-consul-knownleader") != Some("false"),
+            last_contact: Duration::from_millis(
+                header("x-consul-lastcontact").and_then(|value| value.parse().ok()).unwrap_or(0),
+            ),
+            filtered_by_acls: header("x-consul-results-filtered-by-acls") == Some("true"),
+        })
+    }
+
+    /// `GET /v1/catalog/services`: the names of all services with the union of their tags.
+    pub async fn catalog_services(&self) -> Result<BTreeMap<String, Vec<String>>, ClientError> {
+        let query = self.query(&QueryOptions { consistency: Consistency::Leader, ..QueryOptions::default() });
+        self.read(format!("/v1/catalog/services{query}")).await
+    }
+
+    /// `GET /v1/agent/self`.
+    pub async fn agent_self(&self) -> Result<AgentSelf, ClientError> {
+        self.read("/v1/agent/self".to_owned()).await
+    }
+
+    /// `GET /v1/agent/services`: what is registered with this agent, by id.
+    pub async fn agent_services(&self) -> Result<BTreeMap<String, AgentService>, ClientError> {
+        self.read("/v1/agent/services".to_owned()).await
+    }
+
+    /// `GET /v1/agent/service/:id`: one of them; a status error of 404 if it is not there.
+    pub async fn agent_service(&self, id: &str) -> Result<AgentService, ClientError> {
+        self.read(format!("/v1/agent/service/{}", encode(id))).await
+    }
+
+    /// `GET /v1/status/leader`: `host:port`, or `None` while there is no leader.
+    pub async fn status_leader(&self) -> Result<Option<String>, ClientError> {
+        let leader: String = self.read("/v1/status/leader".to_owned()).await?;
+        Ok(Some(leader).filter(|leader| !leader.is_empty()))
+    }
+
+    /// `GET /v1/kv/:key`: the value, or `None` if there is no such key.
+    pub async fn kv_get(&self, key: &str) -> Result<Option<Bytes>, ClientError> {
+        let query = self.query(&QueryOptions { consistency: Consistency::Leader, ..QueryOptions::default() });
+        let path = format!("/v1/kv/{}{query}", encode(key));
+        let call = describe(&Method::GET, &path);
+        let mut pairs: Vec<KvPair> = match self.read(path).await {
+            Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => return Ok(None),
+            other => other?,
+        };
+        let value = pairs.pop().and_then(|pair| pair.value).unwrap_or_default();
+        base64::engine::general_purpose::STANDARD
+            .decode(value)
+            .map(|value| Some(value.into()))
+            .map_err(|error| ClientError::Malformed { call, detail: error.to_string() })
+    }
+
+    /// `PUT /v1/kv/:key`.
+    pub async fn kv_put(&self, key: &str, value: impl Into<Bytes>) -> Result<(), ClientError> {
+        let path = format!("/v1/kv/{}{}", encode(key), self.query(&write_options()));
+        self.call(Method::PUT, path, value.into(), WRITE_DEADLINE).await.map(drop)
+    }
+
+    /// `DELETE /v1/kv/:key`; a key that is not there counts as done.
+    pub async fn kv_delete(&self, key: &str) -> Result<(), ClientError> {
+        let path = format!("/v1/kv/{}{}", encode(key), self.query(&write_options()));
+        self.call(Method::DELETE, path, Bytes::new(), WRITE_DEADLINE).await.map(drop)
+    }
+
+    async fn read<T: DeserializeOwned>(&self, path: String) -> Result<T, ClientError> {
+        let call = describe(&Method::GET, &path);
+        let response = self.call(Method::GET, path, Bytes::new(), READ_DEADLINE).await?;
+        serde_json::from_slice(&response.body)
+            .map_err(|error| ClientError::Malformed { call, detail: error.to_string() })
+    }
+
+    /// One exchange; a second one if a 403 led to a token file that had changed.
+    async fn call(
+        &self,
+        method: Method,
+        path: String,
+        body: Bytes,
+        deadline: Duration,
+    ) -> Result<HttpResponse, ClientError> {
+        let sent_with = self.token();
+        let first = self.exchange(&method, &path, body.clone(), sent_with.clone(), deadline).await;
+        let Err(ClientError::Denied { .. }) = &first else { return first };
+        match self.reread_token() {
+            Some(token) if sent_with.as_ref() != Some(&token) => {
+                self.exchange(&method, &path, body, Some(token), deadline).await
+            }
+            _ => first,
+        }
+    }
+
+    async fn exchange(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Bytes,
+        token: Option<HeaderValue>,
+        deadline: Duration,
+    ) -> Result<HttpResponse, ClientError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        if let Some(token) = token {
+            headers.insert("x-consul-token", token);
+        }
+        if !body.is_empty() {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        let call = describe(method, path);
+        let url = format!("{}{path}", self.shared.base_url);
+        let response = self
+            .shared
+            .http
+            .send(method.clone(), &url, headers, body, deadline, BODY_BYTES_MAX)
+            .await
+            .map_err(|error| ClientError::from_http(&self.shared.base_url, &call, &error))?;
+        if response.status.is_success() { Ok(response) } else { Err(refusal(call, &response)) }
+    }
+
+    fn query(&self, options: &QueryOptions) -> String {
+        let mut pairs: Vec<String> = Vec::new();
+        match options.consistency {
+            Consistency::Stale => pairs.push("stale".to_owned()),
+            Consistency::Consistent => pairs.push("consistent".to_owned()),
+            Consistency::Leader => {}
+        }
+        if let Some(index) = options.index.filter(|index| *index > 0) {
+            pairs.push(format!("index={index}"));
+            if let Some(wait) = options.wait {
+                pairs.push(format!("wait={}", go_duration(wait)));
+            }
+        }
+        if let Some(tag) = &options.tag {
+            pairs.push(format!("tag={}", encode(tag)));
+        }
+        if let Some(datacenter) = options.datacenter.as_ref().or(self.shared.config.datacenter.as_ref()) {
+            pairs.push(format!("dc={}", encode(datacenter)));
+        }
+        if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
+    }
+
+    // A poisoned lock still holds a whole token: the only writer assigns it in one step.
+    fn token(&self) -> Option<HeaderValue> {
+        self.shared.token.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn reread_token(&self) -> Option<HeaderValue> {
+        let path = self.shared.config.token_file.as_ref()?;
+        let token = read_token(path).ok().flatten()?;
+        *self.shared.token.write().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
+        Some(token)
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("config", &self.shared.config).finish_non_exhaustive()
+    }
+}
+
+fn refusal(call: String, response: &HttpResponse) -> ClientError {
+    let text = String::from_utf8_lossy(&response.body);
+    let text = text.trim();
+    let detail: String = match text {
+        "" => "no explanation".to_owned(),
+        text => text.chars().take(DETAIL_CHARS_MAX).collect(),
+    };
+    if response.status == StatusCode::FORBIDDEN {
+        return ClientError::Denied { call, detail };
+    }
+    let retry_after = response
+        .headers
+        .get(header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.trim().parse().ok())
+        .map(Duration::from_secs);
+    ClientError::Status { call, status: response.status, detail, retry_after }
+}
+
+/// The call in messages, without its query: a query may be long and says nothing to the reader.
+fn describe(method: &Method, path: &str) -> String {
+    format!("{method} {}", path.split('?').next().unwrap_or(path))
+}
+
+fn encode(text: &str) -> String {
+    utf8_percent_encode(text, PATH_SEGMENT).to_string()
+}
+
+fn write_options() -> QueryOptions {
+    QueryOptions { consistency: Consistency::Leader, ..QueryOptions::default() }
+}
+
+/// A blocking query may take its wait and Consul's jitter of up to a sixteenth on top.
+fn read_deadline(options: &QueryOptions) -> Duration {
+    match (options.index, options.wait) {
+        (Some(index), Some(wait)) if index > 0 => wait + wait / 16 + READ_DEADLINE,
+        _ => READ_DEADLINE,
+    }
+}
+
+fn read_token(path: &Path) -> Result<Option<HeaderValue>, ClientError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| ClientError::Config(format!("token file `{}`: {error}", path.display())))?;
+    let token = text.trim();
+    if token.is_empty() { Ok(None) } else { token_value(token).map(Some) }
+}
+
+fn token_value(token: &str) -> Result<HeaderValue, ClientError> {
+    let mut value = HeaderValue::from_str(token)
+        .map_err(|_| ClientError::Config("the ACL token holds characters that no header may".to_owned()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+const USER_AGENT: &str = concat!("millgate/", env!("CARGO_PKG_VERSION"));
+
+/// Everything but the unreserved characters of RFC 3986 §2.3, so that any name survives the way.
+const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Longer than the 7 s for which Consul holds a call while it looks for a leader.
+const READ_DEADLINE: Duration = Duration::from_secs(10);
+const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// About twenty thousand instances of one service.
+const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// A refusal is one sentence; a proxy's error page is cut.
+const DETAIL_CHARS_MAX: usize = 300;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client() -> Client {
+        Client::new(ClientConfig::new("127.0.0.1:1")).unwrap()
+    }
+
+    #[test]
+    fn names_are_encoded_whatever_they_hold() {
+        assert_eq!(encode("a b/c?d#é"), "a%20b%2Fc%3Fd%23%C3%A9");
+        assert_eq!(encode("users-v1.2_x~"), "users-v1.2_x~");
+    }
+
+    #[test]
+    fn an_index_of_zero_is_not_sent() {
+        let options =
+            QueryOptions { index: Some(0), wait: Some(Duration::from_secs(9)), ..QueryOptions::default() };
+        assert_eq!(client().query(&options), "?stale");
+        let options = QueryOptions { index: Some(7), ..options };
+        assert_eq!(client().query(&options), "?stale&index=7&wait=9000ms");
+    }
+
+    #[test]
+    fn the_deadline_covers_the_wait_and_its_jitter() {
+        let wait = Some(Duration::from_secs(48));
+        let options = QueryOptions { index: Some(7), wait, ..QueryOptions::default() };
+        assert_eq!(read_deadline(&options), Duration::from_secs(61));
+        assert_eq!(read_deadline(&QueryOptions { index: None, ..options }), Duration::from_secs(10));
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_is_not_there_is_reported_with_advice() {
+        let error = client().status_leader().await.unwrap_err();
+        assert!(error.is_transport());
+        let text = error.to_string();
+        assert!(text.contains("connection refused") && text.contains("CONSUL_HTTP_ADDR"), "{text}");
+    }
+}

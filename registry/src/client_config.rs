@@ -1,0 +1,148 @@
+//! Where Consul is and with which token: the settings of [`Client`](crate::Client), from code or from the
+//! environment variables that Consul's own tools read.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::error::ClientError;
+
+/// Settings of a client.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClientConfig {
+    /// `http://host:port`, `https://host:port`, or `host:port` (which means `http`).
+    pub address: String,
+    /// ACL token. Sent only as the header `X-Consul-Token`.
+    pub token: Option<String>,
+    /// File with the ACL token; wins over `token`. Read again whenever Consul answers 403, so that a rotated
+    /// token is picked up without a restart.
+    pub token_file: Option<PathBuf>,
+    /// Datacenter for all calls that do not name one; Consul's own default is the agent's.
+    pub datacenter: Option<String>,
+    /// PEM file with certificate authorities that are trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl ClientConfig {
+    /// Settings for one address, without token.
+    pub fn new(address: impl Into<String>) -> Self {
+        Self { address: address.into(), token: None, token_file: None, datacenter: None, ca_file: None }
+    }
+
+    /// Reads `CONSUL_HTTP_ADDR`, `CONSUL_HTTP_TOKEN`, `CONSUL_HTTP_TOKEN_FILE`, `CONSUL_CACERT` and
+    /// `CONSUL_HTTP_SSL`, as the `consul` command does. Empty variables count as absent.
+    pub fn from_env() -> Self {
+        Self::from_lookup(|name| std::env::var(name).ok())
+    }
+
+    fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Self {
+        let value = |name: &str| lookup(name).filter(|value| !value.is_empty());
+        let mut address = value("CONSUL_HTTP_ADDR").unwrap_or_else(|| DEFAULT_ADDRESS.to_owned());
+        let ssl = value("CONSUL_HTTP_SSL");
+        if ssl.is_some_and(|ssl| matches!(ssl.to_ascii_lowercase().as_str(), "1" | "t" | "true"))
+            && !address.contains("://")
+        {
+            address = format!("https://{address}");
+        }
+        Self {
+            address,
+            token: value("CONSUL_HTTP_TOKEN"),
+            token_file: value("CONSUL_HTTP_TOKEN_FILE").map(PathBuf::from),
+            datacenter: None,
+            ca_file: value("CONSUL_CACERT").map(PathBuf::from),
+        }
+    }
+
+    /// The address as the beginning of every URL, without a slash at its end.
+    pub(crate) fn base_url(&self) -> Result<String, ClientError> {
+        let refused = |why: &str| {
+            ClientError::Config(format!(
+                "address `{}`: {why}; write http://127.0.0.1:8500, https://consul.example:8501 or host:port",
+                self.address
+            ))
+        };
+        let address = self.address.trim().trim_end_matches('/');
+        if address.starts_with("unix:") {
+            return Err(refused("unix sockets are not supported"));
+        }
+        let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+        let uri: http::Uri = url.parse().map_err(|_| refused("it is not an address"))?;
+        let authority = uri.authority().ok_or_else(|| refused("it names no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(refused("user and password are not supported"));
+        }
+        if authority.host().is_empty() {
+            return Err(refused("it names no host"));
+        }
+        match uri.scheme_str() {
+            Some("http" | "https") => Ok(url),
+            _ => Err(refused("the scheme must be http or https")),
+        }
+    }
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self::new(DEFAULT_ADDRESS)
+    }
+}
+
+/// By hand, so that the token never reaches a log.
+impl fmt::Debug for ClientConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientConfig")
+            .field("address", &self.address)
+            .field("token", &self.token.as_ref().map(|_| "[redacted]"))
+            .field("token_file", &self.token_file)
+            .field("datacenter", &self.datacenter)
+            .field("ca_file", &self.ca_file)
+            .finish()
+    }
+}
+
+/// Where a local agent listens.
+const DEFAULT_ADDRESS: &str = "http://127.0.0.1:8500";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_without_scheme_is_plain_http() {
+        for (address, url) in [
+            ("127.0.0.1:8500", "http://127.0.0.1:8500"),
+            ("http://consul:8500/", "http://consul:8500"),
+            ("https://consul:8501", "https://consul:8501"),
+            ("[::1]:8500", "http://[::1]:8500"),
+        ] {
+            assert_eq!(ClientConfig::new(address).base_url().unwrap(), url);
+        }
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_used_is_refused_with_examples() {
+        for address in ["", "unix:///run/consul.sock", "ftp://consul", "http://u:p@consul:8500", "a b"] {
+            let error = ClientConfig::new(address).base_url().unwrap_err().to_string();
+            assert!(error.contains("write http://127.0.0.1:8500"), "{address}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_environment_of_the_consul_command_is_understood() {
+        let config = ClientConfig::from_lookup(|name| match name {
+            "CONSUL_HTTP_ADDR" => Some("consul.test:8501".to_owned()),
+            "CONSUL_HTTP_SSL" => Some("true".to_owned()),
+            "CONSUL_HTTP_TOKEN" => Some("s3cret".to_owned()),
+            "CONSUL_CACERT" => Some(String::new()),
+            _ => None,
+        });
+        assert_eq!(config.address, "https://consul.test:8501");
+        assert_eq!(config.token.as_deref(), Some("s3cret"));
+        assert_eq!(config.ca_file, None);
+    }
+
+    #[test]
+    fn the_token_is_not_shown() {
+        let config = ClientConfig { token: Some("s3cret".to_owned()), ..ClientConfig::default() };
+        assert!(!format!("{config:?}").contains("s3cret"));
+    }
+}

@@ -1,0 +1,316 @@
+//! Whether an answer of the registry may be believed, and which index the next query carries. Pure.
+//!
+//! The rule behind all of it: an answer may add, change and remove instances, but it may not make the last
+//! ones disappear on its own word. `200 []` is also what Consul answers when the ACL token lost a right, what
+//! a follower without data answers, and what a proxy with a broken cache answers.
+//!
+//! 1. An index is taken from successful answers only. One that is lower than ours means another history (a
+//!    restarted agent, a restored snapshot): start over at 0, since an index that is too high never wakes.
+//! 2. Instances → none, at the index at which the instances were seen: the catalog cannot have changed, so it is
+//!    an ACL artefact. Keep, until an answer brings instances again.
+//! 3. Instances → none, and Consul says that ACLs filtered the answer: keep.
+//! 4. Instances → none, but entries were there that cannot be used: keep.
+//! 5. Any other empty answer is confirmed by one fresh read from the leader before it is believed.
+
+use std::sync::Arc;
+
+use crate::instance::Instance;
+
+/// An answer, reduced to what the decision needs.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Answer {
+    /// Usable instances, sorted by (node, id).
+    pub(crate) instances: Vec<Instance>,
+    /// How many elements could not be used.
+    pub(crate) unusable: usize,
+    pub(crate) index: Option<u64>,
+    pub(crate) known_leader: bool,
+    pub(crate) filtered_by_acls: bool,
+}
+
+/// Why an empty answer is not believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Held {
+    Unconfirmed,
+    SameIndex,
+    FilteredByAcls,
+    Unusable,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Query again with the gate's index.
+    Query,
+    /// The answer carries no index, so blocking is impossible: ask again after a while.
+    Poll,
+    /// Read once more, without blocking, from the leader.
+    Confirm,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// The new set, if it differs from the one before.
+    pub(crate) publish: Option<Arc<[Instance]>>,
+    pub(crate) held: Option<Held>,
+    pub(crate) next: Next,
+}
+
+/// What is known about one service.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    /// Sent with the next query; 0 does not block.
+    index: u64,
+    /// Index of the latest answer, kept when `index` is set to 0 for a resync only.
+    seen_index: u64,
+    /// `None` until the first believable answer.
+    instances: Option<Arc<[Instance]>>,
+    /// An empty answer arrived at the index of a full one; emptiness proves nothing until instances come back.
+    suspect: bool,
+}
+
+impl Gate {
+    /// `seed`: instances from an earlier run.
+    pub(crate) fn new(seed: Option<Arc<[Instance]>>) -> Self {
+        Self { instances: seed, ..Self::default() }
+    }
+
+    pub(crate) fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// The next query does not block. For a periodic full read, which heals a missed wake-up.
+    pub(crate) fn resync(&mut self) {
+        self.index = 0;
+    }
+
+    /// The connection failed or the token was refused: whoever answers next may have another history.
+    pub(crate) fn forget_index(&mut self) {
+        self.index = 0;
+        self.seen_index = 0;
+    }
+
+    /// `confirming`: the answer is the fresh read that [`Next::Confirm`] asked for.
+    pub(crate) fn judge(&mut self, answer: Answer, confirming: bool) -> Verdict {
+        let held = self.doubt(&answer, confirming);
+        let reset = self.advance(answer.index);
+        let publish = if held.is_none() { self.accept(answer.instances) } else { None };
+        if held == Some(Held::SameIndex) {
+            self.suspect = true;
+        }
+        let next = match (held, answer.index) {
+            (Some(Held::Unconfirmed), _) => Next::Confirm,
+            (_, None) => Next::Poll,
+            _ => Next::Query,
+        };
+        if reset {
+            self.index = 0;
+        }
+        Verdict { publish, held, next }
+    }
+
+    fn doubt(&self, answer: &Answer, confirming: bool) -> Option<Held> {
+        if !answer.instances.is_empty() {
+            return None;
+        }
+        let Some(known) = &self.instances else {
+            // Nothing to lose yet, but a follower without data must not make us believe "none" at the start.
+            return (!answer.known_leader).then_some(Held::Unconfirmed);
+        };
+        if known.is_empty() {
+            return None;
+        }
+        if answer.unusable > 0 {
+            return Some(Held::Unusable);
+        }
+        if answer.filtered_by_acls {
+            return Some(Held::FilteredByAcls);
+        }
+        let same_index = !confirming && self.seen_index != 0 && answer.index == Some(self.seen_index);
+        if same_index || self.suspect {
+            return Some(Held::SameIndex);
+        }
+        (!confirming || !answer.known_leader).then_some(Held::Unconfirmed)
+    }
+
+    /// Takes over the answer's index; true if it went backwards.
+    fn advance(&mut self, index: Option<u64>) -> bool {
+        let new = index.unwrap_or(0);
+        let backwards = new < self.index;
+        self.index = new;
+        self.seen_index = new;
+        backwards
+    }
+
+    fn accept(&mut self, instances: Vec<Instance>) -> Option<Arc<[Instance]>> {
+        self.suspect = false;
+        if self.instances.as_deref() == Some(instances.as_slice()) {
+            return None;
+        }
+        let instances: Arc<[Instance]> = instances.into();
+        self.instances = Some(Arc::clone(&instances));
+        Some(instances)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::instance::Status;
+
+    fn instance(id: &str, status: Status) -> Instance {
+        Instance {
+            node: "n1".to_owned(),
+            id: id.to_owned(),
+            address: "10.0.0.1".to_owned(),
+            port: 80,
+            weight: 1,
+            status,
+            tags: Vec::new(),
+            meta: BTreeMap::new(),
+        }
+    }
+
+    fn answer(index: u64, ids: &[&str]) -> Answer {
+        Answer {
+            instances: ids.iter().map(|id| instance(id, Status::Passing)).collect(),
+            index: Some(index),
+            known_leader: true,
+            ..Answer::default()
+        }
+    }
+
+    /// A gate that believes in two instances at index 15.
+    fn synced() -> Gate {
+        let mut gate = Gate::new(None);
+        assert!(gate.judge(answer(15, &["a", "b"]), false).publish.is_some());
+        gate
+    }
+
+    fn published(verdict: &Verdict) -> Option<usize> {
+        verdict.publish.as_ref().map(|instances| instances.len())
+    }
+
+    #[test]
+    fn the_first_answer_is_published_even_if_it_is_empty() {
+        let verdict = Gate::new(None).judge(answer(10, &[]), false);
+        assert_eq!((published(&verdict), verdict.next), (Some(0), Next::Query));
+    }
+
+    #[test]
+    fn the_first_empty_answer_of_a_server_without_leader_is_confirmed_first() {
+        let mut gate = Gate::new(None);
+        let verdict = gate.judge(Answer { known_leader: false, ..answer(10, &[]) }, false);
+        assert_eq!((published(&verdict), verdict.next), (None, Next::Confirm));
+    }
+
+    #[test]
+    fn the_same_content_is_not_published_twice() {
+        let mut gate = synced();
+        assert_eq!(published(&gate.judge(answer(16, &["a", "b"]), false)), None);
+        assert_eq!(gate.index(), 16);
+    }
+
+    #[test]
+    fn a_status_change_and_a_partial_removal_are_believed_at_once() {
+        let mut gate = synced();
+        assert_eq!(published(&gate.judge(answer(16, &["a"]), false)), Some(1));
+        let mut critical = answer(17, &[]);
+        critical.instances = vec![instance("a", Status::Critical)];
+        assert_eq!(published(&gate.judge(critical, false)), Some(1));
+    }
+
+    #[test]
+    fn an_empty_answer_is_believed_after_the_confirming_read() {
+        let mut gate = synced();
+        let first = gate.judge(answer(20, &[]), false);
+        assert_eq!(
+            (published(&first), first.held, first.next),
+            (None, Some(Held::Unconfirmed), Next::Confirm)
+        );
+        let second = gate.judge(answer(20, &[]), true);
+        assert_eq!((published(&second), second.held), (Some(0), None));
+    }
+
+    #[test]
+    fn a_confirming_read_that_finds_instances_keeps_them_without_news() {
+        let mut gate = synced();
+        gate.judge(answer(20, &[]), false);
+        let verdict = gate.judge(answer(20, &["a", "b"]), true);
+        assert_eq!((verdict.publish, verdict.held), (None, None));
+    }
+
+    #[test]
+    fn a_confirming_read_without_leader_confirms_nothing() {
+        let mut gate = synced();
+        gate.judge(answer(20, &[]), false);
+        let verdict = gate.judge(Answer { known_leader: false, ..answer(20, &[]) }, true);
+        assert_eq!((published(&verdict), verdict.next), (None, Next::Confirm));
+    }
+
+    #[test]
+    fn an_empty_answer_at_the_same_index_is_an_acl_artefact_and_stays_one() {
+        let mut gate = synced();
+        assert_eq!(gate.judge(answer(15, &[]), false).held, Some(Held::SameIndex));
+        // A status change of the hidden service moves the index; the list is still hidden.
+        assert_eq!(gate.judge(answer(21, &[]), false).held, Some(Held::SameIndex));
+        // The right came back: same instances, no news; from here on emptiness can be believed again.
+        assert_eq!(gate.judge(answer(21, &["a", "b"]), false).publish, None);
+        assert_eq!(gate.judge(answer(22, &[]), false).held, Some(Held::Unconfirmed));
+    }
+
+    #[test]
+    fn a_resync_does_not_forget_at_which_index_the_instances_were_seen() {
+        let mut gate = synced();
+        gate.resync();
+        assert_eq!(gate.index(), 0);
+        assert_eq!(gate.judge(answer(15, &[]), false).held, Some(Held::SameIndex));
+    }
+
+    #[test]
+    fn an_answer_that_acls_filtered_is_never_believed_to_be_empty() {
+        let mut gate = synced();
+        let filtered = Answer { filtered_by_acls: true, ..answer(20, &[]) };
+        assert_eq!(gate.judge(filtered.clone(), false).held, Some(Held::FilteredByAcls));
+        assert_eq!(gate.judge(filtered, true).held, Some(Held::FilteredByAcls));
+    }
+
+    #[test]
+    fn unusable_entries_alone_do_not_remove_the_usable_ones_from_before() {
+        let mut gate = synced();
+        let verdict = gate.judge(Answer { unusable: 2, ..answer(20, &[]) }, false);
+        assert_eq!((verdict.held, verdict.next), (Some(Held::Unusable), Next::Query));
+    }
+
+    #[test]
+    fn a_lower_index_is_applied_and_starts_the_index_over() {
+        let mut gate = synced();
+        assert_eq!(published(&gate.judge(answer(9, &["a"]), false)), Some(1));
+        assert_eq!(gate.index(), 0);
+        gate.judge(answer(9, &["a"]), false);
+        assert_eq!(gate.index(), 9);
+    }
+
+    #[test]
+    fn without_an_index_the_service_is_polled() {
+        let mut gate = synced();
+        let verdict = gate.judge(Answer { index: None, ..answer(0, &["a"]) }, false);
+        assert_eq!((published(&verdict), verdict.next, gate.index()), (Some(1), Next::Poll, 0));
+    }
+
+    #[test]
+    fn after_a_transport_failure_the_same_number_is_no_evidence() {
+        let mut gate = synced();
+        gate.forget_index();
+        assert_eq!(gate.judge(answer(15, &[]), false).held, Some(Held::Unconfirmed));
+    }
+
+    #[test]
+    fn instances_from_disk_are_not_dropped_by_one_empty_answer() {
+        let mut gate = Gate::new(Some(vec![instance("a", Status::Passing)].into()));
+        assert_eq!(gate.judge(answer(10, &[]), false).held, Some(Held::Unconfirmed));
+        assert_eq!(published(&gate.judge(answer(10, &[]), true)), Some(0));
+    }
+}

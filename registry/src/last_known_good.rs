@@ -1,0 +1,176 @@
+//! The last believed instances of each service on disk, so that a gateway which starts while Consul is away
+//! starts with endpoints.
+//!
+//! One small JSON file per watched service, replaced whole: written beside, flushed, renamed. What cannot be
+//! read (another version, half a file, another service's name) counts as absent; it is a cache, never a truth.
+//! Calls block on the disk and belong on the control plane.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use crate::instance::Instance;
+use crate::watch::{ServiceUpdate, WatchTarget};
+
+/// A directory with one file per service.
+#[derive(Debug, Clone)]
+pub struct LastKnownGood {
+    directory: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Record<I> {
+    version: u32,
+    service: String,
+    tag: Option<String>,
+    datacenter: Option<String>,
+    instances: I,
+}
+
+impl LastKnownGood {
+    /// Creates the directory if it is absent.
+    pub fn open(directory: impl Into<PathBuf>) -> io::Result<Self> {
+        let directory = directory.into();
+        fs::create_dir_all(&directory)?;
+        Ok(Self { directory })
+    }
+
+    /// What was saved for this target. `None` if there is nothing that can be used.
+    pub fn load(&self, target: &WatchTarget) -> Option<Vec<Instance>> {
+        let path = self.path(target);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                warn!(file = %path.display(), "last known instances cannot be read: {error}");
+                return None;
+            }
+        };
+        match serde_json::from_slice::<Record<Vec<Instance>>>(&text) {
+            Ok(record) if record.version == VERSION && record.is_for(target) => Some(record.instances),
+            Ok(_) => None,
+            Err(error) => {
+                warn!(file = %path.display(), "last known instances are ignored: {error}");
+                None
+            }
+        }
+    }
+
+    /// Replaces what is saved for the update's target. An empty set is saved as well: what was removed must
+    /// not come back with a restart.
+    pub fn save(&self, update: &ServiceUpdate) -> io::Result<()> {
+        let record = Record {
+            version: VERSION,
+            service: update.target.service.clone(),
+            tag: update.target.tag.clone(),
+            datacenter: update.target.datacenter.clone(),
+            instances: &*update.instances,
+        };
+        let path = self.path(&update.target);
+        let beside = path.with_extension("tmp");
+        let mut file = File::create(&beside)?;
+        file.write_all(&serde_json::to_vec(&record)?)?;
+        file.sync_all()?;
+        fs::rename(&beside, &path)?;
+        // The rename itself is durable only when the directory is.
+        File::open(&self.directory)?.sync_all()
+    }
+
+    fn path(&self, target: &WatchTarget) -> PathBuf {
+        let part = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let mut name = part(&target.service);
+        for (mark, value) in [('+', &target.tag), ('@', &target.datacenter)] {
+            if let Some(value) = value {
+                name.push(mark);
+                name.push_str(&part(value));
+            }
+        }
+        // Cut names may collide; the record names its target, so a collision is a miss and not a mix-up.
+        name.truncate(FILE_NAME_BYTES_MAX);
+        Path::new(&self.directory).join(format!("{name}.json"))
+    }
+}
+
+impl<I> Record<I> {
+    fn is_for(&self, target: &WatchTarget) -> bool {
+        self.service == target.service && self.tag == target.tag && self.datacenter == target.datacenter
+    }
+}
+
+const VERSION: u32 = 1;
+/// File systems allow 255 bytes; the suffix needs some.
+const FILE_NAME_BYTES_MAX: usize = 200;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::instance::Status;
+
+    fn update(service: &str, ids: &[&str]) -> ServiceUpdate {
+        let instance = |id: &&str| Instance {
+            node: "n1".to_owned(),
+            id: (*id).to_owned(),
+            address: "10.0.0.1".to_owned(),
+            port: 80,
+            weight: 2,
+            status: Status::Warning,
+            tags: vec!["v1".to_owned()],
+            meta: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+        };
+        ServiceUpdate { target: WatchTarget::service(service), instances: ids.iter().map(instance).collect() }
+    }
+
+    #[test]
+    fn what_was_saved_is_loaded_and_the_latest_wins() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LastKnownGood::open(directory.path().join("state")).unwrap();
+        let before = update("a/../b", &["1"]);
+        store.save(&before).unwrap();
+        let after = update("a/../b", &["1", "2"]);
+        store.save(&after).unwrap();
+        assert_eq!(store.load(&after.target).unwrap(), after.instances.to_vec());
+        assert_eq!(fs::read_dir(&store.directory).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn services_tags_and_datacenters_are_kept_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LastKnownGood::open(directory.path()).unwrap();
+        let plain = update("web", &["1"]);
+        store.save(&plain).unwrap();
+        let tagged = WatchTarget { tag: Some("v1".to_owned()), ..plain.target.clone() };
+        let remote = WatchTarget { datacenter: Some("dc2".to_owned()), ..plain.target };
+        assert_eq!(store.load(&tagged), None);
+        assert_eq!(store.load(&remote), None);
+    }
+
+    #[test]
+    fn a_file_that_makes_no_sense_counts_as_absent() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LastKnownGood::open(directory.path()).unwrap();
+        let target = WatchTarget::service("web");
+        let saved = update("web", &["1"]);
+        store.save(&saved).unwrap();
+        let whole = fs::read_to_string(store.path(&target)).unwrap();
+        for broken in [&whole[..whole.len() / 2], "", "[]", &whole.replace("\"version\":1", "\"version\":9")]
+        {
+            fs::write(store.path(&target), broken).unwrap();
+            assert_eq!(store.load(&target), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn an_empty_set_is_remembered_as_empty() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LastKnownGood::open(directory.path()).unwrap();
+        let empty = update("web", &[]);
+        store.save(&empty).unwrap();
+        assert_eq!(store.load(&empty.target), Some(Vec::new()));
+    }
+}

@@ -1,0 +1,39 @@
+//! Consul for Millgate: a client, a watcher, a lease for services that register themselves, and an embedded
+//! registry that speaks the part of Consul's HTTP API which development and tests need.
+//!
+//! The way of a fact from the registry to the gateway: [`Client::health_service`] asks (a blocking query),
+//! `gate` decides whether the answer may be believed, [`watch`] runs the loop and sends a [`ServiceUpdate`]
+//! when the set of instances changed, [`LastKnownGood`] keeps it on disk for the next start.
+//!
+//! The behaviour of Consul 1.8.7 is the reference; what later releases do differently is noted where it matters.
+
+mod backoff;
+mod client;
+mod client_config;
+mod error;
+mod gate;
+pub mod http;
+mod instance;
+mod last_known_good;
+mod lease;
+mod pace;
+mod registration;
+mod server;
+mod store;
+#[doc(hidden)]
+pub mod testing;
+pub mod types;
+pub mod watch;
+
+pub use client::{Client, HealthAnswer};
+pub use client_config::ClientConfig;
+pub use error::ClientError;
+pub use http::{HttpClient, HttpError, HttpOptions, HttpResponse};
+pub use instance::{Instance, Status};
+pub use last_known_good::LastKnownGood;
+pub use lease::Lease;
+pub use registration::ServiceRegistration;
+pub use server::{Compat, EmbeddedRegistry, RegistryOptions, ServerLimits, StartError};
+pub use store::StoreLimits;
+pub use types::{CheckStatus, Consistency, QueryOptions};
+pub use watch::{ServiceUpdate, WatchHandle, WatchOptions, WatchState, WatchStats, WatchTarget};

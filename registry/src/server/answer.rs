@@ -1,0 +1,118 @@
+//! Answers and refusals in the form that Consul gives them: JSON without a line feed, errors as bare text,
+//! success without an object as an empty body.
+
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::{self, HeaderName, HeaderValue};
+use http_body_util::Full;
+use serde_json::Value;
+
+use crate::server::go;
+use crate::store::StoreError;
+
+/// A whole answer: nothing here streams.
+pub(crate) type Response = http::Response<Full<Bytes>>;
+
+/// What a handler returns.
+pub(crate) type Answer = Result<Response, Refusal>;
+
+/// What a handler returns instead of an answer: a status and Consul's text for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) text: String,
+    /// Refused after it reached the catalog: such answers carry `X-Consul-Index: 1`, which a client must not
+    /// take for an index.
+    pub(crate) dispatched: bool,
+}
+
+impl Refusal {
+    pub(crate) fn bad_request(text: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, text: text.into(), dispatched: false }
+    }
+
+    pub(crate) fn not_found(text: impl Into<String>) -> Self {
+        Self { status: StatusCode::NOT_FOUND, text: text.into(), dispatched: false }
+    }
+
+    pub(crate) fn internal(text: impl Into<String>) -> Self {
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, text: text.into(), dispatched: false }
+    }
+
+    pub(crate) fn too_many(text: impl Into<String>) -> Self {
+        Self { status: StatusCode::TOO_MANY_REQUESTS, text: text.into(), dispatched: false }
+    }
+
+    pub(crate) fn too_large(size: usize, limit: usize) -> Self {
+        let text = format!(
+            "Request body({size} bytes) too large, max size: {limit} bytes. See \
+             https://www.consul.io/docs/agent/options.html#kv_max_value_size."
+        );
+        Self { status: StatusCode::PAYLOAD_TOO_LARGE, text, dispatched: false }
+    }
+
+    pub(crate) fn dispatched(self) -> Self {
+        Self { dispatched: true, ..self }
+    }
+
+    /// For errors that mean the same whichever release is imitated.
+    pub(crate) fn full(error: &StoreError) -> Self {
+        match error {
+            StoreError::Full { what, limit } => Self::internal(format!(
+                "the embedded registry holds at most {limit} {what}; use a Consul agent for more"
+            )),
+            StoreError::UnknownService(id) | StoreError::UnknownCheck(id) | StoreError::NotTtl(id) => {
+                Self::internal(format!("{id:?} is not there"))
+            }
+        }
+    }
+
+    pub(crate) fn into_response(self) -> Response {
+        let mut response = text(self.status, self.text);
+        if self.dispatched {
+            let headers = response.headers_mut();
+            headers.insert(INDEX, HeaderValue::from_static("1"));
+            headers.insert(KNOWN_LEADER, HeaderValue::from_static("false"));
+            headers.insert(LAST_CONTACT, HeaderValue::from_static("0"));
+        }
+        response
+    }
+}
+
+/// 200 with nothing: the answer to most writes.
+pub(crate) fn done() -> Response {
+    Response::new(Full::default())
+}
+
+/// 200 with JSON.
+pub(crate) fn json(value: &Value, pretty: bool) -> Response {
+    let mut response = Response::new(Full::from(go::write_json(value, pretty)));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Bare text; nothing at all if it is empty.
+pub(crate) fn text(status: StatusCode, text: String) -> Response {
+    let typed = !text.is_empty();
+    let mut response = Response::new(Full::from(text));
+    *response.status_mut() = status;
+    if typed {
+        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    }
+    response
+}
+
+/// The headers of an answer from the catalog or the key/value store.
+pub(crate) fn with_index(mut response: Response, index: u64) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(INDEX, HeaderValue::from(index));
+    headers.insert(KNOWN_LEADER, HeaderValue::from_static("true"));
+    // Always: Go's client stops reading these headers at the first that is absent.
+    headers.insert(LAST_CONTACT, HeaderValue::from_static("0"));
+    response
+}
+
+pub(crate) const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
+const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
+const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");

@@ -1,0 +1,313 @@
+//! The embedded registry: Consul's HTTP API, as far as development, demos and tests need it, on one port.
+//!
+//! For development only: one node, all state in memory, no ACLs, no TLS. What is served is the table in
+//! `dispatch`; everything else is answered 404, and parameters that would change the meaning of an answer
+//! are refused rather than ignored. Production is a real Consul.
+//!
+//! Everything is bounded, see [`ServerLimits`]. A request is answered from one lock over [`Store`], which is
+//! never held across an await.
+
+mod agent;
+mod answer;
+mod catalog;
+mod decode;
+mod definition;
+mod dispatch;
+mod go;
+mod kv;
+mod probe;
+mod query;
+mod shape;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tracing::{debug, warn};
+
+use crate::http::{HttpClient, HttpError, HttpOptions};
+use crate::server::shape::Identity;
+use crate::store::{CheckDefinition, CheckKind, ServiceDefinition, Store, StoreLimits};
+use crate::types::CheckStatus;
+
+/// Which release's texts and status codes are given, where they differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compat {
+    #[default]
+    Current,
+    /// 1.8.7, which the tests compare with.
+    V1_8,
+}
+
+/// How much one registry takes on.
+#[derive(Debug, Clone, Copy)]
+pub struct ServerLimits {
+    /// Connections beyond it are closed at once.
+    pub connections: usize,
+    /// Blocking queries beyond it are answered 429.
+    pub blocked_queries: usize,
+    pub body_bytes: usize,
+    pub kv_value_bytes: usize,
+    pub checks_per_service: usize,
+    pub store: StoreLimits,
+}
+
+/// Far above what a developer's machine runs, far below what would exhaust it.
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            blocked_queries: 4096,
+            body_bytes: 1024 * 1024,
+            // Consul's own limit.
+            kv_value_bytes: 512 * 1024,
+            checks_per_service: 64,
+            store: StoreLimits::default(),
+        }
+    }
+}
+
+/// How an embedded registry is started.
+#[derive(Debug, Clone)]
+pub struct RegistryOptions {
+    /// Port 0 picks a free one.
+    pub listen: SocketAddr,
+    pub compat: Compat,
+    pub datacenter: String,
+    pub node_name: String,
+    pub limits: ServerLimits,
+}
+
+impl Default for RegistryOptions {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8500)),
+            compat: Compat::default(),
+            datacenter: "dc1".to_owned(),
+            node_name: "millgate".to_owned(),
+            limits: ServerLimits::default(),
+        }
+    }
+}
+
+/// Why a registry did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the registry cannot listen on {address}: {source}; is a Consul agent running there already?")]
+    Bind { address: SocketAddr, source: io::Error },
+    #[error("the registry cannot make HTTP checks: {0}")]
+    Http(#[from] HttpError),
+}
+
+/// A running registry. Dropping it stops it as a crash would; [`EmbeddedRegistry::shutdown`] also waits until
+/// the port is free again. State is in memory: the next start begins empty, with a low index.
+#[derive(Debug)]
+pub struct EmbeddedRegistry {
+    addr: SocketAddr,
+    stop: watch::Sender<bool>,
+    accept: JoinHandle<()>,
+    checks: JoinHandle<()>,
+}
+
+impl EmbeddedRegistry {
+    /// Starts on the current tokio runtime.
+    pub async fn start(options: RegistryOptions) -> Result<Self, StartError> {
+        let bind = |source| StartError::Bind { address: options.listen, source };
+        let listener = TcpListener::bind(options.listen).await.map_err(bind)?;
+        let addr = listener.local_addr().map_err(bind)?;
+        let http = HttpClient::new(&HttpOptions::default())?;
+        let shared = Arc::new(Shared::new(&options, addr));
+        let (stop, stopped) = watch::channel(false);
+        let accept = tokio::spawn(accept(listener, Arc::clone(&shared), stopped));
+        let checks = tokio::spawn(probe::run(shared, http));
+        Ok(Self { addr, stop, accept, checks })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// What to give to a client as its address.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Closes every connection, pending blocking queries included, and frees the port.
+    pub async fn shutdown(mut self) {
+        self.checks.abort();
+        // Fails only if the task has ended already.
+        let _ended = self.stop.send(true);
+        let _joined = (&mut self.accept).await;
+    }
+}
+
+impl Drop for EmbeddedRegistry {
+    fn drop(&mut self) {
+        self.accept.abort();
+        self.checks.abort();
+    }
+}
+
+/// What handlers and timers share.
+#[derive(Debug)]
+struct Shared {
+    identity: Identity,
+    limits: ServerLimits,
+    state: Mutex<Store>,
+    /// The index after the latest change.
+    revision: watch::Sender<u64>,
+    /// A timer may have moved.
+    timers: Notify,
+    blocked: Semaphore,
+    connections: Arc<Semaphore>,
+}
+
+impl Shared {
+    fn new(options: &RegistryOptions, addr: SocketAddr) -> Self {
+        let address = match addr.ip() {
+            // A node needs an address that can be called.
+            ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            ip => ip,
+        };
+        let identity = Identity {
+            node_id: uuid::Uuid::new_v4().to_string(),
+            node_name: options.node_name.clone(),
+            datacenter: options.datacenter.clone(),
+            address,
+            compat: options.compat,
+        };
+        let mut store = Store::new(options.limits.store);
+        register_itself(&mut store, &identity);
+        let revision = watch::Sender::new(store.index());
+        Self {
+            identity,
+            limits: options.limits,
+            state: Mutex::new(store),
+            revision,
+            timers: Notify::new(),
+            blocked: Semaphore::new(options.limits.blocked_queries),
+            connections: Arc::new(Semaphore::new(options.limits.connections)),
+        }
+    }
+
+    fn store(&self) -> MutexGuard<'_, Store> {
+        // A handler that panicked left at worst one change half done; a development registry goes on.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the store and wakes whoever waits for it, the timers included.
+    fn change<T>(&self, change: impl FnOnce(&mut Store, Instant) -> T) -> T {
+        let result = self.apply(change);
+        self.timers.notify_one();
+        result
+    }
+
+    /// [`Shared::change`] for the timers themselves, which need not be woken by their own doing.
+    fn apply<T>(&self, change: impl FnOnce(&mut Store, Instant) -> T) -> T {
+        let mut store = self.store();
+        let before = store.index();
+        let result = change(&mut store, tokio::time::Instant::now().into_std());
+        let after = store.index();
+        drop(store);
+        if after != before {
+            self.revision.send_replace(after);
+        }
+        result
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+}
+
+/// A Consul server is a service of its own catalog, and its node has a check. Tools expect both.
+fn register_itself(store: &mut Store, identity: &Identity) {
+    let now = Instant::now();
+    let service = ServiceDefinition {
+        id: agent::CONSUL.to_owned(),
+        name: agent::CONSUL.to_owned(),
+        port: i64::from(shape::SERVER_PORT),
+        meta: [("version".to_owned(), identity.version().to_owned())].into(),
+        weight_passing: 1,
+        weight_warning: 1,
+        ..ServiceDefinition::default()
+    };
+    let check = CheckDefinition {
+        id: agent::SERF_HEALTH.to_owned(),
+        name: "Serf Health Status".to_owned(),
+        notes: String::new(),
+        service_id: String::new(),
+        kind: CheckKind::Node,
+        initial_status: Some(CheckStatus::Passing),
+        initial_output: "Agent alive and reachable".to_owned(),
+        deregister_after: None,
+    };
+    let registered = store
+        .register_check(check, now)
+        .and_then(|()| store.register_service(service, Vec::new(), false, now));
+    if let Err(error) = registered {
+        warn!("the registry does not list itself: {error:?}");
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+            // An error means that the sender is gone, which is a stop as well.
+            _ = stopped.wait_for(|stop| *stop) => break,
+        };
+        match accepted {
+            Ok((socket, _)) => {
+                let Ok(permit) = Arc::clone(&shared.connections).try_acquire_owned() else {
+                    warn!("more than {} connections; one is refused", shared.limits.connections);
+                    continue;
+                };
+                let shared = Arc::clone(&shared);
+                connections.spawn(async move {
+                    serve(socket, shared).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                warn!("accept: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.shutdown().await;
+}
+
+async fn serve(socket: TcpStream, shared: Arc<Shared>) {
+    // Answers are small and awaited; failing to say so to the kernel changes nothing else.
+    let _nodelay = socket.set_nodelay(true);
+    let service = service_fn(move |request| dispatch::answer(Arc::clone(&shared), request));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEADER_BYTES_MAX)
+        // Go's spelling; a few clients compare it.
+        .title_case_headers(true)
+        .serve_connection(TokioIo::new(socket), service)
+        .await;
+    if let Err(error) = served {
+        debug!("connection: {error}");
+    }
+}
+
+/// Out of file descriptors: accepting again at once would only spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Also closes connections that stay idle for so long.
+const HEADER_TIMEOUT: Duration = Duration::from_mins(1);
+const HEADER_BYTES_MAX: usize = 64 * 1024;

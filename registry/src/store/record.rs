@@ -1,0 +1,92 @@
+//! What the store holds of a service and of a check: the definition as registered, and what became of it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::types::CheckStatus;
+
+/// A service as its registration describes it, defaults filled in.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct ServiceDefinition {
+    pub(crate) kind: String,
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) tags: Vec<String>,
+    pub(crate) address: String,
+    pub(crate) tagged_addresses: BTreeMap<String, TaggedAddress>,
+    pub(crate) meta: BTreeMap<String, String>,
+    /// Any integer: Consul stores −1 and 99999 too, and what reads from here must cope with them.
+    pub(crate) port: i64,
+    pub(crate) weight_passing: i64,
+    pub(crate) weight_warning: i64,
+    pub(crate) enable_tag_override: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TaggedAddress {
+    pub(crate) address: String,
+    pub(crate) port: i64,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct ServiceRecord {
+    pub(crate) definition: ServiceDefinition,
+    pub(crate) create_index: u64,
+    pub(crate) modify_index: u64,
+}
+
+/// A check as its registration describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CheckDefinition {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) notes: String,
+    /// Empty: the check is the node's.
+    pub(crate) service_id: String,
+    pub(crate) kind: CheckKind,
+    pub(crate) initial_status: Option<CheckStatus>,
+    pub(crate) initial_output: String,
+    pub(crate) deregister_after: Option<Duration>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum CheckKind {
+    /// The registry's own: `serfHealth`.
+    Node,
+    Ttl(Duration),
+    Http(HttpProbe),
+}
+
+impl CheckKind {
+    /// Consul's word in the field `Type`.
+    pub(crate) fn as_str(&self) -> &'static str {
+        match self {
+            Self::Node => "",
+            Self::Ttl(_) => "ttl",
+            Self::Http(_) => "http",
+        }
+    }
+}
+
+/// A request that the registry sends at an interval.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HttpProbe {
+    pub(crate) url: String,
+    pub(crate) method: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
+    pub(crate) interval: Duration,
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct CheckRecord {
+    pub(crate) definition: CheckDefinition,
+    pub(crate) status: CheckStatus,
+    pub(crate) output: String,
+    /// TTL checks: when silence turns them critical. `None` once it did.
+    pub(crate) expires_at: Option<Instant>,
+    pub(crate) critical_since: Option<Instant>,
+    pub(crate) create_index: u64,
+    pub(crate) modify_index: u64,
+}

@@ -1,0 +1,169 @@
+//! Which change moves which index, and what time does to checks.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+
+fn service(name: &str, id: &str) -> ServiceDefinition {
+    ServiceDefinition {
+        id: id.to_owned(),
+        name: name.to_owned(),
+        weight_passing: 1,
+        weight_warning: 1,
+        ..ServiceDefinition::default()
+    }
+}
+
+fn ttl_check(service_id: &str, ttl: Duration) -> CheckDefinition {
+    CheckDefinition {
+        id: format!("service:{service_id}"),
+        name: String::new(),
+        notes: String::new(),
+        service_id: service_id.to_owned(),
+        kind: CheckKind::Ttl(ttl),
+        initial_status: None,
+        initial_output: String::new(),
+        deregister_after: None,
+    }
+}
+
+/// Two instances of `web` and one of `api`, each with a TTL check of 10 s that passes.
+fn store(now: Instant) -> Store {
+    let mut store = Store::new(StoreLimits::default());
+    for (name, id) in [("web", "web-1"), ("web", "web-2"), ("api", "api-1")] {
+        let check = ttl_check(id, Duration::from_secs(10));
+        store.register_service(service(name, id), vec![check], false, now).unwrap();
+        store.heartbeat(&format!("service:{id}"), CheckStatus::Passing, String::new(), now).unwrap();
+    }
+    store
+}
+
+#[test]
+fn a_service_moves_its_own_index_only() {
+    let now = Instant::now();
+    let mut store = store(now);
+    let (web, api) = (store.service_index("web"), store.service_index("API"));
+    store.heartbeat("service:api-1", CheckStatus::Warning, "slow".to_owned(), now).unwrap();
+    store.kv_put("a", "b".into(), 0, Cas::Always).unwrap();
+    assert_eq!(store.service_index("web"), web);
+    assert!(store.service_index("api") > api);
+}
+
+#[test]
+fn the_same_registration_and_a_mere_heartbeat_move_nothing() {
+    let now = Instant::now();
+    let mut store = store(now);
+    let index = store.index();
+    let check = ttl_check("web-1", Duration::from_secs(10));
+    store.register_service(service("web", "web-1"), vec![check], true, now).unwrap();
+    store.heartbeat("service:web-1", CheckStatus::Passing, "a new note".to_owned(), now).unwrap();
+    assert_eq!(store.index(), index);
+}
+
+#[test]
+fn registering_again_keeps_the_status_of_a_check() {
+    let now = Instant::now();
+    let mut store = store(now);
+    let mut changed = service("web", "web-1");
+    changed.port = 81;
+    store.register_service(changed, vec![ttl_check("web-1", Duration::from_secs(10))], false, now).unwrap();
+    assert_eq!(store.checks_of("web-1").next().unwrap().status, CheckStatus::Passing);
+}
+
+#[test]
+fn a_service_without_instances_has_the_index_of_the_latest_extinction() {
+    let now = Instant::now();
+    let mut store = store(now);
+    let unknown = store.service_index("unknown");
+    store.deregister_service("web-1");
+    assert_eq!(store.service_index("unknown"), unknown, "an instance is left");
+    store.deregister_service("web-2");
+    let extinct = store.index();
+    assert_eq!(store.service_index("unknown"), extinct);
+    assert_eq!(store.service_index("web"), extinct);
+    assert!(store.service_index("api") < extinct);
+}
+
+#[test]
+fn a_rename_moves_both_names() {
+    let now = Instant::now();
+    let mut store = store(now);
+    let web = store.service_index("web");
+    store.register_service(service("shop", "api-1"), Vec::new(), false, now).unwrap();
+    assert_eq!(store.service_index("api"), store.index(), "extinct");
+    assert_eq!(store.service_index("shop"), store.index());
+    assert_eq!(store.service_index("web"), web);
+}
+
+#[test]
+fn silence_turns_a_ttl_check_critical_at_its_ttl_and_not_before() {
+    let now = Instant::now();
+    let mut store = store(now);
+    let ttl = Duration::from_secs(10);
+    assert_eq!(store.next_expiry(), Some(now + ttl));
+    store.expire(now + Duration::from_millis(9_999));
+    assert!(store.checks().all(|check| check.status == CheckStatus::Passing));
+    let index = store.service_index("web");
+    store.expire(now + ttl);
+    assert!(store.checks().all(|check| check.status == CheckStatus::Critical));
+    assert_eq!(store.checks().next().unwrap().output, "TTL expired");
+    assert!(store.service_index("web") > index);
+    assert_eq!(store.next_expiry(), None);
+}
+
+#[test]
+fn the_last_output_is_kept_when_the_ttl_expires() {
+    let now = Instant::now();
+    let mut store = store(now);
+    store.heartbeat("service:api-1", CheckStatus::Passing, "fine".to_owned(), now).unwrap();
+    store.expire(now + Duration::from_secs(10));
+    let output = &store.checks_of("api-1").next().unwrap().output;
+    assert_eq!(output, "TTL expired (last output before timeout follows): fine");
+}
+
+#[test]
+fn a_service_that_stays_critical_is_removed_after_a_minute_at_the_earliest() {
+    let now = Instant::now();
+    let mut store = Store::new(StoreLimits::default());
+    let check = CheckDefinition {
+        deregister_after: Some(Duration::from_secs(1)),
+        ..ttl_check("web-1", Duration::from_secs(10))
+    };
+    store.register_service(service("web", "web-1"), vec![check], false, now).unwrap();
+    assert!(store.reap(now + Duration::from_secs(59)).is_empty());
+    assert_eq!(store.reap(now + Duration::from_mins(1)), ["web-1"]);
+    assert_eq!((store.services().count(), store.checks().count()), (0, 0));
+}
+
+#[test]
+fn a_check_of_the_node_moves_every_service() {
+    let now = Instant::now();
+    let mut store = store(now);
+    let check = CheckDefinition { id: "disk".to_owned(), ..ttl_check("", Duration::from_secs(10)) };
+    store.register_check(check, now).unwrap();
+    for name in ["web", "api"] {
+        assert_eq!(store.service_index(name), store.index(), "{name}");
+    }
+    assert_eq!(store.checks_of("web-1").count(), 2);
+}
+
+#[test]
+fn what_does_not_exist_is_named() {
+    let now = Instant::now();
+    let mut store = store(now);
+    let unknown = store.heartbeat("nope", CheckStatus::Passing, String::new(), now);
+    assert_eq!(unknown, Err(StoreError::UnknownCheck("nope".to_owned())));
+    let orphan = store.register_check(ttl_check("nope", Duration::from_secs(1)), now);
+    assert_eq!(orphan, Err(StoreError::UnknownService("nope".to_owned())));
+}
+
+#[test]
+fn the_limit_admits_its_number_and_refuses_one_more() {
+    let now = Instant::now();
+    let mut store = Store::new(StoreLimits { services: 2, ..StoreLimits::default() });
+    for id in ["a", "b", "b"] {
+        store.register_service(service("web", id), Vec::new(), false, now).unwrap();
+    }
+    let refused = store.register_service(service("web", "c"), Vec::new(), false, now);
+    assert_eq!(refused, Err(StoreError::Full { what: "services", limit: 2 }));
+}

@@ -1,0 +1,175 @@
+//! A real Consul agent as a test double, for this package's tests and the gateway's. No part of the product.
+//!
+//! The binary is `$CONSUL_BIN`, or `consul` on `PATH`. Without one, tests print that they are skipped, unless
+//! `MILLGATE_REQUIRE_SERVERS=1` makes that a failure. It panics where a test would: there is nobody else to tell.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rand::RngExt;
+use tokio::time::Instant;
+
+use crate::{Client, ClientConfig, HttpClient, HttpOptions};
+
+/// `consul agent -dev` on free ports of the loopback interface; killed on drop. State lives in its memory, so
+/// a restart begins with an empty catalog and a low index.
+#[derive(Debug)]
+pub struct ConsulProcess {
+    binary: PathBuf,
+    ports: [u16; 4],
+    child: Option<Child>,
+}
+
+impl ConsulProcess {
+    /// Starts an agent and waits until it has a leader and its own node is healthy. `None` if there is no
+    /// binary.
+    ///
+    /// # Panics
+    /// If the agent does not come up, or there is no binary although `MILLGATE_REQUIRE_SERVERS=1`.
+    pub async fn start() -> Option<Self> {
+        let binary = find_binary()?;
+        let mut failure = String::new();
+        // A port that was free may be taken a moment later.
+        for _ in 0..START_ATTEMPTS {
+            let ports = std::array::from_fn(|_| restartable_port());
+            let mut process = Self { binary: binary.clone(), ports, child: None };
+            match process.run().await {
+                Ok(()) => return Some(process),
+                Err(why) => failure = why,
+            }
+        }
+        panic!("consul does not start: {failure}")
+    }
+
+    /// Where its HTTP API listens.
+    pub fn addr(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports[0]))
+    }
+
+    /// Its HTTP API as an URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr())
+    }
+
+    /// Kills the agent as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Both fail only if the process is gone already.
+            let _gone = child.kill();
+            let _reaped = child.wait();
+        }
+    }
+
+    /// Kills the agent and starts it again on the same ports, with nothing in it.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub async fn restart(&mut self) {
+        self.kill();
+        if let Err(why) = self.run().await {
+            panic!("consul does not start again: {why}");
+        }
+    }
+
+    async fn run(&mut self) -> Result<(), String> {
+        let [http, rpc, lan, wan] = self.ports;
+        let child = Command::new(&self.binary)
+            .args(["agent", "-dev", "-node=n1", "-datacenter=dc1", "-bind=127.0.0.1", "-client=127.0.0.1"])
+            .args(["-dns-port=-1", "-grpc-port=-1", "-log-level=err"])
+            .arg(format!("-http-port={http}"))
+            .arg(format!("-server-port={rpc}"))
+            .arg(format!("-serf-lan-port={lan}"))
+            .arg(format!("-serf-wan-port={wan}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| format!("{}: {error}", self.binary.display()))?;
+        self.child = Some(child);
+        let client = Client::new(ClientConfig::new(self.url())).map_err(|error| error.to_string())?;
+        let give_up = Instant::now() + START_TIMEOUT;
+        loop {
+            if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
+                return Err(format!("it ended with {status}"));
+            }
+            if is_ready(&client).await {
+                return Ok(());
+            }
+            if Instant::now() >= give_up {
+                self.kill();
+                return Err(format!("not ready within {START_TIMEOUT:?}"));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for ConsulProcess {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A leader, the node with its addresses, and its check: the catalog follows the leader by up to a second.
+async fn is_ready(client: &Client) -> bool {
+    if !matches!(client.status_leader().await, Ok(Some(_))) {
+        return false;
+    }
+    let nodes = format!("{}/v1/catalog/nodes", client.address());
+    let Ok(http) = HttpClient::new(&HttpOptions::default()) else { return false };
+    match http.get(&nodes, START_TIMEOUT, NODES_BYTES_MAX).await {
+        Ok(answer) if String::from_utf8_lossy(&answer.body).contains("lan_ipv4") => {}
+        _ => return false,
+    }
+    let own = client.health_service("consul", &crate::QueryOptions::default()).await;
+    own.is_ok_and(|answer| {
+        answer.entries.iter().any(|entry| entry.checks.iter().any(|check| check.check_id == "serfHealth"))
+    })
+}
+
+fn find_binary() -> Option<PathBuf> {
+    let found = match std::env::var_os("CONSUL_BIN").filter(|path| !path.is_empty()) {
+        Some(path) => Some(PathBuf::from(path)),
+        None => std::env::var_os("PATH").and_then(|path| {
+            std::env::split_paths(&path).map(|folder| folder.join("consul")).find(|file| file.is_file())
+        }),
+    };
+    if found.is_none() {
+        assert!(
+            std::env::var_os("MILLGATE_REQUIRE_SERVERS").is_none_or(|value| value != "1"),
+            "no consul on PATH, and MILLGATE_REQUIRE_SERVERS=1 (CONSUL_BIN=\"$(.ci/consul)\" fetches one)"
+        );
+        println!("skipped: no consul on PATH");
+    }
+    found
+}
+
+/// A port of the loopback interface that nobody has, and that is likely to be free again after a restart.
+///
+/// Port 0 would not do: a port from the ephemeral range is handed to the next socket that asks, as soon as the
+/// server is down, and a client that keeps calling it may even connect to itself.
+///
+/// # Panics
+/// If no port is free.
+pub fn restartable_port() -> u16 {
+    for _ in 0..PORT_ATTEMPTS {
+        let port = rand::rng().random_range(PORTS);
+        let address = (Ipv4Addr::LOCALHOST, port);
+        // Serf uses both.
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port in {PORTS:?}")
+}
+
+const START_ATTEMPTS: usize = 3;
+const PORT_ATTEMPTS: usize = 1000;
+/// Below the range that Linux gives to sockets which ask for any port (32768 to 60999).
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// There is one node.
+const NODES_BYTES_MAX: usize = 64 * 1024;
+/// About a second on an idle machine.
+const START_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,0 +1,224 @@
+//! What Consul sends, read tolerantly: a list may be `null`, a field may be absent, a port may be any number.
+//! Lists are parsed element by element, so that one instance that makes no sense never hides the others.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+/// Status that a caller can give to a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckStatus {
+    Passing,
+    Warning,
+    Critical,
+}
+
+impl CheckStatus {
+    /// Consul's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Passing => "passing",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+
+    /// Reads Consul's word.
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "passing" => Some(Self::Passing),
+            "warning" => Some(Self::Warning),
+            "critical" => Some(Self::Critical),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for CheckStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Which server may answer a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Consistency {
+    /// Any server, even without a leader. What a gateway wants: a lost leader does not stop discovery.
+    #[default]
+    Stale,
+    /// The leader, by its lease. Fails while there is no leader.
+    Leader,
+    /// The leader after it has asked a quorum. One more round trip for each answer.
+    Consistent,
+}
+
+/// Options of a read.
+#[derive(Debug, Clone, Default)]
+pub struct QueryOptions {
+    /// Blocks until the answer's index is above this one; `None` or 0 answers at once.
+    pub index: Option<u64>,
+    /// How long a blocking query may block. Consul adds up to a sixteenth of it.
+    pub wait: Option<Duration>,
+    pub consistency: Consistency,
+    /// Only instances with this tag.
+    pub tag: Option<String>,
+    /// Overrides the client's datacenter.
+    pub datacenter: Option<String>,
+}
+
+/// One element of `/v1/health/service/:name`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ServiceEntry {
+    #[serde(deserialize_with = "null_is_default")]
+    pub node: Node,
+    #[serde(deserialize_with = "null_is_default")]
+    pub service: Service,
+    #[serde(deserialize_with = "null_is_default")]
+    pub checks: Vec<Check>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Node {
+    #[serde(deserialize_with = "null_is_default")]
+    pub node: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub address: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub datacenter: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Service {
+    #[serde(deserialize_with = "null_is_default")]
+    pub kind: String,
+    #[serde(rename = "ID", deserialize_with = "null_is_default")]
+    pub id: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub service: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub tags: Vec<String>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub address: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub meta: BTreeMap<String, String>,
+    /// Consul accepts and stores any integer here, −1 and 99999 too.
+    #[serde(deserialize_with = "null_is_default")]
+    pub port: i64,
+    /// Absent for services that were registered through the catalog, or by releases before 1.2.3.
+    pub weights: Option<Weights>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Weights {
+    pub passing: i64,
+    pub warning: i64,
+}
+
+/// Consul's own default.
+impl Default for Weights {
+    fn default() -> Self {
+        Self { passing: 1, warning: 1 }
+    }
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Check {
+    #[serde(rename = "CheckID", deserialize_with = "null_is_default")]
+    pub check_id: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub name: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub status: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub output: String,
+    #[serde(rename = "ServiceID", deserialize_with = "null_is_default")]
+    pub service_id: String,
+}
+
+/// One value of `/v1/agent/services`.
+pub type AgentService = Service;
+
+/// The part of `/v1/agent/self` that tells agents apart.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct AgentSelf {
+    #[serde(deserialize_with = "null_is_default")]
+    pub config: AgentConfig,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct AgentConfig {
+    #[serde(deserialize_with = "null_is_default")]
+    pub datacenter: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub node_name: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub version: String,
+}
+
+/// One element of `/v1/kv/:key`; only what a reader of one key needs.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct KvPair {
+    pub key: String,
+    /// Base64; `null` for an empty value.
+    pub value: Option<String>,
+    pub flags: u64,
+    pub modify_index: u64,
+}
+
+/// Reads a JSON list element by element. The outer error means that the body is no list at all (`null` too:
+/// Consul never answers it here); the second list says which elements made no sense.
+pub(crate) fn parse_entries(body: &[u8]) -> Result<(Vec<ServiceEntry>, Vec<String>), serde_json::Error> {
+    let elements: Vec<&RawValue> = serde_json::from_slice(body)?;
+    let mut entries = Vec::with_capacity(elements.len());
+    let mut skipped = Vec::new();
+    for (position, element) in elements.iter().enumerate() {
+        match serde_json::from_str(element.get()) {
+            Ok(entry) => entries.push(entry),
+            Err(error) => skipped.push(format!("element {position}: {error}")),
+        }
+    }
+    Ok((entries, skipped))
+}
+
+fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_broken_element_does_not_hide_the_others() {
+        let body = br#"[{"Service":{"ID":"a","Port":1}},{"Service":{"ID":"b","Port":"x"}},7,
+            {"Service":{"ID":"c","Port":-1,"Tags":null,"Meta":null,"Weights":null},"Checks":null,"New":{}}]"#;
+        let (entries, skipped) = parse_entries(body).unwrap();
+        let ids: Vec<_> = entries.iter().map(|entry| entry.service.id.as_str()).collect();
+        assert_eq!(ids, ["a", "c"]);
+        assert_eq!(entries[1].service.port, -1);
+        assert_eq!(skipped.len(), 2);
+    }
+
+    #[test]
+    fn a_body_that_is_no_list_is_an_error_and_not_an_empty_list() {
+        for body in [&b"null"[..], b"", b"{}", b"<html>", br#"[{"Node""#] {
+            assert!(parse_entries(body).is_err(), "{}", String::from_utf8_lossy(body));
+        }
+        assert!(parse_entries(b"[]").unwrap().0.is_empty());
+    }
+}

@@ -1,0 +1,57 @@
+//! One registry to test against: embedded, or a real Consul agent.
+
+use millgate_registry::testing::{self, ConsulProcess};
+use millgate_registry::{Compat, EmbeddedRegistry, RegistryOptions};
+
+pub(crate) enum Backend {
+    Embedded { running: Option<EmbeddedRegistry>, options: RegistryOptions },
+    Consul(ConsulProcess),
+}
+
+impl Backend {
+    pub(crate) async fn embedded() -> Self {
+        let options = RegistryOptions {
+            // It is started again on the same port, see there.
+            listen: ([127, 0, 0, 1], testing::restartable_port()).into(),
+            node_name: "n1".to_owned(),
+            compat: Compat::V1_8,
+            ..RegistryOptions::default()
+        };
+        let running = EmbeddedRegistry::start(options.clone()).await.unwrap();
+        Self::Embedded { running: Some(running), options }
+    }
+
+    /// `None`: there is no binary, and the test is skipped.
+    pub(crate) async fn consul() -> Option<Self> {
+        ConsulProcess::start().await.map(Self::Consul)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        match self {
+            Self::Embedded { options, .. } => format!("http://{}", options.listen),
+            Self::Consul(process) => process.url(),
+        }
+    }
+
+    pub(crate) async fn kill(&mut self) {
+        match self {
+            Self::Embedded { running, .. } => {
+                if let Some(running) = running.take() {
+                    running.shutdown().await;
+                }
+            }
+            Self::Consul(process) => process.kill(),
+        }
+    }
+
+    /// The same port, an empty catalog, a low index.
+    pub(crate) async fn restart(&mut self) {
+        self.kill().await;
+        match self {
+            Self::Embedded { running, options } => {
+                *running = Some(EmbeddedRegistry::start(options.clone()).await.unwrap());
+            }
+            Self::Consul(process) => process.restart().await,
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What is the embedded registry's own: limits, the texts of current releases, start and stop.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+use millgate_registry::{
+    Compat, EmbeddedRegistry, HttpClient, HttpOptions, HttpResponse, QueryOptions, RegistryOptions,
+    ServerLimits, ServiceRegistration, StartError,
+};
+use tokio::time::Instant;
+
+use crate::support::{PATIENCE, client};
+
+fn options() -> RegistryOptions {
+    RegistryOptions { listen: ([127, 0, 0, 1], 0).into(), ..RegistryOptions::default() }
+}
+
+async fn call(registry: &EmbeddedRegistry, method: Method, path: &str, body: &'static str) -> HttpResponse {
+    let client = HttpClient::new(&HttpOptions::default()).unwrap();
+    let url = format!("{}{path}", registry.url());
+    client
+        .send(method, &url, HeaderMap::new(), Bytes::from_static(body.as_bytes()), PATIENCE, 1 << 20)
+        .await
+        .unwrap()
+}
+
+async fn text(registry: &EmbeddedRegistry, method: Method, path: &str, body: &'static str) -> (u16, String) {
+    let response = call(registry, method, path, body).await;
+    (response.status.as_u16(), String::from_utf8_lossy(&response.body).into_owned())
+}
+
+#[tokio::test]
+async fn current_releases_answer_404_for_what_they_do_not_know() {
+    let registry = EmbeddedRegistry::start(options()).await.unwrap();
+    for (path, body, begin) in [
+        (
+            "/v1/agent/service/deregister/x",
+            "",
+            "Unknown service ID \"x\". Ensure that the service ID is passed",
+        ),
+        ("/v1/agent/check/deregister/x", "", "Unknown check ID \"x\". Ensure that the check ID is passed"),
+        ("/v1/agent/check/pass/x", "", "Unknown check ID \"x\""),
+        (
+            "/v1/agent/check/register",
+            r#"{"Name":"c","TTL":"9s","ServiceID":"x"}"#,
+            "ServiceID \"x\" does not exist",
+        ),
+    ] {
+        let (status, text) = text(&registry, Method::PUT, path, body).await;
+        assert!(status == 404 && text.starts_with(begin), "{path}: {status} {text}");
+    }
+    let (status, text) = text(&registry, Method::GET, "/v1/session/list", "").await;
+    assert_eq!((status, text.as_str()), (404, "Invalid URL path: not a recognized HTTP API endpoint\n"));
+}
+
+#[tokio::test]
+async fn current_releases_have_more_keys_and_headers() {
+    let registry = EmbeddedRegistry::start(options()).await.unwrap();
+    client(&registry.url()).register(&ServiceRegistration::http("web", "w1", "10.0.0.1", 80)).await.unwrap();
+    let response = call(&registry, Method::GET, "/v1/health/service/web", "").await;
+    assert_eq!(response.headers["x-consul-query-backend"], "blocking-query");
+    let body = String::from_utf8_lossy(&response.body).into_owned();
+    assert!(body.contains(r#""Connect":{},"PeerName":"","CreateIndex""#), "{body}");
+    assert!(
+        body.contains(r#""Type":"","Interval":"","Timeout":"","ExposedPort":0,"Definition":{}"#),
+        "{body}"
+    );
+}
+
+#[tokio::test]
+async fn what_would_change_an_answer_and_is_not_served_is_refused() {
+    let registry = EmbeddedRegistry::start(options()).await.unwrap();
+    for path in ["/v1/health/service/web?filter=Service.ID%3D%3Da", "/v1/catalog/service/web?node-meta=a:b"] {
+        let (status, text) = text(&registry, Method::GET, path, "").await;
+        assert!(status == 400 && text.contains("does not support"), "{path}: {status} {text}");
+    }
+    let (status, text) = text(&registry, Method::PUT, "/v1/kv/lock?acquire=x", "").await;
+    assert!(status == 500 && text.contains("no sessions"), "{status} {text}");
+}
+
+#[tokio::test]
+async fn more_services_than_the_limit_are_refused_with_its_number() {
+    let mut limits = ServerLimits::default();
+    // The registry's own service is one of them.
+    limits.store.services = 2;
+    let registry = EmbeddedRegistry::start(RegistryOptions { limits, ..options() }).await.unwrap();
+    let client = client(&registry.url());
+    client.register(&ServiceRegistration::http("web", "a", "", 1)).await.unwrap();
+    let error = client.register(&ServiceRegistration::http("web", "b", "", 1)).await.unwrap_err().to_string();
+    assert!(error.contains("at most 2 services"), "{error}");
+}
+
+#[tokio::test]
+async fn more_blocking_queries_than_the_limit_are_refused() {
+    let limits = ServerLimits { blocked_queries: 1, ..ServerLimits::default() };
+    let registry = EmbeddedRegistry::start(RegistryOptions { limits, ..options() }).await.unwrap();
+    let client = client(&registry.url());
+    let wait = Some(Duration::from_secs(30));
+    let options = QueryOptions { index: Some(1_000_000), wait, ..QueryOptions::default() };
+    let (first, second) = (client.clone(), client.clone());
+    let (first_options, second_options) = (options.clone(), options.clone());
+    // Whichever comes second is refused; the other one is still pending.
+    let refused = tokio::select! {
+        answer = async { first.health_service("web", &first_options).await } => answer,
+        answer = async { second.health_service("web", &second_options).await } => answer,
+    };
+    assert_eq!(refused.unwrap_err().status().map(|status| status.as_u16()), Some(429));
+    // The pending one was dropped with the select: its place is free again.
+    let begin = Instant::now();
+    let short = QueryOptions { wait: Some(Duration::from_millis(10)), ..options };
+    while client.health_service("web", &short).await.is_err() {
+        assert!(begin.elapsed() < PATIENCE, "the place of a query that was given up is not free");
+    }
+}
+
+#[tokio::test]
+async fn a_body_past_the_limit_is_refused() {
+    let limits = ServerLimits { body_bytes: 10, ..ServerLimits::default() };
+    let registry = EmbeddedRegistry::start(RegistryOptions { limits, ..options() }).await.unwrap();
+    assert_eq!(text(&registry, Method::PUT, "/v1/kv/a", "0123456789").await, (200, "true".to_owned()));
+    let (status, text) = text(&registry, Method::PUT, "/v1/kv/a", "0123456789a").await;
+    assert!(
+        status == 413 && text.starts_with("Request body(11 bytes) too large, max size: 10 bytes."),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn shutdown_ends_a_pending_query_and_frees_the_port() {
+    let listen = ([127, 0, 0, 1], millgate_registry::testing::restartable_port()).into();
+    let registry = EmbeddedRegistry::start(RegistryOptions { listen, ..options() }).await.unwrap();
+    let (address, client) = (registry.addr(), client(&registry.url()));
+    let wait = Some(Duration::from_mins(1));
+    let pending = tokio::spawn(async move {
+        let options = QueryOptions { index: Some(1_000_000), wait, ..QueryOptions::default() };
+        client.health_service("web", &options).await
+    });
+    // The query is accepted once a second one, sent later, is answered.
+    crate::support::client(&registry.url()).status_leader().await.unwrap();
+    tokio::time::timeout(PATIENCE, registry.shutdown()).await.expect("shutdown hangs");
+    let error = tokio::time::timeout(PATIENCE, pending).await.unwrap().unwrap().unwrap_err();
+    assert!(error.is_transport(), "{error}");
+    let again = EmbeddedRegistry::start(RegistryOptions { listen: address, ..options() }).await.unwrap();
+    assert_eq!(again.addr(), address);
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_an_error_that_names_it() {
+    let registry = EmbeddedRegistry::start(options()).await.unwrap();
+    let error =
+        EmbeddedRegistry::start(RegistryOptions { listen: registry.addr(), ..options() }).await.unwrap_err();
+    assert!(matches!(&error, StartError::Bind { address, .. } if *address == registry.addr()), "{error}");
+}
+
+#[tokio::test]
+async fn a_key_can_be_waited_for_before_it_exists() {
+    let registry =
+        EmbeddedRegistry::start(RegistryOptions { compat: Compat::V1_8, ..options() }).await.unwrap();
+    let missing = call(&registry, Method::GET, "/v1/kv/flag", "").await;
+    assert_eq!(missing.status.as_u16(), 404);
+    let index = missing.headers["x-consul-index"].to_str().unwrap().to_owned();
+    let path = format!("/v1/kv/flag?index={index}&wait=30s");
+    let waiting = call(&registry, Method::GET, &path, "");
+    let writer = client(&registry.url());
+    let (woken, put) = tokio::join!(waiting, writer.kv_put("flag", "on"));
+    put.unwrap();
+    assert_eq!(woken.status.as_u16(), 200);
+}

@@ -1,0 +1,10 @@
+//! Integration tests of the registry package: the same suite against the embedded registry and a real Consul,
+//! a raw server that misbehaves, both registries side by side, and the embedded one by itself.
+
+mod backend;
+mod bad_answers;
+mod embedded;
+mod fake;
+mod same_answers;
+mod suite;
+mod support;
