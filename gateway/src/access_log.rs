@@ -1,0 +1,353 @@
+//! Access log: one line per request, written by a thread of its own.
+//!
+//! A worker formats into its own buffer and hands full buffers (32 KiB, or ten times a second) to the writer
+//! over a queue of [`QUEUE_CHUNKS_MAX`]. When the disk cannot follow, lines are dropped and counted
+//! (`millgate_log_dropped_total`): a request never waits for a log. Tokens, queries and other headers are
+//! never written. Fields: docs/ACCESS-LOG.md.
+
+use std::{
+    cell::{Cell, RefCell},
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    path::PathBuf,
+    sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use http::Version;
+
+use crate::{
+    clock::Clock,
+    config::settings::{AccessLogFormat, AccessLogSettings},
+    exchange::Exchange,
+};
+
+/// Buffers waiting for the writer, over all workers: 64 × 32 KiB = 2 MiB at most.
+const QUEUE_CHUNKS_MAX: usize = 64;
+/// A worker hands over its buffer at this size.
+const CHUNK_BYTES: usize = 32 * 1024;
+
+enum Message {
+    Lines(Vec<u8>),
+    /// The file was rotated: open it again.
+    Reopen,
+}
+
+/// The writer thread's end of the queue; one per gateway, cloned into every worker.
+#[derive(Clone)]
+pub struct LogSink {
+    queue: SyncSender<Message>,
+}
+
+impl LogSink {
+    /// Opens the target and starts the writer thread.
+    ///
+    /// # Errors
+    /// The file cannot be opened for appending.
+    pub fn start(file: Option<PathBuf>) -> io::Result<(Self, JoinHandle<()>)> {
+        let target = Target::open(file)?;
+        let (queue, messages) = sync_channel(QUEUE_CHUNKS_MAX);
+        let thread = std::thread::Builder::new()
+            .name("access-log".into())
+            .spawn(move || write_all(target, &messages))?;
+        Ok((Self { queue }, thread))
+    }
+
+    /// Asks the writer to open its file again (after rotation). Lost only if the queue is full.
+    pub fn reopen(&self) {
+        let _ = self.queue.try_send(Message::Reopen);
+    }
+}
+
+struct Target {
+    file: Option<PathBuf>,
+    out: Box<dyn Write + Send>,
+}
+
+impl Target {
+    fn open(file: Option<PathBuf>) -> io::Result<Self> {
+        let out: Box<dyn Write + Send> = match &file {
+            Some(path) => Box::new(append(path)?),
+            None => Box::new(io::stdout()),
+        };
+        Ok(Self { file, out })
+    }
+}
+
+fn append(path: &PathBuf) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// The writer thread. A failed write loses those lines and is reported once until one succeeds again.
+fn write_all(mut target: Target, messages: &Receiver<Message>) {
+    let mut failing = false;
+    while let Ok(message) = messages.recv() {
+        match message {
+            Message::Lines(lines) => {
+                let result = target.out.write_all(&lines).and_then(|()| target.out.flush());
+                match result {
+                    Ok(()) => failing = false,
+                    Err(error) if !failing => {
+                        failing = true;
+                        tracing::error!(%error, "access log cannot be written; lines are lost until it can");
+                    }
+                    Err(_) => {}
+                }
+            }
+            Message::Reopen => {
+                if let Some(path) = &target.file {
+                    match append(path) {
+                        Ok(file) => target.out = Box::new(file),
+                        Err(error) => {
+                            tracing::error!(%error, path = %path.display(), "access log cannot be reopened");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One worker's side.
+pub struct AccessLog {
+    sink: Option<LogSink>,
+    format: Cell<AccessLogFormat>,
+    sample_per_mille: Cell<u32>,
+    /// Position in the sampling sequence; a counter, not a random number, so that 10 % is 10 %.
+    turn: Cell<u32>,
+    buffer: RefCell<Vec<u8>>,
+    buffered_lines: Cell<u64>,
+    dropped: Cell<u64>,
+    clock: std::rc::Rc<Clock>,
+}
+
+impl AccessLog {
+    pub fn new(sink: Option<LogSink>, settings: &AccessLogSettings, clock: std::rc::Rc<Clock>) -> Self {
+        Self {
+            sink,
+            format: Cell::new(settings.format),
+            sample_per_mille: Cell::new(settings.sample_per_mille),
+            turn: Cell::new(0),
+            buffer: RefCell::new(Vec::new()),
+            buffered_lines: Cell::new(0),
+            dropped: Cell::new(0),
+            clock,
+        }
+    }
+
+    /// Takes over format and sampling of a new configuration. The file itself stays until a restart.
+    pub fn configure(&self, settings: &AccessLogSettings) {
+        self.format.set(settings.format);
+        self.sample_per_mille.set(settings.sample_per_mille);
+    }
+
+    /// Formats one line; hands the buffer over when it is full.
+    pub fn write(&self, exchange: &Exchange, ended: Instant, duration: Duration, upstream: Option<Duration>) {
+        if self.sink.is_none() || !self.is_wanted(exchange) {
+            return;
+        }
+        let mut buffer = self.buffer.borrow_mut();
+        let wall = self.clock.unix(ended);
+        match self.format.get() {
+            AccessLogFormat::Json => json_line(&mut buffer, exchange, wall, duration, upstream),
+            AccessLogFormat::Combined => combined_line(&mut buffer, exchange, wall),
+            AccessLogFormat::Off => return,
+        }
+        self.buffered_lines.set(self.buffered_lines.get() + 1);
+        if buffer.len() >= CHUNK_BYTES {
+            drop(buffer);
+            self.hand_over();
+        }
+    }
+
+    /// Hands what is buffered to the writer; called ten times a second and at the end.
+    pub fn hand_over(&self) {
+        let Some(sink) = &self.sink else { return };
+        let lines = self.buffered_lines.replace(0);
+        if lines == 0 {
+            return;
+        }
+        let chunk = std::mem::take(&mut *self.buffer.borrow_mut());
+        match sink.queue.try_send(Message::Lines(chunk)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.dropped.set(self.dropped.get() + lines);
+            }
+        }
+    }
+
+    /// Lines dropped since the last call.
+    pub fn take_dropped(&self) -> u64 {
+        self.dropped.replace(0)
+    }
+
+    fn is_wanted(&self, exchange: &Exchange) -> bool {
+        if exchange.route.as_ref().is_some_and(|route| !route.shared().access_log) {
+            return false;
+        }
+        let share = self.sample_per_mille.get();
+        if share >= 1000 || exchange.status_code() >= 500 {
+            return true;
+        }
+        let turn = (self.turn.get() + share) % 1000;
+        let wanted = turn < self.turn.get();
+        self.turn.set(turn);
+        wanted
+    }
+}
+
+fn json_line(
+    out: &mut Vec<u8>,
+    x: &Exchange,
+    wall: Duration,
+    duration: Duration,
+    upstream: Option<Duration>,
+) {
+    // Writing to a Vec cannot fail.
+    let _ = write!(out, r#"{{"ts":"{}","level":"access","request_id":"#, timestamp(wall));
+    string(out, x.id.as_str());
+    let _ = write!(out, r#","client":"{}","method":"#, x.client);
+    string(out, x.method.as_str());
+    out.extend_from_slice(br#","host":"#);
+    string(out, x.host.as_deref().unwrap_or("-"));
+    out.extend_from_slice(br#","path":"#);
+    string(out, x.path());
+    let _ = write!(
+        out,
+        r#","proto":"{}","tls":{},"status":{},"bytes_in":{},"bytes_out":{},"duration_ms":{}"#,
+        protocol(x.version),
+        x.is_tls(),
+        x.status_code(),
+        x.bytes_in(),
+        x.bytes_out,
+        Millis(duration)
+    );
+    if let Some(upstream) = upstream {
+        let head = x.upstream_ended.map_or(duration, |head| head.saturating_duration_since(x.started));
+        let _ = write!(
+            out,
+            r#","overhead_ms":{},"upstream_ms":{}"#,
+            Millis(head.saturating_sub(upstream)),
+            Millis(upstream)
+        );
+    }
+    if let Some(route) = &x.route {
+        out.extend_from_slice(br#","route":"#);
+        string(out, &route.shared().name);
+        out.extend_from_slice(br#","service":"#);
+        string(out, route.cluster_name());
+    }
+    if let Some(instance) = &x.instance {
+        out.extend_from_slice(br#","instance":"#);
+        string(out, instance);
+        let _ = write!(out, r#","attempts":{}"#, x.attempts);
+    }
+    if let Some(user) = x.user() {
+        out.extend_from_slice(br#","user":"#);
+        string(out, user);
+    }
+    let _ = writeln!(out, r#","flags":"{}"}}"#, x.flag);
+}
+
+/// Apache's combined format, then the request id. Referer and user agent are not kept, so they are `-`.
+fn combined_line(out: &mut Vec<u8>, x: &Exchange, wall: Duration) {
+    let _ = write!(out, "{} - ", x.client);
+    plain(out, x.user().unwrap_or("-"));
+    let _ = write!(out, " [{}] \"", apache_time(wall));
+    plain(out, x.method.as_str());
+    out.push(b' ');
+    plain(out, x.path());
+    let _ = writeln!(
+        out,
+        " {}\" {} {} \"-\" \"-\" {}",
+        protocol(x.version),
+        x.status_code(),
+        x.bytes_out,
+        x.id.as_str()
+    );
+}
+
+/// `24/Nov/2026:17:19:55 +0000`, from `Tue, 24 Nov 2026 17:19:55 GMT` (RFC 9110 §5.6.7).
+fn apache_time(wall: Duration) -> String {
+    let date = httpdate::fmt_http_date(std::time::UNIX_EPOCH + wall);
+    match date.split(' ').collect::<Vec<_>>()[..] {
+        [_, day, month, year, time, _] => format!("{day}/{month}/{year}:{time} +0000"),
+        _ => date,
+    }
+}
+
+/// JSON string with every escape that RFC 8259 §7 asks for.
+fn string(out: &mut Vec<u8>, text: &str) {
+    let _ = serde_json::to_writer(out, text);
+}
+
+/// Text for the space-separated format: what could break the line is replaced.
+fn plain(out: &mut Vec<u8>, text: &str) {
+    out.extend(text.bytes().map(|b| if b.is_ascii_graphic() && b != b'"' { b } else { b'_' }));
+}
+
+fn timestamp(wall: Duration) -> humantime::Rfc3339Timestamp {
+    humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + wall)
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "HTTP/2.0",
+        Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    }
+}
+
+/// Milliseconds with microsecond digits, without going through floating point.
+struct Millis(Duration);
+
+impl std::fmt::Display for Millis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let us = self.0.as_micros();
+        write!(f, "{}.{:03}", us / 1000, us % 1000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn milliseconds_keep_their_microseconds() {
+        assert_eq!(Millis(Duration::from_micros(12_345)).to_string(), "12.345");
+        assert_eq!(Millis(Duration::from_micros(7)).to_string(), "0.007");
+    }
+
+    #[test]
+    fn the_combined_format_has_the_time_as_apache_writes_it() {
+        assert_eq!(apache_time(Duration::from_secs(1_795_540_795)), "24/Nov/2026:17:19:55 +0000");
+    }
+
+    #[test]
+    fn text_of_a_client_cannot_break_a_line() {
+        let mut out = Vec::new();
+        string(&mut out, "a\"b\n\u{1}");
+        assert_eq!(out, br#""a\"b\n\u0001""#);
+        out.clear();
+        plain(&mut out, "a b\"\n");
+        assert_eq!(out, b"a_b__");
+    }
+
+    #[test]
+    fn a_writer_that_is_behind_loses_lines_and_says_how_many() {
+        let (queue, _never_read) = sync_channel(1);
+        let log = AccessLog::new(
+            Some(LogSink { queue }),
+            &AccessLogSettings { format: AccessLogFormat::Json, file: None, sample_per_mille: 1000 },
+            std::rc::Rc::new(Clock::new()),
+        );
+        for _ in 0..3 {
+            log.buffer.borrow_mut().extend_from_slice(b"line\n");
+            log.buffered_lines.set(1);
+            log.hand_over();
+        }
+        assert_eq!(log.take_dropped(), 2);
+        assert_eq!(log.take_dropped(), 0);
+    }
+}

@@ -1,0 +1,96 @@
+//! How a request's content is delimited (RFC 9112 §6). Anything that another program could delimit elsewhere is
+//! refused: request smuggling is two programs that disagree about where a message ends.
+
+use http::{HeaderValue, Version, header, request::Parts};
+
+use super::Refusal;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// No content.
+    None,
+    /// Exactly this many bytes.
+    Length(u64),
+    /// HTTP/1.1 chunks; the length is not known.
+    Chunked,
+    /// HTTP/2 without Content-Length: whether there is content, only the stream can tell.
+    Unstated,
+}
+
+impl Framing {
+    /// Settles [`Self::Unstated`], given whether the body had ended when the header section was complete.
+    #[must_use]
+    pub fn resolve(self, end_of_stream: bool) -> Self {
+        match self {
+            Self::Unstated if end_of_stream => Self::None,
+            Self::Unstated => Self::Chunked,
+            stated => stated,
+        }
+    }
+}
+
+pub(super) fn check_request(parts: &Parts) -> Result<Framing, Refusal> {
+    let length = check_content_length(parts)?;
+    let mut transfer_encoding = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
+    let Some(coding) = transfer_encoding.next() else {
+        return Ok(match length {
+            Some(bytes) => Framing::Length(bytes),
+            None if parts.version > Version::HTTP_11 => Framing::Unstated,
+            None => Framing::None,
+        });
+    };
+    // RFC 9112 §6.1: Transfer-Encoding in an HTTP/1.0 message is faulty framing. HTTP/2 has none at all.
+    if parts.version != Version::HTTP_11 {
+        return Err(Refusal::TransferEncodingVersion);
+    }
+    // hyper looks only at the last line's last item.
+    if transfer_encoding.next().is_some() {
+        return Err(Refusal::TransferEncodingInvalid);
+    }
+    check_transfer_coding(coding)?;
+    // RFC 9112 §6.1 allows forwarding with Transfer-Encoding alone. hyper does that and hides the Content-Length from
+    // us; where both are visible, refusing is the other allowed answer.
+    if length.is_some() {
+        return Err(Refusal::ContentLengthAndTransferEncoding);
+    }
+    Ok(Framing::Chunked)
+}
+
+fn check_content_length(parts: &Parts) -> Result<Option<u64>, Refusal> {
+    let mut lines = parts.headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(line) = lines.next() else {
+        return Ok(None);
+    };
+    if lines.next().is_some() {
+        return Err(Refusal::ContentLengthInvalid);
+    }
+    parse_length(line.as_bytes()).map(Some).ok_or(Refusal::ContentLengthInvalid)
+}
+
+/// `1*DIGIT` (RFC 9110 §8.6) that fits in 64 bits. `u64::from_str` alone would take a plus sign.
+pub(crate) fn parse_length(value: &[u8]) -> Option<u64> {
+    if !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// One coding, `chunked`. A known other coding under a final `chunked` is honest but not supported: 501
+/// (RFC 9112 §6.1); everything else is 400.
+fn check_transfer_coding(value: &HeaderValue) -> Result<(), Refusal> {
+    let value = value.as_bytes().trim_ascii();
+    if value.eq_ignore_ascii_case(b"chunked") {
+        return Ok(());
+    }
+    let mut codings = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).rev();
+    let last_is_chunked = codings.next().is_some_and(|last| last.eq_ignore_ascii_case(b"chunked"));
+    let is_known = |coding: &[u8]| KNOWN_CODINGS.iter().any(|known| coding.eq_ignore_ascii_case(known));
+    if last_is_chunked && codings.all(is_known) {
+        Err(Refusal::TransferCodingNotImplemented)
+    } else {
+        Err(Refusal::TransferEncodingInvalid)
+    }
+}
+
+/// The HTTP transfer coding registry, without `chunked` and the withdrawn `identity`.
+const KNOWN_CODINGS: [&[u8]; 5] = [b"gzip", b"x-gzip", b"compress", b"x-compress", b"deflate"];

@@ -1,0 +1,291 @@
+//! Admission: what must hold of a request before anything else looks at it.
+//!
+//! hyper and h2 check syntax; they leave open questions whose answers two programs can read differently: several
+//! Host lines, a target that names another host, a Transfer-Encoding list, an encoded slash. Admission refuses
+//! each message that has two readings, and gives the rest one reading, [`Admitted`], which routing, limits,
+//! authentication, logs and the upstream all use. Nothing after it looks at the request line again.
+//!
+//! Decided here:
+//! - Methods: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS and those that some route names; CONNECT and TRACE are
+//!   405, any other token is 501 (RFC 9110 §9.1). Method names are case-sensitive: `get` is not GET.
+//! - `OPTIONS *` asks the gateway itself and is answered locally.
+//! - No protocol upgrade is tunnelled. RFC 9110 §7.8 lets a server ignore `Upgrade`, so the request goes on as a
+//!   plain one, without the field; that also covers `h2c`.
+//! - An HTTP/1.0 request without Host is refused: there is nothing to route it by.
+//! - Every refusal ends the downstream connection (HTTP/1) or the stream (HTTP/2): after a message with two
+//!   readings, nobody knows where the next one starts.
+//!
+//! Limits: target bytes (414), header bytes and header lines (431), options in Connection (400).
+
+mod authority;
+mod framing;
+mod path;
+mod refusal;
+
+use http::{HeaderName, HeaderValue, Method, Version, header, request::Parts, uri::PathAndQuery};
+
+pub(crate) use self::framing::parse_length;
+pub use self::{framing::Framing, path::canonical_path, refusal::Refusal};
+use crate::{
+    config::settings::{AuthSettings, ListenSettings, RouteSettings},
+    headers::names,
+};
+
+/// Methods for the `Allow` field of a 405 that admission itself gives (RFC 9110 §15.5.6).
+pub const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+/// What the listener speaks: from the socket, never from the message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+impl Scheme {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    /// The port that an authority of this scheme may leave out (RFC 9110 §4.2).
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
+/// Bounds and names that come from the configuration.
+#[derive(Debug, Clone)]
+pub struct AdmissionLimits {
+    target_bytes_max: usize,
+    header_bytes_max: usize,
+    header_lines_max: usize,
+    /// Methods beyond the seven standard ones that some route names.
+    extension_methods: Vec<Method>,
+    /// Headers that carry a verified identity upstream: nobody may nominate them in Connection.
+    identity_headers: Vec<HeaderName>,
+}
+
+impl AdmissionLimits {
+    pub fn compile(listen: &ListenSettings, auth: &[AuthSettings], routes: &[RouteSettings]) -> Self {
+        let mut extension_methods: Vec<Method> = Vec::new();
+        for method in routes.iter().flat_map(|route| &route.methods) {
+            let known = is_standard(method) || is_forbidden(method) || extension_methods.contains(method);
+            if !known && method.as_str().len() <= METHOD_BYTES_MAX {
+                extension_methods.push(method.clone());
+            }
+        }
+        Self {
+            target_bytes_max: TARGET_BYTES_MAX,
+            header_bytes_max: listen.max_header_bytes,
+            header_lines_max: listen.max_headers,
+            extension_methods,
+            identity_headers: names::identity_headers(auth),
+        }
+    }
+}
+
+/// The verdict on a request that may stay.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Admission {
+    /// Route and forward it.
+    Forward(Admitted),
+    /// `OPTIONS *`: answer 204 with `Allow`; no route and no upstream is involved (RFC 9110 §9.3.7).
+    LocalOptions,
+}
+
+/// A request's one reading. Owns what it holds (shared bytes, so cloning the common case copies nothing), because
+/// the headers that it came from are edited before they are sent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Admitted {
+    target: PathAndQuery,
+    authority: HeaderValue,
+    host_bytes: usize,
+    port: Option<u16>,
+    framing: Framing,
+    expects_continue: bool,
+}
+
+impl Admitted {
+    /// Host to route by: lower case, without port and root dot; an IPv6 address keeps its brackets.
+    pub fn host(&self) -> &str {
+        // The authority is ASCII by construction; an empty host matches no configured one.
+        let host = self.authority.as_bytes().get(..self.host_bytes).unwrap_or_default();
+        std::str::from_utf8(host).unwrap_or_default()
+    }
+
+    /// `Host` for the upstream: [`Self::host`] with the port, unless that is the scheme's default.
+    pub fn authority(&self) -> &HeaderValue {
+        &self.authority
+    }
+
+    /// Port in the authority; `None` is the scheme's default.
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// Canonical path ([`canonical_path`]).
+    pub fn path(&self) -> &str {
+        self.target.path()
+    }
+
+    /// Query as received, byte by byte, without `?`.
+    pub fn query(&self) -> Option<&str> {
+        self.target.query()
+    }
+
+    /// Canonical path and query: the origin-form target for the upstream.
+    pub fn target(&self) -> &PathAndQuery {
+        &self.target
+    }
+
+    /// How the request's content is delimited.
+    pub fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// The client waits for `100 Continue`. hyper sends it at the first poll of the body, so whatever may refuse
+    /// the request must have done so by then.
+    pub fn expects_continue(&self) -> bool {
+        self.expects_continue
+    }
+}
+
+/// Refuses what has two readings or is past a limit, and reads the rest once.
+pub fn admit(parts: &Parts, limits: &AdmissionLimits, scheme: Scheme) -> Result<Admission, Refusal> {
+    check_size(parts, limits)?;
+    check_method(&parts.method, limits)?;
+    check_connection(parts, limits)?;
+    check_form(parts)?;
+    let framing = framing::check_request(parts)?;
+    let expects_continue = check_expect(parts)?;
+    let (authority, host_bytes, port) = authority::check(parts, scheme)?;
+    let Some(target) = check_target(parts)? else {
+        return Ok(Admission::LocalOptions);
+    };
+    Ok(Admission::Forward(Admitted { target, authority, host_bytes, port, framing, expects_continue }))
+}
+
+/// HTTP/2 has no count limit of its own and a byte limit that is generous for tiny fields, so both are counted here.
+fn check_size(parts: &Parts, limits: &AdmissionLimits) -> Result<(), Refusal> {
+    let target_bytes = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if target_bytes > limits.target_bytes_max {
+        return Err(Refusal::TargetTooLong);
+    }
+    if parts.headers.len() > limits.header_lines_max {
+        return Err(Refusal::TooManyHeaders);
+    }
+    let header_bytes: usize = parts
+        .headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + LINE_OVERHEAD_BYTES)
+        .sum();
+    if header_bytes > limits.header_bytes_max {
+        return Err(Refusal::HeadersTooLarge);
+    }
+    Ok(())
+}
+
+fn check_method(method: &Method, limits: &AdmissionLimits) -> Result<(), Refusal> {
+    if is_standard(method) {
+        Ok(())
+    } else if is_forbidden(method) {
+        Err(Refusal::MethodNotAllowed)
+    } else if limits.extension_methods.contains(method) {
+        Ok(())
+    } else {
+        Err(Refusal::MethodNotImplemented)
+    }
+}
+
+fn is_standard(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET
+            | Method::HEAD
+            | Method::POST
+            | Method::PUT
+            | Method::PATCH
+            | Method::DELETE
+            | Method::OPTIONS
+    )
+}
+
+/// CONNECT would open a tunnel past every policy, TRACE would show a client what the gateway adds for the upstream.
+fn is_forbidden(method: &Method) -> bool {
+    matches!(*method, Method::CONNECT | Method::TRACE)
+}
+
+/// Connection names fields that end at this hop, and they are removed (RFC 9110 §7.6.1). A client that names what
+/// frames, authenticates or attributes the request would have us remove that, so those names are refused.
+fn check_connection(parts: &Parts, limits: &AdmissionLimits) -> Result<(), Refusal> {
+    let mut options = 0;
+    for line in parts.headers.get_all(header::CONNECTION) {
+        for option in line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+            options += 1;
+            if options > CONNECTION_OPTIONS_MAX {
+                return Err(Refusal::ConnectionTooLong);
+            }
+            if option.is_empty() || names::is_plain_connection_option(option) {
+                continue;
+            }
+            let name = HeaderName::from_bytes(option).map_err(|_| Refusal::ConnectionInvalid)?;
+            if names::Kind::of(name.as_str()).is_protected() || limits.identity_headers.contains(&name) {
+                return Err(Refusal::ConnectionNamesProtected);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// RFC 9110 §10.1.1: the only expectation is `100-continue`; any other is 417. An HTTP/1.0 client cannot read a
+/// 1xx, so its expectation is ignored.
+fn check_expect(parts: &Parts) -> Result<bool, Refusal> {
+    let mut lines = parts.headers.get_all(header::EXPECT).iter();
+    let Some(line) = lines.next() else {
+        return Ok(false);
+    };
+    if lines.next().is_some() || !line.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+        return Err(Refusal::ExpectationFailed);
+    }
+    Ok(parts.version > Version::HTTP_10)
+}
+
+/// `GET admin` reaches us as authority-form (RFC 9112 §3.2.3), which belongs to CONNECT alone.
+fn check_form(parts: &Parts) -> Result<(), Refusal> {
+    let is_authority_form = parts.uri.scheme().is_none() && parts.uri.authority().is_some();
+    if is_authority_form { Err(Refusal::TargetForm) } else { Ok(()) }
+}
+
+/// The target for the upstream, always in origin-form; `None` for `OPTIONS *`.
+fn check_target(parts: &Parts) -> Result<Option<PathAndQuery>, Refusal> {
+    let Some(target) = parts.uri.path_and_query() else {
+        return Err(Refusal::TargetForm);
+    };
+    if target.as_str() == "*" {
+        return if parts.method == Method::OPTIONS { Ok(None) } else { Err(Refusal::TargetForm) };
+    }
+    if target.query().is_some_and(|query| !query.bytes().all(|byte| byte.is_ascii_graphic())) {
+        return Err(Refusal::TargetCharacter);
+    }
+    path::canonical_target(target).map(Some)
+}
+
+/// Longest path and query, in bytes. RFC 9112 §3 asks for at least 8000.
+const TARGET_BYTES_MAX: usize = 8 << 10;
+
+/// Longest method that a route may add. The longest registered one has 17 bytes.
+const METHOD_BYTES_MAX: usize = 32;
+
+/// Options in all Connection lines together. Honest requests have one or two.
+const CONNECTION_OPTIONS_MAX: usize = 32;
+
+/// `: ` and CRLF of one header line.
+const LINE_OVERHEAD_BYTES: usize = 4;
+
+#[cfg(test)]
+mod tests;

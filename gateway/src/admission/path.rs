@@ -1,0 +1,149 @@
+//! The canonical path: one form that is matched, authorised, counted, logged and forwarded.
+//!
+//! - Percent-encoded unreserved characters are decoded, once; other encodings get upper-case digits
+//!   (RFC 3986 §6.2.2). A path that changes is forwarded changed.
+//! - Refused, because some program behind the gateway reads them differently: dot segments, also encoded and also
+//!   before `;parameters`; empty segments (`//`); encoded slash, backslash and control characters; a percent sign
+//!   that would form a new encoding when decoded once more; encodings that are not UTF-8; bytes outside visible
+//!   ASCII; the characters `"`, `<`, `>`, `\`, `^`, a backtick, `{`, `|`, `}`, which RFC 3986 has encoded.
+//! - `;parameters` are kept. The router compares a segment up to its `;`, so that `/admin;x` is `/admin` to it.
+//! - A trailing slash is kept and is significant.
+//!
+//! A fragment never arrives: the HTTP parser has cut it off.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+
+use super::Refusal;
+
+/// Canonical path with the query unchanged.
+pub(super) fn canonical_target(target: &PathAndQuery) -> Result<PathAndQuery, Refusal> {
+    // An absolute target may leave its path out: `http://host?q` has the path `/` (RFC 9110 §4.2.3).
+    let path = canonical_path(target.path())?;
+    let written = target.as_str();
+    if matches!(path, Cow::Borrowed(_)) && written.starts_with('/') {
+        return Ok(target.clone());
+    }
+    let mut text = path.into_owned();
+    if let Some(query) = target.query() {
+        text.push('?');
+        text.push_str(query);
+    }
+    PathAndQuery::from_maybe_shared(Bytes::from(text)).map_err(|_| Refusal::TargetCharacter)
+}
+
+/// The canonical form of `path`, or why it has none. Canonical paths are returned as they are.
+pub fn canonical_path(path: &str) -> Result<Cow<'_, str>, Refusal> {
+    if !path.starts_with('/') {
+        return Err(Refusal::TargetForm);
+    }
+    let (mut encoded, mut segments_suspect, mut previous) = (false, false, 0);
+    for byte in path.bytes() {
+        if !PATH_BYTES[usize::from(byte)] {
+            return Err(Refusal::TargetCharacter);
+        }
+        encoded |= byte == b'%';
+        segments_suspect |= byte == b';' || (previous == b'/' && matches!(byte, b'/' | b'.'));
+        previous = byte;
+    }
+    let path = if encoded { decode_unreserved(path)? } else { Cow::Borrowed(path) };
+    if encoded || segments_suspect {
+        check_segments(&path)?;
+    }
+    Ok(path)
+}
+
+fn decode_unreserved(path: &str) -> Result<Cow<'_, str>, Refusal> {
+    let bytes = path.as_bytes();
+    let mut canonical = Vec::with_capacity(bytes.len());
+    let mut beyond_ascii = false;
+    let mut rest = bytes;
+    while let [first, tail @ ..] = rest {
+        if *first != b'%' {
+            canonical.push(*first);
+            rest = tail;
+            continue;
+        }
+        let [high, low, tail @ ..] = tail else {
+            return Err(Refusal::TargetEncoding);
+        };
+        let octet = hex_digit(*high).zip(hex_digit(*low)).map(|(high, low)| high << 4 | low);
+        match octet.ok_or(Refusal::TargetEncoding)? {
+            0..0x20 | 0x7f | b'/' | b'\\' => return Err(Refusal::TargetEncoding),
+            octet if is_unreserved(octet) => canonical.push(octet),
+            octet => {
+                beyond_ascii |= !octet.is_ascii();
+                canonical.extend([b'%', high.to_ascii_uppercase(), low.to_ascii_uppercase()]);
+            }
+        }
+        rest = tail;
+    }
+    let canonical = String::from_utf8(canonical).map_err(|_| Refusal::TargetEncoding)?;
+    check_decoded(&canonical, beyond_ascii)?;
+    Ok(if canonical == path { Cow::Borrowed(path) } else { Cow::Owned(canonical) })
+}
+
+/// Checked on the result, since `%25%34%31` becomes `%2541` only by decoding.
+fn check_decoded(canonical: &str, beyond_ascii: bool) -> Result<(), Refusal> {
+    let decodes_again = |after: &str| {
+        let mut digits = after.bytes();
+        digits.next().and_then(hex_digit).is_some() && digits.next().and_then(hex_digit).is_some()
+    };
+    if canonical.match_indices("%25").any(|(at, sign)| decodes_again(&canonical[at + sign.len()..])) {
+        return Err(Refusal::TargetEncoding);
+    }
+    if beyond_ascii && percent_encoding::percent_decode_str(canonical).decode_utf8().is_err() {
+        return Err(Refusal::TargetEncoding);
+    }
+    Ok(())
+}
+
+fn check_segments(path: &str) -> Result<(), Refusal> {
+    let mut segments = path.split('/').skip(1).peekable();
+    while let Some(segment) = segments.next() {
+        let name = without_parameters(segment);
+        if matches!(name, "." | "..") {
+            return Err(Refusal::TargetDotSegment);
+        }
+        // Only the last segment may be empty, which is a trailing slash.
+        if name.is_empty() && (!segment.is_empty() || segments.peek().is_some()) {
+            return Err(Refusal::TargetEmptySegment);
+        }
+    }
+    Ok(())
+}
+
+/// A segment up to its `;`, written or encoded.
+fn without_parameters(segment: &str) -> &str {
+    let end = segment.find(';').unwrap_or(segment.len());
+    let end = segment.find("%3B").map_or(end, |encoded| encoded.min(end));
+    &segment[..end]
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    }
+}
+
+/// RFC 3986 §2.3.
+const fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+/// Bytes that a path may hold as they are; every byte has its place, so no look-up can miss.
+const PATH_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0x21_u8;
+    while byte < 0x7f {
+        table[byte as usize] =
+            !matches!(byte, b'"' | b'#' | b'<' | b'>' | b'?' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}');
+        byte += 1;
+    }
+    table
+};

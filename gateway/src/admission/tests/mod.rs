@@ -1,0 +1,443 @@
+//! Admission against the framing cases and against each rule's two sides.
+
+mod paths;
+
+use std::time::Duration;
+
+use http::Request;
+use serde_json::Value;
+
+use super::*;
+use crate::{config::settings::KeySource, router::tests::route};
+
+fn limits() -> AdmissionLimits {
+    AdmissionLimits {
+        target_bytes_max: TARGET_BYTES_MAX,
+        header_bytes_max: 64 << 10,
+        header_lines_max: 100,
+        extension_methods: vec![],
+        identity_headers: vec![HeaderName::from_static("x-user-id")],
+    }
+}
+
+/// The head of a raw HTTP/1 message (latin-1), as hyper would hand it over; `None` if its types cannot hold it.
+fn parse(raw: &str) -> Option<Parts> {
+    let (head, _) = raw.trim_start_matches("\r\n").split_once("\r\n\r\n")?;
+    let mut lines = head.split("\r\n");
+    let mut words = lines.next()?.split(' ');
+    let latin1 =
+        |text: &str| text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect::<Option<Vec<u8>>>();
+    let mut request = Request::builder()
+        .method(words.next()?)
+        .uri(latin1(words.next()?)?.as_slice())
+        .version(match words.next()? {
+            "HTTP/1.0" => Version::HTTP_10,
+            "HTTP/1.1" => Version::HTTP_11,
+            _ => return None,
+        });
+    for line in lines {
+        let (name, value) = line.split_once(':')?;
+        request = request.header(name, latin1(value.trim_matches([' ', '\t']))?);
+    }
+    Some(request.body(()).ok()?.into_parts().0)
+}
+
+fn check(raw: &str) -> Result<Admission, Refusal> {
+    admit(&parse(raw).expect("a request that http's types can hold"), &limits(), Scheme::Http)
+}
+
+fn admitted(raw: &str) -> Admitted {
+    match check(raw) {
+        Ok(Admission::Forward(admitted)) => admitted,
+        other => panic!("{raw:?} gave {other:?}"),
+    }
+}
+
+fn get(target: &str) -> Result<Admission, Refusal> {
+    check(&format!("GET {target} HTTP/1.1\r\nHost: gw\r\n\r\n"))
+}
+
+fn h2(uri: &str, headers: &[(&str, &str)]) -> Parts {
+    let mut request = Request::builder().version(Version::HTTP_2).uri(uri);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(()).expect("a request").into_parts().0
+}
+
+/// The cases whose bytes are made by a rule.
+fn long_case(id: &str) -> Option<String> {
+    let head = |line: &str| format!("{line} HTTP/1.1\r\nHost: gw\r\n");
+    Some(match id {
+        "D29" => head(&format!("{} /a", "A".repeat(9_000))) + "\r\n",
+        "D30" => head(&format!("GET /{}", "a".repeat(60_000))) + "\r\n",
+        "D31" => head("GET /a") + &format!("X: {}\r\n\r\n", "b".repeat(100_000)),
+        "G9" => head("GET /a") + &format!("Connection: {}b\r\n\r\n", "a,".repeat(8_000)),
+        _ => return None,
+    })
+}
+
+fn case_file(text: &str, list: &str) -> Vec<Value> {
+    let file: Value = serde_json::from_str(text).expect("a JSON file");
+    file[list].as_array().expect("a list").clone()
+}
+
+const CASES: &str = include_str!("../../../tests/cases/http1-framing.json");
+const EXPECTED: &str = include_str!("../../../tests/cases/http1-framing-expected.json");
+
+#[test]
+fn every_framing_case_has_one_expectation() {
+    let ids = |cases: Vec<Value>| cases.iter().map(|case| case["id"].to_string()).collect::<Vec<_>>();
+    let mut known = ids(case_file(CASES, "requests"));
+    known.extend(ids(case_file(CASES, "responses")));
+    assert_eq!(known, ids(case_file(EXPECTED, "cases")));
+}
+
+#[test]
+fn admission_answers_the_framing_cases_as_the_table_says() {
+    let requests = case_file(CASES, "requests");
+    let mut checked = 0;
+    for expected in case_file(EXPECTED, "cases") {
+        let id = expected["id"].as_str().expect("an id");
+        let ours = expected["checked_by"].as_str().is_some_and(|check| check.starts_with('K'));
+        let Some(case) = requests.iter().find(|case| case["id"] == id).filter(|_| ours) else {
+            continue;
+        };
+        let raw = case["request"].as_str().map(str::to_owned).or_else(|| long_case(id)).expect("the bytes");
+        let Some(parts) = parse(&raw) else {
+            // hyper's types refuse it before us.
+            assert_eq!(id, "E24");
+            continue;
+        };
+        let answer = match admit(&parts, &limits(), Scheme::Http) {
+            Ok(Admission::Forward(_)) => "F".to_owned(),
+            Ok(Admission::LocalOptions) => "local_options".to_owned(),
+            Err(refusal) => format!("R{}", refusal.status().as_u16()),
+        };
+        let alternatives = match &expected["expect"] {
+            Value::Array(list) => list.clone(),
+            one => vec![one.clone()],
+        };
+        let fits = alternatives
+            .iter()
+            .any(|one| one.as_str().map(|one| one.trim_end_matches("_close")) == Some(&answer));
+        assert!(fits, "{id}: {answer}, expected {alternatives:?}");
+        checked += 1;
+    }
+    assert!(checked >= 45, "only {checked} cases were checked");
+}
+
+#[test]
+fn host_is_folded_to_lower_case_without_root_dot_and_default_port() {
+    for (host, folded, authority, port) in [
+        ("gw", "gw", "gw", None),
+        ("GW.:80", "gw", "gw", None),
+        ("gw:8080", "gw", "gw:8080", Some(8080)),
+        ("gw:08080", "gw", "gw:8080", Some(8080)),
+        ("gw:", "gw", "gw", None),
+        ("gw:0", "gw", "gw:0", Some(0)),
+        ("gw:65535", "gw", "gw:65535", Some(65535)),
+        ("10.0.0.1:443", "10.0.0.1", "10.0.0.1:443", Some(443)),
+        ("[::1]", "[::1]", "[::1]", None),
+        ("[FE80::1]:81", "[fe80::1]", "[fe80::1]:81", Some(81)),
+        ("my_service.local", "my_service.local", "my_service.local", None),
+    ] {
+        let admitted = admitted(&format!("GET /a HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        assert_eq!(
+            (admitted.host(), admitted.authority(), admitted.port()),
+            (folded, &HeaderValue::from_static(authority), port),
+            "{host}"
+        );
+    }
+}
+
+#[test]
+fn a_host_with_two_readings_is_refused() {
+    for host in [
+        "",
+        ".",
+        "..",
+        ".gw",
+        "gw..",
+        "a..b",
+        "gw, evil",
+        "u:p@gw",
+        "gw:80:80",
+        "gw:99999",
+        "gw:-1",
+        "gw:+1",
+        "gw:8x",
+        "gw:000080",
+        "[::1",
+        "::1",
+        "[gw]",
+        "[::1]x",
+        "[::1]80",
+        "a b",
+        "gw/a",
+        "gw%41",
+        "gw\\",
+        "gw#",
+        "gw?",
+        ":80",
+    ] {
+        let answer = check(&format!("GET /a HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        assert_eq!(answer, Err(Refusal::HostInvalid), "{host:?}");
+    }
+}
+
+#[test]
+fn an_absolute_target_must_name_the_host_and_goes_on_in_origin_form() {
+    let absolute =
+        |target: &str, host: &str| check(&format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+    for (target, host, origin) in [
+        ("http://gw/a?b", "gw", "/a?b"),
+        ("http://GW:80/a", "gw", "/a"),
+        ("http://gw:8080/a", "Gw:8080", "/a"),
+        ("http://gw", "gw", "/"),
+        ("http://gw?q", "gw", "/?q"),
+    ] {
+        match absolute(target, host) {
+            Ok(Admission::Forward(admitted)) => assert_eq!(admitted.target().as_str(), origin),
+            other => panic!("{target}: {other:?}"),
+        }
+    }
+    assert_eq!(absolute("http://evil/a", "gw"), Err(Refusal::AuthorityMismatch));
+    assert_eq!(absolute("http://gw:81/a", "gw"), Err(Refusal::AuthorityMismatch));
+    assert_eq!(absolute("https://gw/a", "gw"), Err(Refusal::SchemeMismatch));
+    assert_eq!(absolute("http://u@gw/a", "gw"), Err(Refusal::HostInvalid));
+}
+
+#[test]
+fn http2_takes_the_host_from_authority_or_host_and_refuses_a_contradiction() {
+    let host = |parts: &Parts| match admit(parts, &limits(), Scheme::Https) {
+        Ok(Admission::Forward(admitted)) => Ok(admitted.host().to_owned()),
+        Ok(other) => panic!("{other:?}"),
+        Err(refusal) => Err(refusal),
+    };
+    assert_eq!(host(&h2("https://gw/a", &[])).as_deref(), Ok("gw"));
+    assert_eq!(host(&h2("https://gw/a", &[("host", "GW:443")])).as_deref(), Ok("gw"));
+    assert_eq!(host(&h2("/a", &[("host", "gw")])).as_deref(), Ok("gw"));
+    assert_eq!(host(&h2("https://gw/a", &[("host", "evil")])), Err(Refusal::AuthorityMismatch));
+    assert_eq!(host(&h2("http://gw/a", &[])), Err(Refusal::SchemeMismatch));
+    assert_eq!(host(&h2("/a", &[])), Err(Refusal::HostMissing));
+    assert_eq!(
+        host(&h2("https://gw/a", &[("transfer-encoding", "chunked")])),
+        Err(Refusal::TransferEncodingVersion)
+    );
+}
+
+#[test]
+fn http2_content_without_a_length_is_settled_by_the_stream() {
+    let framing =
+        |headers: &[(&str, &str)]| match admit(&h2("https://gw/a", headers), &limits(), Scheme::Https) {
+            Ok(Admission::Forward(admitted)) => admitted.framing(),
+            other => panic!("{other:?}"),
+        };
+    assert_eq!(framing(&[]).resolve(true), Framing::None);
+    assert_eq!(framing(&[]).resolve(false), Framing::Chunked);
+    assert_eq!(framing(&[("content-length", "5")]).resolve(false), Framing::Length(5));
+}
+
+#[test]
+fn content_is_delimited_by_one_number_or_by_chunks() {
+    let framing = |lines: &str| {
+        check(&format!("POST /a HTTP/1.1\r\nHost: gw\r\n{lines}\r\n")).map(|admission| match admission {
+            Admission::Forward(admitted) => admitted.framing(),
+            Admission::LocalOptions => panic!("not OPTIONS"),
+        })
+    };
+    assert_eq!(framing(""), Ok(Framing::None));
+    assert_eq!(framing("Content-Length: 00005\r\n"), Ok(Framing::Length(5)));
+    assert_eq!(framing("Transfer-Encoding: cHuNkEd\r\n"), Ok(Framing::Chunked));
+    for length in ["+5", "-1", "", "5, 5", "0x5", "18446744073709551616"] {
+        assert_eq!(
+            framing(&format!("Content-Length: {length}\r\n")),
+            Err(Refusal::ContentLengthInvalid),
+            "{length}"
+        );
+    }
+    assert_eq!(framing("Content-Length: 5\r\nContent-Length: 5\r\n"), Err(Refusal::ContentLengthInvalid));
+    assert_eq!(
+        framing("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"),
+        Err(Refusal::ContentLengthAndTransferEncoding)
+    );
+    for coding in ["gzip, chunked", "deflate , CHUNKED"] {
+        let answer = framing(&format!("Transfer-Encoding: {coding}\r\n"));
+        assert_eq!(answer, Err(Refusal::TransferCodingNotImplemented), "{coding}");
+    }
+    for coding in
+        ["gzip", "chunked, gzip", "chunked, chunked", ",chunked", "chunked,", "\"chunked\"", "", "x, chunked"]
+    {
+        let answer = framing(&format!("Transfer-Encoding: {coding}\r\n"));
+        assert_eq!(answer, Err(Refusal::TransferEncodingInvalid), "{coding:?}");
+    }
+}
+
+#[test]
+fn only_methods_of_the_standard_or_of_a_route_pass() {
+    let method = |method: &str, limits: &AdmissionLimits| {
+        let parts = parse(&format!("{method} /a HTTP/1.1\r\nHost: gw\r\n\r\n")).expect("a request");
+        admit(&parts, limits, Scheme::Http).err()
+    };
+    for standard in ALLOW.split(", ") {
+        assert_eq!(method(standard, &limits()), None, "{standard}");
+    }
+    assert_eq!(method("TRACE", &limits()), Some(Refusal::MethodNotAllowed));
+    assert_eq!(method("get", &limits()), Some(Refusal::MethodNotImplemented));
+    assert_eq!(method("XGET", &limits()), Some(Refusal::MethodNotImplemented));
+    assert_eq!(method("PROPFIND", &limits()), Some(Refusal::MethodNotImplemented));
+    let propfind = Method::from_bytes(b"PROPFIND").expect("a method");
+    let extended = AdmissionLimits { extension_methods: vec![propfind], ..limits() };
+    assert_eq!(method("PROPFIND", &extended), None);
+}
+
+#[test]
+fn limits_learn_methods_from_routes_and_names_from_providers() {
+    let listen = ListenSettings {
+        http: vec![],
+        https: None,
+        admin: None,
+        trusted_proxies: vec![],
+        header_timeout: Duration::from_secs(10),
+        idle_timeout: Duration::from_mins(1),
+        max_headers: 50,
+        max_header_bytes: 1_000,
+        max_connections: None,
+        max_streams: 100,
+    };
+    let auth = AuthSettings {
+        name: "main".to_owned(),
+        keys: KeySource::JwksFile("keys.json".into()),
+        issuer: None,
+        audience: vec![],
+        algorithms: vec![],
+        leeway: Duration::ZERO,
+        from: vec![],
+        forward: vec![
+            ("sub".to_owned(), HeaderName::from_static("x-user-id")),
+            ("scope".to_owned(), HeaderName::from_static("x-scopes")),
+            ("email".to_owned(), HeaderName::from_static("x-user-id")),
+        ],
+        cache_max: 0,
+        span: crate::config::diagnostics::Span::default(),
+    };
+    let routes =
+        ["GET|PROPFIND /a", "PROPFIND|TRACE|CONNECT /b", &format!("{} /c", "X".repeat(33))].map(route);
+    let limits = AdmissionLimits::compile(&listen, &[auth], &routes);
+    assert_eq!(limits.extension_methods, ["PROPFIND"]);
+    assert_eq!(limits.identity_headers, ["x-scopes", "x-user-id"]);
+    assert_eq!((limits.header_lines_max, limits.header_bytes_max), (50, 1_000));
+}
+
+#[test]
+fn a_message_at_a_limit_passes_and_one_past_it_does_not() {
+    let target = |bytes: usize| get(&format!("/{}", "a".repeat(bytes - 1)));
+    assert!(target(TARGET_BYTES_MAX).is_ok());
+    assert_eq!(target(TARGET_BYTES_MAX + 1), Err(Refusal::TargetTooLong));
+
+    // Host is one line of the hundred.
+    let lines =
+        |count: usize| check(&format!("GET /a HTTP/1.1\r\nHost: gw\r\n{}\r\n", "x: y\r\n".repeat(count - 1)));
+    assert!(lines(100).is_ok());
+    assert_eq!(lines(101), Err(Refusal::TooManyHeaders));
+
+    // `host: gw` and `x: `, each with CRLF.
+    let bytes = |total: usize| {
+        check(&format!("GET /a HTTP/1.1\r\nHost: gw\r\nx: {}\r\n\r\n", "y".repeat(total - 10 - 5)))
+    };
+    assert!(bytes(64 << 10).is_ok());
+    assert_eq!(bytes((64 << 10) + 1), Err(Refusal::HeadersTooLarge));
+
+    let options = |count: usize| {
+        check(&format!("GET /a HTTP/1.1\r\nHost: gw\r\nConnection: {}b\r\n\r\n", "a,".repeat(count - 1)))
+    };
+    assert!(options(CONNECTION_OPTIONS_MAX).is_ok());
+    assert_eq!(options(CONNECTION_OPTIONS_MAX + 1), Err(Refusal::ConnectionTooLong));
+}
+
+#[test]
+fn connection_may_not_name_what_frames_authenticates_or_attributes() {
+    let connection =
+        |value: &str| check(&format!("GET /a HTTP/1.1\r\nHost: gw\r\nConnection: {value}\r\n\r\n")).err();
+    for harmless in ["close", "Keep-Alive", "upgrade, x-hop", "", ",", "te"] {
+        assert_eq!(connection(harmless), None, "{harmless:?}");
+    }
+    for name in [
+        "Host",
+        "content-length",
+        "Transfer-Encoding",
+        "AUTHORIZATION",
+        "cookie",
+        "x-real-ip",
+        "Forwarded",
+        "X-Forwarded-For",
+        "x-forwarded-anything",
+        "X-User-Id",
+    ] {
+        let refused = Some(Refusal::ConnectionNamesProtected);
+        assert_eq!(connection(name), refused, "{name}");
+        assert_eq!(
+            connection(&format!("close\r\nConnection: a, {name}")),
+            refused,
+            "{name} on the second line"
+        );
+    }
+    assert_eq!(connection("a b"), Some(Refusal::ConnectionInvalid));
+}
+
+#[test]
+fn the_only_expectation_is_100_continue_and_an_old_client_gets_none() {
+    let expect = |version: &str, lines: &str| {
+        check(&format!("POST /a HTTP/{version}\r\nHost: gw\r\n{lines}\r\n")).map(
+            |admission| match admission {
+                Admission::Forward(admitted) => admitted.expects_continue(),
+                Admission::LocalOptions => panic!("not OPTIONS"),
+            },
+        )
+    };
+    assert_eq!(expect("1.1", ""), Ok(false));
+    assert_eq!(expect("1.1", "Expect: 100-Continue\r\n"), Ok(true));
+    assert_eq!(expect("1.0", "Expect: 100-continue\r\n"), Ok(false));
+    for lines in ["200-ok", "y 100-continue", "100-continue, x", "100-continue\r\nExpect: 100-continue", ""] {
+        let answer = expect("1.1", &format!("Expect: {lines}\r\n"));
+        assert_eq!(answer, Err(Refusal::ExpectationFailed), "{lines:?}");
+    }
+}
+
+#[test]
+fn star_is_for_options_and_is_answered_here() {
+    assert_eq!(check("OPTIONS * HTTP/1.1\r\nHost: gw\r\n\r\n"), Ok(Admission::LocalOptions));
+    assert_eq!(check("GET * HTTP/1.1\r\nHost: gw\r\n\r\n"), Err(Refusal::TargetForm));
+    assert_eq!(check("OPTIONS * HTTP/1.1\r\n\r\n"), Err(Refusal::HostMissing));
+    assert_eq!(get("admin"), Err(Refusal::TargetForm));
+}
+
+#[test]
+fn a_query_goes_on_byte_by_byte() {
+    match get("/%61?a=%2e%2E/../x\\{|}?%zz") {
+        Ok(Admission::Forward(admitted)) => {
+            assert_eq!(admitted.target().as_str(), "/a?a=%2e%2E/../x\\{|}?%zz");
+            assert_eq!((admitted.path(), admitted.query()), ("/a", Some("a=%2e%2E/../x\\{|}?%zz")));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(get("/a?\u{c3}\u{a9}"), Err(Refusal::TargetCharacter));
+}
+
+#[test]
+fn every_refusal_has_a_client_error_or_501() {
+    for (refusal, status, code) in [
+        (Refusal::TargetTooLong, 414, "uri_too_long"),
+        (Refusal::TooManyHeaders, 431, "headers_too_large"),
+        (Refusal::HeadersTooLarge, 431, "headers_too_large"),
+        (Refusal::MethodNotAllowed, 405, "method_not_allowed"),
+        (Refusal::MethodNotImplemented, 501, "not_implemented"),
+        (Refusal::TransferCodingNotImplemented, 501, "not_implemented"),
+        (Refusal::ExpectationFailed, 417, "expectation_failed"),
+        (Refusal::HostMissing, 400, "bad_request"),
+    ] {
+        assert_eq!((refusal.status().as_u16(), refusal.code()), (status, code));
+        assert!(refusal.detail().ends_with('.'));
+    }
+}

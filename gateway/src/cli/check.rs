@@ -1,0 +1,89 @@
+//! `millgate check`: all errors and warnings of a configuration, with their places.
+
+use std::{process::ExitCode, sync::Arc};
+
+use clap::Args;
+
+use super::{ConfigArg, fail, print, say_report};
+use crate::{
+    clock,
+    config::{
+        compile,
+        diagnostics::{Diagnostic, Report, Source, Span, code},
+        load,
+    },
+    control::environment,
+    policy::{jwt, rate_limit::KeyBudget},
+};
+
+/// What scripts may rely on. Fields may be added, none changes or goes away.
+const JSON: &str = "\
+JSON, one object on one line of standard output, with the same exit code:
+  file         the file as it was named; empty when none was found
+  errors       how many findings have severity `error`
+  warnings     how many have severity `warning`
+  diagnostics  the findings in the order of the file, each with
+    severity   `error` or `warning`
+    code       stable: E… or W… and three digits
+    message    what is wrong, one sentence
+    at         {line, column, length}: from 1, in characters; 0 = the whole file
+    label      what stands beside the marked text; may be empty
+    help       what to do, or null
+    related    other places that belong to it: [{at, label}]
+
+Exit codes: 0 no errors (warnings are printed), 1 errors, or warnings with --strict, 2 wrong usage.";
+
+#[derive(Debug, Args)]
+#[command(after_help = JSON)]
+pub struct Check {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Print the findings as JSON (described below)
+    #[arg(long)]
+    json: bool,
+    /// Exit with 1 for warnings, too
+    #[arg(long)]
+    strict: bool,
+}
+
+impl Check {
+    pub fn execute(&self) -> ExitCode {
+        let report = match self.config.path() {
+            Ok(path) => check(&path),
+            Err(reason) if self.json => nowhere(reason),
+            Err(reason) => return fail(reason),
+        };
+        let failed = report.errors() > 0 || (self.strict && !report.diagnostics.is_empty());
+        let code = if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        if self.json {
+            return print(report.to_json(), code);
+        }
+        if report.diagnostics.is_empty() {
+            return print(format_args!("{}: ok", report.source.name), code);
+        }
+        say_report(&report);
+        code
+    }
+}
+
+/// A script that asked for JSON gets it also when there is no file.
+fn nowhere(reason: String) -> Report {
+    let finding = Diagnostic::error(code::UNREADABLE, Span::default(), reason);
+    Report::new(Source::default(), vec![finding])
+}
+
+/// Loads and compiles everything that `run` would, and collects what it finds.
+pub fn check(path: &std::path::Path) -> Report {
+    jwt::install_crypto_provider();
+    let loaded = match load::load(path, &environment) {
+        Ok(loaded) => loaded,
+        Err(report) => return report,
+    };
+    let budget = Arc::new(KeyBudget::new(loaded.settings.rate_keys_max, clock::now()));
+    let mut found = Vec::new();
+    found.extend(compile::table(&loaded.settings, None, &budget).err().into_iter().flatten());
+    found.extend(compile::read_keys(&loaded.settings).err().into_iter().flatten());
+    found.extend(compile::tls(&loaded.settings).err());
+    found.extend(loaded.warnings.iter().cloned());
+    loaded.refuse(found)
+}

@@ -1,0 +1,178 @@
+//! The command line: one file per verb.
+//!
+//! Exit codes: 0 done, 1 failed (a wrong configuration, something not reachable), 2 wrong usage (clap's).
+//! Results go to standard output, everything that is said about them to standard error. A reader of either that has
+//! gone away is no failure.
+
+pub mod check;
+pub mod health;
+pub mod registry;
+pub mod routes;
+pub mod run;
+pub mod token;
+
+use std::{ffi::OsString, fmt::Display, io::Write as _, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::diagnostics::Report;
+
+/// API gateway for services that register in Consul.
+#[derive(Debug, Parser)]
+#[command(
+    name = "millgate",
+    version,
+    about,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done, 1 failed (a wrong configuration, something not reachable), 2 wrong usage.\n\
+                  `millgate check` before `millgate run` tells whether a configuration is good."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Serve requests as the configuration says
+    Run(run::Run),
+    /// Report every error and warning of a configuration
+    Check(check::Check),
+    /// Print the compiled routes in match order
+    Routes(routes::Routes),
+    /// Make development tokens
+    #[command(subcommand)]
+    Token(token::Token),
+    /// Run the embedded registry alone: Consul's HTTP API for development
+    Registry(registry::Registry),
+    /// Ask a running gateway whether it is ready (for container health checks)
+    Health(health::Health),
+    /// Print the version
+    Version,
+}
+
+/// Which configuration file.
+#[derive(Debug, clap::Args)]
+pub struct ConfigArg {
+    /// Configuration file [default: the first that exists of $MILLGATE_CONFIG, ./routes.yaml,
+    /// $XDG_CONFIG_HOME/millgate/routes.yaml, /etc/millgate/routes.yaml]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigArg {
+    /// The file to read, and the reason to say when there is none.
+    fn path(&self) -> Result<PathBuf, String> {
+        // A file that somebody named is taken even when it does not exist: another one is not what was meant.
+        if let Some(path) = self.config.clone().or_else(|| variable("MILLGATE_CONFIG").map(PathBuf::from)) {
+            return Ok(path);
+        }
+        let home = variable("XDG_CONFIG_HOME")
+            .map(PathBuf::from)
+            .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".config")));
+        let mut candidates = vec![PathBuf::from("routes.yaml")];
+        candidates.extend(home.map(|home| home.join("millgate/routes.yaml")));
+        candidates.push(PathBuf::from("/etc/millgate/routes.yaml"));
+        candidates.iter().find(|path| path.exists()).cloned().ok_or_else(|| {
+            let looked: Vec<_> = candidates.iter().map(|path| path.display().to_string()).collect();
+            format!("no configuration found; looked for {}; name one with --config FILE", looked.join(", "))
+        })
+    }
+}
+
+/// Parses the arguments and does what they say.
+pub fn main() -> ExitCode {
+    match Cli::parse().verb {
+        Verb::Run(verb) => verb.execute(),
+        Verb::Check(verb) => verb.execute(),
+        Verb::Routes(verb) => verb.execute(),
+        Verb::Token(verb) => verb.execute(),
+        Verb::Registry(verb) => verb.execute(),
+        Verb::Health(verb) => verb.execute(),
+        Verb::Version => print(format_args!("millgate {}", env!("CARGO_PKG_VERSION")), ExitCode::SUCCESS),
+    }
+}
+
+/// Prints a result, with a line end, and gives `code`. `println!` panics when the reader has gone (`| head -1`);
+/// that is nothing to fail for, but a full disk is.
+fn print(result: impl Display, code: ExitCode) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{result}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            fail(format_args!("standard output: {error}"))
+        }
+        _ => code,
+    }
+}
+
+/// One line to standard error; there is nowhere to say that it cannot be written.
+fn say(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Prints an error for people and gives exit code 1.
+fn fail(message: impl Display) -> ExitCode {
+    say(format_args!("error: {message}"));
+    ExitCode::FAILURE
+}
+
+/// Prints findings, with colours for people.
+fn say_report(report: &Report) {
+    say(report.render(is_coloured()));
+}
+
+/// <https://no-color.org>: any value but the empty one.
+fn is_coloured() -> bool {
+    use std::io::IsTerminal;
+    std::io::stderr().is_terminal() && variable("NO_COLOR").is_none()
+}
+
+/// An environment variable; an empty one counts as unset, because that is how wrappers leave them out.
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// Diagnostics to standard error; `RUST_LOG` overrides the level.
+pub fn init_tracing() {
+    let rust_log = variable("RUST_LOG");
+    let (filter, wrong_filter) = match rust_log.as_ref().map(|text| text.to_string_lossy()) {
+        None => (EnvFilter::new(LOG_LEVEL), None),
+        Some(text) => match EnvFilter::try_new(&text) {
+            Ok(filter) => (filter, None),
+            Err(error) => (EnvFilter::new(LOG_LEVEL), Some(error)),
+        },
+    };
+    let format = variable("MILLGATE_LOG_FORMAT").map(|format| format.to_string_lossy().into_owned());
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // Its report of a closed standard error goes to standard error, and panics.
+        .log_internal_errors(false);
+    if format.as_deref() == Some("json") {
+        let _ = builder.json().try_init();
+    } else {
+        let _ = builder.with_ansi(is_coloured()).with_target(false).try_init();
+    }
+    if let Some(error) = wrong_filter {
+        tracing::warn!(%error, "RUST_LOG is not understood; the level is {LOG_LEVEL}");
+    }
+    if let Some(format) = format.filter(|format| !["json", "text"].contains(&format.as_str())) {
+        tracing::warn!(%format, "MILLGATE_LOG_FORMAT is neither `json` nor `text`; taking `text`");
+    }
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn until_terminated() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+const LOG_LEVEL: &str = "info";

@@ -1,0 +1,70 @@
+//! `millgate registry`: the embedded registry alone, for development.
+
+use std::{net::SocketAddr, process::ExitCode};
+
+use clap::{Args, ValueEnum};
+use millgate_registry::{Compat, EmbeddedRegistry, RegistryOptions};
+
+use super::{fail, init_tracing, say, until_terminated};
+
+/// What to do with it once it runs.
+const USE: &str = "\
+Services and gateways use it when CONSUL_HTTP_ADDR is the address that it prints; without that
+variable they look at 127.0.0.1:8500. SIGTERM or SIGINT ends it, exit 0; what was registered is
+forgotten.";
+
+#[derive(Debug, Args)]
+#[command(after_help = USE)]
+pub struct Registry {
+    /// Address to listen on; port 0 picks a free one
+    #[arg(long, default_value = "127.0.0.1:8500", value_name = "IP:PORT", value_parser = address)]
+    listen: SocketAddr,
+    /// Which Consul to behave like, where versions differ
+    #[arg(long, value_enum, default_value_t = Version::Current, value_name = "VERSION")]
+    compat: Version,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Version {
+    Current,
+    #[value(name = "1.8")]
+    V1_8,
+}
+
+impl Registry {
+    pub fn execute(&self) -> ExitCode {
+        init_tracing();
+        match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime.block_on(self.serve()),
+            Err(error) => fail(error),
+        }
+    }
+
+    async fn serve(&self) -> ExitCode {
+        let compat = match self.compat {
+            Version::Current => Compat::Current,
+            Version::V1_8 => Compat::V1_8,
+        };
+        let options = RegistryOptions { listen: self.listen, compat, ..RegistryOptions::default() };
+        let registry = match EmbeddedRegistry::start(options).await {
+            Ok(registry) => registry,
+            Err(error) => return fail(error),
+        };
+        say(format_args!(
+            "registry  {} (embedded: for development; in memory, no replication, no ACLs)",
+            registry.url()
+        ));
+        if !self.listen.ip().is_loopback() {
+            tracing::warn!("everybody who reaches this address can register and remove services");
+        }
+        if let Err(error) = until_terminated().await {
+            return fail(error);
+        }
+        registry.shutdown().await;
+        ExitCode::SUCCESS
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "expected an IP address and a port, as in 127.0.0.1:8500 or [::1]:8500")
+}

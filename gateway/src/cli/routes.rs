@@ -1,0 +1,131 @@
+//! `millgate routes`: the compiled table in match order.
+
+use std::{process::ExitCode, sync::Arc};
+
+use clap::Args;
+
+use super::{ConfigArg, fail, print, say, say_report};
+use crate::{
+    clock,
+    config::{compile, load},
+    control::environment,
+    policy::{jwt, rate_limit::KeyBudget},
+    snapshot::RouteView,
+};
+
+/// What scripts may rely on. Fields may be added, none changes or goes away.
+const JSON: &str = "\
+The first route that matches a request takes it. `*` in METHODS or HOST is any.
+
+JSON, one object on one line: {routes: [...]}, in match order, each with
+  name, path, host, service   as in the configuration; host `*` is any
+  methods                     empty: any
+  auth, require, rate_limits  what a request must pass; empty: nothing
+  timeout_ms, retries         of the whole request; attempts after the first
+  priority, line              `priority` of the route; its line in the file";
+
+#[derive(Debug, Args)]
+#[command(after_help = JSON)]
+pub struct Routes {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Print the table as JSON (described below)
+    #[arg(long)]
+    json: bool,
+}
+
+impl Routes {
+    pub fn execute(&self) -> ExitCode {
+        jwt::install_crypto_provider();
+        let path = match self.config.path() {
+            Ok(path) => path,
+            Err(reason) => return fail(reason),
+        };
+        let loaded = match load::load(&path, &environment) {
+            Ok(loaded) => loaded,
+            Err(report) => {
+                say_report(&report);
+                return ExitCode::FAILURE;
+            }
+        };
+        let budget = Arc::new(KeyBudget::new(loaded.settings.rate_keys_max, clock::now()));
+        let table = match compile::table(&loaded.settings, None, &budget) {
+            Ok(table) => table,
+            Err(problems) => {
+                say_report(&loaded.refuse(problems));
+                return ExitCode::FAILURE;
+            }
+        };
+        let views: Vec<&RouteView> = table
+            .router
+            .table()
+            .iter()
+            .filter_map(|at| table.routes.get(*at))
+            .map(|route| &route.view)
+            .collect();
+        if self.json {
+            return print(serde_json::json!({ "routes": views }), ExitCode::SUCCESS);
+        }
+        say(format_args!("config    {}", path.display()));
+        print(text(&views).trim_end(), ExitCode::SUCCESS)
+    }
+}
+
+/// Columns as wide as their widest cell.
+fn text(views: &[&RouteView]) -> String {
+    let head = ["METHODS", "HOST", "PATH", "SERVICE", "AUTH", "REQUIRE", "RATE LIMIT", "TIMEOUT", "RETRIES"];
+    let mut rows = vec![head.map(str::to_owned)];
+    rows.extend(views.iter().map(|view| {
+        let list =
+            |items: &[String], none: &str| if items.is_empty() { none.to_owned() } else { items.join(", ") };
+        [
+            if view.methods.is_empty() { "*".to_owned() } else { view.methods.join("|") },
+            view.host.clone(),
+            view.path.clone(),
+            view.service.to_string(),
+            list(&view.auth, "none"),
+            list(&view.require, "-"),
+            list(&view.rate_limits, "-"),
+            format!("{} ms", view.timeout_ms),
+            view.retries.to_string(),
+        ]
+    }));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 9] = std::array::from_fn(width);
+    let mut out = String::new();
+    for row in &rows {
+        let cells: Vec<String> =
+            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        out.push_str(cells.join("  ").trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let view = RouteView {
+            name: "a".into(),
+            methods: vec!["GET".into(), "POST".into()],
+            host: "*".into(),
+            path: "/products/**".into(),
+            service: "products".into(),
+            auth: vec![],
+            require: vec![],
+            rate_limits: vec![],
+            timeout_ms: 15_000,
+            retries: 1,
+            priority: 0,
+            line: 3,
+        };
+        let text = text(&[&view]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[0].find("PATH"), lines[1].find("/products"));
+        assert!(lines[1].starts_with("GET|POST"));
+    }
+}

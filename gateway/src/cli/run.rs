@@ -1,0 +1,149 @@
+//! `millgate run`: serves until a signal ends it.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{ConfigArg, fail, init_tracing, say, say_report, variable};
+use crate::gateway::{ConfigSource, Gateway, RunOptions, StartError};
+
+/// The start-up lines wait this long for the registry, so that they can say how many instances there are.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+const SIGNALS: &str = "\
+SIGTERM, SIGINT  stop accepting, finish what is in flight, exit 0; a second one: stop now, exit 1
+SIGHUP           read the configuration again (also done when the file changes), reopen log files
+SIGUSR1          reopen log files
+
+The access log goes to standard output unless the configuration names a file; everything else
+goes to standard error. RUST_LOG sets the level (default info), MILLGATE_LOG_FORMAT=json the form.";
+
+#[derive(Debug, Args)]
+#[command(after_help = SIGNALS)]
+pub struct Run {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Where last known instances are kept, so that a start works while the registry is away
+    /// [default: $MILLGATE_STATE_DIR, $STATE_DIRECTORY, $XDG_STATE_HOME/millgate, ~/.local/state/millgate]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+impl Run {
+    pub fn execute(&self) -> ExitCode {
+        init_tracing();
+        let path = match self.config.path() {
+            Ok(path) => path,
+            Err(reason) => return fail(reason),
+        };
+        let options = RunOptions {
+            config: ConfigSource::File(path),
+            state_dir: self.state_dir.clone().or_else(default_state_dir),
+        };
+        match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime.block_on(serve(options)),
+            Err(error) => fail(error),
+        }
+    }
+}
+
+async fn serve(options: RunOptions) -> ExitCode {
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => return fail(format!("signals cannot be handled: {error}")),
+    };
+    let gateway = match Gateway::start(options).await {
+        Ok(gateway) => gateway,
+        // A report has its own layout.
+        Err(StartError::Config(report)) => {
+            say_report(&report);
+            return ExitCode::FAILURE;
+        }
+        Err(error) => return fail(error),
+    };
+    let _ = tokio::time::timeout(PATIENCE, gateway.ready()).await;
+    announce(&gateway);
+    loop {
+        tokio::select! {
+            _ = signals.hangup.recv() => {
+                // What is wrong with it is in the log already.
+                let _ = gateway.reload().await;
+                gateway.reopen_logs();
+            }
+            _ = signals.user1.recv() => gateway.reopen_logs(),
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+        }
+    }
+    tracing::info!("draining; a second signal stops at once");
+    tokio::select! {
+        cut = gateway.shutdown() => {
+            if cut > 0 {
+                tracing::warn!(connections = cut, "drain.timeout was over; these connections were cut");
+            }
+            ExitCode::SUCCESS
+        }
+        _ = signals.terminate.recv() => ExitCode::FAILURE,
+        _ = signals.interrupt.recv() => ExitCode::FAILURE,
+    }
+}
+
+/// Standard error, because standard output is the access log's.
+fn announce(gateway: &Gateway) {
+    let (routes, services) = gateway.summary();
+    say(format_args!("config    {}", gateway.config_path().display()));
+    for address in gateway.http_addrs() {
+        say(format_args!("http      http://{address}"));
+    }
+    if let Some(address) = gateway.https_addr() {
+        say(format_args!("https     https://{address}"));
+    }
+    say(format_args!("routes    {routes}"));
+    let services: Vec<String> = services.iter().map(|(name, count)| with_instances(name, *count)).collect();
+    say(format_args!("services  {}", services.join(", ")));
+    match gateway.admin_addr() {
+        Some(address) => say(format_args!("admin     http://{address}")),
+        None => say("admin     off"),
+    }
+    if gateway.warnings().warnings() > 0 {
+        say_report(gateway.warnings());
+    }
+}
+
+fn with_instances(service: &str, count: usize) -> String {
+    match count {
+        0 => format!("{service} (no instance yet)"),
+        1 => format!("{service} (1 instance)"),
+        _ => format!("{service} ({count} instances)"),
+    }
+}
+
+struct Signals {
+    hangup: Signal,
+    user1: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
+/// The variable, systemd's directory, else the XDG base directory for state.
+fn default_state_dir() -> Option<PathBuf> {
+    if let Some(dir) = variable("MILLGATE_STATE_DIR").or_else(|| variable("STATE_DIRECTORY")) {
+        return Some(PathBuf::from(dir));
+    }
+    let base = variable("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".local/state")))?;
+    Some(base.join("millgate"))
+}

@@ -1,0 +1,87 @@
+//! The one door to time.
+//!
+//! Every other file gets `now` handed in. A worker reads the clock where time may have passed (a request
+//! begins, an attempt ends, a response ends); what may be a second old uses [`Clock::coarse`].
+
+use std::{
+    cell::Cell,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// Monotonic time.
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// Wall time since the Unix epoch; zero if the machine's clock is before it.
+pub fn unix_now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// A worker's clock: monotonic reads, and wall time computed from them.
+///
+/// The pair (monotonic, wall) is taken anew at every [`Clock::tick`], so a step of the wall clock is followed
+/// within one tick and a request costs one clock read less.
+#[derive(Debug)]
+pub struct Clock {
+    base: Cell<(Instant, Duration)>,
+    coarse: Cell<Instant>,
+}
+
+impl Clock {
+    pub fn new() -> Self {
+        let now = now();
+        Self { base: Cell::new((now, unix_now())), coarse: Cell::new(now) }
+    }
+
+    /// Reads the clock, and remembers the reading for [`Clock::coarse`].
+    pub fn now(&self) -> Instant {
+        let now = now();
+        self.coarse.set(now);
+        now
+    }
+
+    /// The last reading: at most one tick old.
+    pub fn coarse(&self) -> Instant {
+        self.coarse.get()
+    }
+
+    /// Wall time of a monotonic reading, since the Unix epoch.
+    pub fn unix(&self, at: Instant) -> Duration {
+        let (mono, wall) = self.base.get();
+        if at >= mono { wall + (at - mono) } else { wall.saturating_sub(mono - at) }
+    }
+
+    /// Called once a second by the worker.
+    pub fn tick(&self) {
+        self.base.set((self.now(), unix_now()));
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wall_time_follows_monotonic_time() {
+        let clock = Clock::new();
+        let at = clock.now();
+        let later = at + Duration::from_secs(5);
+        assert_eq!(clock.unix(later).checked_sub(clock.unix(at)).unwrap(), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_reading_before_the_base_is_before_it_in_wall_time_too() {
+        let clock = Clock::new();
+        let (mono, wall) = clock.base.get();
+        if let Some(earlier) = mono.checked_sub(Duration::from_secs(1)) {
+            assert_eq!(wall.checked_sub(clock.unix(earlier)).unwrap(), Duration::from_secs(1));
+        }
+    }
+}

@@ -1,0 +1,464 @@
+//! Settings and the world → snapshot. The only constructor of what workers run; pure but for the key and
+//! certificate files that [`read_keys`] and [`tls`] open.
+
+use std::{cell::OnceCell, collections::HashMap, net::SocketAddr, sync::Arc, time::Instant};
+
+use super::{
+    diagnostics::Diagnostic,
+    settings::{
+        AuthSettings, EndpointSource, HostPattern, RateLimitKey, RateLimitSettings, RouteSettings,
+        ServiceSettings, Settings,
+    },
+};
+use crate::{
+    admission::AdmissionLimits,
+    clock,
+    control::{
+        discovery, keys,
+        world::{ProviderKeys, World},
+    },
+    headers::names,
+    policy::{
+        circuit_breaker::CircuitBreaker,
+        concurrency::ConcurrencyLimit,
+        jwt::{Jwt, Requirement},
+        rate_limit::{KeyBudget, RateLimit},
+        retry::{Retry, RetryBudget},
+        timeout::Timeouts,
+    },
+    router::{ConflictKind, RouteConflict, Router},
+    snapshot::{AuthProvider, Route, RouteTable, RouteView, Snapshot},
+    tls::server_config,
+    upstream::{
+        cluster::Cluster,
+        endpoint::{Endpoint, EndpointKey, EndpointState},
+        load_balancer::LoadBalancer,
+    },
+};
+
+/// Share of requests that retries may add, where no route of a service says otherwise.
+const RETRY_BUDGET_DEFAULT: f32 = 0.2;
+
+/// Compiles routes and policies; limiters of unchanged limits are carried over from `previous`.
+///
+/// # Errors
+/// Every route that is a duplicate or dead, every limit or provider that cannot be compiled.
+pub fn table(
+    settings: &Settings,
+    previous: Option<&RouteTable>,
+    budget: &Arc<KeyBudget>,
+) -> Result<RouteTable, Vec<Diagnostic>> {
+    let mut problems = Vec::new();
+    let router = Router::compile(&settings.routes)
+        .map_err(|conflicts| problems.extend(conflicts.iter().map(|c| conflict(settings, c))));
+    let mut auth = Vec::with_capacity(settings.auth.len());
+    for provider in &settings.auth {
+        match Jwt::compile(provider) {
+            Ok(jwt) => auth.push(AuthProvider {
+                name: Arc::from(provider.name.as_str()),
+                jwt,
+                cache_max: provider.cache_max,
+            }),
+            Err(error) => problems.push(Diagnostic::error("E060", provider.span, error.to_string())),
+        }
+    }
+    let mut limits = Limits::new(previous, budget);
+    let mut compiled = Vec::with_capacity(settings.routes.len());
+    for raw in &settings.routes {
+        match route(settings, raw, &mut limits) {
+            Ok(route) => compiled.push(Arc::new(route)),
+            Err(diagnostic) => problems.push(diagnostic),
+        }
+    }
+    match router {
+        Ok(router) if problems.is_empty() => Ok(RouteTable {
+            router,
+            routes: compiled,
+            auth,
+            identity_headers: names::identity_headers(&settings.auth),
+            admission: AdmissionLimits::compile(&settings.listen, &settings.auth, &settings.routes),
+            listen: settings.listen.clone(),
+            access_log: settings.access_log.clone(),
+        }),
+        _ => Err(problems),
+    }
+}
+
+fn conflict(settings: &Settings, conflict: &RouteConflict) -> Diagnostic {
+    let span = |index: usize| settings.routes.get(index).map(|route| route.span).unwrap_or_default();
+    let (code, message) = match conflict.kind {
+        ConflictKind::Duplicate => ("E030", "two routes match the same requests"),
+        ConflictKind::Ambiguous => ("E032", "two routes match some requests, and neither is more specific"),
+        ConflictKind::Dead => ("E031", "this route can never match"),
+    };
+    let help = match conflict.kind {
+        ConflictKind::Duplicate => "remove one of them",
+        ConflictKind::Ambiguous => "give one of them a higher `priority`",
+        ConflictKind::Dead => "remove it, or lower the `priority` of the other one",
+    };
+    let mut diagnostic = Diagnostic::error(code, span(conflict.route), message).label(&conflict.message);
+    diagnostic.help = Some(help.to_owned());
+    diagnostic.related.push((span(conflict.other), "the other route".to_owned()));
+    diagnostic
+}
+
+/// Makes limits, or takes over those that stay as they are.
+struct Limits<'a> {
+    /// Of the previous table, by route name.
+    routes: HashMap<&'a str, &'a Route>,
+    /// Of the previous table: limits `per service` by service name.
+    services: HashMap<&'a str, Vec<&'a Arc<RateLimit>>>,
+    budget: &'a Arc<KeyBudget>,
+    /// Limits `per service`: one bucket for all routes of the service that write the same limit.
+    shared: HashMap<(usize, String), Arc<RateLimit>>,
+}
+
+impl<'a> Limits<'a> {
+    fn new(previous: Option<&'a RouteTable>, budget: &'a Arc<KeyBudget>) -> Self {
+        let mut limits =
+            Self { routes: HashMap::new(), services: HashMap::new(), budget, shared: HashMap::new() };
+        for route in previous.iter().flat_map(|table| &table.routes) {
+            limits.routes.insert(&route.name, route);
+            let per_service = route.limits.iter().filter(|l| *l.key_source() == RateLimitKey::Service);
+            limits.services.entry(&route.service).or_default().extend(per_service);
+        }
+        limits
+    }
+
+    fn of(
+        &mut self,
+        route: &RouteSettings,
+        service: &str,
+        at: usize,
+        settings: &RateLimitSettings,
+    ) -> Result<Arc<RateLimit>, Diagnostic> {
+        let key = (route.service, settings.to_string());
+        if settings.key == RateLimitKey::Service
+            && let Some(limit) = self.shared.get(&key)
+        {
+            return Ok(Arc::clone(limit));
+        }
+        // A bucket belongs to what it is per: a route may move to another service, and leaves its bucket behind.
+        let carried = match settings.key {
+            RateLimitKey::Service => {
+                self.services.get(service).and_then(|old| old.iter().copied().find(|l| l.matches(settings)))
+            }
+            _ => self
+                .routes
+                .get(route.name.as_str())
+                .and_then(|old| old.limits.get(at))
+                .filter(|known| known.matches(settings)),
+        };
+        let limit = match carried {
+            Some(known) => Arc::clone(known),
+            None => RateLimit::compile(settings, self.budget)
+                .map(Arc::new)
+                .map_err(|error| Diagnostic::error("E063", settings.span, error.to_string()))?,
+        };
+        if settings.key == RateLimitKey::Service {
+            self.shared.insert(key, Arc::clone(&limit));
+        }
+        Ok(limit)
+    }
+}
+
+fn route(settings: &Settings, route: &RouteSettings, made: &mut Limits<'_>) -> Result<Route, Diagnostic> {
+    let service = settings.services.get(route.service).map_or("", |service| service.name.as_str());
+    let limits = route.rate_limits.iter().enumerate();
+    let limits = limits.map(|(at, limit)| made.of(route, service, at, limit)).collect::<Result<_, _>>()?;
+    Ok(Route {
+        name: Arc::from(route.name.as_str()),
+        service: Arc::from(service),
+        cluster: route.service,
+        auth: route.auth.clone(),
+        requirement: Requirement::compile(&route.require),
+        limits,
+        timeouts: Timeouts::compile(&route.timeout),
+        retry: Retry::compile(&route.retry),
+        body_bytes_max: route.body_bytes_max,
+        rewrite: route.rewrite.clone(),
+        request_rules: route.request_headers.clone(),
+        response_rules: route.response_headers.clone(),
+        access_log: route.access_log,
+        view: view(settings, route, service),
+    })
+}
+
+fn view(settings: &Settings, route: &RouteSettings, service: &str) -> RouteView {
+    let require = &route.require;
+    let scopes = require.scopes.iter().map(|scope| format!("scope {scope}"));
+    let roles = require.roles.iter().map(|role| format!("role {role}"));
+    let claims = require.claims.iter().map(|(claim, value)| format!("{claim} = {value}"));
+    RouteView {
+        name: Arc::from(route.name.as_str()),
+        methods: route.methods.iter().map(ToString::to_string).collect(),
+        host: match &route.host {
+            HostPattern::Any => "*".to_owned(),
+            HostPattern::Exact(host) => host.clone(),
+            HostPattern::Suffix(suffix) => format!("*{suffix}"),
+        },
+        path: route.path.clone(),
+        service: Arc::from(service),
+        auth: route
+            .auth
+            .iter()
+            .filter_map(|at| settings.auth.get(*at))
+            .map(|auth| auth.name.clone())
+            .collect(),
+        require: scopes.chain(roles).chain(claims).collect(),
+        rate_limits: route.rate_limits.iter().map(ToString::to_string).collect(),
+        timeout_ms: u64::try_from(route.timeout.total.as_millis()).unwrap_or(u64::MAX),
+        retries: route.retry.attempts,
+        priority: route.priority,
+        line: route.span.line,
+    }
+}
+
+/// Provider and its keys.
+pub type NamedKeys = (Arc<str>, ProviderKeys);
+
+/// Reads the keys that are in files.
+///
+/// # Errors
+/// Every key file that cannot be read or holds no usable key.
+pub fn read_keys(settings: &Settings) -> Result<Vec<NamedKeys>, Vec<Diagnostic>> {
+    let mut read = Vec::new();
+    let mut problems = Vec::new();
+    for AuthSettings { name, keys: source, span, .. } in &settings.auth {
+        match keys::read(source) {
+            Ok(Some(keys)) => {
+                read.push((Arc::from(name.as_str()), ProviderKeys { source: source.clone(), keys }));
+            }
+            Ok(None) => {}
+            Err(reason) => {
+                let message = format!("the keys of `{name}` cannot be used: {reason}");
+                problems.push(Diagnostic::error("E061", *span, message));
+            }
+        }
+    }
+    if problems.is_empty() { Ok(read) } else { Err(problems) }
+}
+
+/// Reads certificate and key of the TLS listener.
+///
+/// # Errors
+/// A file is missing, no PEM, or the pair does not fit.
+pub fn tls(settings: &Settings) -> Result<Option<Arc<rustls::ServerConfig>>, Diagnostic> {
+    let Some(https) = &settings.listen.https else { return Ok(None) };
+    server_config(&https.cert_file, &https.key_file)
+        .map(Some)
+        .map_err(|error| Diagnostic::error("E062", https.span, error.to_string()))
+}
+
+/// Puts table, endpoints and keys together. Clusters that did not change are the same `Arc` as before.
+pub fn snapshot(
+    settings: &Settings,
+    table: Arc<RouteTable>,
+    world: &World,
+    previous: Option<&Snapshot>,
+) -> Snapshot {
+    let now = clock::now();
+    let previous = Clusters { known: previous.map_or(&[], |old| &old.clusters), by_name: OnceCell::new() };
+    let services = settings.services.iter().zip(budget_shares(settings)).enumerate();
+    let clusters = services.map(|(index, (service, share))| {
+        let old = previous.find(index, &service.name);
+        let found = found(service, world);
+        match old {
+            Some(old)
+                if old.settings.same_as(service)
+                    && old.retry_budget.matches(share)
+                    && is_same(old, &found) =>
+            {
+                Arc::clone(old)
+            }
+            _ => Arc::new(cluster(service, share, &found, old.map(|old| &**old), now)),
+        }
+    });
+    Snapshot {
+        clusters: clusters.collect(),
+        keys: settings.auth.iter().map(|auth| world.keys_of(auth).map(Arc::clone)).collect(),
+        auth_generation: world.keys_generation(),
+        tls: world.tls.clone(),
+        table,
+    }
+}
+
+/// The previous snapshot's clusters, by name.
+struct Clusters<'a> {
+    known: &'a [Arc<Cluster>],
+    /// Made once, and only if a service moved: as a rule a name is where it was.
+    by_name: OnceCell<HashMap<&'a str, &'a Arc<Cluster>>>,
+}
+
+impl<'a> Clusters<'a> {
+    fn find(&self, index: usize, name: &str) -> Option<&'a Arc<Cluster>> {
+        if let Some(same) = self.known.get(index).filter(|cluster| *cluster.name == *name) {
+            return Some(same);
+        }
+        let by_name = || self.known.iter().map(|cluster| (&*cluster.name, cluster)).collect();
+        self.by_name.get_or_init(by_name).get(name).copied()
+    }
+}
+
+/// An endpoint to be: key, address, authority, weight.
+struct Found {
+    key: EndpointKey,
+    address: SocketAddr,
+    authority: String,
+    weight: u32,
+}
+
+/// What can be routed to, in a stable order.
+fn found(service: &ServiceSettings, world: &World) -> Vec<Found> {
+    let addresses = |name: &str| match name.parse::<SocketAddr>() {
+        Ok(address) => vec![address],
+        Err(_) => world.resolved.get(name).cloned().unwrap_or_default(),
+    };
+    let mut found = Vec::new();
+    match &service.source {
+        EndpointSource::Hosts(hosts) => {
+            for host in hosts {
+                for address in addresses(host) {
+                    let key = EndpointKey::new(&address.to_string(), None);
+                    found.push(Found { key, address, authority: host.clone(), weight: 1 });
+                }
+            }
+        }
+        source @ EndpointSource::Consul { .. } => {
+            let target = discovery::target(source);
+            let instances = target.as_ref().and_then(|target| world.instances.get(target));
+            for instance in instances.iter().flat_map(|list| list.iter()).filter(|i| i.is_routable()) {
+                let authority = discovery::host_port(instance);
+                for address in addresses(&authority) {
+                    let key = EndpointKey::new(&address.to_string(), Some(&instance.id));
+                    found.push(Found { key, address, authority: authority.clone(), weight: instance.weight });
+                }
+            }
+        }
+    }
+    found.sort_by(|a, b| a.key.cmp(&b.key));
+    found.dedup_by(|a, b| a.key == b.key);
+    found
+}
+
+fn is_same(old: &Cluster, found: &[Found]) -> bool {
+    old.endpoints.len() == found.len()
+        && old.endpoints.iter().zip(found).all(|(old, new)| {
+            *old.key() == new.key && old.weight() == new.weight && old.authority() == new.authority
+        })
+}
+
+fn cluster(
+    service: &ServiceSettings,
+    budget_share: f32,
+    found: &[Found],
+    old: Option<&Cluster>,
+    now: Instant,
+) -> Cluster {
+    let known: HashMap<&EndpointKey, &Endpoint> =
+        old.iter().flat_map(|old| &old.endpoints).map(|endpoint| (endpoint.key(), endpoint)).collect();
+    let endpoints: Vec<Endpoint> = found
+        .iter()
+        .map(|new| {
+            let state = known
+                .get(&new.key)
+                .map_or_else(|| Arc::new(EndpointState::new(now)), |old| Arc::clone(old.state()));
+            Endpoint::new(new.key.clone(), new.address, &new.authority, new.weight, state)
+        })
+        .collect();
+    Cluster {
+        name: Arc::from(service.name.as_str()),
+        balancer: LoadBalancer::compile(service.balance, &endpoints),
+        endpoints,
+        breaker: service.breaker.as_ref().map(CircuitBreaker::compile),
+        concurrency: ConcurrencyLimit::compile(service.max_inflight, old.map(|old| &old.concurrency)),
+        retry_budget: old
+            .map(|old| &old.retry_budget)
+            .filter(|budget| budget.matches(budget_share))
+            .map_or_else(|| Arc::new(RetryBudget::new(budget_share)), Arc::clone),
+        settings: service.clone(),
+    }
+}
+
+/// By service: its routes share its budget, and the most careful of them sets it.
+fn budget_shares(settings: &Settings) -> Vec<f32> {
+    let mut shares: Vec<Option<f32>> = vec![None; settings.services.len()];
+    for route in &settings.routes {
+        if let Some(share) = shares.get_mut(route.service) {
+            *share = Some(share.map_or(route.retry.budget, |known| known.min(route.retry.budget)));
+        }
+    }
+    shares.into_iter().map(|share| share.unwrap_or(RETRY_BUDGET_DEFAULT)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::load;
+
+    fn settings(text: &str) -> Settings {
+        let text = format!("version: 1\n{text}");
+        load::parse("routes.yaml", &text, Path::new(""), &|_| None).unwrap().settings
+    }
+
+    /// A snapshot of `text`, made after `previous`.
+    fn after(previous: Option<&Snapshot>, text: &str) -> Snapshot {
+        let settings = settings(text);
+        let budget = Arc::new(KeyBudget::new(settings.rate_keys_max, clock::now()));
+        let table = table(&settings, previous.map(|old| &*old.table), &budget).unwrap();
+        snapshot(&settings, Arc::new(table), &World::default(), previous)
+    }
+
+    fn cluster_of<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Arc<Cluster> {
+        snapshot.clusters.iter().find(|cluster| *cluster.name == *name).unwrap()
+    }
+
+    const SERVICES: &str = "services: {a: {hosts: [\"127.0.0.1:1\"]}, b: {hosts: [\"127.0.0.1:2\"]}}\n";
+
+    #[test]
+    fn a_service_that_only_moved_in_the_file_is_the_same_cluster() {
+        let routes = "routes:\n  - {path: /a, service: a}\n  - {path: /b, service: b}\n";
+        let first = after(None, &format!("{routes}{SERVICES}"));
+        let moved = after(Some(&first), &format!("# One line more.\n{routes}{SERVICES}"));
+        let swapped = "services: {b: {hosts: [\"127.0.0.1:2\"]}, a: {hosts: [\"127.0.0.1:1\"]}}\n";
+        let swapped = after(Some(&moved), &format!("{routes}{swapped}"));
+        for name in ["a", "b"] {
+            assert!(Arc::ptr_eq(cluster_of(&first, name), cluster_of(&moved, name)), "{name}");
+            assert!(Arc::ptr_eq(cluster_of(&first, name), cluster_of(&swapped, name)), "{name}, swapped");
+        }
+    }
+
+    #[test]
+    fn a_changed_retry_budget_takes_effect_and_an_unchanged_one_is_kept() {
+        let text = |share: &str, limit: u32| {
+            format!(
+                "routes:\n  - {{path: /a, service: a, retry: {{budget: {share}}}}}\n\
+                 services: {{a: {{hosts: [\"127.0.0.1:1\"], max_inflight: {limit}}}}}\n"
+            )
+        };
+        let first = after(None, &text("20%", 10));
+        let other = after(Some(&first), &text("20%", 11));
+        let changed = after(Some(&other), &text("5%", 11));
+        let budget = |snapshot| Arc::clone(&cluster_of(snapshot, "a").retry_budget);
+        assert!(Arc::ptr_eq(&budget(&first), &budget(&other)), "another setting of the service changed");
+        assert!(budget(&first).matches(0.2) && budget(&changed).matches(0.05));
+    }
+
+    #[test]
+    fn a_limit_per_service_stays_with_its_service() {
+        let text = |route: &str, service: &str| {
+            format!(
+                "routes:\n  - {{name: {route}, path: /x, service: {service}, rate_limit: 5/s per service}}\n\
+                 {SERVICES}"
+            )
+        };
+        let limit = |snapshot: &Snapshot| Arc::clone(&snapshot.table.routes[0].limits[0]);
+        let first = after(None, &text("one", "a"));
+        let moved = after(Some(&first), &text("one", "b"));
+        let renamed = after(Some(&first), &text("two", "a"));
+        assert!(!Arc::ptr_eq(&limit(&first), &limit(&moved)), "another service has another bucket");
+        assert!(Arc::ptr_eq(&limit(&first), &limit(&renamed)), "the bucket is the service's");
+    }
+}

@@ -1,0 +1,451 @@
+//! From `routes.yaml` on disk to [`Settings`], or to a report of everything that is wrong with it.
+//!
+//! Loading is all or nothing and changes no state, so a reload may call it at any time and keep what runs.
+//! It reads the file itself and the files it names (secrets, keys, certificates), nothing else.
+
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    diagnostics::{Diagnostic, Diagnostics, Report, Severity, Source, Span, code},
+    raw,
+    resolve::{self, files::Files},
+    settings::Settings,
+};
+
+/// A configuration that can run.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    pub settings: Settings,
+    pub warnings: Vec<Diagnostic>,
+    pub source: Source,
+    /// The files that the configuration names, to be watched together with the file itself.
+    pub secrets_and_files: Vec<PathBuf>,
+}
+
+impl Loaded {
+    /// The warnings as a report, for printing.
+    pub fn report(&self) -> Report {
+        self.refuse(self.warnings.clone())
+    }
+
+    /// What a later stage found wrong, as a report on the same text.
+    pub fn refuse(&self, diagnostics: Vec<Diagnostic>) -> Report {
+        Report::new(self.source.clone(), diagnostics).with_files(self.secrets_and_files.clone())
+    }
+}
+
+/// Reads a configuration file. `env` answers for `${NAME}` and for Consul's own variables.
+pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
+    let text = read_text(path).map_err(|reason| unreadable(path, &reason))?;
+    let base_dir = path.parent().unwrap_or(Path::new(""));
+    let source = Source::of_path(path, text);
+    parse(&source.name, &source.text, base_dir, env)
+}
+
+/// The same from text. Relative files that it names are looked up in `base_dir`.
+pub fn parse(
+    name: &str,
+    text: &str,
+    base_dir: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Report> {
+    let mut sink = Diagnostics::default();
+    let mut files = Files::new(base_dir);
+    let source = Source::new(name, text);
+    let settings =
+        raw::read(text, env, &mut sink).map(|file| resolve::resolve(&file, &mut files, env, &mut sink));
+    let failed = sink.has_errors();
+    let diagnostics = sink.into_vec();
+    match settings {
+        Some(settings) if !failed => {
+            debug_assert!(diagnostics.iter().all(|d| d.severity == Severity::Warning));
+            Ok(Loaded { settings, warnings: diagnostics, source, secrets_and_files: files.into_paths() })
+        }
+        _ => Err(Report::new(source, diagnostics).with_files(files.into_paths())),
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, String> {
+    let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err("the file is larger than 4MiB".to_owned());
+    }
+    String::from_utf8(bytes).map_err(|_| "the file is not UTF-8 text".to_owned())
+}
+
+fn unreadable(path: &Path, reason: &str) -> Report {
+    let finding = Diagnostic::error(
+        code::UNREADABLE,
+        Span::default(),
+        format!("cannot read the configuration: {reason}"),
+    )
+    .help("name another file with `-c FILE`; the smallest one has `version: 1` and one route");
+    Report::new(Source::of_path(path, String::new()), vec![finding])
+}
+
+/// A thousand routes with every key set are below 1 MiB; past this it is the wrong file.
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::{HeaderName, HeaderValue, Method};
+
+    use super::*;
+    use crate::config::settings::{
+        Balance, EndpointSource, HeaderCondition, HostPattern, KeySource, RateLimitKey, RouteSettings,
+    };
+
+    const AUTH: &str = "auth: {main: {issuer: https://issuer.test, audience: api}}\n";
+
+    fn no_env(_: &str) -> Option<String> {
+        None
+    }
+
+    fn check(text: &str) -> Settings {
+        parse("routes.yaml", text, Path::new(""), &no_env)
+            .unwrap_or_else(|report| panic!("{report}"))
+            .settings
+    }
+
+    /// One route from the text of its fields, with `top` in front of `routes`.
+    fn check_route(top: &str, fields: &str) -> RouteSettings {
+        check(&format!("version: 1\n{top}routes:\n  - {{path: /a, service: a, {fields}}}\n")).routes.remove(0)
+    }
+
+    fn codes(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Vec<&'static str> {
+        match parse("routes.yaml", text, Path::new(""), env) {
+            Ok(loaded) => loaded.warnings.iter().map(|d| d.code).collect(),
+            Err(report) => report.diagnostics.iter().map(|d| d.code).collect(),
+        }
+    }
+
+    #[test]
+    fn the_plain_case_is_two_lines_and_everything_else_has_a_default() {
+        let settings = check("version: 1\nroutes:\n  - path: /users/**\n    service: users\n");
+        assert_eq!(settings.listen.http, ["0.0.0.0:8080".parse().unwrap()]);
+        assert_eq!(settings.listen.admin, Some("127.0.0.1:9900".parse().unwrap()));
+        assert_eq!(settings.consul.unwrap().address, "http://127.0.0.1:8500");
+        let route = &settings.routes[0];
+        assert_eq!((route.name.as_str(), route.timeout.total), ("/users/**", Duration::from_secs(15)));
+        assert_eq!((route.retry.attempts, route.body_bytes_max), (1, Some(10 * 1024 * 1024)));
+        let service = &settings.services[route.service];
+        let source = EndpointSource::Consul { name: "users".to_owned(), tag: None, datacenter: None };
+        assert_eq!((service.name.as_str(), &service.source), ("users", &source));
+        assert!(service.breaker.is_some());
+    }
+
+    #[test]
+    fn the_example_configuration_loads() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../routes.yaml");
+        let loaded = load(&path, &no_env).unwrap_or_else(|report| panic!("{report}"));
+        assert_eq!(loaded.warnings, []);
+        let names: Vec<_> = loaded.settings.services.iter().map(|service| service.name.as_str()).collect();
+        assert_eq!(names, ["users", "products", "orders"]);
+    }
+
+    #[test]
+    fn the_file_that_tests_and_benchmarks_write_loads() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("jwks.json"), "{\"keys\": []}").unwrap();
+        let path = dir.path().join("routes.yaml");
+        std::fs::write(
+            &path,
+            "version: 1\n\
+             workers: 1\n\
+             listen: {http: 127.0.0.1:0, admin: 127.0.0.1:0}\n\
+             auth:\n  main: {issuer: https://issuer.test, audience: api, jwks_file: jwks.json}\n\
+             routes:\n\
+             \x20 - {path: /open/**, service: products, auth: none}\n\
+             \x20 - {path: /products/**, service: products, auth: main, rate_limit: 100000/s per user}\n\
+             services:\n  products: {hosts: [\"127.0.0.1:9001\", \"127.0.0.1:9002\"], balance: p2c}\n\
+             access_log: {format: off}\n",
+        )
+        .unwrap();
+        let loaded = load(&path, &no_env).unwrap_or_else(|report| panic!("{report}"));
+        let settings = loaded.settings;
+        assert!(settings.consul.is_none(), "no service needs a registry");
+        assert_eq!(settings.auth[0].keys, KeySource::JwksFile(dir.path().join("jwks.json")));
+        assert_eq!(settings.auth[0].issuer.as_deref(), Some("https://issuer.test"));
+        assert_eq!(settings.services[0].balance, Balance::P2c);
+        assert_eq!((settings.routes[0].auth.len(), &settings.routes[1].auth), (0, &vec![0]));
+        assert_eq!(settings.routes[1].rate_limits[0].key, RateLimitKey::User);
+        assert_eq!(loaded.secrets_and_files, [dir.path().join("jwks.json")]);
+    }
+
+    #[test]
+    fn defaults_then_policies_then_the_route_decide() {
+        let top = "defaults: {timeout: {total: 20s, connect: 2s}, retry: 3, rate_limit: [1/s, 2/m]}\n\
+                   policies:\n  slow: {timeout: 40s, retry: {budget: 10%}}\n  slower: {timeout: 50s}\n";
+        let route = check_route(top, "use: [slower, slow], rate_limit: 9/s, timeout: {idle: 5s}");
+        assert_eq!(route.timeout.total, Duration::from_secs(40), "the later policy wins");
+        assert_eq!(route.timeout.connect, Duration::from_secs(2), "maps merge by key");
+        assert_eq!(route.timeout.idle, Duration::from_secs(5), "the route's own keys are kept");
+        assert_eq!((route.retry.attempts, route.retry.budget), (3, 0.1));
+        assert_eq!(route.rate_limits.len(), 1, "lists replace");
+        let route = check_route(top, "use: [slow, slower], rate_limit: off, retry: off");
+        assert_eq!((route.timeout.total, route.rate_limits.len()), (Duration::from_secs(50), 0));
+        assert_eq!(route.retry.attempts, 0);
+    }
+
+    #[test]
+    fn header_rules_merge_by_name() {
+        let top = "defaults: {headers: {request: {set: {X-A: 1, X-B: 1}, remove: [X-C]}}}\n";
+        let rules = check_route(top, "headers: {request: {set: {x-b: 2}}}").request_headers;
+        let set: Vec<_> = rules.set.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        assert_eq!(set, [("x-a", &b"1"[..]), ("x-b", &b"2"[..])]);
+        assert_eq!(rules.remove.len(), 1);
+    }
+
+    #[test]
+    fn a_requirement_is_inherited_by_key_and_can_be_taken_back() {
+        let top =
+            format!("{AUTH}defaults: {{auth: main, require: {{scope: read, claim: {{a: 1, b: 1}}}}}}\n");
+        let require = check_route(&top, "require: {role: staff, claim: {b: 2}}").require;
+        assert_eq!((require.scopes, require.roles), (vec!["read".to_owned()], vec!["staff".to_owned()]));
+        assert_eq!(require.claims, [("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())]);
+        assert_eq!(
+            check_route(&top, "require: none").require,
+            crate::config::settings::RequireSettings::default()
+        );
+    }
+
+    #[test]
+    fn a_short_form_means_the_same_as_its_long_form() {
+        let top = AUTH;
+        for (short, long) in [
+            ("timeout: 3s", "timeout: {total: 3s}"),
+            ("retry: 2", "retry: {attempts: 2}"),
+            ("retry: off", "retry: {attempts: 0}"),
+            ("rate_limit: 5/m burst 3 per ip", "rate_limit: {rate: 5/m, burst: 3, per: ip}"),
+            ("rate_limit: 5/m", "rate_limit: [5/m per user]"),
+            ("require: {scope: a b}", "require: {scope: [a, b]}"),
+            ("methods: GET|PUT", "methods: [GET, PUT]"),
+        ] {
+            let read = |fields: &str| {
+                let mut route = check_route(top, &format!("auth: main, {fields}"));
+                route.rate_limits.iter_mut().for_each(|limit| limit.span = Span::default());
+                format!("{route:?}")
+            };
+            assert_eq!(read(short), read(long), "{short}");
+        }
+    }
+
+    #[test]
+    fn a_limit_without_a_key_is_per_user_behind_auth_and_per_ip_on_open_routes() {
+        assert_eq!(check_route(AUTH, "auth: main, rate_limit: 1/s").rate_limits[0].key, RateLimitKey::User);
+        let text =
+            format!("version: 1\n{AUTH}routes: [{{path: /a, service: a, auth: none, rate_limit: 1/s}}]\n");
+        assert_eq!(check(&text).routes[0].rate_limits[0].key, RateLimitKey::Ip);
+    }
+
+    #[test]
+    fn each_of_several_limits_has_its_own_name() {
+        let route = check_route("", "rate_limit: [1/s per ip, 9/m per ip, \"5/s per header:X-Key\"]");
+        let names: Vec<_> = route.rate_limits.iter().map(|limit| limit.name.as_str()).collect();
+        assert_eq!(names, ["ip", "ip-2", "header-x-key"]);
+        assert_eq!(check_route("", "rate_limit: 1/s").rate_limits[0].name, "default");
+    }
+
+    #[test]
+    fn an_inherited_attempt_timeout_never_exceeds_the_total() {
+        let route = check_route("defaults: {timeout: {try: 10s}}\n", "timeout: 3s");
+        assert_eq!(route.timeout.per_try, None);
+    }
+
+    #[test]
+    fn headers_of_plain_values_are_conditions_and_headers_of_maps_are_rules() {
+        let beta = HeaderName::from_static("x-beta");
+        let one = HeaderCondition { name: beta.clone(), value: Some(HeaderValue::from_static("1")) };
+        assert_eq!(check_route("", "headers: {X-Beta: \"1\"}").headers, std::slice::from_ref(&one));
+        let route = check_route(
+            "",
+            "match_headers: {X-Beta: 1}, headers: {request: {set: {X-Beta: 2}, remove: X-Old}}",
+        );
+        assert_eq!(route.headers, [one]);
+        assert_eq!(route.request_headers.set, [(beta.clone(), HeaderValue::from_static("2"))]);
+        assert_eq!(route.request_headers.remove, [HeaderName::from_static("x-old")]);
+        let any = HeaderCondition { name: beta, value: None };
+        assert_eq!(check_route("", "match_headers: {X-Beta: \"*\"}").headers, [any]);
+    }
+
+    #[test]
+    fn names_are_made_from_what_a_route_matches() {
+        let settings = check(
+            "version: 1\nroutes:\n\
+             \x20 - {path: GET|HEAD /a, service: a, host: \"*.Shop.example\", headers: {X-Beta: 1}}\n\
+             \x20 - {path: /a, service: a, name: mine}\n",
+        );
+        assert_eq!(settings.routes[0].name, "GET|HEAD *.shop.example/a [x-beta=1]");
+        assert_eq!(settings.routes[0].methods, [Method::GET, Method::HEAD]);
+        assert_eq!(settings.routes[0].host, HostPattern::Suffix(".shop.example".to_owned()));
+        assert_eq!(settings.routes[1].name, "mine");
+    }
+
+    #[test]
+    fn with_https_alone_there_is_no_cleartext_listener() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["cert.pem", "key.pem"] {
+            std::fs::write(dir.path().join(name), "x").unwrap();
+        }
+        let text = "version: 1\nlisten: {https: {bind: 127.0.0.1:0, cert_file: cert.pem, key_file: key.pem}}\n\
+                    routes: [{path: /a, service: a}]\n";
+        let loaded =
+            parse("routes.yaml", text, dir.path(), &no_env).unwrap_or_else(|report| panic!("{report}"));
+        assert_eq!(loaded.settings.listen.http, []);
+        assert_eq!(loaded.settings.listen.https.unwrap().key_file, dir.path().join("key.pem"));
+        assert_eq!(loaded.secrets_and_files.len(), 2);
+    }
+
+    #[test]
+    fn consul_is_found_by_its_own_variables_unless_the_file_says_otherwise() {
+        let env = |name: &str| match name {
+            "CONSUL_HTTP_ADDR" => Some("consul:8500".to_owned()),
+            "CONSUL_HTTP_TOKEN" => Some("from-env".to_owned()),
+            "CONSUL_HTTP_SSL" => Some("true".to_owned()),
+            _ => None,
+        };
+        let consul = |text: &str| {
+            let text = format!("version: 1\n{text}routes: [{{path: /a, service: a}}]\n");
+            parse("routes.yaml", &text, Path::new(""), &env).unwrap().settings.consul.unwrap()
+        };
+        let from_env = consul("");
+        assert_eq!(from_env.address, "https://consul:8500");
+        assert_eq!(from_env.token.unwrap().expose(), "from-env");
+        let from_file = consul("discovery: {consul: {address: http://10.0.0.1:8500/, token: t}}\n");
+        assert_eq!(from_file.address, "http://10.0.0.1:8500");
+        assert_eq!(from_file.token.unwrap().expose(), "t");
+    }
+
+    #[test]
+    fn values_of_variables_are_never_shown() {
+        let env = |_: &str| Some("hunter2".to_owned());
+        let text = "version: 1\nworkers: ${A}\nlisten: {http: \"${B}\", idle_timeout: \"${C}\"}\n\
+                    discovery: {consul: {address: \"${D}\"}}\n\
+                    routes:\n  - path: ${E}\n    service: ${F} x\n    timeout: ${G}\n    rate_limit: ${H}\n    auth: ${I}\n\
+                    \x20   use: ${J}\n    host: ${K}:1\n    methods: ${L}\n    retry: ${M}\n    body_limit: ${N}\n";
+        let report = parse("routes.yaml", text, Path::new(""), &env).unwrap_err();
+        assert!(report.errors() >= 12, "{report}");
+        assert!(!report.to_string().contains("hunter2"), "{report}");
+        assert!(!report.to_json().to_string().contains("hunter2"));
+        let text = "version: 1\nlisten: {https: {bind: \"127.0.0.1:0\", cert_file: \"${A}\", key_file: \"${A}\"}}\n\
+                    auth: {a: {jwks_file: \"${A}\", audience: a, forward: {a: \"${A}\", b: \"${A}\"}}}\n\
+                    discovery: {consul: {token: \"${A}\", token_file: \"${A}\"}}\n\
+                    routes:\n  - {path: /a, service: a, name: \"${A}\", auth: \"${A}\"}\n\
+                    \x20 - {path: /b, service: \"${A}\", name: \"${A}\", use: \"${A}\", auth: [\"${A}\", none]}\n";
+        let report = parse("routes.yaml", text, Path::new(""), &env).unwrap_err();
+        assert!(report.errors() >= 9, "{report}");
+        assert!(!report.to_string().contains("hunter2"), "{report}");
+    }
+
+    #[test]
+    fn nothing_that_a_value_can_be_makes_the_reader_panic() {
+        let values = [
+            "",
+            "~",
+            "[]",
+            "{}",
+            "[[]]",
+            "{a: {b: c}}",
+            "-1",
+            "99999999999999999999",
+            "\"\\u0000\"",
+            "${",
+            "off",
+            "ü",
+        ];
+        let fields = [
+            "version",
+            "workers",
+            "listen",
+            "discovery",
+            "auth",
+            "defaults",
+            "policies",
+            "routes",
+            "services",
+            "access_log",
+            "drain",
+            "limits",
+        ];
+        let inner = [
+            "path",
+            "service",
+            "auth",
+            "require",
+            "use",
+            "rate_limit",
+            "timeout",
+            "retry",
+            "body_limit",
+            "rewrite",
+            "headers",
+            "match_headers",
+            "host",
+            "methods",
+            "name",
+            "priority",
+            "access_log",
+        ];
+        for value in values {
+            for field in fields {
+                drop(codes(&format!("{field}: {value}\n"), &no_env));
+            }
+            for field in inner {
+                drop(codes(&format!("version: 1\nroutes:\n  - {field}: {value}\n"), &no_env));
+            }
+        }
+    }
+
+    #[test]
+    fn line_ends_and_marks_of_other_systems_are_understood() {
+        check("\u{feff}version: 1\r\nroutes:\r\n  - path: /a\r\n    service: a\r\n");
+        let text = "version: 1\r\nroutes:\r\n  - path: /a\r\n    servise: a\r\n";
+        let report = parse("routes.yaml", text, Path::new(""), &no_env).unwrap_err().to_string();
+        assert!(report.contains("routes.yaml:4:5\n") && !report.contains('\r'), "{report}");
+    }
+
+    #[test]
+    fn endless_nesting_is_an_error_and_not_an_overflow() {
+        for text in [
+            "[".repeat(100_000),
+            "{a: ".repeat(100_000),
+            "- ".repeat(100_000),
+            "a:\n".to_owned() + &"? ".repeat(100_000),
+        ] {
+            assert_eq!(codes(&text, &no_env)[0], code::SYNTAX);
+        }
+    }
+
+    #[test]
+    fn an_environment_that_nobody_needs_is_not_looked_at() {
+        let env = |name: &str| name.starts_with("CONSUL").then(|| "no/such/thing".to_owned());
+        let text = "version: 1\nroutes: [{path: /a, service: a}]\nservices: {a: {hosts: \"127.0.0.1:1\"}}\n";
+        assert_eq!(codes(text, &env), [""; 0]);
+    }
+
+    #[test]
+    fn a_file_that_is_missing_too_large_or_not_text_is_reported_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("routes.yaml");
+        assert!(load(&path, &no_env).unwrap_err().to_string().contains("routes.yaml"));
+        std::fs::write(&path, [0xff, 0xfe]).unwrap();
+        assert!(load(&path, &no_env).unwrap_err().to_string().contains("not UTF-8"));
+        std::fs::write(&path, vec![b'#'; usize::try_from(FILE_BYTES_MAX).unwrap() + 1]).unwrap();
+        assert!(load(&path, &no_env).unwrap_err().to_string().contains("larger than 4MiB"));
+    }
+
+    #[test]
+    fn unused_entries_are_warnings() {
+        let text = "version: 1\npolicies: {p: {}}\nservices: {s: {}}\n\
+                    auth: {main: {issuer: https://issuer.test, audience: api}}\n\
+                    routes: [{path: /a, service: a, auth: none}]\n";
+        assert_eq!(codes(text, &no_env), ["W001", "W002", "W003"]);
+    }
+}

@@ -1,0 +1,16 @@
+//! `routes.yaml`: raw file → effective settings → snapshot.
+//!
+//! [`load`] reads a file into [`Loaded`], or says everything that is wrong with it in one [`Report`]. Inside, `raw`
+//! mirrors the file with the place of each value, and `resolve` merges defaults, policies and routes into
+//! [`settings::Settings`]. `compile` makes the snapshot that workers run.
+
+pub mod compile;
+pub mod diagnostics;
+pub mod load;
+mod raw;
+mod resolve;
+pub mod settings;
+pub mod units;
+
+pub use diagnostics::{Diagnostic, Report, Severity, Source, Span};
+pub use load::{Loaded, load, parse};

@@ -1,0 +1,279 @@
+//! `routes.yaml` as it is written: every field optional, units read, places kept, nothing merged.
+//!
+//! `tree` reads YAML, `variables` replaces `${NAME}`, `fields` reads maps strictly; the other files hold one part of
+//! the format each: the struct, the table of its keys, and how it is read. Defaults are not here but in
+//! `resolve::defaults`.
+
+pub(crate) mod auth;
+pub(crate) mod fields;
+pub(crate) mod listen;
+pub(crate) mod pattern;
+pub(crate) mod route;
+pub(crate) mod service;
+pub(crate) mod traffic;
+pub(crate) mod tree;
+mod variables;
+
+use std::time::Duration;
+
+use self::{
+    auth::Provider,
+    fields::{Fields, Known, choice, items, name, named_entries, not_supported, value},
+    listen::{Consul, Listen},
+    route::{Policy, Route},
+    service::Service,
+    tree::{At, Node, Value},
+};
+use super::{
+    diagnostics::{Diagnostic, Diagnostics, Span, code},
+    settings::AccessLogFormat,
+    units::{count, duration_in, share_per_mille},
+};
+
+/// The whole file.
+#[derive(Debug, Default)]
+pub(crate) struct File {
+    pub(crate) workers: Option<usize>,
+    pub(crate) listen: Listen,
+    pub(crate) consul: Consul,
+    pub(crate) auth: Vec<Named<Provider>>,
+    pub(crate) defaults: Policy,
+    pub(crate) policies: Vec<Named<Policy>>,
+    pub(crate) routes: Vec<Route>,
+    pub(crate) services: Vec<Named<Service>>,
+    pub(crate) access_log: AccessLog,
+    pub(crate) drain: Drain,
+    pub(crate) rate_keys_max: Option<usize>,
+}
+
+/// An entry of `auth`, `policies` or `services`.
+#[derive(Debug)]
+pub(crate) struct Named<T> {
+    pub(crate) name: At<String>,
+    pub(crate) value: T,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct AccessLog {
+    pub(crate) format: Option<AccessLogFormat>,
+    pub(crate) file: Option<At<String>>,
+    pub(crate) sample_per_mille: Option<u16>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Drain {
+    pub(crate) notice: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// Reads the text. `None`: it is not YAML, or its top is not a map.
+pub(crate) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>, sink: &mut Diagnostics) -> Option<File> {
+    let root = tree::parse(text, env, sink)?;
+    let fields = Fields::of(&root, &FILE, sink)?;
+    read_version(&fields, sink);
+    let mut file = File {
+        workers: fields.plain("workers", sink, |text| count(text, 1..=WORKERS_MAX)),
+        listen: fields.get("listen").map(|node| Listen::read(node, sink)).unwrap_or_default(),
+        consul: fields.get("discovery").map(|node| read_discovery(node, sink)).unwrap_or_default(),
+        auth: fields.get("auth").map(|node| named(node, "`auth`", sink, Provider::read)).unwrap_or_default(),
+        policies: fields
+            .get("policies")
+            .map(|node| named(node, "`policies`", sink, read_policy))
+            .unwrap_or_default(),
+        services: fields
+            .get("services")
+            .map(|node| named(node, "`services`", sink, Service::read))
+            .unwrap_or_default(),
+        access_log: fields.get("access_log").map(|node| AccessLog::read(node, sink)).unwrap_or_default(),
+        drain: fields.get("drain").map(|node| Drain::read(node, sink)).unwrap_or_default(),
+        ..File::default()
+    };
+    if let Some(node) = fields.get("defaults") {
+        file.defaults = Policy::read_alone(node, &route::DEFAULTS, sink);
+    }
+    if let Some(node) = fields.need("routes", "routes: [{path: /users/**, service: users}]", sink) {
+        file.routes =
+            items(node, "`routes`", sink).iter().filter_map(|item| Route::read(item, sink)).collect();
+        if matches!(&node.value, Value::Null) || matches!(&node.value, Value::List(items) if items.is_empty())
+        {
+            let span = fields.entry("routes").map_or(node.span, |entry| entry.key.span);
+            sink.push(
+                Diagnostic::error(code::MISSING_FIELD, span, "`routes` has no route")
+                    .label("nothing would be served")
+                    .help("the smallest route is `- {path: /users/**, service: users}`"),
+            );
+        }
+    }
+    if let Some(limits) = fields.get("limits").and_then(|node| Fields::of(node, &LIMITS, sink)) {
+        file.rate_keys_max = limits.plain("rate_keys", sink, |text| count(text, RATE_KEYS));
+    }
+    Some(file)
+}
+
+fn read_version(fields: &Fields<'_>, sink: &mut Diagnostics) {
+    let Some(node) = fields.need("version", "version: 1", sink) else { return };
+    let Some(version) = value(node, "version", sink, |text| count(text, 0..=u32::MAX)) else { return };
+    if version.value != FILE_VERSION {
+        let message = format!("this version of millgate reads `version: {FILE_VERSION}` of the file format");
+        sink.push(Diagnostic::error(code::FILE_VERSION, version.span, message).label("unknown version"));
+    }
+}
+
+fn read_discovery(node: &Node, sink: &mut Diagnostics) -> Consul {
+    let Some(fields) = Fields::of(node, &DISCOVERY, sink) else { return Consul::default() };
+    fields.get("consul").map(|node| Consul::read(node, sink)).unwrap_or_default()
+}
+
+fn read_policy(node: &Node, sink: &mut Diagnostics) -> Policy {
+    Policy::read_alone(node, &route::POLICY, sink)
+}
+
+fn named<T>(
+    node: &Node,
+    what: &str,
+    sink: &mut Diagnostics,
+    read: impl Fn(&Node, &mut Diagnostics) -> T,
+) -> Vec<Named<T>> {
+    let mut entries = Vec::new();
+    for entry in named_entries(node, what, sink) {
+        check_name(&entry.key, what, sink);
+        // Where the value is an empty map there is no place in it; findings then stand at the name.
+        let read_at = match &entry.value.value {
+            Value::Null => read(&Node { span: entry.key.span, value: Value::Null }, sink),
+            _ => read(&entry.value, sink),
+        };
+        entries.push(Named { name: entry.key.clone(), value: read_at });
+    }
+    entries
+}
+
+fn check_name(key: &At<String>, what: &str, sink: &mut Diagnostics) {
+    if let Err(invalid) = name(&key.value) {
+        let message = format!("a name in {what} must be {}", invalid.expected);
+        sink.push(Diagnostic::error(invalid.code, key.span, message).label(invalid.label));
+    } else if what == "`auth`" && key.value == "none" {
+        sink.push(
+            Diagnostic::error(code::BAD_VALUE, key.span, "an auth provider cannot have the name `none`")
+                .label("`auth: none` opens a route"),
+        );
+    }
+}
+
+impl AccessLog {
+    fn read(node: &Node, sink: &mut Diagnostics) -> Self {
+        if matches!(node.value, Value::Scalar(_)) {
+            let format = value(node, "access_log", sink, access_log_format).map(|at| at.value);
+            return Self { format, ..Self::default() };
+        }
+        let Some(fields) = Fields::of(node, &ACCESS_LOG, sink) else { return Self::default() };
+        Self {
+            format: fields.plain("format", sink, access_log_format),
+            file: fields.value("file", sink, fields::some_text),
+            sample_per_mille: fields.plain("sample", sink, share_per_mille),
+        }
+    }
+}
+
+fn access_log_format(text: &str) -> Result<AccessLogFormat, super::units::Invalid> {
+    let words = [
+        ("json", AccessLogFormat::Json),
+        ("combined", AccessLogFormat::Combined),
+        ("off", AccessLogFormat::Off),
+    ];
+    choice(text, &words, &[])
+}
+
+impl Drain {
+    fn read(node: &Node, sink: &mut Diagnostics) -> Self {
+        let Some(fields) = Fields::of(node, &DRAIN, sink) else { return Self::default() };
+        let up_to_an_hour = |text: &str| duration_in(text, Duration::ZERO..=Duration::from_hours(1));
+        Self {
+            notice: fields.plain("notice", sink, up_to_an_hour),
+            timeout: fields.plain("timeout", sink, up_to_an_hour),
+        }
+    }
+}
+
+/// For short forms that take one word besides a map.
+pub(crate) fn is_word(node: &Node, word: &str) -> bool {
+    matches!(&node.value, Value::Scalar(scalar) if scalar.text == word || (word == "off" && scalar.text == "false"))
+}
+
+pub(crate) fn later(span: Span, what: &str, sink: &mut Diagnostics) {
+    sink.push(not_supported(span, what));
+}
+
+pub(crate) static FILE: Known = Known {
+    what: "the file",
+    prefix: "",
+    fields: &[
+        "version",
+        "workers",
+        "listen",
+        "discovery",
+        "auth",
+        "defaults",
+        "policies",
+        "routes",
+        "services",
+        "access_log",
+        "drain",
+        "limits",
+    ],
+    later: &["include", "docs", "telemetry", "rate_limit_store", "rate_limit_headers"],
+};
+pub(crate) static DISCOVERY: Known =
+    Known { what: "`discovery`", prefix: "discovery.", fields: &["consul"], later: &[] };
+pub(crate) static ACCESS_LOG: Known =
+    Known { what: "`access_log`", prefix: "access_log.", fields: &["format", "file", "sample"], later: &[] };
+pub(crate) static DRAIN: Known =
+    Known { what: "`drain`", prefix: "drain.", fields: &["notice", "timeout"], later: &[] };
+pub(crate) static LIMITS: Known =
+    Known { what: "`limits`", prefix: "limits.", fields: &["rate_keys"], later: &[] };
+
+const FILE_VERSION: u32 = 1;
+/// More threads than any machine has cores; past it is a typing mistake.
+const WORKERS_MAX: usize = 1024;
+/// A key takes some 100 bytes: the upper end is 10 GB.
+const RATE_KEYS: std::ops::RangeInclusive<usize> = 1..=100_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_configuration_shows_every_field() {
+        let example = include_str!("../../../routes.yaml");
+        let maps = [
+            &FILE,
+            &DISCOVERY,
+            &ACCESS_LOG,
+            &DRAIN,
+            &LIMITS,
+            &listen::LISTEN,
+            &listen::HTTPS,
+            &listen::CONSUL,
+            &auth::PROVIDER,
+            &route::ROUTE,
+            &route::REQUIRE,
+            &route::HEADERS,
+            &traffic::RATE_LIMIT,
+            &traffic::TIMEOUT,
+            &traffic::RETRY,
+            &traffic::REWRITE,
+            &traffic::HEADER_RULES,
+            &service::SERVICE,
+            &service::CONSUL_NAME,
+            &service::BREAKER,
+            &service::POOL,
+        ];
+        for known in maps {
+            for field in known.fields {
+                let shown = example
+                    .match_indices(&format!("{field}:"))
+                    .any(|(at, _)| !example[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_'));
+                assert!(shown, "routes.yaml does not show `{field}` of {}", known.what);
+            }
+        }
+    }
+}

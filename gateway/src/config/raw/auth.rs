@@ -1,0 +1,181 @@
+//! `auth.<name>` as written: where keys come from, what a token must say, where it stands in the request.
+
+use std::{str::FromStr as _, time::Duration};
+
+use http::HeaderName;
+use jsonwebtoken::Algorithm;
+
+use super::{
+    fields::{Fields, Known, choice, named_entries, one_or_many, some_text, value, values},
+    listen::{any_http_url, minutes},
+    tree::{At, Node},
+};
+use crate::config::{
+    diagnostics::{Diagnostic, Diagnostics, code},
+    settings::TokenSource,
+    units::{Invalid, count, duration_in},
+};
+
+#[derive(Debug)]
+pub(crate) struct Provider {
+    pub(crate) issuer: Option<At<String>>,
+    /// The one key source besides the issuer's own.
+    pub(crate) keys: Option<At<Keys>>,
+    /// Something was written for the keys, right or wrong.
+    pub(crate) keys_given: bool,
+    pub(crate) audience: Vec<String>,
+    pub(crate) algorithms: Option<Vec<At<Algorithm>>>,
+    pub(crate) leeway: Option<Duration>,
+    pub(crate) from: Option<Vec<TokenSource>>,
+    pub(crate) forward: Vec<(String, HeaderName)>,
+    pub(crate) cache_max: Option<usize>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Keys {
+    JwksUrl(String),
+    JwksFile(String),
+    PublicKeyFile(String),
+    Hs256SecretFile(String),
+}
+
+impl Provider {
+    pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
+        let Some(fields) = Fields::of(node, &PROVIDER, sink) else { return Self::unreadable() };
+        let audience = fields.need("audience", "audience: my-api", sink);
+        Self {
+            issuer: fields.value("issuer", sink, any_http_url),
+            keys: read_keys(&fields, sink),
+            keys_given: KEY_FIELDS.iter().chain(&["issuer"]).any(|name| fields.get(name).is_some()),
+            audience: audience.map(|node| read_audience(node, sink)).unwrap_or_default(),
+            algorithms: fields.values("algorithms", sink, algorithm),
+            leeway: fields.plain("leeway", sink, |t| duration_in(t, Duration::ZERO..=minutes(10))),
+            from: fields
+                .values("from", sink, token_source)
+                .map(|sources| sources.into_iter().map(|at| at.value).collect()),
+            forward: fields.get("forward").map(|node| read_forward(node, sink)).unwrap_or_default(),
+            cache_max: fields.plain("cache", sink, |t| count(t, 0..=1_000_000)),
+        }
+    }
+
+    /// Stands for a provider that could not be read at all; the error is reported.
+    fn unreadable() -> Self {
+        Self {
+            issuer: None,
+            keys: None,
+            keys_given: true,
+            audience: Vec::new(),
+            algorithms: None,
+            leeway: None,
+            from: None,
+            forward: Vec::new(),
+            cache_max: None,
+        }
+    }
+}
+
+fn read_audience(node: &Node, sink: &mut Diagnostics) -> Vec<String> {
+    if one_or_many(node).is_empty() {
+        sink.push(
+            Diagnostic::error(code::BAD_VALUE, node.span, "`audience` is empty")
+                .label("tokens made for other services would be accepted")
+                .help("name this API as its tokens do: `audience: my-api`"),
+        );
+    }
+    values(node, "audience", sink, some_text).into_iter().map(|at| at.value).collect()
+}
+
+fn read_keys(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<At<Keys>> {
+    let mut found: Vec<(&str, At<Keys>)> = Vec::new();
+    for name in KEY_FIELDS {
+        let keys = match name {
+            "jwks" => fields.value(name, sink, |text| any_http_url(text).map(Keys::JwksUrl)),
+            "jwks_file" => fields.value(name, sink, |text| some_text(text).map(Keys::JwksFile)),
+            "public_key_file" => fields.value(name, sink, |text| some_text(text).map(Keys::PublicKeyFile)),
+            _ => fields.value(name, sink, |text| some_text(text).map(Keys::Hs256SecretFile)),
+        };
+        found.extend(keys.map(|keys| (name, keys)));
+    }
+    if let [(first, keys), (second, others), ..] = found.as_slice() {
+        let message = format!("`{first}` and `{second}` exclude each other");
+        sink.push(
+            Diagnostic::error(code::KEY_SOURCE, others.span, message)
+                .label("one provider has one source of keys")
+                .related(keys.span, "the other source")
+                .help("make a second provider; a route can accept both: `auth: [main, dev]`"),
+        );
+    }
+    found.into_iter().next().map(|(_, keys)| keys)
+}
+
+fn algorithm(text: &str) -> Result<Algorithm, Invalid> {
+    if text.eq_ignore_ascii_case("none") {
+        let label = "tokens without a signature are never accepted";
+        return Err(Invalid::new(code::ALGORITHMS, "an algorithm that signs", label));
+    }
+    choice(text, &ALGORITHMS, &[])
+}
+
+fn token_source(text: &str) -> Result<TokenSource, Invalid> {
+    let expected = "`bearer`, `cookie:NAME`, `header:NAME` or `query:NAME`";
+    let refuse = |label: &str| Invalid::new(code::BAD_VALUE, expected, label);
+    match text.split_once(':') {
+        None if text == "bearer" => Ok(TokenSource::Bearer),
+        Some((_, "")) => Err(refuse("the name is missing")),
+        Some(("cookie", name)) => Ok(TokenSource::Cookie(name.to_owned())),
+        Some(("query", name)) => Ok(TokenSource::Query(name.to_owned())),
+        Some(("header", name)) => HeaderName::from_str(name)
+            .map(TokenSource::Header)
+            .map_err(|_| refuse("this is not a header name")),
+        _ => Err(refuse("not one of them")),
+    }
+}
+
+fn read_forward(node: &Node, sink: &mut Diagnostics) -> Vec<(String, HeaderName)> {
+    let mut forward: Vec<(String, HeaderName)> = Vec::new();
+    for entry in named_entries(node, "`forward`", sink) {
+        let Some(header) = value(&entry.value, "forward", sink, super::traffic::settable_header) else {
+            continue;
+        };
+        if let Some((claim, _)) = forward.iter().find(|(_, name)| *name == header.value) {
+            sink.push(
+                Diagnostic::error(code::CONFLICT, header.span, "two claims are forwarded as one header")
+                    .label(format!("`{claim}` has this header already")),
+            );
+        }
+        forward.push((entry.key.value.clone(), header.value));
+    }
+    forward
+}
+
+pub(crate) static PROVIDER: Known = Known {
+    what: "an auth provider",
+    prefix: "",
+    fields: &[
+        "issuer",
+        "jwks",
+        "jwks_file",
+        "public_key_file",
+        "hs256_secret_file",
+        "audience",
+        "algorithms",
+        "leeway",
+        "from",
+        "forward",
+        "cache",
+    ],
+    later: &[],
+};
+const KEY_FIELDS: [&str; 4] = ["jwks", "jwks_file", "public_key_file", "hs256_secret_file"];
+const ALGORITHMS: [(&str, Algorithm); 10] = [
+    ("RS256", Algorithm::RS256),
+    ("RS384", Algorithm::RS384),
+    ("RS512", Algorithm::RS512),
+    ("PS256", Algorithm::PS256),
+    ("PS384", Algorithm::PS384),
+    ("PS512", Algorithm::PS512),
+    ("ES256", Algorithm::ES256),
+    ("ES384", Algorithm::ES384),
+    ("EdDSA", Algorithm::EdDSA),
+    ("HS256", Algorithm::HS256),
+];

@@ -1,0 +1,274 @@
+//! `listen` and `discovery.consul` as written.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+
+use super::{
+    fields::{Fields, Known, choice, some_text, value},
+    is_word, later,
+    tree::{At, Node, Value},
+};
+use crate::config::{
+    diagnostics::{Diagnostic, Diagnostics, Span, code},
+    settings::Consistency,
+    units::{Invalid, count, duration_in, size_in},
+};
+
+#[derive(Debug, Default)]
+pub(crate) struct Listen {
+    pub(crate) http: Option<Vec<At<SocketAddr>>>,
+    pub(crate) https: Option<Https>,
+    pub(crate) admin: Option<Admin>,
+    pub(crate) trusted_proxies: Vec<IpNet>,
+    pub(crate) header_timeout: Option<Duration>,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) max_headers: Option<usize>,
+    pub(crate) max_header_bytes: Option<u64>,
+    pub(crate) max_connections: Option<usize>,
+    pub(crate) max_streams: Option<u32>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Https {
+    pub(crate) bind: Option<At<SocketAddr>>,
+    pub(crate) cert_file: Option<At<String>>,
+    pub(crate) key_file: Option<At<String>>,
+    pub(crate) span: Span,
+}
+
+#[derive(Debug)]
+pub(crate) enum Admin {
+    Off,
+    Address(At<SocketAddr>),
+}
+
+impl Listen {
+    pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
+        let Some(fields) = Fields::of(node, &LISTEN, sink) else { return Self::default() };
+        Self {
+            http: fields.values("http", sink, address),
+            https: fields.get("https").and_then(|node| Https::read(node, sink)),
+            admin: fields.get("admin").and_then(|node| Admin::read(node, sink)),
+            trusted_proxies: fields
+                .values("trusted_proxies", sink, network)
+                .unwrap_or_default()
+                .into_iter()
+                .map(|at| at.value)
+                .collect(),
+            header_timeout: fields
+                .plain("header_timeout", sink, |t| duration_in(t, millis(100)..=minutes(10))),
+            idle_timeout: fields
+                .plain("idle_timeout", sink, |t| duration_in(t, millis(100)..=minutes(24 * 60))),
+            max_headers: fields.plain("max_headers", sink, |t| count(t, 10..=1000)),
+            max_header_bytes: fields.plain("max_header_size", sink, |t| size_in(t, 8 * KIB..=1024 * KIB)),
+            max_connections: fields.plain("max_connections", sink, |t| count(t, 1..=10_000_000)),
+            max_streams: fields.plain("max_streams", sink, |t| count(t, 1..=10_000)),
+        }
+    }
+}
+
+impl Https {
+    fn read(node: &Node, sink: &mut Diagnostics) -> Option<Self> {
+        if is_word(node, "off") {
+            return None;
+        }
+        let fields = Fields::of(node, &HTTPS, sink)?;
+        for (name, example) in [
+            ("bind", "bind: 0.0.0.0:8443"),
+            ("cert_file", "cert_file: tls/server.pem"),
+            ("key_file", "key_file: tls/server.key"),
+        ] {
+            fields.need(name, example, sink);
+        }
+        Some(Self {
+            bind: fields.value("bind", sink, address),
+            cert_file: fields.value("cert_file", sink, some_text),
+            key_file: fields.value("key_file", sink, some_text),
+            span: node.span,
+        })
+    }
+}
+
+impl Admin {
+    fn read(node: &Node, sink: &mut Diagnostics) -> Option<Self> {
+        if is_word(node, "off") {
+            return Some(Self::Off);
+        }
+        if matches!(&node.value, Value::Scalar(scalar) if scalar.text.starts_with("unix:")) {
+            later(node.span, "a Unix socket for `listen.admin`", sink);
+            return None;
+        }
+        value(node, "listen.admin", sink, address).map(Self::Address)
+    }
+}
+
+/// `discovery.consul`.
+#[derive(Debug, Default)]
+pub(crate) struct Consul {
+    pub(crate) address: Option<At<String>>,
+    pub(crate) token: Option<At<Token>>,
+    pub(crate) token_file: Option<At<String>>,
+    pub(crate) datacenter: Option<String>,
+    pub(crate) consistency: Option<Consistency>,
+    pub(crate) wait: Option<Duration>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Token {
+    pub(crate) text: String,
+    /// The secret itself stands in the file.
+    pub(crate) in_file: bool,
+}
+
+impl Consul {
+    pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
+        let Some(fields) = Fields::of(node, &CONSUL, sink) else { return Self::default() };
+        let token = fields.get("token").and_then(|node| match &node.value {
+            Value::Scalar(scalar) if !scalar.text.is_empty() => Some(At {
+                value: Token { text: scalar.text.clone(), in_file: !scalar.from_variable },
+                span: node.span,
+            }),
+            Value::Scalar(_) => None,
+            _ => value(node, "discovery.consul.token", sink, some_text)
+                .map(|at| At { value: Token { text: at.value, in_file: true }, span: at.span }),
+        });
+        let token_file = fields.value("token_file", sink, any_text).filter(|at| !at.value.is_empty());
+        if let (Some(token), Some(file)) = (&token, &token_file) {
+            sink.push(
+                Diagnostic::error(code::CONFLICT, token.span, "`token` and `token_file` exclude each other")
+                    .label("remove one of the two")
+                    .related(file.span, "the other one"),
+            );
+        }
+        Self {
+            address: fields.value("address", sink, http_url),
+            token,
+            token_file,
+            datacenter: fields.plain("datacenter", sink, any_text).filter(|text| !text.is_empty()),
+            consistency: fields.plain("consistency", sink, consistency),
+            wait: fields.plain("wait", sink, |t| duration_in(t, Duration::from_secs(1)..=minutes(10))),
+        }
+    }
+}
+
+/// May be empty, so that `${NAME:-}` can mean "none".
+#[expect(clippy::unnecessary_wraps, reason = "one of the parsers that `Fields` takes")]
+fn any_text(text: &str) -> Result<String, Invalid> {
+    Ok(text.to_owned())
+}
+
+fn consistency(text: &str) -> Result<Consistency, Invalid> {
+    let words = [
+        ("stale", Consistency::Stale),
+        ("default", Consistency::Default),
+        ("consistent", Consistency::Consistent),
+    ];
+    choice(text, &words, &[])
+}
+
+/// `127.0.0.1:8080`, `[::1]:8080`. Port 0 lets the system choose.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, Invalid> {
+    let expected = "an IP address and a port, such as `0.0.0.0:8080` or `[::1]:8080`";
+    text.parse().map_err(|_| {
+        let refuse = |label: &str| Invalid::new(code::BAD_VALUE, expected, label);
+        let port = text.rsplit(':').next().unwrap_or_default();
+        let has_port = port.parse::<u16>().is_ok();
+        match text {
+            _ if text.parse::<IpAddr>().is_ok() => {
+                refuse("the port is missing").help(format!("write `{text}:8080`"))
+            }
+            _ if has_port && matches!(text.len() - port.len(), 0 | 1) => refuse("the IP address is missing")
+                .help(format!(
+                    "write `0.0.0.0:{port}` for all interfaces, `127.0.0.1:{port}` for this machine only"
+                )),
+            _ if has_port && text.starts_with("localhost:") => {
+                refuse("a name, not an IP address").help(format!("write `127.0.0.1:{port}`"))
+            }
+            _ => refuse("not an address with a port between 0 and 65535"),
+        }
+    })
+}
+
+fn network(text: &str) -> Result<IpNet, Invalid> {
+    let expected = "a network such as `10.0.0.0/8`, or one IP address";
+    text.parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| Invalid::new(code::BAD_VALUE, expected, "not a network"))
+}
+
+/// `http://host:port` or `https://host:port`, without a path.
+pub(crate) fn http_url(text: &str) -> Result<String, Invalid> {
+    let url = any_http_url(text)?;
+    let refuse =
+        |label: &str| Err(Invalid::new(code::BAD_VALUE, "a URL such as `http://127.0.0.1:8500`", label));
+    let path = text.splitn(4, '/').nth(3).unwrap_or_default();
+    if path.is_empty() { Ok(url.trim_end_matches('/').to_owned()) } else { refuse("remove the path") }
+}
+
+/// An `http` or `https` URL, kept as written.
+pub(crate) fn any_http_url(text: &str) -> Result<String, Invalid> {
+    let refuse =
+        |label: &str| Invalid::new(code::BAD_VALUE, "a URL that begins with `http://` or `https://`", label);
+    let uri: http::Uri = text.parse().map_err(|_| refuse("not a URL"))?;
+    match (uri.scheme_str(), uri.authority()) {
+        (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => {
+            Err(refuse("user and password do not belong into a URL"))
+        }
+        (Some("http" | "https"), Some(authority)) if !authority.host().is_empty() => Ok(text.to_owned()),
+        (None, Some(_)) => Err(refuse("`http://` is missing").help(format!("write `http://{text}`"))),
+        _ => Err(refuse("not an `http` URL")),
+    }
+}
+
+pub(crate) const fn millis(number: u64) -> Duration {
+    Duration::from_millis(number)
+}
+
+pub(crate) const fn minutes(number: u64) -> Duration {
+    Duration::from_mins(number)
+}
+
+pub(crate) const KIB: u64 = 1024;
+
+pub(crate) static LISTEN: Known = Known {
+    what: "`listen`",
+    prefix: "listen.",
+    fields: &[
+        "http",
+        "https",
+        "admin",
+        "trusted_proxies",
+        "header_timeout",
+        "idle_timeout",
+        "max_headers",
+        "max_header_size",
+        "max_connections",
+        "max_streams",
+    ],
+    later: &["proxy_protocol"],
+};
+pub(crate) static HTTPS: Known = Known {
+    what: "`listen.https`",
+    prefix: "listen.https.",
+    fields: &["bind", "cert_file", "key_file"],
+    later: &["acme", "client_ca_file"],
+};
+pub(crate) static CONSUL: Known = Known {
+    what: "`discovery.consul`",
+    prefix: "discovery.consul.",
+    fields: &["address", "token", "token_file", "datacenter", "consistency", "wait"],
+    later: &[
+        "ca_file",
+        "cert_file",
+        "key_file",
+        "server_name",
+        "namespace",
+        "partition",
+        "on_loss",
+        "auto_routes",
+    ],
+};

@@ -1,0 +1,270 @@
+//! Path patterns, host patterns and methods: their syntax, and how to say what is wrong with it.
+//!
+//! `/a/b` is exact, `/a/*` has any one segment, `/a/{id}` the same with a name, `/a/**` everything below and `/a`
+//! itself. Patterns hold only characters that stand for themselves in a request's path (RFC 3986 §3.3).
+
+use http::Method;
+
+use super::fields::quoted_list;
+use crate::config::{
+    diagnostics::{code, did_you_mean},
+    settings::HostPattern,
+    units::Invalid,
+};
+
+/// `path:` of a route: methods may stand in front of the pattern.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PathPattern {
+    pub(crate) methods: Vec<Method>,
+    pub(crate) path: String,
+}
+
+/// `GET|HEAD /products/**`, `/users/{id}`.
+pub(crate) fn path_pattern(text: &str) -> Result<PathPattern, Invalid> {
+    let text = text.trim();
+    let Some((words, path)) = text.split_once(char::is_whitespace).filter(|_| !text.starts_with('/')) else {
+        check_path(text)?;
+        return Ok(PathPattern { methods: Vec::new(), path: text.to_owned() });
+    };
+    let mut methods = Vec::new();
+    for word in words.split('|') {
+        let method = method(word).map_err(|invalid| Invalid { expected: PATH_FORM.to_owned(), ..invalid })?;
+        if methods.contains(&method) {
+            return Err(Invalid::new(code::BAD_PATH, PATH_FORM, format!("`{method}` stands here twice")));
+        }
+        methods.push(method);
+    }
+    let path = path.trim_start();
+    check_path(path)?;
+    Ok(PathPattern { methods, path: path.to_owned() })
+}
+
+/// `GET`, in capitals as in the request.
+pub(crate) fn method(text: &str) -> Result<Method, Invalid> {
+    let expected = format!("one of {}", quoted_list(&METHODS));
+    if METHODS.contains(&text) {
+        return text.parse().map_err(|_| Invalid::new(code::BAD_VALUE, expected, "not a method"));
+    }
+    let refuse = |label: String| Invalid::new(code::BAD_VALUE, expected.clone(), label);
+    if text.contains(',') {
+        let help = format!("write `{}`", text.replace(',', "|"));
+        return Err(refuse("methods are separated by `|`".to_owned()).help(help));
+    }
+    Err(match did_you_mean(text, METHODS) {
+        Some(method) => refuse(format!("did you mean `{method}`?")),
+        None => refuse(format!("`{text}` is not a method that can be named here"))
+            .help("a route without methods takes every method that the gateway lets through"),
+    })
+}
+
+fn check_path(path: &str) -> Result<(), Invalid> {
+    let refuse = |label: &str| Invalid::new(code::BAD_PATH, PATH_FORM, label);
+    if !path.starts_with('/') {
+        return Err(match path {
+            "" => refuse("the path is missing"),
+            _ if path.contains("://") => refuse("a URL, not a path").help("the host goes into `host:`"),
+            _ => refuse("a path begins with `/`").help(format!("write `/{path}`")),
+        });
+    }
+    if path.len() > PATH_BYTES_MAX {
+        return Err(refuse("longer than 1024 bytes"));
+    }
+    if path == "/" {
+        return Ok(());
+    }
+    let segments: Vec<&str> = path[1..].split('/').collect();
+    let last = segments.len() - 1;
+    let mut names: Vec<&str> = Vec::new();
+    for (index, segment) in segments.iter().enumerate() {
+        if segment.is_empty() && index == last {
+            let without = path.trim_end_matches('/');
+            return Err(refuse("a pattern does not end with `/`")
+                .help(format!("`{without}/**` takes everything below `{without}`, and `{without}` itself")));
+        }
+        if *segment == "**" && index != last {
+            return Err(
+                refuse("`**` can only stand at the end").help("one segment in the middle is `*` or `{name}`")
+            );
+        }
+        check_segment(segment, &mut names)?;
+    }
+    Ok(())
+}
+
+fn check_segment<'a>(segment: &'a str, names: &mut Vec<&'a str>) -> Result<(), Invalid> {
+    let refuse = |label: &str| Invalid::new(code::BAD_PATH, PATH_FORM, label);
+    if let Some(name) = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
+        let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+            && name.bytes().next().is_some_and(|b| !b.is_ascii_digit());
+        if !is_name {
+            return Err(refuse("a name in braces has letters, digits and `_`, such as `{user_id}`"));
+        }
+        if names.contains(&name) {
+            return Err(
+                refuse("two segments have the same name").help(format!("rename one of the `{{{name}}}`"))
+            );
+        }
+        names.push(name);
+        return Ok(());
+    }
+    match segment {
+        "*" | "**" => return Ok(()),
+        "" => return Err(refuse("two slashes in a row: requests with them never match")),
+        "." | ".." => return Err(refuse("`.` and `..` are resolved before routing and never match")),
+        _ => {}
+    }
+    match segment.chars().find(|c| !stands_for_itself(*c)) {
+        None => Ok(()),
+        Some('{' | '}' | '*') => Err(refuse("`*`, `**` and `{name}` must be a whole segment").help(
+            "write `/files/{name}` instead of `/files/{name}.txt`, and let the service look at the rest",
+        )),
+        Some('%') => Err(refuse("percent-encoding is not allowed in a pattern")
+            .help("one character has many encodings; use `*` or `{name}` for this segment")),
+        Some('?') => Err(refuse("a pattern has no query").help("remove everything from `?` on")),
+        Some('#') => Err(refuse("a pattern has no fragment").help("remove everything from `#` on")),
+        Some(c) if c.is_whitespace() => Err(refuse("a space is not allowed here")
+            .help("methods stand in front of the path, separated by `|`: `GET|HEAD /users`")),
+        Some(c) => {
+            Err(refuse(&format!("`{}` does not occur in a request's path as it is", c.escape_default()))
+                .help("use `*` or `{name}` for this segment"))
+        }
+    }
+}
+
+/// RFC 3986 §3.3: `pchar` without percent-encoding, and without `*`, which is ours.
+fn stands_for_itself(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-._~!$&'()+,;=:@".contains(c)
+}
+
+/// `shop.example`, `*.shop.example`, `*`.
+pub(crate) fn host_pattern(text: &str) -> Result<HostPattern, Invalid> {
+    let expected = "a host name such as `shop.example` or `*.shop.example`";
+    let refuse = |label: &str| Invalid::new(code::BAD_VALUE, expected, label);
+    if text == "*" {
+        return Ok(HostPattern::Any);
+    }
+    let (host, is_suffix) = match text.strip_prefix("*.") {
+        Some(rest) => (rest, true),
+        None => (text, false),
+    };
+    if let Some((name, port)) = host.rsplit_once(':')
+        && port.bytes().all(|b| b.is_ascii_digit())
+    {
+        return Err(refuse("a host is matched without its port").help(format!("write `{name}`")));
+    }
+    if host.contains('*') {
+        return Err(refuse("`*.` can only stand at the beginning"));
+    }
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if host.len() > 253 || !host.split('.').all(is_label) {
+        return Err(refuse("not a host name"));
+    }
+    let host = host.to_ascii_lowercase();
+    Ok(if is_suffix { HostPattern::Suffix(format!(".{host}")) } else { HostPattern::Exact(host) })
+}
+
+/// `strip` and `add` of `rewrite`: a literal prefix.
+pub(crate) fn path_prefix(text: &str) -> Result<String, Invalid> {
+    let refuse = |label: &str| Invalid::new(code::BAD_PATH, "a path prefix such as `/api`", label);
+    if !text.starts_with('/') {
+        return Err(refuse("a prefix begins with `/`").help(format!("write `/{text}`")));
+    }
+    if text.len() > 1 && text.ends_with('/') {
+        return Err(
+            refuse("a prefix does not end with `/`").help(format!("write `{}`", text.trim_end_matches('/')))
+        );
+    }
+    let segments = || text[1..].split('/');
+    if text == "/" || segments().any(|segment| matches!(segment, "" | "." | "..")) {
+        return Err(refuse("a segment is empty, `.` or `..`"));
+    }
+    if !segments().all(|segment| segment.chars().all(stands_for_itself)) {
+        return Err(refuse("patterns and percent-encoding are not allowed here"));
+    }
+    Ok(text.to_owned())
+}
+
+const PATH_FORM: &str = "a path such as `/users/**`, `/users/{id}` or `GET /products`";
+const PATH_BYTES_MAX: usize = 1024;
+const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_of_every_form_are_accepted() {
+        for text in [
+            "/",
+            "/**",
+            "/users",
+            "/users/*",
+            "/users/{id}/orders",
+            "/a.b-c_d~e/**",
+            "/shop.v1.Catalog/**",
+            "/@me",
+        ] {
+            assert_eq!(path_pattern(text).map(|p| p.path), Ok(text.to_owned()), "{text}");
+        }
+        let pattern = path_pattern("POST|PUT  /users/**").unwrap();
+        assert_eq!((pattern.methods, pattern.path.as_str()), (vec![Method::POST, Method::PUT], "/users/**"));
+    }
+
+    #[test]
+    fn patterns_that_could_never_match_are_refused() {
+        for text in [
+            "",
+            "users",
+            "GET",
+            "GET users",
+            "/users/",
+            "//",
+            "/a//b",
+            "/a/**/b",
+            "/a/../b",
+            "/a/.",
+            "/a*",
+            "/{}",
+            "/{1}",
+            "/{id}/{id}",
+            "/x{id}",
+            "/{id}.txt",
+            "/a%20b",
+            "/a?b=c",
+            "/a#b",
+            "/a b",
+            "/ü",
+            "http://x/a",
+            "GET,POST /a",
+            "get /a",
+            "GET|GET /a",
+            "FETCH /a",
+        ] {
+            assert!(path_pattern(text).is_err(), "{text:?}");
+        }
+        assert!(path_pattern(&format!("/{}", "a".repeat(PATH_BYTES_MAX))).is_err());
+    }
+
+    #[test]
+    fn hosts_are_lower_case_and_have_no_port() {
+        assert_eq!(host_pattern("Shop.Example"), Ok(HostPattern::Exact("shop.example".to_owned())));
+        assert_eq!(host_pattern("*.shop.example"), Ok(HostPattern::Suffix(".shop.example".to_owned())));
+        assert_eq!(host_pattern("*"), Ok(HostPattern::Any));
+        for text in ["", "*.", "a..b", "shop.example:80", "a*.b", "*.*.b", "-a.b", "a b", "http://a"] {
+            assert!(host_pattern(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_rewrite_prefix_is_literal() {
+        assert_eq!(path_prefix("/api/v1"), Ok("/api/v1".to_owned()));
+        for text in ["", "api", "/", "/api/", "/a//b", "/a/../b", "/*", "/a%20"] {
+            assert!(path_prefix(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! `routes[]`, `defaults` and `policies.<name>` as written.
+//!
+//! A [`Policy`] is what the three share. `defaults` and policies are laid under each route later, so every field of
+//! it is optional and keeps "not written" apart from any value.
+
+use http::{HeaderName, HeaderValue, Method};
+
+use super::{
+    fields::{Fields, Known, name, named_entries, not_supported, some_text, value},
+    is_word,
+    pattern::{PathPattern, host_pattern, method, path_pattern},
+    traffic::{BodyLimit, HeaderRules, RateLimit, Retry, Rewrite, Timeout, header_value, read_rate_limits},
+    tree::{At, Node, Value},
+};
+use crate::config::{
+    diagnostics::{Diagnostic, Diagnostics, Span, code},
+    settings::{HeaderCondition, HostPattern},
+    units::{boolean, count},
+};
+
+/// What `defaults`, a policy and a route can all say.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Policy {
+    pub(crate) auth: Option<At<Access>>,
+    pub(crate) require: Option<RequireRule>,
+    /// Empty is `off`.
+    pub(crate) rate_limits: Option<Vec<RateLimit>>,
+    pub(crate) timeout: Timeout,
+    pub(crate) retry: Retry,
+    pub(crate) body_limit: Option<BodyLimit>,
+    pub(crate) rewrite: Rewrite,
+    pub(crate) request_headers: HeaderRules,
+    pub(crate) response_headers: HeaderRules,
+    pub(crate) access_log: Option<bool>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// `none`: no token is asked for.
+    Open,
+    /// A token of any of these providers.
+    AnyOf(Vec<At<String>>),
+    /// Could not be read; the error is reported.
+    Broken,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum RequireRule {
+    /// `none`: takes back what `defaults` or a policy requires.
+    Nothing,
+    All(Require),
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Require {
+    pub(crate) scopes: Option<Vec<String>>,
+    pub(crate) roles: Option<Vec<String>>,
+    pub(crate) claims: Vec<(String, String)>,
+    pub(crate) span: Span,
+}
+
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) name: Option<At<String>>,
+    pub(crate) path: Option<At<PathPattern>>,
+    pub(crate) methods: Option<Vec<Method>>,
+    pub(crate) host: HostPattern,
+    pub(crate) headers: Vec<HeaderCondition>,
+    pub(crate) priority: Option<i32>,
+    pub(crate) service: Option<At<String>>,
+    pub(crate) uses: Vec<At<String>>,
+    pub(crate) own: Policy,
+    /// Where the route begins.
+    pub(crate) span: Span,
+}
+
+impl Policy {
+    /// `defaults`, or one of `policies`.
+    pub(crate) fn read_alone(node: &Node, known: &'static Known, sink: &mut Diagnostics) -> Self {
+        let Some(fields) = Fields::of(node, known, sink) else { return Self::default() };
+        let mut policy = Self::read(&fields, sink);
+        if let Some(node) = fields.get("headers") {
+            policy.read_header_rules(node, sink);
+        }
+        policy
+    }
+
+    /// All but `headers`, which in a route may hold conditions.
+    fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self {
+        Self {
+            auth: fields.get("auth").map(|node| read_access(node, sink)),
+            require: fields.get("require").and_then(|node| read_require(node, sink)),
+            rate_limits: fields.get("rate_limit").map(|node| read_rate_limits(node, sink)),
+            timeout: fields.get("timeout").map(|node| Timeout::read(node, sink)).unwrap_or_default(),
+            retry: fields.get("retry").map(|node| Retry::read(node, sink)).unwrap_or_default(),
+            body_limit: fields.plain("body_limit", sink, BodyLimit::parse),
+            rewrite: fields.get("rewrite").map(|node| Rewrite::read(node, sink)).unwrap_or_default(),
+            access_log: fields.get("access_log").and_then(|node| read_access_log(node, sink)),
+            ..Self::default()
+        }
+    }
+
+    fn read_header_rules(&mut self, node: &Node, sink: &mut Diagnostics) {
+        let Some(rules) = Fields::of(node, &HEADERS, sink) else { return };
+        self.request_headers = rules.get("request").map(|n| HeaderRules::read(n, sink)).unwrap_or_default();
+        self.response_headers = rules.get("response").map(|n| HeaderRules::read(n, sink)).unwrap_or_default();
+    }
+}
+
+impl Route {
+    pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Option<Self> {
+        let fields = Fields::of(node, &ROUTE, sink)?;
+        fields.need("path", "path: /users/**", sink);
+        let mut own = Policy::read(&fields, sink);
+        if let Some(node) = fields.get("headers").filter(|node| !are_conditions(node)) {
+            own.read_header_rules(node, sink);
+        }
+        Some(Self {
+            name: fields.value("name", sink, name),
+            path: fields.value("path", sink, path_pattern),
+            methods: read_methods(&fields, sink),
+            host: read_host(&fields, sink),
+            headers: read_conditions(&fields, sink),
+            priority: fields.plain("priority", sink, |text| count(text, -1000..=1000)),
+            service: read_service(&fields, sink),
+            uses: fields.values("use", sink, some_text).unwrap_or_default(),
+            own,
+            span: node.span,
+        })
+    }
+}
+
+fn read_methods(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<Vec<Method>> {
+    let methods =
+        fields.values("methods", sink, |text| text.split('|').map(method).collect::<Result<Vec<_>, _>>())?;
+    Some(methods.into_iter().flat_map(|at| at.value).collect())
+}
+
+fn read_host(fields: &Fields<'_>, sink: &mut Diagnostics) -> HostPattern {
+    if let Some(Node { span, value: Value::List(_) }) = fields.get("host") {
+        sink.push(
+            not_supported(*span, "a list of hosts")
+                .label("")
+                .help("write one route for each host, or `*.shop.example`"),
+        );
+        return HostPattern::Any;
+    }
+    fields.plain("host", sink, host_pattern).unwrap_or_default()
+}
+
+fn read_service(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<At<String>> {
+    let node = fields.need("service", "service: users", sink)?;
+    if let Value::Map(_) = node.value {
+        sink.push(
+            not_supported(node.span, "a weighted split over several services")
+                .label("")
+                .help("name one service"),
+        );
+        return None;
+    }
+    value(node, "service", sink, name)
+}
+
+/// A `headers` map whose values are maps holds rules (`request`, `response`); one of plain values holds conditions.
+fn are_conditions(node: &Node) -> bool {
+    let Value::Map(entries) = &node.value else { return false };
+    !entries.is_empty() && !entries.iter().any(|entry| matches!(entry.value.value, Value::Map(_)))
+}
+
+fn read_conditions(fields: &Fields<'_>, sink: &mut Diagnostics) -> Vec<HeaderCondition> {
+    let inline = fields.get("headers").filter(|node| are_conditions(node));
+    let nodes = fields.get("match_headers").into_iter().chain(inline);
+    let mut conditions = Vec::new();
+    for node in nodes {
+        for entry in named_entries(node, "`match_headers`", sink) {
+            let name = entry.key.value.parse::<HeaderName>().ok();
+            if name.is_none() {
+                let message = format!("`{}` is not a header name", entry.key.value.escape_debug());
+                sink.push(Diagnostic::error(code::BAD_VALUE, entry.key.span, message));
+            }
+            let wanted = read_condition_value(&entry.value, sink);
+            conditions.extend(name.zip(wanted).map(|(name, value)| HeaderCondition { name, value }));
+        }
+    }
+    conditions
+}
+
+/// `"*"` asks only that the header is there.
+#[expect(clippy::option_option, reason = "outer: could be read; inner: a value is asked for")]
+fn read_condition_value(node: &Node, sink: &mut Diagnostics) -> Option<Option<HeaderValue>> {
+    if matches!(&node.value, Value::Scalar(scalar) if scalar.text.starts_with("re:")) {
+        sink.push(not_supported(node.span, "a regular expression for a header").label(""));
+        return None;
+    }
+    if is_word(node, "*") {
+        return Some(None);
+    }
+    value(node, "match_headers", sink, header_value).map(|at| Some(at.value))
+}
+
+fn read_access(node: &Node, sink: &mut Diagnostics) -> At<Access> {
+    let at = |value| At { value, span: node.span };
+    if is_word(node, "none") {
+        return at(Access::Open);
+    }
+    let names = super::fields::values(node, "auth", sink, some_text);
+    if let Some(none) = names.iter().find(|name| name.value == "none") {
+        sink.push(
+            Diagnostic::error(code::CONFLICT, none.span, "`none` cannot be one of several providers")
+                .label("the route would be open")
+                .help("write `auth: none` to open the route, or remove `none` from the list"),
+        );
+        return at(Access::Broken);
+    }
+    if matches!(&node.value, Value::List(items) if items.is_empty()) {
+        sink.push(
+            Diagnostic::error(code::BAD_VALUE, node.span, "`auth` is an empty list")
+                .help("write `auth: none` to open the route"),
+        );
+    }
+    if names.is_empty() { at(Access::Broken) } else { at(Access::AnyOf(names)) }
+}
+
+fn read_require(node: &Node, sink: &mut Diagnostics) -> Option<RequireRule> {
+    if is_word(node, "none") {
+        return Some(RequireRule::Nothing);
+    }
+    let fields = Fields::of(node, &REQUIRE, sink)?;
+    // RFC 6749 §3.3: a scope value has no spaces; a string with spaces is a list of them.
+    let scopes = fields
+        .values("scope", sink, some_text)
+        .map(|list| list.iter().flat_map(|at| at.value.split_whitespace()).map(str::to_owned).collect());
+    let roles =
+        fields.values("role", sink, some_text).map(|list| list.into_iter().map(|at| at.value).collect());
+    let mut claims = Vec::new();
+    for entry in
+        fields.get("claim").map(|node| named_entries(node, "`require.claim`", sink)).unwrap_or_default()
+    {
+        let wanted = value(&entry.value, "require.claim", sink, some_text);
+        claims.extend(wanted.map(|at| (entry.key.value.clone(), at.value)));
+    }
+    Some(RequireRule::All(Require { scopes, roles, claims, span: node.span }))
+}
+
+fn read_access_log(node: &Node, sink: &mut Diagnostics) -> Option<bool> {
+    if let Value::Map(_) = node.value {
+        sink.push(
+            not_supported(node.span, "a sample for one route")
+                .label("")
+                .help("write `access_log: false`, or set `access_log.sample` for all routes"),
+        );
+        return None;
+    }
+    value(node, "access_log", sink, boolean).map(|at| at.value)
+}
+
+macro_rules! with_policy_fields {
+    ($($own:literal),*) => {
+        &[$($own,)* "auth", "require", "rate_limit", "timeout", "retry", "body_limit", "rewrite", "headers", "access_log"]
+    };
+}
+
+pub(crate) static ROUTE: Known = Known {
+    what: "a route",
+    prefix: "",
+    fields: with_policy_fields![
+        "path",
+        "methods",
+        "host",
+        "match_headers",
+        "name",
+        "priority",
+        "service",
+        "use"
+    ],
+    later: &["query", "redirect", "respond", "mirror", "cors", "compress", "upgrade", "buffer"],
+};
+pub(crate) static DEFAULTS: Known = Known {
+    what: "`defaults`",
+    prefix: "defaults.",
+    fields: with_policy_fields![],
+    later: &["cors", "compress", "upgrade", "buffer"],
+};
+pub(crate) static POLICY: Known = Known {
+    what: "a policy",
+    prefix: "",
+    fields: with_policy_fields![],
+    later: &["cors", "compress", "upgrade", "buffer"],
+};
+pub(crate) static REQUIRE: Known =
+    Known { what: "`require`", prefix: "require.", fields: &["scope", "role", "claim"], later: &[] };
+pub(crate) static HEADERS: Known =
+    Known { what: "`headers`", prefix: "headers.", fields: &["request", "response"], later: &[] };

@@ -1,0 +1,189 @@
+//! `services.<name>` as written: where its endpoints are and how they are treated.
+
+use std::time::Duration;
+
+use super::{
+    fields::{Fields, Known, choice, name, one_or_many, some_text},
+    is_word,
+    listen::{millis, minutes},
+    tree::{At, Node},
+};
+use crate::config::{
+    diagnostics::{Diagnostic, Diagnostics, code},
+    settings::Balance,
+    units::{Invalid, count, duration_in, share_per_mille},
+};
+
+#[derive(Debug, Default)]
+pub(crate) struct Service {
+    pub(crate) consul: Option<ConsulName>,
+    pub(crate) hosts: Option<Vec<String>>,
+    pub(crate) balance: Option<Balance>,
+    pub(crate) breaker: Option<Breaker>,
+    pub(crate) max_inflight: Option<u32>,
+    pub(crate) pool: Pool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct ConsulName {
+    pub(crate) name: Option<String>,
+    pub(crate) tag: Option<String>,
+    pub(crate) datacenter: Option<String>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Breaker {
+    pub(crate) off: bool,
+    pub(crate) errors_per_mille: Option<u16>,
+    pub(crate) requests_min: Option<u32>,
+    pub(crate) window: Option<Duration>,
+    pub(crate) open: Option<Duration>,
+    pub(crate) probes: Option<u32>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    pub(crate) idle_max: Option<usize>,
+    pub(crate) idle: Option<Duration>,
+    pub(crate) max_age: Option<Duration>,
+}
+
+impl Service {
+    pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
+        let Some(fields) = Fields::of(node, &SERVICE, sink) else { return Self::default() };
+        if let (Some(consul), Some(hosts)) = (fields.entry("consul"), fields.entry("hosts")) {
+            sink.push(
+                Diagnostic::error(code::CONFLICT, hosts.key.span, "`consul` and `hosts` exclude each other")
+                    .label("a service has fixed addresses, or Consul knows them")
+                    .related(consul.key.span, "the other one"),
+            );
+        }
+        fields.plain("protocol", sink, |text| {
+            choice(text, &[("http", ())], &["h2c", "https", "grpc", "grpcs"])
+        });
+        Self {
+            consul: fields.get("consul").and_then(|node| ConsulName::read(node, sink)),
+            hosts: read_hosts(&fields, sink),
+            balance: fields.plain("balance", sink, balance),
+            breaker: fields.get("breaker").map(|node| Breaker::read(node, sink)),
+            max_inflight: fields.plain("max_inflight", sink, |t| count(t, 1..=1_000_000)),
+            pool: fields.get("pool").map(|node| Pool::read(node, sink)).unwrap_or_default(),
+        }
+    }
+}
+
+impl ConsulName {
+    fn read(node: &Node, sink: &mut Diagnostics) -> Option<Self> {
+        let fields = Fields::of(node, &CONSUL_NAME, sink)?;
+        Some(Self {
+            name: fields.plain("name", sink, name),
+            tag: fields.plain("tag", sink, some_text),
+            datacenter: fields.plain("datacenter", sink, name),
+        })
+    }
+}
+
+impl Breaker {
+    fn read(node: &Node, sink: &mut Diagnostics) -> Self {
+        if is_word(node, "off") {
+            return Self { off: true, ..Self::default() };
+        }
+        let Some(fields) = Fields::of(node, &BREAKER, sink) else { return Self::default() };
+        Self {
+            off: false,
+            errors_per_mille: fields.plain("errors", sink, |text| match share_per_mille(text)? {
+                0 => Err(Invalid::new(
+                    code::OUT_OF_RANGE,
+                    "more than `0%`",
+                    "the breaker would always be open",
+                )),
+                share => Ok(share),
+            }),
+            requests_min: fields.plain("min", sink, |t| count(t, 1..=1_000_000)),
+            window: fields.plain("window", sink, |t| duration_in(t, Duration::from_secs(1)..=minutes(10))),
+            open: fields.plain("open", sink, |t| duration_in(t, millis(100)..=minutes(10))),
+            probes: fields.plain("probes", sink, |t| count(t, 1..=1000)),
+        }
+    }
+}
+
+impl Pool {
+    fn read(node: &Node, sink: &mut Diagnostics) -> Self {
+        let Some(fields) = Fields::of(node, &POOL, sink) else { return Self::default() };
+        Self {
+            idle_max: fields.plain("max", sink, |t| count(t, 0..=100_000)),
+            idle: fields.plain("idle", sink, |t| duration_in(t, millis(100)..=minutes(60))),
+            max_age: fields
+                .plain("max_age", sink, |t| duration_in(t, Duration::from_secs(1)..=minutes(24 * 60))),
+        }
+    }
+}
+
+fn read_hosts(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<Vec<String>> {
+    let node = fields.get("hosts")?;
+    if one_or_many(node).is_empty() {
+        sink.push(
+            Diagnostic::error(code::BAD_VALUE, node.span, "`hosts` is empty")
+                .label("no request could be answered")
+                .help("write `hosts: [\"127.0.0.1:9001\"]`, or remove `hosts` to find the service in Consul"),
+        );
+    }
+    let hosts = fields.values("hosts", sink, host_and_port)?;
+    report_twice(&hosts, sink);
+    Some(hosts.into_iter().map(|at| at.value).collect())
+}
+
+fn report_twice(hosts: &[At<String>], sink: &mut Diagnostics) {
+    for (index, host) in hosts.iter().enumerate() {
+        if let Some(first) = hosts[..index].iter().find(|other| other.value == host.value) {
+            sink.push(
+                Diagnostic::error(code::CONFLICT, host.span, "this address stands in the list twice")
+                    .label("would get twice the requests")
+                    .related(first.span, "first here"),
+            );
+        }
+    }
+}
+
+/// `host:port`, where the host is a name, an IPv4 address or `[IPv6]`.
+fn host_and_port(text: &str) -> Result<String, Invalid> {
+    let expected = "a host and a port, such as `127.0.0.1:9001` or `users.internal:80`";
+    let refuse = |label: &str| Invalid::new(code::BAD_VALUE, expected, label);
+    if text.contains("://") {
+        return Err(refuse("a URL, not a host and a port").help("remove `http://` and the path"));
+    }
+    let authority: http::uri::Authority = text.parse().map_err(|_| refuse("not a host and a port"))?;
+    match authority.port_u16() {
+        None => Err(refuse("the port is missing").help(format!("write `{text}:80`"))),
+        Some(0) => Err(refuse("port 0 cannot be connected to")),
+        Some(_) if authority.host().is_empty() || text.contains('@') => Err(refuse("not a host and a port")),
+        Some(_) => Ok(text.to_ascii_lowercase()),
+    }
+}
+
+fn balance(text: &str) -> Result<Balance, Invalid> {
+    let words = [
+        ("round_robin", Balance::RoundRobin),
+        ("p2c", Balance::P2c),
+        ("least", Balance::Least),
+        ("random", Balance::Random),
+    ];
+    choice(text, &words, &["hash:"])
+}
+
+pub(crate) static SERVICE: Known = Known {
+    what: "a service",
+    prefix: "",
+    fields: &["consul", "hosts", "protocol", "balance", "breaker", "max_inflight", "pool"],
+    later: &["health", "queue", "tls"],
+};
+pub(crate) static CONSUL_NAME: Known =
+    Known { what: "`consul`", prefix: "consul.", fields: &["name", "tag", "datacenter"], later: &[] };
+pub(crate) static BREAKER: Known = Known {
+    what: "`breaker`",
+    prefix: "breaker.",
+    fields: &["errors", "min", "window", "open", "probes"],
+    later: &[],
+};
+pub(crate) static POOL: Known =
+    Known { what: "`pool`", prefix: "pool.", fields: &["max", "idle", "max_age"], later: &[] };

@@ -1,0 +1,338 @@
+//! The parts of a route that govern its traffic, as written: rate limits, timeouts, retries, rewriting, header rules.
+//!
+//! Each has a short form for the plain case and a map for the rest, and both mean the same fields.
+
+use std::{str::FromStr as _, time::Duration};
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+
+use super::{
+    fields::{Fields, Known, named_entries, one_or_many, value},
+    is_word,
+    listen::{millis, minutes},
+    pattern::{method, path_prefix},
+    tree::{At, Node, Value},
+};
+use crate::config::{
+    diagnostics::{Diagnostic, Diagnostics, Span, code},
+    units::{Invalid, Rate, burst, count, duration_in, rate_key, share_per_mille},
+};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RateLimit {
+    pub(crate) rate: Rate,
+    pub(crate) span: Span,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Timeout {
+    pub(crate) total: Option<Duration>,
+    pub(crate) connect: Option<Duration>,
+    pub(crate) per_try: Option<Duration>,
+    pub(crate) idle: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Retry {
+    pub(crate) attempts: Option<u32>,
+    pub(crate) on: Option<Vec<RetryOn>>,
+    pub(crate) methods: Option<Vec<Method>>,
+    pub(crate) budget_per_mille: Option<u16>,
+    /// First and longest pause.
+    pub(crate) backoff: Option<(Duration, Duration)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RetryOn {
+    Connect,
+    Refused,
+    Status(StatusCode),
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rewrite {
+    pub(crate) strip: Option<String>,
+    pub(crate) add: Option<String>,
+}
+
+/// Rules for one direction. `set` and `add` merge by header name.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct HeaderRules {
+    pub(crate) set: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) add: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) remove: Option<Vec<HeaderName>>,
+}
+
+/// `100/s per user`, a list of those, `{rate, burst, per}`, or `off`.
+pub(crate) fn read_rate_limits(node: &Node, sink: &mut Diagnostics) -> Vec<RateLimit> {
+    if is_word(node, "off") {
+        return Vec::new();
+    }
+    one_or_many(node).iter().filter_map(|item| read_rate_limit(item, sink)).collect()
+}
+
+fn read_rate_limit(node: &Node, sink: &mut Diagnostics) -> Option<RateLimit> {
+    if !matches!(node.value, Value::Map(_)) {
+        let rate = value(node, "rate_limit", sink, Rate::parse)?;
+        return Some(RateLimit { rate: rate.value, span: rate.span });
+    }
+    let fields = Fields::of(node, &RATE_LIMIT, sink)?;
+    fields.need("rate", "rate: 100/s", sink)?;
+    let burst = fields.value("burst", sink, burst);
+    let key = fields.value("per", sink, rate_key);
+    let At { value: mut rate, span } = fields.value("rate", sink, Rate::parse)?;
+    if rate.burst.is_some() && burst.is_some() || rate.key.is_some() && key.is_some() {
+        sink.push(
+            Diagnostic::error(code::CONFLICT, span, "`rate` already says what `burst` or `per` says")
+                .label("remove one of the two"),
+        );
+    }
+    rate.burst = rate.burst.or(burst.map(|at| at.value));
+    rate.key = rate.key.or(key.map(|at| at.value));
+    Some(RateLimit { rate, span })
+}
+
+impl Timeout {
+    /// `3s` is the total.
+    pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
+        let total = |text: &str| duration_in(text, millis(1)..=minutes(24 * 60));
+        if !matches!(node.value, Value::Map(_)) {
+            return Self { total: value(node, "timeout", sink, total).map(|at| at.value), ..Self::default() };
+        }
+        let Some(fields) = Fields::of(node, &TIMEOUT, sink) else { return Self::default() };
+        let per_try = fields.value("try", sink, total);
+        let timeout = Self {
+            total: fields.plain("total", sink, total),
+            connect: fields.plain("connect", sink, |t| duration_in(t, millis(1)..=minutes(1))),
+            per_try: per_try.as_ref().map(|at| at.value),
+            idle: fields.plain("idle", sink, |t| duration_in(t, millis(10)..=minutes(24 * 60))),
+        };
+        if let (Some(per_try), Some(total)) = (per_try, timeout.total)
+            && per_try.value > total
+        {
+            sink.push(
+                Diagnostic::error(
+                    code::CONFLICT,
+                    per_try.span,
+                    "`timeout.try` is longer than `timeout.total`",
+                )
+                .label("one attempt cannot take longer than all of them"),
+            );
+        }
+        timeout
+    }
+}
+
+impl Retry {
+    /// `off`, or the number of retries.
+    pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
+        let attempts = |text: &str| count(text, 0..=ATTEMPTS_MAX);
+        if is_word(node, "off") {
+            return Self { attempts: Some(0), ..Self::default() };
+        }
+        if !matches!(node.value, Value::Map(_)) {
+            let short = value(node, "retry", sink, |text| {
+                attempts(text)
+                    .map_err(|e| Invalid { expected: format!("`off`, a map, or {}", e.expected), ..e })
+            });
+            return Self { attempts: short.map(|at| at.value), ..Self::default() };
+        }
+        let Some(fields) = Fields::of(node, &RETRY, sink) else { return Self::default() };
+        let bare = |list: Vec<At<RetryOn>>| list.into_iter().map(|at| at.value).collect();
+        Self {
+            attempts: fields.plain("attempts", sink, attempts),
+            on: fields.values("on", sink, retry_on).map(bare),
+            methods: fields
+                .values("methods", sink, method)
+                .map(|list| list.into_iter().map(|at| at.value).collect()),
+            budget_per_mille: fields.plain("budget", sink, share_per_mille),
+            backoff: fields.plain("backoff", sink, backoff),
+        }
+    }
+}
+
+fn retry_on(text: &str) -> Result<RetryOn, Invalid> {
+    let refuse = |label: &str| {
+        let expected =
+            "`connect`, `refused`, or a status that may pass by itself: `408`, `425`, `429`, `500` to `599`";
+        Invalid::new(code::BAD_VALUE, expected, label)
+    };
+    match text {
+        "connect" => Ok(RetryOn::Connect),
+        "refused" => Ok(RetryOn::Refused),
+        _ => match text.parse::<u16>().map(StatusCode::from_u16) {
+            Ok(Ok(status)) if matches!(status.as_u16(), 408 | 425 | 429 | 500..=599) => {
+                Ok(RetryOn::Status(status))
+            }
+            Ok(_) => Err(refuse("a retry would get the same answer")),
+            Err(_) => Err(refuse("not one of them")),
+        },
+    }
+}
+
+/// `25ms..250ms`; one value means that every pause may be as long.
+fn backoff(text: &str) -> Result<(Duration, Duration), Invalid> {
+    let (first, longest) = text.split_once("..").unwrap_or((text, text));
+    let range = || Duration::ZERO..=minutes(1);
+    let with_form = |e: Invalid| Invalid {
+        expected: format!("a range such as `25ms..250ms`, each part {}", e.expected),
+        ..e
+    };
+    let first = duration_in(first.trim(), range()).map_err(with_form)?;
+    let longest = duration_in(longest.trim(), range()).map_err(with_form)?;
+    if first > longest {
+        return Err(Invalid::new(
+            code::BAD_VALUE,
+            "a range such as `25ms..250ms`",
+            "the first part is the longer one",
+        ));
+    }
+    Ok((first, longest))
+}
+
+impl Rewrite {
+    pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
+        let Some(fields) = Fields::of(node, &REWRITE, sink) else { return Self::default() };
+        Self { strip: fields.plain("strip", sink, path_prefix), add: fields.plain("add", sink, path_prefix) }
+    }
+}
+
+impl HeaderRules {
+    pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
+        let Some(fields) = Fields::of(node, &HEADER_RULES, sink) else { return Self::default() };
+        Self {
+            set: fields.get("set").map(|node| read_header_map(node, "set", sink)).unwrap_or_default(),
+            add: fields.get("add").map(|node| read_header_map(node, "add", sink)).unwrap_or_default(),
+            remove: fields
+                .values("remove", sink, settable_header)
+                .map(|list| list.into_iter().map(|at| at.value).collect()),
+        }
+    }
+}
+
+fn read_header_map(node: &Node, what: &str, sink: &mut Diagnostics) -> Vec<(HeaderName, HeaderValue)> {
+    let mut headers = Vec::new();
+    for entry in named_entries(node, &format!("`{what}`"), sink) {
+        let name = match settable_header(&entry.key.value) {
+            Ok(name) => Some(name),
+            Err(invalid) => {
+                sink.push(
+                    Diagnostic::error(
+                        invalid.code,
+                        entry.key.span,
+                        format!("`{what}` needs {}", invalid.expected),
+                    )
+                    .label(invalid.label),
+                );
+                None
+            }
+        };
+        let header = value(&entry.value, what, sink, header_value);
+        headers.extend(name.zip(header.map(|at| at.value)));
+    }
+    headers
+}
+
+pub(crate) fn header_value(text: &str) -> Result<HeaderValue, Invalid> {
+    HeaderValue::from_str(text)
+        .map_err(|_| Invalid::new(code::BAD_VALUE, "a header value", "control characters are not allowed"))
+}
+
+/// A header that configuration may write. Framing and connection headers (RFC 9110 §7.6.1, RFC 9112 §6) belong to
+/// the gateway alone: a rule for them would be a way to smuggle requests.
+pub(crate) fn settable_header(text: &str) -> Result<HeaderName, Invalid> {
+    let name = HeaderName::from_str(text).map_err(|_| {
+        Invalid::new(code::BAD_VALUE, "a header name such as `X-User-Id`", "not a header name")
+    })?;
+    if GATEWAY_HEADERS.contains(&name.as_str()) {
+        let label = "the gateway itself decides about this header";
+        return Err(Invalid::new(
+            code::BAD_VALUE,
+            "a header that is not about the connection or the length",
+            label,
+        ));
+    }
+    Ok(name)
+}
+
+/// `size` of `body_limit`, or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyLimit {
+    Off,
+    Bytes(u64),
+}
+
+impl BodyLimit {
+    pub(crate) fn parse(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "off" | "false" => Ok(Self::Off),
+            _ => {
+                crate::config::units::size_in(text, 1..=1 << 40).map(Self::Bytes).map_err(|e| match e.code {
+                    code::OUT_OF_RANGE => e.help("write `off` for no limit"),
+                    _ => e,
+                })
+            }
+        }
+    }
+}
+
+pub(crate) static RATE_LIMIT: Known =
+    Known { what: "`rate_limit`", prefix: "rate_limit.", fields: &["rate", "burst", "per"], later: &[] };
+pub(crate) static TIMEOUT: Known =
+    Known { what: "`timeout`", prefix: "timeout.", fields: &["total", "connect", "try", "idle"], later: &[] };
+pub(crate) static RETRY: Known = Known {
+    what: "`retry`",
+    prefix: "retry.",
+    fields: &["attempts", "on", "methods", "budget", "backoff"],
+    later: &[],
+};
+pub(crate) static REWRITE: Known =
+    Known { what: "`rewrite`", prefix: "rewrite.", fields: &["strip", "add"], later: &["to"] };
+pub(crate) static HEADER_RULES: Known =
+    Known { what: "header rules", prefix: "", fields: &["set", "add", "remove"], later: &[] };
+
+/// Each retry is a whole request more; past ten it is a typing mistake.
+const ATTEMPTS_MAX: u32 = 10;
+const GATEWAY_HEADERS: [&str; 11] = [
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backoff_is_a_range_or_one_value() {
+        assert_eq!(backoff("25ms..250ms"), Ok((millis(25), millis(250))));
+        assert_eq!(backoff("100ms"), Ok((millis(100), millis(100))));
+        for text in ["", "..", "250ms..25ms", "25..250", "2m"] {
+            assert!(backoff(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn only_answers_that_may_change_are_retried() {
+        assert_eq!(retry_on("503"), Ok(RetryOn::Status(StatusCode::SERVICE_UNAVAILABLE)));
+        for text in ["404", "200", "600", "99999", "timeout", ""] {
+            assert!(retry_on(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn framing_headers_cannot_be_configured() {
+        assert!(settable_header("X-User-Id").is_ok());
+        for text in ["Content-Length", "transfer-encoding", "Connection", "Host", "a b", ""] {
+            assert!(settable_header(text).is_err(), "{text:?}");
+        }
+    }
+}

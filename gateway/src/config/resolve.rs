@@ -1,0 +1,90 @@
+//! From the file as written to effective [`Settings`]: defaults applied, policies merged, names turned into indexes.
+//!
+//! The one merge rule: built-in default < `defaults` < each policy in `use`, left to right < the route. Scalars
+//! replace, maps merge by key, lists replace. Resolving goes on after an error, so that all of them are found; what
+//! it returns then is incomplete, and the caller throws it away.
+
+mod auth;
+pub(super) mod defaults;
+pub(super) mod files;
+mod listen;
+mod merge;
+mod route;
+mod service;
+
+use std::collections::HashSet;
+
+use self::{defaults::Defaults, files::Files, route::Routes, service::Services};
+use super::{
+    diagnostics::{Diagnostic, Diagnostics, code},
+    raw::{AccessLog, File, Named},
+    settings::{AccessLogSettings, DrainSettings, EndpointSource, Settings},
+};
+
+pub(super) fn resolve(
+    file: &File,
+    files: &mut Files,
+    env: &dyn Fn(&str) -> Option<String>,
+    sink: &mut Diagnostics,
+) -> Settings {
+    let defaults = Defaults::new();
+    let auth = file.auth.iter().map(|provider| auth::resolve(provider, &defaults, files, sink)).collect();
+    let mut services = Services::new(&file.services, &defaults);
+    let mut routes = Routes::new(file, &defaults);
+    for route in &file.routes {
+        routes.add(route, &mut services, sink);
+    }
+    // After an error, what looks unused may be used by the part that could not be read.
+    if !sink.has_errors() {
+        warn_all_unused(file, &routes, &services, sink);
+    }
+    let routes = routes.settings;
+    let services = services.settings;
+    let needs_consul = services.iter().any(|service| matches!(service.source, EndpointSource::Consul { .. }));
+    Settings {
+        workers: file.workers.unwrap_or(defaults.workers),
+        listen: listen::resolve(&file.listen, &defaults, files, sink),
+        consul: needs_consul.then(|| listen::resolve_consul(&file.consul, &defaults, files, env, sink)),
+        auth,
+        routes,
+        services,
+        access_log: resolve_access_log(&file.access_log, &defaults, files),
+        drain: DrainSettings {
+            notice: file.drain.notice.unwrap_or(defaults.drain.notice),
+            timeout: file.drain.timeout.unwrap_or(defaults.drain.timeout),
+        },
+        rate_keys_max: file.rate_keys_max.unwrap_or(defaults.rate_keys_max),
+    }
+}
+
+fn resolve_access_log(raw: &AccessLog, defaults: &Defaults, files: &Files) -> AccessLogSettings {
+    AccessLogSettings {
+        format: raw.format.unwrap_or(defaults.access_log.format),
+        file: raw.file.as_ref().map(|file| files.path(&file.value)),
+        sample_per_mille: raw.sample_per_mille.map_or(defaults.access_log.sample_per_mille, u32::from),
+    }
+}
+
+fn warn_all_unused(file: &File, routes: &Routes<'_>, services: &Services<'_>, sink: &mut Diagnostics) {
+    warn_unused(&file.policies, &routes.used_policies, code::UNUSED_POLICY, "policy", sink);
+    warn_unused(&file.services, &services.used_names(), code::UNUSED_SERVICE, "service", sink);
+    warn_unused(&file.auth, &routes.used_auth, code::UNUSED_AUTH, "auth provider", sink);
+}
+
+fn warn_unused<T>(
+    entries: &[Named<T>],
+    used: &HashSet<String>,
+    code: &'static str,
+    what: &str,
+    sink: &mut Diagnostics,
+) {
+    for entry in entries.iter().filter(|entry| !used.contains(&entry.name.value)) {
+        let message = format!("no route uses the {what} `{}`", entry.name.value);
+        sink.push(Diagnostic::warning(code, entry.name.span, message).label("remove it, or use it"));
+    }
+}
+
+/// Shares are thousandths in the file; policies calculate with ratios.
+fn ratio(per_mille: u16) -> f32 {
+    f32::from(per_mille) / 1000.0
+}

@@ -1,0 +1,146 @@
+//! Listeners and the registry's address: what the file says, else the environment, else the default.
+
+use std::net::SocketAddr;
+
+use super::{defaults::Defaults, files::Files};
+use crate::config::{
+    diagnostics::{Diagnostic, Diagnostics, Span, code},
+    raw::{
+        listen::{Admin, Consul, Https, Listen, http_url},
+        tree::At,
+    },
+    settings::{ConsulSettings, HttpsSettings, ListenSettings, Secret},
+};
+
+pub(super) fn resolve(
+    raw: &Listen,
+    defaults: &Defaults,
+    files: &mut Files,
+    sink: &mut Diagnostics,
+) -> ListenSettings {
+    report_address_twice(raw, sink);
+    let defaults = &defaults.listen;
+    let http = match &raw.http {
+        Some(list) => list.iter().map(|at| at.value).collect(),
+        None if raw.https.is_some() => Vec::new(),
+        None => vec![defaults.http],
+    };
+    ListenSettings {
+        http,
+        https: raw.https.as_ref().and_then(|https| resolve_https(https, files, sink)),
+        admin: match &raw.admin {
+            Some(Admin::Off) => None,
+            Some(Admin::Address(at)) => Some(at.value),
+            None => Some(defaults.admin),
+        },
+        trusted_proxies: raw.trusted_proxies.clone(),
+        header_timeout: raw.header_timeout.unwrap_or(defaults.header_timeout),
+        idle_timeout: raw.idle_timeout.unwrap_or(defaults.idle_timeout),
+        max_headers: raw.max_headers.unwrap_or(defaults.max_headers),
+        max_header_bytes: raw
+            .max_header_bytes
+            .and_then(|bytes| usize::try_from(bytes).ok())
+            .unwrap_or(defaults.max_header_bytes),
+        max_connections: raw.max_connections,
+        max_streams: raw.max_streams.unwrap_or(defaults.max_streams),
+    }
+}
+
+fn resolve_https(raw: &Https, files: &mut Files, sink: &mut Diagnostics) -> Option<HttpsSettings> {
+    let cert = raw.cert_file.as_ref().and_then(|name| files.readable(name, "certificate", sink));
+    let key = raw.key_file.as_ref().and_then(|name| files.readable(name, "certificate's key", sink));
+    Some(HttpsSettings {
+        bind: raw.bind.as_ref()?.value,
+        cert_file: cert?.path,
+        key_file: key?.path,
+        span: raw.span,
+    })
+}
+
+/// With SO_REUSEPORT two listeners on one address would both bind, and share connections at random.
+fn report_address_twice(raw: &Listen, sink: &mut Diagnostics) {
+    let mut seen: Vec<&At<SocketAddr>> = Vec::new();
+    let https = raw.https.as_ref().and_then(|https| https.bind.as_ref());
+    let admin = match &raw.admin {
+        Some(Admin::Address(at)) => Some(at),
+        _ => None,
+    };
+    for address in raw.http.iter().flatten().chain(https).chain(admin) {
+        if let Some(first) = seen.iter().find(|other| clash(other.value, address.value)) {
+            sink.push(
+                Diagnostic::error(code::ADDRESS_TWICE, address.span, "two listeners have this address")
+                    .label("choose another port")
+                    .related(first.span, "the other listener"),
+            );
+        }
+        seen.push(address);
+    }
+}
+
+fn clash(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_family_wildcard =
+        a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified());
+    a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || same_family_wildcard)
+}
+
+/// Consul's own variables (`CONSUL_HTTP_ADDR`, `…_SSL`, `…_TOKEN`, `…_TOKEN_FILE`) fill what the file leaves open.
+pub(super) fn resolve_consul(
+    raw: &Consul,
+    defaults: &Defaults,
+    files: &mut Files,
+    env: &dyn Fn(&str) -> Option<String>,
+    sink: &mut Diagnostics,
+) -> ConsulSettings {
+    let env = |name: &str| env(name).filter(|value| !value.is_empty());
+    let mut token = raw.token.as_ref().map(|token| Secret::new(token.value.text.clone()));
+    let mut token_file = raw.token_file.clone();
+    let mut token_from = "Consul token";
+    if token.is_none() && token_file.is_none() {
+        token = env("CONSUL_HTTP_TOKEN").map(Secret::new);
+        if token.is_none() {
+            // As for Consul's own tools, the name is relative to the working directory, not to our file.
+            token_file = env("CONSUL_HTTP_TOKEN_FILE").map(|value| {
+                let path = std::path::absolute(&value).map_or(value, |path| path.display().to_string());
+                At { value: path, span: Span::default() }
+            });
+            token_from = "Consul token that the environment variable `CONSUL_HTTP_TOKEN_FILE` names";
+        }
+    }
+    if let Some(token) = raw.token.as_ref().filter(|token| token.value.in_file) {
+        sink.push(
+            Diagnostic::warning(code::SECRET_IN_FILE, token.span, "the Consul token stands in the file")
+                .label("whoever reads this file can use it")
+                .help("write `token_file: path`, or `token: \"${CONSUL_HTTP_TOKEN}\"`"),
+        );
+    }
+    ConsulSettings {
+        address: match &raw.address {
+            Some(address) => address.value.clone(),
+            None => address_of_environment(&env, defaults, sink),
+        },
+        token,
+        token_file: token_file.and_then(|name| files.readable(&name, token_from, sink)).map(|file| file.path),
+        datacenter: raw.datacenter.clone(),
+        consistency: raw.consistency.unwrap_or_default(),
+        wait: raw.wait.unwrap_or(defaults.consul_wait),
+    }
+}
+
+fn address_of_environment(
+    env: &dyn Fn(&str) -> Option<String>,
+    defaults: &Defaults,
+    sink: &mut Diagnostics,
+) -> String {
+    let Some(address) = env("CONSUL_HTTP_ADDR") else { return defaults.consul_address.to_owned() };
+    // Consul's own tools accept the address without a scheme.
+    let with_scheme = match (address.contains("://"), env("CONSUL_HTTP_SSL").as_deref()) {
+        (true, _) => address,
+        (false, Some("true" | "1")) => format!("https://{address}"),
+        (false, _) => format!("http://{address}"),
+    };
+    http_url(&with_scheme).unwrap_or_else(|invalid| {
+        let message = format!("the environment variable `CONSUL_HTTP_ADDR` must be {}", invalid.expected);
+        sink.push(Diagnostic::error(invalid.code, Span::default(), message));
+        defaults.consul_address.to_owned()
+    })
+}

@@ -1,0 +1,86 @@
+//! The merge rule: scalars replace, maps merge by key, lists replace.
+
+use http::{HeaderName, HeaderValue};
+
+use crate::config::raw::{
+    route::{Policy, Require, RequireRule},
+    traffic::{HeaderRules, Retry, Rewrite, Timeout},
+};
+
+impl Policy {
+    /// Lays `top` over this policy: what `top` says wins, what it leaves out stays.
+    pub(super) fn overlay(&mut self, top: &Self) {
+        replace(&mut self.auth, top.auth.as_ref());
+        overlay_require(&mut self.require, top.require.as_ref());
+        replace(&mut self.rate_limits, top.rate_limits.as_ref());
+        self.timeout.overlay(&top.timeout);
+        self.retry.overlay(&top.retry);
+        replace(&mut self.body_limit, top.body_limit.as_ref());
+        self.rewrite.overlay(&top.rewrite);
+        self.request_headers.overlay(&top.request_headers);
+        self.response_headers.overlay(&top.response_headers);
+        replace(&mut self.access_log, top.access_log.as_ref());
+    }
+}
+
+impl Timeout {
+    fn overlay(&mut self, top: &Self) {
+        replace(&mut self.total, top.total.as_ref());
+        replace(&mut self.connect, top.connect.as_ref());
+        replace(&mut self.per_try, top.per_try.as_ref());
+        replace(&mut self.idle, top.idle.as_ref());
+    }
+}
+
+impl Retry {
+    fn overlay(&mut self, top: &Self) {
+        replace(&mut self.attempts, top.attempts.as_ref());
+        replace(&mut self.on, top.on.as_ref());
+        replace(&mut self.methods, top.methods.as_ref());
+        replace(&mut self.budget_per_mille, top.budget_per_mille.as_ref());
+        replace(&mut self.backoff, top.backoff.as_ref());
+    }
+}
+
+impl Rewrite {
+    fn overlay(&mut self, top: &Self) {
+        replace(&mut self.strip, top.strip.as_ref());
+        replace(&mut self.add, top.add.as_ref());
+    }
+}
+
+impl HeaderRules {
+    fn overlay(&mut self, top: &Self) {
+        merge_headers(&mut self.set, &top.set);
+        merge_headers(&mut self.add, &top.add);
+        replace(&mut self.remove, top.remove.as_ref());
+    }
+}
+
+fn overlay_require(base: &mut Option<RequireRule>, top: Option<&RequireRule>) {
+    match (base.as_mut(), top) {
+        (_, None) => {}
+        (Some(RequireRule::All(base)), Some(RequireRule::All(top))) => {
+            let Require { scopes, roles, claims, span } = top;
+            replace(&mut base.scopes, scopes.as_ref());
+            replace(&mut base.roles, roles.as_ref());
+            for (name, wanted) in claims {
+                base.claims.retain(|(known, _)| known != name);
+                base.claims.push((name.clone(), wanted.clone()));
+            }
+            base.span = *span;
+        }
+        (_, Some(top)) => *base = Some(top.clone()),
+    }
+}
+
+fn merge_headers(base: &mut Vec<(HeaderName, HeaderValue)>, top: &[(HeaderName, HeaderValue)]) {
+    base.retain(|(name, _)| !top.iter().any(|(other, _)| other == name));
+    base.extend(top.iter().cloned());
+}
+
+fn replace<T: Clone>(base: &mut Option<T>, top: Option<&T>) {
+    if let Some(top) = top {
+        *base = Some(top.clone());
+    }
+}

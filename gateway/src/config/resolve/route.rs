@@ -1,0 +1,336 @@
+//! Routes: merged, named, and checked against the providers, policies and services that they mention.
+
+use std::collections::{HashMap, HashSet};
+
+use http::Method;
+
+use super::{defaults::Defaults, ratio, service::Services};
+use crate::config::{
+    diagnostics::{Diagnostic, Diagnostics, Span, code, did_you_mean},
+    raw::{
+        File,
+        fields::quoted_list,
+        pattern::PathPattern,
+        route::{Access, Policy, RequireRule, Route},
+        traffic::{BodyLimit, HeaderRules as RawHeaderRules, RateLimit, Retry, RetryOn, Rewrite, Timeout},
+        tree::At,
+    },
+    settings::{
+        HeaderRules, HostPattern, RateLimitKey, RateLimitSettings, RequireSettings, RetrySettings,
+        RewriteSettings, RouteSettings, TimeoutSettings,
+    },
+};
+
+pub(super) struct Routes<'a> {
+    file: &'a File,
+    defaults: &'a Defaults,
+    names: HashMap<String, Span>,
+    pub(super) used_policies: HashSet<String>,
+    pub(super) used_auth: HashSet<String>,
+    pub(super) settings: Vec<RouteSettings>,
+}
+
+impl<'a> Routes<'a> {
+    pub(super) fn new(file: &'a File, defaults: &'a Defaults) -> Self {
+        Self {
+            file,
+            defaults,
+            names: HashMap::new(),
+            used_policies: HashSet::new(),
+            used_auth: HashSet::new(),
+            settings: Vec::new(),
+        }
+    }
+
+    /// Checks one route and, where nothing essential is missing, adds its settings.
+    pub(super) fn add(&mut self, route: &Route, services: &mut Services<'_>, sink: &mut Diagnostics) {
+        let policy = self.merged(route, sink);
+        let place = route.path.as_ref().map_or(route.span, |path| path.span);
+        let auth = self.providers(&policy, place, sink);
+        let service = route.service.as_ref().map(|name| services.index(name));
+        let require = resolve_require(&policy, auth.as_deref(), place, sink);
+        let rate_limits = resolve_rate_limits(&policy, auth.as_deref(), place, sink);
+        let Some(At { value: pattern, span }) = &route.path else { return };
+        let methods = methods_of(route, pattern, *span, sink);
+        let name = self.name_of(route, &methods, &pattern.path, *span, sink);
+        let Some(service) = service else { return };
+        self.settings.push(RouteSettings {
+            name,
+            methods,
+            host: route.host.clone(),
+            path: pattern.path.clone(),
+            headers: route.headers.clone(),
+            priority: route.priority.unwrap_or(0),
+            service,
+            auth: auth.unwrap_or_default(),
+            require,
+            rate_limits,
+            timeout: resolve_timeout(&policy.timeout, &self.defaults.timeout),
+            retry: resolve_retry(&policy.retry, &self.defaults.retry),
+            body_bytes_max: match policy.body_limit {
+                Some(BodyLimit::Off) => None,
+                Some(BodyLimit::Bytes(bytes)) => Some(bytes),
+                None => Some(self.defaults.body_bytes_max),
+            },
+            rewrite: resolve_rewrite(&policy.rewrite),
+            request_headers: resolve_header_rules(&policy.request_headers),
+            response_headers: resolve_header_rules(&policy.response_headers),
+            access_log: policy.access_log.unwrap_or(true),
+            span: *span,
+        });
+    }
+
+    fn merged(&mut self, route: &Route, sink: &mut Diagnostics) -> Policy {
+        let mut merged = self.file.defaults.clone();
+        for used in &route.uses {
+            let Some(policy) = self.file.policies.iter().find(|policy| policy.name.value == used.value)
+            else {
+                let known = self.file.policies.iter().map(|policy| policy.name.value.as_str());
+                sink.push(unknown_name("policy", used, known));
+                continue;
+            };
+            self.used_policies.insert(used.value.clone());
+            merged.overlay(&policy.value);
+        }
+        merged.overlay(&route.own);
+        merged
+    }
+
+    /// The providers whose tokens the route takes. `None`: not known, because of an error that is reported.
+    fn providers(&mut self, policy: &Policy, place: Span, sink: &mut Diagnostics) -> Option<Vec<usize>> {
+        let known: Vec<&str> = self.file.auth.iter().map(|provider| provider.name.value.as_str()).collect();
+        match policy.auth.as_ref().map(|at| &at.value) {
+            None => match known.as_slice() {
+                [] => Some(Vec::new()),
+                [first, ..] => {
+                    sink.push(route_without_auth(place, first));
+                    None
+                }
+            },
+            Some(Access::Open) => Some(Vec::new()),
+            Some(Access::Broken) => None,
+            Some(Access::AnyOf(names)) => {
+                let mut providers = Vec::new();
+                for name in names {
+                    match known.iter().position(|known| *known == name.value) {
+                        Some(index) if providers.contains(&index) => {}
+                        Some(index) => providers.push(index),
+                        None => {
+                            sink.push(unknown_name("auth provider", name, known.iter().copied()));
+                            return None;
+                        }
+                    }
+                    self.used_auth.insert(name.value.clone());
+                }
+                Some(providers)
+            }
+        }
+    }
+
+    fn name_of(
+        &mut self,
+        route: &Route,
+        methods: &[Method],
+        path: &str,
+        place: Span,
+        sink: &mut Diagnostics,
+    ) -> String {
+        if let Some(At { value, span }) = &route.name {
+            if let Some(first) = self.names.insert(value.clone(), *span) {
+                sink.push(
+                    Diagnostic::error(code::DUPLICATE_NAME, *span, "two routes have the same name")
+                        .label("metrics and logs could not tell them apart")
+                        .related(first, "the other route"),
+                );
+            }
+            return value.clone();
+        }
+        let made = made_name(route, methods, path);
+        let mut name = made.clone();
+        let mut number = 2;
+        // Only routes with the same conditions come here; the router reports them as ambiguous.
+        while self.names.contains_key(&name) {
+            name = format!("{made} #{number}");
+            number += 1;
+        }
+        self.names.insert(name.clone(), place);
+        name
+    }
+}
+
+/// `GET|HEAD shop.example/products/** [x-beta=1]`: what the route matches, as one would say it.
+fn made_name(route: &Route, methods: &[Method], path: &str) -> String {
+    let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
+    let host = match &route.host {
+        HostPattern::Any => String::new(),
+        HostPattern::Exact(host) => host.clone(),
+        HostPattern::Suffix(suffix) => format!("*{suffix}"),
+    };
+    let mut name = methods.join("|");
+    if !name.is_empty() {
+        name.push(' ');
+    }
+    name.push_str(&host);
+    name.push_str(path);
+    for condition in &route.headers {
+        let value = condition.value.as_ref().and_then(|value| value.to_str().ok()).unwrap_or("*");
+        name.extend([" [", condition.name.as_str(), "=", value, "]"]);
+    }
+    name
+}
+
+fn methods_of(route: &Route, pattern: &PathPattern, place: Span, sink: &mut Diagnostics) -> Vec<Method> {
+    match &route.methods {
+        Some(_) if !pattern.methods.is_empty() => {
+            sink.push(
+                Diagnostic::error(code::CONFLICT, place, "methods stand in `path` and in `methods`")
+                    .label("keep one of the two"),
+            );
+            pattern.methods.clone()
+        }
+        Some(methods) => methods.clone(),
+        None => pattern.methods.clone(),
+    }
+}
+
+fn route_without_auth(place: Span, provider: &str) -> Diagnostic {
+    Diagnostic::error(code::ROUTE_WITHOUT_AUTH, place, "this route does not say who may use it")
+        .label("no `auth` here, in its policies, or in `defaults`")
+        .help(format!(
+            "add `auth: {provider}` to ask for a token, or `auth: none` to open the route to everyone"
+        ))
+}
+
+fn unknown_name<'a>(what: &str, name: &At<String>, known: impl Iterator<Item = &'a str>) -> Diagnostic {
+    let known: Vec<&str> = known.collect();
+    let finding =
+        Diagnostic::error(code::UNKNOWN_NAME, name.span, format!("there is no {what} of this name"));
+    match did_you_mean(&name.value, known.iter().copied()) {
+        Some(word) => finding.label(format!("did you mean `{word}`?")),
+        None if known.is_empty() => {
+            let section = if what == "policy" { "policies" } else { "auth" };
+            finding.label("unknown name").help(format!("this file has no `{section}` section"))
+        }
+        None => finding.label("unknown name").help(format!("known are {}", quoted_list(&known))),
+    }
+}
+
+fn resolve_require(
+    policy: &Policy,
+    auth: Option<&[usize]>,
+    place: Span,
+    sink: &mut Diagnostics,
+) -> RequireSettings {
+    let Some(RequireRule::All(require)) = &policy.require else { return RequireSettings::default() };
+    if auth.is_some_and(<[usize]>::is_empty) {
+        sink.push(
+            needs_auth(require.span, place, "`require` needs a token, and this route asks for none")
+                .help("add `auth: PROVIDER` to the route, or `require: none` to take back what it inherits"),
+        );
+    }
+    RequireSettings {
+        scopes: require.scopes.clone().unwrap_or_default(),
+        roles: require.roles.clone().unwrap_or_default(),
+        claims: require.claims.clone(),
+    }
+}
+
+fn needs_auth(span: Span, route: Span, message: &str) -> Diagnostic {
+    Diagnostic::error(code::NEEDS_AUTH, span, message).related(route, "the route that is open")
+}
+
+fn resolve_rate_limits(
+    policy: &Policy,
+    auth: Option<&[usize]>,
+    place: Span,
+    sink: &mut Diagnostics,
+) -> Vec<RateLimitSettings> {
+    let limits = policy.rate_limits.as_deref().unwrap_or_default();
+    let is_open = auth.is_some_and(<[usize]>::is_empty);
+    let mut settings: Vec<RateLimitSettings> = Vec::new();
+    for RateLimit { rate, span } in limits {
+        let key = match &rate.key {
+            Some(key) => key.clone(),
+            None if is_open => RateLimitKey::Ip,
+            None => RateLimitKey::User,
+        };
+        if is_open && matches!(key, RateLimitKey::User | RateLimitKey::Claim(_)) {
+            sink.push(
+                needs_auth(*span, place, "a limit per user or claim needs a token, and this route asks for none")
+                    .help("write `per ip`; without `per`, a limit is per user behind auth and per IP address on open routes"),
+            );
+        }
+        settings.push(RateLimitSettings {
+            name: limit_name(&key, limits.len(), &settings),
+            requests: rate.requests,
+            period: rate.period,
+            burst: rate.burst.unwrap_or(rate.requests),
+            key,
+            span: *span,
+        });
+    }
+    settings
+}
+
+/// A single limit is `default`; of several, each has the name of its key.
+fn limit_name(key: &RateLimitKey, limits: usize, before: &[RateLimitSettings]) -> String {
+    if limits == 1 {
+        return "default".to_owned();
+    }
+    let base = match key {
+        RateLimitKey::Ip => "ip".to_owned(),
+        RateLimitKey::User => "user".to_owned(),
+        RateLimitKey::Route => "route".to_owned(),
+        RateLimitKey::Service => "service".to_owned(),
+        RateLimitKey::Claim(name) => {
+            format!("claim-{}", name.replace(|c: char| !c.is_ascii_alphanumeric(), "-"))
+        }
+        RateLimitKey::Header(name) => format!("header-{name}"),
+    };
+    let same = before.iter().filter(|limit| limit.key == *key).count();
+    if same == 0 { base } else { format!("{base}-{}", same + 1) }
+}
+
+fn resolve_timeout(raw: &Timeout, defaults: &TimeoutSettings) -> TimeoutSettings {
+    let total = raw.total.unwrap_or(defaults.total);
+    TimeoutSettings {
+        total,
+        connect: raw.connect.unwrap_or(defaults.connect),
+        // An inherited `try` that is not shorter than the route's own total says nothing more than the total.
+        per_try: raw.per_try.or(defaults.per_try).filter(|per_try| *per_try < total),
+        idle: raw.idle.unwrap_or(defaults.idle),
+    }
+}
+
+fn resolve_retry(raw: &Retry, defaults: &RetrySettings) -> RetrySettings {
+    let (backoff_min, backoff_max) = raw.backoff.unwrap_or((defaults.backoff_min, defaults.backoff_max));
+    let mut retry = RetrySettings {
+        attempts: raw.attempts.unwrap_or(defaults.attempts),
+        methods: raw.methods.clone().unwrap_or_else(|| defaults.methods.clone()),
+        budget: raw.budget_per_mille.map_or(defaults.budget, ratio),
+        backoff_min,
+        backoff_max,
+        ..defaults.clone()
+    };
+    if let Some(on) = &raw.on {
+        retry.on_connect = on.contains(&RetryOn::Connect);
+        retry.on_refused = on.contains(&RetryOn::Refused);
+        retry.on_status = on
+            .iter()
+            .filter_map(|on| match on {
+                RetryOn::Status(status) => Some(*status),
+                RetryOn::Connect | RetryOn::Refused => None,
+            })
+            .collect();
+    }
+    retry
+}
+
+fn resolve_rewrite(raw: &Rewrite) -> Option<RewriteSettings> {
+    let settings = RewriteSettings { strip: raw.strip.clone(), add: raw.add.clone() };
+    (settings.strip.is_some() || settings.add.is_some()).then_some(settings)
+}
+
+fn resolve_header_rules(raw: &RawHeaderRules) -> HeaderRules {
+    HeaderRules { set: raw.set.clone(), add: raw.add.clone(), remove: raw.remove.clone().unwrap_or_default() }
+}

@@ -1,0 +1,387 @@
+//! Effective settings: what `routes.yaml` means once defaults, policies and routes are merged.
+//!
+//! `raw` mirrors the file, `settings` is its meaning, the snapshot is what workers run. Everything here is
+//! plain data: units are typed, names are checked, every field has its value. `config::resolve` is the only
+//! producer, `config::compile` the only consumer. Nothing here reads a file, a clock or the network.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+
+use super::diagnostics::Span;
+
+/// The whole configuration of one gateway.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Worker threads; one per core unless the file says otherwise.
+    pub workers: usize,
+    pub listen: ListenSettings,
+    /// `None` when no service needs a registry (all have `hosts`).
+    pub consul: Option<ConsulSettings>,
+    pub auth: Vec<AuthSettings>,
+    pub routes: Vec<RouteSettings>,
+    pub services: Vec<ServiceSettings>,
+    pub access_log: AccessLogSettings,
+    pub drain: DrainSettings,
+    /// Cap of tracked rate-limit keys over all limits.
+    pub rate_keys_max: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenSettings {
+    /// Cleartext listeners: HTTP/1.1, and HTTP/2 with prior knowledge.
+    pub http: Vec<SocketAddr>,
+    pub https: Option<HttpsSettings>,
+    /// `None` is `off`.
+    pub admin: Option<SocketAddr>,
+    pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// First byte to end of headers.
+    pub header_timeout: Duration,
+    /// Keep-alive between requests.
+    pub idle_timeout: Duration,
+    pub max_headers: usize,
+    pub max_header_bytes: usize,
+    /// `None`: 90 % of the process's file limit.
+    pub max_connections: Option<usize>,
+    /// HTTP/2 concurrent streams of one connection.
+    pub max_streams: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpsSettings {
+    pub bind: SocketAddr,
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+    pub span: Span,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsulSettings {
+    /// `http://host:port` or `https://host:port`.
+    pub address: String,
+    pub token: Option<Secret>,
+    pub token_file: Option<PathBuf>,
+    pub datacenter: Option<String>,
+    pub consistency: Consistency,
+    /// Longest wait of a blocking query.
+    pub wait: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Consistency {
+    #[default]
+    Stale,
+    Default,
+    Consistent,
+}
+
+/// A secret from the file: never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(value: String) -> Self {
+        Self(value)
+    }
+    /// The secret itself. Only for the place that sends or checks it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// One `auth.<name>` provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthSettings {
+    pub name: String,
+    pub keys: KeySource,
+    /// Required `iss`; `None` accepts a token with any issuer or none.
+    pub issuer: Option<String>,
+    /// Required `aud`: one of these.
+    pub audience: Vec<String>,
+    /// Accepted algorithms by their JWA names; all of one family per key type, never `none`.
+    pub algorithms: Vec<jsonwebtoken::Algorithm>,
+    /// Clock skew allowed for `exp` and `nbf`.
+    pub leeway: Duration,
+    /// Places to look for the token, in order.
+    pub from: Vec<TokenSource>,
+    /// Claim → header. The same headers from the client are always removed.
+    pub forward: Vec<(String, HeaderName)>,
+    /// Verified tokens remembered per worker; 0 = none.
+    pub cache_max: usize,
+    pub span: Span,
+}
+
+impl AuthSettings {
+    /// Equal in meaning: wherever in the file.
+    pub fn same_as(&self, other: &Self) -> bool {
+        *self == Self { span: self.span, ..other.clone() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    /// OIDC discovery: `<issuer>/.well-known/openid-configuration` names the JWKS.
+    Issuer(String),
+    JwksUrl(String),
+    JwksFile(PathBuf),
+    PublicKeyFile(PathBuf),
+    Hs256SecretFile(PathBuf),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenSource {
+    /// `Authorization: Bearer …`
+    Bearer,
+    Cookie(String),
+    Header(HeaderName),
+    Query(String),
+}
+
+#[derive(Debug, Clone)]
+pub struct RouteSettings {
+    /// Unique; from the file, or made from methods, host and path.
+    pub name: String,
+    /// Empty = any method.
+    pub methods: Vec<Method>,
+    pub host: HostPattern,
+    /// As written: `/users/**`, `/users/{id}`. Syntax is checked.
+    pub path: String,
+    /// Every condition must hold.
+    pub headers: Vec<HeaderCondition>,
+    /// Overrides "most specific first"; higher wins.
+    pub priority: i32,
+    /// Index into `Settings::services`.
+    pub service: usize,
+    /// Any of these providers (indexes into `Settings::auth`); empty = open.
+    pub auth: Vec<usize>,
+    pub require: RequireSettings,
+    pub rate_limits: Vec<RateLimitSettings>,
+    pub timeout: TimeoutSettings,
+    pub retry: RetrySettings,
+    /// Largest request body; `None` = unlimited.
+    pub body_bytes_max: Option<u64>,
+    pub rewrite: Option<RewriteSettings>,
+    pub request_headers: HeaderRules,
+    pub response_headers: HeaderRules,
+    pub access_log: bool,
+    /// Where the route stands (its `path:` value).
+    pub span: Span,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum HostPattern {
+    #[default]
+    Any,
+    /// Lower case, without port.
+    Exact(String),
+    /// `*.shop.example` is kept as `.shop.example`: one or more labels in front.
+    Suffix(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderCondition {
+    pub name: HeaderName,
+    /// `None`: the header must be present.
+    pub value: Option<HeaderValue>,
+}
+
+/// 403 unless all hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RequireSettings {
+    /// Every one must be among the token's `scope` (space separated) or `scp`.
+    pub scopes: Vec<String>,
+    /// One of these must be in `role` or `roles`.
+    pub roles: Vec<String>,
+    /// Claim equals value (or contains it, where the claim is a list).
+    pub claims: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RateLimitSettings {
+    /// Policy name in `RateLimit-Policy`: `default`, or made from the key (`ip`, `user`, …).
+    pub name: String,
+    pub requests: u32,
+    pub period: Duration,
+    pub burst: u32,
+    pub key: RateLimitKey,
+    pub span: Span,
+}
+
+/// As it would be written in the file: `100/s burst 200 per user`.
+impl fmt::Display for RateLimitSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/", self.requests)?;
+        match self.period.as_secs() {
+            1 if self.period.subsec_nanos() == 0 => f.write_str("s")?,
+            60 => f.write_str("m")?,
+            3600 => f.write_str("h")?,
+            86400 => f.write_str("d")?,
+            _ => write!(f, "{:?}", self.period)?,
+        }
+        if self.burst != self.requests {
+            write!(f, " burst {}", self.burst)?;
+        }
+        match &self.key {
+            RateLimitKey::Ip => f.write_str(" per ip"),
+            RateLimitKey::User => f.write_str(" per user"),
+            RateLimitKey::Route => f.write_str(" per route"),
+            RateLimitKey::Service => f.write_str(" per service"),
+            RateLimitKey::Claim(claim) => write!(f, " per claim:{claim}"),
+            RateLimitKey::Header(name) => write!(f, " per header:{name}"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum RateLimitKey {
+    /// Client address; IPv6 by /64.
+    Ip,
+    /// `sub` of the verified token.
+    User,
+    /// One bucket for the route.
+    Route,
+    /// One bucket for the service.
+    Service,
+    Claim(String),
+    Header(HeaderName),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimeoutSettings {
+    /// Request begins → response head, over all attempts; then `idle` governs the body.
+    pub total: Duration,
+    pub connect: Duration,
+    /// One attempt; `None` = what is left of `total`.
+    pub per_try: Option<Duration>,
+    /// No byte in either direction of a body for this long.
+    pub idle: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct RetrySettings {
+    /// Retries after the first attempt; 0 = off.
+    pub attempts: u32,
+    pub on_connect: bool,
+    /// The upstream closed a reused connection before answering, or refused the stream.
+    pub on_refused: bool,
+    pub on_status: Vec<StatusCode>,
+    /// Methods that may be retried once bytes were sent.
+    pub methods: Vec<Method>,
+    /// Retries may add at most this share of the requests, 0.0..=1.0.
+    pub budget: f32,
+    pub backoff_min: Duration,
+    pub backoff_max: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RewriteSettings {
+    /// Prefix to remove, e.g. `/api`.
+    pub strip: Option<String>,
+    /// Prefix to add after stripping.
+    pub add: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HeaderRules {
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    pub add: Vec<(HeaderName, HeaderValue)>,
+    pub remove: Vec<HeaderName>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServiceSettings {
+    pub name: String,
+    pub source: EndpointSource,
+    pub balance: Balance,
+    /// `None` = off.
+    pub breaker: Option<BreakerSettings>,
+    /// Requests in flight to the whole service; past it 503 `overloaded`.
+    pub max_inflight: u32,
+    pub pool: PoolSettings,
+    pub span: Span,
+}
+
+impl ServiceSettings {
+    /// Equal in meaning: a service that only moved to another line of the file is the same.
+    pub fn same_as(&self, other: &Self) -> bool {
+        let Self { name, source, balance, breaker, max_inflight, pool, span: _ } = self;
+        (name, source, balance, breaker, max_inflight, pool)
+            == (&other.name, &other.source, &other.balance, &other.breaker, &other.max_inflight, &other.pool)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndpointSource {
+    Consul {
+        name: String,
+        tag: Option<String>,
+        datacenter: Option<String>,
+    },
+    /// `host:port` each; names are resolved off the request path.
+    Hosts(Vec<String>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Balance {
+    #[default]
+    RoundRobin,
+    /// Two random choices, the one with fewer requests in flight per weight.
+    P2c,
+    /// Fewest requests in flight per weight.
+    Least,
+    Random,
+}
+
+/// Circuit breaker of one endpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BreakerSettings {
+    /// Trips at this share of errors, 0.0..=1.0.
+    pub error_ratio: f32,
+    /// … once at least this many requests were seen in the window.
+    pub requests_min: u32,
+    pub window: Duration,
+    /// Time in `open` before probes are let through.
+    pub open: Duration,
+    /// Probes in `half-open`; all must succeed to close.
+    pub probes: u32,
+}
+
+/// Upstream connections of one worker to one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolSettings {
+    /// Idle connections kept per endpoint.
+    pub idle_max: usize,
+    pub idle: Duration,
+    pub max_age: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccessLogSettings {
+    pub format: AccessLogFormat,
+    /// `None` = standard output.
+    pub file: Option<PathBuf>,
+    /// Share of requests that are logged, 0.0..=1.0 in thousandths; errors (≥ 500) always are.
+    pub sample_per_mille: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AccessLogFormat {
+    #[default]
+    Json,
+    Combined,
+    Off,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DrainSettings {
+    /// Ready says 503 for this long before listeners stop.
+    pub notice: Duration,
+    /// Requests in flight may take this long.
+    pub timeout: Duration,
+}

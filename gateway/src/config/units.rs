@@ -1,0 +1,349 @@
+//! Human units of `routes.yaml`: durations, sizes, shares, rates, counts, each with its allowed range.
+//!
+//! A number without a unit is refused wherever a unit is meant: `timeout: 30` is seconds for one reader and
+//! milliseconds for the next. Every refusal says what is expected and, where it can be guessed, what to write.
+
+use std::{fmt::Display, ops::RangeInclusive, str::FromStr, time::Duration};
+
+use bytesize::ByteSize;
+use http::HeaderName;
+
+use super::{
+    diagnostics::{
+        code::{BAD_UNIT, BAD_VALUE, OUT_OF_RANGE},
+        did_you_mean,
+    },
+    settings::RateLimitKey,
+};
+
+/// Why a value was refused. `expected` never holds the value itself, so it can be shown for secrets too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invalid {
+    pub code: &'static str,
+    /// Completes "… must be …".
+    pub expected: String,
+    /// What is wrong with the value; may quote it.
+    pub label: String,
+    /// What to write instead; may quote the value.
+    pub help: Option<String>,
+}
+
+impl Invalid {
+    pub fn new(code: &'static str, expected: impl Into<String>, label: impl Into<String>) -> Self {
+        Self { code, expected: expected.into(), label: label.into(), help: None }
+    }
+
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// `250ms`, `2s`, `1m30s`, `1h`.
+pub fn duration(text: &str) -> Result<Duration, Invalid> {
+    let refuse = |label: &str| Invalid::new(BAD_UNIT, "a duration such as `250ms`, `2s` or `1m30s`", label);
+    if is_number(text) {
+        return Err(refuse("the unit is missing")
+            .help(format!("write `{text}s` for seconds or `{text}ms` for milliseconds")));
+    }
+    if text.starts_with('-') {
+        return Err(refuse("a duration cannot be negative"));
+    }
+    humantime::parse_duration(text)
+        .map_err(|_| refuse("not a duration").help("units are `ms`, `s`, `m`, `h`, `d`"))
+}
+
+/// A duration within `range`.
+pub fn duration_in(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, Invalid> {
+    within(duration(text)?, range, |d| show_duration(*d))
+}
+
+/// `512B`, `256KiB`, `10MB`: in bytes.
+pub fn size(text: &str) -> Result<u64, Invalid> {
+    let refuse = |label: &str| Invalid::new(BAD_UNIT, "a size such as `64KiB` or `10MB`", label);
+    if is_number(text) {
+        let in_bytes = text.parse().map_or_else(|_| format!("{text}B"), show_size);
+        return Err(refuse("the unit is missing").help(format!("write `{in_bytes}` if these are bytes")));
+    }
+    if text.starts_with('-') {
+        return Err(refuse("a size cannot be negative"));
+    }
+    let bytes = ByteSize::from_str(text)
+        .map_err(|_| refuse("not a size").help("units are `B`, `kB`, `KiB`, `MB`, `MiB`, `GB`, `GiB`"))?;
+    Ok(bytes.as_u64())
+}
+
+/// A size within `range`.
+pub fn size_in(text: &str, range: RangeInclusive<u64>) -> Result<u64, Invalid> {
+    within(size(text)?, range, |bytes| show_size(*bytes))
+}
+
+/// `20%`, `0.5%`: in thousandths.
+pub fn share_per_mille(text: &str) -> Result<u16, Invalid> {
+    let refuse = |label: &str| Invalid::new(BAD_UNIT, "a share such as `20%`", label);
+    let Some(number) = text.strip_suffix('%') else {
+        let refusal = refuse("the `%` is missing");
+        return Err(match text.parse::<f64>() {
+            Ok(value) if value > 0.0 && value <= 1.0 => refusal.help(format!("write `{}%`", value * 100.0)),
+            Ok(value) if value > 1.0 => refusal.help(format!("write `{text}%`")),
+            _ => refusal,
+        });
+    };
+    let number = number.trim_end();
+    let (whole, tenths) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |text: &str, length: RangeInclusive<usize>| {
+        (length.contains(&text.len()) && is_number(text)).then(|| text.parse::<u16>().ok()).flatten()
+    };
+    let (Some(whole), Some(tenths)) = (digits(whole, 1..=4), digits(tenths, 1..=1)) else {
+        return Err(refuse("not a share").help("whole percents, or one digit after the point: `0.5%`"));
+    };
+    within(whole.saturating_mul(10).saturating_add(tenths), 0..=1000, |p| {
+        format!("{}%", f32::from(*p) / 10.0)
+    })
+}
+
+/// A whole number within `range`.
+pub fn count<T>(text: &str, range: RangeInclusive<T>) -> Result<T, Invalid>
+where
+    T: FromStr + PartialOrd + Display,
+{
+    let expected = || format!("a whole number between `{}` and `{}`", range.start(), range.end());
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if !is_number(digits) {
+        return Err(Invalid::new(BAD_VALUE, expected(), "not a whole number"));
+    }
+    match text.parse::<T>() {
+        Ok(value) if range.contains(&value) => Ok(value),
+        _ => Err(Invalid::new(OUT_OF_RANGE, expected(), "out of range")),
+    }
+}
+
+/// `true` and `false`, and the words people use for them.
+pub fn boolean(text: &str) -> Result<bool, Invalid> {
+    match text {
+        "true" | "on" => Ok(true),
+        "false" | "off" => Ok(false),
+        _ => Err(Invalid::new(BAD_VALUE, "`true` or `false`", "neither `true` nor `false`")),
+    }
+}
+
+/// `100/s`, `5/m burst 3 per ip`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rate {
+    pub requests: u32,
+    pub period: Duration,
+    pub burst: Option<u32>,
+    pub key: Option<RateLimitKey>,
+}
+
+impl Rate {
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        let mut words = text.split_whitespace();
+        let (requests, period) = requests_per_period(words.next().unwrap_or_default())?;
+        let mut rate = Self { requests, period, burst: None, key: None };
+        while let Some(word) = words.next() {
+            match (word, words.next()) {
+                ("burst", Some(number)) if rate.burst.is_none() => rate.burst = Some(burst(number)?),
+                ("per", Some(key)) if rate.key.is_none() => rate.key = Some(rate_key(key)?),
+                ("burst" | "per", Some(_)) => {
+                    return Err(Invalid::new(BAD_UNIT, RATE_FORM, format!("`{word}` stands here twice")));
+                }
+                ("burst" | "per", None) => {
+                    return Err(Invalid::new(BAD_UNIT, RATE_FORM, format!("nothing follows `{word}`")));
+                }
+                _ => {
+                    let refusal = Invalid::new(BAD_UNIT, RATE_FORM, format!("`{word}` is not understood"));
+                    return Err(match rate_key(word) {
+                        Ok(_) => refusal.help(format!("write `per {word}`")),
+                        Err(_) => refusal,
+                    });
+                }
+            }
+        }
+        Ok(rate)
+    }
+}
+
+fn requests_per_period(text: &str) -> Result<(u32, Duration), Invalid> {
+    let refuse = |label: &str| Invalid::new(BAD_UNIT, RATE_FORM, label);
+    if !text.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err(refuse("a rate begins with a number"));
+    }
+    let Some((requests, unit)) = text.split_once('/') else {
+        let refusal = refuse("the period is missing");
+        return Err(if is_number(text) {
+            refusal.help(format!("write `{text}/s` or `{text}/m`"))
+        } else {
+            refusal
+        });
+    };
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86400,
+        _ => return Err(refuse("the period is one of `s`, `m`, `h`, `d`")),
+    };
+    let requests = count(requests, 1..=REQUESTS_MAX)
+        .map_err(|e| refuse(&format!("the number must be {}", e.expected)))?;
+    Ok((requests, Duration::from_secs(seconds)))
+}
+
+/// The number after `burst`.
+pub fn burst(text: &str) -> Result<u32, Invalid> {
+    count(text, 1..=REQUESTS_MAX)
+        .map_err(|e| Invalid::new(e.code, format!("followed by {} after `burst`", e.expected), e.label))
+}
+
+/// The word after `per`.
+pub fn rate_key(text: &str) -> Result<RateLimitKey, Invalid> {
+    let expected = "counted per `ip`, `user`, `route`, `service`, `claim:NAME` or `header:NAME`";
+    let refuse = |label: String| Invalid::new(BAD_VALUE, expected, label);
+    match text.split_once(':') {
+        None => match text {
+            "ip" => Ok(RateLimitKey::Ip),
+            "user" => Ok(RateLimitKey::User),
+            "route" => Ok(RateLimitKey::Route),
+            "service" => Ok(RateLimitKey::Service),
+            _ => Err(match did_you_mean(text, ["ip", "user", "route", "service"]) {
+                Some(word) => refuse(format!("did you mean `per {word}`?")),
+                None => refuse(format!("`{text}` is not one of them")),
+            }),
+        },
+        Some(("claim", name)) if !name.is_empty() => Ok(RateLimitKey::Claim(name.to_owned())),
+        Some(("header", name)) => HeaderName::from_str(name)
+            .map(RateLimitKey::Header)
+            .map_err(|_| refuse("this is not a header name".to_owned())),
+        Some(_) => Err(refuse(format!("`{text}` is not one of them"))),
+    }
+}
+
+/// The shortest way to write a duration: `1m30s`.
+pub fn show_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    if duration.subsec_nanos() == 0 && seconds >= 3600 && seconds.is_multiple_of(3600) {
+        return format!("{}h", seconds / 3600);
+    }
+    humantime::format_duration(duration).to_string().replace(' ', "")
+}
+
+/// A size in the largest binary unit that divides it.
+pub fn show_size(bytes: u64) -> String {
+    let (unit, divisor) = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)]
+        .into_iter()
+        .find(|(_, divisor)| bytes > 0 && bytes.is_multiple_of(*divisor))
+        .unwrap_or(("B", 1));
+    format!("{}{unit}", bytes / divisor)
+}
+
+fn within<T: PartialOrd>(
+    value: T,
+    range: RangeInclusive<T>,
+    show: impl Fn(&T) -> String,
+) -> Result<T, Invalid> {
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    let expected = format!("between `{}` and `{}`", show(range.start()), show(range.end()));
+    Err(Invalid::new(OUT_OF_RANGE, expected, "out of range"))
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+const RATE_FORM: &str = "a rate such as `100/s`, `100/s per user` or `5/m burst 3 per ip`";
+/// Past a billion a limit is a typing mistake, and cell arithmetic in nanoseconds would lose precision.
+const REQUESTS_MAX: u32 = 1_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_with_their_unit() {
+        for (text, millis) in
+            [("250ms", 250), ("2s", 2000), ("1m30s", 90_000), ("5m", 300_000), ("1h", 3_600_000)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bare_number_is_refused_and_the_fix_is_shown() {
+        assert_eq!(
+            duration("30").unwrap_err().help.unwrap(),
+            "write `30s` for seconds or `30ms` for milliseconds"
+        );
+        assert!(size("10").unwrap_err().help.unwrap().contains("`10B`"));
+        assert_eq!(share_per_mille("20").unwrap_err().help.unwrap(), "write `20%`");
+        assert_eq!(share_per_mille("0.2").unwrap_err().help.unwrap(), "write `20%`");
+        assert_eq!(Rate::parse("100").unwrap_err().help.unwrap(), "write `100/s` or `100/m`");
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for text in ["", " ", "s", "-1s", "1x", "s1", "99999999999999999999s"] {
+            assert!(duration(text).is_err(), "{text:?}");
+        }
+        for text in ["", "KiB", "-1MB", "1XB"] {
+            assert!(size(text).is_err(), "{text:?}");
+        }
+        assert!(size_in("99999999999999999999EB", 0..=1 << 40).is_err());
+        for text in ["", "%", "x%", "-1%", "101%", "1.55%", "1.%", "99999%"] {
+            assert!(share_per_mille(text).is_err(), "{text:?}");
+        }
+        for text in
+            ["", "/s", "0/s", "x/s", "1/x", "1/5s", "99999999999/s", "1/s burst", "1/s per", "1/s burst 0"]
+        {
+            assert!(Rate::parse(text).is_err(), "{text:?}");
+        }
+        for text in ["1/s per header:", "1/s per claim:", "1/s per usr", "1/s per ip per ip", "1/s user"] {
+            assert!(Rate::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_know_binary_and_decimal_units() {
+        for (text, bytes) in [("1B", 1), ("256KiB", 262_144), ("10MB", 10_000_000), ("1GiB", 1 << 30)] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn shares_have_at_most_one_digit_after_the_point() {
+        for (text, per_mille) in [("0%", 0), ("0.5%", 5), ("20%", 200), ("100%", 1000)] {
+            assert_eq!(share_per_mille(text), Ok(per_mille), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_range_holds_both_of_its_ends() {
+        let range = || Duration::from_secs(1)..=Duration::from_mins(1);
+        assert!(duration_in("1s", range()).is_ok());
+        assert!(duration_in("1m", range()).is_ok());
+        assert_eq!(duration_in("61s", range()).unwrap_err().expected, "between `1s` and `1m`");
+        assert_eq!(duration_in("999ms", range()).unwrap_err().code, OUT_OF_RANGE);
+        assert!(count::<u32>("4294967296", 0..=u32::MAX).is_err());
+        assert!(count("-5", -10..=10).is_ok());
+    }
+
+    #[test]
+    fn rates_have_a_burst_and_a_key() {
+        let rate = Rate::parse("5/m burst 3 per ip").unwrap();
+        assert_eq!((rate.requests, rate.period), (5, Duration::from_mins(1)));
+        assert_eq!((rate.burst, rate.key), (Some(3), Some(RateLimitKey::Ip)));
+        let rate = Rate::parse("100/s per header:X-Api-Key").unwrap();
+        assert_eq!(rate.key, Some(RateLimitKey::Header(HeaderName::from_static("x-api-key"))));
+        assert_eq!(Rate::parse("100/s").unwrap().key, None);
+    }
+
+    #[test]
+    fn values_are_shown_as_they_would_be_written() {
+        assert_eq!(show_duration(Duration::from_secs(90)), "1m30s");
+        assert_eq!(show_size(10 * 1024 * 1024), "10MiB");
+        assert_eq!(show_duration(Duration::from_hours(24)), "24h");
+        assert_eq!(show_size(1000), "1000B");
+    }
+}

@@ -1,0 +1,129 @@
+//! Admin listener: health, metrics and the JSON view of what the gateway does. Never on the public listener.
+
+use std::{net::TcpListener, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::{Query, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde_json::{Value, json};
+
+use super::{metrics::Exporter, status::Status};
+use crate::{clock, policy::circuit_breaker, snapshot::Publisher};
+
+/// What the handlers read.
+pub struct Admin {
+    pub publisher: Arc<Publisher>,
+    pub status: Arc<Status>,
+    pub exporter: Exporter,
+}
+
+/// Serves until the control runtime ends.
+///
+/// # Errors
+/// The socket cannot be used by the runtime.
+pub async fn serve(listener: TcpListener, admin: Admin) -> std::io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    axum::serve(listener, router(Arc::new(admin))).await
+}
+
+fn router(admin: Arc<Admin>) -> Router {
+    Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/healthz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/api/v1/routes", get(routes))
+        .route("/api/v1/services", get(services))
+        .fallback(not_found)
+        .with_state(admin)
+}
+
+/// The process turns.
+async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// Something is known of every service, and the gateway does not drain. `?verbose` lists the checks.
+async fn readyz(State(admin): State<Arc<Admin>>, Query(query): Query<Vec<(String, String)>>) -> Response {
+    let draining = admin.status.draining.load(std::sync::atomic::Ordering::Relaxed);
+    let checks = [("discovery", admin.status.is_synced()), ("not_draining", !draining)];
+    let status = if admin.status.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let verbose = query.iter().any(|(key, _)| key == "verbose");
+    let mut text = String::new();
+    for (name, good) in checks {
+        if verbose || !good {
+            text.extend([if good { "[+] " } else { "[-] " }, name, "\n"]);
+        }
+    }
+    text.push_str(if status == StatusCode::OK { "ok\n" } else { "not ready\n" });
+    (status, text).into_response()
+}
+
+async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+    match admin.exporter.scrape().await {
+        Ok(text) => {
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+/// The compiled table in match order.
+async fn routes(State(admin): State<Arc<Admin>>) -> Json<Value> {
+    let snapshot = admin.publisher.load();
+    let table = &snapshot.table;
+    let rows = table.router.table().iter().filter_map(|index| table.routes.get(*index));
+    Json(json!({ "routes": rows.map(|route| route.view.clone()).collect::<Vec<_>>() }))
+}
+
+/// Services with their endpoints, breakers and watches.
+async fn services(State(admin): State<Arc<Admin>>) -> Json<Value> {
+    let snapshot = admin.publisher.load();
+    let now = clock::now();
+    let watches = admin.status.watches();
+    let services = snapshot.clusters.iter().map(|cluster| {
+        let endpoints = cluster.endpoints.iter().map(|endpoint| {
+            let breaker = cluster.breaker.as_ref().map(|_| match endpoint.state().breaker().state(now) {
+                circuit_breaker::State::Closed => "closed",
+                circuit_breaker::State::HalfOpen => "half_open",
+                circuit_breaker::State::Open => "open",
+            });
+            json!({
+                "instance": endpoint.key().as_str(),
+                "address": endpoint.address().to_string(),
+                "weight": endpoint.weight(),
+                "in_flight": endpoint.state().in_flight(),
+                "breaker": breaker,
+            })
+        });
+        let target = super::discovery::target(&cluster.settings.source);
+        let watch = target.as_ref().and_then(|target| watches.get(target)).map(|stats| {
+            json!({
+                "index": stats.index,
+                "state": format!("{:?}", stats.state).to_lowercase(),
+                "age_ms": stats.last_success.map(|at| u64::try_from(now.saturating_duration_since(at.into()).as_millis()).unwrap_or(u64::MAX)),
+                "queries": stats.queries,
+                "errors": stats.errors,
+                "empty_held": stats.empty_held,
+                "skipped_instances": stats.skipped_instances,
+            })
+        });
+        json!({
+            "name": &*cluster.name,
+            "source": if target.is_some() { "consul" } else { "hosts" },
+            "watch": watch,
+            "in_flight": cluster.concurrency.in_flight(),
+            "endpoints": endpoints.collect::<Vec<_>>(),
+        })
+    });
+    Json(json!({ "services": services.collect::<Vec<_>>() }))
+}
+
+async fn not_found() -> Response {
+    let text = "not found; this is the admin listener: /livez /readyz /healthz /metrics /api/v1/routes /api/v1/services\n";
+    (StatusCode::NOT_FOUND, text).into_response()
+}

@@ -1,0 +1,60 @@
+//! The way to the end: readiness goes first, then the listeners, then the requests in flight.
+//!
+//! It goes on beside the loop, so that until the last request is answered instances are followed and metrics
+//! tell what happens.
+
+use std::{pin::Pin, time::Duration};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    config::settings::DrainSettings,
+    worker::{Command, Drained},
+};
+
+/// Longer than any drain may take after its own timeout, before the loop gives up on a worker.
+const SLACK: Duration = Duration::from_secs(5);
+
+/// A drain under way, and who waits for it.
+pub(super) struct Drain {
+    work: Pin<Box<dyn Future<Output = usize>>>,
+    done: oneshot::Sender<usize>,
+}
+
+impl Drain {
+    pub(super) fn begin(
+        workers: Vec<mpsc::Sender<Command>>,
+        settings: DrainSettings,
+        done: oneshot::Sender<usize>,
+    ) -> Self {
+        Self { work: Box::pin(drain(workers, settings)), done }
+    }
+
+    /// Waits until the drain is over and tells who waits for it. Without a drain it waits for ever.
+    pub(super) async fn finish(drain: &mut Option<Self>) {
+        let Some(Self { work, .. }) = drain else { return std::future::pending().await };
+        let cut = work.await;
+        if let Some(Self { done, .. }) = drain.take() {
+            let _ = done.send(cut);
+        }
+    }
+}
+
+/// Returns how many connections were cut.
+async fn drain(workers: Vec<mpsc::Sender<Command>>, settings: DrainSettings) -> usize {
+    tokio::time::sleep(settings.notice).await;
+    let timeout = settings.timeout;
+    let mut replies = Vec::new();
+    for worker in &workers {
+        let (done, reply) = oneshot::channel();
+        if worker.send(Command::Drain { timeout, done }).await.is_ok() {
+            replies.push(reply);
+        }
+    }
+    let mut cut = 0;
+    for reply in replies {
+        let drained = tokio::time::timeout(timeout + SLACK, reply).await;
+        cut += drained.ok().and_then(Result::ok).unwrap_or(Drained { cut: 1 }).cut;
+    }
+    cut
+}

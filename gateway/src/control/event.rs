@@ -1,0 +1,127 @@
+//! Everything that can change the gateway's world, as one enum, and the order in which it is handled.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use millgate_registry::ServiceUpdate;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{config::settings::KeySource, policy::jwt::KeySet};
+
+/// What the control loop reacts to, one at a time.
+pub enum Event {
+    /// SIGHUP or the embedder asks for a reload; the answer is the report of a configuration that was refused.
+    Reload { reply: oneshot::Sender<Result<(), String>> },
+    /// A file that the configuration is made of may have changed.
+    FilesChanged,
+    /// The registry's answer about one service changed.
+    Service(ServiceUpdate),
+    /// A host name was resolved anew; no address: it could not be, and never was.
+    Resolved { name: String, addresses: Vec<std::net::SocketAddr> },
+    /// A provider's keys were fetched from `source`, which may no longer be its source.
+    Keys { provider: Arc<str>, source: KeySource, keys: Arc<KeySet> },
+    /// A worker's hint.
+    Signal(Signal),
+    /// Stop serving; answered when everything is drained.
+    Drain { reply: oneshot::Sender<usize> },
+}
+
+/// A hint from a worker. May be lost when the control plane is behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Signal {
+    /// A token names a key that the provider's set does not hold: it may have been rotated.
+    UnknownKey { provider: Arc<str> },
+}
+
+/// Events waiting for the loop, and those set aside waiting for it. Senders wait when it is full; hints of workers
+/// are dropped.
+pub const EVENTS_MAX: usize = 1024;
+
+/// The loop's events: first those set aside while something else was waited for, then the channel's.
+pub struct Inbox {
+    channel: mpsc::Receiver<Event>,
+    /// At most [`EVENTS_MAX`].
+    aside: VecDeque<Event>,
+}
+
+impl Inbox {
+    pub fn new(channel: mpsc::Receiver<Event>) -> Self {
+        Self { channel, aside: VecDeque::new() }
+    }
+
+    /// Waits for the next event. Nothing is lost if the future is dropped.
+    pub async fn next(&mut self) -> Option<Event> {
+        match self.aside.pop_front() {
+            Some(event) => Some(event),
+            None => self.channel.recv().await,
+        }
+    }
+
+    /// The next event, if one is there.
+    pub fn try_next(&mut self) -> Option<Event> {
+        self.aside.pop_front().or_else(|| self.channel.try_recv().ok())
+    }
+
+    /// Waits for an event that was not seen yet: those set aside stay there. `None`: there is no more room beside
+    /// them, or no sender.
+    pub async fn arrival(&mut self) -> Option<Event> {
+        if self.aside.len() < EVENTS_MAX { self.channel.recv().await } else { None }
+    }
+
+    /// Keeps an event for later, behind those kept before. A drain goes first: nothing after it matters.
+    pub fn set_aside(&mut self, event: Event) {
+        match event {
+            Event::Drain { .. } => self.aside.push_front(event),
+            // One look at the files answers all of them.
+            Event::FilesChanged if self.aside.iter().any(|known| matches!(known, Event::FilesChanged)) => {}
+            _ => self.aside.push_back(event),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(event: Option<&Event>) -> &'static str {
+        match event {
+            Some(Event::Reload { .. }) => "reload",
+            Some(Event::FilesChanged) => "files",
+            Some(Event::Drain { .. }) => "drain",
+            Some(_) => "other",
+            None => "none",
+        }
+    }
+
+    fn reload() -> Event {
+        Event::Reload { reply: oneshot::channel().0 }
+    }
+
+    #[tokio::test]
+    async fn what_was_set_aside_comes_before_what_came_later_and_a_drain_before_all() {
+        let (sender, channel) = mpsc::channel(4);
+        let mut inbox = Inbox::new(channel);
+        sender.try_send(Event::FilesChanged).unwrap();
+        inbox.set_aside(reload());
+        inbox.set_aside(Event::FilesChanged);
+        inbox.set_aside(Event::FilesChanged);
+        inbox.set_aside(Event::Drain { reply: oneshot::channel().0 });
+        assert_eq!(name(inbox.next().await.as_ref()), "drain");
+        assert_eq!(name(inbox.try_next().as_ref()), "reload");
+        assert_eq!(name(inbox.next().await.as_ref()), "files");
+        assert_eq!(name(inbox.try_next().as_ref()), "files", "the channel's");
+        assert_eq!(name(inbox.try_next().as_ref()), "none");
+    }
+
+    #[tokio::test]
+    async fn no_more_is_taken_from_the_channel_than_can_be_kept() {
+        let (sender, channel) = mpsc::channel(1);
+        let mut inbox = Inbox::new(channel);
+        for _ in 0..EVENTS_MAX {
+            inbox.set_aside(reload());
+        }
+        sender.try_send(Event::FilesChanged).unwrap();
+        assert_eq!(name(inbox.arrival().await.as_ref()), "none");
+        assert_eq!(name(inbox.next().await.as_ref()), "reload");
+        assert_eq!(name(inbox.arrival().await.as_ref()), "files");
+    }
+}

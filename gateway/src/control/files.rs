@@ -1,0 +1,209 @@
+//! Tells when a file of the configuration may have changed.
+//!
+//! Watches the folders, not the files: editors replace files, Kubernetes swaps a symlink. Any event only means
+//! "read again and compare", so nothing depends on what kind of event a platform reports. File systems that
+//! report nothing (NFS, some overlays) are covered by looking every [`POLL`].
+
+use std::{
+    collections::BTreeSet,
+    hash::{DefaultHasher, Hash, Hasher},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+
+use super::event::Event;
+
+/// Looking anyway, for file systems without events.
+const POLL: Duration = Duration::from_secs(5);
+/// A save is several events: wait until this long nothing came.
+const SETTLE: Duration = Duration::from_millis(50);
+/// … but not longer than this: something else may write to the folder all the time.
+const SETTLE_MAX: Duration = Duration::from_millis(500);
+/// Files larger than this are not part of any sensible configuration; the rest of them is not compared.
+const COMPARED_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Watches `files` until dropped.
+pub struct FileWatch {
+    files: Arc<[PathBuf]>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl FileWatch {
+    /// Sends [`Event::FilesChanged`] whenever the content of one of `files` is not what it was. `known` is
+    /// [`loaded_fingerprint`] of what is in use, so that a change between reading and watching is seen, too.
+    pub fn start(files: Vec<PathBuf>, known: u64, events: mpsc::Sender<Event>) -> Self {
+        let files: Arc<[PathBuf]> = files.into();
+        Self { task: tokio::spawn(watch(Arc::clone(&files), known, events)), files }
+    }
+
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+}
+
+impl Drop for FileWatch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn watch(files: Arc<[PathBuf]>, mut known: u64, events: mpsc::Sender<Event>) {
+    // One slot is enough: a second event before the first is handled says nothing new.
+    let (hint, mut hints) = mpsc::channel::<()>(1);
+    let watcher = watch_folders(&files, hint);
+    if let Err(error) = &watcher {
+        tracing::warn!(%error, "file events are not available; looking every {} s instead", POLL.as_secs());
+    }
+    loop {
+        let looked_at = Arc::clone(&files);
+        // Cancelled only with the runtime, which is the end of this task, too.
+        let Ok(now) = tokio::task::spawn_blocking(move || fingerprint(&looked_at)).await else { return };
+        if now != known {
+            known = now;
+            if events.send(Event::FilesChanged).await.is_err() {
+                return;
+            }
+        }
+        tokio::select! {
+            hint = hints.recv(), if watcher.is_ok() => {
+                if hint.is_none() { return; }
+                settle(&mut hints).await;
+            }
+            () = tokio::time::sleep(POLL) => {}
+        }
+    }
+}
+
+/// Waits until no more hints come, or the watcher is gone, or [`SETTLE_MAX`] is over.
+async fn settle(hints: &mut mpsc::Receiver<()>) {
+    let quiet = async { while let Ok(Some(())) = tokio::time::timeout(SETTLE, hints.recv()).await {} };
+    let _ = tokio::time::timeout(SETTLE_MAX, quiet).await;
+}
+
+fn watch_folders(files: &[PathBuf], hint: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event| {
+        if may_be_change(&event) {
+            let _ = hint.try_send(());
+        }
+    })?;
+    let folders: BTreeSet<&Path> = files.iter().map(|file| folder(file)).collect();
+    for folder in folders {
+        if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
+            let every = POLL.as_secs();
+            tracing::warn!(folder = %folder.display(), %error, "no events from this folder; looking every {every} s");
+        }
+    }
+    Ok(watcher)
+}
+
+/// Looking at a file is an event as well: without this, each look would be the cause of the next.
+fn may_be_change(event: &notify::Result<notify::Event>) -> bool {
+    event.as_ref().map_or(true, |event| !event.kind.is_access())
+}
+
+fn folder(file: &Path) -> &Path {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// A hash of all contents; a file that cannot be read is part of it, too.
+fn fingerprint(files: &[PathBuf]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        hash_file(file, &mut hasher);
+    }
+    hasher.finish()
+}
+
+/// The same, with `text` as the content of the first file: what was really read from it.
+pub fn loaded_fingerprint(files: &[PathBuf], text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hash_bytes(text.as_bytes(), &mut hasher);
+    for file in files.iter().skip(1) {
+        hash_file(file, &mut hasher);
+    }
+    hasher.finish()
+}
+
+fn hash_file(file: &Path, hasher: &mut DefaultHasher) {
+    match std::fs::read(file) {
+        Ok(bytes) => hash_bytes(&bytes, hasher),
+        Err(error) => error.kind().hash(hasher),
+    }
+}
+
+fn hash_bytes(bytes: &[u8], hasher: &mut DefaultHasher) {
+    bytes.get(..bytes.len().min(COMPARED_BYTES_MAX)).hash(hasher);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn changed(events: &mut mpsc::Receiver<Event>) -> bool {
+        let next = tokio::time::timeout(Duration::from_secs(10), events.recv()).await;
+        matches!(next, Ok(Some(Event::FilesChanged)))
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_replaced_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("routes.yaml");
+        std::fs::write(&file, "one").unwrap();
+        let (events, mut received) = mpsc::channel(4);
+        let files = vec![file.clone()];
+        let _watch = FileWatch::start(files.clone(), loaded_fingerprint(&files, "one"), events);
+        let other = dir.path().join("new");
+        std::fs::write(&other, "two").unwrap();
+        std::fs::rename(&other, &file).unwrap();
+        assert!(changed(&mut received).await);
+    }
+
+    #[test]
+    fn looking_at_a_file_is_no_change() {
+        use notify::{
+            Event, EventKind,
+            event::{AccessKind, AccessMode, CreateKind, ModifyKind},
+        };
+        let opened = EventKind::Access(AccessKind::Open(AccessMode::Any));
+        assert!(!may_be_change(&Ok(Event::new(opened))));
+        for kind in [EventKind::Create(CreateKind::Any), EventKind::Modify(ModifyKind::Any), EventKind::Any] {
+            assert!(may_be_change(&Ok(Event::new(kind))), "{kind:?}");
+        }
+        assert!(may_be_change(&Err(notify::Error::generic("events were lost"))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_folder_that_is_always_written_to_is_looked_at_nevertheless() {
+        let (hint, mut hints) = mpsc::channel(1);
+        let writer = tokio::spawn(async move {
+            while hint.send(()).await.is_ok() {
+                tokio::time::sleep(SETTLE / 2).await;
+            }
+        });
+        let begin = tokio::time::Instant::now();
+        tokio::time::timeout(SETTLE_MAX * 2, settle(&mut hints)).await.unwrap();
+        assert_eq!(begin.elapsed(), SETTLE_MAX);
+        writer.abort();
+        let _ = writer.await;
+        tokio::time::timeout(SETTLE / 2, settle(&mut hints)).await.expect("it ends with its watcher");
+    }
+
+    #[test]
+    fn the_same_bytes_written_again_are_no_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("routes.yaml");
+        std::fs::write(&file, "one").unwrap();
+        let before = fingerprint(std::slice::from_ref(&file));
+        std::fs::write(&file, "one").unwrap();
+        assert_eq!(before, fingerprint(std::slice::from_ref(&file)));
+        std::fs::write(&file, "two").unwrap();
+        assert_ne!(before, fingerprint(&[file]));
+    }
+}

@@ -1,0 +1,198 @@
+//! Keys of token issuers: read from files at a reload, fetched from URLs in the background.
+//!
+//! A set that was fetched stays in use until a newer one arrives, whatever the issuer does meanwhile. Fetches
+//! happen at start, when the answer's `Cache-Control: max-age` is over, and when a token names an unknown key;
+//! never more often than [`REFRESH_MIN`], so tokens cannot make the gateway hammer an issuer.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use http::header;
+use millgate_registry::HttpClient;
+use serde::Deserialize;
+use tokio::sync::{Notify, mpsc};
+
+use super::event::Event;
+use crate::{
+    config::settings::{AuthSettings, KeySource},
+    policy::jwt::{KeyError, KeySet},
+};
+
+/// At most one fetch per provider in this time.
+const REFRESH_MIN: Duration = Duration::from_secs(10);
+/// Without `max-age`, and as the longest time that `max-age` can ask for: rotation must be noticed.
+const REFRESH_DEFAULT: Duration = Duration::from_mins(5);
+const REFRESH_MAX: Duration = Duration::from_hours(1);
+/// While no set was ever fetched, tokens get 503: try often.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_mins(1);
+const DEADLINE: Duration = Duration::from_secs(10);
+const DOCUMENT_BYTES_MAX: usize = 1024 * 1024;
+
+type Parse = fn(&[u8]) -> Result<KeySet, KeyError>;
+
+/// Keys that are in files.
+///
+/// # Errors
+/// A file cannot be read or holds no usable key; the text names the file.
+pub fn read(source: &KeySource) -> Result<Option<Arc<KeySet>>, String> {
+    let (path, parse): (&Path, Parse) = match source {
+        KeySource::Issuer(_) | KeySource::JwksUrl(_) => return Ok(None),
+        KeySource::JwksFile(path) => (path, KeySet::from_jwks),
+        KeySource::PublicKeyFile(path) => (path, KeySet::from_pem),
+        KeySource::Hs256SecretFile(path) => (path, KeySet::from_secret),
+    };
+    let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let keys = parse(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(Some(Arc::new(keys)))
+}
+
+/// Fetches one provider's keys until dropped.
+pub struct KeyFetch {
+    source: KeySource,
+    task: tokio::task::JoinHandle<()>,
+    refresh: Arc<Notify>,
+}
+
+impl KeyFetch {
+    /// `None` when the provider's keys are in a file.
+    pub fn start(auth: &AuthSettings, http: HttpClient, events: mpsc::Sender<Event>) -> Option<Self> {
+        if !matches!(auth.keys, KeySource::Issuer(_) | KeySource::JwksUrl(_)) {
+            return None;
+        }
+        let source = auth.keys.clone();
+        let refresh = Arc::new(Notify::new());
+        let fetch = Fetch { provider: Arc::from(auth.name.as_str()), source: source.clone(), http, events };
+        Some(Self { source, task: tokio::spawn(fetch.run(Arc::clone(&refresh))), refresh })
+    }
+
+    /// Does it fetch what `auth` wants? Then it goes on through a reload.
+    pub fn serves(&self, auth: &AuthSettings) -> bool {
+        self.source == auth.keys
+    }
+
+    /// A token named an unknown key: fetch as soon as [`REFRESH_MIN`] allows.
+    pub fn refresh(&self) {
+        self.refresh.notify_one();
+    }
+}
+
+impl Drop for KeyFetch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The part of an issuer's discovery document that is used (OpenID Connect Discovery 1.0 §4).
+#[derive(Deserialize)]
+struct DiscoveryDocument {
+    issuer: String,
+    jwks_uri: String,
+}
+
+struct Fetch {
+    provider: Arc<str>,
+    source: KeySource,
+    http: HttpClient,
+    events: mpsc::Sender<Event>,
+}
+
+impl Fetch {
+    async fn run(self, refresh: Arc<Notify>) {
+        let mut retry = FIRST_RETRY;
+        let mut have_keys = false;
+        loop {
+            let wait = match self.fetch().await {
+                Ok((keys, max_age)) => {
+                    retry = FIRST_RETRY;
+                    have_keys = true;
+                    let event = Event::Keys {
+                        provider: Arc::clone(&self.provider),
+                        source: self.source.clone(),
+                        keys: Arc::new(keys),
+                    };
+                    if self.events.send(event).await.is_err() {
+                        return;
+                    }
+                    max_age
+                }
+                Err(reason) => {
+                    tracing::warn!(provider = %self.provider, %reason, have_keys, "keys could not be fetched");
+                    let wait = retry;
+                    retry = (retry * 2).min(RETRY_MAX);
+                    wait
+                }
+            };
+            if have_keys {
+                tokio::time::sleep(REFRESH_MIN).await;
+                let _ = tokio::time::timeout(wait.saturating_sub(REFRESH_MIN), refresh.notified()).await;
+            } else {
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+
+    async fn fetch(&self) -> Result<(KeySet, Duration), String> {
+        let url = match &self.source {
+            KeySource::Issuer(issuer) => self.discover(issuer).await?,
+            KeySource::JwksUrl(url) => url.clone(),
+            KeySource::JwksFile(path) | KeySource::PublicKeyFile(path) | KeySource::Hs256SecretFile(path) => {
+                return Err(format!("{} is a file, which a reload reads", path.display()));
+            }
+        };
+        let (body, max_age) = self.get(&url).await?;
+        let keys = KeySet::from_jwks(&body).map_err(|error| format!("{url}: {error}"))?;
+        Ok((keys, max_age))
+    }
+
+    async fn discover(&self, issuer: &str) -> Result<String, String> {
+        let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
+        let (body, _) = self.get(&url).await?;
+        let document: DiscoveryDocument =
+            serde_json::from_slice(&body).map_err(|error| format!("{url}: {error}"))?;
+        // OpenID Connect Discovery 1.0 §4.3: the issuer in the document MUST be the one that was asked.
+        if document.issuer != issuer {
+            return Err(format!("{url}: the document is of issuer `{}`, not `{issuer}`", document.issuer));
+        }
+        Ok(document.jwks_uri)
+    }
+
+    async fn get(&self, url: &str) -> Result<(bytes::Bytes, Duration), String> {
+        let answer = self
+            .http
+            .get(url, DEADLINE, DOCUMENT_BYTES_MAX)
+            .await
+            .map_err(|error| format!("{url}: {error}"))?;
+        if !answer.status.is_success() {
+            return Err(format!("{url}: answered {}", answer.status));
+        }
+        Ok((answer.body, max_age(&answer.headers)))
+    }
+}
+
+fn max_age(headers: &http::HeaderMap) -> Duration {
+    headers
+        .get(header::CACHE_CONTROL)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.split(',').find_map(|part| part.trim().strip_prefix("max-age=")))
+        .and_then(|seconds| seconds.parse().ok())
+        .map_or(REFRESH_DEFAULT, |seconds| Duration::from_secs(seconds).clamp(REFRESH_MIN, REFRESH_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn max_age_is_kept_within_bounds() {
+        let age = |text: &'static str| {
+            let mut headers = http::HeaderMap::new();
+            headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static(text));
+            max_age(&headers)
+        };
+        assert_eq!(age("public, max-age=600"), Duration::from_mins(10));
+        assert_eq!(age("max-age=0"), REFRESH_MIN);
+        assert_eq!(age("max-age=999999"), REFRESH_MAX);
+        assert_eq!(age("no-store"), REFRESH_DEFAULT);
+        assert_eq!(max_age(&http::HeaderMap::new()), REFRESH_DEFAULT);
+    }
+}

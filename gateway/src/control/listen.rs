@@ -1,0 +1,95 @@
+//! Listening sockets: one per worker and address, sharing the port by `SO_REUSEPORT`.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections that the kernel completes before a worker accepts them, per listener.
+pub const BACKLOG: i32 = 1024;
+
+/// Why an address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} ({key}): {source}{}", advice(source))]
+pub struct ListenError {
+    pub address: SocketAddr,
+    /// The key of `routes.yaml` that named the address.
+    pub key: &'static str,
+    #[source]
+    pub source: io::Error,
+}
+
+/// Binds `address` once per worker. With port 0 the first socket picks the port and the others join it.
+///
+/// # Errors
+/// The address is taken, not ours, or needs a privilege.
+pub fn bind_shared(
+    address: SocketAddr,
+    key: &'static str,
+    workers: usize,
+) -> Result<(SocketAddr, Vec<TcpListener>), ListenError> {
+    let failed = |source| ListenError { address, key, source };
+    // SO_REUSEPORT would let a second gateway of the same user join silently and take half of the connections.
+    // A plain bind first tells whether somebody is there.
+    drop(bind(address, false).map_err(failed)?);
+    let first = bind(address, true).map_err(failed)?;
+    let bound = first.local_addr().map_err(failed)?;
+    let mut listeners = vec![first];
+    while listeners.len() < workers {
+        listeners.push(bind(bound, true).map_err(failed)?);
+    }
+    Ok((bound, listeners))
+}
+
+/// Binds an address for one listener alone (admin).
+///
+/// # Errors
+/// As [`bind_shared`].
+pub fn bind_single(address: SocketAddr, key: &'static str) -> Result<TcpListener, ListenError> {
+    bind(address, false).map_err(|source| ListenError { address, key, source })
+}
+
+fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A restart must not wait for the TIME_WAIT of the connections before it.
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; another process listens there: stop it, or choose another port in the configuration"
+        }
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
+        io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_share_one_port() {
+        let (bound, listeners) = bind_shared("127.0.0.1:0".parse().unwrap(), "listen.http", 3).unwrap();
+        assert_eq!(listeners.len(), 3);
+        assert!(listeners.iter().all(|l| l.local_addr().unwrap() == bound));
+    }
+
+    #[test]
+    fn a_port_that_another_gateway_shares_is_refused_with_advice() {
+        let (bound, _kept) = bind_shared("127.0.0.1:0".parse().unwrap(), "listen.http", 1).unwrap();
+        let error = bind_shared(bound, "listen.http", 1).unwrap_err().to_string();
+        assert!(error.contains("listen.http") && error.contains("another process listens there"), "{error}");
+    }
+}

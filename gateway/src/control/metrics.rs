@@ -1,0 +1,375 @@
+//! `/metrics`: the workers' samples and the control plane's own numbers as Prometheus families.
+//!
+//! A scrape asks every worker for a copy of its counters; a worker that does not answer within
+//! [`SAMPLE_PATIENCE`] is represented by its last copy, so that counters never go backwards. The merged state
+//! stands behind a `prometheus::core::Collector`; the crate's registry and encoder do the rest.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use millgate_registry::{WatchStats, WatchTarget};
+use prometheus::{
+    Encoder, Registry, TextEncoder,
+    core::{Collector, Desc},
+    process_collector::ProcessCollector,
+    proto::MetricFamily,
+};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
+
+use super::{
+    discovery,
+    exposition::{Families, count},
+    status::Status,
+};
+use crate::{
+    clock,
+    metrics::{ClusterSample, Histogram, Rare, RareKey, RouteKey, RouteSample, WorkerSample},
+    policy::{circuit_breaker::State, rate_limit::KeyBudget},
+    snapshot::{Publisher, Snapshot},
+    worker::Command,
+};
+
+/// A worker answers between two polls of its event loop; longer means that it is stuck.
+const SAMPLE_PATIENCE: Duration = Duration::from_secs(1);
+/// Endpoints get a series each only in services of at most this many; larger ones are summed up.
+const INSTANCE_SERIES_MAX: usize = 50;
+
+/// Answers scrapes.
+pub struct Exporter {
+    registry: Registry,
+    merged: Arc<Mutex<Vec<MetricFamily>>>,
+    sources: Sources,
+    last: AsyncMutex<Vec<WorkerSample>>,
+}
+
+/// Where the numbers come from.
+pub struct Sources {
+    pub workers: Vec<mpsc::Sender<Command>>,
+    pub publisher: Arc<Publisher>,
+    pub status: Arc<Status>,
+    pub budget: Arc<KeyBudget>,
+}
+
+/// The registry's view of what the last scrape merged.
+struct Merged {
+    families: Arc<Mutex<Vec<MetricFamily>>>,
+    desc: Vec<Desc>,
+}
+
+impl Collector for Merged {
+    fn desc(&self) -> Vec<&Desc> {
+        self.desc.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        std::mem::take(&mut *self.families.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Exporter {
+    /// # Errors
+    /// The collectors cannot be registered (two of one name).
+    pub fn new(sources: Sources) -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let merged: Arc<Mutex<Vec<MetricFamily>>> = Arc::default();
+        let desc = Desc::new("millgate".into(), "All metrics of the gateway".into(), vec![], HashMap::new())?;
+        registry.register(Box::new(Merged { families: Arc::clone(&merged), desc: vec![desc] }))?;
+        registry.register(Box::new(ProcessCollector::for_self()))?;
+        let last = AsyncMutex::new(vec![WorkerSample::default(); sources.workers.len()]);
+        Ok(Self { registry, merged, sources, last })
+    }
+
+    /// The exposition in text format 0.0.4.
+    ///
+    /// # Errors
+    /// The encoder refuses a family.
+    pub async fn scrape(&self) -> prometheus::Result<Vec<u8>> {
+        let samples = self.samples().await;
+        let families = self.families(&samples);
+        *self.merged.lock().unwrap_or_else(PoisonError::into_inner) = families;
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    async fn samples(&self) -> Vec<WorkerSample> {
+        let mut last = self.last.lock().await;
+        let mut replies = Vec::new();
+        for worker in &self.sources.workers {
+            let (reply, answer) = oneshot::channel();
+            replies.push(worker.try_send(Command::Sample(reply)).is_ok().then_some(answer));
+        }
+        for (known, reply) in last.iter_mut().zip(replies) {
+            let Some(reply) = reply else { continue };
+            if let Ok(Ok(sample)) = tokio::time::timeout(SAMPLE_PATIENCE, reply).await {
+                *known = sample;
+            }
+        }
+        last.clone()
+    }
+
+    fn families(&self, samples: &[WorkerSample]) -> Vec<MetricFamily> {
+        let snapshot = self.sources.publisher.load();
+        let mut out = Families::default();
+        routes(&mut out, samples);
+        clusters(&mut out, samples);
+        rare(&mut out, samples);
+        connections(&mut out, samples);
+        endpoints(&mut out, &snapshot);
+        self.control(&mut out, &snapshot);
+        out.into_non_empty()
+    }
+
+    fn control(&self, out: &mut Families, snapshot: &Snapshot) {
+        let (status, budget) = (&self.sources.status, &self.sources.budget);
+        let reload = status.reload();
+        let good = if reload.refused.is_none() { 1.0 } else { 0.0 };
+        out.gauge("millgate_config_last_reload_successful", "1 if the last configuration was accepted")
+            .add(&[], good);
+        out.gauge(
+            "millgate_config_last_reload_success_timestamp_seconds",
+            "When a configuration was last accepted",
+        )
+        .add(&[], reload.succeeded.as_secs_f64());
+        let mut reloads = out.counter("millgate_config_reloads_total", "Configurations read, by result");
+        reloads.add(&[("result", "accepted")], count(status.reloads_ok.load(Ordering::Relaxed)));
+        reloads.add(&[("result", "refused")], count(status.reloads_refused.load(Ordering::Relaxed)));
+        out.gauge("millgate_ready", "1 while /readyz answers 200")
+            .add(&[], f64::from(u8::from(status.is_ready())));
+        out.gauge("millgate_rate_limit_keys", "Keys that rate limits track now")
+            .add(&[], count(budget.used() as u64));
+        out.counter("millgate_rate_limit_overflow_total", "Checks of new keys past limits.rate_keys")
+            .add(&[], count(budget.overflowed()));
+        out.gauge("millgate_build_info", "Always 1; the version is the label")
+            .add(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+        out.counter("millgate_discovery_updates_total", "Changes of instances that the registry reported")
+            .add(&[], count(status.updates.load(Ordering::Relaxed)));
+        watches(out, snapshot, &status.watches());
+    }
+}
+
+/// By the name of the service in the configuration: two of them may follow one service of the registry, and one
+/// service may be followed by tag or datacenter.
+fn watches(out: &mut Families, snapshot: &Snapshot, stats: &BTreeMap<WatchTarget, WatchStats>) {
+    let now = clock::now();
+    let watched = snapshot.clusters.iter().filter_map(|cluster| {
+        Some((&*cluster.name, stats.get(&discovery::target(&cluster.settings.source)?)?))
+    });
+    let mut watched: Vec<(&str, &WatchStats)> = watched.collect();
+    watched.sort_unstable_by_key(|(service, _)| *service);
+    let mut age =
+        out.gauge("millgate_discovery_age_seconds", "Time since the registry last answered for a service");
+    for (service, stats) in &watched {
+        if let Some(last) = stats.last_success {
+            let seconds = now.saturating_duration_since(last.into()).as_secs_f64();
+            age.add(&[("service", service)], seconds);
+        }
+    }
+    let counters: [Shown<WatchStats, u64>; 4] = [
+        ("millgate_discovery_queries_total", "Queries sent to the registry", |s| s.queries),
+        ("millgate_discovery_errors_total", "Queries that failed", |s| s.errors),
+        ("millgate_discovery_skipped_instances_total", "Instances skipped as unusable", |s| {
+            s.skipped_instances
+        }),
+        ("millgate_discovery_empty_held_total", "Empty answers that were not believed", |s| s.empty_held),
+    ];
+    for (name, help, read) in counters {
+        let mut family = out.counter(name, help);
+        for (service, stats) in &watched {
+            family.add(&[("service", service)], count(read(stats)));
+        }
+    }
+}
+
+/// Name, help, and how the number is read.
+type Shown<T, N> = (&'static str, &'static str, fn(&T) -> N);
+type Histograms = (&'static str, &'static str, fn(&RouteSample) -> &Histogram);
+
+fn routes(out: &mut Families, samples: &[WorkerSample]) {
+    let mut merged: HashMap<RouteKey, RouteSample> = HashMap::new();
+    for (key, sample) in samples.iter().flat_map(|worker| &worker.routes) {
+        merged.entry(key.clone()).or_default().merge(sample);
+    }
+    let mut merged: Vec<_> = merged.into_iter().filter(|(_, sample)| !sample.requests.is_empty()).collect();
+    merged.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut family = out.counter("millgate_requests_total", "Requests by route, service, method and status");
+    for ((route, service), sample) in &merged {
+        for (method, code, n) in &sample.requests {
+            let code = code.to_string();
+            let labels =
+                [("route", &**route), ("service", &**service), ("method", *method), ("code", &*code)];
+            family.add(&labels, count(*n));
+        }
+    }
+    let histograms: [Histograms; 2] = [
+        (
+            "millgate_request_duration_seconds",
+            "First byte of the request to last byte of the response",
+            |s| &s.duration,
+        ),
+        ("millgate_overhead_seconds", "The gateway's own share of the time to the response head", |s| {
+            &s.overhead
+        }),
+    ];
+    for (name, help, read) in histograms {
+        let mut family = out.histogram(name, help);
+        for ((route, service), sample) in &merged {
+            family.add_histogram(&[("route", route), ("service", service)], read(sample));
+        }
+    }
+    let bytes: [Shown<RouteSample, u64>; 2] = [
+        ("millgate_request_bytes_total", "Bytes of request bodies", |s| s.request_bytes),
+        ("millgate_response_bytes_total", "Bytes of response bodies", |s| s.response_bytes),
+    ];
+    for (name, help, read) in bytes {
+        let mut family = out.counter(name, help);
+        for ((route, service), sample) in &merged {
+            family.add(&[("route", route), ("service", service)], count(read(sample)));
+        }
+    }
+}
+
+fn clusters(out: &mut Families, samples: &[WorkerSample]) {
+    let mut merged: HashMap<Arc<str>, ClusterSample> = HashMap::new();
+    for (name, sample) in samples.iter().flat_map(|worker| &worker.clusters) {
+        merged.entry(Arc::clone(name)).or_default().merge(sample);
+    }
+    let mut merged: Vec<_> = merged.into_iter().collect();
+    merged.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut family =
+        out.counter("millgate_upstream_requests_total", "Attempts by service and status; `none` = no answer");
+    for (service, sample) in &merged {
+        for (code, n) in &sample.attempts {
+            let code = if *code == 0 { "none".to_owned() } else { code.to_string() };
+            family.add(&[("service", service), ("code", &code)], count(*n));
+        }
+    }
+    let mut family = out.histogram("millgate_upstream_duration_seconds", "An attempt: sent to response head");
+    for (service, sample) in &merged {
+        family.add_histogram(&[("service", service)], &sample.duration);
+    }
+    let mut family =
+        out.counter("millgate_upstream_connections_total", "Upstream connections used, opened or reused");
+    for (service, sample) in &merged {
+        family.add(&[("service", service), ("how", "opened")], count(sample.connections_opened));
+        family.add(&[("service", service), ("how", "reused")], count(sample.connections_reused));
+    }
+}
+
+/// Name, help and label names of each rare counter.
+const RARE: [(Rare, &str, &str, &[&str]); 11] = [
+    (Rare::LocalReply, "millgate_local_replies_total", "Responses made by the gateway", &["route", "reason"]),
+    (
+        Rare::RateLimited,
+        "millgate_rate_limited_total",
+        "Requests refused by a rate limit",
+        &["route", "policy"],
+    ),
+    (Rare::AuthFailure, "millgate_auth_failures_total", "Tokens refused", &["provider", "reason"]),
+    (Rare::Retry, "millgate_retries_total", "Attempts after the first", &["service", "reason"]),
+    (
+        Rare::RetryBudgetExhausted,
+        "millgate_retry_budget_exhausted_total",
+        "Retries that the budget refused",
+        &["service"],
+    ),
+    (
+        Rare::PoolFull,
+        "millgate_pool_full_total",
+        "Connections closed because the pool had enough",
+        &["service"],
+    ),
+    (
+        Rare::ConnectionError,
+        "millgate_connection_errors_total",
+        "Client connections that ended in an error",
+        &["listener", "reason"],
+    ),
+    (Rare::Panic, "millgate_panics_total", "Requests ended by a bug in the gateway", &[]),
+    (
+        Rare::LogDropped,
+        "millgate_log_dropped_total",
+        "Access-log lines lost because the writer was behind",
+        &[],
+    ),
+    (Rare::TokenCache, "millgate_token_cache_total", "Look-ups in the cache of verified tokens", &["result"]),
+    (
+        Rare::ClientGone,
+        "millgate_client_gone_total",
+        "Clients that left before their response was complete",
+        &[],
+    ),
+];
+
+fn rare(out: &mut Families, samples: &[WorkerSample]) {
+    let mut merged: HashMap<&RareKey, u64> = HashMap::new();
+    for (key, n) in samples.iter().flat_map(|worker| &worker.rare) {
+        *merged.entry(key).or_default() += n;
+    }
+    let mut merged: Vec<_> = merged.into_iter().collect();
+    merged.sort_unstable();
+    for (what, name, help, labels) in RARE {
+        let mut family = out.counter(name, help);
+        for ((_, first, second), n) in merged.iter().filter(|((known, ..), _)| *known == what) {
+            let values = [&**first, &**second];
+            let pairs: Vec<_> = labels.iter().copied().zip(values).collect();
+            family.add(&pairs, count(*n));
+        }
+    }
+}
+
+fn connections(out: &mut Families, samples: &[WorkerSample]) {
+    let sum = |read: fn(&WorkerSample) -> u64| count(samples.iter().map(read).sum());
+    let mut family = out.gauge("millgate_connections", "Open client connections");
+    family.add(&[("protocol", "http1")], sum(|s| s.http1));
+    family.add(&[("protocol", "http2")], sum(|s| s.http2));
+    out.counter("millgate_connections_accepted_total", "Client connections accepted")
+        .add(&[], sum(|s| s.accepted));
+    out.counter("millgate_accept_errors_total", "Client connections that could not be accepted")
+        .add(&[], sum(|s| s.refused));
+    out.counter("millgate_tls_handshakes_total", "TLS handshakes completed")
+        .add(&[], sum(|s| s.tls_handshakes));
+}
+
+fn endpoints(out: &mut Families, snapshot: &Snapshot) {
+    let now = clock::now();
+    let mut clusters: Vec<_> = snapshot.clusters.iter().collect();
+    clusters.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut family = out.gauge("millgate_endpoints", "Routable endpoints of a service");
+    for cluster in &clusters {
+        family.add(&[("service", &cluster.name)], count(cluster.endpoints.len() as u64));
+    }
+    let mut family = out.gauge("millgate_requests_in_flight", "Requests in flight to a service");
+    for cluster in &clusters {
+        family.add(&[("service", &cluster.name)], f64::from(cluster.concurrency.in_flight()));
+    }
+    let small: Vec<_> = clusters.iter().filter(|c| c.endpoints.len() <= INSTANCE_SERIES_MAX).collect();
+    let mut family = out.gauge("millgate_breaker_state", "Circuit breaker: 0 closed, 1 half-open, 2 open");
+    for cluster in small.iter().filter(|cluster| cluster.breaker.is_some()) {
+        for endpoint in &cluster.endpoints {
+            let state = match endpoint.state().breaker().state(now) {
+                State::Closed => 0.0,
+                State::HalfOpen => 1.0,
+                State::Open => 2.0,
+            };
+            family.add(&[("service", &cluster.name), ("instance", endpoint.key().as_str())], state);
+        }
+    }
+    let mut family =
+        out.counter("millgate_breaker_transitions_total", "Circuit breaker changes, by new state");
+    for cluster in small {
+        for endpoint in &cluster.endpoints {
+            let made = endpoint.state().breaker().transitions();
+            for (to, n) in [("open", made.opened), ("half_open", made.half_opened), ("closed", made.closed)] {
+                if n > 0 {
+                    let labels =
+                        [("service", &*cluster.name), ("instance", endpoint.key().as_str()), ("to", to)];
+                    family.add(&labels, f64::from(n));
+                }
+            }
+        }
+    }
+}

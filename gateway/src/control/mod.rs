@@ -1,0 +1,264 @@
+//! The control plane: one thread, one loop, one enum of events.
+//!
+//! Whatever happens outside of requests (the file changed, an instance came or went, keys were rotated, a
+//! signal) arrives here as an [`Event`], changes the [`World`], and becomes a new snapshot for the workers.
+//! A configuration that is wrong never replaces one that runs.
+
+pub mod admin;
+pub mod discovery;
+mod drain;
+pub mod event;
+mod exposition;
+pub mod files;
+pub mod keys;
+pub mod listen;
+pub mod metrics;
+mod reload;
+pub mod status;
+pub mod world;
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use millgate_registry::{Client, ClientConfig, HttpClient, LastKnownGood, WatchOptions};
+use tokio::sync::mpsc;
+
+use self::{
+    discovery::Discovery,
+    drain::Drain,
+    event::{EVENTS_MAX, Event, Inbox, Signal},
+    files::FileWatch,
+    keys::KeyFetch,
+    status::Status,
+    world::{ProviderKeys, World},
+};
+use crate::{
+    config::{
+        compile,
+        load::Loaded,
+        settings::{Consistency, ConsulSettings, KeySource, Settings},
+    },
+    policy::rate_limit::KeyBudget,
+    snapshot::{Publisher, RouteTable},
+    worker::Command,
+};
+
+/// Cells of rate limits that are full again are dropped this often.
+const SWEEP: Duration = Duration::from_secs(5);
+/// How often the statistics of watches are taken over for admin and metrics.
+const STATISTICS: Duration = Duration::from_secs(1);
+
+/// Everything the loop owns.
+pub struct Controller {
+    pub path: PathBuf,
+    pub settings: Settings,
+    /// What the process was started with: sockets, workers and the log's file are as these say.
+    pub started: Settings,
+    /// Of the configuration in use.
+    pub files: Vec<PathBuf>,
+    /// Of what is in use ([`files::loaded_fingerprint`]).
+    pub fingerprint: u64,
+    pub world: World,
+    pub publisher: Arc<Publisher>,
+    pub workers: Vec<mpsc::Sender<Command>>,
+    pub status: Arc<Status>,
+    pub budget: Arc<KeyBudget>,
+    pub http: HttpClient,
+    pub last_known_good: Option<LastKnownGood>,
+    pub events: mpsc::Sender<Event>,
+}
+
+/// What runs in the background for the current settings.
+struct Background {
+    discovery: Discovery,
+    fetches: HashMap<Arc<str>, KeyFetch>,
+    files: FileWatch,
+}
+
+impl Background {
+    fn take_hint(&self, hint: &Signal) {
+        let Signal::UnknownKey { provider } = hint;
+        if let Some(fetch) = self.fetches.get(provider) {
+            fetch.refresh();
+        }
+    }
+}
+
+impl Controller {
+    /// The loop. Ends when the gateway has drained.
+    pub async fn run(mut self, events: mpsc::Receiver<Event>) {
+        let mut inbox = Inbox::new(events);
+        let mut background = Background {
+            discovery: Discovery::new(self.events.clone()),
+            fetches: HashMap::new(),
+            files: FileWatch::start(self.files.clone(), self.fingerprint, self.events.clone()),
+        };
+        self.use_registry(&mut background);
+        self.follow(&mut background);
+        self.update_readiness();
+        let mut drain = None;
+        let mut sweep = every(SWEEP);
+        let mut statistics = every(STATISTICS);
+        loop {
+            tokio::select! {
+                event = inbox.next() => {
+                    let Some(event) = event else { return };
+                    self.handle(event, &mut inbox, &mut background, &mut drain).await;
+                }
+                () = Drain::finish(&mut drain) => return,
+                _ = sweep.tick() => {
+                    let now = crate::clock::now();
+                    for limit in self.publisher.load().table.routes.iter().flat_map(|route| &route.limits) {
+                        limit.sweep(now);
+                    }
+                }
+                _ = statistics.tick() => self.status.record_watches(background.discovery.watches()),
+            }
+        }
+    }
+
+    /// Handles one event and what else is waiting, then publishes once. At most [`EVENTS_MAX`] are taken together,
+    /// so that publishing does not wait for a quiet moment.
+    async fn handle(
+        &mut self,
+        event: Event,
+        inbox: &mut Inbox,
+        background: &mut Background,
+        drain: &mut Option<Drain>,
+    ) {
+        let mut next = Some(event);
+        let mut changed = false;
+        let mut left = EVENTS_MAX;
+        while let Some(event) = next {
+            match event {
+                Event::Reload { reply } if drain.is_some() => {
+                    let _ = reply.send(Err("the gateway is draining".to_owned()));
+                }
+                Event::Reload { reply } => {
+                    let result = self.reload(inbox, background).await;
+                    let _ = reply.send(result);
+                }
+                // Files no longer matter, and a second drain is answered by its dropped reply channel.
+                Event::FilesChanged | Event::Drain { .. } if drain.is_some() => {}
+                Event::FilesChanged => {
+                    // The report is in the log and in the status; nobody waits for it.
+                    let _ = self.reload(inbox, background).await;
+                }
+                Event::Drain { reply } => {
+                    self.status.draining.store(true, Ordering::Relaxed);
+                    *drain = Some(Drain::begin(self.workers.clone(), self.settings.drain.clone(), reply));
+                }
+                Event::Signal(hint) => background.take_hint(&hint),
+                other => changed |= self.learn(other, background),
+            }
+            left -= 1;
+            next = if left > 0 { inbox.try_next() } else { None };
+        }
+        if changed {
+            self.publish();
+        }
+    }
+
+    /// Takes an event that changes the world. `false`: nothing that a snapshot shows.
+    fn learn(&mut self, event: Event, background: &mut Background) -> bool {
+        match event {
+            // What was on its way while a reload made it needless is not taken in.
+            Event::Service(update) if !background.discovery.follows(&update.target) => return false,
+            Event::Resolved { name, .. } if !background.discovery.follows_name(&name) => return false,
+            Event::Keys { provider, source, .. } if !self.wants_keys(&provider, &source) => return false,
+            Event::Service(update) => {
+                if let Some(store) = &self.last_known_good
+                    && let Err(error) = store.save(&update)
+                {
+                    tracing::warn!(%error, "the last known instances could not be saved");
+                }
+                self.status.count_update();
+                self.world.instances.insert(update.target, update.instances);
+                background.discovery.follow_names(&self.settings, &self.world);
+            }
+            Event::Resolved { name, addresses } => {
+                return self.world.learn_addresses(name, addresses);
+            }
+            Event::Keys { provider, source, keys } => {
+                return self.world.learn_keys(provider, ProviderKeys { source, keys });
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn wants_keys(&self, provider: &str, source: &KeySource) -> bool {
+        self.settings.auth.iter().any(|auth| auth.name == provider && auth.keys == *source)
+    }
+
+    fn publish(&mut self) {
+        self.publish_table(Arc::clone(&self.publisher.load().table));
+    }
+
+    fn publish_table(&mut self, table: Arc<RouteTable>) {
+        let previous = self.publisher.load();
+        let snapshot = compile::snapshot(&self.settings, table, &self.world, Some(&previous));
+        self.publisher.publish(snapshot);
+        self.update_readiness();
+    }
+
+    fn use_registry(&self, background: &mut Background) {
+        let Some(consul) = &self.settings.consul else {
+            background.discovery.use_client(None, WatchOptions::default());
+            return;
+        };
+        match Client::new(client_config(consul)) {
+            Ok(client) => background.discovery.use_client(Some(client), watch_options(consul)),
+            Err(error) => tracing::error!(%error, "the registry cannot be used; known instances stay in use"),
+        }
+    }
+
+    fn update_readiness(&self) {
+        if self.world.knows_all(&self.settings) {
+            self.status.set_synced();
+        }
+    }
+}
+
+/// A tick that does not catch up: what it does is for the moment.
+fn every(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    interval
+}
+
+/// The configuration file and all files that it names.
+pub fn watched_files(path: &Path, loaded: &Loaded) -> Vec<PathBuf> {
+    std::iter::once(path.to_owned()).chain(loaded.secrets_and_files.iter().cloned()).collect()
+}
+
+/// The process's environment, for `${VAR}` in the file.
+pub fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn client_config(consul: &ConsulSettings) -> ClientConfig {
+    let mut config = ClientConfig::from_env();
+    config.address.clone_from(&consul.address);
+    config.token = consul.token.as_ref().map(|token| token.expose().to_owned());
+    config.token_file.clone_from(&consul.token_file);
+    config.datacenter.clone_from(&consul.datacenter);
+    config
+}
+
+fn watch_options(consul: &ConsulSettings) -> WatchOptions {
+    use millgate_registry::Consistency as Wire;
+    WatchOptions {
+        wait: consul.wait,
+        consistency: match consul.consistency {
+            Consistency::Stale => Wire::Stale,
+            Consistency::Default => Wire::Leader,
+            Consistency::Consistent => Wire::Consistent,
+        },
+        ..WatchOptions::default()
+    }
+}

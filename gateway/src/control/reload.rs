@@ -1,0 +1,197 @@
+//! Reading the configuration again: all or nothing.
+//!
+//! Everything that can fail is made before anything is changed, and a refused configuration leaves what runs as it
+//! is. Sockets, threads and the log's file belong to the process: what a reload says of them counts from the next
+//! start on, and the log says so.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::{
+    Background, Controller, environment,
+    event::{Event, Inbox},
+    files::{self, FileWatch},
+    keys::KeyFetch,
+    watched_files,
+};
+use crate::config::{
+    compile,
+    diagnostics::Report,
+    load,
+    settings::{AccessLogFormat, Settings},
+};
+
+/// A reload that brings new services waits this long for the registry's first word on them, so that a route
+/// does not answer 503 only because its service is new.
+const FIRST_WORD: Duration = Duration::from_secs(3);
+
+impl Controller {
+    /// The error is the report of a configuration that was refused.
+    pub(super) async fn reload(
+        &mut self,
+        inbox: &mut Inbox,
+        background: &mut Background,
+    ) -> Result<(), String> {
+        let result = self.try_reload(inbox, background).await;
+        let result = match result {
+            Ok(()) => {
+                tracing::info!(config = %self.path.display(), "configuration reloaded");
+                Ok(())
+            }
+            Err(report) => {
+                tracing::error!(
+                    config = %self.path.display(),
+                    "configuration refused, the running one stays:\n{report}"
+                );
+                self.watch_for_repair(&report, background);
+                Err(report.to_string())
+            }
+        };
+        self.status.record_reload(&result);
+        result
+    }
+
+    async fn try_reload(&mut self, inbox: &mut Inbox, background: &mut Background) -> Result<(), Report> {
+        let loaded = load::load(&self.path, &environment)?;
+        let refuse = |diagnostics| loaded.refuse(diagnostics);
+        let previous = self.publisher.load();
+        let table = compile::table(&loaded.settings, Some(&previous.table), &self.budget).map_err(refuse)?;
+        let keys = compile::read_keys(&loaded.settings).map_err(refuse)?;
+        let tls = compile::tls(&loaded.settings).map_err(|diagnostic| refuse(vec![diagnostic]))?;
+        if !loaded.warnings.is_empty() {
+            tracing::warn!(config = %self.path.display(), "configuration accepted with warnings:\n{}", loaded.report());
+        }
+        // Nothing can fail from here on.
+        let waiting = needs_restart(&self.started, &loaded.settings);
+        if !waiting.is_empty() {
+            tracing::warn!(keys = waiting.join(", "), "these changes take effect at the next restart");
+        }
+        self.files = watched_files(&self.path, &loaded);
+        self.watch(self.files.clone(), &loaded.source.text, background);
+        let old = std::mem::replace(&mut self.settings, loaded.settings);
+        self.world.keep_for(&old, &self.settings);
+        for (provider, keys) in keys {
+            self.world.learn_keys(provider, keys);
+        }
+        if tls.is_some() {
+            // Without `listen.https` the certificate stays: its sockets are open until the process ends.
+            self.world.tls = tls;
+        }
+        self.budget.set_max(self.settings.rate_keys_max);
+        if old.consul != self.settings.consul {
+            self.use_registry(background);
+        }
+        self.follow(background);
+        self.wait_for_first_word(inbox, background).await;
+        self.publish_table(std::sync::Arc::new(table));
+        Ok(())
+    }
+
+    /// Waits until something is known of every service, so that the new table does not begin with 503. What has
+    /// nothing to do with that waits for the loop; a drain ends the wait.
+    async fn wait_for_first_word(&mut self, inbox: &mut Inbox, background: &mut Background) {
+        let deadline = tokio::time::Instant::now() + FIRST_WORD;
+        while !self.world.knows_all(&self.settings) {
+            match tokio::time::timeout_at(deadline, inbox.arrival()).await {
+                Ok(Some(event @ (Event::Service(_) | Event::Resolved { .. } | Event::Keys { .. }))) => {
+                    self.learn(event, background);
+                }
+                Ok(Some(Event::Signal(signal))) => background.take_hint(&signal),
+                Ok(Some(event)) => {
+                    let is_drain = matches!(event, Event::Drain { .. });
+                    inbox.set_aside(event);
+                    if is_drain {
+                        return;
+                    }
+                }
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Starts what the settings need and does not run, ends what they no longer need.
+    pub(super) fn follow(&self, background: &mut Background) {
+        background.discovery.follow(&self.settings, &self.world);
+        let auth = &self.settings.auth;
+        let fetches = &mut background.fetches;
+        fetches.retain(|name, fetch| auth.iter().any(|auth| *auth.name == **name && fetch.serves(auth)));
+        for auth in auth {
+            if fetches.contains_key(auth.name.as_str()) {
+                continue;
+            }
+            if let Some(fetch) = KeyFetch::start(auth, self.http.clone(), self.events.clone()) {
+                fetches.insert(auth.name.as_str().into(), fetch);
+            }
+        }
+    }
+
+    /// A file that only the refused configuration names may be what is missing.
+    fn watch_for_repair(&self, report: &Report, background: &mut Background) {
+        let named = report.files.iter().filter(|file| !self.files.contains(file));
+        let files = self.files.iter().chain(named).cloned().collect();
+        self.watch(files, &report.source.text, background);
+    }
+
+    /// Watches `files`; `text` was read from the first of them.
+    fn watch(&self, files: Vec<PathBuf>, text: &str, background: &mut Background) {
+        if files != background.files.files() {
+            let known = files::loaded_fingerprint(&files, text);
+            background.files = FileWatch::start(files, known, self.events.clone());
+        }
+    }
+}
+
+/// The keys of `routes.yaml` that say something else than the process was started with, and need a new one.
+fn needs_restart(started: &Settings, new: &Settings) -> Vec<&'static str> {
+    let bind = |settings: &Settings| settings.listen.https.as_ref().map(|https| https.bind);
+    let log_begins = |settings: &Settings| settings.access_log.format != AccessLogFormat::Off;
+    let keys = [
+        ("listen.http", started.listen.http != new.listen.http),
+        ("listen.https", bind(started) != bind(new)),
+        ("listen.admin", started.listen.admin != new.listen.admin),
+        ("listen.max_connections", started.listen.max_connections != new.listen.max_connections),
+        ("workers", started.workers != new.workers),
+        ("access_log.file", started.access_log.file != new.access_log.file),
+        // Without a log there is no thread that writes one; the other way round it only has nothing to do.
+        ("access_log.format", !log_begins(started) && log_begins(new)),
+    ];
+    keys.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn settings(text: &str) -> Settings {
+        let text = format!("version: 1\nroutes:\n  - {{path: /a, service: a}}\n{text}");
+        load::parse("routes.yaml", &text, Path::new(""), &|_| None).unwrap_or_else(|e| panic!("{e}")).settings
+    }
+
+    #[test]
+    fn what_belongs_to_the_process_waits_for_the_next_one() {
+        let started = settings("workers: 2\nlisten: {http: \"127.0.0.1:1\"}\naccess_log: {format: json}\n");
+        let cases: [(&str, &[&str]); 6] = [
+            (
+                "workers: 2\nlisten: {http: \"127.0.0.1:1\", idle_timeout: 7s}\naccess_log: {format: json}\n",
+                &[],
+            ),
+            ("workers: 2\nlisten: {http: \"127.0.0.1:1\"}\naccess_log: {format: \"off\"}\n", &[]),
+            ("workers: 3\nlisten: {http: \"127.0.0.1:1\"}\n", &["workers"]),
+            ("workers: 2\nlisten: {http: \"127.0.0.1:2\"}\n", &["listen.http"]),
+            (
+                "workers: 2\nlisten: {http: \"127.0.0.1:1\", max_connections: 5, admin: \"127.0.0.1:9\"}\n",
+                &["listen.admin", "listen.max_connections"],
+            ),
+            (
+                "workers: 2\nlisten: {http: \"127.0.0.1:1\"}\naccess_log: {file: access.log}\n",
+                &["access_log.file"],
+            ),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(needs_restart(&started, &settings(text)), expected, "{text}");
+        }
+        let silent = settings("access_log: {format: \"off\"}\n");
+        assert_eq!(needs_restart(&silent, &settings("access_log: {format: json}\n")), ["access_log.format"]);
+    }
+}

@@ -1,0 +1,193 @@
+//! What is known beside the file: the registry's instances, resolved names, providers' keys.
+//!
+//! Everything is held under what it was asked for, and forgotten when the settings no longer ask for it: keys
+//! above all, which must never verify a token for another source than their own.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+
+use millgate_registry::{Instance, WatchTarget};
+
+use super::discovery;
+use crate::{
+    config::settings::{AuthSettings, EndpointSource, KeySource, Settings},
+    policy::jwt::KeySet,
+};
+
+/// Owned by the control loop; a snapshot is made of it and the settings.
+#[derive(Default)]
+pub struct World {
+    pub instances: HashMap<WatchTarget, Arc<[Instance]>>,
+    /// By `host:port`; no address: looked up, and not found yet.
+    pub resolved: HashMap<String, Vec<SocketAddr>>,
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    keys: HashMap<Arc<str>, ProviderKeys>,
+    keys_generation: u64,
+}
+
+/// One provider's keys, and where they are from.
+#[derive(Debug, Clone)]
+pub struct ProviderKeys {
+    pub source: KeySource,
+    pub keys: Arc<KeySet>,
+}
+
+impl World {
+    /// Has every service been heard of, even if only that it has no instance?
+    pub fn knows_all(&self, settings: &Settings) -> bool {
+        settings.services.iter().all(|service| match &service.source {
+            EndpointSource::Hosts(hosts) => hosts
+                .iter()
+                .all(|host| host.parse::<SocketAddr>().is_ok() || self.resolved.contains_key(host)),
+            source @ EndpointSource::Consul { .. } => {
+                discovery::target(source).is_some_and(|target| self.instances.contains_key(&target))
+            }
+        })
+    }
+
+    /// The keys that verify a provider's tokens: those of its own source.
+    pub fn keys_of(&self, auth: &AuthSettings) -> Option<&Arc<KeySet>> {
+        let held = self.keys.get(auth.name.as_str())?;
+        (held.source == auth.keys).then_some(&held.keys)
+    }
+
+    /// Changes whenever keys or auth settings change: verified tokens of another generation are forgotten.
+    pub fn keys_generation(&self) -> u64 {
+        self.keys_generation
+    }
+
+    /// Takes over a provider's keys. `false`: they are the ones in use.
+    pub fn learn_keys(&mut self, provider: Arc<str>, new: ProviderKeys) -> bool {
+        let held = self.keys.get(&provider);
+        if held.is_some_and(|held| held.source == new.source && held.keys == new.keys) {
+            return false;
+        }
+        self.keys.insert(provider, new);
+        self.keys_generation += 1;
+        true
+    }
+
+    /// Takes over a look-up. `false`: it tells nothing new. A failed one, without addresses, is heard of but takes
+    /// nothing away: a resolver that is away says nothing about the host.
+    pub fn learn_addresses(&mut self, name: String, addresses: Vec<SocketAddr>) -> bool {
+        if addresses.is_empty() && self.resolved.contains_key(&name) {
+            return false;
+        }
+        self.resolved.insert(name, addresses);
+        true
+    }
+
+    /// Forgets what `new` settings do not ask for. `old`: those in use so far.
+    pub fn keep_for(&mut self, old: &Settings, new: &Settings) {
+        self.keys.retain(|name, held| {
+            new.auth.iter().any(|auth| *auth.name == **name && auth.keys == held.source)
+        });
+        let is_same_auth = old.auth.len() == new.auth.len()
+            && old.auth.iter().zip(&new.auth).all(|(old, new)| old.same_as(new));
+        if !is_same_auth {
+            self.keys_generation += 1;
+        }
+        let targets = discovery::targets(new);
+        self.instances.retain(|target, _| targets.contains(target));
+        let names = discovery::names(new, self);
+        self.resolved.retain(|name, _| names.contains(name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::load;
+
+    const SERVICE: &str = "services: {a: {hosts: [\"127.0.0.1:1\"]}}\n";
+
+    fn settings(text: &str) -> Settings {
+        let text = format!("version: 1\n{text}");
+        load::parse("routes.yaml", &text, Path::new(""), &|_| None).unwrap_or_else(|e| panic!("{e}")).settings
+    }
+
+    fn guarded(jwks: &str, more: &str) -> Settings {
+        settings(&format!(
+            "auth: {{main: {{jwks: \"{jwks}\", audience: api{more}}}}}\n\
+             routes:\n  - {{path: /a, service: a, auth: main}}\n{SERVICE}"
+        ))
+    }
+
+    fn keys(auth: &AuthSettings, secret: u8) -> ProviderKeys {
+        ProviderKeys {
+            source: auth.keys.clone(),
+            keys: Arc::new(KeySet::from_secret(&[secret; 32]).unwrap()),
+        }
+    }
+
+    /// With the keys that its provider's source gave.
+    fn world(settings: &Settings) -> World {
+        let mut world = World::default();
+        assert!(world.learn_keys("main".into(), keys(&settings.auth[0], 1)));
+        world
+    }
+
+    #[test]
+    fn keys_of_another_source_are_not_the_providers() {
+        let (old, new) = (guarded("http://a.test/jwks", ""), guarded("http://b.test/jwks", ""));
+        let mut world = world(&old);
+        assert!(world.keys_of(&old.auth[0]).is_some());
+        world.keep_for(&old, &new);
+        assert!(world.keys_of(&new.auth[0]).is_none());
+        // Late, from a fetch that was under way.
+        world.learn_keys("main".into(), keys(&old.auth[0], 1));
+        assert!(world.keys_of(&new.auth[0]).is_none());
+    }
+
+    #[test]
+    fn verified_tokens_stay_while_neither_keys_nor_auth_settings_change() {
+        let first = guarded("http://a.test/jwks", "");
+        let mut world = world(&first);
+        let generation = world.keys_generation();
+        assert!(!world.learn_keys("main".into(), keys(&first.auth[0], 1)), "the same keys again");
+        let mut moved = first.clone();
+        moved.auth[0].span.line += 1;
+        world.keep_for(&first, &moved);
+        assert_eq!(world.keys_generation(), generation);
+        world.keep_for(&moved, &guarded("http://a.test/jwks", ", leeway: 5s"));
+        assert_eq!(world.keys_generation(), generation + 1);
+        assert!(world.learn_keys("main".into(), keys(&first.auth[0], 2)));
+        assert_eq!(world.keys_generation(), generation + 2);
+    }
+
+    #[test]
+    fn what_is_no_longer_asked_for_is_forgotten() {
+        let consul = settings("routes:\n  - {path: /a, service: a}\n  - {path: /b, service: b}\n");
+        let hosts = settings(
+            "routes:\n  - {path: /a, service: a}\nservices: {a: {hosts: [\"one.test:80\", \"two.test:80\"]}}\n",
+        );
+        let mut world = World::default();
+        for name in ["a", "b"] {
+            world.instances.insert(WatchTarget::service(name), Arc::from([]));
+        }
+        for name in ["one.test:80", "three.test:80"] {
+            world.resolved.insert(name.into(), Vec::new());
+        }
+        world.keep_for(&consul, &settings("routes:\n  - {path: /a, service: a}\n"));
+        assert_eq!(world.instances.keys().collect::<Vec<_>>(), [&WatchTarget::service("a")]);
+        assert!(world.resolved.is_empty());
+        world.resolved.insert("one.test:80".into(), Vec::new());
+        world.keep_for(&consul, &hosts);
+        assert!(world.instances.is_empty());
+        assert_eq!(world.resolved.len(), 1);
+    }
+
+    #[test]
+    fn a_failed_look_up_is_heard_of_and_takes_no_address_away() {
+        let settings =
+            settings("routes:\n  - {path: /a, service: a}\nservices: {a: {hosts: [\"one.test:80\"]}}\n");
+        let mut world = World::default();
+        assert!(!world.knows_all(&settings));
+        assert!(world.learn_addresses("one.test:80".into(), Vec::new()));
+        assert!(world.knows_all(&settings));
+        assert!(world.learn_addresses("one.test:80".into(), vec!["192.0.2.1:80".parse().unwrap()]));
+        assert!(!world.learn_addresses("one.test:80".into(), Vec::new()));
+        assert_eq!(world.resolved["one.test:80"].len(), 1);
+    }
+}

@@ -1,0 +1,387 @@
+//! Every failure that the gateway answers itself, and ONE table of what the client is told.
+//!
+//! Codes are stable: the same word stands in the problem body, the access log, the metric and the dashboard.
+//! Status recommendations follow RFC 9209 §2.3 (Proxy-Status error types); where a gateway's habit differs, the
+//! row says so. Internal detail goes to the log, the code and one sentence to the client.
+
+use std::{borrow::Cow, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use serde_json::json;
+
+use crate::{
+    admission::{self, Refusal},
+    headers::names,
+};
+
+/// A failure of one request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("{}", .0.detail())]
+    Refused(Refusal),
+    #[error("no route matches this request")]
+    RouteNotFound,
+    #[error("the route exists, the method is not allowed on it")]
+    MethodNotAllowed { allow: HeaderValue },
+    #[error("a bearer token is required")]
+    TokenMissing,
+    #[error("the token is not acceptable")]
+    TokenInvalid,
+    #[error("the token must stand in one place, once")]
+    TokenPlacement,
+    #[error("the token has expired")]
+    TokenExpired,
+    #[error("the token lacks what this route requires")]
+    InsufficientScope { scope: Option<HeaderValue> },
+    #[error("the keys to verify tokens are not available yet")]
+    KeysUnavailable,
+    #[error("the limit of this route is used up")]
+    RateLimited(Box<RateLimited>),
+    #[error("the request body is larger than this route accepts")]
+    BodyTooLarge,
+    #[error("no healthy instance of the service is registered")]
+    NoHealthyEndpoint,
+    #[error("every instance of the service is failing; the circuit breaker is open")]
+    BreakerOpen { retry_after: Duration },
+    #[error("too many requests to the service are in flight")]
+    Overloaded,
+    #[error("the gateway has no socket left for another connection")]
+    OutOfSockets,
+    #[error("the service's instance refused the connection")]
+    ConnectFailed,
+    #[error("the service's instance did not accept the connection in time")]
+    ConnectTimeout,
+    #[error("the service's instance closed the connection before answering")]
+    UpstreamReset,
+    #[error("the service did not answer in time")]
+    ResponseTimeout,
+    #[error("the service's answer is not valid HTTP")]
+    UpstreamProtocolError,
+    #[error("this request has passed through this gateway before")]
+    LoopDetected,
+    #[error("the client stopped sending its request body")]
+    RequestTimeout,
+    #[error("the request body is not valid")]
+    RequestBodyInvalid,
+    #[error("the gateway failed on this request")]
+    Internal,
+}
+
+/// What a refused client needs to know to slow down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RateLimited {
+    /// Ready values of `RateLimit-Policy` and `RateLimit`.
+    pub policy: HeaderValue,
+    pub state: HeaderValue,
+    /// Name of the limit that refused.
+    pub violated: Box<str>,
+    pub retry_after: Duration,
+}
+
+/// Who caused the failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    Downstream,
+    Upstream,
+    Gateway,
+}
+
+/// One line of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    pub status: StatusCode,
+    /// Stable word (docs/ERRORS.md).
+    pub code: &'static str,
+    /// RFC 9209 §2.3 error type.
+    pub proxy_status: &'static str,
+    pub blame: Blame,
+}
+
+impl Error {
+    /// The table. Exhaustive on purpose: a new variant does not compile without its row.
+    pub fn row(&self) -> Row {
+        use Blame::{Downstream, Gateway, Upstream};
+        match self {
+            Self::Refused(refusal) => row(refusal.status(), refusal.code(), "http_request_error", Downstream),
+            // RFC 9209 recommends 500 for destination_not_found; every gateway answers 404 for an unmatched route.
+            Self::RouteNotFound => {
+                row(StatusCode::NOT_FOUND, "route_not_found", "destination_not_found", Downstream)
+            }
+            Self::MethodNotAllowed { .. } => {
+                row(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "http_request_error", Downstream)
+            }
+            Self::TokenMissing => {
+                row(StatusCode::UNAUTHORIZED, "token_missing", "http_request_error", Downstream)
+            }
+            Self::TokenInvalid => {
+                row(StatusCode::UNAUTHORIZED, "token_invalid", "http_request_error", Downstream)
+            }
+            Self::TokenExpired => {
+                row(StatusCode::UNAUTHORIZED, "token_expired", "http_request_error", Downstream)
+            }
+            Self::InsufficientScope { .. } => {
+                row(StatusCode::FORBIDDEN, "insufficient_scope", "http_request_denied", Downstream)
+            }
+            Self::KeysUnavailable => {
+                row(StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable", "proxy_internal_error", Gateway)
+            }
+            Self::RateLimited(_) => {
+                row(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "http_request_error", Downstream)
+            }
+            Self::BodyTooLarge => {
+                row(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "http_request_error", Downstream)
+            }
+            Self::RequestTimeout => {
+                row(StatusCode::REQUEST_TIMEOUT, "request_timeout", "http_request_error", Downstream)
+            }
+            // RFC 6750 §3.1: invalid_request is a 400.
+            Self::RequestBodyInvalid | Self::TokenPlacement => {
+                row(StatusCode::BAD_REQUEST, "bad_request", "http_request_error", Downstream)
+            }
+            Self::NoHealthyEndpoint => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no_healthy_endpoint",
+                "destination_unavailable",
+                Upstream,
+            ),
+            Self::BreakerOpen { .. } => {
+                row(StatusCode::SERVICE_UNAVAILABLE, "breaker_open", "destination_unavailable", Upstream)
+            }
+            Self::Overloaded | Self::OutOfSockets => {
+                row(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "connection_limit_reached", Gateway)
+            }
+            Self::ConnectFailed => {
+                row(StatusCode::BAD_GATEWAY, "connect_failed", "connection_refused", Upstream)
+            }
+            Self::ConnectTimeout => {
+                row(StatusCode::GATEWAY_TIMEOUT, "connect_timeout", "connection_timeout", Upstream)
+            }
+            Self::UpstreamReset => {
+                row(StatusCode::BAD_GATEWAY, "upstream_reset", "connection_terminated", Upstream)
+            }
+            Self::ResponseTimeout => {
+                row(StatusCode::GATEWAY_TIMEOUT, "response_timeout", "http_response_timeout", Upstream)
+            }
+            Self::UpstreamProtocolError => {
+                row(StatusCode::BAD_GATEWAY, "upstream_protocol_error", "http_protocol_error", Upstream)
+            }
+            // RFC 9209 recommends 502; RFC 5842 §7.2 defines 508 for exactly this.
+            Self::LoopDetected => {
+                row(StatusCode::LOOP_DETECTED, "loop_detected", "proxy_loop_detected", Downstream)
+            }
+            Self::Internal => {
+                row(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "proxy_internal_error", Gateway)
+            }
+        }
+    }
+
+    /// The local reply: RFC 9457 problem body, `Proxy-Status`, and the fields that the status asks for.
+    pub fn into_response(self, request_id: &str, route: Option<&str>) -> Response<Bytes> {
+        let row = self.row();
+        let retry_after = self.retry_after().map(whole_seconds);
+        let mut body = json!({
+            "type": self.problem_type(),
+            "title": row.status.canonical_reason().unwrap_or("Error"),
+            "status": row.status.as_u16(),
+            "code": row.code,
+            "detail": self.to_string(),
+            "instance": format!("urn:uuid:{request_id}"),
+            "request_id": request_id,
+        });
+        if let Some(route) = route {
+            body["route"] = json!(route);
+        }
+        if let Some(seconds) = retry_after {
+            body["retry_after"] = json!(seconds);
+        }
+        if let Self::RateLimited(limited) = &self {
+            body["violated-policies"] = json!([limited.violated]);
+        }
+        let mut response = Response::new(Bytes::from(body.to_string()));
+        *response.status_mut() = row.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::SERVER, HeaderValue::from_static("millgate"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        set(headers, &names::PROXY_STATUS, &format!("millgate; error={}", row.proxy_status));
+        if let Some(seconds) = retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        self.add_headers(headers);
+        response
+    }
+
+    fn add_headers(self, headers: &mut HeaderMap) {
+        match self {
+            Self::MethodNotAllowed { allow } => {
+                headers.insert(header::ALLOW, allow);
+            }
+            Self::Refused(refusal) => {
+                // RFC 9110 §15.5.6: a 405 MUST carry Allow.
+                if refusal.status() == StatusCode::METHOD_NOT_ALLOWED {
+                    headers.insert(header::ALLOW, HeaderValue::from_static(admission::ALLOW));
+                }
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            // RFC 6750 §3: no error code when no token was presented.
+            Self::TokenMissing => set(headers, &header::WWW_AUTHENTICATE, r#"Bearer realm="api""#),
+            Self::TokenPlacement => {
+                set(headers, &header::WWW_AUTHENTICATE, r#"Bearer realm="api", error="invalid_request""#);
+            }
+            Self::TokenInvalid => {
+                set(headers, &header::WWW_AUTHENTICATE, r#"Bearer realm="api", error="invalid_token""#);
+            }
+            Self::TokenExpired => set(
+                headers,
+                &header::WWW_AUTHENTICATE,
+                r#"Bearer realm="api", error="invalid_token", error_description="expired""#,
+            ),
+            Self::InsufficientScope { scope } => {
+                let scope = scope.as_ref().and_then(|scope| scope.to_str().ok());
+                let scope = scope.map_or(String::new(), |scope| format!(r#", scope="{scope}""#));
+                set(
+                    headers,
+                    &header::WWW_AUTHENTICATE,
+                    &format!(r#"Bearer realm="api", error="insufficient_scope"{scope}"#),
+                );
+            }
+            Self::RateLimited(limited) => {
+                headers.insert(&names::RATE_LIMIT_POLICY, limited.policy);
+                headers.insert(&names::RATE_LIMIT, limited.state);
+            }
+            _ => {}
+        }
+    }
+
+    /// How long the client should wait, where the gateway knows.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited(limited) => Some(limited.retry_after),
+            Self::BreakerOpen { retry_after } => Some(*retry_after),
+            Self::Overloaded | Self::OutOfSockets | Self::KeysUnavailable => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+
+    fn problem_type(&self) -> Cow<'static, str> {
+        match self {
+            // The problem type of draft-ietf-httpapi-ratelimit-headers-11.
+            Self::RateLimited(_) => "https://iana.org/assignments/http-problem-types#quota-exceeded".into(),
+            _ => format!("urn:millgate:error:{}", self.row().code).into(),
+        }
+    }
+}
+
+/// Whole seconds, rounded up, at least one (RFC 9110 §10.2.3).
+fn whole_seconds(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
+fn row(status: StatusCode, code: &'static str, proxy_status: &'static str, blame: Blame) -> Row {
+    Row { status, code, proxy_status, blame }
+}
+
+/// Text that came from configuration can hold what a header value may not; then the field is left out.
+fn set(headers: &mut HeaderMap, name: &http::HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limited() -> Error {
+        Error::RateLimited(Box::new(RateLimited {
+            policy: HeaderValue::from_static("\"default\";q=1;w=1"),
+            state: HeaderValue::from_static("\"default\";r=0;t=3"),
+            violated: "default".into(),
+            retry_after: Duration::from_millis(2100),
+        }))
+    }
+
+    /// The contract with clients, row by row.
+    #[test]
+    fn every_failure_has_its_row() {
+        use Blame::{Downstream, Gateway, Upstream};
+        let allow = HeaderValue::from_static("GET");
+        let rows = [
+            (Error::Refused(Refusal::HostMissing), 400, "bad_request", "http_request_error", Downstream),
+            (Error::Refused(Refusal::TargetTooLong), 414, "uri_too_long", "http_request_error", Downstream),
+            (
+                Error::Refused(Refusal::TooManyHeaders),
+                431,
+                "headers_too_large",
+                "http_request_error",
+                Downstream,
+            ),
+            (Error::RouteNotFound, 404, "route_not_found", "destination_not_found", Downstream),
+            (Error::MethodNotAllowed { allow }, 405, "method_not_allowed", "http_request_error", Downstream),
+            (Error::TokenMissing, 401, "token_missing", "http_request_error", Downstream),
+            (Error::TokenInvalid, 401, "token_invalid", "http_request_error", Downstream),
+            (Error::TokenExpired, 401, "token_expired", "http_request_error", Downstream),
+            (Error::TokenPlacement, 400, "bad_request", "http_request_error", Downstream),
+            (
+                Error::InsufficientScope { scope: None },
+                403,
+                "insufficient_scope",
+                "http_request_denied",
+                Downstream,
+            ),
+            (Error::KeysUnavailable, 503, "keys_unavailable", "proxy_internal_error", Gateway),
+            (limited(), 429, "rate_limited", "http_request_error", Downstream),
+            (Error::BodyTooLarge, 413, "body_too_large", "http_request_error", Downstream),
+            (Error::RequestTimeout, 408, "request_timeout", "http_request_error", Downstream),
+            (Error::RequestBodyInvalid, 400, "bad_request", "http_request_error", Downstream),
+            (Error::NoHealthyEndpoint, 503, "no_healthy_endpoint", "destination_unavailable", Upstream),
+            (
+                Error::BreakerOpen { retry_after: Duration::ZERO },
+                503,
+                "breaker_open",
+                "destination_unavailable",
+                Upstream,
+            ),
+            (Error::Overloaded, 503, "overloaded", "connection_limit_reached", Gateway),
+            (Error::OutOfSockets, 503, "overloaded", "connection_limit_reached", Gateway),
+            (Error::ConnectFailed, 502, "connect_failed", "connection_refused", Upstream),
+            (Error::ConnectTimeout, 504, "connect_timeout", "connection_timeout", Upstream),
+            (Error::UpstreamReset, 502, "upstream_reset", "connection_terminated", Upstream),
+            (Error::ResponseTimeout, 504, "response_timeout", "http_response_timeout", Upstream),
+            (Error::UpstreamProtocolError, 502, "upstream_protocol_error", "http_protocol_error", Upstream),
+            (Error::LoopDetected, 508, "loop_detected", "proxy_loop_detected", Downstream),
+            (Error::Internal, 500, "internal_error", "proxy_internal_error", Gateway),
+        ];
+        for (error, status, code, proxy_status, blame) in rows {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(error.row(), Row { status, code, proxy_status, blame }, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_reply_tells_the_client_how_long_to_wait_and_why() {
+        let response = limited().into_response("0198", Some("/orders/**"));
+        let field = |name: &str| response.headers()[name].to_str().unwrap();
+        assert_eq!(field("retry-after"), "3", "rounded up");
+        assert_eq!(field("proxy-status"), "millgate; error=http_request_error");
+        assert_eq!(field("ratelimit"), "\"default\";r=0;t=3");
+        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(body["violated-policies"], json!(["default"]));
+        assert_eq!((&body["retry_after"], &body["route"]), (&json!(3), &json!("/orders/**")));
+    }
+
+    #[test]
+    fn challenges_have_the_forms_of_rfc_6750() {
+        let challenge = |error: Error| {
+            let response = error.into_response("0198", None);
+            response.headers()[header::WWW_AUTHENTICATE].to_str().unwrap().to_owned()
+        };
+        assert_eq!(challenge(Error::TokenMissing), r#"Bearer realm="api""#);
+        let scope = Some(HeaderValue::from_static("catalog:write"));
+        assert_eq!(
+            challenge(Error::InsufficientScope { scope }),
+            r#"Bearer realm="api", error="insufficient_scope", scope="catalog:write""#
+        );
+    }
+}

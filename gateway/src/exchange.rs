@@ -1,0 +1,173 @@
+//! The facts of one request, from its first byte to the last byte of its response.
+//!
+//! An [`Exchange`] is made when a request head is complete. Whatever ends the request (response sent, client
+//! gone, panic) drops it, and the drop counts the request and writes its access-log line, so no path can
+//! forget to.
+
+use std::{net::IpAddr, rc::Rc, time::Instant};
+
+use http::{HeaderValue, Method, StatusCode, Uri, Version, uri::PathAndQuery};
+
+use crate::{
+    admission::Scheme,
+    body::Upload,
+    connection::ConnectionContext,
+    metrics::{Rare, method_label},
+    policy::jwt::Verified,
+    snapshot::LocalRoute,
+    worker::WorkerState,
+};
+
+/// One request's facts. Boxed once; moved into the response body so that it lives as long as the response.
+pub struct Exchange {
+    connection: Rc<ConnectionContext>,
+    pub id: RequestId,
+    pub started: Instant,
+    pub client: IpAddr,
+    /// The peer is one of `listen.trusted_proxies`.
+    pub peer_is_trusted: bool,
+    pub method: Method,
+    pub uri: Uri,
+    pub host: Option<Box<str>>,
+    pub version: Version,
+    pub route: Option<Rc<LocalRoute>>,
+    /// The claims of the verified token.
+    pub identity: Option<Rc<Verified>>,
+    pub instance: Option<Rc<str>>,
+    pub attempts: u32,
+    /// When the last attempt was sent, and when its response head was there.
+    pub upstream_began: Option<Instant>,
+    pub upstream_ended: Option<Instant>,
+    /// Of the response whose head was handed over; `None`: the client left before.
+    pub status: Option<StatusCode>,
+    /// Path and query as they were authorised and forwarded; `None` if the request was refused before.
+    pub target: Option<PathAndQuery>,
+    /// The request body on its way.
+    pub upload: Option<Rc<Upload>>,
+    /// What went wrong, in the words of the error table (or [`flags`]); [`flags::NONE`] if nothing did.
+    pub flag: &'static str,
+    pub bytes_out: u64,
+    /// The response was handed over completely.
+    pub complete: bool,
+}
+
+/// nginx's number for "the client closed the request": logs and dashboards know it, no client ever sees it.
+pub const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// Words of the access log for what happens after the response head; no status can tell it any more.
+pub mod flags {
+    pub const NONE: &str = "-";
+    /// The client left before its response was complete.
+    pub const CLIENT_GONE: &str = "client_gone";
+    /// The service broke off in the middle of its response.
+    pub const UPSTREAM_TRUNCATED: &str = "upstream_truncated";
+    /// The service paused for longer than `timeout.idle` in the middle of its response.
+    pub const BODY_TIMEOUT: &str = "body_timeout";
+}
+
+/// A request id as text and as header value.
+#[derive(Debug, Clone)]
+pub struct RequestId(pub HeaderValue);
+
+impl RequestId {
+    pub fn as_str(&self) -> &str {
+        // Ids are made from UUID text or checked visible ASCII; the fallback is never taken.
+        self.0.to_str().unwrap_or("-")
+    }
+}
+
+impl Exchange {
+    pub fn new(
+        connection: Rc<ConnectionContext>,
+        id: RequestId,
+        started: Instant,
+        client: IpAddr,
+    ) -> Box<Self> {
+        connection.state.request_began();
+        Box::new(Self {
+            connection,
+            id,
+            started,
+            client,
+            peer_is_trusted: false,
+            method: Method::GET,
+            uri: Uri::default(),
+            host: None,
+            version: Version::HTTP_11,
+            route: None,
+            identity: None,
+            instance: None,
+            attempts: 0,
+            upstream_began: None,
+            upstream_ended: None,
+            status: None,
+            target: None,
+            upload: None,
+            flag: flags::NONE,
+            bytes_out: 0,
+            complete: false,
+        })
+    }
+
+    pub fn worker(&self) -> &Rc<WorkerState> {
+        &self.connection.worker
+    }
+
+    /// Status of the response; [`CLIENT_CLOSED_REQUEST`] where there was none.
+    pub fn status_code(&self) -> u16 {
+        self.status.map_or(CLIENT_CLOSED_REQUEST, |status| status.as_u16())
+    }
+
+    /// Path as it was authorised; as received if the request was refused before.
+    pub fn path(&self) -> &str {
+        self.target.as_ref().map_or(self.uri.path(), PathAndQuery::path)
+    }
+
+    /// Bytes of the request body that came so far.
+    pub fn bytes_in(&self) -> u64 {
+        self.upload.as_ref().map_or(0, |upload| upload.bytes.get())
+    }
+
+    /// `sub` of the verified token.
+    pub fn user(&self) -> Option<&str> {
+        self.identity.as_ref()?.subject.as_deref()
+    }
+
+    pub fn is_tls(&self) -> bool {
+        self.connection.scheme == Scheme::Https
+    }
+
+    fn finish(&mut self) {
+        let worker = Rc::clone(&self.connection.worker);
+        let ended = worker.clock.now();
+        let duration = ended.saturating_duration_since(self.started);
+        let upstream = match (self.upstream_began, self.upstream_ended) {
+            (Some(began), Some(ended)) => Some(ended.saturating_duration_since(began)),
+            _ => None,
+        };
+        if !self.complete {
+            self.flag = flags::CLIENT_GONE;
+            worker.metrics.count(Rare::ClientGone, "", "");
+        }
+        let cell = self.route.as_ref().map_or(&worker.unmatched, |route| &route.metrics);
+        {
+            let mut sample = cell.borrow_mut();
+            sample.count(method_label(&self.method), self.status_code(), 1);
+            sample.duration.record(duration);
+            // Overhead is measured to the response head: what follows is the client's pace.
+            if let (Some(upstream), Some(head)) = (upstream, self.upstream_ended) {
+                sample.overhead.record(head.saturating_duration_since(self.started).saturating_sub(upstream));
+            }
+            sample.request_bytes += self.bytes_in();
+            sample.response_bytes += self.bytes_out;
+        }
+        worker.access_log.write(self, ended, duration, upstream);
+        self.connection.state.request_ended();
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}

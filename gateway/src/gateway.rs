@@ -1,0 +1,378 @@
+//! Starting and stopping a gateway inside a process: what `millgate run`, the demo and the tests use.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::Arc,
+    thread::JoinHandle,
+};
+
+use millgate_registry::{HttpClient, HttpOptions, LastKnownGood};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    access_log::LogSink,
+    admission::Scheme,
+    clock,
+    config::{
+        compile,
+        diagnostics::Report,
+        load::{self, Loaded},
+        settings::{AccessLogFormat, Settings},
+    },
+    control::{
+        self, Controller,
+        admin::{self, Admin},
+        discovery,
+        event::{EVENTS_MAX, Event},
+        listen::{ListenError, bind_shared, bind_single},
+        metrics::{Exporter, Sources},
+        status::Status,
+        world::World,
+    },
+    policy::{jwt, rate_limit::KeyBudget},
+    snapshot::Publisher,
+    worker::{self, COMMANDS_MAX, WorkerSetup},
+};
+
+/// Share of the process's file limit that client connections may use where the file does not say: the rest is
+/// for upstream connections, the registry, logs and the admin listener.
+const CONNECTION_SHARE_OF_FILES: f64 = 0.9;
+/// Without a readable file limit.
+const CONNECTIONS_DEFAULT: usize = 10_000;
+
+/// How a gateway is started.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    pub config: ConfigSource,
+    /// Where last known instances are kept; `None`: in memory only.
+    pub state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone)]
+pub enum ConfigSource {
+    File(PathBuf),
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self { config: ConfigSource::File(PathBuf::from("routes.yaml")), state_dir: None }
+    }
+}
+
+/// Why a gateway did not start. Prints as a full report for the person who started it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{0}")]
+    Config(Box<Report>),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("{what}: {source}")]
+    System { what: &'static str, source: std::io::Error },
+    #[error("metrics cannot be set up: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("the registry client cannot be set up: {0}")]
+    Registry(String),
+}
+
+/// A gateway that runs. Dropping it without [`Gateway::shutdown`] stops nothing: its threads end with the process.
+pub struct Gateway {
+    events: mpsc::Sender<Event>,
+    status: Arc<Status>,
+    publisher: Arc<Publisher>,
+    http: Vec<SocketAddr>,
+    https: Option<SocketAddr>,
+    admin: Option<SocketAddr>,
+    config: PathBuf,
+    warnings: Report,
+    log: Option<LogSink>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Sockets by what they speak, bound before anything is started.
+struct Bound {
+    http: Vec<SocketAddr>,
+    https: Option<SocketAddr>,
+    admin: Option<(SocketAddr, TcpListener)>,
+    /// By worker.
+    listeners: Vec<Vec<(TcpListener, Scheme)>>,
+}
+
+impl Gateway {
+    /// Loads the configuration, binds, starts workers and control plane, and returns once connections are accepted.
+    ///
+    /// # Errors
+    /// The configuration is wrong, an address cannot be bound, or the system refuses a thread or a file.
+    #[expect(clippy::unused_async, reason = "a later start may wait; callers should not have to change then")]
+    pub async fn start(options: RunOptions) -> Result<Self, StartError> {
+        jwt::install_crypto_provider();
+        let ConfigSource::File(path) = options.config;
+        let loaded = load::load(&path, &control::environment)
+            .map_err(|report| StartError::Config(Box::new(report)))?;
+        let budget = Arc::new(KeyBudget::new(loaded.settings.rate_keys_max, clock::now()));
+        let last_known_good = options.state_dir.as_deref().and_then(open_state);
+        let (first, world) = first_snapshot(&loaded, last_known_good.as_ref(), &budget)?;
+        let files = control::watched_files(&path, &loaded);
+        let warnings = loaded.report();
+        let settings = loaded.settings;
+        let bound = bind(&settings)?;
+        let publisher = Arc::new(Publisher::new(first));
+        let status = Arc::new(Status::new());
+        let (events, received) = mpsc::channel(EVENTS_MAX);
+        let mut threads = Vec::new();
+        let log = match settings.access_log.format {
+            AccessLogFormat::Off => None,
+            _ => Some(start_log(&settings, &mut threads)?),
+        };
+        let workers =
+            start_workers(&settings, bound.listeners, &publisher, log.as_ref(), &events, &mut threads)?;
+        let sources = Sources {
+            workers: workers.clone(),
+            publisher: Arc::clone(&publisher),
+            status: Arc::clone(&status),
+            budget: Arc::clone(&budget),
+        };
+        let admin = Admin {
+            publisher: Arc::clone(&publisher),
+            status: Arc::clone(&status),
+            exporter: Exporter::new(sources)?,
+        };
+        let controller = Controller {
+            path: path.clone(),
+            started: settings.clone(),
+            settings,
+            fingerprint: control::files::loaded_fingerprint(&files, &loaded.source.text),
+            files,
+            world,
+            publisher: Arc::clone(&publisher),
+            workers,
+            status: Arc::clone(&status),
+            budget,
+            http: HttpClient::new(&HttpOptions::default())
+                .map_err(|e| StartError::Registry(e.to_string()))?,
+            last_known_good,
+            events: events.clone(),
+        };
+        let (admin_addr, admin_listener) = bound.admin.unzip();
+        threads.push(start_control(controller, received, admin, admin_listener)?);
+        let (http, https) = (bound.http, bound.https);
+        let (admin, config) = (admin_addr, path);
+        Ok(Self { events, status, publisher, http, https, admin, config, warnings, log, threads })
+    }
+
+    /// First cleartext address, with the port that was really bound.
+    pub fn http_addr(&self) -> Option<SocketAddr> {
+        self.http.first().copied()
+    }
+
+    pub fn http_addrs(&self) -> &[SocketAddr] {
+        &self.http
+    }
+
+    pub fn https_addr(&self) -> Option<SocketAddr> {
+        self.https
+    }
+
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// What the configuration that the gateway was started with probably does not mean; may be empty.
+    pub fn warnings(&self) -> &Report {
+        &self.warnings
+    }
+
+    pub fn config_path(&self) -> &std::path::Path {
+        &self.config
+    }
+
+    /// Waits until something is known of every service that a route names.
+    pub async fn ready(&self) {
+        self.status.synced().await;
+    }
+
+    /// Routes, and services with the number of their routable endpoints.
+    pub fn summary(&self) -> (usize, Vec<(String, usize)>) {
+        let snapshot = self.publisher.load();
+        let services = snapshot.clusters.iter().map(|c| (c.name.to_string(), c.endpoints.len()));
+        (snapshot.table.routes.len(), services.collect())
+    }
+
+    /// Reads the configuration again. All or nothing.
+    ///
+    /// # Errors
+    /// The report of what is wrong with it; the running configuration stays.
+    pub async fn reload(&self) -> Result<(), String> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || "the gateway is stopping".to_owned();
+        self.events.send(Event::Reload { reply }).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Opens the access-log file again, after rotation.
+    pub fn reopen_logs(&self) {
+        if let Some(log) = &self.log {
+            log.reopen();
+        }
+    }
+
+    /// Stops accepting, finishes what is in flight within `drain.timeout`, ends all threads. Returns how many
+    /// connections had to be cut.
+    pub async fn shutdown(self) -> usize {
+        let (reply, answer) = oneshot::channel();
+        let cut = match self.events.send(Event::Drain { reply }).await {
+            Ok(()) => answer.await.unwrap_or(0),
+            Err(_) => 0,
+        };
+        let Self { log, threads, events, .. } = self;
+        drop((log, events));
+        // Joining blocks; the threads end on their own, at the latest when the last log line is written.
+        let _ = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| _ = thread.join()))
+            .await;
+        cut
+    }
+}
+
+/// Everything that can be known before the first socket is bound.
+fn first_snapshot(
+    loaded: &Loaded,
+    last_known_good: Option<&LastKnownGood>,
+    budget: &Arc<KeyBudget>,
+) -> Result<(crate::snapshot::Snapshot, World), StartError> {
+    let refuse = |diagnostics| StartError::Config(Box::new(loaded.refuse(diagnostics)));
+    let settings = &loaded.settings;
+    let table = compile::table(settings, None, budget).map_err(refuse)?;
+    let keys = compile::read_keys(settings).map_err(refuse)?;
+    let tls = compile::tls(settings).map_err(|diagnostic| refuse(vec![diagnostic]))?;
+    let mut world = World::default();
+    world.tls = tls;
+    for (provider, keys) in keys {
+        world.learn_keys(provider, keys);
+    }
+    if let Some(store) = last_known_good {
+        for target in settings.services.iter().filter_map(|service| discovery::target(&service.source)) {
+            if let Some(instances) = store.load(&target) {
+                world.instances.insert(target, instances.into());
+            }
+        }
+    }
+    let snapshot = compile::snapshot(settings, Arc::new(table), &world, None);
+    Ok((snapshot, world))
+}
+
+/// A state directory that cannot be used costs the memory across restarts, not the start.
+fn open_state(dir: &std::path::Path) -> Option<LastKnownGood> {
+    LastKnownGood::open(dir)
+        .inspect_err(|error| tracing::warn!(dir = %dir.display(), %error, "last known instances are kept in memory only"))
+        .ok()
+}
+
+fn bind(settings: &Settings) -> Result<Bound, StartError> {
+    let workers = settings.workers;
+    let mut bound = Bound {
+        http: Vec::new(),
+        https: None,
+        admin: None,
+        listeners: (0..workers).map(|_| Vec::new()).collect(),
+    };
+    for address in &settings.listen.http {
+        let (real, sockets) = bind_shared(*address, "listen.http", workers)?;
+        bound.http.push(real);
+        spread(&mut bound.listeners, sockets, Scheme::Http);
+    }
+    if let Some(https) = &settings.listen.https {
+        let (real, sockets) = bind_shared(https.bind, "listen.https", workers)?;
+        bound.https = Some(real);
+        spread(&mut bound.listeners, sockets, Scheme::Https);
+    }
+    if let Some(address) = settings.listen.admin {
+        let listener = bind_single(address, "listen.admin")?;
+        let real =
+            listener.local_addr().map_err(|source| StartError::System { what: "listen.admin", source })?;
+        bound.admin = Some((real, listener));
+    }
+    Ok(bound)
+}
+
+fn spread(workers: &mut [Vec<(TcpListener, Scheme)>], sockets: Vec<TcpListener>, scheme: Scheme) {
+    for (worker, socket) in workers.iter_mut().zip(sockets) {
+        worker.push((socket, scheme));
+    }
+}
+
+fn start_log(settings: &Settings, threads: &mut Vec<JoinHandle<()>>) -> Result<LogSink, StartError> {
+    let (sink, thread) = LogSink::start(settings.access_log.file.clone())
+        .map_err(|source| StartError::System { what: "the access log cannot be opened", source })?;
+    threads.push(thread);
+    Ok(sink)
+}
+
+fn start_workers(
+    settings: &Settings,
+    listeners: Vec<Vec<(TcpListener, Scheme)>>,
+    publisher: &Arc<Publisher>,
+    log: Option<&LogSink>,
+    events: &mpsc::Sender<Event>,
+    threads: &mut Vec<JoinHandle<()>>,
+) -> Result<Vec<mpsc::Sender<worker::Command>>, StartError> {
+    let connections_max = settings.listen.max_connections.unwrap_or_else(default_connections);
+    let mut commands = Vec::new();
+    for (index, listeners) in listeners.into_iter().enumerate() {
+        let (sender, receiver) = mpsc::channel(COMMANDS_MAX);
+        let setup = WorkerSetup {
+            index,
+            publisher: Arc::clone(publisher),
+            listeners,
+            commands: receiver,
+            events: events.clone(),
+            log: log.cloned(),
+            connections_max: connections_max.div_ceil(settings.workers),
+        };
+        let thread = worker::start(setup)
+            .map_err(|source| StartError::System { what: "a worker cannot start", source })?;
+        threads.push(thread);
+        commands.push(sender);
+    }
+    Ok(commands)
+}
+
+fn start_control(
+    controller: Controller,
+    events: mpsc::Receiver<Event>,
+    admin: Admin,
+    listener: Option<TcpListener>,
+) -> Result<JoinHandle<()>, StartError> {
+    let failed = |source| StartError::System { what: "the control plane cannot start", source };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    std::thread::Builder::new()
+        .name("control".into())
+        .spawn(move || {
+            runtime.block_on(async move {
+                if let Some(listener) = listener {
+                    tokio::spawn(async move {
+                        if let Err(error) = admin::serve(listener, admin).await {
+                            tracing::error!(%error, "the admin listener ended");
+                        }
+                    });
+                }
+                controller.run(events).await;
+            });
+            // A look-up of a name may hang for as long as the resolver likes; nobody needs it any more.
+            runtime.shutdown_background();
+        })
+        .map_err(failed)
+}
+
+/// 90 % of the soft limit of open files (Linux: `/proc/self/limits`).
+fn default_connections() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let files = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse::<u32>().ok());
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a u32 is a smaller u32"
+    )]
+    files.map_or(CONNECTIONS_DEFAULT, |files| (f64::from(files) * CONNECTION_SHARE_OF_FILES) as usize)
+}

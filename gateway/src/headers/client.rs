@@ -1,0 +1,45 @@
+//! The client's address behind proxies that we trust.
+
+use std::net::IpAddr;
+
+use http::HeaderMap;
+use ipnet::IpNet;
+
+use super::names::X_FORWARDED_FOR;
+
+/// Whether the gateway believes what this peer says about earlier hops.
+pub fn is_trusted(peer: IpAddr, trusted_proxies: &[IpNet]) -> bool {
+    let peer = peer.to_canonical();
+    trusted_proxies.iter().any(|net| net.contains(&peer))
+}
+
+/// The address nearest to us that no trusted proxy has.
+///
+/// `X-Forwarded-For` is walked from the right, since each proxy appends the address that it saw: everything left of
+/// the first untrusted address is that client's own claim. A value that is no address ends the walk at the proxy
+/// which wrote it. If all are trusted, the leftmost one made the request.
+pub fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> IpAddr {
+    let mut nearest = peer.to_canonical();
+    let lines = headers.get_all(&X_FORWARDED_FOR).iter();
+    let mut hops = lines.rev().flat_map(|line| line.as_bytes().rsplit(|&byte| byte == b','));
+    while is_trusted(nearest, trusted_proxies) {
+        let Some(hop) = hops.next().and_then(parse_hop) else {
+            break;
+        };
+        nearest = hop;
+    }
+    nearest
+}
+
+/// An address, as some proxies write it with brackets or a port.
+fn parse_hop(hop: &[u8]) -> Option<IpAddr> {
+    let hop = std::str::from_utf8(hop).ok()?.trim_ascii();
+    if let Ok(address) = hop.parse::<IpAddr>() {
+        return Some(address.to_canonical());
+    }
+    if let Ok(with_port) = hop.parse::<std::net::SocketAddr>() {
+        return Some(with_port.ip().to_canonical());
+    }
+    let bracketed = hop.strip_prefix('[')?.strip_suffix(']')?;
+    bracketed.parse::<IpAddr>().ok().map(|address| address.to_canonical())
+}

@@ -1,0 +1,111 @@
+//! Header fields on their way through: what ends at this hop, what the gateway says about the request, what the
+//! route adds.
+//!
+//! The order is the promise. First everything goes that the sender may not decide (hop-by-hop fields, forwarding
+//! fields of a peer that is not trusted, identity headers, names that only look different); then the gateway adds
+//! its own. So nothing that a client sends, and nothing that it names in Connection, can remove or replace what
+//! the gateway adds. Route rules come last: the operator has the last word.
+//!
+//! - Hop-by-hop (RFC 9110 §7.6.1): `Connection` and all that any of its lines names, `Keep-Alive`, `TE`, `Trailer`,
+//!   `Transfer-Encoding`, `Upgrade`, `HTTP2-Settings`, `Proxy-*` of a request (with `Proxy` itself, which CGI would
+//!   read as `HTTP_PROXY`) and the proxy authentication fields of a response. `TE: trailers` goes too: trailers
+//!   are not forwarded.
+//! - Names are folded (`_` and `.` to `-`) and those that then equal a managed, framing or identity name are
+//!   dropped: services that build variables from names cannot tell them apart.
+//! - `Expect` is met by the gateway itself and not passed on.
+//! - `Server` of the service is never touched.
+//!
+//! Everything here edits or decides; nothing waits, logs or builds a response.
+
+mod client;
+pub mod names;
+mod request;
+mod response;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+
+pub use self::{
+    client::{client_ip, is_trusted},
+    request::{ForwardContext, apply_request, trusted_request_id},
+    response::{ResponseContext, ResponseFault, ResponseFraming, apply_response, check_response},
+};
+use crate::config::settings::HeaderRules;
+
+/// Our name in `Via` and `Proxy-Status`.
+pub const PSEUDONYM: &str = "millgate";
+
+/// True if the request has been through gateways of our name so often that it must be going in a circle (508).
+/// A chain of gateways (edge, then inner) is normal, so the first meetings are allowed.
+pub fn is_loop(headers: &HeaderMap) -> bool {
+    let ours = headers
+        .get_all(header::VIA)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
+        .filter(|hop| is_our_hop(hop))
+        .take(VIA_HOPS_MAX + 1)
+        .count();
+    ours > VIA_HOPS_MAX
+}
+
+/// `received-protocol RWS received-by [ RWS comment ]` (RFC 9110 §7.6.3).
+fn is_our_hop(hop: &[u8]) -> bool {
+    let mut words = hop.split(|&byte| byte == b' ' || byte == b'\t').filter(|word| !word.is_empty());
+    words.nth(1).is_some_and(|received_by| received_by.eq_ignore_ascii_case(PSEUDONYM.as_bytes()))
+}
+
+/// Says which protocol the message arrived by.
+fn append_via(headers: &mut HeaderMap, received: Version) {
+    let hop = match received {
+        Version::HTTP_09 | Version::HTTP_10 => HeaderValue::from_static("1.0 millgate"),
+        Version::HTTP_2 => HeaderValue::from_static("2 millgate"),
+        Version::HTTP_3 => HeaderValue::from_static("3 millgate"),
+        _ => HeaderValue::from_static("1.1 millgate"),
+    };
+    headers.append(header::VIA, hop);
+}
+
+/// Removes what Connection names and every field for which `is_dropped` says so.
+fn remove_fields(headers: &mut HeaderMap, is_dropped: impl Fn(&HeaderName) -> bool) {
+    // Allocates only if there is something to remove.
+    let mut dropped: Vec<HeaderName> = Vec::new();
+    for line in headers.get_all(header::CONNECTION) {
+        let options = line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+        let names = options.filter(|option| !names::is_plain_connection_option(option));
+        dropped.extend(names.filter_map(|option| HeaderName::from_bytes(option).ok()));
+    }
+    dropped.extend(headers.keys().filter(|name| is_dropped(name)).cloned());
+    for name in dropped {
+        headers.remove(name);
+    }
+}
+
+/// Remove, then set, then add: a rule can both clear what came and put its own in place.
+fn apply_rules(headers: &mut HeaderMap, rules: &HeaderRules) {
+    for name in &rules.remove {
+        headers.remove(name);
+    }
+    for (name, value) in &rules.set {
+        headers.insert(name.clone(), value.clone());
+    }
+    for (name, value) in &rules.add {
+        headers.append(name.clone(), value.clone());
+    }
+}
+
+/// One Content-Length line in the only form that has one reading: decimal, no leading zero (RFC 9110 §8.6).
+fn write_content_length(headers: &mut HeaderMap, bytes: u64) {
+    let canonical = headers.get(header::CONTENT_LENGTH).is_some_and(|value| {
+        let digits = value.as_bytes();
+        digits.iter().all(u8::is_ascii_digit) && (digits.len() == 1 || !digits.starts_with(b"0"))
+    });
+    // One line with a canonical number can only be `bytes`, from which it was read.
+    if !canonical || headers.get_all(header::CONTENT_LENGTH).iter().count() != 1 {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes));
+    }
+}
+
+/// Own entries in `Via` that still pass: as many gateways of our name may stand in one line.
+const VIA_HOPS_MAX: usize = 4;
+
+#[cfg(test)]
+mod tests;

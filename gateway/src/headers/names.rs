@@ -1,0 +1,75 @@
+//! Header names that the gateway treats specially, and what each of them is.
+
+use http::HeaderName;
+
+use crate::config::settings::AuthSettings;
+
+pub static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+pub static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+pub static PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+pub static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+pub static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+pub static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What a field is to a gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Ends at this hop.
+    HopByHop,
+    /// Says where the message ends or whom it is for; the gateway writes it anew.
+    Framing,
+    /// Says who the client is, by the client's own proof.
+    Credential,
+    /// Says where the request came from, by the word of a proxy.
+    Forwarding,
+    /// Made by the gateway for every request.
+    Managed,
+    /// Everything else: passes unchanged.
+    EndToEnd,
+}
+
+impl Kind {
+    /// `name` is in lower case, as [`HeaderName::as_str`] gives it.
+    pub(crate) fn of(name: &str) -> Self {
+        match name {
+            "connection" | "http2-settings" | "keep-alive" | "proxy" | "te" | "trailer" | "upgrade" => {
+                Self::HopByHop
+            }
+            "content-length" | "host" | "transfer-encoding" => Self::Framing,
+            "authorization" | "cookie" => Self::Credential,
+            "forwarded" | "x-real-ip" => Self::Forwarding,
+            "expect" | "via" | "x-request-id" => Self::Managed,
+            _ if name.starts_with("proxy-") => Self::HopByHop,
+            _ if name.starts_with("x-forwarded-") => Self::Forwarding,
+            _ => Self::EndToEnd,
+        }
+    }
+
+    /// Whether naming it in Connection is refused.
+    pub(crate) fn is_protected(self) -> bool {
+        matches!(self, Self::Framing | Self::Credential | Self::Forwarding)
+    }
+}
+
+/// The name that `name` could be mistaken for, if it has a `_` or `.` that some programs turn into `-`.
+pub(crate) fn fold(name: &str) -> Option<String> {
+    let aliases = |byte| matches!(byte, b'_' | b'.');
+    name.bytes().any(aliases).then(|| name.replace(['_', '.'], "-"))
+}
+
+/// Headers by which any provider passes claims on: removed from every request, on open routes too.
+pub fn identity_headers(auth: &[AuthSettings]) -> Vec<HeaderName> {
+    let mut names: Vec<HeaderName> =
+        auth.iter().flat_map(|provider| &provider.forward).map(|(_, name)| name.clone()).collect();
+    names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    names.dedup();
+    names
+}
+
+/// Connection options that name no field. (`upgrade` names one, but its removal is certain anyway.)
+pub(crate) fn is_plain_connection_option(option: &[u8]) -> bool {
+    ["keep-alive", "close", "upgrade"].iter().any(|plain| option.eq_ignore_ascii_case(plain.as_bytes()))
+}

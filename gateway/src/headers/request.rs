@@ -1,0 +1,155 @@
+//! The request's header section, from what the client sent to what the service gets.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
+
+use super::{
+    append_via, apply_rules,
+    names::{
+        self, Kind, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REQUEST_ID,
+    },
+    remove_fields, write_content_length,
+};
+use crate::{
+    admission::{Framing, Scheme},
+    config::settings::HeaderRules,
+};
+
+/// What the gateway knows about a request and its headers must say.
+#[derive(Debug, Clone, Copy)]
+pub struct ForwardContext<'a> {
+    /// The connection's other end as text, without port. Made once per connection.
+    pub peer: &'a HeaderValue,
+    /// The peer is one of `listen.trusted_proxies`: its word about earlier hops is passed on.
+    pub peer_is_trusted: bool,
+    /// Of the listener.
+    pub scheme: Scheme,
+    /// [`crate::admission::Admitted::authority`].
+    pub authority: &'a HeaderValue,
+    /// [`crate::admission::Admitted::port`].
+    pub port: Option<u16>,
+    pub method: &'a Method,
+    /// That the request arrived by.
+    pub version: Version,
+    /// Resolved ([`Framing::resolve`]).
+    pub framing: Framing,
+    pub request_id: &'a HeaderValue,
+    /// [`names::identity_headers`].
+    pub identity_headers: &'a [HeaderName],
+    /// Verified claims of this request.
+    pub forward: &'a [(HeaderName, HeaderValue)],
+    pub rules: &'a HeaderRules,
+}
+
+/// Turns the client's header section into the service's. The message to the service must be sent as HTTP/1.1.
+pub fn apply_request(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
+    remove_fields(headers, |name| is_dropped(name, context));
+    // At most this many fields are new. Fails only past 32,768 fields, far beyond what admission lets in.
+    let _ = headers.try_reserve(MANAGED_FIELDS + context.forward.len());
+    write_framing(headers, context);
+    write_forwarding(headers, context);
+    append_via(headers, context.version);
+    headers.insert(&X_REQUEST_ID, context.request_id.clone());
+    for (name, value) in context.forward {
+        headers.insert(name.clone(), value.clone());
+    }
+    if context.version == Version::HTTP_2 {
+        join_cookies(headers);
+    }
+    apply_rules(headers, context.rules);
+}
+
+/// The request id that a trusted peer gave, if it is fit to be logged and sent on: 1 to 128 visible characters.
+pub fn trusted_request_id(headers: &HeaderMap, peer_is_trusted: bool) -> Option<&HeaderValue> {
+    let value = headers.get(&X_REQUEST_ID).filter(|_| peer_is_trusted)?;
+    let fit = (1..=REQUEST_ID_BYTES_MAX).contains(&value.len())
+        && value.as_bytes().iter().all(u8::is_ascii_graphic);
+    fit.then_some(value)
+}
+
+fn is_dropped(name: &HeaderName, context: &ForwardContext<'_>) -> bool {
+    if context.identity_headers.contains(name) {
+        return true;
+    }
+    match Kind::of(name.as_str()) {
+        Kind::HopByHop => true,
+        Kind::Framing => *name == header::TRANSFER_ENCODING,
+        Kind::Forwarding => !context.peer_is_trusted,
+        // Via says who came before us, whoever says so.
+        Kind::Managed => *name != header::VIA,
+        Kind::Credential => false,
+        Kind::EndToEnd => names::fold(name.as_str()).is_some_and(|folded| {
+            let is_identity = context.identity_headers.iter().any(|identity| identity.as_str() == folded);
+            is_identity || Kind::of(&folded) != Kind::EndToEnd
+        }),
+    }
+}
+
+/// One Host, and one way to tell where the content ends.
+fn write_framing(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
+    if headers.get(header::HOST) != Some(context.authority) {
+        headers.insert(header::HOST, context.authority.clone());
+    }
+    match context.framing {
+        Framing::Length(bytes) => write_content_length(headers, bytes),
+        // Said explicitly, since hyper's client sends no content of unknown length for GET or HEAD without it.
+        Framing::Chunked | Framing::Unstated => {
+            headers.remove(header::CONTENT_LENGTH);
+            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        // RFC 9110 §8.6: a method that anticipates content says so when there is none.
+        Framing::None if matches!(*context.method, Method::POST | Method::PUT | Method::PATCH) => {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        Framing::None => {}
+    }
+}
+
+/// What a trusted peer said stays and the peer's address is appended; else only what we see ourselves is said.
+fn write_forwarding(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
+    let addresses = joined(headers, &X_FORWARDED_FOR, ", ", Some(context.peer));
+    headers.insert(&X_FORWARDED_FOR, addresses.unwrap_or_else(|| context.peer.clone()));
+    if !headers.contains_key(&X_FORWARDED_PROTO) {
+        headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(context.scheme.as_str()));
+    }
+    if !headers.contains_key(&X_FORWARDED_HOST) {
+        headers.insert(&X_FORWARDED_HOST, context.authority.clone());
+    }
+    if !headers.contains_key(&X_FORWARDED_PORT) {
+        let port = match (context.port, context.scheme) {
+            (Some(port), _) => HeaderValue::from(port),
+            (None, Scheme::Http) => HeaderValue::from_static("80"),
+            (None, Scheme::Https) => HeaderValue::from_static("443"),
+        };
+        headers.insert(&X_FORWARDED_PORT, port);
+    }
+}
+
+/// RFC 9113 §8.2.3: HTTP/2 may split Cookie into several fields; HTTP/1.1 has one, joined with `; `.
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_some()
+        && let Some(cookies) = joined(headers, &header::COOKIE, "; ", None)
+    {
+        headers.insert(header::COOKIE, cookies);
+    }
+}
+
+/// All lines of a field in one, with `last` at the end; `None` if there is no line.
+fn joined(
+    headers: &HeaderMap,
+    name: &HeaderName,
+    separator: &str,
+    last: Option<&HeaderValue>,
+) -> Option<HeaderValue> {
+    let mut lines = headers.get_all(name).iter();
+    let mut text = lines.next()?.as_bytes().to_vec();
+    for line in lines.chain(last) {
+        text.extend_from_slice(separator.as_bytes());
+        text.extend_from_slice(line.as_bytes());
+    }
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok()
+}
+
+/// Host, length or coding, X-Forwarded-{For,Proto,Host,Port}, Via, X-Request-ID.
+const MANAGED_FIELDS: usize = 8;
+
+const REQUEST_ID_BYTES_MAX: usize = 128;

@@ -1,0 +1,421 @@
+//! Header editing, rule by rule.
+
+use std::net::IpAddr;
+
+use http::{Method, Response, StatusCode};
+use ipnet::IpNet;
+
+use super::*;
+use crate::admission::{Framing, Scheme};
+
+fn fields(lines: &[(&str, &str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines {
+        headers.append(
+            HeaderName::from_bytes(name.as_bytes()).expect("a name"),
+            HeaderValue::from_bytes(value.as_bytes()).expect("a value"),
+        );
+    }
+    headers
+}
+
+/// What a request looks like to the gateway, unless a test says otherwise.
+struct Case {
+    peer_is_trusted: bool,
+    scheme: Scheme,
+    port: Option<u16>,
+    method: Method,
+    version: Version,
+    framing: Framing,
+    forward: Vec<(HeaderName, HeaderValue)>,
+    rules: HeaderRules,
+}
+
+impl Default for Case {
+    fn default() -> Self {
+        Self {
+            peer_is_trusted: false,
+            scheme: Scheme::Http,
+            port: None,
+            method: Method::GET,
+            version: Version::HTTP_11,
+            framing: Framing::None,
+            forward: vec![],
+            rules: HeaderRules::default(),
+        }
+    }
+}
+
+impl Case {
+    fn apply(&self, lines: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = fields(lines);
+        let context = ForwardContext {
+            peer: &HeaderValue::from_static("192.0.2.7"),
+            peer_is_trusted: self.peer_is_trusted,
+            scheme: self.scheme,
+            authority: &HeaderValue::from_static("gw"),
+            port: self.port,
+            method: &self.method,
+            version: self.version,
+            framing: self.framing,
+            request_id: &HeaderValue::from_static("id-1"),
+            identity_headers: &[HeaderName::from_static("x-user-id")],
+            forward: &self.forward,
+            rules: &self.rules,
+        };
+        apply_request(&mut headers, &context);
+        headers
+    }
+}
+
+fn untrusted(lines: &[(&str, &str)]) -> HeaderMap {
+    Case::default().apply(lines)
+}
+
+/// All lines of a field.
+fn lines<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
+    headers.get_all(name).iter().map(|value| value.to_str().expect("ASCII")).collect()
+}
+
+fn response(context_rules: &HeaderRules, framing: ResponseFraming, fields_in: &[(&str, &str)]) -> HeaderMap {
+    let mut headers = fields(fields_in);
+    let context = ResponseContext {
+        framing,
+        version: Version::HTTP_11,
+        request_id: &HeaderValue::from_static("id-1"),
+        rules: context_rules,
+    };
+    apply_response(&mut headers, &context);
+    headers
+}
+
+fn framing_of(
+    version: Version,
+    status: u16,
+    fields_in: &[(&str, &str)],
+) -> Result<ResponseFraming, ResponseFault> {
+    let mut response = Response::builder().status(status).version(version).body(()).expect("a response");
+    *response.headers_mut() = fields(fields_in);
+    check_response(&response.into_parts().0)
+}
+
+#[test]
+fn a_plain_request_gets_exactly_the_gateways_own_fields() {
+    let headers = untrusted(&[("host", "gw"), ("accept", "*/*")]);
+    let mut seen: Vec<String> =
+        headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().expect("ASCII"))).collect();
+    seen.sort();
+    assert_eq!(
+        seen,
+        [
+            "accept: */*",
+            "host: gw",
+            "via: 1.1 millgate",
+            "x-forwarded-for: 192.0.2.7",
+            "x-forwarded-host: gw",
+            "x-forwarded-port: 80",
+            "x-forwarded-proto: http",
+            "x-request-id: id-1",
+        ]
+    );
+}
+
+#[test]
+fn hop_by_hop_fields_and_all_that_any_connection_line_names_are_removed() {
+    let headers = untrusted(&[
+        ("connection", "close, X-One"),
+        ("connection", "x-two"),
+        ("connection", "Upgrade, HTTP2-Settings"),
+        ("x-one", "1"),
+        ("x-two", "2"),
+        ("x-three", "3"),
+        ("keep-alive", "timeout=5"),
+        ("te", "trailers"),
+        ("trailer", "x"),
+        ("transfer-encoding", "chunked"),
+        ("upgrade", "h2c"),
+        ("http2-settings", "AAMA"),
+        ("proxy-authorization", "Basic eA=="),
+        ("proxy-connection", "keep-alive"),
+        ("proxy", "http://evil"),
+        ("expect", "100-continue"),
+    ]);
+    for name in [
+        "connection",
+        "x-one",
+        "x-two",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+        "proxy-authorization",
+        "proxy-connection",
+        "proxy",
+        "expect",
+    ] {
+        assert!(!headers.contains_key(name), "{name}");
+    }
+    assert_eq!(lines(&headers, "x-three"), ["3"]);
+}
+
+#[test]
+fn what_the_gateway_adds_cannot_be_nominated_away() {
+    let headers =
+        untrusted(&[("connection", "via, x-request-id, x-forwarded-for, x-forwarded-proto, x-hop")]);
+    assert_eq!(lines(&headers, "via"), ["1.1 millgate"]);
+    assert_eq!(lines(&headers, "x-request-id"), ["id-1"]);
+    assert_eq!(lines(&headers, "x-forwarded-for"), ["192.0.2.7"]);
+    assert_eq!(lines(&headers, "x-forwarded-proto"), ["http"]);
+}
+
+#[test]
+fn an_untrusted_peers_word_about_earlier_hops_is_dropped() {
+    let headers = untrusted(&[
+        ("x-forwarded-for", "10.0.0.1"),
+        ("x-forwarded-for", "10.0.0.2"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "evil"),
+        ("x-forwarded-port", "1"),
+        ("x-forwarded-user", "root"),
+        ("forwarded", "for=10.0.0.1"),
+        ("x-real-ip", "10.0.0.1"),
+        ("x-request-id", "theirs"),
+    ]);
+    assert_eq!(lines(&headers, "x-forwarded-for"), ["192.0.2.7"]);
+    assert_eq!(lines(&headers, "x-forwarded-proto"), ["http"]);
+    assert_eq!(lines(&headers, "x-forwarded-host"), ["gw"]);
+    assert_eq!(lines(&headers, "x-forwarded-port"), ["80"]);
+    assert_eq!(lines(&headers, "x-request-id"), ["id-1"]);
+    for name in ["forwarded", "x-real-ip", "x-forwarded-user"] {
+        assert!(!headers.contains_key(name), "{name}");
+    }
+}
+
+#[test]
+fn a_trusted_peers_word_is_kept_and_its_address_appended() {
+    let headers = Case { peer_is_trusted: true, scheme: Scheme::Https, ..Case::default() }.apply(&[
+        ("x-forwarded-for", "203.0.113.9"),
+        ("x-forwarded-for", "10.0.0.1"),
+        ("x-forwarded-proto", "http"),
+        ("forwarded", "for=203.0.113.9"),
+        ("x-request-id", "theirs"),
+    ]);
+    assert_eq!(lines(&headers, "x-forwarded-for"), ["203.0.113.9, 10.0.0.1, 192.0.2.7"]);
+    assert_eq!(lines(&headers, "x-forwarded-proto"), ["http"]);
+    assert_eq!(lines(&headers, "x-forwarded-port"), ["443"]);
+    assert_eq!(lines(&headers, "forwarded"), ["for=203.0.113.9"]);
+    // The caller decides which id the request has, by `trusted_request_id`.
+    assert_eq!(lines(&headers, "x-request-id"), ["id-1"]);
+}
+
+#[test]
+fn a_request_id_is_believed_from_a_trusted_peer_if_it_is_fit_for_a_log() {
+    let id =
+        |value: &str, trusted| trusted_request_id(&fields(&[("x-request-id", value)]), trusted).is_some();
+    assert!(id("0193-abc", true));
+    assert!(!id("0193-abc", false));
+    assert!(id(&"a".repeat(128), true));
+    assert!(!id(&"a".repeat(129), true));
+    for unfit in ["", "a b", "a\tb", "\u{e9}"] {
+        assert!(!id(unfit, true), "{unfit:?}");
+    }
+}
+
+#[test]
+fn names_that_fold_to_a_managed_framing_or_identity_name_are_dropped() {
+    let aliases = [
+        "x_forwarded_for",
+        "x-forwarded_for",
+        "X.Real.IP",
+        "transfer_encoding",
+        "Transfer.Encoding",
+        "content_length",
+        "x_user_id",
+        "X.User-Id",
+        "x_request_id",
+        "proxy_authorization",
+        "keep_alive",
+        "x_forwarded_anything",
+    ];
+    for alias in aliases {
+        let headers = untrusted(&[(alias, "evil"), ("my_field", "kept"), ("my.field", "kept")]);
+        assert!(!headers.contains_key(alias), "{alias}");
+        assert_eq!(lines(&headers, "my_field"), ["kept"]);
+        assert_eq!(lines(&headers, "my.field"), ["kept"]);
+    }
+}
+
+#[test]
+fn identity_headers_come_from_the_token_alone() {
+    assert!(!untrusted(&[("x-user-id", "admin")]).contains_key("x-user-id"));
+    let forward = vec![(HeaderName::from_static("x-user-id"), HeaderValue::from_static("u1"))];
+    let headers = Case { peer_is_trusted: true, forward, ..Case::default() }
+        .apply(&[("x-user-id", "admin"), ("x-user-id", "root")]);
+    assert_eq!(lines(&headers, "x-user-id"), ["u1"]);
+}
+
+#[test]
+fn the_content_is_framed_anew() {
+    let framed = |method: Method, framing: Framing, length: &str| {
+        let headers = Case { method, framing, ..Case::default() }.apply(&[("content-length", length)]);
+        (lines(&headers, "content-length").join("|"), lines(&headers, "transfer-encoding").join("|"))
+    };
+    let both = |length: &str, coding: &str| (length.to_owned(), coding.to_owned());
+    assert_eq!(framed(Method::POST, Framing::Length(5), "5"), both("5", ""));
+    assert_eq!(framed(Method::POST, Framing::Length(5), "00005"), both("5", ""));
+    assert_eq!(framed(Method::POST, Framing::Length(0), "0"), both("0", ""));
+    assert_eq!(framed(Method::GET, Framing::Chunked, "5"), both("", "chunked"));
+    // A method that anticipates content says that there is none.
+    for (method, length) in [(Method::POST, "0"), (Method::PUT, "0"), (Method::PATCH, "0"), (Method::GET, "")]
+    {
+        let headers = Case { method, ..Case::default() }.apply(&[]);
+        assert_eq!(lines(&headers, "content-length").join("|"), length);
+    }
+}
+
+#[test]
+fn the_service_gets_one_host_in_canonical_form() {
+    assert_eq!(lines(&untrusted(&[("host", "GW.:80")]), "host"), ["gw"]);
+    assert_eq!(lines(&untrusted(&[]), "host"), ["gw"]);
+    let headers = Case { port: Some(8080), ..Case::default() }.apply(&[]);
+    assert_eq!(lines(&headers, "x-forwarded-port"), ["8080"]);
+}
+
+#[test]
+fn http2_cookies_are_joined_and_via_names_the_protocol() {
+    let crumbs = [("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")];
+    let headers = Case { version: Version::HTTP_2, ..Case::default() }.apply(&crumbs);
+    assert_eq!(lines(&headers, "cookie"), ["a=1; b=2; c=3"]);
+    assert_eq!(lines(&headers, "via"), ["2 millgate"]);
+    let headers = Case { version: Version::HTTP_10, ..Case::default() }.apply(&[("via", "1.1 edge")]);
+    assert_eq!(lines(&headers, "via"), ["1.1 edge", "1.0 millgate"]);
+}
+
+#[test]
+fn route_rules_remove_then_set_then_add() {
+    let name = HeaderName::from_static;
+    let value = HeaderValue::from_static;
+    let rules = HeaderRules {
+        remove: vec![name("x-a"), name("via")],
+        set: vec![(name("x-b"), value("set"))],
+        add: vec![(name("x-a"), value("added")), (name("x-b"), value("added"))],
+    };
+    let headers =
+        Case { rules: rules.clone(), ..Case::default() }.apply(&[("x-a", "1"), ("x-b", "2"), ("x-b", "3")]);
+    assert_eq!(lines(&headers, "x-a"), ["added"]);
+    assert_eq!(lines(&headers, "x-b"), ["set", "added"]);
+    assert!(!headers.contains_key("via"));
+    let framing = ResponseFraming { content_length: None, reusable: true };
+    let headers = response(&rules, framing, &[("x-a", "1"), ("x-b", "2")]);
+    assert_eq!(lines(&headers, "x-a"), ["added"]);
+    assert_eq!(lines(&headers, "x-b"), ["set", "added"]);
+}
+
+#[test]
+fn a_request_that_keeps_coming_back_is_a_loop() {
+    let via = |lines: &[&str]| is_loop(&fields(&lines.iter().map(|line| ("via", *line)).collect::<Vec<_>>()));
+    assert!(!via(&[]));
+    assert!(!via(&["1.1 millgate"; VIA_HOPS_MAX]));
+    assert!(via(&["1.1 millgate"; VIA_HOPS_MAX + 1]));
+    assert!(via(&[
+        "1.1 millgate, 2 MILLGATE (x), 1.1  millgate",
+        "1.0 edge, 1.1 millgate",
+        "HTTP/1.1 millgate"
+    ]));
+    assert!(!via(&["1.1 edge, 1.1 not-millgate"; 10]));
+    assert!(!via(&["millgate, millgate, , millgate"; 10]));
+}
+
+#[test]
+fn a_response_whose_end_is_uncertain_is_refused() {
+    let framing = |lines: &[(&str, &str)]| framing_of(Version::HTTP_11, 200, lines);
+    let plain = |content_length| Ok(ResponseFraming { content_length, reusable: true });
+    assert_eq!(framing(&[]), plain(None));
+    assert_eq!(framing(&[("content-length", "5")]), plain(Some(5)));
+    assert_eq!(framing(&[("content-length", "5, 05")]), plain(Some(5)));
+    assert_eq!(framing(&[("content-length", "5"), ("content-length", "5")]), plain(Some(5)));
+    assert_eq!(framing(&[("transfer-encoding", "Chunked")]), plain(None));
+    for length in ["5, 6", "+5", "", "5,", "x", "-1"] {
+        assert_eq!(framing(&[("content-length", length)]), Err(ResponseFault::ContentLength), "{length:?}");
+    }
+    for coding in ["gzip", "gzip, chunked", "chunked, chunked", "", "chunked,", "identity"] {
+        assert_eq!(
+            framing(&[("transfer-encoding", coding)]),
+            Err(ResponseFault::TransferEncoding),
+            "{coding:?}"
+        );
+    }
+    let twice = [("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")];
+    assert_eq!(framing(&twice), Err(ResponseFault::TransferEncoding));
+    let old = framing_of(Version::HTTP_10, 200, &[("transfer-encoding", "chunked")]);
+    assert_eq!(old, Err(ResponseFault::TransferEncoding));
+    assert_eq!(framing_of(Version::HTTP_11, 101, &[]), Err(ResponseFault::SwitchingProtocols));
+    assert_eq!(StatusCode::SWITCHING_PROTOCOLS, 101);
+}
+
+#[test]
+fn a_response_with_chunks_and_a_length_loses_the_length_and_its_connection() {
+    let both = [("content-length", "3"), ("transfer-encoding", "chunked")];
+    let framing = framing_of(Version::HTTP_11, 200, &both).expect("a response");
+    assert_eq!(framing, ResponseFraming { content_length: None, reusable: false });
+    let headers = response(&HeaderRules::default(), framing, &both);
+    assert!(!headers.contains_key("content-length") && !headers.contains_key("transfer-encoding"));
+}
+
+#[test]
+fn a_response_keeps_what_is_end_to_end() {
+    let framing = ResponseFraming { content_length: Some(5), reusable: true };
+    let headers = response(
+        &HeaderRules::default(),
+        framing,
+        &[
+            ("connection", "close, X-Internal"),
+            ("x-internal", "s"),
+            ("keep-alive", "timeout=9"),
+            ("proxy-authenticate", "Basic"),
+            ("proxy-status", "inner; error=dns_error"),
+            ("server", "axum"),
+            ("content-length", "5, 5"),
+            ("x-request-id", "theirs"),
+            ("set-cookie", "a=1"),
+            ("set-cookie", "b=2"),
+        ],
+    );
+    for name in ["connection", "x-internal", "keep-alive", "proxy-authenticate"] {
+        assert!(!headers.contains_key(name), "{name}");
+    }
+    assert_eq!(lines(&headers, "proxy-status"), ["inner; error=dns_error"]);
+    assert_eq!(lines(&headers, "server"), ["axum"]);
+    assert_eq!(lines(&headers, "content-length"), ["5"]);
+    assert_eq!(lines(&headers, "x-request-id"), ["id-1"]);
+    assert_eq!(lines(&headers, "via"), ["1.1 millgate"]);
+    assert_eq!(lines(&headers, "set-cookie"), ["a=1", "b=2"]);
+}
+
+#[test]
+fn the_client_is_the_nearest_address_that_no_trusted_proxy_has() {
+    let nets: Vec<IpNet> =
+        ["10.0.0.0/8", "fd00::/8"].iter().map(|net| net.parse().expect("a network")).collect();
+    let client = |peer: &str, lines: &[&str]| {
+        let headers = fields(&lines.iter().map(|line| ("x-forwarded-for", *line)).collect::<Vec<_>>());
+        client_ip(peer.parse::<IpAddr>().expect("an address"), &headers, &nets).to_string()
+    };
+    // The peer itself, if it is not trusted: its header is only a claim.
+    assert_eq!(client("192.0.2.7", &["203.0.113.9"]), "192.0.2.7");
+    assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");
+    assert_eq!(client("10.0.0.1", &["203.0.113.9"]), "203.0.113.9");
+    assert_eq!(client("10.0.0.1", &["1.1.1.1, 203.0.113.9, 10.9.9.9"]), "203.0.113.9");
+    assert_eq!(client("10.0.0.1", &["1.1.1.1", "203.0.113.9 ,10.9.9.9"]), "203.0.113.9");
+    // All trusted: the leftmost.
+    assert_eq!(client("10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
+    // What is no address ends the walk at the proxy that wrote it.
+    assert_eq!(client("10.0.0.1", &["203.0.113.9, unknown, 10.0.0.2"]), "10.0.0.2");
+    assert_eq!(client("10.0.0.1", &["203.0.113.9,"]), "10.0.0.1");
+    // Other spellings.
+    assert_eq!(client("::ffff:10.0.0.1", &["[2001:db8::1]:4711"]), "2001:db8::1");
+    assert_eq!(client("fd00::1", &["[2001:db8::1]"]), "2001:db8::1");
+    assert_eq!(client("10.0.0.1", &["203.0.113.9:80"]), "203.0.113.9");
+    assert_eq!(client("10.0.0.1", &["::ffff:203.0.113.9"]), "203.0.113.9");
+}

@@ -1,0 +1,28 @@
+//! Millgate: an API gateway for services that register in Consul.
+//!
+//! The way of one request is `proxy.rs`; the map of the house is `docs/ARCHITECTURE.md`. An embedder starts a
+//! [`Gateway`] from a `routes.yaml`.
+
+pub mod access_log;
+pub mod admission;
+pub mod body;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod connection;
+pub mod control;
+pub mod error;
+pub mod exchange;
+pub mod gateway;
+pub mod headers;
+pub mod metrics;
+pub mod policy;
+pub mod proxy;
+pub mod router;
+pub mod snapshot;
+pub mod tls;
+pub mod token;
+pub mod upstream;
+pub mod worker;
+
+pub use gateway::{ConfigSource, Gateway, RunOptions, StartError};

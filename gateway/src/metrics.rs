@@ -1,0 +1,281 @@
+//! Counters of one worker, and what a scrape makes of them.
+//!
+//! A worker counts in plain cells that only it can see: no atomic, no lock, no cache line shared between cores.
+//! A scrape asks every worker for a copy ([`WorkerSample`]), and `control::metrics` merges the copies into the
+//! Prometheus exposition. Labels never carry a path, a user or an address; unknown methods count as `OTHER`,
+//! unmatched requests as route `(none)`. Names: docs/METRICS.md.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use http::Method;
+
+/// Upper bounds in seconds: OpenTelemetry's advice for HTTP, with three finer steps that a gateway needs.
+pub const LATENCY_BOUNDS: [f64; 17] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+const LATENCY_BOUNDS_NS: [u64; 17] = {
+    let mut out = [0; 17];
+    let seconds_e4 =
+        [5, 10, 25, 50, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10_000, 25_000, 50_000, 75_000, 100_000];
+    let mut i = 0;
+    while i < 17 {
+        out[i] = seconds_e4[i] * 100_000;
+        i += 1;
+    }
+    out
+};
+
+/// Fixed buckets, not cumulative; the last one is everything above the last bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Histogram {
+    pub counts: [u64; LATENCY_BOUNDS.len() + 1],
+    pub sum_ns: u64,
+}
+
+impl Histogram {
+    pub fn record(&mut self, value: Duration) {
+        let ns = u64::try_from(value.as_nanos()).unwrap_or(u64::MAX);
+        // Linear from below: most requests of a gateway end in the first few buckets.
+        let bucket = LATENCY_BOUNDS_NS.iter().position(|bound| ns <= *bound).unwrap_or(LATENCY_BOUNDS.len());
+        if let Some(count) = self.counts.get_mut(bucket) {
+            *count += 1;
+        }
+        self.sum_ns = self.sum_ns.saturating_add(ns);
+    }
+
+    pub fn merge(&mut self, other: &Self) {
+        for (mine, theirs) in self.counts.iter_mut().zip(other.counts) {
+            *mine += theirs;
+        }
+        self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
+    }
+
+    pub fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+}
+
+/// Method label: the registered ones by name, everything else as one.
+pub fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "OTHER",
+    }
+}
+
+/// What one route has seen. Carried across snapshots by (route, service).
+#[derive(Debug, Clone, Default)]
+pub struct RouteSample {
+    /// By (method, status): a handful of pairs, so a list beats a map.
+    pub requests: Vec<(&'static str, u16, u64)>,
+    pub duration: Histogram,
+    /// The gateway's own time: duration without the wait for the upstream.
+    pub overhead: Histogram,
+    pub request_bytes: u64,
+    pub response_bytes: u64,
+}
+
+/// What one cluster has seen. Carried across snapshots by service name.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterSample {
+    /// By status; 0 = no answer (connect failed, reset, timeout).
+    pub attempts: Vec<(u16, u64)>,
+    pub duration: Histogram,
+    pub connections_opened: u64,
+    pub connections_reused: u64,
+}
+
+/// A counter that rarely moves; its two label values are in `docs/METRICS.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Rare {
+    /// (route, reason): local replies by the word of the error table.
+    LocalReply,
+    /// (route, policy)
+    RateLimited,
+    /// (provider, reason)
+    AuthFailure,
+    /// (service, reason)
+    Retry,
+    /// (service, "")
+    RetryBudgetExhausted,
+    /// (service, "")
+    PoolFull,
+    /// (listener, reason): connections that ended before a request could be served.
+    ConnectionError,
+    /// ("", "")
+    Panic,
+    /// ("", ""): access-log lines dropped because the writer was behind.
+    LogDropped,
+    /// ("hit" or "miss", "")
+    TokenCache,
+    /// ("", ""): the client went away before the response was complete.
+    ClientGone,
+}
+
+/// Most distinct series of [`Rare`] that one worker keeps; past it they count under the label `(other)`.
+/// Labels come from configuration and fixed words, so this is reached only by a very large configuration.
+const RARE_SERIES_MAX: usize = 20_000;
+
+/// Route and service.
+pub type RouteKey = (Arc<str>, Arc<str>);
+/// What, and its two label values.
+pub type RareKey = (Rare, Box<str>, Box<str>);
+
+/// One worker's counters.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    routes: RefCell<HashMap<RouteKey, Rc<RefCell<RouteSample>>>>,
+    clusters: RefCell<HashMap<Arc<str>, Rc<RefCell<ClusterSample>>>>,
+    rare: RefCell<HashMap<RareKey, u64>>,
+    pub connections: Connections,
+}
+
+/// Open connections by what they speak, and all that were ever accepted.
+#[derive(Debug, Default)]
+pub struct Connections {
+    pub http1: Cell<u64>,
+    pub http2: Cell<u64>,
+    pub tls_handshakes: Cell<u64>,
+    pub accepted: Cell<u64>,
+    pub refused: Cell<u64>,
+}
+
+/// A copy of one worker's counters.
+#[derive(Debug, Clone, Default)]
+pub struct WorkerSample {
+    pub routes: Vec<(RouteKey, RouteSample)>,
+    pub clusters: Vec<(Arc<str>, ClusterSample)>,
+    pub rare: Vec<(RareKey, u64)>,
+    pub http1: u64,
+    pub http2: u64,
+    pub tls_handshakes: u64,
+    pub accepted: u64,
+    pub refused: u64,
+}
+
+impl Metrics {
+    /// The cell of a route; made at snapshot swap, not per request.
+    pub fn route(&self, route: &Arc<str>, service: &Arc<str>) -> Rc<RefCell<RouteSample>> {
+        let key = (Arc::clone(route), Arc::clone(service));
+        Rc::clone(self.routes.borrow_mut().entry(key).or_default())
+    }
+
+    /// The cell of a cluster; made at snapshot swap.
+    pub fn cluster(&self, service: &Arc<str>) -> Rc<RefCell<ClusterSample>> {
+        Rc::clone(self.clusters.borrow_mut().entry(Arc::clone(service)).or_default())
+    }
+
+    pub fn count(&self, what: Rare, first: &str, second: &str) {
+        self.count_many(what, first, second, 1);
+    }
+
+    pub fn count_many(&self, what: Rare, first: &str, second: &str, n: u64) {
+        let mut rare = self.rare.borrow_mut();
+        let key = (what, Box::from(first), Box::from(second));
+        if rare.len() >= RARE_SERIES_MAX && !rare.contains_key(&key) {
+            *rare.entry((what, Box::from("(other)"), Box::from("(other)"))).or_default() += n;
+        } else {
+            *rare.entry(key).or_default() += n;
+        }
+    }
+
+    /// A copy for the control plane.
+    pub fn sample(&self) -> WorkerSample {
+        WorkerSample {
+            routes: self.routes.borrow().iter().map(|(k, v)| (k.clone(), v.borrow().clone())).collect(),
+            clusters: self.clusters.borrow().iter().map(|(k, v)| (k.clone(), v.borrow().clone())).collect(),
+            rare: self.rare.borrow().iter().map(|(k, v)| (k.clone(), *v)).collect(),
+            http1: self.connections.http1.get(),
+            http2: self.connections.http2.get(),
+            tls_handshakes: self.connections.tls_handshakes.get(),
+            accepted: self.connections.accepted.get(),
+            refused: self.connections.refused.get(),
+        }
+    }
+}
+
+impl RouteSample {
+    pub fn count(&mut self, method: &'static str, status: u16, n: u64) {
+        match self.requests.iter_mut().find(|(m, s, _)| *s == status && *m == method) {
+            Some((.., count)) => *count += n,
+            None => self.requests.push((method, status, n)),
+        }
+    }
+
+    pub fn merge(&mut self, other: &Self) {
+        for (method, status, n) in &other.requests {
+            self.count(method, *status, *n);
+        }
+        self.duration.merge(&other.duration);
+        self.overhead.merge(&other.overhead);
+        self.request_bytes += other.request_bytes;
+        self.response_bytes += other.response_bytes;
+    }
+}
+
+impl ClusterSample {
+    pub fn count(&mut self, status: u16, n: u64) {
+        match self.attempts.iter_mut().find(|(s, _)| *s == status) {
+            Some((_, count)) => *count += n,
+            None => self.attempts.push((status, n)),
+        }
+    }
+
+    pub fn merge(&mut self, other: &Self) {
+        for (status, n) in &other.attempts {
+            self.count(*status, *n);
+        }
+        self.duration.merge(&other.duration);
+        self.connections_opened += other.connections_opened;
+        self.connections_reused += other.connections_reused;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_on_a_bound_belongs_to_that_bucket_and_one_past_it_to_the_next() {
+        let mut histogram = Histogram::default();
+        histogram.record(Duration::from_micros(500));
+        histogram.record(Duration::from_nanos(500_001));
+        histogram.record(Duration::from_secs(11));
+        assert_eq!((histogram.counts[0], histogram.counts[1], histogram.counts[17]), (1, 1, 1));
+        assert_eq!(histogram.total(), 3);
+    }
+
+    #[test]
+    fn bounds_in_seconds_and_nanoseconds_agree() {
+        for (seconds, ns) in LATENCY_BOUNDS.iter().zip(LATENCY_BOUNDS_NS) {
+            assert_eq!(Duration::from_secs_f64(*seconds), Duration::from_nanos(ns));
+        }
+    }
+
+    #[test]
+    fn unknown_methods_share_one_label() {
+        assert_eq!(method_label(&Method::from_bytes(b"PURGE").unwrap()), "OTHER");
+    }
+
+    #[test]
+    fn series_past_the_cap_are_counted_together() {
+        let metrics = Metrics::default();
+        for i in 0..=RARE_SERIES_MAX {
+            metrics.count(Rare::Retry, &i.to_string(), "");
+        }
+        let sample = metrics.sample();
+        assert!(sample.rare.len() <= RARE_SERIES_MAX + 1);
+        assert_eq!(sample.rare.iter().map(|(_, n)| n).sum::<u64>(), RARE_SERIES_MAX as u64 + 1);
+    }
+}

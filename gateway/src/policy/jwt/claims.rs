@@ -1,0 +1,356 @@
+//! The claims of a token whose signature is good: are they ours, and is it their time?
+
+use std::borrow::Cow;
+
+use http::HeaderValue;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, MapAccess, Visitor},
+};
+use serde_json::{Map, Value};
+
+use super::{Jwt, JwtRejection, Verified};
+
+/// A JSON object in which no name occurs twice (RFC 7519 §4: refuse, or take the last one; we refuse).
+#[derive(Debug)]
+pub(super) struct ClaimSet(pub(super) Map<String, Value>);
+
+impl<'de> Deserialize<'de> for ClaimSet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Claims;
+        impl<'de> Visitor<'de> for Claims {
+            type Value = ClaimSet;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<ClaimSet, A::Error> {
+                let mut claims = Map::new();
+                while let Some((name, value)) = members.next_entry::<String, Value>()? {
+                    if claims.insert(name, value).is_some() {
+                        return Err(A::Error::custom("a claim occurs twice"));
+                    }
+                }
+                Ok(ClaimSet(claims))
+            }
+        }
+        deserializer.deserialize_map(Claims)
+    }
+}
+
+/// RFC 7519 §4.1. Expiry is checked last: `token_expired` tells the client that a fresh token would do.
+pub(super) fn check(jwt: &Jwt, claims: Map<String, Value>, now: u64) -> Result<Verified, JwtRejection> {
+    check_issuer(jwt, claims.get("iss"))?;
+    check_audience(jwt, claims.get("aud"))?;
+    let subject = match claims.get("sub") {
+        None => None,
+        Some(Value::String(subject)) => Some(subject.as_str().into()),
+        Some(_) => return Err(JwtRejection::BadClaim("sub")),
+    };
+    time(&claims, "iat")?;
+    if time(&claims, "nbf")?.is_some_and(|nbf| nbf > now.saturating_add(jwt.leeway)) {
+        return Err(JwtRejection::NotYetValid);
+    }
+    let exp = time(&claims, "exp")?.ok_or(JwtRejection::BadClaim("exp"))?;
+    let over_at = exp.saturating_add(jwt.leeway);
+    if now >= over_at {
+        return Err(JwtRejection::Expired);
+    }
+    let mut scopes = Vec::new();
+    for text in ["scope", "scp"].into_iter().flat_map(|name| texts(claims.get(name))) {
+        scopes.extend(text.split(' ').filter(|scope| !scope.is_empty()).map(Into::into));
+    }
+    let roles =
+        ["role", "roles"].into_iter().flat_map(|name| texts(claims.get(name))).map(Into::into).collect();
+    let forward = forward(jwt, &claims)?;
+    Ok(Verified { subject, scopes: scopes.into(), roles, exp, over_at, forward, claims })
+}
+
+/// One string, exactly the configured one: a list of issuers has no meaning (RFC 7519 §4.1.1).
+fn check_issuer(jwt: &Jwt, iss: Option<&Value>) -> Result<(), JwtRejection> {
+    match (iss, &jwt.issuer) {
+        (Some(Value::String(iss)), Some(expected)) if **iss == **expected => Ok(()),
+        (None | Some(Value::String(_)), Some(_)) => Err(JwtRejection::WrongIssuer),
+        (None | Some(Value::String(_)), None) => Ok(()),
+        (Some(_), _) => Err(JwtRejection::BadClaim("iss")),
+    }
+}
+
+/// A string or a list of strings, one of which must be ours.
+fn check_audience(jwt: &Jwt, aud: Option<&Value>) -> Result<(), JwtRejection> {
+    let is_ours = |aud: &str| jwt.audience.iter().any(|ours| **ours == *aud);
+    let found = match aud {
+        None => false,
+        Some(Value::String(aud)) => is_ours(aud),
+        Some(Value::Array(list)) if list.iter().all(Value::is_string) => {
+            list.iter().filter_map(Value::as_str).any(is_ours)
+        }
+        Some(_) => return Err(JwtRejection::BadClaim("aud")),
+    };
+    if found { Ok(()) } else { Err(JwtRejection::WrongAudience) }
+}
+
+/// A NumericDate (RFC 7519 §2) in whole seconds, rounded down. Nothing past the year 9999: that is a date in
+/// milliseconds, a token that would never expire.
+fn time(claims: &Map<String, Value>, name: &'static str) -> Result<Option<u64>, JwtRejection> {
+    let Some(value) = claims.get(name) else { return Ok(None) };
+    let seconds = match value {
+        Value::Number(number) => number.as_u64().or_else(|| number.as_f64().and_then(whole_seconds)),
+        _ => None,
+    };
+    seconds.filter(|&seconds| seconds <= TIME_MAX).map(Some).ok_or(JwtRejection::BadClaim(name))
+}
+
+fn whole_seconds(seconds: f64) -> Option<u64> {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // the range is checked first
+    (0.0..1e12).contains(&seconds).then_some(seconds as u64)
+}
+
+/// A string, or the strings of a list. Anything else grants nothing.
+fn texts(value: Option<&Value>) -> impl Iterator<Item = &str> {
+    let (one, list) = match value {
+        Some(Value::String(text)) => (Some(text.as_str()), &[][..]),
+        Some(Value::Array(list)) => (None, list.as_slice()),
+        _ => (None, &[][..]),
+    };
+    one.into_iter().chain(list.iter().filter_map(Value::as_str))
+}
+
+pub(super) fn text(value: &Value) -> Option<Cow<'_, str>> {
+    match value {
+        Value::String(text) => Some(Cow::Borrowed(text)),
+        Value::Number(number) => Some(Cow::Owned(number.to_string())),
+        Value::Bool(flag) => Some(Cow::Borrowed(if *flag { "true" } else { "false" })),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+/// The headers that carry identity to the upstream. A claim that is missing, null or an empty list makes
+/// none.
+///
+/// A claim that no header can carry refuses the token. To leave such a header out would be worse: the
+/// upstream trusts it, and a request without it may pass for an anonymous or an internal one.
+fn forward(
+    jwt: &Jwt,
+    claims: &Map<String, Value>,
+) -> Result<Vec<(http::HeaderName, HeaderValue)>, JwtRejection> {
+    let mut headers = Vec::with_capacity(jwt.forward.len());
+    for (claim, name) in &jwt.forward {
+        let value = match claims.get(&**claim) {
+            None | Some(Value::Null) => continue,
+            Some(Value::Array(list)) if list.is_empty() => continue,
+            Some(Value::Array(list)) => joined(list)?,
+            Some(value) => text(value).ok_or(JwtRejection::NotForwardable)?,
+        };
+        // Readers of headers strip white space at the ends: " admin" would arrive as "admin".
+        if value.trim() != value {
+            return Err(JwtRejection::NotForwardable);
+        }
+        // UTF-8 beyond ASCII passes as it is (RFC 9110 §5.5, obs-text); control characters do not.
+        let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| JwtRejection::NotForwardable)?;
+        headers.push((name.clone(), value));
+    }
+    Ok(headers)
+}
+
+/// Strings separated by spaces. One that has a space itself would arrive as two, say as a role that nobody
+/// gave.
+fn joined(list: &[Value]) -> Result<Cow<'_, str>, JwtRejection> {
+    let mut words = Vec::with_capacity(list.len());
+    for value in list {
+        match value.as_str() {
+            Some(word) if !word.is_empty() && !word.contains(char::is_whitespace) => words.push(word),
+            _ => return Err(JwtRejection::NotForwardable),
+        }
+    }
+    Ok(Cow::Owned(words.join(" ")))
+}
+
+/// The last second of the year 9999.
+const TIME_MAX: u64 = 253_402_300_799;
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+    use jsonwebtoken::Algorithm;
+    use serde_json::json;
+
+    use super::{
+        super::tests::{ISSUER, LEEWAY, NOW, check, check_at, claims, es256, settings, signed, with},
+        *,
+    };
+    use crate::config::settings::AuthSettings;
+
+    /// The verdict on good claims with some changed; `"<none>"` removes one.
+    fn check_claims(more: Value) -> Result<Verified, JwtRejection> {
+        check(&es256(json!({}), &with(claims(), more)))
+    }
+
+    #[test]
+    fn the_first_second_at_which_a_token_is_over_is_exp_and_the_leeway() {
+        let token = es256(json!({}), &claims());
+        let over_at = NOW + 60 + LEEWAY;
+        let verified = check_at(&token, over_at - 1).unwrap();
+        assert!(verified.holds_at(over_at - 1) && !verified.holds_at(over_at));
+        assert_eq!(check_at(&token, over_at), Err(JwtRejection::Expired));
+        assert_eq!(check_at(&token, u64::MAX), Err(JwtRejection::Expired));
+    }
+
+    #[test]
+    fn a_token_holds_from_nbf_on_less_the_leeway() {
+        let nbf = |nbf: u64| check_claims(json!({ "nbf": nbf }));
+        assert!(nbf(NOW + LEEWAY).is_ok());
+        assert_eq!(nbf(NOW + LEEWAY + 1), Err(JwtRejection::NotYetValid));
+    }
+
+    #[test]
+    fn times_that_are_no_times_are_refused() {
+        for exp in [
+            json!("<none>"),
+            json!(null),
+            json!("1893456000"),
+            json!(-1),
+            json!(-0.5),
+            json!(u64::MAX),
+            json!(9_223_372_036_854_775_808_u64),
+            json!(1.5e18),
+            json!((NOW + 60) * 1_000),
+            json!([NOW]),
+            json!({}),
+            json!(true),
+        ] {
+            let verdict = check_claims(json!({ "exp": exp }));
+            // Lists and objects do not even pass the library's reading of the claims.
+            let expected = [Err(JwtRejection::BadClaim("exp")), Err(JwtRejection::Malformed)];
+            assert!(expected.contains(&verdict), "{exp}: {verdict:?}");
+        }
+        assert_eq!(check_claims(json!({"exp": 0})), Err(JwtRejection::Expired));
+        assert!(check_claims(json!({"exp": 1_900_000_000.75})).is_ok(), "NumericDate may have a fraction");
+        for (name, value) in
+            [("nbf", json!("0")), ("nbf", json!(null)), ("iat", json!("0")), ("iat", json!(-1))]
+        {
+            assert!(matches!(check_claims(json!({ name: value })), Err(JwtRejection::BadClaim(_))), "{name}");
+        }
+        let huge = claims().to_string().replace(&(NOW + 60).to_string(), "1e400");
+        let token =
+            signed(r#"{"alg":"ES256","kid":"ec"}"#, huge.as_bytes(), &ISSUER.ec_key, Algorithm::ES256);
+        assert_eq!(check(&token), Err(JwtRejection::Malformed));
+    }
+
+    #[test]
+    fn the_issuer_is_one_exact_string() {
+        for iss in ["<none>", "https://issuer.test/", "HTTPS://ISSUER.TEST", "", "https://evil.test"] {
+            assert_eq!(check_claims(json!({ "iss": iss })), Err(JwtRejection::WrongIssuer), "{iss}");
+        }
+        for iss in [json!(["https://issuer.test"]), json!({"a": 1}), json!(1), json!(null)] {
+            assert_eq!(check_claims(json!({ "iss": iss })), Err(JwtRejection::BadClaim("iss")), "{iss}");
+        }
+    }
+
+    #[test]
+    fn any_issuer_will_do_when_none_is_configured() {
+        let jwt = Jwt::compile(&AuthSettings { issuer: None, ..settings() }).unwrap();
+        for iss in ["<none>", "https://other.test"] {
+            let token = es256(json!({}), &with(claims(), json!({ "iss": iss })));
+            assert!(jwt.check(Some(&ISSUER.keys), &token, NOW).is_ok());
+        }
+        let token = es256(json!({}), &with(claims(), json!({"iss": ["https://other.test"]})));
+        assert_eq!(jwt.check(Some(&ISSUER.keys), &token, NOW), Err(JwtRejection::BadClaim("iss")));
+    }
+
+    #[test]
+    fn one_audience_must_be_ours() {
+        for aud in [json!("api"), json!("shop"), json!(["other", "shop"])] {
+            assert!(check_claims(json!({ "aud": aud })).is_ok(), "{aud}");
+        }
+        for aud in [json!("<none>"), json!("other"), json!("API"), json!(["other"]), json!([])] {
+            assert_eq!(check_claims(json!({ "aud": aud })), Err(JwtRejection::WrongAudience), "{aud}");
+        }
+        for aud in [json!(1), json!({"api": 1}), json!(["api", 1]), json!(null), json!([["api"]])] {
+            assert_eq!(check_claims(json!({ "aud": aud })), Err(JwtRejection::BadClaim("aud")), "{aud}");
+        }
+    }
+
+    #[test]
+    fn payloads_that_are_no_plain_json_object_are_malformed() {
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(1_000), "]".repeat(1_000));
+        let twice = claims().to_string().replacen('{', r#"{"sub":"bob","#, 1);
+        let custom_twice = claims().to_string().replacen('{', r#"{"x":1,"x":2,"#, 1);
+        for payload in [
+            &b"\xEF\xBB\xBF{}"[..],
+            b"[]",
+            b"1",
+            b"{",
+            b"{\"a\":1,}",
+            b"{\"a\":\"\xFF\"}",
+            b"{\"a\":\"\\ud800\"}",
+            deep.as_bytes(),
+            twice.as_bytes(),
+            custom_twice.as_bytes(),
+        ] {
+            let token = signed(r#"{"alg":"ES256","kid":"ec"}"#, payload, &ISSUER.ec_key, Algorithm::ES256);
+            assert_eq!(check(&token), Err(JwtRejection::Malformed), "{}", payload.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn scopes_and_roles_are_read_from_their_usual_claims() {
+        let all = |texts: &[Box<str>]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let verified =
+            check_claims(json!({"scope": "read  write", "scp": ["admin"], "roles": ["a"], "role": "b c"}));
+        let verified = verified.unwrap();
+        assert_eq!(all(&verified.scopes), ["read", "write", "admin"]);
+        assert_eq!(all(&verified.roles), ["b c", "a"]);
+        let verified =
+            check_claims(json!({"scope": {"admin": true}, "role": [1, null, "a"], "roles": 7})).unwrap();
+        assert!(verified.scopes.is_empty(), "what has no meaning grants nothing");
+        assert_eq!(all(&verified.roles), ["a"]);
+        assert_eq!(check_claims(json!({"sub": 1})), Err(JwtRejection::BadClaim("sub")));
+    }
+
+    #[test]
+    fn claims_are_forwarded_as_headers() {
+        let verified = check_claims(json!({"sub": "josé", "roles": ["a", "b"], "level": 3})).unwrap();
+        let headers: Vec<_> =
+            verified.forward.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        assert_eq!(headers, [("x-user-id", "josé".as_bytes()), ("x-roles", b"a b"), ("x-level", b"3")]);
+        let verified = check_claims(json!({"sub": "<none>", "roles": [], "level": null})).unwrap();
+        assert_eq!(verified.forward, []);
+        let jwt = Jwt::compile(&settings()).unwrap();
+        let names: Vec<_> = jwt.forwarded_names().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["x-user-id", "x-roles", "x-level"]);
+    }
+
+    #[test]
+    fn a_claim_that_no_header_carries_unchanged_refuses_the_token() {
+        for more in [
+            json!({"sub": "a\r\nX-Admin: 1"}),
+            json!({"sub": "a\u{0}"}),
+            json!({"sub": " admin"}),
+            json!({"sub": "admin\t"}),
+            json!({"level": {"a": 1}}),
+            json!({"roles": ["x admin"]}),
+            json!({"roles": ["a", 1]}),
+            json!({"roles": ["a", ""]}),
+            json!({"roles": ["a\n"]}),
+        ] {
+            assert_eq!(check_claims(more.clone()), Err(JwtRejection::NotForwardable), "{more}");
+        }
+    }
+
+    #[test]
+    fn claims_can_be_read_as_text() {
+        let verified =
+            check_claims(json!({"tenant": "blue", "level": 3, "staff": true, "list": ["a"]})).unwrap();
+        for (name, text) in [
+            ("tenant", Some("blue")),
+            ("level", Some("3")),
+            ("staff", Some("true")),
+            ("list", None),
+            ("x", None),
+        ] {
+            assert_eq!(verified.claim(name).as_deref(), text);
+        }
+    }
+}

@@ -1,0 +1,504 @@
+//! Verification keys: JWKS (RFC 7517), PEM, shared secrets.
+//!
+//! A key is bound to its algorithms when it is read: to the `alg` of the JWK, else to those of its type and
+//! curve. JWKs that cannot verify a signature for us are skipped, each with a reason; a set without a usable
+//! key is an error, so that a bad document never replaces good keys. Limits: [`KEYS_MAX`] keys, RSA from
+//! [`RSA_BITS_MIN`] bits, secrets from [`SECRET_BYTES_MIN`] bytes (RFC 7518 §3.2 and §3.3).
+
+use std::fmt;
+
+use jsonwebtoken::{
+    Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind,
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse},
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::JwtRejection;
+
+/// The keys of one provider at one time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeySet {
+    keys: Box<[Key]>,
+    /// From a PEM or a secret: there is one key, and whatever `kid` a token names is this one.
+    nameless: bool,
+    skipped: Box<[Skipped]>,
+}
+
+#[derive(Debug, Clone)]
+struct Key {
+    kid: Option<Box<str>>,
+    algorithms: Box<[Algorithm]>,
+    decoding: DecodingKey,
+}
+
+/// All bytes are compared: equal sets verify the same tokens.
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        use DecodingKeyKind::{RsaModulusExponent, SecretOrDer};
+        let is_same_material = match (self.decoding.kind(), other.decoding.kind()) {
+            (SecretOrDer(mine), SecretOrDer(other)) => mine == other,
+            (RsaModulusExponent { n, e }, RsaModulusExponent { n: other_n, e: other_e }) => {
+                (n, e) == (other_n, other_e)
+            }
+            _ => false,
+        };
+        is_same_material && self.kid == other.kid && self.algorithms == other.algorithms
+    }
+}
+
+/// A JWK that was left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    pub kid: Option<Box<str>>,
+    pub why: Unusable,
+}
+
+/// Why a key cannot verify tokens.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    #[error("not a JSON Web Key")]
+    NotAJwk,
+    #[error("not for signatures")]
+    NotForSignatures,
+    #[error("a shared secret, which a key set must not publish")]
+    SharedSecret,
+    #[error("unsupported key type or curve")]
+    UnsupportedType,
+    #[error("unsupported `alg`, or one of another key type")]
+    UnsupportedAlgorithm,
+    #[error("the `kid` is too long")]
+    LongKid,
+    #[error("RSA with {0} bits, at least {RSA_BITS_MIN} are needed")]
+    ShortRsa(usize),
+    #[error("RSA with an exponent that is even or below 3")]
+    RsaExponent,
+    #[error("not a point of its curve")]
+    BadPoint,
+}
+
+/// Keys that cannot be used at all.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    #[error("not a JSON Web Key Set: {0}")]
+    NotJwks(String),
+    #[error("holds {0} keys, at most {KEYS_MAX} are read")]
+    TooMany(usize),
+    #[error("holds no usable key: {}", Reasons(.0))]
+    NoUsableKey(Box<[Skipped]>),
+    #[error("holds a private key; the gateway needs only the public one (`openssl pkey -pubout`)")]
+    PrivateKey,
+    #[error("holds a certificate; the public key is needed (`openssl x509 -pubkey -noout`)")]
+    Certificate,
+    #[error("holds no public key in PEM: RSA, EC (P-256, P-384) and Ed25519 are supported")]
+    NotPem,
+    #[error("the secret has {0} bytes, at least {SECRET_BYTES_MIN} are needed")]
+    ShortSecret(usize),
+}
+
+struct Reasons<'a>(&'a [Skipped]);
+
+impl fmt::Display for Reasons<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("it is empty");
+        }
+        for (index, Skipped { kid, why }) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            match kid {
+                // `escape_debug`: the set comes from the network, the message goes to a terminal.
+                Some(kid) => write!(f, "{separator}`{}`: {why}", kid.escape_debug())?,
+                None => write!(f, "{separator}key {}: {why}", index + 1)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl KeySet {
+    /// A JWK set, as issuers publish it.
+    pub fn from_jwks(json: &[u8]) -> Result<Self, KeyError> {
+        #[derive(Deserialize)]
+        struct Document {
+            keys: Vec<Value>,
+        }
+        let document: Document =
+            serde_json::from_slice(json).map_err(|error| KeyError::NotJwks(error.to_string()))?;
+        if document.keys.len() > KEYS_MAX {
+            return Err(KeyError::TooMany(document.keys.len()));
+        }
+        let (mut keys, mut skipped) = (Vec::new(), Vec::new());
+        for value in document.keys {
+            let kid = value.get("kid").and_then(Value::as_str).map(Into::into);
+            match read_jwk(value) {
+                Ok(key) => keys.push(key),
+                Err(why) => skipped.push(Skipped { kid, why }),
+            }
+        }
+        if keys.is_empty() {
+            return Err(KeyError::NoUsableKey(skipped.into()));
+        }
+        Ok(Self { keys: keys.into(), nameless: false, skipped: skipped.into() })
+    }
+
+    /// One public key in PEM: RSA (PKCS#1 or SPKI), EC P-256 or P-384, Ed25519.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, KeyError> {
+        if memchr::memmem::find(pem, b"PRIVATE KEY-----").is_some() {
+            return Err(KeyError::PrivateKey);
+        }
+        if memchr::memmem::find(pem, b"BEGIN CERTIFICATE-----").is_some() {
+            return Err(KeyError::Certificate);
+        }
+        let decoding = DecodingKey::from_rsa_pem(pem)
+            .or_else(|_| DecodingKey::from_ec_pem(pem))
+            .or_else(|_| DecodingKey::from_ed_pem(pem))
+            .map_err(|_| KeyError::NotPem)?;
+        // By way of a JWK, so that there is one place that judges keys.
+        let jwk = Jwk::from_decoding_key(&decoding, None).map_err(|_| KeyError::NotPem)?;
+        let key = judge(&jwk).map_err(|why| KeyError::NoUsableKey([Skipped { kid: None, why }].into()))?;
+        Ok(Self { keys: [key].into(), nameless: true, skipped: Box::default() })
+    }
+
+    /// A secret for HS256. White space at the end is not part of it: editors add line ends.
+    pub fn from_secret(secret: &[u8]) -> Result<Self, KeyError> {
+        let secret = secret.trim_ascii_end();
+        if secret.len() < SECRET_BYTES_MIN {
+            return Err(KeyError::ShortSecret(secret.len()));
+        }
+        let decoding = DecodingKey::from_secret(secret);
+        let key = Key { kid: None, algorithms: [Algorithm::HS256].into(), decoding };
+        Ok(Self { keys: [key].into(), nameless: true, skipped: Box::default() })
+    }
+
+    /// Number of usable keys.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// What was left out, for a warning.
+    pub fn skipped(&self) -> &[Skipped] {
+        &self.skipped
+    }
+
+    /// Keys to try, in the order of the set: those that the token names and that use its algorithm. An issuer
+    /// may reuse a `kid` while it replaces a key, hence more than one; never more than [`CANDIDATES_MAX`].
+    pub(super) fn candidates<'a>(
+        &'a self,
+        kid: Option<&'a str>,
+        algorithm: Algorithm,
+    ) -> Result<impl Iterator<Item = &'a DecodingKey>, JwtRejection> {
+        let is_named =
+            move |key: &&Key| self.nameless || kid.is_none_or(|kid| key.kid.as_deref() == Some(kid));
+        let fits = move |key: &&Key| is_named(key) && key.algorithms.contains(&algorithm);
+        let fitting = self.keys.iter().filter(fits).count();
+        if !self.keys.iter().any(|key| is_named(&key)) || (kid.is_none() && fitting > 1) {
+            return Err(JwtRejection::UnknownKey { kid: kid.map(Into::into) });
+        }
+        if fitting == 0 {
+            return Err(JwtRejection::UnsupportedAlgorithm);
+        }
+        Ok(self.keys.iter().filter(fits).take(CANDIDATES_MAX).map(|key| &key.decoding))
+    }
+}
+
+fn read_jwk(value: Value) -> Result<Key, Unusable> {
+    let jwk: Jwk = serde_json::from_value(value).map_err(|_| Unusable::NotAJwk)?;
+    judge(&jwk)
+}
+
+fn judge(jwk: &Jwk) -> Result<Key, Unusable> {
+    let common = &jwk.common;
+    let verifies = |operations: &Vec<KeyOperations>| operations.contains(&KeyOperations::Verify);
+    let signs = |purpose: &PublicKeyUse| *purpose == PublicKeyUse::Signature;
+    if !common.public_key_use.as_ref().is_none_or(signs)
+        || !common.key_operations.as_ref().is_none_or(verifies)
+    {
+        return Err(Unusable::NotForSignatures);
+    }
+    if common.key_id.as_ref().is_some_and(|kid| kid.len() > super::KID_BYTES_MAX) {
+        return Err(Unusable::LongKid);
+    }
+    let of_type = algorithms_of(&jwk.algorithm)?;
+    let algorithms = match common.key_algorithm {
+        None => of_type.into(),
+        Some(named) => match Algorithm::try_from(named) {
+            Ok(named) if of_type.contains(&named) => [named].into(),
+            _ => return Err(Unusable::UnsupportedAlgorithm),
+        },
+    };
+    let decoding = DecodingKey::from_jwk(jwk).map_err(|_| Unusable::NotAJwk)?;
+    check_strength(&decoding, &jwk.algorithm)?;
+    Ok(Key { kid: common.key_id.as_deref().map(Into::into), algorithms, decoding })
+}
+
+fn algorithms_of(parameters: &AlgorithmParameters) -> Result<&'static [Algorithm], Unusable> {
+    match parameters {
+        AlgorithmParameters::RSA(_) => Ok(&[
+            Algorithm::RS256,
+            Algorithm::RS384,
+            Algorithm::RS512,
+            Algorithm::PS256,
+            Algorithm::PS384,
+            Algorithm::PS512,
+        ]),
+        AlgorithmParameters::EllipticCurve(key) => match key.curve {
+            EllipticCurve::P256 => Ok(&[Algorithm::ES256]),
+            EllipticCurve::P384 => Ok(&[Algorithm::ES384]),
+            _ => Err(Unusable::UnsupportedType),
+        },
+        AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
+            Ok(&[Algorithm::EdDSA])
+        }
+        AlgorithmParameters::OctetKey(_) => Err(Unusable::SharedSecret),
+        _ => Err(Unusable::UnsupportedType),
+    }
+}
+
+/// The aws-lc verifier would refuse most of these keys too, but only token by token and without a word.
+fn check_strength(key: &DecodingKey, parameters: &AlgorithmParameters) -> Result<(), Unusable> {
+    let point_bytes = match parameters {
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P384 => 2 * 48 + 1,
+        _ => 2 * 32 + 1,
+    };
+    match (key.family(), key.kind()) {
+        (AlgorithmFamily::Rsa, DecodingKeyKind::RsaModulusExponent { n, e }) => {
+            let bits = bits(n);
+            if bits < RSA_BITS_MIN {
+                return Err(Unusable::ShortRsa(bits));
+            }
+            if is_bad_exponent(e) {
+                return Err(Unusable::RsaExponent);
+            }
+            Ok(())
+        }
+        (AlgorithmFamily::Ec, DecodingKeyKind::SecretOrDer(point)) if point.len() == point_bytes => Ok(()),
+        (AlgorithmFamily::Ed, DecodingKeyKind::SecretOrDer(point)) if is_good_ed25519(point) => Ok(()),
+        _ => Err(Unusable::BadPoint),
+    }
+}
+
+fn bits(big_endian: &[u8]) -> usize {
+    let Some(first) = big_endian.iter().position(|&byte| byte != 0) else { return 0 };
+    let leading_zeros = big_endian[first].leading_zeros() as usize;
+    (big_endian.len() - first) * 8 - leading_zeros
+}
+
+/// Even, or 1.
+fn is_bad_exponent(e: &[u8]) -> bool {
+    bits(e) < 2 || e.last().is_none_or(|byte| byte % 2 == 0)
+}
+
+/// Canonical (y below 2²⁵⁵ − 19, RFC 8032 §5.1.3) and not one of the points of small order, for which one
+/// signature verifies many messages.
+fn is_good_ed25519(point: &[u8]) -> bool {
+    let Ok(mut y) = <[u8; 32]>::try_from(point) else { return false };
+    y[31] &= 0x7F; // the sign of x
+    y.reverse();
+    let below_prime = y < ED25519_PRIME;
+    let is_small = |word: u8| y[..31].iter().all(|&byte| byte == 0) && y[31] == word;
+    let mut minus_one = ED25519_PRIME;
+    minus_one[31] -= 1;
+    below_prime && !is_small(0) && !is_small(1) && y != minus_one && !ED25519_ORDER_8.contains(&y)
+}
+
+/// Keys read from one set; issuers have two to ten.
+const KEYS_MAX: usize = 100;
+/// Keys tried for one token.
+const CANDIDATES_MAX: usize = 4;
+/// RFC 7518 §3.3.
+const RSA_BITS_MIN: usize = 2048;
+/// RFC 7518 §3.2: as long as the hash.
+const SECRET_BYTES_MIN: usize = 32;
+/// 2²⁵⁵ − 19, most significant byte first.
+const ED25519_PRIME: [u8; 32] = {
+    let mut prime = [0xFF; 32];
+    prime[0] = 0x7F;
+    prime[31] = 0xED;
+    prime
+};
+/// The two y of order 8, most significant byte first.
+const ED25519_ORDER_8: [[u8; 32]; 2] = [
+    [
+        0x7A, 0x03, 0xAC, 0x92, 0x77, 0xFD, 0xC7, 0x4E, 0xC6, 0xCC, 0x39, 0x2C, 0xFA, 0x53, 0x20, 0x2A, 0x0F,
+        0x67, 0x10, 0x0D, 0x76, 0x0B, 0x3C, 0xBA, 0x4F, 0xD8, 0x4D, 0x3D, 0x70, 0x6A, 0x17, 0xC7,
+    ],
+    [
+        0x05, 0xFC, 0x53, 0x6D, 0x88, 0x02, 0x38, 0xB1, 0x39, 0x33, 0xC6, 0xD3, 0x05, 0xAC, 0xDF, 0xD5, 0xF0,
+        0x98, 0xEF, 0xF2, 0x89, 0xF4, 0xC3, 0x45, 0xB0, 0x27, 0xB2, 0xC2, 0x8F, 0x95, 0xE8, 0x26,
+    ],
+];
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize,
+    };
+    use serde_json::json;
+
+    use super::*;
+
+    fn jwk(pem: &str) -> Value {
+        super::super::install_crypto_provider();
+        let key = DecodingKey::from_rsa_pem(pem.as_bytes())
+            .or_else(|_| DecodingKey::from_ec_pem(pem.as_bytes()))
+            .or_else(|_| DecodingKey::from_ed_pem(pem.as_bytes()))
+            .unwrap();
+        serde_json::to_value(Jwk::from_decoding_key(&key, None).unwrap()).unwrap()
+    }
+
+    fn with(mut jwk: Value, more: Value) -> Value {
+        let Value::Object(more) = more else { panic!("an object") };
+        jwk.as_object_mut().unwrap().extend(more);
+        jwk
+    }
+
+    fn read(keys: &[Value]) -> Result<KeySet, KeyError> {
+        KeySet::from_jwks(json!({ "keys": keys }).to_string().as_bytes())
+    }
+
+    fn ec() -> Value {
+        jwk(&KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap().public_key_pem())
+    }
+
+    fn rsa() -> KeyPair {
+        KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap()
+    }
+
+    #[test]
+    fn sets_are_equal_when_they_verify_the_same_tokens() {
+        let (rsa, one, other) = (jwk(&rsa().public_key_pem()), ec(), ec());
+        let set = |keys: &[&Value]| read(&keys.iter().copied().cloned().collect::<Vec<_>>()).unwrap();
+        assert_eq!(set(&[&rsa, &one]), set(&[&rsa, &one]));
+        assert_ne!(set(&[&rsa, &one]), set(&[&rsa, &other]));
+        assert_ne!(set(&[&rsa, &one]), set(&[&rsa]));
+        let mut named = one.clone();
+        named["kid"] = json!("k2");
+        assert_ne!(set(&[&one]), set(&[&named]));
+    }
+
+    #[test]
+    fn a_key_is_bound_to_the_algorithms_of_its_type() {
+        let pem = |algorithm| KeyPair::generate_for(algorithm).unwrap().public_key_pem();
+        let rsa = rsa().public_key_pem();
+        for (pem, algorithms) in [
+            (pem(&PKCS_ECDSA_P256_SHA256), &[Algorithm::ES256][..]),
+            (pem(&PKCS_ECDSA_P384_SHA384), &[Algorithm::ES384]),
+            (pem(&PKCS_ED25519), &[Algorithm::EdDSA]),
+            (rsa.clone(), AlgorithmFamily::Rsa.algorithms()),
+        ] {
+            for set in [read(&[jwk(&pem)]).unwrap(), KeySet::from_pem(pem.as_bytes()).unwrap()] {
+                assert_eq!(&*set.keys[0].algorithms, algorithms);
+                assert!(matches!(
+                    set.candidates(None, Algorithm::HS256).map(Iterator::count),
+                    Err(JwtRejection::UnsupportedAlgorithm)
+                ));
+            }
+        }
+        let named = read(&[with(jwk(&rsa), json!({"alg": "PS384"}))]).unwrap();
+        assert_eq!(&*named.keys[0].algorithms, [Algorithm::PS384]);
+    }
+
+    #[test]
+    fn keys_that_cannot_verify_are_skipped_with_a_reason() {
+        let ec = ec();
+        let rsa = jwk(&rsa().public_key_pem());
+        let rsa_n = |n: &str| with(rsa.clone(), json!({ "n": n }));
+        for (key, why) in [
+            (json!(1), Unusable::NotAJwk),
+            (json!({"kty": "oct", "k": "c2VjcmV0"}), Unusable::SharedSecret),
+            (json!({"kty": "AKP", "pub": "AAAA"}), Unusable::UnsupportedType),
+            (with(ec.clone(), json!({"crv": "P-521"})), Unusable::UnsupportedType),
+            (with(ec.clone(), json!({"use": "enc"})), Unusable::NotForSignatures),
+            (with(ec.clone(), json!({"key_ops": ["encrypt"]})), Unusable::NotForSignatures),
+            (with(ec.clone(), json!({"alg": "ES384"})), Unusable::UnsupportedAlgorithm),
+            (with(ec.clone(), json!({"alg": "HS256"})), Unusable::UnsupportedAlgorithm),
+            (with(ec.clone(), json!({"x": "AAAA"})), Unusable::BadPoint),
+            (with(ec.clone(), json!({"kid": "k".repeat(129)})), Unusable::LongKid),
+            (with(rsa.clone(), json!({"alg": "RSA-OAEP"})), Unusable::UnsupportedAlgorithm),
+            (with(rsa.clone(), json!({"e": "AQ"})), Unusable::RsaExponent),
+            (with(rsa.clone(), json!({"e": "AQAA"})), Unusable::RsaExponent),
+            (rsa_n(&format!("{}8", "_".repeat(170))), Unusable::ShortRsa(1024)),
+            (rsa_n("AAAA"), Unusable::ShortRsa(0)),
+        ] {
+            let set = read(&[key.clone(), ec.clone()]).unwrap();
+            assert_eq!((set.len(), set.skipped().len()), (1, 1), "{key}");
+            assert_eq!(set.skipped()[0].why, why, "{key}");
+        }
+    }
+
+    #[test]
+    fn weak_ed25519_points_are_refused() {
+        let mut order_8 = ED25519_ORDER_8[0];
+        order_8.reverse();
+        let mut negative = order_8;
+        negative[31] |= 0x80;
+        let mut prime = ED25519_PRIME;
+        prime.reverse();
+        let mut one = [0; 32];
+        one[0] = 1;
+        for weak in [[0; 32], one, order_8, negative, prime, [0xFF; 32]] {
+            assert!(!is_good_ed25519(&weak), "{weak:02x?}");
+        }
+        assert!(!is_good_ed25519(&[9; 31]));
+        let mut base = [0x66; 32];
+        base[0] = 0x58;
+        assert!(is_good_ed25519(&base), "the base point of RFC 8032");
+    }
+
+    #[test]
+    fn a_set_without_a_usable_key_is_an_error_that_says_why() {
+        assert_eq!(read(&[]).unwrap_err().to_string(), "holds no usable key: it is empty");
+        let keys = [json!({"kty": "oct", "k": "AAAA", "kid": "a\n"}), with(ec(), json!({"use": "enc"}))];
+        assert_eq!(
+            read(&keys).unwrap_err().to_string(),
+            "holds no usable key: `a\\n`: a shared secret, which a key set must not publish; \
+             key 2: not for signatures"
+        );
+        assert!(matches!(KeySet::from_jwks(b"<html>"), Err(KeyError::NotJwks(_))));
+        assert!(matches!(KeySet::from_jwks(br#"{"keys": 1}"#), Err(KeyError::NotJwks(_))));
+        let many = vec![ec(); KEYS_MAX + 1];
+        assert_eq!(read(&many).unwrap_err(), KeyError::TooMany(101));
+        assert_eq!(read(&many[1..]).unwrap().len(), KEYS_MAX);
+    }
+
+    #[test]
+    fn a_token_names_its_key_or_leaves_no_choice() {
+        let named = |kid: &str| with(ec(), json!({ "kid": kid }));
+        let set = read(&[named("a"), named("b"), named("b"), ec()]).unwrap();
+        let count = |kid| set.candidates(kid, Algorithm::ES256).map(Iterator::count);
+        let unknown = |kid: Option<&str>| Err(JwtRejection::UnknownKey { kid: kid.map(Into::into) });
+        assert_eq!(count(Some("a")), Ok(1));
+        assert_eq!(count(Some("b")), Ok(2), "a name that is used twice");
+        assert_eq!(count(Some("c")), unknown(Some("c")));
+        assert_eq!(count(None), unknown(None));
+        let only = read(&[named("a")]).unwrap();
+        assert_eq!(only.candidates(None, Algorithm::ES256).map(Iterator::count), Ok(1));
+        let wrong = only.candidates(Some("a"), Algorithm::RS256).map(Iterator::count);
+        assert_eq!(wrong, Err(JwtRejection::UnsupportedAlgorithm));
+    }
+
+    #[test]
+    fn pem_files_that_are_something_else_say_so() {
+        let pair = rsa();
+        for (pem, error) in [
+            (pair.serialize_pem(), KeyError::PrivateKey),
+            ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".into(), KeyError::Certificate),
+            ("hello".into(), KeyError::NotPem),
+        ] {
+            assert_eq!(KeySet::from_pem(pem.as_bytes()).unwrap_err(), error);
+        }
+    }
+
+    #[test]
+    fn a_secret_is_trimmed_at_its_end_and_long_enough() {
+        let secret = format!("{}\r\n", "s".repeat(SECRET_BYTES_MIN));
+        let set = KeySet::from_secret(secret.as_bytes()).unwrap();
+        let key = set.candidates(Some("any"), Algorithm::HS256).unwrap().next().unwrap();
+        assert_eq!(key.try_get_as_bytes().unwrap().len(), SECRET_BYTES_MIN);
+        assert_eq!(KeySet::from_secret(b"secret\n").unwrap_err(), KeyError::ShortSecret(6));
+    }
+}

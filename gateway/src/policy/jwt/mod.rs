@@ -1,0 +1,645 @@
+//! JSON Web Tokens (RFC 7519, RFC 8725): who sends this request, and may they.
+//!
+//! jsonwebtoken checks the signature; the rules for header and claims are here, because they need `now` and
+//! are stricter than that crate's: `iss`, `aud` and `exp` must be there with the right JSON type, `nbf` is
+//! obeyed, a `crit` header is refused (RFC 7515 §4.1.11), a claim that occurs twice is refused. The algorithm
+//! comes from the key and the configuration, never from the token alone, so a public key cannot serve as an
+//! HMAC secret. `jku`, `jwk`, `x5u` and `x5c` are ignored: no content of a token causes a request. What a
+//! failed check found goes to the log as a word ([`JwtRejection::reason`]); the client learns only
+//! [`RejectionCode`]. Compiled from `AuthSettings`.
+//!
+//! Units: seconds since 1970. Limits: [`TOKEN_BYTES_MAX`], [`KID_BYTES_MAX`].
+
+mod cache;
+mod claims;
+mod keys;
+mod requirement;
+mod token_source;
+
+use http::{HeaderName, HeaderValue};
+use jsonwebtoken::{Algorithm, Header, Validation, errors::ErrorKind};
+use serde_json::{Map, Value};
+
+pub use self::{
+    cache::TokenCache,
+    keys::{KeyError, KeySet, Skipped, Unusable},
+    requirement::{InsufficientScope, Requirement},
+    token_source::{BadPlacement, find_token},
+};
+use crate::config::settings::{AuthSettings, TokenSource};
+
+/// One `auth.<name>` provider without its keys, which come and go.
+#[derive(Debug, Clone)]
+pub struct Jwt {
+    issuer: Option<Box<str>>,
+    audience: Box<[Box<str>]>,
+    /// What jsonwebtoken needs to check a signature and nothing else, made once per algorithm.
+    algorithms: Box<[(Algorithm, Validation)]>,
+    leeway: u64,
+    from: Box<[TokenSource]>,
+    forward: Box<[(Box<str>, HeaderName)]>,
+}
+
+/// A token that holds, and what the gateway needs of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verified {
+    /// `sub`.
+    pub subject: Option<Box<str>>,
+    /// The words of `scope` and `scp`.
+    pub scopes: Box<[Box<str>]>,
+    /// `role` and `roles`.
+    pub roles: Box<[Box<str>]>,
+    /// `exp`, seconds since 1970.
+    pub exp: u64,
+    /// First second in which the token holds no more: `exp` and the leeway.
+    pub over_at: u64,
+    /// Headers for the upstream request, made from the claims that the provider forwards.
+    pub forward: Vec<(HeaderName, HeaderValue)>,
+    /// All claims, for limits and requirements that name one.
+    pub claims: Map<String, Value>,
+}
+
+/// A token that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JwtRejection {
+    /// Not three parts of base64url with JSON inside, too long, a claim twice, or an `alg` that does not
+    /// exist (`none` is one of those).
+    Malformed,
+    /// The provider or the key does not use this algorithm.
+    UnsupportedAlgorithm,
+    /// `crit`: we understand no extension that must be understood.
+    CriticalHeader,
+    /// `typ` or `cty` say that it is something else than an access token (RFC 8725 §3.11), or it is
+    /// encrypted.
+    WrongType,
+    /// No key has this `kid`; the issuer may have a new one, so the keys may be fetched again. `None`: the
+    /// token names no key and not exactly one fits.
+    UnknownKey {
+        kid: Option<Box<str>>,
+    },
+    BadSignature,
+    /// This claim is missing, has the wrong JSON type or is out of range.
+    BadClaim(&'static str),
+    Expired,
+    NotYetValid,
+    WrongIssuer,
+    WrongAudience,
+    /// A claim that is forwarded cannot be written into a header without changing its meaning.
+    NotForwardable,
+    /// The provider's keys were never loaded.
+    KeysUnavailable,
+}
+
+/// What the client is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RejectionCode {
+    /// `token_invalid`
+    Invalid,
+    /// `token_expired`
+    Expired,
+    /// `keys_unavailable`
+    KeysUnavailable,
+}
+
+/// A provider that could accept nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum JwtError {
+    #[error("no algorithm is accepted")]
+    NoAlgorithm,
+    #[error("HMAC and public-key algorithms cannot be accepted by one provider")]
+    MixedAlgorithms,
+    #[error("no audience is accepted")]
+    NoAudience,
+}
+
+/// Makes aws-lc-rs the cryptography of jsonwebtoken; call it once at start. Further calls change nothing.
+pub fn install_crypto_provider() {
+    // An error says that one is installed already.
+    let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+}
+
+impl Jwt {
+    pub fn compile(settings: &AuthSettings) -> Result<Self, JwtError> {
+        let is_hmac = |algorithm: &Algorithm| algorithm.family() == jsonwebtoken::AlgorithmFamily::Hmac;
+        let hmacs = settings.algorithms.iter().filter(|algorithm| is_hmac(algorithm)).count();
+        if settings.algorithms.is_empty() {
+            return Err(JwtError::NoAlgorithm);
+        }
+        if hmacs != 0 && hmacs != settings.algorithms.len() {
+            return Err(JwtError::MixedAlgorithms);
+        }
+        if settings.audience.is_empty() {
+            return Err(JwtError::NoAudience);
+        }
+        Ok(Self {
+            issuer: settings.issuer.as_deref().map(Into::into),
+            audience: settings.audience.iter().map(|audience| audience.as_str().into()).collect(),
+            algorithms: settings
+                .algorithms
+                .iter()
+                .map(|&algorithm| (algorithm, signature_only(algorithm)))
+                .collect(),
+            leeway: settings.leeway.as_secs(),
+            from: settings.from.as_slice().into(),
+            forward: settings
+                .forward
+                .iter()
+                .map(|(claim, name)| (claim.as_str().into(), name.clone()))
+                .collect(),
+        })
+    }
+
+    /// Does the token hold at `now` (seconds since 1970)? `keys` are `None` until they were first loaded.
+    pub fn check(&self, keys: Option<&KeySet>, token: &str, now: u64) -> Result<Verified, JwtRejection> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(JwtRejection::Malformed);
+        }
+        let header = jsonwebtoken::decode_header(token).map_err(|_| JwtRejection::Malformed)?;
+        check_header(&header)?;
+        let Some((algorithm, validation)) = self.algorithms.iter().find(|(known, _)| *known == header.alg)
+        else {
+            return Err(JwtRejection::UnsupportedAlgorithm);
+        };
+        let keys = keys.ok_or(JwtRejection::KeysUnavailable)?;
+        let mut rejection = JwtRejection::BadSignature;
+        for key in keys.candidates(header.kid.as_deref(), *algorithm)? {
+            match jsonwebtoken::decode::<claims::ClaimSet>(token, key, validation) {
+                Ok(data) => return claims::check(self, data.claims.0, now),
+                Err(error) => rejection = rejection_of(error.kind()),
+            }
+        }
+        Err(rejection)
+    }
+
+    /// Where to look for the token, in order: for [`find_token`].
+    pub fn sources(&self) -> &[TokenSource] {
+        &self.from
+    }
+
+    /// Headers that are made from claims. The same ones from the client must be removed, token or not.
+    pub fn forwarded_names(&self) -> impl Iterator<Item = &HeaderName> {
+        self.forward.iter().map(|(_, name)| name)
+    }
+}
+
+/// RFC 7515 §4.1: what must not be in a header that we accept.
+fn check_header(header: &Header) -> Result<(), JwtRejection> {
+    if header.crit.is_some() {
+        return Err(JwtRejection::CriticalHeader);
+    }
+    if header.kid.as_ref().is_some_and(|kid| kid.len() > KID_BYTES_MAX) {
+        return Err(JwtRejection::Malformed);
+    }
+    // A type that names a profile of JWT (`logout+jwt`, `dpop+jwt`) is for what it says, except for access
+    // tokens (RFC 9068 §2.1), under any vendor's prefix.
+    let is_for_something_else = |typ: &str| {
+        let typ = typ.to_ascii_lowercase();
+        typ.ends_with("+jwt") && !typ.ends_with("at+jwt")
+    };
+    let is_nested = header.cty.as_deref().is_some_and(|cty| cty.to_ascii_lowercase().ends_with("jwt"));
+    let is_encrypted = header.enc.is_some() || header.zip.is_some();
+    if is_nested || is_encrypted || header.typ.as_deref().is_some_and(is_for_something_else) {
+        return Err(JwtRejection::WrongType);
+    }
+    Ok(())
+}
+
+/// A validation of jsonwebtoken's that checks the signature with one algorithm, and no claim.
+fn signature_only(algorithm: Algorithm) -> Validation {
+    let mut validation = Validation::new(algorithm);
+    validation.required_spec_claims.clear();
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.validate_aud = false;
+    validation
+}
+
+fn rejection_of(error: &ErrorKind) -> JwtRejection {
+    match error {
+        ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm => JwtRejection::UnsupportedAlgorithm,
+        ErrorKind::Base64(_) | ErrorKind::Json(_) | ErrorKind::Utf8(_) | ErrorKind::InvalidToken => {
+            JwtRejection::Malformed
+        }
+        // The enum may grow; whatever else fails, the signature was not found to be good.
+        _ => JwtRejection::BadSignature,
+    }
+}
+
+impl JwtRejection {
+    /// One word for logs and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::UnsupportedAlgorithm => "unsupported_algorithm",
+            Self::CriticalHeader => "critical_header",
+            Self::WrongType => "wrong_type",
+            Self::UnknownKey { .. } => "unknown_key",
+            Self::BadSignature => "bad_signature",
+            Self::BadClaim(_) => "bad_claim",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::WrongIssuer => "wrong_issuer",
+            Self::WrongAudience => "wrong_audience",
+            Self::NotForwardable => "not_forwardable",
+            Self::KeysUnavailable => "keys_unavailable",
+        }
+    }
+
+    pub fn code(&self) -> RejectionCode {
+        match self {
+            Self::Expired => RejectionCode::Expired,
+            Self::KeysUnavailable => RejectionCode::KeysUnavailable,
+            Self::Malformed
+            | Self::UnsupportedAlgorithm
+            | Self::CriticalHeader
+            | Self::WrongType
+            | Self::UnknownKey { .. }
+            | Self::BadSignature
+            | Self::BadClaim(_)
+            | Self::NotYetValid
+            | Self::WrongIssuer
+            | Self::WrongAudience
+            | Self::NotForwardable => RejectionCode::Invalid,
+        }
+    }
+}
+
+impl Verified {
+    /// Does the token still hold at `now`, seconds since 1970? RFC 7519 §4.1.4: "on or after" `exp` it does
+    /// not.
+    pub fn holds_at(&self, now: u64) -> bool {
+        now < self.over_at
+    }
+
+    /// A claim as text: a string as it is, a number or boolean as JSON writes it. Lists and objects are no
+    /// text.
+    pub fn claim(&self, name: &str) -> Option<std::borrow::Cow<'_, str>> {
+        claims::text(self.claims.get(name)?)
+    }
+}
+
+/// Longest token; clients that send more are refused before any work is done.
+pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
+/// Longest `kid`; key identifiers are names or hashes.
+pub const KID_BYTES_MAX: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    //! The attacks that implementations fell for (RFC 8725), and tokens that hold. Tests of claims stand
+    //! there.
+
+    use std::{sync::LazyLock, time::Duration};
+
+    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL};
+    use http::HeaderName;
+    use jsonwebtoken::{
+        DecodingKey, EncodingKey,
+        jwk::{Jwk, PublicKeyUse},
+    };
+    use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize};
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::{diagnostics::Span, settings::KeySource};
+
+    /// Any moment will do.
+    pub(super) const NOW: u64 = 1_800_000_000;
+    pub(super) const LEEWAY: u64 = 30;
+    const SECRET: &[u8] = b"thirty-two bytes of shared secret";
+
+    pub(super) struct Issuer {
+        rsa: KeyPair,
+        rsa_key: EncodingKey,
+        pub(super) ec_key: EncodingKey,
+        ed_key: EncodingKey,
+        pub(super) keys: KeySet,
+    }
+
+    pub(super) static ISSUER: LazyLock<Issuer> = LazyLock::new(|| {
+        install_crypto_provider();
+        let rsa = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap();
+        let rsa_key = EncodingKey::from_rsa_pem(rsa.serialize_pem().as_bytes()).unwrap();
+        let ec = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let ec_key = EncodingKey::from_ec_pem(ec.serialize_pem().as_bytes()).unwrap();
+        let ed = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+        let public = [
+            ("rsa", DecodingKey::from_rsa_pem(rsa.public_key_pem().as_bytes()).unwrap(), Algorithm::RS256),
+            ("ec", DecodingKey::from_ec_pem(ec.public_key_pem().as_bytes()).unwrap(), Algorithm::ES256),
+            ("ed", DecodingKey::from_ed_pem(ed.public_key_pem().as_bytes()).unwrap(), Algorithm::EdDSA),
+        ];
+        let jwks: Vec<Jwk> = public
+            .into_iter()
+            .map(|(kid, key, algorithm)| {
+                let mut jwk = Jwk::from_decoding_key(&key, Some(algorithm)).unwrap();
+                jwk.common.key_id = Some(kid.into());
+                jwk.common.public_key_use = Some(PublicKeyUse::Signature);
+                jwk
+            })
+            .collect();
+        let keys = KeySet::from_jwks(json!({ "keys": jwks }).to_string().as_bytes()).unwrap();
+        Issuer { rsa, rsa_key, ec_key, ed_key: EncodingKey::from_ed_der(&ed.serialize_der()), keys }
+    });
+
+    pub(super) fn settings() -> AuthSettings {
+        AuthSettings {
+            name: "main".into(),
+            keys: KeySource::JwksUrl("https://issuer.test/jwks".into()),
+            issuer: Some("https://issuer.test".into()),
+            audience: vec!["api".into(), "shop".into()],
+            algorithms: vec![Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA],
+            leeway: Duration::from_secs(LEEWAY),
+            from: vec![TokenSource::Bearer],
+            forward: vec![
+                ("sub".into(), HeaderName::from_static("x-user-id")),
+                ("roles".into(), HeaderName::from_static("x-roles")),
+                ("level".into(), HeaderName::from_static("x-level")),
+            ],
+            cache_max: 10,
+            span: Span::default(),
+        }
+    }
+
+    pub(super) fn claims() -> Value {
+        json!({"iss": "https://issuer.test", "aud": "api", "sub": "ann", "exp": NOW + 60})
+    }
+
+    pub(super) fn with(mut base: Value, more: Value) -> Value {
+        let (Value::Object(base_map), Value::Object(more)) = (&mut base, more) else { panic!("objects") };
+        base_map.extend(more);
+        base_map.retain(|_, value| *value != json!("<none>"));
+        base
+    }
+
+    /// Header and payload as they are, signed: whatever a real library would refuse to make.
+    pub(super) fn signed(header: &str, payload: &[u8], key: &EncodingKey, algorithm: Algorithm) -> String {
+        LazyLock::force(&ISSUER);
+        let message = format!("{}.{}", BASE64URL.encode(header), BASE64URL.encode(payload));
+        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), key, algorithm).unwrap();
+        format!("{message}.{signature}")
+    }
+
+    pub(super) fn es256(header: Value, claims: &Value) -> String {
+        let header = with(json!({"alg": "ES256", "kid": "ec", "typ": "JWT"}), header);
+        signed(&header.to_string(), claims.to_string().as_bytes(), &ISSUER.ec_key, Algorithm::ES256)
+    }
+
+    pub(super) fn check_at(token: &str, now: u64) -> Result<Verified, JwtRejection> {
+        Jwt::compile(&settings()).unwrap().check(Some(&ISSUER.keys), token, now)
+    }
+
+    pub(super) fn check(token: &str) -> Result<Verified, JwtRejection> {
+        check_at(token, NOW)
+    }
+
+    fn verdict_on_header(more: Value) -> Result<Verified, JwtRejection> {
+        check(&es256(more, &claims()))
+    }
+
+    #[test]
+    fn a_good_token_of_each_algorithm_holds() {
+        for (kid, algorithm, key) in [
+            ("rsa", Algorithm::RS256, &ISSUER.rsa_key),
+            ("ec", Algorithm::ES256, &ISSUER.ec_key),
+            ("ed", Algorithm::EdDSA, &ISSUER.ed_key),
+        ] {
+            let mut header = Header::new(algorithm);
+            header.kid = Some(kid.into());
+            let token = jsonwebtoken::encode(&header, &claims(), key).unwrap();
+            let verified = check(&token).unwrap();
+            assert_eq!(verified.subject.as_deref(), Some("ann"));
+            assert_eq!((verified.exp, verified.over_at), (NOW + 60, NOW + 60 + LEEWAY));
+        }
+    }
+
+    #[test]
+    fn a_token_without_a_good_signature_does_not_hold() {
+        let token = es256(json!({}), &claims());
+        let (message, signature) = token.rsplit_once('.').unwrap();
+        let mut raw = BASE64URL.decode(signature).unwrap();
+        raw[10] ^= 1;
+        let flipped = BASE64URL.encode(&raw);
+        for signature in [
+            String::new(),
+            flipped,
+            BASE64URL.encode([0; 64]),
+            BASE64URL.encode([0xFF; 64]),
+            BASE64URL.encode(&raw[..63]),
+            BASE64URL.encode([&raw[..], &[0]].concat()),
+        ] {
+            assert_eq!(
+                check(&format!("{message}.{signature}")),
+                Err(JwtRejection::BadSignature),
+                "{signature}"
+            );
+        }
+        let stolen = with(claims(), json!({"sub": "admin"}));
+        let (header, _) = message.split_once('.').unwrap();
+        let forged = format!("{header}.{}.{signature}", BASE64URL.encode(stolen.to_string()));
+        assert_eq!(check(&forged), Err(JwtRejection::BadSignature));
+    }
+
+    #[test]
+    fn what_is_not_three_parts_of_base64url_is_malformed() {
+        let token = es256(json!({}), &claims());
+        let (message, signature) = token.rsplit_once('.').unwrap();
+        for bad in [
+            String::new(),
+            ".".into(),
+            "..".into(),
+            message.into(),
+            format!("{token}.x"),
+            format!("{token}="),
+            format!("{message}.{signature}+"),
+            format!("{message}.{signature}\n"),
+            format!(" {token}"),
+        ] {
+            assert_eq!(check(&bad), Err(JwtRejection::Malformed), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_token_may_have_as_many_bytes_as_the_limit_says() {
+        let padded = |bytes: usize| es256(json!({}), &with(claims(), json!({ "pad": "x".repeat(bytes) })));
+        // Three bytes make four characters, so the lengths step over the limit.
+        let fits = padded(12_104);
+        assert!((TOKEN_BYTES_MAX - 4..=TOKEN_BYTES_MAX).contains(&fits.len()), "{}", fits.len());
+        assert!(check(&fits).is_ok());
+        assert_eq!(check(&padded(12_108)), Err(JwtRejection::Malformed));
+    }
+
+    #[test]
+    fn no_spelling_of_the_algorithm_none_is_accepted() {
+        let payload = BASE64URL.encode(claims().to_string());
+        for alg in ["none", "None", "NONE", "nOnE", ""] {
+            let header = BASE64URL.encode(json!({"alg": alg, "typ": "JWT", "kid": "ec"}).to_string());
+            assert_eq!(check(&format!("{header}.{payload}.")), Err(JwtRejection::Malformed), "{alg}");
+        }
+        assert_eq!(verdict_on_header(json!({"alg": "<none>"})), Err(JwtRejection::Malformed));
+    }
+
+    #[test]
+    fn a_public_key_is_no_hmac_secret() {
+        let pem = ISSUER.rsa.public_key_pem();
+        let der = ISSUER.rsa.public_key_raw();
+        for secret in [pem.as_bytes(), pem.trim_end().as_bytes(), der] {
+            let key = EncodingKey::from_secret(secret);
+            for kid in ["rsa", "ec", "<none>"] {
+                let header = with(json!({"alg": "HS256"}), json!({ "kid": kid })).to_string();
+                let token = signed(&header, claims().to_string().as_bytes(), &key, Algorithm::HS256);
+                assert_eq!(check(&token), Err(JwtRejection::UnsupportedAlgorithm));
+                // Not even where a careless configuration accepts HMAC: the key is bound to its own
+                // algorithm.
+                let jwt =
+                    Jwt::compile(&AuthSettings { algorithms: vec![Algorithm::HS256], ..settings() }).unwrap();
+                assert!(jwt.check(Some(&ISSUER.keys), &token, NOW).is_err());
+                let pem_keys = KeySet::from_pem(pem.as_bytes()).unwrap();
+                let verdict = jwt.check(Some(&pem_keys), &token, NOW);
+                assert_eq!(verdict, Err(JwtRejection::UnsupportedAlgorithm));
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_cannot_choose_another_algorithm_than_its_key_has() {
+        assert_eq!(verdict_on_header(json!({"kid": "rsa"})), Err(JwtRejection::UnsupportedAlgorithm));
+        let header = json!({"alg": "RS256", "kid": "ec"}).to_string();
+        let token = signed(&header, claims().to_string().as_bytes(), &ISSUER.rsa_key, Algorithm::RS256);
+        assert_eq!(check(&token), Err(JwtRejection::UnsupportedAlgorithm));
+        // PS256 is an algorithm of RSA keys, but neither of this one (`alg`: RS256) nor of the provider.
+        let header = json!({"alg": "PS256", "kid": "rsa"}).to_string();
+        let token = signed(&header, claims().to_string().as_bytes(), &ISSUER.rsa_key, Algorithm::PS256);
+        assert_eq!(check(&token), Err(JwtRejection::UnsupportedAlgorithm));
+        let jwt = Jwt::compile(&AuthSettings { algorithms: vec![Algorithm::PS256], ..settings() }).unwrap();
+        assert_eq!(jwt.check(Some(&ISSUER.keys), &token, NOW), Err(JwtRejection::UnsupportedAlgorithm));
+    }
+
+    #[test]
+    fn a_key_name_is_matched_exactly_and_nothing_more() {
+        for kid in ["EC", "ec ", "../../dev/null", "' OR 1=1--", "\0", "https://evil.test/k", ""] {
+            let unknown = JwtRejection::UnknownKey { kid: Some(kid.into()) };
+            assert_eq!(verdict_on_header(json!({ "kid": kid })), Err(unknown), "{kid:?}");
+        }
+        for kid in [json!(1), json!(["ec"]), json!({}), json!("k".repeat(KID_BYTES_MAX + 1))] {
+            assert_eq!(verdict_on_header(json!({ "kid": kid })), Err(JwtRejection::Malformed), "{kid}");
+        }
+        assert!(verdict_on_header(json!({"kid": "<none>"})).is_ok(), "only one key has this algorithm");
+    }
+
+    #[test]
+    fn keys_that_a_token_brings_along_are_ignored() {
+        let attacker = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let key = EncodingKey::from_ec_pem(attacker.serialize_pem().as_bytes()).unwrap();
+        let jwk = Jwk::from_encoding_key(&key, Algorithm::ES256).unwrap();
+        for more in [
+            json!({"jku": "http://127.0.0.1:9/j"}),
+            json!({"x5u": "http://127.0.0.1:9/x"}),
+            json!({ "jwk": jwk }),
+            json!({"x5c": ["AAAA"]}),
+        ] {
+            let header = with(json!({"alg": "ES256", "kid": "ec"}), more).to_string();
+            let token = signed(&header, claims().to_string().as_bytes(), &key, Algorithm::ES256);
+            assert_eq!(check(&token), Err(JwtRejection::BadSignature), "{header}");
+        }
+    }
+
+    #[test]
+    fn critical_headers_are_refused_even_when_empty() {
+        for crit in [json!(["exp"]), json!(["b64"]), json!([])] {
+            assert_eq!(
+                verdict_on_header(json!({ "crit": crit, "b64": false })),
+                Err(JwtRejection::CriticalHeader)
+            );
+        }
+        assert_eq!(verdict_on_header(json!({"crit": "exp"})), Err(JwtRejection::Malformed));
+    }
+
+    #[test]
+    fn tokens_for_something_else_are_refused() {
+        for typ in ["JWT", "jwt", "at+jwt", "application/at+JWT", "application/okta-internal-at+jwt"] {
+            assert!(verdict_on_header(json!({ "typ": typ })).is_ok(), "{typ}");
+        }
+        for more in [
+            json!({"typ": "logout+jwt"}),
+            json!({"typ": "DPoP+jwt"}),
+            json!({"typ": "application/secevent+jwt"}),
+            json!({"cty": "JWT"}),
+            json!({"zip": "DEF"}),
+            json!({"enc": "A128GCM"}),
+        ] {
+            assert_eq!(verdict_on_header(more.clone()), Err(JwtRejection::WrongType), "{more}");
+        }
+    }
+
+    #[test]
+    fn a_header_with_a_name_twice_is_malformed() {
+        for header in
+            [r#"{"alg":"ES256","alg":"ES256","kid":"ec"}"#, r#"{"alg":"ES256","kid":"ec","kid":"ec"}"#]
+        {
+            let token = signed(header, claims().to_string().as_bytes(), &ISSUER.ec_key, Algorithm::ES256);
+            assert_eq!(check(&token), Err(JwtRejection::Malformed), "{header}");
+        }
+    }
+
+    #[test]
+    fn without_keys_a_token_is_neither_good_nor_bad() {
+        let jwt = Jwt::compile(&settings()).unwrap();
+        let rejection = jwt.check(None, &es256(json!({}), &claims()), NOW).unwrap_err();
+        assert_eq!(rejection, JwtRejection::KeysUnavailable);
+        assert_eq!(rejection.code(), RejectionCode::KeysUnavailable);
+        assert_eq!(jwt.check(None, "a.b.c", NOW), Err(JwtRejection::Malformed), "no key would help");
+    }
+
+    #[test]
+    fn a_shared_secret_verifies_hs256() {
+        let jwt = Jwt::compile(&AuthSettings { algorithms: vec![Algorithm::HS256], ..settings() }).unwrap();
+        let keys = KeySet::from_secret(SECRET).unwrap();
+        let payload = claims().to_string();
+        let token = |secret| {
+            let key = EncodingKey::from_secret(secret);
+            signed(r#"{"alg":"HS256"}"#, payload.as_bytes(), &key, Algorithm::HS256)
+        };
+        assert!(jwt.check(Some(&keys), &token(SECRET), NOW).is_ok());
+        let wrong = jwt.check(Some(&keys), &token(b"another secret of thirty-two bytes"), NOW);
+        assert_eq!(wrong, Err(JwtRejection::BadSignature));
+    }
+
+    #[test]
+    fn every_rejection_has_a_word_of_its_own_and_a_code() {
+        let all = [
+            JwtRejection::Malformed,
+            JwtRejection::UnsupportedAlgorithm,
+            JwtRejection::CriticalHeader,
+            JwtRejection::WrongType,
+            JwtRejection::UnknownKey { kid: None },
+            JwtRejection::BadSignature,
+            JwtRejection::BadClaim("aud"),
+            JwtRejection::Expired,
+            JwtRejection::NotYetValid,
+            JwtRejection::WrongIssuer,
+            JwtRejection::WrongAudience,
+            JwtRejection::NotForwardable,
+            JwtRejection::KeysUnavailable,
+        ];
+        let words: std::collections::HashSet<_> = all.iter().map(JwtRejection::reason).collect();
+        assert_eq!(words.len(), all.len());
+        let codes = |code| all.iter().filter(|rejection| rejection.code() == code).count();
+        assert_eq!((codes(RejectionCode::Expired), codes(RejectionCode::KeysUnavailable)), (1, 1));
+    }
+
+    #[test]
+    fn a_provider_that_could_accept_nothing_is_refused() {
+        let compile = |settings| Jwt::compile(&settings).map(|_| ());
+        for (settings, error) in [
+            (AuthSettings { algorithms: vec![], ..settings() }, JwtError::NoAlgorithm),
+            (AuthSettings { audience: vec![], ..settings() }, JwtError::NoAudience),
+            (
+                AuthSettings { algorithms: vec![Algorithm::RS256, Algorithm::HS256], ..settings() },
+                JwtError::MixedAlgorithms,
+            ),
+        ] {
+            assert_eq!(compile(settings), Err(error));
+        }
+        install_crypto_provider();
+        install_crypto_provider();
+    }
+}

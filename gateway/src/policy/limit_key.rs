@@ -1,0 +1,81 @@
+//! Whose bucket a request counts in.
+//!
+//! A request that lacks what its limit asks for (no such claim, no such header) counts by its address: a client
+//! must not get out of a limit by leaving something out.
+
+use std::net::IpAddr;
+
+use http::HeaderMap;
+
+use super::{
+    jwt::Verified,
+    rate_limit::{LimitKey, RateLimit},
+};
+use crate::config::settings::RateLimitKey;
+
+/// The key of one request for `limit`.
+pub fn of(limit: &RateLimit, client: IpAddr, identity: Option<&Verified>, headers: &HeaderMap) -> LimitKey {
+    let by_text = match limit.key_source() {
+        RateLimitKey::Route | RateLimitKey::Service => return LimitKey::SHARED,
+        RateLimitKey::Ip => None,
+        RateLimitKey::User => {
+            identity.and_then(|identity| identity.subject.as_deref()).map(|s| limit.key_of(s.as_bytes()))
+        }
+        RateLimitKey::Claim(name) => {
+            identity.and_then(|identity| identity.claims.get(name)).map(|claim| match claim.as_str() {
+                Some(text) => limit.key_of(text.as_bytes()),
+                None => limit.key_of(claim.to_string().as_bytes()),
+            })
+        }
+        RateLimitKey::Header(name) => headers.get(name).map(|value| limit.key_of(value.as_bytes())),
+    };
+    by_text.unwrap_or_else(|| LimitKey::of_ip(client))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::Arc,
+        time::{Duration, Instant},
+    };
+
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+    use crate::{
+        config::{diagnostics::Span, settings::RateLimitSettings},
+        policy::rate_limit::KeyBudget,
+    };
+
+    fn limit(key: RateLimitKey) -> RateLimit {
+        let settings = RateLimitSettings {
+            name: "test".into(),
+            requests: 1,
+            period: Duration::from_secs(1),
+            burst: 1,
+            key,
+            span: Span::default(),
+        };
+        RateLimit::compile(&settings, &Arc::new(KeyBudget::new(10, Instant::now()))).unwrap()
+    }
+
+    #[test]
+    fn leaving_the_header_out_falls_back_to_the_address() {
+        let limit = limit(RateLimitKey::Header(HeaderName::from_static("x-tenant")));
+        let client: IpAddr = "192.0.2.7".parse().unwrap();
+        let mut headers = HeaderMap::new();
+        assert_eq!(of(&limit, client, None, &headers), LimitKey::of_ip(client));
+        headers.insert("x-tenant", HeaderValue::from_static("a"));
+        let a = of(&limit, client, None, &headers);
+        headers.insert("x-tenant", HeaderValue::from_static("b"));
+        assert_ne!(a, of(&limit, client, None, &headers));
+        assert_ne!(a, LimitKey::of_ip(client));
+    }
+
+    #[test]
+    fn everybody_shares_the_bucket_of_a_route() {
+        let limit = limit(RateLimitKey::Route);
+        let of = |ip: &str| of(&limit, ip.parse().unwrap(), None, &HeaderMap::new());
+        assert_eq!(of("192.0.2.1"), of("2001:db8::1"));
+    }
+}

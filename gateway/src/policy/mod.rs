@@ -1,0 +1,8 @@
+//! Request policies, one file each, all of one shape.
+pub mod circuit_breaker;
+pub mod concurrency;
+pub mod jwt;
+pub mod limit_key;
+pub mod rate_limit;
+pub mod retry;
+pub mod timeout;

@@ -1,0 +1,125 @@
+//! Timeouts: how long a request, one attempt, a connect and a silent body may take.
+//!
+//! `total` runs from the request's first moment to the response head, over all attempts and the pauses
+//! between them; from then on `idle` governs the body. Compiled from `TimeoutSettings`; reads no clock and
+//! sets no timer.
+
+use std::time::{Duration, Instant};
+
+use crate::config::settings::TimeoutSettings;
+
+/// The timeouts of one route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    total: Duration,
+    connect: Duration,
+    per_try: Option<Duration>,
+    idle: Duration,
+}
+
+/// The instant by which one request must have its response head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadline {
+    at: Instant,
+    timeouts: Timeouts,
+}
+
+impl Timeouts {
+    /// Cannot fail: the settings were checked when they were read.
+    pub fn compile(settings: &TimeoutSettings) -> Self {
+        Self {
+            total: settings.total.min(LONGEST),
+            connect: settings.connect.min(LONGEST),
+            per_try: settings.per_try.map(|per_try| per_try.min(LONGEST)),
+            idle: settings.idle,
+        }
+    }
+
+    /// Starts the clock of one request that began at `now`.
+    pub fn apply(&self, now: Instant) -> Deadline {
+        Deadline { at: now + self.total, timeouts: *self }
+    }
+
+    /// Longest silence of a body, in either direction.
+    pub fn idle(&self) -> Duration {
+        self.idle
+    }
+}
+
+impl Deadline {
+    /// When the request as a whole is over.
+    pub fn at(&self) -> Instant {
+        self.at
+    }
+
+    pub fn is_over(&self, now: Instant) -> bool {
+        now >= self.at
+    }
+
+    /// When an attempt that begins at `now` is over: after `try`, and never later than the request.
+    pub fn attempt(&self, now: Instant) -> Instant {
+        self.timeouts.per_try.map_or(self.at, |per_try| self.at.min(now + per_try))
+    }
+
+    /// When a connect that begins at `now` is given up: after `connect`, and never later than its attempt.
+    pub fn connect(&self, now: Instant) -> Instant {
+        self.attempt(now).min(now + self.timeouts.connect)
+    }
+}
+
+/// Thirty years. `Instant` cannot hold every `Duration`; nobody waits longer.
+const LONGEST: Duration = Duration::from_hours(30 * 365 * 24);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timeouts(per_try: Option<u64>) -> Timeouts {
+        Timeouts::compile(&TimeoutSettings {
+            total: Duration::from_secs(10),
+            connect: Duration::from_secs(1),
+            per_try: per_try.map(Duration::from_secs),
+            idle: Duration::from_mins(1),
+        })
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_deadline_counts_from_the_requests_first_moment() {
+        let now = Instant::now();
+        let deadline = timeouts(None).apply(now);
+        assert!(!deadline.is_over(now + Duration::from_nanos(9_999_999_999)));
+        assert!(deadline.is_over(now + 10 * SECOND));
+    }
+
+    #[test]
+    fn an_attempt_ends_after_its_own_time_or_with_the_request() {
+        let now = Instant::now();
+        let deadline = timeouts(Some(3)).apply(now);
+        assert_eq!(deadline.attempt(now + SECOND), now + 4 * SECOND);
+        assert_eq!(deadline.attempt(now + 9 * SECOND), now + 10 * SECOND);
+        assert_eq!(timeouts(None).apply(now).attempt(now), now + 10 * SECOND);
+    }
+
+    #[test]
+    fn a_connect_ends_before_its_attempt() {
+        let now = Instant::now();
+        let deadline = timeouts(Some(3)).apply(now);
+        assert_eq!(deadline.connect(now), now + SECOND);
+        assert_eq!(deadline.connect(now + 9 * SECOND + SECOND / 2), now + 10 * SECOND);
+    }
+
+    #[test]
+    fn a_timeout_past_the_range_of_instants_does_not_panic() {
+        let settings = TimeoutSettings {
+            total: Duration::MAX,
+            connect: Duration::MAX,
+            per_try: Some(Duration::MAX),
+            idle: Duration::MAX,
+        };
+        let now = Instant::now();
+        let deadline = Timeouts::compile(&settings).apply(now);
+        assert!(deadline.connect(now) > now);
+    }
+}

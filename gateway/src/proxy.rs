@@ -1,0 +1,415 @@
+//! The way of one request, read top to bottom.
+//!
+//! [`serve`] is the infallible shell: id, timing, panic guard, local replies. [`forward`] is the fallible core,
+//! phase by phase in the order in which they happen; each phase is one call into the module that decides it.
+//! The order of policies is this code, not a stack of types.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts,
+    uri::PathAndQuery,
+};
+use http_body::Body;
+use hyper::body::Incoming;
+use rand::Rng;
+
+use crate::{
+    admission::{self, Admission, Admitted, Framing},
+    body::{RequestBody, ResponseBody},
+    connection::ConnectionContext,
+    control::event::Signal,
+    error::{Error, RateLimited},
+    exchange::{Exchange, RequestId},
+    headers::{self, ForwardContext, ResponseContext, names},
+    metrics::Rare,
+    policy::{
+        jwt::{self, JwtRejection, RejectionCode, Verified},
+        limit_key,
+        rate_limit::{Quota, RateLimit},
+    },
+    router::Match,
+    snapshot::{LocalRoute, LocalSnapshot, Route},
+    upstream::{
+        attempt::{self, Answered, Plan},
+        pool::Lease,
+    },
+    worker::WorkerState,
+};
+
+/// Answers one request; whatever goes wrong inside becomes a local reply.
+pub async fn serve(
+    connection: Rc<ConnectionContext>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let version = request.version();
+    // 4. One snapshot for the whole request.
+    let snapshot = connection.worker.snapshot();
+    let mut exchange = begin(&connection, &snapshot, &request);
+    let result = catch_panic(forward(&connection, &snapshot, request, &mut exchange)).await.unwrap_or_else(
+        |Panicked| {
+            connection.worker.metrics.count(Rare::Panic, "", "");
+            Err(Error::Internal)
+        },
+    );
+    let mut response = match result {
+        Ok(Answer::Upstream { parts, body, lease, idle }) => {
+            exchange.status = Some(parts.status);
+            Response::from_parts(parts, ResponseBody::upstream(body, lease, idle, exchange))
+        }
+        Ok(Answer::Local(response)) => local_reply(response, exchange),
+        Err(error) => refusal(error, exchange),
+    };
+    // HTTP/2 connections are told by GOAWAY instead.
+    if connection.worker.draining.get() && version != Version::HTTP_2 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+/// What the core came to.
+enum Answer {
+    Upstream { parts: http::response::Parts, body: Incoming, lease: Lease, idle: Duration },
+    Local(Response<Bytes>),
+}
+
+/// Step 3: the facts that are known when the head is complete.
+fn begin(
+    connection: &Rc<ConnectionContext>,
+    snapshot: &LocalSnapshot,
+    request: &Request<Incoming>,
+) -> Box<Exchange> {
+    let worker = &connection.worker;
+    let started = worker.clock.now();
+    let proxies = &snapshot.shared.table.listen.trusted_proxies;
+    let peer = connection.peer.ip();
+    let trusted = headers::is_trusted(peer, proxies);
+    let client =
+        if trusted { headers::client_ip(peer, request.headers(), proxies) } else { peer.to_canonical() };
+    let id = headers::trusted_request_id(request.headers(), trusted)
+        .map_or_else(|| new_request_id(worker, started), |id| RequestId(id.clone()));
+    let mut exchange = Exchange::new(Rc::clone(connection), id, started, client);
+    exchange.peer_is_trusted = trusted;
+    exchange.method = request.method().clone();
+    exchange.uri = request.uri().clone();
+    exchange.version = request.version();
+    exchange
+}
+
+/// Steps 5 to 12.
+async fn forward(
+    connection: &Rc<ConnectionContext>,
+    snapshot: &LocalSnapshot,
+    request: Request<Incoming>,
+    exchange: &mut Exchange,
+) -> Result<Answer, Error> {
+    let (parts, body) = request.into_parts();
+
+    // Admission: what has two readings is refused before anything is decided on it.
+    let limits = &snapshot.shared.table.admission;
+    let admitted = match admission::admit(&parts, limits, connection.scheme).map_err(Error::Refused)? {
+        Admission::Forward(admitted) => admitted,
+        Admission::LocalOptions => return Ok(Answer::Local(options_reply())),
+    };
+    exchange.host = Some(Box::from(admitted.host()));
+    exchange.target = Some(admitted.target().clone());
+    if headers::is_loop(&parts.headers) {
+        return Err(Error::LoopDetected);
+    }
+
+    // 5. Route.
+    let route = find_route(snapshot, &parts, &admitted)?;
+    exchange.route = Some(Rc::clone(&route));
+    let compiled = route.shared();
+
+    // 6. Request policies, in this order: who is it, may they, how often, how much.
+    let proven = authenticate(snapshot, compiled, &parts, exchange)?;
+    if let Some((provider, identity)) = &proven {
+        exchange.identity = Some(Rc::clone(identity));
+        compiled
+            .requirement
+            .check(identity)
+            .map_err(|_| insufficient(&connection.worker, provider, compiled))?;
+    }
+    let identity = exchange.identity.clone();
+    let quota = check_limits(compiled, identity.as_deref(), &parts, exchange)?;
+    if compiled.body_bytes_max.is_some_and(|max| body.size_hint().lower() > max) {
+        return Err(Error::BodyTooLarge);
+    }
+
+    // 7. Request headers, and the target: the canonical path that was authorised is the one that is sent.
+    let framing = admitted.framing().resolve(body.is_end_stream());
+    let forward = identity.as_ref().map_or(&[][..], |identity| &identity.forward);
+    let head = upstream_head(snapshot, compiled, parts, &admitted, framing, forward, exchange, connection)?;
+    let idle = compiled.timeouts.idle();
+    let (body, upload) = RequestBody::new(body, compiled.body_bytes_max, idle);
+
+    // 8 to 11. Endpoint, connection, exchange with the upstream, outcome; again where that is safe and allowed.
+    exchange.upload = Some(Rc::clone(&upload));
+    let plan = Plan { snapshot, route: compiled };
+    let answered = attempt::run(&plan, head, body, &upload, exchange).await;
+    let Answered { response, lease, framing } = answered?;
+
+    // 12. Response headers.
+    let (mut parts, body) = response.into_parts();
+    let rules = &compiled.response_rules;
+    let context = ResponseContext { framing, version: parts.version, request_id: &exchange.id.0, rules };
+    headers::apply_response(&mut parts.headers, &context);
+    // RFC 9112 §2.6: an intermediary answers in its own version, not in the service's.
+    parts.version = Version::HTTP_11;
+    if let Some((policy, state)) = quota {
+        parts.headers.insert(&names::RATE_LIMIT_POLICY, policy);
+        parts.headers.insert(&names::RATE_LIMIT, state);
+    }
+    Ok(Answer::Upstream { parts, body, lease, idle })
+}
+
+fn find_route(snapshot: &LocalSnapshot, parts: &Parts, admitted: &Admitted) -> Result<Rc<LocalRoute>, Error> {
+    let router = &snapshot.shared.table.router;
+    match router.lookup(admitted.host(), admitted.path(), &parts.method, &parts.headers) {
+        Match::Route(index) => snapshot.routes.get(index).map(Rc::clone).ok_or(Error::RouteNotFound),
+        Match::MethodNotAllowed(allow) => Err(Error::MethodNotAllowed { allow }),
+        Match::NotFound => Err(Error::RouteNotFound),
+    }
+}
+
+/// The first of the route's providers that accepts the token, and the claims. `None`: the route is open.
+fn authenticate<'a>(
+    snapshot: &'a LocalSnapshot,
+    route: &Route,
+    parts: &Parts,
+    exchange: &Exchange,
+) -> Result<Option<(&'a str, Rc<Verified>)>, Error> {
+    let mut worst = Error::TokenMissing;
+    for &index in &route.auth {
+        let Some(provider) = snapshot.shared.table.auth.get(index) else { continue };
+        let worker = exchange.worker();
+        let found = jwt::find_token(&parts.headers, parts.uri.query(), provider.jwt.sources());
+        let token = found.map_err(|placement| {
+            worker.metrics.count(Rare::AuthFailure, &provider.name, placement.reason());
+            Error::TokenPlacement
+        })?;
+        let Some(token) = token else { continue };
+        let rejection = match verify(snapshot, index, token, exchange) {
+            Ok(verified) => return Ok(Some((&provider.name, verified))),
+            Err(rejection) => rejection,
+        };
+        worker.metrics.count(Rare::AuthFailure, &provider.name, rejection.reason());
+        if matches!(rejection, JwtRejection::UnknownKey { .. }) {
+            worker.signal(Signal::UnknownKey { provider: provider.name.clone() });
+        }
+        worst = token_error(&rejection);
+    }
+    if route.auth.is_empty() { Ok(None) } else { Err(worst) }
+}
+
+/// One look into the worker's cache of verified tokens; the signature is checked only at first sight.
+fn verify(
+    snapshot: &LocalSnapshot,
+    index: usize,
+    token: &str,
+    exchange: &Exchange,
+) -> Result<Rc<Verified>, JwtRejection> {
+    let worker = exchange.worker();
+    let now = worker.clock.unix(exchange.started).as_secs();
+    if let Some(known) = worker.tokens.borrow_mut().get(index, token, now) {
+        worker.token_hits.set(worker.token_hits.get() + 1);
+        return Ok(known);
+    }
+    let shared = &snapshot.shared;
+    let provider = shared.table.auth.get(index).ok_or(JwtRejection::KeysUnavailable)?;
+    let keys = shared.keys.get(index).and_then(Option::as_deref);
+    let verified = Rc::new(provider.jwt.check(keys, token, now)?);
+    worker.token_misses.set(worker.token_misses.get() + 1);
+    worker.tokens.borrow_mut().insert(index, token, Rc::clone(&verified), now);
+    Ok(verified)
+}
+
+fn token_error(rejection: &JwtRejection) -> Error {
+    match rejection.code() {
+        RejectionCode::KeysUnavailable => Error::KeysUnavailable,
+        RejectionCode::Expired => Error::TokenExpired,
+        RejectionCode::Invalid => Error::TokenInvalid,
+    }
+}
+
+fn insufficient(worker: &WorkerState, provider: &str, route: &Route) -> Error {
+    worker.metrics.count(Rare::AuthFailure, provider, "insufficient_scope");
+    Error::InsufficientScope { scope: route.requirement.scope_value() }
+}
+
+/// Every limit must let the request pass; the one with the least left is told to the client.
+fn check_limits(
+    route: &Route,
+    identity: Option<&Verified>,
+    parts: &Parts,
+    exchange: &Exchange,
+) -> Result<Option<(HeaderValue, HeaderValue)>, Error> {
+    let mut tightest: Option<(Quota, &RateLimit)> = None;
+    for limit in &route.limits {
+        let key = limit_key::of(limit, exchange.client, identity, &parts.headers);
+        match limit.check(key, exchange.started) {
+            Ok(quota) => {
+                if tightest.as_ref().is_none_or(|(known, _)| quota.remaining < known.remaining) {
+                    tightest = Some((quota, limit));
+                }
+            }
+            Err(limited) => {
+                exchange.worker().metrics.count(Rare::RateLimited, &route.name, limit.name());
+                return Err(Error::RateLimited(Box::new(RateLimited {
+                    policy: limit.policy_value().clone(),
+                    state: limit.refusal_value(&limited),
+                    violated: Box::from(limit.name()),
+                    retry_after: limited.retry_after,
+                })));
+            }
+        }
+    }
+    Ok(tightest.map(|(quota, limit)| (limit.policy_value().clone(), limit.state_value(&quota))))
+}
+
+/// The request head as the upstream sees it.
+#[expect(clippy::too_many_arguments, reason = "one call site; a struct would only rename the arguments")]
+fn upstream_head(
+    snapshot: &LocalSnapshot,
+    route: &Route,
+    mut parts: Parts,
+    admitted: &Admitted,
+    framing: Framing,
+    forward: &[(http::HeaderName, HeaderValue)],
+    exchange: &Exchange,
+    connection: &ConnectionContext,
+) -> Result<Parts, Error> {
+    let context = ForwardContext {
+        peer: &connection.peer_text,
+        peer_is_trusted: exchange.peer_is_trusted,
+        scheme: connection.scheme,
+        authority: admitted.authority(),
+        port: admitted.port(),
+        method: &exchange.method,
+        version: exchange.version,
+        framing,
+        request_id: &exchange.id.0,
+        identity_headers: &snapshot.shared.table.identity_headers,
+        forward,
+        rules: &route.request_rules,
+    };
+    headers::apply_request(&mut parts.headers, &context);
+    parts.uri = upstream_target(route, admitted.target())?;
+    parts.version = Version::HTTP_11;
+    parts.extensions.clear();
+    Ok(parts)
+}
+
+/// Origin-form target (RFC 9112 §3.2.1), rewritten where the route says so.
+fn upstream_target(route: &Route, target: &PathAndQuery) -> Result<Uri, Error> {
+    let Some(rewrite) = &route.rewrite else { return Ok(Uri::from(target.clone())) };
+    let path =
+        rewrite.strip.as_deref().and_then(|prefix| strip(target.path(), prefix)).unwrap_or(target.path());
+    let query = target.query().map_or(String::new(), |query| format!("?{query}"));
+    let text = format!("{}{path}{query}", rewrite.add.as_deref().unwrap_or("").trim_end_matches('/'));
+    // Both parts were valid targets, so their joint is one.
+    PathAndQuery::try_from(text).map(Uri::from).map_err(|_| Error::Internal)
+}
+
+/// `path` without `prefix`, at a segment boundary; never less than `/`.
+fn strip<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
+    match path.strip_prefix(prefix.trim_end_matches('/'))? {
+        "" => Some("/"),
+        rest if rest.starts_with('/') => Some(rest),
+        _ => None,
+    }
+}
+
+/// UUID version 7 (RFC 9562 §5.7): sorts by time; from the worker's clock and random numbers.
+fn new_request_id(worker: &WorkerState, now: Instant) -> RequestId {
+    let millis = u64::try_from(worker.clock.unix(now).as_millis()).unwrap_or(u64::MAX);
+    let mut random = [0; 10];
+    worker.rng.borrow_mut().fill_bytes(&mut random);
+    let mut buffer = uuid::Uuid::encode_buffer();
+    let id = uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid();
+    let text = id.as_hyphenated().encode_lower(&mut buffer);
+    // UUID text is visible ASCII; the fallback is never taken.
+    RequestId(HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("-")))
+}
+
+/// `OPTIONS *` asks about the gateway itself (RFC 9110 §9.3.7).
+fn options_reply() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(admission::ALLOW));
+    response
+}
+
+fn refusal(error: Error, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
+    let row = error.row();
+    exchange.flag = row.code;
+    let route = exchange.route.as_ref().map(|route| &*route.shared().name);
+    exchange.worker().metrics.count(Rare::LocalReply, route.unwrap_or("(none)"), row.code);
+    let response = error.into_response(exchange.id.as_str(), route);
+    local_reply(response, exchange)
+}
+
+fn local_reply(response: Response<Bytes>, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
+    let (mut parts, bytes) = response.into_parts();
+    exchange.status = Some(parts.status);
+    parts.headers.insert(&names::X_REQUEST_ID, exchange.id.0.clone());
+    if exchange.version == Version::HTTP_2 {
+        // RFC 9113 §8.2.2: connection-specific fields are malformed in HTTP/2.
+        parts.headers.remove(header::CONNECTION);
+    }
+    // RFC 9110 §9.3.2: the fields that GET would get, and no content.
+    let bytes = if exchange.method == Method::HEAD {
+        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        Bytes::new()
+    } else {
+        bytes
+    };
+    Response::from_parts(parts, ResponseBody::local(bytes, exchange))
+}
+
+/// A panic inside one request.
+struct Panicked;
+
+/// Runs a request's future so that a panic ends that request only; the worker and its other requests go on.
+async fn catch_panic<F: Future>(future: F) -> Result<F::Output, Panicked> {
+    let mut future = pin!(future);
+    std::future::poll_fn(move |cx: &mut Context<'_>| {
+        // Unwind safety: after a panic the future is never polled again, and what it borrowed is plain data.
+        match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Ok(Poll::Pending) => Poll::Pending,
+            Err(_) => Poll::Ready(Err(Panicked)),
+        }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_its_own_future_only() {
+        let caught = catch_panic(async { panic!("on purpose") }).await;
+        assert!(caught.is_err());
+        assert!(matches!(catch_panic(async { 7 }).await, Ok(7)));
+    }
+
+    #[test]
+    fn a_prefix_is_stripped_at_a_segment_boundary_only() {
+        assert_eq!(strip("/api/users", "/api"), Some("/users"));
+        assert_eq!(strip("/api", "/api/"), Some("/"));
+        assert_eq!(strip("/apiary", "/api"), None);
+        assert_eq!(strip("/users", "/api"), None);
+    }
+}

@@ -1,0 +1,130 @@
+//! Routes that contradict each other: found when the configuration is compiled, all of them.
+
+use std::ops::ControlFlow;
+
+use http::Method;
+
+use super::{Conditions, Precedence, Router};
+use crate::config::settings::{HeaderCondition, RouteSettings};
+
+/// Two routes of which one cannot do what it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteConflict {
+    pub kind: ConflictKind,
+    /// The route at fault: the later one in the file, or the dead one.
+    pub route: usize,
+    pub other: usize,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConflictKind {
+    /// Same host, path shape, conditions and priority, and a method in common.
+    Duplicate,
+    /// Some request fits both, and neither is more specific.
+    Ambiguous,
+    /// Whatever fits it goes to routes that come first.
+    Dead,
+}
+
+pub(super) fn find(
+    router: &Router,
+    settings: &[RouteSettings],
+    precedences: &[Precedence],
+) -> Vec<RouteConflict> {
+    let mut conflicts = ties(router, settings, precedences);
+    for route in 0..settings.len() {
+        if let Some(other) = covered_by(router, precedences, route) {
+            conflicts.push(RouteConflict {
+                kind: ConflictKind::Dead,
+                route,
+                other,
+                message: format!("everything it matches goes to route `{}` first", settings[other].name),
+            });
+        }
+    }
+    conflicts.sort_by_key(|conflict| (conflict.route, conflict.kind, conflict.other));
+    conflicts
+}
+
+/// Equal precedence: neighbours in match order.
+fn ties(router: &Router, settings: &[RouteSettings], precedences: &[Precedence]) -> Vec<RouteConflict> {
+    let mut conflicts = Vec::new();
+    for tied in router.match_order.chunk_by(|&a, &b| precedences[a] == precedences[b]) {
+        for (at, &other) in tied.iter().enumerate() {
+            conflicts.extend(tied[at + 1..].iter().filter_map(|&route| tie(router, settings, route, other)));
+        }
+    }
+    conflicts
+}
+
+fn tie(router: &Router, settings: &[RouteSettings], route: usize, other: usize) -> Option<RouteConflict> {
+    let (a, b) = (&router.routes[route], &router.routes[other]);
+    let methods_meet = a.methods.is_empty() || a.methods.iter().any(|method| b.methods.contains(method));
+    if !methods_meet || exclude_each_other(&a.headers, &b.headers) {
+        return None;
+    }
+    let name = &settings[other].name;
+    let (kind, message) = if implies(&a.headers, &b.headers) {
+        (ConflictKind::Duplicate, format!("it matches the same requests as route `{name}`"))
+    } else {
+        let message = format!(
+            "some requests match both it and route `{name}`, and neither is more specific: give one a `priority`"
+        );
+        (ConflictKind::Ambiguous, message)
+    };
+    Some(RouteConflict { kind, route, other, message })
+}
+
+/// The first route, in match order, that leaves nothing to `route`; where several share the work, the first of them.
+fn covered_by(router: &Router, precedences: &[Precedence], route: usize) -> Option<usize> {
+    let precedence = &precedences[route];
+    let conditions = &router.routes[route];
+    let mut covering: Vec<usize> = Vec::new();
+    for level in &router.levels {
+        let _: ControlFlow<()> = level.hosts.visit_covering(&precedence.host, &mut |tree| {
+            tree.visit_covering(&precedence.path, &mut |others| {
+                covering.extend(others.iter().filter(|&&other| {
+                    precedences[other] < *precedence
+                        && implies(&conditions.headers, &router.routes[other].headers)
+                }));
+                ControlFlow::Continue(())
+            })
+        });
+    }
+    let taker_of = |method: Option<&Method>| {
+        covering.iter().copied().find(|&other| takes_method(&router.routes[other], method))
+    };
+    if conditions.methods.is_empty() {
+        return taker_of(None);
+    }
+    let mut all = conditions.methods.iter().map(|method| taker_of(Some(method)));
+    let first = all.next().flatten()?;
+    all.all(|other| other.is_some()).then_some(first)
+}
+
+/// Every method, for `None`.
+fn takes_method(conditions: &Conditions, method: Option<&Method>) -> bool {
+    match method {
+        Some(method) => conditions.method_fit(method).is_some(),
+        None => conditions.methods.is_empty(),
+    }
+}
+
+/// Whenever `conditions` hold, `others` do.
+fn implies(conditions: &[HeaderCondition], others: &[HeaderCondition]) -> bool {
+    others.iter().all(|other| {
+        conditions.iter().any(|condition| {
+            condition.name == other.name && (other.value.is_none() || condition.value == other.value)
+        })
+    })
+}
+
+/// Some field would need two values at once. A message may well have both, on two lines, but only on purpose.
+fn exclude_each_other(a: &[HeaderCondition], b: &[HeaderCondition]) -> bool {
+    a.iter().any(|one| {
+        b.iter().any(|two| {
+            one.name == two.name && one.value.is_some() && two.value.is_some() && one.value != two.value
+        })
+    })
+}

@@ -1,0 +1,202 @@
+//! Routing: which route a request takes.
+//!
+//! Among the routes that match a request, the most specific one wins, by one fixed order that the file's order
+//! cannot change: higher `priority`; then host (exact, then the longest `*.` suffix, then any); then the path
+//! segment by segment (literal, `{name}`, `*`, `**`); then more header conditions, of these more with a value; then
+//! a method condition. That order is the derived `Ord` of [`Precedence`].
+//!
+//! A route that does not match in any respect is passed over for the next: a more specific host without a fitting
+//! path falls back to a less specific host, a path whose methods do not fit to a less specific path. Only if some
+//! route fits in all but the method is the answer 405, with the methods of all such routes.
+//!
+//! - Path patterns: `/a/b` only itself; `*` and `{name}` one segment that is not empty; a final `/**` everything
+//!   below, and the prefix itself with or without a trailing slash. `/a/b` does not match `/a/b/`.
+//! - A segment is compared up to its `;`, in the request and in the pattern: `/admin;x` is `/admin` to some services, so
+//!   it must not slip past the route that protects `/admin`.
+//! - A route for GET also takes HEAD (RFC 9110 §9.3.2), unless a route of the same rank names HEAD itself.
+//!
+//! Lookup walks a tree of segments with backtracking; literals are one hash look-up each, so the number of routes
+//! does not count. It visits a node at most once and allocates nothing, except for the 405.
+
+mod conflicts;
+mod precedence;
+mod tree;
+
+use std::{cmp::Reverse, collections::HashMap, ops::ControlFlow};
+
+use http::{HeaderMap, HeaderValue, Method};
+
+pub use self::{
+    conflicts::{ConflictKind, RouteConflict},
+    precedence::{HostClass, Precedence, Segment},
+};
+use self::{precedence::Hosts, tree::Tree};
+use crate::config::settings::{HeaderCondition, RouteSettings};
+
+/// All routes, compiled. Routes are named by their index in the list that [`Router::compile`] got.
+#[derive(Debug)]
+pub struct Router {
+    routes: Vec<Conditions>,
+    /// One per distinct priority, highest first.
+    levels: Vec<Level>,
+    match_order: Vec<usize>,
+}
+
+/// What a lookup finds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Match {
+    Route(usize),
+    /// Some route fits but for its methods: 405 with this `Allow`.
+    MethodNotAllowed(HeaderValue),
+    NotFound,
+}
+
+/// What a route asks beyond host and path.
+#[derive(Debug)]
+struct Conditions {
+    /// Empty = any.
+    methods: Vec<Method>,
+    headers: Vec<HeaderCondition>,
+}
+
+/// The routes of one priority.
+#[derive(Debug)]
+struct Level {
+    priority: i32,
+    hosts: Hosts<Tree>,
+}
+
+impl Router {
+    /// Compiles the routes, or returns every pair of which one can never match or neither is more specific.
+    pub fn compile(routes: &[RouteSettings]) -> Result<Self, Vec<RouteConflict>> {
+        let precedences: Vec<Precedence> = routes.iter().map(Precedence::of).collect();
+        let mut match_order: Vec<usize> = (0..routes.len()).collect();
+        match_order.sort_by(|&a, &b| precedences[a].cmp(&precedences[b]));
+        let mut levels: Vec<Level> = Vec::new();
+        // In match order, so that each node lists its routes most specific first.
+        for &route in &match_order {
+            let precedence = &precedences[route];
+            let Reverse(priority) = precedence.priority;
+            if levels.last().is_none_or(|level| level.priority != priority) {
+                levels.push(Level { priority, hosts: Hosts::default() });
+            }
+            if let Some(level) = levels.last_mut() {
+                level.hosts.entry(&precedence.host).insert(&precedence.path, route);
+            }
+        }
+        let conditions = |route: &RouteSettings| Conditions {
+            methods: route.methods.clone(),
+            headers: route.headers.clone(),
+        };
+        let compiled = Self { routes: routes.iter().map(conditions).collect(), levels, match_order };
+        let conflicts = conflicts::find(&compiled, routes, &precedences);
+        if conflicts.is_empty() { Ok(compiled) } else { Err(conflicts) }
+    }
+
+    /// `host` in lower case without port, `path` canonical: [`crate::admission::Admitted`] has both.
+    pub fn lookup(&self, host: &str, path: &str, method: &Method, headers: &HeaderMap) -> Match {
+        let mut method_refused = false;
+        let found = self.visit_matching(host, path, &mut |routes| {
+            let fits = routes.iter().filter(|&&route| self.routes[route].headers_hold(headers));
+            let mut implicit = None;
+            for &route in fits {
+                match self.routes[route].method_fit(method) {
+                    Some(MethodFit::Explicit) => return self.prefer(implicit, route),
+                    Some(MethodFit::HeadByGet) => implicit = implicit.or(Some(route)),
+                    None => method_refused = true,
+                }
+            }
+            implicit.map_or(ControlFlow::Continue(()), ControlFlow::Break)
+        });
+        match found {
+            ControlFlow::Break(route) => Match::Route(route),
+            ControlFlow::Continue(()) if method_refused => {
+                Match::MethodNotAllowed(self.allow(host, path, headers))
+            }
+            ControlFlow::Continue(()) => Match::NotFound,
+        }
+    }
+
+    /// The routes in the order in which they are tried.
+    pub fn table(&self) -> &[usize] {
+        &self.match_order
+    }
+
+    /// Of a route that takes HEAD for its GET and a later one of the same node that names HEAD (or no method), the
+    /// later one wins only if both ask the same beyond that.
+    fn prefer(&self, implicit: Option<usize>, explicit: usize) -> ControlFlow<usize> {
+        let rank = |route: usize| {
+            precedence::condition_rank(&self.routes[route].headers, &self.routes[route].methods)
+        };
+        match implicit {
+            Some(implicit) if rank(implicit) < rank(explicit) => ControlFlow::Break(implicit),
+            _ => ControlFlow::Break(explicit),
+        }
+    }
+
+    /// Shows `visit` each list of routes whose host and path match, in match order, until it breaks.
+    fn visit_matching(
+        &self,
+        host: &str,
+        path: &str,
+        visit: &mut impl FnMut(&[usize]) -> ControlFlow<usize>,
+    ) -> ControlFlow<usize> {
+        for level in &self.levels {
+            level.hosts.visit_matching(host, &mut |tree| tree.visit_matching(path, visit))?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// The methods of every route that fits but for the method.
+    fn allow(&self, host: &str, path: &str, headers: &HeaderMap) -> HeaderValue {
+        let mut methods: Vec<&Method> = Vec::new();
+        let _ = self.visit_matching(host, path, &mut |routes| {
+            let fits = routes.iter().filter(|&&route| self.routes[route].headers_hold(headers));
+            for method in fits.flat_map(|&route| &self.routes[route].methods) {
+                methods.push(method);
+                if *method == Method::GET {
+                    methods.push(&Method::HEAD);
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        methods.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        methods.dedup();
+        let names: Vec<&str> = methods.into_iter().map(Method::as_str).collect();
+        // Methods are tokens, so the fallback is never taken; RFC 9110 §10.2.1 gives it the meaning "none".
+        HeaderValue::try_from(names.join(", ")).unwrap_or(HeaderValue::from_static(""))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MethodFit {
+    Explicit,
+    /// HEAD, by a route for GET.
+    HeadByGet,
+}
+
+impl Conditions {
+    fn method_fit(&self, method: &Method) -> Option<MethodFit> {
+        if self.methods.is_empty() || self.methods.contains(method) {
+            Some(MethodFit::Explicit)
+        } else if *method == Method::HEAD && self.methods.contains(&Method::GET) {
+            Some(MethodFit::HeadByGet)
+        } else {
+            None
+        }
+    }
+
+    /// All conditions hold, each on any line of its field.
+    fn headers_hold(&self, headers: &HeaderMap) -> bool {
+        self.headers.iter().all(|condition| match &condition.value {
+            None => headers.contains_key(&condition.name),
+            Some(value) => headers.get_all(&condition.name).iter().any(|line| line == value),
+        })
+    }
+}
+
+/// Configuration fixes the keys, so a peer cannot make them collide.
+type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+#[cfg(test)]
+pub(crate) mod tests;

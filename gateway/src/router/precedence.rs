@@ -1,0 +1,162 @@
+//! Which of two routes comes first: the derived `Ord` of [`Precedence`] is the rule, its fields are the steps.
+
+use std::{cmp::Reverse, ops::ControlFlow};
+
+use http::Method;
+
+use super::Map;
+use crate::{
+    admission::canonical_path,
+    config::settings::{HeaderCondition, HostPattern, RouteSettings},
+};
+
+/// Lesser is more specific and is tried earlier.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Precedence {
+    pub priority: Reverse<i32>,
+    pub host: HostClass,
+    pub path: Vec<Segment>,
+    pub conditions: ConditionRank,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HostClass {
+    Exact(Box<str>),
+    /// `.shop.example`; the longer the more specific.
+    Suffix(Reverse<usize>, Box<str>),
+    Any,
+}
+
+/// One segment of a pattern. The order of the variants is the order of matching; a pattern that has ended comes
+/// before one that goes on, which puts `/a` before `/a/**`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Segment {
+    Literal(Box<str>),
+    /// `{name}`
+    Named,
+    /// `*`
+    Star,
+    /// `**`, always last
+    Subtree,
+}
+
+/// More header conditions, of these more with a value, then any method condition at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConditionRank {
+    headers: Reverse<usize>,
+    values: Reverse<usize>,
+    any_method: bool,
+}
+
+impl Precedence {
+    pub(super) fn of(route: &RouteSettings) -> Self {
+        Self {
+            priority: Reverse(route.priority),
+            host: match &route.host {
+                HostPattern::Exact(host) => HostClass::Exact(host.as_str().into()),
+                HostPattern::Suffix(suffix) => {
+                    HostClass::Suffix(Reverse(suffix.len()), suffix.as_str().into())
+                }
+                HostPattern::Any => HostClass::Any,
+            },
+            path: segments(&route.path),
+            conditions: condition_rank(&route.headers, &route.methods),
+        }
+    }
+}
+
+pub(super) fn condition_rank(headers: &[HeaderCondition], methods: &[Method]) -> ConditionRank {
+    ConditionRank {
+        headers: Reverse(headers.len()),
+        values: Reverse(headers.iter().filter(|condition| condition.value.is_some()).count()),
+        any_method: methods.is_empty(),
+    }
+}
+
+/// The part of a segment that is compared.
+pub(super) fn without_parameters(segment: &str) -> &str {
+    memchr::memchr(b';', segment.as_bytes()).map_or(segment, |end| &segment[..end])
+}
+
+fn segments(pattern: &str) -> Vec<Segment> {
+    let pattern = pattern.strip_prefix('/').unwrap_or(pattern);
+    let last = pattern.split('/').count() - 1;
+    let segment = |(at, text): (usize, &str)| match text {
+        "**" if at == last => Segment::Subtree,
+        "*" => Segment::Star,
+        _ if text.starts_with('{') && text.ends_with('}') => Segment::Named,
+        _ => Segment::Literal(canonical_literal(text)),
+    };
+    pattern.split('/').enumerate().map(segment).collect()
+}
+
+/// Requests arrive in canonical form, so a literal must have it too. One that has none stays as it is; it matches
+/// nothing, and the configuration's own check of `path` has refused it before.
+fn canonical_literal(text: &str) -> Box<str> {
+    let path = format!("/{text}");
+    let canonical = canonical_path(&path);
+    let literal = canonical.as_deref().map_or(text, |canonical| canonical.trim_start_matches('/'));
+    without_parameters(literal).into()
+}
+
+/// Something per host pattern.
+#[derive(Debug, Default)]
+pub(super) struct Hosts<T> {
+    exact: Map<Box<str>, T>,
+    suffixes: Map<Box<str>, T>,
+    any: Option<T>,
+}
+
+impl<T: Default> Hosts<T> {
+    pub(super) fn entry(&mut self, host: &HostClass) -> &mut T {
+        match host {
+            HostClass::Exact(host) => self.exact.entry(host.clone()).or_default(),
+            HostClass::Suffix(_, suffix) => self.suffixes.entry(suffix.clone()).or_default(),
+            HostClass::Any => self.any.get_or_insert_default(),
+        }
+    }
+}
+
+impl<T> Hosts<T> {
+    /// What fits `host`, most specific first, until `visit` breaks.
+    pub(super) fn visit_matching<B>(
+        &self,
+        host: &str,
+        visit: &mut impl FnMut(&T) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        if let Some(exact) = self.exact.get(host) {
+            visit(exact)?;
+        }
+        self.visit_suffixes(host, 1, visit)
+    }
+
+    /// What fits every host that `host` does, `host` itself included.
+    pub(super) fn visit_covering<B>(
+        &self,
+        host: &HostClass,
+        visit: &mut impl FnMut(&T) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        match host {
+            HostClass::Exact(host) => self.visit_matching(host, visit),
+            HostClass::Suffix(_, suffix) => self.visit_suffixes(suffix, 0, visit),
+            HostClass::Any => self.any.as_ref().map_or(ControlFlow::Continue(()), visit),
+        }
+    }
+
+    /// Suffixes of `host` that begin with a dot at `from` or later, longest first, then what fits any host.
+    fn visit_suffixes<B>(
+        &self,
+        host: &str,
+        from: usize,
+        visit: &mut impl FnMut(&T) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        if !self.suffixes.is_empty() {
+            for (dot, _) in host.match_indices('.').filter(|&(dot, _)| dot >= from) {
+                if let Some(suffix) = self.suffixes.get(&host[dot..]) {
+                    visit(suffix)?;
+                }
+            }
+        }
+        self.any.as_ref().map_or(ControlFlow::Continue(()), visit)
+    }
+}

@@ -1,0 +1,224 @@
+//! The router against an oracle that shares no code with it: the rule once more, in the simplest words. Of all
+//! routes that match, the one with the greatest key wins.
+
+use std::cmp::Reverse;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Greater is preferred.
+type Key = (i32, (u8, usize), Vec<u8>, usize, usize, bool, bool, Reverse<usize>);
+
+fn winner(
+    routes: &[RouteSettings],
+    host: &str,
+    path: &str,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Option<usize> {
+    let keys = routes
+        .iter()
+        .enumerate()
+        .filter_map(|(at, route)| Some((key(at, route, host, path, method, headers)?, at)));
+    keys.max().map(|(_, at)| at)
+}
+
+fn key(
+    at: usize,
+    route: &RouteSettings,
+    host: &str,
+    path: &str,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Option<Key> {
+    let host_class = match &route.host {
+        HostPattern::Exact(exact) => (exact == host).then_some((2, 0))?,
+        HostPattern::Suffix(suffix) => {
+            (host.len() > suffix.len() && host.ends_with(suffix.as_str())).then_some((1, suffix.len()))?
+        }
+        HostPattern::Any => (0, 0),
+    };
+    let path_class = path_class(&route.path, path)?;
+    let explicit = route.methods.is_empty() || route.methods.contains(method);
+    let head_by_get = *method == Method::HEAD && route.methods.contains(&Method::GET);
+    if !(explicit || head_by_get) {
+        return None;
+    }
+    for condition in &route.headers {
+        match (headers.get(&condition.name), &condition.value) {
+            (Some(_), None) => {}
+            (Some(seen), Some(value)) if seen == value => {}
+            _ => return None,
+        }
+    }
+    let values = route.headers.iter().filter(|condition| condition.value.is_some()).count();
+    let has_methods = !route.methods.is_empty();
+    Some((
+        route.priority,
+        host_class,
+        path_class,
+        route.headers.len(),
+        values,
+        has_methods,
+        explicit,
+        Reverse(at),
+    ))
+}
+
+/// One digit per segment of the pattern, and 4 where it ends together with the path.
+fn path_class(pattern: &str, path: &str) -> Option<Vec<u8>> {
+    let (mut class, mut rest) = (Vec::new(), Some(&path[1..]));
+    for part in pattern[1..].split('/') {
+        if part == "**" {
+            class.push(0);
+            return Some(class);
+        }
+        let text = rest?;
+        let (segment, after) =
+            text.split_once('/').map_or((text, None), |(segment, after)| (segment, Some(after)));
+        class.push(match part {
+            _ if part == segment => 3,
+            "*" if !segment.is_empty() => 1,
+            _ if part.starts_with('{') && !segment.is_empty() => 2,
+            _ => return None,
+        });
+        rest = after;
+    }
+    class.push(4);
+    rest.is_none().then_some(class)
+}
+fn any_route() -> impl Strategy<Value = RouteSettings> {
+    let segment =
+        prop_oneof![3 => Just("a"), 2 => Just("b"), 2 => Just("{x}"), 1 => Just("*"), 1 => Just("")];
+    let path = (proptest::collection::vec(segment, 0..4), any::<bool>()).prop_map(|(segments, subtree)| {
+        // Only the last segment of a path can be empty.
+        let last = segments.len().saturating_sub(1);
+        let kept =
+            segments.iter().enumerate().filter(|(at, text)| !text.is_empty() || (*at == last && !subtree));
+        let mut path: String = kept.flat_map(|(_, text)| ["/", text]).collect();
+        if subtree || path.is_empty() {
+            path.push_str(if subtree { "/**" } else { "/" });
+        }
+        path
+    });
+    let host = prop_oneof![
+        3 => Just(HostPattern::Any),
+        1 => Just(HostPattern::Exact("x.b.c".to_owned())),
+        1 => Just(HostPattern::Suffix(".b.c".to_owned())),
+        1 => Just(HostPattern::Suffix(".c".to_owned())),
+    ];
+    let methods = proptest::sample::subsequence(vec!["GET", "HEAD", "POST"], 0..=2);
+    let headers = prop_oneof![
+        4 => Just(&[][..]), 1 => Just(&["x"][..]), 1 => Just(&["x=1"][..]), 1 => Just(&["y"][..]), 1 => Just(&["x", "y"][..]),
+    ];
+    let priority = prop_oneof![4 => Just(0), 1 => Just(1)];
+    (path, host, methods, headers, priority).prop_map(|(path, host, methods, headers, priority)| {
+        RouteSettings {
+            name: format!("{priority} {host:?} {methods:?} {path} {headers:?}"),
+            host,
+            methods: methods.into_iter().map(method).collect(),
+            priority,
+            ..with_headers(headers, &path)
+        }
+    })
+}
+
+/// Every request that the alphabet of [`any_route`] can tell apart: `z`, `1` and DELETE stand for all the rest.
+fn all_requests() -> Vec<(&'static str, String, Method, HeaderMap)> {
+    let mut paths = vec!["/".to_owned()];
+    let mut longer = vec![String::new()];
+    for _ in 0..4 {
+        longer = longer
+            .iter()
+            .flat_map(|path| ["a", "b", "z"].map(|segment| format!("{path}/{segment}")))
+            .collect();
+        paths.extend(longer.iter().flat_map(|path| [path.clone(), format!("{path}/")]));
+    }
+    let mut header_sets = vec![HeaderMap::new(), field("x", "1"), field("x", "2"), field("y", "1")];
+    for value in ["1", "2"] {
+        let mut both = field("x", value);
+        both.insert("y", HeaderValue::from_static("1"));
+        header_sets.push(both);
+    }
+    let mut requests = Vec::new();
+    for host in ["x.b.c", "z.b.c", "z.c", "z"] {
+        for path in &paths {
+            for method in [Method::GET, Method::HEAD, Method::POST, Method::DELETE] {
+                requests.extend(
+                    header_sets.iter().map(|headers| (host, path.clone(), method.clone(), headers.clone())),
+                );
+            }
+        }
+    }
+    requests
+}
+
+/// The routes without those that conflict.
+fn without_conflicts(mut routes: Vec<RouteSettings>) -> Vec<RouteSettings> {
+    while let Err(conflicts) = Router::compile(&routes) {
+        routes.remove(conflicts[0].route);
+    }
+    routes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3_000))]
+
+    #[test]
+    fn the_router_agrees_with_the_oracle(
+        routes in proptest::collection::vec(any_route(), 1..12),
+        picks in proptest::collection::vec(any::<prop::sample::Index>(), 60),
+    ) {
+        thread_local! { static REQUESTS: Vec<(&'static str, String, Method, HeaderMap)> = all_requests(); }
+        let routes = without_conflicts(routes);
+        let compiled = compile(&routes);
+        REQUESTS.with(|requests| {
+            for pick in picks {
+                let (host, path, method, headers) = pick.get(requests);
+                let expected = winner(&routes, host, path, method, headers);
+                let found = compiled.lookup(host, path, method, headers);
+                let agrees = match (&found, expected) {
+                    (Match::Route(route), Some(expected)) => *route == expected,
+                    (Match::Route(_), None) | (_, Some(_)) => false,
+                    (refused, None) => {
+                        // 405 exactly if some method would be let through, and then Allow names those.
+                        let others = [Method::GET, Method::HEAD, Method::POST];
+                        let allowed: Vec<&str> = others.iter()
+                            .filter(|other| winner(&routes, host, path, other, headers).is_some())
+                            .map(Method::as_str).collect();
+                        let allow = allowed.join(", ");
+                        *refused == if allow.is_empty() { Match::NotFound } else {
+                            Match::MethodNotAllowed(allow.parse().expect("a value"))
+                        }
+                    }
+                };
+                prop_assert!(agrees, "{method} {host}{path} {headers:?}: {found:?}, expected {expected:?}");
+            }
+            Ok(())
+        })?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn exactly_the_routes_that_no_request_reaches_are_dead(
+        routes in proptest::collection::vec(any_route(), 1..8),
+    ) {
+        let found = Router::compile(&routes).err().unwrap_or_default();
+        let reached: std::collections::HashSet<usize> = all_requests().iter()
+            .filter_map(|(host, path, method, headers)| winner(&routes, host, path, method, headers))
+            .collect();
+        for (at, route) in routes.iter().enumerate() {
+            let kinds: Vec<ConflictKind> =
+                found.iter().filter(|conflict| conflict.route == at).map(|conflict| conflict.kind).collect();
+            if kinds.contains(&ConflictKind::Dead) {
+                prop_assert!(!reached.contains(&at), "{} is reached", route.name);
+            } else if kinds.is_empty() {
+                prop_assert!(reached.contains(&at), "{} is not reached", route.name);
+            }
+        }
+    }
+}

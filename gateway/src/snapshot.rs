@@ -1,0 +1,271 @@
+//! The compiled, immutable world that one request sees, and how workers come to the newest one.
+//!
+//! The control plane publishes whole [`Snapshot`]s; a generation word tells workers that there is a new one.
+//! A worker looks at that word once per request and swaps its own [`LocalSnapshot`] between requests; a request
+//! that has begun keeps the one it started with. Request path: one atomic load, no lock, no shared count.
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    ops::Deref,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use http::HeaderName;
+use rand::rngs::SmallRng;
+
+use crate::{
+    admission::AdmissionLimits,
+    clock::Clock,
+    config::settings::{AccessLogSettings, HeaderRules, ListenSettings, RewriteSettings},
+    metrics::{ClusterSample, Metrics, RouteSample},
+    policy::{
+        jwt::{Jwt, KeySet, Requirement},
+        rate_limit::RateLimit,
+        retry::Retry,
+        timeout::Timeouts,
+    },
+    router::Router,
+    upstream::{cluster::Cluster, endpoint::EndpointState, load_balancer::Cursor, pool::EndpointPool},
+};
+
+/// Everything a request may need.
+pub struct Snapshot {
+    /// What comes from `routes.yaml` alone; the same `Arc` while only endpoints or keys change.
+    pub table: Arc<RouteTable>,
+    /// By the index that routes hold.
+    pub clusters: Vec<Arc<Cluster>>,
+    /// Keys by provider index; `None` until they were read or fetched.
+    pub keys: Vec<Option<Arc<KeySet>>>,
+    /// Changes whenever keys or auth settings change: verified tokens of another generation are forgotten.
+    pub auth_generation: u64,
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// Routes, policies and limits of one configuration.
+pub struct RouteTable {
+    pub router: Router,
+    pub routes: Vec<Arc<Route>>,
+    pub auth: Vec<AuthProvider>,
+    /// Names of all headers that any provider forwards claims in: always removed from requests.
+    pub identity_headers: Vec<HeaderName>,
+    pub admission: AdmissionLimits,
+    pub listen: ListenSettings,
+    pub access_log: AccessLogSettings,
+}
+
+pub struct AuthProvider {
+    pub name: Arc<str>,
+    pub jwt: Jwt,
+    /// Verified tokens that each worker remembers.
+    pub cache_max: usize,
+}
+
+impl RouteTable {
+    /// Capacity of each provider's token cache, by provider index.
+    pub fn token_cache_sizes(&self) -> Vec<usize> {
+        self.auth.iter().map(|provider| provider.cache_max).collect()
+    }
+}
+
+/// One compiled route.
+pub struct Route {
+    pub name: Arc<str>,
+    pub service: Arc<str>,
+    /// Index into [`Snapshot::clusters`].
+    pub cluster: usize,
+    /// Indexes into [`RouteTable::auth`]; empty = open.
+    pub auth: Vec<usize>,
+    pub requirement: Requirement,
+    pub limits: Vec<Arc<RateLimit>>,
+    pub timeouts: Timeouts,
+    pub retry: Retry,
+    pub body_bytes_max: Option<u64>,
+    pub rewrite: Option<RewriteSettings>,
+    pub request_rules: HeaderRules,
+    pub response_rules: HeaderRules,
+    pub access_log: bool,
+    /// What `/api/v1/routes` and `millgate routes` show.
+    pub view: RouteView,
+}
+
+/// A route as its owner wrote it, for people and tools.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct RouteView {
+    pub name: Arc<str>,
+    pub methods: Vec<String>,
+    pub host: String,
+    pub path: String,
+    pub service: Arc<str>,
+    pub auth: Vec<String>,
+    pub require: Vec<String>,
+    pub rate_limits: Vec<String>,
+    pub timeout_ms: u64,
+    pub retries: u32,
+    pub priority: i32,
+    /// Line in the configuration file.
+    pub line: u32,
+}
+
+/// Where the control plane puts a snapshot and workers find it.
+pub struct Publisher {
+    current: ArcSwap<Snapshot>,
+    /// Written after `current` (Release), read by every request (Acquire).
+    generation: AtomicU64,
+}
+
+impl Publisher {
+    pub fn new(first: Snapshot) -> Self {
+        Self { current: ArcSwap::from_pointee(first), generation: AtomicU64::new(1) }
+    }
+
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.current.store(Arc::new(snapshot));
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The newest snapshot. For the control plane and for a worker that has seen a new generation.
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+}
+
+/// A worker's view of one snapshot: the shared part, and what only this worker has for it.
+pub struct LocalSnapshot {
+    pub shared: Arc<Snapshot>,
+    pub routes: Vec<Rc<LocalRoute>>,
+    pub clusters: Vec<Rc<LocalCluster>>,
+}
+
+pub struct LocalRoute {
+    shared: Arc<Route>,
+    pub metrics: Rc<RefCell<RouteSample>>,
+}
+
+impl LocalRoute {
+    pub fn shared(&self) -> &Route {
+        &self.shared
+    }
+
+    pub fn cluster_name(&self) -> &str {
+        &self.shared.service
+    }
+}
+
+pub struct LocalCluster {
+    pub shared: Arc<Cluster>,
+    /// The balancer's position: per worker, so that picking shares nothing.
+    pub cursor: RefCell<Cursor>,
+    /// By endpoint index.
+    pub endpoints: Vec<LocalEndpoint>,
+    pub metrics: Rc<RefCell<ClusterSample>>,
+}
+
+/// What this worker has for one endpoint.
+#[derive(Clone)]
+pub struct LocalEndpoint {
+    pub state: StateHandle,
+    pub pool: Rc<EndpointPool>,
+    /// Its name in logs.
+    pub instance: Rc<str>,
+}
+
+/// An endpoint's shared state, held by a count that only this worker touches: guards of requests clone this and
+/// not the `Arc`, whose count all cores would share.
+#[derive(Clone)]
+#[expect(clippy::redundant_allocation, reason = "the outer count is the point: it is this worker's own")]
+pub struct StateHandle(Rc<Arc<EndpointState>>);
+
+impl Deref for StateHandle {
+    type Target = EndpointState;
+
+    fn deref(&self) -> &EndpointState {
+        &self.0
+    }
+}
+
+/// All pools of a worker. They outlive a snapshot: an endpoint that stays keeps its connections.
+pub type Pools = HashMap<SocketAddr, Rc<EndpointPool>, foldhash::fast::RandomState>;
+
+impl LocalSnapshot {
+    /// Builds the worker's view, taking over what `previous` has for routes and clusters that did not change.
+    pub fn build(
+        shared: Arc<Snapshot>,
+        previous: Option<&Self>,
+        pools: &mut Pools,
+        metrics: &Metrics,
+        clock: &Rc<Clock>,
+        rng: &mut SmallRng,
+    ) -> Self {
+        let routes = match previous {
+            Some(old) if Arc::ptr_eq(&old.shared.table, &shared.table) => old.routes.clone(),
+            _ => shared.table.routes.iter().map(|route| local_route(route, metrics)).collect(),
+        };
+        let clusters = shared
+            .clusters
+            .iter()
+            .map(|cluster| {
+                previous
+                    .and_then(|old| old.clusters.iter().find(|c| Arc::ptr_eq(&c.shared, cluster)))
+                    .map_or_else(|| local_cluster(cluster, pools, metrics, clock, rng), Rc::clone)
+            })
+            .collect();
+        let local = Self { shared, routes, clusters };
+        local.drop_unused(pools);
+        local
+    }
+
+    /// Forgets the pools of endpoints that are gone: their idle connections close, those in use finish.
+    fn drop_unused(&self, pools: &mut Pools) {
+        let used: HashSet<SocketAddr, foldhash::fast::RandomState> =
+            self.clusters.iter().flat_map(|c| c.endpoints.iter().map(|e| e.pool.address)).collect();
+        pools.retain(|address, pool| {
+            let keep = used.contains(address);
+            if !keep {
+                pool.clear();
+            }
+            keep
+        });
+    }
+}
+
+fn local_route(route: &Arc<Route>, metrics: &Metrics) -> Rc<LocalRoute> {
+    Rc::new(LocalRoute { metrics: metrics.route(&route.name, &route.service), shared: Arc::clone(route) })
+}
+
+fn local_cluster(
+    cluster: &Arc<Cluster>,
+    pools: &mut Pools,
+    metrics: &Metrics,
+    clock: &Rc<Clock>,
+    rng: &mut SmallRng,
+) -> Rc<LocalCluster> {
+    let endpoints = cluster.endpoints.iter().map(|endpoint| {
+        let address = endpoint.address();
+        let pool = pools.entry(address).or_insert_with(|| {
+            Rc::new(EndpointPool::new(address, cluster.settings.pool.clone(), Rc::clone(clock)))
+        });
+        pool.configure(&cluster.settings.pool);
+        LocalEndpoint {
+            state: StateHandle(Rc::new(Arc::clone(endpoint.state()))),
+            pool: Rc::clone(pool),
+            instance: Rc::from(endpoint.key().as_str()),
+        }
+    });
+    Rc::new(LocalCluster {
+        endpoints: endpoints.collect(),
+        cursor: RefCell::new(Cursor::new(rng)),
+        metrics: metrics.cluster(&cluster.name),
+        shared: Arc::clone(cluster),
+    })
+}

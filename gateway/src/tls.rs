@@ -1,0 +1,91 @@
+//! TLS towards clients: rustls with aws-lc-rs, TLS 1.2 and 1.3, ALPN `h2` and `http/1.1`.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls::{ServerConfig, crypto::aws_lc_rs};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+
+/// Why a certificate cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("{}: {reason}; expected a PEM file with the certificate chain, leaf first", path.display())]
+    Certificate { path: PathBuf, reason: String },
+    #[error("{}: {reason}; expected a PEM file with one private key (PKCS#8, PKCS#1 or SEC1)", path.display())]
+    Key { path: PathBuf, reason: String },
+    #[error("{} does not fit {}: {reason}", key.display(), cert.display())]
+    Mismatch { cert: PathBuf, key: PathBuf, reason: String },
+}
+
+/// Reads certificate and key and builds what a listener serves with.
+///
+/// # Errors
+/// A file is missing or no PEM, or the key does not belong to the certificate.
+pub fn server_config(cert_file: &Path, key_file: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+    let certificate = |reason: String| TlsError::Certificate { path: cert_file.into(), reason };
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(cert_file)
+        .and_then(Iterator::collect)
+        .map_err(|error| certificate(error.to_string()))?;
+    if chain.is_empty() {
+        return Err(certificate("no certificate in it".into()));
+    }
+    let key = PrivateKeyDer::from_pem_file(key_file)
+        .map_err(|error| TlsError::Key { path: key_file.into(), reason: error.to_string() })?;
+    let mismatch = |error: rustls::Error| TlsError::Mismatch {
+        cert: cert_file.into(),
+        key: key_file.into(),
+        reason: error.to_string(),
+    };
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(mismatch)?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(mismatch)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(dir: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_pair_that_fits_is_served_with_both_protocols() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let cert = write(&dir, "cert.pem", &made.cert.pem());
+        let key = write(&dir, "key.pem", &made.signing_key.serialize_pem());
+        let config = server_config(&cert, &key).unwrap();
+        assert_eq!(config.alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_refused_and_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let cert = write(&dir, "cert.pem", &one.cert.pem());
+        let key = write(&dir, "key.pem", &other.signing_key.serialize_pem());
+        let error = server_config(&cert, &key).unwrap_err().to_string();
+        assert!(error.contains("key.pem does not fit") && error.contains("cert.pem"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_file_and_an_empty_one_say_what_was_expected() {
+        let dir = tempfile::tempdir().unwrap();
+        let empty = write(&dir, "empty.pem", "");
+        let error = server_config(&dir.path().join("none.pem"), &empty).unwrap_err().to_string();
+        assert!(error.contains("none.pem") && error.contains("PEM"), "{error}");
+        let error = server_config(&empty, &empty).unwrap_err().to_string();
+        assert!(error.contains("no certificate in it"), "{error}");
+    }
+}

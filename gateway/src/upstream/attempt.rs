@@ -1,0 +1,331 @@
+//! Attempts: endpoint, connection, request, response head, outcome; and again where that is safe.
+//!
+//! Attempt 1 is not a retry. A retry goes to another endpoint, needs the retry policy's consent and its budget,
+//! and never repeats a request whose body has begun to move. What an attempt takes (in-flight counts, breaker
+//! permit, connection) is given back by `Drop`, so a client that goes away needs no code here.
+
+use std::{borrow::Cow, rc::Rc, time::Duration, time::Instant};
+
+use http::{Request, Response, request::Parts};
+use hyper::{body::Incoming, client::conn::TrySendError};
+
+use super::{
+    connect::{ConnectError, connect},
+    endpoint::InFlight,
+    load_balancer::NoEndpoint,
+    pool::{Connection, Lease},
+};
+use crate::{
+    body::{BodyError, RequestBody, Upload},
+    error::Error,
+    exchange::Exchange,
+    headers::{self, ResponseFraming},
+    metrics::Rare,
+    policy::{
+        circuit_breaker::{Outcome, Permit, Transition},
+        retry::{Failure, NoRetry, Phase},
+        timeout::Deadline,
+    },
+    snapshot::{LocalCluster, LocalEndpoint, LocalSnapshot, Route, StateHandle},
+};
+
+/// Where a request goes.
+pub struct Plan<'a> {
+    pub snapshot: &'a LocalSnapshot,
+    pub route: &'a Route,
+}
+
+/// The upstream's answer, and what must live as long as its body.
+pub struct Answered {
+    pub response: Response<Incoming>,
+    pub lease: Lease,
+    pub framing: ResponseFraming,
+}
+
+/// Why an attempt gave no response.
+struct Failed {
+    error: Error,
+    phase: Phase,
+    /// The body, where nothing of it was sent.
+    body: Option<RequestBody>,
+}
+
+/// Sends the request until an endpoint answers, or nothing more may be tried.
+pub async fn run(
+    plan: &Plan<'_>,
+    mut head: Parts,
+    body: RequestBody,
+    upload: &Rc<Upload>,
+    exchange: &mut Exchange,
+) -> Result<Answered, Error> {
+    let cluster = plan.snapshot.clusters.get(plan.route.cluster).ok_or(Error::NoHealthyEndpoint)?;
+    let in_flight = cluster.shared.concurrency.check().map_err(|_| Error::Overloaded)?;
+    cluster.shared.retry_budget.deposit();
+    let deadline = plan.route.timeouts.apply(exchange.started);
+    let method = head.method.clone();
+    let has_no_body = body.is_empty();
+    let mut body = Some(body);
+    let mut tried = Vec::new();
+    let mut last = Err(Error::NoHealthyEndpoint);
+    let result = loop {
+        let now = if exchange.attempts == 0 { exchange.started } else { exchange.worker().clock.now() };
+        let (index, endpoint, permit) = match pick(cluster, &tried, now, exchange) {
+            Ok(picked) => picked,
+            Err(error) if tried.is_empty() => return Err(error),
+            // Every endpoint was tried: the client gets what the last one said.
+            Err(_) => break last,
+        };
+        exchange.attempts += 1;
+        exchange.instance = Some(Rc::clone(&endpoint.instance));
+        // The head is copied only where another attempt could use it.
+        let spare = plan.route.retry.may_follow(exchange.attempts).then(|| head.clone());
+        let sent = body.take().unwrap_or_else(|| RequestBody::empty().0);
+        let attempt = Attempt { cluster, endpoint, deadline, now, upload };
+        let result = attempt.run(Request::from_parts(head, sent), permit, exchange).await;
+        let (phase, body_is_back) = match &result {
+            Ok(answered) => (Phase::Status(answered.response.status()), false),
+            Err(failed) => (failed.phase, failed.body.is_some()),
+        };
+        let failure = Failure { phase, method: &method, body_is_replayable: has_no_body || body_is_back };
+        // A stale connection says nothing about its endpoint: then the same one may be asked again.
+        let is_stale = phase == Phase::ReusedConnectionClosed;
+        let somebody_is_left = is_stale || tried.len() + 1 < cluster.endpoints.len();
+        let next = spare.filter(|_| somebody_is_left).and_then(|spare| {
+            retry(plan, cluster, &failure, &deadline, exchange).map(|pause| (spare, pause))
+        });
+        last = result.map_err(|failed| {
+            body = failed.body;
+            failed.error
+        });
+        let Some((spare, pause)) = next else { break last };
+        head = spare;
+        if is_stale {
+            endpoint.pool.clear();
+        } else {
+            tried.push(index);
+        }
+        tokio::time::sleep(pause).await;
+    };
+    result.map(|mut answered| {
+        answered.lease.cluster = Some(in_flight);
+        answered
+    })
+}
+
+/// A breaker's permit, held by a count of this worker.
+type BreakerPermit = Permit<StateHandle>;
+
+/// An endpoint that has not been tried, and its breaker's permit.
+fn pick<'a>(
+    cluster: &'a LocalCluster,
+    tried: &[usize],
+    now: Instant,
+    exchange: &Exchange,
+) -> Result<(usize, &'a LocalEndpoint, Option<BreakerPermit>), Error> {
+    let shared = &cluster.shared;
+    let mut rng = exchange.worker().rng.borrow_mut();
+    let mut cursor = cluster.cursor.borrow_mut();
+    let mut excluded = Cow::Borrowed(tried);
+    loop {
+        let index = shared.balancer.pick(&shared.endpoints, &mut cursor, &excluded, now, &mut *rng).map_err(
+            |error| match error {
+                NoEndpoint::AllBroken { retry_after } => Error::BreakerOpen { retry_after },
+                NoEndpoint::Empty | NoEndpoint::AllExcluded => Error::NoHealthyEndpoint,
+            },
+        )?;
+        let endpoint = cluster.endpoints.get(index).ok_or(Error::NoHealthyEndpoint)?;
+        let Some(breaker) = &shared.breaker else { return Ok((index, endpoint, None)) };
+        match breaker.check(endpoint.state.clone(), now) {
+            Ok(permit) => return Ok((index, endpoint, Some(permit))),
+            // Between pick and check another worker took the last probe: somebody else may still be free.
+            Err(open) if excluded.len() + 1 >= cluster.endpoints.len() => {
+                return Err(Error::BreakerOpen { retry_after: open.retry_after });
+            }
+            Err(_) => excluded.to_mut().push(index),
+        }
+    }
+}
+
+/// Pause before the next attempt, if there may be one.
+fn retry(
+    plan: &Plan<'_>,
+    cluster: &LocalCluster,
+    failure: &Failure<'_>,
+    deadline: &Deadline,
+    exchange: &Exchange,
+) -> Option<Duration> {
+    let worker = exchange.worker();
+    // A request that is sent when its time is over is abandoned at once, and its endpoint blamed for nothing.
+    if deadline.is_over(worker.clock.now() + plan.route.retry.pause_min()) {
+        return None;
+    }
+    let shared = &cluster.shared;
+    let mut rng = worker.rng.borrow_mut();
+    match plan.route.retry.check(failure, exchange.attempts, &shared.retry_budget, &mut *rng) {
+        Ok(pause) => {
+            worker.metrics.count(Rare::Retry, &shared.name, failure.phase.reason());
+            Some(pause.0)
+        }
+        Err(NoRetry::BudgetExhausted) => {
+            worker.metrics.count(Rare::RetryBudgetExhausted, &shared.name, "");
+            None
+        }
+        Err(NoRetry::NotRetryable | NoRetry::AttemptsUsed) => None,
+    }
+}
+
+/// One attempt at one endpoint.
+struct Attempt<'a> {
+    cluster: &'a LocalCluster,
+    endpoint: &'a LocalEndpoint,
+    deadline: Deadline,
+    now: Instant,
+    upload: &'a Rc<Upload>,
+}
+
+impl Attempt<'_> {
+    async fn run(
+        &self,
+        request: Request<RequestBody>,
+        permit: Option<BreakerPermit>,
+        exchange: &mut Exchange,
+    ) -> Result<Answered, Failed> {
+        let guard = InFlight::begin(self.endpoint.state.clone());
+        // Read again, though `now` is a few microseconds old: the difference is the gateway's own share, which
+        // `millgate_overhead_seconds` shows.
+        let began = exchange.worker().clock.now();
+        exchange.upstream_began = Some(began);
+        let result = self.exchange(request, guard).await;
+        let ended = exchange.worker().clock.now();
+        exchange.upstream_ended = Some(ended);
+        let status = result.as_ref().map_or(0, |answered| answered.response.status().as_u16());
+        {
+            let mut metrics = self.cluster.metrics.borrow_mut();
+            metrics.count(status, 1);
+            metrics.duration.record(ended.saturating_duration_since(began));
+        }
+        if let (Some(permit), Some(outcome)) = (permit, outcome(&result)) {
+            match permit.record(outcome, ended) {
+                None => {}
+                Some(Transition::Opened) => {
+                    tracing::warn!(service = %self.cluster.shared.name, endpoint = %self.endpoint.instance, "circuit breaker opened");
+                }
+                Some(Transition::Closed) => {
+                    tracing::info!(service = %self.cluster.shared.name, endpoint = %self.endpoint.instance, "circuit breaker closed");
+                }
+            }
+        }
+        result
+    }
+
+    async fn exchange(
+        &self,
+        request: Request<RequestBody>,
+        guard: InFlight<StateHandle>,
+    ) -> Result<Answered, Failed> {
+        let (mut connection, mut request) = self.connection(request).await?;
+        let sent = loop {
+            let sending = connection.sender.try_send_request(request);
+            let Ok(sent) = tokio::time::timeout_at(self.deadline.attempt(self.now).into(), sending).await
+            else {
+                // Whoever is waited for has caused it.
+                let error =
+                    if self.upload.waiting.get() { Error::RequestTimeout } else { Error::ResponseTimeout };
+                return Err(Failed { error, phase: Phase::AfterSent, body: None });
+            };
+            match sent {
+                // The service had closed this connection while it was idle, and hyper gives the request back when
+                // no byte of it was written: what else is idle is as stale, so take a new one.
+                Err(mut error) if connection.reused && error.message().is_some() => {
+                    let Some(unsent) = error.take_message() else { break Err(error) };
+                    self.endpoint.pool.clear();
+                    (connection, request) = self.connection(unsent).await?;
+                }
+                other => break other,
+            }
+        };
+        let response = sent.map_err(|error| self.send_failed(error, connection.reused))?;
+        let (parts, body) = response.into_parts();
+        let framing = headers::check_response(&parts).map_err(|fault| {
+            tracing::warn!(endpoint = %self.endpoint.pool.address, reason = fault.detail(), "upstream answer refused");
+            Failed { error: Error::UpstreamProtocolError, phase: Phase::AfterSent, body: None }
+        })?;
+        let lease = Lease {
+            connection,
+            pool: Rc::clone(&self.endpoint.pool),
+            upload: Rc::clone(self.upload),
+            reusable: framing.reusable,
+            endpoint: guard,
+            cluster: None,
+        };
+        Ok(Answered { response: Response::from_parts(parts, body), lease, framing })
+    }
+
+    /// An idle connection, or a new one.
+    async fn connection(
+        &self,
+        request: Request<RequestBody>,
+    ) -> Result<(Connection, Request<RequestBody>), Failed> {
+        if let Some(connection) = self.endpoint.pool.checkout() {
+            self.cluster.metrics.borrow_mut().connections_reused += 1;
+            return Ok((connection, request));
+        }
+        match connect(self.endpoint.pool.address, self.deadline.connect(self.now), self.now).await {
+            Ok(connection) => {
+                self.cluster.metrics.borrow_mut().connections_opened += 1;
+                Ok((connection, request))
+            }
+            Err(error) => Err(connect_failed(&error, request)),
+        }
+    }
+
+    /// What a send error means. hyper gives the request back when no byte of it was written.
+    fn send_failed(&self, mut error: TrySendError<Request<RequestBody>>, reused: bool) -> Failed {
+        if let Some(failure) = self.upload.failure.get() {
+            return Failed { error: body_failed(failure), phase: Phase::AfterSent, body: None };
+        }
+        if let Some(request) = error.take_message() {
+            let body = Some(request.into_body());
+            return Failed { error: Error::UpstreamReset, phase: Phase::Refused, body };
+        }
+        let error = error.into_error();
+        let (error, phase) = if error.is_parse() {
+            (Error::UpstreamProtocolError, Phase::AfterSent)
+        } else if reused {
+            (Error::UpstreamReset, Phase::ReusedConnectionClosed)
+        } else {
+            (Error::UpstreamReset, Phase::AfterSent)
+        };
+        Failed { error, phase, body: None }
+    }
+}
+
+fn connect_failed(error: &ConnectError, request: Request<RequestBody>) -> Failed {
+    let error = match error {
+        ConnectError::Timeout => Error::ConnectTimeout,
+        ConnectError::Exhausted(_) => Error::OutOfSockets,
+        ConnectError::Io(_) | ConnectError::Handshake(_) => Error::ConnectFailed,
+    };
+    Failed { error, phase: Phase::Connect, body: Some(request.into_body()) }
+}
+
+fn body_failed(failure: BodyError) -> Error {
+    match failure {
+        BodyError::TooLarge => Error::BodyTooLarge,
+        BodyError::Idle => Error::RequestTimeout,
+        BodyError::Broken => Error::RequestBodyInvalid,
+    }
+}
+
+/// What the breaker learns; `None`: the client's fault says nothing about the endpoint.
+fn outcome(result: &Result<Answered, Failed>) -> Option<Outcome> {
+    match result {
+        Ok(answered) if answered.response.status().is_server_error() => Some(Outcome::Failure),
+        Ok(_) => Some(Outcome::Success),
+        // The endpoint may close an idle connection whenever it likes.
+        Err(failed) if failed.phase == Phase::ReusedConnectionClosed => None,
+        Err(failed) => {
+            (failed.error.row().blame == crate::error::Blame::Upstream).then_some(Outcome::Failure)
+        }
+    }
+}

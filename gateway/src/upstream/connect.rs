@@ -1,0 +1,66 @@
+//! A new HTTP/1.1 connection to an endpoint.
+
+use std::{io, net::SocketAddr, time::Instant};
+
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::pool::Connection;
+
+/// Largest response head: as large as what a client may send us is generous for an answer.
+const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Read and write buffer of one upstream connection. hyper's default is 408 KiB, times every connection.
+const BUFFER_BYTES_MAX: usize = 128 * 1024;
+
+/// Why there is no connection. Nothing of the request was sent, so another endpoint may be tried.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("no answer within the connect timeout")]
+    Timeout,
+    /// This machine has no file or port left for another connection; the endpoint knows nothing of it.
+    #[error("no socket left: {0}")]
+    Exhausted(io::Error),
+    #[error(transparent)]
+    Io(io::Error),
+    #[error("handshake: {0}")]
+    Handshake(#[from] hyper::Error),
+}
+
+/// Connects until `deadline` and starts the task that drives the connection on this worker.
+///
+/// # Errors
+/// Refused, unreachable, out of ports or files, or not accepted in time.
+pub async fn connect(
+    address: SocketAddr,
+    deadline: Instant,
+    now: Instant,
+) -> Result<Connection, ConnectError> {
+    let stream = tokio::time::timeout_at(deadline.into(), TcpStream::connect(address))
+        .await
+        .map_err(|_| ConnectError::Timeout)??;
+    // Without it, the last segment of a request waits for the peer's delayed ACK (Nagle).
+    stream.set_nodelay(true)?;
+    let (sender, connection) = http1::Builder::new()
+        .max_header_size(RESPONSE_HEAD_BYTES_MAX)
+        .max_buf_size(BUFFER_BYTES_MAX)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    let task = tokio::task::spawn_local(async move {
+        // Its failures reach the request through the sender; there is nobody else to tell.
+        let _ = connection.await;
+    });
+    Ok(Connection::new(sender, task.abort_handle(), now))
+}
+
+impl From<io::Error> for ConnectError {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(code) if EXHAUSTED.contains(&code) => Self::Exhausted(error),
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// Linux: ENOMEM, ENFILE, EMFILE, EADDRNOTAVAIL, ENOBUFS.
+const EXHAUSTED: [i32; 5] = [12, 23, 24, 99, 105];

@@ -1,0 +1,177 @@
+//! One address in a cluster, and what all workers know of it.
+//!
+//! An [`Endpoint`] is part of a snapshot and immutable; its [`EndpointState`] (requests in flight, breaker)
+//! is shared by all workers and carried into the next snapshot by [`EndpointKey`].
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Instant,
+};
+
+use crate::policy::circuit_breaker::BreakerState;
+
+/// What makes an endpoint the same one in the next snapshot: its address and, if the registry knows one, the
+/// instance behind it. A new instance at an old address starts with a clean record.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EndpointKey(Box<str>);
+
+impl EndpointKey {
+    /// `address` as registered or written, `host:port`.
+    pub fn new(address: &str, instance: Option<&str>) -> Self {
+        Self(match instance {
+            Some(instance) => format!("{address}#{instance}").into(),
+            None => address.into(),
+        })
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for EndpointKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    key: EndpointKey,
+    address: SocketAddr,
+    authority: Box<str>,
+    weight: u32,
+    state: Arc<EndpointState>,
+}
+
+impl Endpoint {
+    /// `weight` is relative to the other endpoints of the cluster and held to 1..=[`WEIGHT_MAX`]: who wants
+    /// no traffic is not an endpoint. `state` is the carried one, or [`EndpointState::new`].
+    pub fn new(
+        key: EndpointKey,
+        address: SocketAddr,
+        authority: &str,
+        weight: u32,
+        state: Arc<EndpointState>,
+    ) -> Self {
+        Self { key, address, authority: authority.into(), weight: weight.clamp(1, WEIGHT_MAX), state }
+    }
+
+    pub fn key(&self) -> &EndpointKey {
+        &self.key
+    }
+
+    /// Where to connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// `host:port` as the endpoint is called in requests (`Host`, `:authority`) and TLS names.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    pub fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    pub fn state(&self) -> &Arc<EndpointState> {
+        &self.state
+    }
+}
+
+/// Shared by all workers. On cache lines of its own, so that a busy endpoint does not slow its neighbours.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct EndpointState {
+    /// Written by [`InFlight`] only.
+    in_flight: AtomicU32,
+    breaker: BreakerState,
+}
+
+impl EndpointState {
+    /// Nothing in flight, breaker closed.
+    pub fn new(now: Instant) -> Self {
+        Self { in_flight: AtomicU32::new(0), breaker: BreakerState::new(now) }
+    }
+
+    /// Requests under way to this endpoint, over all workers.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub fn breaker(&self) -> &BreakerState {
+        &self.breaker
+    }
+}
+
+impl AsRef<BreakerState> for EndpointState {
+    fn as_ref(&self) -> &BreakerState {
+        &self.breaker
+    }
+}
+
+/// Counts one request as under way until it is dropped.
+///
+/// `S` is any handle to the state (`&`, `Rc`, `Arc`): a response body that streams needs an owned one, a
+/// worker that holds its snapshot by `Rc` need not touch a reference count that other cores share.
+#[derive(Debug)]
+#[must_use = "dropping the guard ends the count"]
+pub struct InFlight<S: Deref<Target = EndpointState>>(S);
+
+impl<S: Deref<Target = EndpointState>> InFlight<S> {
+    pub fn begin(state: S) -> Self {
+        state.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(state)
+    }
+}
+
+impl<S: Deref<Target = EndpointState>> Drop for InFlight<S> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Largest weight; Consul's own limit is the same.
+pub const WEIGHT_MAX: u32 = 65_535;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_in_flight_until_its_guard_is_dropped() {
+        let state = Arc::new(EndpointState::new(Instant::now()));
+        let owned = InFlight::begin(Arc::clone(&state));
+        let borrowed = InFlight::begin(&*state);
+        assert_eq!(state.in_flight(), 2);
+        drop(borrowed);
+        drop(owned);
+        assert_eq!(state.in_flight(), 0);
+    }
+
+    #[test]
+    fn another_instance_at_the_same_address_is_another_endpoint() {
+        let address = "10.0.0.1:8080";
+        assert_eq!(EndpointKey::new(address, Some("a")), EndpointKey::new(address, Some("a")));
+        assert_ne!(EndpointKey::new(address, Some("a")), EndpointKey::new(address, Some("b")));
+        assert_ne!(EndpointKey::new(address, Some("a")), EndpointKey::new(address, None));
+        assert_eq!(EndpointKey::new(address, Some("a")).to_string(), "10.0.0.1:8080#a");
+    }
+
+    #[test]
+    fn a_weight_is_held_to_its_bounds() {
+        for (given, held) in [(0, 1), (1, 1), (WEIGHT_MAX, WEIGHT_MAX), (u32::MAX, WEIGHT_MAX)] {
+            let state = Arc::new(EndpointState::new(Instant::now()));
+            let key = EndpointKey::new("10.0.0.1:80", None);
+            let endpoint = Endpoint::new(key, ([10, 0, 0, 1], 80).into(), "users", given, state);
+            assert_eq!(endpoint.weight(), held);
+        }
+    }
+}

@@ -1,0 +1,452 @@
+//! Load balancing: which endpoint of a cluster gets the next attempt.
+//!
+//! All schemes honour weights through one precomputed schedule, in which each endpoint has as many turns as
+//! its weight, spread evenly (turn k of weight w stands at (k + ½)/w of the cycle, like the
+//! earliest-deadline-first order of packet schedulers). Equal weights need no schedule. An endpoint that was
+//! tried for this request or whose breaker lets nothing through is passed over: a few random draws spread its
+//! share over all others instead of giving it to its neighbour, then a scan finds what there is. A pick is
+//! O(1) as long as most endpoints can be used, and O(endpoints) when hardly any can. Compiled from `Balance`.
+//!
+//! - round robin: the schedule in order. The cursor is the worker's own; workers start at random places.
+//! - p2c: two draws from the schedule, the one with fewer requests in flight per weight (Mitzenmacher, "The
+//!   power of two choices in randomized load balancing", 2001).
+//! - least: fewest requests in flight per weight, looking at [`LEAST_SCAN_MAX`] endpoints from the schedule's
+//!   next turn on: all of them in a usual cluster, a moving sample in a larger one.
+//! - random: one draw.
+
+use std::time::{Duration, Instant};
+
+use rand::{Rng, RngExt};
+
+use super::endpoint::Endpoint;
+use crate::config::settings::Balance;
+
+/// The balancer of one cluster, compiled for the endpoints of one snapshot.
+#[derive(Debug, Clone)]
+pub enum LoadBalancer {
+    RoundRobin(Schedule),
+    P2c(Schedule),
+    Least(Schedule),
+    Random(Schedule),
+}
+
+/// Nobody to ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoEndpoint {
+    /// The cluster has no endpoint.
+    Empty,
+    /// The breakers of all endpoints are open (or wait for their probes).
+    AllBroken {
+        /// Until the first of them may let a request through.
+        retry_after: Duration,
+    },
+    /// What could be asked has been tried for this request.
+    AllExcluded,
+}
+
+/// A worker's place in one cluster's schedule; survives changes of the endpoints.
+#[derive(Debug, Clone, Copy)]
+pub struct Cursor(usize);
+
+impl Cursor {
+    /// Starts at a random place, so that workers do not march in step.
+    pub fn new(rng: &mut impl Rng) -> Self {
+        Self(rng.random_range(0..=u32::MAX as usize))
+    }
+
+    fn advance(&mut self) -> usize {
+        let turn = self.0;
+        self.0 = turn.wrapping_add(1);
+        turn
+    }
+}
+
+impl LoadBalancer {
+    pub fn compile(balance: Balance, endpoints: &[Endpoint]) -> Self {
+        let weights: Vec<u32> = endpoints.iter().map(Endpoint::weight).collect();
+        let schedule = Schedule::compile(&weights);
+        match balance {
+            Balance::RoundRobin => Self::RoundRobin(schedule),
+            Balance::P2c => Self::P2c(schedule),
+            Balance::Least => Self::Least(schedule),
+            Balance::Random => Self::Random(schedule),
+        }
+    }
+
+    /// Index of the endpoint for the next attempt. `endpoints` are those that it was compiled for; `excluded`
+    /// are indexes that this request has tried.
+    pub fn pick(
+        &self,
+        endpoints: &[Endpoint],
+        cursor: &mut Cursor,
+        excluded: &[usize],
+        now: Instant,
+        rng: &mut impl Rng,
+    ) -> Result<usize, NoEndpoint> {
+        let choice = Choice { endpoints, excluded, now };
+        let (schedule, first) = match self {
+            _ if endpoints.is_empty() => return Err(NoEndpoint::Empty),
+            Self::RoundRobin(schedule) => (schedule, choice.usable(schedule.at(cursor.advance()))),
+            Self::Random(schedule) => (schedule, choice.usable(schedule.draw(rng))),
+            Self::P2c(schedule) => (schedule, choice.less_loaded_of_two(schedule, rng)),
+            Self::Least(schedule) => (schedule, choice.least_loaded_from(schedule.at(cursor.advance()))),
+        };
+        first
+            .or_else(|| (0..DRAWS_MAX).find_map(|_| choice.usable(schedule.draw(rng))))
+            .or_else(|| choice.scan_from(schedule.draw(rng)))
+            .ok_or_else(|| choice.why_none())
+    }
+}
+
+/// What one pick chooses from.
+#[derive(Clone, Copy)]
+struct Choice<'a> {
+    endpoints: &'a [Endpoint],
+    excluded: &'a [usize],
+    now: Instant,
+}
+
+impl Choice<'_> {
+    fn usable(&self, index: usize) -> Option<usize> {
+        let endpoint = self.endpoints.get(index)?;
+        (!self.excluded.contains(&index) && endpoint.state().breaker().is_routable(self.now)).then_some(index)
+    }
+
+    /// Requests in flight and weight: compared crosswise, a quotient without a division.
+    fn load(&self, index: usize) -> Option<(u64, u64)> {
+        let endpoint = self.endpoints.get(index)?;
+        Some((u64::from(endpoint.state().in_flight()), u64::from(endpoint.weight())))
+    }
+
+    /// Is `a` less loaded than `b`? A tie is `false`: the first drawn wins, so idle endpoints share by
+    /// weight.
+    fn is_less_loaded(&self, a: usize, b: usize) -> bool {
+        match (self.load(a), self.load(b)) {
+            (Some((a, a_weight)), Some((b, b_weight))) => a * b_weight < b * a_weight,
+            _ => false,
+        }
+    }
+
+    fn less_loaded_of_two(&self, schedule: &Schedule, rng: &mut impl Rng) -> Option<usize> {
+        let count = self.endpoints.len();
+        let first = schedule.draw(rng);
+        let mut second = schedule.draw(rng);
+        if second == first && count > 1 {
+            second = (first + rng.random_range(1..count)) % count;
+        }
+        match (self.usable(first), self.usable(second)) {
+            (Some(a), Some(b)) if self.is_less_loaded(b, a) => Some(b),
+            (first, second) => first.or(second),
+        }
+    }
+
+    fn least_loaded_from(&self, start: usize) -> Option<usize> {
+        let count = self.endpoints.len();
+        (0..count.min(LEAST_SCAN_MAX))
+            .filter_map(|step| self.usable((start + step) % count))
+            .reduce(|best, other| if self.is_less_loaded(other, best) { other } else { best })
+    }
+
+    fn scan_from(&self, start: usize) -> Option<usize> {
+        let count = self.endpoints.len();
+        (0..count).find_map(|step| self.usable((start + step) % count))
+    }
+
+    /// Broken is what we say when no breaker lets anything through, tried or not: that is for the client to
+    /// wait for. Otherwise the request has used up its endpoints.
+    fn why_none(&self) -> NoEndpoint {
+        let breakers = || self.endpoints.iter().map(|endpoint| endpoint.state().breaker());
+        if breakers().any(|breaker| breaker.is_routable(self.now)) {
+            return NoEndpoint::AllExcluded;
+        }
+        let retry_after = breakers().map(|breaker| breaker.retry_after(self.now)).min();
+        NoEndpoint::AllBroken { retry_after: retry_after.unwrap_or_default() }
+    }
+}
+
+/// Whose turn it is, by weight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schedule {
+    /// Endpoint indexes in order of their turns; empty when all weights are equal.
+    turns: Box<[u32]>,
+    endpoints: usize,
+}
+
+impl Schedule {
+    fn compile(weights: &[u32]) -> Self {
+        let endpoints = weights.len();
+        if weights.windows(2).all(|pair| pair[0] == pair[1]) {
+            return Self { turns: Box::default(), endpoints };
+        }
+        let weights = reduced(weights);
+        let mut turns: Vec<(u64, u64, u32)> = (0_u32..)
+            .zip(&weights)
+            .flat_map(|(index, &weight)| (0..weight).map(move |turn| (2 * turn + 1, weight, index)))
+            .collect();
+        // (2k + 1)/2w, compared crosswise; a stable sort keeps equal moments in the endpoints' order.
+        turns.sort_by(|a, b| (a.0 * b.1).cmp(&(b.0 * a.1)));
+        Self { turns: turns.into_iter().map(|turn| turn.2).collect(), endpoints }
+    }
+
+    /// The endpoint at a place of the endlessly repeated schedule. Only for a cluster that is not empty.
+    fn at(&self, turn: usize) -> usize {
+        match self.turns.len() {
+            0 => turn % self.endpoints.max(1),
+            // The remainder is in range; should it ever not be, the first endpoint is as good as any.
+            turns => self.turns.get(turn % turns).map_or(0, |&index| index as usize),
+        }
+    }
+
+    fn draw(&self, rng: &mut impl Rng) -> usize {
+        self.at(rng.random_range(0..self.turns.len().max(self.endpoints).max(1)))
+    }
+}
+
+/// The same proportions with at most about [`TURNS_MAX`] turns; the lightest keep one.
+fn reduced(weights: &[u32]) -> Vec<u64> {
+    let divisor = weights.iter().fold(0, |divisor, &weight| gcd(divisor, weight)).max(1);
+    let weights = weights.iter().map(|&weight| u64::from(weight / divisor));
+    let total: u64 = weights.clone().sum();
+    if total <= TURNS_MAX {
+        return weights.collect();
+    }
+    weights.map(|weight| ((weight * TURNS_MAX + total / 2) / total).max(1)).collect()
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Endpoints that `least` looks at in one pick.
+pub const LEAST_SCAN_MAX: usize = 128;
+/// Random draws before a scan.
+const DRAWS_MAX: usize = 4;
+/// Turns of a schedule: 256 KiB, and a weight of one in 65,536 is still told apart.
+const TURNS_MAX: u64 = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use rand::{SeedableRng, rngs::SmallRng};
+
+    use super::{
+        super::endpoint::{EndpointKey, EndpointState, InFlight},
+        *,
+    };
+    use crate::{
+        config::settings::BreakerSettings,
+        policy::circuit_breaker::{CircuitBreaker, Outcome},
+    };
+
+    const ALL: [Balance; 4] = [Balance::RoundRobin, Balance::P2c, Balance::Least, Balance::Random];
+
+    fn endpoints(weights: &[u32], now: Instant) -> Vec<Endpoint> {
+        (1_u16..)
+            .zip(weights)
+            .map(|(port, &weight)| {
+                let key = EndpointKey::new(&format!("10.0.0.1:{port}"), None);
+                Endpoint::new(
+                    key,
+                    ([10, 0, 0, 1], port).into(),
+                    "users",
+                    weight,
+                    Arc::new(EndpointState::new(now)),
+                )
+            })
+            .collect()
+    }
+
+    fn breaker() -> CircuitBreaker {
+        CircuitBreaker::compile(&BreakerSettings {
+            error_ratio: 0.5,
+            requests_min: 1,
+            window: Duration::from_secs(10),
+            open: Duration::from_secs(5),
+            probes: 1,
+        })
+    }
+
+    fn trip(endpoint: &Endpoint, now: Instant) {
+        breaker().check(&**endpoint.state(), now).unwrap().record(Outcome::Failure, now).unwrap();
+    }
+
+    /// How often each endpoint is picked in `picks` picks.
+    fn shares(
+        balance: Balance,
+        endpoints: &[Endpoint],
+        excluded: &[usize],
+        picks: usize,
+        now: Instant,
+    ) -> Vec<usize> {
+        let balancer = LoadBalancer::compile(balance, endpoints);
+        let mut rng = SmallRng::seed_from_u64(11);
+        let mut cursor = Cursor::new(&mut rng);
+        let mut shares = vec![0; endpoints.len()];
+        for _ in 0..picks {
+            shares[balancer.pick(endpoints, &mut cursor, excluded, now, &mut rng).unwrap()] += 1;
+        }
+        shares
+    }
+
+    proptest! {
+        #[test]
+        fn round_robin_is_fair_within_one(count in 1_usize..60, picks in 0_usize..500) {
+            let now = Instant::now();
+            let shares = shares(Balance::RoundRobin, &endpoints(&vec![3; count], now), &[], picks, now);
+            prop_assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1);
+        }
+
+        #[test]
+        fn a_whole_cycle_gives_each_endpoint_as_many_turns_as_its_weight(
+            weights in proptest::collection::vec(1_u32..40, 1..12),
+        ) {
+            let now = Instant::now();
+            let picks = weights.iter().sum::<u32>() as usize;
+            let shares = shares(Balance::RoundRobin, &endpoints(&weights, now), &[], picks, now);
+            prop_assert_eq!(shares, weights.iter().map(|&weight| weight as usize).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn what_is_excluded_or_open_is_never_picked(
+            weights in proptest::collection::vec(1_u32..5, 2..20),
+            excluded in proptest::collection::vec(0_usize..20, 0..4),
+            open in proptest::collection::vec(0_usize..20, 0..6),
+            seed in any::<u64>(),
+        ) {
+            let now = Instant::now();
+            let endpoints = endpoints(&weights, now);
+            let mut is_open = vec![false; endpoints.len()];
+            for index in open.into_iter().filter(|&index| index < endpoints.len()) {
+                if !is_open[index] {
+                    trip(&endpoints[index], now);
+                }
+                is_open[index] = true;
+            }
+            let candidates = (0..endpoints.len()).filter(|i| !is_open[*i] && !excluded.contains(i)).count();
+            let mut rng = SmallRng::seed_from_u64(seed);
+            for balance in ALL {
+                let balancer = LoadBalancer::compile(balance, &endpoints);
+                let mut cursor = Cursor::new(&mut rng);
+                for _ in 0..50 {
+                    match balancer.pick(&endpoints, &mut cursor, &excluded, now, &mut rng) {
+                        Ok(index) => prop_assert!(!is_open[index] && !excluded.contains(&index)),
+                        Err(NoEndpoint::Empty) => prop_assert!(false, "it is not empty"),
+                        Err(NoEndpoint::AllBroken { .. }) => prop_assert!(is_open.iter().all(|&open| open)),
+                        Err(NoEndpoint::AllExcluded) => prop_assert_eq!(candidates, 0),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_scheme_shares_idle_endpoints_by_weight() {
+        let now = Instant::now();
+        let endpoints = endpoints(&[1, 2, 5], now);
+        for balance in ALL {
+            // With three endpoints p2c's second draw, when it meets the first, evens the shares out a little.
+            let shares = shares(balance, &endpoints, &[], 8_000, now);
+            for (share, expected) in shares.iter().zip([1_000, 2_000, 5_000]) {
+                assert!(share.abs_diff(expected) < 200, "{balance:?}: {shares:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn turns_of_a_heavy_endpoint_are_spread_out() {
+        assert_eq!(&*Schedule::compile(&[5, 1, 1]).turns, &[0, 0, 0, 1, 2, 0, 0]);
+        assert_eq!(&*Schedule::compile(&[20, 40]).turns, &[1, 0, 1], "reduced by what is common");
+    }
+
+    #[test]
+    fn p2c_and_least_prefer_fewer_requests_in_flight_per_weight() {
+        let now = Instant::now();
+        let endpoints = endpoints(&[1, 4], now);
+        let _light = InFlight::begin(&**endpoints[0].state());
+        let _heavy: Vec<_> = (0..3).map(|_| InFlight::begin(&**endpoints[1].state())).collect();
+        for balance in [Balance::P2c, Balance::Least] {
+            assert_eq!(shares(balance, &endpoints, &[], 100, now), [0, 100], "1/1 is more than 3/4");
+        }
+        let _more: Vec<_> = (0..2).map(|_| InFlight::begin(&**endpoints[1].state())).collect();
+        for balance in [Balance::P2c, Balance::Least] {
+            assert_eq!(shares(balance, &endpoints, &[], 100, now), [100, 0], "5/4 is more than 1/1");
+        }
+    }
+
+    #[test]
+    fn the_share_of_a_broken_endpoint_goes_to_all_others() {
+        let now = Instant::now();
+        let endpoints = endpoints(&[1; 10], now);
+        trip(&endpoints[4], now);
+        for balance in ALL {
+            let shares = shares(balance, &endpoints, &[], 9_000, now);
+            assert_eq!(shares[4], 0);
+            // `least` looks on from the broken one's turn, so its neighbour is where that turn ends while all
+            // are idle; under load the numbers in flight even that out.
+            if balance != Balance::Least {
+                assert!(shares.iter().max().unwrap() < &1_200, "{balance:?}: {shares:?}");
+            }
+        }
+    }
+
+    /// As when a zone is down, and its endpoints stand side by side.
+    #[test]
+    fn the_share_of_a_broken_row_does_not_fall_on_its_neighbour() {
+        let now = Instant::now();
+        let endpoints = endpoints(&[1; 10], now);
+        for endpoint in &endpoints[..5] {
+            trip(endpoint, now);
+        }
+        for balance in [Balance::RoundRobin, Balance::P2c, Balance::Random] {
+            let shares = shares(balance, &endpoints, &[], 10_000, now);
+            assert!(
+                shares[5..].iter().all(|&share| (1_700..2_500).contains(&share)),
+                "{balance:?}: {shares:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_asked_again_once_its_breaker_allows_probes() {
+        let now = Instant::now();
+        let endpoints = endpoints(&[1], now);
+        trip(&endpoints[0], now);
+        for balance in ALL {
+            let balancer = LoadBalancer::compile(balance, &endpoints);
+            let mut rng = SmallRng::seed_from_u64(3);
+            let mut cursor = Cursor::new(&mut rng);
+            let later = now + Duration::from_secs(2);
+            assert_eq!(
+                balancer.pick(&endpoints, &mut cursor, &[], later, &mut rng),
+                Err(NoEndpoint::AllBroken { retry_after: Duration::from_secs(3) })
+            );
+            let later = now + Duration::from_secs(5);
+            assert_eq!(balancer.pick(&endpoints, &mut cursor, &[], later, &mut rng), Ok(0));
+        }
+    }
+
+    #[test]
+    fn an_empty_cluster_and_one_that_was_tried_are_told_apart() {
+        let now = Instant::now();
+        let one = endpoints(&[1], now);
+        for balance in ALL {
+            let mut rng = SmallRng::seed_from_u64(3);
+            let mut cursor = Cursor::new(&mut rng);
+            let empty = LoadBalancer::compile(balance, &[]);
+            assert_eq!(empty.pick(&[], &mut cursor, &[], now, &mut rng), Err(NoEndpoint::Empty));
+            let balancer = LoadBalancer::compile(balance, &one);
+            assert_eq!(balancer.pick(&one, &mut cursor, &[0], now, &mut rng), Err(NoEndpoint::AllExcluded));
+        }
+    }
+
+    #[test]
+    fn huge_weights_make_a_bounded_schedule_in_proportion() {
+        let schedule = Schedule::compile(&[65_535, 65_521, 65_519, 1]);
+        assert!(schedule.turns.len() as u64 <= TURNS_MAX + 4);
+        let turns = |index| schedule.turns.iter().filter(|&&turn| turn == index).count();
+        assert!(turns(0).abs_diff(turns(1)) < 20);
+        assert_eq!(turns(3), 1, "the lightest keeps a turn");
+    }
+}

@@ -1,0 +1,7 @@
+//! Endpoints: clusters, balancing, pooled connections.
+pub mod attempt;
+pub mod cluster;
+pub mod connect;
+pub mod endpoint;
+pub mod load_balancer;
+pub mod pool;

@@ -1,0 +1,147 @@
+//! Idle upstream connections of one worker, per endpoint.
+//!
+//! Last in, first out: the warmest connection is used again and the surplus ages out. Nothing here is shared
+//! between cores. A connection goes back only when its response was read to the end, its request body was sent
+//! to the end, and the upstream kept it open; in every other case dropping the [`Lease`] closes it
+//! (RFC 9112 §9.3). Limits: `services.<name>.pool`.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    rc::Rc,
+    time::Instant,
+};
+
+use hyper::client::conn::http1::SendRequest;
+use tokio::task::AbortHandle;
+
+use super::endpoint::InFlight;
+use crate::{
+    body::{RequestBody, Upload},
+    clock::Clock,
+    config::settings::PoolSettings,
+    policy::concurrency::Slot,
+    snapshot::StateHandle,
+};
+
+/// Idle connections looked at for one request before a new one is opened. A connection is passed over only
+/// while its last response is being finished, which one turn of the event loop settles.
+const LOOKED_AT_MAX: usize = 4;
+
+/// One upstream connection and the task that drives it. Dropping it closes it.
+#[derive(Debug)]
+pub struct Connection {
+    pub sender: SendRequest<RequestBody>,
+    task: AbortHandle,
+    opened: Instant,
+    /// Has served a request before: then a failure may only mean that the upstream had closed it meanwhile.
+    pub reused: bool,
+}
+
+impl Connection {
+    pub fn new(sender: SendRequest<RequestBody>, task: AbortHandle, opened: Instant) -> Self {
+        Self { sender, task, opened, reused: false }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Idle connections to one endpoint.
+#[derive(Debug)]
+pub struct EndpointPool {
+    pub address: SocketAddr,
+    idle: RefCell<Vec<(Connection, Instant)>>,
+    limits: RefCell<PoolSettings>,
+    /// Connections closed because `idle_max` were there already, since the last [`EndpointPool::take_surplus`].
+    surplus: Cell<u64>,
+    clock: Rc<Clock>,
+}
+
+impl EndpointPool {
+    pub fn new(address: SocketAddr, limits: PoolSettings, clock: Rc<Clock>) -> Self {
+        Self { address, idle: RefCell::default(), limits: RefCell::new(limits), surplus: Cell::new(0), clock }
+    }
+
+    /// Limits of a new configuration; what is too much now goes at the next [`EndpointPool::prune`].
+    pub fn configure(&self, limits: &PoolSettings) {
+        if *self.limits.borrow() != *limits {
+            limits.clone_into(&mut self.limits.borrow_mut());
+        }
+    }
+
+    /// A connection that can take a request now, if there is one.
+    pub fn checkout(&self) -> Option<Connection> {
+        let mut idle = self.idle.borrow_mut();
+        let mut looked_at = 0;
+        let mut at = idle.len();
+        while at > 0 && looked_at < LOOKED_AT_MAX {
+            at -= 1;
+            looked_at += 1;
+            let (connection, _) = idle.get(at)?;
+            if connection.sender.is_closed() {
+                idle.swap_remove(at);
+            } else if connection.sender.is_ready() {
+                let (mut connection, _) = idle.swap_remove(at);
+                connection.reused = true;
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Takes a connection back. `false`: the pool was full and the connection is closed.
+    fn checkin(&self, connection: Connection) -> bool {
+        let mut idle = self.idle.borrow_mut();
+        let has_room = idle.len() < self.limits.borrow().idle_max;
+        if has_room {
+            idle.push((connection, self.clock.coarse()));
+        } else {
+            self.surplus.set(self.surplus.get() + 1);
+        }
+        has_room
+    }
+
+    /// Closes what was idle or open for too long, and what the upstream has closed. Once a second.
+    pub fn prune(&self, now: Instant) {
+        let limits = self.limits.borrow();
+        self.idle.borrow_mut().retain(|(connection, since)| {
+            !connection.sender.is_closed()
+                && now.saturating_duration_since(*since) < limits.idle
+                && now.saturating_duration_since(connection.opened) < limits.max_age
+        });
+    }
+
+    /// Closes every idle connection (the endpoint is gone, or the worker drains).
+    pub fn clear(&self) {
+        self.idle.borrow_mut().clear();
+    }
+
+    pub fn take_surplus(&self) -> u64 {
+        self.surplus.replace(0)
+    }
+}
+
+/// A connection in use, and the guards that count the request. Dropping it closes the connection.
+pub struct Lease {
+    pub connection: Connection,
+    pub pool: Rc<EndpointPool>,
+    pub upload: Rc<Upload>,
+    /// The response's framing allows another request on this connection.
+    pub reusable: bool,
+    pub endpoint: InFlight<StateHandle>,
+    pub cluster: Option<Slot>,
+}
+
+impl Lease {
+    /// The response was read to its end.
+    pub fn release(self) {
+        // RFC 9112 §9.3: a response that came before the whole request was sent leaves the connection unusable.
+        if self.reusable && self.upload.complete.get() && !self.connection.sender.is_closed() {
+            self.pool.checkin(self.connection);
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! One core: a thread with its own single-threaded runtime, its own `SO_REUSEPORT` listeners, pools, counters,
+//! random numbers and log buffer. Workers share nothing on the request path but the words listed in
+//! docs/ARCHITECTURE.md.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use rand::{SeedableRng, rngs::SmallRng};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, mpsc, oneshot},
+    task::LocalSet,
+};
+
+use crate::{
+    access_log::{AccessLog, LogSink},
+    admission::Scheme,
+    clock::Clock,
+    connection::{self, ConnectionTable},
+    control::event::{Event, Signal},
+    metrics::{Metrics, Rare, RouteSample, WorkerSample},
+    policy::jwt::TokenCache,
+    snapshot::{LocalSnapshot, Pools, Publisher},
+};
+
+/// Log buffers are handed over this often.
+const TICK: Duration = Duration::from_millis(100);
+/// Every so many ticks the worker sweeps: pools, timeouts, wall clock.
+const TICKS_PER_SWEEP: u32 = 10;
+/// After an accept error (out of files), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// While draining, idle HTTP/1.1 connections stay open this long: their client may be sending at this moment,
+/// and gets its answer with `Connection: close` instead of a reset.
+const DRAIN_IDLE_GRACE: Duration = Duration::from_secs(1);
+/// Commands waiting for a worker; the control plane sends one at a time.
+pub const COMMANDS_MAX: usize = 16;
+
+/// What the control plane tells a worker.
+pub enum Command {
+    Sample(oneshot::Sender<WorkerSample>),
+    /// Stop accepting, finish what is in flight, answer when done or when the time is over.
+    Drain {
+        timeout: Duration,
+        done: oneshot::Sender<Drained>,
+    },
+}
+
+/// What was left when a drain ended.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Drained {
+    /// Connections closed because the time was over.
+    pub cut: usize,
+}
+
+/// What a worker thread is started with.
+pub struct WorkerSetup {
+    pub index: usize,
+    pub publisher: Arc<Publisher>,
+    pub listeners: Vec<(std::net::TcpListener, Scheme)>,
+    pub commands: mpsc::Receiver<Command>,
+    pub events: mpsc::Sender<Event>,
+    pub log: Option<LogSink>,
+    /// Open connections of this worker; past it the listener is left alone until one closes.
+    pub connections_max: usize,
+}
+
+/// Everything a request on this core can reach.
+pub struct WorkerState {
+    publisher: Arc<Publisher>,
+    seen_generation: Cell<u64>,
+    local: RefCell<Rc<LocalSnapshot>>,
+    pools: RefCell<Pools>,
+    pub clock: Rc<Clock>,
+    pub rng: RefCell<SmallRng>,
+    pub metrics: Metrics,
+    pub unmatched: Rc<RefCell<RouteSample>>,
+    pub access_log: AccessLog,
+    pub tokens: RefCell<TokenCache>,
+    tokens_generation: Cell<u64>,
+    /// Verified tokens found in the cache, and those that had to be verified.
+    pub token_hits: Cell<u64>,
+    pub token_misses: Cell<u64>,
+    pub draining: Cell<bool>,
+    pub connections: ConnectionTable,
+    pub connection_closed: Notify,
+    events: mpsc::Sender<Event>,
+}
+
+impl WorkerState {
+    fn new(setup: &WorkerSetup) -> Rc<Self> {
+        let clock = Rc::new(Clock::new());
+        let metrics = Metrics::default();
+        let mut pools = Pools::default();
+        let generation = setup.publisher.generation();
+        // The one place where a worker's randomness comes from.
+        let mut rng = SmallRng::from_rng(&mut rand::rng());
+        let local =
+            LocalSnapshot::build(setup.publisher.load(), None, &mut pools, &metrics, &clock, &mut rng);
+        let access_log = AccessLog::new(setup.log.clone(), &local.shared.table.access_log, Rc::clone(&clock));
+        let unmatched = metrics.route(&Arc::from("(none)"), &Arc::from("(none)"));
+        Rc::new(Self {
+            publisher: Arc::clone(&setup.publisher),
+            seen_generation: Cell::new(generation),
+            tokens: RefCell::new(TokenCache::new(local.shared.table.token_cache_sizes())),
+            tokens_generation: Cell::new(local.shared.auth_generation),
+            local: RefCell::new(Rc::new(local)),
+            pools: RefCell::new(pools),
+            clock,
+            rng: RefCell::new(rng),
+            metrics,
+            unmatched,
+            access_log,
+            token_hits: Cell::new(0),
+            token_misses: Cell::new(0),
+            draining: Cell::new(false),
+            connections: ConnectionTable::default(),
+            connection_closed: Notify::new(),
+            events: setup.events.clone(),
+        })
+    }
+
+    /// The newest snapshot; swaps the worker's own when the control plane has published one.
+    pub fn snapshot(&self) -> Rc<LocalSnapshot> {
+        let generation = self.publisher.generation();
+        if generation != self.seen_generation.get() {
+            self.swap(generation);
+        }
+        Rc::clone(&self.local.borrow())
+    }
+
+    fn swap(&self, generation: u64) {
+        let shared = self.publisher.load();
+        self.access_log.configure(&shared.table.access_log);
+        if shared.auth_generation != self.tokens_generation.get() {
+            self.tokens_generation.set(shared.auth_generation);
+            *self.tokens.borrow_mut() = TokenCache::new(shared.table.token_cache_sizes());
+        }
+        let previous = Rc::clone(&self.local.borrow());
+        let mut pools = self.pools.borrow_mut();
+        let mut rng = self.rng.borrow_mut();
+        let previous = Some(&*previous);
+        let local = LocalSnapshot::build(shared, previous, &mut pools, &self.metrics, &self.clock, &mut rng);
+        *self.local.borrow_mut() = Rc::new(local);
+        self.seen_generation.set(generation);
+    }
+
+    /// Tells the control plane; lost when it is behind, which is right for hints.
+    pub fn signal(&self, signal: Signal) {
+        let _ = self.events.try_send(Event::Signal(signal));
+    }
+
+    fn sweep(&self) {
+        self.clock.tick();
+        // Also without requests a worker must let go of endpoints that are gone.
+        let snapshot = self.snapshot();
+        let now = self.clock.coarse();
+        for pool in self.pools.borrow().values() {
+            pool.prune(now);
+        }
+        for cluster in &snapshot.clusters {
+            let surplus: u64 = cluster.endpoints.iter().map(|endpoint| endpoint.pool.take_surplus()).sum();
+            if surplus > 0 {
+                self.metrics.count_many(Rare::PoolFull, &cluster.shared.name, "", surplus);
+            }
+        }
+        for (result, counter) in [("hit", &self.token_hits), ("miss", &self.token_misses)] {
+            match counter.replace(0) {
+                0 => {}
+                n => self.metrics.count_many(Rare::TokenCache, result, "", n),
+            }
+        }
+        self.connections.sweep(now, &snapshot.shared.table.listen, &self.metrics);
+    }
+}
+
+/// Starts the worker's thread.
+///
+/// # Errors
+/// The thread or its runtime cannot be made.
+pub fn start(setup: WorkerSetup) -> std::io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(format!("worker-{}", setup.index)).spawn(move || {
+        LocalSet::new().block_on(&runtime, run(setup));
+    })
+}
+
+async fn run(mut setup: WorkerSetup) {
+    let worker = WorkerState::new(&setup);
+    let mut accepting = Vec::new();
+    for (listener, scheme) in setup.listeners.drain(..) {
+        match TcpListener::from_std(listener) {
+            Ok(listener) => {
+                let worker = Rc::clone(&worker);
+                let connections_max = setup.connections_max;
+                accepting.push(tokio::task::spawn_local(accept(listener, scheme, worker, connections_max)));
+            }
+            Err(error) => tracing::error!(%error, worker = setup.index, "listener cannot be used"),
+        }
+    }
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = 0;
+    let mut drain: Option<Drain> = None;
+    loop {
+        tokio::select! {
+            command = setup.commands.recv() => match command {
+                Some(Command::Sample(reply)) => {
+                    let _ = reply.send(worker.metrics.sample());
+                }
+                Some(Command::Drain { timeout, done }) => {
+                    stop_accepting(&worker, std::mem::take(&mut accepting)).await;
+                    drain = Some(Drain { began: worker.clock.now(), timeout, idle_closed: false, done });
+                }
+                None => return,
+            },
+            () = worker.connection_closed.notified(), if drain.is_some() => {}
+            _ = tick.tick() => {
+                ticks += 1;
+                worker.access_log.hand_over();
+                let dropped = worker.access_log.take_dropped();
+                if dropped > 0 {
+                    worker.metrics.count_many(Rare::LogDropped, "", "", dropped);
+                }
+                if ticks % TICKS_PER_SWEEP == 0 {
+                    worker.sweep();
+                }
+            }
+        }
+        if let Some(drained) = drain.as_mut().and_then(|drain| drain.step(&worker)) {
+            finish(&worker, drain.take(), drained).await;
+            return;
+        }
+    }
+}
+
+/// Accepts for as long as the task lives.
+async fn accept(listener: TcpListener, scheme: Scheme, worker: Rc<WorkerState>, connections_max: usize) {
+    loop {
+        if worker.connections.len() >= connections_max {
+            worker.metrics.count(Rare::ConnectionError, scheme.as_str(), "connections_max");
+        }
+        while worker.connections.len() >= connections_max {
+            worker.connection_closed.notified().await;
+        }
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                connection::spawn(stream, peer, scheme, Rc::clone(&worker));
+            }
+            Err(error) => {
+                // ECONNABORTED is the client's doing; EMFILE and ENFILE end when connections close.
+                worker.metrics.connections.refused.set(worker.metrics.connections.refused.get() + 1);
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Connections that the kernel has completed are in the accept queue: they were accepted as far as their client
+/// knows. Gives each accept loop turns until its queue is empty, then closes the listeners.
+async fn stop_accepting(worker: &WorkerState, accepting: Vec<tokio::task::JoinHandle<()>>) {
+    worker.draining.set(true);
+    for _ in 0..ACCEPT_TURNS {
+        let before = worker.metrics.connections.accepted.get();
+        for _ in 0..YIELDS_PER_TURN {
+            tokio::task::yield_now().await;
+        }
+        if worker.metrics.connections.accepted.get() == before {
+            break;
+        }
+    }
+    for task in accepting {
+        task.abort();
+    }
+    worker.connections.begin_drain();
+}
+
+/// A drain under way. The worker's loop goes on meanwhile: timeouts, logs and scrapes do not stop.
+struct Drain {
+    began: Instant,
+    timeout: Duration,
+    idle_closed: bool,
+    done: oneshot::Sender<Drained>,
+}
+
+impl Drain {
+    /// `Some` when nothing is left, or the time is over.
+    fn step(&mut self, worker: &WorkerState) -> Option<Drained> {
+        if worker.connections.is_empty() {
+            return Some(Drained::default());
+        }
+        let elapsed = worker.clock.now().saturating_duration_since(self.began);
+        if elapsed >= self.timeout {
+            return Some(Drained { cut: worker.connections.kill_all() });
+        }
+        if !self.idle_closed && elapsed >= DRAIN_IDLE_GRACE.min(self.timeout / 2) {
+            self.idle_closed = true;
+            worker.connections.close_idle();
+        }
+        None
+    }
+}
+
+/// Lets connections that were cut end, so that their requests are counted and logged, and answers the drain.
+async fn finish(worker: &WorkerState, drain: Option<Drain>, drained: Drained) {
+    for _ in 0..drained.cut.saturating_add(1).saturating_mul(YIELDS_PER_TURN) {
+        if worker.connections.is_empty() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    worker.access_log.hand_over();
+    if let Some(drain) = drain {
+        let _ = drain.done.send(drained);
+    }
+}
+
+/// Turns that the accept queues get to empty themselves; each takes at least one connection, and a backlog is
+/// `control::listen::BACKLOG` long.
+const ACCEPT_TURNS: usize = 4096;
+/// Yields to the event loop, of which at least one polls the sockets.
+const YIELDS_PER_TURN: usize = 3;

@@ -1,0 +1,16 @@
+//! All integration tests of the gateway, in one binary.
+
+mod support;
+
+mod admin;
+mod broken_config;
+mod commands;
+mod connections;
+mod control;
+mod discovery;
+mod framing;
+mod policies;
+mod proxying;
+mod reload;
+#[path = "../tidy.rs"]
+mod tidy;

@@ -1,0 +1,169 @@
+//! Backends: one that answers what a closure says, and one that writes raw bytes.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+
+type Handler = dyn Fn(&Request<Bytes>) -> Response<Bytes> + Send + Sync;
+
+/// An HTTP/1.1 service that remembers what it was asked.
+pub(crate) struct Backend {
+    pub(crate) addr: SocketAddr,
+    seen: Arc<Mutex<Vec<Request<Bytes>>>>,
+    served: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Backend {
+    /// Answers 200 with its name.
+    pub(crate) async fn named(name: &'static str) -> Self {
+        Self::with(move |_| Response::new(Bytes::from_static(name.as_bytes()))).await
+    }
+
+    pub(crate) async fn with(
+        handler: impl Fn(&Request<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let served = Arc::new(AtomicUsize::new(0));
+        let connections = Arc::new(AtomicUsize::new(0));
+        let handler: Arc<Handler> = Arc::new(handler);
+        let accept =
+            accept(listener, handler, Arc::clone(&seen), Arc::clone(&served), Arc::clone(&connections));
+        Self { addr, seen, served, connections, task: tokio::spawn(accept) }
+    }
+
+    /// Requests answered so far.
+    pub(crate) fn served(&self) -> usize {
+        self.served.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// The requests seen since the last call.
+    pub(crate) fn take_seen(&self) -> Vec<Request<Bytes>> {
+        std::mem::take(&mut *self.seen.lock().unwrap())
+    }
+
+    /// The one request seen since the last call.
+    pub(crate) fn only_seen(&self) -> Request<Bytes> {
+        let mut seen = self.take_seen();
+        assert_eq!(seen.len(), 1, "expected one request: {seen:?}");
+        seen.remove(0)
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    handler: Arc<Handler>,
+    seen: Arc<Mutex<Vec<Request<Bytes>>>>,
+    served: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
+) {
+    // Dropped with this task, so that a stopped backend also closes its open connections.
+    let mut open = tokio::task::JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        connections.fetch_add(1, Ordering::SeqCst);
+        let (handler, seen, served) = (Arc::clone(&handler), Arc::clone(&seen), Arc::clone(&served));
+        let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+            let (handler, seen, served) = (Arc::clone(&handler), Arc::clone(&seen), Arc::clone(&served));
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+                let request = Request::from_parts(parts, body);
+                let response = handler(&request).map(Full::new);
+                seen.lock().unwrap().push(request);
+                served.fetch_add(1, Ordering::SeqCst);
+                Ok::<_, Infallible>(response)
+            }
+        });
+        stream.set_nodelay(true).unwrap();
+        open.spawn(async move {
+            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+/// A backend that reads one request head per connection and then does what its script says with the socket.
+pub(crate) struct RawBackend {
+    pub(crate) addr: SocketAddr,
+    pub(crate) connections: Arc<AtomicUsize>,
+    /// Every byte received, over all connections.
+    pub(crate) received: Arc<Mutex<Vec<u8>>>,
+    task: JoinHandle<()>,
+}
+
+impl RawBackend {
+    /// Writes `answer` after each request head, then closes if `close`, else reads on.
+    pub(crate) async fn answering(answer: &'static [u8], close: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let (count, log) = (Arc::clone(&connections), Arc::clone(&received));
+        let task = tokio::spawn(async move {
+            let mut open = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                open.spawn(script(stream, answer, close, Arc::clone(&log)));
+            }
+        });
+        Self { addr, connections, received, task }
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for RawBackend {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn script(mut stream: TcpStream, answer: &'static [u8], close: bool, log: Arc<Mutex<Vec<u8>>>) {
+    let mut pending = Vec::new();
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(n) => {
+                pending.extend_from_slice(&buffer[..n]);
+                log.lock().unwrap().extend_from_slice(&buffer[..n]);
+            }
+        }
+        if let Some(end) = pending.windows(4).position(|w| w == b"\r\n\r\n") {
+            pending.drain(..end + 4);
+            if stream.write_all(answer).await.is_err() || close {
+                return;
+            }
+        }
+    }
+}

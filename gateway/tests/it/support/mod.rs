@@ -1,0 +1,29 @@
+//! Real gateways, backends and clients on free ports.
+
+pub(crate) mod backend;
+pub(crate) mod client;
+pub(crate) mod gateway;
+
+use std::{future::Future, time::Duration};
+
+/// Longest that any event of a test may take; only a failure waits for it.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Waits until `condition` holds, asking again in short steps; panics with `what` after [`DEADLINE`].
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl FnMut() -> F) {
+    within(DEADLINE, what, condition).await;
+}
+
+/// As [`eventually`] with a deadline that is part of what is tested.
+pub(crate) async fn within<F: Future<Output = bool>>(
+    deadline: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) {
+    let polling = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(deadline, polling).await.is_ok(), "not within {deadline:?}: {what}");
+}

@@ -1,0 +1,242 @@
+//! The house rules that a compiler does not check (docs/ARCHITECTURE.md, "Invariants").
+
+use std::path::{Path, PathBuf};
+
+/// Files of the request path, relative to `gateway/src`.
+const DATA_PLANE: [&str; 19] = [
+    "access_log.rs",
+    "admission/",
+    "body.rs",
+    "connection/",
+    "error.rs",
+    "exchange.rs",
+    "headers/",
+    "metrics.rs",
+    "policy/",
+    "proxy.rs",
+    "router/",
+    "snapshot.rs",
+    "upstream/attempt.rs",
+    "upstream/cluster.rs",
+    "upstream/connect.rs",
+    "upstream/endpoint.rs",
+    "upstream/load_balancer.rs",
+    "upstream/pool.rs",
+    "worker.rs",
+];
+
+/// Decisions: pure, `now` and `rng` are arguments.
+const PURE: [&str; 6] =
+    ["admission/", "headers/", "policy/", "router/", "upstream/load_balancer.rs", "upstream/endpoint.rs"];
+
+const FILE_LINES_MAX: usize = 400;
+const FUNCTION_LINES_MAX: usize = 70;
+/// Longer for a reason; the list only shrinks.
+const LONG_FUNCTIONS: [(&str, &str); 1] = [("gateway/src/error.rs", "row")]; // the table: one arm per failure, and it must be one match
+
+/// One source file: its name from the top of the repository, and its code without tests.
+struct Source {
+    name: String,
+    /// Line number and text; comments and strings are still there.
+    lines: Vec<(usize, String)>,
+}
+
+impl Source {
+    fn is_in(&self, places: &[&str]) -> bool {
+        self.name.strip_prefix("gateway/src/").is_some_and(|name| {
+            places
+                .iter()
+                .any(|place| if place.ends_with('/') { name.starts_with(place) } else { name == *place })
+        })
+    }
+
+    /// Lines of code: no blank lines, no comments.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.lines.iter().filter_map(|(at, line)| {
+            let code = line.split("//").next().unwrap_or("").trim_end();
+            (!code.trim().is_empty()).then_some((*at, code))
+        })
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn sources() -> Vec<Source> {
+    let mut sources = Vec::new();
+    for package in ["gateway/src", "registry/src", "sample-services/src"] {
+        collect(&root().join(package), &mut sources);
+    }
+    assert!(sources.len() > 40, "the rules look at the right folder");
+    sources
+}
+
+fn collect(dir: &Path, out: &mut Vec<Source>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, out);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let name = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+            // Files of tests only are named so; in others, tests are last.
+            if name.ends_with("/tests.rs") || name.contains("/tests/") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let tests = text.lines().position(|line| line.starts_with("#[cfg(test)]")).unwrap_or(usize::MAX);
+            let lines =
+                text.lines().take(tests).enumerate().map(|(at, line)| (at + 1, line.to_owned())).collect();
+            out.push(Source { name, lines });
+        }
+    }
+}
+
+/// Fails with every place that is in `files` and has one of `words`.
+fn forbid(rule: &str, words: &[&str], files: impl Fn(&Source) -> bool) {
+    let mut found = Vec::new();
+    for source in sources().iter().filter(|source| files(source)) {
+        for (at, code) in source.code() {
+            if words.iter().any(|word| code.contains(word)) {
+                found.push(format!("{}:{at}: {}", source.name, code.trim()));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{rule}:\n{}", found.join("\n"));
+}
+
+#[test]
+fn decisions_do_not_await() {
+    forbid("a decision must not await", &[".await", "async fn"], |source| source.is_in(&PURE));
+}
+
+#[test]
+fn clocks_are_read_only_in_clock_rs() {
+    forbid(
+        "read the clock in clock.rs and hand `now` in",
+        &["Instant::now()", "SystemTime::now()"],
+        |source| source.is_in(&DATA_PLANE),
+    );
+}
+
+#[test]
+fn randomness_comes_from_the_worker() {
+    forbid("take `rng` as an argument", &["rand::rng()", "thread_rng", "rand::random"], |source| {
+        // The worker seeds its generator once, at start.
+        source.is_in(&DATA_PLANE) && !source.is_in(&["worker.rs"])
+    });
+}
+
+#[test]
+fn the_data_plane_takes_no_lock() {
+    forbid("no lock in the data plane", &["Mutex", "RwLock"], |source| source.is_in(&DATA_PLANE));
+    forbid("a concurrent map only in the limiter's store", &["DashMap"], |source| {
+        source.is_in(&DATA_PLANE) && !source.is_in(&["policy/rate_limit.rs"])
+    });
+}
+
+#[test]
+fn local_replies_get_their_status_in_error_rs_only() {
+    forbid("a status for the client comes from the table in error.rs", &["StatusCode::"], |source| {
+        // Decisions compare statuses, and two answers are not errors: the admission table, and `OPTIONS *`.
+        let decides =
+            source.is_in(&["admission/", "headers/", "policy/", "error.rs", "exchange.rs", "proxy.rs"]);
+        source.is_in(&DATA_PLANE) && !decides
+    });
+    let proxy = sources().into_iter().find(|source| source.name == "gateway/src/proxy.rs").unwrap();
+    let used: Vec<String> = proxy
+        .code()
+        .filter(|(_, code)| code.contains("StatusCode::"))
+        .map(|(_, code)| code.trim().to_owned())
+        .collect();
+    assert_eq!(used, ["*response.status_mut() = StatusCode::NO_CONTENT;"], "only the answer to `OPTIONS *`");
+}
+
+#[test]
+fn the_data_plane_does_not_panic() {
+    forbid(
+        "no panic in the data plane",
+        &[".unwrap()", ".expect(", "panic!(", "unreachable!(", "todo!("],
+        |source| source.is_in(&DATA_PLANE),
+    );
+}
+
+#[test]
+fn the_data_plane_stays_on_its_core_and_off_the_disk() {
+    let words = ["tokio::spawn", "spawn_blocking", "std::fs", "tokio::fs", "lookup_host", "ToSocketAddrs"];
+    // The log writer is a thread of its own; opening its file is at start.
+    forbid("no task on another core, no file, no name look-up", &words, |source| {
+        source.is_in(&DATA_PLANE) && !source.is_in(&["access_log.rs"])
+    });
+}
+
+#[test]
+fn every_file_says_what_it_promises() {
+    let silent: Vec<String> = sources()
+        .into_iter()
+        .filter(|source| source.lines.first().is_none_or(|(_, line)| !line.starts_with("//!")))
+        .map(|source| source.name)
+        .collect();
+    assert!(silent.is_empty(), "these files do not begin with `//!`: {silent:?}");
+}
+
+#[test]
+fn files_and_functions_are_small() {
+    let mut long = Vec::new();
+    for source in sources() {
+        let lines = source.code().count();
+        if lines > FILE_LINES_MAX {
+            long.push(format!("{}: {lines} lines of code", source.name));
+        }
+        for (name, lines) in functions(&source) {
+            let excepted = LONG_FUNCTIONS.contains(&(source.name.as_str(), name.as_str()));
+            if lines > FUNCTION_LINES_MAX && !excepted {
+                long.push(format!("{}: fn {name} has {lines} lines of code", source.name));
+            }
+        }
+    }
+    assert!(long.is_empty(), "at most {FILE_LINES_MAX} and {FUNCTION_LINES_MAX}:\n{}", long.join("\n"));
+}
+
+/// Functions and their lines of code; rustfmt puts a function's closing brace at the indentation of its `fn`.
+fn functions(source: &Source) -> Vec<(String, usize)> {
+    let mut functions = Vec::new();
+    let mut open: Option<(String, usize, usize)> = None;
+    for (_, code) in source.code() {
+        let indent = code.len() - code.trim_start().len();
+        if let Some((name, at, lines)) = &mut open {
+            *lines += 1;
+            if code.trim() == "}" && indent == *at {
+                functions.push((name.clone(), *lines));
+                open = None;
+            }
+        } else if let Some(rest) = code.split("fn ").nth(1)
+            && code.trim_start().split("fn ").next().is_some_and(is_declaration)
+            && !code.ends_with(['}', ';'])
+        {
+            let name = rest.split(['(', '<']).next().unwrap_or("").to_owned();
+            open = Some((name, indent, 1));
+        }
+    }
+    functions
+}
+
+/// What may stand before `fn`.
+fn is_declaration(before: &str) -> bool {
+    before
+        .split_whitespace()
+        .all(|word| ["pub", "pub(crate)", "pub(super)", "async", "const", "unsafe"].contains(&word))
+}
+
+#[test]
+fn no_machine_no_marks_of_unfinished_work() {
+    let mut found = Vec::new();
+    for source in sources() {
+        for (at, line) in &source.lines {
+            if ["TODO", "FIXME", "XXX", "todo!(", "unimplemented!("].iter().any(|mark| line.contains(mark)) {
+                found.push(format!("{}:{at}: {line}", source.name));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
