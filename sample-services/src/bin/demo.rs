@@ -1,0 +1,89 @@
+//! Registry, services and gateway in one process. `ready` on a line of its own means that every part answers.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use sample_services::{
+    cli::stop_signal,
+    demo::{Demo, DemoOptions, RegistryChoice},
+};
+use tracing_subscriber::EnvFilter;
+
+/// Registry, users, products (twice), orders and the gateway, in one process
+#[derive(Debug, Parser)]
+#[command(name = "demo", version)]
+struct Arguments {
+    /// The gateway's cleartext listener
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
+    http: SocketAddr,
+
+    /// The gateway's TLS listener
+    #[arg(long, default_value = "127.0.0.1:8443", value_name = "ADDR")]
+    https: SocketAddr,
+
+    /// The gateway's admin listener
+    #[arg(long, default_value = "127.0.0.1:9900", value_name = "ADDR")]
+    admin: SocketAddr,
+
+    /// Where the embedded registry listens, or the URL of a Consul that is there already
+    #[arg(long, default_value = "127.0.0.1:8500", value_name = "ADDR|URL")]
+    registry: RegistryChoice,
+
+    /// Folder for databases, keys, certificates and routes.yaml [default: a temporary one, removed at the end]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let Arguments { http, https, admin, registry, data } = Arguments::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(DemoOptions { http, https, admin, registry, data }).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: DemoOptions) -> anyhow::Result<()> {
+    // Listening for signals begins first: one that comes while the parts start stops them as soon as they have
+    // started, instead of killing the process and leaving them registered.
+    let stop = tokio::spawn(stop_signal());
+    let demo = Demo::start(options).await?;
+    print(&demo);
+    stop.await??;
+    println!("stopping: finishing what is in flight, then deregistering");
+    demo.shutdown().await;
+    Ok(())
+}
+
+fn print(demo: &Demo) {
+    let Demo { http, https, admin, registry_url, customer_token, staff_token, product_id, .. } = demo;
+    let (ca, routes) = (demo.ca_file.display(), demo.routes_file.display());
+    let order = format!(r#"{{"items": [{{"product_id": "{product_id}", "quantity": 1}}]}}"#);
+    println!("gateway   http://{http}   https://localhost:{} (--cacert {ca})", https.port());
+    println!("admin     http://{admin}/metrics");
+    println!("registry  {registry_url}");
+    println!("routes    {routes}");
+    println!();
+    println!("customer  {customer_token}");
+    println!("staff     {staff_token}");
+    println!();
+    println!("# the three most expensive products");
+    println!("curl -H 'Authorization: Bearer {customer_token}' 'http://{http}/products?sort=-price&limit=3'");
+    println!();
+    println!("# an order, over TLS");
+    println!(
+        "curl --cacert {ca} -H 'Authorization: Bearer {customer_token}' -H 'Content-Type: application/json' \
+         -d '{order}' https://localhost:{}/orders",
+        https.port()
+    );
+    println!();
+    println!("# without a token: 401 and a problem document");
+    println!("curl -i http://{http}/orders");
+    println!();
+    println!("ready");
+}

@@ -1,0 +1,121 @@
+//! What the three binaries share: arguments, logging, signals.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::Context;
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    database::DatabaseLocation,
+    registration::RegistryAddress,
+    service::{RunningService, Service, ServiceOptions},
+    users::{TokenKey, TokenSigner},
+};
+
+/// Arguments of every service.
+#[derive(Debug, Args)]
+pub struct ServiceArgs {
+    /// Address to listen on; port 0 takes any free one
+    #[arg(long, env = "SERVICE_LISTEN", default_value = "127.0.0.1:0", value_name = "ADDR")]
+    listen: SocketAddr,
+
+    /// Host that others reach this instance at [default: the address it listens on]
+    #[arg(long, env = "SERVICE_ADVERTISE", value_name = "HOST")]
+    advertise: Option<String>,
+
+    /// SQLite file, or `:memory:` [default: ./data/<service>.db]
+    #[arg(long, env = "SERVICE_DATABASE", value_name = "FILE")]
+    database: Option<DatabaseLocation>,
+
+    #[command(flatten)]
+    registry: RegistryArgs,
+}
+
+/// Where the registry is.
+#[derive(Debug, Args)]
+pub struct RegistryArgs {
+    /// Consul's HTTP address, or `off` to run unregistered
+    #[arg(long, env = "CONSUL_HTTP_ADDR", default_value = "http://127.0.0.1:8500", value_name = "URL")]
+    registry: String,
+
+    /// ACL token for the registry
+    #[arg(long, env = "CONSUL_HTTP_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    registry_token: Option<String>,
+}
+
+/// Arguments of the users service alone.
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// File with the HS256 key that tokens are signed with; without it, nobody can log in
+    #[arg(long = "token-key-file", env = "TOKEN_KEY_FILE", value_name = "FILE")]
+    key_file: Option<PathBuf>,
+
+    /// `iss` of the tokens
+    #[arg(
+        long = "token-issuer",
+        env = "TOKEN_ISSUER",
+        default_value = "https://issuer.example",
+        value_name = "URL"
+    )]
+    issuer: String,
+
+    /// `aud` of the tokens
+    #[arg(long = "token-audience", env = "TOKEN_AUDIENCE", default_value = "api", value_name = "NAME")]
+    audience: String,
+
+    /// How long a token is good
+    #[arg(long = "token-ttl", env = "TOKEN_TTL", default_value = "1h", value_name = "TIME",
+          value_parser = humantime::parse_duration)]
+    ttl: Duration,
+}
+
+impl TokenArgs {
+    /// `None` without a key file.
+    pub fn signer(self) -> anyhow::Result<Option<TokenSigner>> {
+        let Some(path) = self.key_file else { return Ok(None) };
+        let secret = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let key = TokenKey::from_secret(&secret).with_context(|| format!("{} is no key", path.display()))?;
+        Ok(Some(TokenSigner { key, issuer: self.issuer, audience: self.audience, ttl: self.ttl }))
+    }
+}
+
+/// Runs `service` until SIGTERM or SIGINT.
+pub async fn run(service: Service, args: ServiceArgs) -> anyhow::Result<()> {
+    log_to_stdout();
+    let name = service.name();
+    let registry = match args.registry.registry {
+        off if off == "off" => None,
+        url => Some(RegistryAddress { url, token: args.registry.registry_token }),
+    };
+    let options = ServiceOptions {
+        service,
+        listen: args.listen,
+        advertise: args.advertise,
+        database: args.database.unwrap_or_else(|| DatabaseLocation::File(format!("data/{name}.db").into())),
+        registry,
+    };
+    let running = RunningService::start(options).await?;
+    println!("{name} listens on http://{}", running.addr());
+    stop_signal().await?;
+    running.shutdown().await;
+    Ok(())
+}
+
+/// Returns at the first SIGTERM or SIGINT.
+pub async fn stop_signal() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// JSON lines; `RUST_LOG` chooses what.
+fn log_to_stdout() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().json().with_env_filter(filter).init();
+}

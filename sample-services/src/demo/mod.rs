@@ -1,0 +1,275 @@
+//! Everything at once, in one process, with nothing installed: a registry, three services on SQLite (products
+//! twice), and the gateway in front of them.
+//!
+//! It is made of the same parts as a real deployment and talks to them the same way: services register over
+//! HTTP, the gateway reads a `routes.yaml` file, and [`Demo::start`] returns only when each service has answered
+//! through the gateway. Secrets are made at every start and written with mode 0600.
+
+mod catalog;
+pub mod client;
+mod first_visit;
+mod routes;
+mod secrets;
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use millgate::{ConfigSource, Gateway, RunOptions};
+use millgate_registry::{EmbeddedRegistry, RegistryOptions};
+use tempfile::TempDir;
+
+use self::{
+    first_visit::FirstVisit,
+    routes::{AUDIENCE, ISSUER, routes_yaml},
+    secrets::Secrets,
+};
+use crate::{
+    database::DatabaseLocation,
+    registration::RegistryAddress,
+    service::{RunningService, Service, ServiceOptions},
+    users::{TokenKey, TokenSigner},
+};
+
+/// Where to listen and where to keep things. Port 0 takes any free one.
+#[derive(Debug, Clone)]
+pub struct DemoOptions {
+    pub http: SocketAddr,
+    pub https: SocketAddr,
+    pub admin: SocketAddr,
+    pub registry: RegistryChoice,
+    /// `None`: a temporary folder that is removed at the end.
+    pub data: Option<PathBuf>,
+}
+
+/// A registry of our own, or a Consul that is there already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RegistryChoice {
+    Embedded(SocketAddr),
+    Existing(String),
+}
+
+impl std::str::FromStr for RegistryChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with("http://") || text.starts_with("https://") {
+            return Ok(Self::Existing(text.trim_end_matches('/').to_owned()));
+        }
+        let addr =
+            text.parse().map_err(|_| "must be ADDR:PORT to listen on, or the URL of a Consul".to_owned())?;
+        Ok(Self::Embedded(addr))
+    }
+}
+
+/// The whole demo, running.
+pub struct Demo {
+    pub http: SocketAddr,
+    pub https: SocketAddr,
+    pub admin: SocketAddr,
+    pub registry_url: String,
+    /// A token that `POST /login` gave to a customer.
+    pub customer_token: String,
+    /// A token of a member of staff, who may write the catalogue.
+    pub staff_token: String,
+    /// A product to order.
+    pub product_id: String,
+    /// The authority that signed the gateway's certificate, for `curl --cacert`.
+    pub ca_pem: String,
+    pub ca_file: PathBuf,
+    pub routes_file: PathBuf,
+    parts: Parts,
+    _temporary: Option<TempDir>,
+}
+
+/// What must be stopped, in the order in which it was started.
+#[derive(Default)]
+struct Parts {
+    registry: Option<EmbeddedRegistry>,
+    services: Vec<RunningService>,
+    gateway: Option<Gateway>,
+}
+
+impl Demo {
+    /// Starts everything and returns when every part answers. If one does not, the others are stopped again.
+    pub async fn start(options: DemoOptions) -> anyhow::Result<Self> {
+        check_ports(&options)?;
+        let (folder, temporary) = open_folder(options.data.as_deref())?;
+        let mut parts = Parts::default();
+        match start_parts(&mut parts, &options, &folder).await {
+            Ok(started) => Ok(started.into_demo(parts, temporary)),
+            Err(error) => {
+                parts.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Drains the gateway, then stops the services, each of which deregisters first, then the registry.
+    pub async fn shutdown(self) {
+        self.parts.stop().await;
+    }
+}
+
+impl Parts {
+    async fn stop(self) {
+        if let Some(gateway) = self.gateway {
+            gateway.shutdown().await;
+        }
+        for service in self.services.into_iter().rev() {
+            service.shutdown().await;
+        }
+        if let Some(registry) = self.registry {
+            registry.shutdown().await;
+        }
+    }
+}
+
+/// What [`start_parts`] found out on the way.
+struct Started {
+    http: SocketAddr,
+    https: SocketAddr,
+    admin: SocketAddr,
+    registry_url: String,
+    secrets: Secrets,
+    routes_file: PathBuf,
+    visit: FirstVisit,
+}
+
+impl Started {
+    fn into_demo(self, parts: Parts, temporary: Option<TempDir>) -> Demo {
+        Demo {
+            http: self.http,
+            https: self.https,
+            admin: self.admin,
+            registry_url: self.registry_url,
+            customer_token: self.visit.customer_token,
+            staff_token: self.visit.staff_token,
+            product_id: self.visit.product_id,
+            ca_pem: self.secrets.ca_pem,
+            ca_file: self.secrets.ca_file,
+            routes_file: self.routes_file,
+            parts,
+            _temporary: temporary,
+        }
+    }
+}
+
+/// The folder to keep things in, and the guard that removes it again if it is a temporary one.
+fn open_folder(data: Option<&Path>) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
+    if let Some(folder) = data {
+        let cannot = || format!("--data {}: cannot be created", folder.display());
+        std::fs::create_dir_all(folder).with_context(cannot)?;
+        return Ok((folder.canonicalize()?, None));
+    }
+    let temporary = tempfile::Builder::new().prefix("millgate-demo-").tempdir()?;
+    Ok((temporary.path().to_owned(), Some(temporary)))
+}
+
+async fn start_parts(parts: &mut Parts, options: &DemoOptions, folder: &Path) -> anyhow::Result<Started> {
+    let secrets = Secrets::make(folder)?;
+    let registry_url = start_registry(parts, &options.registry).await?;
+    start_services(parts, folder, &registry_url, &secrets).await?;
+
+    let routes_file = folder.join("routes.yaml");
+    std::fs::write(&routes_file, routes_yaml(options, &registry_url))?;
+    let config = ConfigSource::File(routes_file.clone());
+    let run = RunOptions { config, ..RunOptions::default() };
+    let gateway = Gateway::start(run).await.map_err(|error| anyhow::anyhow!("{error}"))?;
+    let gateway = parts.gateway.insert(gateway);
+    if tokio::time::timeout(READY_TIMEOUT, every_instance_is_found(gateway)).await.is_err() {
+        bail!("the gateway did not find every instance in the registry within {READY_TIMEOUT:?}");
+    }
+    let missing = |listener: &str| format!("the gateway has no {listener} listener");
+    let http = gateway.http_addr().with_context(|| missing("http"))?;
+    let https = gateway.https_addr().with_context(|| missing("https"))?;
+    let admin = gateway.admin_addr().with_context(|| missing("admin"))?;
+
+    let visit = FirstVisit::make(http, &secrets).await?;
+    visit.check_every_part(https, admin, &registry_url, &secrets.ca_pem).await?;
+    Ok(Started { http, https, admin, registry_url, secrets, routes_file, visit })
+}
+
+/// A new instance takes requests once the registry's first health check of it has passed.
+async fn every_instance_is_found(gateway: &Gateway) {
+    gateway.ready().await;
+    loop {
+        let (_, services) = gateway.summary();
+        let found: usize = services.iter().map(|(_, instances)| instances).sum();
+        if found >= INSTANCES && services.iter().all(|(_, instances)| *instances > 0) {
+            return;
+        }
+        tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+    }
+}
+
+async fn start_registry(parts: &mut Parts, choice: &RegistryChoice) -> anyhow::Result<String> {
+    match choice {
+        RegistryChoice::Existing(url) => Ok(url.clone()),
+        RegistryChoice::Embedded(listen) => {
+            let options = RegistryOptions { listen: *listen, ..Default::default() };
+            let registry = parts.registry.insert(EmbeddedRegistry::start(options).await?);
+            Ok(registry.url())
+        }
+    }
+}
+
+/// One after the other: the two instances of products share a database file, and the first one makes its tables.
+async fn start_services(
+    parts: &mut Parts,
+    folder: &Path,
+    registry_url: &str,
+    secrets: &Secrets,
+) -> anyhow::Result<()> {
+    let signer = TokenSigner {
+        key: TokenKey::from_secret(&std::fs::read(&secrets.token_key_file)?)?,
+        issuer: ISSUER.to_owned(),
+        audience: AUDIENCE.to_owned(),
+        ttl: TOKEN_TTL,
+    };
+    for service in [
+        Service::Users { signer: Some(signer) },
+        Service::Products,
+        Service::Products,
+        Service::Orders { products_url: None },
+    ] {
+        let options = ServiceOptions {
+            listen: ([127, 0, 0, 1], 0).into(),
+            advertise: None,
+            database: DatabaseLocation::File(folder.join(format!("{}.db", service.name()))),
+            registry: Some(RegistryAddress { url: registry_url.to_owned(), token: None }),
+            service,
+        };
+        parts.services.push(RunningService::start(options).await?);
+    }
+    Ok(())
+}
+
+/// Tries every port before anything is started. The gateway listens with `SO_REUSEPORT`, so a second demo on the
+/// same port would not fail by itself: it would take half of the first one's connections.
+fn check_ports(options: &DemoOptions) -> anyhow::Result<()> {
+    let registry = match options.registry {
+        RegistryChoice::Embedded(addr) => Some(("--registry", addr)),
+        RegistryChoice::Existing(_) => None,
+    };
+    let gateway = [("--http", options.http), ("--https", options.https), ("--admin", options.admin)];
+    // All are held until the end, so that two flags with the same address are found too.
+    let mut held = Vec::new();
+    for (flag, addr) in gateway.into_iter().chain(registry) {
+        match TcpListener::bind(addr) {
+            Ok(listener) => held.push(listener),
+            Err(error) => bail!("cannot listen on {addr}: {error}; choose another address with {flag} ADDR"),
+        }
+    }
+    Ok(())
+}
+
+const TOKEN_TTL: Duration = Duration::from_hours(1);
+/// Users, products twice, orders.
+const INSTANCES: usize = 4;
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+/// Registration and the first health check take well under a second; a busy machine gets much more.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);

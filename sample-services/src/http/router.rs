@@ -1,0 +1,129 @@
+//! The router around a service's own routes: health, `/openapi.json`, limits, and problems for what does not
+//! exist.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, State},
+    http::StatusCode,
+    middleware,
+    response::IntoResponse,
+    routing::get,
+};
+use serde_json::json;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{Problem, ProblemBody, Result, request_context};
+use crate::database::Database;
+
+/// What `/readyz` reports: the database answers, and the service is not about to stop.
+#[derive(Debug, Clone)]
+pub struct Readiness {
+    database: Database,
+    draining: Arc<AtomicBool>,
+}
+
+impl Readiness {
+    pub fn new(database: Database) -> Self {
+        Self { database, draining: Arc::default() }
+    }
+
+    /// From now on `/readyz` says 503, so that whoever watches sends no new requests.
+    pub fn begin_drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The whole application: `api` with everything that each service has.
+pub fn assemble(api: OpenApiRouter, title: &str, readiness: Readiness) -> Router {
+    let health = OpenApiRouter::new().routes(routes!(livez)).routes(routes!(readyz)).with_state(readiness);
+    let (router, mut document) = api.merge(health).split_for_parts();
+    title.clone_into(&mut document.info.title);
+    env!("CARGO_PKG_VERSION").clone_into(&mut document.info.version);
+    document.info.description = Some(format!("The {title} service, a sample behind Millgate."));
+    document.info.license = None;
+    let document = Arc::new(document);
+    router
+        .route("/openapi.json", get(move || async move { Json(document).into_response() }))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn(request_context::track))
+}
+
+/// The process turns.
+#[utoipa::path(get, path = "/livez", tag = "health", responses((status = OK, description = "The process turns")))]
+async fn livez() -> Json<serde_json::Value> {
+    Json(json!({"status": "ok"}))
+}
+
+/// The service can do its work.
+#[utoipa::path(get, path = "/readyz", tag = "health", responses(
+    (status = OK, description = "Ready"),
+    (status = SERVICE_UNAVAILABLE, description = "Draining, or the database is away", body = ProblemBody,
+     content_type = "application/problem+json"),
+))]
+async fn readyz(State(readiness): State<Readiness>) -> Result<Json<serde_json::Value>> {
+    let not_ready = |why: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", why);
+    if readiness.draining.load(Ordering::Relaxed) {
+        return Err(not_ready("the service is stopping".to_owned()));
+    }
+    readiness.database.check().await.map_err(|error| {
+        tracing::warn!(%error, "the database does not answer");
+        not_ready("the database does not answer".to_owned())
+    })?;
+    Ok(Json(json!({"status": "ready"})))
+}
+
+async fn no_such_path() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
+}
+
+async fn no_such_method() -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "this path has other methods; see Allow",
+    )
+}
+
+/// The largest document is an order of 50 items, about 10 KB.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, extract::Request};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::{database::DatabaseLocation, products};
+
+    async fn readyz_of(readiness: &Readiness) -> StatusCode {
+        let application = assemble(OpenApiRouter::new(), "test", readiness.clone());
+        let request = Request::get("/readyz").body(Body::empty()).unwrap();
+        application.oneshot(request).await.unwrap().status()
+    }
+
+    async fn readiness() -> Readiness {
+        Readiness::new(Database::open(&DatabaseLocation::Memory, &products::SCHEMA).await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_service_that_drains_is_not_ready() {
+        let readiness = readiness().await;
+        assert_eq!(readyz_of(&readiness).await, StatusCode::OK);
+        readiness.begin_drain();
+        assert_eq!(readyz_of(&readiness).await, StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[tokio::test]
+    async fn a_service_without_its_database_is_not_ready() {
+        let readiness = readiness().await;
+        readiness.database.close().await;
+        assert_eq!(readyz_of(&readiness).await, StatusCode::SERVICE_UNAVAILABLE);
+    }
+}

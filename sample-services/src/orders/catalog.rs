@@ -1,0 +1,186 @@
+//! The products service as orders sees it: prices, stock and reservations over HTTP.
+//!
+//! Every request has a timeout of [`REQUEST_TIMEOUT`] and carries the ids of the request that caused it. A
+//! connection that cannot be made is tried once more at another instance, because nothing was sent; anything
+//! that may have reached products is not repeated.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use reqwest::{Method, RequestBuilder, Response};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::json;
+
+use super::discovery::ProductsLocation;
+use crate::{
+    http::{Problem, RequestContext},
+    products::Reservation,
+};
+
+/// A client of the products service. Cloning shares its connections.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    http: reqwest::Client,
+    products: ProductsLocation,
+}
+
+/// What an order needs to know about a product.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Offer {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) price_cents: i64,
+    pub(super) currency: String,
+    pub(super) stock: i64,
+}
+
+/// Why products did not give what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CatalogError {
+    #[error("there is no product {product_id}")]
+    UnknownProduct { product_id: String },
+    #[error("product {product_id} does not have that many in stock")]
+    InsufficientStock { product_id: String, available: Option<i64> },
+    /// No instance, no connection, or no answer in time.
+    #[error("products cannot be reached: {0}")]
+    Unavailable(String),
+    /// An answer that makes no sense.
+    #[error("products answered {0}")]
+    Broken(String),
+}
+
+impl From<CatalogError> for Problem {
+    fn from(error: CatalogError) -> Self {
+        let detail = error.to_string();
+        match error {
+            CatalogError::UnknownProduct { product_id } => {
+                Self::unprocessable("unknown_product", detail).with("product_id", product_id)
+            }
+            CatalogError::InsufficientStock { product_id, available } => {
+                Self::conflict("insufficient_stock", detail)
+                    .with("product_id", product_id)
+                    .with("available", available)
+            }
+            CatalogError::Unavailable(cause) => {
+                tracing::warn!(cause, "products cannot be reached");
+                let detail = "the products service cannot be reached; try again";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "products_unavailable", detail)
+            }
+            CatalogError::Broken(cause) => {
+                tracing::error!(cause, "products answered something unexpected");
+                let detail = "the products service gave an answer that makes no sense";
+                Self::new(StatusCode::BAD_GATEWAY, "products_failed", detail)
+            }
+        }
+    }
+}
+
+impl Catalog {
+    pub fn new(products: ProductsLocation) -> anyhow::Result<Self> {
+        // A redirect of an internal service would be a mistake; following it would hide it.
+        let no_redirects = reqwest::redirect::Policy::none();
+        let http = reqwest::Client::builder()
+            .timeout(REQUEST_TIMEOUT)
+            .redirect(no_redirects)
+            // Proxies of the environment are for the outside world.
+            .no_proxy()
+            .build()?;
+        Ok(Self { http, products })
+    }
+
+    pub(super) async fn offer(&self, context: &RequestContext, id: &str) -> Result<Offer, CatalogError> {
+        let response = self.send(context, Method::GET, &format!("/products/{id}"), |request| request).await?;
+        match response.status() {
+            StatusCode::OK => read(response).await,
+            StatusCode::NOT_FOUND => Err(CatalogError::UnknownProduct { product_id: id.to_owned() }),
+            status => Err(unexpected(status)),
+        }
+    }
+
+    /// Sets stock aside. A reservation whose answer is lost (timeout) stays taken; expiry belongs to the
+    /// products service and is not built yet.
+    pub(super) async fn reserve(
+        &self,
+        context: &RequestContext,
+        id: &str,
+        quantity: i64,
+    ) -> Result<Reservation, CatalogError> {
+        let path = format!("/products/{id}/reservations");
+        let body = json!({"quantity": quantity});
+        let response = self.send(context, Method::POST, &path, |request| request.json(&body)).await?;
+        match response.status() {
+            StatusCode::CREATED => read(response).await,
+            StatusCode::NOT_FOUND => Err(CatalogError::UnknownProduct { product_id: id.to_owned() }),
+            StatusCode::CONFLICT => {
+                #[derive(Deserialize)]
+                struct Shortage {
+                    available: Option<i64>,
+                }
+                let shortage: Shortage = read(response).await?;
+                let available = shortage.available;
+                Err(CatalogError::InsufficientStock { product_id: id.to_owned(), available })
+            }
+            status => Err(unexpected(status)),
+        }
+    }
+
+    /// Gives reserved stock back; fine if it was given back before.
+    pub(super) async fn release(
+        &self,
+        context: &RequestContext,
+        product_id: &str,
+        reservation_id: &str,
+    ) -> Result<(), CatalogError> {
+        let path = format!("/products/{product_id}/reservations/{reservation_id}");
+        let response = self.send(context, Method::DELETE, &path, |request| request).await?;
+        match response.status() {
+            StatusCode::NO_CONTENT | StatusCode::NOT_FOUND => Ok(()),
+            status => Err(unexpected(status)),
+        }
+    }
+
+    async fn send(
+        &self,
+        context: &RequestContext,
+        method: Method,
+        path: &str,
+        finish: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, CatalogError> {
+        let mut cause = String::new();
+        for _ in 0..ATTEMPTS_MAX {
+            let base =
+                self.products.pick().await.map_err(|error| CatalogError::Unavailable(error.to_string()))?;
+            let request =
+                self.http.request(method.clone(), format!("{base}{path}")).headers(context.headers());
+            match finish(request).send().await {
+                Ok(response) => return Ok(response),
+                Err(error) if error.is_connect() => cause = format!("{base}: {error}"),
+                Err(error) => return Err(CatalogError::Unavailable(format!("{base}: {error}"))),
+            }
+        }
+        Err(CatalogError::Unavailable(cause))
+    }
+}
+
+async fn read<T: DeserializeOwned>(response: Response) -> Result<T, CatalogError> {
+    response.json().await.map_err(|error| {
+        if error.is_decode() {
+            CatalogError::Broken(error.to_string())
+        } else {
+            CatalogError::Unavailable(error.to_string())
+        }
+    })
+}
+
+fn unexpected(status: StatusCode) -> CatalogError {
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        CatalogError::Unavailable(status.to_string())
+    } else {
+        CatalogError::Broken(status.to_string())
+    }
+}
+
+/// Connection, request and answer together. A client of orders waits for it, so it is short.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// The first attempt, and one at another instance if no connection could be made.
+const ATTEMPTS_MAX: usize = 2;

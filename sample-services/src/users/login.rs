@@ -1,0 +1,66 @@
+//! `POST /login`: e-mail and password in, access token out.
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Users, token::scope_of};
+use crate::http::{JsonBody, Problem, ProblemBody, Result};
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Credentials {
+    pub email: String,
+    #[schema(format = Password)]
+    pub password: String,
+}
+
+/// An access token, in the shape of RFC 6749 §5.1.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Token {
+    pub access_token: String,
+    #[schema(example = "Bearer")]
+    pub token_type: &'static str,
+    /// Seconds.
+    pub expires_in: u64,
+    pub scope: &'static str,
+}
+
+/// Gives a token to whoever knows an account's password.
+#[utoipa::path(post, path = "/login", tag = "users", request_body = Credentials, responses(
+    (status = OK, body = Token),
+    (status = UNAUTHORIZED, body = ProblemBody, content_type = "application/problem+json"),
+    (status = SERVICE_UNAVAILABLE, description = "No signing key is configured", body = ProblemBody,
+     content_type = "application/problem+json"),
+))]
+pub(super) async fn login(
+    State(users): State<Users>,
+    JsonBody(credentials): JsonBody<Credentials>,
+) -> Result<Response> {
+    let Some(signer) = &users.signer else {
+        let detail = "this service has no signing key; start it with --token-key-file";
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "login_not_configured", detail));
+    };
+    let (user, hash) = users.store.find_for_login(&credentials.email).await?.unzip();
+    let matches = users.passwords.verify(credentials.password, hash).await?;
+    let Some(user) = user.filter(|_| matches) else {
+        // One answer for both cases, so that nobody learns which addresses have accounts.
+        let detail = "e-mail or password is wrong";
+        return Err(Problem::new(StatusCode::UNAUTHORIZED, "wrong_credentials", detail)
+            .with_header(header::WWW_AUTHENTICATE, "Bearer realm=\"api\""));
+    };
+    let access_token = signer.sign(&user.id, user.role).map_err(|error| Problem::internal(&error))?;
+    let token = Token {
+        access_token,
+        token_type: "Bearer",
+        expires_in: signer.ttl.as_secs(),
+        scope: scope_of(user.role),
+    };
+    // RFC 6749 §5.1: nobody on the way may keep a token.
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(token)).into_response())
+}

@@ -1,0 +1,45 @@
+//! The users service: accounts, and tokens for those who know their password.
+//!
+//! Signing up and logging in are open; an account is read and changed by its owner and by staff, and only staff
+//! list accounts or give roles. `If-Match` is honoured where a client sends it and not required: an account
+//! has one owner, and the write is refused with 409 in the rare case that two meet.
+
+mod handlers;
+mod login;
+mod model;
+mod password;
+mod store;
+mod token;
+
+use sqlx::migrate::Migrator;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+pub(crate) use self::token::scope_of;
+pub use self::{
+    login::{Credentials, Token},
+    model::{NewUser, User, UserInput},
+    token::{TokenKey, TokenSigner},
+};
+use self::{password::Passwords, store::UserStore};
+use crate::database::Database;
+
+/// The tables of this service.
+pub static SCHEMA: Migrator = sqlx::migrate!("migrations/users");
+
+/// `signer` is `None` where no signing key is configured; then nobody can log in.
+pub fn router(database: Database, signer: Option<TokenSigner>) -> OpenApiRouter {
+    let users = Users { store: UserStore::new(database), passwords: Passwords::default(), signer };
+    OpenApiRouter::new()
+        .routes(routes!(handlers::create, handlers::list))
+        .routes(routes!(handlers::fetch, handlers::replace, handlers::patch, handlers::remove))
+        .routes(routes!(login::login))
+        .with_state(users)
+}
+
+/// What the handlers share.
+#[derive(Debug, Clone)]
+struct Users {
+    store: UserStore,
+    passwords: Passwords,
+    signer: Option<TokenSigner>,
+}
