@@ -1,0 +1,146 @@
+//! What a proxy's processes have cost so far, as the kernel accounts it.
+//!
+//! CPU time comes from `/proc/PID/task/*/schedstat` (nanoseconds on the CPU, exact); `/proc/PID/stat` has the split
+//! into user and system, which many kernels sample by the clock tick, so the exact sum is divided in its proportion.
+//! Memory is the proportional set size: pages that master and worker share count once. Linux only.
+
+use std::{collections::HashMap, fs, ops::Sub};
+
+use anyhow::Context;
+
+/// CPU time, in nanoseconds and in clock ticks, and time spent ready to run while somebody else had the core.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Cpu {
+    ns: u64,
+    waited_ns: u64,
+    user_ticks: u64,
+    system_ticks: u64,
+}
+
+impl Cpu {
+    /// Of a process and all its descendants that live.
+    pub(crate) fn of(pid: u32) -> anyhow::Result<Self> {
+        let mut sum = Self::default();
+        for pid in family(pid)? {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+            let (user_ticks, system_ticks) = ticks(&stat).context("/proc/PID/stat is not as expected")?;
+            sum.user_ticks += user_ticks;
+            sum.system_ticks += system_ticks;
+            for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+                let schedstat = fs::read_to_string(task?.path().join("schedstat"))?;
+                let (ns, waited_ns) = times(&schedstat).context("schedstat is not as expected")?;
+                sum.ns += ns;
+                sum.waited_ns += waited_ns;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Microseconds: (user, system).
+    pub(crate) fn split_us(self) -> (f64, f64) {
+        let ticks = (self.user_ticks + self.system_ticks).max(1);
+        let total = self.ns as f64 / 1e3;
+        let user = total * self.user_ticks as f64 / ticks as f64;
+        (user, total - user)
+    }
+
+    pub(crate) fn waited_us(self) -> f64 {
+        self.waited_ns as f64 / 1e3
+    }
+}
+
+impl Sub for Cpu {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            ns: self.ns.saturating_sub(earlier.ns),
+            waited_ns: self.waited_ns.saturating_sub(earlier.waited_ns),
+            user_ticks: self.user_ticks.saturating_sub(earlier.user_ticks),
+            system_ticks: self.system_ticks.saturating_sub(earlier.system_ticks),
+        }
+    }
+}
+
+/// Proportional set size of a process and its descendants, in KiB.
+pub(crate) fn memory_kib(pid: u32) -> anyhow::Result<u64> {
+    let mut sum = 0;
+    for pid in family(pid)? {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        sum += pss_kib(&rollup).context("smaps_rollup has no Pss")?;
+    }
+    Ok(sum)
+}
+
+fn pss_kib(rollup: &str) -> Option<u64> {
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// A process and its descendants.
+fn family(root: u32) -> anyhow::Result<Vec<u32>> {
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // Processes of others come and go meanwhile.
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        if let Some(parent) = fields(&stat).and_then(|mut fields| fields.nth(1)?.parse().ok()) {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    let mut family = vec![root];
+    let mut next = 0;
+    while let Some(pid) = family.get(next) {
+        family.extend(children.remove(pid).unwrap_or_default());
+        next += 1;
+    }
+    Ok(family)
+}
+
+/// Fields of `/proc/PID/stat` from the third (state) on. The second, the name, may hold spaces and brackets.
+fn fields(stat: &str) -> Option<std::str::SplitWhitespace<'_>> {
+    stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace())
+}
+
+/// (on the CPU, waiting for it), in nanoseconds.
+fn times(schedstat: &str) -> Option<(u64, u64)> {
+    let mut words = schedstat.split(' ');
+    Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+}
+
+/// (utime, stime): fields 14 and 15 (proc_pid_stat(5)).
+fn ticks(stat: &str) -> Option<(u64, u64)> {
+    let mut fields = fields(stat)?.skip(11);
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_spaces_and_brackets_does_not_shift_the_fields() {
+        let stat = "42 (a) b (c)) S 7 42 42 0 -1 4194304 1 2 3 4 150 50 6 7 20 0 1 0";
+        assert_eq!(ticks(stat), Some((150, 50)));
+        assert_eq!(fields(stat).and_then(|mut fields| fields.nth(1)), Some("7"));
+    }
+
+    #[test]
+    fn exact_time_is_split_as_the_ticks_are() {
+        let cpu = Cpu { ns: 2_000_000, waited_ns: 0, user_ticks: 150, system_ticks: 50 };
+        assert_eq!(cpu.split_us(), (1500.0, 500.0));
+    }
+
+    #[test]
+    fn time_without_a_tick_is_not_lost() {
+        let cpu = Cpu { ns: 1_000, waited_ns: 0, user_ticks: 0, system_ticks: 0 };
+        assert_eq!(cpu.split_us(), (0.0, 1.0));
+    }
+
+    #[test]
+    fn this_process_has_cost_something_and_holds_memory() {
+        let pid = std::process::id();
+        assert!(Cpu::of(pid).unwrap().ns > 0);
+        assert!(memory_kib(pid).unwrap() > 0);
+    }
+}
