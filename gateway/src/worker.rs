@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::BytesMut;
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::{
     net::TcpListener,
@@ -77,6 +78,8 @@ pub struct WorkerState {
     pools: RefCell<Pools>,
     pub clock: Rc<Clock>,
     pub rng: RefCell<SmallRng>,
+    /// Where request ids are cut from.
+    pub ids: RefCell<BytesMut>,
     pub metrics: Metrics,
     pub unmatched: Rc<RefCell<RouteSample>>,
     pub access_log: AccessLog,
@@ -112,6 +115,7 @@ impl WorkerState {
             pools: RefCell::new(pools),
             clock,
             rng: RefCell::new(rng),
+            ids: RefCell::default(),
             metrics,
             unmatched,
             access_log,

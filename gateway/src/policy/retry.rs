@@ -104,6 +104,11 @@ impl Retry {
         attempt <= self.attempts
     }
 
+    /// May a request of this method be sent twice at all, if it has no body?
+    pub fn repeats(&self, method: &Method) -> bool {
+        self.methods.contains(method)
+    }
+
     /// Shortest pause before a retry.
     pub fn pause_min(&self) -> Duration {
         self.backoff_min

@@ -4,7 +4,7 @@
 //! and never repeats a request whose body has begun to move. What an attempt takes (in-flight counts, breaker
 //! permit, connection) is given back by `Drop`, so a client that goes away needs no code here.
 
-use std::{borrow::Cow, rc::Rc, time::Duration, time::Instant};
+use std::{borrow::Cow, pin::pin, rc::Rc, time::Duration, time::Instant};
 
 use http::{Request, Response, request::Parts};
 use hyper::{body::Incoming, client::conn::TrySendError};
@@ -46,14 +46,20 @@ pub struct Answered {
 struct Failed {
     error: Error,
     phase: Phase,
-    /// The body, where nothing of it was sent.
-    body: Option<RequestBody>,
+    /// The whole request, where nothing of it was sent.
+    unsent: Option<Request<RequestBody>>,
+}
+
+impl Failed {
+    fn sent(error: Error, phase: Phase) -> Self {
+        Self { error, phase, unsent: None }
+    }
 }
 
 /// Sends the request until an endpoint answers, or nothing more may be tried.
 pub async fn run(
     plan: &Plan<'_>,
-    mut head: Parts,
+    head: Parts,
     body: RequestBody,
     upload: &Rc<Upload>,
     exchange: &mut Exchange,
@@ -62,9 +68,10 @@ pub async fn run(
     let in_flight = cluster.shared.concurrency.check().map_err(|_| Error::Overloaded)?;
     cluster.shared.retry_budget.deposit();
     let deadline = plan.route.timeouts.apply(exchange.started);
+    let retries = &plan.route.retry;
     let method = head.method.clone();
-    let has_no_body = body.is_empty();
-    let mut body = Some(body);
+    let is_repeatable = body.is_empty() && retries.repeats(&method);
+    let mut request = Request::from_parts(head, body);
     let mut tried = Vec::new();
     let mut last = Err(Error::NoHealthyEndpoint);
     let result = loop {
@@ -77,39 +84,50 @@ pub async fn run(
         };
         exchange.attempts += 1;
         exchange.instance = Some(Rc::clone(&endpoint.instance));
-        // The head is copied only where another attempt could use it.
-        let spare = plan.route.retry.may_follow(exchange.attempts).then(|| head.clone());
-        let sent = body.take().unwrap_or_else(|| RequestBody::empty().0);
+        // What was not sent comes back; a copy is for what may be sent twice.
+        let copy = (is_repeatable && retries.may_follow(exchange.attempts)).then(|| copy_of(&request));
         let attempt = Attempt { cluster, endpoint, deadline, now, upload };
-        let result = attempt.run(Request::from_parts(head, sent), permit, exchange).await;
-        let (phase, body_is_back) = match &result {
-            Ok(answered) => (Phase::Status(answered.response.status()), false),
-            Err(failed) => (failed.phase, failed.body.is_some()),
+        let (phase, unsent) = match attempt.run(request, permit, exchange).await {
+            Ok(answered) => {
+                let phase = Phase::Status(answered.response.status());
+                last = Ok(answered);
+                (phase, None)
+            }
+            Err(failed) => {
+                last = Err(failed.error);
+                (failed.phase, failed.unsent)
+            }
         };
-        let failure = Failure { phase, method: &method, body_is_replayable: has_no_body || body_is_back };
+        let Some(next) = unsent.or(copy) else { break last };
+        let failure = Failure { phase, method: &method, body_is_replayable: true };
         // A stale connection says nothing about its endpoint: then the same one may be asked again.
         let is_stale = phase == Phase::ReusedConnectionClosed;
-        let somebody_is_left = is_stale || tried.len() + 1 < cluster.endpoints.len();
-        let next = spare.filter(|_| somebody_is_left).and_then(|spare| {
-            retry(plan, cluster, &failure, &deadline, exchange).map(|pause| (spare, pause))
-        });
-        last = result.map_err(|failed| {
-            body = failed.body;
-            failed.error
-        });
-        let Some((spare, pause)) = next else { break last };
-        head = spare;
+        if !is_stale && tried.len() + 1 >= cluster.endpoints.len() {
+            break last;
+        }
+        let Some(pause) = retry(plan, cluster, &failure, &deadline, exchange) else { break last };
         if is_stale {
             endpoint.pool.clear();
         } else {
             tried.push(index);
         }
+        request = next;
         tokio::time::sleep(pause).await;
     };
     result.map(|mut answered| {
         answered.lease.cluster = Some(in_flight);
         answered
     })
+}
+
+/// The same request once more; only for one without a body.
+fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::empty().0);
+    request.method().clone_into(copy.method_mut());
+    request.uri().clone_into(copy.uri_mut());
+    *copy.version_mut() = request.version();
+    request.headers().clone_into(copy.headers_mut());
+    copy
 }
 
 /// A breaker's permit, held by a count of this worker.
@@ -223,15 +241,18 @@ impl Attempt<'_> {
         request: Request<RequestBody>,
         guard: InFlight<StateHandle>,
     ) -> Result<Answered, Failed> {
-        let (mut connection, mut request) = self.connection(request).await?;
+        let mut request = request;
+        let mut connection = match self.connection().await {
+            Ok(connection) => connection,
+            Err(error) => return Err(connect_failed(&error, request)),
+        };
         let sent = loop {
-            let sending = connection.sender.try_send_request(request);
-            let Ok(sent) = tokio::time::timeout_at(self.deadline.attempt(self.now).into(), sending).await
-            else {
+            let sending = pin!(connection.sender.try_send_request(request));
+            let Some(sent) = connection.timer.bound(self.deadline.attempt(self.now), sending).await else {
                 // Whoever is waited for has caused it.
-                let error =
-                    if self.upload.waiting.get() { Error::RequestTimeout } else { Error::ResponseTimeout };
-                return Err(Failed { error, phase: Phase::AfterSent, body: None });
+                let client_is_late = self.upload.waiting.get();
+                let error = if client_is_late { Error::RequestTimeout } else { Error::ResponseTimeout };
+                return Err(Failed::sent(error, Phase::AfterSent));
             };
             match sent {
                 // The service had closed this connection while it was idle, and hyper gives the request back when
@@ -239,7 +260,11 @@ impl Attempt<'_> {
                 Err(mut error) if connection.reused && error.message().is_some() => {
                     let Some(unsent) = error.take_message() else { break Err(error) };
                     self.endpoint.pool.clear();
-                    (connection, request) = self.connection(unsent).await?;
+                    connection = match self.connection().await {
+                        Ok(connection) => connection,
+                        Err(error) => return Err(connect_failed(&error, unsent)),
+                    };
+                    request = unsent;
                 }
                 other => break other,
             }
@@ -248,7 +273,7 @@ impl Attempt<'_> {
         let (parts, body) = response.into_parts();
         let framing = headers::check_response(&parts).map_err(|fault| {
             tracing::warn!(endpoint = %self.endpoint.pool.address, reason = fault.detail(), "upstream answer refused");
-            Failed { error: Error::UpstreamProtocolError, phase: Phase::AfterSent, body: None }
+            Failed::sent(Error::UpstreamProtocolError, Phase::AfterSent)
         })?;
         let lease = Lease {
             connection,
@@ -262,31 +287,24 @@ impl Attempt<'_> {
     }
 
     /// An idle connection, or a new one.
-    async fn connection(
-        &self,
-        request: Request<RequestBody>,
-    ) -> Result<(Connection, Request<RequestBody>), Failed> {
+    async fn connection(&self) -> Result<Connection, ConnectError> {
         if let Some(connection) = self.endpoint.pool.checkout() {
             self.cluster.metrics.borrow_mut().connections_reused += 1;
-            return Ok((connection, request));
+            return Ok(connection);
         }
-        match connect(self.endpoint.pool.address, self.deadline.connect(self.now), self.now).await {
-            Ok(connection) => {
-                self.cluster.metrics.borrow_mut().connections_opened += 1;
-                Ok((connection, request))
-            }
-            Err(error) => Err(connect_failed(&error, request)),
-        }
+        let connection =
+            connect(self.endpoint.pool.address, self.deadline.connect(self.now), self.now).await?;
+        self.cluster.metrics.borrow_mut().connections_opened += 1;
+        Ok(connection)
     }
 
     /// What a send error means. hyper gives the request back when no byte of it was written.
     fn send_failed(&self, mut error: TrySendError<Request<RequestBody>>, reused: bool) -> Failed {
         if let Some(failure) = self.upload.failure.get() {
-            return Failed { error: body_failed(failure), phase: Phase::AfterSent, body: None };
+            return Failed::sent(body_failed(failure), Phase::AfterSent);
         }
         if let Some(request) = error.take_message() {
-            let body = Some(request.into_body());
-            return Failed { error: Error::UpstreamReset, phase: Phase::Refused, body };
+            return Failed { error: Error::UpstreamReset, phase: Phase::Refused, unsent: Some(request) };
         }
         let error = error.into_error();
         let (error, phase) = if error.is_parse() {
@@ -296,7 +314,7 @@ impl Attempt<'_> {
         } else {
             (Error::UpstreamReset, Phase::AfterSent)
         };
-        Failed { error, phase, body: None }
+        Failed::sent(error, phase)
     }
 }
 
@@ -306,7 +324,7 @@ fn connect_failed(error: &ConnectError, request: Request<RequestBody>) -> Failed
         ConnectError::Exhausted(_) => Error::OutOfSockets,
         ConnectError::Io(_) | ConnectError::Handshake(_) => Error::ConnectFailed,
     };
-    Failed { error, phase: Phase::Connect, body: Some(request.into_body()) }
+    Failed { error, phase: Phase::Connect, unsent: Some(request) }
 }
 
 fn body_failed(failure: BodyError) -> Error {

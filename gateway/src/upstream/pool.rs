@@ -7,13 +7,16 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::Future,
     net::SocketAddr,
+    pin::Pin,
     rc::Rc,
+    task::Poll,
     time::Instant,
 };
 
 use hyper::client::conn::http1::SendRequest;
-use tokio::task::AbortHandle;
+use tokio::{task::AbortHandle, time::Sleep};
 
 use super::endpoint::InFlight;
 use crate::{
@@ -32,6 +35,8 @@ const LOOKED_AT_MAX: usize = 4;
 #[derive(Debug)]
 pub struct Connection {
     pub sender: SendRequest<RequestBody>,
+    /// Bounds the wait for each response head.
+    pub timer: Timer,
     task: AbortHandle,
     opened: Instant,
     /// Has served a request before: then a failure may only mean that the upstream had closed it meanwhile.
@@ -40,13 +45,37 @@ pub struct Connection {
 
 impl Connection {
     pub fn new(sender: SendRequest<RequestBody>, task: AbortHandle, opened: Instant) -> Self {
-        Self { sender, task, opened, reused: false }
+        Self { sender, timer: Timer::default(), task, opened, reused: false }
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// One timer for the life of a connection. Moving the end of a timer that runs costs nearly nothing; making,
+/// registering and removing one for each request costs a lock of the runtime's wheel each time.
+#[derive(Debug, Default)]
+pub struct Timer(Option<Pin<Box<Sleep>>>);
+
+impl Timer {
+    /// `future`'s output, or `None` when `deadline` comes first.
+    pub async fn bound<F: Future + Unpin>(&mut self, deadline: Instant, mut future: F) -> Option<F::Output> {
+        let mut is_set = false;
+        std::future::poll_fn(move |cx| {
+            if let Poll::Ready(output) = Pin::new(&mut future).poll(cx) {
+                return Poll::Ready(Some(output));
+            }
+            let sleep = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+            if !is_set {
+                is_set = true;
+                sleep.as_mut().reset(deadline.into());
+            }
+            sleep.as_mut().poll(cx).map(|()| None)
+        })
+        .await
     }
 }
 
@@ -143,5 +172,27 @@ impl Lease {
         if self.reusable && self.upload.complete.get() && !self.connection.sender.is_closed() {
             self.pool.checkin(self.connection);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_bounds_each_wait_by_its_own_deadline() {
+        let mut timer = Timer::default();
+        let began = tokio::time::Instant::now();
+        for (seconds, waits) in [(10, 3), (2, 5), (30, 1)] {
+            let began = tokio::time::Instant::now();
+            let deadline = began + Duration::from_secs(seconds);
+            let slow = Box::pin(tokio::time::sleep(Duration::from_secs(waits)));
+            let in_time = timer.bound(deadline.into_std(), slow).await.is_some();
+            assert_eq!(in_time, waits < seconds, "{waits} of {seconds}");
+            assert_eq!(began.elapsed(), Duration::from_secs(waits.min(seconds)));
+        }
+        assert_eq!(began.elapsed(), Duration::from_secs(6));
     }
 }
