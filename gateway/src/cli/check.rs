@@ -10,7 +10,7 @@ use crate::{
     config::{
         compile,
         diagnostics::{Diagnostic, Report, Source, Span, code},
-        load,
+        load::{self, Loaded},
     },
     control::environment,
     policy::{jwt, rate_limit::KeyBudget},
@@ -74,11 +74,15 @@ fn nowhere(reason: String) -> Report {
 
 /// Loads and compiles everything that `run` would, and collects what it finds.
 pub fn check(path: &std::path::Path) -> Report {
+    match load::load(path, &environment) {
+        Ok(loaded) => findings(&loaded),
+        Err(report) => report,
+    }
+}
+
+/// What compiling finds, and what loading had to remark.
+pub fn findings(loaded: &Loaded) -> Report {
     jwt::install_crypto_provider();
-    let loaded = match load::load(path, &environment) {
-        Ok(loaded) => loaded,
-        Err(report) => return report,
-    };
     let budget = Arc::new(KeyBudget::new(loaded.settings.rate_keys_max, clock::now()));
     let mut found = Vec::new();
     found.extend(compile::table(&loaded.settings, None, &budget).err().into_iter().flatten());

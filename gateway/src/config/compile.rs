@@ -4,7 +4,7 @@
 use std::{cell::OnceCell, collections::HashMap, net::SocketAddr, sync::Arc, time::Instant};
 
 use super::{
-    diagnostics::Diagnostic,
+    diagnostics::{Diagnostic, code},
     settings::{
         AuthSettings, EndpointSource, HostPattern, RateLimitKey, RateLimitSettings, RouteSettings,
         ServiceSettings, Settings,
@@ -59,7 +59,7 @@ pub fn table(
                 jwt,
                 cache_max: provider.cache_max,
             }),
-            Err(error) => problems.push(Diagnostic::error("E060", provider.span, error.to_string())),
+            Err(error) => problems.push(Diagnostic::error(code::PROVIDER, provider.span, error.to_string())),
         }
     }
     let mut limits = Limits::new(previous, budget);
@@ -86,17 +86,19 @@ pub fn table(
 
 fn conflict(settings: &Settings, conflict: &RouteConflict) -> Diagnostic {
     let span = |index: usize| settings.routes.get(index).map(|route| route.span).unwrap_or_default();
-    let (code, message) = match conflict.kind {
-        ConflictKind::Duplicate => ("E030", "two routes match the same requests"),
-        ConflictKind::Ambiguous => ("E032", "two routes match some requests, and neither is more specific"),
-        ConflictKind::Dead => ("E031", "this route can never match"),
+    let (word, message) = match conflict.kind {
+        ConflictKind::Duplicate => (code::DUPLICATE_ROUTE, "two routes match the same requests"),
+        ConflictKind::Ambiguous => {
+            (code::AMBIGUOUS_ROUTE, "two routes match some requests, and neither is more specific")
+        }
+        ConflictKind::Dead => (code::DEAD_ROUTE, "this route can never match"),
     };
     let help = match conflict.kind {
         ConflictKind::Duplicate => "remove one of them",
         ConflictKind::Ambiguous => "give one of them a higher `priority`",
         ConflictKind::Dead => "remove it, or lower the `priority` of the other one",
     };
-    let mut diagnostic = Diagnostic::error(code, span(conflict.route), message).label(&conflict.message);
+    let mut diagnostic = Diagnostic::error(word, span(conflict.route), message).label(&conflict.message);
     diagnostic.help = Some(help.to_owned());
     diagnostic.related.push((span(conflict.other), "the other route".to_owned()));
     diagnostic
@@ -153,7 +155,7 @@ impl<'a> Limits<'a> {
             Some(known) => Arc::clone(known),
             None => RateLimit::compile(settings, self.budget)
                 .map(Arc::new)
-                .map_err(|error| Diagnostic::error("E063", settings.span, error.to_string()))?,
+                .map_err(|error| Diagnostic::error(code::RATE_LIMIT, settings.span, error.to_string()))?,
         };
         if settings.key == RateLimitKey::Service {
             self.shared.insert(key, Arc::clone(&limit));
@@ -232,7 +234,7 @@ pub fn read_keys(settings: &Settings) -> Result<Vec<NamedKeys>, Vec<Diagnostic>>
             Ok(None) => {}
             Err(reason) => {
                 let message = format!("the keys of `{name}` cannot be used: {reason}");
-                problems.push(Diagnostic::error("E061", *span, message));
+                problems.push(Diagnostic::error(code::KEYS, *span, message));
             }
         }
     }
@@ -247,7 +249,7 @@ pub fn tls(settings: &Settings) -> Result<Option<Arc<rustls::ServerConfig>>, Dia
     let Some(https) = &settings.listen.https else { return Ok(None) };
     server_config(&https.cert_file, &https.key_file)
         .map(Some)
-        .map_err(|error| Diagnostic::error("E062", https.span, error.to_string()))
+        .map_err(|error| Diagnostic::error(code::CERTIFICATE, https.span, error.to_string()))
 }
 
 /// Puts table, endpoints and keys together. Clusters that did not change are the same `Arc` as before.

@@ -103,11 +103,13 @@ pub mod code {
     /// Two fields of one map that exclude each other.
     pub const CONFLICT: &str = "E024";
     pub const DUPLICATE_NAME: &str = "E030";
-    /// Reserved for the router: this route can never match.
+    /// This route can never match.
     pub const DEAD_ROUTE: &str = "E031";
-    /// Reserved for the router: two routes match the same requests.
+    /// Two routes match some requests, and neither is more specific.
     pub const AMBIGUOUS_ROUTE: &str = "E032";
     pub const ADDRESS_TWICE: &str = "E033";
+    /// Two routes match the same requests.
+    pub const DUPLICATE_ROUTE: &str = "E034";
     /// An auth provider exists, and a route says nothing about it.
     pub const ROUTE_WITHOUT_AUTH: &str = "E040";
     /// Something needs a verified token on a route that is open.
@@ -116,6 +118,13 @@ pub mod code {
     pub const ALGORITHMS: &str = "E043";
     pub const WEAK_SECRET: &str = "E044";
     pub const UNKNOWN_NAME: &str = "E050";
+    /// A provider that could accept no token.
+    pub const PROVIDER: &str = "E060";
+    /// Key files without a usable key.
+    pub const KEYS: &str = "E061";
+    pub const CERTIFICATE: &str = "E062";
+    /// A limit that cannot be counted.
+    pub const RATE_LIMIT: &str = "E063";
     pub const UNUSED_POLICY: &str = "W001";
     pub const UNUSED_SERVICE: &str = "W002";
     pub const UNUSED_AUTH: &str = "W003";

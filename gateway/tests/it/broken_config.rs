@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use millgate::config;
+use millgate::{cli::check::findings, config};
 
 /// The environment that the files may refer to. `$SECRET` must never come out again.
 fn env(name: &str) -> Option<String> {
@@ -23,7 +23,7 @@ fn output_of(path: &Path) -> String {
     let name = path.file_name().unwrap().to_str().unwrap();
     let text = fs::read_to_string(path).unwrap();
     let report = match config::parse(name, &text, Path::new("tests/config/broken"), &env) {
-        Ok(loaded) => loaded.report(),
+        Ok(loaded) => findings(&loaded),
         Err(report) => report,
     };
     format!("{report}\n")

@@ -224,6 +224,8 @@ fn syntax_error(error: &ScanError, text: &str) -> Diagnostic {
     let finding = Diagnostic::error(code::SYNTAX, span, format!("not valid YAML: {}", error.info()));
     if source_line.contains("${") {
         finding.help("inside `{…}` and `[…]` a variable must be quoted: `\"${NAME}\"`")
+    } else if source_line.contains("/{") {
+        finding.help("inside `{…}` a path with `{name}` must be quoted: `path: \"/users/{id}\"`")
     } else if source_line.contains('\t') {
         finding.help("indent with spaces, not with tabs")
     } else if source_line.trim_start().contains(": *")
