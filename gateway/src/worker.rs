@@ -23,7 +23,10 @@ use crate::{
     admission::Scheme,
     clock::Clock,
     connection::{self, ConnectionTable},
-    control::event::{Event, Signal},
+    control::{
+        event::{Event, Signal},
+        listen::refuse_handshakes,
+    },
     metrics::{Metrics, Rare, RouteSample, WorkerSample},
     policy::jwt::TokenCache,
     snapshot::{LocalSnapshot, Pools, Publisher},
@@ -35,6 +38,8 @@ const TICK: Duration = Duration::from_millis(100);
 const TICKS_PER_SWEEP: u32 = 10;
 /// After an accept error (out of files), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Longer than a round trip around the world, so that a handshake that has begun can end.
+const HANDSHAKES_END: Duration = Duration::from_millis(300);
 /// While draining, idle HTTP/1.1 connections stay open this long: their client may be sending at this moment,
 /// and gets its answer with `Connection: close` instead of a reset.
 const DRAIN_IDLE_GRACE: Duration = Duration::from_secs(1);
@@ -199,9 +204,9 @@ async fn run(mut setup: WorkerSetup) {
     for (listener, scheme) in setup.listeners.drain(..) {
         match TcpListener::from_std(listener) {
             Ok(listener) => {
-                let worker = Rc::clone(&worker);
-                let connections_max = setup.connections_max;
-                accepting.push(tokio::task::spawn_local(accept(listener, scheme, worker, connections_max)));
+                let (listener, worker) = (Rc::new(listener), Rc::clone(&worker));
+                let accept = accept(Rc::clone(&listener), scheme, worker, setup.connections_max);
+                accepting.push(Accepting { listener, task: tokio::task::spawn_local(accept) });
             }
             Err(error) => tracing::error!(%error, worker = setup.index, "listener cannot be used"),
         }
@@ -243,7 +248,7 @@ async fn run(mut setup: WorkerSetup) {
 }
 
 /// Accepts for as long as the task lives.
-async fn accept(listener: TcpListener, scheme: Scheme, worker: Rc<WorkerState>, connections_max: usize) {
+async fn accept(listener: Rc<TcpListener>, scheme: Scheme, worker: Rc<WorkerState>, connections_max: usize) {
     loop {
         if worker.connections.len() >= connections_max {
             worker.metrics.count(Rare::ConnectionError, scheme.as_str(), "connections_max");
@@ -265,10 +270,23 @@ async fn accept(listener: TcpListener, scheme: Scheme, worker: Rc<WorkerState>, 
     }
 }
 
-/// Connections that the kernel has completed are in the accept queue: they were accepted as far as their client
-/// knows. Gives each accept loop turns until its queue is empty, then closes the listeners.
-async fn stop_accepting(worker: &WorkerState, accepting: Vec<tokio::task::JoinHandle<()>>) {
+/// A listener and the loop that accepts from it.
+struct Accepting {
+    listener: Rc<TcpListener>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// Connections that the kernel has completed were accepted as far as their client knows: no new ones may begin, those
+/// that are under way get [`HANDSHAKES_END`], each accept loop gets turns until its queue is empty, and the listeners
+/// close.
+async fn stop_accepting(worker: &WorkerState, accepting: Vec<Accepting>) {
     worker.draining.set(true);
+    for Accepting { listener, .. } in &accepting {
+        if let Err(error) = refuse_handshakes(&**listener) {
+            tracing::debug!(%error, "a connection that arrives at this moment may be reset");
+        }
+    }
+    tokio::time::sleep(HANDSHAKES_END).await;
     for _ in 0..ACCEPT_TURNS {
         let before = worker.metrics.connections.accepted.get();
         for _ in 0..YIELDS_PER_TURN {
@@ -278,7 +296,7 @@ async fn stop_accepting(worker: &WorkerState, accepting: Vec<tokio::task::JoinHa
             break;
         }
     }
-    for task in accepting {
+    for Accepting { task, .. } in accepting {
         task.abort();
     }
     worker.connections.begin_drain();

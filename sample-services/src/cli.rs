@@ -25,7 +25,7 @@ pub struct ServiceArgs {
     #[arg(long, env = "SERVICE_ADVERTISE", value_name = "HOST")]
     advertise: Option<String>,
 
-    /// SQLite file, or `:memory:` [default: ./data/<service>.db]
+    /// SQLite file, or `:memory:` [default: `./data/NAME.db`]
     #[arg(long, env = "SERVICE_DATABASE", value_name = "FILE")]
     database: Option<DatabaseLocation>,
 

@@ -1,6 +1,6 @@
 //! `routes.yaml`: raw file → effective settings → snapshot.
 //!
-//! [`load`] reads a file into [`Loaded`], or says everything that is wrong with it in one [`Report`]. Inside, `raw`
+//! [`load()`] reads a file into [`Loaded`], or says everything that is wrong with it in one [`Report`]. Inside, `raw`
 //! mirrors the file with the place of each value, and `resolve` merges defaults, policies and routes into
 //! [`settings::Settings`]. `compile` makes the snapshot that workers run.
 

@@ -3,9 +3,12 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    os::fd::AsFd,
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
+#[cfg(target_os = "linux")]
+use socket2::{SockFilter, SockRef};
 
 /// Connections that the kernel completes before a worker accepts them, per listener.
 pub const BACKLOG: i32 = 1024;
@@ -51,6 +54,45 @@ pub fn bind_single(address: SocketAddr, key: &'static str) -> Result<TcpListener
     bind(address, false).map_err(|source| ListenError { address, key, source })
 }
 
+/// Lets no new handshake begin on a listener, while those that have begun may end and be accepted.
+///
+/// Closing a listener resets every connection that the kernel has completed and nobody has accepted: to its client it
+/// was accepted. So a drain first drops SYN segments with a socket filter (classic BPF on the TCP header), takes what is
+/// in the queue, and closes then. A client whose SYN was dropped sends it again, and is refused by then.
+///
+/// # Errors
+/// The kernel does not take the filter; then a drain has that race, a few microseconds long.
+#[cfg(target_os = "linux")]
+pub fn refuse_handshakes(listener: &impl AsFd) -> io::Result<()> {
+    SockRef::from(listener).attach_filter(&SYN_DROPPED)
+}
+
+/// # Errors
+/// Always: there is no such filter on this system.
+#[cfg(not(target_os = "linux"))]
+pub fn refuse_handshakes(_listener: &impl AsFd) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// The filter sees the segment from its TCP header on. RFC 9293 §3.1: the flags are byte 13, SYN 0x02, ACK 0x10.
+#[cfg(target_os = "linux")]
+const SYN_DROPPED: [SockFilter; 5] = [
+    SockFilter::new(LOAD_BYTE, 0, 0, 13),
+    SockFilter::new(AND, 0, 0, 0x12),
+    SockFilter::new(JUMP_IF_EQUAL, 0, 1, 0x02),
+    SockFilter::new(RETURN, 0, 0, 0),
+    SockFilter::new(RETURN, 0, 0, u32::MAX),
+];
+// linux/bpf_common.h: LD|B|ABS, ALU|AND|K, JMP|JEQ|K, RET|K.
+#[cfg(target_os = "linux")]
+const LOAD_BYTE: u16 = 0x30;
+#[cfg(target_os = "linux")]
+const AND: u16 = 0x54;
+#[cfg(target_os = "linux")]
+const JUMP_IF_EQUAL: u16 = 0x15;
+#[cfg(target_os = "linux")]
+const RETURN: u16 = 0x06;
+
 fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for the TIME_WAIT of the connections before it.
@@ -84,6 +126,18 @@ mod tests {
         let (bound, listeners) = bind_shared("127.0.0.1:0".parse().unwrap(), "listen.http", 3).unwrap();
         assert_eq!(listeners.len(), 3);
         assert!(listeners.iter().all(|l| l.local_addr().unwrap() == bound));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_was_connected_is_accepted_and_nobody_new_connects() {
+        let (bound, listeners) = bind_shared("127.0.0.1:0".parse().unwrap(), "listen.http", 1).unwrap();
+        let before = std::net::TcpStream::connect(bound).unwrap();
+        refuse_handshakes(&listeners[0]).unwrap();
+        let late = std::net::TcpStream::connect_timeout(&bound, std::time::Duration::from_millis(100));
+        assert!(late.is_err(), "the SYN is dropped");
+        let (_, peer) = listeners[0].accept().unwrap();
+        assert_eq!(peer, before.local_addr().unwrap());
     }
 
     #[test]
