@@ -66,11 +66,13 @@ async fn serve(options: RunOptions) -> ExitCode {
     announce(&gateway);
     loop {
         tokio::select! {
-            _ = signals.hangup.recv() => {
-                // What is wrong with it is in the log already.
-                let _ = gateway.reload().await;
-                gateway.reopen_logs();
-            }
+            // A reload can wait for the registry; a signal to stop does not wait for it. What is wrong with a
+            // configuration is in the log already.
+            _ = signals.hangup.recv() => tokio::select! {
+                _ = gateway.reload() => gateway.reopen_logs(),
+                _ = signals.terminate.recv() => break,
+                _ = signals.interrupt.recv() => break,
+            },
             _ = signals.user1.recv() => gateway.reopen_logs(),
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,

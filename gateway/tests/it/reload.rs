@@ -143,3 +143,23 @@ async fn an_idle_keep_alive_connection_does_not_hold_up_the_drain() {
     let cut = tokio::time::timeout(Duration::from_secs(10), gateway.stop()).await.unwrap();
     assert_eq!(cut, 0);
 }
+
+#[tokio::test]
+async fn sigterm_does_not_wait_for_a_reload_that_waits_for_the_registry() {
+    let backend = Backend::named("one").await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut gateway = Process::start(dir.path(), &config(&backend, "first")).await;
+    // Nobody answers there, so the reload waits three seconds for a first word on `web`.
+    let silent = crate::support::backend::RawBackend::answering(b"", false).await;
+    let more = format!(
+        "discovery: {{consul: {{address: \"http://{}\"}}}}\n{}",
+        silent.addr,
+        config(&backend, "second").replace("services:", "  - {path: /web, service: web}\nservices:")
+    );
+    write_config(dir.path(), &more);
+    gateway.signal("-HUP");
+    eventually("the registry is asked", || async { !silent.received.lock().unwrap().is_empty() }).await;
+    gateway.signal("-TERM");
+    let exit = tokio::time::timeout(Duration::from_millis(2500), gateway.child.wait()).await;
+    assert!(exit.expect("it does not wait for the first word").unwrap().success());
+}
