@@ -150,7 +150,7 @@ impl Consul {
             token_file,
             datacenter: fields.plain("datacenter", sink, any_text).filter(|text| !text.is_empty()),
             consistency: fields.plain("consistency", sink, consistency),
-            wait: fields.plain("wait", sink, |t| duration_in(t, Duration::from_secs(1)..=minutes(10))),
+            wait: fields.plain("wait", sink, |t| duration_in(t, Duration::from_secs(1)..=minutes(1))),
         }
     }
 }

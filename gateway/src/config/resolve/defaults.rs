@@ -60,7 +60,7 @@ impl Defaults {
                 max_streams: 128,
             },
             consul_address: "http://127.0.0.1:8500",
-            consul_wait: Duration::from_mins(5),
+            consul_wait: Duration::from_mins(1),
             auth: AuthDefaults {
                 leeway: Duration::from_secs(30),
                 cache_max: 10_000,
