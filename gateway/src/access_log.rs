@@ -210,7 +210,7 @@ fn json_line(
     let _ = write!(out, r#","client":"{}","method":"#, x.client);
     string(out, x.method.as_str());
     out.extend_from_slice(br#","host":"#);
-    string(out, x.host.as_deref().unwrap_or("-"));
+    string(out, x.host().unwrap_or("-"));
     out.extend_from_slice(br#","path":"#);
     string(out, x.path());
     let _ = write!(

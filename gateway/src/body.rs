@@ -20,8 +20,8 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use crate::{
+    clock,
     exchange::{Exchange, flags},
-    upstream::pool::Lease,
 };
 
 /// Why a body ended early.
@@ -46,10 +46,14 @@ pub struct Upload {
     pub failure: Cell<Option<BodyError>>,
 }
 
-/// The client's body on its way to the upstream.
+/// The client's body on its way to the upstream. Most requests have none; then this is one word, and the request can
+/// be sent again.
+#[derive(Debug, Default)]
+pub struct RequestBody(Option<Box<Streaming>>);
+
 #[derive(Debug)]
-pub struct RequestBody {
-    /// `None`: no body. Then the request can be sent again.
+struct Streaming {
+    /// `None`: it ended.
     inner: Option<Incoming>,
     limit: u64,
     idle: IdleTimer,
@@ -57,33 +61,36 @@ pub struct RequestBody {
 }
 
 impl RequestBody {
-    /// A body of at most `limit` bytes that may pause for at most `idle`.
-    pub fn new(inner: Incoming, limit: Option<u64>, idle: Duration) -> (Self, Rc<Upload>) {
+    /// A body of at most `limit` bytes that may pause for at most `idle`, and what can be known of it meanwhile.
+    /// No [`Upload`]: there is no body, and nothing to wait for.
+    pub fn new(inner: Incoming, limit: Option<u64>, idle: Duration) -> (Self, Option<Rc<Upload>>) {
+        if inner.is_end_stream() {
+            return (Self::default(), None);
+        }
         let upload = Rc::new(Upload::default());
-        let inner = if inner.is_end_stream() { None } else { Some(inner) };
-        upload.complete.set(inner.is_none());
-        let limit = limit.unwrap_or(u64::MAX);
-        (Self { inner, limit, idle: IdleTimer::new(idle), upload: Rc::clone(&upload) }, upload)
-    }
-
-    /// No body, complete from the start.
-    pub fn empty() -> (Self, Rc<Upload>) {
-        let upload = Rc::new(Upload::default());
-        upload.complete.set(true);
-        (
-            Self { inner: None, limit: 0, idle: IdleTimer::new(Duration::MAX), upload: Rc::clone(&upload) },
-            upload,
-        )
+        let streaming = Streaming {
+            inner: Some(inner),
+            limit: limit.unwrap_or(u64::MAX),
+            idle: IdleTimer::new(idle),
+            upload: Rc::clone(&upload),
+        };
+        (Self(Some(Box::new(streaming))), Some(upload))
     }
 
     pub fn is_empty(&self) -> bool {
-        self.inner.is_none()
+        self.0.is_none()
     }
+}
 
+impl Streaming {
     fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.upload.failure.set(Some(error));
         self.inner = None;
         Poll::Ready(Some(Err(error)))
+    }
+
+    fn is_over(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 }
 
@@ -95,54 +102,57 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
         loop {
-            let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+            let Some(inner) = &mut body.inner else { return Poll::Ready(None) };
             let polled = Pin::new(inner).poll_frame(cx);
-            self.upload.waiting.set(polled.is_pending());
+            body.upload.waiting.set(polled.is_pending());
             match polled {
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.idle.progress();
+                    body.idle.progress();
                     let Ok(data) = frame.into_data() else { continue };
-                    let bytes = self.upload.bytes.get() + data.len() as u64;
-                    self.upload.bytes.set(bytes);
-                    if bytes > self.limit {
-                        return self.fail(BodyError::TooLarge);
+                    let bytes = body.upload.bytes.get() + data.len() as u64;
+                    body.upload.bytes.set(bytes);
+                    if bytes > body.limit {
+                        return body.fail(BodyError::TooLarge);
                     }
-                    self.upload.complete.set(self.is_end_stream());
+                    body.upload.complete.set(body.is_over());
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Poll::Ready(Some(Err(_))) => return self.fail(BodyError::Broken),
+                Poll::Ready(Some(Err(_))) => return body.fail(BodyError::Broken),
                 Poll::Ready(None) => {
-                    self.upload.complete.set(true);
-                    self.inner = None;
+                    body.upload.complete.set(true);
+                    body.inner = None;
                     return Poll::Ready(None);
                 }
                 Poll::Pending => {
-                    ready!(self.idle.poll_expired(cx));
-                    return self.fail(BodyError::Idle);
+                    ready!(body.idle.poll_expired(cx));
+                    return body.fail(BodyError::Idle);
                 }
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        self.0.as_ref().is_none_or(|body| body.is_over())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        let inner = self.0.as_ref().and_then(|body| body.inner.as_ref());
+        inner.map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
 /// A response on its way to the client.
 pub struct ResponseBody {
     source: Source,
+    /// Holds the upstream connection too ([`Exchange::lease`]).
     exchange: Option<Box<Exchange>>,
 }
 
 enum Source {
     Local(Option<Bytes>),
-    Upstream { body: Incoming, lease: Option<Lease>, idle: IdleTimer },
+    Upstream(Incoming),
 }
 
 impl ResponseBody {
@@ -152,25 +162,18 @@ impl ResponseBody {
         Self { source: Source::Local(bytes), exchange: Some(exchange) }
     }
 
-    /// The upstream's body; `lease` goes back to its pool when the last byte has been read.
-    pub fn upstream(body: Incoming, lease: Lease, idle: Duration, exchange: Box<Exchange>) -> Self {
-        let lease = Some(lease);
-        Self {
-            source: Source::Upstream { body, lease, idle: IdleTimer::new(idle) },
-            exchange: Some(exchange),
-        }
+    /// The upstream's body; the exchange's lease goes back to its pool when the last byte has been read.
+    pub fn upstream(body: Incoming, exchange: Box<Exchange>) -> Self {
+        Self { source: Source::Upstream(body), exchange: Some(exchange) }
     }
 
     /// Everything was read: the connection may serve the next request, the exchange is over.
     fn complete(&mut self) {
-        if let Source::Upstream { lease, .. } = &mut self.source
-            && let Some(lease) = lease.take()
-        {
+        let Some(mut exchange) = self.exchange.take() else { return };
+        if let Some(lease) = exchange.lease.take() {
             lease.release();
         }
-        if let Some(mut exchange) = self.exchange.take() {
-            exchange.complete = true;
-        }
+        exchange.complete = true;
     }
 
     fn count(&mut self, bytes: usize) {
@@ -188,12 +191,15 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let result = match &mut self.source {
+        let this = &mut *self;
+        let result = match &mut this.source {
             Source::Local(bytes) => bytes.take().map(Ok),
-            Source::Upstream { body, idle, .. } => loop {
-                match Pin::new(&mut *body).poll_frame(cx) {
+            Source::Upstream(body) => loop {
+                let polled = Pin::new(&mut *body).poll_frame(cx);
+                let Some(exchange) = &mut this.exchange else { break None };
+                match polled {
                     Poll::Ready(Some(Ok(frame))) => {
-                        idle.progress();
+                        exchange.response_idle.progress();
                         if let Ok(data) = frame.into_data() {
                             break Some(Ok(data));
                         }
@@ -201,7 +207,7 @@ impl Body for ResponseBody {
                     Poll::Ready(Some(Err(_))) => break Some(Err(BodyError::Broken)),
                     Poll::Ready(None) => break None,
                     Poll::Pending => {
-                        ready!(idle.poll_expired(cx));
+                        ready!(exchange.response_idle.poll_expired(cx));
                         break Some(Err(BodyError::Idle));
                     }
                 }
@@ -239,14 +245,14 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Local(bytes) => bytes.is_none(),
-            Source::Upstream { body, .. } => body.is_end_stream(),
+            Source::Upstream(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Local(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
-            Source::Upstream { body, .. } => body.size_hint(),
+            Source::Upstream(body) => body.size_hint(),
         }
     }
 }
@@ -263,14 +269,14 @@ impl Drop for ResponseBody {
 /// Expires when nothing has moved for `after`. The timer is made at the first pause, so a body that is there
 /// at once costs none.
 #[derive(Debug)]
-struct IdleTimer {
+pub(crate) struct IdleTimer {
     after: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
     running: bool,
 }
 
 impl IdleTimer {
-    fn new(after: Duration) -> Self {
+    pub(crate) fn new(after: Duration) -> Self {
         Self { after, sleep: None, running: false }
     }
 
@@ -280,10 +286,14 @@ impl IdleTimer {
 
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let after = self.after;
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(after)));
+        let sleep = self.sleep.get_or_insert_with(|| {
+            self.running = true;
+            Box::pin(tokio::time::sleep(after))
+        });
         if !self.running {
             self.running = true;
-            sleep.as_mut().set(tokio::time::sleep(after));
+            // Moving the end of a timer that runs costs no lock; making a new one would.
+            sleep.as_mut().reset(clock::timer_end(after));
         }
         sleep.as_mut().poll(cx)
     }
@@ -312,8 +322,8 @@ mod tests {
 
     #[test]
     fn an_empty_request_body_is_complete_from_the_start() {
-        let (body, upload) = RequestBody::empty();
-        assert!(body.is_end_stream() && upload.complete.get() && body.is_empty());
+        let body = RequestBody::default();
+        assert!(body.is_end_stream() && body.is_empty());
         assert_eq!(body.size_hint().exact(), Some(0));
     }
 }

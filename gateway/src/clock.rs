@@ -18,6 +18,15 @@ pub fn unix_now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
+/// When a timer that is set now and runs for `after` ends.
+pub fn timer_end(after: Duration) -> tokio::time::Instant {
+    let now = tokio::time::Instant::now();
+    now.checked_add(after).unwrap_or_else(|| now + LONGEST)
+}
+
+/// Thirty years: an instant cannot hold every duration.
+const LONGEST: Duration = Duration::from_hours(30 * 365 * 24);
+
 /// A worker's clock: monotonic reads, and wall time computed from them.
 ///
 /// The pair (monotonic, wall) is taken anew at every [`Clock::tick`], so a step of the wall clock is followed

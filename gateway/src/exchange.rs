@@ -4,17 +4,22 @@
 //! gone, panic) drops it, and the drop counts the request and writes its access-log line, so no path can
 //! forget to.
 
-use std::{net::IpAddr, rc::Rc, time::Instant};
+use std::{
+    net::IpAddr,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
-use http::{HeaderValue, Method, StatusCode, Uri, Version, uri::PathAndQuery};
+use http::{HeaderValue, Method, StatusCode, Version, uri::PathAndQuery};
 
 use crate::{
-    admission::Scheme,
-    body::Upload,
+    admission::{Admitted, Scheme},
+    body::{IdleTimer, Upload},
     connection::ConnectionContext,
     metrics::{Rare, method_label},
     policy::jwt::Verified,
     snapshot::LocalRoute,
+    upstream::pool::Lease,
     worker::WorkerState,
 };
 
@@ -27,9 +32,11 @@ pub struct Exchange {
     /// The peer is one of `listen.trusted_proxies`.
     pub peer_is_trusted: bool,
     pub method: Method,
-    pub uri: Uri,
-    pub host: Option<Box<str>>,
     pub version: Version,
+    /// Target of a request that was refused, as received; `None` if it was admitted.
+    pub refused_target: Option<PathAndQuery>,
+    /// Host, path and query as they were authorised and forwarded; `None` if the request was refused before.
+    pub admitted: Option<Admitted>,
     pub route: Option<Rc<LocalRoute>>,
     /// The claims of the verified token.
     pub identity: Option<Rc<Verified>>,
@@ -40,10 +47,12 @@ pub struct Exchange {
     pub upstream_ended: Option<Instant>,
     /// Of the response whose head was handed over; `None`: the client left before.
     pub status: Option<StatusCode>,
-    /// Path and query as they were authorised and forwarded; `None` if the request was refused before.
-    pub target: Option<PathAndQuery>,
-    /// The request body on its way.
+    /// The request body on its way; `None`: there is none.
     pub upload: Option<Rc<Upload>>,
+    /// The upstream connection that the response comes by.
+    pub lease: Option<Lease>,
+    /// Bounds the pauses of the response's body.
+    pub(crate) response_idle: IdleTimer,
     /// What went wrong, in the words of the error table (or [`flags`]); [`flags::NONE`] if nothing did.
     pub flag: &'static str,
     pub bytes_out: u64,
@@ -91,9 +100,9 @@ impl Exchange {
             client,
             peer_is_trusted: false,
             method: Method::GET,
-            uri: Uri::default(),
-            host: None,
             version: Version::HTTP_11,
+            refused_target: None,
+            admitted: None,
             route: None,
             identity: None,
             instance: None,
@@ -101,8 +110,9 @@ impl Exchange {
             upstream_began: None,
             upstream_ended: None,
             status: None,
-            target: None,
             upload: None,
+            lease: None,
+            response_idle: IdleTimer::new(Duration::MAX),
             flag: flags::NONE,
             bytes_out: 0,
             complete: false,
@@ -120,7 +130,16 @@ impl Exchange {
 
     /// Path as it was authorised; as received if the request was refused before.
     pub fn path(&self) -> &str {
-        self.target.as_ref().map_or(self.uri.path(), PathAndQuery::path)
+        match (&self.admitted, &self.refused_target) {
+            (Some(admitted), _) => admitted.path(),
+            (None, Some(refused)) => refused.path(),
+            (None, None) => "",
+        }
+    }
+
+    /// Host as it was routed by.
+    pub fn host(&self) -> Option<&str> {
+        self.admitted.as_ref().map(Admitted::host)
     }
 
     /// Bytes of the request body that came so far.

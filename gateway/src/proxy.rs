@@ -8,10 +8,10 @@ use std::{
     convert::Infallible,
     future::Future,
     panic::AssertUnwindSafe,
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -25,12 +25,12 @@ use rand::Rng;
 
 use crate::{
     admission::{self, Admission, Admitted, Framing},
-    body::{RequestBody, ResponseBody},
+    body::{IdleTimer, RequestBody, ResponseBody},
     connection::ConnectionContext,
     control::event::Signal,
     error::{Error, RateLimited},
     exchange::{Exchange, RequestId},
-    headers::{self, ForwardContext, ResponseContext, names},
+    headers::{self, ForwardContext, Found, ResponseContext, names},
     metrics::Rare,
     policy::{
         jwt::{self, JwtRejection, RejectionCode, Verified},
@@ -39,10 +39,7 @@ use crate::{
     },
     router::Match,
     snapshot::{LocalRoute, LocalSnapshot, Route},
-    upstream::{
-        attempt::{self, Answered, Plan},
-        pool::Lease,
-    },
+    upstream::attempt::{self, Answered, Plan},
     worker::WorkerState,
 };
 
@@ -55,19 +52,22 @@ pub async fn serve(
     // 4. One snapshot for the whole request.
     let snapshot = connection.worker.snapshot();
     let mut exchange = begin(&connection, &snapshot, &request);
-    let result = catch_panic(forward(&connection, &snapshot, request, &mut exchange)).await.unwrap_or_else(
-        |Panicked| {
-            connection.worker.metrics.count(Rare::Panic, "", "");
-            Err(Error::Internal)
-        },
-    );
+    let result = {
+        // Pinned here, so that the state of a request is never moved.
+        let forward = pin!(forward(&connection, &snapshot, request, &mut exchange));
+        catch_panic(forward).await
+    };
     let mut response = match result {
-        Ok(Answer::Upstream { parts, body, lease, idle }) => {
-            exchange.status = Some(parts.status);
-            Response::from_parts(parts, ResponseBody::upstream(body, lease, idle, exchange))
+        Ok(Ok(Answer::Upstream(response))) => {
+            exchange.status = Some(response.status());
+            response.map(|body| ResponseBody::upstream(body, exchange))
         }
-        Ok(Answer::Local(response)) => local_reply(response, exchange),
-        Err(error) => refusal(error, exchange),
+        Ok(Ok(Answer::Local(response))) => local_reply(response, exchange),
+        Ok(Err(error)) => refusal(error, exchange),
+        Err(Panicked) => {
+            connection.worker.metrics.count(Rare::Panic, "", "");
+            refusal(Error::Internal, exchange)
+        }
     };
     // HTTP/2 connections are told by GOAWAY instead.
     if connection.worker.draining.get() && version != Version::HTTP_2 {
@@ -78,7 +78,8 @@ pub async fn serve(
 
 /// What the core came to.
 enum Answer {
-    Upstream { parts: http::response::Parts, body: Incoming, lease: Lease, idle: Duration },
+    /// Its connection is the exchange's.
+    Upstream(Response<Incoming>),
     Local(Response<Bytes>),
 }
 
@@ -100,77 +101,95 @@ fn begin(
     let mut exchange = Exchange::new(Rc::clone(connection), id, started, client);
     exchange.peer_is_trusted = trusted;
     exchange.method = request.method().clone();
-    exchange.uri = request.uri().clone();
     exchange.version = request.version();
     exchange
 }
 
 /// Steps 5 to 12.
 async fn forward(
-    connection: &Rc<ConnectionContext>,
+    connection: &ConnectionContext,
     snapshot: &LocalSnapshot,
     request: Request<Incoming>,
     exchange: &mut Exchange,
 ) -> Result<Answer, Error> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
 
     // Admission: what has two readings is refused before anything is decided on it.
-    let limits = &snapshot.shared.table.admission;
-    let admitted = match admission::admit(&parts, limits, connection.scheme).map_err(Error::Refused)? {
-        Admission::Forward(admitted) => admitted,
-        Admission::LocalOptions => return Ok(Answer::Local(options_reply())),
+    let Some(admitted) = admit(connection, snapshot, &parts, exchange)? else {
+        return Ok(Answer::Local(options_reply()));
     };
-    exchange.host = Some(Box::from(admitted.host()));
-    exchange.target = Some(admitted.target().clone());
-    if headers::is_loop(&parts.headers) {
+    if admitted.survey().has(Found::Via) && headers::is_loop(&parts.headers) {
         return Err(Error::LoopDetected);
     }
 
     // 5. Route.
-    let route = find_route(snapshot, &parts, &admitted)?;
+    let route = find_route(snapshot, &parts, admitted)?;
+    let framing = admitted.framing().resolve(body.is_end_stream());
     exchange.route = Some(Rc::clone(&route));
     let compiled = route.shared();
 
     // 6. Request policies, in this order: who is it, may they, how often, how much.
-    let proven = authenticate(snapshot, compiled, &parts, exchange)?;
-    if let Some((provider, identity)) = &proven {
-        exchange.identity = Some(Rc::clone(identity));
+    if let Some((provider, identity)) = authenticate(snapshot, compiled, &parts, exchange)? {
         compiled
             .requirement
-            .check(identity)
+            .check(exchange.identity.insert(identity))
             .map_err(|_| insufficient(&connection.worker, provider, compiled))?;
     }
-    let identity = exchange.identity.clone();
-    let quota = check_limits(compiled, identity.as_deref(), &parts, exchange)?;
+    let quota = check_limits(compiled, &parts, exchange)?;
     if compiled.body_bytes_max.is_some_and(|max| body.size_hint().lower() > max) {
         return Err(Error::BodyTooLarge);
     }
 
     // 7. Request headers, and the target: the canonical path that was authorised is the one that is sent.
-    let framing = admitted.framing().resolve(body.is_end_stream());
-    let forward = identity.as_ref().map_or(&[][..], |identity| &identity.forward);
-    let head = upstream_head(snapshot, compiled, parts, &admitted, framing, forward, exchange, connection)?;
+    write_upstream_head(&mut parts, snapshot, compiled, framing, exchange, connection)?;
     let idle = compiled.timeouts.idle();
     let (body, upload) = RequestBody::new(body, compiled.body_bytes_max, idle);
+    exchange.upload.clone_from(&upload);
+    exchange.response_idle = IdleTimer::new(idle);
 
     // 8 to 11. Endpoint, connection, exchange with the upstream, outcome; again where that is safe and allowed.
-    exchange.upload = Some(Rc::clone(&upload));
     let plan = Plan { snapshot, route: compiled };
-    let answered = attempt::run(&plan, head, body, &upload, exchange).await;
-    let Answered { response, lease, framing } = answered?;
+    let request = Request::from_parts(parts, body);
+    let Answered { mut response, lease, framing } =
+        attempt::run(&plan, request, upload.as_ref(), exchange).await?;
+    exchange.lease = Some(lease);
 
     // 12. Response headers.
-    let (mut parts, body) = response.into_parts();
-    let rules = &compiled.response_rules;
-    let context = ResponseContext { framing, version: parts.version, request_id: &exchange.id.0, rules };
-    headers::apply_response(&mut parts.headers, &context);
-    // RFC 9112 §2.6: an intermediary answers in its own version, not in the service's.
-    parts.version = Version::HTTP_11;
+    let (version, rules) = (response.version(), &compiled.response_rules);
+    let context = ResponseContext { framing, version, request_id: &exchange.id.0, rules };
+    let fields = response.headers_mut();
+    headers::apply_response(fields, &context);
     if let Some((policy, state)) = quota {
-        parts.headers.insert(&names::RATE_LIMIT_POLICY, policy);
-        parts.headers.insert(&names::RATE_LIMIT, state);
+        fields.insert(&names::RATE_LIMIT_POLICY, policy);
+        fields.insert(&names::RATE_LIMIT, state);
     }
-    Ok(Answer::Upstream { parts, body, lease, idle })
+    // RFC 9112 §2.6: an intermediary answers in its own version, not in the service's.
+    *response.version_mut() = Version::HTTP_11;
+    Ok(Answer::Upstream(response))
+}
+
+/// The request's one reading, kept in the exchange; `None`: `OPTIONS *`.
+fn admit<'a>(
+    connection: &ConnectionContext,
+    snapshot: &LocalSnapshot,
+    parts: &Parts,
+    exchange: &'a mut Exchange,
+) -> Result<Option<&'a Admitted>, Error> {
+    let limits = &snapshot.shared.table.admission;
+    let mut last = connection.authority.borrow_mut();
+    match admission::admit(parts, limits, connection.scheme, last.as_ref()) {
+        Ok(Admission::Forward(admitted)) => {
+            if !last.as_ref().is_some_and(|last| Rc::ptr_eq(last, admitted.authority())) {
+                *last = Some(Rc::clone(admitted.authority()));
+            }
+            Ok(Some(exchange.admitted.insert(admitted)))
+        }
+        Ok(Admission::LocalOptions) => Ok(None),
+        Err(refusal) => {
+            exchange.refused_target = parts.uri.path_and_query().cloned();
+            Err(Error::Refused(refusal))
+        }
+    }
 }
 
 fn find_route(snapshot: &LocalSnapshot, parts: &Parts, admitted: &Admitted) -> Result<Rc<LocalRoute>, Error> {
@@ -250,10 +269,10 @@ fn insufficient(worker: &WorkerState, provider: &str, route: &Route) -> Error {
 /// Every limit must let the request pass; the one with the least left is told to the client.
 fn check_limits(
     route: &Route,
-    identity: Option<&Verified>,
     parts: &Parts,
     exchange: &Exchange,
 ) -> Result<Option<(HeaderValue, HeaderValue)>, Error> {
+    let identity = exchange.identity.as_deref();
     let mut tightest: Option<(Quota, &RateLimit)> = None;
     for limit in &route.limits {
         let key = limit_key::of(limit, exchange.client, identity, &parts.headers);
@@ -277,37 +296,35 @@ fn check_limits(
     Ok(tightest.map(|(quota, limit)| (limit.policy_value().clone(), limit.state_value(&quota))))
 }
 
-/// The request head as the upstream sees it.
-#[expect(clippy::too_many_arguments, reason = "one call site; a struct would only rename the arguments")]
-fn upstream_head(
+/// Makes the request's head what the upstream is to see.
+fn write_upstream_head(
+    parts: &mut Parts,
     snapshot: &LocalSnapshot,
     route: &Route,
-    mut parts: Parts,
-    admitted: &Admitted,
     framing: Framing,
-    forward: &[(http::HeaderName, HeaderValue)],
     exchange: &Exchange,
     connection: &ConnectionContext,
-) -> Result<Parts, Error> {
+) -> Result<(), Error> {
+    let admitted = exchange.admitted.as_ref().ok_or(Error::Internal)?;
     let context = ForwardContext {
+        survey: admitted.survey(),
         peer: &connection.peer_text,
         peer_is_trusted: exchange.peer_is_trusted,
         scheme: connection.scheme,
         authority: admitted.authority(),
-        port: admitted.port(),
         method: &exchange.method,
         version: exchange.version,
         framing,
         request_id: &exchange.id.0,
         identity_headers: &snapshot.shared.table.identity_headers,
-        forward,
+        forward: exchange.identity.as_ref().map_or(&[][..], |identity| &identity.forward),
         rules: &route.request_rules,
     };
     headers::apply_request(&mut parts.headers, &context);
     parts.uri = upstream_target(route, admitted.target())?;
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
-    Ok(parts)
+    Ok(())
 }
 
 /// Origin-form target (RFC 9112 §3.2.1), rewritten where the route says so.
@@ -391,8 +408,7 @@ fn local_reply(response: Response<Bytes>, mut exchange: Box<Exchange>) -> Respon
 struct Panicked;
 
 /// Runs a request's future so that a panic ends that request only; the worker and its other requests go on.
-async fn catch_panic<F: Future>(future: F) -> Result<F::Output, Panicked> {
-    let mut future = pin!(future);
+async fn catch_panic<F: Future>(mut future: Pin<&mut F>) -> Result<F::Output, Panicked> {
     std::future::poll_fn(move |cx: &mut Context<'_>| {
         // Unwind safety: after a panic the future is never polled again, and what it borrowed is plain data.
         match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
@@ -410,9 +426,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_its_own_future_only() {
-        let caught = catch_panic(async { panic!("on purpose") }).await;
+        let caught = catch_panic(pin!(async { panic!("on purpose") })).await;
         assert!(caught.is_err());
-        assert!(matches!(catch_panic(async { 7 }).await, Ok(7)));
+        assert!(matches!(catch_panic(pin!(async { 7 })).await, Ok(7)));
     }
 
     #[test]

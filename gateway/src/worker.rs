@@ -14,8 +14,8 @@ use bytes::BytesMut;
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::{
     net::TcpListener,
+    runtime::LocalOptions,
     sync::{Notify, mpsc, oneshot},
-    task::LocalSet,
 };
 
 use crate::{
@@ -192,10 +192,22 @@ impl WorkerState {
 /// # Errors
 /// The thread or its runtime cannot be made.
 pub fn start(setup: WorkerSetup) -> std::io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name(format!("worker-{}", setup.index)).spawn(move || {
-        LocalSet::new().block_on(&runtime, run(setup));
-    })
+    let (built, outcome) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new().name(format!("worker-{}", setup.index)).spawn(move || {
+        // A local runtime belongs to its thread, so it is made there. Tasks go straight onto its queue; a `LocalSet`
+        // on a runtime of its own would be a second queue, with a second wake-up for every event.
+        match tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
+        {
+            Ok(runtime) => {
+                let _ = built.send(Ok(()));
+                runtime.block_on(run(setup));
+            }
+            Err(error) => _ = built.send(Err(error)),
+        }
+    })?;
+    // A thread that ends without a word has panicked while building; its join says so.
+    outcome.recv().unwrap_or(Ok(()))?;
+    Ok(thread)
 }
 
 async fn run(mut setup: WorkerSetup) {

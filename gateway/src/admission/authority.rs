@@ -3,56 +3,109 @@
 //! Grammar: a name of letters, digits, `-`, `_` and `.`, or an address, with an optional port. RFC 3986 §3.2.2
 //! allows more in a name (percent-encoding, sub-delimiters); no real host needs it, and parsers disagree about it.
 
-use std::net::Ipv6Addr;
+use std::{net::Ipv6Addr, rc::Rc};
 
-use http::{HeaderValue, header, request::Parts};
+use http::{HeaderValue, Uri, Version, header, request::Parts};
 
 use super::{Refusal, Scheme};
 
-/// Host field for the upstream, length of its host part, and port unless it is the scheme's default.
-pub(super) fn check(parts: &Parts, scheme: Scheme) -> Result<(HeaderValue, usize, Option<u16>), Refusal> {
-    if parts.uri.scheme_str().is_some_and(|target_scheme| target_scheme != scheme.as_str()) {
-        return Err(Refusal::SchemeMismatch);
+/// Host and port of a request, as every later step reads them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authority {
+    /// As the client wrote it.
+    written: Box<[u8]>,
+    host_line: HeaderValue,
+    host_bytes: usize,
+    port: Option<u16>,
+    port_text: HeaderValue,
+}
+
+impl Authority {
+    /// Reads one authority as a client wrote it.
+    pub(crate) fn parse(written: &[u8], scheme: Scheme) -> Result<Self, Refusal> {
+        Written::parse(written)?.settle(scheme)
     }
+
+    /// Host to route by: lower case, without port and root dot; an IPv6 address keeps its brackets.
+    pub fn host(&self) -> &str {
+        // The authority is ASCII by construction; an empty host matches no configured one.
+        let host = self.host_line.as_bytes().get(..self.host_bytes).unwrap_or_default();
+        std::str::from_utf8(host).unwrap_or_default()
+    }
+
+    /// `Host` for the upstream: [`Self::host`] with the port, unless that is the scheme's default.
+    pub fn host_line(&self) -> &HeaderValue {
+        &self.host_line
+    }
+
+    /// `None` is the scheme's default.
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// The port that the client used, also where it is the default one.
+    pub fn port_text(&self) -> &HeaderValue {
+        &self.port_text
+    }
+
+    /// Whether a request of this version has the canonical `Host` line already.
+    pub(crate) fn is_the_host_line(&self, version: Version) -> bool {
+        version <= Version::HTTP_11 && *self.written == *self.host_line.as_bytes()
+    }
+}
+
+/// The authority of a request. `last` is that of the connection's last request: nearly always it is the same one, and
+/// then nothing is parsed or allocated.
+pub(super) fn check(
+    parts: &Parts,
+    scheme: Scheme,
+    last: Option<&Rc<Authority>>,
+) -> Result<Rc<Authority>, Refusal> {
+    check_scheme(&parts.uri, scheme)?;
     let mut lines = parts.headers.get_all(header::HOST).iter();
-    let line = lines.next();
+    let line = lines.next().map(HeaderValue::as_bytes);
     if lines.next().is_some() {
         return Err(Refusal::HostRepeated);
     }
-    let host = line.map(|line| Authority::parse(line.as_bytes())).transpose()?;
     // HTTP/2 `:authority`, or an absolute-form target.
-    let target = match parts.uri.authority() {
-        Some(authority) => Some(Authority::parse(authority.as_str().as_bytes())?),
-        None => None,
-    };
-    let authority = match (host, target) {
-        (Some(host), Some(target)) if !host.is_same(&target, scheme) => {
-            return Err(Refusal::AuthorityMismatch);
+    let target = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
+    let written = match (line, target) {
+        (Some(line), Some(target)) => {
+            if !Written::parse(line)?.is_same(&Written::parse(target)?, scheme) {
+                return Err(Refusal::AuthorityMismatch);
+            }
+            line
         }
-        (Some(host), _) => host,
+        (Some(line), None) => line,
         // RFC 9113 §8.3.1: `:authority` stands for Host. In HTTP/1.1, RFC 9112 §3.2 demands Host all the same.
-        (None, Some(target)) if parts.version > http::Version::HTTP_11 => target,
-        (None, _) => return Err(Refusal::HostMissing),
+        (None, Some(target)) if parts.version > Version::HTTP_11 => target,
+        (None, Some(target)) => {
+            Written::parse(target)?;
+            return Err(Refusal::HostMissing);
+        }
+        (None, None) => return Err(Refusal::HostMissing),
     };
-    let port = authority.port.filter(|&port| port != scheme.default_port());
-    let value = match line {
-        Some(line) if authority.is_canonical(port) => line.clone(),
-        _ => HeaderValue::try_from(authority.to_canonical(port)).map_err(|_| Refusal::HostInvalid)?,
-    };
-    Ok((value, authority.host.len(), port))
+    match last {
+        Some(last) if *last.written == *written => Ok(Rc::clone(last)),
+        _ => Authority::parse(written, scheme).map(Rc::new),
+    }
 }
 
-struct Authority<'a> {
+fn check_scheme(target: &Uri, scheme: Scheme) -> Result<(), Refusal> {
+    let differs = target.scheme_str().is_some_and(|target_scheme| target_scheme != scheme.as_str());
+    if differs { Err(Refusal::SchemeMismatch) } else { Ok(()) }
+}
+
+struct Written<'a> {
     /// As received, without the root dot.
     host: &'a str,
     port: Option<u16>,
-    /// Bytes of the whole as received.
-    written_bytes: usize,
+    whole: &'a [u8],
 }
 
-impl<'a> Authority<'a> {
-    fn parse(written: &'a [u8]) -> Result<Self, Refusal> {
-        let text = std::str::from_utf8(written).map_err(|_| Refusal::HostInvalid)?;
+impl<'a> Written<'a> {
+    fn parse(whole: &'a [u8]) -> Result<Self, Refusal> {
+        let text = std::str::from_utf8(whole).map_err(|_| Refusal::HostInvalid)?;
         let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
             Some((address, rest)) => {
                 address.parse::<Ipv6Addr>().map_err(|_| Refusal::HostInvalid)?;
@@ -68,7 +121,7 @@ impl<'a> Authority<'a> {
             },
         };
         let port = port.map(parse_port).transpose()?.flatten();
-        Ok(Self { host, port, written_bytes: written.len() })
+        Ok(Self { host, port, whole })
     }
 
     fn is_same(&self, other: &Self, scheme: Scheme) -> bool {
@@ -76,20 +129,21 @@ impl<'a> Authority<'a> {
         self.host.eq_ignore_ascii_case(other.host) && port(self) == port(other)
     }
 
-    /// Whether what was received is, byte by byte, what [`Self::to_canonical`] would write.
-    fn is_canonical(&self, port: Option<u16>) -> bool {
-        let port_bytes = port.map_or(0, |port| 2 + port.checked_ilog10().unwrap_or(0) as usize);
-        self.written_bytes == self.host.len() + port_bytes
-            && !self.host.bytes().any(|byte| byte.is_ascii_uppercase())
-    }
-
-    fn to_canonical(&self, port: Option<u16>) -> String {
+    /// The one form that is compared, routed and forwarded.
+    fn settle(&self, scheme: Scheme) -> Result<Authority, Refusal> {
+        let port = self.port.filter(|&port| port != scheme.default_port());
         let mut text = self.host.to_ascii_lowercase();
         if let Some(port) = port {
             text.push(':');
             text.push_str(&port.to_string());
         }
-        text
+        Ok(Authority {
+            written: self.whole.into(),
+            host_line: HeaderValue::try_from(text).map_err(|_| Refusal::HostInvalid)?,
+            host_bytes: self.host.len(),
+            port,
+            port_text: HeaderValue::from(port.unwrap_or(scheme.default_port())),
+        })
     }
 }
 

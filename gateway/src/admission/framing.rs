@@ -4,6 +4,7 @@
 use http::{HeaderValue, Version, header, request::Parts};
 
 use super::Refusal;
+use crate::headers::{Found, Survey};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
@@ -29,15 +30,19 @@ impl Framing {
     }
 }
 
-pub(super) fn check_request(parts: &Parts) -> Result<Framing, Refusal> {
-    let length = check_content_length(parts)?;
+pub(super) fn check_request(parts: &Parts, survey: Survey) -> Result<Framing, Refusal> {
+    let length = if survey.has(Found::ContentLength) { check_content_length(parts)? } else { None };
+    let without_coding = match length {
+        Some(bytes) => Framing::Length(bytes),
+        None if parts.version > Version::HTTP_11 => Framing::Unstated,
+        None => Framing::None,
+    };
+    if !survey.has(Found::TransferEncoding) {
+        return Ok(without_coding);
+    }
     let mut transfer_encoding = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
     let Some(coding) = transfer_encoding.next() else {
-        return Ok(match length {
-            Some(bytes) => Framing::Length(bytes),
-            None if parts.version > Version::HTTP_11 => Framing::Unstated,
-            None => Framing::None,
-        });
+        return Ok(without_coding);
     };
     // RFC 9112 §6.1: Transfer-Encoding in an HTTP/1.0 message is faulty framing. HTTP/2 has none at all.
     if parts.version != Version::HTTP_11 {

@@ -22,13 +22,15 @@ mod framing;
 mod path;
 mod refusal;
 
-use http::{HeaderName, HeaderValue, Method, Version, header, request::Parts, uri::PathAndQuery};
+use std::rc::Rc;
+
+use http::{HeaderName, Method, Version, header, request::Parts, uri::PathAndQuery};
 
 pub(crate) use self::framing::parse_length;
-pub use self::{framing::Framing, path::canonical_path, refusal::Refusal};
+pub use self::{authority::Authority, framing::Framing, path::canonical_path, refusal::Refusal};
 use crate::{
     config::settings::{AuthSettings, ListenSettings, RouteSettings},
-    headers::names,
+    headers::{Found, Survey, names},
 };
 
 /// Methods for the `Allow` field of a 405 that admission itself gives (RFC 9110 §15.5.6).
@@ -103,29 +105,25 @@ pub enum Admission {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Admitted {
     target: PathAndQuery,
-    authority: HeaderValue,
-    host_bytes: usize,
-    port: Option<u16>,
+    authority: Rc<Authority>,
     framing: Framing,
+    survey: Survey,
     expects_continue: bool,
 }
 
 impl Admitted {
-    /// Host to route by: lower case, without port and root dot; an IPv6 address keeps its brackets.
+    /// [`Authority::host`].
     pub fn host(&self) -> &str {
-        // The authority is ASCII by construction; an empty host matches no configured one.
-        let host = self.authority.as_bytes().get(..self.host_bytes).unwrap_or_default();
-        std::str::from_utf8(host).unwrap_or_default()
+        self.authority.host()
     }
 
-    /// `Host` for the upstream: [`Self::host`] with the port, unless that is the scheme's default.
-    pub fn authority(&self) -> &HeaderValue {
+    pub fn authority(&self) -> &Rc<Authority> {
         &self.authority
     }
 
-    /// Port in the authority; `None` is the scheme's default.
-    pub fn port(&self) -> Option<u16> {
-        self.port
+    /// What the header section held.
+    pub fn survey(&self) -> Survey {
+        self.survey
     }
 
     /// Canonical path ([`canonical_path`]).
@@ -155,36 +153,41 @@ impl Admitted {
     }
 }
 
-/// Refuses what has two readings or is past a limit, and reads the rest once.
-pub fn admit(parts: &Parts, limits: &AdmissionLimits, scheme: Scheme) -> Result<Admission, Refusal> {
-    check_size(parts, limits)?;
+/// Refuses what has two readings or is past a limit, and reads the rest once. `last` is the authority of the
+/// connection's last request, if there was one.
+pub fn admit(
+    parts: &Parts,
+    limits: &AdmissionLimits,
+    scheme: Scheme,
+    last: Option<&Rc<Authority>>,
+) -> Result<Admission, Refusal> {
+    let survey = Survey::of(&parts.headers, &limits.identity_headers);
+    check_size(parts, survey, limits)?;
     check_method(&parts.method, limits)?;
-    check_connection(parts, limits)?;
+    if survey.has(Found::Connection) {
+        check_connection(parts, limits)?;
+    }
     check_form(parts)?;
-    let framing = framing::check_request(parts)?;
-    let expects_continue = check_expect(parts)?;
-    let (authority, host_bytes, port) = authority::check(parts, scheme)?;
+    let framing = framing::check_request(parts, survey)?;
+    let expects_continue = survey.has(Found::Expect) && check_expect(parts)?;
+    let authority = authority::check(parts, scheme, last)?;
     let Some(target) = check_target(parts)? else {
         return Ok(Admission::LocalOptions);
     };
-    Ok(Admission::Forward(Admitted { target, authority, host_bytes, port, framing, expects_continue }))
+    Ok(Admission::Forward(Admitted { target, authority, framing, survey, expects_continue }))
 }
 
 /// HTTP/2 has no count limit of its own and a byte limit that is generous for tiny fields, so both are counted here.
-fn check_size(parts: &Parts, limits: &AdmissionLimits) -> Result<(), Refusal> {
+fn check_size(parts: &Parts, survey: Survey, limits: &AdmissionLimits) -> Result<(), Refusal> {
     let target_bytes = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if target_bytes > limits.target_bytes_max {
         return Err(Refusal::TargetTooLong);
     }
-    if parts.headers.len() > limits.header_lines_max {
+    let lines = parts.headers.len();
+    if lines > limits.header_lines_max {
         return Err(Refusal::TooManyHeaders);
     }
-    let header_bytes: usize = parts
-        .headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + LINE_OVERHEAD_BYTES)
-        .sum();
-    if header_bytes > limits.header_bytes_max {
+    if survey.bytes + lines * LINE_OVERHEAD_BYTES > limits.header_bytes_max {
         return Err(Refusal::HeadersTooLarge);
     }
     Ok(())

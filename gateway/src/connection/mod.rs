@@ -8,7 +8,7 @@
 mod state;
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     future::Future,
     io,
     net::SocketAddr,
@@ -30,7 +30,12 @@ use tokio_rustls::TlsAcceptor;
 
 pub use self::state::ConnectionTable;
 use self::state::{ConnectionState, Ended, Phase};
-use crate::{admission::Scheme, metrics::Rare, proxy, worker::WorkerState};
+use crate::{
+    admission::{Authority, Scheme},
+    metrics::Rare,
+    proxy,
+    worker::WorkerState,
+};
 
 /// Read and write buffer of one HTTP/1 connection; hyper's default is 408 KiB.
 const BUFFER_BYTES_MAX: usize = 128 * 1024;
@@ -53,6 +58,8 @@ pub struct ConnectionContext {
     /// The peer's address as a header value, made once.
     pub peer_text: HeaderValue,
     pub scheme: Scheme,
+    /// Of the last request; the next one nearly always has the same.
+    pub authority: RefCell<Option<Rc<Authority>>>,
     pub state: Rc<ConnectionState>,
 }
 
@@ -68,7 +75,14 @@ pub fn spawn(stream: TcpStream, peer: SocketAddr, scheme: Scheme, worker: Rc<Wor
         let peer_text = HeaderValue::from_str(&peer.ip().to_canonical().to_string());
         // An address is visible ASCII; the fallback is never taken.
         let peer_text = peer_text.unwrap_or(HeaderValue::from_static("unknown"));
-        let context = Rc::new(ConnectionContext { worker, peer, peer_text, scheme, state });
+        let context = Rc::new(ConnectionContext {
+            worker,
+            peer,
+            peer_text,
+            scheme,
+            authority: RefCell::default(),
+            state,
+        });
         if let Err(reason) = serve(stream, &context).await {
             context.worker.metrics.count(Rare::ConnectionError, scheme.as_str(), reason);
         }

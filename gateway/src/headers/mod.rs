@@ -21,13 +21,16 @@ mod client;
 pub mod names;
 mod request;
 mod response;
+mod survey;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
+pub(crate) use self::survey::Found;
 pub use self::{
     client::{client_ip, is_trusted},
     request::{ForwardContext, apply_request, trusted_request_id},
     response::{ResponseContext, ResponseFault, ResponseFraming, apply_response, check_response},
+    survey::Survey,
 };
 use crate::config::settings::HeaderRules;
 
@@ -92,16 +95,19 @@ fn apply_rules(headers: &mut HeaderMap, rules: &HeaderRules) {
     }
 }
 
-/// One Content-Length line in the only form that has one reading: decimal, no leading zero (RFC 9110 §8.6).
+/// One Content-Length line in the only form that has one reading.
 fn write_content_length(headers: &mut HeaderMap, bytes: u64) {
-    let canonical = headers.get(header::CONTENT_LENGTH).is_some_and(|value| {
-        let digits = value.as_bytes();
-        digits.iter().all(u8::is_ascii_digit) && (digits.len() == 1 || !digits.starts_with(b"0"))
-    });
+    let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
+    let is_written = lines.next().is_some_and(|line| is_canonical_length(line.as_bytes()));
     // One line with a canonical number can only be `bytes`, from which it was read.
-    if !canonical || headers.get_all(header::CONTENT_LENGTH).iter().count() != 1 {
+    if !is_written || lines.next().is_some() {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes));
     }
+}
+
+/// Decimal, no leading zero (RFC 9110 §8.6).
+fn is_canonical_length(digits: &[u8]) -> bool {
+    digits.iter().all(u8::is_ascii_digit) && (digits.len() == 1 || !digits.starts_with(b"0"))
 }
 
 /// Own entries in `Via` that still pass: as many gateways of our name may stand in one line.

@@ -54,10 +54,13 @@ impl Kind {
     }
 }
 
-/// The name that `name` could be mistaken for, if it has a `_` or `.` that some programs turn into `-`.
-pub(crate) fn fold(name: &str) -> Option<String> {
-    let aliases = |byte| matches!(byte, b'_' | b'.');
-    name.bytes().any(aliases).then(|| name.replace(['_', '.'], "-"))
+/// Whether a service that turns `_` and `.` of a name into `-` would take it for one that the gateway answers for.
+pub(crate) fn may_be_taken_for_another(name: &str, identity_headers: &[HeaderName]) -> bool {
+    if memchr::memchr2(b'_', b'.', name.as_bytes()).is_none() {
+        return false;
+    }
+    let folded = name.replace(['_', '.'], "-");
+    identity_headers.iter().any(|identity| identity.as_str() == folded) || Kind::of(&folded) != Kind::EndToEnd
 }
 
 /// Headers by which any provider passes claims on: removed from every request, on open routes too.

@@ -7,26 +7,27 @@ use super::{
     names::{
         self, Kind, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REQUEST_ID,
     },
-    remove_fields, write_content_length,
+    remove_fields,
+    survey::{Found, Survey},
+    write_content_length,
 };
 use crate::{
-    admission::{Framing, Scheme},
+    admission::{Authority, Framing, Scheme},
     config::settings::HeaderRules,
 };
 
 /// What the gateway knows about a request and its headers must say.
 #[derive(Debug, Clone, Copy)]
 pub struct ForwardContext<'a> {
+    /// Of the header section as it is now.
+    pub survey: Survey,
     /// The connection's other end as text, without port. Made once per connection.
     pub peer: &'a HeaderValue,
     /// The peer is one of `listen.trusted_proxies`: its word about earlier hops is passed on.
     pub peer_is_trusted: bool,
     /// Of the listener.
     pub scheme: Scheme,
-    /// [`crate::admission::Admitted::authority`].
-    pub authority: &'a HeaderValue,
-    /// [`crate::admission::Admitted::port`].
-    pub port: Option<u16>,
+    pub authority: &'a Authority,
     pub method: &'a Method,
     /// That the request arrived by.
     pub version: Version,
@@ -42,7 +43,9 @@ pub struct ForwardContext<'a> {
 
 /// Turns the client's header section into the service's. The message to the service must be sent as HTTP/1.1.
 pub fn apply_request(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
-    remove_fields(headers, |name| is_dropped(name, context));
+    if context.survey.has_dropped(context.peer_is_trusted) {
+        remove_fields(headers, |name| is_dropped(name, context));
+    }
     // At most this many fields are new. Fails only past 32,768 fields, far beyond what admission lets in.
     let _ = headers.try_reserve(MANAGED_FIELDS + context.forward.len());
     write_framing(headers, context);
@@ -52,7 +55,7 @@ pub fn apply_request(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
     for (name, value) in context.forward {
         headers.insert(name.clone(), value.clone());
     }
-    if context.version == Version::HTTP_2 {
+    if context.version == Version::HTTP_2 && context.survey.has(Found::Cookie) {
         join_cookies(headers);
     }
     apply_rules(headers, context.rules);
@@ -60,7 +63,7 @@ pub fn apply_request(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
 
 /// The request id that a trusted peer gave, if it is fit to be logged and sent on: 1 to 128 visible characters.
 pub fn trusted_request_id(headers: &HeaderMap, peer_is_trusted: bool) -> Option<&HeaderValue> {
-    let value = headers.get(&X_REQUEST_ID).filter(|_| peer_is_trusted)?;
+    let value = if peer_is_trusted { headers.get(&X_REQUEST_ID)? } else { return None };
     let fit = (1..=REQUEST_ID_BYTES_MAX).contains(&value.len())
         && value.as_bytes().iter().all(u8::is_ascii_graphic);
     fit.then_some(value)
@@ -77,23 +80,22 @@ fn is_dropped(name: &HeaderName, context: &ForwardContext<'_>) -> bool {
         // Via says who came before us, whoever says so.
         Kind::Managed => *name != header::VIA,
         Kind::Credential => false,
-        Kind::EndToEnd => names::fold(name.as_str()).is_some_and(|folded| {
-            let is_identity = context.identity_headers.iter().any(|identity| identity.as_str() == folded);
-            is_identity || Kind::of(&folded) != Kind::EndToEnd
-        }),
+        Kind::EndToEnd => names::may_be_taken_for_another(name.as_str(), context.identity_headers),
     }
 }
 
 /// One Host, and one way to tell where the content ends.
 fn write_framing(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
-    if headers.get(header::HOST) != Some(context.authority) {
-        headers.insert(header::HOST, context.authority.clone());
+    if !context.authority.is_the_host_line(context.version) {
+        headers.insert(header::HOST, context.authority.host_line().clone());
     }
     match context.framing {
         Framing::Length(bytes) => write_content_length(headers, bytes),
         // Said explicitly, since hyper's client sends no content of unknown length for GET or HEAD without it.
         Framing::Chunked | Framing::Unstated => {
-            headers.remove(header::CONTENT_LENGTH);
+            if context.survey.has(Found::ContentLength) {
+                headers.remove(header::CONTENT_LENGTH);
+            }
             headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         // RFC 9110 §8.6: a method that anticipates content says so when there is none.
@@ -106,22 +108,20 @@ fn write_framing(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
 
 /// What a trusted peer said stays and the peer's address is appended; else only what we see ourselves is said.
 fn write_forwarding(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
+    let scheme = HeaderValue::from_static(context.scheme.as_str());
+    // After the fields of peers that are not trusted are gone, only a trusted one can have said anything.
+    if !context.survey.has(Found::Forwarding) || !context.peer_is_trusted {
+        headers.insert(&X_FORWARDED_FOR, context.peer.clone());
+        headers.insert(&X_FORWARDED_PROTO, scheme);
+        headers.insert(&X_FORWARDED_HOST, context.authority.host_line().clone());
+        headers.insert(&X_FORWARDED_PORT, context.authority.port_text().clone());
+        return;
+    }
     let addresses = joined(headers, &X_FORWARDED_FOR, ", ", Some(context.peer));
     headers.insert(&X_FORWARDED_FOR, addresses.unwrap_or_else(|| context.peer.clone()));
-    if !headers.contains_key(&X_FORWARDED_PROTO) {
-        headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(context.scheme.as_str()));
-    }
-    if !headers.contains_key(&X_FORWARDED_HOST) {
-        headers.insert(&X_FORWARDED_HOST, context.authority.clone());
-    }
-    if !headers.contains_key(&X_FORWARDED_PORT) {
-        let port = match (context.port, context.scheme) {
-            (Some(port), _) => HeaderValue::from(port),
-            (None, Scheme::Http) => HeaderValue::from_static("80"),
-            (None, Scheme::Https) => HeaderValue::from_static("443"),
-        };
-        headers.insert(&X_FORWARDED_PORT, port);
-    }
+    headers.entry(&X_FORWARDED_PROTO).or_insert(scheme);
+    headers.entry(&X_FORWARDED_HOST).or_insert_with(|| context.authority.host_line().clone());
+    headers.entry(&X_FORWARDED_PORT).or_insert_with(|| context.authority.port_text().clone());
 }
 
 /// RFC 9113 §8.2.3: HTTP/2 may split Cookie into several fields; HTTP/1.1 has one, joined with `; `.

@@ -1,11 +1,11 @@
 //! The response's header section, from what the service sent to what the client gets.
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header, response::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 
 use super::{
-    append_via, apply_rules,
+    append_via, apply_rules, is_canonical_length,
     names::{Kind, X_REQUEST_ID},
-    remove_fields, write_content_length,
+    remove_fields,
 };
 use crate::{admission::parse_length, config::settings::HeaderRules};
 
@@ -16,6 +16,10 @@ pub struct ResponseFraming {
     pub content_length: Option<u64>,
     /// False if the message could be read in two ways, so that the connection may hold bytes of either reading.
     pub reusable: bool,
+    /// The header section says just that length, on one line, in its only form.
+    is_written: bool,
+    /// Some field ends at this hop.
+    has_dropped: bool,
 }
 
 /// A response that must not be passed on: 502 `upstream_protocol_error`, and the connection is closed.
@@ -49,29 +53,46 @@ pub struct ResponseContext<'a> {
 }
 
 /// Refuses a response whose end is not certain. hyper's client has looked at the last Transfer-Encoding line and
-/// at contradicting lengths only.
-pub fn check_response(parts: &Parts) -> Result<ResponseFraming, ResponseFault> {
-    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+/// at contradicting lengths only. One pass over the header section, which also finds what [`apply_response`] has to do.
+pub fn check_response<B>(response: &Response<B>) -> Result<ResponseFraming, ResponseFault> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(ResponseFault::SwitchingProtocols);
     }
-    let content_length = check_content_length(&parts.headers)?;
-    let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
-    let Some(coding) = codings.next() else {
-        return Ok(ResponseFraming { content_length, reusable: true });
-    };
-    let is_chunked = coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
-    if codings.next().is_some() || !is_chunked || parts.version < Version::HTTP_11 {
-        return Err(ResponseFault::TransferEncoding);
+    let mut length = Length::default();
+    let mut codings = 0;
+    let mut has_dropped = false;
+    for (name, value) in response.headers() {
+        if *name == header::CONTENT_LENGTH {
+            length.read(value)?;
+        } else if *name == header::TRANSFER_ENCODING {
+            codings += 1;
+            let is_chunked = value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+            if codings > 1 || !is_chunked || response.version() < Version::HTTP_11 {
+                return Err(ResponseFault::TransferEncoding);
+            }
+            has_dropped = true;
+        } else {
+            has_dropped |= is_dropped(name);
+        }
     }
-    // RFC 9112 §6.3: chunks overrule the length, and the pair may be an attempt at response splitting.
-    Ok(ResponseFraming { content_length: None, reusable: content_length.is_none() })
+    let is_chunked = codings > 0;
+    Ok(ResponseFraming {
+        // RFC 9112 §6.3: chunks overrule the length, and the pair may be an attempt at response splitting.
+        content_length: length.value.filter(|_| !is_chunked),
+        reusable: !is_chunked || length.value.is_none(),
+        is_written: if is_chunked { length.value.is_none() } else { length.is_canonical() },
+        has_dropped,
+    })
 }
 
 /// Turns the service's header section into the client's.
 pub fn apply_response(headers: &mut HeaderMap, context: &ResponseContext<'_>) {
-    remove_fields(headers, is_dropped);
+    if context.framing.has_dropped {
+        remove_fields(headers, is_dropped);
+    }
     match context.framing.content_length {
-        Some(bytes) => write_content_length(headers, bytes),
+        _ if context.framing.is_written => {}
+        Some(bytes) => _ = headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes)),
         None => _ = headers.remove(header::CONTENT_LENGTH),
     }
     append_via(headers, context.version);
@@ -79,19 +100,32 @@ pub fn apply_response(headers: &mut HeaderMap, context: &ResponseContext<'_>) {
     apply_rules(headers, context.rules);
 }
 
-/// RFC 9112 §6.3 (5): several equal values are one; anything else is an error.
-fn check_content_length(headers: &HeaderMap) -> Result<Option<u64>, ResponseFault> {
-    let lines = headers.get_all(header::CONTENT_LENGTH).iter();
-    let mut values =
-        lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii));
-    let Some(first) = values.next() else {
-        return Ok(None);
-    };
-    let length = parse_length(first).ok_or(ResponseFault::ContentLength)?;
-    if values.all(|value| parse_length(value) == Some(length)) {
-        Ok(Some(length))
-    } else {
-        Err(ResponseFault::ContentLength)
+/// What all Content-Length lines together say. RFC 9112 §6.3 (5): several equal values are one; anything else is
+/// an error.
+#[derive(Default)]
+struct Length {
+    value: Option<u64>,
+    lines: usize,
+    is_plain: bool,
+}
+
+impl Length {
+    fn read(&mut self, line: &HeaderValue) -> Result<(), ResponseFault> {
+        self.lines += 1;
+        self.is_plain = is_canonical_length(line.as_bytes());
+        for item in line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+            let bytes = parse_length(item).ok_or(ResponseFault::ContentLength)?;
+            if self.value.is_some_and(|known| known != bytes) {
+                return Err(ResponseFault::ContentLength);
+            }
+            self.value = Some(bytes);
+        }
+        Ok(())
+    }
+
+    /// There is none, or one line that says it in its only form.
+    fn is_canonical(&self) -> bool {
+        self.lines == 0 || (self.lines == 1 && self.is_plain)
     }
 }
 

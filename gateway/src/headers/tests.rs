@@ -6,7 +6,7 @@ use http::{Method, Response, StatusCode};
 use ipnet::IpNet;
 
 use super::*;
-use crate::admission::{Framing, Scheme};
+use crate::admission::{Authority, Framing, Scheme};
 
 fn fields(lines: &[(&str, &str)]) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -49,17 +49,21 @@ impl Default for Case {
 impl Case {
     fn apply(&self, lines: &[(&str, &str)]) -> HeaderMap {
         let mut headers = fields(lines);
+        let host_line = lines.iter().find(|(name, _)| *name == "host").map(|(_, value)| (*value).to_owned());
+        let own = || self.port.map_or("gw".to_owned(), |port| format!("gw:{port}"));
+        let authority = host_line.unwrap_or_else(own);
+        let identity_headers = [HeaderName::from_static("x-user-id")];
         let context = ForwardContext {
+            survey: Survey::of(&headers, &identity_headers),
             peer: &HeaderValue::from_static("192.0.2.7"),
             peer_is_trusted: self.peer_is_trusted,
             scheme: self.scheme,
-            authority: &HeaderValue::from_static("gw"),
-            port: self.port,
+            authority: &Authority::parse(authority.as_bytes(), self.scheme).expect("an authority"),
             method: &self.method,
             version: self.version,
             framing: self.framing,
             request_id: &HeaderValue::from_static("id-1"),
-            identity_headers: &[HeaderName::from_static("x-user-id")],
+            identity_headers: &identity_headers,
             forward: &self.forward,
             rules: &self.rules,
         };
@@ -77,10 +81,10 @@ fn lines<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
     headers.get_all(name).iter().map(|value| value.to_str().expect("ASCII")).collect()
 }
 
-fn response(context_rules: &HeaderRules, framing: ResponseFraming, fields_in: &[(&str, &str)]) -> HeaderMap {
+fn response(context_rules: &HeaderRules, fields_in: &[(&str, &str)]) -> HeaderMap {
     let mut headers = fields(fields_in);
     let context = ResponseContext {
-        framing,
+        framing: framing_of(Version::HTTP_11, 200, fields_in).expect("a response"),
         version: Version::HTTP_11,
         request_id: &HeaderValue::from_static("id-1"),
         rules: context_rules,
@@ -96,7 +100,7 @@ fn framing_of(
 ) -> Result<ResponseFraming, ResponseFault> {
     let mut response = Response::builder().status(status).version(version).body(()).expect("a response");
     *response.headers_mut() = fields(fields_in);
-    check_response(&response.into_parts().0)
+    check_response(&response)
 }
 
 #[test]
@@ -278,8 +282,9 @@ fn the_content_is_framed_anew() {
 #[test]
 fn the_service_gets_one_host_in_canonical_form() {
     assert_eq!(lines(&untrusted(&[("host", "GW.:80")]), "host"), ["gw"]);
-    assert_eq!(lines(&untrusted(&[]), "host"), ["gw"]);
-    let headers = Case { port: Some(8080), ..Case::default() }.apply(&[]);
+    // HTTP/2 has `:authority` instead of a line.
+    let headers = Case { version: Version::HTTP_2, port: Some(8080), ..Case::default() }.apply(&[]);
+    assert_eq!(lines(&headers, "host"), ["gw:8080"]);
     assert_eq!(lines(&headers, "x-forwarded-port"), ["8080"]);
 }
 
@@ -307,8 +312,7 @@ fn route_rules_remove_then_set_then_add() {
     assert_eq!(lines(&headers, "x-a"), ["added"]);
     assert_eq!(lines(&headers, "x-b"), ["set", "added"]);
     assert!(!headers.contains_key("via"));
-    let framing = ResponseFraming { content_length: None, reusable: true };
-    let headers = response(&rules, framing, &[("x-a", "1"), ("x-b", "2")]);
+    let headers = response(&rules, &[("x-a", "1"), ("x-b", "2")]);
     assert_eq!(lines(&headers, "x-a"), ["added"]);
     assert_eq!(lines(&headers, "x-b"), ["set", "added"]);
 }
@@ -330,8 +334,10 @@ fn a_request_that_keeps_coming_back_is_a_loop() {
 
 #[test]
 fn a_response_whose_end_is_uncertain_is_refused() {
-    let framing = |lines: &[(&str, &str)]| framing_of(Version::HTTP_11, 200, lines);
-    let plain = |content_length| Ok(ResponseFraming { content_length, reusable: true });
+    let framing = |lines: &[(&str, &str)]| {
+        framing_of(Version::HTTP_11, 200, lines).map(|framing| (framing.content_length, framing.reusable))
+    };
+    let plain = |content_length: Option<u64>| Ok((content_length, true));
     assert_eq!(framing(&[]), plain(None));
     assert_eq!(framing(&[("content-length", "5")]), plain(Some(5)));
     assert_eq!(framing(&[("content-length", "5, 05")]), plain(Some(5)));
@@ -359,17 +365,15 @@ fn a_response_whose_end_is_uncertain_is_refused() {
 fn a_response_with_chunks_and_a_length_loses_the_length_and_its_connection() {
     let both = [("content-length", "3"), ("transfer-encoding", "chunked")];
     let framing = framing_of(Version::HTTP_11, 200, &both).expect("a response");
-    assert_eq!(framing, ResponseFraming { content_length: None, reusable: false });
-    let headers = response(&HeaderRules::default(), framing, &both);
+    assert_eq!((framing.content_length, framing.reusable), (None, false));
+    let headers = response(&HeaderRules::default(), &both);
     assert!(!headers.contains_key("content-length") && !headers.contains_key("transfer-encoding"));
 }
 
 #[test]
 fn a_response_keeps_what_is_end_to_end() {
-    let framing = ResponseFraming { content_length: Some(5), reusable: true };
     let headers = response(
         &HeaderRules::default(),
-        framing,
         &[
             ("connection", "close, X-Internal"),
             ("x-internal", "s"),

@@ -6,14 +6,15 @@
 
 use std::{borrow::Cow, pin::pin, rc::Rc, time::Duration, time::Instant};
 
-use http::{Request, Response, request::Parts};
-use hyper::{body::Incoming, client::conn::TrySendError};
+use http::{Request, Response};
+use hyper::body::Incoming;
 
 use super::{
     connect::{ConnectError, connect},
     endpoint::InFlight,
     load_balancer::NoEndpoint,
     pool::{Connection, Lease},
+    spare::Spare,
 };
 use crate::{
     body::{BodyError, RequestBody, Upload},
@@ -46,22 +47,18 @@ pub struct Answered {
 struct Failed {
     error: Error,
     phase: Phase,
-    /// The whole request, where nothing of it was sent.
-    unsent: Option<Request<RequestBody>>,
 }
 
-impl Failed {
-    fn sent(error: Error, phase: Phase) -> Self {
-        Self { error, phase, unsent: None }
-    }
-}
+/// A request that waits to be sent. Empty once bytes of it may have left; a failure before that leaves it here, so that
+/// nothing needs to be handed back through the layers that it went down.
+type Unsent = Option<Request<RequestBody>>;
 
-/// Sends the request until an endpoint answers, or nothing more may be tried.
+/// Sends the request until an endpoint answers, or nothing more may be tried. `upload`: of the request's body, if it
+/// has one.
 pub async fn run(
     plan: &Plan<'_>,
-    head: Parts,
-    body: RequestBody,
-    upload: &Rc<Upload>,
+    request: Request<RequestBody>,
+    upload: Option<&Rc<Upload>>,
     exchange: &mut Exchange,
 ) -> Result<Answered, Error> {
     let cluster = plan.snapshot.clusters.get(plan.route.cluster).ok_or(Error::NoHealthyEndpoint)?;
@@ -69,9 +66,8 @@ pub async fn run(
     cluster.shared.retry_budget.deposit();
     let deadline = plan.route.timeouts.apply(exchange.started);
     let retries = &plan.route.retry;
-    let method = head.method.clone();
-    let is_repeatable = body.is_empty() && retries.repeats(&method);
-    let mut request = Request::from_parts(head, body);
+    let is_repeatable = request.body().is_empty() && retries.repeats(request.method());
+    let mut unsent = Some(request);
     let mut tried = Vec::new();
     let mut last = Err(Error::NoHealthyEndpoint);
     let result = loop {
@@ -84,22 +80,25 @@ pub async fn run(
         };
         exchange.attempts += 1;
         exchange.instance = Some(Rc::clone(&endpoint.instance));
-        // What was not sent comes back; a copy is for what may be sent twice.
-        let copy = (is_repeatable && retries.may_follow(exchange.attempts)).then(|| copy_of(&request));
+        // What was not sent is still there; a spare is for what may be sent twice.
+        let keeps_spare = is_repeatable && retries.may_follow(exchange.attempts);
+        let spare = unsent.as_ref().filter(|_| keeps_spare).map(Spare::of);
         let attempt = Attempt { cluster, endpoint, deadline, now, upload };
-        let (phase, unsent) = match attempt.run(request, permit, exchange).await {
+        let phase = match attempt.run(&mut unsent, permit, exchange).await {
             Ok(answered) => {
                 let phase = Phase::Status(answered.response.status());
                 last = Ok(answered);
-                (phase, None)
+                phase
             }
             Err(failed) => {
                 last = Err(failed.error);
-                (failed.phase, failed.unsent)
+                failed.phase
             }
         };
-        let Some(next) = unsent.or(copy) else { break last };
-        let failure = Failure { phase, method: &method, body_is_replayable: true };
+        if unsent.is_none() && spare.is_none() {
+            break last;
+        }
+        let failure = Failure { phase, method: &exchange.method, body_is_replayable: true };
         // A stale connection says nothing about its endpoint: then the same one may be asked again.
         let is_stale = phase == Phase::ReusedConnectionClosed;
         if !is_stale && tried.len() + 1 >= cluster.endpoints.len() {
@@ -111,23 +110,13 @@ pub async fn run(
         } else {
             tried.push(index);
         }
-        request = next;
+        unsent = unsent.or_else(|| spare?.into_request());
         tokio::time::sleep(pause).await;
     };
     result.map(|mut answered| {
         answered.lease.cluster = Some(in_flight);
         answered
     })
-}
-
-/// The same request once more; only for one without a body.
-fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::empty().0);
-    request.method().clone_into(copy.method_mut());
-    request.uri().clone_into(copy.uri_mut());
-    *copy.version_mut() = request.version();
-    request.headers().clone_into(copy.headers_mut());
-    copy
 }
 
 /// A breaker's permit, held by a count of this worker.
@@ -198,13 +187,13 @@ struct Attempt<'a> {
     endpoint: &'a LocalEndpoint,
     deadline: Deadline,
     now: Instant,
-    upload: &'a Rc<Upload>,
+    upload: Option<&'a Rc<Upload>>,
 }
 
 impl Attempt<'_> {
     async fn run(
         &self,
-        request: Request<RequestBody>,
+        unsent: &mut Unsent,
         permit: Option<BreakerPermit>,
         exchange: &mut Exchange,
     ) -> Result<Answered, Failed> {
@@ -213,7 +202,7 @@ impl Attempt<'_> {
         // `millgate_overhead_seconds` shows.
         let began = exchange.worker().clock.now();
         exchange.upstream_began = Some(began);
-        let result = self.exchange(request, guard).await;
+        let result = self.exchange(unsent, guard).await;
         let ended = exchange.worker().clock.now();
         exchange.upstream_ended = Some(ended);
         let status = result.as_ref().map_or(0, |answered| answered.response.status().as_u16());
@@ -223,108 +212,103 @@ impl Attempt<'_> {
             metrics.duration.record(ended.saturating_duration_since(began));
         }
         if let (Some(permit), Some(outcome)) = (permit, outcome(&result)) {
-            match permit.record(outcome, ended) {
-                None => {}
-                Some(Transition::Opened) => {
-                    tracing::warn!(service = %self.cluster.shared.name, endpoint = %self.endpoint.instance, "circuit breaker opened");
-                }
-                Some(Transition::Closed) => {
-                    tracing::info!(service = %self.cluster.shared.name, endpoint = %self.endpoint.instance, "circuit breaker closed");
-                }
-            }
+            self.tell(permit.record(outcome, ended));
         }
         result
     }
 
-    async fn exchange(
-        &self,
-        request: Request<RequestBody>,
-        guard: InFlight<StateHandle>,
-    ) -> Result<Answered, Failed> {
-        let mut request = request;
-        let mut connection = match self.connection().await {
-            Ok(connection) => connection,
-            Err(error) => return Err(connect_failed(&error, request)),
-        };
-        let sent = loop {
+    fn tell(&self, transition: Option<Transition>) {
+        let (service, endpoint) = (&self.cluster.shared.name, &self.endpoint.instance);
+        match transition {
+            None => {}
+            Some(Transition::Opened) => tracing::warn!(%service, %endpoint, "circuit breaker opened"),
+            Some(Transition::Closed) => tracing::info!(%service, %endpoint, "circuit breaker closed"),
+        }
+    }
+
+    async fn exchange(&self, unsent: &mut Unsent, guard: InFlight<StateHandle>) -> Result<Answered, Failed> {
+        let mut connection = self.connection().await?;
+        let response = loop {
+            let Some(request) = unsent.take() else {
+                return Err(Failed { error: Error::Internal, phase: Phase::AfterSent });
+            };
             let sending = pin!(connection.sender.try_send_request(request));
             let Some(sent) = connection.timer.bound(self.deadline.attempt(self.now), sending).await else {
-                // Whoever is waited for has caused it.
-                let client_is_late = self.upload.waiting.get();
-                let error = if client_is_late { Error::RequestTimeout } else { Error::ResponseTimeout };
-                return Err(Failed::sent(error, Phase::AfterSent));
+                return Err(Failed { error: self.late(), phase: Phase::AfterSent });
             };
-            match sent {
-                // The service had closed this connection while it was idle, and hyper gives the request back when
-                // no byte of it was written: what else is idle is as stale, so take a new one.
-                Err(mut error) if connection.reused && error.message().is_some() => {
-                    let Some(unsent) = error.take_message() else { break Err(error) };
-                    self.endpoint.pool.clear();
-                    connection = match self.connection().await {
-                        Ok(connection) => connection,
-                        Err(error) => return Err(connect_failed(&error, unsent)),
-                    };
-                    request = unsent;
-                }
-                other => break other,
+            let mut error = match sent {
+                Ok(response) => break response,
+                Err(error) => error,
+            };
+            *unsent = error.take_message();
+            // The service had closed this connection while it was idle, and hyper gives the request back when
+            // no byte of it was written: what else is idle is as stale, so take a new one.
+            if !connection.reused || unsent.is_none() {
+                return Err(self.send_failed(&error.into_error(), unsent, connection.reused));
             }
+            self.endpoint.pool.clear();
+            connection = self.connection().await?;
         };
-        let response = sent.map_err(|error| self.send_failed(error, connection.reused))?;
-        let (parts, body) = response.into_parts();
-        let framing = headers::check_response(&parts).map_err(|fault| {
+        let framing = headers::check_response(&response).map_err(|fault| {
             tracing::warn!(endpoint = %self.endpoint.pool.address, reason = fault.detail(), "upstream answer refused");
-            Failed::sent(Error::UpstreamProtocolError, Phase::AfterSent)
+            Failed { error: Error::UpstreamProtocolError, phase: Phase::AfterSent }
         })?;
         let lease = Lease {
             connection,
             pool: Rc::clone(&self.endpoint.pool),
-            upload: Rc::clone(self.upload),
+            upload: self.upload.cloned(),
             reusable: framing.reusable,
             endpoint: guard,
             cluster: None,
         };
-        Ok(Answered { response: Response::from_parts(parts, body), lease, framing })
+        Ok(Answered { response, lease, framing })
+    }
+
+    /// Whoever is waited for has caused it.
+    fn late(&self) -> Error {
+        let client_is_late = self.upload.is_some_and(|upload| upload.waiting.get());
+        if client_is_late { Error::RequestTimeout } else { Error::ResponseTimeout }
     }
 
     /// An idle connection, or a new one.
-    async fn connection(&self) -> Result<Connection, ConnectError> {
+    async fn connection(&self) -> Result<Connection, Failed> {
         if let Some(connection) = self.endpoint.pool.checkout() {
             self.cluster.metrics.borrow_mut().connections_reused += 1;
             return Ok(connection);
         }
-        let connection =
-            connect(self.endpoint.pool.address, self.deadline.connect(self.now), self.now).await?;
+        let deadline = self.deadline.connect(self.now);
+        // Boxed: a new connection is rare, and its state would lie in every request's future.
+        let connecting = Box::pin(connect(self.endpoint.pool.address, deadline, self.now));
+        let connection = connecting.await.map_err(|error| connect_failed(&error))?;
         self.cluster.metrics.borrow_mut().connections_opened += 1;
         Ok(connection)
     }
 
-    /// What a send error means. hyper gives the request back when no byte of it was written.
-    fn send_failed(&self, mut error: TrySendError<Request<RequestBody>>, reused: bool) -> Failed {
-        if let Some(failure) = self.upload.failure.get() {
-            return Failed::sent(body_failed(failure), Phase::AfterSent);
+    /// What a send error means. hyper has given the request back if no byte of it was written.
+    fn send_failed(&self, error: &hyper::Error, unsent: &Unsent, reused: bool) -> Failed {
+        if let Some(failure) = self.upload.and_then(|upload| upload.failure.get()) {
+            return Failed { error: body_failed(failure), phase: Phase::AfterSent };
         }
-        if let Some(request) = error.take_message() {
-            return Failed { error: Error::UpstreamReset, phase: Phase::Refused, unsent: Some(request) };
-        }
-        let error = error.into_error();
-        let (error, phase) = if error.is_parse() {
+        let (error, phase) = if unsent.is_some() {
+            (Error::UpstreamReset, Phase::Refused)
+        } else if error.is_parse() {
             (Error::UpstreamProtocolError, Phase::AfterSent)
         } else if reused {
             (Error::UpstreamReset, Phase::ReusedConnectionClosed)
         } else {
             (Error::UpstreamReset, Phase::AfterSent)
         };
-        Failed::sent(error, phase)
+        Failed { error, phase }
     }
 }
 
-fn connect_failed(error: &ConnectError, request: Request<RequestBody>) -> Failed {
+fn connect_failed(error: &ConnectError) -> Failed {
     let error = match error {
         ConnectError::Timeout => Error::ConnectTimeout,
         ConnectError::Exhausted(_) => Error::OutOfSockets,
         ConnectError::Io(_) | ConnectError::Handshake(_) => Error::ConnectFailed,
     };
-    Failed { error, phase: Phase::Connect, unsent: Some(request) }
+    Failed { error, phase: Phase::Connect }
 }
 
 fn body_failed(failure: BodyError) -> Error {

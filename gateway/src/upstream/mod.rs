@@ -5,3 +5,4 @@ pub mod connect;
 pub mod endpoint;
 pub mod load_balancer;
 pub mod pool;
+mod spare;

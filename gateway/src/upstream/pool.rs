@@ -158,7 +158,8 @@ impl EndpointPool {
 pub struct Lease {
     pub connection: Connection,
     pub pool: Rc<EndpointPool>,
-    pub upload: Rc<Upload>,
+    /// `None`: the request had no body.
+    pub upload: Option<Rc<Upload>>,
     /// The response's framing allows another request on this connection.
     pub reusable: bool,
     pub endpoint: InFlight<StateHandle>,
@@ -169,7 +170,8 @@ impl Lease {
     /// The response was read to its end.
     pub fn release(self) {
         // RFC 9112 §9.3: a response that came before the whole request was sent leaves the connection unusable.
-        if self.reusable && self.upload.complete.get() && !self.connection.sender.is_closed() {
+        let is_sent = self.upload.as_ref().is_none_or(|upload| upload.complete.get());
+        if self.reusable && is_sent && !self.connection.sender.is_closed() {
             self.pool.checkin(self.connection);
         }
     }

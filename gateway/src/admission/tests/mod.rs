@@ -43,7 +43,7 @@ fn parse(raw: &str) -> Option<Parts> {
 }
 
 fn check(raw: &str) -> Result<Admission, Refusal> {
-    admit(&parse(raw).expect("a request that http's types can hold"), &limits(), Scheme::Http)
+    admit(&parse(raw).expect("a request that http's types can hold"), &limits(), Scheme::Http, None)
 }
 
 fn admitted(raw: &str) -> Admitted {
@@ -109,7 +109,7 @@ fn admission_answers_the_framing_cases_as_the_table_says() {
             assert_eq!(id, "E24");
             continue;
         };
-        let answer = match admit(&parts, &limits(), Scheme::Http) {
+        let answer = match admit(&parts, &limits(), Scheme::Http, None) {
             Ok(Admission::Forward(_)) => "F".to_owned(),
             Ok(Admission::LocalOptions) => "local_options".to_owned(),
             Err(refusal) => format!("R{}", refusal.status().as_u16()),
@@ -144,10 +144,35 @@ fn host_is_folded_to_lower_case_without_root_dot_and_default_port() {
     ] {
         let admitted = admitted(&format!("GET /a HTTP/1.1\r\nHost: {host}\r\n\r\n"));
         assert_eq!(
-            (admitted.host(), admitted.authority(), admitted.port()),
-            (folded, &HeaderValue::from_static(authority), port),
+            (admitted.host(), admitted.authority().host_line(), admitted.authority().port()),
+            (folded, &http::HeaderValue::from_static(authority), port),
             "{host}"
         );
+    }
+}
+
+#[test]
+fn the_authority_of_the_last_request_is_taken_again_only_for_the_same_text() {
+    let authority = |raw: &str, last: Option<&Rc<Authority>>| {
+        let parts = parse(raw).expect("a request that http's types can hold");
+        match admit(&parts, &limits(), Scheme::Http, last) {
+            Ok(Admission::Forward(admitted)) => Rc::clone(admitted.authority()),
+            other => panic!("{other:?}"),
+        }
+    };
+    let first = authority("GET /a HTTP/1.1\r\nHost: gw:8080\r\n\r\n", None);
+    let same = authority("GET /b HTTP/1.1\r\nHost: gw:8080\r\n\r\n", Some(&first));
+    assert!(Rc::ptr_eq(&first, &same));
+    for (host, line) in [("gw", "gw"), ("GW:8080", "gw:8080"), ("gw:80800", ""), ("gw:8080 ", "gw:8080")] {
+        let raw = format!("GET /b HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let parts = parse(&raw).expect("a request that http's types can hold");
+        match admit(&parts, &limits(), Scheme::Http, Some(&first)) {
+            Ok(Admission::Forward(admitted)) => {
+                assert_eq!(admitted.authority().host_line(), line, "{host:?}")
+            }
+            Ok(other) => panic!("{other:?}"),
+            Err(refusal) => assert_eq!((line, refusal), ("", Refusal::HostInvalid), "{host:?}"),
+        }
     }
 }
 
@@ -210,7 +235,7 @@ fn an_absolute_target_must_name_the_host_and_goes_on_in_origin_form() {
 
 #[test]
 fn http2_takes_the_host_from_authority_or_host_and_refuses_a_contradiction() {
-    let host = |parts: &Parts| match admit(parts, &limits(), Scheme::Https) {
+    let host = |parts: &Parts| match admit(parts, &limits(), Scheme::Https, None) {
         Ok(Admission::Forward(admitted)) => Ok(admitted.host().to_owned()),
         Ok(other) => panic!("{other:?}"),
         Err(refusal) => Err(refusal),
@@ -229,11 +254,15 @@ fn http2_takes_the_host_from_authority_or_host_and_refuses_a_contradiction() {
 
 #[test]
 fn http2_content_without_a_length_is_settled_by_the_stream() {
-    let framing =
-        |headers: &[(&str, &str)]| match admit(&h2("https://gw/a", headers), &limits(), Scheme::Https) {
-            Ok(Admission::Forward(admitted)) => admitted.framing(),
-            other => panic!("{other:?}"),
-        };
+    let framing = |headers: &[(&str, &str)]| match admit(
+        &h2("https://gw/a", headers),
+        &limits(),
+        Scheme::Https,
+        None,
+    ) {
+        Ok(Admission::Forward(admitted)) => admitted.framing(),
+        other => panic!("{other:?}"),
+    };
     assert_eq!(framing(&[]).resolve(true), Framing::None);
     assert_eq!(framing(&[]).resolve(false), Framing::Chunked);
     assert_eq!(framing(&[("content-length", "5")]).resolve(false), Framing::Length(5));
@@ -278,7 +307,7 @@ fn content_is_delimited_by_one_number_or_by_chunks() {
 fn only_methods_of_the_standard_or_of_a_route_pass() {
     let method = |method: &str, limits: &AdmissionLimits| {
         let parts = parse(&format!("{method} /a HTTP/1.1\r\nHost: gw\r\n\r\n")).expect("a request");
-        admit(&parts, limits, Scheme::Http).err()
+        admit(&parts, limits, Scheme::Http, None).err()
     };
     for standard in ALLOW.split(", ") {
         assert_eq!(method(standard, &limits()), None, "{standard}");

@@ -1,0 +1,74 @@
+//! One pass over a request's header section, so that no later step has to look for a field that is not there.
+//!
+//! A look-up in a header map hashes the name; a request would need a dozen of them, nearly all in vain. The survey
+//! reads each line once and keeps a bit for every kind of field that some step asks about. It only ever says
+//! "there is one": what to do with it, the step reads from the map itself.
+
+use http::{HeaderMap, HeaderName};
+
+use super::names::{self, Kind};
+
+/// What the header section of a request holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Survey {
+    found: u16,
+    /// Bytes of all names and values.
+    pub bytes: usize,
+}
+
+/// A kind of field that some step asks about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub(crate) enum Found {
+    Connection = 1,
+    ContentLength = 1 << 1,
+    TransferEncoding = 1 << 2,
+    Expect = 1 << 3,
+    Via = 1 << 4,
+    Cookie = 1 << 5,
+    /// Ends at this hop whoever sent it, or could be taken for a field that only the gateway writes.
+    Dropped = 1 << 6,
+    /// The word of a proxy about earlier hops: stays only if that proxy is trusted.
+    Forwarding = 1 << 7,
+}
+
+impl Survey {
+    /// `identity_headers`: [`names::identity_headers`].
+    pub fn of(headers: &HeaderMap, identity_headers: &[HeaderName]) -> Self {
+        let mut survey = Self::default();
+        for (name, value) in headers {
+            survey.bytes += name.as_str().len() + value.len();
+            survey.found |= found(name, identity_headers);
+        }
+        survey
+    }
+
+    pub(crate) fn has(self, what: Found) -> bool {
+        self.found & what as u16 != 0
+    }
+
+    /// Whether some field does not pass to the service.
+    pub(crate) fn has_dropped(self, peer_is_trusted: bool) -> bool {
+        self.has(Found::Dropped) || (self.has(Found::Forwarding) && !peer_is_trusted)
+    }
+}
+
+fn found(name: &HeaderName, identity_headers: &[HeaderName]) -> u16 {
+    let name = name.as_str();
+    if identity_headers.iter().any(|identity| identity.as_str() == name) {
+        return Found::Dropped as u16;
+    }
+    let dropped = Found::Dropped as u16;
+    match Kind::of(name) {
+        Kind::HopByHop if name == "connection" => Found::Connection as u16 | dropped,
+        Kind::Framing if name == "content-length" => Found::ContentLength as u16,
+        Kind::Framing if name == "transfer-encoding" => Found::TransferEncoding as u16 | dropped,
+        Kind::Managed if name == "via" => Found::Via as u16,
+        Kind::Managed if name == "expect" => Found::Expect as u16 | dropped,
+        Kind::Credential if name == "cookie" => Found::Cookie as u16,
+        Kind::HopByHop | Kind::Managed => dropped,
+        Kind::Forwarding => Found::Forwarding as u16,
+        Kind::EndToEnd if names::may_be_taken_for_another(name, identity_headers) => dropped,
+        Kind::Framing | Kind::Credential | Kind::EndToEnd => 0,
+    }
+}

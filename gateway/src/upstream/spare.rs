@@ -1,0 +1,101 @@
+//! A spare of a request: its head once more, in case the upstream has closed the connection on which it was sent.
+//!
+//! Nearly every spare is thrown away unused, so it is made cheaply: names and values are copied into one buffer, and
+//! only a retry makes a header map of them. A clone of the map would take two allocations and touch the reference count
+//! of every value, for each request.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+
+use crate::body::RequestBody;
+
+#[derive(Debug)]
+pub(super) struct Spare {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    /// Each field as length of the name, length of the value (both [`Length`]), name, value.
+    fields: Vec<u8>,
+}
+
+impl Spare {
+    /// For a request without a body only: what was sent of one is gone.
+    pub(super) fn of(request: &Request<RequestBody>) -> Self {
+        let mut fields = Vec::with_capacity(TYPICAL_BYTES);
+        for (name, value) in request.headers() {
+            let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+            for part in [name, value] {
+                // Names and values come from heads of bounded size, far below 4 GiB.
+                fields.extend_from_slice(&Length::try_from(part.len()).unwrap_or(0).to_le_bytes());
+            }
+            fields.extend_from_slice(name);
+            fields.extend_from_slice(value);
+        }
+        Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            version: request.version(),
+            fields,
+        }
+    }
+
+    /// The request again. `None` if the copy cannot be read, which would be a mistake of this file.
+    pub(super) fn into_request(self) -> Option<Request<RequestBody>> {
+        let mut headers = HeaderMap::new();
+        let mut rest = &*self.fields;
+        while !rest.is_empty() {
+            let name_bytes = take_length(&mut rest)?;
+            let value_bytes = take_length(&mut rest)?;
+            let (name, after) = rest.split_at_checked(name_bytes)?;
+            let (value, after) = after.split_at_checked(value_bytes)?;
+            headers
+                .try_append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?)
+                .ok()?;
+            rest = after;
+        }
+        let mut request = Request::new(RequestBody::default());
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        *request.version_mut() = self.version;
+        *request.headers_mut() = headers;
+        Some(request)
+    }
+}
+
+fn take_length(rest: &mut &[u8]) -> Option<usize> {
+    let (length, after) = rest.split_first_chunk()?;
+    *rest = after;
+    usize::try_from(Length::from_le_bytes(*length)).ok()
+}
+
+type Length = u32;
+
+/// The head of a browser's request with the gateway's own fields; longer ones grow the buffer.
+const TYPICAL_BYTES: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_spare_is_the_request_that_it_was_made_of(
+            fields in proptest::collection::vec(("[a-z][a-z-]{0,20}", "[ -~\u{80}-\u{ff}]{0,40}"), 0..20),
+        ) {
+            let mut request = Request::new(RequestBody::default());
+            *request.method_mut() = Method::DELETE;
+            *request.uri_mut() = Uri::from_static("/items/7?x=1");
+            for (name, value) in &fields {
+                let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+                request.headers_mut().append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+            }
+            let again = Spare::of(&request).into_request().unwrap();
+            prop_assert_eq!(again.headers(), request.headers());
+            prop_assert_eq!(again.method(), request.method());
+            prop_assert_eq!(again.uri(), request.uri());
+            prop_assert_eq!(again.version(), request.version());
+            prop_assert!(again.body().is_empty());
+        }
+    }
+}
