@@ -146,6 +146,8 @@ pub struct Metrics {
 pub struct Connections {
     pub http1: Cell<u64>,
     pub http2: Cell<u64>,
+    /// Of the HTTP/1 ones: idle, and without buffers.
+    pub parked: Cell<u64>,
     pub tls_handshakes: Cell<u64>,
     pub accepted: Cell<u64>,
     pub refused: Cell<u64>,
@@ -159,6 +161,7 @@ pub struct WorkerSample {
     pub rare: Vec<(RareKey, u64)>,
     pub http1: u64,
     pub http2: u64,
+    pub parked: u64,
     pub tls_handshakes: u64,
     pub accepted: u64,
     pub refused: u64,
@@ -198,6 +201,7 @@ impl Metrics {
             rare: self.rare.borrow().iter().map(|(k, v)| (k.clone(), *v)).collect(),
             http1: self.connections.http1.get(),
             http2: self.connections.http2.get(),
+            parked: self.connections.parked.get(),
             tls_handshakes: self.connections.tls_handshakes.get(),
             accepted: self.connections.accepted.get(),
             refused: self.connections.refused.get(),

@@ -42,6 +42,8 @@ pub struct ConnectionState {
     pub(super) close: Cell<bool>,
     /// Close now.
     pub(super) kill: Cell<bool>,
+    /// Idle for so long that it should hold no buffers.
+    park: Cell<bool>,
     /// Some request has begun: the protocol's own opening is over.
     served: Cell<bool>,
     /// Since when the peer has taken nothing of what is to be written.
@@ -60,6 +62,7 @@ impl ConnectionState {
             requests: Cell::new(0),
             close: Cell::new(false),
             kill: Cell::new(false),
+            park: Cell::new(false),
             served: Cell::new(false),
             blocked_since: Cell::new(None),
             is_http2: Cell::new(false),
@@ -107,6 +110,11 @@ impl ConnectionState {
         }
     }
 
+    /// Whether the sweep has asked to park the connection, and it still can be: nothing is under way, in or out.
+    pub(super) fn takes_parking(&self) -> bool {
+        self.park.take() && self.phase.get() == Phase::Idle && self.blocked_since.get().is_none()
+    }
+
     /// What the sweep does with the connection, and the reason for the metric.
     fn verdict(&self, now: Instant, listen: &ListenSettings) -> Verdict {
         let age = now.saturating_duration_since(self.since.get());
@@ -126,6 +134,12 @@ impl ConnectionState {
             Verdict::Kill("close_timeout")
         } else if self.phase.get() == Phase::Idle && age >= listen.idle_timeout {
             Verdict::Close
+        } else if self.phase.get() == Phase::Idle
+            && self.served.get()
+            && !self.is_http2.get()
+            && (PARK_AFTER..PARK_AFTER + PARK_TRIES).contains(&age)
+        {
+            Verdict::Park
         } else {
             Verdict::Keep
         }
@@ -141,6 +155,8 @@ impl ConnectionState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Keep,
+    /// Let go of its buffers.
+    Park,
     /// Finish what is under way.
     Close,
     Kill(Ended),
@@ -166,6 +182,7 @@ impl ConnectionTable {
         for (_, state) in self.open.borrow().iter() {
             match state.verdict(now, listen) {
                 Verdict::Keep => continue,
+                Verdict::Park => state.park.set(true),
                 Verdict::Close => state.close.set(true),
                 Verdict::Kill(reason) => {
                     if !state.kill.replace(true) {
@@ -206,6 +223,11 @@ impl ConnectionTable {
         }
     }
 }
+
+/// A client that pauses for longer than this is most likely away for longer still.
+const PARK_AFTER: Duration = Duration::from_secs(1);
+/// The sweep comes once a second, and a parked connection need not be woken again.
+const PARK_TRIES: Duration = Duration::from_secs(2);
 
 /// A connection that was told to close and still has not is cut after this.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);

@@ -326,6 +326,8 @@ fn connections(out: &mut Families, samples: &[WorkerSample]) {
     let mut family = out.gauge("millgate_connections", "Open client connections");
     family.add(&[("protocol", "http1")], sum(|s| s.http1));
     family.add(&[("protocol", "http2")], sum(|s| s.http2));
+    out.gauge("millgate_connections_parked", "Idle client connections that hold no buffers")
+        .add(&[], sum(|s| s.parked));
     out.counter("millgate_connections_accepted_total", "Client connections accepted")
         .add(&[], sum(|s| s.accepted));
     out.counter("millgate_accept_errors_total", "Client connections that could not be accepted")

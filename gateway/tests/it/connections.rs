@@ -142,3 +142,51 @@ async fn the_log_has_the_path_that_was_authorised() {
     let lines = || std::fs::read_to_string(gateway.dir.path().join("access.log")).unwrap_or_default();
     eventually("it is logged", || async { lines().contains(r#""path":"/users/x""#) }).await;
 }
+
+async fn parked(gateway: &TestGateway) -> bool {
+    let metrics = send(gateway.admin(), get("/metrics")).await;
+    text(&metrics).contains("millgate_connections_parked 1\n")
+}
+
+/// The status line of one answer without content.
+async fn answer(client: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(client.read_u8().await.unwrap());
+    }
+    String::from_utf8(answer).unwrap().lines().next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn a_client_that_pauses_is_parked_and_its_next_request_served_whole_or_in_pieces() {
+    let backend = Backend::with(|_| http::Response::new(Bytes::new())).await;
+    let listen =
+        "listen: {http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", header_timeout: 1s, idle_timeout: 5s}\n";
+    let gateway = TestGateway::start(&format!("{listen}{}", to(backend.addr, "", ""))).await;
+    let mut client = TcpStream::connect(gateway.http).await.unwrap();
+    client.write_all(b"GET /a HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
+    assert_eq!(answer(&mut client).await, "HTTP/1.1 200 OK");
+    eventually("the connection is parked", || parked(&gateway)).await;
+    // Two requests in one segment, the second one cut in its head.
+    client.write_all(b"GET /b HTTP/1.1\r\nhost: gw\r\n\r\nGET /c HTT").await.unwrap();
+    assert_eq!(answer(&mut client).await, "HTTP/1.1 200 OK");
+    client.write_all(b"P/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
+    assert_eq!(answer(&mut client).await, "HTTP/1.1 200 OK");
+    eventually("it is parked again", || parked(&gateway)).await;
+    let paths = backend.take_seen().into_iter().map(|seen| seen.uri().path().to_owned());
+    assert_eq!(paths.collect::<Vec<_>>(), ["/a", "/b", "/c"]);
+    let closed = tokio::time::timeout(SWEPT, client.read_u8()).await;
+    assert!(matches!(closed, Ok(Err(_))), "idle_timeout holds for a parked connection too");
+}
+
+#[tokio::test]
+async fn half_a_head_left_behind_by_a_request_is_a_head_that_is_too_slow_and_not_an_idle_connection() {
+    let backend = Backend::with(|_| http::Response::new(Bytes::new())).await;
+    let listen =
+        "listen: {http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", header_timeout: 2s, idle_timeout: 60s}\n";
+    let gateway = TestGateway::start(&format!("{listen}{}", to(backend.addr, "", ""))).await;
+    let heads: &[u8] = b"GET /a HTTP/1.1\r\nhost: gw\r\n\r\nGET /b HTTP/1.1\r\nho";
+    let (answers, closed) = raw(gateway.http, &[heads], false, SWEPT).await;
+    assert_eq!(answers.windows(12).filter(|window| window == b"HTTP/1.1 200").count(), 1);
+    assert!(closed);
+}

@@ -168,7 +168,7 @@ fn the_authority_of_the_last_request_is_taken_again_only_for_the_same_text() {
         let parts = parse(&raw).expect("a request that http's types can hold");
         match admit(&parts, &limits(), Scheme::Http, Some(&first)) {
             Ok(Admission::Forward(admitted)) => {
-                assert_eq!(admitted.authority().host_line(), line, "{host:?}")
+                assert_eq!(admitted.authority().host_line(), line, "{host:?}");
             }
             Ok(other) => panic!("{other:?}"),
             Err(refusal) => assert_eq!((line, refusal), ("", Refusal::HostInvalid), "{host:?}"),

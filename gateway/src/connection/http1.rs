@@ -1,0 +1,104 @@
+//! HTTP/1 on one connection, with hyper while there is something to do and without it while there is not.
+//!
+//! Between requests hyper keeps a read buffer, a write buffer and its state, some 20 KiB, for as long as the connection
+//! is open. When the sweep finds the connection idle it asks to park it: hyper is taken apart and only the transport
+//! stays. The next bytes build hyper anew, which costs a few allocations once in a while and nothing for a busy client.
+
+use std::{pin::Pin, rc::Rc, task::Poll};
+
+use hyper::{
+    rt::{Read, Write},
+    server::conn::http1,
+    service::service_fn,
+};
+
+use super::{
+    ConnectionContext, Gauge, classify, remember_waker,
+    state::{Ended, Phase},
+    transport::Transport,
+};
+use crate::proxy;
+
+/// Serves requests until the connection closes. Bytes are there already.
+pub(super) async fn serve<I>(
+    mut transport: Transport<I>,
+    context: &Rc<ConnectionContext>,
+) -> Result<(), Ended>
+where
+    I: Read + Write + Unpin + 'static,
+{
+    let _gauge = Gauge::up(context, |connections| &connections.http1);
+    loop {
+        context.state.enter(Phase::Idle);
+        match serve_until_parked(transport, context).await.map_err(|error| classify(&error))? {
+            Some(parked) => transport = parked,
+            None => return Ok(()),
+        }
+        let _parked = Gauge::up(context, |connections| &connections.parked);
+        // A client that is gone between two requests has done nothing wrong, however it went.
+        if !transport.wait_for_bytes().await.unwrap_or(false) {
+            return Ok(());
+        }
+    }
+}
+
+/// `None`: the connection is closed.
+async fn serve_until_parked<I>(
+    transport: Transport<I>,
+    context: &Rc<ConnectionContext>,
+) -> hyper::Result<Option<Transport<I>>>
+where
+    I: Read + Write + Unpin + 'static,
+{
+    let state = &context.state;
+    let service_context = Rc::clone(context);
+    let service = service_fn(move |request| proxy::serve(Rc::clone(&service_context), request));
+    let builder = builder(context);
+    // Boxed, so that a parked connection does not keep room for it.
+    let mut connection = Box::new(builder.serve_connection(transport, service));
+    let mut told = false;
+    let is_parked = std::future::poll_fn(|cx| {
+        remember_waker(state, cx);
+        if state.kill.get() {
+            return Poll::Ready(Ok(false));
+        }
+        if state.close.get() && !told {
+            told = true;
+            Pin::new(&mut *connection).graceful_shutdown();
+        }
+        match Pin::new(&mut *connection).poll(cx) {
+            Poll::Ready(result) => Poll::Ready(result.map(|()| false)),
+            Poll::Pending if state.takes_parking() => Poll::Ready(Ok(true)),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await?;
+    if !is_parked {
+        return Ok(None);
+    }
+    let parts = connection.into_parts();
+    let mut transport = parts.io;
+    // Bytes of the next request that came with the last one.
+    transport.put_back(parts.read_buf);
+    Ok(Some(transport))
+}
+
+fn builder(context: &ConnectionContext) -> http1::Builder {
+    let snapshot = context.worker.snapshot();
+    let listen = &snapshot.shared.table.listen;
+    let mut builder = http1::Builder::new();
+    builder
+        .max_buf_size(BUFFER_BYTES_MAX.max(listen.max_header_bytes))
+        .max_header_size(listen.max_header_bytes)
+        // Timeouts are the sweep's.
+        .header_read_timeout(None);
+    if listen.max_headers > HEADERS_MAX_DEFAULT {
+        builder.max_headers(listen.max_headers);
+    }
+    builder
+}
+
+/// Read and write buffer of one HTTP/1 connection; hyper's default is 408 KiB.
+const BUFFER_BYTES_MAX: usize = 128 * 1024;
+/// hyper's own limit, which costs nothing as long as it is not set.
+const HEADERS_MAX_DEFAULT: usize = 100;

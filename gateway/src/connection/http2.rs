@@ -1,0 +1,78 @@
+//! HTTP/2 on one connection.
+
+use std::{future::Future, pin::pin, rc::Rc, task::Poll, time::Duration};
+
+use hyper::{
+    rt::{Executor, Read, Write},
+    server::conn::http2,
+    service::service_fn,
+};
+use hyper_util::rt::TokioTimer;
+
+use super::{
+    ConnectionContext, Gauge, classify, remember_waker,
+    state::{Ended, Phase},
+    transport::Transport,
+};
+use crate::proxy;
+
+/// Serves streams until the connection closes.
+pub(super) async fn serve<I>(transport: Transport<I>, context: &Rc<ConnectionContext>) -> Result<(), Ended>
+where
+    I: Read + Write + Unpin + 'static,
+{
+    let state = &context.state;
+    state.is_http2.set(true);
+    state.enter(Phase::Idle);
+    let service_context = Rc::clone(context);
+    let service = service_fn(move |request| proxy::serve(Rc::clone(&service_context), request));
+    let max_streams = context.worker.snapshot().shared.table.listen.max_streams;
+    let connection = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(max_streams)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(RESETS_MAX)
+        .max_local_error_reset_streams(LOCAL_RESETS_MAX)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .serve_connection(transport, service);
+    let mut connection = pin!(connection);
+    let _gauge = Gauge::up(context, |connections| &connections.http2);
+    let mut told = false;
+    std::future::poll_fn(|cx| {
+        remember_waker(state, cx);
+        if state.kill.get() {
+            return Poll::Ready(Ok(()));
+        }
+        if state.close.get() && !told {
+            told = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        connection.as_mut().poll(cx)
+    })
+    .await
+    .map_err(|error| classify(&error))
+}
+
+/// Runs hyper's stream tasks on this worker.
+#[derive(Clone, Copy)]
+struct LocalExecutor;
+
+impl<F: Future<Output: 'static> + 'static> Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+/// Envoy's advice for an edge proxy where it differs from h2's defaults.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const SEND_BUFFER: usize = 64 * 1024;
+const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+const RESETS_MAX: usize = 20;
+const LOCAL_RESETS_MAX: usize = 256;
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
