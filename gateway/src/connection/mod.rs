@@ -56,8 +56,23 @@ pub struct ConnectionContext {
     pub state: Rc<ConnectionState>,
 }
 
-/// Serves a connection in a task of this worker.
+/// Serves an accepted socket in a task of this worker.
 pub fn spawn(stream: TcpStream, peer: SocketAddr, scheme: Scheme, worker: Rc<WorkerState>) {
+    spawn_with(peer, scheme, worker, async move |context| serve(stream, &context).await);
+}
+
+/// Serves HTTP/1.1 in a task of this worker on anything that reads and writes.
+pub(crate) fn spawn_http1<I>(io: I, peer: SocketAddr, worker: Rc<WorkerState>)
+where
+    I: Read + Write + Unpin + 'static,
+{
+    spawn_with(peer, Scheme::Http, worker, async move |context| serve_http1(io, &context).await);
+}
+
+fn spawn_with<S>(peer: SocketAddr, scheme: Scheme, worker: Rc<WorkerState>, serve: S)
+where
+    S: AsyncFnOnce(Rc<ConnectionContext>) -> Result<(), Ended> + 'static,
+{
     let counter = &worker.metrics.connections.accepted;
     counter.set(counter.get() + 1);
     let state = Rc::new(ConnectionState::new(scheme, &worker.clock));
@@ -69,7 +84,7 @@ pub fn spawn(stream: TcpStream, peer: SocketAddr, scheme: Scheme, worker: Rc<Wor
         // An address is visible ASCII; the fallback is never taken.
         let peer_text = peer_text.unwrap_or(HeaderValue::from_static("unknown"));
         let context = Rc::new(ConnectionContext { worker, peer, peer_text, scheme, state });
-        if let Err(reason) = serve(stream, &context).await {
+        if let Err(reason) = serve(Rc::clone(&context)).await {
             context.worker.metrics.count(Rare::ConnectionError, scheme.as_str(), reason);
         }
     });
