@@ -234,7 +234,7 @@ impl Gateway {
 }
 
 /// Everything that can be known before the first socket is bound.
-fn first_snapshot(
+pub(crate) fn first_snapshot(
     loaded: &Loaded,
     last_known_good: Option<&LastKnownGood>,
     budget: &Arc<KeyBudget>,

@@ -20,6 +20,8 @@ pub mod policy;
 pub mod proxy;
 pub mod router;
 pub mod snapshot;
+#[doc(hidden)]
+pub mod testing;
 pub mod tls;
 pub mod token;
 pub mod upstream;

@@ -100,7 +100,7 @@ pub struct WorkerState {
 }
 
 impl WorkerState {
-    fn new(setup: &WorkerSetup) -> Rc<Self> {
+    pub(crate) fn new(setup: &WorkerSetup) -> Rc<Self> {
         let clock = Rc::new(Clock::new());
         let metrics = Metrics::default();
         let mut pools = Pools::default();

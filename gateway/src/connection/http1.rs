@@ -79,7 +79,7 @@ where
     let parts = connection.into_parts();
     let mut transport = parts.io;
     // Bytes of the next request that came with the last one.
-    transport.put_back(parts.read_buf);
+    transport.put_back(&parts.read_buf);
     Ok(Some(transport))
 }
 

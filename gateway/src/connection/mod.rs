@@ -24,6 +24,7 @@ use std::{
 };
 
 use http::HeaderValue;
+use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -51,8 +52,25 @@ pub struct ConnectionContext {
     pub state: Rc<ConnectionState>,
 }
 
-/// Serves a connection in a task of this worker.
+/// Serves an accepted socket in a task of this worker.
 pub fn spawn(stream: TcpStream, peer: SocketAddr, scheme: Scheme, worker: Rc<WorkerState>) {
+    spawn_with(peer, scheme, worker, async move |context| serve(stream, &context).await);
+}
+
+/// Serves HTTP in cleartext in a task of this worker on anything that reads and writes.
+pub(crate) fn spawn_cleartext<I>(io: I, peer: SocketAddr, worker: Rc<WorkerState>)
+where
+    I: Read + Write + Unpin + 'static,
+{
+    spawn_with(peer, Scheme::Http, worker, async move |context| {
+        serve_cleartext(Transport::new(io, &context), &context).await
+    });
+}
+
+fn spawn_with<S>(peer: SocketAddr, scheme: Scheme, worker: Rc<WorkerState>, serve: S)
+where
+    S: AsyncFnOnce(Rc<ConnectionContext>) -> Result<(), Ended> + 'static,
+{
     let counter = &worker.metrics.connections.accepted;
     counter.set(counter.get() + 1);
     let state = Rc::new(ConnectionState::new(scheme, &worker.clock));
@@ -71,7 +89,7 @@ pub fn spawn(stream: TcpStream, peer: SocketAddr, scheme: Scheme, worker: Rc<Wor
             authority: RefCell::default(),
             state,
         });
-        if let Err(reason) = serve(stream, &context).await {
+        if let Err(reason) = serve(Rc::clone(&context)).await {
             context.worker.metrics.count(Rare::ConnectionError, scheme.as_str(), reason);
         }
     });
@@ -99,10 +117,10 @@ async fn serve(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result<(),
     }
 }
 
-async fn serve_cleartext(
-    mut transport: Transport<TokioIo<TcpStream>>,
-    context: &Rc<ConnectionContext>,
-) -> Result<(), Ended> {
+async fn serve_cleartext<I>(mut transport: Transport<I>, context: &Rc<ConnectionContext>) -> Result<(), Ended>
+where
+    I: Read + Write + Unpin + 'static,
+{
     if !transport.wait_for_bytes().await.map_err(|_| "read")? {
         return Ok(());
     }

@@ -27,9 +27,10 @@ impl<I: Read + Write + Unpin> Transport<I> {
     }
 
     /// Puts bytes back that were read and not used.
-    pub(super) fn put_back(&mut self, bytes: Bytes) {
+    pub(super) fn put_back(&mut self, bytes: &[u8]) {
         debug_assert!(self.ahead.is_empty(), "hyper reads what is ahead before it reads on");
-        self.ahead = bytes;
+        // Copied: even an empty slice would keep the buffer that it was cut from.
+        self.ahead = Bytes::copy_from_slice(bytes);
     }
 
     pub(super) fn starts_with(&self, bytes: &[u8]) -> bool {

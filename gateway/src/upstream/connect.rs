@@ -2,7 +2,10 @@
 
 use std::{io, net::SocketAddr, time::Instant};
 
-use hyper::client::conn::http1;
+use hyper::{
+    client::conn::http1,
+    rt::{Read, Write},
+};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -41,10 +44,18 @@ pub async fn connect(
         .map_err(|_| ConnectError::Timeout)??;
     // Without it, the last segment of a request waits for the peer's delayed ACK (Nagle).
     stream.set_nodelay(true)?;
+    Ok(handshake(TokioIo::new(stream), now).await?)
+}
+
+/// Starts the task that drives a connection over `io`, which need not be a socket.
+pub(crate) async fn handshake<I>(io: I, now: Instant) -> hyper::Result<Connection>
+where
+    I: Read + Write + Unpin + 'static,
+{
     let (sender, connection) = http1::Builder::new()
         .max_header_size(RESPONSE_HEAD_BYTES_MAX)
         .max_buf_size(BUFFER_BYTES_MAX)
-        .handshake(TokioIo::new(stream))
+        .handshake(io)
         .await?;
     let task = tokio::task::spawn_local(async move {
         // Its failures reach the request through the sender; there is nobody else to tell.

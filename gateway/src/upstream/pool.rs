@@ -123,7 +123,7 @@ impl EndpointPool {
     }
 
     /// Takes a connection back. `false`: the pool was full and the connection is closed.
-    fn checkin(&self, connection: Connection) -> bool {
+    pub(crate) fn checkin(&self, connection: Connection) -> bool {
         let mut idle = self.idle.borrow_mut();
         let has_room = idle.len() < self.limits.borrow().idle_max;
         if has_room {

@@ -3,6 +3,7 @@
 mod support;
 
 mod admin;
+mod allocations;
 mod broken_config;
 mod commands;
 mod connections;

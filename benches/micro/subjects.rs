@@ -1,0 +1,262 @@
+//! What is measured: once as instruction counts with a budget (`instructions.rs`), once as time for people (`time.rs`).
+//!
+//! Inputs are fixed and short, so that neither the branch that a processor takes in vectorised searches nor a random
+//! seed matters much. Whatever is made once (configuration, keys, connections) is made before the measuring begins.
+
+use std::{fmt::Write as _, hint::black_box, path::Path, rc::Rc, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, request::Parts};
+use millgate::{
+    admission::{self, Admission, Admitted, Framing, Scheme},
+    clock,
+    headers::{self, ForwardContext, ResponseContext},
+    policy::{
+        jwt::{self, TokenCache},
+        limit_key,
+    },
+    snapshot::Snapshot,
+    testing::{self, Harness},
+    upstream::load_balancer::Cursor,
+};
+use rand::{SeedableRng, rngs::SmallRng};
+
+/// One call does the work once.
+pub(crate) type Subject = Box<dyn FnMut()>;
+type Make = fn() -> Subject;
+
+/// Names, and what makes them ready to run. The names are those of `budgets.json`.
+pub(crate) const ALL: [(&str, Make); 15] = [
+    ("router_10", || router(10)),
+    ("router_10000", || router(10_000)),
+    ("jwt_hit", jwt_hit),
+    ("jwt_miss", jwt_miss),
+    ("limiter", limiter),
+    ("p2c_2", || balancer("p2c", 2)),
+    ("p2c_500", || balancer("p2c", 500)),
+    ("p2c_2000", || balancer("p2c", 2000)),
+    ("round_robin_2", || balancer("round_robin", 2)),
+    ("round_robin_2000", || balancer("round_robin", 2000)),
+    ("admission", admission),
+    ("headers_request", headers_request),
+    ("headers_response", headers_response),
+    ("request_plain", || proxied(PLAIN, "")),
+    ("request_everything", || proxied(EVERYTHING, &format!("authorization: Bearer {TOKEN}\r\n"))),
+];
+
+fn router(routes: usize) -> Subject {
+    let mut text = String::from("version: 1\nroutes:\n");
+    for route in 0..routes {
+        let _ = writeln!(
+            text,
+            "  - {{path: \"GET /area-{}/part-{route}/items/{{id}}\", service: items}}",
+            route / 100
+        );
+    }
+    text.push_str("services: {items: {hosts: [\"192.0.2.1:80\"]}}\n");
+    let snapshot = compile(&text);
+    // Spread over the whole table.
+    let asked = (0..10).map(|step| routes * step / 10);
+    let paths: Vec<String> =
+        asked.map(|route| format!("/area-{}/part-{route}/items/7", route / 100)).collect();
+    let headers = client_headers();
+    let mut turn = 0;
+    Box::new(move || {
+        turn = (turn + 1) % paths.len();
+        let path = black_box(&paths[turn]);
+        black_box(snapshot.table.router.lookup("api.example", path, &Method::GET, &headers));
+    })
+}
+
+fn jwt_hit() -> Subject {
+    let snapshot = compile(EVERYTHING);
+    let mut cache = TokenCache::new(snapshot.table.token_cache_sizes());
+    let provider = &snapshot.table.auth[0].jwt;
+    let verified = provider.check(snapshot.keys[0].as_deref(), TOKEN, NOW).expect("the token is valid");
+    cache.insert(0, TOKEN, Rc::new(verified), NOW);
+    let headers = client_headers();
+    Box::new(move || {
+        let sources = snapshot.table.auth[0].jwt.sources();
+        let token = jwt::find_token(black_box(&headers), None, sources);
+        let token = token.ok().flatten().expect("the request has a token");
+        assert!(black_box(cache.get(0, token, NOW)).is_some());
+    })
+}
+
+fn jwt_miss() -> Subject {
+    let snapshot = compile(EVERYTHING);
+    Box::new(move || {
+        let provider = &snapshot.table.auth[0].jwt;
+        let verified = provider.check(snapshot.keys[0].as_deref(), black_box(TOKEN), NOW);
+        assert!(black_box(verified).is_ok());
+    })
+}
+
+fn limiter() -> Subject {
+    let snapshot = compile(EVERYTHING);
+    let keys = snapshot.keys[0].as_deref();
+    let user = snapshot.table.auth[0].jwt.check(keys, TOKEN, NOW).expect("the token is valid");
+    let headers = client_headers();
+    let mut now = clock::now();
+    Box::new(move || {
+        // Slower than the limit's rate, so that any number of calls passes.
+        now += Duration::from_micros(10);
+        let limit = &snapshot.table.routes[0].limits[0];
+        let key = limit_key::of(limit, [192, 0, 2, 7].into(), Some(black_box(&user)), &headers);
+        assert!(black_box(limit.check(key, now)).is_ok());
+    })
+}
+
+fn balancer(balance: &str, endpoints: usize) -> Subject {
+    let mut hosts = String::new();
+    for endpoint in 0..endpoints {
+        let _ = write!(hosts, "\"10.0.{}.{}:80\", ", endpoint / 250, endpoint % 250 + 1);
+    }
+    let snapshot = compile(&format!(
+        "version: 1\nroutes: [{{path: /, service: items}}]\nservices: {{items: {{balance: {balance}, hosts: [{hosts}]}}}}\n"
+    ));
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut cursor = Cursor::new(&mut rng);
+    let now = clock::now();
+    Box::new(move || {
+        let cluster = &snapshot.clusters[0];
+        let picked = cluster.balancer.pick(&cluster.endpoints, &mut cursor, black_box(&[]), now, &mut rng);
+        assert!(black_box(picked).is_ok());
+    })
+}
+
+fn admission() -> Subject {
+    let snapshot = compile(PLAIN);
+    let parts = request_parts();
+    let last = admitted(&parts, &snapshot).map(|admitted| Rc::clone(admitted.authority()));
+    Box::new(move || {
+        // As on a connection that has seen a request already.
+        let (parts, last) = (black_box(&parts), last.as_ref());
+        let admitted = admission::admit(parts, &snapshot.table.admission, Scheme::Http, last);
+        assert!(matches!(black_box(admitted), Ok(Admission::Forward(_))));
+    })
+}
+
+fn admitted(parts: &Parts, snapshot: &Snapshot) -> Option<Admitted> {
+    match admission::admit(parts, &snapshot.table.admission, Scheme::Http, None) {
+        Ok(Admission::Forward(admitted)) => Some(admitted),
+        _ => None,
+    }
+}
+
+fn headers_request() -> Subject {
+    let snapshot = compile(EVERYTHING);
+    let admitted = admitted(&request_parts(), &snapshot).expect("the request is valid");
+    let identity = [(HeaderName::from_static("x-user-id"), HeaderValue::from_static("user-0001"))];
+    let peer = HeaderValue::from_static("192.0.2.7");
+    let request_id = HeaderValue::from_static("01939f2e-7c4a-7000-8000-0123456789ab");
+    let mut copies = Copies::of(client_headers());
+    Box::new(move || {
+        let context = ForwardContext {
+            survey: admitted.survey(),
+            peer: &peer,
+            peer_is_trusted: false,
+            scheme: Scheme::Http,
+            authority: admitted.authority(),
+            method: &Method::GET,
+            version: Version::HTTP_11,
+            framing: Framing::None,
+            request_id: &request_id,
+            identity_headers: &snapshot.table.identity_headers,
+            forward: &identity,
+            rules: &snapshot.table.routes[0].request_rules,
+        };
+        headers::apply_request(black_box(copies.next()), &context);
+    })
+}
+
+fn headers_response() -> Subject {
+    let snapshot = compile(PLAIN);
+    let response = Response::builder()
+        .header("content-type", "application/json")
+        .header("content-length", "120")
+        .header("date", "Tue, 24 Nov 2026 17:19:55 GMT")
+        .header("cache-control", "no-store")
+        .header("connection", "keep-alive")
+        .header("etag", "\"5-1\"")
+        .body(())
+        .expect("the response is valid");
+    let request_id = HeaderValue::from_static("01939f2e-7c4a-7000-8000-0123456789ab");
+    let mut copies = Copies::of(response.headers().clone());
+    Box::new(move || {
+        let framing = headers::check_response(black_box(&response)).expect("the response is valid");
+        let rules = &snapshot.table.routes[0].response_rules;
+        let context = ResponseContext { framing, version: Version::HTTP_11, request_id: &request_id, rules };
+        headers::apply_response(black_box(copies.next()), &context);
+    })
+}
+
+/// A whole request: client, worker and service in one thread, in memory. What client and service do for it is in the
+/// number; it is the same for all.
+fn proxied(routes: &str, header: &str) -> Subject {
+    let request = format!("GET /items/7 HTTP/1.1\r\n{CLIENT_LINES}{header}\r\n");
+    let mut harness = Harness::new(routes, Path::new(FIXTURES)).expect("the worker starts");
+    let mut ask = move || {
+        let response = harness.exchange(black_box(request.as_bytes())).expect("the worker answers");
+        assert!(black_box(response).starts_with(b"HTTP/1.1 200 "));
+    };
+    (0..WARM_UP).for_each(|_| ask());
+    Box::new(ask)
+}
+
+fn compile(routes: &str) -> Snapshot {
+    testing::compile(routes, Path::new(FIXTURES)).expect("the configuration is valid").1
+}
+
+fn request_parts() -> Parts {
+    let mut request =
+        Request::builder().uri("/items/7?fields=name,price").body(()).expect("the URI is valid");
+    *request.headers_mut() = client_headers();
+    request.into_parts().0
+}
+
+fn client_headers() -> HeaderMap {
+    let lines = CLIENT_LINES.split("\r\n").filter_map(|line| line.split_once(": "));
+    let mut headers: HeaderMap = lines
+        .map(|(name, value)| {
+            let name = name.parse::<HeaderName>().expect("the name is valid");
+            (name, HeaderValue::from_static(value))
+        })
+        .collect();
+    let token = HeaderValue::try_from(format!("Bearer {TOKEN}")).expect("the token is visible ASCII");
+    headers.insert(http::header::AUTHORIZATION, token);
+    headers
+}
+
+/// Fresh copies for work that changes its input. They are made before [`BATCH`] calls and not in them; a clock that runs
+/// on sees one copy for each call.
+struct Copies {
+    original: HeaderMap,
+    ready: Vec<HeaderMap>,
+    used: Option<HeaderMap>,
+}
+
+impl Copies {
+    fn of(original: HeaderMap) -> Self {
+        let ready = vec![original.clone(); BATCH];
+        Self { original, ready, used: None }
+    }
+
+    fn next(&mut self) -> &mut HeaderMap {
+        let next = self.ready.pop().unwrap_or_else(|| self.original.clone());
+        self.used.insert(next)
+    }
+}
+
+/// Calls under one instruction count. What happens only now and then (a buffer is full) has its share in it.
+pub(crate) const BATCH: usize = 100;
+const WARM_UP: usize = 200;
+
+/// Within the token's life, which ends in the year 2100.
+const NOW: u64 = 1_795_000_000;
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/micro/fixtures");
+const PLAIN: &str = include_str!("fixtures/plain.yaml");
+const EVERYTHING: &str = include_str!("fixtures/everything.yaml");
+const TOKEN: &str = include_str!("fixtures/token.txt");
+const CLIENT_LINES: &str = "host: api.example\r\nuser-agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0)\r\n\
+    accept: application/json\r\naccept-language: en-GB,en;q=0.5\r\naccept-encoding: gzip, br\r\n\
+    referer: https://shop.example/items\r\norigin: https://shop.example\r\n";

@@ -1,0 +1,181 @@
+//! One worker without sockets: what the tests and benches of a request's cost run on. No part of the interface.
+//!
+//! Client, gateway and service are tasks of one thread, and the bytes between them stay in memory. Client and service
+//! use the same buffers again and again: after the first requests, whatever allocates is the gateway or a library
+//! that it calls.
+
+use std::{io, path::Path, sync::Arc, thread::JoinHandle};
+
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    runtime::{LocalOptions, LocalRuntime},
+    sync::mpsc,
+};
+
+use crate::{
+    access_log::LogSink,
+    clock,
+    config::{
+        load,
+        settings::{AccessLogFormat, Settings},
+    },
+    connection,
+    control::event::{EVENTS_MAX, Event},
+    gateway::first_snapshot,
+    policy::{jwt, rate_limit::KeyBudget},
+    snapshot::{Publisher, Snapshot},
+    upstream::connect,
+    worker::{COMMANDS_MAX, WorkerSetup, WorkerState},
+};
+
+/// The service's answer to every request.
+pub const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 120\r\n\
+    date: Tue, 24 Nov 2026 17:19:55 GMT\r\n\r\n\
+    {\"id\":7,\"name\":\"An item with a name of any length\",\"price\":\"12.50\",\"currency\":\"EUR\",\
+    \"tags\":[\"one\",\"two\",\"three\",\"four\"]}";
+
+/// Compiles a configuration as a start of the gateway does. Relative files that it names are in `dir`.
+///
+/// # Errors
+/// The report of what is wrong with it.
+pub fn compile(routes_yaml: &str, dir: &Path) -> Result<(Settings, Snapshot), String> {
+    jwt::install_crypto_provider();
+    let loaded =
+        load::parse("routes.yaml", routes_yaml, dir, &|_| None).map_err(|report| report.to_string())?;
+    let budget = Arc::new(KeyBudget::new(loaded.settings.rate_keys_max, clock::now()));
+    let (snapshot, _) = first_snapshot(&loaded, None, &budget).map_err(|error| error.to_string())?;
+    Ok((loaded.settings, snapshot))
+}
+
+/// A worker, one client connection to it, and one idle connection to each endpoint. All endpoints give [`ANSWER`].
+pub struct Harness {
+    client: DuplexStream,
+    answer: Box<[u8]>,
+    runtime: LocalRuntime,
+    /// Held, because a worker whose control plane is gone is not what is measured.
+    _control: (mpsc::Receiver<Event>, mpsc::Sender<crate::worker::Command>),
+    _log: Option<JoinHandle<()>>,
+}
+
+impl Harness {
+    /// # Errors
+    /// The configuration is wrong, or the system refuses a runtime or the log's thread.
+    pub fn new(routes_yaml: &str, dir: &Path) -> Result<Self, String> {
+        let failed = |error: io::Error| error.to_string();
+        let (settings, snapshot) = compile(routes_yaml, dir)?;
+        let (log, log_thread) = match settings.access_log.format {
+            AccessLogFormat::Off => (None, None),
+            _ => LogSink::start(settings.access_log.file)
+                .map(|(log, thread)| (Some(log), Some(thread)))
+                .map_err(failed)?,
+        };
+        let (events, control) = mpsc::channel(EVENTS_MAX);
+        let (commander, commands) = mpsc::channel(COMMANDS_MAX);
+        let setup = WorkerSetup {
+            index: 0,
+            publisher: Arc::new(Publisher::new(snapshot)),
+            listeners: Vec::new(),
+            commands,
+            events,
+            log,
+            connections_max: 1,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default())
+            .map_err(failed)?;
+        let client = runtime.block_on(connect_all(&setup)).map_err(|error| error.to_string())?;
+        let answer = vec![0; MESSAGE_BYTES_MAX].into_boxed_slice();
+        Ok(Self { client, answer, runtime, _control: (control, commander), _log: log_thread })
+    }
+
+    /// Sends one request and returns the whole response: head, and content with a Content-Length.
+    ///
+    /// # Errors
+    /// The gateway closed the connection, or the response is larger than 64 KiB.
+    pub fn exchange(&mut self, request: &[u8]) -> io::Result<&[u8]> {
+        let Self { client, answer, runtime, .. } = self;
+        let bytes = runtime.block_on(async {
+            client.write_all(request).await?;
+            read_message(client, answer).await
+        })?;
+        Ok(answer.get(..bytes).unwrap_or_default())
+    }
+}
+
+/// Connects the worker with every endpoint, and a client with the worker.
+async fn connect_all(setup: &WorkerSetup) -> hyper::Result<DuplexStream> {
+    let worker = WorkerState::new(setup);
+    let now = worker.clock.now();
+    for cluster in &worker.snapshot().clusters {
+        for endpoint in &cluster.endpoints {
+            let (ours, services) = duplex(MESSAGE_BYTES_MAX);
+            tokio::task::spawn_local(answer_all(services));
+            endpoint.pool.checkin(connect::handshake(TokioIo::new(ours), now).await?);
+        }
+    }
+    let (client, ours) = duplex(MESSAGE_BYTES_MAX);
+    connection::spawn_cleartext(TokioIo::new(ours), ([127, 0, 0, 1], 40_000).into(), worker);
+    Ok(client)
+}
+
+/// The service: one connection.
+async fn answer_all(mut stream: DuplexStream) {
+    let mut request = vec![0; MESSAGE_BYTES_MAX];
+    while read_message(&mut stream, &mut request).await.is_ok() {
+        if stream.write_all(ANSWER.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads one message into `buffer`; how many bytes it has.
+async fn read_message(stream: &mut DuplexStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    loop {
+        let free = buffer.get_mut(filled..).filter(|free| !free.is_empty());
+        match stream.read(free.ok_or(io::ErrorKind::FileTooLarge)?).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => filled += read,
+        }
+        if buffer.get(..filled).is_some_and(is_complete) {
+            return Ok(filled);
+        }
+    }
+}
+
+/// Header names are in lower case, as hyper writes them.
+fn is_complete(message: &[u8]) -> bool {
+    let Some(head) = memchr::memmem::find(message, b"\r\n\r\n") else { return false };
+    let (head, content) = message.split_at(head + 4);
+    let length = memchr::memmem::find(head, b"\r\ncontent-length: ").map_or(0, |at| {
+        let digits = head.iter().skip(at + 18).take_while(|byte| byte.is_ascii_digit());
+        digits.fold(0, |length, digit| length * 10 + usize::from(digit - b'0'))
+    });
+    content.len() >= length
+}
+
+/// Larger than every message here.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_goes_through_the_worker_to_the_service_and_back() {
+        let routes = "version: 1\nroutes:\n  - {path: GET /items/*, service: items}\n\
+            services: {items: {hosts: [\"192.0.2.1:80\", \"192.0.2.2:80\"]}}\naccess_log: {format: off}\n";
+        let mut harness = Harness::new(routes, Path::new("")).unwrap();
+        for _ in 0..3 {
+            let response = harness.exchange(b"GET /items/7 HTTP/1.1\r\nhost: a.test\r\n\r\n").unwrap();
+            let response = String::from_utf8_lossy(response);
+            assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+            assert!(response.contains("\r\nx-request-id: "), "{response}");
+            assert_eq!(response.split("\r\n\r\n").nth(1), ANSWER.split("\r\n\r\n").nth(1));
+        }
+        let response = harness.exchange(b"GET /nothing HTTP/1.1\r\nhost: a.test\r\n\r\n").unwrap();
+        assert!(response.starts_with(b"HTTP/1.1 404 "));
+    }
+}
