@@ -40,19 +40,26 @@ pub(crate) enum Findings {
 pub(crate) fn run(scenario: &Scenario, options: &Options, machine_cores: usize) -> anyhow::Result<Results> {
     let machine_cores = u32::try_from(machine_cores)?;
     let cores = Cores::share_out(scenario.workers(), machine_cores, options.proxy_core, options.load_core);
-    let stage = Stage::set(scenario, options, &cores)?;
+    let mut stage = Stage::set(scenario, options, &cores)?;
     let millgate = stage.subjects.iter().find(|ready| ready.name == "millgate");
     let check_seconds = millgate
         .filter(|_| scenario.check_seconds_at_most.is_some())
         .map(launch::check_seconds)
         .transpose()?;
-    let findings = match scenario.measures {
-        Measures::CpuPerRequest | Measures::CpuPerGib => Findings::Turns(turns::take_turns(&stage)?),
-        Measures::OpenLoop => Findings::Rates(open_loop::measure(&stage)?),
-        Measures::IdleMemory => Findings::Held(memory::measure(&stage, false)?),
-        Measures::StalledMemory => Findings::Held(memory::measure(&stage, true)?),
-        Measures::Start => Findings::Starts(launch::measure(&stage)?),
+    let findings = match measure(&stage, scenario.measures) {
+        Err(error) if stage.backend_ended() => return Err(error.context("the backend ended meanwhile")),
+        findings => findings?,
     };
     let Stage { versions, left_out, .. } = stage;
     Ok(Results { findings, check_seconds, cores_were_free: cores.free, versions, left_out })
+}
+
+fn measure(stage: &Stage<'_>, measures: Measures) -> anyhow::Result<Findings> {
+    Ok(match measures {
+        Measures::CpuPerRequest | Measures::CpuPerGib => Findings::Turns(turns::take_turns(stage)?),
+        Measures::OpenLoop => Findings::Rates(open_loop::measure(stage)?),
+        Measures::IdleMemory => Findings::Held(memory::measure(stage, false)?),
+        Measures::StalledMemory => Findings::Held(memory::measure(stage, true)?),
+        Measures::Start => Findings::Starts(launch::measure(stage)?),
+    })
 }

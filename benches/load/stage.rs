@@ -37,7 +37,7 @@ pub(crate) struct Stage<'a> {
     pub(crate) load_cores: String,
     tokens: Vec<String>,
     /// Ends before its folder goes.
-    _backend: Running,
+    backend: Running,
     dir: tempfile::TempDir,
 }
 
@@ -86,7 +86,7 @@ impl<'a> Stage<'a> {
             turn: Duration::from_secs(options.seconds.into()),
             load_cores: cores.load(),
             tokens,
-            _backend: backend,
+            backend,
             dir,
         };
         for (name, subject) in subjects {
@@ -137,6 +137,11 @@ impl<'a> Stage<'a> {
             subject,
         });
         Ok(())
+    }
+
+    /// What goes wrong after that is no proxy's doing.
+    pub(crate) fn backend_ended(&mut self) -> bool {
+        !matches!(self.backend.0.try_wait(), Ok(None))
     }
 
     pub(crate) fn dir(&self) -> &Path {
