@@ -1,13 +1,22 @@
-//! The service behind the proxies: answers every request with the same JSON body, keep-alive, on one thread.
+//! The service behind the proxies: answers every request with the same JSON body, keep-alive. A request's body is read
+//! to its end and forgotten.
 //!
-//! Several listeners stand for several endpoints; one thread serves all of them, because it has one core anyway.
+//! Several listeners stand for several endpoints. Each thread serves its share of them; there is one thread for each
+//! core that the backend may use, which is one unless a scenario has several workers.
 
-use std::{convert::Infallible, io::Write, net::Ipv4Addr};
+use std::{convert::Infallible, fmt::Write as _, io::Write, net::Ipv4Addr};
 
+use anyhow::anyhow;
 use bytes::Bytes;
 use clap::Args;
-use http_body_util::Full;
-use hyper::{Response, header, server::conn::http1, service::service_fn};
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Request, Response,
+    body::{Body, Incoming},
+    header,
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, task::LocalSet};
 
@@ -18,26 +27,55 @@ pub(crate) struct Backend {
     /// Length of the response's content
     #[arg(long)]
     bytes: usize,
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
 }
 
 impl Backend {
     pub(crate) fn serve(&self) -> anyhow::Result<()> {
         let body = content(self.bytes);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        LocalSet::new().block_on(&runtime, async move {
-            let mut listeners = Vec::new();
-            for _ in 0..self.endpoints {
-                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-                println!("{}", listener.local_addr()?);
-                listeners.push(tokio::task::spawn_local(accept(listener, body.clone())));
+        let mut shares: Vec<Vec<std::net::TcpListener>> =
+            (0..self.threads.max(1)).map(|_| Vec::new()).collect();
+        let mut addresses = String::new();
+        for (_, share) in (0..self.endpoints).zip((0..shares.len()).cycle()) {
+            let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            listener.set_nonblocking(true)?;
+            writeln!(addresses, "{}", listener.local_addr()?)?;
+            if let Some(share) = shares.get_mut(share) {
+                share.push(listener);
             }
-            std::io::stdout().flush()?;
-            for listener in listeners {
-                listener.await??;
-            }
-            Ok(())
-        })
+        }
+        let mut output = std::io::stdout().lock();
+        output.write_all(addresses.as_bytes())?;
+        output.flush()?;
+        drop(output);
+        let threads: Vec<_> = shares
+            .into_iter()
+            .map(|share| {
+                let body = body.clone();
+                std::thread::spawn(move || serve(share, &body))
+            })
+            .collect();
+        for thread in threads {
+            thread.join().map_err(|_| anyhow!("a thread of the backend panicked"))??;
+        }
+        Ok(())
     }
+}
+
+fn serve(listeners: Vec<std::net::TcpListener>, body: &Bytes) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, async move {
+        let mut accepting = Vec::new();
+        for listener in listeners {
+            let listener = TcpListener::from_std(listener)?;
+            accepting.push(tokio::task::spawn_local(accept(listener, body.clone())));
+        }
+        for listener in accepting {
+            listener.await??;
+        }
+        Ok(())
+    })
 }
 
 async fn accept(listener: TcpListener, body: Bytes) -> std::io::Result<()> {
@@ -45,15 +83,22 @@ async fn accept(listener: TcpListener, body: Bytes) -> std::io::Result<()> {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
         let body = body.clone();
-        let service = service_fn(move |_| {
-            let mut response = Response::new(Full::new(body.clone()));
-            let json = header::HeaderValue::from_static("application/json");
-            response.headers_mut().insert(header::CONTENT_TYPE, json);
-            std::future::ready(Ok::<_, Infallible>(response))
-        });
+        let service = service_fn(move |request| answer(request, body.clone()));
         // A connection that a proxy cuts ends only itself.
         tokio::task::spawn_local(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     }
+}
+
+async fn answer(request: Request<Incoming>, body: Bytes) -> Result<Response<Full<Bytes>>, Infallible> {
+    let mut upload = request.into_body();
+    while !upload.is_end_stream() {
+        // One that breaks off breaks the connection, and that is hyper's to notice.
+        let Some(Ok(_)) = upload.frame().await else { break };
+    }
+    let mut response = Response::new(Full::new(body));
+    let json = header::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    Ok(response)
 }
 
 /// A JSON object of exactly `bytes` bytes; at least the 13 of an empty one.

@@ -7,9 +7,10 @@
 use std::{collections::HashMap, fs, ops::Sub};
 
 use anyhow::Context;
+use serde::{Deserialize, Serialize};
 
 /// CPU time, in nanoseconds and in clock ticks, and time spent ready to run while somebody else had the core.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Cpu {
     ns: u64,
     waited_ns: u64,
@@ -44,6 +45,10 @@ impl Cpu {
         (user, total - user)
     }
 
+    pub(crate) fn total_us(self) -> f64 {
+        self.ns as f64 / 1e3
+    }
+
     pub(crate) fn waited_us(self) -> f64 {
         self.waited_ns as f64 / 1e3
     }
@@ -67,15 +72,44 @@ pub(crate) fn memory_kib(pid: u32) -> anyhow::Result<u64> {
     let mut sum = 0;
     for pid in family(pid)? {
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-        sum += pss_kib(&rollup).context("smaps_rollup has no Pss")?;
+        sum += kib(&rollup, "Pss:").context("smaps_rollup has no Pss")?;
     }
     Ok(sum)
 }
 
-fn pss_kib(rollup: &str) -> Option<u64> {
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+fn kib(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }
+
+/// Most that a process and its descendants had resident at a time, in KiB, since [`forget_peak`]. Pages that they share
+/// count in each.
+pub(crate) fn peak_kib(pid: u32) -> anyhow::Result<u64> {
+    let mut sum = 0;
+    for pid in family(pid)? {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        sum += kib(&status, "VmHWM:").context("/proc/PID/status has no VmHWM")?;
+    }
+    Ok(sum)
+}
+
+/// From here on the peak counts anew.
+pub(crate) fn forget_peak(pid: u32) -> anyhow::Result<()> {
+    for pid in family(pid)? {
+        // A kernel without this counts from the process's start, and the peak is then only larger.
+        let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
+    }
+    Ok(())
+}
+
+/// User and system time of all children of this process that have ended and were waited for, in ticks.
+pub(crate) fn waited_for_ticks() -> anyhow::Result<u64> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    children_ticks(&stat).context("/proc/self/stat is not as expected")
+}
+
+/// `USER_HZ`: what the kernel tells its ticks in, whatever its own clock does.
+pub(crate) const TICKS_PER_S: f64 = 100.0;
 
 /// A process and its descendants.
 fn family(root: u32) -> anyhow::Result<Vec<u32>> {
@@ -114,6 +148,12 @@ fn ticks(stat: &str) -> Option<(u64, u64)> {
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
+/// cutime + cstime: fields 16 and 17.
+fn children_ticks(stat: &str) -> Option<u64> {
+    let mut fields = fields(stat)?.skip(13);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,6 +162,7 @@ mod tests {
     fn a_name_with_spaces_and_brackets_does_not_shift_the_fields() {
         let stat = "42 (a) b (c)) S 7 42 42 0 -1 4194304 1 2 3 4 150 50 6 7 20 0 1 0";
         assert_eq!(ticks(stat), Some((150, 50)));
+        assert_eq!(children_ticks(stat), Some(13));
         assert_eq!(fields(stat).and_then(|mut fields| fields.nth(1)), Some("7"));
     }
 
@@ -141,6 +182,6 @@ mod tests {
     fn this_process_has_cost_something_and_holds_memory() {
         let pid = std::process::id();
         assert!(Cpu::of(pid).unwrap().ns > 0);
-        assert!(memory_kib(pid).unwrap() > 0);
+        assert!(memory_kib(pid).unwrap() > 0 && peak_kib(pid).unwrap() > 0);
     }
 }

@@ -1,9 +1,10 @@
-//! `load`: what a request costs in Millgate, beside other proxies doing the same work on the same machine.
+//! `load`: what a request, a client or a start costs in Millgate, beside other proxies doing the same work on the same
+//! machine.
 //!
-//! One call starts a backend and the proxies, each proxy alone on one core, wrk and the backend on the other; lets
-//! wrk at the proxies in turn, several rounds; and says for each what a request cost in CPU time of the proxy's own
-//! processes, as the kernel accounts it. Absolute numbers belong to the machine and the hour. The claim is the
-//! ratio of two proxies in the same round. See `docs/PERFORMANCE.md`.
+//! One call starts a backend and the proxies, each proxy alone on one core, the load and the backend on the other; lets
+//! the load at the proxies in turn, several rounds; and says for each what that cost in CPU time or memory of the
+//! proxy's own processes, as the kernel accounts it. Absolute numbers belong to the machine and the hour. The claim is
+//! the ratio of two proxies in the same round. See `docs/PERFORMANCE.md`.
 
 #![expect(clippy::cast_precision_loss, reason = "what is counted in one run stays far below 2^52")]
 
@@ -13,19 +14,36 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 mod backend;
+mod certificate;
+mod client;
+mod columns;
+mod cores;
 mod cost;
+mod generator;
+mod h2load;
+mod handshakes;
+mod hold;
+mod launch;
 mod machine;
+mod memory;
+mod open_loop;
+mod paced;
+mod places;
+mod program;
 mod proxy;
 mod relay;
 mod report;
 mod run;
 mod scenario;
+mod stage;
 mod statistics;
 mod tokens;
+mod turns;
+mod verification;
 mod wrk;
 
 #[derive(Debug, Parser)]
-#[command(about = "Compares the CPU cost of a request in Millgate and in other proxies")]
+#[command(about = "Compares what requests, clients and starts cost in Millgate and in other proxies")]
 struct Load {
     #[command(subcommand)]
     part: Option<Part>,
@@ -51,7 +69,7 @@ pub(crate) struct Options {
     /// Core of the proxies
     #[arg(long, default_value_t = 0)]
     proxy_core: u32,
-    /// Core of wrk and the backend
+    /// Core of the load and the backend
     #[arg(long, default_value_t = 1)]
     load_core: u32,
     /// The program under test
@@ -80,6 +98,18 @@ enum Part {
     /// Copies bytes between client and backend without reading them
     #[command(hide = true)]
     Relay(relay::Relay),
+    /// Closed loop: a connection with a full TLS handshake for each request
+    #[command(hide = true)]
+    Handshakes(handshakes::Handshakes),
+    /// Open loop: requests at a constant rate
+    #[command(hide = true)]
+    Paced(paced::Paced),
+    /// Clients that stay
+    #[command(hide = true)]
+    Hold(hold::Hold),
+    /// Checks signatures of tokens and nothing else
+    #[command(hide = true)]
+    Verification(verification::Verification),
 }
 
 fn main() -> ExitCode {
@@ -87,6 +117,10 @@ fn main() -> ExitCode {
     let result = match part {
         Some(Part::Backend(backend)) => backend.serve(),
         Some(Part::Relay(relay)) => relay.serve(),
+        Some(Part::Handshakes(handshakes)) => handshakes.run(),
+        Some(Part::Paced(paced)) => paced.run(),
+        Some(Part::Hold(hold)) => hold.run(),
+        Some(Part::Verification(verification)) => verification.run(),
         None => compare(&options),
     };
     match result {
@@ -103,7 +137,8 @@ fn compare(options: &Options) -> anyhow::Result<()> {
     println!("{machine}");
     for name in &options.scenario {
         let scenario = scenario::Scenario::read(name)?;
-        let results = run::run(&scenario, options).with_context(|| format!("scenario {name}"))?;
+        let results =
+            run::run(&scenario, options, machine.cores).with_context(|| format!("scenario {name}"))?;
         print!("{}", report::table(&scenario, &results));
         if !options.no_results {
             let path = report::write(&scenario, &results, &machine, options)?;

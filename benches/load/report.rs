@@ -2,125 +2,158 @@
 
 use std::{fmt::Write as _, fs, path::PathBuf, time::SystemTime};
 
-use serde::Serialize;
-
 use crate::{
     Options,
+    columns::{self, Per, Row},
     machine::Machine,
-    run::{Results, Turn},
-    scenario::Scenario,
+    run::{Findings, Results},
+    scenario::{Measures, Scenario},
     statistics::Spread,
 };
 
-/// Medians and spreads of one subject.
-#[derive(Debug, Serialize)]
-struct Summary {
-    requests_per_s: Spread,
-    p50_us: Spread,
-    p99_us: Spread,
-    p999_us: Spread,
-    user_us_per_request: Spread,
-    system_us_per_request: Spread,
-    cpu_us_per_request: Spread,
-    /// Share of its core that the proxy was on: below 0.9 or so, the load generator was the limit.
-    busy: Spread,
-    /// Share of the turn that it was ready to run and something else had its core.
-    waited: Spread,
-    memory_mib: Spread,
-    /// Millgate's CPU per request over this subject's, round by round. Below 1, Millgate costs less.
-    millgate_over_this: Option<Spread>,
-    socket_errors: u64,
+/// One table.
+struct Section {
+    /// Empty where there is one table only.
+    title: String,
+    columns: &'static [&'static str],
+    /// Millgate first.
+    rows: Vec<Row>,
 }
 
-impl Summary {
-    /// `None` for a subject without turns.
-    fn of(turns: &[Turn], millgate: &[Turn]) -> Option<Self> {
-        let spread = |value: &dyn Fn(&Turn) -> f64| Spread::of(turns.iter().map(value));
-        let per_request = |us: f64, turn: &Turn| us / turn.load.requests as f64;
-        let ratios = millgate
-            .iter()
-            .zip(turns)
-            .map(|(millgate, turn)| millgate.cpu_us_per_request() / turn.cpu_us_per_request());
-        Some(Self {
-            requests_per_s: spread(&|turn| turn.load.requests_per_s())?,
-            p50_us: spread(&|turn| turn.load.p50_us)?,
-            p99_us: spread(&|turn| turn.load.p99_us)?,
-            p999_us: spread(&|turn| turn.load.p999_us)?,
-            user_us_per_request: spread(&|turn| per_request(turn.user_us, turn))?,
-            system_us_per_request: spread(&|turn| per_request(turn.system_us, turn))?,
-            cpu_us_per_request: spread(&Turn::cpu_us_per_request)?,
-            busy: spread(&|turn| (turn.user_us + turn.system_us) / turn.load.duration_us)?,
-            waited: spread(&|turn| turn.waited_us / turn.load.duration_us)?,
-            memory_mib: spread(&|turn| turn.memory_kib as f64 / 1024.0)?,
-            millgate_over_this: Spread::of(ratios),
-            socket_errors: turns.iter().map(|turn| turn.load.socket_errors).sum(),
-        })
+impl Section {
+    fn new(title: String, columns: &'static [&'static str], rows: impl Iterator<Item = Option<Row>>) -> Self {
+        let mut rows: Vec<_> = rows.flatten().collect();
+        rows.sort_by_key(|row| !row.name.starts_with("millgate"));
+        Self { title, columns, rows }
+    }
+
+    fn row(&self, name: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.name == name)
+    }
+
+    /// Millgate's figure over a subject's, the turns of one round paired. Below 1, Millgate costs less.
+    fn ratio(&self, scenario: &Scenario, row: &Row) -> Option<Spread> {
+        let millgate = self.row("millgate")?;
+        let above = match &scenario.above {
+            None => &[][..],
+            // What is left of Millgate's figure compares with nobody else's.
+            Some(_) if !scenario.at_most.contains_key(&row.name) => return None,
+            Some(name) => &self.row(name)?.figures,
+        };
+        let above = above.iter().copied().chain(std::iter::repeat(0.0));
+        let ours = millgate.figures.iter().zip(above).map(|(figure, above)| figure - above);
+        Spread::of(ours.zip(&row.figures).map(|(ours, its)| ours / its)).filter(|_| row.name != millgate.name)
+    }
+
+    fn rate_ratio(&self, row: &Row) -> Option<Spread> {
+        let millgate = &self.row("millgate")?.rates;
+        Spread::of(millgate.iter().zip(&row.rates).map(|(ours, its)| ours / its))
     }
 }
 
-/// (name, summary), Millgate first.
-fn summaries(results: &Results) -> Vec<(&str, Summary)> {
-    let millgate = results.turns.get("millgate").map_or(&[][..], Vec::as_slice);
-    let mut all: Vec<_> = results
-        .turns
-        .iter()
-        .filter_map(|(name, turns)| Some((name.as_str(), Summary::of(turns, millgate)?)))
-        .collect();
-    all.sort_by_key(|(name, _)| !name.starts_with("millgate"));
-    all
+fn sections(scenario: &Scenario, results: &Results) -> Vec<Section> {
+    let per = match scenario.measures {
+        Measures::CpuPerGib => Per::Gib { upload_bytes: scenario.upload_bytes },
+        _ => Per::Request,
+    };
+    let one = |columns, rows: Vec<Option<Row>>| vec![Section::new(String::new(), columns, rows.into_iter())];
+    match &results.findings {
+        Findings::Turns(turns) => {
+            one(per.columns(), turns.iter().map(|(name, turns)| columns::turns(name, turns, per)).collect())
+        }
+        Findings::Rates(rates) => rates
+            .iter()
+            .map(|rate| {
+                let percent = rate.share * 100.0;
+                let title =
+                    format!("{percent:.0} % of {}'s peak, {:.0} requests/s", rate.of, rate.requests_per_s);
+                let rows = rate.turns.iter().map(|(name, turns)| columns::turns(name, turns, per));
+                Section::new(title, per.columns(), rows)
+            })
+            .collect(),
+        Findings::Held(held) => {
+            one(columns::HELD, held.iter().map(|(name, held)| columns::held(name, held)).collect())
+        }
+        Findings::Starts(starts) => {
+            one(columns::STARTS, starts.iter().map(|(name, starts)| columns::starts(name, starts)).collect())
+        }
+    }
 }
 
-/// A Markdown table.
+/// Markdown tables.
 pub(crate) fn table(scenario: &Scenario, results: &Results) -> String {
-    let mut text = format!("\n## {}\n\n{}\n\n", scenario.name, scenario.does.trim());
-    text += "| proxy | requests/s | p50 ms | p99 ms | user + system = µs/request (min..max) | busy | MiB | \
-             Millgate ÷ it (min..max) | target |\n|---|---|---|---|---|---|---|---|---|\n";
-    let mut notes = String::new();
-    for (name, summary) in summaries(results) {
-        let Summary { requests_per_s, p50_us, p99_us, cpu_us_per_request: cpu, busy, memory_mib, .. } =
-            summary;
-        let ratio = summary.millgate_over_this.filter(|_| name != "millgate");
-        let target = scenario.at_most.get(name).map(|most| {
-            let met = ratio.is_some_and(|ratio| ratio.median <= *most);
-            format!("≤ {most:.2} {}", if met { "met" } else { "missed" })
-        });
-        let _ = writeln!(
-            text,
-            "| {name} | {:.0} | {:.2} | {:.2} | {:.1} + {:.1} = **{:.1}** ({:.1}..{:.1}) | {:.0} % | {:.1} | {} | {} |",
-            requests_per_s.median,
-            p50_us.median / 1e3,
-            p99_us.median / 1e3,
-            summary.user_us_per_request.median,
-            summary.system_us_per_request.median,
-            cpu.median,
-            cpu.min,
-            cpu.max,
-            busy.median * 100.0,
-            memory_mib.median,
-            ratio.map_or("–".to_owned(), |r| format!("**{:.2}** ({:.2}..{:.2})", r.median, r.min, r.max)),
-            target.unwrap_or_else(|| "–".to_owned()),
-        );
-        if summary.waited.max > WAITED_MAX {
-            let percent = summary.waited.max * 100.0;
+    let mut text = format!("\n## {}\n\n{}\n", scenario.name, scenario.does.trim());
+    for section in sections(scenario, results) {
+        if !section.title.is_empty() {
+            let _ = write!(text, "\n{}:\n", section.title);
+        }
+        let ratio = match &scenario.above {
+            Some(above) => format!("(Millgate − {above}) ÷ it"),
+            None => "Millgate ÷ it".to_owned(),
+        };
+        let width = section.columns.len() + 3;
+        let _ = writeln!(text, "\n| proxy | {} | {ratio} (min..max) | target |", section.columns.join(" | "));
+        let _ = writeln!(text, "|{}", "---|".repeat(width));
+        for row in &section.rows {
+            let ratio = section.ratio(scenario, row);
+            let target = scenario.at_most.get(&row.name).map(|most| verdict(ratio, "≤", *most));
             let _ = writeln!(
-                notes,
-                "{name} waited {percent:.0} % of a turn for its core: something else ran there."
+                text,
+                "| {} | {} | {} | {} |",
+                row.name,
+                row.cells.join(" | "),
+                ratio.map_or("–".to_owned(), |r| format!(
+                    "**{:.2}** ({:.2}..{:.2})",
+                    r.median, r.min, r.max
+                )),
+                target.unwrap_or_else(|| "–".to_owned()),
             );
         }
-        if summary.socket_errors > 0 {
-            let _ =
-                writeln!(text, "| ↳ {} socket errors: not to be trusted |||||||||", summary.socket_errors);
+        let notes = notes(scenario, results, &section);
+        if !notes.is_empty() {
+            let _ = write!(text, "\n- {}\n", notes.join("\n- "));
         }
-    }
-    if !notes.is_empty() {
-        text += "\n";
-        text += &notes;
     }
     text
 }
 
-/// A proxy that shares its core has colder caches; from here on the table says so.
-const WAITED_MAX: f64 = 0.1;
+/// What does not fit into a table: targets of another form, and doubts.
+fn notes(scenario: &Scenario, results: &Results, section: &Section) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(most) = scenario.at_most_itself {
+        let figure = section.row("millgate").and_then(|row| Spread::of(row.figures.iter().copied()));
+        notes.push(format!("millgate itself: {}", verdict(figure, "≤", most)));
+    }
+    for (name, least) in &scenario.at_least_rate {
+        let ratio = section.row(name).and_then(|row| section.rate_ratio(row));
+        let rates = ratio.map_or(String::new(), |ratio| format!(" ({:.2})", ratio.median));
+        notes.push(if results.cores_were_free {
+            format!("requests/s of millgate over {name}{rates}: {}", verdict(ratio, "≥", *least))
+        } else {
+            format!(
+                "requests/s of millgate over {name}{rates}: ≥ {least:.2} cannot be judged, cores were shared"
+            )
+        });
+    }
+    if let (Some(seconds), Some(most)) = (results.check_seconds, scenario.check_seconds_at_most) {
+        let met = if seconds <= most { "met" } else { "missed" };
+        notes.push(format!("`millgate check` took {seconds:.2} s of CPU: ≤ {most:.2} {met}"));
+    }
+    for row in &section.rows {
+        notes.extend(row.notes.iter().map(|note| format!("{} {note}", row.name)));
+    }
+    notes
+}
+
+fn verdict(measured: Option<Spread>, relation: &str, bound: f64) -> String {
+    let met = match measured {
+        None => "not measured",
+        Some(Spread { median, .. }) if relation == "≥" && median >= bound => "met",
+        Some(Spread { median, .. }) if relation == "≤" && median <= bound => "met",
+        Some(_) => "missed",
+    };
+    format!("{relation} {bound:.2} {met}")
+}
 
 /// The whole run, raw numbers included. `DATE-COMMIT-SCENARIO.json`.
 pub(crate) fn write(
@@ -131,10 +164,18 @@ pub(crate) fn write(
 ) -> anyhow::Result<PathBuf> {
     let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     let date = now.split('T').next().unwrap_or(&now);
-    let summaries: serde_json::Map<String, serde_json::Value> = summaries(results)
-        .into_iter()
-        .map(|(name, summary)| Ok((name.to_owned(), serde_json::to_value(summary)?)))
-        .collect::<serde_json::Result<_>>()?;
+    let mut summary = serde_json::Map::new();
+    for section in sections(scenario, results) {
+        for row in &section.rows {
+            let mut of_row = row.summary.clone();
+            let ratio = serde_json::to_value(section.ratio(scenario, row))?;
+            if let Some(of_row) = of_row.as_object_mut() {
+                of_row.insert("millgate_over_this".to_owned(), ratio);
+            }
+            let at = if section.title.is_empty() { String::new() } else { format!(", {}", section.title) };
+            summary.insert(format!("{}{at}", row.name), of_row);
+        }
+    }
     let document = serde_json::json!({
         "date": now,
         "machine": machine,
@@ -143,8 +184,9 @@ pub(crate) fn write(
         "scenario": scenario,
         "versions": results.versions,
         "left_out": results.left_out,
-        "summary": summaries,
-        "turns": results.turns,
+        "check_seconds": results.check_seconds,
+        "summary": summary,
+        "turns": results.findings,
     });
     fs::create_dir_all(&options.results)?;
     let path = options.results.join(format!("{date}-{}-{}.json", machine.commit, scenario.name));
@@ -153,53 +195,4 @@ pub(crate) fn write(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-    use crate::wrk::Load;
-
-    fn turn(round: u32, cpu_us: f64) -> Turn {
-        let load = Load {
-            requests: 1000,
-            duration_us: 1e6,
-            p50_us: 1.0,
-            p99_us: 2.0,
-            p999_us: 3.0,
-            socket_errors: 0,
-            status_errors: 0,
-        };
-        Turn {
-            round,
-            load,
-            user_us: cpu_us / 4.0,
-            system_us: cpu_us * 0.75,
-            waited_us: 0.0,
-            memory_kib: 2048,
-        }
-    }
-
-    #[test]
-    fn ratios_pair_the_turns_of_one_round() {
-        // The machine was half as fast in the second round; the ratio does not notice.
-        let millgate = [turn(0, 20_000.0), turn(1, 40_000.0)];
-        let summary = Summary::of(&[turn(0, 40_000.0), turn(1, 80_000.0)], &millgate).unwrap();
-        assert_eq!(summary.millgate_over_this, Some(Spread { median: 0.5, min: 0.5, max: 0.5 }));
-        assert_eq!(summary.cpu_us_per_request, Spread { median: 60.0, min: 40.0, max: 80.0 });
-    }
-
-    #[test]
-    fn the_table_says_whether_a_target_is_met() {
-        let mut scenario = Scenario::read("plain").unwrap();
-        scenario.at_most = BTreeMap::from([("nginx".into(), 1.0), ("haproxy".into(), 0.85)]);
-        let turns = BTreeMap::from([
-            ("millgate".to_owned(), vec![turn(0, 19_000.0)]),
-            ("nginx".to_owned(), vec![turn(0, 20_000.0)]),
-            ("haproxy".to_owned(), vec![turn(0, 20_000.0)]),
-        ]);
-        let results = Results { turns, versions: BTreeMap::new(), left_out: BTreeMap::new() };
-        let table = table(&scenario, &results);
-        assert!(table.contains("| nginx | 1000 | 0.00 | 0.00 | 5.0 + 15.0 = **20.0**"), "{table}");
-        assert!(table.contains("≤ 1.00 met") && table.contains("≤ 0.85 missed"), "{table}");
-    }
-}
+mod tests;

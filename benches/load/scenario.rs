@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::proxy::Program;
@@ -20,12 +20,25 @@ pub(crate) struct Scenario {
     pub(crate) name: String,
     /// For people: what the work is.
     pub(crate) does: String,
+    #[serde(default)]
+    pub(crate) measures: Measures,
+    #[serde(default)]
+    pub(crate) generator: Generator,
     pub(crate) endpoints: usize,
     pub(crate) response_bytes: usize,
     pub(crate) connections: usize,
+    /// Requests at a time on one connection; only `h2load` makes more than one.
+    #[serde(default = "one")]
+    pub(crate) streams: usize,
     /// Each request comes on a connection of its own.
     #[serde(default)]
     pub(crate) new_connections: bool,
+    /// Clients speak TLS 1.3 to the proxy; the certificate is ECDSA P-256 and made anew for each run.
+    #[serde(default)]
+    pub(crate) tls: bool,
+    /// Each request is a POST with a body of as many bytes; 0 = GET.
+    #[serde(default)]
+    pub(crate) upload_bytes: usize,
     /// May hold `{route}`: then the requests go to all routes of the subject in turn.
     pub(crate) path: String,
     /// RS256 tokens of as many users, sent in turn; 0 = none.
@@ -36,9 +49,52 @@ pub(crate) struct Scenario {
     /// Programs that cannot do this work, and why.
     #[serde(default)]
     pub(crate) left_out: BTreeMap<String, String>,
-    /// Targets: Millgate's CPU per request is at most this multiple of the subject's.
+    /// Only what Millgate's figure has above that of this subject is compared.
+    #[serde(default)]
+    pub(crate) above: Option<String>,
+    /// Targets: Millgate's figure is at most this multiple of the subject's.
     #[serde(default)]
     pub(crate) at_most: BTreeMap<String, f64>,
+    /// Target: Millgate's figure is at most this, in its own unit.
+    #[serde(default)]
+    pub(crate) at_most_itself: Option<f64>,
+    /// Targets where every worker has cores of its own: Millgate's requests/s are at least this multiple of the subject's.
+    #[serde(default)]
+    pub(crate) at_least_rate: BTreeMap<String, f64>,
+    /// Target: `millgate check` of Millgate's configuration takes at most so many seconds of CPU.
+    #[serde(default)]
+    pub(crate) check_seconds_at_most: Option<f64>,
+}
+
+/// The figure that is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Measures {
+    /// Closed loop; microseconds of CPU for a request.
+    #[default]
+    CpuPerRequest,
+    /// Closed loop; milliseconds of CPU for a GiB of bodies.
+    CpuPerGib,
+    /// Open loop at a quarter and at half of what nginx can do; microseconds of CPU for a request.
+    OpenLoop,
+    /// KiB of memory for a client that made one request and stays connected.
+    IdleMemory,
+    /// KiB of memory for a client that does not read its response.
+    StalledMemory,
+    /// Milliseconds from exec to the first 200.
+    Start,
+}
+
+/// What makes the requests of a closed loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Generator {
+    #[default]
+    Wrk,
+    /// HTTP/2.
+    H2load,
+    /// Our own: TLS, a connection for each request, no resumption. wrk resumes where the server lets it.
+    Handshakes,
 }
 
 /// One proxy in this scenario.
@@ -51,24 +107,41 @@ pub(crate) struct Subject {
     pub(crate) config: Option<PathBuf>,
     #[serde(default = "one")]
     pub(crate) routes: usize,
-    /// False: this one gets no tokens though the scenario has some, for the price of all that belongs to them.
-    #[serde(default = "yes")]
-    pub(crate) authenticates: bool,
+    /// It knows only as many of the scenario's endpoints; default: all.
+    pub(crate) endpoints: Option<usize>,
+    /// Each has a core.
+    #[serde(default = "one")]
+    pub(crate) workers: usize,
+    #[serde(default)]
+    pub(crate) tokens: TokenUse,
+}
+
+/// What happens to the scenario's tokens at one subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum TokenUse {
+    /// A request without one is refused.
+    #[default]
+    Checked,
+    /// They are sent, and nobody looks at them.
+    Ignored,
+    /// None is sent.
+    None,
 }
 
 fn one() -> usize {
     1
 }
 
-fn yes() -> bool {
-    true
-}
-
 impl Scenario {
     pub(crate) fn read(name: &str) -> anyhow::Result<Self> {
         let path = folder("scenarios").join(format!("{name}.yaml"));
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        let mut scenario: Self = serde_saphyr::from_str(&text).with_context(|| path.display().to_string())?;
+        Self::parse(name, &text).with_context(|| path.display().to_string())
+    }
+
+    fn parse(name: &str, text: &str) -> anyhow::Result<Self> {
+        let mut scenario: Self = serde_saphyr::from_str(text)?;
         name.clone_into(&mut scenario.name);
         for (name, subject) in &mut scenario.subjects {
             if subject.program.is_none() {
@@ -77,8 +150,20 @@ impl Scenario {
             }
         }
         if !scenario.subjects.contains_key("millgate") {
-            bail!("{}: Millgate is not a subject", path.display());
+            bail!("Millgate is not a subject");
         }
+        let targets = scenario.at_most.keys().chain(scenario.at_least_rate.keys()).chain(&scenario.above);
+        for name in targets {
+            ensure!(
+                scenario.subjects.contains_key(name),
+                "{name} is no subject, so nothing can be said about it"
+            );
+        }
+        let wrk = scenario.generator == Generator::Wrk;
+        ensure!(
+            !(wrk && scenario.tls && scenario.new_connections),
+            "wrk resumes TLS; use `generator: handshakes`"
+        );
         Ok(scenario)
     }
 
@@ -88,7 +173,7 @@ impl Scenario {
         subject: &Subject,
         tokens: &'a [String],
     ) -> Vec<(String, Option<&'a str>)> {
-        let tokens = if subject.authenticates { tokens } else { &[] };
+        let tokens = if subject.tokens == TokenUse::None { &[] } else { tokens };
         let routes = if self.path.contains("{route}") { subject.routes } else { 1 };
         (0..routes.max(tokens.len()))
             .map(|i| {
@@ -98,51 +183,10 @@ impl Scenario {
             })
             .collect()
     }
-}
 
-/// What a configuration's placeholders stand for.
-#[derive(Debug)]
-pub(crate) struct Places<'a> {
-    pub(crate) port: u16,
-    pub(crate) admin_port: u16,
-    /// Of this proxy's own folder: logs and temporary files.
-    pub(crate) dir: &'a Path,
-    /// Where the keys of the tokens lie.
-    pub(crate) keys: &'a Path,
-    pub(crate) endpoint_ports: &'a [u16],
-    pub(crate) routes: usize,
-}
-
-impl Places<'_> {
-    /// Fills in a configuration. A line with `@ENDPOINT…@` or `@ROUTE@` is repeated for each of them.
-    pub(crate) fn fill(&self, template: &str) -> anyhow::Result<String> {
-        let mut text = String::new();
-        for line in template.lines() {
-            let line = line
-                .replace("@PORT@", &self.port.to_string())
-                .replace("@ADMIN_PORT@", &self.admin_port.to_string())
-                .replace("@DIR@", &self.dir.display().to_string())
-                .replace("@KEYS@", &self.keys.display().to_string());
-            if line.contains("@ENDPOINT") {
-                for (i, port) in self.endpoint_ports.iter().enumerate() {
-                    let line = line.replace("@ENDPOINT_PORT@", &port.to_string());
-                    text += &line.replace("@ENDPOINT@", &(i + 1).to_string());
-                    text.push('\n');
-                }
-            } else if line.contains("@ROUTE@") {
-                for route in 1..=self.routes {
-                    text += &line.replace("@ROUTE@", &route.to_string());
-                    text.push('\n');
-                }
-            } else {
-                text += &line;
-                text.push('\n');
-            }
-        }
-        match text.lines().find(|line| line.matches('@').nth(1).is_some()) {
-            Some(line) => bail!("a placeholder is not known: {line}"),
-            None => Ok(text),
-        }
+    /// Of all subjects, the one with most.
+    pub(crate) fn workers(&self) -> usize {
+        self.subjects.values().map(|subject| subject.workers).max().unwrap_or(1)
     }
 }
 
@@ -154,22 +198,22 @@ pub(crate) fn folder(name: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn places(dir: &Path) -> Places<'_> {
-        Places { port: 1, admin_port: 2, dir, keys: dir, endpoint_ports: &[3, 4], routes: 2 }
-    }
+    use crate::places::Places;
 
     #[test]
     fn every_scenario_can_be_read_and_its_configurations_filled_in() {
+        let dir = Path::new("/d");
+        let places =
+            Places { port: 1, admin_port: 2, dir, keys: dir, endpoint_ports: &[3, 4], routes: 2, workers: 1 };
         let mut read = 0;
         for entry in fs::read_dir(folder("scenarios")).unwrap() {
             let path = entry.unwrap().path();
             let scenario = Scenario::read(path.file_stem().unwrap().to_str().unwrap()).unwrap();
             for config in scenario.subjects.values().filter_map(|subject| subject.config.as_ref()) {
                 let template = fs::read_to_string(folder("configs").join(config)).unwrap();
-                places(Path::new("/d")).fill(&template).unwrap();
+                places.fill(&template).unwrap();
             }
-            for name in scenario.left_out.keys().chain(scenario.at_most.keys()) {
+            for name in scenario.left_out.keys() {
                 let known = Program::named(name).is_some() || scenario.subjects.contains_key(name);
                 assert!(known, "{}: {name}", path.display());
             }
@@ -178,28 +222,49 @@ mod tests {
         assert!(read > 0);
     }
 
+    const SMALL: &str = "
+does: something
+endpoints: 1
+response_bytes: 120
+connections: 1
+path: /r{route}
+subjects: {millgate: {}, nginx: {}}
+";
+
     #[test]
-    fn a_line_is_repeated_for_each_endpoint_and_each_route() {
-        let filled = places(Path::new("/d"))
-            .fill("listen @PORT@ @ADMIN_PORT@ @DIR@\nserver s@ENDPOINT@ :@ENDPOINT_PORT@;\n/r@ROUTE@")
-            .unwrap();
-        assert_eq!(filled, "listen 1 2 /d\nserver s1 :3;\nserver s2 :4;\n/r1\n/r2\n");
+    fn what_is_measured_is_one_of_a_closed_list() {
+        let scenario = |measures: &str| Scenario::parse("x", &format!("{SMALL}measures: {measures}\n"));
+        assert_eq!(Scenario::parse("x", SMALL).unwrap().measures, Measures::CpuPerRequest);
+        assert_eq!(scenario("idle-memory").unwrap().measures, Measures::IdleMemory);
+        assert!(scenario("happiness").is_err());
     }
 
     #[test]
-    fn an_unknown_placeholder_is_an_error() {
-        assert!(places(Path::new("/d")).fill("listen @PROT@").is_err());
+    fn a_target_against_nobody_is_an_error() {
+        for target in ["at_most: {squid: 1.0}", "at_least_rate: {squid: 1.0}", "above: squid"] {
+            let error = Scenario::parse("x", &format!("{SMALL}{target}\n")).unwrap_err();
+            assert!(error.to_string().contains("squid is no subject"), "{error}");
+        }
+    }
+
+    #[test]
+    fn wrk_makes_no_handshakes_because_it_would_resume() {
+        let text = format!("{SMALL}tls: true\nnew_connections: true\n");
+        assert!(Scenario::parse("x", &text).unwrap_err().to_string().contains("handshakes"));
     }
 
     #[test]
     fn tokens_and_routes_are_asked_in_turn() {
-        let mut scenario = Scenario::read("routes-10000").unwrap();
+        let mut scenario = Scenario::parse("x", SMALL).unwrap();
         scenario.path = "/r{route}".to_owned();
-        let subject = Subject { program: None, config: None, routes: 2, authenticates: true };
+        let mut subject = scenario.subjects.remove("millgate").unwrap();
+        subject.routes = 2;
         let paths = scenario.requests(&subject, &[]).into_iter().map(|(path, _)| path).collect::<Vec<_>>();
         assert_eq!(paths, ["/r1", "/r2"]);
         let tokens = ["a".to_owned(), "b".to_owned(), "c".to_owned()];
         let requests = scenario.requests(&subject, &tokens);
         assert_eq!(requests[2], ("/r1".to_owned(), Some("c")));
+        subject.tokens = TokenUse::None;
+        assert_eq!(scenario.requests(&subject, &tokens)[1], ("/r2".to_owned(), None));
     }
 }

@@ -15,7 +15,7 @@ use serde_json::json;
 const TTL: Duration = Duration::from_hours(4);
 
 /// Writes the public key in the two forms that proxies read (`issuer.pem`, `jwks.json`); returns `count` tokens of
-/// as many users.
+/// as many users, which also stand in `tokens.txt`.
 pub(crate) fn make(count: usize, dir: &Path) -> anyhow::Result<Vec<String>> {
     let key = KeyPair::generate_for(&PKCS_RSA_SHA256).context("no RSA key")?;
     let signing = EncodingKey::from_rsa_pem(key.serialize_pem().as_bytes())?;
@@ -27,7 +27,7 @@ pub(crate) fn make(count: usize, dir: &Path) -> anyhow::Result<Vec<String>> {
     let header = Header { kid: Some(KEY_ID.to_owned()), ..Header::new(Algorithm::RS256) };
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     let expires = (now + TTL).as_secs();
-    (0..count)
+    let tokens = (0..count)
         .map(|user| {
             let claims = json!({
                 "iss": "https://issuer.example", "aud": "bench", "sub": format!("user-{user:04}"),
@@ -35,7 +35,9 @@ pub(crate) fn make(count: usize, dir: &Path) -> anyhow::Result<Vec<String>> {
             });
             jsonwebtoken::encode(&header, &claims, &signing).context("no token")
         })
-        .collect()
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    fs::write(dir.join("tokens.txt"), tokens.join("\n"))?;
+    Ok(tokens)
 }
 
 const KEY_ID: &str = "bench-1";
