@@ -14,7 +14,10 @@ use jsonwebtoken::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::JwtRejection;
+use super::{
+    JwtRejection,
+    signature::{KeyRefused, Verifier},
+};
 
 /// The keys of one provider at one time.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,8 +31,28 @@ pub struct KeySet {
 #[derive(Debug, Clone)]
 struct Key {
     kid: Option<Box<str>>,
-    algorithms: Box<[Algorithm]>,
     decoding: DecodingKey,
+    /// By algorithm.
+    verifiers: Box<[(Algorithm, Verifier)]>,
+}
+
+impl Key {
+    /// Ready for all of `algorithms`.
+    fn new(kid: Option<&str>, decoding: DecodingKey, algorithms: &[Algorithm]) -> Result<Self, KeyRefused> {
+        let ready = |&algorithm: &Algorithm| {
+            Verifier::new(&decoding, algorithm).map(|verifier| (algorithm, verifier))
+        };
+        let verifiers = algorithms.iter().map(ready).collect::<Result<_, _>>()?;
+        Ok(Self { kid: kid.map(Into::into), verifiers, decoding })
+    }
+
+    fn algorithms(&self) -> impl Iterator<Item = Algorithm> {
+        self.verifiers.iter().map(|(algorithm, _)| *algorithm)
+    }
+
+    fn verifier(&self, wanted: Algorithm) -> Option<&Verifier> {
+        self.verifiers.iter().find(|(algorithm, _)| *algorithm == wanted).map(|(_, verifier)| verifier)
+    }
 }
 
 /// All bytes are compared: equal sets verify the same tokens.
@@ -43,7 +66,7 @@ impl PartialEq for Key {
             }
             _ => false,
         };
-        is_same_material && self.kid == other.kid && self.algorithms == other.algorithms
+        is_same_material && self.kid == other.kid && self.algorithms().eq(other.algorithms())
     }
 }
 
@@ -75,6 +98,8 @@ pub enum Unusable {
     RsaExponent,
     #[error("not a point of its curve")]
     BadPoint,
+    #[error("not a number that RSA can use; the largest have 8192 bits")]
+    Refused,
 }
 
 /// Keys that cannot be used at all.
@@ -166,7 +191,8 @@ impl KeySet {
             return Err(KeyError::ShortSecret(secret.len()));
         }
         let decoding = DecodingKey::from_secret(secret);
-        let key = Key { kid: None, algorithms: [Algorithm::HS256].into(), decoding };
+        let key = Key::new(None, decoding, &[Algorithm::HS256])
+            .map_err(|KeyRefused| KeyError::NoUsableKey(Box::default()))?;
         Ok(Self { keys: [key].into(), nameless: true, skipped: Box::default() })
     }
 
@@ -190,18 +216,18 @@ impl KeySet {
         &'a self,
         kid: Option<&'a str>,
         algorithm: Algorithm,
-    ) -> Result<impl Iterator<Item = &'a DecodingKey>, JwtRejection> {
+    ) -> Result<impl Iterator<Item = &'a Verifier>, JwtRejection> {
         let is_named =
             move |key: &&Key| self.nameless || kid.is_none_or(|kid| key.kid.as_deref() == Some(kid));
-        let fits = move |key: &&Key| is_named(key) && key.algorithms.contains(&algorithm);
-        let fitting = self.keys.iter().filter(fits).count();
+        let fits = move |key: &'a Key| if is_named(&key) { key.verifier(algorithm) } else { None };
+        let fitting = self.keys.iter().filter_map(fits).count();
         if !self.keys.iter().any(|key| is_named(&key)) || (kid.is_none() && fitting > 1) {
             return Err(JwtRejection::UnknownKey { kid: kid.map(Into::into) });
         }
         if fitting == 0 {
             return Err(JwtRejection::UnsupportedAlgorithm);
         }
-        Ok(self.keys.iter().filter(fits).take(CANDIDATES_MAX).map(|key| &key.decoding))
+        Ok(self.keys.iter().filter_map(fits).take(CANDIDATES_MAX))
     }
 }
 
@@ -223,16 +249,20 @@ fn judge(jwk: &Jwk) -> Result<Key, Unusable> {
         return Err(Unusable::LongKid);
     }
     let of_type = algorithms_of(&jwk.algorithm)?;
-    let algorithms = match common.key_algorithm {
-        None => of_type.into(),
-        Some(named) => match Algorithm::try_from(named) {
-            Ok(named) if of_type.contains(&named) => [named].into(),
-            _ => return Err(Unusable::UnsupportedAlgorithm),
-        },
+    let named = common.key_algorithm.map(Algorithm::try_from).transpose();
+    let named = named.map_err(|_| Unusable::UnsupportedAlgorithm)?;
+    let algorithms = match &named {
+        None => of_type,
+        Some(named) if of_type.contains(named) => std::slice::from_ref(named),
+        Some(_) => return Err(Unusable::UnsupportedAlgorithm),
     };
     let decoding = DecodingKey::from_jwk(jwk).map_err(|_| Unusable::NotAJwk)?;
     check_strength(&decoding, &jwk.algorithm)?;
-    Ok(Key { kid: common.key_id.as_deref().map(Into::into), algorithms, decoding })
+    let refused = match decoding.family() {
+        AlgorithmFamily::Rsa => Unusable::Refused,
+        _ => Unusable::BadPoint,
+    };
+    Key::new(common.key_id.as_deref(), decoding, algorithms).map_err(|KeyRefused| refused)
 }
 
 fn algorithms_of(parameters: &AlgorithmParameters) -> Result<&'static [Algorithm], Unusable> {
@@ -258,7 +288,7 @@ fn algorithms_of(parameters: &AlgorithmParameters) -> Result<&'static [Algorithm
     }
 }
 
-/// The aws-lc verifier would refuse most of these keys too, but only token by token and without a word.
+/// aws-lc would refuse most of these keys too, but without a word.
 fn check_strength(key: &DecodingKey, parameters: &AlgorithmParameters) -> Result<(), Unusable> {
     let point_bytes = match parameters {
         AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P384 => 2 * 48 + 1,
@@ -391,7 +421,7 @@ mod tests {
             (rsa.clone(), AlgorithmFamily::Rsa.algorithms()),
         ] {
             for set in [read(&[jwk(&pem)]).unwrap(), KeySet::from_pem(pem.as_bytes()).unwrap()] {
-                assert_eq!(&*set.keys[0].algorithms, algorithms);
+                assert!(set.keys[0].algorithms().eq(algorithms.iter().copied()));
                 assert!(matches!(
                     set.candidates(None, Algorithm::HS256).map(Iterator::count),
                     Err(JwtRejection::UnsupportedAlgorithm)
@@ -399,7 +429,7 @@ mod tests {
             }
         }
         let named = read(&[with(jwk(&rsa), json!({"alg": "PS384"}))]).unwrap();
-        assert_eq!(&*named.keys[0].algorithms, [Algorithm::PS384]);
+        assert!(named.keys[0].algorithms().eq([Algorithm::PS384]));
     }
 
     #[test]
@@ -497,8 +527,8 @@ mod tests {
     fn a_secret_is_trimmed_at_its_end_and_long_enough() {
         let secret = format!("{}\r\n", "s".repeat(SECRET_BYTES_MIN));
         let set = KeySet::from_secret(secret.as_bytes()).unwrap();
-        let key = set.candidates(Some("any"), Algorithm::HS256).unwrap().next().unwrap();
-        assert_eq!(key.try_get_as_bytes().unwrap().len(), SECRET_BYTES_MIN);
+        assert_eq!(set.candidates(Some("any"), Algorithm::HS256).unwrap().count(), 1);
+        assert_eq!(set.keys[0].decoding.try_get_as_bytes().unwrap().len(), SECRET_BYTES_MIN);
         assert_eq!(KeySet::from_secret(b"secret\n").unwrap_err(), KeyError::ShortSecret(6));
     }
 }

@@ -1,7 +1,7 @@
 //! JSON Web Tokens (RFC 7519, RFC 8725): who sends this request, and may they.
 //!
-//! jsonwebtoken checks the signature; the rules for header and claims are here, because they need `now` and
-//! are stricter than that crate's: `iss`, `aud` and `exp` must be there with the right JSON type, `nbf` is
+//! jsonwebtoken reads tokens and keys, aws-lc-rs checks signatures (`signature.rs` says why not jsonwebtoken); the rules
+//! for header and claims are here, because they need `now` and are stricter than that crate's: `iss`, `aud` and `exp` must be there with the right JSON type, `nbf` is
 //! obeyed, a `crit` header is refused (RFC 7515 §4.1.11), a claim that occurs twice is refused. The algorithm
 //! comes from the key and the configuration, never from the token alone, so a public key cannot serve as an
 //! HMAC secret. `jku`, `jwk`, `x5u` and `x5c` are ignored: no content of a token causes a request. What a
@@ -14,12 +14,14 @@ mod cache;
 mod claims;
 mod keys;
 mod requirement;
+mod signature;
 mod token_source;
 
 use http::{HeaderName, HeaderValue};
-use jsonwebtoken::{Algorithm, Header, Validation, errors::ErrorKind};
+use jsonwebtoken::{Algorithm, Header};
 use serde_json::{Map, Value};
 
+use self::signature::SignatureFault;
 pub use self::{
     cache::TokenCache,
     keys::{KeyError, KeySet, Skipped, Unusable},
@@ -33,8 +35,7 @@ use crate::config::settings::{AuthSettings, TokenSource};
 pub struct Jwt {
     issuer: Option<Box<str>>,
     audience: Box<[Box<str>]>,
-    /// What jsonwebtoken needs to check a signature and nothing else, made once per algorithm.
-    algorithms: Box<[(Algorithm, Validation)]>,
+    algorithms: Box<[Algorithm]>,
     leeway: u64,
     from: Box<[TokenSource]>,
     forward: Box<[(Box<str>, HeaderName)]>,
@@ -134,11 +135,7 @@ impl Jwt {
         Ok(Self {
             issuer: settings.issuer.as_deref().map(Into::into),
             audience: settings.audience.iter().map(|audience| audience.as_str().into()).collect(),
-            algorithms: settings
-                .algorithms
-                .iter()
-                .map(|&algorithm| (algorithm, signature_only(algorithm)))
-                .collect(),
+            algorithms: settings.algorithms.as_slice().into(),
             leeway: settings.leeway.as_secs(),
             from: settings.from.as_slice().into(),
             forward: settings
@@ -156,16 +153,17 @@ impl Jwt {
         }
         let header = jsonwebtoken::decode_header(token).map_err(|_| JwtRejection::Malformed)?;
         check_header(&header)?;
-        let Some((algorithm, validation)) = self.algorithms.iter().find(|(known, _)| *known == header.alg)
-        else {
+        if !self.algorithms.contains(&header.alg) {
             return Err(JwtRejection::UnsupportedAlgorithm);
-        };
+        }
         let keys = keys.ok_or(JwtRejection::KeysUnavailable)?;
         let mut rejection = JwtRejection::BadSignature;
-        for key in keys.candidates(header.kid.as_deref(), *algorithm)? {
-            match jsonwebtoken::decode::<claims::ClaimSet>(token, key, validation) {
-                Ok(data) => return claims::check(self, data.claims.0, now),
-                Err(error) => rejection = rejection_of(error.kind()),
+        for key in keys.candidates(header.kid.as_deref(), header.alg)? {
+            match key.check(token) {
+                // Nothing is read from the claims before the signature is known to be good.
+                Ok(()) => return claims::check(self, claims::read(token)?, now),
+                Err(SignatureFault::Malformed) => return Err(JwtRejection::Malformed),
+                Err(SignatureFault::Bad) => rejection = JwtRejection::BadSignature,
             }
         }
         Err(rejection)
@@ -202,27 +200,6 @@ fn check_header(header: &Header) -> Result<(), JwtRejection> {
         return Err(JwtRejection::WrongType);
     }
     Ok(())
-}
-
-/// A validation of jsonwebtoken's that checks the signature with one algorithm, and no claim.
-fn signature_only(algorithm: Algorithm) -> Validation {
-    let mut validation = Validation::new(algorithm);
-    validation.required_spec_claims.clear();
-    validation.validate_exp = false;
-    validation.validate_nbf = false;
-    validation.validate_aud = false;
-    validation
-}
-
-fn rejection_of(error: &ErrorKind) -> JwtRejection {
-    match error {
-        ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm => JwtRejection::UnsupportedAlgorithm,
-        ErrorKind::Base64(_) | ErrorKind::Json(_) | ErrorKind::Utf8(_) | ErrorKind::InvalidToken => {
-            JwtRejection::Malformed
-        }
-        // The enum may grow; whatever else fails, the signature was not found to be good.
-        _ => JwtRejection::BadSignature,
-    }
 }
 
 impl JwtRejection {

@@ -126,13 +126,26 @@ fn split_once(bytes: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
 
 /// `b64token` of RFC 6750 §2.1.
 fn valid(token: &[u8]) -> Result<&str, BadPlacement> {
-    let text = std::str::from_utf8(token).map_err(|_| BadPlacement::Malformed)?;
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
-    if text.is_empty() || !text.bytes().all(is_token) {
+    // All of it is looked at, with no way out in between: most tokens are good, and a loop without a branch is several
+    // times as fast on the 700 bytes of one.
+    let all_good = token.iter().fold(true, |good, &byte| good & TOKEN_BYTES[usize::from(byte)]);
+    if token.is_empty() || !all_good {
         return Err(BadPlacement::Malformed);
     }
-    Ok(text)
+    std::str::from_utf8(token).map_err(|_| BadPlacement::Malformed)
 }
+
+/// Every byte has its place, so no look-up can miss.
+const TOKEN_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 0x7f {
+        table[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=');
+        byte += 1;
+    }
+    table
+};
 
 const SCHEME: &[u8] = b"Bearer";
 
