@@ -98,7 +98,8 @@ fn builder(context: &ConnectionContext) -> http1::Builder {
     builder
 }
 
-/// Read and write buffer of one HTTP/1 connection; hyper's default is 408 KiB.
-const BUFFER_BYTES_MAX: usize = 128 * 1024;
+/// Read and write buffer of one HTTP/1 connection, or `listen.max_header_size` where that is more; hyper's default is
+/// 408 KiB.
+const BUFFER_BYTES_MAX: usize = 32 * 1024;
 /// hyper's own limit, which costs nothing as long as it is not set.
 const HEADERS_MAX_DEFAULT: usize = 100;

@@ -11,10 +11,11 @@ use tokio::net::TcpStream;
 
 use super::pool::Connection;
 
-/// Largest response head: as large as what a client may send us is generous for an answer.
-const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Read and write buffer of one upstream connection. hyper's default is 408 KiB, times every connection.
-const BUFFER_BYTES_MAX: usize = 128 * 1024;
+/// Largest response head. nginx's default is 4 or 8 KiB, HAProxy's 16.
+const RESPONSE_HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Read and write buffer of one upstream connection; hyper's default is 408 KiB. A client that stops reading holds this
+/// much of its response twice (read, and on its way) besides what the client's connection buffers.
+const BUFFER_BYTES_MAX: usize = 32 * 1024;
 
 /// Why there is no connection. Nothing of the request was sent, so another endpoint may be tried.
 #[derive(Debug, thiserror::Error)]
