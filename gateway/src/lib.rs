@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod policy;
 pub mod proxy;
 pub mod router;
+mod small_writes;
 pub mod snapshot;
 #[doc(hidden)]
 pub mod testing;

@@ -13,9 +13,10 @@ use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 
 use super::{ConnectionContext, remember_waker, state::ConnectionState, until_killed};
+use crate::small_writes::SmallWrites;
 
 pub(super) struct Transport<I> {
-    io: I,
+    io: SmallWrites<I>,
     /// Read already; the next read gets it.
     ahead: Bytes,
     state: Rc<ConnectionState>,
@@ -23,7 +24,7 @@ pub(super) struct Transport<I> {
 
 impl<I: Read + Write + Unpin> Transport<I> {
     pub(super) fn new(io: I, context: &ConnectionContext) -> Self {
-        Self { io, ahead: Bytes::new(), state: Rc::clone(&context.state) }
+        Self { io: SmallWrites(io), ahead: Bytes::new(), state: Rc::clone(&context.state) }
     }
 
     /// Puts bytes back that were read and not used.

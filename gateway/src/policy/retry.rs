@@ -104,6 +104,11 @@ impl Retry {
         attempt <= self.attempts
     }
 
+    /// May an answer with this status be followed by another attempt at all?
+    pub fn may_follow_status(&self, status: StatusCode) -> bool {
+        self.on_status.contains(&status)
+    }
+
     /// May a request of this method be sent twice at all, if it has no body?
     pub fn repeats(&self, method: &Method) -> bool {
         self.methods.contains(method)

@@ -85,6 +85,11 @@ pub async fn run(
         let spare = unsent.as_ref().filter(|_| keeps_spare).map(Spare::of);
         let attempt = Attempt { cluster, endpoint, deadline, now, upload };
         let phase = match attempt.run(&mut unsent, permit, exchange).await {
+            // What most requests come to.
+            Ok(mut answered) if !retries.may_follow_status(answered.response.status()) => {
+                answered.lease.cluster = Some(in_flight);
+                return Ok(answered);
+            }
             Ok(answered) => {
                 let phase = Phase::Status(answered.response.status());
                 last = Ok(answered);

@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::pool::Connection;
+use crate::small_writes::SmallWrites;
 
 /// Largest response head. nginx's default is 4 or 8 KiB, HAProxy's 16.
 const RESPONSE_HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -56,7 +57,7 @@ where
     let (sender, connection) = http1::Builder::new()
         .max_header_size(RESPONSE_HEAD_BYTES_MAX)
         .max_buf_size(BUFFER_BYTES_MAX)
-        .handshake(io)
+        .handshake(SmallWrites(io))
         .await?;
     let task = tokio::task::spawn_local(async move {
         // Its failures reach the request through the sender; there is nobody else to tell.
