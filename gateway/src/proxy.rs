@@ -135,13 +135,13 @@ async fn forward(
             .check(exchange.identity.insert(identity))
             .map_err(|_| insufficient(&connection.worker, provider, compiled))?;
     }
-    let quota = check_limits(compiled, &parts, exchange)?;
+    let quota = check_limits(&route, &parts, exchange)?;
     if compiled.body_bytes_max.is_some_and(|max| body.size_hint().lower() > max) {
         return Err(Error::BodyTooLarge);
     }
 
     // 7. Request headers, and the target: the canonical path that was authorised is the one that is sent.
-    write_upstream_head(&mut parts, snapshot, compiled, framing, exchange, connection)?;
+    write_upstream_head(&mut parts, snapshot, &route, framing, exchange, connection)?;
     let idle = compiled.timeouts.idle();
     let (body, upload) = RequestBody::new(body, compiled.body_bytes_max, idle);
     exchange.upload.clone_from(&upload);
@@ -155,7 +155,7 @@ async fn forward(
     exchange.lease = Some(lease);
 
     // 12. Response headers.
-    let (version, rules) = (response.version(), &compiled.response_rules);
+    let (version, rules) = (response.version(), &route.response_rules);
     let context = ResponseContext { framing, version, request_id: &exchange.id.0, rules };
     let fields = response.headers_mut();
     headers::apply_response(fields, &context);
@@ -268,24 +268,24 @@ fn insufficient(worker: &WorkerState, provider: &str, route: &Route) -> Error {
 
 /// Every limit must let the request pass; the one with the least left is told to the client.
 fn check_limits(
-    route: &Route,
+    route: &LocalRoute,
     parts: &Parts,
     exchange: &Exchange,
 ) -> Result<Option<(HeaderValue, HeaderValue)>, Error> {
     let identity = exchange.identity.as_deref();
-    let mut tightest: Option<(Quota, &RateLimit)> = None;
-    for limit in &route.limits {
+    let mut tightest: Option<(Quota, &RateLimit, &HeaderValue)> = None;
+    for (limit, policy) in route.shared().limits.iter().zip(&route.policies) {
         let key = limit_key::of(limit, exchange.client, identity, &parts.headers);
         match limit.check(key, exchange.started) {
             Ok(quota) => {
-                if tightest.as_ref().is_none_or(|(known, _)| quota.remaining < known.remaining) {
-                    tightest = Some((quota, limit));
+                if tightest.as_ref().is_none_or(|(known, ..)| quota.remaining < known.remaining) {
+                    tightest = Some((quota, limit, policy));
                 }
             }
             Err(limited) => {
-                exchange.worker().metrics.count(Rare::RateLimited, &route.name, limit.name());
+                exchange.worker().metrics.count(Rare::RateLimited, &route.shared().name, limit.name());
                 return Err(Error::RateLimited(Box::new(RateLimited {
-                    policy: limit.policy_value().clone(),
+                    policy: policy.clone(),
                     state: limit.refusal_value(&limited),
                     violated: Box::from(limit.name()),
                     retry_after: limited.retry_after,
@@ -293,14 +293,14 @@ fn check_limits(
             }
         }
     }
-    Ok(tightest.map(|(quota, limit)| (limit.policy_value().clone(), limit.state_value(&quota))))
+    Ok(tightest.map(|(quota, limit, policy)| (policy.clone(), limit.state_value(&quota))))
 }
 
 /// Makes the request's head what the upstream is to see.
 fn write_upstream_head(
     parts: &mut Parts,
     snapshot: &LocalSnapshot,
-    route: &Route,
+    route: &LocalRoute,
     framing: Framing,
     exchange: &Exchange,
     connection: &ConnectionContext,
@@ -321,7 +321,7 @@ fn write_upstream_head(
         rules: &route.request_rules,
     };
     headers::apply_request(&mut parts.headers, &context);
-    parts.uri = upstream_target(route, admitted.target())?;
+    parts.uri = upstream_target(route.shared(), admitted.target())?;
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
     Ok(())

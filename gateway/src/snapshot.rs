@@ -17,7 +17,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 use rand::rngs::SmallRng;
 
 use crate::{
@@ -150,9 +150,25 @@ pub struct LocalSnapshot {
 pub struct LocalRoute {
     shared: Arc<Route>,
     pub metrics: Rc<RefCell<RouteSample>>,
+    /// Values that go into messages, as this worker's own: a clone of one counts references, and the count of a value
+    /// that all workers had in common would travel between their cores with every request.
+    pub request_rules: HeaderRules,
+    pub response_rules: HeaderRules,
+    /// `RateLimit-Policy` by the index of [`Route::limits`].
+    pub policies: Box<[HeaderValue]>,
 }
 
 impl LocalRoute {
+    fn new(route: &Arc<Route>, metrics: &Metrics) -> Self {
+        Self {
+            metrics: metrics.route(&route.name, &route.service),
+            request_rules: own_rules(&route.request_rules),
+            response_rules: own_rules(&route.response_rules),
+            policies: route.limits.iter().map(|limit| own_value(limit.policy_value())).collect(),
+            shared: Arc::clone(route),
+        }
+    }
+
     pub fn shared(&self) -> &Route {
         &self.shared
     }
@@ -209,7 +225,7 @@ impl LocalSnapshot {
     ) -> Self {
         let routes = match previous {
             Some(old) if Arc::ptr_eq(&old.shared.table, &shared.table) => old.routes.clone(),
-            _ => shared.table.routes.iter().map(|route| local_route(route, metrics)).collect(),
+            _ => shared.table.routes.iter().map(|route| Rc::new(LocalRoute::new(route, metrics))).collect(),
         };
         let clusters = shared
             .clusters
@@ -239,8 +255,27 @@ impl LocalSnapshot {
     }
 }
 
-fn local_route(route: &Arc<Route>, metrics: &Metrics) -> Rc<LocalRoute> {
-    Rc::new(LocalRoute { metrics: metrics.route(&route.name, &route.service), shared: Arc::clone(route) })
+/// The same rules in memory of their own.
+fn own_rules(rules: &HeaderRules) -> HeaderRules {
+    let own = |fields: &[(HeaderName, HeaderValue)]| {
+        fields.iter().map(|(name, value)| (own_name(name), own_value(value))).collect()
+    };
+    HeaderRules {
+        set: own(&rules.set),
+        add: own(&rules.add),
+        remove: rules.remove.iter().map(own_name).collect(),
+    }
+}
+
+fn own_name(name: &HeaderName) -> HeaderName {
+    // What was a name is one again; the fallback is never taken.
+    HeaderName::from_bytes(name.as_str().as_bytes()).unwrap_or_else(|_| name.clone())
+}
+
+fn own_value(value: &HeaderValue) -> HeaderValue {
+    let mut own = HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
+    own.set_sensitive(value.is_sensitive());
+    own
 }
 
 fn local_cluster(
@@ -268,4 +303,21 @@ fn local_cluster(
         metrics: metrics.cluster(&cluster.name),
         shared: Arc::clone(cluster),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workers_copy_of_a_value_shares_no_memory_with_it() {
+        let mut value = HeaderValue::try_from("max-age=60".to_owned()).unwrap();
+        value.set_sensitive(true);
+        let own = own_value(&value);
+        assert_eq!((&own, own.is_sensitive()), (&value, true));
+        assert_ne!(own.as_bytes().as_ptr(), value.as_bytes().as_ptr());
+        let name = HeaderName::from_bytes(b"x-made-at-run-time").unwrap();
+        assert_eq!(own_name(&name), name);
+        assert_ne!(own_name(&name).as_str().as_ptr(), name.as_str().as_ptr());
+    }
 }
