@@ -4,7 +4,7 @@
 //! use the same buffers again and again: after the first requests, whatever allocates is the gateway or a library
 //! that it calls.
 
-use std::{io, path::Path, sync::Arc, thread::JoinHandle};
+use std::{io, path::Path, rc::Rc, sync::Arc, thread::JoinHandle};
 
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -63,31 +63,14 @@ impl Harness {
     /// The configuration is wrong, or the system refuses a runtime or the log's thread.
     pub fn new(routes_yaml: &str, dir: &Path) -> Result<Self, String> {
         let failed = |error: io::Error| error.to_string();
-        let (settings, snapshot) = compile(routes_yaml, dir)?;
-        let (log, log_thread) = match settings.access_log.format {
-            AccessLogFormat::Off => (None, None),
-            _ => LogSink::start(settings.access_log.file)
-                .map(|(log, thread)| (Some(log), Some(thread)))
-                .map_err(failed)?,
-        };
-        let (events, control) = mpsc::channel(EVENTS_MAX);
-        let (commander, commands) = mpsc::channel(COMMANDS_MAX);
-        let setup = WorkerSetup {
-            index: 0,
-            publisher: Arc::new(Publisher::new(snapshot)),
-            listeners: Vec::new(),
-            commands,
-            events,
-            log,
-            connections_max: 1,
-        };
+        let Prepared { setup, control, log } = Prepared::new(routes_yaml, dir)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build_local(LocalOptions::default())
             .map_err(failed)?;
         let client = runtime.block_on(connect_all(&setup)).map_err(|error| error.to_string())?;
         let answer = vec![0; MESSAGE_BYTES_MAX].into_boxed_slice();
-        Ok(Self { client, answer, runtime, _control: (control, commander), _log: log_thread })
+        Ok(Self { client, answer, runtime, _control: control, _log: log })
     }
 
     /// Sends one request and returns the whole response: head, and content with a Content-Length.
@@ -104,8 +87,39 @@ impl Harness {
     }
 }
 
-/// Connects the worker with every endpoint, and a client with the worker.
-async fn connect_all(setup: &WorkerSetup) -> hyper::Result<DuplexStream> {
+/// What a worker is started with, and what must live as long as it.
+pub(crate) struct Prepared {
+    pub(crate) setup: WorkerSetup,
+    control: (mpsc::Receiver<Event>, mpsc::Sender<crate::worker::Command>),
+    log: Option<JoinHandle<()>>,
+}
+
+impl Prepared {
+    pub(crate) fn new(routes_yaml: &str, dir: &Path) -> Result<Self, String> {
+        let (settings, snapshot) = compile(routes_yaml, dir)?;
+        let (sink, log) = match settings.access_log.format {
+            AccessLogFormat::Off => (None, None),
+            _ => LogSink::start(settings.access_log.file)
+                .map(|(sink, thread)| (Some(sink), Some(thread)))
+                .map_err(|error| error.to_string())?,
+        };
+        let (events, control) = mpsc::channel(EVENTS_MAX);
+        let (commander, commands) = mpsc::channel(COMMANDS_MAX);
+        let setup = WorkerSetup {
+            index: 0,
+            publisher: Arc::new(Publisher::new(snapshot)),
+            listeners: Vec::new(),
+            commands,
+            events,
+            log: sink,
+            connections_max: 1,
+        };
+        Ok(Self { setup, control: (control, commander), log })
+    }
+}
+
+/// A worker with an idle connection to each endpoint.
+pub(crate) async fn worker_with_endpoints(setup: &WorkerSetup) -> hyper::Result<Rc<WorkerState>> {
     let worker = WorkerState::new(setup);
     let now = worker.clock.now();
     for cluster in &worker.snapshot().clusters {
@@ -115,6 +129,12 @@ async fn connect_all(setup: &WorkerSetup) -> hyper::Result<DuplexStream> {
             endpoint.pool.checkin(connect::handshake(TokioIo::new(ours), now).await?);
         }
     }
+    Ok(worker)
+}
+
+/// Connects the worker with every endpoint, and a client with the worker.
+async fn connect_all(setup: &WorkerSetup) -> hyper::Result<DuplexStream> {
+    let worker = worker_with_endpoints(setup).await?;
     let (client, ours) = duplex(MESSAGE_BYTES_MAX);
     connection::spawn_cleartext(TokioIo::new(ours), ([127, 0, 0, 1], 40_000).into(), worker);
     Ok(client)

@@ -103,3 +103,53 @@ fn builder(context: &ConnectionContext) -> http1::Builder {
 const BUFFER_BYTES_MAX: usize = 32 * 1024;
 /// hyper's own limit, which costs nothing as long as it is not set.
 const HEADERS_MAX_DEFAULT: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, time::Duration};
+
+    use hyper_util::rt::TokioIo;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, BufWriter, duplex},
+        task::LocalSet,
+    };
+
+    use crate::{
+        connection,
+        testing::{self, Prepared},
+    };
+
+    /// The gateway's side takes a whole response, as TLS does, and passes on little of it.
+    #[test]
+    fn a_connection_whose_last_response_is_not_out_yet_is_not_parked() {
+        let routes = "version: 1\nroutes:\n  - {path: /*, service: items}\n\
+            services: {items: {hosts: [\"192.0.2.1:80\"]}}\naccess_log: {format: off}\n";
+        let prepared = Prepared::new(routes, Path::new("")).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let worker = testing::worker_with_endpoints(&prepared.setup).await.unwrap();
+            let (mut client, ours) = duplex(64);
+            let io = TokioIo::new(BufWriter::new(ours));
+            connection::spawn_cleartext(io, ([127, 0, 0, 1], 40_000).into(), worker.clone());
+            client.write_all(b"GET /7 HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
+            // As many bytes as fit came; the rest waits, though the request is over.
+            let mut response = vec![0; 64];
+            client.read_exact(&mut response).await.unwrap();
+            let listen = &worker.snapshot().shared.table.listen;
+            for seconds in [1, 2] {
+                let later = worker.clock.now() + Duration::from_secs(seconds);
+                worker.connections.sweep(later, listen, &worker.metrics);
+                for _ in 0..10 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            let mut space = [0; 1024];
+            while !response.ends_with(b"]}") {
+                let read = tokio::time::timeout(Duration::from_secs(5), client.read(&mut space)).await;
+                let read = read.expect("the rest of the response comes").unwrap();
+                response.extend_from_slice(&space[..read]);
+            }
+            assert!(response.starts_with(b"HTTP/1.1 200 OK"));
+        });
+    }
+}

@@ -100,7 +100,9 @@ impl ConnectionState {
         }
     }
 
-    pub(super) fn wrote(&self, result: &Poll<io::Result<usize>>) {
+    /// What became of a write or a flush: pending means that the peer takes nothing at the moment. A flush counts, since
+    /// TLS takes more than it can pass on.
+    pub(super) fn wrote<T>(&self, result: &Poll<io::Result<T>>) {
         match result {
             Poll::Pending if self.blocked_since.get().is_none() => {
                 self.blocked_since.set(Some(self.worker_clock.coarse()));
