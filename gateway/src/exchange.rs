@@ -33,7 +33,7 @@ pub struct Exchange {
     pub peer_is_trusted: bool,
     pub method: Method,
     pub version: Version,
-    /// Target of a request that was refused, as received; `None` if it was admitted.
+    /// Target of a request that was refused or answered at admission, as received; `None` if it was admitted.
     pub refused_target: Option<PathAndQuery>,
     /// Host, path and query as they were authorised and forwarded; `None` if the request was refused before.
     pub admitted: Option<Admitted>,

@@ -177,7 +177,11 @@ fn admit<'a>(
 ) -> Result<Option<&'a Admitted>, Error> {
     let limits = &snapshot.shared.table.admission;
     let mut last = connection.authority.borrow_mut();
-    match admission::admit(parts, limits, connection.scheme, last.as_ref()) {
+    let verdict = admission::admit(parts, limits, connection.scheme, last.as_ref());
+    if !matches!(verdict, Ok(Admission::Forward(_))) {
+        exchange.refused_target = parts.uri.path_and_query().cloned();
+    }
+    match verdict {
         Ok(Admission::Forward(admitted)) => {
             if !last.as_ref().is_some_and(|last| Rc::ptr_eq(last, admitted.authority())) {
                 *last = Some(Rc::clone(admitted.authority()));
@@ -185,10 +189,7 @@ fn admit<'a>(
             Ok(Some(exchange.admitted.insert(admitted)))
         }
         Ok(Admission::LocalOptions) => Ok(None),
-        Err(refusal) => {
-            exchange.refused_target = parts.uri.path_and_query().cloned();
-            Err(Error::Refused(refusal))
-        }
+        Err(refusal) => Err(Error::Refused(refusal)),
     }
 }
 

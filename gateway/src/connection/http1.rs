@@ -35,8 +35,11 @@ where
             None => return Ok(()),
         }
         let _parked = Gauge::up(context, |connections| &connections.parked);
+        context.state.is_parked.set(true);
         // A client that is gone between two requests has done nothing wrong, however it went.
-        if !transport.wait_for_bytes().await.unwrap_or(false) {
+        let came = transport.wait_for_bytes().await.unwrap_or(false);
+        context.state.is_parked.set(false);
+        if !came {
             return Ok(());
         }
     }

@@ -42,8 +42,11 @@ pub struct ConnectionState {
     pub(super) close: Cell<bool>,
     /// Close now.
     pub(super) kill: Cell<bool>,
-    /// Idle for so long that it should hold no buffers.
+    /// Idle for so long that it should hold no buffers. Of no more use when a request has begun: what is left of its body
+    /// must stay with the hyper that knows where it ends.
     park: Cell<bool>,
+    /// It holds none.
+    pub(super) is_parked: Cell<bool>,
     /// Some request has begun: the protocol's own opening is over.
     served: Cell<bool>,
     /// Since when the peer has taken nothing of what is to be written.
@@ -63,6 +66,7 @@ impl ConnectionState {
             close: Cell::new(false),
             kill: Cell::new(false),
             park: Cell::new(false),
+            is_parked: Cell::new(false),
             served: Cell::new(false),
             blocked_since: Cell::new(None),
             is_http2: Cell::new(false),
@@ -81,6 +85,7 @@ impl ConnectionState {
     pub fn request_began(&self) {
         self.requests.set(self.requests.get() + 1);
         self.served.set(true);
+        self.park.set(false);
         self.enter(Phase::Busy);
     }
 
@@ -139,7 +144,8 @@ impl ConnectionState {
         } else if self.phase.get() == Phase::Idle
             && self.served.get()
             && !self.is_http2.get()
-            && (PARK_AFTER..PARK_AFTER + PARK_TRIES).contains(&age)
+            && !self.is_parked.get()
+            && age >= PARK_AFTER
         {
             Verdict::Park
         } else {
@@ -228,8 +234,6 @@ impl ConnectionTable {
 
 /// A client that pauses for longer than this is most likely away for longer still.
 const PARK_AFTER: Duration = Duration::from_secs(1);
-/// The sweep comes once a second, and a parked connection need not be woken again.
-const PARK_TRIES: Duration = Duration::from_secs(2);
 
 /// A connection that was told to close and still has not is cut after this.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);

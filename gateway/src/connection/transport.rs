@@ -27,11 +27,14 @@ impl<I: Read + Write + Unpin> Transport<I> {
         Self { io: SmallWrites(io), ahead: Bytes::new(), state: Rc::clone(&context.state) }
     }
 
-    /// Puts bytes back that were read and not used.
+    /// Puts bytes back that were read and not used: the beginning of a next request. An empty line before it is none yet
+    /// (RFC 9112 §2.2).
     pub(super) fn put_back(&mut self, bytes: &[u8]) {
-        debug_assert!(self.ahead.is_empty(), "hyper reads what is ahead before it reads on");
+        let is_line_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
+        let begins = bytes.iter().position(|byte| !is_line_end(byte)).unwrap_or(bytes.len());
+        let bytes = bytes.get(begins..).unwrap_or_default();
         // Copied: even an empty slice would keep the buffer that it was cut from.
-        self.ahead = Bytes::copy_from_slice(bytes);
+        self.ahead = [bytes, &self.ahead].concat().into();
     }
 
     pub(super) fn starts_with(&self, bytes: &[u8]) -> bool {
@@ -107,7 +110,9 @@ impl<I: Write + Unpin> Write for Transport<I> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let result = Pin::new(&mut self.io).poll_shutdown(cx);
+        self.state.wrote(&result);
+        result
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -60,7 +60,7 @@ pub fn check_response<B>(response: &Response<B>) -> Result<ResponseFraming, Resp
     }
     let mut length = Length::default();
     let mut codings = 0;
-    let mut has_dropped = false;
+    let (mut has_dropped, mut names_fields) = (false, false);
     for (name, value) in response.headers() {
         if *name == header::CONTENT_LENGTH {
             length.read(value)?;
@@ -73,14 +73,17 @@ pub fn check_response<B>(response: &Response<B>) -> Result<ResponseFraming, Resp
             has_dropped = true;
         } else {
             has_dropped |= is_dropped(name);
+            // It may name any field, and that one is removed.
+            names_fields |= *name == header::CONNECTION;
         }
     }
     let is_chunked = codings > 0;
+    let is_canonical = if is_chunked { length.value.is_none() } else { length.is_canonical() };
     Ok(ResponseFraming {
         // RFC 9112 §6.3: chunks overrule the length, and the pair may be an attempt at response splitting.
         content_length: length.value.filter(|_| !is_chunked),
         reusable: !is_chunked || length.value.is_none(),
-        is_written: if is_chunked { length.value.is_none() } else { length.is_canonical() },
+        is_written: is_canonical && !names_fields,
         has_dropped,
     })
 }

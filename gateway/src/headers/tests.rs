@@ -371,6 +371,13 @@ fn a_response_with_chunks_and_a_length_loses_the_length_and_its_connection() {
 }
 
 #[test]
+fn a_service_cannot_have_its_length_removed() {
+    let fields_in = [("connection", "content-length"), ("content-length", "5")];
+    let headers = response(&HeaderRules::default(), &fields_in);
+    assert_eq!(lines(&headers, "content-length"), ["5"]);
+}
+
+#[test]
 fn a_response_keeps_what_is_end_to_end() {
     let headers = response(
         &HeaderRules::default(),

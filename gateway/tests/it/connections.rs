@@ -143,9 +143,9 @@ async fn the_log_has_the_path_that_was_authorised() {
     eventually("it is logged", || async { lines().contains(r#""path":"/users/x""#) }).await;
 }
 
-async fn parked(gateway: &TestGateway) -> bool {
+async fn parked(gateway: &TestGateway, connections: usize) -> bool {
     let metrics = send(gateway.admin(), get("/metrics")).await;
-    text(&metrics).contains("millgate_connections_parked 1\n")
+    text(&metrics).contains(&format!("millgate_connections_parked {connections}\n"))
 }
 
 /// The status line of one answer without content.
@@ -166,13 +166,13 @@ async fn a_client_that_pauses_is_parked_and_its_next_request_served_whole_or_in_
     let mut client = TcpStream::connect(gateway.http).await.unwrap();
     client.write_all(b"GET /a HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
     assert_eq!(answer(&mut client).await, "HTTP/1.1 200 OK");
-    eventually("the connection is parked", || parked(&gateway)).await;
+    eventually("the connection is parked", || parked(&gateway, 1)).await;
     // Two requests in one segment, the second one cut in its head.
     client.write_all(b"GET /b HTTP/1.1\r\nhost: gw\r\n\r\nGET /c HTT").await.unwrap();
     assert_eq!(answer(&mut client).await, "HTTP/1.1 200 OK");
     client.write_all(b"P/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
     assert_eq!(answer(&mut client).await, "HTTP/1.1 200 OK");
-    eventually("it is parked again", || parked(&gateway)).await;
+    eventually("it is parked again", || parked(&gateway, 1)).await;
     let paths = backend.take_seen().into_iter().map(|seen| seen.uri().path().to_owned());
     assert_eq!(paths.collect::<Vec<_>>(), ["/a", "/b", "/c"]);
     let closed = tokio::time::timeout(SWEPT, client.read_u8()).await;
@@ -189,4 +189,39 @@ async fn half_a_head_left_behind_by_a_request_is_a_head_that_is_too_slow_and_not
     let (answers, closed) = raw(gateway.http, &[heads], false, SWEPT).await;
     assert_eq!(answers.windows(12).filter(|window| window == b"HTTP/1.1 200").count(), 1);
     assert!(closed);
+}
+
+/// What follows a refused request on its connection is its body, however late it comes and whatever it looks like.
+#[tokio::test]
+async fn the_body_of_a_refused_request_is_never_a_request_after_a_pause_either() {
+    let backend = Backend::with(|_| http::Response::new(Bytes::new())).await;
+    let gateway = TestGateway::start(&to(backend.addr, "", "").replace("/**", "/known/**")).await;
+    for expect in ["", "expect: 100-continue\r\n"] {
+        let first = b"GET /known/a HTTP/1.1\r\nhost: gw\r\n\r\n";
+        let (mut client, mut other) = (
+            TcpStream::connect(gateway.http).await.unwrap(),
+            TcpStream::connect(gateway.http).await.unwrap(),
+        );
+        client.write_all(first).await.unwrap();
+        assert_eq!(answer(&mut client).await, "HTTP/1.1 200 OK");
+        eventually("the connection is parked", || parked(&gateway, 1)).await;
+        // The other one is parked by a later sweep, which has passed the first one again by then.
+        other.write_all(first).await.unwrap();
+        assert_eq!(answer(&mut other).await, "HTTP/1.1 200 OK");
+        eventually("the other one is parked, too", || parked(&gateway, 2)).await;
+        let body = b"GET /known/smuggled HTTP/1.1\r\nhost: gw\r\n\r\n";
+        let head =
+            format!("POST /nothing HTTP/1.1\r\nhost: gw\r\ncontent-length: {}\r\n{expect}\r\n", body.len());
+        client.write_all(head.as_bytes()).await.unwrap();
+        assert_eq!(answer(&mut client).await, "HTTP/1.1 404 Not Found");
+        // It may be closed already.
+        let _ = client.write_all(body).await;
+        let mut rest = Vec::new();
+        let _ = tokio::time::timeout(SWEPT, client.read_to_end(&mut rest)).await;
+        assert!(!String::from_utf8_lossy(&rest).contains("HTTP/1.1"), "{}", String::from_utf8_lossy(&rest));
+        drop(other);
+        eventually("both are gone", || parked(&gateway, 0)).await;
+    }
+    let paths = backend.take_seen().into_iter().map(|seen| seen.uri().path().to_owned());
+    assert_eq!(paths.collect::<Vec<_>>(), ["/known/a"; 4]);
 }
