@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use http::Method;
 
-use super::{Conditions, Precedence, Router};
+use super::{Conditions, Precedence, Router, Segment};
 use crate::config::settings::{HeaderCondition, RouteSettings};
 
 /// Two routes of which one cannot do what it says.
@@ -78,29 +78,70 @@ fn tie(router: &Router, settings: &[RouteSettings], route: usize, other: usize) 
 
 /// The first route, in match order, that leaves nothing to `route`; where several share the work, the first of them.
 fn covered_by(router: &Router, precedences: &[Precedence], route: usize) -> Option<usize> {
-    let precedence = &precedences[route];
-    let conditions = &router.routes[route];
-    let mut covering: Vec<usize> = Vec::new();
-    for level in &router.levels {
-        let _: ControlFlow<()> = level.hosts.visit_covering(&precedence.host, &mut |tree| {
-            tree.visit_covering(&precedence.path, &mut |others| {
-                covering.extend(others.iter().filter(|&&other| {
-                    precedences[other] < *precedence
-                        && implies(&conditions.headers, &router.routes[other].headers)
-                }));
-                ControlFlow::Continue(())
-            })
-        });
-    }
-    let taker_of = |method: Option<&Method>| {
-        covering.iter().copied().find(|&other| takes_method(&router.routes[other], method))
-    };
-    if conditions.methods.is_empty() {
+    let methods = &router.routes[route].methods;
+    let cover = Cover { router, precedences, route };
+    let depth_max = precedences.iter().map(|precedence| precedence.path.len()).max().unwrap_or(0);
+    let taker_of = |method| cover.taker(&precedences[route].path, method, depth_max);
+    if methods.is_empty() {
         return taker_of(None);
     }
-    let mut all = conditions.methods.iter().map(|method| taker_of(Some(method)));
+    let mut all = methods.iter().map(|method| taker_of(Some(method)));
     let first = all.next().flatten()?;
     all.all(|other| other.is_some()).then_some(first)
+}
+
+struct Cover<'a> {
+    router: &'a Router,
+    precedences: &'a [Precedence],
+    route: usize,
+}
+
+impl Cover<'_> {
+    /// Who takes all requests of `route` with these paths and this method (`None`: every one).
+    fn taker(&self, path: &[Segment], method: Option<&Method>, depth_max: usize) -> Option<usize> {
+        let own = &self.precedences[self.route];
+        let headers = &self.router.routes[self.route].headers;
+        let mut taker = None;
+        for level in &self.router.levels {
+            let _: ControlFlow<()> = level.hosts.visit_covering(&own.host, &mut |tree| {
+                tree.visit_covering(path, &mut |others| {
+                    taker = taker.or_else(|| {
+                        others.iter().copied().find(|&other| {
+                            let conditions = &self.router.routes[other];
+                            self.precedences[other] < *own
+                                && implies(headers, &conditions.headers)
+                                && takes_method(conditions, method)
+                        })
+                    });
+                    ControlFlow::Continue(())
+                })
+            });
+        }
+        taker.or_else(|| self.takers_of_subtree(path, method, depth_max))
+    }
+
+    /// A subtree is its root, the same with a slash at its end, and the subtrees of all segments below; different routes
+    /// may take these.
+    fn takers_of_subtree(
+        &self,
+        path: &[Segment],
+        method: Option<&Method>,
+        depth_max: usize,
+    ) -> Option<usize> {
+        let (Segment::Subtree, prefix) = path.split_last()? else { return None };
+        if prefix.len() > depth_max {
+            return None;
+        }
+        let with_slash = [prefix, &[Segment::Literal("".into())]].concat();
+        let first = self.taker(&with_slash, method, depth_max)?;
+        // There is no path without its first slash.
+        if !prefix.is_empty() {
+            self.taker(prefix, method, depth_max)?;
+        }
+        let below = [prefix, &[Segment::Named, Segment::Subtree]].concat();
+        self.taker(&below, method, depth_max)?;
+        Some(first)
+    }
 }
 
 /// Every method, for `None`.

@@ -306,6 +306,13 @@ fn routes_that_nothing_reaches_are_dead() {
     assert_eq!(conflicts(&["GET /a/{id}", "HEAD /a/*"].map(route)), [(Dead, 1, 0)]);
     assert_eq!(conflicts(&[with_priority(1, "/**"), on_host("*.example", "/a")]), [(Dead, 1, 0)]);
     assert_eq!(conflicts(&[with_priority(1, "/a/**"), with_headers(&["x"], "/a")]), [(Dead, 1, 0)]);
+    // Several routes may share the work of covering a subtree.
+    assert_eq!(conflicts(&["/", "/{x}/**", "/**"].map(route)), [(Dead, 2, 0)]);
+    assert_eq!(
+        conflicts(&["/a", "/a/", "/a/{x}", "/a/{x}/", "/a/*/{y}/**", "/a/**"].map(route)),
+        [(Dead, 5, 1)]
+    );
+    assert_eq!(conflicts(&["/a/", "/a/{x}/**", "/a/**"].map(route)), [], "`/a` is left");
     let shadowing = [with_priority(2, "/**"), route("/a"), route("/b/{id}"), route("/c/**")];
     assert_eq!(conflicts(&shadowing), [(Dead, 1, 0), (Dead, 2, 0), (Dead, 3, 0)]);
     for alive in [
