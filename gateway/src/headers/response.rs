@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, he
 
 use super::{
     append_via, apply_rules, is_canonical_length,
-    names::{Kind, X_REQUEST_ID},
+    names::{Kind, X_REQUEST_ID, is_plain_connection_option},
     remove_fields,
 };
 use crate::{admission::parse_length, config::settings::HeaderRules};
@@ -73,8 +73,8 @@ pub fn check_response<B>(response: &Response<B>) -> Result<ResponseFraming, Resp
             has_dropped = true;
         } else {
             has_dropped |= is_dropped(name);
-            // It may name any field, and that one is removed.
-            names_fields |= *name == header::CONNECTION;
+            // What it names is removed, and that may be the length.
+            names_fields |= *name == header::CONNECTION && names_a_field(value);
         }
     }
     let is_chunked = codings > 0;
@@ -86,6 +86,12 @@ pub fn check_response<B>(response: &Response<B>) -> Result<ResponseFraming, Resp
         is_written: is_canonical && !names_fields,
         has_dropped,
     })
+}
+
+/// Whether a Connection line names a field and does not only say `close` or `keep-alive`.
+fn names_a_field(line: &HeaderValue) -> bool {
+    let mut options = line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+    !options.all(is_plain_connection_option)
 }
 
 /// Turns the service's header section into the client's.
