@@ -54,7 +54,9 @@ impl Program {
         let Ok(output) = Command::new(path).arg(flag).output() else { return "unknown".to_owned() };
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said);
-        said.trim().lines().next().unwrap_or("unknown").trim().to_owned()
+        let line = said.trim().lines().next().unwrap_or("unknown").trim();
+        // Envoy says where it lies, too, which is nobody's business in a result.
+        line.replace(&path.display().to_string(), &path.file_name().unwrap_or_default().to_string_lossy())
     }
 
     pub(crate) fn args(self, invocation: &Invocation<'_>) -> Vec<String> {
