@@ -24,8 +24,8 @@ pub fn timer_end(after: Duration) -> tokio::time::Instant {
     now.checked_add(after).unwrap_or_else(|| now + LONGEST)
 }
 
-/// Thirty years: an instant cannot hold every duration.
-const LONGEST: Duration = Duration::from_hours(30 * 365 * 24);
+/// Thirty years. An instant cannot hold every duration; nobody waits longer.
+pub const LONGEST: Duration = Duration::from_hours(30 * 365 * 24);
 
 /// A worker's clock: monotonic reads, and wall time computed from them.
 ///

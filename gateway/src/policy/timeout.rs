@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::config::settings::TimeoutSettings;
+use crate::{clock::LONGEST, config::settings::TimeoutSettings};
 
 /// The timeouts of one route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,9 +66,6 @@ impl Deadline {
         self.attempt(now).min(now + self.timeouts.connect)
     }
 }
-
-/// Thirty years. `Instant` cannot hold every `Duration`; nobody waits longer.
-const LONGEST: Duration = Duration::from_hours(30 * 365 * 24);
 
 #[cfg(test)]
 mod tests {
