@@ -53,7 +53,7 @@ pub fn table(
         .map_err(|conflicts| problems.extend(conflicts.iter().map(|c| conflict(settings, c))));
     let mut auth = Vec::with_capacity(settings.auth.len());
     for provider in &settings.auth {
-        match Jwt::compile(provider) {
+        match Jwt::compile(provider).map(|jwt| jwt.keeping(settings.claims_asked_for())) {
             Ok(jwt) => auth.push(AuthProvider {
                 name: Arc::from(provider.name.as_str()),
                 jwt,

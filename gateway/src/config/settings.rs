@@ -4,7 +4,7 @@
 //! plain data: units are typed, names are checked, every field has its value. `config::resolve` is the only
 //! producer, `config::compile` the only consumer. Nothing here reads a file, a clock or the network.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
@@ -25,6 +25,19 @@ pub struct Settings {
     pub drain: DrainSettings,
     /// Cap of tracked rate-limit keys over all limits.
     pub rate_keys_max: usize,
+}
+
+impl Settings {
+    /// Names of the claims that requirements and limits read, each once.
+    pub fn claims_asked_for(&self) -> BTreeSet<Box<str>> {
+        let limits = self.routes.iter().flat_map(|route| &route.rate_limits);
+        let of_limits = limits.filter_map(|limit| match &limit.key {
+            RateLimitKey::Claim(name) => Some(name.as_str().into()),
+            _ => None,
+        });
+        let requirements = self.routes.iter().flat_map(|route| &route.require.claims);
+        of_limits.chain(requirements.map(|(name, _)| name.as_str().into())).collect()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

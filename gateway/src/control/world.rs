@@ -83,7 +83,8 @@ impl World {
         });
         let is_same_auth = old.auth.len() == new.auth.len()
             && old.auth.iter().zip(&new.auth).all(|(old, new)| old.same_as(new));
-        if !is_same_auth {
+        // What is remembered of a token has only the claims that something asked for when it was verified.
+        if !is_same_auth || old.claims_asked_for() != new.claims_asked_for() {
             self.keys_generation += 1;
         }
         let targets = discovery::targets(new);
@@ -154,6 +155,10 @@ mod tests {
         assert_eq!(world.keys_generation(), generation + 1);
         assert!(world.learn_keys("main".into(), keys(&first.auth[0], 2)));
         assert_eq!(world.keys_generation(), generation + 2);
+        let mut asking = first.clone();
+        asking.routes[0].require.claims.push(("tenant".to_owned(), "blue".to_owned()));
+        world.keep_for(&first, &asking);
+        assert_eq!(world.keys_generation(), generation + 3, "a remembered token does not have this claim");
     }
 
     #[test]

@@ -15,20 +15,21 @@ use crate::config::settings::RateLimitKey;
 
 /// The key of one request for `limit`.
 pub fn of(limit: &RateLimit, client: IpAddr, identity: Option<&Verified>, headers: &HeaderMap) -> LimitKey {
-    let by_text = match limit.key_source() {
-        RateLimitKey::Route | RateLimitKey::Service => return LimitKey::SHARED,
-        RateLimitKey::Ip => None,
-        RateLimitKey::User => {
-            identity.and_then(|identity| identity.subject.as_deref()).map(|s| limit.key_of(s.as_bytes()))
-        }
-        RateLimitKey::Claim(name) => {
-            identity.and_then(|identity| identity.claims.get(name)).map(|claim| match claim.as_str() {
-                Some(text) => limit.key_of(text.as_bytes()),
-                None => limit.key_of(claim.to_string().as_bytes()),
-            })
-        }
-        RateLimitKey::Header(name) => headers.get(name).map(|value| limit.key_of(value.as_bytes())),
-    };
+    let by_text =
+        match limit.key_source() {
+            RateLimitKey::Route | RateLimitKey::Service => return LimitKey::SHARED,
+            RateLimitKey::Ip => None,
+            RateLimitKey::User => {
+                identity.and_then(|identity| identity.subject.as_deref()).map(|s| limit.key_of(s.as_bytes()))
+            }
+            RateLimitKey::Claim(name) => identity
+                .and_then(|identity| identity.claims.get(name.as_str()))
+                .map(|claim| match claim.as_str() {
+                    Some(text) => limit.key_of(text.as_bytes()),
+                    None => limit.key_of(claim.to_string().as_bytes()),
+                }),
+            RateLimitKey::Header(name) => headers.get(name).map(|value| limit.key_of(value.as_bytes())),
+        };
     by_text.unwrap_or_else(|| LimitKey::of_ip(client))
 }
 

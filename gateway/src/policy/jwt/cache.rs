@@ -129,7 +129,7 @@ const HAND_STEPS_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Map;
+    use std::collections::BTreeMap;
 
     use super::*;
 
@@ -141,7 +141,7 @@ mod tests {
             exp: over_at,
             over_at,
             forward: vec![],
-            claims: Map::new(),
+            claims: BTreeMap::new(),
         })
     }
 

@@ -17,17 +17,19 @@ mod requirement;
 mod signature;
 mod token_source;
 
+use std::collections::BTreeMap;
+
 use http::{HeaderName, HeaderValue};
 use jsonwebtoken::{Algorithm, Header};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use self::signature::SignatureFault;
 pub use self::{
     cache::TokenCache,
     keys::{KeyError, KeySet, Skipped, Unusable},
     requirement::{InsufficientScope, Requirement},
     token_source::{BadPlacement, find_token},
 };
+use self::{claims::Payload, signature::SignatureFault};
 use crate::config::settings::{AuthSettings, TokenSource};
 
 /// One `auth.<name>` provider without its keys, which come and go.
@@ -39,6 +41,8 @@ pub struct Jwt {
     leeway: u64,
     from: Box<[TokenSource]>,
     forward: Box<[(Box<str>, HeaderName)]>,
+    /// Names of claims that a [`Verified`] keeps.
+    kept: Box<[Box<str>]>,
 }
 
 /// A token that holds, and what the gateway needs of it.
@@ -56,8 +60,9 @@ pub struct Verified {
     pub over_at: u64,
     /// Headers for the upstream request, made from the claims that the provider forwards.
     pub forward: Vec<(HeaderName, HeaderValue)>,
-    /// All claims, for limits and requirements that name one.
-    pub claims: Map<String, Value>,
+    /// The claims that limits and requirements name ([`Jwt::keeping`]). Not all: tokens are remembered by the
+    /// thousand, and what nobody asks for would only be memory to fetch and to free.
+    pub claims: BTreeMap<Box<str>, Value>,
 }
 
 /// A token that does not hold.
@@ -143,7 +148,14 @@ impl Jwt {
                 .iter()
                 .map(|(claim, name)| (claim.as_str().into(), name.clone()))
                 .collect(),
+            kept: Box::default(),
         })
+    }
+
+    /// Keeps these claims of a token beside the ones that have fields of their own.
+    #[must_use]
+    pub fn keeping(self, names: impl IntoIterator<Item = Box<str>>) -> Self {
+        Self { kept: names.into_iter().collect(), ..self }
     }
 
     /// Does the token hold at `now` (seconds since 1970)? `keys` are `None` until they were first loaded.
@@ -161,7 +173,7 @@ impl Jwt {
         for key in keys.candidates(header.kid.as_deref(), header.alg)? {
             match key.check(token) {
                 // Nothing is read from the claims before the signature is known to be good.
-                Ok(()) => return claims::check(self, claims::read(token)?, now),
+                Ok(()) => return claims::check(self, &Payload::of(token)?, now),
                 Err(SignatureFault::Malformed) => return Err(JwtRejection::Malformed),
                 Err(SignatureFault::Bad) => rejection = JwtRejection::BadSignature,
             }
@@ -246,12 +258,6 @@ impl Verified {
     /// not.
     pub fn holds_at(&self, now: u64) -> bool {
         now < self.over_at
-    }
-
-    /// A claim as text: a string as it is, a number or boolean as JSON writes it. Lists and objects are no
-    /// text.
-    pub fn claim(&self, name: &str) -> Option<std::borrow::Cow<'_, str>> {
-        claims::text(self.claims.get(name)?)
     }
 }
 

@@ -94,7 +94,7 @@ mod tests {
             exp: 0,
             over_at: 0,
             forward: vec![],
-            claims,
+            claims: claims.into_iter().map(|(name, value)| (name.into(), value)).collect(),
         }
     }
 
