@@ -178,7 +178,7 @@ impl ResponseBody {
 
     fn count(&mut self, bytes: usize) {
         if let Some(exchange) = &mut self.exchange {
-            exchange.bytes_out += bytes as u64;
+            exchange.handed_over(bytes as u64);
         }
     }
 }

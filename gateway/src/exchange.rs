@@ -19,7 +19,7 @@ use crate::{
     metrics::{Rare, method_label},
     policy::jwt::Verified,
     snapshot::LocalRoute,
-    upstream::pool::Lease,
+    upstream::{pool::Lease, read_size::PROOF_BYTES},
     worker::WorkerState,
 };
 
@@ -134,6 +134,18 @@ impl Exchange {
             (Some(admitted), _) => admitted.path(),
             (None, Some(refused)) => refused.path(),
             (None, None) => "",
+        }
+    }
+
+    /// Bytes of the response's body go to the client.
+    pub(crate) fn handed_over(&mut self, bytes: u64) {
+        self.bytes_out += bytes;
+        // HTTP/2 has a window of its own for each stream.
+        if self.connection.state.handed_over(bytes) >= PROOF_BYTES
+            && self.version <= Version::HTTP_11
+            && let Some(lease) = &mut self.lease
+        {
+            lease.connection.reads.enlarge(&self.connection.worker.metrics.large_reads);
         }
     }
 

@@ -139,6 +139,8 @@ pub struct Metrics {
     clusters: RefCell<HashMap<Arc<str>, Rc<RefCell<ClusterSample>>>>,
     rare: RefCell<HashMap<RareKey, u64>>,
     pub connections: Connections,
+    /// Upstream connections that have had large reads.
+    pub large_reads: Rc<Cell<u64>>,
 }
 
 /// Open connections by what they speak, and all that were ever accepted.
@@ -162,6 +164,7 @@ pub struct WorkerSample {
     pub http1: u64,
     pub http2: u64,
     pub parked: u64,
+    pub large_reads: u64,
     pub tls_handshakes: u64,
     pub accepted: u64,
     pub refused: u64,
@@ -202,6 +205,7 @@ impl Metrics {
             http1: self.connections.http1.get(),
             http2: self.connections.http2.get(),
             parked: self.connections.parked.get(),
+            large_reads: self.large_reads.get(),
             tls_handshakes: self.connections.tls_handshakes.get(),
             accepted: self.connections.accepted.get(),
             refused: self.connections.refused.get(),

@@ -126,7 +126,7 @@ pub(crate) async fn worker_with_endpoints(setup: &WorkerSetup) -> hyper::Result<
         for endpoint in &cluster.endpoints {
             let (ours, services) = duplex(MESSAGE_BYTES_MAX);
             tokio::task::spawn_local(answer_all(services));
-            endpoint.pool.checkin(connect::handshake(TokioIo::new(ours), now).await?);
+            endpoint.pool.checkin(connect::handshake(ours, now).await?);
         }
     }
     Ok(worker)

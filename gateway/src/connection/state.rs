@@ -38,6 +38,8 @@ pub struct ConnectionState {
     phase: Cell<Phase>,
     since: Cell<Instant>,
     requests: Cell<u32>,
+    /// Bytes of response bodies that went out, over all requests.
+    delivered: Cell<u64>,
     /// Finish what is in flight, then close.
     pub(super) close: Cell<bool>,
     /// Close now.
@@ -63,6 +65,7 @@ impl ConnectionState {
             phase: Cell::new(Phase::Opening),
             since: Cell::new(clock.coarse()),
             requests: Cell::new(0),
+            delivered: Cell::new(0),
             close: Cell::new(false),
             kill: Cell::new(false),
             park: Cell::new(false),
@@ -96,6 +99,13 @@ impl ConnectionState {
         if left == 0 {
             self.enter(Phase::Idle);
         }
+    }
+
+    /// Bytes of a response's body go out. Returns how many went so far, over all responses.
+    pub(crate) fn handed_over(&self, bytes: u64) -> u64 {
+        let delivered = self.delivered.get().saturating_add(bytes);
+        self.delivered.set(delivered);
+        delivered
     }
 
     /// On HTTP/2, bytes may be frames of any kind: only a request says that one has begun.

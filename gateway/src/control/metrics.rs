@@ -328,6 +328,8 @@ fn connections(out: &mut Families, samples: &[WorkerSample]) {
     family.add(&[("protocol", "http2")], sum(|s| s.http2));
     out.gauge("millgate_connections_parked", "Idle client connections that hold no buffers")
         .add(&[], sum(|s| s.parked));
+    out.gauge("millgate_upstream_large_buffers", "Connections to endpoints that have buffers of 256 KiB")
+        .add(&[], sum(|s| s.large_reads));
     out.counter("millgate_connections_accepted_total", "Client connections accepted")
         .add(&[], sum(|s| s.accepted));
     out.counter("millgate_accept_errors_total", "Client connections that could not be accepted")

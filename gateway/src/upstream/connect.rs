@@ -2,21 +2,21 @@
 
 use std::{io, net::SocketAddr, time::Instant};
 
-use hyper::{
-    client::conn::http1,
-    rt::{Read, Write},
-};
+use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
-use super::pool::Connection;
+use super::{
+    pool::Connection,
+    read_size::{READ_BYTES_MAX, ReadSize},
+};
 use crate::small_writes::SmallWrites;
 
 /// Largest response head. nginx's default is 4 or 8 KiB, HAProxy's 16.
 const RESPONSE_HEAD_BYTES_MAX: usize = 32 * 1024;
-/// Read and write buffer of one upstream connection; hyper's default is 408 KiB. A client that stops reading holds this
-/// much of its response twice (read, and on its way) besides what the client's connection buffers.
-const BUFFER_BYTES_MAX: usize = 32 * 1024;
 
 /// Why there is no connection. Nothing of the request was sent, so another endpoint may be tried.
 #[derive(Debug, thiserror::Error)]
@@ -46,24 +46,25 @@ pub async fn connect(
         .map_err(|_| ConnectError::Timeout)??;
     // Without it, the last segment of a request waits for the peer's delayed ACK (Nagle).
     stream.set_nodelay(true)?;
-    Ok(handshake(TokioIo::new(stream), now).await?)
+    Ok(handshake(stream, now).await?)
 }
 
 /// Starts the task that drives a connection over `io`, which need not be a socket.
 pub(crate) async fn handshake<I>(io: I, now: Instant) -> hyper::Result<Connection>
 where
-    I: Read + Write + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
+    let (reads, io) = ReadSize::of(io);
     let (sender, connection) = http1::Builder::new()
         .max_header_size(RESPONSE_HEAD_BYTES_MAX)
-        .max_buf_size(BUFFER_BYTES_MAX)
-        .handshake(SmallWrites(io))
+        .max_buf_size(READ_BYTES_MAX)
+        .handshake(SmallWrites(TokioIo::new(io)))
         .await?;
     let task = tokio::task::spawn_local(async move {
         // Its failures reach the request through the sender; there is nobody else to tell.
         let _ = connection.await;
     });
-    Ok(Connection::new(sender, task.abort_handle(), now))
+    Ok(Connection::new(sender, task.abort_handle(), reads, now))
 }
 
 impl From<io::Error> for ConnectError {

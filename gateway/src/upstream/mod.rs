@@ -5,4 +5,5 @@ pub mod connect;
 pub mod endpoint;
 pub mod load_balancer;
 pub mod pool;
+pub mod read_size;
 mod spare;

@@ -18,7 +18,7 @@ use std::{
 use hyper::client::conn::http1::SendRequest;
 use tokio::{task::AbortHandle, time::Sleep};
 
-use super::endpoint::InFlight;
+use super::{endpoint::InFlight, read_size::ReadSize};
 use crate::{
     body::{RequestBody, Upload},
     clock::Clock,
@@ -37,6 +37,7 @@ pub struct Connection {
     pub sender: SendRequest<RequestBody>,
     /// Bounds the wait for each response head.
     pub timer: Timer,
+    pub reads: ReadSize,
     task: AbortHandle,
     opened: Instant,
     /// Has served a request before: then a failure may only mean that the upstream had closed it meanwhile.
@@ -44,8 +45,13 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn new(sender: SendRequest<RequestBody>, task: AbortHandle, opened: Instant) -> Self {
-        Self { sender, timer: Timer::default(), task, opened, reused: false }
+    pub fn new(
+        sender: SendRequest<RequestBody>,
+        task: AbortHandle,
+        reads: ReadSize,
+        opened: Instant,
+    ) -> Self {
+        Self { sender, timer: Timer::default(), reads, task, opened, reused: false }
     }
 }
 
@@ -172,6 +178,7 @@ impl Lease {
         // RFC 9112 §9.3: a response that came before the whole request was sent leaves the connection unusable.
         let is_sent = self.upload.as_ref().is_none_or(|upload| upload.complete.get());
         if self.reusable && is_sent && !self.connection.sender.is_closed() {
+            self.connection.reads.reset();
             self.pool.checkin(self.connection);
         }
     }

@@ -88,6 +88,29 @@ async fn a_client_that_does_not_read_its_response_is_cut_and_frees_its_place() {
 }
 
 #[tokio::test]
+async fn a_large_response_arrives_whole_and_is_read_with_large_buffers_only_for_a_client_that_takes_it() {
+    let content: Bytes =
+        (0..16 * 1024 * 1024_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let sent = content.clone();
+    let backend = Backend::with(move |_| http::Response::new(sent.clone())).await;
+    let gateway = TestGateway::start(&to(backend.addr, "", "")).await;
+    let large = || async {
+        let metrics = send(gateway.admin(), get("/metrics")).await;
+        let line =
+            text(&metrics).lines().find_map(|line| line.strip_prefix("millgate_upstream_large_buffers "));
+        line.expect("the metric is there").parse::<f64>().unwrap()
+    };
+    let mut silent = TcpStream::connect(gateway.http).await.unwrap();
+    silent.write_all(b"GET /x HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
+    silent.readable().await.unwrap();
+    let reply = send(gateway.http, get("/x")).await;
+    assert!(reply.body() == &content, "every byte, in order");
+    eventually("one connection has had large reads", || async { large().await > 0.0 }).await;
+    assert!(large().await < 2.0, "the client that reads nothing caused none");
+    drop(silent);
+}
+
+#[tokio::test]
 async fn a_connection_that_never_said_a_word_does_not_hold_up_the_drain() {
     let backend = Backend::named("one").await;
     let gateway = TestGateway::start(&to(backend.addr, "", "")).await;
