@@ -107,9 +107,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for SizedReads<I> {
 pub(crate) const READ_BYTES_MAX: usize = 256 * 1024;
 /// The usual read. hyper doubles its buffer when a read fills it: one byte less than 32 KiB leaves it there.
 const USUAL_BYTES: usize = 32 * 1024 - 1;
-/// What a client's connection must have taken before reads for it are large. Linux keeps up to 4 MiB for a peer that reads
-/// nothing (`tcp_wmem`), the room for headers included: who has taken more has read.
-pub(crate) const PROOF_BYTES: u64 = 4 * 1024 * 1024;
+/// What a client's connection must have taken before reads for it are large. Linux keeps up to 4 MiB to be sent for a peer
+/// that reads nothing (`tcp_wmem`), and the peer's own side keeps some; past twice that it has read.
+pub(crate) const PROOF_BYTES: u64 = 8 * 1024 * 1024;
 /// Connections of one worker that have large buffers: at most some 48 MiB, if the client of each stops reading.
 const LARGE_READS_MAX: u64 = 64;
 
