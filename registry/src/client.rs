@@ -253,11 +253,17 @@ impl Client {
                 pairs.push(format!("wait={}", go_duration(wait)));
             }
         }
-        if let Some(tag) = &options.tag {
-            pairs.push(format!("tag={}", encode(tag)));
+        if options.passing {
+            pairs.push("passing".to_owned());
         }
-        if let Some(datacenter) = options.datacenter.as_ref().or(self.shared.config.datacenter.as_ref()) {
-            pairs.push(format!("dc={}", encode(datacenter)));
+        pairs.extend(options.tags.iter().map(|tag| format!("tag={}", encode(tag))));
+        let datacenter = options.datacenter.as_ref().or(self.shared.config.datacenter.as_ref());
+        for (name, value) in [
+            ("dc", datacenter),
+            ("ns", options.namespace.as_ref()),
+            ("partition", options.partition.as_ref()),
+        ] {
+            pairs.extend(value.map(|value| format!("{name}={}", encode(value))));
         }
         if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
     }

@@ -19,7 +19,7 @@ use crate::instance::Instance;
 /// An answer, reduced to what the decision needs.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Answer {
-    /// Usable instances, sorted by (node, id).
+    /// Usable instances, sorted by identity.
     pub(crate) instances: Vec<Instance>,
     /// How many elements could not be used.
     pub(crate) unusable: usize,
@@ -162,10 +162,12 @@ mod tests {
 
     fn instance(id: &str, status: Status) -> Instance {
         Instance {
+            datacenter: "dc1".to_owned(),
             node: "n1".to_owned(),
             id: id.to_owned(),
             address: "10.0.0.1".to_owned(),
             port: 80,
+            tagged_addresses: BTreeMap::new(),
             weight: 1,
             status,
             tags: Vec::new(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Check, ServiceEntry};
+use crate::types::{Check, Node, Service, ServiceEntry};
 
 /// Health of an instance: the worst of all its checks and its node's, maintenance above everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -16,14 +16,28 @@ pub enum Status {
     Maintenance,
 }
 
-/// One instance of a service. Its identity is (node, id): Consul's service ids are unique per node only.
+/// Another address of an instance, by which some networks reach it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TaggedAddress {
+    /// As [`Instance::address`].
+    pub address: String,
+    pub port: u16,
+}
+
+/// One instance of a service. Its identity is (datacenter, node, id): Consul's service ids are unique per node only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Instance {
+    /// Empty where the registry names none, and for what older versions saved.
+    #[serde(default)]
+    pub datacenter: String,
     pub node: String,
     pub id: String,
     /// An IP address without brackets, or a host name that still has to be resolved.
     pub address: String,
     pub port: u16,
+    /// By name: `lan`, `wan`, `lan_ipv4`, … See [`Instance::reached_by`].
+    #[serde(default)]
+    pub tagged_addresses: BTreeMap<String, TaggedAddress>,
     /// Share of requests, relative to the other instances; the one that Consul gives for the present status.
     pub weight: u32,
     pub status: Status,
@@ -41,6 +55,24 @@ impl Instance {
         }
     }
 
+    /// What tells it from all other instances: datacenter, node, id.
+    pub fn identity(&self) -> (&str, &str, &str) {
+        (&self.datacenter, &self.node, &self.id)
+    }
+
+    /// Has it this tag? Consul's own look-ups do not distinguish case (ASCII) either.
+    pub fn has_tag(&self, tag: &str) -> bool {
+        self.tags.iter().any(|own| own.eq_ignore_ascii_case(tag))
+    }
+
+    /// Address and port under a tagged address's name; the ordinary ones where it has none of that name.
+    pub fn reached_by(&self, tagged: Option<&str>) -> (&str, u16) {
+        match tagged.and_then(|name| self.tagged_addresses.get(name)) {
+            Some(other) => (&other.address, other.port),
+            None => (&self.address, self.port),
+        }
+    }
+
     /// Reads one entry, or says why it is no instance that requests could go to.
     pub(crate) fn from_entry(entry: ServiceEntry) -> Result<Self, String> {
         let ServiceEntry { node, service, checks } = entry;
@@ -49,15 +81,19 @@ impl Instance {
             return Err(format!("{name}: it has no id"));
         }
         if SIDE_KINDS.contains(&service.kind.as_str()) {
-            return Err(format!("{name}: it is a {}", service.kind));
+            return Err(format!("{name}: it is of the kind `{}`", service.kind));
         }
+        if !service.socket_path.is_empty() {
+            return Err(format!("{name}: it listens on the Unix socket `{}`", service.socket_path));
+        }
+        let port = port(service.port)
+            .ok_or_else(|| format!("{name}: port {} is not within 1 to 65535", service.port))?;
+        let tagged_addresses = tagged_addresses(&node, &service, port);
         // An empty service address means: the node's.
         let address = if service.address.is_empty() { node.address } else { service.address };
         if address.is_empty() {
             return Err(format!("{name}: neither it nor its node has an address"));
         }
-        let port = u16::try_from(service.port).ok().filter(|port| *port != 0);
-        let port = port.ok_or_else(|| format!("{name}: port {} is not within 1 to 65535", service.port))?;
         let status = aggregate(&checks);
         let weights = service.weights.unwrap_or_default();
         let weight = match status {
@@ -65,16 +101,40 @@ impl Instance {
             _ => weights.passing.clamp(1, WEIGHT_MAX),
         };
         Ok(Self {
+            datacenter: node.datacenter,
             node: node.node,
             id: service.id,
             address,
             port,
+            tagged_addresses,
             weight: u32::try_from(weight).unwrap_or(1),
             status,
             tags: service.tags,
             meta: service.meta,
         })
     }
+}
+
+/// The service's own; without an address of its own it is where its node is, and then the node's count as well. That
+/// is Consul's order too: an address that a service has is never replaced by one of its node.
+fn tagged_addresses(node: &Node, service: &Service, port_own: u16) -> BTreeMap<String, TaggedAddress> {
+    let of_node = node.tagged_addresses.iter().filter(|_| service.address.is_empty());
+    let of_node = of_node.map(|(name, address)| (name, address, None));
+    let own = service.tagged_addresses.iter().map(|(name, at)| (name, &at.address, port(at.port)));
+    // The later one of a name stays.
+    of_node
+        .chain(own)
+        .filter(|(_, address, _)| !address.is_empty())
+        .map(|(name, address, port)| {
+            let at = TaggedAddress { address: address.clone(), port: port.unwrap_or(port_own) };
+            (name.clone(), at)
+        })
+        .collect()
+}
+
+/// A port that can be connected to.
+fn port(port: i64) -> Option<u16> {
+    u16::try_from(port).ok().filter(|port| *port != 0)
 }
 
 /// Node checks count as well: an instance on a node that Consul lost is not healthy.
@@ -143,6 +203,53 @@ mod tests {
         let json =
             r#"{"Node":{"Node":"n1","Address":"10.0.0.9"},"Service":{"ID":"a","Port":80,"Address":""}}"#;
         assert_eq!(Instance::from_entry(entry(json)).unwrap().address, "10.0.0.9");
+    }
+
+    #[test]
+    fn a_tagged_address_is_the_services_own_or_its_nodes_where_it_has_no_address() {
+        let json = r#"{"Node":{"Address":"10.0.0.9","TaggedAddresses":{"lan":"10.0.0.9","wan":"198.51.100.9"}},
+            "Service":{"ID":"a","Port":80,"Address":"","TaggedAddresses":
+            {"wan":{"Address":"198.51.100.1","Port":8080},"lan_ipv6":{"Address":"2001:db8::1","Port":0},"x":{}}}}"#;
+        let own = Instance::from_entry(entry(&json.replace(r#""Address":"","#, r#""Address":"10.0.0.5","#)));
+        let (own, of_node) = (own.unwrap(), Instance::from_entry(entry(json)).unwrap());
+        for (instance, name, at) in [
+            (&own, Some("wan"), ("198.51.100.1", 8080)),
+            (&own, Some("lan"), ("10.0.0.5", 80)),
+            (&own, Some("lan_ipv6"), ("2001:db8::1", 80)),
+            (&own, Some("x"), ("10.0.0.5", 80)),
+            (&own, None, ("10.0.0.5", 80)),
+            (&of_node, Some("wan"), ("198.51.100.1", 8080)),
+            (&of_node, Some("lan"), ("10.0.0.9", 80)),
+            (&of_node, Some("unheard-of"), ("10.0.0.9", 80)),
+        ] {
+            assert_eq!(instance.reached_by(name), at, "{name:?}");
+        }
+        // Consul's JSON when only the node has a WAN address.
+        let node_only = json.replace(r#""wan":{"Address":"198.51.100.1","Port":8080},"#, "");
+        let node_only = Instance::from_entry(entry(&node_only)).unwrap();
+        assert_eq!(node_only.reached_by(Some("wan")), ("198.51.100.9", 80));
+    }
+
+    #[test]
+    fn what_is_no_instance_for_requests_says_why() {
+        for (service, why) in [
+            (r#""Kind":"connect-proxy","Port":1"#, "`connect-proxy`"),
+            (r#""Kind":"ingress-gateway","Port":1"#, "`ingress-gateway`"),
+            (r#""SocketPath":"/run/a.sock""#, "Unix socket `/run/a.sock`"),
+            (r#""Port":0"#, "port 0"),
+        ] {
+            let json =
+                format!(r#"{{"Node":{{"Node":"n1","Address":"n"}},"Service":{{"ID":"a",{service}}}}}"#);
+            let error = Instance::from_entry(entry(&json)).unwrap_err();
+            assert!(error.contains(why) && error.contains("`a` on node `n1`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn weights_that_are_null_are_one_and_tags_have_no_case() {
+        let json = r#"{"Node":{"Address":"n"},"Service":{"ID":"a","Port":1,"Weights":null,"Tags":["V1"]}}"#;
+        let instance = Instance::from_entry(entry(json)).unwrap();
+        assert_eq!((instance.weight, instance.has_tag("v1"), instance.has_tag("v")), (1, true, false));
     }
 
     #[test]

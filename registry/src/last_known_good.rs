@@ -26,8 +26,13 @@ pub struct LastKnownGood {
 struct Record<I> {
     version: u32,
     service: String,
-    tag: Option<String>,
     datacenter: Option<String>,
+    #[serde(default)]
+    namespace: Option<String>,
+    #[serde(default)]
+    partition: Option<String>,
+    #[serde(default)]
+    only_passing: bool,
     instances: I,
 }
 
@@ -63,13 +68,10 @@ impl LastKnownGood {
     /// Replaces what is saved for the update's target. An empty set is saved as well: what was removed must
     /// not come back with a restart.
     pub fn save(&self, update: &ServiceUpdate) -> io::Result<()> {
-        let record = Record {
-            version: VERSION,
-            service: update.target.service.clone(),
-            tag: update.target.tag.clone(),
-            datacenter: update.target.datacenter.clone(),
-            instances: &*update.instances,
-        };
+        let WatchTarget { service, datacenter, namespace, partition, only_passing } = update.target.clone();
+        let instances = &*update.instances;
+        let record =
+            Record { version: VERSION, service, datacenter, namespace, partition, only_passing, instances };
         let path = self.path(&update.target);
         let beside = path.with_extension("tmp");
         let mut file = File::create(&beside)?;
@@ -83,7 +85,13 @@ impl LastKnownGood {
     fn path(&self, target: &WatchTarget) -> PathBuf {
         let part = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let mut name = part(&target.service);
-        for (mark, value) in [('+', &target.tag), ('@', &target.datacenter)] {
+        let only_passing = target.only_passing.then(|| "passing".to_owned());
+        for (mark, value) in [
+            ('@', &target.datacenter),
+            ('~', &target.namespace),
+            ('^', &target.partition),
+            ('+', &only_passing),
+        ] {
             if let Some(value) = value {
                 name.push(mark);
                 name.push_str(&part(value));
@@ -97,7 +105,15 @@ impl LastKnownGood {
 
 impl<I> Record<I> {
     fn is_for(&self, target: &WatchTarget) -> bool {
-        self.service == target.service && self.tag == target.tag && self.datacenter == target.datacenter
+        let Self { version: _, service, datacenter, namespace, partition, only_passing, instances: _ } = self;
+        (service, datacenter, namespace, partition, only_passing)
+            == (
+                &target.service,
+                &target.datacenter,
+                &target.namespace,
+                &target.partition,
+                &target.only_passing,
+            )
     }
 }
 
@@ -108,16 +124,19 @@ const FILE_NAME_BYTES_MAX: usize = 200;
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Arc;
 
     use super::*;
     use crate::instance::Status;
 
     fn update(service: &str, ids: &[&str]) -> ServiceUpdate {
         let instance = |id: &&str| Instance {
+            datacenter: "dc1".to_owned(),
             node: "n1".to_owned(),
             id: (*id).to_owned(),
             address: "10.0.0.1".to_owned(),
             port: 80,
+            tagged_addresses: BTreeMap::new(),
             weight: 2,
             status: Status::Warning,
             tags: vec!["v1".to_owned()],
@@ -139,15 +158,35 @@ mod tests {
     }
 
     #[test]
-    fn services_tags_and_datacenters_are_kept_apart() {
+    fn targets_are_kept_apart() {
         let directory = tempfile::tempdir().unwrap();
         let store = LastKnownGood::open(directory.path()).unwrap();
         let plain = update("web", &["1"]);
         store.save(&plain).unwrap();
-        let tagged = WatchTarget { tag: Some("v1".to_owned()), ..plain.target.clone() };
-        let remote = WatchTarget { datacenter: Some("dc2".to_owned()), ..plain.target };
-        assert_eq!(store.load(&tagged), None);
-        assert_eq!(store.load(&remote), None);
+        let some = |text: &str| Some(text.to_owned());
+        for other in [
+            WatchTarget { datacenter: some("x"), ..plain.target.clone() },
+            WatchTarget { namespace: some("x"), ..plain.target.clone() },
+            WatchTarget { partition: some("x"), ..plain.target.clone() },
+            WatchTarget { only_passing: true, ..plain.target.clone() },
+        ] {
+            assert_eq!(store.load(&other), None);
+            let saved = ServiceUpdate { target: other.clone(), instances: Arc::from([]) };
+            store.save(&saved).unwrap();
+            assert_eq!(store.load(&other), Some(Vec::new()), "{other:?}");
+        }
+        assert_eq!(store.load(&plain.target).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_an_older_version_wrote_is_still_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LastKnownGood::open(directory.path()).unwrap();
+        let old = r#"{"version":1,"service":"web","tag":null,"datacenter":null,"instances":[{"node":"n1","id":"1",
+            "address":"10.0.0.1","port":80,"weight":2,"status":"passing","tags":[],"meta":{}}]}"#;
+        let target = WatchTarget::service("web");
+        fs::write(store.path(&target), old).unwrap();
+        assert_eq!(store.load(&target).unwrap()[0].id, "1");
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub use client::{Client, HealthAnswer};
 pub use client_config::ClientConfig;
 pub use error::ClientError;
 pub use http::{HttpClient, HttpError, HttpOptions, HttpResponse};
-pub use instance::{Instance, Status};
+pub use instance::{Instance, Status, TaggedAddress};
 pub use last_known_good::LastKnownGood;
 pub use lease::Lease;
 pub use registration::ServiceRegistration;

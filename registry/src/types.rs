@@ -63,10 +63,16 @@ pub struct QueryOptions {
     /// How long a blocking query may block. Consul adds up to a sixteenth of it.
     pub wait: Option<Duration>,
     pub consistency: Consistency,
-    /// Only instances with this tag.
-    pub tag: Option<String>,
+    /// Only instances whose checks all pass, their node's included.
+    pub passing: bool,
+    /// Only instances that have all of these tags; Consul does not distinguish case here.
+    pub tags: Vec<String>,
     /// Overrides the client's datacenter.
     pub datacenter: Option<String>,
+    /// Consul Enterprise; the open-source edition answers 400 to any namespace, even `default`.
+    pub namespace: Option<String>,
+    /// Admin partition, Consul Enterprise; the open-source edition ignores it.
+    pub partition: Option<String>,
 }
 
 /// One element of `/v1/health/service/:name`.
@@ -90,6 +96,9 @@ pub struct Node {
     pub address: String,
     #[serde(deserialize_with = "null_is_default")]
     pub datacenter: String,
+    /// By name: `lan`, `wan`, `lan_ipv4`, `wan_ipv4`, …
+    #[serde(deserialize_with = "null_is_default")]
+    pub tagged_addresses: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -105,6 +114,12 @@ pub struct Service {
     pub tags: Vec<String>,
     #[serde(deserialize_with = "null_is_default")]
     pub address: String,
+    /// By name. Since 1.8 Consul adds `lan_ipv4` and `wan_ipv4` (or `…_ipv6`) to a service with an IP address.
+    #[serde(deserialize_with = "null_is_default")]
+    pub tagged_addresses: BTreeMap<String, ServiceAddress>,
+    /// Path of a Unix socket in place of address and port (since 1.10).
+    #[serde(deserialize_with = "null_is_default")]
+    pub socket_path: String,
     #[serde(deserialize_with = "null_is_default")]
     pub meta: BTreeMap<String, String>,
     /// Consul accepts and stores any integer here, −1 and 99999 too.
@@ -114,10 +129,23 @@ pub struct Service {
     pub weights: Option<Weights>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+/// One of a service's tagged addresses.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ServiceAddress {
+    #[serde(deserialize_with = "null_is_default")]
+    pub address: String,
+    /// Any integer, as the service's own; 0 where only the address differs.
+    #[serde(deserialize_with = "null_is_default")]
+    pub port: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Weights {
+    #[serde(deserialize_with = "null_is_one")]
     pub passing: i64,
+    #[serde(deserialize_with = "null_is_one")]
     pub warning: i64,
 }
 
@@ -199,6 +227,11 @@ where
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// A weight that is not given is Consul's default.
+fn null_is_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,12 +239,26 @@ mod tests {
     #[test]
     fn one_broken_element_does_not_hide_the_others() {
         let body = br#"[{"Service":{"ID":"a","Port":1}},{"Service":{"ID":"b","Port":"x"}},7,
-            {"Service":{"ID":"c","Port":-1,"Tags":null,"Meta":null,"Weights":null},"Checks":null,"New":{}}]"#;
+            {"Node":{"TaggedAddresses":null},"Service":{"ID":"c","Port":-1,"Tags":null,"Meta":null,"Weights":null,
+            "TaggedAddresses":null,"SocketPath":null},"Checks":null,"New":{}}]"#;
         let (entries, skipped) = parse_entries(body).unwrap();
         let ids: Vec<_> = entries.iter().map(|entry| entry.service.id.as_str()).collect();
         assert_eq!(ids, ["a", "c"]);
         assert_eq!(entries[1].service.port, -1);
         assert_eq!(skipped.len(), 2);
+    }
+
+    #[test]
+    fn a_weight_that_is_absent_or_null_is_one() {
+        for (json, weights) in [
+            ("{}", (1, 1)),
+            (r#"{"Passing":null,"Warning":null}"#, (1, 1)),
+            (r#"{"Passing":5}"#, (5, 1)),
+            (r#"{"Passing":5,"Warning":0}"#, (5, 0)),
+        ] {
+            let read: Weights = serde_json::from_str(json).unwrap();
+            assert_eq!((read.passing, read.warning), weights, "{json}");
+        }
     }
 
     #[test]

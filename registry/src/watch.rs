@@ -26,20 +26,26 @@ use crate::instance::Instance;
 use crate::pace::Pace;
 use crate::types::{Consistency, QueryOptions};
 
-/// What is watched.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// What is watched: all that only the registry can tell apart. Who wants some of the instances (by tag, meta,
+/// status) selects from the updates, so that any number of selections share one query.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WatchTarget {
     pub service: String,
-    /// Only instances with this tag.
-    pub tag: Option<String>,
     /// `None`: the client's, or else the agent's own.
     pub datacenter: Option<String>,
+    /// Consul Enterprise; only sent when it is set.
+    pub namespace: Option<String>,
+    /// Consul Enterprise; only sent when it is set.
+    pub partition: Option<String>,
+    /// Instances whose checks do not all pass are left out by the registry: less to send for a huge service, but
+    /// nothing is known of them.
+    pub only_passing: bool,
 }
 
 impl WatchTarget {
     /// All instances of a service in the default datacenter.
     pub fn service(name: impl Into<String>) -> Self {
-        Self { service: name.into(), tag: None, datacenter: None }
+        Self { service: name.into(), ..Self::default() }
     }
 }
 
@@ -75,7 +81,7 @@ impl Default for WatchOptions {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceUpdate {
     pub target: WatchTarget,
-    /// All instances, healthy or not, sorted by (node, id). See [`Instance::is_routable`].
+    /// All instances, healthy or not, sorted by identity. See [`Instance::is_routable`].
     pub instances: Arc<[Instance]>,
 }
 
@@ -236,8 +242,11 @@ impl Watcher {
             index,
             wait: Some(self.wait),
             consistency,
-            tag: self.target.tag.clone(),
+            passing: self.target.only_passing,
+            tags: Vec::new(),
             datacenter: self.target.datacenter.clone(),
+            namespace: self.target.namespace.clone(),
+            partition: self.target.partition.clone(),
         }
     }
 
@@ -360,7 +369,7 @@ fn reduce(answer: HealthAnswer) -> (Answer, Vec<String>) {
         }
     }
     // Consul's order is not stable.
-    instances.sort_unstable_by(|a, b| (&a.node, &a.id).cmp(&(&b.node, &b.id)));
+    instances.sort_unstable_by(|a, b| a.identity().cmp(&b.identity()));
     let reduced = Answer {
         instances,
         unusable: skipped.len(),

@@ -3,6 +3,8 @@
 
 use std::{cell::OnceCell, collections::HashMap, net::SocketAddr, sync::Arc, time::Instant};
 
+use millgate_registry::Instance;
+
 use super::{
     diagnostics::{Diagnostic, code},
     settings::{
@@ -326,10 +328,11 @@ fn found(service: &ServiceSettings, world: &World) -> Vec<Found> {
                 }
             }
         }
-        source @ EndpointSource::Consul { .. } => {
+        source @ EndpointSource::Consul { tag, .. } => {
             let target = discovery::target(source);
             let instances = target.as_ref().and_then(|target| world.instances.get(target));
-            for instance in instances.iter().flat_map(|list| list.iter()).filter(|i| i.is_routable()) {
+            let is_wanted = |i: &&Instance| i.is_routable() && tag.iter().all(|tag| i.has_tag(tag));
+            for instance in instances.iter().flat_map(|list| list.iter()).filter(is_wanted) {
                 let authority = discovery::host_port(instance);
                 for address in addresses(&authority) {
                     let key = EndpointKey::new(&address.to_string(), Some(&instance.id));

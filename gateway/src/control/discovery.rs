@@ -130,8 +130,8 @@ impl Drop for Discovery {
 /// What a service is in the registry; `None` for fixed hosts.
 pub fn target(source: &EndpointSource) -> Option<WatchTarget> {
     match source {
-        EndpointSource::Consul { name, tag, datacenter } => {
-            Some(WatchTarget { service: name.clone(), tag: tag.clone(), datacenter: datacenter.clone() })
+        EndpointSource::Consul { name, datacenter, .. } => {
+            Some(WatchTarget { datacenter: datacenter.clone(), ..WatchTarget::service(name.as_str()) })
         }
         EndpointSource::Hosts(_) => None,
     }
