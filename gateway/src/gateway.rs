@@ -23,7 +23,6 @@ use crate::{
     control::{
         self, Controller,
         admin::{self, Admin},
-        discovery,
         event::{EVENTS_MAX, Event},
         listen::{ListenError, bind_shared, bind_single},
         metrics::{Exporter, Sources},
@@ -250,11 +249,14 @@ pub(crate) fn first_snapshot(
         world.learn_keys(provider, keys);
     }
     if let Some(store) = last_known_good {
-        for target in settings.services.iter().filter_map(|service| discovery::target(&service.source)) {
-            if let Some(instances) = store.load(&target) {
-                world.instances.insert(target, instances.into());
+        for target in settings.services.iter().flat_map(|service| service.source.targets()) {
+            if let Some(instances) = store.load(target) {
+                world.instances.insert(target.clone(), instances.into());
             }
         }
+    }
+    for moved in world.choose_datacenters(settings, clock::now()) {
+        moved.log();
     }
     let snapshot = compile::snapshot(settings, Arc::new(table), &world, None);
     Ok((snapshot, world))

@@ -32,7 +32,9 @@ use crate::{
         timeout::Timeouts,
     },
     router::Router,
-    upstream::{cluster::Cluster, endpoint::EndpointState, load_balancer::Cursor, pool::EndpointPool},
+    upstream::{
+        cluster::Cluster, endpoint::EndpointState, load_balancer::Cursor, pool::EndpointPool, split::Split,
+    },
 };
 
 /// Everything a request may need.
@@ -80,6 +82,8 @@ pub struct Route {
     pub service: Arc<str>,
     /// Index into [`Snapshot::clusters`].
     pub cluster: usize,
+    /// Shares several of them; then `cluster` is the first.
+    pub split: Option<Split>,
     /// Indexes into [`RouteTable::auth`]; empty = open.
     pub auth: Vec<usize>,
     pub requirement: Requirement,
@@ -103,6 +107,12 @@ pub struct RouteView {
     pub host: String,
     pub path: String,
     pub service: Arc<str>,
+    /// The only subset of the service that gets requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subset: Option<String>,
+    /// Subsets of the service and their shares.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub split: Vec<SplitView>,
     pub auth: Vec<String>,
     pub require: Vec<String>,
     pub rate_limits: Vec<String>,
@@ -111,6 +121,13 @@ pub struct RouteView {
     pub priority: i32,
     /// Line in the configuration file.
     pub line: u32,
+}
+
+/// One part of a split.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct SplitView {
+    pub subset: String,
+    pub share: u32,
 }
 
 /// Where the control plane puts a snapshot and workers find it.

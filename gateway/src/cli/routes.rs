@@ -19,6 +19,7 @@ The first route that matches a request takes it. `*` in METHODS or HOST is any.
 
 JSON, one object on one line: {routes: [...]}, in match order, each with
   name, path, host, service   as in the configuration; host `*` is any
+  subset, split               parts of the service, only where the route names them; split: [{subset, share}]
   methods                     empty: any
   auth, require, rate_limits  what a request must pass; empty: nothing
   timeout_ms, retries         of the whole request; attempts after the first
@@ -82,7 +83,7 @@ fn text(views: &[&RouteView]) -> String {
             if view.methods.is_empty() { "*".to_owned() } else { view.methods.join("|") },
             view.host.clone(),
             view.path.clone(),
-            view.service.to_string(),
+            service(view),
             list(&view.auth, "none"),
             list(&view.require, "-"),
             list(&view.rate_limits, "-"),
@@ -102,6 +103,17 @@ fn text(views: &[&RouteView]) -> String {
     out
 }
 
+/// `products`, `products/canary`, or `products {v1: 95, canary: 5}`.
+fn service(view: &RouteView) -> String {
+    let shares: Vec<String> =
+        view.split.iter().map(|part| format!("{}: {}", part.subset, part.share)).collect();
+    match &view.subset {
+        Some(subset) => format!("{}/{subset}", view.service),
+        None if shares.is_empty() => view.service.to_string(),
+        None => format!("{} {{{}}}", view.service, shares.join(", ")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +126,8 @@ mod tests {
             host: "*".into(),
             path: "/products/**".into(),
             service: "products".into(),
+            subset: None,
+            split: vec![],
             auth: vec![],
             require: vec![],
             rate_limits: vec![],

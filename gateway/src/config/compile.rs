@@ -1,45 +1,31 @@
 //! Settings and the world → snapshot. The only constructor of what workers run; pure but for the key and
 //! certificate files that [`read_keys`] and [`tls`] open.
 
-use std::{cell::OnceCell, collections::HashMap, net::SocketAddr, sync::Arc, time::Instant};
-
-use millgate_registry::Instance;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
+    clusters,
     diagnostics::{Diagnostic, code},
-    settings::{
-        AuthSettings, EndpointSource, HostPattern, RateLimitKey, RateLimitSettings, RouteSettings,
-        ServiceSettings, Settings,
-    },
+    settings::{AuthSettings, HostPattern, RateLimitKey, RateLimitSettings, RouteSettings, Settings},
 };
 use crate::{
     admission::AdmissionLimits,
-    clock,
     control::{
-        discovery, keys,
+        keys,
         world::{ProviderKeys, World},
     },
     headers::names,
     policy::{
-        circuit_breaker::CircuitBreaker,
-        concurrency::ConcurrencyLimit,
         jwt::{Jwt, Requirement},
         rate_limit::{KeyBudget, RateLimit},
-        retry::{Retry, RetryBudget},
+        retry::Retry,
         timeout::Timeouts,
     },
     router::{ConflictKind, RouteConflict, Router},
-    snapshot::{AuthProvider, Route, RouteTable, RouteView, Snapshot},
+    snapshot::{AuthProvider, Route, RouteTable, RouteView, Snapshot, SplitView},
     tls::server_config,
-    upstream::{
-        cluster::Cluster,
-        endpoint::{Endpoint, EndpointKey, EndpointState},
-        load_balancer::LoadBalancer,
-    },
+    upstream::split::Split,
 };
-
-/// Share of requests that retries may add, where no route of a service says otherwise.
-const RETRY_BUDGET_DEFAULT: f32 = 0.2;
 
 /// Compiles routes and policies; limiters of unchanged limits are carried over from `previous`.
 ///
@@ -114,7 +100,7 @@ struct Limits<'a> {
     services: HashMap<&'a str, Vec<&'a Arc<RateLimit>>>,
     budget: &'a Arc<KeyBudget>,
     /// Limits `per service`: one bucket for all routes of the service that write the same limit.
-    shared: HashMap<(usize, String), Arc<RateLimit>>,
+    shared: HashMap<(String, String), Arc<RateLimit>>,
 }
 
 impl<'a> Limits<'a> {
@@ -136,7 +122,7 @@ impl<'a> Limits<'a> {
         at: usize,
         settings: &RateLimitSettings,
     ) -> Result<Arc<RateLimit>, Diagnostic> {
-        let key = (route.service, settings.to_string());
+        let key = (service.to_owned(), settings.to_string());
         if settings.key == RateLimitKey::Service
             && let Some(limit) = self.shared.get(&key)
         {
@@ -174,6 +160,7 @@ fn route(settings: &Settings, route: &RouteSettings, made: &mut Limits<'_>) -> R
         name: Arc::from(route.name.as_str()),
         service: Arc::from(service),
         cluster: route.service,
+        split: Split::compile(&route.split),
         auth: route.auth.clone(),
         requirement: Requirement::compile(&route.require),
         limits,
@@ -193,6 +180,9 @@ fn view(settings: &Settings, route: &RouteSettings, service: &str) -> RouteView 
     let scopes = require.scopes.iter().map(|scope| format!("scope {scope}"));
     let roles = require.roles.iter().map(|role| format!("role {role}"));
     let claims = require.claims.iter().map(|(claim, value)| format!("{claim} = {value}"));
+    let subset = |at: usize| settings.services.get(at)?.subset.as_ref().map(|subset| subset.name.clone());
+    let parts = route.split.iter();
+    let split = parts.filter_map(|(at, share)| Some(SplitView { subset: subset(*at)?, share: *share }));
     RouteView {
         name: Arc::from(route.name.as_str()),
         methods: route.methods.iter().map(ToString::to_string).collect(),
@@ -203,6 +193,8 @@ fn view(settings: &Settings, route: &RouteSettings, service: &str) -> RouteView 
         },
         path: route.path.clone(),
         service: Arc::from(service),
+        subset: if route.split.is_empty() { subset(route.service) } else { None },
+        split: split.collect(),
         auth: route
             .auth
             .iter()
@@ -261,25 +253,8 @@ pub fn snapshot(
     world: &World,
     previous: Option<&Snapshot>,
 ) -> Snapshot {
-    let now = clock::now();
-    let previous = Clusters { known: previous.map_or(&[], |old| &old.clusters), by_name: OnceCell::new() };
-    let services = settings.services.iter().zip(budget_shares(settings)).enumerate();
-    let clusters = services.map(|(index, (service, share))| {
-        let old = previous.find(index, &service.name);
-        let found = found(service, world);
-        match old {
-            Some(old)
-                if old.settings.same_as(service)
-                    && old.retry_budget.matches(share)
-                    && is_same(old, &found) =>
-            {
-                Arc::clone(old)
-            }
-            _ => Arc::new(cluster(service, share, &found, old.map(|old| &**old), now)),
-        }
-    });
     Snapshot {
-        clusters: clusters.collect(),
+        clusters: clusters::compile(settings, world, previous.map_or(&[][..], |old| &old.clusters)),
         keys: settings.auth.iter().map(|auth| world.keys_of(auth).map(Arc::clone)).collect(),
         auth_generation: world.keys_generation(),
         tls: world.tls.clone(),
@@ -287,121 +262,12 @@ pub fn snapshot(
     }
 }
 
-/// The previous snapshot's clusters, by name.
-struct Clusters<'a> {
-    known: &'a [Arc<Cluster>],
-    /// Made once, and only if a service moved: as a rule a name is where it was.
-    by_name: OnceCell<HashMap<&'a str, &'a Arc<Cluster>>>,
-}
-
-impl<'a> Clusters<'a> {
-    fn find(&self, index: usize, name: &str) -> Option<&'a Arc<Cluster>> {
-        if let Some(same) = self.known.get(index).filter(|cluster| *cluster.name == *name) {
-            return Some(same);
-        }
-        let by_name = || self.known.iter().map(|cluster| (&*cluster.name, cluster)).collect();
-        self.by_name.get_or_init(by_name).get(name).copied()
-    }
-}
-
-/// An endpoint to be: key, address, authority, weight.
-struct Found {
-    key: EndpointKey,
-    address: SocketAddr,
-    authority: String,
-    weight: u32,
-}
-
-/// What can be routed to, in a stable order.
-fn found(service: &ServiceSettings, world: &World) -> Vec<Found> {
-    let addresses = |name: &str| match name.parse::<SocketAddr>() {
-        Ok(address) => vec![address],
-        Err(_) => world.resolved.get(name).cloned().unwrap_or_default(),
-    };
-    let mut found = Vec::new();
-    match &service.source {
-        EndpointSource::Hosts(hosts) => {
-            for host in hosts {
-                for address in addresses(host) {
-                    let key = EndpointKey::new(&address.to_string(), None);
-                    found.push(Found { key, address, authority: host.clone(), weight: 1 });
-                }
-            }
-        }
-        source @ EndpointSource::Consul { tag, .. } => {
-            let target = discovery::target(source);
-            let instances = target.as_ref().and_then(|target| world.instances.get(target));
-            let is_wanted = |i: &&Instance| i.is_routable() && tag.iter().all(|tag| i.has_tag(tag));
-            for instance in instances.iter().flat_map(|list| list.iter()).filter(is_wanted) {
-                let authority = discovery::host_port(instance);
-                for address in addresses(&authority) {
-                    let key = EndpointKey::new(&address.to_string(), Some(&instance.id));
-                    found.push(Found { key, address, authority: authority.clone(), weight: instance.weight });
-                }
-            }
-        }
-    }
-    found.sort_by(|a, b| a.key.cmp(&b.key));
-    found.dedup_by(|a, b| a.key == b.key);
-    found
-}
-
-fn is_same(old: &Cluster, found: &[Found]) -> bool {
-    old.endpoints.len() == found.len()
-        && old.endpoints.iter().zip(found).all(|(old, new)| {
-            *old.key() == new.key && old.weight() == new.weight && old.authority() == new.authority
-        })
-}
-
-fn cluster(
-    service: &ServiceSettings,
-    budget_share: f32,
-    found: &[Found],
-    old: Option<&Cluster>,
-    now: Instant,
-) -> Cluster {
-    let known: HashMap<&EndpointKey, &Endpoint> =
-        old.iter().flat_map(|old| &old.endpoints).map(|endpoint| (endpoint.key(), endpoint)).collect();
-    let endpoints: Vec<Endpoint> = found
-        .iter()
-        .map(|new| {
-            let state = known
-                .get(&new.key)
-                .map_or_else(|| Arc::new(EndpointState::new(now)), |old| Arc::clone(old.state()));
-            Endpoint::new(new.key.clone(), new.address, &new.authority, new.weight, state)
-        })
-        .collect();
-    Cluster {
-        name: Arc::from(service.name.as_str()),
-        balancer: LoadBalancer::compile(service.balance, &endpoints),
-        endpoints,
-        breaker: service.breaker.as_ref().map(CircuitBreaker::compile),
-        concurrency: ConcurrencyLimit::compile(service.max_inflight, old.map(|old| &old.concurrency)),
-        retry_budget: old
-            .map(|old| &old.retry_budget)
-            .filter(|budget| budget.matches(budget_share))
-            .map_or_else(|| Arc::new(RetryBudget::new(budget_share)), Arc::clone),
-        settings: service.clone(),
-    }
-}
-
-/// By service: its routes share its budget, and the most careful of them sets it.
-fn budget_shares(settings: &Settings) -> Vec<f32> {
-    let mut shares: Vec<Option<f32>> = vec![None; settings.services.len()];
-    for route in &settings.routes {
-        if let Some(share) = shares.get_mut(route.service) {
-            *share = Some(share.map_or(route.retry.budget, |known| known.min(route.retry.budget)));
-        }
-    }
-    shares.into_iter().map(|share| share.unwrap_or(RETRY_BUDGET_DEFAULT)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::load;
+    use crate::{clock, config::load, upstream::cluster::Cluster};
 
     fn settings(text: &str) -> Settings {
         let text = format!("version: 1\n{text}");

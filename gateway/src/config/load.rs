@@ -99,7 +99,8 @@ mod tests {
 
     use super::*;
     use crate::config::settings::{
-        Balance, EndpointSource, HeaderCondition, HostPattern, KeySource, RateLimitKey, RouteSettings,
+        Balance, ConsulSource, EndpointSource, HeaderCondition, HostPattern, KeySource, RateLimitKey,
+        RouteSettings,
     };
 
     const AUTH: &str = "auth: {main: {issuer: https://issuer.test, audience: api}}\n";
@@ -136,7 +137,7 @@ mod tests {
         assert_eq!((route.name.as_str(), route.timeout.total), ("/users/**", Duration::from_secs(15)));
         assert_eq!((route.retry.attempts, route.body_bytes_max), (1, Some(10 * 1024 * 1024)));
         let service = &settings.services[route.service];
-        let source = EndpointSource::Consul { name: "users".to_owned(), tag: None, datacenter: None };
+        let source = EndpointSource::Consul(ConsulSource::service("users"));
         assert_eq!((service.name.as_str(), &service.source), ("users", &source));
         assert!(service.breaker.is_some());
     }

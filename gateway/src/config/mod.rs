@@ -4,6 +4,7 @@
 //! mirrors the file with the place of each value, and `resolve` merges defaults, policies and routes into
 //! [`settings::Settings`]. `compile` makes the snapshot that workers run.
 
+mod clusters;
 pub mod compile;
 pub mod diagnostics;
 pub mod load;

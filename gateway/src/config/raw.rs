@@ -6,6 +6,7 @@
 
 pub(crate) mod auth;
 pub(crate) mod fields;
+pub(crate) mod instances;
 pub(crate) mod listen;
 pub(crate) mod pattern;
 pub(crate) mod route;
@@ -263,7 +264,8 @@ mod tests {
             &traffic::REWRITE,
             &traffic::HEADER_RULES,
             &service::SERVICE,
-            &service::CONSUL_NAME,
+            &instances::CONSUL,
+            &instances::SUBSET,
             &service::BREAKER,
             &service::POOL,
         ];

@@ -40,7 +40,7 @@ pub(super) fn resolve(
     }
     let routes = routes.settings;
     let services = services.settings;
-    let needs_consul = services.iter().any(|service| matches!(service.source, EndpointSource::Consul { .. }));
+    let needs_consul = services.iter().any(|service| matches!(service.source, EndpointSource::Consul(_)));
     Settings {
         workers: file.workers.unwrap_or(defaults.workers),
         listen: listen::resolve(&file.listen, &defaults, files, sink),

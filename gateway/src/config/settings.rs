@@ -4,9 +4,17 @@
 //! plain data: units are typed, names are checked, every field has its value. `config::resolve` is the only
 //! producer, `config::compile` the only consumer. Nothing here reads a file, a clock or the network.
 
-use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+use millgate_registry::WatchTarget;
 
 use super::diagnostics::Span;
 
@@ -169,8 +177,10 @@ pub struct RouteSettings {
     pub headers: Vec<HeaderCondition>,
     /// Overrides "most specific first"; higher wins.
     pub priority: i32,
-    /// Index into `Settings::services`.
+    /// Index into `Settings::services`; where there is a `split`, of its first part.
     pub service: usize,
+    /// Parts of the service (indexes into `Settings::services`) and their shares; empty = no split.
+    pub split: Vec<(usize, u32)>,
     /// Any of these providers (indexes into `Settings::auth`); empty = open.
     pub auth: Vec<usize>,
     pub require: RequireSettings,
@@ -307,9 +317,12 @@ pub struct HeaderRules {
     pub remove: Vec<HeaderName>,
 }
 
+/// One service that routes name, whole or a subset of it. What protects a service is shared by its subsets.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServiceSettings {
     pub name: String,
+    /// Only this part of its instances.
+    pub subset: Option<SubsetSettings>,
     pub source: EndpointSource,
     pub balance: Balance,
     /// `None` = off.
@@ -323,21 +336,80 @@ pub struct ServiceSettings {
 impl ServiceSettings {
     /// Equal in meaning: a service that only moved to another line of the file is the same.
     pub fn same_as(&self, other: &Self) -> bool {
-        let Self { name, source, balance, breaker, max_inflight, pool, span: _ } = self;
-        (name, source, balance, breaker, max_inflight, pool)
-            == (&other.name, &other.source, &other.balance, &other.breaker, &other.max_inflight, &other.pool)
+        *self == Self { span: self.span, ..other.clone() }
     }
+
+    /// Unique among all: `products`, or `products/canary` for a subset.
+    pub fn full_name(&self) -> Cow<'_, str> {
+        match &self.subset {
+            None => Cow::Borrowed(&self.name),
+            Some(subset) => Cow::Owned(format!("{}/{}", self.name, subset.name)),
+        }
+    }
+}
+
+/// One of `services.<name>.subsets`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubsetSettings {
+    pub name: String,
+    pub selector: Selector,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EndpointSource {
-    Consul {
-        name: String,
-        tag: Option<String>,
-        datacenter: Option<String>,
-    },
+    Consul(ConsulSource),
     /// `host:port` each; names are resolved off the request path.
     Hosts(Vec<String>),
+}
+
+impl EndpointSource {
+    /// What is watched in the registry, in order of preference; nothing for fixed hosts.
+    pub fn targets(&self) -> &[WatchTarget] {
+        match self {
+            Self::Consul(consul) => &consul.targets,
+            Self::Hosts(_) => &[],
+        }
+    }
+}
+
+/// Instances of a service in Consul.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsulSource {
+    /// One for each datacenter, never none: the first one with a routable instance serves.
+    pub targets: Vec<WatchTarget>,
+    pub selector: Selector,
+    pub policy: HealthPolicy,
+    /// Name of the tagged address to connect to; where an instance has none of it, its ordinary one.
+    pub address: Option<String>,
+}
+
+impl ConsulSource {
+    /// All routable instances of the service, in the agent's datacenter.
+    pub fn service(name: impl Into<String>) -> Self {
+        Self {
+            targets: vec![WatchTarget::service(name)],
+            selector: Selector::default(),
+            policy: HealthPolicy::default(),
+            address: None,
+        }
+    }
+}
+
+/// Which instances are meant: those with all of the tags and all of the meta pairs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Selector {
+    pub tags: Vec<String>,
+    pub meta: BTreeMap<String, String>,
+}
+
+/// Up to which status an instance gets requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HealthPolicy {
+    /// All checks pass.
+    Passing,
+    /// No check is critical, and the weight while warning is not 0.
+    #[default]
+    Warning,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -9,10 +9,11 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use millgate_registry::WatchTarget;
 use serde_json::{Value, json};
 
 use super::{metrics::Exporter, status::Status};
-use crate::{clock, policy::circuit_breaker, snapshot::Publisher};
+use crate::{clock, policy::circuit_breaker, snapshot::Publisher, upstream::cluster::Cluster};
 
 /// What the handlers read.
 pub struct Admin {
@@ -100,8 +101,8 @@ async fn services(State(admin): State<Arc<Admin>>) -> Json<Value> {
                 "breaker": breaker,
             })
         });
-        let target = super::discovery::target(&cluster.settings.source);
-        let watch = target.as_ref().and_then(|target| watches.get(target)).map(|stats| {
+        let target = cluster.watched();
+        let watch = target.and_then(|target| watches.get(target)).map(|stats| {
             json!({
                 "index": stats.index,
                 "state": format!("{:?}", stats.state).to_lowercase(),
@@ -115,12 +116,21 @@ async fn services(State(admin): State<Arc<Admin>>) -> Json<Value> {
         json!({
             "name": &*cluster.name,
             "source": if target.is_some() { "consul" } else { "hosts" },
+            "datacenter": target.and_then(|target| target.datacenter.as_deref()),
+            "failover": failover(cluster),
             "watch": watch,
             "in_flight": cluster.concurrency.in_flight(),
             "endpoints": endpoints.collect::<Vec<_>>(),
         })
     });
     Json(json!({ "services": services.collect::<Vec<_>>() }))
+}
+
+/// Where the service has `failover`: all its datacenters in order of preference; `null` is the agent's own.
+fn failover(cluster: &Cluster) -> Option<Value> {
+    let targets = cluster.settings.source.targets();
+    let shown = |(at, target): (usize, &WatchTarget)| json!({"datacenter": target.datacenter.as_deref(), "active": at == cluster.target});
+    (targets.len() > 1).then(|| targets.iter().enumerate().map(shown).collect())
 }
 
 async fn not_found() -> Response {

@@ -1,16 +1,15 @@
 //! Follows the registry for every service that a route names, and resolves host names off the request path.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
-    sync::Arc,
     time::Duration,
 };
 
-use millgate_registry::{Client, Instance, ServiceUpdate, WatchHandle, WatchOptions, WatchTarget, watch};
+use millgate_registry::{Client, ServiceUpdate, WatchHandle, WatchOptions, WatchTarget, watch};
 use tokio::sync::mpsc;
 
-use super::{event::Event, world::World};
+use super::{event::Event, selection, world::World};
 use crate::config::settings::{EndpointSource, Settings};
 
 /// Names are looked up again this often; the resolver does not tell how long an answer is valid.
@@ -127,40 +126,29 @@ impl Drop for Discovery {
     }
 }
 
-/// What a service is in the registry; `None` for fixed hosts.
-pub fn target(source: &EndpointSource) -> Option<WatchTarget> {
-    match source {
-        EndpointSource::Consul { name, datacenter, .. } => {
-            Some(WatchTarget { datacenter: datacenter.clone(), ..WatchTarget::service(name.as_str()) })
-        }
-        EndpointSource::Hosts(_) => None,
-    }
-}
-
-pub(super) fn targets(settings: &Settings) -> std::collections::BTreeSet<WatchTarget> {
-    settings.services.iter().filter_map(|service| target(&service.source)).collect()
+/// All that is to be watched, each once however many services select from it. Datacenters of `failover` are watched
+/// from the start: one blocking query more for each, and no request that waits for the first answer when they are
+/// needed.
+pub(super) fn targets(settings: &Settings) -> BTreeSet<WatchTarget> {
+    settings.services.iter().flat_map(|service| service.source.targets()).cloned().collect()
 }
 
 /// All `host:port` texts whose host is not an address.
-pub(super) fn names(settings: &Settings, world: &World) -> std::collections::BTreeSet<String> {
-    let hosts = settings.services.iter().filter_map(|service| match &service.source {
-        EndpointSource::Hosts(hosts) => Some(hosts.iter().cloned()),
-        EndpointSource::Consul { .. } => None,
-    });
-    let instances = world.instances.values().flat_map(|list: &Arc<[Instance]>| list.iter());
-    hosts
-        .flatten()
-        .chain(instances.map(host_port))
-        .filter(|name| name.parse::<SocketAddr>().is_err())
-        .collect()
-}
-
-/// `host:port` of an instance; IPv6 in brackets.
-pub fn host_port(instance: &Instance) -> String {
-    match instance.address.parse::<std::net::IpAddr>() {
-        Ok(address) => SocketAddr::new(address, instance.port).to_string(),
-        Err(_) => format!("{}:{}", instance.address, instance.port),
+pub(super) fn names(settings: &Settings, world: &World) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for service in &settings.services {
+        match &service.source {
+            EndpointSource::Hosts(hosts) => names.extend(hosts.iter().cloned()),
+            // Whatever their status: an instance that becomes healthy has its addresses at hand.
+            EndpointSource::Consul(source) => {
+                let known = source.targets.iter().filter_map(|target| world.instances.get(target));
+                let meant = known.flat_map(|list| list.iter()).filter(|i| selection::is_meant(service, i));
+                names.extend(meant.map(|instance| selection::host_port(source, instance)));
+            }
+        }
     }
+    names.retain(|name| name.parse::<SocketAddr>().is_err());
+    names
 }
 
 async fn look_up(name: String, events: mpsc::Sender<Event>) {

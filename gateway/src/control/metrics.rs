@@ -20,7 +20,6 @@ use prometheus::{
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
 use super::{
-    discovery,
     exposition::{Families, count},
     status::Status,
 };
@@ -155,9 +154,8 @@ impl Exporter {
 /// service may be followed by tag or datacenter.
 fn watches(out: &mut Families, snapshot: &Snapshot, stats: &BTreeMap<WatchTarget, WatchStats>) {
     let now = clock::now();
-    let watched = snapshot.clusters.iter().filter_map(|cluster| {
-        Some((&*cluster.name, stats.get(&discovery::target(&cluster.settings.source)?)?))
-    });
+    let watched =
+        snapshot.clusters.iter().filter_map(|cluster| Some((&*cluster.name, stats.get(cluster.watched()?)?)));
     let mut watched: Vec<(&str, &WatchStats)> = watched.collect();
     watched.sort_unstable_by_key(|(service, _)| *service);
     let mut age =
@@ -349,6 +347,13 @@ fn endpoints(out: &mut Families, snapshot: &Snapshot) {
     let mut family = out.gauge("millgate_requests_in_flight", "Requests in flight to a service");
     for cluster in &clusters {
         family.add(&[("service", &cluster.name)], f64::from(cluster.concurrency.in_flight()));
+    }
+    let mut family = out.gauge(
+        "millgate_failover_position",
+        "Datacenter that serves: 0 the service's own, else its place in `failover`",
+    );
+    for cluster in clusters.iter().filter(|cluster| cluster.settings.source.targets().len() > 1) {
+        family.add(&[("service", &cluster.name)], count(cluster.target as u64));
     }
     let small: Vec<_> = clusters.iter().filter(|c| c.endpoints.len() <= INSTANCE_SERIES_MAX).collect();
     let mut family = out.gauge("millgate_breaker_state", "Circuit breaker: 0 closed, 1 half-open, 2 open");

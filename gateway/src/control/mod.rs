@@ -9,11 +9,13 @@ pub mod discovery;
 mod drain;
 pub mod event;
 mod exposition;
+pub mod failover;
 pub mod files;
 pub mod keys;
 pub mod listen;
 pub mod metrics;
 mod reload;
+pub mod selection;
 pub mod status;
 pub mod world;
 
@@ -37,6 +39,7 @@ use self::{
     world::{ProviderKeys, World},
 };
 use crate::{
+    clock,
     config::{
         compile,
         load::Loaded,
@@ -111,12 +114,17 @@ impl Controller {
                 }
                 () = Drain::finish(&mut drain) => return,
                 _ = sweep.tick() => {
-                    let now = crate::clock::now();
+                    let now = clock::now();
                     for limit in self.publisher.load().table.routes.iter().flat_map(|route| &route.limits) {
                         limit.sweep(now);
                     }
                 }
-                _ = statistics.tick() => self.status.record_watches(background.discovery.watches()),
+                _ = statistics.tick() => {
+                    self.status.record_watches(background.discovery.watches());
+                    if self.world.is_move_due(clock::now()) {
+                        self.publish();
+                    }
+                }
             }
         }
     }
@@ -200,6 +208,9 @@ impl Controller {
     }
 
     fn publish_table(&mut self, table: Arc<RouteTable>) {
+        for moved in self.world.choose_datacenters(&self.settings, clock::now()) {
+            moved.log();
+        }
         let previous = self.publisher.load();
         let snapshot = compile::snapshot(&self.settings, table, &self.world, Some(&previous));
         self.publisher.publish(snapshot);

@@ -3,13 +3,17 @@
 //! Everything is held under what it was asked for, and forgotten when the settings no longer ask for it: keys
 //! above all, which must never verify a token for another source than their own.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Instant};
 
 use millgate_registry::{Instance, WatchTarget};
 
-use super::discovery;
+use super::{
+    discovery,
+    failover::{Failover, Moved},
+    selection,
+};
 use crate::{
-    config::settings::{AuthSettings, EndpointSource, KeySource, Settings},
+    config::settings::{AuthSettings, ConsulSource, EndpointSource, KeySource, ServiceSettings, Settings},
     policy::jwt::KeySet,
 };
 
@@ -22,6 +26,8 @@ pub struct World {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     keys: HashMap<Arc<str>, ProviderKeys>,
     keys_generation: u64,
+    /// By the service's full name, of those that have several datacenters.
+    failovers: HashMap<String, Failover>,
 }
 
 /// One provider's keys, and where they are from.
@@ -32,16 +38,73 @@ pub struct ProviderKeys {
 }
 
 impl World {
-    /// Has every service been heard of, even if only that it has no instance?
+    /// Has every service been heard of, even if only that it has no instance? Of the datacenters of a service that has
+    /// several, its first must be, or one that can serve in its place.
     pub fn knows_all(&self, settings: &Settings) -> bool {
         settings.services.iter().all(|service| match &service.source {
             EndpointSource::Hosts(hosts) => hosts
                 .iter()
                 .all(|host| host.parse::<SocketAddr>().is_ok() || self.resolved.contains_key(host)),
-            source @ EndpointSource::Consul { .. } => {
-                discovery::target(source).is_some_and(|target| self.instances.contains_key(&target))
+            EndpointSource::Consul(source) => {
+                source.targets.first().is_some_and(|first| self.instances.contains_key(first))
+                    || (0..source.targets.len()).any(|at| self.has_endpoint(service, source, at))
             }
         })
+    }
+
+    /// Which of a service's datacenters serves: an index into its source's targets.
+    pub fn datacenter_of(&self, service: &ServiceSettings) -> usize {
+        match &service.source {
+            source if source.targets().len() < 2 => 0,
+            _ => self.failovers.get(&*service.full_name()).map_or(0, Failover::active),
+        }
+    }
+
+    /// Decides anew which datacenter serves each service that has several. Returns what changed.
+    pub fn choose_datacenters(&mut self, settings: &Settings, now: Instant) -> Vec<Moved> {
+        let mut failovers = std::mem::take(&mut self.failovers);
+        let mut moves = Vec::new();
+        for service in &settings.services {
+            let EndpointSource::Consul(source) = &service.source else { continue };
+            if source.targets.len() < 2 {
+                continue;
+            }
+            let can_serve = |at: usize| {
+                let target = source.targets.get(at)?;
+                self.instances.get(target).map(|_| self.has_endpoint(service, source, at))
+            };
+            let known: Vec<Option<bool>> = (0..source.targets.len()).map(can_serve).collect();
+            let name = service.full_name().into_owned();
+            let failover = failovers.entry(name.clone()).or_default();
+            let from = failover.active();
+            if failover.choose(&known, now) {
+                let datacenter = |at: usize| source.targets.get(at).and_then(|t| t.datacenter.clone());
+                let to = failover.active();
+                moves.push(Moved {
+                    service: name,
+                    from: datacenter(from),
+                    to: datacenter(to),
+                    is_return: to < from,
+                });
+            }
+        }
+        self.failovers = failovers;
+        moves
+    }
+
+    /// Is a return to a preferred datacenter due that nothing else than time was needed for?
+    pub fn is_move_due(&self, now: Instant) -> bool {
+        self.failovers.values().any(|failover| failover.is_due(now))
+    }
+
+    fn has_endpoint(&self, service: &ServiceSettings, source: &ConsulSource, at: usize) -> bool {
+        selection::routable(service, source, self, at)
+            .any(|instance| self.has_address(&selection::host_port(source, instance)))
+    }
+
+    fn has_address(&self, host_port: &str) -> bool {
+        host_port.parse::<SocketAddr>().is_ok()
+            || self.resolved.get(host_port).is_some_and(|found| !found.is_empty())
     }
 
     /// The keys that verify a provider's tokens: those of its own source.
@@ -87,11 +150,19 @@ impl World {
         if !is_same_auth || old.claims_asked_for() != new.claims_asked_for() {
             self.keys_generation += 1;
         }
+        self.failovers.retain(|name, _| {
+            let source = source_of(new, name);
+            source.is_some() && source == source_of(old, name)
+        });
         let targets = discovery::targets(new);
         self.instances.retain(|target, _| targets.contains(target));
         let names = discovery::names(new, self);
         self.resolved.retain(|name, _| names.contains(name));
     }
+}
+
+fn source_of<'a>(settings: &'a Settings, full_name: &str) -> Option<&'a EndpointSource> {
+    settings.services.iter().find(|service| service.full_name() == full_name).map(|service| &service.source)
 }
 
 #[cfg(test)]

@@ -36,6 +36,19 @@ pub struct Plan<'a> {
     pub route: &'a Route,
 }
 
+impl<'a> Plan<'a> {
+    /// The service, or the subset of it whose turn it is. Attempts of one request stay there.
+    fn cluster(&self, exchange: &Exchange) -> Option<&'a Rc<LocalCluster>> {
+        let clusters = &self.snapshot.clusters;
+        let Some(split) = &self.route.split else { return clusters.get(self.route.cluster) };
+        let now = exchange.started;
+        let can_be_asked = |at: usize| clusters.get(at).is_some_and(|c| c.shared.can_be_asked(now));
+        let picked = split.pick(can_be_asked, &mut *exchange.worker().rng.borrow_mut());
+        // If none can be asked, the first one says why.
+        clusters.get(picked.unwrap_or(self.route.cluster))
+    }
+}
+
 /// The upstream's answer, and what must live as long as its body.
 pub struct Answered {
     pub response: Response<Incoming>,
@@ -61,7 +74,7 @@ pub async fn run(
     upload: Option<&Rc<Upload>>,
     exchange: &mut Exchange,
 ) -> Result<Answered, Error> {
-    let cluster = plan.snapshot.clusters.get(plan.route.cluster).ok_or(Error::NoHealthyEndpoint)?;
+    let cluster = plan.cluster(exchange).ok_or(Error::NoHealthyEndpoint)?;
     let in_flight = cluster.shared.concurrency.check().map_err(|_| Error::Overloaded)?;
     cluster.shared.retry_budget.deposit();
     let deadline = plan.route.timeouts.apply(exchange.started);

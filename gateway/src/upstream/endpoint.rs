@@ -19,25 +19,33 @@ use crate::policy::circuit_breaker::BreakerState;
 /// What makes an endpoint the same one in the next snapshot: its address and, if the registry knows one, the
 /// instance behind it. A new instance at an old address starts with a clean record.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EndpointKey(Box<str>);
+pub struct EndpointKey {
+    /// `address#id`, or only the address.
+    text: Box<str>,
+    /// Datacenter and node of the instance: its id is unique only there.
+    node: Option<(Box<str>, Box<str>)>,
+}
 
 impl EndpointKey {
-    /// `address` as registered or written, `host:port`.
-    pub fn new(address: &str, instance: Option<&str>) -> Self {
-        Self(match instance {
-            Some(instance) => format!("{address}#{instance}").into(),
-            None => address.into(),
-        })
+    /// Of an address that the configuration names.
+    pub fn address(address: SocketAddr) -> Self {
+        Self { text: address.to_string().into(), node: None }
     }
 
+    /// Of an instance in the registry: datacenter, node and id.
+    pub fn instance(address: SocketAddr, (datacenter, node, id): (&str, &str, &str)) -> Self {
+        Self { text: format!("{address}#{id}").into(), node: Some((datacenter.into(), node.into())) }
+    }
+
+    /// The endpoint's name for people: unique in its cluster.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
 impl fmt::Display for EndpointKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -158,19 +166,22 @@ mod tests {
 
     #[test]
     fn another_instance_at_the_same_address_is_another_endpoint() {
-        let address = "10.0.0.1:8080";
-        assert_eq!(EndpointKey::new(address, Some("a")), EndpointKey::new(address, Some("a")));
-        assert_ne!(EndpointKey::new(address, Some("a")), EndpointKey::new(address, Some("b")));
-        assert_ne!(EndpointKey::new(address, Some("a")), EndpointKey::new(address, None));
-        assert_eq!(EndpointKey::new(address, Some("a")).to_string(), "10.0.0.1:8080#a");
+        let address = SocketAddr::from(([10, 0, 0, 1], 8080));
+        let key = EndpointKey::instance(address, ("dc1", "n1", "a"));
+        assert_eq!(key, EndpointKey::instance(address, ("dc1", "n1", "a")));
+        for other in [("dc1", "n1", "b"), ("dc1", "n2", "a"), ("dc2", "n1", "a")] {
+            assert_ne!(key, EndpointKey::instance(address, other));
+        }
+        assert_ne!(key, EndpointKey::address(address));
+        assert_eq!(key.to_string(), "10.0.0.1:8080#a");
     }
 
     #[test]
     fn a_weight_is_held_to_its_bounds() {
         for (given, held) in [(0, 1), (1, 1), (WEIGHT_MAX, WEIGHT_MAX), (u32::MAX, WEIGHT_MAX)] {
             let state = Arc::new(EndpointState::new(Instant::now()));
-            let key = EndpointKey::new("10.0.0.1:80", None);
-            let endpoint = Endpoint::new(key, ([10, 0, 0, 1], 80).into(), "users", given, state);
+            let address = ([10, 0, 0, 1], 80).into();
+            let endpoint = Endpoint::new(EndpointKey::address(address), address, "users", given, state);
             assert_eq!(endpoint.weight(), held);
         }
     }

@@ -246,10 +246,10 @@ mod tests {
         (1_u16..)
             .zip(weights)
             .map(|(port, &weight)| {
-                let key = EndpointKey::new(&format!("10.0.0.1:{port}"), None);
+                let address = ([10, 0, 0, 1], port).into();
                 Endpoint::new(
-                    key,
-                    ([10, 0, 0, 1], port).into(),
+                    EndpointKey::address(address),
+                    address,
                     "users",
                     weight,
                     Arc::new(EndpointState::new(now)),

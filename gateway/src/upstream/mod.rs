@@ -7,3 +7,4 @@ pub mod load_balancer;
 pub mod pool;
 pub mod read_size;
 mod spare;
+pub mod split;

@@ -10,7 +10,7 @@ use super::{
     is_word,
     pattern::{PathPattern, host_pattern, method, path_pattern},
     traffic::{BodyLimit, HeaderRules, RateLimit, Retry, Rewrite, Timeout, header_value, read_rate_limits},
-    tree::{At, Node, Value},
+    tree::{At, Entry, Node, Value},
 };
 use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, Span, code},
@@ -68,6 +68,9 @@ pub(crate) struct Route {
     pub(crate) headers: Vec<HeaderCondition>,
     pub(crate) priority: Option<i32>,
     pub(crate) service: Option<At<String>>,
+    pub(crate) subset: Option<At<String>>,
+    /// Subsets of the service, and their shares.
+    pub(crate) split: Option<Vec<(At<String>, u32)>>,
     pub(crate) uses: Vec<At<String>>,
     pub(crate) own: Policy,
     /// Where the route begins.
@@ -123,6 +126,8 @@ impl Route {
             headers: read_conditions(&fields, sink),
             priority: fields.plain("priority", sink, |text| count(text, -1000..=1000)),
             service: read_service(&fields, sink),
+            subset: fields.value("subset", sink, name),
+            split: read_split(&fields, sink),
             uses: fields.values("use", sink, some_text).unwrap_or_default(),
             own,
             span: node.span,
@@ -154,11 +159,45 @@ fn read_service(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<At<String
         sink.push(
             not_supported(node.span, "a weighted split over several services")
                 .label("")
-                .help("name one service"),
+                .help("name one service; `split` shares its requests among its `subsets`"),
         );
         return None;
     }
     value(node, "service", sink, name)
+}
+
+fn read_split(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<Vec<(At<String>, u32)>> {
+    let Entry { key: At { span, .. }, value: node } = fields.entry("split")?;
+    let span = *span;
+    let entries = named_entries(node, "`split`", sink);
+    if let Some(subset) = fields.entry("subset") {
+        sink.push(
+            Diagnostic::error(code::CONFLICT, span, "`subset` and `split` exclude each other")
+                .label("shares of several subsets")
+                .related(subset.key.span, "one of them gets everything"),
+        );
+    }
+    let mut parts = Vec::new();
+    for entry in entries {
+        if let Some(weight) = value(&entry.value, "split", sink, |text| count(text, 0..=SPLIT_WEIGHT_MAX)) {
+            parts.push((entry.key.clone(), weight.value));
+        }
+    }
+    let message = if parts.len() > SPLIT_MAX {
+        format!("`split` has more than {SPLIT_MAX} subsets")
+    } else if parts.iter().all(|(_, weight)| *weight == 0) {
+        "`split` gives nobody a share".to_owned()
+    } else {
+        return Some(parts);
+    };
+    // Where a share could not be read, that is the finding.
+    if parts.len() == entries.len() {
+        sink.push(
+            Diagnostic::error(code::OUT_OF_RANGE, span, message)
+                .help("write subsets with their shares: `split: {v1: 95, canary: 5}`"),
+        );
+    }
+    None
 }
 
 /// A `headers` map whose values are maps holds rules (`request`, `response`); one of plain values holds conditions.
@@ -254,6 +293,11 @@ fn read_access_log(node: &Node, sink: &mut Diagnostics) -> Option<bool> {
     value(node, "access_log", sink, boolean).map(|at| at.value)
 }
 
+/// Every request of such a route looks at all of them.
+const SPLIT_MAX: usize = 16;
+/// A share of one in a hundred thousand is as fine as a test can tell.
+const SPLIT_WEIGHT_MAX: u32 = 100_000;
+
 macro_rules! with_policy_fields {
     ($($own:literal),*) => {
         &[$($own,)* "auth", "require", "rate_limit", "timeout", "retry", "body_limit", "rewrite", "headers", "access_log"]
@@ -271,6 +315,8 @@ pub(crate) static ROUTE: Known = Known {
         "name",
         "priority",
         "service",
+        "subset",
+        "split",
         "use"
     ],
     later: &["query", "redirect", "respond", "mirror", "cors", "compress", "upgrade", "buffer"],

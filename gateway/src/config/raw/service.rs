@@ -3,32 +3,28 @@
 use std::time::Duration;
 
 use super::{
-    fields::{Fields, Known, choice, name, one_or_many, some_text},
+    Named,
+    fields::{Fields, Known, choice, one_or_many},
+    instances::{Consul, read_subsets},
     is_word,
     listen::{millis, minutes},
     tree::{At, Node},
 };
 use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, code},
-    settings::Balance,
+    settings::{Balance, Selector},
     units::{Invalid, count, duration_in, share_per_mille},
 };
 
 #[derive(Debug, Default)]
 pub(crate) struct Service {
-    pub(crate) consul: Option<ConsulName>,
+    pub(crate) consul: Option<Consul>,
+    pub(crate) subsets: Vec<Named<Selector>>,
     pub(crate) hosts: Option<Vec<String>>,
     pub(crate) balance: Option<Balance>,
     pub(crate) breaker: Option<Breaker>,
     pub(crate) max_inflight: Option<u32>,
     pub(crate) pool: Pool,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct ConsulName {
-    pub(crate) name: Option<String>,
-    pub(crate) tag: Option<String>,
-    pub(crate) datacenter: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -51,35 +47,28 @@ pub(crate) struct Pool {
 impl Service {
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
         let Some(fields) = Fields::of(node, &SERVICE, sink) else { return Self::default() };
-        if let (Some(consul), Some(hosts)) = (fields.entry("consul"), fields.entry("hosts")) {
-            sink.push(
-                Diagnostic::error(code::CONFLICT, hosts.key.span, "`consul` and `hosts` exclude each other")
-                    .label("a service has fixed addresses, or Consul knows them")
-                    .related(consul.key.span, "the other one"),
-            );
+        for of_consul in ["consul", "subsets"] {
+            if let (Some(other), Some(hosts)) = (fields.entry(of_consul), fields.entry("hosts")) {
+                let message = format!("`{of_consul}` and `hosts` exclude each other");
+                sink.push(
+                    Diagnostic::error(code::CONFLICT, hosts.key.span, message)
+                        .label("a service has fixed addresses, or Consul knows them")
+                        .related(other.key.span, "the other one"),
+                );
+            }
         }
         fields.plain("protocol", sink, |text| {
             choice(text, &[("http", ())], &["h2c", "https", "grpc", "grpcs"])
         });
         Self {
-            consul: fields.get("consul").and_then(|node| ConsulName::read(node, sink)),
+            consul: fields.get("consul").and_then(|node| Consul::read(node, sink)),
+            subsets: fields.get("subsets").map(|node| read_subsets(node, sink)).unwrap_or_default(),
             hosts: read_hosts(&fields, sink),
             balance: fields.plain("balance", sink, balance),
             breaker: fields.get("breaker").map(|node| Breaker::read(node, sink)),
             max_inflight: fields.plain("max_inflight", sink, |t| count(t, 1..=1_000_000)),
             pool: fields.get("pool").map(|node| Pool::read(node, sink)).unwrap_or_default(),
         }
-    }
-}
-
-impl ConsulName {
-    fn read(node: &Node, sink: &mut Diagnostics) -> Option<Self> {
-        let fields = Fields::of(node, &CONSUL_NAME, sink)?;
-        Some(Self {
-            name: fields.plain("name", sink, name),
-            tag: fields.plain("tag", sink, some_text),
-            datacenter: fields.plain("datacenter", sink, name),
-        })
     }
 }
 
@@ -174,11 +163,9 @@ fn balance(text: &str) -> Result<Balance, Invalid> {
 pub(crate) static SERVICE: Known = Known {
     what: "a service",
     prefix: "",
-    fields: &["consul", "hosts", "protocol", "balance", "breaker", "max_inflight", "pool"],
+    fields: &["consul", "subsets", "hosts", "protocol", "balance", "breaker", "max_inflight", "pool"],
     later: &["health", "queue", "tls"],
 };
-pub(crate) static CONSUL_NAME: Known =
-    Known { what: "`consul`", prefix: "consul.", fields: &["name", "tag", "datacenter"], later: &[] };
 pub(crate) static BREAKER: Known = Known {
     what: "`breaker`",
     prefix: "breaker.",

@@ -47,13 +47,13 @@ impl<'a> Routes<'a> {
         let policy = self.merged(route, sink);
         let place = route.path.as_ref().map_or(route.span, |path| path.span);
         let auth = self.providers(&policy, place, sink);
-        let service = route.service.as_ref().map(|name| services.index(name));
+        let destination = destination(route, services, sink);
         let require = resolve_require(&policy, auth.as_deref(), place, sink);
         let rate_limits = resolve_rate_limits(&policy, auth.as_deref(), place, sink);
         let Some(At { value: pattern, span }) = &route.path else { return };
         let methods = methods_of(route, pattern, *span, sink);
         let name = self.name_of(route, &methods, &pattern.path, *span, sink);
-        let Some(service) = service else { return };
+        let Some((service, split)) = destination else { return };
         self.settings.push(RouteSettings {
             name,
             methods,
@@ -62,6 +62,7 @@ impl<'a> Routes<'a> {
             headers: route.headers.clone(),
             priority: route.priority.unwrap_or(0),
             service,
+            split,
             auth: auth.unwrap_or_default(),
             require,
             rate_limits,
@@ -158,6 +159,24 @@ impl<'a> Routes<'a> {
     }
 }
 
+/// The service, or the parts of it that share the requests. `None`: not known, because of an error that is reported.
+fn destination(
+    route: &Route,
+    services: &mut Services<'_>,
+    sink: &mut Diagnostics,
+) -> Option<(usize, Vec<(usize, u32)>)> {
+    let name = route.service.as_ref()?;
+    let Some(split) = &route.split else {
+        return Some((services.index(name, route.subset.as_ref(), sink)?, Vec::new()));
+    };
+    let parts = split.iter();
+    // All of them are looked up, so that all errors are found.
+    let parts: Vec<Option<(usize, u32)>> =
+        parts.map(|(subset, weight)| Some((services.index(name, Some(subset), sink)?, *weight))).collect();
+    let parts: Vec<(usize, u32)> = parts.into_iter().collect::<Option<_>>()?;
+    Some((parts.first()?.0, parts))
+}
+
 /// `GET|HEAD shop.example/products/** [x-beta=1]`: what the route matches, as one would say it.
 fn made_name(route: &Route, methods: &[Method], path: &str) -> String {
     let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
@@ -201,14 +220,22 @@ fn route_without_auth(place: Span, provider: &str) -> Diagnostic {
         ))
 }
 
-fn unknown_name<'a>(what: &str, name: &At<String>, known: impl Iterator<Item = &'a str>) -> Diagnostic {
+pub(super) fn unknown_name<'a>(
+    what: &str,
+    name: &At<String>,
+    known: impl Iterator<Item = &'a str>,
+) -> Diagnostic {
     let known: Vec<&str> = known.collect();
     let finding =
         Diagnostic::error(code::UNKNOWN_NAME, name.span, format!("there is no {what} of this name"));
     match did_you_mean(&name.value, known.iter().copied()) {
         Some(word) => finding.label(format!("did you mean `{word}`?")),
         None if known.is_empty() => {
-            let section = if what == "policy" { "policies" } else { "auth" };
+            let section = match what {
+                "policy" => "policies",
+                "subset" => "subsets",
+                _ => "auth",
+            };
             finding.label("unknown name").help(format!("this file has no `{section}` section"))
         }
         None => finding.label("unknown name").help(format!("known are {}", quoted_list(&known))),

@@ -2,21 +2,27 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{defaults::Defaults, ratio};
+use millgate_registry::WatchTarget;
+
+use super::{defaults::Defaults, ratio, route::unknown_name};
 use crate::config::{
-    diagnostics::Span,
+    diagnostics::{Diagnostics, Span},
     raw::{
         Named,
+        instances::Consul,
         service::{Breaker, Pool, Service},
         tree::At,
     },
-    settings::{BreakerSettings, EndpointSource, PoolSettings, ServiceSettings},
+    settings::{
+        BreakerSettings, ConsulSource, EndpointSource, PoolSettings, ServiceSettings, SubsetSettings,
+    },
 };
 
 pub(super) struct Services<'a> {
     raw: &'a [Named<Service>],
     defaults: &'a Defaults,
-    index: HashMap<String, usize>,
+    /// By name and subset.
+    index: HashMap<(String, Option<String>), usize>,
     pub(super) settings: Vec<ServiceSettings>,
 }
 
@@ -25,46 +31,87 @@ impl<'a> Services<'a> {
         Self { raw, defaults, index: HashMap::new(), settings: Vec::new() }
     }
 
-    /// The index of a service that a route names. Without an entry it is the Consul service of that name.
-    pub(super) fn index(&mut self, name: &At<String>) -> usize {
-        if let Some(index) = self.index.get(&name.value) {
-            return *index;
+    /// The index of a service that a route names, or of a subset of it. Without an entry it is the Consul service of
+    /// that name. `None`: it has no such subset, which is reported.
+    pub(super) fn index(
+        &mut self,
+        name: &At<String>,
+        subset: Option<&At<String>>,
+        sink: &mut Diagnostics,
+    ) -> Option<usize> {
+        let key = (name.value.clone(), subset.map(|subset| subset.value.clone()));
+        if let Some(index) = self.index.get(&key) {
+            return Some(*index);
         }
         let absent = Service::default();
         let entry = self.raw.iter().find(|entry| entry.name.value == name.value);
-        let settings = match entry {
-            Some(entry) => resolve(&name.value, &entry.value, entry.name.span, self.defaults),
-            None => resolve(&name.value, &absent, name.span, self.defaults),
-        };
+        let (raw, span) = entry.map_or((&absent, name.span), |entry| (&entry.value, entry.name.span));
+        let mut settings = resolve(&name.value, raw, span, self.defaults);
+        if let Some(subset) = subset {
+            settings.subset = Some(find_subset(&name.value, raw, subset, sink)?);
+        }
         let index = self.settings.len();
         self.settings.push(settings);
-        self.index.insert(name.value.clone(), index);
-        index
+        self.index.insert(key, index);
+        Some(index)
     }
 
     pub(super) fn used_names(&self) -> HashSet<String> {
-        self.index.keys().cloned().collect()
+        self.index.keys().map(|(name, _)| name.clone()).collect()
     }
+}
+
+fn find_subset(
+    service: &str,
+    raw: &Service,
+    subset: &At<String>,
+    sink: &mut Diagnostics,
+) -> Option<SubsetSettings> {
+    if let Some(found) = raw.subsets.iter().find(|entry| entry.name.value == subset.value) {
+        return Some(SubsetSettings { name: subset.value.clone(), selector: found.value.clone() });
+    }
+    let known = raw.subsets.iter().map(|entry| entry.name.value.as_str());
+    let mut finding = unknown_name("subset", subset, known);
+    if raw.subsets.is_empty() {
+        let example = format!("services: {{{service}: {{subsets: {{{0}: {{tag: {0}}}}}}}}}", subset.value);
+        finding = finding.help(format!("the service has no `subsets`; add some, such as `{example}`"));
+    }
+    sink.push(finding);
+    None
 }
 
 fn resolve(name: &str, raw: &Service, span: Span, defaults: &Defaults) -> ServiceSettings {
     let source = match (&raw.hosts, &raw.consul) {
         (Some(hosts), _) => EndpointSource::Hosts(hosts.clone()),
-        (None, Some(consul)) => EndpointSource::Consul {
-            name: consul.name.clone().unwrap_or_else(|| name.to_owned()),
-            tag: consul.tag.clone(),
-            datacenter: consul.datacenter.clone(),
-        },
-        (None, None) => EndpointSource::Consul { name: name.to_owned(), tag: None, datacenter: None },
+        (None, Some(consul)) => EndpointSource::Consul(resolve_consul(name, consul)),
+        (None, None) => EndpointSource::Consul(ConsulSource::service(name)),
     };
     ServiceSettings {
         name: name.to_owned(),
+        subset: None,
         source,
         balance: raw.balance.unwrap_or_default(),
         breaker: resolve_breaker(raw.breaker.as_ref(), &defaults.breaker),
         max_inflight: raw.max_inflight.unwrap_or(defaults.max_inflight),
         pool: resolve_pool(&raw.pool, &defaults.pool),
         span,
+    }
+}
+
+fn resolve_consul(name: &str, raw: &Consul) -> ConsulSource {
+    let target = |datacenter: Option<&String>| WatchTarget {
+        service: raw.name.as_deref().unwrap_or(name).to_owned(),
+        datacenter: datacenter.cloned(),
+        namespace: raw.namespace.clone(),
+        partition: raw.partition.clone(),
+        only_passing: raw.only_passing,
+    };
+    let first = target(raw.datacenter.as_ref());
+    ConsulSource {
+        targets: std::iter::once(first).chain(raw.failover.iter().map(|dc| target(Some(dc)))).collect(),
+        selector: raw.selector.clone(),
+        policy: raw.policy.unwrap_or_default(),
+        address: raw.address.clone(),
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) fn route(spec: &str) -> RouteSettings {
         headers: vec![],
         priority: 0,
         service: 0,
+        split: Vec::new(),
         auth: vec![],
         require: RequireSettings::default(),
         rate_limits: vec![],

@@ -1,0 +1,124 @@
+//! Which of the registry's instances a service means, which of them may be asked, and by which address.
+//!
+//! Selecting is done here and not in the query, so that any number of services, subsets and policies share one watch,
+//! and an instance that is left out can still be told from one that is gone.
+
+use std::net::{IpAddr, SocketAddr};
+
+use millgate_registry::{Instance, Status};
+
+use super::world::World;
+use crate::config::settings::{ConsulSource, EndpointSource, HealthPolicy, Selector, ServiceSettings};
+
+/// Is this one of the service's instances, healthy or not? By tags and meta, its subset's included.
+pub fn is_meant(service: &ServiceSettings, instance: &Instance) -> bool {
+    let EndpointSource::Consul(source) = &service.source else { return false };
+    let subset = service.subset.as_ref().map(|subset| &subset.selector);
+    std::iter::once(&source.selector).chain(subset).all(|selector| selects(selector, instance))
+}
+
+/// The service's instances in one of its datacenters (an index into the source's targets) that may be asked.
+pub fn routable<'a>(
+    service: &'a ServiceSettings,
+    source: &'a ConsulSource,
+    world: &'a World,
+    at: usize,
+) -> impl Iterator<Item = &'a Instance> {
+    let known = source.targets.get(at).and_then(|target| world.instances.get(target));
+    known
+        .into_iter()
+        .flat_map(|list| list.iter())
+        .filter(|instance| allows(source.policy, instance) && is_meant(service, instance))
+}
+
+/// Where the service reaches this instance: `host:port`; IPv6 in brackets.
+pub fn host_port(source: &ConsulSource, instance: &Instance) -> String {
+    let (address, port) = instance.reached_by(source.address.as_deref());
+    match address.parse::<IpAddr>() {
+        Ok(address) => SocketAddr::new(address, port).to_string(),
+        Err(_) => format!("{address}:{port}"),
+    }
+}
+
+fn selects(selector: &Selector, instance: &Instance) -> bool {
+    selector.tags.iter().all(|tag| instance.has_tag(tag))
+        && selector.meta.iter().all(|(key, value)| instance.meta.get(key) == Some(value))
+}
+
+fn allows(policy: HealthPolicy, instance: &Instance) -> bool {
+    match policy {
+        HealthPolicy::Passing => instance.status == Status::Passing,
+        HealthPolicy::Warning => instance.is_routable(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use millgate_registry::TaggedAddress;
+
+    use super::*;
+
+    fn instance(tags: &[&str], meta: &[(&str, &str)]) -> Instance {
+        let text = |text: &&str| (*text).to_owned();
+        Instance {
+            datacenter: "dc1".to_owned(),
+            node: "n1".to_owned(),
+            id: "a".to_owned(),
+            address: "2001:db8::1".to_owned(),
+            port: 80,
+            tagged_addresses: BTreeMap::from([(
+                "wan".to_owned(),
+                TaggedAddress { address: "api.example".to_owned(), port: 8080 },
+            )]),
+            weight: 1,
+            status: Status::Passing,
+            tags: tags.iter().map(text).collect(),
+            meta: meta.iter().map(|(key, value)| (text(key), text(value))).collect(),
+        }
+    }
+
+    fn selector(tags: &[&str], meta: &[(&str, &str)]) -> Selector {
+        let Instance { tags, meta, .. } = instance(tags, meta);
+        Selector { tags, meta }
+    }
+
+    #[test]
+    fn every_tag_and_every_meta_pair_must_be_there() {
+        let one = instance(&["v2", "eu"], &[("version", "2"), ("tier", "gold")]);
+        for (tags, meta, selected) in [
+            (&[][..], &[][..], true),
+            (&["eu"], &[], true),
+            (&["eu", "v2"], &[("version", "2")], true),
+            (&["eu", "v1"], &[], false),
+            (&[], &[("version", "20")], false),
+            (&[], &[("zone", "2")], false),
+        ] {
+            assert_eq!(selects(&selector(tags, meta), &one), selected, "{tags:?} {meta:?}");
+        }
+    }
+
+    #[test]
+    fn the_policy_says_whether_a_warning_is_good_enough() {
+        let at = |status, weight| Instance { status, weight, ..instance(&[], &[]) };
+        for (instance, passing, warning) in [
+            (at(Status::Passing, 1), true, true),
+            (at(Status::Warning, 1), false, true),
+            (at(Status::Warning, 0), false, false),
+            (at(Status::Critical, 1), false, false),
+            (at(Status::Maintenance, 1), false, false),
+        ] {
+            assert_eq!(allows(HealthPolicy::Passing, &instance), passing, "{:?}", instance.status);
+            assert_eq!(allows(HealthPolicy::Warning, &instance), warning, "{:?}", instance.status);
+        }
+    }
+
+    #[test]
+    fn an_address_is_the_tagged_one_if_the_instance_has_it() {
+        let by = |name: &str| ConsulSource { address: Some(name.to_owned()), ..ConsulSource::service("a") };
+        assert_eq!(host_port(&ConsulSource::service("a"), &instance(&[], &[])), "[2001:db8::1]:80");
+        assert_eq!(host_port(&by("wan"), &instance(&[], &[])), "api.example:8080");
+        assert_eq!(host_port(&by("lan"), &instance(&[], &[])), "[2001:db8::1]:80");
+    }
+}
