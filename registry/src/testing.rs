@@ -8,16 +8,19 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{HeaderMap, Method};
 use rand::RngExt;
 use tokio::time::Instant;
 
-use crate::{Client, ClientConfig, HttpClient, HttpOptions};
+use crate::{Client, ClientConfig, HttpClient, HttpOptions, QueryOptions};
 
 /// `consul agent -dev` on free ports of the loopback interface; killed on drop. State lives in its memory, so
 /// a restart begins with an empty catalog and a low index.
 #[derive(Debug)]
 pub struct ConsulProcess {
     binary: PathBuf,
+    datacenter: &'static str,
     ports: [u16; 4],
     child: Option<Child>,
 }
@@ -29,12 +32,40 @@ impl ConsulProcess {
     /// # Panics
     /// If the agent does not come up, or there is no binary although `MILLGATE_REQUIRE_SERVERS=1`.
     pub async fn start() -> Option<Self> {
+        Self::start_in("dc1").await
+    }
+
+    /// Two agents that know each other: of `dc1` and of `dc2`.
+    ///
+    /// # Panics
+    /// As [`ConsulProcess::start`], and if they do not come together.
+    pub async fn start_federation() -> Option<[Self; 2]> {
+        let (first, second) = tokio::join!(Self::start_in("dc1"), Self::start_in("dc2"));
+        let (first, second) = (first?, second?);
+        let join = format!("{}/v1/agent/join/127.0.0.1:{}?wan=1", second.url(), first.ports[3]);
+        let http = HttpClient::new(&HttpOptions::default()).expect("a client without options");
+        let (headers, nothing) = (HeaderMap::new(), Bytes::new());
+        let joined = http.send(Method::PUT, &join, headers, nothing, START_TIMEOUT, NODES_BYTES_MAX).await;
+        assert!(joined.as_ref().is_ok_and(|answer| answer.status == 200), "no federation: {joined:?}");
+        for (agent, other) in [(&first, "dc2"), (&second, "dc1")] {
+            let client = Client::new(ClientConfig::new(agent.url())).expect("an address of our own");
+            let there = QueryOptions { datacenter: Some(other.to_owned()), ..QueryOptions::default() };
+            let give_up = Instant::now() + START_TIMEOUT;
+            while client.health_service("consul", &there).await.is_err() {
+                assert!(Instant::now() < give_up, "{other} is not reached within {START_TIMEOUT:?}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        Some([first, second])
+    }
+
+    async fn start_in(datacenter: &'static str) -> Option<Self> {
         let binary = find_binary()?;
         let mut failure = String::new();
         // A port that was free may be taken a moment later.
         for _ in 0..START_ATTEMPTS {
             let ports = std::array::from_fn(|_| restartable_port());
-            let mut process = Self { binary: binary.clone(), ports, child: None };
+            let mut process = Self { binary: binary.clone(), datacenter, ports, child: None };
             match process.run().await {
                 Ok(()) => return Some(process),
                 Err(why) => failure = why,
@@ -76,7 +107,8 @@ impl ConsulProcess {
     async fn run(&mut self) -> Result<(), String> {
         let [http, rpc, lan, wan] = self.ports;
         let child = Command::new(&self.binary)
-            .args(["agent", "-dev", "-node=n1", "-datacenter=dc1", "-bind=127.0.0.1", "-client=127.0.0.1"])
+            .args(["agent", "-dev", "-node=n1", "-bind=127.0.0.1", "-client=127.0.0.1"])
+            .arg(format!("-datacenter={}", self.datacenter))
             .args(["-dns-port=-1", "-grpc-port=-1", "-log-level=err"])
             .arg(format!("-http-port={http}"))
             .arg(format!("-server-port={rpc}"))
@@ -123,7 +155,7 @@ async fn is_ready(client: &Client) -> bool {
         Ok(answer) if String::from_utf8_lossy(&answer.body).contains("lan_ipv4") => {}
         _ => return false,
     }
-    let own = client.health_service("consul", &crate::QueryOptions::default()).await;
+    let own = client.health_service("consul", &QueryOptions::default()).await;
     own.is_ok_and(|answer| {
         answer.entries.iter().any(|entry| entry.checks.iter().any(|check| check.check_id == "serfHealth"))
     })

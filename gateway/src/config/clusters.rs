@@ -35,18 +35,17 @@ pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluste
                 && old.target == target
                 && is_same(old, &found)
         });
-        let cluster = match unchanged {
-            Some(old) => Arc::clone(old),
-            None => {
-                let mut relatives: Vec<&Cluster> = old.map(|old| &**old).into_iter().collect();
-                if has_subsets {
-                    let others = previous.iter().chain(&made).map(|cluster| &**cluster);
-                    relatives.extend(others.filter(|cluster| cluster.settings.name == service.name));
-                }
-                Arc::new(cluster(service, share, (target, &found), &relatives, now))
-            }
-        };
-        made.push(cluster);
+        if let Some(same) = unchanged {
+            made.push(Arc::clone(same));
+            continue;
+        }
+        let mut relatives: Vec<&Cluster> = old.map(|old| &**old).into_iter().collect();
+        if has_subsets {
+            let others = previous.iter().chain(&made).map(|cluster| &**cluster);
+            relatives.extend(others.filter(|cluster| cluster.settings.name == service.name));
+        }
+        let cluster = cluster(service, share, (target, &found), &relatives, now);
+        made.push(Arc::new(cluster));
     }
     made
 }
@@ -166,3 +165,114 @@ fn budget_shares(settings: &Settings) -> HashMap<&str, f32> {
 
 /// Share of requests that retries may add, where no route of a service says otherwise.
 const RETRY_BUDGET_DEFAULT: f32 = 0.2;
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, path::Path};
+
+    use millgate_registry::{Instance, Status, WatchTarget};
+
+    use super::*;
+    use crate::config::load;
+
+    const SPLIT: &str = "routes:\n  - {path: /all, service: web}\n\
+         \x20 - {path: /split, service: web, split: {v1: 95, canary: 5}}\n\
+         services: {web: {subsets: {v1: {tag: v1}, canary: {tag: v2}}}}\n";
+
+    fn settings(text: &str) -> Settings {
+        load::parse("routes.yaml", &format!("version: 1\n{text}"), Path::new(""), &|_| None).unwrap().settings
+    }
+
+    fn instance(id: &str, tag: &str) -> Instance {
+        Instance {
+            datacenter: "dc1".to_owned(),
+            node: "n1".to_owned(),
+            id: id.to_owned(),
+            address: "10.0.0.1".to_owned(),
+            port: 80,
+            tagged_addresses: BTreeMap::new(),
+            weight: 1,
+            status: Status::Passing,
+            tags: vec![tag.to_owned()],
+            meta: BTreeMap::new(),
+        }
+    }
+
+    fn world(instances: impl IntoIterator<Item = Instance>) -> World {
+        let mut world = World::default();
+        world.instances.insert(WatchTarget::service("web"), instances.into_iter().collect());
+        world
+    }
+
+    fn names(cluster: &Cluster) -> Vec<&str> {
+        cluster.endpoints.iter().map(|endpoint| endpoint.key().as_str()).collect()
+    }
+
+    #[test]
+    fn subsets_are_clusters_that_share_what_protects_their_service() {
+        let settings = settings(SPLIT);
+        let clusters = compile(&settings, &world([instance("a", "v1"), instance("b", "v2")]), &[]);
+        let [all, v1, canary] = &clusters[..] else { panic!("{} clusters", clusters.len()) };
+        assert_eq!([&*all.name, &*v1.name, &*canary.name], ["web", "web/v1", "web/canary"]);
+        assert_eq!((names(v1), names(canary)), (vec!["10.0.0.1:80#a"], vec!["10.0.0.1:80#b"]));
+        assert!(Arc::ptr_eq(all.endpoints[0].state(), v1.endpoints[0].state()));
+        assert!(Arc::ptr_eq(all.endpoints[1].state(), canary.endpoints[0].state()));
+        assert!(Arc::ptr_eq(&all.retry_budget, &canary.retry_budget));
+        let _slot = canary.concurrency.check().unwrap();
+        assert_eq!((all.concurrency.in_flight(), v1.concurrency.in_flight()), (1, 1));
+    }
+
+    #[test]
+    fn a_subset_that_comes_later_finds_the_states_of_its_service() {
+        let known = world([instance("a", "v1"), instance("b", "v2")]);
+        let before = compile(&settings("routes: [{path: /all, service: web}]\n"), &known, &[]);
+        let after = compile(&settings(SPLIT), &known, &before);
+        assert!(Arc::ptr_eq(before[0].endpoints[1].state(), after[2].endpoints[0].state()));
+        // An instance that moves to the other subset is the same one.
+        let moved = compile(&settings(SPLIT), &world([instance("a", "v1"), instance("b", "v1")]), &after);
+        assert!(moved[2].endpoints.is_empty());
+        assert!(Arc::ptr_eq(before[0].endpoints[1].state(), moved[1].endpoints[1].state()));
+    }
+
+    #[test]
+    fn an_endpoint_stays_itself_while_its_instance_and_address_stay() {
+        let settings = settings("routes: [{path: /all, service: web}]\n");
+        let first = instance("a", "v1");
+        let before = compile(&settings, &world([first.clone()]), &[]);
+        let after = |now: Instance| {
+            let after = compile(&settings, &world([now]), &before);
+            assert_eq!(after[0].endpoints.len(), 1);
+            Arc::ptr_eq(before[0].endpoints[0].state(), after[0].endpoints[0].state())
+        };
+        assert!(after(Instance { weight: 7, status: Status::Warning, ..first.clone() }));
+        assert!(after(Instance { tags: Vec::new(), ..first.clone() }));
+        assert!(!after(Instance { node: "n2".to_owned(), ..first.clone() }), "another node");
+        assert!(!after(Instance { datacenter: "dc2".to_owned(), ..first.clone() }), "another datacenter");
+        assert!(!after(Instance { port: 81, ..first.clone() }), "another address");
+        assert!(!after(Instance { id: "b".to_owned(), ..first }), "another id");
+    }
+
+    #[test]
+    fn what_did_not_change_is_the_same_cluster() {
+        let settings = settings(SPLIT);
+        let before = compile(&settings, &world([instance("a", "v1"), instance("b", "v2")]), &[]);
+        let heavier = Instance { weight: 3, ..instance("b", "v2") };
+        let after = compile(&settings, &world([instance("a", "v1"), heavier]), &before);
+        let same: Vec<bool> = before.iter().zip(&after).map(|(old, new)| Arc::ptr_eq(old, new)).collect();
+        assert_eq!(same, [false, true, false]);
+    }
+
+    #[test]
+    fn every_address_of_a_host_name_is_an_endpoint() {
+        let settings = settings("routes: [{path: /all, service: web}]\n");
+        let named = Instance { address: "web.example".to_owned(), ..instance("a", "v1") };
+        let mut world = world([named]);
+        assert!(compile(&settings, &world, &[])[0].endpoints.is_empty());
+        let addresses =
+            ["192.0.2.1:80", "192.0.2.2:80", "[2001:db8::1]:80"].map(|text| text.parse().unwrap());
+        world.learn_addresses("web.example:80".to_owned(), addresses.to_vec());
+        let clusters = compile(&settings, &world, &[]);
+        assert_eq!(names(&clusters[0]), ["192.0.2.1:80#a", "192.0.2.2:80#a", "[2001:db8::1]:80#a"]);
+        assert!(clusters[0].endpoints.iter().all(|endpoint| endpoint.authority() == "web.example:80"));
+    }
+}

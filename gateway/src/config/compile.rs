@@ -332,4 +332,18 @@ mod tests {
         assert!(!Arc::ptr_eq(&limit(&first), &limit(&moved)), "another service has another bucket");
         assert!(Arc::ptr_eq(&limit(&first), &limit(&renamed)), "the bucket is the service's");
     }
+
+    #[test]
+    fn a_limit_per_service_is_one_for_all_its_subsets() {
+        let snapshot = after(
+            None,
+            "routes:\n  - {path: /x, service: a, subset: v1, rate_limit: 5/s per service}\n\
+             \x20 - {path: /y, service: a, subset: v2, rate_limit: 5/s per service}\n\
+             services: {a: {subsets: {v1: {tag: v1}, v2: {tag: v2}}}}\n",
+        );
+        let limit = |route: usize| Arc::clone(&snapshot.table.routes[route].limits[0]);
+        assert!(Arc::ptr_eq(&limit(0), &limit(1)));
+        assert_eq!(*snapshot.table.routes[0].service, *"a");
+        assert_eq!(snapshot.table.routes[1].view.subset.as_deref(), Some("v2"));
+    }
 }

@@ -98,7 +98,7 @@ impl Discovery {
                 tracing::warn!(%name, limit = NAMES_MAX, "too many host names; this one is not followed");
                 break;
             }
-            let task = tokio::spawn(look_up(name.clone(), self.events.clone()));
+            let task = tokio::spawn(look_up(name.clone(), resolve, self.events.clone()));
             self.look_ups.insert(name, task);
         }
     }
@@ -151,17 +151,27 @@ pub(super) fn names(settings: &Settings, world: &World) -> BTreeSet<String> {
     names
 }
 
-async fn look_up(name: String, events: mpsc::Sender<Event>) {
+/// All addresses, sorted.
+async fn resolve(name: String) -> std::io::Result<Vec<SocketAddr>> {
+    let mut addresses: Vec<SocketAddr> = tokio::net::lookup_host(name).await?.collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    Ok(addresses)
+}
+
+/// Tells the addresses of `name` whenever they change, until nobody listens.
+async fn look_up<R, F>(name: String, resolve: R, events: mpsc::Sender<Event>)
+where
+    R: Fn(String) -> F,
+    F: Future<Output = std::io::Result<Vec<SocketAddr>>>,
+{
     // `None` until anything was said of the name.
     let mut last: Option<Vec<SocketAddr>> = None;
     let mut failing = false;
     loop {
-        let (found, wait) = match tokio::net::lookup_host(&name).await {
-            Ok(found) => {
+        let (found, wait) = match resolve(name.clone()).await {
+            Ok(addresses) => {
                 failing = false;
-                let mut addresses: Vec<SocketAddr> = found.collect();
-                addresses.sort_unstable();
-                addresses.dedup();
                 (Some(addresses), RESOLVE_EVERY)
             }
             Err(error) => {
@@ -183,5 +193,64 @@ async fn look_up(name: String, events: mpsc::Sender<Event>) {
             }
         }
         tokio::time::sleep(wait).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, path::Path, sync::Mutex};
+
+    use super::*;
+    use crate::config::load;
+
+    fn settings(text: &str) -> Settings {
+        load::parse("routes.yaml", &format!("version: 1\n{text}"), Path::new(""), &|_| None).unwrap().settings
+    }
+
+    #[test]
+    fn one_watch_serves_all_that_select_from_it() {
+        let settings = settings(
+            "routes:\n  - {path: /a, service: web}\n  - {path: /b, service: tagged}\n\
+             \x20 - {path: /c, service: strict}\n  - {path: /d, service: web, split: {v1: 1, v2: 1}}\n\
+             \x20 - {path: /e, service: remote}\n  - {path: /f, service: huge}\n\
+             services:\n  web: {subsets: {v1: {tag: v1}, v2: {meta: {version: 2}}}}\n\
+             \x20 tagged: {consul: {name: web, tag: v1, address: wan}}\n\
+             \x20 strict: {consul: {name: web, policy: passing, failover: dc2}}\n\
+             \x20 remote: {consul: {name: web, datacenter: dc2}}\n\
+             \x20 huge: {consul: {name: web, only_passing: true}}\n",
+        );
+        let web = WatchTarget::service("web");
+        let of_dc2 = WatchTarget { datacenter: Some("dc2".to_owned()), ..web.clone() };
+        let only_passing = WatchTarget { only_passing: true, ..web.clone() };
+        assert_eq!(targets(&settings), BTreeSet::from([web, of_dc2, only_passing]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_of_a_name_are_told_and_failures_take_nothing_away() {
+        let address = |last: u8| SocketAddr::from(([192, 0, 2, last], 80));
+        let answers = Mutex::new(vec![
+            Ok(vec![address(3)]),
+            Err(io::Error::other("the resolver is away")),
+            Err(io::Error::other("the resolver is away")),
+            Ok(vec![address(1), address(2)]),
+            Ok(vec![address(1), address(2)]),
+            Err(io::Error::other("not found yet")),
+        ]);
+        let next = |_| std::future::ready(answers.lock().unwrap().pop().unwrap_or_else(|| Ok(Vec::new())));
+        let (events, mut told) = mpsc::channel(8);
+        let told = async move {
+            let mut seen = Vec::new();
+            while seen.len() < 3 {
+                let Some(Event::Resolved { name, addresses }) = told.recv().await else {
+                    panic!("no answer")
+                };
+                assert_eq!(name, "web.example:80");
+                seen.push(addresses);
+            }
+            seen
+        };
+        let ((), seen) = tokio::join!(look_up("web.example:80".to_owned(), next, events), told);
+        // Unknown at first, then two addresses, then another one; nothing of what lies between.
+        assert_eq!(seen, [vec![], vec![address(1), address(2)], vec![address(3)]]);
     }
 }

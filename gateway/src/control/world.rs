@@ -266,4 +266,32 @@ mod tests {
         assert!(!world.learn_addresses("one.test:80".into(), Vec::new()));
         assert_eq!(world.resolved["one.test:80"].len(), 1);
     }
+
+    #[test]
+    fn a_service_with_failover_is_known_as_soon_as_it_can_be_served() {
+        let settings =
+            settings("routes: [{path: /a, service: a}]\nservices: {a: {consul: {failover: dc2}}}\n");
+        let service = &settings.services[0];
+        let [own, other] = service.source.targets() else { panic!("two datacenters") };
+        let instances = |status| {
+            let json = format!(
+                r#"[{{"node":"n","id":"a","address":"192.0.2.1","port":80,"weight":1,"status":"{status}","tags":[],
+                "meta":{{}}}}]"#
+            );
+            serde_json::from_str::<Vec<Instance>>(&json).unwrap().into()
+        };
+        let now = crate::clock::now();
+        let mut world = World::default();
+        world.instances.insert(other.clone(), instances("critical"));
+        assert!(!world.knows_all(&settings));
+        world.instances.insert(other.clone(), instances("passing"));
+        assert!(world.knows_all(&settings));
+        let moves = world.choose_datacenters(&settings, now);
+        assert_eq!((moves.len(), world.datacenter_of(service)), (1, 1));
+        assert!(world.choose_datacenters(&settings, now).is_empty(), "told once");
+        // The own datacenter speaks for the first time.
+        world.instances.insert(own.clone(), instances("passing"));
+        assert!(world.choose_datacenters(&settings, now).iter().all(|moved| moved.is_return));
+        assert_eq!(world.datacenter_of(service), 0);
+    }
 }

@@ -49,10 +49,10 @@ mod tests {
 
     use super::*;
 
-    const PICKS: usize = 20_000;
+    const PICKS: u32 = 20_000;
 
     /// Picks of clusters 0, 1, 2 among [`PICKS`].
-    fn shares(parts: &[(usize, u32)], can_be_asked: impl Fn(usize) -> bool) -> [usize; 3] {
+    fn shares(parts: &[(usize, u32)], can_be_asked: impl Fn(usize) -> bool) -> [u32; 3] {
         let split = Split::compile(parts).unwrap();
         let mut rng = SmallRng::seed_from_u64(7);
         let mut counts = [0; 3];
@@ -64,10 +64,10 @@ mod tests {
         counts
     }
 
-    fn is_about(count: usize, share: f64) -> bool {
+    fn is_about(count: u32, share: f64) -> bool {
         // Five standard deviations.
-        let expected = share * PICKS as f64;
-        (count as f64 - expected).abs() <= 5.0 * (expected * (1.0 - share)).sqrt()
+        let expected = share * f64::from(PICKS);
+        (f64::from(count) - expected).abs() <= 5.0 * (expected * (1.0 - share)).sqrt()
     }
 
     #[test]

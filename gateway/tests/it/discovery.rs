@@ -18,15 +18,15 @@ use crate::support::{
 /// How soon a change in the registry must be a change in routing.
 const SOON: Duration = Duration::from_secs(1);
 /// The check that a registration with a TTL makes.
-const TTL: Duration = Duration::from_mins(1);
+pub(crate) const TTL: Duration = Duration::from_mins(1);
 
-enum Registry {
+pub(crate) enum Registry {
     Embedded { running: Option<EmbeddedRegistry>, addr: SocketAddr },
     Consul(ConsulProcess),
 }
 
 impl Registry {
-    async fn embedded() -> Option<Self> {
+    pub(crate) async fn embedded() -> Option<Self> {
         let listen = "127.0.0.1:0".parse().unwrap();
         let running =
             EmbeddedRegistry::start(RegistryOptions { listen, ..RegistryOptions::default() }).await.unwrap();
@@ -35,18 +35,18 @@ impl Registry {
     }
 
     /// `None`: not on this machine; the rig has said so, or failed where servers are required.
-    async fn consul() -> Option<Self> {
+    pub(crate) async fn consul() -> Option<Self> {
         ConsulProcess::start().await.map(Self::Consul)
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         match self {
             Self::Embedded { addr, .. } => format!("http://{addr}"),
             Self::Consul(process) => process.url(),
         }
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::new(ClientConfig::new(self.url())).unwrap()
     }
 
@@ -74,18 +74,19 @@ impl Registry {
         self.set(id, CheckStatus::Passing).await;
     }
 
-    async fn set(&self, id: &str, status: CheckStatus) {
+    pub(crate) async fn set(&self, id: &str, status: CheckStatus) {
         // Only the id matters for the name of the check.
         let check = ServiceRegistration::http("web", id, "", 0).ttl(TTL).ttl_check_id();
         self.client().check_update(&check, status, "set by a test").await.unwrap();
     }
 
     async fn gateway(&self) -> TestGateway {
-        TestGateway::start(&format!(
-            "discovery: {{consul: {{address: \"{}\"}}}}\nroutes:\n  - {{path: /**, service: web}}\n",
-            self.url()
-        ))
-        .await
+        self.gateway_with("routes:\n  - {path: /**, service: web}\n").await
+    }
+
+    /// `routes` and `services` of a configuration.
+    pub(crate) async fn gateway_with(&self, config: &str) -> TestGateway {
+        TestGateway::start(&format!("discovery: {{consul: {{address: \"{}\"}}}}\n{config}", self.url())).await
     }
 }
 
@@ -108,6 +109,8 @@ macro_rules! scenarios {
         }
     };
 }
+
+pub(crate) use scenarios;
 
 scenarios![
     registered_instances_share_the_requests,

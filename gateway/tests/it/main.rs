@@ -10,6 +10,7 @@ mod connections;
 mod control;
 mod discovery;
 mod framing;
+mod instances;
 mod policies;
 mod proxying;
 mod reload;

@@ -2,6 +2,7 @@
 
 pub(crate) mod backend;
 pub(crate) mod client;
+pub(crate) mod federation;
 pub(crate) mod gateway;
 
 use std::{future::Future, time::Duration};
