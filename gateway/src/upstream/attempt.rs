@@ -37,15 +37,27 @@ pub struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// The service, or the subset of it whose turn it is. Attempts of one request stay there.
+    /// The service, or the subset of it whose turn it is. Attempts of one request stay there as long as they can.
     fn cluster(&self, exchange: &Exchange) -> Option<&'a Rc<LocalCluster>> {
-        let clusters = &self.snapshot.clusters;
-        let Some(split) = &self.route.split else { return clusters.get(self.route.cluster) };
+        // If no subset can be asked, the first one says why.
+        self.part(exchange, |_| true).or_else(|| self.snapshot.clusters.get(self.route.cluster))
+    }
+
+    /// Another subset of the split for a retry: every endpoint of `used_up` was tried.
+    fn elsewhere(&self, used_up: &Rc<LocalCluster>, exchange: &Exchange) -> Option<&'a Rc<LocalCluster>> {
+        self.part(exchange, |cluster| !Rc::ptr_eq(cluster, used_up))
+    }
+
+    fn part(
+        &self,
+        exchange: &Exchange,
+        is_allowed: impl Fn(&Rc<LocalCluster>) -> bool,
+    ) -> Option<&'a Rc<LocalCluster>> {
+        let (split, clusters) = (self.route.split.as_ref()?, &self.snapshot.clusters);
         let now = exchange.started;
-        let can_be_asked = |at: usize| clusters.get(at).is_some_and(|c| c.shared.can_be_asked(now));
-        let picked = split.pick(can_be_asked, &mut *exchange.worker().rng.borrow_mut());
-        // If none can be asked, the first one says why.
-        clusters.get(picked.unwrap_or(self.route.cluster))
+        let can_be_asked =
+            |at: usize| clusters.get(at).is_some_and(|c| is_allowed(c) && c.shared.can_be_asked(now));
+        clusters.get(split.pick(can_be_asked, &mut *exchange.worker().rng.borrow_mut())?)
     }
 }
 
@@ -74,7 +86,7 @@ pub async fn run(
     upload: Option<&Rc<Upload>>,
     exchange: &mut Exchange,
 ) -> Result<Answered, Error> {
-    let cluster = plan.cluster(exchange).ok_or(Error::NoHealthyEndpoint)?;
+    let mut cluster = plan.cluster(exchange).ok_or(Error::NoHealthyEndpoint)?;
     let in_flight = cluster.shared.concurrency.check().map_err(|_| Error::Overloaded)?;
     cluster.shared.retry_budget.deposit();
     let deadline = plan.route.timeouts.apply(exchange.started);
@@ -119,7 +131,9 @@ pub async fn run(
         let failure = Failure { phase, method: &exchange.method, body_is_replayable: true };
         // A stale connection says nothing about its endpoint: then the same one may be asked again.
         let is_stale = phase == Phase::ReusedConnectionClosed;
-        if !is_stale && tried.len() + 1 >= cluster.endpoints.len() {
+        let is_used_up = !is_stale && tried.len() + 1 >= cluster.endpoints.len();
+        let elsewhere = if is_used_up { plan.elsewhere(cluster, exchange) } else { None };
+        if is_used_up && elsewhere.is_none() {
             break last;
         }
         let Some(pause) = retry(plan, cluster, &failure, &deadline, exchange) else { break last };
@@ -127,6 +141,10 @@ pub async fn run(
             endpoint.pool.clear();
         } else {
             tried.push(index);
+        }
+        if let Some(other) = elsewhere {
+            cluster = other;
+            tried.clear();
         }
         unsent = unsent.or_else(|| spare?.into_request());
         tokio::time::sleep(pause).await;

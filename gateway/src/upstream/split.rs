@@ -1,8 +1,8 @@
 //! A route's split: which subset of the service gets the next request.
 //!
 //! One weighted draw per request, so that shares hold whatever other routes or workers do. A subset that nobody
-//! answers for (no endpoint, or every breaker open) leaves its share to the others; a share of 0 stays 0. Compiled
-//! from `RouteSettings::split`.
+//! answers for (no endpoint, or every breaker open) leaves its share to the others; a share of 0 stays 0. A retry that
+//! has no endpoint left goes to another subset. Compiled from `RouteSettings::split`.
 
 use rand::{Rng, RngExt};
 
