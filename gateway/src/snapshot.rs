@@ -244,31 +244,41 @@ impl LocalSnapshot {
             Some(old) if Arc::ptr_eq(&old.shared.table, &shared.table) => old.routes.clone(),
             _ => shared.table.routes.iter().map(|route| Rc::new(LocalRoute::new(route, metrics))).collect(),
         };
-        let clusters = shared
-            .clusters
-            .iter()
-            .map(|cluster| {
-                previous
-                    .and_then(|old| old.clusters.iter().find(|c| Arc::ptr_eq(&c.shared, cluster)))
-                    .map_or_else(|| local_cluster(cluster, pools, metrics, clock, rng), Rc::clone)
-            })
-            .collect();
+        let old = previous.map_or(&[][..], |old| &old.clusters);
+        let clusters = shared.clusters.iter().enumerate().map(|(index, cluster)| {
+            let is_it = |known: &&Rc<LocalCluster>| Arc::ptr_eq(&known.shared, cluster);
+            // As a rule a cluster is where it was.
+            let known = old.get(index).filter(is_it).or_else(|| old.iter().find(is_it));
+            known.map_or_else(|| local_cluster(cluster, pools, metrics, clock, rng), Rc::clone)
+        });
+        let clusters = clusters.collect();
         let local = Self { shared, routes, clusters };
-        local.drop_unused(pools);
+        local.drop_unused(old, pools);
         local
     }
 
-    /// Forgets the pools of endpoints that are gone: their idle connections close, those in use finish.
-    fn drop_unused(&self, pools: &mut Pools) {
-        let used: HashSet<SocketAddr, foldhash::fast::RandomState> =
-            self.clusters.iter().flat_map(|c| c.endpoints.iter().map(|e| e.pool.address)).collect();
-        pools.retain(|address, pool| {
-            let keep = used.contains(address);
-            if !keep {
+    /// Forgets the pools of endpoints that are gone with a cluster of before: their idle connections close, those in
+    /// use finish.
+    fn drop_unused(&self, old: &[Rc<LocalCluster>], pools: &mut Pools) {
+        let is_kept = |index: usize, cluster: &Rc<LocalCluster>| {
+            self.clusters.get(index).is_some_and(|new| Rc::ptr_eq(new, cluster))
+        };
+        let replaced = old.iter().enumerate().filter(|(index, cluster)| !is_kept(*index, cluster));
+        let mut gone: HashSet<SocketAddr, foldhash::fast::RandomState> = replaced
+            .flat_map(|(_, cluster)| &cluster.endpoints)
+            .map(|endpoint| endpoint.pool.address)
+            .collect();
+        for endpoint in self.clusters.iter().flat_map(|cluster| &cluster.endpoints) {
+            if gone.is_empty() {
+                return;
+            }
+            gone.remove(&endpoint.pool.address);
+        }
+        for address in gone {
+            if let Some(pool) = pools.remove(&address) {
                 pool.clear();
             }
-            keep
-        });
+        }
     }
 }
 
@@ -324,7 +334,10 @@ fn local_cluster(
 
 #[cfg(test)]
 mod tests {
+    use rand::SeedableRng;
+
     use super::*;
+    use crate::policy::rate_limit::KeyBudget;
 
     #[test]
     fn a_workers_copy_of_a_value_shares_no_memory_with_it() {
@@ -336,5 +349,33 @@ mod tests {
         let name = HeaderName::from_bytes(b"x-made-at-run-time").unwrap();
         assert_eq!(own_name(&name), name);
         assert_ne!(own_name(&name).as_str().as_ptr(), name.as_str().as_ptr());
+    }
+
+    #[test]
+    fn an_endpoint_that_stays_keeps_its_pool_and_one_that_goes_loses_it() {
+        let snapshot = |hosts: &str| {
+            let text = format!(
+                "version: 1\nroutes: [{{path: /, service: a}}]\nservices: {{a: {{hosts: [{hosts}]}}}}\n"
+            );
+            let loaded =
+                crate::config::parse("routes.yaml", &text, std::path::Path::new(""), &|_| None).unwrap();
+            let budget = Arc::new(KeyBudget::new(loaded.settings.rate_keys_max, crate::clock::now()));
+            Arc::new(crate::gateway::first_snapshot(&loaded, None, &budget).unwrap().0)
+        };
+        let (metrics, clock) = (Metrics::default(), Rc::new(Clock::new()));
+        let (mut pools, mut rng) = (Pools::default(), SmallRng::seed_from_u64(1));
+        let mut build = |hosts: &str, previous: Option<&LocalSnapshot>| {
+            let local =
+                LocalSnapshot::build(snapshot(hosts), previous, &mut pools, &metrics, &clock, &mut rng);
+            let mut ports: Vec<u16> = pools.keys().map(SocketAddr::port).collect();
+            ports.sort_unstable();
+            (local, ports)
+        };
+        let (first, ports) = build("\"192.0.2.1:1\", \"192.0.2.1:2\"", None);
+        assert_eq!(ports, [1, 2]);
+        let (second, ports) = build("\"192.0.2.1:1\", \"192.0.2.1:3\"", Some(&first));
+        assert_eq!(ports, [1, 3]);
+        let pool = |local: &LocalSnapshot| Rc::clone(&local.clusters[0].endpoints[0].pool);
+        assert!(Rc::ptr_eq(&pool(&first), &pool(&second)));
     }
 }

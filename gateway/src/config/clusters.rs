@@ -28,14 +28,17 @@ pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluste
         let share = shares.get(service.name.as_str()).copied().unwrap_or(RETRY_BUDGET_DEFAULT);
         let old = known.find(index, &service.full_name());
         let target = world.datacenter_of(service);
-        let found = found(service, world, target);
-        let unchanged = old.filter(|old| {
-            old.settings.same_as(service)
-                && old.retry_budget.matches(share)
-                && old.target == target
-                && is_same(old, &found)
+        let basis = world.basis(service, target);
+        let like_before = old.filter(|old| {
+            old.target == target && old.retry_budget.matches(share) && old.settings.same_as(service)
         });
-        if let Some(same) = unchanged {
+        // Of many services hardly one changes at a time: for the others this is all.
+        if let Some(same) = like_before.filter(|old| old.basis == basis) {
+            made.push(Arc::clone(same));
+            continue;
+        }
+        let found = found(service, world, target);
+        if let Some(same) = like_before.filter(|old| is_same(old, &found)) {
             made.push(Arc::clone(same));
             continue;
         }
@@ -44,8 +47,20 @@ pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluste
             let others = previous.iter().chain(&made).map(|cluster| &**cluster);
             relatives.extend(others.filter(|cluster| cluster.settings.name == service.name));
         }
-        let cluster = cluster(service, share, (target, &found), &relatives, now);
-        made.push(Arc::new(cluster));
+        let endpoints = endpoints(&found, &relatives, now);
+        let limit = relatives.first().map(|cluster| &cluster.concurrency);
+        let budget = relatives.iter().map(|cluster| &cluster.retry_budget).find(|b| b.matches(share));
+        made.push(Arc::new(Cluster {
+            name: Arc::from(service.full_name()),
+            balancer: LoadBalancer::compile(service.balance, &endpoints),
+            endpoints,
+            breaker: service.breaker.as_ref().map(CircuitBreaker::compile),
+            concurrency: ConcurrencyLimit::compile(service.max_inflight, limit),
+            retry_budget: budget.map_or_else(|| Arc::new(RetryBudget::new(share)), Arc::clone),
+            target,
+            settings: service.clone(),
+            basis,
+        }));
     }
     made
 }
@@ -115,20 +130,14 @@ fn is_same(old: &Cluster, found: &[Found]) -> bool {
         })
 }
 
-/// `relatives`: the clusters of the same service, of before and of this snapshot. They agree on what they share; the
-/// first one that knows something is asked.
-fn cluster(
-    service: &ServiceSettings,
-    budget_share: f32,
-    (target, found): (usize, &[Found]),
-    relatives: &[&Cluster],
-    now: Instant,
-) -> Cluster {
+/// With the states that they have in `relatives`: the clusters of the same service, of before and of this snapshot.
+/// Those agree on what they share; the first one that knows an endpoint is asked.
+fn endpoints(found: &[Found], relatives: &[&Cluster], now: Instant) -> Vec<Endpoint> {
     let mut known: HashMap<&EndpointKey, &Endpoint> = HashMap::new();
     for endpoint in relatives.iter().flat_map(|cluster| &cluster.endpoints) {
         known.entry(endpoint.key()).or_insert(endpoint);
     }
-    let endpoints: Vec<Endpoint> = found
+    found
         .iter()
         .map(|new| {
             let state = known
@@ -136,19 +145,7 @@ fn cluster(
                 .map_or_else(|| Arc::new(EndpointState::new(now)), |old| Arc::clone(old.state()));
             Endpoint::new(new.key.clone(), new.address, &new.authority, new.weight, state)
         })
-        .collect();
-    let limit = relatives.first().map(|cluster| &cluster.concurrency);
-    let budget = relatives.iter().map(|cluster| &cluster.retry_budget).find(|b| b.matches(budget_share));
-    Cluster {
-        name: Arc::from(service.full_name()),
-        balancer: LoadBalancer::compile(service.balance, &endpoints),
-        endpoints,
-        breaker: service.breaker.as_ref().map(CircuitBreaker::compile),
-        concurrency: ConcurrencyLimit::compile(service.max_inflight, limit),
-        retry_budget: budget.map_or_else(|| Arc::new(RetryBudget::new(budget_share)), Arc::clone),
-        target,
-        settings: service.clone(),
-    }
+        .collect()
 }
 
 /// By name of the service: its routes share its budget, and the most careful of them sets it.

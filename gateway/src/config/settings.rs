@@ -336,7 +336,17 @@ pub struct ServiceSettings {
 impl ServiceSettings {
     /// Equal in meaning: a service that only moved to another line of the file is the same.
     pub fn same_as(&self, other: &Self) -> bool {
-        *self == Self { span: self.span, ..other.clone() }
+        let Self { name, subset, source, balance, breaker, max_inflight, pool, span: _ } = self;
+        (name, subset, source, balance, breaker, max_inflight, pool)
+            == (
+                &other.name,
+                &other.subset,
+                &other.source,
+                &other.balance,
+                &other.breaker,
+                &other.max_inflight,
+                &other.pool,
+            )
     }
 
     /// Unique among all: `products`, or `products/canary` for a subset.

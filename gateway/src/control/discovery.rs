@@ -138,16 +138,17 @@ pub(super) fn names(settings: &Settings, world: &World) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for service in &settings.services {
         match &service.source {
-            EndpointSource::Hosts(hosts) => names.extend(hosts.iter().cloned()),
+            EndpointSource::Hosts(hosts) => {
+                names.extend(hosts.iter().filter(|host| host.parse::<SocketAddr>().is_err()).cloned());
+            }
             // Whatever their status: an instance that becomes healthy has its addresses at hand.
             EndpointSource::Consul(source) => {
                 let known = source.targets.iter().filter_map(|target| world.instances.get(target));
                 let meant = known.flat_map(|list| list.iter()).filter(|i| selection::is_meant(service, i));
-                names.extend(meant.map(|instance| selection::host_port(source, instance)));
+                names.extend(meant.filter_map(|instance| selection::host_name(source, instance)));
             }
         }
     }
-    names.retain(|name| name.parse::<SocketAddr>().is_err());
     names
 }
 

@@ -40,6 +40,12 @@ pub fn host_port(source: &ConsulSource, instance: &Instance) -> String {
     }
 }
 
+/// As [`host_port`], if the host is a name that has to be looked up.
+pub fn host_name(source: &ConsulSource, instance: &Instance) -> Option<String> {
+    let (address, port) = instance.reached_by(source.address.as_deref());
+    address.parse::<IpAddr>().is_err().then(|| format!("{address}:{port}"))
+}
+
 fn selects(selector: &Selector, instance: &Instance) -> bool {
     selector.tags.iter().all(|tag| instance.has_tag(tag))
         && selector.meta.iter().all(|(key, value)| instance.meta.get(key) == Some(value))

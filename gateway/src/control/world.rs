@@ -15,6 +15,7 @@ use super::{
 use crate::{
     config::settings::{AuthSettings, ConsulSource, EndpointSource, KeySource, ServiceSettings, Settings},
     policy::jwt::KeySet,
+    upstream::cluster::Basis,
 };
 
 /// Owned by the control loop; a snapshot is made of it and the settings.
@@ -26,6 +27,7 @@ pub struct World {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     keys: HashMap<Arc<str>, ProviderKeys>,
     keys_generation: u64,
+    names_generation: u64,
     /// By the service's full name, of those that have several datacenters.
     failovers: HashMap<String, Failover>,
 }
@@ -92,6 +94,13 @@ impl World {
         moves
     }
 
+    /// What a cluster of this service would be made of now.
+    pub fn basis(&self, service: &ServiceSettings, target: usize) -> Basis {
+        let target = service.source.targets().get(target);
+        let instances = target.and_then(|target| self.instances.get(target)).map(Arc::clone);
+        Basis { instances, names: self.names_generation }
+    }
+
     /// Is a return to a preferred datacenter due that nothing else than time was needed for?
     pub fn is_move_due(&self, now: Instant) -> bool {
         self.failovers.values().any(|failover| failover.is_due(now))
@@ -136,6 +145,7 @@ impl World {
             return false;
         }
         self.resolved.insert(name, addresses);
+        self.names_generation += 1;
         true
     }
 
@@ -158,6 +168,7 @@ impl World {
         self.instances.retain(|target, _| targets.contains(target));
         let names = discovery::names(new, self);
         self.resolved.retain(|name, _| names.contains(name));
+        self.names_generation += 1;
     }
 }
 

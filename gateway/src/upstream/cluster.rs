@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use millgate_registry::WatchTarget;
+use millgate_registry::{Instance, WatchTarget};
 
 use super::{endpoint::Endpoint, load_balancer::LoadBalancer};
 use crate::{
@@ -28,6 +28,26 @@ pub struct Cluster {
     pub target: usize,
     /// What this was compiled from.
     pub settings: ServiceSettings,
+    pub basis: Basis,
+}
+
+/// What was known when a cluster was compiled. While it is the same, so is the cluster.
+#[derive(Default)]
+pub struct Basis {
+    /// The registry's instances, the same list and not only an equal one.
+    pub instances: Option<Arc<[Instance]>>,
+    /// Counts the changes of resolved names.
+    pub names: u64,
+}
+
+impl PartialEq for Basis {
+    fn eq(&self, other: &Self) -> bool {
+        let same = match (&self.instances, &other.instances) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        same && self.names == other.names
+    }
 }
 
 impl Cluster {

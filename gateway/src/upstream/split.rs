@@ -26,7 +26,7 @@ impl Split {
     }
 
     fn draw(&self, takes_part: impl Fn(usize) -> bool, rng: &mut impl Rng) -> Option<usize> {
-        let parts = || self.parts.iter().filter(|(cluster, share)| *share > 0 && takes_part(*cluster));
+        let parts = || self.parts.iter().filter(|(cluster, _)| takes_part(*cluster));
         let total: u64 = parts().map(|(_, share)| u64::from(*share)).sum();
         if total == 0 {
             return None;
