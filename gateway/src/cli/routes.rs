@@ -117,10 +117,31 @@ fn service(view: &RouteView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::SplitView;
+
+    #[test]
+    fn a_part_of_a_service_is_shown_with_it() {
+        let part = |subset: &str, share| SplitView { subset: subset.to_owned(), share };
+        let whole = view();
+        assert_eq!(service(&whole), "products");
+        assert_eq!(service(&RouteView { subset: Some("v1".to_owned()), ..view() }), "products/v1");
+        let split = vec![part("v1", 95), part("canary", 5)];
+        assert_eq!(service(&RouteView { split, ..view() }), "products {v1: 95, canary: 5}");
+        let json = serde_json::to_value(&whole).unwrap();
+        assert!(json.get("subset").is_none() && json.get("split").is_none(), "{json}");
+    }
 
     #[test]
     fn columns_line_up() {
-        let view = RouteView {
+        let text = text(&[&view()]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[0].find("PATH"), lines[1].find("/products"));
+        assert!(lines[1].starts_with("GET|POST"));
+    }
+
+    fn view() -> RouteView {
+        RouteView {
             name: "a".into(),
             methods: vec!["GET".into(), "POST".into()],
             host: "*".into(),
@@ -135,11 +156,6 @@ mod tests {
             retries: 1,
             priority: 0,
             line: 3,
-        };
-        let text = text(&[&view]);
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 2);
-        assert_eq!(lines[0].find("PATH"), lines[1].find("/products"));
-        assert!(lines[1].starts_with("GET|POST"));
+        }
     }
 }

@@ -229,7 +229,7 @@ impl Controller {
     }
 
     fn update_readiness(&self) {
-        if self.world.knows_all(&self.settings) {
+        if !self.status.is_synced() && self.world.knows_all(&self.settings) {
             self.status.set_synced();
         }
     }
