@@ -49,7 +49,7 @@ impl World {
                 .all(|host| host.parse::<SocketAddr>().is_ok() || self.resolved.contains_key(host)),
             EndpointSource::Consul(source) => {
                 source.targets.first().is_some_and(|first| self.instances.contains_key(first))
-                    || (0..source.targets.len()).any(|at| self.has_endpoint(service, source, at))
+                    || (0..source.targets.len()).any(|at| self.can_serve(service, source, at) == Some(true))
             }
         })
     }
@@ -71,15 +71,13 @@ impl World {
             if source.targets.len() < 2 {
                 continue;
             }
-            let can_serve = |at: usize| {
-                let target = source.targets.get(at)?;
-                self.instances.get(target).map(|_| self.has_endpoint(service, source, at))
-            };
-            let known: Vec<Option<bool>> = (0..source.targets.len()).map(can_serve).collect();
+            let targets = 0..source.targets.len();
+            let can_serve: Vec<Option<bool>> =
+                targets.map(|at| self.can_serve(service, source, at)).collect();
             let name = service.full_name().into_owned();
             let failover = failovers.entry(name.clone()).or_default();
             let from = failover.active();
-            if failover.choose(&known, now) {
+            if failover.choose(&can_serve, now) {
                 let datacenter = |at: usize| source.targets.get(at).and_then(|t| t.datacenter.clone());
                 let to = failover.active();
                 moves.push(Moved {
@@ -106,14 +104,22 @@ impl World {
         self.failovers.values().any(|failover| failover.is_due(now))
     }
 
-    fn has_endpoint(&self, service: &ServiceSettings, source: &ConsulSource, at: usize) -> bool {
-        selection::routable(service, source, self, at)
-            .any(|instance| self.has_address(&selection::host_port(source, instance)))
-    }
-
-    fn has_address(&self, host_port: &str) -> bool {
-        host_port.parse::<SocketAddr>().is_ok()
-            || self.resolved.get(host_port).is_some_and(|found| !found.is_empty())
+    /// Has the datacenter an instance to ask? `None`: the registry, or a name look-up, has not said yet.
+    fn can_serve(&self, service: &ServiceSettings, source: &ConsulSource, at: usize) -> Option<bool> {
+        self.instances.get(source.targets.get(at)?)?;
+        let mut answer = Some(false);
+        for instance in selection::routable(service, source, self, at) {
+            let has_address = match selection::host_name(source, instance) {
+                None => Some(true),
+                Some(name) => self.resolved.get(&name).map(|found| !found.is_empty()),
+            };
+            match has_address {
+                Some(true) => return has_address,
+                Some(false) => {}
+                None => answer = None,
+            }
+        }
+        answer
     }
 
     /// The keys that verify a provider's tokens: those of its own source.
@@ -284,13 +290,7 @@ mod tests {
             settings("routes: [{path: /a, service: a}]\nservices: {a: {consul: {failover: dc2}}}\n");
         let service = &settings.services[0];
         let [own, other] = service.source.targets() else { panic!("two datacenters") };
-        let instances = |status| {
-            let json = format!(
-                r#"[{{"node":"n","id":"a","address":"192.0.2.1","port":80,"weight":1,"status":"{status}","tags":[],
-                "meta":{{}}}}]"#
-            );
-            serde_json::from_str::<Vec<Instance>>(&json).unwrap().into()
-        };
+        let instances = |status| instance("192.0.2.1", status);
         let now = crate::clock::now();
         let mut world = World::default();
         world.instances.insert(other.clone(), instances("critical"));
@@ -304,5 +304,31 @@ mod tests {
         world.instances.insert(own.clone(), instances("passing"));
         assert!(world.choose_datacenters(&settings, now).iter().all(|moved| moved.is_return));
         assert_eq!(world.datacenter_of(service), 0);
+    }
+
+    /// A list of one.
+    fn instance(address: &str, status: &str) -> Arc<[Instance]> {
+        let json = format!(
+            r#"[{{"node":"n","id":"a","address":"{address}","port":80,"weight":1,"status":"{status}","tags":[],
+            "meta":{{}}}}]"#
+        );
+        serde_json::from_str::<Vec<Instance>>(&json).unwrap().into()
+    }
+
+    #[test]
+    fn a_name_that_was_not_looked_up_yet_sends_no_request_away_for_the_hold_down() {
+        let settings =
+            settings("routes: [{path: /a, service: a}]\nservices: {a: {consul: {failover: dc2}}}\n");
+        let service = &settings.services[0];
+        let [own, other] = service.source.targets() else { panic!("two datacenters") };
+        let now = crate::clock::now();
+        let mut world = World::default();
+        world.instances.insert(own.clone(), instance("web.example", "passing"));
+        world.instances.insert(other.clone(), instance("192.0.2.1", "passing"));
+        world.choose_datacenters(&settings, now);
+        assert_eq!(world.datacenter_of(service), 1);
+        world.learn_addresses("web.example:80".into(), vec!["192.0.2.9:80".parse().unwrap()]);
+        world.choose_datacenters(&settings, now);
+        assert_eq!(world.datacenter_of(service), 0, "it was only unknown");
     }
 }
