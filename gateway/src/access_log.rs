@@ -238,6 +238,10 @@ fn json_line(
         out.extend_from_slice(br#","service":"#);
         string(out, route.cluster_name());
     }
+    if let Some(subset) = &x.subset {
+        out.extend_from_slice(br#","subset":"#);
+        string(out, subset);
+    }
     if let Some(instance) = &x.instance {
         out.extend_from_slice(br#","instance":"#);
         string(out, instance);

@@ -18,7 +18,7 @@ use crate::{
     connection::ConnectionContext,
     metrics::{Rare, method_label},
     policy::jwt::Verified,
-    snapshot::LocalRoute,
+    snapshot::{LocalCluster, LocalEndpoint, LocalRoute},
     upstream::{pool::Lease, read_size::PROOF_BYTES},
     worker::WorkerState,
 };
@@ -40,6 +40,8 @@ pub struct Exchange {
     pub route: Option<Rc<LocalRoute>>,
     /// The claims of the verified token.
     pub identity: Option<Rc<Verified>>,
+    /// Of the service, where the route names one or splits.
+    pub subset: Option<Rc<str>>,
     pub instance: Option<Rc<str>>,
     pub attempts: u32,
     /// When the last attempt was sent, and when its response head was there.
@@ -105,6 +107,7 @@ impl Exchange {
             admitted: None,
             route: None,
             identity: None,
+            subset: None,
             instance: None,
             attempts: 0,
             upstream_began: None,
@@ -121,6 +124,13 @@ impl Exchange {
 
     pub fn worker(&self) -> &Rc<WorkerState> {
         &self.connection.worker
+    }
+
+    /// One more attempt, and whose it is.
+    pub fn attempt_begins(&mut self, cluster: &LocalCluster, endpoint: &LocalEndpoint) {
+        self.attempts += 1;
+        self.instance = Some(Rc::clone(&endpoint.instance));
+        self.subset.clone_from(&cluster.subset);
     }
 
     /// Status of the response; [`CLIENT_CLOSED_REQUEST`] where there was none.

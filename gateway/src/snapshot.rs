@@ -197,6 +197,8 @@ impl LocalRoute {
 
 pub struct LocalCluster {
     pub shared: Arc<Cluster>,
+    /// Its name in logs; `None`: the whole service.
+    pub subset: Option<Rc<str>>,
     /// The balancer's position: per worker, so that picking shares nothing.
     pub cursor: RefCell<Cursor>,
     /// By endpoint index.
@@ -328,6 +330,7 @@ fn local_cluster(
         endpoints: endpoints.collect(),
         cursor: RefCell::new(Cursor::new(rng)),
         metrics: metrics.cluster(&cluster.name),
+        subset: cluster.settings.subset.as_ref().map(|subset| Rc::from(subset.name.as_str())),
         shared: Arc::clone(cluster),
     })
 }

@@ -103,8 +103,7 @@ pub async fn run(
             // Every endpoint was tried: the client gets what the last one said.
             Err(_) => break last,
         };
-        exchange.attempts += 1;
-        exchange.instance = Some(Rc::clone(&endpoint.instance));
+        exchange.attempt_begins(cluster, endpoint);
         // What was not sent is still there; a spare is for what may be sent twice.
         let keeps_spare = is_repeatable && retries.may_follow(exchange.attempts);
         let spare = unsent.as_ref().filter(|_| keeps_spare).map(Spare::of);

@@ -307,7 +307,8 @@ async fn a_subset_gets_only_its_own_instances_and_a_split_its_shares(registry: R
         .gateway_with(
             "routes:\n  - {path: /all, service: web}\n  - {path: /canary, service: web, subset: canary}\n\
              \x20 - {path: /split, service: web, split: {v1: 80, canary: 20}}\n\
-             services: {web: {subsets: {v1: {tag: v1}, canary: {meta: {version: 2}}}}}\n",
+             services: {web: {subsets: {v1: {tag: v1}, canary: {meta: {version: 2}}}}}\n\
+             access_log: {file: access.log}\n",
         )
         .await;
     eventually("all", || reaches(&gateway, "/all", &["a", "b", "c"])).await;
@@ -319,6 +320,18 @@ async fn a_subset_gets_only_its_own_instances_and_a_split_its_shares(registry: R
     let name = r#"millgate_upstream_requests_total{service="web/canary",code="200"}"#;
     let metrics = send(gateway.admin(), get("/metrics")).await;
     assert!(text(&metrics).contains(name), "each subset has its own numbers");
+    let logged = || async {
+        let log = std::fs::read_to_string(gateway.dir.path().join("access.log")).unwrap_or_default();
+        // The last one may be half written.
+        let lines = log.lines().filter_map(|line| serde_json::from_str(line).ok());
+        let of = |line: &Value, path: &str, subset: &Value| line["path"] == path && line["subset"] == *subset;
+        let lines: Vec<Value> = lines.collect();
+        let is_there = |path, subset: Value| lines.iter().any(|line| of(line, path, &subset));
+        is_there("/split", json!("v1"))
+            && is_there("/split", json!("canary"))
+            && is_there("/all", Value::Null)
+    };
+    eventually("the log tells the subset", logged).await;
     assert_eq!(service(&gateway, "web/canary").await["endpoints"].as_array().unwrap().len(), 1);
 
     // An empty subset: its share goes to the others, a route that asks for it says 503.
