@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -31,6 +32,7 @@ scenarios![
     a_host_name_is_resolved_and_what_cannot_be_connected_to_is_left_out_alone,
     a_failing_check_of_the_node_takes_its_instances_out,
     every_balancer_shares_by_weight,
+    weights_hold_while_many_requests_are_under_way,
     a_change_of_weight_keeps_breakers_and_connections,
     a_subset_gets_only_its_own_instances_and_a_split_its_shares,
     a_canary_that_fails_leaves_its_share_to_the_others,
@@ -62,10 +64,14 @@ async fn register(registry: &Registry, instances: impl IntoIterator<Item = Servi
 
 /// Answers by status and body.
 async fn spread(gateway: &TestGateway, path: &str, requests: u32) -> HashMap<String, u32> {
-    let mut client = Connection::open(gateway.http).await;
+    answers(gateway.http, path.to_owned(), requests).await
+}
+
+async fn answers(gateway: SocketAddr, path: String, requests: u32) -> HashMap<String, u32> {
+    let mut client = Connection::open(gateway).await;
     let mut counts = HashMap::new();
     for _ in 0..requests {
-        let reply = client.send(get(path)).await;
+        let reply = client.send(get(&path)).await;
         let key =
             if reply.status() == 200 { text(&reply).to_owned() } else { reply.status().as_str().to_owned() };
         *counts.entry(key).or_default() += 1;
@@ -222,6 +228,46 @@ async fn every_balancer_shares_by_weight(registry: Registry) {
             assert_eq!((counts["a"], counts["b"], counts["c"]), (80, 240, 480), "smooth: {counts:?}");
         }
     }
+}
+
+/// Those that look at requests in flight, with some of them in flight.
+async fn weights_hold_while_many_requests_are_under_way(registry: Registry) {
+    const CLIENTS: u32 = 20;
+    const REQUESTS: u32 = 50;
+    let names = ["a", "b"];
+    let (a, b) = (slow(names[0]).await, slow(names[1]).await);
+    let instance =
+        |id: &str, port, weight| ServiceRegistration::http("web", id, "127.0.0.1", port).weights(weight, 1);
+    register(&registry, [instance("a", a, 1), instance("b", b, 4)]).await;
+    for scheme in ["p2c", "least"] {
+        let gateway = registry
+            .gateway_with(&format!(
+                "workers: 1\nroutes:\n  - {{path: /**, service: web}}\nservices: {{web: {{balance: {scheme}}}}}\n"
+            ))
+            .await;
+        eventually("both are routed to", || reaches(&gateway, "/", &names)).await;
+        let mut clients = tokio::task::JoinSet::new();
+        for _ in 0..CLIENTS {
+            clients.spawn(answers(gateway.http, "/".to_owned(), REQUESTS));
+        }
+        let counts = clients.join_all().await;
+        let of_b: u32 = counts.iter().filter_map(|counts| counts.get("b")).sum();
+        // Four of five; the pace of two backends is never quite the same.
+        let share = f64::from(of_b) / f64::from(CLIENTS * REQUESTS);
+        assert!((0.7..0.9).contains(&share), "{scheme}: {share}");
+    }
+}
+
+/// A backend that answers its name after some milliseconds, for as long as the test runs; its port.
+async fn slow(name: &'static str) -> u16 {
+    let answer = move || async move {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        name
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(answer)).await });
+    port
 }
 
 /// Answers 500.
