@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Files of the request path, relative to `gateway/src`.
-const DATA_PLANE: [&str; 20] = [
+const DATA_PLANE: [&str; 21] = [
     "access_log.rs",
     "admission/",
     "body.rs",
@@ -22,6 +22,7 @@ const DATA_PLANE: [&str; 20] = [
     "upstream/endpoint.rs",
     "upstream/load_balancer.rs",
     "upstream/pool.rs",
+    "upstream/read_size.rs",
     "upstream/split.rs",
     "worker.rs",
 ];

@@ -171,7 +171,7 @@ pub(super) fn text(value: &Value) -> Option<Cow<'_, str>> {
 fn forward(jwt: &Jwt, claims: &ClaimSet<'_>) -> Result<Vec<(http::HeaderName, HeaderValue)>, JwtRejection> {
     let mut headers = Vec::with_capacity(jwt.forward.len());
     for (claim, name) in &jwt.forward {
-        let value = match claims.get(&**claim) {
+        let value = match claims.get(claim) {
             None | Some(Value::Null) => continue,
             Some(Value::Array(list)) if list.is_empty() => continue,
             Some(Value::Array(list)) => joined(list)?,
