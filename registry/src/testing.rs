@@ -79,6 +79,11 @@ impl ConsulProcess {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports[0]))
     }
 
+    /// HTTP, RPC, gossip in the LAN and in the WAN.
+    pub fn ports(&self) -> [u16; 4] {
+        self.ports
+    }
+
     /// Its HTTP API as an URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.addr())

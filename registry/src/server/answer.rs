@@ -56,8 +56,9 @@ impl Refusal {
     }
 
     /// For errors that mean the same whichever release is imitated.
-    pub(crate) fn full(error: &StoreError) -> Self {
+    pub(crate) fn store(error: &StoreError) -> Self {
         match error {
+            StoreError::Refused(text) => Self::internal(text.clone()),
             StoreError::Full { what, limit } => Self::internal(format!(
                 "the embedded registry holds at most {limit} {what}; use a Consul agent for more"
             )),
@@ -104,9 +105,15 @@ pub(crate) fn text(status: StatusCode, text: String) -> Response {
 }
 
 /// The headers of an answer from the catalog or the key/value store.
-pub(crate) fn with_index(mut response: Response, index: u64) -> Response {
+pub(crate) fn with_index(response: Response, index: u64) -> Response {
+    let mut response = with_leader(response);
+    response.headers_mut().insert(INDEX, HeaderValue::from(index));
+    response
+}
+
+/// Without an index: the answer is not one that can be waited for.
+pub(crate) fn with_leader(mut response: Response) -> Response {
     let headers = response.headers_mut();
-    headers.insert(INDEX, HeaderValue::from(index));
     headers.insert(KNOWN_LEADER, HeaderValue::from_static("true"));
     // Always: Go's client stops reading these headers at the first that is absent.
     headers.insert(LAST_CONTACT, HeaderValue::from_static("0"));

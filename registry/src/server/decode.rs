@@ -10,11 +10,23 @@ use crate::server::go;
 use crate::store::TaggedAddress;
 
 /// The fields of one JSON object, by lower-case name.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Fields {
     values: Map<String, Value>,
-    /// Go names the outermost field in a type error.
-    outer: Option<&'static str>,
+    place: Place,
+}
+
+/// How Go names a field of a wrong type: by its structure, or by the outermost field.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    In(&'static str),
+    Outer(&'static str),
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self::In("")
+    }
 }
 
 /// The fields that an object may have: Consul's name, and an alias or "".
@@ -27,18 +39,69 @@ impl Fields {
         Self::from_value(value, known, None)
     }
 
+    /// [`Fields::from_body`] where unknown fields are ignored.
+    pub(crate) fn lenient(body: &[u8], known: &Known) -> Result<Self, Refusal> {
+        Self::known_of(go::parse_json(body).map_err(|text| refuse(&text))?, known)
+    }
+
     pub(crate) fn from_value(
         value: Value,
         known: &Known,
         outer: Option<&'static str>,
     ) -> Result<Self, Refusal> {
+        let wanted = if outer == Some("Weights") { "structs.Weights" } else { "struct {…}" };
+        Self::read(value, known, outer.map_or(Place::In(""), Place::Outer), wanted, false)
+    }
+
+    /// [`Fields::from_body`] of a type that has a name: errors call it and its fields by it.
+    pub(crate) fn of_type(body: &[u8], known: &Known, structure: &'static str) -> Result<Self, Refusal> {
+        let value = go::parse_json(body).map_err(|text| refuse(&text))?;
+        if !matches!(value, Value::Object(_) | Value::Null) {
+            return Err(type_error(&value, "Go value", &format!("structs.{structure}")));
+        }
+        Self::read(value, known, Place::In(structure), "", false)
+    }
+
+    /// An object within such a type: `path` is how Go calls it, `wanted` its type.
+    pub(crate) fn nested(
+        &mut self,
+        name: &str,
+        known: &Known,
+        path: &'static str,
+        wanted: &str,
+    ) -> Result<Option<Self>, Refusal> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        if !value.is_object() {
+            return Err(self.mismatch(&value, name, wanted));
+        }
+        Self::read(value, known, Place::In(path), wanted, false).map(Some)
+    }
+
+    /// An object of which only the known fields matter.
+    pub(crate) fn known_of(value: Value, known: &Known) -> Result<Self, Refusal> {
+        Self::read(value, known, Place::In(""), "struct {…}", true)
+    }
+
+    /// One element of a list within such a type.
+    pub(crate) fn element(value: Value, known: &Known, path: &'static str) -> Result<Self, Refusal> {
+        Self::read(value, known, Place::In(path), "struct {…}", false)
+    }
+
+    fn read(
+        value: Value,
+        known: &Known,
+        place: Place,
+        wanted: &str,
+        ignore_unknown: bool,
+    ) -> Result<Self, Refusal> {
         let object = match value {
             Value::Object(object) => object,
             Value::Null => Map::new(),
             other => {
-                let place =
-                    outer.map_or_else(|| "Go value".to_owned(), |field| format!("Go struct field .{field}"));
-                let wanted = if outer == Some("Weights") { "structs.Weights" } else { "struct {…}" };
+                let place = match place {
+                    Place::Outer(field) => format!("Go struct field .{field}"),
+                    Place::In(_) => "Go value".to_owned(),
+                };
                 return Err(type_error(&other, &place, wanted));
             }
         };
@@ -48,12 +111,18 @@ impl Fields {
             let field = known.iter().find(|(field, alias)| {
                 field.to_lowercase() == lower || (!alias.is_empty() && *alias == lower)
             });
-            let Some((field, _)) = field else {
-                return Err(refuse(&format!("json: unknown field {name:?}")));
-            };
-            values.insert((*field).to_owned(), value);
+            match field {
+                Some((field, _)) => drop(values.insert((*field).to_owned(), value)),
+                None if ignore_unknown => {}
+                None => return Err(refuse(&format!("json: unknown field {name:?}"))),
+            }
         }
-        Ok(Self { values, outer })
+        Ok(Self { values, place })
+    }
+
+    /// True if the field is there and not null.
+    pub(crate) fn is_present(&self, name: &str) -> bool {
+        self.values.get(name).is_some_and(|value| !value.is_null())
     }
 
     pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
@@ -81,10 +150,15 @@ impl Fields {
     }
 
     pub(crate) fn string(&mut self, name: &str) -> Result<String, Refusal> {
+        self.string_of(name, "string")
+    }
+
+    /// A string of a type that has a name.
+    pub(crate) fn string_of(&mut self, name: &str, wanted: &str) -> Result<String, Refusal> {
         match self.take(name) {
             None => Ok(String::new()),
             Some(Value::String(text)) => Ok(text),
-            Some(other) => Err(self.mismatch(&other, name, "string")),
+            Some(other) => Err(self.mismatch(&other, name, wanted)),
         }
     }
 
@@ -92,6 +166,13 @@ impl Fields {
         match self.take(name) {
             None => Ok(0),
             Some(value) => value.as_i64().ok_or_else(|| self.mismatch(&value, name, "int")),
+        }
+    }
+
+    pub(crate) fn unsigned(&mut self, name: &str) -> Result<u64, Refusal> {
+        match self.take(name) {
+            None => Ok(0),
+            Some(value) => value.as_u64().ok_or_else(|| self.mismatch(&value, name, "uint64")),
         }
     }
 
@@ -192,23 +273,17 @@ impl Fields {
         }
     }
 
-    fn mismatch(&self, value: &Value, name: &str, wanted: &str) -> Refusal {
-        let field = self.outer.unwrap_or(name);
-        type_error(value, &format!("Go struct field .{field}"), wanted)
+    pub(crate) fn mismatch(&self, value: &Value, name: &str, wanted: &str) -> Refusal {
+        let field = match self.place {
+            Place::Outer(field) => format!(".{field}"),
+            Place::In(structure) => format!("{structure}.{name}"),
+        };
+        type_error(value, &format!("Go struct field {field}"), wanted)
     }
 }
 
 fn type_error(value: &Value, place: &str, wanted: &str) -> Refusal {
-    let got = match value {
-        Value::Null => "null".to_owned(),
-        Value::Bool(_) => "bool".to_owned(),
-        Value::Number(number) if number.is_f64() => format!("number {number}"),
-        Value::Number(_) => "number".to_owned(),
-        Value::String(_) => "string".to_owned(),
-        Value::Array(_) => "array".to_owned(),
-        Value::Object(_) => "object".to_owned(),
-    };
-    refuse(&format!("json: cannot unmarshal {got} into {place} of type {wanted}"))
+    refuse(&format!("json: cannot unmarshal {} into {place} of type {wanted}", go::kind(value)))
 }
 
 fn refuse(text: &str) -> Refusal {

@@ -49,7 +49,7 @@ pub(crate) fn service(
     if definition.name.is_empty() {
         return Err(Refusal::bad_request("Missing service name"));
     }
-    if matches!(definition.address.as_str(), "0.0.0.0" | "::" | "[::]") {
+    if is_wildcard(&definition.address) {
         return Err(Refusal::bad_request("Invalid service address"));
     }
     validate_meta(&definition.meta)?;
@@ -211,20 +211,30 @@ fn add_tagged_addresses(service: &mut ServiceDefinition) {
     }
 }
 
+/// An address that stands for all addresses of a machine, and that nobody can call.
+pub(crate) fn is_wildcard(address: &str) -> bool {
+    matches!(address, "0.0.0.0" | "::" | "[::]")
+}
+
 fn read_weights(value: Value) -> Result<(i64, i64), Refusal> {
-    let invalid = |text: &str| Refusal::bad_request(format!("Invalid Weights: {text}"));
     let mut fields = Fields::from_value(value, &[("Passing", ""), ("Warning", "")], Some("Weights"))?;
     let (passing, warning) = (fields.integer("Passing")?, fields.integer("Warning")?);
+    are_weights(passing, warning).map_err(|text| Refusal::bad_request(format!("Invalid Weights: {text}")))?;
+    Ok((passing, warning))
+}
+
+/// The error is Consul's text.
+pub(crate) fn are_weights(passing: i64, warning: i64) -> Result<(), &'static str> {
     if passing < 1 {
-        return Err(invalid("Passing must be greater than 0"));
+        return Err("Passing must be greater than 0");
     }
     if warning < 0 {
-        return Err(invalid("Warning must be greater or equal than 0"));
+        return Err("Warning must be greater or equal than 0");
     }
     if passing > WEIGHT_MAX || warning > WEIGHT_MAX {
-        return Err(invalid("DNS Weight must be between 0 and 65535"));
+        return Err("DNS Weight must be between 0 and 65535");
     }
-    Ok((passing, warning))
+    Ok(())
 }
 
 fn validate_meta(meta: &BTreeMap<String, String>) -> Result<(), Refusal> {

@@ -1,98 +1,57 @@
-//! From a request to its handler: one table of paths, and what Consul does with wrong paths and methods.
+//! From a request to its handler, and what Consul does with wrong paths and methods before one is asked.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Incoming};
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use crate::server::answer::{self, Answer, Refusal, Response};
+use crate::server::gzip;
+use crate::server::paths::{self, Handler};
 use crate::server::query::{Params, refuse_namespaces};
-use crate::server::{Compat, Shared, agent, catalog, kv};
-use crate::types::CheckStatus;
+use crate::server::{Compat, Shared};
 
-/// What a path leads to. What follows the path is the handler's argument.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Endpoint {
-    RegisterService,
-    DeregisterService,
-    AgentServices,
-    AgentService,
-    RegisterCheck,
-    DeregisterCheck,
-    SetCheck(CheckStatus),
-    UpdateCheck,
-    AgentChecks,
-    AgentSelf,
-    AgentMembers,
-    CatalogServices,
-    CatalogService,
-    CatalogNodes,
-    CatalogDatacenters,
-    HealthService,
-    HealthChecks,
-    HealthNode,
-    HealthState,
-    Leader,
-    Peers,
-    Kv,
+/// A request on its way to its handler.
+pub(crate) struct Call<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) method: Method,
+    pub(crate) params: Params,
+    pub(crate) headers: HeaderMap,
+    /// What follows the path of the handler, decoded.
+    pub(crate) argument: &'a str,
+    pub(crate) body: Bytes,
 }
 
-/// A path that ends in `/` takes whatever follows as its argument, slashes included; any other is exact. The
-/// first match wins, so longer paths stand above their beginnings.
-const PATHS: &[(&str, Endpoint, Allow)] = &[
-    ("/v1/agent/service/register", Endpoint::RegisterService, Allow::Put),
-    ("/v1/agent/service/deregister/", Endpoint::DeregisterService, Allow::Put),
-    ("/v1/agent/services", Endpoint::AgentServices, Allow::Get),
-    ("/v1/agent/service/", Endpoint::AgentService, Allow::Get),
-    ("/v1/agent/check/register", Endpoint::RegisterCheck, Allow::Put),
-    ("/v1/agent/check/deregister/", Endpoint::DeregisterCheck, Allow::Put),
-    ("/v1/agent/check/pass/", Endpoint::SetCheck(CheckStatus::Passing), Allow::Put),
-    ("/v1/agent/check/warn/", Endpoint::SetCheck(CheckStatus::Warning), Allow::Put),
-    ("/v1/agent/check/fail/", Endpoint::SetCheck(CheckStatus::Critical), Allow::Put),
-    ("/v1/agent/check/update/", Endpoint::UpdateCheck, Allow::Put),
-    ("/v1/agent/checks", Endpoint::AgentChecks, Allow::Get),
-    ("/v1/agent/self", Endpoint::AgentSelf, Allow::Get),
-    ("/v1/agent/members", Endpoint::AgentMembers, Allow::Get),
-    ("/v1/catalog/services", Endpoint::CatalogServices, Allow::Get),
-    ("/v1/catalog/service/", Endpoint::CatalogService, Allow::Get),
-    ("/v1/catalog/nodes", Endpoint::CatalogNodes, Allow::Get),
-    ("/v1/catalog/datacenters", Endpoint::CatalogDatacenters, Allow::Get),
-    ("/v1/health/service/", Endpoint::HealthService, Allow::Get),
-    ("/v1/health/checks/", Endpoint::HealthChecks, Allow::Get),
-    ("/v1/health/node/", Endpoint::HealthNode, Allow::Get),
-    ("/v1/health/state/", Endpoint::HealthState, Allow::Get),
-    ("/v1/status/leader", Endpoint::Leader, Allow::Get),
-    ("/v1/status/peers", Endpoint::Peers, Allow::Get),
-    ("/v1/kv/", Endpoint::Kv, Allow::GetPutDelete),
-];
+/// An answer that may take its time.
+pub(crate) type Pending<'a> = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
 
-/// The methods of a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Allow {
-    Get,
-    Put,
-    GetPutDelete,
-}
-
-impl Allow {
-    fn header(self) -> HeaderValue {
-        HeaderValue::from_static(match self {
-            Self::Get => "OPTIONS,GET",
-            Self::Put => "OPTIONS,PUT",
-            Self::GetPutDelete => "OPTIONS,GET,PUT,DELETE",
-        })
+impl Call<'_> {
+    pub(crate) fn pretty(&self) -> bool {
+        self.params.has("pretty")
     }
 
-    fn has(self, method: &Method) -> bool {
-        match self {
-            Self::Get => method == Method::GET,
-            Self::Put => method == Method::PUT,
-            Self::GetPutDelete => [Method::GET, Method::PUT, Method::DELETE].contains(method),
+    pub(crate) fn is_current(&self) -> bool {
+        self.shared.identity.compat == Compat::Current
+    }
+
+    /// The argument, which must not be empty; `missing` is Consul's text if it is.
+    pub(crate) fn required(&self, missing: &str) -> Result<&str, Refusal> {
+        if self.argument.is_empty() { Err(Refusal::bad_request(missing)) } else { Ok(self.argument) }
+    }
+
+    /// There is one datacenter; writes to another are refused.
+    pub(crate) fn own_datacenter(&self) -> Result<(), Refusal> {
+        match self.params.get("dc") {
+            Some(dc) if !dc.is_empty() && dc != self.shared.identity.datacenter => {
+                Err(Refusal::internal("No path to datacenter"))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -104,80 +63,92 @@ pub(crate) async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> R
         Ok(path) if !path.chars().any(char::is_control) => path.into_owned(),
         _ => return Ok(Refusal::bad_request("").into_response()),
     };
-    let Some((endpoint, allow, argument)) = find(&path) else { return Ok(no_such_path(&shared, &path)) };
-    let answered = admit(&shared, endpoint, allow, argument, request).await;
-    let mut response = answered.unwrap_or_else(Refusal::into_response);
-    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    if let Some(moved) = moved(&path, request.method(), request.uri().query()) {
+        return Ok(moved);
+    }
+    let zipped = gzip::is_accepted(request.headers());
+    let mut response = match paths::find(&path) {
+        None => no_such_path(&shared, &path),
+        Some((handler, allow, argument)) => {
+            let answered = admit(&shared, handler, allow, argument, request).await;
+            let mut response = answered.unwrap_or_else(Refusal::into_response);
+            response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+            response
+        }
+    };
+    if zipped && response.headers().contains_key(header::VARY) {
+        response = zip(response).await;
+    }
     Ok(response)
 }
 
 /// Checks the method and reads the body, the same way for every path.
 async fn admit(
     shared: &Shared,
-    endpoint: Endpoint,
-    allow: Allow,
+    handler: &Handler,
+    allow: &'static str,
     argument: &str,
     request: Request<Incoming>,
 ) -> Answer {
-    let method = request.method().clone();
+    let (parts, body) = request.into_parts();
+    let method = parts.method;
     if method == Method::OPTIONS {
         let mut response = answer::done();
-        response.headers_mut().insert(header::ALLOW, allow.header());
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
         return Ok(response);
     }
-    if !allow.has(&method) {
+    if !allow.split(',').any(|allowed| allowed == method.as_str()) {
         let text = format!("method {method} not allowed");
         let mut response = answer::text(StatusCode::METHOD_NOT_ALLOWED, text);
-        response.headers_mut().insert(header::ALLOW, allow.header());
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
         return Ok(response);
     }
-    let params = Params::parse(request.uri().query());
-    refuse_namespaces(&params, request.headers())?;
-    let body = read_body(shared, request.into_body()).await?;
-    call(shared, endpoint, &method, &params, argument, body).await
-}
-
-async fn call(
-    shared: &Shared,
-    endpoint: Endpoint,
-    method: &Method,
-    params: &Params,
-    argument: &str,
-    body: Bytes,
-) -> Answer {
-    match endpoint {
-        Endpoint::RegisterService => agent::register_service(shared, params, &body),
-        Endpoint::DeregisterService => agent::deregister_service(shared, argument),
-        Endpoint::AgentServices => Ok(agent::services(shared, params)),
-        Endpoint::AgentService => agent::service(shared, params, argument),
-        Endpoint::RegisterCheck => agent::register_check(shared, &body),
-        Endpoint::DeregisterCheck => agent::deregister_check(shared, argument),
-        Endpoint::SetCheck(status) => agent::set_check(shared, params, argument, status),
-        Endpoint::UpdateCheck => agent::update_check(shared, argument, &body),
-        Endpoint::AgentChecks => Ok(agent::checks(shared, params)),
-        Endpoint::AgentSelf => Ok(agent::own_self(shared, params)),
-        Endpoint::AgentMembers => Ok(agent::members(shared, params)),
-        Endpoint::CatalogServices => catalog::services(shared, params).await,
-        Endpoint::CatalogService => catalog::service(shared, params, argument).await,
-        Endpoint::CatalogNodes => catalog::nodes(shared, params).await,
-        Endpoint::CatalogDatacenters => Ok(catalog::datacenters(shared, params)),
-        Endpoint::HealthService => catalog::health_service(shared, params, argument).await,
-        Endpoint::HealthChecks => catalog::health_checks(shared, params, argument).await,
-        Endpoint::HealthNode => catalog::health_node(shared, params, argument).await,
-        Endpoint::HealthState => catalog::health_state(shared, params, argument).await,
-        Endpoint::Leader => Ok(catalog::leader(shared, params)),
-        Endpoint::Peers => Ok(catalog::peers(shared, params)),
-        Endpoint::Kv if method == Method::PUT => kv::put(shared, params, argument, body),
-        Endpoint::Kv if method == Method::DELETE => kv::delete(shared, params, argument),
-        Endpoint::Kv => kv::get(shared, params, argument).await,
+    let params = Params::parse(parts.uri.query());
+    refuse_namespaces(&params, &parts.headers)?;
+    let body = read_body(shared, body).await?;
+    let call = Call { shared, method, params, headers: parts.headers, argument, body };
+    match handler {
+        Handler::Always(handler) => Ok(handler(&call)),
+        Handler::Now(handler) => handler(&call),
+        Handler::Later(handler) => handler(&call).await,
     }
 }
 
-fn find(path: &str) -> Option<(Endpoint, Allow, &str)> {
-    PATHS.iter().find_map(|(known, endpoint, allow)| {
-        let rest = path.strip_prefix(known)?;
-        (rest.is_empty() || known.ends_with('/')).then_some((*endpoint, *allow, rest))
-    })
+/// Paths with `//`, `.` or `..`, and those that lack their last slash, are redirected as Go's router does it.
+fn moved(path: &str, method: &Method, query: Option<&str>) -> Option<Response> {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    let mut clean = format!("/{}", parts.join("/"));
+    if path.ends_with('/') && clean != "/" || paths::lacks_slash(&clean) {
+        clean.push('/');
+    }
+    if clean == path {
+        return None;
+    }
+    let mut target = utf8_percent_encode(&clean, ESCAPED).to_string();
+    if let Some(query) = query {
+        target = format!("{target}?{query}");
+    }
+    let reads = *method == Method::GET || *method == Method::HEAD;
+    let body = if reads {
+        format!("<a href=\"{}\">Moved Permanently</a>.\n\n", target.replace('&', "&amp;"))
+    } else {
+        String::new()
+    };
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    response.headers_mut().insert(header::LOCATION, HeaderValue::try_from(target).ok()?);
+    if reads {
+        let html = HeaderValue::from_static("text/html; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, html);
+    }
+    Some(response)
 }
 
 fn no_such_path(shared: &Shared, path: &str) -> Response {
@@ -190,6 +161,19 @@ fn no_such_path(shared: &Shared, path: &str) -> Response {
         Compat::V1_8 => "",
     };
     answer::text(StatusCode::NOT_FOUND, text.to_owned())
+}
+
+/// Whatever its size, as Consul does it; only nothing stays nothing.
+async fn zip(response: Response) -> Response {
+    let (mut parts, body) = response.into_parts();
+    // A whole body in memory: collecting it neither waits nor fails.
+    let Ok(whole) = body.collect().await;
+    let bytes = whole.to_bytes();
+    if bytes.is_empty() {
+        return Response::from_parts(parts, Full::new(bytes));
+    }
+    parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    Response::from_parts(parts, Full::from(gzip::compress(&bytes)))
 }
 
 /// Bodies of reads are read as well, and ignored: some clients send one with a GET.
@@ -211,24 +195,29 @@ async fn read_body(shared: &Shared, body: Incoming) -> Result<Bytes, Refusal> {
 
 /// Bodies are a few kilobytes from the same machine.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// What cannot stand in a path as it is.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'?').add(b'#').add(b'%');
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn each_path_is_found_by_itself_and_not_by_a_shorter_one() {
-        for (known, endpoint, allow) in PATHS {
-            let path = if known.ends_with('/') { format!("{known}a/b") } else { (*known).to_owned() };
-            let argument = if known.ends_with('/') { "a/b" } else { "" };
-            assert_eq!(find(&path), Some((*endpoint, *allow, argument)), "{path}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_served_is_not_found() {
-        for path in ["/", "/v1", "/v1/", "/v1/kv", "/v1/session/create", "/v1/agent/services/x", "/v2/kv/a"] {
-            assert_eq!(find(path), None, "{path}");
+    fn crooked_paths_are_redirected_to_straight_ones() {
+        for (path, target) in [
+            ("/v1//kv/a", Some("/v1/kv/a")),
+            ("/v1/kv/../agent/self", Some("/v1/agent/self")),
+            ("/v1/kv", Some("/v1/kv/")),
+            ("/v1/kv/a b//", Some("/v1/kv/a%20b/")),
+            ("/v1/kv/a/", None),
+            ("/v1/agent/self", None),
+            ("/v1", None),
+            ("/", None),
+        ] {
+            let moved = moved(path, &Method::GET, None);
+            let location =
+                moved.as_ref().map(|response| response.headers()[header::LOCATION].to_str().unwrap());
+            assert_eq!(location, target, "{path}");
         }
     }
 }

@@ -46,6 +46,36 @@ pub(crate) fn parse_duration(text: &str) -> Result<i64, String> {
     Ok(if negative { -nanoseconds } else { nanoseconds })
 }
 
+/// Writes a duration as Go does: `1m0s`, `1.5s`, `200ms`.
+pub(crate) fn write_duration(nanoseconds: i64) -> String {
+    let total = nanoseconds.unsigned_abs();
+    let sign = if nanoseconds < 0 { "-" } else { "" };
+    let part = |unit: u64, name: &str| {
+        let fraction = format!("{:0width$}", total % unit, width = unit.ilog10() as usize);
+        let fraction = fraction.trim_end_matches('0');
+        let dot = if fraction.is_empty() || unit == 1 { "" } else { "." };
+        format!("{sign}{}{dot}{}{name}", total / unit, if unit == 1 { "" } else { fraction })
+    };
+    match total {
+        0 => "0s".to_owned(),
+        1..1_000 => part(1, "ns"),
+        1_000..1_000_000 => part(1_000, "µs"),
+        1_000_000..1_000_000_000 => part(1_000_000, "ms"),
+        _ => {
+            let seconds = total / 1_000_000_000;
+            let fraction = format!("{:09}", total % 1_000_000_000);
+            let fraction = fraction.trim_end_matches('0');
+            let dot = if fraction.is_empty() { "" } else { "." };
+            let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+            match (hours, minutes) {
+                (0, 0) => format!("{sign}{seconds}{dot}{fraction}s"),
+                (0, minutes) => format!("{sign}{minutes}m{seconds}{dot}{fraction}s"),
+                (hours, minutes) => format!("{sign}{hours}h{minutes}m{seconds}{dot}{fraction}s"),
+            }
+        }
+    }
+}
+
 /// The first JSON value of a body; Consul ignores whatever follows it. The error is Go's text.
 pub(crate) fn parse_json(body: &[u8]) -> Result<Value, String> {
     let mut values = serde_json::Deserializer::from_slice(body).into_iter::<Value>();
@@ -54,6 +84,19 @@ pub(crate) fn parse_json(body: &[u8]) -> Result<Value, String> {
         Some(Ok(value)) => Ok(value),
         Some(Err(error)) if error.classify() == Category::Eof => Err("unexpected EOF".to_owned()),
         Some(Err(error)) => Err(syntax_error(body, &error)),
+    }
+}
+
+/// What Go calls a value of a wrong type.
+pub(crate) fn kind(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(_) => "bool".to_owned(),
+        Value::Number(number) if number.is_f64() => format!("number {number}"),
+        Value::Number(_) => "number".to_owned(),
+        Value::String(_) => "string".to_owned(),
+        Value::Array(_) => "array".to_owned(),
+        Value::Object(_) => "object".to_owned(),
     }
 }
 
@@ -139,6 +182,13 @@ mod tests {
             ("0s", 0),
         ] {
             assert_eq!(parse_duration(text), Ok(nanoseconds), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_are_written_as_go_writes_them() {
+        for text in ["0s", "10s", "1m0s", "1h0m0s", "1m30.5s", "200ms", "1.5ms", "7ns", "-1s", "24h0m1s"] {
+            assert_eq!(write_duration(parse_duration(text).unwrap()), text);
         }
     }
 

@@ -1,38 +1,47 @@
-//! `/v1/kv/…`: keys and values, with check-and-set and blocking reads. Locks need sessions, which are not served.
+//! `/v1/kv/…`: keys and values, with check-and-set, locks and blocking reads.
 
 use base64::Engine;
-use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::Full;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::server::answer::{self, Answer, Refusal, Response};
-use crate::server::catalog::blocking;
-use crate::server::query::{Params, ReadOptions};
-use crate::server::{Compat, Shared};
+use crate::server::dispatch::Call;
+use crate::server::query::ReadOptions;
+use crate::server::read::blocking;
+use crate::server::session;
 use crate::store::{Cas, KvEntry, Store};
 
-pub(crate) async fn get(shared: &Shared, params: &Params, key: &str) -> Answer {
-    let options = ReadOptions::parse(params, &shared.identity.datacenter)?;
-    if params.has("keys") {
-        return keys(shared, params, &options, key).await;
+pub(crate) async fn answer(call: &Call<'_>) -> Answer {
+    match call.method {
+        Method::PUT => put(call),
+        Method::DELETE => delete(call),
+        _ => get(call).await,
     }
-    if params.has("recurse") {
+}
+
+async fn get(call: &Call<'_>) -> Answer {
+    let (shared, key) = (call.shared, call.argument);
+    let options = ReadOptions::parse(&call.params, &shared.identity.datacenter)
+        .map_err(|refusal| Refusal { dispatched: false, ..refusal })?;
+    if call.params.has("keys") {
+        return keys(call, &options).await;
+    }
+    if call.params.has("recurse") {
         let view = |store: &Store| {
-            let list: Vec<Value> = store.kv.with_prefix(key).map(|(key, entry)| pair(key, entry)).collect();
+            let list: Vec<Value> =
+                store.kv.with_prefix(key).map(|(key, entry)| pair(key, entry, true)).collect();
             (store.kv.prefix_index(key), list)
         };
         let (index, list) = blocking(shared, &options, view).await?;
         return Ok(listed(&options, index, list));
     }
-    if key.is_empty() {
-        return Err(Refusal::bad_request("Missing key name"));
-    }
+    call.required(MISSING)?;
     let view = |store: &Store| (store.kv.key_index(key), store.kv.get(key).cloned());
     let (index, entry) = blocking(shared, &options, view).await?;
     let Some(entry) = entry else { return Ok(missing(index)) };
-    if !params.has("raw") {
-        let body = Value::Array(vec![pair(key, &entry)]);
+    if !call.params.has("raw") {
+        let body = Value::Array(vec![pair(key, &entry, true)]);
         return Ok(answer::with_index(answer::json(&body, options.pretty), index));
     }
     let mut response = Response::new(Full::new(entry.value));
@@ -44,38 +53,55 @@ pub(crate) async fn get(shared: &Shared, params: &Params, key: &str) -> Answer {
     Ok(answer::with_index(response, index))
 }
 
-pub(crate) fn put(shared: &Shared, params: &Params, key: &str, body: Bytes) -> Answer {
-    if key.is_empty() {
-        return Err(Refusal::bad_request("Missing key name"));
+fn put(call: &Call<'_>) -> Answer {
+    let key = call.required(MISSING)?;
+    call.own_datacenter()?;
+    let params = &call.params;
+    if ["cas", "acquire", "release"].iter().filter(|name| params.has(name)).count() > 1 {
+        return Err(Refusal::bad_request(format!("Conflicting flags: {}", params.encoded())));
     }
-    refuse_locks(params)?;
-    if body.len() > shared.limits.kv_value_bytes {
-        return Err(Refusal::too_large(body.len(), shared.limits.kv_value_bytes));
+    let limit = call.shared.limits.kv_value_bytes;
+    if call.body.len() > limit {
+        return Err(Refusal::too_large(call.body.len(), limit));
     }
-    let (flags, cas) = (number(shared, params, "flags")?.unwrap_or(0), condition(shared, params)?);
-    let done = shared
-        .change(|store, _| store.kv_put(key, body, flags, cas))
-        .map_err(|error| Refusal::full(&error))?;
-    Ok(answer::json(&json!(done), params.has("pretty")))
+    let (flags, cas) = (number(call, "flags")?.unwrap_or(0), condition(call)?);
+    let holder = params.get("acquire").or_else(|| params.get("release"));
+    if holder == Some("") {
+        return Err(Refusal::internal("missing session"));
+    }
+    if let Some(session) = params.get("acquire") {
+        session::known_form(session)?;
+    }
+    let value = call.body.clone();
+    let done = call.shared.change(|store, now| match (params.get("acquire"), params.get("release")) {
+        (Some(session), _) => store.kv_lock(key, value, flags, session, now),
+        (None, Some(session)) => store.kv_unlock(key, value, flags, session),
+        (None, None) => store.kv_put(key, value, flags, cas),
+    });
+    let done = done.map_err(|error| Refusal::store(&error))?;
+    Ok(answer::json(&json!(done), call.pretty()))
 }
 
-pub(crate) fn delete(shared: &Shared, params: &Params, key: &str) -> Answer {
-    let recurse = params.has("recurse");
-    if key.is_empty() && !recurse {
-        return Err(Refusal::bad_request("Missing key name"));
+fn delete(call: &Call<'_>) -> Answer {
+    let key = call.argument;
+    call.own_datacenter()?;
+    let recurse = call.params.has("recurse");
+    if !recurse {
+        call.required(MISSING)?;
     }
-    if recurse && let Some(cas) = params.get("cas") {
-        return Err(Refusal::bad_request(format!("Conflicting flags: cas={cas}&recurse=")));
+    if recurse && call.params.has("cas") {
+        return Err(Refusal::bad_request(format!("Conflicting flags: {}", call.params.encoded())));
     }
-    let cas = condition(shared, params)?;
-    let done = shared.change(|store, _| store.kv_delete(key, recurse, cas));
-    Ok(answer::json(&json!(done), params.has("pretty")))
+    let cas = condition(call)?;
+    let done = call.shared.change(|store, _| store.kv_delete(key, recurse, cas));
+    Ok(answer::json(&json!(done), call.pretty()))
 }
 
 /// `?keys`: names only, cut after the first separator that follows the prefix.
-async fn keys(shared: &Shared, params: &Params, options: &ReadOptions, prefix: &str) -> Answer {
+async fn keys(call: &Call<'_>, options: &ReadOptions) -> Answer {
+    let prefix = call.argument;
     // The misspelling is part of Consul's API.
-    let separator = params.get("separator").or_else(|| params.get("seperator")).unwrap_or_default();
+    let separator = call.params.get("separator").or_else(|| call.params.get("seperator")).unwrap_or_default();
     let view = |store: &Store| {
         let mut names: Vec<String> = Vec::new();
         for (key, _) in store.kv.with_prefix(prefix) {
@@ -88,7 +114,7 @@ async fn keys(shared: &Shared, params: &Params, options: &ReadOptions, prefix: &
         }
         (store.kv.prefix_index(prefix), names)
     };
-    let (index, names) = blocking(shared, options, view).await?;
+    let (index, names) = blocking(call.shared, options, view).await?;
     if names.is_empty() && prefix.is_empty() {
         // The one list that Consul answers empty.
         return Ok(answer::with_index(answer::json(&json!([]), options.pretty), index));
@@ -108,44 +134,38 @@ fn missing(index: u64) -> Response {
     answer::with_index(answer::text(StatusCode::NOT_FOUND, String::new()), index)
 }
 
-fn pair(key: &str, entry: &KvEntry) -> Value {
-    // Consul has no empty value: it answers null.
+/// One key as Consul lists it. It has no empty value: it answers null.
+pub(crate) fn pair(key: &str, entry: &KvEntry, with_value: bool) -> Value {
     let encoded = base64::engine::general_purpose::STANDARD.encode(&entry.value);
-    let value = (!encoded.is_empty()).then_some(encoded);
-    json!({
-        "LockIndex": 0,
-        "Key": key,
-        "Flags": entry.flags,
-        "Value": value,
-        "CreateIndex": entry.create_index,
-        "ModifyIndex": entry.modify_index,
-    })
+    let value = if with_value && !encoded.is_empty() { Value::String(encoded) } else { Value::Null };
+    let mut object = Map::new();
+    let mut put = |name: &str, value: Value| object.insert(name.to_owned(), value);
+    put("LockIndex", json!(entry.lock_index));
+    put("Key", json!(key));
+    put("Flags", json!(entry.flags));
+    put("Value", value);
+    if let Some(session) = &entry.session {
+        put("Session", json!(session));
+    }
+    put("CreateIndex", json!(entry.create_index));
+    put("ModifyIndex", json!(entry.modify_index));
+    Value::Object(object)
 }
 
-fn condition(shared: &Shared, params: &Params) -> Result<Cas, Refusal> {
-    Ok(match number(shared, params, "cas")? {
+fn condition(call: &Call<'_>) -> Result<Cas, Refusal> {
+    Ok(match number(call, "cas")? {
         None => Cas::Always,
         Some(0) => Cas::Absent,
         Some(index) => Cas::At(index),
     })
 }
 
-fn number(shared: &Shared, params: &Params, name: &str) -> Result<Option<u64>, Refusal> {
-    let Some(text) = params.get(name) else { return Ok(None) };
+fn number(call: &Call<'_>, name: &str) -> Result<Option<u64>, Refusal> {
+    let Some(text) = call.params.get(name) else { return Ok(None) };
     text.parse().map(Some).map_err(|_| {
         let text = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
-        match shared.identity.compat {
-            Compat::Current => Refusal::bad_request(text),
-            Compat::V1_8 => Refusal::internal(text),
-        }
+        if call.is_current() { Refusal::bad_request(text) } else { Refusal::internal(text) }
     })
 }
 
-fn refuse_locks(params: &Params) -> Result<(), Refusal> {
-    if params.has("acquire") || params.has("release") {
-        return Err(Refusal::internal(
-            "the embedded registry has no sessions, so keys cannot be locked; use a Consul agent for it",
-        ));
-    }
-    Ok(())
-}
+const MISSING: &str = "Missing key name";

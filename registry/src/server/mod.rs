@@ -1,28 +1,42 @@
 //! The embedded registry: Consul's HTTP API, as far as development, demos and tests need it, on one port.
 //!
 //! For development only: one node, all state in memory, no ACLs, no TLS. What is served is the table in
-//! `dispatch`; everything else is answered 404, and parameters that would change the meaning of an answer
-//! are refused rather than ignored. Production is a real Consul.
+//! `paths`; everything else is answered 404, and what would change the meaning of an answer is refused
+//! rather than ignored. Production is a real Consul.
 //!
 //! Everything is bounded, see [`ServerLimits`]. A request is answered from one lock over [`Store`], which is
 //! never held across an await.
 
 mod agent;
+mod agent_health;
 mod answer;
 mod catalog;
+mod catalog_write;
 mod decode;
 mod definition;
 mod dispatch;
+mod event;
+mod filter;
 mod go;
+mod gzip;
+mod health;
 mod kv;
+mod maintenance;
+mod operator;
+mod own;
+mod paths;
 mod probe;
 mod query;
+mod read;
+mod session;
 mod shape;
+mod txn;
+mod ui;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -160,9 +174,11 @@ impl Drop for EmbeddedRegistry {
 #[derive(Debug)]
 struct Shared {
     identity: Identity,
+    /// When it was, in words.
+    started: String,
     limits: ServerLimits,
     state: Mutex<Store>,
-    /// The index after the latest change.
+    /// The store's revision after the latest change.
     revision: watch::Sender<u64>,
     /// A timer may have moved.
     timers: Notify,
@@ -184,11 +200,12 @@ impl Shared {
             address,
             compat: options.compat,
         };
-        let mut store = Store::new(options.limits.store);
+        let mut store = Store::new(options.limits.store, identity.own_node());
         register_itself(&mut store, &identity);
-        let revision = watch::Sender::new(store.index());
+        let revision = watch::Sender::new(store.revision());
         Self {
             identity,
+            started: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             limits: options.limits,
             state: Mutex::new(store),
             revision,
@@ -213,9 +230,9 @@ impl Shared {
     /// [`Shared::change`] for the timers themselves, which need not be woken by their own doing.
     fn apply<T>(&self, change: impl FnOnce(&mut Store, Instant) -> T) -> T {
         let mut store = self.store();
-        let before = store.index();
+        let before = store.revision();
         let result = change(&mut store, tokio::time::Instant::now().into_std());
-        let after = store.index();
+        let after = store.revision();
         drop(store);
         if after != before {
             self.revision.send_replace(after);
@@ -235,7 +252,7 @@ fn register_itself(store: &mut Store, identity: &Identity) {
         id: agent::CONSUL.to_owned(),
         name: agent::CONSUL.to_owned(),
         port: i64::from(shape::SERVER_PORT),
-        meta: [("version".to_owned(), identity.version().to_owned())].into(),
+        meta: identity.own_service_meta(),
         weight_passing: 1,
         weight_warning: 1,
         ..ServiceDefinition::default()

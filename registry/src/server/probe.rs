@@ -50,7 +50,7 @@ fn reconcile(
     probes: &mut HashMap<String, (HttpProbe, AbortHandle)>,
 ) {
     let mut wanted = HashMap::new();
-    for check in shared.store().checks() {
+    for check in shared.store().own_checks() {
         if let CheckKind::Http(probe) = &check.definition.kind {
             wanted.insert(check.definition.id.clone(), probe.clone());
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::HeaderMap;
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::server::answer::Refusal;
 use crate::server::go;
@@ -36,6 +36,15 @@ impl Params {
     /// The first value; empty if the name stands alone.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The whole query, sorted by name, as errors quote it.
+    pub(crate) fn encoded(&self) -> String {
+        let mut pairs: Vec<&(String, String)> = self.0.iter().collect();
+        pairs.sort_by(|a, b| a.0.cmp(&b.0));
+        let encode = |text: &str| utf8_percent_encode(text, ESCAPED).to_string().replace("%20", "+");
+        let pairs = pairs.into_iter().map(|(name, value)| format!("{}={}", encode(name), encode(value)));
+        pairs.collect::<Vec<_>>().join("&")
     }
 
     pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
@@ -109,21 +118,11 @@ pub(crate) fn refuse_namespaces(params: &Params, headers: &HeaderMap) -> Result<
     Ok(())
 }
 
-/// What an answer would have to be filtered by and is not must be refused: an unfiltered list would lie.
-pub(crate) fn refuse_filters(params: &Params) -> Result<(), Refusal> {
-    for name in ["filter", "node-meta"] {
-        if params.get(name).is_some_and(|value| !value.is_empty()) {
-            return Err(Refusal::bad_request(format!(
-                "the embedded registry does not support ?{name}; use a Consul agent for it"
-            )));
-        }
-    }
-    Ok(())
-}
-
 /// Consul's `default_query_time` and `max_query_time`.
 const WAIT_DEFAULT: Duration = Duration::from_mins(5);
 const WAIT_MAX: Duration = Duration::from_mins(10);
+/// What Go escapes in a query.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 #[cfg(test)]
 mod tests {

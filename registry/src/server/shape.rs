@@ -1,12 +1,13 @@
 //! Consul's JSON objects, with the order of keys and the choice between `null`, `{}` and absence that its own
 //! answers have: some clients depend on them.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
 use crate::server::Compat;
-use crate::store::{CheckKind, CheckRecord, ServiceRecord, TaggedAddress};
+use crate::store::{CheckKind, CheckRecord, NodeDefinition, NodeRecord, ServiceRecord, TaggedAddress};
 
 /// Who answers: the node, its datacenter, and the release that is imitated.
 #[derive(Debug, Clone)]
@@ -31,44 +32,53 @@ impl Identity {
         std::net::SocketAddr::new(self.address, SERVER_PORT).to_string()
     }
 
-    fn tagged_addresses(&self) -> Value {
+    /// The registry's own node.
+    pub(crate) fn own_node(&self) -> NodeDefinition {
         let address = self.address.to_string();
-        match self.address {
-            IpAddr::V4(_) => {
-                json!({"lan": address, "lan_ipv4": address, "wan": address, "wan_ipv4": address})
-            }
-            IpAddr::V6(_) => {
-                json!({"lan": address, "lan_ipv6": address, "wan": address, "wan_ipv6": address})
-            }
+        let family = if self.address.is_ipv4() { ["lan_ipv4", "wan_ipv4"] } else { ["lan_ipv6", "wan_ipv6"] };
+        let names = ["lan", "wan"].into_iter().chain(family);
+        let mut meta = BTreeMap::from([("consul-network-segment".to_owned(), String::new())]);
+        if self.compat == Compat::Current {
+            meta.insert("consul-version".to_owned(), self.version().to_owned());
+        }
+        NodeDefinition {
+            id: self.node_id.clone(),
+            name: self.node_name.clone(),
+            tagged_addresses: Some(names.map(|name| (name.to_owned(), address.clone())).collect()),
+            address,
+            meta: Some(meta),
         }
     }
 
-    fn node_meta(&self) -> Value {
-        match self.compat {
-            Compat::Current => json!({"consul-network-segment": "", "consul-version": self.version()}),
-            Compat::V1_8 => json!({"consul-network-segment": ""}),
-        }
+    /// The metadata of the service `consul`.
+    pub(crate) fn own_service_meta(&self) -> BTreeMap<String, String> {
+        let facts = [
+            ("non_voter", "false"),
+            ("raft_version", "3"),
+            ("serf_protocol_current", "2"),
+            ("serf_protocol_max", "5"),
+            ("serf_protocol_min", "1"),
+            ("version", self.version()),
+        ];
+        facts.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
-    pub(crate) fn node(&self, index: u64) -> Value {
+    pub(crate) fn node(&self, node: &NodeRecord) -> Value {
+        let definition = &node.definition;
         json!({
-            "ID": self.node_id,
-            "Node": self.node_name,
-            "Address": self.address.to_string(),
+            "ID": definition.id,
+            "Node": definition.name,
+            "Address": definition.address,
             "Datacenter": self.datacenter,
-            "TaggedAddresses": self.tagged_addresses(),
-            "Meta": self.node_meta(),
-            "CreateIndex": index,
-            "ModifyIndex": index,
+            "TaggedAddresses": definition.tagged_addresses,
+            "Meta": definition.meta,
+            "CreateIndex": node.create_index,
+            "ModifyIndex": node.modify_index,
         })
     }
 
-    /// One element of `health/service/:name`.
-    pub(crate) fn health_entry(&self, node: &Value, service: &ServiceRecord, checks: &[Value]) -> Value {
-        json!({"Node": node, "Service": self.health_service(service), "Checks": checks})
-    }
-
-    fn health_service(&self, service: &ServiceRecord) -> Value {
+    /// The service of an element of `health/service/:name`.
+    pub(crate) fn health_service(&self, service: &ServiceRecord) -> Value {
         let definition = &service.definition;
         let mut object = Map::new();
         let mut put = |name: &str, value: Value| object.insert(name.to_owned(), value);
@@ -98,16 +108,16 @@ impl Identity {
     }
 
     /// One element of `catalog/service/:name`.
-    pub(crate) fn catalog_service(&self, service: &ServiceRecord) -> Value {
+    pub(crate) fn catalog_service(&self, node: &NodeRecord, service: &ServiceRecord) -> Value {
         let definition = &service.definition;
         let mut object = Map::new();
         let mut put = |name: &str, value: Value| object.insert(name.to_owned(), value);
-        put("ID", json!(self.node_id));
-        put("Node", json!(self.node_name));
-        put("Address", json!(self.address.to_string()));
+        put("ID", json!(node.definition.id));
+        put("Node", json!(node.definition.name));
+        put("Address", json!(node.definition.address));
         put("Datacenter", json!(self.datacenter));
-        put("TaggedAddresses", self.tagged_addresses());
-        put("NodeMeta", self.node_meta());
+        put("TaggedAddresses", json!(node.definition.tagged_addresses));
+        put("NodeMeta", json!(node.definition.meta));
         put("ServiceKind", json!(definition.kind));
         put("ServiceID", json!(definition.id));
         put("ServiceName", json!(definition.name));
@@ -158,12 +168,68 @@ impl Identity {
         Value::Object(object)
     }
 
-    /// A check. `service`: the one it belongs to, if any. At the agent, indexes are 0.
-    pub(crate) fn check(&self, check: &CheckRecord, service: Option<&ServiceRecord>, agent: bool) -> Value {
+    /// A check of the catalog. `service`: the one it belongs to, if any.
+    pub(crate) fn check(&self, check: &CheckRecord, service: Option<&ServiceRecord>) -> Value {
+        let mut object = Self::check_result(check, service);
+        let definition = &check.definition;
+        object.insert("Type".to_owned(), json!(definition.kind.as_str()));
+        if self.compat == Compat::Current {
+            let (interval, timeout) = match &definition.kind {
+                CheckKind::Http(probe) => (seconds(probe.interval), seconds(probe.timeout)),
+                _ => (String::new(), String::new()),
+            };
+            object.insert("Interval".to_owned(), json!(interval));
+            object.insert("Timeout".to_owned(), json!(timeout));
+            object.insert("ExposedPort".to_owned(), json!(0));
+        }
+        let made = match &definition.kind {
+            CheckKind::External { definition, .. } => Value::Object(definition.clone()),
+            _ => json!({}),
+        };
+        object.insert("Definition".to_owned(), made);
+        object.insert("CreateIndex".to_owned(), json!(check.create_index));
+        object.insert("ModifyIndex".to_owned(), json!(check.modify_index));
+        Value::Object(object)
+    }
+
+    /// A check at the agent, which knows no indexes.
+    pub(crate) fn agent_check(&self, check: &CheckRecord, service: Option<&ServiceRecord>) -> Value {
+        let mut object = self.check(check, service);
+        object["CreateIndex"] = json!(0);
+        object["ModifyIndex"] = json!(0);
+        object
+    }
+
+    /// A check in `agent/health`, with the zero values of everything that is not known there.
+    pub(crate) fn local_check(check: &CheckRecord, service: Option<&ServiceRecord>) -> Value {
+        let mut object = Self::check_result(check, service);
+        if object["ServiceTags"] == json!([]) {
+            object["ServiceTags"] = Value::Null;
+        }
+        object.insert("Type".to_owned(), json!(""));
+        let definition = json!({
+            "Interval": "0s",
+            "Timeout": "0s",
+            "DeregisterCriticalServiceAfter": "0s",
+            "HTTP": "",
+            "Header": null,
+            "Method": "",
+            "Body": "",
+            "TLSSkipVerify": false,
+            "TCP": "",
+        });
+        object.insert("Definition".to_owned(), definition);
+        object.insert("CreateIndex".to_owned(), json!(0));
+        object.insert("ModifyIndex".to_owned(), json!(0));
+        Value::Object(object)
+    }
+
+    /// What every form of a check begins with.
+    fn check_result(check: &CheckRecord, service: Option<&ServiceRecord>) -> Map<String, Value> {
         let definition = &check.definition;
         let mut object = Map::new();
         let mut put = |name: &str, value: Value| object.insert(name.to_owned(), value);
-        put("Node", json!(self.node_name));
+        put("Node", json!(check.node));
         put("CheckID", json!(definition.id));
         put("Name", json!(definition.name));
         put("Status", json!(check.status.as_str()));
@@ -172,80 +238,7 @@ impl Identity {
         put("ServiceID", json!(definition.service_id));
         put("ServiceName", json!(service.map_or("", |service| service.definition.name.as_str())));
         put("ServiceTags", service.map_or_else(|| json!([]), |service| json!(service.definition.tags)));
-        put("Type", json!(definition.kind.as_str()));
-        if self.compat == Compat::Current {
-            let (interval, timeout) = match &definition.kind {
-                CheckKind::Http(probe) => (seconds(probe.interval), seconds(probe.timeout)),
-                CheckKind::Node | CheckKind::Ttl(_) => (String::new(), String::new()),
-            };
-            put("Interval", json!(interval));
-            put("Timeout", json!(timeout));
-            put("ExposedPort", json!(0));
-        }
-        put("Definition", json!({}));
-        put("CreateIndex", json!(if agent { 0 } else { check.create_index }));
-        put("ModifyIndex", json!(if agent { 0 } else { check.modify_index }));
-        Value::Object(object)
-    }
-
-    /// `agent/self`, with what tools read from it: the names, the version, and objects where they expect some.
-    pub(crate) fn agent_self(&self, services: usize, checks: usize) -> Value {
-        json!({
-            "Config": {
-                "Datacenter": self.datacenter,
-                "NodeName": self.node_name,
-                "NodeID": self.node_id,
-                "Revision": "embedded",
-                "Server": true,
-                "Version": self.version(),
-            },
-            "DebugConfig": {"ACLsEnabled": false, "Datacenter": self.datacenter, "NodeName": self.node_name},
-            "Coord": {
-                "Vec": [0, 0, 0, 0, 0, 0, 0, 0],
-                "Error": 1.5,
-                "Adjustment": 0,
-                "Height": 0.00001,
-            },
-            "Member": self.member(),
-            "Stats": {
-                "agent": {
-                    "check_monitors": "0",
-                    "check_ttls": "0",
-                    "checks": checks.to_string(),
-                    "services": services.to_string(),
-                },
-                "build": {"prerelease": "", "revision": "embedded", "version": self.version()},
-                "consul": {"bootstrap": "true", "leader": "true", "leader_addr": self.leader(), "server": "true"},
-            },
-            "Meta": self.node_meta(),
-        })
-    }
-
-    /// One element of `agent/members`: the only one.
-    pub(crate) fn member(&self) -> Value {
-        json!({
-            "Name": self.node_name,
-            "Addr": self.address.to_string(),
-            "Port": SERF_PORT,
-            "Tags": {
-                "acls": "0",
-                "bootstrap": "1",
-                "build": format!("{}:embedded", self.version()),
-                "dc": self.datacenter,
-                "id": self.node_id,
-                "port": SERVER_PORT.to_string(),
-                "role": "consul",
-                "segment": "",
-                "vsn": "2",
-            },
-            "Status": 1,
-            "ProtocolMin": 1,
-            "ProtocolMax": 5,
-            "ProtocolCur": 2,
-            "DelegateMin": 2,
-            "DelegateMax": 5,
-            "DelegateCur": 4,
-        })
+        object
     }
 
     fn proxy(&self) -> Value {
@@ -273,4 +266,3 @@ fn seconds(duration: std::time::Duration) -> String {
 
 /// The ports that a Consul server has; nothing listens there, but clients expect an address.
 pub(crate) const SERVER_PORT: u16 = 8300;
-const SERF_PORT: u16 = 8301;

@@ -1,9 +1,28 @@
-//! What the store holds of a service and of a check: the definition as registered, and what became of it.
+//! What the store holds of a node, a service and a check: the definition as registered, and what became of it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use serde_json::{Map, Value};
+
 use crate::types::CheckStatus;
+
+/// A node as its registration describes it. `None` and an empty map are different answers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct NodeDefinition {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) address: String,
+    pub(crate) tagged_addresses: Option<BTreeMap<String, String>>,
+    pub(crate) meta: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct NodeRecord {
+    pub(crate) definition: NodeDefinition,
+    pub(crate) create_index: u64,
+    pub(crate) modify_index: u64,
+}
 
 /// A service as its registration describes it, defaults filled in.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -30,6 +49,8 @@ pub(crate) struct TaggedAddress {
 
 #[derive(Debug, Clone)]
 pub(crate) struct ServiceRecord {
+    /// The name of the node that it is registered at.
+    pub(crate) node: String,
     pub(crate) definition: ServiceDefinition,
     pub(crate) create_index: u64,
     pub(crate) modify_index: u64,
@@ -55,6 +76,14 @@ pub(crate) enum CheckKind {
     Node,
     Ttl(Duration),
     Http(HttpProbe),
+    /// Made by maintenance mode; critical as long as it is there.
+    Maintenance,
+    /// Registered with the catalog: somebody else makes it and reports its status.
+    External {
+        kind: &'static str,
+        /// What its registration says about how it is made, as it is answered.
+        definition: Map<String, Value>,
+    },
 }
 
 impl CheckKind {
@@ -64,6 +93,8 @@ impl CheckKind {
             Self::Node => "",
             Self::Ttl(_) => "ttl",
             Self::Http(_) => "http",
+            Self::Maintenance => "maintenance",
+            Self::External { kind, .. } => kind,
         }
     }
 }
@@ -81,6 +112,8 @@ pub(crate) struct HttpProbe {
 
 #[derive(Debug, Clone)]
 pub(crate) struct CheckRecord {
+    /// The name of the node that it is registered at.
+    pub(crate) node: String,
     pub(crate) definition: CheckDefinition,
     pub(crate) status: CheckStatus,
     pub(crate) output: String,

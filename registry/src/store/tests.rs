@@ -4,6 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::*;
 
+fn empty(limits: StoreLimits) -> Store {
+    Store::new(limits, NodeDefinition { name: "n1".to_owned(), ..NodeDefinition::default() })
+}
+
 fn service(name: &str, id: &str) -> ServiceDefinition {
     ServiceDefinition {
         id: id.to_owned(),
@@ -29,7 +33,7 @@ fn ttl_check(service_id: &str, ttl: Duration) -> CheckDefinition {
 
 /// Two instances of `web` and one of `api`, each with a TTL check of 10 s that passes.
 fn store(now: Instant) -> Store {
-    let mut store = Store::new(StoreLimits::default());
+    let mut store = empty(StoreLimits::default());
     for (name, id) in [("web", "web-1"), ("web", "web-2"), ("api", "api-1")] {
         let check = ttl_check(id, Duration::from_secs(10));
         store.register_service(service(name, id), vec![check], false, now).unwrap();
@@ -67,7 +71,7 @@ fn registering_again_keeps_the_status_of_a_check() {
     let mut changed = service("web", "web-1");
     changed.port = 81;
     store.register_service(changed, vec![ttl_check("web-1", Duration::from_secs(10))], false, now).unwrap();
-    assert_eq!(store.checks_of("web-1").next().unwrap().status, CheckStatus::Passing);
+    assert_eq!(store.checks_of(store.service("web-1").unwrap()).next().unwrap().status, CheckStatus::Passing);
 }
 
 #[test]
@@ -75,9 +79,9 @@ fn a_service_without_instances_has_the_index_of_the_latest_extinction() {
     let now = Instant::now();
     let mut store = store(now);
     let unknown = store.service_index("unknown");
-    store.deregister_service("web-1");
+    store.deregister_service("web-1", now);
     assert_eq!(store.service_index("unknown"), unknown, "an instance is left");
-    store.deregister_service("web-2");
+    store.deregister_service("web-2", now);
     let extinct = store.index();
     assert_eq!(store.service_index("unknown"), extinct);
     assert_eq!(store.service_index("web"), extinct);
@@ -117,14 +121,14 @@ fn the_last_output_is_kept_when_the_ttl_expires() {
     let mut store = store(now);
     store.heartbeat("service:api-1", CheckStatus::Passing, "fine".to_owned(), now).unwrap();
     store.expire(now + Duration::from_secs(10));
-    let output = &store.checks_of("api-1").next().unwrap().output;
+    let output = &store.checks_of(store.service("api-1").unwrap()).next().unwrap().output;
     assert_eq!(output, "TTL expired (last output before timeout follows): fine");
 }
 
 #[test]
 fn a_service_that_stays_critical_is_removed_after_a_minute_at_the_earliest() {
     let now = Instant::now();
-    let mut store = Store::new(StoreLimits::default());
+    let mut store = empty(StoreLimits::default());
     let check = CheckDefinition {
         deregister_after: Some(Duration::from_secs(1)),
         ..ttl_check("web-1", Duration::from_secs(10))
@@ -144,7 +148,7 @@ fn a_check_of_the_node_moves_every_service() {
     for name in ["web", "api"] {
         assert_eq!(store.service_index(name), store.index(), "{name}");
     }
-    assert_eq!(store.checks_of("web-1").count(), 2);
+    assert_eq!(store.checks_of(store.service("web-1").unwrap()).count(), 2);
 }
 
 #[test]
@@ -160,7 +164,7 @@ fn what_does_not_exist_is_named() {
 #[test]
 fn the_limit_admits_its_number_and_refuses_one_more() {
     let now = Instant::now();
-    let mut store = Store::new(StoreLimits { services: 2, ..StoreLimits::default() });
+    let mut store = empty(StoreLimits { services: 2, ..StoreLimits::default() });
     for id in ["a", "b", "b"] {
         store.register_service(service("web", id), Vec::new(), false, now).unwrap();
     }

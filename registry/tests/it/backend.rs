@@ -33,6 +33,14 @@ impl Backend {
         }
     }
 
+    /// HTTP, RPC, gossip in the LAN and in the WAN; `None`: those that Consul has by itself.
+    pub(crate) fn ports(&self) -> Option<[u16; 4]> {
+        match self {
+            Self::Embedded { .. } => None,
+            Self::Consul(process) => Some(process.ports()),
+        }
+    }
+
     pub(crate) async fn kill(&mut self) {
         match self {
             Self::Embedded { running, .. } => {

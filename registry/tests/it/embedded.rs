@@ -50,7 +50,7 @@ async fn current_releases_answer_404_for_what_they_do_not_know() {
         let (status, text) = text(&registry, Method::PUT, path, body).await;
         assert!(status == 404 && text.starts_with(begin), "{path}: {status} {text}");
     }
-    let (status, text) = text(&registry, Method::GET, "/v1/session/list", "").await;
+    let (status, text) = text(&registry, Method::GET, "/v1/nothing", "").await;
     assert_eq!((status, text.as_str()), (404, "Invalid URL path: not a recognized HTTP API endpoint\n"));
 }
 
@@ -69,14 +69,37 @@ async fn current_releases_have_more_keys_and_headers() {
 }
 
 #[tokio::test]
-async fn what_would_change_an_answer_and_is_not_served_is_refused() {
+async fn what_is_not_served_is_refused_and_not_pretended() {
     let registry = EmbeddedRegistry::start(options()).await.unwrap();
-    for path in ["/v1/health/service/web?filter=Service.ID%3D%3Da", "/v1/catalog/service/web?node-meta=a:b"] {
-        let (status, text) = text(&registry, Method::GET, path, "").await;
-        assert!(status == 400 && text.contains("does not support"), "{path}: {status} {text}");
+    for (method, path) in [
+        (Method::PUT, "/v1/config"),
+        (Method::POST, "/v1/query"),
+        (Method::POST, "/v1/connect/intentions"),
+        (Method::GET, "/v1/discovery-chain/web"),
+        (Method::GET, "/v1/snapshot"),
+        (Method::GET, "/v1/agent/host"),
+    ] {
+        let (status, text) = text(&registry, method, path, "{}").await;
+        assert!(status == 500 && text.contains("the embedded registry"), "{path}: {status} {text}");
     }
-    let (status, text) = text(&registry, Method::PUT, "/v1/kv/lock?acquire=x", "").await;
-    assert!(status == 500 && text.contains("no sessions"), "{status} {text}");
+    let (status, _) = text(&registry, Method::PUT, "/v1/agent/leave", "").await;
+    assert_eq!(status, 403);
+}
+
+#[tokio::test]
+async fn current_releases_call_the_clients_mistakes_bad_requests() {
+    let registry = EmbeddedRegistry::start(options()).await.unwrap();
+    for (method, path, body) in [
+        (Method::GET, "/v1/health/service/web?filter=bogus", ""),
+        (Method::GET, "/v1/agent/services?filter=Bogus==1", ""),
+        (Method::PUT, "/v1/kv/a?cas=x", ""),
+        (Method::PUT, "/v1/catalog/register", "{}"),
+        (Method::PUT, "/v1/catalog/deregister", "{}"),
+        (Method::GET, "/v1/agent/health/service/id/", ""),
+    ] {
+        let (status, text) = text(&registry, method, path, body).await;
+        assert!(status == 400 && !text.is_empty(), "{path}: {status} {text}");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,143 @@
+//! Reads of the catalog: they may block until something changes, and their lists may be filtered by the node's
+//! metadata, by an expression, and ordered by distance.
+
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use rand::RngExt;
+use serde_json::Value;
+
+use crate::server::answer::{self, Answer, Refusal};
+use crate::server::dispatch::Call;
+use crate::server::filter::{Filter, Kind};
+use crate::server::query::{Params, ReadOptions};
+use crate::server::{Compat, Shared};
+use crate::store::{NodeRecord, Store};
+
+/// What a list is reduced to and how it is ordered.
+#[derive(Debug)]
+pub(crate) struct Selection<'a> {
+    filter: Option<Filter>,
+    node_meta: Vec<(&'a str, &'a str)>,
+    near: Option<String>,
+}
+
+impl<'a> Selection<'a> {
+    pub(crate) fn parse(call: &'a Call<'_>, fields: Kind) -> Result<Self, Refusal> {
+        let filter = match call.params.get("filter") {
+            None | Some("") => None,
+            Some(text) => Some(Filter::parse(text, fields).map_err(|error| {
+                let text = format!("Failed to create boolean expression evaluator: {error}");
+                match call.shared.identity.compat {
+                    Compat::Current => Refusal::bad_request(text),
+                    Compat::V1_8 => Refusal::internal(text).dispatched(),
+                }
+            })?),
+        };
+        Ok(Self { filter, ..Self::of_nodes(call) })
+    }
+
+    /// Without an expression.
+    pub(crate) fn of_nodes(call: &'a Call<'_>) -> Self {
+        let node_meta = call.params.all("node-meta").map(|pair| pair.split_once(':').unwrap_or((pair, "")));
+        let near = call.params.get("near").filter(|near| !near.is_empty()).map(|near| match near {
+            "_agent" => call.shared.identity.node_name.clone(),
+            name => name.to_owned(),
+        });
+        Self { filter: None, node_meta: node_meta.collect(), near }
+    }
+
+    /// True if the node has all the metadata that is asked for.
+    pub(crate) fn admits(&self, node: Option<&NodeRecord>) -> bool {
+        let meta = node.and_then(|node| node.definition.meta.as_ref());
+        self.node_meta
+            .iter()
+            .all(|(key, value)| meta.and_then(|meta| meta.get(*key)).is_some_and(|present| present == value))
+    }
+
+    pub(crate) fn matches(&self, element: &Value) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.matches(element))
+    }
+
+    /// Filtered, and with `near` the elements of that node first: of all others the distance is unknown.
+    pub(crate) fn list(&self, elements: impl Iterator<Item = (String, Value)>) -> Value {
+        let mut list: Vec<(String, Value)> = elements.filter(|(_, element)| self.matches(element)).collect();
+        if let Some(near) = &self.near {
+            list.sort_by_key(|(node, _)| node != near);
+        }
+        Value::Array(list.into_iter().map(|(_, element)| element).collect())
+    }
+}
+
+/// A read of the catalog: [`blocking`], plus the headers that only these have.
+pub(crate) async fn read(
+    call: &Call<'_>,
+    options: &ReadOptions,
+    view: impl Fn(&Store) -> (u64, Value),
+) -> Answer {
+    let (index, value) = blocking(call.shared, options, view).await?;
+    let mut response = answer::with_index(answer::json(&value, options.pretty), index);
+    let headers = response.headers_mut();
+    headers.insert(CONSISTENCY, HeaderValue::from_static(options.consistency));
+    if call.shared.identity.compat == Compat::Current {
+        headers.insert(ACL_POLICY, HeaderValue::from_static("allow"));
+        headers.insert(BACKEND, HeaderValue::from_static("blocking-query"));
+    }
+    Ok(response)
+}
+
+/// For the lists that Consul's agents can answer from a cache. Here nothing is cached, and the header says so.
+pub(crate) fn cacheable(answer: Answer, params: &Params) -> Answer {
+    let mut response = answer?;
+    if params.has("cached") {
+        response.headers_mut().insert(CACHE, HeaderValue::from_static("MISS"));
+    }
+    Ok(response)
+}
+
+/// Answers at once if the view's index is above the one that the query names (or it names none), else when it
+/// gets there, else when the wait is over. An index of the future waits as long: it is not ours to judge.
+pub(crate) async fn blocking<T>(
+    shared: &Shared,
+    options: &ReadOptions,
+    view: impl Fn(&Store) -> (u64, T),
+) -> Result<(u64, T), Refusal> {
+    let (wanted, wait) = (options.index, options.wait);
+    until(shared, wait, view, |(index, _)| wanted == 0 || *index > wanted).await
+}
+
+/// The view as soon as it is as wanted, or as it is when the wait is over.
+pub(crate) async fn until<T>(
+    shared: &Shared,
+    wait: Duration,
+    view: impl Fn(&Store) -> T,
+    wanted: impl Fn(&T) -> bool,
+) -> Result<T, Refusal> {
+    // Subscribed before the first look, so that no change falls between.
+    let mut changes = shared.changes();
+    let first = view(&shared.store());
+    if wanted(&first) {
+        return Ok(first);
+    }
+    let _slot = shared.blocked.try_acquire().map_err(|_| {
+        Refusal::too_many(format!("more than {} blocking queries at a time", shared.limits.blocked_queries))
+    })?;
+    // A sixteenth at random, as Consul adds, so that many watchers do not come back at the same moment.
+    let wait = wait.mul_f64(1.0 + rand::rng().random::<f64>() / 16.0);
+    let woken = async {
+        // The sender lives as long as the registry.
+        while changes.changed().await.is_ok() {
+            if wanted(&view(&shared.store())) {
+                return;
+            }
+        }
+    };
+    let _either = tokio::time::timeout(wait.max(Duration::from_nanos(1)), woken).await;
+    let latest = view(&shared.store());
+    Ok(latest)
+}
+
+const CONSISTENCY: HeaderName = HeaderName::from_static("x-consul-effective-consistency");
+const ACL_POLICY: HeaderName = HeaderName::from_static("x-consul-default-acl-policy");
+const BACKEND: HeaderName = HeaderName::from_static("x-consul-query-backend");
+const CACHE: HeaderName = HeaderName::from_static("x-cache");

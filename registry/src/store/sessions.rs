@@ -1,0 +1,175 @@
+//! Sessions: what locks on keys hang on. A session ends when it is destroyed, when it is not renewed in time,
+//! or when a check that it depends on turns critical or goes; then its keys are released or deleted, and nobody
+//! gets them for the lock delay.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::store::{Store, StoreError};
+use crate::types::CheckStatus;
+
+/// What happens to the keys of a session that ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Behavior {
+    Release,
+    Delete,
+}
+
+impl Behavior {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// What a client asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct NewSession {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    /// Empty: the registry's own.
+    pub(crate) node: String,
+    pub(crate) lock_delay: Duration,
+    pub(crate) behavior: Behavior,
+    /// As it was sent, and what it means.
+    pub(crate) ttl: (String, Option<Duration>),
+    pub(crate) node_checks: Vec<String>,
+    pub(crate) service_checks: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Session {
+    pub(crate) wanted: NewSession,
+    pub(crate) index: u64,
+    expires_at: Option<Instant>,
+}
+
+/// All sessions, by id.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sessions {
+    by_id: BTreeMap<String, Session>,
+    index: u64,
+}
+
+impl Sessions {
+    pub(crate) fn get(&self, id: &str) -> Option<&Session> {
+        self.by_id.get(id)
+    }
+
+    pub(crate) fn list(&self) -> impl Iterator<Item = &Session> {
+        self.by_id.values()
+    }
+
+    /// The index of every query about sessions.
+    pub(crate) fn index(&self) -> u64 {
+        self.index.max(1)
+    }
+
+    pub(super) fn overdue(&self, now: Instant) -> Vec<String> {
+        let late = |session: &&Session| session.expires_at.is_some_and(|expires_at| expires_at <= now);
+        self.by_id.values().filter(late).map(|session| session.wanted.id.clone()).collect()
+    }
+
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.by_id.values().filter_map(|session| session.expires_at).min()
+    }
+}
+
+impl Store {
+    /// Begins a session. Its node and its checks must be there, and none of them critical.
+    pub(crate) fn create_session(&mut self, mut wanted: NewSession, now: Instant) -> Result<(), StoreError> {
+        Self::within("sessions", self.sessions.by_id.len() + 1, self.limits.sessions)?;
+        if wanted.node.is_empty() {
+            wanted.node.clone_from(&self.own);
+        }
+        let Some(node) = self.node(&wanted.node) else {
+            return Err(StoreError::Refused("Missing node registration".to_owned()));
+        };
+        wanted.node.clone_from(&node.definition.name);
+        for id in wanted.node_checks.iter().chain(&wanted.service_checks) {
+            match self.check_at(&wanted.node, id).map(|check| check.status) {
+                None => return Err(StoreError::Refused(format!("Missing check '{id}' registration"))),
+                Some(CheckStatus::Critical) => {
+                    return Err(StoreError::Refused(format!("Check '{id}' is in critical state")));
+                }
+                Some(_) => {}
+            }
+        }
+        self.index += 1;
+        self.sessions.index = self.index;
+        let expires_at = wanted.ttl.1.map(|ttl| now + ttl * EXPIRES_AFTER_TTLS);
+        let session = Session { index: self.index, expires_at, wanted };
+        self.sessions.by_id.insert(session.wanted.id.clone(), session);
+        Ok(())
+    }
+
+    /// Starts the session's time again. `None`: there is no such session.
+    pub(crate) fn renew_session(&mut self, id: &str, now: Instant) -> Option<&Session> {
+        let session = self.sessions.by_id.get_mut(id)?;
+        session.expires_at = session.wanted.ttl.1.map(|ttl| now + ttl * EXPIRES_AFTER_TTLS);
+        Some(session)
+    }
+
+    /// Ends a session; nothing happens if there is none.
+    pub(crate) fn destroy_session(&mut self, id: &str, now: Instant) {
+        if self.sessions.by_id.contains_key(id) {
+            self.index += 1;
+            self.end_session(id, self.index, now);
+        }
+    }
+
+    pub(super) fn end_sessions_of_node(&mut self, node: &str, index: u64, now: Instant) {
+        let node = node.to_lowercase();
+        self.end_sessions(|session| session.wanted.node.to_lowercase() == node, index, now);
+    }
+
+    pub(super) fn end_sessions_of_check(&mut self, node: &str, check: &str, index: u64, now: Instant) {
+        let node = node.to_lowercase();
+        let depends = |session: &Session| {
+            let NewSession { node_checks, service_checks, node: at, .. } = &session.wanted;
+            at.to_lowercase() == node && node_checks.iter().chain(service_checks).any(|id| id == check)
+        };
+        self.end_sessions(depends, index, now);
+    }
+
+    /// After a registration that may have turned any number of checks critical.
+    pub(super) fn end_sessions_of_critical_checks(&mut self, index: u64, now: Instant) {
+        let doomed: Vec<String> = self
+            .sessions
+            .list()
+            .filter(|session| {
+                let NewSession { node, node_checks, service_checks, .. } = &session.wanted;
+                let critical = |id: &String| {
+                    self.check_at(node, id).is_none_or(|check| check.status == CheckStatus::Critical)
+                };
+                node_checks.iter().chain(service_checks).any(critical)
+            })
+            .map(|session| session.wanted.id.clone())
+            .collect();
+        for id in doomed {
+            self.end_session(&id, index, now);
+        }
+    }
+
+    fn end_sessions(&mut self, doomed: impl Fn(&Session) -> bool, index: u64, now: Instant) {
+        let ids = self.sessions.list().filter(|session| doomed(session));
+        let ids: Vec<String> = ids.map(|session| session.wanted.id.clone()).collect();
+        for id in ids {
+            self.end_session(&id, index, now);
+        }
+    }
+
+    fn end_session(&mut self, id: &str, index: u64, now: Instant) {
+        let Some(session) = self.sessions.by_id.remove(id) else { return };
+        self.sessions.index = index;
+        let delay = session.wanted.lock_delay.min(LOCK_DELAY_MAX);
+        self.kv.end_session(id, session.wanted.behavior == Behavior::Delete, now + delay, index);
+    }
+}
+
+/// Consul gives a session twice its TTL before it ends it.
+const EXPIRES_AFTER_TTLS: u32 = 2;
+/// Consul's cap.
+const LOCK_DELAY_MAX: Duration = Duration::from_mins(1);
