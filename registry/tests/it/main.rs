@@ -8,3 +8,4 @@ mod fake;
 mod same_answers;
 mod suite;
 mod support;
+mod waiting;

@@ -8,25 +8,8 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use crate::backend::Backend;
+use crate::on_both_registries;
 use crate::support::{PATIENCE, Watched, client, ids, quick};
-
-macro_rules! on_both_registries {
-    ($($name:ident),* $(,)?) => {
-        mod embedded {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(super::Backend::embedded().await).await;
-            })*
-        }
-        mod consul {
-            $(#[tokio::test]
-            async fn $name() {
-                let Some(backend) = super::Backend::consul().await else { return };
-                super::$name(backend).await;
-            })*
-        }
-    };
-}
 
 on_both_registries!(
     two_instances_are_seen_with_their_status,
