@@ -79,6 +79,11 @@ impl ConsulProcess {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports[0]))
     }
 
+    /// The program, to be run as a client.
+    pub fn binary(&self) -> PathBuf {
+        self.binary.clone()
+    }
+
     /// HTTP, RPC, gossip in the LAN and in the WAN.
     pub fn ports(&self) -> [u16; 4] {
         self.ports

@@ -3,6 +3,7 @@
 
 mod backend;
 mod bad_answers;
+mod command;
 mod embedded;
 mod fake;
 mod same_answers;

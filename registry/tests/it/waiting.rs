@@ -74,8 +74,7 @@ async fn what_is_waited_for_wakes_and_nothing_else_does(backend: Backend) {
         let fill = |text: &str| text.replace("{}", &(100 + number).to_string());
         let (target, body) = (fill(change.1), fill(change.2));
         let begin = Instant::now();
-        let (answer, _) =
-            tokio::join!(send(&url, "GET", &query, ""), send(&url, change.0, &target, &body));
+        let (answer, _) = tokio::join!(send(&url, "GET", &query, ""), send(&url, change.0, &target, &body));
         let (new, took) = (header(&answer, "x-consul-index"), begin.elapsed());
         let woken = new != index;
         assert_eq!(woken, *wakes, "{path} and {change:?}: {index} -> {new} after {took:?}");
