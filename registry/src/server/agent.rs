@@ -58,10 +58,8 @@ pub(crate) async fn service(call: &Call<'_>) -> Answer {
         let hash = content_hash(&object.to_string());
         Some((object, hash))
     };
-    let news = |found: &Option<(Value, String)>| {
-        known.is_empty() || found.as_ref().is_none_or(|(_, hash)| hash != known)
-    };
-    let Some((mut object, hash)) = until(call.shared, options.wait, view, news).await? else {
+    let news = |store: &Store| known.is_empty() || view(store).is_none_or(|(_, hash)| hash != known);
+    let Some((mut object, hash)) = until(call.shared, options.wait, news, view).await? else {
         return Err(match call.shared.identity.compat {
             Compat::Current => unknown_service(id),
             Compat::V1_8 => Refusal::not_found(format!("unknown service ID: {id}")),

@@ -18,10 +18,10 @@ pub(crate) fn datacenters(call: &Call<'_>) -> Response {
 pub(crate) async fn nodes(call: &Call<'_>) -> Answer {
     let options = options(call)?;
     let selection = Selection::parse(call, fields::NODE)?;
-    read(call, &options, |store| {
+    read(call, &options, Store::nodes_index, |store| {
         let nodes = store.nodes().filter(|node| selection.admits(Some(node)));
         let list = nodes.map(|node| (node.definition.name.clone(), call.shared.identity.node(node)));
-        (store.nodes_index(), selection.list(list))
+        selection.list(list)
     })
     .await
 }
@@ -30,13 +30,14 @@ pub(crate) async fn services(call: &Call<'_>) -> Answer {
     let options = options(call)?;
     // 1.8 ignores ?filter here, and so do we.
     let selection = Selection::of_nodes(call);
-    let answer = read(call, &options, |store| {
+    let index = |store: &Store| store.services_index().max(store.nodes_index());
+    let answer = read(call, &options, index, |store| {
         let mut tags: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for service in store.services().filter(|service| selection.admits(store.node(&service.node))) {
             let all = tags.entry(&service.definition.name).or_default();
             all.extend(service.definition.tags.iter().map(String::as_str));
         }
-        (store.services_index().max(store.nodes_index()), json!(tags))
+        json!(tags)
     })
     .await;
     cacheable(answer, &call.params)
@@ -46,13 +47,14 @@ pub(crate) async fn service(call: &Call<'_>) -> Answer {
     let options = options(call)?;
     let name = call.required("Missing service name")?;
     let selection = Selection::parse(call, fields::CATALOG_SERVICE)?;
-    let answer = read(call, &options, |store| {
+    let index = |store: &Store| store.service_index(name);
+    let answer = read(call, &options, index, |store| {
         let instances = store.instances(name).filter(|service| has_tags(call, service));
         let list = instances.filter_map(|service| {
             let node = store.node(&service.node).filter(|node| selection.admits(Some(node)))?;
             Some((service.node.clone(), call.shared.identity.catalog_service(node, service)))
         });
-        (store.service_index(name), selection.list(list))
+        selection.list(list)
     })
     .await;
     cacheable(answer, &call.params)
@@ -62,13 +64,13 @@ pub(crate) async fn service(call: &Call<'_>) -> Answer {
 pub(crate) async fn connect(call: &Call<'_>) -> Answer {
     let options = options(call)?;
     let name = call.required("Missing service name")?;
-    read(call, &options, |store| (store.service_index(name), json!([]))).await
+    read(call, &options, |store| store.service_index(name), |_| json!([])).await
 }
 
 pub(crate) async fn gateway(call: &Call<'_>) -> Answer {
     let options = options(call)?;
     call.required("Missing gateway name")?;
-    read(call, &options, |_| (1, Value::Null)).await
+    read(call, &options, |_| 1, |_| Value::Null).await
 }
 
 pub(crate) async fn node(call: &Call<'_>) -> Answer {
@@ -76,15 +78,20 @@ pub(crate) async fn node(call: &Call<'_>) -> Answer {
     let name = call.required("Missing node name")?;
     let selection = Selection::parse(call, fields::SERVICE)?;
     let identity = &call.shared.identity;
-    read(call, &options, |store| {
-        let Some(node) = store.node(name) else { return (1, Value::Null) };
-        let services: BTreeMap<String, Value> = store
-            .services_at(name)
-            .map(|service| (service.definition.id.clone(), identity.health_service(service)))
-            .filter(|(_, service)| selection.matches(service))
-            .collect();
-        (tables_index(store), json!({"Node": identity.node(node), "Services": services}))
-    })
+    read(
+        call,
+        &options,
+        |store| tables_index(store, name),
+        |store| {
+            let Some(node) = store.node(name) else { return Value::Null };
+            let services: BTreeMap<String, Value> = store
+                .services_at(name)
+                .map(|service| (service.definition.id.clone(), identity.health_service(service)))
+                .filter(|(_, service)| selection.matches(service))
+                .collect();
+            json!({"Node": identity.node(node), "Services": services})
+        },
+    )
     .await
 }
 
@@ -93,12 +100,17 @@ pub(crate) async fn node_services(call: &Call<'_>) -> Answer {
     let name = call.required("Missing node name")?;
     let selection = Selection::parse(call, fields::SERVICE)?;
     let identity = &call.shared.identity;
-    read(call, &options, |store| {
-        let Some(node) = store.node(name) else { return (1, json!({"Node": null, "Services": null})) };
-        let services = store.services_at(name);
-        let services = services.map(|service| (service.node.clone(), identity.health_service(service)));
-        (tables_index(store), json!({"Node": identity.node(node), "Services": selection.list(services)}))
-    })
+    read(
+        call,
+        &options,
+        |store| tables_index(store, name),
+        |store| {
+            let Some(node) = store.node(name) else { return json!({"Node": null, "Services": null}) };
+            let services = store.services_at(name);
+            let services = services.map(|service| (service.node.clone(), identity.health_service(service)));
+            json!({"Node": identity.node(node), "Services": selection.list(services)})
+        },
+    )
     .await
 }
 
@@ -113,7 +125,11 @@ pub(crate) fn has_tags(call: &Call<'_>, service: &ServiceRecord) -> bool {
     wanted.map(str::to_lowercase).all(|tag| own.iter().any(|own| own.to_lowercase() == tag))
 }
 
-/// Coarse, as in Consul 1.8: a node's answer moves with any change of any node or service.
-fn tables_index(store: &Store) -> u64 {
-    store.nodes_index().max(store.services_index()).max(store.checks_index())
+/// Coarse, as in Consul 1.8: a node's answer moves with any change of any node or service. A node that is not
+/// there has no index.
+fn tables_index(store: &Store, node: &str) -> u64 {
+    match store.node(node) {
+        None => 1,
+        Some(_) => store.nodes_index().max(store.services_index()).max(store.checks_index()),
+    }
 }

@@ -48,13 +48,11 @@ pub(crate) fn fire(call: &Call<'_>) -> Answer {
 pub(crate) async fn list(call: &Call<'_>) -> Answer {
     let options = ReadOptions::parse(&call.params, &call.shared.identity.datacenter)?;
     let name = call.params.get("name").unwrap_or_default();
-    let view = |store: &Store| {
-        let index = store.events.list(name).last().map_or(1, Event::index);
-        (index, store.events.list(name).map(shape).collect())
-    };
+    let index = |store: &Store| store.events.list(name).last().map_or(1, Event::index);
     // The index is made from an id: another one is news, whether it is greater or not.
-    let news = |(index, _): &(u64, Value)| options.index == 0 || *index != options.index;
-    let (index, events) = until(call.shared, options.wait, view, news).await?;
+    let news = |store: &Store| options.index == 0 || index(store) != options.index;
+    let view = |store: &Store| (index(store), store.events.list(name).map(shape).collect());
+    let (index, events): (u64, Value) = until(call.shared, options.wait, news, view).await?;
     let mut response = answer::json(&events, options.pretty);
     response.headers_mut().insert(answer::INDEX, HeaderValue::from(index));
     Ok(response)

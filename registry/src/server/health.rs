@@ -22,7 +22,8 @@ pub(crate) async fn service(call: &Call<'_>) -> Answer {
         }
     };
     let identity = &call.shared.identity;
-    let answer = read(call, &options, |store| {
+    let index = |store: &Store| store.service_index(name);
+    let answer = read(call, &options, index, |store| {
         let instances = store.instances(name).filter(|service| has_tags(call, service));
         let list = instances.filter_map(|service| {
             let node = store.node(&service.node).filter(|node| selection.admits(Some(node)))?;
@@ -39,7 +40,7 @@ pub(crate) async fn service(call: &Call<'_>) -> Answer {
             });
             Some((service.node.clone(), entry))
         });
-        (store.service_index(name), selection.list(list))
+        selection.list(list)
     })
     .await;
     cacheable(answer, &call.params)
@@ -49,7 +50,7 @@ pub(crate) async fn service(call: &Call<'_>) -> Answer {
 pub(crate) async fn ingress(call: &Call<'_>) -> Answer {
     let options = options(call)?;
     call.required("Missing service name")?;
-    read(call, &options, |_| (1, json!([]))).await
+    read(call, &options, |_| 1, |_| json!([])).await
 }
 
 pub(crate) async fn checks(call: &Call<'_>) -> Answer {
@@ -79,11 +80,11 @@ async fn list(
     let options = options(call)?;
     let selection = Selection::parse(call, fields::CHECK)?;
     let identity = &call.shared.identity;
-    read(call, &options, |store| {
+    read(call, &options, index, |store| {
         let checks = store.checks().filter(|check| wanted(store, check));
         let checks = checks.filter(|check| selection.admits(store.node(&check.node)));
         let checks = checks.map(|check| (check.node.clone(), identity.check(check, store.owner(check))));
-        (index(store), selection.list(checks))
+        selection.list(checks)
     })
     .await
 }

@@ -28,17 +28,15 @@ async fn get(call: &Call<'_>) -> Answer {
         return keys(call, &options).await;
     }
     if call.params.has("recurse") {
-        let view = |store: &Store| {
-            let list: Vec<Value> =
-                store.kv.with_prefix(key).map(|(key, entry)| pair(key, entry, true)).collect();
-            (store.kv.prefix_index(key), list)
+        let view = |store: &Store| -> Vec<Value> {
+            store.kv.with_prefix(key).map(|(key, entry)| pair(key, entry, true)).collect()
         };
-        let (index, list) = blocking(shared, &options, view).await?;
+        let (index, list) = blocking(shared, &options, |store| store.kv.prefix_index(key), view).await?;
         return Ok(listed(&options, index, list));
     }
     call.required(MISSING)?;
-    let view = |store: &Store| (store.kv.key_index(key), store.kv.get(key).cloned());
-    let (index, entry) = blocking(shared, &options, view).await?;
+    let view = |store: &Store| store.kv.get(key).cloned();
+    let (index, entry) = blocking(shared, &options, |store| store.kv.key_index(key), view).await?;
     let Some(entry) = entry else { return Ok(missing(index)) };
     if !call.params.has("raw") {
         let body = Value::Array(vec![pair(key, &entry, true)]);
@@ -112,9 +110,9 @@ async fn keys(call: &Call<'_>, options: &ReadOptions) -> Answer {
                 names.push(name.to_owned());
             }
         }
-        (store.kv.prefix_index(prefix), names)
+        names
     };
-    let (index, names) = blocking(call.shared, options, view).await?;
+    let (index, names) = blocking(call.shared, options, |store| store.kv.prefix_index(prefix), view).await?;
     if names.is_empty() && prefix.is_empty() {
         // The one list that Consul answers empty.
         return Ok(answer::with_index(answer::json(&json!([]), options.pretty), index));

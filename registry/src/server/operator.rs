@@ -8,6 +8,7 @@ use crate::server::answer::{self, Answer, Refusal, Response};
 use crate::server::catalog::options;
 use crate::server::dispatch::Call;
 use crate::server::read::{blocking, read};
+use crate::store::Store;
 
 /// Without access control, every endpoint of it answers this.
 pub(crate) fn acl(_: &Call<'_>) -> Answer {
@@ -26,7 +27,7 @@ pub(crate) fn no_connect(_: &Call<'_>) -> Answer {
 /// A list that is always empty, with the headers of a read.
 pub(crate) async fn nothing(call: &Call<'_>) -> Answer {
     let options = options(call)?;
-    let (index, list) = blocking(call.shared, &options, |_| (1, json!([]))).await?;
+    let (index, list) = blocking(call.shared, &options, |_| 1, |_| json!([])).await?;
     Ok(answer::with_index(answer::json(&list, options.pretty), index))
 }
 
@@ -68,7 +69,7 @@ pub(crate) async fn queries(call: &Call<'_>) -> Answer {
         return not_served(call);
     }
     let options = options(call)?;
-    read(call, &options, |_| (1, json!([]))).await
+    read(call, &options, |_| 1, |_| json!([])).await
 }
 
 pub(crate) fn query(call: &Call<'_>) -> Answer {
@@ -88,7 +89,7 @@ pub(crate) fn query(call: &Call<'_>) -> Answer {
 pub(crate) async fn coordinate_nodes(call: &Call<'_>) -> Answer {
     let options = options(call)?;
     let own = json!([coordinate(call)]);
-    let (index, list) = blocking(call.shared, &options, |store| (store.nodes_index(), own.clone())).await?;
+    let (index, list) = blocking(call.shared, &options, Store::nodes_index, |_| own.clone()).await?;
     Ok(answer::with_index(answer::json(&list, options.pretty), index))
 }
 

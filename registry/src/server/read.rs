@@ -73,9 +73,10 @@ impl<'a> Selection<'a> {
 pub(crate) async fn read(
     call: &Call<'_>,
     options: &ReadOptions,
-    view: impl Fn(&Store) -> (u64, Value),
+    index: impl Fn(&Store) -> u64,
+    body: impl Fn(&Store) -> Value,
 ) -> Answer {
-    let (index, value) = blocking(call.shared, options, view).await?;
+    let (index, value) = blocking(call.shared, options, index, body).await?;
     let mut response = answer::with_index(answer::json(&value, options.pretty), index);
     let headers = response.headers_mut();
     headers.insert(CONSISTENCY, HeaderValue::from_static(options.consistency));
@@ -95,29 +96,34 @@ pub(crate) fn cacheable(answer: Answer, params: &Params) -> Answer {
     Ok(response)
 }
 
-/// Answers at once if the view's index is above the one that the query names (or it names none), else when it
-/// gets there, else when the wait is over. An index of the future waits as long: it is not ours to judge.
+/// Answers at once if the index is above the one that the query names (or it names none), else when it gets
+/// there, else when the wait is over. An index of the future waits as long: it is not ours to judge. The body is
+/// made once, for the answer: a change asks every waiting query for its index, and that has to be cheap.
 pub(crate) async fn blocking<T>(
     shared: &Shared,
     options: &ReadOptions,
-    view: impl Fn(&Store) -> (u64, T),
+    index: impl Fn(&Store) -> u64,
+    body: impl Fn(&Store) -> T,
 ) -> Result<(u64, T), Refusal> {
-    let (wanted, wait) = (options.index, options.wait);
-    until(shared, wait, view, |(index, _)| wanted == 0 || *index > wanted).await
+    let wanted = options.index;
+    let news = |store: &Store| wanted == 0 || index(store) > wanted;
+    until(shared, options.wait, news, |store| (index(store), body(store))).await
 }
 
-/// The view as soon as it is as wanted, or as it is when the wait is over.
+/// The view as soon as there is news, or as it is when the wait is over.
 pub(crate) async fn until<T>(
     shared: &Shared,
     wait: Duration,
+    news: impl Fn(&Store) -> bool,
     view: impl Fn(&Store) -> T,
-    wanted: impl Fn(&T) -> bool,
 ) -> Result<T, Refusal> {
     // Subscribed before the first look, so that no change falls between.
     let mut changes = shared.changes();
-    let first = view(&shared.store());
-    if wanted(&first) {
-        return Ok(first);
+    {
+        let store = shared.store();
+        if news(&store) {
+            return Ok(view(&store));
+        }
     }
     let _slot = shared.blocked.try_acquire().map_err(|_| {
         Refusal::too_many(format!("more than {} blocking queries at a time", shared.limits.blocked_queries))
@@ -127,7 +133,7 @@ pub(crate) async fn until<T>(
     let woken = async {
         // The sender lives as long as the registry.
         while changes.changed().await.is_ok() {
-            if wanted(&view(&shared.store())) {
+            if news(&shared.store()) {
                 return;
             }
         }

@@ -9,7 +9,7 @@ use crate::server::decode::Fields;
 use crate::server::dispatch::Call;
 use crate::server::read::blocking;
 use crate::server::{agent, catalog, go};
-use crate::store::{Behavior, NewSession, Session, Sessions};
+use crate::store::{Behavior, NewSession, Session, Sessions, Store};
 
 pub(crate) fn create(call: &Call<'_>) -> Answer {
     call.own_datacenter()?;
@@ -54,8 +54,8 @@ pub(crate) async fn list(call: &Call<'_>) -> Answer {
 
 async fn read(call: &Call<'_>, view: impl Fn(&Sessions) -> Vec<Value>) -> Answer {
     let options = catalog::options(call)?;
-    let view = |store: &crate::store::Store| (store.sessions.index(), view(&store.sessions));
-    let (index, list) = blocking(call.shared, &options, view).await?;
+    let index = |store: &Store| store.sessions.index();
+    let (index, list) = blocking(call.shared, &options, index, |store| view(&store.sessions)).await?;
     Ok(answer::with_index(answer::json(&Value::Array(list), options.pretty), index))
 }
 

@@ -17,17 +17,17 @@ pub(crate) async fn nodes(call: &Call<'_>) -> Answer {
     let selection = Selection::parse(call, fields::NODE)?;
     let view = |store: &Store| {
         let nodes = store.nodes().map(|node| (node.definition.name.clone(), overview(call, store, node)));
-        (index(store), selection.list(nodes))
+        selection.list(nodes)
     };
-    let (index, list) = blocking(call.shared, &options, view).await?;
+    let (index, list) = blocking(call.shared, &options, index, view).await?;
     Ok(answer::with_index(answer::json(&list, options.pretty), index))
 }
 
 pub(crate) async fn node(call: &Call<'_>) -> Answer {
     let options = options(call)?;
     let name = call.required("Missing node name")?;
-    let view = |store: &Store| (index(store), store.node(name).map(|node| overview(call, store, node)));
-    let (index, node) = blocking(call.shared, &options, view).await?;
+    let view = |store: &Store| store.node(name).map(|node| overview(call, store, node));
+    let (index, node) = blocking(call.shared, &options, index, view).await?;
     let node = node.ok_or_else(|| Refusal::not_found(""))?;
     Ok(answer::with_index(answer::json(&node, options.pretty), index))
 }
@@ -40,9 +40,9 @@ pub(crate) async fn services(call: &Call<'_>) -> Answer {
             by_name.entry(&service.definition.name).or_default().push(service);
         }
         let list: Vec<Value> = by_name.into_iter().map(|(name, all)| summary(store, name, &all)).collect();
-        (index(store), Value::Array(list))
+        Value::Array(list)
     };
-    let (index, list) = blocking(call.shared, &options, view).await?;
+    let (index, list) = blocking(call.shared, &options, index, view).await?;
     Ok(answer::with_index(answer::json(&list, options.pretty), index))
 }
 

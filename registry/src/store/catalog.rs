@@ -71,7 +71,7 @@ impl Store {
 
     /// True if it was there.
     pub(crate) fn remove_check(&mut self, node: &str, id: &str, now: Instant) -> bool {
-        let Some(check) = self.checks.remove(&Key::new(node, id)) else { return false };
+        let Some(check) = self.take_check(node, id) else { return false };
         self.index += 1;
         self.checks_index = self.index;
         self.touch(node, &check.definition.service_id, self.index);
@@ -143,21 +143,17 @@ impl Store {
         for id in services {
             self.drop_service(name, &id, index, now);
         }
-        let node = name.to_lowercase();
-        let before = self.checks.len();
-        self.checks.retain(|key, _| key.node != node);
-        if self.checks.len() < before {
-            self.checks_index = index;
-        }
-        self.nodes.remove(&node);
+        self.drop_checks(name, "", |_| true, index, now);
+        self.nodes.remove(&name.to_lowercase());
         self.nodes_index = index;
     }
 
     fn drop_service(&mut self, node: &str, id: &str, index: u64, now: Instant) {
         self.drop_checks(node, id, |_| true, index, now);
-        if let Some(service) = self.services.remove(&Key::new(node, id)) {
+        let key = Key::new(node, id);
+        if let Some(service) = self.services.remove(&key) {
             self.services_index = index;
-            self.touch_name(&service.definition.name, index);
+            self.leave_name(&service.definition.name, &key, index);
         }
     }
 
@@ -169,11 +165,11 @@ impl Store {
         index: u64,
         now: Instant,
     ) -> bool {
-        let of_service = self.checks_at(node).filter(|check| check.definition.service_id == service_id);
+        let of_service = self.checks_under(node, service_id);
         let doomed: Vec<String> =
             of_service.filter(|check| unwanted(check)).map(|check| check.definition.id.clone()).collect();
         for id in &doomed {
-            self.checks.remove(&Key::new(node, id));
+            self.take_check(node, id);
             self.end_sessions_of_check(node, id, index, now);
         }
         if !doomed.is_empty() {

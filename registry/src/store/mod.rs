@@ -18,7 +18,7 @@ mod record;
 mod sessions;
 mod txn;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 pub(crate) use catalog::Registration;
@@ -103,7 +103,16 @@ pub(crate) struct Store {
     checks_index: u64,
     extinction_index: u64,
     /// By lower-case name: Consul matches names without regard to case.
-    service_indexes: BTreeMap<String, u64>,
+    names: BTreeMap<String, Name>,
+    /// The checks of each service; those of a node are under its name and an empty id.
+    checks_of: BTreeMap<Key, BTreeSet<Key>>,
+}
+
+/// What is kept of all instances of a service together; there is at least one.
+#[derive(Debug, Clone, Default)]
+struct Name {
+    index: u64,
+    instances: BTreeSet<Key>,
 }
 
 impl Store {
@@ -124,7 +133,8 @@ impl Store {
             services_index: FIRST_INDEX,
             checks_index: FIRST_INDEX,
             extinction_index: FIRST_INDEX,
-            service_indexes: BTreeMap::new(),
+            names: BTreeMap::new(),
+            checks_of: BTreeMap::new(),
         }
     }
 
@@ -173,8 +183,8 @@ impl Store {
 
     /// The instances of a service, by name without regard to case.
     pub(crate) fn instances<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a ServiceRecord> {
-        let name = name.to_lowercase();
-        self.services.values().filter(move |service| service.definition.name.to_lowercase() == name)
+        let keys = self.names.get(&name.to_lowercase()).into_iter().flat_map(|name| &name.instances);
+        keys.filter_map(|key| self.services.get(key))
     }
 
     /// Of all nodes, sorted by node and id.
@@ -198,13 +208,18 @@ impl Store {
     }
 
     /// The checks that decide about an instance: the node's, then its own, each sorted by id.
-    pub(crate) fn checks_of<'a>(
+    pub(crate) fn checks_of<'a>(&'a self, service: &ServiceRecord) -> impl Iterator<Item = &'a CheckRecord> {
+        let of_node = self.checks_under(&service.node, "");
+        of_node.chain(self.checks_under(&service.node, &service.definition.id))
+    }
+
+    fn checks_under<'a>(
         &'a self,
-        service: &'a ServiceRecord,
-    ) -> impl Iterator<Item = &'a CheckRecord> {
-        let id = service.definition.id.as_str();
-        let of_node = self.checks_at(&service.node).filter(|check| check.definition.service_id.is_empty());
-        of_node.chain(self.checks_at(&service.node).filter(move |check| check.definition.service_id == id))
+        node: &str,
+        service_id: &str,
+    ) -> impl Iterator<Item = &'a CheckRecord> + use<'a> {
+        let owner = Key::new(node, service_id);
+        self.checks_of.get(&owner).into_iter().flatten().filter_map(|key| self.checks.get(key))
     }
 
     /// The service that a check belongs to.
@@ -217,7 +232,7 @@ impl Store {
 
     /// The index of queries about one service.
     pub(crate) fn service_index(&self, name: &str) -> u64 {
-        self.service_indexes.get(&name.to_lowercase()).copied().unwrap_or(self.extinction_index)
+        self.names.get(&name.to_lowercase()).map_or(self.extinction_index, |name| name.index)
     }
 
     pub(crate) fn nodes_index(&self) -> u64 {
@@ -243,18 +258,30 @@ impl Store {
             return false;
         }
         let create_index = before.map_or(index, |before| before.create_index);
-        let renamed = before
-            .map(|before| before.definition.name.clone())
-            .filter(|name| name.to_lowercase() != definition.name.to_lowercase());
-        let name = definition.name.clone();
+        let name = definition.name.to_lowercase();
+        let renamed =
+            before.map(|before| before.definition.name.to_lowercase()).filter(|before| *before != name);
+        if let Some(before) = renamed {
+            self.leave_name(&before, &key, index);
+        }
+        self.names.entry(name.clone()).or_default().instances.insert(key.clone());
         let record = ServiceRecord { node: node.to_owned(), definition, create_index, modify_index: index };
         self.services.insert(key, record);
         self.services_index = index;
         self.touch_name(&name, index);
-        if let Some(name) = renamed {
-            self.touch_name(&name, index);
-        }
         true
+    }
+
+    /// A service without instances is gone, and what is gone shares one index.
+    fn leave_name(&mut self, name: &str, key: &Key, index: u64) {
+        let lower = name.to_lowercase();
+        let Some(all) = self.names.get_mut(&lower) else { return };
+        all.instances.remove(key);
+        all.index = index;
+        if all.instances.is_empty() {
+            self.names.remove(&lower);
+            self.extinction_index = index;
+        }
     }
 
     fn put_check(&mut self, node: &str, definition: CheckDefinition, index: u64, now: Instant) -> bool {
@@ -266,6 +293,7 @@ impl Store {
         let reported = matches!(definition.kind, CheckKind::External { .. });
         let initial = definition.initial_status.unwrap_or(CheckStatus::Critical);
         let service_id = definition.service_id.clone();
+        self.own_check(node, &key, &service_id);
         if let Some(before) = self.checks.get_mut(&key) {
             before.expires_at = expires_at;
             let same_result =
@@ -313,12 +341,36 @@ impl Store {
     }
 
     fn touch_name(&mut self, name: &str, index: u64) {
-        let lower = name.to_lowercase();
-        if self.instances(&lower).next().is_some() {
-            self.service_indexes.insert(lower, index);
-        } else if self.service_indexes.remove(&lower).is_some() {
-            self.extinction_index = index;
+        if let Some(all) = self.names.get_mut(&name.to_lowercase()) {
+            all.index = index;
         }
+    }
+
+    /// Notes whose check it is; a registration may move it to another service.
+    fn own_check(&mut self, node: &str, check: &Key, service_id: &str) {
+        if let Some(before) = self.checks.get(check).map(|check| check.definition.service_id.clone())
+            && before != service_id
+        {
+            self.disown_check(node, check, &before);
+        }
+        self.checks_of.entry(Key::new(node, service_id)).or_default().insert(check.clone());
+    }
+
+    fn disown_check(&mut self, node: &str, check: &Key, service_id: &str) {
+        let owner = Key::new(node, service_id);
+        if let Some(checks) = self.checks_of.get_mut(&owner) {
+            checks.remove(check);
+            if checks.is_empty() {
+                self.checks_of.remove(&owner);
+            }
+        }
+    }
+
+    fn take_check(&mut self, node: &str, id: &str) -> Option<CheckRecord> {
+        let key = Key::new(node, id);
+        let check = self.checks.remove(&key)?;
+        self.disown_check(node, &key, &check.definition.service_id);
+        Some(check)
     }
 }
 

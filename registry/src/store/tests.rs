@@ -171,3 +171,133 @@ fn the_limit_admits_its_number_and_refuses_one_more() {
     let refused = store.register_service(service("web", "c"), Vec::new(), false, now);
     assert_eq!(refused, Err(StoreError::Full { what: "services", limit: 2 }));
 }
+
+fn registration(node: &str, id: &str) -> Registration {
+    let node = NodeDefinition {
+        id: id.to_owned(),
+        name: node.to_owned(),
+        address: "10.0.0.1".to_owned(),
+        ..NodeDefinition::default()
+    };
+    Registration { node, ..Registration::default() }
+}
+
+fn session(id: &str, ttl: Option<Duration>, behavior: Behavior, node_checks: &[&str]) -> NewSession {
+    NewSession {
+        id: id.to_owned(),
+        name: String::new(),
+        node: String::new(),
+        lock_delay: Duration::from_secs(15),
+        behavior,
+        ttl: (String::new(), ttl),
+        node_checks: node_checks.iter().map(|id| (*id).to_owned()).collect(),
+        service_checks: Vec::new(),
+    }
+}
+
+#[test]
+fn the_same_service_id_at_two_nodes_is_two_instances() {
+    let now = Instant::now();
+    let mut store = store(now);
+    let elsewhere = Registration { service: Some(service("web", "web-1")), ..registration("ext", "") };
+    store.catalog_register(elsewhere, now).unwrap();
+    assert_eq!(store.instances("web").count(), 3);
+    assert_eq!(store.own_services().count(), 3);
+    assert!(store.remove_service("EXT", "WEB-1", now), "names match without regard to case");
+    assert_eq!(store.instances("web").count(), 2);
+}
+
+#[test]
+fn a_node_with_a_known_id_and_a_new_name_is_renamed_and_what_was_at_it_goes() {
+    let now = Instant::now();
+    let mut store = store(now);
+    let old = Registration { service: Some(service("db", "db")), ..registration("old", "id-1") };
+    store.catalog_register(old, now).unwrap();
+    let created = store.node("old").unwrap().create_index;
+    store.catalog_register(registration("new", "id-1"), now).unwrap();
+    assert!(store.node("old").is_none());
+    assert_eq!(store.node("new").unwrap().create_index, created);
+    assert_eq!((store.instances("db").count(), store.service_index("db")), (0, store.index()));
+}
+
+#[test]
+fn a_refused_registration_leaves_nothing_behind() {
+    let now = Instant::now();
+    let mut store = store(now);
+    let (index, nodes) = (store.index(), store.nodes().count());
+    let mut orphan = registration("ext", "");
+    orphan.checks.push((String::new(), ttl_check("nope", Duration::from_secs(1))));
+    let refused = store.catalog_register(orphan, now);
+    let text = "failed inserting check: Missing service registration on node \"ext\"".to_owned();
+    assert_eq!(refused, Err(StoreError::Refused(text)));
+    assert_eq!((store.index(), store.nodes().count()), (index, nodes));
+}
+
+#[test]
+fn the_registrys_own_node_stays() {
+    let now = Instant::now();
+    let mut store = store(now);
+    assert!(!store.remove_node("N1", now));
+    assert_eq!(store.own_services().count(), 3);
+}
+
+#[test]
+fn a_check_that_moves_to_another_service_leaves_the_first() {
+    let now = Instant::now();
+    let mut store = store(now);
+    let moved =
+        CheckDefinition { id: "service:web-1".to_owned(), ..ttl_check("api-1", Duration::from_secs(9)) };
+    store.register_check(moved, now).unwrap();
+    assert_eq!(store.checks_of(store.service("web-1").unwrap()).count(), 0);
+    assert_eq!(store.checks_of(store.service("api-1").unwrap()).count(), 2);
+    store.deregister_service("api-1", now);
+    assert_eq!(store.checks().count(), 1);
+}
+
+#[test]
+fn a_session_that_is_not_renewed_ends_after_twice_its_ttl() {
+    let now = Instant::now();
+    let mut store = empty(StoreLimits::default());
+    let ttl = Duration::from_secs(10);
+    store.create_session(session("s", Some(ttl), Behavior::Release, &[]), now).unwrap();
+    assert_eq!(store.next_expiry(), Some(now + 2 * ttl));
+    assert!(store.renew_session("s", now + ttl).is_some());
+    store.expire(now + 2 * ttl);
+    assert!(store.sessions.get("s").is_some());
+    store.expire(now + 3 * ttl);
+    assert!(store.sessions.get("s").is_none());
+    assert!(store.renew_session("s", now).is_none());
+}
+
+#[test]
+fn a_session_ends_with_its_check_and_nobody_gets_its_keys_for_the_lock_delay() {
+    for (behavior, left) in [(Behavior::Release, true), (Behavior::Delete, false)] {
+        let now = Instant::now();
+        let mut store = store(now);
+        store.create_session(session("s", None, behavior, &["service:web-1"]), now).unwrap();
+        store.create_session(session("other", None, behavior, &[]), now).unwrap();
+        assert_eq!(store.kv_lock("k", "v".into(), 0, "s", now), Ok(true));
+        assert_eq!(store.kv_lock("k", "v".into(), 0, "other", now), Ok(false));
+        store.set_status("service:web-1", CheckStatus::Critical, String::new(), now);
+        assert!(store.sessions.get("s").is_none() && store.sessions.get("other").is_some());
+        assert_eq!(store.kv.get("k").is_some(), left);
+        assert_eq!(store.kv_lock("k", "v".into(), 0, "other", now), Ok(false), "the delay lasts");
+        let later = now + Duration::from_secs(15);
+        assert_eq!(store.kv_lock("k", "v".into(), 0, "other", later), Ok(true));
+    }
+}
+
+#[test]
+fn a_session_needs_checks_that_are_there_and_not_critical() {
+    let now = Instant::now();
+    let mut store = store(now);
+    let create = |store: &mut Store, check: &str| {
+        store.create_session(session("s", None, Behavior::Release, &[check]), now)
+    };
+    let refused = |text: &str| Err(StoreError::Refused(text.to_owned()));
+    assert_eq!(create(&mut store, "nope"), refused("Missing check 'nope' registration"));
+    store.set_status("service:web-1", CheckStatus::Critical, String::new(), now);
+    assert_eq!(create(&mut store, "service:web-1"), refused("Check 'service:web-1' is in critical state"));
+    let unknown = store.kv_lock("k", "v".into(), 0, "s", now);
+    assert_eq!(unknown, Err(StoreError::Refused("invalid session \"s\"".to_owned())));
+}

@@ -65,21 +65,22 @@ impl Backend {
 }
 
 /// Each function is a test of its own against either registry.
-#[macro_export]
 macro_rules! on_both_registries {
     ($($name:ident),* $(,)?) => {
         mod embedded {
             $(#[tokio::test]
             async fn $name() {
-                super::$name(crate::backend::Backend::embedded().await).await;
+                super::$name($crate::backend::Backend::embedded().await).await;
             })*
         }
         mod consul {
             $(#[tokio::test]
             async fn $name() {
-                let Some(backend) = crate::backend::Backend::consul().await else { return };
+                let Some(backend) = $crate::backend::Backend::consul().await else { return };
                 super::$name(backend).await;
             })*
         }
     };
 }
+
+pub(crate) use on_both_registries;

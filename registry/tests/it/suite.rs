@@ -7,8 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use crate::backend::Backend;
-use crate::on_both_registries;
+use crate::backend::{Backend, on_both_registries};
 use crate::support::{PATIENCE, Watched, client, ids, quick};
 
 on_both_registries!(

@@ -8,8 +8,7 @@ use http::{HeaderMap, Method};
 use millgate_registry::{HttpClient, HttpOptions, HttpResponse};
 use tokio::time::Instant;
 
-use crate::backend::Backend;
-use crate::on_both_registries;
+use crate::backend::{Backend, on_both_registries};
 use crate::support::PATIENCE;
 
 on_both_registries!(
