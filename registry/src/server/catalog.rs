@@ -28,12 +28,24 @@ pub(crate) async fn nodes(call: &Call<'_>) -> Answer {
 
 pub(crate) async fn services(call: &Call<'_>) -> Answer {
     let options = options(call)?;
-    // 1.8 ignores ?filter here, and so do we.
-    let selection = Selection::of_nodes(call);
+    // 1.8 ignores ?filter here; since 1.14 it is about the instances.
+    let selection = if call.is_current() {
+        Selection::parse(call, fields::CATALOG_SERVICE)?
+    } else {
+        Selection::of_nodes(call)
+    };
     let index = |store: &Store| store.services_index().max(store.nodes_index());
     let answer = read(call, &options, index, |store| {
         let mut tags: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for service in store.services().filter(|service| selection.admits(store.node(&service.node))) {
+        for service in store.services() {
+            let Some(node) = store.node(&service.node).filter(|node| selection.admits(Some(node))) else {
+                continue;
+            };
+            if selection.is_picky()
+                && !selection.matches(&call.shared.identity.catalog_service(node, service))
+            {
+                continue;
+            }
             let all = tags.entry(&service.definition.name).or_default();
             all.extend(service.definition.tags.iter().map(String::as_str));
         }

@@ -55,6 +55,11 @@ impl<'a> Selection<'a> {
             .all(|(key, value)| meta.and_then(|meta| meta.get(*key)).is_some_and(|present| present == value))
     }
 
+    /// True if there is an expression, so that elements have to be made to be judged.
+    pub(crate) fn is_picky(&self) -> bool {
+        self.filter.is_some()
+    }
+
     pub(crate) fn matches(&self, element: &Value) -> bool {
         self.filter.as_ref().is_none_or(|filter| filter.matches(element))
     }

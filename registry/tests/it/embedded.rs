@@ -87,6 +87,18 @@ async fn what_is_not_served_is_refused_and_not_pretended() {
 }
 
 #[tokio::test]
+async fn current_releases_filter_the_list_of_services_by_their_instances() {
+    let registry = EmbeddedRegistry::start(options()).await.unwrap();
+    for (id, meta) in [("web-1", "a"), ("api-1", "b")] {
+        let registration = ServiceRegistration::http(&id[..3], id, "10.0.0.1", 80).meta([("zone", meta)]);
+        client(&registry.url()).register(&registration).await.unwrap();
+    }
+    let (status, text) =
+        text(&registry, Method::GET, "/v1/catalog/services?filter=ServiceMeta.zone%3D%3Da", "").await;
+    assert_eq!((status, text.as_str()), (200, r#"{"web":[]}"#));
+}
+
+#[tokio::test]
 async fn current_releases_call_the_clients_mistakes_bad_requests() {
     let registry = EmbeddedRegistry::start(options()).await.unwrap();
     for (method, path, body) in [
