@@ -161,7 +161,9 @@ fn condition(call: &Call<'_>) -> Result<Cas, Refusal> {
 fn number(call: &Call<'_>, name: &str) -> Result<Option<u64>, Refusal> {
     let Some(text) = call.params.get(name) else { return Ok(None) };
     text.parse().map(Some).map_err(|_| {
-        let text = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let what = if digits { "value out of range" } else { "invalid syntax" };
+        let text = format!("strconv.ParseUint: parsing {text:?}: {what}");
         if call.is_current() { Refusal::bad_request(text) } else { Refusal::internal(text) }
     })
 }

@@ -41,7 +41,7 @@ fn set(call: &Call<'_>, id: &str, name: &str, service_id: &str, enable: bool) ->
         return Ok(answer::done());
     }
     // It keeps the reason that it began with.
-    if call.shared.store().own_checks().any(|check| check.definition.id == id) {
+    if call.shared.store().own_check(id).is_some() {
         return Ok(answer::done());
     }
     let what = if service_id.is_empty() { "node" } else { "service" };

@@ -41,6 +41,8 @@ const GET_PUT: &str = "OPTIONS,GET,PUT";
 const GET_POST: &str = "OPTIONS,GET,POST";
 const GET_DELETE: &str = "OPTIONS,GET,DELETE";
 const GET_PUT_DELETE: &str = "OPTIONS,GET,PUT,DELETE";
+/// The one list that lacks its first word in Consul too.
+const QUERY: &str = "GET,PUT,DELETE";
 const GET_POST_PUT_DELETE: &str = "OPTIONS,GET,POST,PUT,DELETE";
 
 /// A path that ends in `/` takes whatever follows as its argument, slashes included; any other is exact. The
@@ -124,7 +126,7 @@ static PATHS: &[Path] = &[
     ("/v1/connect/intentions/", GET_PUT_DELETE, Handler::Now(operator::not_served)),
     ("/v1/discovery-chain/", GET_POST, Handler::Now(operator::not_served)),
     ("/v1/query", GET_POST, Handler::Later(|call| Box::pin(operator::queries(call)))),
-    ("/v1/query/", GET_PUT_DELETE, Handler::Now(operator::query)),
+    ("/v1/query/", QUERY, Handler::Now(operator::query)),
     ("/v1/snapshot", GET_PUT, Handler::Now(operator::snapshot)),
     ("/v1/acl/bootstrap", PUT, Handler::Now(operator::acl)),
     ("/v1/acl/login", POST, Handler::Now(operator::acl)),

@@ -18,7 +18,7 @@ impl Store {
         now: Instant,
     ) -> Result<(), StoreError> {
         let own = self.own.clone();
-        let new = usize::from(self.service(&definition.id).is_none());
+        let new = usize::from(self.service_at(&own, &definition.id).is_none());
         Self::within("services", self.services.len() + new, self.limits.services)?;
         let new = checks.iter().filter(|check| self.check_at(&own, &check.id).is_none()).count();
         Self::within("checks", self.checks.len() + new, self.limits.checks)?;
@@ -41,7 +41,7 @@ impl Store {
     /// True if the service was there.
     pub(crate) fn deregister_service(&mut self, id: &str, now: Instant) -> bool {
         let own = self.own.clone();
-        self.remove_service(&own, id, now)
+        self.service(id).is_some() && self.remove_service(&own, id, now)
     }
 
     /// Adds a check, or replaces the one with the same id.
@@ -62,7 +62,7 @@ impl Store {
     /// True if the check was there.
     pub(crate) fn deregister_check(&mut self, id: &str, now: Instant) -> bool {
         let own = self.own.clone();
-        self.remove_check(&own, id, now)
+        self.own_check(id).is_some() && self.remove_check(&own, id, now)
     }
 
     /// A heartbeat: sets the status of a TTL check and starts its TTL again.
@@ -74,7 +74,8 @@ impl Store {
         now: Instant,
     ) -> Result<(), StoreError> {
         let key = Key::new(&self.own, id);
-        let check = self.checks.get_mut(&key).ok_or_else(|| StoreError::UnknownCheck(id.to_owned()))?;
+        let check = self.checks.get_mut(&key).filter(|check| check.definition.id == id);
+        let check = check.ok_or_else(|| StoreError::UnknownCheck(id.to_owned()))?;
         let CheckKind::Ttl(ttl) = check.definition.kind else {
             return Err(StoreError::NotTtl(id.to_owned()));
         };

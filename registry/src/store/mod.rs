@@ -176,9 +176,14 @@ impl Store {
         self.services_at(&self.own)
     }
 
-    /// A service of the registry's own node.
+    /// A service of the registry's own node. Agents, unlike the catalog, tell capitals in ids from small letters.
     pub(crate) fn service(&self, id: &str) -> Option<&ServiceRecord> {
-        self.service_at(&self.own, id)
+        self.service_at(&self.own, id).filter(|service| service.definition.id == id)
+    }
+
+    /// A check of the registry's own node, likewise.
+    pub(crate) fn own_check(&self, id: &str) -> Option<&CheckRecord> {
+        self.check_at(&self.own, id).filter(|check| check.definition.id == id)
     }
 
     /// The instances of a service, by name without regard to case.
@@ -293,7 +298,7 @@ impl Store {
         let reported = matches!(definition.kind, CheckKind::External { .. });
         let initial = definition.initial_status.unwrap_or(CheckStatus::Critical);
         let service_id = definition.service_id.clone();
-        self.own_check(node, &key, &service_id);
+        self.adopt_check(node, &key, &service_id);
         if let Some(before) = self.checks.get_mut(&key) {
             before.expires_at = expires_at;
             let same_result =
@@ -305,6 +310,7 @@ impl Store {
                 before.status = initial;
                 before.output.clone_from(&definition.initial_output);
             }
+            node.clone_into(&mut before.node);
             before.definition = definition;
             before.modify_index = index;
         } else {
@@ -347,7 +353,7 @@ impl Store {
     }
 
     /// Notes whose check it is; a registration may move it to another service.
-    fn own_check(&mut self, node: &str, check: &Key, service_id: &str) {
+    fn adopt_check(&mut self, node: &str, check: &Key, service_id: &str) {
         if let Some(before) = self.checks.get(check).map(|check| check.definition.service_id.clone())
             && before != service_id
         {

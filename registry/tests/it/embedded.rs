@@ -202,3 +202,39 @@ async fn a_key_can_be_waited_for_before_it_exists() {
     put.unwrap();
     assert_eq!(woken.status.as_u16(), 200);
 }
+
+#[tokio::test]
+async fn whatever_is_sent_is_answered() {
+    let registry = EmbeddedRegistry::start(options()).await.unwrap();
+    let deep = "[".repeat(50_000);
+    let bodies = [
+        "",
+        "null",
+        "[]",
+        "[[{}]]",
+        "\"x\"",
+        "{\"a\":{",
+        "[{\"KV\":[]}]",
+        "{\"Check\":{\"Checks\":[7]}}",
+        &deep,
+    ];
+    let queries = [
+        "",
+        "?index=1&wait=1ns",
+        "?filter=%28%28a%20in%20%22",
+        "?cas=&flags=&keys&recurse&raw&near=&tag=&node-meta=",
+    ];
+    let paths = include_str!("same_answers/methods.http").lines();
+    let http = HttpClient::new(&HttpOptions::default()).unwrap();
+    for path in paths.filter_map(|line| line.strip_prefix("PATCH ")) {
+        for (number, body) in bodies.iter().enumerate() {
+            let url = format!("{}{path}{}", registry.url(), queries[number % queries.len()]);
+            for method in [Method::GET, Method::PUT, Method::POST, Method::DELETE] {
+                let body = Bytes::from((*body).to_owned());
+                let answer = http.send(method.clone(), &url, HeaderMap::new(), body, PATIENCE, 1 << 20).await;
+                let answer = answer.unwrap_or_else(|error| panic!("{method} {url}: {error}"));
+                assert!(answer.status != 500 || !answer.body.is_empty(), "{method} {url}: {answer:?}");
+            }
+        }
+    }
+}
