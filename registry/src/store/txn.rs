@@ -106,24 +106,28 @@ impl Store {
         operations: &[TxnOp],
         now: Instant,
     ) -> Result<Vec<Outcome>, Vec<TxnError>> {
+        if operations.iter().all(TxnOp::reads) {
+            return self.run(operations, now);
+        }
         let mut draft = self.clone();
+        let outcomes = draft.run(operations, now)?;
+        draft.index = self.index + 1;
+        *self = draft;
+        Ok(outcomes)
+    }
+
+    fn run(&mut self, operations: &[TxnOp], now: Instant) -> Result<Vec<Outcome>, Vec<TxnError>> {
+        let index = self.index;
         let (mut outcomes, mut errors) = (Vec::new(), Vec::new());
         for (number, operation) in operations.iter().enumerate() {
             // Every operation of a transaction has the same index.
-            draft.index = self.index;
-            match draft.operate(operation, now) {
+            self.index = index;
+            match self.operate(operation, now) {
                 Ok(mut results) => outcomes.append(&mut results),
                 Err(what) => errors.push(TxnError { operation: number, what }),
             }
         }
-        if !errors.is_empty() {
-            return Err(errors);
-        }
-        if operations.iter().any(|operation| !operation.reads()) {
-            draft.index = self.index + 1;
-            *self = draft;
-        }
-        Ok(outcomes)
+        if errors.is_empty() { Ok(outcomes) } else { Err(errors) }
     }
 
     fn operate(&mut self, operation: &TxnOp, now: Instant) -> Result<Vec<Outcome>, String> {
