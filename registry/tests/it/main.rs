@@ -3,6 +3,7 @@
 
 mod backend;
 mod bad_answers;
+mod clients;
 mod command;
 mod embedded;
 mod fake;
