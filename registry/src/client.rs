@@ -2,41 +2,49 @@
 //! catalog, agent, key/value.
 //!
 //! One call is one exchange with a hard deadline. Nothing is retried here, but for one thing: a 403 makes the
-//! client read its token file again and try once with the new token. Loops live in [`crate::watch`] and
-//! [`crate::Lease`].
+//! client read its token file again and try once with the new token. After a failure the next call goes to the next
+//! agent, where there are several. Loops live in [`crate::watch`] and [`crate::Lease`].
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rand::RngExt;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
+use crate::agents::{Agents, Place};
 use crate::client_config::ClientConfig;
+use crate::crowd::Crowd;
 use crate::error::ClientError;
 use crate::http::{HttpClient, HttpOptions, HttpResponse};
 use crate::registration::{ServiceRegistration, go_duration};
+use crate::token::Token;
 use crate::types::{
     AgentSelf, AgentService, CheckStatus, Consistency, KvPair, QueryOptions, ServiceEntry, parse_entries,
 };
 
-/// A client of one Consul agent. Clones share connections and token.
+/// A client of one Consul agent, or of several of which it asks one at a time. Clones share connections, token and
+/// the agent that is asked.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
+    /// Which of the agents is asked; counts on and wraps around.
+    agent: Arc<AtomicUsize>,
 }
 
 struct Shared {
     http: HttpClient,
-    base_url: String,
+    agents: Arc<Agents>,
     config: ClientConfig,
-    /// Replaced when the token file changed; `None` is the anonymous token.
-    token: RwLock<Option<HeaderValue>>,
+    token: Mutex<Token>,
+    crowd: Crowd,
 }
 
 /// What `/v1/health/service/:name` answered.
@@ -54,24 +62,58 @@ pub struct HealthAnswer {
     pub last_contact: Duration,
     /// Consul says (since 1.11) that it left out instances which the token may not see.
     pub filtered_by_acls: bool,
+    /// `X-Consul-Query-Backend` (since 1.10): the indexes of one backend mean nothing to another.
+    pub backend: Option<String>,
+}
+
+/// What a read answered, before its body is understood.
+pub(crate) struct Reading {
+    /// The call in messages.
+    pub(crate) call: String,
+    /// `X-Consul-Index`; `None` if it is absent, unreadable or 0.
+    pub(crate) index: Option<u64>,
+    /// Consul says (since 1.11) that it left out what the token may not see.
+    pub(crate) filtered_by_acls: bool,
+    /// `None`: 404.
+    pub(crate) body: Option<Bytes>,
 }
 
 impl Client {
     /// Builds a client; no connection is made. Fails if the address, the token or the CA file cannot be used.
     pub fn new(config: ClientConfig) -> Result<Self, ClientError> {
-        let base_url = config.base_url()?;
-        let http = HttpClient::new(&HttpOptions { ca_file: config.ca_file.clone() })
+        let agents = Arc::new(Agents::new(&config)?);
+        let http = HttpClient::new(&HttpOptions { tls: config.tls.clone() })
             .map_err(|error| ClientError::Config(error.to_string()))?;
-        let token = match &config.token_file {
-            Some(path) => read_token(path)?,
-            None => config.token.as_deref().map(token_value).transpose()?,
-        };
-        Ok(Self { shared: Arc::new(Shared { http, base_url, config, token: RwLock::new(token) }) })
+        let token = Token::new(config.token_file.as_deref(), config.token.as_deref(), Instant::now())?;
+        let first = rand::rng().random_range(0..agents.count());
+        let shared = Shared { http, agents, config, token: Mutex::new(token), crowd: Crowd::default() };
+        Ok(Self { shared: Arc::new(shared), agent: Arc::new(AtomicUsize::new(first)) })
     }
 
-    /// The agent's URL, for messages.
+    /// The URL of the agent that is asked now, for messages.
     pub fn address(&self) -> &str {
-        &self.shared.base_url
+        &self.shared.agents.get(self.agent()).url
+    }
+
+    /// The same client with its own choice of agent, so that many watches spread over all of them.
+    pub(crate) fn independent(mut self) -> Self {
+        let first = rand::rng().random_range(0..self.shared.agents.count());
+        self.agent = Arc::new(AtomicUsize::new(first));
+        self
+    }
+
+    /// Which agent is asked: when this changed, no index of a query before means anything.
+    pub(crate) fn agent(&self) -> usize {
+        self.agent.load(Ordering::Relaxed) % self.shared.agents.count()
+    }
+
+    /// A place for a blocking query at the present agent. `None`: it has enough of them.
+    pub(crate) fn take_place(&self) -> Option<Place> {
+        Place::take(&self.shared.agents, self.agent())
+    }
+
+    pub(crate) fn crowd(&self) -> &Crowd {
+        &self.shared.crowd
     }
 
     /// `PUT /v1/agent/service/register`. Checks that the agent has and the registration lacks are removed.
@@ -129,6 +171,7 @@ impl Client {
                 header("x-consul-lastcontact").and_then(|value| value.parse().ok()).unwrap_or(0),
             ),
             filtered_by_acls: header("x-consul-results-filtered-by-acls") == Some("true"),
+            backend: header("x-consul-query-backend").map(str::to_owned),
         })
     }
 
@@ -194,22 +237,61 @@ impl Client {
             .map_err(|error| ClientError::Malformed { call, detail: error.to_string() })
     }
 
-    /// One exchange; a second one if a 403 led to a token file that had changed.
-    async fn call(
+    /// One blocking or plain read. A 404 is an answer, too: what is not there has an index to wait from.
+    pub(crate) async fn read_at(&self, path: &str, options: &QueryOptions) -> Result<Reading, ClientError> {
+        let path = format!("{path}{}", self.query(options));
+        let call = describe(&Method::GET, &path);
+        let response = self.send(&Method::GET, &path, Bytes::new(), read_deadline(options)).await?;
+        if !response.status.is_success() && response.status != StatusCode::NOT_FOUND {
+            return Err(refusal(call, &response));
+        }
+        let header = |name: &str| response.headers.get(name).and_then(|value| value.to_str().ok());
+        let index = header("x-consul-index").and_then(|value| value.parse().ok()).filter(|index| *index > 0);
+        if response.status == StatusCode::NOT_FOUND && index.is_none() {
+            return Err(refusal(call, &response));
+        }
+        Ok(Reading {
+            call,
+            index,
+            filtered_by_acls: header("x-consul-results-filtered-by-acls") == Some("true"),
+            body: response.status.is_success().then_some(response.body),
+        })
+    }
+
+    /// One exchange that must succeed.
+    pub(crate) async fn call(
         &self,
         method: Method,
         path: String,
         body: Bytes,
         deadline: Duration,
     ) -> Result<HttpResponse, ClientError> {
+        let response = self.send(&method, &path, body, deadline).await?;
+        if response.status.is_success() {
+            Ok(response)
+        } else {
+            Err(refusal(describe(&method, &path), &response))
+        }
+    }
+
+    /// One exchange; a second one if a 403 led to a token file that had changed.
+    async fn send(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Bytes,
+        deadline: Duration,
+    ) -> Result<HttpResponse, ClientError> {
         let sent_with = self.token();
-        let first = self.exchange(&method, &path, body.clone(), sent_with.clone(), deadline).await;
-        let Err(ClientError::Denied { .. }) = &first else { return first };
+        let first = self.exchange(method, path, body.clone(), sent_with.clone(), deadline).await?;
+        if first.status != StatusCode::FORBIDDEN {
+            return Ok(first);
+        }
         match self.reread_token() {
             Some(token) if sent_with.as_ref() != Some(&token) => {
-                self.exchange(&method, &path, body, Some(token), deadline).await
+                self.exchange(method, path, body, Some(token), deadline).await
             }
-            _ => first,
+            _ => Ok(first),
         }
     }
 
@@ -229,18 +311,67 @@ impl Client {
         if !body.is_empty() {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
+        let number = self.agent();
+        let agent = self.shared.agents.get(number);
         let call = describe(method, path);
-        let url = format!("{}{path}", self.shared.base_url);
-        let response = self
-            .shared
-            .http
-            .send(method.clone(), &url, headers, body, deadline, BODY_BYTES_MAX)
-            .await
-            .map_err(|error| ClientError::from_http(&self.shared.base_url, &call, &error))?;
-        if response.status.is_success() { Ok(response) } else { Err(refusal(call, &response)) }
+        let url = format!("{}{path}", agent.url);
+        // A query that blocks would keep the others out for its whole wait.
+        let opening = if agent.needs_opening() && deadline <= READ_DEADLINE {
+            let turn = tokio::time::timeout(deadline, agent.opening.lock()).await;
+            let waited =
+                |_| ClientError::no_answer(&agent.url, &call, "another call is still waiting for it");
+            // Whoever had to wait for it finds the connection open.
+            Some(turn.map_err(waited)?).filter(|_| agent.needs_opening())
+        } else {
+            None
+        };
+        let asked_at = Instant::now();
+        let sent = self.shared.http.send(method.clone(), &url, headers, body, deadline, BODY_BYTES_MAX).await;
+        let result = sent.map_err(|error| ClientError::from_http(&agent.url, &call, &error));
+        drop(opening);
+        match &result {
+            Ok(response) => {
+                agent.answered(response.version);
+                self.learn_from_status(number, response.status, method == Method::GET);
+            }
+            Err(error) => self.learn_from_error(number, error, asked_at.elapsed()),
+        }
+        result
     }
 
-    fn query(&self, options: &QueryOptions) -> String {
+    /// Draws the conclusions for the calls that follow.
+    fn learn_from_status(&self, number: usize, status: StatusCode, read: bool) {
+        let too_many = status == StatusCode::TOO_MANY_REQUESTS;
+        if too_many {
+            self.shared.agents.get(number).refused();
+        }
+        // What an agent knows of its own services only it can answer, so writes go elsewhere only if it is gone.
+        if read && (too_many || status.is_server_error()) {
+            self.go_on_from(number);
+        }
+    }
+
+    /// As [`Client::learn_from_status`], of an exchange that came to nothing `after` this time.
+    fn learn_from_error(&self, number: usize, error: &ClientError, after: Duration) {
+        if !error.is_transport() {
+            return;
+        }
+        let agent = self.shared.agents.get(number);
+        agent.broke();
+        // 1.8 has no words for "too many connections": it resets them.
+        if error.is_cut() && after < CUT_AT_ONCE {
+            agent.refused();
+        }
+        self.go_on_from(number);
+    }
+
+    fn go_on_from(&self, number: usize) {
+        let next = number.wrapping_add(1) % self.shared.agents.count();
+        // Of calls that failed together, one goes on; a failed exchange says that another was faster.
+        let _moved = self.agent.compare_exchange(number, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    pub(crate) fn query(&self, options: &QueryOptions) -> String {
         let mut pairs: Vec<String> = Vec::new();
         match options.consistency {
             Consistency::Stale => pairs.push("stale".to_owned()),
@@ -268,16 +399,17 @@ impl Client {
         if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
     }
 
-    // A poisoned lock still holds a whole token: the only writer assigns it in one step.
     fn token(&self) -> Option<HeaderValue> {
-        self.shared.token.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.token_source().current(Instant::now())
     }
 
     fn reread_token(&self) -> Option<HeaderValue> {
-        let path = self.shared.config.token_file.as_ref()?;
-        let token = read_token(path).ok().flatten()?;
-        *self.shared.token.write().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
-        Some(token)
+        self.token_source().reread()
+    }
+
+    // A poisoned lock still holds a whole token: it is assigned in one step.
+    fn token_source(&self) -> MutexGuard<'_, Token> {
+        self.shared.token.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -326,20 +458,6 @@ fn read_deadline(options: &QueryOptions) -> Duration {
     }
 }
 
-fn read_token(path: &Path) -> Result<Option<HeaderValue>, ClientError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| ClientError::Config(format!("token file `{}`: {error}", path.display())))?;
-    let token = text.trim();
-    if token.is_empty() { Ok(None) } else { token_value(token).map(Some) }
-}
-
-fn token_value(token: &str) -> Result<HeaderValue, ClientError> {
-    let mut value = HeaderValue::from_str(token)
-        .map_err(|_| ClientError::Config("the ACL token holds characters that no header may".to_owned()))?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
 const USER_AGENT: &str = concat!("millgate/", env!("CARGO_PKG_VERSION"));
 
 /// Everything but the unreserved characters of RFC 3986 §2.3, so that any name survives the way.
@@ -348,6 +466,9 @@ const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remo
 /// Longer than the 7 s for which Consul holds a call while it looks for a leader.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A connection that ends this soon after the question was never meant to be answered.
+const CUT_AT_ONCE: Duration = Duration::from_secs(1);
 
 /// About twenty thousand instances of one service.
 const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::error::ClientError;
+use crate::tls::TlsOptions;
 
 /// Settings of a client.
 #[derive(Clone, PartialEq, Eq)]
@@ -13,23 +14,36 @@ pub struct ClientConfig {
     pub address: String,
     /// ACL token. Sent only as the header `X-Consul-Token`.
     pub token: Option<String>,
-    /// File with the ACL token; wins over `token`. Read again whenever Consul answers 403, so that a rotated
-    /// token is picked up without a restart.
+    /// File with the ACL token; wins over `token`. Read again when it changed (looked at every 10 s) and whenever
+    /// Consul answers 403, so that a rotated token is picked up without a restart.
     pub token_file: Option<PathBuf>,
     /// Datacenter for all calls that do not name one; Consul's own default is the agent's.
     pub datacenter: Option<String>,
-    /// PEM file with certificate authorities that are trusted beside the system's.
-    pub ca_file: Option<PathBuf>,
+    /// Certificates for `https`. The files are read again when they change.
+    pub tls: TlsOptions,
+    /// Further agents, as `address`. One is chosen at random for the beginning, the next when one fails.
+    pub further_addresses: Vec<String>,
+    /// Blocking queries that may wait at one agent at once over cleartext, where each has a connection of its own.
+    pub blocking_queries_max: usize,
 }
 
 impl ClientConfig {
     /// Settings for one address, without token.
     pub fn new(address: impl Into<String>) -> Self {
-        Self { address: address.into(), token: None, token_file: None, datacenter: None, ca_file: None }
+        Self {
+            address: address.into(),
+            token: None,
+            token_file: None,
+            datacenter: None,
+            tls: TlsOptions::default(),
+            further_addresses: Vec::new(),
+            blocking_queries_max: BLOCKING_QUERIES_MAX,
+        }
     }
 
-    /// Reads `CONSUL_HTTP_ADDR`, `CONSUL_HTTP_TOKEN`, `CONSUL_HTTP_TOKEN_FILE`, `CONSUL_CACERT` and
-    /// `CONSUL_HTTP_SSL`, as the `consul` command does. Empty variables count as absent.
+    /// Reads `CONSUL_HTTP_ADDR`, `CONSUL_HTTP_TOKEN`, `CONSUL_HTTP_TOKEN_FILE`, `CONSUL_HTTP_SSL`, `CONSUL_CACERT`,
+    /// `CONSUL_CLIENT_CERT`, `CONSUL_CLIENT_KEY` and `CONSUL_TLS_SERVER_NAME`, as the `consul` command does. Empty
+    /// variables count as absent. `CONSUL_HTTP_SSL_VERIFY=false` is not followed: name the authority instead.
     pub fn from_env() -> Self {
         Self::from_lookup(|name| std::env::var(name).ok())
     }
@@ -44,39 +58,49 @@ impl ClientConfig {
             address = format!("https://{address}");
         }
         Self {
-            address,
             token: value("CONSUL_HTTP_TOKEN"),
             token_file: value("CONSUL_HTTP_TOKEN_FILE").map(PathBuf::from),
-            datacenter: None,
-            ca_file: value("CONSUL_CACERT").map(PathBuf::from),
+            tls: TlsOptions {
+                ca_file: value("CONSUL_CACERT").map(PathBuf::from),
+                cert_file: value("CONSUL_CLIENT_CERT").map(PathBuf::from),
+                key_file: value("CONSUL_CLIENT_KEY").map(PathBuf::from),
+                server_name: value("CONSUL_TLS_SERVER_NAME"),
+            },
+            ..Self::new(address)
         }
     }
 
-    /// The address as the beginning of every URL, without a slash at its end.
-    pub(crate) fn base_url(&self) -> Result<String, ClientError> {
-        let refused = |why: &str| {
-            ClientError::Config(format!(
-                "address `{}`: {why}; write http://127.0.0.1:8500, https://consul.example:8501 or host:port",
-                self.address
-            ))
-        };
-        let address = self.address.trim().trim_end_matches('/');
-        if address.starts_with("unix:") {
-            return Err(refused("unix sockets are not supported"));
-        }
-        let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-        let uri: http::Uri = url.parse().map_err(|_| refused("it is not an address"))?;
-        let authority = uri.authority().ok_or_else(|| refused("it names no host"))?;
-        if authority.as_str().contains('@') {
-            return Err(refused("user and password are not supported"));
-        }
-        if authority.host().is_empty() {
-            return Err(refused("it names no host"));
-        }
-        match uri.scheme_str() {
-            Some("http" | "https") => Ok(url),
-            _ => Err(refused("the scheme must be http or https")),
-        }
+    /// The addresses as the beginnings of URLs, without a slash at the end.
+    pub(crate) fn base_urls(&self) -> Result<Vec<String>, ClientError> {
+        std::iter::once(&self.address)
+            .chain(&self.further_addresses)
+            .map(|address| base_url(address))
+            .collect()
+    }
+}
+
+fn base_url(address: &str) -> Result<String, ClientError> {
+    let refused = |why: &str| {
+        ClientError::Config(format!(
+            "address `{address}`: {why}; write http://127.0.0.1:8500, https://consul.example:8501 or host:port"
+        ))
+    };
+    let address = address.trim().trim_end_matches('/');
+    if address.starts_with("unix:") {
+        return Err(refused("unix sockets are not supported"));
+    }
+    let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+    let uri: http::Uri = url.parse().map_err(|_| refused("it is not an address"))?;
+    let authority = uri.authority().ok_or_else(|| refused("it names no host"))?;
+    if authority.as_str().contains('@') {
+        return Err(refused("user and password are not supported"));
+    }
+    if authority.host().is_empty() {
+        return Err(refused("it names no host"));
+    }
+    match uri.scheme_str() {
+        Some("http" | "https") => Ok(url),
+        _ => Err(refused("the scheme must be http or https")),
     }
 }
 
@@ -94,13 +118,18 @@ impl fmt::Debug for ClientConfig {
             .field("token", &self.token.as_ref().map(|_| "[redacted]"))
             .field("token_file", &self.token_file)
             .field("datacenter", &self.datacenter)
-            .field("ca_file", &self.ca_file)
+            .field("tls", &self.tls)
+            .field("further_addresses", &self.further_addresses)
+            .field("blocking_queries_max", &self.blocking_queries_max)
             .finish()
     }
 }
 
 /// Where a local agent listens.
 const DEFAULT_ADDRESS: &str = "http://127.0.0.1:8500";
+
+/// Half of what an agent admits from one address by default, so that the machine's other clients get through.
+const BLOCKING_QUERIES_MAX: usize = 100;
 
 #[cfg(test)]
 mod tests {
@@ -114,14 +143,14 @@ mod tests {
             ("https://consul:8501", "https://consul:8501"),
             ("[::1]:8500", "http://[::1]:8500"),
         ] {
-            assert_eq!(ClientConfig::new(address).base_url().unwrap(), url);
+            assert_eq!(ClientConfig::new(address).base_urls().unwrap(), [url]);
         }
     }
 
     #[test]
     fn an_address_that_cannot_be_used_is_refused_with_examples() {
         for address in ["", "unix:///run/consul.sock", "ftp://consul", "http://u:p@consul:8500", "a b"] {
-            let error = ClientConfig::new(address).base_url().unwrap_err().to_string();
+            let error = ClientConfig::new(address).base_urls().unwrap_err().to_string();
             assert!(error.contains("write http://127.0.0.1:8500"), "{address}: {error}");
         }
     }
@@ -137,7 +166,7 @@ mod tests {
         });
         assert_eq!(config.address, "https://consul.test:8501");
         assert_eq!(config.token.as_deref(), Some("s3cret"));
-        assert_eq!(config.ca_file, None);
+        assert_eq!(config.tls.ca_file, None);
     }
 
     #[test]

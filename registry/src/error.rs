@@ -19,11 +19,20 @@ pub enum ClientError {
     )]
     Unreachable { address: String, detail: String },
     /// A connection, but no trust in whom it leads to.
-    #[error("TLS with Consul at {address} failed: {detail}; name its certificate authority (CONSUL_CACERT)")]
+    #[error(
+        "TLS with Consul at {address} failed: {detail}; name its certificate authority (CONSUL_CACERT), and where it \
+         asks for one, our certificate (CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY)"
+    )]
     Untrusted { address: String, detail: String },
     /// A connection, but no complete answer.
     #[error("Consul at {address} did not answer {call}: {detail}")]
-    NoAnswer { address: String, call: String, detail: String },
+    NoAnswer {
+        address: String,
+        call: String,
+        detail: String,
+        /// The other side ended the connection; otherwise it said nothing until the deadline.
+        cut: bool,
+    },
     /// 403: the ACL token is unknown, expired or lacks a right.
     #[error(
         "Consul refused {call}: {detail}; check the ACL token (CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE): \
@@ -76,6 +85,16 @@ impl ClientError {
         }
     }
 
+    /// True if the other side ended the connection in the middle of an exchange.
+    pub(crate) fn is_cut(&self) -> bool {
+        matches!(self, Self::NoAnswer { cut: true, .. })
+    }
+
+    pub(crate) fn no_answer(address: &str, call: &str, detail: &str) -> Self {
+        let (address, call, detail) = (address.to_owned(), call.to_owned(), detail.to_owned());
+        Self::NoAnswer { address, call, detail, cut: false }
+    }
+
     pub(crate) fn from_http(address: &str, call: &str, error: &HttpError) -> Self {
         let address = address.to_owned();
         let detail = error.to_string();
@@ -83,10 +102,13 @@ impl ClientError {
             HttpError::InvalidUrl { .. } | HttpError::Tls(_) => Self::Config(detail),
             // rustls' word for everything that is wrong with the peer's identity.
             HttpError::Connect(_) if detail.contains("certificate") => Self::Untrusted { address, detail },
-            HttpError::Connect(_) => Self::Unreachable { address, detail },
-            HttpError::Timeout(_) | HttpError::Broken(_) => {
-                Self::NoAnswer { address, call: call.to_owned(), detail }
+            // … and for what the peer thinks of ours, which with TLS 1.3 it says after the handshake.
+            HttpError::Connect(_) | HttpError::Broken(_) if detail.contains("fatal alert") => {
+                Self::Untrusted { address, detail }
             }
+            HttpError::Connect(_) => Self::Unreachable { address, detail },
+            HttpError::Timeout(_) => Self::no_answer(&address, call, &detail),
+            HttpError::Broken(_) => Self::NoAnswer { address, call: call.to_owned(), detail, cut: true },
             HttpError::BodyTooLarge { .. } => Self::Malformed { call: call.to_owned(), detail },
         }
     }
@@ -102,6 +124,13 @@ mod tests {
         let error = ClientError::from_http("https://consul:8501", "GET /v1/x", &http);
         assert!(error.is_transport());
         assert!(error.to_string().contains("CONSUL_CACERT"), "{error}");
+    }
+
+    #[test]
+    fn a_certificate_of_ours_that_is_refused_leads_to_its_setting() {
+        let http = HttpError::Broken("received fatal alert: BadCertificate".to_owned());
+        let error = ClientError::from_http("https://consul:8501", "GET /v1/x", &http);
+        assert!(error.to_string().contains("CONSUL_CLIENT_CERT"), "{error}");
     }
 
     #[test]

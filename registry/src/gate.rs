@@ -54,6 +54,8 @@ pub(crate) struct Verdict {
     pub(crate) publish: Option<Arc<[Instance]>>,
     pub(crate) held: Option<Held>,
     pub(crate) next: Next,
+    /// The index went backwards: the answer is from another history than ours.
+    pub(crate) backwards: bool,
 }
 
 /// What is known about one service.
@@ -106,7 +108,7 @@ impl Gate {
         if reset {
             self.index = 0;
         }
-        Verdict { publish, held, next }
+        Verdict { publish, held, next, backwards: reset }
     }
 
     fn doubt(&self, answer: &Answer, confirming: bool) -> Option<Held> {

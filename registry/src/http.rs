@@ -7,32 +7,34 @@
 //! Not for the data plane: the pool behind this client is shared and locked.
 
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
-use tokio::sync::OnceCell;
+use rustls_pki_types::ServerName;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::tls::TlsOptions;
+use crate::token::{LOOK_EVERY, Stamp};
 
 /// How an [`HttpClient`] is built.
 #[derive(Debug, Clone, Default)]
 pub struct HttpOptions {
-    /// A PEM file with certificate authorities that are trusted beside the system's own.
-    pub ca_file: Option<PathBuf>,
+    pub tls: TlsOptions,
 }
 
 /// What a server answered.
 #[derive(Debug, Clone)]
 pub struct HttpResponse {
     pub status: StatusCode,
+    pub version: Version,
     pub headers: HeaderMap,
     pub body: Bytes,
 }
@@ -67,23 +69,29 @@ type Secure = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 #[derive(Debug, Clone)]
 pub struct HttpClient {
     plain: Plain,
+    tls: Arc<TlsOptions>,
     /// Made at the first `https` URL: whoever speaks plain HTTP needs no certificate store at all.
-    secure: Arc<OnceCell<Secure>>,
-    extra_roots: Arc<[CertificateDer<'static>]>,
+    secure: Arc<Mutex<Option<SecureClient>>>,
+}
+
+/// A client with the certificates that the files held when it was made.
+#[derive(Debug)]
+struct SecureClient {
+    client: Secure,
+    stamps: [Stamp; 3],
+    looked_at: Instant,
 }
 
 impl HttpClient {
-    /// Builds the client. Only a `ca_file` that cannot be read, or that holds no certificate, is an error.
+    /// Builds the client. Only files for TLS that cannot be read, or that hold nothing of use, are an error.
     pub fn new(options: &HttpOptions) -> Result<Self, HttpError> {
-        let extra_roots = match &options.ca_file {
-            Some(path) => read_certificates(path)?,
-            None => Vec::new(),
-        };
+        options.tls.check()?;
         let plain = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+            .pool_max_idle_per_host(POOL_IDLE_MAX)
             .build(connector());
-        Ok(Self { plain, secure: Arc::new(OnceCell::new()), extra_roots: extra_roots.into() })
+        Ok(Self { plain, tls: Arc::new(options.tls.clone()), secure: Arc::default() })
     }
 
     /// Sends one request and reads the whole answer, within `deadline` and `body_bytes_max`.
@@ -108,6 +116,10 @@ impl HttpClient {
             } else {
                 self.plain.request(request).await
             };
+            // A server refuses our certificate only after the handshake, with TLS 1.3.
+            if secure && response.is_err() {
+                self.look_again();
+            }
             read_whole(response.map_err(|error| classify(&error))?, body_bytes_max).await
         };
         tokio::time::timeout(deadline, exchange).await.unwrap_or(Err(HttpError::Timeout(deadline)))
@@ -123,59 +135,75 @@ impl HttpClient {
         self.send(Method::GET, url, HeaderMap::new(), Bytes::new(), deadline, body_bytes_max).await
     }
 
-    async fn secure(&self) -> Result<&Secure, HttpError> {
-        self.secure.get_or_try_init(|| build_secure(self.extra_roots.clone())).await
+    /// The client for `https`, made anew when a file that it depends on was replaced. Connections of the one before
+    /// live until their exchanges end.
+    async fn secure(&self) -> Result<Secure, HttpError> {
+        let known = self.lock().as_ref().map(|known| (known.client.clone(), known.stamps, known.looked_at));
+        let now = Instant::now();
+        if let Some((client, _, looked_at)) = &known
+            && now < *looked_at + LOOK_EVERY
+        {
+            return Ok(client.clone());
+        }
+        let tls = Arc::clone(&self.tls);
+        let before = known.as_ref().map(|(_, stamps, _)| *stamps);
+        let made = tokio::task::spawn_blocking(move || {
+            let stamps = tls.stamps();
+            if before == Some(stamps) { Ok(None) } else { build(&tls).map(|client| Some((client, stamps))) }
+        })
+        .await
+        .map_err(|error| HttpError::Tls(error.to_string()))?;
+        let (client, stamps) = match (made, known) {
+            (Ok(Some(made)), known) => {
+                if known.is_some() {
+                    info!("the certificates for TLS changed");
+                }
+                made
+            }
+            (Ok(None), Some((client, stamps, _))) => (client, stamps),
+            // Half of a pair was replaced, perhaps; the next look tells.
+            (Err(error), Some((client, stamps, _))) => {
+                warn!("{error}; the certificates from before stay in use");
+                (client, stamps)
+            }
+            (Err(error), None) => return Err(error),
+            (Ok(None), None) => return Err(HttpError::Tls("no client".to_owned())),
+        };
+        *self.lock() = Some(SecureClient { client: client.clone(), stamps, looked_at: now });
+        Ok(client)
+    }
+
+    /// Something failed, perhaps for a certificate: look at the files again before the next try.
+    fn look_again(&self) {
+        if let Some(known) = self.lock().as_mut()
+            && let Some(long_ago) = known.looked_at.checked_sub(LOOK_EVERY)
+        {
+            known.looked_at = long_ago;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<SecureClient>> {
+        // It is replaced as a whole.
+        self.secure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Reading the system's store takes milliseconds of file access, so it happens on a blocking thread.
-async fn build_secure(extra_roots: Arc<[CertificateDer<'static>]>) -> Result<Secure, HttpError> {
-    let config = tokio::task::spawn_blocking(move || tls_config(&extra_roots))
-        .await
-        .map_err(|error| HttpError::Tls(error.to_string()))??;
-    let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(config)
-        .https_only()
-        .enable_all_versions()
-        .wrap_connector(connector());
+fn build(tls: &TlsOptions) -> Result<Secure, HttpError> {
+    let builder = HttpsConnectorBuilder::new().with_tls_config(tls.client_config()?).https_only();
+    let connector = match &tls.server_name {
+        None => builder.enable_all_versions().wrap_connector(connector()),
+        Some(name) => {
+            let name = ServerName::try_from(name.clone()).map_err(|_| {
+                HttpError::Tls(format!("server name `{name}` is neither a DNS name nor an address"))
+            })?;
+            let resolver = FixedServerNameResolver::new(name);
+            builder.with_server_name_resolver(resolver).enable_all_versions().wrap_connector(connector())
+        }
+    };
     Ok(Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(POOL_IDLE_TIMEOUT)
         .build(connector))
-}
-
-fn tls_config(extra_roots: &[CertificateDer<'static>]) -> Result<rustls::ClientConfig, HttpError> {
-    let mut roots = rustls::RootCertStore::empty();
-    let native = rustls_native_certs::load_native_certs();
-    // A store with one unreadable certificate among a hundred is still a store.
-    roots.add_parsable_certificates(native.certs);
-    roots.add_parsable_certificates(extra_roots.iter().cloned());
-    if roots.is_empty() {
-        let detail =
-            native.errors.first().map_or_else(|| "the store is empty".to_owned(), ToString::to_string);
-        return Err(HttpError::Tls(format!(
-            "no trusted certificate authority: {detail}; install the system's CA certificates or name a CA file"
-        )));
-    }
-    // Passed explicitly: a process-wide default would depend on who links what.
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| HttpError::Tls(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(config)
-}
-
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, HttpError> {
-    let failed = |detail: String| HttpError::Tls(format!("CA file `{}`: {detail}", path.display()));
-    let certificates = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| failed(error.to_string()))?;
-    if certificates.is_empty() {
-        return Err(failed("no certificate in it".to_owned()));
-    }
-    Ok(certificates)
 }
 
 fn connector() -> HttpConnector {
@@ -185,6 +213,8 @@ fn connector() -> HttpConnector {
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
     // A blocking query is silent for a minute; without probes a peer that vanished is noticed at the deadline only.
     connector.set_keepalive(Some(TCP_KEEPALIVE));
+    connector.set_keepalive_interval(Some(TCP_KEEPALIVE_INTERVAL));
+    connector.set_keepalive_retries(Some(TCP_KEEPALIVE_RETRIES));
     connector
 }
 
@@ -210,7 +240,12 @@ async fn read_whole(response: Response<Incoming>, limit: usize) -> Result<HttpRe
             whole.extend_from_slice(&data);
         }
     }
-    Ok(HttpResponse { status: head.status, headers: head.headers, body: whole.freeze() })
+    Ok(HttpResponse {
+        status: head.status,
+        version: head.version,
+        headers: head.headers,
+        body: whole.freeze(),
+    })
 }
 
 fn classify(error: &hyper_util::client::legacy::Error) -> HttpError {
@@ -233,9 +268,14 @@ fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// Longer than any healthy network needs, shorter than the kernel's two minutes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A peer that vanished is noticed within half a minute; with the system's defaults it would be eleven minutes.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
+const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const TCP_KEEPALIVE_RETRIES: u32 = 3;
 /// Below the idle timeouts that proxies in front of a registry commonly have (60 s).
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A Consul agent counts idle connections among those that it admits.
+const POOL_IDLE_MAX: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -251,7 +291,9 @@ mod tests {
 
     #[test]
     fn a_ca_file_that_is_absent_is_named_in_the_error() {
-        let options = HttpOptions { ca_file: Some("/nonexistent/ca.pem".into()) };
+        let options = HttpOptions {
+            tls: TlsOptions { ca_file: Some("/nonexistent/ca.pem".into()), ..TlsOptions::default() },
+        };
         let error = HttpClient::new(&options).unwrap_err().to_string();
         assert!(error.contains("/nonexistent/ca.pem"), "{error}");
     }

@@ -3,7 +3,7 @@
 //!
 //! One small JSON file per watched service, replaced whole: written beside, flushed, renamed. What cannot be
 //! read (another version, half a file, another service's name) counts as absent; it is a cache, never a truth.
-//! Calls block on the disk and belong on the control plane.
+//! Calls block on the disk; [`Saver`](crate::Saver) makes them from a thread of its own.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -142,7 +142,11 @@ mod tests {
             tags: vec!["v1".to_owned()],
             meta: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
         };
-        ServiceUpdate { target: WatchTarget::service(service), instances: ids.iter().map(instance).collect() }
+        ServiceUpdate {
+            target: WatchTarget::service(service),
+            instances: ids.iter().map(instance).collect(),
+            answered_at: tokio::time::Instant::now(),
+        }
     }
 
     #[test]
@@ -171,7 +175,7 @@ mod tests {
             WatchTarget { only_passing: true, ..plain.target.clone() },
         ] {
             assert_eq!(store.load(&other), None);
-            let saved = ServiceUpdate { target: other.clone(), instances: Arc::from([]) };
+            let saved = ServiceUpdate { target: other.clone(), instances: Arc::from([]), ..plain.clone() };
             store.save(&saved).unwrap();
             assert_eq!(store.load(&other), Some(Vec::new()), "{other:?}");
         }

@@ -2,38 +2,53 @@
 //! registry that speaks the part of Consul's HTTP API which development and tests need.
 //!
 //! The way of a fact from the registry to the gateway: [`Client::health_service`] asks (a blocking query),
-//! `gate` decides whether the answer may be believed, [`watch`] runs the loop and sends a [`ServiceUpdate`]
-//! when the set of instances changed, [`LastKnownGood`] keeps it on disk for the next start.
+//! `gate` decides whether the answer may be believed and `settle` what of it is used, [`watch`] sends a
+//! [`ServiceUpdate`] when the set of instances changed, [`LastKnownGood`] keeps it on disk for the next start.
 //!
 //! The behaviour of Consul 1.8.7 is the reference; what later releases do differently is noted where it matters.
 
+mod agents;
 mod backoff;
+mod budget;
 mod client;
 mod client_config;
+mod crowd;
+mod damping;
 mod error;
 mod gate;
+mod history;
 pub mod http;
 mod instance;
 mod last_known_good;
 mod lease;
+mod mass_drop;
 mod pace;
+mod patience;
 mod registration;
+mod saver;
 mod server;
+mod settle;
 mod store;
 #[doc(hidden)]
 pub mod testing;
+mod tls;
+mod token;
 pub mod types;
 pub mod watch;
+mod watcher;
 
 pub use client::{Client, HealthAnswer};
 pub use client_config::ClientConfig;
 pub use error::ClientError;
+pub use history::{History, Transition};
 pub use http::{HttpClient, HttpError, HttpOptions, HttpResponse};
 pub use instance::{Instance, Status, TaggedAddress};
 pub use last_known_good::LastKnownGood;
 pub use lease::Lease;
 pub use registration::ServiceRegistration;
+pub use saver::Saver;
 pub use server::{Compat, EmbeddedRegistry, RegistryOptions, ServerLimits, StartError};
 pub use store::StoreLimits;
+pub use tls::TlsOptions;
 pub use types::{CheckStatus, Consistency, QueryOptions};
 pub use watch::{ServiceUpdate, WatchHandle, WatchOptions, WatchState, WatchStats, WatchTarget};

@@ -171,7 +171,8 @@ mod tests {
         if !location.is_empty() {
             headers.insert(header::LOCATION, HeaderValue::from_static(location));
         }
-        HttpResponse { status: StatusCode::from_u16(status).unwrap(), headers, body: bytes::Bytes::new() }
+        let status = StatusCode::from_u16(status).unwrap();
+        HttpResponse { status, version: http::Version::HTTP_11, headers, body: bytes::Bytes::new() }
     }
 
     #[test]

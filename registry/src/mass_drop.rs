@@ -1,0 +1,203 @@
+//! A mass removal is doubted for a while. Pure.
+//!
+//! Consul takes half a service away in one answer when it lost sight of the machines, not when the machines died: a
+//! network between its servers and the agents broke (`serfHealth` of several nodes turned critical), or the answer
+//! comes from another history (an agent that was restarted empty, another agent, a restored snapshot), whose
+//! services have not registered again yet. So when at least [`LOST_MIN`] instances and more than half of the
+//! routable ones are lost in one answer under such circumstances, they stay routable for [`HOLD`]. Those that come
+//! back are simply there; what is still missing then is believed. The circuit breakers take care of those that
+//! really died.
+//!
+//! A removal under normal circumstances (services deregistered, checks of the services themselves failed) is
+//! believed at once, whatever its size.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::instance::{Instance, Status};
+use crate::settle::{Key, by_key, key};
+
+/// What is known of an answer beside its instances.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Circumstances {
+    /// Nodes that Consul lost sight of with this answer.
+    pub(crate) lost_nodes: BTreeSet<String>,
+    /// The answer's registry may not be the one that gave the answers before.
+    pub(crate) other_history: bool,
+}
+
+/// The instances that stay although the registry took them away.
+#[derive(Debug, Default)]
+pub(crate) struct MassDrop {
+    held: BTreeMap<Key, Instance>,
+    until: Option<Instant>,
+}
+
+impl MassDrop {
+    /// `before`: what is in use. `new`: what the registry says now.
+    pub(crate) fn take(
+        &mut self,
+        before: &[Instance],
+        new: &[Instance],
+        circumstances: &Circumstances,
+        now: Instant,
+    ) {
+        self.expire(now);
+        let new = by_key(new);
+        if self.until.is_none() {
+            let routable = before.iter().filter(|instance| instance.is_routable());
+            let lost = routable.clone().filter(|instance| {
+                let left = new.get(&key(instance));
+                !left.is_some_and(|left| left.is_routable() || left.status == Status::Maintenance)
+            });
+            let lost: Vec<&Instance> = lost.collect();
+            if lost.len() < LOST_MIN || lost.len() * 2 <= routable.count() {
+                return;
+            }
+            let several_nodes = circumstances.lost_nodes.len() >= NODES_MIN;
+            let is_doubtful = |instance: &&&Instance| {
+                (several_nodes && circumstances.lost_nodes.contains(&instance.node))
+                    || (circumstances.other_history && !new.contains_key(&key(instance)))
+            };
+            let held: BTreeMap<_, _> = lost
+                .iter()
+                .filter(is_doubtful)
+                .map(|instance| (key(instance), (*instance).clone()))
+                .collect();
+            if !held.is_empty() {
+                self.held = held;
+                self.until = Some(now + HOLD);
+            }
+        }
+        self.held.retain(|key, _| {
+            // Routable again, or taken out by a person: both are news that counts.
+            !new.get(key).is_some_and(|new| new.is_routable() || new.status == Status::Maintenance)
+        });
+        if self.held.is_empty() {
+            self.until = None;
+        }
+    }
+
+    /// What is held takes the place of what the registry says. Sorted as before.
+    pub(crate) fn apply(&mut self, instances: &mut Vec<Instance>, now: Instant) {
+        self.expire(now);
+        if self.until.is_none() {
+            return;
+        }
+        instances.retain(|instance| !self.held.contains_key(&key(instance)));
+        instances.extend(self.held.values().cloned());
+        instances.sort_unstable_by(|a, b| a.identity().cmp(&b.identity()));
+    }
+
+    pub(crate) fn holds(&self, key: &Key) -> bool {
+        self.held.contains_key(key)
+    }
+
+    pub(crate) fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
+    fn expire(&mut self, now: Instant) {
+        if self.until.is_some_and(|until| until <= now) {
+            self.until = None;
+            self.held.clear();
+        }
+    }
+}
+
+/// Fewer can be one machine.
+const LOST_MIN: usize = 4;
+const NODES_MIN: usize = 2;
+/// Agents that lost their servers find them again within seconds; services renew their registration within their TTL,
+/// which is seldom longer.
+const HOLD: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settle::tests::instance;
+
+    /// Instances 0 to n-1, each on a node of its own, of which the first `critical` are critical.
+    fn fleet(n: usize, critical: usize) -> Vec<Instance> {
+        (0..n)
+            .map(|i| {
+                let status = if i < critical { Status::Critical } else { Status::Passing };
+                Instance { node: format!("n{i}"), ..instance(&format!("i{i}"), status) }
+            })
+            .collect()
+    }
+
+    fn lost(nodes: usize) -> Circumstances {
+        let lost_nodes = (0..nodes).map(|i| format!("n{i}")).collect();
+        Circumstances { lost_nodes, other_history: false }
+    }
+
+    fn other_history() -> Circumstances {
+        Circumstances { other_history: true, ..Circumstances::default() }
+    }
+
+    /// How many are routable after the answer.
+    fn routable(drop: &mut MassDrop, new: &[Instance], now: Instant) -> usize {
+        let mut list = new.to_vec();
+        drop.apply(&mut list, now);
+        list.iter().filter(|instance| instance.is_routable()).count()
+    }
+
+    #[test]
+    fn machines_that_consul_lost_sight_of_stay_for_thirty_seconds() {
+        let (now, mut drop) = (Instant::now(), MassDrop::default());
+        drop.take(&fleet(6, 0), &fleet(6, 4), &lost(4), now);
+        assert_eq!(routable(&mut drop, &fleet(6, 4), now), 6);
+        assert_eq!(routable(&mut drop, &fleet(6, 4), now + HOLD - Duration::from_millis(1)), 6);
+        assert_eq!(routable(&mut drop, &fleet(6, 4), now + HOLD), 2);
+    }
+
+    #[test]
+    fn instances_whose_own_checks_failed_are_believed_whatever_their_number() {
+        let (now, mut drop) = (Instant::now(), MassDrop::default());
+        drop.take(&fleet(6, 0), &fleet(6, 6), &lost(0), now);
+        assert_eq!(routable(&mut drop, &fleet(6, 6), now), 0);
+        // One node is one machine, not a network.
+        drop.take(&fleet(6, 0), &fleet(6, 6), &lost(1), now);
+        assert_eq!(routable(&mut drop, &fleet(6, 6), now), 0);
+    }
+
+    #[test]
+    fn half_or_less_and_few_are_believed_at_once() {
+        for (n, gone) in [(8, 4), (3, 3), (5, 2)] {
+            let (now, mut drop) = (Instant::now(), MassDrop::default());
+            drop.take(&fleet(n, 0), &fleet(n, gone), &lost(gone), now);
+            assert_eq!(routable(&mut drop, &fleet(n, gone), now), n - gone, "{gone} of {n}");
+        }
+    }
+
+    #[test]
+    fn a_registry_with_another_history_gets_time_to_fill() {
+        let (now, mut drop) = (Instant::now(), MassDrop::default());
+        drop.take(&fleet(5, 0), &[], &other_history(), now);
+        assert_eq!(routable(&mut drop, &[], now), 5);
+        // Two registered again; they are theirs, the other three are still kept.
+        let back = &fleet(5, 0)[..2];
+        drop.take(&fleet(5, 0), back, &Circumstances::default(), now);
+        assert_eq!(routable(&mut drop, back, now), 5);
+        assert_eq!(drop.held.len(), 3);
+        assert_eq!(routable(&mut drop, back, now + HOLD), 2);
+    }
+
+    #[test]
+    fn deregistration_is_believed_at_once() {
+        let (now, mut drop) = (Instant::now(), MassDrop::default());
+        drop.take(&fleet(5, 0), &[], &Circumstances::default(), now);
+        assert_eq!(routable(&mut drop, &[], now), 0);
+    }
+
+    #[test]
+    fn the_hold_ends_when_all_are_back() {
+        let (now, mut drop) = (Instant::now(), MassDrop::default());
+        drop.take(&fleet(5, 0), &[], &other_history(), now);
+        drop.take(&fleet(5, 0), &fleet(5, 0), &Circumstances::default(), now);
+        assert_eq!((drop.until(), drop.held.len()), (None, 0));
+    }
+}

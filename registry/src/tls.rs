@@ -1,0 +1,93 @@
+//! What a client needs for TLS: trusted authorities, its own certificate, the name to expect. All of it is in
+//! files that may be replaced while we run, so that a rotated certificate needs no restart.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::http::HttpError;
+use crate::token::{Stamp, stamp};
+
+/// How TLS is spoken.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsOptions {
+    /// A PEM file with certificate authorities that are trusted beside the system's own.
+    pub ca_file: Option<PathBuf>,
+    /// PEM files of the certificate that this client shows, and of its key; both or none.
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+    /// The name that the server's certificate must have, instead of the URL's host.
+    pub server_name: Option<String>,
+}
+
+impl TlsOptions {
+    /// What the files look like now. Changes when one of them is replaced.
+    pub(crate) fn stamps(&self) -> [Stamp; 3] {
+        [&self.ca_file, &self.cert_file, &self.key_file].map(|path| path.as_deref().and_then(stamp))
+    }
+
+    /// Reads all files that are named, so that a mistake is told at the start and not at the first call.
+    pub(crate) fn check(&self) -> Result<(), HttpError> {
+        self.extra_roots()?;
+        self.identity().map(drop)
+    }
+
+    /// Reading the system's store takes milliseconds of file access: for a blocking thread.
+    pub(crate) fn client_config(&self) -> Result<rustls::ClientConfig, HttpError> {
+        let mut roots = rustls::RootCertStore::empty();
+        let native = rustls_native_certs::load_native_certs();
+        // A store with one unreadable certificate among a hundred is still a store.
+        roots.add_parsable_certificates(native.certs);
+        roots.add_parsable_certificates(self.extra_roots()?);
+        if roots.is_empty() {
+            let detail =
+                native.errors.first().map_or_else(|| "the store is empty".to_owned(), ToString::to_string);
+            return Err(HttpError::Tls(format!(
+                "no trusted certificate authority: {detail}; install the system's CA certificates or name a CA file"
+            )));
+        }
+        // Passed explicitly: a process-wide default would depend on who links what.
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| HttpError::Tls(error.to_string()))?
+            .with_root_certificates(roots);
+        match self.identity()? {
+            None => Ok(builder.with_no_client_auth()),
+            Some((chain, key)) => builder
+                .with_client_auth_cert(chain, key)
+                .map_err(|error| HttpError::Tls(format!("client certificate: {error}"))),
+        }
+    }
+
+    fn extra_roots(&self) -> Result<Vec<CertificateDer<'static>>, HttpError> {
+        self.ca_file.as_deref().map_or_else(|| Ok(Vec::new()), |path| certificates("CA file", path))
+    }
+
+    fn identity(&self) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>, HttpError> {
+        match (&self.cert_file, &self.key_file) {
+            (None, None) => Ok(None),
+            (Some(cert), Some(key)) => {
+                let chain = certificates("certificate file", cert)?;
+                let key = PrivateKeyDer::from_pem_file(key)
+                    .map_err(|error| HttpError::Tls(format!("key file `{}`: {error}", key.display())))?;
+                Ok(Some((chain, key)))
+            }
+            (Some(_), None) => Err(HttpError::Tls("a client certificate without its key file".to_owned())),
+            (None, Some(_)) => Err(HttpError::Tls("a key file without a client certificate".to_owned())),
+        }
+    }
+}
+
+fn certificates(what: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, HttpError> {
+    let failed = |detail: String| HttpError::Tls(format!("{what} `{}`: {detail}", path.display()));
+    let certificates = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| failed(error.to_string()))?;
+    if certificates.is_empty() {
+        return Err(failed("no certificate in it".to_owned()));
+    }
+    Ok(certificates)
+}

@@ -1,0 +1,460 @@
+//! The loop of one watch: ask, judge the answer, report a change, rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use rand::RngExt;
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use crate::agents::Place;
+use crate::backoff::Backoff;
+use crate::client::{Client, HealthAnswer};
+use crate::crowd::Member;
+use crate::error::ClientError;
+use crate::gate::{Gate, Held, Next};
+use crate::history::Change;
+use crate::instance::Instance;
+use crate::mass_drop::Circumstances;
+use crate::pace::Pace;
+use crate::patience::Patience;
+use crate::settle::{Key, Settle};
+use crate::types::{Consistency, QueryOptions};
+use crate::watch::{Report, ServiceUpdate, WatchOptions, WatchState, WatchTarget};
+use crate::watcher::digest::{Digest, digest};
+use crate::watcher::said::Said;
+
+mod digest;
+mod said;
+
+pub(crate) struct Watcher {
+    client: Client,
+    target: WatchTarget,
+    options: WatchOptions,
+    report: Report,
+    gate: Gate,
+    settle: Settle,
+    pace: Pace,
+    backoff: Backoff,
+    /// For refusals, which a quick retry does not heal: 403 and 429.
+    slow_backoff: Backoff,
+    /// What the next query is for.
+    purpose: Purpose,
+    /// A place for blocking queries, or else a membership among those that poll.
+    place: Option<Place>,
+    member: Option<Member>,
+    /// Whom the latest query was sent to.
+    agent: usize,
+    resync_at: Instant,
+    patience: Patience,
+    /// The leader is followed until then, because the server that we ask hears nothing from it.
+    leader_until: Option<Instant>,
+    /// Whether the leader can be read is not tried again before.
+    refresh_after: Option<Instant>,
+    /// An answer that was too stale, to be used if the leader cannot be read.
+    set_aside: Option<HealthAnswer>,
+    circumstances: Circumstances,
+    /// Nodes that Consul has lost sight of.
+    lost_nodes: BTreeSet<String>,
+    backend: Option<String>,
+    /// How many instances that were published last can take requests.
+    routable: usize,
+    said: Said,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Follow,
+    /// Was the empty answer true?
+    Confirm,
+    /// What does the leader say? The server that we ask has not heard from it for long.
+    Refresh,
+}
+
+/// One query, as it was asked.
+struct Asked {
+    at: Instant,
+    purpose: Purpose,
+    /// For how long the server may keep it.
+    blocking: Option<Duration>,
+}
+
+impl Watcher {
+    pub(crate) fn new(
+        client: Client,
+        target: WatchTarget,
+        options: WatchOptions,
+        seed: Option<Arc<[Instance]>>,
+        report: Report,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            agent: client.agent(),
+            client,
+            target,
+            report,
+            gate: Gate::new(seed.clone()),
+            routable: seed.as_deref().map_or(0, routable),
+            settle: Settle::new(seed, options.flap_damping),
+            pace: Pace::new(now),
+            backoff: Backoff::new(options.backoff_base, options.backoff_cap),
+            slow_backoff: Backoff::new(REFUSED_BASE, REFUSED_CAP),
+            purpose: Purpose::Follow,
+            place: None,
+            member: None,
+            resync_at: now + jittered(options.resync_every),
+            patience: Patience::new(options.wait),
+            leader_until: None,
+            refresh_after: None,
+            set_aside: None,
+            circumstances: Circumstances::default(),
+            lost_nodes: BTreeSet::new(),
+            backend: None,
+            said: Said::default(),
+            options,
+        }
+    }
+
+    /// Ends when nobody receives updates any more.
+    pub(crate) async fn run(mut self) {
+        let mut pause = self.options.start_within.mul_f64(rand::rng().random::<f64>());
+        loop {
+            if self.rest(pause).await.is_none() {
+                return;
+            }
+            self.find_place();
+            let (query, asked) = self.query();
+            // Of its own, so that instances can be let in while the query is pending.
+            let (client, service) = (self.client.clone(), self.target.service.clone());
+            let mut call = std::pin::pin!(client.health_service(&service, &query));
+            let outcome = loop {
+                tokio::select! {
+                    outcome = &mut call => break outcome,
+                    () = until(self.settle.next(Instant::now())) => {
+                        if self.release().await.is_none() {
+                            return;
+                        }
+                    }
+                }
+            };
+            let next = match outcome {
+                Ok(answer) => self.answered(answer, &asked).await,
+                Err(error) => self.failed(&error, &asked).await,
+            };
+            let Some(next) = next else { return };
+            pause = next;
+        }
+    }
+
+    /// Waits, and goes on with what time alone changes. Who polls is woken by news.
+    async fn rest(&mut self, pause: Duration) -> Option<()> {
+        let end = Instant::now() + pause;
+        loop {
+            let woken = async {
+                match &self.member {
+                    Some(member) => member.woken().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(end) => return Some(()),
+                () = woken => return Some(()),
+                () = until(self.settle.next(Instant::now())) => self.release().await?,
+            }
+        }
+    }
+
+    /// A place for a blocking query at the agent that is asked next, or a membership among those that poll.
+    fn find_place(&mut self) {
+        let agent = self.client.agent();
+        if agent != self.agent {
+            self.agent = agent;
+            self.gate.forget_index();
+            self.circumstances.other_history = true;
+        }
+        if self.place.as_ref().is_some_and(|place| !place.is_good_for(agent)) {
+            self.place = None;
+        }
+        if self.place.is_none() {
+            self.place = self.client.take_place();
+        }
+        match (&self.place, &self.member) {
+            (Some(_), _) => self.member = None,
+            (None, None) => {
+                let service = &self.target.service;
+                debug!(service, "the agent has enough blocking queries; this service is polled");
+                self.member = Some(Member::join(&self.client, service));
+            }
+            (None, Some(_)) => {}
+        }
+    }
+
+    fn query(&mut self) -> (QueryOptions, Asked) {
+        let now = Instant::now();
+        if now >= self.resync_at {
+            self.gate.resync();
+            self.resync_at = now + jittered(self.options.resync_every);
+        }
+        if self.leader_until.is_some_and(|until| until <= now) {
+            // An index of the leader may be ahead of what the server that we ask has.
+            self.leader_until = None;
+            self.gate.resync();
+        }
+        if self.member.is_some() {
+            self.gate.resync();
+        }
+        let (index, consistency) = match self.purpose {
+            Purpose::Confirm | Purpose::Refresh => (None, Consistency::Leader),
+            Purpose::Follow if self.leader_until.is_some() => (Some(self.gate.index()), Consistency::Leader),
+            Purpose::Follow => (Some(self.gate.index()), self.options.consistency),
+        };
+        let wait = self.patience.wait();
+        let blocking = index.filter(|index| *index > 0).map(|_| wait);
+        let query = QueryOptions {
+            index,
+            wait: Some(wait),
+            consistency,
+            passing: self.target.only_passing,
+            tags: Vec::new(),
+            datacenter: self.target.datacenter.clone(),
+            namespace: self.target.namespace.clone(),
+            partition: self.target.partition.clone(),
+        };
+        (query, Asked { at: now, purpose: self.purpose, blocking })
+    }
+
+    /// Returns the pause before the next query, or `None` if nobody receives updates any more.
+    async fn answered(&mut self, answer: HealthAnswer, asked: &Asked) -> Option<Duration> {
+        let now = Instant::now();
+        self.slow_backoff.reset();
+        self.said.answered(&self.target.service);
+        match asked.purpose {
+            Purpose::Refresh => {
+                self.set_aside = None;
+                self.leader_until = Some(now + LEADER_FOR);
+            }
+            Purpose::Follow if self.is_too_stale(&answer) => {
+                self.report.record(|stats| stats.too_stale += 1);
+                if self.refresh_after.is_none_or(|after| after <= now) {
+                    self.refresh_after = Some(now + LEADER_FOR);
+                    return self.refresh(answer, asked).await;
+                }
+            }
+            Purpose::Follow | Purpose::Confirm => {}
+        }
+        self.believe(answer, asked).await
+    }
+
+    /// Asks the leader next. Until it answers the old answer is better than nothing, but not than what is known.
+    async fn refresh(&mut self, answer: HealthAnswer, asked: &Asked) -> Option<Duration> {
+        let pause = if self.settle.is_new() {
+            self.believe(answer, asked).await?
+        } else {
+            self.set_aside = Some(answer);
+            self.pace.after_answer(true, Instant::now())
+        };
+        if self.purpose == Purpose::Follow {
+            self.purpose = Purpose::Refresh;
+        }
+        Some(pause)
+    }
+
+    fn is_too_stale(&self, answer: &HealthAnswer) -> bool {
+        self.options.consistency == Consistency::Stale
+            && self.leader_until.is_none()
+            && answer.last_contact > self.options.max_stale
+    }
+
+    async fn believe(&mut self, answer: HealthAnswer, asked: &Asked) -> Option<Duration> {
+        let now = Instant::now();
+        // Early: the server could have kept the query for longer, so there should be news.
+        let early = asked.blocking.is_none_or(|wait| now - asked.at < wait);
+        let other_backend =
+            self.backend.is_some() && answer.backend.is_some() && self.backend != answer.backend;
+        if other_backend {
+            self.gate.forget_index();
+        }
+        self.backend = answer.backend.clone().or_else(|| self.backend.take());
+        let Digest { answer, skipped, lost_nodes, checks } = digest(answer);
+        let (unusable, filtered) = (answer.unusable, answer.filtered_by_acls && answer.instances.is_empty());
+        let verdict = self.gate.judge(answer, asked.purpose == Purpose::Confirm);
+        if other_backend {
+            self.gate.resync();
+        }
+        self.circumstances.other_history |= verdict.backwards;
+        self.purpose = if verdict.next == Next::Confirm { Purpose::Confirm } else { Purpose::Follow };
+        self.said.skipped(&self.target.service, skipped);
+        self.said.held(&self.target.service, verdict.held.or(filtered.then_some(Held::FilteredByAcls)));
+        let polled = self.member.is_some() || verdict.next == Next::Poll;
+        if verdict.publish.is_some() || asked.blocking.is_some() || polled {
+            // A read from scratch proves little: it succeeds between two blocking queries that fail.
+            self.backoff.reset();
+        }
+        self.report.record(|stats| {
+            stats.queries += 1;
+            stats.index = self.gate.index();
+            stats.state = WatchState::Fresh;
+            stats.last_success = Some(now);
+            stats.last_error = None;
+            stats.polling = polled;
+            stats.skipped_instances = unusable as u64;
+            stats.empty_held += u64::from(verdict.held.is_some());
+            stats.wakeups += u64::from(early && asked.blocking.is_some());
+        });
+        let idle = early && verdict.publish.is_none();
+        if verdict.held.is_none() {
+            self.circumstances.lost_nodes = lost_nodes.difference(&self.lost_nodes).cloned().collect();
+            self.lost_nodes = lost_nodes;
+            if let Some(instances) = verdict.publish {
+                self.changed(instances, &checks, now).await?;
+            }
+            self.circumstances = Circumstances::default();
+        }
+        let pace = self.pace.after_answer(idle, now);
+        let polling = self.member.as_ref().map_or(Duration::ZERO, |member| jittered(member.interval()));
+        Some(match verdict.next {
+            Next::Query => pace.max(polling),
+            Next::Poll => POLL_INTERVAL.max(pace).max(polling),
+            Next::Confirm => self.options.confirm_after.max(pace),
+        })
+    }
+
+    /// The registry says something else than before.
+    async fn changed(
+        &mut self,
+        instances: Arc<[Instance]>,
+        checks: &BTreeMap<Key, String>,
+        now: Instant,
+    ) -> Option<()> {
+        let before = Arc::clone(self.settle.believed());
+        self.report.history.record(&Change { before: &before, after: &instances, checks });
+        let (held_up, kept) = self.held();
+        let publish = self.settle.take(instances, &self.circumstances, now);
+        self.tell_held(&held_up, &kept);
+        self.publish(publish, now).await
+    }
+
+    /// Time passed, and something that was held no longer is.
+    async fn release(&mut self) -> Option<()> {
+        let now = Instant::now();
+        let (held_up, kept) = self.held();
+        let publish = self.settle.release(now);
+        self.tell_held(&held_up, &kept);
+        self.publish(publish, now).await
+    }
+
+    async fn publish(&mut self, instances: Option<Arc<[Instance]>>, now: Instant) -> Option<()> {
+        let Some(instances) = instances else { return Some(()) };
+        let routable = routable(&instances);
+        let (service, before) = (&self.target.service, std::mem::replace(&mut self.routable, routable));
+        if routable == before {
+            debug!(service, instances = instances.len(), routable, "instances changed");
+        } else {
+            info!(service, instances = instances.len(), routable, before, "routable instances changed");
+        }
+        self.report.record(|stats| stats.last_change = Some(now));
+        let update = ServiceUpdate { target: self.target.clone(), instances, answered_at: now };
+        self.report.updates.send(update).await.ok()
+    }
+
+    fn held(&self) -> (BTreeSet<Key>, BTreeSet<Key>) {
+        (self.settle.held_up().clone(), self.settle.kept())
+    }
+
+    fn tell_held(&self, held_up_before: &BTreeSet<Key>, kept_before: &BTreeSet<Key>) {
+        let (held_up, kept) = self.held();
+        self.report.record(|stats| {
+            stats.held_up = held_up.len();
+            stats.kept = kept.len();
+        });
+        said::held_up(&self.target.service, held_up.difference(held_up_before));
+        if kept_before.is_empty() {
+            said::kept(&self.target.service, kept.len());
+        }
+        let history = &self.report.history;
+        history.record_held("held_up", held_up_before, &held_up, "it went down again and again");
+        history.record_held("kept", kept_before, &kept, "most instances were gone at once");
+    }
+
+    /// Returns the pause before the next try.
+    async fn failed(&mut self, error: &ClientError, asked: &Asked) -> Option<Duration> {
+        let status = error.status();
+        if error.is_transport() {
+            self.circumstances.other_history = true;
+        }
+        if error.is_transport() || matches!(status, Some(StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST)) {
+            self.gate.forget_index();
+        }
+        let said_so = matches!(status, Some(StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT));
+        if asked.blocking.is_some() && (said_so || error.is_cut()) {
+            // A proxy in between gives up earlier than Consul answers: ask for less.
+            self.patience.cut(asked.at.elapsed(), said_so);
+        }
+        self.report_error(error);
+        let backoff = match status {
+            Some(StatusCode::BAD_REQUEST) => BAD_REQUEST_PAUSE,
+            Some(StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS) => {
+                let pause = self.slow_backoff.next(&mut rand::rng());
+                pause.max(error.retry_after().unwrap_or_default().min(REFUSED_CAP))
+            }
+            _ => self.backoff.next(&mut rand::rng()),
+        };
+        // Jitter may choose short pauses several times in a row; the pace does not.
+        let pause = backoff.max(self.pace.after_answer(true, Instant::now()));
+        if asked.purpose == Purpose::Refresh {
+            self.purpose = Purpose::Follow;
+            self.gate.resync();
+        }
+        // The leader cannot be read: an old answer is better than none.
+        if let Some(answer) = self.set_aside.take() {
+            let pace = self.believe(answer, asked).await?;
+            return Some(pause.max(pace));
+        }
+        if asked.purpose == Purpose::Follow && self.leader_until.take().is_some() {
+            self.gate.resync();
+        }
+        Some(pause)
+    }
+
+    fn report_error(&mut self, error: &ClientError) {
+        let text = self.said.error(&self.target.service, error);
+        self.report.record(|stats| {
+            stats.queries += 1;
+            stats.errors += 1;
+            stats.index = self.gate.index();
+            stats.last_error = Some(text);
+            if stats.state == WatchState::Fresh {
+                stats.state = WatchState::Stale;
+            }
+        });
+    }
+}
+
+fn routable(instances: &[Instance]) -> usize {
+    instances.iter().filter(|instance| instance.is_routable()).count()
+}
+
+/// For ever if there is no such moment.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// ± 20 %, so that the watches of one gateway do not all read at the same moment.
+fn jittered(duration: Duration) -> Duration {
+    duration.mul_f64(rand::rng().random_range(0.8..1.2))
+}
+
+/// Without an index there is nothing to wait for; seven reads in ten seconds.
+const POLL_INTERVAL: Duration = Duration::from_millis(1500);
+/// A refused token or a rate limit is not healed by haste.
+const REFUSED_BASE: Duration = Duration::from_secs(5);
+const REFUSED_CAP: Duration = Duration::from_mins(1);
+/// 400 means that the query itself is wrong; only a change of configuration heals it.
+const BAD_REQUEST_PAUSE: Duration = Duration::from_mins(1);
+/// A server that was cut off from the leader is tried again after this.
+const LEADER_FOR: Duration = Duration::from_mins(1);

@@ -1,0 +1,59 @@
+//! An answer of the registry, reduced to what decisions need.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::client::HealthAnswer;
+use crate::gate::Answer;
+use crate::instance::Instance;
+use crate::settle::{Key, key};
+use crate::types::{Check, ServiceEntry};
+
+pub(super) struct Digest {
+    /// With usable instances only, sorted.
+    pub(super) answer: Answer,
+    /// One sentence for each element that is no usable instance.
+    pub(super) skipped: Vec<String>,
+    /// Nodes whose own agent Consul cannot reach.
+    pub(super) lost_nodes: BTreeSet<String>,
+    /// For instances with a check that does not pass: that check.
+    pub(super) checks: BTreeMap<Key, String>,
+}
+
+pub(super) fn digest(answer: HealthAnswer) -> Digest {
+    let mut skipped = answer.skipped;
+    let mut instances = Vec::with_capacity(answer.entries.len());
+    let (mut lost_nodes, mut checks) = (BTreeSet::new(), BTreeMap::new());
+    for entry in answer.entries {
+        if entry.checks.iter().any(|check| check.check_id == "serfHealth" && check.status == "critical") {
+            lost_nodes.insert(entry.node.node.clone());
+        }
+        let worst = worst_check(&entry);
+        match Instance::from_entry(entry) {
+            Ok(instance) => {
+                checks.extend(worst.map(|worst| (key(&instance), worst)));
+                instances.push(instance);
+            }
+            Err(reason) => skipped.push(reason),
+        }
+    }
+    // Consul's order is not stable.
+    instances.sort_unstable_by(|a, b| a.identity().cmp(&b.identity()));
+    let answer = Answer {
+        instances,
+        unusable: skipped.len(),
+        index: answer.index,
+        known_leader: answer.known_leader,
+        filtered_by_acls: answer.filtered_by_acls,
+    };
+    Digest { answer, skipped, lost_nodes, checks }
+}
+
+fn worst_check(entry: &ServiceEntry) -> Option<String> {
+    let rank = |check: &&Check| match check.status.as_str() {
+        "passing" => 0,
+        "warning" => 1,
+        _ => 2,
+    };
+    let worst = entry.checks.iter().max_by_key(rank).filter(|check| rank(check) > 0)?;
+    Some(format!("check `{}` is {}", worst.check_id, worst.status))
+}
