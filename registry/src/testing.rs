@@ -213,5 +213,9 @@ const PORT_ATTEMPTS: usize = 1000;
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// There is one node.
 const NODES_BYTES_MAX: usize = 64 * 1024;
+mod server;
+
+pub use server::{ConsulServer, MASTER_TOKEN};
+
 /// About a second on an idle machine.
 const START_TIMEOUT: Duration = Duration::from_secs(30);

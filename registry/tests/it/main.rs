@@ -1,6 +1,7 @@
 //! Integration tests of the registry package: the same suite against the embedded registry and a real Consul,
 //! a raw server that misbehaves, both registries side by side, and the embedded one by itself.
 
+mod agents;
 mod backend;
 mod bad_answers;
 mod clients;
@@ -8,6 +9,7 @@ mod command;
 mod embedded;
 mod fake;
 mod same_answers;
+mod settling;
 mod suite;
 mod support;
 mod waiting;
