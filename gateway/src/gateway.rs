@@ -7,7 +7,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use millgate_registry::{HttpClient, HttpOptions, LastKnownGood};
+use millgate_registry::{HttpClient, HttpOptions, LastKnownGood, Saver};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -149,7 +149,7 @@ impl Gateway {
             budget,
             http: HttpClient::new(&HttpOptions::default())
                 .map_err(|e| StartError::Registry(e.to_string()))?,
-            last_known_good,
+            last_known_good: last_known_good.and_then(start_saver),
             events: events.clone(),
         };
         let (admin_addr, admin_listener) = bound.admin.unzip();
@@ -266,6 +266,12 @@ pub(crate) fn first_snapshot(
 fn open_state(dir: &std::path::Path) -> Option<LastKnownGood> {
     LastKnownGood::open(dir)
         .inspect_err(|error| tracing::warn!(dir = %dir.display(), %error, "last known instances are kept in memory only"))
+        .ok()
+}
+
+fn start_saver(store: LastKnownGood) -> Option<Saver> {
+    Saver::start(store)
+        .inspect_err(|error| tracing::warn!(%error, "last known instances are kept in memory only"))
         .ok()
 }
 

@@ -320,7 +320,18 @@ mod tests {
         assert_eq!(from_env.address, "https://consul:8500");
         assert_eq!(from_env.token.unwrap().expose(), "from-env");
         let from_file = consul("discovery: {consul: {address: http://10.0.0.1:8500/, token: t}}\n");
-        assert_eq!(from_file.address, "http://10.0.0.1:8500");
+        assert_eq!(
+            (from_file.address.as_str(), from_file.further_addresses.len()),
+            ("http://10.0.0.1:8500", 0)
+        );
+        let several = consul("discovery: {consul: {address: [http://a:8500, https://b:8501]}}\n");
+        assert_eq!(several.address, "http://a:8500");
+        assert_eq!(several.further_addresses, ["https://b:8501"]);
+        assert!(several.flap_damping && several.unready_after.is_none());
+        let changed =
+            consul("discovery: {consul: {flap_damping: off, unready_after: 10m, max_watches: 7}}\n");
+        assert!(!changed.flap_damping);
+        assert_eq!((changed.unready_after, changed.max_watches), (Some(Duration::from_mins(10)), 7));
         assert_eq!(from_file.token.unwrap().expose(), "t");
     }
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use millgate_registry::WatchTarget;
+use millgate_registry::{TlsOptions, WatchTarget};
 
 use super::diagnostics::Span;
 
@@ -80,12 +80,22 @@ pub struct HttpsSettings {
 pub struct ConsulSettings {
     /// `http://host:port` or `https://host:port`.
     pub address: String,
+    /// Asked when another agent fails, and for a share of the services from the beginning.
+    pub further_addresses: Vec<String>,
+    pub tls: TlsOptions,
     pub token: Option<Secret>,
     pub token_file: Option<PathBuf>,
     pub datacenter: Option<String>,
     pub consistency: Consistency,
+    /// A `stale` answer that is older is checked with the leader.
+    pub max_stale: Duration,
     /// Longest wait of a blocking query.
     pub wait: Duration,
+    /// Blocking queries at one agent at once, over cleartext.
+    pub max_watches: usize,
+    pub flap_damping: bool,
+    /// `/readyz` says 503 when the registry has not answered for a service for this long; `None` = it does not.
+    pub unready_after: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -48,10 +48,14 @@ async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// Something is known of every service, and the gateway does not drain. `?verbose` lists the checks.
+/// Something is known of every service, recently enough, and the gateway does not drain. `?verbose` lists the checks.
 async fn readyz(State(admin): State<Arc<Admin>>, Query(query): Query<Vec<(String, String)>>) -> Response {
     let draining = admin.status.draining.load(std::sync::atomic::Ordering::Relaxed);
-    let checks = [("discovery", admin.status.is_synced()), ("not_draining", !draining)];
+    let checks = [
+        ("discovery", admin.status.is_synced()),
+        ("discovery_fresh", admin.status.is_fresh()),
+        ("not_draining", !draining),
+    ];
     let status = if admin.status.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let verbose = query.iter().any(|(key, _)| key == "verbose");
     let mut text = String::new();
@@ -102,17 +106,7 @@ async fn services(State(admin): State<Arc<Admin>>) -> Json<Value> {
             })
         });
         let target = cluster.watched();
-        let watch = target.and_then(|target| watches.get(target)).map(|stats| {
-            json!({
-                "index": stats.index,
-                "state": format!("{:?}", stats.state).to_lowercase(),
-                "age_ms": stats.last_success.map(|at| u64::try_from(now.saturating_duration_since(at.into()).as_millis()).unwrap_or(u64::MAX)),
-                "queries": stats.queries,
-                "errors": stats.errors,
-                "empty_held": stats.empty_held,
-                "skipped_instances": stats.skipped_instances,
-            })
-        });
+        let watch = target.and_then(|target| watches.get(target)).map(super::watches::json);
         json!({
             "name": &*cluster.name,
             "source": if target.is_some() { "consul" } else { "hosts" },

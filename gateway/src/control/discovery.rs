@@ -16,6 +16,11 @@ use crate::config::settings::{EndpointSource, Settings};
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 /// After a failed look-up.
 const RESOLVE_RETRY: Duration = Duration::from_secs(2);
+/// This many watches begin together.
+const AT_ONCE: usize = 20;
+/// More begin within this time each, all together.
+const START_SPREAD: Duration = Duration::from_millis(20);
+const START_SPREAD_MAX: Duration = Duration::from_secs(5);
 /// Names followed at once; past it instances with further names are not routable, which is said.
 const NAMES_MAX: usize = 10_000;
 
@@ -62,6 +67,13 @@ impl Discovery {
         let wanted = targets(settings);
         self.watches.retain(|target, _| wanted.contains(target));
         if let Some(client) = &self.client {
+            let new = wanted.iter().filter(|target| !self.watches.contains_key(*target)).count();
+            // A few ask at once; hundreds would be a burst for the agent.
+            let start_within = if new <= AT_ONCE {
+                Duration::ZERO
+            } else {
+                START_SPREAD_MAX.min(START_SPREAD * u32::try_from(new).unwrap_or(u32::MAX))
+            };
             for target in wanted {
                 if !self.watches.contains_key(&target) {
                     // With what is in use (from disk, or from before the registry changed), so that the first
@@ -69,7 +81,7 @@ impl Discovery {
                     let handle = watch::spawn_seeded(
                         client.clone(),
                         target.clone(),
-                        self.options.clone(),
+                        WatchOptions { start_within, ..self.options.clone() },
                         world.instances.get(&target).cloned(),
                         self.updates.clone(),
                     );

@@ -5,12 +5,11 @@
 //! stands behind a `prometheus::core::Collector`; the crate's registry and encoder do the rest.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
-use millgate_registry::{WatchStats, WatchTarget};
 use prometheus::{
     Encoder, Registry, TextEncoder,
     core::{Collector, Desc},
@@ -22,6 +21,7 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 use super::{
     exposition::{Families, count},
     status::Status,
+    watches,
 };
 use crate::{
     clock,
@@ -146,44 +146,17 @@ impl Exporter {
             .add(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
         out.counter("millgate_discovery_updates_total", "Changes of instances that the registry reported")
             .add(&[], count(status.updates.load(Ordering::Relaxed)));
-        watches(out, snapshot, &status.watches());
-    }
-}
-
-/// By the name of the service in the configuration: two of them may follow one service of the registry, and one
-/// service may be followed by tag or datacenter.
-fn watches(out: &mut Families, snapshot: &Snapshot, stats: &BTreeMap<WatchTarget, WatchStats>) {
-    let now = clock::now();
-    let watched =
-        snapshot.clusters.iter().filter_map(|cluster| Some((&*cluster.name, stats.get(cluster.watched()?)?)));
-    let mut watched: Vec<(&str, &WatchStats)> = watched.collect();
-    watched.sort_unstable_by_key(|(service, _)| *service);
-    let mut age =
-        out.gauge("millgate_discovery_age_seconds", "Time since the registry last answered for a service");
-    for (service, stats) in &watched {
-        if let Some(last) = stats.last_success {
-            let seconds = now.saturating_duration_since(last.into()).as_secs_f64();
-            age.add(&[("service", service)], seconds);
-        }
-    }
-    let counters: [Shown<WatchStats, u64>; 4] = [
-        ("millgate_discovery_queries_total", "Queries sent to the registry", |s| s.queries),
-        ("millgate_discovery_errors_total", "Queries that failed", |s| s.errors),
-        ("millgate_discovery_skipped_instances_total", "Instances skipped as unusable", |s| {
-            s.skipped_instances
-        }),
-        ("millgate_discovery_empty_held_total", "Empty answers that were not believed", |s| s.empty_held),
-    ];
-    for (name, help, read) in counters {
-        let mut family = out.counter(name, help);
-        for (service, stats) in &watched {
-            family.add(&[("service", service)], count(read(stats)));
-        }
+        out.histogram(
+            "millgate_discovery_update_duration_seconds",
+            "From the registry's answer to the snapshot that routes by it",
+        )
+        .add_histogram(&[], &status.update_duration());
+        watches::families(out, snapshot, &status.watches());
     }
 }
 
 /// Name, help, and how the number is read.
-type Shown<T, N> = (&'static str, &'static str, fn(&T) -> N);
+pub(super) type Shown<T, N> = (&'static str, &'static str, fn(&T) -> N);
 type Histograms = (&'static str, &'static str, fn(&RouteSample) -> &Histogram);
 
 fn routes(out: &mut Families, samples: &[WorkerSample]) {

@@ -17,6 +17,7 @@ pub mod metrics;
 mod reload;
 pub mod selection;
 pub mod status;
+mod watches;
 pub mod world;
 
 use std::{
@@ -26,7 +27,7 @@ use std::{
     time::Duration,
 };
 
-use millgate_registry::{Client, ClientConfig, HttpClient, LastKnownGood, WatchOptions};
+use millgate_registry::{Client, ClientConfig, HttpClient, Saver, WatchOptions};
 use tokio::sync::mpsc;
 
 use self::{
@@ -71,7 +72,7 @@ pub struct Controller {
     pub status: Arc<Status>,
     pub budget: Arc<KeyBudget>,
     pub http: HttpClient,
-    pub last_known_good: Option<LastKnownGood>,
+    pub last_known_good: Option<Saver>,
     pub events: mpsc::Sender<Event>,
 }
 
@@ -120,7 +121,8 @@ impl Controller {
                     }
                 }
                 _ = statistics.tick() => {
-                    self.status.record_watches(background.discovery.watches());
+                    let unready_after = self.settings.consul.as_ref().and_then(|consul| consul.unready_after);
+                    self.status.record_watches(background.discovery.watches(), unready_after);
                     if self.world.is_move_due(clock::now()) {
                         self.publish();
                     }
@@ -140,6 +142,7 @@ impl Controller {
     ) {
         let mut next = Some(event);
         let mut changed = false;
+        let mut answers = Vec::new();
         let mut left = EVENTS_MAX;
         while let Some(event) = next {
             match event {
@@ -161,13 +164,19 @@ impl Controller {
                     *drain = Some(Drain::begin(self.workers.clone(), self.settings.drain.clone(), reply));
                 }
                 Event::Signal(hint) => background.take_hint(&hint),
-                other => changed |= self.learn(other, background),
+                other => {
+                    if let Event::Service(update) = &other {
+                        answers.push(update.answered_at);
+                    }
+                    changed |= self.learn(other, background);
+                }
             }
             left -= 1;
             next = if left > 0 { inbox.try_next() } else { None };
         }
         if changed {
             self.publish();
+            self.status.record_published(&answers);
         }
     }
 
@@ -179,10 +188,8 @@ impl Controller {
             Event::Resolved { name, .. } if !background.discovery.follows_name(&name) => return false,
             Event::Keys { provider, source, .. } if !self.wants_keys(&provider, &source) => return false,
             Event::Service(update) => {
-                if let Some(store) = &self.last_known_good
-                    && let Err(error) = store.save(&update)
-                {
-                    tracing::warn!(%error, "the last known instances could not be saved");
+                if let Some(saver) = &self.last_known_good {
+                    saver.save(update.clone());
                 }
                 self.status.count_update();
                 self.world.instances.insert(update.target, update.instances);
@@ -255,6 +262,9 @@ pub fn environment(name: &str) -> Option<String> {
 fn client_config(consul: &ConsulSettings) -> ClientConfig {
     let mut config = ClientConfig::from_env();
     config.address.clone_from(&consul.address);
+    config.further_addresses.clone_from(&consul.further_addresses);
+    config.tls.clone_from(&consul.tls);
+    config.blocking_queries_max = consul.max_watches;
     config.token = consul.token.as_ref().map(|token| token.expose().to_owned());
     config.token_file.clone_from(&consul.token_file);
     config.datacenter.clone_from(&consul.datacenter);
@@ -265,6 +275,8 @@ fn watch_options(consul: &ConsulSettings) -> WatchOptions {
     use millgate_registry::Consistency as Wire;
     WatchOptions {
         wait: consul.wait,
+        max_stale: consul.max_stale,
+        flap_damping: consul.flap_damping,
         consistency: match consul.consistency {
             Consistency::Stale => Wire::Stale,
             Consistency::Default => Wire::Leader,

@@ -3,16 +3,16 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use millgate_registry::{WatchHandle, WatchStats, WatchTarget};
+use millgate_registry::{History, WatchHandle, WatchStats, WatchTarget};
 use tokio::sync::watch;
 
-use crate::clock;
+use crate::{clock, metrics::Histogram};
 
 /// Shared by the control loop (writer) and the admin listener (reader). Never touched by a request.
 pub struct Status {
@@ -21,8 +21,23 @@ pub struct Status {
     pub reloads_ok: AtomicU64,
     pub reloads_refused: AtomicU64,
     reload: Mutex<ReloadStatus>,
-    watches: Mutex<BTreeMap<WatchTarget, WatchStats>>,
+    watches: Mutex<BTreeMap<WatchTarget, Watched>>,
+    /// The registry has not answered for a service for longer than is allowed.
+    overdue: AtomicBool,
     pub updates: AtomicU64,
+    /// From the registry's answer to the published snapshot.
+    update_duration: Mutex<Histogram>,
+}
+
+/// What is known of one watch.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    pub stats: WatchStats,
+    pub history: Arc<History>,
+    /// Over the last [`RATE_OVER`].
+    pub queries_per_second: f64,
+    /// Queries at the beginning of what the rate is computed over.
+    rate_from: (Instant, u64),
 }
 
 /// The last attempt to load a configuration.
@@ -43,7 +58,9 @@ impl Status {
             reloads_refused: AtomicU64::new(0),
             reload: Mutex::new(ReloadStatus { succeeded: clock::unix_now(), refused: None }),
             watches: Mutex::default(),
+            overdue: AtomicBool::new(false),
             updates: AtomicU64::new(0),
+            update_duration: Mutex::default(),
         }
     }
 
@@ -64,7 +81,12 @@ impl Status {
     }
 
     pub fn is_ready(&self) -> bool {
-        self.is_synced() && !self.draining.load(Ordering::Relaxed)
+        self.is_synced() && self.is_fresh() && !self.draining.load(Ordering::Relaxed)
+    }
+
+    /// False only where `discovery.consul.unready_after` asks for it.
+    pub fn is_fresh(&self) -> bool {
+        !self.overdue.load(Ordering::Relaxed)
     }
 
     pub fn record_reload(&self, result: &Result<(), String>) {
@@ -90,14 +112,69 @@ impl Status {
         self.updates.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn record_watches<'a>(&self, watches: impl Iterator<Item = (&'a WatchTarget, &'a WatchHandle)>) {
-        let stats = watches.map(|(target, handle)| (target.clone(), handle.stats())).collect();
-        *lock(&self.watches) = stats;
+    /// Answers of the registry are in a published snapshot now.
+    pub fn record_published(&self, answered_at: &[tokio::time::Instant]) {
+        let mut durations = lock(&self.update_duration);
+        for at in answered_at {
+            durations.record(at.elapsed());
+        }
     }
 
-    pub fn watches(&self) -> BTreeMap<WatchTarget, WatchStats> {
+    pub fn update_duration(&self) -> Histogram {
+        *lock(&self.update_duration)
+    }
+
+    /// `unready_after`: a service without an answer for longer takes the gateway out of service.
+    pub fn record_watches<'a>(
+        &self,
+        watches: impl Iterator<Item = (&'a WatchTarget, &'a WatchHandle)>,
+        unready_after: Option<Duration>,
+    ) {
+        let now = clock::now();
+        let mut known = lock(&self.watches);
+        let watches: BTreeMap<WatchTarget, Watched> = watches
+            .map(|(target, handle)| (target.clone(), Watched::new(handle, known.get(target), now)))
+            .collect();
+        let overdue = watches.values().any(|watched| is_overdue(&watched.stats, unready_after, now));
+        if self.overdue.swap(overdue, Ordering::Relaxed) != overdue {
+            if overdue {
+                tracing::warn!("the registry has not answered for a service for long; not ready");
+            } else {
+                tracing::info!("the registry answers for all services again");
+            }
+        }
+        *known = watches;
+    }
+
+    pub fn watches(&self) -> BTreeMap<WatchTarget, Watched> {
         lock(&self.watches).clone()
     }
+}
+
+impl Watched {
+    fn new(handle: &WatchHandle, before: Option<&Self>, now: Instant) -> Self {
+        let stats = handle.stats();
+        // A new watch of the same target counts from 0 again.
+        let before = before.filter(|before| before.rate_from.1 <= stats.queries);
+        let mut rate_from = before.map_or((now, stats.queries), |before| before.rate_from);
+        let mut queries_per_second = before.map_or(0.0, |before| before.queries_per_second);
+        let over = now.saturating_duration_since(rate_from.0);
+        if over >= RATE_OVER {
+            let queries = u32::try_from(stats.queries - rate_from.1).unwrap_or(u32::MAX);
+            queries_per_second = f64::from(queries) / over.as_secs_f64();
+            rate_from = (now, stats.queries);
+        }
+        Self { stats, history: Arc::clone(handle.history()), queries_per_second, rate_from }
+    }
+}
+
+/// Long enough for a blocking query now and then to be a number above 0.
+const RATE_OVER: Duration = Duration::from_secs(10);
+
+/// A service of which nothing was ever known is what [`Status::is_synced`] stands for.
+fn is_overdue(stats: &WatchStats, unready_after: Option<Duration>, now: Instant) -> bool {
+    let age = stats.last_success.map(|at| now.saturating_duration_since(at.into()));
+    age.zip(unready_after).is_some_and(|(age, after)| age > after)
 }
 
 impl Default for Status {
@@ -109,4 +186,25 @@ impl Default for Status {
 /// A panic while the lock was held leaves plain data that is still right to read.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_answer_makes_the_gateway_unready_only_where_the_configuration_asks_for_it() {
+        let now = clock::now();
+        let known = WatchStats { last_success: Some(now.into()), ..WatchStats::default() };
+        let (after, later) = (Duration::from_mins(2), now + Duration::from_secs(121));
+        assert!(!is_overdue(&known, None, later));
+        assert!(!is_overdue(&known, Some(after), now + after));
+        assert!(is_overdue(&known, Some(after), later));
+        assert!(!is_overdue(&WatchStats::default(), Some(after), later), "never synced is another check");
+        let status = Status::new();
+        status.set_synced();
+        assert!(status.is_ready());
+        status.overdue.store(true, Ordering::Relaxed);
+        assert!(!status.is_ready());
+    }
 }

@@ -109,12 +109,22 @@ impl Admin {
 /// `discovery.consul`.
 #[derive(Debug, Default)]
 pub(crate) struct Consul {
-    pub(crate) address: Option<At<String>>,
+    /// Empty: the environment's.
+    pub(crate) addresses: Vec<At<String>>,
     pub(crate) token: Option<At<Token>>,
     pub(crate) token_file: Option<At<String>>,
+    pub(crate) ca_file: Option<At<String>>,
+    pub(crate) cert_file: Option<At<String>>,
+    pub(crate) key_file: Option<At<String>>,
+    pub(crate) server_name: Option<String>,
     pub(crate) datacenter: Option<String>,
     pub(crate) consistency: Option<Consistency>,
+    pub(crate) max_stale: Option<Duration>,
     pub(crate) wait: Option<Duration>,
+    pub(crate) max_watches: Option<usize>,
+    pub(crate) flap_damping: Option<bool>,
+    /// `off` is as if it was not there.
+    pub(crate) unready_after: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -144,13 +154,38 @@ impl Consul {
                     .related(file.span, "the other one"),
             );
         }
+        let file = |name, sink: &mut Diagnostics| {
+            fields.value(name, sink, any_text).filter(|at: &At<String>| !at.value.is_empty())
+        };
+        let (cert_file, key_file) = (file("cert_file", sink), file("key_file", sink));
+        if let (Some(alone), None) | (None, Some(alone)) = (&cert_file, &key_file) {
+            let message = "`cert_file` and `key_file` need each other";
+            sink.push(
+                Diagnostic::error(code::MISSING_FIELD, alone.span, message).label("the other one is missing"),
+            );
+        }
+        let unready_after = fields.get("unready_after").filter(|node| !is_word(node, "off"));
+        // Below two minutes a single blocking query would count as an outage.
+        let unready_after = unready_after.and_then(|node| {
+            let long = |text: &str| duration_in(text, minutes(2)..=minutes(24 * 60));
+            value(node, "discovery.consul.unready_after", sink, long).map(|at| at.value)
+        });
         Self {
-            address: fields.value("address", sink, http_url),
+            addresses: fields.values("address", sink, http_url).unwrap_or_default(),
             token,
             token_file,
+            ca_file: file("ca_file", sink),
+            cert_file,
+            key_file,
+            server_name: fields.plain("server_name", sink, any_text).filter(|text| !text.is_empty()),
             datacenter: fields.plain("datacenter", sink, any_text).filter(|text| !text.is_empty()),
             consistency: fields.plain("consistency", sink, consistency),
+            max_stale: fields.plain("max_stale", sink, |t| duration_in(t, millis(100)..=minutes(60))),
             wait: fields.plain("wait", sink, |t| duration_in(t, Duration::from_secs(1)..=minutes(1))),
+            max_watches: fields.plain("max_watches", sink, |t| count(t, 1..=10_000)),
+            flap_damping: fields
+                .plain("flap_damping", sink, |t| choice(t, &[("on", true), ("off", false)], &[])),
+            unready_after,
         }
     }
 }
@@ -260,15 +295,21 @@ pub(crate) static HTTPS: Known = Known {
 pub(crate) static CONSUL: Known = Known {
     what: "`discovery.consul`",
     prefix: "discovery.consul.",
-    fields: &["address", "token", "token_file", "datacenter", "consistency", "wait"],
-    later: &[
+    fields: &[
+        "address",
+        "token",
+        "token_file",
         "ca_file",
         "cert_file",
         "key_file",
         "server_name",
-        "namespace",
-        "partition",
-        "on_loss",
-        "auto_routes",
+        "datacenter",
+        "consistency",
+        "max_stale",
+        "wait",
+        "max_watches",
+        "flap_damping",
+        "unready_after",
     ],
+    later: &["namespace", "partition", "on_loss", "auto_routes"],
 };

@@ -18,6 +18,8 @@ pub(crate) struct Defaults {
     pub(crate) listen: ListenDefaults,
     pub(crate) consul_address: &'static str,
     pub(crate) consul_wait: Duration,
+    pub(crate) consul_max_stale: Duration,
+    pub(crate) consul_max_watches: usize,
     pub(crate) auth: AuthDefaults,
     pub(crate) timeout: TimeoutSettings,
     pub(crate) retry: RetrySettings,
@@ -61,6 +63,8 @@ impl Defaults {
             },
             consul_address: "http://127.0.0.1:8500",
             consul_wait: Duration::from_mins(1),
+            consul_max_stale: Duration::from_secs(10),
+            consul_max_watches: 100,
             auth: AuthDefaults {
                 leeway: Duration::from_secs(30),
                 cache_max: 10_000,

@@ -1,6 +1,8 @@
 //! Listeners and the registry's address: what the file says, else the environment, else the default.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
+
+use millgate_registry::TlsOptions;
 
 use super::{defaults::Defaults, files::Files};
 use crate::config::{
@@ -113,17 +115,44 @@ pub(super) fn resolve_consul(
                 .help("write `token_file: path`, or `token: \"${CONSUL_HTTP_TOKEN}\"`"),
         );
     }
+    let mut addresses = raw.addresses.iter().map(|address| address.value.clone());
+    let tls = TlsOptions {
+        ca_file: tls_file(raw.ca_file.as_ref(), "CONSUL_CACERT", files, &env, sink),
+        cert_file: tls_file(raw.cert_file.as_ref(), "CONSUL_CLIENT_CERT", files, &env, sink),
+        key_file: tls_file(raw.key_file.as_ref(), "CONSUL_CLIENT_KEY", files, &env, sink),
+        server_name: raw.server_name.clone().or_else(|| env("CONSUL_TLS_SERVER_NAME")),
+    };
     ConsulSettings {
-        address: match &raw.address {
-            Some(address) => address.value.clone(),
-            None => address_of_environment(&env, defaults, sink),
-        },
+        address: addresses.next().unwrap_or_else(|| address_of_environment(&env, defaults, sink)),
+        further_addresses: addresses.collect(),
+        tls,
         token,
         token_file: token_file.and_then(|name| files.readable(&name, token_from, sink)).map(|file| file.path),
         datacenter: raw.datacenter.clone(),
         consistency: raw.consistency.unwrap_or_default(),
+        max_stale: raw.max_stale.unwrap_or(defaults.consul_max_stale),
         wait: raw.wait.unwrap_or(defaults.consul_wait),
+        max_watches: raw.max_watches.unwrap_or(defaults.consul_max_watches),
+        flap_damping: raw.flap_damping.unwrap_or(true),
+        unready_after: raw.unready_after,
     }
+}
+
+/// A file of ours, or else the one that a variable of Consul's tools names, relative to the working directory.
+fn tls_file(
+    ours: Option<&At<String>>,
+    variable: &str,
+    files: &mut Files,
+    env: &dyn Fn(&str) -> Option<String>,
+    sink: &mut Diagnostics,
+) -> Option<PathBuf> {
+    if let Some(name) = ours {
+        return files.readable(name, "file for TLS with Consul", sink).map(|file| file.path);
+    }
+    let path = env(variable)?;
+    let path = std::path::absolute(&path).map_or(path, |path| path.display().to_string());
+    let what = format!("file for TLS with Consul that the environment variable `{variable}` names");
+    files.readable(&At { value: path, span: Span::default() }, &what, sink).map(|file| file.path)
 }
 
 fn address_of_environment(
