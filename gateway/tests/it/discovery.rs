@@ -158,6 +158,32 @@ async fn a_critical_instance_gets_no_request_within_a_second(registry: Registry)
     within(SOON, "only a is routed to", || reaches(&gateway, &["a"])).await;
     registry.set("b", CheckStatus::Passing).await;
     eventually("b is back", || reaches(&gateway, &["a", "b"])).await;
+    what_happened_is_told(&gateway).await;
+}
+
+async fn what_happened_is_told(gateway: &TestGateway) {
+    let watch = || async {
+        let services = json(&send(gateway.admin(), get("/api/v1/services")).await);
+        services["services"][0]["watch"].clone()
+    };
+    // Taken over once a second.
+    eventually("the change is told", || async { watch().await["wakeups"].as_u64() >= Some(2) }).await;
+    let watch = watch().await;
+    assert_eq!((watch["state"].as_str(), watch["mode"].as_str()), (Some("fresh"), Some("blocking")));
+    let history = watch["history"].as_array().unwrap();
+    let of_b = history.iter().find(|instance| instance["id"] == "b").unwrap();
+    let told: Vec<_> = of_b["transitions"].as_array().unwrap().iter().map(|t| t["state"].as_str()).collect();
+    assert!(told.ends_with(&[Some("critical"), Some("passing")]), "{told:?}");
+    let metrics = send(gateway.admin(), get("/metrics")).await;
+    let metrics = text(&metrics);
+    for line in [
+        "millgate_discovery_fresh{service=\"web\"} 1",
+        "millgate_discovery_polling{service=\"web\"} 0",
+        "millgate_discovery_held_up_instances{service=\"web\"} 0",
+        "millgate_discovery_update_duration_seconds_count ",
+    ] {
+        assert!(metrics.contains(line), "{line}");
+    }
 }
 
 async fn with_both_gone_the_answer_is_503_and_the_route_stays(registry: Registry) {

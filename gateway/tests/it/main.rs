@@ -9,6 +9,7 @@ mod commands;
 mod connections;
 mod control;
 mod discovery;
+mod faults;
 mod framing;
 mod instances;
 mod policies;
