@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use base64::Engine;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -27,7 +26,7 @@ use crate::http::{HttpClient, HttpOptions, HttpResponse};
 use crate::registration::{ServiceRegistration, go_duration};
 use crate::token::Token;
 use crate::types::{
-    AgentSelf, AgentService, CheckStatus, Consistency, KvPair, QueryOptions, ServiceEntry, parse_entries,
+    AgentSelf, AgentService, CheckStatus, Consistency, QueryOptions, ServiceEntry, parse_entries,
 };
 
 /// A client of one Consul agent, or of several of which it asks one at a time. Clones share connections, token and
@@ -175,12 +174,6 @@ impl Client {
         })
     }
 
-    /// `GET /v1/catalog/services`: the names of all services with the union of their tags.
-    pub async fn catalog_services(&self) -> Result<BTreeMap<String, Vec<String>>, ClientError> {
-        let query = self.query(&QueryOptions { consistency: Consistency::Leader, ..QueryOptions::default() });
-        self.read(format!("/v1/catalog/services{query}")).await
-    }
-
     /// `GET /v1/agent/self`.
     pub async fn agent_self(&self) -> Result<AgentSelf, ClientError> {
         self.read("/v1/agent/self".to_owned()).await
@@ -200,34 +193,6 @@ impl Client {
     pub async fn status_leader(&self) -> Result<Option<String>, ClientError> {
         let leader: String = self.read("/v1/status/leader".to_owned()).await?;
         Ok(Some(leader).filter(|leader| !leader.is_empty()))
-    }
-
-    /// `GET /v1/kv/:key`: the value, or `None` if there is no such key.
-    pub async fn kv_get(&self, key: &str) -> Result<Option<Bytes>, ClientError> {
-        let query = self.query(&QueryOptions { consistency: Consistency::Leader, ..QueryOptions::default() });
-        let path = format!("/v1/kv/{}{query}", encode(key));
-        let call = describe(&Method::GET, &path);
-        let mut pairs: Vec<KvPair> = match self.read(path).await {
-            Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => return Ok(None),
-            other => other?,
-        };
-        let value = pairs.pop().and_then(|pair| pair.value).unwrap_or_default();
-        base64::engine::general_purpose::STANDARD
-            .decode(value)
-            .map(|value| Some(value.into()))
-            .map_err(|error| ClientError::Malformed { call, detail: error.to_string() })
-    }
-
-    /// `PUT /v1/kv/:key`.
-    pub async fn kv_put(&self, key: &str, value: impl Into<Bytes>) -> Result<(), ClientError> {
-        let path = format!("/v1/kv/{}{}", encode(key), self.query(&write_options()));
-        self.call(Method::PUT, path, value.into(), WRITE_DEADLINE).await.map(drop)
-    }
-
-    /// `DELETE /v1/kv/:key`; a key that is not there counts as done.
-    pub async fn kv_delete(&self, key: &str) -> Result<(), ClientError> {
-        let path = format!("/v1/kv/{}{}", encode(key), self.query(&write_options()));
-        self.call(Method::DELETE, path, Bytes::new(), WRITE_DEADLINE).await.map(drop)
     }
 
     async fn read<T: DeserializeOwned>(&self, path: String) -> Result<T, ClientError> {
@@ -442,12 +407,8 @@ fn describe(method: &Method, path: &str) -> String {
     format!("{method} {}", path.split('?').next().unwrap_or(path))
 }
 
-fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     utf8_percent_encode(text, PATH_SEGMENT).to_string()
-}
-
-fn write_options() -> QueryOptions {
-    QueryOptions { consistency: Consistency::Leader, ..QueryOptions::default() }
 }
 
 /// A blocking query may take its wait and Consul's jitter of up to a sixteenth on top.
@@ -465,7 +426,7 @@ const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remo
 
 /// Longer than the 7 s for which Consul holds a call while it looks for a leader.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
-const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A connection that ends this soon after the question was never meant to be answered.
 const CUT_AT_ONCE: Duration = Duration::from_secs(1);

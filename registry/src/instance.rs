@@ -137,6 +137,19 @@ fn port(port: i64) -> Option<u16> {
     u16::try_from(port).ok().filter(|port| *port != 0)
 }
 
+/// For tools that show every entry, usable or not.
+impl Instance {
+    /// Reads one entry, or says why it is no instance that requests could go to.
+    pub fn read(entry: &ServiceEntry) -> Result<Self, String> {
+        Self::from_entry(entry.clone())
+    }
+
+    /// The status that an entry has, whether or not it is usable.
+    pub fn status_of(entry: &ServiceEntry) -> Status {
+        aggregate(&entry.checks)
+    }
+}
+
 /// Node checks count as well: an instance on a node that Consul lost is not healthy.
 fn aggregate(checks: &[Check]) -> Status {
     let mut worst = Status::Passing;

@@ -8,6 +8,7 @@ mod clients;
 mod command;
 mod embedded;
 mod fake;
+mod follow;
 mod same_answers;
 mod settling;
 mod suite;

@@ -1,0 +1,261 @@
+//! The rules of a loop of blocking queries, whatever is read: the index, the pace, the pauses after errors.
+//!
+//! The watch of a service has rules of its own about what may be believed ([`crate::watch`]); for a key and for
+//! the list of services these suffice. An index comes only from an answer, and is forgotten when it decreased,
+//! after a transport failure and after a refusal: what answers next may be another agent. A read from scratch every
+//! five minutes (± 20 %) heals a wake-up that got lost and sees changes of permissions, which wake nobody.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::StatusCode;
+use rand::RngExt;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::backoff::Backoff;
+use crate::error::ClientError;
+use crate::pace::Pace;
+use crate::types::{Consistency, QueryOptions};
+
+/// How something is followed. Each default is argued where it is defined, at the end of this file.
+#[derive(Debug, Clone)]
+pub struct FollowOptions {
+    /// How long one blocking query may block.
+    pub wait: Duration,
+    /// First and longest pause after errors; a random part of it is taken.
+    pub backoff_base: Duration,
+    pub backoff_cap: Duration,
+    pub resync_every: Duration,
+}
+
+impl Default for FollowOptions {
+    fn default() -> Self {
+        Self { wait: WAIT, backoff_base: BACKOFF_BASE, backoff_cap: BACKOFF_CAP, resync_every: RESYNC_EVERY }
+    }
+}
+
+/// What a loop has done so far.
+#[derive(Debug, Clone, Default)]
+pub struct FollowStats {
+    pub last_success: Option<Instant>,
+    pub queries: u64,
+    pub errors: u64,
+    /// The error of the latest query; `None` if it was answered.
+    pub last_error: Option<String>,
+}
+
+/// A running loop; dropping it ends the loop and its pending query.
+#[derive(Debug)]
+pub struct FollowHandle {
+    task: JoinHandle<()>,
+    stats: Arc<Mutex<FollowStats>>,
+}
+
+impl FollowHandle {
+    pub(crate) fn spawn<F: Future<Output = ()> + Send + 'static>(
+        what: String,
+        consistency: Consistency,
+        options: FollowOptions,
+        run: impl FnOnce(Follow) -> F,
+    ) -> Self {
+        let stats = Arc::default();
+        let follow = Follow::new(what, consistency, options, Arc::clone(&stats));
+        Self { task: tokio::spawn(run(follow)), stats }
+    }
+
+    pub fn stats(&self) -> FollowStats {
+        // Each field is whole by itself, so a lock that a panic poisoned still holds statistics.
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for FollowHandle {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The state of one loop.
+pub(crate) struct Follow {
+    /// In messages: "the key `a/b`".
+    what: String,
+    consistency: Consistency,
+    options: FollowOptions,
+    index: u64,
+    /// Whose index it is.
+    agent: usize,
+    pace: Pace,
+    backoff: Backoff,
+    /// For refusals, which a quick retry does not heal: 403 and 429.
+    slow_backoff: Backoff,
+    asked_at: Instant,
+    resync_at: Instant,
+    /// What was logged last, so that the same thing is not said at every query.
+    said_error: Option<String>,
+    stats: Arc<Mutex<FollowStats>>,
+}
+
+impl Follow {
+    fn new(
+        what: String,
+        consistency: Consistency,
+        options: FollowOptions,
+        stats: Arc<Mutex<FollowStats>>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            what,
+            consistency,
+            index: 0,
+            agent: 0,
+            pace: Pace::new(now),
+            backoff: Backoff::new(options.backoff_base, options.backoff_cap),
+            slow_backoff: Backoff::new(REFUSED_BASE, REFUSED_CAP),
+            asked_at: now,
+            resync_at: now + jittered(options.resync_every),
+            said_error: None,
+            stats,
+            options,
+        }
+    }
+
+    /// The next query, to this agent. An index means nothing to another one.
+    pub(crate) fn query(&mut self, agent: usize) -> QueryOptions {
+        let now = Instant::now();
+        if now >= self.resync_at {
+            self.index = 0;
+            self.resync_at = now + jittered(self.options.resync_every);
+        }
+        if std::mem::replace(&mut self.agent, agent) != agent {
+            self.index = 0;
+        }
+        self.asked_at = now;
+        QueryOptions {
+            index: Some(self.index),
+            wait: Some(self.options.wait),
+            consistency: self.consistency,
+            ..QueryOptions::default()
+        }
+    }
+
+    /// The pause after an answer. `news`: it told something that was not known.
+    pub(crate) fn answered(&mut self, index: Option<u64>, news: bool) -> Duration {
+        self.backoff.reset();
+        self.slow_backoff.reset();
+        if self.said_error.take().is_some() {
+            info!("{}: the registry answers again", self.what);
+        }
+        let now = Instant::now();
+        let early = self.index > 0 && now.duration_since(self.asked_at) < self.options.wait;
+        self.record(|stats| {
+            stats.last_success = Some(now);
+            stats.last_error = None;
+        });
+        let pace = self.pace.after_answer(early && !news, now);
+        let Some(index) = index else {
+            // No index to wait from: a proxy in between, or not Consul.
+            self.index = 0;
+            return POLL_INTERVAL.max(pace);
+        };
+        self.index = if index < self.index { 0 } else { index };
+        pace
+    }
+
+    /// The pause after an error.
+    pub(crate) fn failed(&mut self, error: &ClientError) -> Duration {
+        let status = error.status();
+        if error.is_transport() || matches!(status, Some(StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST)) {
+            self.index = 0;
+        }
+        let text = error.to_string();
+        if self.said_error.as_deref() != Some(text.as_str()) {
+            warn!("{}: {text}; what was read last stays in use", self.what);
+            self.said_error = Some(text.clone());
+        }
+        self.record(|stats| {
+            stats.errors += 1;
+            stats.last_error = Some(text);
+        });
+        let rng = &mut rand::rng();
+        match status {
+            Some(StatusCode::BAD_REQUEST) => BAD_REQUEST_PAUSE,
+            Some(StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS) => {
+                let pause = self.slow_backoff.next(rng);
+                pause.max(error.retry_after().unwrap_or_default().min(REFUSED_CAP))
+            }
+            _ => self.backoff.next(rng),
+        }
+    }
+
+    fn record(&self, outcome: impl FnOnce(&mut FollowStats)) {
+        let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        stats.queries += 1;
+        outcome(&mut stats);
+    }
+}
+
+/// ± 20 %, so that many gateways do not all read at the same moment.
+fn jittered(duration: Duration) -> Duration {
+    duration.mul_f64(rand::rng().random_range(0.8..1.2))
+}
+
+/// Below the idle timeout of 60 s that proxies commonly have.
+const WAIT: Duration = Duration::from_secs(50);
+const BACKOFF_BASE: Duration = Duration::from_millis(250);
+/// An agent that is back after an outage is noticed within this time.
+const BACKOFF_CAP: Duration = Duration::from_secs(15);
+const RESYNC_EVERY: Duration = Duration::from_mins(5);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// A refused token or a rate limit is not healed by haste.
+const REFUSED_BASE: Duration = Duration::from_secs(5);
+const REFUSED_CAP: Duration = Duration::from_mins(1);
+/// 400 means that the query itself is wrong; only a change of configuration heals it.
+const BAD_REQUEST_PAUSE: Duration = Duration::from_mins(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn follow() -> Follow {
+        Follow::new("a test".to_owned(), Consistency::Leader, FollowOptions::default(), Arc::default())
+    }
+
+    fn refused(status: StatusCode) -> ClientError {
+        let (call, detail) = ("GET /v1/x".to_owned(), String::new());
+        ClientError::Status { call, status, detail, retry_after: None }
+    }
+
+    #[tokio::test]
+    async fn an_index_is_kept_through_a_servers_error_and_forgotten_after_a_lost_connection() {
+        let mut follow = follow();
+        follow.answered(Some(7), true);
+        follow.failed(&refused(StatusCode::INTERNAL_SERVER_ERROR));
+        assert_eq!(follow.query(0).index, Some(7));
+        let lost = ClientError::Unreachable { address: "x".to_owned(), detail: "y".to_owned() };
+        follow.failed(&lost);
+        assert_eq!(follow.query(0).index, Some(0));
+    }
+
+    #[tokio::test]
+    async fn an_index_of_another_agent_is_forgotten() {
+        let mut follow = follow();
+        follow.answered(Some(7), true);
+        assert_eq!((follow.query(0).index, follow.query(1).index), (Some(7), Some(0)));
+    }
+
+    #[tokio::test]
+    async fn a_lower_index_begins_again_from_scratch() {
+        let mut follow = follow();
+        follow.answered(Some(7), true);
+        follow.answered(Some(3), true);
+        assert_eq!(follow.query(0).index, Some(0));
+    }
+
+    #[tokio::test]
+    async fn without_an_index_it_polls_once_a_second() {
+        let mut follow = follow();
+        assert!(follow.answered(None, true) >= POLL_INTERVAL);
+    }
+}
