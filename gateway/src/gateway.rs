@@ -17,15 +17,18 @@ use crate::{
     config::{
         compile,
         diagnostics::Report,
-        load::{self, Loaded},
+        load::Loaded,
         settings::{AccessLogFormat, Settings},
+        source::ConfigSource,
     },
     control::{
-        self, Controller,
+        Controller,
         admin::{self, Admin},
+        declared::DeclaredRoutes,
         event::{EVENTS_MAX, Event},
         listen::{ListenError, bind_shared, bind_single},
         metrics::{Exporter, Sources},
+        origin::{First, Origin},
         status::Status,
         world::World,
     },
@@ -46,11 +49,6 @@ pub struct RunOptions {
     pub config: ConfigSource,
     /// Where last known instances are kept; `None`: in memory only.
     pub state_dir: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone)]
-pub enum ConfigSource {
-    File(PathBuf),
 }
 
 impl Default for RunOptions {
@@ -82,7 +80,7 @@ pub struct Gateway {
     http: Vec<SocketAddr>,
     https: Option<SocketAddr>,
     admin: Option<SocketAddr>,
-    config: PathBuf,
+    config: ConfigSource,
     warnings: Report,
     log: Option<LogSink>,
     threads: Vec<JoinHandle<()>>,
@@ -99,24 +97,32 @@ struct Bound {
 
 impl Gateway {
     /// Loads the configuration, binds, starts workers and control plane, and returns once connections are accepted.
+    /// Where the configuration is a key, this waits while Consul is away, unless the last accepted one is known.
     ///
     /// # Errors
     /// The configuration is wrong, an address cannot be bound, or the system refuses a thread or a file.
-    #[expect(clippy::unused_async, reason = "a later start may wait; callers should not have to change then")]
     pub async fn start(options: RunOptions) -> Result<Self, StartError> {
         jwt::install_crypto_provider();
-        let ConfigSource::File(path) = options.config;
-        let loaded = load::load(&path, &control::environment)
-            .map_err(|report| StartError::Config(Box::new(report)))?;
-        let budget = Arc::new(KeyBudget::new(loaded.settings.rate_keys_max, clock::now()));
         let last_known_good = options.state_dir.as_deref().and_then(open_state);
-        let (first, world) = first_snapshot(&loaded, last_known_good.as_ref(), &budget)?;
-        let files = control::watched_files(&path, &loaded);
+        let make = |loaded: &Loaded| {
+            let budget = Arc::new(KeyBudget::new(loaded.settings.rate_keys_max, clock::now()));
+            let mut declared = DeclaredRoutes::remembered(options.state_dir.as_deref());
+            let known = last_known_good.as_ref();
+            let (settings, snapshot, world) = first_snapshot(loaded, &mut declared, known, &budget)?;
+            Ok(Made { settings, snapshot, world, declared, budget })
+        };
+        let first = Origin::first(options.config, options.state_dir.as_deref(), make).await;
+        let First { origin, loaded, made, refused } =
+            first.map_err(|report| StartError::Config(Box::new(report)))?;
+        let Made { settings, snapshot: first, world, declared, budget } = made;
+        let files = origin.watched_files(&loaded.secrets_and_files);
         let warnings = loaded.report();
-        let settings = loaded.settings;
         let bound = bind(&settings)?;
         let publisher = Arc::new(Publisher::new(first));
         let status = Arc::new(Status::new());
+        if let Some(report) = refused {
+            status.record_reload(&Err(report.to_string()));
+        }
         let (events, received) = mpsc::channel(EVENTS_MAX);
         let mut threads = Vec::new();
         let log = match settings.access_log.format {
@@ -136,12 +142,15 @@ impl Gateway {
             status: Arc::clone(&status),
             exporter: Exporter::new(sources)?,
         };
+        let config = origin.source().clone();
         let controller = Controller {
-            path: path.clone(),
             started: settings.clone(),
             settings,
-            fingerprint: control::files::loaded_fingerprint(&files, &loaded.source.text),
+            file: loaded.settings,
+            declared,
+            fingerprint: origin.fingerprint(&files, &loaded.source.text),
             files,
+            origin,
             world,
             publisher: Arc::clone(&publisher),
             workers,
@@ -155,7 +164,7 @@ impl Gateway {
         let (admin_addr, admin_listener) = bound.admin.unzip();
         threads.push(start_control(controller, received, admin, admin_listener)?);
         let (http, https) = (bound.http, bound.https);
-        let (admin, config) = (admin_addr, path);
+        let admin = admin_addr;
         Ok(Self { events, status, publisher, http, https, admin, config, warnings, log, threads })
     }
 
@@ -181,7 +190,7 @@ impl Gateway {
         &self.warnings
     }
 
-    pub fn config_path(&self) -> &std::path::Path {
+    pub fn config(&self) -> &ConfigSource {
         &self.config
     }
 
@@ -232,17 +241,31 @@ impl Gateway {
     }
 }
 
+/// What a first configuration becomes.
+struct Made {
+    /// With what services declared when the gateway ran last.
+    settings: Settings,
+    snapshot: crate::snapshot::Snapshot,
+    world: World,
+    declared: DeclaredRoutes,
+    budget: Arc<KeyBudget>,
+}
+
 /// Everything that can be known before the first socket is bound.
 pub(crate) fn first_snapshot(
     loaded: &Loaded,
+    declared: &mut DeclaredRoutes,
     last_known_good: Option<&LastKnownGood>,
     budget: &Arc<KeyBudget>,
-) -> Result<(crate::snapshot::Snapshot, World), StartError> {
-    let refuse = |diagnostics| StartError::Config(Box::new(loaded.refuse(diagnostics)));
-    let settings = &loaded.settings;
-    let table = compile::table(settings, None, budget).map_err(refuse)?;
-    let keys = compile::read_keys(settings).map_err(refuse)?;
-    let tls = compile::tls(settings).map_err(|diagnostic| refuse(vec![diagnostic]))?;
+) -> Result<(Settings, crate::snapshot::Snapshot, World), Report> {
+    let refuse = |diagnostics| loaded.refuse(diagnostics);
+    let mut table = compile::table(&loaded.settings, None, budget).map_err(refuse)?;
+    let keys = compile::read_keys(&loaded.settings).map_err(refuse)?;
+    let (settings, _) = declared.merge(&loaded.settings);
+    if declared.accepted() > 0 {
+        table = compile::table(&settings, None, budget).map_err(refuse)?;
+    }
+    let tls = compile::tls(&settings).map_err(|diagnostic| refuse(vec![diagnostic]))?;
     let mut world = World::default();
     world.tls = tls;
     for (provider, keys) in keys {
@@ -255,11 +278,11 @@ pub(crate) fn first_snapshot(
             }
         }
     }
-    for moved in world.choose_datacenters(settings, clock::now()) {
+    for moved in world.choose_datacenters(&settings, clock::now()) {
         moved.log();
     }
-    let snapshot = compile::snapshot(settings, Arc::new(table), &world, None);
-    Ok((snapshot, world))
+    let snapshot = compile::snapshot(&settings, Arc::new(table), &world, None);
+    Ok((settings, snapshot, world))
 }
 
 /// A state directory that cannot be used costs the memory across restarts, not the start.
@@ -363,7 +386,7 @@ fn start_control(
                         }
                     });
                 }
-                controller.run(events).await;
+                Box::pin(controller.run(events)).await;
             });
             // A look-up of a name may hang for as long as the resolver likes; nobody needs it any more.
             runtime.shutdown_background();

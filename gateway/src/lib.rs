@@ -5,6 +5,7 @@
 
 pub mod access_log;
 pub mod admission;
+pub mod auto_routes;
 pub mod body;
 pub mod cli;
 pub mod clock;
@@ -28,4 +29,5 @@ pub mod token;
 pub mod upstream;
 pub mod worker;
 
-pub use gateway::{ConfigSource, Gateway, RunOptions, StartError};
+pub use config::ConfigSource;
+pub use gateway::{Gateway, RunOptions, StartError};

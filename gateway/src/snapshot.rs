@@ -119,7 +119,9 @@ pub struct RouteView {
     pub timeout_ms: u64,
     pub retries: u32,
     pub priority: i32,
-    /// Line in the configuration file.
+    /// `file`, or the service that declared it: `consul:dc1/orders`.
+    pub origin: String,
+    /// Line in the configuration file; 0 for a declared route.
     pub line: u32,
 }
 
@@ -363,7 +365,16 @@ mod tests {
             let loaded =
                 crate::config::parse("routes.yaml", &text, std::path::Path::new(""), &|_| None).unwrap();
             let budget = Arc::new(KeyBudget::new(loaded.settings.rate_keys_max, crate::clock::now()));
-            Arc::new(crate::gateway::first_snapshot(&loaded, None, &budget).unwrap().0)
+            Arc::new(
+                crate::gateway::first_snapshot(
+                    &loaded,
+                    &mut crate::control::declared::DeclaredRoutes::default(),
+                    None,
+                    &budget,
+                )
+                .unwrap()
+                .1,
+            )
         };
         let (metrics, clock) = (Metrics::default(), Rc::new(Clock::new()));
         let (mut pools, mut rng) = (Pools::default(), SmallRng::seed_from_u64(1));

@@ -21,7 +21,10 @@ use crate::{
         settings::{AccessLogFormat, Settings},
     },
     connection,
-    control::event::{EVENTS_MAX, Event},
+    control::{
+        declared::DeclaredRoutes,
+        event::{EVENTS_MAX, Event},
+    },
     gateway::first_snapshot,
     policy::{jwt, rate_limit::KeyBudget},
     snapshot::{Publisher, Snapshot},
@@ -44,7 +47,9 @@ pub fn compile(routes_yaml: &str, dir: &Path) -> Result<(Settings, Snapshot), St
     let loaded =
         load::parse("routes.yaml", routes_yaml, dir, &|_| None).map_err(|report| report.to_string())?;
     let budget = Arc::new(KeyBudget::new(loaded.settings.rate_keys_max, clock::now()));
-    let (snapshot, _) = first_snapshot(&loaded, None, &budget).map_err(|error| error.to_string())?;
+    let mut declared = DeclaredRoutes::default();
+    let (_, snapshot, _) =
+        first_snapshot(&loaded, &mut declared, None, &budget).map_err(|error| error.to_string())?;
     Ok((loaded.settings, snapshot))
 }
 

@@ -4,15 +4,15 @@ use std::{process::ExitCode, sync::Arc};
 
 use clap::Args;
 
-use super::{ConfigArg, fail, print, say_report};
+use super::{ConfigArg, fail, load, print, say_report};
 use crate::{
     clock,
     config::{
         compile,
         diagnostics::{Diagnostic, Report, Source, Span, code},
-        load::{self, Loaded},
+        load::Loaded,
+        source::ConfigSource,
     },
-    control::environment,
     policy::{jwt, rate_limit::KeyBudget},
 };
 
@@ -48,8 +48,8 @@ pub struct Check {
 
 impl Check {
     pub fn execute(&self) -> ExitCode {
-        let report = match self.config.path() {
-            Ok(path) => check(&path),
+        let report = match self.config.source() {
+            Ok(source) => check(&source),
             Err(reason) if self.json => nowhere(reason),
             Err(reason) => return fail(reason),
         };
@@ -73,8 +73,8 @@ fn nowhere(reason: String) -> Report {
 }
 
 /// Loads and compiles everything that `run` would, and collects what it finds.
-pub fn check(path: &std::path::Path) -> Report {
-    match load::load(path, &environment) {
+pub fn check(source: &ConfigSource) -> Report {
+    match load(source) {
         Ok(loaded) => findings(&loaded),
         Err(report) => report,
     }

@@ -5,10 +5,13 @@
 //! gone away is no failure.
 
 pub mod check;
+pub mod consul;
+pub mod consul_client;
 pub mod health;
 pub mod registry;
 pub mod routes;
 pub mod run;
+pub mod services;
 pub mod token;
 
 use std::{ffi::OsString, fmt::Display, io::Write as _, path::PathBuf, process::ExitCode};
@@ -16,7 +19,14 @@ use std::{ffi::OsString, fmt::Display, io::Write as _, path::PathBuf, process::E
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::diagnostics::Report;
+use crate::{
+    config::{
+        diagnostics::Report,
+        load::{self, Loaded},
+        source::ConfigSource,
+    },
+    control::{environment, origin},
+};
 
 /// API gateway for services that register in Consul.
 #[derive(Debug, Parser)]
@@ -47,6 +57,12 @@ enum Verb {
     Token(token::Token),
     /// Run the embedded registry alone: Consul's HTTP API for development
     Registry(registry::Registry),
+    /// Show, watch and change what is registered in Consul
+    #[command(subcommand)]
+    Services(services::Services),
+    /// Look at what is registered in Consul
+    #[command(subcommand)]
+    Consul(consul::Consul),
     /// Ask a running gateway whether it is ready (for container health checks)
     Health(health::Health),
     /// Print the version
@@ -56,18 +72,18 @@ enum Verb {
 /// Which configuration file.
 #[derive(Debug, clap::Args)]
 pub struct ConfigArg {
-    /// Configuration file [default: the first that exists of $MILLGATE_CONFIG, ./routes.yaml,
-    /// $XDG_CONFIG_HOME/millgate/routes.yaml, /etc/millgate/routes.yaml]
+    /// Configuration file, or consul://KEY for a key in Consul's KV [default: $MILLGATE_CONFIG, else the
+    /// first that exists of ./routes.yaml, $XDG_CONFIG_HOME/millgate/routes.yaml, /etc/millgate/routes.yaml]
     #[arg(short, long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    config: Option<OsString>,
 }
 
 impl ConfigArg {
-    /// The file to read, and the reason to say when there is none.
-    fn path(&self) -> Result<PathBuf, String> {
+    /// What to read, and the reason to say when there is nothing.
+    fn source(&self) -> Result<ConfigSource, String> {
         // A file that somebody named is taken even when it does not exist: another one is not what was meant.
-        if let Some(path) = self.config.clone().or_else(|| variable("MILLGATE_CONFIG").map(PathBuf::from)) {
-            return Ok(path);
+        if let Some(named) = self.config.clone().or_else(|| variable("MILLGATE_CONFIG")) {
+            return ConfigSource::parse(&named);
         }
         let home = variable("XDG_CONFIG_HOME")
             .map(PathBuf::from)
@@ -75,10 +91,18 @@ impl ConfigArg {
         let mut candidates = vec![PathBuf::from("routes.yaml")];
         candidates.extend(home.map(|home| home.join("millgate/routes.yaml")));
         candidates.push(PathBuf::from("/etc/millgate/routes.yaml"));
-        candidates.iter().find(|path| path.exists()).cloned().ok_or_else(|| {
+        candidates.iter().find(|path| path.exists()).cloned().map(ConfigSource::File).ok_or_else(|| {
             let looked: Vec<_> = candidates.iter().map(|path| path.display().to_string()).collect();
             format!("no configuration found; looked for {}; name one with --config FILE", looked.join(", "))
         })
+    }
+}
+
+/// Reads a configuration once, from wherever it is.
+fn load(source: &ConfigSource) -> Result<Loaded, Report> {
+    match source {
+        ConfigSource::File(path) => load::load(path, &environment),
+        ConfigSource::Key(key) => source.parse_bytes(&origin::read_key(source, key)?, &environment),
     }
 }
 
@@ -90,6 +114,8 @@ pub fn main() -> ExitCode {
         Verb::Routes(verb) => verb.execute(),
         Verb::Token(verb) => verb.execute(),
         Verb::Registry(verb) => verb.execute(),
+        Verb::Services(verb) => verb.execute(),
+        Verb::Consul(verb) => verb.execute(),
         Verb::Health(verb) => verb.execute(),
         Verb::Version => print(format_args!("millgate {}", env!("CARGO_PKG_VERSION")), ExitCode::SUCCESS),
     }

@@ -4,11 +4,10 @@ use std::{process::ExitCode, sync::Arc};
 
 use clap::Args;
 
-use super::{ConfigArg, fail, print, say, say_report};
+use super::{ConfigArg, consul_client::columns, fail, load, print, say, say_report};
 use crate::{
     clock,
-    config::{compile, load},
-    control::environment,
+    config::compile,
     policy::{jwt, rate_limit::KeyBudget},
     snapshot::RouteView,
 };
@@ -23,7 +22,8 @@ JSON, one object on one line: {routes: [...]}, in match order, each with
   methods                     empty: any
   auth, require, rate_limits  what a request must pass; empty: nothing
   timeout_ms, retries         of the whole request; attempts after the first
-  priority, line              `priority` of the route; its line in the file";
+  priority, line              `priority` of the route; its line in the file
+  origin                      `file`; a running gateway also has `consul:DC/SERVICE` for declared routes";
 
 #[derive(Debug, Args)]
 #[command(after_help = JSON)]
@@ -38,11 +38,11 @@ pub struct Routes {
 impl Routes {
     pub fn execute(&self) -> ExitCode {
         jwt::install_crypto_provider();
-        let path = match self.config.path() {
-            Ok(path) => path,
+        let source = match self.config.source() {
+            Ok(source) => source,
             Err(reason) => return fail(reason),
         };
-        let loaded = match load::load(&path, &environment) {
+        let loaded = match load(&source) {
             Ok(loaded) => loaded,
             Err(report) => {
                 say_report(&report);
@@ -67,7 +67,7 @@ impl Routes {
         if self.json {
             return print(serde_json::json!({ "routes": views }), ExitCode::SUCCESS);
         }
-        say(format_args!("config    {}", path.display()));
+        say(format_args!("config    {source}"));
         print(text(&views).trim_end(), ExitCode::SUCCESS)
     }
 }
@@ -91,16 +91,7 @@ fn text(views: &[&RouteView]) -> String {
             view.retries.to_string(),
         ]
     }));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 9] = std::array::from_fn(width);
-    let mut out = String::new();
-    for row in &rows {
-        let cells: Vec<String> =
-            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        out.push_str(cells.join("  ").trim_end());
-        out.push('\n');
-    }
-    out
+    columns(&rows)
 }
 
 /// `products`, `products/canary`, or `products {v1: 95, canary: 5}`.
@@ -155,6 +146,7 @@ mod tests {
             timeout_ms: 15_000,
             retries: 1,
             priority: 0,
+            origin: "file".into(),
             line: 3,
         }
     }

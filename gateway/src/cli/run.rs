@@ -6,14 +6,14 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{ConfigArg, fail, init_tracing, say, say_report, variable};
-use crate::gateway::{ConfigSource, Gateway, RunOptions, StartError};
+use crate::gateway::{Gateway, RunOptions, StartError};
 
 /// The start-up lines wait this long for the registry, so that they can say how many instances there are.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 const SIGNALS: &str = "\
 SIGTERM, SIGINT  stop accepting, finish what is in flight, exit 0; a second one: stop now, exit 1
-SIGHUP           read the configuration again (also done when the file changes), reopen log files
+SIGHUP           read the configuration again (also done when it changes), reopen log files
 SIGUSR1          reopen log files
 
 The access log goes to standard output unless the configuration names a file; everything else
@@ -33,14 +33,11 @@ pub struct Run {
 impl Run {
     pub fn execute(&self) -> ExitCode {
         init_tracing();
-        let path = match self.config.path() {
-            Ok(path) => path,
+        let config = match self.config.source() {
+            Ok(config) => config,
             Err(reason) => return fail(reason),
         };
-        let options = RunOptions {
-            config: ConfigSource::File(path),
-            state_dir: self.state_dir.clone().or_else(default_state_dir),
-        };
+        let options = RunOptions { config, state_dir: self.state_dir.clone().or_else(default_state_dir) };
         match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(serve(options)),
             Err(error) => fail(error),
@@ -53,7 +50,13 @@ async fn serve(options: RunOptions) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail(format!("signals cannot be handled: {error}")),
     };
-    let gateway = match Gateway::start(options).await {
+    // A start may wait for Consul; a signal to stop does not wait for it.
+    let started = tokio::select! {
+        started = Gateway::start(options) => started,
+        _ = signals.terminate.recv() => return ExitCode::SUCCESS,
+        _ = signals.interrupt.recv() => return ExitCode::SUCCESS,
+    };
+    let gateway = match started {
         Ok(gateway) => gateway,
         // A report has its own layout.
         Err(StartError::Config(report)) => {
@@ -94,7 +97,7 @@ async fn serve(options: RunOptions) -> ExitCode {
 /// Standard error, because standard output is the access log's.
 fn announce(gateway: &Gateway) {
     let (routes, services) = gateway.summary();
-    say(format_args!("config    {}", gateway.config_path().display()));
+    say(format_args!("config    {}", gateway.config()));
     for address in gateway.http_addrs() {
         say(format_args!("http      http://{address}"));
     }

@@ -206,7 +206,8 @@ fn view(settings: &Settings, route: &RouteSettings, service: &str) -> RouteView 
         timeout_ms: u64::try_from(route.timeout.total.as_millis()).unwrap_or(u64::MAX),
         retries: route.retry.attempts,
         priority: route.priority,
-        line: route.span.line,
+        origin: route.origin.clone().unwrap_or_else(|| "file".to_owned()),
+        line: if route.origin.is_none() { route.span.line } else { 0 },
     }
 }
 

@@ -11,7 +11,11 @@ pub mod load;
 mod raw;
 mod resolve;
 pub mod settings;
+pub mod source;
 pub mod units;
+
+pub(crate) use raw::pattern;
 
 pub use diagnostics::{Diagnostic, Report, Severity, Source, Span};
 pub use load::{Loaded, load, parse};
+pub use source::{ConfigKey, ConfigSource};

@@ -5,6 +5,7 @@
 //! `resolve::defaults`.
 
 pub(crate) mod auth;
+pub(crate) mod auto_routes;
 pub(crate) mod fields;
 pub(crate) mod instances;
 pub(crate) mod listen;
@@ -95,8 +96,10 @@ pub(crate) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>, sink: &mut 
     if let Some(node) = fields.need("routes", "routes: [{path: /users/**, service: users}]", sink) {
         file.routes =
             items(node, "`routes`", sink).iter().filter_map(|item| Route::read(item, sink)).collect();
-        if matches!(&node.value, Value::Null) || matches!(&node.value, Value::List(items) if items.is_empty())
-        {
+        let is_empty = matches!(&node.value, Value::Null)
+            || matches!(&node.value, Value::List(items) if items.is_empty());
+        // With declared routes there may be none in the file.
+        if is_empty && file.consul.auto_routes.is_none() {
             let span = fields.entry("routes").map_or(node.span, |entry| entry.key.span);
             sink.push(
                 Diagnostic::error(code::MISSING_FIELD, span, "`routes` has no route")
@@ -254,6 +257,8 @@ mod tests {
             &listen::LISTEN,
             &listen::HTTPS,
             &listen::CONSUL,
+            &auto_routes::AUTO_ROUTES,
+            &auto_routes::ALLOW,
             &auth::PROVIDER,
             &route::ROUTE,
             &route::REQUIRE,

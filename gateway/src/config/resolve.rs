@@ -16,6 +16,7 @@ use std::collections::HashSet;
 
 use self::{defaults::Defaults, files::Files, route::Routes, service::Services};
 use super::{
+    super::auto_routes::AutoRoutesSettings,
     diagnostics::{Diagnostic, Diagnostics, code},
     raw::{AccessLog, File, Named},
     settings::{AccessLogSettings, DrainSettings, EndpointSource, Settings},
@@ -34,13 +35,26 @@ pub(super) fn resolve(
     for route in &file.routes {
         routes.add(route, &mut services, sink);
     }
+    let auto_routes = file.consul.auto_routes.as_ref().map(|auto| {
+        let silent = "`auto_routes` does not say who may use the routes that services declare";
+        let template = routes.without_place(&auto.rules, silent, auto.rules.span, sink);
+        let (service, services) = service::resolve_all(&file.services, auto.rules.span, &defaults);
+        AutoRoutesSettings {
+            forms: auto.forms.clone(),
+            allow: auto.allow.clone(),
+            template,
+            services,
+            service,
+        }
+    });
     // After an error, what looks unused may be used by the part that could not be read.
     if !sink.has_errors() {
         warn_all_unused(file, &routes, &services, sink);
     }
     let routes = routes.settings;
     let services = services.settings;
-    let needs_consul = services.iter().any(|service| matches!(service.source, EndpointSource::Consul(_)));
+    let needs_consul = auto_routes.is_some()
+        || services.iter().any(|service| matches!(service.source, EndpointSource::Consul(_)));
     Settings {
         workers: file.workers.unwrap_or(defaults.workers),
         listen: listen::resolve(&file.listen, &defaults, files, sink),
@@ -54,6 +68,7 @@ pub(super) fn resolve(
             timeout: file.drain.timeout.unwrap_or(defaults.drain.timeout),
         },
         rate_keys_max: file.rate_keys_max.unwrap_or(defaults.rate_keys_max),
+        auto_routes,
     }
 }
 
@@ -67,7 +82,13 @@ fn resolve_access_log(raw: &AccessLog, defaults: &Defaults, files: &Files) -> Ac
 
 fn warn_all_unused(file: &File, routes: &Routes<'_>, services: &Services<'_>, sink: &mut Diagnostics) {
     warn_unused(&file.policies, &routes.used_policies, code::UNUSED_POLICY, "policy", sink);
-    warn_unused(&file.services, &services.used_names(), code::UNUSED_SERVICE, "service", sink);
+    let mut used = services.used_names();
+    if file.consul.auto_routes.is_some() {
+        // It may declare a route itself.
+        let in_registry = file.services.iter().filter(|entry| entry.value.hosts.is_none());
+        used.extend(in_registry.map(|entry| entry.name.value.clone()));
+    }
+    warn_unused(&file.services, &used, code::UNUSED_SERVICE, "service", sink);
     warn_unused(&file.auth, &routes.used_auth, code::UNUSED_AUTH, "auth provider", sink);
 }
 

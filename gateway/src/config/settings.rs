@@ -17,6 +17,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use millgate_registry::{TlsOptions, WatchTarget};
 
 use super::diagnostics::Span;
+use crate::auto_routes::AutoRoutesSettings;
 
 /// The whole configuration of one gateway.
 #[derive(Debug, Clone)]
@@ -33,6 +34,8 @@ pub struct Settings {
     pub drain: DrainSettings,
     /// Cap of tracked rate-limit keys over all limits.
     pub rate_keys_max: usize,
+    /// `None`: services declare no routes.
+    pub auto_routes: Option<AutoRoutesSettings>,
 }
 
 impl Settings {
@@ -203,6 +206,8 @@ pub struct RouteSettings {
     pub request_headers: HeaderRules,
     pub response_headers: HeaderRules,
     pub access_log: bool,
+    /// The service that declared it, as in `consul:dc1/orders`; `None`: the file.
+    pub origin: Option<String>,
     /// Where the route stands (its `path:` value).
     pub span: Span,
 }

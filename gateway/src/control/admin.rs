@@ -39,6 +39,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/metrics", get(metrics))
         .route("/api/v1/routes", get(routes))
         .route("/api/v1/services", get(services))
+        .route("/api/v1/events", get(events))
         .fallback(not_found)
         .with_state(admin)
 }
@@ -77,12 +78,22 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     }
 }
 
-/// The compiled table in match order.
+/// The compiled table in match order, and the declared routes that are not in it.
 async fn routes(State(admin): State<Arc<Admin>>) -> Json<Value> {
     let snapshot = admin.publisher.load();
     let table = &snapshot.table;
     let rows = table.router.table().iter().filter_map(|index| table.routes.get(*index));
-    Json(json!({ "routes": rows.map(|route| route.view.clone()).collect::<Vec<_>>() }))
+    let refused = admin.status.declared().map(|report| report.rejected).unwrap_or_default();
+    Json(json!({ "routes": rows.map(|route| route.view.clone()).collect::<Vec<_>>(), "refused": refused }))
+}
+
+/// What happened lately, oldest first.
+async fn events(State(admin): State<Arc<Admin>>) -> Json<Value> {
+    let notes = admin.status.notes().into_iter().map(|note| {
+        let time = humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + note.at).to_string();
+        json!({"time": time, "kind": note.kind, "text": note.text})
+    });
+    Json(json!({ "events": notes.collect::<Vec<_>>() }))
 }
 
 /// Services with their endpoints, breakers and watches.
@@ -128,6 +139,6 @@ fn failover(cluster: &Cluster) -> Option<Value> {
 }
 
 async fn not_found() -> Response {
-    let text = "not found; this is the admin listener: /livez /readyz /healthz /metrics /api/v1/routes /api/v1/services\n";
+    let text = "not found; this is the admin listener: /livez /readyz /healthz /metrics /api/v1/routes /api/v1/services /api/v1/events\n";
     (StatusCode::NOT_FOUND, text).into_response()
 }

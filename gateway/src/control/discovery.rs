@@ -62,6 +62,11 @@ impl Discovery {
         self.options = options;
     }
 
+    /// The registry in use.
+    pub fn client(&self) -> Option<&Client> {
+        self.client.as_ref()
+    }
+
     /// Starts what `settings` need and is not running, stops what they no longer need.
     pub fn follow(&mut self, settings: &Settings, world: &World) {
         let wanted = targets(settings);

@@ -2,9 +2,11 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use bytes::Bytes;
 use millgate_registry::ServiceUpdate;
 use tokio::sync::{mpsc, oneshot};
 
+use super::declared::CatalogNews;
 use crate::{config::settings::KeySource, policy::jwt::KeySet};
 
 /// What the control loop reacts to, one at a time.
@@ -13,6 +15,12 @@ pub enum Event {
     Reload { reply: oneshot::Sender<Result<(), String>> },
     /// A file that the configuration is made of may have changed.
     FilesChanged,
+    /// The key that holds the configuration has another value; `None`: it was deleted.
+    ConfigKey(Option<Bytes>),
+    /// Other services or tags declare routes.
+    Catalog(CatalogNews),
+    /// Which instances of a service have which tags: ids and tags.
+    Seen { service: String, instances: Vec<(String, Vec<String>)> },
     /// The registry's answer about one service changed.
     Service(ServiceUpdate),
     /// A host name was resolved anew; no address: it could not be, and never was.

@@ -61,7 +61,9 @@ async fn watch(files: Arc<[PathBuf]>, mut known: u64, events: mpsc::Sender<Event
     loop {
         let looked_at = Arc::clone(&files);
         // Cancelled only with the runtime, which is the end of this task, too.
-        let Ok(now) = tokio::task::spawn_blocking(move || fingerprint(&looked_at)).await else { return };
+        let Ok(now) = tokio::task::spawn_blocking(move || content_fingerprint(&looked_at)).await else {
+            return;
+        };
         if now != known {
             known = now;
             if events.send(Event::FilesChanged).await.is_err() {
@@ -113,7 +115,7 @@ fn folder(file: &Path) -> &Path {
 }
 
 /// A hash of all contents; a file that cannot be read is part of it, too.
-fn fingerprint(files: &[PathBuf]) -> u64 {
+pub fn content_fingerprint(files: &[PathBuf]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for file in files {
         hash_file(file, &mut hasher);
@@ -200,10 +202,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("routes.yaml");
         std::fs::write(&file, "one").unwrap();
-        let before = fingerprint(std::slice::from_ref(&file));
+        let before = content_fingerprint(std::slice::from_ref(&file));
         std::fs::write(&file, "one").unwrap();
-        assert_eq!(before, fingerprint(std::slice::from_ref(&file)));
+        assert_eq!(before, content_fingerprint(std::slice::from_ref(&file)));
         std::fs::write(&file, "two").unwrap();
-        assert_ne!(before, fingerprint(&[file]));
+        assert_ne!(before, content_fingerprint(&[file]));
     }
 }

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use millgate_registry::FollowStats;
 use prometheus::{
     Encoder, Registry, TextEncoder,
     core::{Collector, Desc},
@@ -19,6 +20,7 @@ use prometheus::{
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
 use super::{
+    declared::DeclaredReport,
     exposition::{Families, count},
     status::Status,
     watches,
@@ -146,6 +148,12 @@ impl Exporter {
             .add(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
         out.counter("millgate_discovery_updates_total", "Changes of instances that the registry reported")
             .add(&[], count(status.updates.load(Ordering::Relaxed)));
+        if let Some(report) = status.declared() {
+            declared(out, &report);
+        }
+        if let Some(key) = status.key() {
+            followed_key(out, &key, status.key_deleted.load(Ordering::Relaxed));
+        }
         out.histogram(
             "millgate_discovery_update_duration_seconds",
             "From the registry's answer to the snapshot that routes by it",
@@ -153,6 +161,35 @@ impl Exporter {
         .add_histogram(&[], &status.update_duration());
         watches::families(out, snapshot, &status.watches());
     }
+}
+
+/// Routes that services declare.
+fn declared(out: &mut Families, report: &DeclaredReport) {
+    out.gauge("millgate_declared_routes", "Routes that services declare with tags, in the table")
+        .add(&[], count(report.accepted as u64));
+    let mut refused =
+        out.gauge("millgate_declared_routes_refused", "Declared routes that are not in the table, by reason");
+    for (reason, number) in report.by_reason() {
+        refused.add(&[("reason", reason)], count(number as u64));
+    }
+}
+
+/// The key that holds the configuration.
+fn followed_key(out: &mut Families, key: &FollowStats, deleted: bool) {
+    out.gauge("millgate_config_key_present", "0 after the configuration's key was deleted")
+        .add(&[], f64::from(u8::from(!deleted)));
+    if let Some(last) = key.last_success {
+        let age = clock::now().saturating_duration_since(last.into()).as_secs_f64();
+        out.gauge(
+            "millgate_config_key_age_seconds",
+            "Time since Consul last answered for the configuration's key",
+        )
+        .add(&[], age);
+    }
+    out.counter("millgate_config_key_queries_total", "Queries for the configuration's key")
+        .add(&[], count(key.queries));
+    out.counter("millgate_config_key_errors_total", "Queries for the configuration's key that failed")
+        .add(&[], count(key.errors));
 }
 
 /// Name, help, and how the number is read.

@@ -5,15 +5,19 @@
 //! A configuration that is wrong never replaces one that runs.
 
 pub mod admin;
+pub mod declared;
 pub mod discovery;
 mod drain;
 pub mod event;
 mod exposition;
 pub mod failover;
 pub mod files;
+mod kept_file;
 pub mod keys;
 pub mod listen;
 pub mod metrics;
+pub mod origin;
+mod redeclare;
 mod reload;
 pub mod selection;
 pub mod status;
@@ -22,20 +26,22 @@ pub mod world;
 
 use std::{
     collections::HashMap,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use millgate_registry::{Client, ClientConfig, HttpClient, Saver, WatchOptions};
+use millgate_registry::{Client, ClientConfig, FollowHandle, HttpClient, Saver, WatchOptions};
 use tokio::sync::mpsc;
 
 use self::{
+    declared::{CatalogFollow, DeclaredRoutes},
     discovery::Discovery,
     drain::Drain,
     event::{EVENTS_MAX, Event, Inbox, Signal},
     files::FileWatch,
     keys::KeyFetch,
+    origin::Origin,
     status::Status,
     world::{ProviderKeys, World},
 };
@@ -43,7 +49,6 @@ use crate::{
     clock,
     config::{
         compile,
-        load::Loaded,
         settings::{Consistency, ConsulSettings, KeySource, Settings},
     },
     policy::rate_limit::KeyBudget,
@@ -58,13 +63,17 @@ const STATISTICS: Duration = Duration::from_secs(1);
 
 /// Everything the loop owns.
 pub struct Controller {
-    pub path: PathBuf,
+    pub origin: Origin,
+    /// Of the file, with what services declare.
     pub settings: Settings,
+    /// Of the file alone.
+    pub file: Settings,
+    pub declared: DeclaredRoutes,
     /// What the process was started with: sockets, workers and the log's file are as these say.
     pub started: Settings,
     /// Of the configuration in use.
     pub files: Vec<PathBuf>,
-    /// Of what is in use ([`files::loaded_fingerprint`]).
+    /// Of what is in use ([`Origin::fingerprint`]).
     pub fingerprint: u64,
     pub world: World,
     pub publisher: Arc<Publisher>,
@@ -81,6 +90,10 @@ struct Background {
     discovery: Discovery,
     fetches: HashMap<Arc<str>, KeyFetch>,
     files: FileWatch,
+    /// Where the configuration is a key.
+    key: Option<FollowHandle>,
+    /// Where services may declare routes.
+    catalog: Option<CatalogFollow>,
 }
 
 impl Background {
@@ -100,6 +113,8 @@ impl Controller {
             discovery: Discovery::new(self.events.clone()),
             fetches: HashMap::new(),
             files: FileWatch::start(self.files.clone(), self.fingerprint, self.events.clone()),
+            key: self.origin.follow(self.events.clone()),
+            catalog: None,
         };
         self.use_registry(&mut background);
         self.follow(&mut background);
@@ -121,11 +136,13 @@ impl Controller {
                     }
                 }
                 _ = statistics.tick() => {
+                    self.look_at_declared(&mut background);
                     let unready_after = self.settings.consul.as_ref().and_then(|consul| consul.unready_after);
                     self.status.record_watches(background.discovery.watches(), unready_after);
                     if self.world.is_move_due(clock::now()) {
                         self.publish();
                     }
+                    self.status.record_key(background.key.as_ref().map(FollowHandle::stats));
                 }
             }
         }
@@ -154,11 +171,12 @@ impl Controller {
                     let _ = reply.send(result);
                 }
                 // Files no longer matter, and a second drain is answered by its dropped reply channel.
-                Event::FilesChanged | Event::Drain { .. } if drain.is_some() => {}
+                Event::FilesChanged | Event::ConfigKey(_) | Event::Drain { .. } if drain.is_some() => {}
                 Event::FilesChanged => {
                     // The report is in the log and in the status; nobody waits for it.
                     let _ = self.reload(inbox, background).await;
                 }
+                Event::ConfigKey(value) => self.learn_key(value, inbox, background).await,
                 Event::Drain { reply } => {
                     self.status.draining.store(true, Ordering::Relaxed);
                     *drain = Some(Drain::begin(self.workers.clone(), self.settings.drain.clone(), reply));
@@ -187,6 +205,17 @@ impl Controller {
             Event::Service(update) if !background.discovery.follows(&update.target) => return false,
             Event::Resolved { name, .. } if !background.discovery.follows_name(&name) => return false,
             Event::Keys { provider, source, .. } if !self.wants_keys(&provider, &source) => return false,
+            Event::Catalog(news) => {
+                if self.declared.learn(news) {
+                    self.redeclare(background);
+                }
+                self.update_readiness();
+                return false;
+            }
+            Event::Seen { service, instances } => {
+                self.declared.see(service, instances);
+                return false;
+            }
             Event::Service(update) => {
                 if let Some(saver) = &self.last_known_good {
                     saver.save(update.clone());
@@ -225,6 +254,7 @@ impl Controller {
     }
 
     fn use_registry(&self, background: &mut Background) {
+        background.catalog = None;
         let Some(consul) = &self.settings.consul else {
             background.discovery.use_client(None, WatchOptions::default());
             return;
@@ -236,7 +266,10 @@ impl Controller {
     }
 
     fn update_readiness(&self) {
-        if !self.status.is_synced() && self.world.knows_all(&self.settings) {
+        if !self.status.is_synced()
+            && self.world.knows_all(&self.settings)
+            && self.declared.is_heard(&self.settings)
+        {
             self.status.set_synced();
         }
     }
@@ -247,11 +280,6 @@ fn every(period: Duration) -> tokio::time::Interval {
     let mut interval = tokio::time::interval(period);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     interval
-}
-
-/// The configuration file and all files that it names.
-pub fn watched_files(path: &Path, loaded: &Loaded) -> Vec<PathBuf> {
-    std::iter::once(path.to_owned()).chain(loaded.secrets_and_files.iter().cloned()).collect()
 }
 
 /// The process's environment, for `${VAR}` in the file.

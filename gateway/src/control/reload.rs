@@ -4,19 +4,17 @@
 //! is. Sockets, threads and the log's file belong to the process: what a reload says of them counts from the next
 //! start on, and the log says so.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::atomic::Ordering, time::Duration};
 
 use super::{
-    Background, Controller, environment,
+    Background, Controller,
     event::{Event, Inbox},
-    files::{self, FileWatch},
+    files::FileWatch,
     keys::KeyFetch,
-    watched_files,
 };
 use crate::config::{
     compile,
     diagnostics::Report,
-    load,
     settings::{AccessLogFormat, Settings},
 };
 
@@ -34,12 +32,12 @@ impl Controller {
         let result = self.try_reload(inbox, background).await;
         let result = match result {
             Ok(()) => {
-                tracing::info!(config = %self.path.display(), "configuration reloaded");
+                tracing::info!(config = %self.origin.source(), "configuration reloaded");
                 Ok(())
             }
             Err(report) => {
                 tracing::error!(
-                    config = %self.path.display(),
+                    config = %self.origin.source(),
                     "configuration refused, the running one stays:\n{report}"
                 );
                 self.watch_for_repair(&report, background);
@@ -50,24 +48,44 @@ impl Controller {
         result
     }
 
+    /// The key that holds the configuration has another value.
+    pub(super) async fn learn_key(
+        &mut self,
+        value: Option<bytes::Bytes>,
+        inbox: &mut Inbox,
+        background: &mut Background,
+    ) {
+        self.status.key_deleted.store(value.is_none(), Ordering::Relaxed);
+        let Some(value) = value else {
+            tracing::warn!(config = %self.origin.source(), "the key was deleted; the running configuration stays");
+            self.status.note("config_key_deleted", String::new());
+            return;
+        };
+        self.origin.learn(value);
+        // The report is in the log and in the status; nobody waits for it.
+        let _ = self.reload(inbox, background).await;
+    }
+
     async fn try_reload(&mut self, inbox: &mut Inbox, background: &mut Background) -> Result<(), Report> {
-        let loaded = load::load(&self.path, &environment)?;
+        let loaded = self.origin.load()?;
         let refuse = |diagnostics| loaded.refuse(diagnostics);
         let previous = self.publisher.load();
         let table = compile::table(&loaded.settings, Some(&previous.table), &self.budget).map_err(refuse)?;
         let keys = compile::read_keys(&loaded.settings).map_err(refuse)?;
         let tls = compile::tls(&loaded.settings).map_err(|diagnostic| refuse(vec![diagnostic]))?;
         if !loaded.warnings.is_empty() {
-            tracing::warn!(config = %self.path.display(), "configuration accepted with warnings:\n{}", loaded.report());
+            tracing::warn!(config = %self.origin.source(), "configuration accepted with warnings:\n{}", loaded.report());
         }
         // Nothing can fail from here on.
         let waiting = needs_restart(&self.started, &loaded.settings);
         if !waiting.is_empty() {
             tracing::warn!(keys = waiting.join(", "), "these changes take effect at the next restart");
         }
-        self.files = watched_files(&self.path, &loaded);
+        self.files = self.origin.watched_files(&loaded.secrets_and_files);
+        self.origin.accepted(&loaded);
         self.watch(self.files.clone(), &loaded.source.text, background);
-        let old = std::mem::replace(&mut self.settings, loaded.settings);
+        let (settings, table) = self.with_declared(loaded.settings, table);
+        let old = std::mem::replace(&mut self.settings, settings);
         self.world.keep_for(&old, &self.settings);
         for (provider, keys) in keys {
             self.world.learn_keys(provider, keys);
@@ -111,6 +129,7 @@ impl Controller {
     /// Starts what the settings need and does not run, ends what they no longer need.
     pub(super) fn follow(&self, background: &mut Background) {
         background.discovery.follow(&self.settings, &self.world);
+        self.follow_catalog(background);
         let auth = &self.settings.auth;
         let fetches = &mut background.fetches;
         fetches.retain(|name, fetch| auth.iter().any(|auth| *auth.name == **name && fetch.serves(auth)));
@@ -131,10 +150,10 @@ impl Controller {
         self.watch(files, &report.source.text, background);
     }
 
-    /// Watches `files`; `text` was read from the first of them.
+    /// Watches `files`; `text` was read from the source.
     fn watch(&self, files: Vec<PathBuf>, text: &str, background: &mut Background) {
         if files != background.files.files() {
-            let known = files::loaded_fingerprint(&files, text);
+            let known = self.origin.fingerprint(&files, text);
             background.files = FileWatch::start(files, known, self.events.clone());
         }
     }
@@ -162,6 +181,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::config::load;
 
     fn settings(text: &str) -> Settings {
         let text = format!("version: 1\nroutes:\n  - {{path: /a, service: a}}\n{text}");

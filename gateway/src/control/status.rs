@@ -1,7 +1,7 @@
 //! What the control plane tells about itself: readiness, reloads, watches. Read by admin and metrics.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -9,9 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millgate_registry::{History, WatchHandle, WatchStats, WatchTarget};
+use millgate_registry::{FollowStats, History, WatchHandle, WatchStats, WatchTarget};
 use tokio::sync::watch;
 
+use super::declared::DeclaredReport;
 use crate::{clock, metrics::Histogram};
 
 /// Shared by the control loop (writer) and the admin listener (reader). Never touched by a request.
@@ -24,6 +25,12 @@ pub struct Status {
     watches: Mutex<BTreeMap<WatchTarget, Watched>>,
     /// The registry has not answered for a service for longer than is allowed.
     overdue: AtomicBool,
+    key: Mutex<Option<FollowStats>>,
+    /// `None`: services may declare no routes.
+    declared: Mutex<Option<DeclaredReport>>,
+    journal: Mutex<VecDeque<Note>>,
+    /// The key that holds the configuration was deleted.
+    pub key_deleted: AtomicBool,
     pub updates: AtomicU64,
     /// From the registry's answer to the published snapshot.
     update_duration: Mutex<Histogram>,
@@ -58,6 +65,10 @@ impl Status {
             reloads_refused: AtomicU64::new(0),
             reload: Mutex::new(ReloadStatus { succeeded: clock::unix_now(), refused: None }),
             watches: Mutex::default(),
+            key: Mutex::default(),
+            declared: Mutex::default(),
+            journal: Mutex::default(),
+            key_deleted: AtomicBool::new(false),
             overdue: AtomicBool::new(false),
             updates: AtomicU64::new(0),
             update_duration: Mutex::default(),
@@ -94,10 +105,13 @@ impl Status {
         match result {
             Ok(()) => {
                 self.reloads_ok.fetch_add(1, Ordering::Relaxed);
+                self.note("config_accepted", String::new());
                 *status = ReloadStatus { succeeded: clock::unix_now(), refused: None };
             }
             Err(report) => {
                 self.reloads_refused.fetch_add(1, Ordering::Relaxed);
+                // The last line counts; the lines before it quote the source, which is not for everyone.
+                self.note("config_refused", report.lines().last().unwrap_or_default().to_owned());
                 status.refused = Some(report.clone());
             }
         }
@@ -118,6 +132,38 @@ impl Status {
         for at in answered_at {
             durations.record(at.elapsed());
         }
+    }
+
+    pub fn record_declared(&self, report: Option<DeclaredReport>) {
+        *lock(&self.declared) = report;
+    }
+
+    /// Routes that services declare.
+    pub fn declared(&self) -> Option<DeclaredReport> {
+        lock(&self.declared).clone()
+    }
+
+    /// Remembers something that happened. Past [`NOTES_MAX`] the oldest is forgotten.
+    pub fn note(&self, kind: &'static str, text: String) {
+        let mut journal = lock(&self.journal);
+        if journal.len() >= NOTES_MAX {
+            journal.pop_front();
+        }
+        journal.push_back(Note { at: clock::unix_now(), kind, text });
+    }
+
+    /// What happened, oldest first.
+    pub fn notes(&self) -> Vec<Note> {
+        lock(&self.journal).iter().cloned().collect()
+    }
+
+    /// How the key that holds the configuration is followed; `None` where it is a file.
+    pub fn record_key(&self, stats: Option<FollowStats>) {
+        *lock(&self.key) = stats;
+    }
+
+    pub fn key(&self) -> Option<FollowStats> {
+        lock(&self.key).clone()
     }
 
     pub fn update_duration(&self) -> Histogram {
@@ -151,6 +197,18 @@ impl Status {
     }
 }
 
+/// Something that happened in the control plane.
+#[derive(Debug, Clone)]
+pub struct Note {
+    /// Wall time since the Unix epoch.
+    pub at: Duration,
+    /// A stable word.
+    pub kind: &'static str,
+    pub text: String,
+}
+
+/// A day of deploys; a note is one line.
+const NOTES_MAX: usize = 512;
 impl Watched {
     fn new(handle: &WatchHandle, before: Option<&Self>, now: Instant) -> Self {
         let stats = handle.stats();

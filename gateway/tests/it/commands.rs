@@ -21,7 +21,7 @@ use crate::support::{
 const GOOD: &str = "routes:\n  - {path: /a/**, service: a}\nservices:\n  a: {hosts: [\"127.0.0.1:9\"]}\n";
 
 /// The command in `dir`, which is also its home, with nothing of the tester's environment that it listens to.
-fn millgate(dir: &Path, args: &[&str]) -> Command {
+pub(crate) fn millgate(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_millgate"));
     command.args(args).current_dir(dir).env("HOME", dir).stdin(Stdio::null()).kill_on_drop(true);
     for (name, _) in std::env::vars_os() {
@@ -34,15 +34,15 @@ fn millgate(dir: &Path, args: &[&str]) -> Command {
 }
 
 /// What a command that ended said.
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Said {
     #[track_caller]
-    fn expect(&self, code: i32, words: &[&str]) {
+    pub(crate) fn expect(&self, code: i32, words: &[&str]) {
         assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
         for word in words {
             assert!(self.err.contains(word), "`{word}` is missing in: {}", self.err);
@@ -60,11 +60,11 @@ impl From<Output> for Said {
     }
 }
 
-async fn run(dir: &Path, args: &[&str]) -> Said {
+pub(crate) async fn run(dir: &Path, args: &[&str]) -> Said {
     ended(millgate(dir, args)).await
 }
 
-async fn ended(mut command: Command) -> Said {
+pub(crate) async fn ended(mut command: Command) -> Said {
     tokio::time::timeout(DEADLINE, command.output()).await.expect("the command ends").unwrap().into()
 }
 
@@ -131,7 +131,7 @@ async fn wrong_usage_is_exit_code_2_and_says_what_was_expected() {
 #[tokio::test]
 async fn help_and_version_are_exit_code_0() {
     let dir = tempfile::tempdir().unwrap();
-    for verb in ["run", "check", "routes", "token", "registry", "health", "version"] {
+    for verb in ["run", "check", "routes", "token", "registry", "services", "consul", "health", "version"] {
         let said = run(dir.path(), &[verb, "--help"]).await;
         said.expect(0, &[]);
         assert!(said.out.contains("Usage: millgate"), "{}", said.out);

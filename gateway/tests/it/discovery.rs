@@ -50,7 +50,7 @@ impl Registry {
         Client::new(ClientConfig::new(self.url())).unwrap()
     }
 
-    async fn kill(&mut self) {
+    pub(crate) async fn kill(&mut self) {
         match self {
             Self::Embedded { running, .. } => running.take().unwrap().shutdown().await,
             Self::Consul(process) => process.kill(),
@@ -58,7 +58,7 @@ impl Registry {
     }
 
     /// Comes back on the same address, empty, with a low index.
-    async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         match self {
             Self::Embedded { running, addr } => {
                 let options = RegistryOptions { listen: *addr, ..RegistryOptions::default() };

@@ -8,6 +8,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
+    auto_routes::AutoRoutes,
     fields::{Fields, Known, choice, some_text, value},
     is_word, later,
     tree::{At, Node, Value},
@@ -121,6 +122,7 @@ pub(crate) struct Consul {
     pub(crate) consistency: Option<Consistency>,
     pub(crate) max_stale: Option<Duration>,
     pub(crate) wait: Option<Duration>,
+    pub(crate) auto_routes: Option<AutoRoutes>,
     pub(crate) max_watches: Option<usize>,
     pub(crate) flap_damping: Option<bool>,
     /// `off` is as if it was not there.
@@ -182,6 +184,9 @@ impl Consul {
             consistency: fields.plain("consistency", sink, consistency),
             max_stale: fields.plain("max_stale", sink, |t| duration_in(t, millis(100)..=minutes(60))),
             wait: fields.plain("wait", sink, |t| duration_in(t, Duration::from_secs(1)..=minutes(1))),
+            auto_routes: fields
+                .entry("auto_routes")
+                .and_then(|entry| AutoRoutes::read(entry.key.span, &entry.value, sink)),
             max_watches: fields.plain("max_watches", sink, |t| count(t, 1..=10_000)),
             flap_damping: fields
                 .plain("flap_damping", sink, |t| choice(t, &[("on", true), ("off", false)], &[])),
@@ -310,6 +315,7 @@ pub(crate) static CONSUL: Known = Known {
         "max_watches",
         "flap_damping",
         "unready_after",
+        "auto_routes",
     ],
-    later: &["namespace", "partition", "on_loss", "auto_routes"],
+    later: &["namespace", "partition", "on_loss"],
 };

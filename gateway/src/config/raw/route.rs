@@ -237,7 +237,7 @@ fn read_condition_value(node: &Node, sink: &mut Diagnostics) -> Option<Option<He
     value(node, "match_headers", sink, header_value).map(|at| Some(at.value))
 }
 
-fn read_access(node: &Node, sink: &mut Diagnostics) -> At<Access> {
+pub(crate) fn read_access(node: &Node, sink: &mut Diagnostics) -> At<Access> {
     let at = |value| At { value, span: node.span };
     if is_word(node, "none") {
         return at(Access::Open);

@@ -44,25 +44,39 @@ impl<'a> Routes<'a> {
 
     /// Checks one route and, where nothing essential is missing, adds its settings.
     pub(super) fn add(&mut self, route: &Route, services: &mut Services<'_>, sink: &mut Diagnostics) {
-        let policy = self.merged(route, sink);
         let place = route.path.as_ref().map_or(route.span, |path| path.span);
-        let auth = self.providers(&policy, place, sink);
+        let settings = self.without_place(route, "this route does not say who may use it", place, sink);
         let destination = destination(route, services, sink);
-        let require = resolve_require(&policy, auth.as_deref(), place, sink);
-        let rate_limits = resolve_rate_limits(&policy, auth.as_deref(), place, sink);
         let Some(At { value: pattern, span }) = &route.path else { return };
         let methods = methods_of(route, pattern, *span, sink);
         let name = self.name_of(route, &methods, &pattern.path, *span, sink);
         let Some((service, split)) = destination else { return };
-        self.settings.push(RouteSettings {
-            name,
-            methods,
+        let path = pattern.path.clone();
+        self.settings.push(RouteSettings { name, methods, path, service, split, ..settings });
+    }
+
+    /// Everything of a route but its name, methods, path and service. `silent`: the error where nothing says who may
+    /// use it.
+    pub(super) fn without_place(
+        &mut self,
+        route: &Route,
+        silent: &'static str,
+        place: Span,
+        sink: &mut Diagnostics,
+    ) -> RouteSettings {
+        let policy = self.merged(route, sink);
+        let auth = self.providers(&policy, silent, place, sink);
+        let require = resolve_require(&policy, auth.as_deref(), place, sink);
+        let rate_limits = resolve_rate_limits(&policy, auth.as_deref(), place, sink);
+        RouteSettings {
+            name: String::new(),
+            methods: Vec::new(),
             host: route.host.clone(),
-            path: pattern.path.clone(),
+            path: String::new(),
             headers: route.headers.clone(),
             priority: route.priority.unwrap_or(0),
-            service,
-            split,
+            service: 0,
+            split: Vec::new(),
             auth: auth.unwrap_or_default(),
             require,
             rate_limits,
@@ -77,8 +91,9 @@ impl<'a> Routes<'a> {
             request_headers: resolve_header_rules(&policy.request_headers),
             response_headers: resolve_header_rules(&policy.response_headers),
             access_log: policy.access_log.unwrap_or(true),
-            span: *span,
-        });
+            origin: None,
+            span: place,
+        }
     }
 
     fn merged(&mut self, route: &Route, sink: &mut Diagnostics) -> Policy {
@@ -98,13 +113,19 @@ impl<'a> Routes<'a> {
     }
 
     /// The providers whose tokens the route takes. `None`: not known, because of an error that is reported.
-    fn providers(&mut self, policy: &Policy, place: Span, sink: &mut Diagnostics) -> Option<Vec<usize>> {
+    fn providers(
+        &mut self,
+        policy: &Policy,
+        silent: &'static str,
+        place: Span,
+        sink: &mut Diagnostics,
+    ) -> Option<Vec<usize>> {
         let known: Vec<&str> = self.file.auth.iter().map(|provider| provider.name.value.as_str()).collect();
         match policy.auth.as_ref().map(|at| &at.value) {
             None => match known.as_slice() {
                 [] => Some(Vec::new()),
                 [first, ..] => {
-                    sink.push(route_without_auth(place, first));
+                    sink.push(route_without_auth(silent, place, first));
                     None
                 }
             },
@@ -212,8 +233,8 @@ fn methods_of(route: &Route, pattern: &PathPattern, place: Span, sink: &mut Diag
     }
 }
 
-fn route_without_auth(place: Span, provider: &str) -> Diagnostic {
-    Diagnostic::error(code::ROUTE_WITHOUT_AUTH, place, "this route does not say who may use it")
+fn route_without_auth(silent: &str, place: Span, provider: &str) -> Diagnostic {
+    Diagnostic::error(code::ROUTE_WITHOUT_AUTH, place, silent)
         .label("no `auth` here, in its policies, or in `defaults`")
         .help(format!(
             "add `auth: {provider}` to ask for a token, or `auth: none` to open the route to everyone"

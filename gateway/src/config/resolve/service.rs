@@ -80,6 +80,16 @@ fn find_subset(
     None
 }
 
+/// What a service of the registry is without an entry, and all entries, whether or not a route names them.
+pub(super) fn resolve_all(
+    raw: &[Named<Service>],
+    span: Span,
+    defaults: &Defaults,
+) -> (ServiceSettings, Vec<ServiceSettings>) {
+    let entry = |entry: &Named<Service>| resolve(&entry.name.value, &entry.value, entry.name.span, defaults);
+    (resolve("", &Service::default(), span, defaults), raw.iter().map(entry).collect())
+}
+
 fn resolve(name: &str, raw: &Service, span: Span, defaults: &Defaults) -> ServiceSettings {
     let source = match (&raw.hosts, &raw.consul) {
         (Some(hosts), _) => EndpointSource::Hosts(hosts.clone()),

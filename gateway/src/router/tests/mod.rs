@@ -48,6 +48,7 @@ pub(crate) fn route(spec: &str) -> RouteSettings {
         request_headers: HeaderRules::default(),
         response_headers: HeaderRules::default(),
         access_log: true,
+        origin: None,
         span: crate::config::diagnostics::Span::default(),
     }
 }

@@ -1,0 +1,323 @@
+//! Declared routes behind the routes of the file.
+//!
+//! Every route of the file comes before every declared one ([`PRIORITY`]), whatever is more specific: a tag takes no
+//! request away from a route that an operator wrote. Of two declared routes that match the same requests the one that
+//! is in the table stays, so that a route which works is never dropped for a new one; between new ones the order of the
+//! services' names decides, which is the same on every gateway. A declaration that lost is tried again at each change.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::{AutoRoutesSettings, Declaration, Reason, Rejection};
+use crate::{
+    config::settings::{RouteSettings, ServiceSettings, Settings},
+    router::{ConflictKind, RouteConflict, Router},
+};
+
+/// What services declare now: their names, with the tags that are about routes.
+pub type Declared = BTreeMap<String, Vec<String>>;
+
+/// A declared route in the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    pub service: String,
+    pub tag: String,
+    pub declaration: Declaration,
+}
+
+/// A declaration that is not in the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    pub service: String,
+    pub tag: String,
+    pub why: Rejection,
+}
+
+/// The file's settings with the declared routes that were taken.
+#[derive(Debug)]
+pub struct Merged {
+    pub settings: Settings,
+    /// In the order in which they came into the table.
+    pub accepted: Vec<Accepted>,
+    pub rejected: Vec<Rejected>,
+}
+
+/// Adds what is `declared` to the settings of the file. `incumbents`: what is in the table now, oldest first.
+/// `datacenter` is part of a route's origin, if it is known. `file` compiles by itself.
+pub fn merge(
+    file: &Settings,
+    auto: &AutoRoutesSettings,
+    declared: &Declared,
+    incumbents: &[Accepted],
+    datacenter: Option<&str>,
+) -> Merged {
+    let mut merged = Merged { settings: file.clone(), accepted: Vec::new(), rejected: Vec::new() };
+    let candidates = candidates(auto, declared, incumbents, &mut merged.rejected);
+    let mut services = Services::new(auto, file);
+    let statics = file.routes.len();
+    let routes: Vec<RouteSettings> = candidates
+        .iter()
+        .map(|candidate| route(auto, candidate, services.index(&candidate.service), datacenter))
+        .collect();
+    // What is in the table first, by itself: a route of the file may have come into its way. Then what is new.
+    let (old, new): (Vec<usize>, Vec<usize>) =
+        (0..candidates.len()).partition(|at| candidates.get(*at).is_some_and(|c| incumbents.contains(c)));
+    let table = Table { statics, file: &file.routes, routes: &routes, candidates: &candidates };
+    let old = table.settle(&[], old, &mut merged.rejected);
+    let kept = table.settle(&old, new, &mut merged.rejected);
+    let used: HashSet<usize> =
+        kept.iter().filter_map(|at| routes.get(*at)).map(|route| route.service).collect();
+    let moved = services.add_to(&mut merged.settings, &used);
+    for at in kept {
+        let (Some(route), Some(candidate)) = (routes.get(at), candidates.get(at)) else { continue };
+        let service = moved.get(&route.service).copied().unwrap_or(route.service);
+        merged.settings.routes.push(RouteSettings { service, ..route.clone() });
+        merged.accepted.push(candidate.clone());
+    }
+    merged.rejected.sort_by(|a, b| (&a.service, &a.tag).cmp(&(&b.service, &b.tag)));
+    merged
+}
+
+/// Everything that may be declared, incumbents first and in their order, then by name of service and text.
+fn candidates(
+    auto: &AutoRoutesSettings,
+    declared: &Declared,
+    incumbents: &[Accepted],
+    rejected: &mut Vec<Rejected>,
+) -> Vec<Accepted> {
+    let mut candidates: Vec<Accepted> = Vec::new();
+    let ranks: HashMap<(&str, &str), usize> = incumbents
+        .iter()
+        .enumerate()
+        .map(|(rank, known)| ((known.service.as_str(), known.tag.as_str()), rank))
+        .collect();
+    for (service, tags) in declared {
+        for tag in tags {
+            let refuse = |why| Rejected { service: service.clone(), tag: tag.clone(), why };
+            match auto.forms.read(tag) {
+                None => {}
+                Some(Err(why)) => rejected.push(refuse(why)),
+                Some(Ok(declaration))
+                    if !auto.allow.iter().any(|rule| rule.permits(service, &declaration)) =>
+                {
+                    let detail = format!(
+                        "no rule of `discovery.consul.auto_routes` allows `{service}` to declare `{}`",
+                        declaration.condition()
+                    );
+                    rejected.push(refuse(Rejection::new(Reason::NotAllowed, detail)));
+                }
+                Some(Ok(declaration)) => {
+                    candidates.push(Accepted { service: service.clone(), tag: tag.clone(), declaration });
+                }
+            }
+        }
+    }
+    // Stable: new ones keep the order of services and tags.
+    let rank = |known: &Accepted| ranks.get(&(known.service.as_str(), known.tag.as_str())).copied();
+    candidates.sort_by_key(|candidate| rank(candidate).unwrap_or(usize::MAX));
+    without_repeats(&mut candidates);
+    bound(candidates, rejected)
+}
+
+/// Two texts of one service may mean the same; that is one route.
+fn without_repeats(candidates: &mut Vec<Accepted>) {
+    let mut seen = HashSet::new();
+    candidates.retain(|known| seen.insert((known.service.clone(), known.declaration.to_string())));
+}
+
+fn bound(candidates: Vec<Accepted>, rejected: &mut Vec<Rejected>) -> Vec<Accepted> {
+    let mut of_service: HashMap<String, usize> = HashMap::new();
+    let mut kept = Vec::new();
+    for Accepted { service, tag, declaration } in candidates {
+        let count = of_service.entry(service.clone()).or_default();
+        let detail = if *count >= ROUTES_OF_SERVICE_MAX {
+            format!("a service may declare {ROUTES_OF_SERVICE_MAX} routes")
+        } else if kept.len() >= ROUTES_MAX {
+            format!("all services together may declare {ROUTES_MAX} routes")
+        } else {
+            *count += 1;
+            kept.push(Accepted { service, tag, declaration });
+            continue;
+        };
+        rejected.push(Rejected { service, tag, why: Rejection::new(Reason::TooMany, detail) });
+    }
+    kept
+}
+
+/// Routes of the file, then declared ones in the order of their ranks.
+struct Table<'a> {
+    statics: usize,
+    file: &'a [RouteSettings],
+    routes: &'a [RouteSettings],
+    candidates: &'a [Accepted],
+}
+
+impl Table<'_> {
+    /// Adds `new` to what is `firm`, both as indexes of candidates, without those that are in conflict.
+    fn settle(&self, firm: &[usize], mut new: Vec<usize>, rejected: &mut Vec<Rejected>) -> Vec<usize> {
+        for pass in 0.. {
+            let declared = firm.iter().chain(&new).filter_map(|at| self.routes.get(*at));
+            let table: Vec<RouteSettings> = self.file.iter().chain(declared).cloned().collect();
+            let Err(conflicts) = Router::compile(&table) else { break };
+            let first = self.statics + firm.len();
+            let lost = self.losers(&conflicts, first, table.len(), pass >= CAREFUL_PASSES);
+            if lost.is_empty() {
+                // Only routes of the file are in conflict, which its own compilation reports.
+                break;
+            }
+            for (at, conflict) in &lost {
+                let candidate = new.get(at - first).and_then(|at| self.candidates.get(*at));
+                let Some(Accepted { service, tag, .. }) = candidate.cloned() else { continue };
+                let why = rejection(*at, conflict, &table, self.statics);
+                rejected.push(Rejected { service, tag, why });
+            }
+            let mut at = first;
+            new.retain(|_| {
+                at += 1;
+                !lost.contains_key(&(at - 1))
+            });
+        }
+        [firm, &new].concat()
+    }
+
+    /// Which routes of the table give way, by index, and to what; those before `first` do not. Careful: a route that
+    /// lost already makes no other one lose. Not careful: everything in a conflict gives way, so that it ends.
+    fn losers(
+        &self,
+        conflicts: &[RouteConflict],
+        first: usize,
+        end: usize,
+        all: bool,
+    ) -> BTreeMap<usize, RouteConflict> {
+        let mut lost: BTreeMap<usize, RouteConflict> = BTreeMap::new();
+        let mut ordered: Vec<&RouteConflict> = conflicts.iter().collect();
+        ordered.sort_by_key(|conflict| conflict.route.max(conflict.other));
+        for conflict in ordered {
+            let (older, newer) = (conflict.route.min(conflict.other), conflict.route.max(conflict.other));
+            let losers = match newer {
+                newer if newer >= first && (all || !lost.contains_key(&older)) => newer..newer + 1,
+                // Several new routes together leave nothing to one that is there: the newest of them goes.
+                newer if newer < first && newer >= self.statics && all => first..end,
+                newer if newer < first && newer >= self.statics && end > first => end - 1..end,
+                _ => continue,
+            };
+            for at in losers {
+                lost.entry(at).or_insert_with(|| conflict.clone());
+            }
+        }
+        lost
+    }
+}
+
+fn rejection(at: usize, conflict: &RouteConflict, table: &[RouteSettings], statics: usize) -> Rejection {
+    // What it matches is taken by the other one; or it would take something from one that is in the table.
+    let other = if conflict.route == at { conflict.other } else { conflict.route };
+    let name = table.get(other).map_or("", |route| route.name.as_str());
+    if other < statics {
+        let detail = format!("route `{name}` of the configuration takes everything that it would match");
+        return Rejection::new(Reason::StaticRoute, detail);
+    }
+    let detail = match conflict.kind {
+        ConflictKind::Duplicate => format!("`{name}` matches the same requests and was there first"),
+        ConflictKind::Ambiguous => {
+            format!(
+                "`{name}` matches some of the same requests, neither is more specific, and it was there first"
+            )
+        }
+        ConflictKind::Dead if conflict.route == at => {
+            format!("`{name}` takes everything that it would match")
+        }
+        ConflictKind::Dead => format!("it would take everything from `{name}`, which was there first"),
+    };
+    Rejection::new(Reason::Conflict, detail)
+}
+
+fn route(
+    auto: &AutoRoutesSettings,
+    accepted: &Accepted,
+    service: usize,
+    datacenter: Option<&str>,
+) -> RouteSettings {
+    let declaration = &accepted.declaration;
+    let origin = origin(&accepted.service, datacenter);
+    let mut route = RouteSettings {
+        name: format!("{origin} {}", declaration.condition()),
+        methods: declaration.methods.clone(),
+        host: declaration.host.clone(),
+        path: declaration.path.clone(),
+        priority: PRIORITY,
+        service,
+        origin: Some(origin),
+        ..auto.template.clone()
+    };
+    if let Some(rewrite) = &declaration.rewrite {
+        route.rewrite = Some(rewrite.clone());
+    }
+    if let Some(total) = declaration.timeout {
+        route.timeout.total = total;
+        route.timeout.per_try = route.timeout.per_try.filter(|per_try| *per_try < total);
+    }
+    route
+}
+
+/// `consul:dc1/orders`.
+pub fn origin(service: &str, datacenter: Option<&str>) -> String {
+    match datacenter {
+        Some(datacenter) => format!("consul:{datacenter}/{service}"),
+        None => format!("consul:{service}"),
+    }
+}
+
+/// The services of the file, and behind them those that only declared routes name.
+struct Services<'a> {
+    auto: &'a AutoRoutesSettings,
+    file: &'a Settings,
+    added: Vec<ServiceSettings>,
+    /// By name in the registry.
+    indexes: HashMap<String, usize>,
+}
+
+impl<'a> Services<'a> {
+    fn new(auto: &'a AutoRoutesSettings, file: &'a Settings) -> Self {
+        Self { auto, file, added: Vec::new(), indexes: HashMap::new() }
+    }
+
+    fn index(&mut self, service: &str) -> usize {
+        if let Some(index) = self.indexes.get(service) {
+            return *index;
+        }
+        let settings = self.auto.service_of(service);
+        let of_file =
+            self.file.services.iter().position(|known| known.name == settings.name && known.subset.is_none());
+        let index = of_file.unwrap_or_else(|| {
+            self.added.push(settings);
+            self.file.services.len() + self.added.len() - 1
+        });
+        self.indexes.insert(service.to_owned(), index);
+        index
+    }
+
+    /// Adds those in `used` to the settings; their new indexes by the old ones.
+    fn add_to(self, settings: &mut Settings, used: &HashSet<usize>) -> HashMap<usize, usize> {
+        let first = settings.services.len();
+        let mut moved = HashMap::new();
+        for (at, service) in self.added.into_iter().enumerate() {
+            if used.contains(&(first + at)) {
+                moved.insert(first + at, settings.services.len());
+                settings.services.push(service);
+            }
+        }
+        moved
+    }
+}
+
+/// Below everything that the file can say (-1000 to 1000).
+pub const PRIORITY: i32 = -1001;
+/// More is a generator that has gone wrong.
+const ROUTES_OF_SERVICE_MAX: usize = 100;
+/// Enough for a thousand services with two routes each; a table of this size compiles in milliseconds.
+const ROUTES_MAX: usize = 2000;
+/// Conflicts that come to light only after others are solved are rare; past this the rest gives way at once.
+const CAREFUL_PASSES: usize = 8;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,197 @@
+//! What comes into the table, what stays in it, and what is refused.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::load;
+
+/// The settings of a file with `routes` and everything allowed.
+fn file(routes: &str, more: &str) -> Settings {
+    let text = format!(
+        "version: 1\ndiscovery: {{consul: {{auto_routes: {{sources: [native, fabio], allow_hosts: \"*\", \
+         allow_paths: /**{more}}}}}}}\nroutes: [{routes}]\n"
+    );
+    load::parse("routes.yaml", &text, Path::new(""), &|_| None)
+        .unwrap_or_else(|report| panic!("{report}"))
+        .settings
+}
+
+fn declared(services: &[(&str, &[&str])]) -> Declared {
+    let tags = |tags: &[&str]| tags.iter().map(|tag| format!("millgate.route={tag}")).collect();
+    services.iter().map(|(name, list)| ((*name).to_owned(), tags(list))).collect()
+}
+
+fn merged(file: &Settings, declared: &Declared, incumbents: &[Accepted]) -> Merged {
+    merge(file, file.auto_routes.as_ref().unwrap(), declared, incumbents, Some("dc1"))
+}
+
+/// `service condition` of each route in the table, and `service reason` of each that is not.
+fn outcome(merged: &Merged) -> (Vec<String>, Vec<String>) {
+    let accepted = merged.accepted.iter().map(|a| format!("{} {}", a.service, a.declaration.condition()));
+    let rejected = merged.rejected.iter().map(|r| format!("{} {}", r.service, r.why.reason.as_str()));
+    (accepted.collect(), rejected.collect())
+}
+
+#[test]
+fn a_declared_route_has_the_files_defaults_and_its_service() {
+    let file = file("{path: /static, service: web}", "");
+    let merged =
+        merged(&file, &declared(&[("orders", &["GET shop.test/orders/** strip=/orders timeout=5s"])]), &[]);
+    let route = &merged.settings.routes[1];
+    assert_eq!(route.name, "consul:dc1/orders GET shop.test/orders/**");
+    assert_eq!((route.origin.as_deref(), route.priority), (Some("consul:dc1/orders"), PRIORITY));
+    assert_eq!(route.timeout.total, std::time::Duration::from_secs(5));
+    assert_eq!(route.timeout.connect, file.routes[0].timeout.connect);
+    assert_eq!(route.rewrite.as_ref().unwrap().strip.as_deref(), Some("/orders"));
+    assert_eq!(merged.settings.services[route.service].name, "orders");
+    assert_eq!(merged.settings.services.len(), 2);
+}
+
+#[test]
+fn a_service_of_the_file_keeps_what_the_file_says_of_it() {
+    let file = file("{path: /static, service: shop}", "");
+    let plain = merged(&file, &declared(&[("shop", &["/a"]), ("web", &["/b"])]), &[]);
+    assert_eq!(plain.settings.routes[1].service, 0, "one watch, one breaker");
+    assert_eq!(plain.settings.services.len(), 2);
+    let text = "version: 1\ndiscovery: {consul: {auto_routes: {allow_hosts: \"*\", allow_paths: /**}}}\n\
+                routes: [{path: /static, service: shop}]\n\
+                services: {shop: {hosts: [\"127.0.0.1:1\"]}, web: {max_inflight: 7}}\n";
+    let file = load::parse("routes.yaml", text, Path::new(""), &|_| None).unwrap().settings;
+    let merged = merged(&file, &declared(&[("shop", &["/a"]), ("web", &["/b"])]), &[]);
+    let names: Vec<_> = merged.settings.services.iter().map(|service| service.name.as_str()).collect();
+    assert_eq!(names, ["shop", "consul:shop", "web"], "the name in the file means other hosts");
+    assert_eq!(merged.settings.services[2].max_inflight, 7);
+}
+
+#[test]
+fn a_route_of_the_file_wins_over_every_declared_one() {
+    let file = file("{path: /users/**, service: web}", "");
+    let merged = merged(&file, &declared(&[("thief", &["/users/admin", "/users/**", "/**"])]), &[]);
+    assert_eq!(
+        outcome(&merged),
+        (
+            vec!["thief /**".to_owned()],
+            vec!["thief static_route".to_owned(), "thief static_route".to_owned()]
+        )
+    );
+    let table = Router::compile(&merged.settings.routes).unwrap();
+    let found = table.lookup("any.test", "/users/admin", &http::Method::GET, &http::HeaderMap::new());
+    assert_eq!(found, crate::router::Match::Route(0));
+}
+
+#[test]
+fn of_two_services_the_one_that_works_stays_and_names_decide_between_new_ones() {
+    let file = file("", "");
+    let first = merged(&file, &declared(&[("b", &["/x/**"])]), &[]);
+    let both = declared(&[("a", &["/x/**"]), ("b", &["/x/**"])]);
+    let later = merged(&file, &both, &first.accepted);
+    assert_eq!(outcome(&later), (vec!["b /x/**".to_owned()], vec!["a conflict".to_owned()]));
+    assert!(later.rejected[0].why.detail.contains("`consul:dc1/b /x/**`"), "{:?}", later.rejected);
+    assert_eq!(outcome(&merged(&file, &both, &[])).0, ["a /x/**"]);
+    let gone = merged(&file, &declared(&[("a", &["/x/**"])]), &later.accepted);
+    assert_eq!(outcome(&gone), (vec!["a /x/**".to_owned()], vec![]), "the other one is tried again");
+}
+
+#[test]
+fn new_routes_that_leave_nothing_to_one_that_works_give_way() {
+    let file = file("", "");
+    let first = merged(&file, &declared(&[("b", &["/x/{id}"])]), &[]);
+    let together = declared(&[("a", &["GET /x/{id}"]), ("b", &["/x/{id}"]), ("c", &["GET /x/1", "/x/{id}"])]);
+    let later = merged(&file, &together, &first.accepted);
+    let (accepted, rejected) = outcome(&later);
+    assert_eq!(accepted, ["b /x/{id}", "a GET /x/{id}", "c GET /x/1"]);
+    assert_eq!(rejected, ["c conflict"]);
+    let first = merged(&file, &declared(&[("b", &["/y/**"])]), &[]);
+    let shadow = declared(&[("a", &["/y", "/y/*/**"]), ("b", &["/y/**"])]);
+    assert!(outcome(&merged(&file, &shadow, &first.accepted)).0.contains(&"b /y/**".to_owned()));
+}
+
+#[test]
+fn instances_that_say_the_same_make_one_route_and_a_deploy_keeps_both_until_the_old_are_gone() {
+    let file = file("", "");
+    let mut same = declared(&[("web", &["/a/**"])]);
+    same.get_mut("web").unwrap().push("urlprefix-/a".to_owned());
+    assert_eq!(outcome(&merged(&file, &same, &[])), (vec!["web /a/**".to_owned()], vec![]));
+    let old = merged(&file, &declared(&[("web", &["/v1/**"])]), &[]);
+    let during = merged(&file, &declared(&[("web", &["/v1/**", "/v2/**"])]), &old.accepted);
+    assert_eq!(outcome(&during).0, ["web /v1/**", "web /v2/**"]);
+    let after = merged(&file, &declared(&[("web", &["/v2/**"])]), &during.accepted);
+    assert_eq!(outcome(&after).0, ["web /v2/**"]);
+}
+
+#[test]
+fn what_no_rule_allows_is_refused() {
+    let text = "version: 1\ndiscovery: {consul: {auto_routes: {allow: [{services: \"shop-*\", hosts: shop.test, paths: /shop/**}]}}}\n\
+                routes: []\n";
+    let file = load::parse("routes.yaml", text, Path::new(""), &|_| None).unwrap().settings;
+    let merged = merged(
+        &file,
+        &declared(&[
+            ("shop-a", &["shop.test/shop/a"]),
+            ("shop-b", &["/shop/b"]),
+            ("shop-c", &["shop.test/c"]),
+            ("other", &["shop.test/shop/o"]),
+        ]),
+        &[],
+    );
+    assert_eq!(
+        outcome(&merged),
+        (
+            vec!["shop-a shop.test/shop/a".to_owned()],
+            vec![
+                "other not_allowed".to_owned(),
+                "shop-b not_allowed".to_owned(),
+                "shop-c not_allowed".to_owned()
+            ]
+        )
+    );
+}
+
+#[test]
+fn a_service_may_declare_a_hundred_routes() {
+    let file = file("", "");
+    let tags: Vec<String> = (0..=ROUTES_OF_SERVICE_MAX).map(|n| format!("/r{n}")).collect();
+    let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+    let merged = merged(&file, &declared(&[("web", &tags)]), &[]);
+    assert_eq!(merged.accepted.len(), ROUTES_OF_SERVICE_MAX);
+    assert_eq!(outcome(&merged).1, ["web too_many"]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever is declared: the table compiles, every declaration is in it or refused, and what was in the table
+    /// and still is declared stays.
+    #[test]
+    fn the_table_always_compiles_and_what_works_stays(
+        before in prop::collection::vec((0..4u8, 0..12usize), 0..8),
+        after in prop::collection::vec((0..4u8, 0..12usize), 0..12),
+    ) {
+        const TAGS: [&str; 12] = ["/a", "/a/**", "/a/*", "/a/{x}", "/**", "GET /a", "GET /a/**", "h.test/a", "*.test/a",
+            "*.test/**", "/a/b", "/"];
+        let file = file("{path: /a/b, service: s}, {path: GET /a, service: s}", "");
+        let of = |list: &[(u8, usize)]| {
+            let mut all = Declared::new();
+            for (service, tag) in list {
+                let tags = all.entry(format!("s{service}")).or_default();
+                let tag = format!("millgate.route={}", TAGS[*tag]);
+                if !tags.contains(&tag) { tags.push(tag); }
+            }
+            all
+        };
+        let first = merged(&file, &of(&before), &[]);
+        prop_assert!(Router::compile(&first.settings.routes).is_ok());
+        let now = of(&after);
+        let second = merged(&file, &now, &first.accepted);
+        prop_assert!(Router::compile(&second.settings.routes).is_ok());
+        let count: usize = now.values().map(Vec::len).sum();
+        prop_assert_eq!(second.accepted.len() + second.rejected.len(), count);
+        for known in &first.accepted {
+            if now.get(&known.service).is_some_and(|tags| tags.contains(&known.tag)) {
+                prop_assert!(second.accepted.contains(known), "{:?}", known);
+            }
+        }
+    }
+}

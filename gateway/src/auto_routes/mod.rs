@@ -1,0 +1,116 @@
+//! Routes that services declare with tags in the registry.
+//!
+//! Anyone who may register a service may write a tag, so a declaration is a request and no order: [`tags`] reads it,
+//! [`allow`] checks it against the operator's lists, [`merge`] adds it behind the routes of the file, which always
+//! win. What cannot be honoured is not taken, and is reported with its reason; nothing is ignored silently.
+//! Everything in this room is pure.
+
+pub mod allow;
+pub mod merge;
+mod settings;
+pub mod tags;
+
+use std::{fmt, time::Duration};
+
+use http::Method;
+
+pub use self::settings::AutoRoutesSettings;
+use crate::config::settings::{HostPattern, RewriteSettings};
+
+/// One route as a tag declares it. Its text ([`fmt::Display`]) is the native form of the tag, without the prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declaration {
+    /// Empty: any.
+    pub methods: Vec<Method>,
+    pub host: HostPattern,
+    /// As in the file: `/orders/**`.
+    pub path: String,
+    pub rewrite: Option<RewriteSettings>,
+    /// Of the whole request.
+    pub timeout: Option<Duration>,
+}
+
+impl Declaration {
+    /// What it matches, as one would say it: `GET shop.example/orders/**`.
+    pub fn condition(&self) -> String {
+        let methods: Vec<&str> = self.methods.iter().map(Method::as_str).collect();
+        let space = if methods.is_empty() { "" } else { " " };
+        let host = match &self.host {
+            HostPattern::Any => String::new(),
+            HostPattern::Exact(host) => host.clone(),
+            HostPattern::Suffix(suffix) => format!("*{suffix}"),
+        };
+        format!("{}{space}{host}{}", methods.join(","), self.path)
+    }
+}
+
+impl fmt::Display for Declaration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.condition())?;
+        if let Some(rewrite) = &self.rewrite {
+            for (option, value) in [("strip", &rewrite.strip), ("add", &rewrite.add)] {
+                if let Some(value) = value {
+                    write!(f, " {option}={value}")?;
+                }
+            }
+        }
+        match self.timeout {
+            Some(timeout) => write!(f, " timeout={}ms", timeout.as_millis()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why a declared route is not in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// The tag cannot be read.
+    Invalid,
+    /// It asks for something that the gateway cannot do, or that a tag may not decide.
+    Unsupported,
+    /// No allow-list has its host and path.
+    NotAllowed,
+    /// The file's routes take everything that it would match.
+    StaticRoute,
+    /// Another declared route, which works, matches the same requests.
+    Conflict,
+    /// Past a limit on the number of declared routes.
+    TooMany,
+}
+
+impl Reason {
+    pub const ALL: [Self; 6] = [
+        Self::Invalid,
+        Self::Unsupported,
+        Self::NotAllowed,
+        Self::StaticRoute,
+        Self::Conflict,
+        Self::TooMany,
+    ];
+
+    /// The stable word in JSON and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::Unsupported => "unsupported",
+            Self::NotAllowed => "not_allowed",
+            Self::StaticRoute => "static_route",
+            Self::Conflict => "conflict",
+            Self::TooMany => "too_many",
+        }
+    }
+}
+
+/// A declaration that was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    pub reason: Reason,
+    /// One sentence for the owner of the service.
+    pub detail: String,
+}
+
+impl Rejection {
+    pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}

@@ -1,0 +1,325 @@
+//! Tags that declare routes: our own form, and the part of Fabio's `urlprefix-` that means the same here.
+//!
+//! Native: `millgate.route=[METHODS ]HOST/PATH [OPTION=VALUE …]`. Methods are separated by `,` or `|`; `*` or none is
+//! any. No host is any host. The path is a pattern as in the file: `/orders` is exact, `/orders/**` is everything
+//! below. Options: `strip`, `add`, `timeout`, `proto=http`.
+//!
+//! Fabio (<https://fabiolb.net/feature/>): `urlprefix-HOST/PATH [OPTION …]`. The path is a prefix; it becomes a subtree
+//! here, so `/orders` takes `/orders/1` and not `/orders-old`. Options: `strip`, `prepend`, `proto=http`. Every other
+//! option changes what a request meets (`allow`, `auth`, `weight`, `redirect`, …), so a tag with one is refused whole.
+
+use std::time::Duration;
+
+use http::Method;
+
+use super::{Declaration, Reason, Rejection};
+use crate::config::{
+    pattern,
+    settings::{HostPattern, RewriteSettings},
+    units::{self, Invalid},
+};
+
+/// Which tags declare routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TagForms {
+    /// `millgate` of `millgate.route=`; `None`: native tags declare nothing.
+    pub native: Option<String>,
+    /// `urlprefix-`; `None`: Fabio's tags declare nothing.
+    pub fabio: Option<String>,
+}
+
+impl Default for TagForms {
+    /// Both forms with the prefixes that they have by default.
+    fn default() -> Self {
+        Self { native: Some(NATIVE_PREFIX.to_owned()), fabio: Some(FABIO_PREFIX.to_owned()) }
+    }
+}
+
+impl TagForms {
+    /// Reads a tag. `None`: it is about something else.
+    pub fn read(&self, tag: &str) -> Option<Result<Declaration, Rejection>> {
+        let tag = tag.trim();
+        if let Some(text) = self.native_text(tag) {
+            return Some(bounded(text).and_then(native));
+        }
+        let text = tag.strip_prefix(self.fabio.as_deref()?)?;
+        Some(bounded(text).and_then(fabio))
+    }
+
+    /// Does it declare a route, right or wrong?
+    pub fn is_route(&self, tag: &str) -> bool {
+        let tag = tag.trim();
+        self.native_text(tag).is_some() || self.fabio.as_deref().is_some_and(|prefix| tag.starts_with(prefix))
+    }
+
+    fn native_text<'t>(&self, tag: &'t str) -> Option<&'t str> {
+        tag.strip_prefix(self.native.as_deref()?)?.strip_prefix(".route=")
+    }
+}
+
+fn bounded(text: &str) -> Result<&str, Rejection> {
+    if text.len() > TAG_BYTES_MAX {
+        return Err(invalid(format!("the tag is longer than {TAG_BYTES_MAX} bytes")));
+    }
+    Ok(text.trim())
+}
+
+fn native(text: &str) -> Result<Declaration, Rejection> {
+    let mut words = text.split_whitespace();
+    let mut target = words.next().ok_or_else(|| invalid("it names no path"))?;
+    let mut methods = Vec::new();
+    // Neither a method nor `*` has a slash, and every target has one.
+    if !target.contains('/') {
+        methods = read_methods(target)?;
+        target = words
+            .next()
+            .filter(|word| word.contains('/'))
+            .ok_or_else(|| invalid("it names no path; write for example `GET shop.example/orders/**`"))?;
+    }
+    let (host, path) = split_target(target)?;
+    let path = pattern::path_pattern(path).map_err(|why| refused("the path", &why))?.path;
+    let mut declaration = Declaration { methods, host, path, rewrite: None, timeout: None };
+    for word in words {
+        let (option, value) = option(word)?;
+        match option {
+            "add" => rewrite(&mut declaration).add = Some(prefix(option, value)?),
+            "timeout" => {
+                let range = TIMEOUT_MIN..=TIMEOUT_MAX;
+                let timeout = units::duration_in(value, range).map_err(|why| refused("`timeout`", &why))?;
+                declaration.timeout = Some(timeout);
+            }
+            _ => common(&mut declaration, option, value)?,
+        }
+    }
+    Ok(declaration)
+}
+
+fn fabio(text: &str) -> Result<Declaration, Rejection> {
+    let mut words = text.split_whitespace();
+    let target = words.next().ok_or_else(|| invalid("it names no path"))?;
+    if !target.contains('/') {
+        return Err(unsupported("it is about a TCP port; only HTTP routes with a path are taken"));
+    }
+    if target.contains('$') {
+        return Err(unsupported("variables in the prefix are not replaced"));
+    }
+    let (host, path) = split_target(target)?;
+    if path.contains(['*', '{', '}']) {
+        return Err(unsupported("a glob in the path is not taken"));
+    }
+    let below = format!("{}/**", path.trim_end_matches('/'));
+    let path = pattern::path_pattern(&below).map_err(|why| refused("the path", &why))?.path;
+    let mut declaration = Declaration { methods: Vec::new(), host, path, rewrite: None, timeout: None };
+    for word in words {
+        let (option, value) = option(word)?;
+        match option {
+            "prepend" => rewrite(&mut declaration).add = Some(prefix(option, value)?),
+            _ => common(&mut declaration, option, value)?,
+        }
+    }
+    Ok(declaration)
+}
+
+/// What both forms have.
+fn common(declaration: &mut Declaration, option: &str, value: &str) -> Result<(), Rejection> {
+    match (option, value) {
+        ("strip", _) => rewrite(declaration).strip = Some(prefix(option, value)?),
+        ("proto", "http") => {}
+        ("proto", other) => {
+            return Err(unsupported(format!("requests go to services as `http`, not as `{other}`")));
+        }
+        _ => return Err(unsupported(format!("the option `{option}` is not taken from a tag"))),
+    }
+    Ok(())
+}
+
+fn rewrite(declaration: &mut Declaration) -> &mut RewriteSettings {
+    declaration.rewrite.get_or_insert(RewriteSettings { strip: None, add: None })
+}
+
+fn prefix(option: &str, value: &str) -> Result<String, Rejection> {
+    pattern::path_prefix(value).map_err(|why| refused(&format!("`{option}`"), &why))
+}
+
+fn option(word: &str) -> Result<(&str, &str), Rejection> {
+    word.split_once('=').ok_or_else(|| invalid(format!("`{word}` is not `option=value`")))
+}
+
+fn read_methods(word: &str) -> Result<Vec<Method>, Rejection> {
+    if word == "*" {
+        return Ok(Vec::new());
+    }
+    let mut methods = Vec::new();
+    for name in word.split([',', '|']) {
+        let method = pattern::method(name).map_err(|why| refused("a method", &why))?;
+        if !methods.contains(&method) {
+            methods.push(method);
+        }
+    }
+    // The same methods in another order are the same declaration.
+    methods.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    Ok(methods)
+}
+
+/// `shop.example/orders` → host and path; without a host, any.
+fn split_target(target: &str) -> Result<(HostPattern, &str), Rejection> {
+    let (host, path) = target.split_at(target.find('/').unwrap_or(target.len()));
+    let host = match host {
+        "" => HostPattern::Any,
+        host => pattern::host_pattern(host).map_err(|why| refused("the host", &why))?,
+    };
+    Ok((host, path))
+}
+
+fn refused(what: &str, why: &Invalid) -> Rejection {
+    invalid(format!("{what} must be {}: {}", why.expected, why.label))
+}
+
+fn invalid(detail: impl Into<String>) -> Rejection {
+    Rejection::new(Reason::Invalid, detail)
+}
+
+fn unsupported(detail: impl Into<String>) -> Rejection {
+    Rejection::new(Reason::Unsupported, detail)
+}
+
+/// In front of `.route=`.
+pub const NATIVE_PREFIX: &str = "millgate";
+/// Fabio's default for `registry.consul.tagprefix`.
+pub const FABIO_PREFIX: &str = "urlprefix-";
+/// As long as a value of service metadata may be; Consul itself limits tags only by the size of a request.
+const TAG_BYTES_MAX: usize = 512;
+/// The range of `timeout` in the file.
+const TIMEOUT_MIN: Duration = Duration::from_millis(1);
+const TIMEOUT_MAX: Duration = Duration::from_hours(1);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(tag: &str) -> Result<String, (Reason, String)> {
+        let read = TagForms::default().read(tag).expect("it is about a route");
+        read.map(|declaration| declaration.to_string()).map_err(|why| (why.reason, why.detail))
+    }
+
+    #[test]
+    fn native_tags_say_methods_host_path_and_options() {
+        for (tag, meaning) in [
+            ("millgate.route=/orders/**", "/orders/**"),
+            ("millgate.route=* /orders", "/orders"),
+            (
+                "millgate.route=POST,GET Shop.Example/orders/** strip=/orders timeout=5s",
+                "GET,POST shop.example/orders/** strip=/orders timeout=5000ms",
+            ),
+            (
+                "millgate.route=GET|HEAD *.shop.example/{id} add=/v2 proto=http",
+                "GET,HEAD *.shop.example/{id} add=/v2",
+            ),
+        ] {
+            assert_eq!(read(tag), Ok(meaning.to_owned()), "{tag}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_of_fabio_is_a_subtree() {
+        for (tag, meaning) in [
+            ("urlprefix-/", "/**"),
+            ("urlprefix-/orders", "/orders/**"),
+            (
+                " urlprefix-Shop.Example/orders/ strip=/orders prepend=/v2 ",
+                "shop.example/orders/** strip=/orders add=/v2",
+            ),
+            ("urlprefix-*.example/ proto=http", "*.example/**"),
+        ] {
+            assert_eq!(read(tag), Ok(meaning.to_owned()), "{tag}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused_whole_and_named() {
+        for (tag, reason, words) in [
+            ("urlprefix-:3306", Reason::Unsupported, "TCP"),
+            ("urlprefix-/a weight=0.1", Reason::Unsupported, "`weight`"),
+            ("urlprefix-/a allow=ip:10.0.0.0/8", Reason::Unsupported, "`allow`"),
+            ("urlprefix-/a auth=basic", Reason::Unsupported, "`auth`"),
+            ("urlprefix-/a proto=https", Reason::Unsupported, "`https`"),
+            ("urlprefix-$DC.example/a", Reason::Unsupported, "variables"),
+            ("urlprefix-/a/*", Reason::Unsupported, "glob"),
+            ("urlprefix-/a bare", Reason::Invalid, "`bare`"),
+            ("urlprefix-", Reason::Invalid, "no path"),
+            ("millgate.route=", Reason::Invalid, "no path"),
+            ("millgate.route=GET", Reason::Invalid, "no path"),
+            ("millgate.route=GTE /a", Reason::Invalid, "did you mean `GET`"),
+            ("millgate.route=/a/", Reason::Invalid, "does not end with `/`"),
+            ("millgate.route=shop.example:80/a", Reason::Invalid, "without its port"),
+            ("millgate.route=/a auth=none", Reason::Unsupported, "`auth`"),
+            ("millgate.route=/a timeout=5", Reason::Invalid, "unit is missing"),
+            ("millgate.route=/a timeout=2h", Reason::Invalid, "`timeout`"),
+            ("millgate.route=/a strip=a", Reason::Invalid, "begins with `/`"),
+        ] {
+            let (found, detail) = read(tag).unwrap_err();
+            assert!(found == reason && detail.contains(words), "{tag}: {found:?} {detail}");
+        }
+    }
+
+    #[test]
+    fn other_tags_are_about_something_else() {
+        let forms = TagForms { fabio: None, ..TagForms::default() };
+        for tag in ["v1", "millgate", "millgate.route", "traefik.enable=true", "urlprefix-/a", ""] {
+            assert!(forms.read(tag).is_none() && !forms.is_route(tag), "{tag}");
+        }
+    }
+
+    fn words() -> impl Strategy<Value = String> {
+        prop::collection::vec(
+            prop::sample::select(vec![
+                "GET",
+                "*",
+                "POST,PUT",
+                "/",
+                "/a",
+                "/a/**",
+                "/{x}",
+                "shop.example",
+                "*.b.c",
+                "strip=/a",
+                "add=/b",
+                "prepend=/c",
+                "timeout=5s",
+                "proto=http",
+                "weight=1",
+                " ",
+                "=",
+                ":80",
+                "é",
+                "\u{0}",
+            ]),
+            0..8,
+        )
+        .prop_map(|words| words.join(""))
+    }
+
+    proptest! {
+        #[test]
+        fn no_tag_makes_the_parser_fail(tag in ".{0,80}", near in words()) {
+            for text in [tag.clone(), format!("millgate.route={tag}"), format!("urlprefix-{near}"), format!("millgate.route={near}")] {
+                let _ = TagForms::default().read(&text);
+            }
+        }
+
+        #[test]
+        fn what_was_read_is_read_again_from_its_own_text(
+            methods in "(|\\* |GET |POST,GET |PUT\\|DELETE )",
+            host in "(|shop\\.example|\\*\\.a-b\\.test)",
+            path in "(/|/[a-z]{1,5}(/\\{id\\}|/\\*)?(/\\*\\*)?)",
+            options in "( strip=/[a-z]{1,3})?( add=/[a-z]{1,3})?( timeout=[1-9]s)?",
+        ) {
+            let forms = TagForms::default();
+            let first = forms.read(&format!("millgate.route={methods}{host}{path}{options}")).unwrap().unwrap();
+            let again = forms.read(&format!("millgate.route={first}")).unwrap();
+            prop_assert_eq!(again, Ok(first));
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What the commands that talk to Consul share: how it is named, how it is asked, how an answer is laid out.
+
+use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
+
+use clap::Args;
+use millgate_registry::{Client, ClientConfig, ClientError, QueryOptions, types::ServiceEntry};
+use tokio::{sync::Semaphore, task::JoinSet};
+
+use super::fail;
+
+/// Which Consul.
+#[derive(Debug, Args)]
+pub struct ConsulArg {
+    /// Consul's address [default: $CONSUL_HTTP_ADDR, else http://127.0.0.1:8500]. The token and the rest of the
+    /// connection come from the variables that Consul's own command reads.
+    #[arg(long, value_name = "URL")]
+    consul: Option<String>,
+}
+
+impl ConsulArg {
+    /// Runs `work` with a client; an error that it returns is printed, exit code 1.
+    pub fn run<F: Future<Output = Result<ExitCode, String>>>(
+        &self,
+        work: impl FnOnce(Client) -> F,
+    ) -> ExitCode {
+        let mut config = ClientConfig::from_env();
+        if let Some(address) = &self.consul {
+            config.address.clone_from(address);
+        }
+        let client = match Client::new(config) {
+            Ok(client) => client,
+            Err(error) => return fail(error),
+        };
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return fail(error),
+        };
+        let done = runtime.block_on(work(client));
+        // A look-up of a name may hang; nobody waits for it.
+        runtime.shutdown_background();
+        done.unwrap_or_else(fail)
+    }
+}
+
+/// All instances of all `services`, asked for with a bounded number of queries at once.
+///
+/// # Errors
+/// The first query that failed.
+pub async fn all_instances(
+    client: &Client,
+    services: impl Iterator<Item = String>,
+) -> Result<BTreeMap<String, Vec<ServiceEntry>>, ClientError> {
+    let permits = Arc::new(Semaphore::new(QUERIES_MAX));
+    let mut queries = JoinSet::new();
+    for service in services {
+        let (client, permits) = (client.clone(), Arc::clone(&permits));
+        queries.spawn(async move {
+            let _permit = permits.acquire_owned().await;
+            let answer = client.health_service(&service, &QueryOptions::default()).await;
+            answer.map(|answer| (service, answer.entries))
+        });
+    }
+    let mut all = BTreeMap::new();
+    while let Some(answer) = queries.join_next().await {
+        // A query that panicked has said so on standard error.
+        let Ok(answer) = answer else { continue };
+        let (service, mut entries) = answer?;
+        entries.sort_by(|a, b| (&a.node.node, &a.service.id).cmp(&(&b.node.node, &b.service.id)));
+        all.insert(service, entries);
+    }
+    Ok(all)
+}
+
+/// Rows as columns that are as wide as their widest cell.
+pub fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut out = String::new();
+    for row in rows {
+        let cells: Vec<String> =
+            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        out.push_str(cells.join("  ").trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+/// An agent serves 200 connections of one address by default; a command is not the only one that needs some.
+const QUERIES_MAX: usize = 16;

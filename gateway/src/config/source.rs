@@ -1,0 +1,135 @@
+//! Where a configuration comes from: a file, or a key in Consul's KV.
+
+use std::{
+    ffi::OsStr,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use millgate_registry::{Client, ClientConfig, ClientError};
+
+use super::{
+    diagnostics::{Diagnostic, Report, Source, Span, code},
+    load::{self, Loaded},
+};
+
+/// A file, or a key that many gateways can share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConfigSource {
+    File(PathBuf),
+    Key(Box<ConfigKey>),
+}
+
+/// `consul://path/to/key`, at the Consul that the environment names (`CONSUL_HTTP_ADDR` and its kin).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigKey {
+    pub key: String,
+    pub consul: ClientConfig,
+}
+
+impl ConfigSource {
+    /// Reads what somebody wrote after `-c`: `consul://…` is a key, anything else a file.
+    ///
+    /// # Errors
+    /// `consul://` without a key.
+    pub fn parse(text: &OsStr) -> Result<Self, String> {
+        let Some(key) = text.to_str().and_then(|text| text.strip_prefix(SCHEME)) else {
+            return Ok(Self::File(PathBuf::from(text)));
+        };
+        // A third slash is a habit of URLs without a host; Consul's keys do not begin with one.
+        let key = key.strip_prefix('/').unwrap_or(key);
+        if key.is_empty() || key.ends_with('/') {
+            return Err(format!(
+                "`{SCHEME}{key}` names no key; write for example consul://millgate/routes.yaml"
+            ));
+        }
+        Ok(Self::Key(Box::new(ConfigKey { key: key.to_owned(), consul: ClientConfig::from_env() })))
+    }
+
+    /// Reads text that came from here into a configuration. Relative files that it names are looked up beside a
+    /// file, and in the working directory for a key.
+    pub fn parse_text(&self, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
+        load::parse(&self.to_string(), text, self.base_dir(), env)
+    }
+
+    /// As [`ConfigSource::parse_text`], for bytes that somebody put under a key.
+    pub fn parse_bytes(&self, bytes: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => self.parse_text(text, env),
+            Err(_) => Err(self.unreadable("it is not UTF-8 text", "put the text of a `routes.yaml` there")),
+        }
+    }
+
+    /// The report of a configuration that could not be had at all.
+    pub fn unreadable(&self, reason: &str, help: &str) -> Report {
+        let message = format!("cannot read the configuration: {reason}");
+        let finding = Diagnostic::error(code::UNREADABLE, Span::default(), message).help(help);
+        Report::new(Source::new(self.to_string(), ""), vec![finding])
+    }
+
+    fn base_dir(&self) -> &Path {
+        match self {
+            Self::File(path) => path.parent().unwrap_or(Path::new("")),
+            Self::Key(_) => Path::new(""),
+        }
+    }
+}
+
+/// As it is named in messages and reports.
+impl fmt::Display for ConfigSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Key(key) => write!(f, "{SCHEME}{}", key.key),
+        }
+    }
+}
+
+impl ConfigKey {
+    /// # Errors
+    /// The environment names an address, token file or CA file that cannot be used.
+    pub fn client(&self) -> Result<Client, ClientError> {
+        Client::new(self.consul.clone())
+    }
+
+    /// What to do when there is no such key.
+    pub fn advice(&self) -> String {
+        format!("put it there with `consul kv put {} @routes.yaml`", self.key)
+    }
+}
+
+const SCHEME: &str = "consul://";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<ConfigSource, String> {
+        ConfigSource::parse(OsStr::new(text))
+    }
+
+    #[test]
+    fn what_begins_with_consul_is_a_key_and_everything_else_a_file() {
+        assert_eq!(parse("routes.yaml"), Ok(ConfigSource::File("routes.yaml".into())));
+        assert_eq!(parse("consul:/a"), Ok(ConfigSource::File("consul:/a".into())));
+        for text in ["consul://edge/routes.yaml", "consul:///edge/routes.yaml"] {
+            assert_eq!(parse(text).unwrap().to_string(), "consul://edge/routes.yaml");
+        }
+    }
+
+    #[test]
+    fn a_key_must_be_named() {
+        for text in ["consul://", "consul:///", "consul://edge/"] {
+            assert!(parse(text).unwrap_err().contains("consul://millgate/routes.yaml"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_report_names_the_key_with_line_and_column() {
+        let source = parse("consul://edge").unwrap();
+        let report = source.parse_text("version: 1\nroutes:\n  - {pth: /a}\n", &|_| None).unwrap_err();
+        assert!(report.to_string().contains("consul://edge:3:6"), "{report}");
+        let report = source.parse_bytes(b"\xff", &|_| None).unwrap_err();
+        assert!(report.to_string().contains("not UTF-8"), "{report}");
+    }
+}

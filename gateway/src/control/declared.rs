@@ -1,0 +1,439 @@
+//! Routes that services declare, as they come and go: the list of services is followed, and what it says becomes
+//! routes behind those of the file ([`crate::auto_routes`]).
+//!
+//! A tag that is gone while its service stays takes its route away at once. A service that is gone from the list keeps
+//! its routes while its instances are known, so that an answer which a token cut short takes nothing away: the watch of
+//! its instances decides that with more care. After that they stay for [`GONE_FOR`] and answer 503, as a route of the
+//! file does. What was declared is kept on disk, so that a gateway which starts while Consul is away has its routes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use millgate_registry::{
+    Catalog, Client, FollowHandle, FollowOptions, Instance, QueryOptions, follow_catalog,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::{event::Event, kept_file, world::World};
+use crate::{
+    auto_routes::{
+        AutoRoutesSettings, Reason,
+        merge::{Accepted, Declared, Merged, Rejected, merge},
+        tags::TagForms,
+    },
+    config::settings::Settings,
+};
+
+/// What the list of services says of routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CatalogNews {
+    /// All that there are, also without such tags.
+    pub services: Declared,
+    /// Services were left out because of the token's rights.
+    pub filtered: bool,
+    /// The agent's, or the one that is configured; `None`: not known.
+    pub datacenter: Option<String>,
+}
+
+/// What is declared, and what came of it.
+#[derive(Debug, Default)]
+pub struct DeclaredRoutes {
+    /// With services that are no longer in the list, and are kept.
+    services: Declared,
+    /// Those, and since when they also have no instance.
+    gone: BTreeMap<String, Option<Instant>>,
+    /// The last list was cut short, so what is missing in it may be there.
+    filtered: bool,
+    datacenter: Option<String>,
+    /// The registry, or the disk, has said something.
+    heard: bool,
+    accepted: Vec<Accepted>,
+    rejected: Vec<Rejected>,
+    /// Ids and tags of instances that no watch follows, by service: for the report of what was refused.
+    seen: BTreeMap<String, Vec<(String, Vec<String>)>>,
+    /// The table of the last run, in its order; read with the first merge, which knows the forms of tags.
+    remembered: Vec<(String, String)>,
+    memory: Option<PathBuf>,
+}
+
+/// What changed, in words, for the log and `/api/v1/events`.
+pub struct Change {
+    pub kind: &'static str,
+    pub text: String,
+}
+
+impl DeclaredRoutes {
+    /// With what was declared when the gateway ran last.
+    pub fn remembered(state_dir: Option<&Path>) -> Self {
+        let memory = state_dir.map(|dir| dir.join(FILE));
+        let record = memory.as_deref().and_then(load);
+        let mut known = Self { memory, ..Self::default() };
+        if let Some(record) = record {
+            known.heard = true;
+            known.datacenter = record.datacenter;
+            for (service, tag) in &record.tags {
+                known.services.entry(service.clone()).or_default().push(tag.clone());
+            }
+            known.remembered = record.tags;
+        }
+        known
+    }
+
+    /// Is there nothing to wait for before the table is complete?
+    pub fn is_heard(&self, settings: &Settings) -> bool {
+        self.heard || settings.auto_routes.is_none()
+    }
+
+    pub fn accepted(&self) -> usize {
+        self.accepted.len()
+    }
+
+    /// Takes over a list of services. `false`: it says nothing new.
+    pub fn learn(&mut self, news: CatalogNews) -> bool {
+        let before = (self.services.clone(), self.datacenter.clone(), self.heard);
+        let mut services = news.services;
+        self.gone.retain(|service, _| !services.contains_key(service));
+        for (service, tags) in std::mem::take(&mut self.services) {
+            if let std::collections::btree_map::Entry::Vacant(missing) = services.entry(service) {
+                self.gone.entry(missing.key().clone()).or_default();
+                missing.insert(tags);
+            }
+        }
+        services.retain(|_, tags| !tags.is_empty());
+        // What was seen of instances belongs to the tags of that time.
+        self.seen.retain(|service, _| services.get(service) == before.0.get(service));
+        (self.services, self.filtered) = (services, news.filtered);
+        self.heard = true;
+        if news.datacenter.is_some() {
+            self.datacenter = news.datacenter;
+        }
+        before != (self.services.clone(), self.datacenter.clone(), true)
+    }
+
+    /// Forgets services that are gone for long enough. `false`: none.
+    pub fn expire(&mut self, auto: &AutoRoutesSettings, world: &World, now: Instant) -> bool {
+        if self.filtered {
+            return false;
+        }
+        let mut over = Vec::new();
+        for (service, since) in &mut self.gone {
+            if instances(auto, world, service).next().is_some() {
+                *since = None;
+            } else if now.saturating_duration_since(*since.get_or_insert(now)) >= GONE_FOR {
+                over.push(service.clone());
+            }
+        }
+        for service in &over {
+            self.gone.remove(service);
+            self.services.remove(service);
+        }
+        !over.is_empty()
+    }
+
+    /// The settings of the file with what is declared now, and what is different from before.
+    pub fn merge(&mut self, file: &Settings) -> (Settings, Vec<Change>) {
+        let Some(auto) = &file.auto_routes else {
+            (self.accepted, self.rejected) = (Vec::new(), Vec::new());
+            return (file.clone(), Vec::new());
+        };
+        for (service, tag) in self.remembered.drain(..) {
+            if let Some(Ok(declaration)) = auto.forms.read(&tag) {
+                self.accepted.push(Accepted { service, tag, declaration });
+            }
+        }
+        let merged = merge(file, auto, &self.services, &self.accepted, self.datacenter.as_deref());
+        let Merged { settings, accepted, rejected } = merged;
+        let changes = changes((&self.accepted, &accepted), (&self.rejected, &rejected));
+        if accepted != self.accepted {
+            self.save(&accepted);
+        }
+        (self.accepted, self.rejected) = (accepted, rejected);
+        (settings, changes)
+    }
+
+    /// For `/api/v1/routes` and metrics.
+    pub fn report(&self, auto: &AutoRoutesSettings, world: &World) -> DeclaredReport {
+        let rejected = self.rejected.iter().map(|rejected| {
+            let watched = instances(auto, world, &rejected.service).map(|i| (&i.id, &i.tags));
+            let seen = self.seen.get(&rejected.service).into_iter().flatten().map(|(id, tags)| (id, tags));
+            let with_tag: BTreeSet<&String> = watched
+                .chain(seen)
+                .filter(|(_, tags)| tags.contains(&rejected.tag))
+                .map(|(id, _)| id)
+                .collect();
+            RejectedView {
+                service: rejected.service.clone(),
+                tag: rejected.tag.clone(),
+                reason: rejected.why.reason.as_str(),
+                detail: rejected.why.detail.clone(),
+                instances: with_tag.into_iter().cloned().collect(),
+            }
+        });
+        let rejected: Vec<RejectedView> = rejected.collect();
+        DeclaredReport { accepted: self.accepted.len(), rejected }
+    }
+
+    /// Services with a refused declaration whose instances nobody has looked at: at most [`LOOKS_MAX`] at a time. They
+    /// count as looked at from now on.
+    pub fn unseen(&mut self, auto: &AutoRoutesSettings, world: &World) -> Vec<String> {
+        let refused: BTreeSet<&String> = self.rejected.iter().map(|rejected| &rejected.service).collect();
+        let is_unseen = |service: &&String| {
+            !self.seen.contains_key(*service) && instances(auto, world, service).next().is_none()
+        };
+        let unseen: Vec<String> = refused.into_iter().filter(is_unseen).take(LOOKS_MAX).cloned().collect();
+        self.seen.extend(unseen.iter().map(|service| (service.clone(), Vec::new())));
+        unseen
+    }
+
+    /// Takes over which instances of a service have which tags.
+    pub fn see(&mut self, service: String, instances: Vec<(String, Vec<String>)>) {
+        if self.services.contains_key(&service) {
+            self.seen.insert(service, instances);
+        }
+    }
+
+    fn save(&self, accepted: &[Accepted]) {
+        let Some(path) = &self.memory else { return };
+        let tags = accepted.iter().map(|known| (known.service.clone(), known.tag.clone())).collect();
+        let record = Record { version: VERSION, datacenter: self.datacenter.clone(), tags };
+        if let Ok(bytes) = serde_json::to_vec(&record) {
+            kept_file::write(path, &bytes);
+        }
+    }
+}
+
+/// Instances that a watch follows: those of a service that declares a route which was taken.
+fn instances<'a>(
+    auto: &AutoRoutesSettings,
+    world: &'a World,
+    service: &str,
+) -> impl Iterator<Item = &'a Instance> + use<'a> {
+    let targets = auto.service_of(service).source.targets().to_vec();
+    targets.into_iter().filter_map(|target| world.instances.get(&target)).flat_map(|list| list.iter())
+}
+
+/// Asks once which instances of `services` have which tags.
+pub async fn look_at(client: Client, services: Vec<String>, events: mpsc::Sender<Event>) {
+    for service in services {
+        let answer = client.health_service(&service, &QueryOptions::default()).await;
+        // The watch of the list says what is wrong with the registry; the report goes without these ids.
+        let entries = answer.map(|answer| answer.entries).unwrap_or_default();
+        let instances = entries.into_iter().map(|entry| (entry.service.id, entry.service.tags)).collect();
+        if events.send(Event::Seen { service, instances }).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What `/api/v1/routes` shows of declarations.
+#[derive(Debug, Clone, Default)]
+pub struct DeclaredReport {
+    pub accepted: usize,
+    pub rejected: Vec<RejectedView>,
+}
+
+impl DeclaredReport {
+    /// How many were refused for each reason.
+    pub fn by_reason(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        Reason::ALL.into_iter().map(|reason| {
+            let word = reason.as_str();
+            (word, self.rejected.iter().filter(|rejected| rejected.reason == word).count())
+        })
+    }
+}
+
+/// A declaration that is not in the table.
+#[derive(Debug, Clone, Serialize)]
+pub struct RejectedView {
+    pub service: String,
+    pub tag: String,
+    pub reason: &'static str,
+    pub detail: String,
+    /// Ids of the instances that have the tag, as far as they are known.
+    pub instances: Vec<String>,
+}
+
+/// Differences of what was in the table and what was refused, before and now.
+fn changes(accepted: (&[Accepted], &[Accepted]), rejected: (&[Rejected], &[Rejected])) -> Vec<Change> {
+    let said =
+        |known: &Accepted| format!("`{}` by service `{}`", known.declaration.condition(), known.service);
+    let is_in = |list: &[Accepted], known: &Accepted| {
+        list.iter().any(|other| other.service == known.service && other.declaration == known.declaration)
+    };
+    let (before, now) = accepted;
+    let gone = before.iter().filter(|known| !is_in(now, known));
+    let new = now.iter().filter(|known| !is_in(before, known));
+    let refused = rejected.1.iter().filter(|known| !rejected.0.contains(known));
+    gone.map(|known| Change { kind: "route_withdrawn", text: said(known) })
+        .chain(new.map(|known| Change { kind: "route_declared", text: said(known) }))
+        .chain(refused.map(|known| Change {
+            kind: "route_refused",
+            text: format!("tag `{}` of service `{}`: {}", known.tag, known.service, known.why.detail),
+        }))
+        .collect()
+}
+
+/// Follows the list of services until dropped.
+pub struct CatalogFollow {
+    forms: TagForms,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl CatalogFollow {
+    pub fn start(
+        client: Client,
+        datacenter: Option<String>,
+        forms: TagForms,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
+        Self { task: tokio::spawn(follow(client, datacenter, forms.clone(), events)), forms }
+    }
+
+    /// Does it keep the tags that these forms read?
+    pub fn serves(&self, forms: &TagForms) -> bool {
+        self.forms == *forms
+    }
+}
+
+impl Drop for CatalogFollow {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn follow(client: Client, datacenter: Option<String>, forms: TagForms, events: mpsc::Sender<Event>) {
+    let keep = move |catalog: Catalog| (of_routes(catalog.services, &forms), catalog.filtered_by_acls);
+    let (updates, mut received) = mpsc::channel(1);
+    let _handle: FollowHandle = follow_catalog(client.clone(), FollowOptions::default(), keep, updates);
+    // A token without `agent:read` does not tell; then origins have no datacenter.
+    let mut own: Option<String> = datacenter;
+    while let Some((services, filtered)) = received.recv().await {
+        if own.is_none() {
+            let agent = client.agent_self().await;
+            own = agent.ok().map(|agent| agent.config.datacenter).filter(|name| !name.is_empty());
+        }
+        let news = CatalogNews { services, filtered, datacenter: own.clone() };
+        if events.send(Event::Catalog(news)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// All services, with the tags that are about routes.
+fn of_routes(services: BTreeMap<String, Vec<String>>, forms: &TagForms) -> Declared {
+    let tags = |tags: Vec<String>| -> Vec<String> {
+        // Sorted and once each.
+        tags.into_iter().filter(|tag| forms.is_route(tag)).collect::<BTreeSet<_>>().into_iter().collect()
+    };
+    services.into_iter().map(|(name, list)| (name, tags(list))).collect()
+}
+
+#[derive(Serialize, Deserialize)]
+struct Record {
+    version: u32,
+    datacenter: Option<String>,
+    /// Service and tag, in the order of the table.
+    tags: Vec<(String, String)>,
+}
+
+fn load(path: &Path) -> Option<Record> {
+    // A cache, never a truth: what makes no sense counts as absent.
+    let record: Option<Record> = serde_json::from_slice(&kept_file::read(path)?).ok();
+    record.filter(|record| record.version == VERSION)
+}
+
+/// A restart of the last instance takes less; and a 503 tells more than a 404 while it lasts.
+const GONE_FOR: Duration = Duration::from_mins(1);
+/// Services that are looked at after one change, for the report.
+const LOOKS_MAX: usize = 20;
+const FILE: &str = "declared+routes.json";
+const VERSION: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load as config;
+
+    fn file() -> Settings {
+        let text = "version: 1\ndiscovery: {consul: {auto_routes: {allow_hosts: \"*\", allow_paths: /**}}}\nroutes: []\n";
+        config::parse("routes.yaml", text, Path::new(""), &|_| None).unwrap().settings
+    }
+
+    fn news(services: &[(&str, &str)]) -> CatalogNews {
+        let tags = |(name, tag): &(&str, &str)| ((*name).to_owned(), vec![format!("millgate.route={tag}")]);
+        CatalogNews {
+            services: services.iter().map(tags).collect(),
+            filtered: false,
+            datacenter: Some("dc1".into()),
+        }
+    }
+
+    fn paths(declared: &mut DeclaredRoutes) -> Vec<String> {
+        declared.merge(&file()).0.routes.into_iter().map(|route| route.path).collect()
+    }
+
+    /// The registry knows one instance of `web`, or none.
+    fn world(instances: usize) -> World {
+        let mut world = World::default();
+        let json = r#"{"Node":{"Node":"n","Address":"10.0.0.1"},"Service":{"ID":"a","Port":1}}"#;
+        let entry = serde_json::from_str(json).unwrap();
+        let one = millgate_registry::Instance::read(&entry).unwrap();
+        world.instances.insert(millgate_registry::WatchTarget::service("web"), vec![one; instances].into());
+        world
+    }
+
+    #[test]
+    fn a_tag_that_is_gone_takes_its_route_and_a_service_that_is_gone_keeps_it_while_it_has_instances() {
+        let auto = file().auto_routes.unwrap();
+        let (mut declared, begin) = (DeclaredRoutes::default(), Instant::now());
+        assert!(declared.learn(news(&[("web", "/a"), ("other", "/o")])));
+        assert_eq!(paths(&mut declared), ["/o", "/a"]);
+        assert!(declared.learn(news(&[("web", "/b"), ("other", "/o")])));
+        assert_eq!(paths(&mut declared), ["/o", "/b"]);
+        let mut without = news(&[("other", "/o"), ("web", "")]);
+        without.services.get_mut("web").unwrap().clear();
+        declared.learn(without);
+        assert_eq!(paths(&mut declared), ["/o"], "the service is there, and declares nothing");
+        declared.learn(news(&[("web", "/b"), ("other", "/o")]));
+        declared.learn(news(&[("other", "/o")]));
+        let later = begin + GONE_FOR * 10;
+        assert!(!declared.expire(&auto, &world(1), begin) && !declared.expire(&auto, &world(1), later));
+        assert_eq!(paths(&mut declared), ["/o", "/b"]);
+        assert!(!declared.expire(&auto, &world(0), later), "its time begins");
+        assert!(!declared.expire(&auto, &world(0), later + GONE_FOR / 2));
+        assert!(declared.expire(&auto, &world(0), later + GONE_FOR));
+        assert_eq!(paths(&mut declared), ["/o"]);
+    }
+
+    #[test]
+    fn a_list_that_was_cut_short_by_permissions_ends_nothing() {
+        let auto = file().auto_routes.unwrap();
+        let (mut declared, begin) = (DeclaredRoutes::default(), Instant::now());
+        declared.learn(news(&[("web", "/a")]));
+        declared.learn(CatalogNews { filtered: true, ..news(&[]) });
+        declared.expire(&auto, &world(0), begin);
+        assert!(!declared.expire(&auto, &world(0), begin + GONE_FOR * 2));
+        assert_eq!(paths(&mut declared), ["/a"]);
+    }
+
+    #[test]
+    fn what_was_declared_is_there_at_the_next_start_in_the_same_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut declared = DeclaredRoutes::remembered(Some(dir.path()));
+        assert!(!declared.is_heard(&file()));
+        declared.learn(news(&[("b", "/x")]));
+        paths(&mut declared);
+        declared.learn(news(&[("a", "/x"), ("b", "/x")]));
+        paths(&mut declared);
+        let mut next = DeclaredRoutes::remembered(Some(dir.path()));
+        assert!(next.is_heard(&file()));
+        next.learn(news(&[("a", "/x"), ("b", "/x")]));
+        assert_eq!(next.merge(&file()).0.routes[0].name, "consul:dc1/b /x");
+        std::fs::write(dir.path().join(FILE), "{").unwrap();
+        assert!(!DeclaredRoutes::remembered(Some(dir.path())).is_heard(&file()));
+    }
+}

@@ -1,0 +1,233 @@
+//! The configuration's text: had at start, read again at a reload, followed where it is a key in Consul.
+//!
+//! A key is followed as a file is: a text that is wrong, a key that was deleted, a Consul that is away never take the
+//! running configuration away. The last text that was accepted is kept in the state directory, so that a gateway
+//! starts while Consul is down, with it or with a key whose text is broken at that moment. Without one, a start waits
+//! for Consul; a missing key, a refused token or a wrong text are errors, as a missing or wrong file is.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use millgate_registry::{
+    Client, ClientError, FollowHandle, FollowOptions, KeyValue, QueryOptions, follow_key,
+};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::sync::mpsc;
+
+use super::{
+    environment,
+    event::Event,
+    files::{content_fingerprint, loaded_fingerprint},
+    kept_file,
+};
+use crate::config::{
+    diagnostics::Report,
+    load::{self, Loaded},
+    source::{ConfigKey, ConfigSource},
+};
+
+/// Where the configuration is from, and what is known of it.
+pub struct Origin {
+    source: ConfigSource,
+    key: Option<KeyOrigin>,
+}
+
+struct KeyOrigin {
+    client: Client,
+    /// What the key held when it was last there; it may be wrong, and then another text runs.
+    latest: Bytes,
+    /// Where the last accepted text is kept.
+    kept: Option<PathBuf>,
+}
+
+/// A first configuration that works.
+pub struct First<T> {
+    pub origin: Origin,
+    pub loaded: Loaded,
+    /// What the caller made of it.
+    pub made: T,
+    /// Why it is the last known one and not the one that the source has now.
+    pub refused: Option<Report>,
+}
+
+impl Origin {
+    /// Gets a first configuration that `compile` accepts. For a key this waits while Consul is away, unless an earlier
+    /// configuration is in `state_dir`.
+    ///
+    /// # Errors
+    /// The report of what is wrong with it.
+    pub async fn first<T>(
+        source: ConfigSource,
+        state_dir: Option<&Path>,
+        compile: impl Fn(&Loaded) -> Result<T, Report>,
+    ) -> Result<First<T>, Report> {
+        let key = match &source {
+            ConfigSource::File(path) => {
+                let loaded = load::load(path, &environment)?;
+                let made = compile(&loaded)?;
+                return Ok(First { origin: Self { source, key: None }, loaded, made, refused: None });
+            }
+            ConfigSource::Key(key) => key.clone(),
+        };
+        let client = key.client().map_err(|error| source.unreadable(&error.to_string(), USE_ENVIRONMENT))?;
+        let kept = state_dir.map(|dir| kept_at(dir, &key));
+        let remembered = || {
+            let bytes = Bytes::from(kept_file::read(kept.as_deref()?)?);
+            let loaded = source.parse_bytes(&bytes, &environment).ok()?;
+            Some((compile(&loaded).ok()?, loaded, bytes))
+        };
+        let (latest, report) = match first_text(&source, &key, &client, || remembered().is_some()).await {
+            Ok(bytes) => {
+                let loaded = source.parse_bytes(&bytes, &environment);
+                match loaded.and_then(|loaded| Ok((compile(&loaded)?, loaded))) {
+                    Ok((made, loaded)) => {
+                        let origin = Self { key: Some(KeyOrigin { client, latest: bytes, kept }), source };
+                        origin.accepted(&loaded);
+                        return Ok(First { origin, loaded, made, refused: None });
+                    }
+                    Err(report) => (Some(bytes), report),
+                }
+            }
+            Err(report) => (None, report),
+        };
+        let Some((made, loaded, bytes)) = remembered() else { return Err(report) };
+        tracing::warn!(config = %source, "starting with the last configuration that was accepted, from disk:\n{report}");
+        let latest = latest.unwrap_or(bytes);
+        let origin = Self { key: Some(KeyOrigin { client, latest, kept }), source };
+        Ok(First { origin, loaded, made, refused: Some(report) })
+    }
+
+    pub fn source(&self) -> &ConfigSource {
+        &self.source
+    }
+
+    /// Follows the key from now on; `None` for a file.
+    pub fn follow(&self, events: mpsc::Sender<Event>) -> Option<FollowHandle> {
+        let (ConfigSource::Key(key), Some(origin)) = (&self.source, &self.key) else {
+            return None;
+        };
+        let (updates, mut received) = mpsc::channel(1);
+        tokio::spawn(async move {
+            while let Some(value) = received.recv().await {
+                if events.send(Event::ConfigKey(value)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let (client, known) = (origin.client.clone(), Some(origin.latest.clone()));
+        Some(follow_key(client, key.key.clone(), known, FollowOptions::default(), updates))
+    }
+
+    /// Takes over what the key holds now.
+    pub fn learn(&mut self, value: Bytes) {
+        if let Some(key) = &mut self.key {
+            key.latest = value;
+        }
+    }
+
+    /// Reads the configuration. A key is not asked again: its latest text is here already.
+    ///
+    /// # Errors
+    /// The report of what is wrong with it.
+    pub fn load(&self) -> Result<Loaded, Report> {
+        match (&self.source, &self.key) {
+            (ConfigSource::File(path), _) => load::load(path, &environment),
+            (ConfigSource::Key(_), key) => {
+                self.source.parse_bytes(key.as_ref().map_or(&[][..], |key| &key.latest), &environment)
+            }
+        }
+    }
+
+    /// Keeps a text that was accepted for the next start.
+    pub fn accepted(&self, loaded: &Loaded) {
+        if let Some(KeyOrigin { kept: Some(path), .. }) = &self.key {
+            kept_file::write(path, loaded.source.text.as_bytes());
+        }
+    }
+
+    /// The files whose change is a reason to read the configuration again.
+    pub fn watched_files(&self, named: &[PathBuf]) -> Vec<PathBuf> {
+        let own = match &self.source {
+            ConfigSource::File(path) => Some(path.clone()),
+            ConfigSource::Key(_) => None,
+        };
+        own.into_iter().chain(named.iter().cloned()).collect()
+    }
+
+    /// Of `files`, as [`Origin::watched_files`] gave them, when `text` was read from the source.
+    pub fn fingerprint(&self, files: &[PathBuf], text: &str) -> u64 {
+        match &self.source {
+            ConfigSource::File(_) => loaded_fingerprint(files, text),
+            ConfigSource::Key(_) => content_fingerprint(files),
+        }
+    }
+}
+
+/// Asks until Consul says something, or something else can be started with.
+async fn first_text(
+    source: &ConfigSource,
+    key: &ConfigKey,
+    client: &Client,
+    has_other: impl Fn() -> bool,
+) -> Result<Bytes, Report> {
+    let mut pause = RETRY_MIN;
+    let mut said = false;
+    loop {
+        let options =
+            QueryOptions { consistency: millgate_registry::Consistency::Leader, ..QueryOptions::default() };
+        let error = match client.kv_read(&key.key, &options).await {
+            Ok(KeyValue { value: Some(value), .. }) => return Ok(value),
+            Ok(KeyValue { value: None, .. }) => {
+                let reason = format!("there is no key `{}` in Consul at {}", key.key, client.address());
+                return Err(source.unreadable(&reason, &key.advice()));
+            }
+            Err(error) => error,
+        };
+        if !may_pass(&error) || has_other() {
+            return Err(source.unreadable(&error.to_string(), USE_ENVIRONMENT));
+        }
+        if !said {
+            tracing::warn!(config = %source, %error, "waiting for Consul; nothing is served without a configuration");
+            said = true;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_MAX);
+    }
+}
+
+/// Reads the text once, for commands that only look at it.
+///
+/// # Errors
+/// Consul cannot be asked, or has no such key.
+pub fn read_key(source: &ConfigSource, key: &ConfigKey) -> Result<Bytes, Report> {
+    let failed = |reason: String| source.unreadable(&reason, USE_ENVIRONMENT);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| failed(error.to_string()))?;
+    let client = key.client().map_err(|error| failed(error.to_string()))?;
+    runtime.block_on(first_text(source, key, &client, || true))
+}
+
+/// Does it help to ask again? Not if the answer is that the token may not, or that the settings are wrong.
+fn may_pass(error: &ClientError) -> bool {
+    error.is_transport() || error.status().is_some_and(|status| status.is_server_error() || status == 429)
+}
+
+/// Where the last accepted text of a key is kept.
+fn kept_at(dir: &Path, key: &ConfigKey) -> PathBuf {
+    let mut name = format!("config+{}", utf8_percent_encode(&key.key, NON_ALPHANUMERIC));
+    name.truncate(FILE_NAME_BYTES_MAX);
+    dir.join(format!("{name}.yaml"))
+}
+
+const USE_ENVIRONMENT: &str = "Consul is the one that CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN and CONSUL_HTTP_TOKEN_FILE name; \
+     the token needs `key \"…\" { policy = \"read\" }`";
+/// Between two tries of a start that waits for Consul.
+const RETRY_MIN: Duration = Duration::from_millis(250);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// File systems allow 255 bytes; the suffix needs some.
+const FILE_NAME_BYTES_MAX: usize = 200;

@@ -1,0 +1,116 @@
+//! What services declare becomes part of the table, and leaves it.
+
+use std::sync::Arc;
+
+use super::{
+    Background, Controller,
+    declared::{CatalogFollow, look_at},
+};
+use crate::{
+    clock,
+    config::{compile, settings::Settings},
+    snapshot::RouteTable,
+};
+
+impl Controller {
+    /// Other services or tags declare routes: makes a new table, if that changes it.
+    pub(super) fn redeclare(&mut self, background: &mut Background) {
+        let previous = self.publisher.load();
+        let before = self.settings.routes.len();
+        let file = self.file.clone();
+        let (settings, changes) = self.declared.merge(&file);
+        self.tell(&changes);
+        let is_same = changes.iter().all(|change| change.kind == "route_refused")
+            && settings.routes.len() == before
+            && settings.routes.iter().zip(&self.settings.routes).all(|(new, old)| new.name == old.name);
+        if is_same {
+            self.report_refused(background);
+            return;
+        }
+        match compile::table(&settings, Some(&previous.table), &self.budget) {
+            Ok(table) => {
+                let old = std::mem::replace(&mut self.settings, settings);
+                self.world.keep_for(&old, &self.settings);
+                self.follow(background);
+                self.publish_table(Arc::new(table));
+            }
+            // What was merged compiles; if not, what runs is better than nothing.
+            Err(problems) => {
+                let why = problems.first().map_or("", |problem| problem.message.as_str());
+                tracing::error!(why, "declared routes cannot be compiled; the table stays as it is");
+            }
+        }
+        self.report_refused(background);
+    }
+
+    /// At a reload: the file's settings and table, with what is declared.
+    pub(super) fn with_declared(&mut self, file: Settings, table: RouteTable) -> (Settings, RouteTable) {
+        let (settings, changes) = self.declared.merge(&file);
+        self.file = file;
+        self.tell(&changes);
+        self.record_declared();
+        if self.declared.accepted() == 0 {
+            return (settings, table);
+        }
+        let previous = self.publisher.load();
+        match compile::table(&settings, Some(&previous.table), &self.budget) {
+            Ok(table) => (settings, table),
+            Err(problems) => {
+                let why = problems.first().map_or("", |problem| problem.message.as_str());
+                tracing::error!(why, "declared routes cannot be compiled; only the file's routes are used");
+                (self.file.clone(), table)
+            }
+        }
+    }
+
+    /// Once a second: ends what is gone for long enough, and shows what instances say by now.
+    pub(super) fn look_at_declared(&mut self, background: &mut Background) {
+        let Some(auto) = &self.file.auto_routes else { return };
+        if self.declared.expire(auto, &self.world, clock::now()) {
+            self.redeclare(background);
+        } else {
+            self.record_declared();
+        }
+    }
+
+    /// Follows the list of services, if services may declare routes.
+    pub(super) fn follow_catalog(&self, background: &mut Background) {
+        let wanted = self.file.auto_routes.as_ref().map(|auto| &auto.forms);
+        let (Some(forms), Some(client)) = (wanted, background.discovery.client()) else {
+            background.catalog = None;
+            return;
+        };
+        if background.catalog.as_ref().is_none_or(|running| !running.serves(forms)) {
+            let datacenter = self.file.consul.as_ref().and_then(|consul| consul.datacenter.clone());
+            let events = self.events.clone();
+            background.catalog =
+                Some(CatalogFollow::start(client.clone(), datacenter, forms.clone(), events));
+        }
+    }
+
+    /// Asks for the instances of services that no watch follows, so that the report can name them.
+    fn report_refused(&mut self, background: &Background) {
+        if let (Some(auto), Some(client)) = (&self.file.auto_routes, background.discovery.client()) {
+            let services = self.declared.unseen(auto, &self.world);
+            if !services.is_empty() {
+                tokio::spawn(look_at(client.clone(), services, self.events.clone()));
+            }
+        }
+        self.record_declared();
+    }
+
+    fn record_declared(&self) {
+        let report = self.file.auto_routes.as_ref().map(|auto| self.declared.report(auto, &self.world));
+        self.status.record_declared(report);
+    }
+
+    fn tell(&self, changes: &[super::declared::Change]) {
+        for change in changes {
+            match change.kind {
+                "route_refused" => tracing::warn!("declared route refused: {}", change.text),
+                kind => tracing::info!("{}: {}", kind.replace('_', " "), change.text),
+            }
+            self.status.note(change.kind, change.text.clone());
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Routes that services declare with tags, the same suite against the embedded registry and a real Consul 1.8.7.
+
+use std::time::Duration;
+
+use millgate_registry::ServiceRegistration;
+use serde_json::Value;
+
+use crate::{
+    discovery::Registry,
+    support::{
+        backend::Backend,
+        client::{get, json, request, send, status, text},
+        eventually,
+        gateway::TestGateway,
+    },
+};
+
+macro_rules! scenarios {
+    ($($name:ident),* $(,)?) => {
+        mod embedded {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(super::Registry::embedded().await.unwrap()).await;
+            })*
+        }
+        mod consul_1_8_7 {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                if let Some(registry) = super::Registry::consul().await {
+                    super::$name(registry).await;
+                }
+            })*
+        }
+    };
+}
+
+scenarios![
+    a_tag_makes_a_route_and_takes_it_away,
+    what_is_refused_is_reported_with_its_reason_and_instances,
+    a_route_that_works_is_not_dropped_for_another_service,
+    declared_routes_are_there_at_a_start_without_the_registry,
+    a_service_that_is_gone_answers_503_and_not_404,
+    a_declared_route_is_closed_where_there_is_auth,
+];
+
+const TTL: Duration = Duration::from_mins(1);
+
+async fn register(registry: &Registry, service: &str, id: &str, backend: &Backend, tags: &[&str]) {
+    let registration = ServiceRegistration::http(service, id, "127.0.0.1", backend.addr.port())
+        .tags(tags.iter().copied())
+        .ttl(TTL);
+    let client = registry.client();
+    client.register(&registration).await.unwrap();
+    client.check_pass(&registration.ttl_check_id()).await.unwrap();
+}
+
+async fn gateway(registry: &Registry, auto: &str, more: &str) -> TestGateway {
+    TestGateway::start(&format!(
+        "discovery: {{consul: {{address: \"{}\", auto_routes: {{sources: [native, fabio], {auto}}}}}}}\n{more}",
+        registry.url()
+    ))
+    .await
+}
+
+const ALL: &str = "allow_hosts: \"*\", allow_paths: /**";
+
+async fn answers(gateway: &TestGateway, path: &str, name: &str) -> bool {
+    let reply = send(gateway.http, get(path)).await;
+    reply.status() == 200 && text(&reply) == name
+}
+
+async fn admin(gateway: &TestGateway, path: &str) -> Value {
+    json(&send(gateway.admin(), get(path)).await)
+}
+
+async fn a_tag_makes_a_route_and_takes_it_away(registry: Registry) {
+    let (a, b) = (Backend::named("a").await, Backend::named("b").await);
+    register(&registry, "orders", "a", &a, &["millgate.route=GET /orders/**"]).await;
+    let gateway = gateway(&registry, ALL, "routes: []\n").await;
+    gateway.ready().await;
+    eventually("the declared route answers", || answers(&gateway, "/orders/1", "a")).await;
+    assert_eq!(send(gateway.http, request("POST", "/orders/1", "")).await.status(), 405);
+    let routes = admin(&gateway, "/api/v1/routes").await;
+    assert_eq!(routes["routes"][0]["origin"], "consul:dc1/orders");
+    assert_eq!(routes["routes"][0]["name"], "consul:dc1/orders GET /orders/**");
+    // A deploy: both until the old instance is gone.
+    register(&registry, "orders", "b", &b, &["urlprefix-/v2"]).await;
+    eventually("the new route answers", || async { status(gateway.http, "/v2/x").await == 200 }).await;
+    assert_eq!(status(gateway.http, "/orders/1").await, 200);
+    registry.client().deregister("a").await.unwrap();
+    eventually("the old route is gone", || async { status(gateway.http, "/orders/1").await == 404 }).await;
+    eventually("only b is left", || answers(&gateway, "/v2/x", "b")).await;
+    let events = admin(&gateway, "/api/v1/events").await;
+    let kinds: Vec<_> =
+        events["events"].as_array().unwrap().iter().map(|e| e["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["route_declared", "route_declared", "route_withdrawn"], "{events}");
+}
+
+async fn what_is_refused_is_reported_with_its_reason_and_instances(registry: Registry) {
+    let a = Backend::named("a").await;
+    let tags = [
+        "millgate.route=/shop/a",
+        "urlprefix-/shop/b weight=0.1",
+        "millgate.route=/admin",
+        "millgate.route=GTE /x",
+    ];
+    register(&registry, "shop", "shop-1", &a, &tags).await;
+    register(&registry, "nothing-taken", "n-1", &a, &["millgate.route=/n"]).await;
+    let gateway = gateway(
+        &registry,
+        "allow: [{services: \"shop*\", hosts: \"*\", paths: /shop/**}]",
+        "routes: [{path: /shop/static, service: shop}]\n",
+    )
+    .await;
+    eventually("the good one answers", || answers(&gateway, "/shop/a", "a")).await;
+    assert_eq!(status(gateway.http, "/admin").await, 404);
+    let named = || async {
+        let refused = admin(&gateway, "/api/v1/routes").await["refused"].clone();
+        let all: Vec<_> = refused
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|r| {
+                (
+                    r["reason"].as_str().unwrap().to_owned(),
+                    r["instances"][0].as_str().unwrap_or("").to_owned(),
+                )
+            })
+            .collect();
+        let expected = [
+            ("not_allowed", "n-1"),
+            ("not_allowed", "shop-1"),
+            ("invalid", "shop-1"),
+            ("unsupported", "shop-1"),
+        ];
+        all == expected.map(|(reason, instance)| (reason.to_owned(), instance.to_owned()))
+    };
+    eventually("each is reported", named).await;
+    let metrics = send(gateway.admin(), get("/metrics")).await;
+    for line in ["millgate_declared_routes 1", "millgate_declared_routes_refused{reason=\"unsupported\"} 1"] {
+        assert!(text(&metrics).lines().any(|found| found == line), "{line}");
+    }
+}
+
+async fn a_route_that_works_is_not_dropped_for_another_service(registry: Registry) {
+    let (a, b) = (Backend::named("a").await, Backend::named("b").await);
+    register(&registry, "z-first", "z", &b, &["millgate.route=/x/**"]).await;
+    let gateway = gateway(&registry, ALL, "routes: [{path: /fixed/**, service: z-first}]\n").await;
+    eventually("it answers", || answers(&gateway, "/x/1", "b")).await;
+    register(
+        &registry,
+        "a-later",
+        "a",
+        &a,
+        &["millgate.route=/x/**", "millgate.route=/fixed/mine", "millgate.route=/y"],
+    )
+    .await;
+    eventually("the rest of it is taken", || answers(&gateway, "/y", "a")).await;
+    assert!(answers(&gateway, "/x/1", "b").await && answers(&gateway, "/fixed/mine", "b").await);
+    registry.client().deregister("z").await.unwrap();
+    register(&registry, "z-first", "z", &b, &[]).await;
+    eventually("it moves when the first one gives it up", || answers(&gateway, "/x/1", "a")).await;
+}
+
+async fn declared_routes_are_there_at_a_start_without_the_registry(mut registry: Registry) {
+    let a = Backend::named("a").await;
+    register(&registry, "orders", "a", &a, &["millgate.route=/orders/**"]).await;
+    let mut gateway = gateway(&registry, ALL, "routes: []\n").await;
+    eventually("it answers", || answers(&gateway, "/orders/1", "a")).await;
+    registry.kill().await;
+    gateway.restart().await;
+    assert!(answers(&gateway, "/orders/1", "a").await);
+    assert_eq!(status(gateway.admin(), "/readyz").await, 200);
+}
+
+async fn a_service_that_is_gone_answers_503_and_not_404(registry: Registry) {
+    let a = Backend::named("a").await;
+    register(&registry, "orders", "a", &a, &["millgate.route=/orders/**"]).await;
+    let gateway = gateway(&registry, ALL, "routes: []\n").await;
+    eventually("it answers", || answers(&gateway, "/orders/1", "a")).await;
+    registry.client().deregister("a").await.unwrap();
+    eventually("nobody is left", || async { status(gateway.http, "/orders/1").await == 503 }).await;
+    register(&registry, "orders", "a", &a, &["millgate.route=/orders/**"]).await;
+    eventually("it is back", || answers(&gateway, "/orders/1", "a")).await;
+}
+
+async fn a_declared_route_is_closed_where_there_is_auth(registry: Registry) {
+    let a = Backend::named("a").await;
+    register(&registry, "orders", "a", &a, &["millgate.route=/orders/**", "millgate.route=/open auth=none"])
+        .await;
+    let secret = "auth: {main: {jwks: \"http://127.0.0.1:9/\", audience: api}}\nroutes: []\n";
+    let gateway = gateway(&registry, &format!("{ALL}, auth: main"), secret).await;
+    let answer = || async { [401, 503].contains(&status(gateway.http, "/orders/1").await.as_u16()) };
+    eventually("it asks for a token", answer).await;
+    assert_eq!(status(gateway.http, "/open").await, 404);
+}
