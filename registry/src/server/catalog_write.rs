@@ -152,7 +152,7 @@ pub(crate) fn read_check(mut fields: Fields) -> Result<(String, CheckDefinition)
         name,
         notes: fields.string("Notes")?,
         service_id: fields.string("ServiceID")?,
-        kind: CheckKind::External { kind, definition },
+        kind: CheckKind::External { kind: kind.into(), definition },
         initial_status: Some(status.unwrap_or(CheckStatus::Critical)),
         initial_output: fields.string("Output")?,
         deregister_after: None,

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::server::answer::Refusal;
 use crate::server::decode::{Fields, Known};
-use crate::server::{Compat, ServerLimits};
-use crate::store::{CheckDefinition, CheckKind, HttpProbe, ServiceDefinition, TaggedAddress};
+use crate::server::{Compat, ServerLimits, check_kind};
+use crate::store::{CheckDefinition, CheckKind, ServiceDefinition, TaggedAddress};
 use crate::types::CheckStatus;
 
 /// Reads the body of `agent/service/register`.
@@ -91,7 +91,7 @@ pub(crate) fn check(body: &[u8], compat: Compat) -> Result<CheckDefinition, Refu
     if !status.is_empty() && CheckStatus::parse(&status).is_none() {
         return Err(Refusal::bad_request("Bad check status"));
     }
-    let kind = read_kind(&mut fields)?;
+    let kind = check_kind::read(&mut fields)?;
     let id = if id.is_empty() { name.clone() } else { id };
     read_check(fields, id, name, service_id, CheckStatus::parse(&status), kind)
 }
@@ -113,7 +113,7 @@ fn nested_check(
     if !status.is_empty() && CheckStatus::parse(&status).is_none() {
         return Err(Refusal::bad_request("Status for checks must 'passing', 'warning', 'critical'"));
     }
-    let kind = read_kind(&mut fields)?;
+    let kind = check_kind::read(&mut fields)?;
     read_check(fields, id, name, String::new(), CheckStatus::parse(&status), kind).map(Some)
 }
 
@@ -138,47 +138,6 @@ fn read_check(
         initial_output,
         deregister_after,
     })
-}
-
-/// What the check does. HTTP wins over what stands beside it, as with Consul.
-fn read_kind(fields: &mut Fields) -> Result<CheckKind, Refusal> {
-    let (interval, ttl) = (fields.duration("Interval")?, fields.duration("TTL")?);
-    let timeout = positive(fields.duration("Timeout")?).unwrap_or(PROBE_TIMEOUT);
-    if ["Args", "ScriptArgs", "Shell", "DockerContainerID"].iter().any(|name| fields.is_set(name)) {
-        return Err(Refusal::internal(
-            "Scripts are disabled on this agent from remote calls; to enable, configure 'enable_script_checks' \
-             to true",
-        ));
-    }
-    if interval > 0 && ttl > 0 {
-        return Err(Refusal::bad_request("Invalid check: Interval and TTL cannot both be specified"));
-    }
-    if !fields.is_set("HTTP") {
-        for name in ["TCP", "UDP", "GRPC", "H2PING", "OSService", "AliasService", "AliasNode"] {
-            if fields.is_set(name) {
-                return Err(Refusal::bad_request(format!(
-                    "Invalid check: the embedded registry runs TTL and HTTP checks, not {name}; use a Consul \
-                     agent for it"
-                )));
-            }
-        }
-        let ttl = positive(ttl)
-            .ok_or_else(|| Refusal::bad_request("Invalid check: TTL must be > 0 for TTL checks"))?;
-        return Ok(CheckKind::Ttl(ttl));
-    }
-    let url = fields.string("HTTP")?;
-    let interval = positive(interval).ok_or_else(|| {
-        Refusal::bad_request("Invalid check: Interval must be > 0 for Script, HTTP, or TCP checks")
-    })?;
-    let method = fields.string("Method")?;
-    Ok(CheckKind::Http(HttpProbe {
-        url,
-        method: if method.is_empty() { "GET".to_owned() } else { method },
-        headers: fields.headers("Header")?,
-        body: fields.string("Body")?,
-        interval: interval.max(PROBE_INTERVAL_MIN),
-        timeout,
-    }))
 }
 
 /// Consul's ids and names of checks that were registered without.
@@ -262,7 +221,7 @@ fn validate_meta(meta: &BTreeMap<String, String>) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn positive(nanoseconds: i64) -> Option<Duration> {
+pub(crate) fn positive(nanoseconds: i64) -> Option<Duration> {
     u64::try_from(nanoseconds).ok().filter(|nanoseconds| *nanoseconds > 0).map(Duration::from_nanos)
 }
 
@@ -341,9 +300,6 @@ const META_PAIRS_MAX: usize = 64;
 const META_KEY_BYTES_MAX: usize = 128;
 const META_VALUE_BYTES_MAX: usize = 512;
 const WEIGHT_MAX: i64 = 65_535;
-/// Consul clamps shorter intervals of probes.
-const PROBE_INTERVAL_MIN: Duration = Duration::from_secs(1);
-const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -405,8 +361,8 @@ mod tests {
         }
         let script = read(r#"{"Name":"w","Check":{"Args":["true"],"Interval":"1s"}}"#).unwrap_err();
         assert!(script.starts_with("Scripts are disabled on this agent"), "{script}");
-        let tcp = read(r#"{"Name":"w","Check":{"TCP":"x:1","Interval":"1s"}}"#).unwrap_err();
-        assert!(tcp.contains("not TCP"), "{tcp}");
+        let udp = read(r#"{"Name":"w","Check":{"UDP":"x:1","Interval":"1s"}}"#).unwrap_err();
+        assert!(udp.contains("not UDP"), "{udp}");
     }
 
     #[test]

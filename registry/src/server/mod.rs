@@ -12,6 +12,7 @@ mod agent_health;
 mod answer;
 mod catalog;
 mod catalog_write;
+mod check_kind;
 mod decode;
 mod definition;
 mod dispatch;
@@ -46,7 +47,6 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{debug, warn};
 
-use crate::http::{HttpClient, HttpError, HttpOptions};
 use crate::server::shape::Identity;
 use crate::store::{CheckDefinition, CheckKind, ServiceDefinition, Store, StoreLimits};
 use crate::types::CheckStatus;
@@ -116,8 +116,6 @@ impl Default for RegistryOptions {
 pub enum StartError {
     #[error("the registry cannot listen on {address}: {source}; is a Consul agent running there already?")]
     Bind { address: SocketAddr, source: io::Error },
-    #[error("the registry cannot make HTTP checks: {0}")]
-    Http(#[from] HttpError),
 }
 
 /// A running registry. Dropping it stops it as a crash would; [`EmbeddedRegistry::shutdown`] also waits until
@@ -136,11 +134,10 @@ impl EmbeddedRegistry {
         let bind = |source| StartError::Bind { address: options.listen, source };
         let listener = TcpListener::bind(options.listen).await.map_err(bind)?;
         let addr = listener.local_addr().map_err(bind)?;
-        let http = HttpClient::new(&HttpOptions::default())?;
         let shared = Arc::new(Shared::new(&options, addr));
         let (stop, stopped) = watch::channel(false);
         let accept = tokio::spawn(accept(listener, Arc::clone(&shared), stopped));
-        let checks = tokio::spawn(probe::run(shared, http));
+        let checks = tokio::spawn(probe::run(shared));
         Ok(Self { addr, stop, accept, checks })
     }
 

@@ -175,7 +175,7 @@ impl Identity {
         object.insert("Type".to_owned(), json!(definition.kind.as_str()));
         if self.compat == Compat::Current {
             let (interval, timeout) = match &definition.kind {
-                CheckKind::Http(probe) => (seconds(probe.interval), seconds(probe.timeout)),
+                CheckKind::Probe(probe) => (seconds(probe.interval), seconds(probe.timeout)),
                 _ => (String::new(), String::new()),
             };
             object.insert("Interval".to_owned(), json!(interval));

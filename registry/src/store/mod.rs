@@ -11,9 +11,11 @@
 //! half changes in `catalog`; both work on the same tables, so there is nothing to synchronise.
 
 mod agent;
+mod alias;
 mod catalog;
 mod events;
 mod kv;
+mod probe;
 mod record;
 mod sessions;
 mod txn;
@@ -21,12 +23,14 @@ mod txn;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+pub(crate) use alias::Alias;
 pub(crate) use catalog::Registration;
 pub(crate) use events::{Event, Events};
 pub(crate) use kv::{Cas, Kv, KvEntry};
+pub(crate) use probe::{Probe, Target};
 pub(crate) use record::{
-    CheckDefinition, CheckKind, CheckRecord, HttpProbe, NodeDefinition, NodeRecord, ServiceDefinition,
-    ServiceRecord, TaggedAddress,
+    CheckDefinition, CheckKind, CheckRecord, NodeDefinition, NodeRecord, ServiceDefinition, ServiceRecord,
+    TaggedAddress,
 };
 pub(crate) use sessions::{Behavior, NewSession, Session, Sessions};
 pub(crate) use txn::{KvVerb, Outcome, TableVerb, TxnError, TxnOp};

@@ -1,14 +1,18 @@
 //! What the store holds of a node, a service and a check: the definition as registered, and what became of it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::store::alias::Alias;
+use crate::store::probe::{Probe, Target};
 use crate::types::CheckStatus;
 
 /// A node as its registration describes it. `None` and an empty map are different answers.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct NodeDefinition {
     pub(crate) id: String,
     pub(crate) name: String,
@@ -17,7 +21,7 @@ pub(crate) struct NodeDefinition {
     pub(crate) meta: Option<BTreeMap<String, String>>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct NodeRecord {
     pub(crate) definition: NodeDefinition,
     pub(crate) create_index: u64,
@@ -25,7 +29,7 @@ pub(crate) struct NodeRecord {
 }
 
 /// A service as its registration describes it, defaults filled in.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct ServiceDefinition {
     pub(crate) kind: String,
     pub(crate) id: String,
@@ -41,13 +45,13 @@ pub(crate) struct ServiceDefinition {
     pub(crate) enable_tag_override: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TaggedAddress {
     pub(crate) address: String,
     pub(crate) port: i64,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ServiceRecord {
     /// The name of the node that it is registered at.
     pub(crate) node: String,
@@ -57,7 +61,7 @@ pub(crate) struct ServiceRecord {
 }
 
 /// A check as its registration describes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CheckDefinition {
     pub(crate) id: String,
     pub(crate) name: String,
@@ -70,17 +74,18 @@ pub(crate) struct CheckDefinition {
     pub(crate) deregister_after: Option<Duration>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum CheckKind {
     /// The registry's own: `serfHealth`.
     Node,
     Ttl(Duration),
-    Http(HttpProbe),
+    Probe(Probe),
+    Alias(Alias),
     /// Made by maintenance mode; critical as long as it is there.
     Maintenance,
     /// Registered with the catalog: somebody else makes it and reports its status.
     External {
-        kind: &'static str,
+        kind: Cow<'static, str>,
         /// What its registration says about how it is made, as it is answered.
         definition: Map<String, Value>,
     },
@@ -88,29 +93,23 @@ pub(crate) enum CheckKind {
 
 impl CheckKind {
     /// Consul's word in the field `Type`.
-    pub(crate) fn as_str(&self) -> &'static str {
+    pub(crate) fn as_str(&self) -> &str {
         match self {
             Self::Node => "",
             Self::Ttl(_) => "ttl",
-            Self::Http(_) => "http",
+            Self::Probe(probe) => match probe.target {
+                Target::Http { .. } => "http",
+                Target::Tcp { .. } => "tcp",
+                Target::Grpc { .. } => "grpc",
+            },
+            Self::Alias(_) => "alias",
             Self::Maintenance => "maintenance",
             Self::External { kind, .. } => kind,
         }
     }
 }
 
-/// A request that the registry sends at an interval.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HttpProbe {
-    pub(crate) url: String,
-    pub(crate) method: String,
-    pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: String,
-    pub(crate) interval: Duration,
-    pub(crate) timeout: Duration,
-}
-
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct CheckRecord {
     /// The name of the node that it is registered at.
     pub(crate) node: String,
@@ -118,7 +117,9 @@ pub(crate) struct CheckRecord {
     pub(crate) status: CheckStatus,
     pub(crate) output: String,
     /// TTL checks: when silence turns them critical. `None` once it did.
+    #[serde(skip)]
     pub(crate) expires_at: Option<Instant>,
+    #[serde(skip)]
     pub(crate) critical_since: Option<Instant>,
     pub(crate) create_index: u64,
     pub(crate) modify_index: u64,

@@ -4,7 +4,7 @@ use millgate_registry::testing::{self, ConsulProcess};
 use millgate_registry::{Compat, EmbeddedRegistry, RegistryOptions};
 
 pub(crate) enum Backend {
-    Embedded { running: Option<EmbeddedRegistry>, options: RegistryOptions },
+    Embedded { running: Option<EmbeddedRegistry>, options: Box<RegistryOptions> },
     Consul(ConsulProcess),
 }
 
@@ -18,7 +18,7 @@ impl Backend {
             ..RegistryOptions::default()
         };
         let running = EmbeddedRegistry::start(options.clone()).await.unwrap();
-        Self::Embedded { running: Some(running), options }
+        Self::Embedded { running: Some(running), options: Box::new(options) }
     }
 
     /// `None`: there is no binary, and the test is skipped.
@@ -57,7 +57,7 @@ impl Backend {
         self.kill().await;
         match self {
             Self::Embedded { running, options } => {
-                *running = Some(EmbeddedRegistry::start(options.clone()).await.unwrap());
+                *running = Some(EmbeddedRegistry::start(RegistryOptions::clone(options)).await.unwrap());
             }
             Self::Consul(process) => process.restart().await,
         }

@@ -4,6 +4,7 @@
 mod agents;
 mod backend;
 mod bad_answers;
+mod checks;
 mod clients;
 mod command;
 mod embedded;
