@@ -55,6 +55,7 @@ pub use registration::ServiceRegistration;
 pub use saver::Saver;
 pub use server::{Compat, EmbeddedRegistry, RegistryOptions, ServerLimits, StartError};
 pub use store::StoreLimits;
+pub use store::journal::{JournalError, JournalLimits};
 pub use tls::TlsOptions;
 pub use types::{CheckStatus, Consistency, QueryOptions};
 pub use watch::{ServiceUpdate, WatchHandle, WatchOptions, WatchState, WatchStats, WatchTarget};

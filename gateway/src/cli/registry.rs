@@ -1,6 +1,6 @@
 //! `millgate registry`: the embedded registry alone, for development.
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
 use millgate_registry::{Compat, EmbeddedRegistry, RegistryOptions};
@@ -11,7 +11,7 @@ use super::{fail, init_tracing, say, until_terminated};
 const USE: &str = "\
 Services and gateways use it when CONSUL_HTTP_ADDR is the address that it prints; without that
 variable they look at 127.0.0.1:8500. SIGTERM or SIGINT ends it, exit 0; what was registered is
-forgotten.";
+forgotten, unless --data names a directory: then every change is on disk before it is acknowledged.";
 
 #[derive(Debug, Args)]
 #[command(after_help = USE)]
@@ -19,6 +19,9 @@ pub struct Registry {
     /// Address to listen on; port 0 picks a free one
     #[arg(long, default_value = "127.0.0.1:8500", value_name = "IP:PORT", value_parser = address)]
     listen: SocketAddr,
+    /// Directory that keeps what is registered and stored; made if absent, used by one process at a time
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     /// Which Consul to behave like, where versions differ
     #[arg(long, value_enum, default_value_t = Version::Current, value_name = "VERSION")]
     compat: Version,
@@ -45,13 +48,18 @@ impl Registry {
             Version::Current => Compat::Current,
             Version::V1_8 => Compat::V1_8,
         };
-        let options = RegistryOptions { listen: self.listen, compat, ..RegistryOptions::default() };
+        let data = self.data.clone();
+        let options = RegistryOptions { listen: self.listen, compat, data, ..RegistryOptions::default() };
         let registry = match EmbeddedRegistry::start(options).await {
             Ok(registry) => registry,
             Err(error) => return fail(error),
         };
+        let kept = match &self.data {
+            Some(directory) => format!("data in {}", directory.display()),
+            None => "in memory".to_owned(),
+        };
         say(format_args!(
-            "registry  {} (embedded: for development; in memory, no replication, no ACLs)",
+            "registry  {} (embedded: for development; {kept}, no replication, no ACLs)",
             registry.url()
         ));
         if !self.listen.ip().is_loopback() {

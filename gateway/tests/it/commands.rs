@@ -69,14 +69,14 @@ pub(crate) async fn ended(mut command: Command) -> Said {
 }
 
 /// A command that goes on, and what it said until it was ready.
-struct Serving {
+pub(crate) struct Serving {
     child: Child,
-    lines: Vec<String>,
+    pub(crate) lines: Vec<String>,
 }
 
 impl Serving {
     /// Waits for the line that begins with `last`.
-    async fn start(dir: &Path, args: &[&str], last: &str) -> Self {
+    pub(crate) async fn start(dir: &Path, args: &[&str], last: &str) -> Self {
         let mut child = millgate(dir, args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut reader = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut lines = Vec::new();
@@ -94,13 +94,18 @@ impl Serving {
     }
 
     /// The first word after `name` in the start-up lines, without the scheme.
-    fn value(&self, name: &str) -> &str {
+    pub(crate) fn value(&self, name: &str) -> &str {
         let line = self.lines.iter().find_map(|line| line.strip_prefix(name)).expect("the line is there");
         line.split_whitespace().next().unwrap().trim_start_matches("http://")
     }
 
+    /// SIGKILL, and waits until the process is gone.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
     /// The exit code after SIGTERM.
-    async fn terminate(mut self) -> Option<i32> {
+    pub(crate) async fn terminate(mut self) -> Option<i32> {
         let pid = self.child.id().unwrap().to_string();
         assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         tokio::time::timeout(DEADLINE, self.child.wait()).await.unwrap().unwrap().code()

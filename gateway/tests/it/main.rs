@@ -12,6 +12,7 @@ mod consul_commands;
 mod control;
 mod declared_routes;
 mod discovery;
+mod durable_registry;
 mod faults;
 mod framing;
 mod instances;

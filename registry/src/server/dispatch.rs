@@ -70,7 +70,11 @@ pub(crate) async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> R
     let mut response = match paths::find(&path) {
         None => no_such_path(&shared, &path),
         Some((handler, allow, argument)) => {
+            let reads = request.method() == Method::GET;
             let answered = admit(&shared, handler, allow, argument, request).await;
+            // Nothing is told before it is on disk. If that fails for good, reads go on and writes do not.
+            let settled = shared.settle().await;
+            let answered = if reads { answered } else { settled.and(answered) };
             let mut response = answered.unwrap_or_else(Refusal::into_response);
             response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
             response
@@ -106,6 +110,9 @@ async fn admit(
     let params = Params::parse(parts.uri.query());
     refuse_namespaces(&params, &parts.headers)?;
     let body = read_body(shared, body).await?;
+    if method != Method::GET {
+        shared.admit_change()?;
+    }
     let call = Call { shared, method, params, headers: parts.headers, argument, body };
     match handler {
         Handler::Always(handler) => Ok(handler(&call)),

@@ -1,11 +1,14 @@
 //! The embedded registry: Consul's HTTP API, as far as development, demos and tests need it, on one port.
 //!
-//! For development only: one node, all state in memory, no ACLs, no TLS. What is served is the table in
+//! For development only: one server, no replication, no TLS. What is served is the table in
 //! `paths`; everything else is answered 404, and what would change the meaning of an answer is refused
 //! rather than ignored. Production is a real Consul.
 //!
 //! Everything is bounded, see [`ServerLimits`]. A request is answered from one lock over [`Store`], which is
 //! never held across an await.
+//!
+//! With a data directory nothing is told to anybody before it is on disk: every answer, reads included, waits until
+//! the changes made so far are durable. So no index that a client has seen comes again with other content.
 
 mod agent;
 mod agent_health;
@@ -36,6 +39,7 @@ mod ui;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -45,9 +49,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
+use crate::server::answer::Refusal;
 use crate::server::shape::Identity;
+use crate::store::journal::{Directory, Journal, JournalError, JournalLimits, Row};
 use crate::store::{CheckDefinition, CheckKind, ServiceDefinition, Store, StoreLimits};
 use crate::types::CheckStatus;
 
@@ -71,6 +77,7 @@ pub struct ServerLimits {
     pub kv_value_bytes: usize,
     pub checks_per_service: usize,
     pub store: StoreLimits,
+    pub journal: JournalLimits,
 }
 
 /// Far above what a developer's machine runs, far below what would exhaust it.
@@ -84,6 +91,7 @@ impl Default for ServerLimits {
             kv_value_bytes: 512 * 1024,
             checks_per_service: 64,
             store: StoreLimits::default(),
+            journal: JournalLimits::default(),
         }
     }
 }
@@ -96,6 +104,8 @@ pub struct RegistryOptions {
     pub compat: Compat,
     pub datacenter: String,
     pub node_name: String,
+    /// Where the state is kept; `None` keeps it in memory only.
+    pub data: Option<PathBuf>,
     pub limits: ServerLimits,
 }
 
@@ -106,6 +116,7 @@ impl Default for RegistryOptions {
             compat: Compat::default(),
             datacenter: "dc1".to_owned(),
             node_name: "millgate".to_owned(),
+            data: None,
             limits: ServerLimits::default(),
         }
     }
@@ -116,16 +127,20 @@ impl Default for RegistryOptions {
 pub enum StartError {
     #[error("the registry cannot listen on {address}: {source}; is a Consul agent running there already?")]
     Bind { address: SocketAddr, source: io::Error },
+    #[error("the registry's data: {0}")]
+    Data(#[from] JournalError),
 }
 
 /// A running registry. Dropping it stops it as a crash would; [`EmbeddedRegistry::shutdown`] also waits until
-/// the port is free again. State is in memory: the next start begins empty, with a low index.
+/// the port and the data directory are free again. Without a data directory the next start begins empty, with a low
+/// index.
 #[derive(Debug)]
 pub struct EmbeddedRegistry {
     addr: SocketAddr,
     stop: watch::Sender<bool>,
     accept: JoinHandle<()>,
     checks: JoinHandle<()>,
+    shared: Arc<Shared>,
 }
 
 impl EmbeddedRegistry {
@@ -134,11 +149,11 @@ impl EmbeddedRegistry {
         let bind = |source| StartError::Bind { address: options.listen, source };
         let listener = TcpListener::bind(options.listen).await.map_err(bind)?;
         let addr = listener.local_addr().map_err(bind)?;
-        let shared = Arc::new(Shared::new(&options, addr));
+        let shared = Arc::new(Shared::new(&options, addr)?);
         let (stop, stopped) = watch::channel(false);
         let accept = tokio::spawn(accept(listener, Arc::clone(&shared), stopped));
-        let checks = tokio::spawn(probe::run(shared));
-        Ok(Self { addr, stop, accept, checks })
+        let checks = tokio::spawn(probe::run(Arc::clone(&shared)));
+        Ok(Self { addr, stop, accept, checks, shared })
     }
 
     /// Where it listens.
@@ -151,12 +166,17 @@ impl EmbeddedRegistry {
         format!("http://{}", self.addr)
     }
 
-    /// Closes every connection, pending blocking queries included, and frees the port.
+    /// Closes every connection, pending blocking queries included, and frees the port and the data directory.
     pub async fn shutdown(mut self) {
         self.checks.abort();
+        let _aborted = (&mut self.checks).await;
         // Fails only if the task has ended already.
         let _ended = self.stop.send(true);
         let _joined = (&mut self.accept).await;
+        // Tasks of probes may end a moment later; the directory is free now.
+        if let Some(journal) = &self.shared.journal {
+            journal.close();
+        }
     }
 }
 
@@ -175,6 +195,7 @@ struct Shared {
     started: String,
     limits: ServerLimits,
     state: Mutex<Store>,
+    journal: Option<Journal>,
     /// The store's revision after the latest change.
     revision: watch::Sender<u64>,
     /// A timer may have moved.
@@ -184,32 +205,49 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(options: &RegistryOptions, addr: SocketAddr) -> Self {
+    fn new(options: &RegistryOptions, addr: SocketAddr) -> Result<Self, StartError> {
         let address = match addr.ip() {
             // A node needs an address that can be called.
             ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
             ip => ip,
         };
+        let opened = options.data.as_ref().map(|directory| Directory::open(directory)).transpose()?;
+        let node_id = || uuid::Uuid::new_v4().to_string();
         let identity = Identity {
-            node_id: uuid::Uuid::new_v4().to_string(),
+            node_id: match &opened {
+                Some(directory) => directory.keep("node-id", node_id)?,
+                None => node_id(),
+            },
             node_name: options.node_name.clone(),
             datacenter: options.datacenter.clone(),
             address,
             compat: options.compat,
         };
         let mut store = Store::new(options.limits.store, identity.own_node());
+        let journal = match opened {
+            None => None,
+            Some(directory) => {
+                let mut take = |row: Row<'_>| store.read_back(row);
+                let journal = Journal::open(directory, options.limits.journal, &mut take)?;
+                store.resume(identity.own_node(), Instant::now());
+                Some(journal)
+            }
+        };
         register_itself(&mut store, &identity);
         let revision = watch::Sender::new(store.revision());
-        Self {
+        let shared = Self {
             identity,
             started: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             limits: options.limits,
             state: Mutex::new(store),
+            journal,
             revision,
             timers: Notify::new(),
             blocked: Semaphore::new(options.limits.blocked_queries),
             connections: Arc::new(Semaphore::new(options.limits.connections)),
-        }
+        };
+        shared.record(&mut shared.store());
+        Ok(shared)
     }
 
     fn store(&self) -> MutexGuard<'_, Store> {
@@ -230,11 +268,33 @@ impl Shared {
         let before = store.revision();
         let result = change(&mut store, tokio::time::Instant::now().into_std());
         let after = store.revision();
+        self.record(&mut store);
         drop(store);
         if after != before {
             self.revision.send_replace(after);
         }
         result
+    }
+
+    /// Hands what changed to the journal. Called under the lock, so that the order is that of the changes.
+    fn record(&self, store: &mut Store) {
+        let Some(journal) = &self.journal else { return store.forget_changes() };
+        let mut rows = Vec::new();
+        match store.write_changes(&mut rows) {
+            Ok(()) => journal.append(&rows),
+            Err(error) => error!("a change cannot be written: {error}"),
+        }
+    }
+
+    /// Refuses a write that could not be kept, before it is made.
+    fn admit_change(&self) -> Result<(), Refusal> {
+        self.journal.as_ref().map_or(Ok(()), Journal::admit).map_err(Refusal::internal)
+    }
+
+    /// Returns when everything that is in the store now is on disk.
+    async fn settle(&self) -> Result<(), Refusal> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        journal.settle().await.map_err(Refusal::internal)
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

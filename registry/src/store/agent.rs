@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::store::{
     CheckDefinition, CheckKind, CheckRecord, DEREGISTER_AFTER_MIN, Key, ServiceDefinition, Store, StoreError,
+    TTL_EXPIRED,
 };
 use crate::types::CheckStatus;
 
@@ -74,12 +75,16 @@ impl Store {
         now: Instant,
     ) -> Result<(), StoreError> {
         let key = Key::new(&self.own, id);
-        let check = self.checks.get_mut(&key).filter(|check| check.definition.id == id);
+        let check = self.checks.get_mut_quietly(&key).filter(|check| check.definition.id == id);
         let check = check.ok_or_else(|| StoreError::UnknownCheck(id.to_owned()))?;
         let CheckKind::Ttl(ttl) = check.definition.kind else {
             return Err(StoreError::NotTtl(id.to_owned()));
         };
         check.expires_at = Some(now + ttl);
+        if check.output != output {
+            // Acknowledged, so it is kept; what a probe says, unlike this, is soon said again.
+            self.checks.mark(&key);
+        }
         self.set_status(id, status, output, now);
         Ok(())
     }
@@ -87,7 +92,8 @@ impl Store {
     /// The result of a probe. Ignored if the check is gone by now.
     pub(crate) fn set_status(&mut self, id: &str, status: CheckStatus, output: String, now: Instant) {
         let own = self.own.clone();
-        let Some(check) = self.checks.get_mut(&Key::new(&own, id)) else { return };
+        let key = Key::new(&own, id);
+        let Some(check) = self.checks.get_mut_quietly(&key) else { return };
         // A new output alone wakes nobody: a heartbeat every second would wake everybody every second.
         check.output = output;
         check.critical_since = match status {
@@ -97,6 +103,7 @@ impl Store {
         if check.status == status {
             return;
         }
+        let Some(check) = self.checks.get_mut(&key) else { return };
         self.index += 1;
         check.status = status;
         check.modify_index = self.index;
@@ -112,15 +119,16 @@ impl Store {
     pub(crate) fn expire(&mut self, now: Instant) {
         let due = |check: &&mut CheckRecord| check.expires_at.is_some_and(|expires_at| expires_at <= now);
         let mut expired = Vec::new();
-        for check in self.checks.values_mut().filter(due) {
+        for check in self.checks.values_mut_quietly().filter(due) {
             check.expires_at = None;
             let output = match check.output.as_str() {
-                "" => "TTL expired".to_owned(),
-                before => format!("TTL expired (last output before timeout follows): {before}"),
+                "" => TTL_EXPIRED.to_owned(),
+                before => format!("{TTL_EXPIRED} (last output before timeout follows): {before}"),
             };
             expired.push((check.definition.id.clone(), output));
         }
         for (id, output) in expired {
+            self.checks.mark(&Key::new(&self.own, &id));
             self.set_status(&id, CheckStatus::Critical, output, now);
         }
         for id in self.sessions.overdue(now) {

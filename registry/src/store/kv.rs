@@ -5,7 +5,9 @@ use std::ops::Bound;
 use std::time::Instant;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
+use crate::store::table::{Rows, Table};
 use crate::store::{Store, StoreError};
 
 /// The condition of a check-and-set.
@@ -18,8 +20,9 @@ pub(crate) enum Cas {
     At(u64),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KvEntry {
+    #[serde(with = "base64_text")]
     pub(crate) value: Bytes,
     pub(crate) flags: u64,
     /// The session that holds the key.
@@ -32,12 +35,12 @@ pub(crate) struct KvEntry {
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Kv {
-    entries: BTreeMap<String, KvEntry>,
+    entries: Table<String, KvEntry>,
     bytes: usize,
     /// Index of the latest write or deletion; 0 before the first.
     index: u64,
     /// Index of the deletion of each key that is gone, so that a prefix wakes for its own only.
-    tombstones: BTreeMap<String, u64>,
+    tombstones: Table<String, u64>,
     /// Of the tombstones that were too many: counts for every prefix.
     deletion_index: u64,
     /// Until when nobody gets a key that a session lost.
@@ -69,6 +72,25 @@ impl Kv {
             Some(newest) => newest.max(gone),
             None => self.index.max(1),
         }
+    }
+
+    /// For the journal: the keys, and those that are gone.
+    pub(super) fn rows(&mut self) -> [&mut dyn Rows; 2] {
+        [&mut self.entries, &mut self.tombstones]
+    }
+
+    /// Index of the latest change, and of the latest deletion that no tombstone has.
+    pub(super) fn indexes(&self) -> (u64, u64) {
+        (self.index, self.deletion_index)
+    }
+
+    pub(super) fn set_indexes(&mut self, index: u64, deletion_index: u64) {
+        (self.index, self.deletion_index) = (index, deletion_index);
+    }
+
+    /// Once all rows are back.
+    pub(super) fn count_bytes(&mut self) {
+        self.bytes = self.entries.iter().map(|(key, entry)| key.len() + entry.value.len()).sum();
     }
 
     /// True while the key's lock delay lasts.
@@ -199,7 +221,7 @@ impl Kv {
         self.bytes -= key.len() + entry.value.len();
         self.index = index;
         if self.tombstones.len() >= TOMBSTONES_MAX {
-            self.tombstones.clear();
+            self.tombstones.retain(|_, _| false);
             self.deletion_index = index;
         }
         self.tombstones.insert(key.to_owned(), index);
@@ -275,6 +297,23 @@ fn holds(cas: Cas, present: Option<&KvEntry>) -> bool {
         Cas::Always => true,
         Cas::Absent => present.is_none(),
         Cas::At(index) => present.is_some_and(|entry| entry.modify_index == index),
+    }
+}
+
+/// Values in files: JSON has no bytes.
+mod base64_text {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use bytes::Bytes;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(value: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(value))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        STANDARD.decode(text).map(Bytes::from).map_err(D::Error::custom)
     }
 }
 

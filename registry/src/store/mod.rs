@@ -14,14 +14,19 @@ mod agent;
 mod alias;
 mod catalog;
 mod events;
+pub(crate) mod journal;
 mod kv;
+mod persist;
 mod probe;
 mod record;
 mod sessions;
+mod table;
 mod txn;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 pub(crate) use alias::Alias;
 pub(crate) use catalog::Registration;
@@ -35,6 +40,8 @@ pub(crate) use record::{
 pub(crate) use sessions::{Behavior, NewSession, Session, Sessions};
 pub(crate) use txn::{KvVerb, Outcome, TableVerb, TxnError, TxnOp};
 
+use crate::store::persist::Numbers;
+use crate::store::table::Table;
 use crate::types::CheckStatus;
 
 /// How much the registry may hold.
@@ -78,7 +85,7 @@ pub(crate) enum StoreError {
 }
 
 /// Of a service or a check: names are matched without regard to case, as Consul matches them.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Key {
     node: String,
     id: String,
@@ -96,9 +103,9 @@ pub(crate) struct Store {
     /// The name of the registry's own node.
     own: String,
     index: u64,
-    nodes: BTreeMap<String, NodeRecord>,
-    services: BTreeMap<Key, ServiceRecord>,
-    checks: BTreeMap<Key, CheckRecord>,
+    nodes: Table<String, NodeRecord>,
+    services: Table<Key, ServiceRecord>,
+    checks: Table<Key, CheckRecord>,
     pub(crate) kv: Kv,
     pub(crate) sessions: Sessions,
     pub(crate) events: Events,
@@ -107,15 +114,19 @@ pub(crate) struct Store {
     checks_index: u64,
     extinction_index: u64,
     /// By lower-case name: Consul matches names without regard to case.
-    names: BTreeMap<String, Name>,
+    names: Table<String, Name>,
     /// The checks of each service; those of a node are under its name and an empty id.
     checks_of: BTreeMap<Key, BTreeSet<Key>>,
+    /// What the journal knows of the indexes above.
+    numbers_written: Numbers,
 }
 
 /// What is kept of all instances of a service together; there is at least one.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Name {
     index: u64,
+    /// Found again after a restart: they name their service.
+    #[serde(skip)]
     instances: BTreeSet<Key>,
 }
 
@@ -123,13 +134,15 @@ impl Store {
     pub(crate) fn new(limits: StoreLimits, own: NodeDefinition) -> Self {
         let name = own.name.clone();
         let node = NodeRecord { definition: own, create_index: FIRST_INDEX, modify_index: FIRST_INDEX };
+        let mut nodes = Table::default();
+        nodes.insert(name.to_lowercase(), node);
         Self {
             limits,
-            own: name.clone(),
+            own: name,
             index: FIRST_INDEX,
-            nodes: [(name.to_lowercase(), node)].into(),
-            services: BTreeMap::new(),
-            checks: BTreeMap::new(),
+            nodes,
+            services: Table::default(),
+            checks: Table::default(),
             kv: Kv::default(),
             sessions: Sessions::default(),
             events: Events::default(),
@@ -137,8 +150,9 @@ impl Store {
             services_index: FIRST_INDEX,
             checks_index: FIRST_INDEX,
             extinction_index: FIRST_INDEX,
-            names: BTreeMap::new(),
+            names: Table::default(),
             checks_of: BTreeMap::new(),
+            numbers_written: Numbers::default(),
         }
     }
 
@@ -273,12 +287,22 @@ impl Store {
         if let Some(before) = renamed {
             self.leave_name(&before, &key, index);
         }
-        self.names.entry(name.clone()).or_default().instances.insert(key.clone());
+        self.join_name(&name, &key);
         let record = ServiceRecord { node: node.to_owned(), definition, create_index, modify_index: index };
         self.services.insert(key, record);
         self.services_index = index;
         self.touch_name(&name, index);
         true
+    }
+
+    fn join_name(&mut self, name: &str, key: &Key) {
+        let lower = name.to_lowercase();
+        if !self.names.contains_key(&lower) {
+            self.names.insert(lower.clone(), Name::default());
+        }
+        if let Some(all) = self.names.get_mut_quietly(&lower) {
+            all.instances.insert(key.clone());
+        }
     }
 
     /// A service without instances is gone, and what is gone shares one index.
@@ -303,7 +327,7 @@ impl Store {
         let initial = definition.initial_status.unwrap_or(CheckStatus::Critical);
         let service_id = definition.service_id.clone();
         self.adopt_check(node, &key, &service_id);
-        if let Some(before) = self.checks.get_mut(&key) {
+        if let Some(before) = self.checks.get_mut_quietly(&key) {
             before.expires_at = expires_at;
             let same_result =
                 !reported || (before.status, &before.output) == (initial, &definition.initial_output);
@@ -317,6 +341,7 @@ impl Store {
             node.clone_into(&mut before.node);
             before.definition = definition;
             before.modify_index = index;
+            self.checks.mark(&key);
         } else {
             let record = CheckRecord {
                 node: node.to_owned(),
@@ -386,6 +411,8 @@ impl Store {
 
 /// Consul's catalog is never at 0, and clients treat 0 and 1 as "no index".
 const FIRST_INDEX: u64 = 10;
+/// How Consul's output of a TTL check begins that was silent for too long.
+pub(crate) const TTL_EXPIRED: &str = "TTL expired";
 /// Consul's minimum, whatever a check asks for.
 const DEREGISTER_AFTER_MIN: Duration = Duration::from_mins(1);
 

@@ -2,14 +2,16 @@
 //! or when a check that it depends on turns critical or goes; then its keys are released or deleted, and nobody
 //! gets them for the lock delay.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
+use crate::store::table::{Rows, Table};
 use crate::store::{Store, StoreError};
 use crate::types::CheckStatus;
 
 /// What happens to the keys of a session that ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Behavior {
     Release,
     Delete,
@@ -25,7 +27,7 @@ impl Behavior {
 }
 
 /// What a client asks for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct NewSession {
     pub(crate) id: String,
     pub(crate) name: String,
@@ -39,18 +41,19 @@ pub(crate) struct NewSession {
     pub(crate) service_checks: Vec<String>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Session {
     pub(crate) wanted: NewSession,
     pub(crate) index: u64,
+    #[serde(skip)]
     expires_at: Option<Instant>,
 }
 
 /// All sessions, by id.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sessions {
-    by_id: BTreeMap<String, Session>,
-    index: u64,
+    by_id: Table<String, Session>,
+    pub(super) index: u64,
 }
 
 impl Sessions {
@@ -65,6 +68,18 @@ impl Sessions {
     /// The index of every query about sessions.
     pub(crate) fn index(&self) -> u64 {
         self.index.max(1)
+    }
+
+    /// For the journal.
+    pub(super) fn rows(&mut self) -> &mut dyn Rows {
+        &mut self.by_id
+    }
+
+    /// Starts the time of every session again.
+    pub(super) fn resume(&mut self, now: Instant) {
+        for session in self.by_id.values_mut_quietly() {
+            session.expires_at = session.wanted.ttl.1.map(|ttl| now + ttl * EXPIRES_AFTER_TTLS);
+        }
     }
 
     pub(super) fn overdue(&self, now: Instant) -> Vec<String> {
@@ -107,7 +122,7 @@ impl Store {
 
     /// Starts the session's time again. `None`: there is no such session.
     pub(crate) fn renew_session(&mut self, id: &str, now: Instant) -> Option<&Session> {
-        let session = self.sessions.by_id.get_mut(id)?;
+        let session = self.sessions.by_id.get_mut_quietly(id)?;
         session.expires_at = session.wanted.ttl.1.map(|ttl| now + ttl * EXPIRES_AFTER_TTLS);
         Some(session)
     }

@@ -7,6 +7,7 @@ mod bad_answers;
 mod checks;
 mod clients;
 mod command;
+mod durable;
 mod embedded;
 mod fake;
 mod follow;
