@@ -53,7 +53,7 @@ pub use last_known_good::LastKnownGood;
 pub use lease::Lease;
 pub use registration::ServiceRegistration;
 pub use saver::Saver;
-pub use server::{Compat, EmbeddedRegistry, RegistryOptions, ServerLimits, StartError};
+pub use server::{Compat, EmbeddedRegistry, MasterToken, NoToken, RegistryOptions, ServerLimits, StartError};
 pub use store::StoreLimits;
 pub use store::journal::{JournalError, JournalLimits};
 pub use tls::TlsOptions;

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
-use millgate_registry::{Compat, EmbeddedRegistry, RegistryOptions};
+use millgate_registry::{Compat, EmbeddedRegistry, MasterToken, RegistryOptions};
 
 use super::{fail, init_tracing, say, until_terminated};
 
@@ -22,6 +22,11 @@ pub struct Registry {
     /// Directory that keeps what is registered and stored; made if absent, used by one process at a time
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// File with a token that clients have to send; who sends none reads nothing and changes nothing
+    ///
+    /// The token may stand in the variable MILLGATE_REGISTRY_TOKEN instead.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Which Consul to behave like, where versions differ
     #[arg(long, value_enum, default_value_t = Version::Current, value_name = "VERSION")]
     compat: Version,
@@ -48,8 +53,15 @@ impl Registry {
             Version::Current => Compat::Current,
             Version::V1_8 => Compat::V1_8,
         };
+        let token = match self.token() {
+            Ok(token) => token,
+            Err(error) => return fail(error),
+        };
+        let acls = if token.is_some() { "a token is needed" } else { "no ACLs" };
+        let open = token.is_none();
         let data = self.data.clone();
-        let options = RegistryOptions { listen: self.listen, compat, data, ..RegistryOptions::default() };
+        let options =
+            RegistryOptions { listen: self.listen, compat, data, token, ..RegistryOptions::default() };
         let registry = match EmbeddedRegistry::start(options).await {
             Ok(registry) => registry,
             Err(error) => return fail(error),
@@ -59,11 +71,13 @@ impl Registry {
             None => "in memory".to_owned(),
         };
         say(format_args!(
-            "registry  {} (embedded: for development; {kept}, no replication, no ACLs)",
+            "registry  {} (embedded: for development; {kept}, no replication, {acls})",
             registry.url()
         ));
-        if !self.listen.ip().is_loopback() {
-            tracing::warn!("everybody who reaches this address can register and remove services");
+        if open && !self.listen.ip().is_loopback() {
+            tracing::warn!(
+                "everybody who reaches this address can register and remove services; --token-file names a token"
+            );
         }
         if let Err(error) = until_terminated().await {
             return fail(error);
@@ -71,8 +85,26 @@ impl Registry {
         registry.shutdown().await;
         ExitCode::SUCCESS
     }
+
+    /// From the file, else from the environment, where an empty value is none.
+    fn token(&self) -> Result<Option<MasterToken>, String> {
+        if let Some(file) = &self.token_file {
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| format!("cannot read the token {}: {error}", file.display()))?;
+            let token = MasterToken::new(&text);
+            return token.map(Some).map_err(|error| format!("{}: {error}", file.display()));
+        }
+        let text = std::env::var(TOKEN_VARIABLE).unwrap_or_default();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        MasterToken::new(&text).map(Some).map_err(|error| format!("{TOKEN_VARIABLE}: {error}"))
+    }
 }
 
 fn address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "expected an IP address and a port, as in 127.0.0.1:8500 or [::1]:8500")
 }
+
+/// Not an argument: arguments are seen by everybody on the machine.
+const TOKEN_VARIABLE: &str = "MILLGATE_REGISTRY_TOKEN";

@@ -101,5 +101,29 @@ async fn a_torn_record_is_said_in_one_line_and_a_directory_in_use_is_an_error() 
     assert_eq!(registry.terminate().await, Some(0));
 }
 
+#[tokio::test]
+async fn with_a_token_file_only_who_has_the_token_may_write() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("token"), "a-token-for-tests\n").unwrap();
+    let args = ["registry", "--listen", "127.0.0.1:0", "--token-file", "token"];
+    let registry = Serving::start(dir.path(), &args, "registry").await;
+    let address = registry.value("registry").parse().unwrap();
+    assert!(registry.lines.iter().all(|line| !line.contains("a-token-for-tests")), "{:?}", registry.lines);
+    let put = |token: &str| {
+        let mut put = request("PUT", "/v1/kv/a", "x");
+        put.headers_mut().insert("x-consul-token", token.parse().unwrap());
+        put
+    };
+    assert_eq!(send(address, put("")).await.status(), 403);
+    assert_eq!(send(address, put("another")).await.status(), 403);
+    assert_eq!(send(address, put("a-token-for-tests")).await.status(), 200);
+    registry.kill().await;
+
+    std::fs::write(dir.path().join("token"), "two words").unwrap();
+    run(dir.path(), &args).await.expect(1, &["token: a token has 1 to 512 letters"]);
+    let missing = ["registry", "--listen", "127.0.0.1:0", "--token-file", "missing"];
+    run(dir.path(), &missing).await.expect(1, &["cannot read the token missing: No such file"]);
+}
+
 /// Acknowledged writes in a round before the registry is killed.
 const ENOUGH: u64 = 300;

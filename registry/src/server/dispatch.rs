@@ -11,8 +11,10 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Incoming};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
+use crate::server::acl;
 use crate::server::answer::{self, Answer, Refusal, Response};
 use crate::server::gzip;
+use crate::server::limits::Peer;
 use crate::server::paths::{self, Handler};
 use crate::server::query::{Params, refuse_namespaces};
 use crate::server::{Compat, Shared};
@@ -23,6 +25,8 @@ pub(crate) struct Call<'a> {
     pub(crate) method: Method,
     pub(crate) params: Params,
     pub(crate) headers: HeaderMap,
+    /// Decoded.
+    pub(crate) path: &'a str,
     /// What follows the path of the handler, decoded.
     pub(crate) argument: &'a str,
     pub(crate) body: Bytes,
@@ -38,6 +42,12 @@ impl Call<'_> {
 
     pub(crate) fn is_current(&self) -> bool {
         self.shared.identity.compat == Compat::Current
+    }
+
+    /// Whether it may wait for a change: a read with an index or a hash.
+    fn waits(&self) -> bool {
+        let given = |name: &str| self.params.get(name).is_some_and(|value| !matches!(value, "" | "0"));
+        self.method == Method::GET && (given("index") || given("hash"))
     }
 
     /// The argument, which must not be empty; `missing` is Consul's text if it is.
@@ -71,12 +81,13 @@ pub(crate) async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> R
         None => no_such_path(&shared, &path),
         Some((handler, allow, argument)) => {
             let reads = request.method() == Method::GET;
-            let answered = admit(&shared, handler, allow, argument, request).await;
+            let answered = admit(&shared, handler, allow, &path, argument, request).await;
             // Nothing is told before it is on disk. If that fails for good, reads go on and writes do not.
             let settled = shared.settle().await;
             let answered = if reads { answered } else { settled.and(answered) };
             let mut response = answered.unwrap_or_else(Refusal::into_response);
             response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+            acl::mark_default(&shared, &mut response);
             response
         }
     };
@@ -91,6 +102,7 @@ async fn admit(
     shared: &Shared,
     handler: &Handler,
     allow: &'static str,
+    path: &str,
     argument: &str,
     request: Request<Incoming>,
 ) -> Answer {
@@ -109,16 +121,26 @@ async fn admit(
     }
     let params = Params::parse(parts.uri.query());
     refuse_namespaces(&params, &parts.headers)?;
-    let body = read_body(shared, body).await?;
-    if method != Method::GET {
+    let body = read_body(shared.limits.body_bytes_for(path), body).await?;
+    let mut call = Call { shared, method, params, headers: parts.headers, path, argument, body };
+    if call.method != Method::GET {
         shared.admit_change()?;
     }
-    let call = Call { shared, method, params, headers: parts.headers, argument, body };
-    match handler {
-        Handler::Always(handler) => Ok(handler(&call)),
-        Handler::Now(handler) => handler(&call),
-        Handler::Later(handler) => handler(&call).await,
+    let view = acl::admit(&call)?;
+    if !view.blocks() {
+        call.params = call.params.without_index();
     }
+    let _place = match parts.extensions.get::<Peer>() {
+        Some(Peer(client)) if call.waits() => {
+            Some(shared.waiting.admit(*client, shared.limits.blocked_queries_per_client)?)
+        }
+        _ => None,
+    };
+    view.restrict(match handler {
+        Handler::Always(handler) => handler(&call),
+        Handler::Now(handler) => handler(&call)?,
+        Handler::Later(handler) => handler(&call).await?,
+    })
 }
 
 /// Paths with `//`, `.` or `..`, and those that lack their last slash, are redirected as Go's router does it.
@@ -184,8 +206,7 @@ async fn zip(response: Response) -> Response {
 }
 
 /// Bodies of reads are read as well, and ignored: some clients send one with a GET.
-async fn read_body(shared: &Shared, body: Incoming) -> Result<Bytes, Refusal> {
-    let limit = shared.limits.body_bytes;
+async fn read_body(limit: usize, body: Incoming) -> Result<Bytes, Refusal> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > limit {
         return Err(Refusal::too_large(announced, limit));

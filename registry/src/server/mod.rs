@@ -10,6 +10,7 @@
 //! With a data directory nothing is told to anybody before it is on disk: every answer, reads included, waits until
 //! the changes made so far are durable. So no index that a client has seen comes again with other content.
 
+mod acl;
 mod agent;
 mod agent_health;
 mod answer;
@@ -25,6 +26,7 @@ mod go;
 mod gzip;
 mod health;
 mod kv;
+mod limits;
 mod maintenance;
 mod operator;
 mod own;
@@ -51,10 +53,13 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{debug, error, warn};
 
+pub use crate::server::acl::{MasterToken, NoToken};
 use crate::server::answer::Refusal;
+pub use crate::server::limits::ServerLimits;
+use crate::server::limits::{Peer, Waiting};
 use crate::server::shape::Identity;
-use crate::store::journal::{Directory, Journal, JournalError, JournalLimits, Row};
-use crate::store::{CheckDefinition, CheckKind, ServiceDefinition, Store, StoreLimits};
+use crate::store::journal::{Directory, Journal, JournalError, Row};
+use crate::store::{CheckDefinition, CheckKind, ServiceDefinition, Store};
 use crate::types::CheckStatus;
 
 /// Which release's texts and status codes are given, where they differ.
@@ -64,36 +69,6 @@ pub enum Compat {
     Current,
     /// 1.8.7, which the tests compare with.
     V1_8,
-}
-
-/// How much one registry takes on.
-#[derive(Debug, Clone, Copy)]
-pub struct ServerLimits {
-    /// Connections beyond it are closed at once.
-    pub connections: usize,
-    /// Blocking queries beyond it are answered 429.
-    pub blocked_queries: usize,
-    pub body_bytes: usize,
-    pub kv_value_bytes: usize,
-    pub checks_per_service: usize,
-    pub store: StoreLimits,
-    pub journal: JournalLimits,
-}
-
-/// Far above what a developer's machine runs, far below what would exhaust it.
-impl Default for ServerLimits {
-    fn default() -> Self {
-        Self {
-            connections: 4096,
-            blocked_queries: 4096,
-            body_bytes: 1024 * 1024,
-            // Consul's own limit.
-            kv_value_bytes: 512 * 1024,
-            checks_per_service: 64,
-            store: StoreLimits::default(),
-            journal: JournalLimits::default(),
-        }
-    }
 }
 
 /// How an embedded registry is started.
@@ -106,6 +81,8 @@ pub struct RegistryOptions {
     pub node_name: String,
     /// Where the state is kept; `None` keeps it in memory only.
     pub data: Option<PathBuf>,
+    /// With a token, who has none sees and changes nothing; `None`: no ACLs.
+    pub token: Option<MasterToken>,
     pub limits: ServerLimits,
 }
 
@@ -117,6 +94,7 @@ impl Default for RegistryOptions {
             datacenter: "dc1".to_owned(),
             node_name: "millgate".to_owned(),
             data: None,
+            token: None,
             limits: ServerLimits::default(),
         }
     }
@@ -193,6 +171,7 @@ struct Shared {
     identity: Identity,
     /// When it was, in words.
     started: String,
+    master: Option<MasterToken>,
     limits: ServerLimits,
     state: Mutex<Store>,
     journal: Option<Journal>,
@@ -201,6 +180,7 @@ struct Shared {
     /// A timer may have moved.
     timers: Notify,
     blocked: Semaphore,
+    waiting: Waiting,
     connections: Arc<Semaphore>,
 }
 
@@ -222,6 +202,7 @@ impl Shared {
             datacenter: options.datacenter.clone(),
             address,
             compat: options.compat,
+            acls: options.token.is_some(),
         };
         let mut store = Store::new(options.limits.store, identity.own_node());
         let journal = match opened {
@@ -237,6 +218,7 @@ impl Shared {
         let revision = watch::Sender::new(store.revision());
         let shared = Self {
             identity,
+            master: options.token.clone(),
             started: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             limits: options.limits,
             state: Mutex::new(store),
@@ -244,6 +226,7 @@ impl Shared {
             revision,
             timers: Notify::new(),
             blocked: Semaphore::new(options.limits.blocked_queries),
+            waiting: Waiting::default(),
             connections: Arc::new(Semaphore::new(options.limits.connections)),
         };
         shared.record(&mut shared.store());
@@ -342,14 +325,14 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::
             _ = stopped.wait_for(|stop| *stop) => break,
         };
         match accepted {
-            Ok((socket, _)) => {
+            Ok((socket, peer)) => {
                 let Ok(permit) = Arc::clone(&shared.connections).try_acquire_owned() else {
                     warn!("more than {} connections; one is refused", shared.limits.connections);
                     continue;
                 };
                 let shared = Arc::clone(&shared);
                 connections.spawn(async move {
-                    serve(socket, shared).await;
+                    serve(socket, Peer(peer.ip()), shared).await;
                     drop(permit);
                 });
             }
@@ -363,10 +346,13 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::
     connections.shutdown().await;
 }
 
-async fn serve(socket: TcpStream, shared: Arc<Shared>) {
+async fn serve(socket: TcpStream, peer: Peer, shared: Arc<Shared>) {
     // Answers are small and awaited; failing to say so to the kernel changes nothing else.
     let _nodelay = socket.set_nodelay(true);
-    let service = service_fn(move |request| dispatch::answer(Arc::clone(&shared), request));
+    let service = service_fn(move |mut request| {
+        request.extensions_mut().insert(peer);
+        dispatch::answer(Arc::clone(&shared), request)
+    });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)

@@ -10,12 +10,6 @@ use crate::server::dispatch::Call;
 use crate::server::read::{blocking, read};
 use crate::store::Store;
 
-/// Without access control, every endpoint of it answers this.
-pub(crate) fn acl(_: &Call<'_>) -> Answer {
-    let text = "ACL support disabled".to_owned();
-    Err(Refusal { status: StatusCode::UNAUTHORIZED, text, dispatched: false })
-}
-
 pub(crate) fn not_served(_: &Call<'_>) -> Answer {
     Err(Refusal::internal("the embedded registry does not serve this; use a Consul agent for it"))
 }

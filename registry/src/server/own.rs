@@ -133,7 +133,7 @@ fn stats(identity: &Identity, store: &Store) -> Value {
         },
         "build": {"prerelease": "", "revision": "", "version": identity.version()},
         "consul": {
-            "acl": "disabled",
+            "acl": if identity.acls { "enabled" } else { "disabled" },
             "bootstrap": "false",
             "known_datacenters": "1",
             "leader": "true",
@@ -162,7 +162,7 @@ fn member(identity: &Identity) -> Value {
         "Addr": identity.address.to_string(),
         "Port": SERF_PORT,
         "Tags": {
-            "acls": "0",
+            "acls": if identity.acls { "1" } else { "0" },
             "build": format!("{}:", identity.version()),
             "dc": identity.datacenter,
             "ft_fs": "1",

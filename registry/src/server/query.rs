@@ -47,6 +47,12 @@ impl Params {
         pairs.collect::<Vec<_>>().join("&")
     }
 
+    /// The same without an index to wait for; one that is no number stays, to be refused.
+    pub(crate) fn without_index(mut self) -> Self {
+        self.0.retain(|(name, value)| name != "index" || value.parse::<u64>().is_err());
+        self
+    }
+
     pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }

@@ -17,6 +17,7 @@ pub(crate) struct Identity {
     pub(crate) datacenter: String,
     pub(crate) address: IpAddr,
     pub(crate) compat: Compat,
+    pub(crate) acls: bool,
 }
 
 impl Identity {

@@ -150,6 +150,19 @@ async fn more_blocking_queries_than_the_limit_are_refused() {
 }
 
 #[tokio::test]
+async fn more_blocking_queries_of_one_client_than_its_limit_are_refused() {
+    let limits = ServerLimits { blocked_queries_per_client: 0, ..ServerLimits::default() };
+    let registry = EmbeddedRegistry::start(RegistryOptions { limits, ..options() }).await.unwrap();
+    let (status, text) =
+        text(&registry, Method::GET, "/v1/health/service/web?index=1000000&wait=1m", "").await;
+    assert_eq!(status, 429);
+    assert!(text.starts_with("Your IP is issuing too many concurrent connections"), "{text}");
+    assert!(text.ends_with("more than 0 blocking queries at a time from 127.0.0.1"), "{text}");
+    // Who does not wait is answered.
+    assert_eq!(call(&registry, Method::GET, "/v1/health/service/web?index=0", "").await.status.as_u16(), 200);
+}
+
+#[tokio::test]
 async fn a_body_past_the_limit_is_refused() {
     let limits = ServerLimits { body_bytes: 10, ..ServerLimits::default() };
     let registry = EmbeddedRegistry::start(RegistryOptions { limits, ..options() }).await.unwrap();

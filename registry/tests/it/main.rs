@@ -1,6 +1,7 @@
 //! Integration tests of the registry package: the same suite against the embedded registry and a real Consul,
 //! a raw server that misbehaves, both registries side by side, and the embedded one by itself.
 
+mod acl;
 mod agents;
 mod backend;
 mod bad_answers;

@@ -1,0 +1,365 @@
+//! Who may do what, with one token: with it everything, without it what Consul's anonymous token may do when the
+//! default is to deny. Reads of the catalog are answered empty (never refused, as with Consul: an empty list says
+//! nothing), everything else is refused with 403. A token that is not known is 403 `ACL not found` everywhere.
+//!
+//! Without a token in the options there are no ACLs: everybody may do everything, and `/v1/acl/…` is 401.
+
+use std::fmt;
+
+use http::{HeaderValue, Method, StatusCode, header};
+use http_body_util::Full;
+use serde_json::json;
+
+use crate::server::answer::{self, Answer, Refusal, Response};
+use crate::server::dispatch::Call;
+use crate::server::{Compat, Shared, definition};
+
+/// The token that may do everything. Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct MasterToken(String);
+
+/// What is not a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a token has 1 to {TOKEN_BYTES_MAX} letters, digits or signs, and no blanks: a UUID, as a rule")]
+pub struct NoToken;
+
+impl MasterToken {
+    /// Reads a token, without the blanks and line feeds around it.
+    pub fn new(text: &str) -> Result<Self, NoToken> {
+        let text = text.trim();
+        let legal =
+            (1..=TOKEN_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        if legal { Ok(Self(text.to_owned())) } else { Err(NoToken) }
+    }
+
+    /// Takes as long for a token that is wrong at its end as for one that is wrong at its beginning.
+    fn is(&self, other: &str) -> bool {
+        let differing = self.0.bytes().zip(other.bytes()).fold(0, |differing, (a, b)| differing | (a ^ b));
+        self.0.len() == other.len() && differing == 0
+    }
+}
+
+impl fmt::Debug for MasterToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// What becomes of the answer to a request that was let through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum View {
+    Whole,
+    /// Status and headers, with this body.
+    Empty(&'static str),
+    /// As if it was not there: 404, with the headers.
+    Hidden,
+    /// Unless the request is wrong anyway, this.
+    Denied(Refusal),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    Master,
+    Anonymous,
+    Unknown,
+}
+
+impl View {
+    /// A refusal does not wait for an index.
+    pub(crate) fn blocks(&self) -> bool {
+        !matches!(self, Self::Denied(_))
+    }
+
+    pub(crate) fn restrict(self, response: Response) -> Answer {
+        if self == Self::Whole || !response.status().is_success() && !matches!(self, Self::Denied(_)) {
+            return Ok(response);
+        }
+        let (mut head, _) = response.into_parts();
+        match self {
+            Self::Whole => Ok(Response::from_parts(head, Full::default())),
+            Self::Empty(body) => Ok(Response::from_parts(head, Full::from(body))),
+            Self::Hidden => {
+                head.status = StatusCode::NOT_FOUND;
+                head.headers.remove(header::CONTENT_TYPE);
+                Ok(Response::from_parts(head, Full::default()))
+            }
+            Self::Denied(refusal) => Err(refusal),
+        }
+    }
+}
+
+/// Decides about a request. `Err`: a write that is refused before it is made.
+pub(crate) fn admit(asked: &Call<'_>) -> Result<View, Refusal> {
+    match caller(asked) {
+        Caller::Master => Ok(View::Whole),
+        _ if OPEN.iter().any(|path| asked.path.starts_with(path)) => Ok(View::Whole),
+        // The agent knows the token before it looks at anything; the catalog looks at the request first.
+        Caller::Unknown if asked.path.starts_with("/v1/agent/") && asked.method == Method::GET => {
+            Err(unknown())
+        }
+        Caller::Unknown if asked.method == Method::GET => {
+            let of_catalog = DISPATCHED.iter().any(|path| asked.path.starts_with(path));
+            Ok(View::Denied(if of_catalog { unknown().dispatched() } else { unknown() }))
+        }
+        // Consul's one exception.
+        Caller::Unknown if asked.path.starts_with("/v1/event/fire/") => {
+            Err(Refusal::internal("ACL not found"))
+        }
+        Caller::Unknown => refuse_write(asked).map_or_else(
+            |refusal| Err(if refusal.status == StatusCode::BAD_REQUEST { refusal } else { unknown() }),
+            |()| Err(unknown()),
+        ),
+        Caller::Anonymous if asked.method == Method::GET => anonymous_view(asked),
+        Caller::Anonymous => refuse_write(asked).map(|()| View::Whole),
+    }
+}
+
+/// `/v1/acl/…`: what clients ask of a token that they have. Tokens and policies are not made here.
+pub(crate) fn endpoint(asked: &Call<'_>) -> Answer {
+    let shared = asked.shared;
+    if shared.master.is_none() {
+        return Err(Refusal {
+            status: StatusCode::UNAUTHORIZED,
+            ..Refusal::internal("ACL support disabled")
+        });
+    }
+    let pretty = asked.params.has("pretty");
+    let caller = caller(asked);
+    let index = shared.store().index();
+    let policy = json!({"ID": MANAGEMENT_ID, "Name": "global-management"});
+    let token = json!({
+        "AccessorID": shared.identity.node_id,
+        "Description": "Master Token",
+        "Policies": [policy],
+        "Local": false,
+        "CreateTime": EPOCH,
+        "Hash": "",
+        "CreateIndex": 1,
+        "ModifyIndex": 1,
+    });
+    let value = match (asked.path.strip_prefix("/v1/acl/").unwrap_or_default(), caller) {
+        ("bootstrap", _) => {
+            return Err(forbidden("Permission denied: ACL bootstrap no longer allowed (reset index: 1)"));
+        }
+        ("replication", _) => {
+            let replication = json!({
+                "Enabled": false, "Running": false, "SourceDatacenter": "", "ReplicationType": "",
+                "ReplicatedIndex": 0, "ReplicatedRoleIndex": 0, "ReplicatedTokenIndex": 0,
+                "LastSuccess": EPOCH, "LastError": EPOCH,
+            });
+            return Ok(answer::json(&replication, pretty));
+        }
+        (_, Caller::Unknown) | ("token/self", Caller::Anonymous) => return Err(unknown().dispatched()),
+        (_, Caller::Anonymous) => return Err(denied(shared, "acl", "read", "", false).dispatched()),
+        ("token/self", Caller::Master) => {
+            let mut own = token;
+            if let Some(master) = &shared.master {
+                own["SecretID"] = json!(master.0);
+            }
+            own
+        }
+        ("tokens", Caller::Master) => json!([token]),
+        ("policies", Caller::Master) => json!([{
+            "ID": MANAGEMENT_ID, "Name": "global-management",
+            "Description": "Builtin Policy that grants unlimited access",
+            "Datacenters": null, "Hash": "", "CreateIndex": 1, "ModifyIndex": 1,
+        }]),
+        (_, Caller::Master) => {
+            return Err(Refusal::internal(
+                "the embedded registry has one token and no policies; use a Consul agent for more",
+            ));
+        }
+    };
+    Ok(answer::with_index(answer::json(&value, pretty), index))
+}
+
+/// What the header about the default says, in releases that have it.
+pub(crate) fn mark_default(shared: &Shared, response: &mut Response) {
+    if shared.master.is_some()
+        && let Some(policy) = response.headers_mut().get_mut("x-consul-default-acl-policy")
+    {
+        *policy = HeaderValue::from_static("deny");
+    }
+}
+
+/// The token of a request: `?token=`, then `X-Consul-Token`, then `Authorization: Bearer`. An empty one is none.
+fn caller(asked: &Call<'_>) -> Caller {
+    let shared = asked.shared;
+    let Some(master) = &shared.master else { return Caller::Master };
+    let header = |name: &str| asked.headers.get(name).and_then(|value| value.to_str().ok());
+    let bearer = header("authorization").and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    });
+    let given = [asked.params.get("token"), header("x-consul-token"), bearer];
+    match given.into_iter().flatten().find(|token| !token.is_empty()) {
+        None | Some("anonymous") => Caller::Anonymous,
+        Some(token) if master.is(token) => Caller::Master,
+        Some(_) => Caller::Unknown,
+    }
+}
+
+/// `Err`: refused before anything is looked at.
+fn anonymous_view(asked: &Call<'_>) -> Result<View, Refusal> {
+    let shared = asked.shared;
+    let node = shared.identity.node_name.as_str();
+    let denied = |resource: &str, on: &str| denied(shared, resource, "read", on, false);
+    let found = EMPTY.iter().find(|(path, _)| asked.path.starts_with(path));
+    if let Some((_, body)) = found {
+        return Ok(View::Empty(body));
+    }
+    match asked.path {
+        path if path.starts_with("/v1/kv/") => Ok(if asked.params.has("keys") && asked.argument.is_empty() {
+            View::Empty("[]")
+        } else if asked.params.has("keys") || asked.params.has("recurse") {
+            View::Hidden
+        } else {
+            View::Denied(denied("key", asked.argument))
+        }),
+        path if path.starts_with("/v1/agent/service/") || path.starts_with("/v1/agent/health/") => {
+            let id = asked.argument.rsplit('/').next().unwrap_or_default();
+            let name = shared.store().service(id).map(|service| service.definition.name.clone());
+            Ok(View::Denied(denied("service", name.as_deref().unwrap_or(id))))
+        }
+        path if path.starts_with("/v1/operator/") => Err(denied("operator", "")),
+        _ => Err(denied("agent", node)),
+    }
+}
+
+/// Always `Err`, but for the order: what is wrong with a request is said before who may not send it.
+fn refuse_write(asked: &Call<'_>) -> Result<(), Refusal> {
+    let shared = asked.shared;
+    let node = shared.identity.node_name.clone();
+    let compat = shared.identity.compat;
+    let rest = |prefix: &str| asked.path.strip_prefix(prefix);
+    if asked.path == "/v1/agent/service/register" {
+        let (service, _) = definition::service(&asked.body, compat, &shared.limits)?;
+        return Err(denied(shared, "service", "write", &service.name, true));
+    }
+    if asked.path == "/v1/agent/check/register" {
+        let check = definition::check(&asked.body, compat)?;
+        return Err(denied_check(shared, &check.service_id));
+    }
+    for prefix in ["/v1/agent/service/deregister/", "/v1/agent/service/maintenance/"] {
+        if let Some(id) = rest(prefix) {
+            let name = shared.store().service(id).map(|service| service.definition.name.clone());
+            return Err(match name {
+                Some(name) => denied(shared, "service", "write", &name, true),
+                None => Refusal::internal(format!("Unknown service {{{id:?} {{}}}}")),
+            });
+        }
+    }
+    for verb in ["deregister", "pass", "warn", "fail", "update"] {
+        if let Some(id) = rest(&format!("/v1/agent/check/{verb}/")) {
+            let found = shared.store().own_checks().find(|check| check.definition.id == id).cloned();
+            return Err(match found {
+                Some(check) => denied_check(shared, &check.definition.service_id),
+                None => Refusal::internal(format!("Unknown check {id:?}")),
+            });
+        }
+    }
+    let (resource, on) = match asked.path {
+        path if path.starts_with("/v1/kv/") => ("key", asked.argument),
+        path if path.starts_with("/v1/event/") => ("event", asked.argument),
+        path if path.starts_with("/v1/session/") => ("session", node.as_str()),
+        path if path.starts_with("/v1/catalog/") => ("node", ""),
+        path if path.starts_with("/v1/agent/maintenance") => ("node", node.as_str()),
+        path if path.starts_with("/v1/txn") => ("key", ""),
+        _ => ("agent", node.as_str()),
+    };
+    Err(denied(shared, resource, "write", on, false))
+}
+
+fn denied_check(shared: &Shared, service_id: &str) -> Refusal {
+    let name = shared.store().service(service_id).map(|service| service.definition.name.clone());
+    match name {
+        Some(name) => denied(shared, "service", "write", &name, true),
+        None => denied(shared, "node", "write", &shared.identity.node_name, true),
+    }
+}
+
+/// `named`: 1.8 says what is missing, too; it does so for services and checks of the agent only.
+fn denied(shared: &Shared, resource: &str, access: &str, on: &str, named: bool) -> Refusal {
+    let on_name = if on.is_empty() { String::new() } else { format!(" on {on:?}") };
+    forbidden(&match shared.identity.compat {
+        Compat::V1_8 if named => format!("Permission denied: Missing {resource}:{access} on {on}"),
+        Compat::V1_8 => "Permission denied".to_owned(),
+        Compat::Current => format!(
+            "Permission denied: anonymous token lacks permission '{resource}:{access}'{on_name}. The anonymous \
+             token is used implicitly when a request does not specify a token."
+        ),
+    })
+}
+
+fn unknown() -> Refusal {
+    forbidden("ACL not found")
+}
+
+fn forbidden(text: &str) -> Refusal {
+    Refusal { status: StatusCode::FORBIDDEN, ..Refusal::internal(text) }
+}
+
+/// What everybody may read, whatever token they send.
+const OPEN: &[&str] =
+    &["/v1/acl/", "/v1/status/", "/v1/catalog/datacenters", "/v1/coordinate/datacenters", "/v1/connect/ca/"];
+
+/// Whose refusals carry an index that means nothing.
+const DISPATCHED: &[&str] = &[
+    "/v1/catalog/",
+    "/v1/health/",
+    "/v1/session/",
+    "/v1/coordinate/",
+    "/v1/query",
+    "/v1/internal/",
+    "/v1/connect/intentions",
+];
+
+/// What is answered empty, and how. The first match wins.
+const EMPTY: &[(&str, &str)] = &[
+    ("/v1/agent/services", "{}"),
+    ("/v1/agent/checks", "{}"),
+    ("/v1/agent/members", "[]"),
+    ("/v1/catalog/services", "{}"),
+    ("/v1/catalog/node/", "null"),
+    ("/v1/catalog/node-services/", r#"{"Node":null,"Services":null}"#),
+    ("/v1/catalog/", "[]"),
+    ("/v1/health/", "[]"),
+    ("/v1/session/", "[]"),
+    ("/v1/event/list", "[]"),
+    ("/v1/coordinate/", "[]"),
+    ("/v1/query", "[]"),
+    ("/v1/internal/ui/", "[]"),
+    ("/v1/config", "[]"),
+    ("/v1/connect/intentions", "[]"),
+];
+
+/// The id that Consul's policy for everything has.
+const MANAGEMENT_ID: &str = "00000000-0000-0000-0000-000000000001";
+/// Go's zero time.
+const EPOCH: &str = "0001-01-01T00:00:00Z";
+/// Headers have limits, too.
+const TOKEN_BYTES_MAX: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_compared_whole_and_never_printed() {
+        let token = MasterToken::new(" secret\n").unwrap();
+        for (other, same) in
+            [("secret", true), ("secre", false), ("secret1", false), ("Secret", false), ("", false)]
+        {
+            assert_eq!(token.is(other), same, "{other}");
+        }
+        assert_eq!(format!("{token:?}"), "[redacted]");
+    }
+
+    #[test]
+    fn what_cannot_stand_in_a_header_is_no_token() {
+        for text in ["", " \n", "a b", "ä", &"x".repeat(TOKEN_BYTES_MAX + 1)] {
+            assert_eq!(MasterToken::new(text), Err(NoToken), "{text}");
+        }
+        assert!(MasterToken::new(&"x".repeat(TOKEN_BYTES_MAX)).is_ok());
+    }
+}
