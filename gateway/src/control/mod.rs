@@ -221,8 +221,12 @@ impl Controller {
                     saver.save(update.clone());
                 }
                 self.status.count_update();
-                self.world.instances.insert(update.target, update.instances);
-                background.discovery.follow_names(&self.settings, &self.world);
+                let new = Arc::clone(&update.instances);
+                let old = self.world.instances.insert(update.target, update.instances);
+                // As a rule instances have addresses, and then all others need not be looked through.
+                if [old, Some(new)].iter().flatten().any(|list| selection::has_names(list)) {
+                    background.discovery.follow_names(&self.settings, &self.world);
+                }
             }
             Event::Resolved { name, addresses } => {
                 return self.world.learn_addresses(name, addresses);

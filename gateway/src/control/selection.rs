@@ -46,6 +46,14 @@ pub fn host_name(source: &ConsulSource, instance: &Instance) -> Option<String> {
     address.parse::<IpAddr>().is_err().then(|| format!("{address}:{port}"))
 }
 
+/// Has any of them a host name, as whichever of its addresses?
+pub fn has_names(instances: &[Instance]) -> bool {
+    instances.iter().any(|instance| {
+        let tagged = instance.tagged_addresses.values().map(|tagged| &tagged.address);
+        std::iter::once(&instance.address).chain(tagged).any(|address| address.parse::<IpAddr>().is_err())
+    })
+}
+
 fn selects(selector: &Selector, instance: &Instance) -> bool {
     selector.tags.iter().all(|tag| instance.has_tag(tag))
         && selector.meta.iter().all(|(key, value)| instance.meta.get(key) == Some(value))
@@ -88,6 +96,16 @@ mod tests {
     fn selector(tags: &[&str], meta: &[(&str, &str)]) -> Selector {
         let Instance { tags, meta, .. } = instance(tags, meta);
         Selector { tags, meta }
+    }
+
+    #[test]
+    fn a_host_name_is_found_behind_any_address() {
+        let mut one = instance(&[], &[]);
+        assert!(has_names(std::slice::from_ref(&one)), "as a tagged address");
+        one.tagged_addresses.clear();
+        assert!(!has_names(std::slice::from_ref(&one)));
+        let named = Instance { address: "api.example".to_owned(), ..one.clone() };
+        assert!(has_names(&[one, named]));
     }
 
     #[test]
