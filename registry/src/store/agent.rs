@@ -123,6 +123,8 @@ impl Store {
             check.expires_at = None;
             let output = match check.output.as_str() {
                 "" => TTL_EXPIRED.to_owned(),
+                // Registered again, but not heard from since: the last output is in there already.
+                before if before.starts_with(TTL_EXPIRED) => before.to_owned(),
                 before => format!("{TTL_EXPIRED} (last output before timeout follows): {before}"),
             };
             expired.push((check.definition.id.clone(), output));

@@ -98,6 +98,7 @@ impl Store {
                 node.id, node.name, present.id, present.name, present.address
             )));
         }
+        self.refuse_taking_own_id(node)?;
         for (at, check) in &registration.checks {
             if !at.is_empty() && *at != node.name {
                 return Err(StoreError::Refused(format!(
@@ -115,6 +116,20 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// A node that is renamed loses what was at its old name. The registry's own node, whose id anybody can read,
+    /// would be gone until the next start, with all that registered itself.
+    fn refuse_taking_own_id(&self, node: &NodeDefinition) -> Result<(), StoreError> {
+        let own = self.node(&self.own).map_or("", |own| own.definition.id.as_str());
+        if own.is_empty() || node.id != own || node.name == self.own {
+            return Ok(());
+        }
+        Err(StoreError::Refused(format!(
+            "failed inserting node: {own:?} is the id of the embedded registry's own node {:?}, which cannot be renamed; \
+             use another id, or none",
+            self.own
+        )))
     }
 
     /// A node with a known id and another name is renamed: what was at the old name goes.

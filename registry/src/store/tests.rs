@@ -301,3 +301,37 @@ fn a_session_needs_checks_that_are_there_and_not_critical() {
     let unknown = store.kv_lock("k", "v".into(), 0, "s", now);
     assert_eq!(unknown, Err(StoreError::Refused("invalid session \"s\"".to_owned())));
 }
+
+#[test]
+fn the_registrys_own_node_is_not_renamed_from_the_catalog() {
+    let now = Instant::now();
+    let id = "6f1e4a2c-0000-4000-8000-000000000001";
+    let node =
+        |name: &str| NodeDefinition { id: id.to_owned(), name: name.to_owned(), ..NodeDefinition::default() };
+    let mut store = Store::new(StoreLimits::default(), node("n1"));
+    store.register_service(service("web", "web-1"), Vec::new(), false, now).unwrap();
+    for name in ["other", "N1"] {
+        let taken = Registration { node: node(name), ..Registration::default() };
+        let refused = store.catalog_register(taken.clone(), now).unwrap_err();
+        assert!(matches!(&refused, StoreError::Refused(text) if text.contains("\"n1\"")), "{refused:?}");
+        let operation = TxnOp::Node { verb: TableVerb::Set, node: taken.node, index: 0 };
+        assert!(store.transact(&[operation], now).is_err());
+    }
+    store.catalog_register(Registration { node: node("n1"), ..Registration::default() }, now).unwrap();
+    assert!(store.node("n1").is_some() && store.service("web-1").is_some());
+}
+
+#[test]
+fn the_output_of_a_check_that_expires_again_and_again_does_not_grow() {
+    let mut now = Instant::now();
+    let ttl = Duration::from_secs(10);
+    let mut store = store(now);
+    store.heartbeat("service:web-1", CheckStatus::Passing, "fine".to_owned(), now).unwrap();
+    for _ in 0..3 {
+        now += ttl;
+        store.expire(now);
+        let output = &store.own_check("service:web-1").unwrap().output;
+        assert_eq!(output, "TTL expired (last output before timeout follows): fine");
+        store.register_service(service("web", "web-1"), vec![ttl_check("web-1", ttl)], false, now).unwrap();
+    }
+}
