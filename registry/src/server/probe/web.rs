@@ -28,6 +28,8 @@ struct Hop {
     with_body: bool,
     /// Whether a `Host` of the registration still counts.
     own_host: bool,
+    /// Whether it still goes to the host that the registration's credentials are for.
+    with_secrets: bool,
     referer: Option<String>,
 }
 
@@ -36,7 +38,14 @@ pub(super) async fn check(request: &Request<'_>, probe: &Probe) -> (CheckStatus,
     let Ok(method) = Method::from_bytes(request.method.as_bytes()) else {
         return (CheckStatus::Critical, format!("net/http: invalid method {:?}", request.method));
     };
-    let mut hop = Hop { url: request.url.to_owned(), method, with_body: true, own_host: true, referer: None };
+    let mut hop = Hop {
+        url: request.url.to_owned(),
+        method,
+        with_body: true,
+        own_host: true,
+        with_secrets: true,
+        referer: None,
+    };
     let critical = |url: &str, text: &str| (CheckStatus::Critical, failure(request.method, url, text));
     for redirects in 0.. {
         let sent = tokio::time::timeout_at(give_up, send(request, &hop, probe.tls_skip_verify)).await;
@@ -57,7 +66,7 @@ pub(super) async fn check(request: &Request<'_>, probe: &Probe) -> (CheckStatus,
         if redirects + 1 >= REDIRECTS_MAX {
             return critical(location, &format!("stopped after {REDIRECTS_MAX} redirects"));
         }
-        hop = match follow(&hop, status, location) {
+        hop = match follow(&hop, request.url, status, location) {
             Some(next) => next,
             None => return critical(&hop.url, &format!("failed to parse Location header {location:?}")),
         };
@@ -160,7 +169,7 @@ fn message(request: &Request<'_>, hop: &Hop, uri: &Uri) -> Result<http::Request<
     let headers = message.headers_mut();
     for (name, value) in request.headers {
         let lower = name.to_ascii_lowercase();
-        if lower == "host" && !hop.own_host {
+        if (lower == "host" && !hop.own_host) || (SECRETS.contains(&lower.as_str()) && !hop.with_secrets) {
             continue;
         }
         let (Ok(name), Ok(value)) = (HeaderName::try_from(&lower), HeaderValue::try_from(value)) else {
@@ -185,14 +194,16 @@ fn message(request: &Request<'_>, hop: &Hop, uri: &Uri) -> Result<http::Request<
     Ok(message)
 }
 
-fn follow(hop: &Hop, status: StatusCode, location: &str) -> Option<Hop> {
+/// `first`: the URL of the registration.
+fn follow(hop: &Hop, first: &str, status: StatusCode, location: &str) -> Option<Hop> {
     let url = resolve(&hop.url, location)?;
     // Only 307 and 308 ask for the same request again.
     let same = matches!(status.as_u16(), 307 | 308);
     let method = if same || hop.method == Method::HEAD { hop.method.clone() } else { Method::GET };
     let leaves_https = hop.url.starts_with("https:") && url.starts_with("http:");
     Some(Hop {
-        own_host: hop.own_host && !location.contains("://"),
+        own_host: hop.own_host && !is_absolute(location),
+        with_secrets: hop.with_secrets && is_same_or_below(&url, first),
         with_body: hop.with_body && same,
         referer: (!leaves_https).then(|| hop.url.clone()),
         method,
@@ -202,7 +213,7 @@ fn follow(hop: &Hop, status: StatusCode, location: &str) -> Option<Hop> {
 
 /// Where a redirect leads: RFC 3986 §5.2, without the removal of dots, which servers do as well.
 fn resolve(from: &str, location: &str) -> Option<String> {
-    if location.contains("://") {
+    if is_absolute(location) {
         return Some(location.to_owned());
     }
     let from: Uri = from.parse().ok()?;
@@ -218,6 +229,21 @@ fn resolve(from: &str, location: &str) -> Option<String> {
     Some(format!("{scheme}://{authority}{path}"))
 }
 
+/// A scheme (RFC 3986 §3.1) comes first; `/login?next=http://…` has none.
+fn is_absolute(location: &str) -> bool {
+    location.split_once("://").is_some_and(|(scheme, _)| {
+        scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+    })
+}
+
+/// The same host, whatever the port, or a host in its domain: where Go's client sends credentials along as well.
+fn is_same_or_below(url: &str, of: &str) -> bool {
+    let host = |url: &str| Some(url.parse::<Uri>().ok()?.host()?.to_ascii_lowercase());
+    let (Some(host), Some(of)) = (host(url), host(of)) else { return false };
+    host.strip_suffix(&of).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+}
+
 /// `Get "http://…": connection refused`: Go writes the method's letters small but for the first.
 fn failure(method: &str, url: &str, text: &str) -> String {
     let mut letters = method.chars();
@@ -227,6 +253,8 @@ fn failure(method: &str, url: &str, text: &str) -> String {
 }
 
 const TIMED_OUT: &str = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)";
+/// Header fields that Go's client keeps from other hosts.
+const SECRETS: [&str; 4] = ["authorization", "cookie", "cookie2", "www-authenticate"];
 /// Go's limit.
 const REDIRECTS_MAX: usize = 10;
 
@@ -243,25 +271,61 @@ mod tests {
             ("?y=2", "http://h:1/a/health?y=2"),
             ("//other/x", "http://other/x"),
             ("https://other/", "https://other/"),
+            ("/login?next=http://other/", "http://h:1/login?next=http://other/"),
+            ("login?next=http://other/", "http://h:1/a/login?next=http://other/"),
         ] {
             assert_eq!(resolve(from, location).as_deref(), Some(target), "{location}");
         }
     }
 
-    #[test]
-    fn only_307_and_308_repeat_method_and_body() {
-        let hop = Hop {
+    fn hop() -> Hop {
+        Hop {
             url: "http://h/".to_owned(),
             method: Method::POST,
             with_body: true,
             own_host: true,
+            with_secrets: true,
             referer: None,
-        };
+        }
+    }
+
+    #[test]
+    fn credentials_do_not_follow_a_redirect_to_another_host() {
+        let hop = hop();
+        let headers = ["Authorization", "Cookie", "X-A"].map(|name| (name.to_owned(), "secret".to_owned()));
+        let request = Request { method: "POST", url: "http://h/", headers: &headers, body: "" };
+        let uri: Uri = hop.url.parse().unwrap();
+        assert!(message(&request, &hop, &uri).unwrap().headers().contains_key("authorization"));
+        for (location, kept) in [
+            ("/x", true),
+            ("http://h:8080/", true),
+            ("https://sub.H/", true),
+            ("http://other/", false),
+            ("//other/", false),
+            ("http://notH/", false),
+        ] {
+            let next = follow(&hop, "http://h/", StatusCode::FOUND, location).unwrap();
+            let headers = message(&request, &next, &uri).unwrap().headers().clone();
+            assert_eq!(
+                (headers.contains_key("authorization"), headers.contains_key("cookie")),
+                (kept, kept),
+                "{location}"
+            );
+            assert!(headers.contains_key("x-a"), "{location}");
+            // Once away, nothing brings them back.
+            let back = follow(&next, "http://h/", StatusCode::FOUND, "http://h/").unwrap();
+            assert_eq!(back.with_secrets, kept, "{location}");
+        }
+    }
+
+    #[test]
+    fn only_307_and_308_repeat_method_and_body() {
+        let hop = hop();
         for (status, method, with_body) in [(302, Method::GET, false), (307, Method::POST, true)] {
-            let next = follow(&hop, StatusCode::from_u16(status).unwrap(), "/x").unwrap();
+            let next = follow(&hop, "http://h/", StatusCode::from_u16(status).unwrap(), "/x").unwrap();
             assert_eq!((next.method, next.with_body, next.own_host), (method, with_body, true), "{status}");
         }
-        let away = follow(&hop, StatusCode::FOUND, "http://other/").unwrap();
+        let away = follow(&hop, "http://h/", StatusCode::FOUND, "http://other/").unwrap();
         assert!(!away.own_host);
     }
 
