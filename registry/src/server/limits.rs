@@ -19,7 +19,8 @@ pub struct ServerLimits {
     pub blocked_queries_per_client: usize,
     /// A larger body is answered 413, whatever it is for.
     pub body_bytes: usize,
-    /// A larger registration is answered 413.
+    /// A larger registration is answered 413; so is a larger session, or a transaction with a larger node, service or
+    /// check.
     pub definition_bytes: usize,
     pub kv_value_bytes: usize,
     pub checks_per_service: usize,
@@ -52,9 +53,10 @@ impl ServerLimits {
     /// The largest body that a request for this path may have.
     pub(crate) fn body_bytes_for(&self, path: &str) -> usize {
         let own = match path {
-            "/v1/agent/service/register" | "/v1/agent/check/register" | "/v1/catalog/register" => {
-                self.definition_bytes
-            }
+            "/v1/agent/service/register"
+            | "/v1/agent/check/register"
+            | "/v1/catalog/register"
+            | "/v1/session/create" => self.definition_bytes,
             path if path.starts_with("/v1/kv/") => self.kv_value_bytes,
             _ => self.body_bytes,
         };
@@ -139,6 +141,7 @@ mod tests {
             ("/v1/agent/service/register", 64 * 1024),
             ("/v1/agent/check/register", 64 * 1024),
             ("/v1/kv/a/b", 512 * 1024),
+            ("/v1/session/create", 64 * 1024),
             ("/v1/txn", 1024 * 1024),
         ] {
             assert_eq!(limits.body_bytes_for(path), bytes, "{path}");

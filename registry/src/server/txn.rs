@@ -19,7 +19,7 @@ pub(crate) fn run(call: &Call<'_>) -> Answer {
     if call.body.len() > limit {
         return Err(Refusal::too_large(call.body.len(), limit));
     }
-    let (operations, writes) = read(&call.body).map_err(parse_error)?;
+    let (operations, writes) = read(&call.body, call.shared.limits.definition_bytes).map_err(parse_error)?;
     let identity = &call.shared.identity;
     let done = call.shared.change(|store, now| store.transact(&operations, now));
     let failed = done.is_err();
@@ -41,8 +41,8 @@ pub(crate) fn run(call: &Call<'_>) -> Answer {
     Ok(if writes { response } else { answer::with_leader(response) })
 }
 
-/// The operations, and whether any of them means to write.
-fn read(body: &[u8]) -> Result<(Vec<TxnOp>, bool), Refusal> {
+/// The operations, and whether any of them means to write. What is registered here is as small as elsewhere.
+fn read(body: &[u8], definition_bytes_max: usize) -> Result<(Vec<TxnOp>, bool), Refusal> {
     let value = go::parse_json(body).map_err(|text| Refusal::bad_request(format!("{DECODE}: {text}")))?;
     let list = match value {
         Value::Array(list) => list,
@@ -69,6 +69,10 @@ fn read(body: &[u8]) -> Result<(Vec<TxnOp>, bool), Refusal> {
         let mut fields = Fields::element(element, OPERATION_FIELDS, "TxnOp")?;
         for kind in ["KV", "Node", "Service", "Check"] {
             let Some(inner) = fields.take(kind) else { continue };
+            let bytes = if kind == "KV" { 0 } else { inner.to_string().len() };
+            if bytes > definition_bytes_max {
+                return Err(Refusal::too_large(bytes, definition_bytes_max));
+            }
             let (operation, write) = match kind {
                 "KV" => kv_operation(inner)?,
                 "Node" => node_operation(inner)?,

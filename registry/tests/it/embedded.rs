@@ -251,3 +251,36 @@ async fn whatever_is_sent_is_answered() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_is_kept_is_small_whichever_way_it_comes() {
+    let registry = EmbeddedRegistry::start(RegistryOptions {
+        limits: ServerLimits { definition_bytes: 200, ..ServerLimits::default() },
+        ..options()
+    })
+    .await
+    .unwrap();
+    let long = "x".repeat(300);
+    for (path, body) in [
+        ("/v1/session/create", format!(r#"{{"Name":"{long}"}}"#)),
+        ("/v1/txn", format!(r#"[{{"Node":{{"Verb":"set","Node":{{"Node":"n","Address":"{long}"}}}}}}]"#)),
+        (
+            "/v1/txn",
+            format!(
+                r#"[{{"Service":{{"Verb":"set","Node":"millgate","Service":{{"Service":"s","Address":"{long}"}}}}}}]"#
+            ),
+        ),
+        (
+            "/v1/txn",
+            format!(
+                r#"[{{"Check":{{"Verb":"set","Check":{{"Node":"millgate","Name":"c","Output":"{long}"}}}}}}]"#
+            ),
+        ),
+    ] {
+        let (status, text) = text(&registry, Method::PUT, path, body.leak()).await;
+        assert!(status == 413 && text.contains("max size: 200 bytes"), "{path}: {status} {text}");
+    }
+    let key = format!(r#"[{{"KV":{{"Verb":"set","Key":"k","Value":"{}"}}}}]"#, "eHh4".repeat(100));
+    let (status, text) = text(&registry, Method::PUT, "/v1/txn", key.leak()).await;
+    assert_eq!(status, 200, "a key's value has its own limit: {text}");
+}
