@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -92,7 +92,8 @@ impl Directory {
         let made = DirBuilder::new().recursive(true).mode(OWNER_ONLY).create(path);
         made.map_err(JournalError::io(path))?;
         let lock_path = path.join("lock");
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
+        let lock =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(FILE_MODE).open(&lock_path);
         let lock = lock.map_err(JournalError::io(&lock_path))?;
         let mut attempts = LOCK_ATTEMPTS;
         loop {
@@ -184,7 +185,8 @@ impl Directory {
         let path = self.log_path(number);
         let bytes = header()?;
         let begin = || {
-            let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(&path)?;
+            let mut file =
+                OpenOptions::new().create(true).write(true).truncate(true).mode(FILE_MODE).open(&path)?;
             file.write_all(&bytes)?;
             file.sync_all()?;
             self.sync()?;
@@ -353,7 +355,8 @@ impl Directory {
         let mut beside = path.as_os_str().to_owned();
         beside.push(".new");
         let replace = || {
-            let mut file = File::create(&beside)?;
+            let mut file =
+                OpenOptions::new().create(true).write(true).truncate(true).mode(FILE_MODE).open(&beside)?;
             write(&mut file)?;
             file.sync_all()?;
             fs::rename(&beside, path)?;
@@ -430,6 +433,8 @@ fn read_row(line: &[u8]) -> Result<Row<'_>, String> {
 const FORMAT: &str = "millgate-registry";
 const VERSION: u64 = 1;
 const OWNER_ONLY: u32 = 0o700;
+/// The directory may have been there before, and be open to others.
+const FILE_MODE: u32 = 0o600;
 /// Half a second in all.
 const LOCK_ATTEMPTS: u32 = 25;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);

@@ -1,6 +1,7 @@
 //! What a directory reads back as, whatever happened to its files.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -50,6 +51,26 @@ async fn what_was_written_is_there_and_the_latest_row_wins() {
     write(directory.path(), &["[\"t\",\"b\"]\n", "[\"t\",\"c\",3]\n"]).await;
     let (_, read_back) = open(directory.path(), SMALL).unwrap();
     assert_eq!(read_back, state(&[("a", "2"), ("c", "3")]));
+}
+
+#[tokio::test]
+async fn nobody_else_reads_the_files_whoever_made_the_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (journal, _) = open(directory.path(), SMALL).unwrap();
+    for number in 0..100 {
+        journal.append(format!("[\"t\",\"a\",{number}]\n").as_bytes());
+        journal.settle().await.unwrap();
+    }
+    drop(journal);
+    let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    for kind in ["lock", "log.", "snapshot."] {
+        assert!(names.iter().any(|path| path.display().to_string().contains(kind)), "{kind}: {names:?}");
+    }
+    for path in names {
+        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{}", path.display());
+    }
 }
 
 #[tokio::test]
