@@ -280,18 +280,24 @@ impl Client {
         let agent = self.shared.agents.get(number);
         let call = describe(method, path);
         let url = format!("{}{path}", agent.url);
+        let asked_at = Instant::now();
         // A query that blocks would keep the others out for its whole wait.
         let opening = if agent.needs_opening() && deadline <= READ_DEADLINE {
-            let turn = tokio::time::timeout(deadline, agent.opening.lock()).await;
-            let waited =
-                |_| ClientError::no_answer(&agent.url, &call, "another call is still waiting for it");
+            let Ok(turn) = tokio::time::timeout(deadline, agent.opening.lock()).await else {
+                let what = "another call is still waiting for it";
+                let error = ClientError::no_answer(&agent.url, &call, what);
+                self.learn_from_error(number, &error, deadline);
+                return Err(error);
+            };
             // Whoever had to wait for it finds the connection open.
-            Some(turn.map_err(waited)?).filter(|_| agent.needs_opening())
+            Some(turn).filter(|_| agent.needs_opening())
         } else {
             None
         };
+        // What was waited for the turn counts as well.
+        let left = deadline.saturating_sub(asked_at.elapsed());
         let asked_at = Instant::now();
-        let sent = self.shared.http.send(method.clone(), &url, headers, body, deadline, BODY_BYTES_MAX).await;
+        let sent = self.shared.http.send(method.clone(), &url, headers, body, left, BODY_BYTES_MAX).await;
         let result = sent.map_err(|error| ClientError::from_http(&agent.url, &call, &error));
         drop(opening);
         match &result {
@@ -474,5 +480,21 @@ mod tests {
         assert!(error.is_transport());
         let text = error.to_string();
         assert!(text.contains("connection refused") && text.contains("CONSUL_HTTP_ADDR"), "{text}");
+    }
+
+    /// An agent that accepts and never speaks TLS: whoever waits for another call to open the connection must not
+    /// stay with it, or a hundred watches would leave it one by one.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_in_vain_for_a_connection_goes_on_to_the_next_agent() {
+        let config = ClientConfig {
+            further_addresses: vec!["https://127.0.0.1:2".to_owned()],
+            ..ClientConfig::new("https://127.0.0.1:1")
+        };
+        let client = Client::new(config).unwrap();
+        let silent = client.agent();
+        let _opening = client.shared.agents.get(silent).opening.lock().await;
+        let error = client.status_leader().await.unwrap_err();
+        assert!(error.to_string().contains("another call is still waiting"), "{error}");
+        assert_ne!(client.agent(), silent);
     }
 }
