@@ -28,7 +28,11 @@ impl Client {
         let malformed = |detail: String| ClientError::Malformed { call: call.clone(), detail };
         let mut pairs: Vec<KvPair> =
             serde_json::from_slice(&body).map_err(|error| malformed(error.to_string()))?;
-        let text = pairs.pop().and_then(|pair| pair.value).unwrap_or_default();
+        let count = pairs.len();
+        let Some(pair) = pairs.pop().filter(|_| count == 1) else {
+            return Err(malformed(format!("{count} keys instead of one")));
+        };
+        let text = pair.value.unwrap_or_default();
         let value = base64::engine::general_purpose::STANDARD
             .decode(text)
             .map_err(|error| malformed(error.to_string()))?;

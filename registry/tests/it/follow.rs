@@ -7,6 +7,7 @@ use millgate_registry::{FollowOptions, ServiceRegistration, follow_catalog, foll
 use tokio::sync::mpsc;
 
 use crate::backend::Backend;
+use crate::fake::{Fake, Reply};
 use crate::support::{PATIENCE, client};
 
 macro_rules! on_both_registries {
@@ -90,4 +91,13 @@ async fn only_what_is_kept_of_the_list_of_services_is_news(backend: Backend) {
     assert_eq!(next(&mut updates).await.unwrap(), ["b", "c", "z"]);
     client.deregister("a").await.unwrap();
     assert_eq!(next(&mut updates).await.unwrap(), ["b", "c"]);
+}
+
+#[tokio::test]
+async fn an_answer_without_the_key_is_not_an_empty_key() {
+    for body in ["[]", r#"[{"Key":"a","Value":"eA=="},{"Key":"b","Value":"eQ=="}]"#] {
+        let fake = Fake::start(move |_, _| Reply::list(15, body)).await;
+        let error = client(&fake.url).kv_get("a").await.unwrap_err();
+        assert!(error.to_string().contains("keys instead of one"), "{error}");
+    }
 }
