@@ -26,7 +26,7 @@ use crate::http::{HttpClient, HttpOptions, HttpResponse};
 use crate::registration::{ServiceRegistration, go_duration};
 use crate::token::Token;
 use crate::types::{
-    AgentSelf, AgentService, CheckStatus, Consistency, QueryOptions, ServiceEntry, parse_entries,
+    AgentSelf, AgentService, CheckStatus, Consistency, QueryOptions, ServiceEntry, parse_entries, shown,
 };
 
 /// A client of one Consul agent, or of several of which it asks one at a time. Clones share connections, token and
@@ -393,9 +393,10 @@ impl fmt::Debug for Client {
 fn refusal(call: String, response: &HttpResponse) -> ClientError {
     let text = String::from_utf8_lossy(&response.body);
     let text = text.trim();
-    let detail: String = match text {
+    let detail = match text {
         "" => "no explanation".to_owned(),
-        text => text.chars().take(DETAIL_CHARS_MAX).collect(),
+        // A sentence; a proxy's error page is cut.
+        text => shown(text),
     };
     if response.status == StatusCode::FORBIDDEN {
         return ClientError::Denied { call, detail };
@@ -439,9 +440,6 @@ const CUT_AT_ONCE: Duration = Duration::from_secs(1);
 
 /// About twenty thousand instances of one service.
 const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
-
-/// A refusal is one sentence; a proxy's error page is cut.
-const DETAIL_CHARS_MAX: usize = 300;
 
 #[cfg(test)]
 mod tests {

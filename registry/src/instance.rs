@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Check, Node, Service, ServiceEntry};
+use crate::types::{Check, Node, Service, ServiceEntry, shown};
 
 /// Health of an instance: the worst of all its checks and its node's, maintenance above everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -76,15 +76,25 @@ impl Instance {
     /// Reads one entry, or says why it is no instance that requests could go to.
     pub(crate) fn from_entry(entry: ServiceEntry) -> Result<Self, String> {
         let ServiceEntry { node, service, checks } = entry;
-        let name = format!("instance `{}` on node `{}`", service.id, node.node);
+        let name = format!("instance `{}` on node `{}`", shown(&service.id), shown(&node.node));
+        for (what, text, bytes_max) in [
+            ("id", &service.id, NAME_BYTES_MAX),
+            ("node's name", &node.node, NAME_BYTES_MAX),
+            ("address", &service.address, ADDRESS_BYTES_MAX),
+            ("node's address", &node.address, ADDRESS_BYTES_MAX),
+        ] {
+            if text.len() > bytes_max {
+                return Err(format!("{name}: its {what} has more than {bytes_max} bytes"));
+            }
+        }
         if service.id.is_empty() {
             return Err(format!("{name}: it has no id"));
         }
         if SIDE_KINDS.contains(&service.kind.as_str()) {
-            return Err(format!("{name}: it is of the kind `{}`", service.kind));
+            return Err(format!("{name}: it is of the kind `{}`", shown(&service.kind)));
         }
         if !service.socket_path.is_empty() {
-            return Err(format!("{name}: it listens on the Unix socket `{}`", service.socket_path));
+            return Err(format!("{name}: it listens on the Unix socket `{}`", shown(&service.socket_path)));
         }
         let port = port(service.port)
             .ok_or_else(|| format!("{name}: port {} is not within 1 to 65535", service.port))?;
@@ -171,6 +181,10 @@ fn aggregate(checks: &[Check]) -> Status {
 const SIDE_KINDS: [&str; 5] =
     ["connect-proxy", "mesh-gateway", "terminating-gateway", "ingress-gateway", "api-gateway"];
 
+/// They are kept long after an instance is gone, in its history for example, so they bound memory.
+const NAME_BYTES_MAX: usize = 1024;
+/// A name in DNS has at most 253.
+const ADDRESS_BYTES_MAX: usize = 255;
 /// Consul's own limit of a weight.
 const WEIGHT_MAX: i64 = 65_535;
 
@@ -209,6 +223,23 @@ mod tests {
             let why = Instance::from_entry(entry(&json)).unwrap_err();
             assert!(why.contains(port), "{why}");
         }
+    }
+
+    #[test]
+    fn names_that_nobody_means_are_no_instance_and_do_not_fill_the_log() {
+        let long = "x".repeat(NAME_BYTES_MAX + 1);
+        for json in [
+            format!(r#"{{"Node":{{"Node":"n1","Address":"n"}},"Service":{{"ID":"{long}","Port":80}}}}"#),
+            format!(r#"{{"Node":{{"Node":"{long}","Address":"n"}},"Service":{{"ID":"a","Port":80}}}}"#),
+            format!(r#"{{"Node":{{"Node":"n1"}},"Service":{{"ID":"a","Address":"{long}","Port":80}}}}"#),
+            format!(r#"{{"Node":{{"Node":"n1","Address":"{long}"}},"Service":{{"ID":"a","Port":80}}}}"#),
+        ] {
+            let why = Instance::from_entry(entry(&json)).unwrap_err();
+            assert!(why.contains("has more than") && why.len() < 600, "{why}");
+        }
+        let forged = r#"{"Node":{"Node":"n1"},"Service":{"ID":"a\nERROR the key is 42","Port":0}}"#;
+        let why = Instance::from_entry(entry(forged)).unwrap_err();
+        assert!(!why.contains('\n'), "{why}");
     }
 
     #[test]

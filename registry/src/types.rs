@@ -214,10 +214,24 @@ pub(crate) fn parse_entries(body: &[u8]) -> Result<(Vec<ServiceEntry>, Vec<Strin
     for (position, element) in elements.iter().enumerate() {
         match serde_json::from_str(element.get()) {
             Ok(entry) => entries.push(entry),
-            Err(error) => skipped.push(format!("element {position}: {error}")),
+            Err(error) => skipped.push(format!("element {position}: {}", shown(&error.to_string()))),
         }
     }
     Ok((entries, skipped))
+}
+
+/// Text of somebody else for a message: on one line, and not endless. Whoever may register a service could write lines
+/// of our log otherwise.
+pub(crate) fn shown(text: &str) -> String {
+    let mut shown = String::new();
+    for (count, c) in text.chars().enumerate() {
+        if count == SHOWN_CHARS_MAX {
+            shown.push('…');
+            break;
+        }
+        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
 }
 
 fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
@@ -232,6 +246,9 @@ where
 fn null_is_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(1))
 }
+
+/// One sentence.
+const SHOWN_CHARS_MAX: usize = 300;
 
 #[cfg(test)]
 mod tests {
@@ -268,5 +285,15 @@ mod tests {
             assert!(parse_entries(body).is_err(), "{}", String::from_utf8_lossy(body));
         }
         assert!(parse_entries(b"[]").unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn text_of_others_stays_on_one_line_and_is_cut() {
+        assert_eq!(shown("a\nERROR b\u{1b}[2J ü"), "a\\nERROR b\\u{1b}[2J ü");
+        assert_eq!(shown(&"x".repeat(SHOWN_CHARS_MAX)).len(), SHOWN_CHARS_MAX);
+        assert_eq!(shown(&"ü".repeat(1 << 20)).chars().count(), SHOWN_CHARS_MAX + 1);
+        let body = format!(r#"[{{"Service":{{"Port":"{}\\n"}}}}]"#, "x".repeat(1 << 20));
+        let (_, skipped) = parse_entries(body.as_bytes()).unwrap();
+        assert!(skipped[0].chars().count() < 400 && !skipped[0].contains('\n'), "{}", skipped[0].len());
     }
 }

@@ -6,7 +6,7 @@ use crate::client::HealthAnswer;
 use crate::gate::Answer;
 use crate::instance::Instance;
 use crate::settle::{Key, key};
-use crate::types::{Check, ServiceEntry};
+use crate::types::{Check, ServiceEntry, shown};
 
 pub(super) struct Digest {
     /// With usable instances only, sorted.
@@ -55,5 +55,5 @@ fn worst_check(entry: &ServiceEntry) -> Option<String> {
         _ => 2,
     };
     let worst = entry.checks.iter().max_by_key(rank).filter(|check| rank(check) > 0)?;
-    Some(format!("check `{}` is {}", worst.check_id, worst.status))
+    Some(shown(&format!("check `{}` is {}", worst.check_id, worst.status)))
 }
