@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use crate::backoff::Backoff;
 use crate::error::ClientError;
 use crate::pace::Pace;
+use crate::patience::Patience;
 use crate::types::{Consistency, QueryOptions};
 
 /// How something is followed. Each default is argued where it is defined, at the end of this file.
@@ -86,6 +87,7 @@ pub(crate) struct Follow {
     index: u64,
     /// Whose index it is.
     agent: usize,
+    patience: Patience,
     pace: Pace,
     backoff: Backoff,
     /// For refusals, which a quick retry does not heal: 403 and 429.
@@ -110,6 +112,7 @@ impl Follow {
             consistency,
             index: 0,
             agent: 0,
+            patience: Patience::new(options.wait),
             pace: Pace::new(now),
             backoff: Backoff::new(options.backoff_base, options.backoff_cap),
             slow_backoff: Backoff::new(REFUSED_BASE, REFUSED_CAP),
@@ -134,7 +137,7 @@ impl Follow {
         self.asked_at = now;
         QueryOptions {
             index: Some(self.index),
-            wait: Some(self.options.wait),
+            wait: Some(self.patience.wait()),
             consistency: self.consistency,
             ..QueryOptions::default()
         }
@@ -148,7 +151,7 @@ impl Follow {
             info!("{}: the registry answers again", self.what);
         }
         let now = Instant::now();
-        let early = self.index > 0 && now.duration_since(self.asked_at) < self.options.wait;
+        let early = self.index > 0 && now.duration_since(self.asked_at) < self.patience.wait();
         self.record(|stats| {
             stats.last_success = Some(now);
             stats.last_error = None;
@@ -166,6 +169,11 @@ impl Follow {
     /// The pause after an error.
     pub(crate) fn failed(&mut self, error: &ClientError) -> Duration {
         let status = error.status();
+        let said_so = matches!(status, Some(StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT));
+        if self.index > 0 && (said_so || error.is_cut()) {
+            // A proxy in between gives up earlier than Consul answers: ask for less.
+            self.patience.cut(self.asked_at.elapsed(), said_so);
+        }
         if error.is_transport() || matches!(status, Some(StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST)) {
             self.index = 0;
         }
@@ -251,6 +259,17 @@ mod tests {
         follow.answered(Some(7), true);
         follow.answered(Some(3), true);
         assert_eq!(follow.query(0).index, Some(0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn behind_a_proxy_that_gives_up_earlier_it_asks_for_less() {
+        let mut follow = follow();
+        follow.answered(Some(7), true);
+        assert_eq!(follow.query(0).wait, Some(WAIT));
+        tokio::time::advance(Duration::from_secs(30)).await;
+        follow.failed(&refused(StatusCode::GATEWAY_TIMEOUT));
+        let query = follow.query(0);
+        assert_eq!((query.index, query.wait), (Some(7), Some(Duration::from_secs(15))));
     }
 
     #[tokio::test]
