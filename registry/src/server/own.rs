@@ -22,7 +22,7 @@ pub(crate) fn own_self(call: &Call<'_>) -> Response {
             "Version": identity.version(),
         },
         "DebugConfig": {
-            "ACLsEnabled": false,
+            "ACLsEnabled": identity.acls,
             "Datacenter": identity.datacenter,
             "NodeName": identity.node_name,
             "EnableRemoteScriptChecks": false,

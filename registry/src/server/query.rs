@@ -47,9 +47,9 @@ impl Params {
         pairs.collect::<Vec<_>>().join("&")
     }
 
-    /// The same without an index to wait for; one that is no number stays, to be refused.
+    /// The same without an index or a hash to wait for; an index that is no number stays, to be refused.
     pub(crate) fn without_index(mut self) -> Self {
-        self.0.retain(|(name, value)| name != "index" || value.parse::<u64>().is_err());
+        self.0.retain(|(name, value)| name != "hash" && (name != "index" || value.parse::<u64>().is_err()));
         self
     }
 

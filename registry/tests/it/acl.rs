@@ -213,3 +213,18 @@ async fn without_a_token_there_are_no_acls() {
     let answer = call(&registry.url(), None, "GET", "/v1/acl/token/self", "").await;
     assert!(answer.starts_with("401 ") && answer.ends_with("ACL support disabled"), "{answer}");
 }
+
+#[tokio::test]
+async fn who_is_refused_does_not_learn_whether_a_hash_is_right_by_waiting() {
+    let registry = embedded(Compat::Current).await;
+    for (method, path, body) in PREPARED {
+        call(&registry.url(), Some(MASTER), method, path, body).await;
+    }
+    let own = call(&registry.url(), Some(MASTER), "GET", "/v1/agent/service/w1", "").await;
+    let (_, hash) = own.split_once("\"ContentHash\":\"").unwrap();
+    let path = format!("/v1/agent/service/w1?wait=5m&hash={}", hash.split('"').next().unwrap());
+    let answer = call(&registry.url(), None, "GET", &path, "").await;
+    assert!(answer.starts_with("403"), "{answer}");
+    let own = call(&registry.url(), Some(MASTER), "GET", "/v1/agent/self", "").await;
+    assert!(own.contains("\"ACLsEnabled\":true"), "{own}");
+}
