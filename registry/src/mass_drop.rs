@@ -4,9 +4,12 @@
 //! network between its servers and the agents broke (`serfHealth` of several nodes turned critical), or the answer
 //! comes from another history (an agent that was restarted empty, another agent, a restored snapshot), whose
 //! services have not registered again yet. So when at least [`LOST_MIN`] instances and more than half of the
-//! routable ones are lost in one answer under such circumstances, they stay routable for [`HOLD`]. Those that come
+//! routable ones are lost under such circumstances, they stay routable for [`HOLD`]. Those that come
 //! back are simply there; what is still missing then is believed. The circuit breakers take care of those that
 //! really died.
+//!
+//! Consul gives up one machine at a time, and answers with each: what was lost within [`WINDOW`] counts together, and
+//! what was believed in the meantime comes back.
 //!
 //! A removal under normal circumstances (services deregistered, checks of the services themselves failed) is
 //! believed at once, whatever its size.
@@ -33,6 +36,16 @@ pub(crate) struct Circumstances {
 pub(crate) struct MassDrop {
     held: BTreeMap<Key, Instance>,
     until: Option<Instant>,
+    losing: Option<Losing>,
+}
+
+/// Consul loses sight of one node after another.
+#[derive(Debug)]
+struct Losing {
+    until: Instant,
+    /// What was in use when it began.
+    before: Vec<Instance>,
+    nodes: BTreeSet<String>,
 }
 
 impl MassDrop {
@@ -47,29 +60,16 @@ impl MassDrop {
         self.expire(now);
         let new = by_key(new);
         if self.until.is_none() {
-            let routable = before.iter().filter(|instance| instance.is_routable());
-            let lost = routable.clone().filter(|instance| {
-                let left = new.get(&key(instance));
-                !left.is_some_and(|left| left.is_routable() || left.status == Status::Maintenance)
-            });
-            let lost: Vec<&Instance> = lost.collect();
-            if lost.len() < LOST_MIN || lost.len() * 2 <= routable.count() {
-                return;
-            }
-            let several_nodes = circumstances.lost_nodes.len() >= NODES_MIN;
-            let is_doubtful = |instance: &&&Instance| {
-                (several_nodes && circumstances.lost_nodes.contains(&instance.node))
-                    || (circumstances.other_history && !new.contains_key(&key(instance)))
-            };
-            let held: BTreeMap<_, _> = lost
-                .iter()
-                .filter(is_doubtful)
-                .map(|instance| (key(instance), (*instance).clone()))
-                .collect();
-            if !held.is_empty() {
-                self.held = held;
+            self.held = self.doubtful(before, &new, circumstances, now);
+            if !self.held.is_empty() {
                 self.until = Some(now + HOLD);
+                self.losing = None;
             }
+        } else {
+            // The same network; the hold does not get longer.
+            let too = before.iter().filter(|instance| circumstances.lost_nodes.contains(&instance.node));
+            let too = too.filter(|instance| is_lost(instance, &new));
+            self.held.extend(too.map(|instance| (key(instance), instance.clone())));
         }
         self.held.retain(|key, _| {
             // Routable again, or taken out by a person: both are news that counts.
@@ -78,6 +78,38 @@ impl MassDrop {
         if self.held.is_empty() {
             self.until = None;
         }
+    }
+
+    fn doubtful(
+        &mut self,
+        before: &[Instance],
+        new: &BTreeMap<Key, &Instance>,
+        circumstances: &Circumstances,
+        now: Instant,
+    ) -> BTreeMap<Key, Instance> {
+        if !circumstances.lost_nodes.is_empty() {
+            let begin = || Losing { until: now + WINDOW, before: before.to_vec(), nodes: BTreeSet::new() };
+            let losing = self.losing.get_or_insert_with(begin);
+            losing.nodes.extend(circumstances.lost_nodes.iter().cloned());
+        }
+        let in_use = by_key(before);
+        let (before, nodes) = match &self.losing {
+            Some(losing) => (losing.before.as_slice(), losing.nodes.clone()),
+            None => (before, BTreeSet::new()),
+        };
+        let routable = before.iter().filter(|instance| instance.is_routable()).count();
+        let lost: Vec<&Instance> = before.iter().filter(|instance| is_lost(instance, new)).collect();
+        if lost.len() < LOST_MIN || lost.len() * 2 <= routable {
+            return BTreeMap::new();
+        }
+        let several_nodes = nodes.len() >= NODES_MIN;
+        let forgotten = |key: &Key| in_use.contains_key(key) && !new.contains_key(key);
+        let is_doubtful = |instance: &&&Instance| {
+            (several_nodes && nodes.contains(&instance.node))
+                || (circumstances.other_history && forgotten(&key(instance)))
+        };
+        let held = lost.iter().filter(is_doubtful);
+        held.map(|instance| (key(instance), (*instance).clone())).collect()
     }
 
     /// What is held takes the place of what the registry says. Sorted as before.
@@ -100,6 +132,7 @@ impl MassDrop {
     }
 
     fn expire(&mut self, now: Instant) {
+        self.losing.take_if(|losing| losing.until <= now);
         if self.until.is_some_and(|until| until <= now) {
             self.until = None;
             self.held.clear();
@@ -107,9 +140,17 @@ impl MassDrop {
     }
 }
 
+/// It was routable, and no longer is; a person's will is no loss.
+fn is_lost(instance: &Instance, new: &BTreeMap<Key, &Instance>) -> bool {
+    let stays = |new: &&Instance| new.is_routable() || new.status == Status::Maintenance;
+    instance.is_routable() && !new.get(&key(instance)).is_some_and(stays)
+}
+
 /// Fewer can be one machine.
 const LOST_MIN: usize = 4;
 const NODES_MIN: usize = 2;
+/// Gossip suspects a machine for some seconds, each for a time of its own.
+const WINDOW: Duration = Duration::from_secs(10);
 /// Agents that lost their servers find them again within seconds; services renew their registration within their TTL,
 /// which is seldom longer.
 const HOLD: Duration = Duration::from_secs(30);
@@ -162,6 +203,28 @@ mod tests {
         // One node is one machine, not a network.
         drop.take(&fleet(6, 0), &fleet(6, 6), &lost(1), now);
         assert_eq!(routable(&mut drop, &fleet(6, 6), now), 0);
+    }
+
+    /// The answers in which one node after another is lost, this long apart; how many are routable after each.
+    fn one_by_one(n: usize, lost: usize, apart: Duration) -> Vec<usize> {
+        let (mut now, mut drop) = (Instant::now(), MassDrop::default());
+        let mut published = fleet(n, 0);
+        let answers = (1..=lost).map(|gone| {
+            now += apart;
+            let lost_nodes = [format!("n{}", gone - 1)].into();
+            let circumstances = Circumstances { lost_nodes, other_history: false };
+            drop.take(&published, &fleet(n, gone), &circumstances, now);
+            published = fleet(n, gone);
+            drop.apply(&mut published, now);
+            published.iter().filter(|instance| instance.is_routable()).count()
+        });
+        answers.collect()
+    }
+
+    #[test]
+    fn machines_that_are_lost_one_after_another_count_together_and_come_back() {
+        assert_eq!(one_by_one(6, 5, Duration::from_secs(1)), [5, 4, 3, 6, 6]);
+        assert_eq!(one_by_one(6, 5, WINDOW), [5, 4, 3, 2, 1], "a machine a while is no network");
     }
 
     #[test]
