@@ -53,14 +53,18 @@ impl Store {
         }
         let mut worst = CheckStatus::Passing;
         let mut output = "No checks found.".to_owned();
-        for check in self.checks_at(node) {
-            let of = &check.definition.service_id;
+        // Of thousands of aliases each looks at its own few checks only.
+        let of_service = (!alias.service_id.is_empty()).then(|| self.checks_under(node, &alias.service_id));
+        let mut checks: Vec<&CheckRecord> =
+            self.checks_under(node, "").chain(of_service.into_iter().flatten()).collect();
+        checks.sort_by_cached_key(|check| check.definition.id.to_lowercase());
+        for check in checks {
             // The registry's own check is the catalog's, not the agent's.
             if own && check.definition.kind == CheckKind::Node {
                 continue;
             }
             // An alias of the node is one of the node's checks. Consul's repeats itself and never recovers.
-            if own && check.definition.id == own_id || (!of.is_empty() && *of != alias.service_id) {
+            if own && check.definition.id == own_id {
                 continue;
             }
             if check.status == CheckStatus::Passing {

@@ -65,6 +65,7 @@ async fn answer_web(mut stream: TcpStream) {
         }
         "/to-path" => with("302 Found", "Location: /echo\r\n", ""),
         "/to-relative" => with("302 Found", "Location: ok\r\n", ""),
+        "/to-login" => with("302 Found", "Location: /login?next=http://other.test/\r\n", ""),
         "/to-nowhere" => with("302 Found", "", "x"),
         "/to-itself" => with("302 Found", "Location: /to-itself\r\n", ""),
         "/again" => with("307 Temporary Redirect", "Location: /echo\r\n", ""),
@@ -186,6 +187,7 @@ fn checks(web: SocketAddr, grpc: SocketAddr, nobody: SocketAddr) -> Vec<Value> {
         "long",
         "to-path",
         "to-relative",
+        "to-login",
         "to-nowhere",
         "to-itself",
         "half",
