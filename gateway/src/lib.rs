@@ -18,6 +18,7 @@ pub mod gateway;
 pub mod headers;
 pub mod metrics;
 pub mod policy;
+pub mod printable;
 pub mod proxy;
 pub mod router;
 mod small_writes;

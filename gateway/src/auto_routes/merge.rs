@@ -9,7 +9,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{AutoRoutesSettings, Declaration, Reason, Rejection};
 use crate::{
-    config::settings::{RouteSettings, ServiceSettings, Settings},
+    config::{
+        service_name,
+        settings::{RouteSettings, ServiceSettings, Settings},
+    },
     router::{ConflictKind, RouteConflict, Router},
 };
 
@@ -32,13 +35,19 @@ pub struct Rejected {
     pub why: Rejection,
 }
 
+/// Numbers of declarations that are not in the table.
+pub type Refused = BTreeMap<Reason, usize>;
+
 /// The file's settings with the declared routes that were taken.
 #[derive(Debug)]
 pub struct Merged {
     pub settings: Settings,
     /// In the order in which they came into the table.
     pub accepted: Vec<Accepted>,
+    /// By service and tag; at most [`LISTED_OF_SERVICE_MAX`] of a service and [`LISTED_MAX`] of all.
     pub rejected: Vec<Rejected>,
+    /// How many were refused for each reason, also those that are not listed.
+    pub refused: Refused,
 }
 
 /// Adds what is `declared` to the settings of the file. `incumbents`: what is in the table now, oldest first.
@@ -50,8 +59,13 @@ pub fn merge(
     incumbents: &[Accepted],
     datacenter: Option<&str>,
 ) -> Merged {
-    let mut merged = Merged { settings: file.clone(), accepted: Vec::new(), rejected: Vec::new() };
-    let candidates = candidates(auto, declared, incumbents, &mut merged.rejected);
+    let mut merged = Merged {
+        settings: file.clone(),
+        accepted: Vec::new(),
+        rejected: Vec::new(),
+        refused: Refused::new(),
+    };
+    let candidates = candidates(auto, declared, incumbents, datacenter, &mut merged.rejected);
     let mut services = Services::new(auto, file);
     let statics = file.routes.len();
     let routes: Vec<RouteSettings> = candidates
@@ -74,7 +88,25 @@ pub fn merge(
         merged.accepted.push(candidate.clone());
     }
     merged.rejected.sort_by(|a, b| (&a.service, &a.tag).cmp(&(&b.service, &b.tag)));
+    for rejected in &merged.rejected {
+        *merged.refused.entry(rejected.why.reason).or_default() += 1;
+    }
+    merged.rejected = listed(merged.rejected);
     merged
+}
+
+/// As many as somebody reads: each is told, compared at each change and looked for among the instances.
+fn listed(rejected: Vec<Rejected>) -> Vec<Rejected> {
+    let mut listed: Vec<Rejected> = Vec::new();
+    let mut of_service = 0;
+    for one in rejected {
+        let is_another = listed.last().is_none_or(|last| last.service != one.service);
+        of_service = if is_another { 0 } else { of_service + 1 };
+        if of_service < LISTED_OF_SERVICE_MAX && listed.len() < LISTED_MAX {
+            listed.push(one);
+        }
+    }
+    listed
 }
 
 /// Everything that may be declared, incumbents first and in their order, then by name of service and text.
@@ -82,6 +114,7 @@ fn candidates(
     auto: &AutoRoutesSettings,
     declared: &Declared,
     incumbents: &[Accepted],
+    datacenter: Option<&str>,
     rejected: &mut Vec<Rejected>,
 ) -> Vec<Accepted> {
     let mut candidates: Vec<Accepted> = Vec::new();
@@ -91,11 +124,17 @@ fn candidates(
         .map(|(rank, known)| ((known.service.as_str(), known.tag.as_str()), rank))
         .collect();
     for (service, tags) in declared {
+        let bad_name = service_name(service).err();
         for tag in tags {
             let refuse = |why| Rejected { service: service.clone(), tag: tag.clone(), why };
             match auto.forms.read(tag) {
                 None => {}
                 Some(Err(why)) => rejected.push(refuse(why)),
+                // Else it could have the name of a subset, or of another service's cluster.
+                Some(Ok(_)) if let Some(why) = &bad_name => {
+                    let detail = format!("the service must have {}: {}", why.expected, why.label);
+                    rejected.push(refuse(Rejection::new(Reason::Unsupported, detail)));
+                }
                 Some(Ok(declaration))
                     if !auto.allow.iter().any(|rule| rule.permits(service, &declaration)) =>
                 {
@@ -115,7 +154,7 @@ fn candidates(
     let rank = |known: &Accepted| ranks.get(&(known.service.as_str(), known.tag.as_str())).copied();
     candidates.sort_by_key(|candidate| rank(candidate).unwrap_or(usize::MAX));
     without_repeats(&mut candidates);
-    bound(candidates, rejected)
+    bound(candidates, datacenter, rejected)
 }
 
 /// Two texts of one service may mean the same; that is one route.
@@ -124,23 +163,44 @@ fn without_repeats(candidates: &mut Vec<Accepted>) {
     candidates.retain(|known| seen.insert((known.service.clone(), known.declaration.to_string())));
 }
 
-fn bound(candidates: Vec<Accepted>, rejected: &mut Vec<Rejected>) -> Vec<Accepted> {
+/// Each of those that match the same requests would be in conflict with each other one: the first of them stays, before
+/// the table is compiled.
+fn bound(candidates: Vec<Accepted>, datacenter: Option<&str>, rejected: &mut Vec<Rejected>) -> Vec<Accepted> {
     let mut of_service: HashMap<String, usize> = HashMap::new();
+    let mut claims: HashMap<String, String> = HashMap::new();
     let mut kept = Vec::new();
     for Accepted { service, tag, declaration } in candidates {
         let count = of_service.entry(service.clone()).or_default();
+        let claim = claim(&declaration);
+        if let Some(first) = claims.get(&claim) {
+            let detail = format!("`{first}` matches the same requests and was there first");
+            rejected.push(Rejected { service, tag, why: Rejection::new(Reason::Conflict, detail) });
+            continue;
+        }
         let detail = if *count >= ROUTES_OF_SERVICE_MAX {
             format!("a service may declare {ROUTES_OF_SERVICE_MAX} routes")
         } else if kept.len() >= ROUTES_MAX {
             format!("all services together may declare {ROUTES_MAX} routes")
         } else {
             *count += 1;
+            claims.insert(claim, route_name(&service, &declaration, datacenter));
             kept.push(Accepted { service, tag, declaration });
             continue;
         };
         rejected.push(Rejected { service, tag, why: Rejection::new(Reason::TooMany, detail) });
     }
     kept
+}
+
+/// What it matches, as the router reads it: names of segments, and what follows a `;`, make no difference.
+fn claim(declaration: &Declaration) -> String {
+    let path = declaration.path.split('/').map(|segment| match segment.split(';').next() {
+        Some(text) if text.starts_with('{') => "*",
+        Some(text) => text,
+        None => segment,
+    });
+    let path = path.collect::<Vec<_>>().join("/");
+    Declaration { path, ..declaration.clone() }.condition()
 }
 
 /// Routes of the file, then declared ones in the order of their ranks.
@@ -240,7 +300,7 @@ fn route(
     let declaration = &accepted.declaration;
     let origin = origin(&accepted.service, datacenter);
     let mut route = RouteSettings {
-        name: format!("{origin} {}", declaration.condition()),
+        name: route_name(&accepted.service, declaration, datacenter),
         methods: declaration.methods.clone(),
         host: declaration.host.clone(),
         path: declaration.path.clone(),
@@ -257,6 +317,10 @@ fn route(
         route.timeout.per_try = route.timeout.per_try.filter(|per_try| *per_try < total);
     }
     route
+}
+
+fn route_name(service: &str, declaration: &Declaration, datacenter: Option<&str>) -> String {
+    format!("{} {}", origin(service, datacenter), declaration.condition())
 }
 
 /// `consul:dc1/orders`.
@@ -316,6 +380,9 @@ pub const PRIORITY: i32 = -1001;
 const ROUTES_OF_SERVICE_MAX: usize = 100;
 /// Enough for a thousand services with two routes each; a table of this size compiles in milliseconds.
 const ROUTES_MAX: usize = 2000;
+/// Refused declarations that are listed and told.
+const LISTED_OF_SERVICE_MAX: usize = 20;
+const LISTED_MAX: usize = 1000;
 /// Conflicts that come to light only after others are solved are rare; past this the rest gives way at once.
 const CAREFUL_PASSES: usize = 8;
 

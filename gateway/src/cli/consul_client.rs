@@ -1,12 +1,13 @@
 //! What the commands that talk to Consul share: how it is named, how it is asked, how an answer is laid out.
 
-use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, process::ExitCode, sync::Arc};
 
 use clap::Args;
 use millgate_registry::{Client, ClientConfig, ClientError, QueryOptions, types::ServiceEntry};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::fail;
+use crate::printable::printable;
 
 /// Which Consul.
 #[derive(Debug, Args)]
@@ -71,12 +72,14 @@ pub async fn all_instances(
     Ok(all)
 }
 
-/// Rows as columns that are as wide as their widest cell.
+/// Rows as columns that are as wide as their widest cell. Cells are what others wrote.
 pub fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let rows: Vec<[Cow<'_, str>; N]> =
+        rows.iter().map(|row| std::array::from_fn(|at| printable(&row[at]))).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     let mut out = String::new();
-    for row in rows {
+    for row in &rows {
         let cells: Vec<String> =
             row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         out.push_str(cells.join("  ").trim_end());

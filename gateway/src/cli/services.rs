@@ -10,7 +10,10 @@ use super::{
     consul_client::{ConsulArg, all_instances, columns},
     print, say,
 };
-use crate::config::{diagnostics::did_you_mean, units};
+use crate::{
+    config::{diagnostics::did_you_mean, units},
+    printable::printable,
+};
 
 mod watch;
 
@@ -196,7 +199,8 @@ impl Show {
         }
         let head = ["INSTANCE", "NODE", "ADDRESS", "STATUS", "WEIGHT", "TAGS"].map(str::to_owned);
         let rows: Vec<_> = std::iter::once(head).chain(entries.iter().map(entry_row)).collect();
-        let said = entries.iter().flat_map(notes).fold(String::new(), |said, note| said + "\n" + &note);
+        let said =
+            entries.iter().flat_map(notes).fold(String::new(), |said, note| said + "\n" + &printable(&note));
         let text = columns(&rows) + &said;
         Ok(print(text.trim_end(), ExitCode::SUCCESS))
     }

@@ -14,7 +14,7 @@ pub mod settings;
 pub mod source;
 pub mod units;
 
-pub(crate) use raw::pattern;
+pub(crate) use raw::{fields::name as service_name, pattern};
 
 pub use diagnostics::{Diagnostic, Report, Severity, Source, Span};
 pub use load::{Loaded, load, parse};

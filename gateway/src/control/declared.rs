@@ -22,10 +22,11 @@ use super::{event::Event, kept_file, world::World};
 use crate::{
     auto_routes::{
         AutoRoutesSettings, Reason,
-        merge::{Accepted, Declared, Merged, Rejected, merge},
+        merge::{Accepted, Declared, Merged, Refused, Rejected, merge},
         tags::TagForms,
     },
     config::settings::Settings,
+    printable::printable,
 };
 
 /// What the list of services says of routes.
@@ -53,6 +54,7 @@ pub struct DeclaredRoutes {
     heard: bool,
     accepted: Vec<Accepted>,
     rejected: Vec<Rejected>,
+    refused: Refused,
     /// Ids and tags of instances that no watch follows, by service: for the report of what was refused.
     seen: BTreeMap<String, Vec<(String, Vec<String>)>>,
     /// The table of the last run, in its order; read with the first merge, which knows the forms of tags.
@@ -137,7 +139,7 @@ impl DeclaredRoutes {
     /// The settings of the file with what is declared now, and what is different from before.
     pub fn merge(&mut self, file: &Settings) -> (Settings, Vec<Change>) {
         let Some(auto) = &file.auto_routes else {
-            (self.accepted, self.rejected) = (Vec::new(), Vec::new());
+            (self.accepted, self.rejected, self.refused) = Default::default();
             return (file.clone(), Vec::new());
         };
         for (service, tag) in self.remembered.drain(..) {
@@ -146,35 +148,47 @@ impl DeclaredRoutes {
             }
         }
         let merged = merge(file, auto, &self.services, &self.accepted, self.datacenter.as_deref());
-        let Merged { settings, accepted, rejected } = merged;
+        let Merged { settings, accepted, rejected, refused } = merged;
         let changes = changes((&self.accepted, &accepted), (&self.rejected, &rejected));
         if accepted != self.accepted {
             self.save(&accepted);
         }
-        (self.accepted, self.rejected) = (accepted, rejected);
+        (self.accepted, self.rejected, self.refused) = (accepted, rejected, refused);
         (settings, changes)
     }
 
     /// For `/api/v1/routes` and metrics.
     pub fn report(&self, auto: &AutoRoutesSettings, world: &World) -> DeclaredReport {
+        let mut with_tags: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
+        for rejected in &self.rejected {
+            with_tags.insert((&rejected.service, &rejected.tag), BTreeSet::new());
+        }
+        let services: BTreeSet<&str> = self.rejected.iter().map(|rejected| &*rejected.service).collect();
+        for service in services {
+            let watched = instances(auto, world, service).map(|i| (&i.id, &i.tags));
+            let seen = self.seen.get(service).into_iter().flatten().map(|(id, tags)| (id, tags));
+            // Each tag of each instance once: there may be thousands of both.
+            for (id, tag) in watched.chain(seen).flat_map(|(id, tags)| tags.iter().map(move |tag| (id, tag)))
+            {
+                if let Some(ids) = with_tags.get_mut(&(service, tag.as_str()))
+                    && ids.len() < INSTANCES_LISTED_MAX
+                {
+                    ids.insert(id);
+                }
+            }
+        }
         let rejected = self.rejected.iter().map(|rejected| {
-            let watched = instances(auto, world, &rejected.service).map(|i| (&i.id, &i.tags));
-            let seen = self.seen.get(&rejected.service).into_iter().flatten().map(|(id, tags)| (id, tags));
-            let with_tag: BTreeSet<&String> = watched
-                .chain(seen)
-                .filter(|(_, tags)| tags.contains(&rejected.tag))
-                .map(|(id, _)| id)
-                .collect();
+            let ids = with_tags.get(&(&*rejected.service, &*rejected.tag)).into_iter().flatten();
             RejectedView {
                 service: rejected.service.clone(),
                 tag: rejected.tag.clone(),
                 reason: rejected.why.reason.as_str(),
                 detail: rejected.why.detail.clone(),
-                instances: with_tag.into_iter().cloned().collect(),
+                instances: ids.map(|id| (*id).to_owned()).collect(),
             }
         });
         let rejected: Vec<RejectedView> = rejected.collect();
-        DeclaredReport { accepted: self.accepted.len(), rejected }
+        DeclaredReport { accepted: self.accepted.len(), rejected, refused: self.refused.clone() }
     }
 
     /// Services with a refused declaration whose instances nobody has looked at: at most [`LOOKS_MAX`] at a time. They
@@ -233,16 +247,17 @@ pub async fn look_at(client: Client, services: Vec<String>, events: mpsc::Sender
 #[derive(Debug, Clone, Default)]
 pub struct DeclaredReport {
     pub accepted: usize,
+    /// As many as are listed; `refused` has the numbers of all.
     pub rejected: Vec<RejectedView>,
+    pub refused: Refused,
 }
 
 impl DeclaredReport {
     /// How many were refused for each reason.
     pub fn by_reason(&self) -> impl Iterator<Item = (&'static str, usize)> {
-        Reason::ALL.into_iter().map(|reason| {
-            let word = reason.as_str();
-            (word, self.rejected.iter().filter(|rejected| rejected.reason == word).count())
-        })
+        Reason::ALL
+            .into_iter()
+            .map(|reason| (reason.as_str(), self.refused.get(&reason).copied().unwrap_or_default()))
     }
 }
 
@@ -253,14 +268,16 @@ pub struct RejectedView {
     pub tag: String,
     pub reason: &'static str,
     pub detail: String,
-    /// Ids of the instances that have the tag, as far as they are known.
+    /// Ids of the instances that have the tag, as far as they are known; at most [`INSTANCES_LISTED_MAX`].
     pub instances: Vec<String>,
 }
 
 /// Differences of what was in the table and what was refused, before and now.
 fn changes(accepted: (&[Accepted], &[Accepted]), rejected: (&[Rejected], &[Rejected])) -> Vec<Change> {
-    let said =
-        |known: &Accepted| format!("`{}` by service `{}`", known.declaration.condition(), known.service);
+    // Everybody who may register a service writes these texts, and they go to a log and to terminals.
+    let said = |known: &Accepted| {
+        printable(&format!("`{}` by service `{}`", known.declaration.condition(), known.service)).into_owned()
+    };
     let is_in = |list: &[Accepted], known: &Accepted| {
         list.iter().any(|other| other.service == known.service && other.declaration == known.declaration)
     };
@@ -270,9 +287,15 @@ fn changes(accepted: (&[Accepted], &[Accepted]), rejected: (&[Rejected], &[Rejec
     let refused = rejected.1.iter().filter(|known| !rejected.0.contains(known));
     gone.map(|known| Change { kind: "route_withdrawn", text: said(known) })
         .chain(new.map(|known| Change { kind: "route_declared", text: said(known) }))
-        .chain(refused.map(|known| Change {
-            kind: "route_refused",
-            text: format!("tag `{}` of service `{}`: {}", known.tag, known.service, known.why.detail),
+        .chain(refused.map(|known| {
+            Change {
+                kind: "route_refused",
+                text: printable(&format!(
+                    "tag `{}` of service `{}`: {}",
+                    known.tag, known.service, known.why.detail
+                ))
+                .into_owned(),
+            }
         }))
         .collect()
 }
@@ -350,6 +373,8 @@ fn load(path: &Path) -> Option<Record> {
 const GONE_FOR: Duration = Duration::from_mins(1);
 /// Services that are looked at after one change, for the report.
 const LOOKS_MAX: usize = 20;
+/// Of those that have a tag which was refused: enough to find who deploys it.
+const INSTANCES_LISTED_MAX: usize = 20;
 const FILE: &str = "declared+routes.json";
 const VERSION: u32 = 1;
 

@@ -105,7 +105,14 @@ impl Controller {
     }
 
     fn tell(&self, changes: &[super::declared::Change]) {
-        for change in changes {
+        let (told, silent) = changes.split_at(changes.len().min(TOLD_MAX));
+        if !silent.is_empty() {
+            tracing::warn!(
+                more = silent.len(),
+                "more declared routes changed than are told; see /api/v1/routes"
+            );
+        }
+        for change in told {
             match change.kind {
                 "route_refused" => tracing::warn!("declared route refused: {}", change.text),
                 kind => tracing::info!("{}: {}", kind.replace('_', " "), change.text),
@@ -114,3 +121,6 @@ impl Controller {
         }
     }
 }
+
+/// Changes told at once: one service that declares thousands of routes drowns neither the log nor the events.
+const TOLD_MAX: usize = 50;

@@ -195,3 +195,33 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_service_with_thousands_of_wrong_tags_is_counted_and_listed_in_part() {
+    let file = file("{path: /static, service: web}", "");
+    let wrong: Vec<String> = (0..5000).map(|at| format!("/{at} wrong")).collect();
+    let wrong: Vec<&str> = wrong.iter().map(String::as_str).collect();
+    let merged = merged(&file, &declared(&[("flood", &wrong), ("other", &["/x wrong"])]), &[]);
+    assert_eq!(merged.refused.get(&Reason::Invalid), Some(&5001));
+    assert_eq!(merged.rejected.len(), LISTED_OF_SERVICE_MAX + 1);
+    assert_eq!(merged.rejected.last().unwrap().service, "other", "a flood hides nobody else's mistake");
+}
+
+#[test]
+fn declarations_of_the_same_requests_meet_before_the_table_is_compiled() {
+    let file = file("{path: /static, service: web}", "");
+    let same = ["/o/{a}", "/o/{b}", "/o/*", "/o/{d} timeout=2s"];
+    let merged = merged(&file, &declared(&[("a", &same), ("b", &same), ("c", &["/o/{a}/x"])]), &[]);
+    let (accepted, rejected) = outcome(&merged);
+    assert_eq!(accepted, ["a /o/{a}", "c /o/{a}/x"]);
+    assert_eq!(rejected.len(), 7);
+    assert!(rejected.iter().all(|text| text.ends_with("conflict")), "{rejected:?}");
+}
+
+#[test]
+fn a_service_with_a_name_that_no_file_could_have_declares_nothing() {
+    let file = file("{path: /static, service: web}", "");
+    let names = ["web/canary", "consul:web", "a b", "x\ny"].map(|name| (name, &["/o"][..]));
+    let (accepted, rejected) = outcome(&merged(&file, &declared(&names), &[]));
+    assert!(accepted.is_empty() && rejected.len() == names.len(), "{accepted:?}");
+}

@@ -9,7 +9,10 @@ use std::{
 use millgate_registry::{Instance, Status, types::ServiceEntry};
 use serde_json::{Value, json};
 
-use crate::auto_routes::{Reason, tags::TagForms};
+use crate::{
+    auto_routes::{Reason, tags::TagForms},
+    printable::printable,
+};
 
 /// What trying every address has shown; nothing, if nothing was tried.
 #[derive(Debug, Default)]
@@ -270,10 +273,10 @@ impl Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Words { code, severity, why, help } = self.rule.words();
-        writeln!(f, "{}[{code}]: {}", word(*severity), self.message)?;
-        write!(f, "  where: service {}", self.service)?;
+        writeln!(f, "{}[{code}]: {}", word(*severity), printable(&self.message))?;
+        write!(f, "  where: service {}", printable(&self.service))?;
         if let Some((_, node)) = &self.instance {
-            write!(f, ", node {node}")?;
+            write!(f, ", node {}", printable(node))?;
         }
         write!(f, "\n  why:   {why}\n  do:    {help}")
     }

@@ -8,7 +8,10 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{ConsulArg, entries_of, word};
-use crate::cli::{init_tracing, until_terminated};
+use crate::{
+    cli::{init_tracing, until_terminated},
+    printable::printable,
+};
 
 const JSON: &str = "\
 Lines are: time, change, instance, address, status. `+` is a new instance, `-` one that is gone, `~` one that changed.
@@ -93,7 +96,7 @@ impl Watch {
             Change::Removed(_) => "gone".to_owned(),
             Change::Added(now) => word(now.status).to_owned(),
         };
-        format!("{time} {mark} {} {address} {status}", instance.id)
+        printable(&format!("{time} {mark} {} {address} {status}", instance.id)).into_owned()
     }
 }
 
