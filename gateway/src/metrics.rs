@@ -138,6 +138,8 @@ pub struct Metrics {
     routes: RefCell<HashMap<RouteKey, Rc<RefCell<RouteSample>>>>,
     clusters: RefCell<HashMap<Arc<str>, Rc<RefCell<ClusterSample>>>>,
     rare: RefCell<HashMap<RareKey, u64>>,
+    /// With so many routes, or clusters, those that are gone are looked for.
+    next_sweep: SweepAt,
     pub connections: Connections,
     /// Upstream connections that have had large reads.
     pub large_reads: Rc<Cell<u64>>,
@@ -173,13 +175,17 @@ pub struct WorkerSample {
 impl Metrics {
     /// The cell of a route; made at snapshot swap, not per request.
     pub fn route(&self, route: &Arc<str>, service: &Arc<str>) -> Rc<RefCell<RouteSample>> {
+        let mut routes = self.routes.borrow_mut();
+        sweep(&mut routes, &self.next_sweep.routes);
         let key = (Arc::clone(route), Arc::clone(service));
-        Rc::clone(self.routes.borrow_mut().entry(key).or_default())
+        Rc::clone(routes.entry(key).or_default())
     }
 
     /// The cell of a cluster; made at snapshot swap.
     pub fn cluster(&self, service: &Arc<str>) -> Rc<RefCell<ClusterSample>> {
-        Rc::clone(self.clusters.borrow_mut().entry(Arc::clone(service)).or_default())
+        let mut clusters = self.clusters.borrow_mut();
+        sweep(&mut clusters, &self.next_sweep.clusters);
+        Rc::clone(clusters.entry(Arc::clone(service)).or_default())
     }
 
     pub fn count(&self, what: Rare, first: &str, second: &str) {
@@ -212,6 +218,30 @@ impl Metrics {
         }
     }
 }
+
+#[derive(Debug)]
+struct SweepAt {
+    routes: Cell<usize>,
+    clusters: Cell<usize>,
+}
+
+impl Default for SweepAt {
+    fn default() -> Self {
+        Self { routes: Cell::new(SERIES_KEPT), clusters: Cell::new(SERIES_KEPT) }
+    }
+}
+
+/// Forgets cells that no snapshot uses, once there are many. Where most are in use, the next sweep is far.
+fn sweep<K, V>(cells: &mut HashMap<K, Rc<V>>, at: &Cell<usize>) {
+    if cells.len() >= at.get() {
+        cells.retain(|_, cell| Rc::strong_count(cell) > 1);
+        at.set(SERIES_KEPT.max(2 * cells.len()));
+    }
+}
+
+/// Routes, and clusters, that a worker remembers beside those in use: one that comes back counts on. Names of declared
+/// routes are written by services, and a generator of tags never ends.
+const SERIES_KEPT: usize = 4096;
 
 impl RouteSample {
     pub fn count(&mut self, method: &'static str, status: u16, n: u64) {
@@ -253,6 +283,22 @@ impl ClusterSample {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn routes_that_come_and_go_without_end_are_forgotten_and_those_in_use_are_not() {
+        let metrics = Metrics::default();
+        let service: Arc<str> = "a".into();
+        let used = metrics.route(&"used".into(), &service);
+        used.borrow_mut().count("GET", 200, 7);
+        for at in 0..3 * SERIES_KEPT {
+            metrics.route(&Arc::from(at.to_string()), &service);
+            metrics.cluster(&Arc::from(at.to_string()));
+        }
+        let sample = metrics.sample();
+        assert!(sample.routes.len() <= SERIES_KEPT && sample.clusters.len() <= SERIES_KEPT);
+        let kept = sample.routes.iter().find(|((route, _), _)| &**route == "used").unwrap();
+        assert_eq!(kept.1.requests, [("GET", 200, 7)]);
+    }
 
     #[test]
     fn a_value_on_a_bound_belongs_to_that_bucket_and_one_past_it_to_the_next() {

@@ -1,6 +1,6 @@
 //! What the commands that talk to Consul share: how it is named, how it is asked, how an answer is laid out.
 
-use std::{borrow::Cow, collections::BTreeMap, process::ExitCode, sync::Arc};
+use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
 
 use clap::Args;
 use millgate_registry::{Client, ClientConfig, ClientError, QueryOptions, types::ServiceEntry};
@@ -72,10 +72,10 @@ pub async fn all_instances(
     Ok(all)
 }
 
-/// Rows as columns that are as wide as their widest cell. Cells are what others wrote.
+/// Rows as columns that are as wide as their widest cell, up to [`CELL_CHARS_MAX`]. Cells are what others wrote.
 pub fn columns<const N: usize>(rows: &[[String; N]]) -> String {
-    let rows: Vec<[Cow<'_, str>; N]> =
-        rows.iter().map(|row| std::array::from_fn(|at| printable(&row[at]))).collect();
+    let rows: Vec<[String; N]> =
+        rows.iter().map(|row| std::array::from_fn(|at| shortened(&printable(&row[at])))).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     let mut out = String::new();
@@ -88,5 +88,30 @@ pub fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     out
 }
 
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(CELL_CHARS_MAX) {
+        None => text.to_owned(),
+        // With the last character that fits as the sign that there is more.
+        Some(_) => text.chars().take(CELL_CHARS_MAX - 1).chain(['…']).collect(),
+    }
+}
+
+/// A line or two of a terminal; the JSON form has all. A width in a format string ends at 65535.
+const CELL_CHARS_MAX: usize = 160;
 /// An agent serves 200 connections of one address by default; a command is not the only one that needs some.
 const QUERIES_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_cells_and_no_cell_is_endless() {
+        let rows = [["A", "B"], ["a\nb", "x"], [&"y".repeat(100_000), "z"]].map(|row| row.map(str::to_owned));
+        let text = columns(&rows);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "a cell is on one line");
+        assert!(lines[1].starts_with("a\\nb ") && lines[2].ends_with("yy…  z"), "{text}");
+        assert!(lines.iter().all(|line| line.chars().count() == CELL_CHARS_MAX + 3));
+    }
+}

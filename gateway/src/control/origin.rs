@@ -6,10 +6,12 @@
 //! for Consul; a missing key, a refused token or a wrong text are errors, as a missing or wrong file is.
 
 use std::{
+    fmt::Write as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use millgate_registry::{
     Client, ClientError, FollowHandle, FollowOptions, KeyValue, QueryOptions, follow_key,
@@ -220,7 +222,15 @@ fn may_pass(error: &ClientError) -> bool {
 /// Where the last accepted text of a key is kept.
 fn kept_at(dir: &Path, key: &ConfigKey) -> PathBuf {
     let mut name = format!("config+{}", utf8_percent_encode(&key.key, NON_ALPHANUMERIC));
-    name.truncate(FILE_NAME_BYTES_MAX);
+    if name.len() > FILE_NAME_BYTES_MAX {
+        // Another long key may begin like this one; its configuration must not start this gateway.
+        let digest = digest(&SHA256, key.key.as_bytes());
+        name.truncate(FILE_NAME_BYTES_MAX);
+        name.push('+');
+        for byte in digest.as_ref().iter().take(8) {
+            let _ = write!(name, "{byte:02x}");
+        }
+    }
     dir.join(format!("{name}.yaml"))
 }
 
@@ -231,3 +241,22 @@ const RETRY_MIN: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// File systems allow 255 bytes; the suffix needs some.
 const FILE_NAME_BYTES_MAX: usize = 200;
+
+#[cfg(test)]
+mod tests {
+    use millgate_registry::ClientConfig;
+
+    use super::*;
+
+    #[test]
+    fn every_key_has_a_file_of_its_own_with_a_name_that_a_disk_takes() {
+        let kept = |key: &str| {
+            let key = ConfigKey { key: key.to_owned(), consul: ClientConfig::default() };
+            kept_at(Path::new("/state"), &key)
+        };
+        assert_eq!(kept("edge/r"), Path::new("/state/config+edge%2Fr.yaml"));
+        let [one, other] = ["a", "b"].map(|end| kept(&("k".repeat(300) + end)));
+        assert_ne!(one, other);
+        assert!(one.file_name().unwrap().len() <= 255);
+    }
+}
