@@ -41,6 +41,8 @@ struct KeyOrigin {
     client: Client,
     /// What the key held when it was last there; it may be wrong, and then another text runs.
     latest: Bytes,
+    /// Consul said so itself; else `latest` is from disk.
+    heard: bool,
     /// Where the last accepted text is kept.
     kept: Option<PathBuf>,
 }
@@ -86,7 +88,10 @@ impl Origin {
                 let loaded = source.parse_bytes(&bytes, &environment);
                 match loaded.and_then(|loaded| Ok((compile(&loaded)?, loaded))) {
                     Ok((made, loaded)) => {
-                        let origin = Self { key: Some(KeyOrigin { client, latest: bytes, kept }), source };
+                        let origin = Self {
+                            key: Some(KeyOrigin { client, latest: bytes, heard: true, kept }),
+                            source,
+                        };
                         origin.accepted(&loaded);
                         return Ok(First { origin, loaded, made, refused: None });
                     }
@@ -97,8 +102,9 @@ impl Origin {
         };
         let Some((made, loaded, bytes)) = remembered() else { return Err(report) };
         tracing::warn!(config = %source, "starting with the last configuration that was accepted, from disk:\n{report}");
+        let heard = latest.is_some();
         let latest = latest.unwrap_or(bytes);
-        let origin = Self { key: Some(KeyOrigin { client, latest, kept }), source };
+        let origin = Self { key: Some(KeyOrigin { client, latest, heard, kept }), source };
         Ok(First { origin, loaded, made, refused: Some(report) })
     }
 
@@ -119,14 +125,22 @@ impl Origin {
                 }
             }
         });
-        let (client, known) = (origin.client.clone(), Some(origin.latest.clone()));
-        Some(follow_key(client, key.key.clone(), known, FollowOptions::default(), updates))
+        // An empty text is no configuration. So whatever is there, or that nothing is, will be news: also that the key
+        // has what runs already, and nothing is wrong any more.
+        let known = if origin.heard { origin.latest.clone() } else { Bytes::new() };
+        Some(follow_key(
+            origin.client.clone(),
+            key.key.clone(),
+            Some(known),
+            FollowOptions::default(),
+            updates,
+        ))
     }
 
     /// Takes over what the key holds now.
     pub fn learn(&mut self, value: Bytes) {
         if let Some(key) = &mut self.key {
-            key.latest = value;
+            (key.latest, key.heard) = (value, true);
         }
     }
 

@@ -129,6 +129,9 @@ async fn a_gateway_starts_with_the_last_accepted_text_while_consul_is_away(mut r
         "it is not what the key says"
     );
     registry.restart().await;
+    put(&registry, &config("/first", &backend)).await;
+    let accepted = || metric(&gateway, "millgate_config_last_reload_successful 1");
+    eventually("the key says what runs already, so nothing is wrong", accepted).await;
     put(&registry, &config("/second", &backend)).await;
     eventually("the key is followed again", || answers(&gateway, "/second")).await;
     // A broken text at the next start: the last one that was accepted runs.
