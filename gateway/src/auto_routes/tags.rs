@@ -79,8 +79,7 @@ fn native(text: &str) -> Result<Declaration, Rejection> {
     let (host, path) = split_target(target)?;
     let path = pattern::path_pattern(path).map_err(|why| refused("the path", &why))?.path;
     let mut declaration = Declaration { methods, host, path, rewrite: None, timeout: None };
-    for word in words {
-        let (option, value) = option(word)?;
+    for (option, value) in options(words)? {
         match option {
             "add" => rewrite(&mut declaration).add = Some(prefix(option, value)?),
             "timeout" => {
@@ -110,8 +109,7 @@ fn fabio(text: &str) -> Result<Declaration, Rejection> {
     let below = format!("{}/**", path.trim_end_matches('/'));
     let path = pattern::path_pattern(&below).map_err(|why| refused("the path", &why))?.path;
     let mut declaration = Declaration { methods: Vec::new(), host, path, rewrite: None, timeout: None };
-    for word in words {
-        let (option, value) = option(word)?;
+    for (option, value) in options(words)? {
         match option {
             "prepend" => rewrite(&mut declaration).add = Some(prefix(option, value)?),
             _ => common(&mut declaration, option, value)?,
@@ -141,8 +139,18 @@ fn prefix(option: &str, value: &str) -> Result<String, Rejection> {
     pattern::path_prefix(value).map_err(|why| refused(&format!("`{option}`"), &why))
 }
 
-fn option(word: &str) -> Result<(&str, &str), Rejection> {
-    word.split_once('=').ok_or_else(|| invalid(format!("`{word}` is not `option=value`")))
+/// Each once: of two values one would have to be ignored.
+fn options<'t>(words: impl Iterator<Item = &'t str>) -> Result<Vec<(&'t str, &'t str)>, Rejection> {
+    let mut options: Vec<(&str, &str)> = Vec::new();
+    for word in words {
+        let (option, value) =
+            word.split_once('=').ok_or_else(|| invalid(format!("`{word}` is not `option=value`")))?;
+        if options.iter().any(|(known, _)| *known == option) {
+            return Err(invalid(format!("the option `{option}` stands there twice")));
+        }
+        options.push((option, value));
+    }
+    Ok(options)
 }
 
 fn read_methods(word: &str) -> Result<Vec<Method>, Rejection> {
@@ -258,6 +266,8 @@ mod tests {
             ("millgate.route=/a timeout=5", Reason::Invalid, "unit is missing"),
             ("millgate.route=/a timeout=2h", Reason::Invalid, "`timeout`"),
             ("millgate.route=/a strip=a", Reason::Invalid, "begins with `/`"),
+            ("millgate.route=/a strip=/a strip=/b", Reason::Invalid, "`strip` stands there twice"),
+            ("urlprefix-/a proto=http proto=http", Reason::Invalid, "`proto` stands there twice"),
         ] {
             let (found, detail) = read(tag).unwrap_err();
             assert!(found == reason && detail.contains(words), "{tag}: {found:?} {detail}");

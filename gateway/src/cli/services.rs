@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use millgate_registry::{Client, Instance, QueryOptions, ServiceRegistration, Status, types::ServiceEntry};
 use serde_json::{Value, json};
 
@@ -65,6 +65,7 @@ pub struct Show {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("check").args(["ttl", "http"]).multiple(true))]
 pub struct Register {
     /// The service's name
     name: String,
@@ -96,7 +97,7 @@ pub struct Register {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time, requires = "http")]
     interval: Duration,
     /// Let Consul remove the instance after a check was critical for this long (at least 1m)
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = removal_time, requires = "check")]
     deregister_after: Option<Duration>,
     #[command(flatten)]
     consul: ConsulArg,
@@ -357,8 +358,17 @@ fn weights(text: &str) -> Result<(u32, u32), &'static str> {
 }
 
 fn time(text: &str) -> Result<Duration, String> {
-    let range = Duration::from_millis(100)..=Duration::from_hours(24 * 7);
-    units::duration_in(text, range).map_err(|why| format!("expected {}: {}", why.expected, why.label))
+    time_from(text, Duration::from_millis(100))
+}
+
+/// Consul takes less for a minute, without a word.
+fn removal_time(text: &str) -> Result<Duration, String> {
+    time_from(text, Duration::from_mins(1))
+}
+
+fn time_from(text: &str, least: Duration) -> Result<Duration, String> {
+    units::duration_in(text, least..=Duration::from_hours(24 * 7))
+        .map_err(|why| format!("expected {}: {}", why.expected, why.label))
 }
 
 fn url(text: &str) -> Result<String, &'static str> {

@@ -241,3 +241,34 @@ async fn a_configuration_in_a_key_is_checked_and_shown_as_a_file_is() {
     said.expect(0, &["config    consul://edge"]);
     assert!(said.out.contains("/a"), "{}", said.out);
 }
+
+#[tokio::test]
+async fn a_removal_needs_a_check_and_a_minute_and_any_check_will_do() {
+    let desk = Desk::new().await;
+    let register = ["services", "register", "orders", "--port", "7003", "--deregister-after"];
+    let with = |more: &[&'static str]| [&register[..], more].concat();
+    desk.run(&with(&["1m"])).await.expect(2, &["--ttl", "--http"]);
+    desk.run(&with(&["30s", "--ttl", "10s"])).await.expect(2, &["between `1m` and"]);
+    let both = with(&["1m", "--ttl", "10s", "--http", "http://127.0.0.1:1/"]);
+    desk.run(&both).await.expect(0, &["is critical until"]);
+}
+
+#[tokio::test]
+async fn what_others_wrote_moves_no_cursor_and_ends_no_line() {
+    let desk = Desk::new().await;
+    let long = "x".repeat(70_000);
+    for (id, tag) in
+        [("a", "millgate.route=/a \u{1b}[2J\nerror=x"), ("b", &long[..60_000]), ("c", &long[10_001..])]
+    {
+        let tags = vec![tag.to_owned()];
+        let registration =
+            ServiceRegistration { tags, ..ServiceRegistration::http("web", id, "127.0.0.1", 1) };
+        desk.client().register(&registration).await.unwrap();
+    }
+    for verb in [&["services", "list"][..], &["services", "show", "web"], &["consul", "lint", "--offline"]] {
+        let said = desk.run(verb).await;
+        assert!(said.code != Some(101), "{}", said.err);
+        let text = said.out + &said.err;
+        assert!(!text.contains('\u{1b}') && !text.lines().any(|line| line.starts_with("error=")), "{verb:?}");
+    }
+}
