@@ -48,15 +48,17 @@ impl ClientConfig {
         Self::from_lookup(|name| std::env::var(name).ok())
     }
 
-    fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Self {
+    /// As [`ClientConfig::from_env`], from variables that `lookup` has.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Self {
         let value = |name: &str| lookup(name).filter(|value| !value.is_empty());
-        let mut address = value("CONSUL_HTTP_ADDR").unwrap_or_else(|| DEFAULT_ADDRESS.to_owned());
         let ssl = value("CONSUL_HTTP_SSL");
-        if ssl.is_some_and(|ssl| matches!(ssl.to_ascii_lowercase().as_str(), "1" | "t" | "true"))
-            && !address.contains("://")
-        {
-            address = format!("https://{address}");
-        }
+        let ssl = ssl.is_some_and(|ssl| matches!(ssl.to_ascii_lowercase().as_str(), "1" | "t" | "true"));
+        let address = match value("CONSUL_HTTP_ADDR") {
+            Some(address) if ssl && !address.contains("://") => format!("https://{address}"),
+            Some(address) => address,
+            None if ssl => DEFAULT_ADDRESS.replacen("http:", "https:", 1),
+            None => DEFAULT_ADDRESS.to_owned(),
+        };
         Self {
             token: value("CONSUL_HTTP_TOKEN"),
             token_file: value("CONSUL_HTTP_TOKEN_FILE").map(PathBuf::from),

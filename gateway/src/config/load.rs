@@ -336,6 +336,27 @@ mod tests {
     }
 
     #[test]
+    fn consuls_switch_for_tls_is_read_as_consul_and_our_commands_read_it() {
+        for (address, ssl, url) in [
+            (None, None, "http://127.0.0.1:8500"),
+            (None, Some("true"), "https://127.0.0.1:8500"),
+            (Some("consul:8501"), Some("T"), "https://consul:8501"),
+            (Some("consul:8501"), Some("TRUE"), "https://consul:8501"),
+            (Some("consul:8501"), Some("0"), "http://consul:8501"),
+            (Some("http://consul:8500"), Some("1"), "http://consul:8500"),
+        ] {
+            let env = |name: &str| match name {
+                "CONSUL_HTTP_ADDR" => address.map(str::to_owned),
+                "CONSUL_HTTP_SSL" => ssl.map(str::to_owned),
+                _ => None,
+            };
+            let text = "version: 1\nroutes: [{path: /a, service: a}]\n";
+            let settings = parse("routes.yaml", text, Path::new(""), &env).unwrap().settings;
+            assert_eq!(settings.consul.unwrap().address, url, "{address:?} {ssl:?}");
+        }
+    }
+
+    #[test]
     fn values_of_variables_are_never_shown() {
         let env = |_: &str| Some("hunter2".to_owned());
         let text = "version: 1\nworkers: ${A}\nlisten: {http: \"${B}\", idle_timeout: \"${C}\"}\n\

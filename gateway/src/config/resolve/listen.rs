@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use millgate_registry::TlsOptions;
+use millgate_registry::{ClientConfig, TlsOptions};
 
 use super::{defaults::Defaults, files::Files};
 use crate::config::{
@@ -160,13 +160,10 @@ fn address_of_environment(
     defaults: &Defaults,
     sink: &mut Diagnostics,
 ) -> String {
-    let Some(address) = env("CONSUL_HTTP_ADDR") else { return defaults.consul_address.to_owned() };
+    // Read in one place: a token that a command sends through TLS must not go out in clear text here.
+    let address = ClientConfig::from_lookup(env).address;
     // Consul's own tools accept the address without a scheme.
-    let with_scheme = match (address.contains("://"), env("CONSUL_HTTP_SSL").as_deref()) {
-        (true, _) => address,
-        (false, Some("true" | "1")) => format!("https://{address}"),
-        (false, _) => format!("http://{address}"),
-    };
+    let with_scheme = if address.contains("://") { address } else { format!("http://{address}") };
     http_url(&with_scheme).unwrap_or_else(|invalid| {
         let message = format!("the environment variable `CONSUL_HTTP_ADDR` must be {}", invalid.expected);
         sink.push(Diagnostic::error(invalid.code, Span::default(), message));
