@@ -82,7 +82,7 @@ pub struct Route {
     pub service: Arc<str>,
     /// Index into [`Snapshot::clusters`].
     pub cluster: usize,
-    /// Shares several of them; then `cluster` is the first.
+    /// Shares several of them; then `cluster` is the first that has a share.
     pub split: Option<Split>,
     /// Indexes into [`RouteTable::auth`]; empty = open.
     pub auth: Vec<usize>,

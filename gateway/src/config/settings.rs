@@ -190,7 +190,7 @@ pub struct RouteSettings {
     pub headers: Vec<HeaderCondition>,
     /// Overrides "most specific first"; higher wins.
     pub priority: i32,
-    /// Index into `Settings::services`; where there is a `split`, of its first part.
+    /// Index into `Settings::services`; where there is a `split`, of its first part that has a share.
     pub service: usize,
     /// Parts of the service (indexes into `Settings::services`) and their shares; empty = no split.
     pub split: Vec<(usize, u32)>,

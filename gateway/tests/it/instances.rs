@@ -34,6 +34,7 @@ scenarios![
     every_balancer_shares_by_weight,
     weights_hold_while_many_requests_are_under_way,
     a_change_of_weight_keeps_breakers_and_connections,
+    a_share_of_zero_gets_nothing_though_nobody_else_is_left,
     a_subset_gets_only_its_own_instances_and_a_split_its_shares,
     a_canary_that_fails_leaves_its_share_to_the_others,
     a_canary_that_is_gone_costs_no_request,
@@ -310,6 +311,23 @@ async fn a_canary_that_is_gone_costs_no_request(registry: Registry) {
     drop(b);
     let counts = spread(&gateway, "/", 6).await;
     assert_eq!(counts.get("a"), Some(&6), "{counts:?}");
+}
+
+async fn a_share_of_zero_gets_nothing_though_nobody_else_is_left(registry: Registry) {
+    let (a, b) = (Backend::named("a").await, Backend::named("b").await);
+    register(&registry, [web("a", &a).tags(["v1"]), web("b", &b).tags(["v2"])]).await;
+    let gateway = registry
+        .gateway_with(
+            "routes:\n  - {path: /all, service: web}\n  - {path: /split, service: web, split: {canary: 0, v1: 100}}\n\
+             services: {web: {subsets: {v1: {tag: v1}, canary: {tag: v2}}}}\n",
+        )
+        .await;
+    eventually("both are routed to", || reaches(&gateway, "/all", &["a", "b"])).await;
+    assert!(reaches(&gateway, "/split", &["a"]).await);
+    registry.client().deregister("a").await.unwrap();
+    within(SOON, "a is gone", || reaches(&gateway, "/all", &["b"])).await;
+    let reply = send(gateway.http, get("/split")).await;
+    assert_eq!(json(&reply)["code"], "no_healthy_endpoint");
 }
 
 async fn a_change_of_weight_keeps_breakers_and_connections(registry: Registry) {

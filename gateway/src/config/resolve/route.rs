@@ -195,7 +195,9 @@ fn destination(
     let parts: Vec<Option<(usize, u32)>> =
         parts.map(|(subset, weight)| Some((services.index(name, Some(subset), sink)?, *weight))).collect();
     let parts: Vec<(usize, u32)> = parts.into_iter().collect::<Option<_>>()?;
-    Some((parts.first()?.0, parts))
+    // Who is asked, for the reason, when no part can be: not one whose share is nothing.
+    let first = parts.iter().find(|(_, share)| *share > 0).or(parts.first())?.0;
+    Some((first, parts))
 }
 
 /// `GET|HEAD shop.example/products/** [x-beta=1]`: what the route matches, as one would say it.
