@@ -24,6 +24,7 @@ mod h2load;
 mod handshakes;
 mod hold;
 mod launch;
+#[path = "../machine.rs"]
 mod machine;
 mod memory;
 mod open_loop;
