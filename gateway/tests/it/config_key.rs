@@ -17,26 +17,7 @@ use crate::{
 
 const KEY: &str = "edge/routes.yaml";
 
-macro_rules! scenarios {
-    ($($name:ident),* $(,)?) => {
-        mod embedded {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                super::$name(super::Registry::embedded().await.unwrap()).await;
-            })*
-        }
-        mod consul_1_8_7 {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                if let Some(registry) = super::Registry::consul().await {
-                    super::$name(registry).await;
-                }
-            })*
-        }
-    };
-}
-
-scenarios![
+crate::discovery::scenarios![
     a_change_of_the_key_is_a_change_of_the_routes_of_every_gateway,
     a_broken_text_and_a_deleted_key_take_nothing_away,
     a_gateway_starts_with_the_last_accepted_text_while_consul_is_away,

@@ -15,26 +15,7 @@ use crate::{
     },
 };
 
-macro_rules! scenarios {
-    ($($name:ident),* $(,)?) => {
-        mod embedded {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                super::$name(super::Registry::embedded().await.unwrap()).await;
-            })*
-        }
-        mod consul_1_8_7 {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                if let Some(registry) = super::Registry::consul().await {
-                    super::$name(registry).await;
-                }
-            })*
-        }
-    };
-}
-
-scenarios![
+crate::discovery::scenarios![
     a_tag_makes_a_route_and_takes_it_away,
     what_is_refused_is_reported_with_its_reason_and_instances,
     a_route_that_works_is_not_dropped_for_another_service,
