@@ -16,6 +16,7 @@ pub mod error;
 pub mod exchange;
 pub mod gateway;
 pub mod headers;
+mod interner;
 pub mod metrics;
 pub mod policy;
 pub mod printable;

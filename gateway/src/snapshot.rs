@@ -76,7 +76,9 @@ impl RouteTable {
     }
 }
 
-/// One compiled route.
+/// One compiled route: small, and what equals that of other routes is shared with them ([`Interner`]).
+///
+/// [`Interner`]: crate::interner::Interner
 pub struct Route {
     pub name: Arc<str>,
     pub service: Arc<str>,
@@ -85,18 +87,18 @@ pub struct Route {
     /// Shares several of them; then `cluster` is the first that has a share.
     pub split: Option<Split>,
     /// Indexes into [`RouteTable::auth`]; empty = open.
-    pub auth: Vec<usize>,
-    pub requirement: Requirement,
-    pub limits: Vec<Arc<RateLimit>>,
-    pub timeouts: Timeouts,
-    pub retry: Retry,
+    pub auth: Box<[usize]>,
+    pub requirement: Arc<Requirement>,
+    pub limits: Box<[Arc<RateLimit>]>,
+    pub timeouts: Arc<Timeouts>,
+    pub retry: Arc<Retry>,
     pub body_bytes_max: Option<u64>,
-    pub rewrite: Option<RewriteSettings>,
-    pub request_rules: HeaderRules,
-    pub response_rules: HeaderRules,
+    pub rewrite: Option<Box<RewriteSettings>>,
+    pub request_rules: Arc<HeaderRules>,
+    pub response_rules: Arc<HeaderRules>,
     pub access_log: bool,
     /// What `/api/v1/routes` and `millgate routes` show.
-    pub view: RouteView,
+    pub view: Box<RouteView>,
 }
 
 /// A route as its owner wrote it, for people and tools.
@@ -171,18 +173,18 @@ pub struct LocalRoute {
     pub metrics: Rc<RefCell<RouteSample>>,
     /// Values that go into messages, as this worker's own: a clone of one counts references, and the count of a value
     /// that all workers had in common would travel between their cores with every request.
-    pub request_rules: HeaderRules,
-    pub response_rules: HeaderRules,
+    pub request_rules: Rc<HeaderRules>,
+    pub response_rules: Rc<HeaderRules>,
     /// `RateLimit-Policy` by the index of [`Route::limits`].
     pub policies: Box<[HeaderValue]>,
 }
 
 impl LocalRoute {
-    fn new(route: &Arc<Route>, metrics: &Metrics) -> Self {
+    fn new(route: &Arc<Route>, rules: &mut OwnRules, metrics: &Metrics) -> Self {
         Self {
             metrics: metrics.route(&route.name, &route.service),
-            request_rules: own_rules(&route.request_rules),
-            response_rules: own_rules(&route.response_rules),
+            request_rules: rules.of(&route.request_rules),
+            response_rules: rules.of(&route.response_rules),
             policies: route.limits.iter().map(|limit| own_value(limit.policy_value())).collect(),
             shared: Arc::clone(route),
         }
@@ -246,7 +248,11 @@ impl LocalSnapshot {
     ) -> Self {
         let routes = match previous {
             Some(old) if Arc::ptr_eq(&old.shared.table, &shared.table) => old.routes.clone(),
-            _ => shared.table.routes.iter().map(|route| Rc::new(LocalRoute::new(route, metrics))).collect(),
+            _ => {
+                let mut rules = OwnRules::default();
+                let local = |route| Rc::new(LocalRoute::new(route, &mut rules, metrics));
+                shared.table.routes.iter().map(local).collect()
+            }
         };
         let old = previous.map_or(&[][..], |old| &old.clusters);
         let clusters = shared.clusters.iter().enumerate().map(|(index, cluster)| {
@@ -283,6 +289,20 @@ impl LocalSnapshot {
                 pool.clear();
             }
         }
+    }
+}
+
+/// This worker's copies of rules: one of each, as the routes share them.
+#[derive(Default)]
+struct OwnRules {
+    /// By the address of the original, which lives as long as its routes.
+    copies: HashMap<*const HeaderRules, Rc<HeaderRules>, foldhash::fast::RandomState>,
+}
+
+impl OwnRules {
+    fn of(&mut self, rules: &Arc<HeaderRules>) -> Rc<HeaderRules> {
+        let copy = self.copies.entry(Arc::as_ptr(rules)).or_insert_with(|| Rc::new(own_rules(rules)));
+        Rc::clone(copy)
     }
 }
 

@@ -62,7 +62,7 @@ impl Routes {
             .table()
             .iter()
             .filter_map(|at| table.routes.get(*at))
-            .map(|route| &route.view)
+            .map(|route| &*route.view)
             .collect();
         if self.json {
             return print(serde_json::json!({ "routes": views }), ExitCode::SUCCESS);

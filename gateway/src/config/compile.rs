@@ -6,7 +6,9 @@ use std::{collections::HashMap, sync::Arc};
 use super::{
     clusters,
     diagnostics::{Diagnostic, code},
-    settings::{AuthSettings, HostPattern, RateLimitKey, RateLimitSettings, RouteSettings, Settings},
+    settings::{
+        AuthSettings, HeaderRules, HostPattern, RateLimitKey, RateLimitSettings, RouteSettings, Settings,
+    },
 };
 use crate::{
     admission::AdmissionLimits,
@@ -15,6 +17,7 @@ use crate::{
         world::{ProviderKeys, World},
     },
     headers::names,
+    interner::Interner,
     policy::{
         jwt::{Jwt, Requirement},
         rate_limit::{KeyBudget, RateLimit},
@@ -51,9 +54,10 @@ pub fn table(
         }
     }
     let mut limits = Limits::new(previous, budget);
+    let mut shared = Shared::default();
     let mut compiled = Vec::with_capacity(settings.routes.len());
     for raw in &settings.routes {
-        match route(settings, raw, &mut limits) {
+        match route(settings, raw, &mut limits, &mut shared) {
             Ok(route) => compiled.push(Arc::new(route)),
             Err(diagnostic) => problems.push(diagnostic),
         }
@@ -152,7 +156,21 @@ impl<'a> Limits<'a> {
     }
 }
 
-fn route(settings: &Settings, route: &RouteSettings, made: &mut Limits<'_>) -> Result<Route, Diagnostic> {
+/// What many routes have in common.
+#[derive(Default)]
+struct Shared {
+    requirements: Interner<Requirement>,
+    timeouts: Interner<Timeouts>,
+    retries: Interner<Retry>,
+    rules: Interner<HeaderRules>,
+}
+
+fn route(
+    settings: &Settings,
+    route: &RouteSettings,
+    made: &mut Limits<'_>,
+    shared: &mut Shared,
+) -> Result<Route, Diagnostic> {
     let service = settings.services.get(route.service).map_or("", |service| service.name.as_str());
     let limits = route.rate_limits.iter().enumerate();
     let limits = limits.map(|(at, limit)| made.of(route, service, at, limit)).collect::<Result<_, _>>()?;
@@ -161,17 +179,17 @@ fn route(settings: &Settings, route: &RouteSettings, made: &mut Limits<'_>) -> R
         service: Arc::from(service),
         cluster: route.service,
         split: Split::compile(&route.split),
-        auth: route.auth.clone(),
-        requirement: Requirement::compile(&route.require),
+        auth: Box::from(&*route.auth),
+        requirement: shared.requirements.share(Arc::new(Requirement::compile(&route.require))),
         limits,
-        timeouts: Timeouts::compile(&route.timeout),
-        retry: Retry::compile(&route.retry),
+        timeouts: shared.timeouts.share(Arc::new(Timeouts::compile(&route.timeout))),
+        retry: shared.retries.share(Arc::new(Retry::compile(&route.retry))),
         body_bytes_max: route.body_bytes_max,
-        rewrite: route.rewrite.clone(),
-        request_rules: route.request_headers.clone(),
-        response_rules: route.response_headers.clone(),
+        rewrite: route.rewrite.clone().map(Box::new),
+        request_rules: shared.rules.share(Arc::new(route.request_headers.clone())),
+        response_rules: shared.rules.share(Arc::new(route.response_headers.clone())),
         access_log: route.access_log,
-        view: view(settings, route, service),
+        view: Box::new(view(settings, route, service)),
     })
 }
 

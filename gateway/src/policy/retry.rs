@@ -20,7 +20,7 @@ use tower::retry::budget::{Budget, TpsBudget};
 use crate::config::settings::RetrySettings;
 
 /// The retry policy of one route.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Retry {
     attempts: u32,
     on_connect: bool,

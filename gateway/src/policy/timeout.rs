@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::{clock::LONGEST, config::settings::TimeoutSettings};
 
 /// The timeouts of one route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Timeouts {
     total: Duration,
     connect: Duration,

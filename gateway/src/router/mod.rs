@@ -22,7 +22,7 @@ mod conflicts;
 mod precedence;
 mod tree;
 
-use std::{cmp::Reverse, collections::HashMap, ops::ControlFlow};
+use std::{cmp::Reverse, collections::HashMap, ops::ControlFlow, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Method};
 
@@ -31,7 +31,10 @@ pub use self::{
     precedence::{HostClass, Precedence, Segment},
 };
 use self::{precedence::Hosts, tree::Tree};
-use crate::config::settings::{HeaderCondition, RouteSettings};
+use crate::{
+    config::settings::{HeaderCondition, RouteSettings},
+    interner::Interner,
+};
 
 /// All routes, compiled. Routes are named by their index in the list that [`Router::compile`] got.
 #[derive(Debug)]
@@ -54,9 +57,9 @@ pub enum Match {
 /// What a route asks beyond host and path.
 #[derive(Debug)]
 struct Conditions {
-    /// Empty = any.
-    methods: Vec<Method>,
-    headers: Vec<HeaderCondition>,
+    /// Empty = any. Interned: a lookup reads it whatever the route is.
+    methods: Arc<[Method]>,
+    headers: Box<[HeaderCondition]>,
 }
 
 /// The routes of one priority.
@@ -73,6 +76,7 @@ impl Router {
         let mut match_order: Vec<usize> = (0..routes.len()).collect();
         match_order.sort_by(|&a, &b| precedences[a].cmp(&precedences[b]));
         let mut levels: Vec<Level> = Vec::new();
+        let mut texts = Interner::default();
         // In match order, so that each node lists its routes most specific first.
         for &route in &match_order {
             let precedence = &precedences[route];
@@ -81,12 +85,13 @@ impl Router {
                 levels.push(Level { priority, hosts: Hosts::default() });
             }
             if let Some(level) = levels.last_mut() {
-                level.hosts.entry(&precedence.host).insert(&precedence.path, route);
+                level.hosts.entry(&precedence.host).insert(&precedence.path, route, &mut texts);
             }
         }
+        let mut method_lists = Interner::default();
         let conditions = |route: &RouteSettings| Conditions {
-            methods: route.methods.clone(),
-            headers: route.headers.clone(),
+            methods: method_lists.share(Arc::from(&*route.methods)),
+            headers: Box::from(&*route.headers),
         };
         let compiled = Self { routes: routes.iter().map(conditions).collect(), levels, match_order };
         let conflicts = conflicts::find(&compiled, routes, &precedences);
@@ -152,7 +157,7 @@ impl Router {
         let mut methods: Vec<&Method> = Vec::new();
         let _ = self.visit_matching(host, path, &mut |routes| {
             let fits = routes.iter().filter(|&&route| self.routes[route].headers_hold(headers));
-            for method in fits.flat_map(|&route| &self.routes[route].methods) {
+            for method in fits.flat_map(|&route| &*self.routes[route].methods) {
                 methods.push(method);
                 if *method == Method::GET {
                     methods.push(&Method::HEAD);

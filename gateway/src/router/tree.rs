@@ -1,59 +1,119 @@
 //! The paths of one host: a tree of segments, its nodes in one vector.
 //!
+//! With many routes a lookup finds nothing of its route in the cache, so what it reads is small: a node is less than a
+//! cache line, the nodes of one pattern are neighbours, and a text is held once however many patterns have it.
+//!
 //! Children are visited most specific first, and a node's own routes before its subtree's, so the routes come out in
 //! the order of [`super::Precedence`]. Each node is visited at most once; the depth of the recursion is that of the
 //! longest configured pattern, whatever the request's path is.
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, sync::Arc};
 
 use super::{
     Map,
     precedence::{Segment, without_parameters},
 };
+use crate::interner::Interner;
 
 #[derive(Debug)]
 pub(super) struct Tree {
     nodes: Vec<Node>,
+    /// Routes of all nodes.
+    lists: Vec<usize>,
 }
 
 #[derive(Debug, Default)]
 struct Node {
-    literals: Map<Box<str>, usize>,
-    named: Option<usize>,
-    star: Option<usize>,
+    literals: Literals,
+    named: Option<u32>,
+    star: Option<u32>,
     /// Routes that end here, most specific first.
-    routes: Vec<usize>,
+    routes: List,
     /// Routes with `**` here, most specific first.
-    subtree: Vec<usize>,
+    subtree: List,
+}
+
+/// Children, by index, and their texts. One is the rule far from the root, and needs no hash.
+#[derive(Debug, Default)]
+enum Literals {
+    #[default]
+    None,
+    One(Arc<str>, u32),
+    Many(Box<Map<Arc<str>, u32>>),
+}
+
+/// A part of [`Tree::lists`].
+#[derive(Debug, Default, Clone, Copy)]
+struct List {
+    start: u32,
+    end: u32,
+}
+
+impl List {
+    fn push(&mut self, lists: &mut Vec<usize>, route: usize) {
+        // The routes of a node come one after the other, as a rule.
+        if self.end as usize != lists.len() {
+            let start = lists.len();
+            lists.extend_from_within(self.start as usize..self.end as usize);
+            (self.start, self.end) = (small(start), small(lists.len()));
+        }
+        lists.push(route);
+        self.end += 1;
+    }
 }
 
 impl Default for Tree {
     fn default() -> Self {
-        Self { nodes: vec![Node::default()] }
+        Self { nodes: vec![Node::default()], lists: Vec::new() }
+    }
+}
+
+impl Literals {
+    fn get(&self, segment: &str) -> Option<u32> {
+        match self {
+            Self::None => None,
+            Self::One(text, child) => (**text == *segment).then_some(*child),
+            Self::Many(children) => children.get(segment).copied(),
+        }
+    }
+
+    /// The child of `text`, which becomes `new` if there was none.
+    fn child(&mut self, text: Arc<str>, new: u32) -> u32 {
+        match self {
+            Self::None => {
+                *self = Self::One(text, new);
+                new
+            }
+            Self::One(known, child) if *known == text => *child,
+            Self::One(known, child) => {
+                let children = [(Arc::clone(known), *child), (text, new)];
+                *self = Self::Many(Box::new(children.into_iter().collect()));
+                new
+            }
+            Self::Many(children) => *children.entry(text).or_insert(new),
+        }
     }
 }
 
 impl Tree {
     /// Within one node, routes must be inserted most specific first.
-    pub(super) fn insert(&mut self, pattern: &[Segment], route: usize) {
+    pub(super) fn insert(&mut self, pattern: &[Segment], route: usize, texts: &mut Interner<str>) {
         let mut at = ROOT;
         for segment in pattern {
-            let new = self.nodes.len();
-            let node = &mut self.nodes[at];
-            at = match segment {
-                Segment::Literal(text) => *node.literals.entry(text.clone()).or_insert(new),
+            let new = small(self.nodes.len());
+            let node = &mut self.nodes[at as usize];
+            let child = match segment {
+                Segment::Literal(text) => node.literals.child(texts.share(Arc::from(&**text)), new),
                 Segment::Named => *node.named.get_or_insert(new),
                 Segment::Star => *node.star.get_or_insert(new),
-                Segment::Subtree => {
-                    node.subtree.push(route);
-                    return;
-                }
+                Segment::Subtree => return node.subtree.push(&mut self.lists, route),
             };
-            if at == new {
+            if child == new {
                 self.nodes.push(Node::default());
             }
+            at = child;
         }
-        self.nodes[at].routes.push(route);
+        self.nodes[at as usize].routes.push(&mut self.lists, route);
     }
 
     /// Shows `visit` the routes of each pattern that matches `path`, most specific first, until it breaks.
@@ -68,20 +128,20 @@ impl Tree {
     /// `rest` is what follows the slash after the segments so far; `None` is the path's end.
     fn descend<B>(
         &self,
-        at: usize,
+        at: u32,
         rest: Option<&str>,
         visit: &mut impl FnMut(&[usize]) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        let node = &self.nodes[at];
+        let node = &self.nodes[at as usize];
         match rest {
-            None => show(&node.routes, visit)?,
+            None => self.show(node.routes, visit)?,
             Some(rest) => {
                 let (segment, rest) = match memchr::memchr(b'/', rest.as_bytes()) {
                     Some(slash) => (&rest[..slash], Some(&rest[slash + 1..])),
                     None => (rest, None),
                 };
                 let segment = without_parameters(segment);
-                if let Some(&child) = node.literals.get(segment) {
+                if let Some(child) = node.literals.get(segment) {
                     self.descend(child, rest, visit)?;
                 }
                 for &child in [node.named, node.star].iter().flatten().filter(|_| !segment.is_empty()) {
@@ -89,7 +149,7 @@ impl Tree {
                 }
             }
         }
-        show(&node.subtree, visit)
+        self.show(node.subtree, visit)
     }
 
     /// Shows `visit` the routes of each pattern that matches every path which `pattern` matches.
@@ -103,17 +163,17 @@ impl Tree {
 
     fn descend_covering<B>(
         &self,
-        at: usize,
+        at: u32,
         pattern: &[Segment],
         visit: &mut impl FnMut(&[usize]) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        let node = &self.nodes[at];
+        let node = &self.nodes[at as usize];
         match pattern.split_first() {
-            None => show(&node.routes, visit)?,
+            None => self.show(node.routes, visit)?,
             Some((Segment::Subtree, _)) => {}
             Some((segment, rest)) => {
                 let literal = match segment {
-                    Segment::Literal(text) => node.literals.get(text).copied(),
+                    Segment::Literal(text) => node.literals.get(text),
                     _ => None,
                 };
                 let one = [node.named, node.star];
@@ -123,12 +183,20 @@ impl Tree {
                 }
             }
         }
-        show(&node.subtree, visit)
+        self.show(node.subtree, visit)
+    }
+
+    fn show<B>(&self, list: List, visit: &mut impl FnMut(&[usize]) -> ControlFlow<B>) -> ControlFlow<B> {
+        match &self.lists[list.start as usize..list.end as usize] {
+            [] => ControlFlow::Continue(()),
+            routes => visit(routes),
+        }
     }
 }
 
-fn show<B>(routes: &[usize], visit: &mut impl FnMut(&[usize]) -> ControlFlow<B>) -> ControlFlow<B> {
-    if routes.is_empty() { ControlFlow::Continue(()) } else { visit(routes) }
+/// An index in half the space. No configuration that could be read has four thousand million segments.
+fn small(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
 }
 
-const ROOT: usize = 0;
+const ROOT: u32 = 0;

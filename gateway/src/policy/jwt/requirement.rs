@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{Verified, claims};
 use crate::config::settings::RequireSettings;
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Requirement {
     scopes: Box<[Box<str>]>,
     roles: Box<[Box<str>]>,
