@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -71,19 +72,31 @@ impl Agent {
         if self.secure && version < http::Version::HTTP_2 {
             self.budget().restrict(self.apart_max);
         }
+        self.budget().answered(Instant::now());
         self.warm.store(true, Ordering::Release);
     }
 
-    pub(crate) fn broke(&self) {
+    /// An exchange came to nothing, `after` this time.
+    pub(crate) fn broke(&self, error: &ClientError, after: Duration) {
         self.warm.store(false, Ordering::Release);
+        let now = Instant::now();
+        match error {
+            // 1.8 has no words for "too many connections": it resets them.
+            error if error.is_cut() && after < CUT_AT_ONCE => self.budget().reset(now),
+            error if error.is_cut() => self.budget().gone(now),
+            ClientError::Unreachable { .. } => self.budget().gone(now),
+            // Silence tells nothing.
+            _ => {}
+        }
     }
 
+    /// It says that there are too many queries.
     pub(crate) fn refused(&self) {
         self.budget().refused(Instant::now());
     }
 
     fn budget(&self) -> MutexGuard<'_, Budget> {
-        // Three numbers, each whole by itself.
+        // Each field is whole by itself.
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -106,6 +119,11 @@ impl Place {
     pub(crate) fn is_good_for(&self, agent: usize) -> bool {
         self.agent == agent && !self.agents.get(agent).budget().is_over()
     }
+
+    /// How long a query in this place may block, where that matters.
+    pub(crate) fn wait_max(&self) -> Option<Duration> {
+        self.agents.get(self.agent).budget().wait_max()
+    }
 }
 
 impl Drop for Place {
@@ -114,6 +132,8 @@ impl Drop for Place {
     }
 }
 
+/// A connection that ends this soon after the question was never meant to be answered.
+const CUT_AT_ONCE: Duration = Duration::from_secs(1);
 /// Below the 250 streams that Go's HTTP/2 server admits on one connection, so that other calls get through.
 const MULTIPLEXED_MAX: usize = 200;
 

@@ -3,7 +3,21 @@
 //! Over cleartext every blocking query occupies a connection, and an agent admits 200 connections from one address by
 //! default (`limits.http_max_conns_per_client`); past it 1.8 resets them without a word, later releases answer 429. Over
 //! HTTP/2 they are streams of one connection, of which Go's server admits 250. So there is a number that is never
-//! exceeded, and a refusal halves it: others on this machine use connections, too. It grows back slowly.
+//! exceeded, and a wave of refusals leaves half of what was admitted: others on this machine use connections, too, and so
+//! do our own polls. Queries that are too many by then stay pending, as an agent keeps their connections even when we
+//! do not; until their time is over no further refusal counts. That is why queries are asked to block for [`TIGHT_WAIT`]
+//! only while there are fewer places than there could be.
+//!
+//! A connection that is reset without a word may as well be one of an agent that went away. The difference is what
+//! happens to the others: an agent that has enough resets new ones only, while one that goes takes the old ones along
+//! and then accepts none. So a reset counts for nothing when an old query was cut, or a connection was not accepted,
+//! and nothing was answered since; or when that happens right after it.
+//!
+//! The number grows back in steps. The first ones come within seconds, so that a refusal that was a mistake, or a
+//! matter of a moment, costs little; each further wave makes them rarer. One that follows a step takes this step back, so
+//! that near the limit of the agent it is only the newest queries that suffer.
+
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -13,13 +27,44 @@ pub(crate) struct Budget {
     most: usize,
     limit: usize,
     used: usize,
-    /// The last time at which the limit changed.
-    changed: Option<Instant>,
+    /// The latest one.
+    wave: Option<Wave>,
+    /// The agent went away, and has not answered since.
+    gone_at: Option<Instant>,
+    /// From when the time to the next step counts.
+    steady_since: Option<Instant>,
+    grow_every: Duration,
+    /// No refusal came since the latest step.
+    grew: bool,
+}
+
+/// Refusals that come together.
+#[derive(Debug)]
+struct Wave {
+    at: Instant,
+    refusals: usize,
+    /// None of them was said in words.
+    supposed: bool,
+    limit_before: usize,
+    /// Places that were taken when it began.
+    asked: usize,
+    /// How large the step was that it followed.
+    step: Option<usize>,
 }
 
 impl Budget {
     pub(crate) fn new(most: usize) -> Self {
-        Self { most: most.max(1), limit: most.max(1), used: 0, changed: None }
+        let most = most.max(1);
+        Self {
+            most,
+            limit: most,
+            used: 0,
+            wave: None,
+            gone_at: None,
+            steady_since: None,
+            grow_every: GROW_EVERY_MIN,
+            grew: false,
+        }
     }
 
     /// Takes a place, if one is free.
@@ -39,13 +84,37 @@ impl Budget {
         self.used > self.limit
     }
 
-    /// The agent refused a query because of too many. Refusals that come together count once.
+    /// How long a query may block, where that matters.
+    pub(crate) fn wait_max(&self) -> Option<Duration> {
+        (self.limit < self.most).then_some(TIGHT_WAIT)
+    }
+
+    /// The agent says that there are too many.
     pub(crate) fn refused(&mut self, now: Instant) {
-        if self.changed.is_some_and(|at| now.saturating_duration_since(at) < REFUSALS_TOGETHER) {
-            return;
+        self.shrink(false, now);
+    }
+
+    /// The agent ended a connection as soon as it was there, which may mean that there are too many.
+    pub(crate) fn reset(&mut self, now: Instant) {
+        if self.gone_at.is_none() {
+            self.shrink(true, now);
         }
-        self.limit = (self.used.min(self.limit) / 2).max(1);
-        self.changed = Some(now);
+    }
+
+    /// Something was answered. Answers that were on their way when the agent went prove nothing.
+    pub(crate) fn answered(&mut self, now: Instant) {
+        self.gone_at = self.gone_at.filter(|at| now.saturating_duration_since(*at) < SAME_CAUSE);
+    }
+
+    /// The agent went away: it ended a query that it had admitted, or accepts no connection.
+    pub(crate) fn gone(&mut self, now: Instant) {
+        self.gone_at = Some(now);
+        let same_cause =
+            |wave: &mut Wave| wave.supposed && now.saturating_duration_since(wave.at) < SAME_CAUSE;
+        if let Some(wave) = self.wave.take_if(same_cause) {
+            self.limit = wave.limit_before;
+            self.grow_every = (self.grow_every / 2).max(GROW_EVERY_MIN);
+        }
     }
 
     /// There are no more than `most` from now on.
@@ -54,32 +123,91 @@ impl Budget {
         self.limit = self.limit.min(self.most);
     }
 
-    fn grow(&mut self, now: Instant) {
-        if self.limit < self.most
-            && self.changed.is_some_and(|at| now.saturating_duration_since(at) >= GROW_EVERY)
-        {
-            self.limit = (self.limit + self.most.div_ceil(GROW_STEPS)).min(self.most);
-            self.changed = Some(now);
+    fn shrink(&mut self, supposed: bool, now: Instant) {
+        self.steady_since = Some(now);
+        let together = |wave: &&mut Wave| now.saturating_duration_since(wave.at) < REFUSALS_TOGETHER;
+        if let Some(wave) = self.wave.as_mut().filter(together) {
+            wave.refusals += 1;
+            wave.supposed &= supposed;
+            self.limit = wave.leaves();
+            return;
         }
+        if self.is_over() {
+            return;
+        }
+        let wave = Wave {
+            at: now,
+            refusals: 1,
+            supposed,
+            limit_before: self.limit,
+            asked: self.used.min(self.limit),
+            step: std::mem::take(&mut self.grew).then(|| self.step()),
+        };
+        self.limit = wave.leaves();
+        self.wave = Some(wave);
+        self.grow_every = (self.grow_every * 2).min(GROW_EVERY_MAX);
+    }
+
+    fn grow(&mut self, now: Instant) {
+        let is_time =
+            self.steady_since.is_some_and(|at| now.saturating_duration_since(at) >= self.grow_every);
+        if self.limit < self.most && is_time && !self.is_over() {
+            self.limit = (self.limit + self.step()).min(self.most);
+            self.steady_since = Some(now);
+            self.grew = true;
+        }
+        if self.limit == self.most {
+            self.grow_every = GROW_EVERY_MIN;
+        }
+    }
+
+    fn step(&self) -> usize {
+        self.most.div_ceil(GROW_STEPS)
+    }
+}
+
+impl Wave {
+    /// The places that it leaves. Who is refused asks again, and is counted again; so at most half of those who asked
+    /// count as refused.
+    fn leaves(&self) -> usize {
+        if let Some(step) = self.step {
+            return self.limit_before.saturating_sub(step).max(1);
+        }
+        let admitted = self.asked.saturating_sub(self.refusals).max(self.asked / 2);
+        (admitted / 2).max(1)
     }
 }
 
 /// When an agent refuses, it refuses all that ask.
-const REFUSALS_TOGETHER: std::time::Duration = std::time::Duration::from_secs(5);
-/// A tenth more each half minute: from nothing to everything in five minutes.
-const GROW_EVERY: std::time::Duration = std::time::Duration::from_secs(30);
+const REFUSALS_TOGETHER: Duration = Duration::from_secs(3);
+/// All connections of a process end within milliseconds; on a busy machine we notice within this.
+const SAME_CAUSE: Duration = Duration::from_secs(2);
+/// A place is given back within this time when the agent has too few.
+const TIGHT_WAIT: Duration = Duration::from_secs(5);
+/// A tenth more in each step. A wave doubles the time between two, so after the first one it is from nothing to
+/// everything in forty seconds; an agent that goes on refusing is tried once a minute.
 const GROW_STEPS: usize = 10;
+const GROW_EVERY_MIN: Duration = Duration::from_secs(2);
+const GROW_EVERY_MAX: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn full(most: usize, now: Instant) -> Budget {
         let mut budget = Budget::new(most);
         for _ in 0..most {
             assert!(budget.take(now));
+        }
+        budget
+    }
+
+    /// A budget of 100 after one refusal, when all have given back what was too much.
+    fn after_a_wave(now: Instant) -> Budget {
+        let mut budget = full(100, now);
+        budget.refused(now);
+        while budget.is_over() {
+            budget.give_back();
         }
         budget
     }
@@ -94,19 +222,34 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_halves_what_was_in_use_and_refusals_that_come_together_count_once() {
+    fn refusals_leave_half_of_what_was_admitted_and_those_that_come_together_count_once() {
         let now = Instant::now();
         let mut budget = full(100, now);
-        for _ in 0..50 {
+        for _ in 0..20 {
             budget.refused(now);
         }
-        for _ in 0..50 {
-            assert!(budget.is_over());
+        assert_eq!(budget.limit, 40);
+        // Those who were refused ask again.
+        for _ in 0..200 {
+            budget.refused(now);
+        }
+        assert_eq!(budget.limit, 25);
+    }
+
+    #[test]
+    fn refusals_count_again_when_the_places_that_were_too_many_are_given_back() {
+        let now = Instant::now();
+        let mut budget = full(100, now);
+        budget.refused(now);
+        let later = now + REFUSALS_TOGETHER;
+        budget.refused(later);
+        assert_eq!(budget.limit, 49);
+        while budget.is_over() {
             budget.give_back();
         }
-        assert!(!budget.is_over() && !budget.take(now));
-        budget.refused(now + REFUSALS_TOGETHER);
-        assert_eq!(budget.limit, 25);
+        assert!(!budget.take(later));
+        budget.refused(later);
+        assert_eq!(budget.limit, 24);
     }
 
     #[test]
@@ -121,17 +264,80 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_grows_back_within_minutes_and_not_past_where_it_was() {
-        let mut now = Instant::now();
+    fn resets_while_older_queries_live_are_refusals() {
+        let now = Instant::now();
         let mut budget = full(100, now);
-        budget.refused(now);
-        let begin = now;
-        while budget.limit < 100 {
-            now += GROW_EVERY;
-            budget.grow(now);
-        }
-        assert!(now - begin <= Duration::from_mins(5), "{:?}", now - begin);
-        budget.grow(now + GROW_EVERY);
+        budget.reset(now);
+        budget.gone(now + SAME_CAUSE);
+        assert_eq!(budget.limit, 49, "what happens later has another cause");
+    }
+
+    #[test]
+    fn resets_of_an_agent_that_goes_away_are_none_whichever_is_noticed_first() {
+        let now = Instant::now();
+        let mut budget = full(100, now);
+        budget.reset(now);
+        budget.gone(now + Duration::from_millis(10));
+        budget.reset(now + Duration::from_millis(20));
         assert_eq!(budget.limit, 100);
+        // A proxy before it accepts and resets, until the agent is back.
+        budget.reset(now + Duration::from_mins(1));
+        assert_eq!(budget.limit, 100);
+        budget.answered(now + Duration::from_mins(1));
+        budget.reset(now + Duration::from_mins(1));
+        assert_eq!(budget.limit, 49);
+    }
+
+    #[test]
+    fn an_answer_that_was_on_its_way_when_the_agent_went_away_does_not_bring_it_back() {
+        let now = Instant::now();
+        let mut budget = full(100, now);
+        budget.gone(now);
+        budget.answered(now + Duration::from_millis(10));
+        budget.reset(now + Duration::from_millis(20));
+        assert_eq!(budget.limit, 100);
+    }
+
+    #[test]
+    fn what_the_agent_said_in_words_stays_said_when_it_goes_away() {
+        let now = Instant::now();
+        let mut budget = after_a_wave(now);
+        budget.gone(now);
+        assert_eq!(budget.limit, 49);
+    }
+
+    #[test]
+    fn the_limit_grows_back_within_seconds_and_not_past_where_it_was() {
+        let mut now = Instant::now();
+        let mut budget = after_a_wave(now);
+        let begin = now;
+        while budget.wait_max().is_some() {
+            now += Duration::from_millis(100);
+            while budget.take(now) {}
+        }
+        assert!(now - begin <= Duration::from_secs(25), "{:?}", now - begin);
+        assert_eq!((budget.used, budget.take(now + GROW_EVERY_MAX)), (100, false));
+    }
+
+    #[test]
+    fn near_the_limit_of_the_agent_only_the_last_step_is_tried_again_and_ever_more_rarely() {
+        const ADMITTED: usize = 55;
+        let mut now = Instant::now();
+        let mut budget = after_a_wave(now);
+        let begin = now;
+        let mut refused = 0;
+        while now - begin < Duration::from_mins(10) {
+            now += TIGHT_WAIT;
+            while budget.is_over() {
+                budget.give_back();
+            }
+            while budget.take(now) {}
+            if budget.used > ADMITTED {
+                budget.refused(now);
+                assert_eq!(budget.limit, 49);
+                refused += 1;
+            }
+        }
+        assert!((10..=15).contains(&refused), "{refused}");
     }
 }

@@ -327,12 +327,7 @@ impl Client {
         if !error.is_transport() {
             return;
         }
-        let agent = self.shared.agents.get(number);
-        agent.broke();
-        // 1.8 has no words for "too many connections": it resets them.
-        if error.is_cut() && after < CUT_AT_ONCE {
-            agent.refused();
-        }
+        self.shared.agents.get(number).broke(error, after);
         self.go_on_from(number);
     }
 
@@ -434,9 +429,6 @@ const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remo
 /// Longer than the 7 s for which Consul holds a call while it looks for a leader.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) const WRITE_DEADLINE: Duration = Duration::from_secs(10);
-
-/// A connection that ends this soon after the question was never meant to be answered.
-const CUT_AT_ONCE: Duration = Duration::from_secs(1);
 
 /// About twenty thousand instances of one service.
 const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;

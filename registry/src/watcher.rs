@@ -210,7 +210,8 @@ impl Watcher {
             Purpose::Follow if self.leader_until.is_some() => (Some(self.gate.index()), Consistency::Leader),
             Purpose::Follow => (Some(self.gate.index()), self.options.consistency),
         };
-        let wait = self.patience.wait();
+        let place_max = self.place.as_ref().and_then(Place::wait_max);
+        let wait = self.patience.wait().min(place_max.unwrap_or(Duration::MAX));
         let blocking = index.filter(|index| *index > 0).map(|_| wait);
         let query = QueryOptions {
             index,

@@ -7,14 +7,14 @@ use std::time::Duration;
 use millgate_registry::testing::ConsulServer;
 use millgate_registry::{
     CheckStatus, Client, ClientConfig, QueryOptions, ServiceRegistration, ServiceUpdate, TlsOptions,
-    WatchHandle, WatchTarget, watch,
+    WatchHandle, WatchStats, WatchTarget, watch,
 };
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::fake::{Fake, Reply};
-use crate::support::{PATIENCE, ids, quick};
+use crate::support::{PATIENCE, client, ids, quick};
 
 const ONE: &str =
     r#"[{"Node":{"Node":"n1","Address":"10.0.0.9"},"Service":{"ID":"a","Port":80},"Checks":[]}]"#;
@@ -48,6 +48,10 @@ impl Many {
         Self { watches: (0..count).map(one).collect(), updates }
     }
 
+    fn stats(&self) -> Vec<WatchStats> {
+        self.watches.iter().map(WatchHandle::stats).collect()
+    }
+
     async fn next(&mut self) -> ServiceUpdate {
         tokio::time::timeout(PATIENCE, self.updates.recv()).await.expect("no update").unwrap()
     }
@@ -59,6 +63,13 @@ impl Many {
             seen.insert(self.next().await.target);
         }
     }
+}
+
+/// The one instance of service `s<n>`.
+async fn register(client: &Client, n: usize, port: u16) {
+    let registration = ServiceRegistration::http(format!("s{n}"), "a", "10.0.0.1", port);
+    let registration = ServiceRegistration { id: format!("s{n}-a"), ..registration };
+    client.register(&registration).await.unwrap();
 }
 
 async fn until(what: &str, condition: impl Fn() -> bool) {
@@ -82,9 +93,7 @@ async fn past_the_budget_services_are_polled_and_changes_are_still_seen() {
     assert!(open <= 8, "{open} connections");
     // A new service shows in the list, which wakes its watch.
     for n in 0..12 {
-        let registration = ServiceRegistration::http(format!("s{n}"), "a", "10.0.0.1", 80);
-        let id = ServiceRegistration { id: format!("s{n}-a"), ..registration };
-        consul.client().register(&id).await.unwrap();
+        register(&consul.client(), n, 80).await;
     }
     let begin = Instant::now();
     many.all().await;
@@ -188,6 +197,55 @@ async fn requests_go_to_an_agent_that_lives() {
         while !updates.recv().await.unwrap().instances.iter().any(millgate_registry::Instance::is_routable) {}
     };
     tokio::time::timeout(PATIENCE, routable).await.expect("never routable");
+}
+
+#[tokio::test]
+async fn an_agent_that_admits_fewer_connections_than_there_are_watches_still_shows_all_of_them_what_changes()
+{
+    let limits = json!({"limits": {"http_max_conns_per_client": 20}});
+    let Some(consul) = ConsulServer::dev(limits).await else { return };
+    // Made now, as it needs a connection, too.
+    let other = consul.client();
+    other.status_leader().await.unwrap();
+    let mut many = Many::start(&client(consul.url()), 40);
+    many.all().await;
+    let settled = |many: &Many| {
+        let stats = many.stats();
+        let blocking = stats.iter().filter(|stats| !stats.polling).count();
+        (5..20).contains(&blocking) && stats.iter().all(|stats| stats.last_error.is_none())
+    };
+    until("some block, some poll, and all are answered", || settled(&many)).await;
+    for n in 0..40 {
+        register(&other, n, 80).await;
+    }
+    many.all().await;
+}
+
+/// A connection that ends with the agent looks like one that the agent refuses, if its query is young.
+#[tokio::test]
+async fn after_a_restart_of_the_agent_every_watch_blocks_again_within_seconds() {
+    let Some(mut consul) = ConsulServer::dev(json!({})).await else { return };
+    let other = consul.client();
+    for n in 0..40 {
+        register(&other, n, 80).await;
+    }
+    let mut many = Many::start(&client(consul.url()), 40);
+    many.all().await;
+    until("all queries are pending", || connections_to(port(consul.url())) >= 40).await;
+    // Longer than a query that counts as refused when it is cut.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    for n in 0..20 {
+        register(&other, n, 81).await;
+    }
+    until("half of them ask again", || many.stats().iter().filter(|stats| stats.wakeups > 0).count() == 20)
+        .await;
+    until("all queries are pending", || connections_to(port(consul.url())) >= 40).await;
+    consul.restart().await;
+    let begin = Instant::now();
+    until("all failed", || many.stats().iter().all(|stats| stats.errors > 0)).await;
+    until("all are answered", || many.stats().iter().all(|stats| stats.last_error.is_none())).await;
+    until("all block", || many.stats().iter().all(|stats| !stats.polling)).await;
+    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
 }
 
 #[tokio::test]
