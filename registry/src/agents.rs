@@ -26,25 +26,37 @@ pub(crate) struct Agent {
     secure: bool,
     /// Places where each query needs a connection of its own.
     apart_max: usize,
-    budget: Mutex<Budget>,
-    /// Something was answered over the connection that all queries can share.
+    places: Mutex<Places>,
+    shared: [Shared; SHARED_MAX],
+}
+
+/// A connection that many queries can share, over HTTP/2. The first carries the other calls, too.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    /// Something was answered over it.
     warm: AtomicBool,
-    /// Held by the call that opens that connection, so that a hundred watches do not open a hundred.
+    /// Held by the call that opens it, so that a hundred watches do not open a hundred.
     pub(crate) opening: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Places {
+    budget: Budget,
+    /// Taken on each shared connection.
+    on: [usize; SHARED_MAX],
 }
 
 impl Agents {
     pub(crate) fn new(config: &ClientConfig) -> Result<Self, ClientError> {
         let all = config.base_urls()?.into_iter().map(|url| {
             let secure = url.starts_with("https:");
-            let most = if secure { MULTIPLEXED_MAX } else { config.blocking_queries_max };
+            let most = if secure { MULTIPLEXED_MAX * SHARED_MAX } else { config.blocking_queries_max };
             Agent {
                 url,
                 secure,
                 apart_max: config.blocking_queries_max,
-                budget: Mutex::new(Budget::new(most)),
-                warm: AtomicBool::new(false),
-                opening: tokio::sync::Mutex::new(()),
+                places: Mutex::new(Places { budget: Budget::new(most), on: [0; SHARED_MAX] }),
+                shared: Default::default(),
             }
         });
         Ok(Self { all: all.collect() })
@@ -61,30 +73,30 @@ impl Agents {
 }
 
 impl Agent {
-    /// True while nobody knows yet whether the queries to this agent can share one connection: the call should
-    /// wait for the one that finds out.
-    pub(crate) fn needs_opening(&self) -> bool {
-        self.secure && !self.warm.load(Ordering::Acquire)
+    /// The connection of this number, while nobody knows yet whether queries can share it: the call should wait for the
+    /// one that finds out.
+    pub(crate) fn to_open(&self, connection: usize) -> Option<&Shared> {
+        self.shared.get(connection).filter(|shared| self.secure && !shared.warm.load(Ordering::Acquire))
     }
 
     /// Over HTTP/1.1 (a proxy in between) queries do not share a connection after all.
-    pub(crate) fn answered(&self, version: http::Version) {
+    pub(crate) fn answered(&self, connection: usize, version: http::Version) {
         if self.secure && version < http::Version::HTTP_2 {
-            self.budget().restrict(self.apart_max);
+            self.places().budget.restrict(self.apart_max);
         }
-        self.budget().answered(Instant::now());
-        self.warm.store(true, Ordering::Release);
+        self.places().budget.answered(Instant::now());
+        self.set_warm(connection, true);
     }
 
     /// An exchange came to nothing, `after` this time.
-    pub(crate) fn broke(&self, error: &ClientError, after: Duration) {
-        self.warm.store(false, Ordering::Release);
+    pub(crate) fn broke(&self, connection: usize, error: &ClientError, after: Duration) {
+        self.set_warm(connection, false);
         let now = Instant::now();
         match error {
             // 1.8 has no words for "too many connections": it resets them.
-            error if error.is_cut() && after < CUT_AT_ONCE => self.budget().reset(now),
-            error if error.is_cut() => self.budget().gone(now),
-            ClientError::Unreachable { .. } => self.budget().gone(now),
+            error if error.is_cut() && after < CUT_AT_ONCE => self.places().budget.reset(now),
+            error if error.is_cut() => self.places().budget.gone(now),
+            ClientError::Unreachable { .. } => self.places().budget.gone(now),
             // Silence tells nothing.
             _ => {}
         }
@@ -92,12 +104,37 @@ impl Agent {
 
     /// It says that there are too many queries.
     pub(crate) fn refused(&self) {
-        self.budget().refused(Instant::now());
+        self.places().budget.refused(Instant::now());
     }
 
-    fn budget(&self) -> MutexGuard<'_, Budget> {
+    fn set_warm(&self, connection: usize, warm: bool) {
+        if let Some(shared) = self.shared.get(connection) {
+            shared.warm.store(warm, Ordering::Release);
+        }
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places> {
         // Each field is whole by itself.
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Places {
+    /// The shared connection on which there is a place.
+    fn take(&mut self, secure: bool, now: Instant) -> Option<usize> {
+        if !self.budget.take(now) {
+            return None;
+        }
+        // Where queries do not share, they are of one pool.
+        let has_room = |taken: &usize| !secure || *taken < MULTIPLEXED_MAX;
+        let connection = self.on.iter().position(has_room).unwrap_or(0);
+        self.on[connection] += 1;
+        Some(connection)
+    }
+
+    fn give_back(&mut self, connection: usize) {
+        self.budget.give_back();
+        self.on[connection] = self.on[connection].saturating_sub(1);
     }
 }
 
@@ -106,36 +143,43 @@ impl Agent {
 pub(crate) struct Place {
     agents: Arc<Agents>,
     agent: usize,
+    /// Which of the agent's shared connections the query goes by.
+    pub(crate) connection: usize,
 }
 
 impl Place {
     /// `None`: all places of this agent are taken.
     pub(crate) fn take(agents: &Arc<Agents>, agent: usize) -> Option<Self> {
-        let taken = agents.get(agent).budget().take(Instant::now());
-        taken.then(|| Self { agents: Arc::clone(agents), agent })
+        let asked = agents.get(agent);
+        let connection = asked.places().take(asked.secure, Instant::now())?;
+        Some(Self { agents: Arc::clone(agents), agent, connection })
     }
 
     /// True if it may be used for `agent`, and there are not too many.
     pub(crate) fn is_good_for(&self, agent: usize) -> bool {
-        self.agent == agent && !self.agents.get(agent).budget().is_over()
+        self.agent == agent && !self.agents.get(agent).places().budget.is_over()
     }
 
     /// How long a query in this place may block, where that matters.
     pub(crate) fn wait_max(&self) -> Option<Duration> {
-        self.agents.get(self.agent).budget().wait_max()
+        self.agents.get(self.agent).places().budget.wait_max()
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.agents.get(self.agent).budget().give_back();
+        self.agents.get(self.agent).places().give_back(self.connection);
     }
 }
 
 /// A connection that ends this soon after the question was never meant to be answered.
 const CUT_AT_ONCE: Duration = Duration::from_secs(1);
-/// Below the 250 streams that Go's HTTP/2 server admits on one connection, so that other calls get through.
+/// Queries that share a connection: below the 250 streams that Go's HTTP/2 server admits, so that other calls get through.
+/// More would wait, without a sign, until another one ends.
 const MULTIPLEXED_MAX: usize = 200;
+/// Connections to one agent that queries share: 2,000 services, for a twentieth of the 200 connections that it admits from
+/// one address. Further ones are polled.
+pub(crate) const SHARED_MAX: usize = 10;
 
 #[cfg(test)]
 mod tests {
@@ -155,5 +199,17 @@ mod tests {
         assert!(Place::take(&agents, 1).is_some(), "the other agent has its own");
         drop(place);
         assert!(Place::take(&agents, 0).is_some());
+    }
+
+    #[test]
+    fn over_https_a_connection_is_full_before_the_next_one_is_used() {
+        let agents = Arc::new(Agents::new(&ClientConfig::new("https://127.0.0.1:1")).unwrap());
+        let take = || Place::take(&agents, 0);
+        let places: Vec<Place> = std::iter::from_fn(take).collect();
+        assert_eq!(places.len(), MULTIPLEXED_MAX * SHARED_MAX);
+        let on = |connection| places.iter().filter(|place| place.connection == connection).count();
+        assert!((0..SHARED_MAX).all(|connection| on(connection) == MULTIPLEXED_MAX));
+        drop(places);
+        assert_eq!(take().unwrap().connection, 0);
     }
 }

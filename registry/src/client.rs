@@ -18,7 +18,7 @@ use rand::RngExt;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use crate::agents::{Agents, Place};
+use crate::agents::{Agents, Place, SHARED_MAX};
 use crate::client_config::ClientConfig;
 use crate::crowd::Crowd;
 use crate::error::ClientError;
@@ -36,10 +36,13 @@ pub struct Client {
     shared: Arc<Shared>,
     /// Which of the agents is asked; counts on and wraps around.
     agent: Arc<AtomicUsize>,
+    /// Which of the connections that calls to an agent share: that of the place of a watch, else the first.
+    connection: Arc<AtomicUsize>,
 }
 
 struct Shared {
-    http: HttpClient,
+    /// By connection.
+    http: [HttpClient; SHARED_MAX],
     agents: Arc<Agents>,
     config: ClientConfig,
     token: Mutex<Token>,
@@ -85,8 +88,13 @@ impl Client {
             .map_err(|error| ClientError::Config(error.to_string()))?;
         let token = Token::new(config.token_file.as_deref(), config.token.as_deref(), Instant::now())?;
         let first = rand::rng().random_range(0..agents.count());
+        let http = std::array::from_fn(|_| http.apart());
         let shared = Shared { http, agents, config, token: Mutex::new(token), crowd: Crowd::default() };
-        Ok(Self { shared: Arc::new(shared), agent: Arc::new(AtomicUsize::new(first)) })
+        Ok(Self {
+            shared: Arc::new(shared),
+            agent: Arc::new(AtomicUsize::new(first)),
+            connection: Arc::default(),
+        })
     }
 
     /// The URL of the agent that is asked now, for messages.
@@ -98,6 +106,7 @@ impl Client {
     pub(crate) fn independent(mut self) -> Self {
         let first = rand::rng().random_range(0..self.shared.agents.count());
         self.agent = Arc::new(AtomicUsize::new(first));
+        self.connection = Arc::default();
         self
     }
 
@@ -106,9 +115,12 @@ impl Client {
         self.agent.load(Ordering::Relaxed) % self.shared.agents.count()
     }
 
-    /// A place for a blocking query at the present agent. `None`: it has enough of them.
+    /// A place for a blocking query at the present agent. `None`: it has enough of them. From now on the calls of this
+    /// client, which must be [`Client::independent`], go by the connection of that place.
     pub(crate) fn take_place(&self) -> Option<Place> {
-        Place::take(&self.shared.agents, self.agent())
+        let place = Place::take(&self.shared.agents, self.agent());
+        self.connection.store(place.as_ref().map_or(0, |place| place.connection), Ordering::Relaxed);
+        place
     }
 
     pub(crate) fn crowd(&self) -> &Crowd {
@@ -278,34 +290,37 @@ impl Client {
         }
         let number = self.agent();
         let agent = self.shared.agents.get(number);
+        let connection = self.connection.load(Ordering::Relaxed) % SHARED_MAX;
         let call = describe(method, path);
         let url = format!("{}{path}", agent.url);
         let asked_at = Instant::now();
         // A query that blocks would keep the others out for its whole wait.
-        let opening = if agent.needs_opening() && deadline <= READ_DEADLINE {
-            let Ok(turn) = tokio::time::timeout(deadline, agent.opening.lock()).await else {
-                let what = "another call is still waiting for it";
-                let error = ClientError::no_answer(&agent.url, &call, what);
-                self.learn_from_error(number, &error, deadline);
-                return Err(error);
-            };
-            // Whoever had to wait for it finds the connection open.
-            Some(turn).filter(|_| agent.needs_opening())
-        } else {
-            None
+        let opening = match agent.to_open(connection) {
+            Some(shared) if deadline <= READ_DEADLINE => {
+                let Ok(turn) = tokio::time::timeout(deadline, shared.opening.lock()).await else {
+                    let what = "another call is still waiting for it";
+                    let error = ClientError::no_answer(&agent.url, &call, what);
+                    self.learn_from_error(number, connection, &error, deadline);
+                    return Err(error);
+                };
+                // Whoever had to wait for it finds the connection open.
+                Some(turn).filter(|_| agent.to_open(connection).is_some())
+            }
+            _ => None,
         };
         // What was waited for the turn counts as well.
         let left = deadline.saturating_sub(asked_at.elapsed());
         let asked_at = Instant::now();
-        let sent = self.shared.http.send(method.clone(), &url, headers, body, left, BODY_BYTES_MAX).await;
+        let http = &self.shared.http[connection];
+        let sent = http.send(method.clone(), &url, headers, body, left, BODY_BYTES_MAX).await;
         let result = sent.map_err(|error| ClientError::from_http(&agent.url, &call, &error));
         drop(opening);
         match &result {
             Ok(response) => {
-                agent.answered(response.version);
+                agent.answered(connection, response.version);
                 self.learn_from_status(number, response.status, method == Method::GET);
             }
-            Err(error) => self.learn_from_error(number, error, asked_at.elapsed()),
+            Err(error) => self.learn_from_error(number, connection, error, asked_at.elapsed()),
         }
         result
     }
@@ -323,11 +338,11 @@ impl Client {
     }
 
     /// As [`Client::learn_from_status`], of an exchange that came to nothing `after` this time.
-    fn learn_from_error(&self, number: usize, error: &ClientError, after: Duration) {
+    fn learn_from_error(&self, number: usize, connection: usize, error: &ClientError, after: Duration) {
         if !error.is_transport() {
             return;
         }
-        self.shared.agents.get(number).broke(error, after);
+        self.shared.agents.get(number).broke(connection, error, after);
         self.go_on_from(number);
     }
 
@@ -482,7 +497,7 @@ mod tests {
         };
         let client = Client::new(config).unwrap();
         let silent = client.agent();
-        let _opening = client.shared.agents.get(silent).opening.lock().await;
+        let _opening = client.shared.agents.get(silent).to_open(0).unwrap().opening.lock().await;
         let error = client.status_leader().await.unwrap_err();
         assert!(error.to_string().contains("another call is still waiting"), "{error}");
         assert_ne!(client.agent(), silent);

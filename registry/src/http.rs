@@ -86,12 +86,22 @@ impl HttpClient {
     /// Builds the client. Only files for TLS that cannot be read, or that hold nothing of use, are an error.
     pub fn new(options: &HttpOptions) -> Result<Self, HttpError> {
         options.tls.check()?;
+        Ok(Self::with(Arc::new(options.tls.clone())))
+    }
+
+    /// The same client with connections of its own.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self::with(Arc::clone(&self.tls))
+    }
+
+    fn with(tls: Arc<TlsOptions>) -> Self {
         let plain = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .pool_max_idle_per_host(POOL_IDLE_MAX)
             .build(connector());
-        Ok(Self { plain, tls: Arc::new(options.tls.clone()), secure: Arc::default() })
+        Self { plain, tls, secure: Arc::default() }
     }
 
     /// Sends one request and reads the whole answer, within `deadline` and `body_bytes_max`.

@@ -101,7 +101,7 @@ async fn past_the_budget_services_are_polled_and_changes_are_still_seen() {
 }
 
 #[tokio::test]
-async fn over_https_all_watches_share_one_connection() {
+async fn over_https_two_hundred_watches_share_a_connection() {
     let folder = tempfile::tempdir().unwrap();
     if !ConsulServer::certificates(folder.path()) {
         return;
@@ -113,12 +113,26 @@ async fn over_https_all_watches_share_one_connection() {
     many.all().await;
     until("all wait for a change", || many.watches.iter().all(|watch| watch.stats().queries >= 1)).await;
     assert_eq!(connections_to(port(consul.url())), 1);
+    // Go's server admits 250 queries on one connection, and lets the others wait without a word.
+    drop(many);
+    let mut many = Many::start(&client, 260);
+    many.all().await;
+    assert!(many.watches.iter().all(|watch| !watch.stats().polling));
+    assert_eq!(connections_to(port(consul.url())), 2);
     let registration = ServiceRegistration::http("s7", "a", "10.0.0.1", 80);
     consul.client().register(&registration).await.unwrap();
     let update = many.next().await;
     assert_eq!((update.target.service.as_str(), ids(&update.instances)), ("s7", vec!["a"]));
+    // Of those that found no place on the first one.
+    let begin = Instant::now();
+    for n in [130, 259] {
+        register(&consul.client(), n, 80).await;
+        let update = many.next().await;
+        assert_eq!((update.target.service, update.instances.len()), (format!("s{n}"), 1));
+    }
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     // The test's own client has one as well.
-    assert!(connections_to(port(consul.url())) <= 2);
+    assert!(connections_to(port(consul.url())) <= 3);
 }
 
 #[tokio::test]
