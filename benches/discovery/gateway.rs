@@ -41,8 +41,8 @@ impl Gateway {
         let [http, admin] = [free_port()?, free_port()?];
         let mut config = format!(
             "version: 1\nworkers: 1\nlisten: {{http: \"{http}\", admin: \"{admin}\"}}\n\
-             discovery: {{consul: {{address: \"{}\", flap_damping: off, max_watches: {}}}}}\naccess_log: {{format: off}}\nroutes:\n",
-            source.url, MAX_WATCHES
+             discovery: {{consul: {{address: \"{}\", flap_damping: off, max_watches: {}{}}}}}\naccess_log: {{format: off}}\nroutes:\n",
+            source.url, MAX_WATCHES, source.tls
         );
         let fixed_name = fixed.map(|_| "fixed".to_owned());
         for name in services.iter().chain(&fixed_name) {
@@ -89,6 +89,10 @@ impl Gateway {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         bail!("the gateway is not ready within {READY_TIMEOUT:?}")
+    }
+
+    pub(crate) fn http(&self) -> SocketAddr {
+        self.http
     }
 
     pub(crate) async fn ask(&self) -> anyhow::Result<Asking> {

@@ -9,6 +9,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand, ValueEnum};
 
 mod backend;
+mod fixed;
 mod gateway;
 mod lag;
 #[path = "../machine.rs"]
@@ -32,11 +33,14 @@ enum What {
     Lag(lag::Lag),
     /// The same among many instances that change
     Scale(scale::Scale),
+    #[command(hide = true, name = fixed::NAME)]
+    Fixed,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Whose catalog: a Consul agent (`$CONSUL_BIN`, or `consul` on PATH), or the embedded registry
+    /// Whose catalog: a Consul agent (`$CONSUL_BIN`, or `consul` on PATH) in cleartext or over HTTPS, or the embedded
+    /// registry
     #[arg(long, global = true, value_enum, default_value_t = Kind::Consul)]
     registry: Kind,
     /// The program under test
@@ -53,7 +57,18 @@ pub(crate) struct Options {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
     Consul,
+    ConsulHttps,
     Embedded,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Consul => "a Consul agent",
+            Self::ConsulHttps => "a Consul agent over HTTPS",
+            Self::Embedded => "the embedded registry",
+        }
+    }
 }
 
 #[tokio::main]
@@ -62,6 +77,7 @@ async fn main() -> ExitCode {
     let result = match what {
         What::Lag(lag) => lag.run(&options).await,
         What::Scale(scale) => scale.run(&options).await,
+        What::Fixed => fixed::serve().await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Context;
 use serde_json::{Map, Value, json};
 
-use crate::{Kind, Options, machine::Machine};
+use crate::{Options, machine::Machine};
 
 /// Sorted.
 pub(crate) struct Distribution {
@@ -39,10 +39,7 @@ impl Report {
     pub(crate) fn new(name: &'static str, options: &Options) -> Self {
         let machine = Machine::look();
         println!("{machine}\n## {name}");
-        let registry = match options.registry {
-            Kind::Consul => "a Consul agent",
-            Kind::Embedded => "the embedded registry",
-        };
+        let registry = options.registry.name();
         println!("registry: {registry}");
         let mut document = Map::new();
         document.insert("machine".into(), json!(machine));

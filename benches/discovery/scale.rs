@@ -7,7 +7,8 @@ use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     Options, backend,
-    gateway::{Asking, Gateway},
+    fixed::Fixed,
+    gateway::Gateway,
     lag::QUERIES,
     report::{Distribution, Report},
     source::Source,
@@ -33,20 +34,24 @@ impl Scale {
         let port = backend::start().await?;
         let names: Arc<[String]> = (0..self.services).map(|at| format!("scale-{at}")).collect();
         self.register_all(&source.client, &names, port).await?;
-        let fixed = (Ipv4Addr::LOCALHOST, port).into();
-        let gateway = Gateway::start(options, &source, &names, Some(fixed)).await?;
+        let mut fixed = Fixed::start()?;
+        let gateway =
+            Gateway::start(options, &source, &names, Some((Ipv4Addr::LOCALHOST, fixed.port).into())).await?;
 
-        let quiet = self.requests_for(&gateway, Duration::from_secs(u64::from(self.seconds) / 2)).await?;
+        let whole = Duration::from_secs(self.seconds.into());
+        let http = gateway.http();
+        let quiet = fixed.ask(http, whole / 2)?;
         let (queries, cpu) = (gateway.metric(QUERIES).await?, gateway.cpu()?);
-        let (lags, busy) = tokio::try_join!(
-            self.change(&gateway, &source.client, &names),
-            self.requests_for(&gateway, Duration::from_secs(self.seconds.into()))
-        )?;
+        let (lags, busy) = tokio::try_join!(self.change(&gateway, &source.client, &names), async {
+            tokio::task::spawn_blocking(move || fixed.ask(http, whole)).await?
+        })?;
         let changes = f64::from(self.changes * self.seconds);
         let mut report = Report::new("discovery-scale", options);
         report.distribution("from a passing check to the first proxied request", &Distribution::of(lags));
-        report.distribution("requests to another service without changes", &Distribution::of(quiet));
-        report.distribution("requests to another service with changes", &Distribution::of(busy));
+        let [quiet, busy] = [quiet, busy].map(Distribution::of);
+        report.distribution("requests to another service without changes", &quiet);
+        report.distribution("requests to another service with changes", &busy);
+        report.number("p99 of them with changes, over that without", busy.p99.div_duration_f64(quiet.p99));
         report.number("queries for each change", (gateway.metric(QUERIES).await? - queries) / changes);
         report.number(
             "CPU ms of the gateway for each change and what is asked meanwhile",
@@ -115,20 +120,6 @@ impl Scale {
             lags.push(lag??);
         }
         Ok(lags)
-    }
-
-    /// Requests in a closed loop to a service that is not in the registry.
-    async fn requests_for(&self, gateway: &Gateway, time: Duration) -> anyhow::Result<Vec<Duration>> {
-        let mut asking: Asking = gateway.ask().await?;
-        let (end, mut times) = (Instant::now() + time, Vec::new());
-        while Instant::now() < end {
-            let began = Instant::now();
-            let (status, _) = asking.get("/fixed").await?;
-            anyhow::ensure!(status == 200, "the fixed service answered {status}");
-            times.push(began.elapsed());
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        Ok(times)
     }
 }
 
