@@ -2,25 +2,29 @@
 //!
 //! A change is a few rows, as the tables of the store write them ([`Rows`](super::table::Rows)); it is appended to a
 //! log, and counts once `fdatasync` returned. One thread writes: whatever came while the disk was busy goes out as
-//! one frame, with one flush. When the log has grown large it is folded into a snapshot, off that thread. What the
-//! files look like, and what is done about damage, is in `files`.
+//! one frame, with one flush. When the log has grown large it is folded into a snapshot, off that thread. Which
+//! files there are is in `directory`, what stands in them and what is done about damage in `format`.
 //!
 //! A write that fails (no space, a broken disk) ends the journal for good: what is on disk is then older than what
-//! is in memory, so nothing more is acknowledged until the process is started again.
+//! is in memory, so nothing more is acknowledged until the process is started again. A fold that fails loses nothing:
+//! the log grows meanwhile, and the fold is tried again.
 
-mod files;
+mod directory;
+mod error;
+mod format;
 mod frame;
+mod writer;
 
-use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tracing::{error, info, warn};
 
-pub use files::JournalError;
-pub(crate) use files::{Directory, Row};
-use files::{Generations, Log};
+pub(crate) use directory::Directory;
+pub use error::JournalError;
+pub(crate) use format::Row;
+use writer::Writer;
 
 /// How large a log grows before it is folded away.
 #[derive(Debug, Clone, Copy)]
@@ -31,12 +35,19 @@ pub struct JournalLimits {
     pub log_per_snapshot: u64,
     /// Changes that wait for the disk; past it, writes are refused.
     pub pending_bytes: usize,
+    /// How long after a fold that failed the next is tried; twice as long after each further one, up to 64 times.
+    pub fold_retry: Duration,
 }
 
 /// 4 MiB are read back in far less than a second, and are about 10,000 registrations.
 impl Default for JournalLimits {
     fn default() -> Self {
-        Self { log_bytes: 4 * 1024 * 1024, log_per_snapshot: 1, pending_bytes: 64 * 1024 * 1024 }
+        Self {
+            log_bytes: 4 * 1024 * 1024,
+            log_per_snapshot: 1,
+            pending_bytes: 64 * 1024 * 1024,
+            fold_retry: Duration::from_secs(5),
+        }
     }
 }
 
@@ -54,6 +65,18 @@ struct Progress {
     /// How many changes are durable.
     durable: u64,
     failed: Option<Arc<str>>,
+    sizes: JournalSizes,
+}
+
+/// What the files hold, and how folding goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct JournalSizes {
+    /// Of all logs that no snapshot stands for.
+    pub(crate) log_bytes: u64,
+    pub(crate) snapshot_bytes: u64,
+    /// Since the start.
+    pub(crate) folds: u64,
+    pub(crate) fold_failures: u64,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +90,20 @@ struct Pending {
     rows: Vec<u8>,
     /// How many changes were appended, those in `rows` included.
     appended: u64,
+    /// A fold ended, well or not.
+    fold_ended: bool,
     closed: bool,
+}
+
+/// What the writer has to do next.
+enum Work {
+    /// Rows to write, and how many changes are appended with them.
+    Rows(Vec<u8>, u64),
+    FoldEnded,
+    /// It is time to try something again.
+    Due,
+    /// The journal is closed and nothing is left.
+    End,
 }
 
 impl Journal {
@@ -78,21 +114,11 @@ impl Journal {
         limits: JournalLimits,
         take: &mut dyn FnMut(Row<'_>) -> Result<(), String>,
     ) -> Result<Self, JournalError> {
-        let mut generations = directory.generations()?;
-        let log = directory.load(&mut generations, take)?;
+        let log = directory.load(take)?;
         let shared = Arc::new(Shared::default());
         let (done, progress) = watch::channel(Progress::default());
         let path = directory.path().to_owned();
-        let writer = Writer {
-            snapshot_bytes: directory.snapshot_bytes(&generations),
-            directory: Arc::new(directory),
-            generations,
-            log,
-            limits,
-            shared: Arc::clone(&shared),
-            done,
-            folding: None,
-        };
+        let writer = Writer::new(directory, log, limits, Arc::clone(&shared), done)?;
         let writer = Builder::new()
             .name("registry-journal".to_owned())
             .spawn(move || writer.run())
@@ -137,6 +163,15 @@ impl Journal {
             Err(_) => Err("the journal is closed".to_owned()),
         }
     }
+
+    pub(crate) fn sizes(&self) -> JournalSizes {
+        self.progress.borrow().sizes
+    }
+
+    /// Bytes of changes that wait for the disk.
+    pub(crate) fn pending_bytes(&self) -> usize {
+        self.shared.lock().rows.len()
+    }
 }
 
 impl Journal {
@@ -163,91 +198,25 @@ impl Shared {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for changes; `None` once the journal is closed and nothing is left.
-    fn next(&self) -> Option<(Vec<u8>, u64)> {
+    /// Waits for something to do; `due`: when it is time to try again.
+    fn next(&self, due: Option<Instant>) -> Work {
         let mut pending = self.lock();
         loop {
+            if std::mem::take(&mut pending.fold_ended) {
+                return Work::FoldEnded;
+            }
             if !pending.rows.is_empty() {
-                return Some((std::mem::take(&mut pending.rows), pending.appended));
+                return Work::Rows(std::mem::take(&mut pending.rows), pending.appended);
             }
             if pending.closed {
-                return None;
+                return Work::End;
             }
-            pending = self.more.wait(pending).unwrap_or_else(PoisonError::into_inner);
+            pending = match due.map(|due| due.saturating_duration_since(Instant::now())) {
+                None => self.more.wait(pending).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => return Work::Due,
+                Some(left) => self.more.wait_timeout(pending, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
         }
-    }
-}
-
-struct Writer {
-    directory: Arc<Directory>,
-    generations: Generations,
-    snapshot_bytes: u64,
-    log: Log,
-    limits: JournalLimits,
-    shared: Arc<Shared>,
-    done: watch::Sender<Progress>,
-    folding: Option<JoinHandle<Result<Generations, JournalError>>>,
-}
-
-impl Writer {
-    fn run(mut self) {
-        let mut frame = Vec::new();
-        while let Some((rows, appended)) = self.shared.next() {
-            frame.clear();
-            frame::write(&mut frame, &rows);
-            let written = self.log.file.write_all(&frame).and_then(|()| self.log.file.sync_data());
-            if let Err(error) = written {
-                return self.fail(&JournalError::io(&self.log.path)(error));
-            }
-            self.log.bytes += u64::try_from(frame.len()).unwrap_or(u64::MAX);
-            self.done.send_modify(|progress| progress.durable = appended);
-            if let Err(error) = self.fold_if_large() {
-                return self.fail(&error);
-            }
-        }
-        if let Some(folding) = self.folding.take() {
-            let _folded = folding.join();
-        }
-    }
-
-    fn fail(&self, error: &JournalError) {
-        error!("the registry's journal failed; writes are refused until it is started again: {error}");
-        let reason =
-            format!("the registry cannot write its journal: {error}; start it again once that is mended");
-        self.done.send_modify(|progress| progress.failed = Some(reason.into()));
-        // Whoever still appends finds it failed; nothing may pile up.
-        self.shared.lock().rows = Vec::new();
-    }
-
-    fn fold_if_large(&mut self) -> Result<(), JournalError> {
-        if let Some(folding) = self.folding.take_if(|folding| folding.is_finished()) {
-            match folding.join() {
-                Ok(Ok(folded)) => {
-                    // The log that is written has not changed meanwhile: folds do not overlap.
-                    self.generations = folded;
-                    self.snapshot_bytes = self.directory.snapshot_bytes(&self.generations);
-                    info!(bytes = self.snapshot_bytes, "the registry's log was folded into a snapshot");
-                }
-                // Everything is still in the logs; the next fold takes them all.
-                Ok(Err(error)) => warn!("the registry's log stays long: {error}"),
-                Err(_) => warn!("the registry's log stays long: the fold panicked"),
-            }
-        }
-        let limit =
-            self.limits.log_bytes.max(self.snapshot_bytes.saturating_mul(self.limits.log_per_snapshot));
-        if self.folding.is_some() || self.log.bytes < limit {
-            return Ok(());
-        }
-        let number = self.generations.logs.last().map_or(1, |last| last + 1);
-        self.log = self.directory.begin_log(number)?;
-        self.generations.logs.push(number);
-        let (directory, generations) = (Arc::clone(&self.directory), self.generations.clone());
-        let folding = Builder::new()
-            .name("registry-fold".to_owned())
-            .spawn(move || directory.fold(&generations))
-            .map_err(JournalError::io(self.directory.path()))?;
-        self.folding = Some(folding);
-        Ok(())
     }
 }
 

@@ -1,14 +1,21 @@
 //! What a directory reads back as, whatever happened to its files.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use super::directory::Log;
 use super::*;
 
-const SMALL: JournalLimits = JournalLimits { log_bytes: 400, log_per_snapshot: 1, pending_bytes: 1 << 20 };
+const SMALL: JournalLimits = JournalLimits {
+    log_bytes: 400,
+    log_per_snapshot: 1,
+    pending_bytes: 1 << 20,
+    fold_retry: Duration::from_millis(5),
+};
 
 /// Rows as a map from `table/key` to the row's text.
 type State = std::collections::BTreeMap<String, String>;
@@ -184,9 +191,11 @@ async fn a_crash_between_any_two_steps_of_a_fold_loses_nothing() {
 
     // The new log is begun.
     let opened = Directory::open(directory.path()).unwrap();
-    opened.begin_log(2).unwrap();
-    drop(opened);
-    write(directory.path(), &["[\"t\",\"c\",1]\n"]).await;
+    let mut next = opened.begin_log(2).unwrap();
+    let mut record = Vec::new();
+    frame::write(&mut record, b"[\"t\",\"c\",1]\n");
+    next.file.write_all(&record).unwrap();
+    drop((opened, next));
     assert_eq!(open(directory.path(), SMALL).unwrap().1, expected);
 
     // The snapshot is half written.
@@ -196,11 +205,17 @@ async fn a_crash_between_any_two_steps_of_a_fold_loses_nothing() {
 
     // The snapshot is there, and the old log still is.
     let opened = Directory::open(directory.path()).unwrap();
-    opened.fold(&Generations { snapshot: None, logs: vec![1, 2] }).unwrap();
+    opened.fold().unwrap();
     drop(opened);
     fs::write(path("log.1"), old_log).unwrap();
     assert_eq!(open(directory.path(), SMALL).unwrap().1, expected);
     assert!(!path("log.1").exists());
+
+    // The old log is gone already, and the fold is made again.
+    let opened = Directory::open(directory.path()).unwrap();
+    opened.fold().unwrap();
+    drop(opened);
+    assert_eq!(open(directory.path(), SMALL).unwrap().1, expected);
 
     // A log in the middle is gone: that is no crash.
     fs::rename(path("log.2"), path("log.3")).unwrap();
@@ -214,7 +229,7 @@ async fn a_snapshot_that_is_cut_or_damaged_is_refused() {
     write(directory.path(), &["[\"t\",\"a\",1]\n"]).await;
     let opened = Directory::open(directory.path()).unwrap();
     opened.begin_log(2).unwrap();
-    opened.fold(&Generations { snapshot: None, logs: vec![1, 2] }).unwrap();
+    opened.fold().unwrap();
     drop(opened);
     let snapshot = directory.path().join("snapshot.2");
     let whole = fs::read(&snapshot).unwrap();
@@ -236,20 +251,48 @@ async fn a_disk_that_fails_ends_the_journal_and_says_why() {
     let file = fs::OpenOptions::new().append(true).open("/dev/full").unwrap();
     let shared = Arc::new(Shared::default());
     let (done, progress) = watch::channel(Progress::default());
-    let writer = Writer {
-        snapshot_bytes: 0,
-        directory: Arc::new(opened),
-        generations: Generations { snapshot: None, logs: vec![1] },
-        log: Log { file, path: log(&directory), bytes: 0 },
-        limits: SMALL,
-        shared: Arc::clone(&shared),
-        done,
-        folding: None,
-    };
+    let log = Log { file, path: log(&directory), number: 1, bytes: 0 };
+    let writer = Writer::new(opened, log, SMALL, Arc::clone(&shared), done).unwrap();
     let writer = Mutex::new(Some(std::thread::spawn(move || writer.run())));
     let journal = Journal { shared, progress, pending_bytes_max: 1 << 20, writer };
     journal.append(b"[\"t\",\"a\",1]\n");
     let reason = journal.settle().await.unwrap_err();
     assert!(reason.contains("No space left on device"), "{reason}");
     assert_eq!(journal.admit(), Err(reason));
+}
+
+/// Waits until the writer says so.
+async fn sizes(journal: &Journal, wanted: impl Fn(&JournalSizes) -> bool) -> JournalSizes {
+    let mut progress = journal.progress.clone();
+    let seen = progress.wait_for(|progress| wanted(&progress.sizes));
+    tokio::time::timeout(Duration::from_secs(20), seen).await.expect("in time").unwrap().sizes
+}
+
+/// What is in the way of a fold, as a full disk would be: of its next log, of its snapshot.
+#[tokio::test]
+async fn a_fold_that_fails_is_tried_again_while_writing_goes_on() {
+    for obstacle in ["log.2", "log.2.new", "snapshot.2.new"] {
+        let directory = tempfile::tempdir().unwrap();
+        let (journal, _) = open(directory.path(), SMALL).unwrap();
+        let in_the_way = directory.path().join(obstacle);
+        fs::create_dir_all(in_the_way.join("x")).unwrap();
+        let append = async |number: usize| {
+            journal.append(format!("[\"t\",\"a\",{number}]\n").as_bytes());
+            journal.settle().await.unwrap();
+        };
+        for number in 0..50 {
+            append(number).await;
+        }
+        // More than once, though nothing is written meanwhile.
+        let seen = sizes(&journal, |sizes| sizes.fold_failures >= 3).await;
+        assert!(seen.folds == 0 && seen.log_bytes > SMALL.log_bytes, "{obstacle}: {seen:?}");
+        append(50).await;
+        fs::remove_dir_all(&in_the_way).unwrap();
+        let seen = sizes(&journal, |sizes| sizes.folds > 0).await;
+        assert!(seen.log_bytes < SMALL.log_bytes && seen.snapshot_bytes > 0, "{obstacle}: {seen:?}");
+        append(51).await;
+        drop(journal);
+        assert!(!log(&directory).exists(), "{obstacle}");
+        assert_eq!(open(directory.path(), SMALL).unwrap().1, state(&[("a", "51")]), "{obstacle}");
+    }
 }
