@@ -118,10 +118,7 @@ pub(crate) fn admit(asked: &Call<'_>) -> Result<View, Refusal> {
 pub(crate) fn endpoint(asked: &Call<'_>) -> Answer {
     let shared = asked.shared;
     if shared.master.is_none() {
-        return Err(Refusal {
-            status: StatusCode::UNAUTHORIZED,
-            ..Refusal::internal("ACL support disabled")
-        });
+        return Err(Refusal::new(StatusCode::UNAUTHORIZED, "ACL support disabled"));
     }
     let pretty = asked.params.has("pretty");
     let caller = caller(asked);
@@ -296,7 +293,7 @@ fn unknown() -> Refusal {
 }
 
 fn forbidden(text: &str) -> Refusal {
-    Refusal { status: StatusCode::FORBIDDEN, ..Refusal::internal(text) }
+    Refusal::new(StatusCode::FORBIDDEN, text)
 }
 
 /// What everybody may read, whatever token they send.

@@ -7,7 +7,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http_body_util::Full;
 use serde_json::Value;
 
-use crate::server::go;
+use crate::server::{go, usage};
 use crate::store::StoreError;
 
 /// A whole answer: nothing here streams.
@@ -24,23 +24,29 @@ pub(crate) struct Refusal {
     /// Refused after it reached the catalog: such answers carry `X-Consul-Index: 1`, which a client must not
     /// take for an index.
     pub(crate) dispatched: bool,
+    /// The limit that was hit, if it was one: see [`usage`](crate::server::usage).
+    pub(crate) limit: Option<&'static str>,
 }
 
 impl Refusal {
+    pub(crate) fn new(status: StatusCode, text: impl Into<String>) -> Self {
+        Self { status, text: text.into(), dispatched: false, limit: None }
+    }
+
     pub(crate) fn bad_request(text: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, text: text.into(), dispatched: false }
+        Self::new(StatusCode::BAD_REQUEST, text)
     }
 
     pub(crate) fn not_found(text: impl Into<String>) -> Self {
-        Self { status: StatusCode::NOT_FOUND, text: text.into(), dispatched: false }
+        Self::new(StatusCode::NOT_FOUND, text)
     }
 
     pub(crate) fn internal(text: impl Into<String>) -> Self {
-        Self { status: StatusCode::INTERNAL_SERVER_ERROR, text: text.into(), dispatched: false }
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, text)
     }
 
-    pub(crate) fn too_many(text: impl Into<String>) -> Self {
-        Self { status: StatusCode::TOO_MANY_REQUESTS, text: text.into(), dispatched: false }
+    pub(crate) fn too_many(limit: &'static str, text: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, text).at(limit)
     }
 
     pub(crate) fn too_large(size: usize, limit: usize) -> Self {
@@ -48,7 +54,12 @@ impl Refusal {
             "Request body({size} bytes) too large, max size: {limit} bytes. See \
              https://www.consul.io/docs/agent/options.html#kv_max_value_size."
         );
-        Self { status: StatusCode::PAYLOAD_TOO_LARGE, text, dispatched: false }
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, text).at(usage::BODY)
+    }
+
+    /// It was refused because of a limit.
+    pub(crate) fn at(self, limit: &'static str) -> Self {
+        Self { limit: Some(limit), ..self }
     }
 
     pub(crate) fn dispatched(self) -> Self {
@@ -61,7 +72,8 @@ impl Refusal {
             StoreError::Refused(text) => Self::internal(text.clone()),
             StoreError::Full { what, limit } => Self::internal(format!(
                 "the embedded registry holds at most {limit} {what}; use a Consul agent for more"
-            )),
+            ))
+            .at(what),
             StoreError::UnknownService(id) | StoreError::UnknownCheck(id) | StoreError::NotTtl(id) => {
                 Self::internal(format!("{id:?} is not there"))
             }

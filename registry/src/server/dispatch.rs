@@ -85,6 +85,9 @@ pub(crate) async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> R
             // Nothing is told before it is on disk. If that fails for good, reads go on and writes do not.
             let settled = shared.settle().await;
             let answered = if reads { answered } else { settled.and(answered) };
+            if let Err(Refusal { limit: Some(limit), .. }) = &answered {
+                shared.usage.hit(limit);
+            }
             let mut response = answered.unwrap_or_else(Refusal::into_response);
             response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
             acl::mark_default(&shared, &mut response);

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::server::answer::Refusal;
+use crate::server::usage;
 use crate::store::StoreLimits;
 use crate::store::journal::JournalLimits;
 
@@ -85,13 +86,19 @@ impl Waiting {
         let count = counts.entry(client).or_default();
         if *count >= limit {
             // Consul's words, and which limit it is.
-            return Err(Refusal::too_many(format!(
+            let text = format!(
                 "Your IP is issuing too many concurrent connections, please rate limit your calls\nmore than {limit} \
                  blocking queries at a time from {client}"
-            )));
+            );
+            return Err(Refusal::too_many(usage::BLOCKED_PER_CLIENT, text));
         }
         *count += 1;
         Ok(Place { waiting: Arc::clone(&self.0), client })
+    }
+
+    /// Those of the client that has the most.
+    pub(crate) fn most(&self) -> usize {
+        lock(&self.0).values().copied().max().unwrap_or(0)
     }
 }
 

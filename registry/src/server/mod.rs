@@ -28,6 +28,7 @@ mod health;
 mod kv;
 mod limits;
 mod maintenance;
+mod metrics;
 mod operator;
 mod own;
 mod paths;
@@ -38,6 +39,7 @@ mod session;
 mod shape;
 mod txn;
 mod ui;
+mod usage;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -57,8 +59,10 @@ pub use crate::server::acl::{MasterToken, NoToken};
 use crate::server::answer::Refusal;
 pub use crate::server::limits::ServerLimits;
 use crate::server::limits::{Peer, Waiting};
+use crate::server::probe::Room;
 use crate::server::shape::Identity;
-use crate::store::journal::{Directory, Journal, JournalError, Row};
+use crate::server::usage::Usage;
+use crate::store::journal::{Directory, Journal, JournalError, NotAdmitted, Row};
 use crate::store::{CheckDefinition, CheckKind, ServiceDefinition, Store};
 use crate::types::CheckStatus;
 
@@ -182,6 +186,8 @@ struct Shared {
     blocked: Semaphore,
     waiting: Waiting,
     connections: Arc<Semaphore>,
+    probes: Room,
+    usage: Usage,
 }
 
 impl Shared {
@@ -228,6 +234,8 @@ impl Shared {
             blocked: Semaphore::new(options.limits.blocked_queries),
             waiting: Waiting::default(),
             connections: Arc::new(Semaphore::new(options.limits.connections)),
+            probes: Room::default(),
+            usage: Usage::default(),
         };
         shared.record(&mut shared.store());
         Ok(shared)
@@ -271,7 +279,11 @@ impl Shared {
 
     /// Refuses a write that could not be kept, before it is made.
     fn admit_change(&self) -> Result<(), Refusal> {
-        self.journal.as_ref().map_or(Ok(()), Journal::admit).map_err(Refusal::internal)
+        let Some(journal) = &self.journal else { return Ok(()) };
+        journal.admit().map_err(|refused| match refused {
+            NotAdmitted::Failed(reason) => Refusal::internal(reason),
+            NotAdmitted::Busy(reason) => Refusal::internal(reason).at(usage::PENDING),
+        })
     }
 
     /// Returns when everything that is in the store now is on disk.
@@ -327,7 +339,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::
         match accepted {
             Ok((socket, peer)) => {
                 let Ok(permit) = Arc::clone(&shared.connections).try_acquire_owned() else {
-                    warn!("more than {} connections; one is refused", shared.limits.connections);
+                    shared.usage.hit(usage::CONNECTIONS);
                     continue;
                 };
                 let shared = Arc::clone(&shared);

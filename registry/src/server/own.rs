@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::server::answer::{self, Answer, Refusal, Response};
 use crate::server::dispatch::Call;
 use crate::server::shape::{Identity, SERVER_PORT};
-use crate::store::Store;
+use crate::store::{CheckKind, Store};
 
 /// With what tools read from it: the names, the version, and objects where they expect some.
 pub(crate) fn own_self(call: &Call<'_>) -> Response {
@@ -46,30 +46,6 @@ pub(crate) fn members(call: &Call<'_>) -> Answer {
     Ok(answer::json(&json!([member(&call.shared.identity)]), call.pretty()))
 }
 
-/// A few numbers in the form in which Consul's agent gives its own.
-pub(crate) fn metrics(call: &Call<'_>) -> Answer {
-    if call.params.get("format") == Some("prometheus") {
-        let text = "Prometheus is not enabled since its retention time is not positive".to_owned();
-        return Err(Refusal { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, text, dispatched: false });
-    }
-    let store = call.shared.store();
-    let gauge = |name: &str, value: usize| json!({"Name": name, "Value": value, "Labels": {}});
-    let now = time(std::time::SystemTime::now());
-    let body = json!({
-        "Timestamp": now,
-        "Gauges": [
-            gauge("consul.catalog.nodes", store.nodes().count()),
-            gauge("consul.catalog.services", store.services().count()),
-            gauge("consul.catalog.checks", store.checks().count()),
-            gauge("consul.session.sessions", store.sessions.list().count()),
-        ],
-        "Points": [],
-        "Counters": [],
-        "Samples": [],
-    });
-    Ok(answer::json(&body, call.pretty()))
-}
-
 pub(crate) fn host(_: &Call<'_>) -> Answer {
     Err(Refusal::internal("the embedded registry does not describe its host; use a Consul agent for it"))
 }
@@ -89,8 +65,8 @@ pub(crate) fn reload(_: &Call<'_>) -> Response {
 }
 
 pub(crate) fn leave(_: &Call<'_>) -> Answer {
-    let text = "Permission denied: the embedded registry ends with the process that it is in".to_owned();
-    Err(Refusal { status: StatusCode::FORBIDDEN, text, dispatched: false })
+    let text = "Permission denied: the embedded registry ends with the process that it is in";
+    Err(Refusal::new(StatusCode::FORBIDDEN, text))
 }
 
 pub(crate) fn join(call: &Call<'_>) -> Answer {
@@ -122,12 +98,13 @@ pub(crate) fn peers(call: &Call<'_>) -> Answer {
 
 fn stats(identity: &Identity, store: &Store) -> Value {
     let own = |count: usize| count.saturating_sub(1).to_string();
+    let ttls = store.own_checks().filter(|check| matches!(check.definition.kind, CheckKind::Ttl(_))).count();
     let index = store.index().to_string();
     let serf = json!({"encrypted": "false", "failed": "0", "health_score": "0", "left": "0", "members": "1"});
     json!({
         "agent": {
             "check_monitors": "0",
-            "check_ttls": "0",
+            "check_ttls": ttls.to_string(),
             "checks": own(store.own_checks().count()),
             "services": own(store.own_services().count()),
         },
@@ -149,10 +126,19 @@ fn stats(identity: &Identity, store: &Store) -> Value {
             "protocol_version": "3",
             "state": "Leader",
         },
-        "runtime": {"arch": std::env::consts::ARCH, "os": std::env::consts::OS},
+        "runtime": {"arch": architecture(), "os": std::env::consts::OS},
         "serf_lan": serf,
         "serf_wan": serf,
     })
+}
+
+/// In Go's words.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
 }
 
 /// One element of `agent/members`: the only one.
@@ -187,7 +173,7 @@ fn member(identity: &Identity) -> Value {
 }
 
 /// In the form in which Go prints a time.
-fn time(now: std::time::SystemTime) -> String {
+pub(crate) fn time(now: std::time::SystemTime) -> String {
     let text = humantime::format_rfc3339_seconds(now).to_string();
     format!("{} +0000 UTC", text.replace('T', " ").replace('Z', ""))
 }

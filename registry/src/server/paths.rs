@@ -3,8 +3,8 @@
 use crate::server::answer::{Answer, Response};
 use crate::server::dispatch::{Call, Pending};
 use crate::server::{
-    acl, agent, agent_health, catalog, catalog_write, event, health, kv, maintenance, operator, own, session,
-    txn, ui,
+    acl, agent, agent_health, catalog, catalog_write, event, health, kv, maintenance, metrics, operator, own,
+    session, txn, ui,
 };
 use crate::types::CheckStatus::{Critical, Passing, Warning};
 
@@ -65,7 +65,7 @@ static PATHS: &[Path] = &[
     ("/v1/agent/maintenance", PUT, Handler::Now(maintenance::node)),
     ("/v1/agent/self", GET, Handler::Always(own::own_self)),
     ("/v1/agent/members", GET, Handler::Now(own::members)),
-    ("/v1/agent/metrics", GET, Handler::Now(own::metrics)),
+    ("/v1/agent/metrics", GET, Handler::Always(metrics::metrics)),
     ("/v1/agent/host", GET, Handler::Now(own::host)),
     ("/v1/agent/monitor", GET, Handler::Now(own::monitor)),
     ("/v1/agent/reload", PUT, Handler::Always(own::reload)),

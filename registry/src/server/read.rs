@@ -11,7 +11,7 @@ use crate::server::answer::{self, Answer, Refusal};
 use crate::server::dispatch::Call;
 use crate::server::filter::{Filter, Kind};
 use crate::server::query::{Params, ReadOptions};
-use crate::server::{Compat, Shared};
+use crate::server::{Compat, Shared, usage};
 use crate::store::{NodeRecord, Store};
 
 /// What a list is reduced to and how it is ordered.
@@ -131,7 +131,8 @@ pub(crate) async fn until<T>(
         }
     }
     let _slot = shared.blocked.try_acquire().map_err(|_| {
-        Refusal::too_many(format!("more than {} blocking queries at a time", shared.limits.blocked_queries))
+        let limit = shared.limits.blocked_queries;
+        Refusal::too_many(usage::BLOCKED, format!("more than {limit} blocking queries at a time"))
     })?;
     // A sixteenth at random, as Consul adds, so that many watchers do not come back at the same moment.
     let wait = wait.mul_f64(1.0 + rand::rng().random::<f64>() / 16.0);

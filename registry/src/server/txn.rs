@@ -57,7 +57,7 @@ fn read(body: &[u8], definition_bytes_max: usize) -> Result<(Vec<TxnOp>, bool), 
     };
     if list.len() > OPERATIONS_MAX {
         let text = format!("Transaction contains too many operations ({} > {OPERATIONS_MAX})", list.len());
-        return Err(Refusal { status: StatusCode::PAYLOAD_TOO_LARGE, text, dispatched: false });
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text));
     }
     let (mut operations, mut writes) = (Vec::new(), false);
     for element in list {

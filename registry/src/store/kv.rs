@@ -98,6 +98,15 @@ impl Kv {
         self.delays.get(key).is_some_and(|until| *until > now)
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Of all keys and values.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(crate) fn bytes_with(&self, key: &str, value_bytes: usize) -> usize {
         let before = self.get(key).map_or(0, |entry| key.len() + entry.value.len());
         self.bytes + key.len() + value_bytes - before

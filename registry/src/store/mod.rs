@@ -179,6 +179,11 @@ impl Store {
         self.services.values()
     }
 
+    /// How many names of services there are.
+    pub(crate) fn service_names(&self) -> usize {
+        self.names.len()
+    }
+
     pub(crate) fn services_at<'a>(&'a self, node: &str) -> impl Iterator<Item = &'a ServiceRecord> {
         let node = node.to_lowercase();
         let from = Key { node: node.clone(), id: String::new() };

@@ -284,3 +284,50 @@ async fn what_is_kept_is_small_whichever_way_it_comes() {
     let (status, text) = text(&registry, Method::PUT, "/v1/txn", key.leak()).await;
     assert_eq!(status, 200, "a key's value has its own limit: {text}");
 }
+
+#[tokio::test]
+async fn every_limit_is_shown_with_what_it_refused() {
+    let mut limits = ServerLimits { body_bytes: 4096, ..ServerLimits::default() };
+    // The registry's own service is one of them.
+    limits.store.services = 2;
+    let data = tempfile::tempdir().unwrap();
+    let registry =
+        EmbeddedRegistry::start(RegistryOptions { limits, data: Some(data.path().to_owned()), ..options() })
+            .await
+            .unwrap();
+    for (path, body, status) in [
+        ("/v1/agent/service/register", r#"{"Name":"one"}"#, 200),
+        ("/v1/agent/service/register", r#"{"Name":"two"}"#, 500),
+        ("/v1/agent/service/register", r#"{"Name":"three"}"#, 500),
+        ("/v1/kv/key", "value", 200),
+    ] {
+        assert_eq!(text(&registry, Method::PUT, path, body).await.0, status, "{path} {body}");
+    }
+    let large: &'static str = Box::leak("x".repeat(4097).into_boxed_str());
+    assert_eq!(text(&registry, Method::PUT, "/v1/kv/large", large).await.0, 413);
+
+    let response = call(&registry, Method::GET, "/v1/agent/metrics?format=prometheus", "").await;
+    assert_eq!(response.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let exposed = String::from_utf8_lossy(&response.body).into_owned();
+    for line in [
+        "# TYPE millgate_registry_refused_total counter",
+        "consul_state_service_instances 2",
+        "consul_state_kv_entries 1",
+        r#"millgate_registry_used{what="services"} 2"#,
+        r#"millgate_registry_limit{what="services"} 2"#,
+        r#"millgate_registry_refused_total{what="services"} 2"#,
+        r#"millgate_registry_refused_total{what="bytes of a body"} 1"#,
+        r#"millgate_registry_refused_total{what="nodes"} 0"#,
+        r#"millgate_registry_used{what="bytes of keys and values"} 8"#,
+        r#"millgate_registry_used{what="connections"} 1"#,
+        r#"millgate_registry_journal_folds_total{result="failed"} 0"#,
+    ] {
+        assert!(exposed.lines().any(|exposed| exposed == line), "{line} is not in\n{exposed}");
+    }
+    let (status, json) = text(&registry, Method::GET, "/v1/agent/metrics", "").await;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let refused = json["Counters"].as_array().unwrap().iter().find(|counter| {
+        counter["Name"] == "millgate.registry.refused" && counter["Labels"]["what"] == "services"
+    });
+    assert_eq!((status, &refused.unwrap()["Count"]), (200, &serde_json::json!(2)));
+}

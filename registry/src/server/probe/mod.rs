@@ -6,20 +6,23 @@
 
 mod dial;
 mod grpc;
+mod room;
 mod web;
+
+pub(crate) use room::{PROBES_MAX, Room};
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
-use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::info;
 
-use crate::server::Shared;
+use crate::server::probe::room::GivenUp;
+use crate::server::{Shared, usage};
 use crate::store::{CheckKind, Probe, Store, Target};
 use crate::types::CheckStatus;
 
@@ -28,7 +31,6 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     // Dropped with this future, and all probes with it.
     let mut tasks = JoinSet::new();
     let mut probes: HashMap<String, (Probe, AbortHandle)> = HashMap::new();
-    let slots = Arc::new(Semaphore::new(PROBES_AT_ONCE_MAX));
     let mut reap_at = Instant::now() + REAP_INTERVAL;
     loop {
         shared.apply(|store, now| {
@@ -41,7 +43,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 info!(service = id, "removed: it was critical for too long");
             }
         }
-        reconcile(&shared, &slots, &mut tasks, &mut probes);
+        reconcile(&shared, &mut tasks, &mut probes);
         // Tasks that ended are taken out; otherwise they would pile up.
         while tasks.try_join_next().is_some() {}
         let expiry = shared.store().next_expiry().map(Instant::from_std);
@@ -56,7 +58,6 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 /// One task per probe; a check that changed starts over.
 fn reconcile(
     shared: &Arc<Shared>,
-    slots: &Arc<Semaphore>,
     tasks: &mut JoinSet<()>,
     probes: &mut HashMap<String, (Probe, AbortHandle)>,
 ) {
@@ -75,21 +76,26 @@ fn reconcile(
     });
     for (id, probe) in wanted {
         probes.entry(id).or_insert_with_key(|id| {
-            let task = tasks.spawn(repeat(Arc::clone(shared), Arc::clone(slots), id.clone(), probe.clone()));
+            let task = tasks.spawn(repeat(Arc::clone(shared), id.clone(), probe.clone()));
             (probe, task)
         });
     }
 }
 
-async fn repeat(shared: Arc<Shared>, slots: Arc<Semaphore>, id: String, probe: Probe) {
+async fn repeat(shared: Arc<Shared>, id: String, probe: Probe) {
     // Spread over the interval, as Consul does, so that a hundred checks do not fire together.
     let first = probe.interval.mul_f64(rand::rng().random::<f64>());
     tokio::time::sleep(first).await;
     let mut streak = probe.streak();
     loop {
-        let slot = slots.acquire().await;
-        let (status, output) = run_once(&probe).await;
-        drop(slot);
+        let (status, output) = shared.probes.run(run_once(&probe)).await.unwrap_or_else(|GivenUp| {
+            shared.usage.hit(usage::PROBES);
+            let text = format!(
+                "given up after {:?}: too many checks take longer; a shorter Timeout helps",
+                room::QUICK_FOR
+            );
+            (CheckStatus::Critical, text)
+        });
         if streak.record(&probe, status) {
             shared.change(|store, now| store.set_status(&id, status, output, now));
         }
@@ -117,5 +123,3 @@ async fn run_once(probe: &Probe) -> (CheckStatus, String) {
 
 /// Consul looks this often for services that are critical for too long.
 const REAP_INTERVAL: Duration = Duration::from_secs(30);
-/// Each has a socket; the others wait for their turn. Well below the usual limit of 1024 open files.
-const PROBES_AT_ONCE_MAX: usize = 256;

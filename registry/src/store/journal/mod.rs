@@ -51,6 +51,15 @@ impl Default for JournalLimits {
     }
 }
 
+/// Why a change cannot be made, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NotAdmitted {
+    /// For good.
+    Failed(String),
+    /// The disk is slower than the changes.
+    Busy(String),
+}
+
 /// An open journal. Dropping it writes what is pending and unlocks the directory.
 #[derive(Debug)]
 pub(crate) struct Journal {
@@ -140,13 +149,14 @@ impl Journal {
         self.shared.more.notify_one();
     }
 
-    /// `Err` with the reason if a change could not be made durable: do not make it.
-    pub(crate) fn admit(&self) -> Result<(), String> {
+    /// `Err` if a change could not be made durable: do not make it.
+    pub(crate) fn admit(&self) -> Result<(), NotAdmitted> {
         if let Some(reason) = &self.progress.borrow().failed {
-            return Err(reason.to_string());
+            return Err(NotAdmitted::Failed(reason.to_string()));
         }
-        if self.shared.lock().rows.len() > self.pending_bytes_max {
-            return Err(format!("more than {} bytes of changes wait for the disk", self.pending_bytes_max));
+        if self.pending_bytes() > self.pending_bytes_max {
+            let text = format!("more than {} bytes of changes wait for the disk", self.pending_bytes_max);
+            return Err(NotAdmitted::Busy(text));
         }
         Ok(())
     }

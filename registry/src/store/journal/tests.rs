@@ -258,7 +258,7 @@ async fn a_disk_that_fails_ends_the_journal_and_says_why() {
     journal.append(b"[\"t\",\"a\",1]\n");
     let reason = journal.settle().await.unwrap_err();
     assert!(reason.contains("No space left on device"), "{reason}");
-    assert_eq!(journal.admit(), Err(reason));
+    assert_eq!(journal.admit(), Err(NotAdmitted::Failed(reason)));
 }
 
 /// Waits until the writer says so.
