@@ -24,7 +24,10 @@ impl Store {
             let mut changed = false;
             for (id, alias) in self.aliases() {
                 let (status, output) = self.aliased(&id, &alias);
-                let differs = |check: &CheckRecord| (check.status, &check.output) != (status, &output);
+                let differs = |check: &CheckRecord| {
+                    let unseen = status == CheckStatus::Critical && check.critical_since.is_none();
+                    unseen || (check.status, &check.output) != (status, &output)
+                };
                 if self.checks.get(&Key::new(&self.own, &id)).is_some_and(differs) {
                     changed = true;
                     self.set_status(&id, status, output, now);

@@ -334,6 +334,7 @@ impl Store {
         self.adopt_check(node, &key, &service_id);
         if let Some(before) = self.checks.get_mut_quietly(&key) {
             before.expires_at = expires_at;
+            before.critical_since = None;
             let same_result =
                 !reported || (before.status, &before.output) == (initial, &definition.initial_output);
             if before.definition == definition && same_result {
@@ -353,7 +354,7 @@ impl Store {
                 status: initial,
                 output: definition.initial_output.clone(),
                 expires_at,
-                critical_since: (initial == CheckStatus::Critical).then_some(now),
+                critical_since: None,
                 create_index: index,
                 modify_index: index,
                 definition,

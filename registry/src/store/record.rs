@@ -119,6 +119,7 @@ pub(crate) struct CheckRecord {
     /// TTL checks: when silence turns them critical. `None` once it did.
     #[serde(skip)]
     pub(crate) expires_at: Option<Instant>,
+    /// Since the first result that said so: a registration by itself, the same one again too, is none.
     #[serde(skip)]
     pub(crate) critical_since: Option<Instant>,
     pub(crate) create_index: u64,

@@ -134,9 +134,49 @@ fn a_service_that_stays_critical_is_removed_after_a_minute_at_the_earliest() {
         ..ttl_check("web-1", Duration::from_secs(10))
     };
     store.register_service(service("web", "web-1"), vec![check], false, now).unwrap();
+    store.heartbeat("service:web-1", CheckStatus::Critical, String::new(), now).unwrap();
     assert!(store.reap(now + Duration::from_secs(59)).is_empty());
     assert_eq!(store.reap(now + Duration::from_mins(1)), ["web-1"]);
     assert_eq!((store.services().count(), store.checks().count()), (0, 0));
+}
+
+/// As measured beside Consul 1.8.7: it counts from the first result, and a registration, even the same one, starts over.
+#[test]
+fn the_time_of_a_critical_service_begins_with_a_result_and_not_with_its_registration() {
+    let now = Instant::now();
+    let at = |seconds| now + Duration::from_secs(seconds);
+    let mut store = empty(StoreLimits::default());
+    let register = |store: &mut Store, seconds| {
+        for (id, kind) in [
+            ("failed", CheckKind::Ttl(Duration::from_hours(1))),
+            ("silent", CheckKind::Ttl(Duration::from_hours(1))),
+            ("expired", CheckKind::Ttl(Duration::from_secs(10))),
+            ("alias", CheckKind::Alias(Alias { node: String::new(), service_id: "silent".to_owned() })),
+        ] {
+            let deregister_after = Some(Duration::from_mins(1));
+            let check = CheckDefinition { kind, deregister_after, ..ttl_check(id, Duration::ZERO) };
+            store.register_service(service(id, id), vec![check], false, at(seconds)).unwrap();
+        }
+        store.follow_aliases(at(seconds));
+    };
+    register(&mut store, 0);
+    store.heartbeat("service:failed", CheckStatus::Critical, String::new(), now).unwrap();
+    store.expire(at(10));
+    register(&mut store, 30);
+    store.expire(at(40));
+    store.heartbeat("service:failed", CheckStatus::Critical, String::new(), at(50)).unwrap();
+    for (second, removed) in [
+        (89, &[][..]),
+        (90, &["alias"][..]),
+        (99, &[][..]),
+        (100, &["expired"][..]),
+        (109, &[][..]),
+        (110, &["failed"][..]),
+        (3000, &[][..]),
+    ] {
+        assert_eq!(store.reap(at(second)), removed, "at {second} s");
+    }
+    assert!(store.service("silent").is_some(), "nothing was ever said about it");
 }
 
 #[test]
