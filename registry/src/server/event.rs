@@ -39,7 +39,7 @@ pub(crate) fn fire(call: &Call<'_>) -> Answer {
     let answer = shape(&event);
     let node = call.shared.identity.node_name.clone();
     call.shared.change(|store, _| {
-        let keep = concerns(store, &node, &compiled);
+        let keep = event.name != REMOTE_EXECUTION && concerns(store, &node, &compiled);
         store.events.fire(event, keep);
     });
     Ok(answer::json(&answer, call.pretty()))
@@ -95,5 +95,7 @@ fn shape(event: &Event) -> Value {
     })
 }
 
+/// What `consul exec` fires; agents act on it, or do not, and never list it.
+const REMOTE_EXECUTION: &str = "_rexec";
 /// Consul gossips events and keeps them below this.
 const PAYLOAD_BYTES_MAX: usize = 512;

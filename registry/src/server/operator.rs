@@ -10,8 +10,11 @@ use crate::server::dispatch::Call;
 use crate::server::read::{blocking, read};
 use crate::store::Store;
 
-pub(crate) fn not_served(_: &Call<'_>) -> Answer {
-    Err(Refusal::internal("the embedded registry does not serve this; use a Consul agent for it"))
+/// In words that a user of the `consul` command understands: it prints them.
+pub(crate) fn not_served(call: &Call<'_>) -> Answer {
+    let missing =
+        PARTS.iter().find(|(path, _)| call.path.starts_with(path)).map_or("such thing", |part| part.1);
+    Err(Refusal::internal(format!("the embedded registry has no {missing}; use a Consul agent for that")))
 }
 
 pub(crate) fn no_connect(_: &Call<'_>) -> Answer {
@@ -122,12 +125,21 @@ pub(crate) fn raft_configuration(call: &Call<'_>) -> Response {
 }
 
 pub(crate) fn raft_peer(call: &Call<'_>) -> Answer {
-    if !call.params.has("id") && !call.params.has("address") {
-        return Err(Refusal::bad_request(
-            "Bad request: Must specify either ?id with the server's ID or ?address with IP:port of peer to remove",
-        ));
+    let identity = &call.shared.identity;
+    if call.params.has("id") && call.params.has("address") {
+        return Err(Refusal::bad_request("Bad request: Must specify only one of ?id or ?address"));
     }
-    not_served(call)
+    let (own_id, own_address) = (identity.node_id.as_str(), identity.leader());
+    for (name, own) in [("id", own_id), ("address", own_address.as_str())] {
+        let Some(peer) = call.params.get(name) else { continue };
+        if peer == own {
+            return not_served(call);
+        }
+        return Err(Refusal::internal(format!("{name} {peer:?} was not found in the Raft configuration")));
+    }
+    Err(Refusal::bad_request(
+        "Bad request: Must specify either ?id with the server's ID or ?address with IP:port of peer to remove",
+    ))
 }
 
 pub(crate) fn autopilot_configuration(call: &Call<'_>) -> Answer {
@@ -184,6 +196,16 @@ pub(crate) fn snapshot(call: &Call<'_>) -> Answer {
     Err(Refusal::internal("snapshots are not supported by the embedded registry; copy its data directory"))
 }
 
+/// What is refused, by the beginning of its path.
+const PARTS: &[(&str, &str)] = &[
+    ("/v1/config", "configuration entries"),
+    ("/v1/connect/intentions", "intentions"),
+    ("/v1/coordinate/", "network coordinates to update"),
+    ("/v1/discovery-chain/", "service mesh"),
+    ("/v1/operator/autopilot/", "autopilot to configure"),
+    ("/v1/operator/raft/", "server but itself"),
+    ("/v1/query", "prepared queries"),
+];
 const CONFIG_KINDS: &[&str] = &[
     "service-defaults",
     "proxy-defaults",

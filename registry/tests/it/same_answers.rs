@@ -26,6 +26,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("methods", include_str!("same_answers/methods.http")),
     ("registration", include_str!("same_answers/registration.http")),
     ("agent", include_str!("same_answers/agent.http")),
+    ("checks", include_str!("same_answers/checks.http")),
     ("catalog", include_str!("same_answers/catalog.http")),
     ("again", include_str!("same_answers/again.http")),
     ("filters", include_str!("same_answers/filters.http")),
