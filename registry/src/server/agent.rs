@@ -133,7 +133,7 @@ fn filter(call: &Call<'_>, kind: fields::Kind, always_named: bool) -> Result<Opt
         let named = always_named || call.is_current() || error.starts_with("1:");
         let text =
             if named { format!("Failed to create boolean expression evaluator: {error}") } else { error };
-        if call.is_current() { Refusal::bad_request(text) } else { Refusal::internal(text) }
+        call.mistake(text)
     })
 }
 
@@ -148,7 +148,7 @@ fn heartbeat(call: &Call<'_>, status: CheckStatus, output: &str) -> Answer {
     }
 }
 
-fn unknown_service(id: &str) -> Refusal {
+pub(crate) fn unknown_service(id: &str) -> Refusal {
     Refusal::not_found(format!(
         "Unknown service ID {id:?}. Ensure that the service ID is passed, not the service name."
     ))

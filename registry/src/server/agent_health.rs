@@ -84,7 +84,7 @@ pub(crate) fn by_name(call: &Call<'_>) -> Answer {
 }
 
 fn missing(call: &Call<'_>, text: &str) -> Refusal {
-    if call.is_current() { Refusal::bad_request(text) } else { Refusal::internal(text) }
+    call.mistake(text)
 }
 
 fn entry(call: &Call<'_>, store: &Store, service: &ServiceRecord, health: Health) -> Value {

@@ -9,7 +9,7 @@ use crate::server::dispatch::Call;
 use crate::server::filter::fields;
 use crate::server::query::ReadOptions;
 use crate::server::read::{Selection, cacheable, read};
-use crate::store::{ServiceRecord, Store};
+use crate::store::{NodeRecord, ServiceRecord, Store};
 
 pub(crate) fn datacenters(call: &Call<'_>) -> Response {
     answer::json(&json!([call.shared.identity.datacenter]), call.pretty())
@@ -61,12 +61,9 @@ pub(crate) async fn service(call: &Call<'_>) -> Answer {
     let selection = Selection::parse(call, fields::CATALOG_SERVICE)?;
     let index = |store: &Store| store.service_index(name);
     let answer = read(call, &options, index, |store| {
-        let instances = store.instances(name).filter(|service| has_tags(call, service));
-        let list = instances.filter_map(|service| {
-            let node = store.node(&service.node).filter(|node| selection.admits(Some(node)))?;
-            Some((service.node.clone(), call.shared.identity.catalog_service(node, service)))
-        });
-        selection.list(list)
+        instances(call, &selection, store, name, |node, service| {
+            Some(call.shared.identity.catalog_service(node, service))
+        })
     })
     .await;
     cacheable(answer, &call.params)
@@ -86,43 +83,45 @@ pub(crate) async fn gateway(call: &Call<'_>) -> Answer {
 }
 
 pub(crate) async fn node(call: &Call<'_>) -> Answer {
-    let options = options(call)?;
-    let name = call.required("Missing node name")?;
-    let selection = Selection::parse(call, fields::SERVICE)?;
-    let identity = &call.shared.identity;
-    read(
-        call,
-        &options,
-        |store| tables_index(store, name),
-        |store| {
-            let Some(node) = store.node(name) else { return Value::Null };
-            let services: BTreeMap<String, Value> = store
-                .services_at(name)
-                .map(|service| (service.definition.id.clone(), identity.health_service(service)))
-                .filter(|(_, service)| selection.matches(service))
-                .collect();
-            json!({"Node": identity.node(node), "Services": services})
-        },
-    )
+    at_node(call, |call, selection, node, services| {
+        let Some(node) = node else { return Value::Null };
+        let services: BTreeMap<String, Value> = services
+            .map(|(service, element)| (service.definition.id.clone(), element))
+            .filter(|(_, element)| selection.matches(element))
+            .collect();
+        json!({"Node": call.shared.identity.node(node), "Services": services})
+    })
     .await
 }
 
 pub(crate) async fn node_services(call: &Call<'_>) -> Answer {
+    at_node(call, |call, selection, node, services| {
+        let Some(node) = node else { return json!({"Node": null, "Services": null}) };
+        let services = services.map(|(service, element)| (service.node.clone(), element));
+        json!({"Node": call.shared.identity.node(node), "Services": selection.list(services)})
+    })
+    .await
+}
+
+/// A node, if it is there, and its services; `shape` makes the answer of them.
+async fn at_node(
+    call: &Call<'_>,
+    shape: impl Fn(
+        &Call<'_>,
+        &Selection<'_>,
+        Option<&NodeRecord>,
+        &mut dyn Iterator<Item = (&ServiceRecord, Value)>,
+    ) -> Value,
+) -> Answer {
     let options = options(call)?;
     let name = call.required("Missing node name")?;
     let selection = Selection::parse(call, fields::SERVICE)?;
-    let identity = &call.shared.identity;
-    read(
-        call,
-        &options,
-        |store| tables_index(store, name),
-        |store| {
-            let Some(node) = store.node(name) else { return json!({"Node": null, "Services": null}) };
-            let services = store.services_at(name);
-            let services = services.map(|service| (service.node.clone(), identity.health_service(service)));
-            json!({"Node": identity.node(node), "Services": selection.list(services)})
-        },
-    )
+    let index = |store: &Store| tables_index(store, name);
+    read(call, &options, index, |store| {
+        let identity = &call.shared.identity;
+        let mut services = store.services_at(name).map(|service| (service, identity.health_service(service)));
+        shape(call, &selection, store.node(name), &mut services)
+    })
     .await
 }
 
@@ -130,8 +129,23 @@ pub(crate) fn options(call: &Call<'_>) -> Result<ReadOptions, answer::Refusal> {
     ReadOptions::parse(&call.params, &call.shared.identity.datacenter)
 }
 
+/// The list of a service's instances that the request selects; `element` may leave some out.
+pub(crate) fn instances(
+    call: &Call<'_>,
+    selection: &Selection<'_>,
+    store: &Store,
+    name: &str,
+    element: impl Fn(&NodeRecord, &ServiceRecord) -> Option<Value>,
+) -> Value {
+    let instances = store.instances(name).filter(|service| has_tags(call, service));
+    selection.list(instances.filter_map(|service| {
+        let node = store.node(&service.node).filter(|node| selection.admits(Some(node)))?;
+        Some((service.node.clone(), element(node, service)?))
+    }))
+}
+
 /// Several `tag` parameters must all match, without regard to case.
-pub(crate) fn has_tags(call: &Call<'_>, service: &ServiceRecord) -> bool {
+fn has_tags(call: &Call<'_>, service: &ServiceRecord) -> bool {
     let wanted = call.params.all("tag").filter(|tag| !tag.is_empty());
     let own = &service.definition.tags;
     wanted.map(str::to_lowercase).all(|tag| own.iter().any(|own| own.to_lowercase() == tag))

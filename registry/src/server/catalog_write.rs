@@ -37,11 +37,9 @@ pub(crate) fn register(call: &Call<'_>) -> Answer {
         }
         Some(other) => return Err(fields.mismatch(&other, "Checks", "structs.HealthChecks")),
     }
-    if !datacenter.is_empty() && datacenter != call.shared.identity.datacenter {
-        return Err(Refusal::internal("No path to datacenter"));
-    }
+    call.path_to(&datacenter)?;
     let registration = Registration { node, skip_node_update, service, checks };
-    refuse(&registration).map_err(|text| wrong(call, text))?;
+    refuse(&registration).map_err(|text| call.mistake(text))?;
     let registered = call.shared.change(|store, now| store.catalog_register(registration, now));
     registered.map_err(|error| Refusal::store(&error))?;
     Ok(answer::json(&json!(true), call.pretty()))
@@ -51,11 +49,9 @@ pub(crate) fn deregister(call: &Call<'_>) -> Answer {
     let mut fields = Fields::from_body(&call.body, DEREGISTER_FIELDS)?;
     let (node, datacenter) = (fields.string("Node")?, fields.string("Datacenter")?);
     let (service, check) = (fields.string("ServiceID")?, fields.string("CheckID")?);
-    if !datacenter.is_empty() && datacenter != call.shared.identity.datacenter {
-        return Err(Refusal::internal("No path to datacenter"));
-    }
+    call.path_to(&datacenter)?;
     if node.is_empty() {
-        return Err(wrong(call, "Must provide node".to_owned()));
+        return Err(call.mistake("Must provide node"));
     }
     // What is not there is deregistered already.
     call.shared.change(|store, now| {
@@ -68,11 +64,6 @@ pub(crate) fn deregister(call: &Call<'_>) -> Answer {
         }
     });
     Ok(answer::json(&json!(true), call.pretty()))
-}
-
-/// Later releases call these the client's mistakes.
-fn wrong(call: &Call<'_>, text: String) -> Refusal {
-    if call.is_current() { Refusal::bad_request(text) } else { Refusal::internal(text) }
 }
 
 fn refuse(registration: &Registration) -> Result<(), String> {
@@ -103,23 +94,9 @@ fn refuse(registration: &Registration) -> Result<(), String> {
 
 /// A service as the catalog takes it: nothing is derived from the address, and weights are not judged.
 pub(crate) fn read_service(mut fields: Fields) -> Result<ServiceDefinition, Refusal> {
-    let mut service = ServiceDefinition {
-        kind: fields.string("Kind")?,
-        id: fields.string("ID")?,
-        name: fields.string("Service")?,
-        tags: fields.strings("Tags")?,
-        address: fields.string("Address")?,
-        tagged_addresses: fields.tagged_addresses("TaggedAddresses")?,
-        meta: fields.string_map("Meta")?,
-        port: fields.integer("Port")?,
-        weight_passing: 1,
-        weight_warning: 1,
-        enable_tag_override: fields.boolean("EnableTagOverride")?,
-    };
+    let mut service = definition::read_service(&mut fields, "Service")?;
     if let Some(weights) = fields.take("Weights") {
-        let mut weights =
-            Fields::from_value(weights, &[("Passing", ""), ("Warning", "")], Some("Service.Weights"))?;
-        let (passing, warning) = (weights.integer("Passing")?, weights.integer("Warning")?);
+        let (passing, warning) = definition::read_weights(weights, "Service.Weights")?;
         // What is not valid counts as not given.
         if definition::are_weights(passing, warning).is_ok() {
             (service.weight_passing, service.weight_warning) = (passing, warning);
@@ -148,14 +125,11 @@ pub(crate) fn read_check(mut fields: Fields) -> Result<(String, CheckDefinition)
     }
     let (kind, definition) = read_definition(fields.take("Definition"))?;
     let check = CheckDefinition {
-        id,
-        name,
         notes: fields.string("Notes")?,
         service_id: fields.string("ServiceID")?,
-        kind: CheckKind::External { kind: kind.into(), definition },
         initial_status: Some(status.unwrap_or(CheckStatus::Critical)),
         initial_output: fields.string("Output")?,
-        deregister_after: None,
+        ..CheckDefinition::new(id, name, CheckKind::External { kind: kind.into(), definition })
     };
     Ok((node, check))
 }

@@ -23,19 +23,7 @@ pub(crate) fn service(
         Compat::V1_8 => SERVICE_FIELDS.to_vec(),
     };
     let mut fields = Fields::from_body(body, &known)?;
-    let mut definition = ServiceDefinition {
-        kind: fields.string("Kind")?,
-        id: fields.string("ID")?,
-        name: fields.string("Name")?,
-        tags: fields.strings("Tags")?,
-        address: fields.string("Address")?,
-        tagged_addresses: fields.tagged_addresses("TaggedAddresses")?,
-        meta: fields.string_map("Meta")?,
-        port: fields.integer("Port")?,
-        weight_passing: 1,
-        weight_warning: 1,
-        enable_tag_override: fields.boolean("EnableTagOverride")?,
-    };
+    let mut definition = read_service(&mut fields, "Name")?;
     let weights = fields.take("Weights");
     let mut checks = Vec::new();
     if let Some(check) = fields.take("Check") {
@@ -54,7 +42,10 @@ pub(crate) fn service(
     }
     validate_meta(&definition.meta)?;
     if let Some(weights) = weights {
-        (definition.weight_passing, definition.weight_warning) = read_weights(weights)?;
+        let (passing, warning) = read_weights(weights, "Weights")?;
+        are_weights(passing, warning)
+            .map_err(|text| Refusal::bad_request(format!("Invalid Weights: {text}")))?;
+        (definition.weight_passing, definition.weight_warning) = (passing, warning);
     }
     if checks.len() > limits.checks_per_service {
         return Err(Refusal::bad_request(format!(
@@ -125,18 +116,12 @@ fn read_check(
     initial_status: Option<CheckStatus>,
     kind: CheckKind,
 ) -> Result<CheckDefinition, Refusal> {
-    let deregister_after = positive(fields.duration("DeregisterCriticalServiceAfter")?);
-    let notes = fields.string("Notes")?;
-    let initial_output = String::new();
     Ok(CheckDefinition {
-        id,
-        name,
-        notes,
+        deregister_after: positive(fields.duration("DeregisterCriticalServiceAfter")?),
+        notes: fields.string("Notes")?,
         service_id,
-        kind,
         initial_status,
-        initial_output,
-        deregister_after,
+        ..CheckDefinition::new(id, name, kind)
     })
 }
 
@@ -175,11 +160,27 @@ pub(crate) fn is_wildcard(address: &str) -> bool {
     matches!(address, "0.0.0.0" | "::" | "[::]")
 }
 
-fn read_weights(value: Value) -> Result<(i64, i64), Refusal> {
-    let mut fields = Fields::from_value(value, &[("Passing", ""), ("Warning", "")], Some("Weights"))?;
-    let (passing, warning) = (fields.integer("Passing")?, fields.integer("Warning")?);
-    are_weights(passing, warning).map_err(|text| Refusal::bad_request(format!("Invalid Weights: {text}")))?;
-    Ok((passing, warning))
+/// What every registration of a service says, with weights of 1. `name`: the field that has its name.
+pub(crate) fn read_service(fields: &mut Fields, name: &str) -> Result<ServiceDefinition, Refusal> {
+    Ok(ServiceDefinition {
+        kind: fields.string("Kind")?,
+        id: fields.string("ID")?,
+        name: fields.string(name)?,
+        tags: fields.strings("Tags")?,
+        address: fields.string("Address")?,
+        tagged_addresses: fields.tagged_addresses("TaggedAddresses")?,
+        meta: fields.string_map("Meta")?,
+        port: fields.integer("Port")?,
+        weight_passing: 1,
+        weight_warning: 1,
+        enable_tag_override: fields.boolean("EnableTagOverride")?,
+    })
+}
+
+/// Passing and warning, as they are given: see [`are_weights`]. `outer`: how Go calls the field.
+pub(crate) fn read_weights(value: Value, outer: &'static str) -> Result<(i64, i64), Refusal> {
+    let mut fields = Fields::from_value(value, &[("Passing", ""), ("Warning", "")], Some(outer))?;
+    Ok((fields.integer("Passing")?, fields.integer("Warning")?))
 }
 
 /// The error is Consul's text.

@@ -57,12 +57,20 @@ impl Call<'_> {
 
     /// There is one datacenter; writes to another are refused.
     pub(crate) fn own_datacenter(&self) -> Result<(), Refusal> {
-        match self.params.get("dc") {
-            Some(dc) if !dc.is_empty() && dc != self.shared.identity.datacenter => {
-                Err(Refusal::internal("No path to datacenter"))
-            }
-            _ => Ok(()),
+        self.path_to(self.params.get("dc").unwrap_or_default())
+    }
+
+    /// `datacenter`: empty is the registry's own.
+    pub(crate) fn path_to(&self, datacenter: &str) -> Result<(), Refusal> {
+        if datacenter.is_empty() || datacenter == self.shared.identity.datacenter {
+            return Ok(());
         }
+        Err(Refusal::internal("No path to datacenter"))
+    }
+
+    /// What later releases call the client's mistake (400), and 1.8 its own (500).
+    pub(crate) fn mistake(&self, text: impl Into<String>) -> Refusal {
+        if self.is_current() { Refusal::bad_request(text) } else { Refusal::internal(text) }
     }
 }
 

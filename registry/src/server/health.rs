@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::server::answer::{Answer, Refusal};
-use crate::server::catalog::{has_tags, options};
+use crate::server::catalog::{instances, options};
 use crate::server::dispatch::Call;
 use crate::server::filter::{self, fields};
 use crate::server::read::{Selection, cacheable, read};
@@ -24,23 +24,19 @@ pub(crate) async fn service(call: &Call<'_>) -> Answer {
     let identity = &call.shared.identity;
     let index = |store: &Store| store.service_index(name);
     let answer = read(call, &options, index, |store| {
-        let instances = store.instances(name).filter(|service| has_tags(call, service));
-        let list = instances.filter_map(|service| {
-            let node = store.node(&service.node).filter(|node| selection.admits(Some(node)))?;
+        instances(call, &selection, store, name, |node, service| {
             let checks = || store.checks_of(service);
             if passing && checks().any(|check| check.status != CheckStatus::Passing) {
                 return None;
             }
             let checks: Vec<Value> =
                 checks().map(|check| identity.check(check, store.owner(check))).collect();
-            let entry = json!({
+            Some(json!({
                 "Node": identity.node(node),
                 "Service": identity.health_service(service),
                 "Checks": checks,
-            });
-            Some((service.node.clone(), entry))
-        });
-        selection.list(list)
+            }))
+        })
     })
     .await;
     cacheable(answer, &call.params)

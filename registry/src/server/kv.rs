@@ -163,8 +163,7 @@ fn number(call: &Call<'_>, name: &str) -> Result<Option<u64>, Refusal> {
     text.parse().map(Some).map_err(|_| {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let what = if digits { "value out of range" } else { "invalid syntax" };
-        let text = format!("strconv.ParseUint: parsing {text:?}: {what}");
-        if call.is_current() { Refusal::bad_request(text) } else { Refusal::internal(text) }
+        call.mistake(format!("strconv.ParseUint: parsing {text:?}: {what}"))
     })
 }
 

@@ -2,22 +2,19 @@
 
 use crate::server::answer::{self, Answer, Refusal};
 use crate::server::dispatch::Call;
-use crate::server::filter;
+use crate::server::{agent, filter};
 use crate::store::{CheckDefinition, CheckKind};
 use crate::types::CheckStatus;
 
 pub(crate) fn service(call: &Call<'_>) -> Answer {
     let id = call.required("Missing service ID")?;
     let enable = enable(call)?;
-    let missing = || {
-        if call.is_current() {
-            format!("Unknown service ID {id:?}. Ensure that the service ID is passed, not the service name.")
-        } else {
-            format!("No service registered with ID {id:?}")
-        }
-    };
     if call.shared.store().service(id).is_none() {
-        return Err(Refusal::not_found(missing()));
+        return Err(if call.is_current() {
+            agent::unknown_service(id)
+        } else {
+            Refusal::not_found(format!("No service registered with ID {id:?}"))
+        });
     }
     set(call, &format!("_service_maintenance:{id}"), "Service Maintenance Mode", id, enable)
 }
@@ -52,14 +49,10 @@ fn set(call: &Call<'_>, id: &str, name: &str, service_id: &str, enable: bool) ->
         Some(reason) => reason.to_owned(),
     };
     let check = CheckDefinition {
-        id: id.to_owned(),
-        name: name.to_owned(),
         notes: reason,
         service_id: service_id.to_owned(),
-        kind: CheckKind::Maintenance,
         initial_status: Some(CheckStatus::Critical),
-        initial_output: String::new(),
-        deregister_after: None,
+        ..CheckDefinition::new(id, name, CheckKind::Maintenance)
     };
     let registered = call.shared.change(|store, now| store.register_check(check, now));
     registered.map(|()| answer::done()).map_err(|error| Refusal::store(&error))

@@ -55,6 +55,8 @@ struct Sample {
     value: u64,
 }
 
+type NumberOf = fn(&Bound) -> Option<u64>;
+
 /// Samples of one name stand together.
 fn samples(shared: &Shared) -> Vec<Sample> {
     let bounds = usage::bounds(shared);
@@ -67,7 +69,7 @@ fn samples(shared: &Shared) -> Vec<Sample> {
     let help = "Names of services.";
     let value = number(names);
     samples.push(Sample { name: "consul.state.services", help, kind: Kind::Gauge, label: None, value });
-    let each: [(&str, &str, Kind, fn(&Bound) -> Option<u64>); 3] = [
+    let each: [(&str, &str, Kind, NumberOf); 3] = [
         ("millgate.registry.used", "What is held of each bounded thing.", Kind::Gauge, |bound| {
             bound.used.map(number)
         }),

@@ -310,14 +310,9 @@ fn register_itself(store: &mut Store, identity: &Identity) {
         ..ServiceDefinition::default()
     };
     let check = CheckDefinition {
-        id: agent::SERF_HEALTH.to_owned(),
-        name: "Serf Health Status".to_owned(),
-        notes: String::new(),
-        service_id: String::new(),
-        kind: CheckKind::Node,
         initial_status: Some(CheckStatus::Passing),
         initial_output: "Agent alive and reachable".to_owned(),
-        deregister_after: None,
+        ..CheckDefinition::new(agent::SERF_HEALTH, "Serf Health Status", CheckKind::Node)
     };
     let registered = store
         .register_check(check, now)

@@ -8,6 +8,7 @@ use tracing::warn;
 
 use crate::server::Shared;
 use crate::server::probe::PROBES_MAX;
+use crate::store::journal::Journal;
 
 /// How often each limit was hit, by its name.
 #[derive(Debug, Default)]
@@ -53,7 +54,7 @@ impl Usage {
 /// Everything that is bounded.
 pub(crate) fn bounds(shared: &Shared) -> Vec<Bound> {
     let limits = &shared.limits;
-    let pending = shared.journal.as_ref().map_or(0, |journal| journal.pending_bytes());
+    let pending = shared.journal.as_ref().map_or(0, Journal::pending_bytes);
     let store = shared.store();
     let held = [
         (CONNECTIONS, limits.connections - shared.connections.available_permits(), limits.connections),

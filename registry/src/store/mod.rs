@@ -16,6 +16,7 @@ mod catalog;
 mod events;
 pub(crate) mod journal;
 mod kv;
+mod owners;
 mod persist;
 mod probe;
 mod record;
@@ -40,6 +41,7 @@ pub(crate) use record::{
 pub(crate) use sessions::{Behavior, NewSession, Session, Sessions};
 pub(crate) use txn::{KvVerb, Outcome, TableVerb, TxnError, TxnOp};
 
+use crate::store::owners::Name;
 use crate::store::persist::Numbers;
 use crate::store::table::Table;
 use crate::types::CheckStatus;
@@ -119,15 +121,6 @@ pub(crate) struct Store {
     checks_of: BTreeMap<Key, BTreeSet<Key>>,
     /// What the journal knows of the indexes above.
     numbers_written: Numbers,
-}
-
-/// What is kept of all instances of a service together; there is at least one.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Name {
-    index: u64,
-    /// Found again after a restart: they name their service.
-    #[serde(skip)]
-    instances: BTreeSet<Key>,
 }
 
 impl Store {
@@ -241,15 +234,6 @@ impl Store {
         of_node.chain(self.checks_under(&service.node, &service.definition.id))
     }
 
-    fn checks_under<'a>(
-        &'a self,
-        node: &str,
-        service_id: &str,
-    ) -> impl Iterator<Item = &'a CheckRecord> + use<'a> {
-        let owner = Key::new(node, service_id);
-        self.checks_of.get(&owner).into_iter().flatten().filter_map(|key| self.checks.get(key))
-    }
-
     /// The service that a check belongs to.
     pub(crate) fn owner(&self, check: &CheckRecord) -> Option<&ServiceRecord> {
         match check.definition.service_id.as_str() {
@@ -300,28 +284,6 @@ impl Store {
         true
     }
 
-    fn join_name(&mut self, name: &str, key: &Key) {
-        let lower = name.to_lowercase();
-        if !self.names.contains_key(&lower) {
-            self.names.insert(lower.clone(), Name::default());
-        }
-        if let Some(all) = self.names.get_mut_quietly(&lower) {
-            all.instances.insert(key.clone());
-        }
-    }
-
-    /// A service without instances is gone, and what is gone shares one index.
-    fn leave_name(&mut self, name: &str, key: &Key, index: u64) {
-        let lower = name.to_lowercase();
-        let Some(all) = self.names.get_mut(&lower) else { return };
-        all.instances.remove(key);
-        all.index = index;
-        if all.instances.is_empty() {
-            self.names.remove(&lower);
-            self.extinction_index = index;
-        }
-    }
-
     fn put_check(&mut self, node: &str, definition: CheckDefinition, index: u64, now: Instant) -> bool {
         let expires_at = match definition.kind {
             CheckKind::Ttl(ttl) => Some(now + ttl),
@@ -364,54 +326,6 @@ impl Store {
         self.checks_index = index;
         self.touch(node, &service_id, index);
         true
-    }
-
-    /// Moves the index of the service that a check belongs to; a node's check moves those of all its services.
-    fn touch(&mut self, node: &str, service_id: &str, index: u64) {
-        let names: Vec<String> = if service_id.is_empty() {
-            self.services_at(node).map(|service| service.definition.name.clone()).collect()
-        } else {
-            self.service_at(node, service_id)
-                .map(|service| service.definition.name.clone())
-                .into_iter()
-                .collect()
-        };
-        for name in names {
-            self.touch_name(&name, index);
-        }
-    }
-
-    fn touch_name(&mut self, name: &str, index: u64) {
-        if let Some(all) = self.names.get_mut(&name.to_lowercase()) {
-            all.index = index;
-        }
-    }
-
-    /// Notes whose check it is; a registration may move it to another service.
-    fn adopt_check(&mut self, node: &str, check: &Key, service_id: &str) {
-        if let Some(before) = self.checks.get(check).map(|check| check.definition.service_id.clone())
-            && before != service_id
-        {
-            self.disown_check(node, check, &before);
-        }
-        self.checks_of.entry(Key::new(node, service_id)).or_default().insert(check.clone());
-    }
-
-    fn disown_check(&mut self, node: &str, check: &Key, service_id: &str) {
-        let owner = Key::new(node, service_id);
-        if let Some(checks) = self.checks_of.get_mut(&owner) {
-            checks.remove(check);
-            if checks.is_empty() {
-                self.checks_of.remove(&owner);
-            }
-        }
-    }
-
-    fn take_check(&mut self, node: &str, id: &str) -> Option<CheckRecord> {
-        let key = Key::new(node, id);
-        let check = self.checks.remove(&key)?;
-        self.disown_check(node, &key, &check.definition.service_id);
-        Some(check)
     }
 }
 

@@ -74,6 +74,22 @@ pub(crate) struct CheckDefinition {
     pub(crate) deregister_after: Option<Duration>,
 }
 
+impl CheckDefinition {
+    /// A check of the node, of which nothing more is said.
+    pub(crate) fn new(id: impl Into<String>, name: impl Into<String>, kind: CheckKind) -> Self {
+        Self {
+            id: id.into(),
+            name: name.into(),
+            notes: String::new(),
+            service_id: String::new(),
+            kind,
+            initial_status: None,
+            initial_output: String::new(),
+            deregister_after: None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum CheckKind {
     /// The registry's own: `serfHealth`.

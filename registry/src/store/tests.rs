@@ -19,16 +19,8 @@ fn service(name: &str, id: &str) -> ServiceDefinition {
 }
 
 fn ttl_check(service_id: &str, ttl: Duration) -> CheckDefinition {
-    CheckDefinition {
-        id: format!("service:{service_id}"),
-        name: String::new(),
-        notes: String::new(),
-        service_id: service_id.to_owned(),
-        kind: CheckKind::Ttl(ttl),
-        initial_status: None,
-        initial_output: String::new(),
-        deregister_after: None,
-    }
+    let id = format!("service:{service_id}");
+    CheckDefinition { service_id: service_id.to_owned(), ..CheckDefinition::new(id, "", CheckKind::Ttl(ttl)) }
 }
 
 /// Two instances of `web` and one of `api`, each with a TTL check of 10 s that passes.
