@@ -68,15 +68,10 @@ impl Refusal {
 
     /// For errors that mean the same whichever release is imitated.
     pub(crate) fn store(error: &StoreError) -> Self {
+        let refusal = Self::internal(error.to_string());
         match error {
-            StoreError::Refused(text) => Self::internal(text.clone()),
-            StoreError::Full { what, limit } => Self::internal(format!(
-                "the embedded registry holds at most {limit} {what}; use a Consul agent for more"
-            ))
-            .at(what),
-            StoreError::UnknownService(id) | StoreError::UnknownCheck(id) | StoreError::NotTtl(id) => {
-                Self::internal(format!("{id:?} is not there"))
-            }
+            StoreError::Full { what, .. } => refusal.at(what),
+            _ => refusal,
         }
     }
 

@@ -156,6 +156,6 @@ fn has_tags(call: &Call<'_>, service: &ServiceRecord) -> bool {
 fn tables_index(store: &Store, node: &str) -> u64 {
     match store.node(node) {
         None => 1,
-        Some(_) => store.nodes_index().max(store.services_index()).max(store.checks_index()),
+        Some(_) => store.tables_index(),
     }
 }

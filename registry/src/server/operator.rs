@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::server::answer::{self, Answer, Refusal, Response};
 use crate::server::catalog::options;
 use crate::server::dispatch::Call;
-use crate::server::read::{blocking, read};
+use crate::server::read::{indexed, read};
 use crate::store::Store;
 
 /// In words that a user of the `consul` command understands: it prints them.
@@ -23,9 +23,7 @@ pub(crate) fn no_connect(_: &Call<'_>) -> Answer {
 
 /// A list that is always empty, with the headers of a read.
 pub(crate) async fn nothing(call: &Call<'_>) -> Answer {
-    let options = options(call)?;
-    let (index, list) = blocking(call.shared, &options, |_| 1, |_| json!([])).await?;
-    Ok(answer::with_index(answer::json(&list, options.pretty), index))
+    indexed(call, |_| 1, |_| json!([])).await
 }
 
 pub(crate) async fn config(call: &Call<'_>) -> Answer {
@@ -84,10 +82,7 @@ pub(crate) fn query(call: &Call<'_>) -> Answer {
 
 /// Every node is at the origin: there is one machine.
 pub(crate) async fn coordinate_nodes(call: &Call<'_>) -> Answer {
-    let options = options(call)?;
-    let own = json!([coordinate(call)]);
-    let (index, list) = blocking(call.shared, &options, Store::nodes_index, |_| own.clone()).await?;
-    Ok(answer::with_index(answer::json(&list, options.pretty), index))
+    indexed(call, Store::nodes_index, |_| json!([coordinate(call)])).await
 }
 
 pub(crate) async fn coordinate_node(call: &Call<'_>) -> Answer {

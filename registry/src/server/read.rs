@@ -101,6 +101,17 @@ pub(crate) fn cacheable(answer: Answer, params: &Params) -> Answer {
     Ok(response)
 }
 
+/// A read outside of the catalog: [`blocking`], with the index and nothing else in the headers.
+pub(crate) async fn indexed(
+    call: &Call<'_>,
+    index: impl Fn(&Store) -> u64,
+    view: impl Fn(&Store) -> Value,
+) -> Answer {
+    let options = ReadOptions::parse(&call.params, &call.shared.identity.datacenter)?;
+    let (index, value) = blocking(call.shared, &options, index, view).await?;
+    Ok(answer::with_index(answer::json(&value, options.pretty), index))
+}
+
 /// Answers at once if the index is above the one that the query names (or it names none), else when it gets
 /// there, else when the wait is over. An index of the future waits as long: it is not ours to judge. The body is
 /// made once, for the answer: a change asks every waiting query for its index, and that has to be cheap.

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use crate::server::answer::{self, Answer, Refusal};
 use crate::server::decode::Fields;
 use crate::server::dispatch::Call;
-use crate::server::read::blocking;
+use crate::server::read::indexed;
 use crate::server::{agent, catalog, go};
-use crate::store::{Behavior, NewSession, Session, Sessions, Store};
+use crate::store::{Behavior, NewSession, Session, Sessions};
 
 pub(crate) fn create(call: &Call<'_>) -> Answer {
     call.own_datacenter()?;
@@ -53,10 +53,7 @@ pub(crate) async fn list(call: &Call<'_>) -> Answer {
 }
 
 async fn read(call: &Call<'_>, view: impl Fn(&Sessions) -> Vec<Value>) -> Answer {
-    let options = catalog::options(call)?;
-    let index = |store: &Store| store.sessions.index();
-    let (index, list) = blocking(call.shared, &options, index, |store| view(&store.sessions)).await?;
-    Ok(answer::with_index(answer::json(&Value::Array(list), options.pretty), index))
+    indexed(call, |store| store.sessions.index(), |store| Value::Array(view(&store.sessions))).await
 }
 
 /// Consul looks ids up in an index of UUIDs, and says so when one cannot be in it.

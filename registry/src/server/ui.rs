@@ -5,35 +5,33 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use crate::server::answer::{self, Answer, Refusal};
-use crate::server::catalog::options;
+use crate::server::catalog;
 use crate::server::dispatch::Call;
 use crate::server::filter::fields;
-use crate::server::read::{Selection, blocking};
+use crate::server::read::{Selection, blocking, indexed};
 use crate::store::{NodeRecord, ServiceRecord, Store};
 use crate::types::CheckStatus;
 
 pub(crate) async fn nodes(call: &Call<'_>) -> Answer {
-    let options = options(call)?;
+    catalog::options(call)?;
     let selection = Selection::parse(call, fields::NODE)?;
     let view = |store: &Store| {
         let nodes = store.nodes().map(|node| (node.definition.name.clone(), overview(call, store, node)));
         selection.list(nodes)
     };
-    let (index, list) = blocking(call.shared, &options, index, view).await?;
-    Ok(answer::with_index(answer::json(&list, options.pretty), index))
+    indexed(call, Store::tables_index, view).await
 }
 
 pub(crate) async fn node(call: &Call<'_>) -> Answer {
-    let options = options(call)?;
+    let options = catalog::options(call)?;
     let name = call.required("Missing node name")?;
     let view = |store: &Store| store.node(name).map(|node| overview(call, store, node));
-    let (index, node) = blocking(call.shared, &options, index, view).await?;
+    let (index, node) = blocking(call.shared, &options, Store::tables_index, view).await?;
     let node = node.ok_or_else(|| Refusal::not_found(""))?;
     Ok(answer::with_index(answer::json(&node, options.pretty), index))
 }
 
 pub(crate) async fn services(call: &Call<'_>) -> Answer {
-    let options = options(call)?;
     let view = |store: &Store| {
         let mut by_name: BTreeMap<&str, Vec<&ServiceRecord>> = BTreeMap::new();
         for service in store.services() {
@@ -42,8 +40,7 @@ pub(crate) async fn services(call: &Call<'_>) -> Answer {
         let list: Vec<Value> = by_name.into_iter().map(|(name, all)| summary(store, name, &all)).collect();
         Value::Array(list)
     };
-    let (index, list) = blocking(call.shared, &options, index, view).await?;
-    Ok(answer::with_index(answer::json(&list, options.pretty), index))
+    indexed(call, Store::tables_index, view).await
 }
 
 fn overview(call: &Call<'_>, store: &Store, node: &NodeRecord) -> Value {
@@ -99,8 +96,4 @@ fn summary(store: &Store, name: &str, instances: &[&ServiceRecord]) -> Value {
         "ExternalSources": null,
         "GatewayConfig": {},
     })
-}
-
-fn index(store: &Store) -> u64 {
-    store.nodes_index().max(store.services_index()).max(store.checks_index())
 }

@@ -71,19 +71,20 @@ impl Default for StoreLimits {
     }
 }
 
-/// Why a change was refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Why a change was refused, in the words that a client gets where no release of Consul has others.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum StoreError {
+    #[error("{0:?} is not there")]
     UnknownService(String),
+    #[error("{0:?} is not there")]
     UnknownCheck(String),
     /// The check exists, but nobody may set its status.
+    #[error("{0:?} is not there")]
     NotTtl(String),
-    /// In the words that a client gets.
+    #[error("{0}")]
     Refused(String),
-    Full {
-        what: &'static str,
-        limit: usize,
-    },
+    #[error("the embedded registry holds at most {limit} {what}; use a Consul agent for more")]
+    Full { what: &'static str, limit: usize },
 }
 
 /// Of a service or a check: names are matched without regard to case, as Consul matches them.
@@ -257,6 +258,11 @@ impl Store {
 
     pub(crate) fn checks_index(&self) -> u64 {
         self.checks_index
+    }
+
+    /// Moves with any change of any node, service or check.
+    pub(crate) fn tables_index(&self) -> u64 {
+        self.nodes_index.max(self.services_index).max(self.checks_index)
     }
 
     fn within(what: &'static str, count: usize, limit: usize) -> Result<(), StoreError> {

@@ -49,6 +49,22 @@ pub(crate) struct Session {
     expires_at: Option<Instant>,
 }
 
+impl Session {
+    /// Its time begins, or begins again.
+    fn start(&mut self, now: Instant) {
+        self.expires_at = self.wanted.ttl.1.map(|ttl| now + ttl * EXPIRES_AFTER_TTLS);
+    }
+
+    /// The checks that it depends on, at its node.
+    fn checks(&self) -> impl Iterator<Item = &String> {
+        self.wanted.node_checks.iter().chain(&self.wanted.service_checks)
+    }
+
+    fn is_at(&self, node: &str) -> bool {
+        self.wanted.node.to_lowercase() == node.to_lowercase()
+    }
+}
+
 /// All sessions, by id.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sessions {
@@ -77,9 +93,7 @@ impl Sessions {
 
     /// Starts the time of every session again.
     pub(super) fn resume(&mut self, now: Instant) {
-        for session in self.by_id.values_mut_quietly() {
-            session.expires_at = session.wanted.ttl.1.map(|ttl| now + ttl * EXPIRES_AFTER_TTLS);
-        }
+        self.by_id.values_mut_quietly().for_each(|session| session.start(now));
     }
 
     pub(super) fn overdue(&self, now: Instant) -> Vec<String> {
@@ -114,8 +128,8 @@ impl Store {
         }
         self.index += 1;
         self.sessions.index = self.index;
-        let expires_at = wanted.ttl.1.map(|ttl| now + ttl * EXPIRES_AFTER_TTLS);
-        let session = Session { index: self.index, expires_at, wanted };
+        let mut session = Session { index: self.index, expires_at: None, wanted };
+        session.start(now);
         self.sessions.by_id.insert(session.wanted.id.clone(), session);
         Ok(())
     }
@@ -123,7 +137,7 @@ impl Store {
     /// Starts the session's time again. `None`: there is no such session.
     pub(crate) fn renew_session(&mut self, id: &str, now: Instant) -> Option<&Session> {
         let session = self.sessions.by_id.get_mut_quietly(id)?;
-        session.expires_at = session.wanted.ttl.1.map(|ttl| now + ttl * EXPIRES_AFTER_TTLS);
+        session.start(now);
         Some(session)
     }
 
@@ -136,40 +150,27 @@ impl Store {
     }
 
     pub(super) fn end_sessions_of_node(&mut self, node: &str, index: u64, now: Instant) {
-        let node = node.to_lowercase();
-        self.end_sessions(|session| session.wanted.node.to_lowercase() == node, index, now);
+        self.end_sessions(|_, session| session.is_at(node), index, now);
     }
 
     pub(super) fn end_sessions_of_check(&mut self, node: &str, check: &str, index: u64, now: Instant) {
-        let node = node.to_lowercase();
-        let depends = |session: &Session| {
-            let NewSession { node_checks, service_checks, node: at, .. } = &session.wanted;
-            at.to_lowercase() == node && node_checks.iter().chain(service_checks).any(|id| id == check)
-        };
-        self.end_sessions(depends, index, now);
+        let depends = |session: &Session| session.is_at(node) && session.checks().any(|id| id == check);
+        self.end_sessions(|_, session| depends(session), index, now);
     }
 
     /// After a registration that may have turned any number of checks critical.
     pub(super) fn end_sessions_of_critical_checks(&mut self, index: u64, now: Instant) {
-        let doomed: Vec<String> = self
-            .sessions
-            .list()
-            .filter(|session| {
-                let NewSession { node, node_checks, service_checks, .. } = &session.wanted;
-                let critical = |id: &String| {
-                    self.check_at(node, id).is_none_or(|check| check.status == CheckStatus::Critical)
-                };
-                node_checks.iter().chain(service_checks).any(critical)
-            })
-            .map(|session| session.wanted.id.clone())
-            .collect();
-        for id in doomed {
-            self.end_session(&id, index, now);
-        }
+        let critical = |store: &Self, session: &Session, id: &str| {
+            let check = store.check_at(&session.wanted.node, id);
+            check.is_none_or(|check| check.status == CheckStatus::Critical)
+        };
+        let doomed =
+            |store: &Self, session: &Session| session.checks().any(|id| critical(store, session, id));
+        self.end_sessions(doomed, index, now);
     }
 
-    fn end_sessions(&mut self, doomed: impl Fn(&Session) -> bool, index: u64, now: Instant) {
-        let ids = self.sessions.list().filter(|session| doomed(session));
+    fn end_sessions(&mut self, doomed: impl Fn(&Self, &Session) -> bool, index: u64, now: Instant) {
+        let ids = self.sessions.list().filter(|session| doomed(self, session));
         let ids: Vec<String> = ids.map(|session| session.wanted.id.clone()).collect();
         for id in ids {
             self.end_session(&id, index, now);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::store::{
     Cas, CheckDefinition, CheckRecord, KvEntry, NodeDefinition, NodeRecord, Registration, ServiceDefinition,
-    ServiceRecord, Store, StoreError,
+    ServiceRecord, Store,
 };
 
 /// What is done to a key.
@@ -137,13 +137,44 @@ impl Store {
                 self.kv_change(*verb, key, value.clone(), *flags, *index, session, now)?;
                 Ok(self.kv_outcomes(*verb, key))
             }
-            TxnOp::Node { verb, node, index } => self.node_operation(*verb, node, *index, now),
-            TxnOp::Service { verb, node, service, index } => {
-                self.service_operation(*verb, node, service, *index, now)
-            }
-            TxnOp::Check { verb, node, check, index } => {
-                self.check_operation(*verb, node, check, *index, now)
-            }
+            TxnOp::Node { verb, node, index } => self.row_operation(
+                (*verb, *index),
+                &format!("node {:?}", node.name),
+                |store| store.node(&node.name).map(|row| (row.modify_index, Outcome::Node(row.clone()))),
+                |store| store.remove_node(&node.name, now),
+                |store| {
+                    let registration = Registration { node: node.clone(), ..Registration::default() };
+                    store.write_registration(registration, now)
+                },
+            ),
+            TxnOp::Service { verb, node, service, index } => self.row_operation(
+                (*verb, *index),
+                &format!("service {:?} on node {node:?}", service.id),
+                |store| {
+                    let row = store.service_at(node, &service.id)?;
+                    Some((row.modify_index, Outcome::Service(row.clone())))
+                },
+                |store| store.remove_service(node, &service.id, now),
+                |store| {
+                    let mut registration = store.at_present_node(node)?;
+                    registration.service = Some(service.clone());
+                    store.write_registration(registration, now)
+                },
+            ),
+            TxnOp::Check { verb, node, check, index } => self.row_operation(
+                (*verb, *index),
+                &format!("check {:?} on node {node:?}", check.id),
+                |store| {
+                    let row = store.check_at(node, &check.id)?;
+                    Some((row.modify_index, Outcome::Check(row.clone())))
+                },
+                |store| store.remove_check(node, &check.id, now),
+                |store| {
+                    let mut registration = store.at_present_node(node)?;
+                    registration.checks.push((String::new(), check.clone()));
+                    store.write_registration(registration, now)
+                },
+            ),
             TxnOp::Refused(what) => Err(what.clone()),
         }
     }
@@ -211,7 +242,7 @@ impl Store {
             }
             _ => return Ok(()),
         };
-        if done.map_err(words)? { Ok(()) } else { Err(otherwise) }
+        if done.map_err(|error| error.to_string())? { Ok(()) } else { Err(otherwise) }
     }
 
     fn kv_outcomes(&self, verb: KvVerb, key: &str) -> Vec<Outcome> {
@@ -229,110 +260,41 @@ impl Store {
         }
     }
 
-    fn node_operation(
+    /// One operation on a row, whatever its table. `what` it is, in Consul's words; `index`: the one that the client
+    /// knows; `register` says what is to be written.
+    fn row_operation(
         &mut self,
-        verb: TableVerb,
-        node: &NodeDefinition,
-        index: u64,
-        now: Instant,
+        (verb, index): (TableVerb, u64),
+        what: &str,
+        find: impl Fn(&Self) -> Option<(u64, Outcome)>,
+        remove: impl FnOnce(&mut Self) -> bool,
+        register: impl FnOnce(&mut Self) -> Result<(), String>,
     ) -> Result<Vec<Outcome>, String> {
-        let name = &node.name;
-        let current = self.node(name).map(|node| node.modify_index);
-        stale(verb, current, index, &format!("node {name:?}"))?;
+        let unchanged = find(self).map_or(0, |(current, _)| current) == index;
         match verb {
+            TableVerb::Cas if !unchanged => return Err(format!("failed to set {what}, index is stale")),
+            TableVerb::DeleteCas if !unchanged => {
+                return Err(format!("failed to delete {what}, index is stale"));
+            }
             TableVerb::Delete | TableVerb::DeleteCas => {
-                self.remove_node(name, now);
+                // What is not there is removed already.
+                let _was_there = remove(self);
                 return Ok(Vec::new());
             }
             TableVerb::Get => {}
-            TableVerb::Set | TableVerb::Cas => {
-                let registration = Registration { node: node.clone(), ..Registration::default() };
-                self.catalog_register(registration, now).map_err(words)?;
-            }
+            TableVerb::Set | TableVerb::Cas => register(self)?,
         }
-        let found = self.node(name).ok_or_else(|| format!("node {name:?} doesn't exist"))?;
-        Ok(vec![Outcome::Node(found.clone())])
+        let (_, found) = find(self).ok_or_else(|| format!("{what} doesn't exist"))?;
+        Ok(vec![found])
     }
 
-    fn service_operation(
-        &mut self,
-        verb: TableVerb,
-        node: &str,
-        service: &ServiceDefinition,
-        index: u64,
-        now: Instant,
-    ) -> Result<Vec<Outcome>, String> {
-        let id = &service.id;
-        let current = self.service_at(node, id).map(|service| service.modify_index);
-        stale(verb, current, index, &format!("service {id:?} on node {node:?}"))?;
-        match verb {
-            TableVerb::Delete | TableVerb::DeleteCas => {
-                self.remove_service(node, id, now);
-                return Ok(Vec::new());
-            }
-            TableVerb::Get => {}
-            TableVerb::Set | TableVerb::Cas => {
-                let mut registration = self.at_present_node(node)?;
-                registration.service = Some(service.clone());
-                self.catalog_register(registration, now).map_err(words)?;
-            }
-        }
-        let missing = || format!("service {id:?} on node {node:?} doesn't exist");
-        Ok(vec![Outcome::Service(self.service_at(node, id).ok_or_else(missing)?.clone())])
-    }
-
-    fn check_operation(
-        &mut self,
-        verb: TableVerb,
-        node: &str,
-        check: &CheckDefinition,
-        index: u64,
-        now: Instant,
-    ) -> Result<Vec<Outcome>, String> {
-        let id = &check.id;
-        let current = self.check_at(node, id).map(|check| check.modify_index);
-        stale(verb, current, index, &format!("check {id:?} on node {node:?}"))?;
-        match verb {
-            TableVerb::Delete | TableVerb::DeleteCas => {
-                self.remove_check(node, id, now);
-                return Ok(Vec::new());
-            }
-            TableVerb::Get => {}
-            TableVerb::Set | TableVerb::Cas => {
-                let mut registration = self.at_present_node(node)?;
-                registration.checks.push((String::new(), check.clone()));
-                self.catalog_register(registration, now).map_err(words)?;
-            }
-        }
-        let missing = || format!("check {id:?} on node {node:?} doesn't exist");
-        Ok(vec![Outcome::Check(self.check_at(node, id).ok_or_else(missing)?.clone())])
+    fn write_registration(&mut self, registration: Registration, now: Instant) -> Result<(), String> {
+        self.catalog_register(registration, now).map_err(|error| error.to_string())
     }
 
     fn at_present_node(&self, name: &str) -> Result<Registration, String> {
         let node = self.node(name).ok_or_else(|| "Missing node registration".to_owned())?;
         Ok(Registration { node: node.definition.clone(), skip_node_update: true, ..Registration::default() })
-    }
-}
-
-/// The condition of a check-and-set on a table.
-fn stale(verb: TableVerb, current: Option<u64>, index: u64, what: &str) -> Result<(), String> {
-    let holds = current.unwrap_or(0) == index;
-    match verb {
-        TableVerb::Cas if !holds => Err(format!("failed to set {what}, index is stale")),
-        TableVerb::DeleteCas if !holds => Err(format!("failed to delete {what}, index is stale")),
-        _ => Ok(()),
-    }
-}
-
-fn words(error: StoreError) -> String {
-    match error {
-        StoreError::Refused(text) => text,
-        StoreError::Full { what, limit } => {
-            format!("the embedded registry holds at most {limit} {what}; use a Consul agent for more")
-        }
-        StoreError::UnknownService(id) | StoreError::UnknownCheck(id) | StoreError::NotTtl(id) => {
-            format!("{id:?} is not there")
-        }
     }
 }
 
