@@ -3,6 +3,7 @@
 use base64::Engine;
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::Full;
+use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
 
 use crate::server::answer::{self, Answer, Refusal, Response};
@@ -13,11 +14,22 @@ use crate::server::session;
 use crate::store::{Cas, KvEntry, Store};
 
 pub(crate) async fn answer(call: &Call<'_>) -> Answer {
+    if call.is_current() && leads_elsewhere(call.argument) {
+        return Err(Refusal::internal(
+            "invalid key name: it has the segment \"..\", or blanks at its beginning or end",
+        ));
+    }
     match call.method {
         Method::PUT => put(call),
         Method::DELETE => delete(call),
         _ => get(call).await,
     }
+}
+
+/// Since 1.22 (CVE-2025-11392): a key is no way out of a path, once more encoded neither.
+fn leads_elsewhere(key: &str) -> bool {
+    let decoded = percent_decode_str(key).decode_utf8_lossy();
+    key.trim() != key || decoded.split('/').any(|segment| segment == "..")
 }
 
 async fn get(call: &Call<'_>) -> Answer {

@@ -41,6 +41,12 @@ async fn current_releases_answer_404_for_what_they_do_not_know() {
         ),
         ("/v1/agent/check/deregister/x", "", "Unknown check ID \"x\". Ensure that the check ID is passed"),
         ("/v1/agent/check/pass/x", "", "Unknown check ID \"x\""),
+        ("/v1/agent/check/update/x", r#"{"Status":"passing"}"#, "Unknown check ID \"x\""),
+        (
+            "/v1/agent/service/maintenance/x?enable=true",
+            "",
+            "Unknown service ID \"x\". Ensure that the service ID is passed, not the service name.",
+        ),
         (
             "/v1/agent/check/register",
             r#"{"Name":"c","TTL":"9s","ServiceID":"x"}"#,
@@ -50,8 +56,36 @@ async fn current_releases_answer_404_for_what_they_do_not_know() {
         let (status, text) = text(&registry, Method::PUT, path, body).await;
         assert!(status == 404 && text.starts_with(begin), "{path}: {status} {text}");
     }
+    let (status, unknown) = text(&registry, Method::GET, "/v1/agent/service/x", "").await;
+    assert!(status == 404 && unknown.starts_with("Unknown service ID \"x\". Ensure"), "{status} {unknown}");
     let (status, text) = text(&registry, Method::GET, "/v1/nothing", "").await;
     assert_eq!((status, text.as_str()), (404, "Invalid URL path: not a recognized HTTP API endpoint\n"));
+}
+
+/// Names that would lead somewhere else if they were paths; 1.8 takes them.
+#[tokio::test]
+async fn current_releases_refuse_names_of_keys_that_lead_elsewhere() {
+    let registry = EmbeddedRegistry::start(options()).await.unwrap();
+    let old = RegistryOptions { compat: Compat::V1_8, ..options() };
+    let old = EmbeddedRegistry::start(old).await.unwrap();
+    for (key, refused) in [
+        ("a%252e%252e/b", false),
+        ("a/..%252fb", true),
+        ("a/%252e%252E%252Fb", true),
+        ("%20a", true),
+        ("a%20", true),
+        ("a%20b", false),
+        ("a..b", false),
+        ("%C3%A7*;:%25", false),
+    ] {
+        let path = format!("/v1/kv/{key}");
+        for method in [Method::PUT, Method::GET, Method::DELETE] {
+            let (status, said) = text(&registry, method.clone(), &path, "").await;
+            let (expected, begin) = if refused { (500, "invalid key name") } else { (200, "") };
+            assert!(status == expected && said.starts_with(begin), "{method} {key}: {status} {said}");
+            assert_eq!(text(&old, method, &path, "").await.0, 200, "{key}");
+        }
+    }
 }
 
 #[tokio::test]
