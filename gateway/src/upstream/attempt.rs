@@ -40,21 +40,17 @@ impl<'a> Plan<'a> {
     /// The service, or the subset of it whose turn it is. Attempts of one request stay there as long as they can.
     fn cluster(&self, exchange: &Exchange) -> Option<&'a Rc<LocalCluster>> {
         // If no subset can be asked, the first one says why.
-        self.part(exchange, |_| true).or_else(|| self.snapshot.clusters.get(self.route.cluster))
-    }
-
-    /// Another subset of the split for a retry: every endpoint of `used_up` was tried.
-    fn elsewhere(&self, used_up: &Rc<LocalCluster>, exchange: &Exchange) -> Option<&'a Rc<LocalCluster>> {
-        self.part(exchange, |cluster| !Rc::ptr_eq(cluster, used_up))
+        let part = self.part(exchange.started, exchange, |_| true);
+        part.or_else(|| self.snapshot.clusters.get(self.route.cluster))
     }
 
     fn part(
         &self,
+        now: Instant,
         exchange: &Exchange,
         is_allowed: impl Fn(&Rc<LocalCluster>) -> bool,
     ) -> Option<&'a Rc<LocalCluster>> {
         let (split, clusters) = (self.route.split.as_ref()?, &self.snapshot.clusters);
-        let now = exchange.started;
         let can_be_asked =
             |at: usize| clusters.get(at).is_some_and(|c| is_allowed(c) && c.shared.can_be_asked(now));
         clusters.get(split.pick(can_be_asked, &mut *exchange.worker().rng.borrow_mut())?)
@@ -86,23 +82,24 @@ pub async fn run(
     upload: Option<&Rc<Upload>>,
     exchange: &mut Exchange,
 ) -> Result<Answered, Error> {
-    let mut cluster = plan.cluster(exchange).ok_or(Error::NoHealthyEndpoint)?;
+    let mut search = Search::new(plan, plan.cluster(exchange).ok_or(Error::NoHealthyEndpoint)?);
+    let cluster = search.cluster;
     let in_flight = cluster.shared.concurrency.check().map_err(|_| Error::Overloaded)?;
     cluster.shared.retry_budget.deposit();
     let deadline = plan.route.timeouts.apply(exchange.started);
     let retries = &plan.route.retry;
     let is_repeatable = request.body().is_empty() && retries.repeats(request.method());
     let mut unsent = Some(request);
-    let mut tried = Vec::new();
     let mut last = Err(Error::NoHealthyEndpoint);
     let result = loop {
         let now = if exchange.attempts == 0 { exchange.started } else { exchange.worker().clock.now() };
-        let (index, endpoint, permit) = match pick(cluster, &tried, now, exchange) {
+        let (index, endpoint, permit) = match search.pick(now, exchange) {
             Ok(picked) => picked,
-            Err(error) if tried.is_empty() => return Err(error),
-            // Every endpoint was tried: the client gets what the last one said.
+            Err(error) if exchange.attempts == 0 => return Err(error),
+            // Nobody else can be asked now: the client gets what the last one said.
             Err(_) => break last,
         };
+        let cluster = search.cluster;
         exchange.attempt_begins(cluster, endpoint);
         // What was not sent is still there; a spare is for what may be sent twice.
         let keeps_spare = is_repeatable && retries.may_follow(exchange.attempts);
@@ -130,20 +127,12 @@ pub async fn run(
         let failure = Failure { phase, method: &exchange.method, body_is_replayable: true };
         // A stale connection says nothing about its endpoint: then the same one may be asked again.
         let is_stale = phase == Phase::ReusedConnectionClosed;
-        let is_used_up = !is_stale && tried.len() + 1 >= cluster.endpoints.len();
-        let elsewhere = if is_used_up { plan.elsewhere(cluster, exchange) } else { None };
-        if is_used_up && elsewhere.is_none() {
+        if !is_stale && !search.leave_out(index, exchange) {
             break last;
         }
         let Some(pause) = retry(plan, cluster, &failure, &deadline, exchange) else { break last };
         if is_stale {
             endpoint.pool.clear();
-        } else {
-            tried.push(index);
-        }
-        if let Some(other) = elsewhere {
-            cluster = other;
-            tried.clear();
         }
         unsent = unsent.or_else(|| spare?.into_request());
         tokio::time::sleep(pause).await;
@@ -157,13 +146,62 @@ pub async fn run(
 /// A breaker's permit, held by a count of this worker.
 type BreakerPermit = Permit<StateHandle>;
 
+/// Whom a request has not asked yet: endpoints of one subset, then of another.
+struct Search<'a> {
+    plan: &'a Plan<'a>,
+    /// Where it is now.
+    cluster: &'a Rc<LocalCluster>,
+    /// Indexes of its endpoints.
+    tried: Vec<usize>,
+    used_up: Vec<&'a Rc<LocalCluster>>,
+}
+
+impl<'a> Search<'a> {
+    fn new(plan: &'a Plan<'a>, cluster: &'a Rc<LocalCluster>) -> Self {
+        Self { plan, cluster, tried: Vec::new(), used_up: Vec::new() }
+    }
+
+    /// Somebody who can be asked now, in this subset or else in another one. The error is why nobody of the last can.
+    fn pick(&mut self, now: Instant, exchange: &Exchange) -> Result<Picked<'a>, Error> {
+        loop {
+            match pick(self.cluster, &self.tried, now, exchange) {
+                Err(_) if self.go_elsewhere(now, exchange) => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Leaves an endpoint out from now on. `false`: there is nobody else.
+    fn leave_out(&mut self, index: usize, exchange: &Exchange) -> bool {
+        self.tried.push(index);
+        self.tried.len() < self.cluster.endpoints.len()
+            || self.go_elsewhere(exchange.worker().clock.now(), exchange)
+    }
+
+    /// To a subset that was not used up, if one can be asked.
+    fn go_elsewhere(&mut self, now: Instant, exchange: &Exchange) -> bool {
+        let is_new = |cluster: &Rc<LocalCluster>| {
+            let mut known = self.used_up.iter().chain([&self.cluster]);
+            !known.any(|known| Rc::ptr_eq(known, cluster))
+        };
+        let Some(other) = self.plan.part(now, exchange, is_new) else { return false };
+        self.used_up.push(self.cluster);
+        self.cluster = other;
+        self.tried.clear();
+        true
+    }
+}
+
+/// Index, endpoint, and its breaker's permit.
+type Picked<'a> = (usize, &'a LocalEndpoint, Option<BreakerPermit>);
+
 /// An endpoint that has not been tried, and its breaker's permit.
 fn pick<'a>(
     cluster: &'a LocalCluster,
     tried: &[usize],
     now: Instant,
     exchange: &Exchange,
-) -> Result<(usize, &'a LocalEndpoint, Option<BreakerPermit>), Error> {
+) -> Result<Picked<'a>, Error> {
     let shared = &cluster.shared;
     let mut rng = exchange.worker().rng.borrow_mut();
     let mut cursor = cluster.cursor.borrow_mut();

@@ -38,6 +38,7 @@ scenarios![
     a_subset_gets_only_its_own_instances_and_a_split_its_shares,
     a_canary_that_fails_leaves_its_share_to_the_others,
     a_canary_that_is_gone_costs_no_request,
+    a_retry_that_finds_nobody_keeps_the_answer_that_there_was,
     a_namespace_is_refused_by_the_open_source_edition_in_readable_words,
     only_passing_instances_are_asked_for_if_that_is_wanted,
 ];
@@ -311,6 +312,37 @@ async fn a_canary_that_is_gone_costs_no_request(registry: Registry) {
     drop(b);
     let counts = spread(&gateway, "/", 6).await;
     assert_eq!(counts.get("a"), Some(&6), "{counts:?}");
+}
+
+async fn a_retry_that_finds_nobody_keeps_the_answer_that_there_was(registry: Registry) {
+    let busy = Backend::with(|_| {
+        let mut response = Response::new(bytes::Bytes::from_static(b"come back later"));
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        response
+    })
+    .await;
+    let b = sick().await;
+    register(&registry, [web("a", &busy).tags(["v1"]), web("b", &b).tags(["v2"])]).await;
+    let gateway = registry
+        .gateway_with(
+            "routes:\n  - {path: /canary, service: web, subset: canary, retry: off}\n\
+             \x20 - {path: /split, service: web, split: {v1: 100000, canary: 1}, retry: {backoff: 2s}}\n\
+             services:\n  web:\n    breaker: {errors: 50%, min: 1, open: 5m}\n\
+             \x20   subsets: {v1: {tag: v1}, canary: {tag: v2}}\n",
+        )
+        .await;
+    for name in ["web/v1", "web/canary"] {
+        let known =
+            || async { service(&gateway, name).await["endpoints"].as_array().map(Vec::len) == Some(1) };
+        eventually("its instance is known", known).await;
+    }
+    let split = tokio::spawn(send(gateway.http, get("/split")));
+    let retries = r#"millgate_retries_total{service="web/v1",reason="status"} 1"#;
+    eventually("v1 has answered", || metric(&gateway, retries)).await;
+    // While the retry waits, the only other subset is taken out.
+    assert_eq!(status(gateway.http, "/canary").await, 500);
+    let reply = split.await.unwrap();
+    assert_eq!((reply.status().as_u16(), text(&reply)), (503, "come back later"));
 }
 
 async fn a_share_of_zero_gets_nothing_though_nobody_else_is_left(registry: Registry) {
