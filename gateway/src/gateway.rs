@@ -261,7 +261,7 @@ pub(crate) fn first_snapshot(
     let refuse = |diagnostics| loaded.refuse(diagnostics);
     let mut table = compile::table(&loaded.settings, None, budget).map_err(refuse)?;
     let keys = compile::read_keys(&loaded.settings).map_err(refuse)?;
-    let (settings, _) = declared.merge(&loaded.settings);
+    let (settings, _) = declared.merge(&loaded.settings, |_| true, clock::now());
     if declared.accepted() > 0 {
         table = compile::table(&settings, None, budget).map_err(refuse)?;
     }

@@ -83,8 +83,10 @@ async fn routes(State(admin): State<Arc<Admin>>) -> Json<Value> {
     let snapshot = admin.publisher.load();
     let table = &snapshot.table;
     let rows = table.router.table().iter().filter_map(|index| table.routes.get(*index));
-    let refused = admin.status.declared().map(|report| report.rejected).unwrap_or_default();
-    Json(json!({ "routes": rows.map(|route| route.view.clone()).collect::<Vec<_>>(), "refused": refused }))
+    let declared = admin.status.declared().unwrap_or_default();
+    let (refused, waiting) = (declared.rejected, declared.waiting);
+    let routes: Vec<_> = rows.map(|route| route.view.clone()).collect();
+    Json(json!({ "routes": routes, "refused": refused, "waiting": waiting }))
 }
 
 /// What happened lately, oldest first.

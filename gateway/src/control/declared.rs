@@ -18,14 +18,14 @@ use millgate_registry::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::{event::Event, kept_file, world::World};
+use super::{event::Event, kept_file, warming::Warming, world::World};
 use crate::{
     auto_routes::{
         AutoRoutesSettings, Reason,
         merge::{Accepted, Declared, Merged, Refused, Rejected, merge},
         tags::TagForms,
     },
-    config::settings::Settings,
+    config::settings::{ServiceSettings, Settings},
     printable::printable,
 };
 
@@ -53,6 +53,8 @@ pub struct DeclaredRoutes {
     /// The registry, or the disk, has said something.
     heard: bool,
     accepted: Vec<Accepted>,
+    /// What is accepted and not in the table yet.
+    warming: Warming,
     rejected: Vec<Rejected>,
     refused: Refused,
     /// Ids and tags of instances that no watch follows, by service: for the report of what was refused.
@@ -136,10 +138,21 @@ impl DeclaredRoutes {
         !over.is_empty()
     }
 
-    /// The settings of the file with what is declared now, and what is different from before.
-    pub fn merge(&mut self, file: &Settings) -> (Settings, Vec<Change>) {
+    pub fn warming(&self) -> &Warming {
+        &self.warming
+    }
+
+    /// The settings of the file with what is declared now, and what is different from before. The first routes of a
+    /// service wait while it `is_known` to nobody ([`Warming`]): then the settings have the service and no route of it.
+    pub fn merge(
+        &mut self,
+        file: &Settings,
+        is_known: impl Fn(&ServiceSettings) -> bool,
+        now: Instant,
+    ) -> (Settings, Vec<Change>) {
         let Some(auto) = &file.auto_routes else {
             (self.accepted, self.rejected, self.refused) = Default::default();
+            self.warming = Warming::default();
             return (file.clone(), Vec::new());
         };
         for (service, tag) in self.remembered.drain(..) {
@@ -148,13 +161,46 @@ impl DeclaredRoutes {
             }
         }
         let merged = merge(file, auto, &self.services, &self.accepted, self.datacenter.as_deref());
-        let Merged { settings, accepted, rejected, refused } = merged;
-        let changes = changes((&self.accepted, &accepted), (&self.rejected, &rejected));
+        let Merged { mut settings, accepted, rejected, refused } = merged;
+        let (accepted, silent) = self.live(&mut settings, file.routes.len(), accepted, is_known, now);
+        let mut changes = changes((&self.accepted, &accepted), (&self.rejected, &rejected));
+        changes.extend(silent.iter().map(|service| Change {
+            kind: "service_unknown",
+            text: printable(&format!(
+                "the registry has not spoken of service `{service}`; its declared routes answer 503 until then"
+            ))
+            .into_owned(),
+        }));
         if accepted != self.accepted {
             self.save(&accepted);
         }
         (self.accepted, self.rejected, self.refused) = (accepted, rejected, refused);
         (settings, changes)
+    }
+
+    /// Takes the routes that wait out of the settings, whose first `statics` routes are the file's. Returns what is in
+    /// the table, and the services that nothing is known of and that wait no longer.
+    fn live(
+        &mut self,
+        settings: &mut Settings,
+        statics: usize,
+        accepted: Vec<Accepted>,
+        is_known: impl Fn(&ServiceSettings) -> bool,
+        now: Instant,
+    ) -> (Vec<Accepted>, BTreeSet<String>) {
+        let live: BTreeSet<&str> = self.accepted.iter().map(|known| known.service.as_str()).collect();
+        let routes = settings.routes.split_off(statics.min(settings.routes.len()));
+        let unknown = accepted.iter().zip(&routes).filter_map(|(known, route)| {
+            let service = settings.services.get(route.service)?;
+            let is_new = !live.contains(known.service.as_str()) && !is_known(service);
+            is_new.then(|| (known.service.clone(), service.clone()))
+        });
+        let over = self.warming.wait_for(unknown.collect(), now);
+        let waits = |known: &Accepted| self.warming.waits(&known.service);
+        let declared = accepted.into_iter().zip(routes).filter(|(known, _)| !waits(known));
+        let (accepted, routes): (Vec<_>, Vec<_>) = declared.unzip();
+        settings.routes.extend(routes);
+        (accepted, over)
     }
 
     /// For `/api/v1/routes` and metrics.
@@ -188,7 +234,8 @@ impl DeclaredRoutes {
             }
         });
         let rejected: Vec<RejectedView> = rejected.collect();
-        DeclaredReport { accepted: self.accepted.len(), rejected, refused: self.refused.clone() }
+        let waiting = self.warming.names().map(str::to_owned).collect();
+        DeclaredReport { accepted: self.accepted.len(), waiting, rejected, refused: self.refused.clone() }
     }
 
     /// Services with a refused declaration whose instances nobody has looked at: at most [`LOOKS_MAX`] at a time. They
@@ -247,6 +294,8 @@ pub async fn look_at(client: Client, services: Vec<String>, events: mpsc::Sender
 #[derive(Debug, Clone, Default)]
 pub struct DeclaredReport {
     pub accepted: usize,
+    /// Services whose routes wait until something is known of their instances.
+    pub waiting: Vec<String>,
     /// As many as are listed; `refused` has the numbers of all.
     pub rejected: Vec<RejectedView>,
     pub refused: Refused,
@@ -398,7 +447,13 @@ mod tests {
     }
 
     fn paths(declared: &mut DeclaredRoutes) -> Vec<String> {
-        declared.merge(&file()).0.routes.into_iter().map(|route| route.path).collect()
+        declared
+            .merge(&file(), |_| true, Instant::now())
+            .0
+            .routes
+            .into_iter()
+            .map(|route| route.path)
+            .collect()
     }
 
     /// The registry knows one instance of `web`, or none.
@@ -446,6 +501,36 @@ mod tests {
     }
 
     #[test]
+    fn the_first_routes_of_a_service_wait_until_it_is_known_and_later_ones_do_not() {
+        let (mut declared, now) = (DeclaredRoutes::default(), Instant::now());
+        let names = |(settings, changes): (Settings, Vec<Change>)| {
+            let paths: Vec<String> = settings.routes.into_iter().map(|route| route.path).collect();
+            let services = settings.services.into_iter().map(|service| service.name);
+            (
+                paths.join(" "),
+                services.collect::<Vec<_>>().join(" "),
+                changes.iter().map(|c| c.kind).collect(),
+            )
+        };
+        let expect = |paths: &str, services: &str, kinds: &[&'static str]| {
+            (paths.to_owned(), services.to_owned(), kinds.to_vec())
+        };
+        declared.learn(news(&[("a", "/a"), ("b", "/b")]));
+        let merged = names(declared.merge(&file(), |service| service.name == "a", now));
+        assert_eq!(merged, expect("/a", "a b", &["route_declared"]), "b is watched");
+        let merged = names(declared.merge(&file(), |_| true, now));
+        assert_eq!(merged, expect("/a /b", "a b", &["route_declared"]));
+        // Another registry, say: what works is not taken away.
+        declared.learn(news(&[("a", "/new"), ("b", "/b")]));
+        let merged = names(declared.merge(&file(), |_| false, now));
+        assert_eq!(merged, expect("/b /new", "b a", &["route_withdrawn", "route_declared"]));
+        declared.learn(news(&[("a", "/new"), ("b", "/b"), ("c", "/c")]));
+        declared.merge(&file(), |_| false, now);
+        let merged = names(declared.merge(&file(), |_| false, now + Duration::from_mins(1)));
+        assert_eq!(merged, expect("/b /new /c", "b a c", &["route_declared", "service_unknown"]));
+    }
+
+    #[test]
     fn what_was_declared_is_there_at_the_next_start_in_the_same_order() {
         let dir = tempfile::tempdir().unwrap();
         let mut declared = DeclaredRoutes::remembered(Some(dir.path()));
@@ -457,7 +542,7 @@ mod tests {
         let mut next = DeclaredRoutes::remembered(Some(dir.path()));
         assert!(next.is_heard(&file()));
         next.learn(news(&[("a", "/x"), ("b", "/x")]));
-        assert_eq!(next.merge(&file()).0.routes[0].name, "consul:dc1/b /x");
+        assert_eq!(next.merge(&file(), |_| true, Instant::now()).0.routes[0].name, "consul:dc1/b /x");
         std::fs::write(dir.path().join(FILE), "{").unwrap();
         assert!(!DeclaredRoutes::remembered(Some(dir.path())).is_heard(&file()));
     }

@@ -21,6 +21,7 @@ mod redeclare;
 mod reload;
 pub mod selection;
 pub mod status;
+pub mod warming;
 mod watches;
 pub mod world;
 
@@ -193,6 +194,9 @@ impl Controller {
             next = if left > 0 { inbox.try_next() } else { None };
         }
         if changed {
+            if self.declared.warming().has_news(&self.world) {
+                self.redeclare(background);
+            }
             self.publish();
             self.status.record_published(&answers);
         }

@@ -16,13 +16,13 @@ impl Controller {
     /// Other services or tags declare routes: makes a new table, if that changes it.
     pub(super) fn redeclare(&mut self, background: &mut Background) {
         let previous = self.publisher.load();
-        let before = self.settings.routes.len();
-        let file = self.file.clone();
-        let (settings, changes) = self.declared.merge(&file);
+        let world = &self.world;
+        let (settings, changes) =
+            self.declared.merge(&self.file, |service| world.knows(service), clock::now());
         self.tell(&changes);
         let is_same = changes.iter().all(|change| change.kind == "route_refused")
-            && settings.routes.len() == before
-            && settings.routes.iter().zip(&self.settings.routes).all(|(new, old)| new.name == old.name);
+            && same_names(&settings.routes, &self.settings.routes, |route| &route.name)
+            && same_names(&settings.services, &self.settings.services, |service| &service.name);
         if is_same {
             self.report_refused(background);
             return;
@@ -45,7 +45,8 @@ impl Controller {
 
     /// At a reload: the file's settings and table, with what is declared.
     pub(super) fn with_declared(&mut self, file: Settings, table: RouteTable) -> (Settings, RouteTable) {
-        let (settings, changes) = self.declared.merge(&file);
+        // A reload waits for new services itself.
+        let (settings, changes) = self.declared.merge(&file, |_| true, clock::now());
         self.file = file;
         self.tell(&changes);
         self.record_declared();
@@ -66,7 +67,9 @@ impl Controller {
     /// Once a second: ends what is gone for long enough, and shows what instances say by now.
     pub(super) fn look_at_declared(&mut self, background: &mut Background) {
         let Some(auto) = &self.file.auto_routes else { return };
-        if self.declared.expire(auto, &self.world, clock::now()) {
+        let now = clock::now();
+        let has_expired = self.declared.expire(auto, &self.world, now);
+        if has_expired || self.declared.warming().is_due(&self.world, now) {
             self.redeclare(background);
         } else {
             self.record_declared();
@@ -114,12 +117,17 @@ impl Controller {
         }
         for change in told {
             match change.kind {
+                "service_unknown" => tracing::warn!("{}", change.text),
                 "route_refused" => tracing::warn!("declared route refused: {}", change.text),
                 kind => tracing::info!("{}: {}", kind.replace('_', " "), change.text),
             }
             self.status.note(change.kind, change.text.clone());
         }
     }
+}
+
+fn same_names<T>(new: &[T], old: &[T], name: impl Fn(&T) -> &String) -> bool {
+    new.len() == old.len() && new.iter().zip(old).all(|(new, old)| name(new) == name(old))
 }
 
 /// Changes told at once: one service that declares thousands of routes drowns neither the log nor the events.

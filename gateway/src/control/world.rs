@@ -43,7 +43,12 @@ impl World {
     /// Has every service been heard of, even if only that it has no instance? Of the datacenters of a service that has
     /// several, its first must be, or one that can serve in its place.
     pub fn knows_all(&self, settings: &Settings) -> bool {
-        settings.services.iter().all(|service| match &service.source {
+        settings.services.iter().all(|service| self.knows(service))
+    }
+
+    /// As [`World::knows_all`], of one service.
+    pub fn knows(&self, service: &ServiceSettings) -> bool {
+        match &service.source {
             EndpointSource::Hosts(hosts) => hosts
                 .iter()
                 .all(|host| host.parse::<SocketAddr>().is_ok() || self.resolved.contains_key(host)),
@@ -51,7 +56,7 @@ impl World {
                 source.targets.first().is_some_and(|first| self.instances.contains_key(first))
                     || (0..source.targets.len()).any(|at| self.can_serve(service, source, at) == Some(true))
             }
-        })
+        }
     }
 
     /// Which of a service's datacenters serves: an index into its source's targets.

@@ -11,7 +11,9 @@ use crate::{
         backend::Backend,
         client::{get, json, request, send, status, text},
         eventually,
+        federation::pass,
         gateway::TestGateway,
+        within,
     },
 };
 
@@ -22,6 +24,8 @@ crate::discovery::scenarios![
     declared_routes_are_there_at_a_start_without_the_registry,
     a_service_that_is_gone_answers_503_and_not_404,
     a_declared_route_is_closed_where_there_is_auth,
+    a_declared_route_goes_live_with_its_instances,
+    a_declared_route_does_not_wait_for_ever_for_its_instances,
 ];
 
 const TTL: Duration = Duration::from_mins(1);
@@ -174,4 +178,89 @@ async fn a_declared_route_is_closed_where_there_is_auth(registry: Registry) {
     let answer = || async { [401, 503].contains(&status(gateway.http, "/orders/1").await.as_u16()) };
     eventually("it asks for a token", answer).await;
     assert_eq!(status(gateway.http, "/open").await, 404);
+}
+
+/// In front of a registry: holds back what it says of instances until it is let through.
+struct Front {
+    url: String,
+    open: tokio::sync::watch::Sender<bool>,
+    held: tokio::sync::watch::Receiver<usize>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Front {
+    async fn before(registry: &Registry) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (open, opened) = tokio::sync::watch::channel(false);
+        let (counter, held) = tokio::sync::watch::channel(0);
+        let behind = registry.url();
+        let forward = axum::Router::new().fallback(move |request: axum::extract::Request| {
+            let (mut opened, counter, behind) = (opened.clone(), counter.clone(), behind.clone());
+            async move {
+                if request.uri().path().starts_with("/v1/health/service/") {
+                    counter.send_modify(|held| *held += 1);
+                    let _ = opened.wait_for(|open| *open).await;
+                }
+                pass(&behind, request).await
+            }
+        });
+        let task = tokio::spawn(async move { axum::serve(listener, forward).await.unwrap() });
+        Self { url, open, held, task }
+    }
+
+    /// Waits until the gateway asks for the instances of a service.
+    async fn asked(&mut self) {
+        self.held.wait_for(|held| *held > 0).await.unwrap();
+    }
+}
+
+async fn gateway_behind(front: &Front) -> TestGateway {
+    TestGateway::start(&format!(
+        "discovery: {{consul: {{address: \"{}\", auto_routes: {{{ALL}}}}}}}\nroutes: []\n",
+        front.url
+    ))
+    .await
+}
+
+async fn a_declared_route_goes_live_with_its_instances(registry: Registry) {
+    let a = Backend::named("a").await;
+    let mut front = Front::before(&registry).await;
+    let gateway = gateway_behind(&front).await;
+    gateway.ready().await;
+    register(&registry, "orders", "a", &a, &["millgate.route=/orders/**"]).await;
+    front.asked().await;
+    assert_eq!(status(gateway.http, "/orders/1").await, 404);
+    let told =
+        || async { admin(&gateway, "/api/v1/routes").await["waiting"] == serde_json::json!(["orders"]) };
+    eventually("it is told that the route waits", told).await;
+    front.open.send_replace(true);
+    let live = || async {
+        let status = status(gateway.http, "/orders/1").await;
+        assert!(status == 404 || status == 200, "{status}");
+        status == 200
+    };
+    eventually("it is live", live).await;
+    assert_eq!(admin(&gateway, "/api/v1/routes").await["waiting"], serde_json::json!([]));
+}
+
+async fn a_declared_route_does_not_wait_for_ever_for_its_instances(registry: Registry) {
+    let a = Backend::named("a").await;
+    register(&registry, "orders", "a", &a, &["millgate.route=/orders/**"]).await;
+    let mut front = Front::before(&registry).await;
+    let gateway = gateway_behind(&front).await;
+    front.asked().await;
+    within(Duration::from_secs(5), "it is live", || async { status(gateway.http, "/orders/1").await == 503 })
+        .await;
+    let events = admin(&gateway, "/api/v1/events").await;
+    assert_eq!(events["events"][1]["kind"], "service_unknown", "{events}");
+    // And then it is right as soon as the registry speaks.
+    front.open.send_replace(true);
+    eventually("it answers", || answers(&gateway, "/orders/1", "a")).await;
 }

@@ -71,7 +71,12 @@ fn client(url: &str) -> Client {
 async fn forward(urls: [String; 2], request: Request) -> Response {
     let query = request.uri().query().unwrap_or_default();
     let at = usize::from(query.split('&').any(|pair| pair == "dc=dc2"));
-    let url = format!("{}{}", urls[at], request.uri());
+    pass(&urls[at], request).await
+}
+
+/// The answer of the registry at `url` to a request without a body.
+pub(crate) async fn pass(url: &str, request: Request) -> Response {
+    let url = format!("{url}{}", request.uri());
     let http = HttpClient::new(&HttpOptions::default()).unwrap();
     let sent = http.send(
         request.method().clone(),
