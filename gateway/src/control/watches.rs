@@ -15,18 +15,17 @@ use super::{
 };
 use crate::{clock, snapshot::Snapshot};
 
-const COUNTERS: [Shown<WatchStats, u64>; 6] = [
+const COUNTERS: [Shown<WatchStats, u64>; 5] = [
     ("millgate_discovery_queries_total", "Queries sent to the registry", |s| s.queries),
     ("millgate_discovery_wakeups_total", "Blocking queries that were answered before their time", |s| {
         s.wakeups
     }),
     ("millgate_discovery_errors_total", "Queries that failed", |s| s.errors),
-    ("millgate_discovery_skipped_instances_total", "Instances skipped as unusable", |s| s.skipped_instances),
     ("millgate_discovery_empty_held_total", "Empty answers that were not believed", |s| s.empty_held),
     ("millgate_discovery_too_stale_total", "Answers older than discovery.consul.max_stale", |s| s.too_stale),
 ];
 
-const GAUGES: [Shown<WatchStats, u64>; 5] = [
+const GAUGES: [Shown<WatchStats, u64>; 6] = [
     ("millgate_discovery_index", "Index of the latest answer; 0 while it starts over", |s| s.index),
     ("millgate_discovery_fresh", "1 while the latest query was answered", |s| {
         u64::from(s.state == WatchState::Fresh)
@@ -39,6 +38,9 @@ const GAUGES: [Shown<WatchStats, u64>; 5] = [
     }),
     ("millgate_discovery_held_up_instances", "Healthy instances not in use because they flap", |s| {
         s.held_up as u64
+    }),
+    ("millgate_discovery_skipped_instances", "Instances left out because they cannot be used", |s| {
+        s.skipped_instances
     }),
 ];
 

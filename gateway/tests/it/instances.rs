@@ -192,6 +192,9 @@ async fn a_host_name_is_resolved_and_what_cannot_be_connected_to_is_left_out_alo
     eventually("a", || reaches(&gateway, "/", &["a"])).await;
     let skipped = || async { service(&gateway, "web").await["watch"]["skipped_instances"] == 4 };
     eventually("three ports and a proxy are counted", skipped).await;
+    // A level and no sum of all answers: it falls when the last of them is mended.
+    assert!(metric(&gateway, r#"millgate_discovery_skipped_instances{service="web"} 4"#).await);
+    assert!(metric(&gateway, "# TYPE millgate_discovery_skipped_instances gauge").await);
     let endpoints = service(&gateway, "web").await["endpoints"].to_string();
     assert!(!endpoints.contains("#lost") && !endpoints.contains("#side"), "{endpoints}");
 }
