@@ -87,6 +87,8 @@ pub mod code {
     pub const UNREADABLE: &str = "E004";
     /// YAML that we do not take: anchors, tags, several documents.
     pub const YAML_FEATURE: &str = "E005";
+    /// What a text that Consul holds cannot say or ask for: it belongs to the process that reads it.
+    pub const NOT_FROM_CONSUL: &str = "E006";
     pub const MISSING_FIELD: &str = "E010";
     /// A map where a value belongs, and the like.
     pub const WRONG_KIND: &str = "E011";

@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     diagnostics::{Diagnostic, Diagnostics, Report, Severity, Source, Span, code},
+    environment::Environment,
     raw,
     resolve::{self, files::Files},
     settings::Settings,
@@ -51,6 +52,16 @@ pub fn parse(
     text: &str,
     base_dir: &Path,
     env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Report> {
+    parse_in(name, text, base_dir, Environment::of_file(env))
+}
+
+/// As [`parse`], with what the text may take from the process.
+pub(super) fn parse_in(
+    name: &str,
+    text: &str,
+    base_dir: &Path,
+    env: Environment<'_>,
 ) -> Result<Loaded, Report> {
     let mut sink = Diagnostics::default();
     let mut files = Files::new(base_dir);

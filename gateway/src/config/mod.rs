@@ -7,6 +7,7 @@
 mod clusters;
 pub mod compile;
 pub mod diagnostics;
+mod environment;
 pub mod load;
 mod raw;
 mod resolve;

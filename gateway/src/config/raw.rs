@@ -28,6 +28,7 @@ use self::{
 };
 use super::{
     diagnostics::{Diagnostic, Diagnostics, Span, code},
+    environment::Environment,
     settings::AccessLogFormat,
     units::{count, duration_in, share_per_mille},
 };
@@ -69,7 +70,7 @@ pub(crate) struct Drain {
 }
 
 /// Reads the text. `None`: it is not YAML, or its top is not a map.
-pub(crate) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>, sink: &mut Diagnostics) -> Option<File> {
+pub(crate) fn read(text: &str, env: Environment<'_>, sink: &mut Diagnostics) -> Option<File> {
     let root = tree::parse(text, env, sink)?;
     let fields = Fields::of(&root, &FILE, sink)?;
     read_version(&fields, sink);

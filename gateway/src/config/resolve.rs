@@ -18,6 +18,7 @@ use self::{defaults::Defaults, files::Files, route::Routes, service::Services};
 use super::{
     super::auto_routes::AutoRoutesSettings,
     diagnostics::{Diagnostic, Diagnostics, code},
+    environment::Environment,
     raw::{AccessLog, File, Named},
     settings::{AccessLogSettings, DrainSettings, EndpointSource, Settings},
 };
@@ -25,7 +26,7 @@ use super::{
 pub(super) fn resolve(
     file: &File,
     files: &mut Files,
-    env: &dyn Fn(&str) -> Option<String>,
+    env: Environment<'_>,
     sink: &mut Diagnostics,
 ) -> Settings {
     let defaults = Defaults::new();
@@ -55,6 +56,9 @@ pub(super) fn resolve(
     let services = services.settings;
     let needs_consul = auto_routes.is_some()
         || services.iter().any(|service| matches!(service.source, EndpointSource::Consul(_)));
+    if env.connection().is_some() {
+        listen::refuse_connection(&file.consul, sink);
+    }
     Settings {
         workers: file.workers.unwrap_or(defaults.workers),
         listen: listen::resolve(&file.listen, &defaults, files, sink),

@@ -10,6 +10,7 @@ use millgate_registry::{Client, ClientConfig, ClientError};
 
 use super::{
     diagnostics::{Diagnostic, Report, Source, Span, code},
+    environment::Environment,
     load::{self, Loaded},
 };
 
@@ -47,9 +48,14 @@ impl ConfigSource {
     }
 
     /// Reads text that came from here into a configuration. Relative files that it names are looked up beside a
-    /// file, and in the working directory for a key.
+    /// file, and in the working directory for a key. What comes from a key cannot change the connection that it came
+    /// through, nor ask for its token.
     pub fn parse_text(&self, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
-        load::parse(&self.to_string(), text, self.base_dir(), env)
+        let env = match self {
+            Self::File(_) => Environment::of_file(env),
+            Self::Key(key) => Environment::of_key(env, &key.consul),
+        };
+        load::parse_in(&self.to_string(), text, self.base_dir(), env)
     }
 
     /// As [`ConfigSource::parse_text`], for bytes that somebody put under a key.
@@ -131,5 +137,71 @@ mod tests {
         assert!(report.to_string().contains("consul://edge:3:6"), "{report}");
         let report = source.parse_bytes(b"\xff", &|_| None).unwrap_err();
         assert!(report.to_string().contains("not UTF-8"), "{report}");
+    }
+
+    const ROUTE: &str = "routes: [{path: /a, service: a}]\n";
+
+    fn key_at(consul: ClientConfig) -> ConfigSource {
+        ConfigSource::Key(Box::new(ConfigKey { key: "edge".to_owned(), consul }))
+    }
+
+    #[test]
+    fn a_key_cannot_say_where_its_own_consul_is_or_who_asks() {
+        let key = key_at(ClientConfig::new("http://consul:8500"));
+        for field in [
+            "address: http://evil.test:8500",
+            "token: x",
+            "token_file: Cargo.toml",
+            "ca_file: Cargo.toml",
+            "server_name: evil.test",
+        ] {
+            let text = format!("version: 1\ndiscovery: {{consul: {{{field}}}}}\n{ROUTE}");
+            let report = key.parse_text(&text, &|_| None).unwrap_err();
+            let name = field.split(':').next().unwrap();
+            let finding =
+                report.diagnostics.iter().find(|finding| finding.code == code::NOT_FROM_CONSUL).unwrap();
+            assert!(finding.message.ends_with(&format!("cannot set `discovery.consul.{name}`")), "{report}");
+            // Nothing of it is used where a file says it.
+            assert!(parse("routes.yaml").unwrap().parse_text(&text, &|_| None).is_ok(), "{field}");
+        }
+        let hosts = "version: 1\ndiscovery: {consul: {address: http://evil.test:8500}}\nroutes: [{path: /a, service: a}]\n\
+                     services: {a: {hosts: \"127.0.0.1:1\"}}\n";
+        assert!(key.parse_text(hosts, &|_| None).is_err(), "also if no service is looked up yet");
+    }
+
+    #[test]
+    fn a_key_cannot_ask_for_the_token_that_reads_it() {
+        let env = |name: &str| {
+            ["CONSUL_HTTP_TOKEN", "CONSUL_HTTP_AUTH"].contains(&name).then(|| "hunter2".to_owned())
+        };
+        let key = key_at(ClientConfig::new("http://consul:8500"));
+        for variable in [
+            "${CONSUL_HTTP_TOKEN}",
+            "${CONSUL_HTTP_TOKEN:-x}",
+            "${CONSUL_HTTP_TOKEN:?y}",
+            "${CONSUL_HTTP_AUTH}",
+        ] {
+            let text = format!(
+                "version: 1\nroutes: [{{path: /a, service: a, headers: {{request: {{set: {{x: \"a {variable}\"}}}}}}}}]\n"
+            );
+            let report = key.parse_text(&text, &env).unwrap_err();
+            assert_eq!(report.diagnostics[0].code, code::NOT_FROM_CONSUL, "{report}");
+            assert_eq!(report.diagnostics[0].span.column, 65, "{report}");
+            assert!(parse("routes.yaml").unwrap().parse_text(&text, &env).is_ok(), "{variable}");
+        }
+        let text = "version: 1\nroutes: [{path: /a, service: \"a${REGION}\"}]\n";
+        assert!(
+            key.parse_text(text, &|_| Some("1".to_owned())).is_ok(),
+            "what differs from gateway to gateway"
+        );
+    }
+
+    #[test]
+    fn services_are_looked_up_through_the_connection_of_the_key() {
+        let consul = ClientConfig { token: Some("t".to_owned()), ..ClientConfig::new("consul:8500") };
+        let env = |name: &str| (name == "CONSUL_HTTP_ADDR").then(|| "http://other:8500".to_owned());
+        let loaded = key_at(consul).parse_text(&format!("version: 1\n{ROUTE}"), &env).unwrap();
+        let used = loaded.settings.consul.unwrap();
+        assert_eq!((used.address.as_str(), used.token.unwrap().expose()), ("http://consul:8500", "t"));
     }
 }

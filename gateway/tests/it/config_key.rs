@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use millgate::{ConfigSource, Gateway, RunOptions, StartError, config::source::ConfigKey};
-use millgate_registry::ClientConfig;
+use millgate_registry::{ClientConfig, ServiceRegistration};
 
 use crate::{
     discovery::Registry,
@@ -22,6 +22,7 @@ crate::discovery::scenarios![
     a_broken_text_and_a_deleted_key_take_nothing_away,
     a_gateway_starts_with_the_last_accepted_text_while_consul_is_away,
     a_start_without_consul_waits_for_it,
+    services_are_found_through_the_connection_of_the_key_and_no_other,
 ];
 
 /// One route to `service`, at `path`.
@@ -121,6 +122,25 @@ async fn a_gateway_starts_with_the_last_accepted_text_while_consul_is_away(mut r
     assert!(answers(&gateway, "/second").await);
     put(&registry, &config("/third", &backend)).await;
     eventually("it is followed", || answers(&gateway, "/third")).await;
+}
+
+async fn services_are_found_through_the_connection_of_the_key_and_no_other(registry: Registry) {
+    let (backend, state) = (Backend::named("one").await, tempfile::tempdir().unwrap());
+    let instance = ServiceRegistration::http("one", "one-1", "127.0.0.1", backend.addr.port());
+    registry.client().register(&instance).await.unwrap();
+    let text = config("/first", &backend);
+    let text = text.split("services:").next().unwrap();
+    put(&registry, text).await;
+    let gateway = start(&registry, state.path()).await.unwrap();
+    eventually("its instance is found", || answers(&gateway, "/first")).await;
+    let other = Backend::named("not Consul").await;
+    put(&registry, &format!("{text}discovery: {{consul: {{address: \"http://{}\"}}}}\n", other.addr)).await;
+    let refused = || metric(&gateway, "millgate_config_last_reload_successful 0");
+    eventually("the text is refused", refused).await;
+    let report = gateway.reload().await.unwrap_err();
+    assert!(report.contains("E006") && report.contains("cannot set `discovery.consul.address`"), "{report}");
+    assert!(answers(&gateway, "/first").await);
+    assert_eq!(other.connections(), 0);
 }
 
 async fn a_start_without_consul_waits_for_it(mut registry: Registry) {

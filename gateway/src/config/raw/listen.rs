@@ -117,7 +117,7 @@ pub(crate) struct Consul {
     pub(crate) ca_file: Option<At<String>>,
     pub(crate) cert_file: Option<At<String>>,
     pub(crate) key_file: Option<At<String>>,
-    pub(crate) server_name: Option<String>,
+    pub(crate) server_name: Option<At<String>>,
     pub(crate) datacenter: Option<String>,
     pub(crate) consistency: Option<Consistency>,
     pub(crate) max_stale: Option<Duration>,
@@ -156,10 +156,10 @@ impl Consul {
                     .related(file.span, "the other one"),
             );
         }
-        let file = |name, sink: &mut Diagnostics| {
+        let some = |name, sink: &mut Diagnostics| {
             fields.value(name, sink, any_text).filter(|at: &At<String>| !at.value.is_empty())
         };
-        let (cert_file, key_file) = (file("cert_file", sink), file("key_file", sink));
+        let (cert_file, key_file) = (some("cert_file", sink), some("key_file", sink));
         if let (Some(alone), None) | (None, Some(alone)) = (&cert_file, &key_file) {
             let message = "`cert_file` and `key_file` need each other";
             sink.push(
@@ -176,10 +176,10 @@ impl Consul {
             addresses: fields.values("address", sink, http_url).unwrap_or_default(),
             token,
             token_file,
-            ca_file: file("ca_file", sink),
+            ca_file: some("ca_file", sink),
             cert_file,
             key_file,
-            server_name: fields.plain("server_name", sink, any_text).filter(|text| !text.is_empty()),
+            server_name: some("server_name", sink),
             datacenter: fields.plain("datacenter", sink, any_text).filter(|text| !text.is_empty()),
             consistency: fields.plain("consistency", sink, consistency),
             max_stale: fields.plain("max_stale", sink, |t| duration_in(t, millis(100)..=minutes(60))),

@@ -9,7 +9,10 @@ use std::collections::HashMap;
 use serde_saphyr::granit_parser::{Event, Options, Parser, ScalarStyle, ScanError, Span as Mark, StrInput};
 
 use super::variables;
-use crate::config::diagnostics::{Diagnostic, Diagnostics, Span, code};
+use crate::config::{
+    diagnostics::{Diagnostic, Diagnostics, Span, code},
+    environment::Environment,
+};
 
 /// A value and its place in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,11 +52,7 @@ pub(crate) struct Entry {
 }
 
 /// Reads one document. `None`: the text is not YAML at all, and the reason is in `sink`.
-pub(crate) fn parse(
-    text: &str,
-    env: &dyn Fn(&str) -> Option<String>,
-    sink: &mut Diagnostics,
-) -> Option<Node> {
+pub(crate) fn parse(text: &str, env: Environment<'_>, sink: &mut Diagnostics) -> Option<Node> {
     let mut options = Options::default();
     options.set_emit_comments(false);
     options.flow_nesting_limit = NESTING_MAX;
@@ -73,7 +72,7 @@ pub(crate) fn parse(
 struct Builder<'a> {
     parser: Parser<'a, StrInput<'a>>,
     text: &'a str,
-    env: &'a dyn Fn(&str) -> Option<String>,
+    env: Environment<'a>,
     sink: &'a mut Diagnostics,
 }
 

@@ -3,7 +3,10 @@
 //! As in POSIX shells (XCU §2.6.2), the forms with a colon treat an empty variable as unset. Unlike a shell, a plain
 //! `${NAME}` that is unset is an error: an empty address or audience would be worse than no start.
 
-use crate::config::diagnostics::{Diagnostic, Span, code};
+use crate::config::{
+    diagnostics::{Diagnostic, Span, code},
+    environment::{Environment, Withheld},
+};
 
 pub(crate) struct Expanded {
     pub(crate) text: String,
@@ -20,16 +23,17 @@ pub(crate) enum VariableError {
         name: String,
         message: String,
     },
+    /// The text is Consul's, and the variable holds a secret of the gateway.
+    Withheld {
+        name: String,
+    },
     Malformed {
         written: String,
     },
 }
 
 /// Replaces every variable, or returns what is wrong with each.
-pub(crate) fn expand(
-    text: &str,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Expanded, Vec<VariableError>> {
+pub(crate) fn expand(text: &str, env: Environment<'_>) -> Result<Expanded, Vec<VariableError>> {
     let mut expanded = Expanded { text: String::with_capacity(text.len()), from_variable: false };
     let mut errors = Vec::new();
     let mut rest = text;
@@ -66,7 +70,7 @@ enum Found<'a> {
     Default(&'a str),
 }
 
-fn one<'a>(inside: &'a str, env: &dyn Fn(&str) -> Option<String>) -> Result<Found<'a>, VariableError> {
+fn one<'a>(inside: &'a str, env: Environment<'_>) -> Result<Found<'a>, VariableError> {
     let (name, form) = match inside.find(':') {
         Some(at) => (&inside[..at], &inside[at + 1..]),
         None => (inside, ""),
@@ -79,7 +83,8 @@ fn one<'a>(inside: &'a str, env: &dyn Fn(&str) -> Option<String>) -> Result<Foun
     if !is_name(name) || inside.contains("${") {
         return Err(malformed());
     }
-    let set = env(name);
+    let withheld = |Withheld| VariableError::Withheld { name: name.to_owned() };
+    let set = env.variable(name).map_err(withheld)?;
     let set_and_not_empty = || set.clone().filter(|value| !value.is_empty());
     if let Some(default) = form.strip_prefix('-') {
         return Ok(set_and_not_empty().map_or(Found::Default(default), Found::Variable));
@@ -99,6 +104,7 @@ impl VariableError {
     pub(crate) fn diagnostic(&self, value: Span, source: &str) -> Diagnostic {
         let needle = match self {
             Self::Unset { name } => format!("${{{name}}}"),
+            Self::Withheld { name } => format!("${{{name}"),
             Self::Required { name, .. } => format!("${{{name}:?"),
             Self::Malformed { written } => written.clone(),
         };
@@ -122,6 +128,13 @@ impl VariableError {
                 format!("the environment variable `{name}` is not set or empty: {message}"),
             )
             .help("set it before the start"),
+            Self::Withheld { name } => Diagnostic::error(
+                code::NOT_FROM_CONSUL,
+                span,
+                format!("a configuration that Consul holds cannot use the variable `{name}`"),
+            )
+            .label("a secret of the gateway itself")
+            .help("remove it: whoever may write the key could send the secret anywhere"),
             Self::Malformed { .. } => {
                 Diagnostic::error(code::UNSET_VARIABLE, span, "this is not a variable that can be replaced")
                     .help(
@@ -158,7 +171,7 @@ mod tests {
             "EMPTY" => Some(String::new()),
             _ => None,
         };
-        expand(text, &env).map(|expanded| expanded.text)
+        expand(text, Environment::of_file(&env)).map(|expanded| expanded.text)
     }
 
     #[test]
@@ -196,8 +209,9 @@ mod tests {
     #[test]
     fn text_from_a_variable_is_marked_and_a_default_is_not() {
         let env = |name: &str| (name == "SET").then(|| "secret".to_owned());
-        assert!(expand("${SET}", &env).is_ok_and(|e| e.from_variable));
-        assert!(expand("${NONE:-x}", &env).is_ok_and(|e| !e.from_variable));
+        let env = Environment::of_file(&env);
+        assert!(expand("${SET}", env).is_ok_and(|e| e.from_variable));
+        assert!(expand("${NONE:-x}", env).is_ok_and(|e| !e.from_variable));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use millgate_registry::{ClientConfig, TlsOptions};
 use super::{defaults::Defaults, files::Files};
 use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, Span, code},
+    environment::Environment,
     raw::{
         listen::{Admin, Consul, Https, Listen, http_url},
         tree::At,
@@ -90,10 +91,81 @@ pub(super) fn resolve_consul(
     raw: &Consul,
     defaults: &Defaults,
     files: &mut Files,
-    env: &dyn Fn(&str) -> Option<String>,
+    env: Environment<'_>,
     sink: &mut Diagnostics,
 ) -> ConsulSettings {
-    let env = |name: &str| env(name).filter(|value| !value.is_empty());
+    let Connection { address, further_addresses, tls, token, token_file } = match env.connection() {
+        Some(connection) => Connection::of(connection),
+        None => resolve_connection(raw, defaults, files, env, sink),
+    };
+    ConsulSettings {
+        address,
+        further_addresses,
+        tls,
+        token,
+        token_file,
+        datacenter: raw.datacenter.clone(),
+        consistency: raw.consistency.unwrap_or_default(),
+        max_stale: raw.max_stale.unwrap_or(defaults.consul_max_stale),
+        wait: raw.wait.unwrap_or(defaults.consul_wait),
+        max_watches: raw.max_watches.unwrap_or(defaults.consul_max_watches),
+        flap_damping: raw.flap_damping.unwrap_or(true),
+        unready_after: raw.unready_after,
+    }
+}
+
+/// Where Consul is, and how it is proved who asks.
+struct Connection {
+    address: String,
+    further_addresses: Vec<String>,
+    tls: TlsOptions,
+    token: Option<Secret>,
+    token_file: Option<PathBuf>,
+}
+
+impl Connection {
+    fn of(config: &ClientConfig) -> Self {
+        Self {
+            address: with_scheme(&config.address),
+            further_addresses: config.further_addresses.clone(),
+            tls: config.tls.clone(),
+            token: config.token.clone().map(Secret::new),
+            token_file: config.token_file.clone(),
+        }
+    }
+}
+
+/// A text that Consul holds comes with its connection: another address would get the gateway's token.
+pub(super) fn refuse_connection(raw: &Consul, sink: &mut Diagnostics) {
+    let spans = |of: &Option<At<String>>| of.as_ref().map(|at| at.span);
+    let fields = [
+        ("address", raw.addresses.first().map(|at| at.span)),
+        ("token", raw.token.as_ref().map(|at| at.span)),
+        ("token_file", spans(&raw.token_file)),
+        ("ca_file", spans(&raw.ca_file)),
+        ("cert_file", spans(&raw.cert_file)),
+        ("key_file", spans(&raw.key_file)),
+        ("server_name", spans(&raw.server_name)),
+    ];
+    for (field, span) in fields.into_iter().filter_map(|(field, span)| Some((field, span?))) {
+        let message = format!("a configuration that Consul holds cannot set `discovery.consul.{field}`");
+        sink.push(
+            Diagnostic::error(code::NOT_FROM_CONSUL, span, message)
+                .label("whoever may write the key could send the gateway's token elsewhere")
+                .help("remove it: services are looked up through the connection that this text came through, which \
+                       CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN and the like name for each gateway"),
+        );
+    }
+}
+
+fn resolve_connection(
+    raw: &Consul,
+    defaults: &Defaults,
+    files: &mut Files,
+    env: Environment<'_>,
+    sink: &mut Diagnostics,
+) -> Connection {
+    let env = |name: &str| env.get(name);
     let mut token = raw.token.as_ref().map(|token| Secret::new(token.value.text.clone()));
     let mut token_file = raw.token_file.clone();
     let mut token_from = "Consul token";
@@ -120,21 +192,17 @@ pub(super) fn resolve_consul(
         ca_file: tls_file(raw.ca_file.as_ref(), "CONSUL_CACERT", files, &env, sink),
         cert_file: tls_file(raw.cert_file.as_ref(), "CONSUL_CLIENT_CERT", files, &env, sink),
         key_file: tls_file(raw.key_file.as_ref(), "CONSUL_CLIENT_KEY", files, &env, sink),
-        server_name: raw.server_name.clone().or_else(|| env("CONSUL_TLS_SERVER_NAME")),
+        server_name: match &raw.server_name {
+            Some(name) => Some(name.value.clone()),
+            None => env("CONSUL_TLS_SERVER_NAME"),
+        },
     };
-    ConsulSettings {
+    Connection {
         address: addresses.next().unwrap_or_else(|| address_of_environment(&env, defaults, sink)),
         further_addresses: addresses.collect(),
         tls,
         token,
         token_file: token_file.and_then(|name| files.readable(&name, token_from, sink)).map(|file| file.path),
-        datacenter: raw.datacenter.clone(),
-        consistency: raw.consistency.unwrap_or_default(),
-        max_stale: raw.max_stale.unwrap_or(defaults.consul_max_stale),
-        wait: raw.wait.unwrap_or(defaults.consul_wait),
-        max_watches: raw.max_watches.unwrap_or(defaults.consul_max_watches),
-        flap_damping: raw.flap_damping.unwrap_or(true),
-        unready_after: raw.unready_after,
     }
 }
 
@@ -155,6 +223,11 @@ fn tls_file(
     files.readable(&At { value: path, span: Span::default() }, &what, sink).map(|file| file.path)
 }
 
+/// Consul's own tools accept an address without a scheme.
+fn with_scheme(address: &str) -> String {
+    if address.contains("://") { address.to_owned() } else { format!("http://{address}") }
+}
+
 fn address_of_environment(
     env: &dyn Fn(&str) -> Option<String>,
     defaults: &Defaults,
@@ -162,9 +235,7 @@ fn address_of_environment(
 ) -> String {
     // Read in one place: a token that a command sends through TLS must not go out in clear text here.
     let address = ClientConfig::from_lookup(env).address;
-    // Consul's own tools accept the address without a scheme.
-    let with_scheme = if address.contains("://") { address } else { format!("http://{address}") };
-    http_url(&with_scheme).unwrap_or_else(|invalid| {
+    http_url(&with_scheme(&address)).unwrap_or_else(|invalid| {
         let message = format!("the environment variable `CONSUL_HTTP_ADDR` must be {}", invalid.expected);
         sink.push(Diagnostic::error(invalid.code, Span::default(), message));
         defaults.consul_address.to_owned()
