@@ -6,7 +6,7 @@ use clap::Args;
 use millgate_registry::{Client, ClientConfig, ClientError, QueryOptions, types::ServiceEntry};
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use super::fail;
+use super::{fail, say, variable};
 use crate::printable::printable;
 
 /// Which Consul.
@@ -24,6 +24,9 @@ impl ConsulArg {
         &self,
         work: impl FnOnce(Client) -> F,
     ) -> ExitCode {
+        if is_verification_refused() {
+            say(format_args!("warning: {VERIFIED_ANYWAY}"));
+        }
         let mut config = ClientConfig::from_env();
         if let Some(address) = &self.consul {
             config.address.clone_from(address);
@@ -42,6 +45,17 @@ impl ConsulArg {
         done.unwrap_or_else(fail)
     }
 }
+
+/// Does the environment ask not to verify Consul's certificate? Read as Consul's own tools read it.
+pub fn is_verification_refused() -> bool {
+    variable("CONSUL_HTTP_SSL_VERIFY")
+        .and_then(|text| text.to_str().map(str::to_ascii_lowercase))
+        .is_some_and(|text| ["0", "f", "false"].contains(&text.as_str()))
+}
+
+/// What to say then.
+pub const VERIFIED_ANYWAY: &str = "CONSUL_HTTP_SSL_VERIFY=false has no effect: Consul's certificate is always verified; \
+     name the authority that signed it with CONSUL_CACERT";
 
 /// All instances of all `services`, asked for with a bounded number of queries at once.
 ///

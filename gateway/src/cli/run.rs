@@ -5,7 +5,11 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{ConfigArg, fail, init_tracing, say, say_report, variable};
+use super::{
+    ConfigArg,
+    consul_client::{VERIFIED_ANYWAY, is_verification_refused},
+    fail, init_tracing, say, say_report, variable,
+};
 use crate::gateway::{Gateway, RunOptions, StartError};
 
 /// The start-up lines wait this long for the registry, so that they can say how many instances there are.
@@ -33,6 +37,9 @@ pub struct Run {
 impl Run {
     pub fn execute(&self) -> ExitCode {
         init_tracing();
+        if is_verification_refused() {
+            tracing::warn!("{VERIFIED_ANYWAY}");
+        }
         let config = match self.config.source() {
             Ok(config) => config,
             Err(reason) => return fail(reason),

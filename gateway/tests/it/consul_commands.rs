@@ -188,6 +188,26 @@ const VERBS: [&[&str]; 6] = [
 ];
 
 #[tokio::test]
+async fn whoever_switched_verification_off_is_told_what_to_do_instead() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("bad.yaml"), "version: 1\n").unwrap();
+    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    // None of them gets anywhere, so each ends by itself.
+    for verb in VERBS.into_iter().chain([&["run", "-c", "bad.yaml"][..]]) {
+        for (value, is_told) in [("false", true), ("0", true), ("F", true), ("true", false), ("", false)] {
+            let mut command = millgate(dir.path(), verb);
+            command.env("CONSUL_HTTP_ADDR", &address).env("CONSUL_HTTP_SSL_VERIFY", value);
+            let said = ended(command).await;
+            said.expect(1, &[]);
+            let told = said.err.lines().filter(|line| line.contains("CONSUL_HTTP_SSL_VERIFY"));
+            let told: Vec<&str> = told.collect();
+            assert_eq!(told.len(), usize::from(is_told), "{verb:?} {value}: {}", said.err);
+            assert!(told.iter().all(|line| line.contains("CONSUL_CACERT")), "{told:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn without_consul_every_command_says_where_it_looked_and_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     // Bound and dropped: nobody listens there.
