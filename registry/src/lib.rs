@@ -51,7 +51,7 @@ pub use instance::{Instance, Status, TaggedAddress};
 pub use kv::{KeyValue, follow_key};
 pub use last_known_good::LastKnownGood;
 pub use lease::Lease;
-pub use registration::ServiceRegistration;
+pub use registration::{Probe, ServiceRegistration};
 pub use saver::Saver;
 pub use server::{Compat, EmbeddedRegistry, MasterToken, NoToken, RegistryOptions, ServerLimits, StartError};
 pub use store::StoreLimits;

@@ -30,10 +30,32 @@ pub struct ServiceRegistration {
     pub weights: Option<(u32, u32)>,
     /// The instance must be heard from this often, or its check turns critical.
     pub ttl: Option<Duration>,
-    /// Consul asks this URL at this interval; 2xx is passing, 429 warning, anything else critical.
-    pub http_check: Option<(String, Duration)>,
+    /// What Consul itself tries, at most one of each kind: the target, and how often.
+    pub probes: BTreeMap<Probe, (String, Duration)>,
     /// Consul removes the service when a check was critical for this long; at least one minute.
     pub deregister_after: Option<Duration>,
+}
+
+/// A check that Consul makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Probe {
+    /// A URL: 2xx is passing, 429 warning, anything else critical.
+    Http,
+    /// `host:port`: passing while it takes a connection.
+    Tcp,
+    /// `host:port` or `host:port/service`, cleartext: what gRPC's health service answers.
+    Grpc,
+}
+
+impl Probe {
+    /// The field of the API, the end of the check's id, and what people read.
+    fn names(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Http => ("HTTP", "http", "HTTP"),
+            Self::Tcp => ("TCP", "tcp", "TCP"),
+            Self::Grpc => ("GRPC", "grpc", "gRPC"),
+        }
+    }
 }
 
 impl ServiceRegistration {
@@ -53,7 +75,7 @@ impl ServiceRegistration {
             meta: BTreeMap::new(),
             weights: None,
             ttl: None,
-            http_check: None,
+            probes: BTreeMap::new(),
             deregister_after: None,
         }
     }
@@ -83,9 +105,16 @@ impl ServiceRegistration {
         self
     }
 
+    /// As [`ServiceRegistration::probe`], of a URL.
     #[must_use]
-    pub fn http_check(mut self, url: impl Into<String>, interval: Duration) -> Self {
-        self.http_check = Some((url.into(), interval));
+    pub fn http_check(self, url: impl Into<String>, interval: Duration) -> Self {
+        self.probe(Probe::Http, url, interval)
+    }
+
+    /// Lets Consul try `target` at this interval; a second one of the same kind replaces the first.
+    #[must_use]
+    pub fn probe(mut self, probe: Probe, target: impl Into<String>, interval: Duration) -> Self {
+        self.probes.insert(probe, (target.into(), interval));
         self
     }
 
@@ -106,9 +135,10 @@ impl ServiceRegistration {
         if let Some(ttl) = self.ttl {
             checks.push(self.check(self.ttl_check_id(), "heartbeat", [("TTL", json!(go_duration(ttl)))]));
         }
-        if let Some((url, interval)) = &self.http_check {
-            let fields = [("HTTP", json!(url)), ("Interval", json!(go_duration(*interval)))];
-            checks.push(self.check(format!("service:{}:http", self.id), "HTTP", fields));
+        for (probe, (target, interval)) in &self.probes {
+            let (field, id, name) = probe.names();
+            let fields = [(field, json!(target)), ("Interval", json!(go_duration(*interval)))];
+            checks.push(self.check(format!("service:{}:{id}", self.id), name, fields));
         }
         let mut body = json!({
             "Name": self.name,
@@ -149,15 +179,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_registration_carries_both_checks_under_stable_ids() {
+    fn a_registration_carries_its_checks_under_stable_ids() {
         let registration = ServiceRegistration::http("web", "web-1", "10.0.0.1", 80)
             .weights(10, 1)
             .ttl(Duration::from_secs(3))
+            .probe(Probe::Grpc, "10.0.0.1:81/web", Duration::from_secs(7))
+            .probe(Probe::Tcp, "10.0.0.1:80", Duration::from_secs(6))
             .http_check("http://10.0.0.1/health", Duration::from_secs(5));
         let body = registration.to_json();
         assert_eq!(body["Checks"][0]["CheckID"], "service:web-1:ttl");
         assert_eq!(body["Checks"][0]["TTL"], "3000ms");
         assert_eq!(body["Checks"][1]["Interval"], "5000ms");
+        assert_eq!(
+            (&body["Checks"][2]["TCP"], &body["Checks"][2]["CheckID"]),
+            (&json!("10.0.0.1:80"), &json!("service:web-1:tcp"))
+        );
+        assert_eq!(body["Checks"][3]["GRPC"], "10.0.0.1:81/web");
         assert_eq!(body["Weights"]["Passing"], 10);
     }
 }

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use clap::{ArgGroup, Args, Subcommand};
-use millgate_registry::{Client, Instance, QueryOptions, ServiceRegistration, Status, types::ServiceEntry};
+use millgate_registry::{
+    Client, Instance, Probe, QueryOptions, ServiceRegistration, Status, types::ServiceEntry,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -26,7 +28,7 @@ pub enum Services {
     /// Print each change of a service's instances as it happens, until SIGINT or SIGTERM
     Watch(watch::Watch),
     /// Register an instance with the agent
-    Register(Register),
+    Register(Box<Register>),
     /// Remove an instance from the agent
     Deregister(Deregister),
 }
@@ -65,7 +67,8 @@ pub struct Show {
 }
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("check").args(["ttl", "http"]).multiple(true))]
+#[command(group = ArgGroup::new("check").args(["ttl", "http", "tcp", "grpc"]).multiple(true))]
+#[command(group = ArgGroup::new("probe").args(["http", "tcp", "grpc"]).multiple(true))]
 pub struct Register {
     /// The service's name
     name: String,
@@ -93,8 +96,14 @@ pub struct Register {
     /// Add a check that asks this URL: 2xx is passing, 429 warning, anything else critical
     #[arg(long, value_name = "URL", value_parser = url)]
     http: Option<String>,
-    /// How often that URL is asked
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time, requires = "http")]
+    /// Add a check that opens a connection to this address
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
+    tcp: Option<String>,
+    /// Add a check that asks gRPC's health service there (cleartext), for all of it or for one SERVICE
+    #[arg(long, value_name = "HOST:PORT[/SERVICE]", value_parser = grpc_target)]
+    grpc: Option<String>,
+    /// How often those three are tried
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time, requires = "probe")]
     interval: Duration,
     /// Let Consul remove the instance after a check was critical for this long (at least 1m)
     #[arg(long, value_name = "TIME", value_parser = removal_time, requires = "check")]
@@ -294,12 +303,15 @@ fn one_line(text: &str) -> String {
 impl Register {
     async fn execute(&self, client: Client) -> Result<ExitCode, String> {
         let id = self.id.clone().unwrap_or_else(|| format!("{}-{}", self.name, self.port));
+        let probes = [(Probe::Http, &self.http), (Probe::Tcp, &self.tcp), (Probe::Grpc, &self.grpc)];
+        let probes =
+            probes.into_iter().filter_map(|(probe, target)| Some((probe, (target.clone()?, self.interval))));
         let registration = ServiceRegistration {
             tags: self.tags.clone(),
             meta: self.meta.iter().cloned().collect::<BTreeMap<_, _>>(),
             weights: self.weights,
             ttl: self.ttl,
-            http_check: self.http.clone().map(|url| (url, self.interval)),
+            probes: probes.collect(),
             deregister_after: self.deregister_after,
             ..ServiceRegistration::http(&self.name, &id, &self.address, self.port)
         };
@@ -310,8 +322,10 @@ impl Register {
         if self.ttl.is_some() {
             let check = registration.ttl_check_id();
             say(format_args!("it is critical until check `{check}` is passed"));
-        } else if self.http.is_none() {
-            say("it has no check, so it counts as healthy until it is removed (--ttl or --http adds one)");
+        } else if registration.probes.is_empty() {
+            say(
+                "it has no check, so it counts as healthy until it is removed (--ttl, --http, --tcp or --grpc adds one)",
+            );
         }
         Ok(print(format_args!("registered `{id}` of service `{}`", self.name), ExitCode::SUCCESS))
     }
@@ -377,6 +391,27 @@ fn url(text: &str) -> Result<String, &'static str> {
         .filter(|rest| !rest.is_empty())
         .map(|_| text.to_owned())
         .ok_or("expected an http:// or https:// URL")
+}
+
+fn host_port(text: &str) -> Result<String, &'static str> {
+    let is_host = |host: &str| match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains([':', '/', ' ']),
+    };
+    text.rsplit_once(':')
+        .filter(|(host, port)| is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0))
+        .map(|_| text.to_owned())
+        .ok_or("expected HOST:PORT, as in 127.0.0.1:8080 or [::1]:8080")
+}
+
+fn grpc_target(text: &str) -> Result<String, &'static str> {
+    let (address, service) =
+        text.split_once('/').map_or((text, None), |(address, name)| (address, Some(name)));
+    host_port(address)
+        .ok()
+        .filter(|_| service.is_none_or(|name| !name.is_empty()))
+        .map(|_| text.to_owned())
+        .ok_or("expected HOST:PORT or HOST:PORT/SERVICE, as in 127.0.0.1:9090/shop.Orders")
 }
 
 /// A check's output is somebody's log; the beginning says what is wrong.

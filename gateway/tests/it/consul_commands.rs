@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     commands::{Said, ended, millgate},
-    support::DEADLINE,
+    support::{DEADLINE, eventually},
 };
 
 struct Desk {
@@ -81,6 +81,30 @@ async fn what_is_registered_is_listed_and_shown() {
 }
 
 #[tokio::test]
+async fn consul_tries_the_addresses_that_a_registration_names() {
+    let desk = Desk::new().await;
+    let open = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = open.local_addr().unwrap();
+    let port = address.port().to_string();
+    let web = ["services", "register", "web", "--port", &port, "--interval", "100ms"];
+    // It takes connections, and speaks no gRPC.
+    let tcp = ["--tcp", &address.to_string()];
+    desk.run(&[&web[..], &tcp].concat()).await.expect(0, &[]);
+    eventually("it takes connections", || async {
+        desk.run(&["services", "list"]).await.out.contains("web      1          1 ")
+    })
+    .await;
+    let grpc = ["--grpc", &format!("{address}/shop.Orders")];
+    desk.run(&[&web[..], &tcp, &grpc].concat()).await.expect(0, &[]);
+    let shown: serde_json::Value =
+        serde_json::from_str(&desk.run(&["services", "show", "web", "--json"]).await.out).unwrap();
+    let checks = shown["instances"][0]["checks"].as_array().unwrap();
+    let ids: Vec<_> = checks.iter().filter_map(|check| check["id"].as_str()).collect();
+    let expected = ["tcp", "grpc"].map(|kind| format!("service:web-{port}:{kind}"));
+    assert!(expected.iter().all(|id| ids.contains(&id.as_str())), "{ids:?}");
+}
+
+#[tokio::test]
 async fn a_name_that_is_not_there_is_compared_with_those_that_are() {
     let desk = Desk::new().await;
     desk.run(&["services", "register", "web", "--port", "8001"]).await.expect(0, &["no check"]);
@@ -103,7 +127,13 @@ async fn wrong_options_are_exit_code_2_with_an_example() {
         (&["--port", "80", "--meta", "a.b=c"], "letters, digits"),
         (&["--port", "80", "--weights", "0:1"], "10:1"),
         (&["--port", "80", "--http", "localhost"], "http://"),
+        (&["--port", "80", "--tcp", "127.0.0.1"], "127.0.0.1:8080"),
+        (&["--port", "80", "--tcp", "::1:80"], "[::1]:8080"),
+        (&["--port", "80", "--tcp", "a:0"], "HOST:PORT"),
+        (&["--port", "80", "--tcp", "http://a:80"], "HOST:PORT"),
+        (&["--port", "80", "--grpc", "a:80/"], "HOST:PORT/SERVICE"),
         (&["--port", "80", "--interval", "1s"], "--http"),
+        (&["--port", "80", "--ttl", "5s", "--interval", "1s"], "--tcp"),
         (&[], "--port"),
     ] {
         desk.run(&[&["services", "register", "web"], more].concat()).await.expect(2, &[words]);
