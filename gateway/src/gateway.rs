@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
     sync::Arc,
     thread::JoinHandle,
+    time::SystemTime,
 };
 
 use millgate_registry::{HttpClient, HttpOptions, LastKnownGood, Saver};
@@ -115,6 +116,10 @@ impl Gateway {
         let First { origin, loaded, made, refused } =
             first.map_err(|report| StartError::Config(Box::new(report)))?;
         let Made { settings, snapshot: first, world, declared, budget } = made;
+        if let Some(store) = &last_known_good {
+            let named = settings.services.iter().flat_map(|service| service.source.targets());
+            store.forget_unnamed(named, SystemTime::UNIX_EPOCH + clock::unix_now());
+        }
         let files = origin.watched_files(&loaded.secrets_and_files);
         let warnings = loaded.report();
         let bound = bind(&settings)?;

@@ -5,11 +5,14 @@
 //! read (another version, half a file, another service's name) counts as absent; it is a cache, never a truth.
 //! Calls block on the disk; [`Saver`](crate::Saver) makes them from a thread of its own.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -82,6 +85,32 @@ impl LastKnownGood {
         File::open(&self.directory)?.sync_all()
     }
 
+    /// Forgets services that no configuration has named for [`KEEP_UNNAMED`], and notes that `named` are wanted.
+    /// To be called at a start, with everything that is watched then; `now` is the wall clock. What cannot be read or
+    /// removed is left alone and said: it costs some kilobytes.
+    pub fn forget_unnamed<'a>(&self, named: impl IntoIterator<Item = &'a WatchTarget>, now: SystemTime) {
+        let named: BTreeSet<PathBuf> = named.into_iter().map(|target| self.path(target)).collect();
+        let entries = match fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(error) => {
+                warn!(directory = %self.directory.display(), "last known instances cannot be listed: {error}");
+                return;
+            }
+        };
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            let done = if named.contains(&path) {
+                File::options().append(true).open(&path).and_then(|file| file.set_modified(now))
+            } else if is_over(&path, now) && is_record(&path) {
+                fs::remove_file(&path)
+            } else {
+                Ok(())
+            };
+            if let Err(error) = done {
+                warn!(file = %path.display(), "last known instances cannot be kept in order: {error}");
+            }
+        }
+    }
+
     fn path(&self, target: &WatchTarget) -> PathBuf {
         let part = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let mut name = part(&target.service);
@@ -117,6 +146,21 @@ impl<I> Record<I> {
     }
 }
 
+/// Was it last written, or named, so long ago?
+fn is_over(path: &Path, now: SystemTime) -> bool {
+    let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > KEEP_UNNAMED))
+}
+
+/// Others keep files here, too.
+fn is_record(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "json")
+        && fs::read(path).is_ok_and(|text| serde_json::from_slice::<Record<IgnoredAny>>(&text).is_ok())
+}
+
+/// A configuration that is taken back after a long holiday finds what it knew; older addresses may be somebody
+/// else's by now.
+const KEEP_UNNAMED: Duration = Duration::from_hours(24 * 30);
 const VERSION: u32 = 1;
 /// File systems allow 255 bytes; the suffix needs some.
 const FILE_NAME_BYTES_MAX: usize = 200;
@@ -206,6 +250,31 @@ mod tests {
             fs::write(store.path(&target), broken).unwrap();
             assert_eq!(store.load(&target), None, "{broken}");
         }
+    }
+
+    #[test]
+    fn what_nobody_names_for_a_month_is_forgotten_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LastKnownGood::open(directory.path()).unwrap();
+        let [named, unnamed] = ["named", "unnamed"].map(|service| update(service, &["1"]));
+        store.save(&named).unwrap();
+        store.save(&unnamed).unwrap();
+        for other in ["declared+routes.json", "config+edge.yaml", "notes.json"] {
+            fs::write(directory.path().join(other), r#"{"version":1,"tags":[]}"#).unwrap();
+        }
+        let day = Duration::from_hours(24);
+        let start = SystemTime::now();
+        let starts_at = |days: u32| store.forget_unnamed([&named.target], start + day * days);
+        starts_at(29);
+        assert!(store.load(&unnamed.target).is_some());
+        // Named at the last start, so the month begins anew for it.
+        starts_at(31);
+        assert_eq!((store.load(&unnamed.target), store.load(&named.target).is_some()), (None, true));
+        store.forget_unnamed([], start + day * 60);
+        assert!(store.load(&named.target).is_some());
+        store.forget_unnamed([], start + day * 62);
+        assert_eq!(store.load(&named.target), None);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 3, "what others keep");
     }
 
     #[test]

@@ -256,3 +256,21 @@ async fn two_views_of_one_registered_service_are_two_series() {
         ["one", "two"].map(|name| format!("millgate_discovery_queries_total{{service=\"{name}\"}}"));
     eventually("both are counted", || async { series().await == expected }).await;
 }
+
+#[tokio::test]
+async fn a_start_forgets_what_was_known_of_services_that_nobody_names_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("state")).unwrap();
+    let kept = |service: &str| dir.path().join(format!("state/{service}.json"));
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_hours(24 * 40);
+    for service in ["web", "gone"] {
+        let record = format!(r#"{{"version":1,"service":"{service}","datacenter":null,"instances":[]}}"#);
+        std::fs::write(kept(service), record).unwrap();
+        std::fs::File::options().append(true).open(kept(service)).unwrap().set_modified(long_ago).unwrap();
+    }
+    let (web, gone) = (kept("web"), kept("gone"));
+    let config =
+        "discovery: {consul: {address: \"http://127.0.0.1:1\"}}\nroutes: [{path: /web, service: web}]\n";
+    let _gateway = TestGateway::start_in(dir, config).await;
+    assert!(web.exists() && !gone.exists());
+}
