@@ -24,7 +24,7 @@ mod refusal;
 
 use std::rc::Rc;
 
-use http::{HeaderName, Method, Version, header, request::Parts, uri::PathAndQuery};
+use http::{HeaderName, Method, header, request::Parts, uri::PathAndQuery};
 
 pub(crate) use self::framing::parse_length;
 pub use self::{authority::Authority, framing::Framing, path::canonical_path, refusal::Refusal};
@@ -108,7 +108,6 @@ pub struct Admitted {
     authority: Rc<Authority>,
     framing: Framing,
     survey: Survey,
-    expects_continue: bool,
 }
 
 impl Admitted {
@@ -145,12 +144,6 @@ impl Admitted {
     pub fn framing(&self) -> Framing {
         self.framing
     }
-
-    /// The client waits for `100 Continue`. hyper sends it at the first poll of the body, so whatever may refuse
-    /// the request must have done so by then.
-    pub fn expects_continue(&self) -> bool {
-        self.expects_continue
-    }
 }
 
 /// Refuses what has two readings or is past a limit, and reads the rest once. `last` is the authority of the
@@ -169,12 +162,14 @@ pub fn admit(
     }
     check_form(parts)?;
     let framing = framing::check_request(parts, survey)?;
-    let expects_continue = survey.has(Found::Expect) && check_expect(parts)?;
+    if survey.has(Found::Expect) {
+        check_expect(parts)?;
+    }
     let authority = authority::check(parts, scheme, last)?;
     let Some(target) = check_target(parts)? else {
         return Ok(Admission::LocalOptions);
     };
-    Ok(Admission::Forward(Admitted { target, authority, framing, survey, expects_continue }))
+    Ok(Admission::Forward(Admitted { target, authority, framing, survey }))
 }
 
 /// HTTP/2 has no count limit of its own and a byte limit that is generous for tiny fields, so both are counted here.
@@ -245,17 +240,12 @@ fn check_connection(parts: &Parts, limits: &AdmissionLimits) -> Result<(), Refus
     Ok(())
 }
 
-/// RFC 9110 §10.1.1: the only expectation is `100-continue`; any other is 417. An HTTP/1.0 client cannot read a
-/// 1xx, so its expectation is ignored.
-fn check_expect(parts: &Parts) -> Result<bool, Refusal> {
+/// RFC 9110 §10.1.1: the only expectation is `100-continue`; any other is 417. hyper sends the `100` at the
+/// first poll of the body, so whatever may refuse the request must have done so by then.
+fn check_expect(parts: &Parts) -> Result<(), Refusal> {
     let mut lines = parts.headers.get_all(header::EXPECT).iter();
-    let Some(line) = lines.next() else {
-        return Ok(false);
-    };
-    if lines.next().is_some() || !line.as_bytes().eq_ignore_ascii_case(b"100-continue") {
-        return Err(Refusal::ExpectationFailed);
-    }
-    Ok(parts.version > Version::HTTP_10)
+    let is_understood = lines.next().is_none_or(|line| line.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if is_understood && lines.next().is_none() { Ok(()) } else { Err(Refusal::ExpectationFailed) }
 }
 
 /// `GET admin` reaches us as authority-form (RFC 9112 §3.2.3), which belongs to CONNECT alone.

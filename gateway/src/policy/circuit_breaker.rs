@@ -201,11 +201,6 @@ where
     S: Deref,
     S::Target: AsRef<BreakerState>,
 {
-    /// Is this request one of the few that test a half-open endpoint?
-    pub fn is_probe(&self) -> bool {
-        self.probe
-    }
-
     /// Learns the outcome. Says when that changed the phase.
     pub fn record(mut self, outcome: Outcome, now: Instant) -> Option<Transition> {
         self.settled = true;
@@ -522,7 +517,6 @@ mod tests {
         assert!(state.is_routable(later));
         let first = breaker.check(&state, later).unwrap();
         let second = breaker.check(&state, later).unwrap();
-        assert!(first.is_probe() && second.is_probe());
         assert_eq!(breaker.check(&state, later).unwrap_err().retry_after, Duration::ZERO);
         assert!(!state.is_routable(later));
         assert_eq!(first.record(Outcome::Success, later), None);

@@ -9,7 +9,7 @@
 //! that clients of one failure do not come back together. Compiled from `RetrySettings`.
 
 use std::{
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -168,7 +168,6 @@ pub struct RetryBudget {
     share: f32,
     tower: TpsBudget,
     pending: AtomicU32,
-    exhausted: AtomicU64,
 }
 
 impl RetryBudget {
@@ -181,7 +180,6 @@ impl RetryBudget {
             share,
             tower: TpsBudget::new(BUDGET_TTL, FREE_PER_SECOND, share_of_batch),
             pending: AtomicU32::new(0),
-            exhausted: AtomicU64::new(0),
         }
     }
 
@@ -197,17 +195,8 @@ impl RetryBudget {
         }
     }
 
-    /// How often a retry was refused for lack of budget.
-    pub fn exhausted(&self) -> u64 {
-        self.exhausted.load(Ordering::Relaxed)
-    }
-
     fn withdraw(&self) -> bool {
-        let granted = self.tower.withdraw();
-        if !granted {
-            self.exhausted.fetch_add(1, Ordering::Relaxed);
-        }
-        granted
+        self.tower.withdraw()
     }
 }
 
@@ -313,7 +302,6 @@ mod tests {
         let free = BUDGET_TTL.as_secs() * u64::from(FREE_PER_SECOND);
         let granted = u64::try_from(granted).unwrap();
         assert!((free + 125..=free + 130).contains(&granted), "{granted} of 640 requests");
-        assert_eq!(budget.exhausted(), 1_000 - granted);
         assert_eq!(retry.check(&CONNECT, 1, &budget, &mut rng), Err(NoRetry::BudgetExhausted));
     }
 
