@@ -157,25 +157,9 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::instance::Status;
-
-    fn instance(id: &str, status: Status) -> Instance {
-        Instance {
-            datacenter: "dc1".to_owned(),
-            node: "n1".to_owned(),
-            id: id.to_owned(),
-            address: "10.0.0.1".to_owned(),
-            port: 80,
-            tagged_addresses: BTreeMap::new(),
-            weight: 1,
-            status,
-            tags: Vec::new(),
-            meta: BTreeMap::new(),
-        }
-    }
+    use crate::testing::instance;
 
     fn answer(index: u64, ids: &[&str]) -> Answer {
         Answer {

@@ -120,7 +120,7 @@ const INSTANCES_MAX: usize = 2000;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settle::tests::instance;
+    use crate::testing::instance;
 
     fn record(history: &History, before: &[Instance], after: &[Instance]) {
         history.record(&Change { before, after, checks: &BTreeMap::new() });

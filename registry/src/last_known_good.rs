@@ -172,19 +172,14 @@ mod tests {
 
     use super::*;
     use crate::instance::Status;
+    use crate::testing::instance;
 
     fn update(service: &str, ids: &[&str]) -> ServiceUpdate {
         let instance = |id: &&str| Instance {
-            datacenter: "dc1".to_owned(),
-            node: "n1".to_owned(),
-            id: (*id).to_owned(),
-            address: "10.0.0.1".to_owned(),
-            port: 80,
-            tagged_addresses: BTreeMap::new(),
             weight: 2,
-            status: Status::Warning,
             tags: vec!["v1".to_owned()],
             meta: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+            ..instance(id, Status::Warning)
         };
         ServiceUpdate {
             target: WatchTarget::service(service),

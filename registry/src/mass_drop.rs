@@ -158,7 +158,7 @@ const HOLD: Duration = Duration::from_secs(30);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settle::tests::instance;
+    use crate::testing::instance;
 
     /// Instances 0 to n-1, each on a node of its own, of which the first `critical` are critical.
     fn fleet(n: usize, critical: usize) -> Vec<Instance> {

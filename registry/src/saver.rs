@@ -106,7 +106,7 @@ mod tests {
 
     use super::*;
     use crate::instance::Status;
-    use crate::settle::tests::instance;
+    use crate::testing::instance;
 
     fn update(service: &str, id: &str) -> ServiceUpdate {
         let instances = [instance(id, Status::Passing)].into();

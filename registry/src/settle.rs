@@ -136,25 +136,11 @@ impl Settle {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use std::time::Duration;
 
     use super::*;
-
-    pub(crate) fn instance(id: &str, status: Status) -> Instance {
-        Instance {
-            datacenter: "dc1".to_owned(),
-            node: "n1".to_owned(),
-            id: id.to_owned(),
-            address: "10.0.0.1".to_owned(),
-            port: 80,
-            tagged_addresses: BTreeMap::new(),
-            weight: 1,
-            status,
-            tags: Vec::new(),
-            meta: BTreeMap::new(),
-        }
-    }
+    use crate::testing::instance;
 
     fn two(b: Status) -> Arc<[Instance]> {
         [instance("a", Status::Passing), instance("b", b)].into()

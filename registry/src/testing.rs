@@ -1,8 +1,10 @@
-//! A real Consul agent as a test double, for this package's tests and the gateway's. No part of the product.
+//! What this package's tests and the gateway's share: an instance, and a real Consul agent as a test double. No part
+//! of the product.
 //!
 //! The binary is `$CONSUL_BIN`, or `consul` on `PATH`. Without one, tests print that they are skipped, unless
 //! `MILLGATE_REQUIRE_SERVERS=1` makes that a failure. It panics where a test would: there is nobody else to tell.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -13,7 +15,23 @@ use http::{HeaderMap, Method};
 use rand::RngExt;
 use tokio::time::Instant;
 
-use crate::{Client, ClientConfig, HttpClient, HttpOptions, QueryOptions};
+use crate::{Client, ClientConfig, HttpClient, HttpOptions, Instance, QueryOptions, Status};
+
+/// An instance at 10.0.0.1:80, without tags and meta.
+pub fn instance(id: &str, status: Status) -> Instance {
+    Instance {
+        datacenter: "dc1".to_owned(),
+        node: "n1".to_owned(),
+        id: id.to_owned(),
+        address: "10.0.0.1".to_owned(),
+        port: 80,
+        tagged_addresses: BTreeMap::new(),
+        weight: 1,
+        status,
+        tags: Vec::new(),
+        meta: BTreeMap::new(),
+    }
+}
 
 /// `consul agent -dev` on free ports of the loopback interface; killed on drop. State lives in its memory, so
 /// a restart begins with an empty catalog and a low index.

@@ -165,9 +165,9 @@ const RETRY_BUDGET_DEFAULT: f32 = 0.2;
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, path::Path};
+    use std::path::Path;
 
-    use millgate_registry::{Instance, Status, WatchTarget};
+    use millgate_registry::{Instance, Status, WatchTarget, testing};
 
     use super::*;
     use crate::config::load;
@@ -181,18 +181,7 @@ mod tests {
     }
 
     fn instance(id: &str, tag: &str) -> Instance {
-        Instance {
-            datacenter: "dc1".to_owned(),
-            node: "n1".to_owned(),
-            id: id.to_owned(),
-            address: "10.0.0.1".to_owned(),
-            port: 80,
-            tagged_addresses: BTreeMap::new(),
-            weight: 1,
-            status: Status::Passing,
-            tags: vec![tag.to_owned()],
-            meta: BTreeMap::new(),
-        }
+        Instance { tags: vec![tag.to_owned()], ..testing::instance(id, Status::Passing) }
     }
 
     fn world(instances: impl IntoIterator<Item = Instance>) -> World {

@@ -70,26 +70,21 @@ fn allows(policy: HealthPolicy, instance: &Instance) -> bool {
 mod tests {
     use std::collections::BTreeMap;
 
-    use millgate_registry::TaggedAddress;
+    use millgate_registry::{TaggedAddress, testing};
 
     use super::*;
 
     fn instance(tags: &[&str], meta: &[(&str, &str)]) -> Instance {
         let text = |text: &&str| (*text).to_owned();
         Instance {
-            datacenter: "dc1".to_owned(),
-            node: "n1".to_owned(),
-            id: "a".to_owned(),
             address: "2001:db8::1".to_owned(),
-            port: 80,
             tagged_addresses: BTreeMap::from([(
                 "wan".to_owned(),
                 TaggedAddress { address: "api.example".to_owned(), port: 8080 },
             )]),
-            weight: 1,
-            status: Status::Passing,
             tags: tags.iter().map(text).collect(),
             meta: meta.iter().map(|(key, value)| (text(key), text(value))).collect(),
+            ..testing::instance("a", Status::Passing)
         }
     }
 

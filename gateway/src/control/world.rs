@@ -191,6 +191,8 @@ fn source_of<'a>(settings: &'a Settings, full_name: &str) -> Option<&'a Endpoint
 mod tests {
     use std::path::Path;
 
+    use millgate_registry::{Status, testing};
+
     use super::*;
     use crate::config::load;
 
@@ -298,26 +300,22 @@ mod tests {
         let instances = |status| instance("192.0.2.1", status);
         let now = crate::clock::now();
         let mut world = World::default();
-        world.instances.insert(other.clone(), instances("critical"));
+        world.instances.insert(other.clone(), instances(Status::Critical));
         assert!(!world.knows_all(&settings));
-        world.instances.insert(other.clone(), instances("passing"));
+        world.instances.insert(other.clone(), instances(Status::Passing));
         assert!(world.knows_all(&settings));
         let moves = world.choose_datacenters(&settings, now);
         assert_eq!((moves.len(), world.datacenter_of(service)), (1, 1));
         assert!(world.choose_datacenters(&settings, now).is_empty(), "told once");
         // The own datacenter speaks for the first time.
-        world.instances.insert(own.clone(), instances("passing"));
+        world.instances.insert(own.clone(), instances(Status::Passing));
         assert!(world.choose_datacenters(&settings, now).iter().all(|moved| moved.is_return));
         assert_eq!(world.datacenter_of(service), 0);
     }
 
     /// A list of one.
-    fn instance(address: &str, status: &str) -> Arc<[Instance]> {
-        let json = format!(
-            r#"[{{"node":"n","id":"a","address":"{address}","port":80,"weight":1,"status":"{status}","tags":[],
-            "meta":{{}}}}]"#
-        );
-        serde_json::from_str::<Vec<Instance>>(&json).unwrap().into()
+    fn instance(address: &str, status: Status) -> Arc<[Instance]> {
+        Arc::from([Instance { address: address.to_owned(), ..testing::instance("a", status) }])
     }
 
     #[test]
@@ -328,8 +326,8 @@ mod tests {
         let [own, other] = service.source.targets() else { panic!("two datacenters") };
         let now = crate::clock::now();
         let mut world = World::default();
-        world.instances.insert(own.clone(), instance("web.example", "passing"));
-        world.instances.insert(other.clone(), instance("192.0.2.1", "passing"));
+        world.instances.insert(own.clone(), instance("web.example", Status::Passing));
+        world.instances.insert(other.clone(), instance("192.0.2.1", Status::Passing));
         world.choose_datacenters(&settings, now);
         assert_eq!(world.datacenter_of(service), 1);
         world.learn_addresses("web.example:80".into(), vec!["192.0.2.9:80".parse().unwrap()]);
