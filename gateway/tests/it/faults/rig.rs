@@ -169,9 +169,9 @@ impl Rig {
         eventually("the new instance is routed to", || self.reaches(&["a", "b", "c", "d", "new"])).await;
     }
 
-    /// The proxy before the first agent.
-    pub(super) fn proxy(&self) -> &Proxy {
-        &self.proxies[0]
+    /// The proxy before this agent.
+    pub(super) fn proxy(&self, agent: usize) -> &Proxy {
+        &self.proxies[agent]
     }
 
     /// Which of the agents the gateway asked last.
@@ -184,6 +184,10 @@ impl Rig {
     pub(super) async fn watch(&self) -> Value {
         let services = body_of(&send(self.gateway.admin(), get("/api/v1/services")).await);
         services["services"][0]["watch"].clone()
+    }
+
+    pub(super) async fn has_failed(&self) -> bool {
+        self.watch().await["errors"].as_u64() > Some(0)
     }
 
     pub(super) async fn doubts(&self) -> bool {
