@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::backoff::Backoff;
 use crate::error::ClientError;
-use crate::pace::Pace;
+use crate::pace::{Outcome, Pace};
 use crate::patience::Patience;
 use crate::types::{Consistency, QueryOptions};
 
@@ -156,7 +156,8 @@ impl Follow {
             stats.last_success = Some(now);
             stats.last_error = None;
         });
-        let pace = self.pace.after_answer(early && !news, now);
+        let outcome = if early && !news { Outcome::Idle } else { Outcome::News };
+        let pace = self.pace.after(outcome, now);
         let Some(index) = index else {
             // No index to wait from: a proxy in between, or not Consul.
             self.index = 0;

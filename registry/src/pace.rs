@@ -1,4 +1,4 @@
-//! The pace of queries: two token buckets.
+//! The pace of queries: three token buckets.
 //!
 //! Every change of a service answers the pending query, and the next query must be out before the next change can be
 //! seen. So answers with news draw on a bucket of [`BURST`] with [`REFILL_PER_SECOND`]: a handful of changes in quick
@@ -8,6 +8,11 @@
 //! blocks, a wrong index, a proxy that cuts long polls, empty answers that are not believed), draws on a second bucket
 //! of [`IDLE_BURST`] with one token every [`IDLE_REFILL`]: whatever the other side does, that is at most nine such
 //! queries in ten seconds.
+//!
+//! In between is a service without instances. Consul wakes its query whenever any service in the datacenter loses
+//! its last instance, since it keeps one index for all that do not exist. The answer brings nothing new, but is due, and
+//! the registration that everyone waits for may come next; so these draw on a third bucket of [`EMPTY_BURST`] with
+//! [`EMPTY_REFILL_PER_SECOND`]. The load is that of services that disappear, and bounded.
 
 use std::time::Duration;
 
@@ -17,7 +22,19 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub(crate) struct Pace {
     news: Bucket,
+    empty: Bucket,
     idle: Bucket,
+}
+
+/// What a query came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It brought something new, or its time was over.
+    News,
+    /// There are still no instances, at an index that moved.
+    StillEmpty,
+    /// It came early and brought nothing new, or there was no answer.
+    Idle,
 }
 
 #[derive(Debug)]
@@ -38,22 +55,27 @@ impl Bucket {
 
 impl Pace {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { news: Bucket { tokens: BURST, at: now }, idle: Bucket { tokens: IDLE_BURST, at: now } }
+        Self {
+            news: Bucket { tokens: BURST, at: now },
+            empty: Bucket { tokens: EMPTY_BURST, at: now },
+            idle: Bucket { tokens: IDLE_BURST, at: now },
+        }
     }
 
-    /// Pays for one answer and says how long the next query has to wait. `idle`: the answer came early and
-    /// brought nothing new, or there was none.
-    pub(crate) fn after_answer(&mut self, idle: bool, now: Instant) -> Duration {
-        if idle {
-            self.idle.pay(IDLE_BURST, IDLE_REFILL.as_secs_f64().recip(), now)
-        } else {
-            self.news.pay(BURST, REFILL_PER_SECOND, now)
+    /// Pays for one query and says how long the next one has to wait.
+    pub(crate) fn after(&mut self, outcome: Outcome, now: Instant) -> Duration {
+        match outcome {
+            Outcome::News => self.news.pay(BURST, REFILL_PER_SECOND, now),
+            Outcome::StillEmpty => self.empty.pay(EMPTY_BURST, EMPTY_REFILL_PER_SECOND, now),
+            Outcome::Idle => self.idle.pay(IDLE_BURST, IDLE_REFILL.as_secs_f64().recip(), now),
         }
     }
 }
 
 const BURST: f64 = 5.0;
 const REFILL_PER_SECOND: f64 = 10.0;
+const EMPTY_BURST: f64 = 5.0;
+const EMPTY_REFILL_PER_SECOND: f64 = 4.0;
 const IDLE_BURST: f64 = 2.0;
 const IDLE_REFILL: Duration = Duration::from_millis(1500);
 
@@ -66,9 +88,20 @@ mod tests {
         let now = Instant::now();
         let mut pace = Pace::new(now);
         for _ in 0..5 {
-            assert_eq!(pace.after_answer(false, now), Duration::ZERO);
+            assert_eq!(pace.after(Outcome::News, now), Duration::ZERO);
         }
-        assert_eq!(pace.after_answer(false, now), Duration::from_millis(100));
+        assert_eq!(pace.after(Outcome::News, now), Duration::from_millis(100));
+    }
+
+    #[test]
+    fn an_empty_service_is_asked_for_again_within_a_quarter_of_a_second_however_many_others_disappear() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
+        for _ in 0..40 {
+            let wait = pace.after(Outcome::StillEmpty, now);
+            assert!(wait <= Duration::from_millis(250), "{wait:?}");
+            now += wait;
+        }
     }
 
     #[test]
@@ -78,7 +111,7 @@ mod tests {
         let mut asked = Vec::new();
         for _ in 0..40 {
             asked.push(now);
-            now += pace.after_answer(true, now);
+            now += pace.after(Outcome::Idle, now);
         }
         for window in asked.windows(10) {
             assert!(window[9] - window[0] >= Duration::from_secs(10), "{:?}", window[9] - window[0]);
@@ -90,10 +123,10 @@ mod tests {
         let mut now = Instant::now();
         let mut pace = Pace::new(now);
         for _ in 0..20 {
-            let wait = pace.after_answer(true, now);
+            let wait = pace.after(Outcome::Idle, now);
             assert!(wait <= IDLE_REFILL, "{wait:?}");
             now += wait;
         }
-        assert_eq!(pace.after_answer(false, now), Duration::ZERO);
+        assert_eq!(pace.after(Outcome::News, now), Duration::ZERO);
     }
 }

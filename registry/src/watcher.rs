@@ -18,7 +18,7 @@ use crate::gate::{Gate, Held, Next};
 use crate::history::Change;
 use crate::instance::Instance;
 use crate::mass_drop::Circumstances;
-use crate::pace::Pace;
+use crate::pace::{Outcome, Pace};
 use crate::patience::Patience;
 use crate::settle::{Key, Settle};
 use crate::types::{Consistency, QueryOptions};
@@ -254,7 +254,7 @@ impl Watcher {
             self.believe(answer, asked).await?
         } else {
             self.set_aside = Some(answer);
-            self.pace.after_answer(true, Instant::now())
+            self.pace.after(Outcome::Idle, Instant::now())
         };
         if self.purpose == Purpose::Follow {
             self.purpose = Purpose::Refresh;
@@ -280,6 +280,7 @@ impl Watcher {
         self.backend = answer.backend.clone().or_else(|| self.backend.take());
         let Digest { answer, skipped, lost_nodes, checks } = digest(answer);
         let (unusable, filtered) = (answer.unusable, answer.filtered_by_acls && answer.instances.is_empty());
+        let moved = answer.index > Some(self.gate.index());
         let verdict = self.gate.judge(answer, asked.purpose == Purpose::Confirm);
         if other_backend {
             self.gate.resync();
@@ -304,7 +305,13 @@ impl Watcher {
             stats.empty_held += u64::from(verdict.held.is_some());
             stats.wakeups += u64::from(early && asked.blocking.is_some());
         });
-        let idle = early && verdict.publish.is_none();
+        let outcome = match &verdict.publish {
+            None if early && moved && verdict.held.is_none() && self.settle.believed().is_empty() => {
+                Outcome::StillEmpty
+            }
+            None if early => Outcome::Idle,
+            _ => Outcome::News,
+        };
         if verdict.held.is_none() {
             self.circumstances.lost_nodes = lost_nodes.difference(&self.lost_nodes).cloned().collect();
             self.lost_nodes = lost_nodes;
@@ -313,7 +320,7 @@ impl Watcher {
             }
             self.circumstances = Circumstances::default();
         }
-        let pace = self.pace.after_answer(idle, now);
+        let pace = self.pace.after(outcome, now);
         let polling = self.member.as_ref().map_or(Duration::ZERO, |member| jittered(member.interval()));
         Some(match verdict.next {
             Next::Query => pace.max(polling),
@@ -403,7 +410,7 @@ impl Watcher {
             _ => self.backoff.next(&mut rand::rng()),
         };
         // Jitter may choose short pauses several times in a row; the pace does not.
-        let pause = backoff.max(self.pace.after_answer(true, Instant::now()));
+        let pause = backoff.max(self.pace.after(Outcome::Idle, Instant::now()));
         if asked.purpose == Purpose::Refresh {
             self.purpose = Purpose::Follow;
             self.gate.resync();
