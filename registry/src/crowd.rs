@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
-use crate::backoff::Backoff;
+use crate::catalog::{Catalog, follow_catalog};
 use crate::client::Client;
-use crate::types::{Consistency, QueryOptions};
+use crate::follow::FollowOptions;
 
 /// The watches of one client that poll.
 #[derive(Debug, Default)]
@@ -45,7 +45,7 @@ impl Member {
         state.next += 1;
         state.members.insert(number, (service.to_lowercase(), Arc::clone(&wake)));
         if state.follower.is_none() {
-            state.follower = Some(tokio::spawn(follow(client.clone().independent())));
+            state.follower = Some(tokio::spawn(follow(client.clone())));
         }
         drop(state);
         Self { client: client.clone(), number, wake }
@@ -90,73 +90,42 @@ impl Crowd {
     }
 }
 
-/// Lower-case names with their tags, sorted.
+/// Lower-case names with their tags.
 type Services = BTreeMap<String, Vec<String>>;
 
 async fn follow(client: Client) {
+    let options = FollowOptions { pause_min: PAUSE, ..FollowOptions::default() };
+    let (sender, mut lists) = mpsc::channel(1);
+    let _following = follow_catalog(client.clone(), options, in_lower_case, sender);
     let mut known: Option<Services> = None;
-    let mut index = None;
-    let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP);
-    let mut agent = client.agent();
-    loop {
-        if std::mem::replace(&mut agent, client.agent()) != client.agent() {
-            index = None;
+    while let Some(services) = lists.recv().await {
+        if let Some(known) = &known {
+            client.crowd().wake(known, &services);
         }
-        let options = QueryOptions {
-            index,
-            wait: Some(WAIT),
-            consistency: Consistency::Stale,
-            ..QueryOptions::default()
-        };
-        let pause = match client.read_at("/v1/catalog/services", &options).await {
-            Ok(reading) => {
-                backoff.reset();
-                index = reading.index.filter(|seen| index.is_none_or(|index| *seen >= index));
-                if let Some(services) = reading.body.as_deref().and_then(parse) {
-                    if let Some(known) = &known {
-                        client.crowd().wake(known, &services);
-                    }
-                    known = Some(services);
-                } else {
-                    let (call, filtered_by_acls) = (reading.call, reading.filtered_by_acls);
-                    tracing::debug!(call, filtered_by_acls, "no list of services");
-                }
-                PAUSE
-            }
-            Err(error) => {
-                tracing::debug!(%error, "the list of services could not be read");
-                index = if error.is_transport() { None } else { index };
-                backoff.next(&mut rand::rng())
-            }
-        };
-        tokio::time::sleep(pause).await;
+        known = Some(services);
     }
 }
 
-fn parse(body: &[u8]) -> Option<Services> {
-    let services: BTreeMap<String, Option<Vec<String>>> = serde_json::from_slice(body).ok()?;
-    let sorted = services.into_iter().map(|(name, tags)| {
-        // Consul's order differs from answer to answer.
-        let mut tags = tags.unwrap_or_default();
-        tags.sort_unstable();
-        (name.to_lowercase(), tags)
-    });
-    Some(sorted.collect())
+fn in_lower_case(catalog: Catalog) -> Services {
+    catalog.services.into_iter().map(|(name, tags)| (name.to_lowercase(), tags)).collect()
 }
 
 /// Reads are small and quick; an agent answers thousands a second.
 const READS_PER_SECOND: u32 = 20;
 const INTERVAL_MIN: Duration = Duration::from_secs(2);
-const WAIT: Duration = Duration::from_secs(50);
 /// In a busy datacenter this list changes all the time.
 const PAUSE: Duration = Duration::from_secs(1);
-const BACKOFF_BASE: Duration = Duration::from_millis(500);
-const BACKOFF_CAP: Duration = Duration::from_secs(15);
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::client_config::ClientConfig;
+
+    /// Services with one tag each.
+    fn list(services: &[(&str, &str)]) -> Services {
+        let one = |(name, tag): &(&str, &str)| ((*name).to_owned(), vec![(*tag).to_owned()]);
+        in_lower_case(Catalog { services: services.iter().map(one).collect(), ..Catalog::default() })
+    }
 
     #[tokio::test]
     async fn all_members_together_read_at_most_twenty_times_a_second() {
@@ -175,9 +144,9 @@ mod tests {
     async fn a_member_is_woken_when_its_service_changes_in_the_list() {
         let client = Client::new(ClientConfig::new("127.0.0.1:1")).unwrap();
         let (web, other) = (Member::join(&client, "Web"), Member::join(&client, "other"));
-        let before = parse(br#"{"web":["b","a"],"other":[],"consul":null}"#).unwrap();
-        let same = parse(br#"{"WEB":["a","b"],"other":[],"new":[]}"#).unwrap();
-        let after = parse(br#"{"web":["a"],"other":[]}"#).unwrap();
+        let before = list(&[("web", "a"), ("other", ""), ("consul", "")]);
+        let same = list(&[("WEB", "a"), ("other", ""), ("new", "")]);
+        let after = list(&[("web", "b"), ("other", "")]);
         client.crowd().wake(&before, &same);
         client.crowd().wake(&same, &after);
         web.woken().await;

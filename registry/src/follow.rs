@@ -29,11 +29,19 @@ pub struct FollowOptions {
     pub backoff_base: Duration,
     pub backoff_cap: Duration,
     pub resync_every: Duration,
+    /// The least pause between an answer and the next query: what changes often need not be read as often.
+    pub pause_min: Duration,
 }
 
 impl Default for FollowOptions {
     fn default() -> Self {
-        Self { wait: WAIT, backoff_base: BACKOFF_BASE, backoff_cap: BACKOFF_CAP, resync_every: RESYNC_EVERY }
+        Self {
+            wait: WAIT,
+            backoff_base: BACKOFF_BASE,
+            backoff_cap: BACKOFF_CAP,
+            resync_every: RESYNC_EVERY,
+            pause_min: Duration::ZERO,
+        }
     }
 }
 
@@ -157,7 +165,7 @@ impl Follow {
             stats.last_error = None;
         });
         let outcome = if early && !news { Outcome::Idle } else { Outcome::News };
-        let pace = self.pace.after(outcome, now);
+        let pace = self.pace.after(outcome, now).max(self.options.pause_min);
         let Some(index) = index else {
             // No index to wait from: a proxy in between, or not Consul.
             self.index = 0;
