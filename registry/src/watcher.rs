@@ -1,13 +1,13 @@
 //! The loop of one watch: ask, judge the answer, report a change, rest.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 use rand::RngExt;
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::debug;
 
 use crate::agents::Place;
 use crate::backoff::Backoff;
@@ -15,18 +15,19 @@ use crate::client::{Client, HealthAnswer};
 use crate::crowd::Member;
 use crate::error::ClientError;
 use crate::gate::{Gate, Held, Next};
-use crate::history::Change;
 use crate::instance::Instance;
 use crate::mass_drop::Circumstances;
 use crate::pace::{Outcome, Pace};
 use crate::patience::Patience;
-use crate::settle::{Key, Settle};
+use crate::settle::Settle;
 use crate::types::{Consistency, QueryOptions};
-use crate::watch::{Report, ServiceUpdate, WatchOptions, WatchState, WatchTarget};
+use crate::watch::{Report, WatchOptions, WatchState, WatchTarget};
 use crate::watcher::digest::{Digest, digest};
+use crate::watcher::publish::routable;
 use crate::watcher::said::Said;
 
 mod digest;
+mod publish;
 mod said;
 
 pub(crate) struct Watcher {
@@ -329,63 +330,6 @@ impl Watcher {
         })
     }
 
-    /// The registry says something else than before.
-    async fn changed(
-        &mut self,
-        instances: Arc<[Instance]>,
-        checks: &BTreeMap<Key, String>,
-        now: Instant,
-    ) -> Option<()> {
-        let before = Arc::clone(self.settle.believed());
-        self.report.history.record(&Change { before: &before, after: &instances, checks });
-        let (held_up, kept) = self.held();
-        let publish = self.settle.take(instances, &self.circumstances, now);
-        self.tell_held(&held_up, &kept);
-        self.publish(publish, now).await
-    }
-
-    /// Time passed, and something that was held no longer is.
-    async fn release(&mut self) -> Option<()> {
-        let now = Instant::now();
-        let (held_up, kept) = self.held();
-        let publish = self.settle.release(now);
-        self.tell_held(&held_up, &kept);
-        self.publish(publish, now).await
-    }
-
-    async fn publish(&mut self, instances: Option<Arc<[Instance]>>, now: Instant) -> Option<()> {
-        let Some(instances) = instances else { return Some(()) };
-        let routable = routable(&instances);
-        let (service, before) = (&self.target.service, std::mem::replace(&mut self.routable, routable));
-        if routable == before {
-            debug!(service, instances = instances.len(), routable, "instances changed");
-        } else {
-            info!(service, instances = instances.len(), routable, before, "routable instances changed");
-        }
-        self.report.record(|stats| stats.last_change = Some(now));
-        let update = ServiceUpdate { target: self.target.clone(), instances, answered_at: now };
-        self.report.updates.send(update).await.ok()
-    }
-
-    fn held(&self) -> (BTreeSet<Key>, BTreeSet<Key>) {
-        (self.settle.held_up().clone(), self.settle.kept())
-    }
-
-    fn tell_held(&self, held_up_before: &BTreeSet<Key>, kept_before: &BTreeSet<Key>) {
-        let (held_up, kept) = self.held();
-        self.report.record(|stats| {
-            stats.held_up = held_up.len();
-            stats.kept = kept.len();
-        });
-        said::held_up(&self.target.service, held_up.difference(held_up_before));
-        if kept_before.is_empty() {
-            said::kept(&self.target.service, kept.len());
-        }
-        let history = &self.report.history;
-        history.record_held("held_up", held_up_before, &held_up, "it went down again and again");
-        history.record_held("kept", kept_before, &kept, "most instances were gone at once");
-    }
-
     /// Returns the pause before the next try.
     async fn failed(&mut self, error: &ClientError, asked: &Asked) -> Option<Duration> {
         let status = error.status();
@@ -438,10 +382,6 @@ impl Watcher {
             }
         });
     }
-}
-
-fn routable(instances: &[Instance]) -> usize {
-    instances.iter().filter(|instance| instance.is_routable()).count()
 }
 
 /// For ever if there is no such moment.

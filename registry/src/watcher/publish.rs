@@ -1,0 +1,76 @@
+//! From what the registry says to what is reported: what settled of it, and what is held for a while.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use crate::history::Change;
+use crate::instance::Instance;
+use crate::settle::Key;
+use crate::watch::ServiceUpdate;
+use crate::watcher::{Watcher, said};
+
+impl Watcher {
+    /// The registry says something else than before.
+    pub(super) async fn changed(
+        &mut self,
+        instances: Arc<[Instance]>,
+        checks: &BTreeMap<Key, String>,
+        now: Instant,
+    ) -> Option<()> {
+        let before = Arc::clone(self.settle.believed());
+        self.report.history.record(&Change { before: &before, after: &instances, checks });
+        let (held_up, kept) = self.held();
+        let publish = self.settle.take(instances, &self.circumstances, now);
+        self.tell_held(&held_up, &kept);
+        self.publish(publish, now).await
+    }
+
+    /// Time passed, and something that was held no longer is.
+    pub(super) async fn release(&mut self) -> Option<()> {
+        let now = Instant::now();
+        let (held_up, kept) = self.held();
+        let publish = self.settle.release(now);
+        self.tell_held(&held_up, &kept);
+        self.publish(publish, now).await
+    }
+
+    async fn publish(&mut self, instances: Option<Arc<[Instance]>>, now: Instant) -> Option<()> {
+        let Some(instances) = instances else { return Some(()) };
+        let routable = routable(&instances);
+        let (service, before) = (&self.target.service, std::mem::replace(&mut self.routable, routable));
+        if routable == before {
+            debug!(service, instances = instances.len(), routable, "instances changed");
+        } else {
+            info!(service, instances = instances.len(), routable, before, "routable instances changed");
+        }
+        self.report.record(|stats| stats.last_change = Some(now));
+        let update = ServiceUpdate { target: self.target.clone(), instances, answered_at: now };
+        self.report.updates.send(update).await.ok()
+    }
+
+    fn held(&self) -> (BTreeSet<Key>, BTreeSet<Key>) {
+        (self.settle.held_up().clone(), self.settle.kept())
+    }
+
+    fn tell_held(&self, held_up_before: &BTreeSet<Key>, kept_before: &BTreeSet<Key>) {
+        let (held_up, kept) = self.held();
+        self.report.record(|stats| {
+            stats.held_up = held_up.len();
+            stats.kept = kept.len();
+        });
+        said::held_up(&self.target.service, held_up.difference(held_up_before));
+        if kept_before.is_empty() {
+            said::kept(&self.target.service, kept.len());
+        }
+        let history = &self.report.history;
+        history.record_held("held_up", held_up_before, &held_up, "it went down again and again");
+        history.record_held("kept", kept_before, &kept, "most instances were gone at once");
+    }
+}
+
+pub(super) fn routable(instances: &[Instance]) -> usize {
+    instances.iter().filter(|instance| instance.is_routable()).count()
+}
