@@ -1,7 +1,7 @@
 //! Requests to a service that is not in the registry: what those feel who have nothing to do with the changes.
 //!
-//! The service and who asks it are a process of their own, with precedence over the registry and the load of this one:
-//! the machine's cores are few, and their waiting for one is not the gateway's.
+//! The service and who asks it are a process of their own ([`crate::cores`]): the machine's cores are few, and their waiting
+//! for one is not the gateway's.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -25,15 +25,17 @@ pub(crate) struct Fixed {
 impl Fixed {
     pub(crate) fn start() -> anyhow::Result<Self> {
         let program = std::env::current_exe()?;
-        // Without the right to it, `nice` says so and runs the program as it is.
-        let mut command = Command::new("nice");
-        command.args(["-n", "-15"]).arg(program).arg(NAME);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("nice")?;
+        let mut command = Command::new(program);
+        let mut child = command.arg(NAME).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let questions = child.stdin.take().context("its input")?;
         let answers = BufReader::new(child.stdout.take().context("its output")?);
         let mut fixed = Self { port: 0, child, questions, answers };
         fixed.port = fixed.line()?.trim().parse()?;
         Ok(fixed)
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Asks for this long, one request every millisecond; how long each took. Blocks.

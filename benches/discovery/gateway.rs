@@ -91,6 +91,10 @@ impl Gateway {
         bail!("the gateway is not ready within {READY_TIMEOUT:?}")
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn http(&self) -> SocketAddr {
         self.http
     }

@@ -9,6 +9,8 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand, ValueEnum};
 
 mod backend;
+mod catalog;
+mod cores;
 mod fixed;
 mod gateway;
 mod lag;

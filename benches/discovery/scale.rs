@@ -2,11 +2,13 @@
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
-use millgate_registry::{CheckStatus, Client, ServiceRegistration};
+use millgate_registry::CheckStatus;
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     Options, backend,
+    catalog::{Catalog, Place},
+    cores::{self, Apart},
     fixed::Fixed,
     gateway::Gateway,
     lag::QUERIES,
@@ -30,23 +32,24 @@ pub(crate) struct Scale {
 
 impl Scale {
     pub(crate) async fn run(&self, options: &Options) -> anyhow::Result<()> {
+        let mut report = Report::new("discovery-scale", options);
         let source = Source::start(options.registry).await?;
         let port = backend::start().await?;
         let names: Arc<[String]> = (0..self.services).map(|at| format!("scale-{at}")).collect();
-        self.register_all(&source.client, &names, port).await?;
+        self.register_all(&source.catalog, &names, port).await?;
         let mut fixed = Fixed::start()?;
         let gateway =
             Gateway::start(options, &source, &names, Some((Ipv4Addr::LOCALHOST, fixed.port).into())).await?;
 
+        cores::share_out(&Apart { gateway: gateway.id(), fixed: fixed.id() })?;
         let whole = Duration::from_secs(self.seconds.into());
         let http = gateway.http();
         let quiet = fixed.ask(http, whole / 2)?;
         let (queries, cpu) = (gateway.metric(QUERIES).await?, gateway.cpu()?);
-        let (lags, busy) = tokio::try_join!(self.change(&gateway, &source.client, &names), async {
+        let (lags, busy) = tokio::try_join!(self.change(&gateway, &source.catalog, &names), async {
             tokio::task::spawn_blocking(move || fixed.ask(http, whole)).await?
         })?;
         let changes = f64::from(self.changes * self.seconds);
-        let mut report = Report::new("discovery-scale", options);
         report.distribution("from a passing check to the first proxied request", &Distribution::of(lags));
         let [quiet, busy] = [quiet, busy].map(Distribution::of);
         report.distribution("requests to another service without changes", &quiet);
@@ -62,20 +65,19 @@ impl Scale {
     }
 
     /// Instance 0 of each service is passing, the others are critical.
-    async fn register_all(&self, client: &Client, names: &Arc<[String]>, port: u16) -> anyhow::Result<()> {
+    async fn register_all(&self, catalog: &Catalog, names: &Arc<[String]>, port: u16) -> anyhow::Result<()> {
         let mut tasks = JoinSet::new();
         for first in 0..REGISTRARS {
-            let (client, names, instances) = (client.clone(), Arc::clone(names), usize::from(self.instances));
+            let (catalog, names, instances) =
+                (catalog.clone(), Arc::clone(names), usize::from(self.instances));
             tasks.spawn(async move {
                 for (service, name) in names.iter().enumerate().skip(first).step_by(REGISTRARS) {
                     for instance in 0..instances {
+                        let place = place(name, service * instances, instance);
                         let address = backend::address(service, instance).to_string();
-                        let mut registration =
-                            ServiceRegistration::http(name, id(name, instance), &address, port);
-                        registration.ttl = Some(TTL);
-                        client.register(&registration).await?;
+                        catalog.register(&place, &address, port).await?;
                         if instance == 0 {
-                            client.check_pass(&registration.ttl_check_id()).await?;
+                            catalog.set(&place, CheckStatus::Passing).await?;
                         }
                     }
                 }
@@ -92,7 +94,7 @@ impl Scale {
     async fn change(
         &self,
         gateway: &Gateway,
-        client: &Client,
+        catalog: &Catalog,
         names: &Arc<[String]>,
     ) -> anyhow::Result<Vec<Duration>> {
         let mut tick = tokio::time::interval(Duration::from_secs(2) / self.changes);
@@ -103,15 +105,15 @@ impl Scale {
             let instances = usize::from(self.instances);
             let (new, old) = ((round + 1) % instances, round % instances);
             let mut asking = gateway.ask().await?;
-            let (client, name) = (client.clone(), names[service].clone());
+            let (catalog, name) = (catalog.clone(), names[service].clone());
             tasks.spawn(async move {
-                let check = |instance| format!("service:{}:ttl", id(&name, instance));
+                let place = |instance| place(&name, service * instances, instance);
                 let began = Instant::now();
-                client.check_pass(&check(new)).await?;
+                catalog.set(&place(new), CheckStatus::Passing).await?;
                 let address = backend::address(service, new).to_string();
                 let is_new = |_, content: &[u8]| content == address.as_bytes();
                 let seen = asking.until(&format!("/{name}"), "the instance", is_new).await?;
-                client.check_update(&check(old), CheckStatus::Critical, "its turn is over").await?;
+                catalog.set(&place(old), CheckStatus::Critical).await?;
                 anyhow::Ok(seen.duration_since(began))
             });
         }
@@ -123,10 +125,9 @@ impl Scale {
     }
 }
 
-fn id(name: &str, instance: usize) -> String {
-    format!("{name}-{instance}")
+/// `first`: the number of the service's first instance.
+fn place(service: &str, first: usize, instance: usize) -> Place<'_> {
+    Place { service, number: first + instance, id: format!("{service}-{instance}") }
 }
 
 const REGISTRARS: usize = 16;
-/// Longer than a run: checks change when they are told to.
-const TTL: Duration = Duration::from_hours(1);

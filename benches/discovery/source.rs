@@ -6,10 +6,11 @@ use millgate_registry::{
     testing::{ConsulProcess, ConsulServer},
 };
 
-use crate::Kind;
+use crate::{Kind, catalog::Catalog};
 
 pub(crate) struct Source {
     pub(crate) client: Client,
+    pub(crate) catalog: Catalog,
     pub(crate) url: String,
     /// What a configuration must say beside the address, in YAML's flow form.
     pub(crate) tls: String,
@@ -44,7 +45,8 @@ impl Source {
             }
         };
         let client = Client::new(ClientConfig::new(&url))?;
-        Ok(Self { client, url, tls: String::new(), _registry: registry })
+        let catalog = Catalog::new(&url, TlsOptions::default())?;
+        Ok(Self { client, catalog, url, tls: String::new(), _registry: registry })
     }
 
     async fn over_https() -> anyhow::Result<Self> {
@@ -72,7 +74,8 @@ impl Source {
         };
         let server = ConsulServer::dev_with_tls(folder.path(), config).await.context(NO_CONSUL)?;
         let (client, url) = (server.client(), server.url().to_owned());
-        Ok(Self { client, url, tls, _registry: Registry::ConsulHttps(Box::new(server), folder) })
+        let catalog = Catalog::new(&url, options)?;
+        Ok(Self { client, catalog, url, tls, _registry: Registry::ConsulHttps(Box::new(server), folder) })
     }
 }
 
