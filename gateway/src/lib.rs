@@ -7,6 +7,7 @@ pub mod access_log;
 pub mod admission;
 pub mod auto_routes;
 pub mod body;
+mod bounded_file;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -8,6 +8,8 @@ use std::{
 use rustls::{ServerConfig, crypto::aws_lc_rs};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
+use crate::bounded_file;
+
 /// Why a certificate cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -25,14 +27,16 @@ pub enum TlsError {
 /// A file is missing or no PEM, or the key does not belong to the certificate.
 pub fn server_config(cert_file: &Path, key_file: &Path) -> Result<Arc<ServerConfig>, TlsError> {
     let certificate = |reason: String| TlsError::Certificate { path: cert_file.into(), reason };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(cert_file)
-        .and_then(Iterator::collect)
+    let bytes = bounded_file::read(cert_file).map_err(|error| certificate(error.to_string()))?;
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&bytes)
+        .collect::<Result<_, _>>()
         .map_err(|error| certificate(error.to_string()))?;
     if chain.is_empty() {
         return Err(certificate("no certificate in it".into()));
     }
-    let key = PrivateKeyDer::from_pem_file(key_file)
-        .map_err(|error| TlsError::Key { path: key_file.into(), reason: error.to_string() })?;
+    let unusable = |reason: String| TlsError::Key { path: key_file.into(), reason };
+    let bytes = bounded_file::read(key_file).map_err(|error| unusable(error.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| unusable(error.to_string()))?;
     let mismatch = |error: rustls::Error| TlsError::Mismatch {
         cert: cert_file.into(),
         key: key_file.into(),

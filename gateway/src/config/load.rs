@@ -15,6 +15,7 @@ use super::{
     resolve::{self, files::Files},
     settings::Settings,
 };
+use crate::bounded_file;
 
 /// A configuration that can run.
 #[derive(Debug, Clone)]
@@ -100,7 +101,7 @@ fn unreadable(path: &Path, reason: &str) -> Report {
 }
 
 /// A thousand routes with every key set are below 1 MiB; past this it is the wrong file.
-const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+const FILE_BYTES_MAX: u64 = bounded_file::BYTES_MAX;
 
 #[cfg(test)]
 mod tests {

@@ -16,6 +16,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 use super::event::Event;
+use crate::bounded_file;
 
 /// Looking anyway, for file systems without events.
 const POLL: Duration = Duration::from_secs(5);
@@ -23,8 +24,6 @@ const POLL: Duration = Duration::from_secs(5);
 const SETTLE: Duration = Duration::from_millis(50);
 /// … but not longer than this: something else may write to the folder all the time.
 const SETTLE_MAX: Duration = Duration::from_millis(500);
-/// Files larger than this are not part of any sensible configuration; the rest of them is not compared.
-const COMPARED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Watches `files` until dropped.
 pub struct FileWatch {
@@ -134,14 +133,14 @@ pub fn loaded_fingerprint(files: &[PathBuf], text: &str) -> u64 {
 }
 
 fn hash_file(file: &Path, hasher: &mut DefaultHasher) {
-    match std::fs::read(file) {
+    match bounded_file::read(file) {
         Ok(bytes) => hash_bytes(&bytes, hasher),
         Err(error) => error.kind().hash(hasher),
     }
 }
 
 fn hash_bytes(bytes: &[u8], hasher: &mut DefaultHasher) {
-    bytes.get(..bytes.len().min(COMPARED_BYTES_MAX)).hash(hasher);
+    bytes.hash(hasher);
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::event::Event;
 use crate::{
+    bounded_file,
     config::settings::{AuthSettings, KeySource},
     policy::jwt::{KeyError, KeySet},
 };
@@ -41,7 +42,7 @@ pub fn read(source: &KeySource) -> Result<Option<Arc<KeySet>>, String> {
         KeySource::PublicKeyFile(path) => (path, KeySet::from_pem),
         KeySource::Hs256SecretFile(path) => (path, KeySet::from_secret),
     };
-    let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let bytes = bounded_file::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let keys = parse(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(Some(Arc::new(keys)))
 }

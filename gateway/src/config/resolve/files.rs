@@ -1,14 +1,13 @@
 //! The files that a configuration names: found relative to it, checked to be readable, remembered to be watched.
 
-use std::{
-    fs,
-    io::{self, Read as _},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use crate::config::{
-    diagnostics::{Diagnostic, Diagnostics, code},
-    raw::tree::At,
+use crate::{
+    bounded_file,
+    config::{
+        diagnostics::{Diagnostic, Diagnostics, code},
+        raw::tree::At,
+    },
 };
 
 pub(crate) struct Files {
@@ -38,7 +37,7 @@ impl Files {
         if !self.paths.contains(&path) {
             self.paths.push(path.clone());
         }
-        match read(&path) {
+        match bounded_file::read(&path) {
             Ok(bytes) => Some(ReadFile { path, bytes }),
             Err(error) => {
                 let finding = Diagnostic::error(
@@ -64,35 +63,7 @@ impl Files {
     }
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1MiB"));
-    }
-    Ok(bytes)
-}
-
 pub(crate) struct ReadFile {
     pub(crate) path: PathBuf,
     pub(crate) bytes: Vec<u8>,
-}
-
-/// A key set of a large provider or a chain of certificates is a tenth of it; past this it is the wrong file, or one
-/// without an end.
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_without_an_end_is_refused_and_one_at_the_limit_is_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("keys");
-        fs::write(&path, vec![b'x'; usize::try_from(FILE_BYTES_MAX).unwrap()]).unwrap();
-        assert!(read(&path).is_ok());
-        let endless = read(Path::new("/dev/zero")).unwrap_err();
-        assert!(endless.to_string().contains("larger than 1MiB"), "{endless}");
-    }
 }

@@ -1,0 +1,44 @@
+//! Reading a file that a configuration names, whatever it names: a device has no end, and a pipe may never begin.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    path::Path,
+};
+
+/// All of a regular file of at most [`BYTES_MAX`].
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    // Before it is opened: opening a pipe waits for whoever writes into it.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 4MiB"));
+    }
+    Ok(bytes)
+}
+
+/// As much as `routes.yaml` itself may have. A key set of a large provider or a chain of certificates is a fraction of it; past
+/// this it is the wrong file.
+pub(crate) const BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_file_is_refused_before_it_is_opened_and_what_is_too_large_before_it_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys");
+        let largest = usize::try_from(BYTES_MAX).unwrap();
+        fs::write(&path, vec![b'x'; largest]).unwrap();
+        assert_eq!(read(&path).unwrap().len(), largest);
+        fs::write(&path, vec![b'x'; largest + 1]).unwrap();
+        assert_eq!(read(&path).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        for other in [Path::new("/dev/zero"), dir.path()] {
+            assert_eq!(read(other).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{}", other.display());
+        }
+    }
+}
