@@ -112,7 +112,7 @@ impl Budget {
         let same_cause =
             |wave: &mut Wave| wave.supposed && now.saturating_duration_since(wave.at) < SAME_CAUSE;
         if let Some(wave) = self.wave.take_if(same_cause) {
-            self.limit = wave.limit_before;
+            self.limit = wave.limit_before.min(self.most);
             self.grow_every = (self.grow_every / 2).max(GROW_EVERY_MIN);
         }
     }

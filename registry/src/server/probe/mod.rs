@@ -88,16 +88,13 @@ async fn repeat(shared: Arc<Shared>, id: String, probe: Probe) {
     tokio::time::sleep(first).await;
     let mut streak = probe.streak();
     loop {
-        let (status, output) = shared.probes.run(run_once(&probe)).await.unwrap_or_else(|GivenUp| {
-            shared.usage.hit(usage::PROBES);
-            let text = format!(
-                "given up after {:?}: too many checks take longer; a shorter Timeout helps",
-                room::QUICK_FOR
-            );
-            (CheckStatus::Critical, text)
-        });
-        if streak.record(&probe, status) {
-            shared.change(|store, now| store.set_status(&id, status, output, now));
+        match shared.probes.run(run_once(&probe)).await {
+            Ok((status, output)) if streak.record(&probe, status) => {
+                shared.change(|store, now| store.set_status(&id, status, output, now));
+            }
+            Ok(_) => {}
+            // That there are too many slow checks says nothing about this one.
+            Err(GivenUp) => shared.usage.hit(usage::PROBES),
         }
         tokio::time::sleep(probe.interval).await;
     }

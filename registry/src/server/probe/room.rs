@@ -1,7 +1,7 @@
 //! Room for checks under way: how many run at once, and how long one may keep others waiting.
 //!
-//! A check begins in one of [`QUICK`] places and has it for [`QUICK_FOR`], Consul's default timeout. One that has a
-//! longer timeout then moves to one of [`SLOW`] places; when none is free it is given up. So checks with huge timeouts
+//! A check begins in one of [`QUICK`] places and has it for [`QUICK_FOR`], a little more than Consul's default timeout. One
+//! that has a longer timeout then moves to one of [`SLOW`] places; when none is free it is given up. So checks with huge timeouts
 //! have them as long as they are few, and every other check still begins within [`QUICK_FOR`] for each [`QUICK`] that
 //! are before it.
 
@@ -52,7 +52,7 @@ const QUICK: usize = 256;
 const SLOW: usize = 128;
 /// How many may run at once.
 pub(crate) const PROBES_MAX: usize = QUICK + SLOW;
-pub(super) const QUICK_FOR: Duration = Duration::from_secs(10);
+const QUICK_FOR: Duration = Duration::from_secs(11);
 
 #[cfg(test)]
 mod tests {

@@ -217,7 +217,11 @@ impl Directory {
             fs::rename(&beside, path)?;
             self.sync()
         };
-        replace().map_err(JournalError::io(path))
+        replace().map_err(|error| {
+            // Half a file, on a disk that is full perhaps: the log needs that room.
+            let _gone = fs::remove_file(&beside);
+            JournalError::io(path)(error)
+        })
     }
 
     fn remove(&self, path: &Path) -> Result<(), JournalError> {

@@ -93,9 +93,10 @@ impl Writer {
     }
 
     fn fold_if_large(&mut self) -> Result<(), JournalError> {
-        if self.folding.is_some() || self.retry_at.is_some() {
+        if self.folding.is_some() || self.retry_at.is_some_and(|at| Instant::now() < at) {
             return Ok(());
         }
+        self.retry_at = None;
         let limit =
             self.limits.log_bytes.max(self.snapshot_bytes.saturating_mul(self.limits.log_per_snapshot));
         if self.log.bytes >= limit {
