@@ -11,7 +11,7 @@ use millgate::{
     clock,
     headers::{self, ForwardContext, ResponseContext},
     policy::{
-        jwt::{self, TokenCache},
+        jwt::{self, LastHeader, TokenCache},
         limit_key,
     },
     snapshot::Snapshot,
@@ -71,7 +71,9 @@ fn jwt_hit() -> Subject {
     let snapshot = compile(EVERYTHING);
     let mut cache = TokenCache::new(snapshot.table.token_cache_sizes());
     let provider = &snapshot.table.auth[0].jwt;
-    let verified = provider.check(snapshot.keys[0].as_deref(), TOKEN, NOW).expect("the token is valid");
+    let last_header = &mut LastHeader::default();
+    let verified = provider.check(snapshot.keys[0].as_deref(), TOKEN, NOW, last_header);
+    let verified = verified.expect("the token is valid");
     cache.insert(0, TOKEN, Rc::new(verified), NOW);
     let headers = client_headers();
     Box::new(move || {
@@ -84,9 +86,10 @@ fn jwt_hit() -> Subject {
 
 fn jwt_miss() -> Subject {
     let snapshot = compile(EVERYTHING);
+    let mut last_header = LastHeader::default();
     Box::new(move || {
         let provider = &snapshot.table.auth[0].jwt;
-        let verified = provider.check(snapshot.keys[0].as_deref(), black_box(TOKEN), NOW);
+        let verified = provider.check(snapshot.keys[0].as_deref(), black_box(TOKEN), NOW, &mut last_header);
         assert!(black_box(verified).is_ok());
     })
 }
@@ -94,7 +97,8 @@ fn jwt_miss() -> Subject {
 fn limiter() -> Subject {
     let snapshot = compile(EVERYTHING);
     let keys = snapshot.keys[0].as_deref();
-    let user = snapshot.table.auth[0].jwt.check(keys, TOKEN, NOW).expect("the token is valid");
+    let user = snapshot.table.auth[0].jwt.check(keys, TOKEN, NOW, &mut LastHeader::default());
+    let user = user.expect("the token is valid");
     let headers = client_headers();
     let mut now = clock::now();
     Box::new(move || {

@@ -248,9 +248,11 @@ fn verify(
     let shared = &snapshot.shared;
     let provider = shared.table.auth.get(index).ok_or(JwtRejection::KeysUnavailable)?;
     let keys = shared.keys.get(index).and_then(Option::as_deref);
-    let verified = Rc::new(provider.jwt.check(keys, token, now)?);
+    let mut tokens = worker.tokens.borrow_mut();
+    let last_header = tokens.last_header(index).ok_or(JwtRejection::KeysUnavailable)?;
+    let verified = Rc::new(provider.jwt.check(keys, token, now, last_header)?);
     worker.token_misses.set(worker.token_misses.get() + 1);
-    worker.tokens.borrow_mut().insert(index, token, Rc::clone(&verified), now);
+    tokens.insert(index, token, Rc::clone(&verified), now);
     Ok(verified)
 }
 

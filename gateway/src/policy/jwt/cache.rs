@@ -1,15 +1,16 @@
 //! Tokens that were verified a moment ago: one map per provider and worker.
 //!
-//! The key is all bytes of the token; a hash only finds the place. Only success is remembered, and only until
-//! the second in which verification would say no. Whoever changes keys or settings calls
-//! [`TokenCache::clear`]. When a map is full, CLOCK (Corbató, 1968: second chance) makes room: a hand passes
+//! A token is found by all of its bytes; a hash only finds the place, and of two tokens with one hash the later is
+//! remembered. Only success is remembered, and only until
+//! the second in which verification would say no. When keys or settings change, the
+//! worker begins a new one. When a map is full, CLOCK (Corbató, 1968: second chance) makes room: a hand passes
 //! over the places, spares what was used since it last came by, and takes the first that was not or whose
 //! time is over; it moves at most [`HAND_STEPS_MAX`] places, so an insertion is O(1). Limits: `cache_max`
 //! tokens for each provider.
 
-use std::{collections::HashMap, rc::Rc};
+use std::{collections::HashMap, hash::BuildHasher, rc::Rc};
 
-use super::Verified;
+use super::{LastHeader, Verified};
 
 /// A worker's verified tokens.
 #[derive(Debug, Default)]
@@ -36,13 +37,9 @@ impl TokenCache {
         }
     }
 
-    /// Forgets everything: keys or settings have changed.
-    pub fn clear(&mut self) {
-        for clock in &mut self.providers {
-            clock.places.clear();
-            clock.index.clear();
-            clock.hand = 0;
-        }
+    /// The header that a token of this provider had last.
+    pub fn last_header(&mut self, provider: usize) -> Option<&mut LastHeader> {
+        self.providers.get_mut(provider).map(|clock| &mut clock.last_header)
     }
 
     /// Tokens remembered.
@@ -59,25 +56,39 @@ impl TokenCache {
 struct Clock {
     max: usize,
     places: Vec<Place>,
-    /// The text is shared with the place. Seeded at random: senders choose tokens.
-    index: HashMap<Rc<str>, usize, foldhash::quality::RandomState>,
+    /// By hash: who makes room is found without reading a token that was in use long ago.
+    index: HashMap<u64, usize, foldhash::fast::RandomState>,
+    /// Seeded at random: senders choose tokens.
+    hasher: foldhash::quality::RandomState,
     hand: usize,
+    last_header: LastHeader,
 }
 
 #[derive(Debug)]
 struct Place {
-    token: Rc<str>,
+    hash: u64,
+    token: Box<str>,
     verified: Rc<Verified>,
     was_used: bool,
 }
 
 impl Clock {
     fn new(max: usize) -> Self {
-        Self { max, places: Vec::new(), index: HashMap::default(), hand: 0 }
+        Self {
+            max,
+            places: Vec::new(),
+            index: HashMap::default(),
+            hasher: foldhash::quality::RandomState::default(),
+            hand: 0,
+            last_header: LastHeader::default(),
+        }
     }
 
     fn get(&mut self, token: &str, now: u64) -> Option<Rc<Verified>> {
-        let place = self.places.get_mut(*self.index.get(token)?)?;
+        let place = self.places.get_mut(*self.index.get(&self.hasher.hash_one(token))?)?;
+        if *place.token != *token {
+            return None;
+        }
         place.was_used = true;
         place.verified.holds_at(now).then(|| Rc::clone(&place.verified))
     }
@@ -86,22 +97,22 @@ impl Clock {
         if self.max == 0 || !verified.holds_at(now) {
             return;
         }
-        if let Some(place) = self.index.get(token).and_then(|&at| self.places.get_mut(at)) {
-            place.verified = verified;
+        let hash = self.hasher.hash_one(token);
+        let place = Place { hash, token: token.into(), verified, was_used: false };
+        if let Some(known) = self.index.get(&hash).and_then(|&at| self.places.get_mut(at)) {
+            *known = place;
             return;
         }
-        let token: Rc<str> = token.into();
-        let place = Place { token: Rc::clone(&token), verified, was_used: false };
         let at = if self.places.len() < self.max {
             self.places.push(place);
             self.places.len() - 1
         } else {
             let at = self.victim(now);
             let old = std::mem::replace(&mut self.places[at], place);
-            self.index.remove(&old.token);
+            self.index.remove(&old.hash);
             at
         };
-        self.index.insert(token, at);
+        self.index.insert(hash, at);
     }
 
     /// The place to give away; only for a full map.
@@ -205,7 +216,7 @@ mod tests {
         assert_eq!(cache.len(), 100);
         let clock = &cache.providers[0];
         assert_eq!(clock.index.len(), 100);
-        assert!(clock.index.iter().all(|(token, &at)| clock.places[at].token == *token));
+        assert!(clock.index.iter().all(|(hash, &at)| clock.places[at].hash == *hash));
     }
 
     #[test]
@@ -217,15 +228,24 @@ mod tests {
     }
 
     #[test]
-    fn clearing_forgets_everything_and_zero_remembers_nothing() {
+    fn a_limit_of_zero_remembers_nothing() {
         let mut cache = TokenCache::new([2, 0]);
         cache.insert(0, "a", verified(10), 0);
         cache.insert(1, "a", verified(10), 0);
         assert_eq!(cache.len(), 1);
-        cache.clear();
-        assert!(cache.is_empty());
-        assert_eq!(cache.get(0, "a", 0), None);
-        cache.insert(0, "a", verified(10), 0);
-        assert!(cache.get(0, "a", 0).is_some());
+    }
+
+    #[test]
+    fn of_two_tokens_with_one_hash_none_is_taken_for_the_other() {
+        let mut cache = TokenCache::new([10]);
+        cache.insert(0, "a.b.c", verified(10), 0);
+        let clock = &mut cache.providers[0];
+        let hash = clock.hasher.hash_one("x.y.z");
+        clock.index = [(hash, 0)].into_iter().collect();
+        clock.places[0].hash = hash;
+        assert_eq!(cache.get(0, "x.y.z", 0), None);
+        cache.insert(0, "x.y.z", verified(20), 0);
+        assert_eq!((cache.len(), cache.get(0, "x.y.z", 0).unwrap().over_at), (1, 20));
+        assert_eq!(cache.get(0, "a.b.c", 0), None, "the later one is remembered");
     }
 }

@@ -213,7 +213,10 @@ mod tests {
     use serde_json::json;
 
     use super::{
-        super::tests::{ISSUER, LEEWAY, NOW, check, check_at, claims, es256, settings, signed, with},
+        super::{
+            LastHeader,
+            tests::{ISSUER, LEEWAY, NOW, check, check_at, claims, es256, settings, signed, with},
+        },
         *,
     };
     use crate::config::settings::AuthSettings;
@@ -289,10 +292,13 @@ mod tests {
         let jwt = Jwt::compile(&AuthSettings { issuer: None, ..settings() }).unwrap();
         for iss in ["<none>", "https://other.test"] {
             let token = es256(json!({}), &with(claims(), json!({ "iss": iss })));
-            assert!(jwt.check(Some(&ISSUER.keys), &token, NOW).is_ok());
+            assert!(jwt.check(Some(&ISSUER.keys), &token, NOW, &mut LastHeader::default()).is_ok());
         }
         let token = es256(json!({}), &with(claims(), json!({"iss": ["https://other.test"]})));
-        assert_eq!(jwt.check(Some(&ISSUER.keys), &token, NOW), Err(JwtRejection::BadClaim("iss")));
+        assert_eq!(
+            jwt.check(Some(&ISSUER.keys), &token, NOW, &mut LastHeader::default()),
+            Err(JwtRejection::BadClaim("iss"))
+        );
     }
 
     #[test]
@@ -379,7 +385,7 @@ mod tests {
     fn only_claims_that_something_asks_for_are_kept() {
         let token = es256(json!({}), &with(claims(), json!({"tenant": "blue", "list": ["a"], "other": 1})));
         let jwt = Jwt::compile(&settings()).unwrap().keeping(["list", "sub", "missing"].map(Into::into));
-        let verified = jwt.check(Some(&ISSUER.keys), &token, NOW).unwrap();
+        let verified = jwt.check(Some(&ISSUER.keys), &token, NOW, &mut LastHeader::default()).unwrap();
         let kept: Vec<_> = verified.claims.iter().map(|(name, value)| (&**name, value.clone())).collect();
         assert_eq!(kept, [("list", json!(["a"])), ("sub", json!("ann"))]);
         assert_eq!(verified.subject.as_deref(), Some("ann"), "and fields have their own");

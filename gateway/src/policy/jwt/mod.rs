@@ -12,6 +12,7 @@
 
 mod cache;
 mod claims;
+mod header;
 mod keys;
 mod requirement;
 mod signature;
@@ -20,11 +21,12 @@ mod token_source;
 use std::collections::BTreeMap;
 
 use http::{HeaderName, HeaderValue};
-use jsonwebtoken::{Algorithm, Header};
+use jsonwebtoken::Algorithm;
 use serde_json::Value;
 
 pub use self::{
     cache::TokenCache,
+    header::LastHeader,
     keys::{KeyError, KeySet, Skipped, Unusable},
     requirement::{InsufficientScope, Requirement},
     token_source::{BadPlacement, find_token},
@@ -159,18 +161,23 @@ impl Jwt {
     }
 
     /// Does the token hold at `now` (seconds since 1970)? `keys` are `None` until they were first loaded.
-    pub fn check(&self, keys: Option<&KeySet>, token: &str, now: u64) -> Result<Verified, JwtRejection> {
+    pub fn check(
+        &self,
+        keys: Option<&KeySet>,
+        token: &str,
+        now: u64,
+        last_header: &mut LastHeader,
+    ) -> Result<Verified, JwtRejection> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(JwtRejection::Malformed);
         }
-        let header = jsonwebtoken::decode_header(token).map_err(|_| JwtRejection::Malformed)?;
-        check_header(&header)?;
-        if !self.algorithms.contains(&header.alg) {
+        let header = last_header.or_read(token)?;
+        if !self.algorithms.contains(&header.algorithm) {
             return Err(JwtRejection::UnsupportedAlgorithm);
         }
         let keys = keys.ok_or(JwtRejection::KeysUnavailable)?;
         let mut rejection = JwtRejection::BadSignature;
-        for key in keys.candidates(header.kid.as_deref(), header.alg)? {
+        for key in keys.candidates(header.kid.as_deref(), header.algorithm)? {
             match key.check(token) {
                 // Nothing is read from the claims before the signature is known to be good.
                 Ok(()) => return claims::check(self, &Payload::of(token)?, now),
@@ -190,28 +197,6 @@ impl Jwt {
     pub fn forwarded_names(&self) -> impl Iterator<Item = &HeaderName> {
         self.forward.iter().map(|(_, name)| name)
     }
-}
-
-/// RFC 7515 §4.1: what must not be in a header that we accept.
-fn check_header(header: &Header) -> Result<(), JwtRejection> {
-    if header.crit.is_some() {
-        return Err(JwtRejection::CriticalHeader);
-    }
-    if header.kid.as_ref().is_some_and(|kid| kid.len() > KID_BYTES_MAX) {
-        return Err(JwtRejection::Malformed);
-    }
-    // A type that names a profile of JWT (`logout+jwt`, `dpop+jwt`) is for what it says, except for access
-    // tokens (RFC 9068 §2.1), under any vendor's prefix.
-    let is_for_something_else = |typ: &str| {
-        let typ = typ.to_ascii_lowercase();
-        typ.ends_with("+jwt") && !typ.ends_with("at+jwt")
-    };
-    let is_nested = header.cty.as_deref().is_some_and(|cty| cty.to_ascii_lowercase().ends_with("jwt"));
-    let is_encrypted = header.enc.is_some() || header.zip.is_some();
-    if is_nested || is_encrypted || header.typ.as_deref().is_some_and(is_for_something_else) {
-        return Err(JwtRejection::WrongType);
-    }
-    Ok(())
 }
 
 impl JwtRejection {
@@ -276,7 +261,7 @@ mod tests {
     use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL};
     use http::HeaderName;
     use jsonwebtoken::{
-        DecodingKey, EncodingKey,
+        DecodingKey, EncodingKey, Header,
         jwk::{Jwk, PublicKeyUse},
     };
     use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize};
@@ -367,7 +352,7 @@ mod tests {
     }
 
     pub(super) fn check_at(token: &str, now: u64) -> Result<Verified, JwtRejection> {
-        Jwt::compile(&settings()).unwrap().check(Some(&ISSUER.keys), token, now)
+        Jwt::compile(&settings()).unwrap().check(Some(&ISSUER.keys), token, now, &mut LastHeader::default())
     }
 
     pub(super) fn check(token: &str) -> Result<Verified, JwtRejection> {
@@ -474,9 +459,9 @@ mod tests {
                 // algorithm.
                 let jwt =
                     Jwt::compile(&AuthSettings { algorithms: vec![Algorithm::HS256], ..settings() }).unwrap();
-                assert!(jwt.check(Some(&ISSUER.keys), &token, NOW).is_err());
+                assert!(jwt.check(Some(&ISSUER.keys), &token, NOW, &mut LastHeader::default()).is_err());
                 let pem_keys = KeySet::from_pem(pem.as_bytes()).unwrap();
-                let verdict = jwt.check(Some(&pem_keys), &token, NOW);
+                let verdict = jwt.check(Some(&pem_keys), &token, NOW, &mut LastHeader::default());
                 assert_eq!(verdict, Err(JwtRejection::UnsupportedAlgorithm));
             }
         }
@@ -493,7 +478,10 @@ mod tests {
         let token = signed(&header, claims().to_string().as_bytes(), &ISSUER.rsa_key, Algorithm::PS256);
         assert_eq!(check(&token), Err(JwtRejection::UnsupportedAlgorithm));
         let jwt = Jwt::compile(&AuthSettings { algorithms: vec![Algorithm::PS256], ..settings() }).unwrap();
-        assert_eq!(jwt.check(Some(&ISSUER.keys), &token, NOW), Err(JwtRejection::UnsupportedAlgorithm));
+        assert_eq!(
+            jwt.check(Some(&ISSUER.keys), &token, NOW, &mut LastHeader::default()),
+            Err(JwtRejection::UnsupportedAlgorithm)
+        );
     }
 
     #[test]
@@ -566,10 +554,15 @@ mod tests {
     #[test]
     fn without_keys_a_token_is_neither_good_nor_bad() {
         let jwt = Jwt::compile(&settings()).unwrap();
-        let rejection = jwt.check(None, &es256(json!({}), &claims()), NOW).unwrap_err();
+        let rejection =
+            jwt.check(None, &es256(json!({}), &claims()), NOW, &mut LastHeader::default()).unwrap_err();
         assert_eq!(rejection, JwtRejection::KeysUnavailable);
         assert_eq!(rejection.code(), RejectionCode::KeysUnavailable);
-        assert_eq!(jwt.check(None, "a.b.c", NOW), Err(JwtRejection::Malformed), "no key would help");
+        assert_eq!(
+            jwt.check(None, "a.b.c", NOW, &mut LastHeader::default()),
+            Err(JwtRejection::Malformed),
+            "no key would help"
+        );
     }
 
     #[test]
@@ -581,8 +574,13 @@ mod tests {
             let key = EncodingKey::from_secret(secret);
             signed(r#"{"alg":"HS256"}"#, payload.as_bytes(), &key, Algorithm::HS256)
         };
-        assert!(jwt.check(Some(&keys), &token(SECRET), NOW).is_ok());
-        let wrong = jwt.check(Some(&keys), &token(b"another secret of thirty-two bytes"), NOW);
+        assert!(jwt.check(Some(&keys), &token(SECRET), NOW, &mut LastHeader::default()).is_ok());
+        let wrong = jwt.check(
+            Some(&keys),
+            &token(b"another secret of thirty-two bytes"),
+            NOW,
+            &mut LastHeader::default(),
+        );
         assert_eq!(wrong, Err(JwtRejection::BadSignature));
     }
 
