@@ -65,7 +65,7 @@ async fn a_leader_that_is_killed() {
     let watch = rig.watch().await;
     assert_eq!((&watch["errors"], &watch["state"]), (&json!(0), &json!("fresh")), "{watch}");
     rig.a_new_instance_is_routed_to(&servers[1]).await;
-    rig.end(&load);
+    rig.end(&load).await;
 }
 
 /// Stands for the rotation of addresses.
@@ -78,7 +78,7 @@ async fn the_agent_in_use_is_killed_and_others_live() {
     pause(FAULT).await;
     assert_ne!(rig.asked(), used, "the other one is asked");
     rig.a_new_instance_is_routed_to(&servers[0]).await;
-    rig.end(&load);
+    rig.end(&load).await;
 }
 
 fn host(address: &str) -> &str {
@@ -94,7 +94,7 @@ async fn an_agent_that_freezes_and_goes_on() {
     within(QUERY_DEADLINE, "the query is given up", || rig.has_failed()).await;
     consul.thaw();
     rig.a_new_instance_is_routed_to(&consul).await;
-    rig.end(&load);
+    rig.end(&load).await;
 }
 
 /// Stands for the hold of a mass removal, and for the index that is forgotten.
@@ -113,7 +113,7 @@ async fn an_agent_that_is_back_empty_with_a_lower_index() {
     consul.restart().await;
     pause(FAULT).await;
     rig.a_new_instance_is_routed_to(&consul).await;
-    rig.end(&load);
+    rig.end(&load).await;
     drop(leases);
 }
 
@@ -130,7 +130,7 @@ async fn a_policy_that_is_narrowed() {
     pause(FAULT).await;
     acl.policy("gateway", Acl::READ).await;
     rig.a_new_instance_is_routed_to(&consul).await;
-    rig.end(&load);
+    rig.end(&load).await;
 }
 
 /// Stands for errors that change no instance, and for the token file that is read again.
@@ -148,7 +148,7 @@ async fn a_token_that_is_deleted() {
     let next = acl.token("gateway-2", Acl::READ).await;
     rig.write_token(&next);
     rig.a_new_instance_is_routed_to(&consul).await;
-    rig.end(&load);
+    rig.end(&load).await;
 }
 
 /// Stands for the second try with a token that was just read.
@@ -169,7 +169,7 @@ async fn a_token_that_is_rotated_all_the_time() {
     let watch = rig.watch().await;
     assert!(watch["errors"].as_u64() <= Some(1), "{watch}");
     rig.a_new_instance_is_routed_to(&consul).await;
-    rig.end(&load);
+    rig.end(&load).await;
 }
 
 /// Stands for backoff and pace.
@@ -185,7 +185,7 @@ async fn an_agent_that_takes_no_more_connections() {
     pause(FAULT / 2).await;
     drop(hoard);
     rig.a_new_instance_is_routed_to(&consul).await;
-    rig.end(&load);
+    rig.end(&load).await;
 }
 
 /// Stands for the hard deadline of a query, and for the rotation of addresses: the server is silent until the end.
@@ -198,7 +198,7 @@ async fn a_server_that_accepts_and_never_answers() {
     eventually("the fault is met", || async { rig.proxy(silent).met() > 0 }).await;
     rig.a_new_instance_is_routed_to(&consul).await;
     assert_ne!(rig.asked(), silent, "the other one is asked");
-    rig.end(&load);
+    rig.end(&load).await;
 }
 
 /// Stands for errors that change no instance, backoff and pace.
@@ -226,5 +226,5 @@ async fn faulty(fault: Fault) {
     assert!(rig.proxy(0).met() > 0, "the fault was met");
     rig.proxy(0).set(Fault::None);
     rig.a_new_instance_is_routed_to(&consul).await;
-    rig.end(&load);
+    rig.end(&load).await;
 }
