@@ -1,4 +1,4 @@
-//! Reading a file that a configuration names, whatever it names: a device has no end, and a pipe may never begin.
+//! Reading a configuration and the files that it names, whatever they are: a device has no end, and a pipe may never begin.
 
 use std::{
     fs::{self, File},
@@ -12,6 +12,11 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
     }
+    read_any(path)
+}
+
+/// As [`read`], of whatever is there: who starts the gateway may name a pipe.
+pub(crate) fn read_any(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > BYTES_MAX {
@@ -20,8 +25,8 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// As much as `routes.yaml` itself may have. A key set of a large provider or a chain of certificates is a fraction of it; past
-/// this it is the wrong file.
+/// A thousand routes with every key set are below 1 MiB, a key set of a large provider or a chain of certificates is a
+/// fraction of that; past this it is the wrong file.
 pub(crate) const BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 #[cfg(test)]

@@ -299,6 +299,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_given_back_is_no_more_than_there_may_be_by_then() {
+        let now = Instant::now();
+        let mut budget = full(100, now);
+        budget.reset(now);
+        budget.restrict(10);
+        budget.gone(now + Duration::from_millis(10));
+        assert_eq!(budget.limit, 10);
+    }
+
+    #[test]
     fn what_the_agent_said_in_words_stays_said_when_it_goes_away() {
         let now = Instant::now();
         let mut budget = after_a_wave(now);

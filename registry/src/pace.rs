@@ -6,8 +6,7 @@
 //!
 //! A query that fails, or an answer that comes without news although it need not have come yet (a server that never
 //! blocks, a wrong index, a proxy that cuts long polls, empty answers that are not believed), draws on a second bucket
-//! of [`IDLE_BURST`] with one token every [`IDLE_REFILL`]: whatever the other side does, that is at most nine such
-//! queries in ten seconds.
+//! of [`IDLE_BURST`] with one token every [`IDLE_REFILL`]: that is at most nine such queries in ten seconds.
 //!
 //! In between is a service without instances. Consul wakes its query whenever any service in the datacenter loses
 //! its last instance, since it keeps one index for all that do not exist. The answer brings nothing new, but is due, and

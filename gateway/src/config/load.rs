@@ -3,10 +3,7 @@
 //! Loading is all or nothing and changes no state, so a reload may call it at any time and keep what runs.
 //! It reads the file itself and the files it names (secrets, keys, certificates), nothing else.
 
-use std::{
-    io::Read as _,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use super::{
     diagnostics::{Diagnostic, Diagnostics, Report, Severity, Source, Span, code},
@@ -81,12 +78,7 @@ pub(super) fn parse_in(
 }
 
 fn read_text(path: &Path) -> Result<String, String> {
-    let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
-    let mut bytes = Vec::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err("the file is larger than 4MiB".to_owned());
-    }
+    let bytes = bounded_file::read_any(path).map_err(|error| error.to_string())?;
     String::from_utf8(bytes).map_err(|_| "the file is not UTF-8 text".to_owned())
 }
 
@@ -99,9 +91,6 @@ fn unreadable(path: &Path, reason: &str) -> Report {
     .help("name another file with `-c FILE`; the smallest one has `version: 1` and one route");
     Report::new(Source::of_path(path, String::new()), vec![finding])
 }
-
-/// A thousand routes with every key set are below 1 MiB; past this it is the wrong file.
-const FILE_BYTES_MAX: u64 = bounded_file::BYTES_MAX;
 
 #[cfg(test)]
 mod tests {
@@ -482,7 +471,7 @@ mod tests {
         assert!(load(&path, &no_env).unwrap_err().to_string().contains("routes.yaml"));
         std::fs::write(&path, [0xff, 0xfe]).unwrap();
         assert!(load(&path, &no_env).unwrap_err().to_string().contains("not UTF-8"));
-        std::fs::write(&path, vec![b'#'; usize::try_from(FILE_BYTES_MAX).unwrap() + 1]).unwrap();
+        std::fs::write(&path, vec![b'#'; usize::try_from(bounded_file::BYTES_MAX).unwrap() + 1]).unwrap();
         assert!(load(&path, &no_env).unwrap_err().to_string().contains("larger than 4MiB"));
     }
 

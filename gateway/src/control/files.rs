@@ -167,6 +167,12 @@ mod tests {
     }
 
     #[test]
+    fn what_has_no_end_is_compared_all_the_same() {
+        let endless = [PathBuf::from("/dev/zero")];
+        assert_eq!(content_fingerprint(&endless), content_fingerprint(&endless));
+    }
+
+    #[test]
     fn looking_at_a_file_is_no_change() {
         use notify::{
             Event, EventKind,

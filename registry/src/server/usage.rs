@@ -51,7 +51,7 @@ impl Usage {
     }
 }
 
-/// Everything that is bounded.
+/// What is bounded for all requests together. What a single service may have its refusal names.
 pub(crate) fn bounds(shared: &Shared) -> Vec<Bound> {
     let limits = &shared.limits;
     let pending = shared.journal.as_ref().map_or(0, Journal::pending_bytes);

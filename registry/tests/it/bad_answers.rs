@@ -161,6 +161,15 @@ async fn answers_without_news_do_not_make_a_hot_loop() {
     assert!(begin.elapsed() >= Duration::from_millis(1400), "{:?}", begin.elapsed());
 }
 
+#[tokio::test]
+async fn a_service_that_stays_empty_at_one_index_is_not_asked_for_as_often_as_one_whose_index_moves() {
+    let fake = Fake::start(|_, _| Reply::list(15, "[]".to_owned())).await;
+    let watched = Watched::start(&fake.url, "web", quick());
+    let begin = tokio::time::Instant::now();
+    watched.until_stats("five answers", |stats| stats.queries >= 5).await;
+    assert!(begin.elapsed() >= Duration::from_millis(1400), "{:?}", begin.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_server_that_never_answers_meets_the_deadline() {
     let fake = Fake::start(|_, _| Reply::Silence).await;
