@@ -11,7 +11,7 @@ use super::{AutoRoutesSettings, Declaration, Reason, Rejection};
 use crate::{
     config::{
         service_name,
-        settings::{RouteSettings, ServiceSettings, Settings},
+        settings::{RouteSettings, Selector, ServiceSettings, Settings, SubsetSettings, TagShare},
     },
     router::{ConflictKind, RouteConflict, Router},
 };
@@ -24,7 +24,29 @@ pub type Declared = BTreeMap<String, Vec<String>>;
 pub struct Accepted {
     pub service: String,
     pub tag: String,
+    /// Its weight is in `shares`.
     pub declaration: Declaration,
+    /// Tags that say the same route and a share of it, in the order of their texts.
+    pub shares: Vec<TagShare>,
+}
+
+impl Accepted {
+    pub fn new(service: String, tag: String, declaration: &Declaration) -> Self {
+        let share = declaration.weight.map(|share| TagShare { tag: tag.clone(), share });
+        let shares = share.into_iter().collect();
+        Self { service, tag, declaration: declaration.without_weight(), shares }
+    }
+
+    /// Of the same service, and matching and doing the same; the shares may differ.
+    pub fn is_same_route(&self, other: &Self) -> bool {
+        self.service == other.service && self.declaration == other.declaration
+    }
+
+    /// Every tag without which it would be another route.
+    pub fn tags(&self) -> impl Iterator<Item = &str> {
+        let own = (!self.shares.iter().any(|known| known.tag == self.tag)).then_some(self.tag.as_str());
+        own.into_iter().chain(self.shares.iter().map(|known| known.tag.as_str()))
+    }
 }
 
 /// A declaration that is not in the table.
@@ -70,11 +92,12 @@ pub fn merge(
     let statics = file.routes.len();
     let routes: Vec<RouteSettings> = candidates
         .iter()
-        .map(|candidate| route(auto, candidate, services.index(&candidate.service), datacenter))
+        .map(|candidate| route(auto, candidate, services.index(candidate), datacenter))
         .collect();
     // What is in the table first, by itself: a route of the file may have come into its way. Then what is new.
-    let (old, new): (Vec<usize>, Vec<usize>) =
-        (0..candidates.len()).partition(|at| candidates.get(*at).is_some_and(|c| incumbents.contains(c)));
+    let (old, new): (Vec<usize>, Vec<usize>) = (0..candidates.len()).partition(|at| {
+        candidates.get(*at).is_some_and(|c| incumbents.iter().any(|known| known.is_same_route(c)))
+    });
     let table = Table { statics, file: &file.routes, routes: &routes, candidates: &candidates };
     let old = table.settle(&[], old, &mut merged.rejected);
     let kept = table.settle(&old, new, &mut merged.rejected);
@@ -145,7 +168,7 @@ fn candidates(
                     rejected.push(refuse(Rejection::new(Reason::NotAllowed, detail)));
                 }
                 Some(Ok(declaration)) => {
-                    candidates.push(Accepted { service: service.clone(), tag: tag.clone(), declaration });
+                    candidates.push(Accepted::new(service.clone(), tag.clone(), &declaration));
                 }
             }
         }
@@ -153,14 +176,25 @@ fn candidates(
     // Stable: new ones keep the order of services and tags.
     let rank = |known: &Accepted| ranks.get(&(known.service.as_str(), known.tag.as_str())).copied();
     candidates.sort_by_key(|candidate| rank(candidate).unwrap_or(usize::MAX));
-    without_repeats(&mut candidates);
-    bound(candidates, datacenter, rejected)
+    bound(without_repeats(candidates), datacenter, rejected)
 }
 
-/// Two texts of one service may mean the same; that is one route.
-fn without_repeats(candidates: &mut Vec<Accepted>) {
-    let mut seen = HashSet::new();
-    candidates.retain(|known| seen.insert((known.service.clone(), known.declaration.to_string())));
+/// Several texts of one service may mean the same, or differ in the shares alone; that is one route.
+pub fn without_repeats(candidates: Vec<Accepted>) -> Vec<Accepted> {
+    let mut firsts: HashMap<(String, String), usize> = HashMap::new();
+    let mut kept: Vec<Accepted> = Vec::new();
+    for candidate in candidates {
+        let key = (candidate.service.clone(), candidate.declaration.to_string());
+        let at = *firsts.entry(key).or_insert(kept.len());
+        match kept.get_mut(at) {
+            Some(first) => first.shares.extend(candidate.shares),
+            None => kept.push(candidate),
+        }
+    }
+    for known in &mut kept {
+        known.shares.sort_by(|a, b| a.tag.cmp(&b.tag));
+    }
+    kept
 }
 
 /// Each of those that match the same requests would be in conflict with each other one: the first of them stays, before
@@ -169,12 +203,12 @@ fn bound(candidates: Vec<Accepted>, datacenter: Option<&str>, rejected: &mut Vec
     let mut of_service: HashMap<String, usize> = HashMap::new();
     let mut claims: HashMap<String, String> = HashMap::new();
     let mut kept = Vec::new();
-    for Accepted { service, tag, declaration } in candidates {
-        let count = of_service.entry(service.clone()).or_default();
-        let claim = claim(&declaration);
+    for candidate in candidates {
+        let count = of_service.entry(candidate.service.clone()).or_default();
+        let claim = claim(&candidate.declaration);
         if let Some(first) = claims.get(&claim) {
             let detail = format!("`{first}` matches the same requests and was there first");
-            rejected.push(Rejected { service, tag, why: Rejection::new(Reason::Conflict, detail) });
+            reject(&candidate, &Rejection::new(Reason::Conflict, detail), rejected);
             continue;
         }
         let detail = if *count >= ROUTES_OF_SERVICE_MAX {
@@ -183,13 +217,22 @@ fn bound(candidates: Vec<Accepted>, datacenter: Option<&str>, rejected: &mut Vec
             format!("all services together may declare {ROUTES_MAX} routes")
         } else {
             *count += 1;
-            claims.insert(claim, route_name(&service, &declaration, datacenter));
-            kept.push(Accepted { service, tag, declaration });
+            claims.insert(claim, route_name(&candidate.service, &candidate.declaration, datacenter));
+            kept.push(candidate);
             continue;
         };
-        rejected.push(Rejected { service, tag, why: Rejection::new(Reason::TooMany, detail) });
+        reject(&candidate, &Rejection::new(Reason::TooMany, detail), rejected);
     }
     kept
+}
+
+/// With each of its tags: their owners need not be the same.
+fn reject(candidate: &Accepted, why: &Rejection, rejected: &mut Vec<Rejected>) {
+    rejected.extend(candidate.tags().map(|tag| Rejected {
+        service: candidate.service.clone(),
+        tag: tag.to_owned(),
+        why: why.clone(),
+    }));
 }
 
 /// What it matches, as the router reads it: names of segments, and what follows a `;`, make no difference.
@@ -226,9 +269,8 @@ impl Table<'_> {
             }
             for (at, conflict) in &lost {
                 let candidate = new.get(at - first).and_then(|at| self.candidates.get(*at));
-                let Some(Accepted { service, tag, .. }) = candidate.cloned() else { continue };
-                let why = rejection(*at, conflict, &table, self.statics);
-                rejected.push(Rejected { service, tag, why });
+                let Some(candidate) = candidate else { continue };
+                reject(candidate, &rejection(*at, conflict, &table, self.statics), rejected);
             }
             let mut at = first;
             new.retain(|_| {
@@ -336,8 +378,8 @@ struct Services<'a> {
     auto: &'a AutoRoutesSettings,
     file: &'a Settings,
     added: Vec<ServiceSettings>,
-    /// By name in the registry.
-    indexes: HashMap<String, usize>,
+    /// By name in the registry, and of the subset.
+    indexes: HashMap<(String, Option<String>), usize>,
 }
 
 impl<'a> Services<'a> {
@@ -345,18 +387,26 @@ impl<'a> Services<'a> {
         Self { auto, file, added: Vec::new(), indexes: HashMap::new() }
     }
 
-    fn index(&mut self, service: &str) -> usize {
-        if let Some(index) = self.indexes.get(service) {
+    /// Of the whole service, or of the part that a route with shares makes of it.
+    fn index(&mut self, candidate: &Accepted) -> usize {
+        let subset = (!candidate.shares.is_empty()).then(|| SubsetSettings {
+            name: format!("weighted {}", candidate.declaration.condition()),
+            selector: Selector::default(),
+            shares: candidate.shares.clone(),
+        });
+        let key = (candidate.service.clone(), subset.as_ref().map(|subset| subset.name.clone()));
+        if let Some(index) = self.indexes.get(&key) {
             return *index;
         }
-        let settings = self.auto.service_of(service);
-        let of_file =
-            self.file.services.iter().position(|known| known.name == settings.name && known.subset.is_none());
+        let settings = ServiceSettings { subset, ..self.auto.service_of(&candidate.service) };
+        let is_same =
+            |known: &ServiceSettings| known.name == settings.name && known.subset == settings.subset;
+        let of_file = self.file.services.iter().position(is_same);
         let index = of_file.unwrap_or_else(|| {
             self.added.push(settings);
             self.file.services.len() + self.added.len() - 1
         });
-        self.indexes.insert(service.to_owned(), index);
+        self.indexes.insert(key, index);
         index
     }
 

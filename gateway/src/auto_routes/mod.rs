@@ -15,7 +15,7 @@ use std::{fmt, time::Duration};
 use http::Method;
 
 pub use self::settings::AutoRoutesSettings;
-use crate::config::settings::{HostPattern, RewriteSettings};
+use crate::config::settings::{HostPattern, RewriteSettings, SHARE_UNITS};
 
 /// One route as a tag declares it. Its text ([`fmt::Display`]) is the native form of the tag, without the prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,9 @@ pub struct Declaration {
     pub rewrite: Option<RewriteSettings>,
     /// Of the whole request.
     pub timeout: Option<Duration>,
+    /// Share of the route's requests that goes to each instance with the tag, in units of 1 / [`SHARE_UNITS`]; `None`:
+    /// the instance takes its part of what is left.
+    pub weight: Option<u32>,
 }
 
 impl Declaration {
@@ -42,6 +45,12 @@ impl Declaration {
         };
         format!("{}{space}{host}{}", methods.join(","), self.path)
     }
+
+    /// The same route, whoever takes which share of it.
+    #[must_use]
+    pub fn without_weight(&self) -> Self {
+        Self { weight: None, ..self.clone() }
+    }
 }
 
 impl fmt::Display for Declaration {
@@ -54,8 +63,11 @@ impl fmt::Display for Declaration {
                 }
             }
         }
-        match self.timeout {
-            Some(timeout) => write!(f, " timeout={}ms", timeout.as_millis()),
+        if let Some(timeout) = self.timeout {
+            write!(f, " timeout={}ms", timeout.as_millis())?;
+        }
+        match self.weight {
+            Some(weight) => write!(f, " weight={}.{:04}", weight / SHARE_UNITS, weight % SHARE_UNITS),
             None => Ok(()),
         }
     }

@@ -2,11 +2,13 @@
 //!
 //! Native: `millgate.route=[METHODS ]HOST/PATH [OPTION=VALUE …]`. Methods are separated by `,` or `|`; `*` or none is
 //! any. No host is any host. The path is a pattern as in the file: `/orders` is exact, `/orders/**` is everything
-//! below. Options: `strip`, `add`, `timeout`, `proto=http`.
+//! below. Options: `strip`, `add`, `timeout`, `weight`, `proto=http`.
 //!
 //! Fabio (<https://fabiolb.net/feature/>): `urlprefix-HOST/PATH [OPTION …]`. The path is a prefix; it becomes a subtree
-//! here, so `/orders` takes `/orders/1` and not `/orders-old`. Options: `strip`, `prepend`, `proto=http`. Every other
-//! option changes what a request meets (`allow`, `auth`, `weight`, `redirect`, …), so a tag with one is refused whole.
+//! here, so `/orders` takes `/orders/1` and not `/orders-old`. Options: `strip`, `prepend`, `weight`, `proto=http`.
+//! Every other option changes what a request meets (`allow`, `auth`, `redirect`, …), so a tag with one is refused whole.
+//!
+//! `weight` is Fabio's: the share of the route's requests that each instance with the tag gets.
 
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use http::Method;
 use super::{Declaration, Reason, Rejection};
 use crate::config::{
     pattern,
-    settings::{HostPattern, RewriteSettings},
+    settings::{HostPattern, RewriteSettings, SHARE_UNITS},
     units::{self, Invalid},
 };
 
@@ -78,7 +80,7 @@ fn native(text: &str) -> Result<Declaration, Rejection> {
     }
     let (host, path) = split_target(target)?;
     let path = pattern::path_pattern(path).map_err(|why| refused("the path", &why))?.path;
-    let mut declaration = Declaration { methods, host, path, rewrite: None, timeout: None };
+    let mut declaration = Declaration { methods, host, path, rewrite: None, timeout: None, weight: None };
     for (option, value) in options(words)? {
         match option {
             "add" => rewrite(&mut declaration).add = Some(prefix(option, value)?),
@@ -108,7 +110,8 @@ fn fabio(text: &str) -> Result<Declaration, Rejection> {
     }
     let below = format!("{}/**", path.trim_end_matches('/'));
     let path = pattern::path_pattern(&below).map_err(|why| refused("the path", &why))?.path;
-    let mut declaration = Declaration { methods: Vec::new(), host, path, rewrite: None, timeout: None };
+    let mut declaration =
+        Declaration { methods: Vec::new(), host, path, rewrite: None, timeout: None, weight: None };
     for (option, value) in options(words)? {
         match option {
             "prepend" => rewrite(&mut declaration).add = Some(prefix(option, value)?),
@@ -122,6 +125,7 @@ fn fabio(text: &str) -> Result<Declaration, Rejection> {
 fn common(declaration: &mut Declaration, option: &str, value: &str) -> Result<(), Rejection> {
     match (option, value) {
         ("strip", _) => rewrite(declaration).strip = Some(prefix(option, value)?),
+        ("weight", _) => declaration.weight = share(value)?,
         ("proto", "http") => {}
         ("proto", other) => {
             return Err(unsupported(format!("requests go to services as `http`, not as `{other}`")));
@@ -129,6 +133,31 @@ fn common(declaration: &mut Declaration, option: &str, value: &str) -> Result<()
         _ => return Err(unsupported(format!("the option `{option}` is not taken from a tag"))),
     }
     Ok(())
+}
+
+/// `0.05`; 0 is no share of its own, as with Fabio.
+fn share(value: &str) -> Result<Option<u32>, Rejection> {
+    let refuse = || invalid(format!("`weight` must be a share from 0 to 1, such as `0.05`: `{value}`"));
+    let (whole, fraction) = value.split_once('.').unwrap_or((value, ""));
+    let digits = whole.bytes().chain(fraction.bytes());
+    if (whole.is_empty() && fraction.is_empty()) || !digits.clone().all(|byte| byte.is_ascii_digit()) {
+        return Err(refuse());
+    }
+    let whole = match whole.trim_start_matches('0') {
+        "" => 0,
+        "1" => SHARE_UNITS,
+        _ => return Err(refuse()),
+    };
+    let places = fraction.bytes().chain(std::iter::repeat(b'0')).take(SHARE_PLACES);
+    let units = whole + places.fold(0, |units, digit| units * 10 + u32::from(digit - b'0'));
+    let is_less_than_a_unit = units == 0 && fraction.bytes().any(|digit| digit != b'0');
+    match units {
+        0 if is_less_than_a_unit => Ok(Some(1)),
+        0 => Ok(None),
+        SHARE_UNITS if fraction.bytes().all(|digit| digit == b'0') => Ok(Some(SHARE_UNITS)),
+        units if units < SHARE_UNITS => Ok(Some(units)),
+        _ => Err(refuse()),
+    }
 }
 
 fn rewrite(declaration: &mut Declaration) -> &mut RewriteSettings {
@@ -197,6 +226,8 @@ pub const NATIVE_PREFIX: &str = "millgate";
 pub const FABIO_PREFIX: &str = "urlprefix-";
 /// As long as a value of service metadata may be; Consul itself limits tags only by the size of a request.
 const TAG_BYTES_MAX: usize = 512;
+/// Decimal places of [`SHARE_UNITS`].
+const SHARE_PLACES: usize = 4;
 /// The range of `timeout` in the file.
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 const TIMEOUT_MAX: Duration = Duration::from_hours(1);
@@ -240,6 +271,11 @@ mod tests {
                 "shop.example/orders/** strip=/orders add=/v2",
             ),
             ("urlprefix-*.example/ proto=http", "*.example/**"),
+            ("urlprefix-/a weight=0.05", "/a/** weight=0.0500"),
+            ("urlprefix-/a weight=.25", "/a/** weight=0.2500"),
+            ("urlprefix-/a weight=0.00001", "/a/** weight=0.0001"),
+            ("urlprefix-/a weight=1", "/a/** weight=1.0000"),
+            ("urlprefix-/a weight=0.0", "/a/**"),
         ] {
             assert_eq!(read(tag), Ok(meaning.to_owned()), "{tag}");
         }
@@ -249,7 +285,13 @@ mod tests {
     fn what_cannot_be_honoured_is_refused_whole_and_named() {
         for (tag, reason, words) in [
             ("urlprefix-:3306", Reason::Unsupported, "TCP"),
-            ("urlprefix-/a weight=0.1", Reason::Unsupported, "`weight`"),
+            ("urlprefix-/a weight=1.1", Reason::Invalid, "from 0 to 1"),
+            ("urlprefix-/a weight=1.00001", Reason::Invalid, "from 0 to 1"),
+            ("urlprefix-/a weight=-0.1", Reason::Invalid, "from 0 to 1"),
+            ("urlprefix-/a weight=.", Reason::Invalid, "from 0 to 1"),
+            ("urlprefix-/a weight=5%", Reason::Invalid, "from 0 to 1"),
+            ("urlprefix-/a redirect=301,/b", Reason::Unsupported, "`redirect`"),
+            ("urlprefix-/a host=dst", Reason::Unsupported, "`host`"),
             ("urlprefix-/a allow=ip:10.0.0.0/8", Reason::Unsupported, "`allow`"),
             ("urlprefix-/a auth=basic", Reason::Unsupported, "`auth`"),
             ("urlprefix-/a proto=https", Reason::Unsupported, "`https`"),
@@ -324,7 +366,7 @@ mod tests {
             methods in "(|\\* |GET |POST,GET |PUT\\|DELETE )",
             host in "(|shop\\.example|\\*\\.a-b\\.test)",
             path in "(/|/[a-z]{1,5}(/\\{id\\}|/\\*)?(/\\*\\*)?)",
-            options in "( strip=/[a-z]{1,3})?( add=/[a-z]{1,3})?( timeout=[1-9]s)?",
+            options in "( strip=/[a-z]{1,3})?( add=/[a-z]{1,3})?( timeout=[1-9]s)?( weight=0\\.[0-9]{1,4})?",
         ) {
             let forms = TagForms::default();
             let first = forms.read(&format!("millgate.route={methods}{host}{path}{options}")).unwrap().unwrap();

@@ -5,7 +5,7 @@
 
 use std::{cell::OnceCell, collections::HashMap, net::SocketAddr, sync::Arc, time::Instant};
 
-use super::settings::{EndpointSource, ServiceSettings, Settings};
+use super::settings::{EndpointSource, SHARE_UNITS, ServiceSettings, Settings};
 use crate::{
     clock,
     control::{selection, world::World},
@@ -88,6 +88,8 @@ struct Found {
     address: SocketAddr,
     authority: String,
     weight: u32,
+    /// Of the requests, whatever its weight is; 0 = none of its own.
+    share: u32,
 }
 
 /// What can be routed to, in a stable order. A host name with several addresses is as many endpoints, each with the
@@ -103,16 +105,21 @@ fn found(service: &ServiceSettings, world: &World, target: usize) -> Vec<Found> 
             for host in hosts {
                 for address in addresses(host) {
                     let key = EndpointKey::address(address);
-                    found.push(Found { key, address, authority: host.clone(), weight: 1 });
+                    found.push(Found { key, address, authority: host.clone(), weight: 1, share: 0 });
                 }
             }
         }
         EndpointSource::Consul(source) => {
             for instance in selection::routable(service, source, world, target) {
                 let authority = selection::host_port(source, instance);
-                for address in addresses(&authority) {
+                let addresses = addresses(&authority);
+                let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+                let share =
+                    service.subset.as_ref().map_or(0, |subset| subset.share_of(instance)).div_ceil(count);
+                for address in addresses {
                     let key = EndpointKey::instance(address, instance.identity());
-                    found.push(Found { key, address, authority: authority.clone(), weight: instance.weight });
+                    let (authority, weight) = (authority.clone(), instance.weight);
+                    found.push(Found { key, address, authority, weight, share });
                 }
             }
         }
@@ -120,6 +127,30 @@ fn found(service: &ServiceSettings, world: &World, target: usize) -> Vec<Found> 
     found.sort_by(|a, b| a.key.cmp(&b.key));
     // The same instance, listed twice.
     found.dedup_by(|a, b| a.key.as_str() == b.key.as_str());
+    if found.iter().any(|one| one.share > 0) { by_shares(found) } else { found }
+}
+
+/// Weights that give each its share: those with one of their own get it, the others what is left, by their weights.
+/// Shares of more than the whole, or of less where nobody else is there, are taken in proportion. Who has nothing left
+/// gets nothing. (Fabio's rules, <https://fabiolb.net/feature/traffic-shaping/>.)
+fn by_shares(mut found: Vec<Found>) -> Vec<Found> {
+    let shared: u64 = found.iter().map(|one| u64::from(one.share)).sum();
+    let others = found.iter().filter(|one| one.share == 0);
+    let weights: u64 = others.map(|one| u64::from(one.weight)).sum();
+    let left = u64::from(SHARE_UNITS).saturating_sub(shared);
+    // Both over the same denominator, so that no share is rounded before the last step.
+    let exact = |one: &Found| match one.share {
+        0 => left * u64::from(one.weight),
+        share => u64::from(share) * weights.max(1),
+    };
+    let total = found.iter().map(exact).sum::<u64>();
+    let scale = total.div_ceil(WEIGHTS_TOTAL_MAX).max(1);
+    for one in &mut found {
+        let weight = exact(one);
+        let scaled = if weight == 0 { 0 } else { (weight / scale).max(1) };
+        one.weight = u32::try_from(scaled).unwrap_or(u32::MAX);
+    }
+    found.retain(|one| one.weight > 0);
     found
 }
 
@@ -160,6 +191,8 @@ fn budget_shares(settings: &Settings) -> HashMap<&str, f32> {
     shares
 }
 
+/// Sum of the weights of a cluster with shares: far above what a schedule tells apart, and any of them fits into 32 bits.
+const WEIGHTS_TOTAL_MAX: u64 = 1 << 30;
 /// Share of requests that retries may add, where no route of a service says otherwise.
 const RETRY_BUDGET_DEFAULT: f32 = 0.2;
 
@@ -170,7 +203,10 @@ mod tests {
     use millgate_registry::{Instance, Status, WatchTarget, testing};
 
     use super::*;
-    use crate::config::load;
+    use crate::config::{
+        load,
+        settings::{Selector, SubsetSettings, TagShare},
+    };
 
     const SPLIT: &str = "routes:\n  - {path: /all, service: web}\n\
          \x20 - {path: /split, service: web, split: {v1: 95, canary: 5}}\n\
@@ -236,6 +272,52 @@ mod tests {
         assert!(!after(Instance { datacenter: "dc2".to_owned(), ..first.clone() }), "another datacenter");
         assert!(!after(Instance { port: 81, ..first.clone() }), "another address");
         assert!(!after(Instance { id: "b".to_owned(), ..first }), "another id");
+    }
+
+    /// Weights of `(share, weight)` by these rules, as thousandths of all.
+    fn per_mille(endpoints: &[(u32, u32)]) -> Vec<u64> {
+        let mut found = Vec::new();
+        for (port, &(share, weight)) in (1_u16..).zip(endpoints) {
+            let address = ([10, 0, 0, 1], port).into();
+            let key = EndpointKey::address(address);
+            found.push(Found { key, address, authority: String::new(), weight, share });
+        }
+        let weights: Vec<u64> = by_shares(found).iter().map(|one| u64::from(one.weight)).collect();
+        let total: u64 = weights.iter().sum();
+        weights.iter().map(|weight| (weight * 1000 + total / 2) / total).collect()
+    }
+
+    #[test]
+    fn a_share_is_of_each_instance_and_the_others_take_what_is_left_by_their_weights() {
+        for (endpoints, expected) in [
+            (&[(500, 1), (0, 1), (0, 1)][..], &[50, 475, 475][..]),
+            (&[(500, 1), (500, 1), (0, 1)], &[50, 50, 900]),
+            (&[(1000, 9), (0, 1), (0, 2)], &[100, 300, 600]),
+            // More than the whole, and nobody for what is left.
+            (&[(9000, 1), (9000, 1)], &[500, 500]),
+            (&[(9000, 1), (6000, 1), (0, 1)], &[600, 400]),
+            (&[(1000, 1), (3000, 1)], &[250, 750]),
+            (&[(10_000, 1), (0, 1)], &[1000]),
+            (&[(1000, 65_535), (0, 65_535), (0, 65_535)], &[100, 450, 450]),
+        ] {
+            assert_eq!(per_mille(endpoints), expected, "{endpoints:?}");
+        }
+    }
+
+    #[test]
+    fn an_instance_with_several_addresses_has_its_share_once() {
+        let mut settings = settings("routes: [{path: /all, service: web}]\n");
+        let shares = vec![TagShare { tag: "canary".to_owned(), share: SHARE_UNITS / 10 }];
+        settings.services[0].subset =
+            Some(SubsetSettings { name: "weighted".to_owned(), selector: Selector::default(), shares });
+        let named = Instance { address: "web.example".to_owned(), ..instance("a", "canary") };
+        let mut world = world([named, instance("b", "v1")]);
+        let addresses = ["192.0.2.1:80", "192.0.2.2:80"].map(|text| text.parse().unwrap());
+        world.learn_addresses("web.example:80".to_owned(), addresses.to_vec());
+        let clusters = compile(&settings, &world, &[]);
+        let weights: Vec<u32> = clusters[0].endpoints.iter().map(Endpoint::weight).collect();
+        assert_eq!(names(&clusters[0]), ["10.0.0.1:80#b", "192.0.2.1:80#a", "192.0.2.2:80#a"]);
+        assert_eq!(weights, [9000, 500, 500]);
     }
 
     #[test]

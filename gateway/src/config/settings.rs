@@ -14,7 +14,7 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use millgate_registry::{TlsOptions, WatchTarget};
+use millgate_registry::{Instance, TlsOptions, WatchTarget};
 
 use super::diagnostics::Span;
 use crate::auto_routes::AutoRoutesSettings;
@@ -373,12 +373,33 @@ impl ServiceSettings {
     }
 }
 
-/// One of `services.<name>.subsets`.
+/// One of `services.<name>.subsets`, or what the weights of a declared route make of its service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubsetSettings {
     pub name: String,
     pub selector: Selector,
+    /// Instances with one of these tags have a share of their own; empty = weights of the registry alone.
+    pub shares: Vec<TagShare>,
 }
+
+impl SubsetSettings {
+    /// The instance's own share of the requests; 0 = none. Of several tags the first one counts.
+    pub fn share_of(&self, instance: &Instance) -> u32 {
+        let own = self.shares.iter().find(|known| instance.tags.contains(&known.tag));
+        own.map_or(0, |known| known.share)
+    }
+}
+
+/// Every instance with the tag gets this share of the requests, whatever weight it has in the registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TagShare {
+    pub tag: String,
+    /// In units of 1 / [`SHARE_UNITS`]; never 0.
+    pub share: u32,
+}
+
+/// Ten thousandths: a share of one in a hundred instances with a hundredth of the requests is still exact.
+pub const SHARE_UNITS: u32 = 10_000;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EndpointSource {

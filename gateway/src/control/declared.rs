@@ -22,10 +22,10 @@ use super::{event::Event, kept_file, warming::Warming, world::World};
 use crate::{
     auto_routes::{
         AutoRoutesSettings, Reason,
-        merge::{Accepted, Declared, Merged, Refused, Rejected, merge},
+        merge::{Accepted, Declared, Merged, Refused, Rejected, merge, without_repeats},
         tags::TagForms,
     },
-    config::settings::{ServiceSettings, Settings},
+    config::settings::{SHARE_UNITS, ServiceSettings, Settings, TagShare},
     printable::printable,
 };
 
@@ -155,10 +155,12 @@ impl DeclaredRoutes {
             self.warming = Warming::default();
             return (file.clone(), Vec::new());
         };
-        for (service, tag) in self.remembered.drain(..) {
-            if let Some(Ok(declaration)) = auto.forms.read(&tag) {
-                self.accepted.push(Accepted { service, tag, declaration });
-            }
+        if !self.remembered.is_empty() {
+            let read = |(service, tag): (String, String)| {
+                let declaration = auto.forms.read(&tag)?.ok()?;
+                Some(Accepted::new(service, tag, &declaration))
+            };
+            self.accepted = without_repeats(self.remembered.drain(..).filter_map(read).collect());
         }
         let merged = merge(file, auto, &self.services, &self.accepted, self.datacenter.as_deref());
         let Merged { mut settings, accepted, rejected, refused } = merged;
@@ -259,7 +261,10 @@ impl DeclaredRoutes {
 
     fn save(&self, accepted: &[Accepted]) {
         let Some(path) = &self.memory else { return };
-        let tags = accepted.iter().map(|known| (known.service.clone(), known.tag.clone())).collect();
+        let of_route = |known: &Accepted| {
+            known.tags().map(|tag| (known.service.clone(), tag.to_owned())).collect::<Vec<_>>()
+        };
+        let tags = accepted.iter().flat_map(of_route).collect();
         let record = Record { version: VERSION, datacenter: self.datacenter.clone(), tags };
         if let Ok(bytes) = serde_json::to_vec(&record) {
             kept_file::write(path, &bytes);
@@ -327,15 +332,20 @@ fn changes(accepted: (&[Accepted], &[Accepted]), rejected: (&[Rejected], &[Rejec
     let said = |known: &Accepted| {
         printable(&format!("`{}` by service `{}`", known.declaration.condition(), known.service)).into_owned()
     };
-    let is_in = |list: &[Accepted], known: &Accepted| {
-        list.iter().any(|other| other.service == known.service && other.declaration == known.declaration)
-    };
+    let is_in = |list: &[Accepted], known: &Accepted| list.iter().any(|other| other.is_same_route(known));
     let (before, now) = accepted;
     let gone = before.iter().filter(|known| !is_in(now, known));
     let new = now.iter().filter(|known| !is_in(before, known));
+    let has_other_shares = |known: &&Accepted| {
+        before.iter().any(|other| other.is_same_route(known) && other.shares != known.shares)
+    };
+    let shared = now.iter().filter(has_other_shares);
     let refused = rejected.1.iter().filter(|known| !rejected.0.contains(known));
     gone.map(|known| Change { kind: "route_withdrawn", text: said(known) })
         .chain(new.map(|known| Change { kind: "route_declared", text: said(known) }))
+        .chain(
+            shared.map(|known| Change { kind: "route_weights_changed", text: shares(known, &said(known)) }),
+        )
         .chain(refused.map(|known| {
             Change {
                 kind: "route_refused",
@@ -347,6 +357,21 @@ fn changes(accepted: (&[Accepted], &[Accepted]), rejected: (&[Rejected], &[Rejec
             }
         }))
         .collect()
+}
+
+/// What each instance with one of the tags gets now.
+fn shares(known: &Accepted, route: &str) -> String {
+    let share = |of: &TagShare| {
+        let tenths_of_per_mille = of.share * 100 / (SHARE_UNITS / 100);
+        format!("{}.{:02} % by tag `{}`", tenths_of_per_mille / 100, tenths_of_per_mille % 100, of.tag)
+    };
+    match &known.shares[..] {
+        [] => format!("{route}: no shares of their own"),
+        listed => {
+            let all: Vec<String> = listed.iter().map(share).collect();
+            printable(&format!("{route}: {}", all.join(", "))).into_owned()
+        }
+    }
 }
 
 /// Follows the list of services until dropped.
@@ -528,6 +553,33 @@ mod tests {
         declared.merge(&file(), |_| false, now);
         let merged = names(declared.merge(&file(), |_| false, now + Duration::from_mins(1)));
         assert_eq!(merged, expect("/b /new /c", "b a c", &["route_declared", "service_unknown"]));
+    }
+
+    #[test]
+    fn shares_change_without_the_route_and_are_there_at_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut declared = DeclaredRoutes::remembered(Some(dir.path()));
+        let kinds = |declared: &mut DeclaredRoutes| {
+            let (settings, changes) = declared.merge(&file(), |_| true, Instant::now());
+            let shares = settings.services[0].subset.as_ref().map(|subset| subset.shares.clone());
+            let told: Vec<String> = changes.iter().map(|c| format!("{} {}", c.kind, c.text)).collect();
+            (shares.unwrap_or_default().iter().map(|known| known.share).collect::<Vec<_>>(), told)
+        };
+        declared.learn(news(&[("web", "/x")]));
+        assert_eq!(kinds(&mut declared).0, [0_u32; 0]);
+        let mut weighted = news(&[("web", "/x")]);
+        weighted.services.get_mut("web").unwrap().push("millgate.route=/x weight=0.0525".to_owned());
+        declared.learn(weighted.clone());
+        let told =
+            "route_weights_changed `/x` by service `web`: 5.25 % by tag `millgate.route=/x weight=0.0525`";
+        assert_eq!(kinds(&mut declared), (vec![525], vec![told.to_owned()]));
+        let mut next = DeclaredRoutes::remembered(Some(dir.path()));
+        assert_eq!(kinds(&mut next), (vec![525], vec![]), "without the registry");
+        next.learn(weighted);
+        assert_eq!(kinds(&mut next), (vec![525], vec![]));
+        next.learn(news(&[("web", "/x")]));
+        let told = "route_weights_changed `/x` by service `web`: no shares of their own";
+        assert_eq!(kinds(&mut next), (vec![], vec![told.to_owned()]));
     }
 
     #[test]

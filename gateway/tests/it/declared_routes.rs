@@ -26,6 +26,7 @@ crate::discovery::scenarios![
     a_declared_route_is_closed_where_there_is_auth,
     a_declared_route_goes_live_with_its_instances,
     a_declared_route_does_not_wait_for_ever_for_its_instances,
+    a_canary_gets_the_share_that_its_tag_says,
 ];
 
 const TTL: Duration = Duration::from_mins(1);
@@ -85,7 +86,7 @@ async fn what_is_refused_is_reported_with_its_reason_and_instances(registry: Reg
     let a = Backend::named("a").await;
     let tags = [
         "millgate.route=/shop/a",
-        "urlprefix-/shop/b weight=0.1",
+        "urlprefix-/shop/b redirect=301,/",
         "millgate.route=/admin",
         "millgate.route=GTE /x",
     ];
@@ -263,4 +264,38 @@ async fn a_declared_route_does_not_wait_for_ever_for_its_instances(registry: Reg
     // And then it is right as soon as the registry speaks.
     front.open.send_replace(true);
     eventually("it answers", || answers(&gateway, "/orders/1", "a")).await;
+}
+
+/// Of 200 requests, those that `name` answered.
+async fn answered(gateway: &TestGateway, path: &str, name: &str) -> usize {
+    let mut count = 0;
+    for _ in 0..200 {
+        count += usize::from(answers(gateway, path, name).await);
+    }
+    count
+}
+
+async fn a_canary_gets_the_share_that_its_tag_says(registry: Registry) {
+    let (a, b, c) = (Backend::named("a").await, Backend::named("b").await, Backend::named("c").await);
+    let plain = ["urlprefix-/shop"];
+    register(&registry, "shop", "a", &a, &plain).await;
+    register(&registry, "shop", "b", &b, &plain).await;
+    let gateway = gateway(&registry, ALL, "routes: []\n").await;
+    gateway.ready().await;
+    eventually("both answer", || async { answered(&gateway, "/shop", "a").await == 100 }).await;
+    // Round robin is exact: ten of two hundred.
+    register(&registry, "shop", "c", &c, &["urlprefix-/shop weight=0.05"]).await;
+    eventually("5 %", || async { answered(&gateway, "/shop", "c").await == 10 }).await;
+    assert_eq!(answered(&gateway, "/shop", "a").await, 95);
+    let routes = admin(&gateway, "/api/v1/routes").await;
+    assert_eq!(routes["routes"].as_array().unwrap().len(), 1, "{routes}");
+    assert_eq!(routes["routes"][0]["subset"], "weighted /shop/**");
+    register(&registry, "shop", "c", &c, &["urlprefix-/shop weight=0.5"]).await;
+    eventually("50 %", || async { answered(&gateway, "/shop", "c").await == 100 }).await;
+    // Whoever is left takes what was the others'.
+    registry.client().deregister("a").await.unwrap();
+    registry.client().deregister("b").await.unwrap();
+    eventually("alone", || async { answered(&gateway, "/shop", "c").await == 200 }).await;
+    let events = admin(&gateway, "/api/v1/events").await.to_string();
+    assert!(events.contains("route_weights_changed") && events.contains("50.00 % by tag"), "{events}");
 }

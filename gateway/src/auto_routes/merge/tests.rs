@@ -122,6 +122,25 @@ fn instances_that_say_the_same_make_one_route_and_a_deploy_keeps_both_until_the_
 }
 
 #[test]
+fn tags_that_differ_in_their_weight_are_one_route_whose_instances_have_shares() {
+    let file = file("{path: /static, service: web}", "");
+    let tags: &[&str] = &["/a/**", "/a/** weight=0.05", "/b"];
+    let weighted = merged(&file, &declared(&[("web", tags)]), &[]);
+    assert_eq!(outcome(&weighted), (vec!["web /a/**".to_owned(), "web /b".to_owned()], vec![]));
+    let [of_file, shared, plain] = &weighted.settings.routes[..] else { panic!("three routes") };
+    assert_eq!((of_file.service, plain.service), (0, 0));
+    let service = &weighted.settings.services[shared.service];
+    assert_eq!(service.full_name(), "web/weighted /a/**");
+    let share = TagShare { tag: "millgate.route=/a/** weight=0.05".to_owned(), share: 500 };
+    assert_eq!(service.subset.as_ref().unwrap().shares, [share]);
+    // The weight goes, and what works stays before a new one that says the same.
+    let other = declared(&[("a", &["/a/** weight=0.5"]), ("web", &["/a/**"])]);
+    let later = merged(&file, &other, &weighted.accepted);
+    assert_eq!(outcome(&later), (vec!["web /a/**".to_owned()], vec!["a conflict".to_owned()]));
+    assert_eq!(later.settings.services.len(), 1, "nothing is left of the shares");
+}
+
+#[test]
 fn what_no_rule_allows_is_refused() {
     let text = "version: 1\ndiscovery: {consul: {auto_routes: {allow: [{services: \"shop-*\", hosts: shop.test, paths: /shop/**}]}}}\n\
                 routes: []\n";
@@ -166,10 +185,10 @@ proptest! {
     /// and still is declared stays.
     #[test]
     fn the_table_always_compiles_and_what_works_stays(
-        before in prop::collection::vec((0..4u8, 0..12usize), 0..8),
-        after in prop::collection::vec((0..4u8, 0..12usize), 0..12),
+        before in prop::collection::vec((0..4u8, 0..14usize), 0..8),
+        after in prop::collection::vec((0..4u8, 0..14usize), 0..12),
     ) {
-        const TAGS: [&str; 12] = ["/a", "/a/**", "/a/*", "/a/{x}", "/**", "GET /a", "GET /a/**", "h.test/a", "*.test/a",
+        const TAGS: [&str; 14] = ["/a weight=0.1", "/a weight=0.9", "/a", "/a/**", "/a/*", "/a/{x}", "/**", "GET /a", "GET /a/**", "h.test/a", "*.test/a",
             "*.test/**", "/a/b", "/"];
         let file = file("{path: /a/b, service: s}, {path: GET /a, service: s}", "");
         let of = |list: &[(u8, usize)]| {
@@ -186,11 +205,19 @@ proptest! {
         let now = of(&after);
         let second = merged(&file, &now, &first.accepted);
         prop_assert!(Router::compile(&second.settings.routes).is_ok());
-        let count: usize = now.values().map(Vec::len).sum();
-        prop_assert_eq!(second.accepted.len() + second.rejected.len(), count);
+        let told: std::collections::BTreeSet<(&str, &str)> = second.accepted.iter()
+            .flat_map(|known| known.tags().map(|tag| (known.service.as_str(), tag)))
+            .chain(second.rejected.iter().map(|known| (known.service.as_str(), known.tag.as_str())))
+            .collect();
+        for (service, tag) in now.iter().flat_map(|(service, tags)| tags.iter().map(move |tag| (service, tag))) {
+            // What says the same as a tag with a share, and has none itself, is part of that route.
+            let is_told = told.contains(&(service, tag))
+                || (tag.ends_with("=/a") && told.iter().any(|(of, with)| of == service && with.contains("=/a weight")));
+            prop_assert!(is_told, "{} of {}", tag, service);
+        }
         for known in &first.accepted {
             if now.get(&known.service).is_some_and(|tags| tags.contains(&known.tag)) {
-                prop_assert!(second.accepted.contains(known), "{:?}", known);
+                prop_assert!(second.accepted.iter().any(|now| now.is_same_route(known)), "{:?}", known);
             }
         }
     }

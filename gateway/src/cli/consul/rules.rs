@@ -194,7 +194,17 @@ fn route_tags(entries: &[ServiceEntry], forms: &TagForms, add: &mut Add<'_>) {
 }
 
 fn routes_differ(entries: &[ServiceEntry], forms: &TagForms, add: &mut Add<'_>) {
+    // A canary says the same route as the others, and its share of it.
+    let mut routes: BTreeMap<String, (&str, BTreeSet<&str>)> = BTreeMap::new();
     for (tag, ids) in tags_by_instances(entries, forms) {
+        let route = match forms.read(tag) {
+            Some(Ok(declaration)) => declaration.without_weight().to_string(),
+            _ => tag.to_owned(),
+        };
+        routes.entry(route).or_insert((tag, BTreeSet::new())).1.extend(ids);
+    }
+    for (tag, ids) in routes.into_values() {
+        let ids: Vec<&str> = ids.into_iter().collect();
         if ids.len() < entries.len() {
             let others = entries.len() - ids.len();
             add(
@@ -428,7 +438,7 @@ mod tests {
             ("e-bare", only(bare)),
             ("f-long", only(instance("f", 6, "", &long))),
             ("g-tag", only(instance("g", 7, r#","Tags":["millgate.route=GTE /g"]"#, ""))),
-            ("h-option", only(instance("h", 8, r#","Tags":["urlprefix-/h weight=0.1"]"#, ""))),
+            ("h-option", only(instance("h", 8, r#","Tags":["urlprefix-/h redirect=301,/"]"#, ""))),
             ("i-claim", only(instance("i", 9, r#","Tags":["millgate.route=/same/**"]"#, ""))),
             ("j-claim", only(instance("j", 10, r#","Tags":["urlprefix-/same"]"#, ""))),
             (
@@ -437,6 +447,14 @@ mod tests {
                     "[{},{}]",
                     instance("k1", 11, r#","Tags":["urlprefix-/k"]"#, ""),
                     instance("k2", 12, "", "")
+                ),
+            ),
+            (
+                "k-weights",
+                format!(
+                    "[{},{}]",
+                    instance("k3", 19, r#","Tags":["urlprefix-/w"]"#, ""),
+                    instance("k4", 20, r#","Tags":["urlprefix-/w weight=0.1"]"#, "")
                 ),
             ),
             ("l-zero", format!("[{},{}]", instance("l1", 13, zero, warning), instance("l2", 14, "", ""))),

@@ -68,7 +68,11 @@ fn find_subset(
     sink: &mut Diagnostics,
 ) -> Option<SubsetSettings> {
     if let Some(found) = raw.subsets.iter().find(|entry| entry.name.value == subset.value) {
-        return Some(SubsetSettings { name: subset.value.clone(), selector: found.value.clone() });
+        return Some(SubsetSettings {
+            name: subset.value.clone(),
+            selector: found.value.clone(),
+            shares: Vec::new(),
+        });
     }
     let known = raw.subsets.iter().map(|entry| entry.name.value.as_str());
     let mut finding = unknown_name("subset", subset, known);
