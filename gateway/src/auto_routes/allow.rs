@@ -16,9 +16,14 @@ pub struct AllowRule {
 
 impl AllowRule {
     pub fn permits(&self, service: &str, declaration: &Declaration) -> bool {
-        self.services.iter().any(|glob| fits(glob.as_bytes(), service.as_bytes()))
+        self.names(service)
             && self.hosts.iter().any(|host| host_covers(host, &declaration.host))
             && self.paths.iter().any(|path| path_covers(path, &declaration.path))
+    }
+
+    /// Is the rule about this service at all?
+    pub fn names(&self, service: &str) -> bool {
+        self.services.iter().any(|glob| fits(glob.as_bytes(), service.as_bytes()))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     router::{ConflictKind, RouteConflict, Router},
 };
 
-/// What services declare now: their names, with the tags that are about routes.
+/// What services declare now: their names, with the tags that are about routes, and the like texts of metadata.
 pub type Declared = BTreeMap<String, Vec<String>>;
 
 /// A declared route in the table.
@@ -101,8 +101,11 @@ pub fn merge(
     let table = Table { statics, file: &file.routes, routes: &routes, candidates: &candidates };
     let old = table.settle(&[], old, &mut merged.rejected);
     let kept = table.settle(&old, new, &mut merged.rejected);
-    let used: HashSet<usize> =
+    let mut used: HashSet<usize> =
         kept.iter().filter_map(|at| routes.get(*at)).map(|route| route.service).collect();
+    // Their instances are followed whether or not a route is known yet.
+    let followed = with_metadata(auto, declared, &mut merged.rejected);
+    used.extend(followed.into_iter().map(|service| services.whole(service)));
     let moved = services.add_to(&mut merged.settings, &used);
     for at in kept {
         let (Some(route), Some(candidate)) = (routes.get(at), candidates.get(at)) else { continue };
@@ -130,6 +133,33 @@ fn listed(rejected: Vec<Rejected>) -> Vec<Rejected> {
         }
     }
     listed
+}
+
+/// Services whose metadata declares routes, as far as the lists name them at all: at most [`METADATA_SERVICES_MAX`].
+fn with_metadata<'a>(
+    auto: &AutoRoutesSettings,
+    declared: &'a Declared,
+    rejected: &mut Vec<Rejected>,
+) -> Vec<&'a str> {
+    let mut followed = Vec::new();
+    for (service, tags) in declared {
+        let Some(tag) = tags.iter().find(|tag| auto.forms.points_to_metadata(tag)) else { continue };
+        let why = if let Err(why) = service_name(service) {
+            let detail = format!("the service must have {}: {}", why.expected, why.label);
+            Rejection::new(Reason::Unsupported, detail)
+        } else if !auto.allow.iter().any(|rule| rule.names(service)) {
+            let detail = format!("no rule of `discovery.consul.auto_routes` is for `{service}`");
+            Rejection::new(Reason::NotAllowed, detail)
+        } else if followed.len() >= METADATA_SERVICES_MAX {
+            let detail = format!("metadata is read of {METADATA_SERVICES_MAX} services");
+            Rejection::new(Reason::TooMany, detail)
+        } else {
+            followed.push(service.as_str());
+            continue;
+        };
+        rejected.push(Rejected { service: service.clone(), tag: tag.clone(), why });
+    }
+    followed
 }
 
 /// Everything that may be declared, incumbents first and in their order, then by name of service and text.
@@ -387,6 +417,10 @@ impl<'a> Services<'a> {
         Self { auto, file, added: Vec::new(), indexes: HashMap::new() }
     }
 
+    fn whole(&mut self, service: &str) -> usize {
+        self.index_of(service, None)
+    }
+
     /// Of the whole service, or of the part that a route with shares makes of it.
     fn index(&mut self, candidate: &Accepted) -> usize {
         let subset = (!candidate.shares.is_empty()).then(|| SubsetSettings {
@@ -394,11 +428,15 @@ impl<'a> Services<'a> {
             selector: Selector::default(),
             shares: candidate.shares.clone(),
         });
-        let key = (candidate.service.clone(), subset.as_ref().map(|subset| subset.name.clone()));
+        self.index_of(&candidate.service, subset)
+    }
+
+    fn index_of(&mut self, service: &str, subset: Option<SubsetSettings>) -> usize {
+        let key = (service.to_owned(), subset.as_ref().map(|subset| subset.name.clone()));
         if let Some(index) = self.indexes.get(&key) {
             return *index;
         }
-        let settings = ServiceSettings { subset, ..self.auto.service_of(&candidate.service) };
+        let settings = ServiceSettings { subset, ..self.auto.service_of(service) };
         let is_same =
             |known: &ServiceSettings| known.name == settings.name && known.subset == settings.subset;
         let of_file = self.file.services.iter().position(is_same);
@@ -430,6 +468,8 @@ pub const PRIORITY: i32 = -1001;
 const ROUTES_OF_SERVICE_MAX: usize = 100;
 /// Enough for a thousand services with two routes each; a table of this size compiles in milliseconds.
 const ROUTES_MAX: usize = 2000;
+/// Each is one blocking query, asked for by whoever may register a service.
+const METADATA_SERVICES_MAX: usize = 1000;
 /// Refused declarations that are listed and told.
 const LISTED_OF_SERVICE_MAX: usize = 20;
 const LISTED_MAX: usize = 1000;

@@ -8,9 +8,12 @@
 //! here, so `/orders` takes `/orders/1` and not `/orders-old`. Options: `strip`, `prepend`, `weight`, `proto=http`.
 //! Every other option changes what a request meets (`allow`, `auth`, `redirect`, …), so a tag with one is refused whole.
 //!
+//! An instance with the bare tag `millgate` may say the same in its metadata: `millgate-route`, `millgate-route-1`, … with
+//! the text that follows `millgate.route=`.
+//!
 //! `weight` is Fabio's: the share of the route's requests that each instance with the tag gets.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use http::Method;
 
@@ -41,7 +44,7 @@ impl TagForms {
     /// Reads a tag. `None`: it is about something else.
     pub fn read(&self, tag: &str) -> Option<Result<Declaration, Rejection>> {
         let tag = tag.trim();
-        if let Some(text) = self.native_text(tag) {
+        if let Some(text) = self.native_text(tag).or_else(|| self.metadata_text(tag)) {
             return Some(bounded(text).and_then(native));
         }
         let text = tag.strip_prefix(self.fabio.as_deref()?)?;
@@ -54,8 +57,35 @@ impl TagForms {
         self.native_text(tag).is_some() || self.fabio.as_deref().is_some_and(|prefix| tag.starts_with(prefix))
     }
 
+    /// Does the tag say that the metadata of the instance declares routes, too? Metadata is not in the list of services,
+    /// so somebody has to say that it is worth a look.
+    pub fn points_to_metadata(&self, tag: &str) -> bool {
+        self.native.as_deref() == Some(tag.trim())
+    }
+
+    /// Is it the text of metadata that declares a route, as [`TagForms::in_metadata`] makes it?
+    pub fn is_metadata(&self, text: &str) -> bool {
+        self.metadata_text(text).is_some()
+    }
+
+    /// What an instance's metadata declares, `KEY=VALUE` each; [`TagForms::read`] reads it.
+    pub fn in_metadata<'m>(
+        &self,
+        meta: &'m BTreeMap<String, String>,
+    ) -> impl Iterator<Item = String> + use<'m, '_> {
+        meta.iter().map(|(key, value)| format!("{key}={value}")).filter(|text| self.is_metadata(text))
+    }
+
     fn native_text<'t>(&self, tag: &'t str) -> Option<&'t str> {
         tag.strip_prefix(self.native.as_deref()?)?.strip_prefix(".route=")
+    }
+
+    /// `millgate-route=…`, `millgate-route-1=…`: keys of metadata have no dots.
+    fn metadata_text<'t>(&self, text: &'t str) -> Option<&'t str> {
+        let (key, value) =
+            text.strip_prefix(self.native.as_deref()?)?.strip_prefix("-route")?.split_once('=')?;
+        let number = if key.is_empty() { "0" } else { key.strip_prefix('-')? };
+        (!number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())).then_some(value)
     }
 }
 
@@ -314,6 +344,29 @@ mod tests {
             let (found, detail) = read(tag).unwrap_err();
             assert!(found == reason && detail.contains(words), "{tag}: {found:?} {detail}");
         }
+    }
+
+    #[test]
+    fn metadata_says_what_native_tags_say_if_a_tag_points_to_it() {
+        let forms = TagForms::default();
+        let meta = [
+            "millgate-route",
+            "millgate-route-2",
+            "millgate-route-x",
+            "millgate-route-",
+            "route",
+            "millgate",
+        ];
+        let meta = meta.map(|key| (key.to_owned(), "GET /a strip=/a".to_owned())).into();
+        let texts: Vec<String> = forms.in_metadata(&meta).collect();
+        assert_eq!(texts, ["millgate-route=GET /a strip=/a", "millgate-route-2=GET /a strip=/a"]);
+        for text in texts {
+            assert_eq!(read(&text), Ok("GET /a strip=/a".to_owned()));
+            assert!(!forms.is_route(&text), "it is no tag");
+        }
+        assert!(forms.points_to_metadata("millgate") && !forms.points_to_metadata("millgate.route=/a"));
+        let fabio = TagForms { native: None, ..forms };
+        assert!(fabio.in_metadata(&meta).next().is_none() && !fabio.points_to_metadata("millgate"));
     }
 
     #[test]

@@ -41,6 +41,7 @@ Findings have stable codes:
   L005 warning  a check with a long output         L012 error    an address that others cannot reach
   L006 error    a route tag that cannot be read    L013 warning  no instance is passing
   L007 warning  a route tag that asks too much     L014 error    a host name that has no address
+                                                   L015 warning  route metadata without the tag for it
 
 JSON, one object on one line: {services, instances, errors, warnings, findings: [...]}, each finding with
   code, severity, service, message, why, help

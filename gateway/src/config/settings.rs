@@ -385,12 +385,19 @@ pub struct SubsetSettings {
 impl SubsetSettings {
     /// The instance's own share of the requests; 0 = none. Of several tags the first one counts.
     pub fn share_of(&self, instance: &Instance) -> u32 {
-        let own = self.shares.iter().find(|known| instance.tags.contains(&known.tag));
+        let says = |text: &String| {
+            let in_metadata = || {
+                text.split_once('=')
+                    .is_some_and(|(key, value)| instance.meta.get(key).is_some_and(|own| own == value))
+            };
+            instance.tags.contains(text) || in_metadata()
+        };
+        let own = self.shares.iter().find(|known| says(&known.tag));
         own.map_or(0, |known| known.share)
     }
 }
 
-/// Every instance with the tag gets this share of the requests, whatever weight it has in the registry.
+/// Every instance with the tag, or with `KEY=VALUE` in its metadata, gets this share of the requests, whatever weight it has in the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TagShare {
     pub tag: String,

@@ -12,39 +12,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millgate_registry::{
-    Catalog, Client, FollowHandle, FollowOptions, Instance, QueryOptions, follow_catalog,
-};
+use millgate_registry::{Client, Instance, QueryOptions};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::{event::Event, kept_file, warming::Warming, world::World};
+use super::{catalog::CatalogNews, event::Event, kept_file, warming::Warming, world::World};
 use crate::{
     auto_routes::{
         AutoRoutesSettings, Reason,
         merge::{Accepted, Declared, Merged, Refused, Rejected, merge, without_repeats},
-        tags::TagForms,
     },
     config::settings::{SHARE_UNITS, ServiceSettings, Settings, TagShare},
     printable::printable,
 };
-
-/// What the list of services says of routes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CatalogNews {
-    /// All that there are, also without such tags.
-    pub services: Declared,
-    /// Services were left out because of the token's rights.
-    pub filtered: bool,
-    /// The agent's, or the one that is configured; `None`: not known.
-    pub datacenter: Option<String>,
-}
 
 /// What is declared, and what came of it.
 #[derive(Debug, Default)]
 pub struct DeclaredRoutes {
     /// With services that are no longer in the list, and are kept.
     services: Declared,
+    /// What the metadata of their instances declares, for those with a tag that points to it.
+    metadata: Declared,
+    /// It is not in the table yet.
+    metadata_is_new: bool,
     /// Those, and since when they also have no instance.
     gone: BTreeMap<String, Option<Instant>>,
     /// The last list was cut short, so what is missing in it may be there.
@@ -118,6 +108,74 @@ impl DeclaredRoutes {
         before != (self.services.clone(), self.datacenter.clone(), true)
     }
 
+    /// Takes over what the metadata of a service's instances declares, if a tag points to it. Where there is no instance
+    /// it stays, as tags do.
+    pub fn learn_metadata(&mut self, auto: &AutoRoutesSettings, world: &World, service: &str) {
+        let points = |tags: &Vec<String>| tags.iter().any(|tag| auto.forms.points_to_metadata(tag));
+        if !self.services.get(service).is_some_and(points) {
+            self.metadata_is_new |= self.metadata.remove(service).is_some();
+            return;
+        }
+        let mut is_known = false;
+        let mut texts = BTreeSet::new();
+        for instance in instances(auto, world, service) {
+            is_known = true;
+            if instance.tags.iter().any(|tag| auto.forms.points_to_metadata(tag)) {
+                texts.extend(auto.forms.in_metadata(&instance.meta));
+            }
+        }
+        let texts: Vec<String> = texts.into_iter().collect();
+        if is_known && self.metadata.get(service) != Some(&texts) {
+            self.metadata.insert(service.to_owned(), texts);
+            self.metadata_is_new = true;
+        }
+    }
+
+    /// As [`DeclaredRoutes::learn_metadata`], of all services: tags came or went.
+    pub fn relearn_metadata(&mut self, auto: &AutoRoutesSettings, world: &World) {
+        let points = |tags: &Vec<String>| tags.iter().any(|tag| auto.forms.points_to_metadata(tag));
+        let pointing =
+            self.services.iter().filter(|(_, tags)| points(tags)).map(|(service, _)| service.clone());
+        let all: BTreeSet<String> = pointing.chain(self.metadata.keys().cloned()).collect();
+        for service in all {
+            self.learn_metadata(auto, world, &service);
+        }
+    }
+
+    /// Has metadata declared something since the last table?
+    pub fn has_new_metadata(&self) -> bool {
+        self.metadata_is_new
+    }
+
+    /// What tags and metadata declare together.
+    fn all(&self, auto: &AutoRoutesSettings) -> Declared {
+        let mut all = self.services.clone();
+        for (service, texts) in &self.metadata {
+            let tags = all.get_mut(service);
+            if let Some(tags) = tags.filter(|tags| tags.iter().any(|tag| auto.forms.points_to_metadata(tag)))
+            {
+                tags.extend(texts.iter().cloned());
+            }
+        }
+        all
+    }
+
+    /// What was kept on disk, once it is known how tags are read.
+    fn recall(&mut self, auto: &AutoRoutesSettings) {
+        for (service, tags) in &mut self.services {
+            let texts: Vec<String> = tags.extract_if(.., |tag| auto.forms.is_metadata(tag)).collect();
+            if let Some(pointer) = auto.forms.native.clone().filter(|_| !texts.is_empty()) {
+                tags.push(pointer);
+                self.metadata.insert(service.clone(), texts);
+            }
+        }
+        let read = |(service, tag): (String, String)| {
+            let declaration = auto.forms.read(&tag)?.ok()?;
+            Some(Accepted::new(service, tag, &declaration))
+        };
+        self.accepted = without_repeats(self.remembered.drain(..).filter_map(read).collect());
+    }
+
     /// Forgets services that are gone for long enough. `false`: none.
     pub fn expire(&mut self, auto: &AutoRoutesSettings, world: &World, now: Instant) -> bool {
         if self.filtered {
@@ -134,6 +192,7 @@ impl DeclaredRoutes {
         for service in &over {
             self.gone.remove(service);
             self.services.remove(service);
+            self.metadata.remove(service);
         }
         !over.is_empty()
     }
@@ -156,13 +215,10 @@ impl DeclaredRoutes {
             return (file.clone(), Vec::new());
         };
         if !self.remembered.is_empty() {
-            let read = |(service, tag): (String, String)| {
-                let declaration = auto.forms.read(&tag)?.ok()?;
-                Some(Accepted::new(service, tag, &declaration))
-            };
-            self.accepted = without_repeats(self.remembered.drain(..).filter_map(read).collect());
+            self.recall(auto);
         }
-        let merged = merge(file, auto, &self.services, &self.accepted, self.datacenter.as_deref());
+        self.metadata_is_new = false;
+        let merged = merge(file, auto, &self.all(auto), &self.accepted, self.datacenter.as_deref());
         let Merged { mut settings, accepted, rejected, refused } = merged;
         let (accepted, silent) = self.live(&mut settings, file.routes.len(), accepted, is_known, now);
         let mut changes = changes((&self.accepted, &accepted), (&self.rejected, &rejected));
@@ -207,26 +263,34 @@ impl DeclaredRoutes {
 
     /// For `/api/v1/routes` and metrics.
     pub fn report(&self, auto: &AutoRoutesSettings, world: &World) -> DeclaredReport {
-        let mut with_tags: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
+        let mut with_tags: BTreeMap<&str, BTreeMap<&str, BTreeSet<&str>>> = BTreeMap::new();
         for rejected in &self.rejected {
-            with_tags.insert((&rejected.service, &rejected.tag), BTreeSet::new());
+            with_tags.entry(&rejected.service).or_default().insert(&rejected.tag, BTreeSet::new());
         }
-        let services: BTreeSet<&str> = self.rejected.iter().map(|rejected| &*rejected.service).collect();
-        for service in services {
-            let watched = instances(auto, world, service).map(|i| (&i.id, &i.tags));
-            let seen = self.seen.get(service).into_iter().flatten().map(|(id, tags)| (id, tags));
-            // Each tag of each instance once: there may be thousands of both.
-            for (id, tag) in watched.chain(seen).flat_map(|(id, tags)| tags.iter().map(move |tag| (id, tag)))
-            {
-                if let Some(ids) = with_tags.get_mut(&(service, tag.as_str()))
+        for (service, with_tag) in &mut with_tags {
+            let mut add = |id, text: &str| {
+                if let Some(ids) = with_tag.get_mut(text)
                     && ids.len() < INSTANCES_LISTED_MAX
                 {
                     ids.insert(id);
                 }
+            };
+            // Each tag of each instance once: there may be thousands of both.
+            for instance in instances(auto, world, service) {
+                for tag in &instance.tags {
+                    add(&instance.id, tag);
+                }
+                auto.forms.in_metadata(&instance.meta).for_each(|text| add(&instance.id, &text));
+            }
+            for (id, tags) in self.seen.get(*service).into_iter().flatten() {
+                for tag in tags {
+                    add(id, tag);
+                }
             }
         }
         let rejected = self.rejected.iter().map(|rejected| {
-            let ids = with_tags.get(&(&*rejected.service, &*rejected.tag)).into_iter().flatten();
+            let with_tag = with_tags.get(&*rejected.service);
+            let ids = with_tag.and_then(|tags| tags.get(&*rejected.tag)).into_iter().flatten();
             RejectedView {
                 service: rejected.service.clone(),
                 tag: rejected.tag.clone(),
@@ -350,7 +414,7 @@ fn changes(accepted: (&[Accepted], &[Accepted]), rejected: (&[Rejected], &[Rejec
             Change {
                 kind: "route_refused",
                 text: printable(&format!(
-                    "tag `{}` of service `{}`: {}",
+                    "`{}` of service `{}`: {}",
                     known.tag, known.service, known.why.detail
                 ))
                 .into_owned(),
@@ -363,7 +427,7 @@ fn changes(accepted: (&[Accepted], &[Accepted]), rejected: (&[Rejected], &[Rejec
 fn shares(known: &Accepted, route: &str) -> String {
     let share = |of: &TagShare| {
         let tenths_of_per_mille = of.share * 100 / (SHARE_UNITS / 100);
-        format!("{}.{:02} % by tag `{}`", tenths_of_per_mille / 100, tenths_of_per_mille % 100, of.tag)
+        format!("{}.{:02} % by `{}`", tenths_of_per_mille / 100, tenths_of_per_mille % 100, of.tag)
     };
     match &known.shares[..] {
         [] => format!("{route}: no shares of their own"),
@@ -372,61 +436,6 @@ fn shares(known: &Accepted, route: &str) -> String {
             printable(&format!("{route}: {}", all.join(", "))).into_owned()
         }
     }
-}
-
-/// Follows the list of services until dropped.
-pub struct CatalogFollow {
-    forms: TagForms,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl CatalogFollow {
-    pub fn start(
-        client: Client,
-        datacenter: Option<String>,
-        forms: TagForms,
-        events: mpsc::Sender<Event>,
-    ) -> Self {
-        Self { task: tokio::spawn(follow(client, datacenter, forms.clone(), events)), forms }
-    }
-
-    /// Does it keep the tags that these forms read?
-    pub fn serves(&self, forms: &TagForms) -> bool {
-        self.forms == *forms
-    }
-}
-
-impl Drop for CatalogFollow {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn follow(client: Client, datacenter: Option<String>, forms: TagForms, events: mpsc::Sender<Event>) {
-    let keep = move |catalog: Catalog| (of_routes(catalog.services, &forms), catalog.filtered_by_acls);
-    let (updates, mut received) = mpsc::channel(1);
-    let _handle: FollowHandle = follow_catalog(client.clone(), FollowOptions::default(), keep, updates);
-    // A token without `agent:read` does not tell; then origins have no datacenter.
-    let mut own: Option<String> = datacenter;
-    while let Some((services, filtered)) = received.recv().await {
-        if own.is_none() {
-            let agent = client.agent_self().await;
-            own = agent.ok().map(|agent| agent.config.datacenter).filter(|name| !name.is_empty());
-        }
-        let news = CatalogNews { services, filtered, datacenter: own.clone() };
-        if events.send(Event::Catalog(news)).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// All services, with the tags that are about routes.
-fn of_routes(services: BTreeMap<String, Vec<String>>, forms: &TagForms) -> Declared {
-    let tags = |tags: Vec<String>| -> Vec<String> {
-        // Sorted and once each.
-        tags.into_iter().filter(|tag| forms.is_route(tag)).collect::<BTreeSet<_>>().into_iter().collect()
-    };
-    services.into_iter().map(|(name, list)| (name, tags(list))).collect()
 }
 
 #[derive(Serialize, Deserialize)]
@@ -556,6 +565,55 @@ mod tests {
     }
 
     #[test]
+    fn metadata_declares_where_a_tag_points_to_it_and_stays_like_tags() {
+        let dir = tempfile::tempdir().unwrap();
+        let auto = file().auto_routes.unwrap();
+        let mut declared = DeclaredRoutes::remembered(Some(dir.path()));
+        let with = |value: &str| {
+            let mut world = world(1);
+            for list in world.instances.values_mut() {
+                let mut one = list[0].clone();
+                one.tags = vec!["millgate".to_owned()];
+                one.meta.insert("millgate-route-1".to_owned(), value.to_owned());
+                *list = vec![one].into();
+            }
+            world
+        };
+        let mut pointing = news(&[("web", "/t")]);
+        pointing.services.get_mut("web").unwrap().push("millgate".to_owned());
+        declared.learn(pointing.clone());
+        declared.relearn_metadata(&auto, &World::default());
+        assert_eq!(paths(&mut declared), ["/t"]);
+        declared.learn_metadata(&auto, &with("/m"), "web");
+        assert!(declared.has_new_metadata());
+        assert_eq!(paths(&mut declared), ["/t", "/m"]);
+        declared.learn_metadata(&auto, &with("/m"), "web");
+        assert!(!declared.has_new_metadata(), "nothing new");
+        declared.learn_metadata(&auto, &world(0), "web");
+        assert_eq!(paths(&mut declared), ["/t", "/m"], "nobody is there to say otherwise");
+        let mut next = DeclaredRoutes::remembered(Some(dir.path()));
+        assert_eq!(paths(&mut next), ["/t", "/m"], "without the registry");
+        next.learn(pointing);
+        assert_eq!(paths(&mut next), ["/t", "/m"], "before its instances are known");
+        next.learn_metadata(&auto, &with("/n"), "web");
+        assert_eq!(paths(&mut next), ["/t", "/n"]);
+        next.learn(news(&[("web", "/t")]));
+        next.relearn_metadata(&auto, &with("/n"));
+        assert_eq!(paths(&mut next), ["/t"], "no tag points to it any more");
+    }
+
+    #[test]
+    fn a_service_whose_metadata_is_to_be_read_is_followed_before_it_has_a_route() {
+        let mut declared = DeclaredRoutes::default();
+        let mut pointing = news(&[("web", ""), ("other", "")]);
+        pointing.services.insert("web".to_owned(), vec!["millgate".to_owned()]);
+        declared.learn(pointing);
+        let (settings, _) = declared.merge(&file(), |_| false, Instant::now());
+        let names: Vec<&str> = settings.services.iter().map(|service| service.name.as_str()).collect();
+        assert_eq!((names, settings.routes.len()), (vec!["web"], 0));
+    }
+
+    #[test]
     fn shares_change_without_the_route_and_are_there_at_the_next_start() {
         let dir = tempfile::tempdir().unwrap();
         let mut declared = DeclaredRoutes::remembered(Some(dir.path()));
@@ -570,8 +628,7 @@ mod tests {
         let mut weighted = news(&[("web", "/x")]);
         weighted.services.get_mut("web").unwrap().push("millgate.route=/x weight=0.0525".to_owned());
         declared.learn(weighted.clone());
-        let told =
-            "route_weights_changed `/x` by service `web`: 5.25 % by tag `millgate.route=/x weight=0.0525`";
+        let told = "route_weights_changed `/x` by service `web`: 5.25 % by `millgate.route=/x weight=0.0525`";
         assert_eq!(kinds(&mut declared), (vec![525], vec![told.to_owned()]));
         let mut next = DeclaredRoutes::remembered(Some(dir.path()));
         assert_eq!(kinds(&mut next), (vec![525], vec![]), "without the registry");

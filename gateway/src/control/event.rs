@@ -6,7 +6,7 @@ use bytes::Bytes;
 use millgate_registry::ServiceUpdate;
 use tokio::sync::{mpsc, oneshot};
 
-use super::declared::CatalogNews;
+use super::catalog::CatalogNews;
 use crate::{config::settings::KeySource, policy::jwt::KeySet};
 
 /// What the control loop reacts to, one at a time.

@@ -5,6 +5,7 @@
 //! A configuration that is wrong never replaces one that runs.
 
 pub mod admin;
+pub mod catalog;
 pub mod declared;
 pub mod discovery;
 mod drain;
@@ -36,7 +37,8 @@ use millgate_registry::{Client, ClientConfig, FollowHandle, HttpClient, Saver, W
 use tokio::sync::mpsc;
 
 use self::{
-    declared::{CatalogFollow, DeclaredRoutes},
+    catalog::CatalogFollow,
+    declared::DeclaredRoutes,
     discovery::Discovery,
     drain::Drain,
     event::{EVENTS_MAX, Event, Inbox, Signal},
@@ -194,7 +196,7 @@ impl Controller {
             next = if left > 0 { inbox.try_next() } else { None };
         }
         if changed {
-            if self.declared.warming().has_news(&self.world) {
+            if self.declared.warming().has_news(&self.world) || self.declared.has_new_metadata() {
                 self.redeclare(background);
             }
             self.publish();
@@ -226,7 +228,11 @@ impl Controller {
                 }
                 self.status.count_update();
                 let new = Arc::clone(&update.instances);
+                let service = update.target.service.clone();
                 let old = self.world.instances.insert(update.target, update.instances);
+                if let Some(auto) = &self.file.auto_routes {
+                    self.declared.learn_metadata(auto, &self.world, &service);
+                }
                 // As a rule instances have addresses, and then all others need not be looked through.
                 if [old, Some(new)].iter().flatten().any(|list| selection::has_names(list)) {
                     background.discovery.follow_names(&self.settings, &self.world);

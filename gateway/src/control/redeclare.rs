@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    Background, Controller,
-    declared::{CatalogFollow, look_at},
-};
+use super::{Background, Controller, catalog::CatalogFollow, declared::look_at};
 use crate::{
     clock,
     config::{compile, settings::Settings},
@@ -17,6 +14,9 @@ impl Controller {
     pub(super) fn redeclare(&mut self, background: &mut Background) {
         let previous = self.publisher.load();
         let world = &self.world;
+        if let Some(auto) = &self.file.auto_routes {
+            self.declared.relearn_metadata(auto, world);
+        }
         let (settings, changes) =
             self.declared.merge(&self.file, |service| world.knows(service), clock::now());
         self.tell(&changes);
@@ -50,7 +50,7 @@ impl Controller {
         self.file = file;
         self.tell(&changes);
         self.record_declared();
-        if self.declared.accepted() == 0 {
+        if self.declared.accepted() == 0 && settings.services.len() == self.file.services.len() {
             return (settings, table);
         }
         let previous = self.publisher.load();

@@ -27,6 +27,7 @@ crate::discovery::scenarios![
     a_declared_route_goes_live_with_its_instances,
     a_declared_route_does_not_wait_for_ever_for_its_instances,
     a_canary_gets_the_share_that_its_tag_says,
+    metadata_makes_a_route_where_a_tag_points_to_it,
 ];
 
 const TTL: Duration = Duration::from_mins(1);
@@ -266,6 +267,9 @@ async fn a_declared_route_does_not_wait_for_ever_for_its_instances(registry: Reg
     eventually("it answers", || answers(&gateway, "/orders/1", "a")).await;
 }
 
+/// Each worker takes turns of its own, so that shares are exact only with one.
+const ONE_WORKER: &str = "workers: 1\nroutes: []\n";
+
 /// Of 200 requests, those that `name` answered.
 async fn answered(gateway: &TestGateway, path: &str, name: &str) -> usize {
     let mut count = 0;
@@ -280,10 +284,10 @@ async fn a_canary_gets_the_share_that_its_tag_says(registry: Registry) {
     let plain = ["urlprefix-/shop"];
     register(&registry, "shop", "a", &a, &plain).await;
     register(&registry, "shop", "b", &b, &plain).await;
-    let gateway = gateway(&registry, ALL, "routes: []\n").await;
+    let gateway = gateway(&registry, ALL, ONE_WORKER).await;
     gateway.ready().await;
     eventually("both answer", || async { answered(&gateway, "/shop", "a").await == 100 }).await;
-    // Round robin is exact: ten of two hundred.
+    // Ten of two hundred.
     register(&registry, "shop", "c", &c, &["urlprefix-/shop weight=0.05"]).await;
     eventually("5 %", || async { answered(&gateway, "/shop", "c").await == 10 }).await;
     assert_eq!(answered(&gateway, "/shop", "a").await, 95);
@@ -297,5 +301,45 @@ async fn a_canary_gets_the_share_that_its_tag_says(registry: Registry) {
     registry.client().deregister("b").await.unwrap();
     eventually("alone", || async { answered(&gateway, "/shop", "c").await == 200 }).await;
     let events = admin(&gateway, "/api/v1/events").await.to_string();
-    assert!(events.contains("route_weights_changed") && events.contains("50.00 % by tag"), "{events}");
+    assert!(events.contains("route_weights_changed") && events.contains("50.00 % by `urlprefix"), "{events}");
+}
+
+async fn metadata_makes_a_route_where_a_tag_points_to_it(registry: Registry) {
+    let (a, b, c) = (Backend::named("a").await, Backend::named("b").await, Backend::named("c").await);
+    let registration = |id: &str, backend: &Backend, tags: &[&str], meta: &[(&str, &str)]| {
+        let meta = meta.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let mut registration = ServiceRegistration::http("shop", id, "127.0.0.1", backend.addr.port())
+            .tags(tags.iter().copied())
+            .ttl(TTL);
+        registration.meta.extend(meta);
+        registration
+    };
+    let add = async |registration: ServiceRegistration| {
+        registry.client().register(&registration).await.unwrap();
+        registry.client().check_pass(&registration.ttl_check_id()).await.unwrap();
+    };
+    add(registration("a", &a, &["millgate"], &[("millgate-route-1", "GET /shop/**")])).await;
+    add(registration("b", &b, &[], &[("millgate-route-1", "/unasked")])).await;
+    let gateway = gateway(&registry, "allow_hosts: \"*\", allow_paths: /shop/**", ONE_WORKER).await;
+    gateway.ready().await;
+    eventually("it is declared", || async { status(gateway.http, "/shop/1").await == 200 }).await;
+    assert_eq!(status(gateway.http, "/unasked").await, 404);
+    assert_eq!(answered(&gateway, "/shop", "a").await, 100, "a route leads to all instances");
+    let canary =
+        [("millgate-route-1", "GET /shop/** weight=0.1"), ("millgate-route-2", "/admin"), ("note", "/x")];
+    add(registration("c", &c, &["millgate"], &canary)).await;
+    eventually("10 %", || async { answered(&gateway, "/shop", "c").await == 20 }).await;
+    eventually("what is refused is named with its instance", || async {
+        let refused = admin(&gateway, "/api/v1/routes").await["refused"].clone();
+        let one = &refused[0];
+        refused.as_array().unwrap().len() == 1
+            && one["tag"] == "millgate-route-2=/admin"
+            && one["reason"] == "not_allowed"
+            && one["instances"][0] == "c"
+    })
+    .await;
+    registry.client().deregister("c").await.unwrap();
+    add(registration("a", &a, &["millgate"], &[("millgate-route-1", "GET /shop/new")])).await;
+    eventually("the old route is gone", || async { status(gateway.http, "/shop/1").await == 404 }).await;
+    assert_eq!(status(gateway.http, "/shop/new").await, 200);
 }

@@ -141,6 +141,22 @@ fn tags_that_differ_in_their_weight_are_one_route_whose_instances_have_shares() 
 }
 
 #[test]
+fn whose_metadata_is_not_read_is_told() {
+    let text = "version: 1\ndiscovery: {consul: {auto_routes: {allow: [{services: \"shop-*\", hosts: shop.test, paths: /shop/**}]}}}\n\
+                routes: []\n";
+    let file = load::parse("routes.yaml", text, Path::new(""), &|_| None).unwrap().settings;
+    let pointing = |names: Vec<String>| names.into_iter().map(|name| (name, vec!["millgate".to_owned()]));
+    let few = pointing(["other", "shop-1", "shop-x y"].map(str::to_owned).into()).collect();
+    let merged_few = merged(&file, &few, &[]);
+    assert_eq!(merged_few.settings.services.len(), 1);
+    assert_eq!(outcome(&merged_few).1, ["other not_allowed", "shop-x y unsupported"]);
+    let many = pointing((0..=METADATA_SERVICES_MAX).map(|n| format!("shop-{n}")).collect()).collect();
+    let many = merged(&file, &many, &[]);
+    assert_eq!((many.settings.services.len(), many.rejected.len()), (METADATA_SERVICES_MAX, 1));
+    assert_eq!(many.rejected[0].why.reason, Reason::TooMany);
+}
+
+#[test]
 fn what_no_rule_allows_is_refused() {
     let text = "version: 1\ndiscovery: {consul: {auto_routes: {allow: [{services: \"shop-*\", hosts: shop.test, paths: /shop/**}]}}}\n\
                 routes: []\n";

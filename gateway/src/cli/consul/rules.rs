@@ -47,6 +47,7 @@ pub enum Rule {
     LocalAddress,
     NonePassing,
     NoSuchName,
+    MetadataUnread,
 }
 
 /// One thing that is wrong, and where.
@@ -72,6 +73,7 @@ pub fn findings(all: &BTreeMap<String, Vec<ServiceEntry>>, reach: &Reach, forms:
             address(entry, reach, &mut add);
             checks(entry, &mut add);
             weights(entry, &mut add);
+            metadata_unread(entry, forms, &mut add);
         }
         let mut add = |rule, message: String| {
             found.push(Finding { rule, service: service.clone(), instance: None, message });
@@ -184,22 +186,22 @@ fn none_passing(service: &str, entries: &[ServiceEntry], add: &mut Add<'_>) {
 /// A tag is said once, with the instances that have it.
 fn route_tags(entries: &[ServiceEntry], forms: &TagForms, add: &mut Add<'_>) {
     for (tag, ids) in tags_by_instances(entries, forms) {
-        let Some(Err(why)) = forms.read(tag) else { continue };
+        let Some(Err(why)) = forms.read(&tag) else { continue };
         let rule = match why.reason {
             Reason::Unsupported => Rule::UnsupportedRouteTag,
             _ => Rule::BadRouteTag,
         };
-        add(rule, format!("tag `{tag}` of {}: {}", quoted(&ids), why.detail));
+        add(rule, format!("`{tag}` of {}: {}", quoted(&ids), why.detail));
     }
 }
 
 fn routes_differ(entries: &[ServiceEntry], forms: &TagForms, add: &mut Add<'_>) {
     // A canary says the same route as the others, and its share of it.
-    let mut routes: BTreeMap<String, (&str, BTreeSet<&str>)> = BTreeMap::new();
+    let mut routes: BTreeMap<String, (String, BTreeSet<&str>)> = BTreeMap::new();
     for (tag, ids) in tags_by_instances(entries, forms) {
-        let route = match forms.read(tag) {
+        let route = match forms.read(&tag) {
             Some(Ok(declaration)) => declaration.without_weight().to_string(),
-            _ => tag.to_owned(),
+            _ => tag.clone(),
         };
         routes.entry(route).or_insert((tag, BTreeSet::new())).1.extend(ids);
     }
@@ -207,19 +209,37 @@ fn routes_differ(entries: &[ServiceEntry], forms: &TagForms, add: &mut Add<'_>) 
         let ids: Vec<&str> = ids.into_iter().collect();
         if ids.len() < entries.len() {
             let others = entries.len() - ids.len();
-            add(
-                Rule::RoutesDiffer,
-                format!("tag `{tag}` is on {} and not on {others} other(s)", quoted(&ids)),
-            );
+            add(Rule::RoutesDiffer, format!("`{tag}` is on {} and not on {others} other(s)", quoted(&ids)));
         }
     }
 }
 
-/// The tags that declare routes, with the instances that have them.
-fn tags_by_instances<'a>(entries: &'a [ServiceEntry], forms: &TagForms) -> BTreeMap<&'a str, Vec<&'a str>> {
-    let mut tags: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+fn metadata_unread(entry: &ServiceEntry, forms: &TagForms, add: &mut Add<'_>) {
+    let (Some(pointer), Some(first)) = (&forms.native, forms.in_metadata(&entry.service.meta).next()) else {
+        return;
+    };
+    if !points(entry, forms) {
+        let id = &entry.service.id;
+        add(Rule::MetadataUnread, format!("instance `{id}` has metadata `{first}` and no tag `{pointer}`"));
+    }
+}
+
+fn points(entry: &ServiceEntry, forms: &TagForms) -> bool {
+    entry.service.tags.iter().any(|tag| forms.points_to_metadata(tag))
+}
+
+/// What the instance declares, with tags and with metadata that is read.
+fn declarations<'a>(entry: &'a ServiceEntry, forms: &'a TagForms) -> impl Iterator<Item = String> + use<'a> {
+    let tags = entry.service.tags.iter().filter(|tag| forms.is_route(tag)).cloned();
+    let is_read = points(entry, forms);
+    tags.chain(forms.in_metadata(&entry.service.meta).filter(move |_| is_read))
+}
+
+/// The texts that declare routes, with the instances that have them.
+fn tags_by_instances<'a>(entries: &'a [ServiceEntry], forms: &TagForms) -> BTreeMap<String, Vec<&'a str>> {
+    let mut tags: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for entry in entries {
-        for tag in entry.service.tags.iter().filter(|tag| forms.is_route(tag)) {
+        for tag in declarations(entry, forms) {
             tags.entry(tag).or_default().push(&entry.service.id);
         }
     }
@@ -229,8 +249,8 @@ fn tags_by_instances<'a>(entries: &'a [ServiceEntry], forms: &TagForms) -> BTree
 fn routes_twice(all: &BTreeMap<String, Vec<ServiceEntry>>, forms: &TagForms, found: &mut Vec<Finding>) {
     let mut claims: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for (service, entries) in all {
-        let tags = entries.iter().flat_map(|entry| &entry.service.tags);
-        for declaration in tags.filter_map(|tag| forms.read(tag)?.ok()) {
+        let tags = entries.iter().flat_map(|entry| declarations(entry, forms));
+        for declaration in tags.filter_map(|tag| forms.read(&tag)?.ok()) {
             claims.entry(declaration.condition()).or_default().insert(service);
         }
     }
@@ -300,7 +320,7 @@ fn word(severity: Severity) -> &'static str {
 }
 
 /// In the order of [`Rule`].
-static WORDS: [Words; 14] = [
+static WORDS: [Words; 15] = [
     Words {
         code: "L001",
         severity: Severity::Error,
@@ -385,6 +405,12 @@ static WORDS: [Words; 14] = [
         why: "a gateway cannot resolve it either, and leaves the instance out",
         help: "register an IP address, or a name that the gateway's resolver knows",
     },
+    Words {
+        code: "L015",
+        severity: Severity::Warning,
+        why: "metadata is not in the list of services, so no gateway looks for routes there",
+        help: "add the tag to the instance",
+    },
 ];
 
 /// One line of a status page; Consul itself cuts an output at 4 KiB.
@@ -461,6 +487,8 @@ mod tests {
             ("m-twice", format!("[{},{}]", instance("m1", 15, "", ""), instance("m2", 15, "", ""))),
             ("n-local", only(instance("n", 16, "", "").replace("10.0.0.1", "127.0.0.1"))),
             ("o-down", only(instance("o", 17, "", critical))),
+            ("q-meta", only(instance("q", 21, r#","Meta":{"millgate-route-1":"/q"}"#, ""))),
+            ("q-read", only(instance("r", 22, r#","Tags":["millgate"],"Meta":{"millgate-route":"/r"}"#, ""))),
             ("p-name", only(instance("p", 18, "", "").replace("10.0.0.1", "nowhere.test"))),
         ];
         let reach = Reach {
@@ -469,7 +497,7 @@ mod tests {
         };
         let expected = [
             "L001", "L002", "L003", "L004", "L005", "L006", "L007", "L009", "L010", "L011", "L012", "L013",
-            "L014", "L008",
+            "L014", "L015", "L008",
         ];
         assert_eq!(codes(&all, &reach), expected);
     }
