@@ -90,6 +90,6 @@ async fn run<T: PartialEq + Clone>(
             }
             Err(error) => follow.failed(&error),
         };
-        tokio::time::sleep(pause).await;
+        follow.rest(pause, &client).await;
     }
 }

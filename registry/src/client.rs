@@ -24,7 +24,7 @@ use crate::crowd::Crowd;
 use crate::error::ClientError;
 use crate::http::{HttpClient, HttpOptions, HttpResponse};
 use crate::registration::{ServiceRegistration, go_duration};
-use crate::token::Token;
+use crate::token::{LOOK_EVERY_REFUSED, Token};
 use crate::types::{
     AgentSelf, AgentService, CheckStatus, Consistency, QueryOptions, ServiceEntry, parse_entries, shown,
 };
@@ -386,6 +386,21 @@ impl Client {
 
     fn reread_token(&self) -> Option<HeaderValue> {
         self.token_source().reread()
+    }
+
+    /// Comes back when the token file holds another token than now: what was refused may be asked for again. Without
+    /// such a file it never does.
+    pub(crate) async fn another_token(&self) {
+        if !self.token_source().is_in_file() {
+            return std::future::pending().await;
+        }
+        let refused = self.token();
+        loop {
+            tokio::time::sleep(LOOK_EVERY_REFUSED).await;
+            if self.token_source().awaited(Instant::now()) != refused {
+                return;
+            }
+        }
     }
 
     // A poisoned lock still holds a whole token: it is assigned in one step.

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
+use crate::client::Client;
 use crate::error::ClientError;
 use crate::pace::{Outcome, Pace};
 use crate::patience::Patience;
@@ -100,6 +101,8 @@ pub(crate) struct Follow {
     backoff: Backoff,
     /// For refusals, which a quick retry does not heal: 403 and 429.
     slow_backoff: Backoff,
+    /// The latest query was denied: another token may heal that.
+    denied: bool,
     asked_at: Instant,
     resync_at: Instant,
     /// What was logged last, so that the same thing is not said at every query.
@@ -124,6 +127,7 @@ impl Follow {
             pace: Pace::new(now),
             backoff: Backoff::new(options.backoff_base, options.backoff_cap),
             slow_backoff: Backoff::new(REFUSED_BASE, REFUSED_CAP),
+            denied: false,
             asked_at: now,
             resync_at: now + jittered(options.resync_every),
             said_error: None,
@@ -155,6 +159,7 @@ impl Follow {
     pub(crate) fn answered(&mut self, index: Option<u64>, news: bool) -> Duration {
         self.backoff.reset();
         self.slow_backoff.reset();
+        self.denied = false;
         if self.said_error.take().is_some() {
             info!("{}: the registry answers again", self.what);
         }
@@ -178,6 +183,7 @@ impl Follow {
     /// The pause after an error.
     pub(crate) fn failed(&mut self, error: &ClientError) -> Duration {
         let status = error.status();
+        self.denied = status == Some(StatusCode::FORBIDDEN);
         let said_so = matches!(status, Some(StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT));
         if self.index > 0 && (said_so || error.is_cut()) {
             // A proxy in between gives up earlier than Consul answers: ask for less.
@@ -203,6 +209,18 @@ impl Follow {
                 pause.max(error.retry_after().unwrap_or_default().min(REFUSED_CAP))
             }
             _ => self.backoff.next(rng),
+        }
+    }
+
+    /// Waits before the next query; after a denial at most until there is another token.
+    pub(crate) async fn rest(&mut self, pause: Duration, client: &Client) {
+        let sleep = tokio::time::sleep(pause);
+        if !self.denied {
+            return sleep.await;
+        }
+        tokio::select! {
+            () = sleep => {}
+            () = client.another_token() => self.slow_backoff.reset(),
         }
     }
 

@@ -95,7 +95,7 @@ async fn run(
             }
             Err(error) => follow.failed(&error),
         };
-        tokio::time::sleep(pause).await;
+        follow.rest(pause, &client).await;
     }
 }
 

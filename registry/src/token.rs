@@ -1,8 +1,8 @@
 //! The ACL token, from the configuration or from a file that may change at any time.
 //!
 //! A file is looked at every [`LOOK_EVERY`] and read again when its time or size changed (Vault's agent and
-//! Kubernetes replace it), and at once when Consul refused the token. A file that cannot be read, or is empty for
-//! a moment, takes no token away.
+//! Kubernetes replace it), and at once when Consul refused the token; from then on every [`LOOK_EVERY_REFUSED`]. A file
+//! that cannot be read, or is empty for a moment, takes no token away.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -43,15 +43,29 @@ impl Token {
 
     /// The token to send now.
     pub(crate) fn current(&mut self, now: Instant) -> Option<HeaderValue> {
-        if let Some(file) = self.file.as_deref().filter(|_| now >= self.looked_at + LOOK_EVERY) {
-            self.looked_at = now;
-            let seen = stamp(file);
-            if seen != self.stamp {
-                self.stamp = seen;
-                self.reread();
-            }
-        }
+        self.look(now, LOOK_EVERY);
         self.value.clone()
+    }
+
+    /// The token after a refusal, when a new one is awaited.
+    pub(crate) fn awaited(&mut self, now: Instant) -> Option<HeaderValue> {
+        self.look(now, LOOK_EVERY_REFUSED);
+        self.value.clone()
+    }
+
+    /// Whether it can change at all.
+    pub(crate) fn is_in_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    fn look(&mut self, now: Instant, every: Duration) {
+        let Some(file) = self.file.as_deref().filter(|_| now >= self.looked_at + every) else { return };
+        self.looked_at = now;
+        let seen = stamp(file);
+        if seen != self.stamp {
+            self.stamp = seen;
+            self.reread();
+        }
     }
 
     /// Reads the file now, after a refusal; the token if there is one in it.
@@ -92,6 +106,8 @@ fn parse(token: &str) -> Result<HeaderValue, ClientError> {
 
 /// One look at a file's metadata each; a rotated token is commonly valid together with its successor for minutes.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// While nothing is learned without a new token. All that wait for it share one look.
+pub(crate) const LOOK_EVERY_REFUSED: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -113,6 +129,18 @@ mod tests {
         assert_eq!(text(token.current(now + Duration::from_secs(10))), "second one");
         std::fs::write(&file, "third\n").unwrap();
         assert_eq!(text(token.reread()), "third");
+    }
+
+    #[test]
+    fn after_a_refusal_a_changed_file_is_seen_within_a_second() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("token");
+        std::fs::write(&file, "first\n").unwrap();
+        let now = Instant::now();
+        let mut token = Token::new(Some(&file), None, now).unwrap();
+        std::fs::write(&file, "second one\n").unwrap();
+        assert_eq!(text(token.awaited(now + Duration::from_millis(999))), "first");
+        assert_eq!(text(token.awaited(now + Duration::from_secs(1))), "second one");
     }
 
     #[test]

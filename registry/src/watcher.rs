@@ -41,6 +41,8 @@ pub(crate) struct Watcher {
     backoff: Backoff,
     /// For refusals, which a quick retry does not heal: 403 and 429.
     slow_backoff: Backoff,
+    /// The latest query was denied: another token may heal that.
+    denied: bool,
     /// What the next query is for.
     purpose: Purpose,
     /// A place for blocking queries, or else a membership among those that poll.
@@ -102,6 +104,7 @@ impl Watcher {
             pace: Pace::new(now),
             backoff: Backoff::new(options.backoff_base, options.backoff_cap),
             slow_backoff: Backoff::new(REFUSED_BASE, REFUSED_CAP),
+            denied: false,
             purpose: Purpose::Follow,
             place: None,
             member: None,
@@ -149,9 +152,11 @@ impl Watcher {
         }
     }
 
-    /// Waits, and goes on with what time alone changes. Who polls is woken by news.
+    /// Waits, and goes on with what time alone changes. Who polls is woken by news, who was denied by another token.
     async fn rest(&mut self, pause: Duration) -> Option<()> {
         let end = Instant::now() + pause;
+        let client = self.client.clone();
+        let mut another_token = std::pin::pin!(client.another_token());
         loop {
             let woken = async {
                 match &self.member {
@@ -162,6 +167,10 @@ impl Watcher {
             tokio::select! {
                 () = tokio::time::sleep_until(end) => return Some(()),
                 () = woken => return Some(()),
+                () = &mut another_token, if self.denied => {
+                    self.slow_backoff.reset();
+                    return Some(());
+                }
                 () = until(self.settle.next(Instant::now())) => self.release().await?,
             }
         }
@@ -231,6 +240,7 @@ impl Watcher {
     async fn answered(&mut self, answer: HealthAnswer, asked: &Asked) -> Option<Duration> {
         let now = Instant::now();
         self.slow_backoff.reset();
+        self.denied = false;
         self.said.answered(&self.target.service);
         match asked.purpose {
             Purpose::Refresh => {
@@ -333,6 +343,7 @@ impl Watcher {
     /// Returns the pause before the next try.
     async fn failed(&mut self, error: &ClientError, asked: &Asked) -> Option<Duration> {
         let status = error.status();
+        self.denied = status == Some(StatusCode::FORBIDDEN);
         if error.is_transport() {
             self.circumstances.other_history = true;
         }

@@ -3,12 +3,24 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use millgate_registry::{FollowOptions, ServiceRegistration, follow_catalog, follow_key};
+use millgate_registry::{
+    Client, ClientConfig, FollowOptions, ServiceRegistration, WatchOptions, WatchState, WatchTarget,
+    follow_catalog, follow_key, watch,
+};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::backend::Backend;
 use crate::fake::{Fake, Reply};
 use crate::support::{PATIENCE, client};
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < PATIENCE, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
 
 macro_rules! on_both_registries {
     ($($name:ident),* $(,)?) => {
@@ -100,4 +112,61 @@ async fn an_answer_without_the_key_is_not_an_empty_key() {
         let error = client(&fake.url).kv_get("a").await.unwrap_err();
         assert!(error.to_string().contains("keys instead of one"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn whoever_was_denied_asks_again_as_soon_as_there_is_another_token() {
+    let directory = tempfile::tempdir().unwrap();
+    let token_file = directory.path().join("token");
+    std::fs::write(&token_file, "old\n").unwrap();
+    let fake = Fake::start(|_, head| {
+        if !head.to_lowercase().contains("x-consul-token: new\r\n") {
+            return Reply::Status(403, String::new(), "ACL not found".to_owned());
+        }
+        if head.contains("index=") {
+            return Reply::Silence;
+        }
+        match head {
+            head if head.contains("/v1/catalog/") => Reply::list(15, "{}"),
+            head if head.contains("/v1/kv/") => {
+                Reply::Status(404, "X-Consul-Index: 15\r\n".to_owned(), String::new())
+            }
+            _ => Reply::list(15, "[]"),
+        }
+    })
+    .await;
+    let config = ClientConfig { token_file: Some(token_file.clone()), ..ClientConfig::new(&fake.url) };
+    let client = Client::new(config).unwrap();
+    // So many that short pauses by chance, of the five seconds and more that the first ones may last, do not explain it.
+    let names: Vec<String> = (0..20).map(|number| format!("n{number}")).collect();
+    let (updates, _updates) = mpsc::channel(64);
+    let watches: Vec<_> = names
+        .iter()
+        .map(|name| {
+            watch::spawn(client.clone(), WatchTarget::service(name), WatchOptions::default(), updates.clone())
+        })
+        .collect();
+    let (values, _values) = mpsc::channel(64);
+    let mut followed: Vec<_> = names
+        .iter()
+        .map(|name| {
+            let known = Some(Bytes::from_static(b"x"));
+            follow_key(client.clone(), name.clone(), known, FollowOptions::default(), values.clone())
+        })
+        .collect();
+    let (lists, _lists) = mpsc::channel(8);
+    followed.push(follow_catalog(client.clone(), FollowOptions::default(), |catalog| catalog.index, lists));
+    until("all were denied", || {
+        watches.iter().all(|watch| watch.stats().errors > 0)
+            && followed.iter().all(|one| one.stats().errors > 0)
+    })
+    .await;
+    std::fs::write(&token_file, "new\n").unwrap();
+    let begin = Instant::now();
+    until("all were answered", || {
+        watches.iter().all(|watch| watch.stats().state == WatchState::Fresh)
+            && followed.iter().all(|one| one.stats().last_success.is_some())
+    })
+    .await;
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
 }
