@@ -24,6 +24,8 @@ pub enum Error {
     RouteNotFound,
     #[error("the route exists, the method is not allowed on it")]
     MethodNotAllowed { allow: HeaderValue },
+    #[error("clients at this address may not use this route")]
+    ClientDenied,
     #[error("a bearer token is required")]
     TokenMissing,
     #[error("the token is not acceptable")]
@@ -110,6 +112,9 @@ impl Error {
             }
             Self::MethodNotAllowed { .. } => {
                 row(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "http_request_error", Downstream)
+            }
+            Self::ClientDenied => {
+                row(StatusCode::FORBIDDEN, "client_denied", "http_request_denied", Downstream)
             }
             Self::TokenMissing => {
                 row(StatusCode::UNAUTHORIZED, "token_missing", "http_request_error", Downstream)
@@ -319,6 +324,7 @@ mod tests {
             ),
             (Error::RouteNotFound, 404, "route_not_found", "destination_not_found", Downstream),
             (Error::MethodNotAllowed { allow }, 405, "method_not_allowed", "http_request_error", Downstream),
+            (Error::ClientDenied, 403, "client_denied", "http_request_denied", Downstream),
             (Error::TokenMissing, 401, "token_missing", "http_request_error", Downstream),
             (Error::TokenInvalid, 401, "token_invalid", "http_request_error", Downstream),
             (Error::TokenExpired, 401, "token_expired", "http_request_error", Downstream),

@@ -26,6 +26,7 @@ use rand::Rng;
 use crate::{
     admission::{self, Admission, Admitted, Framing},
     body::{IdleTimer, RequestBody, ResponseBody},
+    config::settings::UpstreamHost,
     connection::ConnectionContext,
     control::event::Signal,
     error::{Error, RateLimited},
@@ -33,12 +34,13 @@ use crate::{
     headers::{self, ForwardContext, Found, ResponseContext, names},
     metrics::Rare,
     policy::{
+        client_address::{self, ClientDenied},
         jwt::{self, JwtRejection, RejectionCode, Verified},
         limit_key,
         rate_limit::{Quota, RateLimit},
     },
     router::Match,
-    snapshot::{LocalRoute, LocalSnapshot, Route},
+    snapshot::{LocalRoute, LocalSnapshot, Route, own_value},
     upstream::attempt::{self, Answered, Plan},
     worker::WorkerState,
 };
@@ -128,7 +130,10 @@ async fn forward(
     exchange.route = Some(Rc::clone(&route));
     let compiled = route.shared();
 
-    // 6. Request policies, in this order: who is it, may they, how often, how much.
+    // 6. Request policies, in this order: where from, who is it, may they, how often, how much.
+    if !compiled.clients.is_empty() {
+        check_address(compiled, &parts, exchange)?;
+    }
     if let Some((provider, identity)) = authenticate(snapshot, compiled, &parts, exchange)? {
         compiled
             .requirement
@@ -200,6 +205,13 @@ fn find_route(snapshot: &LocalSnapshot, parts: &Parts, admitted: &Admitted) -> R
         Match::MethodNotAllowed(allow) => Err(Error::MethodNotAllowed { allow }),
         Match::NotFound => Err(Error::RouteNotFound),
     }
+}
+
+fn check_address(route: &Route, parts: &Parts, exchange: &Exchange) -> Result<(), Error> {
+    // A trusted peer's word is in `client` already.
+    let claimed = (!exchange.peer_is_trusted).then(|| headers::claimed(&parts.headers));
+    let addresses = std::iter::once(exchange.client).chain(claimed.into_iter().flatten());
+    client_address::check(&route.clients, addresses).map_err(|ClientDenied| Error::ClientDenied)
 }
 
 /// The first of the route's providers that accepts the token, and the claims. `None`: the route is open.
@@ -324,6 +336,10 @@ fn write_upstream_head(
         rules: &route.request_rules,
     };
     headers::apply_request(&mut parts.headers, &context);
+    // Where it is the instance's address, each attempt has its own.
+    if let Some(UpstreamHost::Name(host)) = route.shared().upstream_host() {
+        parts.headers.insert(header::HOST, own_value(host));
+    }
     parts.uri = upstream_target(route.shared(), admitted.target())?;
     parts.version = Version::HTTP_11;
     parts.extensions.clear();

@@ -23,9 +23,10 @@ use rand::rngs::SmallRng;
 use crate::{
     admission::AdmissionLimits,
     clock::Clock,
-    config::settings::{AccessLogSettings, HeaderRules, ListenSettings, RewriteSettings},
+    config::settings::{AccessLogSettings, HeaderRules, ListenSettings, RewriteSettings, UpstreamHost},
     metrics::{ClusterSample, Metrics, RouteSample},
     policy::{
+        client_address::ClientRule,
         jwt::{Jwt, KeySet, Requirement},
         rate_limit::RateLimit,
         retry::Retry,
@@ -86,6 +87,8 @@ pub struct Route {
     pub cluster: usize,
     /// Shares several of them; then `cluster` is the first that has a share.
     pub split: Option<Split>,
+    /// All must let a client's address through.
+    pub clients: Arc<[ClientRule]>,
     /// Indexes into [`RouteTable::auth`]; empty = open.
     pub auth: Box<[usize]>,
     pub requirement: Arc<Requirement>,
@@ -99,6 +102,13 @@ pub struct Route {
     pub access_log: bool,
     /// What `/api/v1/routes` and `millgate routes` show.
     pub view: Box<RouteView>,
+}
+
+impl Route {
+    /// What `Host` is to be instead of the client's.
+    pub fn upstream_host(&self) -> Option<&UpstreamHost> {
+        self.rewrite.as_ref()?.host.as_ref()
+    }
 }
 
 /// A route as its owner wrote it, for people and tools.
@@ -323,7 +333,8 @@ fn own_name(name: &HeaderName) -> HeaderName {
     HeaderName::from_bytes(name.as_str().as_bytes()).unwrap_or_else(|_| name.clone())
 }
 
-fn own_value(value: &HeaderValue) -> HeaderValue {
+/// The same value in memory of its own: its count is touched by one core only.
+pub(crate) fn own_value(value: &HeaderValue) -> HeaderValue {
     let mut own = HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
     own.set_sensitive(value.is_sensitive());
     own

@@ -92,7 +92,13 @@ pub fn merge(
     let statics = file.routes.len();
     let routes: Vec<RouteSettings> = candidates
         .iter()
-        .map(|candidate| route(auto, candidate, services.index(candidate), datacenter))
+        .map(|candidate| RouteSettings {
+            name: route_name(&candidate.service, &candidate.declaration, datacenter),
+            priority: PRIORITY,
+            service: services.index(candidate),
+            origin: Some(origin(&candidate.service, datacenter)),
+            ..auto.route_of(&candidate.declaration)
+        })
         .collect();
     // What is in the table first, by itself: a route of the file may have come into its way. Then what is new.
     let (old, new): (Vec<usize>, Vec<usize>) = (0..candidates.len()).partition(|at| {
@@ -361,34 +367,6 @@ fn rejection(at: usize, conflict: &RouteConflict, table: &[RouteSettings], stati
         ConflictKind::Dead => format!("it would take everything from `{name}`, which was there first"),
     };
     Rejection::new(Reason::Conflict, detail)
-}
-
-fn route(
-    auto: &AutoRoutesSettings,
-    accepted: &Accepted,
-    service: usize,
-    datacenter: Option<&str>,
-) -> RouteSettings {
-    let declaration = &accepted.declaration;
-    let origin = origin(&accepted.service, datacenter);
-    let mut route = RouteSettings {
-        name: route_name(&accepted.service, declaration, datacenter),
-        methods: declaration.methods.clone(),
-        host: declaration.host.clone(),
-        path: declaration.path.clone(),
-        priority: PRIORITY,
-        service,
-        origin: Some(origin),
-        ..auto.template.clone()
-    };
-    if let Some(rewrite) = &declaration.rewrite {
-        route.rewrite = Some(rewrite.clone());
-    }
-    if let Some(total) = declaration.timeout {
-        route.timeout.total = total;
-        route.timeout.per_try = route.timeout.per_try.filter(|per_try| *per_try < total);
-    }
-    route
 }
 
 fn route_name(service: &str, declaration: &Declaration, datacenter: Option<&str>) -> String {

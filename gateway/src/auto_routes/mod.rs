@@ -15,7 +15,10 @@ use std::{fmt, time::Duration};
 use http::Method;
 
 pub use self::settings::AutoRoutesSettings;
-use crate::config::settings::{HostPattern, RewriteSettings, SHARE_UNITS};
+use crate::{
+    config::settings::{HostPattern, RewriteSettings, SHARE_UNITS, UpstreamHost},
+    policy::client_address::{ClientRule, networks_text},
+};
 
 /// One route as a tag declares it. Its text ([`fmt::Display`]) is the native form of the tag, without the prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +29,8 @@ pub struct Declaration {
     /// As in the file: `/orders/**`.
     pub path: String,
     pub rewrite: Option<RewriteSettings>,
+    /// Beside the rule of the file, which it can only narrow.
+    pub clients: ClientRule,
     /// Of the whole request.
     pub timeout: Option<Duration>,
     /// Share of the route's requests that goes to each instance with the tag, in units of 1 / [`SHARE_UNITS`]; `None`:
@@ -57,10 +62,19 @@ impl fmt::Display for Declaration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.condition())?;
         if let Some(rewrite) = &self.rewrite {
-            for (option, value) in [("strip", &rewrite.strip), ("add", &rewrite.add)] {
+            let host = rewrite.host.as_ref().map(|host| match host {
+                UpstreamHost::Instance => "{instance}".to_owned(),
+                UpstreamHost::Name(name) => name.to_str().unwrap_or_default().to_owned(),
+            });
+            for (option, value) in [("strip", &rewrite.strip), ("add", &rewrite.add), ("host", &host)] {
                 if let Some(value) = value {
                     write!(f, " {option}={value}")?;
                 }
+            }
+        }
+        for (option, networks) in [("allow", &self.clients.allow), ("deny", &self.clients.deny)] {
+            if !networks.is_empty() {
+                write!(f, " {option}={}", networks_text(networks))?;
             }
         }
         if let Some(timeout) = self.timeout {

@@ -1,7 +1,7 @@
 //! `discovery.consul.auto_routes`, as it is meant once defaults and policies are merged.
 
-use super::{allow::AllowRule, tags::TagForms};
-use crate::config::settings::{EndpointSource, RouteSettings, ServiceSettings};
+use super::{Declaration, allow::AllowRule, tags::TagForms};
+use crate::config::settings::{EndpointSource, RewriteSettings, RouteSettings, ServiceSettings};
 
 /// What services may declare, and what every declared route has beside what its tag says.
 #[derive(Debug, Clone)]
@@ -29,6 +29,30 @@ impl AutoRoutesSettings {
         settings.name = if of_name.is_some() { format!("consul:{service}") } else { service.to_owned() };
         rename(&mut settings.source, service);
         settings
+    }
+
+    /// The template with what a tag says, but for its place in the table and its service.
+    pub fn route_of(&self, declaration: &Declaration) -> RouteSettings {
+        let mut route = RouteSettings {
+            methods: declaration.methods.clone(),
+            host: declaration.host.clone(),
+            path: declaration.path.clone(),
+            ..self.template.clone()
+        };
+        if let Some(RewriteSettings { strip, add, host }) = declaration.rewrite.clone() {
+            // Maps merge by key, as in the file.
+            let under = route.rewrite.take().unwrap_or_default();
+            let (strip, add) = (strip.or(under.strip), add.or(under.add));
+            route.rewrite = Some(RewriteSettings { strip, add, host: host.or(under.host) });
+        }
+        if !declaration.clients.is_empty() {
+            route.clients.push(declaration.clients.clone());
+        }
+        if let Some(total) = declaration.timeout {
+            route.timeout.total = total;
+            route.timeout.per_try = route.timeout.per_try.filter(|per_try| *per_try < total);
+        }
+        route
     }
 }
 

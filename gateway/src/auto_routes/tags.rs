@@ -2,11 +2,11 @@
 //!
 //! Native: `millgate.route=[METHODS ]HOST/PATH [OPTION=VALUE …]`. Methods are separated by `,` or `|`; `*` or none is
 //! any. No host is any host. The path is a pattern as in the file: `/orders` is exact, `/orders/**` is everything
-//! below. Options: `strip`, `add`, `timeout`, `weight`, `proto=http`.
+//! below. Options: `strip`, `add`, `host`, `allow`, `deny`, `timeout`, `weight`, `proto=http`.
 //!
 //! Fabio (<https://fabiolb.net/feature/>): `urlprefix-HOST/PATH [OPTION …]`. The path is a prefix; it becomes a subtree
-//! here, so `/orders` takes `/orders/1` and not `/orders-old`. Options: `strip`, `prepend`, `weight`, `proto=http`.
-//! Every other option changes what a request meets (`allow`, `auth`, `redirect`, …), so a tag with one is refused whole.
+//! here, so `/orders` takes `/orders/1` and not `/orders-old`. Options: `strip`, `prepend`, `host`, `allow`, `deny`, `weight`,
+//! `proto=http`. Every other option changes what a request meets (`auth`, `redirect`, …), so a tag with one is refused whole.
 //!
 //! An instance with the bare tag `millgate` may say the same in its metadata: `millgate-route`, `millgate-route-1`, … with
 //! the text that follows `millgate.route=`.
@@ -16,12 +16,16 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use http::Method;
+use ipnet::IpNet;
 
 use super::{Declaration, Reason, Rejection};
-use crate::config::{
-    pattern,
-    settings::{HostPattern, RewriteSettings, SHARE_UNITS},
-    units::{self, Invalid},
+use crate::{
+    config::{
+        pattern,
+        settings::{HostPattern, RewriteSettings, SHARE_UNITS, UpstreamHost},
+        units::{self, Invalid},
+    },
+    policy::client_address::ClientRule,
 };
 
 /// Which tags declare routes.
@@ -110,7 +114,7 @@ fn native(text: &str) -> Result<Declaration, Rejection> {
     }
     let (host, path) = split_target(target)?;
     let path = pattern::path_pattern(path).map_err(|why| refused("the path", &why))?.path;
-    let mut declaration = Declaration { methods, host, path, rewrite: None, timeout: None, weight: None };
+    let mut declaration = plain(methods, host, path);
     for (option, value) in options(words)? {
         match option {
             "add" => rewrite(&mut declaration).add = Some(prefix(option, value)?),
@@ -140,15 +144,21 @@ fn fabio(text: &str) -> Result<Declaration, Rejection> {
     }
     let below = format!("{}/**", path.trim_end_matches('/'));
     let path = pattern::path_pattern(&below).map_err(|why| refused("the path", &why))?.path;
-    let mut declaration =
-        Declaration { methods: Vec::new(), host, path, rewrite: None, timeout: None, weight: None };
+    let mut declaration = plain(Vec::new(), host, path);
     for (option, value) in options(words)? {
         match option {
             "prepend" => rewrite(&mut declaration).add = Some(prefix(option, value)?),
+            "host" if value == "dst" => rewrite(&mut declaration).host = Some(UpstreamHost::Instance),
             _ => common(&mut declaration, option, value)?,
         }
     }
     Ok(declaration)
+}
+
+/// Without an option.
+fn plain(methods: Vec<Method>, host: HostPattern, path: String) -> Declaration {
+    let clients = ClientRule::default();
+    Declaration { methods, host, path, rewrite: None, clients, timeout: None, weight: None }
 }
 
 /// What both forms have.
@@ -156,6 +166,12 @@ fn common(declaration: &mut Declaration, option: &str, value: &str) -> Result<()
     match (option, value) {
         ("strip", _) => rewrite(declaration).strip = Some(prefix(option, value)?),
         ("weight", _) => declaration.weight = share(value)?,
+        ("host", _) => {
+            let host = pattern::upstream_host(value).map_err(|why| refused("`host`", &why))?;
+            rewrite(declaration).host = Some(host);
+        }
+        ("allow", _) => declaration.clients.allow = networks(option, value)?,
+        ("deny", _) => declaration.clients.deny = networks(option, value)?,
         ("proto", "http") => {}
         ("proto", other) => {
             return Err(unsupported(format!("requests go to services as `http`, not as `{other}`")));
@@ -163,6 +179,19 @@ fn common(declaration: &mut Declaration, option: &str, value: &str) -> Result<()
         _ => return Err(unsupported(format!("the option `{option}` is not taken from a tag"))),
     }
     Ok(())
+}
+
+/// `10.0.0.0/8,192.0.2.7`, each with Fabio's `ip:` in front or without it. In one order, so that the same networks are the
+/// same declaration.
+fn networks(option: &str, value: &str) -> Result<Vec<IpNet>, Rejection> {
+    let mut networks = Vec::new();
+    for text in value.split(',') {
+        let text = text.get(..3).filter(|kind| kind.eq_ignore_ascii_case("ip:")).map_or(text, |_| &text[3..]);
+        networks.push(units::network(text).map_err(|why| refused(&format!("`{option}`"), &why))?);
+    }
+    networks.sort();
+    networks.dedup();
+    Ok(networks)
 }
 
 /// `0.05`; 0 is no share of its own, as with Fabio.
@@ -191,7 +220,7 @@ fn share(value: &str) -> Result<Option<u32>, Rejection> {
 }
 
 fn rewrite(declaration: &mut Declaration) -> &mut RewriteSettings {
-    declaration.rewrite.get_or_insert(RewriteSettings { strip: None, add: None })
+    declaration.rewrite.get_or_insert_default()
 }
 
 fn prefix(option: &str, value: &str) -> Result<String, Rejection> {
@@ -306,6 +335,14 @@ mod tests {
             ("urlprefix-/a weight=0.00001", "/a/** weight=0.0001"),
             ("urlprefix-/a weight=1", "/a/** weight=1.0000"),
             ("urlprefix-/a weight=0.0", "/a/**"),
+            ("urlprefix-/a host=dst", "/a/** host={instance}"),
+            ("urlprefix-/a host=a.internal:80 strip=/a", "/a/** strip=/a host=a.internal:80"),
+            ("urlprefix-/a allow=ip:10.0.0.0/8,ip:fe80::1", "/a/** allow=10.0.0.0/8,fe80::1/128"),
+            ("urlprefix-/a deny=ip:192.0.2.7", "/a/** deny=192.0.2.7/32"),
+            (
+                "urlprefix-/a allow=IP:192.0.2.7,10.0.0.0/8,ip:192.0.2.7",
+                "/a/** allow=10.0.0.0/8,192.0.2.7/32",
+            ),
         ] {
             assert_eq!(read(tag), Ok(meaning.to_owned()), "{tag}");
         }
@@ -321,8 +358,11 @@ mod tests {
             ("urlprefix-/a weight=.", Reason::Invalid, "from 0 to 1"),
             ("urlprefix-/a weight=5%", Reason::Invalid, "from 0 to 1"),
             ("urlprefix-/a redirect=301,/b", Reason::Unsupported, "`redirect`"),
-            ("urlprefix-/a host=dst", Reason::Unsupported, "`host`"),
-            ("urlprefix-/a allow=ip:10.0.0.0/8", Reason::Unsupported, "`allow`"),
+            ("urlprefix-/a host=a/b", Reason::Invalid, "`host`"),
+            ("urlprefix-/a host=*.b", Reason::Invalid, "`host`"),
+            ("urlprefix-/a allow=ip:10.0.0.0/33", Reason::Invalid, "`allow`"),
+            ("urlprefix-/a deny=", Reason::Invalid, "`deny`"),
+            ("urlprefix-/a deny=host:a", Reason::Invalid, "`deny`"),
             ("urlprefix-/a auth=basic", Reason::Unsupported, "`auth`"),
             ("urlprefix-/a proto=https", Reason::Unsupported, "`https`"),
             ("urlprefix-$DC.example/a", Reason::Unsupported, "variables"),
@@ -395,6 +435,8 @@ mod tests {
                 "timeout=5s",
                 "proto=http",
                 "weight=1",
+                "allow=ip:",
+                "host=",
                 " ",
                 "=",
                 ":80",
@@ -419,7 +461,7 @@ mod tests {
             methods in "(|\\* |GET |POST,GET |PUT\\|DELETE )",
             host in "(|shop\\.example|\\*\\.a-b\\.test)",
             path in "(/|/[a-z]{1,5}(/\\{id\\}|/\\*)?(/\\*\\*)?)",
-            options in "( strip=/[a-z]{1,3})?( add=/[a-z]{1,3})?( timeout=[1-9]s)?( weight=0\\.[0-9]{1,4})?",
+            options in "( strip=/[a-z]{1,3})?( add=/[a-z]{1,3})?( host=(a\\.b|\\{instance\\}))?( allow=10\\.0\\.0\\.0/[1-8],::1)?( deny=192\\.0\\.2\\.[1-9])?( timeout=[1-9]s)?( weight=0\\.[0-9]{1,4})?",
         ) {
             let forms = TagForms::default();
             let first = forms.read(&format!("millgate.route={methods}{host}{path}{options}")).unwrap().unwrap();

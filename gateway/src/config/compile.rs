@@ -19,6 +19,7 @@ use crate::{
     headers::names,
     interner::Interner,
     policy::{
+        client_address::{ClientRule, networks_text},
         jwt::{Jwt, Requirement},
         rate_limit::{KeyBudget, RateLimit},
         retry::Retry,
@@ -163,6 +164,7 @@ struct Shared {
     timeouts: Interner<Timeouts>,
     retries: Interner<Retry>,
     rules: Interner<HeaderRules>,
+    clients: Interner<[ClientRule]>,
 }
 
 fn route(
@@ -179,6 +181,7 @@ fn route(
         service: Arc::from(service),
         cluster: route.service,
         split: Split::compile(&route.split),
+        clients: shared.clients.share(Arc::from(&*route.clients)),
         auth: Box::from(&*route.auth),
         requirement: shared.requirements.share(Arc::new(Requirement::compile(&route.require))),
         limits,
@@ -198,6 +201,9 @@ fn view(settings: &Settings, route: &RouteSettings, service: &str) -> RouteView 
     let scopes = require.scopes.iter().map(|scope| format!("scope {scope}"));
     let roles = require.roles.iter().map(|role| format!("role {role}"));
     let claims = require.claims.iter().map(|(claim, value)| format!("{claim} = {value}"));
+    let clients = route.clients.iter().flat_map(|rule| [("in", &rule.allow), ("not in", &rule.deny)]);
+    let clients = clients.filter(|(_, networks)| !networks.is_empty());
+    let clients = clients.map(|(word, networks)| format!("client {word} {}", networks_text(networks)));
     let subset = |at: usize| settings.services.get(at)?.subset.as_ref().map(|subset| subset.name.clone());
     let parts = route.split.iter();
     let split = parts.filter_map(|(at, share)| Some(SplitView { subset: subset(*at)?, share: *share }));
@@ -219,7 +225,7 @@ fn view(settings: &Settings, route: &RouteSettings, service: &str) -> RouteView 
             .filter_map(|at| settings.auth.get(*at))
             .map(|auth| auth.name.clone())
             .collect(),
-        require: scopes.chain(roles).chain(claims).collect(),
+        require: clients.chain(scopes).chain(roles).chain(claims).collect(),
         rate_limits: route.rate_limits.iter().map(ToString::to_string).collect(),
         timeout_ms: u64::try_from(route.timeout.total.as_millis()).unwrap_or(u64::MAX),
         retries: route.retry.attempts,

@@ -6,6 +6,7 @@
 
 pub(crate) mod auth;
 pub(crate) mod auto_routes;
+pub(crate) mod clients;
 pub(crate) mod fields;
 pub(crate) mod instances;
 pub(crate) mod listen;
@@ -263,6 +264,7 @@ mod tests {
             &auth::PROVIDER,
             &route::ROUTE,
             &route::REQUIRE,
+            &clients::CLIENTS,
             &route::HEADERS,
             &traffic::RATE_LIMIT,
             &traffic::TIMEOUT,

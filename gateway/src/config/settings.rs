@@ -17,7 +17,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use millgate_registry::{Instance, TlsOptions, WatchTarget};
 
 use super::diagnostics::Span;
-use crate::auto_routes::AutoRoutesSettings;
+use crate::{auto_routes::AutoRoutesSettings, policy::client_address::ClientRule};
 
 /// The whole configuration of one gateway.
 #[derive(Debug, Clone)]
@@ -194,6 +194,8 @@ pub struct RouteSettings {
     pub service: usize,
     /// Parts of the service (indexes into `Settings::services`) and their shares; empty = no split.
     pub split: Vec<(usize, u32)>,
+    /// All must let a client's address through.
+    pub clients: Vec<ClientRule>,
     /// Any of these providers (indexes into `Settings::auth`); empty = open.
     pub auth: Vec<usize>,
     pub require: RequireSettings,
@@ -317,12 +319,22 @@ pub struct RetrySettings {
     pub backoff_max: Duration,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RewriteSettings {
     /// Prefix to remove, e.g. `/api`.
     pub strip: Option<String>,
     /// Prefix to add after stripping.
     pub add: Option<String>,
+    /// `None`: the service gets the `Host` that the client asked for.
+    pub host: Option<UpstreamHost>,
+}
+
+/// `Host` in requests to a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamHost {
+    Name(HeaderValue),
+    /// The instance's own address and port.
+    Instance,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]

@@ -3,10 +3,11 @@
 //! A number without a unit is refused wherever a unit is meant: `timeout: 30` is seconds for one reader and
 //! milliseconds for the next. Every refusal says what is expected and, where it can be guessed, what to write.
 
-use std::{fmt::Display, ops::RangeInclusive, str::FromStr, time::Duration};
+use std::{fmt::Display, net::IpAddr, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use bytesize::ByteSize;
 use http::HeaderName;
+use ipnet::IpNet;
 
 use super::{
     diagnostics::{
@@ -256,6 +257,14 @@ fn is_number(text: &str) -> bool {
 const RATE_FORM: &str = "a rate such as `100/s`, `100/s per user` or `5/m burst 3 per ip`";
 /// Past a billion a limit is a typing mistake, and cell arithmetic in nanoseconds would lose precision.
 const REQUESTS_MAX: u32 = 1_000_000_000;
+
+/// `10.0.0.0/8`, or one address.
+pub fn network(text: &str) -> Result<IpNet, Invalid> {
+    let expected = "a network such as `10.0.0.0/8`, or one IP address";
+    text.parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| Invalid::new(BAD_VALUE, expected, "not a network"))
+}
 
 #[cfg(test)]
 mod tests {

@@ -31,6 +31,12 @@ pub fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -
     nearest
 }
 
+/// Every address that the request claims to have come by, whoever wrote it.
+pub fn claimed(headers: &HeaderMap) -> impl Iterator<Item = IpAddr> {
+    let lines = headers.get_all(&X_FORWARDED_FOR).iter();
+    lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).filter_map(parse_hop)
+}
+
 /// An address, as some proxies write it with brackets or a port.
 fn parse_hop(hop: &[u8]) -> Option<IpAddr> {
     let hop = std::str::from_utf8(hop).ok()?.trim_ascii();

@@ -27,7 +27,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
 pub(crate) use self::survey::Found;
 pub use self::{
-    client::{client_ip, is_trusted},
+    client::{claimed, client_ip, is_trusted},
     request::{ForwardContext, apply_request, trusted_request_id},
     response::{ResponseContext, ResponseFault, ResponseFraming, apply_response, check_response},
     survey::Survey,

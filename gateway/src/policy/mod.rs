@@ -1,5 +1,6 @@
 //! Request policies, one file each, all of one shape.
 pub mod circuit_breaker;
+pub mod client_address;
 pub mod concurrency;
 pub mod jwt;
 pub mod limit_key;

@@ -6,18 +6,19 @@
 
 use std::{borrow::Cow, pin::pin, rc::Rc, time::Duration, time::Instant};
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 
 use super::{
     connect::{ConnectError, connect},
-    endpoint::InFlight,
+    endpoint::{Endpoint, InFlight},
     load_balancer::NoEndpoint,
     pool::{Connection, Lease},
     spare::Spare,
 };
 use crate::{
     body::{BodyError, RequestBody, Upload},
+    config::settings::UpstreamHost,
     error::Error,
     exchange::Exchange,
     headers::{self, ResponseFraming},
@@ -101,6 +102,9 @@ pub async fn run(
         };
         let cluster = search.cluster;
         exchange.attempt_begins(cluster, endpoint);
+        if let (Some(request), Some(UpstreamHost::Instance)) = (&mut unsent, plan.route.upstream_host()) {
+            name_instance(request, cluster, index);
+        }
         // What was not sent is still there; a spare is for what may be sent twice.
         let keeps_spare = is_repeatable && retries.may_follow(exchange.attempts);
         let spare = unsent.as_ref().filter(|_| keeps_spare).map(Spare::of);
@@ -141,6 +145,15 @@ pub async fn run(
         answered.lease.cluster = Some(in_flight);
         answered
     })
+}
+
+/// `Host` is the address of whoever is asked.
+fn name_instance(request: &mut Request<RequestBody>, cluster: &LocalCluster, index: usize) {
+    let authority = cluster.shared.endpoints.get(index).map(Endpoint::authority);
+    // What was resolved or parsed as `host:port` is a header value; without one the client's stays.
+    if let Some(Ok(host)) = authority.map(HeaderValue::from_str) {
+        request.headers_mut().insert(header::HOST, host);
+    }
 }
 
 /// A breaker's permit, held by a count of this worker.

@@ -28,6 +28,7 @@ crate::discovery::scenarios![
     a_declared_route_does_not_wait_for_ever_for_its_instances,
     a_canary_gets_the_share_that_its_tag_says,
     metadata_makes_a_route_where_a_tag_points_to_it,
+    a_tag_can_name_the_host_and_narrow_who_may_come,
 ];
 
 const TTL: Duration = Duration::from_mins(1);
@@ -342,4 +343,47 @@ async fn metadata_makes_a_route_where_a_tag_points_to_it(registry: Registry) {
     add(registration("a", &a, &["millgate"], &[("millgate-route-1", "GET /shop/new")])).await;
     eventually("the old route is gone", || async { status(gateway.http, "/shop/1").await == 404 }).await;
     assert_eq!(status(gateway.http, "/shop/new").await, 200);
+}
+
+async fn a_tag_can_name_the_host_and_narrow_who_may_come(registry: Registry) {
+    let shop = Backend::named("shop").await;
+    let tags = [
+        "urlprefix-/own host=dst",
+        "urlprefix-/named host=shop.internal",
+        "urlprefix-/inside allow=ip:127.0.0.0/8",
+        "millgate.route=/outside deny=127.0.0.1",
+        "millgate.route=/wider allow=127.0.0.0/8,::1 strip=/wider",
+    ];
+    register(&registry, "shop", "shop-1", &shop, &tags).await;
+    let rules = "auth: none, use: rules";
+    let auto = format!("{ALL}, {rules}");
+    let file = "routes: []\npolicies: {rules: {clients: {deny: [203.0.113.0/24]}, rewrite: {add: /v2}}}\n";
+    let gateway = gateway(&registry, &auto, file).await;
+    gateway.ready().await;
+    for (path, status, seen) in [
+        ("/own", 200, Some((shop.addr.to_string(), "/v2/own"))),
+        ("/named", 200, Some(("shop.internal".to_owned(), "/v2/named"))),
+        ("/inside", 200, Some(("gw".to_owned(), "/v2/inside"))),
+        ("/outside", 403, None),
+        ("/wider", 200, Some(("gw".to_owned(), "/v2/"))),
+    ] {
+        assert_eq!(send(gateway.http, get(path)).await.status(), status, "{path}");
+        if let Some((host, target)) = seen {
+            let seen = shop.only_seen();
+            assert_eq!((seen.headers()["host"].to_str().unwrap(), seen.uri().path()), (&*host, target));
+        }
+    }
+    // What the file denies, no tag allows.
+    let mut denied = get("/inside");
+    denied.headers_mut().insert("x-forwarded-for", "203.0.113.9".parse().unwrap());
+    assert_eq!(send(gateway.http, denied).await.status(), 403);
+    let routes = admin(&gateway, "/api/v1/routes").await;
+    let require = |path: &str| {
+        let routes = routes["routes"].as_array().unwrap();
+        routes.iter().find(|route| route["path"] == path).unwrap()["require"].clone()
+    };
+    assert_eq!(
+        require("/inside/**"),
+        serde_json::json!(["client not in 203.0.113.0/24", "client in 127.0.0.0/8"])
+    );
 }

@@ -118,6 +118,56 @@ async fn without_auth_on_the_route_nothing_is_asked() {
 }
 
 #[tokio::test]
+async fn only_the_addresses_that_a_route_allows_get_through() {
+    let backend = Backend::named("one").await;
+    let config = |listen: &str| {
+        format!(
+            "{listen}defaults: {{clients: {{deny: [198.51.100.0/24]}}}}\n\
+             policies: {{internal: {{clients: {{allow: [127.0.0.0/8]}}}}}}\n\
+             routes:\n\
+             \x20 - {{path: /inside, service: one, use: internal}}\n\
+             \x20 - {{path: /partner, service: one, clients: {{allow: 203.0.113.0/24}}}}\n\
+             \x20 - {{path: /all, service: one}}\n\
+             \x20 - {{path: /open, service: one, use: internal, clients: any}}\n\
+             services: {{one: {{hosts: [\"{}\"]}}}}\n",
+            backend.addr
+        )
+    };
+    let unknown = TestGateway::start(&config("")).await;
+    let trusting = TestGateway::start(&config(
+        "listen: {http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", trusted_proxies: [127.0.0.1]}\n",
+    ))
+    .await;
+    for (path, forwarded, [from_unknown, from_trusted]) in [
+        ("/inside", None, [200, 200]),
+        // A load balancer that nobody has named does not let everyone in.
+        ("/inside", Some("203.0.113.9"), [403, 403]),
+        ("/inside", Some("127.0.0.9"), [200, 200]),
+        ("/partner", None, [403, 403]),
+        // Only a trusted proxy's word opens anything.
+        ("/partner", Some("203.0.113.9"), [403, 200]),
+        ("/partner", Some("10.0.0.1, 203.0.113.9"), [403, 200]),
+        ("/partner", Some("203.0.113.9, 10.0.0.1"), [403, 403]),
+        ("/all", Some("203.0.113.9"), [200, 200]),
+        ("/all", Some("198.51.100.7"), [403, 403]),
+        ("/open", Some("198.51.100.7"), [200, 200]),
+        ("/all", Some("unknown"), [200, 200]),
+    ] {
+        for (gateway, expected) in [(&unknown, from_unknown), (&trusting, from_trusted)] {
+            let mut request = get(path);
+            if let Some(forwarded) = forwarded {
+                request.headers_mut().insert("x-forwarded-for", forwarded.parse().unwrap());
+            }
+            let reply = send(gateway.http, request).await;
+            assert_eq!(reply.status(), expected, "{path} {forwarded:?}");
+            if expected == 403 {
+                assert_eq!(json(&reply)["code"], "client_denied");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn keys_that_cannot_be_fetched_are_503_and_work_as_soon_as_they_can() {
     let available = Arc::new(AtomicBool::new(false));
     let switch = Arc::clone(&available);

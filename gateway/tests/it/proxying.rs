@@ -7,7 +7,7 @@ use http::{Response, StatusCode};
 use http_body_util::Full;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 use crate::support::{
@@ -290,4 +290,32 @@ async fn a_silent_client_is_closed_by_the_header_timeout() {
     let (answer, closed) =
         raw(gateway.http, &[b"GET / HTTP/1.1\r\nhost: gw\r\n\r\n"], false, Duration::from_secs(10)).await;
     assert!(answer.starts_with(b"HTTP/1.1 200") && closed, "an idle connection");
+}
+
+#[tokio::test]
+async fn a_service_is_called_by_its_own_name_where_the_route_says_so() {
+    let up = Backend::named("up").await;
+    // Bound and not listening: whoever connects is refused.
+    let refusing = TcpSocket::new_v4().unwrap();
+    refusing.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let down = refusing.local_addr().unwrap();
+    let config = format!(
+        "workers: 1\nroutes:\n\
+         \x20 - {{path: /as-asked, service: s}}\n\
+         \x20 - {{path: /named, service: s, rewrite: {{host: \"orders.internal:80\"}}}}\n\
+         \x20 - {{path: /instance, service: s, rewrite: {{host: \"{{instance}}\"}}}}\n\
+         services: {{s: {{hosts: [\"{down}\", \"{}\"]}}}}\n",
+        up.addr
+    );
+    let gateway = TestGateway::start(&config).await;
+    let own = up.addr.to_string();
+    for (path, host) in [("/as-asked", "gw"), ("/named", "orders.internal:80"), ("/instance", &own)] {
+        // Twice: one of them asks the instance that is down first, and is tried again.
+        for _ in 0..2 {
+            assert_eq!(status(gateway.http, path).await, 200);
+            let seen = up.only_seen();
+            assert_eq!(seen.headers().get_all("host").iter().collect::<Vec<_>>(), [host], "{path}");
+            assert_eq!(seen.headers()["x-forwarded-host"], "gw", "{path}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ use super::{
 use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, Span, code},
     settings::Consistency,
-    units::{Invalid, count, duration_in, size_in},
+    units::{Invalid, count, duration_in, network, size_in},
 };
 
 #[derive(Debug, Default)]
@@ -231,13 +231,6 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, Invalid> {
             _ => refuse("not an address with a port between 0 and 65535"),
         }
     })
-}
-
-fn network(text: &str) -> Result<IpNet, Invalid> {
-    let expected = "a network such as `10.0.0.0/8`, or one IP address";
-    text.parse::<IpNet>()
-        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-        .map_err(|_| Invalid::new(code::BAD_VALUE, expected, "not a network"))
 }
 
 /// `http://host:port` or `https://host:port`, without a path.

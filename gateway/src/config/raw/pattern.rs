@@ -3,12 +3,12 @@
 //! `/a/b` is exact, `/a/*` has any one segment, `/a/{id}` the same with a name, `/a/**` everything below and `/a`
 //! itself. Patterns hold only characters that stand for themselves in a request's path (RFC 3986 §3.3).
 
-use http::Method;
+use http::{HeaderValue, Method, uri::Authority};
 
 use super::fields::quoted_list;
 use crate::config::{
     diagnostics::{code, did_you_mean},
-    settings::HostPattern,
+    settings::{HostPattern, UpstreamHost},
     units::Invalid,
 };
 
@@ -134,6 +134,22 @@ fn check_segment<'a>(segment: &'a str, names: &mut Vec<&'a str>) -> Result<(), I
 /// RFC 3986 §3.3: `pchar` without percent-encoding, and without `*`, which is ours.
 fn stands_for_itself(c: char) -> bool {
     c.is_ascii_alphanumeric() || "-._~!$&'()+,;=:@".contains(c)
+}
+
+/// `orders.internal`, `orders.internal:8080`, `{instance}`.
+pub(crate) fn upstream_host(text: &str) -> Result<UpstreamHost, Invalid> {
+    if text == "{instance}" {
+        return Ok(UpstreamHost::Instance);
+    }
+    let expected = "a host such as `orders.internal` or `orders.internal:8080`, or `{instance}`";
+    let refuse = |label: &str| Invalid::new(code::BAD_VALUE, expected, label);
+    if text.contains("://") || text.contains('/') {
+        return Err(refuse("a URL, not a host").help("remove the scheme and the path"));
+    }
+    let is_host =
+        |authority: &Authority| !authority.host().is_empty() && !text.contains(['@', '*', '{', '}']);
+    let authority = text.parse::<Authority>().ok().filter(is_host).ok_or_else(|| refuse("not a host"))?;
+    HeaderValue::from_str(authority.as_str()).map(UpstreamHost::Name).map_err(|_| refuse("not a host"))
 }
 
 /// `shop.example`, `*.shop.example`, `*`.

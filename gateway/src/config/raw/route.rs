@@ -6,6 +6,7 @@
 use http::{HeaderName, HeaderValue, Method};
 
 use super::{
+    clients::Clients,
     fields::{Fields, Known, name, named_entries, not_supported, some_text, value},
     is_word,
     pattern::{PathPattern, host_pattern, method, path_pattern},
@@ -21,6 +22,7 @@ use crate::config::{
 /// What `defaults`, a policy and a route can all say.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Policy {
+    pub(crate) clients: Clients,
     pub(crate) auth: Option<At<Access>>,
     pub(crate) require: Option<RequireRule>,
     /// Empty is `off`.
@@ -91,6 +93,7 @@ impl Policy {
     /// All but `headers`, which in a route may hold conditions.
     fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self {
         Self {
+            clients: fields.get("clients").map(|node| Clients::read(node, sink)).unwrap_or_default(),
             auth: fields.get("auth").map(|node| read_access(node, sink)),
             require: fields.get("require").and_then(|node| read_require(node, sink)),
             rate_limits: fields.get("rate_limit").map(|node| read_rate_limits(node, sink)),
@@ -300,7 +303,7 @@ const SPLIT_WEIGHT_MAX: u32 = 100_000;
 
 macro_rules! with_policy_fields {
     ($($own:literal),*) => {
-        &[$($own,)* "auth", "require", "rate_limit", "timeout", "retry", "body_limit", "rewrite", "headers", "access_log"]
+        &[$($own,)* "clients", "auth", "require", "rate_limit", "timeout", "retry", "body_limit", "rewrite", "headers", "access_log"]
     };
 }
 

@@ -10,11 +10,12 @@ use super::{
     fields::{Fields, Known, named_entries, one_or_many, value},
     is_word,
     listen::{millis, minutes},
-    pattern::{method, path_prefix},
+    pattern::{method, path_prefix, upstream_host},
     tree::{At, Node, Value},
 };
 use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, Span, code},
+    settings::UpstreamHost,
     units::{Invalid, Rate, burst, count, duration_in, rate_key, share_per_mille},
 };
 
@@ -53,6 +54,7 @@ pub(crate) enum RetryOn {
 pub(crate) struct Rewrite {
     pub(crate) strip: Option<String>,
     pub(crate) add: Option<String>,
+    pub(crate) host: Option<UpstreamHost>,
 }
 
 /// Rules for one direction. `set` and `add` merge by header name.
@@ -193,7 +195,11 @@ fn backoff(text: &str) -> Result<(Duration, Duration), Invalid> {
 impl Rewrite {
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
         let Some(fields) = Fields::of(node, &REWRITE, sink) else { return Self::default() };
-        Self { strip: fields.plain("strip", sink, path_prefix), add: fields.plain("add", sink, path_prefix) }
+        Self {
+            strip: fields.plain("strip", sink, path_prefix),
+            add: fields.plain("add", sink, path_prefix),
+            host: fields.plain("host", sink, upstream_host),
+        }
     }
 }
 
@@ -287,7 +293,7 @@ pub(crate) static RETRY: Known = Known {
     later: &[],
 };
 pub(crate) static REWRITE: Known =
-    Known { what: "`rewrite`", prefix: "rewrite.", fields: &["strip", "add"], later: &["to"] };
+    Known { what: "`rewrite`", prefix: "rewrite.", fields: &["strip", "add", "host"], later: &["to"] };
 pub(crate) static HEADER_RULES: Known =
     Known { what: "header rules", prefix: "", fields: &["set", "add", "remove"], later: &[] };
 

@@ -3,6 +3,7 @@
 use http::{HeaderName, HeaderValue};
 
 use crate::config::raw::{
+    clients::Clients,
     route::{Policy, Require, RequireRule},
     traffic::{HeaderRules, Retry, Rewrite, Timeout},
 };
@@ -10,6 +11,7 @@ use crate::config::raw::{
 impl Policy {
     /// Lays `top` over this policy: what `top` says wins, what it leaves out stays.
     pub(super) fn overlay(&mut self, top: &Self) {
+        self.clients.overlay(&top.clients);
         replace(&mut self.auth, top.auth.as_ref());
         overlay_require(&mut self.require, top.require.as_ref());
         replace(&mut self.rate_limits, top.rate_limits.as_ref());
@@ -20,6 +22,13 @@ impl Policy {
         self.request_headers.overlay(&top.request_headers);
         self.response_headers.overlay(&top.response_headers);
         replace(&mut self.access_log, top.access_log.as_ref());
+    }
+}
+
+impl Clients {
+    fn overlay(&mut self, top: &Self) {
+        replace(&mut self.allow, top.allow.as_ref());
+        replace(&mut self.deny, top.deny.as_ref());
     }
 }
 
@@ -46,6 +55,7 @@ impl Rewrite {
     fn overlay(&mut self, top: &Self) {
         replace(&mut self.strip, top.strip.as_ref());
         replace(&mut self.add, top.add.as_ref());
+        replace(&mut self.host, top.host.as_ref());
     }
 }
 

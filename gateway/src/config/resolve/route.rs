@@ -9,6 +9,7 @@ use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, Span, code, did_you_mean},
     raw::{
         File,
+        clients::Clients,
         fields::quoted_list,
         pattern::PathPattern,
         route::{Access, Policy, RequireRule, Route},
@@ -20,6 +21,7 @@ use crate::config::{
         RewriteSettings, RouteSettings, TimeoutSettings,
     },
 };
+use crate::policy::client_address::ClientRule;
 
 pub(super) struct Routes<'a> {
     file: &'a File,
@@ -77,6 +79,7 @@ impl<'a> Routes<'a> {
             priority: route.priority.unwrap_or(0),
             service: 0,
             split: Vec::new(),
+            clients: resolve_clients(&policy.clients).into_iter().collect(),
             auth: auth.unwrap_or_default(),
             require,
             rate_limits,
@@ -376,9 +379,17 @@ fn resolve_retry(raw: &Retry, defaults: &RetrySettings) -> RetrySettings {
     retry
 }
 
+fn resolve_clients(raw: &Clients) -> Option<ClientRule> {
+    let rule = ClientRule {
+        allow: raw.allow.clone().unwrap_or_default(),
+        deny: raw.deny.clone().unwrap_or_default(),
+    };
+    (!rule.is_empty()).then_some(rule)
+}
+
 fn resolve_rewrite(raw: &Rewrite) -> Option<RewriteSettings> {
-    let settings = RewriteSettings { strip: raw.strip.clone(), add: raw.add.clone() };
-    (settings.strip.is_some() || settings.add.is_some()).then_some(settings)
+    let settings = RewriteSettings { strip: raw.strip.clone(), add: raw.add.clone(), host: raw.host.clone() };
+    (settings != RewriteSettings::default()).then_some(settings)
 }
 
 fn resolve_header_rules(raw: &RawHeaderRules) -> HeaderRules {

@@ -24,6 +24,7 @@ pub(crate) fn route(spec: &str) -> RouteSettings {
         priority: 0,
         service: 0,
         split: Vec::new(),
+        clients: Vec::new(),
         auth: vec![],
         require: RequireSettings::default(),
         rate_limits: vec![],
