@@ -54,6 +54,9 @@ pub enum Error {
     ConnectFailed,
     #[error("the service's instance did not accept the connection in time")]
     ConnectTimeout,
+    /// `certificate`: it speaks TLS, and did not prove to be who it should be.
+    #[error("no trusted TLS connection to the service's instance")]
+    UpstreamTls { certificate: bool },
     #[error("the service's instance closed the connection before answering")]
     UpstreamReset,
     #[error("the service did not answer in time")]
@@ -161,6 +164,12 @@ impl Error {
             }
             Self::ConnectTimeout => {
                 row(StatusCode::GATEWAY_TIMEOUT, "connect_timeout", "connection_timeout", Upstream)
+            }
+            Self::UpstreamTls { certificate: true } => {
+                row(StatusCode::BAD_GATEWAY, "upstream_tls_error", "tls_certificate_error", Upstream)
+            }
+            Self::UpstreamTls { certificate: false } => {
+                row(StatusCode::BAD_GATEWAY, "upstream_tls_error", "tls_protocol_error", Upstream)
             }
             Self::UpstreamReset => {
                 row(StatusCode::BAD_GATEWAY, "upstream_reset", "connection_terminated", Upstream)
@@ -353,6 +362,20 @@ mod tests {
             (Error::OutOfSockets, 503, "overloaded", "connection_limit_reached", Gateway),
             (Error::ConnectFailed, 502, "connect_failed", "connection_refused", Upstream),
             (Error::ConnectTimeout, 504, "connect_timeout", "connection_timeout", Upstream),
+            (
+                Error::UpstreamTls { certificate: true },
+                502,
+                "upstream_tls_error",
+                "tls_certificate_error",
+                Upstream,
+            ),
+            (
+                Error::UpstreamTls { certificate: false },
+                502,
+                "upstream_tls_error",
+                "tls_protocol_error",
+                Upstream,
+            ),
             (Error::UpstreamReset, 502, "upstream_reset", "connection_terminated", Upstream),
             (Error::ResponseTimeout, 504, "response_timeout", "http_response_timeout", Upstream),
             (Error::UpstreamProtocolError, 502, "upstream_protocol_error", "http_protocol_error", Upstream),

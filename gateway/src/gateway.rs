@@ -31,6 +31,7 @@ use crate::{
         metrics::{Exporter, Sources},
         origin::{First, Origin},
         status::Status,
+        tls_clients::TlsClients,
         world::World,
     },
     policy::{jwt, rate_limit::KeyBudget},
@@ -271,8 +272,11 @@ pub(crate) fn first_snapshot(
         table = compile::table(&settings, None, budget).map_err(refuse)?;
     }
     let tls = compile::tls(&settings).map_err(|diagnostic| refuse(vec![diagnostic]))?;
+    let tls_clients = TlsClients::default().prepare(&loaded.settings).map_err(refuse)?;
     let mut world = World::default();
     world.tls = tls;
+    world.tls_clients = tls_clients;
+    world.tls_clients.complete(&settings);
     for (provider, keys) in keys {
         world.learn_keys(provider, keys);
     }

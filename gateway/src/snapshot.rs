@@ -7,7 +7,6 @@
 use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
-    net::SocketAddr,
     ops::Deref,
     rc::Rc,
     sync::{
@@ -34,7 +33,12 @@ use crate::{
     },
     router::Router,
     upstream::{
-        cluster::Cluster, endpoint::EndpointState, load_balancer::Cursor, pool::EndpointPool, split::Split,
+        cluster::Cluster,
+        endpoint::EndpointState,
+        load_balancer::Cursor,
+        pool::{EndpointPool, PoolKey},
+        split::Split,
+        tls::EndpointTls,
     },
 };
 
@@ -244,7 +248,7 @@ impl Deref for StateHandle {
 }
 
 /// All pools of a worker. They outlive a snapshot: an endpoint that stays keeps its connections.
-pub type Pools = HashMap<SocketAddr, Rc<EndpointPool>, foldhash::fast::RandomState>;
+pub type Pools = HashMap<PoolKey, Rc<EndpointPool>, foldhash::fast::RandomState>;
 
 impl LocalSnapshot {
     /// Builds the worker's view, taking over what `previous` has for routes and clusters that did not change.
@@ -284,18 +288,17 @@ impl LocalSnapshot {
             self.clusters.get(index).is_some_and(|new| Rc::ptr_eq(new, cluster))
         };
         let replaced = old.iter().enumerate().filter(|(index, cluster)| !is_kept(*index, cluster));
-        let mut gone: HashSet<SocketAddr, foldhash::fast::RandomState> = replaced
-            .flat_map(|(_, cluster)| &cluster.endpoints)
-            .map(|endpoint| endpoint.pool.address)
-            .collect();
+        let replaced = replaced.flat_map(|(_, cluster)| &cluster.endpoints);
+        let mut gone: HashSet<PoolKey, foldhash::fast::RandomState> =
+            replaced.map(|endpoint| endpoint.pool.key()).collect();
         for endpoint in self.clusters.iter().flat_map(|cluster| &cluster.endpoints) {
             if gone.is_empty() {
                 return;
             }
-            gone.remove(&endpoint.pool.address);
+            gone.remove(&endpoint.pool.key());
         }
-        for address in gone {
-            if let Some(pool) = pools.remove(&address) {
+        for key in gone {
+            if let Some(pool) = pools.remove(&key) {
                 pool.clear();
             }
         }
@@ -348,9 +351,10 @@ fn local_cluster(
     rng: &mut SmallRng,
 ) -> Rc<LocalCluster> {
     let endpoints = cluster.endpoints.iter().map(|endpoint| {
+        let tls = cluster.tls.as_ref().map(|tls| EndpointTls::new(Arc::clone(tls), endpoint.authority()));
         let address = endpoint.address();
-        let pool = pools.entry(address).or_insert_with(|| {
-            Rc::new(EndpointPool::new(address, cluster.settings.pool.clone(), Rc::clone(clock)))
+        let pool = pools.entry(EndpointPool::key_of(address, tls.as_ref())).or_insert_with(|| {
+            Rc::new(EndpointPool::new(address, tls, cluster.settings.pool.clone(), Rc::clone(clock)))
         });
         pool.configure(&cluster.settings.pool);
         LocalEndpoint {
@@ -412,7 +416,7 @@ mod tests {
         let mut build = |hosts: &str, previous: Option<&LocalSnapshot>| {
             let local =
                 LocalSnapshot::build(snapshot(hosts), previous, &mut pools, &metrics, &clock, &mut rng);
-            let mut ports: Vec<u16> = pools.keys().map(SocketAddr::port).collect();
+            let mut ports: Vec<u16> = pools.values().map(|pool| pool.address.port()).collect();
             ports.sort_unstable();
             (local, ports)
         };

@@ -1,14 +1,20 @@
-//! TLS towards clients: rustls with aws-lc-rs, TLS 1.2 and 1.3, ALPN `h2` and `http/1.1`.
+//! TLS towards clients and services: rustls with aws-lc-rs, TLS 1.2 and 1.3. Clients are offered `h2` and `http/1.1` (ALPN),
+//! services are asked for `http/1.1`.
 
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use rustls::{ServerConfig, crypto::aws_lc_rs};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use millgate_registry::HttpError;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
 
-use crate::bounded_file;
+use crate::{bounded_file, upstream::tls::UpstreamTls};
 
 /// Why a certificate cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +56,61 @@ pub fn server_config(cert_file: &Path, key_file: &Path) -> Result<Arc<ServerConf
         .map_err(mismatch)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// Reads what a service's certificate is checked with, and what we show it. Takes milliseconds of file access.
+///
+/// # Errors
+/// A file cannot be read or used, or nobody would be trusted; one sentence.
+pub fn client_config(tls: &UpstreamTls) -> Result<Arc<ClientConfig>, String> {
+    let mut config = tls.files.client_config().map_err(|error| match error {
+        HttpError::Tls(reason) => reason,
+        error => error.to_string(),
+    })?;
+    if tls.insecure {
+        config.dangerous().set_certificate_verifier(Arc::new(AnyCertificate(aws_lc_rs::default_provider())));
+    }
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// `tls: {insecure: true}`: whoever has the key of the certificate that he shows is believed.
+#[derive(Debug)]
+struct AnyCertificate(CryptoProvider);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::http::HttpError;
 use crate::token::{Stamp, stamp};
 
 /// How TLS is spoken.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct TlsOptions {
     /// A PEM file with certificate authorities that are trusted beside the system's own.
     pub ca_file: Option<PathBuf>,
@@ -35,7 +35,10 @@ impl TlsOptions {
     }
 
     /// Reading the system's store takes milliseconds of file access: for a blocking thread.
-    pub(crate) fn client_config(&self) -> Result<rustls::ClientConfig, HttpError> {
+    ///
+    /// # Errors
+    /// A file cannot be read or used, or nobody would be trusted.
+    pub fn client_config(&self) -> Result<rustls::ClientConfig, HttpError> {
         let mut roots = rustls::RootCertStore::empty();
         let native = rustls_native_certs::load_native_certs();
         // A store with one unreadable certificate among a hundred is still a store.

@@ -13,6 +13,7 @@ use crate::{
         load::Loaded,
         source::ConfigSource,
     },
+    control::tls_clients::TlsClients,
     policy::{jwt, rate_limit::KeyBudget},
 };
 
@@ -88,6 +89,7 @@ pub fn findings(loaded: &Loaded) -> Report {
     found.extend(compile::table(&loaded.settings, None, &budget).err().into_iter().flatten());
     found.extend(compile::read_keys(&loaded.settings).err().into_iter().flatten());
     found.extend(compile::tls(&loaded.settings).err());
+    found.extend(TlsClients::default().prepare(&loaded.settings).err().into_iter().flatten());
     found.extend(loaded.warnings.iter().cloned());
     loaded.refuse(found)
 }

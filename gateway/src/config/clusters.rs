@@ -14,6 +14,7 @@ use crate::{
         cluster::Cluster,
         endpoint::{Endpoint, EndpointKey, EndpointState},
         load_balancer::LoadBalancer,
+        tls::{ClientTls, UpstreamTls},
     },
 };
 
@@ -29,8 +30,12 @@ pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluste
         let old = known.find(index, &service.full_name());
         let target = world.datacenter_of(service);
         let basis = world.basis(service, target);
+        let tls = service.tls.as_ref().map(|tls| tls_client(tls, world));
         let like_before = old.filter(|old| {
-            old.target == target && old.retry_budget.matches(share) && old.settings.same_as(service)
+            old.target == target
+                && old.retry_budget.matches(share)
+                && old.settings.same_as(service)
+                && old.tls.as_ref().map(Arc::as_ptr) == tls.as_ref().map(Arc::as_ptr)
         });
         // Of many services hardly one changes at a time: for the others this is all.
         if let Some(same) = like_before.filter(|old| old.basis == basis) {
@@ -54,6 +59,7 @@ pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluste
             name: Arc::from(service.full_name()),
             balancer: LoadBalancer::compile(service.balance, &endpoints),
             endpoints,
+            tls,
             breaker: service.breaker.as_ref().map(CircuitBreaker::compile),
             concurrency: ConcurrencyLimit::compile(service.max_inflight, limit),
             retry_budget: budget.map_or_else(|| Arc::new(RetryBudget::new(share)), Arc::clone),
@@ -63,6 +69,12 @@ pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluste
         }));
     }
     made
+}
+
+/// Never `None`: who wants TLS gets no cleartext instead.
+fn tls_client(tls: &UpstreamTls, world: &World) -> Arc<ClientTls> {
+    let unknown = || Arc::new(ClientTls::new(Err("TLS was not set up".to_owned()), tls, 0));
+    world.tls_clients.get(tls).map_or_else(unknown, Arc::clone)
 }
 
 /// The previous snapshot's clusters, by name.

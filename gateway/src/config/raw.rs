@@ -272,6 +272,7 @@ mod tests {
             &traffic::REWRITE,
             &traffic::HEADER_RULES,
             &service::SERVICE,
+            &service::TLS,
             &instances::CONSUL,
             &instances::SUBSET,
             &service::BREAKER,

@@ -31,7 +31,8 @@ pub(super) fn resolve(
 ) -> Settings {
     let defaults = Defaults::new();
     let auth = file.auth.iter().map(|provider| auth::resolve(provider, &defaults, files, sink)).collect();
-    let mut services = Services::new(&file.services, &defaults);
+    let tls = service::resolve_tls(&file.services, files, sink);
+    let mut services = Services::new(&file.services, &tls, &defaults);
     let mut routes = Routes::new(file, &defaults);
     for route in &file.routes {
         routes.add(route, &mut services, sink);
@@ -39,7 +40,7 @@ pub(super) fn resolve(
     let auto_routes = file.consul.auto_routes.as_ref().map(|auto| {
         let silent = "`auto_routes` does not say who may use the routes that services declare";
         let template = routes.without_place(&auto.rules, silent, auto.rules.span, sink);
-        let (service, services) = service::resolve_all(&file.services, auto.rules.span, &defaults);
+        let (service, services) = service::resolve_all(&file.services, &tls, auto.rules.span, &defaults);
         AutoRoutesSettings {
             forms: auto.forms.clone(),
             allow: auto.allow.clone(),

@@ -17,7 +17,9 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use millgate_registry::{Instance, TlsOptions, WatchTarget};
 
 use super::diagnostics::Span;
-use crate::{auto_routes::AutoRoutesSettings, policy::client_address::ClientRule};
+use crate::{
+    auto_routes::AutoRoutesSettings, policy::client_address::ClientRule, upstream::tls::UpstreamTls,
+};
 
 /// The whole configuration of one gateway.
 #[derive(Debug, Clone)]
@@ -351,6 +353,8 @@ pub struct ServiceSettings {
     /// Only this part of its instances.
     pub subset: Option<SubsetSettings>,
     pub source: EndpointSource,
+    /// `None`: HTTP in cleartext.
+    pub tls: Option<UpstreamTls>,
     pub balance: Balance,
     /// `None` = off.
     pub breaker: Option<BreakerSettings>,
@@ -363,12 +367,13 @@ pub struct ServiceSettings {
 impl ServiceSettings {
     /// Equal in meaning: a service that only moved to another line of the file is the same.
     pub fn same_as(&self, other: &Self) -> bool {
-        let Self { name, subset, source, balance, breaker, max_inflight, pool, span: _ } = self;
-        (name, subset, source, balance, breaker, max_inflight, pool)
+        let Self { name, subset, source, tls, balance, breaker, max_inflight, pool, span: _ } = self;
+        (name, subset, source, tls, balance, breaker, max_inflight, pool)
             == (
                 &other.name,
                 &other.subset,
                 &other.source,
+                &other.tls,
                 &other.balance,
                 &other.breaker,
                 &other.max_inflight,

@@ -22,6 +22,7 @@ mod redeclare;
 mod reload;
 pub mod selection;
 pub mod status;
+pub mod tls_clients;
 pub mod warming;
 mod watches;
 pub mod world;
@@ -261,6 +262,7 @@ impl Controller {
         for moved in self.world.choose_datacenters(&self.settings, clock::now()) {
             moved.log();
         }
+        self.world.tls_clients.complete(&self.settings);
         let previous = self.publisher.load();
         let snapshot = compile::snapshot(&self.settings, table, &self.world, Some(&previous));
         self.publisher.publish(snapshot);

@@ -73,6 +73,7 @@ impl Controller {
         let table = compile::table(&loaded.settings, Some(&previous.table), &self.budget).map_err(refuse)?;
         let keys = compile::read_keys(&loaded.settings).map_err(refuse)?;
         let tls = compile::tls(&loaded.settings).map_err(|diagnostic| refuse(vec![diagnostic]))?;
+        let tls_clients = self.world.tls_clients.prepare(&loaded.settings).map_err(refuse)?;
         if !loaded.warnings.is_empty() {
             tracing::warn!(config = %self.origin.source(), "configuration accepted with warnings:\n{}", loaded.report());
         }
@@ -90,6 +91,7 @@ impl Controller {
         for (provider, keys) in keys {
             self.world.learn_keys(provider, keys);
         }
+        self.world.tls_clients = tls_clients;
         if tls.is_some() {
             // Without `listen.https` the certificate stays: its sockets are open until the process ends.
             self.world.tls = tls;

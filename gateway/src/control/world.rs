@@ -11,6 +11,7 @@ use super::{
     discovery,
     failover::{Failover, Moved},
     selection,
+    tls_clients::TlsClients,
 };
 use crate::{
     config::settings::{AuthSettings, ConsulSource, EndpointSource, KeySource, ServiceSettings, Settings},
@@ -25,6 +26,7 @@ pub struct World {
     /// By `host:port`; no address: looked up, and not found yet.
     pub resolved: HashMap<String, Vec<SocketAddr>>,
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls_clients: TlsClients,
     keys: HashMap<Arc<str>, ProviderKeys>,
     keys_generation: u64,
     names_generation: u64,

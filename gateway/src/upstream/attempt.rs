@@ -364,8 +364,14 @@ impl Attempt<'_> {
         }
         let deadline = self.deadline.connect(self.now);
         // Boxed: a new connection is rare, and its state would lie in every request's future.
-        let connecting = Box::pin(connect(self.endpoint.pool.address, deadline, self.now));
-        let connection = connecting.await.map_err(|error| connect_failed(&error))?;
+        let connecting = Box::pin(connect(&self.endpoint.pool, deadline, self.now));
+        let connection = connecting.await.map_err(|error| {
+            if let ConnectError::Tls(error) = &error {
+                let (service, endpoint) = (&self.cluster.shared.name, &self.endpoint.instance);
+                tracing::warn!(%service, %endpoint, %error, "no TLS connection");
+            }
+            connect_failed(&error)
+        })?;
         self.cluster.metrics.borrow_mut().connections_opened += 1;
         Ok(connection)
     }
@@ -392,6 +398,7 @@ fn connect_failed(error: &ConnectError) -> Failed {
     let error = match error {
         ConnectError::Timeout => Error::ConnectTimeout,
         ConnectError::Exhausted(_) => Error::OutOfSockets,
+        ConnectError::Tls(_) => Error::UpstreamTls { certificate: error.is_about_the_certificate() },
         ConnectError::Io(_) | ConnectError::Handshake(_) => Error::ConnectFailed,
     };
     Failed { error, phase: Phase::Connect }

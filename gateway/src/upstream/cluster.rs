@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use millgate_registry::{Instance, WatchTarget};
 
-use super::{endpoint::Endpoint, load_balancer::LoadBalancer};
+use super::{endpoint::Endpoint, load_balancer::LoadBalancer, tls::ClientTls};
 use crate::{
     config::settings::ServiceSettings,
     policy::{circuit_breaker::CircuitBreaker, concurrency::ConcurrencyLimit, retry::RetryBudget},
@@ -19,6 +19,8 @@ pub struct Cluster {
     /// `products`, or `products/canary` for a subset.
     pub name: Arc<str>,
     pub endpoints: Vec<Endpoint>,
+    /// `None`: HTTP in cleartext.
+    pub tls: Option<Arc<ClientTls>>,
     pub balancer: LoadBalancer,
     /// `None`: switched off.
     pub breaker: Option<CircuitBreaker>,

@@ -1,6 +1,6 @@
 //! A new HTTP/1.1 connection to an endpoint.
 
-use std::{io, net::SocketAddr, time::Instant};
+use std::{io, time::Instant};
 
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    pool::Connection,
+    pool::{Connection, EndpointPool},
     read_size::{READ_BYTES_MAX, ReadSize},
 };
 use crate::small_writes::SmallWrites;
@@ -28,25 +28,35 @@ pub enum ConnectError {
     Exhausted(io::Error),
     #[error(transparent)]
     Io(io::Error),
+    /// No TLS, or with somebody that is not trusted.
+    #[error("TLS: {0}")]
+    Tls(io::Error),
     #[error("handshake: {0}")]
     Handshake(#[from] hyper::Error),
+}
+
+impl ConnectError {
+    /// The other side speaks TLS, and did not prove to be who it should be.
+    pub fn is_about_the_certificate(&self) -> bool {
+        let Self::Tls(error) = self else { return false };
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+        matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
+    }
 }
 
 /// Connects until `deadline` and starts the task that drives the connection on this worker.
 ///
 /// # Errors
-/// Refused, unreachable, out of ports or files, or not accepted in time.
-pub async fn connect(
-    address: SocketAddr,
-    deadline: Instant,
-    now: Instant,
-) -> Result<Connection, ConnectError> {
-    let stream = tokio::time::timeout_at(deadline.into(), TcpStream::connect(address))
-        .await
-        .map_err(|_| ConnectError::Timeout)??;
+/// Refused, unreachable, out of ports or files, not accepted in time, or nobody that is trusted.
+pub async fn connect(to: &EndpointPool, deadline: Instant, now: Instant) -> Result<Connection, ConnectError> {
+    let late = |_| ConnectError::Timeout;
+    let connecting = TcpStream::connect(to.address);
+    let stream = tokio::time::timeout_at(deadline.into(), connecting).await.map_err(late)??;
     // Without it, the last segment of a request waits for the peer's delayed ACK (Nagle).
     stream.set_nodelay(true)?;
-    Ok(handshake(stream, now).await?)
+    let Some(tls) = &to.tls else { return Ok(handshake(stream, now).await?) };
+    let secured = tokio::time::timeout_at(deadline.into(), tls.handshake(stream)).await.map_err(late)?;
+    Ok(handshake(secured.map_err(ConnectError::Tls)?, now).await?)
 }
 
 /// Starts the task that drives a connection over `io`, which need not be a socket.

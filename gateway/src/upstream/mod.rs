@@ -8,3 +8,4 @@ pub mod pool;
 pub mod read_size;
 mod spare;
 pub mod split;
+pub mod tls;

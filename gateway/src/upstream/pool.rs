@@ -18,7 +18,11 @@ use std::{
 use hyper::client::conn::http1::SendRequest;
 use tokio::{task::AbortHandle, time::Sleep};
 
-use super::{endpoint::InFlight, read_size::ReadSize};
+use super::{
+    endpoint::InFlight,
+    read_size::ReadSize,
+    tls::{EndpointTls, TlsIdentity},
+};
 use crate::{
     body::{RequestBody, Upload},
     clock::Clock,
@@ -85,10 +89,18 @@ impl Timer {
     }
 }
 
+/// Where connections lead. Two endpoints that have this in common have one pool.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PoolKey {
+    address: SocketAddr,
+    tls: Option<TlsIdentity>,
+}
+
 /// Idle connections to one endpoint.
-#[derive(Debug)]
 pub struct EndpointPool {
     pub address: SocketAddr,
+    /// `None`: HTTP in cleartext.
+    pub tls: Option<EndpointTls>,
     idle: RefCell<Vec<(Connection, Instant)>>,
     limits: RefCell<PoolSettings>,
     /// Connections closed because `idle_max` were there already, since the last [`EndpointPool::take_surplus`].
@@ -97,8 +109,28 @@ pub struct EndpointPool {
 }
 
 impl EndpointPool {
-    pub fn new(address: SocketAddr, limits: PoolSettings, clock: Rc<Clock>) -> Self {
-        Self { address, idle: RefCell::default(), limits: RefCell::new(limits), surplus: Cell::new(0), clock }
+    pub fn new(
+        address: SocketAddr,
+        tls: Option<EndpointTls>,
+        limits: PoolSettings,
+        clock: Rc<Clock>,
+    ) -> Self {
+        Self {
+            address,
+            tls,
+            idle: RefCell::default(),
+            limits: RefCell::new(limits),
+            surplus: Cell::new(0),
+            clock,
+        }
+    }
+
+    pub fn key(&self) -> PoolKey {
+        Self::key_of(self.address, self.tls.as_ref())
+    }
+
+    pub fn key_of(address: SocketAddr, tls: Option<&EndpointTls>) -> PoolKey {
+        PoolKey { address, tls: tls.map(EndpointTls::identity) }
     }
 
     /// Limits of a new configuration; what is too much now goes at the next [`EndpointPool::prune`].

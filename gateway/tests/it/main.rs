@@ -21,3 +21,4 @@ mod proxying;
 mod reload;
 #[path = "../tidy.rs"]
 mod tidy;
+mod upstream_tls;

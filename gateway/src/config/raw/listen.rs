@@ -159,13 +159,7 @@ impl Consul {
         let some = |name, sink: &mut Diagnostics| {
             fields.value(name, sink, any_text).filter(|at: &At<String>| !at.value.is_empty())
         };
-        let (cert_file, key_file) = (some("cert_file", sink), some("key_file", sink));
-        if let (Some(alone), None) | (None, Some(alone)) = (&cert_file, &key_file) {
-            let message = "`cert_file` and `key_file` need each other";
-            sink.push(
-                Diagnostic::error(code::MISSING_FIELD, alone.span, message).label("the other one is missing"),
-            );
-        }
+        let (cert_file, key_file) = read_pair(&fields, sink);
         let unready_after = fields.get("unready_after").filter(|node| !is_word(node, "off"));
         // Below two minutes a single blocking query would count as an outage.
         let unready_after = unready_after.and_then(|node| {
@@ -231,6 +225,22 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, Invalid> {
             _ => refuse("not an address with a port between 0 and 65535"),
         }
     })
+}
+
+/// `cert_file` and `key_file`, both or none. A variable may leave them empty.
+pub(crate) fn read_pair(
+    fields: &Fields<'_>,
+    sink: &mut Diagnostics,
+) -> (Option<At<String>>, Option<At<String>>) {
+    let mut some = |name| fields.value(name, sink, any_text).filter(|at: &At<String>| !at.value.is_empty());
+    let (cert_file, key_file) = (some("cert_file"), some("key_file"));
+    if let (Some(alone), None) | (None, Some(alone)) = (&cert_file, &key_file) {
+        let message = "`cert_file` and `key_file` need each other";
+        sink.push(
+            Diagnostic::error(code::MISSING_FIELD, alone.span, message).label("the other one is missing"),
+        );
+    }
+    (cert_file, key_file)
 }
 
 /// `http://host:port` or `https://host:port`, without a path.

@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
+use rustls_pki_types::ServerName;
+
 use super::{
     Named,
-    fields::{Fields, Known, choice, one_or_many},
+    fields::{Fields, Known, choice, one_or_many, some_text},
     instances::{Consul, read_subsets},
     is_word,
-    listen::{millis, minutes},
+    listen::{millis, minutes, read_pair},
     tree::{At, Node},
 };
 use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, code},
     settings::{Balance, Selector},
-    units::{Invalid, count, duration_in, share_per_mille},
+    units::{Invalid, boolean, count, duration_in, share_per_mille},
 };
 
 #[derive(Debug, Default)]
@@ -21,10 +23,22 @@ pub(crate) struct Service {
     pub(crate) consul: Option<Consul>,
     pub(crate) subsets: Vec<Named<Selector>>,
     pub(crate) hosts: Option<Vec<String>>,
+    /// `None`: HTTP in cleartext.
+    pub(crate) tls: Option<Tls>,
     pub(crate) balance: Option<Balance>,
     pub(crate) breaker: Option<Breaker>,
     pub(crate) max_inflight: Option<u32>,
     pub(crate) pool: Pool,
+}
+
+/// `tls` of a service that speaks HTTPS.
+#[derive(Debug, Default)]
+pub(crate) struct Tls {
+    pub(crate) ca_file: Option<At<String>>,
+    pub(crate) cert_file: Option<At<String>>,
+    pub(crate) key_file: Option<At<String>>,
+    pub(crate) server_name: Option<String>,
+    pub(crate) insecure: bool,
 }
 
 #[derive(Debug, Default)]
@@ -57,19 +71,55 @@ impl Service {
                 );
             }
         }
-        fields.plain("protocol", sink, |text| {
-            choice(text, &[("http", ())], &["h2c", "https", "grpc", "grpcs"])
-        });
+        let https = read_protocol(&fields, sink);
         Self {
             consul: fields.get("consul").and_then(|node| Consul::read(node, sink)),
             subsets: fields.get("subsets").map(|node| read_subsets(node, sink)).unwrap_or_default(),
             hosts: read_hosts(&fields, sink),
+            tls: https.then(|| fields.get("tls").map(|node| Tls::read(node, sink)).unwrap_or_default()),
             balance: fields.plain("balance", sink, balance),
             breaker: fields.get("breaker").map(|node| Breaker::read(node, sink)),
             max_inflight: fields.plain("max_inflight", sink, |t| count(t, 1..=1_000_000)),
             pool: fields.get("pool").map(|node| Pool::read(node, sink)).unwrap_or_default(),
         }
     }
+}
+
+/// Is it HTTPS?
+fn read_protocol(fields: &Fields<'_>, sink: &mut Diagnostics) -> bool {
+    let protocols = [("http", false), ("https", true)];
+    let protocol = fields.value("protocol", sink, |text| choice(text, &protocols, &["h2c", "grpc", "grpcs"]));
+    let https = protocol.as_ref().is_some_and(|protocol| protocol.value);
+    if let Some(tls) = fields.entry("tls").filter(|_| !https) {
+        let finding = Diagnostic::error(code::CONFLICT, tls.key.span, "`tls` needs `protocol: https`")
+            .help("write `protocol: https`, or remove `tls`");
+        sink.push(match protocol {
+            Some(protocol) => finding.related(protocol.span, "in cleartext"),
+            None => finding.label("without it requests go to the service in cleartext"),
+        });
+    }
+    https
+}
+
+impl Tls {
+    fn read(node: &Node, sink: &mut Diagnostics) -> Self {
+        let Some(fields) = Fields::of(node, &TLS, sink) else { return Self::default() };
+        let (cert_file, key_file) = read_pair(&fields, sink);
+        Self {
+            ca_file: fields.value("ca_file", sink, some_text),
+            cert_file,
+            key_file,
+            server_name: fields.plain("server_name", sink, server_name),
+            insecure: fields.plain("insecure", sink, boolean).unwrap_or_default(),
+        }
+    }
+}
+
+fn server_name(text: &str) -> Result<String, Invalid> {
+    let name = ServerName::try_from(text).map_err(|_| {
+        Invalid::new(code::BAD_VALUE, "a host name such as `orders.internal`, or an IP address", "not a name")
+    })?;
+    Ok(name.to_str().into_owned())
 }
 
 impl Breaker {
@@ -163,8 +213,14 @@ fn balance(text: &str) -> Result<Balance, Invalid> {
 pub(crate) static SERVICE: Known = Known {
     what: "a service",
     prefix: "",
-    fields: &["consul", "subsets", "hosts", "protocol", "balance", "breaker", "max_inflight", "pool"],
-    later: &["health", "queue", "tls"],
+    fields: &["consul", "subsets", "hosts", "protocol", "tls", "balance", "breaker", "max_inflight", "pool"],
+    later: &["health", "queue"],
+};
+pub(crate) static TLS: Known = Known {
+    what: "`tls`",
+    prefix: "tls.",
+    fields: &["ca_file", "cert_file", "key_file", "server_name", "insecure"],
+    later: &[],
 };
 pub(crate) static BREAKER: Known = Known {
     what: "`breaker`",

@@ -2,9 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use millgate_registry::WatchTarget;
+use millgate_registry::{TlsOptions, WatchTarget};
 
-use super::{defaults::Defaults, ratio, route::unknown_name};
+use super::{defaults::Defaults, files::Files, ratio, route::unknown_name};
 use crate::config::{
     diagnostics::{Diagnostics, Span},
     raw::{
@@ -17,9 +17,11 @@ use crate::config::{
         BreakerSettings, ConsulSource, EndpointSource, PoolSettings, ServiceSettings, SubsetSettings,
     },
 };
+use crate::upstream::tls::UpstreamTls;
 
 pub(super) struct Services<'a> {
     raw: &'a [Named<Service>],
+    tls: &'a [Option<UpstreamTls>],
     defaults: &'a Defaults,
     /// By name and subset.
     index: HashMap<(String, Option<String>), usize>,
@@ -27,8 +29,13 @@ pub(super) struct Services<'a> {
 }
 
 impl<'a> Services<'a> {
-    pub(super) fn new(raw: &'a [Named<Service>], defaults: &'a Defaults) -> Self {
-        Self { raw, defaults, index: HashMap::new(), settings: Vec::new() }
+    /// `tls`: of the entries, as [`resolve_tls`] gives it.
+    pub(super) fn new(
+        raw: &'a [Named<Service>],
+        tls: &'a [Option<UpstreamTls>],
+        defaults: &'a Defaults,
+    ) -> Self {
+        Self { raw, tls, defaults, index: HashMap::new(), settings: Vec::new() }
     }
 
     /// The index of a service that a route names, or of a subset of it. Without an entry it is the Consul service of
@@ -44,9 +51,11 @@ impl<'a> Services<'a> {
             return Some(*index);
         }
         let absent = Service::default();
-        let entry = self.raw.iter().find(|entry| entry.name.value == name.value);
-        let (raw, span) = entry.map_or((&absent, name.span), |entry| (&entry.value, entry.name.span));
-        let mut settings = resolve(&name.value, raw, span, self.defaults);
+        let mut entries = self.raw.iter().zip(self.tls);
+        let entry = entries.find(|(entry, _)| entry.name.value == name.value);
+        let (raw, tls, span) = entry
+            .map_or((&absent, None, name.span), |(entry, tls)| (&entry.value, tls.as_ref(), entry.name.span));
+        let mut settings = resolve(&name.value, raw, tls, span, self.defaults);
         if let Some(subset) = subset {
             settings.subset = Some(find_subset(&name.value, raw, subset, sink)?);
         }
@@ -87,14 +96,47 @@ fn find_subset(
 /// What a service of the registry is without an entry, and all entries, whether or not a route names them.
 pub(super) fn resolve_all(
     raw: &[Named<Service>],
+    tls: &[Option<UpstreamTls>],
     span: Span,
     defaults: &Defaults,
 ) -> (ServiceSettings, Vec<ServiceSettings>) {
-    let entry = |entry: &Named<Service>| resolve(&entry.name.value, &entry.value, entry.name.span, defaults);
-    (resolve("", &Service::default(), span, defaults), raw.iter().map(entry).collect())
+    let entries = raw.iter().zip(tls).map(|(entry, tls)| {
+        resolve(&entry.name.value, &entry.value, tls.as_ref(), entry.name.span, defaults)
+    });
+    (resolve("", &Service::default(), None, span, defaults), entries.collect())
 }
 
-fn resolve(name: &str, raw: &Service, span: Span, defaults: &Defaults) -> ServiceSettings {
+/// Of each entry, read once: an entry can be several services.
+pub(super) fn resolve_tls(
+    raw: &[Named<Service>],
+    files: &mut Files,
+    sink: &mut Diagnostics,
+) -> Vec<Option<UpstreamTls>> {
+    let mut resolved = Vec::with_capacity(raw.len());
+    for entry in raw {
+        resolved.push(entry.value.tls.as_ref().map(|tls| {
+            let mut path = |name: &Option<At<String>>, what| {
+                name.as_ref().and_then(|name| files.readable(name, what, sink)).map(|file| file.path)
+            };
+            let files = TlsOptions {
+                ca_file: path(&tls.ca_file, "file with certificate authorities"),
+                cert_file: path(&tls.cert_file, "client certificate"),
+                key_file: path(&tls.key_file, "client certificate's key"),
+                server_name: tls.server_name.clone(),
+            };
+            UpstreamTls { files, insecure: tls.insecure }
+        }));
+    }
+    resolved
+}
+
+fn resolve(
+    name: &str,
+    raw: &Service,
+    tls: Option<&UpstreamTls>,
+    span: Span,
+    defaults: &Defaults,
+) -> ServiceSettings {
     let source = match (&raw.hosts, &raw.consul) {
         (Some(hosts), _) => EndpointSource::Hosts(hosts.clone()),
         (None, Some(consul)) => EndpointSource::Consul(resolve_consul(name, consul)),
@@ -104,6 +146,7 @@ fn resolve(name: &str, raw: &Service, span: Span, defaults: &Defaults) -> Servic
         name: name.to_owned(),
         subset: None,
         source,
+        tls: tls.cloned(),
         balance: raw.balance.unwrap_or_default(),
         breaker: resolve_breaker(raw.breaker.as_ref(), &defaults.breaker),
         max_inflight: raw.max_inflight.unwrap_or(defaults.max_inflight),

@@ -14,11 +14,13 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
+use tokio_rustls::TlsAcceptor;
 
 type Handler = dyn Fn(&Request<Bytes>) -> Response<Bytes> + Send + Sync;
 
@@ -40,14 +42,23 @@ impl Backend {
     pub(crate) async fn with(
         handler: impl Fn(&Request<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
+        Self::start(Arc::new(handler), None).await
+    }
+
+    /// Answers 200 with its name to whoever speaks TLS.
+    pub(crate) async fn over_tls(name: &'static str, config: ServerConfig) -> Self {
+        let handler = move |_: &Request<Bytes>| Response::new(Bytes::from_static(name.as_bytes()));
+        Self::start(Arc::new(handler), Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    async fn start(handler: Arc<Handler>, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let served = Arc::new(AtomicUsize::new(0));
         let connections = Arc::new(AtomicUsize::new(0));
-        let handler: Arc<Handler> = Arc::new(handler);
         let accept =
-            accept(listener, handler, Arc::clone(&seen), Arc::clone(&served), Arc::clone(&connections));
+            accept(listener, tls, handler, Arc::clone(&seen), Arc::clone(&served), Arc::clone(&connections));
         Self { addr, seen, served, connections, task: tokio::spawn(accept) }
     }
 
@@ -81,6 +92,7 @@ impl Drop for Backend {
 
 async fn accept(
     listener: TcpListener,
+    tls: Option<TlsAcceptor>,
     handler: Arc<Handler>,
     seen: Arc<Mutex<Vec<Request<Bytes>>>>,
     served: Arc<AtomicUsize>,
@@ -104,8 +116,16 @@ async fn accept(
             }
         });
         stream.set_nodelay(true).unwrap();
+        let tls = tls.clone();
         open.spawn(async move {
-            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            // A client that goes away, or trusts nobody, is not this side's business.
+            let Some(tls) = tls else {
+                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                return;
+            };
+            if let Ok(stream) = tls.accept(stream).await {
+                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            }
         });
     }
 }

@@ -1,0 +1,115 @@
+//! TLS towards a service: whom a connection trusts, and the name that the other side must prove to have.
+//!
+//! What is made of files is made by the control plane ([`crate::tls::client_config`]); here is only what a new
+//! connection needs.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use millgate_registry::TlsOptions;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+/// How TLS is spoken with a service, as the configuration says it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct UpstreamTls {
+    pub files: TlsOptions,
+    /// Any certificate will do. Then TLS protects from listeners, and not from who pretends to be the service.
+    pub insecure: bool,
+}
+
+/// What [`UpstreamTls`] became. Shared by all endpoints of all services that have the same.
+pub struct ClientTls {
+    /// No other one has it.
+    number: u64,
+    /// The error: it could not be made, which every connection then says.
+    config: Result<Arc<ClientConfig>, String>,
+    /// Instead of the endpoint's own name.
+    server_name: Option<String>,
+    /// Of the files that it was made of.
+    pub fingerprint: u64,
+}
+
+impl ClientTls {
+    pub fn new(config: Result<Arc<ClientConfig>, String>, tls: &UpstreamTls, fingerprint: u64) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { number, config, server_name: tls.files.server_name.clone(), fingerprint }
+    }
+}
+
+/// Equal for connections that may take each other's place: to the same name, trusting the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TlsIdentity {
+    client: u64,
+    name: Result<ServerName<'static>, String>,
+}
+
+/// What a connection to one endpoint needs.
+pub struct EndpointTls {
+    client: Arc<ClientTls>,
+    /// The error: what should be the name is none.
+    name: Result<ServerName<'static>, String>,
+}
+
+impl EndpointTls {
+    /// `authority` is `host:port` of the endpoint; without another name its host is the one that is asked for.
+    pub fn new(client: Arc<ClientTls>, authority: &str) -> Self {
+        let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+        let host = client.server_name.as_deref().unwrap_or(host);
+        let name = ServerName::try_from(host.trim_matches(['[', ']'])).map(|name| name.to_owned());
+        let name = name.map_err(|_| format!("`{host}` is no name that a certificate could have"));
+        Self { client, name }
+    }
+
+    pub fn identity(&self) -> TlsIdentity {
+        TlsIdentity { client: self.client.number, name: self.name.clone() }
+    }
+
+    /// # Errors
+    /// The other side does not speak TLS, or proves to be somebody else, or nobody that is trusted.
+    pub async fn handshake(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let config = self.client.config.as_ref().map_err(|why| io::Error::other(why.as_str()))?;
+        let name = self.name.as_ref().map_err(|why| io::Error::other(why.as_str()))?;
+        // A count that all workers share, once for each new connection.
+        TlsConnector::from(Arc::clone(config)).connect(name.clone(), stream).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(server_name: Option<&str>, authority: &str) -> EndpointTls {
+        let files = TlsOptions { server_name: server_name.map(str::to_owned), ..TlsOptions::default() };
+        let tls = UpstreamTls { files, insecure: false };
+        EndpointTls::new(Arc::new(ClientTls::new(Err(String::new()), &tls, 0)), authority)
+    }
+
+    #[test]
+    fn the_name_is_the_endpoints_host_unless_another_is_given() {
+        let name = |tls: EndpointTls| tls.name.map(|name| name.to_str().into_owned());
+        assert_eq!(name(named(None, "orders.internal:443")), Ok("orders.internal".to_owned()));
+        assert_eq!(name(named(None, "192.0.2.1:443")), Ok("192.0.2.1".to_owned()));
+        assert_eq!(name(named(None, "[2001:db8::1]:443")), Ok("2001:db8::1".to_owned()));
+        assert_eq!(name(named(Some("orders.internal"), "192.0.2.1:443")), Ok("orders.internal".to_owned()));
+        assert!(name(named(None, "a b:443")).is_err());
+    }
+
+    #[test]
+    fn connections_take_each_others_place_only_where_they_trust_the_same_and_ask_for_the_same() {
+        let one = named(None, "a.internal:443");
+        let same = EndpointTls::new(Arc::clone(&one.client), "a.internal:8443");
+        let other_name = EndpointTls::new(Arc::clone(&one.client), "b.internal:443");
+        let like_it = named(None, "a.internal:443");
+        let others = [same, other_name, like_it].map(|other| other.identity() == one.identity());
+        assert_eq!(others, [true, false, false]);
+    }
+}

@@ -1,0 +1,58 @@
+//! A certificate authority of a test's own.
+
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key, as PEM.
+pub(crate) struct Certified {
+    pub(crate) cert: String,
+    pub(crate) key: String,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        millgate::policy::jwt::install_crypto_provider();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    pub(crate) fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// For a host name or an address.
+    pub(crate) fn certify(&self, name: &str) -> Certified {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let cert = params.signed_by(&key, &self.0).unwrap();
+        Certified { cert: cert.pem(), key: key.serialize_pem() }
+    }
+
+    /// Proves to be `name`.
+    pub(crate) fn server(&self, name: &str) -> ServerConfig {
+        let (chain, key) = self.certify(name).der();
+        ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap()
+    }
+
+    /// Lets in only whom this authority has certified, too.
+    pub(crate) fn server_that_asks(&self, name: &str) -> ServerConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem().as_bytes()).unwrap()).unwrap();
+        let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
+        let (chain, key) = self.certify(name).der();
+        ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(chain, key).unwrap()
+    }
+}
+
+impl Certified {
+    fn der(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let cert = CertificateDer::from_pem_slice(self.cert.as_bytes()).unwrap();
+        (vec![cert], PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap())
+    }
+}
