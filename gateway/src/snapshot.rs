@@ -351,7 +351,7 @@ fn local_cluster(
     rng: &mut SmallRng,
 ) -> Rc<LocalCluster> {
     let endpoints = cluster.endpoints.iter().map(|endpoint| {
-        let tls = cluster.tls.as_ref().map(|tls| EndpointTls::new(Arc::clone(tls), endpoint.authority()));
+        let tls = endpoint.tls().map(|tls| EndpointTls::new(Arc::clone(tls), endpoint.authority()));
         let address = endpoint.address();
         let pool = pools.entry(EndpointPool::key_of(address, tls.as_ref())).or_insert_with(|| {
             Rc::new(EndpointPool::new(address, tls, cluster.settings.pool.clone(), Rc::clone(clock)))

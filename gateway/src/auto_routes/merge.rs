@@ -11,7 +11,7 @@ use super::{AutoRoutesSettings, Declaration, Reason, Rejection};
 use crate::{
     config::{
         service_name,
-        settings::{RouteSettings, Selector, ServiceSettings, Settings, SubsetSettings, TagShare},
+        settings::{RouteSettings, Selector, ServiceSettings, Settings, SubsetSettings, TagRule},
     },
     router::{ConflictKind, RouteConflict, Router},
 };
@@ -24,28 +24,29 @@ pub type Declared = BTreeMap<String, Vec<String>>;
 pub struct Accepted {
     pub service: String,
     pub tag: String,
-    /// Its weight is in `shares`.
+    /// Its weight and protocol are in `by_tag`.
     pub declaration: Declaration,
-    /// Tags that say the same route and a share of it, in the order of their texts.
-    pub shares: Vec<TagShare>,
+    /// Tags that say the same route and how their instances are treated, in the order of their texts.
+    pub by_tag: Vec<TagRule>,
 }
 
 impl Accepted {
     pub fn new(service: String, tag: String, declaration: &Declaration) -> Self {
-        let share = declaration.weight.map(|share| TagShare { tag: tag.clone(), share });
-        let shares = share.into_iter().collect();
-        Self { service, tag, declaration: declaration.without_weight(), shares }
+        let (share, tls) = (declaration.weight.unwrap_or(0), declaration.tls.clone());
+        let is_rule = share > 0 || tls.is_some();
+        let by_tag = is_rule.then(|| TagRule { tag: tag.clone(), share, tls }).into_iter().collect();
+        Self { service, tag, declaration: declaration.of_all_instances(), by_tag }
     }
 
-    /// Of the same service, and matching and doing the same; the shares may differ.
+    /// Of the same service, and matching and doing the same; how its instances are treated may differ.
     pub fn is_same_route(&self, other: &Self) -> bool {
         self.service == other.service && self.declaration == other.declaration
     }
 
     /// Every tag without which it would be another route.
     pub fn tags(&self) -> impl Iterator<Item = &str> {
-        let own = (!self.shares.iter().any(|known| known.tag == self.tag)).then_some(self.tag.as_str());
-        own.into_iter().chain(self.shares.iter().map(|known| known.tag.as_str()))
+        let own = (!self.by_tag.iter().any(|known| known.tag == self.tag)).then_some(self.tag.as_str());
+        own.into_iter().chain(self.by_tag.iter().map(|known| known.tag.as_str()))
     }
 }
 
@@ -203,6 +204,10 @@ fn candidates(
                     );
                     rejected.push(refuse(Rejection::new(Reason::NotAllowed, detail)));
                 }
+                Some(Ok(declaration)) if let Some(option) = untrusted(auto, &declaration) => {
+                    let detail = format!("`{option}` needs `trust: full` of `discovery.consul.auto_routes`");
+                    rejected.push(refuse(Rejection::new(Reason::NotAllowed, detail)));
+                }
                 Some(Ok(declaration)) => {
                     candidates.push(Accepted::new(service.clone(), tag.clone(), &declaration));
                 }
@@ -215,7 +220,13 @@ fn candidates(
     bound(without_repeats(candidates), datacenter, rejected)
 }
 
-/// Several texts of one service may mean the same, or differ in the shares alone; that is one route.
+/// The option with which a service would decide what is the operator's to decide.
+fn untrusted(auto: &AutoRoutesSettings, declaration: &Declaration) -> Option<&'static str> {
+    let skips_proof = declaration.tls.as_ref().is_some_and(|tls| tls.insecure);
+    (skips_proof && !auto.trusts_fully).then_some("tlsskipverify")
+}
+
+/// Several texts of one service may mean the same, or differ only in how their instances are treated; that is one route.
 pub fn without_repeats(candidates: Vec<Accepted>) -> Vec<Accepted> {
     let mut firsts: HashMap<(String, String), usize> = HashMap::new();
     let mut kept: Vec<Accepted> = Vec::new();
@@ -223,12 +234,12 @@ pub fn without_repeats(candidates: Vec<Accepted>) -> Vec<Accepted> {
         let key = (candidate.service.clone(), candidate.declaration.to_string());
         let at = *firsts.entry(key).or_insert(kept.len());
         match kept.get_mut(at) {
-            Some(first) => first.shares.extend(candidate.shares),
+            Some(first) => first.by_tag.extend(candidate.by_tag),
             None => kept.push(candidate),
         }
     }
     for known in &mut kept {
-        known.shares.sort_by(|a, b| a.tag.cmp(&b.tag));
+        known.by_tag.sort_by(|a, b| a.tag.cmp(&b.tag));
     }
     kept
 }
@@ -399,12 +410,14 @@ impl<'a> Services<'a> {
         self.index_of(service, None)
     }
 
-    /// Of the whole service, or of the part that a route with shares makes of it.
+    /// Of the whole service, or of what the tags of its instances make of it for this route.
     fn index(&mut self, candidate: &Accepted) -> usize {
-        let subset = (!candidate.shares.is_empty()).then(|| SubsetSettings {
-            name: format!("weighted {}", candidate.declaration.condition()),
+        let is_weighted = candidate.by_tag.iter().any(|known| known.share > 0);
+        let word = if is_weighted { "weighted" } else { "https" };
+        let subset = (!candidate.by_tag.is_empty()).then(|| SubsetSettings {
+            name: format!("{word} {}", candidate.declaration.condition()),
             selector: Selector::default(),
-            shares: candidate.shares.clone(),
+            by_tag: candidate.by_tag.clone(),
         });
         self.index_of(&candidate.service, subset)
     }

@@ -18,6 +18,7 @@ pub use self::settings::AutoRoutesSettings;
 use crate::{
     config::settings::{HostPattern, RewriteSettings, SHARE_UNITS, UpstreamHost},
     policy::client_address::{ClientRule, networks_text},
+    upstream::tls::UpstreamTls,
 };
 
 /// One route as a tag declares it. Its text ([`fmt::Display`]) is the native form of the tag, without the prefix.
@@ -36,6 +37,8 @@ pub struct Declaration {
     /// Share of the route's requests that goes to each instance with the tag, in units of 1 / [`SHARE_UNITS`]; `None`:
     /// the instance takes its part of what is left.
     pub weight: Option<u32>,
+    /// How TLS is spoken with each instance that has the tag; `None`: as with the service.
+    pub tls: Option<UpstreamTls>,
 }
 
 impl Declaration {
@@ -51,10 +54,10 @@ impl Declaration {
         format!("{}{space}{host}{}", methods.join(","), self.path)
     }
 
-    /// The same route, whoever takes which share of it.
+    /// The same route, however the instances with the tag are treated.
     #[must_use]
-    pub fn without_weight(&self) -> Self {
-        Self { weight: None, ..self.clone() }
+    pub fn of_all_instances(&self) -> Self {
+        Self { weight: None, tls: None, ..self.clone() }
     }
 }
 
@@ -80,8 +83,12 @@ impl fmt::Display for Declaration {
         if let Some(timeout) = self.timeout {
             write!(f, " timeout={}ms", timeout.as_millis())?;
         }
-        match self.weight {
-            Some(weight) => write!(f, " weight={}.{:04}", weight / SHARE_UNITS, weight % SHARE_UNITS),
+        if let Some(weight) = self.weight {
+            write!(f, " weight={}.{:04}", weight / SHARE_UNITS, weight % SHARE_UNITS)?;
+        }
+        match &self.tls {
+            Some(tls) if tls.insecure => f.write_str(" proto=https tlsskipverify=true"),
+            Some(_) => f.write_str(" proto=https"),
             None => Ok(()),
         }
     }

@@ -9,6 +9,8 @@ pub struct AutoRoutesSettings {
     pub forms: TagForms,
     /// One of them must permit a route.
     pub allow: Vec<AllowRule>,
+    /// Tags may also say what weakens a route: that an instance need not prove who it is.
+    pub trusts_fully: bool,
     /// A route with the file's defaults: who may use it, limits, timeouts. A tag changes none of the first two.
     pub template: RouteSettings,
     /// The entries of `services`, for those that declare routes and that no route of the file names.

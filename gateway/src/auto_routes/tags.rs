@@ -2,16 +2,18 @@
 //!
 //! Native: `millgate.route=[METHODS ]HOST/PATH [OPTION=VALUE …]`. Methods are separated by `,` or `|`; `*` or none is
 //! any. No host is any host. The path is a pattern as in the file: `/orders` is exact, `/orders/**` is everything
-//! below. Options: `strip`, `add`, `host`, `allow`, `deny`, `timeout`, `weight`, `proto=http`.
+//! below. Options: `strip`, `add`, `host`, `allow`, `deny`, `timeout`, `weight`, `proto=http|https`,
+//! `tlsskipverify`.
 //!
 //! Fabio (<https://fabiolb.net/feature/>): `urlprefix-HOST/PATH [OPTION …]`. The path is a prefix; it becomes a subtree
 //! here, so `/orders` takes `/orders/1` and not `/orders-old`. Options: `strip`, `prepend`, `host`, `allow`, `deny`, `weight`,
-//! `proto=http`. Every other option changes what a request meets (`auth`, `redirect`, …), so a tag with one is refused whole.
+//! `proto=http|https`, `tlsskipverify`. Every other option changes what a request meets (`auth`, `redirect`, …), so a tag with one is refused whole.
 //!
 //! An instance with the bare tag `millgate` may say the same in its metadata: `millgate-route`, `millgate-route-1`, … with
 //! the text that follows `millgate.route=`.
 //!
-//! `weight` is Fabio's: the share of the route's requests that each instance with the tag gets.
+//! `weight` is Fabio's: the share of the route's requests that each instance with the tag gets. `proto` and `tlsskipverify` are
+//! about the instances with the tag, too.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -158,10 +160,10 @@ fn fabio(text: &str) -> Result<Declaration, Rejection> {
 /// Without an option.
 fn plain(methods: Vec<Method>, host: HostPattern, path: String) -> Declaration {
     let clients = ClientRule::default();
-    Declaration { methods, host, path, rewrite: None, clients, timeout: None, weight: None }
+    Declaration { methods, host, path, rewrite: None, clients, timeout: None, weight: None, tls: None }
 }
 
-/// What both forms have.
+/// What both forms have. Options are in any order.
 fn common(declaration: &mut Declaration, option: &str, value: &str) -> Result<(), Rejection> {
     match (option, value) {
         ("strip", _) => rewrite(declaration).strip = Some(prefix(option, value)?),
@@ -172,9 +174,16 @@ fn common(declaration: &mut Declaration, option: &str, value: &str) -> Result<()
         }
         ("allow", _) => declaration.clients.allow = networks(option, value)?,
         ("deny", _) => declaration.clients.deny = networks(option, value)?,
-        ("proto", "http") => {}
+        ("proto", "http") | ("tlsskipverify", "false") => {}
+        ("proto", "https") => drop(declaration.tls.get_or_insert_default()),
+        ("tlsskipverify", "true") => declaration.tls.get_or_insert_default().insecure = true,
+        ("tlsskipverify", _) => {
+            return Err(invalid(format!("`{option}` must be `true` or `false`: `{value}`")));
+        }
         ("proto", other) => {
-            return Err(unsupported(format!("requests go to services as `http`, not as `{other}`")));
+            return Err(unsupported(format!(
+                "requests go to services as `http` or `https`, not as `{other}`"
+            )));
         }
         _ => return Err(unsupported(format!("the option `{option}` is not taken from a tag"))),
     }
@@ -237,6 +246,9 @@ fn options<'t>(words: impl Iterator<Item = &'t str>) -> Result<Vec<(&'t str, &'t
             return Err(invalid(format!("the option `{option}` stands there twice")));
         }
         options.push((option, value));
+    }
+    if options.contains(&("tlsskipverify", "true")) && !options.contains(&("proto", "https")) {
+        return Err(invalid("`tlsskipverify` is about `proto=https`"));
     }
     Ok(options)
 }
@@ -335,6 +347,8 @@ mod tests {
             ("urlprefix-/a weight=0.00001", "/a/** weight=0.0001"),
             ("urlprefix-/a weight=1", "/a/** weight=1.0000"),
             ("urlprefix-/a weight=0.0", "/a/**"),
+            ("urlprefix-/a proto=https tlsskipverify=false", "/a/** proto=https"),
+            ("urlprefix-/a tlsskipverify=true proto=https", "/a/** proto=https tlsskipverify=true"),
             ("urlprefix-/a host=dst", "/a/** host={instance}"),
             ("urlprefix-/a host=a.internal:80 strip=/a", "/a/** strip=/a host=a.internal:80"),
             ("urlprefix-/a allow=ip:10.0.0.0/8,ip:fe80::1", "/a/** allow=10.0.0.0/8,fe80::1/128"),
@@ -364,7 +378,9 @@ mod tests {
             ("urlprefix-/a deny=", Reason::Invalid, "`deny`"),
             ("urlprefix-/a deny=host:a", Reason::Invalid, "`deny`"),
             ("urlprefix-/a auth=basic", Reason::Unsupported, "`auth`"),
-            ("urlprefix-/a proto=https", Reason::Unsupported, "`https`"),
+            ("urlprefix-/a proto=grpc", Reason::Unsupported, "`grpc`"),
+            ("urlprefix-/a tlsskipverify=true", Reason::Invalid, "`proto=https`"),
+            ("urlprefix-/a proto=https tlsskipverify=yes", Reason::Invalid, "`true` or `false`"),
             ("urlprefix-$DC.example/a", Reason::Unsupported, "variables"),
             ("urlprefix-/a/*", Reason::Unsupported, "glob"),
             ("urlprefix-/a bare", Reason::Invalid, "`bare`"),
@@ -461,7 +477,7 @@ mod tests {
             methods in "(|\\* |GET |POST,GET |PUT\\|DELETE )",
             host in "(|shop\\.example|\\*\\.a-b\\.test)",
             path in "(/|/[a-z]{1,5}(/\\{id\\}|/\\*)?(/\\*\\*)?)",
-            options in "( strip=/[a-z]{1,3})?( add=/[a-z]{1,3})?( host=(a\\.b|\\{instance\\}))?( allow=10\\.0\\.0\\.0/[1-8],::1)?( deny=192\\.0\\.2\\.[1-9])?( timeout=[1-9]s)?( weight=0\\.[0-9]{1,4})?",
+            options in "( strip=/[a-z]{1,3})?( add=/[a-z]{1,3})?( host=(a\\.b|\\{instance\\}))?( allow=10\\.0\\.0\\.0/[1-8],::1)?( deny=192\\.0\\.2\\.[1-9])?( timeout=[1-9]s)?( weight=0\\.[0-9]{1,4})?( proto=https)?( tlsskipverify=false)?",
         ) {
             let forms = TagForms::default();
             let first = forms.read(&format!("millgate.route={methods}{host}{path}{options}")).unwrap().unwrap();

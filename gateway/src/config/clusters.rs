@@ -30,12 +30,8 @@ pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluste
         let old = known.find(index, &service.full_name());
         let target = world.datacenter_of(service);
         let basis = world.basis(service, target);
-        let tls = service.tls.as_ref().map(|tls| tls_client(tls, world));
         let like_before = old.filter(|old| {
-            old.target == target
-                && old.retry_budget.matches(share)
-                && old.settings.same_as(service)
-                && old.tls.as_ref().map(Arc::as_ptr) == tls.as_ref().map(Arc::as_ptr)
+            old.target == target && old.retry_budget.matches(share) && old.settings.same_as(service)
         });
         // Of many services hardly one changes at a time: for the others this is all.
         if let Some(same) = like_before.filter(|old| old.basis == basis) {
@@ -59,7 +55,6 @@ pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluste
             name: Arc::from(service.full_name()),
             balancer: LoadBalancer::compile(service.balance, &endpoints),
             endpoints,
-            tls,
             breaker: service.breaker.as_ref().map(CircuitBreaker::compile),
             concurrency: ConcurrencyLimit::compile(service.max_inflight, limit),
             retry_budget: budget.map_or_else(|| Arc::new(RetryBudget::new(share)), Arc::clone),
@@ -102,6 +97,7 @@ struct Found {
     weight: u32,
     /// Of the requests, whatever its weight is; 0 = none of its own.
     share: u32,
+    tls: Option<Arc<ClientTls>>,
 }
 
 /// What can be routed to, in a stable order. A host name with several addresses is as many endpoints, each with the
@@ -111,13 +107,15 @@ fn found(service: &ServiceSettings, world: &World, target: usize) -> Vec<Found> 
         Ok(address) => vec![address],
         Err(_) => world.resolved.get(name).cloned().unwrap_or_default(),
     };
+    let of_service = service.tls.as_ref().map(|tls| tls_client(tls, world));
     let mut found = Vec::new();
     match &service.source {
         EndpointSource::Hosts(hosts) => {
             for host in hosts {
                 for address in addresses(host) {
                     let key = EndpointKey::address(address);
-                    found.push(Found { key, address, authority: host.clone(), weight: 1, share: 0 });
+                    let (authority, tls) = (host.clone(), of_service.clone());
+                    found.push(Found { key, address, authority, weight: 1, share: 0, tls });
                 }
             }
         }
@@ -126,12 +124,14 @@ fn found(service: &ServiceSettings, world: &World, target: usize) -> Vec<Found> 
                 let authority = selection::host_port(source, instance);
                 let addresses = addresses(&authority);
                 let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
-                let share =
-                    service.subset.as_ref().map_or(0, |subset| subset.share_of(instance)).div_ceil(count);
+                let rule = service.subset.as_ref().and_then(|subset| subset.rule_of(instance));
+                let share = rule.map_or(0, |rule| rule.share).div_ceil(count);
+                let own = || rule.and_then(|rule| rule.tls.as_ref()).map(|tls| tls_client(tls, world));
+                let tls = of_service.clone().or_else(own);
                 for address in addresses {
                     let key = EndpointKey::instance(address, instance.identity());
-                    let (authority, weight) = (authority.clone(), instance.weight);
-                    found.push(Found { key, address, authority, weight, share });
+                    let (authority, weight, tls) = (authority.clone(), instance.weight, tls.clone());
+                    found.push(Found { key, address, authority, weight, share, tls });
                 }
             }
         }
@@ -169,7 +169,10 @@ fn by_shares(mut found: Vec<Found>) -> Vec<Found> {
 fn is_same(old: &Cluster, found: &[Found]) -> bool {
     old.endpoints.len() == found.len()
         && old.endpoints.iter().zip(found).all(|(old, new)| {
-            *old.key() == new.key && old.weight() == new.weight && old.authority() == new.authority
+            *old.key() == new.key
+                && old.weight() == new.weight
+                && old.authority() == new.authority
+                && old.tls().map(Arc::as_ptr) == new.tls.as_ref().map(Arc::as_ptr)
         })
 }
 
@@ -187,6 +190,7 @@ fn endpoints(found: &[Found], relatives: &[&Cluster], now: Instant) -> Vec<Endpo
                 .get(&new.key)
                 .map_or_else(|| Arc::new(EndpointState::new(now)), |old| Arc::clone(old.state()));
             Endpoint::new(new.key.clone(), new.address, &new.authority, new.weight, state)
+                .over(new.tls.clone())
         })
         .collect()
 }
@@ -217,7 +221,7 @@ mod tests {
     use super::*;
     use crate::config::{
         load,
-        settings::{Selector, SubsetSettings, TagShare},
+        settings::{Selector, SubsetSettings, TagRule},
     };
 
     const SPLIT: &str = "routes:\n  - {path: /all, service: web}\n\
@@ -292,7 +296,7 @@ mod tests {
         for (port, &(share, weight)) in (1_u16..).zip(endpoints) {
             let address = ([10, 0, 0, 1], port).into();
             let key = EndpointKey::address(address);
-            found.push(Found { key, address, authority: String::new(), weight, share });
+            found.push(Found { key, address, authority: String::new(), weight, share, tls: None });
         }
         let weights: Vec<u64> = by_shares(found).iter().map(|one| u64::from(one.weight)).collect();
         let total: u64 = weights.iter().sum();
@@ -319,9 +323,9 @@ mod tests {
     #[test]
     fn an_instance_with_several_addresses_has_its_share_once() {
         let mut settings = settings("routes: [{path: /all, service: web}]\n");
-        let shares = vec![TagShare { tag: "canary".to_owned(), share: SHARE_UNITS / 10 }];
+        let by_tag = vec![TagRule { tag: "canary".to_owned(), share: SHARE_UNITS / 10, tls: None }];
         settings.services[0].subset =
-            Some(SubsetSettings { name: "weighted".to_owned(), selector: Selector::default(), shares });
+            Some(SubsetSettings { name: "weighted".to_owned(), selector: Selector::default(), by_tag });
         let named = Instance { address: "web.example".to_owned(), ..instance("a", "canary") };
         let mut world = world([named, instance("b", "v1")]);
         let addresses = ["192.0.2.1:80", "192.0.2.2:80"].map(|text| text.parse().unwrap());

@@ -44,6 +44,7 @@ pub(super) fn resolve(
         AutoRoutesSettings {
             forms: auto.forms.clone(),
             allow: auto.allow.clone(),
+            trusts_fully: auto.trusts_fully,
             template,
             services,
             service,

@@ -390,18 +390,18 @@ impl ServiceSettings {
     }
 }
 
-/// One of `services.<name>.subsets`, or what the weights of a declared route make of its service.
+/// One of `services.<name>.subsets`, or what the tags of a declared route make of its service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubsetSettings {
     pub name: String,
     pub selector: Selector,
-    /// Instances with one of these tags have a share of their own; empty = weights of the registry alone.
-    pub shares: Vec<TagShare>,
+    /// Instances with one of these tags are treated in a way of their own; empty = all alike.
+    pub by_tag: Vec<TagRule>,
 }
 
 impl SubsetSettings {
-    /// The instance's own share of the requests; 0 = none. Of several tags the first one counts.
-    pub fn share_of(&self, instance: &Instance) -> u32 {
+    /// What the instance's tags say of it. Of several the first one counts.
+    pub fn rule_of(&self, instance: &Instance) -> Option<&TagRule> {
         let says = |text: &String| {
             let in_metadata = || {
                 text.split_once('=')
@@ -409,17 +409,18 @@ impl SubsetSettings {
             };
             instance.tags.contains(text) || in_metadata()
         };
-        let own = self.shares.iter().find(|known| says(&known.tag));
-        own.map_or(0, |known| known.share)
+        self.by_tag.iter().find(|known| says(&known.tag))
     }
 }
 
-/// Every instance with the tag, or with `KEY=VALUE` in its metadata, gets this share of the requests, whatever weight it has in the registry.
+/// How each instance with the tag, or with `KEY=VALUE` in its metadata, is treated.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TagShare {
+pub struct TagRule {
     pub tag: String,
-    /// In units of 1 / [`SHARE_UNITS`]; never 0.
+    /// Of the requests, whatever weight it has in the registry, in units of 1 / [`SHARE_UNITS`]; 0 = none of its own.
     pub share: u32,
+    /// How TLS is spoken with it; `None`: as with the service.
+    pub tls: Option<UpstreamTls>,
 }
 
 /// Ten thousandths: a share of one in a hundred instances with a hundredth of the requests is still exact.

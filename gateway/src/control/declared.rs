@@ -22,7 +22,7 @@ use crate::{
         AutoRoutesSettings, Reason,
         merge::{Accepted, Declared, Merged, Refused, Rejected, merge, without_repeats},
     },
-    config::settings::{SHARE_UNITS, ServiceSettings, Settings, TagShare},
+    config::settings::{SHARE_UNITS, ServiceSettings, Settings, TagRule},
     printable::printable,
 };
 
@@ -400,16 +400,14 @@ fn changes(accepted: (&[Accepted], &[Accepted]), rejected: (&[Rejected], &[Rejec
     let (before, now) = accepted;
     let gone = before.iter().filter(|known| !is_in(now, known));
     let new = now.iter().filter(|known| !is_in(before, known));
-    let has_other_shares = |known: &&Accepted| {
-        before.iter().any(|other| other.is_same_route(known) && other.shares != known.shares)
+    let has_other_rules = |known: &&Accepted| {
+        before.iter().any(|other| other.is_same_route(known) && other.by_tag != known.by_tag)
     };
-    let shared = now.iter().filter(has_other_shares);
+    let ruled = now.iter().filter(has_other_rules);
     let refused = rejected.1.iter().filter(|known| !rejected.0.contains(known));
     gone.map(|known| Change { kind: "route_withdrawn", text: said(known) })
         .chain(new.map(|known| Change { kind: "route_declared", text: said(known) }))
-        .chain(
-            shared.map(|known| Change { kind: "route_weights_changed", text: shares(known, &said(known)) }),
-        )
+        .chain(ruled.map(|known| Change { kind: "route_changed", text: rules(known, &said(known)) }))
         .chain(refused.map(|known| {
             Change {
                 kind: "route_refused",
@@ -423,16 +421,21 @@ fn changes(accepted: (&[Accepted], &[Accepted]), rejected: (&[Rejected], &[Rejec
         .collect()
 }
 
-/// What each instance with one of the tags gets now.
-fn shares(known: &Accepted, route: &str) -> String {
-    let share = |of: &TagShare| {
-        let tenths_of_per_mille = of.share * 100 / (SHARE_UNITS / 100);
-        format!("{}.{:02} % by `{}`", tenths_of_per_mille / 100, tenths_of_per_mille % 100, of.tag)
+/// How each instance with one of the tags is treated now.
+fn rules(known: &Accepted, route: &str) -> String {
+    let rule = |of: &TagRule| {
+        let share = (of.share > 0).then(|| {
+            let hundredths = of.share * 100 / (SHARE_UNITS / 100);
+            format!("{}.{:02} %", hundredths / 100, hundredths % 100)
+        });
+        let https = of.tls.is_some().then(|| "https".to_owned());
+        let words: Vec<String> = share.into_iter().chain(https).collect();
+        format!("{} by `{}`", words.join(" over "), of.tag)
     };
-    match &known.shares[..] {
-        [] => format!("{route}: no shares of their own"),
+    match &known.by_tag[..] {
+        [] => format!("{route}: all instances alike"),
         listed => {
-            let all: Vec<String> = listed.iter().map(share).collect();
+            let all: Vec<String> = listed.iter().map(rule).collect();
             printable(&format!("{route}: {}", all.join(", "))).into_owned()
         }
     }
@@ -619,7 +622,7 @@ mod tests {
         let mut declared = DeclaredRoutes::remembered(Some(dir.path()));
         let kinds = |declared: &mut DeclaredRoutes| {
             let (settings, changes) = declared.merge(&file(), |_| true, Instant::now());
-            let shares = settings.services[0].subset.as_ref().map(|subset| subset.shares.clone());
+            let shares = settings.services[0].subset.as_ref().map(|subset| subset.by_tag.clone());
             let told: Vec<String> = changes.iter().map(|c| format!("{} {}", c.kind, c.text)).collect();
             (shares.unwrap_or_default().iter().map(|known| known.share).collect::<Vec<_>>(), told)
         };
@@ -628,14 +631,14 @@ mod tests {
         let mut weighted = news(&[("web", "/x")]);
         weighted.services.get_mut("web").unwrap().push("millgate.route=/x weight=0.0525".to_owned());
         declared.learn(weighted.clone());
-        let told = "route_weights_changed `/x` by service `web`: 5.25 % by `millgate.route=/x weight=0.0525`";
+        let told = "route_changed `/x` by service `web`: 5.25 % by `millgate.route=/x weight=0.0525`";
         assert_eq!(kinds(&mut declared), (vec![525], vec![told.to_owned()]));
         let mut next = DeclaredRoutes::remembered(Some(dir.path()));
         assert_eq!(kinds(&mut next), (vec![525], vec![]), "without the registry");
         next.learn(weighted);
         assert_eq!(kinds(&mut next), (vec![525], vec![]));
         next.learn(news(&[("web", "/x")]));
-        let told = "route_weights_changed `/x` by service `web`: no shares of their own";
+        let told = "route_changed `/x` by service `web`: all instances alike";
         assert_eq!(kinds(&mut next), (vec![], vec![told.to_owned()]));
     }
 

@@ -17,7 +17,10 @@ use crate::{
 
 /// By what the services ask for.
 #[derive(Default)]
-pub struct TlsClients(HashMap<UpstreamTls, Arc<ClientTls>>);
+pub struct TlsClients {
+    known: HashMap<UpstreamTls, Arc<ClientTls>>,
+    generation: u64,
+}
 
 impl TlsClients {
     /// Those that `settings` need, as far as possible the ones that are known.
@@ -25,15 +28,17 @@ impl TlsClients {
     /// # Errors
     /// Files that cannot be used, one finding for each service that names them.
     pub fn prepare(&self, settings: &Settings) -> Result<Self, Vec<Diagnostic>> {
-        let mut prepared = Self::default();
+        // Another one in any case: what is the same is found out for each endpoint.
+        let mut prepared = Self { generation: self.generation + 1, ..Self::default() };
         let mut problems = Vec::new();
-        for service in &settings.services {
-            let Some(tls) = service.tls.as_ref().filter(|tls| !prepared.0.contains_key(tls)) else {
+        let of_declared = settings.auto_routes.iter().flat_map(|auto| &auto.services);
+        for service in settings.services.iter().chain(of_declared) {
+            let Some(tls) = service.tls.as_ref().filter(|tls| !prepared.known.contains_key(tls)) else {
                 continue;
             };
             match self.make(tls) {
                 Ok(client) => {
-                    prepared.0.insert(tls.clone(), client);
+                    prepared.known.insert(tls.clone(), client);
                 }
                 Err(reason) => {
                     let message = format!("TLS with the service `{}` cannot be set up", service.name);
@@ -44,28 +49,36 @@ impl TlsClients {
         if problems.is_empty() { Ok(prepared) } else { Err(problems) }
     }
 
-    /// Adds what only declared routes need. There nobody can be told but the log, and whoever connects.
+    /// Adds what only tags ask for. There nobody can be told but the log, and whoever connects.
     pub fn complete(&mut self, settings: &Settings) {
-        for tls in settings.services.iter().filter_map(|service| service.tls.as_ref()) {
-            if !self.0.contains_key(tls) {
+        let of_tags = settings.services.iter().filter_map(|service| service.subset.as_ref());
+        let of_tags = of_tags.flat_map(|subset| &subset.by_tag).filter_map(|rule| rule.tls.as_ref());
+        for tls in of_tags {
+            if !self.known.contains_key(tls) {
                 let client = self.make(tls).unwrap_or_else(|reason| {
                     tracing::error!(reason, "TLS with services that declare routes cannot be set up");
                     Arc::new(ClientTls::new(Err(reason), tls, 0))
                 });
-                self.0.insert(tls.clone(), client);
+                self.known.insert(tls.clone(), client);
+                self.generation += 1;
             }
         }
     }
 
+    /// Changes with everything here.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     pub fn get(&self, tls: &UpstreamTls) -> Option<&Arc<ClientTls>> {
-        self.0.get(tls)
+        self.known.get(tls)
     }
 
     fn make(&self, tls: &UpstreamTls) -> Result<Arc<ClientTls>, String> {
         let files = [&tls.files.ca_file, &tls.files.cert_file, &tls.files.key_file];
         let files: Vec<PathBuf> = files.into_iter().flatten().cloned().collect();
         let fingerprint = content_fingerprint(&files);
-        match self.0.get(tls).filter(|known| known.fingerprint == fingerprint) {
+        match self.known.get(tls).filter(|known| known.fingerprint == fingerprint) {
             Some(known) => Ok(Arc::clone(known)),
             None => Ok(Arc::new(ClientTls::new(Ok(client_config(tls)?), tls, fingerprint))),
         }

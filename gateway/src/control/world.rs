@@ -103,7 +103,7 @@ impl World {
     pub fn basis(&self, service: &ServiceSettings, target: usize) -> Basis {
         let target = service.source.targets().get(target);
         let instances = target.and_then(|target| self.instances.get(target)).map(Arc::clone);
-        Basis { instances, names: self.names_generation }
+        Basis { instances, names: self.names_generation, tls: self.tls_clients.generation() }
     }
 
     /// Is a return to a preferred datacenter due that nothing else than time was needed for?

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use millgate_registry::{Instance, WatchTarget};
 
-use super::{endpoint::Endpoint, load_balancer::LoadBalancer, tls::ClientTls};
+use super::{endpoint::Endpoint, load_balancer::LoadBalancer};
 use crate::{
     config::settings::ServiceSettings,
     policy::{circuit_breaker::CircuitBreaker, concurrency::ConcurrencyLimit, retry::RetryBudget},
@@ -19,8 +19,6 @@ pub struct Cluster {
     /// `products`, or `products/canary` for a subset.
     pub name: Arc<str>,
     pub endpoints: Vec<Endpoint>,
-    /// `None`: HTTP in cleartext.
-    pub tls: Option<Arc<ClientTls>>,
     pub balancer: LoadBalancer,
     /// `None`: switched off.
     pub breaker: Option<CircuitBreaker>,
@@ -40,6 +38,8 @@ pub struct Basis {
     pub instances: Option<Arc<[Instance]>>,
     /// Counts the changes of resolved names.
     pub names: u64,
+    /// Counts the changes of what TLS is spoken with.
+    pub tls: u64,
 }
 
 impl PartialEq for Basis {
@@ -48,7 +48,7 @@ impl PartialEq for Basis {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
             (a, b) => a.is_none() && b.is_none(),
         };
-        same && self.names == other.names
+        same && self.names == other.names && self.tls == other.tls
     }
 }
 

@@ -14,6 +14,7 @@ use std::{
     time::Instant,
 };
 
+use super::tls::ClientTls;
 use crate::policy::circuit_breaker::BreakerState;
 
 /// What makes an endpoint the same one in the next snapshot: its address and, if the registry knows one, the
@@ -56,6 +57,7 @@ pub struct Endpoint {
     authority: Box<str>,
     weight: u32,
     state: Arc<EndpointState>,
+    tls: Option<Arc<ClientTls>>,
 }
 
 impl Endpoint {
@@ -68,7 +70,14 @@ impl Endpoint {
         weight: u32,
         state: Arc<EndpointState>,
     ) -> Self {
-        Self { key, address, authority: authority.into(), weight: weight.clamp(1, WEIGHT_MAX), state }
+        let weight = weight.clamp(1, WEIGHT_MAX);
+        Self { key, address, authority: authority.into(), weight, state, tls: None }
+    }
+
+    /// The same, spoken with over TLS; `None`: in cleartext.
+    #[must_use]
+    pub fn over(self, tls: Option<Arc<ClientTls>>) -> Self {
+        Self { tls, ..self }
     }
 
     pub fn key(&self) -> &EndpointKey {
@@ -83,6 +92,11 @@ impl Endpoint {
     /// `host:port` as the endpoint is called in requests (`Host`, `:authority`) and TLS names.
     pub fn authority(&self) -> &str {
         &self.authority
+    }
+
+    /// What TLS is spoken with; `None`: HTTP in cleartext.
+    pub fn tls(&self) -> Option<&Arc<ClientTls>> {
+        self.tls.as_ref()
     }
 
     pub fn weight(&self) -> u32 {

@@ -4,7 +4,7 @@
 //! connection needs.
 
 use std::{
-    io,
+    fmt, io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -35,6 +35,12 @@ pub struct ClientTls {
     server_name: Option<String>,
     /// Of the files that it was made of.
     pub fingerprint: u64,
+}
+
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTls").field("number", &self.number).finish_non_exhaustive()
+    }
 }
 
 impl ClientTls {

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     discovery::Registry,
     support::{
+        authority::Authority,
         backend::Backend,
         client::{get, json, request, send, status, text},
         eventually,
@@ -29,6 +30,8 @@ crate::discovery::scenarios![
     a_canary_gets_the_share_that_its_tag_says,
     metadata_makes_a_route_where_a_tag_points_to_it,
     a_tag_can_name_the_host_and_narrow_who_may_come,
+    instances_are_spoken_with_as_their_own_tags_say,
+    what_weakens_a_route_needs_the_operators_trust,
 ];
 
 const TTL: Duration = Duration::from_mins(1);
@@ -302,7 +305,7 @@ async fn a_canary_gets_the_share_that_its_tag_says(registry: Registry) {
     registry.client().deregister("b").await.unwrap();
     eventually("alone", || async { answered(&gateway, "/shop", "c").await == 200 }).await;
     let events = admin(&gateway, "/api/v1/events").await.to_string();
-    assert!(events.contains("route_weights_changed") && events.contains("50.00 % by `urlprefix"), "{events}");
+    assert!(events.contains("route_changed") && events.contains("50.00 % by `urlprefix"), "{events}");
 }
 
 async fn metadata_makes_a_route_where_a_tag_points_to_it(registry: Registry) {
@@ -386,4 +389,49 @@ async fn a_tag_can_name_the_host_and_narrow_who_may_come(registry: Registry) {
         require("/inside/**"),
         serde_json::json!(["client not in 203.0.113.0/24", "client in 127.0.0.0/8"])
     );
+}
+
+async fn instances_are_spoken_with_as_their_own_tags_say(registry: Registry) {
+    let authority = Authority::new();
+    let clear = Backend::named("clear").await;
+    let secure = Backend::over_tls("secure", authority.server("127.0.0.1")).await;
+    let own = Backend::over_tls("own", authority.server("own.internal")).await;
+    register(&registry, "shop", "clear-1", &clear, &["urlprefix-/shop"]).await;
+    let https = "urlprefix-/shop proto=https tlsskipverify=true";
+    register(&registry, "shop", "secure-1", &secure, &[https]).await;
+    // What the file says of a service counts for its declared routes, too.
+    register(&registry, "own", "own-1", &own, &["millgate.route=/own"]).await;
+    register(&registry, "unproven", "unproven-1", &secure, &["millgate.route=/unproven proto=https"]).await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
+    let config = format!(
+        "{ONE_WORKER}discovery: {{consul: {{address: \"{}\", auto_routes: {{sources: [native, fabio], trust: full, {ALL}}}}}}}\n\
+         services: {{own: {{protocol: https, tls: {{ca_file: ca.pem, server_name: own.internal}}}}}}\n",
+        registry.url()
+    );
+    let gateway = TestGateway::start_in(dir, &config).await;
+    gateway.ready().await;
+    assert_eq!((answered(&gateway, "/shop", "clear").await, clear.served()), (100, 100));
+    assert_eq!((secure.served(), secure.connections()), (100, 1));
+    assert!(answers(&gateway, "/own", "own").await);
+    let reply = send(gateway.http, get("/unproven")).await;
+    assert_eq!(json(&reply)["code"], "upstream_tls_error");
+    // The deploy is over.
+    registry.client().deregister("clear-1").await.unwrap();
+    eventually("all are asked over TLS", || async { answered(&gateway, "/shop", "secure").await == 200 })
+        .await;
+    let metrics = send(gateway.admin(), get("/metrics")).await;
+    assert!(text(&metrics).contains("service=\"shop/https /shop/**\""), "{}", text(&metrics));
+}
+
+async fn what_weakens_a_route_needs_the_operators_trust(registry: Registry) {
+    let secure = Backend::over_tls("secure", Authority::new().server("127.0.0.1")).await;
+    let tags = ["urlprefix-/a proto=https tlsskipverify=true", "millgate.route=/b"];
+    register(&registry, "shop", "shop-1", &secure, &tags).await;
+    let gateway = gateway(&registry, ALL, "routes: []\n").await;
+    gateway.ready().await;
+    assert_eq!(status(gateway.http, "/a").await, 404);
+    let refused = admin(&gateway, "/api/v1/routes").await["refused"].clone();
+    assert_eq!(refused[0]["reason"], "not_allowed");
+    assert!(refused[0]["detail"].as_str().unwrap().contains("`trust: full`"), "{refused}");
 }

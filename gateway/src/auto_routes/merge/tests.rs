@@ -131,8 +131,8 @@ fn tags_that_differ_in_their_weight_are_one_route_whose_instances_have_shares() 
     assert_eq!((of_file.service, plain.service), (0, 0));
     let service = &weighted.settings.services[shared.service];
     assert_eq!(service.full_name(), "web/weighted /a/**");
-    let share = TagShare { tag: "millgate.route=/a/** weight=0.05".to_owned(), share: 500 };
-    assert_eq!(service.subset.as_ref().unwrap().shares, [share]);
+    let share = TagRule { tag: "millgate.route=/a/** weight=0.05".to_owned(), share: 500, tls: None };
+    assert_eq!(service.subset.as_ref().unwrap().by_tag, [share]);
     // The weight goes, and what works stays before a new one that says the same.
     let other = declared(&[("a", &["/a/** weight=0.5"]), ("web", &["/a/**"])]);
     let later = merged(&file, &other, &weighted.accepted);

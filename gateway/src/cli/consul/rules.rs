@@ -200,7 +200,7 @@ fn routes_differ(entries: &[ServiceEntry], forms: &TagForms, add: &mut Add<'_>) 
     let mut routes: BTreeMap<String, (String, BTreeSet<&str>)> = BTreeMap::new();
     for (tag, ids) in tags_by_instances(entries, forms) {
         let route = match forms.read(&tag) {
-            Some(Ok(declaration)) => declaration.without_weight().to_string(),
+            Some(Ok(declaration)) => declaration.of_all_instances().to_string(),
             _ => tag.clone(),
         };
         routes.entry(route).or_insert((tag, BTreeSet::new())).1.extend(ids);

@@ -23,6 +23,7 @@ use crate::{
 pub(crate) struct AutoRoutes {
     pub(crate) forms: TagForms,
     pub(crate) allow: Vec<AllowRule>,
+    pub(crate) trusts_fully: bool,
     /// `auth` and `use` of every declared route; the rest of it is empty.
     pub(crate) rules: Route,
 }
@@ -69,7 +70,14 @@ impl AutoRoutes {
         let own =
             Policy { auth: fields.get("auth").map(|node| read_access(node, sink)), ..Policy::default() };
         let uses = fields.values("use", sink, some_text).unwrap_or_default();
-        Some(Self { forms: read_forms(&fields, sink), allow, rules: rules(own, uses, key) })
+        let trusts_fully =
+            fields.plain("trust", sink, |text| choice(text, &[("limited", false), ("full", true)], &[]));
+        Some(Self {
+            forms: read_forms(&fields, sink),
+            allow,
+            trusts_fully: trusts_fully.unwrap_or_default(),
+            rules: rules(own, uses, key),
+        })
     }
 }
 
@@ -156,7 +164,17 @@ fn rules(own: Policy, uses: Vec<super::tree::At<String>>, span: Span) -> Route {
 pub(crate) static AUTO_ROUTES: Known = Known {
     what: "`discovery.consul.auto_routes`",
     prefix: "discovery.consul.auto_routes.",
-    fields: &["sources", "tag_prefix", "fabio_prefix", "allow_hosts", "allow_paths", "allow", "auth", "use"],
+    fields: &[
+        "sources",
+        "tag_prefix",
+        "fabio_prefix",
+        "allow_hosts",
+        "allow_paths",
+        "allow",
+        "trust",
+        "auth",
+        "use",
+    ],
     later: &[],
 };
 pub(crate) static ALLOW: Known = Known {

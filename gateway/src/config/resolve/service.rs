@@ -80,7 +80,7 @@ fn find_subset(
         return Some(SubsetSettings {
             name: subset.value.clone(),
             selector: found.value.clone(),
-            shares: Vec::new(),
+            by_tag: Vec::new(),
         });
     }
     let known = raw.subsets.iter().map(|entry| entry.name.value.as_str());
