@@ -38,6 +38,7 @@ use crate::{
         jwt::{self, JwtRejection, RejectionCode, Verified},
         limit_key,
         rate_limit::{Quota, RateLimit},
+        redirect::Redirect,
     },
     router::Match,
     snapshot::{LocalRoute, LocalSnapshot, Route, own_value},
@@ -141,6 +142,10 @@ async fn forward(
             .map_err(|_| insufficient(&connection.worker, provider, compiled))?;
     }
     let quota = check_limits(&route, &parts, exchange)?;
+    if let Some(redirect) = &compiled.redirect {
+        return redirect_reply(redirect, compiled, exchange)
+            .map(|response| Answer::Local(with_quota(response, quota)));
+    }
     if compiled.body_bytes_max.is_some_and(|max| body.size_hint().lower() > max) {
         return Err(Error::BodyTooLarge);
     }
@@ -164,13 +169,9 @@ async fn forward(
     let context = ResponseContext { framing, version, request_id: &exchange.id.0, rules };
     let fields = response.headers_mut();
     headers::apply_response(fields, &context);
-    if let Some((policy, state)) = quota {
-        fields.insert(&names::RATE_LIMIT_POLICY, policy);
-        fields.insert(&names::RATE_LIMIT, state);
-    }
     // RFC 9112 §2.6: an intermediary answers in its own version, not in the service's.
     *response.version_mut() = Version::HTTP_11;
-    Ok(Answer::Upstream(response))
+    Ok(Answer::Upstream(with_quota(response, quota)))
 }
 
 /// The request's one reading, kept in the exchange; `None`: `OPTIONS *`.
@@ -286,7 +287,7 @@ fn check_limits(
     route: &LocalRoute,
     parts: &Parts,
     exchange: &Exchange,
-) -> Result<Option<(HeaderValue, HeaderValue)>, Error> {
+) -> Result<Option<QuotaFields>, Error> {
     let identity = exchange.identity.as_deref();
     let mut tightest: Option<(Quota, &RateLimit, &HeaderValue)> = None;
     for (limit, policy) in route.shared().limits.iter().zip(&route.policies) {
@@ -309,6 +310,30 @@ fn check_limits(
         }
     }
     Ok(tightest.map(|(quota, limit, policy)| (policy.clone(), limit.state_value(&quota))))
+}
+
+/// Ready values of `RateLimit-Policy` and `RateLimit`.
+type QuotaFields = (HeaderValue, HeaderValue);
+
+fn with_quota<B>(mut response: Response<B>, quota: Option<QuotaFields>) -> Response<B> {
+    if let Some((policy, state)) = quota {
+        response.headers_mut().insert(&names::RATE_LIMIT_POLICY, policy);
+        response.headers_mut().insert(&names::RATE_LIMIT, state);
+    }
+    response
+}
+
+/// RFC 9110 §15.4. The path is the one that a service would get.
+fn redirect_reply(redirect: &Redirect, route: &Route, exchange: &Exchange) -> Result<Response<Bytes>, Error> {
+    let admitted = exchange.admitted.as_ref().ok_or(Error::Internal)?;
+    let target = upstream_target(route, admitted.target())?;
+    // With its port, where it has one.
+    let host = admitted.authority().host_line().to_str().map_err(|_| Error::Internal)?;
+    let location = redirect.location(host, target.path(), target.query()).ok_or(Error::Internal)?;
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = redirect.status;
+    response.headers_mut().insert(header::LOCATION, location);
+    Ok(response)
 }
 
 /// Makes the request's head what the upstream is to see.

@@ -28,6 +28,7 @@ use crate::{
         client_address::ClientRule,
         jwt::{Jwt, KeySet, Requirement},
         rate_limit::RateLimit,
+        redirect::Redirect,
         retry::Retry,
         timeout::Timeouts,
     },
@@ -87,8 +88,8 @@ impl RouteTable {
 pub struct Route {
     pub name: Arc<str>,
     pub service: Arc<str>,
-    /// Index into [`Snapshot::clusters`].
-    pub cluster: usize,
+    /// Index into [`Snapshot::clusters`]; `None`: nobody is asked, since there is a `redirect`.
+    pub cluster: Option<usize>,
     /// Shares several of them; then `cluster` is the first that has a share.
     pub split: Option<Split>,
     /// All must let a client's address through.
@@ -101,6 +102,8 @@ pub struct Route {
     pub retry: Arc<Retry>,
     pub body_bytes_max: Option<u64>,
     pub rewrite: Option<Box<RewriteSettings>>,
+    /// Answered by the gateway itself.
+    pub redirect: Option<Box<Redirect>>,
     pub request_rules: Arc<HeaderRules>,
     pub response_rules: Arc<HeaderRules>,
     pub access_log: bool,
@@ -122,7 +125,11 @@ pub struct RouteView {
     pub methods: Vec<String>,
     pub host: String,
     pub path: String,
+    /// Empty where there is a `redirect` alone.
     pub service: Arc<str>,
+    /// Status and target.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<String>,
     /// The only subset of the service that gets requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subset: Option<String>,

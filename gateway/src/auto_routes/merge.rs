@@ -96,7 +96,7 @@ pub fn merge(
         .map(|candidate| RouteSettings {
             name: route_name(&candidate.service, &candidate.declaration, datacenter),
             priority: PRIORITY,
-            service: services.index(candidate),
+            service: Some(services.index(candidate)),
             origin: Some(origin(&candidate.service, datacenter)),
             ..auto.route_of(&candidate.declaration)
         })
@@ -109,14 +109,14 @@ pub fn merge(
     let old = table.settle(&[], old, &mut merged.rejected);
     let kept = table.settle(&old, new, &mut merged.rejected);
     let mut used: HashSet<usize> =
-        kept.iter().filter_map(|at| routes.get(*at)).map(|route| route.service).collect();
+        kept.iter().filter_map(|at| routes.get(*at)).filter_map(|route| route.service).collect();
     // Their instances are followed whether or not a route is known yet.
     let followed = with_metadata(auto, declared, &mut merged.rejected);
     used.extend(followed.into_iter().map(|service| services.whole(service)));
     let moved = services.add_to(&mut merged.settings, &used);
     for at in kept {
         let (Some(route), Some(candidate)) = (routes.get(at), candidates.get(at)) else { continue };
-        let service = moved.get(&route.service).copied().unwrap_or(route.service);
+        let service = route.service.map(|at| moved.get(&at).copied().unwrap_or(at));
         merged.settings.routes.push(RouteSettings { service, ..route.clone() });
         merged.accepted.push(candidate.clone());
     }
@@ -223,7 +223,11 @@ fn candidates(
 /// The option with which a service would decide what is the operator's to decide.
 fn untrusted(auto: &AutoRoutesSettings, declaration: &Declaration) -> Option<&'static str> {
     let skips_proof = declaration.tls.as_ref().is_some_and(|tls| tls.insecure);
-    (skips_proof && !auto.trusts_fully).then_some("tlsskipverify")
+    let option = match declaration.redirect {
+        Some(_) => Some("redirect"),
+        None => skips_proof.then_some("tlsskipverify"),
+    };
+    option.filter(|_| !auto.trusts_fully)
 }
 
 /// Several texts of one service may mean the same, or differ only in how their instances are treated; that is one route.

@@ -17,7 +17,10 @@ use http::Method;
 pub use self::settings::AutoRoutesSettings;
 use crate::{
     config::settings::{HostPattern, RewriteSettings, SHARE_UNITS, UpstreamHost},
-    policy::client_address::{ClientRule, networks_text},
+    policy::{
+        client_address::{ClientRule, networks_text},
+        redirect::Redirect,
+    },
     upstream::tls::UpstreamTls,
 };
 
@@ -30,6 +33,7 @@ pub struct Declaration {
     /// As in the file: `/orders/**`.
     pub path: String,
     pub rewrite: Option<RewriteSettings>,
+    pub redirect: Option<Redirect>,
     /// Beside the rule of the file, which it can only narrow.
     pub clients: ClientRule,
     /// Of the whole request.
@@ -74,6 +78,9 @@ impl fmt::Display for Declaration {
                     write!(f, " {option}={value}")?;
                 }
             }
+        }
+        if let Some(redirect) = &self.redirect {
+            write!(f, " redirect={},{}", redirect.status.as_u16(), redirect.target_text())?;
         }
         for (option, networks) in [("allow", &self.clients.allow), ("deny", &self.clients.deny)] {
             if !networks.is_empty() {

@@ -9,7 +9,7 @@ pub struct AutoRoutesSettings {
     pub forms: TagForms,
     /// One of them must permit a route.
     pub allow: Vec<AllowRule>,
-    /// Tags may also say what weakens a route: that an instance need not prove who it is.
+    /// Tags may also say that an instance need not prove who it is, and send clients elsewhere.
     pub trusts_fully: bool,
     /// A route with the file's defaults: who may use it, limits, timeouts. A tag changes none of the first two.
     pub template: RouteSettings,
@@ -47,6 +47,7 @@ impl AutoRoutesSettings {
             let (strip, add) = (strip.or(under.strip), add.or(under.add));
             route.rewrite = Some(RewriteSettings { strip, add, host: host.or(under.host) });
         }
+        route.redirect.clone_from(&declaration.redirect);
         if !declaration.clients.is_empty() {
             route.clients.push(declaration.clients.clone());
         }

@@ -2,12 +2,12 @@
 //!
 //! Native: `millgate.route=[METHODS ]HOST/PATH [OPTION=VALUE …]`. Methods are separated by `,` or `|`; `*` or none is
 //! any. No host is any host. The path is a pattern as in the file: `/orders` is exact, `/orders/**` is everything
-//! below. Options: `strip`, `add`, `host`, `allow`, `deny`, `timeout`, `weight`, `proto=http|https`,
+//! below. Options: `strip`, `add`, `host`, `redirect`, `allow`, `deny`, `timeout`, `weight`, `proto=http|https`,
 //! `tlsskipverify`.
 //!
 //! Fabio (<https://fabiolb.net/feature/>): `urlprefix-HOST/PATH [OPTION …]`. The path is a prefix; it becomes a subtree
-//! here, so `/orders` takes `/orders/1` and not `/orders-old`. Options: `strip`, `prepend`, `host`, `allow`, `deny`, `weight`,
-//! `proto=http|https`, `tlsskipverify`. Every other option changes what a request meets (`auth`, `redirect`, …), so a tag with one is refused whole.
+//! here, so `/orders` takes `/orders/1` and not `/orders-old`. Options: `strip`, `prepend`, `host`, `redirect`, `allow`, `deny`, `weight`,
+//! `proto=http|https`, `tlsskipverify`. Every other option changes what a request meets (`auth`, `pxyproto`, …), so a tag with one is refused whole.
 //!
 //! An instance with the bare tag `millgate` may say the same in its metadata: `millgate-route`, `millgate-route-1`, … with
 //! the text that follows `millgate.route=`.
@@ -27,7 +27,7 @@ use crate::{
         settings::{HostPattern, RewriteSettings, SHARE_UNITS, UpstreamHost},
         units::{self, Invalid},
     },
-    policy::client_address::ClientRule,
+    policy::{client_address::ClientRule, redirect::Redirect},
 };
 
 /// Which tags declare routes.
@@ -150,6 +150,10 @@ fn fabio(text: &str) -> Result<Declaration, Rejection> {
     for (option, value) in options(words)? {
         match option {
             "prepend" => rewrite(&mut declaration).add = Some(prefix(option, value)?),
+            "redirect" => {
+                let value = value.replace("$path", "{path}").replace("$host", "{host}");
+                declaration.redirect = Some(redirect(&value)?);
+            }
             "host" if value == "dst" => rewrite(&mut declaration).host = Some(UpstreamHost::Instance),
             _ => common(&mut declaration, option, value)?,
         }
@@ -160,7 +164,17 @@ fn fabio(text: &str) -> Result<Declaration, Rejection> {
 /// Without an option.
 fn plain(methods: Vec<Method>, host: HostPattern, path: String) -> Declaration {
     let clients = ClientRule::default();
-    Declaration { methods, host, path, rewrite: None, clients, timeout: None, weight: None, tls: None }
+    Declaration {
+        methods,
+        host,
+        path,
+        rewrite: None,
+        redirect: None,
+        clients,
+        timeout: None,
+        weight: None,
+        tls: None,
+    }
 }
 
 /// What both forms have. Options are in any order.
@@ -172,6 +186,7 @@ fn common(declaration: &mut Declaration, option: &str, value: &str) -> Result<()
             let host = pattern::upstream_host(value).map_err(|why| refused("`host`", &why))?;
             rewrite(declaration).host = Some(host);
         }
+        ("redirect", _) => declaration.redirect = Some(redirect(value)?),
         ("allow", _) => declaration.clients.allow = networks(option, value)?,
         ("deny", _) => declaration.clients.deny = networks(option, value)?,
         ("proto", "http") | ("tlsskipverify", "false") => {}
@@ -188,6 +203,15 @@ fn common(declaration: &mut Declaration, option: &str, value: &str) -> Result<()
         _ => return Err(unsupported(format!("the option `{option}` is not taken from a tag"))),
     }
     Ok(())
+}
+
+/// `301,https://shop.example{path}`.
+fn redirect(value: &str) -> Result<Redirect, Rejection> {
+    let (status, target) = value.split_once(',').ok_or_else(|| {
+        invalid(format!("`redirect` must be a status and a target, such as `301,/new`: `{value}`"))
+    })?;
+    let status = pattern::redirect_status(status).map_err(|why| refused("the status of `redirect`", &why))?;
+    pattern::redirect(status, target).map_err(|why| refused("the target of `redirect`", &why))
 }
 
 /// `10.0.0.0/8,192.0.2.7`, each with Fabio's `ip:` in front or without it. In one order, so that the same networks are the
@@ -347,6 +371,7 @@ mod tests {
             ("urlprefix-/a weight=0.00001", "/a/** weight=0.0001"),
             ("urlprefix-/a weight=1", "/a/** weight=1.0000"),
             ("urlprefix-/a weight=0.0", "/a/**"),
+            ("urlprefix-/a redirect=301,https://$host/b/$path", "/a/** redirect=301,https://{host}/b{path}"),
             ("urlprefix-/a proto=https tlsskipverify=false", "/a/** proto=https"),
             ("urlprefix-/a tlsskipverify=true proto=https", "/a/** proto=https tlsskipverify=true"),
             ("urlprefix-/a host=dst", "/a/** host={instance}"),
@@ -371,7 +396,9 @@ mod tests {
             ("urlprefix-/a weight=-0.1", Reason::Invalid, "from 0 to 1"),
             ("urlprefix-/a weight=.", Reason::Invalid, "from 0 to 1"),
             ("urlprefix-/a weight=5%", Reason::Invalid, "from 0 to 1"),
-            ("urlprefix-/a redirect=301,/b", Reason::Unsupported, "`redirect`"),
+            ("urlprefix-/a redirect=/b", Reason::Invalid, "a status and a target"),
+            ("urlprefix-/a redirect=200,/b", Reason::Invalid, "`301`"),
+            ("urlprefix-/a redirect=301,b", Reason::Invalid, "neither a URL nor a path"),
             ("urlprefix-/a host=a/b", Reason::Invalid, "`host`"),
             ("urlprefix-/a host=*.b", Reason::Invalid, "`host`"),
             ("urlprefix-/a allow=ip:10.0.0.0/33", Reason::Invalid, "`allow`"),
@@ -451,6 +478,7 @@ mod tests {
                 "timeout=5s",
                 "proto=http",
                 "weight=1",
+                "redirect=301,",
                 "allow=ip:",
                 "host=",
                 " ",

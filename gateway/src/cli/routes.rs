@@ -94,8 +94,11 @@ fn text(views: &[&RouteView]) -> String {
     columns(&rows)
 }
 
-/// `products`, `products/canary`, or `products {v1: 95, canary: 5}`.
+/// `products`, `products/canary`, `products {v1: 95, canary: 5}`, or `-> 308 https://shop.example{path}`.
 fn service(view: &RouteView) -> String {
+    if let Some(redirect) = &view.redirect {
+        return format!("-> {redirect}");
+    }
     let shares: Vec<String> =
         view.split.iter().map(|part| format!("{}: {}", part.subset, part.share)).collect();
     match &view.subset {
@@ -138,6 +141,7 @@ mod tests {
             host: "*".into(),
             path: "/products/**".into(),
             service: "products".into(),
+            redirect: None,
             subset: None,
             split: vec![],
             auth: vec![],

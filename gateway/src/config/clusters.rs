@@ -199,7 +199,7 @@ fn endpoints(found: &[Found], relatives: &[&Cluster], now: Instant) -> Vec<Endpo
 fn budget_shares(settings: &Settings) -> HashMap<&str, f32> {
     let mut shares: HashMap<&str, f32> = HashMap::new();
     for route in &settings.routes {
-        if let Some(service) = settings.services.get(route.service) {
+        if let Some(service) = route.service.and_then(|at| settings.services.get(at)) {
             let share = shares.entry(&service.name).or_insert(route.retry.budget);
             *share = share.min(route.retry.budget);
         }

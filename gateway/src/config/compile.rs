@@ -173,7 +173,8 @@ fn route(
     made: &mut Limits<'_>,
     shared: &mut Shared,
 ) -> Result<Route, Diagnostic> {
-    let service = settings.services.get(route.service).map_or("", |service| service.name.as_str());
+    let service = route.service.and_then(|at| settings.services.get(at));
+    let service = service.map_or("", |service| service.name.as_str());
     let limits = route.rate_limits.iter().enumerate();
     let limits = limits.map(|(at, limit)| made.of(route, service, at, limit)).collect::<Result<_, _>>()?;
     Ok(Route {
@@ -189,6 +190,7 @@ fn route(
         retry: shared.retries.share(Arc::new(Retry::compile(&route.retry))),
         body_bytes_max: route.body_bytes_max,
         rewrite: route.rewrite.clone().map(Box::new),
+        redirect: route.redirect.clone().map(Box::new),
         request_rules: shared.rules.share(Arc::new(route.request_headers.clone())),
         response_rules: shared.rules.share(Arc::new(route.response_headers.clone())),
         access_log: route.access_log,
@@ -217,7 +219,8 @@ fn view(settings: &Settings, route: &RouteSettings, service: &str) -> RouteView 
         },
         path: route.path.clone(),
         service: Arc::from(service),
-        subset: if route.split.is_empty() { subset(route.service) } else { None },
+        redirect: route.redirect.as_ref().map(ToString::to_string),
+        subset: route.service.filter(|_| route.split.is_empty()).and_then(subset),
         split: split.collect(),
         auth: route
             .auth

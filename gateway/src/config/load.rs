@@ -137,7 +137,7 @@ mod tests {
         let route = &settings.routes[0];
         assert_eq!((route.name.as_str(), route.timeout.total), ("/users/**", Duration::from_secs(15)));
         assert_eq!((route.retry.attempts, route.body_bytes_max), (1, Some(10 * 1024 * 1024)));
-        let service = &settings.services[route.service];
+        let service = &settings.services[route.service.unwrap()];
         let source = EndpointSource::Consul(ConsulSource::service("users"));
         assert_eq!((service.name.as_str(), &service.source), ("users", &source));
         assert!(service.breaker.is_some());

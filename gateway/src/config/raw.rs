@@ -264,6 +264,7 @@ mod tests {
             &auth::PROVIDER,
             &route::ROUTE,
             &route::REQUIRE,
+            &route::REDIRECT,
             &clients::CLIENTS,
             &route::HEADERS,
             &traffic::RATE_LIMIT,

@@ -18,7 +18,9 @@ use millgate_registry::{Instance, TlsOptions, WatchTarget};
 
 use super::diagnostics::Span;
 use crate::{
-    auto_routes::AutoRoutesSettings, policy::client_address::ClientRule, upstream::tls::UpstreamTls,
+    auto_routes::AutoRoutesSettings,
+    policy::{client_address::ClientRule, redirect::Redirect},
+    upstream::tls::UpstreamTls,
 };
 
 /// The whole configuration of one gateway.
@@ -192,8 +194,9 @@ pub struct RouteSettings {
     pub headers: Vec<HeaderCondition>,
     /// Overrides "most specific first"; higher wins.
     pub priority: i32,
-    /// Index into `Settings::services`; where there is a `split`, of its first part that has a share.
-    pub service: usize,
+    /// Index into `Settings::services`; where there is a `split`, of its first part that has a share. `None`: nobody is
+    /// asked, since there is a `redirect`.
+    pub service: Option<usize>,
     /// Parts of the service (indexes into `Settings::services`) and their shares; empty = no split.
     pub split: Vec<(usize, u32)>,
     /// All must let a client's address through.
@@ -207,6 +210,8 @@ pub struct RouteSettings {
     /// Largest request body; `None` = unlimited.
     pub body_bytes_max: Option<u64>,
     pub rewrite: Option<RewriteSettings>,
+    /// Answered by the gateway itself.
+    pub redirect: Option<Redirect>,
     pub request_headers: HeaderRules,
     pub response_headers: HeaderRules,
     pub access_log: bool,

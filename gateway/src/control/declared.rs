@@ -249,7 +249,7 @@ impl DeclaredRoutes {
         let live: BTreeSet<&str> = self.accepted.iter().map(|known| known.service.as_str()).collect();
         let routes = settings.routes.split_off(statics.min(settings.routes.len()));
         let unknown = accepted.iter().zip(&routes).filter_map(|(known, route)| {
-            let service = settings.services.get(route.service)?;
+            let service = settings.services.get(route.service?)?;
             let is_new = !live.contains(known.service.as_str()) && !is_known(service);
             is_new.then(|| (known.service.clone(), service.clone()))
         });

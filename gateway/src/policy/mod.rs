@@ -5,5 +5,6 @@ pub mod concurrency;
 pub mod jwt;
 pub mod limit_key;
 pub mod rate_limit;
+pub mod redirect;
 pub mod retry;
 pub mod timeout;

@@ -42,7 +42,7 @@ impl<'a> Plan<'a> {
     fn cluster(&self, exchange: &Exchange) -> Option<&'a Rc<LocalCluster>> {
         // If no subset can be asked, the first one says why.
         let part = self.part(exchange.started, exchange, |_| true);
-        part.or_else(|| self.snapshot.clusters.get(self.route.cluster))
+        part.or_else(|| self.snapshot.clusters.get(self.route.cluster?))
     }
 
     fn part(

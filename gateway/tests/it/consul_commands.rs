@@ -183,12 +183,12 @@ async fn lint_says_what_is_wrong_why_it_matters_and_what_to_do() {
     let said = desk.run(&["consul", "lint"]).await;
     said.expect(0, &[]);
     assert_eq!(said.out, "0 errors, 0 warnings in 1 service with 1 instance\n");
-    desk.client().register(&web.clone().tags(["urlprefix-/web redirect=301,/"])).await.unwrap();
+    desk.client().register(&web.clone().tags(["urlprefix-/web auth=basic"])).await.unwrap();
     let said = desk.run(&["consul", "lint"]).await;
     said.expect(0, &[]);
     assert_eq!(
         said.out,
-        "warning[L007]: `urlprefix-/web redirect=301,/` of `web-1`: the option `redirect` is not taken from a tag\n  \
+        "warning[L007]: `urlprefix-/web auth=basic` of `web-1`: the option `auth` is not taken from a tag\n  \
          where: service web\n  \
          why:   the whole tag is refused, so that no part of it is ignored silently\n  \
          do:    remove the option from the tag, or write the route into the gateway's configuration\n\n\

@@ -10,7 +10,7 @@ use crate::{
     support::{
         authority::Authority,
         backend::Backend,
-        client::{get, json, request, send, status, text},
+        client::{get, header, json, request, send, status, text},
         eventually,
         federation::pass,
         gateway::TestGateway,
@@ -91,7 +91,7 @@ async fn what_is_refused_is_reported_with_its_reason_and_instances(registry: Reg
     let a = Backend::named("a").await;
     let tags = [
         "millgate.route=/shop/a",
-        "urlprefix-/shop/b redirect=301,/",
+        "urlprefix-/shop/b pxyproto=true",
         "millgate.route=/admin",
         "millgate.route=GTE /x",
     ];
@@ -426,12 +426,23 @@ async fn instances_are_spoken_with_as_their_own_tags_say(registry: Registry) {
 
 async fn what_weakens_a_route_needs_the_operators_trust(registry: Registry) {
     let secure = Backend::over_tls("secure", Authority::new().server("127.0.0.1")).await;
-    let tags = ["urlprefix-/a proto=https tlsskipverify=true", "millgate.route=/b"];
+    let tags = [
+        "urlprefix-/a proto=https tlsskipverify=true",
+        "urlprefix-/moved strip=/moved redirect=302,https://new.test$path",
+        "millgate.route=/b",
+    ];
     register(&registry, "shop", "shop-1", &secure, &tags).await;
-    let gateway = gateway(&registry, ALL, "routes: []\n").await;
-    gateway.ready().await;
-    assert_eq!(status(gateway.http, "/a").await, 404);
-    let refused = admin(&gateway, "/api/v1/routes").await["refused"].clone();
-    assert_eq!(refused[0]["reason"], "not_allowed");
-    assert!(refused[0]["detail"].as_str().unwrap().contains("`trust: full`"), "{refused}");
+    let limited = gateway(&registry, ALL, "routes: []\n").await;
+    limited.ready().await;
+    let refused = admin(&limited, "/api/v1/routes").await["refused"].clone();
+    for (at, path) in ["/a", "/moved"].into_iter().enumerate() {
+        assert_eq!(status(limited.http, path).await, 404);
+        assert_eq!(refused[at]["reason"], "not_allowed");
+        assert!(refused[at]["detail"].as_str().unwrap().contains("`trust: full`"), "{refused}");
+    }
+    let full = gateway(&registry, &format!("trust: full, {ALL}"), "routes: []\n").await;
+    full.ready().await;
+    assert!(answers(&full, "/a", "secure").await);
+    let moved = send(full.http, get("/moved/on?x=1")).await;
+    assert_eq!((moved.status().as_u16(), header(&moved, "location")), (302, "https://new.test/on?x=1"));
 }

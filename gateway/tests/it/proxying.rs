@@ -319,3 +319,33 @@ async fn a_service_is_called_by_its_own_name_where_the_route_says_so() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_route_can_send_the_client_elsewhere_and_asks_nobody() {
+    let gateway = TestGateway::start(
+        "routes:\n\
+         \x20 - {path: /old/**, redirect: \"https://new.test{path}\", rewrite: {strip: /old}, rate_limit: 2/m per route}\n\
+         \x20 - {path: GET /moved, redirect: {to: /there, status: 301}}\n\
+         \x20 - {path: /same, redirect: {to: \"https://{host}{path}\", status: 307}}\n",
+    )
+    .await;
+    for (method, path, status, location) in [
+        ("GET", "/old/a/b?x=1", 308, "https://new.test/a/b?x=1"),
+        ("POST", "/old", 308, "https://new.test/"),
+        ("HEAD", "/moved?x=1", 301, "/there"),
+        ("PUT", "/same?x=%2F", 307, "https://gw/same?x=%2F"),
+    ] {
+        let reply = send(gateway.http, request(method, path, "")).await;
+        assert_eq!(
+            (reply.status().as_u16(), header(&reply, "location")),
+            (status, location),
+            "{method} {path}"
+        );
+        assert!(reply.body().is_empty() && !header(&reply, "x-request-id").is_empty());
+        assert_eq!(reply.headers().contains_key("ratelimit"), path.starts_with("/old"));
+    }
+    assert_eq!(status(gateway.http, "/old").await, 429, "its policies count");
+    assert_eq!(send(gateway.http, request("PUT", "/moved", "")).await.status(), 405);
+    let routes = json(&send(gateway.admin(), get("/api/v1/routes")).await);
+    assert_eq!(routes["routes"][0]["redirect"], "301 /there", "{routes}");
+}

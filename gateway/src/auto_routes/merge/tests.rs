@@ -45,7 +45,7 @@ fn a_declared_route_has_the_files_defaults_and_its_service() {
     assert_eq!(route.timeout.total, std::time::Duration::from_secs(5));
     assert_eq!(route.timeout.connect, file.routes[0].timeout.connect);
     assert_eq!(route.rewrite.as_ref().unwrap().strip.as_deref(), Some("/orders"));
-    assert_eq!(merged.settings.services[route.service].name, "orders");
+    assert_eq!(merged.settings.services[route.service.unwrap()].name, "orders");
     assert_eq!(merged.settings.services.len(), 2);
 }
 
@@ -53,7 +53,7 @@ fn a_declared_route_has_the_files_defaults_and_its_service() {
 fn a_service_of_the_file_keeps_what_the_file_says_of_it() {
     let file = file("{path: /static, service: shop}", "");
     let plain = merged(&file, &declared(&[("shop", &["/a"]), ("web", &["/b"])]), &[]);
-    assert_eq!(plain.settings.routes[1].service, 0, "one watch, one breaker");
+    assert_eq!(plain.settings.routes[1].service, Some(0), "one watch, one breaker");
     assert_eq!(plain.settings.services.len(), 2);
     let text = "version: 1\ndiscovery: {consul: {auto_routes: {allow_hosts: \"*\", allow_paths: /**}}}\n\
                 routes: [{path: /static, service: shop}]\n\
@@ -128,8 +128,8 @@ fn tags_that_differ_in_their_weight_are_one_route_whose_instances_have_shares() 
     let weighted = merged(&file, &declared(&[("web", tags)]), &[]);
     assert_eq!(outcome(&weighted), (vec!["web /a/**".to_owned(), "web /b".to_owned()], vec![]));
     let [of_file, shared, plain] = &weighted.settings.routes[..] else { panic!("three routes") };
-    assert_eq!((of_file.service, plain.service), (0, 0));
-    let service = &weighted.settings.services[shared.service];
+    assert_eq!((of_file.service, plain.service), (Some(0), Some(0)));
+    let service = &weighted.settings.services[shared.service.unwrap()];
     assert_eq!(service.full_name(), "web/weighted /a/**");
     let share = TagRule { tag: "millgate.route=/a/** weight=0.05".to_owned(), share: 500, tls: None };
     assert_eq!(service.subset.as_ref().unwrap().by_tag, [share]);

@@ -464,7 +464,7 @@ mod tests {
             ("e-bare", only(bare)),
             ("f-long", only(instance("f", 6, "", &long))),
             ("g-tag", only(instance("g", 7, r#","Tags":["millgate.route=GTE /g"]"#, ""))),
-            ("h-option", only(instance("h", 8, r#","Tags":["urlprefix-/h redirect=301,/"]"#, ""))),
+            ("h-option", only(instance("h", 8, r#","Tags":["urlprefix-/h auth=basic"]"#, ""))),
             ("i-claim", only(instance("i", 9, r#","Tags":["millgate.route=/same/**"]"#, ""))),
             ("j-claim", only(instance("j", 10, r#","Tags":["urlprefix-/same"]"#, ""))),
             (

@@ -3,7 +3,7 @@
 //! `/a/b` is exact, `/a/*` has any one segment, `/a/{id}` the same with a name, `/a/**` everything below and `/a`
 //! itself. Patterns hold only characters that stand for themselves in a request's path (RFC 3986 §3.3).
 
-use http::{HeaderValue, Method, uri::Authority};
+use http::{HeaderValue, Method, StatusCode, uri::Authority};
 
 use super::fields::quoted_list;
 use crate::config::{
@@ -11,6 +11,7 @@ use crate::config::{
     settings::{HostPattern, UpstreamHost},
     units::Invalid,
 };
+use crate::policy::redirect::{Redirect, STATUSES};
 
 /// `path:` of a route: methods may stand in front of the pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,6 +151,20 @@ pub(crate) fn upstream_host(text: &str) -> Result<UpstreamHost, Invalid> {
         |authority: &Authority| !authority.host().is_empty() && !text.contains(['@', '*', '{', '}']);
     let authority = text.parse::<Authority>().ok().filter(is_host).ok_or_else(|| refuse("not a host"))?;
     HeaderValue::from_str(authority.as_str()).map(UpstreamHost::Name).map_err(|_| refuse("not a host"))
+}
+
+/// `https://shop.example{path}`.
+pub(crate) fn redirect(status: StatusCode, target: &str) -> Result<Redirect, Invalid> {
+    let expected = "a URL or a path such as `https://shop.example{path}`";
+    Redirect::new(status, target).map_err(|why| Invalid::new(code::BAD_VALUE, expected, why))
+}
+
+/// `308`.
+pub(crate) fn redirect_status(text: &str) -> Result<StatusCode, Invalid> {
+    let found = STATUSES.into_iter().find(|status| status.as_str() == text);
+    found.ok_or_else(|| {
+        Invalid::new(code::BAD_VALUE, "`301`, `302`, `303`, `307` or `308`", "no status of a redirect")
+    })
 }
 
 /// `shop.example`, `*.shop.example`, `*`.

@@ -3,13 +3,13 @@
 //! A [`Policy`] is what the three share. `defaults` and policies are laid under each route later, so every field of
 //! it is optional and keeps "not written" apart from any value.
 
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::{
     clients::Clients,
     fields::{Fields, Known, name, named_entries, not_supported, some_text, value},
     is_word,
-    pattern::{PathPattern, host_pattern, method, path_pattern},
+    pattern::{PathPattern, host_pattern, method, path_pattern, redirect, redirect_status},
     traffic::{BodyLimit, HeaderRules, RateLimit, Retry, Rewrite, Timeout, header_value, read_rate_limits},
     tree::{At, Entry, Node, Value},
 };
@@ -18,6 +18,7 @@ use crate::config::{
     settings::{HeaderCondition, HostPattern},
     units::{boolean, count},
 };
+use crate::policy::redirect::Redirect;
 
 /// What `defaults`, a policy and a route can all say.
 #[derive(Debug, Clone, Default)]
@@ -71,6 +72,7 @@ pub(crate) struct Route {
     pub(crate) priority: Option<i32>,
     pub(crate) service: Option<At<String>>,
     pub(crate) subset: Option<At<String>>,
+    pub(crate) redirect: Option<Redirect>,
     /// Subsets of the service, and their shares.
     pub(crate) split: Option<Vec<(At<String>, u32)>>,
     pub(crate) uses: Vec<At<String>>,
@@ -128,6 +130,7 @@ impl Route {
             host: read_host(&fields, sink),
             headers: read_conditions(&fields, sink),
             priority: fields.plain("priority", sink, |text| count(text, -1000..=1000)),
+            redirect: read_redirect(&fields, sink),
             service: read_service(&fields, sink),
             subset: fields.value("subset", sink, name),
             split: read_split(&fields, sink),
@@ -157,6 +160,9 @@ fn read_host(fields: &Fields<'_>, sink: &mut Diagnostics) -> HostPattern {
 }
 
 fn read_service(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<At<String>> {
+    if fields.get("redirect").is_some() {
+        return None;
+    }
     let node = fields.need("service", "service: users", sink)?;
     if let Value::Map(_) = node.value {
         sink.push(
@@ -167,6 +173,30 @@ fn read_service(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<At<String
         return None;
     }
     value(node, "service", sink, name)
+}
+
+/// Only the target, or a map with the status, too.
+fn read_redirect(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<Redirect> {
+    let Entry { key, value: node } = fields.entry("redirect")?;
+    for other in ["service", "subset", "split"].iter().filter_map(|name| fields.entry(name)) {
+        sink.push(
+            Diagnostic::error(code::CONFLICT, key.span, "a route that redirects asks no service")
+                .label("remove one of the two")
+                .related(other.key.span, "the other one"),
+        );
+    }
+    if !matches!(node.value, Value::Map(_)) {
+        let parse = |text: &str| redirect(StatusCode::PERMANENT_REDIRECT, text);
+        return value(node, "redirect", sink, parse).map(|at| at.value);
+    }
+    let map = Fields::of(node, &REDIRECT, sink)?;
+    let status = map.value("status", sink, redirect_status);
+    if map.entry("status").is_some() && status.is_none() {
+        return None;
+    }
+    let status = status.map_or(StatusCode::PERMANENT_REDIRECT, |at| at.value);
+    let target = map.need("to", "to: \"https://shop.example{path}\"", sink)?;
+    value(target, "redirect.to", sink, |text| redirect(status, text)).map(|at| at.value)
 }
 
 fn read_split(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<Vec<(At<String>, u32)>> {
@@ -318,12 +348,15 @@ pub(crate) static ROUTE: Known = Known {
         "name",
         "priority",
         "service",
+        "redirect",
         "subset",
         "split",
         "use"
     ],
-    later: &["query", "redirect", "respond", "mirror", "cors", "compress", "upgrade", "buffer"],
+    later: &["query", "respond", "mirror", "cors", "compress", "upgrade", "buffer"],
 };
+pub(crate) static REDIRECT: Known =
+    Known { what: "`redirect`", prefix: "redirect.", fields: &["to", "status"], later: &[] };
 pub(crate) static DEFAULTS: Known = Known {
     what: "`defaults`",
     prefix: "defaults.",

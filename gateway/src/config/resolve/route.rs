@@ -77,7 +77,7 @@ impl<'a> Routes<'a> {
             path: String::new(),
             headers: route.headers.clone(),
             priority: route.priority.unwrap_or(0),
-            service: 0,
+            service: None,
             split: Vec::new(),
             clients: resolve_clients(&policy.clients).into_iter().collect(),
             auth: auth.unwrap_or_default(),
@@ -91,6 +91,7 @@ impl<'a> Routes<'a> {
                 None => Some(self.defaults.body_bytes_max),
             },
             rewrite: resolve_rewrite(&policy.rewrite),
+            redirect: route.redirect.clone(),
             request_headers: resolve_header_rules(&policy.request_headers),
             response_headers: resolve_header_rules(&policy.response_headers),
             access_log: policy.access_log.unwrap_or(true),
@@ -183,15 +184,17 @@ impl<'a> Routes<'a> {
     }
 }
 
-/// The service, or the parts of it that share the requests. `None`: not known, because of an error that is reported.
-fn destination(
-    route: &Route,
-    services: &mut Services<'_>,
-    sink: &mut Diagnostics,
-) -> Option<(usize, Vec<(usize, u32)>)> {
+/// [`RouteSettings::service`] and [`RouteSettings::split`].
+type Destination = (Option<usize>, Vec<(usize, u32)>);
+
+/// The service, or the parts of it that share the requests; nobody where there is a redirect. `None`: not known, because of an error that is reported.
+fn destination(route: &Route, services: &mut Services<'_>, sink: &mut Diagnostics) -> Option<Destination> {
+    if route.redirect.is_some() {
+        return Some((None, Vec::new()));
+    }
     let name = route.service.as_ref()?;
     let Some(split) = &route.split else {
-        return Some((services.index(name, route.subset.as_ref(), sink)?, Vec::new()));
+        return Some((Some(services.index(name, route.subset.as_ref(), sink)?), Vec::new()));
     };
     let parts = split.iter();
     // All of them are looked up, so that all errors are found.
@@ -200,7 +203,7 @@ fn destination(
     let parts: Vec<(usize, u32)> = parts.into_iter().collect::<Option<_>>()?;
     // Who is asked, for the reason, when no part can be: not one whose share is nothing.
     let first = parts.iter().find(|(_, share)| *share > 0).or(parts.first())?.0;
-    Some((first, parts))
+    Some((Some(first), parts))
 }
 
 /// `GET|HEAD shop.example/products/** [x-beta=1]`: what the route matches, as one would say it.

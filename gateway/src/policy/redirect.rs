@@ -1,0 +1,165 @@
+//! Routes that send the client elsewhere.
+//!
+//! A target is a URL or a path, with `{path}` and `{host}` in it: the path as the service would get it (after `rewrite`) and
+//! the host that was asked for. With `{path}` the request's query goes along, unless the target has its own. What a client
+//! sent stands in no place where it could name another host: paths have no empty segments
+//! ([`admission`](crate::admission)), and a host has the form of one.
+
+use std::fmt;
+
+use http::{HeaderValue, StatusCode, Uri};
+
+/// A 3xx answer with a `Location` (RFC 9110 §15.4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redirect {
+    pub status: StatusCode,
+    target: Vec<Part>,
+    keeps_query: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Path,
+    Host,
+}
+
+impl Redirect {
+    /// # Errors
+    /// What is wrong with the target.
+    pub fn new(status: StatusCode, target: &str) -> Result<Self, &'static str> {
+        if !STATUSES.contains(&status) {
+            return Err("no status of a redirect");
+        }
+        let is_url = target.starts_with("https://") || target.starts_with("http://");
+        let is_path = target.starts_with('/') && !target.starts_with("//");
+        if !is_url && !is_path && !target.starts_with(PATH) {
+            return Err("neither a URL nor a path");
+        }
+        // A path begins with a slash of its own.
+        let target = target.replace("/{path}", PATH);
+        let example = target.replace(PATH, "/a").replace(HOST, "a.example");
+        if example.contains(['{', '}']) {
+            return Err("only `{path}` and `{host}` are replaced");
+        }
+        if example.parse::<Uri>().is_err() || HeaderValue::from_str(&example).is_err() {
+            return Err("not a URL");
+        }
+        let mut parts = Vec::new();
+        let mut rest = &*target;
+        while let Some(at) = rest.find('{') {
+            let (text, after) = rest.split_at(at);
+            parts.push(Part::Text(text.to_owned()));
+            let (part, name) = if after.starts_with(PATH) { (Part::Path, PATH) } else { (Part::Host, HOST) };
+            parts.push(part);
+            rest = after.strip_prefix(name).unwrap_or_default();
+        }
+        parts.push(Part::Text(rest.to_owned()));
+        parts.retain(|part| *part != Part::Text(String::new()));
+        let keeps_query = parts.contains(&Part::Path) && !target.contains('?');
+        Ok(Self { status, target: parts, keeps_query })
+    }
+
+    /// `Location` for a request with this host, and this path and query. `None`: it is no header value, which what passed
+    /// admission always is.
+    pub fn location(&self, host: &str, path: &str, query: Option<&str>) -> Option<HeaderValue> {
+        let mut text = String::new();
+        for part in &self.target {
+            text.push_str(match part {
+                Part::Text(text) => text,
+                Part::Path => path,
+                Part::Host => host,
+            });
+        }
+        if let Some(query) = query.filter(|_| self.keeps_query) {
+            text.push('?');
+            text.push_str(query);
+        }
+        HeaderValue::from_str(&text).ok()
+    }
+}
+
+/// `308 https://shop.example{path}`.
+impl fmt::Display for Redirect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.status.as_u16(), self.target_text())
+    }
+}
+
+impl Redirect {
+    /// As it would be written.
+    pub fn target_text(&self) -> String {
+        let texts = self.target.iter().map(|part| match part {
+            Part::Text(text) => text.as_str(),
+            Part::Path => PATH,
+            Part::Host => HOST,
+        });
+        texts.collect()
+    }
+}
+
+const PATH: &str = "{path}";
+const HOST: &str = "{host}";
+/// Those with a `Location` that a client follows by itself.
+pub const STATUSES: [StatusCode; 5] = [
+    StatusCode::MOVED_PERMANENTLY,
+    StatusCode::FOUND,
+    StatusCode::SEE_OTHER,
+    StatusCode::TEMPORARY_REDIRECT,
+    StatusCode::PERMANENT_REDIRECT,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn location(target: &str) -> String {
+        let redirect = Redirect::new(StatusCode::FOUND, target).unwrap();
+        redirect.location("shop.test", "/a/b", Some("q=1")).unwrap().to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn path_host_and_query_go_where_the_target_says() {
+        for (target, expected) in [
+            ("https://new.test", "https://new.test"),
+            ("https://new.test/x", "https://new.test/x"),
+            ("https://new.test{path}", "https://new.test/a/b?q=1"),
+            ("https://new.test/{path}", "https://new.test/a/b?q=1"),
+            ("https://new.test/x{path}?y=2", "https://new.test/x/a/b?y=2"),
+            ("https://{host}{path}", "https://shop.test/a/b?q=1"),
+            ("/v2{path}", "/v2/a/b?q=1"),
+            ("/{path}", "/a/b?q=1"),
+            ("{path}", "/a/b?q=1"),
+        ] {
+            assert_eq!(location(target), expected, "{target}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_redirect_is_refused() {
+        for target in [
+            "",
+            "new.test",
+            "//new.test",
+            "ftp://new.test",
+            "https://",
+            "https://new.test/{id}",
+            "/a b",
+            "/a\n",
+        ] {
+            assert!(Redirect::new(StatusCode::FOUND, target).is_err(), "{target:?}");
+        }
+        for status in [200, 300, 304, 404] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert!(Redirect::new(status, "/a").is_err(), "{status}");
+        }
+    }
+
+    #[test]
+    fn its_text_means_the_same() {
+        for target in ["https://new.test{path}", "https://{host}/x", "/v2{path}", "{path}"] {
+            let redirect = Redirect::new(StatusCode::FOUND, target).unwrap();
+            assert_eq!(Redirect::new(StatusCode::FOUND, &redirect.target_text()), Ok(redirect));
+        }
+    }
+}
