@@ -96,7 +96,7 @@ mod tests {
     use crate::auto_routes::tags::TagForms;
 
     fn declared(text: &str) -> Declaration {
-        TagForms::default().read(&format!("millgate.route={text}")).unwrap().unwrap()
+        TagForms::default().read(&format!("millgate.route={text}"), None).unwrap().unwrap()
     }
 
     fn rule(service: &str, host: &str, path: &str) -> AllowRule {

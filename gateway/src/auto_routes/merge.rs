@@ -187,7 +187,7 @@ fn candidates(
         let bad_name = service_name(service).err();
         for tag in tags {
             let refuse = |why| Rejected { service: service.clone(), tag: tag.clone(), why };
-            match auto.forms.read(tag) {
+            match auto.forms.read(tag, datacenter) {
                 None => {}
                 Some(Err(why)) => rejected.push(refuse(why)),
                 // Else it could have the name of a subset, or of another service's cluster.

@@ -15,7 +15,7 @@
 //! `weight` is Fabio's: the share of the route's requests that each instance with the tag gets. `proto` and `tlsskipverify` are
 //! about the instances with the tag, too.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use http::Method;
 use ipnet::IpNet;
@@ -47,14 +47,14 @@ impl Default for TagForms {
 }
 
 impl TagForms {
-    /// Reads a tag. `None`: it is about something else.
-    pub fn read(&self, tag: &str) -> Option<Result<Declaration, Rejection>> {
+    /// Reads a tag. `None`: it is about something else. `datacenter`: what Fabio's `$DC` stands for, if that is known.
+    pub fn read(&self, tag: &str, datacenter: Option<&str>) -> Option<Result<Declaration, Rejection>> {
         let tag = tag.trim();
         if let Some(text) = self.native_text(tag).or_else(|| self.metadata_text(tag)) {
             return Some(bounded(text).and_then(native));
         }
         let text = tag.strip_prefix(self.fabio.as_deref()?)?;
-        Some(bounded(text).and_then(fabio))
+        Some(bounded(text).and_then(|text| fabio(text, datacenter)))
     }
 
     /// Does it declare a route, right or wrong?
@@ -131,16 +131,14 @@ fn native(text: &str) -> Result<Declaration, Rejection> {
     Ok(declaration)
 }
 
-fn fabio(text: &str) -> Result<Declaration, Rejection> {
+fn fabio(text: &str, datacenter: Option<&str>) -> Result<Declaration, Rejection> {
     let mut words = text.split_whitespace();
     let target = words.next().ok_or_else(|| invalid("it names no path"))?;
     if !target.contains('/') {
         return Err(unsupported("it is about a TCP port; only HTTP routes with a path are taken"));
     }
-    if target.contains('$') {
-        return Err(unsupported("variables in the prefix are not replaced"));
-    }
-    let (host, path) = split_target(target)?;
+    let target = expanded(target, datacenter)?;
+    let (host, path) = split_target(&target)?;
     if path.contains(['*', '{', '}']) {
         return Err(unsupported("a glob in the path is not taken"));
     }
@@ -159,6 +157,33 @@ fn fabio(text: &str) -> Result<Declaration, Rejection> {
         }
     }
     Ok(declaration)
+}
+
+/// With the datacenter for `$DC` or `${DC}` in the host; Fabio knows no other variable.
+fn expanded<'t>(target: &'t str, datacenter: Option<&str>) -> Result<Cow<'t, str>, Rejection> {
+    let (host, path) = target.split_at(target.find('/').unwrap_or(target.len()));
+    if !host.contains('$') {
+        return Ok(Cow::Borrowed(target));
+    }
+    let mut text = String::new();
+    for (at, part) in host.split('$').enumerate() {
+        if at == 0 {
+            text.push_str(part);
+            continue;
+        }
+        let is_of_name = |rest: &&str| rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+        let bare = || part.strip_prefix("DC").filter(|rest| !is_of_name(rest));
+        let Some(rest) = part.strip_prefix("{DC}").or_else(bare) else {
+            return Err(unsupported("of variables only `$DC` is replaced"));
+        };
+        let Some(datacenter) = datacenter else {
+            return Err(unsupported("the datacenter, which `$DC` stands for, is not known"));
+        };
+        text.push_str(datacenter);
+        text.push_str(rest);
+    }
+    text.push_str(path);
+    Ok(Cow::Owned(text))
 }
 
 /// Without an option.
@@ -334,7 +359,7 @@ mod tests {
     use super::*;
 
     fn read(tag: &str) -> Result<String, (Reason, String)> {
-        let read = TagForms::default().read(tag).expect("it is about a route");
+        let read = TagForms::default().read(tag, Some("DC1")).expect("it is about a route");
         read.map(|declaration| declaration.to_string()).map_err(|why| (why.reason, why.detail))
     }
 
@@ -371,6 +396,8 @@ mod tests {
             ("urlprefix-/a weight=0.00001", "/a/** weight=0.0001"),
             ("urlprefix-/a weight=1", "/a/** weight=1.0000"),
             ("urlprefix-/a weight=0.0", "/a/**"),
+            ("urlprefix-$DC.example/a$DC", "dc1.example/a$DC/**"),
+            ("urlprefix-a.${DC}-b.$DC/a", "a.dc1-b.dc1/a/**"),
             ("urlprefix-/a redirect=301,https://$host/b/$path", "/a/** redirect=301,https://{host}/b{path}"),
             ("urlprefix-/a proto=https tlsskipverify=false", "/a/** proto=https"),
             ("urlprefix-/a tlsskipverify=true proto=https", "/a/** proto=https tlsskipverify=true"),
@@ -408,7 +435,9 @@ mod tests {
             ("urlprefix-/a proto=grpc", Reason::Unsupported, "`grpc`"),
             ("urlprefix-/a tlsskipverify=true", Reason::Invalid, "`proto=https`"),
             ("urlprefix-/a proto=https tlsskipverify=yes", Reason::Invalid, "`true` or `false`"),
-            ("urlprefix-$DC.example/a", Reason::Unsupported, "variables"),
+            ("urlprefix-$dc.example/a", Reason::Unsupported, "variables"),
+            ("urlprefix-$DCS.example/a", Reason::Unsupported, "variables"),
+            ("urlprefix-a$.example/a", Reason::Unsupported, "variables"),
             ("urlprefix-/a/*", Reason::Unsupported, "glob"),
             ("urlprefix-/a bare", Reason::Invalid, "`bare`"),
             ("urlprefix-", Reason::Invalid, "no path"),
@@ -453,10 +482,16 @@ mod tests {
     }
 
     #[test]
+    fn a_datacenter_that_is_not_known_is_no_part_of_a_host() {
+        let why = TagForms::default().read("urlprefix-$DC.example/a", None).unwrap().unwrap_err();
+        assert!(why.detail.contains("not known"), "{}", why.detail);
+    }
+
+    #[test]
     fn other_tags_are_about_something_else() {
         let forms = TagForms { fabio: None, ..TagForms::default() };
         for tag in ["v1", "millgate", "millgate.route", "traefik.enable=true", "urlprefix-/a", ""] {
-            assert!(forms.read(tag).is_none() && !forms.is_route(tag), "{tag}");
+            assert!(forms.read(tag, None).is_none() && !forms.is_route(tag), "{tag}");
         }
     }
 
@@ -496,7 +531,7 @@ mod tests {
         #[test]
         fn no_tag_makes_the_parser_fail(tag in ".{0,80}", near in words()) {
             for text in [tag.clone(), format!("millgate.route={tag}"), format!("urlprefix-{near}"), format!("millgate.route={near}")] {
-                let _ = TagForms::default().read(&text);
+                let _ = TagForms::default().read(&text, Some("dc1"));
             }
         }
 
@@ -508,8 +543,8 @@ mod tests {
             options in "( strip=/[a-z]{1,3})?( add=/[a-z]{1,3})?( host=(a\\.b|\\{instance\\}))?( allow=10\\.0\\.0\\.0/[1-8],::1)?( deny=192\\.0\\.2\\.[1-9])?( timeout=[1-9]s)?( weight=0\\.[0-9]{1,4})?( proto=https)?( tlsskipverify=false)?",
         ) {
             let forms = TagForms::default();
-            let first = forms.read(&format!("millgate.route={methods}{host}{path}{options}")).unwrap().unwrap();
-            let again = forms.read(&format!("millgate.route={first}")).unwrap();
+            let first = forms.read(&format!("millgate.route={methods}{host}{path}{options}"), None).unwrap().unwrap();
+            let again = forms.read(&format!("millgate.route={first}"), None).unwrap();
             prop_assert_eq!(again, Ok(first));
         }
     }

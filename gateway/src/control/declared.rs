@@ -169,8 +169,9 @@ impl DeclaredRoutes {
                 self.metadata.insert(service.clone(), texts);
             }
         }
+        let datacenter = self.datacenter.clone();
         let read = |(service, tag): (String, String)| {
-            let declaration = auto.forms.read(&tag)?.ok()?;
+            let declaration = auto.forms.read(&tag, datacenter.as_deref())?.ok()?;
             Some(Accepted::new(service, tag, &declaration))
         };
         self.accepted = without_repeats(self.remembered.drain(..).filter_map(read).collect());

@@ -351,6 +351,7 @@ async fn metadata_makes_a_route_where_a_tag_points_to_it(registry: Registry) {
 async fn a_tag_can_name_the_host_and_narrow_who_may_come(registry: Registry) {
     let shop = Backend::named("shop").await;
     let tags = [
+        "urlprefix-shop.$DC.test/dc",
         "urlprefix-/own host=dst",
         "urlprefix-/named host=shop.internal",
         "urlprefix-/inside allow=ip:127.0.0.0/8",
@@ -376,6 +377,9 @@ async fn a_tag_can_name_the_host_and_narrow_who_may_come(registry: Registry) {
             assert_eq!((seen.headers()["host"].to_str().unwrap(), seen.uri().path()), (&*host, target));
         }
     }
+    let mut by_datacenter = get("/dc");
+    by_datacenter.headers_mut().insert("host", "shop.dc1.test".parse().unwrap());
+    assert_eq!(send(gateway.http, by_datacenter).await.status(), 200);
     // What the file denies, no tag allows.
     let mut denied = get("/inside");
     denied.headers_mut().insert("x-forwarded-for", "203.0.113.9".parse().unwrap());

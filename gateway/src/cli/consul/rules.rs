@@ -186,7 +186,7 @@ fn none_passing(service: &str, entries: &[ServiceEntry], add: &mut Add<'_>) {
 /// A tag is said once, with the instances that have it.
 fn route_tags(entries: &[ServiceEntry], forms: &TagForms, add: &mut Add<'_>) {
     for (tag, ids) in tags_by_instances(entries, forms) {
-        let Some(Err(why)) = forms.read(&tag) else { continue };
+        let Some(Err(why)) = forms.read(&tag, datacenter(entries)) else { continue };
         let rule = match why.reason {
             Reason::Unsupported => Rule::UnsupportedRouteTag,
             _ => Rule::BadRouteTag,
@@ -199,7 +199,7 @@ fn routes_differ(entries: &[ServiceEntry], forms: &TagForms, add: &mut Add<'_>) 
     // A canary says the same route as the others, and its share of it.
     let mut routes: BTreeMap<String, (String, BTreeSet<&str>)> = BTreeMap::new();
     for (tag, ids) in tags_by_instances(entries, forms) {
-        let route = match forms.read(&tag) {
+        let route = match forms.read(&tag, datacenter(entries)) {
             Some(Ok(declaration)) => declaration.of_all_instances().to_string(),
             _ => tag.clone(),
         };
@@ -212,6 +212,11 @@ fn routes_differ(entries: &[ServiceEntry], forms: &TagForms, add: &mut Add<'_>) 
             add(Rule::RoutesDiffer, format!("`{tag}` is on {} and not on {others} other(s)", quoted(&ids)));
         }
     }
+}
+
+/// Where the service is.
+fn datacenter(entries: &[ServiceEntry]) -> Option<&str> {
+    entries.first().map(|entry| entry.node.datacenter.as_str())
 }
 
 fn metadata_unread(entry: &ServiceEntry, forms: &TagForms, add: &mut Add<'_>) {
@@ -250,7 +255,7 @@ fn routes_twice(all: &BTreeMap<String, Vec<ServiceEntry>>, forms: &TagForms, fou
     let mut claims: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for (service, entries) in all {
         let tags = entries.iter().flat_map(|entry| declarations(entry, forms));
-        for declaration in tags.filter_map(|tag| forms.read(&tag)?.ok()) {
+        for declaration in tags.filter_map(|tag| forms.read(&tag, datacenter(entries))?.ok()) {
             claims.entry(declaration.condition()).or_default().insert(service);
         }
     }
