@@ -113,6 +113,7 @@ async fn services(State(admin): State<Arc<Admin>>) -> Json<Value> {
             json!({
                 "instance": endpoint.key().as_str(),
                 "address": endpoint.address().to_string(),
+                "protocol": if endpoint.tls().is_some() { "https" } else { "http" },
                 "weight": endpoint.weight(),
                 "in_flight": endpoint.state().in_flight(),
                 "breaker": breaker,

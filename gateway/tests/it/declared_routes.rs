@@ -417,6 +417,11 @@ async fn instances_are_spoken_with_as_their_own_tags_say(registry: Registry) {
     gateway.ready().await;
     assert_eq!((answered(&gateway, "/shop", "clear").await, clear.served()), (100, 100));
     assert_eq!((secure.served(), secure.connections()), (100, 1));
+    let services = admin(&gateway, "/api/v1/services").await.to_string();
+    assert!(
+        services.contains("\"protocol\":\"https\"") && services.contains("\"protocol\":\"http\""),
+        "{services}"
+    );
     assert!(answers(&gateway, "/own", "own").await);
     let reply = send(gateway.http, get("/unproven")).await;
     assert_eq!(json(&reply)["code"], "upstream_tls_error");
