@@ -3,7 +3,11 @@
 //! One for each way in which services want it, not one for each service. A new one costs every connection that was made
 //! with the old one, so one is only made anew when a file has other content.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use super::files::content_fingerprint;
 use crate::{
@@ -23,17 +27,21 @@ pub struct TlsClients {
 }
 
 impl TlsClients {
-    /// Those that `settings` need, as far as possible the ones that are known.
+    /// Those that `settings` need, as far as possible the ones that are known; and those that are known already, for tags
+    /// that still ask for them.
     ///
     /// # Errors
     /// Files that cannot be used, one finding for each service that names them.
     pub fn prepare(&self, settings: &Settings) -> Result<Self, Vec<Diagnostic>> {
         // Another one in any case: what is the same is found out for each endpoint.
-        let mut prepared = Self { generation: self.generation + 1, ..Self::default() };
+        let known = self.known.iter().filter(|(_, client)| client.is_usable());
+        let known = known.map(|(tls, client)| (tls.clone(), Arc::clone(client))).collect();
+        let mut prepared = Self { known, generation: self.generation + 1 };
         let mut problems = Vec::new();
+        let mut seen = HashSet::new();
         let of_declared = settings.auto_routes.iter().flat_map(|auto| &auto.services);
         for service in settings.services.iter().chain(of_declared) {
-            let Some(tls) = service.tls.as_ref().filter(|tls| !prepared.known.contains_key(tls)) else {
+            let Some(tls) = service.tls.as_ref().filter(|tls| seen.insert(*tls)) else {
                 continue;
             };
             match self.make(tls) {
@@ -49,11 +57,15 @@ impl TlsClients {
         if problems.is_empty() { Ok(prepared) } else { Err(problems) }
     }
 
-    /// Adds what only tags ask for. There nobody can be told but the log, and whoever connects.
+    /// Adds what only tags ask for, and forgets what nobody does. Where something cannot be made nobody can be told but the
+    /// log, and whoever connects.
     pub fn complete(&mut self, settings: &Settings) {
         let of_tags = settings.services.iter().filter_map(|service| service.subset.as_ref());
         let of_tags = of_tags.flat_map(|subset| &subset.by_tag).filter_map(|rule| rule.tls.as_ref());
-        for tls in of_tags {
+        let of_services = settings.services.iter().filter_map(|service| service.tls.as_ref());
+        let asked_for: HashSet<&UpstreamTls> = of_services.chain(of_tags).collect();
+        self.known.retain(|tls, _| asked_for.contains(tls));
+        for tls in asked_for {
             if !self.known.contains_key(tls) {
                 let client = self.make(tls).unwrap_or_else(|reason| {
                     tracing::error!(reason, "TLS with services that declare routes cannot be set up");

@@ -49,6 +49,10 @@ impl ClientTls {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Self { number, config, server_name: tls.files.server_name.clone(), fingerprint }
     }
+
+    pub fn is_usable(&self) -> bool {
+        self.config.is_ok()
+    }
 }
 
 /// Equal for connections that may take each other's place: to the same name, trusting the same.

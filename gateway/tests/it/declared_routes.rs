@@ -425,6 +425,10 @@ async fn instances_are_spoken_with_as_their_own_tags_say(registry: Registry) {
     assert!(answers(&gateway, "/own", "own").await);
     let reply = send(gateway.http, get("/unproven")).await;
     assert_eq!(json(&reply)["code"], "upstream_tls_error");
+    let connections = secure.connections();
+    gateway.reload().await.unwrap();
+    assert_eq!(answered(&gateway, "/shop", "secure").await, 100);
+    assert_eq!(secure.connections(), connections, "a reload costs none");
     // The deploy is over.
     registry.client().deregister("clear-1").await.unwrap();
     eventually("all are asked over TLS", || async { answered(&gateway, "/shop", "secure").await == 200 })
