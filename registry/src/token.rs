@@ -106,8 +106,9 @@ fn parse(token: &str) -> Result<HeaderValue, ClientError> {
 
 /// One look at a file's metadata each; a rotated token is commonly valid together with its successor for minutes.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// While nothing is learned without a new token. All that wait for it share one look.
-pub(crate) const LOOK_EVERY_REFUSED: Duration = Duration::from_secs(1);
+/// While nothing is learned without a new token. All that wait for it share one look. As slow as the pace of queries that
+/// bring nothing (module `pace`), so that a token which is replaced by one bad one after another costs no more.
+pub(crate) const LOOK_EVERY_REFUSED: Duration = Duration::from_millis(1500);
 
 #[cfg(test)]
 mod tests {
@@ -132,15 +133,15 @@ mod tests {
     }
 
     #[test]
-    fn after_a_refusal_a_changed_file_is_seen_within_a_second() {
+    fn after_a_refusal_a_changed_file_is_seen_sooner() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("token");
         std::fs::write(&file, "first\n").unwrap();
         let now = Instant::now();
         let mut token = Token::new(Some(&file), None, now).unwrap();
         std::fs::write(&file, "second one\n").unwrap();
-        assert_eq!(text(token.awaited(now + Duration::from_millis(999))), "first");
-        assert_eq!(text(token.awaited(now + Duration::from_secs(1))), "second one");
+        assert_eq!(text(token.awaited(now + Duration::from_millis(1499))), "first");
+        assert_eq!(text(token.awaited(now + Duration::from_millis(1500))), "second one");
     }
 
     #[test]
