@@ -12,7 +12,7 @@ use crate::{
     policy::{circuit_breaker::CircuitBreaker, concurrency::ConcurrencyLimit, retry::RetryBudget},
     upstream::{
         cluster::Cluster,
-        endpoint::{Endpoint, EndpointKey, EndpointState},
+        endpoint::{Endpoint, EndpointKey, EndpointState, WEIGHT_MAX},
         load_balancer::LoadBalancer,
         tls::{ClientTls, UpstreamTls},
     },
@@ -22,7 +22,9 @@ use crate::{
 pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluster>]) -> Vec<Arc<Cluster>> {
     let now = clock::now();
     let known = Known { clusters: previous, by_name: OnceCell::new() };
-    let has_subsets = settings.services.iter().any(|service| service.subset.is_some());
+    // A service may have had some until now, or have some from now on.
+    let before = previous.iter().map(|cluster| &cluster.settings);
+    let has_subsets = settings.services.iter().chain(before).any(|service| service.subset.is_some());
     let shares = budget_shares(settings);
     let mut made: Vec<Arc<Cluster>> = Vec::with_capacity(settings.services.len());
     for (index, service) in settings.services.iter().enumerate() {
@@ -155,11 +157,12 @@ fn by_shares(mut found: Vec<Found>) -> Vec<Found> {
         0 => left * u64::from(one.weight),
         share => u64::from(share) * weights.max(1),
     };
-    let total = found.iter().map(exact).sum::<u64>();
-    let scale = total.div_ceil(WEIGHTS_TOTAL_MAX).max(1);
+    // An endpoint holds no more than that, and all must be held to it in proportion.
+    let largest = found.iter().map(exact).max().unwrap_or(0);
+    let scale = largest.div_ceil(u64::from(WEIGHT_MAX)).max(1);
     for one in &mut found {
         let weight = exact(one);
-        let scaled = if weight == 0 { 0 } else { (weight / scale).max(1) };
+        let scaled = if weight == 0 { 0 } else { ((weight + scale / 2) / scale).max(1) };
         one.weight = u32::try_from(scaled).unwrap_or(u32::MAX);
     }
     found.retain(|one| one.weight > 0);
@@ -207,8 +210,6 @@ fn budget_shares(settings: &Settings) -> HashMap<&str, f32> {
     shares
 }
 
-/// Sum of the weights of a cluster with shares: far above what a schedule tells apart, and any of them fits into 32 bits.
-const WEIGHTS_TOTAL_MAX: u64 = 1 << 30;
 /// Share of requests that retries may add, where no route of a service says otherwise.
 const RETRY_BUDGET_DEFAULT: f32 = 0.2;
 
@@ -298,7 +299,8 @@ mod tests {
             let key = EndpointKey::address(address);
             found.push(Found { key, address, authority: String::new(), weight, share, tls: None });
         }
-        let weights: Vec<u64> = by_shares(found).iter().map(|one| u64::from(one.weight)).collect();
+        let endpoints = super::endpoints(&by_shares(found), &[], clock::now());
+        let weights: Vec<u64> = endpoints.iter().map(|endpoint| u64::from(endpoint.weight())).collect();
         let total: u64 = weights.iter().sum();
         weights.iter().map(|weight| (weight * 1000 + total / 2) / total).collect()
     }
@@ -315,6 +317,9 @@ mod tests {
             (&[(1000, 1), (3000, 1)], &[250, 750]),
             (&[(10_000, 1), (0, 1)], &[1000]),
             (&[(1000, 65_535), (0, 65_535), (0, 65_535)], &[100, 450, 450]),
+            (&[(500, 1), (0, 100), (0, 100)], &[50, 475, 475]),
+            (&[(500, 1), (0, 7), (0, 1)], &[50, 831, 119]),
+            (&[(10, 1), (0, 3000), (0, 1)], &[1, 999, 0]),
         ] {
             assert_eq!(per_mille(endpoints), expected, "{endpoints:?}");
         }
@@ -334,6 +339,23 @@ mod tests {
         let weights: Vec<u32> = clusters[0].endpoints.iter().map(Endpoint::weight).collect();
         assert_eq!(names(&clusters[0]), ["10.0.0.1:80#b", "192.0.2.1:80#a", "192.0.2.2:80#a"]);
         assert_eq!(weights, [9000, 500, 500]);
+    }
+
+    #[test]
+    fn what_protects_a_service_outlives_the_last_of_its_subsets() {
+        let parts = settings(
+            "routes: [{path: /split, service: web, split: {v1: 95, canary: 5}}]\n\
+             services: {web: {subsets: {v1: {tag: v1}, canary: {tag: v2}}}}\n",
+        );
+        let world = world([instance("a", "v1"), instance("b", "v2")]);
+        let before = compile(&parts, &world, &[]);
+        let whole = compile(&settings("routes: [{path: /all, service: web}]\n"), &world, &before);
+        let again = compile(&parts, &world, &whole);
+        let state = |cluster: &Arc<Cluster>, at: usize| Arc::as_ptr(cluster.endpoints[at].state());
+        assert_eq!([0, 1].map(|at| state(&whole[0], at)), [state(&before[0], 0), state(&before[1], 0)]);
+        assert_eq!([0, 1].map(|at| state(&again[at], 0)), [state(&before[0], 0), state(&before[1], 0)]);
+        let _slot = whole[0].concurrency.check().unwrap();
+        assert_eq!((before[1].concurrency.in_flight(), again[0].concurrency.in_flight()), (1, 1));
     }
 
     #[test]

@@ -386,6 +386,12 @@ impl ServiceSettings {
             )
     }
 
+    /// With at least some of its instances.
+    pub fn speaks_tls(&self) -> bool {
+        let by_tag = self.subset.iter().flat_map(|subset| &subset.by_tag);
+        self.tls.is_some() || by_tag.into_iter().any(|rule| rule.tls.is_some())
+    }
+
     /// Unique among all: `products`, or `products/canary` for a subset.
     pub fn full_name(&self) -> Cow<'_, str> {
         match &self.subset {

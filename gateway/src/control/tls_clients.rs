@@ -33,10 +33,9 @@ impl TlsClients {
     /// # Errors
     /// Files that cannot be used, one finding for each service that names them.
     pub fn prepare(&self, settings: &Settings) -> Result<Self, Vec<Diagnostic>> {
-        // Another one in any case: what is the same is found out for each endpoint.
         let known = self.known.iter().filter(|(_, client)| client.is_usable());
         let known = known.map(|(tls, client)| (tls.clone(), Arc::clone(client))).collect();
-        let mut prepared = Self { known, generation: self.generation + 1 };
+        let mut prepared = Self { known, generation: self.generation };
         let mut problems = Vec::new();
         let mut seen = HashSet::new();
         let of_declared = settings.auto_routes.iter().flat_map(|auto| &auto.services);
@@ -46,7 +45,11 @@ impl TlsClients {
             };
             match self.make(tls) {
                 Ok(client) => {
-                    prepared.known.insert(tls.clone(), client);
+                    let is_known = prepared.known.get(tls).is_some_and(|known| Arc::ptr_eq(known, &client));
+                    if !is_known {
+                        prepared.generation = self.generation + 1;
+                        prepared.known.insert(tls.clone(), client);
+                    }
                 }
                 Err(reason) => {
                     let message = format!("TLS with the service `{}` cannot be set up", service.name);

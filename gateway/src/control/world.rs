@@ -103,7 +103,8 @@ impl World {
     pub fn basis(&self, service: &ServiceSettings, target: usize) -> Basis {
         let target = service.source.targets().get(target);
         let instances = target.and_then(|target| self.instances.get(target)).map(Arc::clone);
-        Basis { instances, names: self.names_generation, tls: self.tls_clients.generation() }
+        let tls = if service.speaks_tls() { self.tls_clients.generation() } else { 0 };
+        Basis { instances, names: self.names_generation, tls }
     }
 
     /// Is a return to a preferred datacenter due that nothing else than time was needed for?
