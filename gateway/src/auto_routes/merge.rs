@@ -178,13 +178,13 @@ fn candidates(
     rejected: &mut Vec<Rejected>,
 ) -> Vec<Accepted> {
     let mut candidates: Vec<Accepted> = Vec::new();
-    let ranks: HashMap<(&str, &str), usize> = incumbents
-        .iter()
-        .enumerate()
-        .map(|(rank, known)| ((known.service.as_str(), known.tag.as_str()), rank))
-        .collect();
+    // By what they say, and not by a text: another one that says the same may be all that is left of it.
+    let key = |known: &Accepted| (known.service.clone(), known.declaration.to_string());
+    let ranks: HashMap<(String, String), usize> =
+        incumbents.iter().enumerate().map(|(rank, known)| (key(known), rank)).collect();
     for (service, tags) in declared {
         let bad_name = service_name(service).err();
+        let first = candidates.len();
         for tag in tags {
             let refuse = |why| Rejected { service: service.clone(), tag: tag.clone(), why };
             match auto.forms.read(tag, datacenter) {
@@ -213,10 +213,13 @@ fn candidates(
                 }
             }
         }
+        // Of two that match the same requests the one that keeps somebody out goes first.
+        if let Some(own) = candidates.get_mut(first..) {
+            own.sort_by_key(|candidate| candidate.declaration.clients.is_empty());
+        }
     }
     // Stable: new ones keep the order of services and tags.
-    let rank = |known: &Accepted| ranks.get(&(known.service.as_str(), known.tag.as_str())).copied();
-    candidates.sort_by_key(|candidate| rank(candidate).unwrap_or(usize::MAX));
+    candidates.sort_by_cached_key(|candidate| ranks.get(&key(candidate)).copied().unwrap_or(usize::MAX));
     bound(without_repeats(candidates), datacenter, rejected)
 }
 

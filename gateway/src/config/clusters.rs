@@ -126,9 +126,10 @@ fn found(service: &ServiceSettings, world: &World, target: usize) -> Vec<Found> 
                 let authority = selection::host_port(source, instance);
                 let addresses = addresses(&authority);
                 let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
-                let rule = service.subset.as_ref().and_then(|subset| subset.rule_of(instance));
-                let share = rule.map_or(0, |rule| rule.share).div_ceil(count);
-                let own = || rule.and_then(|rule| rule.tls.as_ref()).map(|tls| tls_client(tls, world));
+                let (share, tls) =
+                    service.subset.as_ref().map_or((0, None), |subset| subset.rules_of(instance));
+                let share = share.div_ceil(count);
+                let own = || tls.map(|tls| tls_client(tls, world));
                 let tls = of_service.clone().or_else(own);
                 for address in addresses {
                     let key = EndpointKey::instance(address, instance.identity());
@@ -322,6 +323,29 @@ mod tests {
             (&[(10, 1), (0, 3000), (0, 1)], &[1, 999, 0]),
         ] {
             assert_eq!(per_mille(endpoints), expected, "{endpoints:?}");
+        }
+    }
+
+    #[test]
+    fn of_several_tags_of_an_instance_each_says_what_it_says() {
+        let rule = |tag: &str, share: u32, insecure: Option<bool>| TagRule {
+            tag: tag.to_owned(),
+            share,
+            tls: insecure.map(|insecure| UpstreamTls { insecure, ..UpstreamTls::default() }),
+        };
+        let by_tag = vec![rule("a", 500, None), rule("b", 0, Some(true)), rule("c", 700, Some(false))];
+        let subset = SubsetSettings { name: "x".to_owned(), selector: Selector::default(), by_tag };
+        for (tags, expected) in [
+            (&["a"][..], (500, None)),
+            (&["b", "a"], (500, Some(true))),
+            (&["c", "b"], (700, Some(false))),
+            (&["c", "a"], (500, Some(false))),
+            (&[], (0, None)),
+        ] {
+            let tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
+            let instance = Instance { tags, ..testing::instance("i", Status::Passing) };
+            let (share, tls) = subset.rules_of(&instance);
+            assert_eq!((share, tls.map(|tls| tls.insecure)), expected);
         }
     }
 

@@ -411,8 +411,9 @@ pub struct SubsetSettings {
 }
 
 impl SubsetSettings {
-    /// What the instance's tags say of it. Of several the first one counts.
-    pub fn rule_of(&self, instance: &Instance) -> Option<&TagRule> {
+    /// What the instance's tags say of it: its own share of the requests (of several the first one; 0 = none), and how TLS
+    /// is spoken with it (of several one that asks for a proof).
+    pub fn rules_of(&self, instance: &Instance) -> (u32, Option<&UpstreamTls>) {
         let says = |text: &String| {
             let in_metadata = || {
                 text.split_once('=')
@@ -420,7 +421,9 @@ impl SubsetSettings {
             };
             instance.tags.contains(text) || in_metadata()
         };
-        self.by_tag.iter().find(|known| says(&known.tag))
+        let own = || self.by_tag.iter().filter(|known| says(&known.tag));
+        let share = own().map(|known| known.share).find(|share| *share > 0).unwrap_or(0);
+        (share, own().filter_map(|known| known.tls.as_ref()).min_by_key(|tls| tls.insecure))
     }
 }
 

@@ -69,7 +69,9 @@ impl Controller {
         let Some(auto) = &self.file.auto_routes else { return };
         let now = clock::now();
         let has_expired = self.declared.expire(auto, &self.world, now);
-        if has_expired || self.declared.warming().is_due(&self.world, now) {
+        // Metadata that came during a reload, when its table was made already, is seen here.
+        let is_due = self.declared.warming().is_due(&self.world, now) || self.declared.has_new_metadata();
+        if has_expired || is_due {
             self.redeclare(background);
         } else {
             self.record_declared();

@@ -32,6 +32,7 @@ crate::discovery::scenarios![
     a_tag_can_name_the_host_and_narrow_who_may_come,
     instances_are_spoken_with_as_their_own_tags_say,
     what_weakens_a_route_needs_the_operators_trust,
+    metadata_is_read_after_a_reload_that_allows_it,
 ];
 
 const TTL: Duration = Duration::from_mins(1);
@@ -458,4 +459,27 @@ async fn what_weakens_a_route_needs_the_operators_trust(registry: Registry) {
     assert!(answers(&full, "/a", "secure").await);
     let moved = send(full.http, get("/moved/on?x=1")).await;
     assert_eq!((moved.status().as_u16(), header(&moved, "location")), (302, "https://new.test/on?x=1"));
+}
+
+async fn metadata_is_read_after_a_reload_that_allows_it(registry: Registry) {
+    let shop = Backend::named("shop").await;
+    let registration = ServiceRegistration::http("shop", "shop-1", "127.0.0.1", shop.addr.port())
+        .tags(["millgate"])
+        .meta([("millgate-route", "/shop/**")])
+        .ttl(TTL);
+    registry.client().register(&registration).await.unwrap();
+    registry.client().check_pass(&registration.ttl_check_id()).await.unwrap();
+    let config = |paths: &str| {
+        format!(
+            "discovery: {{consul: {{address: \"{}\", auto_routes: {{allow: [{{services: {paths}, hosts: \"*\", paths: /**}}]}}}}}}\n\
+             routes: []\n",
+            registry.url()
+        )
+    };
+    let gateway = TestGateway::start(&config("other")).await;
+    gateway.ready().await;
+    assert_eq!(status(gateway.http, "/shop/1").await, 404);
+    // Once: the file is seen to have changed, and nothing else happens after it.
+    gateway.rewrite(&config("shop"));
+    eventually("the route is there", || answers(&gateway, "/shop/1", "shop")).await;
 }

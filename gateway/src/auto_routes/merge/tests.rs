@@ -268,3 +268,25 @@ fn a_service_with_a_name_that_no_file_could_have_declares_nothing() {
     let (accepted, rejected) = outcome(&merged(&file, &declared(&names), &[]));
     assert!(accepted.is_empty() && rejected.len() == names.len(), "{accepted:?}");
 }
+
+#[test]
+fn what_works_stays_also_when_only_the_text_with_a_weight_is_left() {
+    let file = file("{path: /static, service: web}", "");
+    let both = merged(&file, &declared(&[("zeta", &["/a", "/a weight=0.1"])]), &[]);
+    let left: &[(&str, &[&str])] = &[("alpha", &["/a"]), ("zeta", &["/a weight=0.1"])];
+    let later = merged(&file, &declared(left), &both.accepted);
+    assert_eq!(outcome(&later), (vec!["zeta /a".to_owned()], vec!["alpha conflict".to_owned()]));
+}
+
+#[test]
+fn of_two_like_routes_of_a_service_the_one_that_keeps_somebody_out_comes_first() {
+    let file = file("{path: /static, service: web}", "");
+    let tags: &[(&str, &[&str])] = &[("adm", &["/a", "/a allow=10.0.0.0/8"]), ("zeta", &["/b"])];
+    let new = merged(&file, &declared(tags), &[]);
+    assert_eq!(outcome(&new).0, ["adm /a", "zeta /b"]);
+    assert_eq!(new.settings.routes[1].clients.len(), 1);
+    // What is in the table stays all the same.
+    let open = merged(&file, &declared(&[("adm", &["/a"])]), &[]);
+    let later = merged(&file, &declared(tags), &open.accepted);
+    assert!(later.settings.routes[1].clients.is_empty());
+}
