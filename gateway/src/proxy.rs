@@ -7,6 +7,7 @@
 use std::{
     convert::Infallible,
     future::Future,
+    net::IpAddr,
     panic::AssertUnwindSafe,
     pin::{Pin, pin},
     rc::Rc,
@@ -21,6 +22,7 @@ use http::{
 };
 use http_body::Body;
 use hyper::body::Incoming;
+use ipnet::IpNet;
 use rand::Rng;
 
 use crate::{
@@ -133,7 +135,7 @@ async fn forward(
 
     // 6. Request policies, in this order: where from, who is it, may they, how often, how much.
     if !compiled.clients.is_empty() {
-        check_address(compiled, &parts, exchange)?;
+        check_address(compiled, &snapshot.shared.table.listen.trusted_proxies, &parts, exchange)?;
     }
     if let Some((provider, identity)) = authenticate(snapshot, compiled, &parts, exchange)? {
         compiled
@@ -208,10 +210,15 @@ fn find_route(snapshot: &LocalSnapshot, parts: &Parts, admitted: &Admitted) -> R
     }
 }
 
-fn check_address(route: &Route, parts: &Parts, exchange: &Exchange) -> Result<(), Error> {
-    // A trusted peer's word is in `client` already.
-    let claimed = (!exchange.peer_is_trusted).then(|| headers::claimed(&parts.headers));
-    let addresses = std::iter::once(exchange.client).chain(claimed.into_iter().flatten());
+fn check_address(
+    route: &Route,
+    trusted_proxies: &[IpNet],
+    parts: &Parts,
+    exchange: &Exchange,
+) -> Result<(), Error> {
+    let is_client = |hop: &Option<IpAddr>| hop.is_none_or(|hop| !headers::is_trusted(hop, trusted_proxies));
+    let claimed = headers::claimed(&parts.headers).filter(is_client);
+    let addresses = std::iter::once(Some(exchange.client)).chain(claimed);
     client_address::check(&route.clients, addresses).map_err(|ClientDenied| Error::ClientDenied)
 }
 

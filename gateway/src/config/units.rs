@@ -7,7 +7,7 @@ use std::{fmt::Display, net::IpAddr, ops::RangeInclusive, str::FromStr, time::Du
 
 use bytesize::ByteSize;
 use http::HeaderName;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::{
     diagnostics::{
@@ -263,12 +263,39 @@ pub fn network(text: &str) -> Result<IpNet, Invalid> {
     let expected = "a network such as `10.0.0.0/8`, or one IP address";
     text.parse::<IpNet>()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map(canonical)
         .map_err(|_| Invalid::new(BAD_VALUE, expected, "not a network"))
+}
+
+/// IPv4 networks that are written as IPv6 (RFC 4291 §2.5.5.2), as IPv4: so are the addresses that they are compared with.
+fn canonical(network: IpNet) -> IpNet {
+    let IpNet::V6(wide) = network else { return network };
+    let narrow = wide.addr().to_ipv4_mapped().zip(wide.prefix_len().checked_sub(96));
+    narrow.and_then(|(address, prefix)| Ipv4Net::new(address, prefix).ok()).map_or(network, IpNet::V4)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_has_one_form() {
+        for (text, network) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("192.0.2.7", "192.0.2.7/32"),
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:192.0.2.7", "192.0.2.7/32"),
+            ("fe80::/10", "fe80::/10"),
+            ("::/0", "::/0"),
+        ] {
+            assert_eq!(network_text(text), Ok(network.to_owned()), "{text}");
+        }
+        assert!(network_text("10.0.0.0/33").is_err() && network_text("office").is_err());
+    }
+
+    fn network_text(text: &str) -> Result<String, Invalid> {
+        network(text).map(|network| network.to_string())
+    }
 
     #[test]
     fn durations_are_read_with_their_unit() {

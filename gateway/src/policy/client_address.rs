@@ -1,9 +1,9 @@
 //! Which addresses may use a route.
 //!
-//! The address is the client's: the peer's, or what a trusted proxy (`listen.trusted_proxies`) says. A peer that is not
-//! trusted may still be a proxy that somebody forgot to name; then every address which it claims in `X-Forwarded-For` must be
-//! allowed as well, so that a list of internal networks does not let in everyone behind an internal load balancer.
-//! Who makes up such a field can only shut himself out. Fabio does the same with every peer.
+//! The address is the client's: the peer's, or what a trusted proxy (`listen.trusted_proxies`) says. Whoever is not trusted
+//! may still be a proxy that somebody forgot to name; so every address that the request claims in `X-Forwarded-For` must be
+//! allowed as well, but for those of trusted proxies. Else a list of internal networks would let in everyone behind an
+//! internal load balancer. Who makes up such a field can only shut himself out. Fabio does the same.
 
 use std::net::IpAddr;
 
@@ -41,18 +41,29 @@ impl ClientRule {
     }
 }
 
-/// Do all rules let all of these addresses through?
+/// Do all rules let all of these addresses through? `None` is an address that cannot be read: in no network, so it passes
+/// where nothing but `deny` is asked.
 ///
 /// # Errors
-/// One of them does not.
-pub fn check(rules: &[ClientRule], addresses: impl IntoIterator<Item = IpAddr>) -> Result<(), ClientDenied> {
-    let mut addresses = addresses.into_iter().map(|address| address.to_canonical());
-    if addresses.all(|address| rules.iter().all(|rule| rule.permits(address))) {
-        Ok(())
-    } else {
-        Err(ClientDenied)
+/// One of them does not, or there are more than [`ADDRESSES_MAX`].
+pub fn check(
+    rules: &[ClientRule],
+    addresses: impl IntoIterator<Item = Option<IpAddr>>,
+) -> Result<(), ClientDenied> {
+    for (at, address) in addresses.into_iter().enumerate() {
+        let permits = |rule: &ClientRule| match address {
+            Some(address) => rule.permits(address.to_canonical()),
+            None => rule.allow.is_empty(),
+        };
+        if at >= ADDRESSES_MAX || !rules.iter().all(permits) {
+            return Err(ClientDenied);
+        }
     }
+    Ok(())
 }
+
+/// More proxies than any request comes by; each address is compared with each network.
+pub const ADDRESSES_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -64,7 +75,7 @@ mod tests {
     }
 
     fn permits(rules: &[ClientRule], addresses: &[&str]) -> bool {
-        check(rules, addresses.iter().map(|text| text.parse::<IpAddr>().unwrap())).is_ok()
+        check(rules, addresses.iter().map(|text| text.parse().ok())).is_ok()
     }
 
     #[test]
@@ -91,5 +102,13 @@ mod tests {
         assert!(!permits(&rules, &["10.2.0.1"]) && !permits(&rules, &["11.0.0.1"]));
         assert!(!permits(&rules, &["10.1.0.1", "192.0.2.1"]));
         assert!(permits(&[], &["192.0.2.1"]) && rule(&[], &[]).is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_in_no_network_and_there_is_an_end_to_reading() {
+        let (allow, deny) = ([rule(&["10.0.0.0/8"], &[])], [rule(&[], &["10.0.0.0/8"])]);
+        assert!(!permits(&allow, &["10.0.0.1", "unknown"]) && permits(&deny, &["192.0.2.1", "unknown"]));
+        assert!(permits(&allow, &["10.0.0.1"; ADDRESSES_MAX]));
+        assert!(!permits(&allow, &["10.0.0.1"; ADDRESSES_MAX + 1]));
     }
 }

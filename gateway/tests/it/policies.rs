@@ -146,12 +146,14 @@ async fn only_the_addresses_that_a_route_allows_get_through() {
         ("/partner", None, [403, 403]),
         // Only a trusted proxy's word opens anything.
         ("/partner", Some("203.0.113.9"), [403, 200]),
-        ("/partner", Some("10.0.0.1, 203.0.113.9"), [403, 200]),
+        ("/partner", Some("203.0.113.8, 203.0.113.9, 127.0.0.1"), [403, 200]),
+        ("/partner", Some("10.0.0.1, 203.0.113.9"), [403, 403]),
         ("/partner", Some("203.0.113.9, 10.0.0.1"), [403, 403]),
         ("/all", Some("203.0.113.9"), [200, 200]),
         ("/all", Some("198.51.100.7"), [403, 403]),
         ("/open", Some("198.51.100.7"), [200, 200]),
         ("/all", Some("unknown"), [200, 200]),
+        ("/inside", Some("unknown"), [403, 403]),
     ] {
         for (gateway, expected) in [(&unknown, from_unknown), (&trusting, from_trusted)] {
             let mut request = get(path);
