@@ -63,13 +63,15 @@ pub fn server_config(cert_file: &Path, key_file: &Path) -> Result<Arc<ServerConf
 /// # Errors
 /// A file cannot be read or used, or nobody would be trusted; one sentence.
 pub fn client_config(tls: &UpstreamTls) -> Result<Arc<ClientConfig>, String> {
-    let mut config = tls.files.client_config().map_err(|error| match error {
+    let config = if tls.insecure {
+        tls.files.client_config_with(Arc::new(AnyCertificate(aws_lc_rs::default_provider())))
+    } else {
+        tls.files.client_config()
+    };
+    let mut config = config.map_err(|error| match error {
         HttpError::Tls(reason) => reason,
         error => error.to_string(),
     })?;
-    if tls.insecure {
-        config.dangerous().set_certificate_verifier(Arc::new(AnyCertificate(aws_lc_rs::default_provider())));
-    }
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

@@ -4,6 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::WantsClientCert;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::{ConfigBuilder, WantsVerifier};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -51,12 +54,24 @@ impl TlsOptions {
                 "no trusted certificate authority: {detail}; install the system's CA certificates or name a CA file"
             )));
         }
-        // Passed explicitly: a process-wide default would depend on who links what.
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| HttpError::Tls(error.to_string()))?
-            .with_root_certificates(roots);
+        self.with_identity(builder()?.with_root_certificates(roots))
+    }
+
+    /// The same where `verifier` says who is trusted, and no authority does.
+    ///
+    /// # Errors
+    /// The files of our own certificate cannot be read or used.
+    pub fn client_config_with(
+        &self,
+        verifier: Arc<dyn ServerCertVerifier>,
+    ) -> Result<rustls::ClientConfig, HttpError> {
+        self.with_identity(builder()?.dangerous().with_custom_certificate_verifier(verifier))
+    }
+
+    fn with_identity(
+        &self,
+        builder: ConfigBuilder<rustls::ClientConfig, WantsClientCert>,
+    ) -> Result<rustls::ClientConfig, HttpError> {
         match self.identity()? {
             None => Ok(builder.with_no_client_auth()),
             Some((chain, key)) => builder
@@ -82,6 +97,14 @@ impl TlsOptions {
             (None, Some(_)) => Err(HttpError::Tls("a key file without a client certificate".to_owned())),
         }
     }
+}
+
+fn builder() -> Result<ConfigBuilder<rustls::ClientConfig, WantsVerifier>, HttpError> {
+    // Passed explicitly: a process-wide default would depend on who links what.
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| HttpError::Tls(error.to_string()))
 }
 
 fn certificates(what: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, HttpError> {

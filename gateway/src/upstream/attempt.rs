@@ -4,13 +4,13 @@
 //! and never repeats a request whose body has begun to move. What an attempt takes (in-flight counts, breaker
 //! permit, connection) is given back by `Drop`, so a client that goes away needs no code here.
 
-use std::{borrow::Cow, pin::pin, rc::Rc, time::Duration, time::Instant};
+use std::{borrow::Cow, error::Error as _, pin::pin, rc::Rc, time::Duration, time::Instant};
 
 use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 
 use super::{
-    connect::{ConnectError, connect},
+    connect::{ConnectError, connect, is_alert},
     endpoint::{Endpoint, InFlight},
     load_balancer::NoEndpoint,
     pool::{Connection, Lease},
@@ -367,8 +367,7 @@ impl Attempt<'_> {
         let connecting = Box::pin(connect(&self.endpoint.pool, deadline, self.now));
         let connection = connecting.await.map_err(|error| {
             if let ConnectError::Tls(error) = &error {
-                let (service, endpoint) = (&self.cluster.shared.name, &self.endpoint.instance);
-                tracing::warn!(%service, %endpoint, %error, "no TLS connection");
+                self.tell_no_tls(error);
             }
             connect_failed(&error)
         })?;
@@ -376,12 +375,22 @@ impl Attempt<'_> {
         Ok(connection)
     }
 
+    fn tell_no_tls(&self, error: &dyn std::error::Error) {
+        if self.endpoint.pool.may_tell(self.now) {
+            let (service, endpoint) = (&self.cluster.shared.name, &self.endpoint.instance);
+            tracing::warn!(%service, %endpoint, %error, "no TLS connection");
+        }
+    }
+
     /// What a send error means. hyper has given the request back if no byte of it was written.
     fn send_failed(&self, error: &hyper::Error, unsent: &Unsent, reused: bool) -> Failed {
         if let Some(failure) = self.upload.and_then(|upload| upload.failure.get()) {
             return Failed { error: body_failed(failure), phase: Phase::AfterSent };
         }
-        let (error, phase) = if unsent.is_some() {
+        let (error, phase) = if is_alert(error) && !reused {
+            self.tell_no_tls(error.source().unwrap_or(error));
+            (Error::UpstreamTls { certificate: false }, Phase::AfterSent)
+        } else if unsent.is_some() {
             (Error::UpstreamReset, Phase::Refused)
         } else if error.is_parse() {
             (Error::UpstreamProtocolError, Phase::AfterSent)

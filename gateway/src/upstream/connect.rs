@@ -1,6 +1,6 @@
 //! A new HTTP/1.1 connection to an endpoint.
 
-use std::{io, time::Instant};
+use std::{error::Error as _, io, time::Instant};
 
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -42,6 +42,14 @@ impl ConnectError {
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
         matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
     }
+}
+
+/// Did the other side end the connection with a TLS alert? In TLS 1.3 that is how it refuses our certificate, after a
+/// handshake that was over for us (RFC 8446 §4.4.2.4, §6.2).
+pub(super) fn is_alert(error: &hyper::Error) -> bool {
+    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    let inner = io.and_then(io::Error::get_ref).and_then(|inner| inner.downcast_ref());
+    matches!(inner, Some(rustls::Error::AlertReceived(_)))
 }
 
 /// Connects until `deadline` and starts the task that drives the connection on this worker.

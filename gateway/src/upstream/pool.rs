@@ -12,7 +12,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::Poll,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use hyper::client::conn::http1::SendRequest;
@@ -34,6 +34,9 @@ use crate::{
 /// Idle connections looked at for one request before a new one is opened. A connection is passed over only
 /// while its last response is being finished, which one turn of the event loop settles.
 const LOOKED_AT_MAX: usize = 4;
+
+/// Of each worker, for each endpoint.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// One upstream connection and the task that drives it. Dropping it closes it.
 #[derive(Debug)]
@@ -105,6 +108,7 @@ pub struct EndpointPool {
     limits: RefCell<PoolSettings>,
     /// Connections closed because `idle_max` were there already, since the last [`EndpointPool::take_surplus`].
     surplus: Cell<u64>,
+    told: Cell<Option<Instant>>,
     clock: Rc<Clock>,
 }
 
@@ -121,6 +125,7 @@ impl EndpointPool {
             idle: RefCell::default(),
             limits: RefCell::new(limits),
             surplus: Cell::new(0),
+            told: Cell::new(None),
             clock,
         }
     }
@@ -187,6 +192,15 @@ impl EndpointPool {
         self.idle.borrow_mut().clear();
     }
 
+    /// May the log be told why there is no connection? Every request would have something to say.
+    pub fn may_tell(&self, now: Instant) -> bool {
+        let is_due = self.told.get().is_none_or(|told| now.saturating_duration_since(told) >= TELL_EVERY);
+        if is_due {
+            self.told.set(Some(now));
+        }
+        is_due
+    }
+
     pub fn take_surplus(&self) -> u64 {
         self.surplus.replace(0)
     }
@@ -218,8 +232,6 @@ impl Lease {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]

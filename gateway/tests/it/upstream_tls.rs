@@ -102,7 +102,8 @@ async fn a_service_that_asks_for_a_certificate_gets_ours() {
     let backend = Backend::over_tls("mutual", authority.server_that_asks("127.0.0.1")).await;
     let without = config(backend.addr, ", tls: {ca_file: ca.pem}");
     let gateway = TestGateway::start_in(folder_with_ca(&authority), &without).await;
-    assert_eq!(status(gateway.http, "/x").await, 502);
+    let reply = send(gateway.http, get("/x")).await;
+    assert_eq!(json(&reply)["code"], "upstream_tls_error");
     let ours = authority.certify("gateway.internal");
     write(gateway.dir.path(), "gateway.pem", &ours.cert);
     write(gateway.dir.path(), "gateway.key", &ours.key);
