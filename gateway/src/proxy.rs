@@ -7,7 +7,6 @@
 use std::{
     convert::Infallible,
     future::Future,
-    net::IpAddr,
     panic::AssertUnwindSafe,
     pin::{Pin, pin},
     rc::Rc,
@@ -145,7 +144,7 @@ async fn forward(
     }
     let quota = check_limits(&route, &parts, exchange)?;
     if let Some(redirect) = &compiled.redirect {
-        return redirect_reply(redirect, compiled, exchange)
+        return redirect_reply(redirect, &route, exchange)
             .map(|response| Answer::Local(with_quota(response, quota)));
     }
     if compiled.body_bytes_max.is_some_and(|max| body.size_hint().lower() > max) {
@@ -216,8 +215,7 @@ fn check_address(
     parts: &Parts,
     exchange: &Exchange,
 ) -> Result<(), Error> {
-    let is_client = |hop: &Option<IpAddr>| hop.is_none_or(|hop| !headers::is_trusted(hop, trusted_proxies));
-    let claimed = headers::claimed(&parts.headers).filter(is_client);
+    let claimed = headers::claimed(&parts.headers, trusted_proxies);
     let addresses = std::iter::once(Some(exchange.client)).chain(claimed);
     client_address::check(&route.clients, addresses).map_err(|ClientDenied| Error::ClientDenied)
 }
@@ -331,15 +329,20 @@ fn with_quota<B>(mut response: Response<B>, quota: Option<QuotaFields>) -> Respo
 }
 
 /// RFC 9110 §15.4. The path is the one that a service would get.
-fn redirect_reply(redirect: &Redirect, route: &Route, exchange: &Exchange) -> Result<Response<Bytes>, Error> {
+fn redirect_reply(
+    redirect: &Redirect,
+    route: &LocalRoute,
+    exchange: &Exchange,
+) -> Result<Response<Bytes>, Error> {
     let admitted = exchange.admitted.as_ref().ok_or(Error::Internal)?;
-    let target = upstream_target(route, admitted.target())?;
+    let target = upstream_target(route.shared(), admitted.target())?;
     // With its port, where it has one.
     let host = admitted.authority().host_line().to_str().map_err(|_| Error::Internal)?;
     let location = redirect.location(host, target.path(), target.query()).ok_or(Error::Internal)?;
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = redirect.status;
     response.headers_mut().insert(header::LOCATION, location);
+    headers::apply_rules(response.headers_mut(), &route.response_rules);
     Ok(response)
 }
 

@@ -31,10 +31,12 @@ pub fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -
     nearest
 }
 
-/// Every address that the request claims to have come by, whoever wrote it; `None` where one cannot be read.
-pub fn claimed(headers: &HeaderMap) -> impl Iterator<Item = Option<IpAddr>> {
+/// Every address that the request claims to have come by, whoever wrote it, but for trusted proxies; `None` where one
+/// cannot be read.
+pub fn claimed(headers: &HeaderMap, trusted_proxies: &[IpNet]) -> impl Iterator<Item = Option<IpAddr>> {
     let lines = headers.get_all(&X_FORWARDED_FOR).iter();
-    lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(parse_hop)
+    let hops = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(parse_hop);
+    hops.filter(|hop| hop.is_none_or(|hop| !is_trusted(hop, trusted_proxies)))
 }
 
 /// An address, as some proxies write it with brackets or a port.

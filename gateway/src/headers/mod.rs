@@ -83,7 +83,7 @@ fn remove_fields(headers: &mut HeaderMap, is_dropped: impl Fn(&HeaderName) -> bo
 }
 
 /// Remove, then set, then add: a rule can both clear what came and put its own in place.
-fn apply_rules(headers: &mut HeaderMap, rules: &HeaderRules) {
+pub fn apply_rules(headers: &mut HeaderMap, rules: &HeaderRules) {
     for name in &rules.remove {
         headers.remove(name);
     }

@@ -3,7 +3,7 @@
 //! A target is a URL or a path, with `{path}` and `{host}` in it: the path as the service would get it (after `rewrite`) and
 //! the host that was asked for. With `{path}` the request's query goes along, unless the target has its own. What a client
 //! sent stands in no place where it could name another host: paths have no empty segments
-//! ([`admission`](crate::admission)), and a host has the form of one.
+//! ([`admission`](crate::admission)), what follows one is looked at in [`Redirect::new`], and a host has the form of one.
 
 use std::fmt;
 
@@ -38,6 +38,9 @@ impl Redirect {
         }
         // A path begins with a slash of its own.
         let target = target.replace("/{path}", PATH);
+        if target.replace(PATH, "/").starts_with("//") {
+            return Err("for the path `/` it would name another host");
+        }
         let example = target.replace(PATH, "/a").replace(HOST, "a.example");
         if example.contains(['{', '}']) {
             return Err("only `{path}` and `{host}` are replaced");
@@ -141,6 +144,8 @@ mod tests {
             "",
             "new.test",
             "//new.test",
+            "{path}/x",
+            "{path}{path}",
             "ftp://new.test",
             "https://",
             "https://new.test/{id}",

@@ -325,7 +325,7 @@ async fn a_route_can_send_the_client_elsewhere_and_asks_nobody() {
     let gateway = TestGateway::start(
         "routes:\n\
          \x20 - {path: /old/**, redirect: \"https://new.test{path}\", rewrite: {strip: /old}, rate_limit: 2/m per route}\n\
-         \x20 - {path: GET /moved, redirect: {to: /there, status: 301}}\n\
+         \x20 - {path: GET /moved, redirect: {to: /there, status: 301}, headers: {response: {set: {X-Moved: \"yes\"}}}}\n\
          \x20 - {path: /same, redirect: {to: \"https://{host}{path}\", status: 307}}\n",
     )
     .await;
@@ -343,6 +343,7 @@ async fn a_route_can_send_the_client_elsewhere_and_asks_nobody() {
         );
         assert!(reply.body().is_empty() && !header(&reply, "x-request-id").is_empty());
         assert_eq!(reply.headers().contains_key("ratelimit"), path.starts_with("/old"));
+        assert_eq!(reply.headers().contains_key("x-moved"), path.starts_with("/moved"));
     }
     assert_eq!(status(gateway.http, "/old").await, 429, "its policies count");
     assert_eq!(send(gateway.http, request("PUT", "/moved", "")).await.status(), 405);

@@ -147,8 +147,11 @@ pub(crate) fn upstream_host(text: &str) -> Result<UpstreamHost, Invalid> {
     if text.contains("://") || text.contains('/') {
         return Err(refuse("a URL, not a host").help("remove the scheme and the path"));
     }
-    let is_host =
-        |authority: &Authority| !authority.host().is_empty() && !text.contains(['@', '*', '{', '}']);
+    let is_host = |authority: &Authority| {
+        let has_port = authority.host().len() < text.len();
+        let is_port = !has_port || authority.port_u16().is_some_and(|port| port > 0);
+        !authority.host().is_empty() && is_port && !text.contains(['@', '*', '{', '}'])
+    };
     let authority = text.parse::<Authority>().ok().filter(is_host).ok_or_else(|| refuse("not a host"))?;
     HeaderValue::from_str(authority.as_str()).map(UpstreamHost::Name).map_err(|_| refuse("not a host"))
 }
