@@ -18,8 +18,11 @@ fn config(addr: SocketAddr, tls: &str) -> String {
     )
 }
 
+/// Written aside and renamed, so that a watcher never reads half a file.
 fn write(dir: &Path, name: &str, text: &str) {
-    std::fs::write(dir.join(name), text).unwrap();
+    let aside = dir.join(format!("{name}.new"));
+    std::fs::write(&aside, text).unwrap();
+    std::fs::rename(aside, dir.join(name)).unwrap();
 }
 
 fn folder_with_ca(authority: &Authority) -> tempfile::TempDir {
