@@ -8,6 +8,7 @@
 //! The behaviour of Consul 1.8.7 is the reference; what later releases do differently is noted where it matters.
 
 mod agents;
+mod any_certificate;
 mod backoff;
 mod budget;
 mod catalog;

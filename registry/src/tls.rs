@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::WantsClientCert;
-use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::CryptoProvider;
 use rustls::{ConfigBuilder, WantsVerifier};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::any_certificate::AnyCertificate;
 use crate::http::HttpError;
 use crate::token::{Stamp, stamp};
 
@@ -57,14 +58,13 @@ impl TlsOptions {
         self.with_identity(builder()?.with_root_certificates(roots))
     }
 
-    /// The same where `verifier` says who is trusted, and no authority does.
+    /// The same without a proof of who the other side is, and so without authorities: it keeps listeners out, and not who
+    /// pretends to be the other side.
     ///
     /// # Errors
     /// The files of our own certificate cannot be read or used.
-    pub fn client_config_with(
-        &self,
-        verifier: Arc<dyn ServerCertVerifier>,
-    ) -> Result<rustls::ClientConfig, HttpError> {
+    pub fn client_config_without_proof(&self) -> Result<rustls::ClientConfig, HttpError> {
+        let verifier = Arc::new(AnyCertificate(provider()));
         self.with_identity(builder()?.dangerous().with_custom_certificate_verifier(verifier))
     }
 
@@ -100,11 +100,14 @@ impl TlsOptions {
 }
 
 fn builder() -> Result<ConfigBuilder<rustls::ClientConfig, WantsVerifier>, HttpError> {
-    // Passed explicitly: a process-wide default would depend on who links what.
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    rustls::ClientConfig::builder_with_provider(provider)
+    rustls::ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| HttpError::Tls(error.to_string()))
+}
+
+/// Passed explicitly: a process-wide default would depend on who links what.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
 fn certificates(what: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, HttpError> {

@@ -43,6 +43,11 @@ impl Accepted {
         self.service == other.service && self.declaration == other.declaration
     }
 
+    /// Equal for the same route ([`Accepted::is_same_route`]).
+    fn key(&self) -> (String, String) {
+        (self.service.clone(), self.declaration.to_string())
+    }
+
     /// Every tag without which it would be another route.
     pub fn tags(&self) -> impl Iterator<Item = &str> {
         let own = (!self.by_tag.iter().any(|known| known.tag == self.tag)).then_some(self.tag.as_str());
@@ -179,9 +184,8 @@ fn candidates(
 ) -> Vec<Accepted> {
     let mut candidates: Vec<Accepted> = Vec::new();
     // By what they say, and not by a text: another one that says the same may be all that is left of it.
-    let key = |known: &Accepted| (known.service.clone(), known.declaration.to_string());
     let ranks: HashMap<(String, String), usize> =
-        incumbents.iter().enumerate().map(|(rank, known)| (key(known), rank)).collect();
+        incumbents.iter().enumerate().map(|(rank, known)| (known.key(), rank)).collect();
     for (service, tags) in declared {
         let bad_name = service_name(service).err();
         let first = candidates.len();
@@ -219,7 +223,7 @@ fn candidates(
         }
     }
     // Stable: new ones keep the order of services and tags.
-    candidates.sort_by_cached_key(|candidate| ranks.get(&key(candidate)).copied().unwrap_or(usize::MAX));
+    candidates.sort_by_cached_key(|candidate| ranks.get(&candidate.key()).copied().unwrap_or(usize::MAX));
     bound(without_repeats(candidates), datacenter, rejected)
 }
 
@@ -238,8 +242,7 @@ pub fn without_repeats(candidates: Vec<Accepted>) -> Vec<Accepted> {
     let mut firsts: HashMap<(String, String), usize> = HashMap::new();
     let mut kept: Vec<Accepted> = Vec::new();
     for candidate in candidates {
-        let key = (candidate.service.clone(), candidate.declaration.to_string());
-        let at = *firsts.entry(key).or_insert(kept.len());
+        let at = *firsts.entry(candidate.key()).or_insert(kept.len());
         match kept.get_mut(at) {
             Some(first) => first.by_tag.extend(candidate.by_tag),
             None => kept.push(candidate),

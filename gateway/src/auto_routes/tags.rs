@@ -244,7 +244,8 @@ fn redirect(value: &str) -> Result<Redirect, Rejection> {
 fn networks(option: &str, value: &str) -> Result<Vec<IpNet>, Rejection> {
     let mut networks = Vec::new();
     for text in value.split(',') {
-        let text = text.get(..3).filter(|kind| kind.eq_ignore_ascii_case("ip:")).map_or(text, |_| &text[3..]);
+        let kind = text.split_at_checked(3).filter(|(kind, _)| kind.eq_ignore_ascii_case("ip:"));
+        let text = kind.map_or(text, |(_, rest)| rest);
         networks.push(units::network(text).map_err(|why| refused(&format!("`{option}`"), &why))?);
     }
     networks.sort();
@@ -540,7 +541,7 @@ mod tests {
             methods in "(|\\* |GET |POST,GET |PUT\\|DELETE )",
             host in "(|shop\\.example|\\*\\.a-b\\.test)",
             path in "(/|/[a-z]{1,5}(/\\{id\\}|/\\*)?(/\\*\\*)?)",
-            options in "( strip=/[a-z]{1,3})?( add=/[a-z]{1,3})?( host=(a\\.b|\\{instance\\}))?( allow=10\\.0\\.0\\.0/[1-8],::1)?( deny=192\\.0\\.2\\.[1-9])?( timeout=[1-9]s)?( weight=0\\.[0-9]{1,4})?( proto=https)?( tlsskipverify=false)?",
+            options in "( strip=/[a-z]{1,3})?( add=/[a-z]{1,3})?( host=(a\\.b|\\{instance\\}))?( redirect=30[12378],(/b|https://a\\.b|https://\\{host\\})(\\{path\\})?)?( allow=10\\.0\\.0\\.0/[1-8],::1)?( deny=192\\.0\\.2\\.[1-9])?( timeout=[1-9]s)?( weight=0\\.[0-9]{1,4})?( proto=https)?( tlsskipverify=false)?",
         ) {
             let forms = TagForms::default();
             let first = forms.read(&format!("millgate.route={methods}{host}{path}{options}"), None).unwrap().unwrap();

@@ -234,6 +234,16 @@ impl Lease {
 mod tests {
     use super::*;
 
+    #[test]
+    fn the_log_is_told_of_an_endpoint_once_in_ten_seconds() {
+        let limits = PoolSettings { idle_max: 1, idle: Duration::ZERO, max_age: Duration::ZERO };
+        let address = ([127, 0, 0, 1], 1).into();
+        let pool = EndpointPool::new(address, None, limits, Rc::new(Clock::new()));
+        let now = crate::clock::now();
+        let told = [0, 1, 9_999, 10_000, 10_001].map(|ms| pool.may_tell(now + Duration::from_millis(ms)));
+        assert_eq!(told, [true, false, false, true, false]);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_timer_bounds_each_wait_by_its_own_deadline() {
         let mut timer = Timer::default();

@@ -489,3 +489,24 @@ async fn a_gateway_goes_on_when_nobody_reads_what_it_says() {
     let exit = tokio::time::timeout(DEADLINE, child.wait()).await.unwrap().unwrap();
     assert_eq!(exit.code(), Some(0));
 }
+
+#[tokio::test]
+async fn a_machine_without_authorities_can_do_without_a_proof_and_not_with_one() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("nobody.pem"), "").unwrap();
+    std::fs::create_dir(dir.path().join("empty")).unwrap();
+    let check = async |tls: &str| {
+        let text = format!(
+            "routes: [{{path: /a, service: a}}]\n\
+             services: {{a: {{hosts: [\"127.0.0.1:9\"], protocol: https{tls}}}}}\n"
+        );
+        write_config(dir.path(), &text);
+        let mut command = millgate(dir.path(), &["check"]);
+        command.env("SSL_CERT_FILE", "nobody.pem").env("SSL_CERT_DIR", "empty");
+        Said::from(command.output().await.unwrap())
+    };
+    check("")
+        .await
+        .expect(1, &["TLS with the service `a` cannot be set up", "no trusted certificate authority"]);
+    check(", tls: {insecure: true}").await.expect(0, &[]);
+}

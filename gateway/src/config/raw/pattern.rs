@@ -6,12 +6,14 @@
 use http::{HeaderValue, Method, StatusCode, uri::Authority};
 
 use super::fields::quoted_list;
-use crate::config::{
-    diagnostics::{code, did_you_mean},
-    settings::{HostPattern, UpstreamHost},
-    units::Invalid,
+use crate::{
+    config::{
+        diagnostics::{code, did_you_mean},
+        settings::{HostPattern, UpstreamHost},
+        units::Invalid,
+    },
+    policy::redirect::{Redirect, STATUSES},
 };
-use crate::policy::redirect::{Redirect, STATUSES};
 
 /// `path:` of a route: methods may stand in front of the pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,12 +13,14 @@ use super::{
     traffic::{BodyLimit, HeaderRules, RateLimit, Retry, Rewrite, Timeout, header_value, read_rate_limits},
     tree::{At, Entry, Node, Value},
 };
-use crate::config::{
-    diagnostics::{Diagnostic, Diagnostics, Span, code},
-    settings::{HeaderCondition, HostPattern},
-    units::{boolean, count},
+use crate::{
+    config::{
+        diagnostics::{Diagnostic, Diagnostics, Span, code},
+        settings::{HeaderCondition, HostPattern},
+        units::{boolean, count},
+    },
+    policy::redirect::Redirect,
 };
-use crate::policy::redirect::Redirect;
 
 /// What `defaults`, a policy and a route can all say.
 #[derive(Debug, Clone, Default)]

@@ -5,23 +5,27 @@ use std::collections::{HashMap, HashSet};
 use http::Method;
 
 use super::{defaults::Defaults, ratio, service::Services};
-use crate::config::{
-    diagnostics::{Diagnostic, Diagnostics, Span, code, did_you_mean},
-    raw::{
-        File,
-        clients::Clients,
-        fields::quoted_list,
-        pattern::PathPattern,
-        route::{Access, Policy, RequireRule, Route},
-        traffic::{BodyLimit, HeaderRules as RawHeaderRules, RateLimit, Retry, RetryOn, Rewrite, Timeout},
-        tree::At,
+use crate::{
+    config::{
+        diagnostics::{Diagnostic, Diagnostics, Span, code, did_you_mean},
+        raw::{
+            File,
+            clients::Clients,
+            fields::quoted_list,
+            pattern::PathPattern,
+            route::{Access, Policy, RequireRule, Route},
+            traffic::{
+                BodyLimit, HeaderRules as RawHeaderRules, RateLimit, Retry, RetryOn, Rewrite, Timeout,
+            },
+            tree::At,
+        },
+        settings::{
+            HeaderRules, HostPattern, RateLimitKey, RateLimitSettings, RequireSettings, RetrySettings,
+            RewriteSettings, RouteSettings, TimeoutSettings,
+        },
     },
-    settings::{
-        HeaderRules, HostPattern, RateLimitKey, RateLimitSettings, RequireSettings, RetrySettings,
-        RewriteSettings, RouteSettings, TimeoutSettings,
-    },
+    policy::client_address::ClientRule,
 };
-use crate::policy::client_address::ClientRule;
 
 pub(super) struct Routes<'a> {
     file: &'a File,

@@ -5,19 +5,21 @@ use std::collections::{HashMap, HashSet};
 use millgate_registry::{TlsOptions, WatchTarget};
 
 use super::{defaults::Defaults, files::Files, ratio, route::unknown_name};
-use crate::config::{
-    diagnostics::{Diagnostics, Span},
-    raw::{
-        Named,
-        instances::Consul,
-        service::{Breaker, Pool, Service},
-        tree::At,
+use crate::{
+    config::{
+        diagnostics::{Diagnostics, Span},
+        raw::{
+            Named,
+            instances::Consul,
+            service::{Breaker, Pool, Service},
+            tree::At,
+        },
+        settings::{
+            BreakerSettings, ConsulSource, EndpointSource, PoolSettings, ServiceSettings, SubsetSettings,
+        },
     },
-    settings::{
-        BreakerSettings, ConsulSource, EndpointSource, PoolSettings, ServiceSettings, SubsetSettings,
-    },
+    upstream::tls::UpstreamTls,
 };
-use crate::upstream::tls::UpstreamTls;
 
 pub(super) struct Services<'a> {
     raw: &'a [Named<Service>],
