@@ -43,7 +43,7 @@ use crate::{
     },
     router::Match,
     snapshot::{LocalRoute, LocalSnapshot, Route, own_value},
-    upstream::attempt::{self, Answered, Plan},
+    upstream::{attempt, search::Plan, send::Answered},
     worker::WorkerState,
 };
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Files of the request path, relative to `gateway/src`.
-const DATA_PLANE: [&str; 21] = [
+const DATA_PLANE: [&str; 23] = [
     "access_log.rs",
     "admission/",
     "body.rs",
@@ -23,6 +23,8 @@ const DATA_PLANE: [&str; 21] = [
     "upstream/load_balancer.rs",
     "upstream/pool.rs",
     "upstream/read_size.rs",
+    "upstream/search.rs",
+    "upstream/send.rs",
     "upstream/split.rs",
     "worker.rs",
 ];

@@ -6,6 +6,8 @@ pub mod endpoint;
 pub mod load_balancer;
 pub mod pool;
 pub mod read_size;
+pub mod search;
+pub mod send;
 mod spare;
 pub mod split;
 pub mod tls;
