@@ -171,7 +171,7 @@ impl ResponseBody {
     fn complete(&mut self) {
         let Some(mut exchange) = self.exchange.take() else { return };
         if let Some(lease) = exchange.lease.take() {
-            lease.release();
+            lease.release(exchange.worker());
         }
         exchange.complete = true;
     }
@@ -231,6 +231,9 @@ impl Body for ResponseBody {
                     } else {
                         flags::UPSTREAM_TRUNCATED
                     };
+                    if let Some(lease) = &exchange.lease {
+                        lease.broke_off(exchange.worker());
+                    }
                     exchange.complete = true;
                 }
                 Poll::Ready(Some(Err(error)))

@@ -115,6 +115,14 @@ pub enum Rare {
     Retry,
     /// (service, "")
     RetryBudgetExhausted,
+    /// (service, reason): endpoints left out by outlier detection.
+    Ejection,
+    /// (service, reason): ejections that did not happen, because as many endpoints as may be were out.
+    EjectionSpared,
+    /// (service, ""): breakers that stayed closed for the same reason.
+    BreakerSpared,
+    /// (service, ""): requests to ejected endpoints, because too few others were left.
+    PanicPick,
     /// (service, "")
     PoolFull,
     /// (listener, reason): connections that ended before a request could be served.

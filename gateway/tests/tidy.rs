@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Files of the request path, relative to `gateway/src`.
-const DATA_PLANE: [&str; 23] = [
+const DATA_PLANE: [&str; 24] = [
     "access_log.rs",
     "admission/",
     "body.rs",
@@ -26,6 +26,7 @@ const DATA_PLANE: [&str; 23] = [
     "upstream/search.rs",
     "upstream/send.rs",
     "upstream/split.rs",
+    "upstream/verdict.rs",
     "worker.rs",
 ];
 

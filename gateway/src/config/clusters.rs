@@ -9,7 +9,10 @@ use super::settings::{EndpointSource, SHARE_UNITS, ServiceSettings, Settings};
 use crate::{
     clock,
     control::{selection, world::World},
-    policy::{circuit_breaker::CircuitBreaker, concurrency::ConcurrencyLimit, retry::RetryBudget},
+    policy::{
+        circuit_breaker::CircuitBreaker, concurrency::ConcurrencyLimit, outlier::OutlierDetector,
+        retry::RetryBudget,
+    },
     upstream::{
         cluster::Cluster,
         endpoint::{Endpoint, EndpointKey, EndpointState, WEIGHT_MAX},
@@ -58,6 +61,7 @@ pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluste
             balancer: LoadBalancer::compile(service.balance, &endpoints),
             endpoints,
             breaker: service.breaker.as_ref().map(CircuitBreaker::compile),
+            outlier: service.outlier.as_ref().map(OutlierDetector::compile),
             concurrency: ConcurrencyLimit::compile(service.max_inflight, limit),
             retry_budget: budget.map_or_else(|| Arc::new(RetryBudget::new(share)), Arc::clone),
             target,

@@ -231,7 +231,7 @@ fn view(settings: &Settings, route: &RouteSettings, service: &str) -> RouteView 
         require: clients.chain(scopes).chain(roles).chain(claims).collect(),
         rate_limits: route.rate_limits.iter().map(ToString::to_string).collect(),
         timeout_ms: u64::try_from(route.timeout.total.as_millis()).unwrap_or(u64::MAX),
-        retries: route.retry.attempts,
+        retries: route.retry.retries,
         priority: route.priority,
         origin: route.origin.clone().unwrap_or_else(|| "file".to_owned()),
         line: if route.origin.is_none() { route.span.line } else { 0 },

@@ -131,6 +131,8 @@ pub mod code {
     pub const UNUSED_SERVICE: &str = "W002";
     pub const UNUSED_AUTH: &str = "W003";
     pub const SECRET_IN_FILE: &str = "W005";
+    /// A field that has another name now. The old one still works.
+    pub const OLD_NAME: &str = "W006";
 }
 
 /// Findings as they are collected; every stage adds to the same list.

@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(settings.consul.unwrap().address, "http://127.0.0.1:8500");
         let route = &settings.routes[0];
         assert_eq!((route.name.as_str(), route.timeout.total), ("/users/**", Duration::from_secs(15)));
-        assert_eq!((route.retry.attempts, route.body_bytes_max), (1, Some(10 * 1024 * 1024)));
+        assert_eq!((route.retry.retries, route.body_bytes_max), (1, Some(10 * 1024 * 1024)));
         let service = &settings.services[route.service.unwrap()];
         let source = EndpointSource::Consul(ConsulSource::service("users"));
         assert_eq!((service.name.as_str(), &service.source), ("users", &source));
@@ -189,11 +189,11 @@ mod tests {
         assert_eq!(route.timeout.total, Duration::from_secs(40), "the later policy wins");
         assert_eq!(route.timeout.connect, Duration::from_secs(2), "maps merge by key");
         assert_eq!(route.timeout.idle, Duration::from_secs(5), "the route's own keys are kept");
-        assert_eq!((route.retry.attempts, route.retry.budget), (3, 0.1));
+        assert_eq!((route.retry.retries, route.retry.budget), (3, 0.1));
         assert_eq!(route.rate_limits.len(), 1, "lists replace");
         let route = check_route(top, "use: [slow, slower], rate_limit: off, retry: off");
         assert_eq!((route.timeout.total, route.rate_limits.len()), (Duration::from_secs(50), 0));
-        assert_eq!(route.retry.attempts, 0);
+        assert_eq!(route.retry.retries, 0);
     }
 
     #[test]
@@ -223,8 +223,8 @@ mod tests {
         let top = AUTH;
         for (short, long) in [
             ("timeout: 3s", "timeout: {total: 3s}"),
-            ("retry: 2", "retry: {attempts: 2}"),
-            ("retry: off", "retry: {attempts: 0}"),
+            ("retry: 2", "retry: {retries: 2}"),
+            ("retry: off", "retry: {retries: 0}"),
             ("rate_limit: 5/m burst 3 per ip", "rate_limit: {rate: 5/m, burst: 3, per: ip}"),
             ("rate_limit: 5/m", "rate_limit: [5/m per user]"),
             ("require: {scope: a b}", "require: {scope: [a, b]}"),

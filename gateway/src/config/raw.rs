@@ -277,6 +277,7 @@ mod tests {
             &instances::CONSUL,
             &instances::SUBSET,
             &service::BREAKER,
+            &service::OUTLIER,
             &service::POOL,
         ];
         for known in maps {

@@ -4,6 +4,8 @@
 //! plain data: units are typed, names are checked, every field has its value. `config::resolve` is the only
 //! producer, `config::compile` the only consumer. Nothing here reads a file, a clock or the network.
 
+mod protection;
+
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
@@ -16,6 +18,7 @@ use std::{
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use millgate_registry::{Instance, TlsOptions, WatchTarget};
 
+pub use self::protection::{BreakerSettings, FailureKinds, OutlierSettings};
 use super::diagnostics::Span;
 use crate::{
     auto_routes::AutoRoutesSettings,
@@ -312,11 +315,10 @@ pub struct TimeoutSettings {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct RetrySettings {
-    /// Retries after the first attempt; 0 = off.
-    pub attempts: u32,
-    pub on_connect: bool,
-    /// The upstream closed a reused connection before answering, or refused the stream.
-    pub on_refused: bool,
+    /// Retries of requests that an endpoint may have worked on; 0 = off, which also ends attempts elsewhere after a failed
+    /// connect.
+    pub retries: u32,
+    pub on: RetryCauses,
     pub on_status: Vec<StatusCode>,
     /// Methods that may be retried once bytes were sent.
     pub methods: Vec<Method>,
@@ -324,6 +326,21 @@ pub struct RetrySettings {
     pub budget: f32,
     pub backoff_min: Duration,
     pub backoff_max: Duration,
+    /// Largest request body that is kept to be sent again; 0 = none is.
+    pub body_bytes_max: usize,
+}
+
+/// Failures without a status after which there may be another attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "a set of four")]
+pub struct RetryCauses {
+    pub connect: bool,
+    /// The endpoint closed a reused connection before answering, or refused the stream.
+    pub refused: bool,
+    /// The endpoint broke the connection after the request was sent.
+    pub reset: bool,
+    /// An attempt took longer than `timeout.try`.
+    pub timeout: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -363,6 +380,8 @@ pub struct ServiceSettings {
     pub balance: Balance,
     /// `None` = off.
     pub breaker: Option<BreakerSettings>,
+    /// `None` = off.
+    pub outlier: Option<OutlierSettings>,
     /// Requests in flight to the whole service; past it 503 `overloaded`.
     pub max_inflight: u32,
     pub pool: PoolSettings,
@@ -372,8 +391,8 @@ pub struct ServiceSettings {
 impl ServiceSettings {
     /// Equal in meaning: a service that only moved to another line of the file is the same.
     pub fn same_as(&self, other: &Self) -> bool {
-        let Self { name, subset, source, tls, balance, breaker, max_inflight, pool, span: _ } = self;
-        (name, subset, source, tls, balance, breaker, max_inflight, pool)
+        let Self { name, subset, source, tls, balance, breaker, outlier, max_inflight, pool, span: _ } = self;
+        (name, subset, source, tls, balance, breaker, outlier, max_inflight, pool)
             == (
                 &other.name,
                 &other.subset,
@@ -381,6 +400,7 @@ impl ServiceSettings {
                 &other.tls,
                 &other.balance,
                 &other.breaker,
+                &other.outlier,
                 &other.max_inflight,
                 &other.pool,
             )
@@ -506,20 +526,6 @@ pub enum Balance {
     /// Fewest requests in flight per weight.
     Least,
     Random,
-}
-
-/// Circuit breaker of one endpoint.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BreakerSettings {
-    /// Trips at this share of errors, 0.0..=1.0.
-    pub error_ratio: f32,
-    /// … once at least this many requests were seen in the window.
-    pub requests_min: u32,
-    pub window: Duration,
-    /// Time in `open` before probes are let through.
-    pub open: Duration,
-    /// Probes in `half-open`; all must succeed to close.
-    pub probes: u32,
 }
 
 /// Upstream connections of one worker to one endpoint.

@@ -12,8 +12,8 @@ use axum::{
 use millgate_registry::WatchTarget;
 use serde_json::{Value, json};
 
-use super::{metrics::Exporter, status::Status};
-use crate::{clock, policy::circuit_breaker, snapshot::Publisher, upstream::cluster::Cluster};
+use super::{health, metrics::Exporter, status::Status};
+use crate::{clock, snapshot::Publisher, upstream::cluster::Cluster};
 
 /// What the handlers read.
 pub struct Admin {
@@ -105,11 +105,7 @@ async fn services(State(admin): State<Arc<Admin>>) -> Json<Value> {
     let watches = admin.status.watches();
     let services = snapshot.clusters.iter().map(|cluster| {
         let endpoints = cluster.endpoints.iter().map(|endpoint| {
-            let breaker = cluster.breaker.as_ref().map(|_| match endpoint.state().breaker().state(now) {
-                circuit_breaker::State::Closed => "closed",
-                circuit_breaker::State::HalfOpen => "half_open",
-                circuit_breaker::State::Open => "open",
-            });
+            let (breaker, window) = health::breaker(cluster, endpoint, now);
             json!({
                 "instance": endpoint.key().as_str(),
                 "address": endpoint.address().to_string(),
@@ -117,6 +113,8 @@ async fn services(State(admin): State<Arc<Admin>>) -> Json<Value> {
                 "weight": endpoint.weight(),
                 "in_flight": endpoint.state().in_flight(),
                 "breaker": breaker,
+                "breaker_window": window,
+                "outlier": health::outlier(cluster, endpoint, now),
             })
         });
         let target = cluster.watched();

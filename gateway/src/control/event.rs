@@ -38,6 +38,8 @@ pub enum Event {
 pub enum Signal {
     /// A token names a key that the provider's set does not hold: it may have been rotated.
     UnknownKey { provider: Arc<str> },
+    /// An endpoint was ejected or came back, or a breaker opened or closed: for the list of events.
+    Health { kind: &'static str, text: String },
 }
 
 /// Events waiting for the loop, and those set aside waiting for it. Senders wait when it is full; hints of workers

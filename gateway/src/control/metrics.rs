@@ -268,7 +268,7 @@ fn clusters(out: &mut Families, samples: &[WorkerSample]) {
 }
 
 /// Name, help and label names of each rare counter.
-const RARE: [(Rare, &str, &str, &[&str]); 11] = [
+const RARE: [(Rare, &str, &str, &[&str]); 15] = [
     (Rare::LocalReply, "millgate_local_replies_total", "Responses made by the gateway", &["route", "reason"]),
     (
         Rare::RateLimited,
@@ -282,6 +282,30 @@ const RARE: [(Rare, &str, &str, &[&str]); 11] = [
         Rare::RetryBudgetExhausted,
         "millgate_retry_budget_exhausted_total",
         "Retries that the budget refused",
+        &["service"],
+    ),
+    (
+        Rare::Ejection,
+        "millgate_ejections_total",
+        "Endpoints that outlier detection left out, by what had failed in a row",
+        &["service", "reason"],
+    ),
+    (
+        Rare::EjectionSpared,
+        "millgate_ejections_spared_total",
+        "Endpoints not ejected, since as many as `outlier.max` allows were out",
+        &["service", "reason"],
+    ),
+    (
+        Rare::BreakerSpared,
+        "millgate_breaker_spared_total",
+        "Failures after which a breaker stayed closed, since `breaker.max_by_status` of the endpoints were out",
+        &["service"],
+    ),
+    (
+        Rare::PanicPick,
+        "millgate_panic_picks_total",
+        "Attempts at ejected endpoints, since fewer than `outlier.panic` of the endpoints were left",
         &["service"],
     ),
     (
@@ -369,12 +393,21 @@ fn endpoints(out: &mut Families, snapshot: &Snapshot) {
     let mut family = out.gauge("millgate_breaker_state", "Circuit breaker: 0 closed, 1 half-open, 2 open");
     for cluster in small.iter().filter(|cluster| cluster.breaker.is_some()) {
         for endpoint in &cluster.endpoints {
-            let state = match endpoint.state().breaker().state(now) {
+            let Some(breaker) = &cluster.breaker else { continue };
+            let state = match breaker.state(endpoint.state().breaker(), now) {
                 State::Closed => 0.0,
                 State::HalfOpen => 1.0,
                 State::Open => 2.0,
             };
             family.add(&[("service", &cluster.name), ("instance", endpoint.key().as_str())], state);
+        }
+    }
+    let mut family =
+        out.gauge("millgate_endpoint_ejected", "1 while outlier detection leaves the endpoint out");
+    for cluster in small.iter().filter(|cluster| cluster.outlier.is_some()) {
+        for endpoint in &cluster.endpoints {
+            let ejected = f64::from(u8::from(!endpoint.state().outlier().is_in()));
+            family.add(&[("service", &cluster.name), ("instance", endpoint.key().as_str())], ejected);
         }
     }
     let mut family =

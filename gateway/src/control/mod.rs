@@ -13,6 +13,7 @@ pub mod event;
 mod exposition;
 pub mod failover;
 pub mod files;
+mod health;
 mod kept_file;
 pub mod keys;
 pub mod listen;
@@ -101,10 +102,14 @@ struct Background {
 }
 
 impl Background {
-    fn take_hint(&self, hint: &Signal) {
-        let Signal::UnknownKey { provider } = hint;
-        if let Some(fetch) = self.fetches.get(provider) {
-            fetch.refresh();
+    fn take_hint(&self, hint: Signal, status: &Status) {
+        match hint {
+            Signal::UnknownKey { provider } => {
+                if let Some(fetch) = self.fetches.get(&provider) {
+                    fetch.refresh();
+                }
+            }
+            Signal::Health { kind, text } => status.note(kind, text),
         }
     }
 }
@@ -185,7 +190,7 @@ impl Controller {
                     self.status.draining.store(true, Ordering::Relaxed);
                     *drain = Some(Drain::begin(self.workers.clone(), self.settings.drain.clone(), reply));
                 }
-                Event::Signal(hint) => background.take_hint(&hint),
+                Event::Signal(hint) => background.take_hint(hint, &self.status),
                 other => {
                     if let Event::Service(update) = &other {
                         answers.push(update.answered_at);

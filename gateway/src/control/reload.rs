@@ -115,7 +115,7 @@ impl Controller {
                 Ok(Some(event @ (Event::Service(_) | Event::Resolved { .. } | Event::Keys { .. }))) => {
                     self.learn(event, background);
                 }
-                Ok(Some(Event::Signal(signal))) => background.take_hint(&signal),
+                Ok(Some(Event::Signal(signal))) => background.take_hint(signal, &self.status),
                 Ok(Some(event)) => {
                     let is_drain = matches!(event, Event::Drain { .. });
                     inbox.set_aside(event);

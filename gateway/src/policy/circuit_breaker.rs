@@ -5,13 +5,22 @@
 //! failures reached `error_ratio`. After `open` it lets at most `probes` requests through at a time; when
 //! that many have succeeded it closes, one failure opens it again. Compiled from `BreakerSettings`.
 //!
+//! Some failures prove that the endpoint is at fault: a failed connect, a reset, a timeout, a broken answer. A status,
+//! or a client that gave up waiting, only makes it likely: one client can cause both with one bad path. Where proved
+//! failures alone would not trip the breaker, the caller decides whether one more endpoint may be out, so that no
+//! client can take out a whole service. For the same reason a probe that failed by its status is not followed by
+//! another one of the same kind of request while others may come.
+//!
 //! One [`BreakerState`] per endpoint is shared by all workers and carried across snapshots. Its phase is one
 //! word, changed by compare-and-swap only, so a trip happens once and probes are counted exactly. A permit
 //! remembers the epoch (phase changes so far) that it was given in: outcomes of requests that began before a
-//! change are not counted after it.
+//! change are not counted after it. The word says when the breaker opened and not until when: a reload that
+//! shortens `open`, or switches the breaker off, counts at once.
 //!
 //! Units: milliseconds since the state was made. Limits: a million outcomes per slot, past which the slot
 //! stops counting and keeps its ratio; 65,535 probes.
+
+mod window;
 
 use std::{
     ops::Deref,
@@ -19,6 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::window::{SLOTS, Window};
 use crate::config::settings::BreakerSettings;
 
 /// Compiled parameters; small, so a permit carries its own copy.
@@ -29,13 +39,23 @@ pub struct CircuitBreaker {
     slot_ms: u64,
     open_ms: u64,
     probes: u16,
+    window: Duration,
 }
 
 /// What became of a request that had a permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Success,
+    /// Failed, but what failed may be the request: a status, or a client that gave up.
+    Suspect,
+    /// Failed by what the endpoint did.
     Failure,
+}
+
+impl Outcome {
+    fn is_failure(self) -> bool {
+        self != Self::Success
+    }
 }
 
 /// The phase as people see it.
@@ -46,11 +66,30 @@ pub enum State {
     HalfOpen,
 }
 
-/// A phase change caused by a recorded outcome, for logs.
+/// A phase change caused by a recorded outcome, for logs, with the numbers that caused it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transition {
-    Opened,
+    Opened(Opened),
     Closed,
+    /// The failures would have tripped it, none of them is proved against the endpoint, and as many endpoints as may be
+    /// are out already.
+    Spared(Seen),
+}
+
+/// Why a breaker opened, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// `None`: a probe failed.
+    pub seen: Option<Seen>,
+    pub open: Duration,
+}
+
+/// What the window held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    pub failures: u32,
+    pub requests: u32,
+    pub window: Duration,
 }
 
 /// The endpoint must not be asked now.
@@ -78,98 +117,199 @@ impl CircuitBreaker {
             slot_ms: (millis(settings.window) / SLOTS as u64).max(1),
             open_ms: millis(settings.open).min(PAYLOAD_MAX / 2),
             probes: u16::try_from(settings.probes).unwrap_or(u16::MAX).max(1),
+            window: settings.window,
         }
+    }
+
+    /// Would [`CircuitBreaker::check`] let a request through? For the balancer: one load, changes nothing.
+    pub fn is_routable(&self, state: &BreakerState, now: Instant) -> bool {
+        match state.phase() {
+            Phase::Closed => true,
+            Phase::Open { since_ms } => state.ms(now) >= since_ms + self.open_ms,
+            Phase::HalfOpen { in_flight, succeeded } => in_flight + succeeded < self.probes,
+        }
+    }
+
+    /// Until a request may be let through: zero in closed, and in half-open, where it is not known.
+    pub fn retry_after(&self, state: &BreakerState, now: Instant) -> Duration {
+        match state.phase() {
+            Phase::Closed | Phase::HalfOpen { .. } => Duration::ZERO,
+            Phase::Open { since_ms } => {
+                Duration::from_millis((since_ms + self.open_ms).saturating_sub(state.ms(now)))
+            }
+        }
+    }
+
+    /// The phase, for metrics and the admin API. An `open` that has ended is half-open: the next request is a
+    /// probe.
+    pub fn state(&self, state: &BreakerState, now: Instant) -> State {
+        match state.phase() {
+            Phase::Closed => State::Closed,
+            Phase::Open { since_ms } if state.ms(now) < since_ms + self.open_ms => State::Open,
+            Phase::Open { .. } | Phase::HalfOpen { .. } => State::HalfOpen,
+        }
+    }
+
+    /// What the window holds now, for the admin API.
+    pub fn seen(&self, state: &BreakerState, now: Instant) -> Seen {
+        let epoch = Word::unpack(state.word.load(Ordering::Relaxed)).epoch;
+        self.seen_at(state, epoch, state.ms(now) / self.slot_ms)
+    }
+
+    fn seen_at(&self, state: &BreakerState, epoch: u16, tick: u64) -> Seen {
+        let counts = state.window.counts(epoch, tick);
+        Seen { failures: counts.failures, requests: counts.total, window: self.window }
     }
 
     /// May a request go to this endpoint? Closed costs one load; an ended `open` turns into half-open here.
     ///
     /// `state` is any handle (`&`, `Rc`, `Arc`) to something that holds the endpoint's breaker state; the
-    /// permit keeps it.
-    pub fn check<S>(&self, state: S, now: Instant) -> Result<Permit<S>, Open>
+    /// permit keeps it. `kind` tells requests of one kind from others (never 0); it is asked only for probes.
+    pub fn check<S>(&self, state: S, now: Instant, kind: impl FnOnce() -> u32) -> Result<Permit<S>, Open>
     where
         S: Deref,
         S::Target: AsRef<BreakerState>,
     {
-        let (epoch, probe) = self.admit((*state).as_ref(), now)?;
+        let breaker = (*state).as_ref();
+        let (epoch, probe) = match Word::unpack(breaker.word.load(Ordering::Acquire)) {
+            Word { phase: Phase::Closed, epoch } => (epoch, None),
+            _ => self.admit_probe(breaker, now, kind())?,
+        };
         Ok(Permit { breaker: *self, state, epoch, probe, settled: false })
     }
 
-    fn admit(&self, state: &BreakerState, now: Instant) -> Result<(u16, bool), Open> {
+    fn admit_probe(&self, state: &BreakerState, now: Instant, kind: u32) -> Result<(u16, Option<u32>), Open> {
         let mut seen = state.word.load(Ordering::Acquire);
         loop {
             let word = Word::unpack(seen);
             let next = match word.phase {
-                Phase::Closed => return Ok((word.epoch, false)),
-                Phase::Open { until_ms } => {
-                    let wait_ms = until_ms.saturating_sub(state.ms(now));
-                    if wait_ms > 0 {
-                        return Err(Open { retry_after: Duration::from_millis(wait_ms) });
+                Phase::Closed => return Ok((word.epoch, None)),
+                Phase::Open { since_ms } => {
+                    let over_for_ms = state.ms(now).checked_sub(since_ms + self.open_ms);
+                    let Some(over_for_ms) = over_for_ms else {
+                        return Err(Open { retry_after: self.retry_after(state, now) });
+                    };
+                    // Requests of the kind that failed the last probe wait as long again for one of another kind.
+                    let failed_before = state.failed_kind.load(Ordering::Relaxed) == kind;
+                    if failed_before && over_for_ms < self.open_ms {
+                        let left = self.open_ms - over_for_ms;
+                        return Err(Open { retry_after: Duration::from_millis(left) });
                     }
-                    word.followed_by(Phase::HalfOpen { in_flight: 1, succeeded: 0, probes: self.probes })
+                    word.followed_by(Phase::HalfOpen { in_flight: 1, succeeded: 0 })
                 }
-                Phase::HalfOpen { in_flight, succeeded, probes } if in_flight + succeeded < probes => {
-                    let in_flight = in_flight + 1;
-                    Word { phase: Phase::HalfOpen { in_flight, succeeded, probes }, ..word }
+                Phase::HalfOpen { in_flight, succeeded } if in_flight + succeeded < self.probes => {
+                    Word { phase: Phase::HalfOpen { in_flight: in_flight + 1, succeeded }, ..word }
                 }
                 Phase::HalfOpen { .. } => return Err(Open { retry_after: Duration::ZERO }),
             };
             match state.swap(seen, next) {
-                Ok(()) => return Ok((next.epoch, true)),
+                Ok(()) => return Ok((next.epoch, Some(kind))),
                 Err(now_seen) => seen = now_seen,
             }
         }
     }
 
     /// Counts an outcome in the closed phase; a failure may trip the breaker.
-    fn count(&self, state: &BreakerState, epoch: u16, outcome: Outcome, now: Instant) -> Option<Transition> {
-        let closed = Word { phase: Phase::Closed, epoch };
-        if state.word.load(Ordering::Acquire) != closed.pack() {
+    fn count(
+        &self,
+        state: &BreakerState,
+        epoch: u16,
+        outcome: Outcome,
+        now: Instant,
+        may_open: impl FnOnce() -> bool,
+    ) -> Option<Transition> {
+        if state.word.load(Ordering::Acquire) != closed(epoch).pack() {
             return None;
         }
-        let now_ms = state.ms(now);
-        let tick = now_ms / self.slot_ms;
-        state.slot(tick).record(Tag::new(epoch, tick), outcome);
-        if outcome == Outcome::Success || !self.is_tripped(state, epoch, tick) {
-            return None;
+        let tick = state.ms(now) / self.slot_ms;
+        state.window.record(epoch, tick, outcome.is_failure());
+        if outcome == Outcome::Failure {
+            state.proved.record(epoch, tick, true);
         }
-        let open = closed.followed_by(Phase::Open { until_ms: now_ms + self.open_ms });
-        state.swap(closed.pack(), open).ok().map(|()| Transition::Opened)
+        if outcome.is_failure() { self.trip(state, epoch, now, may_open) } else { None }
     }
 
-    fn is_tripped(&self, state: &BreakerState, epoch: u16, tick: u64) -> bool {
-        let oldest = tick.saturating_sub(SLOTS as u64 - 1);
-        let (total, errors) = (oldest..=tick)
-            .filter_map(|tick| state.slot(tick).counts(Tag::new(epoch, tick)))
-            .fold((0_u32, 0_u32), |(total, errors), slot| (total + slot.0, errors + slot.1));
-        total >= self.requests_min && f64::from(errors) >= self.error_ratio * f64::from(total)
+    /// The endpoint broke off a response that was counted as a success.
+    pub fn take_back(
+        &self,
+        state: &BreakerState,
+        epoch: u16,
+        now: Instant,
+        may_open: impl FnOnce() -> bool,
+    ) -> Option<Transition> {
+        if state.word.load(Ordering::Acquire) != closed(epoch).pack() {
+            return None;
+        }
+        let tick = state.ms(now) / self.slot_ms;
+        state.window.turn_to_failure(epoch, tick);
+        state.proved.record(epoch, tick, true);
+        self.trip(state, epoch, now, may_open)
+    }
+
+    fn trip(
+        &self,
+        state: &BreakerState,
+        epoch: u16,
+        now: Instant,
+        may_open: impl FnOnce() -> bool,
+    ) -> Option<Transition> {
+        let now_ms = state.ms(now);
+        let tick = now_ms / self.slot_ms;
+        let seen = self.seen_at(state, epoch, tick);
+        let reaches = |failures: u32| f64::from(failures) >= self.error_ratio * f64::from(seen.requests);
+        if seen.requests < self.requests_min || !reaches(seen.failures) {
+            return None;
+        }
+        if !reaches(state.proved.counts(epoch, tick).failures) && !may_open() {
+            return Some(Transition::Spared(seen));
+        }
+        let open = closed(epoch).followed_by(Phase::Open { since_ms: now_ms });
+        let opened = Opened { seen: Some(seen), open: Duration::from_millis(self.open_ms) };
+        state.swap(closed(epoch).pack(), open).ok().map(|()| Transition::Opened(opened))
     }
 
     /// Counts the outcome of a probe; `None` is a probe that was dropped without one.
     fn settle(
         &self,
         state: &BreakerState,
-        epoch: u16,
-        outcome: Option<Outcome>,
-        now: Option<Instant>,
+        (epoch, kind): (u16, u32),
+        outcome: Option<(Outcome, Instant)>,
+        may_open: impl FnOnce() -> bool,
     ) -> Option<Transition> {
+        let mut may_open = Some(may_open);
+        let mut stays_closed = None;
         let mut seen = state.word.load(Ordering::Acquire);
         loop {
             let word = Word::unpack(seen);
-            let Phase::HalfOpen { in_flight, succeeded, probes } = word.phase else { return None };
+            let Phase::HalfOpen { in_flight, succeeded } = word.phase else { return None };
             if word.epoch != epoch {
                 return None;
             }
             let in_flight = in_flight.saturating_sub(1);
-            let (next, transition) = match outcome {
-                None => (Word { phase: Phase::HalfOpen { in_flight, succeeded, probes }, ..word }, None),
-                Some(Outcome::Success) if succeeded + 1 < probes => {
-                    let succeeded = succeeded + 1;
-                    (Word { phase: Phase::HalfOpen { in_flight, succeeded, probes }, ..word }, None)
+            let mut is_success = |outcome| match outcome {
+                Outcome::Success => true,
+                // It answers, and may not be left out for what it answers.
+                Outcome::Suspect => {
+                    *stays_closed.get_or_insert_with(|| may_open.take().is_some_and(|may_open| !may_open()))
                 }
-                Some(Outcome::Success) => (word.followed_by(Phase::Closed), Some(Transition::Closed)),
-                Some(Outcome::Failure) => {
-                    let until_ms = now.map_or(0, |now| state.ms(now)) + self.open_ms;
-                    (word.followed_by(Phase::Open { until_ms }), Some(Transition::Opened))
+                Outcome::Failure => false,
+            };
+            let (next, transition) = match outcome {
+                None => (Word { phase: Phase::HalfOpen { in_flight, succeeded }, ..word }, None),
+                Some((outcome, _)) if is_success(outcome) => {
+                    if succeeded + 1 < self.probes {
+                        let succeeded = succeeded + 1;
+                        (Word { phase: Phase::HalfOpen { in_flight, succeeded }, ..word }, None)
+                    } else {
+                        (word.followed_by(Phase::Closed), Some(Transition::Closed))
+                    }
+                }
+                Some((outcome, now)) => {
+                    let kind = if outcome == Outcome::Suspect { kind } else { 0 };
+                    state.failed_kind.store(kind, Ordering::Relaxed);
+                    let opened = Opened { seen: None, open: Duration::from_millis(self.open_ms) };
+                    let open = word.followed_by(Phase::Open { since_ms: state.ms(now) });
+                    (open, Some(Transition::Opened(opened)))
                 }
             };
             match state.swap(seen, next) {
@@ -178,6 +318,10 @@ impl CircuitBreaker {
             }
         }
     }
+}
+
+fn closed(epoch: u16) -> Word {
+    Word { phase: Phase::Closed, epoch }
 }
 
 /// Leave to ask an endpoint once. Dropped without an outcome (the client left, or the request never reached
@@ -192,7 +336,8 @@ where
     breaker: CircuitBreaker,
     state: S,
     epoch: u16,
-    probe: bool,
+    /// A probe, by a request of this kind.
+    probe: Option<u32>,
     settled: bool,
 }
 
@@ -201,15 +346,30 @@ where
     S: Deref,
     S::Target: AsRef<BreakerState>,
 {
-    /// Learns the outcome. Says when that changed the phase.
-    pub fn record(mut self, outcome: Outcome, now: Instant) -> Option<Transition> {
+    /// Learns the outcome. Says when that changed the phase. `may_open` is asked where failures that are not proved would
+    /// open the breaker: may one more endpoint be out?
+    pub fn record(
+        mut self,
+        outcome: Outcome,
+        now: Instant,
+        may_open: impl FnOnce() -> bool,
+    ) -> Option<Transition> {
         self.settled = true;
         let state = (*self.state).as_ref();
-        if self.probe {
-            self.breaker.settle(state, self.epoch, Some(outcome), Some(now))
-        } else {
-            self.breaker.count(state, self.epoch, outcome, now)
+        match self.probe {
+            Some(kind) => self.breaker.settle(state, (self.epoch, kind), Some((outcome, now)), may_open),
+            None => self.breaker.count(state, self.epoch, outcome, now, may_open),
         }
+    }
+
+    /// The request decides whether the breaker closes.
+    pub fn is_probe(&self) -> bool {
+        self.probe.is_some()
+    }
+
+    /// Phase changes before this permit was given.
+    pub fn epoch(&self) -> u16 {
+        self.epoch
     }
 }
 
@@ -219,8 +379,8 @@ where
     S::Target: AsRef<BreakerState>,
 {
     fn drop(&mut self) {
-        if self.probe && !self.settled {
-            self.breaker.settle((*self.state).as_ref(), self.epoch, None, None);
+        if let (Some(kind), false) = (self.probe, self.settled) {
+            self.breaker.settle((*self.state).as_ref(), (self.epoch, kind), None, || false);
         }
     }
 }
@@ -230,7 +390,11 @@ where
 pub struct BreakerState {
     /// Phase, epoch and payload: see [`Word`]. Written by any worker with compare-and-swap (acquire-release).
     word: AtomicU64,
-    window: [Slot; SLOTS],
+    /// All outcomes, and the failures that are proved.
+    window: Window,
+    proved: Window,
+    /// Of the request that failed the last probe by its status; 0 = none did.
+    failed_kind: AtomicU32,
     opened: AtomicU32,
     half_opened: AtomicU32,
     closed: AtomicU32,
@@ -243,7 +407,9 @@ impl BreakerState {
     pub fn new(now: Instant) -> Self {
         Self {
             word: AtomicU64::new(Word { phase: Phase::Closed, epoch: 0 }.pack()),
-            window: Default::default(),
+            window: Window::default(),
+            proved: Window::default(),
+            failed_kind: AtomicU32::new(0),
             opened: AtomicU32::new(0),
             half_opened: AtomicU32::new(0),
             closed: AtomicU32::new(0),
@@ -251,31 +417,8 @@ impl BreakerState {
         }
     }
 
-    /// Would `check` let a request through? For the balancer: one load, changes nothing.
-    pub fn is_routable(&self, now: Instant) -> bool {
-        match Word::unpack(self.word.load(Ordering::Relaxed)).phase {
-            Phase::Closed => true,
-            Phase::Open { until_ms } => self.ms(now) >= until_ms,
-            Phase::HalfOpen { in_flight, succeeded, probes } => in_flight + succeeded < probes,
-        }
-    }
-
-    /// Until a request may be let through: zero in closed, and in half-open, where nobody knows.
-    pub fn retry_after(&self, now: Instant) -> Duration {
-        match Word::unpack(self.word.load(Ordering::Relaxed)).phase {
-            Phase::Closed | Phase::HalfOpen { .. } => Duration::ZERO,
-            Phase::Open { until_ms } => Duration::from_millis(until_ms.saturating_sub(self.ms(now))),
-        }
-    }
-
-    /// The phase, for metrics and the admin API. An `open` that has ended is half-open: the next request is a
-    /// probe.
-    pub fn state(&self, now: Instant) -> State {
-        match Word::unpack(self.word.load(Ordering::Relaxed)).phase {
-            Phase::Closed => State::Closed,
-            Phase::Open { until_ms } if self.ms(now) < until_ms => State::Open,
-            Phase::Open { .. } | Phase::HalfOpen { .. } => State::HalfOpen,
-        }
+    fn phase(&self) -> Phase {
+        Word::unpack(self.word.load(Ordering::Relaxed)).phase
     }
 
     /// Phase changes so far.
@@ -289,11 +432,6 @@ impl BreakerState {
 
     fn ms(&self, now: Instant) -> u64 {
         millis(now.saturating_duration_since(self.base)).min(PAYLOAD_MAX / 2)
-    }
-
-    fn slot(&self, tick: u64) -> &Slot {
-        // The remainder is below SLOTS, on every platform.
-        &self.window[usize::try_from(tick % SLOTS as u64).unwrap_or(0)]
     }
 
     /// The only writer of the word. A change of epoch is a change of phase, and is counted.
@@ -320,18 +458,11 @@ impl AsRef<BreakerState> for BreakerState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Closed,
-    Open {
-        until_ms: u64,
-    },
-    /// `probes` is kept here so that the balancer can tell without the settings.
-    HalfOpen {
-        in_flight: u16,
-        succeeded: u16,
-        probes: u16,
-    },
+    Open { since_ms: u64 },
+    HalfOpen { in_flight: u16, succeeded: u16 },
 }
 
-/// The phase word: bits 0–1 phase, 2–15 epoch, 16–63 payload (until when, or three counts of 16 bits).
+/// The phase word: bits 0–1 phase, 2–15 epoch, 16–63 payload (since when, or two counts of 16 bits).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Word {
     phase: Phase,
@@ -346,9 +477,9 @@ impl Word {
     fn pack(self) -> u64 {
         let (phase, payload) = match self.phase {
             Phase::Closed => (0, 0),
-            Phase::Open { until_ms } => (1, until_ms & PAYLOAD_MAX),
-            Phase::HalfOpen { in_flight, succeeded, probes } => {
-                (2, u64::from(in_flight) | u64::from(succeeded) << 16 | u64::from(probes) << 32)
+            Phase::Open { since_ms } => (1, since_ms & PAYLOAD_MAX),
+            Phase::HalfOpen { in_flight, succeeded } => {
+                (2, u64::from(in_flight) | u64::from(succeeded) << 16)
             }
         };
         phase | u64::from(self.epoch) << 2 | payload << 16
@@ -359,58 +490,10 @@ impl Word {
         let payload = word >> 16;
         let phase = match word & 0b11 {
             0 => Phase::Closed,
-            1 => Phase::Open { until_ms: payload },
-            _ => Phase::HalfOpen {
-                in_flight: payload as u16,
-                succeeded: (payload >> 16) as u16,
-                probes: (payload >> 32) as u16,
-            },
+            1 => Phase::Open { since_ms: payload },
+            _ => Phase::HalfOpen { in_flight: payload as u16, succeeded: (payload >> 16) as u16 },
         };
         Self { phase, epoch: (word >> 2) as u16 & EPOCH_MASK }
-    }
-}
-
-/// One slot of the window: bits 0–19 failures, 20–39 outcomes, 40–63 the tag they belong to. A slot whose tag
-/// is not the asked one is empty, so nothing ever has to be cleared: neither as time goes on nor on closing.
-#[derive(Debug, Default)]
-struct Slot(AtomicU64);
-
-impl Slot {
-    fn record(&self, tag: Tag, outcome: Outcome) {
-        let failed = u64::from(outcome == Outcome::Failure);
-        let mut seen = self.0.load(Ordering::Relaxed);
-        loop {
-            let next = if seen >> TAG_SHIFT != tag.0 {
-                tag.0 << TAG_SHIFT | 1 << COUNT_BITS | failed
-            } else if seen >> COUNT_BITS & COUNT_MAX == COUNT_MAX {
-                return;
-            } else {
-                seen + (1 << COUNT_BITS) + failed
-            };
-            match self.0.compare_exchange_weak(seen, next, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return,
-                Err(now_seen) => seen = now_seen,
-            }
-        }
-    }
-
-    /// Outcomes and failures, if the slot holds this tag's.
-    #[allow(clippy::cast_possible_truncation)] // 20 bits each
-    fn counts(&self, tag: Tag) -> Option<(u32, u32)> {
-        let seen = self.0.load(Ordering::Acquire);
-        (seen >> TAG_SHIFT == tag.0)
-            .then_some(((seen >> COUNT_BITS & COUNT_MAX) as u32, (seen & COUNT_MAX) as u32))
-    }
-}
-
-/// Low 8 bits of the epoch and low 16 of the tick. Two ticks share a tag and a slot only after 327,680 slots
-/// (9 hours of silence at the shortest window in use); the error would be one stale slot.
-#[derive(Clone, Copy)]
-struct Tag(u64);
-
-impl Tag {
-    fn new(epoch: u16, tick: u64) -> Self {
-        Self(u64::from(epoch & 0xFF) << 16 | tick & 0xFFFF)
     }
 }
 
@@ -418,12 +501,6 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Slots of the sliding window: it forgets in steps of a tenth.
-pub const SLOTS: usize = 10;
-/// Outcomes that one slot can hold.
-const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
-const COUNT_BITS: u32 = 20;
-const TAG_SHIFT: u32 = 2 * COUNT_BITS;
 const EPOCH_MASK: u16 = (1 << 14) - 1;
 /// Largest payload of a phase word: 8,900 years in milliseconds; half of it is the latest moment, so that a
 /// sum of two still fits.
@@ -437,6 +514,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::config::settings::FailureKinds;
 
     fn breaker() -> CircuitBreaker {
         CircuitBreaker::compile(&BreakerSettings {
@@ -445,6 +523,8 @@ mod tests {
             window: Duration::from_secs(10),
             open: Duration::from_secs(5),
             probes: 2,
+            count: FailureKinds { connect: true, reset: true, timeout: true, statuses: Vec::new() },
+            max_by_status: 0.5,
         })
     }
 
@@ -454,7 +534,15 @@ mod tests {
         outcome: Outcome,
         now: Instant,
     ) -> Option<Transition> {
-        breaker.check(state, now).expect("the breaker lets the request through").record(outcome, now)
+        breaker.check(state, now, || 1).expect("the breaker lets the request through").record(
+            outcome,
+            now,
+            || true,
+        )
+    }
+
+    fn opens(transition: Option<Transition>) -> bool {
+        matches!(transition, Some(Transition::Opened(_)))
     }
 
     fn tripped(breaker: &CircuitBreaker, now: Instant) -> BreakerState {
@@ -462,7 +550,7 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(send(breaker, &state, Outcome::Failure, now), None);
         }
-        assert_eq!(send(breaker, &state, Outcome::Failure, now), Some(Transition::Opened));
+        assert!(opens(send(breaker, &state, Outcome::Failure, now)));
         state
     }
 
@@ -472,9 +560,9 @@ mod tests {
     fn it_trips_at_the_ratio_once_the_minimum_was_seen() {
         let (breaker, now) = (breaker(), Instant::now());
         let state = tripped(&breaker, now);
-        assert_eq!(breaker.check(&state, now).unwrap_err().retry_after, Duration::from_secs(5));
-        assert!(!state.is_routable(now));
-        assert_eq!(state.state(now), State::Open);
+        assert_eq!(breaker.check(&state, now, || 1).unwrap_err().retry_after, Duration::from_secs(5));
+        assert!(!breaker.is_routable(&state, now));
+        assert_eq!(breaker.state(&state, now), State::Open);
     }
 
     #[test]
@@ -487,7 +575,7 @@ mod tests {
         for _ in 0..50 {
             assert_eq!(send(&breaker, &state, Outcome::Failure, now), None);
         }
-        assert_eq!(send(&breaker, &state, Outcome::Failure, now), Some(Transition::Opened));
+        assert!(opens(send(&breaker, &state, Outcome::Failure, now)));
     }
 
     #[test]
@@ -502,11 +590,8 @@ mod tests {
         for age in [11, 12] {
             assert_eq!(send(&breaker, &state, Outcome::Failure, now + age * SECOND), None);
         }
-        assert_eq!(
-            send(&breaker, &state, Outcome::Failure, now + 19 * SECOND),
-            Some(Transition::Opened),
-            "four failures within ten seconds"
-        );
+        let fourth = send(&breaker, &state, Outcome::Failure, now + 19 * SECOND);
+        assert!(opens(fourth), "four failures within ten seconds");
     }
 
     #[test]
@@ -514,15 +599,15 @@ mod tests {
         let (breaker, now) = (breaker(), Instant::now());
         let state = tripped(&breaker, now);
         let later = now + 5 * SECOND;
-        assert!(state.is_routable(later));
-        let first = breaker.check(&state, later).unwrap();
-        let second = breaker.check(&state, later).unwrap();
-        assert_eq!(breaker.check(&state, later).unwrap_err().retry_after, Duration::ZERO);
-        assert!(!state.is_routable(later));
-        assert_eq!(first.record(Outcome::Success, later), None);
-        assert!(breaker.check(&state, later).is_err(), "one succeeded and one in flight are two");
-        assert_eq!(second.record(Outcome::Success, later), Some(Transition::Closed));
-        assert_eq!(state.state(later), State::Closed);
+        assert!(breaker.is_routable(&state, later));
+        let first = breaker.check(&state, later, || 1).unwrap();
+        let second = breaker.check(&state, later, || 1).unwrap();
+        assert_eq!(breaker.check(&state, later, || 1).unwrap_err().retry_after, Duration::ZERO);
+        assert!(!breaker.is_routable(&state, later));
+        assert_eq!(first.record(Outcome::Success, later, || true), None);
+        assert!(breaker.check(&state, later, || 1).is_err(), "one succeeded and one in flight are two");
+        assert_eq!(second.record(Outcome::Success, later, || true), Some(Transition::Closed));
+        assert_eq!(breaker.state(&state, later), State::Closed);
         assert_eq!(state.transitions(), Transitions { opened: 1, half_opened: 1, closed: 1 });
     }
 
@@ -531,12 +616,12 @@ mod tests {
         let (breaker, now) = (breaker(), Instant::now());
         let state = tripped(&breaker, now);
         let later = now + 5 * SECOND;
-        let other = breaker.check(&state, later).unwrap();
-        let probe = breaker.check(&state, later).unwrap();
-        assert_eq!(probe.record(Outcome::Failure, later), Some(Transition::Opened));
-        assert_eq!(state.retry_after(later), Duration::from_secs(5));
-        assert_eq!(other.record(Outcome::Success, later), None, "its phase is over");
-        assert_eq!(state.state(later), State::Open);
+        let other = breaker.check(&state, later, || 1).unwrap();
+        let probe = breaker.check(&state, later, || 1).unwrap();
+        assert!(opens(probe.record(Outcome::Failure, later, || true)));
+        assert_eq!(breaker.retry_after(&state, later), Duration::from_secs(5));
+        assert_eq!(other.record(Outcome::Success, later, || true), None, "its phase is over");
+        assert_eq!(breaker.state(&state, later), State::Open);
     }
 
     #[test]
@@ -544,11 +629,11 @@ mod tests {
         let (breaker, now) = (breaker(), Instant::now());
         let state = tripped(&breaker, now);
         let later = now + 5 * SECOND;
-        let first = breaker.check(&state, later).unwrap();
-        let _second = breaker.check(&state, later).unwrap();
-        assert!(breaker.check(&state, later).is_err());
+        let first = breaker.check(&state, later, || 1).unwrap();
+        let _second = breaker.check(&state, later, || 1).unwrap();
+        assert!(breaker.check(&state, later, || 1).is_err());
         drop(first);
-        assert!(breaker.check(&state, later).is_ok());
+        assert!(breaker.check(&state, later, || 1).is_ok());
     }
 
     #[test]
@@ -559,32 +644,32 @@ mod tests {
         for _ in 0..2 {
             send(&breaker, &state, Outcome::Success, later);
         }
-        assert_eq!(state.state(later), State::Closed);
+        assert_eq!(breaker.state(&state, later), State::Closed);
         for _ in 0..3 {
             assert_eq!(send(&breaker, &state, Outcome::Failure, later), None);
         }
-        assert_eq!(send(&breaker, &state, Outcome::Failure, later), Some(Transition::Opened));
+        assert!(opens(send(&breaker, &state, Outcome::Failure, later)));
     }
 
     #[test]
     fn an_outcome_from_before_the_trip_does_not_count_after_it() {
         let (breaker, now) = (breaker(), Instant::now());
         let state = BreakerState::new(now);
-        let slow = breaker.check(&state, now).unwrap();
+        let slow = breaker.check(&state, now, || 1).unwrap();
         for _ in 0..4 {
             send(&breaker, &state, Outcome::Failure, now);
         }
         let later = now + 5 * SECOND;
-        let _probe = breaker.check(&state, later).unwrap();
-        assert_eq!(slow.record(Outcome::Failure, later), None);
-        assert_eq!(state.state(later), State::HalfOpen);
+        let _probe = breaker.check(&state, later, || 1).unwrap();
+        assert_eq!(slow.record(Outcome::Failure, later, || true), None);
+        assert_eq!(breaker.state(&state, later), State::HalfOpen);
     }
 
     #[test]
     fn an_outcome_from_before_the_trip_does_not_wipe_what_was_seen_since() {
         let (breaker, now) = (breaker(), Instant::now());
         let state = BreakerState::new(now);
-        let slow = breaker.check(&state, now).unwrap();
+        let slow = breaker.check(&state, now, || 1).unwrap();
         for _ in 0..4 {
             send(&breaker, &state, Outcome::Failure, now);
         }
@@ -594,36 +679,107 @@ mod tests {
         {
             send(&breaker, &state, outcome, later);
         }
-        assert_eq!(slow.record(Outcome::Failure, later), None);
-        assert_eq!(send(&breaker, &state, Outcome::Failure, later), Some(Transition::Opened));
+        assert_eq!(slow.record(Outcome::Failure, later, || true), None);
+        assert!(opens(send(&breaker, &state, Outcome::Failure, later)));
     }
 
     #[test]
     fn a_probe_of_an_earlier_half_open_phase_does_not_count_in_the_next() {
         let (breaker, now) = (breaker(), Instant::now());
         let state = tripped(&breaker, now);
-        let slow = breaker.check(&state, now + 5 * SECOND).unwrap();
+        let slow = breaker.check(&state, now + 5 * SECOND, || 1).unwrap();
         send(&breaker, &state, Outcome::Failure, now + 5 * SECOND);
         let later = now + 10 * SECOND;
-        let _probe = breaker.check(&state, later).unwrap();
+        let _probe = breaker.check(&state, later, || 1).unwrap();
         let word = state.word.load(Ordering::SeqCst);
-        assert_eq!(slow.record(Outcome::Success, later), None);
+        assert_eq!(slow.record(Outcome::Success, later, || true), None);
         assert_eq!(state.word.load(Ordering::SeqCst), word);
     }
 
     #[test]
-    fn a_full_slot_stops_counting_and_does_not_overflow() {
-        let slot = Slot(AtomicU64::new(7 << TAG_SHIFT | COUNT_MAX << COUNT_BITS | COUNT_MAX));
-        slot.record(Tag(7), Outcome::Failure);
-        assert_eq!(slot.counts(Tag(7)), Some((0xF_FFFF, 0xF_FFFF)));
+    fn failures_that_are_not_proved_open_it_only_where_one_more_endpoint_may_be_out() {
+        let (breaker, now) = (breaker(), Instant::now());
+        let state = BreakerState::new(now);
+        let fail = |outcome, may_open: bool| {
+            breaker.check(&state, now, || 1).unwrap().record(outcome, now, || may_open)
+        };
+        for _ in 0..3 {
+            assert_eq!(fail(Outcome::Suspect, false), None);
+        }
+        assert!(
+            matches!(fail(Outcome::Suspect, false), Some(Transition::Spared(seen)) if seen.failures == 4)
+        );
+        // A quarter of all is proved, which is below the ratio.
+        for _ in 0..2 {
+            assert!(matches!(fail(Outcome::Failure, false), Some(Transition::Spared(_))));
+        }
+        for _ in 0..2 {
+            fail(Outcome::Failure, false);
+        }
+        assert_eq!(breaker.state(&state, now), State::Open, "half of eight is proved");
+        let other = BreakerState::new(now);
+        for _ in 0..4 {
+            let _ = breaker.check(&other, now, || 1).unwrap().record(Outcome::Suspect, now, || true);
+        }
+        assert_eq!(breaker.state(&other, now), State::Open);
+    }
+
+    #[test]
+    fn a_probe_that_failed_by_its_status_is_followed_by_another_kind_of_request_for_a_while() {
+        let (breaker, now) = (breaker(), Instant::now());
+        let state = tripped(&breaker, now);
+        let probe = |seconds: u32, kind: u32| breaker.check(&state, now + seconds * SECOND, || kind);
+        assert!(opens(probe(5, 7).unwrap().record(Outcome::Suspect, now + 5 * SECOND, || true)));
+        assert_eq!(probe(10, 7).unwrap_err().retry_after, 5 * SECOND);
+        let _other = probe(10, 8).expect("a request of another kind");
+        let _same = probe(10, 7).expect("the phase has begun, and there is a second place");
+        let alone = tripped(&breaker, now);
+        let probe = |seconds: u32| breaker.check(&alone, now + seconds * SECOND, || 7);
+        assert!(opens(probe(5).unwrap().record(Outcome::Suspect, now + 5 * SECOND, || true)));
+        assert!(probe(14).is_err());
+        assert!(probe(15).is_ok(), "where there is no other kind, it is only later");
+    }
+
+    #[test]
+    fn a_probe_whose_status_may_not_keep_it_open_counts_as_an_answer() {
+        let (breaker, now) = (breaker(), Instant::now());
+        let state = tripped(&breaker, now);
+        let later = now + 5 * SECOND;
+        let record = || breaker.check(&state, later, || 1).unwrap().record(Outcome::Suspect, later, || false);
+        assert_eq!((record(), record()), (None, Some(Transition::Closed)));
+    }
+
+    #[test]
+    fn settings_of_a_reload_count_at_once() {
+        let (breaker, now) = (breaker(), Instant::now());
+        let state = tripped(&breaker, now);
+        let shorter = CircuitBreaker { open_ms: 1_000, ..breaker };
+        let later = now + SECOND;
+        assert!(!breaker.is_routable(&state, later) && shorter.is_routable(&state, later));
+        assert!(shorter.check(&state, later, || 1).is_ok());
+    }
+
+    #[test]
+    fn a_response_that_breaks_off_is_a_failure_in_place_of_the_success() {
+        let (breaker, now) = (breaker(), Instant::now());
+        let state = BreakerState::new(now);
+        let mut opened = false;
+        for _ in 0..4 {
+            let permit = breaker.check(&state, now, || 1).unwrap();
+            let epoch = permit.epoch();
+            let _ = permit.record(Outcome::Success, now, || true);
+            opened = opens(breaker.take_back(&state, epoch, now, || false));
+        }
+        assert_eq!(breaker.seen(&state, now).failures, 0, "the window begins anew");
+        assert!(opened, "four of four, each proved");
     }
 
     #[test]
     fn every_phase_survives_packing() {
         for phase in [
             Phase::Closed,
-            Phase::Open { until_ms: PAYLOAD_MAX },
-            Phase::HalfOpen { in_flight: u16::MAX, succeeded: 1, probes: u16::MAX },
+            Phase::Open { since_ms: PAYLOAD_MAX },
+            Phase::HalfOpen { in_flight: u16::MAX, succeeded: u16::MAX },
         ] {
             let word = Word { phase, epoch: EPOCH_MASK };
             assert_eq!(Word::unpack(word.pack()), word);
@@ -648,15 +804,15 @@ mod tests {
                         (Arc::clone(&opened), Arc::clone(&flying), Arc::clone(&peak));
                     std::thread::spawn(move || {
                         start.wait();
-                        while let Ok(permit) = breaker.check(&*state, now) {
-                            if permit.record(Outcome::Failure, now) == Some(Transition::Opened) {
+                        while let Ok(permit) = breaker.check(&*state, now, || 1) {
+                            if opens(permit.record(Outcome::Failure, now, || true)) {
                                 opened.fetch_add(1, Ordering::SeqCst);
                             }
                         }
                         start.wait();
                         let later = now + 5 * SECOND;
                         for _ in 0..200 {
-                            if let Ok(probe) = breaker.check(&*state, later) {
+                            if let Ok(probe) = breaker.check(&*state, later, || 1) {
                                 let together = flying.fetch_add(1, Ordering::SeqCst) + 1;
                                 peak.fetch_max(together, Ordering::SeqCst);
                                 std::thread::yield_now();
@@ -673,7 +829,7 @@ mod tests {
             assert_eq!(opened.load(Ordering::SeqCst), 1);
             assert!((1..=2).contains(&peak.load(Ordering::SeqCst)));
             assert_eq!(state.transitions(), Transitions { opened: 1, half_opened: 1, closed: 0 });
-            assert!(state.is_routable(now + 5 * SECOND), "every place is free again");
+            assert!(breaker.is_routable(&state, now + 5 * SECOND), "every place is free again");
         }
     }
 }

@@ -4,6 +4,7 @@ pub mod client_address;
 pub mod concurrency;
 pub mod jwt;
 pub mod limit_key;
+pub mod outlier;
 pub mod rate_limit;
 pub mod redirect;
 pub mod retry;

@@ -1,12 +1,14 @@
-//! Retries: whether a failed attempt is followed by another, and after what pause.
+//! Retries: whether a failed attempt is followed by another, where to, and after what pause.
 //!
-//! What may be repeated follows from what the endpoint can have seen. A failed connect and a refused stream
-//! (RFC 9113 §8.7: the request was not processed) are safe for every method. Anything later is repeated for
-//! the configured methods only (RFC 9110 §9.2.2: idempotent ones, unless the operator knows better). Once a
-//! byte of the body may have been read, the body must be replayable. The retry budget is tower's: retries may
-//! add `budget` of the cluster's requests, over the last [`BUDGET_TTL`], and [`FREE_PER_SECOND`] on top so
-//! that a quiet service can retry at all. The pause is drawn evenly from `min..=min·2ⁿ`, at most `max`, so
-//! that clients of one failure do not come back together. Compiled from `RetrySettings`.
+//! What may be repeated follows from what the endpoint can have seen. A failed connect and a request that was handed
+//! back unsent (RFC 9113 §8.7: it was not processed) are safe for every method, and cost no endpoint any work: the
+//! request goes to the next endpoint at once. Such attempts are bounded by the number of endpoints, since each endpoint is
+//! tried once, and by nothing else. Anything later is repeated for the configured methods only (RFC 9110 §9.2.2:
+//! idempotent ones, unless the operator knows better), needs a body that can be sent again, and is charged: at most
+//! `retries` of them for one request, and a share `budget` of the cluster's requests over the last [`BUDGET_TTL`] (the
+//! budget is tower's), with [`FREE_PER_SECOND`] on top so that a quiet service can retry at all. The endpoint is picked
+//! before anything is charged. The pause is drawn evenly from `min..=min·2ⁿ`, at most `max`, so that clients of one
+//! failure do not come back together. Compiled from `RetrySettings`.
 
 use std::{
     sync::atomic::{AtomicU32, Ordering},
@@ -17,18 +19,18 @@ use http::{Method, StatusCode};
 use rand::{Rng, RngExt};
 use tower::retry::budget::{Budget, TpsBudget};
 
-use crate::config::settings::RetrySettings;
+use crate::config::settings::{RetryCauses, RetrySettings};
 
 /// The retry policy of one route.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Retry {
-    attempts: u32,
-    on_connect: bool,
-    on_refused: bool,
+    retries: u32,
+    on: RetryCauses,
     on_status: Box<[StatusCode]>,
     methods: Box<[Method]>,
     backoff_min: Duration,
     backoff_max: Duration,
+    body_bytes_max: usize,
 }
 
 /// An attempt that did not give an answer worth keeping.
@@ -45,16 +47,20 @@ pub struct Failure<'a> {
 pub enum Phase {
     /// No connection: nothing was sent.
     Connect,
-    /// The endpoint refused the stream without processing it (`REFUSED_STREAM`, or past `GOAWAY`'s last
-    /// stream).
+    /// The request was handed back: no byte of it was sent, or the endpoint refused the stream without processing it
+    /// (`REFUSED_STREAM`, or past `GOAWAY`'s last stream).
     Refused,
     /// A reused connection was closed before the first byte of a response: most likely it was idle too long,
     /// but the endpoint may have seen the request.
     ReusedConnectionClosed,
     /// The endpoint answered with this status.
     Status(StatusCode),
-    /// The request was sent and then something broke or took too long.
-    AfterSent,
+    /// The request was sent, and the endpoint closed the connection without an answer.
+    Reset,
+    /// The request was sent, and no answer came in the time of the attempt.
+    Timeout,
+    /// Another attempt would end in the same way, or the client is the cause.
+    Final,
 }
 
 impl Phase {
@@ -65,14 +71,30 @@ impl Phase {
             Self::Refused => "refused",
             Self::ReusedConnectionClosed => "connection_closed",
             Self::Status(_) => "status",
-            Self::AfterSent => "after_sent",
+            Self::Reset => "reset",
+            Self::Timeout => "timeout",
+            Self::Final => "final",
         }
     }
 }
 
-/// Pause this long, then try another endpoint.
+/// What one request has had so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Spent {
+    /// Retries that were charged.
+    pub charged: u32,
+    /// Attempts after a reused connection that was closed.
+    pub stale: u32,
+}
+
+/// Another attempt: at `to`, after the pause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Backoff(pub Duration);
+pub struct Next<T> {
+    pub to: T,
+    pub pause: Duration,
+    /// With this attempt.
+    pub spent: Spent,
+}
 
 /// Why there is no other attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,28 +102,42 @@ pub enum NoRetry {
     /// Not this kind of failure, this method or this body.
     NotRetryable,
     /// As many retries as the route allows.
-    AttemptsUsed,
+    RetriesUsed,
+    /// No endpoint can take the attempt.
+    NoEndpoint,
+    /// The pause would outlast the request.
+    OutOfTime,
     /// The cluster's retries are at their share of its requests.
     BudgetExhausted,
+}
+
+/// What another attempt costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Price {
+    Nothing,
+    /// Nothing, once in a request.
+    StaleConnection,
+    OneRetry,
 }
 
 impl Retry {
     /// Cannot fail: the settings were checked when they were read.
     pub fn compile(settings: &RetrySettings) -> Self {
         Self {
-            attempts: settings.attempts,
-            on_connect: settings.on_connect,
-            on_refused: settings.on_refused,
+            retries: settings.retries,
+            on: settings.on,
             on_status: settings.on_status.as_slice().into(),
             methods: settings.methods.as_slice().into(),
             backoff_min: settings.backoff_min,
             backoff_max: settings.backoff_max.max(settings.backoff_min),
+            body_bytes_max: settings.body_bytes_max,
         }
     }
 
-    /// Could attempt `attempt` (the first is 1) be followed by another at all? Then its request must be kept.
-    pub fn may_follow(&self, attempt: u32) -> bool {
-        attempt <= self.attempts
+    /// Could a request that has had this be sent again after bytes of it were sent? Then it must be kept.
+    pub fn may_repeat(&self, method: &Method, spent: Spent) -> bool {
+        let may_follow = spent.charged < self.retries || (self.retries > 0 && spent.stale == 0);
+        may_follow && self.methods.contains(method)
     }
 
     /// May an answer with this status be followed by another attempt at all?
@@ -109,46 +145,63 @@ impl Retry {
         self.on_status.contains(&status)
     }
 
-    /// May a request of this method be sent twice at all, if it has no body?
-    pub fn repeats(&self, method: &Method) -> bool {
-        self.methods.contains(method)
+    /// Largest request body that is kept to be sent again.
+    pub fn body_bytes_max(&self) -> usize {
+        self.body_bytes_max
     }
 
-    /// Shortest pause before a retry.
-    pub fn pause_min(&self) -> Duration {
-        self.backoff_min
-    }
-
-    /// May attempt `attempt` (the first is 1) be followed by another? `Ok` has taken one retry from the budget.
-    pub fn check(
+    /// Is the failed attempt followed by another, and which? `left` is the time that the request has, `pick` finds an
+    /// endpoint that can take the attempt; it is asked before anything is charged.
+    pub fn check<R: Rng, T>(
         &self,
         failure: &Failure<'_>,
-        attempt: u32,
+        spent: Spent,
+        left: Duration,
         budget: &RetryBudget,
-        rng: &mut impl Rng,
-    ) -> Result<Backoff, NoRetry> {
-        if !self.is_retryable(failure) {
-            return Err(NoRetry::NotRetryable);
+        rng: &mut R,
+        pick: impl FnOnce(&mut R) -> Option<T>,
+    ) -> Result<Next<T>, NoRetry> {
+        let price = match self.price(failure).ok_or(NoRetry::NotRetryable)? {
+            Price::StaleConnection if spent.stale > 0 => Price::OneRetry,
+            price => price,
+        };
+        if price == Price::OneRetry && spent.charged >= self.retries {
+            return Err(NoRetry::RetriesUsed);
         }
-        if attempt > self.attempts {
-            return Err(NoRetry::AttemptsUsed);
+        let (pause, spent) = match price {
+            Price::Nothing => (Duration::ZERO, spent),
+            Price::StaleConnection => (Duration::ZERO, Spent { stale: spent.stale + 1, ..spent }),
+            Price::OneRetry => {
+                let charged = spent.charged + 1;
+                (self.pause(charged, rng), Spent { charged, ..spent })
+            }
+        };
+        if pause >= left {
+            return Err(NoRetry::OutOfTime);
         }
-        if !budget.withdraw() {
+        let to = pick(rng).ok_or(NoRetry::NoEndpoint)?;
+        if price == Price::OneRetry && !budget.withdraw() {
             return Err(NoRetry::BudgetExhausted);
         }
-        Ok(Backoff(self.pause(attempt, rng)))
+        Ok(Next { to, pause, spent })
     }
 
-    fn is_retryable(&self, failure: &Failure<'_>) -> bool {
+    fn price(&self, failure: &Failure<'_>) -> Option<Price> {
         let repeatable = failure.body_is_replayable && self.methods.contains(failure.method);
-        match failure.phase {
-            Phase::Connect => self.on_connect,
-            Phase::Refused => self.on_refused && failure.body_is_replayable,
-            Phase::ReusedConnectionClosed => self.on_refused && repeatable,
-            Phase::Status(status) => self.on_status.contains(&status) && repeatable,
-            // It may still be working on it: a second one would only add to its load.
-            Phase::AfterSent => false,
-        }
+        let price = match failure.phase {
+            Phase::Connect => self.on.connect.then_some(Price::Nothing),
+            Phase::Refused => (self.on.refused && failure.body_is_replayable).then_some(Price::Nothing),
+            Phase::ReusedConnectionClosed => {
+                (self.on.refused && repeatable).then_some(Price::StaleConnection)
+            }
+            Phase::Reset => (self.on.reset && repeatable).then_some(Price::OneRetry),
+            Phase::Timeout => (self.on.timeout && repeatable).then_some(Price::OneRetry),
+            Phase::Status(status) => {
+                (self.on_status.contains(&status) && repeatable).then_some(Price::OneRetry)
+            }
+            Phase::Final => None,
+        };
+        price.filter(|_| self.retries > 0)
     }
 
     fn pause(&self, attempt: u32, rng: &mut impl Rng) -> Duration {
@@ -208,8 +261,9 @@ fn bounded(share: f32) -> f32 {
 const BATCH: u32 = 64;
 /// How long a request's share can be used for a retry.
 pub const BUDGET_TTL: Duration = Duration::from_secs(10);
-/// Retries per second that need no requests to pay for them.
-pub const FREE_PER_SECOND: u32 = 1;
+/// Retries per second that need no requests to pay for them. Requests are deposited in batches, and a service with few
+/// requests must be able to retry each of them: ten a second are no load for any endpoint.
+pub const FREE_PER_SECOND: u32 = 10;
 
 #[cfg(test)]
 mod tests {
@@ -219,62 +273,117 @@ mod tests {
 
     fn retry() -> Retry {
         Retry::compile(&RetrySettings {
-            attempts: 2,
-            on_connect: true,
-            on_refused: true,
+            retries: 2,
+            on: RetryCauses { connect: true, refused: true, reset: true, timeout: true },
             on_status: vec![StatusCode::SERVICE_UNAVAILABLE],
             methods: vec![Method::GET, Method::HEAD],
             budget: 0.2,
             backoff_min: Duration::from_millis(25),
             backoff_max: Duration::from_millis(250),
+            body_bytes_max: 1024,
         })
     }
 
-    fn check(phase: Phase, method: &Method, body_is_replayable: bool) -> bool {
-        let failure = Failure { phase, method, body_is_replayable };
-        let budget = RetryBudget::new(0.2);
-        retry().check(&failure, 1, &budget, &mut SmallRng::seed_from_u64(1)).is_ok()
+    const LONG: Duration = Duration::from_secs(10);
+
+    fn check(
+        retry: &Retry,
+        failure: &Failure<'_>,
+        spent: Spent,
+        budget: &RetryBudget,
+    ) -> Result<Next<()>, NoRetry> {
+        retry.check(failure, spent, LONG, budget, &mut SmallRng::seed_from_u64(1), |_| Some(()))
     }
+
+    fn may(phase: Phase, method: &Method, body_is_replayable: bool) -> bool {
+        let failure = Failure { phase, method, body_is_replayable };
+        check(&retry(), &failure, Spent::default(), &RetryBudget::new(0.2)).is_ok()
+    }
+
+    const STATUS: Phase = Phase::Status(StatusCode::SERVICE_UNAVAILABLE);
 
     #[test]
     fn what_may_be_repeated_follows_from_what_the_endpoint_can_have_seen() {
-        let unavailable = Phase::Status(StatusCode::SERVICE_UNAVAILABLE);
         // (phase, GET without body, POST without body, GET with a body that is gone)
         for (phase, get, post, gone) in [
             (Phase::Connect, true, true, true),
             (Phase::Refused, true, true, false),
             (Phase::ReusedConnectionClosed, true, false, false),
-            (unavailable, true, false, false),
+            (Phase::Reset, true, false, false),
+            (Phase::Timeout, true, false, false),
+            (STATUS, true, false, false),
             (Phase::Status(StatusCode::BAD_GATEWAY), false, false, false),
-            (Phase::AfterSent, false, false, false),
+            (Phase::Final, false, false, false),
         ] {
-            assert_eq!(check(phase, &Method::GET, true), get, "GET after {phase:?}");
-            assert_eq!(check(phase, &Method::POST, true), post, "POST after {phase:?}");
-            assert_eq!(check(phase, &Method::GET, false), gone, "GET with a body after {phase:?}");
+            assert_eq!(may(phase, &Method::GET, true), get, "GET after {phase:?}");
+            assert_eq!(may(phase, &Method::POST, true), post, "POST after {phase:?}");
+            assert_eq!(may(phase, &Method::GET, false), gone, "GET with a body after {phase:?}");
         }
+    }
+
+    fn of(phase: Phase) -> Failure<'static> {
+        Failure { phase, method: &Method::GET, body_is_replayable: true }
     }
 
     #[test]
     fn what_is_switched_off_is_not_retried() {
         let mut retry = retry();
-        retry.on_connect = false;
-        retry.on_refused = false;
-        for phase in [Phase::Connect, Phase::Refused, Phase::ReusedConnectionClosed] {
-            let failure = Failure { phase, method: &Method::GET, body_is_replayable: true };
-            let verdict = retry.check(&failure, 1, &RetryBudget::new(1.0), &mut SmallRng::seed_from_u64(1));
+        retry.on = RetryCauses { connect: false, refused: false, reset: false, timeout: false };
+        for phase in
+            [Phase::Connect, Phase::Refused, Phase::ReusedConnectionClosed, Phase::Reset, Phase::Timeout]
+        {
+            let verdict = check(&retry, &of(phase), Spent::default(), &RetryBudget::new(1.0));
             assert_eq!(verdict, Err(NoRetry::NotRetryable));
         }
+        let off = Retry { retries: 0, ..self::retry() };
+        let verdict = check(&off, &of(Phase::Connect), Spent::default(), &RetryBudget::new(1.0));
+        assert_eq!(verdict, Err(NoRetry::NotRetryable), "`retry: off` means one attempt");
     }
 
-    const CONNECT: Failure<'_> =
-        Failure { phase: Phase::Connect, method: &Method::GET, body_is_replayable: true };
+    #[test]
+    fn attempts_that_cost_no_endpoint_any_work_are_not_charged_and_do_not_wait() {
+        let (retry, budget) = (retry(), RetryBudget::new(0.0));
+        for _ in 0..1_000 {
+            for phase in [Phase::Connect, Phase::Refused] {
+                let next = check(&retry, &of(phase), Spent { charged: 2, stale: 1 }, &budget).unwrap();
+                assert_eq!((next.pause, next.spent.charged), (Duration::ZERO, 2));
+            }
+        }
+        let free = BUDGET_TTL.as_secs() * u64::from(FREE_PER_SECOND);
+        let left = (0..1_000).filter(|_| budget.withdraw()).count();
+        assert_eq!(left as u64, free, "nothing was taken");
+    }
 
     #[test]
-    fn the_attempts_of_a_request_are_counted_from_one() {
-        let (retry, budget, mut rng) = (retry(), RetryBudget::new(0.2), SmallRng::seed_from_u64(1));
-        assert!(retry.check(&CONNECT, 1, &budget, &mut rng).is_ok());
-        assert!(retry.check(&CONNECT, 2, &budget, &mut rng).is_ok());
-        assert_eq!(retry.check(&CONNECT, 3, &budget, &mut rng), Err(NoRetry::AttemptsUsed));
+    fn a_closed_connection_is_free_once_and_then_a_retry() {
+        let (retry, budget) = (retry(), RetryBudget::new(0.2));
+        let stale = |spent| check(&retry, &of(Phase::ReusedConnectionClosed), spent, &budget);
+        let first = stale(Spent::default()).unwrap();
+        assert_eq!((first.spent, first.pause), (Spent { charged: 0, stale: 1 }, Duration::ZERO));
+        assert_eq!(stale(first.spent).unwrap().spent, Spent { charged: 1, stale: 1 });
+    }
+
+    #[test]
+    fn retries_of_a_request_are_counted() {
+        let (retry, budget) = (retry(), RetryBudget::new(0.2));
+        let after = |charged| check(&retry, &of(STATUS), Spent { charged, stale: 0 }, &budget);
+        assert_eq!(after(0).unwrap().spent.charged, 1);
+        assert_eq!(after(1).unwrap().spent.charged, 2);
+        assert_eq!(after(2), Err(NoRetry::RetriesUsed));
+    }
+
+    #[test]
+    fn nothing_is_charged_where_no_endpoint_can_be_tried_or_no_time_is_left() {
+        let (retry, budget, mut rng) = (retry(), RetryBudget::new(0.0), SmallRng::seed_from_u64(1));
+        let failure = of(STATUS);
+        for _ in 0..1_000 {
+            let none = retry.check(&failure, Spent::default(), LONG, &budget, &mut rng, |_| None::<()>);
+            assert_eq!(none, Err(NoRetry::NoEndpoint));
+            let left = Duration::from_millis(25);
+            let late = retry.check(&failure, Spent::default(), left, &budget, &mut rng, |_| Some(()));
+            assert_eq!(late, Err(NoRetry::OutOfTime));
+        }
+        assert!(check(&retry, &failure, Spent::default(), &budget).is_ok(), "the budget is whole");
     }
 
     #[test]
@@ -294,15 +403,16 @@ mod tests {
     /// Ten seconds' free retries and a fifth of the requests; a batch that is not full does not count yet.
     #[test]
     fn retries_stop_at_their_share_of_the_requests() {
-        let (retry, budget, mut rng) = (retry(), RetryBudget::new(0.2), SmallRng::seed_from_u64(1));
+        let (retry, budget) = (retry(), RetryBudget::new(0.2));
         for _ in 0..640 {
             budget.deposit();
         }
-        let granted = (0..1_000).filter(|_| retry.check(&CONNECT, 1, &budget, &mut rng).is_ok()).count();
+        let one = || check(&retry, &of(STATUS), Spent::default(), &budget);
+        let granted = (0..1_000).filter(|_| one().is_ok()).count();
         let free = BUDGET_TTL.as_secs() * u64::from(FREE_PER_SECOND);
         let granted = u64::try_from(granted).unwrap();
         assert!((free + 125..=free + 130).contains(&granted), "{granted} of 640 requests");
-        assert_eq!(retry.check(&CONNECT, 1, &budget, &mut rng), Err(NoRetry::BudgetExhausted));
+        assert_eq!(one(), Err(NoRetry::BudgetExhausted));
     }
 
     #[test]

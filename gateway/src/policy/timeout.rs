@@ -52,8 +52,9 @@ impl Deadline {
         self.at
     }
 
-    pub fn is_over(&self, now: Instant) -> bool {
-        now >= self.at
+    /// What a first attempt has that begins with the request.
+    pub fn usual(&self) -> Duration {
+        self.timeouts.per_try.map_or(self.timeouts.total, |per_try| per_try.min(self.timeouts.total))
     }
 
     /// When an attempt that begins at `now` is over: after `try`, and never later than the request.
@@ -86,8 +87,7 @@ mod tests {
     fn the_deadline_counts_from_the_requests_first_moment() {
         let now = Instant::now();
         let deadline = timeouts(None).apply(now);
-        assert!(!deadline.is_over(now + Duration::from_nanos(9_999_999_999)));
-        assert!(deadline.is_over(now + 10 * SECOND));
+        assert_eq!(deadline.at(), now + 10 * SECOND);
     }
 
     #[test]

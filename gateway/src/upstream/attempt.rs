@@ -1,17 +1,19 @@
 //! Attempts: endpoint, connection, request, response head, outcome; and again where that is safe.
 //!
-//! Attempt 1 is not a retry. A retry goes to another endpoint, needs the retry policy's consent and its budget,
-//! and never repeats a request whose body has begun to move. What an attempt takes (in-flight counts, breaker
-//! permit, connection) is given back by `Drop`, so a client that goes away needs no code here. Which endpoint an
-//! attempt goes to is decided in [`super::search`], one send and what its failure means in [`super::send`].
+//! Attempt 1 is not a retry. Whether another one follows is one decision ([`crate::policy::retry::Retry::check`]); it picks
+//! the endpoint before it charges anything. An answer that may be retried is kept meanwhile: it is the client's if no
+//! better one comes. No attempt follows once a byte of an answer went to the client. What an attempt takes (in-flight
+//! counts, breaker permit, connection) is given back by `Drop`, so a client that goes away needs no code here. Which
+//! endpoint an attempt goes to is decided in [`super::search`], one send and what its failure means in [`super::send`],
+//! what that proves against the endpoint in [`super::verdict`].
 
-use std::{rc::Rc, time::Duration};
+use std::{rc::Rc, time::Instant};
 
 use http::{HeaderValue, Request, header};
 
 use super::{
     endpoint::Endpoint,
-    search::{Plan, Search},
+    search::{Picked, Plan, Search},
     send::{Answered, Attempt},
     spare::Spare,
 };
@@ -22,7 +24,7 @@ use crate::{
     exchange::Exchange,
     metrics::Rare,
     policy::{
-        retry::{Failure, NoRetry, Phase},
+        retry::{Failure, Next, NoRetry, Phase, Spent},
         timeout::Deadline,
     },
     snapshot::LocalCluster,
@@ -36,63 +38,54 @@ pub async fn run(
     upload: Option<&Rc<Upload>>,
     exchange: &mut Exchange,
 ) -> Result<Answered, Error> {
-    let mut search = Search::new(plan, plan.cluster(exchange).ok_or(Error::NoHealthyEndpoint)?);
-    let cluster = search.cluster;
+    let cluster = plan.cluster(exchange).ok_or(Error::NoHealthyEndpoint)?;
+    let mut search = Search::new(plan, cluster);
     let in_flight = cluster.shared.concurrency.check().map_err(|_| Error::Overloaded)?;
     cluster.shared.retry_budget.deposit();
     let deadline = plan.route.timeouts.apply(exchange.started);
     let retries = &plan.route.retry;
-    let is_repeatable = request.body().is_empty() && retries.repeats(request.method());
+    let mut picked = search.first(exchange.started, exchange, &mut *exchange.worker().rng.borrow_mut())?;
+    let (mut now, mut spent) = (exchange.started, Spent::default());
     let mut unsent = Some(request);
-    let mut last = Err(Error::NoHealthyEndpoint);
+    // Would be the client's if no better one comes.
+    let mut answer: Option<Answered> = None;
     let result = loop {
-        let now = if exchange.attempts == 0 { exchange.started } else { exchange.worker().clock.now() };
-        let (index, endpoint, permit) = match search.pick(now, exchange) {
-            Ok(picked) => picked,
-            Err(error) if exchange.attempts == 0 => return Err(error),
-            // Nobody else can be asked now: the client gets what the last one said.
-            Err(_) => break last,
-        };
-        let cluster = search.cluster;
+        let index = picked.index;
+        let (cluster, endpoint) = (picked.cluster, picked.endpoint);
         exchange.attempt_begins(cluster, endpoint);
         if let (Some(request), Some(UpstreamHost::Instance)) = (&mut unsent, plan.route.upstream_host()) {
             name_instance(request, cluster, index);
         }
-        // What was not sent is still there; a spare is for what may be sent twice.
-        let keeps_spare = is_repeatable && retries.may_follow(exchange.attempts);
-        let spare = unsent.as_ref().filter(|_| keeps_spare).map(Spare::of);
-        let attempt = Attempt { cluster, endpoint, deadline, now, upload };
-        let phase = match attempt.run(&mut unsent, permit, exchange).await {
+        let spare = spare_of(unsent.as_ref(), retries, spent);
+        let attempt = Attempt { picked, deadline, now, upload };
+        let (phase, error) = match attempt.run(&mut unsent, exchange).await {
             // What most requests come to.
-            Ok(mut answered) if !retries.may_follow_status(answered.response.status()) => {
-                answered.lease.cluster = Some(in_flight);
-                return Ok(answered);
-            }
+            Ok(answered) if !retries.may_follow_status(answered.response.status()) => break Ok(answered),
             Ok(answered) => {
                 let phase = Phase::Status(answered.response.status());
-                last = Ok(answered);
-                phase
+                answer = Some(answered);
+                (phase, None)
             }
-            Err(failed) => {
-                last = Err(failed.error);
-                failed.phase
-            }
+            Err(failed) => (failed.phase, Some(failed.error)),
         };
-        if unsent.is_none() && spare.is_none() {
-            break last;
+        let request = unsent.take().or_else(|| spare?.into_request());
+        let last = |answer: Option<Answered>| answer.ok_or(error.unwrap_or(Error::Internal));
+        let Some(request) = request else { break last(answer) };
+        now = exchange.worker().clock.now();
+        match follow(plan, &mut search, (phase, index), spent, (&deadline, now), exchange) {
+            Some(next) => {
+                if !next.pause.is_zero() {
+                    tokio::time::sleep(next.pause).await;
+                    now = exchange.worker().clock.now();
+                    // What was free to take the attempt before the pause may be out by now.
+                    if !next.to.still_takes(now) {
+                        break last(answer);
+                    }
+                }
+                (picked, spent, unsent) = (next.to, next.spent, Some(request));
+            }
+            None => break last(answer),
         }
-        let failure = Failure { phase, method: &exchange.method, body_is_replayable: true };
-        // A stale connection says nothing about its endpoint: then the same one may be asked again.
-        let is_stale = phase == Phase::ReusedConnectionClosed;
-        if !is_stale && !search.leave_out(index, exchange) {
-            break last;
-        }
-        let Some(pause) = retry(plan, cluster, &failure, &deadline, exchange) else { break last };
-        if is_stale {
-            endpoint.pool.clear();
-        }
-        unsent = unsent.or_else(|| spare?.into_request());
-        tokio::time::sleep(pause).await;
     };
     result.map(|mut answered| {
         answered.lease.cluster = Some(in_flight);
@@ -100,7 +93,18 @@ pub async fn run(
     })
 }
 
-/// `Host` is the address of whoever is asked.
+/// Kept where the request may be sent again after bytes of it were sent. What was not sent needs no spare.
+fn spare_of(
+    unsent: Option<&Request<RequestBody>>,
+    retries: &crate::policy::retry::Retry,
+    spent: Spent,
+) -> Option<Spare> {
+    let request = unsent?;
+    let is_kept = request.body().is_empty() && retries.may_repeat(request.method(), spent);
+    is_kept.then(|| Spare::of(request))
+}
+
+/// `Host` is the address of the endpoint that is tried.
 fn name_instance(request: &mut Request<RequestBody>, cluster: &LocalCluster, index: usize) {
     let authority = cluster.shared.endpoints.get(index).map(Endpoint::authority);
     // What was resolved or parsed as `host:port` is a header value; without one the client's stays.
@@ -109,30 +113,38 @@ fn name_instance(request: &mut Request<RequestBody>, cluster: &LocalCluster, ind
     }
 }
 
-/// Pause before the next attempt, if there may be one.
-fn retry(
+/// The attempt after one that failed at `index`, if there may be one.
+fn follow<'a>(
     plan: &Plan<'_>,
-    cluster: &LocalCluster,
-    failure: &Failure<'_>,
-    deadline: &Deadline,
+    search: &mut Search<'a>,
+    (phase, index): (Phase, usize),
+    spent: Spent,
+    (deadline, now): (&Deadline, Instant),
     exchange: &Exchange,
-) -> Option<Duration> {
+) -> Option<Next<Picked<'a>>> {
     let worker = exchange.worker();
-    // A request that is sent when its time is over is abandoned at once, and its endpoint blamed for nothing.
-    if deadline.is_over(worker.clock.now() + plan.route.retry.pause_min()) {
-        return None;
+    let cluster = search.cluster();
+    if phase == Phase::ReusedConnectionClosed {
+        // Says nothing about its endpoint, which may be tried again; but what else is idle there is as old.
+        cluster.endpoints.get(index)?.pool.clear();
+    } else {
+        search.leave_out(index);
     }
-    let shared = &cluster.shared;
+    let failure = Failure { phase, method: &exchange.method, body_is_replayable: true };
+    let left = deadline.at().saturating_duration_since(now);
     let mut rng = worker.rng.borrow_mut();
-    match plan.route.retry.check(failure, exchange.attempts, &shared.retry_budget, &mut *rng) {
-        Ok(pause) => {
-            worker.metrics.count(Rare::Retry, &shared.name, failure.phase.reason());
-            Some(pause.0)
+    let budget = &cluster.shared.retry_budget;
+    let is_free = matches!(phase, Phase::Connect | Phase::Refused);
+    let pick = |rng: &mut _| search.pick(is_free, now, exchange, rng).ok();
+    match plan.route.retry.check(&failure, spent, left, budget, &mut *rng, pick) {
+        Ok(next) => {
+            worker.metrics.count(Rare::Retry, &cluster.shared.name, phase.reason());
+            Some(next)
         }
         Err(NoRetry::BudgetExhausted) => {
-            worker.metrics.count(Rare::RetryBudgetExhausted, &shared.name, "");
+            worker.metrics.count(Rare::RetryBudgetExhausted, &cluster.shared.name, "");
             None
         }
-        Err(NoRetry::NotRetryable | NoRetry::AttemptsUsed) => None,
+        Err(NoRetry::NotRetryable | NoRetry::RetriesUsed | NoRetry::NoEndpoint | NoRetry::OutOfTime) => None,
     }
 }

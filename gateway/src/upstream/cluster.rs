@@ -7,7 +7,12 @@ use millgate_registry::{Instance, WatchTarget};
 use super::{endpoint::Endpoint, load_balancer::LoadBalancer};
 use crate::{
     config::settings::ServiceSettings,
-    policy::{circuit_breaker::CircuitBreaker, concurrency::ConcurrencyLimit, retry::RetryBudget},
+    policy::{
+        circuit_breaker::{CircuitBreaker, State},
+        concurrency::ConcurrencyLimit,
+        outlier::OutlierDetector,
+        retry::RetryBudget,
+    },
 };
 
 /// What one `services.<name>` entry, or one of its subsets, compiles to, with the endpoints known now. Immutable: a change of the
@@ -22,6 +27,8 @@ pub struct Cluster {
     pub balancer: LoadBalancer,
     /// `None`: switched off.
     pub breaker: Option<CircuitBreaker>,
+    /// `None`: switched off.
+    pub outlier: Option<OutlierDetector>,
     pub concurrency: ConcurrencyLimit,
     pub retry_budget: Arc<RetryBudget>,
     /// Which of the source's targets serves: 0 unless requests go to a datacenter of `failover`.
@@ -53,13 +60,71 @@ impl PartialEq for Basis {
 }
 
 impl Cluster {
-    /// Is there an endpoint whose breaker lets a request through?
+    /// What keeps requests from its endpoints.
+    pub fn health(&self) -> Health<'_> {
+        Health { breaker: self.breaker.as_ref(), outlier: self.outlier.as_ref() }
+    }
+
+    /// Is there an endpoint that takes requests?
     pub fn can_be_asked(&self, now: Instant) -> bool {
-        self.endpoints.iter().any(|endpoint| endpoint.state().breaker().is_routable(now))
+        let health = self.health();
+        self.endpoints
+            .iter()
+            .any(|endpoint| !health.is_ejected(endpoint, now) && health.is_closed(endpoint, now))
+    }
+
+    /// Endpoints that are ejected now, without the one at `except`.
+    pub fn ejected(&self, except: usize) -> usize {
+        let others = self.others(except);
+        others.filter(|endpoint| self.outlier.is_some() && !endpoint.state().outlier().is_in()).count()
+    }
+
+    /// Endpoints that are ejected or whose breaker is not closed, without the one at `except`.
+    pub fn out(&self, except: usize, now: Instant) -> usize {
+        let health = self.health();
+        self.others(except).filter(|endpoint| health.is_out(endpoint, now)).count()
+    }
+
+    fn others(&self, except: usize) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.iter().enumerate().filter(move |(at, _)| *at != except).map(|(_, endpoint)| endpoint)
     }
 
     /// What is watched in the registry for the endpoints in use; `None` for fixed hosts.
     pub fn watched(&self) -> Option<&WatchTarget> {
         self.settings.source.targets().get(self.target)
+    }
+}
+
+/// The protections that decide whether an endpoint takes a request; each may be switched off.
+#[derive(Debug, Clone, Copy)]
+pub struct Health<'a> {
+    pub breaker: Option<&'a CircuitBreaker>,
+    pub outlier: Option<&'a OutlierDetector>,
+}
+
+impl Health<'_> {
+    /// Ejected, and not to be probed yet.
+    pub fn is_ejected(&self, endpoint: &Endpoint, now: Instant) -> bool {
+        let outlier = endpoint.state().outlier();
+        self.outlier.is_some() && !outlier.is_in() && !outlier.is_due(now)
+    }
+
+    /// Its breaker lets a request through.
+    pub fn is_closed(&self, endpoint: &Endpoint, now: Instant) -> bool {
+        self.breaker.is_none_or(|breaker| breaker.is_routable(endpoint.state().breaker(), now))
+    }
+
+    fn is_out(&self, endpoint: &Endpoint, now: Instant) -> bool {
+        let state = endpoint.state();
+        (self.outlier.is_some() && !state.outlier().is_in())
+            || self.breaker.is_some_and(|breaker| breaker.state(state.breaker(), now) != State::Closed)
+    }
+
+    /// Are so few endpoints left that all are tried?
+    pub fn is_panic(&self, endpoints: &[Endpoint], now: Instant) -> bool {
+        let is_left = |endpoint: &&Endpoint| !self.is_out(endpoint, now);
+        self.outlier.is_some_and(|outlier| {
+            outlier.is_panic(endpoints.iter().filter(is_left).count(), endpoints.len())
+        })
     }
 }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::tls::ClientTls;
-use crate::policy::circuit_breaker::BreakerState;
+use crate::policy::{circuit_breaker::BreakerState, outlier::OutlierState};
 
 /// What makes an endpoint the same one in the next snapshot: its address and, if the registry knows one, the
 /// instance behind it. A new instance at an old address starts with a clean record.
@@ -114,13 +114,18 @@ impl Endpoint {
 pub struct EndpointState {
     /// Written by [`InFlight`] only.
     in_flight: AtomicU32,
+    outlier: OutlierState,
     breaker: BreakerState,
 }
 
 impl EndpointState {
-    /// Nothing in flight, breaker closed.
+    /// Nothing in flight, not ejected, breaker closed.
     pub fn new(now: Instant) -> Self {
-        Self { in_flight: AtomicU32::new(0), breaker: BreakerState::new(now) }
+        Self {
+            in_flight: AtomicU32::new(0),
+            outlier: OutlierState::new(now),
+            breaker: BreakerState::new(now),
+        }
     }
 
     /// Requests under way to this endpoint, over all workers.
@@ -130,6 +135,16 @@ impl EndpointState {
 
     pub fn breaker(&self) -> &BreakerState {
         &self.breaker
+    }
+
+    pub fn outlier(&self) -> &OutlierState {
+        &self.outlier
+    }
+}
+
+impl AsRef<OutlierState> for EndpointState {
+    fn as_ref(&self) -> &OutlierState {
+        &self.outlier
     }
 }
 

@@ -3,9 +3,10 @@
 //! All schemes honour weights through one precomputed schedule, in which each endpoint has as many turns as
 //! its weight, spread evenly (turn k of weight w stands at (k + ½)/w of the cycle, like the
 //! earliest-deadline-first order of packet schedulers). Equal weights need no schedule. An endpoint that was
-//! tried for this request or whose breaker lets nothing through is passed over: a few random draws spread its
-//! share over all others instead of giving it to its neighbour, then a scan finds what there is. A pick is
-//! O(1) as long as most endpoints can be used, and O(endpoints) when hardly any can. Compiled from `Balance`.
+//! tried for this request, is ejected, or whose breaker lets nothing through is passed over: a few random draws spread its
+//! share over all others instead of giving it to its neighbour, then a scan finds what there is. While too few are
+//! left (`outlier.panic`), ejected endpoints are picked like the others. A pick is O(1) as long as most endpoints can be
+//! used, and O(endpoints) when hardly any can. Compiled from `Balance`.
 //!
 //! - round robin: the schedule in order. The cursor is the worker's own; workers start at random places.
 //! - p2c: two draws from the schedule, the one with fewer requests in flight per weight (Mitzenmacher, "The
@@ -14,11 +15,14 @@
 //!   next turn on: all of them in a usual cluster, a moving sample in a larger one.
 //! - random: one draw.
 
-use std::time::{Duration, Instant};
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
 
 use rand::{Rng, RngExt};
 
-use super::endpoint::Endpoint;
+use super::{cluster::Health, endpoint::Endpoint};
 use crate::config::settings::Balance;
 
 /// The balancer of one cluster, compiled for the endpoints of one snapshot.
@@ -54,7 +58,8 @@ impl Cursor {
         Self(rng.random_range(0..=u32::MAX as usize))
     }
 
-    fn advance(&mut self) -> usize {
+    /// The next turn. [`LoadBalancer::pick`] takes it from the cursor that it is given.
+    pub(super) fn advance(&mut self) -> usize {
         let turn = self.0;
         self.0 = turn.wrapping_add(1);
         turn
@@ -74,16 +79,17 @@ impl LoadBalancer {
     }
 
     /// Index of the endpoint for the next attempt. `endpoints` are those that it was compiled for; `excluded`
-    /// are indexes that this request has tried.
+    /// are indexes that this request has tried. An ejected endpoint whose pause is over may be picked: the caller makes
+    /// the probe.
     pub fn pick(
         &self,
-        endpoints: &[Endpoint],
+        (endpoints, health): (&[Endpoint], Health<'_>),
         cursor: &mut Cursor,
         excluded: &[usize],
         now: Instant,
         rng: &mut impl Rng,
     ) -> Result<usize, NoEndpoint> {
-        let choice = Choice { endpoints, excluded, now };
+        let choice = Choice { endpoints, health, excluded, now, is_panic: Cell::new(None) };
         let (schedule, first) = match self {
             _ if endpoints.is_empty() => return Err(NoEndpoint::Empty),
             Self::RoundRobin(schedule) => (schedule, choice.usable(schedule.at(cursor.advance()))),
@@ -99,17 +105,30 @@ impl LoadBalancer {
 }
 
 /// What one pick chooses from.
-#[derive(Clone, Copy)]
 struct Choice<'a> {
     endpoints: &'a [Endpoint],
+    health: Health<'a>,
     excluded: &'a [usize],
     now: Instant,
+    /// Found out at the first endpoint that is ejected.
+    is_panic: Cell<Option<bool>>,
 }
 
 impl Choice<'_> {
     fn usable(&self, index: usize) -> Option<usize> {
         let endpoint = self.endpoints.get(index)?;
-        (!self.excluded.contains(&index) && endpoint.state().breaker().is_routable(self.now)).then_some(index)
+        let usable = !self.excluded.contains(&index)
+            && self.health.is_closed(endpoint, self.now)
+            && (!self.health.is_ejected(endpoint, self.now) || self.is_panic());
+        usable.then_some(index)
+    }
+
+    fn is_panic(&self) -> bool {
+        self.is_panic.get().unwrap_or_else(|| {
+            let is_panic = self.health.is_panic(self.endpoints, self.now);
+            self.is_panic.set(Some(is_panic));
+            is_panic
+        })
     }
 
     /// Requests in flight and weight: compared crosswise, a quotient without a division.
@@ -155,11 +174,12 @@ impl Choice<'_> {
     /// Broken is what we say when no breaker lets anything through, tried or not: that is for the client to
     /// wait for. Otherwise the request has used up its endpoints.
     fn why_none(&self) -> NoEndpoint {
-        let breakers = || self.endpoints.iter().map(|endpoint| endpoint.state().breaker());
-        if breakers().any(|breaker| breaker.is_routable(self.now)) {
+        let Some(breaker) = self.health.breaker else { return NoEndpoint::AllExcluded };
+        let states = || self.endpoints.iter().map(|endpoint| endpoint.state().breaker());
+        if states().any(|state| breaker.is_routable(state, self.now)) {
             return NoEndpoint::AllExcluded;
         }
-        let retry_after = breakers().map(|breaker| breaker.retry_after(self.now)).min();
+        let retry_after = states().map(|state| breaker.retry_after(state, self.now)).min();
         NoEndpoint::AllBroken { retry_after: retry_after.unwrap_or_default() }
     }
 }
@@ -226,7 +246,7 @@ const TURNS_MAX: u64 = 65_536;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, LazyLock};
 
     use proptest::prelude::*;
     use rand::{SeedableRng, rngs::SmallRng};
@@ -236,8 +256,11 @@ mod tests {
         *,
     };
     use crate::{
-        config::settings::BreakerSettings,
-        policy::circuit_breaker::{CircuitBreaker, Outcome},
+        config::settings::{BreakerSettings, FailureKinds, OutlierSettings},
+        policy::{
+            circuit_breaker::{CircuitBreaker, Outcome},
+            outlier::{OutlierDetector, Sign},
+        },
     };
 
     const ALL: [Balance; 4] = [Balance::RoundRobin, Balance::P2c, Balance::Least, Balance::Random];
@@ -265,11 +288,35 @@ mod tests {
             window: Duration::from_secs(10),
             open: Duration::from_secs(5),
             probes: 1,
+            count: FailureKinds { connect: true, reset: true, timeout: true, statuses: Vec::new() },
+            max_by_status: 0.5,
         })
     }
 
+    fn outlier() -> OutlierDetector {
+        OutlierDetector::compile(&OutlierSettings {
+            connect_failures: Some(1),
+            gateway_failures: Some(1),
+            pause: Duration::from_secs(5),
+            max: 1.0,
+            panic: 0.5,
+        })
+    }
+
+    fn health() -> Health<'static> {
+        static BREAKER: LazyLock<CircuitBreaker> = LazyLock::new(breaker);
+        static OUTLIER: LazyLock<OutlierDetector> = LazyLock::new(outlier);
+        Health { breaker: Some(&BREAKER), outlier: Some(&OUTLIER) }
+    }
+
+    fn eject(endpoint: &Endpoint, now: Instant) {
+        let state = endpoint.state().outlier();
+        outlier().record(state, state.began(), Sign::ConnectFailed, now, || true).unwrap();
+    }
+
     fn trip(endpoint: &Endpoint, now: Instant) {
-        breaker().check(&**endpoint.state(), now).unwrap().record(Outcome::Failure, now).unwrap();
+        let permit = breaker().check(&**endpoint.state(), now, || 1).unwrap();
+        permit.record(Outcome::Failure, now, || true).unwrap();
     }
 
     /// How often each endpoint is picked in `picks` picks.
@@ -285,7 +332,7 @@ mod tests {
         let mut cursor = Cursor::new(&mut rng);
         let mut shares = vec![0; endpoints.len()];
         for _ in 0..picks {
-            shares[balancer.pick(endpoints, &mut cursor, excluded, now, &mut rng).unwrap()] += 1;
+            shares[balancer.pick((endpoints, health()), &mut cursor, excluded, now, &mut rng).unwrap()] += 1;
         }
         shares
     }
@@ -330,7 +377,7 @@ mod tests {
                 let balancer = LoadBalancer::compile(balance, &endpoints);
                 let mut cursor = Cursor::new(&mut rng);
                 for _ in 0..50 {
-                    match balancer.pick(&endpoints, &mut cursor, &excluded, now, &mut rng) {
+                    match balancer.pick((&endpoints, health()), &mut cursor, &excluded, now, &mut rng) {
                         Ok(index) => prop_assert!(!is_open[index] && !excluded.contains(&index)),
                         Err(NoEndpoint::Empty) => prop_assert!(false, "it is not empty"),
                         Err(NoEndpoint::AllBroken { .. }) => prop_assert!(is_open.iter().all(|&open| open)),
@@ -419,12 +466,44 @@ mod tests {
             let mut cursor = Cursor::new(&mut rng);
             let later = now + Duration::from_secs(2);
             assert_eq!(
-                balancer.pick(&endpoints, &mut cursor, &[], later, &mut rng),
+                balancer.pick((&endpoints, health()), &mut cursor, &[], later, &mut rng),
                 Err(NoEndpoint::AllBroken { retry_after: Duration::from_secs(3) })
             );
             let later = now + Duration::from_secs(5);
-            assert_eq!(balancer.pick(&endpoints, &mut cursor, &[], later, &mut rng), Ok(0));
+            assert_eq!(balancer.pick((&endpoints, health()), &mut cursor, &[], later, &mut rng), Ok(0));
         }
+    }
+
+    #[test]
+    fn an_ejected_endpoint_gets_nothing_unless_too_few_are_left() {
+        let now = Instant::now();
+        let endpoints = endpoints(&[1; 4], now);
+        eject(&endpoints[0], now);
+        eject(&endpoints[3], now);
+        for balance in ALL {
+            let shares = self::shares(balance, &endpoints, &[], 1_000, now);
+            assert_eq!((shares[0], shares[3]), (0, 0), "{balance:?}: half of them is enough");
+        }
+        eject(&endpoints[1], now);
+        for balance in ALL {
+            let shares = self::shares(balance, &endpoints, &[], 1_000, now);
+            assert!(shares.iter().all(|&share| share > 0), "{balance:?}: a quarter is not: {shares:?}");
+        }
+        let off = Health { outlier: None, ..health() };
+        let balancer = LoadBalancer::compile(Balance::RoundRobin, &endpoints);
+        let mut rng = SmallRng::seed_from_u64(3);
+        let picked = balancer.pick((&endpoints, off), &mut Cursor(0), &[1, 2, 3], now, &mut rng);
+        assert_eq!(picked, Ok(0), "switched off, what was ejected counts at once");
+    }
+
+    #[test]
+    fn an_open_breaker_that_is_switched_off_holds_nothing_back() {
+        let now = Instant::now();
+        let endpoints = endpoints(&[1], now);
+        trip(&endpoints[0], now);
+        let balancer = LoadBalancer::compile(Balance::RoundRobin, &endpoints);
+        let (mut rng, off) = (SmallRng::seed_from_u64(3), Health { breaker: None, outlier: None });
+        assert_eq!(balancer.pick((&endpoints, off), &mut Cursor(0), &[], now, &mut rng), Ok(0));
     }
 
     #[test]
@@ -435,9 +514,12 @@ mod tests {
             let mut rng = SmallRng::seed_from_u64(3);
             let mut cursor = Cursor::new(&mut rng);
             let empty = LoadBalancer::compile(balance, &[]);
-            assert_eq!(empty.pick(&[], &mut cursor, &[], now, &mut rng), Err(NoEndpoint::Empty));
+            assert_eq!(empty.pick((&[], health()), &mut cursor, &[], now, &mut rng), Err(NoEndpoint::Empty));
             let balancer = LoadBalancer::compile(balance, &one);
-            assert_eq!(balancer.pick(&one, &mut cursor, &[0], now, &mut rng), Err(NoEndpoint::AllExcluded));
+            assert_eq!(
+                balancer.pick((&one, health()), &mut cursor, &[0], now, &mut rng),
+                Err(NoEndpoint::AllExcluded)
+            );
         }
     }
 

@@ -11,3 +11,4 @@ pub mod send;
 mod spare;
 pub mod split;
 pub mod tls;
+mod verdict;

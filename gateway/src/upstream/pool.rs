@@ -22,6 +22,7 @@ use super::{
     endpoint::InFlight,
     read_size::ReadSize,
     tls::{EndpointTls, TlsIdentity},
+    verdict::Witness,
 };
 use crate::{
     body::{RequestBody, Upload},
@@ -29,6 +30,7 @@ use crate::{
     config::settings::PoolSettings,
     policy::concurrency::Slot,
     snapshot::StateHandle,
+    worker::WorkerState,
 };
 
 /// Idle connections looked at for one request before a new one is opened. A connection is passed over only
@@ -216,11 +218,16 @@ pub struct Lease {
     pub reusable: bool,
     pub endpoint: InFlight<StateHandle>,
     pub cluster: Option<Slot>,
+    /// To be blamed if the response breaks off.
+    pub(super) witness: Option<Witness>,
 }
 
 impl Lease {
     /// The response was read to its end.
-    pub fn release(self) {
+    pub fn release(self, worker: &WorkerState) {
+        if let Some(witness) = &self.witness {
+            witness.completed(worker);
+        }
         // RFC 9112 §9.3: a response that came before the whole request was sent leaves the connection unusable.
         let is_sent = self.upload.as_ref().is_none_or(|upload| upload.complete.get());
         if self.reusable && is_sent && !self.connection.sender.is_closed() {

@@ -1,13 +1,24 @@
 //! The endpoint for a request's next attempt: which subset of the service, and which endpoint of it.
+//!
+//! Every endpoint is tried once in a request, and ejected ones only when no other is left: a request that costs an
+//! endpoint nothing (its connect fails) is better tried there than failed.
 
 use std::{borrow::Cow, rc::Rc, time::Instant};
 
-use super::load_balancer::NoEndpoint;
+use rand::Rng;
+
+use super::{
+    connect::{ConnectError, connect},
+    load_balancer::NoEndpoint,
+    verdict::{BreakerPermit, OutlierProbe, Verdict, kind_of},
+};
 use crate::{
     error::Error,
     exchange::Exchange,
-    policy::circuit_breaker::Permit,
-    snapshot::{LocalCluster, LocalEndpoint, LocalSnapshot, Route, StateHandle},
+    metrics::Rare,
+    policy::outlier::{OutlierState, Reason},
+    snapshot::{LocalCluster, LocalEndpoint, LocalSnapshot, Route},
+    upstream::verdict::Deed,
 };
 
 /// Where a request goes.
@@ -19,32 +30,52 @@ pub struct Plan<'a> {
 impl<'a> Plan<'a> {
     /// The service, or the subset of it whose turn it is. Attempts of one request stay there as long as they can.
     pub(super) fn cluster(&self, exchange: &Exchange) -> Option<&'a Rc<LocalCluster>> {
-        // If no subset can be asked, the first one says why.
-        let part = self.part(exchange.started, exchange, |_| true);
+        let rng = &mut *exchange.worker().rng.borrow_mut();
+        // If no subset can take it, the first one says why.
+        let part = self.part(exchange.started, rng, |_| true);
         part.or_else(|| self.snapshot.clusters.get(self.route.cluster?))
     }
 
     fn part(
         &self,
         now: Instant,
-        exchange: &Exchange,
+        rng: &mut impl Rng,
         is_allowed: impl Fn(&Rc<LocalCluster>) -> bool,
     ) -> Option<&'a Rc<LocalCluster>> {
         let (split, clusters) = (self.route.split.as_ref()?, &self.snapshot.clusters);
         let can_be_asked =
             |at: usize| clusters.get(at).is_some_and(|c| is_allowed(c) && c.shared.can_be_asked(now));
-        clusters.get(split.pick(can_be_asked, &mut *exchange.worker().rng.borrow_mut())?)
+        clusters.get(split.pick(can_be_asked, rng)?)
     }
 }
 
-/// A breaker's permit, held by a count of this worker.
-pub(super) type BreakerPermit = Permit<StateHandle>;
+/// An endpoint for one attempt, and what it took to pick it.
+pub(super) struct Picked<'a> {
+    pub(super) cluster: &'a Rc<LocalCluster>,
+    pub(super) index: usize,
+    pub(super) endpoint: &'a LocalEndpoint,
+    /// `None`: there is no breaker.
+    pub(super) permit: Option<BreakerPermit>,
+    /// The attempt decides whether the endpoint comes back.
+    pub(super) probe: Option<OutlierProbe>,
+}
 
-/// Whom a request has not asked yet: endpoints of one subset, then of another.
+impl Picked<'_> {
+    /// Whether the endpoint would be picked at this later time, too. One that is probed is expected to be out.
+    pub(super) fn still_takes(&self, now: Instant) -> bool {
+        let shared = &self.cluster.shared;
+        let Some(endpoint) = shared.endpoints.get(self.index) else { return false };
+        self.probe.is_some()
+            || self.permit.as_ref().is_some_and(BreakerPermit::is_probe)
+            || (shared.health().is_closed(endpoint, now) && !shared.health().is_ejected(endpoint, now))
+    }
+}
+
+/// The endpoints that a request has not tried yet: of one subset, then of another.
 pub(super) struct Search<'a> {
     plan: &'a Plan<'a>,
     /// Where it is now.
-    pub(super) cluster: &'a Rc<LocalCluster>,
+    cluster: &'a Rc<LocalCluster>,
     /// Indexes of its endpoints.
     tried: Vec<usize>,
     used_up: Vec<&'a Rc<LocalCluster>>,
@@ -55,30 +86,56 @@ impl<'a> Search<'a> {
         Self { plan, cluster, tried: Vec::new(), used_up: Vec::new() }
     }
 
-    /// Somebody who can be asked now, in this subset or else in another one. The error is why nobody of the last can.
-    pub(super) fn pick(&mut self, now: Instant, exchange: &Exchange) -> Result<Picked<'a>, Error> {
+    /// An endpoint for the first attempt.
+    pub(super) fn first(
+        &mut self,
+        now: Instant,
+        exchange: &Exchange,
+        rng: &mut impl Rng,
+    ) -> Result<Picked<'a>, Error> {
+        let picked = self.pick(false, now, exchange, rng)?;
+        // Only first attempts take turns: a pick that leads to no attempt would skip an endpoint, and of two endpoints
+        // always the same one.
+        picked.cluster.cursor.borrow_mut().advance();
+        Ok(picked)
+    }
+
+    /// An endpoint that can take an attempt now, in this subset or in another one. The error says why none of the last
+    /// one can. `is_free`: the attempt costs nothing, so an ejected endpoint is better than none.
+    pub(super) fn pick(
+        &mut self,
+        is_free: bool,
+        now: Instant,
+        exchange: &Exchange,
+        rng: &mut impl Rng,
+    ) -> Result<Picked<'a>, Error> {
         loop {
-            match pick(self.cluster, &self.tried, now, exchange) {
-                Err(_) if self.go_elsewhere(now, exchange) => {}
-                result => return result,
+            match pick(self, true, now, exchange, rng) {
+                Err(_) if self.go_elsewhere(now, rng) => {}
+                Err(NoEndpoint::AllExcluded) if is_free => {
+                    return pick(self, false, now, exchange, rng).map_err(error_of);
+                }
+                result => return result.map_err(error_of),
             }
         }
     }
 
-    /// Leaves an endpoint out from now on. `false`: there is nobody else.
-    pub(super) fn leave_out(&mut self, index: usize, exchange: &Exchange) -> bool {
-        self.tried.push(index);
-        self.tried.len() < self.cluster.endpoints.len()
-            || self.go_elsewhere(exchange.worker().clock.now(), exchange)
+    pub(super) fn cluster(&self) -> &'a Rc<LocalCluster> {
+        self.cluster
     }
 
-    /// To a subset that was not used up, if one can be asked.
-    fn go_elsewhere(&mut self, now: Instant, exchange: &Exchange) -> bool {
+    /// Leaves an endpoint out from now on.
+    pub(super) fn leave_out(&mut self, index: usize) {
+        self.tried.push(index);
+    }
+
+    /// To a subset that was not used up, if one can take the request.
+    fn go_elsewhere(&mut self, now: Instant, rng: &mut impl Rng) -> bool {
         let is_new = |cluster: &Rc<LocalCluster>| {
             let mut known = self.used_up.iter().chain([&self.cluster]);
             !known.any(|known| Rc::ptr_eq(known, cluster))
         };
-        let Some(other) = self.plan.part(now, exchange, is_new) else { return false };
+        let Some(other) = self.plan.part(now, rng, is_new) else { return false };
         self.used_up.push(self.cluster);
         self.cluster = other;
         self.tried.clear();
@@ -86,36 +143,100 @@ impl<'a> Search<'a> {
     }
 }
 
-/// Index, endpoint, and its breaker's permit.
-pub(super) type Picked<'a> = (usize, &'a LocalEndpoint, Option<BreakerPermit>);
+fn error_of(none: NoEndpoint) -> Error {
+    match none {
+        NoEndpoint::AllBroken { retry_after } => Error::BreakerOpen { retry_after },
+        NoEndpoint::Empty | NoEndpoint::AllExcluded => Error::NoHealthyEndpoint,
+    }
+}
 
-/// An endpoint that has not been tried, and its breaker's permit.
+/// An endpoint that has not been tried, its breaker's permit, and the probe if it is one. `heeds`: ejections count.
 fn pick<'a>(
-    cluster: &'a LocalCluster,
-    tried: &[usize],
+    search: &Search<'a>,
+    heeds: bool,
     now: Instant,
     exchange: &Exchange,
-) -> Result<Picked<'a>, Error> {
+    rng: &mut impl Rng,
+) -> Result<Picked<'a>, NoEndpoint> {
+    let cluster = search.cluster;
     let shared = &cluster.shared;
-    let mut rng = exchange.worker().rng.borrow_mut();
-    let mut cursor = cluster.cursor.borrow_mut();
-    let mut excluded = Cow::Borrowed(tried);
+    let mut health = shared.health();
+    if !heeds {
+        health.outlier = None;
+    }
+    let mut turn = *cluster.cursor.borrow();
+    let mut excluded = Cow::Borrowed(&*search.tried);
     loop {
-        let index = shared.balancer.pick(&shared.endpoints, &mut cursor, &excluded, now, &mut *rng).map_err(
-            |error| match error {
-                NoEndpoint::AllBroken { retry_after } => Error::BreakerOpen { retry_after },
-                NoEndpoint::Empty | NoEndpoint::AllExcluded => Error::NoHealthyEndpoint,
-            },
-        )?;
-        let endpoint = cluster.endpoints.get(index).ok_or(Error::NoHealthyEndpoint)?;
-        let Some(breaker) = &shared.breaker else { return Ok((index, endpoint, None)) };
-        match breaker.check(endpoint.state.clone(), now) {
-            Ok(permit) => return Ok((index, endpoint, Some(permit))),
-            // Between pick and check another worker took the last probe: somebody else may still be free.
+        let endpoints = (&*shared.endpoints, health);
+        let index = shared.balancer.pick(endpoints, &mut turn, &excluded, now, rng)?;
+        let endpoint = cluster.endpoints.get(index).ok_or(NoEndpoint::Empty)?;
+        let mut picked = Picked { cluster, index, endpoint, permit: None, probe: None };
+        if health.outlier.is_some()
+            && !endpoint.state.outlier().is_in()
+            && !admit_ejected(&mut picked, now, exchange, search)
+        {
+            excluded.to_mut().push(index);
+            continue;
+        }
+        let Some(breaker) = health.breaker else { return Ok(picked) };
+        match breaker.check(endpoint.state.clone(), now, || kind_of(exchange)) {
+            Ok(permit) => return Ok(Picked { permit: Some(permit), ..picked }),
+            // Between pick and check another worker took the last probe: another endpoint may still be free.
             Err(open) if excluded.len() + 1 >= cluster.endpoints.len() => {
-                return Err(Error::BreakerOpen { retry_after: open.retry_after });
+                return Err(NoEndpoint::AllBroken { retry_after: open.retry_after });
             }
             Err(_) => excluded.to_mut().push(index),
         }
     }
+}
+
+/// May an ejected endpoint that was picked have this request? If its pause is over and requests had failed, the request is
+/// its probe; if connects had failed, a connect is made beside the request. Else it was picked because too few are left.
+fn admit_ejected(picked: &mut Picked<'_>, now: Instant, exchange: &Exchange, search: &Search<'_>) -> bool {
+    let probe = OutlierState::probe(picked.endpoint.state.clone(), now);
+    match probe {
+        Some(probe) if probe.reason() == Reason::Connect => {
+            probe_connect(picked, probe, now, exchange, search);
+            false
+        }
+        Some(probe) => {
+            picked.probe = Some(probe);
+            true
+        }
+        None => {
+            let shared = &picked.cluster.shared;
+            let is_panic = shared.health().is_panic(&shared.endpoints, now);
+            if is_panic {
+                exchange.worker().metrics.count(Rare::PanicPick, &shared.name, "");
+            }
+            is_panic
+        }
+    }
+}
+
+/// Connects in a task of this worker: no request waits for an endpoint that is most likely still gone.
+fn probe_connect(
+    picked: &Picked<'_>,
+    probe: OutlierProbe,
+    now: Instant,
+    exchange: &Exchange,
+    search: &Search<'_>,
+) {
+    let (pool, worker) = (Rc::clone(&picked.endpoint.pool), Rc::clone(exchange.worker()));
+    let deadline = search.plan.route.timeouts.apply(now).connect(now);
+    let picked = Picked { probe: Some(probe), permit: None, ..*picked };
+    let mut verdict = Verdict::new(picked);
+    tokio::task::spawn_local(async move {
+        let connected = connect(&pool, deadline, now).await;
+        let now = worker.clock.now();
+        match connected {
+            Ok(connection) => {
+                verdict.witness.connected(now, &worker);
+                pool.checkin(connection);
+            }
+            // This machine's trouble; the endpoint stays where it was, until its next probe.
+            Err(ConnectError::Exhausted(_)) => {}
+            Err(_) => verdict.record(Deed::ConnectFailed, now, &worker),
+        }
+    });
 }

@@ -1,6 +1,12 @@
 //! One attempt at one endpoint: a connection, one send, and what its failure means.
 
-use std::{error::Error as _, pin::pin, rc::Rc, time::Instant};
+use std::{
+    cell::{Cell, RefCell},
+    error::Error as _,
+    pin::pin,
+    rc::Rc,
+    time::Instant,
+};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -9,19 +15,17 @@ use super::{
     connect::{ConnectError, connect, is_alert},
     endpoint::InFlight,
     pool::{Connection, Lease},
-    search::BreakerPermit,
+    search::Picked,
+    verdict::{Deed, Verdict, Waiting},
 };
 use crate::{
     body::{BodyError, RequestBody, Upload},
     error::Error,
     exchange::Exchange,
     headers::{self, ResponseFraming},
-    policy::{
-        circuit_breaker::{Outcome, Transition},
-        retry::Phase,
-        timeout::Deadline,
-    },
+    policy::{retry::Phase, timeout::Deadline},
     snapshot::{LocalCluster, LocalEndpoint, StateHandle},
+    worker::WorkerState,
 };
 
 /// The upstream's answer, and what must live as long as its body.
@@ -43,58 +47,68 @@ pub(super) type Unsent = Option<Request<RequestBody>>;
 
 /// One attempt at one endpoint.
 pub(super) struct Attempt<'a> {
-    pub(super) cluster: &'a LocalCluster,
-    pub(super) endpoint: &'a LocalEndpoint,
+    pub(super) picked: Picked<'a>,
     pub(super) deadline: Deadline,
     pub(super) now: Instant,
     pub(super) upload: Option<&'a Rc<Upload>>,
 }
 
 impl Attempt<'_> {
-    pub(super) async fn run(
-        &self,
-        unsent: &mut Unsent,
-        permit: Option<BreakerPermit>,
-        exchange: &mut Exchange,
-    ) -> Result<Answered, Failed> {
-        let guard = InFlight::begin(self.endpoint.state.clone());
+    pub(super) async fn run(self, unsent: &mut Unsent, exchange: &mut Exchange) -> Result<Answered, Failed> {
+        let Self { picked, deadline, now, upload } = self;
+        let (cluster, endpoint) = (picked.cluster, picked.endpoint);
+        let guard = InFlight::begin(endpoint.state.clone());
+        let verdict = RefCell::new(Verdict::new(picked));
         // Read again, though `now` is a few microseconds old: the difference is the gateway's own share, which
         // `millgate_overhead_seconds` shows.
         let began = exchange.worker().clock.now();
         exchange.upstream_began = Some(began);
-        let result = self.exchange(unsent, guard).await;
-        let ended = exchange.worker().clock.now();
-        exchange.upstream_ended = Some(ended);
+        let worker: &WorkerState = exchange.worker();
+        let waiting = Waiting { verdict: &verdict, worker, since: Cell::new(None), upload };
+        let sending = Sending { cluster, endpoint, deadline, now, began, upload, waiting: &waiting };
+        let result = sending.exchange(unsent, guard).await;
+        waiting.over();
+        let ended = worker.clock.now();
         let status = result.as_ref().map_or(0, |answered| answered.response.status().as_u16());
         {
-            let mut metrics = self.cluster.metrics.borrow_mut();
+            let mut metrics = cluster.metrics.borrow_mut();
             metrics.count(status, 1);
             metrics.duration.record(ended.saturating_duration_since(began));
         }
-        if let (Some(permit), Some(outcome)) = (permit, outcome(&result)) {
-            self.tell(permit.record(outcome, ended));
+        if let Some(deed) = sending.deed(&result) {
+            verdict.borrow_mut().record(deed, ended, worker);
         }
-        result
+        drop(waiting);
+        exchange.upstream_ended = Some(ended);
+        result.map(|mut answered| {
+            answered.lease.witness = Some(verdict.into_inner().witness);
+            answered
+        })
     }
+}
 
-    fn tell(&self, transition: Option<Transition>) {
-        let (service, endpoint) = (&self.cluster.shared.name, &self.endpoint.instance);
-        match transition {
-            None => {}
-            Some(Transition::Opened) => tracing::warn!(%service, %endpoint, "circuit breaker opened"),
-            Some(Transition::Closed) => tracing::info!(%service, %endpoint, "circuit breaker closed"),
-        }
-    }
+/// What the parts of an attempt have in common.
+struct Sending<'a> {
+    cluster: &'a LocalCluster,
+    endpoint: &'a LocalEndpoint,
+    deadline: Deadline,
+    now: Instant,
+    began: Instant,
+    upload: Option<&'a Rc<Upload>>,
+    waiting: &'a Waiting<'a>,
+}
 
+impl Sending<'_> {
     async fn exchange(&self, unsent: &mut Unsent, guard: InFlight<StateHandle>) -> Result<Answered, Failed> {
         let mut connection = self.connection().await?;
         let response = loop {
             let Some(request) = unsent.take() else {
-                return Err(Failed { error: Error::Internal, phase: Phase::AfterSent });
+                return Err(Failed { error: Error::Internal, phase: Phase::Final });
             };
+            self.waiting.since.set(Some(self.began));
             let sending = pin!(connection.sender.try_send_request(request));
             let Some(sent) = connection.timer.bound(self.deadline.attempt(self.now), sending).await else {
-                return Err(Failed { error: self.late(), phase: Phase::AfterSent });
+                return Err(self.late());
             };
             let mut error = match sent {
                 Ok(response) => break response,
@@ -111,7 +125,7 @@ impl Attempt<'_> {
         };
         let framing = headers::check_response(&response).map_err(|fault| {
             tracing::warn!(endpoint = %self.endpoint.pool.address, reason = fault.detail(), "upstream answer refused");
-            Failed { error: Error::UpstreamProtocolError, phase: Phase::AfterSent }
+            Failed { error: Error::UpstreamProtocolError, phase: Phase::Final }
         })?;
         let lease = Lease {
             connection,
@@ -120,14 +134,41 @@ impl Attempt<'_> {
             reusable: framing.reusable,
             endpoint: guard,
             cluster: None,
+            witness: None,
         };
         Ok(Answered { response, lease, framing })
     }
 
-    /// Whoever is waited for has caused it.
-    fn late(&self) -> Error {
-        let client_is_late = self.upload.is_some_and(|upload| upload.waiting.get());
-        if client_is_late { Error::RequestTimeout } else { Error::ResponseTimeout }
+    /// The side that is waited for has caused it.
+    fn late(&self) -> Failed {
+        if self.upload.is_some_and(|upload| upload.waiting.get()) {
+            return Failed { error: Error::RequestTimeout, phase: Phase::Final };
+        }
+        Failed { error: Error::ResponseTimeout, phase: Phase::Timeout }
+    }
+
+    /// What the endpoint did; `None`: what happened was caused elsewhere.
+    fn deed(&self, result: &Result<Answered, Failed>) -> Option<Deed> {
+        let failed = match result {
+            Ok(answered) => return Some(Deed::Answered(answered.response.status())),
+            Err(failed) => failed,
+        };
+        match failed.error {
+            // The endpoint may close an idle connection whenever it likes.
+            _ if failed.phase == Phase::ReusedConnectionClosed => None,
+            Error::ConnectFailed | Error::ConnectTimeout | Error::UpstreamTls { .. } => {
+                Some(Deed::ConnectFailed)
+            }
+            Error::UpstreamReset | Error::UpstreamProtocolError => Some(Deed::Reset),
+            Error::ResponseTimeout => self.had_its_time().then_some(Deed::TimedOut),
+            _ => None,
+        }
+    }
+
+    /// An attempt late in a request has what is left, and an endpoint is not to blame for having had too little.
+    fn had_its_time(&self) -> bool {
+        let given = self.deadline.attempt(self.now).saturating_duration_since(self.now);
+        given * 2 >= self.deadline.usual()
     }
 
     /// An idle connection, or a new one.
@@ -146,6 +187,8 @@ impl Attempt<'_> {
             connect_failed(&error)
         })?;
         self.cluster.metrics.borrow_mut().connections_opened += 1;
+        let worker = self.waiting.worker;
+        self.waiting.verdict.borrow().witness.connected(worker.clock.now(), worker);
         Ok(connection)
     }
 
@@ -159,19 +202,19 @@ impl Attempt<'_> {
     /// What a send error means. hyper has given the request back if no byte of it was written.
     fn send_failed(&self, error: &hyper::Error, unsent: &Unsent, reused: bool) -> Failed {
         if let Some(failure) = self.upload.and_then(|upload| upload.failure.get()) {
-            return Failed { error: body_failed(failure), phase: Phase::AfterSent };
+            return Failed { error: body_failed(failure), phase: Phase::Final };
         }
         let (error, phase) = if is_alert(error) && !reused {
             self.tell_no_tls(error.source().unwrap_or(error));
-            (Error::UpstreamTls { certificate: false }, Phase::AfterSent)
+            (Error::UpstreamTls { certificate: false }, Phase::Final)
         } else if unsent.is_some() {
             (Error::UpstreamReset, Phase::Refused)
         } else if error.is_parse() {
-            (Error::UpstreamProtocolError, Phase::AfterSent)
+            (Error::UpstreamProtocolError, Phase::Final)
         } else if reused {
             (Error::UpstreamReset, Phase::ReusedConnectionClosed)
         } else {
-            (Error::UpstreamReset, Phase::AfterSent)
+            (Error::UpstreamReset, Phase::Reset)
         };
         Failed { error, phase }
     }
@@ -192,18 +235,5 @@ fn body_failed(failure: BodyError) -> Error {
         BodyError::TooLarge => Error::BodyTooLarge,
         BodyError::Idle => Error::RequestTimeout,
         BodyError::Broken => Error::RequestBodyInvalid,
-    }
-}
-
-/// What the breaker learns; `None`: the client's fault says nothing about the endpoint.
-fn outcome(result: &Result<Answered, Failed>) -> Option<Outcome> {
-    match result {
-        Ok(answered) if answered.response.status().is_server_error() => Some(Outcome::Failure),
-        Ok(_) => Some(Outcome::Success),
-        // The endpoint may close an idle connection whenever it likes.
-        Err(failed) if failed.phase == Phase::ReusedConnectionClosed => None,
-        Err(failed) => {
-            (failed.error.row().blame == crate::error::Blame::Upstream).then_some(Outcome::Failure)
-        }
     }
 }

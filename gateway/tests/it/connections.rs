@@ -144,7 +144,7 @@ async fn no_retry_is_sent_when_the_time_is_over() {
     let silent = RawBackend::answering(b"", false).await;
     let live = Backend::named("live").await;
     let config = format!(
-        "workers: 1\nroutes:\n  - {{path: /**, service: s, timeout: {{total: 150ms, try: 100ms}}, retry: {{attempts: 3, budget: 100%, backoff: 100ms..100ms}}}}\nservices:\n  s: {{hosts: [\"{}\", \"{}\"], breaker: off}}\n",
+        "workers: 1\nroutes:\n  - {{path: /**, service: s, timeout: {{total: 150ms, try: 100ms}}, retry: {{retries: 3, budget: 100%, backoff: 100ms..100ms}}}}\nservices:\n  s: {{hosts: [\"{}\", \"{}\"], breaker: off}}\n",
         silent.addr, live.addr
     );
     let gateway = TestGateway::start(&config).await;

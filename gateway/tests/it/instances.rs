@@ -291,7 +291,7 @@ async fn a_canary_that_fails_leaves_its_share_to_the_others(registry: Registry) 
     let gateway = registry
         .gateway_with(
             "routes:\n  - {path: /**, service: web, split: {v1: 50, canary: 50}, retry: off}\n\
-             services:\n  web:\n    breaker: {errors: 50%, min: 5, open: 5m}\n\
+             services:\n  web:\n    breaker: {errors: 50%, min: 5, open: 5m, count: 5xx, max_by_status: 100%}\n\
              \x20   subsets: {v1: {tag: v1}, canary: {tag: v2}}\n",
         )
         .await;
@@ -330,7 +330,7 @@ async fn a_retry_that_finds_nobody_keeps_the_answer_that_there_was(registry: Reg
         .gateway_with(
             "routes:\n  - {path: /canary, service: web, subset: canary, retry: off}\n\
              \x20 - {path: /split, service: web, split: {v1: 100000, canary: 1}, retry: {backoff: 2s}}\n\
-             services:\n  web:\n    breaker: {errors: 50%, min: 1, open: 5m}\n\
+             services:\n  web:\n    breaker: {errors: 50%, min: 1, open: 5m, count: 5xx, max_by_status: 100%}\n\
              \x20   subsets: {v1: {tag: v1}, canary: {tag: v2}}\n",
         )
         .await;
@@ -371,7 +371,7 @@ async fn a_change_of_weight_keeps_breakers_and_connections(registry: Registry) {
     let gateway = registry
         .gateway_with(
             "workers: 1\nroutes:\n  - {path: /**, service: web, retry: off}\n\
-             services: {web: {breaker: {errors: 50%, min: 5, open: 5m}}}\n",
+             services: {web: {breaker: {errors: 50%, min: 5, open: 5m, count: 5xx, max_by_status: 100%}}}\n",
         )
         .await;
     let of = |service: &Value, id: &str, field: &str| {

@@ -4,12 +4,14 @@ mod support;
 
 mod admin;
 mod allocations;
+mod blame;
 mod broken_config;
 mod commands;
 mod config_key;
 mod connections;
 mod consul_commands;
 mod control;
+mod dead_endpoints;
 mod declared_routes;
 mod discovery;
 mod durable_registry;

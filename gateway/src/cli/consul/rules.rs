@@ -341,7 +341,7 @@ static WORDS: [Words; 15] = [
     Words {
         code: "L003",
         severity: Severity::Error,
-        why: "requests to it fail until a breaker takes it out",
+        why: "requests that are sent to it must go elsewhere, until the gateway leaves it out",
         help: "start it, remove it (`millgate services deregister ID`), or give it a check that connects to this port",
     },
     Words {

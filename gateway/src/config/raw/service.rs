@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
 use rustls_pki_types::ServerName;
 
 use super::{
@@ -27,6 +28,7 @@ pub(crate) struct Service {
     pub(crate) tls: Option<Tls>,
     pub(crate) balance: Option<Balance>,
     pub(crate) breaker: Option<Breaker>,
+    pub(crate) outlier: Option<Outlier>,
     pub(crate) max_inflight: Option<u32>,
     pub(crate) pool: Pool,
 }
@@ -49,6 +51,30 @@ pub(crate) struct Breaker {
     pub(crate) window: Option<Duration>,
     pub(crate) open: Option<Duration>,
     pub(crate) probes: Option<u32>,
+    pub(crate) count: Option<Vec<Counted>>,
+    pub(crate) max_by_status_per_mille: Option<u16>,
+}
+
+/// One word of `breaker.count`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Counted {
+    Connect,
+    Reset,
+    Timeout,
+    Status(StatusCode),
+    /// Every status from 500 to 599.
+    ServerErrors,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Outlier {
+    pub(crate) off: bool,
+    /// 0 is `off`.
+    pub(crate) connect_failures: Option<u32>,
+    pub(crate) gateway_failures: Option<u32>,
+    pub(crate) pause: Option<Duration>,
+    pub(crate) max_per_mille: Option<u16>,
+    pub(crate) panic_per_mille: Option<u16>,
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +105,7 @@ impl Service {
             tls: https.then(|| fields.get("tls").map(|node| Tls::read(node, sink)).unwrap_or_default()),
             balance: fields.plain("balance", sink, balance),
             breaker: fields.get("breaker").map(|node| Breaker::read(node, sink)),
+            outlier: fields.get("outlier").map(|node| Outlier::read(node, sink)),
             max_inflight: fields.plain("max_inflight", sink, |t| count(t, 1..=1_000_000)),
             pool: fields.get("pool").map(|node| Pool::read(node, sink)).unwrap_or_default(),
         }
@@ -142,6 +169,48 @@ impl Breaker {
             window: fields.plain("window", sink, |t| duration_in(t, Duration::from_secs(1)..=minutes(10))),
             open: fields.plain("open", sink, |t| duration_in(t, millis(100)..=minutes(10))),
             probes: fields.plain("probes", sink, |t| count(t, 1..=1000)),
+            count: fields
+                .values("count", sink, counted)
+                .map(|list| list.into_iter().map(|at| at.value).collect()),
+            max_by_status_per_mille: fields.plain("max_by_status", sink, share_per_mille),
+        }
+    }
+}
+
+fn counted(text: &str) -> Result<Counted, Invalid> {
+    let status = |text: &str| {
+        let status = StatusCode::from_bytes(text.as_bytes()).ok()?;
+        (status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS).then_some(status)
+    };
+    match text {
+        "connect" => Ok(Counted::Connect),
+        "reset" => Ok(Counted::Reset),
+        "timeout" => Ok(Counted::Timeout),
+        "5xx" => Ok(Counted::ServerErrors),
+        _ => status(text).map(Counted::Status).ok_or_else(|| {
+            let expected = "`connect`, `reset`, `timeout`, `5xx`, or a status: `429`, `500` to `599`";
+            Invalid::new(code::BAD_VALUE, expected, "not one of them")
+        }),
+    }
+}
+
+impl Outlier {
+    fn read(node: &Node, sink: &mut Diagnostics) -> Self {
+        if is_word(node, "off") {
+            return Self { off: true, ..Self::default() };
+        }
+        let Some(fields) = Fields::of(node, &OUTLIER, sink) else { return Self::default() };
+        let row = |text: &str| match text {
+            "off" | "false" => Ok(0),
+            _ => count(text, 1..=1_000_000),
+        };
+        Self {
+            off: false,
+            connect_failures: fields.plain("connect_failures", sink, row),
+            gateway_failures: fields.plain("gateway_failures", sink, row),
+            pause: fields.plain("pause", sink, |t| duration_in(t, millis(100)..=minutes(1))),
+            max_per_mille: fields.plain("max", sink, share_per_mille),
+            panic_per_mille: fields.plain("panic", sink, share_per_mille),
         }
     }
 }
@@ -213,7 +282,18 @@ fn balance(text: &str) -> Result<Balance, Invalid> {
 pub(crate) static SERVICE: Known = Known {
     what: "a service",
     prefix: "",
-    fields: &["consul", "subsets", "hosts", "protocol", "tls", "balance", "breaker", "max_inflight", "pool"],
+    fields: &[
+        "consul",
+        "subsets",
+        "hosts",
+        "protocol",
+        "tls",
+        "balance",
+        "breaker",
+        "outlier",
+        "max_inflight",
+        "pool",
+    ],
     later: &["health", "queue"],
 };
 pub(crate) static TLS: Known = Known {
@@ -225,7 +305,13 @@ pub(crate) static TLS: Known = Known {
 pub(crate) static BREAKER: Known = Known {
     what: "`breaker`",
     prefix: "breaker.",
-    fields: &["errors", "min", "window", "open", "probes"],
+    fields: &["errors", "min", "window", "open", "probes", "count", "max_by_status"],
+    later: &[],
+};
+pub(crate) static OUTLIER: Known = Known {
+    what: "`outlier`",
+    prefix: "outlier.",
+    fields: &["connect_failures", "gateway_failures", "pause", "max", "panic"],
     later: &[],
 };
 pub(crate) static POOL: Known =

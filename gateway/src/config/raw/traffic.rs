@@ -35,18 +35,22 @@ pub(crate) struct Timeout {
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Retry {
-    pub(crate) attempts: Option<u32>,
+    pub(crate) retries: Option<u32>,
     pub(crate) on: Option<Vec<RetryOn>>,
     pub(crate) methods: Option<Vec<Method>>,
     pub(crate) budget_per_mille: Option<u16>,
     /// First and longest pause.
     pub(crate) backoff: Option<(Duration, Duration)>,
+    /// Largest body that is kept to be sent again; 0 is `off`.
+    pub(crate) body_bytes_max: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RetryOn {
     Connect,
     Refused,
+    Reset,
+    Timeout,
     Status(StatusCode),
 }
 
@@ -128,40 +132,64 @@ impl Timeout {
 impl Retry {
     /// `off`, or the number of retries.
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
-        let attempts = |text: &str| count(text, 0..=ATTEMPTS_MAX);
+        let retries = |text: &str| count(text, 0..=RETRIES_MAX);
         if is_word(node, "off") {
-            return Self { attempts: Some(0), ..Self::default() };
+            return Self { retries: Some(0), ..Self::default() };
         }
         if !matches!(node.value, Value::Map(_)) {
             let short = value(node, "retry", sink, |text| {
-                attempts(text)
+                retries(text)
                     .map_err(|e| Invalid { expected: format!("`off`, a map, or {}", e.expected), ..e })
             });
-            return Self { attempts: short.map(|at| at.value), ..Self::default() };
+            return Self { retries: short.map(|at| at.value), ..Self::default() };
         }
         let Some(fields) = Fields::of(node, &RETRY, sink) else { return Self::default() };
         let bare = |list: Vec<At<RetryOn>>| list.into_iter().map(|at| at.value).collect();
         Self {
-            attempts: fields.plain("attempts", sink, attempts),
+            retries: read_retries(&fields, sink, retries),
             on: fields.values("on", sink, retry_on).map(bare),
             methods: fields
                 .values("methods", sink, method)
                 .map(|list| list.into_iter().map(|at| at.value).collect()),
             budget_per_mille: fields.plain("budget", sink, share_per_mille),
             backoff: fields.plain("backoff", sink, backoff),
+            body_bytes_max: fields.plain("body", sink, |text| match text {
+                "off" | "false" => Ok(0),
+                _ => crate::config::units::size_in(text, 0..=RETRY_BODY_BYTES_MAX),
+            }),
         }
     }
 }
 
+/// `retries`, or the word of version 0.1 for it.
+fn read_retries(
+    fields: &Fields<'_>,
+    sink: &mut Diagnostics,
+    parse: impl Fn(&str) -> Result<u32, Invalid>,
+) -> Option<u32> {
+    let retries = fields.plain("retries", sink, &parse);
+    let Some(old) = fields.entry("attempts") else { return retries };
+    let finding = if fields.get("retries").is_some() {
+        let message = "`retry.attempts` is the old name of `retry.retries`";
+        Diagnostic::error(code::CONFLICT, old.key.span, message).label("remove it")
+    } else {
+        let message = "`retry.attempts` has the name `retry.retries` now: it counts retries, not attempts";
+        Diagnostic::warning(code::OLD_NAME, old.key.span, message).label("write `retries`")
+    };
+    sink.push(finding);
+    retries.or(fields.plain("attempts", sink, parse))
+}
+
 fn retry_on(text: &str) -> Result<RetryOn, Invalid> {
     let refuse = |label: &str| {
-        let expected =
-            "`connect`, `refused`, or a status that may pass by itself: `408`, `425`, `429`, `500` to `599`";
+        let expected = "`connect`, `refused`, `reset`, `timeout`, or a status that may pass by itself: `408`, `425`, `429`, `500` to `599`";
         Invalid::new(code::BAD_VALUE, expected, label)
     };
     match text {
         "connect" => Ok(RetryOn::Connect),
         "refused" => Ok(RetryOn::Refused),
+        "reset" => Ok(RetryOn::Reset),
+        "timeout" => Ok(RetryOn::Timeout),
         _ => match text.parse::<u16>().map(StatusCode::from_u16) {
             Ok(Ok(status)) if matches!(status.as_u16(), 408 | 425 | 429 | 500..=599) => {
                 Ok(RetryOn::Status(status))
@@ -289,7 +317,7 @@ pub(crate) static TIMEOUT: Known =
 pub(crate) static RETRY: Known = Known {
     what: "`retry`",
     prefix: "retry.",
-    fields: &["attempts", "on", "methods", "budget", "backoff"],
+    fields: &["retries", "on", "methods", "budget", "backoff", "body", "attempts"],
     later: &[],
 };
 pub(crate) static REWRITE: Known =
@@ -298,7 +326,9 @@ pub(crate) static HEADER_RULES: Known =
     Known { what: "header rules", prefix: "", fields: &["set", "add", "remove"], later: &[] };
 
 /// Each retry is a whole request more; past ten it is a typing mistake.
-const ATTEMPTS_MAX: u32 = 10;
+const RETRIES_MAX: u32 = 10;
+/// Bodies are kept in memory, one for each request under way.
+const RETRY_BODY_BYTES_MAX: u64 = 16 << 20;
 const GATEWAY_HEADERS: [&str; 11] = [
     "connection",
     "content-length",
@@ -329,7 +359,8 @@ mod tests {
     #[test]
     fn only_answers_that_may_change_are_retried() {
         assert_eq!(retry_on("503"), Ok(RetryOn::Status(StatusCode::SERVICE_UNAVAILABLE)));
-        for text in ["404", "200", "600", "99999", "timeout", ""] {
+        assert_eq!((retry_on("reset"), retry_on("timeout")), (Ok(RetryOn::Reset), Ok(RetryOn::Timeout)));
+        for text in ["404", "200", "600", "99999", "error", ""] {
             assert!(retry_on(text).is_err(), "{text:?}");
         }
     }

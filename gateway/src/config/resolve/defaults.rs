@@ -9,8 +9,8 @@ use http::{Method, StatusCode};
 use jsonwebtoken::Algorithm;
 
 use crate::config::settings::{
-    AccessLogFormat, AccessLogSettings, BreakerSettings, DrainSettings, PoolSettings, RetrySettings,
-    TimeoutSettings,
+    AccessLogFormat, AccessLogSettings, BreakerSettings, DrainSettings, FailureKinds, OutlierSettings,
+    PoolSettings, RetryCauses, RetrySettings, TimeoutSettings,
 };
 
 pub(crate) struct Defaults {
@@ -25,6 +25,7 @@ pub(crate) struct Defaults {
     pub(crate) retry: RetrySettings,
     pub(crate) body_bytes_max: u64,
     pub(crate) breaker: BreakerSettings,
+    pub(crate) outlier: OutlierSettings,
     pub(crate) max_inflight: u32,
     pub(crate) pool: PoolSettings,
     pub(crate) access_log: AccessLogSettings,
@@ -77,23 +78,18 @@ impl Defaults {
                 idle: Duration::from_mins(1),
             },
             retry: RetrySettings {
-                attempts: 1,
-                on_connect: true,
-                on_refused: true,
+                retries: 1,
+                on: RetryCauses { connect: true, refused: true, reset: true, timeout: true },
                 on_status: vec![StatusCode::SERVICE_UNAVAILABLE],
                 methods: vec![Method::GET, Method::HEAD, Method::OPTIONS],
                 budget: 0.2,
                 backoff_min: Duration::from_millis(25),
                 backoff_max: Duration::from_millis(250),
+                body_bytes_max: 64 * 1024,
             },
             body_bytes_max: 10 * 1024 * 1024,
-            breaker: BreakerSettings {
-                error_ratio: 0.5,
-                requests_min: 20,
-                window: Duration::from_secs(10),
-                open: Duration::from_secs(10),
-                probes: 3,
-            },
+            breaker: breaker(),
+            outlier: outlier(),
             max_inflight: 1024,
             pool: PoolSettings {
                 idle_max: 256,
@@ -108,5 +104,36 @@ impl Defaults {
             drain: DrainSettings { notice: Duration::ZERO, timeout: Duration::from_secs(30) },
             rate_keys_max: 1_000_000,
         }
+    }
+}
+
+fn breaker() -> BreakerSettings {
+    BreakerSettings {
+        error_ratio: 0.5,
+        requests_min: 20,
+        window: Duration::from_secs(10),
+        open: Duration::from_secs(10),
+        probes: 3,
+        count: FailureKinds {
+            connect: true,
+            reset: true,
+            timeout: true,
+            statuses: vec![
+                StatusCode::BAD_GATEWAY,
+                StatusCode::SERVICE_UNAVAILABLE,
+                StatusCode::GATEWAY_TIMEOUT,
+            ],
+        },
+        max_by_status: 0.5,
+    }
+}
+
+fn outlier() -> OutlierSettings {
+    OutlierSettings {
+        connect_failures: Some(3),
+        gateway_failures: Some(5),
+        pause: Duration::from_secs(5),
+        max: 0.5,
+        panic: 0.5,
     }
 }

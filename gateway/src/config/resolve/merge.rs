@@ -43,11 +43,12 @@ impl Timeout {
 
 impl Retry {
     fn overlay(&mut self, top: &Self) {
-        replace(&mut self.attempts, top.attempts.as_ref());
+        replace(&mut self.retries, top.retries.as_ref());
         replace(&mut self.on, top.on.as_ref());
         replace(&mut self.methods, top.methods.as_ref());
         replace(&mut self.budget_per_mille, top.budget_per_mille.as_ref());
         replace(&mut self.backoff, top.backoff.as_ref());
+        replace(&mut self.body_bytes_max, top.body_bytes_max.as_ref());
     }
 }
 

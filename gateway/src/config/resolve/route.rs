@@ -20,8 +20,8 @@ use crate::{
             tree::At,
         },
         settings::{
-            HeaderRules, HostPattern, RateLimitKey, RateLimitSettings, RequireSettings, RetrySettings,
-            RewriteSettings, RouteSettings, TimeoutSettings,
+            HeaderRules, HostPattern, RateLimitKey, RateLimitSettings, RequireSettings, RetryCauses,
+            RetrySettings, RewriteSettings, RouteSettings, TimeoutSettings,
         },
     },
     policy::client_address::ClientRule,
@@ -365,21 +365,28 @@ fn resolve_timeout(raw: &Timeout, defaults: &TimeoutSettings) -> TimeoutSettings
 fn resolve_retry(raw: &Retry, defaults: &RetrySettings) -> RetrySettings {
     let (backoff_min, backoff_max) = raw.backoff.unwrap_or((defaults.backoff_min, defaults.backoff_max));
     let mut retry = RetrySettings {
-        attempts: raw.attempts.unwrap_or(defaults.attempts),
+        retries: raw.retries.unwrap_or(defaults.retries),
         methods: raw.methods.clone().unwrap_or_else(|| defaults.methods.clone()),
         budget: raw.budget_per_mille.map_or(defaults.budget, ratio),
         backoff_min,
         backoff_max,
+        body_bytes_max: raw
+            .body_bytes_max
+            .map_or(defaults.body_bytes_max, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
         ..defaults.clone()
     };
     if let Some(on) = &raw.on {
-        retry.on_connect = on.contains(&RetryOn::Connect);
-        retry.on_refused = on.contains(&RetryOn::Refused);
+        retry.on = RetryCauses {
+            connect: on.contains(&RetryOn::Connect),
+            refused: on.contains(&RetryOn::Refused),
+            reset: on.contains(&RetryOn::Reset),
+            timeout: on.contains(&RetryOn::Timeout),
+        };
         retry.on_status = on
             .iter()
             .filter_map(|on| match on {
                 RetryOn::Status(status) => Some(*status),
-                RetryOn::Connect | RetryOn::Refused => None,
+                RetryOn::Connect | RetryOn::Refused | RetryOn::Reset | RetryOn::Timeout => None,
             })
             .collect();
     }

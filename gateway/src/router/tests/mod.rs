@@ -7,7 +7,9 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::*;
-use crate::config::settings::{HeaderRules, HostPattern, RequireSettings, RetrySettings, TimeoutSettings};
+use crate::config::settings::{
+    HeaderRules, HostPattern, RequireSettings, RetryCauses, RetrySettings, TimeoutSettings,
+};
 
 /// A route for `METHOD|METHOD /path`, as the configuration writes it.
 pub(crate) fn route(spec: &str) -> RouteSettings {
@@ -35,14 +37,14 @@ pub(crate) fn route(spec: &str) -> RouteSettings {
             idle: Duration::from_mins(1),
         },
         retry: RetrySettings {
-            attempts: 0,
-            on_connect: true,
-            on_refused: true,
+            retries: 0,
+            on: RetryCauses { connect: true, refused: true, reset: true, timeout: true },
             on_status: vec![],
             methods: vec![],
             budget: 0.2,
             backoff_min: Duration::ZERO,
             backoff_max: Duration::ZERO,
+            body_bytes_max: 0,
         },
         body_bytes_max: None,
         rewrite: None,

@@ -18,6 +18,7 @@ use rustls::ServerConfig;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinHandle,
 };
 use tokio_rustls::TlsAcceptor;
@@ -30,6 +31,7 @@ pub(crate) struct Backend {
     seen: Arc<Mutex<Vec<Request<Bytes>>>>,
     served: Arc<AtomicUsize>,
     connections: Arc<AtomicUsize>,
+    leaving: Arc<watch::Sender<bool>>,
     task: JoinHandle<()>,
 }
 
@@ -51,15 +53,33 @@ impl Backend {
         Self::start(Arc::new(handler), Some(TlsAcceptor::from(Arc::new(config)))).await
     }
 
+    /// At an address that was another backend's.
+    pub(crate) async fn named_at(name: &'static str, addr: SocketAddr) -> Self {
+        let handler = move |_: &Request<Bytes>| Response::new(Bytes::from_static(name.as_bytes()));
+        Self::start_at(addr, Arc::new(handler), None).await
+    }
+
+    /// Closes the port. Connections that are open get one more answer, which says that it is the last one.
+    pub(crate) async fn leave(&self) {
+        self.leaving.send_replace(true);
+        let closed = async || TcpStream::connect(self.addr).await.is_err();
+        super::eventually("the port is closed", closed).await;
+    }
+
     async fn start(handler: Arc<Handler>, tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at(([127, 0, 0, 1], 0).into(), handler, tls).await
+    }
+
+    async fn start_at(addr: SocketAddr, handler: Arc<Handler>, tls: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind(addr).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let served = Arc::new(AtomicUsize::new(0));
         let connections = Arc::new(AtomicUsize::new(0));
-        let accept =
-            accept(listener, tls, handler, Arc::clone(&seen), Arc::clone(&served), Arc::clone(&connections));
-        Self { addr, seen, served, connections, task: tokio::spawn(accept) }
+        let leaving = Arc::new(watch::channel(false).0);
+        let counts = (Arc::clone(&seen), Arc::clone(&served), Arc::clone(&connections));
+        let accept = accept(listener, tls, handler, counts, Arc::clone(&leaving));
+        Self { addr, seen, served, connections, leaving, task: tokio::spawn(accept) }
     }
 
     /// Requests answered so far.
@@ -90,26 +110,39 @@ impl Drop for Backend {
     }
 }
 
+/// Requests seen, requests answered, connections accepted.
+type Counts = (Arc<Mutex<Vec<Request<Bytes>>>>, Arc<AtomicUsize>, Arc<AtomicUsize>);
+
 async fn accept(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     handler: Arc<Handler>,
-    seen: Arc<Mutex<Vec<Request<Bytes>>>>,
-    served: Arc<AtomicUsize>,
-    connections: Arc<AtomicUsize>,
+    (seen, served, connections): Counts,
+    leaving: Arc<watch::Sender<bool>>,
 ) {
     // Dropped with this task, so that a stopped backend also closes its open connections.
     let mut open = tokio::task::JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
+    let mut left = leaving.subscribe();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = left.wait_for(|left| *left) => break,
+        };
+        let Ok((stream, _)) = accepted else { return };
         connections.fetch_add(1, Ordering::SeqCst);
         let (handler, seen, served) = (Arc::clone(&handler), Arc::clone(&seen), Arc::clone(&served));
+        let leaving = Arc::clone(&leaving);
         let service = service_fn(move |request: Request<hyper::body::Incoming>| {
             let (handler, seen, served) = (Arc::clone(&handler), Arc::clone(&seen), Arc::clone(&served));
+            let is_last = *leaving.borrow();
             async move {
                 let (parts, body) = request.into_parts();
                 let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
                 let request = Request::from_parts(parts, body);
-                let response = handler(&request).map(Full::new);
+                let mut response = handler(&request).map(Full::new);
+                if is_last {
+                    response.headers_mut().insert("connection", http::HeaderValue::from_static("close"));
+                }
                 seen.lock().unwrap().push(request);
                 served.fetch_add(1, Ordering::SeqCst);
                 Ok::<_, Infallible>(response)
@@ -128,6 +161,8 @@ async fn accept(
             }
         });
     }
+    drop(listener);
+    while open.join_next().await.is_some() {}
 }
 
 /// A backend that reads one request head per connection and then does what its script says with the socket.

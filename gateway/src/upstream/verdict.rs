@@ -1,0 +1,303 @@
+//! What an attempt proves about its endpoint, and what breaker and outlier detection learn from it.
+//!
+//! Both learn only what the endpoint did: a connect that it did not accept, its answer, its reset, its silence while the
+//! gateway waited for it. What the client or this machine caused (a broken upload, no socket left) teaches nothing. A
+//! client that gives up says something only if the endpoint had the whole request for [`PATIENCE`] and answered no
+//! request at all in that time.
+
+use std::{
+    cell::{Cell, RefCell},
+    hash::{BuildHasher, Hash, Hasher},
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use http::StatusCode;
+
+use super::{pool::Lease, search::Picked};
+use crate::{
+    body::Upload,
+    config::units::show_duration,
+    control::event::Signal,
+    exchange::Exchange,
+    metrics::Rare,
+    policy::{
+        circuit_breaker::{Opened, Outcome, Permit, Seen, Transition},
+        outlier::{Began, Change, Probe, Sign},
+    },
+    snapshot::{LocalCluster, LocalEndpoint, StateHandle},
+    worker::WorkerState,
+};
+
+/// What an endpoint did with an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Deed {
+    /// Accepted no connection: refused, not in time, or no TLS.
+    ConnectFailed,
+    Answered(StatusCode),
+    /// Broke the connection, or answered what is not HTTP.
+    Reset,
+    /// Was silent for as long as it had.
+    TimedOut,
+    /// Was silent until the client gave up.
+    Abandoned,
+}
+
+/// A breaker's permit, held by a count of this worker.
+pub(super) type BreakerPermit = Permit<StateHandle>;
+/// The right to probe an ejected endpoint.
+pub(super) type OutlierProbe = Probe<StateHandle>;
+
+/// The endpoint of one attempt, and what the attempt may teach about it.
+pub(super) struct Verdict {
+    pub(super) witness: Witness,
+    permit: Option<BreakerPermit>,
+}
+
+/// What is needed to blame an endpoint also after its response has begun.
+pub(super) struct Witness {
+    pub(super) cluster: Rc<LocalCluster>,
+    pub(super) index: usize,
+    began: Began,
+    /// Of the breaker's permit; `None`: there is no breaker.
+    epoch: Option<u16>,
+    /// Given back when the attempt ends without a sign.
+    _probe: Option<OutlierProbe>,
+    /// The head of the response is a good one; its content is still to come.
+    is_answered: bool,
+}
+
+impl Verdict {
+    pub(super) fn new(picked: Picked<'_>) -> Self {
+        let Picked { cluster, index, endpoint, permit, probe } = picked;
+        let began = probe.as_ref().map_or_else(|| endpoint.state.outlier().began(), OutlierProbe::began);
+        let epoch = permit.as_ref().map(BreakerPermit::epoch);
+        let cluster = Rc::clone(cluster);
+        let witness = Witness { cluster, index, began, epoch, _probe: probe, is_answered: false };
+        Self { witness, permit }
+    }
+
+    /// Learns what the endpoint did. `worker` logs and counts what that changes.
+    pub(super) fn record(&mut self, deed: Deed, now: Instant, worker: &WorkerState) {
+        let cluster = Rc::clone(&self.witness.cluster);
+        if let (Some(outcome), Some(permit)) = (outcome(deed, &cluster), self.permit.take()) {
+            let changed = permit.record(outcome, now, || self.witness.may_open(now));
+            self.witness.tell_breaker(changed, worker, now);
+        }
+        if let (Deed::Answered(_), Some(endpoint)) = (deed, self.witness.endpoint()) {
+            endpoint.state.outlier().answered(now);
+        }
+        match sign(deed) {
+            // Shown when the content has come, too.
+            Sign::Answered => self.witness.is_answered = true,
+            failed => self.witness.sign(failed, now, worker),
+        }
+    }
+}
+
+impl Witness {
+    /// A new connection was made.
+    pub(super) fn connected(&self, now: Instant, worker: &WorkerState) {
+        self.sign(Sign::Connected, now, worker);
+    }
+
+    fn sign(&self, sign: Sign, now: Instant, worker: &WorkerState) {
+        let shared = &self.cluster.shared;
+        let (Some(outlier), Some(endpoint)) = (&shared.outlier, self.endpoint()) else { return };
+        let may_eject = || {
+            // What a connect shows is certain. Failed requests may be those of one client, so what breakers have taken
+            // out counts as well.
+            let out = match sign {
+                Sign::ConnectFailed => shared.ejected(self.index),
+                _ => shared.out(self.index, now),
+            };
+            out < outlier.out_max(shared.endpoints.len())
+        };
+        let changed = outlier.record(endpoint.state.outlier(), self.began, sign, now, may_eject);
+        if let Some(changed) = changed {
+            self.tell_outlier(changed, worker, now);
+        }
+    }
+
+    /// The response came whole.
+    pub(super) fn completed(&self, worker: &WorkerState) {
+        if self.is_answered {
+            self.sign(Sign::Answered, worker.clock.coarse(), worker);
+        }
+    }
+
+    /// The endpoint broke off its response, or paused in it for too long.
+    fn broke_off(&self, now: Instant, worker: &WorkerState) {
+        let shared = &self.cluster.shared;
+        let counts = shared.settings.breaker.as_ref().is_some_and(|breaker| breaker.count.reset);
+        if let (Some(breaker), Some(epoch), Some(endpoint), true) =
+            (&shared.breaker, self.epoch, self.endpoint(), counts)
+        {
+            let state = endpoint.state.breaker();
+            let changed = breaker.take_back(state, epoch, now, || self.may_open(now));
+            self.tell_breaker(changed, worker, now);
+        }
+        self.sign(Sign::GatewayFailed, now, worker);
+    }
+
+    fn endpoint(&self) -> Option<&LocalEndpoint> {
+        self.cluster.endpoints.get(self.index)
+    }
+
+    /// May one more endpoint be left out for what is not proved?
+    fn may_open(&self, now: Instant) -> bool {
+        let shared = &self.cluster.shared;
+        let max = shared.settings.breaker.as_ref().map_or(0.0, |breaker| breaker.max_by_status);
+        let endpoints = shared.endpoints.len();
+        #[expect(clippy::cast_precision_loss, reason = "no cluster has 16 million endpoints")]
+        let most = endpoints as f32 * max;
+        #[expect(clippy::cast_precision_loss, reason = "no cluster has 16 million endpoints")]
+        let would_be_out = (shared.out(self.index, now) + 1) as f32;
+        would_be_out <= most
+    }
+
+    fn tell_outlier(&self, changed: Change, worker: &WorkerState, now: Instant) {
+        let (service, endpoint) = self.names();
+        match changed {
+            Change::Ejected { reason, failures, pause, ejections } => {
+                let reason = reason.as_str();
+                worker.metrics.count(Rare::Ejection, service, reason);
+                let until = at(worker, now + pause);
+                tracing::warn!(%service, %endpoint, reason, failures, ?pause, %until, ejections, "endpoint ejected");
+                let text = format!(
+                    "{service} {endpoint}: {failures} {} in a row; left out for {} until {until}, ejection {ejections}",
+                    reason.replace('_', " "),
+                    show_duration(pause),
+                );
+                worker.signal(Signal::Health { kind: "endpoint_ejected", text });
+            }
+            Change::Spared { reason } => {
+                worker.metrics.count(Rare::EjectionSpared, service, reason.as_str());
+            }
+            Change::Returned { reason } => {
+                let reason = reason.as_str();
+                tracing::info!(%service, %endpoint, reason, "endpoint is back after its ejection");
+                let text =
+                    format!("{service} {endpoint}: a probe succeeded after {}", reason.replace('_', " "));
+                worker.signal(Signal::Health { kind: "endpoint_returned", text });
+            }
+        }
+    }
+
+    fn tell_breaker(&self, changed: Option<Transition>, worker: &WorkerState, now: Instant) {
+        let (service, endpoint) = self.names();
+        match changed {
+            None => {}
+            Some(Transition::Opened(Opened { seen, open })) => {
+                let until = at(worker, now + open);
+                let cause = match seen {
+                    Some(Seen { failures, requests, window }) => {
+                        format!("{failures} of {requests} requests failed within {}", show_duration(window))
+                    }
+                    None => "a probe failed".to_owned(),
+                };
+                tracing::warn!(%service, %endpoint, %cause, ?open, %until, "circuit breaker opened");
+                let open = show_duration(open);
+                let text = format!("{service} {endpoint}: {cause}; open for {open} until {until}");
+                worker.signal(Signal::Health { kind: "breaker_opened", text });
+            }
+            Some(Transition::Closed) => {
+                tracing::info!(%service, %endpoint, "circuit breaker closed");
+                let text = format!("{service} {endpoint}: the probes succeeded");
+                worker.signal(Signal::Health { kind: "breaker_closed", text });
+            }
+            Some(Transition::Spared(_)) => worker.metrics.count(Rare::BreakerSpared, service, ""),
+        }
+    }
+
+    fn names(&self) -> (&str, &str) {
+        (&self.cluster.shared.name, self.endpoint().map_or("", |endpoint| &endpoint.instance))
+    }
+}
+
+impl Lease {
+    /// The endpoint broke off its response, or paused in it for too long.
+    pub fn broke_off(&self, worker: &WorkerState) {
+        if let Some(witness) = &self.witness {
+            witness.broke_off(worker.clock.now(), worker);
+        }
+    }
+}
+
+/// Watches over the time in which an endpoint has the whole request and has not answered. Dropped before
+/// [`Waiting::over`], the client has given up.
+pub(super) struct Waiting<'a> {
+    pub(super) verdict: &'a RefCell<Verdict>,
+    pub(super) worker: &'a WorkerState,
+    /// Since when the endpoint has had the whole request; `None`: it has not.
+    pub(super) since: Cell<Option<Instant>>,
+    pub(super) upload: Option<&'a Rc<Upload>>,
+}
+
+impl Waiting<'_> {
+    /// The attempt has ended in another way.
+    pub(super) fn over(&self) {
+        self.since.set(None);
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Some(since) = self.since.get() else { return };
+        if self.upload.is_some_and(|upload| !upload.complete.get()) {
+            return;
+        }
+        let now = self.worker.clock.now();
+        let Ok(mut verdict) = self.verdict.try_borrow_mut() else { return };
+        let answers_others =
+            verdict.witness.endpoint().is_none_or(|one| one.state.outlier().has_answered_since(since));
+        if now.saturating_duration_since(since) >= PATIENCE && !answers_others {
+            verdict.record(Deed::Abandoned, now, self.worker);
+        }
+    }
+}
+
+/// Wall time for people.
+fn at(worker: &WorkerState, when: Instant) -> impl std::fmt::Display {
+    humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + worker.clock.unix(when))
+}
+
+/// What the breaker learns; `None`: this is not counted.
+fn outcome(deed: Deed, cluster: &LocalCluster) -> Option<Outcome> {
+    let count = &cluster.shared.settings.breaker.as_ref()?.count;
+    match deed {
+        Deed::Answered(status) if count.has(status) => Some(Outcome::Suspect),
+        Deed::Answered(_) => Some(Outcome::Success),
+        Deed::ConnectFailed => count.connect.then_some(Outcome::Failure),
+        Deed::Reset => count.reset.then_some(Outcome::Failure),
+        Deed::TimedOut => count.timeout.then_some(Outcome::Failure),
+        Deed::Abandoned => count.timeout.then_some(Outcome::Suspect),
+    }
+}
+
+fn sign(deed: Deed) -> Sign {
+    match deed {
+        Deed::ConnectFailed => Sign::ConnectFailed,
+        Deed::Answered(
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT,
+        )
+        | Deed::Reset
+        | Deed::TimedOut
+        | Deed::Abandoned => Sign::GatewayFailed,
+        Deed::Answered(_) => Sign::Answered,
+    }
+}
+
+/// How long an endpoint must have been silent towards everybody before a client that gives up says something about it.
+/// Shorter, and a client could blame it for being impatient.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// One number for requests of one kind: the same route and path.
+pub(super) fn kind_of(exchange: &Exchange) -> u32 {
+    let mut hasher = foldhash::fast::FixedState::default().build_hasher();
+    exchange.route.as_ref().map(|route| &route.shared().name).hash(&mut hasher);
+    exchange.path().hash(&mut hasher);
+    let [a, b, c, d, ..] = hasher.finish().to_le_bytes();
+    // Never 0, which stands for none.
+    u32::from_le_bytes([a, b, c, d]) | 1
+}

@@ -1,0 +1,368 @@
+//! An endpoint that cannot be reached costs no request, and is left out until it can.
+//!
+//! Peers with one dead endpoint of two, defaults, 100 requests a second: nginx 1.30, HAProxy 3.2 (`redispatch`) and Envoy 1.40
+//! (`retry_on: connect-failure`) fail none.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use http::Response;
+use millgate_registry::ServiceRegistration;
+use serde_json::Value;
+use tokio::{net::TcpListener, task::JoinSet, time::Instant};
+
+use crate::{
+    discovery::{Registry, scenarios},
+    support::{
+        authority::Authority,
+        backend::{Backend, RawBackend},
+        client::{Connection, get, json, request, send, status, text},
+        eventually,
+        gateway::TestGateway,
+    },
+};
+
+scenarios![a_port_that_closes_fails_no_request_before_the_registry_knows_of_it];
+
+fn hosts(addrs: impl IntoIterator<Item = SocketAddr>) -> String {
+    let quoted: Vec<_> = addrs.into_iter().map(|addr| format!("\"{addr}\"")).collect();
+    quoted.join(", ")
+}
+
+fn to(hosts: &str, route: &str, service: &str) -> String {
+    format!("routes:\n  - {{path: /**, service: s{route}}}\nservices:\n  s: {{hosts: [{hosts}]{service}}}\n")
+}
+
+/// Every other request is a POST with a body. Sent at `rate` a second whatever becomes of them; a client opens a new
+/// connection after each answer that was not 200.
+async fn failures_of(gateway: SocketAddr, rate: u32, lasting: Duration) -> Vec<String> {
+    let clients = 8;
+    let pause = Duration::from_secs(1) * clients / rate;
+    let ends = Instant::now() + lasting;
+    let mut running = JoinSet::new();
+    for at in 0..clients {
+        running.spawn(async move {
+            let mut due = tokio::time::interval_at(Instant::now() + pause * at / clients, pause);
+            let (mut failed, mut open) = (Vec::new(), Connection::open(gateway).await);
+            for turn in 0_u32.. {
+                if due.tick().await >= ends {
+                    break;
+                }
+                let is_post = turn % 2 == 0;
+                let one = if is_post { request("POST", "/x", "body") } else { get("/x") };
+                match open.try_send(one).await {
+                    Ok(reply) if reply.status() == 200 => {}
+                    Ok(reply) => {
+                        failed.push(format!("{} {}", reply.status(), text(&reply)));
+                        open = Connection::open(gateway).await;
+                    }
+                    Err(error) => {
+                        failed.push(format!("{error:?}"));
+                        open = Connection::open(gateway).await;
+                    }
+                }
+            }
+            failed
+        });
+    }
+    running.join_all().await.concat()
+}
+
+async fn metric(gateway: &TestGateway, name: &str) -> f64 {
+    let metrics = send(gateway.admin(), get("/metrics")).await;
+    let lines = text(&metrics).lines().filter(|line| line.starts_with(name));
+    lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+}
+
+async fn endpoint(gateway: &TestGateway, addr: SocketAddr) -> Value {
+    let services = json(&send(gateway.admin(), get("/api/v1/services")).await);
+    let endpoints = services["services"][0]["endpoints"].as_array().unwrap().clone();
+    let is_it = |endpoint: &Value| endpoint["address"] == addr.to_string();
+    endpoints.into_iter().find(is_it).unwrap_or_default()
+}
+
+/// An address at which nothing listens.
+async fn closed_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+#[tokio::test]
+async fn a_port_that_closes_under_traffic_fails_no_request() {
+    for (instances, rate) in [(2, 20), (2, 100), (2, 500), (3, 100), (3, 500), (10, 20), (10, 500)] {
+        let mut backends = Vec::new();
+        for _ in 0..instances {
+            backends.push(Backend::named("one").await);
+        }
+        let gateway = TestGateway::start(&to(&hosts(backends.iter().map(|one| one.addr)), "", "")).await;
+        let http = gateway.http;
+        let traffic = tokio::spawn(failures_of(http, rate, Duration::from_millis(1_800)));
+        eventually("there is good traffic", || async { backends[0].served() > 0 }).await;
+        backends[0].leave().await;
+        let failed = traffic.await.unwrap();
+        assert!(failed.is_empty(), "{instances} at {rate}/s: {} failed: {:?}", failed.len(), failed.first());
+        let others = backends[1..].iter().map(Backend::served).sum::<usize>();
+        assert!(others > 0, "{instances} at {rate}/s");
+    }
+}
+
+/// Checks run every ten seconds: the registry knows nothing of it while the test lasts.
+async fn a_port_that_closes_fails_no_request_before_the_registry_knows_of_it(registry: Registry) {
+    for (instances, rate) in [(2, 100), (3, 500)] {
+        let mut backends = Vec::new();
+        for at in 0..instances {
+            let one = Backend::named("one").await;
+            let port = one.addr.port();
+            let id = format!("web-{instances}-{at}");
+            let service = format!("web{instances}");
+            let registration = ServiceRegistration::http(&service, &id, "127.0.0.1", port);
+            let check = format!("http://{}/", one.addr);
+            let registration = registration.http_check(check, Duration::from_secs(10));
+            registry.client().register(&registration).await.unwrap();
+            backends.push(one);
+        }
+        let config = format!(
+            "discovery: {{consul: {{address: \"{}\"}}}}\nroutes:\n  - {{path: /**, service: web{instances}}}\n",
+            registry.url()
+        );
+        let gateway = TestGateway::start(&config).await;
+        eventually("all of them are routed to", || async {
+            status(gateway.http, "/x").await;
+            backends.iter().all(|one| one.served() > 1)
+        })
+        .await;
+        let traffic = tokio::spawn(failures_of(gateway.http, rate, Duration::from_millis(1_800)));
+        let before = backends[0].served();
+        eventually("there is good traffic", || async { backends[0].served() > before }).await;
+        backends[0].leave().await;
+        let failed = traffic.await.unwrap();
+        assert!(failed.is_empty(), "{instances} at {rate}/s: {} failed: {:?}", failed.len(), failed.first());
+    }
+}
+
+#[tokio::test]
+async fn no_budget_of_retries_is_asked_for_a_connect() {
+    let dead = closed_port().await;
+    let mut backends = Vec::new();
+    for _ in 0..3 {
+        backends.push(Backend::named("one").await);
+    }
+    let all = hosts(backends.iter().map(|one| one.addr).chain([dead]));
+    for budget in ["0%", "100%"] {
+        let service = ", breaker: off, outlier: off";
+        let gateway = TestGateway::start(&to(&all, &format!(", retry: {{budget: {budget}}}"), service)).await;
+        let mut client = Connection::open(gateway.http).await;
+        for n in 0..200 {
+            let one = if n % 2 == 0 { request("POST", "/x", "body") } else { get("/x") };
+            assert_eq!(client.send(one).await.status(), 200, "request {n} with a budget of {budget}");
+        }
+        assert!(metric(&gateway, "millgate_retries_total{service=\"s\",reason=\"connect\"}").await >= 40.0);
+    }
+}
+
+/// The addresses of a name that only one of them serves.
+#[tokio::test]
+async fn a_service_on_one_address_family_of_two_fails_no_request() {
+    let good = Backend::named("one").await;
+    let port = good.addr.port();
+    let all = format!("\"127.0.0.1:{port}\", \"[::1]:{port}\"");
+    let gateway = TestGateway::start(&to(&all, "", ", breaker: off, outlier: off")).await;
+    let mut client = Connection::open(gateway.http).await;
+    for n in 0..40 {
+        assert_eq!(client.send(request("POST", "/x", "body")).await.status(), 200, "request {n}");
+    }
+}
+
+/// Nothing accepts, and the backlog is full: a SYN gets no answer.
+#[tokio::test]
+async fn a_connect_that_times_out_is_as_free_as_one_that_is_refused() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let full = socket.listen(1).unwrap();
+    let addr = full.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(Ok(stream)) =
+        tokio::time::timeout(Duration::from_millis(300), tokio::net::TcpStream::connect(addr)).await
+    {
+        waiting.push(stream);
+        assert!(waiting.len() < 50, "the backlog never fills");
+    }
+    let good = Backend::named("one").await;
+    let route = ", timeout: {total: 5s, connect: 100ms}, retry: {budget: 0%}";
+    let gateway = TestGateway::start(&to(&hosts([addr, good.addr]), route, ", breaker: off")).await;
+    let mut client = Connection::open(gateway.http).await;
+    for n in 0..20 {
+        assert_eq!(client.send(request("POST", "/x", "body")).await.status(), 200, "request {n}");
+    }
+    assert_eq!(endpoint(&gateway, addr).await["outlier"]["state"], "ejected");
+    let connects = metric(&gateway, "millgate_retries_total{service=\"s\",reason=\"connect\"}").await;
+    assert!((3.0..5.0).contains(&connects), "{connects} requests waited for it");
+}
+
+#[tokio::test]
+async fn an_ejection_is_seen_everywhere_with_its_numbers_and_ends_with_one_connect() {
+    let dead = closed_port().await;
+    let good = Backend::named("good").await;
+    let service = ", breaker: off, outlier: {pause: 300ms}";
+    let gateway =
+        TestGateway::start(&format!("workers: 1\n{}", to(&hosts([dead, good.addr]), "", service))).await;
+    eventually("it is ejected", || async {
+        let _ = status(gateway.http, "/x").await;
+        metric(&gateway, "millgate_ejections_total").await >= 1.0
+    })
+    .await;
+    let shown = endpoint(&gateway, dead).await["outlier"].clone();
+    assert_eq!(shown["reason"], "connect_failures");
+    assert!(shown["connect_failures"].as_u64() >= Some(3), "{shown}");
+    let ejected = format!("millgate_endpoint_ejected{{service=\"s\",instance=\"{dead}\"}}");
+    assert!((metric(&gateway, &ejected).await - 1.0).abs() < f64::EPSILON);
+    eventually("the event is there", || async {
+        let events = send(gateway.admin(), get("/api/v1/events")).await;
+        text(&events).contains("endpoint_ejected")
+            && text(&events).contains("3 connect failures in a row; left out for 300ms until ")
+    })
+    .await;
+    let back = Backend::named_at("back", dead).await;
+    eventually("it has requests again", || async {
+        assert_eq!(status(gateway.http, "/x").await, 200);
+        back.served() > 0
+    })
+    .await;
+    assert_eq!(endpoint(&gateway, dead).await["outlier"]["state"], "in");
+    let events = send(gateway.admin(), get("/api/v1/events")).await;
+    assert!(text(&events).contains("endpoint_returned"), "{}", text(&events));
+}
+
+#[tokio::test]
+async fn no_more_than_their_share_of_the_endpoints_is_out_and_those_left_serve_every_request() {
+    let good = Backend::named("good").await;
+    let mut all = vec![good.addr];
+    for _ in 0..3 {
+        all.push(closed_port().await);
+    }
+    let gateway = TestGateway::start(&to(&hosts(all), "", ", breaker: off")).await;
+    let failed = failures_of(gateway.http, 200, Duration::from_millis(500)).await;
+    assert!(failed.is_empty(), "{failed:?}");
+    assert!((metric(&gateway, "millgate_endpoint_ejected").await - 2.0).abs() < f64::EPSILON);
+    assert!(metric(&gateway, "millgate_ejections_spared_total").await >= 1.0);
+}
+
+/// The one that is left dies while the other one is out and has come back meanwhile.
+#[tokio::test]
+async fn an_ejected_endpoint_is_tried_when_no_other_is_left() {
+    let first = closed_port().await;
+    let second = Backend::named("second").await;
+    let service = ", breaker: off, outlier: {pause: 1m}";
+    let gateway = TestGateway::start(&to(&hosts([first, second.addr]), "", service)).await;
+    eventually("the first one is ejected", || async {
+        assert_eq!(status(gateway.http, "/x").await, 200);
+        metric(&gateway, "millgate_endpoint_ejected").await > 0.0
+    })
+    .await;
+    let _first = Backend::named_at("first", first).await;
+    second.leave().await;
+    for n in 0..10 {
+        let reply = send(gateway.http, request("POST", "/x", "body")).await;
+        assert!(reply.status() == 200, "request {n}: {}", text(&reply));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_the_clients_at_once_where_no_other_endpoint_can_be_tried() {
+    let busy =
+        Backend::with(|_| Response::builder().status(503).body(Bytes::from_static(b"busy")).unwrap()).await;
+    let dead = [closed_port().await, closed_port().await];
+    let service = ", breaker: {min: 1, open: 5m}, outlier: off";
+    let route = ", retry: {backoff: 500ms..500ms}";
+    let gateway = TestGateway::start(&to(&hosts([busy.addr, dead[0], dead[1]]), route, service)).await;
+    eventually("two breakers are open", || async {
+        let _ = status(gateway.http, "/x").await;
+        metric(&gateway, "millgate_breaker_state").await >= 4.0
+    })
+    .await;
+    let (retries, asked) = (metric(&gateway, "millgate_retries_total").await, busy.served());
+    let mut client = Connection::open(gateway.http).await;
+    for _ in 0..10 {
+        let reply = client.send(get("/x")).await;
+        assert_eq!((reply.status().as_u16(), text(&reply)), (503, "busy"));
+    }
+    assert_eq!(busy.served(), asked + 10);
+    assert!(
+        (metric(&gateway, "millgate_retries_total").await - retries).abs() < f64::EPSILON,
+        "none was charged"
+    );
+    assert!(metric(&gateway, "millgate_retry_budget_exhausted_total").await < 1.0);
+}
+
+#[tokio::test]
+async fn a_retry_that_cannot_begin_in_time_leaves_the_answer_in_hand() {
+    let busy =
+        Backend::with(|_| Response::builder().status(503).body(Bytes::from_static(b"busy")).unwrap()).await;
+    let good = Backend::named("good").await;
+    // The pause is drawn between 25 and 50 ms.
+    let service = ", breaker: {min: 1, errors: 1%}, outlier: off";
+    let gateway = TestGateway::start(&to(&hosts([busy.addr, good.addr]), ", timeout: 40ms", service)).await;
+    let mut client = Connection::open(gateway.http).await;
+    for _ in 0..40 {
+        let reply = client.send(get("/x")).await;
+        assert!(matches!(text(&reply), "busy" | "good"), "{} {}", reply.status(), text(&reply));
+    }
+    assert_eq!(
+        endpoint(&gateway, good.addr).await["breaker_window"]["failures"],
+        0,
+        "it was asked in time, or not at all"
+    );
+}
+
+#[tokio::test]
+async fn a_breaker_that_a_reload_switches_off_or_shortens_holds_nothing_back() {
+    let broken = RawBackend::answering(b"", true).await;
+    let config = |breaker: &str| {
+        to(&hosts([broken.addr]), ", retry: off", &format!(", breaker: {breaker}, outlier: off"))
+    };
+    let gateway = TestGateway::start(&config("{min: 2, open: 10m}")).await;
+    let code =
+        async || json(&send(gateway.http, get("/x")).await)["code"].as_str().unwrap_or_default().to_owned();
+    eventually("the breaker is open", || async { code().await == "breaker_open" }).await;
+    gateway.rewrite(&config("{min: 2, open: 100ms}"));
+    gateway.reload().await.unwrap();
+    eventually("a shorter pause counts", || async { code().await == "upstream_reset" }).await;
+    gateway.rewrite(&config("{min: 2, open: 10m}"));
+    gateway.reload().await.unwrap();
+    eventually("the breaker is open", || async { code().await == "breaker_open" }).await;
+    gateway.rewrite(&config("off"));
+    gateway.reload().await.unwrap();
+    assert_eq!(code().await, "upstream_reset");
+}
+
+#[tokio::test]
+async fn retry_off_is_one_attempt() {
+    let dead = closed_port().await;
+    let good = Backend::named("good").await;
+    let gateway =
+        TestGateway::start(&to(&hosts([dead, good.addr]), ", retry: off", ", breaker: off, outlier: off"))
+            .await;
+    let mut failed = 0;
+    let mut client = Connection::open(gateway.http).await;
+    for _ in 0..10 {
+        failed += usize::from(client.send(get("/x")).await.status() == 502);
+    }
+    assert_eq!((failed, good.served()), (5, 5));
+}
+
+/// A certificate that is not trusted is found out before a byte of the request is sent.
+#[tokio::test]
+async fn an_endpoint_without_tls_behind_a_service_with_tls_costs_no_request() {
+    let plain = Backend::named("plain").await;
+    let authority = Authority::new();
+    let good = Backend::over_tls("good", authority.server("127.0.0.1")).await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
+    let service = ", protocol: https, tls: {ca_file: ca.pem}";
+    let config = to(&hosts([plain.addr, good.addr]), ", retry: {budget: 0%}", service);
+    let gateway = TestGateway::start_in(dir, &config).await;
+    let mut client = Connection::open(gateway.http).await;
+    for n in 0..20 {
+        assert_eq!(client.send(request("POST", "/x", "body")).await.status(), 200, "request {n}");
+    }
+    assert_eq!(endpoint(&gateway, plain.addr).await["outlier"]["reason"], "connect_failures");
+}
