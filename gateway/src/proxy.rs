@@ -41,7 +41,7 @@ use crate::{
         rate_limit::{Quota, RateLimit},
         redirect::Redirect,
     },
-    router::Match,
+    router::{Match, reading},
     snapshot::{LocalRoute, LocalSnapshot, Route, own_value},
     upstream::{attempt, search::Plan, send::Answered},
     worker::WorkerState,
@@ -384,21 +384,12 @@ fn write_upstream_head(
 /// Origin-form target (RFC 9112 §3.2.1), rewritten where the route says so.
 fn upstream_target(route: &Route, target: &PathAndQuery) -> Result<Uri, Error> {
     let Some(rewrite) = &route.rewrite else { return Ok(Uri::from(target.clone())) };
-    let path =
-        rewrite.strip.as_deref().and_then(|prefix| strip(target.path(), prefix)).unwrap_or(target.path());
+    let strip = |prefix| reading::strip(target.path(), prefix, route.any_case);
+    let path = rewrite.strip.as_deref().and_then(strip).unwrap_or(target.path());
     let query = target.query().map_or(String::new(), |query| format!("?{query}"));
     let text = format!("{}{path}{query}", rewrite.add.as_deref().unwrap_or("").trim_end_matches('/'));
     // Both parts were valid targets, so their joint is one.
     PathAndQuery::try_from(text).map(Uri::from).map_err(|_| Error::Internal)
-}
-
-/// `path` without `prefix`, at a segment boundary; never less than `/`.
-fn strip<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
-    match path.strip_prefix(prefix.trim_end_matches('/'))? {
-        "" => Some("/"),
-        rest if rest.starts_with('/') => Some(rest),
-        _ => None,
-    }
 }
 
 /// UUID version 7 (RFC 9562 §5.7): sorts by time; from the worker's clock and random numbers.
@@ -483,13 +474,5 @@ mod tests {
         let caught = catch_panic(pin!(async { panic!("on purpose") })).await;
         assert!(caught.is_err());
         assert!(matches!(catch_panic(pin!(async { 7 })).await, Ok(7)));
-    }
-
-    #[test]
-    fn a_prefix_is_stripped_at_a_segment_boundary_only() {
-        assert_eq!(strip("/api/users", "/api"), Some("/users"));
-        assert_eq!(strip("/api", "/api/"), Some("/"));
-        assert_eq!(strip("/apiary", "/api"), None);
-        assert_eq!(strip("/users", "/api"), None);
     }
 }

@@ -102,6 +102,8 @@ pub struct Route {
     pub retry: Arc<Retry>,
     pub body_bytes_max: Option<u64>,
     pub rewrite: Option<Box<RewriteSettings>>,
+    /// `rewrite.strip` is compared as the path was.
+    pub any_case: bool,
     /// Answered by the gateway itself.
     pub redirect: Option<Box<Redirect>>,
     pub request_rules: Arc<HeaderRules>,

@@ -190,6 +190,7 @@ fn route(
         retry: shared.retries.share(Arc::new(Retry::compile(&route.retry))),
         body_bytes_max: route.body_bytes_max,
         rewrite: route.rewrite.clone().map(Box::new),
+        any_case: route.spelling.any_case(),
         redirect: route.redirect.clone().map(Box::new),
         request_rules: shared.rules.share(Arc::new(route.request_headers.clone())),
         response_rules: shared.rules.share(Arc::new(route.response_headers.clone())),

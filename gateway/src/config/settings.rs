@@ -20,6 +20,7 @@ use super::diagnostics::Span;
 use crate::{
     auto_routes::AutoRoutesSettings,
     policy::{client_address::ClientRule, redirect::Redirect},
+    router::reading::Spelling,
     upstream::tls::UpstreamTls,
 };
 
@@ -190,6 +191,8 @@ pub struct RouteSettings {
     pub host: HostPattern,
     /// As written: `/users/**`, `/users/{id}`. Syntax is checked.
     pub path: String,
+    /// What else of the same path it takes.
+    pub spelling: Spelling,
     /// Every condition must hold.
     pub headers: Vec<HeaderCondition>,
     /// Overrides "most specific first"; higher wins.

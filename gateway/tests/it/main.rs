@@ -11,6 +11,7 @@ mod connections;
 mod consul_commands;
 mod control;
 mod declared_routes;
+mod decoded_paths;
 mod discovery;
 mod durable_registry;
 mod faults;
