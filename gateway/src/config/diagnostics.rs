@@ -131,6 +131,8 @@ pub mod code {
     pub const UNUSED_SERVICE: &str = "W002";
     pub const UNUSED_AUTH: &str = "W003";
     pub const SECRET_IN_FILE: &str = "W005";
+    /// An open route takes what a service may take for a closed one.
+    pub const OPEN_TWIN: &str = "W010";
 }
 
 /// Findings as they are collected; every stage adds to the same list.
