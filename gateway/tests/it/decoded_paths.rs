@@ -3,6 +3,9 @@
 //! Before: `/%40me`, `/v1/things%3Apurge` and `/admin%3Bx` fell to the open catch-all, and the closed handler ran (Flask,
 //! Starlette, Django; Tomcat behind nginx).
 
+use http::HeaderName;
+use millgate::token::{MintOptions, mint};
+
 use crate::support::{
     backend::Backend,
     client::{Connection, get, header, request},
@@ -95,5 +98,55 @@ async fn a_lenient_route_is_closed_in_every_spelling_that_a_lenient_service_take
     }
     for path in ["/exact", "/exact/me/x", "/exacT/you/"] {
         assert_eq!(client.send(get(path)).await.status(), 200, "{path}");
+    }
+}
+
+/// Before: the first was verified, and the service read ROOT.
+#[tokio::test]
+async fn a_second_token_in_another_spelling_is_refused_and_an_empty_place_is_none() {
+    let backend = Backend::named("one").await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("secret.key"), SECRET).unwrap();
+    let provider = |from: &str| format!("{{hs256_secret_file: secret.key, audience: api, from: [{from}]}}");
+    let config = format!(
+        "auth:\n  one: {}\n  bearer: {}\n  cookie: {}\nroutes:\n  - {{path: /one, service: one, auth: one}}\n  \
+         - {{path: /both, service: one, auth: [bearer, cookie]}}\nservices: {{one: {{hosts: [\"{}\"]}}}}\n",
+        provider("bearer, \"query:access_token\", \"cookie:session\""),
+        provider("bearer"),
+        provider("\"cookie:session\""),
+        backend.addr
+    );
+    let gateway = TestGateway::start_in(dir, &config).await;
+    let token = |subject: &str| {
+        let options = MintOptions {
+            key_file: gateway.dir.path().join("secret.key"),
+            subject: subject.into(),
+            audience: Some("api".into()),
+            ttl: std::time::Duration::from_mins(1),
+            ..MintOptions::default()
+        };
+        mint(&options).unwrap()
+    };
+    let (good, root) = (token("good"), token("root"));
+    let mut client = Connection::open(gateway.http).await;
+    for (path, authorization, cookie, status) in [
+        (format!("/one?access_token={good}&access%5Ftoken={root}"), None, None, 400),
+        ("/one".into(), None, Some(format!("session ={root}; session={good}")), 400),
+        (format!("/one?access_token={good}"), Some(format!("Bearer\t{root}")), None, 400),
+        ("/both".into(), Some(format!("Bearer {good}")), Some(format!("session={root}")), 400),
+        (format!("/one?access%5Ftoken={good}"), None, None, 200),
+        ("/one".into(), Some(format!("Bearer\t{good}")), Some(format!("session={good}; SESSION=")), 200),
+        ("/one".into(), Some(format!("Bearer {good}")), Some("session=".into()), 200),
+        ("/both".into(), Some(format!("Bearer {good}")), Some("session=".into()), 200),
+        ("/one".into(), None, Some("session=".into()), 401),
+    ] {
+        let mut request = get(&path);
+        for (name, value) in [("authorization", authorization), ("cookie", cookie)] {
+            request
+                .headers_mut()
+                .extend(value.map(|value| (HeaderName::from_static(name), value.parse().unwrap())));
+        }
+        let shown = format!("{path} {:?}", request.headers()).replace(&good, "GOOD").replace(&root, "ROOT");
+        assert_eq!(client.send(request).await.status(), status, "{shown}");
     }
 }

@@ -17,6 +17,7 @@ mod durable_registry;
 mod faults;
 mod framing;
 mod instances;
+mod order_of_cost;
 mod policies;
 mod proxying;
 mod reload;
