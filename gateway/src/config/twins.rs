@@ -71,9 +71,9 @@ impl Twins {
         let others =
             METHODS.iter().filter(|method| !route.methods.is_empty() && !route.methods.contains(method));
         // A route that names a method means it.
-        let taken = |open: &usize| is_twin(open) && settings.routes[*open].methods.is_empty();
+        let names_none = |open: &usize| is_twin(open) && settings.routes[*open].methods.is_empty();
         for method in others.filter(|method| *method != *first) {
-            let open = taker(method, &sample.path()).filter(taken);
+            let open = taker(method, &sample.path()).filter(names_none);
             twins
                 .open
                 .extend(open.map(|open| (Difference::Method, format!("{method} {}", route.path), open)));
@@ -171,20 +171,19 @@ impl Sample {
             let all = self.segments.iter().map(|(text, literal)| in_other_case(text, *literal));
             let all: Vec<String> = all.collect();
             others.push((Difference::Case, format!("/{}", all.join("/"))));
-            for at in 0..all.len() {
-                let one = self.segments.iter().enumerate();
-                let one = one.map(|(other, (text, _))| if other == at { all[at].as_str() } else { text });
-                others.push((Difference::Case, format!("/{}", one.collect::<Vec<_>>().join("/"))));
+            for (at, turned) in all.iter().enumerate() {
+                let mut one: Vec<&str> = self.segments.iter().map(|(text, _)| text.as_str()).collect();
+                one[at] = turned;
+                others.push((Difference::Case, format!("/{}", one.join("/"))));
             }
             // What has no letters has no other case.
             others.retain(|(_, path)| *path != self.path());
             others.dedup();
         }
         let ends_in_text = self.segments.last().is_some_and(|(text, literal)| *literal && !text.is_empty());
-        if spelling.trailing_slash_same.is_none() {
-            if !self.is_subtree && self.segments.last().is_some_and(|(text, _)| !text.is_empty()) {
-                others.push((Difference::Slash, format!("{}/", self.path())));
-            }
+        let ends_in_slash = self.is_subtree || self.segments.last().is_none_or(|(text, _)| text.is_empty());
+        if spelling.trailing_slash_same.is_none() && !ends_in_slash {
+            others.push((Difference::Slash, format!("{}/", self.path())));
         }
         if spelling.trailing_slash_same != Some(false) && ends_in_text {
             others.push((Difference::Extension, format!("{}.json", self.path())));

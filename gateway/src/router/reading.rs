@@ -39,17 +39,13 @@ pub fn compared(path: &str) -> Cow<'_, str> {
     let (plain, rest) = path.split_at(first);
     let mut text = String::with_capacity(path.len());
     text.push_str(plain);
-    for (at, part) in rest.split('%').enumerate() {
-        match decoded(part).filter(|_| at > 0) {
-            Some(octet) => {
-                text.push(char::from(octet));
-                text.push_str(&part[ENCODED_DIGITS..]);
-            }
-            None => {
-                // Before the first part there is no sign.
-                text.push_str(if at > 0 { "%" } else { "" });
-                text.push_str(part);
-            }
+    for part in rest.split('%').skip(1) {
+        if let Some(octet) = decoded(part) {
+            text.push(char::from(octet));
+            text.push_str(&part[ENCODED_DIGITS..]);
+        } else {
+            text.push('%');
+            text.push_str(part);
         }
     }
     Cow::Owned(text)

@@ -170,8 +170,9 @@ impl Iterator for Decoded<'_> {
             u8::from_str_radix(text, 16).ok()
         };
         let (byte, rest) = match self.rest {
-            [b'%', b'u' | b'U', b'0', b'0', high, low, rest @ ..] => (hex(&[*high, *low]), rest),
-            [b'%', high, low, rest @ ..] => (hex(&[*high, *low]), rest),
+            [b'%', b'u' | b'U', b'0', b'0', high, low, rest @ ..] | [b'%', high, low, rest @ ..] => {
+                (hex(&[*high, *low]), rest)
+            }
             _ => (None, self.rest),
         };
         if let Some(byte) = byte {

@@ -271,6 +271,7 @@ fn parameters_and_encodings_do_not_slip_past_a_route() {
 
 #[test]
 fn a_lenient_route_takes_its_path_in_any_case_and_with_a_slash() {
+    use ConflictKind::{Dead, Duplicate};
     let routes = [
         lenient(true, true, "/admin/{id}/Edit"),
         route("/**"),
@@ -296,7 +297,6 @@ fn a_lenient_route_takes_its_path_in_any_case_and_with_a_slash() {
         ],
     );
     check(&[lenient(true, true, "GET /a")], &[("PUT gw/A/", Err("GET, HEAD"))]);
-    use ConflictKind::{Dead, Duplicate};
     assert_eq!(conflicts(&[lenient(true, false, "/A/b"), lenient(true, true, "/a/B")]), [(Duplicate, 1, 0)]);
     assert_eq!(conflicts(&[lenient(true, false, "/A"), route("/a")]), []);
     assert_eq!(conflicts(&[lenient(true, false, "/1"), route("/1")]), [(Duplicate, 1, 0)]);

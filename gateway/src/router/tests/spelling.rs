@@ -1,6 +1,8 @@
 //! Every way to write a path that services take for the same one, against an oracle that shares no code with the router:
 //! each segment is percent-decoded as Flask, Django and Starlette do, and cut at `;` as Tomcat does.
 
+use std::fmt::Write as _;
+
 use percent_encoding::percent_decode_str;
 use proptest::prelude::*;
 
@@ -70,7 +72,7 @@ fn encoded(path: &str) -> String {
         match c {
             '/' => text.push(c),
             '%' => text.extend([c].into_iter().chain(rest.by_ref().take(2))),
-            _ => text.push_str(&format!("%{:02X}", u32::from(c))),
+            _ => _ = write!(text, "%{:02X}", u32::from(c)),
         }
     }
     text
