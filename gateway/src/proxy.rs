@@ -257,7 +257,7 @@ fn write_upstream_head(
         version: exchange.version,
         framing,
         request_id: &exchange.id.0,
-        identity_headers: &snapshot.shared.table.identity_headers,
+        names: &snapshot.shared.table.names,
         forward: exchange.identity.as_ref().map_or(&[][..], |identity| &identity.forward),
         rules: &route.request_rules,
     };

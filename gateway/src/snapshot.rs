@@ -23,6 +23,7 @@ use crate::{
     admission::AdmissionLimits,
     clock::Clock,
     config::settings::{AccessLogSettings, HeaderRules, ListenSettings, RewriteSettings, UpstreamHost},
+    headers::GuardedNames,
     metrics::{ClusterSample, Metrics, RouteSample},
     policy::{
         client_address::ClientRule,
@@ -61,8 +62,8 @@ pub struct RouteTable {
     pub router: Router,
     pub routes: Vec<Arc<Route>>,
     pub auth: Vec<AuthProvider>,
-    /// Names of all headers that any provider forwards claims in: always removed from requests.
-    pub identity_headers: Vec<HeaderName>,
+    /// Names of fields that the sender of a request may not decide.
+    pub names: Arc<GuardedNames>,
     pub admission: AdmissionLimits,
     pub listen: ListenSettings,
     pub access_log: AccessLogSettings,

@@ -64,6 +64,8 @@ pub struct ListenSettings {
     /// `None` is `off`.
     pub admin: Option<SocketAddr>,
     pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// Names, or beginnings of names with `*` after them, in lower case: removed unless a trusted proxy sends them.
+    pub untrusted_headers: Vec<String>,
     /// First byte to end of headers.
     pub header_timeout: Duration,
     /// Keep-alive between requests.

@@ -17,6 +17,7 @@ mod durable_registry;
 mod faults;
 mod framing;
 mod instances;
+mod look_alike_names;
 mod order_of_cost;
 mod policies;
 mod proxying;
