@@ -165,7 +165,7 @@ fn headers_request() -> Subject {
             version: Version::HTTP_11,
             framing: Framing::None,
             request_id: &request_id,
-            identity_headers: &snapshot.table.identity_headers,
+            names: &snapshot.table.names,
             forward: &identity,
             rules: &snapshot.table.routes[0].request_rules,
         };

@@ -3,6 +3,7 @@
 //! The way of one request is `proxy.rs`; the map of the house is `docs/ARCHITECTURE.md`. An embedder starts a
 //! [`Gateway`] from a `routes.yaml`.
 
+mod access;
 pub mod access_log;
 pub mod admission;
 pub mod auto_routes;

@@ -25,23 +25,20 @@ use ipnet::IpNet;
 use rand::Rng;
 
 use crate::{
+    access::{self, QuotaFields},
     admission::{self, Admission, Admitted, Framing},
     body::{IdleTimer, RequestBody, ResponseBody},
     config::settings::UpstreamHost,
     connection::ConnectionContext,
-    control::event::Signal,
-    error::{Error, RateLimited},
+    error::Error,
     exchange::{Exchange, RequestId},
     headers::{self, ForwardContext, Found, ResponseContext, names},
     metrics::Rare,
     policy::{
         client_address::{self, ClientDenied},
-        jwt::{self, JwtRejection, RejectionCode, Verified},
-        limit_key,
-        rate_limit::{Quota, RateLimit},
         redirect::Redirect,
     },
-    router::Match,
+    router::{Match, reading},
     snapshot::{LocalRoute, LocalSnapshot, Route, own_value},
     upstream::{attempt, search::Plan, send::Answered},
     worker::WorkerState,
@@ -132,17 +129,11 @@ async fn forward(
     exchange.route = Some(Rc::clone(&route));
     let compiled = route.shared();
 
-    // 6. Request policies, in this order: where from, who is it, may they, how often, how much.
+    // 6. Request policies, in this order: where from, who is it and may they, how often, how much.
     if !compiled.clients.is_empty() {
         check_address(compiled, &snapshot.shared.table.listen.trusted_proxies, &parts, exchange)?;
     }
-    if let Some((provider, identity)) = authenticate(snapshot, compiled, &parts, exchange)? {
-        compiled
-            .requirement
-            .check(exchange.identity.insert(identity))
-            .map_err(|_| insufficient(&connection.worker, provider, compiled))?;
-    }
-    let quota = check_limits(&route, &parts, exchange)?;
+    let quota = access::check(snapshot, &route, &parts, exchange)?;
     if let Some(redirect) = &compiled.redirect {
         return redirect_reply(redirect, &route, exchange)
             .map(|response| Answer::Local(with_quota(response, quota)));
@@ -220,106 +211,6 @@ fn check_address(
     client_address::check(&route.clients, addresses).map_err(|ClientDenied| Error::ClientDenied)
 }
 
-/// The first of the route's providers that accepts the token, and the claims. `None`: the route is open.
-fn authenticate<'a>(
-    snapshot: &'a LocalSnapshot,
-    route: &Route,
-    parts: &Parts,
-    exchange: &Exchange,
-) -> Result<Option<(&'a str, Rc<Verified>)>, Error> {
-    let mut worst = Error::TokenMissing;
-    for &index in &route.auth {
-        let Some(provider) = snapshot.shared.table.auth.get(index) else { continue };
-        let worker = exchange.worker();
-        let found = jwt::find_token(&parts.headers, parts.uri.query(), provider.jwt.sources());
-        let token = found.map_err(|placement| {
-            worker.metrics.count(Rare::AuthFailure, &provider.name, placement.reason());
-            Error::TokenPlacement
-        })?;
-        let Some(token) = token else { continue };
-        let rejection = match verify(snapshot, index, token, exchange) {
-            Ok(verified) => return Ok(Some((&provider.name, verified))),
-            Err(rejection) => rejection,
-        };
-        worker.metrics.count(Rare::AuthFailure, &provider.name, rejection.reason());
-        if matches!(rejection, JwtRejection::UnknownKey { .. }) {
-            worker.signal(Signal::UnknownKey { provider: provider.name.clone() });
-        }
-        worst = token_error(&rejection);
-    }
-    if route.auth.is_empty() { Ok(None) } else { Err(worst) }
-}
-
-/// One look into the worker's cache of verified tokens; the signature is checked only at first sight.
-fn verify(
-    snapshot: &LocalSnapshot,
-    index: usize,
-    token: &str,
-    exchange: &Exchange,
-) -> Result<Rc<Verified>, JwtRejection> {
-    let worker = exchange.worker();
-    let now = worker.clock.unix(exchange.started).as_secs();
-    if let Some(known) = worker.tokens.borrow_mut().get(index, token, now) {
-        worker.token_hits.set(worker.token_hits.get() + 1);
-        return Ok(known);
-    }
-    let shared = &snapshot.shared;
-    let provider = shared.table.auth.get(index).ok_or(JwtRejection::KeysUnavailable)?;
-    let keys = shared.keys.get(index).and_then(Option::as_deref);
-    let mut tokens = worker.tokens.borrow_mut();
-    let last_header = tokens.last_header(index).ok_or(JwtRejection::KeysUnavailable)?;
-    let verified = Rc::new(provider.jwt.check(keys, token, now, last_header)?);
-    worker.token_misses.set(worker.token_misses.get() + 1);
-    tokens.insert(index, token, Rc::clone(&verified), now);
-    Ok(verified)
-}
-
-fn token_error(rejection: &JwtRejection) -> Error {
-    match rejection.code() {
-        RejectionCode::KeysUnavailable => Error::KeysUnavailable,
-        RejectionCode::Expired => Error::TokenExpired,
-        RejectionCode::Invalid => Error::TokenInvalid,
-    }
-}
-
-fn insufficient(worker: &WorkerState, provider: &str, route: &Route) -> Error {
-    worker.metrics.count(Rare::AuthFailure, provider, "insufficient_scope");
-    Error::InsufficientScope { scope: route.requirement.scope_value() }
-}
-
-/// Every limit must let the request pass; the one with the least left is told to the client.
-fn check_limits(
-    route: &LocalRoute,
-    parts: &Parts,
-    exchange: &Exchange,
-) -> Result<Option<QuotaFields>, Error> {
-    let identity = exchange.identity.as_deref();
-    let mut tightest: Option<(Quota, &RateLimit, &HeaderValue)> = None;
-    for (limit, policy) in route.shared().limits.iter().zip(&route.policies) {
-        let key = limit_key::of(limit, exchange.client, identity, &parts.headers);
-        match limit.check(key, exchange.started) {
-            Ok(quota) => {
-                if tightest.as_ref().is_none_or(|(known, ..)| quota.remaining < known.remaining) {
-                    tightest = Some((quota, limit, policy));
-                }
-            }
-            Err(limited) => {
-                exchange.worker().metrics.count(Rare::RateLimited, &route.shared().name, limit.name());
-                return Err(Error::RateLimited(Box::new(RateLimited {
-                    policy: policy.clone(),
-                    state: limit.refusal_value(&limited),
-                    violated: Box::from(limit.name()),
-                    retry_after: limited.retry_after,
-                })));
-            }
-        }
-    }
-    Ok(tightest.map(|(quota, limit, policy)| (policy.clone(), limit.state_value(&quota))))
-}
-
-/// Ready values of `RateLimit-Policy` and `RateLimit`.
-type QuotaFields = (HeaderValue, HeaderValue);
-
 fn with_quota<B>(mut response: Response<B>, quota: Option<QuotaFields>) -> Response<B> {
     if let Some((policy, state)) = quota {
         response.headers_mut().insert(&names::RATE_LIMIT_POLICY, policy);
@@ -366,7 +257,7 @@ fn write_upstream_head(
         version: exchange.version,
         framing,
         request_id: &exchange.id.0,
-        identity_headers: &snapshot.shared.table.identity_headers,
+        names: &snapshot.shared.table.names,
         forward: exchange.identity.as_ref().map_or(&[][..], |identity| &identity.forward),
         rules: &route.request_rules,
     };
@@ -384,21 +275,12 @@ fn write_upstream_head(
 /// Origin-form target (RFC 9112 §3.2.1), rewritten where the route says so.
 fn upstream_target(route: &Route, target: &PathAndQuery) -> Result<Uri, Error> {
     let Some(rewrite) = &route.rewrite else { return Ok(Uri::from(target.clone())) };
-    let path =
-        rewrite.strip.as_deref().and_then(|prefix| strip(target.path(), prefix)).unwrap_or(target.path());
+    let strip = |prefix| reading::strip(target.path(), prefix, route.any_case);
+    let path = rewrite.strip.as_deref().and_then(strip).unwrap_or(target.path());
     let query = target.query().map_or(String::new(), |query| format!("?{query}"));
     let text = format!("{}{path}{query}", rewrite.add.as_deref().unwrap_or("").trim_end_matches('/'));
     // Both parts were valid targets, so their joint is one.
     PathAndQuery::try_from(text).map(Uri::from).map_err(|_| Error::Internal)
-}
-
-/// `path` without `prefix`, at a segment boundary; never less than `/`.
-fn strip<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
-    match path.strip_prefix(prefix.trim_end_matches('/'))? {
-        "" => Some("/"),
-        rest if rest.starts_with('/') => Some(rest),
-        _ => None,
-    }
 }
 
 /// UUID version 7 (RFC 9562 §5.7): sorts by time; from the worker's clock and random numbers.
@@ -483,13 +365,5 @@ mod tests {
         let caught = catch_panic(pin!(async { panic!("on purpose") })).await;
         assert!(caught.is_err());
         assert!(matches!(catch_panic(pin!(async { 7 })).await, Ok(7)));
-    }
-
-    #[test]
-    fn a_prefix_is_stripped_at_a_segment_boundary_only() {
-        assert_eq!(strip("/api/users", "/api"), Some("/users"));
-        assert_eq!(strip("/api", "/api/"), Some("/"));
-        assert_eq!(strip("/apiary", "/api"), None);
-        assert_eq!(strip("/users", "/api"), None);
     }
 }

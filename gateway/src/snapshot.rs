@@ -23,6 +23,7 @@ use crate::{
     admission::AdmissionLimits,
     clock::Clock,
     config::settings::{AccessLogSettings, HeaderRules, ListenSettings, RewriteSettings, UpstreamHost},
+    headers::GuardedNames,
     metrics::{ClusterSample, Metrics, RouteSample},
     policy::{
         client_address::ClientRule,
@@ -61,8 +62,8 @@ pub struct RouteTable {
     pub router: Router,
     pub routes: Vec<Arc<Route>>,
     pub auth: Vec<AuthProvider>,
-    /// Names of all headers that any provider forwards claims in: always removed from requests.
-    pub identity_headers: Vec<HeaderName>,
+    /// Names of fields that the sender of a request may not decide.
+    pub names: Arc<GuardedNames>,
     pub admission: AdmissionLimits,
     pub listen: ListenSettings,
     pub access_log: AccessLogSettings,
@@ -102,6 +103,8 @@ pub struct Route {
     pub retry: Arc<Retry>,
     pub body_bytes_max: Option<u64>,
     pub rewrite: Option<Box<RewriteSettings>>,
+    /// `rewrite.strip` is compared as the path was.
+    pub any_case: bool,
     /// Answered by the gateway itself.
     pub redirect: Option<Box<Redirect>>,
     pub request_rules: Arc<HeaderRules>,

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 /// Files of the request path, relative to `gateway/src`.
-const DATA_PLANE: [&str; 24] = [
+const DATA_PLANE: [&str; 25] = [
+    "access.rs",
     "access_log.rs",
     "admission/",
     "body.rs",

@@ -22,15 +22,15 @@ mod framing;
 mod path;
 mod refusal;
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use http::{HeaderName, Method, header, request::Parts, uri::PathAndQuery};
 
 pub(crate) use self::framing::parse_length;
 pub use self::{authority::Authority, framing::Framing, path::canonical_path, refusal::Refusal};
 use crate::{
-    config::settings::{AuthSettings, ListenSettings, RouteSettings},
-    headers::{Found, Survey, names},
+    config::settings::{ListenSettings, RouteSettings},
+    headers::{Found, GuardedNames, Survey, names},
 };
 
 /// Methods for the `Allow` field of a 405 that admission itself gives (RFC 9110 §15.5.6).
@@ -68,12 +68,12 @@ pub struct AdmissionLimits {
     header_lines_max: usize,
     /// Methods beyond the seven standard ones that some route names.
     extension_methods: Vec<Method>,
-    /// Headers that carry a verified identity upstream: nobody may nominate them in Connection.
-    identity_headers: Vec<HeaderName>,
+    /// Those that carry a verified identity upstream, or what a trusted peer says, nobody may nominate in Connection.
+    names: Arc<GuardedNames>,
 }
 
 impl AdmissionLimits {
-    pub fn compile(listen: &ListenSettings, auth: &[AuthSettings], routes: &[RouteSettings]) -> Self {
+    pub fn compile(listen: &ListenSettings, names: Arc<GuardedNames>, routes: &[RouteSettings]) -> Self {
         let mut extension_methods: Vec<Method> = Vec::new();
         for method in routes.iter().flat_map(|route| &route.methods) {
             let known = is_standard(method) || is_forbidden(method) || extension_methods.contains(method);
@@ -86,7 +86,7 @@ impl AdmissionLimits {
             header_bytes_max: listen.max_header_bytes,
             header_lines_max: listen.max_headers,
             extension_methods,
-            identity_headers: names::identity_headers(auth),
+            names,
         }
     }
 }
@@ -154,7 +154,7 @@ pub fn admit(
     scheme: Scheme,
     last: Option<&Rc<Authority>>,
 ) -> Result<Admission, Refusal> {
-    let survey = Survey::of(&parts.headers, &limits.identity_headers);
+    let survey = Survey::of(&parts.headers, &limits.names);
     check_size(parts, survey, limits)?;
     check_method(&parts.method, limits)?;
     if survey.has(Found::Connection) {
@@ -232,7 +232,9 @@ fn check_connection(parts: &Parts, limits: &AdmissionLimits) -> Result<(), Refus
                 continue;
             }
             let name = HeaderName::from_bytes(option).map_err(|_| Refusal::ConnectionInvalid)?;
-            if names::Kind::of(name.as_str()).is_protected() || limits.identity_headers.contains(&name) {
+            let (text, guarded) = (name.as_str(), &limits.names);
+            let is_protected = names::Kind::of(text).is_protected();
+            if is_protected || guarded.is_identity(text) || guarded.is_untrusted(text) {
                 return Err(Refusal::ConnectionNamesProtected);
             }
         }

@@ -1,7 +1,7 @@
 //! Which services may declare which routes. Without a rule that permits it, nothing is.
 
 use super::Declaration;
-use crate::config::settings::HostPattern;
+use crate::{config::settings::HostPattern, router::reading::without_parameters};
 
 /// A service whose name fits may declare a route on one of the hosts and below one of the paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,9 +58,9 @@ fn path_covers(allowed: &str, declared: &str) -> bool {
     declared.next().is_none()
 }
 
-/// The router compares a segment up to its `;`, so the lists do, too.
+/// As the router compares them: up to the `;`. Patterns have no encodings.
 fn segments(path: &str) -> impl Iterator<Item = &str> {
-    path.trim_start_matches('/').split('/').map(|segment| segment.split(';').next().unwrap_or(segment))
+    path.trim_start_matches('/').split('/').map(without_parameters)
 }
 
 fn is_any(segment: &str) -> bool {

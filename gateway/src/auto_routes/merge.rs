@@ -13,7 +13,7 @@ use crate::{
         service_name,
         settings::{RouteSettings, Selector, ServiceSettings, Settings, SubsetSettings, TagRule},
     },
-    router::{ConflictKind, RouteConflict, Router},
+    router::{ConflictKind, RouteConflict, Router, reading::without_parameters},
 };
 
 /// What services declare now: their names, with the tags that are about routes, and the like texts of metadata.
@@ -294,10 +294,9 @@ fn reject(candidate: &Accepted, why: &Rejection, rejected: &mut Vec<Rejected>) {
 
 /// What it matches, as the router reads it: names of segments, and what follows a `;`, make no difference.
 fn claim(declaration: &Declaration) -> String {
-    let path = declaration.path.split('/').map(|segment| match segment.split(';').next() {
-        Some(text) if text.starts_with('{') => "*",
-        Some(text) => text,
-        None => segment,
+    let path = declaration.path.split('/').map(|segment| match without_parameters(segment) {
+        text if text.starts_with('{') => "*",
+        text => text,
     });
     let path = path.collect::<Vec<_>>().join("/");
     Declaration { path, ..declaration.clone() }.condition()

@@ -16,7 +16,7 @@ use crate::{
         keys,
         world::{ProviderKeys, World},
     },
-    headers::names,
+    headers::GuardedNames,
     interner::Interner,
     policy::{
         client_address::{ClientRule, networks_text},
@@ -63,14 +63,17 @@ pub fn table(
             Err(diagnostic) => problems.push(diagnostic),
         }
     }
+    let listen = &settings.listen;
+    let names = GuardedNames::compile(&settings.auth, &settings.routes, &listen.untrusted_headers);
+    let names = Arc::new(names);
     match router {
         Ok(router) if problems.is_empty() => Ok(RouteTable {
             router,
             routes: compiled,
             auth,
-            identity_headers: names::identity_headers(&settings.auth),
-            admission: AdmissionLimits::compile(&settings.listen, &settings.auth, &settings.routes),
-            listen: settings.listen.clone(),
+            admission: AdmissionLimits::compile(listen, Arc::clone(&names), &settings.routes),
+            names,
+            listen: listen.clone(),
             access_log: settings.access_log.clone(),
         }),
         _ => Err(problems),
@@ -190,6 +193,7 @@ fn route(
         retry: shared.retries.share(Arc::new(Retry::compile(&route.retry))),
         body_bytes_max: route.body_bytes_max,
         rewrite: route.rewrite.clone().map(Box::new),
+        any_case: route.spelling.any_case(),
         redirect: route.redirect.clone().map(Box::new),
         request_rules: shared.rules.share(Arc::new(route.request_headers.clone())),
         response_rules: shared.rules.share(Arc::new(route.response_headers.clone())),

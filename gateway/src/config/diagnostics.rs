@@ -133,6 +133,8 @@ pub mod code {
     pub const SECRET_IN_FILE: &str = "W005";
     /// A field that has another name now. The old one still works.
     pub const OLD_NAME: &str = "W006";
+    /// An open route takes what a service may take for a closed one.
+    pub const OPEN_TWIN: &str = "W010";
 }
 
 /// Findings as they are collected; every stage adds to the same list.

@@ -13,6 +13,7 @@ mod raw;
 mod resolve;
 pub mod settings;
 pub mod source;
+pub mod twins;
 pub mod units;
 
 pub(crate) use raw::{fields::name as service_name, pattern};

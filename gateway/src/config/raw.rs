@@ -257,6 +257,7 @@ mod tests {
             &DRAIN,
             &LIMITS,
             &listen::LISTEN,
+            &listen::LISTEN_HEADERS,
             &listen::HTTPS,
             &listen::CONSUL,
             &auto_routes::AUTO_ROUTES,

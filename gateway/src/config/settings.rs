@@ -23,6 +23,7 @@ use super::diagnostics::Span;
 use crate::{
     auto_routes::AutoRoutesSettings,
     policy::{client_address::ClientRule, redirect::Redirect},
+    router::reading::Spelling,
     upstream::tls::UpstreamTls,
 };
 
@@ -66,6 +67,8 @@ pub struct ListenSettings {
     /// `None` is `off`.
     pub admin: Option<SocketAddr>,
     pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// Names, or beginnings of names with `*` after them, in lower case: removed unless a trusted proxy sends them.
+    pub untrusted_headers: Vec<String>,
     /// First byte to end of headers.
     pub header_timeout: Duration,
     /// Keep-alive between requests.
@@ -193,6 +196,8 @@ pub struct RouteSettings {
     pub host: HostPattern,
     /// As written: `/users/**`, `/users/{id}`. Syntax is checked.
     pub path: String,
+    /// What else of the same path it takes.
+    pub spelling: Spelling,
     /// Every condition must hold.
     pub headers: Vec<HeaderCondition>,
     /// Overrides "most specific first"; higher wins.

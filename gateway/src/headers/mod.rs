@@ -10,14 +10,17 @@
 //!   `Transfer-Encoding`, `Upgrade`, `HTTP2-Settings`, `Proxy-*` of a request (with `Proxy` itself, which CGI would
 //!   read as `HTTP_PROXY`) and the proxy authentication fields of a response. `TE: trailers` goes too: trailers
 //!   are not forwarded.
-//! - Names are folded (`_` and `.` to `-`) and those that then equal a managed, framing or identity name are
-//!   dropped: services that build variables from names cannot tell them apart.
+//! - Names are folded (all but letters and digits to `-`) and those that then equal a name which the gateway or a rule sets
+//!   or removes are dropped: services that build variables from names cannot tell them apart ([`GuardedNames`]).
+//! - What only a proxy can know and services believe (`X-Original-URL`, `Client-Cert`, `True-Client-IP`, …) is dropped unless
+//!   the peer is trusted.
 //! - `Expect` is met by the gateway itself and not passed on.
 //! - `Server` of the service is never touched.
 //!
 //! Everything here edits or decides; nothing waits, logs or builds a response.
 
 mod client;
+mod guarded;
 pub mod names;
 mod request;
 mod response;
@@ -28,6 +31,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 pub(crate) use self::survey::Found;
 pub use self::{
     client::{claimed, client_ip, is_trusted},
+    guarded::{GuardedNames, fold},
     request::{ForwardContext, apply_request, trusted_request_id},
     response::{ResponseContext, ResponseFault, ResponseFraming, apply_response, check_response},
     survey::Survey,
@@ -114,4 +118,4 @@ fn is_canonical_length(digits: &[u8]) -> bool {
 const VIA_HOPS_MAX: usize = 4;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,8 +2,6 @@
 
 use http::HeaderName;
 
-use crate::config::settings::AuthSettings;
-
 pub static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -52,24 +50,6 @@ impl Kind {
     pub(crate) fn is_protected(self) -> bool {
         matches!(self, Self::Framing | Self::Credential | Self::Forwarding)
     }
-}
-
-/// Whether a service that turns `_` and `.` of a name into `-` would take it for one that the gateway answers for.
-pub(crate) fn may_be_taken_for_another(name: &str, identity_headers: &[HeaderName]) -> bool {
-    if memchr::memchr2(b'_', b'.', name.as_bytes()).is_none() {
-        return false;
-    }
-    let folded = name.replace(['_', '.'], "-");
-    identity_headers.iter().any(|identity| identity.as_str() == folded) || Kind::of(&folded) != Kind::EndToEnd
-}
-
-/// Headers by which any provider passes claims on: removed from every request, on open routes too.
-pub fn identity_headers(auth: &[AuthSettings]) -> Vec<HeaderName> {
-    let mut names: Vec<HeaderName> =
-        auth.iter().flat_map(|provider| &provider.forward).map(|(_, name)| name.clone()).collect();
-    names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
-    names.dedup();
-    names
 }
 
 /// Connection options that name no field. (`upgrade` names one, but its removal is certain anyway.)

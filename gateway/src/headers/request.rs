@@ -4,9 +4,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 
 use super::{
     append_via, apply_rules,
-    names::{
-        self, Kind, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REQUEST_ID,
-    },
+    guarded::{GuardedNames, Verdict},
+    names::{Kind, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REQUEST_ID},
     remove_fields,
     survey::{Found, Survey},
     write_content_length,
@@ -34,8 +33,7 @@ pub struct ForwardContext<'a> {
     /// Resolved ([`Framing::resolve`]).
     pub framing: Framing,
     pub request_id: &'a HeaderValue,
-    /// [`names::identity_headers`].
-    pub identity_headers: &'a [HeaderName],
+    pub names: &'a GuardedNames,
     /// Verified claims of this request.
     pub forward: &'a [(HeaderName, HeaderValue)],
     pub rules: &'a HeaderRules,
@@ -70,7 +68,7 @@ pub fn trusted_request_id(headers: &HeaderMap, peer_is_trusted: bool) -> Option<
 }
 
 fn is_dropped(name: &HeaderName, context: &ForwardContext<'_>) -> bool {
-    if context.identity_headers.contains(name) {
+    if context.names.is_identity(name.as_str()) {
         return true;
     }
     match Kind::of(name.as_str()) {
@@ -80,7 +78,11 @@ fn is_dropped(name: &HeaderName, context: &ForwardContext<'_>) -> bool {
         // Via says who came before us, whoever says so.
         Kind::Managed => *name != header::VIA,
         Kind::Credential => false,
-        Kind::EndToEnd => names::may_be_taken_for_another(name.as_str(), context.identity_headers),
+        Kind::EndToEnd => match context.names.verdict(name.as_str()) {
+            Verdict::Passes => false,
+            Verdict::Untrusted => !context.peer_is_trusted,
+            Verdict::LooksLikeAnother => true,
+        },
     }
 }
 

@@ -6,7 +6,10 @@
 
 use http::{HeaderMap, HeaderName};
 
-use super::names::{self, Kind};
+use super::{
+    guarded::{GuardedNames, Verdict},
+    names::Kind,
+};
 
 /// What the header section of a request holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,15 +33,16 @@ pub(crate) enum Found {
     Dropped = 1 << 6,
     /// The word of a proxy about earlier hops: stays only if that proxy is trusted.
     Forwarding = 1 << 7,
+    /// Another field that is believed of trusted peers only.
+    Untrusted = 1 << 8,
 }
 
 impl Survey {
-    /// `identity_headers`: [`names::identity_headers`].
-    pub fn of(headers: &HeaderMap, identity_headers: &[HeaderName]) -> Self {
+    pub fn of(headers: &HeaderMap, names: &GuardedNames) -> Self {
         let mut survey = Self::default();
         for (name, value) in headers {
             survey.bytes += name.as_str().len() + value.len();
-            survey.found |= found(name, identity_headers);
+            survey.found |= found(name, names);
         }
         survey
     }
@@ -49,16 +53,16 @@ impl Survey {
 
     /// Whether some field does not pass to the service.
     pub(crate) fn has_dropped(self, peer_is_trusted: bool) -> bool {
-        self.has(Found::Dropped) || (self.has(Found::Forwarding) && !peer_is_trusted)
+        let claimed = Found::Forwarding as u16 | Found::Untrusted as u16;
+        self.has(Found::Dropped) || (self.found & claimed != 0 && !peer_is_trusted)
     }
 }
 
-fn found(name: &HeaderName, identity_headers: &[HeaderName]) -> u16 {
+fn found(name: &HeaderName, names: &GuardedNames) -> u16 {
     let name = name.as_str();
     let dropped = Found::Dropped as u16;
-    let is_identity = identity_headers.iter().any(|identity| identity.as_str() == name);
     // Whatever else it is, it is that too: checks look for their own bit.
-    let identity = if is_identity { dropped } else { 0 };
+    let identity = if names.is_identity(name) { dropped } else { 0 };
     identity
         | match Kind::of(name) {
             Kind::HopByHop if name == "connection" => Found::Connection as u16 | dropped,
@@ -69,8 +73,12 @@ fn found(name: &HeaderName, identity_headers: &[HeaderName]) -> u16 {
             Kind::Credential if name == "cookie" => Found::Cookie as u16,
             Kind::HopByHop | Kind::Managed => dropped,
             Kind::Forwarding => Found::Forwarding as u16,
-            Kind::EndToEnd if names::may_be_taken_for_another(name, identity_headers) => dropped,
-            Kind::Framing | Kind::Credential | Kind::EndToEnd => 0,
+            Kind::Framing | Kind::Credential => 0,
+            Kind::EndToEnd => match names.verdict(name) {
+                Verdict::Passes => 0,
+                Verdict::Untrusted => Found::Untrusted as u16,
+                Verdict::LooksLikeAnother => dropped,
+            },
         }
 }
 
@@ -79,15 +87,19 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+    use crate::headers::tests::auth_forwarding;
 
     #[test]
     fn a_field_that_carries_an_identity_is_still_what_it_is_otherwise() {
         let mut headers = HeaderMap::new();
         headers.insert("expect", HeaderValue::from_static("100-continue"));
         headers.insert("cookie", HeaderValue::from_static("a=1"));
-        let names = [HeaderName::from_static("expect"), HeaderName::from_static("cookie")];
-        let survey = Survey::of(&headers, &names);
+        let guarding = |names: &[&'static str]| {
+            let forward = names.iter().map(|name| ("sub".to_owned(), HeaderName::from_static(name)));
+            GuardedNames::compile(&[auth_forwarding(forward.collect())], &[], &[])
+        };
+        let survey = Survey::of(&headers, &guarding(&["expect", "cookie"]));
         assert!(survey.has(Found::Expect) && survey.has(Found::Cookie) && survey.has(Found::Dropped));
-        assert!(!Survey::of(&headers, &names[..1]).has(Found::Via));
+        assert!(!Survey::of(&headers, &guarding(&["expect"])).has(Found::Via));
     }
 }

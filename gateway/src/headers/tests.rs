@@ -6,7 +6,27 @@ use http::{Method, Response, StatusCode};
 use ipnet::IpNet;
 
 use super::*;
-use crate::admission::{Authority, Framing, Scheme};
+use crate::{
+    admission::{Authority, Framing, Scheme},
+    config::settings::{AuthSettings, KeySource, RouteSettings},
+    router::tests::route,
+};
+
+/// A provider that forwards these claims.
+pub(crate) fn auth_forwarding(forward: Vec<(String, HeaderName)>) -> AuthSettings {
+    AuthSettings {
+        name: "main".to_owned(),
+        keys: KeySource::JwksFile("keys.json".into()),
+        issuer: None,
+        audience: vec![],
+        algorithms: vec![],
+        leeway: std::time::Duration::ZERO,
+        from: vec![],
+        forward,
+        cache_max: 0,
+        span: crate::config::diagnostics::Span::default(),
+    }
+}
 
 fn fields(lines: &[(&str, &str)]) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -52,9 +72,12 @@ impl Case {
         let host_line = lines.iter().find(|(name, _)| *name == "host").map(|(_, value)| (*value).to_owned());
         let own = || self.port.map_or("gw".to_owned(), |port| format!("gw:{port}"));
         let authority = host_line.unwrap_or_else(own);
-        let identity_headers = [HeaderName::from_static("x-user-id")];
+        let forward = vec![("sub".to_owned(), HeaderName::from_static("x-user-id"))];
+        let route = RouteSettings { request_headers: self.rules.clone(), ..route("/a") };
+        let untrusted = ["X-Original-URL", "X-SSL-Client-*"].map(str::to_owned);
+        let names = GuardedNames::compile(&[auth_forwarding(forward)], &[route], &untrusted);
         let context = ForwardContext {
-            survey: Survey::of(&headers, &identity_headers),
+            survey: Survey::of(&headers, &names),
             peer: &HeaderValue::from_static("192.0.2.7"),
             peer_is_trusted: self.peer_is_trusted,
             scheme: self.scheme,
@@ -63,7 +86,7 @@ impl Case {
             version: self.version,
             framing: self.framing,
             request_id: &HeaderValue::from_static("id-1"),
-            identity_headers: &identity_headers,
+            names: &names,
             forward: &self.forward,
             rules: &self.rules,
         };
@@ -258,6 +281,15 @@ fn identity_headers_come_from_the_token_alone() {
     let headers = Case { peer_is_trusted: true, forward, ..Case::default() }
         .apply(&[("x-user-id", "admin"), ("x-user-id", "root")]);
     assert_eq!(lines(&headers, "x-user-id"), ["u1"]);
+}
+
+#[test]
+fn what_proxies_say_is_removed_unless_a_trusted_one_says_it() {
+    for name in ["x-original-url", "x-ssl-client-verify", "x_original_url", "x!ssl~client!s-dn"] {
+        let from = |peer_is_trusted| Case { peer_is_trusted, ..Case::default() }.apply(&[(name, "claimed")]);
+        assert!(!from(false).contains_key(name), "{name}");
+        assert_eq!(lines(&from(true), name), ["claimed"]);
+    }
 }
 
 #[test]

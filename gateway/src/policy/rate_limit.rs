@@ -131,6 +131,11 @@ impl RateLimit {
         &self.settings.key
     }
 
+    /// Can it be looked at before the request's token is verified?
+    pub fn needs_identity(&self) -> bool {
+        matches!(self.settings.key, RateLimitKey::User | RateLimitKey::Claim(_))
+    }
+
     /// The policy's name in headers and problem documents.
     pub fn name(&self) -> &str {
         &self.settings.name

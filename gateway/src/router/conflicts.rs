@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use http::Method;
 
-use super::{Conditions, Precedence, Router, Segment};
+use super::{Conditions, Precedence, Router, Segment, precedence::forms};
 use crate::config::settings::{HeaderCondition, RouteSettings};
 
 /// Two routes of which one cannot do what it says.
@@ -34,7 +34,7 @@ pub(super) fn find(
 ) -> Vec<RouteConflict> {
     let mut conflicts = ties(router, settings, precedences);
     for route in 0..settings.len() {
-        if let Some(other) = covered_by(router, precedences, route) {
+        if let Some(other) = covered_by(router, settings, precedences, route) {
             conflicts.push(RouteConflict {
                 kind: ConflictKind::Dead,
                 route,
@@ -77,17 +77,27 @@ fn tie(router: &Router, settings: &[RouteSettings], route: usize, other: usize) 
 }
 
 /// The first route, in match order, that leaves nothing to `route`; where several share the work, the first of them.
-fn covered_by(router: &Router, precedences: &[Precedence], route: usize) -> Option<usize> {
-    let methods = &router.routes[route].methods;
+fn covered_by(
+    router: &Router,
+    settings: &[RouteSettings],
+    precedences: &[Precedence],
+    route: usize,
+) -> Option<usize> {
+    let methods: Vec<Option<&Method>> = match &*router.routes[route].methods {
+        [] => vec![None],
+        methods => methods.iter().map(Some).collect(),
+    };
     let cover = Cover { router, precedences, route };
-    let depth_max = precedences.iter().map(|precedence| precedence.path.len()).max().unwrap_or(0);
-    let taker_of = |method| cover.taker(&precedences[route].path, method, depth_max);
-    if methods.is_empty() {
-        return taker_of(None);
+    // One more than the deepest pattern: the slash at the end that a route may take as well.
+    let depth_max = precedences.iter().map(|precedence| precedence.path.len()).max().unwrap_or(0) + 1;
+    let mut first = None;
+    for path in forms(&precedences[route].path, &settings[route]) {
+        for method in &methods {
+            let taker = cover.taker(&path, *method, depth_max)?;
+            first = first.or(Some(taker));
+        }
     }
-    let mut all = methods.iter().map(|method| taker_of(Some(method)));
-    let first = all.next().flatten()?;
-    all.all(|other| other.is_some()).then_some(first)
+    first
 }
 
 struct Cover<'a> {

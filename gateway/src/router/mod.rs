@@ -11,15 +11,20 @@
 //!
 //! - Path patterns: `/a/b` only itself; `*` and `{name}` one segment that is not empty; a final `/**` everything
 //!   below, and the prefix itself with or without a trailing slash. `/a/b` does not match `/a/b/`.
-//! - A segment is compared up to its `;`, in the request and in the pattern: `/admin;x` is `/admin` to some services, so
-//!   it must not slip past the route that protects `/admin`.
+//! - A segment is compared with its encodings decoded and up to its `;`, in the request and in the pattern ([`reading`]):
+//!   `/%40me` is `/@me` and `/admin;x` is `/admin` to services, so they must not slip past the routes that protect those.
+//! - `case_insensitive: true` makes the literals of a route match in any case of their ASCII letters, `trailing_slash: same`
+//!   makes it take its path with a slash at the end as well. A literal that has to be in its case comes before one that need
+//!   not.
 //! - A route for GET also takes HEAD (RFC 9110 §9.3.2), unless a route of the same rank names HEAD itself.
 //!
 //! Lookup walks a tree of segments with backtracking; literals are one hash look-up each, so the number of routes
-//! does not count. It visits a node at most once and allocates nothing, except for the 405.
+//! does not count. It visits a node at most once and allocates nothing, except for the 405, for a path with a `%`, and
+//! for capitals where some route takes any case.
 
 mod conflicts;
 mod precedence;
+pub mod reading;
 mod tree;
 
 use std::{cmp::Reverse, collections::HashMap, ops::ControlFlow, sync::Arc};
@@ -85,7 +90,10 @@ impl Router {
                 levels.push(Level { priority, hosts: Hosts::default() });
             }
             if let Some(level) = levels.last_mut() {
-                level.hosts.entry(&precedence.host).insert(&precedence.path, route, &mut texts);
+                let tree = level.hosts.entry(&precedence.host);
+                for path in precedence::forms(&precedence.path, &routes[route]) {
+                    tree.insert(&path, route, &mut texts);
+                }
             }
         }
         let mut method_lists = Interner::default();
@@ -100,6 +108,7 @@ impl Router {
 
     /// `host` in lower case without port, `path` canonical: [`crate::admission::Admitted`] has both.
     pub fn lookup(&self, host: &str, path: &str, method: &Method, headers: &HeaderMap) -> Match {
+        let path = &*reading::compared(path);
         let mut method_refused = false;
         let found = self.visit_matching(host, path, &mut |routes| {
             let fits = routes.iter().filter(|&&route| self.routes[route].headers_hold(headers));
@@ -139,7 +148,7 @@ impl Router {
         }
     }
 
-    /// Shows `visit` each list of routes whose host and path match, in match order, until it breaks.
+    /// Shows `visit` each list of routes whose host and path (as it is [`reading::compared`]) match, in match order, until it breaks.
     fn visit_matching(
         &self,
         host: &str,

@@ -4,7 +4,10 @@ use std::{cmp::Reverse, ops::ControlFlow};
 
 use http::Method;
 
-use super::Map;
+use super::{
+    Map,
+    reading::{compared, without_parameters},
+};
 use crate::{
     admission::canonical_path,
     config::settings::{HeaderCondition, HostPattern, RouteSettings},
@@ -32,6 +35,8 @@ pub enum HostClass {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Segment {
     Literal(Box<str>),
+    /// In lower case, with a letter in it; matches in any case.
+    AnyCase(Box<str>),
     /// `{name}`
     Named,
     /// `*`
@@ -59,7 +64,7 @@ impl Precedence {
                 }
                 HostPattern::Any => HostClass::Any,
             },
-            path: segments(&route.path),
+            path: segments(&route.path, route.spelling.any_case()),
             conditions: condition_rank(&route.headers, &route.methods),
         }
     }
@@ -73,30 +78,45 @@ pub(super) fn condition_rank(headers: &[HeaderCondition], methods: &[Method]) ->
     }
 }
 
-/// The part of a segment that is compared.
-pub(super) fn without_parameters(segment: &str) -> &str {
-    memchr::memchr(b';', segment.as_bytes()).map_or(segment, |end| &segment[..end])
+/// The paths by which a route stands in the tree: its own, and where it takes it, the same with a slash at the end.
+pub(super) fn forms(path: &[Segment], route: &RouteSettings) -> impl Iterator<Item = Vec<Segment>> {
+    let ends_otherwise = match path.last() {
+        None | Some(Segment::Subtree) => true,
+        Some(Segment::Literal(text)) => text.is_empty(),
+        Some(_) => false,
+    };
+    let slashed = (route.spelling.trailing_slash() && !ends_otherwise)
+        .then(|| [path, &[Segment::Literal("".into())]].concat());
+    std::iter::once(path.to_vec()).chain(slashed)
 }
 
-fn segments(pattern: &str) -> Vec<Segment> {
+fn segments(pattern: &str, any_case: bool) -> Vec<Segment> {
     let pattern = pattern.strip_prefix('/').unwrap_or(pattern);
     let last = pattern.split('/').count() - 1;
     let segment = |(at, text): (usize, &str)| match text {
         "**" if at == last => Segment::Subtree,
         "*" => Segment::Star,
         _ if text.starts_with('{') && text.ends_with('}') => Segment::Named,
-        _ => Segment::Literal(canonical_literal(text)),
+        _ => {
+            let literal = canonical_literal(text);
+            let has_case = any_case && literal.bytes().any(|byte| byte.is_ascii_alphabetic());
+            if has_case {
+                Segment::AnyCase(literal.to_ascii_lowercase().into())
+            } else {
+                Segment::Literal(literal)
+            }
+        }
     };
     pattern.split('/').enumerate().map(segment).collect()
 }
 
-/// Requests arrive in canonical form, so a literal must have it too. One that has none stays as it is; it matches
-/// nothing, and the configuration's own check of `path` has refused it before.
+/// Requests arrive in canonical form and are compared as [`compared`] reads them, so a literal must be in that form. One
+/// that has none stays as it is; it matches nothing, and the configuration's own check of `path` has refused it before.
 fn canonical_literal(text: &str) -> Box<str> {
     let path = format!("/{text}");
     let canonical = canonical_path(&path);
     let literal = canonical.as_deref().map_or(text, |canonical| canonical.trim_start_matches('/'));
-    without_parameters(literal).into()
+    without_parameters(&compared(literal)).into()
 }
 
 /// Something per host pattern.

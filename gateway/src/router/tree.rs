@@ -7,12 +7,9 @@
 //! the order of [`super::Precedence`]. Each node is visited at most once; the depth of the recursion is that of the
 //! longest configured pattern, whatever the request's path is.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{borrow::Cow, num::NonZero, ops::ControlFlow, sync::Arc};
 
-use super::{
-    Map,
-    precedence::{Segment, without_parameters},
-};
+use super::{Map, precedence::Segment, reading::without_parameters};
 use crate::interner::Interner;
 
 #[derive(Debug)]
@@ -25,21 +22,26 @@ pub(super) struct Tree {
 #[derive(Debug, Default)]
 struct Node {
     literals: Literals,
-    named: Option<u32>,
-    star: Option<u32>,
+    /// Children whose texts match in any case, in lower case. Rare, so apart.
+    any_case: Option<Box<Literals>>,
+    named: Option<Child>,
+    star: Option<Child>,
     /// Routes that end here, most specific first.
     routes: List,
     /// Routes with `**` here, most specific first.
     subtree: List,
 }
 
+/// An index of a node that is not the root.
+type Child = NonZero<u32>;
+
 /// Children, by index, and their texts. One is the rule far from the root, and needs no hash.
 #[derive(Debug, Default)]
 enum Literals {
     #[default]
     None,
-    One(Arc<str>, u32),
-    Many(Box<Map<Arc<str>, u32>>),
+    One(Arc<str>, Child),
+    Many(Box<Map<Arc<str>, Child>>),
 }
 
 /// A part of [`Tree::lists`].
@@ -69,7 +71,7 @@ impl Default for Tree {
 }
 
 impl Literals {
-    fn get(&self, segment: &str) -> Option<u32> {
+    fn get(&self, segment: &str) -> Option<Child> {
         match self {
             Self::None => None,
             Self::One(text, child) => (**text == *segment).then_some(*child),
@@ -78,7 +80,7 @@ impl Literals {
     }
 
     /// The child of `text`, which becomes `new` if there was none.
-    fn child(&mut self, text: Arc<str>, new: u32) -> u32 {
+    fn child(&mut self, text: Arc<str>, new: Child) -> Child {
         match self {
             Self::None => {
                 *self = Self::One(text, new);
@@ -100,10 +102,14 @@ impl Tree {
     pub(super) fn insert(&mut self, pattern: &[Segment], route: usize, texts: &mut Interner<str>) {
         let mut at = ROOT;
         for segment in pattern {
-            let new = small(self.nodes.len());
+            // There is the root, so the fallback is never taken.
+            let new = NonZero::new(small(self.nodes.len())).unwrap_or(Child::MAX);
             let node = &mut self.nodes[at as usize];
             let child = match segment {
                 Segment::Literal(text) => node.literals.child(texts.share(Arc::from(&**text)), new),
+                Segment::AnyCase(text) => {
+                    node.any_case.get_or_insert_default().child(texts.share(Arc::from(&**text)), new)
+                }
                 Segment::Named => *node.named.get_or_insert(new),
                 Segment::Star => *node.star.get_or_insert(new),
                 Segment::Subtree => return node.subtree.push(&mut self.lists, route),
@@ -111,7 +117,7 @@ impl Tree {
             if child == new {
                 self.nodes.push(Node::default());
             }
-            at = child;
+            at = child.get();
         }
         self.nodes[at as usize].routes.push(&mut self.lists, route);
     }
@@ -142,10 +148,15 @@ impl Tree {
                 };
                 let segment = without_parameters(segment);
                 if let Some(child) = node.literals.get(segment) {
-                    self.descend(child, rest, visit)?;
+                    self.descend(child.get(), rest, visit)?;
+                }
+                if let Some(any_case) = &node.any_case
+                    && let Some(child) = any_case.get(&in_lower_case(segment))
+                {
+                    self.descend(child.get(), rest, visit)?;
                 }
                 for &child in [node.named, node.star].iter().flatten().filter(|_| !segment.is_empty()) {
-                    self.descend(child, rest, visit)?;
+                    self.descend(child.get(), rest, visit)?;
                 }
             }
         }
@@ -172,14 +183,17 @@ impl Tree {
             None => self.show(node.routes, visit)?,
             Some((Segment::Subtree, _)) => {}
             Some((segment, rest)) => {
-                let literal = match segment {
-                    Segment::Literal(text) => node.literals.get(text),
-                    _ => None,
+                let any_case = |text: &str| node.any_case.as_ref()?.get(&in_lower_case(text));
+                let texts = match segment {
+                    Segment::Literal(text) => [node.literals.get(text), any_case(text)],
+                    Segment::AnyCase(text) => [None, any_case(text)],
+                    _ => [None, None],
                 };
                 let one = [node.named, node.star];
                 let not_empty = !matches!(segment, Segment::Literal(text) if text.is_empty());
-                for child in literal.into_iter().chain(one.into_iter().flatten().filter(|_| not_empty)) {
-                    self.descend_covering(child, rest, visit)?;
+                let one = one.into_iter().flatten().filter(|_| not_empty);
+                for child in texts.into_iter().flatten().chain(one) {
+                    self.descend_covering(child.get(), rest, visit)?;
                 }
             }
         }
@@ -191,6 +205,15 @@ impl Tree {
             [] => ControlFlow::Continue(()),
             routes => visit(routes),
         }
+    }
+}
+
+/// As it is, where it has no capitals.
+fn in_lower_case(segment: &str) -> Cow<'_, str> {
+    if segment.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(segment.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(segment)
     }
 }
 

@@ -8,7 +8,12 @@ use http::{Request, Version};
 use serde_json::Value;
 
 use super::*;
-use crate::{config::settings::KeySource, router::tests::route};
+use crate::{headers::tests::auth_forwarding, router::tests::route};
+
+fn names() -> GuardedNames {
+    let forward = vec![("sub".to_owned(), HeaderName::from_static("x-user-id"))];
+    GuardedNames::compile(&[auth_forwarding(forward)], &[], &["x-original-*".to_owned()])
+}
 
 fn limits() -> AdmissionLimits {
     AdmissionLimits {
@@ -16,7 +21,7 @@ fn limits() -> AdmissionLimits {
         header_bytes_max: 64 << 10,
         header_lines_max: 100,
         extension_methods: vec![],
-        identity_headers: vec![HeaderName::from_static("x-user-id")],
+        names: Arc::new(names()),
     }
 }
 
@@ -322,12 +327,13 @@ fn only_methods_of_the_standard_or_of_a_route_pass() {
 }
 
 #[test]
-fn limits_learn_methods_from_routes_and_names_from_providers() {
+fn limits_learn_methods_from_routes() {
     let listen = ListenSettings {
         http: vec![],
         https: None,
         admin: None,
         trusted_proxies: vec![],
+        untrusted_headers: vec![],
         header_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_mins(1),
         max_headers: 50,
@@ -335,27 +341,10 @@ fn limits_learn_methods_from_routes_and_names_from_providers() {
         max_connections: None,
         max_streams: 100,
     };
-    let auth = AuthSettings {
-        name: "main".to_owned(),
-        keys: KeySource::JwksFile("keys.json".into()),
-        issuer: None,
-        audience: vec![],
-        algorithms: vec![],
-        leeway: Duration::ZERO,
-        from: vec![],
-        forward: vec![
-            ("sub".to_owned(), HeaderName::from_static("x-user-id")),
-            ("scope".to_owned(), HeaderName::from_static("x-scopes")),
-            ("email".to_owned(), HeaderName::from_static("x-user-id")),
-        ],
-        cache_max: 0,
-        span: crate::config::diagnostics::Span::default(),
-    };
     let routes =
         ["GET|PROPFIND /a", "PROPFIND|TRACE|CONNECT /b", &format!("{} /c", "X".repeat(33))].map(route);
-    let limits = AdmissionLimits::compile(&listen, &[auth], &routes);
+    let limits = AdmissionLimits::compile(&listen, Arc::default(), &routes);
     assert_eq!(limits.extension_methods, ["PROPFIND"]);
-    assert_eq!(limits.identity_headers, ["x-scopes", "x-user-id"]);
     assert_eq!((limits.header_lines_max, limits.header_bytes_max), (50, 1_000));
 }
 
@@ -403,6 +392,7 @@ fn connection_may_not_name_what_frames_authenticates_or_attributes() {
         "X-Forwarded-For",
         "x-forwarded-anything",
         "X-User-Id",
+        "X-Original-URL",
     ] {
         let refused = Some(Refusal::ConnectionNamesProtected);
         assert_eq!(connection(name), refused, "{name}");

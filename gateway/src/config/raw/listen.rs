@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderName;
 use ipnet::IpNet;
 
 use super::{
@@ -13,10 +14,13 @@ use super::{
     is_word, later,
     tree::{At, Node, Value},
 };
-use crate::config::{
-    diagnostics::{Diagnostic, Diagnostics, Span, code},
-    settings::Consistency,
-    units::{Invalid, count, duration_in, network, size_in},
+use crate::{
+    config::{
+        diagnostics::{Diagnostic, Diagnostics, Span, code},
+        settings::Consistency,
+        units::{Invalid, count, duration_in, network, size_in},
+    },
+    headers::names::Kind,
 };
 
 #[derive(Debug, Default)]
@@ -25,6 +29,7 @@ pub(crate) struct Listen {
     pub(crate) https: Option<Https>,
     pub(crate) admin: Option<Admin>,
     pub(crate) trusted_proxies: Vec<IpNet>,
+    pub(crate) untrusted_headers: Option<Vec<String>>,
     pub(crate) header_timeout: Option<Duration>,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) max_headers: Option<usize>,
@@ -60,6 +65,7 @@ impl Listen {
                 .into_iter()
                 .map(|at| at.value)
                 .collect(),
+            untrusted_headers: fields.get("headers").and_then(|node| read_untrusted(node, sink)),
             header_timeout: fields
                 .plain("header_timeout", sink, |t| duration_in(t, millis(100)..=minutes(10))),
             idle_timeout: fields
@@ -70,6 +76,35 @@ impl Listen {
             max_streams: fields.plain("max_streams", sink, |t| count(t, 1..=10_000)),
         }
     }
+}
+
+/// `listen.headers`.
+fn read_untrusted(node: &Node, sink: &mut Diagnostics) -> Option<Vec<String>> {
+    let fields = Fields::of(node, &LISTEN_HEADERS, sink)?;
+    let names = fields.values("untrusted", sink, untrusted_name)?;
+    if names.len() > UNTRUSTED_MAX {
+        let message = format!("`listen.headers.untrusted` has more than {UNTRUSTED_MAX} names");
+        sink.push(
+            Diagnostic::error(code::OUT_OF_RANGE, node.span, message).help("write `X-Example-*` for many"),
+        );
+    }
+    Some(names.into_iter().map(|at| at.value).collect())
+}
+
+/// `X-Original-URL`, `X-SSL-Client-*`.
+fn untrusted_name(text: &str) -> Result<String, Invalid> {
+    let refuse = |label: &str| {
+        Invalid::new(code::BAD_VALUE, "a header name such as `X-Original-URL` or `X-SSL-Client-*`", label)
+    };
+    let (name, rest) = text.split_at(text.find('*').unwrap_or(text.len()));
+    let name: HeaderName = name.parse().map_err(|_| refuse("not a header name"))?;
+    if !matches!(rest, "" | "*") {
+        return Err(refuse("`*` can only stand at the end"));
+    }
+    if Kind::of(name.as_str()) != Kind::EndToEnd {
+        return Err(refuse("the gateway itself decides about this header"));
+    }
+    Ok(format!("{name}{rest}"))
 }
 
 impl Https {
@@ -277,6 +312,9 @@ pub(crate) const fn minutes(number: u64) -> Duration {
 
 pub(crate) const KIB: u64 = 1024;
 
+/// Three times the default list; more is no list of names that somebody has looked at.
+const UNTRUSTED_MAX: usize = 128;
+
 pub(crate) static LISTEN: Known = Known {
     what: "`listen`",
     prefix: "listen.",
@@ -285,6 +323,7 @@ pub(crate) static LISTEN: Known = Known {
         "https",
         "admin",
         "trusted_proxies",
+        "headers",
         "header_timeout",
         "idle_timeout",
         "max_headers",
@@ -294,6 +333,8 @@ pub(crate) static LISTEN: Known = Known {
     ],
     later: &["proxy_protocol"],
 };
+pub(crate) static LISTEN_HEADERS: Known =
+    Known { what: "`listen.headers`", prefix: "listen.headers.", fields: &["untrusted"], later: &[] };
 pub(crate) static HTTPS: Known = Known {
     what: "`listen.https`",
     prefix: "listen.https.",

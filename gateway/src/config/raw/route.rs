@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::{
     clients::Clients,
-    fields::{Fields, Known, name, named_entries, not_supported, some_text, value},
+    fields::{Fields, Known, choice, name, named_entries, not_supported, some_text, value},
     is_word,
     pattern::{PathPattern, host_pattern, method, path_pattern, redirect, redirect_status},
     traffic::{BodyLimit, HeaderRules, RateLimit, Retry, Rewrite, Timeout, header_value, read_rate_limits},
@@ -20,6 +20,7 @@ use crate::{
         units::{boolean, count},
     },
     policy::redirect::Redirect,
+    router::reading::Spelling,
 };
 
 /// What `defaults`, a policy and a route can all say.
@@ -37,6 +38,7 @@ pub(crate) struct Policy {
     pub(crate) request_headers: HeaderRules,
     pub(crate) response_headers: HeaderRules,
     pub(crate) access_log: Option<bool>,
+    pub(crate) spelling: Spelling,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +108,12 @@ impl Policy {
             body_limit: fields.plain("body_limit", sink, BodyLimit::parse),
             rewrite: fields.get("rewrite").map(|node| Rewrite::read(node, sink)).unwrap_or_default(),
             access_log: fields.get("access_log").and_then(|node| read_access_log(node, sink)),
+            spelling: Spelling {
+                case_insensitive: fields.plain("case_insensitive", sink, boolean),
+                trailing_slash_same: fields.plain("trailing_slash", sink, |text| {
+                    choice(text, &[("same", true), ("exact", false)], &[])
+                }),
+            },
             ..Self::default()
         }
     }
@@ -335,7 +343,10 @@ const SPLIT_WEIGHT_MAX: u32 = 100_000;
 
 macro_rules! with_policy_fields {
     ($($own:literal),*) => {
-        &[$($own,)* "clients", "auth", "require", "rate_limit", "timeout", "retry", "body_limit", "rewrite", "headers", "access_log"]
+        &[
+            $($own,)* "clients", "auth", "require", "rate_limit", "timeout", "retry", "body_limit", "rewrite", "headers",
+            "access_log", "case_insensitive", "trailing_slash",
+        ]
     };
 }
 

@@ -13,10 +13,13 @@ use super::{
     pattern::{method, path_prefix, upstream_host},
     tree::{At, Node, Value},
 };
-use crate::config::{
-    diagnostics::{Diagnostic, Diagnostics, Span, code},
-    settings::UpstreamHost,
-    units::{Invalid, Rate, burst, count, duration_in, rate_key, share_per_mille},
+use crate::{
+    config::{
+        diagnostics::{Diagnostic, Diagnostics, Span, code},
+        settings::UpstreamHost,
+        units::{Invalid, Rate, burst, count, duration_in, rate_key, share_per_mille},
+    },
+    headers::{fold, names::Kind},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -278,7 +281,15 @@ pub(crate) fn settable_header(text: &str) -> Result<HeaderName, Invalid> {
     let name = HeaderName::from_str(text).map_err(|_| {
         Invalid::new(code::BAD_VALUE, "a header name such as `X-User-Id`", "not a header name")
     })?;
-    if GATEWAY_HEADERS.contains(&name.as_str()) {
+    let folded = fold(name.as_str());
+    let is_of_the_gateway = match Kind::of(&folded) {
+        Kind::HopByHop => *folded != *"proxy-status",
+        Kind::Framing => true,
+        // Where the request came through is added, and what it expects is met.
+        Kind::Managed => matches!(&*folded, "via" | "expect"),
+        Kind::Credential | Kind::Forwarding | Kind::EndToEnd => false,
+    };
+    if is_of_the_gateway {
         let label = "the gateway itself decides about this header";
         return Err(Invalid::new(
             code::BAD_VALUE,
@@ -329,19 +340,6 @@ pub(crate) static HEADER_RULES: Known =
 const RETRIES_MAX: u32 = 10;
 /// Bodies are kept in memory, one for each request under way.
 const RETRY_BODY_BYTES_MAX: u64 = 16 << 20;
-const GATEWAY_HEADERS: [&str; 11] = [
-    "connection",
-    "content-length",
-    "host",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "via",
-];
 
 #[cfg(test)]
 mod tests {
@@ -368,7 +366,23 @@ mod tests {
     #[test]
     fn framing_headers_cannot_be_configured() {
         assert!(settable_header("X-User-Id").is_ok());
-        for text in ["Content-Length", "transfer-encoding", "Connection", "Host", "a b", ""] {
+        assert!(settable_header("Proxy-Status").is_ok() && settable_header("X-Forwarded-User").is_ok());
+        for text in [
+            "Content-Length",
+            "transfer-encoding",
+            "Connection",
+            "Host",
+            "a b",
+            "",
+            "Content_Length",
+            "Transfer.Encoding",
+            "HTTP2-Settings",
+            "Proxy",
+            "Proxy-Authorization",
+            "Via",
+            "Expect",
+            "Upgrade",
+        ] {
             assert!(settable_header(text).is_err(), "{text:?}");
         }
     }

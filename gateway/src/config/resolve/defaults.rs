@@ -36,6 +36,7 @@ pub(crate) struct Defaults {
 pub(crate) struct ListenDefaults {
     pub(crate) http: SocketAddr,
     pub(crate) admin: SocketAddr,
+    pub(crate) untrusted_headers: [&'static str; UNTRUSTED_HEADERS.len()],
     pub(crate) header_timeout: Duration,
     pub(crate) idle_timeout: Duration,
     pub(crate) max_headers: usize,
@@ -56,6 +57,7 @@ impl Defaults {
             listen: ListenDefaults {
                 http: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080)),
                 admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 9900)),
+                untrusted_headers: UNTRUSTED_HEADERS,
                 header_timeout: Duration::from_secs(10),
                 idle_timeout: Duration::from_mins(1),
                 max_headers: 100,
@@ -137,3 +139,53 @@ fn outlier() -> OutlierSettings {
         panic: 0.5,
     }
 }
+
+/// Names that proxies write and services believe; docs/DEFAULTS.md says what each kind does.
+const UNTRUSTED_HEADERS: [&str; 42] = [
+    // Another path, host or method than the one that was authorised.
+    "x-original-*",
+    "x-rewrite-url",
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-http-host-override",
+    // Who the client is by its certificate, or by a proxy that asked.
+    "client-cert",
+    "client-cert-chain",
+    "x-client-cert*",
+    "ssl-client-*",
+    "x-ssl-*",
+    "x-arr-*",
+    "x-amzn-mtls-*",
+    "remote-user",
+    "remote-groups",
+    "x-remote-user",
+    "x-remote-group",
+    "x-remote-extra-*",
+    "x-auth-request-*",
+    "x-webauth-*",
+    "x-amzn-oidc-*",
+    "x-ms-client-principal*",
+    "x-goog-authenticated-user-*",
+    // Where the client is, and by which scheme it came.
+    "true-client-ip",
+    "cf-connecting-*",
+    "client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "fastly-client-*",
+    "x-envoy-*",
+    "x-azure-clientip",
+    "x-azure-socketip",
+    "x-remote-ip",
+    "x-remote-addr",
+    "x-originating-ip",
+    "x-proxyuser-ip",
+    "wl-proxy-*",
+    "front-end-https",
+    "x-scheme",
+    "x-url-scheme",
+    // Which file the service is to send.
+    "x-sendfile-type",
+    "x-accel-*",
+];

@@ -37,6 +37,10 @@ pub(super) fn resolve(
             None => Some(defaults.admin),
         },
         trusted_proxies: raw.trusted_proxies.clone(),
+        untrusted_headers: match &raw.untrusted_headers {
+            Some(names) => names.clone(),
+            None => defaults.untrusted_headers.map(str::to_owned).into(),
+        },
         header_timeout: raw.header_timeout.unwrap_or(defaults.header_timeout),
         idle_timeout: raw.idle_timeout.unwrap_or(defaults.idle_timeout),
         max_headers: raw.max_headers.unwrap_or(defaults.max_headers),

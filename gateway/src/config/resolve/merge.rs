@@ -22,6 +22,8 @@ impl Policy {
         self.request_headers.overlay(&top.request_headers);
         self.response_headers.overlay(&top.response_headers);
         replace(&mut self.access_log, top.access_log.as_ref());
+        replace(&mut self.spelling.case_insensitive, top.spelling.case_insensitive.as_ref());
+        replace(&mut self.spelling.trailing_slash_same, top.spelling.trailing_slash_same.as_ref());
     }
 }
 

@@ -79,6 +79,7 @@ impl<'a> Routes<'a> {
             methods: Vec::new(),
             host: route.host.clone(),
             path: String::new(),
+            spelling: policy.spelling,
             headers: route.headers.clone(),
             priority: route.priority.unwrap_or(0),
             service: None,

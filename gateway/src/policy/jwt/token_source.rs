@@ -2,7 +2,11 @@
 //!
 //! Only the configured places are looked at. A request that carries two different tokens is refused (RFC 6750
 //! §2: one method per request): gateway and upstream might believe different ones. The same token in two
-//! places is harmless, as browsers send cookies along whatever else they send.
+//! places is harmless, as browsers send cookies along whatever else they send; so is a place that is empty.
+//!
+//! A place has every name that some service reads as its own: of parameters and cookies decoded, trimmed and in any case,
+//! with what PHP folds (`.` and a blank are `_`) and cuts off (`[…]`), after `;` as well as `&`, after a comma or a blank; the word
+//! `Bearer` before any white space. A further token in such a spelling is one more token.
 
 use http::{HeaderMap, HeaderName, header};
 
@@ -64,18 +68,26 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, BadPlacement> {
     if lines.next().is_some() {
         return Err(BadPlacement::Repeated);
     }
-    if let Some(rest) = without_scheme(line.as_bytes()) {
+    let line = line.as_bytes().trim_ascii();
+    if let Some(rest) = without_scheme(line) {
         return valid(rest).map(Some);
     }
-    let hides_one =
-        line.as_bytes().split(|&byte| byte == b',').skip(1).any(|part| without_scheme(part).is_some());
+    // A word of its own, as a search for `Bearer` finds it.
+    let hides_one = (1..line.len()).any(|at| {
+        let follows_a_word = line.get(at - 1).is_some_and(u8::is_ascii_alphanumeric);
+        let rest = line.get(at..).unwrap_or_default();
+        let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t') || !byte.is_ascii();
+        !follows_a_word && without_scheme(rest).is_some() && rest.get(SCHEME.len()).is_some_and(is_blank)
+    });
     if hides_one { Err(BadPlacement::Malformed) } else { Ok(None) }
 }
 
-/// What follows `Bearer`, in any case (RFC 9110 §11.1).
+/// What follows `Bearer`, in any case (RFC 9110 §11.1). The word ends where no scheme's name goes on: services split at any
+/// white space, also at the no-break space that Python sees in 0xA0.
 fn without_scheme(value: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = value.trim_ascii().split_at_checked(SCHEME.len())?;
-    let is_bearer = scheme.eq_ignore_ascii_case(SCHEME) && rest.first().is_none_or(|&byte| byte == b' ');
+    let goes_on = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    let is_bearer = scheme.eq_ignore_ascii_case(SCHEME) && !rest.first().is_some_and(goes_on);
     is_bearer.then(|| rest.trim_ascii())
 }
 
@@ -87,36 +99,95 @@ fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
         return Err(BadPlacement::Repeated);
     }
     let value = line.as_bytes();
-    valid(without_scheme(value).unwrap_or(value)).map(Some)
+    some(without_scheme(value).unwrap_or(value))
 }
 
 /// All `Cookie` lines (HTTP/2 splits them, RFC 9113 §8.2.3); a cookie may be set for several paths at once.
 fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, BadPlacement> {
     let mut found = None;
     for line in headers.get_all(header::COOKIE) {
-        for pair in line.as_bytes().split(|&byte| byte == b';') {
-            let Some((key, value)) = split_once(pair.trim_ascii(), b'=') else { continue };
-            if key == name.as_bytes() {
-                let unquoted =
-                    value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
-                merge(&mut found, Some(valid(unquoted)?))?;
+        // RFC 2109 had commas, too, and old services still have.
+        for pair in line.as_bytes().split(|byte| matches!(byte, b';' | b',')) {
+            let mut rest = pair;
+            while let Some((key, value)) = split_once(rest, b'=') {
+                let key = key.trim_ascii_end().rsplit(u8::is_ascii_whitespace).next().unwrap_or_default();
+                if is_read_as(key, name) {
+                    let value = value.trim_ascii();
+                    let unquoted = value
+                        .strip_prefix(b"\"")
+                        .and_then(|value| value.strip_suffix(b"\""))
+                        .unwrap_or(value);
+                    merge(&mut found, some(unquoted)?)?;
+                }
+                // To Python's `SimpleCookie` a blank ends a value, and another cookie may follow.
+                let value = value.trim_ascii_start();
+                let Some(end) = value.iter().position(u8::is_ascii_whitespace) else { break };
+                rest = value.get(end..).unwrap_or_default();
             }
         }
     }
     Ok(found)
 }
 
+/// `&` separates; to older services `;` does as well.
 fn parameter<'a>(query: Option<&'a str>, name: &str) -> Result<Option<&'a str>, BadPlacement> {
     let mut found = None;
-    for pair in query.unwrap_or_default().split('&') {
-        // No percent decoding: no character of a token needs it.
+    for pair in query.unwrap_or_default().split(['&', ';']) {
+        // No percent decoding of the value: no character of a token needs it.
         if let Some((key, value)) = pair.split_once('=')
-            && key == name
+            && is_read_as(key.as_bytes(), name)
         {
-            merge(&mut found, Some(valid(value.as_bytes())?))?;
+            merge(&mut found, some(value.as_bytes())?)?;
         }
     }
     Ok(found)
+}
+
+/// Whether some service reads a parameter or cookie of that `written` name as `name`.
+fn is_read_as(written: &[u8], name: &str) -> bool {
+    let fold = |byte: u8| if matches!(byte, b'.' | b' ' | b'+') { b'_' } else { byte.to_ascii_lowercase() };
+    let is_blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == b'+';
+    let mut read = Decoded { rest: written }.skip_while(is_blank);
+    if !name.bytes().all(|wanted| read.next().is_some_and(|byte| fold(byte) == fold(wanted))) {
+        return false;
+    }
+    // `name[…]` is a list, and to a program in C a name ends at a zero.
+    read.find(|byte| !is_blank(byte)).is_none_or(|byte| matches!(byte, b'[' | 0))
+}
+
+/// Bytes with `%HH` decoded, once; and `%u00HH`, which Microsoft's services read.
+struct Decoded<'a> {
+    rest: &'a [u8],
+}
+
+impl Iterator for Decoded<'_> {
+    type Item = u8;
+
+    fn next(&mut self) -> Option<u8> {
+        let hex = |digits: &[u8]| {
+            let text =
+                std::str::from_utf8(digits).ok().filter(|_| digits.iter().all(u8::is_ascii_hexdigit))?;
+            u8::from_str_radix(text, 16).ok()
+        };
+        let (byte, rest) = match self.rest {
+            [b'%', b'u' | b'U', b'0', b'0', high, low, rest @ ..] | [b'%', high, low, rest @ ..] => {
+                (hex(&[*high, *low]), rest)
+            }
+            _ => (None, self.rest),
+        };
+        if let Some(byte) = byte {
+            self.rest = rest;
+            return Some(byte);
+        }
+        let (byte, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(*byte)
+    }
+}
+
+/// An empty place holds no token.
+fn some(token: &[u8]) -> Result<Option<&str>, BadPlacement> {
+    if token.is_empty() { Ok(None) } else { valid(token).map(Some) }
 }
 
 fn split_once(bytes: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
@@ -197,6 +268,13 @@ mod tests {
             ("Bearera.b.c", Ok(None)),
             ("Digest a=\"b, c\"", Ok(None)),
             ("", Ok(None)),
+            ("Bearer\ta.b.c", token("a.b.c")),
+            ("Bearer \t a.b.c", token("a.b.c")),
+            ("Bearer:a", MALFORMED),
+            ("Token Bearer a", MALFORMED),
+            ("Basic x;bearer\ta", MALFORMED),
+            ("Basic xBearer a", Ok(None)),
+            ("Bearer-x a", Ok(None)),
         ] {
             assert_eq!(found(&[("authorization", value)], &[TokenSource::Bearer]), expected, "{value:?}");
         }
@@ -219,8 +297,10 @@ mod tests {
             (&[("cookie", "a=1"), ("cookie", "session=\"x.y.z\"")], token("x.y.z")),
             (&[("cookie", "session=x; session=x")], token("x")),
             (&[("cookie", "session=x"), ("cookie", "session=y")], REPEATED),
-            (&[("cookie", "Session=x; asession=y")], Ok(None)),
-            (&[("cookie", "session=")], MALFORMED),
+            (&[("cookie", "asession=y; sessions=z")], Ok(None)),
+            (&[("cookie", "session=")], Ok(None)),
+            (&[("cookie", "session=\"\"; session=x")], token("x")),
+            (&[("cookie", "session=a%2Eb")], MALFORMED),
         ] {
             assert_eq!(found(lines, &sources), expected, "{lines:?}");
         }
@@ -246,6 +326,79 @@ mod tests {
         assert_eq!(with("session=a"), token("a"));
         assert_eq!(with("session=b"), REPEATED);
         assert_eq!(found(&[("cookie", "session=b")], &[TokenSource::Bearer]), Ok(None), "not configured");
+    }
+
+    #[test]
+    fn a_token_in_a_spelling_that_some_service_reads_is_one_more_token() {
+        let read = |query: &str| {
+            let sources = [TokenSource::Query("access_token".into())];
+            find_token(&HeaderMap::new(), Some(query), &sources).map(|token| token.map(str::to_owned))
+        };
+        for name in [
+            "access%5Ftoken",
+            "access%5ftoken",
+            "Access_Token",
+            "%20access_token",
+            "access_token+",
+            "access.token",
+            "access+token",
+            "access%20token",
+            "access_token[]",
+            "access_token%5B0%5D",
+            "access_token%00x",
+            "%61ccess_token",
+            "access%u005Ftoken",
+        ] {
+            assert_eq!(read(&format!("{name}=a")), token("a"), "{name}");
+            for query in [
+                format!("access_token=a&{name}=b"),
+                format!("{name}=b;access_token=a"),
+                format!("access_token=a;x&{name}=b"),
+            ] {
+                assert_eq!(read(&query), REPEATED, "{query}");
+            }
+            assert_eq!(read(&format!("access_token=a&{name}=a&{name}=")), token("a"), "{name}");
+        }
+        for name in
+            ["access%255Ftoken", "access_tokens", "xaccess_token", "access-token", "access", "%", "%5"]
+        {
+            assert_eq!(read(&format!("{name}=b&access_token=a")), token("a"), "{name}");
+        }
+        let cookies = [TokenSource::Cookie("session".into())];
+        for line in [
+            "session =b; session=a",
+            "session=a;\tSESSION=b",
+            "session=a; s%65ssion=b",
+            "session=a, session=b",
+            "session=a; x=1 session=b",
+            "x session=b; session=a",
+            "session=a; session[x]=b",
+            "session=a; session = b",
+        ] {
+            assert_eq!(found(&[("cookie", line)], &cookies), REPEATED, "{line}");
+        }
+        assert_eq!(found(&[("cookie", "a=1 2 3; b==; session=x")], &cookies), token("x"));
+        assert_eq!(found(&[("cookie", "session=a b")], &cookies), MALFORMED);
+    }
+
+    /// Python decodes a header as Latin-1, where 0xA0 is white space.
+    #[test]
+    fn a_no_break_space_does_not_hide_the_scheme() {
+        let mut map = HeaderMap::new();
+        map.insert(header::AUTHORIZATION, HeaderValue::from_bytes(b"Bearer\xa0a.b.c").unwrap());
+        assert_eq!(find_token(&map, None, &[TokenSource::Bearer]), Err(BadPlacement::Malformed));
+    }
+
+    #[test]
+    fn an_empty_place_beside_a_token_is_no_token() {
+        let sources = [
+            TokenSource::Bearer,
+            TokenSource::Cookie("session".into()),
+            TokenSource::Header(HeaderName::from_static("x-token")),
+        ];
+        let lines = [("authorization", "Bearer a"), ("cookie", "session="), ("x-token", "")];
+        assert_eq!(found(&lines, &sources), token("a"));
+        assert_eq!(found(&lines[1..], &sources), Ok(None));
     }
 
     #[test]

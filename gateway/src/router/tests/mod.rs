@@ -1,12 +1,13 @@
-//! Routing by examples; [`oracle`] holds the property tests.
+//! Routing by examples; [`oracle`] and [`spelling`] hold the property tests.
 
 mod oracle;
+mod spelling;
 
 use std::time::Duration;
 
 use http::HeaderName;
 
-use super::*;
+use super::{reading::Spelling, *};
 use crate::config::settings::{
     HeaderRules, HostPattern, RequireSettings, RetryCauses, RetrySettings, TimeoutSettings,
 };
@@ -22,6 +23,7 @@ pub(crate) fn route(spec: &str) -> RouteSettings {
         methods,
         host: HostPattern::Any,
         path: path.to_owned(),
+        spelling: Spelling::default(),
         headers: vec![],
         priority: 0,
         service: Some(0),
@@ -55,6 +57,13 @@ pub(crate) fn route(spec: &str) -> RouteSettings {
         origin: None,
         span: crate::config::diagnostics::Span::default(),
     }
+}
+
+/// The same, with what else of its path it takes.
+fn lenient(case_insensitive: bool, trailing_slash: bool, spec: &str) -> RouteSettings {
+    let spelling =
+        Spelling { case_insensitive: Some(case_insensitive), trailing_slash_same: Some(trailing_slash) };
+    RouteSettings { name: format!("{spec} {spelling:?}"), spelling, ..route(spec) }
 }
 
 fn method(name: &str) -> Method {
@@ -260,6 +269,51 @@ fn parameters_and_encodings_do_not_slip_past_a_route() {
             ("GET gw/abc;v=2", Ok(3)),
         ],
     );
+}
+
+#[test]
+fn a_lenient_route_takes_its_path_in_any_case_and_with_a_slash() {
+    use ConflictKind::{Dead, Duplicate};
+    let routes = [
+        lenient(true, true, "/admin/{id}/Edit"),
+        route("/**"),
+        lenient(true, false, "/Shop/**"),
+        lenient(false, true, "/exact"),
+        route("/Exact"),
+        route("/shop/open"),
+        lenient(true, true, "/"),
+    ];
+    check(
+        &routes,
+        &[
+            ("GET gw/ADMIN/x/eDIT", Ok(0)),
+            ("GET gw/%41dmin/X/edit/", Ok(0)),
+            ("GET gw/admin/x/edit/x", Ok(1)),
+            ("GET gw/SHOP", Ok(2)),
+            ("GET gw/shop/OPEN", Ok(2)),
+            ("GET gw/shop/open", Ok(5)),
+            ("GET gw/exact/", Ok(3)),
+            ("GET gw/EXACT", Ok(1)),
+            ("GET gw/Exact", Ok(4)),
+            ("GET gw/", Ok(6)),
+        ],
+    );
+    check(&[lenient(true, true, "GET /a")], &[("PUT gw/A/", Err("GET, HEAD"))]);
+    assert_eq!(conflicts(&[lenient(true, false, "/A/b"), lenient(true, true, "/a/B")]), [(Duplicate, 1, 0)]);
+    assert_eq!(conflicts(&[lenient(true, false, "/A"), route("/a")]), []);
+    assert_eq!(conflicts(&[lenient(true, false, "/1"), route("/1")]), [(Duplicate, 1, 0)]);
+    assert_eq!(conflicts(&[with_priority(1, "/a"), lenient(false, true, "/a")]), [], "`/a/` is left");
+    let both = RouteSettings { priority: 1, ..lenient(true, true, "/A") };
+    assert_eq!(conflicts(&[both, lenient(false, true, "/a")]), [(Dead, 1, 0)]);
+}
+
+#[test]
+fn an_encoded_pattern_is_the_same_pattern() {
+    use ConflictKind::{Dead, Duplicate};
+    assert_eq!(conflicts(&["/@me", "/%40me"].map(route)), [(Duplicate, 1, 0)]);
+    assert_eq!(conflicts(&["/x/a%3Bb", "/x/a"].map(route)), [(Duplicate, 1, 0)]);
+    assert_eq!(conflicts(&[with_priority(1, "/%40me/**"), route("/@me/x")]), [(Dead, 1, 0)]);
+    check(&[route("GET /@me")], &[("PUT gw/%40me", Err("GET, HEAD"))]);
 }
 
 #[test]

@@ -1,0 +1,235 @@
+//! Names of request fields that their sender may not decide, beyond what [`Kind`] knows: compiled from the configuration.
+//!
+//! - Identity: what a provider forwards claims in. Removed from every request, on open routes too.
+//! - Look-alikes: CGI, and WSGI, PHP and Rack after it, make a variable of a name by folding every byte that is no letter or
+//!   digit, so `X-User-Id`, `X_User.Id` and `X!User~Id` are one variable. A name that folds like one which the gateway or a
+//!   rule sets or removes, which holds a token, or which [`Kind`] knows, and is not that name, is removed from every request.
+//! - Untrusted: what proxies say and services believe (`listen.headers.untrusted`). Removed, with look-alikes, unless the peer
+//!   is one of `listen.trusted_proxies`.
+//!
+//! A name of letters, digits and `-`, as nearly all are, costs a pass over its bytes and one bit to look at.
+
+use http::HeaderName;
+
+use super::names::Kind;
+use crate::config::settings::{AuthSettings, RouteSettings, TokenSource};
+
+#[derive(Debug, Clone, Default)]
+pub struct GuardedNames {
+    identity: Box<[HeaderName]>,
+    /// What the gateway or a rule sets or removes, and what holds a token.
+    answered: Box<[HeaderName]>,
+    /// The same, folded.
+    folded: Box<[Box<str>]>,
+    /// Of these the ones that are not plain themselves: a plain name may look like them. Empty as a rule.
+    folded_unusual: Box<[Box<str>]>,
+    untrusted: NameSet,
+}
+
+/// What becomes of a field that is otherwise end-to-end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Passes,
+    /// Only from trusted peers.
+    Untrusted,
+    LooksLikeAnother,
+}
+
+impl GuardedNames {
+    /// `untrusted`: as [`ListenSettings::untrusted_headers`](crate::config::settings::ListenSettings) has them.
+    pub fn compile(auth: &[AuthSettings], routes: &[RouteSettings], untrusted: &[String]) -> Self {
+        let identity = auth.iter().flat_map(|provider| &provider.forward).map(|(_, name)| name.clone());
+        let identity = sorted(identity.collect());
+        let tokens = auth.iter().flat_map(|provider| &provider.from).filter_map(|source| match source {
+            TokenSource::Header(name) => Some(name.clone()),
+            TokenSource::Bearer | TokenSource::Cookie(_) | TokenSource::Query(_) => None,
+        });
+        let rules = routes.iter().map(|route| &route.request_headers).flat_map(|rules| {
+            let written = rules.set.iter().chain(&rules.add).map(|(name, _)| name);
+            written.chain(&rules.remove).cloned()
+        });
+        let answered = sorted(identity.iter().cloned().chain(tokens).chain(rules).collect());
+        let unusual = answered.iter().filter(|name| !is_plain(name.as_str()));
+        Self {
+            folded: answered.iter().map(|name| fold(name.as_str())).collect(),
+            folded_unusual: unusual.map(|name| fold(name.as_str())).collect(),
+            untrusted: NameSet::of(untrusted),
+            identity,
+            answered,
+        }
+    }
+
+    pub(crate) fn is_identity(&self, name: &str) -> bool {
+        self.identity.iter().any(|identity| identity.as_str() == name)
+    }
+
+    /// Whether naming the field in Connection would take away what a trusted peer says.
+    pub(crate) fn is_untrusted(&self, name: &str) -> bool {
+        self.untrusted.contains(name)
+    }
+
+    /// On a name of [`Kind::EndToEnd`].
+    pub(crate) fn verdict(&self, name: &str) -> Verdict {
+        if !is_plain(name) {
+            return self.verdict_on_unusual(name);
+        }
+        if self.folded_unusual.iter().any(|folded| **folded == *name) && !self.answers(name) {
+            Verdict::LooksLikeAnother
+        } else if self.untrusted.contains(name) {
+            Verdict::Untrusted
+        } else {
+            Verdict::Passes
+        }
+    }
+
+    fn verdict_on_unusual(&self, name: &str) -> Verdict {
+        let folded = fold(name);
+        let is_another = self.folded.contains(&folded) || Kind::of(&folded) != Kind::EndToEnd;
+        if is_another && !self.answers(name) {
+            Verdict::LooksLikeAnother
+        } else if self.untrusted.contains(&folded) {
+            Verdict::Untrusted
+        } else {
+            Verdict::Passes
+        }
+    }
+
+    fn answers(&self, name: &str) -> bool {
+        self.answered.iter().any(|answered| answered.as_str() == name)
+    }
+}
+
+fn sorted(mut names: Vec<HeaderName>) -> Box<[HeaderName]> {
+    names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    names.dedup();
+    names.into()
+}
+
+/// Folding leaves it as it is. Without a way out in between: most names are plain, and short.
+fn is_plain(name: &str) -> bool {
+    name.bytes().fold(true, |plain, byte| plain & (byte.is_ascii_alphanumeric() || byte == b'-'))
+}
+
+/// The one name that all look-alikes have: in lower case, with `-` for every byte that is no letter or digit.
+pub fn fold(name: &str) -> Box<str> {
+    let fold = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    name.chars().map(fold).collect::<String>().into()
+}
+
+/// Folded names, and beginnings of names.
+#[derive(Debug, Clone)]
+struct NameSet {
+    /// By length (the last entry: that and more), a bit for each first letter: whether it is worth a closer look.
+    first_letters: [u32; LENGTHS],
+    /// Sorted.
+    names: Box<[Box<str>]>,
+    prefixes: Box<[Box<str>]>,
+}
+
+impl Default for NameSet {
+    fn default() -> Self {
+        Self::of(&[])
+    }
+}
+
+impl NameSet {
+    /// `x-a`, or `x-b-*` for all names that begin so.
+    fn of(texts: &[String]) -> Self {
+        let (mut first_letters, mut names, mut prefixes) = ([0; LENGTHS], Vec::new(), Vec::new());
+        for text in texts {
+            let (folded, is_prefix) = match text.strip_suffix('*') {
+                Some(prefix) => (fold(prefix), true),
+                None => (fold(text), false),
+            };
+            let shortest = folded.len().min(LENGTHS - 1);
+            for (length, letters) in first_letters.iter_mut().enumerate() {
+                if length == shortest || (is_prefix && length > shortest) {
+                    *letters |= first_letter(&folded);
+                }
+            }
+            if is_prefix { prefixes.push(folded) } else { names.push(folded) }
+        }
+        names.sort();
+        Self { first_letters, names: names.into(), prefixes: prefixes.into() }
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        let letters = self.first_letters.get(name.len().min(LENGTHS - 1)).copied().unwrap_or(0);
+        letters & first_letter(name) != 0
+            && (self.names.binary_search_by(|known| (**known).cmp(name)).is_ok()
+                || self.prefixes.iter().any(|prefix| name.starts_with(&**prefix)))
+    }
+}
+
+/// One bit for it; digits share theirs with letters.
+fn first_letter(name: &str) -> u32 {
+    name.bytes().next().map_or(0, |byte| 1 << (byte & 31))
+}
+
+const LENGTHS: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::settings::HeaderRules, router::tests::route};
+
+    fn guarded(names: &[&'static str], untrusted: &[&str]) -> GuardedNames {
+        let set =
+            names.iter().map(|name| (HeaderName::from_static(name), http::HeaderValue::from_static("x")));
+        let rules = HeaderRules { set: set.collect(), ..HeaderRules::default() };
+        let route = RouteSettings { request_headers: rules, ..route("/a") };
+        let untrusted: Vec<String> = untrusted.iter().map(|text| (*text).to_owned()).collect();
+        GuardedNames::compile(&[], &[route], &untrusted)
+    }
+
+    #[test]
+    fn every_byte_that_is_no_letter_or_digit_folds() {
+        let names = guarded(&["x-user-id"], &["x-original-url", "X-SSL-*"]);
+        // RFC 9110 §5.6.2: what a name may hold beside letters and digits.
+        for byte in "!#$%&'*+.^_`|~".chars() {
+            let text = format!("x{byte}user{byte}id");
+            assert_eq!(names.verdict(&text), Verdict::LooksLikeAnother, "{text}");
+            for known in ["x-forwarded-for", "x-request-id", "content-length", "transfer-encoding", "proxy-a"]
+            {
+                let text = known.replace('-', &byte.to_string());
+                assert_eq!(names.verdict(&text), Verdict::LooksLikeAnother, "{text}");
+            }
+            let text = format!("x{byte}original-url");
+            assert_eq!(names.verdict(&text), Verdict::Untrusted, "{text}");
+            let text = format!("x-ssl{byte}anything");
+            assert_eq!(names.verdict(&text), Verdict::Untrusted, "{text}");
+            let text = format!("x{byte}other");
+            assert_eq!(names.verdict(&text), Verdict::Passes, "{text}");
+        }
+        assert_eq!(names.verdict("x-user-id"), Verdict::Passes, "the rule itself decides about it");
+        assert_eq!(names.verdict("x-user-id2"), Verdict::Passes);
+    }
+
+    #[test]
+    fn a_plain_name_may_look_like_one_that_is_not() {
+        let names = guarded(&["x_user_id", "x.tag", "x-tag"], &[]);
+        assert_eq!(names.verdict("x-user-id"), Verdict::LooksLikeAnother);
+        assert_eq!(names.verdict("x_user_id"), Verdict::Passes);
+        assert_eq!(names.verdict("x-tag"), Verdict::Passes, "a rule sets that one, too");
+        assert_eq!(names.verdict("x_tag"), Verdict::LooksLikeAnother);
+    }
+
+    #[test]
+    fn a_list_holds_names_and_beginnings_of_any_length() {
+        let long = "x-".to_owned() + &"a".repeat(60);
+        let names = guarded(&[], &["Client-Cert", "cf-*", &long, &format!("{long}b-*")]);
+        for (name, verdict) in [
+            ("client-cert", Verdict::Untrusted),
+            ("client-cert-chain", Verdict::Passes),
+            ("cf-", Verdict::Untrusted),
+            ("cf-connecting-ip", Verdict::Untrusted),
+            ("cfx", Verdict::Passes),
+            (&*long, Verdict::Untrusted),
+            (&*format!("{long}b-c"), Verdict::Untrusted),
+            (&*format!("{long}c"), Verdict::Passes),
+            ("accept", Verdict::Passes),
+        ] {
+            assert_eq!(names.verdict(name), verdict, "{name}");
+        }
+    }
+}

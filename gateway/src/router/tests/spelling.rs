@@ -1,0 +1,127 @@
+//! Every way to write a path that services take for the same one, against an oracle that shares no code with the router:
+//! each segment is percent-decoded as Flask, Django and Starlette do, and cut at `;` as Tomcat does.
+
+use std::fmt::Write as _;
+
+use percent_encoding::percent_decode_str;
+use proptest::prelude::*;
+
+use super::*;
+use crate::admission::canonical_path;
+
+/// What a service sees of a path.
+fn seen_by_service(path: &str) -> Vec<String> {
+    let decode = |segment: &str| {
+        let text = percent_decode_str(segment).decode_utf8().expect("UTF-8").into_owned();
+        text.split(';').next().unwrap_or_default().to_owned()
+    };
+    path[1..].split('/').map(decode).collect()
+}
+
+fn taken(router: &Router, path: &str) -> Match {
+    router.lookup("gw", path, &Method::GET, &HeaderMap::new())
+}
+
+/// Characters of a segment: RFC 3986 §3.3, and those that can only come encoded.
+fn segment_bytes() -> impl Iterator<Item = u8> {
+    (0x21..0x7f).filter(|byte| !matches!(byte, b'/' | b'%'))
+}
+
+#[test]
+fn no_character_of_a_closed_path_has_a_spelling_that_falls_to_an_open_route() {
+    for byte in segment_bytes().filter(|byte| !matches!(byte, b'\\' | b'*' | b'{' | b'}')) {
+        let plain = char::from(byte);
+        let closed = format!("/x{plain}y");
+        // What only comes encoded can only be written so in a pattern, too.
+        let encoded = [format!("/x%{byte:02X}y"), format!("/x%{byte:02x}y")];
+        let pattern = if canonical_path(&closed).is_ok() { &closed } else { &encoded[0] };
+        let router = compile(&[route(pattern), route("/**")]);
+        for written in encoded.iter().chain([&closed]) {
+            // What admission refuses reaches no service.
+            let Ok(canonical) = canonical_path(written) else { continue };
+            assert_eq!(taken(&router, &canonical), Match::Route(0), "{written} for {pattern}");
+        }
+    }
+}
+
+/// One character in one of its spellings.
+fn written() -> impl Strategy<Value = String> {
+    let byte = proptest::sample::select(segment_bytes().chain([b'%', b' ']).collect::<Vec<u8>>());
+    let letter = proptest::sample::select(vec![b'a', b'A', b'@', b':', b';', b'.']);
+    let octet = prop_oneof![3 => letter, 2 => byte];
+    prop_oneof![
+        9 => (octet, 0_u8..3).prop_map(|(octet, form)| match form {
+            0 => char::from(octet).to_string(),
+            1 => format!("%{octet:02x}"),
+            _ => format!("%{octet:02X}"),
+        }),
+        1 => Just("%C3%A9".to_owned()),
+    ]
+}
+
+fn any_path() -> impl Strategy<Value = String> {
+    let segment = proptest::collection::vec(written(), 1..3).prop_map(|parts| parts.concat());
+    proptest::collection::vec(segment, 1..3).prop_map(|segments| format!("/{}", segments.join("/")))
+}
+
+/// The same segments with every character encoded that may be.
+fn encoded(path: &str) -> String {
+    let mut text = String::new();
+    let mut rest = path.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '/' => text.push(c),
+            '%' => text.extend([c].into_iter().chain(rest.by_ref().take(2))),
+            _ => _ = write!(text, "%{:02X}", u32::from(c)),
+        }
+    }
+    text
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+    #[test]
+    fn the_router_tells_paths_apart_exactly_as_services_do(
+        closed in any_path(),
+        asked in any_path(),
+        below in any::<bool>(),
+    ) {
+        let (Ok(pattern), Ok(path)) = (canonical_path(&closed), canonical_path(&asked)) else { return Ok(()) };
+        let suffix = if below { "/**" } else { "" };
+        let spec = format!("{pattern}{suffix}");
+        // A pattern such as `/*` is none of a literal path.
+        prop_assume!(!pattern.split('/').any(|part| matches!(part, "*" | "**")));
+        let router = compile(&[route(&spec), route("/**")]);
+        let (guarded, seen) = (seen_by_service(&pattern), seen_by_service(&path));
+        let is_guarded = if below { seen.starts_with(&guarded) } else { seen == guarded };
+        let expected = if is_guarded { Match::Route(0) } else { Match::Route(1) };
+        prop_assert_eq!(taken(&router, &path), expected.clone(), "{} for {}", &path, &spec);
+        if let Ok(again) = canonical_path(&encoded(&path)) {
+            prop_assert_eq!(taken(&router, &again), expected, "{} for {}", &again, &spec);
+        }
+        // The pattern itself, encoded throughout.
+        if let Ok(same) = canonical_path(&encoded(&pattern)) {
+            prop_assert_eq!(taken(&router, &same), Match::Route(0));
+        }
+    }
+
+    #[test]
+    fn a_lenient_closed_route_takes_what_lenient_services_take(
+        closed in any_path(),
+        turned in proptest::collection::vec(any::<bool>(), 40),
+        slash in any::<bool>(),
+    ) {
+        let Ok(pattern) = canonical_path(&closed) else { return Ok(()) };
+        prop_assume!(!pattern.split('/').any(|part| matches!(part, "*" | "**")));
+        let router = compile(&[lenient(true, true, &pattern), route("/**")]);
+        let turn = |(c, turned): (char, &bool)| if *turned { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() };
+        let mut path: String = pattern.chars().zip(&turned).map(turn).collect();
+        if slash {
+            path.push('/');
+        }
+        if let Ok(path) = canonical_path(&path) {
+            prop_assert_eq!(taken(&router, &path), Match::Route(0), "{} for {}", &path, &pattern);
+        }
+    }
+}

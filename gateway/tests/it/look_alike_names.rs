@@ -1,0 +1,131 @@
+//! Names that services cannot tell from those that the gateway answers for, and names that only a proxy may use.
+//!
+//! Before: lighttpd's CGI saw `HTTP_X_USER_ID=root` of `X!User!Id: root` in front of the verified one, and `X-Original-URL`,
+//! `Client-Cert` and `True-Client-IP` passed from anybody.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use millgate::token::{MintOptions, mint};
+
+use crate::support::{
+    backend::Backend,
+    client::{get, send},
+    gateway::TestGateway,
+};
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+/// RFC 9110 §5.6.2: what a name may hold beside letters, digits and `-`.
+const FOLDED: &str = "!#$%&'*+.^_`|~";
+
+async fn gateway(backend: &Backend, listen: &str) -> TestGateway {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("secret.key"), SECRET).unwrap();
+    let config = format!(
+        "listen: {{http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\"{listen}}}\n\
+         auth:\n  main: {{hs256_secret_file: secret.key, audience: api, from: [bearer, \"header:X-Token\"], \
+         forward: {{sub: X-User-Id, scope: Under_Scored}}}}\n\
+         routes:\n  - {{path: /open, service: one, auth: none, headers: {{request: {{set: {{X-Shop-Id: main}}, \
+         add: {{X-Tag: b}}, remove: [X-Debug-Level]}}}}}}\n  - {{path: /closed, service: one, auth: main}}\n\
+         services: {{one: {{hosts: [\"{}\"]}}}}\n",
+        backend.addr
+    );
+    TestGateway::start_in(dir, &config).await
+}
+
+/// What the service gets of a request with this field.
+async fn seen(
+    gateway: &TestGateway,
+    backend: &Backend,
+    path: &str,
+    name: &str,
+    token: Option<&str>,
+) -> HeaderMap {
+    let mut request = get(path);
+    let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+    request.headers_mut().append(name, HeaderValue::from_static("root"));
+    if let Some(token) = token {
+        request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    }
+    assert_eq!(send(gateway.http, request).await.status(), 200);
+    backend.only_seen().headers().clone()
+}
+
+#[tokio::test]
+async fn a_name_that_folds_like_one_that_the_gateway_answers_for_does_not_pass() {
+    let backend = Backend::named("one").await;
+    let gateway = gateway(&backend, "").await;
+    let options = MintOptions {
+        key_file: gateway.dir.path().join("secret.key"),
+        subject: "ann".into(),
+        audience: Some("api".into()),
+        ttl: std::time::Duration::from_mins(1),
+        ..MintOptions::default()
+    };
+    let token = mint(&options).unwrap();
+    let fold = |text: String| text.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    for known in
+        ["x-user-id", "x-shop-id", "x-tag", "x-debug-level", "x-token", "x-request-id", "x-forwarded-for"]
+    {
+        for byte in FOLDED.chars() {
+            let alias = known.replace('-', &byte.to_string());
+            for (path, token) in [("/open", None), ("/closed", Some(&*token))] {
+                let headers = seen(&gateway, &backend, path, &alias, token).await;
+                let of_name = headers.iter().filter(|(name, _)| fold(name.to_string()) == known);
+                let values: Vec<&HeaderValue> = of_name.map(|(_, value)| value).collect();
+                assert!(values.iter().all(|value| *value != "root"), "{alias}: {values:?}");
+                if known == "x-user-id" && token.is_some() {
+                    assert_eq!(values, ["ann"], "{alias}");
+                }
+            }
+        }
+    }
+    // A plain name may look like a header that the operator named with `_`.
+    assert!(!seen(&gateway, &backend, "/open", "Under-Scored", None).await.contains_key("under-scored"));
+    for (name, kept) in [("x_other", 1), ("x.y~z", 1), ("x-shop-id2", 1)] {
+        let headers = seen(&gateway, &backend, "/open", name, None).await;
+        assert_eq!(headers.get_all(name).iter().count(), kept, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_only_a_proxy_can_know_does_not_pass_from_others() {
+    let backend = Backend::named("one").await;
+    let names = [
+        "X-Original-URL",
+        "X-Rewrite-URL",
+        "Client-Cert",
+        "Client-Cert-Chain",
+        "X-SSL-Client-S-DN",
+        "X-Client-Cert",
+        "X-Forwarded-Client-Cert",
+        "X-HTTP-Method-Override",
+        "X-HTTP-Method",
+        "X-Method-Override",
+        "True-Client-IP",
+        "CF-Connecting-IP",
+        "X-Client-IP",
+        "X-Cluster-Client-IP",
+        "Fastly-Client-IP",
+        "X-Envoy-External-Address",
+        "Client_Cert",
+        "X!Original!URL",
+        "Remote-User",
+        "X-Accel-Mapping",
+    ];
+    let standard = gateway(&backend, "").await;
+    let trusting = gateway(&backend, ", trusted_proxies: [127.0.0.1]").await;
+    let own = gateway(&backend, ", headers: {untrusted: [X-Mine, \"X-Ours-*\"]}").await;
+    let none = gateway(&backend, ", headers: {untrusted: []}").await;
+    for name in names {
+        let of_a_kind = name.starts_with("X-Forwarded");
+        for (gateway, passes) in
+            [(&standard, false), (&trusting, true), (&own, !of_a_kind), (&none, !of_a_kind)]
+        {
+            let headers = seen(gateway, &backend, "/open", name, None).await;
+            assert_eq!(headers.contains_key(name), passes, "{name}");
+        }
+    }
+    for (name, passes) in [("x-mine", false), ("x_mine", false), ("x-ours-1", false), ("x-mine2", true)] {
+        let headers = seen(&own, &backend, "/open", name, None).await;
+        assert_eq!(headers.contains_key(name), passes, "{name}");
+    }
+}
