@@ -20,6 +20,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::StatusCode;
+
 use crate::config::settings::OutlierSettings;
 
 /// Compiled parameters of one cluster.
@@ -43,6 +45,18 @@ pub enum Sign {
     Answered,
     /// A reset, a timeout, a broken answer, or a status that a gateway would give.
     GatewayFailed,
+}
+
+impl Sign {
+    /// A status is held against the endpoint only where it says that the endpoint could not do its work.
+    pub fn of(status: StatusCode) -> Self {
+        match status {
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                Self::GatewayFailed
+            }
+            _ => Self::Answered,
+        }
+    }
 }
 
 /// Which row of failures led to an ejection; the label of a metric.

@@ -278,13 +278,8 @@ fn outcome(deed: Deed, cluster: &LocalCluster) -> Option<Outcome> {
 fn sign(deed: Deed) -> Sign {
     match deed {
         Deed::ConnectFailed => Sign::ConnectFailed,
-        Deed::Answered(
-            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT,
-        )
-        | Deed::Reset
-        | Deed::TimedOut
-        | Deed::Abandoned => Sign::GatewayFailed,
-        Deed::Answered(_) => Sign::Answered,
+        Deed::Answered(status) => Sign::of(status),
+        Deed::Reset | Deed::TimedOut | Deed::Abandoned => Sign::GatewayFailed,
     }
 }
 
