@@ -14,6 +14,7 @@ mod declared_routes;
 mod discovery;
 mod durable_registry;
 mod faults;
+mod frame_floods;
 mod framing;
 mod instances;
 mod policies;
