@@ -25,11 +25,10 @@ pub(crate) enum Found {
     TransferEncoding = 1 << 2,
     Expect = 1 << 3,
     Via = 1 << 4,
-    Cookie = 1 << 5,
     /// Ends at this hop whoever sent it, or could be taken for a field that only the gateway writes.
-    Dropped = 1 << 6,
+    Dropped = 1 << 5,
     /// The word of a proxy about earlier hops: stays only if that proxy is trusted.
-    Forwarding = 1 << 7,
+    Forwarding = 1 << 6,
 }
 
 impl Survey {
@@ -66,7 +65,6 @@ fn found(name: &HeaderName, identity_headers: &[HeaderName]) -> u16 {
             Kind::Framing if name == "transfer-encoding" => Found::TransferEncoding as u16 | dropped,
             Kind::Managed if name == "via" => Found::Via as u16,
             Kind::Managed if name == "expect" => Found::Expect as u16 | dropped,
-            Kind::Credential if name == "cookie" => Found::Cookie as u16,
             Kind::HopByHop | Kind::Managed => dropped,
             Kind::Forwarding => Found::Forwarding as u16,
             Kind::EndToEnd if names::may_be_taken_for_another(name, identity_headers) => dropped,
@@ -84,10 +82,9 @@ mod tests {
     fn a_field_that_carries_an_identity_is_still_what_it_is_otherwise() {
         let mut headers = HeaderMap::new();
         headers.insert("expect", HeaderValue::from_static("100-continue"));
-        headers.insert("cookie", HeaderValue::from_static("a=1"));
-        let names = [HeaderName::from_static("expect"), HeaderName::from_static("cookie")];
+        let names = [HeaderName::from_static("expect")];
         let survey = Survey::of(&headers, &names);
-        assert!(survey.has(Found::Expect) && survey.has(Found::Cookie) && survey.has(Found::Dropped));
+        assert!(survey.has(Found::Expect) && survey.has(Found::Dropped));
         assert!(!Survey::of(&headers, &names[..1]).has(Found::Via));
     }
 }

@@ -11,7 +11,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{DEADLINE, authority::Authority};
+use super::{DEADLINE, authority::Authority, gateway::TestGateway};
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
@@ -94,10 +94,10 @@ pub(crate) fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-pub(crate) type Field<'a> = (&'a str, &'a [u8]);
+pub(crate) type Field<'a> = (&'a [u8], &'a [u8]);
 
 pub(crate) fn block(fields: &[Field<'_>]) -> Vec<u8> {
-    fields.iter().flat_map(|(name, value)| literal(name.as_bytes(), value)).collect()
+    fields.iter().flat_map(|(name, value)| literal(name, value)).collect()
 }
 
 /// HEADERS, and as many CONTINUATION as the block needs.
@@ -117,10 +117,10 @@ pub(crate) fn headers(stream: u32, flags: u8, fields: &[Field<'_>]) -> Vec<u8> {
 /// The pseudo-fields of a request for `path` at the host `gw`.
 pub(crate) fn request<'a>(scheme: &'a str, method: &'a str, path: &'a str) -> Vec<Field<'a>> {
     vec![
-        (":method", method.as_bytes()),
-        (":scheme", scheme.as_bytes()),
-        (":authority", b"gw"),
-        (":path", path.as_bytes()),
+        (b":method", method.as_bytes()),
+        (b":scheme", scheme.as_bytes()),
+        (b":authority", b"gw"),
+        (b":path", path.as_bytes()),
     ]
 }
 
@@ -199,7 +199,7 @@ fn huffman_digits(text: &[u8]) -> Vec<u8> {
     digits
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// One connection. Nothing is answered unless a test does so.
@@ -221,11 +221,14 @@ impl FrameClient {
         Self::over("http", connect(addr).await, values).await
     }
 
-    /// Over TLS to the name `gw`, for which `authority` has certified the gateway ([`tls_listener`]).
+    /// On a stream of the test's own.
+    pub(crate) async fn on(stream: Box<dyn Stream>, scheme: &'static str) -> Self {
+        Self::over(scheme, stream, &[]).await
+    }
+
+    /// Over TLS to the name `gw`, for which `authority` has certified the gateway.
     pub(crate) async fn open_tls(addr: SocketAddr, authority: &Authority, values: &[(u16, u32)]) -> Self {
-        let connector = tokio_rustls::TlsConnector::from(authority.client(&[b"h2"]));
-        let name = rustls_pki_types::ServerName::try_from("gw").unwrap();
-        Self::over("https", connector.connect(name, connect(addr).await).await.unwrap(), values).await
+        Self::over("https", connect_tls(addr, authority, b"h2").await, values).await
     }
 
     async fn over(scheme: &'static str, stream: impl Stream + 'static, values: &[(u16, u32)]) -> Self {
@@ -251,12 +254,7 @@ impl FrameClient {
 
     /// Each part in a write of its own; `false`: the gateway has closed.
     pub(crate) async fn try_send(&mut self, bytes: &[u8], cut: Cut) -> bool {
-        for part in cut.parts(bytes) {
-            if self.stream.write_all(part).await.is_err() || self.stream.flush().await.is_err() {
-                return false;
-            }
-        }
-        true
+        write(&mut self.stream, bytes, cut).await
     }
 
     /// The next frame; `None`: the gateway closed.
@@ -326,16 +324,74 @@ pub(crate) enum Outcome {
     Closed,
 }
 
-async fn connect(addr: SocketAddr) -> TcpStream {
+/// Each part in a write of its own; `false`: the gateway has closed.
+pub(crate) async fn write(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8], cut: Cut) -> bool {
+    for part in cut.parts(bytes) {
+        if stream.write_all(part).await.is_err() || stream.flush().await.is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+/// Over TLS to the name `gw`, with one protocol offered.
+pub(crate) async fn connect_tls(
+    addr: SocketAddr,
+    authority: &Authority,
+    protocol: &[u8],
+) -> impl Stream + use<> {
+    let connector = tokio_rustls::TlsConnector::from(authority.client(&[protocol]));
+    let name = rustls_pki_types::ServerName::try_from("gw").unwrap();
+    connector.connect(name, connect(addr).await).await.unwrap()
+}
+
+pub(crate) async fn connect(addr: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(addr).await.unwrap();
     stream.set_nodelay(true).unwrap();
     stream
 }
 
-/// Writes a certificate of `authority` for the name `gw` into `dir`, and returns the `listen` entry that uses it.
-pub(crate) fn tls_listener(authority: &Authority, dir: &std::path::Path) -> &'static str {
-    let certified = authority.certify("gw");
-    std::fs::write(dir.join("gw.pem"), certified.cert).unwrap();
-    std::fs::write(dir.join("gw.key"), certified.key).unwrap();
-    "https: {bind: \"127.0.0.1:0\", cert_file: gw.pem, key_file: gw.key}"
+/// A gateway of one worker with a listener of each kind.
+pub(crate) struct Listeners {
+    pub(crate) gateway: TestGateway,
+    authority: Authority,
+}
+
+impl Listeners {
+    /// `listen`: further entries, each with a comma before it. `config`: everything else.
+    pub(crate) async fn start(listen: &str, config: &str) -> Self {
+        let authority = Authority::new();
+        let dir = tempfile::tempdir().unwrap();
+        let certified = authority.certify("gw");
+        std::fs::write(dir.path().join("gw.pem"), certified.cert).unwrap();
+        std::fs::write(dir.path().join("gw.key"), certified.key).unwrap();
+        let https = "https: {bind: \"127.0.0.1:0\", cert_file: gw.pem, key_file: gw.key}";
+        let listen = format!("listen: {{http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", {https}{listen}}}");
+        let gateway = TestGateway::start_in(dir, &format!("workers: 1\n{listen}\n{config}")).await;
+        Self { gateway, authority }
+    }
+
+    /// An HTTP/2 connection.
+    pub(crate) async fn open(&self, over_tls: bool) -> FrameClient {
+        self.open_with(over_tls, &[]).await
+    }
+
+    /// With SETTINGS of its own.
+    pub(crate) async fn open_with(&self, over_tls: bool, values: &[(u16, u32)]) -> FrameClient {
+        if over_tls {
+            FrameClient::open_tls(self.gateway.https_addr().unwrap(), &self.authority, values).await
+        } else {
+            FrameClient::open_with(self.gateway.http, values).await
+        }
+    }
+
+    /// A connection for bytes of HTTP/1.1.
+    pub(crate) async fn open_http1(&self, over_tls: bool) -> Box<dyn Stream> {
+        if over_tls {
+            let addr = self.gateway.https_addr().unwrap();
+            Box::new(connect_tls(addr, &self.authority, b"http/1.1").await)
+        } else {
+            Box::new(connect(self.gateway.http).await)
+        }
+    }
 }
