@@ -26,7 +26,7 @@ use rand::Rng;
 
 use crate::{
     access::{self, QuotaFields},
-    admission::{self, Admission, Admitted, Framing},
+    admission::{self, Admission, Admitted, Arrival, Framing},
     body::{IdleTimer, RequestBody, ResponseBody},
     config::settings::UpstreamHost,
     connection::ConnectionContext,
@@ -116,7 +116,7 @@ async fn forward(
     let (mut parts, body) = request.into_parts();
 
     // Admission: what has two readings is refused before anything is decided on it.
-    let Some(admitted) = admit(connection, snapshot, &parts, exchange)? else {
+    let Some(admitted) = admit(connection, snapshot, &mut parts, exchange)? else {
         return Ok(Answer::Local(options_reply()));
     };
     if admitted.survey().has(Found::Via) && headers::is_loop(&parts.headers) {
@@ -170,12 +170,13 @@ async fn forward(
 fn admit<'a>(
     connection: &ConnectionContext,
     snapshot: &LocalSnapshot,
-    parts: &Parts,
+    parts: &mut Parts,
     exchange: &'a mut Exchange,
 ) -> Result<Option<&'a Admitted>, Error> {
     let limits = &snapshot.shared.table.admission;
     let mut last = connection.authority.borrow_mut();
-    let verdict = admission::admit(parts, limits, connection.scheme, last.as_ref());
+    let arrival = Arrival { scheme: connection.scheme, peer_is_trusted: exchange.peer_is_trusted };
+    let verdict = admission::admit(parts, limits, arrival, last.as_ref());
     if !matches!(verdict, Ok(Admission::Forward(_))) {
         exchange.refused_target = parts.uri.path_and_query().cloned();
     }
@@ -251,7 +252,7 @@ fn write_upstream_head(
         survey: admitted.survey(),
         peer: &connection.peer_text,
         peer_is_trusted: exchange.peer_is_trusted,
-        scheme: connection.scheme,
+        scheme: admitted.scheme(),
         authority: admitted.authority(),
         method: &exchange.method,
         version: exchange.version,

@@ -7,13 +7,15 @@ use std::{net::Ipv6Addr, rc::Rc};
 
 use http::{HeaderValue, Uri, Version, header, request::Parts};
 
-use super::{Refusal, Scheme};
+use super::{Arrival, Refusal, Scheme};
 
 /// Host and port of a request, as every later step reads them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authority {
     /// As the client wrote it.
     written: Box<[u8]>,
+    /// That decided which port is the default one.
+    scheme: Scheme,
     host_line: HeaderValue,
     host_bytes: usize,
     port: Option<u16>,
@@ -61,7 +63,6 @@ pub(super) fn check(
     scheme: Scheme,
     last: Option<&Rc<Authority>>,
 ) -> Result<Rc<Authority>, Refusal> {
-    check_scheme(&parts.uri, scheme)?;
     let mut lines = parts.headers.get_all(header::HOST).iter();
     let line = lines.next().map(HeaderValue::as_bytes);
     if lines.next().is_some() {
@@ -86,14 +87,22 @@ pub(super) fn check(
         (None, None) => return Err(Refusal::HostMissing),
     };
     match last {
-        Some(last) if *last.written == *written => Ok(Rc::clone(last)),
+        Some(last) if *last.written == *written && last.scheme == scheme => Ok(Rc::clone(last)),
         _ => Authority::parse(written, scheme).map(Rc::new),
     }
 }
 
-fn check_scheme(target: &Uri, scheme: Scheme) -> Result<(), Refusal> {
-    let differs = target.scheme_str().is_some_and(|target_scheme| target_scheme != scheme.as_str());
-    if differs { Err(Refusal::SchemeMismatch) } else { Ok(()) }
+/// The scheme that the request was made for. One that is not the listener's is a statement about an earlier hop, as
+/// `X-Forwarded-Proto` is: believed of a trusted proxy that ended TLS, refused from anything else. (h2 does not pass
+/// `:scheme` on without `:authority`; then it is the listener's.)
+pub(super) fn check_scheme(target: &Uri, arrival: Arrival) -> Result<Scheme, Refusal> {
+    let Some(stated) = target.scheme_str() else { return Ok(arrival.scheme) };
+    let stated = Scheme::parse(stated).ok_or(Refusal::SchemeMismatch)?;
+    if stated == arrival.scheme || arrival.peer_is_trusted {
+        Ok(stated)
+    } else {
+        Err(Refusal::SchemeMismatch)
+    }
 }
 
 struct Written<'a> {
@@ -139,6 +148,7 @@ impl<'a> Written<'a> {
         }
         Ok(Authority {
             written: self.whole.into(),
+            scheme,
             host_line: HeaderValue::try_from(text).map_err(|_| Refusal::HostInvalid)?,
             host_bytes: self.host.len(),
             port,

@@ -61,15 +61,18 @@ pub(super) fn check_request(parts: &Parts, survey: Survey) -> Result<Framing, Re
     Ok(Framing::Chunked)
 }
 
+/// Several lines with one value are one (RFC 9110 §8.6). hyper makes them one on HTTP/1.1, h2 does not; either way the
+/// service gets one line.
 fn check_content_length(parts: &Parts) -> Result<Option<u64>, Refusal> {
-    let mut lines = parts.headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(line) = lines.next() else {
-        return Ok(None);
-    };
-    if lines.next().is_some() {
-        return Err(Refusal::ContentLengthInvalid);
+    let mut known = None;
+    for line in parts.headers.get_all(header::CONTENT_LENGTH) {
+        let bytes = parse_length(line.as_bytes()).ok_or(Refusal::ContentLengthInvalid)?;
+        if known.is_some_and(|known| known != bytes) {
+            return Err(Refusal::ContentLengthInvalid);
+        }
+        known = Some(bytes);
     }
-    parse_length(line.as_bytes()).map(Some).ok_or(Refusal::ContentLengthInvalid)
+    Ok(known)
 }
 
 /// `1*DIGIT` (RFC 9110 §8.6) that fits in 64 bits. `u64::from_str` alone would take a plus sign.

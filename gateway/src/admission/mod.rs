@@ -15,19 +15,26 @@
 //! - Every refusal ends the downstream connection (HTTP/1) or the stream (HTTP/2): after a message with two
 //!   readings, nobody knows where the next one starts.
 //!
-//! Limits: target bytes (414), header bytes and header lines (431), options in Connection (400).
+//! Limits: target bytes (414), header bytes, header lines and crumbs of a cookie (431), options in Connection (400).
+//!
+//! Both protocols get the same verdict on the same request. What HTTP/1.1's parser normalises or refuses and h2 does
+//! not, `http2` does; where h2 refuses below, with RST_STREAM or GOAWAY, `tests/it/both_protocols.rs` lists it.
 
 mod authority;
 mod framing;
+mod http2;
 mod path;
 mod refusal;
 
 use std::{rc::Rc, sync::Arc};
 
-use http::{HeaderName, Method, header, request::Parts, uri::PathAndQuery};
+use http::{HeaderName, Method, Version, header, request::Parts, uri::PathAndQuery};
 
-pub(crate) use self::framing::parse_length;
 pub use self::{authority::Authority, framing::Framing, path::canonical_path, refusal::Refusal};
+pub(crate) use self::{
+    framing::parse_length,
+    http2::{crumbs_max, shed},
+};
 use crate::{
     config::settings::{ListenSettings, RouteSettings},
     headers::{Found, GuardedNames, Survey, names},
@@ -36,7 +43,7 @@ use crate::{
 /// Methods for the `Allow` field of a 405 that admission itself gives (RFC 9110 §15.5.6).
 pub const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
-/// What the listener speaks: from the socket, never from the message.
+/// Cleartext or TLS: what the listener speaks, or what a trusted proxy says that the client spoke to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scheme {
     Http,
@@ -49,6 +56,11 @@ impl Scheme {
             Self::Http => "http",
             Self::Https => "https",
         }
+    }
+
+    /// The scheme of a target (RFC 3986 §3.1: in any case).
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Http, Self::Https].into_iter().find(|scheme| text.eq_ignore_ascii_case(scheme.as_str()))
     }
 
     /// The port that an authority of this scheme may leave out (RFC 9110 §4.2).
@@ -66,6 +78,7 @@ pub struct AdmissionLimits {
     target_bytes_max: usize,
     header_bytes_max: usize,
     header_lines_max: usize,
+    cookie_crumbs_max: usize,
     /// Methods beyond the seven standard ones that some route names.
     extension_methods: Vec<Method>,
     /// Those that carry a verified identity upstream, or what a trusted peer says, nobody may nominate in Connection.
@@ -85,10 +98,20 @@ impl AdmissionLimits {
             target_bytes_max: TARGET_BYTES_MAX,
             header_bytes_max: listen.max_header_bytes,
             header_lines_max: listen.max_headers,
+            cookie_crumbs_max: crumbs_max(listen.max_headers),
             extension_methods,
             names,
         }
     }
+}
+
+/// Where a request came in.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    /// Of the listener.
+    pub scheme: Scheme,
+    /// The peer is one of `listen.trusted_proxies`.
+    pub peer_is_trusted: bool,
 }
 
 /// The verdict on a request that may stay.
@@ -105,6 +128,7 @@ pub enum Admission {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Admitted {
     target: PathAndQuery,
+    scheme: Scheme,
     authority: Rc<Authority>,
     framing: Framing,
     survey: Survey,
@@ -118,6 +142,11 @@ impl Admitted {
 
     pub fn authority(&self) -> &Rc<Authority> {
         &self.authority
+    }
+
+    /// The listener's, unless a trusted proxy's target names the other one.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
     }
 
     /// What the header section held.
@@ -147,13 +176,20 @@ impl Admitted {
 }
 
 /// Refuses what has two readings or is past a limit, and reads the rest once. `last` is the authority of the
-/// connection's last request, if there was one.
+/// connection's last request, if there was one. An HTTP/2 header section is brought into the form that HTTP/1.1's has.
 pub fn admit(
-    parts: &Parts,
+    parts: &mut Parts,
     limits: &AdmissionLimits,
-    scheme: Scheme,
+    arrival: Arrival,
     last: Option<&Rc<Authority>>,
 ) -> Result<Admission, Refusal> {
+    if parts.version > Version::HTTP_11 {
+        if parts.extensions.get::<http2::Shed>().is_some() {
+            return Err(Refusal::TooManyHeaders);
+        }
+        http2::normalise(&mut parts.headers, limits.cookie_crumbs_max)?;
+    }
+    let parts = &*parts;
     let survey = Survey::of(&parts.headers, &limits.names);
     check_size(parts, survey, limits)?;
     check_method(&parts.method, limits)?;
@@ -165,14 +201,16 @@ pub fn admit(
     if survey.has(Found::Expect) {
         check_expect(parts)?;
     }
+    let scheme = authority::check_scheme(&parts.uri, arrival)?;
     let authority = authority::check(parts, scheme, last)?;
     let Some(target) = check_target(parts)? else {
         return Ok(Admission::LocalOptions);
     };
-    Ok(Admission::Forward(Admitted { target, authority, framing, survey }))
+    Ok(Admission::Forward(Admitted { target, scheme, authority, framing, survey }))
 }
 
-/// HTTP/2 has no count limit of its own and a byte limit that is generous for tiny fields, so both are counted here.
+/// The same for both protocols, whatever their own encoding of it takes. What the HTTP library takes is more
+/// (`connection::head_bytes_max`), so that it is this that refuses.
 fn check_size(parts: &Parts, survey: Survey, limits: &AdmissionLimits) -> Result<(), Refusal> {
     let target_bytes = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if target_bytes > limits.target_bytes_max {
@@ -250,10 +288,14 @@ fn check_expect(parts: &Parts) -> Result<(), Refusal> {
     if is_understood && lines.next().is_none() { Ok(()) } else { Err(Refusal::ExpectationFailed) }
 }
 
-/// `GET admin` reaches us as authority-form (RFC 9112 §3.2.3), which belongs to CONNECT alone.
+/// A target is a path, or absolute-form. `GET admin` reaches us as authority-form (RFC 9112 §3.2.3), which belongs to
+/// CONNECT alone.
 fn check_form(parts: &Parts) -> Result<(), Refusal> {
     let is_authority_form = parts.uri.scheme().is_none() && parts.uri.authority().is_some();
-    if is_authority_form { Err(Refusal::TargetForm) } else { Ok(()) }
+    // RFC 9113 §8.3.1. An absolute-form target of HTTP/1.1 may leave its path out, and h2 takes `:path: ?x` as well.
+    let is_pathless = parts.version > Version::HTTP_11
+        && !parts.uri.path_and_query().is_some_and(|target| target.as_str().starts_with(['/', '*']));
+    if is_authority_form || is_pathless { Err(Refusal::TargetForm) } else { Ok(()) }
 }
 
 /// The target for the upstream, always in origin-form; `None` for `OPTIONS *`.
@@ -271,7 +313,7 @@ fn check_target(parts: &Parts) -> Result<Option<PathAndQuery>, Refusal> {
 }
 
 /// Longest path and query, in bytes. RFC 9112 §3 asks for at least 8000.
-const TARGET_BYTES_MAX: usize = 8 << 10;
+pub(crate) const TARGET_BYTES_MAX: usize = 8 << 10;
 
 /// Longest method that a route may add. The longest registered one has 17 bytes.
 const METHOD_BYTES_MAX: usize = 32;

@@ -8,6 +8,8 @@ pub enum Refusal {
     TargetTooLong,
     TooManyHeaders,
     HeadersTooLarge,
+    TooManyCookies,
+    HeaderPadded,
     MethodNotAllowed,
     MethodNotImplemented,
     ConnectionTooLong,
@@ -56,6 +58,8 @@ impl Refusal {
             }
             Self::TooManyHeaders => too_large("The request has too many header lines."),
             Self::HeadersTooLarge => too_large("The request's header section is too large."),
+            Self::TooManyCookies => too_large("The request has too many cookies."),
+            Self::HeaderPadded => bad_request("A header value begins or ends with whitespace."),
             Self::MethodNotAllowed => (
                 StatusCode::METHOD_NOT_ALLOWED,
                 "method_not_allowed",

@@ -13,7 +13,7 @@ use hyper::{
 };
 
 use super::{
-    ConnectionContext, Gauge, classify, remember_waker,
+    ConnectionContext, Gauge, classify, head_bytes_max, remember_waker,
     state::{Ended, Phase},
     transport::Transport,
 };
@@ -91,8 +91,8 @@ fn builder(context: &ConnectionContext) -> http1::Builder {
     let listen = &snapshot.shared.table.listen;
     let mut builder = http1::Builder::new();
     builder
-        .max_buf_size(BUFFER_BYTES_MAX.max(listen.max_header_bytes))
-        .max_header_size(listen.max_header_bytes)
+        .max_buf_size(BUFFER_BYTES_MAX.max(head_bytes_max(listen)))
+        .max_header_size(head_bytes_max(listen))
         // Timeouts are the sweep's.
         .header_read_timeout(None);
     if listen.max_headers > HEADERS_MAX_DEFAULT {
@@ -101,8 +101,7 @@ fn builder(context: &ConnectionContext) -> http1::Builder {
     builder
 }
 
-/// Read and write buffer of one HTTP/1 connection, or `listen.max_header_size` where that is more; hyper's default is
-/// 408 KiB.
+/// Read and write buffer of one HTTP/1 connection, or [`head_bytes_max`] where that is more; hyper's default is 408 KiB.
 const BUFFER_BYTES_MAX: usize = 32 * 1024;
 /// hyper's own limit, which costs nothing as long as it is not set.
 const HEADERS_MAX_DEFAULT: usize = 100;

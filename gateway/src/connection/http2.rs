@@ -10,11 +10,11 @@ use hyper::{
 use hyper_util::rt::TokioTimer;
 
 use super::{
-    ConnectionContext, Gauge, classify, remember_waker,
+    ConnectionContext, Gauge, classify, head_bytes_max, remember_waker,
     state::{Ended, Phase},
     transport::Transport,
 };
-use crate::proxy;
+use crate::{admission, config::settings::ListenSettings, proxy};
 
 /// Serves streams until the connection closes.
 pub(super) async fn serve<I>(transport: Transport<I>, context: &Rc<ConnectionContext>) -> Result<(), Ended>
@@ -25,12 +25,20 @@ where
     state.is_http2.set(true);
     state.enter(Phase::Idle);
     let service_context = Rc::clone(context);
-    let service = service_fn(move |request| proxy::serve(Rc::clone(&service_context), request));
-    let max_streams = context.worker.snapshot().shared.table.listen.max_streams;
+    // Not kept: a snapshot ends when the configuration that it is of does.
+    let (max_streams, max_headers, header_list_bytes_max) = {
+        let snapshot = context.worker.snapshot();
+        let listen = &snapshot.shared.table.listen;
+        (listen.max_streams, listen.max_headers, header_list_bytes_max(listen))
+    };
+    let service = service_fn(move |mut request| {
+        admission::shed(&mut request, max_headers);
+        proxy::serve(Rc::clone(&service_context), request)
+    });
     let connection = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .max_concurrent_streams(max_streams)
-        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_header_list_size(header_list_bytes_max)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
@@ -57,6 +65,13 @@ where
     .map_err(|error| classify(&error))
 }
 
+/// What h2 takes of a header section, and announces to the client. It counts 32 bytes more for each field (RFC 9113
+/// §6.5.2), and a cookie has many before they are joined.
+fn header_list_bytes_max(listen: &ListenSettings) -> u32 {
+    let fields = listen.max_headers + admission::crumbs_max(listen.max_headers);
+    u32::try_from(head_bytes_max(listen) + fields * FIELD_OVERHEAD_BYTES).unwrap_or(u32::MAX)
+}
+
 /// Runs hyper's stream tasks on this worker.
 #[derive(Clone, Copy)]
 struct LocalExecutor;
@@ -71,7 +86,7 @@ impl<F: Future<Output: 'static> + 'static> Executor<F> for LocalExecutor {
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
-const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+const FIELD_OVERHEAD_BYTES: usize = 32;
 const RESETS_MAX: usize = 20;
 const LOCAL_RESETS_MAX: usize = 256;
 const PING_INTERVAL: Duration = Duration::from_secs(20);

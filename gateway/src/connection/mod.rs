@@ -35,7 +35,8 @@ use self::{
     transport::Transport,
 };
 use crate::{
-    admission::{Authority, Scheme},
+    admission::{self, Authority, Scheme},
+    config::settings::ListenSettings,
     metrics::Rare,
     worker::WorkerState,
 };
@@ -167,6 +168,16 @@ async fn until_killed<F: Future>(state: &ConnectionState, future: F) -> Option<F
     })
     .await
 }
+
+/// What the HTTP library takes of a request's head before admission has its say: enough for a target and a header
+/// section at their limits, and so much more that it is admission which refuses, with a status, a reason and a line in
+/// the log, unless the head is absurd.
+fn head_bytes_max(listen: &ListenSettings) -> usize {
+    listen.max_header_bytes + admission::TARGET_BYTES_MAX + HEAD_BYTES_BEYOND
+}
+
+/// Method, version and what is past the limits.
+const HEAD_BYTES_BEYOND: usize = 16 * 1024;
 
 fn remember_waker(state: &ConnectionState, cx: &Context<'_>) {
     let mut waker = state.waker.borrow_mut();

@@ -24,7 +24,7 @@ pub struct ForwardContext<'a> {
     pub peer: &'a HeaderValue,
     /// The peer is one of `listen.trusted_proxies`: its word about earlier hops is passed on.
     pub peer_is_trusted: bool,
-    /// Of the listener.
+    /// That the client used, as far as is known ([`crate::admission::Admitted::scheme`]).
     pub scheme: Scheme,
     pub authority: &'a Authority,
     pub method: &'a Method,
@@ -52,9 +52,6 @@ pub fn apply_request(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
     headers.insert(&X_REQUEST_ID, context.request_id.clone());
     for (name, value) in context.forward {
         headers.insert(name.clone(), value.clone());
-    }
-    if context.version == Version::HTTP_2 && context.survey.has(Found::Cookie) {
-        join_cookies(headers);
     }
     apply_rules(headers, context.rules);
 }
@@ -119,33 +116,19 @@ fn write_forwarding(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
         headers.insert(&X_FORWARDED_PORT, context.authority.port_text().clone());
         return;
     }
-    let addresses = joined(headers, &X_FORWARDED_FOR, ", ", Some(context.peer));
+    let addresses = joined(headers, &X_FORWARDED_FOR, context.peer);
     headers.insert(&X_FORWARDED_FOR, addresses.unwrap_or_else(|| context.peer.clone()));
     headers.entry(&X_FORWARDED_PROTO).or_insert(scheme);
     headers.entry(&X_FORWARDED_HOST).or_insert_with(|| context.authority.host_line().clone());
     headers.entry(&X_FORWARDED_PORT).or_insert_with(|| context.authority.port_text().clone());
 }
 
-/// RFC 9113 §8.2.3: HTTP/2 may split Cookie into several fields; HTTP/1.1 has one, joined with `; `.
-fn join_cookies(headers: &mut HeaderMap) {
-    if headers.get_all(header::COOKIE).iter().nth(1).is_some()
-        && let Some(cookies) = joined(headers, &header::COOKIE, "; ", None)
-    {
-        headers.insert(header::COOKIE, cookies);
-    }
-}
-
-/// All lines of a field in one, with `last` at the end; `None` if there is no line.
-fn joined(
-    headers: &HeaderMap,
-    name: &HeaderName,
-    separator: &str,
-    last: Option<&HeaderValue>,
-) -> Option<HeaderValue> {
+/// All lines of a field in one list, with `last` at the end; `None` if there is no line.
+fn joined(headers: &HeaderMap, name: &HeaderName, last: &HeaderValue) -> Option<HeaderValue> {
     let mut lines = headers.get_all(name).iter();
     let mut text = lines.next()?.as_bytes().to_vec();
-    for line in lines.chain(last) {
-        text.extend_from_slice(separator.as_bytes());
+    for line in lines.chain([last]) {
+        text.extend_from_slice(b", ");
         text.extend_from_slice(line.as_bytes());
     }
     HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok()

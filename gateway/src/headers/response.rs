@@ -77,6 +77,9 @@ pub fn check_response<B>(response: &Response<B>) -> Result<ResponseFraming, Resp
             names_fields |= *name == header::CONNECTION && names_a_field(value);
         }
     }
+    if response.status() == StatusCode::NO_CONTENT {
+        return Ok(without_content(&length, codings > 0, has_dropped));
+    }
     let is_chunked = codings > 0;
     let is_canonical = if is_chunked { length.value.is_none() } else { length.is_canonical() };
     Ok(ResponseFraming {
@@ -86,6 +89,18 @@ pub fn check_response<B>(response: &Response<B>) -> Result<ResponseFraming, Resp
         is_written: is_canonical && !names_fields,
         has_dropped,
     })
+}
+
+/// RFC 9110 §8.6: a 204 has no Content-Length, since it has no content; HTTP/2 clients refuse one that has. (304 and
+/// responses to HEAD may have the length that GET would have got; other 1xx are not passed on.) What the service sends
+/// all the same would be read as the beginning of the connection's next response.
+fn without_content(length: &Length, is_chunked: bool, has_dropped: bool) -> ResponseFraming {
+    ResponseFraming {
+        content_length: None,
+        reusable: !is_chunked && length.value.unwrap_or(0) == 0,
+        is_written: length.value.is_none(),
+        has_dropped,
+    }
 }
 
 /// Whether a Connection line names a field and does not only say `close` or `keep-alive`.

@@ -28,13 +28,12 @@ pub(crate) enum Found {
     TransferEncoding = 1 << 2,
     Expect = 1 << 3,
     Via = 1 << 4,
-    Cookie = 1 << 5,
     /// Ends at this hop whoever sent it, or could be taken for a field that only the gateway writes.
-    Dropped = 1 << 6,
+    Dropped = 1 << 5,
     /// The word of a proxy about earlier hops: stays only if that proxy is trusted.
-    Forwarding = 1 << 7,
+    Forwarding = 1 << 6,
     /// Another field that is believed of trusted peers only.
-    Untrusted = 1 << 8,
+    Untrusted = 1 << 7,
 }
 
 impl Survey {
@@ -70,7 +69,6 @@ fn found(name: &HeaderName, names: &GuardedNames) -> u16 {
             Kind::Framing if name == "transfer-encoding" => Found::TransferEncoding as u16 | dropped,
             Kind::Managed if name == "via" => Found::Via as u16,
             Kind::Managed if name == "expect" => Found::Expect as u16 | dropped,
-            Kind::Credential if name == "cookie" => Found::Cookie as u16,
             Kind::HopByHop | Kind::Managed => dropped,
             Kind::Forwarding => Found::Forwarding as u16,
             Kind::Framing | Kind::Credential => 0,
@@ -93,13 +91,12 @@ mod tests {
     fn a_field_that_carries_an_identity_is_still_what_it_is_otherwise() {
         let mut headers = HeaderMap::new();
         headers.insert("expect", HeaderValue::from_static("100-continue"));
-        headers.insert("cookie", HeaderValue::from_static("a=1"));
         let guarding = |names: &[&'static str]| {
             let forward = names.iter().map(|name| ("sub".to_owned(), HeaderName::from_static(name)));
             GuardedNames::compile(&[auth_forwarding(forward.collect())], &[], &[])
         };
-        let survey = Survey::of(&headers, &guarding(&["expect", "cookie"]));
-        assert!(survey.has(Found::Expect) && survey.has(Found::Cookie) && survey.has(Found::Dropped));
+        let survey = Survey::of(&headers, &guarding(&["expect"]));
+        assert!(survey.has(Found::Expect) && survey.has(Found::Dropped));
         assert!(!Survey::of(&headers, &guarding(&["expect"])).has(Found::Via));
     }
 }

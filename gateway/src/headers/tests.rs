@@ -321,13 +321,32 @@ fn the_service_gets_one_host_in_canonical_form() {
 }
 
 #[test]
-fn http2_cookies_are_joined_and_via_names_the_protocol() {
-    let crumbs = [("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")];
-    let headers = Case { version: Version::HTTP_2, ..Case::default() }.apply(&crumbs);
-    assert_eq!(lines(&headers, "cookie"), ["a=1; b=2; c=3"]);
+fn via_names_the_protocol() {
+    let headers = Case { version: Version::HTTP_2, ..Case::default() }.apply(&[]);
     assert_eq!(lines(&headers, "via"), ["2 millgate"]);
     let headers = Case { version: Version::HTTP_10, ..Case::default() }.apply(&[("via", "1.1 edge")]);
     assert_eq!(lines(&headers, "via"), ["1.1 edge", "1.0 millgate"]);
+}
+
+#[test]
+fn a_204_goes_on_without_a_length_and_its_connection_is_given_up_where_content_may_follow() {
+    for (fields_in, reusable) in [
+        (&[][..], true),
+        (&[("content-length", "0")], true),
+        (&[("content-length", "5")], false),
+        (&[("transfer-encoding", "chunked")], false),
+    ] {
+        let framing = framing_of(Version::HTTP_11, 204, fields_in).expect("a response");
+        assert_eq!((framing.content_length, framing.reusable), (None, reusable), "{fields_in:?}");
+        let mut headers = fields(fields_in);
+        let rules = HeaderRules::default();
+        let id = HeaderValue::from_static("id-1");
+        let context = ResponseContext { framing, version: Version::HTTP_11, request_id: &id, rules: &rules };
+        apply_response(&mut headers, &context);
+        assert!(!headers.contains_key("content-length") && !headers.contains_key("transfer-encoding"));
+    }
+    let not_modified = framing_of(Version::HTTP_11, 304, &[("content-length", "5")]).expect("a response");
+    assert_eq!((not_modified.content_length, not_modified.reusable), (Some(5), true));
 }
 
 #[test]

@@ -20,10 +20,13 @@ fn limits() -> AdmissionLimits {
         target_bytes_max: TARGET_BYTES_MAX,
         header_bytes_max: 64 << 10,
         header_lines_max: 100,
+        cookie_crumbs_max: 256,
         extension_methods: vec![],
         names: Arc::new(names()),
     }
 }
+
+const DIRECT: Arrival = Arrival { scheme: Scheme::Http, peer_is_trusted: false };
 
 /// The head of a raw HTTP/1 message (latin-1), as hyper would hand it over; `None` if its types cannot hold it.
 fn parse(raw: &str) -> Option<Parts> {
@@ -48,7 +51,7 @@ fn parse(raw: &str) -> Option<Parts> {
 }
 
 fn check(raw: &str) -> Result<Admission, Refusal> {
-    admit(&parse(raw).expect("a request that http's types can hold"), &limits(), Scheme::Http, None)
+    admit(&mut parse(raw).expect("a request that http's types can hold"), &limits(), DIRECT, None)
 }
 
 fn admitted(raw: &str) -> Admitted {
@@ -109,12 +112,12 @@ fn admission_answers_the_framing_cases_as_the_table_says() {
             continue;
         };
         let raw = case["request"].as_str().map(str::to_owned).or_else(|| long_case(id)).expect("the bytes");
-        let Some(parts) = parse(&raw) else {
+        let Some(mut parts) = parse(&raw) else {
             // hyper's types refuse it before us.
             assert_eq!(id, "E24");
             continue;
         };
-        let answer = match admit(&parts, &limits(), Scheme::Http, None) {
+        let answer = match admit(&mut parts, &limits(), DIRECT, None) {
             Ok(Admission::Forward(_)) => "F".to_owned(),
             Ok(Admission::LocalOptions) => "local_options".to_owned(),
             Err(refusal) => format!("R{}", refusal.status().as_u16()),
@@ -159,8 +162,8 @@ fn host_is_folded_to_lower_case_without_root_dot_and_default_port() {
 #[test]
 fn the_authority_of_the_last_request_is_taken_again_only_for_the_same_text() {
     let authority = |raw: &str, last: Option<&Rc<Authority>>| {
-        let parts = parse(raw).expect("a request that http's types can hold");
-        match admit(&parts, &limits(), Scheme::Http, last) {
+        let mut parts = parse(raw).expect("a request that http's types can hold");
+        match admit(&mut parts, &limits(), DIRECT, last) {
             Ok(Admission::Forward(admitted)) => Rc::clone(admitted.authority()),
             other => panic!("{other:?}"),
         }
@@ -170,8 +173,8 @@ fn the_authority_of_the_last_request_is_taken_again_only_for_the_same_text() {
     assert!(Rc::ptr_eq(&first, &same));
     for (host, line) in [("gw", "gw"), ("GW:8080", "gw:8080"), ("gw:80800", ""), ("gw:8080 ", "gw:8080")] {
         let raw = format!("GET /b HTTP/1.1\r\nHost: {host}\r\n\r\n");
-        let parts = parse(&raw).expect("a request that http's types can hold");
-        match admit(&parts, &limits(), Scheme::Http, Some(&first)) {
+        let mut parts = parse(&raw).expect("a request that http's types can hold");
+        match admit(&mut parts, &limits(), DIRECT, Some(&first)) {
             Ok(Admission::Forward(admitted)) => {
                 assert_eq!(admitted.authority().host_line(), line, "{host:?}");
             }
@@ -240,29 +243,66 @@ fn an_absolute_target_must_name_the_host_and_goes_on_in_origin_form() {
 
 #[test]
 fn http2_takes_the_host_from_authority_or_host_and_refuses_a_contradiction() {
-    let host = |parts: &Parts| match admit(parts, &limits(), Scheme::Https, None) {
+    let over_tls = Arrival { scheme: Scheme::Https, peer_is_trusted: false };
+    let host = |mut parts: Parts| match admit(&mut parts, &limits(), over_tls, None) {
         Ok(Admission::Forward(admitted)) => Ok(admitted.host().to_owned()),
         Ok(other) => panic!("{other:?}"),
         Err(refusal) => Err(refusal),
     };
-    assert_eq!(host(&h2("https://gw/a", &[])).as_deref(), Ok("gw"));
-    assert_eq!(host(&h2("https://gw/a", &[("host", "GW:443")])).as_deref(), Ok("gw"));
-    assert_eq!(host(&h2("/a", &[("host", "gw")])).as_deref(), Ok("gw"));
-    assert_eq!(host(&h2("https://gw/a", &[("host", "evil")])), Err(Refusal::AuthorityMismatch));
-    assert_eq!(host(&h2("http://gw/a", &[])), Err(Refusal::SchemeMismatch));
-    assert_eq!(host(&h2("/a", &[])), Err(Refusal::HostMissing));
+    assert_eq!(host(h2("https://gw/a", &[])).as_deref(), Ok("gw"));
+    assert_eq!(host(h2("https://gw/a", &[("host", "GW:443")])).as_deref(), Ok("gw"));
+    assert_eq!(host(h2("/a", &[("host", "gw")])).as_deref(), Ok("gw"));
+    assert_eq!(host(h2("https://gw/a", &[("host", "evil")])), Err(Refusal::AuthorityMismatch));
+    assert_eq!(host(h2("http://gw/a", &[])), Err(Refusal::SchemeMismatch));
+    assert_eq!(host(h2("/a", &[])), Err(Refusal::HostMissing));
     assert_eq!(
-        host(&h2("https://gw/a", &[("transfer-encoding", "chunked")])),
+        host(h2("https://gw/a", &[("transfer-encoding", "chunked")])),
         Err(Refusal::TransferEncodingVersion)
     );
 }
 
 #[test]
+fn the_scheme_of_a_target_is_a_statement_that_only_a_trusted_proxy_may_make() {
+    let scheme = |uri: &str, peer_is_trusted: bool| {
+        let arrival = Arrival { scheme: Scheme::Http, peer_is_trusted };
+        match admit(&mut h2(uri, &[]), &limits(), arrival, None) {
+            Ok(Admission::Forward(admitted)) => {
+                Ok((admitted.scheme(), admitted.authority().port_text().clone()))
+            }
+            Ok(other) => panic!("{other:?}"),
+            Err(refusal) => Err(refusal),
+        }
+    };
+    let of = |scheme: Scheme, port: &'static str| Ok((scheme, http::HeaderValue::from_static(port)));
+    for peer_is_trusted in [false, true] {
+        assert_eq!(scheme("http://gw/a", peer_is_trusted), of(Scheme::Http, "80"));
+        assert_eq!(scheme("HTTP://gw/a", peer_is_trusted), of(Scheme::Http, "80"));
+        assert_eq!(scheme("ftp://gw/a", peer_is_trusted), Err(Refusal::SchemeMismatch));
+    }
+    assert_eq!(scheme("https://gw/a", false), Err(Refusal::SchemeMismatch));
+    assert_eq!(scheme("https://gw/a", true), of(Scheme::Https, "443"));
+    assert_eq!(scheme("HTTPS://gw:443/a", true), of(Scheme::Https, "443"));
+}
+
+#[test]
+fn the_authority_of_the_last_request_is_not_taken_again_for_another_scheme() {
+    let trusted = Arrival { scheme: Scheme::Http, peer_is_trusted: true };
+    let authority =
+        |uri: &str, last: Option<&Rc<Authority>>| match admit(&mut h2(uri, &[]), &limits(), trusted, last) {
+            Ok(Admission::Forward(admitted)) => Rc::clone(admitted.authority()),
+            other => panic!("{other:?}"),
+        };
+    let clear = authority("http://gw:443/a", None);
+    assert_eq!(clear.host_line(), "gw:443");
+    assert_eq!(authority("https://gw:443/a", Some(&clear)).host_line(), "gw");
+}
+
+#[test]
 fn http2_content_without_a_length_is_settled_by_the_stream() {
     let framing = |headers: &[(&str, &str)]| match admit(
-        &h2("https://gw/a", headers),
+        &mut h2("https://gw/a", headers),
         &limits(),
-        Scheme::Https,
+        Arrival { scheme: Scheme::Https, peer_is_trusted: false },
         None,
     ) {
         Ok(Admission::Forward(admitted)) => admitted.framing(),
@@ -291,7 +331,8 @@ fn content_is_delimited_by_one_number_or_by_chunks() {
             "{length}"
         );
     }
-    assert_eq!(framing("Content-Length: 5\r\nContent-Length: 5\r\n"), Err(Refusal::ContentLengthInvalid));
+    assert_eq!(framing("Content-Length: 5\r\nContent-Length: 005\r\n"), Ok(Framing::Length(5)));
+    assert_eq!(framing("Content-Length: 5\r\nContent-Length: 6\r\n"), Err(Refusal::ContentLengthInvalid));
     assert_eq!(
         framing("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"),
         Err(Refusal::ContentLengthAndTransferEncoding)
@@ -311,8 +352,8 @@ fn content_is_delimited_by_one_number_or_by_chunks() {
 #[test]
 fn only_methods_of_the_standard_or_of_a_route_pass() {
     let method = |method: &str, limits: &AdmissionLimits| {
-        let parts = parse(&format!("{method} /a HTTP/1.1\r\nHost: gw\r\n\r\n")).expect("a request");
-        admit(&parts, limits, Scheme::Http, None).err()
+        let mut parts = parse(&format!("{method} /a HTTP/1.1\r\nHost: gw\r\n\r\n")).expect("a request");
+        admit(&mut parts, limits, DIRECT, None).err()
     };
     for standard in ALLOW.split(", ") {
         assert_eq!(method(standard, &limits()), None, "{standard}");

@@ -1,0 +1,132 @@
+//! What HTTP/1.1's parser does with a header section before admission sees it, done for HTTP/2.
+//!
+//! httparse removes the whitespace around a value, and a browser that speaks HTTP/1.1 sends one Cookie line. h2 hands
+//! over both as they came. Whatever compares values afterwards (conditions of routes, keys of limits, tokens) must see
+//! on HTTP/2 what it would see on HTTP/1.1, so this comes before everything else that reads the section.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Request, header};
+
+use super::Refusal;
+
+/// Refuses what no HTTP/1.1 field can hold, and joins the crumbs of a cookie.
+pub(super) fn normalise(headers: &mut HeaderMap, crumbs_max: usize) -> Result<(), Refusal> {
+    // RFC 9113 §8.2.1: a value that begins or ends with a space or a tab is malformed. A service would trim it and
+    // read what the gateway has not compared.
+    if headers.values().any(|value| is_padded(value.as_bytes())) {
+        return Err(Refusal::HeaderPadded);
+    }
+    join_cookies(headers, crumbs_max)
+}
+
+fn is_padded(value: &[u8]) -> bool {
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
+    value.first().is_some_and(is_space) || value.last().is_some_and(is_space)
+}
+
+/// RFC 9113 §8.2.3: HTTP/2 may split Cookie into several fields; before the message goes to anything else they are
+/// one, joined with `; `.
+fn join_cookies(headers: &mut HeaderMap, crumbs_max: usize) -> Result<(), Refusal> {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    if crumbs.by_ref().nth(1).is_none() {
+        return Ok(());
+    }
+    if crumbs.count() + 2 > crumbs_max {
+        return Err(Refusal::TooManyCookies);
+    }
+    let crumbs = headers.get_all(header::COOKIE).iter().map(HeaderValue::len);
+    let mut joined = BytesMut::with_capacity(crumbs.map(|bytes| bytes + SEPARATOR.len()).sum());
+    for crumb in headers.get_all(header::COOKIE) {
+        if !joined.is_empty() {
+            joined.put_slice(SEPARATOR);
+        }
+        joined.put_slice(crumb.as_bytes());
+    }
+    // Valid values and the separator make a valid value.
+    let joined = HeaderValue::from_maybe_shared(Bytes::from(joined)).map_err(|_| Refusal::TooManyCookies)?;
+    headers.insert(header::COOKIE, joined);
+    Ok(())
+}
+
+/// Gives up a header section with more fields than any request may have, before the request waits for its turn: while
+/// hundreds of them wait, each field of a byte takes some hundred bytes. [`super::admit`] refuses what is left.
+pub(crate) fn shed<B>(request: &mut Request<B>, header_lines_max: usize) {
+    if request.headers().len() > header_lines_max + crumbs_max(header_lines_max) {
+        *request.headers_mut() = HeaderMap::new();
+        request.extensions_mut().insert(Shed);
+    }
+}
+
+/// In the extensions of a request whose header section was given up.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shed;
+
+/// Crumbs of one cookie header that a request may have: as many as it may have header lines, and at least
+/// [`CRUMBS_MIN`].
+pub(crate) fn crumbs_max(header_lines_max: usize) -> usize {
+    header_lines_max.max(CRUMBS_MIN)
+}
+
+const SEPARATOR: &[u8] = b"; ";
+
+/// Browsers keep 180 cookies of a site and send each as a crumb of its own; a crumb costs the gateway some 70 bytes and
+/// its sender one.
+const CRUMBS_MIN: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cookies(crumbs: &[&'static str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for crumb in crumbs {
+            headers.append("cookie", HeaderValue::from_static(crumb));
+        }
+        headers
+    }
+
+    #[test]
+    fn crumbs_become_one_cookie_up_to_their_number() {
+        for (crumbs, joined) in
+            [(&["a=1"][..], "a=1"), (&["a=1", "b=2", "c=3"], "a=1; b=2; c=3"), (&["", "b=2"], "b=2")]
+        {
+            let mut headers = cookies(crumbs);
+            assert_eq!(normalise(&mut headers, 3), Ok(()));
+            let lines: Vec<_> = headers.get_all("cookie").iter().collect();
+            assert_eq!(lines, [joined]);
+        }
+        assert_eq!(normalise(&mut cookies(&["a", "b", "c", "d"]), 3), Err(Refusal::TooManyCookies));
+        assert_eq!(normalise(&mut HeaderMap::new(), 3), Ok(()));
+    }
+
+    #[test]
+    fn a_section_with_more_fields_than_lines_and_crumbs_together_is_given_up() {
+        for (fields, is_shed) in [(10 + CRUMBS_MIN, false), (11 + CRUMBS_MIN, true)] {
+            let mut request = Request::new(());
+            for _ in 0..fields {
+                request.headers_mut().append("a", HeaderValue::from_static("b"));
+            }
+            shed(&mut request, 10);
+            assert_eq!(request.extensions().get::<Shed>().is_some(), is_shed);
+            assert_eq!(request.headers().is_empty(), is_shed);
+        }
+    }
+
+    #[test]
+    fn a_value_with_whitespace_at_an_end_is_malformed_and_within_it_is_not() {
+        for (value, verdict) in [
+            (&b" k"[..], Err(Refusal::HeaderPadded)),
+            (b"k ", Err(Refusal::HeaderPadded)),
+            (b"\tk", Err(Refusal::HeaderPadded)),
+            (b"k\t", Err(Refusal::HeaderPadded)),
+            (b" ", Err(Refusal::HeaderPadded)),
+            (b"", Ok(())),
+            (b"a k", Ok(())),
+            (b"\xa0k", Ok(())),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-key", HeaderValue::from_bytes(value).unwrap());
+            assert_eq!(normalise(&mut headers, 3), verdict, "{value:?}");
+        }
+    }
+}
