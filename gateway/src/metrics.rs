@@ -117,6 +117,8 @@ pub enum Rare {
     RetryBudgetExhausted,
     /// (service, "")
     PoolFull,
+    /// (client or upstream, reason): idle connections that were closed to make room.
+    Shed,
     /// (listener, reason): connections that ended before a request could be served.
     ConnectionError,
     /// ("", "")

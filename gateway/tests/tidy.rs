@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 /// Files of the request path, relative to `gateway/src`.
-const DATA_PLANE: [&str; 23] = [
+const DATA_PLANE: [&str; 25] = [
     "access_log.rs",
     "admission/",
     "body.rs",
     "connection/",
     "error.rs",
     "exchange.rs",
+    "file_account.rs",
     "headers/",
     "metrics.rs",
     "policy/",
@@ -27,6 +28,7 @@ const DATA_PLANE: [&str; 23] = [
     "upstream/send.rs",
     "upstream/split.rs",
     "worker.rs",
+    "worker/",
 ];
 
 /// Decisions: pure, `now` and `rng` are arguments.

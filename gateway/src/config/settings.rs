@@ -19,7 +19,7 @@ use millgate_registry::{Instance, TlsOptions, WatchTarget};
 use super::diagnostics::Span;
 use crate::{
     auto_routes::AutoRoutesSettings,
-    policy::{client_address::ClientRule, redirect::Redirect},
+    policy::{client_address::ClientRule, concurrency::ShareSettings, redirect::Redirect},
     upstream::tls::UpstreamTls,
 };
 
@@ -38,6 +38,8 @@ pub struct Settings {
     pub drain: DrainSettings,
     /// Cap of tracked rate-limit keys over all limits.
     pub rate_keys_max: usize,
+    /// Files that the process may have open; `None`: as many as the system allows.
+    pub files_max: Option<usize>,
     /// `None`: services declare no routes.
     pub auto_routes: Option<AutoRoutesSettings>,
 }
@@ -62,6 +64,8 @@ pub struct ListenSettings {
     pub https: Option<HttpsSettings>,
     /// `None` is `off`.
     pub admin: Option<SocketAddr>,
+    /// Names under which the admin listener answers, beside its address.
+    pub admin_hosts: Vec<String>,
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// First byte to end of headers.
     pub header_timeout: Duration,
@@ -69,7 +73,7 @@ pub struct ListenSettings {
     pub idle_timeout: Duration,
     pub max_headers: usize,
     pub max_header_bytes: usize,
-    /// `None`: 90 % of the process's file limit.
+    /// Client connections, over all workers; `None`: as many as there are files for.
     pub max_connections: Option<usize>,
     /// HTTP/2 concurrent streams of one connection.
     pub max_streams: u32,
@@ -365,6 +369,7 @@ pub struct ServiceSettings {
     pub breaker: Option<BreakerSettings>,
     /// Requests in flight to the whole service; past it 503 `overloaded`.
     pub max_inflight: u32,
+    pub shares: ShareSettings,
     pub pool: PoolSettings,
     pub span: Span,
 }
@@ -372,8 +377,8 @@ pub struct ServiceSettings {
 impl ServiceSettings {
     /// Equal in meaning: a service that only moved to another line of the file is the same.
     pub fn same_as(&self, other: &Self) -> bool {
-        let Self { name, subset, source, tls, balance, breaker, max_inflight, pool, span: _ } = self;
-        (name, subset, source, tls, balance, breaker, max_inflight, pool)
+        let Self { name, subset, source, tls, balance, breaker, max_inflight, shares, pool, span: _ } = self;
+        (name, subset, source, tls, balance, breaker, max_inflight, shares, pool)
             == (
                 &other.name,
                 &other.subset,
@@ -382,6 +387,7 @@ impl ServiceSettings {
                 &other.balance,
                 &other.breaker,
                 &other.max_inflight,
+                &other.shares,
                 &other.pool,
             )
     }

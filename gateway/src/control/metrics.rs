@@ -22,11 +22,13 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 use super::{
     declared::DeclaredReport,
     exposition::{Families, count},
+    file_places,
     status::Status,
     watches,
 };
 use crate::{
     clock,
+    file_account::FileAccount,
     metrics::{ClusterSample, Histogram, Rare, RareKey, RouteKey, RouteSample, WorkerSample},
     policy::{circuit_breaker::State, rate_limit::KeyBudget},
     snapshot::{Publisher, Snapshot},
@@ -52,6 +54,7 @@ pub struct Sources {
     pub publisher: Arc<Publisher>,
     pub status: Arc<Status>,
     pub budget: Arc<KeyBudget>,
+    pub files: Arc<FileAccount>,
 }
 
 /// The registry's view of what the last scrape merged.
@@ -119,6 +122,7 @@ impl Exporter {
         clusters(&mut out, samples);
         rare(&mut out, samples);
         connections(&mut out, samples);
+        file_places::families(&mut out, &self.sources.files);
         endpoints(&mut out, &snapshot);
         self.control(&mut out, &snapshot);
         out.into_non_empty()
@@ -268,7 +272,7 @@ fn clusters(out: &mut Families, samples: &[WorkerSample]) {
 }
 
 /// Name, help and label names of each rare counter.
-const RARE: [(Rare, &str, &str, &[&str]); 11] = [
+const RARE: [(Rare, &str, &str, &[&str]); 12] = [
     (Rare::LocalReply, "millgate_local_replies_total", "Responses made by the gateway", &["route", "reason"]),
     (
         Rare::RateLimited,
@@ -289,6 +293,12 @@ const RARE: [(Rare, &str, &str, &[&str]); 11] = [
         "millgate_pool_full_total",
         "Connections closed because the pool had enough",
         &["service"],
+    ),
+    (
+        Rare::Shed,
+        "millgate_connections_shed_total",
+        "Idle connections closed to make room",
+        &["what", "reason"],
     ),
     (
         Rare::ConnectionError,

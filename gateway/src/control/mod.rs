@@ -12,6 +12,7 @@ mod drain;
 pub mod event;
 mod exposition;
 pub mod failover;
+mod file_places;
 pub mod files;
 mod kept_file;
 pub mod keys;

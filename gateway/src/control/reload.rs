@@ -170,6 +170,7 @@ fn needs_restart(started: &Settings, new: &Settings) -> Vec<&'static str> {
         ("listen.https", bind(started) != bind(new)),
         ("listen.admin", started.listen.admin != new.listen.admin),
         ("listen.max_connections", started.listen.max_connections != new.listen.max_connections),
+        ("limits.files", started.files_max != new.files_max),
         ("workers", started.workers != new.workers),
         ("access_log.file", started.access_log.file != new.access_log.file),
         // Without a log there is no thread that writes one; the other way round it only has nothing to do.

@@ -77,7 +77,12 @@ pub(crate) struct Serving {
 impl Serving {
     /// Waits for the line that begins with `last`.
     pub(crate) async fn start(dir: &Path, args: &[&str], last: &str) -> Self {
-        let mut child = millgate(dir, args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::start_command(millgate(dir, args), last).await
+    }
+
+    /// As [`Serving::start`], of a command that was prepared otherwise.
+    pub(crate) async fn start_command(mut command: Command, last: &str) -> Self {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut reader = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut lines = Vec::new();
         while lines.last().is_none_or(|line: &String| !line.starts_with(last)) {

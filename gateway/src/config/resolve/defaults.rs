@@ -8,9 +8,12 @@ use std::{
 use http::{Method, StatusCode};
 use jsonwebtoken::Algorithm;
 
-use crate::config::settings::{
-    AccessLogFormat, AccessLogSettings, BreakerSettings, DrainSettings, PoolSettings, RetrySettings,
-    TimeoutSettings,
+use crate::{
+    config::settings::{
+        AccessLogFormat, AccessLogSettings, BreakerSettings, DrainSettings, PoolSettings, RetrySettings,
+        TimeoutSettings,
+    },
+    policy::concurrency::ShareSettings,
 };
 
 pub(crate) struct Defaults {
@@ -26,6 +29,7 @@ pub(crate) struct Defaults {
     pub(crate) body_bytes_max: u64,
     pub(crate) breaker: BreakerSettings,
     pub(crate) max_inflight: u32,
+    pub(crate) shares: ShareSettings,
     pub(crate) pool: PoolSettings,
     pub(crate) access_log: AccessLogSettings,
     pub(crate) drain: DrainSettings,
@@ -95,6 +99,7 @@ impl Defaults {
                 probes: 3,
             },
             max_inflight: 1024,
+            shares: ShareSettings { per_connection: Some(125), per_client: None },
             pool: PoolSettings {
                 idle_max: 256,
                 idle: Duration::from_mins(1),

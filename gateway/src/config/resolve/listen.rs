@@ -36,6 +36,7 @@ pub(super) fn resolve(
             Some(Admin::Address(at)) => Some(at.value),
             None => Some(defaults.admin),
         },
+        admin_hosts: raw.admin_hosts.clone(),
         trusted_proxies: raw.trusted_proxies.clone(),
         header_timeout: raw.header_timeout.unwrap_or(defaults.header_timeout),
         idle_timeout: raw.idle_timeout.unwrap_or(defaults.idle_timeout),

@@ -152,6 +152,7 @@ fn resolve(
         balance: raw.balance.unwrap_or_default(),
         breaker: resolve_breaker(raw.breaker.as_ref(), &defaults.breaker),
         max_inflight: raw.max_inflight.unwrap_or(defaults.max_inflight),
+        shares: defaults.shares,
         pool: resolve_pool(&raw.pool, &defaults.pool),
         span,
     }
