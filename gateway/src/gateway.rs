@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::Arc,
     thread::JoinHandle,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use millgate_registry::{HttpClient, HttpOptions, LastKnownGood, Saver};
@@ -26,6 +26,7 @@ use crate::{
         Controller,
         admin::{self, Admin},
         declared::DeclaredRoutes,
+        ending,
         event::{EVENTS_MAX, Event},
         listen::{ListenError, bind_shared, bind_single},
         metrics::{Exporter, Sources},
@@ -226,18 +227,20 @@ impl Gateway {
     }
 
     /// Stops accepting, finishes what is in flight within `drain.timeout`, ends all threads. Returns how many
-    /// connections had to be cut.
+    /// connections had to be cut. Ends also when a thread, a pipe or a disk does not.
     pub async fn shutdown(self) -> usize {
         let (reply, answer) = oneshot::channel();
-        let cut = match self.events.send(Event::Drain { reply }).await {
-            Ok(()) => answer.await.unwrap_or(0),
-            Err(_) => 0,
+        let patience = self.status.drain().map_or(Duration::ZERO, |drain| ending::drain_patience(&drain));
+        let drain = async {
+            match self.events.send(Event::Drain { reply }).await {
+                Ok(()) => answer.await.unwrap_or(0),
+                Err(_) => 0,
+            }
         };
+        let cut = tokio::time::timeout(patience, drain).await.unwrap_or(0);
         let Self { log, threads, events, .. } = self;
         drop((log, events));
-        // Joining blocks; the threads end on their own, at the latest when the last log line is written.
-        let _ = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| _ = thread.join()))
-            .await;
+        ending::join(threads).await;
         cut
     }
 }

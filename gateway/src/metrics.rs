@@ -123,7 +123,7 @@ pub enum Rare {
     ConnectionError,
     /// ("", "")
     Panic,
-    /// ("", ""): access-log lines dropped because the writer was behind.
+    /// (reason, ""): access-log lines lost.
     LogDropped,
     /// ("hit" or "miss", "")
     TokenCache,

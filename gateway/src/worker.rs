@@ -256,9 +256,8 @@ async fn run(mut setup: WorkerSetup) {
             _ = tick.tick() => {
                 ticks += 1;
                 worker.access_log.hand_over();
-                let dropped = worker.access_log.take_dropped();
-                if dropped > 0 {
-                    worker.metrics.count_many(Rare::LogDropped, "", "", dropped);
+                for (reason, lines) in worker.access_log.take_dropped().into_iter().filter(|(_, n)| *n > 0) {
+                    worker.metrics.count_many(Rare::LogDropped, reason, "", lines);
                 }
                 if ticks % TICKS_PER_SWEEP == 0 {
                     worker.sweep();

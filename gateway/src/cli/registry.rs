@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use clap::{Args, ValueEnum};
 use millgate_registry::{Compat, EmbeddedRegistry, MasterToken, RegistryOptions};
 
-use super::{fail, init_tracing, say, until_terminated};
+use super::{diagnostics, fail, init_tracing, say, until_terminated};
 
 /// What to do with it once it runs.
 const USE: &str = "\
@@ -41,9 +41,14 @@ enum Version {
 
 impl Registry {
     pub fn execute(&self) -> ExitCode {
+        let _said = diagnostics::in_background();
         init_tracing();
         match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime.block_on(self.serve()),
+            Ok(runtime) => {
+                let code = runtime.block_on(self.serve());
+                runtime.shutdown_background();
+                code
+            }
             Err(error) => fail(error),
         }
     }
@@ -82,8 +87,11 @@ impl Registry {
         if let Err(error) = until_terminated().await {
             return fail(error);
         }
-        registry.shutdown().await;
-        ExitCode::SUCCESS
+        // As for `run`: a second signal does not wait.
+        tokio::select! {
+            () = registry.shutdown() => ExitCode::SUCCESS,
+            _ = until_terminated() => ExitCode::FAILURE,
+        }
     }
 
     /// From the file, else from the environment, where an empty value is none.

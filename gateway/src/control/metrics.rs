@@ -307,12 +307,7 @@ const RARE: [(Rare, &str, &str, &[&str]); 12] = [
         &["listener", "reason"],
     ),
     (Rare::Panic, "millgate_panics_total", "Requests ended by a bug in the gateway", &[]),
-    (
-        Rare::LogDropped,
-        "millgate_log_dropped_total",
-        "Access-log lines lost because the writer was behind",
-        &[],
-    ),
+    (Rare::LogDropped, "millgate_log_dropped_total", "Access-log lines lost, by reason", &["reason"]),
     (Rare::TokenCache, "millgate_token_cache_total", "Look-ups in the cache of verified tokens", &["result"]),
     (
         Rare::ClientGone,

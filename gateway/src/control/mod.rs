@@ -9,6 +9,7 @@ pub mod catalog;
 pub mod declared;
 pub mod discovery;
 mod drain;
+pub mod ending;
 pub mod event;
 mod exposition;
 pub mod failover;
@@ -124,6 +125,7 @@ impl Controller {
         self.use_registry(&mut background);
         self.follow(&mut background);
         self.update_readiness();
+        self.status.set_drain(&self.settings.drain);
         let mut drain = None;
         let mut sweep = every(SWEEP);
         let mut statistics = every(STATISTICS);

@@ -97,6 +97,7 @@ impl Controller {
             self.world.tls = tls;
         }
         self.budget.set_max(self.settings.rate_keys_max);
+        self.status.set_drain(&self.settings.drain);
         if old.consul != self.settings.consul {
             self.use_registry(background);
         }

@@ -18,9 +18,11 @@ mod faults;
 mod files_account;
 mod framing;
 mod instances;
+mod log_losses;
 mod policies;
 mod proxying;
 mod reload;
+mod shutdown_waits;
 #[path = "../tidy.rs"]
 mod tidy;
 mod upstream_tls;
