@@ -138,8 +138,9 @@ impl Gateway {
             status: Arc::clone(&status),
             budget: Arc::clone(&budget),
             files: files_open,
+            admin: Arc::default(),
         };
-        let admin = Admin {
+        let served = Admin {
             publisher: Arc::clone(&publisher),
             status: Arc::clone(&status),
             exporter: Exporter::new(sources)?,
@@ -163,10 +164,9 @@ impl Gateway {
             last_known_good: last_known_good.and_then(start_saver),
             events: events.clone(),
         };
-        let (admin_addr, admin_listener) = bound.admin.unzip();
-        threads.push(start_control(controller, received, admin, admin_listener)?);
+        let (admin, admin_listener) = bound.admin.unzip();
+        threads.push(start_control(controller, received, served, admin_listener)?);
         let (http, https) = (bound.http, bound.https);
-        let admin = admin_addr;
         Ok(Self { events, status, publisher, http, https, admin, config, warnings, log, threads })
     }
 

@@ -27,6 +27,11 @@ pub struct Registry {
     /// The token may stand in the variable MILLGATE_REGISTRY_TOKEN instead.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Name in `Host` that the registry answers to, beside its address and localhost; may be given several times
+    ///
+    /// On another address than loopback it answers to any name, unless names are given.
+    #[arg(long = "host", value_name = "NAME")]
+    hosts: Vec<String>,
     /// Which Consul to behave like, where versions differ
     #[arg(long, value_enum, default_value_t = Version::Current, value_name = "VERSION")]
     compat: Version,
@@ -65,8 +70,9 @@ impl Registry {
         let acls = if token.is_some() { "a token is needed" } else { "no ACLs" };
         let open = token.is_none();
         let data = self.data.clone();
+        let hosts = self.hosts.clone();
         let options =
-            RegistryOptions { listen: self.listen, compat, data, token, ..RegistryOptions::default() };
+            RegistryOptions { listen: self.listen, compat, data, token, hosts, ..RegistryOptions::default() };
         let registry = match EmbeddedRegistry::start(options).await {
             Ok(registry) => registry,
             Err(error) => return fail(error),

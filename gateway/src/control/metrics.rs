@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use millgate_registry::FollowStats;
+use millgate_registry::{FollowStats, SideCounts};
 use prometheus::{
     Encoder, Registry, TextEncoder,
     core::{Collector, Desc},
@@ -55,6 +55,7 @@ pub struct Sources {
     pub status: Arc<Status>,
     pub budget: Arc<KeyBudget>,
     pub files: Arc<FileAccount>,
+    pub admin: Arc<SideCounts>,
 }
 
 /// The registry's view of what the last scrape merged.
@@ -84,6 +85,11 @@ impl Exporter {
         registry.register(Box::new(ProcessCollector::for_self()))?;
         let last = AsyncMutex::new(vec![WorkerSample::default(); sources.workers.len()]);
         Ok(Self { registry, merged, sources, last })
+    }
+
+    /// What the admin listener counts.
+    pub fn admin_connections(&self) -> Arc<SideCounts> {
+        Arc::clone(&self.sources.admin)
     }
 
     /// The exposition in text format 0.0.4.
@@ -123,6 +129,7 @@ impl Exporter {
         rare(&mut out, samples);
         connections(&mut out, samples);
         file_places::families(&mut out, &self.sources.files);
+        file_places::admin(&mut out, &self.sources.admin);
         endpoints(&mut out, &snapshot);
         self.control(&mut out, &snapshot);
         out.into_non_empty()

@@ -374,7 +374,9 @@ async fn health_is_0_only_where_a_gateway_says_that_it_is_ready() {
 #[tokio::test]
 async fn the_registry_serves_consuls_api_and_ends_with_0() {
     let dir = tempfile::tempdir().unwrap();
-    let registry = Serving::start(dir.path(), &["registry", "--listen", "127.0.0.1:0"], "registry").await;
+    let registry =
+        Serving::start(dir.path(), &["registry", "--listen", "127.0.0.1:0", "--host", "gw"], "registry")
+            .await;
     let address = registry.value("registry").parse().unwrap();
     let reply = send(address, get("/v1/status/leader")).await;
     assert_eq!(reply.status(), 200);

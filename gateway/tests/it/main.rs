@@ -3,6 +3,7 @@
 mod support;
 
 mod admin;
+mod admin_limits;
 mod allocations;
 mod broken_config;
 mod commands;

@@ -103,7 +103,8 @@ async fn a_second_signal_ends_the_process_at_once_whatever_is_under_way() {
     let dir = tempfile::tempdir().unwrap();
     write_config(dir.path(), &config(silent.addr, "drain: {timeout: 60s}\naccess_log: {format: json}\n"));
     let gateway = Unread::start(dir.path()).await;
-    (gateway.fill(1), gateway.fill(2));
+    gateway.fill(1);
+    gateway.fill(2);
     let mut client = TcpStream::connect(gateway.http).await.unwrap();
     client.write_all(b"GET /x HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
     eventually("the request is under way", || async { silent.connections() == 1 }).await;
