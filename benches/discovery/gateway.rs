@@ -146,7 +146,7 @@ impl Asking {
     /// Status and content.
     pub(crate) async fn get(&mut self, path: &str) -> anyhow::Result<(u16, Bytes)> {
         self.sender.ready().await?;
-        let request = Request::get(path).header("host", "gateway").body(Empty::new())?;
+        let request = Request::get(path).header("host", "localhost").body(Empty::new())?;
         let response = tokio::time::timeout(ANSWER_TIMEOUT, self.sender.send_request(request)).await??;
         let status = response.status().as_u16();
         Ok((status, response.into_body().collect().await?.to_bytes()))

@@ -1,113 +1,29 @@
 //! Access log: one line per request, written by a thread of its own.
 //!
-//! A worker formats into its own buffer and hands full buffers (32 KiB, or ten times a second) to the writer
-//! over a queue of [`QUEUE_CHUNKS_MAX`]. When the disk cannot follow, lines are dropped and counted
+//! A worker formats into its own buffer and hands full buffers (32 KiB, or ten times a second) to the [`writer`]
+//! over a bounded queue. When the disk cannot follow or is full, lines are dropped and counted
 //! (`millgate_log_dropped_total`): a request never waits for a log. Tokens, queries and other headers are
 //! never written. Fields: docs/ACCESS-LOG.md.
 
+mod writer;
+
 use std::{
     cell::{Cell, RefCell},
-    fs::{File, OpenOptions},
-    io::{self, Write},
-    path::PathBuf,
-    sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
-    thread::JoinHandle,
+    io::Write,
     time::{Duration, Instant},
 };
 
 use http::Version;
 
+pub use self::writer::LogSink;
 use crate::{
     clock::Clock,
     config::settings::{AccessLogFormat, AccessLogSettings},
     exchange::Exchange,
 };
 
-/// Buffers waiting for the writer, over all workers: 64 × 32 KiB = 2 MiB at most.
-const QUEUE_CHUNKS_MAX: usize = 64;
 /// A worker hands over its buffer at this size.
 const CHUNK_BYTES: usize = 32 * 1024;
-
-enum Message {
-    Lines(Vec<u8>),
-    /// The file was rotated: open it again.
-    Reopen,
-}
-
-/// The writer thread's end of the queue; one per gateway, cloned into every worker.
-#[derive(Clone)]
-pub struct LogSink {
-    queue: SyncSender<Message>,
-}
-
-impl LogSink {
-    /// Opens the target and starts the writer thread.
-    ///
-    /// # Errors
-    /// The file cannot be opened for appending.
-    pub fn start(file: Option<PathBuf>) -> io::Result<(Self, JoinHandle<()>)> {
-        let target = Target::open(file)?;
-        let (queue, messages) = sync_channel(QUEUE_CHUNKS_MAX);
-        let thread = std::thread::Builder::new()
-            .name("access-log".into())
-            .spawn(move || write_all(target, &messages))?;
-        Ok((Self { queue }, thread))
-    }
-
-    /// Asks the writer to open its file again (after rotation). Lost only if the queue is full.
-    pub fn reopen(&self) {
-        let _ = self.queue.try_send(Message::Reopen);
-    }
-}
-
-struct Target {
-    file: Option<PathBuf>,
-    out: Box<dyn Write + Send>,
-}
-
-impl Target {
-    fn open(file: Option<PathBuf>) -> io::Result<Self> {
-        let out: Box<dyn Write + Send> = match &file {
-            Some(path) => Box::new(append(path)?),
-            None => Box::new(io::stdout()),
-        };
-        Ok(Self { file, out })
-    }
-}
-
-fn append(path: &PathBuf) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
-}
-
-/// The writer thread. A failed write loses those lines and is reported once until one succeeds again.
-fn write_all(mut target: Target, messages: &Receiver<Message>) {
-    let mut failing = false;
-    while let Ok(message) = messages.recv() {
-        match message {
-            Message::Lines(lines) => {
-                let result = target.out.write_all(&lines).and_then(|()| target.out.flush());
-                match result {
-                    Ok(()) => failing = false,
-                    Err(error) if !failing => {
-                        failing = true;
-                        tracing::error!(%error, "access log cannot be written; lines are lost until it can");
-                    }
-                    Err(_) => {}
-                }
-            }
-            Message::Reopen => {
-                if let Some(path) = &target.file {
-                    match append(path) {
-                        Ok(file) => target.out = Box::new(file),
-                        Err(error) => {
-                            tracing::error!(%error, path = %path.display(), "access log cannot be reopened");
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
 
 /// One worker's side.
 pub struct AccessLog {
@@ -169,17 +85,15 @@ impl AccessLog {
             return;
         }
         let chunk = std::mem::take(&mut *self.buffer.borrow_mut());
-        match sink.queue.try_send(Message::Lines(chunk)) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.dropped.set(self.dropped.get() + lines);
-            }
+        if !sink.write(chunk) {
+            self.dropped.set(self.dropped.get() + lines);
         }
     }
 
-    /// Lines dropped since the last call.
-    pub fn take_dropped(&self) -> u64 {
-        self.dropped.replace(0)
+    /// Lines dropped since the last call because the writer was behind, and those that it could not write, of any worker.
+    pub fn take_dropped(&self) -> [(&'static str, u64); 2] {
+        let failed = self.sink.as_ref().map_or(0, LogSink::take_lost);
+        [("behind", self.dropped.replace(0)), ("write", failed)]
     }
 
     fn is_wanted(&self, exchange: &Exchange) -> bool {
@@ -340,9 +254,9 @@ mod tests {
 
     #[test]
     fn a_writer_that_is_behind_loses_lines_and_says_how_many() {
-        let (queue, _never_read) = sync_channel(1);
+        let (sink, _never_read) = LogSink::never_read();
         let log = AccessLog::new(
-            Some(LogSink { queue }),
+            Some(sink),
             &AccessLogSettings { format: AccessLogFormat::Json, file: None, sample_per_mille: 1000 },
             std::rc::Rc::new(Clock::new()),
         );
@@ -351,7 +265,7 @@ mod tests {
             log.buffered_lines.set(1);
             log.hand_over();
         }
-        assert_eq!(log.take_dropped(), 2);
-        assert_eq!(log.take_dropped(), 0);
+        assert_eq!(log.take_dropped(), [("behind", 2), ("write", 0)]);
+        assert_eq!(log.take_dropped(), [("behind", 0), ("write", 0)]);
     }
 }

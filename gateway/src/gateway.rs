@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::Arc,
     thread::JoinHandle,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use millgate_registry::{HttpClient, HttpOptions, LastKnownGood, Saver};
@@ -26,6 +26,7 @@ use crate::{
         Controller,
         admin::{self, Admin},
         declared::DeclaredRoutes,
+        ending,
         event::{EVENTS_MAX, Event},
         listen::{ListenError, bind_shared, bind_single},
         metrics::{Exporter, Sources},
@@ -34,16 +35,11 @@ use crate::{
         tls_clients::TlsClients,
         world::World,
     },
+    file_account::{self, Budget, FileAccount},
     policy::{jwt, rate_limit::KeyBudget},
     snapshot::Publisher,
     worker::{self, COMMANDS_MAX, WorkerSetup},
 };
-
-/// Share of the process's file limit that client connections may use where the file does not say: the rest is
-/// for upstream connections, the registry, logs and the admin listener.
-const CONNECTION_SHARE_OF_FILES: f64 = 0.9;
-/// Without a readable file limit.
-const CONNECTIONS_DEFAULT: usize = 10_000;
 
 /// How a gateway is started.
 #[derive(Debug, Clone)]
@@ -123,6 +119,7 @@ impl Gateway {
         }
         let files = origin.watched_files(&loaded.secrets_and_files);
         let warnings = loaded.report();
+        let files_open = open_account(&settings);
         let bound = bind(&settings)?;
         let publisher = Arc::new(Publisher::new(first));
         let status = Arc::new(Status::new());
@@ -131,19 +128,19 @@ impl Gateway {
         }
         let (events, received) = mpsc::channel(EVENTS_MAX);
         let mut threads = Vec::new();
-        let log = match settings.access_log.format {
-            AccessLogFormat::Off => None,
-            _ => Some(start_log(&settings, &mut threads)?),
-        };
-        let workers =
-            start_workers(&settings, bound.listeners, &publisher, log.as_ref(), &events, &mut threads)?;
+        let log = start_log(&settings, &mut threads)?;
+        let data =
+            DataPlane { publisher: &publisher, log: log.as_ref(), events: &events, files: &files_open };
+        let workers = start_workers(bound.listeners, &data, &mut threads)?;
         let sources = Sources {
             workers: workers.clone(),
             publisher: Arc::clone(&publisher),
             status: Arc::clone(&status),
             budget: Arc::clone(&budget),
+            files: files_open,
+            admin: Arc::default(),
         };
-        let admin = Admin {
+        let served = Admin {
             publisher: Arc::clone(&publisher),
             status: Arc::clone(&status),
             exporter: Exporter::new(sources)?,
@@ -167,10 +164,9 @@ impl Gateway {
             last_known_good: last_known_good.and_then(start_saver),
             events: events.clone(),
         };
-        let (admin_addr, admin_listener) = bound.admin.unzip();
-        threads.push(start_control(controller, received, admin, admin_listener)?);
+        let (admin, admin_listener) = bound.admin.unzip();
+        threads.push(start_control(controller, received, served, admin_listener)?);
         let (http, https) = (bound.http, bound.https);
-        let admin = admin_addr;
         Ok(Self { events, status, publisher, http, https, admin, config, warnings, log, threads })
     }
 
@@ -231,18 +227,20 @@ impl Gateway {
     }
 
     /// Stops accepting, finishes what is in flight within `drain.timeout`, ends all threads. Returns how many
-    /// connections had to be cut.
+    /// connections had to be cut. Ends also when a thread, a pipe or a disk does not.
     pub async fn shutdown(self) -> usize {
         let (reply, answer) = oneshot::channel();
-        let cut = match self.events.send(Event::Drain { reply }).await {
-            Ok(()) => answer.await.unwrap_or(0),
-            Err(_) => 0,
+        let patience = self.status.drain().map_or(Duration::ZERO, |drain| ending::drain_patience(&drain));
+        let drain = async {
+            match self.events.send(Event::Drain { reply }).await {
+                Ok(()) => answer.await.unwrap_or(0),
+                Err(_) => 0,
+            }
         };
+        let cut = tokio::time::timeout(patience, drain).await.unwrap_or(0);
         let Self { log, threads, events, .. } = self;
         drop((log, events));
-        // Joining blocks; the threads end on their own, at the latest when the last log line is written.
-        let _ = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| _ = thread.join()))
-            .await;
+        ending::join(threads).await;
         cut
     }
 }
@@ -307,6 +305,21 @@ fn start_saver(store: LastKnownGood) -> Option<Saver> {
         .ok()
 }
 
+/// The account of files, within what the system allows this process.
+fn open_account(settings: &Settings) -> Arc<FileAccount> {
+    let limit = file_account::raise_limit();
+    let budget = Budget::new(limit, settings);
+    for (key, wanted, given) in [
+        ("limits.files", settings.files_max, budget.limit),
+        ("listen.max_connections", settings.listen.max_connections, budget.clients),
+    ] {
+        if let Some(wanted) = wanted.filter(|wanted| *wanted > given) {
+            tracing::warn!(key, wanted, given, limit, "the limit of open files does not allow as many");
+        }
+    }
+    FileAccount::new(budget, settings.workers)
+}
+
 fn bind(settings: &Settings) -> Result<Bound, StartError> {
     let workers = settings.workers;
     let mut bound = Bound {
@@ -340,33 +353,40 @@ fn spread(workers: &mut [Vec<(TcpListener, Scheme)>], sockets: Vec<TcpListener>,
     }
 }
 
-fn start_log(settings: &Settings, threads: &mut Vec<JoinHandle<()>>) -> Result<LogSink, StartError> {
+fn start_log(settings: &Settings, threads: &mut Vec<JoinHandle<()>>) -> Result<Option<LogSink>, StartError> {
+    if settings.access_log.format == AccessLogFormat::Off {
+        return Ok(None);
+    }
     let (sink, thread) = LogSink::start(settings.access_log.file.clone())
         .map_err(|source| StartError::System { what: "the access log cannot be opened", source })?;
     threads.push(thread);
-    Ok(sink)
+    Ok(Some(sink))
+}
+
+/// What all workers are started with.
+struct DataPlane<'a> {
+    publisher: &'a Arc<Publisher>,
+    log: Option<&'a LogSink>,
+    events: &'a mpsc::Sender<Event>,
+    files: &'a Arc<FileAccount>,
 }
 
 fn start_workers(
-    settings: &Settings,
     listeners: Vec<Vec<(TcpListener, Scheme)>>,
-    publisher: &Arc<Publisher>,
-    log: Option<&LogSink>,
-    events: &mpsc::Sender<Event>,
+    data: &DataPlane<'_>,
     threads: &mut Vec<JoinHandle<()>>,
 ) -> Result<Vec<mpsc::Sender<worker::Command>>, StartError> {
-    let connections_max = settings.listen.max_connections.unwrap_or_else(default_connections);
     let mut commands = Vec::new();
     for (index, listeners) in listeners.into_iter().enumerate() {
         let (sender, receiver) = mpsc::channel(COMMANDS_MAX);
         let setup = WorkerSetup {
             index,
-            publisher: Arc::clone(publisher),
+            publisher: Arc::clone(data.publisher),
             listeners,
             commands: receiver,
-            events: events.clone(),
-            log: log.cloned(),
-            connections_max: connections_max.div_ceil(settings.workers),
+            events: data.events.clone(),
+            log: data.log.cloned(),
+            files: Arc::clone(data.files),
         };
         let thread = worker::start(setup)
             .map_err(|source| StartError::System { what: "a worker cannot start", source })?;
@@ -401,18 +421,4 @@ fn start_control(
             runtime.shutdown_background();
         })
         .map_err(failed)
-}
-
-/// 90 % of the soft limit of open files (Linux: `/proc/self/limits`).
-fn default_connections() -> usize {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let files = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse::<u32>().ok());
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a share of a u32 is a smaller u32"
-    )]
-    files.map_or(CONNECTIONS_DEFAULT, |files| (f64::from(files) * CONNECTION_SHARE_OF_FILES) as usize)
 }

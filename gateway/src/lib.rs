@@ -16,6 +16,7 @@ pub mod connection;
 pub mod control;
 pub mod error;
 pub mod exchange;
+pub mod file_account;
 pub mod gateway;
 pub mod headers;
 mod interner;
@@ -24,6 +25,7 @@ pub mod policy;
 pub mod printable;
 pub mod proxy;
 pub mod router;
+mod seldom;
 mod small_writes;
 pub mod snapshot;
 #[doc(hidden)]

@@ -125,11 +125,13 @@ pub enum Rare {
     PanicPick,
     /// (service, "")
     PoolFull,
+    /// (client or upstream, reason): idle connections that were closed to make room.
+    Shed,
     /// (listener, reason): connections that ended before a request could be served.
     ConnectionError,
     /// ("", "")
     Panic,
-    /// ("", ""): access-log lines dropped because the writer was behind.
+    /// (reason, ""): access-log lines lost.
     LogDropped,
     /// ("hit" or "miss", "")
     TokenCache,

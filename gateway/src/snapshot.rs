@@ -23,6 +23,7 @@ use crate::{
     admission::AdmissionLimits,
     clock::Clock,
     config::settings::{AccessLogSettings, HeaderRules, ListenSettings, RewriteSettings, UpstreamHost},
+    file_account::Desk,
     headers::GuardedNames,
     metrics::{ClusterSample, Metrics, RouteSample},
     policy::{
@@ -267,7 +268,7 @@ impl LocalSnapshot {
         previous: Option<&Self>,
         pools: &mut Pools,
         metrics: &Metrics,
-        clock: &Rc<Clock>,
+        own: (&Rc<Clock>, &Rc<Desk>),
         rng: &mut SmallRng,
     ) -> Self {
         let routes = match previous {
@@ -283,7 +284,7 @@ impl LocalSnapshot {
             let is_it = |known: &&Rc<LocalCluster>| Arc::ptr_eq(&known.shared, cluster);
             // As a rule a cluster is where it was.
             let known = old.get(index).filter(is_it).or_else(|| old.iter().find(is_it));
-            known.map_or_else(|| local_cluster(cluster, pools, metrics, clock, rng), Rc::clone)
+            known.map_or_else(|| local_cluster(cluster, pools, metrics, own, rng), Rc::clone)
         });
         let clusters = clusters.collect();
         let local = Self { shared, routes, clusters };
@@ -357,14 +358,15 @@ fn local_cluster(
     cluster: &Arc<Cluster>,
     pools: &mut Pools,
     metrics: &Metrics,
-    clock: &Rc<Clock>,
+    (clock, files): (&Rc<Clock>, &Rc<Desk>),
     rng: &mut SmallRng,
 ) -> Rc<LocalCluster> {
     let endpoints = cluster.endpoints.iter().map(|endpoint| {
         let tls = endpoint.tls().map(|tls| EndpointTls::new(Arc::clone(tls), endpoint.authority()));
         let address = endpoint.address();
         let pool = pools.entry(EndpointPool::key_of(address, tls.as_ref())).or_insert_with(|| {
-            Rc::new(EndpointPool::new(address, tls, cluster.settings.pool.clone(), Rc::clone(clock)))
+            let pool = EndpointPool::new(address, tls, cluster.settings.pool.clone(), Rc::clone(clock));
+            Rc::new(pool.within(Rc::clone(files)))
         });
         pool.configure(&cluster.settings.pool);
         LocalEndpoint {
@@ -387,7 +389,10 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
-    use crate::policy::rate_limit::KeyBudget;
+    use crate::{
+        file_account::{Budget, FileAccount},
+        policy::rate_limit::KeyBudget,
+    };
 
     #[test]
     fn a_workers_copy_of_a_value_shares_no_memory_with_it() {
@@ -422,10 +427,18 @@ mod tests {
             )
         };
         let (metrics, clock) = (Metrics::default(), Rc::new(Clock::new()));
+        let budget = Budget { limit: 64, reserve: 0, clients: 32, upstreams: 32 };
+        let files = Rc::new(Desk { account: FileAccount::new(budget, 1), worker: 0 });
         let (mut pools, mut rng) = (Pools::default(), SmallRng::seed_from_u64(1));
         let mut build = |hosts: &str, previous: Option<&LocalSnapshot>| {
-            let local =
-                LocalSnapshot::build(snapshot(hosts), previous, &mut pools, &metrics, &clock, &mut rng);
+            let local = LocalSnapshot::build(
+                snapshot(hosts),
+                previous,
+                &mut pools,
+                &metrics,
+                (&clock, &files),
+                &mut rng,
+            );
             let mut ports: Vec<u16> = pools.values().map(|pool| pool.address.port()).collect();
             ports.sort_unstable();
             (local, ports)

@@ -25,6 +25,7 @@ use crate::{
         declared::DeclaredRoutes,
         event::{EVENTS_MAX, Event},
     },
+    file_account::{Budget, FileAccount},
     gateway::first_snapshot,
     policy::{jwt, rate_limit::KeyBudget},
     snapshot::{Publisher, Snapshot},
@@ -104,7 +105,7 @@ impl Prepared {
         let (settings, snapshot) = compile(routes_yaml, dir)?;
         let (sink, log) = match settings.access_log.format {
             AccessLogFormat::Off => (None, None),
-            _ => LogSink::start(settings.access_log.file)
+            _ => LogSink::start(settings.access_log.file.clone())
                 .map(|(sink, thread)| (Some(sink), Some(thread)))
                 .map_err(|error| error.to_string())?,
         };
@@ -117,7 +118,7 @@ impl Prepared {
             commands,
             events,
             log: sink,
-            connections_max: 1,
+            files: FileAccount::new(Budget::new(1024, &settings), 1),
         };
         Ok(Self { setup, control: (control, commander), log })
     }

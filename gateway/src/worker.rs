@@ -2,6 +2,8 @@
 //! random numbers and log buffer. Workers share nothing on the request path but the words listed in
 //! docs/ARCHITECTURE.md.
 
+mod accepting;
+
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
@@ -22,13 +24,15 @@ use crate::{
     access_log::{AccessLog, LogSink},
     admission::Scheme,
     clock::Clock,
-    connection::{self, ConnectionTable},
+    connection::ConnectionTable,
     control::{
         event::{Event, Signal},
         listen::refuse_handshakes,
     },
+    file_account::{Desk, FileAccount},
     metrics::{Metrics, Rare, RouteSample, WorkerSample},
     policy::jwt::TokenCache,
+    seldom::Seldom,
     snapshot::{LocalSnapshot, Pools, Publisher},
 };
 
@@ -36,8 +40,6 @@ use crate::{
 const TICK: Duration = Duration::from_millis(100);
 /// Every so many ticks the worker sweeps: pools, timeouts, wall clock.
 const TICKS_PER_SWEEP: u32 = 10;
-/// After an accept error (out of files), so that the loop does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Longer than a round trip around the world, so that a handshake that has begun can end.
 const HANDSHAKES_END: Duration = Duration::from_millis(300);
 /// While draining, idle HTTP/1.1 connections stay open this long: their client may be sending at this moment,
@@ -71,8 +73,8 @@ pub struct WorkerSetup {
     pub commands: mpsc::Receiver<Command>,
     pub events: mpsc::Sender<Event>,
     pub log: Option<LogSink>,
-    /// Open connections of this worker; past it the listener is left alone until one closes.
-    pub connections_max: usize,
+    /// Of the process.
+    pub files: Arc<FileAccount>,
 }
 
 /// Everything a request on this core can reach.
@@ -96,6 +98,8 @@ pub struct WorkerState {
     pub draining: Cell<bool>,
     pub connections: ConnectionTable,
     pub connection_closed: Notify,
+    pub files: Rc<Desk>,
+    accept_errors: Seldom,
     events: mpsc::Sender<Event>,
 }
 
@@ -107,8 +111,9 @@ impl WorkerState {
         let generation = setup.publisher.generation();
         // The one place where a worker's randomness comes from.
         let mut rng = SmallRng::from_rng(&mut rand::rng());
-        let local =
-            LocalSnapshot::build(setup.publisher.load(), None, &mut pools, &metrics, &clock, &mut rng);
+        let files = Rc::new(Desk { account: Arc::clone(&setup.files), worker: setup.index });
+        let shared = setup.publisher.load();
+        let local = LocalSnapshot::build(shared, None, &mut pools, &metrics, (&clock, &files), &mut rng);
         let access_log = AccessLog::new(setup.log.clone(), &local.shared.table.access_log, Rc::clone(&clock));
         let unmatched = metrics.route(&Arc::from("(none)"), &Arc::from("(none)"));
         Rc::new(Self {
@@ -129,6 +134,8 @@ impl WorkerState {
             draining: Cell::new(false),
             connections: ConnectionTable::default(),
             connection_closed: Notify::new(),
+            files,
+            accept_errors: Seldom::default(),
             events: setup.events.clone(),
         })
     }
@@ -153,7 +160,8 @@ impl WorkerState {
         let mut pools = self.pools.borrow_mut();
         let mut rng = self.rng.borrow_mut();
         let previous = Some(&*previous);
-        let local = LocalSnapshot::build(shared, previous, &mut pools, &self.metrics, &self.clock, &mut rng);
+        let own = (&self.clock, &self.files);
+        let local = LocalSnapshot::build(shared, previous, &mut pools, &self.metrics, own, &mut rng);
         *self.local.borrow_mut() = Rc::new(local);
         self.seen_generation.set(generation);
     }
@@ -184,6 +192,10 @@ impl WorkerState {
             }
         }
         self.connections.sweep(now, &snapshot.shared.table.listen, &self.metrics);
+        // What was not idle when it was looked for may be now.
+        if self.files.account.is_anything_waiting() {
+            self.make_room();
+        }
     }
 }
 
@@ -217,12 +229,13 @@ async fn run(mut setup: WorkerSetup) {
         match TcpListener::from_std(listener) {
             Ok(listener) => {
                 let (listener, worker) = (Rc::new(listener), Rc::clone(&worker));
-                let accept = accept(Rc::clone(&listener), scheme, worker, setup.connections_max);
+                let accept = accepting::accept(Rc::clone(&listener), scheme, worker);
                 accepting.push(Accepting { listener, task: tokio::task::spawn_local(accept) });
             }
             Err(error) => tracing::error!(%error, worker = setup.index, "listener cannot be used"),
         }
     }
+    tokio::task::spawn_local(accepting::make_room(Rc::clone(&worker)));
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0;
@@ -243,9 +256,8 @@ async fn run(mut setup: WorkerSetup) {
             _ = tick.tick() => {
                 ticks += 1;
                 worker.access_log.hand_over();
-                let dropped = worker.access_log.take_dropped();
-                if dropped > 0 {
-                    worker.metrics.count_many(Rare::LogDropped, "", "", dropped);
+                for (reason, lines) in worker.access_log.take_dropped().into_iter().filter(|(_, n)| *n > 0) {
+                    worker.metrics.count_many(Rare::LogDropped, reason, "", lines);
                 }
                 if ticks % TICKS_PER_SWEEP == 0 {
                     worker.sweep();
@@ -255,29 +267,6 @@ async fn run(mut setup: WorkerSetup) {
         if let Some(drained) = drain.as_mut().and_then(|drain| drain.step(&worker)) {
             finish(&worker, drain.take(), drained).await;
             return;
-        }
-    }
-}
-
-/// Accepts for as long as the task lives.
-async fn accept(listener: Rc<TcpListener>, scheme: Scheme, worker: Rc<WorkerState>, connections_max: usize) {
-    loop {
-        if worker.connections.len() >= connections_max {
-            worker.metrics.count(Rare::ConnectionError, scheme.as_str(), "connections_max");
-        }
-        while worker.connections.len() >= connections_max {
-            worker.connection_closed.notified().await;
-        }
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                connection::spawn(stream, peer, scheme, Rc::clone(&worker));
-            }
-            Err(error) => {
-                // ECONNABORTED is the client's doing; EMFILE and ENFILE end when connections close.
-                worker.metrics.connections.refused.set(worker.metrics.connections.refused.get() + 1);
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
         }
     }
 }

@@ -32,6 +32,7 @@ mod registration;
 mod saver;
 mod server;
 mod settle;
+mod side_listener;
 mod store;
 #[doc(hidden)]
 pub mod testing;
@@ -55,6 +56,7 @@ pub use lease::Lease;
 pub use registration::{Probe, ServiceRegistration};
 pub use saver::Saver;
 pub use server::{Compat, EmbeddedRegistry, MasterToken, NoToken, RegistryOptions, ServerLimits, StartError};
+pub use side_listener::{Hosts, SideCounts, SideLimits, serve_aside};
 pub use store::StoreLimits;
 pub use store::journal::{JournalError, JournalLimits};
 pub use tls::TlsOptions;

@@ -7,6 +7,7 @@
 pub mod check;
 pub mod consul;
 pub mod consul_client;
+mod diagnostics;
 pub mod health;
 pub mod registry;
 pub mod routes;
@@ -135,7 +136,8 @@ fn print(result: impl Display, code: ExitCode) -> ExitCode {
 
 /// One line to standard error; there is nowhere to say that it cannot be written.
 fn say(line: impl Display) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    // In one piece, as the log's lines are.
+    let _ = diagnostics::Diagnostics.write_all(format!("{line}\n").as_bytes());
 }
 
 /// Prints an error for people and gives exit code 1.
@@ -173,7 +175,7 @@ pub fn init_tracing() {
     let format = variable("MILLGATE_LOG_FORMAT").map(|format| format.to_string_lossy().into_owned());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| diagnostics::Diagnostics)
         // Its report of a closed standard error goes to standard error, and panics.
         .log_internal_errors(false);
     if format.as_deref() == Some("json") {

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use clap::{Args, ValueEnum};
 use millgate_registry::{Compat, EmbeddedRegistry, MasterToken, RegistryOptions};
 
-use super::{fail, init_tracing, say, until_terminated};
+use super::{diagnostics, fail, init_tracing, say, until_terminated};
 
 /// What to do with it once it runs.
 const USE: &str = "\
@@ -27,6 +27,11 @@ pub struct Registry {
     /// The token may stand in the variable MILLGATE_REGISTRY_TOKEN instead.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Name in `Host` that the registry answers to, beside its address and localhost; may be given several times
+    ///
+    /// On another address than loopback it answers to any name, unless names are given.
+    #[arg(long = "host", value_name = "NAME")]
+    hosts: Vec<String>,
     /// Which Consul to behave like, where versions differ
     #[arg(long, value_enum, default_value_t = Version::Current, value_name = "VERSION")]
     compat: Version,
@@ -41,9 +46,14 @@ enum Version {
 
 impl Registry {
     pub fn execute(&self) -> ExitCode {
+        let _said = diagnostics::in_background();
         init_tracing();
         match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime.block_on(self.serve()),
+            Ok(runtime) => {
+                let code = runtime.block_on(self.serve());
+                runtime.shutdown_background();
+                code
+            }
             Err(error) => fail(error),
         }
     }
@@ -60,8 +70,9 @@ impl Registry {
         let acls = if token.is_some() { "a token is needed" } else { "no ACLs" };
         let open = token.is_none();
         let data = self.data.clone();
+        let hosts = self.hosts.clone();
         let options =
-            RegistryOptions { listen: self.listen, compat, data, token, ..RegistryOptions::default() };
+            RegistryOptions { listen: self.listen, compat, data, token, hosts, ..RegistryOptions::default() };
         let registry = match EmbeddedRegistry::start(options).await {
             Ok(registry) => registry,
             Err(error) => return fail(error),
@@ -82,8 +93,11 @@ impl Registry {
         if let Err(error) = until_terminated().await {
             return fail(error);
         }
-        registry.shutdown().await;
-        ExitCode::SUCCESS
+        // As for `run`: a second signal does not wait.
+        tokio::select! {
+            () = registry.shutdown() => ExitCode::SUCCESS,
+            _ = until_terminated() => ExitCode::FAILURE,
+        }
     }
 
     /// From the file, else from the environment, where an empty value is none.

@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{
     ConfigArg,
     consul_client::{VERIFIED_ANYWAY, is_verification_refused},
-    fail, init_tracing, say, say_report, variable,
+    diagnostics, fail, init_tracing, say, say_report, variable,
 };
 use crate::gateway::{Gateway, RunOptions, StartError};
 
@@ -36,6 +36,7 @@ pub struct Run {
 
 impl Run {
     pub fn execute(&self) -> ExitCode {
+        let _said = diagnostics::in_background();
         init_tracing();
         if is_verification_refused() {
             tracing::warn!("{VERIFIED_ANYWAY}");
@@ -46,7 +47,12 @@ impl Run {
         };
         let options = RunOptions { config, state_dir: self.state_dir.clone().or_else(default_state_dir) };
         match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime.block_on(serve(options)),
+            Ok(runtime) => {
+                let code = runtime.block_on(serve(options));
+                // What a second signal leaves behind is not waited for.
+                runtime.shutdown_background();
+                code
+            }
             Err(error) => fail(error),
         }
     }

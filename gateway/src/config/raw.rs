@@ -9,6 +9,7 @@ pub(crate) mod auto_routes;
 pub(crate) mod clients;
 pub(crate) mod fields;
 pub(crate) mod instances;
+pub(crate) mod limits;
 pub(crate) mod listen;
 pub(crate) mod pattern;
 pub(crate) mod route;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use self::{
     auth::Provider,
     fields::{Fields, Known, choice, items, name, named_entries, not_supported, value},
+    limits::Limits,
     listen::{Consul, Listen},
     route::{Policy, Route},
     service::Service,
@@ -47,7 +49,7 @@ pub(crate) struct File {
     pub(crate) services: Vec<Named<Service>>,
     pub(crate) access_log: AccessLog,
     pub(crate) drain: Drain,
-    pub(crate) rate_keys_max: Option<usize>,
+    pub(crate) limits: Limits,
 }
 
 /// An entry of `auth`, `policies` or `services`.
@@ -110,8 +112,8 @@ pub(crate) fn read(text: &str, env: Environment<'_>, sink: &mut Diagnostics) -> 
             );
         }
     }
-    if let Some(limits) = fields.get("limits").and_then(|node| Fields::of(node, &LIMITS, sink)) {
-        file.rate_keys_max = limits.plain("rate_keys", sink, |text| count(text, RATE_KEYS));
+    if let Some(node) = fields.get("limits") {
+        file.limits = Limits::read(node, sink);
     }
     Some(file)
 }
@@ -234,14 +236,10 @@ pub(crate) static ACCESS_LOG: Known =
     Known { what: "`access_log`", prefix: "access_log.", fields: &["format", "file", "sample"], later: &[] };
 pub(crate) static DRAIN: Known =
     Known { what: "`drain`", prefix: "drain.", fields: &["notice", "timeout"], later: &[] };
-pub(crate) static LIMITS: Known =
-    Known { what: "`limits`", prefix: "limits.", fields: &["rate_keys"], later: &[] };
 
 const FILE_VERSION: u32 = 1;
 /// More threads than any machine has cores; past it is a typing mistake.
 const WORKERS_MAX: usize = 1024;
-/// A key takes some 100 bytes: the upper end is 10 GB.
-const RATE_KEYS: std::ops::RangeInclusive<usize> = 1..=100_000_000;
 
 #[cfg(test)]
 mod tests {
@@ -255,7 +253,7 @@ mod tests {
             &DISCOVERY,
             &ACCESS_LOG,
             &DRAIN,
-            &LIMITS,
+            &limits::LIMITS,
             &listen::LISTEN,
             &listen::LISTEN_HEADERS,
             &listen::HTTPS,

@@ -16,10 +16,13 @@ use std::collections::HashSet;
 
 use self::{defaults::Defaults, files::Files, route::Routes, service::Services};
 use super::{
-    super::auto_routes::AutoRoutesSettings,
+    super::{auto_routes::AutoRoutesSettings, policy::concurrency::ShareSettings},
     diagnostics::{Diagnostic, Diagnostics, code},
     environment::Environment,
-    raw::{AccessLog, File, Named},
+    raw::{
+        AccessLog, File, Named,
+        limits::{Limits, Share},
+    },
     settings::{AccessLogSettings, DrainSettings, EndpointSource, Settings},
 };
 
@@ -29,7 +32,8 @@ pub(super) fn resolve(
     env: Environment<'_>,
     sink: &mut Diagnostics,
 ) -> Settings {
-    let defaults = Defaults::new();
+    let mut defaults = Defaults::new();
+    defaults.shares = shares(&file.limits, defaults.shares);
     let auth = file.auth.iter().map(|provider| auth::resolve(provider, &defaults, files, sink)).collect();
     let tls = service::resolve_tls(&file.services, files, sink);
     let mut services = Services::new(&file.services, &tls, &defaults);
@@ -73,8 +77,22 @@ pub(super) fn resolve(
             notice: file.drain.notice.unwrap_or(defaults.drain.notice),
             timeout: file.drain.timeout.unwrap_or(defaults.drain.timeout),
         },
-        rate_keys_max: file.rate_keys_max.unwrap_or(defaults.rate_keys_max),
+        rate_keys_max: file.limits.rate_keys_max.unwrap_or(defaults.rate_keys_max),
+        files_max: file.limits.files,
         auto_routes,
+    }
+}
+
+/// What one connection and one client may hold of each service.
+fn shares(raw: &Limits, defaults: ShareSettings) -> ShareSettings {
+    let share = |raw: Option<Share>, default| match raw {
+        None => default,
+        Some(Share::Off) => None,
+        Some(Share::PerMille(share)) => Some(share),
+    };
+    ShareSettings {
+        per_connection: share(raw.per_connection, defaults.per_connection),
+        per_client: share(raw.per_client, defaults.per_client),
     }
 }
 

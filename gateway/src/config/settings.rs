@@ -26,7 +26,7 @@ pub use self::{
 use super::diagnostics::Span;
 use crate::{
     auto_routes::AutoRoutesSettings,
-    policy::{client_address::ClientRule, redirect::Redirect},
+    policy::{client_address::ClientRule, concurrency::ShareSettings, redirect::Redirect},
     router::reading::Spelling,
     upstream::tls::UpstreamTls,
 };
@@ -46,6 +46,8 @@ pub struct Settings {
     pub drain: DrainSettings,
     /// Cap of tracked rate-limit keys over all limits.
     pub rate_keys_max: usize,
+    /// Files that the process may have open; `None`: as many as the system allows.
+    pub files_max: Option<usize>,
     /// `None`: services declare no routes.
     pub auto_routes: Option<AutoRoutesSettings>,
 }
@@ -70,6 +72,8 @@ pub struct ListenSettings {
     pub https: Option<HttpsSettings>,
     /// `None` is `off`.
     pub admin: Option<SocketAddr>,
+    /// Names under which the admin listener answers, beside its address.
+    pub admin_hosts: Vec<String>,
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// Names, or beginnings of names with `*` after them, in lower case: removed unless a trusted proxy sends them.
     pub untrusted_headers: Vec<String>,
@@ -79,7 +83,7 @@ pub struct ListenSettings {
     pub idle_timeout: Duration,
     pub max_headers: usize,
     pub max_header_bytes: usize,
-    /// `None`: 90 % of the process's file limit.
+    /// Client connections, over all workers; `None`: as many as there are files for.
     pub max_connections: Option<usize>,
     /// HTTP/2 concurrent streams of one connection.
     pub max_streams: u32,
@@ -313,6 +317,7 @@ pub struct ServiceSettings {
     pub outlier: Option<OutlierSettings>,
     /// Requests in flight to the whole service; past it 503 `overloaded`.
     pub max_inflight: u32,
+    pub shares: ShareSettings,
     pub pool: PoolSettings,
     pub span: Span,
 }
@@ -320,8 +325,20 @@ pub struct ServiceSettings {
 impl ServiceSettings {
     /// Equal in meaning: a service that only moved to another line of the file is the same.
     pub fn same_as(&self, other: &Self) -> bool {
-        let Self { name, subset, source, tls, balance, breaker, outlier, max_inflight, pool, span: _ } = self;
-        (name, subset, source, tls, balance, breaker, outlier, max_inflight, pool)
+        let Self {
+            name,
+            subset,
+            source,
+            tls,
+            balance,
+            breaker,
+            outlier,
+            max_inflight,
+            shares,
+            pool,
+            span: _,
+        } = self;
+        (name, subset, source, tls, balance, breaker, outlier, max_inflight, shares, pool)
             == (
                 &other.name,
                 &other.subset,
@@ -331,6 +348,7 @@ impl ServiceSettings {
                 &other.breaker,
                 &other.outlier,
                 &other.max_inflight,
+                &other.shares,
                 &other.pool,
             )
     }

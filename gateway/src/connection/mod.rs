@@ -11,6 +11,7 @@
 
 mod http1;
 mod http2;
+mod shed;
 mod state;
 mod transport;
 
@@ -37,6 +38,7 @@ use self::{
 use crate::{
     admission::{self, Authority, Scheme},
     config::settings::ListenSettings,
+    file_account::Place,
     metrics::Rare,
     worker::WorkerState,
 };
@@ -53,9 +55,9 @@ pub struct ConnectionContext {
     pub state: Rc<ConnectionState>,
 }
 
-/// Serves an accepted socket in a task of this worker.
-pub fn spawn(stream: TcpStream, peer: SocketAddr, scheme: Scheme, worker: Rc<WorkerState>) {
-    spawn_with(peer, scheme, worker, async move |context| serve(stream, &context).await);
+/// Serves an accepted socket in a task of this worker. It keeps its place in the account of files until it is closed.
+pub fn spawn(stream: TcpStream, peer: SocketAddr, scheme: Scheme, place: Place, worker: Rc<WorkerState>) {
+    spawn_with(peer, scheme, Some(place), worker, async move |context| serve(stream, &context).await);
 }
 
 /// Serves HTTP in cleartext in a task of this worker on anything that reads and writes.
@@ -63,12 +65,12 @@ pub(crate) fn spawn_cleartext<I>(io: I, peer: SocketAddr, worker: Rc<WorkerState
 where
     I: Read + Write + Unpin + 'static,
 {
-    spawn_with(peer, Scheme::Http, worker, async move |context| {
+    spawn_with(peer, Scheme::Http, None, worker, async move |context| {
         serve_cleartext(Transport::new(io, &context), &context).await
     });
 }
 
-fn spawn_with<S>(peer: SocketAddr, scheme: Scheme, worker: Rc<WorkerState>, serve: S)
+fn spawn_with<S>(peer: SocketAddr, scheme: Scheme, place: Option<Place>, worker: Rc<WorkerState>, serve: S)
 where
     S: AsyncFnOnce(Rc<ConnectionContext>) -> Result<(), Ended> + 'static,
 {
@@ -76,7 +78,7 @@ where
     counter.set(counter.get() + 1);
     let state = Rc::new(ConnectionState::new(scheme, &worker.clock));
     let key = worker.connections.open.borrow_mut().insert(Rc::clone(&state));
-    let entry = Entry { worker: Rc::clone(&worker), key };
+    let entry = Entry { worker: Rc::clone(&worker), key, _place: place };
     tokio::task::spawn_local(async move {
         let _entry = entry;
         let peer_text = HeaderValue::from_str(&peer.ip().to_canonical().to_string());
@@ -100,6 +102,8 @@ where
 struct Entry {
     worker: Rc<WorkerState>,
     key: usize,
+    /// `None`: not a socket.
+    _place: Option<Place>,
 }
 
 impl Drop for Entry {

@@ -163,6 +163,24 @@ impl ConnectionState {
         }
     }
 
+    /// Since when nothing is under way, and whether nothing has been so far; `None`: something is.
+    pub(super) fn quiet_since(&self) -> Option<(Instant, bool)> {
+        let is_opening = match self.phase.get() {
+            Phase::Opening => true,
+            Phase::Idle => !self.served.get(),
+            Phase::Head | Phase::Busy => return None,
+        };
+        (!self.kill.get()).then_some((self.since.get(), is_opening))
+    }
+
+    /// Gives its place to another client. A client that does not go when it is asked to is cut when it is asked again.
+    pub(super) fn shed(&self) {
+        if self.close.replace(true) || self.phase.get() == Phase::Opening {
+            self.kill.set(true);
+        }
+        self.wake();
+    }
+
     fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();

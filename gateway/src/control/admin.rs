@@ -1,6 +1,12 @@
 //! Admin listener: health, metrics and the JSON view of what the gateway does. Never on the public listener.
+//!
+//! It has the public listener's time limits, few connections, and files of its own in the account: whatever clients do, it
+//! answers; whatever happens to it, clients are served.
 
-use std::{net::TcpListener, sync::Arc};
+use std::{
+    net::TcpListener,
+    sync::{Arc, atomic::Ordering},
+};
 
 use axum::{
     Json, Router,
@@ -9,11 +15,12 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use millgate_registry::WatchTarget;
+use millgate_registry::{Hosts, SideLimits, WatchTarget, serve_aside};
 use serde_json::{Value, json};
+use tower::Service as _;
 
 use super::{health, metrics::Exporter, status::Status};
-use crate::{clock, snapshot::Publisher, upstream::cluster::Cluster};
+use crate::{clock, file_account::ADMIN_CONNECTIONS_MAX, snapshot::Publisher, upstream::cluster::Cluster};
 
 /// What the handlers read.
 pub struct Admin {
@@ -27,8 +34,47 @@ pub struct Admin {
 /// # Errors
 /// The socket cannot be used by the runtime.
 pub async fn serve(listener: TcpListener, admin: Admin) -> std::io::Result<()> {
+    let bound = listener.local_addr()?.ip();
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    axum::serve(listener, router(Arc::new(admin))).await
+    let (publisher, counts) = (Arc::clone(&admin.publisher), admin.exporter.admin_connections());
+    let limits = {
+        let publisher = Arc::clone(&publisher);
+        move || {
+            let listen = &publisher.load().table.listen;
+            SideLimits {
+                connections: ADMIN_CONNECTIONS_MAX,
+                head: listen.header_timeout,
+                idle: listen.idle_timeout,
+                header_bytes: listen.max_header_bytes,
+                title_case: false,
+            }
+        }
+    };
+    let router = router(Arc::new(admin));
+    let misdirected = Arc::clone(&counts);
+    let never = serve_aside(listener, limits, counts, move |_, request| {
+        let hosts = Hosts::new(bound, &publisher.load().table.listen.admin_hosts);
+        let is_ours = hosts.admit(request.uri(), request.headers());
+        if !is_ours {
+            misdirected.misdirected.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut router = router.clone();
+        async move { if is_ours { unwrap_never(router.call(request).await) } else { MISDIRECTED.into_response() } }
+    });
+    match never.await {}
+}
+
+/// RFC 9110 §15.5.20.
+const MISDIRECTED: (StatusCode, &str) = (
+    StatusCode::MISDIRECTED_REQUEST,
+    "this listener answers to its address and to localhost; `listen.admin_hosts` names others\n",
+);
+
+fn unwrap_never(answered: Result<Response, std::convert::Infallible>) -> Response {
+    match answered {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
 }
 
 fn router(admin: Arc<Admin>) -> Router {

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Longer than any drain may take after its own timeout, before the loop gives up on a worker.
-const SLACK: Duration = Duration::from_secs(5);
+pub(super) const SLACK: Duration = Duration::from_secs(5);
 
 /// A drain under way, and who waits for it.
 pub(super) struct Drain {
@@ -44,16 +44,19 @@ impl Drain {
 async fn drain(workers: Vec<mpsc::Sender<Command>>, settings: DrainSettings) -> usize {
     tokio::time::sleep(settings.notice).await;
     let timeout = settings.timeout;
+    // One for all: workers that are stuck are not waited for one after the other.
+    let deadline = tokio::time::Instant::now() + timeout + SLACK;
     let mut replies = Vec::new();
     for worker in &workers {
         let (done, reply) = oneshot::channel();
-        if worker.send(Command::Drain { timeout, done }).await.is_ok() {
+        let sending = worker.send(Command::Drain { timeout, done });
+        if let Ok(Ok(())) = tokio::time::timeout_at(deadline, sending).await {
             replies.push(reply);
         }
     }
     let mut cut = 0;
     for reply in replies {
-        let drained = tokio::time::timeout(timeout + SLACK, reply).await;
+        let drained = tokio::time::timeout_at(deadline, reply).await;
         cut += drained.ok().and_then(Result::ok).unwrap_or(Drained { cut: 1 }).cut;
     }
     cut

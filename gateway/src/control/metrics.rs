@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use millgate_registry::FollowStats;
+use millgate_registry::{FollowStats, SideCounts};
 use prometheus::{
     Encoder, Registry, TextEncoder,
     core::{Collector, Desc},
@@ -22,11 +22,13 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 use super::{
     declared::DeclaredReport,
     exposition::{Families, count},
+    file_places,
     status::Status,
     watches,
 };
 use crate::{
     clock,
+    file_account::FileAccount,
     metrics::{ClusterSample, Histogram, Rare, RareKey, RouteKey, RouteSample, WorkerSample},
     policy::{circuit_breaker::State, rate_limit::KeyBudget},
     snapshot::{Publisher, Snapshot},
@@ -52,6 +54,8 @@ pub struct Sources {
     pub publisher: Arc<Publisher>,
     pub status: Arc<Status>,
     pub budget: Arc<KeyBudget>,
+    pub files: Arc<FileAccount>,
+    pub admin: Arc<SideCounts>,
 }
 
 /// The registry's view of what the last scrape merged.
@@ -81,6 +85,11 @@ impl Exporter {
         registry.register(Box::new(ProcessCollector::for_self()))?;
         let last = AsyncMutex::new(vec![WorkerSample::default(); sources.workers.len()]);
         Ok(Self { registry, merged, sources, last })
+    }
+
+    /// What the admin listener counts.
+    pub fn admin_connections(&self) -> Arc<SideCounts> {
+        Arc::clone(&self.sources.admin)
     }
 
     /// The exposition in text format 0.0.4.
@@ -119,6 +128,8 @@ impl Exporter {
         clusters(&mut out, samples);
         rare(&mut out, samples);
         connections(&mut out, samples);
+        file_places::families(&mut out, &self.sources.files);
+        file_places::admin(&mut out, &self.sources.admin);
         endpoints(&mut out, &snapshot);
         self.control(&mut out, &snapshot);
         out.into_non_empty()
@@ -268,7 +279,7 @@ fn clusters(out: &mut Families, samples: &[WorkerSample]) {
 }
 
 /// Name, help and label names of each rare counter.
-const RARE: [(Rare, &str, &str, &[&str]); 15] = [
+const RARE: [(Rare, &str, &str, &[&str]); 16] = [
     (Rare::LocalReply, "millgate_local_replies_total", "Responses made by the gateway", &["route", "reason"]),
     (
         Rare::RateLimited,
@@ -315,18 +326,19 @@ const RARE: [(Rare, &str, &str, &[&str]); 15] = [
         &["service"],
     ),
     (
+        Rare::Shed,
+        "millgate_connections_shed_total",
+        "Idle connections closed to make room",
+        &["what", "reason"],
+    ),
+    (
         Rare::ConnectionError,
         "millgate_connection_errors_total",
         "Client connections that ended in an error",
         &["listener", "reason"],
     ),
     (Rare::Panic, "millgate_panics_total", "Requests ended by a bug in the gateway", &[]),
-    (
-        Rare::LogDropped,
-        "millgate_log_dropped_total",
-        "Access-log lines lost because the writer was behind",
-        &[],
-    ),
+    (Rare::LogDropped, "millgate_log_dropped_total", "Access-log lines lost, by reason", &["reason"]),
     (Rare::TokenCache, "millgate_token_cache_total", "Look-ups in the cache of verified tokens", &["result"]),
     (
         Rare::ClientGone,

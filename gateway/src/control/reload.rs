@@ -97,6 +97,7 @@ impl Controller {
             self.world.tls = tls;
         }
         self.budget.set_max(self.settings.rate_keys_max);
+        self.status.set_drain(&self.settings.drain);
         if old.consul != self.settings.consul {
             self.use_registry(background);
         }
@@ -170,6 +171,7 @@ fn needs_restart(started: &Settings, new: &Settings) -> Vec<&'static str> {
         ("listen.https", bind(started) != bind(new)),
         ("listen.admin", started.listen.admin != new.listen.admin),
         ("listen.max_connections", started.listen.max_connections != new.listen.max_connections),
+        ("limits.files", started.files_max != new.files_max),
         ("workers", started.workers != new.workers),
         ("access_log.file", started.access_log.file != new.access_log.file),
         // Without a log there is no thread that writes one; the other way round it only has nothing to do.

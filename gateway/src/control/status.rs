@@ -13,12 +13,14 @@ use millgate_registry::{FollowStats, History, WatchHandle, WatchStats, WatchTarg
 use tokio::sync::watch;
 
 use super::declared::DeclaredReport;
-use crate::{clock, metrics::Histogram};
+use crate::{clock, config::settings::DrainSettings, metrics::Histogram};
 
 /// Shared by the control loop (writer) and the admin listener (reader). Never touched by a request.
 pub struct Status {
     synced: watch::Sender<bool>,
     pub draining: AtomicBool,
+    /// Of the configuration in use.
+    drain: Mutex<Option<DrainSettings>>,
     pub reloads_ok: AtomicU64,
     pub reloads_refused: AtomicU64,
     reload: Mutex<ReloadStatus>,
@@ -61,6 +63,7 @@ impl Status {
         Self {
             synced: watch::channel(false).0,
             draining: AtomicBool::new(false),
+            drain: Mutex::default(),
             reloads_ok: AtomicU64::new(1),
             reloads_refused: AtomicU64::new(0),
             reload: Mutex::new(ReloadStatus { succeeded: clock::unix_now(), refused: None }),
@@ -89,6 +92,15 @@ impl Status {
     pub async fn synced(&self) {
         // The sender lives as long as `self`, so this cannot fail.
         let _ = self.synced.subscribe().wait_for(|synced| *synced).await;
+    }
+
+    pub fn set_drain(&self, drain: &DrainSettings) {
+        *lock(&self.drain) = Some(drain.clone());
+    }
+
+    /// How long a drain may take; `None` before the control plane has begun.
+    pub fn drain(&self) -> Option<DrainSettings> {
+        lock(&self.drain).clone()
     }
 
     pub fn is_ready(&self) -> bool {

@@ -9,6 +9,14 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
+/// What one connection, and one client, may hold of a service's slots while others need them; in thousandths of
+/// `max_inflight`, `None` = off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ShareSettings {
+    pub per_connection: Option<u16>,
+    pub per_client: Option<u16>,
+}
+
 /// The limit of one cluster.
 #[derive(Debug, Clone)]
 pub struct ConcurrencyLimit {

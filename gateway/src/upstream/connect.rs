@@ -57,6 +57,15 @@ pub(super) fn is_alert(error: &hyper::Error) -> bool {
 /// # Errors
 /// Refused, unreachable, out of ports or files, not accepted in time, or nobody that is trusted.
 pub async fn connect(to: &EndpointPool, deadline: Instant, now: Instant) -> Result<Connection, ConnectError> {
+    let place = tokio::time::timeout_at(deadline.into(), to.place()).await;
+    // Too many files, as the system would say if this gateway did not count them itself.
+    let place = place.map_err(|_| ConnectError::Exhausted(io::Error::from_raw_os_error(EMFILE)))?;
+    let mut connection = open(to, deadline, now).await?;
+    connection.place = place;
+    Ok(connection)
+}
+
+async fn open(to: &EndpointPool, deadline: Instant, now: Instant) -> Result<Connection, ConnectError> {
     let late = |_| ConnectError::Timeout;
     let connecting = TcpStream::connect(to.address);
     let stream = tokio::time::timeout_at(deadline.into(), connecting).await.map_err(late)??;
@@ -94,5 +103,6 @@ impl From<io::Error> for ConnectError {
     }
 }
 
+const EMFILE: i32 = 24;
 /// Linux: ENOMEM, ENFILE, EMFILE, EADDRNOTAVAIL, ENOBUFS.
-const EXHAUSTED: [i32; 5] = [12, 23, 24, 99, 105];
+const EXHAUSTED: [i32; 5] = [12, 23, EMFILE, 99, 105];

@@ -28,6 +28,7 @@ use crate::{
     body::{RequestBody, Upload},
     clock::Clock,
     config::settings::PoolSettings,
+    file_account::{Desk, Place},
     policy::concurrency::Slot,
     snapshot::StateHandle,
     worker::WorkerState,
@@ -51,6 +52,8 @@ pub struct Connection {
     opened: Instant,
     /// Has served a request before: then a failure may only mean that the upstream had closed it meanwhile.
     pub reused: bool,
+    /// In the account of files; `None`: not a socket.
+    pub place: Option<Place>,
 }
 
 impl Connection {
@@ -60,7 +63,7 @@ impl Connection {
         reads: ReadSize,
         opened: Instant,
     ) -> Self {
-        Self { sender, timer: Timer::default(), reads, task, opened, reused: false }
+        Self { sender, timer: Timer::default(), reads, task, opened, reused: false, place: None }
     }
 }
 
@@ -112,6 +115,8 @@ pub struct EndpointPool {
     surplus: Cell<u64>,
     told: Cell<Option<Instant>>,
     clock: Rc<Clock>,
+    /// `None`: connections that are no sockets.
+    files: Option<Rc<Desk>>,
 }
 
 impl EndpointPool {
@@ -129,7 +134,19 @@ impl EndpointPool {
             surplus: Cell::new(0),
             told: Cell::new(None),
             clock,
+            files: None,
         }
+    }
+
+    /// The same, whose connections are in the account of files.
+    #[must_use]
+    pub fn within(self, files: Rc<Desk>) -> Self {
+        Self { files: Some(files), ..self }
+    }
+
+    /// Waits for a place of another connection.
+    pub async fn place(&self) -> Option<Place> {
+        self.files.as_ref()?.upstream().await
     }
 
     pub fn key(&self) -> PoolKey {
@@ -192,6 +209,19 @@ impl EndpointPool {
     /// Closes every idle connection (the endpoint is gone, or the worker drains).
     pub fn clear(&self) {
         self.idle.borrow_mut().clear();
+    }
+
+    /// Since when each of its connections is idle.
+    pub fn idle_since(&self) -> Vec<Instant> {
+        self.idle.borrow().iter().map(|(_, since)| *since).collect()
+    }
+
+    /// Closes what has been idle since then or longer. Returns how many that were.
+    pub fn close_idle_until(&self, until: Instant) -> usize {
+        let mut idle = self.idle.borrow_mut();
+        let before = idle.len();
+        idle.retain(|(_, since)| *since > until);
+        before - idle.len()
     }
 
     /// May the log be told why there is no connection? Every request would have something to say.

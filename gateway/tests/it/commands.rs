@@ -77,7 +77,12 @@ pub(crate) struct Serving {
 impl Serving {
     /// Waits for the line that begins with `last`.
     pub(crate) async fn start(dir: &Path, args: &[&str], last: &str) -> Self {
-        let mut child = millgate(dir, args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::start_command(millgate(dir, args), last).await
+    }
+
+    /// As [`Serving::start`], of a command that was prepared otherwise.
+    pub(crate) async fn start_command(mut command: Command, last: &str) -> Self {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut reader = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut lines = Vec::new();
         while lines.last().is_none_or(|line: &String| !line.starts_with(last)) {
@@ -369,7 +374,9 @@ async fn health_is_0_only_where_a_gateway_says_that_it_is_ready() {
 #[tokio::test]
 async fn the_registry_serves_consuls_api_and_ends_with_0() {
     let dir = tempfile::tempdir().unwrap();
-    let registry = Serving::start(dir.path(), &["registry", "--listen", "127.0.0.1:0"], "registry").await;
+    let registry =
+        Serving::start(dir.path(), &["registry", "--listen", "127.0.0.1:0", "--host", "gw"], "registry")
+            .await;
     let address = registry.value("registry").parse().unwrap();
     let reply = send(address, get("/v1/status/leader")).await;
     assert_eq!(reply.status(), 200);

@@ -3,12 +3,14 @@
 mod support;
 
 mod admin;
+mod admin_limits;
 mod allocations;
 mod blame;
 mod both_protocols;
 mod broken_config;
 mod commands;
 mod config_key;
+mod connection_totals;
 mod connections;
 mod consul_commands;
 mod control;
@@ -18,14 +20,17 @@ mod decoded_paths;
 mod discovery;
 mod durable_registry;
 mod faults;
+mod files_account;
 mod frame_floods;
 mod framing;
 mod instances;
+mod log_losses;
 mod look_alike_names;
 mod order_of_cost;
 mod policies;
 mod proxying;
 mod reload;
+mod shutdown_waits;
 #[path = "../tidy.rs"]
 mod tidy;
 mod upstream_tls;

@@ -1,6 +1,5 @@
 //! From a request to its handler, and what Consul does with wrong paths and methods before one is asked.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,14 +74,14 @@ impl Call<'_> {
 }
 
 /// Answers one request, whatever it is.
-pub(crate) async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response, Infallible> {
+pub(crate) async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response {
     // Decoded before it is matched: some clients send `/v1/kv/a%2Fb`, others `/v1/agent/check/pass/service%3Aw`.
     let path = match percent_decode_str(request.uri().path()).decode_utf8() {
         Ok(path) if !path.chars().any(char::is_control) => path.into_owned(),
-        _ => return Ok(Refusal::bad_request("").into_response()),
+        _ => return Refusal::bad_request("").into_response(),
     };
     if let Some(moved) = moved(&path, request.method(), request.uri().query()) {
-        return Ok(moved);
+        return moved;
     }
     let zipped = gzip::is_accepted(request.headers());
     let mut response = match paths::find(&path) {
@@ -105,7 +104,7 @@ pub(crate) async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> R
     if zipped && response.headers().contains_key(header::VARY) {
         response = zip(response).await;
     }
-    Ok(response)
+    response
 }
 
 /// Checks the method and reads the body, the same way for every path.

@@ -44,16 +44,16 @@ mod usage;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio::task::{JoinHandle, JoinSet};
-use tracing::{debug, error, warn};
+use tokio::task::JoinHandle;
+use tracing::{error, warn};
 
 pub use crate::server::acl::{MasterToken, NoToken};
 use crate::server::answer::Refusal;
@@ -62,6 +62,7 @@ use crate::server::limits::{Peer, Waiting};
 use crate::server::probe::Room;
 use crate::server::shape::Identity;
 use crate::server::usage::Usage;
+use crate::side_listener::{Hosts, SideCounts, SideLimits, serve_aside};
 use crate::store::journal::{Directory, Journal, JournalError, NotAdmitted, Row};
 use crate::store::{CheckDefinition, CheckKind, ServiceDefinition, Store};
 use crate::types::CheckStatus;
@@ -87,6 +88,8 @@ pub struct RegistryOptions {
     pub data: Option<PathBuf>,
     /// With a token, who has none sees and changes nothing; `None`: no ACLs.
     pub token: Option<MasterToken>,
+    /// Names in `Host` beside the address and `localhost`; empty: no others on loopback, any elsewhere.
+    pub hosts: Vec<String>,
     pub limits: ServerLimits,
 }
 
@@ -99,6 +102,7 @@ impl Default for RegistryOptions {
             node_name: "millgate".to_owned(),
             data: None,
             token: None,
+            hosts: Vec::new(),
             limits: ServerLimits::default(),
         }
     }
@@ -185,7 +189,8 @@ struct Shared {
     timers: Notify,
     blocked: Semaphore,
     waiting: Waiting,
-    connections: Arc<Semaphore>,
+    connections: Arc<SideCounts>,
+    hosts: Hosts,
     probes: Room,
     usage: Usage,
 }
@@ -233,7 +238,8 @@ impl Shared {
             timers: Notify::new(),
             blocked: Semaphore::new(options.limits.blocked_queries),
             waiting: Waiting::default(),
-            connections: Arc::new(Semaphore::new(options.limits.connections)),
+            connections: Arc::default(),
+            hosts: Hosts::new(addr.ip(), &options.hosts),
             probes: Room::default(),
             usage: Usage::default(),
         };
@@ -323,58 +329,45 @@ fn register_itself(store: &mut Store, identity: &Identity) {
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = connections.join_next() => continue,
-            // An error means that the sender is gone, which is a stop as well.
-            _ = stopped.wait_for(|stop| *stop) => break,
-        };
-        match accepted {
-            Ok((socket, peer)) => {
-                let Ok(permit) = Arc::clone(&shared.connections).try_acquire_owned() else {
-                    shared.usage.hit(usage::CONNECTIONS);
-                    continue;
-                };
-                let shared = Arc::clone(&shared);
-                connections.spawn(async move {
-                    serve(socket, Peer(peer.ip()), shared).await;
-                    drop(permit);
-                });
-            }
-            Err(error) => {
-                warn!("accept: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-    drop(listener);
-    connections.shutdown().await;
-}
-
-async fn serve(socket: TcpStream, peer: Peer, shared: Arc<Shared>) {
-    // Answers are small and awaited; failing to say so to the kernel changes nothing else.
-    let _nodelay = socket.set_nodelay(true);
-    let service = service_fn(move |mut request| {
-        request.extensions_mut().insert(peer);
-        dispatch::answer(Arc::clone(&shared), request)
-    });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(HEADER_BYTES_MAX)
-        // Go's spelling; a few clients compare it.
-        .title_case_headers(true)
-        .serve_connection(TokioIo::new(socket), service)
-        .await;
-    if let Err(error) = served {
-        debug!("connection: {error}");
+    let (limits, counts) = (side_limits(&shared), Arc::clone(&shared.connections));
+    let serving = serve_aside(
+        listener,
+        move || limits,
+        counts,
+        move |peer, request| {
+            let shared = Arc::clone(&shared);
+            answer(shared, peer, request)
+        },
+    );
+    tokio::select! {
+        never = serving => match never {},
+        // An error means that the sender is gone, which is a stop as well.
+        _ = stopped.wait_for(|stop| *stop) => {}
     }
 }
 
-/// Out of file descriptors: accepting again at once would only spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Also closes connections that stay idle for so long.
-const HEADER_TIMEOUT: Duration = Duration::from_mins(1);
+fn side_limits(shared: &Shared) -> SideLimits {
+    SideLimits {
+        connections: shared.limits.connections,
+        head: HEADER_TIMEOUT,
+        idle: IDLE_TIMEOUT,
+        header_bytes: HEADER_BYTES_MAX,
+        title_case: true,
+    }
+}
+
+async fn answer(shared: Arc<Shared>, peer: SocketAddr, mut request: Request<Incoming>) -> answer::Response {
+    if !shared.hosts.admit(request.uri(), request.headers()) {
+        shared.connections.misdirected.fetch_add(1, Ordering::Relaxed);
+        let text = "this registry answers to its address and to localhost; `--host NAME` names another\n";
+        return answer::text(StatusCode::MISDIRECTED_REQUEST, text.to_owned());
+    }
+    request.extensions_mut().insert(Peer(peer.ip()));
+    dispatch::answer(shared, request).await
+}
+
+/// As the gateway's own for the public.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Consul's clients keep connections for as long.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 const HEADER_BYTES_MAX: usize = 64 * 1024;

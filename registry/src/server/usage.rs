@@ -1,6 +1,7 @@
 //! What a registry holds, how that compares with its limits, and how often each limit was hit.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -57,7 +58,7 @@ pub(crate) fn bounds(shared: &Shared) -> Vec<Bound> {
     let pending = shared.journal.as_ref().map_or(0, Journal::pending_bytes);
     let store = shared.store();
     let held = [
-        (CONNECTIONS, limits.connections - shared.connections.available_permits(), limits.connections),
+        (CONNECTIONS, shared.connections.open.load(Ordering::Relaxed), limits.connections),
         (BLOCKED, limits.blocked_queries - shared.blocked.available_permits(), limits.blocked_queries),
         (BLOCKED_PER_CLIENT, shared.waiting.most(), limits.blocked_queries_per_client),
         ("nodes", store.nodes().count(), limits.store.nodes),
@@ -70,10 +71,19 @@ pub(crate) fn bounds(shared: &Shared) -> Vec<Bound> {
         (PENDING, pending, limits.journal.pending_bytes),
     ];
     drop(store);
+    // At the limit idle ones are closed for new ones.
+    let connections = &shared.connections;
+    let gone = connections.refused.load(Ordering::Relaxed) + connections.shed.load(Ordering::Relaxed);
+    let closed = |what| if what == CONNECTIONS { gone } else { 0 };
     let judged = [(BODY, limits.body_bytes)];
     let held = held.into_iter().map(|(what, used, limit)| (what, Some(used), limit));
     held.chain(judged.into_iter().map(|(what, limit)| (what, None, limit)))
-        .map(|(what, used, limit)| Bound { what, used, limit, refused: shared.usage.hits(what) })
+        .map(|(what, used, limit)| Bound {
+            what,
+            used,
+            limit,
+            refused: shared.usage.hits(what) + closed(what),
+        })
         .collect()
 }
 

@@ -380,6 +380,7 @@ fn limits_learn_methods_from_routes() {
         max_headers: 50,
         max_header_bytes: 1_000,
         max_connections: None,
+        admin_hosts: Vec::new(),
         max_streams: 100,
     };
     let routes =

@@ -28,6 +28,7 @@ pub(crate) struct Listen {
     pub(crate) http: Option<Vec<At<SocketAddr>>>,
     pub(crate) https: Option<Https>,
     pub(crate) admin: Option<Admin>,
+    pub(crate) admin_hosts: Vec<String>,
     pub(crate) trusted_proxies: Vec<IpNet>,
     pub(crate) untrusted_headers: Option<Vec<String>>,
     pub(crate) header_timeout: Option<Duration>,
@@ -59,6 +60,7 @@ impl Listen {
             http: fields.values("http", sink, address),
             https: fields.get("https").and_then(|node| Https::read(node, sink)),
             admin: fields.get("admin").and_then(|node| Admin::read(node, sink)),
+            admin_hosts: plain_list(fields.values("admin_hosts", sink, host_name)),
             trusted_proxies: fields
                 .values("trusted_proxies", sink, network)
                 .unwrap_or_default()
@@ -262,6 +264,23 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, Invalid> {
     })
 }
 
+fn plain_list<T>(list: Option<Vec<At<T>>>) -> Vec<T> {
+    list.unwrap_or_default().into_iter().map(|at| at.value).collect()
+}
+
+/// A name as it stands in `Host`, without a port.
+fn host_name(text: &str) -> Result<String, Invalid> {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    if !text.is_empty() && text.len() <= 253 && text.bytes().all(is_name) {
+        return Ok(text.to_ascii_lowercase());
+    }
+    Err(Invalid::new(
+        code::BAD_VALUE,
+        "a host name without a port, such as `gateway.internal`",
+        "not a host name",
+    ))
+}
+
 /// `cert_file` and `key_file`, both or none. A variable may leave them empty.
 pub(crate) fn read_pair(
     fields: &Fields<'_>,
@@ -322,6 +341,7 @@ pub(crate) static LISTEN: Known = Known {
         "http",
         "https",
         "admin",
+        "admin_hosts",
         "trusted_proxies",
         "headers",
         "header_timeout",

@@ -8,9 +8,12 @@ use std::{
 use http::{Method, StatusCode};
 use jsonwebtoken::Algorithm;
 
-use crate::config::settings::{
-    AccessLogFormat, AccessLogSettings, BreakerSettings, DrainSettings, FailureKinds, OutlierSettings,
-    PoolSettings, RetryCauses, RetrySettings, TimeoutSettings,
+use crate::{
+    config::settings::{
+        AccessLogFormat, AccessLogSettings, BreakerSettings, DrainSettings, FailureKinds, OutlierSettings,
+        PoolSettings, RetryCauses, RetrySettings, TimeoutSettings,
+    },
+    policy::concurrency::ShareSettings,
 };
 
 pub(crate) struct Defaults {
@@ -27,6 +30,7 @@ pub(crate) struct Defaults {
     pub(crate) breaker: BreakerSettings,
     pub(crate) outlier: OutlierSettings,
     pub(crate) max_inflight: u32,
+    pub(crate) shares: ShareSettings,
     pub(crate) pool: PoolSettings,
     pub(crate) access_log: AccessLogSettings,
     pub(crate) drain: DrainSettings,
@@ -93,6 +97,7 @@ impl Defaults {
             breaker: breaker(),
             outlier: outlier(),
             max_inflight: 1024,
+            shares: ShareSettings { per_connection: Some(125), per_client: None },
             pool: PoolSettings {
                 idle_max: 256,
                 idle: Duration::from_mins(1),

@@ -36,6 +36,7 @@ pub(super) fn resolve(
             Some(Admin::Address(at)) => Some(at.value),
             None => Some(defaults.admin),
         },
+        admin_hosts: raw.admin_hosts.clone(),
         trusted_proxies: raw.trusted_proxies.clone(),
         untrusted_headers: match &raw.untrusted_headers {
             Some(names) => names.clone(),

@@ -154,6 +154,7 @@ fn resolve(
         breaker: resolve_breaker(raw.breaker.as_ref(), &defaults.breaker),
         outlier: resolve_outlier(raw.outlier.as_ref(), &defaults.outlier),
         max_inflight: raw.max_inflight.unwrap_or(defaults.max_inflight),
+        shares: defaults.shares,
         pool: resolve_pool(&raw.pool, &defaults.pool),
         span,
     }

@@ -80,7 +80,9 @@ pub(crate) fn write_config(dir: &Path, config: &str) {
         "listen: {http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\"}\n"
     };
     let workers = if config.contains("workers:") { "" } else { "workers: 2\n" };
-    let text = format!("version: 1\n{workers}{listen}{log}{config}");
+    // Every request of the tests is for `gw`, also those to the admin listener.
+    let text = format!("version: 1\n{workers}{listen}{log}{config}")
+        .replace("admin: \"127.0.0.1:0\"", "admin: \"127.0.0.1:0\", admin_hosts: [gw]");
     let aside = dir.join("routes.yaml.new");
     std::fs::write(&aside, text).unwrap();
     std::fs::rename(aside, config_path(dir)).unwrap();

@@ -1,0 +1,86 @@
+//! Standard error for a process that serves: whatever is said goes through a bounded queue to a thread, so that a pipe
+//! whose reader has stopped holds up neither a worker nor the end of the process.
+
+use std::{
+    io::{self, Write},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    time::Duration,
+};
+
+/// Lines that wait to be written; a line of the log has some 200 bytes.
+const QUEUE_LINES_MAX: usize = 4096;
+/// At the end of the process, for what still waits.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+enum Message {
+    Text(Vec<u8>),
+    /// Answer when everything before it is written.
+    Flush(SyncSender<()>),
+}
+
+static QUEUE: OnceLock<SyncSender<Message>> = OnceLock::new();
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// Writes what still waits when it is dropped, as far as that takes no longer than [`PATIENCE`].
+#[must_use = "dropping it waits for what was said so far"]
+pub(super) struct InBackground;
+
+/// From now on nothing in this process waits for standard error.
+pub(super) fn in_background() -> InBackground {
+    let (queue, messages) = sync_channel(QUEUE_LINES_MAX);
+    let thread = std::thread::Builder::new().name("diagnostics".into()).spawn(move || write_all(&messages));
+    if thread.is_ok() {
+        let _ = QUEUE.set(queue);
+    }
+    InBackground
+}
+
+impl Drop for InBackground {
+    fn drop(&mut self) {
+        let Some(queue) = QUEUE.get() else { return };
+        let (done, is_done) = sync_channel(1);
+        // A full queue is one that is not read: then there is nothing to wait for.
+        if queue.try_send(Message::Flush(done)).is_ok() {
+            let _ = is_done.recv_timeout(PATIENCE);
+        }
+    }
+}
+
+fn write_all(messages: &Receiver<Message>) {
+    while let Ok(message) = messages.recv() {
+        match message {
+            Message::Text(text) => {
+                let mut out = io::stderr();
+                // There is nowhere to say that it cannot be written.
+                let _ = out.write_all(&text);
+                let lost = LOST.swap(0, Ordering::Relaxed);
+                if lost > 0 {
+                    let _ =
+                        writeln!(out, "{lost} lines of diagnostics were lost: standard error was not read");
+                }
+            }
+            Message::Flush(done) => _ = done.try_send(()),
+        }
+    }
+}
+
+/// Standard error, through the queue where there is one.
+pub(super) struct Diagnostics;
+
+impl Write for Diagnostics {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        let Some(queue) = QUEUE.get() else { return io::stderr().write(text) };
+        if queue.try_send(Message::Text(text.to_vec())).is_err() {
+            LOST.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

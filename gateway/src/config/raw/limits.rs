@@ -1,0 +1,62 @@
+//! `limits` as written: what the process and all services together may take.
+
+use super::{
+    fields::{Fields, Known, value},
+    is_word,
+    tree::Node,
+};
+use crate::config::{
+    diagnostics::Diagnostics,
+    units::{count, share_per_mille},
+};
+
+#[derive(Debug, Default)]
+pub(crate) struct Limits {
+    pub(crate) rate_keys_max: Option<usize>,
+    /// `auto` is as if it was not there.
+    pub(crate) files: Option<usize>,
+    pub(crate) per_connection: Option<Share>,
+    pub(crate) per_client: Option<Share>,
+}
+
+/// A share of a service's slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Share {
+    Off,
+    PerMille(u16),
+}
+
+impl Limits {
+    pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
+        let Some(fields) = Fields::of(node, &LIMITS, sink) else { return Self::default() };
+        let files = fields.get("files").filter(|node| !is_word(node, "auto"));
+        Self {
+            rate_keys_max: fields.plain("rate_keys", sink, |text| count(text, RATE_KEYS)),
+            files: files
+                .and_then(|node| value(node, "limits.files", sink, |text| count(text, FILES)))
+                .map(|at| at.value),
+            per_connection: read_share(&fields, "per_connection", sink),
+            per_client: read_share(&fields, "per_client", sink),
+        }
+    }
+}
+
+fn read_share(fields: &Fields<'_>, name: &str, sink: &mut Diagnostics) -> Option<Share> {
+    let node = fields.get(name)?;
+    if is_word(node, "off") {
+        return Some(Share::Off);
+    }
+    value(node, &fields.full_name(name), sink, share_per_mille).map(|at| Share::PerMille(at.value))
+}
+
+pub(crate) static LIMITS: Known = Known {
+    what: "`limits`",
+    prefix: "limits.",
+    fields: &["rate_keys", "files", "per_connection", "per_client"],
+    later: &[],
+};
+
+/// A key takes some 100 bytes: the upper end is 10 GB.
+const RATE_KEYS: std::ops::RangeInclusive<usize> = 1..=100_000_000;
+/// The lower end is what a gateway needs for itself with a few clients.
+const FILES: std::ops::RangeInclusive<usize> = 64..=100_000_000;

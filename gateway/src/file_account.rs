@@ -1,0 +1,297 @@
+//! One account of files: every client connection and every upstream connection takes its place here before it opens a
+//! file, over all workers, and gives it back when it is closed.
+//!
+//! The operating system gives a process a number of files and refuses the next one to whichever part of the process
+//! happens to need it: the admin listener, a reload, a log. So the two parts that can grow, clients and upstream
+//! connections, share what is left after [`Budget::reserve`], and neither can take the last eighth from the other. A
+//! part that finds no place asks the workers to make room ([`FileAccount::next_call`]): idle upstream connections go
+//! first, then the clients that have been idle for longest (`worker::accepting`). Whatever still finds none waits in
+//! order of arrival.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use crate::config::settings::Settings;
+
+/// Connections of the admin listener at a time.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// Standard streams, configuration, certificates, state, logs, file events, the registry's long polls of a small
+/// configuration, and sockets that the kernel still closes.
+const RESERVE_BASE: usize = 64;
+/// A runtime has an epoll, an event and a pair for signals.
+const RESERVE_PER_WORKER: usize = 4;
+/// A listener, and the client that it has accepted and that waits for its place.
+const RESERVE_PER_LISTENER: usize = 2;
+/// Key sets are fetched, with a redirect at most.
+const RESERVE_PER_PROVIDER: usize = 2;
+/// Clients leave an eighth to upstream connections, and the other way round.
+const OTHERS_PART: usize = 8;
+/// More files than any machine gives to a process.
+const FILES_MAX: usize = 100_000_000;
+/// Where the system does not say what its limit is.
+const FILES_DEFAULT: usize = 1024;
+
+/// Raises the soft limit of open files to the hard one, and returns what it is now. A process that was started with
+/// `ulimit -n 1024` and may have a million has no reason to refuse clients.
+pub fn raise_limit() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::debug!(%error, "the limit of open files stays as it is");
+        }
+    }
+    let current = getrlimit(Resource::Nofile).current.unwrap_or(FILES_DEFAULT as u64);
+    usize::try_from(current).map_or(FILES_MAX, |files| files.min(FILES_MAX))
+}
+
+/// How many files each part of the process may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// The process's limit, or `limits.files`.
+    pub limit: usize,
+    /// Kept for admin, registry, keys, logs, configuration and runtimes.
+    pub reserve: usize,
+    pub clients: usize,
+    pub upstreams: usize,
+}
+
+impl Budget {
+    /// `limit`: of the process.
+    pub fn new(limit: usize, settings: &Settings) -> Self {
+        let limit = settings.files_max.map_or(limit, |files| files.min(limit));
+        let listeners = settings.listen.http.len() + usize::from(settings.listen.https.is_some());
+        let watches = settings.consul.as_ref().map_or(0, |consul| match settings.auto_routes {
+            // Any number of services may declare routes.
+            Some(_) => consul.max_watches,
+            None => consul.max_watches.min(settings.services.len() + 1),
+        });
+        let reserve = RESERVE_BASE
+            + ADMIN_CONNECTIONS_MAX
+            + settings.workers * (RESERVE_PER_WORKER + RESERVE_PER_LISTENER * listeners)
+            + watches
+            + RESERVE_PER_PROVIDER * settings.auth.len();
+        // With very few files nothing goes well, but requests go on.
+        let reserve = reserve.min(limit / 2);
+        let shared = limit - reserve;
+        let most = (shared - shared / OTHERS_PART).max(1);
+        let clients = settings.listen.max_connections.map_or(most, |clients| clients.min(most));
+        Self { limit, reserve, clients, upstreams: most }
+    }
+
+    fn shared(&self) -> usize {
+        (self.limit - self.reserve).max(1)
+    }
+}
+
+/// What there may be too little of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Scarce {
+    /// Places of clients: `listen.max_connections`.
+    Clients,
+    /// Places of upstream connections.
+    Upstreams,
+    /// Files that both share.
+    Files,
+}
+
+/// The account of one process.
+#[derive(Debug)]
+pub struct FileAccount {
+    budget: Budget,
+    /// By [`Scarce`]. A semaphore is one word while there are places, and a queue in order of arrival when there are none.
+    places: [Arc<Semaphore>; 3],
+    /// By [`Scarce`]: who waits.
+    waiting: [AtomicUsize; 3],
+    calls: Box<[Calls]>,
+}
+
+/// How a worker learns that it should make room.
+#[derive(Debug, Default)]
+struct Calls {
+    /// Something of its own waits.
+    own: Notify,
+    /// Another worker could not make room.
+    others: Notify,
+}
+
+/// A place in the account; dropping it gives the place back.
+#[derive(Debug)]
+#[must_use = "dropping it gives the place back"]
+pub struct Place {
+    _of_kind: OwnedSemaphorePermit,
+    _file: OwnedSemaphorePermit,
+}
+
+impl FileAccount {
+    pub fn new(budget: Budget, workers: usize) -> Arc<Self> {
+        let places = [budget.clients, budget.upstreams, budget.shared()];
+        Arc::new(Self {
+            budget,
+            places: places.map(|number| Arc::new(Semaphore::new(number))),
+            waiting: Default::default(),
+            calls: (0..workers).map(|_| Calls::default()).collect(),
+        })
+    }
+
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// How many there are.
+    pub fn places(&self, what: Scarce) -> usize {
+        [self.budget.clients, self.budget.upstreams, self.budget.shared()][what as usize]
+    }
+
+    /// Places taken; of files, those that the other two have together.
+    pub fn used(&self, what: Scarce) -> usize {
+        self.places(what).saturating_sub(self.places[what as usize].available_permits())
+    }
+
+    /// How many wait for a place.
+    pub fn waiting(&self, what: Scarce) -> usize {
+        self.waiting[what as usize].load(Ordering::Relaxed)
+    }
+
+    /// Another client would have to wait.
+    pub fn is_full(&self) -> bool {
+        [Scarce::Clients, Scarce::Files]
+            .iter()
+            .any(|what| self.places[*what as usize].available_permits() == 0)
+    }
+
+    pub fn is_anything_waiting(&self) -> bool {
+        [Scarce::Clients, Scarce::Upstreams, Scarce::Files].into_iter().any(|what| self.waiting(what) > 0)
+    }
+
+    /// Waits until `worker` is asked to make room. `true`: it is the one that needs it.
+    pub async fn next_call(&self, worker: usize) -> bool {
+        let Some(calls) = self.calls.get(worker) else { return std::future::pending().await };
+        tokio::select! {
+            () = calls.own.notified() => true,
+            () = calls.others.notified() => false,
+        }
+    }
+
+    /// Asks all other workers to make room.
+    pub fn call_others(&self, worker: usize) {
+        for (_, calls) in self.calls.iter().enumerate().filter(|(index, _)| *index != worker) {
+            calls.others.notify_one();
+        }
+    }
+
+    async fn place(&self, kind: Scarce, worker: usize) -> Option<Place> {
+        let of_kind = self.take(kind, worker).await?;
+        let file = self.take(Scarce::Files, worker).await?;
+        Some(Place { _of_kind: of_kind, _file: file })
+    }
+
+    /// `None` never comes: nothing closes the semaphores.
+    async fn take(&self, what: Scarce, worker: usize) -> Option<OwnedSemaphorePermit> {
+        let places = &self.places[what as usize];
+        if let Ok(permit) = Arc::clone(places).try_acquire_owned() {
+            return Some(permit);
+        }
+        let _waiting = Waiting::begin(&self.waiting[what as usize]);
+        if let Some(calls) = self.calls.get(worker) {
+            calls.own.notify_one();
+        }
+        Arc::clone(places).acquire_owned().await.ok()
+    }
+}
+
+/// Counts one that waits until it is dropped: by then it has its place, or has given up.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One worker's side of the account.
+#[derive(Debug)]
+pub struct Desk {
+    pub account: Arc<FileAccount>,
+    pub worker: usize,
+}
+
+impl Desk {
+    /// A place for a client that was accepted.
+    pub async fn client(&self) -> Option<Place> {
+        self.account.place(Scarce::Clients, self.worker).await
+    }
+
+    /// A place for a connection to an endpoint.
+    pub async fn upstream(&self) -> Option<Place> {
+        self.account.place(Scarce::Upstreams, self.worker).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, time::Duration};
+
+    use super::*;
+    use crate::testing;
+
+    fn budget(limit: usize, more: &str) -> Budget {
+        let routes = format!(
+            "version: 1\nworkers: 2\n{more}routes:\n  - {{path: /, service: a}}\n\
+             services: {{a: {{hosts: [\"192.0.2.1:80\"]}}}}\n"
+        );
+        Budget::new(limit, &testing::compile(&routes, Path::new("")).unwrap().0)
+    }
+
+    #[test]
+    fn each_part_leaves_some_files_to_the_others() {
+        let made = budget(1024, "");
+        assert_eq!(made, Budget { limit: 1024, reserve: 140, clients: 774, upstreams: 774 });
+        assert_eq!(budget(1024, "listen: {max_connections: 20}\n").clients, 20);
+        assert_eq!(budget(1024, "listen: {max_connections: 2000}\n").clients, 774, "not more than there are");
+        assert_eq!(budget(1024, "limits: {files: 500}\n").limit, 500);
+        assert_eq!(budget(1024, "limits: {files: 5000}\n").limit, 1024);
+        assert_eq!(budget(64, ""), Budget { limit: 64, reserve: 32, clients: 28, upstreams: 28 });
+    }
+
+    #[tokio::test]
+    async fn a_total_is_a_total_and_a_place_that_is_given_back_goes_to_the_one_that_waits() {
+        let account = FileAccount::new(Budget { limit: 4, reserve: 0, clients: 2, upstreams: 4 }, 2);
+        let desks = [0, 1].map(|worker| Desk { account: Arc::clone(&account), worker });
+        let (first, _second) = (desks[0].client().await, desks[1].client().await);
+        let third = desks[1].client();
+        tokio::pin!(third);
+        let at_once = Duration::ZERO;
+        assert!(tokio::time::timeout(at_once, &mut third).await.is_err(), "two is the total");
+        assert_eq!((account.waiting(Scarce::Clients), account.waiting(Scarce::Files)), (1, 0));
+        assert!(account.next_call(1).await, "its own worker is asked for room");
+        drop(first);
+        assert!(third.await.is_some());
+        assert!(!account.is_anything_waiting());
+        assert_eq!((account.used(Scarce::Clients), account.used(Scarce::Files)), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn what_gives_up_waiting_leaves_nothing_behind() {
+        let account = FileAccount::new(Budget { limit: 1, reserve: 0, clients: 1, upstreams: 1 }, 1);
+        let desk = Desk { account: Arc::clone(&account), worker: 0 };
+        let client = desk.client().await;
+        assert!(tokio::time::timeout(Duration::ZERO, desk.upstream()).await.is_err());
+        assert_eq!((account.used(Scarce::Upstreams), account.waiting(Scarce::Files)), (0, 0));
+        drop(client);
+        assert!(desk.upstream().await.is_some());
+    }
+}

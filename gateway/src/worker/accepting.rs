@@ -1,0 +1,113 @@
+//! Accepting clients, each with its place in the account of files, and making room where there is none.
+//!
+//! A client is accepted first and waits for its place then: so a place goes to a client that is there, on whichever
+//! listener and worker, and never to a listener that only might get one. A process that has used up its places drops
+//! what has been idle for longest, as nginx does (`ngx_drain_connections`): first upstream connections, then clients.
+
+use std::{rc::Rc, time::Duration};
+
+use tokio::net::TcpListener;
+
+use super::WorkerState;
+use crate::{admission::Scheme, connection, file_account::Scarce, metrics::Rare};
+
+/// After an accept error (the system is out of files), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Of what is idle, at most so much goes at a time, and at most an eighth: as many as nginx closes.
+const SHED_MAX: usize = 32;
+const SHED_PART: usize = 8;
+
+/// Accepts for as long as the task lives.
+pub(super) async fn accept(listener: Rc<TcpListener>, scheme: Scheme, worker: Rc<WorkerState>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                if worker.files.account.is_full() {
+                    worker.metrics.count(Rare::ConnectionError, scheme.as_str(), "connections_max");
+                }
+                let Some(place) = worker.files.client().await else { return };
+                connection::spawn(stream, peer, scheme, place, Rc::clone(&worker));
+            }
+            Err(error) => {
+                // ECONNABORTED is the client's doing; EMFILE and ENFILE end when connections close.
+                worker.metrics.connections.refused.set(worker.metrics.connections.refused.get() + 1);
+                if let Some(more) = worker.accept_errors.due(worker.clock.coarse()) {
+                    tracing::warn!(%error, more, "a connection could not be accepted");
+                }
+                worker.shed_upstreams(1, "system");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Makes room whenever something waits for it, for as long as the task lives.
+pub(super) async fn make_room(worker: Rc<WorkerState>) {
+    loop {
+        let is_own = worker.files.account.next_call(worker.files.worker).await;
+        if !worker.make_room() && is_own {
+            worker.files.account.call_others(worker.files.worker);
+        }
+    }
+}
+
+impl WorkerState {
+    /// Closes what is idle here, if anything waits for a place. `true`: something closes, or nothing waits.
+    pub(super) fn make_room(&self) -> bool {
+        let account = &self.files.account;
+        let [clients, upstreams, files] =
+            [Scarce::Clients, Scarce::Upstreams, Scarce::Files].map(|what| account.waiting(what));
+        let mut has_room = true;
+        if clients > 0 {
+            has_room &= self.shed_clients(clients, "max_connections") > 0;
+        }
+        if upstreams > 0 {
+            has_room &= self.shed_upstreams(upstreams, "upstreams") > 0;
+        }
+        if files > 0 {
+            has_room &= self.shed_upstreams(files, "files") > 0 || self.shed_clients(files, "files") > 0;
+        }
+        has_room
+    }
+
+    fn shed_clients(&self, wanted: usize, reason: &str) -> usize {
+        let closed = self.connections.shed_idle(self.clock.coarse(), |idle| at_a_time(idle, wanted));
+        self.count_shed("client", reason, closed)
+    }
+
+    /// Closes the upstream connections that have been idle for longest.
+    fn shed_upstreams(&self, wanted: usize, reason: &str) -> usize {
+        let pools = self.pools.borrow();
+        let mut idle: Vec<_> = pools.values().flat_map(|pool| pool.idle_since()).collect();
+        let number = at_a_time(idle.len(), wanted);
+        let Some(last) = number.checked_sub(1) else { return 0 };
+        let (_, until, _) = idle.select_nth_unstable(last);
+        let closed = pools.values().map(|pool| pool.close_idle_until(*until)).sum();
+        self.count_shed("upstream", reason, closed)
+    }
+
+    fn count_shed(&self, what: &str, reason: &str, closed: usize) -> usize {
+        if closed > 0 {
+            self.metrics.count_many(Rare::Shed, what, reason, closed as u64);
+        }
+        closed
+    }
+}
+
+/// How many of `idle` go where `wanted` wait: some more, since others will come.
+fn at_a_time(idle: usize, wanted: usize) -> usize {
+    wanted.max(SHED_MAX.min(idle / SHED_PART)).min(idle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::at_a_time;
+
+    #[test]
+    fn at_least_as_many_go_as_wait_and_never_more_than_are_idle() {
+        let cases = [((0, 1), 0), ((1, 1), 1), ((16, 1), 2), ((1000, 1), 32), ((1000, 40), 40), ((3, 5), 3)];
+        for ((idle, wanted), number) in cases {
+            assert_eq!(at_a_time(idle, wanted), number, "{idle} {wanted}");
+        }
+    }
+}

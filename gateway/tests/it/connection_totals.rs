@@ -1,0 +1,124 @@
+//! `max_connections` is a total over all workers and listeners, and the client that is one too many gets the place of an
+//! idle one.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::support::{
+    DEADLINE,
+    backend::{Backend, RawBackend},
+    client::{get, send, text},
+    eventually,
+    gateway::TestGateway,
+};
+
+fn config(listen: &str, backend: SocketAddr) -> String {
+    format!(
+        "listen: {{http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\"{listen}}}\nroutes:\n  - {{path: /**, service: one}}\n\
+         services:\n  one: {{hosts: [\"{backend}\"]}}\n"
+    )
+}
+
+/// Sends one request; the connection stays.
+async fn ask(addr: SocketAddr) -> TcpStream {
+    let mut client = TcpStream::connect(addr).await.unwrap();
+    client.write_all(b"GET /x HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
+    client
+}
+
+async fn used(gateway: &TestGateway) -> usize {
+    let shown = send(gateway.admin(), get("/metrics")).await;
+    let name = "millgate_file_places_used{part=\"clients\"} ";
+    text(&shown).lines().find_map(|line| line.strip_prefix(name)).unwrap().parse().unwrap()
+}
+
+/// With equal parts per worker the hash of their addresses leaves one worker full and the other with places: the
+/// seventeenth of twenty waited.
+#[tokio::test]
+async fn as_many_clients_as_allowed_are_served_whichever_worker_they_come_to() {
+    let silent = RawBackend::answering(b"", false).await;
+    let gateway = TestGateway::start(&config(", max_connections: 20", silent.addr)).await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(ask(gateway.http).await);
+    }
+    eventually("all twenty are at the service", || async { silent.connections() == 20 }).await;
+    let one_too_many = ask(gateway.http).await;
+    eventually("the next one waits", || async {
+        let shown = send(gateway.admin(), get("/metrics")).await;
+        text(&shown).contains("millgate_file_places_waiting{part=\"clients\"} 1\n")
+    })
+    .await;
+    assert_eq!(used(&gateway).await, 20);
+    // Whichever worker it was on, the other one learns of it.
+    drop(clients.pop());
+    eventually("it is served in the place of the one that left", || async { silent.connections() == 21 })
+        .await;
+    drop((clients, one_too_many));
+    eventually("every place is given back", || async { used(&gateway).await == 0 }).await;
+}
+
+#[tokio::test]
+async fn a_client_past_the_limit_takes_the_place_of_the_one_that_has_been_idle_for_longest() {
+    let backend = Backend::named("one").await;
+    let gateway = TestGateway::start(&config(", max_connections: 4", backend.addr)).await;
+    let mut idle = Vec::new();
+    for _ in 0..4 {
+        let mut client = ask(gateway.http).await;
+        client.read_u8().await.unwrap();
+        idle.push(client);
+    }
+    // Not only the first one more, but as many as come.
+    for _ in 0..6 {
+        let reply = tokio::time::timeout(DEADLINE, send(gateway.http, get("/new"))).await.unwrap();
+        assert_eq!(reply.status(), 200);
+    }
+    let shown = send(gateway.admin(), get("/metrics")).await;
+    assert!(
+        text(&shown).contains("millgate_connections_shed_total{what=\"client\",reason=\"max_connections\"}")
+    );
+    // The client is closed between two responses: it reads the end, and no error.
+    let mut closed = 0;
+    for mut client in idle {
+        let mut rest = Vec::new();
+        let read = tokio::time::timeout(Duration::from_millis(50), client.read_to_end(&mut rest)).await;
+        closed += usize::from(matches!(read, Ok(Ok(_))));
+    }
+    assert!(closed >= 1);
+}
+
+#[tokio::test]
+async fn clients_that_never_say_a_word_hold_no_place_for_long() {
+    let backend = Backend::named("one").await;
+    let gateway = TestGateway::start(&config(", max_connections: 4", backend.addr)).await;
+    let mut silent = Vec::new();
+    for _ in 0..4 {
+        silent.push(TcpStream::connect(gateway.http).await.unwrap());
+    }
+    eventually("they have all places", || async { used(&gateway).await == 4 }).await;
+    let reply = tokio::time::timeout(Duration::from_secs(8), send(gateway.http, get("/new"))).await;
+    assert_eq!(reply.expect("before header_timeout").status(), 200);
+}
+
+/// A place that is free goes to the client that is there: with one shared wake-up, the loop of the listener that has no
+/// client took it, and the other one stood still.
+#[tokio::test]
+async fn a_place_that_is_free_goes_to_the_listener_that_has_a_client() {
+    let silent = RawBackend::answering(b"", false).await;
+    let listen = config(", max_connections: 2", silent.addr)
+        .replace("http: \"127.0.0.1:0\"", "http: [\"127.0.0.1:0\", \"127.0.0.1:0\", \"127.0.0.1:0\"]");
+    let gateway = TestGateway::start(&format!("workers: 1\n{listen}")).await;
+    let addresses = gateway.http_addrs().to_vec();
+    let mut holding = vec![ask(addresses[0]).await, ask(addresses[0]).await];
+    eventually("both places are taken", || async { silent.connections() == 2 }).await;
+    for (round, address) in [addresses[1], addresses[2], addresses[1], addresses[0]].into_iter().enumerate() {
+        let next = ask(address).await;
+        holding.remove(0);
+        holding.push(next);
+        eventually("the one that waited is served", || async { silent.connections() == 3 + round }).await;
+    }
+}

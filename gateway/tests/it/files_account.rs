@@ -1,0 +1,135 @@
+//! Clients, upstream connections, admin and reloads share the process's files, and none of them takes all.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    process::Command,
+    task::JoinSet,
+};
+
+use crate::{
+    commands::{Serving, millgate},
+    support::{
+        backend::Backend,
+        client::{Connection, get, send, text},
+        eventually,
+        gateway::write_config,
+    },
+};
+
+/// The command as `millgate run`, with at most so many open files.
+async fn gateway_with_files(dir: &Path, files: usize) -> Serving {
+    let plain = millgate(dir, &["run", "--state-dir", "state"]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", &format!("ulimit -n {files} && exec \"$@\""), "sh"]);
+    limited.arg(plain.as_std().get_program()).args(plain.as_std().get_args());
+    limited.current_dir(dir).env("HOME", dir).kill_on_drop(true);
+    Serving::start_command(limited, "admin").await
+}
+
+fn config(backend: SocketAddr) -> String {
+    format!("routes:\n  - {{path: /**, service: one}}\nservices:\n  one: {{hosts: [\"{backend}\"]}}\n")
+}
+
+fn address(gateway: &Serving, name: &str) -> SocketAddr {
+    gateway.value(name).parse().unwrap()
+}
+
+/// Sends one GET and stays, and comes back whenever it is closed.
+async fn stay(addr: SocketAddr, stopped: Arc<AtomicBool>) {
+    while !stopped.load(Ordering::Relaxed) {
+        let Ok(mut client) = TcpStream::connect(addr).await else { continue };
+        if client.write_all(b"GET /x HTTP/1.1\r\nhost: gw\r\n\r\n").await.is_ok() {
+            while client.read(&mut [0; 512]).await.is_ok_and(|read| read > 0) {}
+        }
+    }
+}
+
+async fn metrics(admin: SocketAddr) -> String {
+    text(&send(admin, get("/metrics")).await).to_owned()
+}
+
+/// The sum of a family's values.
+fn sum(metrics: &str, name: &str) -> u64 {
+    let lines = metrics.lines().filter(|line| line.starts_with(name));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+/// nginx with `worker_connections` used up closes idle clients as well; before this, all of it stood still for a minute.
+#[tokio::test]
+async fn clients_that_send_one_request_and_stay_stop_neither_others_nor_admin_nor_a_reload() {
+    millgate::file_account::raise_limit();
+    let backend = Backend::named("one").await;
+    let dir = tempfile::tempdir().unwrap();
+    write_config(dir.path(), &config(backend.addr));
+    let gateway = gateway_with_files(dir.path(), 1024).await;
+    let (http, admin) = (address(&gateway, "http"), address(&gateway, "admin"));
+    let stopped = Arc::new(AtomicBool::new(false));
+    let mut hogs = JoinSet::new();
+    for _ in 0..950 {
+        hogs.spawn(stay(http, Arc::clone(&stopped)));
+    }
+    eventually("idle connections are closed to make room", || async {
+        sum(&metrics(admin).await, "millgate_connections_shed_total") > 100
+    })
+    .await;
+    // A client that goes on keeps its connection.
+    let busy = tokio::spawn({
+        let stopped = Arc::clone(&stopped);
+        async move {
+            let mut kept = Connection::open(http).await;
+            let mut pause = tokio::time::interval(Duration::from_millis(20));
+            while !stopped.load(Ordering::Relaxed) {
+                pause.tick().await;
+                assert_eq!(kept.send(get("/kept")).await.status(), 200);
+            }
+        }
+    });
+    let mut slowest = Duration::ZERO;
+    for _ in 0..8 {
+        let began = Instant::now();
+        assert_eq!(send(http, get("/new")).await.status(), 200);
+        assert_eq!(send(admin, get("/livez")).await.status(), 200);
+        assert_eq!(send(admin, get("/readyz")).await.status(), 200);
+        slowest = slowest.max(began.elapsed());
+    }
+    assert!(slowest < Duration::from_secs(5), "the slowest new client took {slowest:?}");
+    write_config(dir.path(), &config(backend.addr).replace("/**", "/**, body_limit: 1MiB"));
+    eventually("the changed configuration is accepted", || async {
+        metrics(admin).await.contains("millgate_config_reloads_total{result=\"accepted\"} 1")
+    })
+    .await;
+    let shown = metrics(admin).await;
+    assert_eq!(sum(&shown, "millgate_accept_errors_total"), 0, "files never ran out");
+    assert_eq!(sum(&shown, "millgate_config_reloads_total{result=\"refused\"}"), 0);
+    assert!(sum(&shown, "process_open_fds") < 1000, "{shown}");
+    stopped.store(true, Ordering::Relaxed);
+    busy.await.expect("no request of the busy client failed");
+    drop(hogs);
+}
+
+/// A limit of files that the system sets below the hard one is no limit of ours.
+#[tokio::test]
+async fn the_soft_limit_of_files_is_raised_to_the_hard_one() {
+    let dir = tempfile::tempdir().unwrap();
+    write_config(dir.path(), &config("127.0.0.1:9".parse().unwrap()));
+    let plain = millgate(dir.path(), &["run", "--state-dir", "state"]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -Sn 200 && ulimit -Hn 2000 && exec \"$@\"", "sh"]);
+    limited.arg(plain.as_std().get_program()).args(plain.as_std().get_args());
+    limited.current_dir(dir.path()).env("HOME", dir.path()).kill_on_drop(true);
+    let gateway = Serving::start_command(limited, "admin").await;
+    let shown = metrics(address(&gateway, "admin")).await;
+    assert_eq!(sum(&shown, "process_max_fds"), 2000);
+    assert!(sum(&shown, "millgate_file_places{part=\"clients\"}") > 1500, "{shown}");
+}
