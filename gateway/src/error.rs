@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::{
     admission::{self, Refusal},
+    exchange::flags,
     headers::names,
 };
 
@@ -69,6 +70,8 @@ pub enum Error {
     RequestTimeout,
     #[error("the request body is not valid")]
     RequestBodyInvalid,
+    #[error("the client left before the end of its request")]
+    ClientGone,
     #[error("the gateway failed on this request")]
     Internal,
 }
@@ -146,6 +149,10 @@ impl Error {
             // RFC 6750 §3.1: invalid_request is a 400.
             Self::RequestBodyInvalid | Self::TokenPlacement => {
                 row(StatusCode::BAD_REQUEST, "bad_request", "http_request_error", Downstream)
+            }
+            // Sent to a client that may still read; counted and logged as 499.
+            Self::ClientGone => {
+                row(StatusCode::BAD_REQUEST, flags::CLIENT_GONE, "http_request_error", Downstream)
             }
             Self::NoHealthyEndpoint => row(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -236,6 +243,9 @@ impl Error {
                 if refusal.status() == StatusCode::METHOD_NOT_ALLOWED {
                     headers.insert(header::ALLOW, HeaderValue::from_static(admission::ALLOW));
                 }
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Self::ClientGone => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             // RFC 6750 §3: no error code when no token was presented.

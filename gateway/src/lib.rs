@@ -18,6 +18,7 @@ pub mod exchange;
 pub mod gateway;
 pub mod headers;
 mod interner;
+mod local_reply;
 pub mod metrics;
 pub mod policy;
 pub mod printable;

@@ -16,8 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts,
-    uri::PathAndQuery,
+    HeaderValue, Request, Response, StatusCode, Uri, Version, header, request::Parts, uri::PathAndQuery,
 };
 use http_body::Body;
 use hyper::body::Incoming;
@@ -26,13 +25,14 @@ use rand::Rng;
 
 use crate::{
     admission::{self, Admission, Admitted, Framing},
-    body::{IdleTimer, RequestBody, ResponseBody},
+    body::{IdleTimer, RequestBody, ResponseBody, UploadLimits},
     config::settings::UpstreamHost,
     connection::ConnectionContext,
     control::event::Signal,
     error::{Error, RateLimited},
     exchange::{Exchange, RequestId},
     headers::{self, ForwardContext, Found, ResponseContext, names},
+    local_reply::{local_reply, refusal},
     metrics::Rare,
     policy::{
         client_address::{self, ClientDenied},
@@ -154,7 +154,8 @@ async fn forward(
     // 7. Request headers, and the target: the canonical path that was authorised is the one that is sent.
     write_upstream_head(&mut parts, snapshot, &route, framing, exchange, connection)?;
     let idle = compiled.timeouts.idle();
-    let (body, upload) = RequestBody::new(body, compiled.body_bytes_max, idle);
+    let limits = UploadLimits { bytes_max: compiled.body_bytes_max, idle, keep_max: RETRY_BODY_BYTES_MAX };
+    let (body, upload) = RequestBody::new(body, exchange.version, limits);
     exchange.upload.clone_from(&upload);
     exchange.response_idle = IdleTimer::new(idle);
 
@@ -164,6 +165,9 @@ async fn forward(
     let Answered { mut response, lease, framing } =
         attempt::run(&plan, request, upload.as_ref(), exchange).await?;
     exchange.lease = Some(lease);
+    if let Some(upload) = &upload {
+        upload.release();
+    }
 
     // 12. Response headers.
     let (version, rules) = (response.version(), &route.response_rules);
@@ -401,6 +405,9 @@ fn strip<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     }
 }
 
+/// First bytes of a request's body that a retry can send again.
+const RETRY_BODY_BYTES_MAX: u64 = 64 * 1024;
+
 /// UUID version 7 (RFC 9562 §5.7): sorts by time; from the worker's clock and random numbers.
 fn new_request_id(worker: &WorkerState, now: Instant) -> RequestId {
     let millis = u64::try_from(worker.clock.unix(now).as_millis()).unwrap_or(u64::MAX);
@@ -429,33 +436,6 @@ fn options_reply() -> Response<Bytes> {
     *response.status_mut() = StatusCode::NO_CONTENT;
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(admission::ALLOW));
     response
-}
-
-fn refusal(error: Error, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
-    let row = error.row();
-    exchange.flag = row.code;
-    let route = exchange.route.as_ref().map(|route| &*route.shared().name);
-    exchange.worker().metrics.count(Rare::LocalReply, route.unwrap_or("(none)"), row.code);
-    let response = error.into_response(exchange.id.as_str(), route);
-    local_reply(response, exchange)
-}
-
-fn local_reply(response: Response<Bytes>, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
-    let (mut parts, bytes) = response.into_parts();
-    exchange.status = Some(parts.status);
-    parts.headers.insert(&names::X_REQUEST_ID, exchange.id.0.clone());
-    if exchange.version == Version::HTTP_2 {
-        // RFC 9113 §8.2.2: connection-specific fields are malformed in HTTP/2.
-        parts.headers.remove(header::CONNECTION);
-    }
-    // RFC 9110 §9.3.2: the fields that GET would get, and no content.
-    let bytes = if exchange.method == Method::HEAD {
-        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
-        Bytes::new()
-    } else {
-        bytes
-    };
-    Response::from_parts(parts, ResponseBody::local(bytes, exchange))
 }
 
 /// A panic inside one request.

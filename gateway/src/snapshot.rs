@@ -101,6 +101,7 @@ pub struct Route {
     pub timeouts: Arc<Timeouts>,
     pub retry: Arc<Retry>,
     pub body_bytes_max: Option<u64>,
+    pub gathers_body: bool,
     pub rewrite: Option<Box<RewriteSettings>>,
     /// Answered by the gateway itself.
     pub redirect: Option<Box<Redirect>>,

@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 
 /// Files of the request path, relative to `gateway/src`.
-const DATA_PLANE: [&str; 23] = [
+const DATA_PLANE: [&str; 24] = [
     "access_log.rs",
     "admission/",
-    "body.rs",
+    "body/",
     "connection/",
     "error.rs",
     "exchange.rs",
     "headers/",
+    "local_reply.rs",
     "metrics.rs",
     "policy/",
     "proxy.rs",

@@ -189,6 +189,7 @@ fn route(
         timeouts: shared.timeouts.share(Arc::new(Timeouts::compile(&route.timeout))),
         retry: shared.retries.share(Arc::new(Retry::compile(&route.retry))),
         body_bytes_max: route.body_bytes_max,
+        gathers_body: route.gathers_body,
         rewrite: route.rewrite.clone().map(Box::new),
         redirect: route.redirect.clone().map(Box::new),
         request_rules: shared.rules.share(Arc::new(route.request_headers.clone())),

@@ -15,6 +15,7 @@ pub struct Timeouts {
     connect: Duration,
     per_try: Option<Duration>,
     idle: Duration,
+    min_rate: Option<u64>,
 }
 
 /// The instant by which one request must have its response head.
@@ -32,6 +33,7 @@ impl Timeouts {
             connect: settings.connect.min(LONGEST),
             per_try: settings.per_try.map(|per_try| per_try.min(LONGEST)),
             idle: settings.idle,
+            min_rate: settings.min_rate,
         }
     }
 
@@ -40,9 +42,14 @@ impl Timeouts {
         Deadline { at: now + self.total, timeouts: *self }
     }
 
-    /// Longest silence of a body, in either direction.
+    /// Longest silence while a body is on its way, in both directions together.
     pub fn idle(&self) -> Duration {
         self.idle
+    }
+
+    /// Bytes per second that a client sends or takes at least, while it is waited for.
+    pub fn min_rate(&self) -> Option<u64> {
+        self.min_rate
     }
 }
 
@@ -77,6 +84,7 @@ mod tests {
             connect: Duration::from_secs(1),
             per_try: per_try.map(Duration::from_secs),
             idle: Duration::from_mins(1),
+            min_rate: None,
         })
     }
 
@@ -114,6 +122,7 @@ mod tests {
             connect: Duration::MAX,
             per_try: Some(Duration::MAX),
             idle: Duration::MAX,
+            min_rate: None,
         };
         let now = Instant::now();
         let deadline = Timeouts::compile(&settings).apply(now);

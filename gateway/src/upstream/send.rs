@@ -191,7 +191,9 @@ fn body_failed(failure: BodyError) -> Error {
     match failure {
         BodyError::TooLarge => Error::BodyTooLarge,
         BodyError::Idle => Error::RequestTimeout,
-        BodyError::Broken => Error::RequestBodyInvalid,
+        BodyError::Gone => Error::ClientGone,
+        // `Replaced` is the fate of a body, never of an upload.
+        BodyError::Broken | BodyError::Replaced => Error::RequestBodyInvalid,
     }
 }
 

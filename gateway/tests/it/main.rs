@@ -4,6 +4,7 @@ mod support;
 
 mod admin;
 mod allocations;
+mod body_ends;
 mod broken_config;
 mod commands;
 mod config_key;

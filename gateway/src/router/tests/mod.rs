@@ -33,6 +33,7 @@ pub(crate) fn route(spec: &str) -> RouteSettings {
             connect: Duration::from_secs(1),
             per_try: None,
             idle: Duration::from_mins(1),
+            min_rate: None,
         },
         retry: RetrySettings {
             attempts: 0,
@@ -45,6 +46,7 @@ pub(crate) fn route(spec: &str) -> RouteSettings {
             backoff_max: Duration::ZERO,
         },
         body_bytes_max: None,
+        gathers_body: true,
         rewrite: None,
         redirect: None,
         request_headers: HeaderRules::default(),

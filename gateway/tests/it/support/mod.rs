@@ -4,7 +4,9 @@ pub(crate) mod authority;
 pub(crate) mod backend;
 pub(crate) mod client;
 pub(crate) mod federation;
+pub(crate) mod frames;
 pub(crate) mod gateway;
+pub(crate) mod recorder;
 
 use std::{future::Future, time::Duration};
 
