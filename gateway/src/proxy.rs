@@ -25,7 +25,7 @@ use rand::Rng;
 
 use crate::{
     admission::{self, Admission, Admitted, Framing},
-    body::{IdleTimer, RequestBody, ResponseBody, UploadLimits},
+    body::{Activity, Limits, RequestBody, ResponseBody, UploadLimits},
     config::settings::UpstreamHost,
     connection::ConnectionContext,
     control::event::Signal,
@@ -43,7 +43,11 @@ use crate::{
     },
     router::Match,
     snapshot::{LocalRoute, LocalSnapshot, Route, own_value},
-    upstream::{attempt, search::Plan, send::Answered},
+    upstream::{
+        attempt,
+        search::Plan,
+        send::{Answered, body_failed},
+    },
     worker::WorkerState,
 };
 
@@ -51,11 +55,12 @@ use crate::{
 pub async fn serve(
     connection: Rc<ConnectionContext>,
     request: Request<Incoming>,
+    activity: Option<Rc<Activity>>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let version = request.version();
     // 4. One snapshot for the whole request.
     let snapshot = connection.worker.snapshot();
-    let mut exchange = begin(&connection, &snapshot, &request);
+    let mut exchange = begin(&connection, &snapshot, &request, activity);
     let result = {
         // Pinned here, so that the state of a request is never moved.
         let forward = pin!(forward(&connection, &snapshot, request, &mut exchange));
@@ -92,6 +97,7 @@ fn begin(
     connection: &Rc<ConnectionContext>,
     snapshot: &LocalSnapshot,
     request: &Request<Incoming>,
+    activity: Option<Rc<Activity>>,
 ) -> Box<Exchange> {
     let worker = &connection.worker;
     let started = worker.clock.now();
@@ -102,7 +108,7 @@ fn begin(
         if trusted { headers::client_ip(peer, request.headers(), proxies) } else { peer.to_canonical() };
     let id = headers::trusted_request_id(request.headers(), trusted)
         .map_or_else(|| new_request_id(worker, started), |id| RequestId(id.clone()));
-    let mut exchange = Exchange::new(Rc::clone(connection), id, started, client);
+    let mut exchange = Exchange::new(Rc::clone(connection), id, started, client, activity);
     exchange.peer_is_trusted = trusted;
     exchange.method = request.method().clone();
     exchange.version = request.version();
@@ -153,11 +159,17 @@ async fn forward(
 
     // 7. Request headers, and the target: the canonical path that was authorised is the one that is sent.
     write_upstream_head(&mut parts, snapshot, &route, framing, exchange, connection)?;
-    let idle = compiled.timeouts.idle();
-    let limits = UploadLimits { bytes_max: compiled.body_bytes_max, idle, keep_max: RETRY_BODY_BYTES_MAX };
-    let (body, upload) = RequestBody::new(body, exchange.version, limits);
-    exchange.upload.clone_from(&upload);
-    exchange.response_idle = IdleTimer::new(idle);
+    exchange.limit(Limits { idle: compiled.timeouts.idle(), min_rate: compiled.timeouts.min_rate() });
+    let limits = UploadLimits { bytes_max: compiled.body_bytes_max, keep_max: RETRY_BODY_BYTES_MAX };
+    let (body, upload) = RequestBody::new(body, limits, exchange);
+    if let Some(upload) = &upload {
+        exchange.upload = Some(Rc::clone(upload));
+        // A slot, an instance and a connection are not for waiting for a client.
+        if compiled.gathers_body {
+            upload.gather().await.map_err(body_failed)?;
+        }
+        exchange.ready = exchange.worker().clock.now();
+    }
 
     // 8 to 11. Endpoint, connection, exchange with the upstream, outcome; again where that is safe and allowed.
     let plan = Plan { snapshot, route: compiled };

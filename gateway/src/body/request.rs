@@ -7,18 +7,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{BodyError, Upload, upload::UploadLimits};
+use crate::exchange::Exchange;
 
 /// The client's body for one attempt. Most requests have none; then this is one word.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct RequestBody(Option<Box<Cursor>>);
 
 /// A place in an [`Upload`].
-#[derive(Debug)]
 struct Cursor {
     upload: Rc<Upload>,
     generation: u32,
@@ -28,11 +27,13 @@ struct Cursor {
 impl RequestBody {
     /// The body for the first attempt, and what can be known of it meanwhile. No [`Upload`]: there is no body, and nothing
     /// to wait for.
-    pub fn new(inner: Incoming, version: Version, limits: UploadLimits) -> (Self, Option<Rc<Upload>>) {
+    pub fn new(inner: Incoming, limits: UploadLimits, exchange: &mut Exchange) -> (Self, Option<Rc<Upload>>) {
         if inner.is_end_stream() {
             return (Self::default(), None);
         }
-        let upload = Upload::new(inner, version, limits);
+        let activity = exchange.activity();
+        let connection = Rc::clone(exchange.connection());
+        let upload = Upload::new(inner, exchange.version, limits, connection, activity);
         (Self::of(Rc::clone(&upload)), Some(upload))
     }
 

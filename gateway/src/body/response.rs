@@ -2,21 +2,27 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    rc::Rc,
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::BodyError;
-use crate::exchange::{Exchange, flags};
+use super::{Activity, BodyError, Cause, Chunk};
+use crate::{
+    exchange::{Exchange, flags},
+    upstream::send::body_failed,
+};
 
-/// A response on its way to the client.
+/// A response's content.
 pub struct ResponseBody {
     source: Source,
     /// Holds the upstream connection too ([`Exchange::lease`]).
     exchange: Option<Box<Exchange>>,
+    /// Outlives the exchange: what was handed over last still has to be taken.
+    activity: Option<Rc<Activity>>,
 }
 
 enum Source {
@@ -28,21 +34,29 @@ impl ResponseBody {
     /// A local reply.
     pub fn local(bytes: Bytes, exchange: Box<Exchange>) -> Self {
         let bytes = if bytes.is_empty() { None } else { Some(bytes) };
-        Self { source: Source::Local(bytes), exchange: Some(exchange) }
+        Self::new(Source::Local(bytes), exchange)
     }
 
     /// A local reply that belongs to no exchange any more.
     pub fn bare(bytes: Bytes) -> Self {
-        Self { source: Source::Local(Some(bytes)), exchange: None }
+        Self { source: Source::Local(Some(bytes)), exchange: None, activity: None }
     }
 
     /// The upstream's body; the exchange's lease goes back to its pool when the last byte has been read.
     pub fn upstream(body: Incoming, exchange: Box<Exchange>) -> Self {
-        Self { source: Source::Upstream(body), exchange: Some(exchange) }
+        Self::new(Source::Upstream(body), exchange)
+    }
+
+    fn new(source: Source, exchange: Box<Exchange>) -> Self {
+        let activity = exchange.known_activity().cloned();
+        Self { source, exchange: Some(exchange), activity }
     }
 
     /// Everything was read: the connection may serve the next request, the exchange is over.
     fn complete(&mut self) {
+        if let Some(activity) = &self.activity {
+            activity.response_is_over();
+        }
         let Some(mut exchange) = self.exchange.take() else { return };
         if let Some(lease) = exchange.lease.take() {
             lease.release();
@@ -50,30 +64,72 @@ impl ResponseBody {
         exchange.complete = true;
     }
 
-    fn count(&mut self, bytes: usize) {
+    /// What `data` is to the connection: bytes that are counted as they go out. A response that is over with them, on
+    /// HTTP/1.1, holds nothing while they wait there; its connection has a timeout of its own.
+    fn hand_over(&mut self, data: Bytes) -> Chunk {
         if let Some(exchange) = &mut self.exchange {
-            exchange.handed_over(bytes as u64);
+            exchange.handed_over(data.len() as u64);
+            if self.activity.is_none() && !self.source.is_end_stream() {
+                self.activity = Some(exchange.activity());
+            }
+        }
+        if let Some(activity) = &self.activity {
+            activity.response_came(data.len());
+        }
+        Chunk::new(data, self.activity.clone())
+    }
+
+    /// The service has nothing more at the moment.
+    fn wait(&mut self, cx: &Context<'_>) -> Poll<BodyError> {
+        let Some(exchange) = &mut self.exchange else { return Poll::Pending };
+        let activity = self.activity.get_or_insert_with(|| exchange.activity());
+        activity.waits_for_response(cx);
+        match activity.ended() {
+            None => Poll::Pending,
+            Some(Cause::ClientSilent(silence)) => Poll::Ready(BodyError::Silent(silence)),
+            Some(Cause::ClientSlow(rate)) => Poll::Ready(BodyError::Slow(rate)),
+            Some(Cause::ClientStalled | Cause::ServiceSilent) => Poll::Ready(BodyError::Idle),
+        }
+    }
+
+    /// The response ends before its end: whose fault it is.
+    fn fail(&mut self, error: BodyError) -> BodyError {
+        let Some(exchange) = &mut self.exchange else { return error };
+        let upload = exchange.upload.as_ref().and_then(|upload| upload.failure.get());
+        if exchange.flag == flags::NONE {
+            exchange.flag = match upload {
+                Some(failure) => body_failed(failure).row().code,
+                None if error == BodyError::Idle => flags::BODY_TIMEOUT,
+                None => flags::UPSTREAM_TRUNCATED,
+            };
+        }
+        error
+    }
+}
+
+impl Source {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Local(bytes) => bytes.is_none(),
+            Self::Upstream(body) => body.is_end_stream(),
         }
     }
 }
 
 impl Body for ResponseBody {
-    type Data = Bytes;
+    type Data = Chunk;
     type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    ) -> Poll<Option<Result<Frame<Chunk>, BodyError>>> {
         let this = &mut *self;
         let result = match &mut this.source {
             Source::Local(bytes) => bytes.take().map(Ok),
             Source::Upstream(body) => loop {
-                let polled = Pin::new(&mut *body).poll_frame(cx);
-                let Some(exchange) = &mut this.exchange else { break None };
-                match polled {
+                match Pin::new(&mut *body).poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => {
-                        exchange.response_idle.progress();
                         if let Ok(data) = frame.into_data() {
                             break Some(Ok(data));
                         }
@@ -81,46 +137,31 @@ impl Body for ResponseBody {
                     Poll::Ready(Some(Err(_))) => break Some(Err(BodyError::Broken)),
                     Poll::Ready(None) => break None,
                     Poll::Pending => {
-                        ready!(exchange.response_idle.poll_expired(cx));
-                        break Some(Err(BodyError::Idle));
+                        let error = std::task::ready!(this.wait(cx));
+                        break Some(Err(error));
                     }
                 }
             },
         };
-        match result {
+        Poll::Ready(match result {
             Some(Ok(data)) => {
-                self.count(data.len());
+                let chunk = this.hand_over(data);
                 // hyper does not poll past the last byte of a body whose length it knows.
-                if self.is_end_stream() {
-                    self.complete();
+                if this.is_end_stream() {
+                    this.complete();
                 }
-                Poll::Ready(Some(Ok(Frame::data(data))))
+                Some(Ok(Frame::data(chunk)))
             }
-            Some(Err(error)) => {
-                if let Some(exchange) = &mut self.exchange
-                    && exchange.upload.as_ref().is_none_or(|upload| upload.failure.get().is_none())
-                {
-                    exchange.flag = if error == BodyError::Idle {
-                        flags::BODY_TIMEOUT
-                    } else {
-                        flags::UPSTREAM_TRUNCATED
-                    };
-                    exchange.complete = true;
-                }
-                Poll::Ready(Some(Err(error)))
-            }
+            Some(Err(error)) => Some(Err(this.fail(error))),
             None => {
-                self.complete();
-                Poll::Ready(None)
+                this.complete();
+                None
             }
-        }
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Local(bytes) => bytes.is_none(),
-            Source::Upstream(body) => body.is_end_stream(),
-        }
+        self.source.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

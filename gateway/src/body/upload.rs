@@ -12,7 +12,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -20,12 +20,15 @@ use http::Version;
 use http_body::{Body, SizeHint};
 use hyper::body::Incoming;
 
-use super::{BodyError, IdleTimer, kept::Kept, request::RequestBody};
+use super::{Activity, BodyError, Cause, held::Share, kept::Kept, request::RequestBody};
+use crate::{connection::ConnectionContext, metrics::Rare};
 
 /// What the sending side of a request knows of its body; shared with the body while it streams.
-#[derive(Debug)]
 pub struct Upload {
     client: RefCell<Client>,
+    pub(crate) activity: Rc<Activity>,
+    connection: Rc<ConnectionContext>,
+    share: Share,
     /// As the client declared it.
     length: Option<u64>,
     /// Longest body that the route accepts.
@@ -35,12 +38,10 @@ pub struct Upload {
     generation: Cell<u32>,
     /// Bytes that came from the client.
     pub bytes: Cell<u64>,
-    /// The whole body came from the client.
-    pub received: Cell<bool>,
+    /// When the whole body had come from the client.
+    pub received: Cell<Option<Instant>>,
     /// The whole body was handed to the upstream connection of the newest attempt.
     pub complete: Cell<bool>,
-    /// The upstream could take more, and the client has not sent it yet: the delay is the client's.
-    pub waiting: Cell<bool>,
     pub failure: Cell<Option<BodyError>>,
 }
 
@@ -49,7 +50,6 @@ struct Client {
     /// `None`: it ended.
     body: Option<Incoming>,
     kept: Kept,
-    idle: IdleTimer,
 }
 
 /// What bounds an upload.
@@ -57,28 +57,30 @@ struct Client {
 pub struct UploadLimits {
     /// Longest body that the route accepts.
     pub bytes_max: Option<u64>,
-    /// Longest pause of the client.
-    pub idle: Duration,
     /// First bytes that are held for a retry.
     pub keep_max: u64,
 }
 
 impl Upload {
-    pub(super) fn new(body: Incoming, version: Version, limits: UploadLimits) -> Rc<Self> {
+    pub(super) fn new(
+        body: Incoming,
+        version: Version,
+        limits: UploadLimits,
+        connection: Rc<ConnectionContext>,
+        activity: Rc<Activity>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             length: body.size_hint().exact(),
-            client: RefCell::new(Client {
-                body: Some(body),
-                kept: Kept::new(limits.keep_max),
-                idle: IdleTimer::new(limits.idle),
-            }),
+            client: RefCell::new(Client { body: Some(body), kept: Kept::new(limits.keep_max) }),
+            share: Share::of(&connection),
+            activity,
+            connection,
             max: limits.bytes_max.unwrap_or(u64::MAX),
             version,
             generation: Cell::new(0),
             bytes: Cell::new(0),
-            received: Cell::new(false),
+            received: Cell::new(None),
             complete: Cell::new(false),
-            waiting: Cell::new(false),
             failure: Cell::new(None),
         })
     }
@@ -91,7 +93,7 @@ impl Upload {
         }
         self.generation.set(self.generation.get().wrapping_add(1));
         self.complete.set(false);
-        self.waiting.set(false);
+        self.activity.request_rests();
         Some(RequestBody::of(Rc::clone(self)))
     }
 
@@ -102,10 +104,40 @@ impl Upload {
 
     /// No retry will follow: bytes that were held for one are let go.
     pub fn release(&self) {
-        self.client.borrow_mut().kept.release();
+        let mut client = self.client.borrow_mut();
+        client.kept.release();
         if self.complete.get() {
-            self.client.borrow_mut().kept.forget_before(u64::MAX);
+            client.kept.forget_before(u64::MAX);
         }
+        self.share.set(client.kept.len());
+    }
+
+    /// Reads the body's first bytes, up to its end or [`GATHERED_BYTES`], and holds them for the attempts to come. With too
+    /// much held already it goes on without them.
+    ///
+    /// # Errors
+    /// The body ended early.
+    pub async fn gather(&self) -> Result<(), BodyError> {
+        let result = std::future::poll_fn(|cx| self.poll_gather(cx)).await;
+        self.activity.request_rests();
+        result
+    }
+
+    fn poll_gather(&self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        let mut client = self.client.borrow_mut();
+        while self.received.get().is_none() && client.kept.end() < GATHERED_BYTES {
+            if let Err(full) = self.share.has_room() {
+                self.connection.worker.metrics.count(Rare::NotGathered, full, "");
+                break;
+            }
+            match ready!(self.poll_client(&mut client, cx)) {
+                Some(Ok(data)) => client.kept.hold(&data),
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                None => break,
+            }
+            self.share.set(client.kept.len());
+        }
+        Poll::Ready(Ok(()))
     }
 
     pub(super) fn generation(&self) -> u32 {
@@ -114,12 +146,12 @@ impl Upload {
 
     /// All that will come was read, and `at` is behind it.
     pub(super) fn is_over(&self, at: u64) -> bool {
-        self.received.get() && at >= self.bytes.get()
+        self.received.get().is_some() && at >= self.bytes.get()
     }
 
     /// What is left behind `at`.
     pub(super) fn size_hint(&self, at: u64) -> SizeHint {
-        let length = if self.received.get() { Some(self.bytes.get()) } else { self.length };
+        let length = if self.received.get().is_some() { Some(self.bytes.get()) } else { self.length };
         length.map_or_else(SizeHint::default, |length| SizeHint::with_exact(length.saturating_sub(at)))
     }
 
@@ -130,23 +162,32 @@ impl Upload {
             return Poll::Ready(Some(Err(failure)));
         }
         if let Some(data) = client.kept.from(at) {
-            self.handed_over(at + data.len() as u64, &mut client);
+            self.handed_over(at + data.len() as u64, data.len(), &mut client);
             return Poll::Ready(Some(Ok(data)));
         }
         let polled = ready!(self.poll_client(&mut client, cx));
+        let mut bytes = 0;
         if let Some(Ok(data)) = &polled {
+            bytes = data.len();
+            if self.share.has_room().is_err() {
+                client.kept.release();
+            }
             client.kept.pass(data);
         }
-        self.handed_over(self.bytes.get(), &mut client);
+        self.handed_over(self.bytes.get(), bytes, &mut client);
         Poll::Ready(polled)
     }
 
-    fn handed_over(&self, at: u64, client: &mut Client) {
+    fn handed_over(&self, at: u64, bytes: usize, client: &mut Client) {
+        if self.received.get().is_none() {
+            self.activity.request_goes(bytes);
+        }
         let is_over = self.is_over(at);
         self.complete.set(is_over);
         if is_over && !client.kept.is_whole() {
             client.kept.forget_before(at);
         }
+        self.share.set(client.kept.len());
     }
 
     /// The next bytes that the client sends. `None`: its own end.
@@ -157,19 +198,21 @@ impl Upload {
     ) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
             let Some(body) = &mut client.body else { return Poll::Ready(None) };
-            let polled = Pin::new(&mut *body).poll_frame(cx);
-            self.waiting.set(polled.is_pending());
-            let result = match polled {
+            let result = match Pin::new(&mut *body).poll_frame(cx) {
                 Poll::Pending => {
-                    ready!(client.idle.poll_expired(cx));
-                    Err(BodyError::Idle)
+                    self.activity.waits_for_request(cx);
+                    match self.activity.ended() {
+                        Some(Cause::ClientSilent(silence)) => Err(BodyError::Silent(silence)),
+                        Some(Cause::ClientSlow(rate)) => Err(BodyError::Slow(rate)),
+                        _ => return Poll::Pending,
+                    }
                 }
                 Poll::Ready(Some(Ok(frame))) => {
-                    client.idle.progress();
                     // Trailers: the end comes next.
                     let Ok(data) = frame.into_data() else { continue };
                     let bytes = self.bytes.get() + data.len() as u64;
                     self.bytes.set(bytes);
+                    self.activity.request_came(data.len());
                     if bytes > self.max { Err(BodyError::TooLarge) } else { Ok(Some(data)) }
                 }
                 Poll::Ready(Some(Err(error))) => Err(cause(&error)),
@@ -177,8 +220,11 @@ impl Upload {
                 Poll::Ready(None) => Err(BodyError::Gone),
             };
             if !matches!(result, Ok(Some(_))) || body.is_end_stream() {
-                self.received.set(result.is_ok());
                 client.body = None;
+                if result.is_ok() {
+                    self.received.set(Some(self.connection.worker.clock.now()));
+                }
+                self.activity.request_is_over();
             }
             return Poll::Ready(result.map_err(|error| self.fail(error)).transpose());
         }
@@ -196,6 +242,9 @@ impl Upload {
         error
     }
 }
+
+/// What is read of a body before an endpoint is chosen: all of most requests.
+const GATHERED_BYTES: u64 = 64 * 1024;
 
 /// A connection or a stream that ended is a client that left; everything else is a body that is not valid.
 fn cause(error: &hyper::Error) -> BodyError {

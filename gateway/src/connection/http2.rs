@@ -1,9 +1,9 @@
 //! HTTP/2 on one connection.
 
-use std::{future::Future, pin::pin, rc::Rc, task::Poll, time::Duration};
+use std::{pin::pin, rc::Rc, task::Poll, time::Duration};
 
 use hyper::{
-    rt::{Executor, Read, Write},
+    rt::{Read, Write},
     server::conn::http2,
     service::service_fn,
 };
@@ -12,7 +12,9 @@ use hyper_util::rt::TokioTimer;
 use super::{
     ConnectionContext, Gauge, classify, remember_waker,
     state::{Ended, Phase},
+    streams::Streams,
     transport::Transport,
+    windows::Windows,
 };
 use crate::proxy;
 
@@ -24,15 +26,20 @@ where
     let state = &context.state;
     state.is_http2.set(true);
     state.enter(Phase::Idle);
-    let service_context = Rc::clone(context);
-    let service = service_fn(move |request| proxy::serve(Rc::clone(&service_context), request));
+    let streams = Streams::new(Rc::clone(context));
+    let executor = streams.clone();
+    let service = service_fn(move |request| {
+        let activity = streams.begin();
+        proxy::serve(Rc::clone(streams.connection()), request, Some(activity))
+    });
     let max_streams = context.worker.snapshot().shared.table.listen.max_streams;
-    let connection = http2::Builder::new(LocalExecutor)
+    let windows = Windows::of(&context.worker);
+    let connection = http2::Builder::new(executor)
         .timer(TokioTimer::new())
         .max_concurrent_streams(max_streams)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(windows.stream)
+        .initial_connection_window_size(windows.connection)
         .max_send_buf_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(RESETS_MAX)
         .max_local_error_reset_streams(LOCAL_RESETS_MAX)
@@ -57,19 +64,7 @@ where
     .map_err(|error| classify(&error))
 }
 
-/// Runs hyper's stream tasks on this worker.
-#[derive(Clone, Copy)]
-struct LocalExecutor;
-
-impl<F: Future<Output: 'static> + 'static> Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
-}
-
 /// Envoy's advice for an edge proxy where it differs from h2's defaults.
-const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 const RESETS_MAX: usize = 20;

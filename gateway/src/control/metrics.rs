@@ -268,7 +268,7 @@ fn clusters(out: &mut Families, samples: &[WorkerSample]) {
 }
 
 /// Name, help and label names of each rare counter.
-const RARE: [(Rare, &str, &str, &[&str]); 11] = [
+const RARE: [(Rare, &str, &str, &[&str]); 14] = [
     (Rare::LocalReply, "millgate_local_replies_total", "Responses made by the gateway", &["route", "reason"]),
     (
         Rare::RateLimited,
@@ -309,6 +309,24 @@ const RARE: [(Rare, &str, &str, &[&str]); 11] = [
         "millgate_client_gone_total",
         "Clients that left before their response was complete",
         &[],
+    ),
+    (
+        Rare::ClientStalled,
+        "millgate_client_stalled_total",
+        "Responses ended because their client took nothing of them, or took them too slowly",
+        &[],
+    ),
+    (
+        Rare::SmallWindows,
+        "millgate_http2_small_windows_total",
+        "HTTP/2 connections that began with small windows, because enough others have large ones",
+        &[],
+    ),
+    (
+        Rare::NotGathered,
+        "millgate_bodies_not_gathered_total",
+        "Requests sent on before their body was gathered, because too much was held already",
+        &["limit"],
     ),
 ];
 

@@ -1,7 +1,7 @@
 //! Timeouts: how long a request, one attempt, a connect and a silent body may take.
 //!
-//! `total` runs from the request's first moment to the response head, over all attempts and the pauses
-//! between them; from then on `idle` governs the body. Compiled from `TimeoutSettings`; reads no clock and
+//! `total` runs from the end of the request to the response head, over all attempts and the pauses between them. While a
+//! body is on its way, in either direction, `idle` and `min_rate` govern it. Compiled from `TimeoutSettings`; reads no clock and
 //! sets no timer.
 
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ impl Timeouts {
         }
     }
 
-    /// Starts the clock of one request that began at `now`.
+    /// Starts the clock of one request that is ready to be sent at `now`.
     pub fn apply(&self, now: Instant) -> Deadline {
         Deadline { at: now + self.total, timeouts: *self }
     }
@@ -57,6 +57,12 @@ impl Deadline {
     /// When the request as a whole is over.
     pub fn at(&self) -> Instant {
         self.at
+    }
+
+    /// As it is when the end of the request came at `at`.
+    #[must_use]
+    pub fn received(self, at: Instant) -> Self {
+        Self { at: self.at.max(at + self.timeouts.total), ..self }
     }
 
     pub fn is_over(&self, now: Instant) -> bool {

@@ -40,13 +40,13 @@ pub async fn run(
     let cluster = search.cluster;
     let in_flight = cluster.shared.concurrency.check().map_err(|_| Error::Overloaded)?;
     cluster.shared.retry_budget.deposit();
-    let deadline = plan.route.timeouts.apply(exchange.started);
+    let deadline = plan.route.timeouts.apply(exchange.ready);
     let retries = &plan.route.retry;
     let is_repeatable = request.body().is_empty() && retries.repeats(request.method());
     let mut unsent = Some(request);
     let mut last = Err(Error::NoHealthyEndpoint);
     let result = loop {
-        let now = if exchange.attempts == 0 { exchange.started } else { exchange.worker().clock.now() };
+        let now = if exchange.attempts == 0 { exchange.ready } else { exchange.worker().clock.now() };
         let (index, endpoint, permit) = match search.pick(now, exchange) {
             Ok(picked) => picked,
             Err(error) if exchange.attempts == 0 => return Err(error),

@@ -1,6 +1,6 @@
 //! One attempt at one endpoint: a connection, one send, and what its failure means.
 
-use std::{error::Error as _, pin::pin, rc::Rc, time::Instant};
+use std::{error::Error as _, pin::pin, rc::Rc, task::Context, time::Instant};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -8,11 +8,11 @@ use hyper::body::Incoming;
 use super::{
     connect::{ConnectError, connect, is_alert},
     endpoint::InFlight,
-    pool::{Connection, Lease},
+    pool::{Connection, Lease, Wait},
     search::BreakerPermit,
 };
 use crate::{
-    body::{BodyError, RequestBody, Upload},
+    body::{BodyError, Cause, RequestBody, Upload},
     error::Error,
     exchange::Exchange,
     headers::{self, ResponseFraming},
@@ -93,7 +93,7 @@ impl Attempt<'_> {
                 return Err(Failed { error: Error::Internal, phase: Phase::AfterSent });
             };
             let sending = pin!(connection.sender.try_send_request(request));
-            let Some(sent) = connection.timer.bound(self.deadline.attempt(self.now), sending).await else {
+            let Some(sent) = connection.timer.bound(|cx| self.wait(cx), sending).await else {
                 return Err(Failed { error: self.late(), phase: Phase::AfterSent });
             };
             let mut error = match sent {
@@ -124,10 +124,26 @@ impl Attempt<'_> {
         Ok(Answered { response, lease, framing })
     }
 
-    /// Whoever is waited for has caused it.
+    /// When the wait for the head of a response is over. As long as the request is on its way its clock bounds the wait;
+    /// the route's deadlines run from its end.
+    fn wait(&self, cx: &Context<'_>) -> Wait {
+        let Some(upload) = self.upload else { return Wait::Until(self.deadline.attempt(self.now)) };
+        upload.activity.remember_task(cx);
+        if upload.activity.ended().is_some() {
+            return Wait::Over;
+        }
+        match upload.received.get() {
+            Some(at) => Wait::Until(self.deadline.received(at).attempt(self.now.max(at))),
+            None => Wait::Open,
+        }
+    }
+
     fn late(&self) -> Error {
-        let client_is_late = self.upload.is_some_and(|upload| upload.waiting.get());
-        if client_is_late { Error::RequestTimeout } else { Error::ResponseTimeout }
+        match self.upload.and_then(|upload| upload.activity.ended()) {
+            Some(Cause::ClientSilent(silence)) => Error::RequestSilent(silence),
+            Some(Cause::ClientSlow(rate)) => Error::RequestSlow(rate),
+            Some(Cause::ClientStalled | Cause::ServiceSilent) | None => Error::ResponseTimeout,
+        }
     }
 
     /// An idle connection, or a new one.
@@ -187,13 +203,14 @@ fn connect_failed(error: &ConnectError) -> Failed {
     Failed { error, phase: Phase::Connect }
 }
 
-fn body_failed(failure: BodyError) -> Error {
+pub(crate) fn body_failed(failure: BodyError) -> Error {
     match failure {
         BodyError::TooLarge => Error::BodyTooLarge,
-        BodyError::Idle => Error::RequestTimeout,
+        BodyError::Silent(silence) => Error::RequestSilent(silence),
+        BodyError::Slow(rate) => Error::RequestSlow(rate),
         BodyError::Gone => Error::ClientGone,
-        // `Replaced` is the fate of a body, never of an upload.
-        BodyError::Broken | BodyError::Replaced => Error::RequestBodyInvalid,
+        // The last two are never the fate of an upload.
+        BodyError::Broken | BodyError::Idle | BodyError::Replaced => Error::RequestBodyInvalid,
     }
 }
 

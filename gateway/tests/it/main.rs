@@ -5,6 +5,7 @@ mod support;
 mod admin;
 mod allocations;
 mod body_ends;
+mod body_time;
 mod broken_config;
 mod commands;
 mod config_key;
@@ -20,6 +21,7 @@ mod instances;
 mod policies;
 mod proxying;
 mod reload;
+mod stalled_clients;
 #[path = "../tidy.rs"]
 mod tidy;
 mod upstream_tls;

@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::authority::Authority;
+use super::{DEADLINE, authority::Authority};
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
@@ -131,7 +131,8 @@ impl Frames {
     /// The next frame for which `is_wanted`; panics when the other side closes before.
     pub(crate) async fn next_where(&mut self, is_wanted: impl Fn(&Frame) -> bool) -> Frame {
         loop {
-            let frame = self.next().await.expect("the connection stays open");
+            let next = tokio::time::timeout(DEADLINE, self.next()).await.expect("a frame comes in time");
+            let frame = next.expect("the connection stays open");
             if is_wanted(&frame) {
                 return frame;
             }
