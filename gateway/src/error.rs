@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::{
     admission::{self, Refusal},
+    exchange::flags,
     headers::names,
 };
 
@@ -65,10 +66,14 @@ pub enum Error {
     UpstreamProtocolError,
     #[error("this request has passed through this gateway before")]
     LoopDetected,
-    #[error("the client stopped sending its request body")]
-    RequestTimeout,
+    #[error("no byte of the request body arrived for {0:?}")]
+    RequestSilent(Duration),
+    #[error("the request body came slower than {0} bytes/s")]
+    RequestSlow(u64),
     #[error("the request body is not valid")]
     RequestBodyInvalid,
+    #[error("the client left before the end of its request")]
+    ClientGone,
     #[error("the gateway failed on this request")]
     Internal,
 }
@@ -140,12 +145,16 @@ impl Error {
             Self::BodyTooLarge => {
                 row(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "http_request_error", Downstream)
             }
-            Self::RequestTimeout => {
-                row(StatusCode::REQUEST_TIMEOUT, "request_timeout", "http_request_error", Downstream)
+            Self::RequestSilent(_) | Self::RequestSlow(_) => {
+                row(StatusCode::REQUEST_TIMEOUT, flags::REQUEST_TIMEOUT, "http_request_error", Downstream)
             }
             // RFC 6750 §3.1: invalid_request is a 400.
             Self::RequestBodyInvalid | Self::TokenPlacement => {
                 row(StatusCode::BAD_REQUEST, "bad_request", "http_request_error", Downstream)
+            }
+            // Sent to a client that may still read; counted and logged as 499.
+            Self::ClientGone => {
+                row(StatusCode::BAD_REQUEST, flags::CLIENT_GONE, "http_request_error", Downstream)
             }
             Self::NoHealthyEndpoint => row(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -236,6 +245,9 @@ impl Error {
                 if refusal.status() == StatusCode::METHOD_NOT_ALLOWED {
                     headers.insert(header::ALLOW, HeaderValue::from_static(admission::ALLOW));
                 }
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Self::ClientGone => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             // RFC 6750 §3: no error code when no token was presented.
@@ -348,7 +360,9 @@ mod tests {
             (Error::KeysUnavailable, 503, "keys_unavailable", "proxy_internal_error", Gateway),
             (limited(), 429, "rate_limited", "http_request_error", Downstream),
             (Error::BodyTooLarge, 413, "body_too_large", "http_request_error", Downstream),
-            (Error::RequestTimeout, 408, "request_timeout", "http_request_error", Downstream),
+            (Error::RequestSilent(Duration::ZERO), 408, "request_timeout", "http_request_error", Downstream),
+            (Error::RequestSlow(240), 408, "request_timeout", "http_request_error", Downstream),
+            (Error::ClientGone, 400, "client_gone", "http_request_error", Downstream),
             (Error::RequestBodyInvalid, 400, "bad_request", "http_request_error", Downstream),
             (Error::NoHealthyEndpoint, 503, "no_healthy_endpoint", "destination_unavailable", Upstream),
             (

@@ -4,17 +4,13 @@
 //! gone, panic) drops it, and the drop counts the request and writes its access-log line, so no path can
 //! forget to.
 
-use std::{
-    net::IpAddr,
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, rc::Rc, time::Instant};
 
 use http::{HeaderValue, Method, StatusCode, Version, uri::PathAndQuery};
 
 use crate::{
     admission::{Admitted, Scheme},
-    body::{IdleTimer, Upload},
+    body::{Activity, Cause, Limits, Upload, Watch},
     connection::ConnectionContext,
     metrics::{Rare, method_label},
     policy::jwt::Verified,
@@ -28,6 +24,8 @@ pub struct Exchange {
     connection: Rc<ConnectionContext>,
     pub id: RequestId,
     pub started: Instant,
+    /// When it could be sent: at once, or when its body had been gathered. Deadlines run from here.
+    pub ready: Instant,
     pub client: IpAddr,
     /// The peer is one of `listen.trusted_proxies`.
     pub peer_is_trusted: bool,
@@ -53,8 +51,12 @@ pub struct Exchange {
     pub upload: Option<Rc<Upload>>,
     /// The upstream connection that the response comes by.
     pub lease: Option<Lease>,
-    /// Bounds the pauses of the response's body.
-    pub(crate) response_idle: IdleTimer,
+    /// What moves; `None`: nothing that takes its time yet.
+    activity: Option<Rc<Activity>>,
+    /// How long it may stand still.
+    pub(crate) limits: Option<Limits>,
+    /// HTTP/1.1; a stream of HTTP/2 is watched by its own task.
+    watch: Option<Watch>,
     /// What went wrong, in the words of the error table (or [`flags`]); [`flags::NONE`] if nothing did.
     pub flag: &'static str,
     pub bytes_out: u64,
@@ -74,6 +76,10 @@ pub mod flags {
     pub const UPSTREAM_TRUNCATED: &str = "upstream_truncated";
     /// The service paused for longer than `timeout.idle` in the middle of its response.
     pub const BODY_TIMEOUT: &str = "body_timeout";
+    /// The client took nothing of its response for `timeout.idle`, or less than `timeout.min_rate`.
+    pub const CLIENT_STALLED: &str = "client_stalled";
+    /// The client paused for too long, or was too slow, in the middle of its request, when the response had begun.
+    pub const REQUEST_TIMEOUT: &str = "request_timeout";
 }
 
 /// A request id as text and as header value.
@@ -93,12 +99,14 @@ impl Exchange {
         id: RequestId,
         started: Instant,
         client: IpAddr,
+        activity: Option<Rc<Activity>>,
     ) -> Box<Self> {
         connection.state.request_began();
         Box::new(Self {
             connection,
             id,
             started,
+            ready: started,
             client,
             peer_is_trusted: false,
             method: Method::GET,
@@ -115,7 +123,9 @@ impl Exchange {
             status: None,
             upload: None,
             lease: None,
-            response_idle: IdleTimer::new(Duration::MAX),
+            activity,
+            limits: None,
+            watch: None,
             flag: flags::NONE,
             bytes_out: 0,
             complete: false,
@@ -124,6 +134,36 @@ impl Exchange {
 
     pub fn worker(&self) -> &Rc<WorkerState> {
         &self.connection.worker
+    }
+
+    pub(crate) fn connection(&self) -> &Rc<ConnectionContext> {
+        &self.connection
+    }
+
+    pub(crate) fn known_activity(&self) -> Option<&Rc<Activity>> {
+        self.activity.as_ref()
+    }
+
+    /// What moves; from now on the worker looks at it.
+    pub(crate) fn activity(&mut self) -> Rc<Activity> {
+        if let Some(activity) = &self.activity {
+            return Rc::clone(activity);
+        }
+        let activity = Activity::new(Some(Rc::clone(&self.connection.state)));
+        if let Some(limits) = self.limits {
+            activity.limit(limits);
+        }
+        let worker = &self.connection.worker;
+        self.watch = Some(worker.activities.watch(&activity, worker.clock.coarse()));
+        Rc::clone(self.activity.insert(activity))
+    }
+
+    /// How long the exchange may stand still, and how slow its client may be.
+    pub(crate) fn limit(&mut self, limits: Limits) {
+        self.limits = Some(limits);
+        if let Some(activity) = &self.activity {
+            activity.limit(limits);
+        }
     }
 
     /// One more attempt, and whose it is.
@@ -178,6 +218,17 @@ impl Exchange {
         self.connection.scheme == Scheme::Https
     }
 
+    /// Who ended an exchange before its end, and the client only where no other has.
+    fn why_incomplete(&self) -> &'static str {
+        match self.activity.as_ref().and_then(|activity| activity.ended()) {
+            Some(Cause::ClientStalled) => flags::CLIENT_STALLED,
+            Some(Cause::ClientSilent(_) | Cause::ClientSlow(_)) => flags::REQUEST_TIMEOUT,
+            Some(Cause::ServiceSilent) => flags::BODY_TIMEOUT,
+            None if self.flag == flags::NONE => flags::CLIENT_GONE,
+            None => self.flag,
+        }
+    }
+
     fn finish(&mut self) {
         let worker = Rc::clone(&self.connection.worker);
         let ended = worker.clock.now();
@@ -187,8 +238,10 @@ impl Exchange {
             _ => None,
         };
         if !self.complete {
-            self.flag = flags::CLIENT_GONE;
-            worker.metrics.count(Rare::ClientGone, "", "");
+            self.flag = self.why_incomplete();
+            if self.flag == flags::CLIENT_GONE {
+                worker.metrics.count(Rare::ClientGone, "", "");
+            }
         }
         let cell = self.route.as_ref().map_or(&worker.unmatched, |route| &route.metrics);
         {
@@ -196,8 +249,10 @@ impl Exchange {
             sample.count(method_label(&self.method), self.status_code(), 1);
             sample.duration.record(duration);
             // Overhead is measured to the response head: what follows is the client's pace.
+            // And not while a client sends its body.
             if let (Some(upstream), Some(head)) = (upstream, self.upstream_ended) {
-                sample.overhead.record(head.saturating_duration_since(self.started).saturating_sub(upstream));
+                let ours = head.saturating_duration_since(self.ready).saturating_sub(upstream);
+                sample.overhead.record(ours);
             }
             sample.request_bytes += self.bytes_in();
             sample.response_bytes += self.bytes_out;

@@ -20,6 +20,7 @@ pub mod file_account;
 pub mod gateway;
 pub mod headers;
 mod interner;
+mod local_reply;
 pub mod metrics;
 pub mod policy;
 pub mod printable;

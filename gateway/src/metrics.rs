@@ -137,6 +137,12 @@ pub enum Rare {
     TokenCache,
     /// ("", ""): the client went away before the response was complete.
     ClientGone,
+    /// ("", ""): the client took nothing of its response, or took it too slowly.
+    ClientStalled,
+    /// ("", ""): HTTP/2 connections that began with small windows.
+    SmallWindows,
+    /// (limit, ""): requests whose body was not gathered before an instance was chosen.
+    NotGathered,
 }
 
 /// Most distinct series of [`Rare`] that one worker keeps; past it they count under the label `(other)`.

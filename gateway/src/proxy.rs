@@ -16,8 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts,
-    uri::PathAndQuery,
+    HeaderValue, Request, Response, StatusCode, Uri, Version, header, request::Parts, uri::PathAndQuery,
 };
 use http_body::Body;
 use hyper::body::Incoming;
@@ -27,12 +26,13 @@ use rand::Rng;
 use crate::{
     access::{self, QuotaFields},
     admission::{self, Admission, Admitted, Arrival, Framing},
-    body::{IdleTimer, RequestBody, ResponseBody},
+    body::{Activity, Limits, RequestBody, ResponseBody, UploadLimits},
     config::settings::UpstreamHost,
     connection::ConnectionContext,
     error::Error,
     exchange::{Exchange, RequestId},
     headers::{self, ForwardContext, Found, ResponseContext, names},
+    local_reply::{local_reply, refusal},
     metrics::Rare,
     policy::{
         client_address::{self, ClientDenied},
@@ -40,7 +40,11 @@ use crate::{
     },
     router::{Match, reading},
     snapshot::{LocalRoute, LocalSnapshot, Route, own_value},
-    upstream::{attempt, search::Plan, send::Answered},
+    upstream::{
+        attempt,
+        search::Plan,
+        send::{Answered, body_failed},
+    },
     worker::WorkerState,
 };
 
@@ -48,11 +52,12 @@ use crate::{
 pub async fn serve(
     connection: Rc<ConnectionContext>,
     request: Request<Incoming>,
+    activity: Option<Rc<Activity>>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let version = request.version();
     // 4. One snapshot for the whole request.
     let snapshot = connection.worker.snapshot();
-    let mut exchange = begin(&connection, &snapshot, &request);
+    let mut exchange = begin(&connection, &snapshot, &request, activity);
     let result = {
         // Pinned here, so that the state of a request is never moved.
         let forward = pin!(forward(&connection, &snapshot, request, &mut exchange));
@@ -89,6 +94,7 @@ fn begin(
     connection: &Rc<ConnectionContext>,
     snapshot: &LocalSnapshot,
     request: &Request<Incoming>,
+    activity: Option<Rc<Activity>>,
 ) -> Box<Exchange> {
     let worker = &connection.worker;
     let started = worker.clock.now();
@@ -99,7 +105,7 @@ fn begin(
         if trusted { headers::client_ip(peer, request.headers(), proxies) } else { peer.to_canonical() };
     let id = headers::trusted_request_id(request.headers(), trusted)
         .map_or_else(|| new_request_id(worker, started), |id| RequestId(id.clone()));
-    let mut exchange = Exchange::new(Rc::clone(connection), id, started, client);
+    let mut exchange = Exchange::new(Rc::clone(connection), id, started, client, activity);
     exchange.peer_is_trusted = trusted;
     exchange.method = request.method().clone();
     exchange.version = request.version();
@@ -144,10 +150,18 @@ async fn forward(
 
     // 7. Request headers, and the target: the canonical path that was authorised is the one that is sent.
     write_upstream_head(&mut parts, snapshot, &route, framing, exchange, connection)?;
-    let idle = compiled.timeouts.idle();
-    let (body, upload) = RequestBody::new(body, compiled.body_bytes_max, idle);
-    exchange.upload.clone_from(&upload);
-    exchange.response_idle = IdleTimer::new(idle);
+    exchange.limit(Limits { idle: compiled.timeouts.idle(), min_rate: compiled.timeouts.min_rate() });
+    let keep_max = compiled.retry.kept_bytes(&parts.method);
+    let limits = UploadLimits { bytes_max: compiled.body_bytes_max, keep_max };
+    let (body, upload) = RequestBody::new(body, limits, exchange);
+    if let Some(upload) = &upload {
+        exchange.upload = Some(Rc::clone(upload));
+        // A slot, an instance and a connection are not for waiting for a client.
+        if compiled.gathers_body {
+            upload.gather().await.map_err(body_failed)?;
+        }
+        exchange.ready = exchange.worker().clock.now();
+    }
 
     // 8 to 11. Endpoint, connection, exchange with the upstream, outcome; again where that is safe and allowed.
     let plan = Plan { snapshot, route: compiled };
@@ -155,6 +169,9 @@ async fn forward(
     let Answered { mut response, lease, framing } =
         attempt::run(&plan, request, upload.as_ref(), exchange).await?;
     exchange.lease = Some(lease);
+    if let Some(upload) = &upload {
+        upload.release();
+    }
 
     // 12. Response headers.
     let (version, rules) = (response.version(), &route.response_rules);
@@ -312,33 +329,6 @@ fn options_reply() -> Response<Bytes> {
     *response.status_mut() = StatusCode::NO_CONTENT;
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(admission::ALLOW));
     response
-}
-
-fn refusal(error: Error, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
-    let row = error.row();
-    exchange.flag = row.code;
-    let route = exchange.route.as_ref().map(|route| &*route.shared().name);
-    exchange.worker().metrics.count(Rare::LocalReply, route.unwrap_or("(none)"), row.code);
-    let response = error.into_response(exchange.id.as_str(), route);
-    local_reply(response, exchange)
-}
-
-fn local_reply(response: Response<Bytes>, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
-    let (mut parts, bytes) = response.into_parts();
-    exchange.status = Some(parts.status);
-    parts.headers.insert(&names::X_REQUEST_ID, exchange.id.0.clone());
-    if exchange.version == Version::HTTP_2 {
-        // RFC 9113 §8.2.2: connection-specific fields are malformed in HTTP/2.
-        parts.headers.remove(header::CONNECTION);
-    }
-    // RFC 9110 §9.3.2: the fields that GET would get, and no content.
-    let bytes = if exchange.method == Method::HEAD {
-        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
-        Bytes::new()
-    } else {
-        bytes
-    };
-    Response::from_parts(parts, ResponseBody::local(bytes, exchange))
 }
 
 /// A panic inside one request.

@@ -103,6 +103,7 @@ pub struct Route {
     pub timeouts: Arc<Timeouts>,
     pub retry: Arc<Retry>,
     pub body_bytes_max: Option<u64>,
+    pub gathers_body: bool,
     pub rewrite: Option<Box<RewriteSettings>>,
     /// `rewrite.strip` is compared as the path was.
     pub any_case: bool,

@@ -23,6 +23,7 @@ use tokio::{
 use crate::{
     access_log::{AccessLog, LogSink},
     admission::Scheme,
+    body::Activities,
     clock::Clock,
     connection::ConnectionTable,
     control::{
@@ -97,6 +98,12 @@ pub struct WorkerState {
     pub token_misses: Cell<u64>,
     pub draining: Cell<bool>,
     pub connections: ConnectionTable,
+    /// Exchanges that have a body on its way.
+    pub activities: Rc<Activities>,
+    /// HTTP/2 connections that have large windows.
+    pub(crate) large_windows: Rc<Cell<u64>>,
+    /// Bytes of request bodies that are held.
+    pub held_bytes: Rc<Cell<u64>>,
     pub connection_closed: Notify,
     pub files: Rc<Desk>,
     accept_errors: Seldom,
@@ -133,6 +140,9 @@ impl WorkerState {
             token_misses: Cell::new(0),
             draining: Cell::new(false),
             connections: ConnectionTable::default(),
+            activities: Rc::default(),
+            held_bytes: Rc::default(),
+            large_windows: Rc::default(),
             connection_closed: Notify::new(),
             files,
             accept_errors: Seldom::default(),
@@ -169,6 +179,13 @@ impl WorkerState {
     /// Tells the control plane; lost when it is behind, which is right for hints.
     pub fn signal(&self, signal: Signal) {
         let _ = self.events.try_send(Event::Signal(signal));
+    }
+
+    fn end_what_stands_still(&self) {
+        let stalled = self.activities.look(self.clock.now());
+        if stalled > 0 {
+            self.metrics.count_many(Rare::ClientStalled, "", "", stalled);
+        }
     }
 
     fn sweep(&self) {
@@ -255,6 +272,7 @@ async fn run(mut setup: WorkerSetup) {
             () = worker.connection_closed.notified(), if drain.is_some() => {}
             _ = tick.tick() => {
                 ticks += 1;
+                worker.end_what_stands_still();
                 worker.access_log.hand_over();
                 for (reason, lines) in worker.access_log.take_dropped().into_iter().filter(|(_, n)| *n > 0) {
                     worker.metrics.count_many(Rare::LogDropped, reason, "", lines);

@@ -3,17 +3,18 @@
 use std::path::{Path, PathBuf};
 
 /// Files of the request path, relative to `gateway/src`.
-const DATA_PLANE: [&str; 28] = [
+const DATA_PLANE: [&str; 29] = [
     "access.rs",
     "access_log.rs",
     "access_log/",
     "admission/",
-    "body.rs",
+    "body/",
     "connection/",
     "error.rs",
     "exchange.rs",
     "file_account.rs",
     "headers/",
+    "local_reply.rs",
     "metrics.rs",
     "policy/",
     "proxy.rs",

@@ -192,6 +192,7 @@ fn route(
         timeouts: shared.timeouts.share(Arc::new(Timeouts::compile(&route.timeout))),
         retry: shared.retries.share(Arc::new(Retry::compile(&route.retry))),
         body_bytes_max: route.body_bytes_max,
+        gathers_body: route.gathers_body,
         rewrite: route.rewrite.clone().map(Box::new),
         any_case: route.spelling.any_case(),
         redirect: route.redirect.clone().map(Box::new),

@@ -418,6 +418,7 @@ mod tests {
             "timeout",
             "retry",
             "body_limit",
+            "body",
             "rewrite",
             "headers",
             "match_headers",

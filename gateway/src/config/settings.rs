@@ -225,6 +225,8 @@ pub struct RouteSettings {
     pub retry: RetrySettings,
     /// Largest request body; `None` = unlimited.
     pub body_bytes_max: Option<u64>,
+    /// The endpoint is chosen when the body's end or its first bytes are there, not with the head.
+    pub gathers_body: bool,
     pub rewrite: Option<RewriteSettings>,
     /// Answered by the gateway itself.
     pub redirect: Option<Redirect>,
@@ -274,6 +276,8 @@ pub struct TimeoutSettings {
     pub per_try: Option<Duration>,
     /// No byte in either direction of a body for this long.
     pub idle: Duration,
+    /// Bytes per second that a client sends or takes at least, while it is waited for; `None` = any.
+    pub min_rate: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -55,7 +55,7 @@ where
 {
     let state = &context.state;
     let service_context = Rc::clone(context);
-    let service = service_fn(move |request| proxy::serve(Rc::clone(&service_context), request));
+    let service = service_fn(move |request| proxy::serve(Rc::clone(&service_context), request, None));
     let builder = builder(context);
     // Boxed, so that a parked connection does not keep room for it.
     let mut connection = Box::new(builder.serve_connection(transport, service));

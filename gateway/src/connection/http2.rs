@@ -1,9 +1,9 @@
 //! HTTP/2 on one connection.
 
-use std::{future::Future, pin::pin, rc::Rc, task::Poll, time::Duration};
+use std::{pin::pin, rc::Rc, task::Poll, time::Duration};
 
 use hyper::{
-    rt::{Executor, Read, Write},
+    rt::{Read, Write},
     server::conn::http2,
     service::service_fn,
 };
@@ -12,7 +12,9 @@ use hyper_util::rt::TokioTimer;
 use super::{
     ConnectionContext, Gauge, classify, head_bytes_max, remember_waker,
     state::{Ended, Phase},
+    streams::Streams,
     transport::Transport,
+    windows::Windows,
 };
 use crate::{admission, config::settings::ListenSettings, proxy};
 
@@ -24,23 +26,26 @@ where
     let state = &context.state;
     state.is_http2.set(true);
     state.enter(Phase::Idle);
-    let service_context = Rc::clone(context);
     // Not kept: a snapshot ends when the configuration that it is of does.
     let (max_streams, max_headers, header_list_bytes_max) = {
         let snapshot = context.worker.snapshot();
         let listen = &snapshot.shared.table.listen;
         (listen.max_streams, listen.max_headers, header_list_bytes_max(listen))
     };
+    let streams = Streams::new(Rc::clone(context));
+    let executor = streams.clone();
     let service = service_fn(move |mut request| {
         admission::shed(&mut request, max_headers);
-        proxy::serve(Rc::clone(&service_context), request)
+        let activity = streams.begin();
+        proxy::serve(Rc::clone(streams.connection()), request, Some(activity))
     });
-    let connection = http2::Builder::new(LocalExecutor)
+    let windows = Windows::of(&context.worker);
+    let connection = http2::Builder::new(executor)
         .timer(TokioTimer::new())
         .max_concurrent_streams(max_streams)
         .max_header_list_size(header_list_bytes_max)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(windows.stream)
+        .initial_connection_window_size(windows.connection)
         .max_send_buf_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(RESETS_MAX)
         .max_local_error_reset_streams(LOCAL_RESETS_MAX)
@@ -72,19 +77,7 @@ fn header_list_bytes_max(listen: &ListenSettings) -> u32 {
     u32::try_from(head_bytes_max(listen) + fields * FIELD_OVERHEAD_BYTES).unwrap_or(u32::MAX)
 }
 
-/// Runs hyper's stream tasks on this worker.
-#[derive(Clone, Copy)]
-struct LocalExecutor;
-
-impl<F: Future<Output: 'static> + 'static> Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
-}
-
 /// Envoy's advice for an edge proxy where it differs from h2's defaults.
-const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 const FIELD_OVERHEAD_BYTES: usize = 32;
 const RESETS_MAX: usize = 20;

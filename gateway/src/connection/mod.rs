@@ -13,7 +13,9 @@ mod http1;
 mod http2;
 mod shed;
 mod state;
+mod streams;
 mod transport;
+mod windows;
 
 use std::{
     cell::{Cell, RefCell},
@@ -30,9 +32,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-pub use self::state::ConnectionTable;
+pub use self::state::{ConnectionState, ConnectionTable};
 use self::{
-    state::{ConnectionState, Ended, Phase},
+    state::{Ended, Phase},
     transport::Transport,
 };
 use crate::{

@@ -38,6 +38,8 @@ pub struct ConnectionState {
     phase: Cell<Phase>,
     since: Cell<Instant>,
     requests: Cell<u32>,
+    /// Bytes of request bodies that are held, over all streams.
+    held_bytes: Rc<Cell<u64>>,
     /// Bytes of response bodies that went out, over all requests.
     delivered: Cell<u64>,
     /// Finish what is in flight, then close.
@@ -65,6 +67,7 @@ impl ConnectionState {
             phase: Cell::new(Phase::Opening),
             since: Cell::new(clock.coarse()),
             requests: Cell::new(0),
+            held_bytes: Rc::default(),
             delivered: Cell::new(0),
             close: Cell::new(false),
             kill: Cell::new(false),
@@ -106,6 +109,16 @@ impl ConnectionState {
         let delivered = self.delivered.get().saturating_add(bytes);
         self.delivered.set(delivered);
         delivered
+    }
+
+    pub(crate) fn held_bytes(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.held_bytes)
+    }
+
+    /// Closes the connection now, with what is under way on it.
+    pub(crate) fn kill(&self) {
+        self.kill.set(true);
+        self.wake();
     }
 
     /// On HTTP/2, bytes may be frames of any kind: only a request says that one has begun.

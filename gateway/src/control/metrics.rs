@@ -4,6 +4,8 @@
 //! [`SAMPLE_PATIENCE`] is represented by its last copy, so that counters never go backwards. The merged state
 //! stands behind a `prometheus::core::Collector`; the crate's registry and encoder do the rest.
 
+mod rare;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
@@ -29,7 +31,7 @@ use super::{
 use crate::{
     clock,
     file_account::FileAccount,
-    metrics::{ClusterSample, Histogram, Rare, RareKey, RouteKey, RouteSample, WorkerSample},
+    metrics::{ClusterSample, Histogram, RouteKey, RouteSample, WorkerSample},
     policy::{circuit_breaker::State, rate_limit::KeyBudget},
     snapshot::{Publisher, Snapshot},
     worker::Command,
@@ -126,7 +128,7 @@ impl Exporter {
         let mut out = Families::default();
         routes(&mut out, samples);
         clusters(&mut out, samples);
-        rare(&mut out, samples);
+        rare::families(&mut out, samples);
         connections(&mut out, samples);
         file_places::families(&mut out, &self.sources.files);
         file_places::admin(&mut out, &self.sources.admin);
@@ -275,93 +277,6 @@ fn clusters(out: &mut Families, samples: &[WorkerSample]) {
     for (service, sample) in &merged {
         family.add(&[("service", service), ("how", "opened")], count(sample.connections_opened));
         family.add(&[("service", service), ("how", "reused")], count(sample.connections_reused));
-    }
-}
-
-/// Name, help and label names of each rare counter.
-const RARE: [(Rare, &str, &str, &[&str]); 16] = [
-    (Rare::LocalReply, "millgate_local_replies_total", "Responses made by the gateway", &["route", "reason"]),
-    (
-        Rare::RateLimited,
-        "millgate_rate_limited_total",
-        "Requests refused by a rate limit",
-        &["route", "policy"],
-    ),
-    (Rare::AuthFailure, "millgate_auth_failures_total", "Tokens refused", &["provider", "reason"]),
-    (Rare::Retry, "millgate_retries_total", "Attempts after the first", &["service", "reason"]),
-    (
-        Rare::RetryBudgetExhausted,
-        "millgate_retry_budget_exhausted_total",
-        "Retries that the budget refused",
-        &["service"],
-    ),
-    (
-        Rare::Ejection,
-        "millgate_ejections_total",
-        "Endpoints that outlier detection left out, by what had failed in a row",
-        &["service", "reason"],
-    ),
-    (
-        Rare::EjectionSpared,
-        "millgate_ejections_spared_total",
-        "Endpoints not ejected, since as many as `outlier.max` allows were out",
-        &["service", "reason"],
-    ),
-    (
-        Rare::BreakerSpared,
-        "millgate_breaker_spared_total",
-        "Failures after which a breaker stayed closed, since `breaker.max_by_status` of the endpoints were out",
-        &["service"],
-    ),
-    (
-        Rare::PanicPick,
-        "millgate_panic_picks_total",
-        "Attempts at ejected endpoints, since fewer than `outlier.panic` of the endpoints were left",
-        &["service"],
-    ),
-    (
-        Rare::PoolFull,
-        "millgate_pool_full_total",
-        "Connections closed because the pool had enough",
-        &["service"],
-    ),
-    (
-        Rare::Shed,
-        "millgate_connections_shed_total",
-        "Idle connections closed to make room",
-        &["what", "reason"],
-    ),
-    (
-        Rare::ConnectionError,
-        "millgate_connection_errors_total",
-        "Client connections that ended in an error",
-        &["listener", "reason"],
-    ),
-    (Rare::Panic, "millgate_panics_total", "Requests ended by a bug in the gateway", &[]),
-    (Rare::LogDropped, "millgate_log_dropped_total", "Access-log lines lost, by reason", &["reason"]),
-    (Rare::TokenCache, "millgate_token_cache_total", "Look-ups in the cache of verified tokens", &["result"]),
-    (
-        Rare::ClientGone,
-        "millgate_client_gone_total",
-        "Clients that left before their response was complete",
-        &[],
-    ),
-];
-
-fn rare(out: &mut Families, samples: &[WorkerSample]) {
-    let mut merged: HashMap<&RareKey, u64> = HashMap::new();
-    for (key, n) in samples.iter().flat_map(|worker| &worker.rare) {
-        *merged.entry(key).or_default() += n;
-    }
-    let mut merged: Vec<_> = merged.into_iter().collect();
-    merged.sort_unstable();
-    for (what, name, help, labels) in RARE {
-        let mut family = out.counter(name, help);
-        for ((_, first, second), n) in merged.iter().filter(|((known, ..), _)| *known == what) {
-            let values = [&**first, &**second];
-            let pairs: Vec<_> = labels.iter().copied().zip(values).collect();
-            family.add(&pairs, count(*n));
-        }
     }
 }
 

@@ -145,9 +145,10 @@ impl Retry {
         self.on_status.contains(&status)
     }
 
-    /// Largest request body that is kept to be sent again.
-    pub fn body_bytes_max(&self) -> usize {
-        self.body_bytes_max
+    /// Largest body of a request with this method that is kept to be sent again.
+    pub fn kept_bytes(&self, method: &Method) -> u64 {
+        let repeats = self.retries > 0 && self.methods.contains(method);
+        if repeats { self.body_bytes_max as u64 } else { 0 }
     }
 
     /// Is the failed attempt followed by another, and which? `left` is the time that the request has, `pick` finds an

@@ -1,7 +1,7 @@
 //! Timeouts: how long a request, one attempt, a connect and a silent body may take.
 //!
-//! `total` runs from the request's first moment to the response head, over all attempts and the pauses
-//! between them; from then on `idle` governs the body. Compiled from `TimeoutSettings`; reads no clock and
+//! `total` runs from the end of the request to the response head, over all attempts and the pauses between them. While a
+//! body is on its way, in either direction, `idle` and `min_rate` govern it. Compiled from `TimeoutSettings`; reads no clock and
 //! sets no timer.
 
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ pub struct Timeouts {
     connect: Duration,
     per_try: Option<Duration>,
     idle: Duration,
+    min_rate: Option<u64>,
 }
 
 /// The instant by which one request must have its response head.
@@ -32,17 +33,23 @@ impl Timeouts {
             connect: settings.connect.min(LONGEST),
             per_try: settings.per_try.map(|per_try| per_try.min(LONGEST)),
             idle: settings.idle,
+            min_rate: settings.min_rate,
         }
     }
 
-    /// Starts the clock of one request that began at `now`.
+    /// Starts the clock of one request that is ready to be sent at `now`.
     pub fn apply(&self, now: Instant) -> Deadline {
         Deadline { at: now + self.total, timeouts: *self }
     }
 
-    /// Longest silence of a body, in either direction.
+    /// Longest silence while a body is on its way, in both directions together.
     pub fn idle(&self) -> Duration {
         self.idle
+    }
+
+    /// Bytes per second that a client sends or takes at least, while it is waited for.
+    pub fn min_rate(&self) -> Option<u64> {
+        self.min_rate
     }
 }
 
@@ -55,6 +62,12 @@ impl Deadline {
     /// What a first attempt has that begins with the request.
     pub fn usual(&self) -> Duration {
         self.timeouts.per_try.map_or(self.timeouts.total, |per_try| per_try.min(self.timeouts.total))
+    }
+
+    /// As it is when the end of the request came at `at`.
+    #[must_use]
+    pub fn received(self, at: Instant) -> Self {
+        Self { at: self.at.max(at + self.timeouts.total), ..self }
     }
 
     /// When an attempt that begins at `now` is over: after `try`, and never later than the request.
@@ -78,6 +91,7 @@ mod tests {
             connect: Duration::from_secs(1),
             per_try: per_try.map(Duration::from_secs),
             idle: Duration::from_mins(1),
+            min_rate: None,
         })
     }
 
@@ -114,6 +128,7 @@ mod tests {
             connect: Duration::MAX,
             per_try: Some(Duration::MAX),
             idle: Duration::MAX,
+            min_rate: None,
         };
         let now = Instant::now();
         let deadline = Timeouts::compile(&settings).apply(now);

@@ -7,7 +7,10 @@
 //! endpoint an attempt goes to is decided in [`super::search`], one send and what its failure means in [`super::send`],
 //! what that proves against the endpoint in [`super::verdict`].
 
-use std::{rc::Rc, time::Instant};
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use http::{HeaderValue, Request, header};
 
@@ -24,7 +27,7 @@ use crate::{
     exchange::Exchange,
     metrics::Rare,
     policy::{
-        retry::{Failure, Next, NoRetry, Phase, Spent},
+        retry::{Failure, Next, NoRetry, Phase, Retry, Spent},
         timeout::Deadline,
     },
     snapshot::LocalCluster,
@@ -42,10 +45,10 @@ pub async fn run(
     let mut search = Search::new(plan, cluster);
     let in_flight = cluster.shared.concurrency.check().map_err(|_| Error::Overloaded)?;
     cluster.shared.retry_budget.deposit();
-    let deadline = plan.route.timeouts.apply(exchange.started);
+    let deadline = plan.route.timeouts.apply(exchange.ready);
     let retries = &plan.route.retry;
-    let mut picked = search.first(exchange.started, exchange, &mut *exchange.worker().rng.borrow_mut())?;
-    let (mut now, mut spent) = (exchange.started, Spent::default());
+    let mut picked = search.first(exchange.ready, exchange, &mut *exchange.worker().rng.borrow_mut())?;
+    let (mut now, mut spent) = (exchange.ready, Spent::default());
     let mut unsent = Some(request);
     // Would be the client's if no better one comes.
     let mut answer: Option<Answered> = None;
@@ -56,7 +59,7 @@ pub async fn run(
         if let (Some(request), Some(UpstreamHost::Instance)) = (&mut unsent, plan.route.upstream_host()) {
             name_instance(request, cluster, index);
         }
-        let spare = spare_of(unsent.as_ref(), retries, spent);
+        let spare = spare_of(unsent.as_ref(), upload, retries, spent);
         let attempt = Attempt { picked, deadline, now, upload };
         let (phase, error) = match attempt.run(&mut unsent, exchange).await {
             // What most requests come to.
@@ -68,11 +71,12 @@ pub async fn run(
             }
             Err(failed) => (failed.phase, Some(failed.error)),
         };
-        let request = unsent.take().or_else(|| spare?.into_request());
+        let request = unsent.take().or_else(|| again(spare?, upload));
         let last = |answer: Option<Answered>| answer.ok_or(error.unwrap_or(Error::Internal));
         let Some(request) = request else { break last(answer) };
         now = exchange.worker().clock.now();
-        match follow(plan, &mut search, (phase, index), spent, (&deadline, now), exchange) {
+        let left = left(&deadline, upload, now);
+        match follow(plan, &mut search, (phase, index), spent, (left, now), exchange) {
             Some(next) => {
                 if !next.pause.is_zero() {
                     tokio::time::sleep(next.pause).await;
@@ -96,12 +100,32 @@ pub async fn run(
 /// Kept where the request may be sent again after bytes of it were sent. What was not sent needs no spare.
 fn spare_of(
     unsent: Option<&Request<RequestBody>>,
-    retries: &crate::policy::retry::Retry,
+    upload: Option<&Rc<Upload>>,
+    retries: &Retry,
     spent: Spent,
 ) -> Option<Spare> {
     let request = unsent?;
-    let is_kept = request.body().is_empty() && retries.may_repeat(request.method(), spent);
-    is_kept.then(|| Spare::of(request))
+    let has_body = upload.is_none_or(|upload| upload.can_replay());
+    (has_body && retries.may_repeat(request.method(), spent)).then(|| Spare::of(request))
+}
+
+/// The request from its first byte on, if all that was read of its body is still kept.
+fn again(spare: Spare, upload: Option<&Rc<Upload>>) -> Option<Request<RequestBody>> {
+    let body = match upload {
+        Some(upload) => upload.replay()?,
+        None => RequestBody::default(),
+    };
+    spare.into_request(body)
+}
+
+/// What the request has left of `timeout.total`, which runs from the moment when it has been received whole.
+fn left(deadline: &Deadline, upload: Option<&Rc<Upload>>, now: Instant) -> Duration {
+    let deadline = match upload.map(|upload| upload.received.get()) {
+        Some(Some(at)) => deadline.received(at),
+        Some(None) => deadline.received(now),
+        None => *deadline,
+    };
+    deadline.at().saturating_duration_since(now)
 }
 
 /// `Host` is the address of the endpoint that is tried.
@@ -119,7 +143,7 @@ fn follow<'a>(
     search: &mut Search<'a>,
     (phase, index): (Phase, usize),
     spent: Spent,
-    (deadline, now): (&Deadline, Instant),
+    (left, now): (Duration, Instant),
     exchange: &Exchange,
 ) -> Option<Next<Picked<'a>>> {
     let worker = exchange.worker();
@@ -131,7 +155,6 @@ fn follow<'a>(
         search.leave_out(index);
     }
     let failure = Failure { phase, method: &exchange.method, body_is_replayable: true };
-    let left = deadline.at().saturating_duration_since(now);
     let mut rng = worker.rng.borrow_mut();
     let budget = &cluster.shared.retry_budget;
     let is_free = matches!(phase, Phase::Connect | Phase::Refused);

@@ -11,7 +11,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
-    task::Poll,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -78,14 +78,32 @@ impl Drop for Connection {
 #[derive(Debug, Default)]
 pub struct Timer(Option<Pin<Box<Sleep>>>);
 
+/// When a wait is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    Until(Instant),
+    /// Not known yet; the task is woken when it is.
+    Open,
+    Over,
+}
+
 impl Timer {
-    /// `future`'s output, or `None` when `deadline` comes first.
-    pub async fn bound<F: Future + Unpin>(&mut self, deadline: Instant, mut future: F) -> Option<F::Output> {
+    /// `future`'s output, or `None` when the end of the wait comes first.
+    pub async fn bound<F, W>(&mut self, wait: W, mut future: F) -> Option<F::Output>
+    where
+        F: Future + Unpin,
+        W: Fn(&Context<'_>) -> Wait,
+    {
         let mut is_set = false;
         std::future::poll_fn(move |cx| {
             if let Poll::Ready(output) = Pin::new(&mut future).poll(cx) {
                 return Poll::Ready(Some(output));
             }
+            let deadline = match wait(cx) {
+                Wait::Until(deadline) => deadline,
+                Wait::Open => return Poll::Pending,
+                Wait::Over => return Poll::Ready(None),
+            };
             let sleep = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
             if !is_set {
                 is_set = true;
@@ -289,7 +307,7 @@ mod tests {
             let began = tokio::time::Instant::now();
             let deadline = began + Duration::from_secs(seconds);
             let slow = Box::pin(tokio::time::sleep(Duration::from_secs(waits)));
-            let in_time = timer.bound(deadline.into_std(), slow).await.is_some();
+            let in_time = timer.bound(|_| Wait::Until(deadline.into_std()), slow).await.is_some();
             assert_eq!(in_time, waits < seconds, "{waits} of {seconds}");
             assert_eq!(began.elapsed(), Duration::from_secs(waits.min(seconds)));
         }

@@ -5,6 +5,7 @@ use std::{
     error::Error as _,
     pin::pin,
     rc::Rc,
+    task::Context,
     time::Instant,
 };
 
@@ -14,12 +15,12 @@ use hyper::body::Incoming;
 use super::{
     connect::{ConnectError, connect, is_alert},
     endpoint::InFlight,
-    pool::{Connection, Lease},
+    pool::{Connection, Lease, Wait},
     search::Picked,
     verdict::{Deed, Verdict, Waiting},
 };
 use crate::{
-    body::{BodyError, RequestBody, Upload},
+    body::{BodyError, Cause, RequestBody, Upload},
     error::Error,
     exchange::Exchange,
     headers::{self, ResponseFraming},
@@ -107,7 +108,7 @@ impl Sending<'_> {
             };
             self.waiting.since.set(Some(self.began));
             let sending = pin!(connection.sender.try_send_request(request));
-            let Some(sent) = connection.timer.bound(self.deadline.attempt(self.now), sending).await else {
+            let Some(sent) = connection.timer.bound(|cx| self.wait(cx), sending).await else {
                 return Err(self.late());
             };
             let mut error = match sent {
@@ -139,12 +140,30 @@ impl Sending<'_> {
         Ok(Answered { response, lease, framing })
     }
 
+    /// When the wait for the head of a response is over. As long as the request is on its way its clock bounds the wait;
+    /// the route's deadlines run from its end.
+    fn wait(&self, cx: &Context<'_>) -> Wait {
+        let Some(upload) = self.upload else { return Wait::Until(self.deadline.attempt(self.now)) };
+        upload.activity.remember_task(cx);
+        if upload.activity.ended().is_some() {
+            return Wait::Over;
+        }
+        match upload.received.get() {
+            Some(at) => Wait::Until(self.deadline.received(at).attempt(self.now.max(at))),
+            None => Wait::Open,
+        }
+    }
+
     /// The side that is waited for has caused it.
     fn late(&self) -> Failed {
-        if self.upload.is_some_and(|upload| upload.waiting.get()) {
-            return Failed { error: Error::RequestTimeout, phase: Phase::Final };
-        }
-        Failed { error: Error::ResponseTimeout, phase: Phase::Timeout }
+        let (error, phase) = match self.upload.and_then(|upload| upload.activity.ended()) {
+            Some(Cause::ClientSilent(silence)) => (Error::RequestSilent(silence), Phase::Final),
+            Some(Cause::ClientSlow(rate)) => (Error::RequestSlow(rate), Phase::Final),
+            Some(Cause::ClientStalled | Cause::ServiceSilent) | None => {
+                (Error::ResponseTimeout, Phase::Timeout)
+            }
+        };
+        Failed { error, phase }
     }
 
     /// What the endpoint did; `None`: what happened was caused elsewhere.
@@ -230,10 +249,13 @@ fn connect_failed(error: &ConnectError) -> Failed {
     Failed { error, phase: Phase::Connect }
 }
 
-fn body_failed(failure: BodyError) -> Error {
+pub(crate) fn body_failed(failure: BodyError) -> Error {
     match failure {
         BodyError::TooLarge => Error::BodyTooLarge,
-        BodyError::Idle => Error::RequestTimeout,
-        BodyError::Broken => Error::RequestBodyInvalid,
+        BodyError::Silent(silence) => Error::RequestSilent(silence),
+        BodyError::Slow(rate) => Error::RequestSlow(rate),
+        BodyError::Gone => Error::ClientGone,
+        // The last two are never the fate of an upload.
+        BodyError::Broken | BodyError::Idle | BodyError::Replaced => Error::RequestBodyInvalid,
     }
 }

@@ -18,7 +18,7 @@ pub(super) struct Spare {
 }
 
 impl Spare {
-    /// For a request without a body only: what was sent of one is gone.
+    /// Of the head alone.
     pub(super) fn of(request: &Request<RequestBody>) -> Self {
         let mut fields = Vec::with_capacity(TYPICAL_BYTES);
         for (name, value) in request.headers() {
@@ -38,8 +38,8 @@ impl Spare {
         }
     }
 
-    /// The request again. `None` if the copy cannot be read, which would be a mistake of this file.
-    pub(super) fn into_request(self) -> Option<Request<RequestBody>> {
+    /// The request again, with this body. `None` if the copy cannot be read, which would be a mistake of this file.
+    pub(super) fn into_request(self, body: RequestBody) -> Option<Request<RequestBody>> {
         let mut headers = HeaderMap::new();
         let mut rest = &*self.fields;
         while !rest.is_empty() {
@@ -52,7 +52,7 @@ impl Spare {
                 .ok()?;
             rest = after;
         }
-        let mut request = Request::new(RequestBody::default());
+        let mut request = Request::new(body);
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
         *request.version_mut() = self.version;
@@ -90,7 +90,7 @@ mod tests {
                 let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
                 request.headers_mut().append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
             }
-            let again = Spare::of(&request).into_request().unwrap();
+            let again = Spare::of(&request).into_request(RequestBody::default()).unwrap();
             prop_assert_eq!(again.headers(), request.headers());
             prop_assert_eq!(again.method(), request.method());
             prop_assert_eq!(again.uri(), request.uri());

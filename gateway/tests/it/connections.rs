@@ -32,7 +32,7 @@ const SWEPT: Duration = Duration::from_secs(12);
 async fn a_client_that_drips_its_body_is_timed_out_as_the_one_at_fault() {
     let backend = Backend::named("one").await;
     let breaker = ", breaker: {errors: 50%, min: 2, window: 10s, open: 30s}";
-    let gateway = TestGateway::start(&to(backend.addr, ", timeout: 200ms", breaker)).await;
+    let gateway = TestGateway::start(&to(backend.addr, ", timeout: {idle: 200ms}", breaker)).await;
     for _ in 0..4 {
         let head = b"POST /x HTTP/1.1\r\nhost: gw\r\ncontent-length: 1000\r\n\r\nx";
         let (answer, _) = raw(gateway.http, &[head], false, Duration::from_secs(2)).await;

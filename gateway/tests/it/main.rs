@@ -6,6 +6,8 @@ mod admin;
 mod admin_limits;
 mod allocations;
 mod blame;
+mod body_ends;
+mod body_time;
 mod both_protocols;
 mod broken_config;
 mod commands;
@@ -31,6 +33,7 @@ mod policies;
 mod proxying;
 mod reload;
 mod shutdown_waits;
+mod stalled_clients;
 #[path = "../tidy.rs"]
 mod tidy;
 mod upstream_tls;

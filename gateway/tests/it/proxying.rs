@@ -116,7 +116,7 @@ async fn bodies_stream_while_they_are_being_sent() {
             }
         }
     });
-    let gateway = TestGateway::start(&to(addr, "")).await;
+    let gateway = TestGateway::start(&to(addr, ", body: stream")).await;
     let mut client = TcpStream::connect(gateway.http).await.unwrap();
     client.write_all(b"POST /s HTTP/1.1\r\nhost: gw\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();

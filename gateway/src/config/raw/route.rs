@@ -10,7 +10,9 @@ use super::{
     fields::{Fields, Known, choice, name, named_entries, not_supported, some_text, value},
     is_word,
     pattern::{PathPattern, host_pattern, method, path_pattern, redirect, redirect_status},
-    traffic::{BodyLimit, HeaderRules, RateLimit, Retry, Rewrite, Timeout, header_value, read_rate_limits},
+    traffic::{
+        BodyLimit, BodyStart, HeaderRules, RateLimit, Retry, Rewrite, Timeout, header_value, read_rate_limits,
+    },
     tree::{At, Entry, Node, Value},
 };
 use crate::{
@@ -34,6 +36,7 @@ pub(crate) struct Policy {
     pub(crate) timeout: Timeout,
     pub(crate) retry: Retry,
     pub(crate) body_limit: Option<BodyLimit>,
+    pub(crate) body: Option<BodyStart>,
     pub(crate) rewrite: Rewrite,
     pub(crate) request_headers: HeaderRules,
     pub(crate) response_headers: HeaderRules,
@@ -106,6 +109,7 @@ impl Policy {
             timeout: fields.get("timeout").map(|node| Timeout::read(node, sink)).unwrap_or_default(),
             retry: fields.get("retry").map(|node| Retry::read(node, sink)).unwrap_or_default(),
             body_limit: fields.plain("body_limit", sink, BodyLimit::parse),
+            body: fields.plain("body", sink, BodyStart::parse),
             rewrite: fields.get("rewrite").map(|node| Rewrite::read(node, sink)).unwrap_or_default(),
             access_log: fields.get("access_log").and_then(|node| read_access_log(node, sink)),
             spelling: Spelling {
@@ -344,8 +348,8 @@ const SPLIT_WEIGHT_MAX: u32 = 100_000;
 macro_rules! with_policy_fields {
     ($($own:literal),*) => {
         &[
-            $($own,)* "clients", "auth", "require", "rate_limit", "timeout", "retry", "body_limit", "rewrite", "headers",
-            "access_log", "case_insensitive", "trailing_slash",
+            $($own,)* "clients", "auth", "require", "rate_limit", "timeout", "retry", "body_limit", "body", "rewrite",
+            "headers", "access_log", "case_insensitive", "trailing_slash",
         ]
     };
 }

@@ -34,6 +34,7 @@ pub(crate) struct Timeout {
     pub(crate) connect: Option<Duration>,
     pub(crate) per_try: Option<Duration>,
     pub(crate) idle: Option<Duration>,
+    pub(crate) min_rate: Option<MinRate>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -115,6 +116,7 @@ impl Timeout {
             connect: fields.plain("connect", sink, |t| duration_in(t, millis(1)..=minutes(1))),
             per_try: per_try.as_ref().map(|at| at.value),
             idle: fields.plain("idle", sink, |t| duration_in(t, millis(10)..=minutes(24 * 60))),
+            min_rate: fields.plain("min_rate", sink, MinRate::parse),
         };
         if let (Some(per_try), Some(total)) = (per_try, timeout.total)
             && per_try.value > total
@@ -321,10 +323,51 @@ impl BodyLimit {
     }
 }
 
+/// `gather`, or `stream`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyStart {
+    Gather,
+    Stream,
+}
+
+impl BodyStart {
+    pub(crate) fn parse(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "gather" => Ok(Self::Gather),
+            "stream" => Ok(Self::Stream),
+            _ => Err(Invalid::new(code::BAD_VALUE, "`stream` or `gather`", "not one of the two")),
+        }
+    }
+}
+
+/// Bytes in a second, or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MinRate {
+    Off,
+    BytesPerSecond(u64),
+}
+
+impl MinRate {
+    pub(crate) fn parse(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "off" | "false" => Ok(Self::Off),
+            _ => {
+                let bytes = text.strip_suffix("/s").unwrap_or(text);
+                let rate = crate::config::units::size_in(bytes, 1..=1 << 30);
+                rate.map(Self::BytesPerSecond).map_err(|e| e.help("write `240B/s`, or `off` for no minimum"))
+            }
+        }
+    }
+}
+
 pub(crate) static RATE_LIMIT: Known =
     Known { what: "`rate_limit`", prefix: "rate_limit.", fields: &["rate", "burst", "per"], later: &[] };
-pub(crate) static TIMEOUT: Known =
-    Known { what: "`timeout`", prefix: "timeout.", fields: &["total", "connect", "try", "idle"], later: &[] };
+pub(crate) static TIMEOUT: Known = Known {
+    what: "`timeout`",
+    prefix: "timeout.",
+    fields: &["total", "connect", "try", "idle", "min_rate"],
+    later: &[],
+};
 pub(crate) static RETRY: Known = Known {
     what: "`retry`",
     prefix: "retry.",

@@ -82,6 +82,7 @@ impl Defaults {
                 connect: Duration::from_secs(1),
                 per_try: None,
                 idle: Duration::from_mins(1),
+                min_rate: Some(240),
             },
             retry: RetrySettings {
                 retries: 1,

@@ -18,6 +18,7 @@ impl Policy {
         self.timeout.overlay(&top.timeout);
         self.retry.overlay(&top.retry);
         replace(&mut self.body_limit, top.body_limit.as_ref());
+        replace(&mut self.body, top.body.as_ref());
         self.rewrite.overlay(&top.rewrite);
         self.request_headers.overlay(&top.request_headers);
         self.response_headers.overlay(&top.response_headers);
@@ -40,6 +41,7 @@ impl Timeout {
         replace(&mut self.connect, top.connect.as_ref());
         replace(&mut self.per_try, top.per_try.as_ref());
         replace(&mut self.idle, top.idle.as_ref());
+        replace(&mut self.min_rate, top.min_rate.as_ref());
     }
 }
 

@@ -15,7 +15,8 @@ use crate::{
             pattern::PathPattern,
             route::{Access, Policy, RequireRule, Route},
             traffic::{
-                BodyLimit, HeaderRules as RawHeaderRules, RateLimit, Retry, RetryOn, Rewrite, Timeout,
+                BodyLimit, BodyStart, HeaderRules as RawHeaderRules, MinRate, RateLimit, Retry, RetryOn,
+                Rewrite, Timeout,
             },
             tree::At,
         },
@@ -95,6 +96,7 @@ impl<'a> Routes<'a> {
                 Some(BodyLimit::Bytes(bytes)) => Some(bytes),
                 None => Some(self.defaults.body_bytes_max),
             },
+            gathers_body: policy.body != Some(BodyStart::Stream),
             rewrite: resolve_rewrite(&policy.rewrite),
             redirect: route.redirect.clone(),
             request_headers: resolve_header_rules(&policy.request_headers),
@@ -360,6 +362,11 @@ fn resolve_timeout(raw: &Timeout, defaults: &TimeoutSettings) -> TimeoutSettings
         // An inherited `try` that is not shorter than the route's own total says nothing more than the total.
         per_try: raw.per_try.or(defaults.per_try).filter(|per_try| *per_try < total),
         idle: raw.idle.unwrap_or(defaults.idle),
+        min_rate: match raw.min_rate {
+            Some(MinRate::Off) => None,
+            Some(MinRate::BytesPerSecond(rate)) => Some(rate),
+            None => defaults.min_rate,
+        },
     }
 }
 

@@ -37,6 +37,7 @@ pub(crate) fn route(spec: &str) -> RouteSettings {
             connect: Duration::from_secs(1),
             per_try: None,
             idle: Duration::from_mins(1),
+            min_rate: None,
         },
         retry: RetrySettings {
             retries: 0,
@@ -49,6 +50,7 @@ pub(crate) fn route(spec: &str) -> RouteSettings {
             body_bytes_max: 0,
         },
         body_bytes_max: None,
+        gathers_body: true,
         rewrite: None,
         redirect: None,
         request_headers: HeaderRules::default(),

@@ -1,0 +1,52 @@
+//! How many bytes of request bodies a worker, and each connection, holds at a time.
+
+use std::{cell::Cell, rc::Rc};
+
+use crate::connection::ConnectionContext;
+
+/// Counts the bytes that one request holds.
+#[derive(Debug)]
+pub(super) struct Share {
+    counts: [Rc<Cell<u64>>; 2],
+    mine: Cell<u64>,
+}
+
+/// Which limit was reached.
+pub(super) type Full = &'static str;
+
+impl Share {
+    pub(super) fn of(connection: &ConnectionContext) -> Self {
+        let worker = Rc::clone(&connection.worker.held_bytes);
+        Self { counts: [worker, connection.state.held_bytes()], mine: Cell::new(0) }
+    }
+
+    /// Whether a request may hold another piece.
+    pub(super) fn has_room(&self) -> Result<(), Full> {
+        let [worker, connection] = &self.counts;
+        if worker.get() >= WORKER_BYTES_MAX {
+            Err("worker")
+        } else if connection.get() >= CONNECTION_BYTES_MAX {
+            Err("connection")
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(super) fn set(&self, bytes: u64) {
+        let before = self.mine.replace(bytes);
+        for count in &self.counts {
+            count.set((count.get() + bytes).saturating_sub(before));
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+/// A thousand requests that each hold 64 KiB.
+const WORKER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Sixteen of them: one HTTP/2 connection must not hold what all others need.
+const CONNECTION_BYTES_MAX: u64 = 1024 * 1024;

@@ -1,0 +1,45 @@
+//! Bodies in flight: streamed both ways, and one place that says how each of them ends.
+//!
+//! [`Upload`] reads the client's body under a size limit, and holds its first bytes until an instance is chosen and for a retry;
+//! [`RequestBody`] carries it to an endpoint, once for each attempt. [`ResponseBody`] carries the answer back, and owns
+//! what must live exactly as long as the response: the pooled connection, the in-flight guards and the
+//! [`Exchange`](crate::exchange::Exchange). Dropping any of them at any point is right: an unfinished upstream
+//! connection is closed, never pooled. How long they may stand still is [`Activity`]'s. Trailers are not forwarded (RFC 9110 §6.5.1 allows it).
+
+mod activity;
+mod held;
+mod kept;
+mod request;
+mod response;
+mod upload;
+
+use std::time::Duration;
+
+pub(crate) use self::activity::{Cause, Limits, Watch};
+pub use self::{
+    activity::{Activities, Activity, Chunk},
+    request::RequestBody,
+    response::ResponseBody,
+    upload::{Upload, UploadLimits},
+};
+
+/// Why a body ended early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    #[error("body is larger than the route accepts")]
+    TooLarge,
+    #[error("no byte of the request body arrived for {0:?}")]
+    Silent(Duration),
+    #[error("the request body came slower than {0} bytes/s")]
+    Slow(u64),
+    #[error("the service was silent for longer than the idle timeout")]
+    Idle,
+    #[error("the peer sent a broken body")]
+    Broken,
+    /// The client reset its request, or closed the connection, before the end of its body.
+    #[error("the client is gone")]
+    Gone,
+    /// Another attempt sends the body now.
+    #[error("this attempt was given up")]
+    Replaced,
+}

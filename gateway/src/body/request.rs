@@ -1,0 +1,96 @@
+//! The request's body on its way to one endpoint.
+
+use std::{
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::{BodyError, Upload, upload::UploadLimits};
+use crate::exchange::Exchange;
+
+/// The client's body for one attempt. Most requests have none; then this is one word.
+#[derive(Default)]
+pub struct RequestBody(Option<Box<Cursor>>);
+
+/// A place in an [`Upload`].
+struct Cursor {
+    upload: Rc<Upload>,
+    generation: u32,
+    at: u64,
+}
+
+impl RequestBody {
+    /// The body for the first attempt, and what can be known of it meanwhile. No [`Upload`]: there is no body, and nothing
+    /// to wait for.
+    pub fn new(inner: Incoming, limits: UploadLimits, exchange: &mut Exchange) -> (Self, Option<Rc<Upload>>) {
+        if inner.is_end_stream() {
+            return (Self::default(), None);
+        }
+        let activity = exchange.activity();
+        let connection = Rc::clone(exchange.connection());
+        let upload = Upload::new(inner, exchange.version, limits, connection, activity);
+        (Self::of(Rc::clone(&upload)), Some(upload))
+    }
+
+    pub(super) fn of(upload: Rc<Upload>) -> Self {
+        let generation = upload.generation();
+        Self(Some(Box::new(Cursor { upload, generation, at: 0 })))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(cursor) = &mut self.0 else { return Poll::Ready(None) };
+        // An end here would complete a request that was given up.
+        if cursor.generation != cursor.upload.generation() {
+            return Poll::Ready(Some(Err(BodyError::Replaced)));
+        }
+        let polled = ready!(cursor.upload.poll_from(cursor.at, cx));
+        if let Some(Ok(data)) = &polled {
+            cursor.at += data.len() as u64;
+        }
+        Poll::Ready(polled.map(|result| result.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|cursor| {
+            cursor.generation == cursor.upload.generation() && cursor.upload.is_over(cursor.at)
+        })
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |cursor| cursor.upload.size_hint(cursor.at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_request_body_is_complete_from_the_start() {
+        let body = RequestBody::default();
+        assert!(body.is_end_stream() && body.is_empty());
+        assert_eq!(body.size_hint().exact(), Some(0));
+    }
+
+    #[test]
+    fn a_request_without_a_body_carries_one_word() {
+        assert_eq!(size_of::<RequestBody>(), size_of::<usize>());
+    }
+}

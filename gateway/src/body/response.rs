@@ -1,0 +1,185 @@
+//! A response on its way to the client.
+
+use std::{
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::{Activity, BodyError, Cause, Chunk};
+use crate::{
+    exchange::{Exchange, flags},
+    upstream::send::body_failed,
+};
+
+/// A response's content.
+pub struct ResponseBody {
+    source: Source,
+    /// Holds the upstream connection too ([`Exchange::lease`]).
+    exchange: Option<Box<Exchange>>,
+    /// Outlives the exchange: what was handed over last still has to be taken.
+    activity: Option<Rc<Activity>>,
+}
+
+enum Source {
+    Local(Option<Bytes>),
+    Upstream(Incoming),
+}
+
+impl ResponseBody {
+    /// A local reply.
+    pub fn local(bytes: Bytes, exchange: Box<Exchange>) -> Self {
+        let bytes = if bytes.is_empty() { None } else { Some(bytes) };
+        Self::new(Source::Local(bytes), exchange)
+    }
+
+    /// A local reply that belongs to no exchange any more.
+    pub fn bare(bytes: Bytes) -> Self {
+        Self { source: Source::Local(Some(bytes)), exchange: None, activity: None }
+    }
+
+    /// The upstream's body; the exchange's lease goes back to its pool when the last byte has been read.
+    pub fn upstream(body: Incoming, exchange: Box<Exchange>) -> Self {
+        Self::new(Source::Upstream(body), exchange)
+    }
+
+    fn new(source: Source, exchange: Box<Exchange>) -> Self {
+        let activity = exchange.known_activity().cloned();
+        Self { source, exchange: Some(exchange), activity }
+    }
+
+    /// Everything was read: the connection may serve the next request, the exchange is over.
+    fn complete(&mut self) {
+        if let Some(activity) = &self.activity {
+            activity.response_is_over();
+        }
+        let Some(mut exchange) = self.exchange.take() else { return };
+        if let Some(lease) = exchange.lease.take() {
+            lease.release(exchange.worker());
+        }
+        exchange.complete = true;
+    }
+
+    /// What `data` is to the connection: bytes that are counted as they go out. A response that is over with them, on
+    /// HTTP/1.1, holds nothing while they wait there; its connection has a timeout of its own.
+    fn hand_over(&mut self, data: Bytes) -> Chunk {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.handed_over(data.len() as u64);
+            if self.activity.is_none() && !self.source.is_end_stream() {
+                self.activity = Some(exchange.activity());
+            }
+        }
+        if let Some(activity) = &self.activity {
+            activity.response_came(data.len());
+        }
+        Chunk::new(data, self.activity.clone())
+    }
+
+    /// The service has nothing more at the moment.
+    fn wait(&mut self, cx: &Context<'_>) -> Poll<BodyError> {
+        let Some(exchange) = &mut self.exchange else { return Poll::Pending };
+        let activity = self.activity.get_or_insert_with(|| exchange.activity());
+        activity.waits_for_response(cx);
+        match activity.ended() {
+            None => Poll::Pending,
+            Some(Cause::ClientSilent(silence)) => Poll::Ready(BodyError::Silent(silence)),
+            Some(Cause::ClientSlow(rate)) => Poll::Ready(BodyError::Slow(rate)),
+            Some(Cause::ClientStalled | Cause::ServiceSilent) => Poll::Ready(BodyError::Idle),
+        }
+    }
+
+    /// The response ends before its end: whose fault it is.
+    fn fail(&mut self, error: BodyError) -> BodyError {
+        let Some(exchange) = &mut self.exchange else { return error };
+        let upload = exchange.upload.as_ref().and_then(|upload| upload.failure.get());
+        if exchange.flag == flags::NONE {
+            exchange.flag = match upload {
+                Some(failure) => body_failed(failure).row().code,
+                None if error == BodyError::Idle => flags::BODY_TIMEOUT,
+                None => flags::UPSTREAM_TRUNCATED,
+            };
+            if let (None, Some(lease)) = (upload, &exchange.lease) {
+                lease.broke_off(exchange.worker());
+            }
+        }
+        error
+    }
+}
+
+impl Source {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Local(bytes) => bytes.is_none(),
+            Self::Upstream(body) => body.is_end_stream(),
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Chunk;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Chunk>, BodyError>>> {
+        let this = &mut *self;
+        let result = match &mut this.source {
+            Source::Local(bytes) => bytes.take().map(Ok),
+            Source::Upstream(body) => loop {
+                match Pin::new(&mut *body).poll_frame(cx) {
+                    Poll::Ready(Some(Ok(frame))) => {
+                        if let Ok(data) = frame.into_data() {
+                            break Some(Ok(data));
+                        }
+                    }
+                    Poll::Ready(Some(Err(_))) => break Some(Err(BodyError::Broken)),
+                    Poll::Ready(None) => break None,
+                    Poll::Pending => {
+                        let error = std::task::ready!(this.wait(cx));
+                        break Some(Err(error));
+                    }
+                }
+            },
+        };
+        Poll::Ready(match result {
+            Some(Ok(data)) => {
+                let chunk = this.hand_over(data);
+                // hyper does not poll past the last byte of a body whose length it knows.
+                if this.is_end_stream() {
+                    this.complete();
+                }
+                Some(Ok(Frame::data(chunk)))
+            }
+            Some(Err(error)) => Some(Err(this.fail(error))),
+            None => {
+                this.complete();
+                None
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.source.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Local(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Source::Upstream(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        // A body without bytes (HEAD, 204, 304, an empty local reply) is never polled.
+        if self.exchange.is_some() && self.is_end_stream() {
+            self.complete();
+        }
+    }
+}

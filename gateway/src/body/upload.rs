@@ -1,0 +1,262 @@
+//! The client's request body: read once, sent as often as attempts need it.
+//!
+//! An upload has one end, and it says which: the client's own, or what went wrong. The library's word is not enough.
+//! hyper reports `RST_STREAM(NO_ERROR)` as the end of a body (hyperium/hyper#3681), and a service would take what came so
+//! far for the whole request. Only END_STREAM ends an HTTP/2 request (RFC 9113 §8.1), and only as many bytes as
+//! `Content-Length` promises end one that has it.
+
+use std::{
+    cell::{Cell, RefCell},
+    error::Error as _,
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http::Version;
+use http_body::{Body, SizeHint};
+use hyper::body::Incoming;
+
+use super::{Activity, BodyError, Cause, held::Share, kept::Kept, request::RequestBody};
+use crate::{connection::ConnectionContext, metrics::Rare};
+
+/// What the sending side of a request knows of its body; shared with the body while it streams.
+pub struct Upload {
+    client: RefCell<Client>,
+    pub(crate) activity: Rc<Activity>,
+    connection: Rc<ConnectionContext>,
+    share: Share,
+    /// As the client declared it.
+    length: Option<u64>,
+    /// Longest body that the route accepts.
+    max: u64,
+    version: Version,
+    /// Of the [`RequestBody`] that may read. An older one belongs to an attempt that was given up.
+    generation: Cell<u32>,
+    /// Bytes that came from the client.
+    pub bytes: Cell<u64>,
+    /// When the whole body had come from the client.
+    pub received: Cell<Option<Instant>>,
+    /// The whole body was handed to the upstream connection of the newest attempt.
+    pub complete: Cell<bool>,
+    pub failure: Cell<Option<BodyError>>,
+}
+
+#[derive(Debug)]
+struct Client {
+    /// `None`: it ended.
+    body: Option<Incoming>,
+    kept: Kept,
+}
+
+/// What bounds an upload.
+#[derive(Debug, Clone, Copy)]
+pub struct UploadLimits {
+    /// Longest body that the route accepts.
+    pub bytes_max: Option<u64>,
+    /// First bytes that are held for a retry.
+    pub keep_max: u64,
+}
+
+impl Upload {
+    pub(super) fn new(
+        body: Incoming,
+        version: Version,
+        limits: UploadLimits,
+        connection: Rc<ConnectionContext>,
+        activity: Rc<Activity>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            length: body.size_hint().exact(),
+            client: RefCell::new(Client { body: Some(body), kept: Kept::new(limits.keep_max) }),
+            share: Share::of(&connection),
+            activity,
+            connection,
+            max: limits.bytes_max.unwrap_or(u64::MAX),
+            version,
+            generation: Cell::new(0),
+            bytes: Cell::new(0),
+            received: Cell::new(None),
+            complete: Cell::new(false),
+            failure: Cell::new(None),
+        })
+    }
+
+    /// The body again, from its first byte, for another attempt. From now on the body of the attempt before gets nothing
+    /// more. `None`: not all that was read is still here, or the upload has failed.
+    pub fn replay(self: &Rc<Self>) -> Option<RequestBody> {
+        if self.failure.get().is_some() || !self.client.borrow().kept.is_whole() {
+            return None;
+        }
+        self.generation.set(self.generation.get().wrapping_add(1));
+        self.complete.set(false);
+        self.activity.request_rests();
+        Some(RequestBody::of(Rc::clone(self)))
+    }
+
+    /// Whether [`Upload::replay`] would give a body.
+    pub fn can_replay(&self) -> bool {
+        self.failure.get().is_none() && self.client.borrow().kept.is_whole()
+    }
+
+    /// No retry will follow: bytes that were held for one are let go.
+    pub fn release(&self) {
+        let mut client = self.client.borrow_mut();
+        client.kept.release();
+        if self.complete.get() {
+            client.kept.forget_before(u64::MAX);
+        }
+        self.share.set(client.kept.len());
+    }
+
+    /// Reads the body's first bytes, up to its end or [`GATHERED_BYTES`], and holds them for the attempts to come. With too
+    /// much held already it goes on without them.
+    ///
+    /// # Errors
+    /// The body ended early.
+    pub async fn gather(&self) -> Result<(), BodyError> {
+        let result = std::future::poll_fn(|cx| self.poll_gather(cx)).await;
+        self.activity.request_rests();
+        result
+    }
+
+    fn poll_gather(&self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        let mut client = self.client.borrow_mut();
+        while self.received.get().is_none() && client.kept.end() < GATHERED_BYTES {
+            if let Err(full) = self.share.has_room() {
+                self.connection.worker.metrics.count(Rare::NotGathered, full, "");
+                break;
+            }
+            match ready!(self.poll_client(&mut client, cx)) {
+                Some(Ok(data)) => client.kept.hold(&data),
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                None => break,
+            }
+            self.share.set(client.kept.len());
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    pub(super) fn generation(&self) -> u32 {
+        self.generation.get()
+    }
+
+    /// All that will come was read, and `at` is behind it.
+    pub(super) fn is_over(&self, at: u64) -> bool {
+        self.received.get().is_some() && at >= self.bytes.get()
+    }
+
+    /// What is left behind `at`.
+    pub(super) fn size_hint(&self, at: u64) -> SizeHint {
+        let length = if self.received.get().is_some() { Some(self.bytes.get()) } else { self.length };
+        length.map_or_else(SizeHint::default, |length| SizeHint::with_exact(length.saturating_sub(at)))
+    }
+
+    /// The next bytes behind `at`, for the newest attempt. `None`: the end.
+    pub(super) fn poll_from(&self, at: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let mut client = self.client.borrow_mut();
+        if let Some(failure) = self.failure.get() {
+            return Poll::Ready(Some(Err(failure)));
+        }
+        if let Some(data) = client.kept.from(at) {
+            self.handed_over(at + data.len() as u64, data.len(), &mut client);
+            return Poll::Ready(Some(Ok(data)));
+        }
+        let polled = ready!(self.poll_client(&mut client, cx));
+        let mut bytes = 0;
+        if let Some(Ok(data)) = &polled {
+            bytes = data.len();
+            if self.share.has_room().is_err() {
+                client.kept.release();
+            }
+            client.kept.pass(data);
+        }
+        self.handed_over(self.bytes.get(), bytes, &mut client);
+        Poll::Ready(polled)
+    }
+
+    fn handed_over(&self, at: u64, bytes: usize, client: &mut Client) {
+        if self.received.get().is_none() {
+            self.activity.request_goes(bytes);
+        }
+        let is_over = self.is_over(at);
+        self.complete.set(is_over);
+        if is_over && !client.kept.is_whole() {
+            client.kept.forget_before(at);
+        }
+        self.share.set(client.kept.len());
+    }
+
+    /// The next bytes that the client sends. `None`: its own end.
+    fn poll_client(
+        &self,
+        client: &mut Client,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
+        loop {
+            let Some(body) = &mut client.body else { return Poll::Ready(None) };
+            let result = match Pin::new(&mut *body).poll_frame(cx) {
+                Poll::Pending => {
+                    self.activity.waits_for_request(cx);
+                    match self.activity.ended() {
+                        Some(Cause::ClientSilent(silence)) => Err(BodyError::Silent(silence)),
+                        Some(Cause::ClientSlow(rate)) => Err(BodyError::Slow(rate)),
+                        _ => return Poll::Pending,
+                    }
+                }
+                Poll::Ready(Some(Ok(frame))) => {
+                    // Trailers: the end comes next.
+                    let Ok(data) = frame.into_data() else { continue };
+                    let bytes = self.bytes.get() + data.len() as u64;
+                    self.bytes.set(bytes);
+                    self.activity.request_came(data.len());
+                    if bytes > self.max { Err(BodyError::TooLarge) } else { Ok(Some(data)) }
+                }
+                Poll::Ready(Some(Err(error))) => Err(cause(&error)),
+                Poll::Ready(None) if self.is_true_end(body) => Ok(None),
+                Poll::Ready(None) => Err(BodyError::Gone),
+            };
+            if !matches!(result, Ok(Some(_))) || body.is_end_stream() {
+                client.body = None;
+                if result.is_ok() {
+                    self.received.set(Some(self.connection.worker.clock.now()));
+                }
+                self.activity.request_is_over();
+            }
+            return Poll::Ready(result.map_err(|error| self.fail(error)).transpose());
+        }
+    }
+
+    /// Whether the end that the library reports is the client's. HTTP/1.1's chunks have their own end, which the library
+    /// does not report before it has come.
+    fn is_true_end(&self, body: &Incoming) -> bool {
+        let has_own_end = self.version != Version::HTTP_2 && self.length.is_none();
+        has_own_end || body.is_end_stream()
+    }
+
+    fn fail(&self, error: BodyError) -> BodyError {
+        self.failure.set(Some(error));
+        error
+    }
+}
+
+/// What is read of a body before an endpoint is chosen: all of most requests.
+const GATHERED_BYTES: u64 = 64 * 1024;
+
+/// A connection or a stream that ended is a client that left; everything else is a body that is not valid.
+fn cause(error: &hyper::Error) -> BodyError {
+    let source = error.source();
+    let is_reset = source
+        .and_then(|source| source.downcast_ref::<h2::Error>())
+        .is_some_and(|error| error.is_remote() || error.is_io());
+    let is_gone = source.and_then(|source| source.downcast_ref::<io::Error>()).is_some_and(|error| {
+        !matches!(
+            error.kind(),
+            io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::Other
+        )
+    });
+    if is_reset || is_gone || error.is_incomplete_message() { BodyError::Gone } else { BodyError::Broken }
+}

@@ -1,0 +1,48 @@
+//! Local replies: what the gateway itself answers, in the fields of both protocols.
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, Version, header};
+
+use crate::{body::ResponseBody, error::Error, exchange::Exchange, headers::names, metrics::Rare};
+
+/// Answers for the gateway itself: what `error` is to the client, the log and the metrics.
+pub(crate) fn refusal(error: Error, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
+    if error == Error::ClientGone {
+        return farewell(error, &exchange);
+    }
+    let row = error.row();
+    exchange.flag = row.code;
+    let route = exchange.route.as_ref().map(|route| &*route.shared().name);
+    exchange.worker().metrics.count(Rare::LocalReply, route.unwrap_or("(none)"), row.code);
+    let response = error.into_response(exchange.id.as_str(), route);
+    local_reply(response, exchange)
+}
+
+/// Ends a request whose client has left: the exchange is dropped unanswered, which counts and logs it as that. A client
+/// that has closed only its own side of the connection learns what became of its request.
+fn farewell(error: Error, exchange: &Exchange) -> Response<ResponseBody> {
+    let mut response = error.into_response(exchange.id.as_str(), None).map(ResponseBody::bare);
+    if exchange.version == Version::HTTP_2 {
+        response.headers_mut().remove(header::CONNECTION);
+    }
+    response
+}
+
+/// A response that no service has a part in.
+pub(crate) fn local_reply(response: Response<Bytes>, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
+    let (mut parts, bytes) = response.into_parts();
+    exchange.status = Some(parts.status);
+    parts.headers.insert(&names::X_REQUEST_ID, exchange.id.0.clone());
+    if exchange.version == Version::HTTP_2 {
+        // RFC 9113 §8.2.2: connection-specific fields are malformed in HTTP/2.
+        parts.headers.remove(header::CONNECTION);
+    }
+    // RFC 9110 §9.3.2: the fields that GET would get, and no content.
+    let bytes = if exchange.method == Method::HEAD {
+        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        Bytes::new()
+    } else {
+        bytes
+    };
+    Response::from_parts(parts, ResponseBody::local(bytes, exchange))
+}

@@ -1,0 +1,247 @@
+//! How long a body may take: pauses and rates bound it, in both directions together, and not the time for an answer.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::Response;
+use http_body_util::{BodyExt, Full};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::support::{DEADLINE, backend::Backend, client::raw, gateway::TestGateway};
+
+async fn gateway(service: std::net::SocketAddr, route: &str) -> TestGateway {
+    TestGateway::start(&format!(
+        "workers: 1\nroutes: [{{path: /**, service: s, body_limit: off, {route}}}]\n\
+         services: {{s: {{hosts: [\"{service}\"]}}}}\n"
+    ))
+    .await
+}
+
+async fn echo_of_length() -> Backend {
+    Backend::with(|request| Response::new(Bytes::from(request.body().len().to_string()))).await
+}
+
+/// Sends `pieces` pieces of `piece`, one every `pause`, and returns the answer.
+async fn upload(gateway: &TestGateway, piece: &[u8], pieces: usize, pause: Duration) -> String {
+    let mut client = TcpStream::connect(gateway.http).await.unwrap();
+    let length = piece.len() * pieces;
+    let head =
+        format!("POST / HTTP/1.1\r\nhost: gw\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+    client.write_all(head.as_bytes()).await.unwrap();
+    for _ in 0..pieces {
+        tokio::time::sleep(pause).await;
+        if client.write_all(piece).await.is_err() {
+            break;
+        }
+    }
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(DEADLINE, client.read_to_end(&mut answer)).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn an_upload_may_take_longer_than_the_answer_may() {
+    let service = echo_of_length().await;
+    for body in ["gather", "stream"] {
+        let route = format!("timeout: {{total: 300ms, idle: 1s}}, body: {body}");
+        let gateway = gateway(service.addr, &route).await;
+        // Four times as long as `total`, and below and above what is gathered.
+        for bytes in [1000, 100_000] {
+            let answer = upload(&gateway, &vec![b'x'; bytes], 6, Duration::from_millis(200)).await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{body} {bytes}: {answer}");
+            assert!(answer.ends_with(&(6 * bytes).to_string()), "{body} {bytes}: {answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_time_for_an_answer_begins_with_the_end_of_the_request() {
+    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for body in ["gather", "stream"] {
+        let route = format!("timeout: {{total: 500ms, idle: 5s}}, body: {body}");
+        let gateway = gateway(service.local_addr().unwrap(), &route).await;
+        let hangs = async {
+            let (mut stream, _) = service.accept().await.unwrap();
+            let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+        };
+        let began = Instant::now();
+        let (answer, ()) =
+            tokio::join!(upload(&gateway, &[b'x'; 40_000], 4, Duration::from_millis(250)), hangs);
+        assert!(answer.starts_with("HTTP/1.1 504"), "{body}: {answer}");
+        assert!(answer.contains("response_timeout"), "the service is late: {answer}");
+        let elapsed = began.elapsed();
+        assert!(elapsed >= Duration::from_millis(1500) && elapsed < Duration::from_secs(4), "{elapsed:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_pauses_for_too_long_learns_what_was_seen() {
+    let service = echo_of_length().await;
+    for (body, framing) in [
+        ("gather", "content-length: 10"),
+        ("stream", "content-length: 10"),
+        ("gather", "transfer-encoding: chunked"),
+    ] {
+        let gateway = gateway(service.addr, &format!("timeout: {{idle: 300ms}}, body: {body}")).await;
+        let head = format!("POST / HTTP/1.1\r\nhost: gw\r\n{framing}\r\n\r\n1\r\nx");
+        let (answer, _) = raw(gateway.http, &[head.as_bytes()], false, Duration::from_secs(2)).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 408"), "{body} {framing}: {answer}");
+        assert!(answer.contains("no byte of the request body arrived for 300ms"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_is_slower_than_the_minimum_learns_it() {
+    let service = echo_of_length().await;
+    let gateway = gateway(service.addr, "timeout: {idle: 1s, min_rate: 1KiB/s}").await;
+    let began = Instant::now();
+    let answer = upload(&gateway, &[b'x'; 20], 80, Duration::from_millis(200)).await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(answer.contains("the request body came slower than 1024 bytes/s"), "{answer}");
+    assert!(began.elapsed() > Duration::from_secs(10));
+}
+
+/// The service's head comes at once; then it reads what the client sends in small pieces for longer than `idle`.
+#[tokio::test]
+async fn a_silent_response_lives_as_long_as_the_upload_moves() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway =
+        gateway(listener.local_addr().unwrap(), "timeout: {total: 500ms, idle: 600ms}, body: stream").await;
+    let service = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut all = Vec::new();
+        stream.read_buf(&mut all).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n").await.unwrap();
+        while !all.ends_with(b"0\r\n\r\n") {
+            assert!(stream.read_buf(&mut all).await.unwrap() > 0, "{}", String::from_utf8_lossy(&all));
+        }
+        stream.write_all(b"1\r\nz\r\n0\r\n\r\n").await.unwrap();
+    };
+    let client = async {
+        let mut stream = TcpStream::connect(gateway.http).await.unwrap();
+        let head = b"POST / HTTP/1.1\r\nhost: gw\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        for _ in 0..12 {
+            stream.write_all(b"1\r\nx\r\n").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        stream.write_all(b"0\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.ends_with(b"1\r\nz\r\n0\r\n\r\n"), "{}", String::from_utf8_lossy(&answer));
+    };
+    tokio::time::timeout(DEADLINE, async { tokio::join!(service, client) }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_silent_upload_lives_as_long_as_the_response_moves() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway =
+        gateway(listener.local_addr().unwrap(), "timeout: {total: 500ms, idle: 600ms}, body: stream").await;
+    let service = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut all = Vec::new();
+        stream.read_buf(&mut all).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+        for _ in 0..8 {
+            stream.write_all(b"1\r\nx\r\n").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        stream.write_all(b"1\r\nz\r\n0\r\n\r\n").await.unwrap();
+    };
+    let client = async {
+        let mut stream = TcpStream::connect(gateway.http).await.unwrap();
+        let head = b"POST / HTTP/1.1\r\nhost: gw\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n";
+        stream.write_all(head).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"1\r\nz\r\n0\r\n\r\n") {
+            assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "{}", String::from_utf8_lossy(&answer));
+        }
+    };
+    tokio::time::timeout(DEADLINE, async { tokio::join!(service, client) }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_service_that_takes_nothing_of_an_upload_is_at_fault() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = gateway(listener.local_addr().unwrap(), "timeout: {idle: 500ms}").await;
+    let accepts = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        std::future::pending::<()>().await;
+        drop(stream);
+    };
+    let client = async {
+        let stream = TcpStream::connect(gateway.http).await.unwrap();
+        let (mut read, mut write) = stream.into_split();
+        let sending = tokio::spawn(async move {
+            let _ = write.write_all(b"POST / HTTP/1.1\r\nhost: gw\r\ncontent-length: 50000000\r\n\r\n").await;
+            let _ = write.write_all(&vec![b'x'; 50_000_000]).await;
+        });
+        let mut answer = vec![0; 1024];
+        let n = read.read(&mut answer).await.unwrap();
+        sending.abort();
+        String::from_utf8_lossy(&answer[..n]).into_owned()
+    };
+    let answer = tokio::select! {
+        answer = client => answer,
+        () = accepts => unreachable!(),
+    };
+    assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
+}
+
+/// Bytes go on after `DELAY` in each direction, however many there are.
+async fn relay(to: std::net::SocketAddr) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (near, _) = listener.accept().await.unwrap();
+        let far = TcpStream::connect(to).await.unwrap();
+        let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
+        tokio::spawn(delay(near_read, far_write));
+        delay(far_read, near_write).await;
+    });
+    addr
+}
+
+const DELAY: Duration = Duration::from_millis(75);
+
+async fn delay(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + Unpin + Send + 'static) {
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+    tokio::spawn(async move {
+        while let Some((at, bytes)) = receiver.recv().await {
+            tokio::time::sleep_until((at + DELAY).into()).await;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        if sender.send((Instant::now(), buffer[..read].to_vec())).is_err() {
+            return;
+        }
+    }
+}
+
+/// Peers: HAProxy 1.4 s; with windows of 64 KiB it takes 21 s.
+#[tokio::test]
+async fn an_http2_upload_over_a_long_way_is_not_held_up_by_windows() {
+    let service = echo_of_length().await;
+    let gateway = gateway(service.addr, "timeout: 5s").await;
+    let stream = TcpStream::connect(relay(gateway.http).await).await.unwrap();
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    tokio::spawn(connection);
+    let began = Instant::now();
+    let body = Full::new(Bytes::from(vec![b'x'; 9_000_000]));
+    let response = sender.send_request(http::Request::post("http://gw/").body(body).unwrap()).await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "9000000");
+    let elapsed = began.elapsed();
+    assert!(elapsed < Duration::from_secs(6), "{elapsed:?}");
+}
