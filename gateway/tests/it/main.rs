@@ -16,6 +16,7 @@ mod discovery;
 mod durable_registry;
 mod faults;
 mod framing;
+mod inherited_trust;
 mod instances;
 mod look_alike_names;
 mod order_of_cost;

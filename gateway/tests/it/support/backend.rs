@@ -51,6 +51,14 @@ impl Backend {
         Self::start(Arc::new(handler), Some(TlsAcceptor::from(Arc::new(config)))).await
     }
 
+    /// As [`Self::with`], to whoever speaks TLS.
+    pub(crate) async fn with_tls(
+        config: ServerConfig,
+        handler: impl Fn(&Request<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
+    ) -> Self {
+        Self::start(Arc::new(handler), Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
     async fn start(handler: Arc<Handler>, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
