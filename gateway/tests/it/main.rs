@@ -5,6 +5,7 @@ mod support;
 mod admin;
 mod allocations;
 mod broken_config;
+mod bypass;
 mod commands;
 mod config_key;
 mod connections;
