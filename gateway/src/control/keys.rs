@@ -193,7 +193,8 @@ fn is_as_safe(url: &str, issuer: &str) -> bool {
     }
 }
 
-fn is_on_loopback(url: &Uri) -> bool {
+/// Named by an address of this machine, or by `localhost`.
+pub fn is_on_loopback(url: &Uri) -> bool {
     let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
     let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
     host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(is_loopback)
