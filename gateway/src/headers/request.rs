@@ -59,6 +59,18 @@ pub fn apply_request(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
     apply_rules(headers, context.rules);
 }
 
+/// Takes away what only a trusted proxy can know. Before anything is decided: a route's conditions, the keys of limits and the
+/// places of tokens must not believe it either.
+pub fn remove_untrusted(headers: &mut HeaderMap, names: &GuardedNames) {
+    let is_untrusted = |name: &&HeaderName| {
+        Kind::of(name.as_str()) == Kind::EndToEnd && names.verdict(name.as_str()) == Verdict::Untrusted
+    };
+    let untrusted: Vec<HeaderName> = headers.keys().filter(is_untrusted).cloned().collect();
+    for name in untrusted {
+        headers.remove(name);
+    }
+}
+
 /// The request id that a trusted peer gave, if it is fit to be logged and sent on: 1 to 128 visible characters.
 pub fn trusted_request_id(headers: &HeaderMap, peer_is_trusted: bool) -> Option<&HeaderValue> {
     let value = if peer_is_trusted { headers.get(&X_REQUEST_ID)? } else { return None };
@@ -78,11 +90,7 @@ fn is_dropped(name: &HeaderName, context: &ForwardContext<'_>) -> bool {
         // Via says who came before us, whoever says so.
         Kind::Managed => *name != header::VIA,
         Kind::Credential => false,
-        Kind::EndToEnd => match context.names.verdict(name.as_str()) {
-            Verdict::Passes => false,
-            Verdict::Untrusted => !context.peer_is_trusted,
-            Verdict::LooksLikeAnother => true,
-        },
+        Kind::EndToEnd => context.names.verdict(name.as_str()) == Verdict::LooksLikeAnother,
     }
 }
 

@@ -33,7 +33,7 @@ pub(crate) enum Found {
     Dropped = 1 << 6,
     /// The word of a proxy about earlier hops: stays only if that proxy is trusted.
     Forwarding = 1 << 7,
-    /// Another field that is believed of trusted peers only.
+    /// Another field that is believed of trusted peers only: [`super::remove_untrusted`].
     Untrusted = 1 << 8,
 }
 
@@ -53,8 +53,7 @@ impl Survey {
 
     /// Whether some field does not pass to the service.
     pub(crate) fn has_dropped(self, peer_is_trusted: bool) -> bool {
-        let claimed = Found::Forwarding as u16 | Found::Untrusted as u16;
-        self.has(Found::Dropped) || (self.found & claimed != 0 && !peer_is_trusted)
+        self.has(Found::Dropped) || (self.has(Found::Forwarding) && !peer_is_trusted)
     }
 }
 

@@ -129,3 +129,30 @@ async fn what_only_a_proxy_can_know_does_not_pass_from_others() {
         assert_eq!(headers.contains_key(name), passes, "{name}");
     }
 }
+
+/// What is removed for the service is believed by no condition and no limit either.
+#[tokio::test]
+async fn the_gateway_itself_does_not_believe_what_it_does_not_pass_on() {
+    let backend = Backend::named("one").await;
+    let config = |listen: &str| {
+        format!(
+            "listen: {{http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\"{listen}}}\nroutes:\n  \
+             - {{path: /inner, service: one, match_headers: {{X-SSL-Client-Verify: SUCCESS}}}}\n  \
+             - {{path: /limited, service: one, rate_limit: \"1/h per header:X-Client-IP\"}}\n\
+             services: {{one: {{hosts: [\"{}\"]}}}}\n",
+            backend.addr
+        )
+    };
+    for (listen, [inner, limited]) in [("", [404, 429]), (", trusted_proxies: [127.0.0.1]", [200, 200])] {
+        let gateway = TestGateway::start(&config(listen)).await;
+        for (path, name, value, status) in [
+            ("/inner", "x-ssl-client-verify", "SUCCESS", inner),
+            ("/limited", "x-client-ip", "192.0.2.1", 200),
+            ("/limited", "x-client-ip", "192.0.2.2", limited),
+        ] {
+            let mut request = get(path);
+            request.headers_mut().insert(name, HeaderValue::from_static(value));
+            assert_eq!(send(gateway.http, request).await.status(), status, "{listen} {path} {value}");
+        }
+    }
+}
