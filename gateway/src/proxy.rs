@@ -115,7 +115,7 @@ async fn forward(
 ) -> Result<Answer, Error> {
     let (mut parts, body) = request.into_parts();
 
-    // Admission: what has two readings is refused before anything is decided on it, and what the peer cannot know goes.
+    // Admission: what has two readings is refused before anything is decided on it, and what the sender cannot know goes.
     let peer_is_trusted = exchange.peer_is_trusted;
     let Some(admitted) = admit(connection, snapshot, &parts, exchange)? else {
         return Ok(Answer::Local(options_reply()));
@@ -124,8 +124,8 @@ async fn forward(
         return Err(Error::LoopDetected);
     }
 
-    if admitted.survey().has(Found::Untrusted) && !peer_is_trusted {
-        headers::remove_untrusted(&mut parts.headers, &snapshot.shared.table.names);
+    if admitted.survey().has_claimed(peer_is_trusted) {
+        headers::remove_claimed(&mut parts.headers, &snapshot.shared.table.names, peer_is_trusted);
     }
 
     // 5. Route.

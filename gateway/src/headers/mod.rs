@@ -32,7 +32,7 @@ pub(crate) use self::survey::Found;
 pub use self::{
     client::{claimed, client_ip, is_trusted},
     guarded::{GuardedNames, fold},
-    request::{ForwardContext, apply_request, remove_untrusted, trusted_request_id},
+    request::{ForwardContext, apply_request, remove_claimed, trusted_request_id},
     response::{ResponseContext, ResponseFault, ResponseFraming, apply_response, check_response},
     survey::Survey,
 };

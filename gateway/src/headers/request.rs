@@ -59,14 +59,16 @@ pub fn apply_request(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
     apply_rules(headers, context.rules);
 }
 
-/// Takes away what only a trusted proxy can know. Before anything is decided: a route's conditions, the keys of limits and the
-/// places of tokens must not believe it either.
-pub fn remove_untrusted(headers: &mut HeaderMap, names: &GuardedNames) {
-    let is_untrusted = |name: &&HeaderName| {
-        Kind::of(name.as_str()) == Kind::EndToEnd && names.verdict(name.as_str()) == Verdict::Untrusted
+/// Takes away what the sender of the request cannot know: who a token says that it is, and, unless the peer is trusted, what
+/// proxies say. Before anything is decided: a route's conditions and the keys of limits must not believe it either.
+pub fn remove_claimed(headers: &mut HeaderMap, names: &GuardedNames, peer_is_trusted: bool) {
+    let is_claimed = |name: &&HeaderName| {
+        let name = name.as_str();
+        let is_untrusted = || Kind::of(name) == Kind::EndToEnd && names.verdict(name) == Verdict::Untrusted;
+        names.is_claimed_identity(name) || (!peer_is_trusted && is_untrusted())
     };
-    let untrusted: Vec<HeaderName> = headers.keys().filter(is_untrusted).cloned().collect();
-    for name in untrusted {
+    let claimed: Vec<HeaderName> = headers.keys().filter(is_claimed).cloned().collect();
+    for name in claimed {
         headers.remove(name);
     }
 }
