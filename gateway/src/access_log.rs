@@ -20,6 +20,7 @@ use crate::{
     clock::Clock,
     config::settings::{AccessLogFormat, AccessLogSettings},
     exchange::Exchange,
+    printable::is_hidden,
 };
 
 /// A worker hands over its buffer at this size.
@@ -195,9 +196,34 @@ fn apache_time(wall: Duration) -> String {
     }
 }
 
-/// JSON string with every escape that RFC 8259 §7 asks for.
+/// JSON string with every escape that RFC 8259 §7 asks for, and with those of [`is_hidden`]: a line is read in terminals
+/// and by programs that end it at U+2028.
 fn string(out: &mut Vec<u8>, text: &str) {
-    let _ = serde_json::to_writer(out, text);
+    let is_plain = text.is_ascii() && !text.contains('\u{7f}');
+    if is_plain || !text.contains(is_hidden) {
+        let _ = serde_json::to_writer(out, text);
+        return;
+    }
+    out.push(b'"');
+    let mut rest = text;
+    while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_hidden(*c)) {
+        plain_json(out, rest.get(..at).unwrap_or_default());
+        // All of them are in the basic plane, so one unit of UTF-16 is all that it takes.
+        let _ = write!(out, "\\u{:04x}", u32::from(c));
+        rest = rest.get(at + c.len_utf8()..).unwrap_or_default();
+    }
+    plain_json(out, rest);
+    out.push(b'"');
+}
+
+/// As serde writes it, without the quotes.
+fn plain_json(out: &mut Vec<u8>, text: &str) {
+    let start = out.len();
+    let _ = serde_json::to_writer(&mut *out, text);
+    out.pop();
+    if out.len() > start {
+        out.remove(start);
+    }
 }
 
 /// Text for the space-separated format: what could break the line is replaced.
@@ -247,6 +273,9 @@ mod tests {
         let mut out = Vec::new();
         string(&mut out, "a\"b\n\u{1}");
         assert_eq!(out, br#""a\"b\n\u0001""#);
+        out.clear();
+        string(&mut out, "é\u{85}\u{2028}\"\u{202e}\u{7f}\n\u{9b}x");
+        assert_eq!(out, "\"é\\u0085\\u2028\\\"\\u202e\\u007f\\u000a\\u009bx\"".as_bytes());
         out.clear();
         plain(&mut out, "a b\"\n");
         assert_eq!(out, b"a_b__");

@@ -121,12 +121,17 @@ async fn forward(
 ) -> Result<Answer, Error> {
     let (mut parts, body) = request.into_parts();
 
-    // Admission: what has two readings is refused before anything is decided on it.
+    // Admission: what has two readings is refused before anything is decided on it, and what the sender cannot know goes.
+    let peer_is_trusted = exchange.peer_is_trusted;
     let Some(admitted) = admit(connection, snapshot, &mut parts, exchange)? else {
         return Ok(Answer::Local(options_reply()));
     };
     if admitted.survey().has(Found::Via) && headers::is_loop(&parts.headers) {
         return Err(Error::LoopDetected);
+    }
+
+    if admitted.survey().has_claimed(peer_is_trusted) {
+        headers::remove_claimed(&mut parts.headers, &snapshot.shared.table.names, peer_is_trusted);
     }
 
     // 5. Route.

@@ -135,6 +135,7 @@ pub mod code {
     pub const OLD_NAME: &str = "W006";
     /// An open route takes what a service may take for a closed one.
     pub const OPEN_TWIN: &str = "W010";
+    pub const KEYS_IN_CLEAR_TEXT: &str = "W011";
 }
 
 /// Findings as they are collected; every stage adds to the same list.

@@ -483,4 +483,21 @@ mod tests {
                     routes: [{path: /a, service: a, auth: none}]\n";
         assert_eq!(codes(text, &no_env), ["W001", "W002", "W003"]);
     }
+
+    #[test]
+    fn keys_in_clear_text_are_a_warning_unless_they_are_on_this_machine() {
+        let with = |auth: &str| {
+            let text = format!(
+                "version: 1\nauth: {{main: {{{auth}, audience: api}}}}\nroutes: [{{path: /a, service: a, auth: main}}]\n"
+            );
+            codes(&text, &no_env)
+        };
+        assert_eq!(with("jwks: http://keys.example/jwks"), ["W011"]);
+        assert_eq!(with("issuer: http://keys.example"), ["W011"]);
+        for safe in
+            ["jwks: http://127.0.0.1:1/jwks", "issuer: http://localhost:1", "issuer: https://keys.example"]
+        {
+            assert_eq!(with(safe), [""; 0], "{safe}");
+        }
+    }
 }

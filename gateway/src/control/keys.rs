@@ -4,9 +4,9 @@
 //! happen at start, when the answer's `Cache-Control: max-age` is over, and when a token names an unknown key;
 //! never more often than [`REFRESH_MIN`], so tokens cannot make the gateway hammer an issuer.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
-use http::header;
+use http::{Uri, header};
 use millgate_registry::HttpClient;
 use serde::Deserialize;
 use tokio::sync::{Notify, mpsc};
@@ -16,6 +16,7 @@ use crate::{
     bounded_file,
     config::settings::{AuthSettings, KeySource},
     policy::jwt::{KeyError, KeySet},
+    printable::printable,
 };
 
 /// At most one fetch per provider in this time.
@@ -117,6 +118,8 @@ impl Fetch {
                     max_age
                 }
                 Err(reason) => {
+                    // It may quote what the issuer wrote.
+                    let reason = printable(&reason);
                     tracing::warn!(provider = %self.provider, %reason, have_keys, "keys could not be fetched");
                     let wait = retry;
                     retry = (retry * 2).min(RETRY_MAX);
@@ -154,6 +157,12 @@ impl Fetch {
         if document.issuer != issuer {
             return Err(format!("{url}: the document is of issuer `{}`, not `{issuer}`", document.issuer));
         }
+        if !is_as_safe(&document.jwks_uri, issuer) {
+            return Err(format!(
+                "{url}: the keys are at `{}`, which is read in clear text: whoever is between could replace them",
+                document.jwks_uri
+            ));
+        }
         Ok(document.jwks_uri)
     }
 
@@ -170,6 +179,27 @@ impl Fetch {
     }
 }
 
+/// RFC 8414 §2: key URLs are `https`. One in clear text is believed only where the issuer is no better protected: it is `http`
+/// itself, by the word of the file, and not on this machine with its keys elsewhere. Redirects are not followed.
+fn is_as_safe(url: &str, issuer: &str) -> bool {
+    let parse = |text: &str| text.parse::<Uri>().ok();
+    let (Some(keys), Some(issuer)) = (parse(url), parse(issuer)) else { return false };
+    match keys.scheme_str() {
+        Some("https") => true,
+        Some("http") => {
+            issuer.scheme_str() == Some("http") && (!is_on_loopback(&issuer) || is_on_loopback(&keys))
+        }
+        _ => false,
+    }
+}
+
+/// Named by an address of this machine, or by `localhost`.
+pub fn is_on_loopback(url: &Uri) -> bool {
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
+    host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(is_loopback)
+}
+
 fn max_age(headers: &http::HeaderMap) -> Duration {
     headers
         .get(header::CACHE_CONTROL)
@@ -182,6 +212,25 @@ fn max_age(headers: &http::HeaderMap) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_are_read_in_clear_text_only_where_their_issuer_is() {
+        for (issuer, keys, is_safe) in [
+            ("https://a.example", "https://b.example/keys", true),
+            ("https://a.example", "http://a.example/keys", false),
+            ("https://a.example", "HTTP://a.example/keys", false),
+            ("https://127.0.0.1", "http://127.0.0.1/keys", false),
+            ("https://a.example", "/keys", false),
+            ("https://a.example", "file:///keys", false),
+            ("http://127.0.0.1:8080", "http://127.0.0.1:8081/keys", true),
+            ("http://localhost", "http://[::1]/keys", true),
+            ("http://[::1]", "http://a.example/keys", false),
+            ("http://localhost.evil.example", "http://a.example/keys", true),
+            ("http://keycloak:8080/realms/x", "http://keycloak:8080/keys", true),
+        ] {
+            assert_eq!(is_as_safe(keys, issuer), is_safe, "{keys} of {issuer}");
+        }
+    }
 
     #[test]
     fn max_age_is_kept_within_bounds() {

@@ -1,6 +1,7 @@
 //! Names of request fields that their sender may not decide, beyond what [`Kind`] knows: compiled from the configuration.
 //!
-//! - Identity: what a provider forwards claims in. Removed from every request, on open routes too.
+//! - Identity: what a provider forwards claims in. Removed from every request, on open routes too, and before the route is
+//!   chosen, so that no condition and no limit believes it.
 //! - Look-alikes: CGI, and WSGI, PHP and Rack after it, make a variable of a name by folding every byte that is no letter or
 //!   digit, so `X-User-Id`, `X_User.Id` and `X!User~Id` are one variable. A name that folds like one which the gateway or a
 //!   rule sets or removes, which holds a token, or which [`Kind`] knows, and is not that name, is removed from every request.
@@ -17,6 +18,7 @@ use crate::config::settings::{AuthSettings, RouteSettings, TokenSource};
 #[derive(Debug, Clone, Default)]
 pub struct GuardedNames {
     identity: Box<[HeaderName]>,
+    tokens: Box<[HeaderName]>,
     /// What the gateway or a rule sets or removes, and what holds a token.
     answered: Box<[HeaderName]>,
     /// The same, folded.
@@ -44,23 +46,31 @@ impl GuardedNames {
             TokenSource::Header(name) => Some(name.clone()),
             TokenSource::Bearer | TokenSource::Cookie(_) | TokenSource::Query(_) => None,
         });
+        let tokens = sorted(tokens.collect());
         let rules = routes.iter().map(|route| &route.request_headers).flat_map(|rules| {
             let written = rules.set.iter().chain(&rules.add).map(|(name, _)| name);
             written.chain(&rules.remove).cloned()
         });
-        let answered = sorted(identity.iter().cloned().chain(tokens).chain(rules).collect());
+        let answered = sorted(identity.iter().chain(&tokens).cloned().chain(rules).collect());
         let unusual = answered.iter().filter(|name| !is_plain(name.as_str()));
         Self {
             folded: answered.iter().map(|name| fold(name.as_str())).collect(),
             folded_unusual: unusual.map(|name| fold(name.as_str())).collect(),
             untrusted: NameSet::of(untrusted),
             identity,
+            tokens,
             answered,
         }
     }
 
     pub(crate) fn is_identity(&self, name: &str) -> bool {
         self.identity.iter().any(|identity| identity.as_str() == name)
+    }
+
+    /// What says who the client is, must come from a verified token, and is not what holds that token.
+    pub(crate) fn is_claimed_identity(&self, name: &str) -> bool {
+        let holds_a_token = || self.tokens.iter().any(|token| token.as_str() == name);
+        self.is_identity(name) && Kind::of(name) == Kind::EndToEnd && !holds_a_token()
     }
 
     /// Whether naming the field in Connection would take away what a trusted peer says.

@@ -13,7 +13,7 @@
 //! - Names are folded (all but letters and digits to `-`) and those that then equal a name which the gateway or a rule sets
 //!   or removes are dropped: services that build variables from names cannot tell them apart ([`GuardedNames`]).
 //! - What only a proxy can know and services believe (`X-Original-URL`, `Client-Cert`, `True-Client-IP`, …) is dropped unless
-//!   the peer is trusted.
+//!   the peer is trusted, and before the route is chosen.
 //! - `Expect` is met by the gateway itself and not passed on.
 //! - `Server` of the service is never touched.
 //!
@@ -32,7 +32,7 @@ pub(crate) use self::survey::Found;
 pub use self::{
     client::{claimed, client_ip, is_trusted},
     guarded::{GuardedNames, fold},
-    request::{ForwardContext, apply_request, trusted_request_id},
+    request::{ForwardContext, apply_request, remove_claimed, trusted_request_id},
     response::{ResponseContext, ResponseFault, ResponseFraming, apply_response, check_response},
     survey::Survey,
 };

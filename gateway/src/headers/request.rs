@@ -56,6 +56,20 @@ pub fn apply_request(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
     apply_rules(headers, context.rules);
 }
 
+/// Takes away what the sender of the request cannot know: who a token says that it is, and, unless the peer is trusted, what
+/// proxies say. Before anything is decided: a route's conditions and the keys of limits must not believe it either.
+pub fn remove_claimed(headers: &mut HeaderMap, names: &GuardedNames, peer_is_trusted: bool) {
+    let is_claimed = |name: &&HeaderName| {
+        let name = name.as_str();
+        let is_untrusted = || Kind::of(name) == Kind::EndToEnd && names.verdict(name) == Verdict::Untrusted;
+        names.is_claimed_identity(name) || (!peer_is_trusted && is_untrusted())
+    };
+    let claimed: Vec<HeaderName> = headers.keys().filter(is_claimed).cloned().collect();
+    for name in claimed {
+        headers.remove(name);
+    }
+}
+
 /// The request id that a trusted peer gave, if it is fit to be logged and sent on: 1 to 128 visible characters.
 pub fn trusted_request_id(headers: &HeaderMap, peer_is_trusted: bool) -> Option<&HeaderValue> {
     let value = if peer_is_trusted { headers.get(&X_REQUEST_ID)? } else { return None };
@@ -75,11 +89,7 @@ fn is_dropped(name: &HeaderName, context: &ForwardContext<'_>) -> bool {
         // Via says who came before us, whoever says so.
         Kind::Managed => *name != header::VIA,
         Kind::Credential => false,
-        Kind::EndToEnd => match context.names.verdict(name.as_str()) {
-            Verdict::Passes => false,
-            Verdict::Untrusted => !context.peer_is_trusted,
-            Verdict::LooksLikeAnother => true,
-        },
+        Kind::EndToEnd => context.names.verdict(name.as_str()) == Verdict::LooksLikeAnother,
     }
 }
 

@@ -34,6 +34,8 @@ pub(crate) enum Found {
     Forwarding = 1 << 6,
     /// Another field that is believed of trusted peers only.
     Untrusted = 1 << 7,
+    /// Carries an identity to the service.
+    Identity = 1 << 8,
 }
 
 impl Survey {
@@ -50,10 +52,14 @@ impl Survey {
         self.found & what as u16 != 0
     }
 
+    /// Whether there is something for [`super::remove_claimed`].
+    pub(crate) fn has_claimed(self, peer_is_trusted: bool) -> bool {
+        self.has(Found::Identity) || (self.has(Found::Untrusted) && !peer_is_trusted)
+    }
+
     /// Whether some field does not pass to the service.
     pub(crate) fn has_dropped(self, peer_is_trusted: bool) -> bool {
-        let claimed = Found::Forwarding as u16 | Found::Untrusted as u16;
-        self.has(Found::Dropped) || (self.found & claimed != 0 && !peer_is_trusted)
+        self.has(Found::Dropped) || (self.has(Found::Forwarding) && !peer_is_trusted)
     }
 }
 
@@ -61,7 +67,7 @@ fn found(name: &HeaderName, names: &GuardedNames) -> u16 {
     let name = name.as_str();
     let dropped = Found::Dropped as u16;
     // Whatever else it is, it is that too: checks look for their own bit.
-    let identity = if names.is_identity(name) { dropped } else { 0 };
+    let identity = if names.is_identity(name) { Found::Identity as u16 | dropped } else { 0 };
     identity
         | match Kind::of(name) {
             Kind::HopByHop if name == "connection" => Found::Connection as u16 | dropped,

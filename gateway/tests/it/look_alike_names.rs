@@ -129,3 +129,39 @@ async fn what_only_a_proxy_can_know_does_not_pass_from_others() {
         assert_eq!(headers.contains_key(name), passes, "{name}");
     }
 }
+
+/// What is removed for the service is believed by no condition and no limit either.
+#[tokio::test]
+async fn the_gateway_itself_does_not_believe_what_it_does_not_pass_on() {
+    let backend = Backend::named("one").await;
+    for (listen, [inner, limited]) in [("", [404, 429]), (", trusted_proxies: [127.0.0.1]", [200, 200])] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("secret.key"), SECRET).unwrap();
+        let config = format!(
+            "listen: {{http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\"{listen}}}\n\
+             auth: {{main: {{hs256_secret_file: secret.key, audience: api, forward: {{sub: X-User-Id}}}}}}\n\
+             defaults: {{auth: none}}\nroutes:\n  \
+             - {{path: /closed, service: one, auth: main}}\n  \
+             - {{path: /inner, service: one, match_headers: {{X-SSL-Client-Verify: SUCCESS}}}}\n  \
+             - {{path: /limited, service: one, rate_limit: \"1/h per header:X-Client-IP\"}}\n  \
+             - {{path: /role, service: one, match_headers: {{X-User-Id: root}}}}\n  \
+             - {{path: /user, service: one, rate_limit: \"1/h per header:X-User-Id\"}}\n\
+             services: {{one: {{hosts: [\"{}\"]}}}}\n",
+            backend.addr
+        );
+        let gateway = TestGateway::start_in(dir, &config).await;
+        for (path, name, value, status) in [
+            ("/inner", "x-ssl-client-verify", "SUCCESS", inner),
+            ("/limited", "x-client-ip", "192.0.2.1", 200),
+            ("/limited", "x-client-ip", "192.0.2.2", limited),
+            // Only a token says who somebody is.
+            ("/role", "x-user-id", "root", 404),
+            ("/user", "x-user-id", "a", 200),
+            ("/user", "x-user-id", "b", 429),
+        ] {
+            let mut request = get(path);
+            request.headers_mut().insert(name, HeaderValue::from_static(value));
+            assert_eq!(send(gateway.http, request).await.status(), status, "{listen} {path} {value}");
+        }
+    }
+}

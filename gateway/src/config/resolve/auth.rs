@@ -3,14 +3,17 @@
 use jsonwebtoken::Algorithm;
 
 use super::{defaults::Defaults, files::Files};
-use crate::config::{
-    diagnostics::{Diagnostic, Diagnostics, code},
-    raw::{
-        Named,
-        auth::{Keys, Provider},
-        tree::At,
+use crate::{
+    config::{
+        diagnostics::{Diagnostic, Diagnostics, code},
+        raw::{
+            Named,
+            auth::{Keys, Provider},
+            tree::At,
+        },
+        settings::{AuthSettings, KeySource, TokenSource},
     },
-    settings::{AuthSettings, KeySource, TokenSource},
+    control::keys::is_on_loopback,
 };
 
 pub(super) fn resolve(
@@ -25,9 +28,11 @@ pub(super) fn resolve(
     if raw.keys_given {
         check_algorithms(raw, is_secret, sink);
     }
+    let keys = key_source(provider, files, sink);
+    warn_of_clear_text(provider, &keys, sink);
     AuthSettings {
         name: provider.name.value.clone(),
-        keys: key_source(provider, files, sink),
+        keys,
         issuer: raw.issuer.as_ref().map(|issuer| issuer.value.clone()),
         audience: raw.audience.clone(),
         algorithms: match &raw.algorithms {
@@ -39,6 +44,24 @@ pub(super) fn resolve(
         forward: raw.forward.clone(),
         cache_max: raw.cache_max.unwrap_or(defaults.auth.cache_max),
         span: provider.name.span,
+    }
+}
+
+/// Whoever is between could replace the keys, and sign tokens.
+fn warn_of_clear_text(provider: &Named<Provider>, keys: &KeySource, sink: &mut Diagnostics) {
+    let raw = &provider.value;
+    let (url, span) = match (keys, &raw.keys, &raw.issuer) {
+        (KeySource::JwksUrl(url), Some(at), _) => (url, at.span),
+        (KeySource::Issuer(url), _, Some(at)) => (url, at.span),
+        _ => return,
+    };
+    let url = url.parse::<http::Uri>().ok();
+    if url.is_some_and(|url| url.scheme_str() == Some("http") && !is_on_loopback(&url)) {
+        sink.push(
+            Diagnostic::warning(code::KEYS_IN_CLEAR_TEXT, span, "the keys are fetched in clear text")
+                .label("whoever is between can replace them, and sign tokens")
+                .help("use `https`, or a file (`jwks_file`)"),
+        );
     }
 }
 

@@ -66,6 +66,14 @@ impl Backend {
         super::eventually("the port is closed", closed).await;
     }
 
+    /// As [`Self::with`], to whoever speaks TLS.
+    pub(crate) async fn with_tls(
+        config: ServerConfig,
+        handler: impl Fn(&Request<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
+    ) -> Self {
+        Self::start(Arc::new(handler), Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
     async fn start(handler: Arc<Handler>, tls: Option<TlsAcceptor>) -> Self {
         Self::start_at(([127, 0, 0, 1], 0).into(), handler, tls).await
     }
