@@ -432,10 +432,10 @@ fn options_reply() -> Response<Bytes> {
 }
 
 fn refusal(error: Error, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
-    let row = error.row();
-    exchange.flag = row.code;
+    let reason = error.reason();
+    exchange.flag = reason;
     let route = exchange.route.as_ref().map(|route| &*route.shared().name);
-    exchange.worker().metrics.count(Rare::LocalReply, route.unwrap_or("(none)"), row.code);
+    exchange.worker().metrics.count(Rare::LocalReply, route.unwrap_or("(none)"), reason);
     let response = error.into_response(exchange.id.as_str(), route);
     local_reply(response, exchange)
 }

@@ -131,6 +131,8 @@ pub mod code {
     pub const UNUSED_SERVICE: &str = "W002";
     pub const UNUSED_AUTH: &str = "W003";
     pub const SECRET_IN_FILE: &str = "W005";
+    /// One client could hold half of each service.
+    pub const AT_THE_EDGE: &str = "W012";
 }
 
 /// Findings as they are collected; every stage adds to the same list.

@@ -38,7 +38,7 @@ pub async fn run(
 ) -> Result<Answered, Error> {
     let mut search = Search::new(plan, plan.cluster(exchange).ok_or(Error::NoHealthyEndpoint)?);
     let cluster = search.cluster;
-    let in_flight = cluster.shared.concurrency.check().map_err(|_| Error::Overloaded)?;
+    let in_flight = cluster.shared.concurrency.check(&exchange.holder())?;
     cluster.shared.retry_budget.deposit();
     let deadline = plan.route.timeouts.apply(exchange.started);
     let retries = &plan.route.retry;

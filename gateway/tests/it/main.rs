@@ -23,6 +23,7 @@ mod log_losses;
 mod policies;
 mod proxying;
 mod reload;
+mod shares;
 mod shutdown_waits;
 #[path = "../tidy.rs"]
 mod tidy;
