@@ -159,6 +159,11 @@ impl FileAccount {
         self.waiting[what as usize].load(Ordering::Relaxed)
     }
 
+    /// Something waits for what an idle upstream connection holds.
+    pub fn is_upstream_waiting(&self) -> bool {
+        self.waiting(Scarce::Upstreams) + self.waiting(Scarce::Files) > 0
+    }
+
     /// Another client would have to wait.
     pub fn is_full(&self) -> bool {
         [Scarce::Clients, Scarce::Files]
@@ -190,6 +195,11 @@ impl FileAccount {
         let of_kind = self.take(kind, worker).await?;
         let file = self.take(Scarce::Files, worker).await?;
         Some(Place { _of_kind: of_kind, _file: file })
+    }
+
+    fn place_now(&self, kind: Scarce) -> Option<Place> {
+        let take = |what: Scarce| Arc::clone(&self.places[what as usize]).try_acquire_owned().ok();
+        Some(Place { _of_kind: take(kind)?, _file: take(Scarce::Files)? })
     }
 
     /// `None` never comes: nothing closes the semaphores.
@@ -235,7 +245,12 @@ impl Desk {
         self.account.place(Scarce::Clients, self.worker).await
     }
 
-    /// A place for a connection to an endpoint.
+    /// A place for a connection to an endpoint, if there is one now.
+    pub fn upstream_now(&self) -> Option<Place> {
+        self.account.place_now(Scarce::Upstreams)
+    }
+
+    /// Waits for it.
     pub async fn upstream(&self) -> Option<Place> {
         self.account.place(Scarce::Upstreams, self.worker).await
     }
