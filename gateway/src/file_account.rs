@@ -8,15 +8,21 @@
 //! first, then the clients that have been idle for longest (`worker::accepting`). Whatever still finds none waits in
 //! order of arrival.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::config::settings::Settings;
+use crate::{
+    config::settings::{EndpointSource, Settings},
+    control::discovery::LOOKUPS_MAX,
+};
 
 /// Connections of the admin listener at a time.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
@@ -29,6 +35,8 @@ const RESERVE_PER_WORKER: usize = 4;
 const RESERVE_PER_LISTENER: usize = 2;
 /// Key sets are fetched, with a redirect at most.
 const RESERVE_PER_PROVIDER: usize = 2;
+/// A name look-up reads a file or asks a server.
+const RESERVE_PER_LOOKUP: usize = 1;
 /// Clients leave an eighth to upstream connections, and the other way round.
 const OTHERS_PART: usize = 8;
 /// More files than any machine gives to a process.
@@ -75,7 +83,8 @@ impl Budget {
             + ADMIN_CONNECTIONS_MAX
             + settings.workers * (RESERVE_PER_WORKER + RESERVE_PER_LISTENER * listeners)
             + watches
-            + RESERVE_PER_PROVIDER * settings.auth.len();
+            + RESERVE_PER_PROVIDER * settings.auth.len()
+            + RESERVE_PER_LOOKUP * names(settings).min(LOOKUPS_MAX);
         // With very few files nothing goes well, but requests go on.
         let reserve = reserve.min(limit / 2);
         let shared = limit - reserve;
@@ -87,6 +96,15 @@ impl Budget {
     fn shared(&self) -> usize {
         (self.limit - self.reserve).max(1)
     }
+}
+
+/// Names that are looked up for services without a registry.
+fn names(settings: &Settings) -> usize {
+    let hosts = settings.services.iter().filter_map(|service| match &service.source {
+        EndpointSource::Hosts(hosts) => Some(hosts),
+        EndpointSource::Consul(_) => None,
+    });
+    hosts.flatten().filter(|host| host.parse::<SocketAddr>().is_err()).count()
 }
 
 /// What there may be too little of.

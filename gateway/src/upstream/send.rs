@@ -110,7 +110,9 @@ impl Attempt<'_> {
             connection = self.connection().await?;
         };
         let framing = headers::check_response(&response).map_err(|fault| {
-            tracing::warn!(endpoint = %self.endpoint.pool.address, reason = fault.detail(), "upstream answer refused");
+            if self.endpoint.pool.may_tell(self.now) {
+                tracing::warn!(endpoint = %self.endpoint.pool.address, reason = fault.detail(), "upstream answer refused");
+            }
             Failed { error: Error::UpstreamProtocolError, phase: Phase::AfterSent }
         })?;
         let lease = Lease {
