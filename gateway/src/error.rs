@@ -14,6 +14,7 @@ use crate::{
     admission::{self, Refusal},
     exchange::flags,
     headers::names,
+    policy::concurrency::Overloaded,
 };
 
 /// A failure of one request.
@@ -49,6 +50,9 @@ pub enum Error {
     BreakerOpen { retry_after: Duration },
     #[error("too many requests to the service are in flight")]
     Overloaded,
+    /// Others need the rest. `client`: of all its connections together.
+    #[error("too many requests to the service are in flight for this {}", if *.client { "client" } else { "connection" })]
+    ShareUsed { client: bool },
     #[error("the gateway has no socket left for another connection")]
     OutOfSockets,
     #[error("the service's instance refused the connection")]
@@ -165,7 +169,7 @@ impl Error {
             Self::BreakerOpen { .. } => {
                 row(StatusCode::SERVICE_UNAVAILABLE, "breaker_open", "destination_unavailable", Upstream)
             }
-            Self::Overloaded | Self::OutOfSockets => {
+            Self::Overloaded | Self::ShareUsed { .. } | Self::OutOfSockets => {
                 row(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "connection_limit_reached", Gateway)
             }
             Self::ConnectFailed => {
@@ -196,6 +200,15 @@ impl Error {
             Self::Internal => {
                 row(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "proxy_internal_error", Gateway)
             }
+        }
+    }
+
+    /// The word in the access log and the metric: the code, or which limit it was where the client need not know.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::ShareUsed { client: false } => "connection_share",
+            Self::ShareUsed { client: true } => "client_share",
+            _ => self.row().code,
         }
     }
 
@@ -285,7 +298,9 @@ impl Error {
         match self {
             Self::RateLimited(limited) => Some(limited.retry_after),
             Self::BreakerOpen { retry_after } => Some(*retry_after),
-            Self::Overloaded | Self::OutOfSockets | Self::KeysUnavailable => Some(Duration::from_secs(1)),
+            Self::Overloaded | Self::ShareUsed { .. } | Self::OutOfSockets | Self::KeysUnavailable => {
+                Some(Duration::from_secs(1))
+            }
             _ => None,
         }
     }
@@ -295,6 +310,16 @@ impl Error {
             // The problem type of draft-ietf-httpapi-ratelimit-headers-11.
             Self::RateLimited(_) => "https://iana.org/assignments/http-problem-types#quota-exceeded".into(),
             _ => format!("urn:millgate:error:{}", self.row().code).into(),
+        }
+    }
+}
+
+impl From<Overloaded> for Error {
+    fn from(overloaded: Overloaded) -> Self {
+        match overloaded {
+            Overloaded::Service => Self::Overloaded,
+            Overloaded::Connection => Self::ShareUsed { client: false },
+            Overloaded::Client => Self::ShareUsed { client: true },
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     body::{Activity, Cause, Limits, Upload, Watch},
     connection::ConnectionContext,
     metrics::{Rare, method_label},
-    policy::jwt::Verified,
+    policy::{concurrency::Holder, jwt::Verified},
     snapshot::{LocalCluster, LocalEndpoint, LocalRoute},
     upstream::{pool::Lease, read_size::PROOF_BYTES},
     worker::WorkerState,
@@ -207,6 +207,17 @@ impl Exchange {
     /// Bytes of the request body that came so far.
     pub fn bytes_in(&self) -> u64 {
         self.upload.as_ref().map_or(0, |upload| upload.bytes.get())
+    }
+
+    /// Who asks for a slot of a service. A trusted proxy's connection carries many clients, and where it names none, its
+    /// address is not one of a client.
+    pub fn holder(&self) -> Holder<'_> {
+        let is_clients_own = self.version == Version::HTTP_2 && !self.peer_is_trusted;
+        let is_proxy = self.peer_is_trusted && self.client == self.connection.peer.ip().to_canonical();
+        Holder {
+            connection: is_clients_own.then_some(&self.connection.held),
+            client: (!is_proxy).then_some(self.client),
+        }
     }
 
     /// `sub` of the verified token.

@@ -8,15 +8,21 @@
 //! first, then the clients that have been idle for longest (`worker::accepting`). Whatever still finds none waits in
 //! order of arrival.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::config::settings::Settings;
+use crate::{
+    config::settings::{EndpointSource, Settings},
+    control::discovery::LOOKUPS_MAX,
+};
 
 /// Connections of the admin listener at a time.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
@@ -29,6 +35,8 @@ const RESERVE_PER_WORKER: usize = 4;
 const RESERVE_PER_LISTENER: usize = 2;
 /// Key sets are fetched, with a redirect at most.
 const RESERVE_PER_PROVIDER: usize = 2;
+/// A name look-up reads a file or asks a server.
+const RESERVE_PER_LOOKUP: usize = 1;
 /// Clients leave an eighth to upstream connections, and the other way round.
 const OTHERS_PART: usize = 8;
 /// More files than any machine gives to a process.
@@ -75,7 +83,8 @@ impl Budget {
             + ADMIN_CONNECTIONS_MAX
             + settings.workers * (RESERVE_PER_WORKER + RESERVE_PER_LISTENER * listeners)
             + watches
-            + RESERVE_PER_PROVIDER * settings.auth.len();
+            + RESERVE_PER_PROVIDER * settings.auth.len()
+            + RESERVE_PER_LOOKUP * names(settings).min(LOOKUPS_MAX);
         // With very few files nothing goes well, but requests go on.
         let reserve = reserve.min(limit / 2);
         let shared = limit - reserve;
@@ -87,6 +96,15 @@ impl Budget {
     fn shared(&self) -> usize {
         (self.limit - self.reserve).max(1)
     }
+}
+
+/// Names that are looked up for services without a registry.
+fn names(settings: &Settings) -> usize {
+    let hosts = settings.services.iter().filter_map(|service| match &service.source {
+        EndpointSource::Hosts(hosts) => Some(hosts),
+        EndpointSource::Consul(_) => None,
+    });
+    hosts.flatten().filter(|host| host.parse::<SocketAddr>().is_err()).count()
 }
 
 /// What there may be too little of.
@@ -159,6 +177,11 @@ impl FileAccount {
         self.waiting[what as usize].load(Ordering::Relaxed)
     }
 
+    /// Something waits for what an idle upstream connection holds.
+    pub fn is_upstream_waiting(&self) -> bool {
+        self.waiting(Scarce::Upstreams) + self.waiting(Scarce::Files) > 0
+    }
+
     /// Another client would have to wait.
     pub fn is_full(&self) -> bool {
         [Scarce::Clients, Scarce::Files]
@@ -190,6 +213,11 @@ impl FileAccount {
         let of_kind = self.take(kind, worker).await?;
         let file = self.take(Scarce::Files, worker).await?;
         Some(Place { _of_kind: of_kind, _file: file })
+    }
+
+    fn place_now(&self, kind: Scarce) -> Option<Place> {
+        let take = |what: Scarce| Arc::clone(&self.places[what as usize]).try_acquire_owned().ok();
+        Some(Place { _of_kind: take(kind)?, _file: take(Scarce::Files)? })
     }
 
     /// `None` never comes: nothing closes the semaphores.
@@ -235,7 +263,12 @@ impl Desk {
         self.account.place(Scarce::Clients, self.worker).await
     }
 
-    /// A place for a connection to an endpoint.
+    /// A place for a connection to an endpoint, if there is one now.
+    pub fn upstream_now(&self) -> Option<Place> {
+        self.account.place_now(Scarce::Upstreams)
+    }
+
+    /// Waits for it.
     pub async fn upstream(&self) -> Option<Place> {
         self.account.place(Scarce::Upstreams, self.worker).await
     }

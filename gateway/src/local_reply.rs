@@ -10,10 +10,10 @@ pub(crate) fn refusal(error: Error, mut exchange: Box<Exchange>) -> Response<Res
     if error == Error::ClientGone {
         return farewell(error, &exchange);
     }
-    let row = error.row();
-    exchange.flag = row.code;
+    let reason = error.reason();
+    exchange.flag = reason;
     let route = exchange.route.as_ref().map(|route| &*route.shared().name);
-    exchange.worker().metrics.count(Rare::LocalReply, route.unwrap_or("(none)"), row.code);
+    exchange.worker().metrics.count(Rare::LocalReply, route.unwrap_or("(none)"), reason);
     let response = error.into_response(exchange.id.as_str(), route);
     local_reply(response, exchange)
 }

@@ -62,7 +62,7 @@ pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluste
             endpoints,
             breaker: service.breaker.as_ref().map(CircuitBreaker::compile),
             outlier: service.outlier.as_ref().map(OutlierDetector::compile),
-            concurrency: ConcurrencyLimit::compile(service.max_inflight, limit),
+            concurrency: ConcurrencyLimit::compile(service.max_inflight, service.shares, limit),
             retry_budget: budget.map_or_else(|| Arc::new(RetryBudget::new(share)), Arc::clone),
             target,
             settings: service.clone(),
@@ -225,9 +225,12 @@ mod tests {
     use millgate_registry::{Instance, Status, WatchTarget, testing};
 
     use super::*;
-    use crate::config::{
-        load,
-        settings::{Selector, SubsetSettings, TagRule},
+    use crate::{
+        config::{
+            load,
+            settings::{Selector, SubsetSettings, TagRule},
+        },
+        policy::concurrency::Holder,
     };
 
     const SPLIT: &str = "routes:\n  - {path: /all, service: web}\n\
@@ -262,7 +265,7 @@ mod tests {
         assert!(Arc::ptr_eq(all.endpoints[0].state(), v1.endpoints[0].state()));
         assert!(Arc::ptr_eq(all.endpoints[1].state(), canary.endpoints[0].state()));
         assert!(Arc::ptr_eq(&all.retry_budget, &canary.retry_budget));
-        let _slot = canary.concurrency.check().unwrap();
+        let _slot = canary.concurrency.check(&Holder::default()).unwrap();
         assert_eq!((all.concurrency.in_flight(), v1.concurrency.in_flight()), (1, 1));
     }
 
@@ -382,7 +385,7 @@ mod tests {
         let state = |cluster: &Arc<Cluster>, at: usize| Arc::as_ptr(cluster.endpoints[at].state());
         assert_eq!([0, 1].map(|at| state(&whole[0], at)), [state(&before[0], 0), state(&before[1], 0)]);
         assert_eq!([0, 1].map(|at| state(&again[at], 0)), [state(&before[0], 0), state(&before[1], 0)]);
-        let _slot = whole[0].concurrency.check().unwrap();
+        let _slot = whole[0].concurrency.check(&Holder::default()).unwrap();
         assert_eq!((before[1].concurrency.in_flight(), again[0].concurrency.in_flight()), (1, 1));
     }
 

@@ -136,6 +136,8 @@ pub mod code {
     /// An open route takes what a service may take for a closed one.
     pub const OPEN_TWIN: &str = "W010";
     pub const KEYS_IN_CLEAR_TEXT: &str = "W011";
+    /// One client could hold half of each service.
+    pub const AT_THE_EDGE: &str = "W012";
 }
 
 /// Findings as they are collected; every stage adds to the same list.

@@ -62,6 +62,9 @@ pub(super) fn resolve(
     let services = services.settings;
     let needs_consul = auto_routes.is_some()
         || services.iter().any(|service| matches!(service.source, EndpointSource::Consul(_)));
+    if file.limits.per_client.is_none() {
+        listen::advise_client_share(&file.listen, sink);
+    }
     if env.connection().is_some() {
         listen::refuse_connection(&file.consul, sink);
     }

@@ -42,6 +42,7 @@ use crate::{
     config::settings::ListenSettings,
     file_account::Place,
     metrics::Rare,
+    policy::concurrency::Held,
     worker::WorkerState,
 };
 
@@ -55,6 +56,8 @@ pub struct ConnectionContext {
     /// Of the last request; the next one nearly always has the same.
     pub authority: RefCell<Option<Rc<Authority>>>,
     pub state: Rc<ConnectionState>,
+    /// Slots of services that its requests have.
+    pub held: Rc<Held>,
 }
 
 /// Serves an accepted socket in a task of this worker. It keeps its place in the account of files until it is closed.
@@ -93,6 +96,7 @@ where
             scheme,
             authority: RefCell::default(),
             state,
+            held: Rc::default(),
         });
         if let Err(reason) = serve(Rc::clone(&context)).await {
             context.worker.metrics.count(Rare::ConnectionError, scheme.as_str(), reason);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use millgate_registry::{Client, ServiceUpdate, WatchHandle, WatchOptions, WatchTarget, watch};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::{event::Event, selection, world::World};
 use crate::config::settings::{EndpointSource, Settings};
@@ -171,11 +171,17 @@ pub(super) fn names(settings: &Settings, world: &World) -> BTreeSet<String> {
 
 /// All addresses, sorted.
 async fn resolve(name: String) -> std::io::Result<Vec<SocketAddr>> {
+    // Nothing closes it.
+    let _turn = LOOKUPS.acquire().await.map_err(std::io::Error::other)?;
     let mut addresses: Vec<SocketAddr> = tokio::net::lookup_host(name).await?.collect();
     addresses.sort_unstable();
     addresses.dedup();
     Ok(addresses)
 }
+
+/// Names looked up at a time: each has a thread and a file or two while it is, which the account of files keeps for it.
+pub const LOOKUPS_MAX: usize = 32;
+static LOOKUPS: Semaphore = Semaphore::const_new(LOOKUPS_MAX);
 
 /// Tells the addresses of `name` whenever they change, until nobody listens.
 async fn look_up<R, F>(name: String, resolve: R, events: mpsc::Sender<Event>)

@@ -114,9 +114,11 @@ impl Exporter {
             let (reply, answer) = oneshot::channel();
             replies.push(worker.try_send(Command::Sample(reply)).is_ok().then_some(answer));
         }
+        // One for all: workers that are stuck are not waited for one after the other.
+        let deadline = tokio::time::Instant::now() + SAMPLE_PATIENCE;
         for (known, reply) in last.iter_mut().zip(replies) {
             let Some(reply) = reply else { continue };
-            if let Ok(Ok(sample)) = tokio::time::timeout(SAMPLE_PATIENCE, reply).await {
+            if let Ok(Ok(sample)) = tokio::time::timeout_at(deadline, reply).await {
                 *known = sample;
             }
         }

@@ -1,13 +1,26 @@
-//! Concurrency limit: at most `max_inflight` requests under way to one cluster, over all workers.
+//! Concurrency limit: at most `max_inflight` requests under way to one cluster, over all workers, and of these not more
+//! than a share for one connection or one client while others need the rest.
 //!
 //! One atomic count; past the limit we refuse (503 `overloaded`) and never queue, so a slow service costs a
-//! bounded number of requests. Compiled from `ServiceSettings::max_inflight`. The count is carried into the
-//! next snapshot, where the limit itself may be another one.
+//! bounded number of requests. Compiled from `ServiceSettings::max_inflight` and `shares`. The counts are carried into
+//! the next snapshot, where the limits themselves may be others.
+//!
+//! A connection (or a client) that has its share gets more only while at least half of the slots are free. So one client
+//! alone may have half of a service, however small that is, and whatever it does, the other half is for those who have
+//! less than their share.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    cell::RefCell,
+    hash::BuildHasher,
+    net::IpAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
+
+use foldhash::quality::RandomState;
 
 /// What one connection, and one client, may hold of a service's slots while others need them; in thousandths of
 /// `max_inflight`, `None` = off.
@@ -21,21 +34,44 @@ pub struct ShareSettings {
 #[derive(Debug, Clone)]
 pub struct ConcurrencyLimit {
     max: u32,
+    /// Slots that one connection may have in any case.
+    connection_share: u32,
+    /// Of one client, and what each has; `None`: not limited.
+    client_share: Option<(u32, Arc<ClientCounts>)>,
     in_flight: Arc<AtomicU32>,
 }
 
-/// The limit is reached.
+/// Whose slots are used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Overloaded {
-    pub max: u32,
+pub enum Overloaded {
+    /// The service's.
+    Service,
+    /// Those of the connection, while others need the rest.
+    Connection,
+    /// Those of the client, likewise.
+    Client,
+}
+
+/// Who asks for a slot.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Holder<'a> {
+    /// `None`: a connection that has one request at a time, or that carries the requests of many clients.
+    pub connection: Option<&'a Rc<Held>>,
+    /// `None`: not known.
+    pub client: Option<IpAddr>,
 }
 
 impl ConcurrencyLimit {
     /// `carried` is the limit of the same cluster in the snapshot before: requests that it counts still
     /// count.
-    pub fn compile(max_inflight: u32, carried: Option<&Self>) -> Self {
+    pub fn compile(max_inflight: u32, shares: ShareSettings, carried: Option<&Self>) -> Self {
+        let counts = || carried?.client_share.as_ref().map(|(_, counts)| Arc::clone(counts));
         Self {
             max: max_inflight,
+            connection_share: shares.per_connection.map_or(u32::MAX, |share| part(max_inflight, share)),
+            client_share: shares
+                .per_client
+                .map(|share| (part(max_inflight, share), counts().unwrap_or_default())),
             in_flight: carried.map_or_else(Arc::default, |before| Arc::clone(&before.in_flight)),
         }
     }
@@ -44,13 +80,28 @@ impl ConcurrencyLimit {
     ///
     /// The slot owns a reference to the count: the reference count lies on the cache line that the count's
     /// own update has just taken, so this shares nothing more between cores.
-    pub fn check(&self) -> Result<Slot, Overloaded> {
+    pub fn check(&self, holder: &Holder<'_>) -> Result<Slot, Overloaded> {
+        let (client, of_client) = match (&self.client_share, holder.client) {
+            (Some((share, counts)), Some(client)) => {
+                let (place, held) = ClientCounts::enter(counts, client);
+                (Some(place), held >= *share)
+            }
+            _ => (None, false),
+        };
+        let of_connection =
+            holder.connection.is_some_and(|held| held.number(&self.in_flight) >= self.connection_share);
+        let max = if of_connection || of_client { self.max.div_ceil(2) } else { self.max };
         let taken = self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |in_flight| {
-            (in_flight < self.max).then_some(in_flight + 1)
+            (in_flight < max).then_some(in_flight + 1)
         });
         match taken {
-            Ok(_) => Ok(Slot { in_flight: Arc::clone(&self.in_flight) }),
-            Err(_) => Err(Overloaded { max: self.max }),
+            Ok(_) => {
+                let connection = holder.connection.map(|held| held.add(&self.in_flight));
+                Ok(Slot { in_flight: Arc::clone(&self.in_flight), connection, _client: client })
+            }
+            Err(in_flight) if in_flight >= self.max => Err(Overloaded::Service),
+            Err(_) if of_connection => Err(Overloaded::Connection),
+            Err(_) => Err(Overloaded::Client),
         }
     }
 
@@ -64,16 +115,124 @@ impl ConcurrencyLimit {
     }
 }
 
+/// A share of the slots, at least one.
+fn part(max: u32, per_mille: u16) -> u32 {
+    let part = (u64::from(max) * u64::from(per_mille)).div_ceil(1000);
+    u32::try_from(part).unwrap_or(max).max(1)
+}
+
 /// A request's place among those under way.
 #[derive(Debug)]
 #[must_use = "dropping the slot gives the place back"]
 pub struct Slot {
     in_flight: Arc<AtomicU32>,
+    connection: Option<Rc<Held>>,
+    _client: Option<ClientPlace>,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        if let Some(held) = &self.connection {
+            held.remove(&self.in_flight);
+        }
+    }
+}
+
+/// The slots that one connection has, of each service. A connection has requests to few services at a time, and at most
+/// `listen.max_streams` requests, so a list is enough.
+#[derive(Debug, Default)]
+pub struct Held(RefCell<Vec<(usize, u32)>>);
+
+impl Held {
+    fn number(&self, of: &Arc<AtomicU32>) -> u32 {
+        let key = key_of(of);
+        self.0.borrow().iter().find(|(known, _)| *known == key).map_or(0, |(_, number)| *number)
+    }
+
+    fn add(self: &Rc<Self>, of: &Arc<AtomicU32>) -> Rc<Self> {
+        let key = key_of(of);
+        let mut all = self.0.borrow_mut();
+        match all.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, number)) => *number += 1,
+            None => all.push((key, 1)),
+        }
+        Rc::clone(self)
+    }
+
+    fn remove(&self, of: &Arc<AtomicU32>) {
+        let key = key_of(of);
+        let mut all = self.0.borrow_mut();
+        if let Some(at) = all.iter().position(|(known, _)| *known == key)
+            && let Some((_, number)) = all.get_mut(at)
+        {
+            *number -= 1;
+            if *number == 0 {
+                all.swap_remove(at);
+            }
+        }
+    }
+}
+
+/// A service is known by the address of its count, which lives at least as long as the slots that are counted.
+fn key_of(count: &Arc<AtomicU32>) -> usize {
+    Arc::as_ptr(count).addr()
+}
+
+/// How many requests each client has under way: cells that clients share by chance, so that their number is fixed. Of the
+/// two cells of a client the one with less counts: to take a client's share away, others must meet it in both.
+#[derive(Debug)]
+pub struct ClientCounts {
+    rows: [Box<[AtomicU32]>; 2],
+    hash: [RandomState; 2],
+}
+
+/// 16 KiB for a service, and 2048 clients at a time with hardly a meeting in both rows.
+const CELLS: usize = 2048;
+
+impl Default for ClientCounts {
+    fn default() -> Self {
+        let row = || (0..CELLS).map(|_| AtomicU32::new(0)).collect();
+        Self { rows: [row(), row()], hash: [RandomState::default(), RandomState::default()] }
+    }
+}
+
+impl ClientCounts {
+    /// Counts one more, and how many there were before.
+    fn enter(counts: &Arc<Self>, client: IpAddr) -> (ClientPlace, u32) {
+        // As for rate limits: one customer has at least a /64.
+        let client = match client.to_canonical() {
+            IpAddr::V4(v4) => u64::from(v4.to_bits()),
+            IpAddr::V6(v6) => u64::try_from(v6.to_bits() >> 64).unwrap_or_default() | 1 << 63,
+        };
+        let cells = [0, 1].map(|row: usize| {
+            let hash = counts.hash.get(row).map_or(0, |hash| hash.hash_one(client));
+            usize::try_from(hash % CELLS as u64).unwrap_or_default()
+        });
+        let place = ClientPlace { counts: Arc::clone(counts), cells };
+        let before = place.each().map(|cell| cell.fetch_add(1, Ordering::Relaxed)).min().unwrap_or_default();
+        (place, before)
+    }
+}
+
+/// One request of a client.
+#[derive(Debug)]
+struct ClientPlace {
+    counts: Arc<ClientCounts>,
+    cells: [usize; 2],
+}
+
+impl ClientPlace {
+    fn each(&self) -> impl Iterator<Item = &AtomicU32> {
+        self.counts.rows.iter().zip(self.cells).filter_map(|(row, cell)| row.get(cell))
+    }
+}
+
+impl Drop for ClientPlace {
+    fn drop(&mut self) {
+        for cell in self.each() {
+            cell.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -83,36 +242,101 @@ mod tests {
 
     use super::*;
 
+    const OFF: ShareSettings = ShareSettings { per_connection: None, per_client: None };
+    const ANY: Holder<'static> = Holder { connection: None, client: None };
+
+    fn shares(per_connection: Option<u16>, per_client: Option<u16>) -> ShareSettings {
+        ShareSettings { per_connection, per_client }
+    }
+
     #[test]
     fn the_limit_is_exact_and_a_dropped_slot_is_free_again() {
-        let limit = ConcurrencyLimit::compile(2, None);
-        let first = limit.check().unwrap();
-        let _second = limit.check().unwrap();
-        assert_eq!(limit.check().unwrap_err(), Overloaded { max: 2 });
+        let limit = ConcurrencyLimit::compile(2, OFF, None);
+        let first = limit.check(&ANY).unwrap();
+        let _second = limit.check(&ANY).unwrap();
+        assert_eq!(limit.check(&ANY).unwrap_err(), Overloaded::Service);
         assert_eq!(limit.in_flight(), 2);
         drop(first);
-        assert!(limit.check().is_ok());
+        assert!(limit.check(&ANY).is_ok());
     }
 
     #[test]
     fn requests_of_the_snapshot_before_still_count() {
-        let before = ConcurrencyLimit::compile(2, None);
-        let _old = before.check().unwrap();
-        let after = ConcurrencyLimit::compile(1, Some(&before));
-        assert!(after.check().is_err());
+        let before = ConcurrencyLimit::compile(2, OFF, None);
+        let _old = before.check(&ANY).unwrap();
+        let after = ConcurrencyLimit::compile(1, OFF, Some(&before));
+        assert!(after.check(&ANY).is_err());
+    }
+
+    #[test]
+    fn one_connection_alone_gets_half_and_beside_others_its_share() {
+        let limit = ConcurrencyLimit::compile(16, shares(Some(125), None), None);
+        let (hog, other) = (Rc::new(Held::default()), Rc::new(Held::default()));
+        let (hog, other) = [&hog, &other].map(|held| Holder { connection: Some(held), client: None }).into();
+        let mut slots: Vec<_> = (0..8).map(|_| limit.check(&hog).unwrap()).collect();
+        assert_eq!(limit.check(&hog).unwrap_err(), Overloaded::Connection);
+        // Another one has its share of two in any case, and no more either.
+        slots.extend([limit.check(&other).unwrap(), limit.check(&other).unwrap()]);
+        assert_eq!(limit.check(&other).unwrap_err(), Overloaded::Connection);
+        // Who has one request at a time gets the rest.
+        slots.extend((0..6).map(|_| limit.check(&ANY).unwrap()));
+        assert_eq!(limit.check(&ANY).unwrap_err(), Overloaded::Service);
+        drop(slots);
+        assert_eq!(limit.in_flight(), 0);
+        assert!(
+            (0..8).map(|_| limit.check(&hog)).collect::<Result<Vec<_>, _>>().is_ok(),
+            "all were given back"
+        );
+    }
+
+    #[test]
+    fn the_smallest_services_serve_one_connection_and_leave_something_to_the_next() {
+        for (max, alone) in [(1, 1), (2, 1), (3, 2), (4, 2), (8, 4), (1024, 512)] {
+            let limit = ConcurrencyLimit::compile(max, shares(Some(125), None), None);
+            let held = Rc::new(Held::default());
+            let hog = Holder { connection: Some(&held), client: None };
+            let slots: Vec<_> = (0..max).map_while(|_| limit.check(&hog).ok()).collect();
+            assert_eq!(slots.len(), alone, "{max}");
+        }
+    }
+
+    #[test]
+    fn slots_of_one_service_count_nothing_at_another() {
+        let limits = [(); 2].map(|()| ConcurrencyLimit::compile(8, shares(Some(125), None), None));
+        let held = Rc::new(Held::default());
+        let hog = Holder { connection: Some(&held), client: None };
+        let _of_first: Vec<_> = (0..4).map(|_| limits[0].check(&hog).unwrap()).collect();
+        let _others: Vec<_> = (0..6).map(|_| limits[1].check(&ANY).unwrap()).collect();
+        assert!(limits[1].check(&hog).is_ok());
+    }
+
+    #[test]
+    fn a_client_is_an_address_or_a_64_and_has_its_share_over_all_its_connections() {
+        let limit = ConcurrencyLimit::compile(16, shares(None, Some(125)), None);
+        let at = |client: &str| Holder { connection: None, client: Some(client.parse().unwrap()) };
+        let slots: Vec<_> =
+            (1..=8).map(|host| limit.check(&at(&format!("2001:db8::{host}"))).unwrap()).collect();
+        assert_eq!(limit.check(&at("2001:db8::9")).unwrap_err(), Overloaded::Client);
+        let _other = limit.check(&at("2001:db8:0:1::9")).unwrap();
+        let _v4 = limit.check(&at("192.0.2.1")).unwrap();
+        // Carried over: a reload forgets nobody.
+        let after = ConcurrencyLimit::compile(16, shares(None, Some(200)), Some(&limit));
+        assert_eq!(after.check(&at("2001:db8::9")).unwrap_err(), Overloaded::Client);
+        drop(slots);
+        assert!(after.check(&at("2001:db8::9")).is_ok());
     }
 
     #[test]
     fn racing_workers_never_exceed_the_limit() {
         const MAX: u32 = 3;
-        let limit = ConcurrencyLimit::compile(MAX, None);
+        let limit = ConcurrencyLimit::compile(MAX, OFF, None);
         let start = Barrier::new(8);
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
                     start.wait();
                     for _ in 0..2_000 {
-                        if let Ok(_slot) = limit.check() {
+                        if let Ok(_slot) = limit.check(&ANY) {
                             assert!(limit.in_flight() <= MAX);
                             std::thread::yield_now();
                         }

@@ -43,7 +43,7 @@ pub async fn run(
 ) -> Result<Answered, Error> {
     let cluster = plan.cluster(exchange).ok_or(Error::NoHealthyEndpoint)?;
     let mut search = Search::new(plan, cluster);
-    let in_flight = cluster.shared.concurrency.check().map_err(|_| Error::Overloaded)?;
+    let in_flight = cluster.shared.concurrency.check(&exchange.holder())?;
     cluster.shared.retry_budget.deposit();
     let deadline = plan.route.timeouts.apply(exchange.ready);
     let retries = &plan.route.retry;

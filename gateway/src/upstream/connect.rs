@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    pool::{Connection, EndpointPool},
+    pool::{Connection, EndpointPool, Room},
     read_size::{READ_BYTES_MAX, ReadSize},
 };
 use crate::small_writes::SmallWrites;
@@ -57,10 +57,19 @@ pub(super) fn is_alert(error: &hyper::Error) -> bool {
 /// # Errors
 /// Refused, unreachable, out of ports or files, not accepted in time, or nobody that is trusted.
 pub async fn connect(to: &EndpointPool, deadline: Instant, now: Instant) -> Result<Connection, ConnectError> {
-    let place = tokio::time::timeout_at(deadline.into(), to.place()).await;
-    // Too many files, as the system would say if this gateway did not count them itself.
-    let place = place.map_err(|_| ConnectError::Exhausted(io::Error::from_raw_os_error(EMFILE)))?;
-    let mut connection = open(to, deadline, now).await?;
+    // As the system would say if this gateway did not count its files itself.
+    let exhausted = || ConnectError::Exhausted(io::Error::from_raw_os_error(EMFILE));
+    let room = tokio::time::timeout_at(deadline.into(), to.room()).await;
+    let (place, has_waited) = match room.map_err(|_| exhausted())? {
+        Room::Idle(connection) => return Ok(connection),
+        Room::Place { place, has_waited } => (place, has_waited),
+    };
+    let opened = open(to, deadline, now).await.map_err(|error| match error {
+        // The endpoint did not have its time.
+        ConnectError::Timeout if has_waited => exhausted(),
+        error => error,
+    });
+    let mut connection = opened?;
     connection.place = place;
     Ok(connection)
 }

@@ -9,14 +9,14 @@ use std::{
     cell::{Cell, RefCell},
     future::Future,
     net::SocketAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use hyper::client::conn::http1::SendRequest;
-use tokio::{task::AbortHandle, time::Sleep};
+use tokio::{sync::Notify, task::AbortHandle, time::Sleep};
 
 use super::{
     endpoint::InFlight,
@@ -135,6 +135,9 @@ pub struct EndpointPool {
     clock: Rc<Clock>,
     /// `None`: connections that are no sockets.
     files: Option<Rc<Desk>>,
+    /// Requests that wait in [`EndpointPool::room`], and how they learn of a connection that has come back.
+    waiting: Cell<usize>,
+    returned: Notify,
 }
 
 impl EndpointPool {
@@ -153,6 +156,8 @@ impl EndpointPool {
             told: Cell::new(None),
             clock,
             files: None,
+            waiting: Cell::new(0),
+            returned: Notify::new(),
         }
     }
 
@@ -162,9 +167,25 @@ impl EndpointPool {
         Self { files: Some(files), ..self }
     }
 
-    /// Waits for a place of another connection.
-    pub async fn place(&self) -> Option<Place> {
-        self.files.as_ref()?.upstream().await
+    /// Waits for the place of another connection, or for one of these that becomes idle meanwhile.
+    pub async fn room(&self) -> Room {
+        let Some(files) = &self.files else { return Room::Place { place: None, has_waited: false } };
+        if let Some(place) = files.upstream_now() {
+            return Room::Place { place: Some(place), has_waited: false };
+        }
+        let _waiting = WaitsFor::begin(&self.waiting);
+        let mut place = pin!(files.upstream());
+        loop {
+            tokio::select! {
+                place = &mut place => return Room::Place { place, has_waited: true },
+                () = self.returned.notified() => {}
+            }
+            // A turn of the event loop later its last response is finished.
+            tokio::task::yield_now().await;
+            if let Some(connection) = self.checkout() {
+                return Room::Idle(connection);
+            }
+        }
     }
 
     pub fn key(&self) -> PoolKey {
@@ -205,9 +226,16 @@ impl EndpointPool {
     /// Takes a connection back. `false`: the pool was full and the connection is closed.
     pub(crate) fn checkin(&self, connection: Connection) -> bool {
         let mut idle = self.idle.borrow_mut();
-        let has_room = idle.len() < self.limits.borrow().idle_max;
+        let is_waited_for = self.waiting.get() > 0;
+        // A connection is not kept for later when others wait for its place.
+        let is_wanted =
+            !is_waited_for && self.files.as_ref().is_some_and(|files| files.account.is_upstream_waiting());
+        let has_room = idle.len() < self.limits.borrow().idle_max && !is_wanted;
         if has_room {
             idle.push((connection, self.clock.coarse()));
+            if is_waited_for {
+                self.returned.notify_one();
+            }
         } else {
             self.surplus.set(self.surplus.get() + 1);
         }
@@ -253,6 +281,32 @@ impl EndpointPool {
 
     pub fn take_surplus(&self) -> u64 {
         self.surplus.replace(0)
+    }
+}
+
+/// What [`EndpointPool::room`] found.
+pub enum Room {
+    /// For a new connection; `None`: it needs none.
+    Place {
+        place: Option<Place>,
+        has_waited: bool,
+    },
+    Idle(Connection),
+}
+
+/// Counts a request that waits until it is dropped.
+struct WaitsFor<'a>(&'a Cell<usize>);
+
+impl<'a> WaitsFor<'a> {
+    fn begin(waiting: &'a Cell<usize>) -> Self {
+        waiting.set(waiting.get() + 1);
+        Self(waiting)
+    }
+}
+
+impl Drop for WaitsFor<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
     }
 }
 

@@ -125,7 +125,9 @@ impl Sending<'_> {
             connection = self.connection().await?;
         };
         let framing = headers::check_response(&response).map_err(|fault| {
-            tracing::warn!(endpoint = %self.endpoint.pool.address, reason = fault.detail(), "upstream answer refused");
+            if self.endpoint.pool.may_tell(self.now) {
+                tracing::warn!(endpoint = %self.endpoint.pool.address, reason = fault.detail(), "upstream answer refused");
+            }
             Failed { error: Error::UpstreamProtocolError, phase: Phase::Final }
         })?;
         let lease = Lease {

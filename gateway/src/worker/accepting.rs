@@ -34,7 +34,8 @@ pub(super) async fn accept(listener: Rc<TcpListener>, scheme: Scheme, worker: Rc
                 if let Some(more) = worker.accept_errors.due(worker.clock.coarse()) {
                     tracing::warn!(%error, more, "a connection could not be accepted");
                 }
-                worker.shed_upstreams(1, "system");
+                // Not upstream connections: the client that would be accepted needs one as well.
+                worker.shed_clients(1, "system");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -3,6 +3,7 @@
 use std::{
     path::Path,
     process::{Output, Stdio},
+    sync::{Arc, Mutex},
 };
 
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize};
@@ -72,6 +73,7 @@ pub(crate) async fn ended(mut command: Command) -> Said {
 pub(crate) struct Serving {
     child: Child,
     pub(crate) lines: Vec<String>,
+    later: Arc<Mutex<Vec<String>>>,
 }
 
 impl Serving {
@@ -90,8 +92,14 @@ impl Serving {
             lines.push(line.unwrap_or_else(|| panic!("ended before it was ready: {lines:?}")));
         }
         // Whatever it says later must not fill the pipe.
-        tokio::spawn(async move { while let Ok(Some(_)) = reader.next_line().await {} });
-        Self { child, lines }
+        let later = Arc::<Mutex<Vec<String>>>::default();
+        let said = Arc::clone(&later);
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = reader.next_line().await {
+                said.lock().unwrap().push(line);
+            }
+        });
+        Self { child, lines, later }
     }
 
     async fn gateway(dir: &Path) -> Self {
@@ -102,6 +110,15 @@ impl Serving {
     pub(crate) fn value(&self, name: &str) -> &str {
         let line = self.lines.iter().find_map(|line| line.strip_prefix(name)).expect("the line is there");
         line.split_whitespace().next().unwrap().trim_start_matches("http://")
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    /// What it has said since it was ready.
+    pub(crate) fn lines_since(&self) -> Vec<String> {
+        self.later.lock().unwrap().clone()
     }
 
     /// SIGKILL, and waits until the process is gone.

@@ -11,7 +11,7 @@ use tokio::{
 use crate::support::{
     DEADLINE,
     backend::{Backend, RawBackend},
-    client::{get, send, text},
+    client::{Connection, get, send, text},
     eventually,
     gateway::TestGateway,
 };
@@ -96,12 +96,25 @@ async fn clients_that_never_say_a_word_hold_no_place_for_long() {
     let backend = Backend::named("one").await;
     let gateway = TestGateway::start(&config(", max_connections: 4", backend.addr)).await;
     let mut silent = Vec::new();
-    for _ in 0..4 {
-        silent.push(TcpStream::connect(gateway.http).await.unwrap());
+    for at in 0..4 {
+        let mut client = TcpStream::connect(gateway.http).await.unwrap();
+        if at % 2 == 0 {
+            // An HTTP/2 client that answers neither the PING of a graceful end nor anything else.
+            client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        }
+        silent.push(client);
     }
     eventually("they have all places", || async { used(&gateway).await == 4 }).await;
-    let reply = tokio::time::timeout(Duration::from_secs(8), send(gateway.http, get("/new"))).await;
-    assert_eq!(reply.expect("before header_timeout").status(), 200);
+    // As many as there are places.
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let client = async {
+            let mut client = Connection::open(gateway.http).await;
+            assert_eq!(client.send(get("/new")).await.status(), 200);
+            client
+        };
+        held.push(tokio::time::timeout(Duration::from_secs(8), client).await.expect("before header_timeout"));
+    }
 }
 
 /// A place that is free goes to the client that is there: with one shared wake-up, the loop of the listener that has no

@@ -96,7 +96,7 @@ async fn clients_that_send_one_request_and_stay_stop_neither_others_nor_admin_no
         }
     });
     let mut slowest = Duration::ZERO;
-    for _ in 0..8 {
+    for _ in 0..5 {
         let began = Instant::now();
         assert_eq!(send(http, get("/new")).await.status(), 200);
         assert_eq!(send(admin, get("/livez")).await.status(), 200);
@@ -116,6 +116,42 @@ async fn clients_that_send_one_request_and_stay_stop_neither_others_nor_admin_no
     stopped.store(true, Ordering::Relaxed);
     busy.await.expect("no request of the busy client failed");
     drop(hogs);
+}
+
+/// What the account cannot know: the system lowers the limit under a process that runs.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_process_that_is_out_of_files_does_not_spin_serves_what_is_open_and_recovers() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let backend = Backend::named("one").await;
+    let dir = tempfile::tempdir().unwrap();
+    write_config(dir.path(), &config(backend.addr));
+    let gateway = gateway_with_files(dir.path(), 512).await;
+    let (http, admin) = (address(&gateway, "http"), address(&gateway, "admin"));
+    let (mut client, mut scraper) = (Connection::open(http).await, Connection::open(admin).await);
+    assert_eq!(client.send(get("/x")).await.status(), 200);
+    assert_eq!(scraper.send(get("/metrics")).await.status(), 200);
+    let pid = Pid::from_raw(i32::try_from(gateway.pid()).unwrap());
+    let files = |number| Rlimit { current: Some(number), maximum: Some(512) };
+    prlimit(pid, Resource::Nofile, files(8)).unwrap();
+    let mut refused = JoinSet::new();
+    for _ in 0..10 {
+        refused.spawn(async move { send(http, get("/new")).await.status() });
+    }
+    let mut errors = 0;
+    let began = Instant::now();
+    while errors < 20 || began.elapsed() < Duration::from_secs(2) {
+        assert_eq!(client.send(get("/x")).await.status(), 200, "what is open goes on");
+        errors = sum(text(&scraper.send(get("/metrics")).await), "millgate_accept_errors_total");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let most = began.elapsed().as_millis() / 50 * 2 + 20;
+    assert!(u128::from(errors) <= most, "{errors} in {:?}", began.elapsed());
+    assert!(gateway.lines_since().iter().filter(|line| line.contains("could not be accepted")).count() <= 4);
+    prlimit(pid, Resource::Nofile, files(512)).unwrap();
+    while let Some(status) = refused.join_next().await {
+        assert_eq!(status.unwrap(), 200, "it waited, and is served");
+    }
 }
 
 /// A limit of files that the system sets below the hard one is no limit of ours.

@@ -34,6 +34,7 @@ mod order_of_cost;
 mod policies;
 mod proxying;
 mod reload;
+mod shares;
 mod shutdown_waits;
 mod stalled_clients;
 #[path = "../tidy.rs"]

@@ -1,6 +1,9 @@
 //! Listeners and the registry's address: what the file says, else the environment, else the default.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use millgate_registry::{ClientConfig, TlsOptions};
 
@@ -82,6 +85,30 @@ fn report_address_twice(raw: &Listen, sink: &mut Diagnostics) {
             );
         }
         seen.push(address);
+    }
+}
+
+/// A gateway that the public reaches without a proxy knows its clients by their address.
+pub(super) fn advise_client_share(raw: &Listen, sink: &mut Diagnostics) {
+    let https = raw.https.as_ref().and_then(|https| https.bind.as_ref());
+    let mut bound = raw.http.iter().flatten().chain(https);
+    let Some(public) = bound.find(|at| is_public(at.value.ip())) else { return };
+    if raw.trusted_proxies.is_empty() {
+        let message =
+            "clients connect to this address themselves, and one of them may hold half of each service";
+        sink.push(
+            Diagnostic::warning(code::AT_THE_EDGE, public.span, message)
+                .label("no proxy in front is named")
+                .help("write `limits: {per_client: 12.5%}`; or `per_client: off` where many clients share an address"),
+        );
+    }
+}
+
+/// Also every address of the machine: one of them may be public.
+fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => !(v4.is_loopback() || v4.is_private() || v4.is_link_local()),
+        IpAddr::V6(v6) => !(v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local()),
     }
 }
 
