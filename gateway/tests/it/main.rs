@@ -36,6 +36,7 @@ mod proxying;
 mod reload;
 mod shares;
 mod shutdown_waits;
+mod soak;
 mod stalled_clients;
 #[path = "../tidy.rs"]
 mod tidy;
