@@ -274,6 +274,10 @@ mod tests {
             ("path: /**, service: other", "path: /exact, service: s"),
             ("path: GET /orders, service: s", "path: POST /orders, service: s, trailing_slash: same"),
             ("path: /public/**, service: s", "path: /exact, service: s"),
+            (
+                "path: /api/**, service: s",
+                "path: /api/admin/**, service: s, case_insensitive: true, trailing_slash: exact",
+            ),
             ("path: /**, redirect: \"https://a.example{path}\"", "path: /exact, service: s"),
         ] {
             assert_eq!(beside(open, closed), [], "{closed} beside {open}");

@@ -4,7 +4,10 @@ use std::ops::ControlFlow;
 
 use http::Method;
 
-use super::{Conditions, Precedence, Router, Segment, precedence::forms};
+use super::{
+    Conditions, Precedence, Router, Segment,
+    precedence::{forms, in_lower_case},
+};
 use crate::config::settings::{HeaderCondition, RouteSettings};
 
 /// Two routes of which one cannot do what it says.
@@ -31,10 +34,11 @@ pub(super) fn find(
     router: &Router,
     settings: &[RouteSettings],
     precedences: &[Precedence],
+    written: &[Vec<Segment>],
 ) -> Vec<RouteConflict> {
     let mut conflicts = ties(router, settings, precedences);
     for route in 0..settings.len() {
-        if let Some(other) = covered_by(router, settings, precedences, route) {
+        if let Some(other) = covered_by(router, settings, precedences, written, route) {
             conflicts.push(RouteConflict {
                 kind: ConflictKind::Dead,
                 route,
@@ -81,17 +85,18 @@ fn covered_by(
     router: &Router,
     settings: &[RouteSettings],
     precedences: &[Precedence],
+    written: &[Vec<Segment>],
     route: usize,
 ) -> Option<usize> {
     let methods: Vec<Option<&Method>> = match &*router.routes[route].methods {
         [] => vec![None],
         methods => methods.iter().map(Some).collect(),
     };
-    let cover = Cover { router, precedences, route };
+    let cover = Cover { router, precedences, written, route };
     // One more than the deepest pattern: the slash at the end that a route may take as well.
     let depth_max = precedences.iter().map(|precedence| precedence.path.len()).max().unwrap_or(0) + 1;
     let mut first = None;
-    for path in forms(&precedences[route].path, &settings[route]) {
+    for path in forms(&written[route], &settings[route]) {
         for method in &methods {
             let taker = cover.taker(&path, *method, depth_max)?;
             first = first.or(Some(taker));
@@ -103,6 +108,7 @@ fn covered_by(
 struct Cover<'a> {
     router: &'a Router,
     precedences: &'a [Precedence],
+    written: &'a [Vec<Segment>],
     route: usize,
 }
 
@@ -112,13 +118,16 @@ impl Cover<'_> {
         let own = &self.precedences[self.route];
         let headers = &self.router.routes[self.route].headers;
         let mut taker = None;
+        let lower = self.router.is_in_lower_case.then(|| in_lower_case(path));
+        let in_tree = lower.as_deref().unwrap_or(path);
         for level in &self.router.levels {
             let _: ControlFlow<()> = level.hosts.visit_covering(&own.host, &mut |tree| {
-                tree.visit_covering(path, &mut |others| {
+                tree.visit_covering(in_tree, &mut |others| {
                     taker = taker.or_else(|| {
                         others.iter().copied().find(|&other| {
                             let conditions = &self.router.routes[other];
                             self.precedences[other] < *own
+                                && in_every_case(&self.written[other], path)
                                 && implies(headers, &conditions.headers)
                                 && takes_method(conditions, method)
                         })
@@ -152,6 +161,14 @@ impl Cover<'_> {
         self.taker(&below, method, depth_max)?;
         Some(first)
     }
+}
+
+/// Whether `other`, which takes what `path` does in some case, takes it in every case in which `path` does.
+fn in_every_case(other: &[Segment], path: &[Segment]) -> bool {
+    other.iter().zip(path).all(|(other, own)| match other {
+        Segment::Literal(_) => other == own,
+        Segment::AnyCase(_) | Segment::Named | Segment::Star | Segment::Subtree => true,
+    })
 }
 
 /// Every method, for `None`.

@@ -2,7 +2,7 @@
 //!
 //! Among the routes that match a request, the most specific one wins, by one fixed order that the file's order
 //! cannot change: higher `priority`; then host (exact, then the longest `*.` suffix, then any); then the path
-//! segment by segment (literal, `{name}`, `*`, `**`); then more header conditions, of these more with a value; then
+//! segment by segment (literal, `{name}`, `*`, `**`); then a path that has to be in its letter case; then more header conditions, of these more with a value; then
 //! a method condition. That order is the derived `Ord` of [`Precedence`].
 //!
 //! A route that does not match in any respect is passed over for the next: a more specific host without a fitting
@@ -14,13 +14,12 @@
 //! - A segment is compared with its encodings decoded and up to its `;`, in the request and in the pattern ([`reading`]):
 //!   `/%40me` is `/@me` and `/admin;x` is `/admin` to services, so they must not slip past the routes that protect those.
 //! - `case_insensitive: true` makes the literals of a route match in any case of their ASCII letters, `trailing_slash: same`
-//!   makes it take its path with a slash at the end as well. A literal that has to be in its case comes before one that need
-//!   not.
+//!   makes it take its path with a slash at the end as well.
 //! - A route for GET also takes HEAD (RFC 9110 §9.3.2), unless a route of the same rank names HEAD itself.
 //!
 //! Lookup walks a tree of segments with backtracking; literals are one hash look-up each, so the number of routes
 //! does not count. It visits a node at most once and allocates nothing, except for the 405, for a path with a `%`, and
-//! for capitals where some route takes any case.
+//! where some route takes any case.
 
 mod conflicts;
 mod precedence;
@@ -33,7 +32,7 @@ use http::{HeaderMap, HeaderValue, Method};
 
 pub use self::{
     conflicts::{ConflictKind, RouteConflict},
-    precedence::{HostClass, Precedence, Segment},
+    precedence::{Case, HostClass, Precedence, Segment},
 };
 use self::{precedence::Hosts, tree::Tree};
 use crate::{
@@ -48,6 +47,9 @@ pub struct Router {
     /// One per distinct priority, highest first.
     levels: Vec<Level>,
     match_order: Vec<usize>,
+    /// Some route takes any letter case: then the trees are in lower case, and routes that ask for their case look at the
+    /// path once more.
+    is_in_lower_case: bool,
 }
 
 /// What a lookup finds.
@@ -65,6 +67,9 @@ struct Conditions {
     /// Empty = any. Interned: a lookup reads it whatever the route is.
     methods: Arc<[Method]>,
     headers: Box<[HeaderCondition]>,
+    /// The pattern of a route that asks for its case, where the trees are in lower case.
+    written: Option<Box<[Segment]>>,
+    takes_any_case: bool,
 }
 
 /// The routes of one priority.
@@ -77,7 +82,10 @@ struct Level {
 impl Router {
     /// Compiles the routes, or returns every pair of which one can never match or neither is more specific.
     pub fn compile(routes: &[RouteSettings]) -> Result<Self, Vec<RouteConflict>> {
-        let precedences: Vec<Precedence> = routes.iter().map(Precedence::of).collect();
+        let written: Vec<Vec<Segment>> = routes.iter().map(precedence::segments).collect();
+        let all = routes.iter().zip(&written);
+        let precedences: Vec<Precedence> = all.map(|(route, path)| Precedence::of(route, path)).collect();
+        let is_in_lower_case = precedences.iter().any(|precedence| precedence.case == Case::Any);
         let mut match_order: Vec<usize> = (0..routes.len()).collect();
         match_order.sort_by(|&a, &b| precedences[a].cmp(&precedences[b]));
         let mut levels: Vec<Level> = Vec::new();
@@ -91,18 +99,25 @@ impl Router {
             }
             if let Some(level) = levels.last_mut() {
                 let tree = level.hosts.entry(&precedence.host);
-                for path in precedence::forms(&precedence.path, &routes[route]) {
+                let path = if is_in_lower_case { &precedence.path } else { &written[route] };
+                for path in precedence::forms(path, &routes[route]) {
                     tree.insert(&path, route, &mut texts);
                 }
             }
         }
         let mut method_lists = Interner::default();
-        let conditions = |route: &RouteSettings| Conditions {
-            methods: method_lists.share(Arc::from(&*route.methods)),
-            headers: Box::from(&*route.headers),
+        let conditions = |(route, written): (&RouteSettings, &Vec<Segment>)| {
+            let takes_any_case = written.iter().any(|segment| matches!(segment, Segment::AnyCase(_)));
+            Conditions {
+                methods: method_lists.share(Arc::from(&*route.methods)),
+                headers: Box::from(&*route.headers),
+                written: (is_in_lower_case && !takes_any_case).then(|| Box::from(&**written)),
+                takes_any_case,
+            }
         };
-        let compiled = Self { routes: routes.iter().map(conditions).collect(), levels, match_order };
-        let conflicts = conflicts::find(&compiled, routes, &precedences);
+        let conditions = routes.iter().zip(&written).map(conditions).collect();
+        let compiled = Self { routes: conditions, levels, match_order, is_in_lower_case };
+        let conflicts = conflicts::find(&compiled, routes, &precedences, &written);
         if conflicts.is_empty() { Ok(compiled) } else { Err(conflicts) }
     }
 
@@ -111,7 +126,7 @@ impl Router {
         let path = &*reading::compared(path);
         let mut method_refused = false;
         let found = self.visit_matching(host, path, &mut |routes| {
-            let fits = routes.iter().filter(|&&route| self.routes[route].headers_hold(headers));
+            let fits = routes.iter().filter(|&&route| self.routes[route].hold(path, headers));
             let mut implicit = None;
             for &route in fits {
                 match self.routes[route].method_fit(method) {
@@ -140,7 +155,8 @@ impl Router {
     /// later one wins only if both ask the same beyond that.
     fn prefer(&self, implicit: Option<usize>, explicit: usize) -> ControlFlow<usize> {
         let rank = |route: usize| {
-            precedence::condition_rank(&self.routes[route].headers, &self.routes[route].methods)
+            let Conditions { headers, methods, takes_any_case, .. } = &self.routes[route];
+            (*takes_any_case, precedence::condition_rank(headers, methods))
         };
         match implicit {
             Some(implicit) if rank(implicit) < rank(explicit) => ControlFlow::Break(implicit),
@@ -155,6 +171,8 @@ impl Router {
         path: &str,
         visit: &mut impl FnMut(&[usize]) -> ControlFlow<usize>,
     ) -> ControlFlow<usize> {
+        let lower = self.is_in_lower_case.then(|| path.to_ascii_lowercase());
+        let path = lower.as_deref().unwrap_or(path);
         for level in &self.levels {
             level.hosts.visit_matching(host, &mut |tree| tree.visit_matching(path, visit))?;
         }
@@ -165,7 +183,7 @@ impl Router {
     fn allow(&self, host: &str, path: &str, headers: &HeaderMap) -> HeaderValue {
         let mut methods: Vec<&Method> = Vec::new();
         let _ = self.visit_matching(host, path, &mut |routes| {
-            let fits = routes.iter().filter(|&&route| self.routes[route].headers_hold(headers));
+            let fits = routes.iter().filter(|&&route| self.routes[route].hold(path, headers));
             for method in fits.flat_map(|&route| &*self.routes[route].methods) {
                 methods.push(method);
                 if *method == Method::GET {
@@ -200,6 +218,11 @@ impl Conditions {
         }
     }
 
+    /// The path is in the case that the route asks for, and all header conditions hold.
+    fn hold(&self, path: &str, headers: &HeaderMap) -> bool {
+        self.written.as_ref().is_none_or(|written| is_written(path, written)) && self.headers_hold(headers)
+    }
+
     /// All conditions hold, each on any line of its field.
     fn headers_hold(&self, headers: &HeaderMap) -> bool {
         self.headers.iter().all(|condition| match &condition.value {
@@ -207,6 +230,16 @@ impl Conditions {
             Some(value) => headers.get_all(&condition.name).iter().any(|line| line == value),
         })
     }
+}
+
+/// Whether `path`, which matches the pattern in some case, does so in the pattern's own.
+fn is_written(path: &str, pattern: &[Segment]) -> bool {
+    let segments = path.strip_prefix('/').unwrap_or(path).split('/');
+    let mut pairs = pattern.iter().zip(segments);
+    pairs.all(|(segment, text)| match segment {
+        Segment::Literal(literal) => **literal == *reading::without_parameters(text),
+        Segment::AnyCase(_) | Segment::Named | Segment::Star | Segment::Subtree => true,
+    })
 }
 
 /// Configuration fixes the keys, so a peer cannot make them collide.

@@ -18,8 +18,17 @@ use crate::{
 pub struct Precedence {
     pub priority: Reverse<i32>,
     pub host: HostClass,
+    /// In lower case: a route that takes any case is no less specific than its path says.
     pub path: Vec<Segment>,
+    pub case: Case,
     pub conditions: ConditionRank,
+}
+
+/// Of two routes of one path, the one that asks for its case comes first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Case {
+    Exact(Vec<Segment>),
+    Any,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,7 +63,9 @@ pub struct ConditionRank {
 }
 
 impl Precedence {
-    pub(super) fn of(route: &RouteSettings) -> Self {
+    /// `written`: [`segments`] of the route.
+    pub(super) fn of(route: &RouteSettings, written: &[Segment]) -> Self {
+        let takes_any_case = written.iter().any(|segment| matches!(segment, Segment::AnyCase(_)));
         Self {
             priority: Reverse(route.priority),
             host: match &route.host {
@@ -64,7 +75,8 @@ impl Precedence {
                 }
                 HostPattern::Any => HostClass::Any,
             },
-            path: segments(&route.path, route.spelling.any_case()),
+            path: in_lower_case(written),
+            case: if takes_any_case { Case::Any } else { Case::Exact(written.to_vec()) },
             conditions: condition_rank(&route.headers, &route.methods),
         }
     }
@@ -90,7 +102,9 @@ pub(super) fn forms(path: &[Segment], route: &RouteSettings) -> impl Iterator<It
     std::iter::once(path.to_vec()).chain(slashed)
 }
 
-fn segments(pattern: &str, any_case: bool) -> Vec<Segment> {
+/// The pattern, with the literals as they are compared.
+pub(super) fn segments(route: &RouteSettings) -> Vec<Segment> {
+    let (pattern, any_case) = (route.path.as_str(), route.spelling.any_case());
     let pattern = pattern.strip_prefix('/').unwrap_or(pattern);
     let last = pattern.split('/').count() - 1;
     let segment = |(at, text): (usize, &str)| match text {
@@ -108,6 +122,15 @@ fn segments(pattern: &str, any_case: bool) -> Vec<Segment> {
         }
     };
     pattern.split('/').enumerate().map(segment).collect()
+}
+
+/// The texts of all literals in lower case.
+pub(super) fn in_lower_case(path: &[Segment]) -> Vec<Segment> {
+    let lower = |segment: &Segment| match segment {
+        Segment::Literal(text) | Segment::AnyCase(text) => Segment::Literal(text.to_ascii_lowercase().into()),
+        Segment::Named | Segment::Star | Segment::Subtree => segment.clone(),
+    };
+    path.iter().map(lower).collect()
 }
 
 /// Requests arrive in canonical form and are compared as [`compared`] reads them, so a literal must be in that form. One

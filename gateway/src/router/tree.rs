@@ -7,7 +7,7 @@
 //! the order of [`super::Precedence`]. Each node is visited at most once; the depth of the recursion is that of the
 //! longest configured pattern, whatever the request's path is.
 
-use std::{borrow::Cow, num::NonZero, ops::ControlFlow, sync::Arc};
+use std::{num::NonZero, ops::ControlFlow, sync::Arc};
 
 use super::{Map, precedence::Segment, reading::without_parameters};
 use crate::interner::Interner;
@@ -22,8 +22,6 @@ pub(super) struct Tree {
 #[derive(Debug, Default)]
 struct Node {
     literals: Literals,
-    /// Children whose texts match in any case, in lower case. Rare, so apart.
-    any_case: Option<Box<Literals>>,
     named: Option<Child>,
     star: Option<Child>,
     /// Routes that end here, most specific first.
@@ -106,9 +104,8 @@ impl Tree {
             let new = NonZero::new(small(self.nodes.len())).unwrap_or(Child::MAX);
             let node = &mut self.nodes[at as usize];
             let child = match segment {
-                Segment::Literal(text) => node.literals.child(texts.share(Arc::from(&**text)), new),
-                Segment::AnyCase(text) => {
-                    node.any_case.get_or_insert_default().child(texts.share(Arc::from(&**text)), new)
+                Segment::Literal(text) | Segment::AnyCase(text) => {
+                    node.literals.child(texts.share(Arc::from(&**text)), new)
                 }
                 Segment::Named => *node.named.get_or_insert(new),
                 Segment::Star => *node.star.get_or_insert(new),
@@ -150,11 +147,6 @@ impl Tree {
                 if let Some(child) = node.literals.get(segment) {
                     self.descend(child.get(), rest, visit)?;
                 }
-                if let Some(any_case) = &node.any_case
-                    && let Some(child) = any_case.get(&in_lower_case(segment))
-                {
-                    self.descend(child.get(), rest, visit)?;
-                }
                 for &child in [node.named, node.star].iter().flatten().filter(|_| !segment.is_empty()) {
                     self.descend(child.get(), rest, visit)?;
                 }
@@ -183,16 +175,14 @@ impl Tree {
             None => self.show(node.routes, visit)?,
             Some((Segment::Subtree, _)) => {}
             Some((segment, rest)) => {
-                let any_case = |text: &str| node.any_case.as_ref()?.get(&in_lower_case(text));
-                let texts = match segment {
-                    Segment::Literal(text) => [node.literals.get(text), any_case(text)],
-                    Segment::AnyCase(text) => [None, any_case(text)],
-                    _ => [None, None],
+                let literal = match segment {
+                    Segment::Literal(text) | Segment::AnyCase(text) => node.literals.get(text),
+                    _ => None,
                 };
                 let one = [node.named, node.star];
                 let not_empty = !matches!(segment, Segment::Literal(text) if text.is_empty());
                 let one = one.into_iter().flatten().filter(|_| not_empty);
-                for child in texts.into_iter().flatten().chain(one) {
+                for child in literal.into_iter().chain(one) {
                     self.descend_covering(child.get(), rest, visit)?;
                 }
             }
@@ -205,15 +195,6 @@ impl Tree {
             [] => ControlFlow::Continue(()),
             routes => visit(routes),
         }
-    }
-}
-
-/// As it is, where it has no capitals.
-fn in_lower_case(segment: &str) -> Cow<'_, str> {
-    if segment.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(segment.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(segment)
     }
 }
 

@@ -86,7 +86,8 @@ async fn a_lenient_route_is_closed_in_every_spelling_that_a_lenient_service_take
     let backend = Backend::named("one").await;
     let lenient = "case_insensitive: true, trailing_slash: same";
     let routes = format!(
-        "routes:\n  - {{path: /**, service: one, auth: none}}\n  - {{path: /exact/me, service: one, auth: main, {lenient}}}\n  \
+        "routes:\n  - {{path: /**, service: one, auth: none}}\n  - {{path: /exact/**, service: one, auth: none}}\n  \
+         - {{path: /exact/me, service: one, auth: main, {lenient}}}\n  \
          - {{path: /admin/**, service: one, auth: main, {lenient}}}\n"
     );
     let gateway = gateway(&backend, &routes).await;

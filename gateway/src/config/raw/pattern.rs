@@ -13,6 +13,7 @@ use crate::{
         units::Invalid,
     },
     policy::redirect::{Redirect, STATUSES},
+    router::reading::compared,
 };
 
 /// `path:` of a route: methods may stand in front of the pattern.
@@ -121,8 +122,9 @@ fn check_segment<'a>(segment: &'a str, names: &mut Vec<&'a str>) -> Result<(), I
         Some('{' | '}' | '*') => Err(refuse("`*`, `**` and `{name}` must be a whole segment").help(
             "write `/files/{name}` instead of `/files/{name}.txt`, and let the service look at the rest",
         )),
-        Some('%') => Err(refuse("percent-encoding is not allowed in a pattern")
-            .help("one character has many encodings; use `*` or `{name}` for this segment")),
+        Some('%') => {
+            Err(refuse("percent-encoding is not allowed in a pattern").help(without_encodings(segment)))
+        }
         Some('?') => Err(refuse("a pattern has no query").help("remove everything from `?` on")),
         Some('#') => Err(refuse("a pattern has no fragment").help("remove everything from `#` on")),
         Some(c) if c.is_whitespace() => Err(refuse("a space is not allowed here")
@@ -131,6 +133,16 @@ fn check_segment<'a>(segment: &'a str, names: &mut Vec<&'a str>) -> Result<(), I
             Err(refuse(&format!("`{}` does not occur in a request's path as it is", c.escape_default()))
                 .help("use `*` or `{name}` for this segment"))
         }
+    }
+}
+
+/// Requests are compared decoded, so what can be written as it is takes all of its encodings.
+fn without_encodings(segment: &str) -> String {
+    let decoded = compared(segment);
+    if decoded.chars().all(stands_for_itself) {
+        format!("write `{decoded}`: it matches however a request encodes it")
+    } else {
+        "use `*` or `{name}` for this segment".to_owned()
     }
 }
 
@@ -232,6 +244,17 @@ const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_encoding_is_refused_with_what_to_write() {
+        for (text, help) in [
+            ("/%40me", "write `@me`: it matches however a request encodes it"),
+            ("/caf%C3%A9", "use `*` or `{name}` for this segment"),
+            ("/a%2Fb", "use `*` or `{name}` for this segment"),
+        ] {
+            assert_eq!(path_pattern(text).unwrap_err().help.as_deref(), Some(help), "{text}");
+        }
+    }
 
     #[test]
     fn patterns_of_every_form_are_accepted() {

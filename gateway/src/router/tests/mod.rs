@@ -300,7 +300,19 @@ fn a_lenient_route_takes_its_path_in_any_case_and_with_a_slash() {
             ("GET gw/", Ok(6)),
         ],
     );
+    // Taking any case makes no route less specific.
+    let beside_an_open_one = [lenient(true, false, "/api/admin"), route("/api/**"), route("/API/open/**")];
+    let rows = [
+        ("GET gw/api/admin", Ok(0)),
+        ("GET gw/API/Admin", Ok(0)),
+        ("GET gw/api/other", Ok(1)),
+        ("GET gw/API/other", Err("")),
+        ("GET gw/API/open/x", Ok(2)),
+        ("GET gw/api/open/x", Ok(1)),
+    ];
+    check(&beside_an_open_one, &rows);
     check(&[lenient(true, true, "GET /a")], &[("PUT gw/A/", Err("GET, HEAD"))]);
+    check(&[lenient(true, false, "HEAD /a"), route("GET /a")], &[("HEAD gw/a", Ok(1)), ("HEAD gw/A", Ok(0))]);
     assert_eq!(conflicts(&[lenient(true, false, "/A/b"), lenient(true, true, "/a/B")]), [(Duplicate, 1, 0)]);
     assert_eq!(conflicts(&[lenient(true, false, "/A"), route("/a")]), []);
     assert_eq!(conflicts(&[lenient(true, false, "/1"), route("/1")]), [(Duplicate, 1, 0)]);

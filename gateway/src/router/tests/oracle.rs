@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// Greater is preferred.
-type Key = (i32, (u8, usize), Vec<u8>, usize, usize, bool, bool, Reverse<usize>);
+type Key = (i32, (u8, usize), Vec<u8>, bool, (usize, usize), bool, bool, Reverse<usize>);
 
 fn winner(
     routes: &[RouteSettings],
@@ -58,12 +58,18 @@ fn key(
         route.priority,
         host_class,
         path_class,
-        route.headers.len(),
-        values,
+        !takes_any_case(route),
+        (route.headers.len(), values),
         has_methods,
         explicit,
         Reverse(at),
     ))
+}
+
+/// The option says something of this pattern only if it has a letter.
+fn takes_any_case(route: &RouteSettings) -> bool {
+    let mut literals = route.path.split('/').filter(|part| !part.starts_with('{'));
+    route.spelling.case_insensitive == Some(true) && literals.any(|part| part.contains(char::is_alphabetic))
 }
 
 /// One digit per segment of the pattern, and 5 where it ends together with the path.
@@ -83,7 +89,7 @@ fn path_class(route: &RouteSettings, path: &str) -> Option<Vec<u8>> {
             _ if part == segment && !is_cased => 4,
             "*" if !segment.is_empty() => 1,
             _ if part.starts_with('{') && !segment.is_empty() => 2,
-            _ if is_cased && part.to_uppercase() == segment.to_uppercase() => 3,
+            _ if is_cased && part.to_uppercase() == segment.to_uppercase() => 4,
             _ => return None,
         });
         rest = after;

@@ -114,7 +114,13 @@ proptest! {
     ) {
         let Ok(pattern) = canonical_path(&closed) else { return Ok(()) };
         prop_assume!(!pattern.split('/').any(|part| matches!(part, "*" | "**")));
-        let router = compile(&[lenient(true, true, &pattern), route("/**")]);
+        // Open routes that are as near as can be: everything below each segment of the closed path.
+        let (parent, _) = pattern.rsplit_once('/').expect("a slash");
+        let mut open = vec![route("/**")];
+        if !parent.is_empty() {
+            open.push(route(&format!("{parent}/**")));
+        }
+        let router = compile(&[vec![lenient(true, true, &pattern)], open].concat());
         let turn = |(c, turned): (char, &bool)| if *turned { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() };
         let mut path: String = pattern.chars().zip(&turned).map(turn).collect();
         if slash {
