@@ -187,7 +187,7 @@ impl Exchange {
             _ => None,
         };
         if !self.complete {
-            self.flag = flags::CLIENT_GONE;
+            self.flag = self.connection.state.flood().unwrap_or(flags::CLIENT_GONE);
             worker.metrics.count(Rare::ClientGone, "", "");
         }
         let cell = self.route.as_ref().map_or(&worker.unmatched, |route| &route.metrics);

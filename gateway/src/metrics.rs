@@ -119,6 +119,8 @@ pub enum Rare {
     PoolFull,
     /// (listener, reason): connections that ended before a request could be served.
     ConnectionError,
+    /// ("stream" or "connection", code): RST_STREAM and GOAWAY by which h2 refused something malformed.
+    Http2Refusal,
     /// ("", "")
     Panic,
     /// ("", ""): access-log lines dropped because the writer was behind.

@@ -25,7 +25,7 @@ use ipnet::IpNet;
 use rand::Rng;
 
 use crate::{
-    admission::{self, Admission, Admitted, Arrival, Framing},
+    admission::{self, Admission, Admitted, Framing},
     body::{IdleTimer, RequestBody, ResponseBody},
     config::settings::UpstreamHost,
     connection::ConnectionContext,
@@ -74,7 +74,7 @@ pub async fn serve(
         }
     };
     // HTTP/2 connections are told by GOAWAY instead.
-    if connection.worker.draining.get() && version != Version::HTTP_2 {
+    if connection.is_closing() && version != Version::HTTP_2 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
@@ -103,6 +103,7 @@ fn begin(
     let id = headers::trusted_request_id(request.headers(), trusted)
         .map_or_else(|| new_request_id(worker, started), |id| RequestId(id.clone()));
     let mut exchange = Exchange::new(Rc::clone(connection), id, started, client);
+    connection.state.close_after(snapshot.shared.table.listen.max_requests_per_connection);
     exchange.peer_is_trusted = trusted;
     exchange.method = request.method().clone();
     exchange.version = request.version();
@@ -184,8 +185,7 @@ fn admit<'a>(
 ) -> Result<Option<&'a Admitted>, Error> {
     let limits = &snapshot.shared.table.admission;
     let mut last = connection.authority.borrow_mut();
-    let arrival = Arrival { scheme: connection.scheme, peer_is_trusted: exchange.peer_is_trusted };
-    let verdict = admission::admit(parts, limits, arrival, last.as_ref());
+    let verdict = admission::admit(parts, limits, connection.arrival(exchange), last.as_ref());
     if !matches!(verdict, Ok(Admission::Forward(_))) {
         exchange.refused_target = parts.uri.path_and_query().cloned();
     }

@@ -35,6 +35,9 @@ where
         admission::shed(&mut request, max_headers);
         proxy::serve(Rc::clone(&service_context), request)
     });
+    // Streams that are taken back before they were accepted have cost next to nothing. How many may be, over time, is the
+    // frame budget's matter; so here a page may be left with all its requests in one segment.
+    let resets_max = usize::try_from(max_streams).unwrap_or(usize::MAX);
     let connection = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .max_concurrent_streams(max_streams)
@@ -42,7 +45,7 @@ where
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
-        .max_pending_accept_reset_streams(RESETS_MAX)
+        .max_pending_accept_reset_streams(resets_max)
         .max_local_error_reset_streams(LOCAL_RESETS_MAX)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
@@ -50,7 +53,7 @@ where
     let mut connection = pin!(connection);
     let _gauge = Gauge::up(context, |connections| &connections.http2);
     let mut told = false;
-    std::future::poll_fn(|cx| {
+    let result = std::future::poll_fn(|cx| {
         remember_waker(state, cx);
         if state.kill.get() {
             return Poll::Ready(Ok(()));
@@ -61,8 +64,11 @@ where
         }
         connection.as_mut().poll(cx)
     })
-    .await
-    .map_err(|error| classify(&error))
+    .await;
+    match state.flood() {
+        Some(reason) => Err(reason),
+        None => result.map_err(|error| classify(&error)),
+    }
 }
 
 /// What h2 takes of a header section, and announces to the client. It counts 32 bytes more for each field (RFC 9113
@@ -87,7 +93,6 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 const FIELD_OVERHEAD_BYTES: usize = 32;
-const RESETS_MAX: usize = 20;
 const LOCAL_RESETS_MAX: usize = 256;
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);

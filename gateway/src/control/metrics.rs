@@ -268,7 +268,7 @@ fn clusters(out: &mut Families, samples: &[WorkerSample]) {
 }
 
 /// Name, help and label names of each rare counter.
-const RARE: [(Rare, &str, &str, &[&str]); 11] = [
+const RARE: [(Rare, &str, &str, &[&str]); 12] = [
     (Rare::LocalReply, "millgate_local_replies_total", "Responses made by the gateway", &["route", "reason"]),
     (
         Rare::RateLimited,
@@ -295,6 +295,12 @@ const RARE: [(Rare, &str, &str, &[&str]); 11] = [
         "millgate_connection_errors_total",
         "Client connections that ended in an error",
         &["listener", "reason"],
+    ),
+    (
+        Rare::Http2Refusal,
+        "millgate_http2_refusals_total",
+        "Streams and connections that the HTTP/2 library refused as malformed",
+        &["scope", "code"],
     ),
     (Rare::Panic, "millgate_panics_total", "Requests ended by a bug in the gateway", &[]),
     (

@@ -17,6 +17,7 @@ mod durable_registry;
 mod faults;
 mod frame_floods;
 mod framing;
+mod header_time;
 mod instances;
 mod policies;
 mod proxying;

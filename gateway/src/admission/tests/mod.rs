@@ -375,6 +375,7 @@ fn limits_learn_methods_from_routes_and_names_from_providers() {
         max_header_bytes: 1_000,
         max_connections: None,
         max_streams: 100,
+        max_requests_per_connection: None,
     };
     let auth = AuthSettings {
         name: "main".to_owned(),
