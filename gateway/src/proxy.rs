@@ -120,7 +120,7 @@ async fn forward(
     let (mut parts, body) = request.into_parts();
 
     // Admission: what has two readings is refused before anything is decided on it.
-    let Some(admitted) = admit(connection, snapshot, &mut parts, exchange)? else {
+    let Some(admitted) = admit(connection, snapshot, &parts, exchange)? else {
         return Ok(Answer::Local(options_reply()));
     };
     if admitted.survey().has(Found::Via) && headers::is_loop(&parts.headers) {
@@ -180,7 +180,7 @@ async fn forward(
 fn admit<'a>(
     connection: &ConnectionContext,
     snapshot: &LocalSnapshot,
-    parts: &mut Parts,
+    parts: &Parts,
     exchange: &'a mut Exchange,
 ) -> Result<Option<&'a Admitted>, Error> {
     let limits = &snapshot.shared.table.admission;

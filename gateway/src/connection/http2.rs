@@ -32,7 +32,7 @@ where
         (listen.max_streams, listen.max_headers, header_list_bytes_max(listen))
     };
     let service = service_fn(move |mut request| {
-        admission::shed(&mut request, max_headers);
+        admission::receive(&mut request, max_headers);
         proxy::serve(Rc::clone(&service_context), request)
     });
     // Streams that are taken back before they were accepted have cost next to nothing. How many may be, over time, is the
