@@ -249,7 +249,7 @@ impl Exchange {
             _ => None,
         };
         if !self.complete {
-            self.flag = self.why_incomplete();
+            self.flag = self.connection.state.flood().unwrap_or_else(|| self.why_incomplete());
             if self.flag == flags::CLIENT_GONE {
                 worker.metrics.count(Rare::ClientGone, "", "");
             }

@@ -129,6 +129,8 @@ pub enum Rare {
     Shed,
     /// (listener, reason): connections that ended before a request could be served.
     ConnectionError,
+    /// ("stream" or "connection", code): RST_STREAM and GOAWAY by which h2 refused something malformed.
+    Http2Refusal,
     /// ("", "")
     Panic,
     /// (reason, ""): access-log lines lost.

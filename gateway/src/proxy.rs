@@ -25,7 +25,7 @@ use rand::Rng;
 
 use crate::{
     access::{self, QuotaFields},
-    admission::{self, Admission, Admitted, Arrival, Framing},
+    admission::{self, Admission, Admitted, Framing},
     body::{Activity, Limits, RequestBody, ResponseBody, UploadLimits},
     config::settings::UpstreamHost,
     connection::ConnectionContext,
@@ -76,7 +76,7 @@ pub async fn serve(
         }
     };
     // HTTP/2 connections are told by GOAWAY instead.
-    if connection.worker.draining.get() && version != Version::HTTP_2 {
+    if connection.is_closing() && version != Version::HTTP_2 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
@@ -106,6 +106,7 @@ fn begin(
     let id = headers::trusted_request_id(request.headers(), trusted)
         .map_or_else(|| new_request_id(worker, started), |id| RequestId(id.clone()));
     let mut exchange = Exchange::new(Rc::clone(connection), id, started, client, activity);
+    connection.state.close_after(snapshot.shared.table.listen.max_requests_per_connection);
     exchange.peer_is_trusted = trusted;
     exchange.method = request.method().clone();
     exchange.version = request.version();
@@ -123,7 +124,7 @@ async fn forward(
 
     // Admission: what has two readings is refused before anything is decided on it, and what the sender cannot know goes.
     let peer_is_trusted = exchange.peer_is_trusted;
-    let Some(admitted) = admit(connection, snapshot, &mut parts, exchange)? else {
+    let Some(admitted) = admit(connection, snapshot, &parts, exchange)? else {
         return Ok(Answer::Local(options_reply()));
     };
     if admitted.survey().has(Found::Via) && headers::is_loop(&parts.headers) {
@@ -192,13 +193,12 @@ async fn forward(
 fn admit<'a>(
     connection: &ConnectionContext,
     snapshot: &LocalSnapshot,
-    parts: &mut Parts,
+    parts: &Parts,
     exchange: &'a mut Exchange,
 ) -> Result<Option<&'a Admitted>, Error> {
     let limits = &snapshot.shared.table.admission;
     let mut last = connection.authority.borrow_mut();
-    let arrival = Arrival { scheme: connection.scheme, peer_is_trusted: exchange.peer_is_trusted };
-    let verdict = admission::admit(parts, limits, arrival, last.as_ref());
+    let verdict = admission::admit(parts, limits, connection.arrival(exchange), last.as_ref());
     if !matches!(verdict, Ok(Admission::Forward(_))) {
         exchange.refused_target = parts.uri.path_and_query().cloned();
     }

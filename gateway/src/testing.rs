@@ -6,7 +6,6 @@
 
 use std::{io, path::Path, rc::Rc, sync::Arc, thread::JoinHandle};
 
-use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     runtime::{LocalOptions, LocalRuntime},
@@ -142,7 +141,7 @@ pub(crate) async fn worker_with_endpoints(setup: &WorkerSetup) -> hyper::Result<
 async fn connect_all(setup: &WorkerSetup) -> hyper::Result<DuplexStream> {
     let worker = worker_with_endpoints(setup).await?;
     let (client, ours) = duplex(MESSAGE_BYTES_MAX);
-    connection::spawn_cleartext(TokioIo::new(ours), ([127, 0, 0, 1], 40_000).into(), worker);
+    connection::spawn_cleartext(ours, ([127, 0, 0, 1], 40_000).into(), worker);
     Ok(client)
 }
 

@@ -9,14 +9,34 @@ use http::{HeaderMap, HeaderValue, Request, header};
 
 use super::Refusal;
 
-/// Refuses what no HTTP/1.1 field can hold, and joins the crumbs of a cookie.
-pub(super) fn normalise(headers: &mut HeaderMap, crumbs_max: usize) -> Result<(), Refusal> {
+/// Gives a request's header section the form that HTTP/1.1's has, or notes why it cannot have it, which [`super::admit`]
+/// says later. This is done when the request is accepted: hundreds of streams may wait for their turn then, and each
+/// field, which costs its sender a byte, takes 70 bytes.
+pub(crate) fn receive<B>(request: &mut Request<B>, header_lines_max: usize) {
+    let verdict = normalise(request.headers_mut(), header_lines_max);
+    if let Err(refusal) = verdict {
+        if matches!(refusal, Refusal::TooManyCookies | Refusal::TooManyHeaders) {
+            *request.headers_mut() = HeaderMap::new();
+        }
+        request.extensions_mut().insert(Refused(refusal));
+    }
+}
+
+/// In the extensions of a request that [`receive`] has refused.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Refused(pub(super) Refusal);
+
+fn normalise(headers: &mut HeaderMap, header_lines_max: usize) -> Result<(), Refusal> {
+    join_cookies(headers, crumbs_max(header_lines_max))?;
+    if headers.len() > header_lines_max {
+        return Err(Refusal::TooManyHeaders);
+    }
     // RFC 9113 §8.2.1: a value that begins or ends with a space or a tab is malformed. A service would trim it and
     // read what the gateway has not compared.
     if headers.values().any(|value| is_padded(value.as_bytes())) {
         return Err(Refusal::HeaderPadded);
     }
-    join_cookies(headers, crumbs_max)
+    Ok(())
 }
 
 fn is_padded(value: &[u8]) -> bool {
@@ -48,19 +68,6 @@ fn join_cookies(headers: &mut HeaderMap, crumbs_max: usize) -> Result<(), Refusa
     Ok(())
 }
 
-/// Gives up a header section with more fields than any request may have, before the request waits for its turn: while
-/// hundreds of them wait, each field of a byte takes some hundred bytes. [`super::admit`] refuses what is left.
-pub(crate) fn shed<B>(request: &mut Request<B>, header_lines_max: usize) {
-    if request.headers().len() > header_lines_max + crumbs_max(header_lines_max) {
-        *request.headers_mut() = HeaderMap::new();
-        request.extensions_mut().insert(Shed);
-    }
-}
-
-/// In the extensions of a request whose header section was given up.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Shed;
-
 /// Crumbs of one cookie header that a request may have: as many as it may have header lines, and at least
 /// [`CRUMBS_MIN`].
 pub(crate) fn crumbs_max(header_lines_max: usize) -> usize {
@@ -91,24 +98,27 @@ mod tests {
             [(&["a=1"][..], "a=1"), (&["a=1", "b=2", "c=3"], "a=1; b=2; c=3"), (&["", "b=2"], "b=2")]
         {
             let mut headers = cookies(crumbs);
-            assert_eq!(normalise(&mut headers, 3), Ok(()));
+            assert_eq!(normalise(&mut headers, 1), Ok(()));
             let lines: Vec<_> = headers.get_all("cookie").iter().collect();
             assert_eq!(lines, [joined]);
         }
-        assert_eq!(normalise(&mut cookies(&["a", "b", "c", "d"]), 3), Err(Refusal::TooManyCookies));
-        assert_eq!(normalise(&mut HeaderMap::new(), 3), Ok(()));
+        assert_eq!(normalise(&mut cookies(&["a=1"; CRUMBS_MIN]), 1), Ok(()));
+        assert_eq!(normalise(&mut cookies(&["a=1"; CRUMBS_MIN + 1]), 1), Err(Refusal::TooManyCookies));
+        assert_eq!(normalise(&mut cookies(&["a=1"; CRUMBS_MIN + 1]), CRUMBS_MIN + 1), Ok(()));
+        assert_eq!(normalise(&mut HeaderMap::new(), 1), Ok(()));
     }
 
     #[test]
-    fn a_section_with_more_fields_than_lines_and_crumbs_together_is_given_up() {
-        for (fields, is_shed) in [(10 + CRUMBS_MIN, false), (11 + CRUMBS_MIN, true)] {
+    fn a_section_with_too_many_fields_is_given_up_at_once() {
+        for (lines, is_refused) in [(10, false), (11, true)] {
             let mut request = Request::new(());
-            for _ in 0..fields {
+            for _ in 0..lines {
                 request.headers_mut().append("a", HeaderValue::from_static("b"));
             }
-            shed(&mut request, 10);
-            assert_eq!(request.extensions().get::<Shed>().is_some(), is_shed);
-            assert_eq!(request.headers().is_empty(), is_shed);
+            receive(&mut request, 10);
+            let refused = request.extensions().get::<Refused>().map(|refused| refused.0);
+            assert_eq!(refused, is_refused.then_some(Refusal::TooManyHeaders));
+            assert_eq!(request.headers().is_empty(), is_refused);
         }
     }
 
@@ -126,7 +136,7 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert("x-key", HeaderValue::from_bytes(value).unwrap());
-            assert_eq!(normalise(&mut headers, 3), verdict, "{value:?}");
+            assert_eq!(normalise(&mut headers, 1), verdict, "{value:?}");
         }
     }
 }

@@ -33,7 +33,7 @@ use http::{HeaderName, Method, Version, header, request::Parts, uri::PathAndQuer
 pub use self::{authority::Authority, framing::Framing, path::canonical_path, refusal::Refusal};
 pub(crate) use self::{
     framing::parse_length,
-    http2::{crumbs_max, shed},
+    http2::{crumbs_max, receive},
 };
 use crate::{
     config::settings::{ListenSettings, RouteSettings},
@@ -78,7 +78,6 @@ pub struct AdmissionLimits {
     target_bytes_max: usize,
     header_bytes_max: usize,
     header_lines_max: usize,
-    cookie_crumbs_max: usize,
     /// Methods beyond the seven standard ones that some route names.
     extension_methods: Vec<Method>,
     /// Those that carry a verified identity upstream, or what a trusted peer says, nobody may nominate in Connection.
@@ -98,7 +97,6 @@ impl AdmissionLimits {
             target_bytes_max: TARGET_BYTES_MAX,
             header_bytes_max: listen.max_header_bytes,
             header_lines_max: listen.max_headers,
-            cookie_crumbs_max: crumbs_max(listen.max_headers),
             extension_methods,
             names,
         }
@@ -176,20 +174,16 @@ impl Admitted {
 }
 
 /// Refuses what has two readings or is past a limit, and reads the rest once. `last` is the authority of the
-/// connection's last request, if there was one. An HTTP/2 header section is brought into the form that HTTP/1.1's has.
+/// connection's last request, if there was one. An HTTP/2 request has been through [`http2::receive`].
 pub fn admit(
-    parts: &mut Parts,
+    parts: &Parts,
     limits: &AdmissionLimits,
     arrival: Arrival,
     last: Option<&Rc<Authority>>,
 ) -> Result<Admission, Refusal> {
-    if parts.version > Version::HTTP_11 {
-        if parts.extensions.get::<http2::Shed>().is_some() {
-            return Err(Refusal::TooManyHeaders);
-        }
-        http2::normalise(&mut parts.headers, limits.cookie_crumbs_max)?;
+    if let Some(refused) = parts.extensions.get::<http2::Refused>() {
+        return Err(refused.0);
     }
-    let parts = &*parts;
     let survey = Survey::of(&parts.headers, &limits.names);
     check_size(parts, survey, limits)?;
     check_method(&parts.method, limits)?;

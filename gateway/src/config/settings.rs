@@ -87,6 +87,8 @@ pub struct ListenSettings {
     pub max_connections: Option<usize>,
     /// HTTP/2 concurrent streams of one connection.
     pub max_streams: u32,
+    /// Requests after which a connection ends; `None`: it does not.
+    pub max_requests_per_connection: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -28,8 +28,8 @@ where
     I: Read + Write + Unpin + 'static,
 {
     let _gauge = Gauge::up(context, |connections| &connections.http1);
+    context.state.enter(Phase::Idle);
     loop {
-        context.state.enter(Phase::Idle);
         match serve_until_parked(transport, context).await.map_err(|error| classify(&error))? {
             Some(parked) => transport = parked,
             None => return Ok(()),
@@ -37,7 +37,7 @@ where
         let _parked = Gauge::up(context, |connections| &connections.parked);
         context.state.is_parked.set(true);
         // A client that is gone between two requests has done nothing wrong, however it went.
-        let came = transport.wait_for_bytes().await.unwrap_or(false);
+        let came = transport.wait_for_request().await.unwrap_or(false);
         context.state.is_parked.set(false);
         if !came {
             return Ok(());
@@ -110,7 +110,6 @@ const HEADERS_MAX_DEFAULT: usize = 100;
 mod tests {
     use std::{path::Path, time::Duration};
 
-    use hyper_util::rt::TokioIo;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, BufWriter, duplex},
         task::LocalSet,
@@ -131,7 +130,7 @@ mod tests {
         LocalSet::new().block_on(&runtime, async {
             let worker = testing::worker_with_endpoints(&prepared.setup).await.unwrap();
             let (mut client, ours) = duplex(64);
-            let io = TokioIo::new(BufWriter::new(ours));
+            let io = BufWriter::new(ours);
             connection::spawn_cleartext(io, ([127, 0, 0, 1], 40_000).into(), worker.clone());
             client.write_all(b"GET /7 HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
             // As many bytes as fit came; the rest waits, though the request is over.

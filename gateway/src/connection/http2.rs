@@ -35,11 +35,14 @@ where
     let streams = Streams::new(Rc::clone(context));
     let executor = streams.clone();
     let service = service_fn(move |mut request| {
-        admission::shed(&mut request, max_headers);
+        admission::receive(&mut request, max_headers);
         let activity = streams.begin();
         proxy::serve(Rc::clone(streams.connection()), request, Some(activity))
     });
     let windows = Windows::of(&context.worker);
+    // Streams that are taken back before they were accepted have cost next to nothing. How many may be, over time, is the
+    // frame budget's matter; so here a page may be left with all its requests in one segment.
+    let resets_max = usize::try_from(max_streams).unwrap_or(usize::MAX);
     let connection = http2::Builder::new(executor)
         .timer(TokioTimer::new())
         .max_concurrent_streams(max_streams)
@@ -47,7 +50,7 @@ where
         .initial_stream_window_size(windows.stream)
         .initial_connection_window_size(windows.connection)
         .max_send_buf_size(SEND_BUFFER)
-        .max_pending_accept_reset_streams(RESETS_MAX)
+        .max_pending_accept_reset_streams(resets_max)
         .max_local_error_reset_streams(LOCAL_RESETS_MAX)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
@@ -55,7 +58,7 @@ where
     let mut connection = pin!(connection);
     let _gauge = Gauge::up(context, |connections| &connections.http2);
     let mut told = false;
-    std::future::poll_fn(|cx| {
+    let result = std::future::poll_fn(|cx| {
         remember_waker(state, cx);
         if state.kill.get() {
             return Poll::Ready(Ok(()));
@@ -66,8 +69,11 @@ where
         }
         connection.as_mut().poll(cx)
     })
-    .await
-    .map_err(|error| classify(&error))
+    .await;
+    match state.flood() {
+        Some(reason) => Err(reason),
+        None => result.map_err(|error| classify(&error)),
+    }
 }
 
 /// What h2 takes of a header section, and announces to the client. It counts 32 bytes more for each field (RFC 9113
@@ -80,7 +86,6 @@ fn header_list_bytes_max(listen: &ListenSettings) -> u32 {
 /// Envoy's advice for an edge proxy where it differs from h2's defaults.
 const SEND_BUFFER: usize = 64 * 1024;
 const FIELD_OVERHEAD_BYTES: usize = 32;
-const RESETS_MAX: usize = 20;
 const LOCAL_RESETS_MAX: usize = 256;
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);

@@ -2,15 +2,21 @@
 //!
 //! hyper has one timer for "head incomplete" and "idle between requests", and arms it per request. Here each
 //! connection keeps a phase instead, set as bytes and requests pass, and the worker sweeps all phases once a
-//! second: two separate timeouts (`listen.header_timeout`, `listen.idle_timeout`), exact to a second, and no
-//! timer on the request path.
+//! second: two separate timeouts (`listen.header_timeout`, `listen.idle_timeout`), never early and at most a second
+//! late, and no timer on the request path.
 //!
 //! hyper's buffers and state for a connection are large next to what an idle one needs. So hyper gets a connection when
 //! its first bytes are there, and an HTTP/1 connection that has been idle for a sweep is taken from it again
 //! ([`http1`]).
+//!
+//! HTTP/2 frames are counted below h2, which has no budget for those that are no progress ([`observed`], [`budget`]).
 
+mod budget;
+mod frames;
 mod http1;
 mod http2;
+mod observed;
+mod report;
 mod shed;
 mod state;
 mod streams;
@@ -29,19 +35,23 @@ use std::{
 use http::HeaderValue;
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 use tokio_rustls::TlsAcceptor;
 
 pub use self::state::{ConnectionState, ConnectionTable};
 use self::{
+    observed::Observed,
     state::{Ended, Phase},
     transport::Transport,
 };
 use crate::{
-    admission::{self, Authority, Scheme},
+    admission::{self, Arrival, Authority, Scheme},
     config::settings::ListenSettings,
+    exchange::Exchange,
     file_account::Place,
-    metrics::Rare,
     policy::concurrency::Held,
     worker::WorkerState,
 };
@@ -60,6 +70,17 @@ pub struct ConnectionContext {
     pub held: Rc<Held>,
 }
 
+impl ConnectionContext {
+    pub(crate) fn arrival(&self, exchange: &Exchange) -> Arrival {
+        Arrival { scheme: self.scheme, peer_is_trusted: exchange.peer_is_trusted }
+    }
+
+    /// Whether it ends with what is in flight.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.worker.draining.get() || self.state.close.get()
+    }
+}
+
 /// Serves an accepted socket in a task of this worker. It keeps its place in the account of files until it is closed.
 pub fn spawn(stream: TcpStream, peer: SocketAddr, scheme: Scheme, place: Place, worker: Rc<WorkerState>) {
     spawn_with(peer, scheme, Some(place), worker, async move |context| serve(stream, &context).await);
@@ -68,10 +89,10 @@ pub fn spawn(stream: TcpStream, peer: SocketAddr, scheme: Scheme, place: Place, 
 /// Serves HTTP in cleartext in a task of this worker on anything that reads and writes.
 pub(crate) fn spawn_cleartext<I>(io: I, peer: SocketAddr, worker: Rc<WorkerState>)
 where
-    I: Read + Write + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     spawn_with(peer, Scheme::Http, None, worker, async move |context| {
-        serve_cleartext(Transport::new(io, &context), &context).await
+        serve_cleartext(transport(io, &context), &context).await
     });
 }
 
@@ -99,7 +120,7 @@ where
             held: Rc::default(),
         });
         if let Err(reason) = serve(Rc::clone(&context)).await {
-            context.worker.metrics.count(Rare::ConnectionError, scheme.as_str(), reason);
+            report::ended(&context, reason);
         }
     });
 }
@@ -122,17 +143,24 @@ impl Drop for Entry {
 async fn serve(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result<(), Ended> {
     stream.set_nodelay(true).map_err(|_| "socket")?;
     match context.scheme {
-        Scheme::Http => serve_cleartext(Transport::new(TokioIo::new(stream), context), context).await,
+        Scheme::Http => serve_cleartext(transport(stream, context), context).await,
         // Boxed: else a connection in cleartext would have room for the state of a handshake.
         Scheme::Https => Box::pin(serve_tls(stream, context)).await,
     }
+}
+
+fn transport<S>(stream: S, context: &Rc<ConnectionContext>) -> Transport<TokioIo<Observed<S>>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    Transport::new(TokioIo::new(Observed::new(stream, context)), context)
 }
 
 async fn serve_cleartext<I>(mut transport: Transport<I>, context: &Rc<ConnectionContext>) -> Result<(), Ended>
 where
     I: Read + Write + Unpin + 'static,
 {
-    if !transport.wait_for_bytes().await.map_err(|_| "read")? {
+    if !transport.wait_while_within(HTTP2_PREFACE_START).await.map_err(|_| "read")? {
         return Ok(());
     }
     if transport.starts_with(HTTP2_PREFACE_START) {
@@ -151,19 +179,18 @@ async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result
     let counter = &context.worker.metrics.connections.tls_handshakes;
     counter.set(counter.get() + 1);
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let mut transport = Transport::new(TokioIo::new(stream), context);
+    let mut transport = transport(stream, context);
     if is_http2 {
         return http2::serve(transport, context).await;
     }
     context.state.enter(Phase::Idle);
-    if !transport.wait_for_bytes().await.map_err(|_| "read")? {
+    if !transport.wait_for_request().await.map_err(|_| "read")? {
         return Ok(());
     }
     http1::serve(transport, context).await
 }
 
-/// How the HTTP/2 connection preface begins (RFC 9113 §3.4), and no HTTP/1 method. A client that sends it in pieces of
-/// under four bytes is served HTTP/1 and gets a 400; none does.
+/// How the HTTP/2 connection preface begins (RFC 9113 §3.4), and no HTTP/1 method.
 const HTTP2_PREFACE_START: &[u8] = b"PRI ";
 
 /// `None` when the sweep has killed the connection meanwhile.

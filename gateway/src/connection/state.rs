@@ -10,6 +10,7 @@ use std::{
 
 use slab::Slab;
 
+use super::{budget::FrameBudget, frames::FrameHead, report::LogPace};
 use crate::{
     admission::Scheme,
     clock::Clock,
@@ -37,9 +38,13 @@ pub(super) enum Phase {
 pub struct ConnectionState {
     phase: Cell<Phase>,
     since: Cell<Instant>,
+    /// `since` is a reading of the clock and not the worker's last one, which may be a second old.
+    is_exact: Cell<bool>,
     requests: Cell<u32>,
     /// Bytes of request bodies that are held, over all streams.
     held_bytes: Rc<Cell<u64>>,
+    /// Requests that have begun; none: the protocol's own opening is not over.
+    begun: Cell<u32>,
     /// Bytes of response bodies that went out, over all requests.
     delivered: Cell<u64>,
     /// Finish what is in flight, then close.
@@ -51,11 +56,12 @@ pub struct ConnectionState {
     park: Cell<bool>,
     /// It holds none.
     pub(super) is_parked: Cell<bool>,
-    /// Some request has begun: the protocol's own opening is over.
-    served: Cell<bool>,
     /// Since when the peer has taken nothing of what is to be written.
     blocked_since: Cell<Option<Instant>>,
     pub(super) is_http2: Cell<bool>,
+    frames: FrameBudget,
+    /// The client's frames are past their budget.
+    flood: Cell<Option<Ended>>,
     pub(super) waker: RefCell<Option<Waker>>,
     scheme: Scheme,
     worker_clock: Rc<Clock>,
@@ -65,42 +71,62 @@ impl ConnectionState {
     pub(super) fn new(scheme: Scheme, clock: &Rc<Clock>) -> Self {
         Self {
             phase: Cell::new(Phase::Opening),
-            since: Cell::new(clock.coarse()),
+            since: Cell::new(clock.now()),
+            is_exact: Cell::new(true),
             requests: Cell::new(0),
             held_bytes: Rc::default(),
+            begun: Cell::new(0),
             delivered: Cell::new(0),
             close: Cell::new(false),
             kill: Cell::new(false),
             park: Cell::new(false),
             is_parked: Cell::new(false),
-            served: Cell::new(false),
             blocked_since: Cell::new(None),
             is_http2: Cell::new(false),
+            frames: FrameBudget::default(),
+            flood: Cell::new(None),
             waker: RefCell::new(None),
             scheme,
             worker_clock: Rc::clone(clock),
         }
     }
 
+    /// Away from the request path, so that the clock is read.
     pub(super) fn enter(&self, phase: Phase) {
         self.phase.set(phase);
+        self.since.set(self.worker_clock.now());
+        self.is_exact.set(true);
+    }
+
+    /// With the worker's last reading of the clock.
+    fn enter_soon(&self, phase: Phase) {
+        self.phase.set(phase);
         self.since.set(self.worker_clock.coarse());
+        self.is_exact.set(false);
     }
 
     /// A request head is complete.
     pub fn request_began(&self) {
         self.requests.set(self.requests.get() + 1);
-        self.served.set(true);
+        self.begun.set(self.begun.get().saturating_add(1));
         self.park.set(false);
-        self.enter(Phase::Busy);
+        self.enter_soon(Phase::Busy);
     }
 
-    /// Its response is over.
+    /// Lets the connection end when so many requests have begun on it: the one that begins now is answered, and the
+    /// client learns that it is the last.
+    pub(crate) fn close_after(&self, requests_max: Option<u32>) {
+        if requests_max.is_some_and(|max| self.begun.get() >= max) && !self.close.replace(true) {
+            self.wake();
+        }
+    }
+
+    /// Its response is over. The clock has been read for that at this moment.
     pub fn request_ended(&self) {
         let left = self.requests.get().saturating_sub(1);
         self.requests.set(left);
         if left == 0 {
-            self.enter(Phase::Idle);
+            self.enter_soon(Phase::Idle);
         }
     }
 
@@ -121,11 +147,41 @@ impl ConnectionState {
         self.wake();
     }
 
-    /// On HTTP/2, bytes may be frames of any kind: only a request says that one has begun.
-    pub(super) fn bytes_arrived(&self) {
-        if self.phase.get() == Phase::Idle && !self.is_http2.get() {
+    /// On HTTP/2, bytes may be frames of any kind: only a request says that one has begun. On HTTP/1, empty lines before
+    /// a request are nothing (RFC 9112 §2.2): the connection stays idle, and its idle time goes on.
+    pub(super) fn bytes_arrived(&self, bytes: &[u8]) {
+        let is_nothing = || bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'));
+        if self.phase.get() == Phase::Idle && !self.is_http2.get() && !is_nothing() {
+            self.enter_soon(Phase::Head);
+        }
+    }
+
+    /// The bytes that came are read, and they were no whole request head: its time begins now, and not at the worker's
+    /// last reading of the clock, or the connection would end before its time. A head that comes at once costs no
+    /// reading.
+    pub(super) fn waits_for_bytes(&self) {
+        if self.phase.get() == Phase::Head && !self.is_exact.get() {
             self.enter(Phase::Head);
         }
+    }
+
+    /// The head of a frame from the client.
+    pub(super) fn frame_arrived(&self, head: &FrameHead) {
+        if let Some(reason) = self.frames.arrived(head)
+            && self.flood.get().is_none()
+        {
+            self.flood.set(Some(reason));
+        }
+    }
+
+    /// The head of a frame to the client.
+    pub(super) fn frame_sent(&self, head: &FrameHead) {
+        self.frames.sent(head);
+    }
+
+    /// Why the client's frames end the connection, if they do.
+    pub(crate) fn flood(&self) -> Option<&'static str> {
+        self.flood.get()
     }
 
     /// What became of a write or a flush: pending means that the peer takes nothing at the moment. A flush counts, since
@@ -133,7 +189,7 @@ impl ConnectionState {
     pub(super) fn wrote<T>(&self, result: &Poll<io::Result<T>>) {
         match result {
             Poll::Pending if self.blocked_since.get().is_none() => {
-                self.blocked_since.set(Some(self.worker_clock.coarse()));
+                self.blocked_since.set(Some(self.worker_clock.now()));
             }
             Poll::Pending => {}
             Poll::Ready(_) => self.blocked_since.set(None),
@@ -151,7 +207,7 @@ impl ConnectionState {
         let opening = match self.phase.get() {
             Phase::Opening | Phase::Head => true,
             // hyper's HTTP/2 waits for the client's preface and settings without a limit of its own.
-            Phase::Idle => self.is_http2.get() && !self.served.get(),
+            Phase::Idle => self.is_http2.get() && self.begun.get() == 0,
             Phase::Busy => false,
         };
         let blocked =
@@ -165,7 +221,7 @@ impl ConnectionState {
         } else if self.phase.get() == Phase::Idle && age >= listen.idle_timeout {
             Verdict::Close
         } else if self.phase.get() == Phase::Idle
-            && self.served.get()
+            && self.begun.get() > 0
             && !self.is_http2.get()
             && !self.is_parked.get()
             && age >= PARK_AFTER
@@ -180,7 +236,7 @@ impl ConnectionState {
     pub(super) fn quiet_since(&self) -> Option<(Instant, bool)> {
         let is_opening = match self.phase.get() {
             Phase::Opening => true,
-            Phase::Idle => !self.served.get(),
+            Phase::Idle => self.begun.get() == 0,
             Phase::Head | Phase::Busy => return None,
         };
         (!self.kill.get()).then_some((self.since.get(), is_opening))
@@ -215,6 +271,7 @@ enum Verdict {
 #[derive(Debug, Default)]
 pub struct ConnectionTable {
     pub(super) open: RefCell<Slab<Rc<ConnectionState>>>,
+    pub(super) log_pace: LogPace,
 }
 
 impl ConnectionTable {
@@ -226,9 +283,10 @@ impl ConnectionTable {
         self.len() == 0
     }
 
-    /// Closes connections that are past their timeout. Once a second.
+    /// Closes connections that are past their timeout, and begins another second of their budgets. Once a second.
     pub fn sweep(&self, now: Instant, listen: &ListenSettings, metrics: &Metrics) {
         for (_, state) in self.open.borrow().iter() {
+            state.frames.second_passed();
             match state.verdict(now, listen) {
                 Verdict::Keep => continue,
                 Verdict::Park => state.park.set(true),

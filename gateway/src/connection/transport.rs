@@ -1,5 +1,5 @@
-//! The byte stream of a connection, under hyper: it tells the connection's phase when bytes pass, and can wait for bytes
-//! without holding a buffer for them.
+//! The byte stream of a connection, under hyper: it can wait for bytes without holding a buffer for them, and knows when
+//! the peer takes nothing.
 
 use std::{
     io,
@@ -27,12 +27,8 @@ impl<I: Read + Write + Unpin> Transport<I> {
         Self { io: SmallWrites(io), ahead: Bytes::new(), state: Rc::clone(&context.state) }
     }
 
-    /// Puts bytes back that were read and not used: the beginning of a next request. An empty line before it is none yet
-    /// (RFC 9112 §2.2).
+    /// Puts bytes back that were read and not used: the beginning of a next request.
     pub(super) fn put_back(&mut self, bytes: &[u8]) {
-        let is_line_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
-        let begins = bytes.iter().position(|byte| !is_line_end(byte)).unwrap_or(bytes.len());
-        let bytes = bytes.get(begins..).unwrap_or_default();
         // Copied: even an empty slice would keep the buffer that it was cut from.
         self.ahead = [bytes, &self.ahead].concat().into();
     }
@@ -41,8 +37,26 @@ impl<I: Read + Write + Unpin> Transport<I> {
         self.ahead.starts_with(bytes)
     }
 
-    /// Until there is something to read. `false`: nothing will come, or the connection is to close.
-    pub(super) async fn wait_for_bytes(&mut self) -> io::Result<bool> {
+    /// Until a request begins. Empty lines before it are nothing (RFC 9112 §2.2), and are not kept. `false`: nothing
+    /// will come, or the connection is to close.
+    pub(super) async fn wait_for_request(&mut self) -> io::Result<bool> {
+        self.wait_until(|ahead| {
+            let begins = request_begins(ahead);
+            ahead.advance(begins);
+            !ahead.is_empty() && **ahead != *b"\r"
+        })
+        .await
+    }
+
+    /// Until there is something to read that is `beginning` or certainly is not. `false`: as above.
+    pub(super) async fn wait_while_within(&mut self, beginning: &[u8]) -> io::Result<bool> {
+        self.wait_until(|ahead| {
+            !ahead.is_empty() && (ahead.len() >= beginning.len() || !beginning.starts_with(ahead))
+        })
+        .await
+    }
+
+    async fn wait_until(&mut self, is_enough: impl Fn(&mut Bytes) -> bool) -> io::Result<bool> {
         let state = Rc::clone(&self.state);
         let came: Option<bool> = std::future::poll_fn(|cx| {
             remember_waker(&state, cx);
@@ -52,14 +66,17 @@ impl<I: Read + Write + Unpin> Transport<I> {
             if state.close.get() {
                 return Poll::Ready(Ok(None));
             }
-            if self.ahead.is_empty() {
+            while !is_enough(&mut self.ahead) {
                 // On the stack, and only while something is there: an idle connection holds no buffer.
                 let mut space = [MaybeUninit::uninit(); FIRST_BYTES_MAX];
-                let mut first = ReadBuf::uninit(&mut space);
-                ready!(Pin::new(&mut self.io).poll_read(cx, first.unfilled()))?;
-                self.ahead = Bytes::copy_from_slice(first.filled());
+                let mut next = ReadBuf::uninit(&mut space);
+                ready!(Pin::new(&mut self.io).poll_read(cx, next.unfilled()))?;
+                if next.filled().is_empty() {
+                    return Poll::Ready(Ok(Some(!self.ahead.is_empty())));
+                }
+                self.ahead = [&self.ahead, next.filled()].concat().into();
             }
-            Poll::Ready(Ok(Some(!self.ahead.is_empty())))
+            Poll::Ready(Ok(Some(true)))
         })
         .await?;
         if let Some(came) = came {
@@ -70,6 +87,15 @@ impl<I: Read + Write + Unpin> Transport<I> {
         let _ = until_killed(&state, closing).await;
         Ok(false)
     }
+}
+
+/// Where the request begins after empty lines. hyper takes these, with or without CR.
+fn request_begins(bytes: &[u8]) -> usize {
+    let mut rest = bytes;
+    while let Some(next) = rest.strip_prefix(b"\r\n").or_else(|| rest.strip_prefix(b"\n")) {
+        rest = next;
+    }
+    bytes.len() - rest.len()
 }
 
 /// A request head without large cookies; what is longer is read on by hyper.
@@ -83,16 +109,12 @@ impl<I: Read + Unpin> Read for Transport<I> {
     ) -> Poll<io::Result<()>> {
         if !self.ahead.is_empty() {
             let bytes = self.ahead.len().min(buf.remaining());
-            buf.put_slice(&self.ahead[..bytes]);
-            self.ahead.advance(bytes);
-            self.state.bytes_arrived();
+            let taken = self.ahead.split_to(bytes);
+            buf.put_slice(&taken);
+            self.state.bytes_arrived(&taken);
             return Poll::Ready(Ok(()));
         }
-        let result = Pin::new(&mut self.io).poll_read(cx, buf);
-        if matches!(result, Poll::Ready(Ok(()))) {
-            self.state.bytes_arrived();
-        }
-        result
+        Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 

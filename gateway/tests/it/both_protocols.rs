@@ -8,8 +8,9 @@ use tokio::{io::AsyncReadExt, net::TcpStream};
 
 use crate::support::{
     backend::{Backend, RawBackend},
-    client::{get, send},
-    frames::{Cut, END_STREAM, Field, FrameClient, Listeners, Outcome, data, headers, write},
+    client::{get, send, text},
+    eventually,
+    frames::{Cut, END_STREAM, Field, FrameClient, Listeners, Outcome, PROTOCOL_ERROR, data, headers, write},
     gateway::TestGateway,
 };
 
@@ -140,8 +141,8 @@ fn request_lines() -> Vec<Row> {
         row("plain", Both(200)),
         method(b"get", Both(501)),
         method(b"PURGE", Both(501)),
-        method(&vec![b'A'; 33], Both(501)),
-        method(&vec![b'A'; 1000], Both(501)),
+        method(&[b'A'; 33], Both(501)),
+        method(&[b'A'; 1000], Both(501)),
         method(b"TRACE", Both(405)),
         method(b"G(T", Refused),
         method(b"G\x80T", Refused),
@@ -435,4 +436,101 @@ async fn a_scheme_is_a_statement_of_a_trusted_proxy_and_is_refused_from_anything
     assert_eq!(stated("", "HTTP", &[]).await, (ok, 200, told("http", "80")));
     assert_eq!(stated("", "https", &[]).await, refused);
     assert_eq!(stated(trusted, "ftp", &[]).await, refused);
+}
+
+/// Trailers end at the gateway. What they may be is the libraries' matter, and nothing of it reaches the service.
+#[tokio::test]
+async fn trailers_do_not_pass_and_broken_ones_break_the_request_in_both_protocols() {
+    let backend = Backend::named("one").await;
+    let config = format!(
+        "routes: [{{path: /**, service: s}}]\nservices: {{s: {{hosts: [\"{}\"], breaker: off}}}}\n",
+        backend.addr
+    );
+    let listeners = Listeners::start("", &config).await;
+    let long = vec![b'v'; 300 * 1024];
+    let rows: [(&[Field<'_>], bool); 5] = [
+        (&[(b"x-sum", b"1"), (b"x-other", b"")], true),
+        (&[(b"content-length", b"7"), (b"x-forwarded-for", b"1.2.3.4")], true),
+        (&[(b"x\x00", b"v")], false),
+        (&[(b"x", b"a\0b")], false),
+        (&[(b"x-long", &long)], false),
+    ];
+    for (trailers, is_good) in rows {
+        let lines: Vec<u8> =
+            trailers.iter().flat_map(|(name, value)| [name, &b": "[..], value, b"\r\n"].concat()).collect();
+        let head: &[u8] =
+            b"POST /x HTTP/1.1\r\nhost: gw\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+        let bytes = [head, b"5\r\nhello\r\n0\r\n", &lines, b"\r\n"].concat();
+        let http1 = status_of_http1(&listeners, false, &bytes, Cut::Whole).await;
+        let by_http1 = seen(&backend);
+        let mut client = listeners.open(false).await;
+        let head = client.head(1, "POST", "/x", &[]);
+        client
+            .try_send(&[head, data(1, 0, b"hello"), headers(1, END_STREAM, trailers)].concat(), Cut::Whole)
+            .await;
+        let http2 = client.outcome(1).await;
+        let by_http2 = seen(&backend);
+        let (name, _) = trailers[0];
+        let name = String::from_utf8_lossy(name);
+        if is_good {
+            assert_eq!((http1, http2), (200, Outcome::Status(200)), "{name}");
+            assert!(by_http1.is_some() && by_http1 == by_http2, "{name}: {by_http1:?} {by_http2:?}");
+            assert!(
+                by_http1.is_some_and(|(_, headers, body)| body == "hello" && !headers.contains_key("x-sum"))
+            );
+        } else {
+            assert!((400..500).contains(&http1), "{name}: {http1}");
+            assert!(
+                matches!(http2, Outcome::Status(400..500) | Outcome::Reset(_) | Outcome::GoAway(_)),
+                "{http2:?}"
+            );
+            assert!([by_http1, by_http2].iter().flatten().all(|(.., body)| body != "hello"), "{name}");
+        }
+    }
+    // h2 drops pseudo-fields of trailers, which RFC 9113 §8.1 calls malformed: they say nothing to anything here.
+    let mut client = listeners.open(false).await;
+    let head = client.head(1, "POST", "/x", &[]);
+    client
+        .send(&[head, data(1, 0, b"hello"), headers(1, END_STREAM, &[(b":path", b"/other")])].concat())
+        .await;
+    assert_eq!(client.outcome(1).await, Outcome::Status(200));
+    assert_eq!(seen(&backend).map(|(target, ..)| target).as_deref(), Some("POST /x"));
+}
+
+#[tokio::test]
+async fn what_the_libraries_refuse_is_counted_in_both_protocols() {
+    let backend = Backend::named("one").await;
+    let config =
+        format!("routes: [{{path: /**, service: s}}]\nservices: {{s: {{hosts: [\"{}\"]}}}}\n", backend.addr);
+    let listeners = Listeners::start("", &config).await;
+    let counted = async |series: &str| {
+        let metrics = send(listeners.gateway.admin(), get("/metrics")).await;
+        text(&metrics).lines().any(|line| line.starts_with(series) && !line.ends_with(" 0"))
+    };
+    let long = format!("GET /x HTTP/1.1\r\nhost: gw\r\nx-long: {}\r\n\r\n", "v".repeat(200 * 1024));
+    for (bytes, status, reason) in [
+        (&b"GET /x HTTP/3.0\r\nhost: gw\r\n\r\n"[..], 400, "bad_request"),
+        (long.as_bytes(), 431, "head_too_large"),
+    ] {
+        for over_tls in [false, true] {
+            assert_eq!(status_of_http1(&listeners, over_tls, bytes, Cut::Whole).await, status);
+            let listener = if over_tls { "https" } else { "http" };
+            let series =
+                format!("millgate_connection_errors_total{{listener=\"{listener}\",reason=\"{reason}\"}}");
+            eventually(&series, || counted(&series)).await;
+        }
+    }
+    let mut client = listeners.open(true).await;
+    client.send(&row("", Refused).http2("https")).await;
+    assert_eq!(client.outcome(1).await, Outcome::Status(200));
+    client.send(&headers(3, END_STREAM, &[(b":method", b"GET"), (b":scheme", b"https")])).await;
+    assert_eq!(client.outcome(3).await, Outcome::Status(400));
+    client.send(&headers(5, END_STREAM, &[(b":method", b"GET")])).await;
+    assert_eq!(client.outcome(5).await, Outcome::Reset(PROTOCOL_ERROR));
+    let series = "millgate_http2_refusals_total{scope=\"stream\",code=\"protocol_error\"}";
+    eventually(series, || counted(series)).await;
+    client.send(&headers(7, END_STREAM, &[(b"Upper", b"v")])).await;
+    assert_eq!(client.outcome(7).await, Outcome::GoAway(PROTOCOL_ERROR));
+    let series = "millgate_http2_refusals_total{scope=\"connection\",code=\"protocol_error\"}";
+    eventually(series, || counted(series)).await;
 }

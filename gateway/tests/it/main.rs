@@ -26,6 +26,7 @@ mod faults;
 mod files_account;
 mod frame_floods;
 mod framing;
+mod header_time;
 mod inherited_trust;
 mod instances;
 mod log_losses;

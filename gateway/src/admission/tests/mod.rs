@@ -20,7 +20,6 @@ fn limits() -> AdmissionLimits {
         target_bytes_max: TARGET_BYTES_MAX,
         header_bytes_max: 64 << 10,
         header_lines_max: 100,
-        cookie_crumbs_max: 256,
         extension_methods: vec![],
         names: Arc::new(names()),
     }
@@ -51,7 +50,7 @@ fn parse(raw: &str) -> Option<Parts> {
 }
 
 fn check(raw: &str) -> Result<Admission, Refusal> {
-    admit(&mut parse(raw).expect("a request that http's types can hold"), &limits(), DIRECT, None)
+    admit(&parse(raw).expect("a request that http's types can hold"), &limits(), DIRECT, None)
 }
 
 fn admitted(raw: &str) -> Admitted {
@@ -112,12 +111,12 @@ fn admission_answers_the_framing_cases_as_the_table_says() {
             continue;
         };
         let raw = case["request"].as_str().map(str::to_owned).or_else(|| long_case(id)).expect("the bytes");
-        let Some(mut parts) = parse(&raw) else {
+        let Some(parts) = parse(&raw) else {
             // hyper's types refuse it before us.
             assert_eq!(id, "E24");
             continue;
         };
-        let answer = match admit(&mut parts, &limits(), DIRECT, None) {
+        let answer = match admit(&parts, &limits(), DIRECT, None) {
             Ok(Admission::Forward(_)) => "F".to_owned(),
             Ok(Admission::LocalOptions) => "local_options".to_owned(),
             Err(refusal) => format!("R{}", refusal.status().as_u16()),
@@ -162,8 +161,8 @@ fn host_is_folded_to_lower_case_without_root_dot_and_default_port() {
 #[test]
 fn the_authority_of_the_last_request_is_taken_again_only_for_the_same_text() {
     let authority = |raw: &str, last: Option<&Rc<Authority>>| {
-        let mut parts = parse(raw).expect("a request that http's types can hold");
-        match admit(&mut parts, &limits(), DIRECT, last) {
+        let parts = parse(raw).expect("a request that http's types can hold");
+        match admit(&parts, &limits(), DIRECT, last) {
             Ok(Admission::Forward(admitted)) => Rc::clone(admitted.authority()),
             other => panic!("{other:?}"),
         }
@@ -173,8 +172,8 @@ fn the_authority_of_the_last_request_is_taken_again_only_for_the_same_text() {
     assert!(Rc::ptr_eq(&first, &same));
     for (host, line) in [("gw", "gw"), ("GW:8080", "gw:8080"), ("gw:80800", ""), ("gw:8080 ", "gw:8080")] {
         let raw = format!("GET /b HTTP/1.1\r\nHost: {host}\r\n\r\n");
-        let mut parts = parse(&raw).expect("a request that http's types can hold");
-        match admit(&mut parts, &limits(), DIRECT, Some(&first)) {
+        let parts = parse(&raw).expect("a request that http's types can hold");
+        match admit(&parts, &limits(), DIRECT, Some(&first)) {
             Ok(Admission::Forward(admitted)) => {
                 assert_eq!(admitted.authority().host_line(), line, "{host:?}");
             }
@@ -244,7 +243,7 @@ fn an_absolute_target_must_name_the_host_and_goes_on_in_origin_form() {
 #[test]
 fn http2_takes_the_host_from_authority_or_host_and_refuses_a_contradiction() {
     let over_tls = Arrival { scheme: Scheme::Https, peer_is_trusted: false };
-    let host = |mut parts: Parts| match admit(&mut parts, &limits(), over_tls, None) {
+    let host = |parts: Parts| match admit(&parts, &limits(), over_tls, None) {
         Ok(Admission::Forward(admitted)) => Ok(admitted.host().to_owned()),
         Ok(other) => panic!("{other:?}"),
         Err(refusal) => Err(refusal),
@@ -265,7 +264,7 @@ fn http2_takes_the_host_from_authority_or_host_and_refuses_a_contradiction() {
 fn the_scheme_of_a_target_is_a_statement_that_only_a_trusted_proxy_may_make() {
     let scheme = |uri: &str, peer_is_trusted: bool| {
         let arrival = Arrival { scheme: Scheme::Http, peer_is_trusted };
-        match admit(&mut h2(uri, &[]), &limits(), arrival, None) {
+        match admit(&h2(uri, &[]), &limits(), arrival, None) {
             Ok(Admission::Forward(admitted)) => {
                 Ok((admitted.scheme(), admitted.authority().port_text().clone()))
             }
@@ -288,7 +287,7 @@ fn the_scheme_of_a_target_is_a_statement_that_only_a_trusted_proxy_may_make() {
 fn the_authority_of_the_last_request_is_not_taken_again_for_another_scheme() {
     let trusted = Arrival { scheme: Scheme::Http, peer_is_trusted: true };
     let authority =
-        |uri: &str, last: Option<&Rc<Authority>>| match admit(&mut h2(uri, &[]), &limits(), trusted, last) {
+        |uri: &str, last: Option<&Rc<Authority>>| match admit(&h2(uri, &[]), &limits(), trusted, last) {
             Ok(Admission::Forward(admitted)) => Rc::clone(admitted.authority()),
             other => panic!("{other:?}"),
         };
@@ -300,7 +299,7 @@ fn the_authority_of_the_last_request_is_not_taken_again_for_another_scheme() {
 #[test]
 fn http2_content_without_a_length_is_settled_by_the_stream() {
     let framing = |headers: &[(&str, &str)]| match admit(
-        &mut h2("https://gw/a", headers),
+        &h2("https://gw/a", headers),
         &limits(),
         Arrival { scheme: Scheme::Https, peer_is_trusted: false },
         None,
@@ -352,8 +351,8 @@ fn content_is_delimited_by_one_number_or_by_chunks() {
 #[test]
 fn only_methods_of_the_standard_or_of_a_route_pass() {
     let method = |method: &str, limits: &AdmissionLimits| {
-        let mut parts = parse(&format!("{method} /a HTTP/1.1\r\nHost: gw\r\n\r\n")).expect("a request");
-        admit(&mut parts, limits, DIRECT, None).err()
+        let parts = parse(&format!("{method} /a HTTP/1.1\r\nHost: gw\r\n\r\n")).expect("a request");
+        admit(&parts, limits, DIRECT, None).err()
     };
     for standard in ALLOW.split(", ") {
         assert_eq!(method(standard, &limits()), None, "{standard}");
@@ -382,6 +381,7 @@ fn limits_learn_methods_from_routes() {
         max_connections: None,
         admin_hosts: Vec::new(),
         max_streams: 100,
+        max_requests_per_connection: None,
     };
     let routes =
         ["GET|PROPFIND /a", "PROPFIND|TRACE|CONNECT /b", &format!("{} /c", "X".repeat(33))].map(route);

@@ -37,6 +37,7 @@ pub(crate) struct Listen {
     pub(crate) max_header_bytes: Option<u64>,
     pub(crate) max_connections: Option<usize>,
     pub(crate) max_streams: Option<u32>,
+    pub(crate) max_requests_per_connection: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -76,6 +77,8 @@ impl Listen {
             max_header_bytes: fields.plain("max_header_size", sink, |t| size_in(t, 8 * KIB..=1024 * KIB)),
             max_connections: fields.plain("max_connections", sink, |t| count(t, 1..=10_000_000)),
             max_streams: fields.plain("max_streams", sink, |t| count(t, 1..=10_000)),
+            max_requests_per_connection: fields
+                .plain("max_requests_per_connection", sink, |t| count(t, 1..=1_000_000_000)),
         }
     }
 }
@@ -350,6 +353,7 @@ pub(crate) static LISTEN: Known = Known {
         "max_header_size",
         "max_connections",
         "max_streams",
+        "max_requests_per_connection",
     ],
     later: &["proxy_protocol"],
 };

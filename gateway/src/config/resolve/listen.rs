@@ -54,6 +54,7 @@ pub(super) fn resolve(
             .unwrap_or(defaults.max_header_bytes),
         max_connections: raw.max_connections,
         max_streams: raw.max_streams.unwrap_or(defaults.max_streams),
+        max_requests_per_connection: raw.max_requests_per_connection,
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Name, help and label names of each rare counter.
-const RARE: [(Rare, &str, &str, &[&str]); 19] = [
+const RARE: [(Rare, &str, &str, &[&str]); 20] = [
     (Rare::LocalReply, "millgate_local_replies_total", "Responses made by the gateway", &["route", "reason"]),
     (
         Rare::RateLimited,
@@ -65,6 +65,12 @@ const RARE: [(Rare, &str, &str, &[&str]); 19] = [
         "millgate_connection_errors_total",
         "Client connections that ended in an error",
         &["listener", "reason"],
+    ),
+    (
+        Rare::Http2Refusal,
+        "millgate_http2_refusals_total",
+        "Streams and connections that the HTTP/2 library refused as malformed",
+        &["scope", "code"],
     ),
     (Rare::Panic, "millgate_panics_total", "Requests ended by a bug in the gateway", &[]),
     (Rare::LogDropped, "millgate_log_dropped_total", "Access-log lines lost, by reason", &["reason"]),

@@ -260,10 +260,10 @@ impl FrameClient {
     /// The next frame; `None`: the gateway closed.
     pub(crate) async fn next(&mut self) -> Option<Frame> {
         loop {
-            if let Some(frame) = self.take() {
+            if let Some(frame) = take(&mut self.read) {
                 return Some(frame);
             }
-            let mut space = [0; 16 * 1024];
+            let mut space = vec![0; 16 * 1024];
             match self.stream.read(&mut space).await {
                 Ok(0) | Err(_) => return None,
                 Ok(count) => self.read.extend_from_slice(&space[..count]),
@@ -304,15 +304,43 @@ impl FrameClient {
         }
     }
 
-    fn take(&mut self) -> Option<Frame> {
-        let head = self.read.first_chunk::<9>()?;
-        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-        let (kind, flags) = (head[3], head[4]);
-        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-        let payload = self.read.get(9..9 + length)?.to_vec();
-        self.read.drain(..9 + length);
-        Some(Frame { kind, flags, stream, payload })
+    /// Sends `first` as it is cut and then `again` until the gateway closes, and reads meanwhile. What was read, and how
+    /// long it took from the first byte; fails after [`DEADLINE`].
+    pub(crate) async fn flood(self, first: &[u8], cut: Cut, again: Vec<u8>) -> (Vec<Frame>, Duration) {
+        let (mut reader, mut writer) = tokio::io::split(self.stream);
+        let began = std::time::Instant::now();
+        let mut read = self.read;
+        let reading = tokio::spawn(async move {
+            let mut frames = Vec::new();
+            let mut space = vec![0; 16 * 1024];
+            while let Ok(count @ 1..) = reader.read(&mut space).await {
+                read.extend_from_slice(&space[..count]);
+                frames.extend(std::iter::from_fn(|| take(&mut read)));
+            }
+            frames
+        });
+        let writing = async {
+            let mut more = write(&mut writer, first, cut).await;
+            while more && !reading.is_finished() {
+                more = write(&mut writer, &again, Cut::Whole).await;
+                tokio::task::yield_now().await;
+            }
+        };
+        assert!(tokio::time::timeout(DEADLINE, writing).await.is_ok(), "the gateway takes it for ever");
+        let took = began.elapsed();
+        (tokio::time::timeout(DEADLINE, reading).await.expect("the connection is closed").unwrap(), took)
     }
+}
+
+/// The first frame of what was read, if all of it is there.
+fn take(read: &mut Vec<u8>) -> Option<Frame> {
+    let head = read.first_chunk::<9>()?;
+    let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+    let (kind, flags) = (head[3], head[4]);
+    let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+    let payload = read.get(9..9 + length)?.to_vec();
+    read.drain(..9 + length);
+    Some(Frame { kind, flags, stream, payload })
 }
 
 /// What became of a request.

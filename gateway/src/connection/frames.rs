@@ -1,0 +1,184 @@
+//! The heads of HTTP/2 frames (RFC 9113 §4.1) in a byte stream, in whatever pieces it comes.
+
+/// What a frame begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FrameHead {
+    pub(super) kind: u8,
+    pub(super) flags: u8,
+    pub(super) stream: u32,
+    /// Of the payload.
+    pub(super) bytes: u32,
+    /// The beginning of the payload, for the kinds that [`prefix_bytes`] names.
+    prefix: [u8; PREFIX_BYTES_MAX],
+}
+
+impl FrameHead {
+    /// Content of a DATA frame, without padding.
+    pub(super) fn content_bytes(&self) -> u32 {
+        let padding = if self.is_padded() { 1 + u32::from(self.prefix[0]) } else { 0 };
+        self.bytes.saturating_sub(padding)
+    }
+
+    /// The code of RST_STREAM or GOAWAY.
+    pub(super) fn error_code(&self) -> Option<u32> {
+        let [.., a, b, c, d] = self.prefix;
+        match self.kind {
+            kind::RST_STREAM => self.prefix.first_chunk().copied().map(u32::from_be_bytes),
+            kind::GOAWAY => Some(u32::from_be_bytes([a, b, c, d])),
+            _ => None,
+        }
+    }
+
+    fn is_padded(&self) -> bool {
+        self.kind == kind::DATA && self.flags & PADDED != 0
+    }
+}
+
+pub(super) mod kind {
+    pub(in super::super) const DATA: u8 = 0;
+    pub(in super::super) const HEADERS: u8 = 1;
+    pub(in super::super) const RST_STREAM: u8 = 3;
+    pub(in super::super) const GOAWAY: u8 = 7;
+}
+
+const PADDED: u8 = 8;
+
+/// Finds frame heads in one direction of a connection. It holds 17 bytes of a head at most, and skips payloads.
+#[derive(Debug)]
+pub(super) struct FrameScan {
+    head: [u8; HEAD_BYTES + PREFIX_BYTES_MAX],
+    filled: u8,
+    /// Of the frame's payload, not passed yet.
+    left: u32,
+}
+
+impl FrameScan {
+    pub(super) const fn new() -> Self {
+        Self { head: [0; HEAD_BYTES + PREFIX_BYTES_MAX], filled: 0, left: 0 }
+    }
+
+    /// The next bytes of the stream; `each` gets the heads that they complete.
+    pub(super) fn pass(&mut self, mut bytes: &[u8], mut each: impl FnMut(&FrameHead)) {
+        while !bytes.is_empty() {
+            if self.left > 0 {
+                let skipped = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+                self.left = self.left.saturating_sub(u32::try_from(skipped).unwrap_or(u32::MAX));
+                bytes = bytes.get(skipped..).unwrap_or_default();
+                continue;
+            }
+            let filled = usize::from(self.filled);
+            let taken = bytes.len().min(self.wanted().saturating_sub(filled));
+            let (piece, rest) = bytes.split_at(taken);
+            if let Some(space) = self.head.get_mut(filled..filled + taken) {
+                space.copy_from_slice(piece);
+            }
+            bytes = rest;
+            self.filled = u8::try_from(filled + taken).unwrap_or(u8::MAX);
+            if usize::from(self.filled) == self.wanted() {
+                let head = self.parse();
+                self.left = head.bytes.saturating_sub(prefix_bytes(head.kind, head.flags, head.bytes));
+                self.filled = 0;
+                each(&head);
+            }
+        }
+    }
+
+    /// Whether the next byte begins a frame.
+    pub(super) fn is_between_frames(&self) -> bool {
+        self.left == 0 && self.filled == 0
+    }
+
+    /// Bytes of head and prefix, as far as is known.
+    fn wanted(&self) -> usize {
+        if usize::from(self.filled) < HEAD_BYTES {
+            return HEAD_BYTES;
+        }
+        let head = self.parse();
+        HEAD_BYTES + usize::try_from(prefix_bytes(head.kind, head.flags, head.bytes)).unwrap_or(0)
+    }
+
+    fn parse(&self) -> FrameHead {
+        let [a, b, c, kind, flags, s0, s1, s2, s3, prefix @ ..] = self.head;
+        FrameHead {
+            kind,
+            flags,
+            stream: u32::from_be_bytes([s0, s1, s2, s3]) & !(1 << 31),
+            bytes: u32::from_be_bytes([0, a, b, c]),
+            prefix,
+        }
+    }
+}
+
+/// How much of a payload is looked at: the length of padding, an error code.
+fn prefix_bytes(kind: u8, flags: u8, bytes: u32) -> u32 {
+    let wanted = match kind {
+        kind::DATA if flags & PADDED != 0 => 1,
+        kind::RST_STREAM => 4,
+        kind::GOAWAY => 8,
+        _ => 0,
+    };
+    bytes.min(wanted)
+}
+
+const HEAD_BYTES: usize = 9;
+const PREFIX_BYTES_MAX: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
+        [&[0, length[0], length[1], kind, flags, 0, 0, 0, stream][..], payload].concat()
+    }
+
+    #[test]
+    fn heads_are_found_in_one_piece_in_two_and_byte_by_byte() {
+        let stream = [
+            frame(4, 0, 0, &[]),
+            frame(kind::HEADERS, 4, 1, &[7; 300]),
+            frame(kind::DATA, PADDED, 1, &[2, b'a', b'b', b'c', 0, 0]),
+            frame(kind::DATA, PADDED, 1, &[0]),
+            frame(kind::DATA, 0, 1, b"content"),
+            frame(kind::RST_STREAM, 0, 3, &[0, 0, 0, 8]),
+            frame(kind::RST_STREAM, 0, 3, &[]),
+            frame(kind::GOAWAY, 0, 0, &[0, 0, 0, 5, 0, 0, 0, 11, b'w', b'h', b'y']),
+            frame(6, 0, 0, &[0; 8]),
+        ]
+        .concat();
+        let all = |cut: usize| {
+            let mut scan = FrameScan::new();
+            let mut found = Vec::new();
+            for piece in [&stream[..cut], &stream[cut..]] {
+                scan.pass(piece, |head| {
+                    found.push((head.kind, head.stream, head.bytes, head.content_bytes()));
+                });
+            }
+            assert!(scan.is_between_frames());
+            found
+        };
+        let whole = all(0);
+        assert_eq!(
+            whole,
+            [
+                (4, 0, 0, 0),
+                (1, 1, 300, 300),
+                (0, 1, 6, 3),
+                (0, 1, 1, 0),
+                (0, 1, 7, 7),
+                (3, 3, 4, 4),
+                (3, 3, 0, 0),
+                (7, 0, 11, 11),
+                (6, 0, 8, 8)
+            ]
+        );
+        for cut in 1..stream.len() {
+            assert_eq!(all(cut), whole, "cut at {cut}");
+        }
+        let (mut scan, mut codes) = (FrameScan::new(), Vec::new());
+        for byte in &stream {
+            scan.pass(std::slice::from_ref(byte), |head| codes.extend(head.error_code()));
+        }
+        assert_eq!(codes.first().zip(codes.last()), Some((&8, &11)));
+    }
+}
