@@ -11,6 +11,7 @@
 
 mod http1;
 mod http2;
+mod linger;
 mod state;
 mod streams;
 mod transport;

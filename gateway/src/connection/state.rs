@@ -38,6 +38,8 @@ pub struct ConnectionState {
     phase: Cell<Phase>,
     since: Cell<Instant>,
     requests: Cell<u32>,
+    /// The last request has a body that was not read to its end.
+    pub(super) has_unread_body: Cell<bool>,
     /// Bytes of request bodies that are held, over all streams.
     held_bytes: Rc<Cell<u64>>,
     /// Bytes of response bodies that went out, over all requests.
@@ -67,6 +69,7 @@ impl ConnectionState {
             phase: Cell::new(Phase::Opening),
             since: Cell::new(clock.coarse()),
             requests: Cell::new(0),
+            has_unread_body: Cell::new(false),
             held_bytes: Rc::default(),
             delivered: Cell::new(0),
             close: Cell::new(false),
@@ -96,7 +99,8 @@ impl ConnectionState {
     }
 
     /// Its response is over.
-    pub fn request_ended(&self) {
+    pub(crate) fn request_ended(&self, has_unread_body: bool) {
+        self.has_unread_body.set(has_unread_body);
         let left = self.requests.get().saturating_sub(1);
         self.requests.set(left);
         if left == 0 {

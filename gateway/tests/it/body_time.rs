@@ -68,8 +68,8 @@ async fn the_time_for_an_answer_begins_with_the_end_of_the_request() {
             let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
         };
         let began = Instant::now();
-        let (answer, ()) =
-            tokio::join!(upload(&gateway, &[b'x'; 40_000], 4, Duration::from_millis(250)), hangs);
+        let piece = vec![b'x'; 40_000];
+        let (answer, ()) = tokio::join!(upload(&gateway, &piece, 4, Duration::from_millis(250)), hangs);
         assert!(answer.starts_with("HTTP/1.1 504"), "{body}: {answer}");
         assert!(answer.contains("response_timeout"), "the service is late: {answer}");
         let elapsed = began.elapsed();

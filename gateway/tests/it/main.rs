@@ -17,6 +17,7 @@ mod discovery;
 mod durable_registry;
 mod faults;
 mod framing;
+mod gathered_bodies;
 mod instances;
 mod policies;
 mod proxying;
@@ -24,4 +25,5 @@ mod reload;
 mod stalled_clients;
 #[path = "../tidy.rs"]
 mod tidy;
+mod unread_bodies;
 mod upstream_tls;
