@@ -64,7 +64,7 @@ pub struct ConnectionState {
 }
 
 impl ConnectionState {
-    pub(super) fn new(scheme: Scheme, clock: &Rc<Clock>) -> Self {
+    pub(crate) fn new(scheme: Scheme, clock: &Rc<Clock>) -> Self {
         Self {
             phase: Cell::new(Phase::Opening),
             since: Cell::new(clock.coarse()),
