@@ -6,7 +6,9 @@
 
 use std::{net::IpAddr, rc::Rc, time::Instant};
 
-use http::{HeaderValue, Method, StatusCode, Version, uri::PathAndQuery};
+use http::{HeaderValue, Method, Request, StatusCode, Version, header, uri::PathAndQuery};
+use http_body::Body;
+use hyper::body::Incoming;
 
 use crate::{
     admission::{Admitted, Scheme},
@@ -47,7 +49,9 @@ pub struct Exchange {
     pub upstream_ended: Option<Instant>,
     /// Of the response whose head was handed over; `None`: the client left before.
     pub status: Option<StatusCode>,
-    /// The request body on its way; `None`: there is none.
+    /// Whether the request has a body that must be read before the connection can take another request.
+    pub(crate) body: DeclaredBody,
+    /// The request body on its way; `None`: there is none, or it was not asked for.
     pub upload: Option<Rc<Upload>>,
     /// The upstream connection that the response comes by.
     pub lease: Option<Lease>,
@@ -81,6 +85,30 @@ pub mod flags {
     /// The client paused for too long, or was too slow, in the middle of its request, when the response had begun.
     pub const REQUEST_TIMEOUT: &str = "request_timeout";
 }
+
+/// The request's body, as its head declares it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeclaredBody {
+    None,
+    /// Most likely it came with the head, and hyper drops it on the way to the next request.
+    Short,
+    Long,
+}
+
+impl DeclaredBody {
+    pub(crate) fn of(request: &Request<Incoming>) -> Self {
+        let body = request.body();
+        if body.is_end_stream() {
+            return Self::None;
+        }
+        let is_short = body.size_hint().exact().is_some_and(|length| length <= SHORT_BODY_BYTES);
+        // A client that waits for a 100 has not sent it.
+        if is_short && !request.headers().contains_key(header::EXPECT) { Self::Short } else { Self::Long }
+    }
+}
+
+/// What one read of a head brings along.
+const SHORT_BODY_BYTES: u64 = 4 * 1024;
 
 /// A request id as text and as header value.
 #[derive(Debug, Clone)]
@@ -121,6 +149,7 @@ impl Exchange {
             upstream_began: None,
             upstream_ended: None,
             status: None,
+            body: DeclaredBody::None,
             upload: None,
             lease: None,
             activity,
@@ -220,6 +249,19 @@ impl Exchange {
         }
     }
 
+    /// Some of the request's body was not read.
+    pub(crate) fn has_unread_body(&self) -> bool {
+        let is_read = self.upload.as_ref().is_some_and(|upload| upload.received.get().is_some());
+        self.body != DeclaredBody::None && !is_read
+    }
+
+    /// So much of it that the connection cannot go on to another request.
+    pub(crate) fn must_close(&self) -> bool {
+        self.version <= Version::HTTP_11
+            && self.has_unread_body()
+            && (self.body == DeclaredBody::Long || self.upload.is_some())
+    }
+
     /// `sub` of the verified token.
     pub fn user(&self) -> Option<&str> {
         self.identity.as_ref()?.subject.as_deref()
@@ -269,7 +311,7 @@ impl Exchange {
             sample.response_bytes += self.bytes_out;
         }
         worker.access_log.write(self, ended, duration, upstream);
-        self.connection.state.request_ended();
+        self.connection.state.request_ended(self.has_unread_body());
     }
 }
 

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, Version, header};
 
+use hyper::body::Incoming;
+
 use crate::{body::ResponseBody, error::Error, exchange::Exchange, headers::names, metrics::Rare};
 
 /// Answers for the gateway itself: what `error` is to the client, the log and the metrics.
@@ -16,6 +18,18 @@ pub(crate) fn refusal(error: Error, mut exchange: Box<Exchange>) -> Response<Res
     exchange.worker().metrics.count(Rare::LocalReply, route.unwrap_or("(none)"), reason);
     let response = error.into_response(exchange.id.as_str(), route);
     local_reply(response, exchange)
+}
+
+/// A service's response. One that refuses a request before all of it was read ends the connection, as our own do.
+pub(crate) fn upstream_reply(
+    mut response: Response<Incoming>,
+    exchange: Box<Exchange>,
+) -> Response<ResponseBody> {
+    let refuses = response.status().is_client_error() || response.status().is_server_error();
+    if refuses && exchange.must_close() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response.map(|body| ResponseBody::upstream(body, exchange))
 }
 
 /// Ends a request whose client has left: the exchange is dropped unanswered, which counts and logs it as that. A client
@@ -33,6 +47,9 @@ pub(crate) fn local_reply(response: Response<Bytes>, mut exchange: Box<Exchange>
     let (mut parts, bytes) = response.into_parts();
     exchange.status = Some(parts.status);
     parts.headers.insert(&names::X_REQUEST_ID, exchange.id.0.clone());
+    if exchange.must_close() {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if exchange.version == Version::HTTP_2 {
         // RFC 9113 §8.2.2: connection-specific fields are malformed in HTTP/2.
         parts.headers.remove(header::CONNECTION);

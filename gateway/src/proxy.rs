@@ -30,9 +30,9 @@ use crate::{
     config::settings::UpstreamHost,
     connection::ConnectionContext,
     error::Error,
-    exchange::{Exchange, RequestId},
+    exchange::{DeclaredBody, Exchange, RequestId},
     headers::{self, ForwardContext, Found, ResponseContext, names},
-    local_reply::{local_reply, refusal},
+    local_reply::{local_reply, refusal, upstream_reply},
     metrics::Rare,
     policy::{
         client_address::{self, ClientDenied},
@@ -66,7 +66,7 @@ pub async fn serve(
     let mut response = match result {
         Ok(Ok(Answer::Upstream(response))) => {
             exchange.status = Some(response.status());
-            response.map(|body| ResponseBody::upstream(body, exchange))
+            upstream_reply(response, exchange)
         }
         Ok(Ok(Answer::Local(response))) => local_reply(response, exchange),
         Ok(Err(error)) => refusal(error, exchange),
@@ -110,6 +110,7 @@ fn begin(
     exchange.peer_is_trusted = trusted;
     exchange.method = request.method().clone();
     exchange.version = request.version();
+    exchange.body = DeclaredBody::of(request);
     exchange
 }
 

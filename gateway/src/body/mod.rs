@@ -43,3 +43,6 @@ pub enum BodyError {
     #[error("this attempt was given up")]
     Replaced,
 }
+
+#[cfg(test)]
+mod tests;

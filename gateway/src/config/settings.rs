@@ -271,7 +271,7 @@ pub struct RequireSettings {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TimeoutSettings {
-    /// Request begins → response head, over all attempts; then `idle` governs the body.
+    /// End of the request → response head, over all attempts; `idle` governs bodies.
     pub total: Duration,
     pub connect: Duration,
     /// One attempt; `None` = what is left of `total`.

@@ -13,7 +13,9 @@ use hyper::{
 };
 
 use super::{
-    ConnectionContext, Gauge, classify, head_bytes_max, remember_waker,
+    ConnectionContext, Gauge, classify, head_bytes_max,
+    linger::linger,
+    remember_waker,
     state::{Ended, Phase},
     transport::Transport,
 };
@@ -75,12 +77,17 @@ where
             Poll::Pending => Poll::Pending,
         }
     })
-    .await?;
-    if !is_parked {
-        return Ok(None);
-    }
+    .await;
+    let is_refused = is_parked.as_ref().is_err_and(hyper::Error::is_parse);
     let parts = connection.into_parts();
     let mut transport = parts.io;
+    if is_parked.as_ref().is_ok_and(|is_parked| !is_parked) || is_refused {
+        if (is_refused || state.has_unread_body.get()) && !state.kill.get() {
+            linger(transport, context).await;
+        }
+        return is_parked.map(|_| None);
+    }
+    is_parked?;
     // Bytes of the next request that came with the last one.
     transport.put_back(&parts.read_buf);
     Ok(Some(transport))

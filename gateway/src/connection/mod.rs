@@ -15,6 +15,7 @@ mod budget;
 mod frames;
 mod http1;
 mod http2;
+mod linger;
 mod observed;
 mod report;
 mod shed;
@@ -35,6 +36,7 @@ use std::{
 use http::HeaderValue;
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -142,6 +144,7 @@ impl Drop for Entry {
 
 async fn serve(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result<(), Ended> {
     stream.set_nodelay(true).map_err(|_| "socket")?;
+    SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX).map_err(|_| "socket")?;
     match context.scheme {
         Scheme::Http => serve_cleartext(transport(stream, context), context).await,
         // Boxed: else a connection in cleartext would have room for the state of a handshake.
@@ -189,6 +192,11 @@ async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result
     }
     http1::serve(transport, context).await
 }
+
+/// What the kernel keeps beyond the bytes that are on their way to a client. It would keep up to 4 MiB, and take nothing more
+/// before a third of that is gone: a client that reads 20 KB in a second would look like one that reads nothing for a
+/// minute. With 128 KiB it is asked again after three seconds, and a fast one never waits.
+const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 
 /// How the HTTP/2 connection preface begins (RFC 9113 §3.4), and no HTTP/1 method.
 const HTTP2_PREFACE_START: &[u8] = b"PRI ";

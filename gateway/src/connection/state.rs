@@ -41,6 +41,8 @@ pub struct ConnectionState {
     /// `since` is a reading of the clock and not the worker's last one, which may be a second old.
     is_exact: Cell<bool>,
     requests: Cell<u32>,
+    /// The last request has a body that was not read to its end.
+    pub(super) has_unread_body: Cell<bool>,
     /// Bytes of request bodies that are held, over all streams.
     held_bytes: Rc<Cell<u64>>,
     /// Requests that have begun; none: the protocol's own opening is not over.
@@ -68,12 +70,13 @@ pub struct ConnectionState {
 }
 
 impl ConnectionState {
-    pub(super) fn new(scheme: Scheme, clock: &Rc<Clock>) -> Self {
+    pub(crate) fn new(scheme: Scheme, clock: &Rc<Clock>) -> Self {
         Self {
             phase: Cell::new(Phase::Opening),
             since: Cell::new(clock.now()),
             is_exact: Cell::new(true),
             requests: Cell::new(0),
+            has_unread_body: Cell::new(false),
             held_bytes: Rc::default(),
             begun: Cell::new(0),
             delivered: Cell::new(0),
@@ -122,7 +125,8 @@ impl ConnectionState {
     }
 
     /// Its response is over. The clock has been read for that at this moment.
-    pub fn request_ended(&self) {
+    pub(crate) fn request_ended(&self, has_unread_body: bool) {
+        self.has_unread_body.set(has_unread_body);
         let left = self.requests.get().saturating_sub(1);
         self.requests.set(left);
         if left == 0 {

@@ -1,6 +1,6 @@
 //! A new HTTP/1.1 connection to an endpoint.
 
-use std::{error::Error as _, io, time::Instant};
+use std::{cell::Cell, error::Error as _, io, rc::Rc, time::Instant};
 
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use super::{
+    last_words::LastWords,
     pool::{Connection, EndpointPool, Room},
     read_size::{READ_BYTES_MAX, ReadSize},
 };
@@ -90,7 +91,8 @@ pub(crate) async fn handshake<I>(io: I, now: Instant) -> hyper::Result<Connectio
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let (reads, io) = ReadSize::of(io);
+    let broken = Rc::new(Cell::new(false));
+    let (reads, io) = ReadSize::of(LastWords::new(io, Rc::clone(&broken)));
     let (sender, connection) = http1::Builder::new()
         .max_header_size(RESPONSE_HEAD_BYTES_MAX)
         .max_buf_size(READ_BYTES_MAX)
@@ -100,7 +102,7 @@ where
         // Its failures reach the request through the sender; there is nobody else to tell.
         let _ = connection.await;
     });
-    Ok(Connection::new(sender, task.abort_handle(), reads, now))
+    Ok(Connection::new(sender, task.abort_handle(), reads, broken, now))
 }
 
 impl From<io::Error> for ConnectError {

@@ -48,6 +48,8 @@ pub struct Connection {
     /// Bounds the wait for each response head.
     pub timer: Timer,
     pub reads: ReadSize,
+    /// A write has failed: what is still read is the last.
+    broken: Rc<Cell<bool>>,
     task: AbortHandle,
     opened: Instant,
     /// Has served a request before: then a failure may only mean that the upstream had closed it meanwhile.
@@ -61,9 +63,10 @@ impl Connection {
         sender: SendRequest<RequestBody>,
         task: AbortHandle,
         reads: ReadSize,
+        broken: Rc<Cell<bool>>,
         opened: Instant,
     ) -> Self {
-        Self { sender, timer: Timer::default(), reads, task, opened, reused: false, place: None }
+        Self { sender, timer: Timer::default(), reads, broken, task, opened, reused: false, place: None }
     }
 }
 
@@ -332,7 +335,8 @@ impl Lease {
         }
         // RFC 9112 §9.3: a response that came before the whole request was sent leaves the connection unusable.
         let is_sent = self.upload.as_ref().is_none_or(|upload| upload.complete.get());
-        if self.reusable && is_sent && !self.connection.sender.is_closed() {
+        let is_usable = !self.connection.sender.is_closed() && !self.connection.broken.get();
+        if self.reusable && is_sent && is_usable {
             self.connection.reads.reset();
             self.pool.checkin(self.connection);
         }

@@ -10,7 +10,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::support::{DEADLINE, backend::Backend, client::raw, gateway::TestGateway};
+use crate::support::{DEADLINE, backend::Backend, client::raw, eventually, gateway::TestGateway};
 
 async fn gateway(service: std::net::SocketAddr, route: &str) -> TestGateway {
     TestGateway::start(&format!(
@@ -68,8 +68,8 @@ async fn the_time_for_an_answer_begins_with_the_end_of_the_request() {
             let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
         };
         let began = Instant::now();
-        let (answer, ()) =
-            tokio::join!(upload(&gateway, &[b'x'; 40_000], 4, Duration::from_millis(250)), hangs);
+        let piece = vec![b'x'; 40_000];
+        let (answer, ()) = tokio::join!(upload(&gateway, &piece, 4, Duration::from_millis(250)), hangs);
         assert!(answer.starts_with("HTTP/1.1 504"), "{body}: {answer}");
         assert!(answer.contains("response_timeout"), "the service is late: {answer}");
         let elapsed = began.elapsed();
@@ -163,6 +163,32 @@ async fn a_silent_upload_lives_as_long_as_the_response_moves() {
         }
     };
     tokio::time::timeout(DEADLINE, async { tokio::join!(service, client) }).await.unwrap();
+}
+
+/// The response has begun, so no status can say it: the log does.
+#[tokio::test]
+async fn the_log_names_the_side_that_was_silent() {
+    let log = "access_log: {format: json, file: access.log}\n";
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nx";
+    let service = crate::support::backend::RawBackend::answering(answer, false).await;
+    let gateway = TestGateway::start(&format!(
+        "{log}workers: 1\nroutes: [{{path: /**, service: s, body: stream, timeout: {{idle: 300ms}}}}]\n\
+         services: {{s: {{hosts: [\"{}\"]}}}}\n",
+        service.addr
+    ))
+    .await;
+    for (length, flag) in [(0, "body_timeout"), (10, "request_timeout")] {
+        let head = format!("POST /{flag} HTTP/1.1\r\nhost: gw\r\ncontent-length: {length}\r\n\r\n");
+        let (answer, closed) = raw(gateway.http, &[head.as_bytes()], false, DEADLINE).await;
+        assert!(closed && answer.ends_with(b"\r\n\r\nx"), "{}", String::from_utf8_lossy(&answer));
+    }
+    let lines = || std::fs::read_to_string(gateway.dir.path().join("access.log")).unwrap_or_default();
+    eventually("both are logged", || async { lines().lines().count() == 2 }).await;
+    for line in lines().lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let expected = line["path"].as_str().unwrap().trim_start_matches('/');
+        assert_eq!((line["flags"].as_str(), line["status"].as_u64()), (Some(expected), Some(200)), "{line}");
+    }
 }
 
 #[tokio::test]

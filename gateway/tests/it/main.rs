@@ -26,6 +26,7 @@ mod faults;
 mod files_account;
 mod frame_floods;
 mod framing;
+mod gathered_bodies;
 mod header_time;
 mod inherited_trust;
 mod instances;
@@ -41,4 +42,5 @@ mod soak;
 mod stalled_clients;
 #[path = "../tidy.rs"]
 mod tidy;
+mod unread_bodies;
 mod upstream_tls;

@@ -27,7 +27,8 @@ fn config(backend: &Backend, note: &str) -> String {
 async fn two_thousand_requests_through_five_reloads_all_succeed() {
     let backend = Backend::named("one").await;
     let gateway = TestGateway::start(&config(&backend, "first")).await;
-    let running = tokio::spawn(load(gateway.http, "/load/x", 16, Arc::new(Notify::new()), 2000));
+    let stop = Arc::new(Notify::new());
+    let running = tokio::spawn(load(gateway.http, "/load/x", 16, Arc::clone(&stop), usize::MAX));
     for n in 0..5 {
         let seen = backend.served();
         eventually("load goes on", || async { backend.served() >= seen + 100 }).await;
@@ -39,6 +40,8 @@ async fn two_thousand_requests_through_five_reloads_all_succeed() {
         let expected = if n % 2 == 0 { 200 } else { 404 };
         assert_eq!(status(gateway.http, "/other").await, expected, "reload {n} is in effect");
     }
+    eventually("so many were served", || async { backend.served() >= 2000 }).await;
+    stop.notify_one();
     let load = running.await.unwrap();
     assert!(load.sent >= 2000, "{}", load.sent);
     assert_eq!(load.failed, Vec::<String>::new());

@@ -192,3 +192,22 @@ async fn an_http1_client_that_does_not_read_is_ended() {
     assert!(rest.len() < 50_000_000, "the response was cut");
     assert_eq!(status(gateway.http, "/1").await, 200);
 }
+
+/// Between the gateway and such a client stand megabytes in two kernels; they must not look like a client that reads
+/// nothing.
+#[tokio::test]
+async fn an_http1_client_that_reads_slowly_is_not_ended() {
+    let (service, authority) = (service().await, Authority::new());
+    let (gateway, _) = gateway(service.addr, &authority, "{idle: 1500ms}").await;
+    let mut client = TcpStream::connect(gateway.http).await.unwrap();
+    client.write_all(b"GET /50000000 HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
+    let began = Instant::now();
+    let mut space = vec![0; 25_000];
+    while began.elapsed() < Duration::from_secs(8) {
+        // 500 KB a second.
+        client.read_exact(&mut space).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(metric(&gateway, "millgate_connections{protocol=\"http1\"} 1\n").await, "it is still served");
+    assert_eq!(flags(gateway.dir.path(), "client_stalled"), 0);
+}
