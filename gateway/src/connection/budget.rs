@@ -52,7 +52,7 @@ impl FrameBudget {
     /// A frame of ours. What the client gets it may acknowledge: WINDOW_UPDATE for content, for the stream and the
     /// connection, and PING to measure the way.
     pub(super) fn sent(&self, head: &FrameHead) {
-        if head.kind == kind::DATA && head.bytes > 0 {
+        if head.kind == kind::DATA && head.bytes >= DATA_BYTES_MIN {
             self.earn(CONTROL_PER_DATA_SENT);
         }
     }
@@ -86,6 +86,10 @@ const CONTROL_PER_REQUEST: i32 = 10;
 /// stream and connection, and a PING that measures the bandwidth. (Envoy allows 10.)
 const CONTROL_PER_DATA: i32 = 1;
 const CONTROL_PER_DATA_SENT: i32 = 4;
+
+/// A response that goes out in smaller pieces does so because its client opens the window byte by byte: that is no
+/// progress.
+const DATA_BYTES_MIN: u32 = 16;
 
 /// A bound for the counter.
 const CONTROL_SAVED_MAX: i32 = 1 << 24;
@@ -146,6 +150,15 @@ mod tests {
             ends_after(&budget, &[kind::HEADERS, 2, WINDOW_UPDATE, WINDOW_UPDATE, 0xbe], 100_000),
             None
         );
+    }
+
+    #[test]
+    fn a_client_that_opens_its_window_byte_by_byte_is() {
+        let budget = FrameBudget::default();
+        assert!((0..1001).any(|_| {
+            budget.sent(&heads(kind::DATA, 1));
+            ends_after(&budget, &[WINDOW_UPDATE], 1).is_some()
+        }));
     }
 
     #[test]

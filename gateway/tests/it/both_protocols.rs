@@ -96,6 +96,7 @@ fn sizes() -> Vec<Row> {
         many("101 lines", 101, b"x-line", b"v", Both(431)),
         many("1000 lines", 1000, b"x", b"", Both(431)),
         many("2500 lines", 2500, b"x", b"", Both(431)),
+        many("4000 lines, more than h2 keeps", 4000, b"x", b"", Both(431)),
     ]
 }
 
