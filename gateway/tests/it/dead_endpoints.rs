@@ -272,7 +272,7 @@ async fn an_answer_is_the_clients_at_once_where_no_other_endpoint_can_be_tried()
     let busy =
         Backend::with(|_| Response::builder().status(503).body(Bytes::from_static(b"busy")).unwrap()).await;
     let dead = [closed_port().await, closed_port().await];
-    let service = ", breaker: {min: 1, open: 5m}, outlier: off";
+    let service = ", breaker: {min: 1, open: 5m, max_by_status: 0%}, outlier: off";
     let route = ", retry: {backoff: 500ms..500ms}";
     let gateway = TestGateway::start(&to(&hosts([busy.addr, dead[0], dead[1]]), route, service)).await;
     eventually("two breakers are open", || async {

@@ -36,6 +36,7 @@ mod order_of_cost;
 mod policies;
 mod proxying;
 mod reload;
+mod repeated_bodies;
 mod shares;
 mod shutdown_waits;
 mod soak;
