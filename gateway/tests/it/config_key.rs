@@ -28,7 +28,7 @@ crate::discovery::scenarios![
 /// One route to `service`, at `path`.
 fn config(path: &str, service: &Backend) -> String {
     format!(
-        "version: 1\nworkers: 1\nlisten: {{http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\"}}\naccess_log: {{format: off}}\n\
+        "version: 1\nworkers: 1\nlisten: {{http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", admin_hosts: [gw]}}\naccess_log: {{format: off}}\n\
          routes:\n  - {{path: {path}, service: one}}\nservices: {{one: {{hosts: [\"{}\"]}}}}\n",
         service.addr
     )
