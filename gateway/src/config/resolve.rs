@@ -57,14 +57,14 @@ pub(super) fn resolve(
     // After an error, what looks unused may be used by the part that could not be read.
     if !sink.has_errors() {
         warn_all_unused(file, &routes, &services, sink);
+        if file.limits.per_client.is_none() {
+            listen::advise_client_share(&file.listen, sink);
+        }
     }
     let routes = routes.settings;
     let services = services.settings;
     let needs_consul = auto_routes.is_some()
         || services.iter().any(|service| matches!(service.source, EndpointSource::Consul(_)));
-    if file.limits.per_client.is_none() {
-        listen::advise_client_share(&file.listen, sink);
-    }
     if env.connection().is_some() {
         listen::refuse_connection(&file.consul, sink);
     }

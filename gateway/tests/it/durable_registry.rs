@@ -18,7 +18,7 @@ use crate::{
 };
 
 async fn registry(dir: &Path) -> (Serving, SocketAddr) {
-    let args = ["registry", "--listen", "127.0.0.1:0", "--data", "data"];
+    let args = ["registry", "--listen", "127.0.0.1:0", "--host", "gw", "--data", "data"];
     let registry = Serving::start(dir, &args, "registry").await;
     let address = registry.value("registry").parse().unwrap();
     (registry, address)
@@ -105,7 +105,7 @@ async fn a_torn_record_is_said_in_one_line_and_a_directory_in_use_is_an_error() 
 async fn with_a_token_file_only_who_has_the_token_may_write() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("token"), "a-token-for-tests\n").unwrap();
-    let args = ["registry", "--listen", "127.0.0.1:0", "--token-file", "token"];
+    let args = ["registry", "--listen", "127.0.0.1:0", "--host", "gw", "--token-file", "token"];
     let registry = Serving::start(dir.path(), &args, "registry").await;
     let address = registry.value("registry").parse().unwrap();
     assert!(registry.lines.iter().all(|line| !line.contains("a-token-for-tests")), "{:?}", registry.lines);
