@@ -76,21 +76,21 @@ async fn next(body: &mut RequestBody) -> Option<Result<Bytes, BodyError>> {
     Some(frame.map(|frame| frame.into_data().unwrap()))
 }
 
-fn data(text: &'static str) -> Option<Result<Bytes, BodyError>> {
-    Some(Ok(Bytes::from_static(text.as_bytes())))
+fn bytes(text: &'static str) -> Bytes {
+    Bytes::from_static(text.as_bytes())
 }
 
 #[test]
 fn another_attempt_begins_at_the_first_byte_and_the_one_before_gets_nothing_more() {
     with_upload("transfer-encoding: chunked", 100, async |mut client, mut first, upload| {
         client.write_all(b"3\r\none\r\n").await.unwrap();
-        assert_eq!(next(&mut first).await, data("one"));
+        assert_eq!(next(&mut first).await, Some(Ok(bytes("one"))));
         let mut second = upload.replay().unwrap();
         // It waits for the client, as a connection does that is about to be closed.
         client.write_all(b"3\r\ntwo\r\n").await.unwrap();
         assert_eq!(next(&mut first).await, Some(Err(BodyError::Replaced)));
-        assert_eq!(next(&mut second).await, data("one"));
-        assert_eq!(next(&mut second).await, data("two"));
+        assert_eq!(next(&mut second).await, Some(Ok(bytes("one"))));
+        assert_eq!(next(&mut second).await, Some(Ok(bytes("two"))));
         assert!(!upload.complete.get());
         client.write_all(b"0\r\n\r\n").await.unwrap();
         assert_eq!(next(&mut second).await, None);
@@ -109,10 +109,10 @@ fn another_attempt_begins_at_the_first_byte_and_the_one_before_gets_nothing_more
 fn past_the_limit_a_body_is_sent_once() {
     with_upload("content-length: 9", 5, async |mut client, mut body, upload| {
         client.write_all(b"12345").await.unwrap();
-        assert_eq!(next(&mut body).await, data("12345"));
+        assert_eq!(next(&mut body).await, Some(Ok(bytes("12345"))));
         assert!(upload.can_replay(), "as many as the limit");
         client.write_all(b"6789").await.unwrap();
-        assert_eq!(next(&mut body).await, data("6789"));
+        assert_eq!(next(&mut body).await, Some(Ok(bytes("6789"))));
         assert!(!upload.can_replay() && upload.replay().is_none());
         assert_eq!(next(&mut body).await, None, "and the one that sends it goes on");
         assert!(upload.complete.get());
@@ -133,22 +133,22 @@ fn what_was_gathered_is_sent_even_where_nothing_is_held_for_a_retry() {
 fn a_response_releases_what_was_held() {
     with_upload("content-length: 9", 100, async |mut client, mut body, upload| {
         client.write_all(b"12345").await.unwrap();
-        assert_eq!(next(&mut body).await, data("12345"));
+        assert_eq!(next(&mut body).await, Some(Ok(bytes("12345"))));
         upload.release();
         assert!(upload.replay().is_none());
         client.write_all(b"6789").await.unwrap();
-        assert_eq!(next(&mut body).await, data("6789"));
+        assert_eq!(next(&mut body).await, Some(Ok(bytes("6789"))));
     });
 }
 
 #[test]
 fn a_client_that_breaks_off_leaves_nothing_to_replay() {
-    for (framing, bytes) in
+    for (framing, piece) in
         [("content-length: 9", &b"12345"[..]), ("transfer-encoding: chunked", b"5\r\n12345\r\n")]
     {
         with_upload(framing, 100, async |mut client, mut body, upload| {
-            client.write_all(bytes).await.unwrap();
-            assert_eq!(next(&mut body).await, data("12345"));
+            client.write_all(piece).await.unwrap();
+            assert_eq!(next(&mut body).await, Some(Ok(bytes("12345"))));
             drop(client);
             assert_eq!(next(&mut body).await, Some(Err(BodyError::Gone)));
             assert_eq!(upload.failure.get(), Some(BodyError::Gone));

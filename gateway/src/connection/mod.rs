@@ -195,8 +195,8 @@ async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result
 
 /// What the kernel keeps beyond the bytes that are on their way to a client. It would keep up to 4 MiB, and take nothing more
 /// before a third of that is gone: a client that reads 20 KB in a second would look like one that reads nothing for a
-/// minute. With 128 KiB it is asked again after three seconds, and a fast one never waits.
-const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+/// minute. With 512 KiB, twice the largest read for it, it is asked again after thirteen seconds, and a fast one never waits.
+const UNSENT_BYTES_MAX: u32 = 512 * 1024;
 
 /// How the HTTP/2 connection preface begins (RFC 9113 §3.4), and no HTTP/1 method.
 const HTTP2_PREFACE_START: &[u8] = b"PRI ";
