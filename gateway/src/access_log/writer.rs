@@ -6,7 +6,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::fs::FileTypeExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -144,17 +144,20 @@ impl Target {
 }
 
 fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
+    // A named pipe that is opened for writing alone waits for its reader; one that is opened for both does not (fifo(7)).
+    let is_pipe = path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
+    OpenOptions::new().create(true).append(true).read(is_pipe).open(path)
 }
 
 /// A process that was killed, or a disk that was full, left half a line. What cannot be read is taken as whole.
 fn is_torn(path: &Path) -> bool {
     let last = || {
-        let mut file = File::open(path)?;
-        // A device has no end to look at.
-        if !file.metadata()?.is_file() || file.metadata()?.len() == 0 {
+        let metadata = path.metadata()?;
+        // A device and a pipe have no end to look at.
+        if !metadata.is_file() || metadata.len() == 0 {
             return Ok(b'\n');
         }
+        let mut file = File::open(path)?;
         file.seek(SeekFrom::End(-1))?;
         let mut last = [0];
         file.read_exact(&mut last)?;
