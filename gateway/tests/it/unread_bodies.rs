@@ -109,6 +109,25 @@ async fn a_refusal_reaches_a_client_that_sends_all_first() {
     }
 }
 
+/// What the parser refuses is a refusal like any other.
+#[tokio::test]
+async fn a_refused_head_reaches_a_client_that_sends_all_first() {
+    let (service, authority) = (Backend::named("one").await, Authority::new());
+    let (gateway, _) = gateway(service.addr, &authority).await;
+    let long = format!("GET /open HTTP/1.1\r\nhost: gw\r\nx-long: {}\r\n\r\n", "x".repeat(BYTES));
+    let wrong = format!("GET /open HTTP/1.1\r\nhost gw\r\n\r\n{}", "x".repeat(BYTES));
+    for (bytes, status) in [(long, 431), (wrong, 400)] {
+        for _ in 0..4 {
+            let mut stream = TcpStream::connect(gateway.http).await.unwrap();
+            stream.write_all(bytes.as_bytes()).await.expect("the gateway reads on");
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await.expect("no reset");
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_refused_request_with_a_short_body_keeps_its_connection() {
     let (service, authority) = (Backend::named("one").await, Authority::new());
