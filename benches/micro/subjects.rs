@@ -7,7 +7,7 @@ use std::{fmt::Write as _, hint::black_box, path::Path, rc::Rc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, request::Parts};
 use millgate::{
-    admission::{self, Admission, Admitted, Framing, Scheme},
+    admission::{self, Admission, Admitted, Arrival, Framing, Scheme},
     clock,
     headers::{self, ForwardContext, ResponseContext},
     policy::{
@@ -123,10 +123,19 @@ fn balancer(balance: &str, endpoints: usize) -> Subject {
     let now = clock::now();
     Box::new(move || {
         let cluster = &snapshot.clusters[0];
-        let picked = cluster.balancer.pick(&cluster.endpoints, &mut cursor, black_box(&[]), now, &mut rng);
+        let picked = cluster.balancer.pick(
+            (&cluster.endpoints, cluster.health()),
+            &mut cursor,
+            black_box(&[]),
+            now,
+            &mut rng,
+        );
         assert!(black_box(picked).is_ok());
     })
 }
+
+/// In cleartext, from a stranger.
+const ARRIVAL: Arrival = Arrival { scheme: Scheme::Http, peer_is_trusted: false };
 
 fn admission() -> Subject {
     let snapshot = compile(PLAIN);
@@ -135,13 +144,13 @@ fn admission() -> Subject {
     Box::new(move || {
         // As on a connection that has seen a request already.
         let (parts, last) = (black_box(&parts), last.as_ref());
-        let admitted = admission::admit(parts, &snapshot.table.admission, Scheme::Http, last);
+        let admitted = admission::admit(parts, &snapshot.table.admission, ARRIVAL, last);
         assert!(matches!(black_box(admitted), Ok(Admission::Forward(_))));
     })
 }
 
 fn admitted(parts: &Parts, snapshot: &Snapshot) -> Option<Admitted> {
-    match admission::admit(parts, &snapshot.table.admission, Scheme::Http, None) {
+    match admission::admit(parts, &snapshot.table.admission, ARRIVAL, None) {
         Ok(Admission::Forward(admitted)) => Some(admitted),
         _ => None,
     }
