@@ -215,6 +215,13 @@ fn end_row(failures: &AtomicU32) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Began(u64);
 
+impl Began {
+    /// The endpoint was in.
+    pub fn was_in(self) -> bool {
+        self.0 == IN
+    }
+}
+
 /// What all workers know of one endpoint.
 #[derive(Debug)]
 pub struct OutlierState {

@@ -52,7 +52,7 @@ pub async fn run(
     let mut unsent = Some(request);
     // Would be the client's if no better one comes.
     let mut answer: Option<Answered> = None;
-    let result = loop {
+    let error = loop {
         let index = picked.index;
         let (cluster, endpoint) = (picked.cluster, picked.endpoint);
         exchange.attempt_begins(cluster, endpoint);
@@ -63,7 +63,10 @@ pub async fn run(
         let attempt = Attempt { picked, deadline, now, upload };
         let (phase, error) = match attempt.run(&mut unsent, exchange).await {
             // What most requests come to.
-            Ok(answered) if !retries.may_follow_status(answered.response.status()) => break Ok(answered),
+            Ok(mut answered) if !retries.may_follow_status(answered.response.status()) => {
+                answered.lease.cluster = Some(in_flight);
+                return Ok(answered);
+            }
             Ok(answered) => {
                 let phase = Phase::Status(answered.response.status());
                 answer = Some(answered);
@@ -72,8 +75,7 @@ pub async fn run(
             Err(failed) => (failed.phase, Some(failed.error)),
         };
         let request = unsent.take().or_else(|| again(spare?, upload));
-        let last = |answer: Option<Answered>| answer.ok_or(error.unwrap_or(Error::Internal));
-        let Some(request) = request else { break last(answer) };
+        let Some(request) = request else { break error };
         now = exchange.worker().clock.now();
         let left = left(&deadline, upload, now);
         match follow(plan, &mut search, (phase, index), spent, (left, now), exchange) {
@@ -83,18 +85,21 @@ pub async fn run(
                     now = exchange.worker().clock.now();
                     // What was free to take the attempt before the pause may be out by now.
                     if !next.to.still_takes(now) {
-                        break last(answer);
+                        break error;
                     }
                 }
                 (picked, spent, unsent) = (next.to, next.spent, Some(request));
             }
-            None => break last(answer),
+            None => break error,
         }
     };
-    result.map(|mut answered| {
-        answered.lease.cluster = Some(in_flight);
-        answered
-    })
+    match answer {
+        Some(mut answered) => {
+            answered.lease.cluster = Some(in_flight);
+            Ok(answered)
+        }
+        None => Err(error.unwrap_or(Error::Internal)),
+    }
 }
 
 /// Kept where the request may be sent again after bytes of it were sent. What was not sent needs no spare.

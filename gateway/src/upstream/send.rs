@@ -67,7 +67,7 @@ impl Attempt<'_> {
         let worker: &WorkerState = exchange.worker();
         let waiting = Waiting { verdict: &verdict, worker, since: Cell::new(None), upload };
         let sending = Sending { cluster, endpoint, deadline, now, began, upload, waiting: &waiting };
-        let result = sending.exchange(unsent, guard).await;
+        let mut result = sending.exchange(unsent, guard).await;
         waiting.over();
         let ended = worker.clock.now();
         let status = result.as_ref().map_or(0, |answered| answered.response.status().as_u16());
@@ -81,10 +81,11 @@ impl Attempt<'_> {
         }
         drop(waiting);
         exchange.upstream_ended = Some(ended);
-        result.map(|mut answered| {
+        // In place: what was answered is large, and moved no more than it must be.
+        if let Ok(answered) = &mut result {
             answered.lease.witness = Some(verdict.into_inner().witness);
-            answered
-        })
+        }
+        result
     }
 }
 
@@ -106,7 +107,9 @@ impl Sending<'_> {
             let Some(request) = unsent.take() else {
                 return Err(Failed { error: Error::Internal, phase: Phase::Final });
             };
-            self.waiting.since.set(Some(self.began));
+            // The time that a connect took is not the time that the endpoint had.
+            let since = if connection.reused { self.began } else { self.waiting.worker.clock.now() };
+            self.waiting.since.set(Some(since));
             let sending = pin!(connection.sender.try_send_request(request));
             let Some(sent) = connection.timer.bound(|cx| self.wait(cx), sending).await else {
                 return Err(self.late());

@@ -88,8 +88,13 @@ impl Verdict {
             endpoint.state.outlier().answered(now);
         }
         match sign(deed) {
-            // Shown when the content has come, too.
-            Sign::Answered => self.witness.is_answered = true,
+            Sign::Answered => {
+                // A row of failures ends when the content has come, too; an ejection ends now: a response may last for hours.
+                self.witness.is_answered = true;
+                if !self.witness.began.was_in() {
+                    self.witness.sign(Sign::Answered, now, worker);
+                }
+            }
             failed => self.witness.sign(failed, now, worker),
         }
     }

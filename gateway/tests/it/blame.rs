@@ -236,3 +236,46 @@ async fn slow_answer(pause: Duration) -> SocketAddr {
     });
     addr
 }
+
+/// The probe of an instance that had failed is a response without an end.
+#[tokio::test]
+async fn an_instance_whose_probe_is_a_long_response_is_back_with_its_head() {
+    let sick = Arc::new(AtomicBool::new(true));
+    let addr = long_answer(Arc::clone(&sick)).await;
+    let good = Backend::named("good").await;
+    let service = ", breaker: off, outlier: {gateway_failures: 2, pause: 200ms}";
+    let gateway = TestGateway::start(&to(&[addr, good.addr], ", retry: off", service)).await;
+    eventually("it is ejected", || async {
+        let _ = status(gateway.http, "/x").await;
+        endpoint(&gateway, addr).await["outlier"]["state"] == "ejected"
+    })
+    .await;
+    sick.store(false, Ordering::SeqCst);
+    let streams = std::sync::Mutex::new(Vec::new());
+    eventually("it is back while its response goes on", || async {
+        let mut stream = TcpStream::connect(gateway.http).await.unwrap();
+        stream.write_all(b"GET /x HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
+        stream.readable().await.unwrap();
+        streams.lock().unwrap().push(stream);
+        endpoint(&gateway, addr).await["outlier"]["state"] == "in"
+    })
+    .await;
+}
+
+/// Closes each connection while it is sick; then answers with a response that never ends.
+async fn long_answer(sick: Arc<AtomicBool>) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((mut client, _)) = listener.accept().await {
+            let _ = client.readable().await;
+            if !sick.load(Ordering::SeqCst) {
+                let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nbegins";
+                let _ = client.write_all(head).await;
+                open.push(client);
+            }
+        }
+    });
+    addr
+}

@@ -36,7 +36,7 @@ async fn gateway(service: SocketAddr, authority: &Authority, timeout: &str) -> (
     let config = format!(
         "workers: 1\nlisten: {{http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\",\n  \
            https: {{bind: \"127.0.0.1:0\", cert_file: server.pem, key_file: server.key}}}}\n\
-         access_log: {{format: json, file: access.log}}\n\
+         access_log: {{format: json, file: access.log}}\nlimits: {{per_connection: off}}\n\
          routes: [{{path: /**, service: s, timeout: {timeout}}}]\n\
          services: {{s: {{hosts: [\"{service}\"], max_inflight: {SLOTS}}}}}\n"
     );

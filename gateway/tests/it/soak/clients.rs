@@ -143,7 +143,7 @@ async fn mischief(gateway: SocketAddr, choice: u32, pause: Duration) {
         }
         _ => tokio::time::sleep(pause).await,
     }
-    if choice % 2 == 0 {
+    if choice.is_multiple_of(2) {
         let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     }
 }

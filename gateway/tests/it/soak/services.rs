@@ -131,7 +131,7 @@ async fn trickle(stream: &mut TcpStream, answer: &[u8]) -> std::io::Result<()> {
 
 /// The path of the next request, whose content is read and thrown away. `None`: there is none.
 async fn next_request(stream: &mut TcpStream, pending: &mut Vec<u8>) -> Option<String> {
-    let mut buffer = [0; 16 * 1024];
+    let mut buffer = vec![0; 16 * 1024];
     let end = loop {
         if let Some(end) = pending.windows(4).position(|window| window == b"\r\n\r\n") {
             break end + 4;
