@@ -6,7 +6,8 @@ use super::state::{ConnectionState, ConnectionTable};
 
 /// A client between two requests of one page is not idle.
 const IDLE_MIN: Duration = Duration::from_secs(1);
-/// A client that has not sent its first byte: a TLS handshake takes two round trips, on a bad network two seconds.
+/// A client that has not sent its first byte, or its whole head: a TLS handshake takes two round trips, on a bad network
+/// two seconds.
 const OPENING_MIN: Duration = Duration::from_secs(3);
 
 impl ConnectionTable {

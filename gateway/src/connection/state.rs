@@ -236,19 +236,20 @@ impl ConnectionState {
         }
     }
 
-    /// Since when nothing is under way, and whether nothing has been so far; `None`: something is.
+    /// Since when nothing is under way, or only a head that does not come to its end, and whether that is so from the
+    /// beginning of the connection or of the head; `None`: a request is served.
     pub(super) fn quiet_since(&self) -> Option<(Instant, bool)> {
         let is_opening = match self.phase.get() {
-            Phase::Opening => true,
+            Phase::Opening | Phase::Head => true,
             Phase::Idle => self.begun.get() == 0,
-            Phase::Head | Phase::Busy => return None,
+            Phase::Busy => return None,
         };
         (!self.kill.get()).then_some((self.since.get(), is_opening))
     }
 
     /// Gives its place to another client. A client that does not go when it is asked to is cut when it is asked again.
     pub(super) fn shed(&self) {
-        if self.close.replace(true) || self.phase.get() == Phase::Opening {
+        if self.close.replace(true) || matches!(self.phase.get(), Phase::Opening | Phase::Head) {
             self.kill.set(true);
         }
         self.wake();

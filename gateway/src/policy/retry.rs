@@ -55,7 +55,7 @@ pub enum Phase {
     ReusedConnectionClosed,
     /// The endpoint answered with this status.
     Status(StatusCode),
-    /// The request was sent, and the endpoint closed the connection without an answer.
+    /// The request was sent, and the endpoint closed the connection without an answer, or answered what is not HTTP.
     Reset,
     /// The request was sent, and no answer came in the time of the attempt.
     Timeout,

@@ -79,13 +79,15 @@ pub async fn run(
         now = exchange.worker().clock.now();
         let left = left(&deadline, upload, now);
         match follow(plan, &mut search, (phase, index), spent, (left, now), exchange) {
-            Some(next) => {
+            Some(mut next) => {
                 if !next.pause.is_zero() {
                     tokio::time::sleep(next.pause).await;
                     now = exchange.worker().clock.now();
-                    // What was free to take the attempt before the pause may be out by now.
+                    // What was free to take the attempt before the pause may be out by now, and another one not.
                     if !next.to.still_takes(now) {
-                        break error;
+                        let mut rng = exchange.worker().rng.borrow_mut();
+                        let Ok(other) = search.pick(false, now, exchange, &mut *rng) else { break error };
+                        next.to = other;
                     }
                 }
                 (picked, spent, unsent) = (next.to, next.spent, Some(request));

@@ -93,7 +93,7 @@ impl<'a> Search<'a> {
         exchange: &Exchange,
         rng: &mut impl Rng,
     ) -> Result<Picked<'a>, Error> {
-        let picked = self.pick(false, now, exchange, rng)?;
+        let picked = self.pick(true, now, exchange, rng)?;
         // Only first attempts take turns: a pick that leads to no attempt would skip an endpoint, and of two endpoints
         // always the same one.
         picked.cluster.cursor.borrow_mut().advance();

@@ -131,7 +131,7 @@ impl Sending<'_> {
             if self.endpoint.pool.may_tell(self.now) {
                 tracing::warn!(endpoint = %self.endpoint.pool.address, reason = fault.detail(), "upstream answer refused");
             }
-            Failed { error: Error::UpstreamProtocolError, phase: Phase::Final }
+            Failed { error: Error::UpstreamProtocolError, phase: Phase::Reset }
         })?;
         let lease = Lease {
             connection,
@@ -180,9 +180,8 @@ impl Sending<'_> {
         match failed.error {
             // The endpoint may close an idle connection whenever it likes.
             _ if failed.phase == Phase::ReusedConnectionClosed => None,
-            Error::ConnectFailed | Error::ConnectTimeout | Error::UpstreamTls { .. } => {
-                Some(Deed::ConnectFailed)
-            }
+            Error::ConnectFailed | Error::UpstreamTls { .. } => Some(Deed::ConnectFailed),
+            Error::ConnectTimeout => Some(Deed::ConnectTimedOut),
             Error::UpstreamReset | Error::UpstreamProtocolError => Some(Deed::Reset),
             Error::ResponseTimeout => self.had_its_time().then_some(Deed::TimedOut),
             _ => None,
@@ -234,7 +233,7 @@ impl Sending<'_> {
         } else if unsent.is_some() {
             (Error::UpstreamReset, Phase::Refused)
         } else if error.is_parse() {
-            (Error::UpstreamProtocolError, Phase::Final)
+            (Error::UpstreamProtocolError, Phase::Reset)
         } else if reused {
             (Error::UpstreamReset, Phase::ReusedConnectionClosed)
         } else {

@@ -32,8 +32,10 @@ use crate::{
 /// What an endpoint did with an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Deed {
-    /// Accepted no connection: refused, not in time, or no TLS.
+    /// Refused the connection, or spoke no TLS that is trusted.
     ConnectFailed,
+    /// Did not answer a connect in time.
+    ConnectTimedOut,
     Answered(StatusCode),
     /// Broke the connection, or answered what is not HTTP.
     Reset,
@@ -273,7 +275,14 @@ fn outcome(deed: Deed, cluster: &LocalCluster) -> Option<Outcome> {
     match deed {
         Deed::Answered(status) if count.has(status) => Some(Outcome::Suspect),
         Deed::Answered(_) => Some(Outcome::Success),
-        Deed::ConnectFailed => count.connect.then_some(Outcome::Failure),
+        // A refused connect costs nothing, and an endpoint that is back should be tried at once: where outlier detection
+        // looks at connects, it leaves the endpoint out, and never the last ones.
+        Deed::ConnectFailed => {
+            let is_outliers =
+                cluster.shared.settings.outlier.as_ref().is_some_and(|o| o.connect_failures.is_some());
+            (count.connect && !is_outliers).then_some(Outcome::Failure)
+        }
+        Deed::ConnectTimedOut => count.connect.then_some(Outcome::Failure),
         Deed::Reset => count.reset.then_some(Outcome::Failure),
         Deed::TimedOut => count.timeout.then_some(Outcome::Failure),
         Deed::Abandoned => count.timeout.then_some(Outcome::Suspect),
@@ -282,7 +291,7 @@ fn outcome(deed: Deed, cluster: &LocalCluster) -> Option<Outcome> {
 
 fn sign(deed: Deed) -> Sign {
     match deed {
-        Deed::ConnectFailed => Sign::ConnectFailed,
+        Deed::ConnectFailed | Deed::ConnectTimedOut => Sign::ConnectFailed,
         Deed::Answered(status) => Sign::of(status),
         Deed::Reset | Deed::TimedOut | Deed::Abandoned => Sign::GatewayFailed,
     }

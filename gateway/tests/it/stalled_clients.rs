@@ -98,7 +98,8 @@ async fn streams_whose_client_grants_no_window_give_back_what_they_hold() {
         flags(gateway.dir.path(), "client_stalled") == stalled
     })
     .await;
-    assert!(metric(&gateway, &format!("millgate_client_stalled_total {stalled}\n")).await);
+    let counted = format!("millgate_client_stalled_total {stalled}\n");
+    eventually("all are counted", || metric(&gateway, &counted)).await;
     assert_eq!(flags(gateway.dir.path(), "client_gone"), 0);
 }
 

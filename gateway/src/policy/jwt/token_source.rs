@@ -145,7 +145,11 @@ fn parameter<'a>(query: Option<&'a str>, name: &str) -> Result<Option<&'a str>, 
 
 /// Whether some service reads a parameter or cookie of that `written` name as `name`.
 fn is_read_as(written: &[u8], name: &str) -> bool {
-    let fold = |byte: u8| if matches!(byte, b'.' | b' ' | b'+') { b'_' } else { byte.to_ascii_lowercase() };
+    // PHP's rule: also a bracket that is never closed.
+    let fold = |byte: u8| match byte {
+        b'.' | b' ' | b'+' | b'[' => b'_',
+        _ => byte.to_ascii_lowercase(),
+    };
     let is_blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == b'+';
     let mut read = Decoded { rest: written }.skip_while(is_blank);
     if !name.bytes().all(|wanted| read.next().is_some_and(|byte| fold(byte) == fold(wanted))) {
@@ -348,6 +352,8 @@ mod tests {
             "access_token%00x",
             "%61ccess_token",
             "access%u005Ftoken",
+            "access[token",
+            "access%5Btoken",
         ] {
             assert_eq!(read(&format!("{name}=a")), token("a"), "{name}");
             for query in [
