@@ -151,7 +151,7 @@ fn all_requests() -> Vec<(&'static str, String, Method, HeaderMap)> {
     for _ in 0..4 {
         longer = longer
             .iter()
-            .flat_map(|path| ["a", "A", "b", "z"].map(|segment| format!("{path}/{segment}")))
+            .flat_map(|path| ["a", "A", "b", "B", "z"].map(|segment| format!("{path}/{segment}")))
             .collect();
         paths.extend(longer.iter().flat_map(|path| [path.clone(), format!("{path}/")]));
     }
