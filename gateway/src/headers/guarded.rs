@@ -8,14 +8,14 @@
 //! - Untrusted: what proxies say and services believe (`listen.headers.untrusted`). Removed, with look-alikes, unless the peer
 //!   is one of `listen.trusted_proxies`.
 //!
-//! A name of letters, digits and `-`, as nearly all are, costs a pass over its bytes and one bit to look at.
+//! A name of another length or first letter than all of these costs that one look.
 
 use http::HeaderName;
 
-use super::names::Kind;
+use super::{names::Kind, prefilter::Prefilter};
 use crate::config::settings::{AuthSettings, RouteSettings, TokenSource};
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct GuardedNames {
     identity: Box<[HeaderName]>,
     tokens: Box<[HeaderName]>,
@@ -26,6 +26,14 @@ pub struct GuardedNames {
     /// Of these the ones that are not plain themselves: a plain name may look like them. Empty as a rule.
     folded_unusual: Box<[Box<str>]>,
     untrusted: NameSet,
+    /// What may be one of all these, or look like one, or be a name that [`Kind`] knows.
+    prefilter: Prefilter,
+}
+
+impl Default for GuardedNames {
+    fn default() -> Self {
+        Self::compile(&[], &[], &[])
+    }
 }
 
 /// What becomes of a field that is otherwise end-to-end.
@@ -53,14 +61,23 @@ impl GuardedNames {
         });
         let answered = sorted(identity.iter().chain(&tokens).cloned().chain(rules).collect());
         let unusual = answered.iter().filter(|name| !is_plain(name.as_str()));
+        let folded: Box<[Box<str>]> = answered.iter().map(|name| fold(name.as_str())).collect();
+        let untrusted = NameSet::of(untrusted);
+        let prefilter = folded.iter().fold(Kind::PREFILTER, |filter, name| filter.with_name(name));
         Self {
-            folded: answered.iter().map(|name| fold(name.as_str())).collect(),
+            prefilter: untrusted.known_to(prefilter),
             folded_unusual: unusual.map(|name| fold(name.as_str())).collect(),
-            untrusted: NameSet::of(untrusted),
+            folded,
+            untrusted,
             identity,
             tokens,
             answered,
         }
+    }
+
+    /// Whether it may be a name that anything is known of; `false` is certain.
+    pub(crate) fn may_know(&self, name: &str) -> bool {
+        self.prefilter.may_match(name)
     }
 
     pub(crate) fn is_identity(&self, name: &str) -> bool {
@@ -115,9 +132,9 @@ fn sorted(mut names: Vec<HeaderName>) -> Box<[HeaderName]> {
     names.into()
 }
 
-/// Folding leaves it as it is. Without a way out in between: most names are plain, and short.
+/// Folding leaves it as it is.
 fn is_plain(name: &str) -> bool {
-    name.bytes().fold(true, |plain, byte| plain & (byte.is_ascii_alphanumeric() || byte == b'-'))
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 /// The one name that all look-alikes have: in lower case, with `-` for every byte that is no letter or digit.
@@ -129,54 +146,36 @@ pub fn fold(name: &str) -> Box<str> {
 /// Folded names, and beginnings of names.
 #[derive(Debug, Clone)]
 struct NameSet {
-    /// By length (the last entry: that and more), a bit for each first letter: whether it is worth a closer look.
-    first_letters: [u32; LENGTHS],
     /// Sorted.
     names: Box<[Box<str>]>,
-    prefixes: Box<[Box<str>]>,
-}
-
-impl Default for NameSet {
-    fn default() -> Self {
-        Self::of(&[])
-    }
+    beginnings: Box<[Box<str>]>,
 }
 
 impl NameSet {
     /// `x-a`, or `x-b-*` for all names that begin so.
     fn of(texts: &[String]) -> Self {
-        let (mut first_letters, mut names, mut prefixes) = ([0; LENGTHS], Vec::new(), Vec::new());
+        let (mut names, mut beginnings) = (Vec::new(), Vec::new());
         for text in texts {
-            let (folded, is_prefix) = match text.strip_suffix('*') {
-                Some(prefix) => (fold(prefix), true),
-                None => (fold(text), false),
-            };
-            let shortest = folded.len().min(LENGTHS - 1);
-            for (length, letters) in first_letters.iter_mut().enumerate() {
-                if length == shortest || (is_prefix && length > shortest) {
-                    *letters |= first_letter(&folded);
-                }
+            match text.strip_suffix('*') {
+                Some(beginning) => beginnings.push(fold(beginning)),
+                None => names.push(fold(text)),
             }
-            if is_prefix { prefixes.push(folded) } else { names.push(folded) }
         }
         names.sort();
-        Self { first_letters, names: names.into(), prefixes: prefixes.into() }
+        Self { names: names.into(), beginnings: beginnings.into() }
+    }
+
+    /// The filter that also knows these.
+    fn known_to(&self, prefilter: Prefilter) -> Prefilter {
+        let prefilter = self.names.iter().fold(prefilter, |filter, name| filter.with_name(name));
+        self.beginnings.iter().fold(prefilter, |filter, beginning| filter.with_beginning(beginning))
     }
 
     fn contains(&self, name: &str) -> bool {
-        let letters = self.first_letters.get(name.len().min(LENGTHS - 1)).copied().unwrap_or(0);
-        letters & first_letter(name) != 0
-            && (self.names.binary_search_by(|known| (**known).cmp(name)).is_ok()
-                || self.prefixes.iter().any(|prefix| name.starts_with(&**prefix)))
+        self.names.binary_search_by(|known| (**known).cmp(name)).is_ok()
+            || self.beginnings.iter().any(|beginning| name.starts_with(&**beginning))
     }
 }
-
-/// One bit for it; digits share theirs with letters.
-fn first_letter(name: &str) -> u32 {
-    name.bytes().next().map_or(0, |byte| 1 << (byte & 31))
-}
-
-const LENGTHS: usize = 32;
 
 #[cfg(test)]
 mod tests {

@@ -22,6 +22,7 @@
 mod client;
 mod guarded;
 pub mod names;
+mod prefilter;
 mod request;
 mod response;
 mod survey;

@@ -2,6 +2,8 @@
 
 use http::HeaderName;
 
+use super::prefilter::Prefilter;
+
 pub static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -29,23 +31,48 @@ pub(crate) enum Kind {
     EndToEnd,
 }
 
-impl Kind {
-    /// `name` is in lower case, as [`HeaderName::as_str`] gives it.
-    pub(crate) fn of(name: &str) -> Self {
-        match name {
-            "connection" | "http2-settings" | "keep-alive" | "proxy" | "te" | "trailer" | "upgrade" => {
-                Self::HopByHop
-            }
-            "content-length" | "host" | "transfer-encoding" => Self::Framing,
-            "authorization" | "cookie" => Self::Credential,
-            "forwarded" | "x-real-ip" => Self::Forwarding,
-            "expect" | "via" | "x-request-id" => Self::Managed,
-            _ if name.starts_with("proxy-") => Self::HopByHop,
-            _ if name.starts_with("x-forwarded-") => Self::Forwarding,
-            _ => Self::EndToEnd,
-        }
-    }
+/// The one list of names: what [`Kind::of`] compares with, and what its prefilter knows.
+macro_rules! kinds {
+    (
+        names: { $($kind:ident: $($name:literal)|+,)+ }
+        beginnings: { $($beginning_kind:ident: $beginning:literal,)+ }
+    ) => {
+        impl Kind {
+            /// What may be a name that has a kind.
+            pub(super) const PREFILTER: Prefilter = Prefilter::EMPTY
+                $($(.with_name($name))+)+
+                $(.with_beginning($beginning))+;
 
+            /// `name` is in lower case, as [`HeaderName::as_str`] gives it.
+            pub(crate) fn of(name: &str) -> Self {
+                if !Self::PREFILTER.may_match(name) {
+                    return Self::EndToEnd;
+                }
+                match name {
+                    $($($name)|+ => Self::$kind,)+
+                    $(_ if name.starts_with($beginning) => Self::$beginning_kind,)+
+                    _ => Self::EndToEnd,
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    names: {
+        HopByHop: "connection" | "http2-settings" | "keep-alive" | "proxy" | "te" | "trailer" | "upgrade",
+        Framing: "content-length" | "host" | "transfer-encoding",
+        Credential: "authorization" | "cookie",
+        Forwarding: "forwarded" | "x-real-ip",
+        Managed: "expect" | "via" | "x-request-id",
+    }
+    beginnings: {
+        HopByHop: "proxy-",
+        Forwarding: "x-forwarded-",
+    }
+}
+
+impl Kind {
     /// Whether naming it in Connection is refused.
     pub(crate) fn is_protected(self) -> bool {
         matches!(self, Self::Framing | Self::Credential | Self::Forwarding)

@@ -65,6 +65,9 @@ impl Survey {
 
 fn found(name: &HeaderName, names: &GuardedNames) -> u16 {
     let name = name.as_str();
+    if !names.may_know(name) {
+        return 0;
+    }
     let dropped = Found::Dropped as u16;
     // Whatever else it is, it is that too: checks look for their own bit.
     let identity = if names.is_identity(name) { Found::Identity as u16 | dropped } else { 0 };
@@ -92,6 +95,46 @@ mod tests {
 
     use super::*;
     use crate::headers::tests::auth_forwarding;
+
+    #[test]
+    fn no_name_of_which_something_is_known_is_hidden_by_the_first_look() {
+        let forward = vec![("sub".to_owned(), HeaderName::from_static("x-user-id"))];
+        let untrusted = ["Client-Cert", "cf-*", "X-Original-URL"].map(str::to_owned);
+        let names = GuardedNames::compile(&[auth_forwarding(forward)], &[], &untrusted);
+        for known in [
+            "connection",
+            "http2-settings",
+            "keep-alive",
+            "proxy",
+            "te",
+            "trailer",
+            "upgrade",
+            "transfer-encoding",
+            "content-length",
+            "host",
+            "authorization",
+            "cookie",
+            "forwarded",
+            "x-real-ip",
+            "expect",
+            "via",
+            "x-request-id",
+            "proxy-authorization",
+            "x-forwarded-for",
+            "x-forwarded-",
+            "x-user-id",
+            "client-cert",
+            "cf-connecting-ip",
+            "x-original-url",
+        ] {
+            assert!(names.may_know(known), "{known}");
+            for byte in "!#$%&'*+.^_`|~".chars() {
+                let look_alike = known.replace('-', &byte.to_string());
+                assert!(names.may_know(&look_alike), "{look_alike}");
+            }
+        }
+        assert!(!names.may_know("accept-language") && !names.may_know("user-agent"));
+    }
 
     #[test]
     fn a_field_that_carries_an_identity_is_still_what_it_is_otherwise() {
