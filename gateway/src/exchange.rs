@@ -15,7 +15,10 @@ use crate::{
     body::{Activity, Cause, Limits, Upload, Watch},
     connection::ConnectionContext,
     metrics::{Rare, method_label},
-    policy::{concurrency::Holder, jwt::Verified},
+    policy::{
+        concurrency::{Holder, Slot},
+        jwt::Verified,
+    },
     snapshot::{LocalCluster, LocalEndpoint, LocalRoute},
     upstream::{pool::Lease, read_size::PROOF_BYTES},
     worker::WorkerState,
@@ -200,6 +203,13 @@ impl Exchange {
         self.attempts += 1;
         self.instance = Some(Rc::clone(&endpoint.instance));
         self.subset.clone_from(&cluster.subset);
+    }
+
+    /// The slot of the service is given back with the connection that the response comes by.
+    pub(crate) fn hold(&mut self, slot: Slot) {
+        if let Some(lease) = &mut self.lease {
+            lease.cluster = Some(slot);
+        }
     }
 
     /// Status of the response; [`CLIENT_CLOSED_REQUEST`] where there was none.

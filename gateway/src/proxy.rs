@@ -16,7 +16,8 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Request, Response, StatusCode, Uri, Version, header, request::Parts, uri::PathAndQuery,
+    HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header, request::Parts,
+    uri::PathAndQuery,
 };
 use http_body::Body;
 use hyper::body::Incoming;
@@ -148,8 +149,9 @@ async fn forward(
     }
     let quota = access::check(snapshot, &route, &parts, exchange)?;
     if let Some(redirect) = &compiled.redirect {
-        return redirect_reply(redirect, &route, exchange)
-            .map(|response| Answer::Local(with_quota(response, quota)));
+        let mut response = redirect_reply(redirect, &route, exchange)?;
+        add_quota(response.headers_mut(), quota);
+        return Ok(Answer::Local(response));
     }
     if compiled.body_bytes_max.is_some_and(|max| body.size_hint().lower() > max) {
         return Err(Error::BodyTooLarge);
@@ -171,11 +173,10 @@ async fn forward(
     }
 
     // 8 to 11. Endpoint, connection, exchange with the upstream, outcome; again where that is safe and allowed.
-    let plan = Plan { snapshot, route: compiled };
-    let request = Request::from_parts(parts, body);
-    let Answered { mut response, lease, framing } =
-        attempt::run(&plan, request, upload.as_ref(), exchange).await?;
-    exchange.lease = Some(lease);
+    let plan = Plan { snapshot, route: compiled, worker: &connection.worker };
+    let mut unsent = Some(Request::from_parts(parts, body));
+    let Answered { mut response, framing } =
+        attempt::run(&plan, &mut unsent, upload.as_ref(), exchange).await?;
     if let Some(upload) = &upload {
         upload.release();
     }
@@ -187,7 +188,8 @@ async fn forward(
     headers::apply_response(fields, &context);
     // RFC 9112 §2.6: an intermediary answers in its own version, not in the service's.
     *response.version_mut() = Version::HTTP_11;
-    Ok(Answer::Upstream(with_quota(response, quota)))
+    add_quota(response.headers_mut(), quota);
+    Ok(Answer::Upstream(response))
 }
 
 /// The request's one reading, kept in the exchange; `None`: `OPTIONS *`.
@@ -235,12 +237,11 @@ fn check_address(
     client_address::check(&route.clients, addresses).map_err(|ClientDenied| Error::ClientDenied)
 }
 
-fn with_quota<B>(mut response: Response<B>, quota: Option<QuotaFields>) -> Response<B> {
+fn add_quota(headers: &mut HeaderMap, quota: Option<QuotaFields>) {
     if let Some((policy, state)) = quota {
-        response.headers_mut().insert(&names::RATE_LIMIT_POLICY, policy);
-        response.headers_mut().insert(&names::RATE_LIMIT, state);
+        headers.insert(&names::RATE_LIMIT_POLICY, policy);
+        headers.insert(&names::RATE_LIMIT, state);
     }
-    response
 }
 
 /// RFC 9110 §15.4. The path is the one that a service would get.

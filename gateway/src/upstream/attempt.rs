@@ -16,8 +16,9 @@ use http::{HeaderValue, Request, header};
 
 use super::{
     endpoint::Endpoint,
+    pool::Lease,
     search::{Picked, Plan, Search},
-    send::{Answered, Attempt},
+    send::{Answered, Attempt, Unsent},
     spare::Spare,
 };
 use crate::{
@@ -33,71 +34,76 @@ use crate::{
     snapshot::LocalCluster,
 };
 
-/// Sends the request until an endpoint answers, or nothing more may be tried. `upload`: of the request's body, if it
-/// has one.
+/// Sends the request until an endpoint answers, or nothing more may be tried. The lease of the answer's connection is in
+/// the exchange then. `upload`: of the request's body, if it has one.
 pub async fn run(
     plan: &Plan<'_>,
-    request: Request<RequestBody>,
+    unsent: &mut Unsent,
     upload: Option<&Rc<Upload>>,
     exchange: &mut Exchange,
 ) -> Result<Answered, Error> {
+    let worker = plan.worker;
     let cluster = plan.cluster(exchange).ok_or(Error::NoHealthyEndpoint)?;
     let mut search = Search::new(plan, cluster);
     let in_flight = cluster.shared.concurrency.check(&exchange.holder())?;
     cluster.shared.retry_budget.deposit();
     let deadline = plan.route.timeouts.apply(exchange.ready);
     let retries = &plan.route.retry;
-    let mut picked = search.first(exchange.ready, exchange, &mut *exchange.worker().rng.borrow_mut())?;
+    let mut picked = search.first(exchange.ready, exchange, &mut *worker.rng.borrow_mut())?;
     let (mut now, mut spent) = (exchange.ready, Spent::default());
-    let mut unsent = Some(request);
     // Would be the client's if no better one comes.
-    let mut answer: Option<Answered> = None;
+    let mut kept: Option<(Answered, Option<Lease>)> = None;
     let error = loop {
         let index = picked.index;
         let (cluster, endpoint) = (picked.cluster, picked.endpoint);
         exchange.attempt_begins(cluster, endpoint);
-        if let (Some(request), Some(UpstreamHost::Instance)) = (&mut unsent, plan.route.upstream_host()) {
+        if let (Some(request), Some(UpstreamHost::Instance)) = (&mut *unsent, plan.route.upstream_host()) {
             name_instance(request, cluster, index);
         }
         let spare = spare_of(unsent.as_ref(), upload, retries, spent);
-        let attempt = Attempt { picked, deadline, now, upload };
-        let (phase, error) = match attempt.run(&mut unsent, exchange).await {
-            // What most requests come to.
-            Ok(mut answered) if !retries.may_follow_status(answered.response.status()) => {
-                answered.lease.cluster = Some(in_flight);
+        let attempt = Attempt::new(picked, deadline, now, upload, worker);
+        let result = attempt.run(unsent, exchange).await;
+        if let Some(lease) = &mut exchange.lease {
+            lease.witness = Some(attempt.into_witness());
+        }
+        let (phase, error) = match result {
+            // How most requests end.
+            Ok(answered) if !retries.may_follow_status(answered.response.status()) => {
+                exchange.hold(in_flight);
                 return Ok(answered);
             }
             Ok(answered) => {
                 let phase = Phase::Status(answered.response.status());
-                answer = Some(answered);
+                kept = Some((answered, exchange.lease.take()));
                 (phase, None)
             }
             Err(failed) => (failed.phase, Some(failed.error)),
         };
         let request = unsent.take().or_else(|| again(spare?, upload));
         let Some(request) = request else { break error };
-        now = exchange.worker().clock.now();
+        now = worker.clock.now();
         let left = left(&deadline, upload, now);
         match follow(plan, &mut search, (phase, index), spent, (left, now), exchange) {
             Some(mut next) => {
                 if !next.pause.is_zero() {
                     tokio::time::sleep(next.pause).await;
-                    now = exchange.worker().clock.now();
+                    now = worker.clock.now();
                     // What was free to take the attempt before the pause may be out by now, and another one not.
                     if !next.to.still_takes(now) {
-                        let mut rng = exchange.worker().rng.borrow_mut();
+                        let mut rng = worker.rng.borrow_mut();
                         let Ok(other) = search.pick(false, now, exchange, &mut *rng) else { break error };
                         next.to = other;
                     }
                 }
-                (picked, spent, unsent) = (next.to, next.spent, Some(request));
+                (picked, spent, *unsent) = (next.to, next.spent, Some(request));
             }
             None => break error,
         }
     };
-    match answer {
-        Some(mut answered) => {
-            answered.lease.cluster = Some(in_flight);
+    match kept {
+        Some((answered, lease)) => {
+            exchange.lease = lease;
+            exchange.hold(in_flight);
             Ok(answered)
         }
         None => Err(error.unwrap_or(Error::Internal)),

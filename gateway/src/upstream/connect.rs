@@ -57,7 +57,11 @@ pub(super) fn is_alert(error: &hyper::Error) -> bool {
 ///
 /// # Errors
 /// Refused, unreachable, out of ports or files, not accepted in time, or nobody that is trusted.
-pub async fn connect(to: &EndpointPool, deadline: Instant, now: Instant) -> Result<Connection, ConnectError> {
+pub async fn connect(
+    to: &EndpointPool,
+    deadline: Instant,
+    now: Instant,
+) -> Result<Box<Connection>, ConnectError> {
     // As the system would say if this gateway did not count its files itself.
     let exhausted = || ConnectError::Exhausted(io::Error::from_raw_os_error(EMFILE));
     let room = tokio::time::timeout_at(deadline.into(), to.room()).await;
@@ -75,7 +79,7 @@ pub async fn connect(to: &EndpointPool, deadline: Instant, now: Instant) -> Resu
     Ok(connection)
 }
 
-async fn open(to: &EndpointPool, deadline: Instant, now: Instant) -> Result<Connection, ConnectError> {
+async fn open(to: &EndpointPool, deadline: Instant, now: Instant) -> Result<Box<Connection>, ConnectError> {
     let late = |_| ConnectError::Timeout;
     let connecting = TcpStream::connect(to.address);
     let stream = tokio::time::timeout_at(deadline.into(), connecting).await.map_err(late)??;
@@ -87,7 +91,7 @@ async fn open(to: &EndpointPool, deadline: Instant, now: Instant) -> Result<Conn
 }
 
 /// Starts the task that drives a connection over `io`, which need not be a socket.
-pub(crate) async fn handshake<I>(io: I, now: Instant) -> hyper::Result<Connection>
+pub(crate) async fn handshake<I>(io: I, now: Instant) -> hyper::Result<Box<Connection>>
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {

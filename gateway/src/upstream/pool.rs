@@ -41,7 +41,8 @@ const LOOKED_AT_MAX: usize = 4;
 /// Of each worker, for each endpoint.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// One upstream connection and the task that drives it. Dropping it closes it.
+/// One upstream connection and the task that drives it. Dropping it closes it. Boxed once: it goes from the pool to a
+/// request and back with each of them.
 #[derive(Debug)]
 pub struct Connection {
     pub sender: SendRequest<RequestBody>,
@@ -65,8 +66,9 @@ impl Connection {
         reads: ReadSize,
         broken: Rc<Cell<bool>>,
         opened: Instant,
-    ) -> Self {
-        Self { sender, timer: Timer::default(), reads, broken, task, opened, reused: false, place: None }
+    ) -> Box<Self> {
+        let timer = Timer::default();
+        Box::new(Self { sender, timer, reads, broken, task, opened, reused: false, place: None })
     }
 }
 
@@ -130,7 +132,7 @@ pub struct EndpointPool {
     pub address: SocketAddr,
     /// `None`: HTTP in cleartext.
     pub tls: Option<EndpointTls>,
-    idle: RefCell<Vec<(Connection, Instant)>>,
+    idle: RefCell<Vec<(Box<Connection>, Instant)>>,
     limits: RefCell<PoolSettings>,
     /// Connections closed because `idle_max` were there already, since the last [`EndpointPool::take_surplus`].
     surplus: Cell<u64>,
@@ -207,7 +209,7 @@ impl EndpointPool {
     }
 
     /// A connection that can take a request now, if there is one.
-    pub fn checkout(&self) -> Option<Connection> {
+    pub fn checkout(&self) -> Option<Box<Connection>> {
         let mut idle = self.idle.borrow_mut();
         let mut looked_at = 0;
         let mut at = idle.len();
@@ -227,7 +229,7 @@ impl EndpointPool {
     }
 
     /// Takes a connection back. `false`: the pool was full and the connection is closed.
-    pub(crate) fn checkin(&self, connection: Connection) -> bool {
+    pub(crate) fn checkin(&self, connection: Box<Connection>) -> bool {
         let mut idle = self.idle.borrow_mut();
         let is_waited_for = self.waiting.get() > 0;
         // A connection is not kept for later when others wait for its place.
@@ -294,7 +296,7 @@ pub enum Room {
         place: Option<Place>,
         has_waited: bool,
     },
-    Idle(Connection),
+    Idle(Box<Connection>),
 }
 
 /// Counts a request that waits until it is dropped.
@@ -315,7 +317,7 @@ impl Drop for WaitsFor<'_> {
 
 /// A connection in use, and the guards that count the request. Dropping it closes the connection.
 pub struct Lease {
-    pub connection: Connection,
+    pub connection: Box<Connection>,
     pub pool: Rc<EndpointPool>,
     /// `None`: the request had no body.
     pub upload: Option<Rc<Upload>>,

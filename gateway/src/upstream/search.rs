@@ -19,12 +19,14 @@ use crate::{
     policy::outlier::{OutlierState, Reason},
     snapshot::{LocalCluster, LocalEndpoint, LocalSnapshot, Route},
     upstream::verdict::Deed,
+    worker::WorkerState,
 };
 
 /// Where a request goes.
 pub struct Plan<'a> {
     pub snapshot: &'a LocalSnapshot,
     pub route: &'a Route,
+    pub worker: &'a Rc<WorkerState>,
 }
 
 impl<'a> Plan<'a> {

@@ -17,7 +17,7 @@ use super::{
     endpoint::InFlight,
     pool::{Connection, Lease, Wait},
     search::Picked,
-    verdict::{Deed, Verdict, Waiting},
+    verdict::{Deed, Verdict, Waiting, Witness},
 };
 use crate::{
     body::{BodyError, Cause, RequestBody, Upload},
@@ -29,10 +29,9 @@ use crate::{
     worker::WorkerState,
 };
 
-/// The upstream's answer, and what must live as long as its body.
+/// The upstream's answer. The lease of its connection is in the exchange.
 pub struct Answered {
     pub response: Response<Incoming>,
-    pub lease: Lease,
     pub framing: ResponseFraming,
 }
 
@@ -44,72 +43,82 @@ pub(super) struct Failed {
 
 /// A request that waits to be sent. Empty once bytes of it may have left; a failure before that leaves it here, so that
 /// nothing needs to be handed back through the layers that it went down.
-pub(super) type Unsent = Option<Request<RequestBody>>;
+pub type Unsent = Option<Request<RequestBody>>;
 
 /// One attempt at one endpoint.
 pub(super) struct Attempt<'a> {
-    pub(super) picked: Picked<'a>,
-    pub(super) deadline: Deadline,
-    pub(super) now: Instant,
-    pub(super) upload: Option<&'a Rc<Upload>>,
-}
-
-impl Attempt<'_> {
-    pub(super) async fn run(self, unsent: &mut Unsent, exchange: &mut Exchange) -> Result<Answered, Failed> {
-        let Self { picked, deadline, now, upload } = self;
-        let (cluster, endpoint) = (picked.cluster, picked.endpoint);
-        let guard = InFlight::begin(endpoint.state.clone());
-        let verdict = RefCell::new(Verdict::new(picked));
-        // Read again, though `now` is a few microseconds old: the difference is the gateway's own share, which
-        // `millgate_overhead_seconds` shows.
-        let began = exchange.worker().clock.now();
-        exchange.upstream_began = Some(began);
-        let worker: &WorkerState = exchange.worker();
-        let waiting = Waiting { verdict: &verdict, worker, since: Cell::new(None), upload };
-        let sending = Sending { cluster, endpoint, deadline, now, began, upload, waiting: &waiting };
-        let mut result = sending.exchange(unsent, guard).await;
-        waiting.over();
-        let ended = worker.clock.now();
-        let status = result.as_ref().map_or(0, |answered| answered.response.status().as_u16());
-        {
-            let mut metrics = cluster.metrics.borrow_mut();
-            metrics.count(status, 1);
-            metrics.duration.record(ended.saturating_duration_since(began));
-        }
-        if let Some(deed) = sending.deed(&result) {
-            verdict.borrow_mut().record(deed, ended, worker);
-        }
-        drop(waiting);
-        exchange.upstream_ended = Some(ended);
-        // In place: what was answered is large, and moved no more than it must be.
-        if let Ok(answered) = &mut result {
-            answered.lease.witness = Some(verdict.into_inner().witness);
-        }
-        result
-    }
-}
-
-/// What the parts of an attempt have in common.
-struct Sending<'a> {
     cluster: &'a LocalCluster,
     endpoint: &'a LocalEndpoint,
     deadline: Deadline,
     now: Instant,
     began: Instant,
     upload: Option<&'a Rc<Upload>>,
-    waiting: &'a Waiting<'a>,
+    worker: &'a WorkerState,
+    verdict: RefCell<Verdict>,
 }
 
-impl Sending<'_> {
-    async fn exchange(&self, unsent: &mut Unsent, guard: InFlight<StateHandle>) -> Result<Answered, Failed> {
+impl<'a> Attempt<'a> {
+    pub(super) fn new(
+        picked: Picked<'a>,
+        deadline: Deadline,
+        now: Instant,
+        upload: Option<&'a Rc<Upload>>,
+        worker: &'a WorkerState,
+    ) -> Self {
+        let (cluster, endpoint) = (picked.cluster, picked.endpoint);
+        let verdict = RefCell::new(Verdict::new(picked));
+        // Read again, though `now` is a few microseconds old: the difference is the gateway's own share, which
+        // `millgate_overhead_seconds` shows.
+        let began = worker.clock.now();
+        Self { cluster, endpoint, deadline, now, began, upload, worker, verdict }
+    }
+
+    /// The lease of an answer's connection is put into the exchange. In place, as all that is large here.
+    pub(super) async fn run(&self, unsent: &mut Unsent, exchange: &mut Exchange) -> Result<Answered, Failed> {
+        exchange.upstream_began = Some(self.began);
+        let guard = InFlight::begin(self.endpoint.state.clone());
+        let waiting = Waiting {
+            verdict: &self.verdict,
+            worker: self.worker,
+            since: Cell::new(None),
+            upload: self.upload,
+        };
+        let result = self.send(unsent, guard, &waiting, &mut exchange.lease).await;
+        waiting.over();
+        let ended = self.worker.clock.now();
+        exchange.upstream_ended = Some(ended);
+        let status = result.as_ref().map_or(0, |answered| answered.response.status().as_u16());
+        {
+            let mut metrics = self.cluster.metrics.borrow_mut();
+            metrics.count(status, 1);
+            metrics.duration.record(ended.saturating_duration_since(self.began));
+        }
+        if let Some(deed) = self.deed(&result) {
+            self.verdict.borrow_mut().record(deed, ended, self.worker);
+        }
+        result
+    }
+
+    /// What is needed to blame the endpoint later.
+    pub(super) fn into_witness(self) -> Witness {
+        self.verdict.into_inner().witness
+    }
+
+    async fn send(
+        &self,
+        unsent: &mut Unsent,
+        guard: InFlight<StateHandle>,
+        waiting: &Waiting<'_>,
+        lease: &mut Option<Lease>,
+    ) -> Result<Answered, Failed> {
         let mut connection = self.connection().await?;
         let response = loop {
             let Some(request) = unsent.take() else {
                 return Err(Failed { error: Error::Internal, phase: Phase::Final });
             };
             // The time that a connect took is not the time that the endpoint had.
-            let since = if connection.reused { self.began } else { self.waiting.worker.clock.now() };
-            self.waiting.since.set(Some(since));
+            let since = if connection.reused { self.began } else { self.worker.clock.now() };
+            waiting.since.set(Some(since));
             let sending = pin!(connection.sender.try_send_request(request));
             let Some(sent) = connection.timer.bound(|cx| self.wait(cx), sending).await else {
                 return Err(self.late());
@@ -133,7 +142,7 @@ impl Sending<'_> {
             }
             Failed { error: Error::UpstreamProtocolError, phase: Phase::Reset }
         })?;
-        let lease = Lease {
+        *lease = Some(Lease {
             connection,
             pool: Rc::clone(&self.endpoint.pool),
             upload: self.upload.cloned(),
@@ -141,8 +150,8 @@ impl Sending<'_> {
             endpoint: guard,
             cluster: None,
             witness: None,
-        };
-        Ok(Answered { response, lease, framing })
+        });
+        Ok(Answered { response, framing })
     }
 
     /// When the wait for the head of a response is over. As long as the request is on its way its clock bounds the wait;
@@ -195,7 +204,7 @@ impl Sending<'_> {
     }
 
     /// An idle connection, or a new one.
-    async fn connection(&self) -> Result<Connection, Failed> {
+    async fn connection(&self) -> Result<Box<Connection>, Failed> {
         if let Some(connection) = self.endpoint.pool.checkout() {
             self.cluster.metrics.borrow_mut().connections_reused += 1;
             return Ok(connection);
@@ -210,8 +219,7 @@ impl Sending<'_> {
             connect_failed(&error)
         })?;
         self.cluster.metrics.borrow_mut().connections_opened += 1;
-        let worker = self.waiting.worker;
-        self.waiting.verdict.borrow().witness.connected(worker.clock.now(), worker);
+        self.verdict.borrow().witness.connected(self.worker.clock.now(), self.worker);
         Ok(connection)
     }
 

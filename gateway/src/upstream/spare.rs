@@ -13,7 +13,7 @@ pub(super) struct Spare {
     method: Method,
     uri: Uri,
     version: Version,
-    /// Each field as length of the name, length of the value (both [`Length`]), name, value.
+    /// Each field as [`Lengths`], name, value.
     fields: Vec<u8>,
 }
 
@@ -23,10 +23,7 @@ impl Spare {
         let mut fields = Vec::with_capacity(TYPICAL_BYTES);
         for (name, value) in request.headers() {
             let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
-            for part in [name, value] {
-                // Names and values come from heads of bounded size, far below 4 GiB.
-                fields.extend_from_slice(&Length::try_from(part.len()).unwrap_or(0).to_le_bytes());
-            }
+            fields.extend_from_slice(&pack(name.len(), value.len()));
             fields.extend_from_slice(name);
             fields.extend_from_slice(value);
         }
@@ -43,9 +40,9 @@ impl Spare {
         let mut headers = HeaderMap::new();
         let mut rest = &*self.fields;
         while !rest.is_empty() {
-            let name_bytes = take_length(&mut rest)?;
-            let value_bytes = take_length(&mut rest)?;
-            let (name, after) = rest.split_at_checked(name_bytes)?;
+            let (lengths, after) = rest.split_first_chunk()?;
+            let (name_bytes, value_bytes) = unpack(*lengths)?;
+            let (name, after) = after.split_at_checked(name_bytes)?;
             let (value, after) = after.split_at_checked(value_bytes)?;
             headers
                 .try_append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?)
@@ -61,13 +58,21 @@ impl Spare {
     }
 }
 
-fn take_length(rest: &mut &[u8]) -> Option<usize> {
-    let (length, after) = rest.split_first_chunk()?;
-    *rest = after;
-    usize::try_from(Length::from_le_bytes(*length)).ok()
+/// Of a name and of its value: 16 bits, as HTTP libraries have no longer names, and 48 bits.
+type Lengths = [u8; 8];
+
+fn pack(name: usize, value: usize) -> Lengths {
+    (((value as u64) << NAME_BITS) | name as u64).to_le_bytes()
 }
 
-type Length = u32;
+fn unpack(lengths: Lengths) -> Option<(usize, usize)> {
+    let packed = u64::from_le_bytes(lengths);
+    let name = usize::try_from(packed & ((1 << NAME_BITS) - 1)).ok()?;
+    Some((name, usize::try_from(packed >> NAME_BITS).ok()?))
+}
+
+/// A name has at most 65,535 bytes (`http::header::HeaderName`).
+const NAME_BITS: u32 = 16;
 
 /// The head of a browser's request with the gateway's own fields; longer ones grow the buffer.
 const TYPICAL_BYTES: usize = 1024;

@@ -81,10 +81,11 @@ impl Verdict {
 
     /// Learns what the endpoint did. `worker` logs and counts what that changes.
     pub(super) fn record(&mut self, deed: Deed, now: Instant, worker: &WorkerState) {
-        let cluster = Rc::clone(&self.witness.cluster);
-        if let (Some(outcome), Some(permit)) = (outcome(deed, &cluster), self.permit.take()) {
-            let changed = permit.record(outcome, now, || self.witness.may_open(now));
-            self.witness.tell_breaker(changed, worker, now);
+        let outcome = outcome(deed, &self.witness.cluster);
+        if let (Some(outcome), Some(permit)) = (outcome, self.permit.take()) {
+            if let Some(changed) = permit.record(outcome, now, || self.witness.may_open(now)) {
+                self.witness.tell_breaker(changed, worker, now);
+            }
         }
         if let (Deed::Answered(_), Some(endpoint)) = (deed, self.witness.endpoint()) {
             endpoint.state.outlier().answered(now);
@@ -141,8 +142,9 @@ impl Witness {
             (&shared.breaker, self.epoch, self.endpoint(), counts)
         {
             let state = endpoint.state.breaker();
-            let changed = breaker.take_back(state, epoch, now, || self.may_open(now));
-            self.tell_breaker(changed, worker, now);
+            if let Some(changed) = breaker.take_back(state, epoch, now, || self.may_open(now)) {
+                self.tell_breaker(changed, worker, now);
+            }
         }
         self.sign(Sign::GatewayFailed, now, worker);
     }
@@ -191,11 +193,10 @@ impl Witness {
         }
     }
 
-    fn tell_breaker(&self, changed: Option<Transition>, worker: &WorkerState, now: Instant) {
+    fn tell_breaker(&self, changed: Transition, worker: &WorkerState, now: Instant) {
         let (service, endpoint) = self.names();
         match changed {
-            None => {}
-            Some(Transition::Opened(Opened { seen, open })) => {
+            Transition::Opened(Opened { seen, open }) => {
                 let until = at(worker, now + open);
                 let cause = match seen {
                     Some(Seen { failures, requests, window }) => {
@@ -208,12 +209,12 @@ impl Witness {
                 let text = format!("{service} {endpoint}: {cause}; open for {open} until {until}");
                 worker.signal(Signal::Health { kind: "breaker_opened", text });
             }
-            Some(Transition::Closed) => {
+            Transition::Closed => {
                 tracing::info!(%service, %endpoint, "circuit breaker closed");
                 let text = format!("{service} {endpoint}: the probes succeeded");
                 worker.signal(Signal::Health { kind: "breaker_closed", text });
             }
-            Some(Transition::Spared(_)) => worker.metrics.count(Rare::BreakerSpared, service, ""),
+            Transition::Spared(_) => worker.metrics.count(Rare::BreakerSpared, service, ""),
         }
     }
 
