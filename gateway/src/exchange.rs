@@ -272,6 +272,12 @@ impl Exchange {
             && (self.body == DeclaredBody::Long || self.upload.is_some())
     }
 
+    /// The client's address as text, where there is one already.
+    pub(crate) fn known_client_text(&self) -> Option<&[u8]> {
+        let is_peer = self.client == self.connection.peer.ip();
+        is_peer.then_some(self.connection.peer_text.as_bytes())
+    }
+
     /// `sub` of the verified token.
     pub fn user(&self) -> Option<&str> {
         self.identity.as_ref()?.subject.as_deref()
