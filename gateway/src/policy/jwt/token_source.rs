@@ -201,26 +201,21 @@ fn split_once(bytes: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
 
 /// `b64token` of RFC 6750 §2.1.
 fn valid(token: &[u8]) -> Result<&str, BadPlacement> {
-    // All of it is looked at, with no way out in between: most tokens are good, and a loop without a branch is several
-    // times as fast on the 700 bytes of one.
-    let all_good = token.iter().fold(true, |good, &byte| good & TOKEN_BYTES[usize::from(byte)]);
+    // All of it is looked at, with no way out in between: most tokens are good, and a loop without a branch and without a
+    // table looks at 16 bytes at once. A token has about 700.
+    let all_good = token.iter().fold(true, |good, &byte| good & is_of_a_token(byte));
     if token.is_empty() || !all_good {
         return Err(BadPlacement::Malformed);
     }
     std::str::from_utf8(token).map_err(|_| BadPlacement::Malformed)
 }
 
-/// Every byte has its place, so no look-up can miss.
-const TOKEN_BYTES: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0_u8;
-    while byte < 0x7f {
-        table[byte as usize] =
-            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=');
-        byte += 1;
-    }
-    table
-};
+/// Letters, digits, and `-._~+/=`; `-./` stand before the digits.
+fn is_of_a_token(byte: u8) -> bool {
+    let is_letter = (byte | 0x20).is_ascii_lowercase();
+    let is_between = matches!(byte, b'-'..=b'9');
+    is_letter | is_between | (byte == b'_') | (byte == b'~') | (byte == b'+') | (byte == b'=')
+}
 
 const SCHEME: &[u8] = b"Bearer";
 
@@ -247,6 +242,14 @@ mod tests {
             map.append(*name, HeaderValue::from_static(value));
         }
         find_token(&map, Some("a=1&access_token=q.q.q&b"), sources).map(|token| token.map(str::to_owned))
+    }
+
+    #[test]
+    fn a_token_is_made_of_the_bytes_that_rfc_6750_names() {
+        for byte in 0..=u8::MAX {
+            let is_named = byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+            assert_eq!(is_of_a_token(byte), is_named, "{byte}");
+        }
     }
 
     const REPEATED: Result<Option<String>, BadPlacement> = Err(BadPlacement::Repeated);
