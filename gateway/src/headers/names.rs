@@ -38,7 +38,7 @@ macro_rules! kinds {
         beginnings: { $($beginning_kind:ident: $beginning:literal,)+ }
     ) => {
         impl Kind {
-            /// What may be a name that has a kind.
+            /// What may be a name that is not [`Self::EndToEnd`].
             pub(super) const PREFILTER: Prefilter = Prefilter::EMPTY
                 $($(.with_name($name))+)+
                 $(.with_beginning($beginning))+;
