@@ -126,14 +126,32 @@ pub fn fold(name: &str) -> Box<str> {
     name.chars().map(fold).collect::<String>().into()
 }
 
-/// Folded names, and beginnings of names.
+/// Folded names, and beginnings of names. Nearly all names are told apart by two of their letters.
 #[derive(Debug, Clone)]
 struct NameSet {
-    /// By length (the last entry: that and more), a bit for each first letter: whether it is worth a closer look.
-    first_letters: [u32; LENGTHS],
-    /// Sorted.
-    names: Box<[Box<str>]>,
-    prefixes: Box<[Box<str>]>,
+    /// By third letter, a bit for each first letter: whether a name is worth a closer look.
+    letters: [u32; 32],
+    /// Sorted, and none of them is contained in another: only the last one that is not after a name can contain it.
+    patterns: Box<[Pattern]>,
+}
+
+/// Ordered by its text: a beginning stands before all that begin so.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Pattern {
+    text: Box<str>,
+    is_whole: bool,
+}
+
+impl Pattern {
+    /// `x-a`, or `x-b-*` for all names that begin so.
+    fn of(text: &str) -> Self {
+        let beginning = text.strip_suffix('*');
+        Self { text: fold(beginning.unwrap_or(text)), is_whole: beginning.is_none() }
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        if self.is_whole { *self.text == *name } else { name.starts_with(&*self.text) }
+    }
 }
 
 impl Default for NameSet {
@@ -143,31 +161,31 @@ impl Default for NameSet {
 }
 
 impl NameSet {
-    /// `x-a`, or `x-b-*` for all names that begin so.
     fn of(texts: &[String]) -> Self {
-        let (mut first_letters, mut names, mut prefixes) = ([0; LENGTHS], Vec::new(), Vec::new());
-        for text in texts {
-            let (folded, is_prefix) = match text.strip_suffix('*') {
-                Some(prefix) => (fold(prefix), true),
-                None => (fold(text), false),
-            };
-            let shortest = folded.len().min(LENGTHS - 1);
-            for (length, letters) in first_letters.iter_mut().enumerate() {
-                if length == shortest || (is_prefix && length > shortest) {
-                    *letters |= first_letter(&folded);
+        let mut patterns: Vec<Pattern> = texts.iter().map(|text| Pattern::of(text)).collect();
+        patterns.sort();
+        patterns.dedup_by(|later, kept| kept.contains(&later.text));
+        let mut letters = [0; 32];
+        for Pattern { text, is_whole } in &patterns {
+            let is_open = |length: usize| !is_whole && text.len() < length;
+            let first = if is_open(1) { u32::MAX } else { first_letter(text) };
+            for (third, firsts) in letters.iter_mut().enumerate() {
+                if is_open(3) || third == third_letter(text) {
+                    *firsts |= first;
                 }
             }
-            if is_prefix { prefixes.push(folded) } else { names.push(folded) }
         }
-        names.sort();
-        Self { first_letters, names: names.into(), prefixes: prefixes.into() }
+        Self { letters, patterns: patterns.into() }
     }
 
     fn contains(&self, name: &str) -> bool {
-        let letters = self.first_letters.get(name.len().min(LENGTHS - 1)).copied().unwrap_or(0);
-        letters & first_letter(name) != 0
-            && (self.names.binary_search_by(|known| (**known).cmp(name)).is_ok()
-                || self.prefixes.iter().any(|prefix| name.starts_with(&**prefix)))
+        let firsts = self.letters.get(third_letter(name)).copied().unwrap_or(0);
+        firsts & first_letter(name) != 0 && self.has_pattern_of(name)
+    }
+
+    fn has_pattern_of(&self, name: &str) -> bool {
+        let not_after = self.patterns.partition_point(|pattern| *pattern.text <= *name);
+        not_after.checked_sub(1).and_then(|at| self.patterns.get(at)).is_some_and(|last| last.contains(name))
     }
 }
 
@@ -176,7 +194,10 @@ fn first_letter(name: &str) -> u32 {
     name.bytes().next().map_or(0, |byte| 1 << (byte & 31))
 }
 
-const LENGTHS: usize = 32;
+/// The same as a number: in `x-name` the first that tells something.
+fn third_letter(name: &str) -> usize {
+    name.as_bytes().get(2).map_or(0, |byte| usize::from(byte & 31))
+}
 
 #[cfg(test)]
 mod tests {
@@ -240,6 +261,29 @@ mod tests {
             ("accept", Verdict::Passes),
         ] {
             assert_eq!(names.verdict(name), verdict, "{name}");
+        }
+    }
+
+    #[test]
+    fn short_beginnings_and_ones_within_others_are_found() {
+        for (untrusted, found, passes) in [
+            (&["*"][..], &["a", "ab", "accept"][..], &[][..]),
+            (&["ab*", "abc-*", "abc-d"], &["ab", "abc", "abc-d", "abzz"], &["a", "b", "acb"]),
+            (&["a*", "b"], &["a", "ab", "abc"], &["b-", "ba"]),
+            (
+                &["x-a*", "x-a-b", "x-b", "x-b-c*"],
+                &["x-a-a", "x-az", "x-b", "x-b-cd"],
+                &["x-b-", "x-b-b", "x-c"],
+            ),
+            (&["$ws*"], &["-wsru", "$wsru", "~wscc"], &["-w", "wsru"]),
+        ] {
+            let names = guarded(&[], untrusted);
+            for name in found {
+                assert_eq!(names.verdict(name), Verdict::Untrusted, "{name} of {untrusted:?}");
+            }
+            for name in passes {
+                assert_eq!(names.verdict(name), Verdict::Passes, "{name} of {untrusted:?}");
+            }
         }
     }
 }
