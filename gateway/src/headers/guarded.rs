@@ -8,7 +8,7 @@
 //! - Untrusted: what proxies say and services believe (`listen.headers.untrusted`). Removed, with look-alikes, unless the peer
 //!   is one of `listen.trusted_proxies`.
 //!
-//! A name of another length or first letter than all of these costs that one look.
+//! A name whose first and third letter none of these has costs no more than that look.
 
 use http::HeaderName;
 
@@ -146,34 +146,49 @@ pub fn fold(name: &str) -> Box<str> {
 /// Folded names, and beginnings of names.
 #[derive(Debug, Clone)]
 struct NameSet {
-    /// Sorted.
-    names: Box<[Box<str>]>,
-    beginnings: Box<[Box<str>]>,
+    /// Sorted, and none of them is contained in another: only the last one that is not after a name can contain it.
+    patterns: Box<[Pattern]>,
 }
 
-impl NameSet {
-    /// `x-a`, or `x-b-*` for all names that begin so.
-    fn of(texts: &[String]) -> Self {
-        let (mut names, mut beginnings) = (Vec::new(), Vec::new());
-        for text in texts {
-            match text.strip_suffix('*') {
-                Some(beginning) => beginnings.push(fold(beginning)),
-                None => names.push(fold(text)),
-            }
-        }
-        names.sort();
-        Self { names: names.into(), beginnings: beginnings.into() }
-    }
+/// Ordered by its text: a beginning stands before all that begin so.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Pattern {
+    text: Box<str>,
+    is_whole: bool,
+}
 
-    /// The filter that also knows these.
-    fn known_to(&self, prefilter: Prefilter) -> Prefilter {
-        let prefilter = self.names.iter().fold(prefilter, |filter, name| filter.with_name(name));
-        self.beginnings.iter().fold(prefilter, |filter, beginning| filter.with_beginning(beginning))
+impl Pattern {
+    /// `x-a`, or `x-b-*` for all names that begin so.
+    fn of(text: &str) -> Self {
+        let beginning = text.strip_suffix('*');
+        Self { text: fold(beginning.unwrap_or(text)), is_whole: beginning.is_none() }
     }
 
     fn contains(&self, name: &str) -> bool {
-        self.names.binary_search_by(|known| (**known).cmp(name)).is_ok()
-            || self.beginnings.iter().any(|beginning| name.starts_with(&**beginning))
+        if self.is_whole { *self.text == *name } else { name.starts_with(&*self.text) }
+    }
+
+    /// The filter that also knows this one.
+    fn known_to(&self, prefilter: Prefilter) -> Prefilter {
+        if self.is_whole { prefilter.with_name(&self.text) } else { prefilter.with_beginning(&self.text) }
+    }
+}
+
+impl NameSet {
+    fn of(texts: &[String]) -> Self {
+        let mut patterns: Vec<Pattern> = texts.iter().map(|text| Pattern::of(text)).collect();
+        patterns.sort();
+        patterns.dedup_by(|later, kept| kept.contains(&later.text));
+        Self { patterns: patterns.into() }
+    }
+
+    fn known_to(&self, prefilter: Prefilter) -> Prefilter {
+        self.patterns.iter().fold(prefilter, |filter, pattern| pattern.known_to(filter))
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        let not_after = self.patterns.partition_point(|pattern| *pattern.text <= *name);
+        not_after.checked_sub(1).and_then(|at| self.patterns.get(at)).is_some_and(|last| last.contains(name))
     }
 }
 
@@ -239,6 +254,29 @@ mod tests {
             ("accept", Verdict::Passes),
         ] {
             assert_eq!(names.verdict(name), verdict, "{name}");
+        }
+    }
+
+    #[test]
+    fn short_beginnings_and_ones_within_others_are_found() {
+        for (untrusted, found, passes) in [
+            (&["*"][..], &["a", "ab", "accept"][..], &[][..]),
+            (&["ab*", "abc-*", "abc-d"], &["ab", "abc", "abc-d", "abzz"], &["a", "b", "acb"]),
+            (&["a*", "b"], &["a", "ab", "abc"], &["b-", "ba"]),
+            (
+                &["x-a*", "x-a-b", "x-b", "x-b-c*"],
+                &["x-a-a", "x-az", "x-b", "x-b-cd"],
+                &["x-b-", "x-b-b", "x-c"],
+            ),
+            (&["$ws*"], &["-wsru", "$wsru", "~wscc"], &["-w", "wsru"]),
+        ] {
+            let names = guarded(&[], untrusted);
+            for name in found {
+                assert_eq!(names.verdict(name), Verdict::Untrusted, "{name} of {untrusted:?}");
+            }
+            for name in passes {
+                assert_eq!(names.verdict(name), Verdict::Passes, "{name} of {untrusted:?}");
+            }
         }
     }
 }

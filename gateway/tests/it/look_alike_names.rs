@@ -110,7 +110,38 @@ async fn what_only_a_proxy_can_know_does_not_pass_from_others() {
         "Client_Cert",
         "X!Original!URL",
         "Remote-User",
+        "Remote-Groups",
         "X-Accel-Mapping",
+        "Cf-Access-Authenticated-User-Email",
+        "Cf-Access-Jwt-Assertion",
+        "Tailscale-User-Login",
+        "X-Goog-IAP-JWT-Assertion",
+        "X-Goog-Authenticated-User-Email",
+        "X-Pomerium-Claim-Email",
+        "X-Vouch-User",
+        "X-Middleware-Subrequest",
+        "X-Client-Verify",
+        "X-Client-DN",
+        "X-Amzn-Oidc-Identity",
+        "X-Auth-Request-Email",
+        "X-Forwarded-Preferred-Username",
+        "X-Remote-Uid",
+        "X-Authenticated-Userid",
+        "X-MS-CLIENT-PRINCIPAL-NAME",
+        "X-MS-TOKEN-AAD-ID-TOKEN",
+        "X-Webauth-Role",
+        "X-Authentik-Username",
+        "X-Consumer-Username",
+        "X-Azure-ClientIP",
+        "Impersonate-User",
+        "OIDC_CLAIM_sub",
+        "Shib-Session-ID",
+        "iv-user",
+        "SM_USER",
+        "$WSRU",
+        "X-ProxiedEntitiesChain",
+        "SCRIPT_NAME",
+        "Path-Info",
     ];
     let standard = gateway(&backend, "").await;
     let trusting = gateway(&backend, ", trusted_proxies: [127.0.0.1]").await;
@@ -124,6 +155,16 @@ async fn what_only_a_proxy_can_know_does_not_pass_from_others() {
             let headers = seen(gateway, &backend, "/open", name, None).await;
             assert_eq!(headers.contains_key(name), passes, "{name}");
         }
+    }
+    let more = gateway(&backend, ", headers: {untrusted: [X-Mine, default]}").await;
+    for name in ["x-mine", "Remote-User", "x_mine"] {
+        assert!(!seen(&more, &backend, "/open", name, None).await.contains_key(name), "{name}");
+    }
+    // What honest clients send.
+    for name in
+        ["X-Requested-With", "X-Auth-Token", "X-Access-Token", "X-Client-Version", "CF-Ray", "Sec-Fetch-Mode"]
+    {
+        assert!(seen(&standard, &backend, "/open", name, None).await.contains_key(name), "{name}");
     }
     for (name, passes) in [("x-mine", false), ("x_mine", false), ("x-ours-1", false), ("x-mine2", true)] {
         let headers = seen(&own, &backend, "/open", name, None).await;

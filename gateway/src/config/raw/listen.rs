@@ -334,8 +334,8 @@ pub(crate) const fn minutes(number: u64) -> Duration {
 
 pub(crate) const KIB: u64 = 1024;
 
-/// Three times the default list; more is no list of names that somebody has looked at.
-const UNTRUSTED_MAX: usize = 128;
+/// Twice the default list; more is no list of names that somebody has looked at.
+const UNTRUSTED_MAX: usize = 256;
 
 pub(crate) static LISTEN: Known = Known {
     what: "`listen`",

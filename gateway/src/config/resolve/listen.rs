@@ -41,10 +41,7 @@ pub(super) fn resolve(
         },
         admin_hosts: raw.admin_hosts.clone(),
         trusted_proxies: raw.trusted_proxies.clone(),
-        untrusted_headers: match &raw.untrusted_headers {
-            Some(names) => names.clone(),
-            None => defaults.untrusted_headers.map(str::to_owned).into(),
-        },
+        untrusted_headers: untrusted(raw.untrusted_headers.as_deref(), &defaults.untrusted_headers),
         header_timeout: raw.header_timeout.unwrap_or(defaults.header_timeout),
         idle_timeout: raw.idle_timeout.unwrap_or(defaults.idle_timeout),
         max_headers: raw.max_headers.unwrap_or(defaults.max_headers),
@@ -55,6 +52,18 @@ pub(super) fn resolve(
         max_connections: raw.max_connections,
         max_streams: raw.max_streams.unwrap_or(defaults.max_streams),
         max_requests_per_connection: raw.max_requests_per_connection,
+    }
+}
+
+/// `default` in a list stands for the names that are the default.
+fn untrusted(written: Option<&[String]>, defaults: &[&str]) -> Vec<String> {
+    let defaults = || defaults.iter().map(|&name| name.to_owned());
+    let Some(written) = written else { return defaults().collect() };
+    let others = written.iter().filter(|name| *name != "default").cloned();
+    if written.iter().any(|name| name == "default") {
+        others.chain(defaults()).collect()
+    } else {
+        others.collect()
     }
 }
 
