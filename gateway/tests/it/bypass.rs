@@ -9,13 +9,17 @@ use std::{
     process::Stdio,
 };
 
-use millgate::token::{MintOptions, mint};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
 };
 
-use crate::support::{DEADLINE, client::raw, gateway::TestGateway};
+use crate::support::{
+    DEADLINE,
+    client::raw,
+    gateway::TestGateway,
+    tokens::{self, GOOD, WRONG},
+};
 
 /// Debian's `libtomcat10-embed-java`.
 const TOMCAT: &str = "/usr/share/java/tomcat10-embed-core.jar";
@@ -69,9 +73,6 @@ impl Guarded {
         let port: u16 = line.strip_prefix("ready ").unwrap().trim().parse().unwrap();
         let service = SocketAddr::from(([127, 0, 0, 1], port));
 
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("secret.key"), "0123456789abcdef0123456789abcdef").unwrap();
-        std::fs::write(dir.path().join("wrong.key"), "x123456789abcdef0123456789abcdef").unwrap();
         // What Express takes for one path, its routes take, too.
         let lenient =
             if name == "express" { "defaults: {case_insensitive: true, trailing_slash: same}\n" } else { "" };
@@ -82,18 +83,11 @@ impl Guarded {
              - {{path: \"/v1/things:purge\", service: one, auth: main}}\n  \
              - {{path: /admin/**, service: one, auth: main}}\nservices: {{one: {{hosts: [\"{service}\"], breaker: off}}}}\n"
         );
-        Self { service, gateway: TestGateway::start_in(dir, &config).await, _process: process }
+        Self { service, gateway: TestGateway::start_in(tokens::folder(), &config).await, _process: process }
     }
 
     fn token(&self, key: &str, subject: &str) -> String {
-        let options = MintOptions {
-            key_file: self.gateway.dir.path().join(key),
-            subject: subject.into(),
-            audience: Some("api".into()),
-            ttl: std::time::Duration::from_mins(5),
-            ..MintOptions::default()
-        };
-        mint(&options).unwrap()
+        tokens::token(self.gateway.dir.path(), key, subject)
     }
 }
 
@@ -217,7 +211,7 @@ async fn no_spelling_runs_a_closed_handler(folder: &Path, name: &'static str, kn
     let mut effective = Vec::new();
     for path in ["/@me", "/v1/things:purge", "/admin", "/admin/users"] {
         let method = if path.contains("purge") { "POST" } else { "GET" };
-        let bearer = format!("Authorization: Bearer {}\r\n", guarded.token("secret.key", "ann"));
+        let bearer = format!("Authorization: Bearer {}\r\n", guarded.token(GOOD, "ann"));
         let verified = ask(guarded.gateway.http, method, path, &bearer).await.expect("an answer");
         assert_eq!((verified[0].as_str(), verified[4].as_str()), ("closed", "ann"), "{name} {path}");
         for target in spellings(path) {
@@ -260,7 +254,7 @@ async fn no_spelling_of_a_closed_path_runs_its_handler_without_a_token() {
 /// GOOD is verified; ROOT, which nothing has verified, must reach no handler of a request that is let through.
 async fn no_other_token_is_seen(folder: &Path, framework: &'static str) {
     let guarded = Guarded::start(folder, framework).await;
-    let (good, root) = (guarded.token("secret.key", "ann"), guarded.token("wrong.key", "root"));
+    let (good, root) = (guarded.token(GOOD, "ann"), guarded.token(WRONG, "root"));
     let names = [
         "access_token",
         "access%5Ftoken",
