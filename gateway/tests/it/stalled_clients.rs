@@ -18,10 +18,9 @@ use tokio::{
 
 use crate::support::{
     backend::Backend,
-    client::{get, send, status, text},
+    client::status,
     eventually,
     frames::{DATA, Frame, HEADERS, INITIAL_WINDOW_SIZE, Listeners, RST_STREAM, window_update},
-    gateway::TestGateway,
 };
 
 const SLOTS: u32 = 4;
@@ -48,10 +47,6 @@ async fn service() -> Backend {
 fn flags(dir: &Path, flag: &str) -> usize {
     let text = std::fs::read_to_string(dir.join("access.log")).unwrap_or_default();
     text.matches(&format!("\"flags\":\"{flag}\"")).count()
-}
-
-async fn metric(gateway: &TestGateway, line: &str) -> bool {
-    text(&send(gateway.admin(), get("/metrics")).await).contains(line)
 }
 
 #[tokio::test]
@@ -83,8 +78,8 @@ async fn streams_whose_client_grants_no_window_give_back_what_they_hold() {
         flags(gateway.dir.path(), "client_stalled") == stalled
     })
     .await;
-    let counted = format!("millgate_client_stalled_total {stalled}\n");
-    eventually("all are counted", || metric(gateway, &counted)).await;
+    let counted = format!("millgate_client_stalled_total {stalled}");
+    eventually("all are counted", || gateway.shows(&counted)).await;
     assert_eq!(flags(gateway.dir.path(), "client_gone"), 0);
 }
 
@@ -111,7 +106,7 @@ async fn streams_that_a_connections_window_holds_back_are_ended() {
         client.next_where(|frame| frame.kind == RST_STREAM).await;
     }
     eventually("both are logged", || async { flags(gateway.dir.path(), "client_stalled") == 2 }).await;
-    eventually("nothing is left", || metric(gateway, "millgate_client_stalled_total 2\n")).await;
+    eventually("nothing is left", || gateway.shows("millgate_client_stalled_total 2")).await;
 }
 
 #[tokio::test]
@@ -193,6 +188,6 @@ async fn an_http1_client_that_reads_slowly_is_not_ended() {
         client.read_exact(&mut space).await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(metric(gateway, "millgate_connections{protocol=\"http1\"} 1\n").await, "it is still served");
+    assert!(gateway.shows("millgate_connections{protocol=\"http1\"} 1").await, "it is still served");
     assert_eq!(flags(gateway.dir.path(), "client_stalled"), 0);
 }

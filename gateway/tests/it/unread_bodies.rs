@@ -16,7 +16,7 @@ use tokio::{
 use crate::support::{
     DEADLINE,
     backend::Backend,
-    client::{get, request, send},
+    client::{get, http2, request, send},
     frames::Listeners,
     tokens,
 };
@@ -179,11 +179,7 @@ async fn the_last_words_of_a_service_reach_the_client() {
             let is_right = |a: &String| a.starts_with("HTTP/1.1 413 ") && a.ends_with("\r\n\r\nbig");
             assert!(answer.as_ref().is_ok_and(is_right), "{path}: {answer:?}");
         }
-        let stream = TcpStream::connect(gateway.http).await.unwrap();
-        let io = hyper_util::rt::TokioIo::new(stream);
-        let executor = hyper_util::rt::TokioExecutor::new();
-        let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
-        tokio::spawn(connection);
+        let mut sender = http2(gateway.http).await;
         for _ in 0..10 {
             let body = Full::new(Bytes::from(vec![b'x'; 2_000_000]));
             let request = http::Request::post(format!("http://gw{path}")).body(body).unwrap();
