@@ -24,10 +24,6 @@ fn config(backend: SocketAddr) -> String {
     )
 }
 
-async fn metric(gateway: &TestGateway, line: &str) -> bool {
-    text(&send(gateway.admin(), get("/metrics")).await).lines().any(|shown| shown == line)
-}
-
 #[tokio::test]
 async fn a_thousand_idle_admin_connections_stop_neither_admin_nor_the_data_plane() {
     let backend = Backend::named("one").await;
@@ -48,8 +44,8 @@ async fn a_thousand_idle_admin_connections_stop_neither_admin_nor_the_data_plane
         open.unwrap().parse::<usize>().unwrap() <= 64
     })
     .await;
-    assert!(!metric(&gateway, "millgate_admin_refusals_total{reason=\"shed\"} 0").await);
-    assert!(metric(&gateway, "millgate_admin_refusals_total{reason=\"full\"} 0").await);
+    assert!(!gateway.shows("millgate_admin_refusals_total{reason=\"shed\"} 0").await);
+    assert!(gateway.shows("millgate_admin_refusals_total{reason=\"full\"} 0").await);
 }
 
 #[tokio::test]
@@ -67,7 +63,7 @@ async fn a_head_that_is_slow_and_a_connection_that_is_idle_are_closed() {
     let (answer, closed) = raw(gateway.admin(), &[whole], false, patience).await;
     assert!(answer.starts_with(b"HTTP/1.1 200") && closed, "idle between two requests");
     eventually("all three are counted", || {
-        metric(&gateway, "millgate_admin_refusals_total{reason=\"timeout\"} 3")
+        gateway.shows("millgate_admin_refusals_total{reason=\"timeout\"} 3")
     })
     .await;
 }
@@ -81,7 +77,7 @@ async fn a_client_that_does_not_read_its_answer_is_cut() {
     let request = b"GET /metrics HTTP/1.1\r\nhost: gw\r\n\r\n".repeat(2000);
     let _ = tokio::time::timeout(Duration::from_secs(1), client.write_all(&request)).await;
     eventually("it is cut", || async {
-        !metric(&gateway, "millgate_admin_refusals_total{reason=\"timeout\"} 0").await
+        !gateway.shows("millgate_admin_refusals_total{reason=\"timeout\"} 0").await
     })
     .await;
     let mut rest = Vec::new();
@@ -107,7 +103,7 @@ async fn a_request_for_a_name_that_is_not_ours_is_refused() {
         assert_eq!(reply.status(), 421, "{host}");
         assert!(text(&reply).contains("listen.admin_hosts"), "{}", text(&reply));
     }
-    assert!(metric(&gateway, "millgate_admin_refusals_total{reason=\"host\"} 3").await);
+    assert!(gateway.shows("millgate_admin_refusals_total{reason=\"host\"} 3").await);
 }
 
 #[tokio::test]

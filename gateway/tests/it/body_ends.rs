@@ -6,34 +6,25 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 
 use crate::support::{
-    authority::Authority,
     backend::Backend,
     client::{get, raw, send},
     eventually,
+    frames::{CANCEL, Cut, END_STREAM, HEADERS, Listeners, NO_ERROR, data, headers, reset},
     gateway::TestGateway,
-    raw_h2::{self, Frames},
     recorder::Recorder,
 };
 
 /// What each variant sends this often; peers: nginx and HAProxy cut all of them.
 const TIMES: usize = 30;
 
-/// A gateway with both listeners; what is below `/stream` is not gathered first.
-async fn gateway(service: SocketAddr, authority: &Authority) -> (TestGateway, SocketAddr) {
-    let dir = tempfile::tempdir().unwrap();
-    let certified = authority.certify("127.0.0.1");
-    std::fs::write(dir.path().join("server.pem"), certified.cert).unwrap();
-    std::fs::write(dir.path().join("server.key"), certified.key).unwrap();
+/// What is below `/stream` is not gathered first.
+async fn listeners(service: SocketAddr) -> Listeners {
     let config = format!(
-        "workers: 1\nlisten: {{http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\",\n  \
-           https: {{bind: \"127.0.0.1:0\", cert_file: server.pem, key_file: server.key}}}}\n\
-         access_log: {{format: json, file: access.log}}\n\
+        "access_log: {{format: json, file: access.log}}\n\
          routes: [{{path: /**, service: s}}, {{path: /stream/**, service: s, body: stream}}]\n\
          services: {{s: {{hosts: [\"{service}\"], breaker: {{errors: 10%, min: 5}}}}}}\n"
     );
-    let gateway = TestGateway::start_in(dir, &config).await;
-    let https = gateway.https_addr().unwrap();
-    (gateway, https)
+    Listeners::start("", &config).await
 }
 
 fn log_lines(dir: &Path) -> Vec<serde_json::Value> {
@@ -60,41 +51,26 @@ fn assert_nothing_whole(service: &Recorder) {
     }
 }
 
-/// How the bytes of one request are cut into segments: one, two, and byte by byte.
-const PIECES: [fn(usize) -> usize; 3] = [|all| all, |all| all.div_ceil(2), |_| 1];
-
 #[tokio::test]
 async fn an_http2_upload_that_is_reset_never_ends_as_a_whole_one() {
-    let (service, authority) = (Recorder::silent().await, Authority::new());
-    let (gateway, https) = gateway(service.addr, &authority).await;
+    let service = Recorder::silent().await;
+    let listeners = listeners(service.addr).await;
+    let gateway = &listeners.gateway;
     let (mut sent, mut open) = (0, Vec::new());
-    for (authority, addr) in [(None, gateway.http), (Some(&authority), https)] {
-        for piece in PIECES {
-            for (path, code) in
-                [("/x", raw_h2::NO_ERROR), ("/stream/x", raw_h2::NO_ERROR), ("/x", raw_h2::CANCEL)]
-            {
-                let mut client = Frames::connect(addr, authority).await;
-                client.send(&raw_h2::preface(&[])).await;
-                let body = vec![b'x'; if piece(8) == 1 { 100 } else { 1000 }];
-                for at in 0..u32::try_from(TIMES / 3).unwrap() {
-                    let stream = 2 * at + 1;
-                    let scheme = if authority.is_some() { "https" } else { "http" };
-                    let fields =
-                        [(":method", "POST"), (":scheme", scheme), (":path", path), (":authority", "gw")];
-                    let bytes = [
-                        raw_h2::headers(0, stream, &fields),
-                        raw_h2::frame(raw_h2::DATA, 0, stream, &body),
-                        raw_h2::reset(stream, code),
-                    ]
-                    .concat();
-                    client.send_in_pieces(&bytes, piece(bytes.len())).await;
-                    sent += 1;
-                }
-                open.push(client);
+    for (over_tls, cut) in [false, true].into_iter().flat_map(|tls| Cut::ALL.map(|cut| (tls, cut))) {
+        for (path, code) in [("/x", NO_ERROR), ("/stream/x", NO_ERROR), ("/x", CANCEL)] {
+            let mut client = listeners.open(over_tls).await;
+            let body = vec![b'x'; if cut == Cut::Bytes { 100 } else { 1000 }];
+            for stream in (1..).step_by(2).take(TIMES / 3) {
+                let head = client.head(stream, "POST", path, &[]);
+                let bytes = [head, data(stream, 0, &body), reset(stream, code)].concat();
+                assert!(client.try_send(&bytes, cut).await);
+                sent += 1;
             }
+            open.push(client);
         }
     }
-    logged_as_gone(&gateway, sent).await;
+    logged_as_gone(gateway, sent).await;
     eventually("the service's connections are closed", || async { service.all_closed() }).await;
     assert_nothing_whole(&service);
     // Not a word against the instance: its breaker is closed.
@@ -104,8 +80,9 @@ async fn an_http2_upload_that_is_reset_never_ends_as_a_whole_one() {
 
 #[tokio::test]
 async fn a_promised_length_that_does_not_come_is_not_a_whole_request() {
-    let (service, authority) = (Recorder::silent().await, Authority::new());
-    let (gateway, _) = gateway(service.addr, &authority).await;
+    let service = Recorder::silent().await;
+    let listeners = listeners(service.addr).await;
+    let gateway = &listeners.gateway;
     let (mut sent, mut open) = (0, Vec::new());
     for path in ["/x", "/stream/x"] {
         for framing in ["content-length: 5000", "transfer-encoding: chunked"] {
@@ -118,29 +95,15 @@ async fn a_promised_length_that_does_not_come_is_not_a_whole_request() {
                 sent += 1;
             }
         }
-        let mut client = Frames::connect(gateway.http, None).await;
-        client.send(&raw_h2::preface(&[])).await;
-        let fields = [
-            (":method", "POST"),
-            (":scheme", "http"),
-            (":path", path),
-            (":authority", "gw"),
-            ("content-length", "5000"),
-        ];
-        for at in 0..5 {
-            let stream = 2 * at + 1;
-            let bytes = [
-                raw_h2::headers(0, stream, &fields),
-                raw_h2::frame(raw_h2::DATA, 0, stream, b"x"),
-                raw_h2::reset(stream, raw_h2::NO_ERROR),
-            ]
-            .concat();
-            client.send(&bytes).await;
+        let mut client = listeners.open(false).await;
+        for stream in (1..).step_by(2).take(5) {
+            let head = client.head(stream, "POST", path, &[(b"content-length", b"5000")]);
+            client.send(&[head, data(stream, 0, b"x"), reset(stream, NO_ERROR)].concat()).await;
             sent += 1;
         }
         open.push(client);
     }
-    logged_as_gone(&gateway, sent).await;
+    logged_as_gone(gateway, sent).await;
     eventually("the service's connections are closed", || async { service.all_closed() }).await;
     assert_nothing_whole(&service);
     for connection in service.connections() {
@@ -159,26 +122,20 @@ async fn every_true_end_is_one() {
         response
     })
     .await;
-    let authority = Authority::new();
-    let (gateway, _) = gateway(service.addr, &authority).await;
-    let mut client = Frames::connect(gateway.http, None).await;
-    client.send(&raw_h2::preface(&[])).await;
-    let data = |flags, stream, bytes: &[u8]| raw_h2::frame(raw_h2::DATA, flags, stream, bytes);
+    let listeners = listeners(service.addr).await;
+    let mut client = listeners.open(false).await;
     for (at, path) in ["/x", "/stream/x"].into_iter().enumerate() {
         let first = 10 * u32::try_from(at).unwrap() + 1;
         let ends: [&dyn Fn(u32) -> Vec<u8>; 3] = [
-            &|stream| data(raw_h2::END_STREAM, stream, b"last"),
-            &|stream| [data(0, stream, b"last"), data(raw_h2::END_STREAM, stream, b"")].concat(),
-            &|stream| {
-                [data(0, stream, b"last"), raw_h2::headers(raw_h2::END_STREAM, stream, &[("x-sum", "1")])]
-                    .concat()
-            },
+            &|stream| data(stream, END_STREAM, b"last"),
+            &|stream| [data(stream, 0, b"last"), data(stream, END_STREAM, b"")].concat(),
+            &|stream| [data(stream, 0, b"last"), headers(stream, END_STREAM, &[(b"x-sum", b"1")])].concat(),
         ];
         for (at, end) in ends.into_iter().enumerate() {
             let stream = first + 2 * u32::try_from(at).unwrap();
-            client.send(&[raw_h2::request(0, stream, "POST", path), end(stream)].concat()).await;
-            let head = client.next_where(|f| f.stream == stream && f.kind == raw_h2::HEADERS).await;
-            assert!(head.flags & raw_h2::END_STREAM != 0, "204 without a body");
+            client.send(&[client.head(stream, "POST", path, &[]), end(stream)].concat()).await;
+            let head = client.next_where(|f| f.stream == stream && f.kind == HEADERS).await;
+            assert!(head.flags & END_STREAM != 0, "204 without a body");
         }
     }
     let bodies: Vec<_> = service.take_seen().into_iter().map(Request::into_body).collect();

@@ -1,6 +1,9 @@
 //! How long a body may take: pauses and rates bound it, in both directions together, and not the time for an answer.
 
-use std::time::{Duration, Instant};
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::Response;
@@ -10,7 +13,13 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::support::{DEADLINE, backend::Backend, client::raw, eventually, gateway::TestGateway};
+use crate::support::{
+    DEADLINE,
+    backend::Backend,
+    client::{http2, raw},
+    eventually,
+    gateway::TestGateway,
+};
 
 async fn gateway(service: std::net::SocketAddr, route: &str) -> TestGateway {
     TestGateway::start(&format!(
@@ -105,17 +114,29 @@ async fn a_client_that_is_slower_than_the_minimum_learns_it() {
     assert!(began.elapsed() > Duration::from_secs(10));
 }
 
+/// A gateway that streams, with a short `idle`, and its service.
+async fn streaming() -> (TestGateway, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    (gateway(addr, "timeout: {total: 500ms, idle: 600ms}, body: stream").await, listener)
+}
+
+/// The head of a response comes with the head of the request. What was read so far.
+async fn begin_to_answer(service: &TcpListener) -> (TcpStream, Vec<u8>) {
+    let (mut stream, _) = service.accept().await.unwrap();
+    let mut read = Vec::new();
+    stream.read_buf(&mut read).await.unwrap();
+    stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+    (stream, read)
+}
+
 /// The service's head comes at once; then it reads what the client sends in small pieces for longer than `idle`.
 #[tokio::test]
 async fn a_silent_response_lives_as_long_as_the_upload_moves() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let gateway =
-        gateway(listener.local_addr().unwrap(), "timeout: {total: 500ms, idle: 600ms}, body: stream").await;
+    let (gateway, listener) = streaming().await;
     let service = async {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut all = Vec::new();
-        stream.read_buf(&mut all).await.unwrap();
-        stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n").await.unwrap();
+        let (mut stream, mut all) = begin_to_answer(&listener).await;
+        stream.write_all(b"1\r\na\r\n").await.unwrap();
         while !all.ends_with(b"0\r\n\r\n") {
             assert!(stream.read_buf(&mut all).await.unwrap() > 0, "{}", String::from_utf8_lossy(&all));
         }
@@ -139,14 +160,9 @@ async fn a_silent_response_lives_as_long_as_the_upload_moves() {
 
 #[tokio::test]
 async fn a_silent_upload_lives_as_long_as_the_response_moves() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let gateway =
-        gateway(listener.local_addr().unwrap(), "timeout: {total: 500ms, idle: 600ms}, body: stream").await;
+    let (gateway, listener) = streaming().await;
     let service = async {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut all = Vec::new();
-        stream.read_buf(&mut all).await.unwrap();
-        stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+        let (mut stream, _) = begin_to_answer(&listener).await;
         for _ in 0..8 {
             stream.write_all(b"1\r\nx\r\n").await.unwrap();
             tokio::time::sleep(Duration::from_millis(300)).await;
@@ -196,9 +212,8 @@ async fn a_service_that_takes_nothing_of_an_upload_is_at_fault() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gateway = gateway(listener.local_addr().unwrap(), "timeout: {idle: 500ms}").await;
     let accepts = async {
-        let (stream, _) = listener.accept().await.unwrap();
-        std::future::pending::<()>().await;
-        drop(stream);
+        let _stream = listener.accept().await.unwrap();
+        std::future::pending::<Infallible>().await
     };
     let client = async {
         let stream = TcpStream::connect(gateway.http).await.unwrap();
@@ -214,7 +229,7 @@ async fn a_service_that_takes_nothing_of_an_upload_is_at_fault() {
     };
     let answer = tokio::select! {
         answer = client => answer,
-        () = accepts => unreachable!(),
+        never = accepts => match never {},
     };
     assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
 }
@@ -258,11 +273,7 @@ async fn delay(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt +
 async fn an_http2_upload_over_a_long_way_is_not_held_up_by_windows() {
     let service = echo_of_length().await;
     let gateway = gateway(service.addr, "timeout: 5s").await;
-    let stream = TcpStream::connect(relay(gateway.http).await).await.unwrap();
-    let executor = hyper_util::rt::TokioExecutor::new();
-    let io = hyper_util::rt::TokioIo::new(stream);
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
-    tokio::spawn(connection);
+    let mut sender = http2(relay(gateway.http).await).await;
     let began = Instant::now();
     let body = Full::new(Bytes::from(vec![b'x'; 9_000_000]));
     let response = sender.send_request(http::Request::post("http://gw/").body(body).unwrap()).await.unwrap();

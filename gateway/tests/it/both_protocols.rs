@@ -1,14 +1,16 @@
 //! One admission for both protocols: the same request over HTTP/1.1 and HTTP/2 gets the same verdict, and the service
 //! sees the same of it. Where the protocols themselves differ, the row says so.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Empty};
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::io::AsyncReadExt;
 
 use crate::support::{
     backend::{Backend, RawBackend},
-    client::{get, send, text},
+    client::{get, http2, send, text},
     eventually,
     frames::{Cut, END_STREAM, Field, FrameClient, Listeners, Outcome, PROTOCOL_ERROR, data, headers, write},
     gateway::TestGateway,
@@ -101,27 +103,29 @@ fn sizes() -> Vec<Row> {
 }
 
 fn fields() -> Vec<Row> {
+    let value = |what, value: &[u8], verdict| field(what, b"x-key", value, verdict);
+    let name = |what, name: &[u8], verdict| field(what, name, b"v", verdict);
     vec![
-        field("empty value", b"x-key", b"", Both(200)),
-        field("whitespace within", b"x-key", b"a \t k", Both(200)),
-        field("obs-text", b"x-key", b"\x80k\xff", Both(200)),
-        field("space before", b"x-key", b" k", Http1Only(200)),
-        field("space after", b"x-key", b"k ", Http1Only(200)),
-        field("tab before", b"x-key", b"\tk", Http1Only(200)),
-        field("tab after", b"x-key", b"k\t", Http1Only(200)),
-        field("only a space", b"x-key", b" ", Http1Only(200)),
+        value("empty value", b"", Both(200)),
+        value("whitespace within", b"a \t k", Both(200)),
+        value("obs-text", b"\x80k\xff", Both(200)),
+        value("space before", b" k", Http1Only(200)),
+        value("space after", b"k ", Http1Only(200)),
+        value("tab before", b"\tk", Http1Only(200)),
+        value("tab after", b"k\t", Http1Only(200)),
+        value("only a space", b" ", Http1Only(200)),
         field("space before a cookie", b"cookie", b" a=b", Http1Only(200)),
-        field("control", b"x-key", b"a\x01b", Refused),
-        field("NUL", b"x-key", b"a\0b", Refused),
-        field("CR", b"x-key", b"a\rb", Refused),
-        field("DEL", b"x-key", b"a\x7fb", Refused),
-        field("no name", b"", b"v", Refused),
-        field("space in a name", b"x key", b"v", Refused),
-        field("space after a name", b"x-key ", b"v", Refused),
-        field("parenthesis in a name", b"x(key", b"v", Refused),
-        field("obs-text in a name", b"x\xffkey", b"v", Refused),
-        field("token characters in a name", b"x!#$%&'*+-^`|~key", b"v", Both(200)),
-        field("upper case in a name", b"X-Key", b"v", Http1Only(200)),
+        value("control", b"a\x01b", Refused),
+        value("NUL", b"a\0b", Refused),
+        value("CR", b"a\rb", Refused),
+        value("DEL", b"a\x7fb", Refused),
+        name("no name", b"", Refused),
+        name("space in a name", b"x key", Refused),
+        name("space after a name", b"x-key ", Refused),
+        name("parenthesis in a name", b"x(key", Refused),
+        name("obs-text in a name", b"x\xffkey", Refused),
+        name("token characters in a name", b"x!#$%&'*+-^`|~key", Both(200)),
+        name("upper case in a name", b"X-Key", Http1Only(200)),
         field("TE: trailers", b"te", b"trailers", Both(200)),
         field("TE", b"te", b"gzip", Http1Only(200)),
         field("Connection", b"connection", b"x-key", Http1Only(200)),
@@ -212,9 +216,7 @@ impl Row {
         bytes.extend_from_slice(b"connection: close\r\n");
         let (crumbs, fields): (Vec<_>, Vec<_>) = self.fields.iter().partition(|(name, _)| name == b"cookie");
         let crumbs: Vec<&[u8]> = crumbs.iter().map(|(_, value)| &value[..]).collect();
-        for (name, value) in fields {
-            bytes.extend([name, &b": "[..], value, b"\r\n"].concat());
-        }
+        bytes.extend(lines(&fields.iter().map(|(name, value)| (&name[..], &value[..])).collect::<Vec<_>>()));
         if !crumbs.is_empty() {
             bytes.extend([b"cookie: ", &crumbs.join(&b"; "[..])[..], b"\r\n"].concat());
         }
@@ -251,6 +253,17 @@ impl Row {
     }
 }
 
+/// As lines of HTTP/1.1.
+fn lines(fields: &[Field<'_>]) -> Vec<u8> {
+    fields.iter().flat_map(|(name, value)| [name, &b": "[..], value, b"\r\n"].concat()).collect()
+}
+
+fn to(backend: SocketAddr) -> String {
+    format!(
+        "routes: [{{path: /**, service: s}}]\nservices: {{s: {{hosts: [\"{backend}\"], breaker: off}}}}\n"
+    )
+}
+
 async fn status_of_http1(listeners: &Listeners, over_tls: bool, bytes: &[u8], cut: Cut) -> u16 {
     let mut stream = listeners.open_http1(over_tls).await;
     write(&mut stream, bytes, cut).await;
@@ -278,9 +291,7 @@ async fn check(rows: Vec<Row>) {
 /// With further entries of `listen`.
 async fn check_with(listen: &str, rows: Vec<Row>) {
     let backend = Backend::named("one").await;
-    let config =
-        format!("routes: [{{path: /**, service: s}}]\nservices: {{s: {{hosts: [\"{}\"]}}}}\n", backend.addr);
-    let listeners = Listeners::start(listen, &config).await;
+    let listeners = Listeners::start(listen, &to(backend.addr)).await;
     let mut wrong = Vec::new();
     for row in &rows {
         for (over_tls, cut) in [false, true].into_iter().flat_map(|tls| Cut::ALL.map(|cut| (tls, cut))) {
@@ -358,11 +369,7 @@ async fn lengths_of_content_get_one_verdict_in_both_protocols() {
 
 /// One request over HTTP/2 in cleartext, by a library.
 async fn over_http2(gateway: &TestGateway, request: Request<Empty<Bytes>>) -> Response<Bytes> {
-    let io = hyper_util::rt::TokioIo::new(TcpStream::connect(gateway.http).await.unwrap());
-    let executor = hyper_util::rt::TokioExecutor::new();
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
-    tokio::spawn(connection);
-    let (parts, body) = sender.send_request(request).await.unwrap().into_parts();
+    let (parts, body) = http2(gateway.http).await.send_request(request).await.unwrap().into_parts();
     Response::from_parts(parts, body.collect().await.unwrap().to_bytes())
 }
 
@@ -370,9 +377,7 @@ async fn over_http2(gateway: &TestGateway, request: Request<Empty<Bytes>>) -> Re
 #[tokio::test]
 async fn a_204_has_no_length_in_both_protocols_and_its_connection_is_not_used_again() {
     let backend = RawBackend::answering(b"HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n", false).await;
-    let config =
-        format!("routes: [{{path: /**, service: s}}]\nservices: {{s: {{hosts: [\"{}\"]}}}}\n", backend.addr);
-    let gateway = TestGateway::start(&config).await;
+    let gateway = TestGateway::start(&to(backend.addr)).await;
     let by_http1 = send(gateway.http, get("/x")).await;
     let by_http2 = over_http2(&gateway, Request::get("http://gw/x").body(Empty::new()).unwrap()).await;
     for reply in [by_http1, by_http2] {
@@ -399,18 +404,14 @@ async fn a_condition_on_cookies_sees_crumbs_as_one_cookie() {
 /// What the service is told of scheme and port for `:scheme` or an absolute-form target on the cleartext listener.
 async fn stated(trusted: &str, scheme: &str, further: &[Field<'_>]) -> (Outcome, u16, Vec<[String; 2]>) {
     let backend = Backend::named("one").await;
-    let config =
-        format!("routes: [{{path: /**, service: s}}]\nservices: {{s: {{hosts: [\"{}\"]}}}}\n", backend.addr);
-    let listeners = Listeners::start(trusted, &config).await;
+    let listeners = Listeners::start(trusted, &to(backend.addr)).await;
     let mut client: FrameClient = listeners.open(false).await;
     let pseudo: [Field<'_>; 4] =
         [(b":method", b"GET"), (b":scheme", scheme.as_bytes()), (b":authority", b"gw"), (b":path", b"/x")];
     client.send(&headers(1, END_STREAM, &[&pseudo[..], further].concat())).await;
     let http2 = client.outcome(1).await;
-    let lines: Vec<u8> =
-        further.iter().flat_map(|(name, value)| [name, &b": "[..], value, b"\r\n"].concat()).collect();
     let head = format!("GET {scheme}://gw/x HTTP/1.1\r\nhost: gw\r\nconnection: close\r\n");
-    let bytes = [head.as_bytes(), &lines, b"\r\n"].concat();
+    let bytes = [head.as_bytes(), &lines(further), b"\r\n"].concat();
     let http1 = status_of_http1(&listeners, false, &bytes, Cut::Whole).await;
     let told = backend.take_seen().into_iter().map(|request| {
         ["x-forwarded-proto", "x-forwarded-port"]
@@ -443,11 +444,7 @@ async fn a_scheme_is_a_statement_of_a_trusted_proxy_and_is_refused_from_anything
 #[tokio::test]
 async fn trailers_do_not_pass_and_broken_ones_break_the_request_in_both_protocols() {
     let backend = Backend::named("one").await;
-    let config = format!(
-        "routes: [{{path: /**, service: s}}]\nservices: {{s: {{hosts: [\"{}\"], breaker: off}}}}\n",
-        backend.addr
-    );
-    let listeners = Listeners::start("", &config).await;
+    let listeners = Listeners::start("", &to(backend.addr)).await;
     let long = vec![b'v'; 300 * 1024];
     let rows: [(&[Field<'_>], bool); 5] = [
         (&[(b"x-sum", b"1"), (b"x-other", b"")], true),
@@ -457,11 +454,9 @@ async fn trailers_do_not_pass_and_broken_ones_break_the_request_in_both_protocol
         (&[(b"x-long", &long)], false),
     ];
     for (trailers, is_good) in rows {
-        let lines: Vec<u8> =
-            trailers.iter().flat_map(|(name, value)| [name, &b": "[..], value, b"\r\n"].concat()).collect();
         let head: &[u8] =
             b"POST /x HTTP/1.1\r\nhost: gw\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
-        let bytes = [head, b"5\r\nhello\r\n0\r\n", &lines, b"\r\n"].concat();
+        let bytes = [head, b"5\r\nhello\r\n0\r\n", &lines(trailers), b"\r\n"].concat();
         let http1 = status_of_http1(&listeners, false, &bytes, Cut::Whole).await;
         let by_http1 = seen(&backend);
         let mut client = listeners.open(false).await;
@@ -501,9 +496,7 @@ async fn trailers_do_not_pass_and_broken_ones_break_the_request_in_both_protocol
 #[tokio::test]
 async fn what_the_libraries_refuse_is_counted_in_both_protocols() {
     let backend = Backend::named("one").await;
-    let config =
-        format!("routes: [{{path: /**, service: s}}]\nservices: {{s: {{hosts: [\"{}\"]}}}}\n", backend.addr);
-    let listeners = Listeners::start("", &config).await;
+    let listeners = Listeners::start("", &to(backend.addr)).await;
     let counted = async |series: &str| {
         let metrics = send(listeners.gateway.admin(), get("/metrics")).await;
         text(&metrics).lines().any(|line| line.starts_with(series) && !line.ends_with(" 0"))

@@ -1,6 +1,6 @@
-//! Flask, Starlette and Express behind the gateway: whatever a path is written like, the handler of a closed route runs for
-//! verified requests only, and the service sees no other token than the one that was verified. `.ci/bypass-services` installs
-//! them.
+//! Flask, Django, Starlette, Express and Tomcat behind the gateway: whatever a path is written like, the handler of a closed
+//! route runs for verified requests only, and the service sees no other token than the one that was verified.
+//! `.ci/bypass-services` installs them; Tomcat is Debian's.
 
 use std::{
     fmt::Write as _,
@@ -9,32 +9,39 @@ use std::{
     process::Stdio,
 };
 
-use millgate::token::{MintOptions, mint};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
 };
 
-use crate::support::{DEADLINE, client::raw, gateway::TestGateway};
+use crate::support::{
+    DEADLINE,
+    client::raw,
+    gateway::TestGateway,
+    tokens::{self, GOOD, WRONG},
+};
+
+/// Debian's `libtomcat10-embed-java`.
+const TOMCAT: &str = "/usr/share/java/tomcat10-embed-core.jar";
 
 /// Where the frameworks are; `None`: nowhere, and the test is skipped.
 fn installed() -> Option<PathBuf> {
-    let found =
-        std::env::var_os("MILLGATE_BYPASS_SERVICES").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let found = std::env::var_os("MILLGATE_BYPASS_SERVICES")
+        .filter(|path| !path.is_empty() && Path::new(TOMCAT).is_file())
+        .map(PathBuf::from);
     if found.is_none() {
         assert!(
             std::env::var_os("MILLGATE_REQUIRE_SERVERS").is_none_or(|value| value != "1"),
-            "no MILLGATE_BYPASS_SERVICES, and MILLGATE_REQUIRE_SERVERS=1 \
-             (MILLGATE_BYPASS_SERVICES=\"$(.ci/bypass-services)\" installs them)"
+            "no MILLGATE_BYPASS_SERVICES or no {TOMCAT}, and MILLGATE_REQUIRE_SERVERS=1 \
+             (MILLGATE_BYPASS_SERVICES=\"$(.ci/bypass-services)\" and libtomcat10-embed-java are them)"
         );
-        println!("skipped: no web frameworks in MILLGATE_BYPASS_SERVICES");
+        println!("skipped: no web frameworks in MILLGATE_BYPASS_SERVICES, or no Tomcat");
     }
     found
 }
 
-/// A service, and a gateway that guards its closed handlers.
+/// A service on one of the frameworks, and a gateway that guards its closed handlers.
 struct Guarded {
-    name: &'static str,
     service: SocketAddr,
     gateway: TestGateway,
     _process: Child,
@@ -42,12 +49,16 @@ struct Guarded {
 
 impl Guarded {
     async fn start(folder: &Path, name: &'static str) -> Self {
-        let (program, file) = match name {
-            "express" => ("node", "express_app.cjs".to_owned()),
-            _ => ("python3", format!("{name}_app.py")),
+        let (program, arguments, ending): (_, &[&str], _) = match name {
+            "express" => ("node", &[], "cjs"),
+            // With the quick one of its two compilers it starts sooner.
+            "tomcat" => ("java", &["-XX:TieredStopAtLevel=1", "-cp", TOMCAT], "java"),
+            _ => ("python3", &[], "py"),
         };
+        let file = format!("{name}_app.{ending}");
         let file: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests", "services", &file].iter().collect();
         let mut process = Command::new(program)
+            .args(arguments)
             .arg(file)
             .env("PYTHONPATH", folder.join("python"))
             .env("NODE_PATH", folder.join("node/node_modules"))
@@ -62,9 +73,6 @@ impl Guarded {
         let port: u16 = line.strip_prefix("ready ").unwrap().trim().parse().unwrap();
         let service = SocketAddr::from(([127, 0, 0, 1], port));
 
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("secret.key"), "0123456789abcdef0123456789abcdef").unwrap();
-        std::fs::write(dir.path().join("wrong.key"), "x123456789abcdef0123456789abcdef").unwrap();
         // What Express takes for one path, its routes take, too.
         let lenient =
             if name == "express" { "defaults: {case_insensitive: true, trailing_slash: same}\n" } else { "" };
@@ -75,18 +83,11 @@ impl Guarded {
              - {{path: \"/v1/things:purge\", service: one, auth: main}}\n  \
              - {{path: /admin/**, service: one, auth: main}}\nservices: {{one: {{hosts: [\"{service}\"], breaker: off}}}}\n"
         );
-        Self { name, service, gateway: TestGateway::start_in(dir, &config).await, _process: process }
+        Self { service, gateway: TestGateway::start_in(tokens::folder(), &config).await, _process: process }
     }
 
     fn token(&self, key: &str, subject: &str) -> String {
-        let options = MintOptions {
-            key_file: self.gateway.dir.path().join(key),
-            subject: subject.into(),
-            audience: Some("api".into()),
-            ttl: std::time::Duration::from_mins(5),
-            ..MintOptions::default()
-        };
-        mint(&options).unwrap()
+        tokens::token(self.gateway.dir.path(), key, subject)
     }
 }
 
@@ -205,25 +206,17 @@ fn spellings(path: &str) -> Vec<String> {
     all
 }
 
-async fn no_spelling_runs_a_closed_handler(guarded: &Guarded, known: &[&str]) {
+async fn no_spelling_runs_a_closed_handler(folder: &Path, name: &'static str, known: &[&str]) {
+    let guarded = Guarded::start(folder, name).await;
     let mut effective = Vec::new();
     for path in ["/@me", "/v1/things:purge", "/admin", "/admin/users"] {
         let method = if path.contains("purge") { "POST" } else { "GET" };
-        let bearer = format!("Authorization: Bearer {}\r\n", guarded.token("secret.key", "ann"));
+        let bearer = format!("Authorization: Bearer {}\r\n", guarded.token(GOOD, "ann"));
         let verified = ask(guarded.gateway.http, method, path, &bearer).await.expect("an answer");
-        assert_eq!(
-            (verified[0].as_str(), verified[4].as_str()),
-            ("closed", "ann"),
-            "{} {path}",
-            guarded.name
-        );
+        assert_eq!((verified[0].as_str(), verified[4].as_str()), ("closed", "ann"), "{name} {path}");
         for target in spellings(path) {
             let seen = ask(guarded.gateway.http, method, &target, "").await;
-            assert!(
-                !is_closed(seen.as_ref()),
-                "{} runs the closed handler of {method} {target}",
-                guarded.name
-            );
+            assert!(!is_closed(seen.as_ref()), "{name} runs the closed handler of {method} {target}");
             if is_closed(ask(guarded.service, method, &target, "").await.as_ref()) {
                 effective.push(target);
             }
@@ -231,32 +224,37 @@ async fn no_spelling_runs_a_closed_handler(guarded: &Guarded, known: &[&str]) {
     }
     // Without a gateway many of them do run it, so they are worth trying.
     for target in known {
-        assert!(
-            effective.iter().any(|other| other == target),
-            "{} and {target}: {effective:?}",
-            guarded.name
-        );
+        assert!(effective.iter().any(|other| other == target), "{name} and {target}: {effective:?}");
     }
-    println!("{}: {} spellings run a closed handler without a gateway", guarded.name, effective.len());
+    println!("{name}: {} spellings run a closed handler without a gateway", effective.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_spelling_of_a_closed_path_runs_its_handler_without_a_token() {
     let Some(folder) = installed() else { return };
-    let [flask, starlette, express] =
-        ["flask", "starlette", "express"].map(|name| Guarded::start(&folder, name));
-    let (flask, starlette, express) = tokio::join!(flask, starlette, express);
     let decoded = ["/%40me", "/v1/things%3Apurge", "/%40%6D%65", "/%61dmin/users"];
     tokio::join!(
-        no_spelling_runs_a_closed_handler(&flask, &decoded),
-        no_spelling_runs_a_closed_handler(&starlette, &decoded),
-        no_spelling_runs_a_closed_handler(&express, &["/@ME", "/@me/", "/V1/THINGS:PURGE", "/ADMIN"]),
+        no_spelling_runs_a_closed_handler(&folder, "flask", &decoded),
+        no_spelling_runs_a_closed_handler(&folder, "django", &decoded),
+        no_spelling_runs_a_closed_handler(&folder, "starlette", &decoded),
+        no_spelling_runs_a_closed_handler(
+            &folder,
+            "express",
+            &["/@ME", "/@me/", "/V1/THINGS:PURGE", "/ADMIN"]
+        ),
+        // A proxy before it that decodes makes `/admin;x/users` of `/admin%3Bx/users`.
+        no_spelling_runs_a_closed_handler(
+            &folder,
+            "tomcat",
+            &["/%40me", "/%61dmin/users", "/@me;x", "/admin;x/users", "/;x/admin/users"]
+        ),
     );
 }
 
 /// GOOD is verified; ROOT, which nothing has verified, must reach no handler of a request that is let through.
-async fn no_other_token_is_seen(guarded: &Guarded) {
-    let (good, root) = (guarded.token("secret.key", "ann"), guarded.token("wrong.key", "root"));
+async fn no_other_token_is_seen(folder: &Path, framework: &'static str) {
+    let guarded = Guarded::start(folder, framework).await;
+    let (good, root) = (guarded.token(GOOD, "ann"), guarded.token(WRONG, "root"));
     let names = [
         "access_token",
         "access%5Ftoken",
@@ -318,21 +316,20 @@ async fn no_other_token_is_seen(guarded: &Guarded) {
             seen.iter().map(|text| text.replace(&good, "GOOD").replace(&root, "ROOT")).collect();
         let tokens_are_good = shown[1..4].iter().all(|token| token.is_empty() || token == "GOOD");
         let names_are_good = shown[4..].iter().all(|name| name.is_empty() || name == "ann");
-        assert!(tokens_are_good && names_are_good, "{}: ?{query} {fields:?} sees {shown:?}", guarded.name);
+        assert!(tokens_are_good && names_are_good, "{framework}: ?{query} {fields:?} sees {shown:?}");
     }
     // All look-alikes of the name, at least, are let through without it.
-    assert!(passed >= 6, "{}: {passed}", guarded.name);
+    assert!(passed >= 6, "{framework}: {passed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_sees_no_token_and_no_name_that_was_not_verified() {
     let Some(folder) = installed() else { return };
-    let [flask, starlette, express] =
-        ["flask", "starlette", "express"].map(|name| Guarded::start(&folder, name));
-    let (flask, starlette, express) = tokio::join!(flask, starlette, express);
     tokio::join!(
-        no_other_token_is_seen(&flask),
-        no_other_token_is_seen(&starlette),
-        no_other_token_is_seen(&express)
+        no_other_token_is_seen(&folder, "flask"),
+        no_other_token_is_seen(&folder, "django"),
+        no_other_token_is_seen(&folder, "starlette"),
+        no_other_token_is_seen(&folder, "express"),
+        no_other_token_is_seen(&folder, "tomcat"),
     );
 }

@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::support::{
     backend::{Backend, RawBackend},
-    client::{get, json, raw, request, send, status, text},
+    client::{get, http2, json, raw, request, send, status, text},
     eventually,
     gateway::TestGateway,
 };
@@ -49,11 +49,7 @@ async fn a_local_reply_to_head_has_fields_and_no_content_in_both_protocols() {
         TestGateway::start(&format!("{log}{}", to(backend.addr, "", "").replace("/**", "/known"))).await;
     let reply = send(gateway.http, request("HEAD", "/none", "")).await;
     assert_eq!((reply.status().as_u16(), text(&reply)), (404, ""));
-    let stream = TcpStream::connect(gateway.http).await.unwrap();
-    let executor = hyper_util::rt::TokioExecutor::new();
-    let io = hyper_util::rt::TokioIo::new(stream);
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
-    tokio::spawn(connection);
+    let mut sender = http2(gateway.http).await;
     let head = http::Request::head("http://gw/none").body(Full::new(Bytes::new())).unwrap();
     let reply = sender.send_request(head).await.unwrap();
     assert_eq!(reply.status(), 404);

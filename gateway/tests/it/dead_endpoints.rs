@@ -3,10 +3,11 @@
 //! Peers with one dead endpoint of two, defaults, 100 requests a second: nginx 1.30, HAProxy 3.2 (`redispatch`) and Envoy 1.40
 //! (`retry_on: connect-failure`) fail none.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{fmt::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::Response;
+use millgate::policy::retry::{BUDGET_TTL, FREE_PER_SECOND};
 use millgate_registry::ServiceRegistration;
 use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinSet, time::Instant};
@@ -35,12 +36,13 @@ fn to(hosts: &str, route: &str, service: &str) -> String {
 
 /// Every other request is a POST with a body. Sent at `rate` a second whatever becomes of them; a client opens a new
 /// connection after each answer that was not 200.
-async fn failures_of(gateway: SocketAddr, rate: u32, lasting: Duration) -> Vec<String> {
+async fn failures_of(gateway: SocketAddr, path: String, rate: u32, lasting: Duration) -> Vec<String> {
     let clients = 8;
     let pause = Duration::from_secs(1) * clients / rate;
     let ends = Instant::now() + lasting;
     let mut running = JoinSet::new();
     for at in 0..clients {
+        let path = path.clone();
         running.spawn(async move {
             let mut due = tokio::time::interval_at(Instant::now() + pause * at / clients, pause);
             let (mut failed, mut open) = (Vec::new(), Connection::open(gateway).await);
@@ -49,7 +51,7 @@ async fn failures_of(gateway: SocketAddr, rate: u32, lasting: Duration) -> Vec<S
                     break;
                 }
                 let is_post = turn % 2 == 0;
-                let one = if is_post { request("POST", "/x", "body") } else { get("/x") };
+                let one = if is_post { request("POST", &path, "body") } else { get(&path) };
                 match open.try_send(one).await {
                     Ok(reply) if reply.status() == 200 => {}
                     Ok(reply) => {
@@ -95,59 +97,123 @@ async fn closed_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
-#[tokio::test]
-async fn a_port_that_closes_under_traffic_fails_no_request() {
-    for (instances, rate) in [(2, 20), (2, 100), (2, 500), (3, 100), (3, 500), (10, 20), (10, 500)] {
+/// Instances of a service, and requests a second. The slow ones run beside each other.
+const SLOW: [(usize, u32); 6] = [(2, 20), (2, 100), (3, 20), (3, 100), (10, 20), (10, 100)];
+const FAST: [(usize, u32); 3] = [(2, 500), (3, 500), (10, 500)];
+/// No retry is paid for, neither from requests nor, once they are used up, from the free ones: a connect that is charged
+/// fails its request.
+const UNPAID: &str =
+    "retry: {retries: 10, on: [connect, refused, reset, timeout, 429], budget: 0%, backoff: 1ms..1ms}";
+
+/// A service with some instances that are up.
+struct Row {
+    name: String,
+    rate: u32,
+    backends: Vec<Backend>,
+}
+
+impl Row {
+    async fn start((instances, rate): (usize, u32)) -> Self {
         let mut backends = Vec::new();
         for _ in 0..instances {
-            backends.push(Backend::named("one").await);
+            // What it says of `/busy` is no failure of an instance, and a reason to retry.
+            let answer = |request: &http::Request<Bytes>| {
+                let status = if request.uri().path().ends_with("/busy") { 429 } else { 200 };
+                Response::builder().status(status).body(Bytes::from_static(b"one")).unwrap()
+            };
+            backends.push(Backend::with(answer).await);
         }
-        let gateway = TestGateway::start(&to(&hosts(backends.iter().map(|one| one.addr)), "", "")).await;
-        let http = gateway.http;
-        let traffic = tokio::spawn(failures_of(http, rate, Duration::from_millis(1_800)));
-        eventually("there is good traffic", || async { backends[0].served() > 0 }).await;
-        backends[0].leave().await;
-        let failed = traffic.await.unwrap();
-        let failed = avoidable(failed);
-        assert!(failed.is_empty(), "{instances} at {rate}/s: {} failed: {:?}", failed.len(), failed.first());
-        let others = backends[1..].iter().map(Backend::served).sum::<usize>();
-        assert!(others > 0, "{instances} at {rate}/s");
+        Self { name: format!("web{instances}-{rate}"), rate, backends }
+    }
+
+    /// Spends the free retries of ten seconds.
+    async fn use_up_retries(self, gateway: &TestGateway) -> Self {
+        let mut client = Connection::open(gateway.http).await;
+        // Each request goes to all instances.
+        let retries = self.backends.len() as u64 - 1;
+        for _ in 0..=u64::from(FREE_PER_SECOND) * BUDGET_TTL.as_secs() / retries {
+            assert_eq!(client.send(get(&format!("/{}/busy", self.name))).await.status(), 429);
+        }
+        let refused = format!("millgate_retry_budget_exhausted_total{{service=\"{}\"", self.name);
+        assert!(metric(gateway, &refused).await > 0.0, "{}", self.name);
+        self
+    }
+
+    /// Closes the port of one instance under traffic.
+    async fn fails_no_request(self, gateway: Arc<TestGateway>, lasting: Duration) {
+        let (name, leaving) = (&self.name, &self.backends[0]);
+        let before = leaving.served();
+        let traffic = failures_of(gateway.http, format!("/{name}/x"), self.rate, lasting);
+        let traffic = tokio::spawn(traffic);
+        eventually("there is good traffic", || async { leaving.served() > before }).await;
+        leaving.leave().await;
+        let failed = avoidable(traffic.await.unwrap());
+        assert!(failed.is_empty(), "{name}: {} failed: {:?}", failed.len(), failed.first());
+        let connects = format!("millgate_retries_total{{service=\"{name}\",reason=\"connect\"}}");
+        let connects = metric(&gateway, &connects).await;
+        // Three in a row, and those that are under way meanwhile.
+        assert!(connects < 30.0, "{name}: {connects} requests tried it before it was left out");
     }
 }
 
-/// Checks run every ten seconds: the registry knows nothing of it while the test lasts.
+async fn no_row_fails_a_request(rows: Vec<Row>, gateway: TestGateway) {
+    let gateway = Arc::new(gateway);
+    let mut running = JoinSet::new();
+    for row in rows {
+        let gateway = Arc::clone(&gateway);
+        running.spawn(async move { row.use_up_retries(&gateway).await });
+    }
+    let rows = running.join_all().await;
+    let (slow, fast): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.rate < 500);
+    let mut running = JoinSet::new();
+    for row in slow {
+        running.spawn(row.fails_no_request(Arc::clone(&gateway), Duration::from_millis(1_500)));
+    }
+    running.join_all().await;
+    for row in fast {
+        row.fails_no_request(Arc::clone(&gateway), Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_that_closes_under_traffic_fails_no_request() {
+    let (mut rows, mut routes, mut services) = (Vec::new(), String::new(), String::new());
+    for row in SLOW.into_iter().chain(FAST) {
+        let row = Row::start(row).await;
+        let (name, hosts) = (&row.name, hosts(row.backends.iter().map(|one| one.addr)));
+        let _ = writeln!(routes, "  - {{path: /{name}/**, service: {name}}}");
+        let _ = writeln!(services, "  {name}: {{hosts: [{hosts}]}}");
+        rows.push(row);
+    }
+    let config = format!("defaults: {{{UNPAID}}}\nroutes:\n{routes}services:\n{services}");
+    no_row_fails_a_request(rows, TestGateway::start(&config).await).await;
+}
+
+/// Checks run every ten seconds: the registry knows nothing of it, or not at once.
 async fn a_port_that_closes_fails_no_request_before_the_registry_knows_of_it(registry: Registry) {
-    for (instances, rate) in [(2, 100), (3, 500)] {
-        let mut backends = Vec::new();
-        for at in 0..instances {
-            let one = Backend::named("one").await;
-            let port = one.addr.port();
-            let id = format!("web-{instances}-{at}");
-            let service = format!("web{instances}");
-            let registration = ServiceRegistration::http(&service, &id, "127.0.0.1", port);
+    let (mut rows, mut routes) = (Vec::new(), String::new());
+    for row in SLOW.into_iter().chain(FAST) {
+        let row = Row::start(row).await;
+        let name = &row.name;
+        let _ = writeln!(routes, "  - {{path: /{name}/**, service: {name}}}");
+        for (at, one) in row.backends.iter().enumerate() {
+            let id = format!("{name}-{at}");
+            let registration = ServiceRegistration::http(name, &id, "127.0.0.1", one.addr.port());
             let check = format!("http://{}/", one.addr);
             let registration = registration.http_check(check, Duration::from_secs(10));
             registry.client().register(&registration).await.unwrap();
-            backends.push(one);
         }
-        let config = format!(
-            "discovery: {{consul: {{address: \"{}\"}}}}\nroutes:\n  - {{path: /**, service: web{instances}}}\n",
-            registry.url()
-        );
-        let gateway = TestGateway::start(&config).await;
+        rows.push(row);
+    }
+    let gateway = registry.gateway_with(&format!("defaults: {{{UNPAID}}}\nroutes:\n{routes}")).await;
+    for row in &rows {
         eventually("all of them are routed to", || async {
-            status(gateway.http, "/x").await;
-            backends.iter().all(|one| one.served() > 1)
+            status(gateway.http, &format!("/{}/x", row.name)).await;
+            row.backends.iter().all(|one| one.served() > 1)
         })
         .await;
-        let traffic = tokio::spawn(failures_of(gateway.http, rate, Duration::from_millis(1_800)));
-        let before = backends[0].served();
-        eventually("there is good traffic", || async { backends[0].served() > before }).await;
-        backends[0].leave().await;
-        let failed = traffic.await.unwrap();
-        let failed = avoidable(failed);
-        assert!(failed.is_empty(), "{instances} at {rate}/s: {} failed: {:?}", failed.len(), failed.first());
     }
+    no_row_fails_a_request(rows, gateway).await;
 }
 
 #[tokio::test]
@@ -255,7 +321,7 @@ async fn no_more_than_their_share_of_the_endpoints_is_out_and_those_left_serve_e
         all.push(closed_port().await);
     }
     let gateway = TestGateway::start(&to(&hosts(all), "", ", breaker: off")).await;
-    let failed = failures_of(gateway.http, 200, Duration::from_millis(500)).await;
+    let failed = failures_of(gateway.http, "/x".to_owned(), 200, Duration::from_millis(500)).await;
     assert!(failed.is_empty(), "{failed:?}");
     assert!((metric(&gateway, "millgate_endpoint_ejected").await - 2.0).abs() < f64::EPSILON);
     eventually("the third one is spared", || async {

@@ -4,25 +4,21 @@
 //! Starlette, Django; Tomcat behind nginx).
 
 use http::HeaderName;
-use millgate::token::{MintOptions, mint};
 
 use crate::support::{
     backend::Backend,
     client::{Connection, get, header, request},
     gateway::TestGateway,
+    tokens::{self, GOOD},
 };
 
-const SECRET: &str = "0123456789abcdef0123456789abcdef";
-
 async fn gateway(backend: &Backend, routes: &str) -> TestGateway {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("secret.key"), SECRET).unwrap();
     let config = format!(
         "auth:\n  main: {{hs256_secret_file: secret.key, audience: api}}\n{routes}\
          services: {{one: {{hosts: [\"{}\"]}}}}\n",
         backend.addr
     );
-    TestGateway::start_in(dir, &config).await
+    TestGateway::start_in(tokens::folder(), &config).await
 }
 
 const CLOSED: &str = "routes:\n  - {path: /**, service: one, auth: none}\n  - {path: /@me, service: one, auth: main}\n  \
@@ -106,8 +102,6 @@ async fn a_lenient_route_is_closed_in_every_spelling_that_a_lenient_service_take
 #[tokio::test]
 async fn a_second_token_in_another_spelling_is_refused_and_an_empty_place_is_none() {
     let backend = Backend::named("one").await;
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("secret.key"), SECRET).unwrap();
     let provider = |from: &str| format!("{{hs256_secret_file: secret.key, audience: api, from: [{from}]}}");
     let config = format!(
         "auth:\n  one: {}\n  bearer: {}\n  cookie: {}\nroutes:\n  - {{path: /one, service: one, auth: one}}\n  \
@@ -117,17 +111,8 @@ async fn a_second_token_in_another_spelling_is_refused_and_an_empty_place_is_non
         provider("\"cookie:session\""),
         backend.addr
     );
-    let gateway = TestGateway::start_in(dir, &config).await;
-    let token = |subject: &str| {
-        let options = MintOptions {
-            key_file: gateway.dir.path().join("secret.key"),
-            subject: subject.into(),
-            audience: Some("api".into()),
-            ttl: std::time::Duration::from_mins(1),
-            ..MintOptions::default()
-        };
-        mint(&options).unwrap()
-    };
+    let gateway = TestGateway::start_in(tokens::folder(), &config).await;
+    let token = |subject| tokens::token(gateway.dir.path(), GOOD, subject);
     let (good, root) = (token("good"), token("root"));
     let mut client = Connection::open(gateway.http).await;
     for (path, authorization, cookie, status) in [

@@ -13,8 +13,8 @@ use crate::support::{
     backend::Backend,
     client::{get, raw, send, status, text},
     eventually,
+    frames::{FrameClient, HEADERS, WINDOW_UPDATE, data},
     gateway::TestGateway,
-    raw_h2::{self, Frames},
     recorder::Recorder,
 };
 
@@ -39,15 +39,14 @@ async fn clients_that_drip_their_bodies_take_nothing_of_a_service() {
         client.write_all(HEAD).await.unwrap();
         clients.push(client);
     }
-    let mut client = Frames::connect(gateway.http, None).await;
-    client.send(&raw_h2::preface(&[])).await;
+    let mut client = FrameClient::open(gateway.http).await;
     for at in 0..20 {
-        let data = raw_h2::frame(raw_h2::DATA, 0, 2 * at + 1, b"x");
-        client.send(&[raw_h2::request(0, 2 * at + 1, "POST", "/x"), data].concat()).await;
+        let head = client.head(2 * at + 1, "POST", "/x", &[]);
+        client.send(&[head, data(2 * at + 1, 0, b"x")].concat()).await;
     }
     // Its answer comes behind everything that was sent before.
-    client.send(&raw_h2::request(raw_h2::END_STREAM, 101, "GET", "/x")).await;
-    client.next_where(|frame| frame.stream == 101 && frame.kind == raw_h2::HEADERS).await;
+    client.send(&client.get(101, "/x")).await;
+    client.next_where(|frame| frame.stream == 101 && frame.kind == HEADERS).await;
     for _ in 0..10 {
         assert_eq!(status(gateway.http, "/x").await, 200);
     }
@@ -114,15 +113,14 @@ async fn a_client_that_expects_a_100_gets_it() {
 async fn one_connection_holds_no_more_than_its_part() {
     let service = Recorder::silent().await;
     let gateway = gateway(service.addr, "", "").await;
-    let mut client = Frames::connect(gateway.http, None).await;
-    client.send(&raw_h2::preface(&[])).await;
-    client.next_where(|frame| frame.kind == raw_h2::WINDOW_UPDATE).await;
+    let mut client = FrameClient::open(gateway.http).await;
+    client.next_where(|frame| frame.kind == WINDOW_UPDATE).await;
     let piece = vec![b'x'; 16_000];
     for at in 0..24 {
         let stream = 2 * at + 1;
-        client.send(&raw_h2::request(0, stream, "POST", "/x")).await;
+        client.send(&client.head(stream, "POST", "/x", &[])).await;
         for _ in 0..4 {
-            client.send(&raw_h2::frame(raw_h2::DATA, 0, stream, &piece)).await;
+            client.send(&data(stream, 0, &piece)).await;
         }
     }
     eventually("some are sent on", || async {

@@ -10,7 +10,6 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response};
-use millgate::token::{MintOptions, mint};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::{
@@ -22,6 +21,7 @@ use crate::{
         client::{get, send},
         eventually,
         gateway::{TestGateway, write_config},
+        tokens::{self, GOOD, bearing, token},
     },
 };
 
@@ -88,28 +88,16 @@ const HIDDEN: &str = "\u{7f}\u{80}\u{85}\u{9b}\u{61c}\u{200e}\u{200f}\u{2028}\u{
 
 #[tokio::test]
 async fn what_cannot_be_seen_is_escaped_in_the_access_log() {
-    let secret = "0123456789abcdef0123456789abcdef";
     let backend = Backend::named("one").await;
     let subject = format!("ann{HIDDEN}é\"\\ \u{1}");
     for format in ["json", "combined"] {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("secret.key"), secret).unwrap();
         let config = format!(
             "auth:\n  main: {{hs256_secret_file: secret.key, audience: api}}\naccess_log: {{format: {format}, file: access.log}}\n\
              routes:\n  - {{path: /**, service: one, auth: main}}\nservices: {{one: {{hosts: [\"{}\"]}}}}\n",
             backend.addr
         );
-        let gateway = TestGateway::start_in(dir, &config).await;
-        let options = MintOptions {
-            key_file: gateway.dir.path().join("secret.key"),
-            subject: subject.clone(),
-            audience: Some("api".into()),
-            ttl: std::time::Duration::from_mins(1),
-            ..MintOptions::default()
-        };
-        let mut request = get("/x");
-        let value = format!("Bearer {}", mint(&options).unwrap());
-        request.headers_mut().insert("authorization", value.parse().unwrap());
+        let gateway = TestGateway::start_in(tokens::folder(), &config).await;
+        let request = bearing(get("/x"), &token(gateway.dir.path(), GOOD, &subject));
         assert_eq!(send(gateway.http, request).await.status(), 200);
         let file = gateway.dir.path().join("access.log");
         let read = || std::fs::read_to_string(&file).unwrap_or_default();

@@ -5,21 +5,18 @@
 //! `Client-Cert` and `True-Client-IP` passed from anybody.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use millgate::token::{MintOptions, mint};
 
 use crate::support::{
     backend::Backend,
     client::{get, send},
     gateway::TestGateway,
+    tokens::{self, GOOD, bearing, token},
 };
 
-const SECRET: &str = "0123456789abcdef0123456789abcdef";
 /// RFC 9110 §5.6.2: what a name may hold beside letters, digits and `-`.
 const FOLDED: &str = "!#$%&'*+.^_`|~";
 
 async fn gateway(backend: &Backend, listen: &str) -> TestGateway {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("secret.key"), SECRET).unwrap();
     let config = format!(
         "listen: {{http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\"{listen}}}\n\
          auth:\n  main: {{hs256_secret_file: secret.key, audience: api, from: [bearer, \"header:X-Token\"], \
@@ -29,7 +26,7 @@ async fn gateway(backend: &Backend, listen: &str) -> TestGateway {
          services: {{one: {{hosts: [\"{}\"]}}}}\n",
         backend.addr
     );
-    TestGateway::start_in(dir, &config).await
+    TestGateway::start_in(tokens::folder(), &config).await
 }
 
 /// What the service gets of a request with this field.
@@ -44,7 +41,7 @@ async fn seen(
     let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
     request.headers_mut().append(name, HeaderValue::from_static("root"));
     if let Some(token) = token {
-        request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        request = bearing(request, token);
     }
     assert_eq!(send(gateway.http, request).await.status(), 200);
     backend.only_seen().headers().clone()
@@ -54,14 +51,7 @@ async fn seen(
 async fn a_name_that_folds_like_one_that_the_gateway_answers_for_does_not_pass() {
     let backend = Backend::named("one").await;
     let gateway = gateway(&backend, "").await;
-    let options = MintOptions {
-        key_file: gateway.dir.path().join("secret.key"),
-        subject: "ann".into(),
-        audience: Some("api".into()),
-        ttl: std::time::Duration::from_mins(1),
-        ..MintOptions::default()
-    };
-    let token = mint(&options).unwrap();
+    let token = token(gateway.dir.path(), GOOD, "ann");
     let fold = |text: String| text.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
     for known in
         ["x-user-id", "x-shop-id", "x-tag", "x-debug-level", "x-token", "x-request-id", "x-forwarded-for"]
@@ -177,8 +167,6 @@ async fn what_only_a_proxy_can_know_does_not_pass_from_others() {
 async fn the_gateway_itself_does_not_believe_what_it_does_not_pass_on() {
     let backend = Backend::named("one").await;
     for (listen, [inner, limited]) in [("", [404, 429]), (", trusted_proxies: [127.0.0.1]", [200, 200])] {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("secret.key"), SECRET).unwrap();
         let config = format!(
             "listen: {{http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\"{listen}}}\n\
              auth: {{main: {{hs256_secret_file: secret.key, audience: api, forward: {{sub: X-User-Id}}}}}}\n\
@@ -191,7 +179,7 @@ async fn the_gateway_itself_does_not_believe_what_it_does_not_pass_on() {
              services: {{one: {{hosts: [\"{}\"]}}}}\n",
             backend.addr
         );
-        let gateway = TestGateway::start_in(dir, &config).await;
+        let gateway = TestGateway::start_in(tokens::folder(), &config).await;
         for (path, name, value, status) in [
             ("/inner", "x-ssl-client-verify", "SUCCESS", inner),
             ("/limited", "x-client-ip", "192.0.2.1", 200),

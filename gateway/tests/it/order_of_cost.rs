@@ -4,16 +4,14 @@
 
 use http::Request;
 use http_body_util::Full;
-use millgate::token::{MintOptions, mint};
 
 use crate::support::{
     backend::Backend,
     client::{Connection, get, header, json, send, text},
     eventually,
     gateway::TestGateway,
+    tokens::{self, GOOD, WRONG, bearing, token},
 };
-
-const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 struct Guarded {
     gateway: TestGateway,
@@ -23,30 +21,18 @@ struct Guarded {
 impl Guarded {
     async fn with(limits: &str) -> Self {
         let backend = Backend::named("one").await;
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("secret.key"), SECRET).unwrap();
-        std::fs::write(dir.path().join("wrong.key"), SECRET.replace('0', "x")).unwrap();
         let config = format!(
             "auth:\n  main: {{hs256_secret_file: secret.key, audience: api}}\n\
              routes:\n  - {{path: /**, service: one, auth: main, rate_limit: {limits}}}\n\
              services: {{one: {{hosts: [\"{}\"]}}}}\n",
             backend.addr
         );
-        Self { gateway: TestGateway::start_in(dir, &config).await, backend }
+        Self { gateway: TestGateway::start_in(tokens::folder(), &config).await, backend }
     }
 
     /// Signed with the key in this file.
     fn asking(&self, key: &str, subject: &str) -> Request<Full<bytes::Bytes>> {
-        let options = MintOptions {
-            key_file: self.gateway.dir.path().join(key),
-            subject: subject.into(),
-            audience: Some("api".into()),
-            ttl: std::time::Duration::from_mins(1),
-            ..MintOptions::default()
-        };
-        let mut request = get("/x");
-        let value = format!("Bearer {}", mint(&options).unwrap());
-        request.headers_mut().insert("authorization", value.parse().unwrap());
+        let mut request = bearing(get("/x"), &token(self.gateway.dir.path(), key, subject));
         request.headers_mut().insert("x-tenant", "t".parse().unwrap());
         request
     }
@@ -56,7 +42,7 @@ impl Guarded {
         let mut client = Connection::open(self.gateway.http).await;
         let mut statuses = Vec::new();
         for _ in 0..100 {
-            statuses.push(client.send(self.asking("wrong.key", "mallory")).await.status().as_u16());
+            statuses.push(client.send(self.asking(WRONG, "mallory")).await.status().as_u16());
         }
         let guesses = statuses.iter().take_while(|status| **status == 401).count();
         assert!(statuses[guesses..].iter().all(|status| *status == 429), "{statuses:?}");
@@ -82,7 +68,7 @@ async fn a_limit_that_needs_no_identity_bounds_how_many_signatures_are_checked()
 async fn a_limit_that_needs_an_identity_is_looked_at_after_the_token() {
     let guarded = Guarded::with("5/h per user").await;
     assert_eq!(guarded.guesses().await, 100);
-    let reply = send(guarded.gateway.http, guarded.asking("secret.key", "mallory")).await;
+    let reply = send(guarded.gateway.http, guarded.asking(GOOD, "mallory")).await;
     assert_eq!(
         (reply.status().as_u16(), header(&reply, "ratelimit-policy")),
         (200, r#""default";q=5;w=3600"#)
@@ -99,7 +85,7 @@ async fn the_client_is_told_of_the_limit_with_the_least_left_whichever_is_looked
         ("[5/h per ip, 5/h per user]", "ip", 4),
     ] {
         let guarded = Guarded::with(limits).await;
-        let reply = send(guarded.gateway.http, guarded.asking("secret.key", "ann")).await;
+        let reply = send(guarded.gateway.http, guarded.asking(GOOD, "ann")).await;
         assert_eq!(reply.status(), 200);
         let told = header(&reply, "ratelimit");
         assert!(told.starts_with(&format!("\"{policy}\";r={left};")), "{limits}: {told}");
@@ -107,7 +93,7 @@ async fn the_client_is_told_of_the_limit_with_the_least_left_whichever_is_looked
     let guarded = Guarded::with("[2/h per user, 9/h per ip]").await;
     let mut client = Connection::open(guarded.gateway.http).await;
     for expected in [200, 200, 429] {
-        let reply = client.send(guarded.asking("secret.key", "ann")).await;
+        let reply = client.send(guarded.asking(GOOD, "ann")).await;
         assert_eq!(reply.status(), expected);
         if expected == 429 {
             assert_eq!(json(&reply)["violated-policies"][0], "user");

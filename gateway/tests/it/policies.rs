@@ -4,40 +4,27 @@ use std::{
     collections::HashMap,
     sync::Arc,
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body_util::Full;
-use millgate::token::{MintOptions, mint};
+use http::{Response, StatusCode};
+use millgate::token::MintOptions;
 
 use crate::support::{
     backend::{Backend, RawBackend},
     client::{Connection, Reply, get, header, json, request, send, status, text},
     eventually,
     gateway::TestGateway,
+    tokens::{self, GOOD, bearing, token_with},
 };
 
-const SECRET: &str = "0123456789abcdef0123456789abcdef";
-
 fn token(dir: &std::path::Path, change: impl FnOnce(&mut MintOptions)) -> String {
-    let mut options = MintOptions {
-        key_file: dir.join("secret.key"),
-        subject: "alice".into(),
-        scopes: vec!["orders:read".into()],
-        audience: Some("api".into()),
-        issuer: Some("https://issuer.test".into()),
-        ttl: Duration::from_mins(1),
-        ..MintOptions::default()
-    };
-    change(&mut options);
-    mint(&options).unwrap()
-}
-
-fn with_token(mut request: Request<Full<Bytes>>, token: &str) -> Request<Full<Bytes>> {
-    request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
-    request
+    token_with(dir, GOOD, |options| {
+        options.subject = "alice".into();
+        options.scopes = vec!["orders:read".into()];
+        options.issuer = Some("https://issuer.test".into());
+        change(options);
+    })
 }
 
 struct Guarded {
@@ -47,19 +34,17 @@ struct Guarded {
 
 async fn guarded(routes: &str) -> Guarded {
     let backend = Backend::named("one").await;
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("secret.key"), SECRET).unwrap();
     let config = format!(
         "auth:\n  main:\n    hs256_secret_file: secret.key\n    issuer: https://issuer.test\n    audience: api\n    \
          forward: {{sub: X-User-Id, scope: X-Scopes}}\n{routes}services:\n  one: {{hosts: [\"{}\"]}}\n",
         backend.addr
     );
-    Guarded { gateway: TestGateway::start_in(dir, &config).await, backend }
+    Guarded { gateway: TestGateway::start_in(tokens::folder(), &config).await, backend }
 }
 
 impl Guarded {
     async fn ask(&self, path: &str, token: &str) -> Reply {
-        send(self.gateway.http, with_token(get(path), token)).await
+        send(self.gateway.http, bearing(get(path), token)).await
     }
 
     fn token(&self, change: impl FnOnce(&mut MintOptions)) -> String {
@@ -76,7 +61,7 @@ async fn a_valid_token_passes_and_its_claims_become_headers() {
     let token = guarded.token(|_| {});
     for _ in 0..2 {
         // The second time the token comes from the cache.
-        let mut request = with_token(get("/orders/1"), &token);
+        let mut request = bearing(get("/orders/1"), &token);
         request.headers_mut().insert("x-user-id", "mallory".parse().unwrap());
         assert_eq!(send(guarded.gateway.http, request).await.status(), 200);
         let seen = guarded.backend.only_seen();
@@ -195,11 +180,11 @@ async fn keys_that_cannot_be_fetched_are_503_and_work_as_soon_as_they_can() {
         issuer.addr, backend.addr
     );
     let gateway = TestGateway::start_in(dir, &config).await;
-    let reply = send(gateway.http, with_token(get("/x"), &token)).await;
+    let reply = send(gateway.http, bearing(get("/x"), &token)).await;
     assert_eq!((reply.status().as_u16(), json(&reply)["code"].as_str()), (503, Some("keys_unavailable")));
     available.store(true, Ordering::SeqCst);
     eventually("the keys arrive", || async {
-        send(gateway.http, with_token(get("/x"), &token)).await.status() == 200
+        send(gateway.http, bearing(get("/x"), &token)).await.status() == 200
     })
     .await;
 }

@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::support::{
     backend::{Backend, RawBackend},
-    client::{Connection, get, header, json, raw, request, send, status, text},
+    client::{Connection, get, header, http2, json, raw, request, send, status, text},
     eventually,
     gateway::TestGateway,
 };
@@ -246,11 +246,7 @@ async fn head_keeps_the_length_and_has_no_body() {
 async fn http2_with_prior_knowledge_is_served_on_the_cleartext_listener() {
     let backend = Backend::named("one").await;
     let gateway = TestGateway::start(&to(backend.addr, "")).await;
-    let stream = TcpStream::connect(gateway.http).await.unwrap();
-    let executor = hyper_util::rt::TokioExecutor::new();
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(executor, hyper_util::rt::TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
+    let mut sender = http2(gateway.http).await;
     let request = http::Request::get(format!("http://gw:{}/x", gateway.http.port()))
         .header("cookie", "a=1")
         .header("cookie", "b=2")

@@ -12,12 +12,12 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::support::{
     backend::{Backend, RawBackend},
-    client::{Connection, get, request, send, text},
+    client::{Connection, get, http2, request, send, text},
     gateway::TestGateway,
 };
 
@@ -70,10 +70,7 @@ async fn chunks_and_http2_streams_are_repeated_as_well() {
     let stream = TcpStream::connect(gateway.http).await.unwrap();
     let (mut http1, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
-    let stream = TcpStream::connect(gateway.http).await.unwrap();
-    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
-    let (mut http2, connection) = handshake.await.unwrap();
-    tokio::spawn(connection);
+    let mut http2 = http2(gateway.http).await;
     for _ in 0..4 {
         let request = Request::put("/x").header("host", "gw").body(parts()).unwrap();
         let answer = http1.send_request(request).await.unwrap();

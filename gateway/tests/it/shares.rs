@@ -11,8 +11,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::client::conn::http2::SendRequest;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -22,7 +21,7 @@ use tokio::{
 use crate::{
     commands::run,
     support::{
-        client::{Connection, get, json, send, text},
+        client::{Connection, get, http2, json, send, text},
         eventually,
         gateway::TestGateway,
     },
@@ -85,21 +84,12 @@ fn config(service: &Holding, max_inflight: u32, more: &str) -> String {
     )
 }
 
-type Sender = http2::SendRequest<Full<Bytes>>;
-
-async fn http2(addr: SocketAddr) -> Sender {
-    let stream = TcpStream::connect(addr).await.unwrap();
-    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    sender
-}
-
 fn stream_of(path: &str) -> Request<Full<Bytes>> {
     Request::get(format!("http://gw{path}")).body(Full::default()).unwrap()
 }
 
 /// Opens so many streams that are never answered; the statuses of those that are refused come at once.
-fn hold(sender: &Sender, streams: usize) -> JoinSet<StatusCode> {
+fn hold(sender: &SendRequest<Full<Bytes>>, streams: usize) -> JoinSet<StatusCode> {
     let mut all = JoinSet::new();
     for _ in 0..streams {
         let mut sender = sender.clone();
@@ -111,10 +101,6 @@ fn hold(sender: &Sender, streams: usize) -> JoinSet<StatusCode> {
 async fn in_flight(gateway: &TestGateway) -> u64 {
     let services = send(gateway.admin(), get("/api/v1/services")).await;
     json(&services)["services"][0]["in_flight"].as_u64().unwrap()
-}
-
-async fn metric(gateway: &TestGateway, line: &str) -> bool {
-    text(&send(gateway.admin(), get("/metrics")).await).lines().any(|shown| shown == line)
 }
 
 #[tokio::test]
@@ -154,7 +140,7 @@ async fn a_connection_that_fills_a_service_leaves_half_of_it_to_others_and_none_
         done.unwrap();
     }
     let line = "millgate_local_replies_total{route=\"/**\",reason=\"connection_share\"} 32";
-    eventually("it is counted by its own reason", || metric(&gateway, line)).await;
+    eventually("it is counted by its own reason", || gateway.shows(line)).await;
     let log = std::fs::read_to_string(gateway.dir.path().join("access.log")).unwrap();
     assert!(log.contains("\"status\":503") && log.contains("\"flags\":\"connection_share\""), "{log}");
     // What it had is free again when it is gone.
@@ -244,7 +230,7 @@ async fn an_address_has_its_share_over_all_its_connections_where_that_is_asked_f
         assert_eq!(ask(client, "/ok").await.status(), 200, "{client}");
     }
     let line = "millgate_local_replies_total{route=\"/**\",reason=\"client_share\"} 1";
-    eventually("it is counted by its own reason", || metric(&gateway, line)).await;
+    eventually("it is counted by its own reason", || gateway.shows(line)).await;
     held.abort_all();
     eventually("its slots are free again", || async { in_flight(&gateway).await == 0 }).await;
     assert_eq!(ask("2001:db8::3", "/ok").await.status(), 200);

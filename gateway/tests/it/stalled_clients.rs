@@ -17,32 +17,22 @@ use tokio::{
 };
 
 use crate::support::{
-    authority::Authority,
     backend::Backend,
-    client::{get, send, status, text},
+    client::status,
     eventually,
-    gateway::TestGateway,
-    raw_h2::{self, Frames},
+    frames::{DATA, Frame, HEADERS, INITIAL_WINDOW_SIZE, Listeners, RST_STREAM, window_update},
 };
 
 const SLOTS: u32 = 4;
 
-/// A gateway with both listeners, before a service that `SLOTS` requests use up.
-async fn gateway(service: SocketAddr, authority: &Authority, timeout: &str) -> (TestGateway, SocketAddr) {
-    let dir = tempfile::tempdir().unwrap();
-    let certified = authority.certify("127.0.0.1");
-    std::fs::write(dir.path().join("server.pem"), certified.cert).unwrap();
-    std::fs::write(dir.path().join("server.key"), certified.key).unwrap();
+/// Before a service that `SLOTS` requests use up.
+async fn listeners(service: SocketAddr, timeout: &str) -> Listeners {
     let config = format!(
-        "workers: 1\nlisten: {{http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\",\n  \
-           https: {{bind: \"127.0.0.1:0\", cert_file: server.pem, key_file: server.key}}}}\n\
-         access_log: {{format: json, file: access.log}}\nlimits: {{per_connection: off}}\n\
+        "access_log: {{format: json, file: access.log}}\nlimits: {{per_connection: off}}\n\
          routes: [{{path: /**, service: s, timeout: {timeout}}}]\n\
          services: {{s: {{hosts: [\"{service}\"], max_inflight: {SLOTS}}}}}\n"
     );
-    let gateway = TestGateway::start_in(dir, &config).await;
-    let https = gateway.https_addr().unwrap();
-    (gateway, https)
+    Listeners::start("", &config).await
 }
 
 /// Answers with as many bytes as the path says.
@@ -59,97 +49,84 @@ fn flags(dir: &Path, flag: &str) -> usize {
     text.matches(&format!("\"flags\":\"{flag}\"")).count()
 }
 
-async fn metric(gateway: &TestGateway, line: &str) -> bool {
-    text(&send(gateway.admin(), get("/metrics")).await).contains(line)
-}
-
-fn get_frame(stream: u32, is_tls: bool, path: &str) -> Vec<u8> {
-    let scheme = if is_tls { "https" } else { "http" };
-    let fields = [(":method", "GET"), (":scheme", scheme), (":path", path), (":authority", "gw")];
-    raw_h2::headers(raw_h2::END_STREAM, stream, &fields)
-}
-
 #[tokio::test]
 async fn streams_whose_client_grants_no_window_give_back_what_they_hold() {
-    let (service, authority) = (service().await, Authority::new());
-    let (gateway, https) = gateway(service.addr, &authority, "{idle: 1s}").await;
-    for (authority, addr) in [(None, gateway.http), (Some(&authority), https)] {
-        let mut client = Frames::connect(addr, authority).await;
-        client.send(&raw_h2::preface(&[(raw_h2::INITIAL_WINDOW_SIZE, 0)])).await;
+    let service = service().await;
+    let listeners = listeners(service.addr, "{idle: 1s}").await;
+    let gateway = &listeners.gateway;
+    for over_tls in [false, true] {
+        let mut client = listeners.open_with(over_tls, &[(INITIAL_WINDOW_SIZE, 0)]).await;
         for at in 0..SLOTS {
-            client.send(&get_frame(2 * at + 1, authority.is_some(), "/300000")).await;
+            client.send(&client.get(2 * at + 1, "/300000")).await;
         }
         for _ in 0..SLOTS {
-            client.next_where(|frame| frame.kind == raw_h2::HEADERS).await;
+            client.next_where(|frame| frame.kind == HEADERS).await;
         }
         assert_eq!(status(gateway.http, "/1").await, 503, "all slots are taken");
         let began = Instant::now();
         for _ in 0..SLOTS {
-            client.next_where(|frame| frame.kind == raw_h2::RST_STREAM).await;
+            client.next_where(|frame| frame.kind == RST_STREAM).await;
         }
         assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
         assert_eq!(status(gateway.http, "/1").await, 200);
         // The connection goes on: another stream is served.
-        client.send(&get_frame(101, authority.is_some(), "/0")).await;
-        client.next_where(|frame| frame.stream == 101 && frame.kind == raw_h2::HEADERS).await;
+        client.send(&client.get(101, "/0")).await;
+        client.next_where(|frame| frame.stream == 101 && frame.kind == HEADERS).await;
     }
     let stalled = usize::try_from(2 * SLOTS).unwrap();
     eventually("all are logged as what they are", || async {
         flags(gateway.dir.path(), "client_stalled") == stalled
     })
     .await;
-    let counted = format!("millgate_client_stalled_total {stalled}\n");
-    eventually("all are counted", || metric(&gateway, &counted)).await;
+    let counted = format!("millgate_client_stalled_total {stalled}");
+    eventually("all are counted", || gateway.shows(&counted)).await;
     assert_eq!(flags(gateway.dir.path(), "client_gone"), 0);
 }
 
 /// A response that is short enough to be handed over at once holds no slot, but its stream holds its bytes.
 #[tokio::test]
 async fn a_short_response_that_is_not_taken_is_reset_too() {
-    let (service, authority) = (service().await, Authority::new());
-    let (gateway, _) = gateway(service.addr, &authority, "{idle: 1s}").await;
-    let mut client = Frames::connect(gateway.http, None).await;
-    client.send(&raw_h2::preface(&[(raw_h2::INITIAL_WINDOW_SIZE, 0)])).await;
-    client.send(&get_frame(1, false, "/1000")).await;
-    client.next_where(|frame| frame.kind == raw_h2::RST_STREAM && frame.stream == 1).await;
+    let service = service().await;
+    let listeners = listeners(service.addr, "{idle: 1s}").await;
+    let mut client = listeners.open_with(false, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+    client.send(&client.get(1, "/1000")).await;
+    client.next_where(|frame| frame.kind == RST_STREAM && frame.stream == 1).await;
 }
 
 #[tokio::test]
 async fn streams_that_a_connections_window_holds_back_are_ended() {
-    let (service, authority) = (service().await, Authority::new());
-    let (gateway, _) = gateway(service.addr, &authority, "{idle: 1s}").await;
-    let mut client = Frames::connect(gateway.http, None).await;
-    client.send(&raw_h2::preface(&[(raw_h2::INITIAL_WINDOW_SIZE, 1 << 30)])).await;
+    let service = service().await;
+    let listeners = listeners(service.addr, "{idle: 1s}").await;
+    let gateway = &listeners.gateway;
+    let mut client = listeners.open_with(false, &[(INITIAL_WINDOW_SIZE, 1 << 30)]).await;
     for stream in [1, 3] {
-        client.send(&get_frame(stream, false, "/300000")).await;
+        client.send(&client.get(stream, "/300000")).await;
     }
     for _ in 0..2 {
-        client.next_where(|frame| frame.kind == raw_h2::RST_STREAM).await;
+        client.next_where(|frame| frame.kind == RST_STREAM).await;
     }
     eventually("both are logged", || async { flags(gateway.dir.path(), "client_stalled") == 2 }).await;
-    eventually("nothing is left", || metric(&gateway, "millgate_client_stalled_total 2\n")).await;
+    eventually("nothing is left", || gateway.shows("millgate_client_stalled_total 2")).await;
 }
 
 #[tokio::test]
 async fn a_client_that_takes_a_little_all_the_time_gets_everything() {
-    let (service, authority) = (service().await, Authority::new());
-    let (gateway, _) = gateway(service.addr, &authority, "{idle: 500ms}").await;
-    let mut client = Frames::connect(gateway.http, None).await;
-    client.send(&raw_h2::preface(&[(raw_h2::INITIAL_WINDOW_SIZE, 0)])).await;
-    client.send(&get_frame(1, false, "/200000")).await;
+    let service = service().await;
+    let listeners = listeners(service.addr, "{idle: 500ms}").await;
+    let gateway = &listeners.gateway;
+    let mut client = listeners.open_with(false, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+    client.send(&client.get(1, "/200000")).await;
     let mut left = 200_000;
     while left > 0 {
         // Twenty pieces in two seconds.
-        client.send(&raw_h2::window_update(1, 10_000)).await;
-        client.send(&raw_h2::window_update(0, 10_000)).await;
+        client.send(&window_update(1, 10_000)).await;
+        client.send(&window_update(0, 10_000)).await;
         let mut granted = 10_000.min(left);
         while granted > 0 {
-            let data = client.next().await.expect("the connection stays open");
-            assert!(data.kind != raw_h2::RST_STREAM, "{left} bytes left");
-            if data.kind == raw_h2::DATA {
-                granted -= data.payload.len();
-                left -= data.payload.len();
-            }
+            let data = client.next_where(|frame| [DATA, RST_STREAM].contains(&frame.kind)).await;
+            assert!(data.kind != RST_STREAM, "{left} bytes left");
+            granted -= data.payload.len();
+            left -= data.payload.len();
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -159,17 +136,17 @@ async fn a_client_that_takes_a_little_all_the_time_gets_everything() {
 /// A byte of window in each tenth of a second moves all the time, and is ended all the same.
 #[tokio::test]
 async fn a_client_that_takes_less_than_the_minimum_rate_is_ended() {
-    let (service, authority) = (service().await, Authority::new());
-    let (gateway, _) = gateway(service.addr, &authority, "{idle: 1s}").await;
-    let mut client = Frames::connect(gateway.http, None).await;
-    client.send(&raw_h2::preface(&[(raw_h2::INITIAL_WINDOW_SIZE, 0)])).await;
-    client.send(&get_frame(1, false, "/300000")).await;
+    let service = service().await;
+    let listeners = listeners(service.addr, "{idle: 1s}").await;
+    let gateway = &listeners.gateway;
+    let mut client = listeners.open_with(false, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+    client.send(&client.get(1, "/300000")).await;
     let began = Instant::now();
     // One byte comes for each byte of window.
     loop {
-        client.send(&raw_h2::window_update(1, 1)).await;
-        let is_wanted = |frame: &raw_h2::Frame| [raw_h2::DATA, raw_h2::RST_STREAM].contains(&frame.kind);
-        if client.next_where(is_wanted).await.kind == raw_h2::RST_STREAM {
+        client.send(&window_update(1, 1)).await;
+        let is_wanted = |frame: &Frame| [DATA, RST_STREAM].contains(&frame.kind);
+        if client.next_where(is_wanted).await.kind == RST_STREAM {
             break;
         }
         assert!(began.elapsed() < Duration::from_secs(20), "still there");
@@ -181,8 +158,9 @@ async fn a_client_that_takes_less_than_the_minimum_rate_is_ended() {
 
 #[tokio::test]
 async fn an_http1_client_that_does_not_read_is_ended() {
-    let (service, authority) = (service().await, Authority::new());
-    let (gateway, _) = gateway(service.addr, &authority, "{idle: 1s}").await;
+    let service = service().await;
+    let listeners = listeners(service.addr, "{idle: 1s}").await;
+    let gateway = &listeners.gateway;
     let mut client = TcpStream::connect(gateway.http).await.unwrap();
     // More than both kernels' buffers take.
     client.write_all(b"GET /50000000 HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
@@ -198,8 +176,9 @@ async fn an_http1_client_that_does_not_read_is_ended() {
 /// nothing.
 #[tokio::test]
 async fn an_http1_client_that_reads_slowly_is_not_ended() {
-    let (service, authority) = (service().await, Authority::new());
-    let (gateway, _) = gateway(service.addr, &authority, "{idle: 1500ms}").await;
+    let service = service().await;
+    let listeners = listeners(service.addr, "{idle: 1500ms}").await;
+    let gateway = &listeners.gateway;
     let mut client = TcpStream::connect(gateway.http).await.unwrap();
     client.write_all(b"GET /50000000 HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
     let began = Instant::now();
@@ -209,6 +188,6 @@ async fn an_http1_client_that_reads_slowly_is_not_ended() {
         client.read_exact(&mut space).await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(metric(&gateway, "millgate_connections{protocol=\"http1\"} 1\n").await, "it is still served");
+    assert!(gateway.shows("millgate_connections{protocol=\"http1\"} 1").await, "it is still served");
     assert_eq!(flags(gateway.dir.path(), "client_stalled"), 0);
 }

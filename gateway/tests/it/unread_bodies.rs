@@ -2,7 +2,6 @@
 
 use std::{
     net::SocketAddr,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,25 +15,17 @@ use tokio::{
 
 use crate::support::{
     DEADLINE,
-    authority::Authority,
     backend::Backend,
-    client::{get, request, send},
-    gateway::TestGateway,
-    raw_h2::tls_client,
+    client::{get, http2, request, send},
+    frames::Listeners,
+    tokens,
 };
 
 const BYTES: usize = 3_000_000;
 
-async fn gateway(service: SocketAddr, authority: &Authority) -> (TestGateway, SocketAddr) {
-    let dir = tempfile::tempdir().unwrap();
-    let certified = authority.certify("127.0.0.1");
-    std::fs::write(dir.path().join("server.pem"), certified.cert).unwrap();
-    std::fs::write(dir.path().join("server.key"), certified.key).unwrap();
-    std::fs::write(dir.path().join("secret.key"), "0123456789abcdef0123456789abcdef").unwrap();
+async fn listeners(service: SocketAddr) -> Listeners {
     let config = format!(
-        "workers: 1\nlisten: {{http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\",\n  \
-           https: {{bind: \"127.0.0.1:0\", cert_file: server.pem, key_file: server.key}}}}\n\
-         auth: {{main: {{hs256_secret_file: secret.key, audience: api}}}}\n\
+        "auth: {{main: {{hs256_secret_file: secret.key, audience: api}}}}\n\
          routes:\n\
          - {{path: /closed, service: s, auth: main}}\n\
          - {{path: /short, service: s, auth: none, body_limit: 100KiB}}\n\
@@ -44,9 +35,7 @@ async fn gateway(service: SocketAddr, authority: &Authority) -> (TestGateway, So
          - {{path: /stream, service: s, auth: none, body: stream}}\n\
          services: {{s: {{hosts: [\"{service}\"], breaker: off}}, none: {{hosts: [\"127.0.0.1:1\"]}}}}\n"
     );
-    let gateway = TestGateway::start_in(dir, &config).await;
-    let https = gateway.https_addr().unwrap();
-    (gateway, https)
+    Listeners::start_in(tokens::folder(), "", &config).await
 }
 
 /// Sends head and body to their ends, as Python's `http.client` does, and only then reads.
@@ -74,8 +63,9 @@ async fn send_all_then_read(
 /// Peers: nginx gives the status every time; before, Python got EPIPE 27 of 30 times, Node's fetch 11 of 12.
 #[tokio::test]
 async fn a_refusal_reaches_a_client_that_sends_all_first() {
-    let (service, authority) = (Backend::named("one").await, Authority::new());
-    let (gateway, https) = gateway(service.addr, &authority).await;
+    let service = Backend::named("one").await;
+    let listeners = listeners(service.addr).await;
+    let gateway = &listeners.gateway;
     assert_eq!(send(gateway.http, get("/limited")).await.status(), 200);
     let refusals = [
         ("/closed", "", 401),
@@ -87,24 +77,15 @@ async fn a_refusal_reaches_a_client_that_sends_all_first() {
         ("/closed", "expect: 100-continue\r\n", 401),
         ("/open", "transfer-encoding: chunked\r\n", 400),
     ];
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(tls_client(&authority, &[b"http/1.1"])));
     for (path, fields, status) in refusals {
-        for _ in 0..4 {
-            let stream = TcpStream::connect(gateway.http).await.unwrap();
+        for over_tls in [false, true, false, true, false, true, false, true] {
+            let stream = listeners.open_http1(over_tls).await;
             let answer = send_all_then_read(stream, path, fields, BYTES).await;
+            let what = format!("{path} {status}, over TLS: {over_tls}");
             let expected = format!("HTTP/1.1 {status} ");
-            assert!(answer.as_ref().is_ok_and(|a| a.starts_with(&expected)), "{path} {status}: {answer:?}");
+            assert!(answer.as_ref().is_ok_and(|a| a.starts_with(&expected)), "{what}: {answer:?}");
             let lower = answer.unwrap().to_lowercase();
-            assert!(lower.contains("\r\nconnection: close\r\n"), "{path} {status}: {lower}");
-
-            let stream = TcpStream::connect(https).await.unwrap();
-            let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
-            let stream = connector.connect(name, stream).await.unwrap();
-            let answer = send_all_then_read(stream, path, fields, BYTES).await;
-            assert!(
-                answer.as_ref().is_ok_and(|a| a.starts_with(&expected)),
-                "TLS {path} {status}: {answer:?}"
-            );
+            assert!(lower.contains("\r\nconnection: close\r\n"), "{what}: {lower}");
         }
     }
 }
@@ -112,8 +93,8 @@ async fn a_refusal_reaches_a_client_that_sends_all_first() {
 /// What the parser refuses is a refusal like any other.
 #[tokio::test]
 async fn a_refused_head_reaches_a_client_that_sends_all_first() {
-    let (service, authority) = (Backend::named("one").await, Authority::new());
-    let (gateway, _) = gateway(service.addr, &authority).await;
+    let service = Backend::named("one").await;
+    let gateway = listeners(service.addr).await.gateway;
     let long = format!("GET /open HTTP/1.1\r\nhost: gw\r\nx-long: {}\r\n\r\n", "x".repeat(BYTES));
     let wrong = format!("GET /open HTTP/1.1\r\nhost gw\r\n\r\n{}", "x".repeat(BYTES));
     for (bytes, status) in [(long, 431), (wrong, 400)] {
@@ -130,8 +111,8 @@ async fn a_refused_head_reaches_a_client_that_sends_all_first() {
 
 #[tokio::test]
 async fn a_refused_request_with_a_short_body_keeps_its_connection() {
-    let (service, authority) = (Backend::named("one").await, Authority::new());
-    let (gateway, _) = gateway(service.addr, &authority).await;
+    let service = Backend::named("one").await;
+    let gateway = listeners(service.addr).await.gateway;
     let mut client = crate::support::client::Connection::open(gateway.http).await;
     for _ in 0..5 {
         let reply = client.send(request("POST", "/closed", "a short body")).await;
@@ -142,8 +123,8 @@ async fn a_refused_request_with_a_short_body_keeps_its_connection() {
 
 #[tokio::test]
 async fn lingering_ends_when_the_client_pauses_or_never_stops() {
-    let (service, authority) = (Backend::named("one").await, Authority::new());
-    let (gateway, _) = gateway(service.addr, &authority).await;
+    let service = Backend::named("one").await;
+    let gateway = listeners(service.addr).await.gateway;
     let head = b"POST /closed HTTP/1.1\r\nhost: gw\r\ncontent-length: 100000000000\r\n\r\nx";
 
     let mut pauses = TcpStream::connect(gateway.http).await.unwrap();
@@ -190,8 +171,7 @@ async fn refusing_service() -> SocketAddr {
 /// Peers: HAProxy 20 of 20; before, 7 of 20 were 502.
 #[tokio::test]
 async fn the_last_words_of_a_service_reach_the_client() {
-    let authority = Authority::new();
-    let (gateway, _) = gateway(refusing_service().await, &authority).await;
+    let gateway = listeners(refusing_service().await).await.gateway;
     for path in ["/open", "/stream"] {
         for _ in 0..10 {
             let stream = TcpStream::connect(gateway.http).await.unwrap();
@@ -199,11 +179,7 @@ async fn the_last_words_of_a_service_reach_the_client() {
             let is_right = |a: &String| a.starts_with("HTTP/1.1 413 ") && a.ends_with("\r\n\r\nbig");
             assert!(answer.as_ref().is_ok_and(is_right), "{path}: {answer:?}");
         }
-        let stream = TcpStream::connect(gateway.http).await.unwrap();
-        let io = hyper_util::rt::TokioIo::new(stream);
-        let executor = hyper_util::rt::TokioExecutor::new();
-        let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
-        tokio::spawn(connection);
+        let mut sender = http2(gateway.http).await;
         for _ in 0..10 {
             let body = Full::new(Bytes::from(vec![b'x'; 2_000_000]));
             let request = http::Request::post(format!("http://gw{path}")).body(body).unwrap();

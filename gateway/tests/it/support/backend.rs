@@ -133,6 +133,8 @@ async fn accept(
     let mut left = leaving.subscribe();
     loop {
         let accepted = tokio::select! {
+            // What the kernel has completed is accepted first: it would be reset with the port.
+            biased;
             accepted = listener.accept() => accepted,
             _ = left.wait_for(|left| *left) => break,
         };

@@ -5,8 +5,11 @@ use std::{net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper::{
+    body::Body,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -56,6 +59,17 @@ impl Connection {
     pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Reply {
         self.try_send(request).await.expect("a response")
     }
+}
+
+/// One HTTP/2 connection in cleartext.
+pub(crate) async fn http2<B>(addr: SocketAddr) -> http2::SendRequest<B>
+where
+    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static,
+{
+    let io = TokioIo::new(TcpStream::connect(addr).await.unwrap());
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    sender
 }
 
 /// Sends one request on a connection of its own.

@@ -6,6 +6,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -289,6 +290,22 @@ impl FrameClient {
         tokio::time::timeout(DEADLINE, reading).await.expect("the frame comes, or the end")
     }
 
+    /// As [`Self::until`] of a client that answers SETTINGS and PING, and whose connection stays open.
+    pub(crate) async fn next_where(&mut self, wanted: impl Fn(&Frame) -> bool) -> Frame {
+        let is_question = |frame: &Frame| [SETTINGS, PING].contains(&frame.kind) && frame.flags & ACK == 0;
+        loop {
+            let next = self.until(|frame| wanted(frame) || is_question(frame)).await;
+            let next = next.expect("the connection stays open");
+            if is_question(&next) {
+                let payload = if next.kind == PING { &next.payload[..] } else { b"" };
+                self.try_send(&frame(next.kind, ACK, 0, payload), Cut::Whole).await;
+            }
+            if wanted(&next) {
+                return next;
+            }
+        }
+    }
+
     /// What became of a request: its status, or the code with which its stream or the connection ended.
     pub(crate) async fn outcome(&mut self, stream: u32) -> Outcome {
         let of_it =
@@ -388,8 +405,12 @@ pub(crate) struct Listeners {
 impl Listeners {
     /// `listen`: further entries, each with a comma before it. `config`: everything else.
     pub(crate) async fn start(listen: &str, config: &str) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), listen, config).await
+    }
+
+    /// With files that the configuration refers to already in `dir`.
+    pub(crate) async fn start_in(dir: TempDir, listen: &str, config: &str) -> Self {
         let authority = Authority::new();
-        let dir = tempfile::tempdir().unwrap();
         let certified = authority.certify("gw");
         std::fs::write(dir.path().join("gw.pem"), certified.cert).unwrap();
         std::fs::write(dir.path().join("gw.key"), certified.key).unwrap();

@@ -9,6 +9,8 @@ use std::{
 use millgate::{ConfigSource, Gateway, RunOptions};
 use tempfile::TempDir;
 
+use super::client::{get, send, text};
+
 /// A running gateway and its folder.
 pub(crate) struct TestGateway {
     gateway: Option<Gateway>,
@@ -45,6 +47,11 @@ impl TestGateway {
 
     pub(crate) fn admin(&self) -> SocketAddr {
         self.admin_addr().unwrap()
+    }
+
+    /// Is this a line of its metrics?
+    pub(crate) async fn shows(&self, line: &str) -> bool {
+        text(&send(self.admin(), get("/metrics")).await).lines().any(|shown| shown == line)
     }
 
     /// Drains and stops; how many connections were cut.

@@ -6,8 +6,8 @@ pub(crate) mod client;
 pub(crate) mod federation;
 pub(crate) mod frames;
 pub(crate) mod gateway;
-pub(crate) mod raw_h2;
 pub(crate) mod recorder;
+pub(crate) mod tokens;
 
 use std::{future::Future, time::Duration};
 
