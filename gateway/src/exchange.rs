@@ -190,6 +190,15 @@ impl Exchange {
         Rc::clone(self.activity.insert(activity))
     }
 
+    /// The request is answered and nothing has read its body. HTTP/1.1's connection knows by itself what to do about it.
+    pub(crate) fn leave(&self, body: Option<Incoming>) {
+        if self.version == Version::HTTP_2
+            && let (Some(_), Some(activity)) = (&body, &self.activity)
+        {
+            activity.leave(body);
+        }
+    }
+
     /// How long the exchange may stand still, and how slow its client may be.
     pub(crate) fn limit(&mut self, limits: Limits) {
         self.limits = Some(limits);

@@ -59,9 +59,10 @@ pub async fn serve(
     // 4. One snapshot for the whole request.
     let snapshot = connection.worker.snapshot();
     let mut exchange = begin(&connection, &snapshot, &request, activity);
+    let mut unread = None;
     let result = {
         // Pinned here, so that the state of a request is never moved.
-        let forward = pin!(forward(&connection, &snapshot, request, &mut exchange));
+        let forward = pin!(forward(&connection, &snapshot, request, &mut unread, &mut exchange));
         catch_panic(forward).await
     };
     let mut response = match result {
@@ -69,8 +70,14 @@ pub async fn serve(
             exchange.status = Some(response.status());
             upstream_reply(response, exchange)
         }
-        Ok(Ok(Answer::Local(response))) => local_reply(response, exchange),
-        Ok(Err(error)) => refusal(error, exchange),
+        Ok(Ok(Answer::Local(response))) => {
+            exchange.leave(unread);
+            local_reply(response, exchange)
+        }
+        Ok(Err(error)) => {
+            exchange.leave(unread);
+            refusal(error, exchange)
+        }
         Err(Panicked) => {
             connection.worker.metrics.count(Rare::Panic, "", "");
             refusal(Error::Internal, exchange)
@@ -115,14 +122,16 @@ fn begin(
     exchange
 }
 
-/// Steps 5 to 12.
+/// Steps 5 to 12. `unread`: where the request's body is until something reads it.
 async fn forward(
     connection: &ConnectionContext,
     snapshot: &LocalSnapshot,
     request: Request<Incoming>,
+    unread: &mut Option<Incoming>,
     exchange: &mut Exchange,
 ) -> Result<Answer, Error> {
     let (mut parts, body) = request.into_parts();
+    let body = unread.insert(body);
 
     // Admission: what has two readings is refused before anything is decided on it, and what the sender cannot know goes.
     let peer_is_trusted = exchange.peer_is_trusted;
@@ -162,7 +171,7 @@ async fn forward(
     exchange.limit(Limits { idle: compiled.timeouts.idle(), min_rate: compiled.timeouts.min_rate() });
     let keep_max = compiled.retry.kept_bytes(&parts.method);
     let limits = UploadLimits { bytes_max: compiled.body_bytes_max, keep_max };
-    let (body, upload) = RequestBody::new(body, limits, exchange);
+    let (body, upload) = RequestBody::new(unread, limits, exchange);
     if let Some(upload) = &upload {
         exchange.upload = Some(Rc::clone(upload));
         // A slot, an instance and a connection are not for waiting for a client.

@@ -13,11 +13,12 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
 use bytes::{Buf, Bytes};
+use hyper::body::Incoming;
 use slab::Slab;
 
 use crate::connection::ConnectionState;
@@ -39,6 +40,7 @@ pub struct Activity {
     /// Of the task that reads the request's body, and of the task that sends the response.
     upload_waker: RefCell<Option<Waker>>,
     response_waker: RefCell<Option<Waker>>,
+    rest: RefCell<Rest>,
     /// HTTP/1.1: ending a response that is not taken ends its connection. HTTP/2 has a task for each stream.
     connection: Option<Rc<ConnectionState>>,
 }
@@ -50,6 +52,17 @@ enum Waiting {
     Not,
     ForClient,
     ForService,
+}
+
+/// HTTP/2: what is left of a request's body, which can outlive its exchange.
+#[derive(Debug, Default)]
+enum Rest {
+    #[default]
+    Nothing,
+    /// Not known: an [`Upload`](super::Upload) is there, which the connection to a service may hold for longer than the exchange.
+    Uploading,
+    /// Boxed: it is rare.
+    Left(Box<Incoming>),
 }
 
 /// How long an exchange may stand still, and how slow its client may be.
@@ -92,6 +105,7 @@ impl Activity {
             ended: Cell::new(None),
             upload_waker: RefCell::default(),
             response_waker: RefCell::default(),
+            rest: RefCell::default(),
             connection,
         })
     }
@@ -137,6 +151,28 @@ impl Activity {
     pub(super) fn request_is_over(&self) {
         self.upload.set(Waiting::Not);
         wake(&self.response_waker);
+    }
+
+    pub(super) fn upload_began(&self) {
+        *self.rest.borrow_mut() = Rest::Uploading;
+    }
+
+    /// Nothing will read this: the stream's task drops what still comes. `None`: all of it was read.
+    pub(crate) fn leave(&self, rest: Option<Incoming>) {
+        *self.rest.borrow_mut() = rest.map_or(Rest::Nothing, |rest| Rest::Left(Box::new(rest)));
+        self.request_is_over();
+    }
+
+    /// What nothing will read, once that is known.
+    pub(crate) fn poll_rest(&self) -> Poll<Option<Box<Incoming>>> {
+        match self.rest.take() {
+            Rest::Uploading => {
+                self.upload_began();
+                Poll::Pending
+            }
+            Rest::Left(body) => Poll::Ready(Some(body)),
+            Rest::Nothing => Poll::Ready(None),
+        }
     }
 
     /// The task that sends the response waits; what for is not known to this clock.

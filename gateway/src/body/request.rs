@@ -27,10 +27,14 @@ struct Cursor {
 impl RequestBody {
     /// The body for the first attempt, and what can be known of it meanwhile. No [`Upload`]: there is no body, and nothing
     /// to wait for.
-    pub fn new(inner: Incoming, limits: UploadLimits, exchange: &mut Exchange) -> (Self, Option<Rc<Upload>>) {
-        if inner.is_end_stream() {
+    pub fn new(
+        unread: &mut Option<Incoming>,
+        limits: UploadLimits,
+        exchange: &mut Exchange,
+    ) -> (Self, Option<Rc<Upload>>) {
+        let Some(inner) = unread.take_if(|body| !body.is_end_stream()) else {
             return (Self::default(), None);
-        }
+        };
         let activity = exchange.activity();
         let connection = Rc::clone(exchange.connection());
         let upload = Upload::new(inner, exchange.version, limits, connection, activity);

@@ -69,6 +69,9 @@ impl Upload {
         connection: Rc<ConnectionContext>,
         activity: Rc<Activity>,
     ) -> Rc<Self> {
+        if version == Version::HTTP_2 {
+            activity.upload_began();
+        }
         Rc::new(Self {
             length: body.size_hint().exact(),
             client: RefCell::new(Client { body: Some(body), kept: Kept::new(limits.keep_max) }),
@@ -220,7 +223,10 @@ impl Upload {
                 Poll::Ready(None) => Err(BodyError::Gone),
             };
             if !matches!(result, Ok(Some(_))) || body.is_end_stream() {
-                client.body = None;
+                // What is left after a failure on HTTP/2 is the stream's.
+                if result.is_ok() || self.version != Version::HTTP_2 {
+                    client.body = None;
+                }
                 if result.is_ok() {
                     self.received.set(Some(self.connection.worker.clock.now()));
                 }
@@ -240,6 +246,14 @@ impl Upload {
     fn fail(&self, error: BodyError) -> BodyError {
         self.failure.set(Some(error));
         error
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if self.version == Version::HTTP_2 {
+            self.activity.leave(self.client.get_mut().body.take());
+        }
     }
 }
 

@@ -124,6 +124,16 @@ impl ConnectionState {
         }
     }
 
+    /// A stream whose response is over keeps the connection busy.
+    pub(super) fn linger_began(&self) {
+        self.requests.set(self.requests.get() + 1);
+        self.enter_soon(Phase::Busy);
+    }
+
+    pub(super) fn linger_ended(&self) {
+        self.request_ended(false);
+    }
+
     /// Its response is over. The clock has been read for that at this moment.
     pub(crate) fn request_ended(&self, has_unread_body: bool) {
         self.has_unread_body.set(has_unread_body);

@@ -44,4 +44,5 @@ mod stalled_clients;
 #[path = "../tidy.rs"]
 mod tidy;
 mod unread_bodies;
+mod unread_streams;
 mod upstream_tls;

@@ -153,7 +153,7 @@ async fn lingering_ends_when_the_client_pauses_or_never_stops() {
 }
 
 /// A service that looks at the head and a little of the body, answers, and closes with the rest unread.
-async fn refusing_service() -> SocketAddr {
+pub(crate) async fn refusing_service() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
