@@ -84,6 +84,17 @@ pub struct Gateway {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// `refused`: the report of a newer configuration than the one that is used.
+fn first_status(loaded: &Loaded, refused: Option<&Report>) -> Arc<Status> {
+    let status = Status::new();
+    // The report is printed when the sockets are open.
+    let _ = status.record_warnings(&loaded.warnings);
+    if let Some(report) = refused {
+        status.record_reload(&Err(report.to_string()));
+    }
+    Arc::new(status)
+}
+
 /// Sockets by what they speak, bound before anything is started.
 struct Bound {
     http: Vec<SocketAddr>,
@@ -122,10 +133,7 @@ impl Gateway {
         let files_open = open_account(&settings);
         let bound = bind(&settings)?;
         let publisher = Arc::new(Publisher::new(first));
-        let status = Arc::new(Status::new());
-        if let Some(report) = refused {
-            status.record_reload(&Err(report.to_string()));
-        }
+        let status = first_status(&loaded, refused.as_ref());
         let (events, received) = mpsc::channel(EVENTS_MAX);
         let mut threads = Vec::new();
         let log = start_log(&settings, &mut threads)?;

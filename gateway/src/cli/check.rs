@@ -12,7 +12,6 @@ use crate::{
         diagnostics::{Diagnostic, Report, Source, Span, code},
         load::Loaded,
         source::ConfigSource,
-        twins,
     },
     control::tls_clients::TlsClients,
     policy::{jwt, rate_limit::KeyBudget},
@@ -87,10 +86,7 @@ pub fn findings(loaded: &Loaded) -> Report {
     jwt::install_crypto_provider();
     let budget = Arc::new(KeyBudget::new(loaded.settings.rate_keys_max, clock::now()));
     let mut found = Vec::new();
-    match compile::table(&loaded.settings, None, &budget) {
-        Ok(table) => found.extend(twins::warnings(&loaded.settings, &table.router)),
-        Err(problems) => found.extend(problems),
-    }
+    found.extend(compile::table(&loaded.settings, None, &budget).err().into_iter().flatten());
     found.extend(compile::read_keys(&loaded.settings).err().into_iter().flatten());
     found.extend(compile::tls(&loaded.settings).err());
     found.extend(TlsClients::default().prepare(&loaded.settings).err().into_iter().flatten());

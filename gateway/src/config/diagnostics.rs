@@ -138,6 +138,8 @@ pub mod code {
     pub const KEYS_IN_CLEAR_TEXT: &str = "W011";
     /// One client could hold half of each service.
     pub const AT_THE_EDGE: &str = "W012";
+    /// Something is written that cannot do anything.
+    pub const NO_EFFECT: &str = "W013";
 }
 
 /// Findings as they are collected; every stage adds to the same list.
@@ -147,6 +149,13 @@ pub struct Diagnostics(Vec<Diagnostic>);
 impl Diagnostics {
     pub fn push(&mut self, diagnostic: Diagnostic) {
         self.0.push(diagnostic);
+    }
+
+    /// Unless it is there: what several routes inherit is wrong once.
+    pub fn push_once(&mut self, diagnostic: Diagnostic) {
+        if !self.0.contains(&diagnostic) {
+            self.0.push(diagnostic);
+        }
     }
 
     pub fn has_errors(&self) -> bool {

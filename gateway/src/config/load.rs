@@ -11,6 +11,7 @@ use super::{
     raw,
     resolve::{self, files::Files},
     settings::Settings,
+    twins,
 };
 use crate::bounded_file;
 
@@ -67,7 +68,10 @@ pub(super) fn parse_in(
     let settings =
         raw::read(text, env, &mut sink).map(|file| resolve::resolve(&file, &mut files, env, &mut sink));
     let failed = sink.has_errors();
-    let diagnostics = sink.into_vec();
+    let mut diagnostics = sink.into_vec();
+    if let (Some(settings), false) = (&settings, failed) {
+        diagnostics.extend(twins::warnings(settings));
+    }
     match settings {
         Some(settings) if !failed => {
             debug_assert!(diagnostics.iter().all(|d| d.severity == Severity::Warning));
@@ -259,6 +263,70 @@ mod tests {
     fn an_inherited_attempt_timeout_never_exceeds_the_total() {
         let route = check_route("defaults: {timeout: {try: 10s}}\n", "timeout: 3s");
         assert_eq!(route.timeout.per_try, None);
+    }
+
+    #[test]
+    fn what_can_have_no_effect_is_said_once_where_it_stands() {
+        let found = |top: &str, fields: &str| {
+            let route = format!("path: /a, service: a, {fields}");
+            let text = format!("version: 1\n{top}routes:\n  - {{{route}}}\n  - {{{route}, methods: GET}}\n");
+            let loaded =
+                parse("routes.yaml", &text, Path::new(""), &no_env).unwrap_or_else(|e| panic!("{e}"));
+            let of_kind = loaded.warnings.iter().filter(|warning| warning.code == code::NO_EFFECT);
+            of_kind.map(|warning| (warning.span.line, warning.message.clone())).collect::<Vec<_>>()
+        };
+        let longer = |name: &str| format!("`timeout.{name}` is longer than `timeout.total`");
+        for (top, fields, expected) in [
+            ("", "timeout: {connect: 20s}", vec![(3, longer("connect")), (4, longer("connect"))]),
+            ("", "timeout: {total: 2s, connect: 5s}", vec![(3, longer("connect")), (4, longer("connect"))]),
+            ("defaults: {timeout: {try: 20s}}\n", "priority: 1", vec![(2, longer("try"))]),
+            (
+                "policies: {p: {timeout: {try: 20s, connect: 30s}}}\n",
+                "use: p",
+                vec![(2, longer("connect")), (2, longer("try"))],
+            ),
+            // The shorter total is the route's own; what it inherits is right elsewhere.
+            ("defaults: {timeout: {try: 10s, connect: 5s}}\n", "timeout: 3s", vec![]),
+            ("", "timeout: 500ms", vec![]),
+            ("", "timeout: {total: 60s, try: 20s, connect: 20s}", vec![]),
+            (
+                "defaults: {retry: {methods: [GET, POST], body: 0B}}\n",
+                "priority: 1",
+                vec![(
+                    2,
+                    "`retry.methods` has `POST`, and `retry.body` keeps no body to send again".to_owned(),
+                )],
+            ),
+            ("", "retry: {methods: [GET], body: off}", vec![]),
+            ("", "retry: {body: off}", vec![]),
+            ("", "retry: {retries: 0, methods: [POST], body: off}", vec![]),
+            ("", "retry: {methods: [POST]}", vec![]),
+        ] {
+            assert_eq!(found(top, fields), expected, "{top}{fields}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_unit_and_the_reason() {
+        let refused = |text: &str| {
+            let text = format!("version: 1\n{text}");
+            parse("routes.yaml", &text, Path::new(""), &no_env).unwrap_err().to_string()
+        };
+        for rate in ["240", "0B/s", "9TB/s", "fast"] {
+            let report =
+                refused(&format!("routes: [{{path: /a, service: a, timeout: {{min_rate: {rate}}}}}]\n"));
+            assert!(report.contains("bytes per second such as `240B/s`"), "{report}");
+        }
+        for (name, reason) in [
+            ("Host", "the gateway writes it anew whoever sends it"),
+            ("Connection", "it ends at this gateway"),
+            ("Authorization", "which `auth` checks"),
+            ("X-Forwarded-For", "removed unless a trusted proxy sends it"),
+            ("X-Request-Id", "the gateway writes it itself"),
+        ] {
+            let report = refused(&format!("listen: {{headers: {{untrusted: [{name}]}}}}\nroutes: []\n"));
+            assert!(report.contains(reason), "{name}: {report}");
+        }
     }
 
     #[test]

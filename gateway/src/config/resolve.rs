@@ -11,6 +11,7 @@ mod listen;
 mod merge;
 mod route;
 mod service;
+mod traffic;
 
 use std::collections::HashSet;
 

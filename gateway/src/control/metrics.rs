@@ -153,6 +153,11 @@ impl Exporter {
         let mut reloads = out.counter("millgate_config_reloads_total", "Configurations read, by result");
         reloads.add(&[("result", "accepted")], count(status.reloads_ok.load(Ordering::Relaxed)));
         reloads.add(&[("result", "refused")], count(status.reloads_refused.load(Ordering::Relaxed)));
+        let mut warnings =
+            out.gauge("millgate_config_warnings", "Warnings of the configuration in use, by code");
+        for (code, number) in status.warnings() {
+            warnings.add(&[("code", code)], count(number));
+        }
         out.gauge("millgate_ready", "1 while /readyz answers 200")
             .add(&[], f64::from(u8::from(status.is_ready())));
         out.gauge("millgate_rate_limit_keys", "Keys that rate limits track now")

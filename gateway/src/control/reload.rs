@@ -74,7 +74,7 @@ impl Controller {
         let keys = compile::read_keys(&loaded.settings).map_err(refuse)?;
         let tls = compile::tls(&loaded.settings).map_err(|diagnostic| refuse(vec![diagnostic]))?;
         let tls_clients = self.world.tls_clients.prepare(&loaded.settings).map_err(refuse)?;
-        if !loaded.warnings.is_empty() {
+        if self.status.record_warnings(&loaded.warnings) && !loaded.warnings.is_empty() {
             tracing::warn!(config = %self.origin.source(), "configuration accepted with warnings:\n{}", loaded.report());
         }
         // Nothing can fail from here on.

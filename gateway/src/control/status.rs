@@ -13,7 +13,11 @@ use millgate_registry::{FollowStats, History, WatchHandle, WatchStats, WatchTarg
 use tokio::sync::watch;
 
 use super::declared::DeclaredReport;
-use crate::{clock, config::settings::DrainSettings, metrics::Histogram};
+use crate::{
+    clock,
+    config::{diagnostics::Diagnostic, settings::DrainSettings},
+    metrics::Histogram,
+};
 
 /// Shared by the control loop (writer) and the admin listener (reader). Never touched by a request.
 pub struct Status {
@@ -56,6 +60,15 @@ pub struct ReloadStatus {
     pub succeeded: Duration,
     /// The report of the configuration that was refused last, if none was accepted since.
     pub refused: Option<String>,
+    /// Warnings of the configuration in use.
+    warnings: Vec<Warned>,
+}
+
+/// A warning without its place: what stays the same when lines move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Warned {
+    code: &'static str,
+    text: String,
 }
 
 impl Status {
@@ -66,7 +79,7 @@ impl Status {
             drain: Mutex::default(),
             reloads_ok: AtomicU64::new(1),
             reloads_refused: AtomicU64::new(0),
-            reload: Mutex::new(ReloadStatus { succeeded: clock::unix_now(), refused: None }),
+            reload: Mutex::new(ReloadStatus { succeeded: clock::unix_now(), ..ReloadStatus::default() }),
             watches: Mutex::default(),
             key: Mutex::default(),
             declared: Mutex::default(),
@@ -118,7 +131,8 @@ impl Status {
             Ok(()) => {
                 self.reloads_ok.fetch_add(1, Ordering::Relaxed);
                 self.note("config_accepted", String::new());
-                *status = ReloadStatus { succeeded: clock::unix_now(), refused: None };
+                status.succeeded = clock::unix_now();
+                status.refused = None;
             }
             Err(report) => {
                 self.reloads_refused.fetch_add(1, Ordering::Relaxed);
@@ -127,6 +141,33 @@ impl Status {
                 status.refused = Some(report.clone());
             }
         }
+    }
+
+    /// Of a configuration that was accepted. `true`: they are others than before, and stand in the list of events.
+    pub fn record_warnings(&self, warnings: &[Diagnostic]) -> bool {
+        let text = |warning: &Diagnostic| match &*warning.label {
+            "" => format!("{} {}", warning.code, warning.message),
+            label => format!("{} {}: {label}", warning.code, warning.message),
+        };
+        let warnings: Vec<Warned> =
+            warnings.iter().map(|warning| Warned { code: warning.code, text: text(warning) }).collect();
+        let before = std::mem::replace(&mut lock(&self.reload).warnings, warnings.clone());
+        if before == warnings {
+            return false;
+        }
+        for warning in warnings.into_iter().take(WARNINGS_NOTED_MAX) {
+            self.note("config_warning", warning.text);
+        }
+        true
+    }
+
+    /// How many warnings of each code the configuration in use has.
+    pub fn warnings(&self) -> BTreeMap<&'static str, u64> {
+        let mut by_code = BTreeMap::new();
+        for warning in &lock(&self.reload).warnings {
+            *by_code.entry(warning.code).or_default() += 1;
+        }
+        by_code
     }
 
     pub fn reload(&self) -> ReloadStatus {
@@ -221,6 +262,8 @@ pub struct Note {
 
 /// A day of deploys; a note is one line.
 const NOTES_MAX: usize = 512;
+/// Warnings of one configuration that become notes: more would push everything else out of the list. The log has all.
+const WARNINGS_NOTED_MAX: usize = 32;
 impl Watched {
     fn new(handle: &WatchHandle, before: Option<&Self>, now: Instant) -> Self {
         let stats = handle.stats();

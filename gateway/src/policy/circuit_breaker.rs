@@ -20,15 +20,20 @@
 //! Units: milliseconds since the state was made. Limits: a million outcomes per slot, past which the slot
 //! stops counting and keeps its ratio; 65,535 probes.
 
+mod state;
 mod window;
 
 use std::{
     ops::Deref,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
-use self::window::{SLOTS, Window};
+pub use self::state::BreakerState;
+use self::{
+    state::{PAYLOAD_MAX, Phase, Word, millis},
+    window::{Counts, SLOTS},
+};
 use crate::config::settings::BreakerSettings;
 
 /// Compiled parameters; small, so a permit carries its own copy.
@@ -130,6 +135,14 @@ impl CircuitBreaker {
         }
     }
 
+    /// When an open breaker lets its first probe through, which may be in the past; `None` in closed, and once it has.
+    pub fn open_until(&self, state: &BreakerState) -> Option<Instant> {
+        match state.phase() {
+            Phase::Closed | Phase::HalfOpen { .. } => None,
+            Phase::Open { since_ms } => Some(state.at(since_ms + self.open_ms)),
+        }
+    }
+
     /// Until a request may be let through: zero in closed, and in half-open, where it is not known.
     pub fn retry_after(&self, state: &BreakerState, now: Instant) -> Duration {
         match state.phase() {
@@ -150,14 +163,17 @@ impl CircuitBreaker {
         }
     }
 
-    /// What the window holds now, for the admin API.
+    /// What the window holds now, for the admin API; until the breaker is closed again, what it held when it opened.
     pub fn seen(&self, state: &BreakerState, now: Instant) -> Seen {
-        let epoch = Word::unpack(state.word.load(Ordering::Relaxed)).epoch;
-        self.seen_at(state, epoch, state.ms(now) / self.slot_ms)
+        let word = Word::unpack(state.word.load(Ordering::Relaxed));
+        if word.phase == Phase::Closed {
+            self.shown(state.window.counts(word.epoch, state.ms(now) / self.slot_ms))
+        } else {
+            self.shown(state.opened_by())
+        }
     }
 
-    fn seen_at(&self, state: &BreakerState, epoch: u16, tick: u64) -> Seen {
-        let counts = state.window.counts(epoch, tick);
+    fn shown(&self, counts: Counts) -> Seen {
         Seen { failures: counts.failures, requests: counts.total, window: self.window }
     }
 
@@ -218,7 +234,7 @@ impl CircuitBreaker {
         now: Instant,
         may_open: impl FnOnce() -> bool,
     ) -> Option<Transition> {
-        if state.word.load(Ordering::Acquire) != closed(epoch).pack() {
+        if state.word.load(Ordering::Acquire) != Word::closed(epoch).pack() {
             return None;
         }
         let tick = state.ms(now) / self.slot_ms;
@@ -237,7 +253,7 @@ impl CircuitBreaker {
         now: Instant,
         may_open: impl FnOnce() -> bool,
     ) -> Option<Transition> {
-        if state.word.load(Ordering::Acquire) != closed(epoch).pack() {
+        if state.word.load(Ordering::Acquire) != Word::closed(epoch).pack() {
             return None;
         }
         let tick = state.ms(now) / self.slot_ms;
@@ -255,17 +271,19 @@ impl CircuitBreaker {
     ) -> Option<Transition> {
         let now_ms = state.ms(now);
         let tick = now_ms / self.slot_ms;
-        let seen = self.seen_at(state, epoch, tick);
-        let reaches = |failures: u32| f64::from(failures) >= self.error_ratio * f64::from(seen.requests);
-        if seen.requests < self.requests_min || !reaches(seen.failures) {
+        let counts = state.window.counts(epoch, tick);
+        let reaches = |failures: u32| f64::from(failures) >= self.error_ratio * f64::from(counts.total);
+        if counts.total < self.requests_min || !reaches(counts.failures) {
             return None;
         }
+        let seen = self.shown(counts);
         if !reaches(state.proved.counts(epoch, tick).failures) && !may_open() {
             return Some(Transition::Spared(seen));
         }
-        let open = closed(epoch).followed_by(Phase::Open { since_ms: now_ms });
+        state.opens_by(counts);
+        let open = Word::closed(epoch).followed_by(Phase::Open { since_ms: now_ms });
         let opened = Opened { seen: Some(seen), open: Duration::from_millis(self.open_ms) };
-        state.swap(closed(epoch).pack(), open).ok().map(|()| Transition::Opened(opened))
+        state.swap(Word::closed(epoch).pack(), open).ok().map(|()| Transition::Opened(opened))
     }
 
     /// Counts the outcome of a probe; `None` is a probe that was dropped without one.
@@ -318,10 +336,6 @@ impl CircuitBreaker {
             }
         }
     }
-}
-
-fn closed(epoch: u16) -> Word {
-    Word { phase: Phase::Closed, epoch }
 }
 
 /// Leave to ask an endpoint once. Dropped without an outcome (the client left, or the request never reached
@@ -385,127 +399,6 @@ where
     }
 }
 
-/// What all workers know of one endpoint.
-#[derive(Debug)]
-pub struct BreakerState {
-    /// Phase, epoch and payload: see [`Word`]. Written by any worker with compare-and-swap (acquire-release).
-    word: AtomicU64,
-    /// All outcomes, and the failures that are proved.
-    window: Window,
-    proved: Window,
-    /// Of the request that failed the last probe by its status; 0 = none did.
-    failed_kind: AtomicU32,
-    opened: AtomicU32,
-    half_opened: AtomicU32,
-    closed: AtomicU32,
-    /// Zero of the millisecond count.
-    base: Instant,
-}
-
-impl BreakerState {
-    /// Closed, nothing seen. `now` becomes the zero of its clock.
-    pub fn new(now: Instant) -> Self {
-        Self {
-            word: AtomicU64::new(Word { phase: Phase::Closed, epoch: 0 }.pack()),
-            window: Window::default(),
-            proved: Window::default(),
-            failed_kind: AtomicU32::new(0),
-            opened: AtomicU32::new(0),
-            half_opened: AtomicU32::new(0),
-            closed: AtomicU32::new(0),
-            base: now,
-        }
-    }
-
-    fn phase(&self) -> Phase {
-        Word::unpack(self.word.load(Ordering::Relaxed)).phase
-    }
-
-    /// Phase changes so far.
-    pub fn transitions(&self) -> Transitions {
-        Transitions {
-            opened: self.opened.load(Ordering::Relaxed),
-            half_opened: self.half_opened.load(Ordering::Relaxed),
-            closed: self.closed.load(Ordering::Relaxed),
-        }
-    }
-
-    fn ms(&self, now: Instant) -> u64 {
-        millis(now.saturating_duration_since(self.base)).min(PAYLOAD_MAX / 2)
-    }
-
-    /// The only writer of the word. A change of epoch is a change of phase, and is counted.
-    fn swap(&self, seen: u64, next: Word) -> Result<(), u64> {
-        self.word.compare_exchange(seen, next.pack(), Ordering::AcqRel, Ordering::Acquire)?;
-        if Word::unpack(seen).epoch != next.epoch {
-            let counter = match next.phase {
-                Phase::Closed => &self.closed,
-                Phase::Open { .. } => &self.opened,
-                Phase::HalfOpen { .. } => &self.half_opened,
-            };
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-}
-
-impl AsRef<BreakerState> for BreakerState {
-    fn as_ref(&self) -> &BreakerState {
-        self
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Closed,
-    Open { since_ms: u64 },
-    HalfOpen { in_flight: u16, succeeded: u16 },
-}
-
-/// The phase word: bits 0–1 phase, 2–15 epoch, 16–63 payload (since when, or two counts of 16 bits).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Word {
-    phase: Phase,
-    epoch: u16,
-}
-
-impl Word {
-    fn followed_by(self, phase: Phase) -> Self {
-        Self { phase, epoch: (self.epoch + 1) & EPOCH_MASK }
-    }
-
-    fn pack(self) -> u64 {
-        let (phase, payload) = match self.phase {
-            Phase::Closed => (0, 0),
-            Phase::Open { since_ms } => (1, since_ms & PAYLOAD_MAX),
-            Phase::HalfOpen { in_flight, succeeded } => {
-                (2, u64::from(in_flight) | u64::from(succeeded) << 16)
-            }
-        };
-        phase | u64::from(self.epoch) << 2 | payload << 16
-    }
-
-    #[allow(clippy::cast_possible_truncation)] // each cast takes the 16 bits that `pack` put there
-    fn unpack(word: u64) -> Self {
-        let payload = word >> 16;
-        let phase = match word & 0b11 {
-            0 => Phase::Closed,
-            1 => Phase::Open { since_ms: payload },
-            _ => Phase::HalfOpen { in_flight: payload as u16, succeeded: (payload >> 16) as u16 },
-        };
-        Self { phase, epoch: (word >> 2) as u16 & EPOCH_MASK }
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-const EPOCH_MASK: u16 = (1 << 14) - 1;
-/// Largest payload of a phase word: 8,900 years in milliseconds; half of it is the latest moment, so that a
-/// sum of two still fits.
-const PAYLOAD_MAX: u64 = (1 << 48) - 1;
-
 #[cfg(test)]
 mod tests {
     use std::sync::{
@@ -513,7 +406,7 @@ mod tests {
         atomic::{AtomicUsize, Ordering},
     };
 
-    use super::*;
+    use super::{state::EPOCH_MASK, *};
     use crate::config::settings::FailureKinds;
 
     fn breaker() -> CircuitBreaker {
@@ -652,6 +545,27 @@ mod tests {
     }
 
     #[test]
+    fn the_numbers_that_opened_it_are_shown_until_it_is_closed() {
+        let (breaker, now) = (breaker(), Instant::now());
+        let state = tripped(&breaker, now);
+        let shown = |now| {
+            let seen = breaker.seen(&state, now);
+            (seen.failures, seen.requests)
+        };
+        assert_eq!(shown(now), (4, 4));
+        assert_eq!(breaker.open_until(&state), Some(now + 5 * SECOND));
+        let later = now + 20 * SECOND;
+        assert_eq!(shown(later), (4, 4), "its pause is over, and so is the window");
+        assert!(opens(send(&breaker, &state, Outcome::Failure, later)));
+        assert_eq!(shown(later), (4, 4), "a probe failed");
+        let probes = later + 5 * SECOND;
+        send(&breaker, &state, Outcome::Success, probes);
+        assert_eq!((shown(probes), breaker.open_until(&state)), ((4, 4), None));
+        send(&breaker, &state, Outcome::Success, probes);
+        assert_eq!(shown(probes), (0, 0));
+    }
+
+    #[test]
     fn an_outcome_from_before_the_trip_does_not_count_after_it() {
         let (breaker, now) = (breaker(), Instant::now());
         let state = BreakerState::new(now);
@@ -770,7 +684,6 @@ mod tests {
             let _ = permit.record(Outcome::Success, now, || true);
             opened = opens(breaker.take_back(&state, epoch, now, || false));
         }
-        assert_eq!(breaker.seen(&state, now).failures, 0, "the window begins anew");
         assert!(opened, "four of four, each proved");
     }
 

@@ -53,6 +53,16 @@ async fn responses_that_break_off_eject_their_endpoint_and_trip_its_breaker() {
         })
         .await;
         assert_eq!(status(gateway.http, "/x").await, 200);
+        let shown = endpoint(&gateway, torn.addr).await;
+        if expected == "open" {
+            // The numbers that opened it, and not those of a window that has begun anew.
+            let window = &shown["breaker_window"];
+            assert!(
+                window["failures"].as_u64() >= Some(2) && window["requests"].as_u64() >= Some(4),
+                "{shown}"
+            );
+            assert!(window["open_until"].is_string(), "{shown}");
+        }
     }
 }
 

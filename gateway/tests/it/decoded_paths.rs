@@ -7,7 +7,7 @@ use http::HeaderName;
 
 use crate::support::{
     backend::Backend,
-    client::{Connection, get, header, request},
+    client::{Connection, get, header, request, status},
     gateway::TestGateway,
     tokens::{self, GOOD},
 };
@@ -24,6 +24,20 @@ async fn gateway(backend: &Backend, routes: &str) -> TestGateway {
 const CLOSED: &str = "routes:\n  - {path: /**, service: one, auth: none}\n  - {path: /@me, service: one, auth: main}\n  \
                       - {path: \"POST /v1/things:purge\", service: one, auth: main}\n  \
                       - {path: /admin/**, service: one, auth: main}\n";
+
+/// A path beyond ASCII is one that clients send encoded.
+#[tokio::test]
+async fn a_closed_path_beyond_ascii_is_closed_however_it_is_encoded() {
+    let backend = Backend::named("one").await;
+    let routes = "routes:\n  - {path: /**, service: one, auth: none}\n  - {path: /café/**, service: one, auth: main}\n";
+    let gateway = gateway(&backend, routes).await;
+    for path in ["/caf%C3%A9", "/caf%c3%a9/x", "/%63af%C3%a9;v=1", "/caf%C3%A9%3Bv=1/x"] {
+        assert_eq!(status(gateway.http, path).await, 401, "{path}");
+    }
+    for path in ["/cafe", "/caf%C3%A8", "/caf%C3%89"] {
+        assert_eq!(status(gateway.http, path).await, 200, "{path}");
+    }
+}
 
 #[tokio::test]
 async fn an_encoded_spelling_of_a_closed_path_needs_the_token_of_the_closed_path() {

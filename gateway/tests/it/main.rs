@@ -13,6 +13,7 @@ mod broken_config;
 mod bypass;
 mod commands;
 mod config_key;
+mod config_warnings;
 mod connection_totals;
 mod connections;
 mod consul_commands;

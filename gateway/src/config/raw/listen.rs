@@ -106,10 +106,15 @@ fn untrusted_name(text: &str) -> Result<String, Invalid> {
     if !matches!(rest, "" | "*") {
         return Err(refuse("`*` can only stand at the end"));
     }
-    if Kind::of(name.as_str()) != Kind::EndToEnd {
-        return Err(refuse("the gateway itself decides about this header"));
-    }
-    Ok(format!("{name}{rest}"))
+    let reason = match Kind::of(name.as_str()) {
+        Kind::EndToEnd => return Ok(format!("{name}{rest}")),
+        Kind::HopByHop => "it ends at this gateway in any case, whoever sends it",
+        Kind::Framing => "requests need it, and the gateway writes it anew whoever sends it",
+        Kind::Credential => "it is the client's own proof, which `auth` checks",
+        Kind::Forwarding => "it is removed unless a trusted proxy sends it in any case",
+        Kind::Managed => "the gateway writes it itself, whoever sends it",
+    };
+    Err(refuse(reason).help("remove it from the list"))
 }
 
 impl Https {

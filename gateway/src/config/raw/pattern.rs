@@ -1,9 +1,11 @@
 //! Path patterns, host patterns and methods: their syntax, and how to say what is wrong with it.
 //!
 //! `/a/b` is exact, `/a/*` has any one segment, `/a/{id}` the same with a name, `/a/**` everything below and `/a`
-//! itself. Patterns hold only characters that stand for themselves in a request's path (RFC 3986 §3.3).
+//! itself. Patterns hold only characters that stand for themselves in a request's path (RFC 3986 §3.3), and letters beyond
+//! ASCII, which requests have as percent-encoded UTF-8 (RFC 3987 §3.1): `/café` is kept as `/caf%C3%A9`.
 
 use http::{HeaderValue, Method, StatusCode, uri::Authority};
+use percent_encoding::{AsciiSet, percent_decode_str, utf8_percent_encode};
 
 use super::fields::quoted_list;
 use crate::{
@@ -13,6 +15,7 @@ use crate::{
         units::Invalid,
     },
     policy::redirect::{Redirect, STATUSES},
+    printable::is_hidden,
     router::reading::compared,
 };
 
@@ -28,7 +31,7 @@ pub(crate) fn path_pattern(text: &str) -> Result<PathPattern, Invalid> {
     let text = text.trim();
     let Some((words, path)) = text.split_once(char::is_whitespace).filter(|_| !text.starts_with('/')) else {
         check_path(text)?;
-        return Ok(PathPattern { methods: Vec::new(), path: text.to_owned() });
+        return Ok(PathPattern { methods: Vec::new(), path: encoded(text) });
     };
     let mut methods = Vec::new();
     for word in words.split('|') {
@@ -40,7 +43,7 @@ pub(crate) fn path_pattern(text: &str) -> Result<PathPattern, Invalid> {
     }
     let path = path.trim_start();
     check_path(path)?;
-    Ok(PathPattern { methods, path: path.to_owned() })
+    Ok(PathPattern { methods, path: encoded(path) })
 }
 
 /// `GET`, in capitals as in the request.
@@ -138,7 +141,7 @@ fn check_segment<'a>(segment: &'a str, names: &mut Vec<&'a str>) -> Result<(), I
 
 /// Requests are compared decoded, so what can be written as it is takes all of its encodings.
 fn without_encodings(segment: &str) -> String {
-    let decoded = compared(segment);
+    let decoded = percent_decode_str(&compared(segment)).decode_utf8_lossy().into_owned();
     if decoded.chars().all(stands_for_itself) {
         format!("write `{decoded}`: it matches however a request encodes it")
     } else {
@@ -146,9 +149,16 @@ fn without_encodings(segment: &str) -> String {
     }
 }
 
-/// RFC 3986 §3.3: `pchar` without percent-encoding, and without `*`, which is ours.
+/// RFC 3986 §3.3: `pchar` without percent-encoding, and without `*`, which is ours; and what can be seen of all that is beyond
+/// ASCII.
 fn stands_for_itself(c: char) -> bool {
-    c.is_ascii_alphanumeric() || "-._~!$&'()+,;=:@".contains(c)
+    let is_beyond = !c.is_ascii() && c != char::REPLACEMENT_CHARACTER && !c.is_whitespace() && !is_hidden(c);
+    c.is_ascii_alphanumeric() || "-._~!$&'()+,;=:@".contains(c) || is_beyond
+}
+
+/// As requests have it: everything beyond ASCII in UTF-8, percent-encoded.
+fn encoded(path: &str) -> String {
+    utf8_percent_encode(path, &AsciiSet::EMPTY).to_string()
 }
 
 /// `orders.internal`, `orders.internal:8080`, `{instance}`.
@@ -234,7 +244,7 @@ pub(crate) fn path_prefix(text: &str) -> Result<String, Invalid> {
     if !segments().all(|segment| segment.chars().all(stands_for_itself)) {
         return Err(refuse("patterns and percent-encoding are not allowed here"));
     }
-    Ok(text.to_owned())
+    Ok(encoded(text))
 }
 
 const PATH_FORM: &str = "a path such as `/users/**`, `/users/{id}` or `GET /products`";
@@ -249,7 +259,8 @@ mod tests {
     fn an_encoding_is_refused_with_what_to_write() {
         for (text, help) in [
             ("/%40me", "write `@me`: it matches however a request encodes it"),
-            ("/caf%C3%A9", "use `*` or `{name}` for this segment"),
+            ("/caf%C3%A9", "write `café`: it matches however a request encodes it"),
+            ("/caf%E9", "use `*` or `{name}` for this segment"),
             ("/a%2Fb", "use `*` or `{name}` for this segment"),
         ] {
             assert_eq!(path_pattern(text).unwrap_err().help.as_deref(), Some(help), "{text}");
@@ -270,6 +281,7 @@ mod tests {
         ] {
             assert_eq!(path_pattern(text).map(|p| p.path), Ok(text.to_owned()), "{text}");
         }
+        assert_eq!(path_pattern("GET /café/ü/**").map(|p| p.path), Ok("/caf%C3%A9/%C3%BC/**".to_owned()));
         let pattern = path_pattern("POST|PUT  /users/**").unwrap();
         assert_eq!((pattern.methods, pattern.path.as_str()), (vec![Method::POST, Method::PUT], "/users/**"));
     }
@@ -297,7 +309,10 @@ mod tests {
             "/a?b=c",
             "/a#b",
             "/a b",
-            "/ü",
+            "/\u{202e}x",
+            "/a\u{2028}b",
+            "/a\u{a0}b",
+            "/\u{fffd}",
             "http://x/a",
             "GET,POST /a",
             "get /a",
@@ -322,6 +337,7 @@ mod tests {
     #[test]
     fn a_rewrite_prefix_is_literal() {
         assert_eq!(path_prefix("/api/v1"), Ok("/api/v1".to_owned()));
+        assert_eq!(path_prefix("/größe"), Ok("/gr%C3%B6%C3%9Fe".to_owned()));
         for text in ["", "api", "/", "/api/", "/a//b", "/a/../b", "/*", "/a%20"] {
             assert!(path_prefix(text).is_err(), "{text:?}");
         }

@@ -31,8 +31,8 @@ pub(crate) struct RateLimit {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Timeout {
     pub(crate) total: Option<Duration>,
-    pub(crate) connect: Option<Duration>,
-    pub(crate) per_try: Option<Duration>,
+    pub(crate) connect: Option<At<Duration>>,
+    pub(crate) per_try: Option<At<Duration>>,
     pub(crate) idle: Option<Duration>,
     pub(crate) min_rate: Option<MinRate>,
 }
@@ -41,7 +41,8 @@ pub(crate) struct Timeout {
 pub(crate) struct Retry {
     pub(crate) retries: Option<u32>,
     pub(crate) on: Option<Vec<RetryOn>>,
-    pub(crate) methods: Option<Vec<Method>>,
+    /// With the place of the list.
+    pub(crate) methods: Option<At<Vec<Method>>>,
     pub(crate) budget_per_mille: Option<u16>,
     /// First and longest pause.
     pub(crate) backoff: Option<(Duration, Duration)>,
@@ -113,8 +114,8 @@ impl Timeout {
         let per_try = fields.value("try", sink, total);
         let timeout = Self {
             total: fields.plain("total", sink, total),
-            connect: fields.plain("connect", sink, |t| duration_in(t, millis(1)..=minutes(1))),
-            per_try: per_try.as_ref().map(|at| at.value),
+            connect: fields.value("connect", sink, |t| duration_in(t, millis(1)..=minutes(1))),
+            per_try: per_try.clone(),
             idle: fields.plain("idle", sink, |t| duration_in(t, millis(10)..=minutes(24 * 60))),
             min_rate: fields.plain("min_rate", sink, MinRate::parse),
         };
@@ -153,9 +154,10 @@ impl Retry {
         Self {
             retries: read_retries(&fields, sink, retries),
             on: fields.values("on", sink, retry_on).map(bare),
-            methods: fields
-                .values("methods", sink, method)
-                .map(|list| list.into_iter().map(|at| at.value).collect()),
+            methods: fields.values("methods", sink, method).map(|list| At {
+                span: list.first().map(|first| first.span).unwrap_or_default(),
+                value: list.into_iter().map(|at| at.value).collect(),
+            }),
             budget_per_mille: fields.plain("budget", sink, share_per_mille),
             backoff: fields.plain("backoff", sink, backoff),
             body_bytes_max: fields.plain("body", sink, |text| match text {
@@ -354,7 +356,15 @@ impl MinRate {
             _ => {
                 let bytes = text.strip_suffix("/s").unwrap_or(text);
                 let rate = crate::config::units::size_in(bytes, 1..=1 << 30);
-                rate.map(Self::BytesPerSecond).map_err(|e| e.help("write `240B/s`, or `off` for no minimum"))
+                let per_second = |e: Invalid| Invalid {
+                    expected: format!(
+                        "`off`, or bytes per second such as `240B/s`: {} per second",
+                        e.expected
+                    ),
+                    ..e
+                };
+                rate.map(Self::BytesPerSecond)
+                    .map_err(|e| per_second(e).help("write `240B/s`, or `off` for no minimum"))
             }
         }
     }

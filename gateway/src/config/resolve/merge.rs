@@ -2,10 +2,13 @@
 
 use http::{HeaderName, HeaderValue};
 
-use crate::config::raw::{
-    clients::Clients,
-    route::{Policy, Require, RequireRule},
-    traffic::{HeaderRules, Retry, Rewrite, Timeout},
+use crate::config::{
+    diagnostics::Span,
+    raw::{
+        clients::Clients,
+        route::{Policy, Require, RequireRule},
+        traffic::{HeaderRules, Retry, Rewrite, Timeout},
+    },
 };
 
 impl Policy {
@@ -37,6 +40,12 @@ impl Clients {
 
 impl Timeout {
     fn overlay(&mut self, top: &Self) {
+        if top.total.is_some() {
+            // What was written beside another total is not reported where this one is shorter.
+            for inherited in [&mut self.connect, &mut self.per_try].into_iter().flatten() {
+                inherited.span = Span::default();
+            }
+        }
         replace(&mut self.total, top.total.as_ref());
         replace(&mut self.connect, top.connect.as_ref());
         replace(&mut self.per_try, top.per_try.as_ref());

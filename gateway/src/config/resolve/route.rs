@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use http::Method;
 
-use super::{defaults::Defaults, ratio, service::Services};
+use super::{defaults::Defaults, service::Services, traffic};
 use crate::{
     config::{
         diagnostics::{Diagnostic, Diagnostics, Span, code, did_you_mean},
@@ -14,15 +14,12 @@ use crate::{
             fields::quoted_list,
             pattern::PathPattern,
             route::{Access, Policy, RequireRule, Route},
-            traffic::{
-                BodyLimit, BodyStart, HeaderRules as RawHeaderRules, MinRate, RateLimit, Retry, RetryOn,
-                Rewrite, Timeout,
-            },
+            traffic::{BodyLimit, BodyStart, HeaderRules as RawHeaderRules, RateLimit, Rewrite},
             tree::At,
         },
         settings::{
-            HeaderRules, HostPattern, RateLimitKey, RateLimitSettings, RequireSettings, RetryCauses,
-            RetrySettings, RewriteSettings, RouteSettings, TimeoutSettings,
+            HeaderRules, HostPattern, RateLimitKey, RateLimitSettings, RequireSettings, RewriteSettings,
+            RouteSettings,
         },
     },
     policy::client_address::ClientRule,
@@ -89,8 +86,8 @@ impl<'a> Routes<'a> {
             auth: auth.unwrap_or_default(),
             require,
             rate_limits,
-            timeout: resolve_timeout(&policy.timeout, &self.defaults.timeout),
-            retry: resolve_retry(&policy.retry, &self.defaults.retry),
+            timeout: traffic::timeout(&policy.timeout, &self.defaults.timeout, sink),
+            retry: traffic::retry(&policy.retry, &self.defaults.retry, sink),
             body_bytes_max: match policy.body_limit {
                 Some(BodyLimit::Off) => None,
                 Some(BodyLimit::Bytes(bytes)) => Some(bytes),
@@ -352,53 +349,6 @@ fn limit_name(key: &RateLimitKey, limits: usize, before: &[RateLimitSettings]) -
     };
     let same = before.iter().filter(|limit| limit.key == *key).count();
     if same == 0 { base } else { format!("{base}-{}", same + 1) }
-}
-
-fn resolve_timeout(raw: &Timeout, defaults: &TimeoutSettings) -> TimeoutSettings {
-    let total = raw.total.unwrap_or(defaults.total);
-    TimeoutSettings {
-        total,
-        connect: raw.connect.unwrap_or(defaults.connect),
-        // An inherited `try` that is not shorter than the route's own total says nothing more than the total.
-        per_try: raw.per_try.or(defaults.per_try).filter(|per_try| *per_try < total),
-        idle: raw.idle.unwrap_or(defaults.idle),
-        min_rate: match raw.min_rate {
-            Some(MinRate::Off) => None,
-            Some(MinRate::BytesPerSecond(rate)) => Some(rate),
-            None => defaults.min_rate,
-        },
-    }
-}
-
-fn resolve_retry(raw: &Retry, defaults: &RetrySettings) -> RetrySettings {
-    let (backoff_min, backoff_max) = raw.backoff.unwrap_or((defaults.backoff_min, defaults.backoff_max));
-    let mut retry = RetrySettings {
-        retries: raw.retries.unwrap_or(defaults.retries),
-        methods: raw.methods.clone().unwrap_or_else(|| defaults.methods.clone()),
-        budget: raw.budget_per_mille.map_or(defaults.budget, ratio),
-        backoff_min,
-        backoff_max,
-        body_bytes_max: raw
-            .body_bytes_max
-            .map_or(defaults.body_bytes_max, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
-        ..defaults.clone()
-    };
-    if let Some(on) = &raw.on {
-        retry.on = RetryCauses {
-            connect: on.contains(&RetryOn::Connect),
-            refused: on.contains(&RetryOn::Refused),
-            reset: on.contains(&RetryOn::Reset),
-            timeout: on.contains(&RetryOn::Timeout),
-        };
-        retry.on_status = on
-            .iter()
-            .filter_map(|on| match on {
-                RetryOn::Status(status) => Some(*status),
-                RetryOn::Connect | RetryOn::Refused | RetryOn::Reset | RetryOn::Timeout => None,
-            })
-            .collect();
-    }
-    retry
 }
 
 fn resolve_clients(raw: &Clients) -> Option<ClientRule> {

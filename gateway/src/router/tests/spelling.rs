@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use proptest::prelude::*;
 
 use super::*;
-use crate::admission::canonical_path;
+use crate::{admission::canonical_path, config::pattern::path_pattern};
 
 /// What a service sees of a path.
 fn seen_by_service(path: &str) -> Vec<String> {
@@ -103,6 +103,23 @@ proptest! {
         // The pattern itself, encoded throughout.
         if let Ok(same) = canonical_path(&encoded(&pattern)) {
             prop_assert_eq!(taken(&router, &same), Match::Route(0));
+        }
+    }
+
+    /// A pattern is read as `check` reads it; a path comes in UTF-8, encoded throughout or where it must be.
+    #[test]
+    fn a_closed_path_beyond_ascii_is_what_services_decode_to_it(closed in "\\PC{1,5}", asked in "\\PC{1,5}") {
+        let Ok(pattern) = path_pattern(&format!("/{closed}")) else { return Ok(()) };
+        prop_assume!(!pattern.path.contains(['*', '{']));
+        let router = compile(&[route(&pattern.path), route("/**")]);
+        let guarded = seen_by_service(&pattern.path);
+        for text in [&closed, &asked] {
+            let all: String = text.bytes().map(|byte| format!("%{byte:02x}")).collect();
+            for written in [format!("/{all}"), format!("/{all}").to_uppercase(), format!("/{text}")] {
+                let Ok(path) = canonical_path(&written) else { continue };
+                let expected = if seen_by_service(&path) == guarded { Match::Route(0) } else { Match::Route(1) };
+                prop_assert_eq!(taken(&router, &path), expected, "{} for {}", &written, &pattern.path);
+            }
         }
     }
 
