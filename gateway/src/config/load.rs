@@ -104,8 +104,8 @@ mod tests {
 
     use super::*;
     use crate::config::settings::{
-        Balance, ConsulSource, EndpointSource, HeaderCondition, HostPattern, KeySource, RateLimitKey,
-        RouteSettings,
+        Balance, ConsulSource, EndpointSource, HeaderCondition, HostPattern, Http2Settings, KeySource,
+        ListenSettings, RateLimitKey, RouteSettings,
     };
 
     const AUTH: &str = "auth: {main: {issuer: https://issuer.test, audience: api}}\n";
@@ -123,6 +123,10 @@ mod tests {
     /// One route from the text of its fields, with `top` in front of `routes`.
     fn check_route(top: &str, fields: &str) -> RouteSettings {
         check(&format!("version: 1\n{top}routes:\n  - {{path: /a, service: a, {fields}}}\n")).routes.remove(0)
+    }
+
+    fn check_listen(fields: &str) -> ListenSettings {
+        check(&format!("version: 1\nlisten: {{{fields}}}\nroutes: [{{path: /, service: s}}]\n")).listen
     }
 
     fn codes(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Vec<&'static str> {
@@ -371,6 +375,16 @@ mod tests {
         assert_eq!(loaded.settings.listen.http, []);
         assert_eq!(loaded.settings.listen.https.unwrap().key_file, dir.path().join("key.pem"));
         assert_eq!(loaded.secrets_and_files.len(), 2);
+    }
+
+    #[test]
+    fn budgets_of_http2_frames_are_numbers_or_off() {
+        let budgets = |fields: &str| check_listen(fields).http2;
+        let both = |frames_per_second, resets| Http2Settings { frames_per_second, resets };
+        assert_eq!(budgets(""), both(Some(1000), Some(256)));
+        assert_eq!(budgets("http2: {frames_per_second: 50}"), both(Some(50), Some(256)));
+        assert_eq!(budgets("http2: {frames_per_second: off, resets: 100000}"), both(None, Some(100_000)));
+        assert_eq!(budgets("http2: {resets: off}"), both(Some(1000), None));
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub(crate) mod auth;
 pub(crate) mod auto_routes;
 pub(crate) mod clients;
 pub(crate) mod fields;
+pub(crate) mod http2;
 pub(crate) mod instances;
 pub(crate) mod limits;
 pub(crate) mod listen;
@@ -257,6 +258,7 @@ mod tests {
             &listen::LISTEN,
             &listen::LISTEN_HEADERS,
             &listen::HTTPS,
+            &http2::HTTP2,
             &listen::CONSUL,
             &auto_routes::AUTO_ROUTES,
             &auto_routes::ALLOW,

@@ -89,6 +89,16 @@ pub struct ListenSettings {
     pub max_streams: u32,
     /// Requests after which a connection ends; `None`: it does not.
     pub max_requests_per_connection: Option<u32>,
+    pub http2: Http2Settings,
+}
+
+/// What an HTTP/2 client may ask for that is no progress; `None` = any number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http2Settings {
+    /// Frames of a second that are neither a request nor content.
+    pub frames_per_second: Option<u32>,
+    /// Requests that are taken back, beyond half of all.
+    pub resets: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

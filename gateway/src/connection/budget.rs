@@ -10,10 +10,14 @@ use super::{
     frames::{FrameHead, kind},
     state::Ended,
 };
+use crate::config::settings::Http2Settings;
 
 /// Of one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct FrameBudget {
+    /// Control frames of a second, and half resets.
+    control_max: Cell<i32>,
+    resets_max: Cell<i32>,
     /// Of this second: what control frames have used beyond what progress has earned.
     control: Cell<i32>,
     /// Half resets that were used of the stock.
@@ -21,6 +25,23 @@ pub(super) struct FrameBudget {
 }
 
 impl FrameBudget {
+    /// With no limit before [`FrameBudget::limit`].
+    pub(super) fn new() -> Self {
+        Self {
+            control_max: Cell::new(i32::MAX),
+            resets_max: Cell::new(i32::MAX),
+            control: Cell::default(),
+            resets: Cell::default(),
+        }
+    }
+
+    /// The connection is HTTP/2. What came with its preface counts.
+    pub(super) fn limit(&self, settings: Http2Settings) {
+        let number = |max: Option<u32>| max.and_then(|max| i32::try_from(max).ok()).unwrap_or(i32::MAX);
+        self.control_max.set(number(settings.frames_per_second));
+        self.resets_max.set(number(settings.resets).saturating_mul(2));
+    }
+
     /// A frame of the client; the reason to end the connection, if it was one too many.
     pub(super) fn arrived(&self, head: &FrameHead) -> Option<Ended> {
         match head.kind {
@@ -30,9 +51,9 @@ impl FrameBudget {
             }
             kind::DATA if head.content_bytes() > 0 => self.earn(CONTROL_PER_DATA),
             kind::RST_STREAM => {
-                let used = self.resets.get() + 2;
+                let used = self.resets.get().saturating_add(2);
                 self.resets.set(used);
-                if used > 2 * RESETS_MAX {
+                if used > self.resets_max.get() {
                     return Some(RESET_FLOOD);
                 }
             }
@@ -41,7 +62,7 @@ impl FrameBudget {
                 let weight = 1 + i32::try_from(head.bytes / CONTROL_BYTES).unwrap_or(i32::MAX / 2);
                 let used = self.control.get().saturating_add(weight);
                 self.control.set(used);
-                if used > CONTROL_MAX {
+                if used > self.control_max.get() {
                     return Some(CONTROL_FLOOD);
                 }
             }
@@ -59,7 +80,8 @@ impl FrameBudget {
 
     pub(super) fn second_passed(&self) {
         self.control.set(0);
-        self.resets.set((self.resets.get() - 2 * RESETS_PER_SECOND).max(0));
+        let back = self.resets_max.get() / RESETS_BACK_IN_SECONDS;
+        self.resets.set((self.resets.get() - back.max(2)).max(0));
     }
 
     /// What is earned and not used is gone with the second.
@@ -71,10 +93,6 @@ impl FrameBudget {
 /// Reasons for the metric and the log.
 pub(super) const CONTROL_FLOOD: Ended = "control_flood";
 pub(super) const RESET_FLOOD: Ended = "reset_flood";
-
-/// PING, SETTINGS, PRIORITY, WINDOW_UPDATE, CONTINUATION, DATA without content and unknown frames that a client may
-/// send in a second for nothing. Honest clients send a handful; this many take 0.1 % of a core.
-const CONTROL_MAX: i32 = 1000;
 
 /// A frame of this many bytes counts twice: a SETTINGS frame of 16 KiB has 2,730 settings.
 const CONTROL_BYTES: u32 = 256;
@@ -94,14 +112,9 @@ const DATA_BYTES_MIN: u32 = 16;
 /// A bound for the counter.
 const CONTROL_SAVED_MAX: i32 = 1 << 24;
 
-/// RST_STREAM from the client that it may send beyond half of its requests. A page that is left takes back all that is
-/// open, up to `listen.max_streams`, twice within a second where the user is quick. Envoy's numbers are the same: half of
-/// 500 requests.
-const RESETS_MAX: i32 = 256;
-
-/// So many come back in a second: a field that asks again with each key pressed takes nearly every request back, a few
-/// in a second and all day long.
-const RESETS_PER_SECOND: i32 = 20;
+/// The stock of resets is back in this time, twenty in each second of 256: a field that asks again with each key pressed
+/// takes nearly every request back, a few in a second and all day long.
+const RESETS_BACK_IN_SECONDS: i32 = 12;
 
 #[cfg(test)]
 mod tests {
@@ -122,30 +135,41 @@ mod tests {
         turns.into_iter().find_map(|(at, &kind)| Some((at, budget.arrived(&heads(kind, 0))?)))
     }
 
+    fn limited(frames_per_second: Option<u32>, resets: Option<u32>) -> FrameBudget {
+        let budget = FrameBudget::new();
+        budget.limit(Http2Settings { frames_per_second, resets });
+        budget
+    }
+
+    /// The defaults.
+    fn by_default() -> FrameBudget {
+        limited(Some(1000), Some(256))
+    }
+
     const PING: u8 = 6;
     const WINDOW_UPDATE: u8 = 8;
 
     #[test]
     fn control_frames_end_a_connection_past_their_budget_of_a_second() {
         for kind in [kind::DATA, 2, 4, PING, WINDOW_UPDATE, 9, 0xbe] {
-            let budget = FrameBudget::default();
+            let budget = by_default();
             assert_eq!(ends_after(&budget, &[kind], 1000), None);
             budget.second_passed();
             assert_eq!(ends_after(&budget, &[kind], 1001), Some((1000, CONTROL_FLOOD)));
         }
-        let budget = FrameBudget::default();
+        let budget = by_default();
         let large = (0..100).position(|_| budget.arrived(&heads(4, 16 * 1024)).is_some());
         assert_eq!(large, Some(15), "a frame of 16 KiB is 65");
     }
 
     #[test]
     fn a_client_that_acknowledges_what_it_gets_is_never_past_its_budget() {
-        let budget = FrameBudget::default();
+        let budget = by_default();
         for _ in 0..100_000 {
             budget.sent(&heads(kind::DATA, 20));
             assert_eq!(ends_after(&budget, &[WINDOW_UPDATE, WINDOW_UPDATE, PING], 3), None);
         }
-        let budget = FrameBudget::default();
+        let budget = by_default();
         assert_eq!(
             ends_after(&budget, &[kind::HEADERS, 2, WINDOW_UPDATE, WINDOW_UPDATE, 0xbe], 100_000),
             None
@@ -154,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_client_that_opens_its_window_byte_by_byte_is() {
-        let budget = FrameBudget::default();
+        let budget = by_default();
         assert!((0..1001).any(|_| {
             budget.sent(&heads(kind::DATA, 1));
             ends_after(&budget, &[WINDOW_UPDATE], 1).is_some()
@@ -163,15 +187,15 @@ mod tests {
 
     #[test]
     fn every_second_request_may_be_taken_back_and_a_page_that_is_left_all() {
-        let budget = FrameBudget::default();
+        let budget = by_default();
         assert_eq!(ends_after(&budget, &[kind::HEADERS, kind::HEADERS, kind::RST_STREAM], 100_000), None);
-        let budget = FrameBudget::default();
+        let budget = by_default();
         for _ in 0..2 {
             assert_eq!(ends_after(&budget, &[kind::HEADERS], 128), None);
             assert_eq!(ends_after(&budget, &[kind::RST_STREAM], 128), None);
         }
         // Twenty in a second, each taken back, for a day.
-        let budget = FrameBudget::default();
+        let budget = by_default();
         for _ in 0..86_400 {
             assert_eq!(ends_after(&budget, &[kind::HEADERS, kind::RST_STREAM], 40), None);
             budget.second_passed();
@@ -181,7 +205,7 @@ mod tests {
     #[test]
     fn a_rapid_reset_ends_its_connection_at_any_pace_that_costs_something() {
         for pairs_in_a_second in [60, 1450, 1_000_000] {
-            let budget = FrameBudget::default();
+            let budget = by_default();
             let seconds = (0..60).position(|_| {
                 let ended = ends_after(&budget, &[kind::HEADERS, kind::RST_STREAM], 2 * pairs_in_a_second);
                 budget.second_passed();
@@ -190,5 +214,34 @@ mod tests {
             let expected = if pairs_in_a_second > 1000 { 0 } else { 50 };
             assert!(seconds.is_some_and(|seconds| seconds <= expected), "{pairs_in_a_second}: {seconds:?}");
         }
+    }
+
+    #[test]
+    fn other_numbers_are_the_operators() {
+        for frames in [50, 5000] {
+            let budget = limited(Some(frames), None);
+            let allowed = usize::try_from(frames).unwrap();
+            assert_eq!(ends_after(&budget, &[PING], allowed + 1), Some((allowed, CONTROL_FLOOD)));
+        }
+        for resets in [10, 5000] {
+            let budget = limited(None, Some(resets));
+            let allowed = usize::try_from(resets).unwrap();
+            assert_eq!(ends_after(&budget, &[kind::RST_STREAM], allowed + 1), Some((allowed, RESET_FLOOD)));
+            // What was used comes back in twelve seconds.
+            (0..12).for_each(|_| budget.second_passed());
+            assert!(ends_after(&budget, &[kind::RST_STREAM], allowed / 2).is_none(), "{resets}");
+        }
+        let budget = limited(None, None);
+        assert_eq!(ends_after(&budget, &[PING, kind::RST_STREAM], 1_000_000), None);
+        let budget = limited(Some(100_000_000), Some(100_000_000));
+        assert_eq!(ends_after(&budget, &[PING, kind::RST_STREAM], 1_000_000), None);
+    }
+
+    #[test]
+    fn frames_that_came_with_the_preface_count() {
+        let budget = FrameBudget::new();
+        assert_eq!(ends_after(&budget, &[PING], 60), None);
+        budget.limit(Http2Settings { frames_per_second: Some(50), resets: None });
+        assert_eq!(ends_after(&budget, &[PING], 1), Some((0, CONTROL_FLOOD)));
     }
 }

@@ -10,11 +10,8 @@ use hyper::{
 use hyper_util::rt::TokioTimer;
 
 use super::{
-    ConnectionContext, Gauge, classify, head_bytes_max, remember_waker,
-    state::{Ended, Phase},
-    streams::Streams,
-    transport::Transport,
-    windows::Windows,
+    ConnectionContext, Gauge, classify, head_bytes_max, remember_waker, state::Ended, streams::Streams,
+    transport::Transport, windows::Windows,
 };
 use crate::{admission, config::settings::ListenSettings, proxy};
 
@@ -24,14 +21,13 @@ where
     I: Read + Write + Unpin + 'static,
 {
     let state = &context.state;
-    state.is_http2.set(true);
-    state.enter(Phase::Idle);
     // Not kept: a snapshot ends when the configuration that it is of does.
-    let (max_streams, max_headers, header_list_bytes_max) = {
+    let (max_streams, max_headers, header_list_bytes_max, budgets) = {
         let snapshot = context.worker.snapshot();
         let listen = &snapshot.shared.table.listen;
-        (listen.max_streams, listen.max_headers, header_list_bytes_max(listen))
+        (listen.max_streams, listen.max_headers, header_list_bytes_max(listen), listen.http2)
     };
+    state.is_http2_with(budgets);
     let streams = Streams::new(Rc::clone(context));
     let executor = streams.clone();
     let service = service_fn(move |mut request| {
@@ -51,7 +47,7 @@ where
         .initial_connection_window_size(windows.connection)
         .max_send_buf_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(resets_max)
-        .max_local_error_reset_streams(LOCAL_RESETS_MAX)
+        .max_local_error_reset_streams(budgets.resets.and_then(|resets| usize::try_from(resets).ok()))
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(transport, service);
@@ -86,6 +82,5 @@ fn header_list_bytes_max(listen: &ListenSettings) -> u32 {
 /// Envoy's advice for an edge proxy where it differs from h2's defaults.
 const SEND_BUFFER: usize = 64 * 1024;
 const FIELD_OVERHEAD_BYTES: usize = 32;
-const LOCAL_RESETS_MAX: usize = 256;
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);

@@ -14,7 +14,7 @@ use super::{budget::FrameBudget, frames::FrameHead, report::LogPace};
 use crate::{
     admission::Scheme,
     clock::Clock,
-    config::settings::ListenSettings,
+    config::settings::{Http2Settings, ListenSettings},
     metrics::{Metrics, Rare},
 };
 
@@ -86,7 +86,7 @@ impl ConnectionState {
             is_parked: Cell::new(false),
             blocked_since: Cell::new(None),
             is_http2: Cell::new(false),
-            frames: FrameBudget::default(),
+            frames: FrameBudget::new(),
             flood: Cell::new(None),
             waker: RefCell::new(None),
             scheme,
@@ -177,6 +177,13 @@ impl ConnectionState {
         if self.phase.get() == Phase::Head && !self.is_exact.get() {
             self.enter(Phase::Head);
         }
+    }
+
+    /// The connection is HTTP/2, with a budget of frames.
+    pub(super) fn is_http2_with(&self, frames: Http2Settings) {
+        self.is_http2.set(true);
+        self.frames.limit(frames);
+        self.enter(Phase::Idle);
     }
 
     /// The head of a frame from the client.

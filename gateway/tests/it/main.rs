@@ -25,6 +25,7 @@ mod discovery;
 mod durable_registry;
 mod faults;
 mod files_account;
+mod frame_budgets;
 mod frame_floods;
 mod framing;
 mod gathered_bodies;

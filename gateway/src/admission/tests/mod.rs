@@ -382,6 +382,7 @@ fn limits_learn_methods_from_routes() {
         admin_hosts: Vec::new(),
         max_streams: 100,
         max_requests_per_connection: None,
+        http2: crate::config::settings::Http2Settings { frames_per_second: None, resets: None },
     };
     let routes =
         ["GET|PROPFIND /a", "PROPFIND|TRACE|CONNECT /b", &format!("{} /c", "X".repeat(33))].map(route);

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use super::{
     auto_routes::AutoRoutes,
     fields::{Fields, Known, choice, some_text, value},
+    http2::Http2,
     is_word, later,
     tree::{At, Node, Value},
 };
@@ -38,6 +39,7 @@ pub(crate) struct Listen {
     pub(crate) max_connections: Option<usize>,
     pub(crate) max_streams: Option<u32>,
     pub(crate) max_requests_per_connection: Option<u32>,
+    pub(crate) http2: Http2,
 }
 
 #[derive(Debug)]
@@ -79,6 +81,7 @@ impl Listen {
             max_streams: fields.plain("max_streams", sink, |t| count(t, 1..=10_000)),
             max_requests_per_connection: fields
                 .plain("max_requests_per_connection", sink, |t| count(t, 1..=1_000_000_000)),
+            http2: fields.get("http2").map(|node| Http2::read(node, sink)).unwrap_or_default(),
         }
     }
 }
@@ -359,6 +362,7 @@ pub(crate) static LISTEN: Known = Known {
         "max_connections",
         "max_streams",
         "max_requests_per_connection",
+        "http2",
     ],
     later: &["proxy_protocol"],
 };

@@ -10,8 +10,8 @@ use jsonwebtoken::Algorithm;
 
 use crate::{
     config::settings::{
-        AccessLogFormat, AccessLogSettings, BreakerSettings, DrainSettings, FailureKinds, OutlierSettings,
-        PoolSettings, RetryCauses, RetrySettings, TimeoutSettings,
+        AccessLogFormat, AccessLogSettings, BreakerSettings, DrainSettings, FailureKinds, Http2Settings,
+        OutlierSettings, PoolSettings, RetryCauses, RetrySettings, TimeoutSettings,
     },
     policy::concurrency::ShareSettings,
 };
@@ -46,6 +46,7 @@ pub(crate) struct ListenDefaults {
     pub(crate) max_headers: usize,
     pub(crate) max_header_bytes: usize,
     pub(crate) max_streams: u32,
+    pub(crate) http2: Http2Settings,
 }
 
 pub(crate) struct AuthDefaults {
@@ -67,6 +68,7 @@ impl Defaults {
                 max_headers: 100,
                 max_header_bytes: 64 * 1024,
                 max_streams: 128,
+                http2: Http2Settings { frames_per_second: Some(1000), resets: Some(256) },
             },
             consul_address: "http://127.0.0.1:8500",
             consul_wait: Duration::from_mins(1),

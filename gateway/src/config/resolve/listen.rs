@@ -12,10 +12,11 @@ use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, Span, code},
     environment::Environment,
     raw::{
+        http2::Budget,
         listen::{Admin, Consul, Https, Listen, http_url},
         tree::At,
     },
-    settings::{ConsulSettings, HttpsSettings, ListenSettings, Secret},
+    settings::{ConsulSettings, Http2Settings, HttpsSettings, ListenSettings, Secret},
 };
 
 pub(super) fn resolve(
@@ -52,6 +53,18 @@ pub(super) fn resolve(
         max_connections: raw.max_connections,
         max_streams: raw.max_streams.unwrap_or(defaults.max_streams),
         max_requests_per_connection: raw.max_requests_per_connection,
+        http2: Http2Settings {
+            frames_per_second: budget(raw.http2.frames_per_second, defaults.http2.frames_per_second),
+            resets: budget(raw.http2.resets, defaults.http2.resets),
+        },
+    }
+}
+
+fn budget(raw: Option<Budget>, default: Option<u32>) -> Option<u32> {
+    match raw {
+        None => default,
+        Some(Budget::Off) => None,
+        Some(Budget::Frames(frames)) => Some(frames),
     }
 }
 

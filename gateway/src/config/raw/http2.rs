@@ -1,0 +1,56 @@
+//! `listen.http2` as written.
+
+use super::{
+    fields::{Fields, Known, value},
+    is_word,
+    tree::Node,
+};
+use crate::config::{diagnostics::Diagnostics, units::count};
+
+#[derive(Debug, Default)]
+pub(crate) struct Http2 {
+    pub(crate) frames_per_second: Option<Budget>,
+    pub(crate) resets: Option<Budget>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Budget {
+    Off,
+    Frames(u32),
+}
+
+impl Http2 {
+    pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
+        let Some(fields) = Fields::of(node, &HTTP2, sink) else { return Self::default() };
+        Self {
+            frames_per_second: read_budget(&fields, "frames_per_second", FRAMES_MIN, sink),
+            resets: read_budget(&fields, "resets", RESETS_MIN, sink),
+        }
+    }
+}
+
+fn read_budget(fields: &Fields<'_>, name: &str, least: u32, sink: &mut Diagnostics) -> Option<Budget> {
+    let node = fields.get(name)?;
+    if is_word(node, "off") {
+        return Some(Budget::Off);
+    }
+    let parse = |text: &str| {
+        count(text, least..=FRAMES_MAX)
+            .map_err(|invalid| invalid.help("write a number, or `off` for no budget"))
+    };
+    value(node, &fields.full_name(name), sink, parse).map(|at| Budget::Frames(at.value))
+}
+
+pub(crate) static HTTP2: Known = Known {
+    what: "`listen.http2`",
+    prefix: "listen.http2.",
+    fields: &["frames_per_second", "resets"],
+    later: &[],
+};
+
+/// An honest client opens with some ten, and measures its bandwidth with a few each second.
+const FRAMES_MIN: u32 = 50;
+/// Ten requests at a time are taken back when a page is left.
+const RESETS_MIN: u32 = 10;
+/// Past it a number is `off`.
+const FRAMES_MAX: u32 = 100_000_000;
