@@ -45,9 +45,6 @@ macro_rules! kinds {
 
             /// `name` is in lower case, as [`HeaderName::as_str`] gives it.
             pub(crate) fn of(name: &str) -> Self {
-                if !Self::PREFILTER.may_match(name) {
-                    return Self::EndToEnd;
-                }
                 match name {
                     $($($name)|+ => Self::$kind,)+
                     $(_ if name.starts_with($beginning) => Self::$beginning_kind,)+

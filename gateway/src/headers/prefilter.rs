@@ -51,13 +51,24 @@ const fn first_letter(name: &str) -> u32 {
     }
 }
 
-/// The same for a byte and for what it folds to. Digits share with letters; 0 for all that fold to `-`, and for none.
+/// The same for a byte and for what it folds to.
 const fn third_letter(name: &str) -> usize {
     match name.as_bytes() {
-        [_, _, letter, ..] if letter.is_ascii_alphanumeric() => (*letter & 31) as usize,
+        [_, _, letter, ..] => PLACES[*letter as usize] as usize,
         _ => 0,
     }
 }
+
+/// Of each byte in third place. Digits share with letters; 0 is for all that fold to `-`, and for none.
+const PLACES: [u8; 256] = {
+    let mut places = [0; 256];
+    let mut byte = 0_u8;
+    while byte < 0x7f {
+        places[byte as usize] = if byte.is_ascii_alphanumeric() { byte & 31 } else { 0 };
+        byte += 1;
+    }
+    places
+};
 
 const THIRDS: usize = 32;
 

@@ -62,9 +62,6 @@ pub fn check_response<B>(response: &Response<B>) -> Result<ResponseFraming, Resp
     let mut codings = 0;
     let (mut has_dropped, mut names_fields) = (false, false);
     for (name, value) in response.headers() {
-        if !Kind::PREFILTER.may_match(name.as_str()) {
-            continue;
-        }
         if *name == header::CONTENT_LENGTH {
             length.read(value)?;
         } else if *name == header::TRANSFER_ENCODING {
