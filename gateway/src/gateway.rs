@@ -1,7 +1,9 @@
 //! Starting and stopping a gateway inside a process: what `millgate run`, the demo and the tests use.
 
+mod starting;
+
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     thread::JoinHandle,
@@ -11,24 +13,18 @@ use std::{
 use millgate_registry::{HttpClient, HttpOptions, LastKnownGood, Saver};
 use tokio::sync::{mpsc, oneshot};
 
+use self::starting::{DataPlane, bind, start_control, start_log, start_workers};
 use crate::{
     access_log::LogSink,
-    admission::Scheme,
     clock,
-    config::{
-        compile,
-        diagnostics::Report,
-        load::Loaded,
-        settings::{AccessLogFormat, Settings},
-        source::ConfigSource,
-    },
+    config::{compile, diagnostics::Report, load::Loaded, settings::Settings, source::ConfigSource},
     control::{
         Controller,
-        admin::{self, Admin},
+        admin::Admin,
         declared::DeclaredRoutes,
         ending,
         event::{EVENTS_MAX, Event},
-        listen::{ListenError, bind_shared, bind_single},
+        listen::ListenError,
         metrics::{Exporter, Sources},
         origin::{First, Origin},
         status::Status,
@@ -38,7 +34,6 @@ use crate::{
     file_account::{self, Budget, FileAccount},
     policy::{jwt, rate_limit::KeyBudget},
     snapshot::Publisher,
-    worker::{self, COMMANDS_MAX, WorkerSetup},
 };
 
 /// How a gateway is started.
@@ -93,15 +88,6 @@ fn first_status(loaded: &Loaded, refused: Option<&Report>) -> Arc<Status> {
         status.record_reload(&Err(report.to_string()));
     }
     Arc::new(status)
-}
-
-/// Sockets by what they speak, bound before anything is started.
-struct Bound {
-    http: Vec<SocketAddr>,
-    https: Option<SocketAddr>,
-    admin: Option<(SocketAddr, TcpListener)>,
-    /// By worker.
-    listeners: Vec<Vec<(TcpListener, Scheme)>>,
 }
 
 impl Gateway {
@@ -326,107 +312,4 @@ fn open_account(settings: &Settings) -> Arc<FileAccount> {
         }
     }
     FileAccount::new(budget, settings.workers)
-}
-
-fn bind(settings: &Settings) -> Result<Bound, StartError> {
-    let workers = settings.workers;
-    let mut bound = Bound {
-        http: Vec::new(),
-        https: None,
-        admin: None,
-        listeners: (0..workers).map(|_| Vec::new()).collect(),
-    };
-    for address in &settings.listen.http {
-        let (real, sockets) = bind_shared(*address, "listen.http", workers)?;
-        bound.http.push(real);
-        spread(&mut bound.listeners, sockets, Scheme::Http);
-    }
-    if let Some(https) = &settings.listen.https {
-        let (real, sockets) = bind_shared(https.bind, "listen.https", workers)?;
-        bound.https = Some(real);
-        spread(&mut bound.listeners, sockets, Scheme::Https);
-    }
-    if let Some(address) = settings.listen.admin {
-        let listener = bind_single(address, "listen.admin")?;
-        let real =
-            listener.local_addr().map_err(|source| StartError::System { what: "listen.admin", source })?;
-        bound.admin = Some((real, listener));
-    }
-    Ok(bound)
-}
-
-fn spread(workers: &mut [Vec<(TcpListener, Scheme)>], sockets: Vec<TcpListener>, scheme: Scheme) {
-    for (worker, socket) in workers.iter_mut().zip(sockets) {
-        worker.push((socket, scheme));
-    }
-}
-
-fn start_log(settings: &Settings, threads: &mut Vec<JoinHandle<()>>) -> Result<Option<LogSink>, StartError> {
-    if settings.access_log.format == AccessLogFormat::Off {
-        return Ok(None);
-    }
-    let (sink, thread) = LogSink::start(settings.access_log.file.clone())
-        .map_err(|source| StartError::System { what: "the access log cannot be opened", source })?;
-    threads.push(thread);
-    Ok(Some(sink))
-}
-
-/// What all workers are started with.
-struct DataPlane<'a> {
-    publisher: &'a Arc<Publisher>,
-    log: Option<&'a LogSink>,
-    events: &'a mpsc::Sender<Event>,
-    files: &'a Arc<FileAccount>,
-}
-
-fn start_workers(
-    listeners: Vec<Vec<(TcpListener, Scheme)>>,
-    data: &DataPlane<'_>,
-    threads: &mut Vec<JoinHandle<()>>,
-) -> Result<Vec<mpsc::Sender<worker::Command>>, StartError> {
-    let mut commands = Vec::new();
-    for (index, listeners) in listeners.into_iter().enumerate() {
-        let (sender, receiver) = mpsc::channel(COMMANDS_MAX);
-        let setup = WorkerSetup {
-            index,
-            publisher: Arc::clone(data.publisher),
-            listeners,
-            commands: receiver,
-            events: data.events.clone(),
-            log: data.log.cloned(),
-            files: Arc::clone(data.files),
-        };
-        let thread = worker::start(setup)
-            .map_err(|source| StartError::System { what: "a worker cannot start", source })?;
-        threads.push(thread);
-        commands.push(sender);
-    }
-    Ok(commands)
-}
-
-fn start_control(
-    controller: Controller,
-    events: mpsc::Receiver<Event>,
-    admin: Admin,
-    listener: Option<TcpListener>,
-) -> Result<JoinHandle<()>, StartError> {
-    let failed = |source| StartError::System { what: "the control plane cannot start", source };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    std::thread::Builder::new()
-        .name("control".into())
-        .spawn(move || {
-            runtime.block_on(async move {
-                if let Some(listener) = listener {
-                    tokio::spawn(async move {
-                        if let Err(error) = admin::serve(listener, admin).await {
-                            tracing::error!(%error, "the admin listener ended");
-                        }
-                    });
-                }
-                Box::pin(controller.run(events)).await;
-            });
-            // A look-up of a name may hang for as long as the resolver likes; nobody needs it any more.
-            runtime.shutdown_background();
-        })
-        .map_err(failed)
 }

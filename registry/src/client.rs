@@ -5,28 +5,31 @@
 //! client read its token file again and try once with the new token. After a failure the next call goes to the next
 //! agent, where there are several. Loops live in [`crate::watch`] and [`crate::Lease`].
 
+mod exchange;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rand::RngExt;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use self::exchange::{describe, refusal};
 use crate::agents::{Agents, Place, SHARED_MAX};
 use crate::client_config::ClientConfig;
 use crate::crowd::Crowd;
 use crate::error::ClientError;
-use crate::http::{HttpClient, HttpOptions, HttpResponse};
+use crate::http::{HttpClient, HttpOptions};
 use crate::registration::{ServiceRegistration, go_duration};
-use crate::token::{LOOK_EVERY_REFUSED, Token};
+use crate::token::Token;
 use crate::types::{
-    AgentSelf, AgentService, CheckStatus, Consistency, QueryOptions, ServiceEntry, parse_entries, shown,
+    AgentSelf, AgentService, CheckStatus, Consistency, QueryOptions, ServiceEntry, parse_entries,
 };
 
 /// A client of one Consul agent, or of several of which it asks one at a time. Clones share connections, token and
@@ -235,123 +238,6 @@ impl Client {
         })
     }
 
-    /// One exchange that must succeed.
-    pub(crate) async fn call(
-        &self,
-        method: Method,
-        path: String,
-        body: Bytes,
-        deadline: Duration,
-    ) -> Result<HttpResponse, ClientError> {
-        let response = self.send(&method, &path, body, deadline).await?;
-        if response.status.is_success() {
-            Ok(response)
-        } else {
-            Err(refusal(describe(&method, &path), &response))
-        }
-    }
-
-    /// One exchange; a second one if a 403 led to a token file that had changed.
-    async fn send(
-        &self,
-        method: &Method,
-        path: &str,
-        body: Bytes,
-        deadline: Duration,
-    ) -> Result<HttpResponse, ClientError> {
-        let sent_with = self.token();
-        let first = self.exchange(method, path, body.clone(), sent_with.clone(), deadline).await?;
-        if first.status != StatusCode::FORBIDDEN {
-            return Ok(first);
-        }
-        match self.reread_token() {
-            Some(token) if sent_with.as_ref() != Some(&token) => {
-                self.exchange(method, path, body, Some(token), deadline).await
-            }
-            _ => Ok(first),
-        }
-    }
-
-    async fn exchange(
-        &self,
-        method: &Method,
-        path: &str,
-        body: Bytes,
-        token: Option<HeaderValue>,
-        deadline: Duration,
-    ) -> Result<HttpResponse, ClientError> {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-        if let Some(token) = token {
-            headers.insert("x-consul-token", token);
-        }
-        if !body.is_empty() {
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        }
-        let number = self.agent();
-        let agent = self.shared.agents.get(number);
-        let connection = self.connection.load(Ordering::Relaxed) % SHARED_MAX;
-        let call = describe(method, path);
-        let url = format!("{}{path}", agent.url);
-        let asked_at = Instant::now();
-        // A query that blocks would keep the others out for its whole wait.
-        let opening = match agent.to_open(connection) {
-            Some(shared) if deadline <= READ_DEADLINE => {
-                let Ok(turn) = tokio::time::timeout(deadline, shared.opening.lock()).await else {
-                    let what = "another call is still waiting for it";
-                    let error = ClientError::no_answer(&agent.url, &call, what);
-                    self.learn_from_error(number, connection, &error, deadline);
-                    return Err(error);
-                };
-                // Whoever had to wait for it finds the connection open.
-                Some(turn).filter(|_| agent.to_open(connection).is_some())
-            }
-            _ => None,
-        };
-        // What was waited for the turn counts as well.
-        let left = deadline.saturating_sub(asked_at.elapsed());
-        let asked_at = Instant::now();
-        let http = &self.shared.http[connection];
-        let sent = http.send(method.clone(), &url, headers, body, left, BODY_BYTES_MAX).await;
-        let result = sent.map_err(|error| ClientError::from_http(&agent.url, &call, &error));
-        drop(opening);
-        match &result {
-            Ok(response) => {
-                agent.answered(connection, response.version);
-                self.learn_from_status(number, response.status, method == Method::GET);
-            }
-            Err(error) => self.learn_from_error(number, connection, error, asked_at.elapsed()),
-        }
-        result
-    }
-
-    /// Draws the conclusions for the calls that follow.
-    fn learn_from_status(&self, number: usize, status: StatusCode, read: bool) {
-        let too_many = status == StatusCode::TOO_MANY_REQUESTS;
-        if too_many {
-            self.shared.agents.get(number).refused();
-        }
-        // What an agent knows of its own services only it can answer, so writes go elsewhere only if it is gone.
-        if read && (too_many || status.is_server_error()) {
-            self.go_on_from(number);
-        }
-    }
-
-    /// As [`Client::learn_from_status`], of an exchange that came to nothing `after` this time.
-    fn learn_from_error(&self, number: usize, connection: usize, error: &ClientError, after: Duration) {
-        if !error.is_transport() {
-            return;
-        }
-        self.shared.agents.get(number).broke(connection, error, after);
-        self.go_on_from(number);
-    }
-
-    fn go_on_from(&self, number: usize) {
-        let next = number.wrapping_add(1) % self.shared.agents.count();
-        // Of calls that failed together, one goes on; a failed exchange says that another was faster.
-        let _moved = self.agent.compare_exchange(number, next, Ordering::Relaxed, Ordering::Relaxed);
-    }
-
     pub(crate) fn query(&self, options: &QueryOptions) -> String {
         let mut pairs: Vec<String> = Vec::new();
         match options.consistency {
@@ -379,64 +265,12 @@ impl Client {
         }
         if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
     }
-
-    fn token(&self) -> Option<HeaderValue> {
-        self.token_source().current(Instant::now())
-    }
-
-    fn reread_token(&self) -> Option<HeaderValue> {
-        self.token_source().reread()
-    }
-
-    /// Comes back when the token file holds another token than now: what was refused may be asked for again. Without
-    /// such a file it never does.
-    pub(crate) async fn another_token(&self) {
-        if !self.token_source().is_in_file() {
-            return std::future::pending().await;
-        }
-        let refused = self.token();
-        loop {
-            tokio::time::sleep(LOOK_EVERY_REFUSED).await;
-            if self.token_source().awaited(Instant::now()) != refused {
-                return;
-            }
-        }
-    }
-
-    // A poisoned lock still holds a whole token: it is assigned in one step.
-    fn token_source(&self) -> MutexGuard<'_, Token> {
-        self.shared.token.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("config", &self.shared.config).finish_non_exhaustive()
     }
-}
-
-fn refusal(call: String, response: &HttpResponse) -> ClientError {
-    let text = String::from_utf8_lossy(&response.body);
-    let text = text.trim();
-    let detail = match text {
-        "" => "no explanation".to_owned(),
-        // A sentence; a proxy's error page is cut.
-        text => shown(text),
-    };
-    if response.status == StatusCode::FORBIDDEN {
-        return ClientError::Denied { call, detail };
-    }
-    let retry_after = response
-        .headers
-        .get(header::RETRY_AFTER)
-        .and_then(|value| value.to_str().ok()?.trim().parse().ok())
-        .map(Duration::from_secs);
-    ClientError::Status { call, status: response.status, detail, retry_after }
-}
-
-/// The call in messages, without its query: a query may be long and says nothing to the reader.
-fn describe(method: &Method, path: &str) -> String {
-    format!("{method} {}", path.split('?').next().unwrap_or(path))
 }
 
 pub(crate) fn encode(text: &str) -> String {
@@ -451,17 +285,12 @@ fn read_deadline(options: &QueryOptions) -> Duration {
     }
 }
 
-const USER_AGENT: &str = concat!("millgate/", env!("CARGO_PKG_VERSION"));
-
 /// Everything but the unreserved characters of RFC 3986 §2.3, so that any name survives the way.
 const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Longer than the 7 s for which Consul holds a call while it looks for a leader.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) const WRITE_DEADLINE: Duration = Duration::from_secs(10);
-
-/// About twenty thousand instances of one service.
-const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {

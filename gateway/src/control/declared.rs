@@ -6,25 +6,31 @@
 //! its instances decides that with more care. After that they stay for [`GONE_FOR`] and answer 503, as a route of the
 //! file does. What was declared is kept on disk, so that a gateway which starts while Consul is away has its routes.
 
+mod changes;
+mod report;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use millgate_registry::{Client, Instance, QueryOptions};
+use millgate_registry::Instance;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
 
-use super::{catalog::CatalogNews, event::Event, kept_file, warming::Warming, world::World};
+use self::changes::changes;
+use super::{catalog::CatalogNews, kept_file, warming::Warming, world::World};
 use crate::{
     auto_routes::{
-        AutoRoutesSettings, Reason,
+        AutoRoutesSettings,
         merge::{Accepted, Declared, Merged, Refused, Rejected, merge, without_repeats},
     },
-    config::settings::{SHARE_UNITS, ServiceSettings, Settings, TagRule},
+    config::settings::{ServiceSettings, Settings},
     printable::printable,
 };
+
+pub use changes::Change;
+pub use report::{DeclaredReport, RejectedView, look_at};
 
 /// What is declared, and what came of it.
 #[derive(Debug, Default)]
@@ -52,12 +58,6 @@ pub struct DeclaredRoutes {
     /// The table of the last run, in its order; read with the first merge, which knows the forms of tags.
     remembered: Vec<(String, String)>,
     memory: Option<PathBuf>,
-}
-
-/// What changed, in words, for the log and `/api/v1/events`.
-pub struct Change {
-    pub kind: &'static str,
-    pub text: String,
 }
 
 impl DeclaredRoutes {
@@ -262,68 +262,6 @@ impl DeclaredRoutes {
         (accepted, over)
     }
 
-    /// For `/api/v1/routes` and metrics.
-    pub fn report(&self, auto: &AutoRoutesSettings, world: &World) -> DeclaredReport {
-        let mut with_tags: BTreeMap<&str, BTreeMap<&str, BTreeSet<&str>>> = BTreeMap::new();
-        for rejected in &self.rejected {
-            with_tags.entry(&rejected.service).or_default().insert(&rejected.tag, BTreeSet::new());
-        }
-        for (service, with_tag) in &mut with_tags {
-            let mut add = |id, text: &str| {
-                if let Some(ids) = with_tag.get_mut(text)
-                    && ids.len() < INSTANCES_LISTED_MAX
-                {
-                    ids.insert(id);
-                }
-            };
-            // Each tag of each instance once: there may be thousands of both.
-            for instance in instances(auto, world, service) {
-                for tag in &instance.tags {
-                    add(&instance.id, tag);
-                }
-                auto.forms.in_metadata(&instance.meta).for_each(|text| add(&instance.id, &text));
-            }
-            for (id, tags) in self.seen.get(*service).into_iter().flatten() {
-                for tag in tags {
-                    add(id, tag);
-                }
-            }
-        }
-        let rejected = self.rejected.iter().map(|rejected| {
-            let with_tag = with_tags.get(&*rejected.service);
-            let ids = with_tag.and_then(|tags| tags.get(&*rejected.tag)).into_iter().flatten();
-            RejectedView {
-                service: rejected.service.clone(),
-                tag: rejected.tag.clone(),
-                reason: rejected.why.reason.as_str(),
-                detail: rejected.why.detail.clone(),
-                instances: ids.map(|id| (*id).to_owned()).collect(),
-            }
-        });
-        let rejected: Vec<RejectedView> = rejected.collect();
-        let waiting = self.warming.names().map(str::to_owned).collect();
-        DeclaredReport { accepted: self.accepted.len(), waiting, rejected, refused: self.refused.clone() }
-    }
-
-    /// Services with a refused declaration whose instances nobody has looked at: at most [`LOOKS_MAX`] at a time. They
-    /// count as looked at from now on.
-    pub fn unseen(&mut self, auto: &AutoRoutesSettings, world: &World) -> Vec<String> {
-        let refused: BTreeSet<&String> = self.rejected.iter().map(|rejected| &rejected.service).collect();
-        let is_unseen = |service: &&String| {
-            !self.seen.contains_key(*service) && instances(auto, world, service).next().is_none()
-        };
-        let unseen: Vec<String> = refused.into_iter().filter(is_unseen).take(LOOKS_MAX).cloned().collect();
-        self.seen.extend(unseen.iter().map(|service| (service.clone(), Vec::new())));
-        unseen
-    }
-
-    /// Takes over which instances of a service have which tags.
-    pub fn see(&mut self, service: String, instances: Vec<(String, Vec<String>)>) {
-        if self.services.contains_key(&service) {
-            self.seen.insert(service, instances);
-        }
-    }
-
     fn save(&self, accepted: &[Accepted]) {
         let Some(path) = &self.memory else { return };
         let of_route = |known: &Accepted| {
@@ -347,101 +285,6 @@ fn instances<'a>(
     targets.into_iter().filter_map(|target| world.instances.get(&target)).flat_map(|list| list.iter())
 }
 
-/// Asks once which instances of `services` have which tags.
-pub async fn look_at(client: Client, services: Vec<String>, events: mpsc::Sender<Event>) {
-    for service in services {
-        let answer = client.health_service(&service, &QueryOptions::default()).await;
-        // The watch of the list says what is wrong with the registry; the report goes without these ids.
-        let entries = answer.map(|answer| answer.entries).unwrap_or_default();
-        let instances = entries.into_iter().map(|entry| (entry.service.id, entry.service.tags)).collect();
-        if events.send(Event::Seen { service, instances }).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// What `/api/v1/routes` shows of declarations.
-#[derive(Debug, Clone, Default)]
-pub struct DeclaredReport {
-    pub accepted: usize,
-    /// Services whose routes wait until something is known of their instances.
-    pub waiting: Vec<String>,
-    /// As many as are listed; `refused` has the numbers of all.
-    pub rejected: Vec<RejectedView>,
-    pub refused: Refused,
-}
-
-impl DeclaredReport {
-    /// How many were refused for each reason.
-    pub fn by_reason(&self) -> impl Iterator<Item = (&'static str, usize)> {
-        Reason::ALL
-            .into_iter()
-            .map(|reason| (reason.as_str(), self.refused.get(&reason).copied().unwrap_or_default()))
-    }
-}
-
-/// A declaration that is not in the table.
-#[derive(Debug, Clone, Serialize)]
-pub struct RejectedView {
-    pub service: String,
-    pub tag: String,
-    pub reason: &'static str,
-    pub detail: String,
-    /// Ids of the instances that have the tag, as far as they are known; at most [`INSTANCES_LISTED_MAX`].
-    pub instances: Vec<String>,
-}
-
-/// Differences of what was in the table and what was refused, before and now.
-fn changes(accepted: (&[Accepted], &[Accepted]), rejected: (&[Rejected], &[Rejected])) -> Vec<Change> {
-    // Everybody who may register a service writes these texts, and they go to a log and to terminals.
-    let said = |known: &Accepted| {
-        printable(&format!("`{}` by service `{}`", known.declaration.condition(), known.service)).into_owned()
-    };
-    let is_in = |list: &[Accepted], known: &Accepted| list.iter().any(|other| other.is_same_route(known));
-    let (before, now) = accepted;
-    let gone = before.iter().filter(|known| !is_in(now, known));
-    let new = now.iter().filter(|known| !is_in(before, known));
-    let has_other_rules = |known: &&Accepted| {
-        before.iter().any(|other| other.is_same_route(known) && other.by_tag != known.by_tag)
-    };
-    let ruled = now.iter().filter(has_other_rules);
-    let refused = rejected.1.iter().filter(|known| !rejected.0.contains(known));
-    gone.map(|known| Change { kind: "route_withdrawn", text: said(known) })
-        .chain(new.map(|known| Change { kind: "route_declared", text: said(known) }))
-        .chain(ruled.map(|known| Change { kind: "route_changed", text: rules(known, &said(known)) }))
-        .chain(refused.map(|known| {
-            Change {
-                kind: "route_refused",
-                text: printable(&format!(
-                    "`{}` of service `{}`: {}",
-                    known.tag, known.service, known.why.detail
-                ))
-                .into_owned(),
-            }
-        }))
-        .collect()
-}
-
-/// How each instance with one of the tags is treated now.
-fn rules(known: &Accepted, route: &str) -> String {
-    let rule = |of: &TagRule| {
-        let share = (of.share > 0).then(|| {
-            let hundredths = of.share * 100 / (SHARE_UNITS / 100);
-            format!("{}.{:02} %", hundredths / 100, hundredths % 100)
-        });
-        let https = of.tls.is_some().then(|| "https".to_owned());
-        let words: Vec<String> = share.into_iter().chain(https).collect();
-        format!("{} by `{}`", words.join(" over "), of.tag)
-    };
-    match &known.by_tag[..] {
-        [] => format!("{route}: all instances alike"),
-        listed => {
-            let all: Vec<String> = listed.iter().map(rule).collect();
-            printable(&format!("{route}: {}", all.join(", "))).into_owned()
-        }
-    }
-}
-
 #[derive(Serialize, Deserialize)]
 struct Record {
     version: u32,
@@ -458,10 +301,6 @@ fn load(path: &Path) -> Option<Record> {
 
 /// A restart of the last instance takes less; and a 503 tells more than a 404 while it lasts.
 const GONE_FOR: Duration = Duration::from_mins(1);
-/// Services that are looked at after one change, for the report.
-const LOOKS_MAX: usize = 20;
-/// Of those that have a tag which was refused: enough to find who deploys it.
-const INSTANCES_LISTED_MAX: usize = 20;
 const FILE: &str = "declared+routes.json";
 const VERSION: u32 = 1;
 

@@ -4,8 +4,11 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::*;
-use crate::config::load;
+use super::{
+    candidates::{METADATA_SERVICES_MAX, ROUTES_OF_SERVICE_MAX},
+    *,
+};
+use crate::{config::load, router::Router};
 
 /// The settings of a file with `routes` and everything allowed.
 fn file(routes: &str, more: &str) -> Settings {

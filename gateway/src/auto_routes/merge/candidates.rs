@@ -1,0 +1,164 @@
+//! What may be declared at all: declarations that can be read, that a rule allows, and that are not too many. Of those
+//! that match the same requests only the first is left, before a table is compiled.
+
+use std::collections::HashMap;
+
+use super::{Accepted, Declared, Rejected, reject, route_name};
+use crate::{
+    auto_routes::{AutoRoutesSettings, Declaration, Reason, Rejection},
+    config::service_name,
+    router::reading::without_parameters,
+};
+
+/// Everything that may be declared, incumbents first and in their order, then by name of service and text.
+pub(super) fn candidates(
+    auto: &AutoRoutesSettings,
+    declared: &Declared,
+    incumbents: &[Accepted],
+    datacenter: Option<&str>,
+    rejected: &mut Vec<Rejected>,
+) -> Vec<Accepted> {
+    let mut candidates: Vec<Accepted> = Vec::new();
+    // By what they say, and not by a text: another one that says the same may be all that is left of it.
+    let ranks: HashMap<(String, String), usize> =
+        incumbents.iter().enumerate().map(|(rank, known)| (known.key(), rank)).collect();
+    for (service, tags) in declared {
+        let bad_name = service_name(service).err();
+        let first = candidates.len();
+        for tag in tags {
+            let refuse = |why| Rejected { service: service.clone(), tag: tag.clone(), why };
+            match auto.forms.read(tag, datacenter) {
+                None => {}
+                Some(Err(why)) => rejected.push(refuse(why)),
+                // Else it could have the name of a subset, or of another service's cluster.
+                Some(Ok(_)) if let Some(why) = &bad_name => {
+                    let detail = format!("the service must have {}: {}", why.expected, why.label);
+                    rejected.push(refuse(Rejection::new(Reason::Unsupported, detail)));
+                }
+                Some(Ok(declaration))
+                    if !auto.allow.iter().any(|rule| rule.permits(service, &declaration)) =>
+                {
+                    let detail = format!(
+                        "no rule of `discovery.consul.auto_routes` allows `{service}` to declare `{}`",
+                        declaration.condition()
+                    );
+                    rejected.push(refuse(Rejection::new(Reason::NotAllowed, detail)));
+                }
+                Some(Ok(declaration)) if let Some(option) = untrusted(auto, &declaration) => {
+                    let detail = format!("`{option}` needs `trust: full` of `discovery.consul.auto_routes`");
+                    rejected.push(refuse(Rejection::new(Reason::NotAllowed, detail)));
+                }
+                Some(Ok(declaration)) => {
+                    candidates.push(Accepted::new(service.clone(), tag.clone(), &declaration));
+                }
+            }
+        }
+        // Of two that match the same requests the one that keeps somebody out goes first.
+        if let Some(own) = candidates.get_mut(first..) {
+            own.sort_by_key(|candidate| candidate.declaration.clients.is_empty());
+        }
+    }
+    // Stable: new ones keep the order of services and tags.
+    candidates.sort_by_cached_key(|candidate| ranks.get(&candidate.key()).copied().unwrap_or(usize::MAX));
+    bound(without_repeats(candidates), datacenter, rejected)
+}
+
+/// Services whose metadata declares routes, as far as the lists name them at all: at most [`METADATA_SERVICES_MAX`].
+pub(super) fn with_metadata<'a>(
+    auto: &AutoRoutesSettings,
+    declared: &'a Declared,
+    rejected: &mut Vec<Rejected>,
+) -> Vec<&'a str> {
+    let mut followed = Vec::new();
+    for (service, tags) in declared {
+        let Some(tag) = tags.iter().find(|tag| auto.forms.points_to_metadata(tag)) else { continue };
+        let why = if let Err(why) = service_name(service) {
+            let detail = format!("the service must have {}: {}", why.expected, why.label);
+            Rejection::new(Reason::Unsupported, detail)
+        } else if !auto.allow.iter().any(|rule| rule.names(service)) {
+            let detail = format!("no rule of `discovery.consul.auto_routes` is for `{service}`");
+            Rejection::new(Reason::NotAllowed, detail)
+        } else if followed.len() >= METADATA_SERVICES_MAX {
+            let detail = format!("metadata is read of {METADATA_SERVICES_MAX} services");
+            Rejection::new(Reason::TooMany, detail)
+        } else {
+            followed.push(service.as_str());
+            continue;
+        };
+        rejected.push(Rejected { service: service.clone(), tag: tag.clone(), why });
+    }
+    followed
+}
+
+/// The option with which a service would decide what is the operator's to decide.
+fn untrusted(auto: &AutoRoutesSettings, declaration: &Declaration) -> Option<&'static str> {
+    let skips_proof = declaration.tls.as_ref().is_some_and(|tls| tls.insecure);
+    let option = match declaration.redirect {
+        Some(_) => Some("redirect"),
+        None => skips_proof.then_some("tlsskipverify"),
+    };
+    option.filter(|_| !auto.trusts_fully)
+}
+
+/// Several texts of one service may mean the same, or differ only in how their instances are treated; that is one route.
+pub fn without_repeats(candidates: Vec<Accepted>) -> Vec<Accepted> {
+    let mut firsts: HashMap<(String, String), usize> = HashMap::new();
+    let mut kept: Vec<Accepted> = Vec::new();
+    for candidate in candidates {
+        let at = *firsts.entry(candidate.key()).or_insert(kept.len());
+        match kept.get_mut(at) {
+            Some(first) => first.by_tag.extend(candidate.by_tag),
+            None => kept.push(candidate),
+        }
+    }
+    for known in &mut kept {
+        known.by_tag.sort_by(|a, b| a.tag.cmp(&b.tag));
+    }
+    kept
+}
+
+/// Each of those that match the same requests would be in conflict with each other one: the first of them stays, before
+/// the table is compiled.
+fn bound(candidates: Vec<Accepted>, datacenter: Option<&str>, rejected: &mut Vec<Rejected>) -> Vec<Accepted> {
+    let mut of_service: HashMap<String, usize> = HashMap::new();
+    let mut claims: HashMap<String, String> = HashMap::new();
+    let mut kept = Vec::new();
+    for candidate in candidates {
+        let count = of_service.entry(candidate.service.clone()).or_default();
+        let claim = claim(&candidate.declaration);
+        if let Some(first) = claims.get(&claim) {
+            let detail = format!("`{first}` matches the same requests and was there first");
+            reject(&candidate, &Rejection::new(Reason::Conflict, detail), rejected);
+            continue;
+        }
+        let detail = if *count >= ROUTES_OF_SERVICE_MAX {
+            format!("a service may declare {ROUTES_OF_SERVICE_MAX} routes")
+        } else if kept.len() >= ROUTES_MAX {
+            format!("all services together may declare {ROUTES_MAX} routes")
+        } else {
+            *count += 1;
+            claims.insert(claim, route_name(&candidate.service, &candidate.declaration, datacenter));
+            kept.push(candidate);
+            continue;
+        };
+        reject(&candidate, &Rejection::new(Reason::TooMany, detail), rejected);
+    }
+    kept
+}
+
+/// What it matches, as the router reads it: names of segments, and what follows a `;`, make no difference.
+fn claim(declaration: &Declaration) -> String {
+    let path = declaration.path.split('/').map(|segment| match without_parameters(segment) {
+        text if text.starts_with('{') => "*",
+        text => text,
+    });
+    let path = path.collect::<Vec<_>>().join("/");
+    Declaration { path, ..declaration.clone() }.condition()
+}
+
+/// More is a generator that has gone wrong.
+pub(super) const ROUTES_OF_SERVICE_MAX: usize = 100;
+/// Enough for a thousand services with two routes each; a table of this size compiles in milliseconds.
+const ROUTES_MAX: usize = 2000;
+/// Each is one blocking query, asked for by whoever may register a service.
+pub(super) const METADATA_SERVICES_MAX: usize = 1000;

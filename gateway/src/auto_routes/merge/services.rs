@@ -1,0 +1,70 @@
+//! The services that declared routes lead to.
+
+use std::collections::{HashMap, HashSet};
+
+use super::Accepted;
+use crate::{
+    auto_routes::AutoRoutesSettings,
+    config::settings::{Selector, ServiceSettings, Settings, SubsetSettings},
+};
+
+/// The services of the file, and behind them those that only declared routes name.
+pub(super) struct Services<'a> {
+    auto: &'a AutoRoutesSettings,
+    file: &'a Settings,
+    added: Vec<ServiceSettings>,
+    /// By name in the registry, and of the subset.
+    indexes: HashMap<(String, Option<String>), usize>,
+}
+
+impl<'a> Services<'a> {
+    pub(super) fn new(auto: &'a AutoRoutesSettings, file: &'a Settings) -> Self {
+        Self { auto, file, added: Vec::new(), indexes: HashMap::new() }
+    }
+
+    pub(super) fn whole(&mut self, service: &str) -> usize {
+        self.index_of(service, None)
+    }
+
+    /// Of the whole service, or of what the tags of its instances make of it for this route.
+    pub(super) fn index(&mut self, candidate: &Accepted) -> usize {
+        let is_weighted = candidate.by_tag.iter().any(|known| known.share > 0);
+        let word = if is_weighted { "weighted" } else { "https" };
+        let subset = (!candidate.by_tag.is_empty()).then(|| SubsetSettings {
+            name: format!("{word} {}", candidate.declaration.condition()),
+            selector: Selector::default(),
+            by_tag: candidate.by_tag.clone(),
+        });
+        self.index_of(&candidate.service, subset)
+    }
+
+    fn index_of(&mut self, service: &str, subset: Option<SubsetSettings>) -> usize {
+        let key = (service.to_owned(), subset.as_ref().map(|subset| subset.name.clone()));
+        if let Some(index) = self.indexes.get(&key) {
+            return *index;
+        }
+        let settings = ServiceSettings { subset, ..self.auto.service_of(service) };
+        let is_same =
+            |known: &ServiceSettings| known.name == settings.name && known.subset == settings.subset;
+        let of_file = self.file.services.iter().position(is_same);
+        let index = of_file.unwrap_or_else(|| {
+            self.added.push(settings);
+            self.file.services.len() + self.added.len() - 1
+        });
+        self.indexes.insert(key, index);
+        index
+    }
+
+    /// Adds those in `used` to the settings; their new indexes by the old ones.
+    pub(super) fn add_to(self, settings: &mut Settings, used: &HashSet<usize>) -> HashMap<usize, usize> {
+        let first = settings.services.len();
+        let mut moved = HashMap::new();
+        for (at, service) in self.added.into_iter().enumerate() {
+            if used.contains(&(first + at)) {
+                moved.insert(first + at, settings.services.len());
+                settings.services.push(service);
+            }
+        }
+        moved
+    }
+}

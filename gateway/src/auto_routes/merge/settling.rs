@@ -1,0 +1,105 @@
+//! Which declared routes give way: the table is compiled until no route is in conflict with another.
+
+use std::collections::BTreeMap;
+
+use super::{Accepted, Rejected, reject};
+use crate::{
+    auto_routes::{Reason, Rejection},
+    config::settings::RouteSettings,
+    router::{ConflictKind, RouteConflict, Router},
+};
+
+/// Routes of the file, then declared ones in the order of their ranks.
+pub(super) struct Table<'a> {
+    pub(super) statics: usize,
+    pub(super) file: &'a [RouteSettings],
+    pub(super) routes: &'a [RouteSettings],
+    pub(super) candidates: &'a [Accepted],
+}
+
+impl Table<'_> {
+    /// Adds `new` to what is `firm`, both as indexes of candidates, without those that are in conflict.
+    pub(super) fn settle(
+        &self,
+        firm: &[usize],
+        mut new: Vec<usize>,
+        rejected: &mut Vec<Rejected>,
+    ) -> Vec<usize> {
+        for pass in 0.. {
+            let declared = firm.iter().chain(&new).filter_map(|at| self.routes.get(*at));
+            let table: Vec<RouteSettings> = self.file.iter().chain(declared).cloned().collect();
+            let Err(conflicts) = Router::compile(&table) else { break };
+            let first = self.statics + firm.len();
+            let lost = self.losers(&conflicts, first, table.len(), pass >= CAREFUL_PASSES);
+            if lost.is_empty() {
+                // Only routes of the file are in conflict, which its own compilation reports.
+                break;
+            }
+            for (at, conflict) in &lost {
+                let candidate = new.get(at - first).and_then(|at| self.candidates.get(*at));
+                let Some(candidate) = candidate else { continue };
+                reject(candidate, &rejection(*at, conflict, &table, self.statics), rejected);
+            }
+            let mut at = first;
+            new.retain(|_| {
+                at += 1;
+                !lost.contains_key(&(at - 1))
+            });
+        }
+        [firm, &new].concat()
+    }
+
+    /// Which routes of the table give way, by index, and to what; those before `first` do not. Careful: a route that
+    /// lost already makes no other one lose. Not careful: everything in a conflict gives way, so that it ends.
+    fn losers(
+        &self,
+        conflicts: &[RouteConflict],
+        first: usize,
+        end: usize,
+        all: bool,
+    ) -> BTreeMap<usize, RouteConflict> {
+        let mut lost: BTreeMap<usize, RouteConflict> = BTreeMap::new();
+        let mut ordered: Vec<&RouteConflict> = conflicts.iter().collect();
+        ordered.sort_by_key(|conflict| conflict.route.max(conflict.other));
+        for conflict in ordered {
+            let (older, newer) = (conflict.route.min(conflict.other), conflict.route.max(conflict.other));
+            let losers = match newer {
+                newer if newer >= first && (all || !lost.contains_key(&older)) => newer..newer + 1,
+                // Several new routes together leave nothing to one that is there: the newest of them goes.
+                newer if newer < first && newer >= self.statics && all => first..end,
+                newer if newer < first && newer >= self.statics && end > first => end - 1..end,
+                _ => continue,
+            };
+            for at in losers {
+                lost.entry(at).or_insert_with(|| conflict.clone());
+            }
+        }
+        lost
+    }
+}
+
+fn rejection(at: usize, conflict: &RouteConflict, table: &[RouteSettings], statics: usize) -> Rejection {
+    // What it matches is taken by the other one; or it would take something from one that is in the table.
+    let other = if conflict.route == at { conflict.other } else { conflict.route };
+    let name = table.get(other).map_or("", |route| route.name.as_str());
+    if other < statics {
+        let detail = format!("route `{name}` of the configuration takes everything that it would match");
+        return Rejection::new(Reason::StaticRoute, detail);
+    }
+    let detail = match conflict.kind {
+        ConflictKind::Duplicate => format!("`{name}` matches the same requests and was there first"),
+        ConflictKind::Ambiguous => {
+            format!(
+                "`{name}` matches some of the same requests, neither is more specific, and it was there first"
+            )
+        }
+        ConflictKind::Dead if conflict.route == at => {
+            format!("`{name}` takes everything that it would match")
+        }
+        ConflictKind::Dead => format!("it would take everything from `{name}`, which was there first"),
+    };
+    Rejection::new(Reason::Conflict, detail)
+}
+
+/// Conflicts that come to light only after others are solved are rare; past this the rest gives way at once.
+const CAREFUL_PASSES: usize = 8;
