@@ -43,7 +43,7 @@ scenarios![
     only_passing_instances_are_asked_for_if_that_is_wanted,
 ];
 
-async fn put(registry: &Registry, path: &str, body: Value) {
+pub(crate) async fn put(registry: &Registry, path: &str, body: Value) {
     let http = HttpClient::new(&HttpOptions::default()).unwrap();
     let url = format!("{}{path}", registry.url());
     let body = body.to_string().into();
