@@ -125,7 +125,7 @@ async fn only_the_addresses_that_a_route_allows_get_through() {
     .await;
     for (path, forwarded, [from_unknown, from_trusted]) in [
         ("/inside", None, [200, 200]),
-        // A load balancer that nobody has named does not let everyone in.
+        // A load balancer that no list names does not let every client in.
         ("/inside", Some("203.0.113.9"), [403, 403]),
         ("/inside", Some("127.0.0.9"), [200, 200]),
         ("/partner", None, [403, 403]),
