@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Files of the request path, relative to `gateway/src`.
-const DATA_PLANE: [&str; 29] = [
+const DATA_PLANE: [&str; 19] = [
     "access.rs",
     "access_log.rs",
     "access_log/",
@@ -20,17 +20,7 @@ const DATA_PLANE: [&str; 29] = [
     "proxy.rs",
     "router/",
     "snapshot.rs",
-    "upstream/attempt.rs",
-    "upstream/cluster.rs",
-    "upstream/connect.rs",
-    "upstream/endpoint.rs",
-    "upstream/load_balancer.rs",
-    "upstream/pool.rs",
-    "upstream/read_size.rs",
-    "upstream/search.rs",
-    "upstream/send.rs",
-    "upstream/split.rs",
-    "upstream/verdict.rs",
+    "upstream/",
     "worker.rs",
     "worker/",
 ];
@@ -47,6 +37,9 @@ const PURE: [&str; 7] = [
 ];
 
 const FILE_LINES_MAX: usize = 400;
+/// Files of tests that are longer; the list only shrinks.
+const LONG_TEST_FILES: [&str; 3] =
+    ["gateway/tests/it/commands.rs", "gateway/tests/it/declared_routes.rs", "gateway/tests/it/instances.rs"];
 const FUNCTION_LINES_MAX: usize = 70;
 /// Longer for a reason; the list only shrinks.
 const LONG_FUNCTIONS: [(&str, &str); 1] = [("gateway/src/error.rs", "row")]; // the table: one arm per failure, and it must be one match
@@ -59,6 +52,10 @@ struct Source {
 }
 
 impl Source {
+    fn is_of_tests(&self) -> bool {
+        self.name.ends_with("/tests.rs") || self.name.contains("/tests/")
+    }
+
     fn is_in(&self, places: &[&str]) -> bool {
         self.name.strip_prefix("gateway/src/").is_some_and(|name| {
             places
@@ -80,13 +77,25 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
+/// Files of the product.
 fn sources() -> Vec<Source> {
-    let mut sources = Vec::new();
-    for package in ["gateway/src", "registry/src", "sample-services/src"] {
-        collect(&root().join(package), &mut sources);
+    let mut all = everything();
+    all.retain(|source| !source.is_of_tests());
+    assert!(all.len() > 40, "the rules look at the right folder");
+    all
+}
+
+fn everything() -> Vec<Source> {
+    let mut all = Vec::new();
+    for package in ["gateway", "registry", "sample-services"] {
+        for folder in ["src", "tests"] {
+            let folder = root().join(package).join(folder);
+            if folder.is_dir() {
+                collect(&folder, &mut all);
+            }
+        }
     }
-    assert!(sources.len() > 40, "the rules look at the right folder");
-    sources
+    all
 }
 
 fn collect(dir: &Path, out: &mut Vec<Source>) {
@@ -96,10 +105,7 @@ fn collect(dir: &Path, out: &mut Vec<Source>) {
             collect(&path, out);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let name = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
-            // Files of tests only are named so; in others, tests are last.
-            if name.ends_with("/tests.rs") || name.contains("/tests/") {
-                continue;
-            }
+            // In files of the product, tests are last.
             let text = std::fs::read_to_string(&path).unwrap();
             let tests = text.lines().position(|line| line.starts_with("#[cfg(test)]")).unwrap_or(usize::MAX);
             let lines =
@@ -200,11 +206,13 @@ fn every_file_says_what_it_promises() {
 #[test]
 fn files_and_functions_are_small() {
     let mut long = Vec::new();
-    for source in sources() {
+    for source in everything() {
         let lines = source.code().count();
-        if lines > FILE_LINES_MAX {
+        if lines > FILE_LINES_MAX && !LONG_TEST_FILES.contains(&source.name.as_str()) {
             long.push(format!("{}: {lines} lines of code", source.name));
         }
+    }
+    for source in sources() {
         for (name, lines) in functions(&source) {
             let excepted = LONG_FUNCTIONS.contains(&(source.name.as_str(), name.as_str()));
             if lines > FUNCTION_LINES_MAX && !excepted {

@@ -2,8 +2,8 @@
 //! under which it answers. The gateway's admin listener and the embedded registry are such listeners.
 //!
 //! At the limit of connections the one goes that has been idle for longest, so a tool that forgets to close its
-//! connections, or a hundred of them, keeps nobody out. While a request is being answered its connection is never idle:
-//! a blocking query takes as long as it takes.
+//! connections, or a hundred of them, keeps no other out. A connection is not idle while a request on it waits for its
+//! answer: a blocking query takes as long as it takes.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -71,7 +71,7 @@ where
     let mut open: Vec<Open> = Vec::new();
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut told: Option<Instant> = None;
+    let mut last_logged: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -98,8 +98,8 @@ where
                 counts.open.store(open.len(), Ordering::Relaxed);
             }
             Err(error) => {
-                if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
-                    told = Some(Instant::now());
+                if last_logged.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
+                    last_logged = Some(Instant::now());
                     warn!(%error, "a connection could not be accepted");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -272,7 +272,7 @@ impl AsyncWrite for Watched {
 ///
 /// A page in a browser on this machine can reach loopback under a name of the page's own (DNS rebinding), and would be
 /// of the same origin. So a listener on loopback answers only to names that are its own. An address is always its own:
-/// nobody can make an address lead elsewhere.
+/// no page can make an address lead elsewhere.
 #[derive(Debug, Clone)]
 pub struct Hosts {
     is_any: bool,
@@ -315,8 +315,8 @@ const NO_HEAD: u64 = u64::MAX;
 const SWEEP: Duration = Duration::from_secs(1);
 /// Out of files: accepting again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Accept errors in the log.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// At most one accept error is logged in this time.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

@@ -14,7 +14,7 @@ use crate::support::{
     recorder::Recorder,
 };
 
-/// What each variant sends this often; peers: nginx and HAProxy cut all of them.
+/// Uploads of each kind, over all ways to cut them. Peers: nginx and HAProxy cut off all of them.
 const TIMES: usize = 30;
 
 /// What is below `/stream` is not gathered first.

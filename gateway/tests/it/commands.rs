@@ -493,7 +493,7 @@ async fn a_reader_that_has_gone_is_no_failure_and_a_full_disk_is() {
 }
 
 #[tokio::test]
-async fn a_gateway_goes_on_when_nobody_reads_what_it_says() {
+async fn a_gateway_goes_on_when_its_output_is_not_read() {
     let dir = tempfile::tempdir().unwrap();
     write_config(dir.path(), &format!("drain: {{notice: 0s}}\n{GOOD}"));
     let (reader, writer) = std::io::pipe().unwrap();

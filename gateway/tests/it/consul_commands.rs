@@ -218,7 +218,7 @@ const VERBS: [&[&str]; 6] = [
 ];
 
 #[tokio::test]
-async fn whoever_switched_verification_off_is_told_what_to_do_instead() {
+async fn a_user_that_switched_verification_off_is_told_what_to_do_instead() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("bad.yaml"), "version: 1\n").unwrap();
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
@@ -240,7 +240,7 @@ async fn whoever_switched_verification_off_is_told_what_to_do_instead() {
 #[tokio::test]
 async fn without_consul_every_command_says_where_it_looked_and_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
-    // Bound and dropped: nobody listens there.
+    // Bound and dropped: nothing listens there.
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
     for verb in VERBS.into_iter().chain([&["check", "-c", "consul://a"][..], &["routes", "-c", "consul://a"]])
     {

@@ -100,7 +100,7 @@ async fn a_reload_does_not_ask_an_issuer_again_whose_source_stays() {
 }
 
 #[tokio::test]
-async fn a_host_name_that_does_not_resolve_keeps_nobody_unready() {
+async fn a_host_name_that_does_not_resolve_does_not_keep_the_gateway_unready() {
     let backend = Backend::named("one").await;
     let text = format!(
         "routes:\n  - {{path: /good, service: good}}\n  - {{path: /bad, service: bad}}\nservices:\n  \
@@ -258,7 +258,7 @@ async fn two_views_of_one_registered_service_are_two_series() {
 }
 
 #[tokio::test]
-async fn a_start_forgets_what_was_known_of_services_that_nobody_names_any_more() {
+async fn a_start_forgets_what_was_known_of_services_that_no_route_names_any_more() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("state")).unwrap();
     let kept = |service: &str| dir.path().join(format!("state/{service}.json"));

@@ -29,7 +29,7 @@ crate::discovery::scenarios![
     a_declared_route_does_not_wait_for_ever_for_its_instances,
     a_canary_gets_the_share_that_its_tag_says,
     metadata_makes_a_route_where_a_tag_points_to_it,
-    a_tag_can_name_the_host_and_narrow_who_may_come,
+    a_tag_can_name_the_host_and_narrow_the_clients,
     instances_are_spoken_with_as_their_own_tags_say,
     what_weakens_a_route_needs_the_operators_trust,
     metadata_is_read_after_a_reload_that_allows_it,
@@ -171,7 +171,7 @@ async fn a_service_that_is_gone_answers_503_and_not_404(registry: Registry) {
     let gateway = gateway(&registry, ALL, "routes: []\n").await;
     eventually("it answers", || answers(&gateway, "/orders/1", "a")).await;
     registry.client().deregister("a").await.unwrap();
-    eventually("nobody is left", || async { status(gateway.http, "/orders/1").await == 503 }).await;
+    eventually("no instance is left", || async { status(gateway.http, "/orders/1").await == 503 }).await;
     register(&registry, "orders", "a", &a, &["millgate.route=/orders/**"]).await;
     eventually("it is back", || answers(&gateway, "/orders/1", "a")).await;
 }
@@ -349,7 +349,7 @@ async fn metadata_makes_a_route_where_a_tag_points_to_it(registry: Registry) {
     assert_eq!(status(gateway.http, "/shop/new").await, 200);
 }
 
-async fn a_tag_can_name_the_host_and_narrow_who_may_come(registry: Registry) {
+async fn a_tag_can_name_the_host_and_narrow_the_clients(registry: Registry) {
     let shop = Backend::named("shop").await;
     let tags = [
         "urlprefix-shop.$DC.test/dc",

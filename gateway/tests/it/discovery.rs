@@ -195,7 +195,7 @@ async fn with_both_gone_the_answer_is_503_and_the_route_stays(registry: Registry
     registry.client().deregister("a").await.unwrap();
     registry.client().deregister("b").await.unwrap();
     // An empty answer is asked for again before it is believed.
-    eventually("nobody is left", || async { status(gateway.http, "/x").await == 503 }).await;
+    eventually("no instance is left", || async { status(gateway.http, "/x").await == 503 }).await;
     let reply = send(gateway.http, get("/x")).await;
     assert_eq!(json(&reply)["code"], "no_healthy_endpoint");
     assert_eq!(json(&reply)["route"], "/**");

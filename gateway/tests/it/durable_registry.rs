@@ -102,7 +102,7 @@ async fn a_torn_record_is_said_in_one_line_and_a_directory_in_use_is_an_error() 
 }
 
 #[tokio::test]
-async fn with_a_token_file_only_who_has_the_token_may_write() {
+async fn with_a_token_file_only_requests_with_the_token_may_write() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("token"), "a-token-for-tests\n").unwrap();
     let args = ["registry", "--listen", "127.0.0.1:0", "--host", "gw", "--token-file", "token"];

@@ -16,6 +16,9 @@ use crate::support::{
 /// A gateway that answers does so at once; one that waits for more bytes is cut off here.
 const PATIENCE: Duration = Duration::from_millis(700);
 
+/// How many gateways run beside each other; mostly they wait for [`PATIENCE`] to be over.
+const GROUPS: usize = 48;
+
 /// Cases of this size take longer to read than that.
 const LONG: usize = 100_000;
 const PATIENCE_LONG: Duration = Duration::from_secs(8);
@@ -152,7 +155,7 @@ fn segmentations(bytes: &[u8]) -> Vec<Vec<&[u8]>> {
 async fn every_framing_case_that_is_decided_gets_its_answer() {
     let config = |addr| {
         format!(
-            "routes:\n  - {{path: /**, service: one, body_limit: 1MiB}}\nservices:\n  one: {{hosts: [\"{addr}\"]}}\n"
+            "workers: 1\nroutes:\n  - {{path: /**, service: one, body_limit: 1MiB}}\nservices:\n  one: {{hosts: [\"{addr}\"]}}\n"
         )
     };
     let cases = cases();
@@ -160,7 +163,7 @@ async fn every_framing_case_that_is_decided_gets_its_answer() {
     let mut wrong = Vec::new();
     // Cases wait for bytes that never come, so several run side by side, each group with its own service.
     let mut groups = tokio::task::JoinSet::new();
-    let per_group = cases.len().div_ceil(8);
+    let per_group = cases.len().div_ceil(GROUPS);
     let mut cases = cases.into_iter().peekable();
     while cases.peek().is_some() {
         let group: Vec<Case> = cases.by_ref().take(per_group).collect();
@@ -210,7 +213,7 @@ fn answers() -> Vec<Answer> {
             expected.iter().find(|row| row["id"] == id).unwrap_or_else(|| panic!("{id} has no expectation"));
         let text = case["response"].as_str()?;
         // Two cases are about when bytes come, not about which: `policies` has the stale connection, and an answer
-        // that nobody asked for is the test below.
+        // that no request asked for is the test below.
         if row.get("later").is_some() || text.starts_with('<') {
             return None;
         }
@@ -238,38 +241,57 @@ async fn every_answer_of_a_service_that_is_decided_is_passed_on_cut_off_or_refus
     let answers = answers();
     assert!(answers.len() > 12, "only {} answers", answers.len());
     let mut wrong = Vec::new();
-    for answer in answers {
-        let backend = RawBackend::answering(answer.bytes, answer.closes).await;
-        let config = format!(
-            "workers: 1\nroutes:\n  - {{path: /**, service: one, retry: off, timeout: 2s}}\nservices:\n  one: {{hosts: [\"{}\"], breaker: off}}\n",
-            backend.addr
-        );
-        let gateway = TestGateway::start(&config).await;
-        // R11 is about HEAD: the length of what GET would get.
-        let method = if answer.id == "R11" { "HEAD" } else { "GET" };
-        let request = format!("{method} /a HTTP/1.1\r\nHost: gw\r\n\r\n");
-        let (reply, cut) = raw(gateway.http, &[request.as_bytes()], false, PATIENCE).await;
-        raw(gateway.http, &[request.as_bytes()], false, PATIENCE).await;
-        let status = statuses(&reply).first().copied();
-        let fits = |expect: &String| match expect.as_str() {
-            "F" => matches!(status, Some(200 | 304)) && !reply.ends_with(b"EVIL"),
-            "X" => cut && !reply.ends_with(b"0\r\n\r\n"),
-            refused => status == refused.strip_prefix('R').and_then(|code| code.parse().ok()),
-        };
-        let reused = answer.upstream_closed && backend.connections() < 2;
-        if !answer.expect.iter().any(fits) || reused {
-            let text = String::from_utf8_lossy(&reply);
-            wrong.push(format!(
-                "{}: expected {:?}, got {text:?}, connection used again: {reused}",
-                answer.id, answer.expect
-            ));
-        }
+    let mut groups = tokio::task::JoinSet::new();
+    let per_group = answers.len().div_ceil(GROUPS);
+    let mut answers = answers.into_iter().peekable();
+    while answers.peek().is_some() {
+        let group: Vec<Answer> = answers.by_ref().take(per_group).collect();
+        groups.spawn(async move {
+            let mut wrong = Vec::new();
+            for answer in group {
+                wrong.extend(what_is_wrong_with(&answer).await);
+            }
+            wrong
+        });
     }
+    while let Some(group) = groups.join_next().await {
+        wrong.extend(group.unwrap());
+    }
+    wrong.sort();
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// What became of a service's answer, if it is not what must become of it.
+async fn what_is_wrong_with(answer: &Answer) -> Option<String> {
+    let backend = RawBackend::answering(answer.bytes, answer.closes).await;
+    let config = format!(
+        "workers: 1\nroutes:\n  - {{path: /**, service: one, retry: off, timeout: 2s}}\nservices:\n  one: {{hosts: [\"{}\"], breaker: off}}\n",
+        backend.addr
+    );
+    let gateway = TestGateway::start(&config).await;
+    // R11 is about HEAD: the length of what GET would get.
+    let method = if answer.id == "R11" { "HEAD" } else { "GET" };
+    let request = format!("{method} /a HTTP/1.1\r\nHost: gw\r\n\r\n");
+    let (reply, cut) = raw(gateway.http, &[request.as_bytes()], false, PATIENCE).await;
+    raw(gateway.http, &[request.as_bytes()], false, PATIENCE).await;
+    let status = statuses(&reply).first().copied();
+    let fits = |expect: &String| match expect.as_str() {
+        "F" => matches!(status, Some(200 | 304)) && !reply.ends_with(b"EVIL"),
+        "X" => cut && !reply.ends_with(b"0\r\n\r\n"),
+        refused => status == refused.strip_prefix('R').and_then(|code| code.parse().ok()),
+    };
+    let is_used_again = answer.upstream_closed && backend.connections() < 2;
+    (!answer.expect.iter().any(fits) || is_used_again).then(|| {
+        let text = String::from_utf8_lossy(&reply);
+        format!(
+            "{}: expected {:?}, got {text:?}, connection used again: {is_used_again}",
+            answer.id, answer.expect
+        )
+    })
+}
+
 #[tokio::test]
-async fn bytes_that_nobody_asked_for_never_answer_the_next_request() {
+async fn bytes_that_no_request_asked_for_never_answer_the_next_one() {
     // R27: the service says 408 on an idle connection, as some do before they close it.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();

@@ -34,16 +34,16 @@ scenarios![
     every_balancer_shares_by_weight,
     weights_hold_while_many_requests_are_under_way,
     a_change_of_weight_keeps_breakers_and_connections,
-    a_share_of_zero_gets_nothing_though_nobody_else_is_left,
+    a_share_of_zero_gets_nothing_though_no_other_is_left,
     a_subset_gets_only_its_own_instances_and_a_split_its_shares,
     a_canary_that_fails_leaves_its_share_to_the_others,
     a_canary_that_is_gone_costs_no_request,
-    a_retry_that_finds_nobody_keeps_the_answer_that_there_was,
+    a_retry_that_finds_no_endpoint_keeps_the_answer_that_there_was,
     a_namespace_is_refused_by_the_open_source_edition_in_readable_words,
     only_passing_instances_are_asked_for_if_that_is_wanted,
 ];
 
-async fn put(registry: &Registry, path: &str, body: Value) {
+pub(crate) async fn put(registry: &Registry, path: &str, body: Value) {
     let http = HttpClient::new(&HttpOptions::default()).unwrap();
     let url = format!("{}{path}", registry.url());
     let body = body.to_string().into();
@@ -124,7 +124,7 @@ async fn tags_and_meta_select_instances_from_one_watch(registry: Registry) {
     }
     // A tag is part of what is watched, and losing the last match is believed at once.
     register(&registry, [web("b", &b).tags(["eu"])]).await;
-    within(SOON, "nobody has both", || async { status(gateway.http, "/both").await == 503 }).await;
+    within(SOON, "no instance has both", || async { status(gateway.http, "/both").await == 503 }).await;
     eventually("b has left v1", || reaches(&gateway, "/v1", &["a"])).await;
 }
 
@@ -313,7 +313,7 @@ async fn a_canary_that_is_gone_costs_no_request(registry: Registry) {
     assert_eq!(counts.get("a"), Some(&6), "{counts:?}");
 }
 
-async fn a_retry_that_finds_nobody_keeps_the_answer_that_there_was(registry: Registry) {
+async fn a_retry_that_finds_no_endpoint_keeps_the_answer_that_there_was(registry: Registry) {
     let busy = Backend::with(|_| {
         let mut response = Response::new(bytes::Bytes::from_static(b"come back later"));
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
@@ -344,7 +344,7 @@ async fn a_retry_that_finds_nobody_keeps_the_answer_that_there_was(registry: Reg
     assert_eq!((reply.status().as_u16(), text(&reply)), (503, "come back later"));
 }
 
-async fn a_share_of_zero_gets_nothing_though_nobody_else_is_left(registry: Registry) {
+async fn a_share_of_zero_gets_nothing_though_no_other_is_left(registry: Registry) {
     let (a, b) = (Backend::named("a").await, Backend::named("b").await);
     register(&registry, [web("a", &a).tags(["v1"]), web("b", &b).tags(["v2"])]).await;
     let gateway = registry

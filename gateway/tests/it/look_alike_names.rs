@@ -184,7 +184,7 @@ async fn the_gateway_itself_does_not_believe_what_it_does_not_pass_on() {
             ("/inner", "x-ssl-client-verify", "SUCCESS", inner),
             ("/limited", "x-client-ip", "192.0.2.1", 200),
             ("/limited", "x-client-ip", "192.0.2.2", limited),
-            // Only a token says who somebody is.
+            // Only a token proves a name.
             ("/role", "x-user-id", "root", 404),
             ("/user", "x-user-id", "a", 200),
             ("/user", "x-user-id", "b", 429),

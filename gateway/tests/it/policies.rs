@@ -125,7 +125,7 @@ async fn only_the_addresses_that_a_route_allows_get_through() {
     .await;
     for (path, forwarded, [from_unknown, from_trusted]) in [
         ("/inside", None, [200, 200]),
-        // A load balancer that nobody has named does not let everyone in.
+        // A load balancer that no list names does not let every client in.
         ("/inside", Some("203.0.113.9"), [403, 403]),
         ("/inside", Some("127.0.0.9"), [200, 200]),
         ("/partner", None, [403, 403]),
@@ -272,8 +272,10 @@ async fn the_retry_budget_ends_retries_when_everything_fails() {
         RawBackend::answering(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n", false).await;
     let also_down =
         RawBackend::answering(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n", false).await;
+    // Short pauses: all of it must be over before the first of the free retries are given anew, after ten seconds.
+    let quick = ", retry: {backoff: 1ms..1ms}";
     let gateway =
-        TestGateway::start(&two(down.addr, also_down.addr, ", breaker: off, outlier: off", "")).await;
+        TestGateway::start(&two(down.addr, also_down.addr, ", breaker: off, outlier: off", quick)).await;
     let mut client = Connection::open(gateway.http).await;
     for _ in 0..200 {
         // The service's own answer is passed on, not one of ours.

@@ -291,7 +291,7 @@ async fn a_silent_client_is_closed_by_the_header_timeout() {
 #[tokio::test]
 async fn a_service_is_called_by_its_own_name_where_the_route_says_so() {
     let up = Backend::named("up").await;
-    // Bound and not listening: whoever connects is refused.
+    // Bound and not listening: a connect is refused.
     let refusing = TcpSocket::new_v4().unwrap();
     refusing.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let down = refusing.local_addr().unwrap();
@@ -317,7 +317,7 @@ async fn a_service_is_called_by_its_own_name_where_the_route_says_so() {
 }
 
 #[tokio::test]
-async fn a_route_can_send_the_client_elsewhere_and_asks_nobody() {
+async fn a_route_can_send_the_client_elsewhere_without_a_service() {
     let gateway = TestGateway::start(
         "routes:\n\
          \x20 - {path: /old/**, redirect: \"https://new.test{path}\", rewrite: {strip: /old}, rate_limit: 2/m per route}\n\

@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// The process, whose standard output and, from now on, standard error are pipes that nobody reads.
+/// The process, whose standard output and, from now on, standard error are pipes that are not read.
 struct Unread {
     child: Child,
     _err: BufReader<ChildStderr>,
@@ -59,7 +59,7 @@ impl Unread {
         assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
-    /// Fills the pipe that is file 1 or 2 of the process, as output that nobody reads does in time.
+    /// Fills the pipe that is file 1 or 2 of the process, as output that is not read does in time.
     fn fill(&self, file: u8) {
         let path = format!("/proc/{}/fd/{file}", self.child.id().unwrap());
         let nonblocking = 0o4000;
@@ -125,7 +125,7 @@ async fn diagnostics_that_are_not_read_stop_neither_requests_nor_the_end() {
     write_config(dir.path(), &config(backend.addr, ""));
     let gateway = Unread::start(dir.path()).await;
     gateway.fill(2);
-    // Says so, on the thread of the signals and on that of the control plane.
+    // The process logs it on the thread of the signals and on that of the control plane.
     write_config(dir.path(), "routes: nonsense");
     gateway.signal("-HUP");
     eventually("admin goes on", || async {

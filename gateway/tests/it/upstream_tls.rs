@@ -1,4 +1,4 @@
-//! Services that speak HTTPS: whom the gateway believes, and what it shows them.
+//! Services that speak HTTPS: which of them the gateway believes, and what it shows them.
 
 use std::{net::SocketAddr, path::Path};
 
@@ -50,7 +50,7 @@ async fn a_service_that_proves_its_name_is_asked_over_one_connection() {
 }
 
 #[tokio::test]
-async fn who_does_not_prove_his_name_gets_no_request() {
+async fn a_service_that_cannot_prove_its_name_gets_no_request() {
     let (authority, other) = (Authority::new(), Authority::new());
     let named = Backend::over_tls("named", authority.server("orders.internal")).await;
     let strange = Backend::over_tls("strange", other.server("127.0.0.1")).await;

@@ -49,7 +49,7 @@ impl Authority {
         Arc::new(config)
     }
 
-    /// Lets in only whom this authority has certified, too.
+    /// Lets in only clients that this authority has certified, too.
     pub(crate) fn server_that_asks(&self, name: &str) -> ServerConfig {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem().as_bytes()).unwrap()).unwrap();

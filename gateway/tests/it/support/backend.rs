@@ -47,7 +47,7 @@ impl Backend {
         Self::start(Arc::new(handler), None).await
     }
 
-    /// Answers 200 with its name to whoever speaks TLS.
+    /// Answers 200 with its name, over TLS.
     pub(crate) async fn over_tls(name: &'static str, config: ServerConfig) -> Self {
         let handler = move |_: &Request<Bytes>| Response::new(Bytes::from_static(name.as_bytes()));
         Self::start(Arc::new(handler), Some(TlsAcceptor::from(Arc::new(config)))).await
@@ -66,7 +66,7 @@ impl Backend {
         super::eventually("the port is closed", closed).await;
     }
 
-    /// As [`Self::with`], to whoever speaks TLS.
+    /// As [`Self::with`], over TLS.
     pub(crate) async fn with_tls(
         config: ServerConfig,
         handler: impl Fn(&Request<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
@@ -161,7 +161,7 @@ async fn accept(
         stream.set_nodelay(true).unwrap();
         let tls = tls.clone();
         open.spawn(async move {
-            // A client that goes away, or trusts nobody, is not this side's business.
+            // A client that goes away, or does not trust this side, is not this side's business.
             let Some(tls) = tls else {
                 let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
                 return;
