@@ -18,10 +18,14 @@ pub(super) struct FrameBudget {
     /// Control frames of a second, and half resets.
     control_max: Cell<i32>,
     resets_max: Cell<i32>,
+    /// Of one header block.
+    fields_max: Cell<u32>,
     /// Of this second: what control frames have used beyond what progress has earned.
     control: Cell<i32>,
     /// Half resets that were used of the stock.
     resets: Cell<i32>,
+    /// Header blocks with more fields, which one a second makes up for.
+    oversized: Cell<u32>,
 }
 
 impl FrameBudget {
@@ -30,16 +34,19 @@ impl FrameBudget {
         Self {
             control_max: Cell::new(i32::MAX),
             resets_max: Cell::new(i32::MAX),
+            fields_max: Cell::new(u32::MAX),
+            oversized: Cell::default(),
             control: Cell::default(),
             resets: Cell::default(),
         }
     }
 
     /// The connection is HTTP/2. What came with its preface counts.
-    pub(super) fn limit(&self, settings: Http2Settings) {
+    pub(super) fn limit(&self, settings: Http2Settings, fields_max: usize) {
         let number = |max: Option<u32>| max.and_then(|max| i32::try_from(max).ok()).unwrap_or(i32::MAX);
         self.control_max.set(number(settings.frames_per_second));
         self.resets_max.set(number(settings.resets).saturating_mul(2));
+        self.fields_max.set(u32::try_from(fields_max).unwrap_or(u32::MAX));
     }
 
     /// A frame of the client; the reason to end the connection, if it was one too many.
@@ -70,6 +77,16 @@ impl FrameBudget {
         None
     }
 
+    /// A header block of so many fields came, as above. It is not decoded yet.
+    pub(super) fn block_arrived(&self, fields: u32) -> Option<Ended> {
+        if fields <= self.fields_max.get() {
+            return None;
+        }
+        let oversized = self.oversized.get() + 1;
+        self.oversized.set(oversized);
+        (oversized > OVERSIZED_MAX).then_some(HEADER_FLOOD)
+    }
+
     /// A frame of ours. What the client gets it may acknowledge: WINDOW_UPDATE for content, for the stream and the
     /// connection, and PING to measure the way.
     pub(super) fn sent(&self, head: &FrameHead) {
@@ -82,6 +99,7 @@ impl FrameBudget {
         self.control.set(0);
         let back = self.resets_max.get() / RESETS_BACK_IN_SECONDS;
         self.resets.set((self.resets.get() - back.max(2)).max(0));
+        self.oversized.set(self.oversized.get().saturating_sub(1));
     }
 
     /// What is earned and not used is gone with the second.
@@ -93,6 +111,12 @@ impl FrameBudget {
 /// Reasons for the metric and the log.
 pub(super) const CONTROL_FLOOD: Ended = "control_flood";
 pub(super) const RESET_FLOOD: Ended = "reset_flood";
+pub(super) const HEADER_FLOOD: Ended = "header_flood";
+
+/// Header sections that are refused for the number of their fields. Each can have 2,900 and costs 200 KiB and a quarter of a
+/// millisecond, and as many as `listen.max_streams` are decoded before the first is looked at. A page whose cookies are too
+/// many gets a few of its 431, and then a new connection.
+const OVERSIZED_MAX: u32 = 10;
 
 /// A frame of this many bytes counts twice: a SETTINGS frame of 16 KiB has 2,730 settings.
 const CONTROL_BYTES: u32 = 256;
@@ -118,14 +142,18 @@ const RESETS_BACK_IN_SECONDS: i32 = 12;
 
 #[cfg(test)]
 mod tests {
-    use super::super::frames::FrameScan;
+    use super::super::frames::{Found, FrameScan};
     use super::*;
 
     /// The head of a frame; a payload without content where it is looked at.
     fn heads(kind: u8, bytes: u16) -> FrameHead {
         let mut found = None;
         let [high, low] = bytes.to_be_bytes();
-        FrameScan::new().pass(&[0, high, low, kind, 0, 0, 0, 0, 1], |head| found = Some(*head));
+        FrameScan::new().pass(&[0, high, low, kind, 0, 0, 0, 0, 1], |part| {
+            if let Found::Frame(head) = part {
+                found = Some(*head);
+            }
+        });
         found.unwrap()
     }
 
@@ -137,7 +165,7 @@ mod tests {
 
     fn limited(frames_per_second: Option<u32>, resets: Option<u32>) -> FrameBudget {
         let budget = FrameBudget::new();
-        budget.limit(Http2Settings { frames_per_second, resets });
+        budget.limit(Http2Settings { frames_per_second, resets }, 360);
         budget
     }
 
@@ -241,7 +269,17 @@ mod tests {
     fn frames_that_came_with_the_preface_count() {
         let budget = FrameBudget::new();
         assert_eq!(ends_after(&budget, &[PING], 60), None);
-        budget.limit(Http2Settings { frames_per_second: Some(50), resets: None });
+        budget.limit(Http2Settings { frames_per_second: Some(50), resets: None }, 360);
         assert_eq!(ends_after(&budget, &[PING], 1), Some((0, CONTROL_FLOOD)));
+    }
+
+    #[test]
+    fn header_blocks_of_too_many_fields_end_a_connection_when_there_are_many() {
+        let budget = by_default();
+        assert!((0..100_000).all(|_| budget.block_arrived(360).is_none()));
+        assert!((0..10).all(|_| budget.block_arrived(361).is_none()));
+        budget.second_passed();
+        assert_eq!(budget.block_arrived(361), None, "one comes back in a second");
+        assert_eq!(budget.block_arrived(3000), Some(HEADER_FLOOD));
     }
 }

@@ -1,4 +1,7 @@
-//! The heads of HTTP/2 frames (RFC 9113 §4.1) in a byte stream, in whatever pieces it comes.
+//! The heads of HTTP/2 frames (RFC 9113 §4.1) in a byte stream, in whatever pieces it comes, and how many fields each header
+//! block has.
+
+use super::fields::FieldCount;
 
 /// What a frame begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +20,22 @@ impl FrameHead {
     pub(super) fn content_bytes(&self) -> u32 {
         let padding = if self.is_padded() { 1 + u32::from(self.prefix[0]) } else { 0 };
         self.bytes.saturating_sub(padding)
+    }
+
+    /// Of a header block, behind the prefix and before the padding.
+    fn block_bytes(&self) -> u32 {
+        let behind = self.bytes.saturating_sub(prefix_bytes(self.kind, self.flags, self.bytes));
+        match self.kind {
+            kind::CONTINUATION => behind,
+            kind::HEADERS if self.flags & PADDED != 0 => behind.saturating_sub(self.prefix[0].into()),
+            kind::HEADERS => behind,
+            _ => 0,
+        }
+    }
+
+    /// A header block ends with it.
+    fn ends_block(&self) -> bool {
+        matches!(self.kind, kind::HEADERS | kind::CONTINUATION) && self.flags & END_HEADERS != 0
     }
 
     /// The code of RST_STREAM or GOAWAY.
@@ -39,9 +58,22 @@ pub(super) mod kind {
     pub(in super::super) const HEADERS: u8 = 1;
     pub(in super::super) const RST_STREAM: u8 = 3;
     pub(in super::super) const GOAWAY: u8 = 7;
+    pub(in super::super) const CONTINUATION: u8 = 9;
 }
 
+const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
+const PRIORITY: u8 = 0x20;
+
+/// What [`FrameScan::pass`] finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found<'a> {
+    Frame(&'a FrameHead),
+    /// A header block of so many fields is over.
+    Block {
+        fields: u32,
+    },
+}
 
 /// Finds frame heads in one direction of a connection. It holds 17 bytes of a head at most, and skips payloads.
 #[derive(Debug)]
@@ -50,20 +82,34 @@ pub(super) struct FrameScan {
     filled: u8,
     /// Of the frame's payload, not passed yet.
     left: u32,
+    /// How much of that is a header block.
+    block_left: u32,
+    /// `left` is the last of a block.
+    ends_block: bool,
+    fields: FieldCount,
 }
 
 impl FrameScan {
     pub(super) const fn new() -> Self {
-        Self { head: [0; HEAD_BYTES + PREFIX_BYTES_MAX], filled: 0, left: 0 }
+        Self {
+            head: [0; HEAD_BYTES + PREFIX_BYTES_MAX],
+            filled: 0,
+            left: 0,
+            block_left: 0,
+            ends_block: false,
+            fields: FieldCount::new(),
+        }
     }
 
     /// The next bytes of the stream; `each` gets the heads that they complete.
-    pub(super) fn pass(&mut self, mut bytes: &[u8], mut each: impl FnMut(&FrameHead)) {
+    pub(super) fn pass(&mut self, mut bytes: &[u8], mut each: impl FnMut(Found<'_>)) {
         while !bytes.is_empty() {
             if self.left > 0 {
                 let skipped = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-                self.left = self.left.saturating_sub(u32::try_from(skipped).unwrap_or(u32::MAX));
-                bytes = bytes.get(skipped..).unwrap_or_default();
+                let (piece, rest) = bytes.split_at(skipped);
+                self.pass_payload(piece);
+                bytes = rest;
+                self.end_payload(&mut each);
                 continue;
             }
             let filled = usize::from(self.filled);
@@ -78,8 +124,27 @@ impl FrameScan {
                 let head = self.parse();
                 self.left = head.bytes.saturating_sub(prefix_bytes(head.kind, head.flags, head.bytes));
                 self.filled = 0;
-                each(&head);
+                self.block_left = head.block_bytes();
+                self.ends_block = head.ends_block();
+                each(Found::Frame(&head));
+                self.end_payload(&mut each);
             }
+        }
+    }
+
+    fn pass_payload(&mut self, piece: &[u8]) {
+        let bytes = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+        self.left = self.left.saturating_sub(bytes);
+        if self.block_left > 0 {
+            let block = piece.len().min(usize::try_from(self.block_left).unwrap_or(usize::MAX));
+            self.fields.pass(piece.get(..block).unwrap_or_default());
+            self.block_left = self.block_left.saturating_sub(bytes);
+        }
+    }
+
+    fn end_payload(&mut self, each: &mut impl FnMut(Found<'_>)) {
+        if self.left == 0 && std::mem::take(&mut self.ends_block) {
+            each(Found::Block { fields: self.fields.end() });
         }
     }
 
@@ -109,10 +174,11 @@ impl FrameScan {
     }
 }
 
-/// How much of a payload is looked at: the length of padding, an error code.
+/// How much of a payload is looked at or left out: the length of padding, a priority, an error code.
 fn prefix_bytes(kind: u8, flags: u8, bytes: u32) -> u32 {
     let wanted = match kind {
         kind::DATA if flags & PADDED != 0 => 1,
+        kind::HEADERS => u32::from(flags & PADDED != 0) + if flags & PRIORITY != 0 { 5 } else { 0 },
         kind::RST_STREAM => 4,
         kind::GOAWAY => 8,
         _ => 0,
@@ -150,7 +216,8 @@ mod tests {
             let mut scan = FrameScan::new();
             let mut found = Vec::new();
             for piece in [&stream[..cut], &stream[cut..]] {
-                scan.pass(piece, |head| {
+                scan.pass(piece, |part| {
+                    let Found::Frame(head) = part else { return };
                     found.push((head.kind, head.stream, head.bytes, head.content_bytes()));
                 });
             }
@@ -177,8 +244,41 @@ mod tests {
         }
         let (mut scan, mut codes) = (FrameScan::new(), Vec::new());
         for byte in &stream {
-            scan.pass(std::slice::from_ref(byte), |head| codes.extend(head.error_code()));
+            scan.pass(std::slice::from_ref(byte), |part| {
+                if let Found::Frame(head) = part {
+                    codes.extend(head.error_code());
+                }
+            });
         }
         assert_eq!(codes.first().zip(codes.last()), Some((&8, &11)));
+    }
+
+    #[test]
+    fn fields_are_counted_over_the_frames_of_a_block_without_priority_and_padding() {
+        let indexed = [0x82; 300];
+        let padded = [&[3, 0, 0, 0, 0, 16][..], &indexed[..7], &[0, 0, 0]].concat();
+        let stream = [
+            frame(kind::HEADERS, END_HEADERS, 1, &indexed),
+            frame(kind::HEADERS, END_HEADERS | PADDED | PRIORITY, 3, &padded),
+            frame(kind::HEADERS, 0, 5, &indexed[..10]),
+            frame(kind::CONTINUATION, 0, 5, &[]),
+            frame(kind::CONTINUATION, 0, 5, &indexed[..10]),
+            frame(kind::CONTINUATION, END_HEADERS, 5, &indexed[..1]),
+            frame(kind::HEADERS, END_HEADERS, 7, &[]),
+            frame(kind::HEADERS, 0, 9, &indexed[..10]),
+            frame(kind::CONTINUATION, END_HEADERS, 9, &[]),
+        ]
+        .concat();
+        for cut in 1..stream.len() {
+            let (mut scan, mut blocks) = (FrameScan::new(), Vec::new());
+            for piece in stream.chunks(cut) {
+                scan.pass(piece, |part| {
+                    if let Found::Block { fields } = part {
+                        blocks.push(fields);
+                    }
+                });
+            }
+            assert_eq!(blocks, [300, 7, 21, 0, 10], "cut into {cut}");
+        }
     }
 }

@@ -27,13 +27,15 @@ where
         let listen = &snapshot.shared.table.listen;
         (listen.max_streams, listen.max_headers, header_list_bytes_max(listen), listen.http2)
     };
-    state.is_http2_with(budgets);
+    state.is_http2_with(budgets, fields_max(max_headers));
     let streams = Streams::new(Rc::clone(context));
     let executor = streams.clone();
     let service = service_fn(move |mut request| {
         admission::receive(&mut request, max_headers);
         let activity = streams.begin();
-        proxy::serve(Rc::clone(streams.connection()), request, Some(activity))
+        // Boxed, so that a stream is moved as two words, and does not keep room for the request while its response waits for a
+        // client: 4 KiB of some 5.
+        Box::pin(proxy::serve(Rc::clone(streams.connection()), request, Some(activity)))
     });
     let windows = Windows::of(&context.worker);
     // Streams that are taken back before they were accepted have cost next to nothing. How many may be, over time, is the
@@ -75,12 +77,19 @@ where
 /// What h2 takes of a header section, and announces to the client. It counts 32 bytes more for each field (RFC 9113
 /// §6.5.2), and a cookie has many before they are joined.
 fn header_list_bytes_max(listen: &ListenSettings) -> u32 {
-    let fields = listen.max_headers + admission::crumbs_max(listen.max_headers);
+    let fields = fields_max(listen.max_headers);
     u32::try_from(head_bytes_max(listen) + fields * FIELD_OVERHEAD_BYTES).unwrap_or(u32::MAX)
+}
+
+/// A header section with more is certainly refused.
+fn fields_max(max_headers: usize) -> usize {
+    max_headers + admission::crumbs_max(max_headers) + PSEUDO_FIELDS
 }
 
 /// Envoy's advice for an edge proxy where it differs from h2's defaults.
 const SEND_BUFFER: usize = 64 * 1024;
 const FIELD_OVERHEAD_BYTES: usize = 32;
+/// `:method`, `:scheme`, `:authority`, `:path`.
+const PSEUDO_FIELDS: usize = 4;
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);

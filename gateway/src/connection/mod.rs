@@ -12,6 +12,7 @@
 //! HTTP/2 frames are counted below h2, which has no budget for those that are no progress ([`observed`], [`budget`]).
 
 mod budget;
+mod fields;
 mod frames;
 mod http1;
 mod http2;

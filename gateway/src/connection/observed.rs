@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     ConnectionContext,
-    frames::{FrameHead, FrameScan, kind},
+    frames::{Found, FrameHead, FrameScan, kind},
     report,
 };
 
@@ -66,11 +66,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Observed<S> {
         match self.protocol {
             Protocol::Http2 => {
                 let (state, last_stream) = (&self.context.state, &mut self.last_stream);
-                self.inbound.pass(bytes, |head| {
-                    if head.kind == kind::HEADERS {
-                        *last_stream = (*last_stream).max(head.stream);
+                self.inbound.pass(bytes, |found| match found {
+                    Found::Frame(head) => {
+                        if head.kind == kind::HEADERS {
+                            *last_stream = (*last_stream).max(head.stream);
+                        }
+                        state.frame_arrived(head);
                     }
-                    state.frame_arrived(head);
+                    Found::Block { fields } => state.header_block_arrived(fields),
                 });
             }
             Protocol::Open(_) | Protocol::Http1 => self.context.state.bytes_arrived(bytes),
@@ -86,7 +89,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Observed<S> {
         for buf in bufs {
             let (written, _) = buf.split_at(buf.len().min(count));
             count -= written.len();
-            self.outbound.pass(written, |head| {
+            self.outbound.pass(written, |found| {
+                let Found::Frame(head) = found else { return };
                 context.state.frame_sent(head);
                 if let Some((scope, code)) = refusal(head) {
                     report::refused_by_h2(context, scope, code);

@@ -14,7 +14,10 @@ use crate::metrics::Rare;
 pub(super) fn ended(context: &ConnectionContext, reason: Ended) {
     let listener = context.scheme.as_str();
     context.worker.metrics.count(Rare::ConnectionError, listener, reason);
-    if !matches!(reason, "bad_request" | "head_too_large" | budget::CONTROL_FLOOD | budget::RESET_FLOOD) {
+    if !matches!(
+        reason,
+        "bad_request" | "head_too_large" | budget::CONTROL_FLOOD | budget::RESET_FLOOD | budget::HEADER_FLOOD
+    ) {
         return;
     }
     if let Some(left_out) = may_log(context) {

@@ -180,18 +180,25 @@ impl ConnectionState {
     }
 
     /// The connection is HTTP/2, with a budget of frames.
-    pub(super) fn is_http2_with(&self, frames: Http2Settings) {
+    pub(super) fn is_http2_with(&self, frames: Http2Settings, fields_max: usize) {
         self.is_http2.set(true);
-        self.frames.limit(frames);
+        self.frames.limit(frames, fields_max);
         self.enter(Phase::Idle);
     }
 
     /// The head of a frame from the client.
     pub(super) fn frame_arrived(&self, head: &FrameHead) {
-        if let Some(reason) = self.frames.arrived(head)
-            && self.flood.get().is_none()
-        {
-            self.flood.set(Some(reason));
+        self.note_flood(self.frames.arrived(head));
+    }
+
+    /// All frames of a header block came.
+    pub(super) fn header_block_arrived(&self, fields: u32) {
+        self.note_flood(self.frames.block_arrived(fields));
+    }
+
+    fn note_flood(&self, reason: Option<Ended>) {
+        if self.flood.get().is_none() {
+            self.flood.set(reason);
         }
     }
 

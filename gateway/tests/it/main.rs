@@ -29,6 +29,7 @@ mod frame_budgets;
 mod frame_floods;
 mod framing;
 mod gathered_bodies;
+mod header_bombs;
 mod header_time;
 mod inherited_trust;
 mod instances;
