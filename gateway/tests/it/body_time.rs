@@ -280,5 +280,8 @@ async fn an_http2_upload_over_a_long_way_is_not_held_up_by_windows() {
     assert_eq!(response.status(), 200);
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "9000000");
     let elapsed = began.elapsed();
-    assert!(elapsed < Duration::from_secs(6), "{elapsed:?}");
+    println!("9 MB over HTTP/2 at 150 ms for the way and back: {elapsed:?}");
+    // A debug build beside other tests takes its time.
+    let most = Duration::from_secs(if cfg!(debug_assertions) { 6 } else { 3 });
+    assert!(elapsed < most, "{elapsed:?}");
 }

@@ -21,9 +21,11 @@ use crate::support::{
 
 const GOOD: &str = "routes:\n  - {path: /a/**, service: a}\nservices:\n  a: {hosts: [\"127.0.0.1:9\"]}\n";
 
-/// The command in `dir`, which is also its home, with nothing of the tester's environment that it listens to.
+/// The command in `dir`, which is also its home, with nothing of the tester's environment that it listens to. Long forms of
+/// tests name another build of it.
 pub(crate) fn millgate(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_millgate"));
+    let program = std::env::var_os("MILLGATE_PROGRAM").unwrap_or(env!("CARGO_BIN_EXE_millgate").into());
+    let mut command = Command::new(program);
     command.args(args).current_dir(dir).env("HOME", dir).stdin(Stdio::null()).kill_on_drop(true);
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
