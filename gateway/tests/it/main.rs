@@ -18,6 +18,7 @@ mod connection_totals;
 mod connections;
 mod consul_commands;
 mod control;
+mod cut_answers;
 mod dead_endpoints;
 mod declared_routes;
 mod decoded_paths;
