@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Files of the request path, relative to `gateway/src`.
-const DATA_PLANE: [&str; 29] = [
+const DATA_PLANE: [&str; 31] = [
     "access.rs",
     "access_log.rs",
     "access_log/",
@@ -26,9 +26,11 @@ const DATA_PLANE: [&str; 29] = [
     "upstream/endpoint.rs",
     "upstream/load_balancer.rs",
     "upstream/pool.rs",
+    "upstream/probe.rs",
     "upstream/read_size.rs",
     "upstream/search.rs",
     "upstream/send.rs",
+    "upstream/silence.rs",
     "upstream/split.rs",
     "upstream/verdict.rs",
     "worker.rs",

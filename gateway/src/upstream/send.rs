@@ -3,7 +3,8 @@
 use std::{
     cell::{Cell, RefCell},
     error::Error as _,
-    pin::pin,
+    future::Future,
+    pin::{Pin, pin},
     rc::Rc,
     task::Context,
     time::Instant,
@@ -15,8 +16,9 @@ use hyper::body::Incoming;
 use super::{
     connect::{ConnectError, connect, is_alert},
     endpoint::InFlight,
-    pool::{Connection, Lease, Wait},
+    pool::{Connection, Lease, Timer, Wait},
     search::Picked,
+    silence::{LOOK, Silence},
     verdict::{Deed, Verdict, Waiting},
 };
 use crate::{
@@ -52,11 +54,13 @@ pub(super) struct Attempt<'a> {
     pub(super) deadline: Deadline,
     pub(super) now: Instant,
     pub(super) upload: Option<&'a Rc<Upload>>,
+    /// The request could be sent again if this attempt fails.
+    pub(super) repeats: bool,
 }
 
 impl Attempt<'_> {
     pub(super) async fn run(self, unsent: &mut Unsent, exchange: &mut Exchange) -> Result<Answered, Failed> {
-        let Self { picked, deadline, now, upload } = self;
+        let Self { picked, deadline, now, upload, repeats } = self;
         let (cluster, endpoint) = (picked.cluster, picked.endpoint);
         let guard = InFlight::begin(endpoint.state.clone());
         let verdict = RefCell::new(Verdict::new(picked));
@@ -66,7 +70,7 @@ impl Attempt<'_> {
         exchange.upstream_began = Some(began);
         let worker: &WorkerState = exchange.worker();
         let waiting = Waiting { verdict: &verdict, worker, since: Cell::new(None), upload };
-        let sending = Sending { cluster, endpoint, deadline, now, began, upload, waiting: &waiting };
+        let sending = Sending { cluster, endpoint, deadline, now, began, upload, repeats, waiting: &waiting };
         let mut result = sending.exchange(unsent, guard).await;
         waiting.over();
         let ended = worker.clock.now();
@@ -97,6 +101,7 @@ struct Sending<'a> {
     now: Instant,
     began: Instant,
     upload: Option<&'a Rc<Upload>>,
+    repeats: bool,
     waiting: &'a Waiting<'a>,
 }
 
@@ -110,9 +115,16 @@ impl Sending<'_> {
             // The time that a connect took is not the time that the endpoint had.
             let since = if connection.reused { self.began } else { self.waiting.worker.clock.now() };
             self.waiting.since.set(Some(since));
-            let sending = pin!(connection.sender.try_send_request(request));
-            let Some(sent) = connection.timer.bound(|cx| self.wait(cx), sending).await else {
-                return Err(self.late());
+            let mut sending = pin!(connection.sender.try_send_request(request));
+            let look = since + LOOK;
+            let soon = connection.timer.bound(|cx| self.wait(cx).at_most(look), sending.as_mut()).await;
+            let sent = match soon {
+                Some(sent) => sent,
+                // Boxed: hardly any request waits for so long, and this would lie in every request's future.
+                None => match Box::pin(self.keep_waiting(&mut connection.timer, sending)).await {
+                    Some(sent) => sent,
+                    None => return Err(self.late()),
+                },
             };
             let mut error = match sent {
                 Ok(response) => break response,
@@ -143,6 +155,17 @@ impl Sending<'_> {
             witness: None,
         };
         Ok(Answered { response, lease, framing })
+    }
+
+    async fn keep_waiting<F: Future>(&self, timer: &mut Timer, sending: Pin<&mut F>) -> Option<F::Output> {
+        let half = self.repeats.then(|| self.deadline.usual() / 2);
+        let Waiting { verdict, worker, .. } = *self.waiting;
+        let silence = Silence { cluster: self.cluster, verdict, worker, half };
+        let asked = || {
+            let begun = self.waiting.since.get().unwrap_or(self.began);
+            self.upload.and_then(|upload| upload.received.get()).map_or(begun, |at| at.max(begun))
+        };
+        silence.bound(timer, sending, |cx| self.wait(cx), asked).await
     }
 
     /// When the wait for the head of a response is over. As long as the request is on its way its clock bounds the wait;
