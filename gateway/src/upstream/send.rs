@@ -117,15 +117,12 @@ impl Sending<'_> {
             self.waiting.since.set(Some(since));
             let mut sending = pin!(connection.sender.try_send_request(request));
             let look = since + LOOK;
-            let soon = connection.timer.bound(|cx| self.wait(cx).at_most(look), sending.as_mut()).await;
-            let sent = match soon {
-                Some(sent) => sent,
+            let mut sent = connection.timer.bound(|cx| self.wait(cx).at_most(look), sending.as_mut()).await;
+            if sent.is_none() {
                 // Boxed: hardly any request waits for so long, and this would lie in every request's future.
-                None => match Box::pin(self.keep_waiting(&mut connection.timer, sending)).await {
-                    Some(sent) => sent,
-                    None => return Err(self.late()),
-                },
-            };
+                sent = Box::pin(self.keep_waiting(&mut connection.timer, sending)).await;
+            }
+            let Some(sent) = sent else { return Err(self.late()) };
             let mut error = match sent {
                 Ok(response) => break response,
                 Err(error) => error,
