@@ -51,6 +51,19 @@ impl Histogram {
         self.sum_ns = self.sum_ns.saturating_add(ns);
     }
 
+    /// The bound below which this share of all lies; `None`: there is no such bound.
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        #[expect(clippy::cast_precision_loss, reason = "no worker counts 2^52 requests")]
+        let wanted = self.total() as f64 * share;
+        let mut below = 0;
+        LATENCY_BOUNDS_NS.iter().zip(self.counts).find_map(|(bound, count)| {
+            below += count;
+            #[expect(clippy::cast_precision_loss, reason = "no worker counts 2^52 requests")]
+            let is_it = below as f64 >= wanted;
+            is_it.then(|| Duration::from_nanos(*bound))
+        })
+    }
+
     pub fn merge(&mut self, other: &Self) {
         for (mine, theirs) in self.counts.iter_mut().zip(other.counts) {
             *mine += theirs;

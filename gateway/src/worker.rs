@@ -35,6 +35,7 @@ use crate::{
     policy::jwt::TokenCache,
     seldom::Seldom,
     snapshot::{LocalSnapshot, Pools, Publisher},
+    upstream::probe,
 };
 
 /// Log buffers are handed over this often.
@@ -279,6 +280,7 @@ async fn run(mut setup: WorkerSetup) {
                 }
                 if ticks % TICKS_PER_SWEEP == 0 {
                     worker.sweep();
+                    probe::unasked(&worker);
                 }
             }
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -238,6 +238,9 @@ fn parse_url(url: &str) -> Result<Uri, HttpError> {
     }
 }
 
+/// An answer that ends early is none: one byte less than its length, no last chunk, TLS without its own end. In clear text
+/// and with neither length nor chunks the end of the connection is its end (RFC 9112 §6.3), and nothing tells whether
+/// that came early; JSON, which all readers of this client expect, shows it itself.
 async fn read_whole(response: Response<Incoming>, limit: usize) -> Result<HttpResponse, HttpError> {
     let (head, mut body) = response.into_parts();
     let mut whole = BytesMut::new();
@@ -249,6 +252,10 @@ async fn read_whole(response: Response<Incoming>, limit: usize) -> Result<HttpRe
             }
             whole.extend_from_slice(&data);
         }
+    }
+    // RFC 9113 §8.1: only END_STREAM ends a response. A stream that is reset with NO_ERROR is a clean end to the library.
+    if head.version == Version::HTTP_2 && !body.is_end_stream() {
+        return Err(HttpError::Broken("the stream was reset before the answer was whole".to_owned()));
     }
     Ok(HttpResponse {
         status: head.status,

@@ -1,16 +1,19 @@
 //! What the admin API shows of an endpoint's breaker and outlier detection: the state, and the numbers behind it.
 
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Instant, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
 use crate::{
     clock,
-    policy::{circuit_breaker::State, outlier::Standing},
+    policy::{
+        circuit_breaker::State,
+        outlier::{Reason, Standing},
+    },
     upstream::{cluster::Cluster, endpoint::Endpoint},
 };
 
-/// The breaker's state as one word, and what its window holds. `None`: switched off.
+/// The breaker's state as one word, and what its window holds, or held when it opened. `None`: switched off.
 pub(super) fn breaker(
     cluster: &Cluster,
     endpoint: &Endpoint,
@@ -23,12 +26,12 @@ pub(super) fn breaker(
         State::HalfOpen => "half_open",
         State::Open => "open",
     };
-    let (seen, left) = (breaker.seen(state, now), breaker.retry_after(state, now));
+    let seen = breaker.seen(state, now);
     let window = json!({
         "failures": seen.failures,
         "requests": seen.requests,
         "seconds": seen.window.as_secs_f64(),
-        "open_until": until(left),
+        "open_until": breaker.open_until(state).map(|until| at(until, now)),
     });
     (Some(word), Some(window))
 }
@@ -38,23 +41,28 @@ pub(super) fn outlier(cluster: &Cluster, endpoint: &Endpoint, now: Instant) -> O
     cluster.outlier.as_ref()?;
     let state = endpoint.state().outlier();
     let (connect_failures, gateway_failures) = state.failures();
-    let (word, reason, left) = match state.standing(now) {
-        Standing::In => ("in", None, Duration::ZERO),
-        Standing::Ejected { reason, left } => ("ejected", Some(reason.as_str()), left),
-        Standing::Probing { reason } => ("probing", Some(reason.as_str()), Duration::ZERO),
+    let (word, reason, until) = match state.standing(now) {
+        Standing::In => ("in", None, None),
+        Standing::Ejected { reason, until } => ("ejected", Some(reason), Some(until)),
+        Standing::Due { reason, since } => ("due", Some(reason), Some(since)),
+        Standing::Probing { reason } => ("probing", Some(reason), None),
     };
     Some(json!({
         "state": word,
-        "reason": reason,
+        "reason": reason.map(Reason::as_str),
         "connect_failures": connect_failures,
         "gateway_failures": gateway_failures,
         "ejections": state.ejections(),
-        "until": until(left),
+        "until": until.map(|until| at(until, now)),
     }))
 }
 
-/// Wall time; `null` where nothing is waited for.
-fn until(left: Duration) -> Option<String> {
-    (!left.is_zero())
-        .then(|| humantime::format_rfc3339_millis(UNIX_EPOCH + clock::unix_now() + left).to_string())
+/// Wall time of a moment before or after `now`.
+fn at(moment: Instant, now: Instant) -> String {
+    let wall = UNIX_EPOCH + clock::unix_now();
+    let wall = match moment.checked_duration_since(now) {
+        Some(ahead) => wall + ahead,
+        None => wall - now.saturating_duration_since(moment),
+    };
+    humantime::format_rfc3339_millis(wall).to_string()
 }

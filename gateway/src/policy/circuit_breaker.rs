@@ -20,6 +20,7 @@
 //! Units: milliseconds since the state was made. Limits: a million outcomes per slot, past which the slot
 //! stops counting and keeps its ratio; 65,535 probes.
 
+mod permit;
 mod state;
 mod window;
 
@@ -29,7 +30,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use self::state::BreakerState;
+pub use self::{permit::Permit, state::BreakerState};
 use self::{
     state::{PAYLOAD_MAX, Phase, Word, millis},
     window::{Counts, SLOTS},
@@ -191,7 +192,7 @@ impl CircuitBreaker {
             Word { phase: Phase::Closed, epoch } => (epoch, None),
             _ => self.admit_probe(breaker, now, kind())?,
         };
-        Ok(Permit { breaker: *self, state, epoch, probe, settled: false })
+        Ok(Permit::new(*self, state, epoch, probe))
     }
 
     fn admit_probe(&self, state: &BreakerState, now: Instant, kind: u32) -> Result<(u16, Option<u32>), Open> {
@@ -334,67 +335,6 @@ impl CircuitBreaker {
                 Ok(()) => return transition,
                 Err(now_seen) => seen = now_seen,
             }
-        }
-    }
-}
-
-/// Leave to ask an endpoint once. Dropped without an outcome (the client left, or the request never reached
-/// the endpoint) it counts for nothing, and a probe's place is free again.
-#[derive(Debug)]
-#[must_use = "a permit that is dropped records nothing"]
-pub struct Permit<S>
-where
-    S: Deref,
-    S::Target: AsRef<BreakerState>,
-{
-    breaker: CircuitBreaker,
-    state: S,
-    epoch: u16,
-    /// A probe, by a request of this kind.
-    probe: Option<u32>,
-    settled: bool,
-}
-
-impl<S> Permit<S>
-where
-    S: Deref,
-    S::Target: AsRef<BreakerState>,
-{
-    /// Learns the outcome. Says when that changed the phase. `may_open` is asked where failures that are not proved would
-    /// open the breaker: may one more endpoint be out?
-    pub fn record(
-        mut self,
-        outcome: Outcome,
-        now: Instant,
-        may_open: impl FnOnce() -> bool,
-    ) -> Option<Transition> {
-        self.settled = true;
-        let state = (*self.state).as_ref();
-        match self.probe {
-            Some(kind) => self.breaker.settle(state, (self.epoch, kind), Some((outcome, now)), may_open),
-            None => self.breaker.count(state, self.epoch, outcome, now, may_open),
-        }
-    }
-
-    /// The request decides whether the breaker closes.
-    pub fn is_probe(&self) -> bool {
-        self.probe.is_some()
-    }
-
-    /// Phase changes before this permit was given.
-    pub fn epoch(&self) -> u16 {
-        self.epoch
-    }
-}
-
-impl<S> Drop for Permit<S>
-where
-    S: Deref,
-    S::Target: AsRef<BreakerState>,
-{
-    fn drop(&mut self) {
-        if let (Some(kind), false) = (self.probe, self.settled) {
-            self.breaker.settle((*self.state).as_ref(), (self.epoch, kind), None, || false);
         }
     }
 }

@@ -1,10 +1,13 @@
 //! Outlier detection: an endpoint that cannot be reached, or that fails as a gateway does, is left out for a while.
 //!
 //! An endpoint is ejected after `connect_failures` connects in a row that failed, or after `gateway_failures`
-//! requests in a row that ended in a reset, a timeout, a broken answer or 502 to 504. One success ends a row. An
+//! requests in a row that ended in a reset, a timeout, a broken answer or 502 to 504. One success ends a row. An endpoint
+//! that hangs is found out before its requests time out: `unanswered` of them wait for far longer than is usual, and since the
+//! first of them was sent it has answered nothing, while another endpoint has; any answer disproves that. An
 //! ejection lasts `pause`, doubled each time, at most [`PAUSE_MAX`]; an endpoint that then stays in for as long as
 //! its last pause begins again at `pause`. When the pause is over, one probe decides: one connect where connects had
-//! failed, one request otherwise. At most a share `max` of a cluster's endpoints is out at once, and while fewer than
+//! failed, one request otherwise. A request that can be sent again elsewhere may be that probe at once, one that would be
+//! lost only after as long a time again: where there are others, it never is. At most a share `max` of a cluster's endpoints is out at once, and while fewer than
 //! `panic` of them are left, ejections are ignored and all are tried (Envoy's panic threshold).
 //!
 //! This is not the circuit breaker: that one needs a number of requests and a share of failures, which is right for
@@ -14,14 +17,17 @@
 //! by compare-and-swap only; zero is "in", so that a pick costs one load. Units: milliseconds since the state was made.
 //! Compiled from `OutlierSettings`.
 
+mod state;
+
 use std::{
-    ops::Deref,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
 use http::StatusCode;
 
+pub use self::state::{Began, OutlierState, Probe};
+use self::state::{Word, millis};
 use crate::config::settings::OutlierSettings;
 
 /// Compiled parameters of one cluster.
@@ -29,6 +35,7 @@ use crate::config::settings::OutlierSettings;
 pub struct OutlierDetector {
     connect_failures: u32,
     gateway_failures: u32,
+    unanswered: u32,
     pause_ms: u64,
     max: f32,
     panic: f32,
@@ -64,6 +71,8 @@ impl Sign {
 pub enum Reason {
     Connect,
     Gateway,
+    /// It answers nothing.
+    Silence,
 }
 
 impl Reason {
@@ -71,6 +80,7 @@ impl Reason {
         match self {
             Self::Connect => "connect_failures",
             Self::Gateway => "gateway_failures",
+            Self::Silence => "unanswered_requests",
         }
     }
 }
@@ -99,10 +109,14 @@ pub enum Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     In,
-    /// For this much longer; zero: the next pick may probe it.
     Ejected {
         reason: Reason,
-        left: Duration,
+        until: Instant,
+    },
+    /// Its pause is over: it waits for its probe.
+    Due {
+        reason: Reason,
+        since: Instant,
     },
     /// A probe is under way.
     Probing {
@@ -116,6 +130,7 @@ impl OutlierDetector {
         Self {
             connect_failures: settings.connect_failures.unwrap_or(u32::MAX),
             gateway_failures: settings.gateway_failures.unwrap_or(u32::MAX),
+            unanswered: settings.unanswered.unwrap_or(u32::MAX),
             pause_ms: millis(settings.pause).clamp(1, millis(PAUSE_MAX)),
             max: settings.max.clamp(0.0, 1.0),
             panic: settings.panic.clamp(0.0, 1.0),
@@ -177,6 +192,30 @@ impl OutlierDetector {
         }
     }
 
+    /// Learns that a request which the endpoint has had since `asked` has waited for longer than is usual; `is_new`: it is told
+    /// for the first time. `may_eject`: another endpoint has answered meanwhile, and one more may be out.
+    pub fn suspect(
+        &self,
+        state: &OutlierState,
+        (asked, is_new): (Instant, bool),
+        now: Instant,
+        may_eject: impl FnOnce() -> bool,
+    ) -> Option<Change> {
+        if state.has_answered_since(asked) {
+            return None;
+        }
+        let waiting = state.unanswered(is_new);
+        if waiting < self.unanswered || !state.is_in() || !may_eject() {
+            return None;
+        }
+        self.eject(state, Word::In, Reason::Silence, waiting, now)
+    }
+
+    /// An endpoint that was thought to answer nothing has answered a request of before.
+    pub fn acquit(&self, state: &OutlierState, now: Instant) -> Option<Change> {
+        state.come_back(state.began(), |reason| reason == Reason::Silence, now)
+    }
+
     fn eject(
         &self,
         state: &OutlierState,
@@ -197,6 +236,11 @@ impl OutlierDetector {
         Some(Change::Ejected { reason, failures, pause, ejections: level })
     }
 
+    /// Whether a request that is lost if it fails may be the probe of an endpoint whose pause has been over for `over`.
+    pub fn may_risk(&self, state: &OutlierState, over: Duration) -> bool {
+        millis(over) >= self.pause(state.ejections())
+    }
+
     /// Of the ejection with this number.
     fn pause(&self, level: u32) -> u64 {
         let doublings = level.saturating_sub(1).min(DOUBLINGS_MAX);
@@ -211,251 +255,26 @@ fn end_row(failures: &AtomicU32) {
     }
 }
 
-/// The word of an [`OutlierState`] when an attempt began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Began(u64);
-
-impl Began {
-    /// The endpoint was in.
-    pub fn was_in(self) -> bool {
-        self.0 == IN
-    }
-}
-
-/// What all workers know of one endpoint.
-#[derive(Debug)]
-pub struct OutlierState {
-    /// See [`Word`]. Written by any worker with compare-and-swap (acquire-release).
-    word: AtomicU64,
-    /// In a row.
-    connect_failures: AtomicU32,
-    gateway_failures: AtomicU32,
-    /// Ejections without a calm time between them.
-    level: AtomicU32,
-    /// When the last ejection ended.
-    returned_ms: AtomicU64,
-    /// When the head of a response came last, from any request.
-    answered_ms: AtomicU64,
-    /// Zero of the millisecond count.
-    base: Instant,
-}
-
-impl OutlierState {
-    /// In, nothing seen.
-    pub fn new(now: Instant) -> Self {
-        Self {
-            word: AtomicU64::new(Word::In.pack()),
-            connect_failures: AtomicU32::new(0),
-            gateway_failures: AtomicU32::new(0),
-            level: AtomicU32::new(0),
-            returned_ms: AtomicU64::new(0),
-            answered_ms: AtomicU64::new(0),
-            base: now,
-        }
-    }
-
-    /// For an attempt that begins now, and will be recorded.
-    pub fn began(&self) -> Began {
-        Began(self.word.load(Ordering::Relaxed))
-    }
-
-    /// One load.
-    pub fn is_in(&self) -> bool {
-        self.word.load(Ordering::Relaxed) == IN
-    }
-
-    /// Ejected, and the pause is over: one probe may be made.
-    pub fn is_due(&self, now: Instant) -> bool {
-        self.due(now).is_some()
-    }
-
-    fn due(&self, now: Instant) -> Option<(Word, Reason)> {
-        match Word::unpack(self.word.load(Ordering::Acquire)) {
-            word @ Word::Out { until_ms, reason } if self.ms(now) >= until_ms => Some((word, reason)),
-            // Whoever made that probe has not come back, which a guard prevents; a state must not hang on it all the same.
-            word @ Word::Probing { since_ms, reason } if self.ms(now) >= since_ms + millis(PROBE_MAX) => {
-                Some((word, reason))
-            }
-            _ => None,
-        }
-    }
-
-    /// Takes the one probe that may be made now. `state` is any handle to something that holds this state.
-    pub fn probe<S>(state: S, now: Instant) -> Option<Probe<S>>
-    where
-        S: Deref,
-        S::Target: AsRef<Self>,
-    {
-        let (began, reason) = {
-            let this = (*state).as_ref();
-            let (seen, reason) = this.due(now)?;
-            let probing = Word::Probing { since_ms: this.ms(now), reason }.pack();
-            this.word.compare_exchange(seen.pack(), probing, Ordering::AcqRel, Ordering::Relaxed).ok()?;
-            (Began(probing), reason)
-        };
-        Some(Probe { state, began, reason })
-    }
-
-    /// In again, if the endpoint stands where it stood when the attempt began, and was out for a reason that the attempt
-    /// has disproved.
-    fn come_back(
-        &self,
-        began: Began,
-        disproves: impl FnOnce(Reason) -> bool,
-        now: Instant,
-    ) -> Option<Change> {
-        let reason = match Word::unpack(began.0) {
-            Word::In => return None,
-            Word::Out { reason, .. } | Word::Probing { reason, .. } => reason,
-        };
-        if !disproves(reason) {
-            return None;
-        }
-        self.word.compare_exchange(began.0, IN, Ordering::AcqRel, Ordering::Relaxed).ok()?;
-        self.returned_ms.store(self.ms(now), Ordering::Relaxed);
-        Some(Change::Returned { reason })
-    }
-
-    /// For the admin API and metrics.
-    pub fn standing(&self, now: Instant) -> Standing {
-        match Word::unpack(self.word.load(Ordering::Relaxed)) {
-            Word::In => Standing::In,
-            Word::Probing { reason, .. } => Standing::Probing { reason },
-            Word::Out { until_ms, reason } => {
-                let left = Duration::from_millis(until_ms.saturating_sub(self.ms(now)));
-                Standing::Ejected { reason, left }
-            }
-        }
-    }
-
-    /// The head of a response came, whatever it says.
-    pub fn answered(&self, now: Instant) {
-        self.answered_ms.store(self.ms(now), Ordering::Relaxed);
-    }
-
-    /// Whether the endpoint has answered any request since then.
-    pub fn has_answered_since(&self, then: Instant) -> bool {
-        self.answered_ms.load(Ordering::Relaxed) >= self.ms(then).max(1)
-    }
-
-    /// Ejections without a calm time between them.
-    pub fn ejections(&self) -> u32 {
-        self.level.load(Ordering::Relaxed)
-    }
-
-    /// Failed connects and failed requests in a row.
-    pub fn failures(&self) -> (u32, u32) {
-        (self.connect_failures.load(Ordering::Relaxed), self.gateway_failures.load(Ordering::Relaxed))
-    }
-
-    fn ms(&self, now: Instant) -> u64 {
-        millis(now.saturating_duration_since(self.base)).min(MS_MAX / 2)
-    }
-}
-
-impl AsRef<OutlierState> for OutlierState {
-    fn as_ref(&self) -> &OutlierState {
-        self
-    }
-}
-
-/// The right to make the one probe of an ejected endpoint. Dropped before a sign was recorded (the client left), it gives
-/// the right back.
-#[derive(Debug)]
-#[must_use = "a probe that is dropped shows nothing"]
-pub struct Probe<S>
-where
-    S: Deref,
-    S::Target: AsRef<OutlierState>,
-{
-    state: S,
-    began: Began,
-    reason: Reason,
-}
-
-impl<S> Probe<S>
-where
-    S: Deref,
-    S::Target: AsRef<OutlierState>,
-{
-    /// What is to be probed: a connect is enough where connects had failed.
-    pub fn reason(&self) -> Reason {
-        self.reason
-    }
-
-    /// What the probe's sign is recorded with.
-    pub fn began(&self) -> Began {
-        self.began
-    }
-}
-
-impl<S> Drop for Probe<S>
-where
-    S: Deref,
-    S::Target: AsRef<OutlierState>,
-{
-    fn drop(&mut self) {
-        let Word::Probing { since_ms, reason } = Word::unpack(self.began.0) else { return };
-        let due = Word::Out { until_ms: since_ms, reason }.pack();
-        // Fails where a sign was recorded.
-        let word = &(*self.state).as_ref().word;
-        let _ = word.compare_exchange(self.began.0, due, Ordering::AcqRel, Ordering::Relaxed);
-    }
-}
-
-/// The phase word: bits 0–1 phase, bit 2 reason, 3–63 milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Word {
-    In,
-    Out { until_ms: u64, reason: Reason },
-    Probing { since_ms: u64, reason: Reason },
-}
-
-impl Word {
-    fn pack(self) -> u64 {
-        let with = |phase: u64, ms: u64, reason: Reason| {
-            phase | u64::from(reason == Reason::Gateway) << 2 | (ms & MS_MAX) << 3
-        };
-        match self {
-            Self::In => IN,
-            Self::Out { until_ms, reason } => with(1, until_ms, reason),
-            Self::Probing { since_ms, reason } => with(2, since_ms, reason),
-        }
-    }
-
-    fn unpack(word: u64) -> Self {
-        let reason = if word & 0b100 == 0 { Reason::Connect } else { Reason::Gateway };
-        match word & 0b11 {
-            0 => Self::In,
-            1 => Self::Out { until_ms: word >> 3, reason },
-            _ => Self::Probing { since_ms: word >> 3, reason },
-        }
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-const IN: u64 = 0;
-const MS_MAX: u64 = (1 << 61) - 1;
 /// The longest pause. An endpoint that is back gets requests within this time.
 pub const PAUSE_MAX: Duration = Duration::from_mins(1);
 /// Past these the pause is [`PAUSE_MAX`] whatever `pause` is.
 const DOUBLINGS_MAX: u32 = 16;
-/// A probe that takes longer is over: no attempt lasts for a day.
-const PROBE_MAX: Duration = Duration::from_hours(24);
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        state::{IN, MS_MAX},
+        *,
+    };
 
     const SECOND: Duration = Duration::from_secs(1);
+    const MILLISECOND: Duration = Duration::from_millis(1);
 
     fn detector() -> OutlierDetector {
         OutlierDetector::compile(&OutlierSettings {
             connect_failures: Some(3),
             gateway_failures: Some(5),
+            unanswered: Some(5),
             pause: 5 * SECOND,
             max: 0.5,
             panic: 0.5,
@@ -473,6 +292,10 @@ mod tests {
         let third = Change::Ejected { reason, failures: 3, pause: 5 * SECOND, ejections: 1 };
         assert_eq!(record(&state, Sign::ConnectFailed, now), Some(third));
         state
+    }
+
+    fn any(_: Reason, _: Duration) -> bool {
+        true
     }
 
     #[test]
@@ -508,14 +331,14 @@ mod tests {
         for pause in [5, 10, 20, 40, 60, 60] {
             assert!(!state.is_due(now + (pause - 1) * SECOND), "not before {pause} s");
             now += pause * SECOND;
-            let probe = OutlierState::probe(&state, now).expect("the pause is over");
+            let probe = OutlierState::probe(&state, now, any).expect("the pause is over");
             let failed = detector().record(&state, probe.began(), Sign::ConnectFailed, now, || false);
             let Some(Change::Ejected { pause, .. }) = failed else { panic!("{failed:?}") };
             pauses.push(pause.as_secs());
         }
         assert_eq!(pauses, [10, 20, 40, 60, 60, 60]);
         now += 60 * SECOND;
-        let probe = OutlierState::probe(&state, now).unwrap();
+        let probe = OutlierState::probe(&state, now, any).unwrap();
         let back = detector().record(&state, probe.began(), Sign::Connected, now, || false);
         assert_eq!(back, Some(Change::Returned { reason: Reason::Connect }));
         let eject = |now| {
@@ -526,7 +349,7 @@ mod tests {
         };
         assert_eq!(eject(now + SECOND), (60, 8), "still the same trouble");
         now += 61 * SECOND;
-        let probe = OutlierState::probe(&state, now).unwrap();
+        let probe = OutlierState::probe(&state, now, any).unwrap();
         let _ = detector().record(&state, probe.began(), Sign::Connected, now, || false);
         assert_eq!(eject(now + 61 * SECOND), (5, 1));
     }
@@ -535,13 +358,13 @@ mod tests {
     fn one_probe_is_made_at_a_time_and_one_that_is_dropped_may_be_made_again() {
         let now = Instant::now();
         let state = ejected(now);
-        assert!(OutlierState::probe(&state, now).is_none(), "during the pause");
+        assert!(OutlierState::probe(&state, now, any).is_none(), "during the pause");
         let later = now + 5 * SECOND;
-        let probe = OutlierState::probe(&state, later).unwrap();
-        assert!(OutlierState::probe(&state, later).is_none() && !state.is_due(later));
+        let probe = OutlierState::probe(&state, later, any).unwrap();
+        assert!(OutlierState::probe(&state, later, any).is_none() && !state.is_due(later));
         assert_eq!(state.standing(later), Standing::Probing { reason: Reason::Connect });
         drop(probe);
-        assert!(state.is_due(later) && OutlierState::probe(&state, later).is_some());
+        assert!(state.is_due(later) && OutlierState::probe(&state, later, any).is_some());
     }
 
     #[test]
@@ -566,11 +389,42 @@ mod tests {
             record(&state, Sign::GatewayFailed, now);
         }
         let later = now + 5 * SECOND;
-        let probe = OutlierState::probe(&state, later).unwrap();
+        let probe = OutlierState::probe(&state, later, any).unwrap();
         assert_eq!(probe.reason(), Reason::Gateway);
         assert_eq!(detector().record(&state, probe.began(), Sign::Connected, later, || true), None);
         let answered = detector().record(&state, probe.began(), Sign::Answered, later, || true);
         assert_eq!(answered, Some(Change::Returned { reason: Reason::Gateway }));
+    }
+
+    #[test]
+    fn an_endpoint_that_answers_nothing_is_out_before_its_requests_time_out_and_back_with_any_answer() {
+        let now = Instant::now();
+        let state = OutlierState::new(now);
+        let wait = |ms: u32, is_new: bool, others: bool| {
+            let (asked, told) = (now + ms * MILLISECOND, now + (ms + 1_000) * MILLISECOND);
+            detector().suspect(&state, (asked, is_new), told, || others)
+        };
+        assert_eq!([10, 20, 30, 40].map(|ms| wait(ms, true, true)), [None; 4]);
+        // It answered something meanwhile: the row begins anew, and requests of before are no witnesses.
+        state.answered(now + 45 * MILLISECOND);
+        assert_eq!(wait(40, true, true), None);
+        assert_eq!([50, 51, 52, 53].map(|ms| wait(ms, true, true)), [None; 4]);
+        assert_eq!(wait(53, false, true), None, "the same request twice");
+        assert_eq!(wait(54, true, false), None, "all endpoints are as slow");
+        let out = wait(54, false, true);
+        assert!(matches!(out, Some(Change::Ejected { reason: Reason::Silence, failures: 5, .. })), "{out:?}");
+        assert_eq!(wait(55, true, true), None, "it is out");
+        let back = detector().acquit(&state, now + 2 * SECOND);
+        assert_eq!(back, Some(Change::Returned { reason: Reason::Silence }));
+        assert_eq!(detector().acquit(&state, now + 2 * SECOND), None);
+        for _ in 0..3 {
+            record(&state, Sign::ConnectFailed, now);
+        }
+        assert_eq!(
+            detector().acquit(&state, now + 2 * SECOND),
+            None,
+            "that is no answer to a failed connect"
+        );
     }
 
     #[test]
@@ -590,7 +444,7 @@ mod tests {
 
     #[test]
     fn every_word_survives_packing() {
-        for reason in [Reason::Connect, Reason::Gateway] {
+        for reason in [Reason::Connect, Reason::Gateway, Reason::Silence] {
             for word in
                 [Word::In, Word::Out { until_ms: MS_MAX, reason }, Word::Probing { since_ms: 7, reason }]
             {

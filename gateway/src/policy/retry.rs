@@ -140,6 +140,12 @@ impl Retry {
         may_follow && self.methods.contains(method)
     }
 
+    /// Is an attempt that breaks or times out followed by another one, in a request that has had this and whose body can be
+    /// sent again? The budget may still say no.
+    pub fn outlasts_a_failure(&self, method: &Method, spent: Spent) -> bool {
+        self.on.reset && self.on.timeout && spent.charged < self.retries && self.methods.contains(method)
+    }
+
     /// May an answer with this status be followed by another attempt at all?
     pub fn may_follow_status(&self, status: StatusCode) -> bool {
         self.on_status.contains(&status)

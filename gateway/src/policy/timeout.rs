@@ -70,6 +70,13 @@ impl Deadline {
         Self { at: self.at.max(at + self.timeouts.total), ..self }
     }
 
+    /// For an attempt at an endpoint that is most likely still broken: half of the usual time is left for another one.
+    #[must_use]
+    pub fn of_a_probe(self) -> Self {
+        let timeouts = Timeouts { per_try: Some(self.usual() / 2), ..self.timeouts };
+        Self { timeouts, ..self }
+    }
+
     /// When an attempt that begins at `now` is over: after `try`, and never later than the request.
     pub fn attempt(&self, now: Instant) -> Instant {
         self.timeouts.per_try.map_or(self.at, |per_try| self.at.min(now + per_try))

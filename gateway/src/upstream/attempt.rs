@@ -44,7 +44,7 @@ pub async fn run(
 ) -> Result<Answered, Error> {
     let worker = plan.worker;
     let cluster = plan.cluster(exchange).ok_or(Error::NoHealthyEndpoint)?;
-    let mut search = Search::new(plan, cluster);
+    let mut search = Search::new(plan, cluster, upload);
     let in_flight = cluster.shared.concurrency.check(&exchange.holder())?;
     cluster.shared.retry_budget.deposit();
     let deadline = plan.route.timeouts.apply(exchange.ready);
@@ -61,7 +61,10 @@ pub async fn run(
             name_instance(request, cluster, index);
         }
         let spare = spare_of(unsent.as_ref(), upload, retries, spent);
-        let attempt = Attempt::new(picked, deadline, now, upload, worker);
+        // A probe leaves the time for another attempt, where there can be one.
+        let repeats = spare.is_some();
+        let given = if repeats && picked.probe.is_some() { deadline.of_a_probe() } else { deadline };
+        let attempt = Attempt::new(picked, given, (now, repeats), upload, worker);
         let result = attempt.run(unsent, exchange).await;
         if let Some(lease) = &mut exchange.lease {
             lease.witness = Some(attempt.into_witness());
@@ -171,6 +174,7 @@ fn follow<'a>(
     let mut rng = worker.rng.borrow_mut();
     let budget = &cluster.shared.retry_budget;
     let is_free = matches!(phase, Phase::Connect | Phase::Refused);
+    search.spent = Spent { charged: spent.charged + u32::from(!is_free), ..spent };
     let pick = |rng: &mut _| search.pick(is_free, now, exchange, rng).ok();
     match plan.route.retry.check(&failure, spent, left, budget, &mut *rng, pick) {
         Ok(next) => {

@@ -297,6 +297,7 @@ mod tests {
         OutlierDetector::compile(&OutlierSettings {
             connect_failures: Some(1),
             gateway_failures: Some(1),
+            unanswered: None,
             pause: Duration::from_secs(5),
             max: 1.0,
             panic: 0.5,

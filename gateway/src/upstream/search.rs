@@ -8,17 +8,16 @@ use std::{borrow::Cow, rc::Rc, time::Instant};
 use rand::Rng;
 
 use super::{
-    connect::{ConnectError, connect},
     load_balancer::NoEndpoint,
-    verdict::{BreakerPermit, OutlierProbe, Verdict, kind_of},
+    probe::admit_ejected,
+    verdict::{BreakerPermit, OutlierProbe, kind_of},
 };
 use crate::{
+    body::Upload,
     error::Error,
     exchange::Exchange,
-    metrics::Rare,
-    policy::outlier::{OutlierState, Reason},
+    policy::retry::Spent,
     snapshot::{LocalCluster, LocalEndpoint, LocalSnapshot, Route},
-    upstream::verdict::Deed,
     worker::WorkerState,
 };
 
@@ -75,7 +74,10 @@ impl Picked<'_> {
 
 /// The endpoints that a request has not tried yet: of one subset, then of another.
 pub(super) struct Search<'a> {
-    plan: &'a Plan<'a>,
+    pub(super) plan: &'a Plan<'a>,
+    upload: Option<&'a Rc<Upload>>,
+    /// What the request will have had with the attempt that is looked for.
+    pub(super) spent: Spent,
     /// Where it is now.
     cluster: &'a Rc<LocalCluster>,
     /// Indexes of its endpoints.
@@ -84,8 +86,19 @@ pub(super) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    pub(super) fn new(plan: &'a Plan<'a>, cluster: &'a Rc<LocalCluster>) -> Self {
-        Self { plan, cluster, tried: Vec::new(), used_up: Vec::new() }
+    pub(super) fn new(
+        plan: &'a Plan<'a>,
+        cluster: &'a Rc<LocalCluster>,
+        upload: Option<&'a Rc<Upload>>,
+    ) -> Self {
+        Self { plan, upload, spent: Spent::default(), cluster, tried: Vec::new(), used_up: Vec::new() }
+    }
+
+    /// Whether the request goes elsewhere if the attempt that is looked for fails, whatever the endpoint does.
+    pub(super) fn outlasts_a_failure(&self, exchange: &Exchange) -> bool {
+        let has_body =
+            self.upload.is_none_or(|upload| upload.received.get().is_some() && upload.can_replay());
+        has_body && self.plan.route.retry.outlasts_a_failure(&exchange.method, self.spent)
     }
 
     /// An endpoint for the first attempt.
@@ -190,55 +203,4 @@ fn pick<'a>(
             Err(_) => excluded.to_mut().push(index),
         }
     }
-}
-
-/// May an ejected endpoint that was picked have this request? If its pause is over and requests had failed, the request is
-/// its probe; if connects had failed, a connect is made beside the request. Else it was picked because too few are left.
-fn admit_ejected(picked: &mut Picked<'_>, now: Instant, exchange: &Exchange, search: &Search<'_>) -> bool {
-    let probe = OutlierState::probe(picked.endpoint.state.clone(), now);
-    match probe {
-        Some(probe) if probe.reason() == Reason::Connect => {
-            probe_connect(picked, probe, now, exchange, search);
-            false
-        }
-        Some(probe) => {
-            picked.probe = Some(probe);
-            true
-        }
-        None => {
-            let shared = &picked.cluster.shared;
-            let is_panic = shared.health().is_panic(&shared.endpoints, now);
-            if is_panic {
-                exchange.worker().metrics.count(Rare::PanicPick, &shared.name, "");
-            }
-            is_panic
-        }
-    }
-}
-
-/// Connects in a task of this worker: no request waits for an endpoint that is most likely still gone.
-fn probe_connect(
-    picked: &Picked<'_>,
-    probe: OutlierProbe,
-    now: Instant,
-    exchange: &Exchange,
-    search: &Search<'_>,
-) {
-    let (pool, worker) = (Rc::clone(&picked.endpoint.pool), Rc::clone(exchange.worker()));
-    let deadline = search.plan.route.timeouts.apply(now).connect(now);
-    let picked = Picked { probe: Some(probe), permit: None, ..*picked };
-    let mut verdict = Verdict::new(picked);
-    tokio::task::spawn_local(async move {
-        let connected = connect(&pool, deadline, now).await;
-        let now = worker.clock.now();
-        match connected {
-            Ok(connection) => {
-                verdict.witness.connected(now, &worker);
-                pool.checkin(connection);
-            }
-            // This machine's trouble; the endpoint stays where it was, until its next probe.
-            Err(ConnectError::Exhausted(_)) => {}
-            Err(_) => verdict.record(Deed::ConnectFailed, now, &worker),
-        }
-    });
 }

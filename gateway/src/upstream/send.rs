@@ -3,7 +3,8 @@
 use std::{
     cell::{Cell, RefCell},
     error::Error as _,
-    pin::pin,
+    future::Future,
+    pin::{Pin, pin},
     rc::Rc,
     task::Context,
     time::Instant,
@@ -15,8 +16,9 @@ use hyper::body::Incoming;
 use super::{
     connect::{ConnectError, connect, is_alert},
     endpoint::InFlight,
-    pool::{Connection, Lease, Wait},
+    pool::{Connection, Lease, Timer, Wait},
     search::Picked,
+    silence::{LOOK, Silence},
     verdict::{Deed, Verdict, Waiting, Witness},
 };
 use crate::{
@@ -53,6 +55,8 @@ pub(super) struct Attempt<'a> {
     now: Instant,
     began: Instant,
     upload: Option<&'a Rc<Upload>>,
+    /// The request could be sent again if this attempt fails.
+    repeats: bool,
     worker: &'a WorkerState,
     verdict: RefCell<Verdict>,
 }
@@ -61,7 +65,7 @@ impl<'a> Attempt<'a> {
     pub(super) fn new(
         picked: Picked<'a>,
         deadline: Deadline,
-        now: Instant,
+        (now, repeats): (Instant, bool),
         upload: Option<&'a Rc<Upload>>,
         worker: &'a WorkerState,
     ) -> Self {
@@ -70,7 +74,7 @@ impl<'a> Attempt<'a> {
         // Read again, though `now` is a few microseconds old: the difference is the gateway's own share, which
         // `millgate_overhead_seconds` shows.
         let began = worker.clock.now();
-        Self { cluster, endpoint, deadline, now, began, upload, worker, verdict }
+        Self { cluster, endpoint, deadline, now, began, upload, repeats, worker, verdict }
     }
 
     /// The lease of an answer's connection is put into the exchange. In place, as all that is large here.
@@ -119,10 +123,14 @@ impl<'a> Attempt<'a> {
             // The time that a connect took is not the time that the endpoint had.
             let since = if connection.reused { self.began } else { self.worker.clock.now() };
             waiting.since.set(Some(since));
-            let sending = pin!(connection.sender.try_send_request(request));
-            let Some(sent) = connection.timer.bound(|cx| self.wait(cx), sending).await else {
-                return Err(self.late());
-            };
+            let mut sending = pin!(connection.sender.try_send_request(request));
+            let look = since + LOOK;
+            let mut sent = connection.timer.bound(|cx| self.wait(cx).at_most(look), sending.as_mut()).await;
+            if sent.is_none() {
+                // Boxed: hardly any request waits for so long, and this would lie in every request's future.
+                sent = Box::pin(self.keep_waiting(waiting, &mut connection.timer, sending)).await;
+            }
+            let Some(sent) = sent else { return Err(self.late()) };
             let mut error = match sent {
                 Ok(response) => break response,
                 Err(error) => error,
@@ -152,6 +160,21 @@ impl<'a> Attempt<'a> {
             witness: None,
         });
         Ok(Answered { response, framing })
+    }
+
+    async fn keep_waiting<F: Future>(
+        &self,
+        waiting: &Waiting<'_>,
+        timer: &mut Timer,
+        sending: Pin<&mut F>,
+    ) -> Option<F::Output> {
+        let half = self.repeats.then(|| self.deadline.usual() / 2);
+        let silence = Silence { cluster: self.cluster, verdict: &self.verdict, worker: self.worker, half };
+        let asked = || {
+            let begun = waiting.since.get().unwrap_or(self.began);
+            self.upload.and_then(|upload| upload.received.get()).map_or(begun, |at| at.max(begun))
+        };
+        silence.bound(timer, sending, |cx| self.wait(cx), asked).await
     }
 
     /// When the wait for the head of a response is over. As long as the request is on its way its clock bounds the wait;

@@ -127,6 +127,37 @@ impl Witness {
         }
     }
 
+    /// A request waits for far longer than is usual; the endpoint has had it since `asked`.
+    pub(super) fn waits(&self, (asked, is_new): (Instant, bool), now: Instant, worker: &WorkerState) {
+        let shared = &self.cluster.shared;
+        let (Some(outlier), Some(endpoint)) = (&shared.outlier, self.endpoint()) else { return };
+        let may_eject = || {
+            let others = self.cluster.endpoints.iter().enumerate().filter(|(at, _)| *at != self.index);
+            let others_answer = others
+                .map(|(_, other)| other.state.outlier())
+                .any(|other| other.is_in() && other.has_answered_since(asked));
+            others_answer && shared.out(self.index, now) < outlier.out_max(shared.endpoints.len())
+        };
+        let changed = outlier.suspect(endpoint.state.outlier(), (asked, is_new), now, may_eject);
+        if let Some(changed) = changed {
+            self.tell_outlier(changed, worker, now);
+        }
+    }
+
+    /// The answer to a request that had waited so.
+    pub(super) fn answers_after_all(&self, now: Instant, worker: &WorkerState) {
+        let (Some(outlier), Some(endpoint)) = (&self.cluster.shared.outlier, self.endpoint()) else { return };
+        if let Some(changed) = outlier.acquit(endpoint.state.outlier(), now) {
+            self.tell_outlier(changed, worker, now);
+        }
+    }
+
+    /// The endpoint is out because it answers nothing.
+    pub(super) fn is_silent(&self) -> bool {
+        let is_out = self.cluster.shared.outlier.is_some();
+        is_out && self.endpoint().is_some_and(|endpoint| endpoint.state.outlier().is_silent())
+    }
+
     /// The response came whole.
     pub(super) fn completed(&self, worker: &WorkerState) {
         if self.is_answered {

@@ -20,12 +20,12 @@ use crate::support::{
     gateway::TestGateway,
 };
 
-fn hosts(addrs: impl IntoIterator<Item = SocketAddr>) -> String {
+pub(crate) fn hosts(addrs: impl IntoIterator<Item = SocketAddr>) -> String {
     let quoted: Vec<_> = addrs.into_iter().map(|addr| format!("\"{addr}\"")).collect();
     quoted.join(", ")
 }
 
-fn to(hosts: &str, route: &str, service: &str) -> String {
+pub(crate) fn to(hosts: &str, route: &str, service: &str) -> String {
     format!("routes:\n  - {{path: /**, service: s{route}}}\nservices:\n  s: {{hosts: [{hosts}]{service}}}\n")
 }
 
@@ -65,13 +65,13 @@ async fn failures_of(gateway: SocketAddr, path: String, rate: u32, lasting: Dura
     running.join_all().await.concat()
 }
 
-async fn metric(gateway: &TestGateway, name: &str) -> f64 {
+pub(crate) async fn metric(gateway: &TestGateway, name: &str) -> f64 {
     let metrics = send(gateway.admin(), get("/metrics")).await;
     let lines = text(&metrics).lines().filter(|line| line.starts_with(name));
     lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
 }
 
-async fn endpoint(gateway: &TestGateway, addr: SocketAddr) -> Value {
+pub(crate) async fn endpoint(gateway: &TestGateway, addr: SocketAddr) -> Value {
     let services = json(&send(gateway.admin(), get("/api/v1/services")).await);
     let endpoints = services["services"][0]["endpoints"].as_array().unwrap().clone();
     let is_it = |endpoint: &Value| endpoint["address"] == addr.to_string();
@@ -79,7 +79,7 @@ async fn endpoint(gateway: &TestGateway, addr: SocketAddr) -> Value {
 }
 
 /// An address at which nothing listens.
-async fn closed_port() -> SocketAddr {
+pub(crate) async fn closed_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 

@@ -100,7 +100,8 @@ async fn answer_web(mut stream: TcpStream) {
 /// The first byte of whoever speaks TLS.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// gRPC's health service: `good` serves, `bad` does not, others are not known; the server as a whole serves.
+/// gRPC's health service: `good` serves, `bad` does not, `cut` says that it serves and nothing of how that ended, others are
+/// not known; the server as a whole serves.
 async fn grpc_server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -121,7 +122,7 @@ async fn answer_grpc(
     let service = String::from_utf8_lossy(question.get(7..).unwrap_or_default()).into_owned();
     let response = http::Response::builder().header("content-type", "application/grpc");
     let status = match service.as_str() {
-        "" | "good" => 1,
+        "" | "good" | "cut" => 1,
         "bad" => 2,
         _ => {
             let response = response.header("grpc-status", "5").header("grpc-message", "unknown service");
@@ -130,6 +131,9 @@ async fn answer_grpc(
     };
     let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
     let message = Bytes::copy_from_slice(&[0, 0, 0, 0, 2, 0x08, status]);
+    if service == "cut" {
+        return Ok(response.body(Full::new(message).boxed()).unwrap());
+    }
     let body = Full::new(message).with_trailers(async move { Some(Ok(trailers)) });
     Ok(response.body(BodyExt::boxed(body)).unwrap())
 }
@@ -232,6 +236,7 @@ fn checks(web: SocketAddr, grpc: SocketAddr, nobody: SocketAddr) -> Vec<Value> {
         ("grpc", grpc.to_string()),
         ("grpc-good", format!("{grpc}/good")),
         ("grpc-bad", format!("{grpc}/bad")),
+        ("grpc-cut", format!("{grpc}/cut")),
         ("grpc-unknown", format!("{grpc}/nobody/knows")),
         ("grpc-refused", nobody.to_string()),
         ("grpc-no-port", "127.0.0.1".to_owned()),

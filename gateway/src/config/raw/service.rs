@@ -72,6 +72,7 @@ pub(crate) struct Outlier {
     /// 0 is `off`.
     pub(crate) connect_failures: Option<u32>,
     pub(crate) gateway_failures: Option<u32>,
+    pub(crate) unanswered: Option<u32>,
     pub(crate) pause: Option<Duration>,
     pub(crate) max_per_mille: Option<u16>,
     pub(crate) panic_per_mille: Option<u16>,
@@ -208,6 +209,7 @@ impl Outlier {
             off: false,
             connect_failures: fields.plain("connect_failures", sink, row),
             gateway_failures: fields.plain("gateway_failures", sink, row),
+            unanswered: fields.plain("unanswered", sink, row),
             pause: fields.plain("pause", sink, |t| duration_in(t, millis(100)..=minutes(1))),
             max_per_mille: fields.plain("max", sink, share_per_mille),
             panic_per_mille: fields.plain("panic", sink, share_per_mille),
@@ -311,7 +313,7 @@ pub(crate) static BREAKER: Known = Known {
 pub(crate) static OUTLIER: Known = Known {
     what: "`outlier`",
     prefix: "outlier.",
-    fields: &["connect_failures", "gateway_failures", "pause", "max", "panic"],
+    fields: &["connect_failures", "gateway_failures", "unanswered", "pause", "max", "panic"],
     later: &[],
 };
 pub(crate) static POOL: Known =

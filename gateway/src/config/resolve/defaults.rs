@@ -142,6 +142,7 @@ fn outlier() -> OutlierSettings {
     OutlierSettings {
         connect_failures: Some(3),
         gateway_failures: Some(5),
+        unanswered: Some(5),
         pause: Duration::from_secs(5),
         max: 0.5,
         panic: 0.5,

@@ -215,6 +215,7 @@ fn resolve_outlier(raw: Option<&Outlier>, defaults: &OutlierSettings) -> Option<
     (!raw.off).then(|| OutlierSettings {
         connect_failures: row(raw.connect_failures, defaults.connect_failures),
         gateway_failures: row(raw.gateway_failures, defaults.gateway_failures),
+        unanswered: row(raw.unanswered, defaults.unanswered),
         pause: raw.pause.unwrap_or(defaults.pause),
         max: raw.max_per_mille.map_or(defaults.max, ratio),
         panic: raw.panic_per_mille.map_or(defaults.panic, ratio),

@@ -49,6 +49,8 @@ pub struct OutlierSettings {
     pub connect_failures: Option<u32>,
     /// Resets, timeouts, broken answers and 502 to 504 in a row; `None` = off.
     pub gateway_failures: Option<u32>,
+    /// Requests that wait far longer than usual while no answer at all comes; `None` = off.
+    pub unanswered: Option<u32>,
     /// The first ejection lasts this long, each further one twice as long.
     pub pause: Duration,
     /// At most this share of a cluster's endpoints is out at once, 0.0..=1.0.

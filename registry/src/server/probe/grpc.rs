@@ -67,7 +67,9 @@ async fn judge(response: http::Response<Incoming>) -> Result<(), String> {
     }
     let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
     let body = body.map_err(|error| format!("rpc error: code = Internal desc = {error}"))?;
-    if let Some(failure) = body.trailers().and_then(failure) {
+    // A stream that is reset with NO_ERROR is a clean end to the library; what a server has said whole ends with its status.
+    let Some(trailers) = body.trailers() else { return Err(CUT.to_owned()) };
+    if let Some(failure) = failure(trailers) {
         return Err(failure);
     }
     if serving(&body.to_bytes()) { Ok(()) } else { Err(UNHEALTHY.to_owned()) }
@@ -143,6 +145,7 @@ const CODES: [&str; 17] = [
     "DataLoss",
     "Unauthenticated",
 ];
+const CUT: &str = "rpc error: code = Internal desc = server closed the stream without sending trailers";
 const UNHEALTHY: &str = "gRPC application didn't report service healthy";
 /// The answer is seven bytes.
 const ANSWER_BYTES_MAX: usize = 4096;

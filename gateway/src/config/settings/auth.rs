@@ -1,0 +1,55 @@
+//! Providers of tokens: their keys, what a token must say, and where it is looked for.
+
+use std::{path::PathBuf, time::Duration};
+
+use http::HeaderName;
+
+use crate::config::diagnostics::Span;
+
+/// One `auth.<name>` provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthSettings {
+    pub name: String,
+    pub keys: KeySource,
+    /// Required `iss`; `None` accepts a token with any issuer or none.
+    pub issuer: Option<String>,
+    /// Required `aud`: one of these.
+    pub audience: Vec<String>,
+    /// Accepted algorithms by their JWA names; all of one family per key type, never `none`.
+    pub algorithms: Vec<jsonwebtoken::Algorithm>,
+    /// Clock skew allowed for `exp` and `nbf`.
+    pub leeway: Duration,
+    /// Places to look for the token, in order.
+    pub from: Vec<TokenSource>,
+    /// Claim → header. The same headers from the client are always removed.
+    pub forward: Vec<(String, HeaderName)>,
+    /// Verified tokens remembered per worker; 0 = none.
+    pub cache_max: usize,
+    pub span: Span,
+}
+
+impl AuthSettings {
+    /// Equal in meaning: wherever in the file.
+    pub fn same_as(&self, other: &Self) -> bool {
+        *self == Self { span: self.span, ..other.clone() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    /// OIDC discovery: `<issuer>/.well-known/openid-configuration` names the JWKS.
+    Issuer(String),
+    JwksUrl(String),
+    JwksFile(PathBuf),
+    PublicKeyFile(PathBuf),
+    Hs256SecretFile(PathBuf),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenSource {
+    /// `Authorization: Bearer …`
+    Bearer,
+    Cookie(String),
+    Header(HeaderName),
+    Query(String),
+}

@@ -1,0 +1,122 @@
+//! Routes: what they match, who may use them, and what becomes of their requests.
+
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method};
+
+use super::{RateLimitSettings, RetrySettings};
+use crate::{
+    config::diagnostics::Span,
+    policy::{client_address::ClientRule, redirect::Redirect},
+    router::reading::Spelling,
+};
+
+#[derive(Debug, Clone)]
+pub struct RouteSettings {
+    /// Unique; from the file, or made from methods, host and path.
+    pub name: String,
+    /// Empty = any method.
+    pub methods: Vec<Method>,
+    pub host: HostPattern,
+    /// As written: `/users/**`, `/users/{id}`. Syntax is checked.
+    pub path: String,
+    /// What else of the same path it takes.
+    pub spelling: Spelling,
+    /// Every condition must hold.
+    pub headers: Vec<HeaderCondition>,
+    /// Overrides "most specific first"; higher wins.
+    pub priority: i32,
+    /// Index into `Settings::services`; where there is a `split`, of its first part that has a share. `None`: nobody is
+    /// asked, since there is a `redirect`.
+    pub service: Option<usize>,
+    /// Parts of the service (indexes into `Settings::services`) and their shares; empty = no split.
+    pub split: Vec<(usize, u32)>,
+    /// All must let a client's address through.
+    pub clients: Vec<ClientRule>,
+    /// Any of these providers (indexes into `Settings::auth`); empty = open.
+    pub auth: Vec<usize>,
+    pub require: RequireSettings,
+    pub rate_limits: Vec<RateLimitSettings>,
+    pub timeout: TimeoutSettings,
+    pub retry: RetrySettings,
+    /// Largest request body; `None` = unlimited.
+    pub body_bytes_max: Option<u64>,
+    /// The endpoint is chosen when the body's end or its first bytes are there, not with the head.
+    pub gathers_body: bool,
+    pub rewrite: Option<RewriteSettings>,
+    /// Answered by the gateway itself.
+    pub redirect: Option<Redirect>,
+    pub request_headers: HeaderRules,
+    pub response_headers: HeaderRules,
+    pub access_log: bool,
+    /// The service that declared it, as in `consul:dc1/orders`; `None`: the file.
+    pub origin: Option<String>,
+    /// Where the route stands (its `path:` value).
+    pub span: Span,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum HostPattern {
+    #[default]
+    Any,
+    /// Lower case, without port.
+    Exact(String),
+    /// `*.shop.example` is kept as `.shop.example`: one or more labels in front.
+    Suffix(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderCondition {
+    pub name: HeaderName,
+    /// `None`: the header must be present.
+    pub value: Option<HeaderValue>,
+}
+
+/// 403 unless all hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RequireSettings {
+    /// Every one must be among the token's `scope` (space separated) or `scp`.
+    pub scopes: Vec<String>,
+    /// One of these must be in `role` or `roles`.
+    pub roles: Vec<String>,
+    /// Claim equals value (or contains it, where the claim is a list).
+    pub claims: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimeoutSettings {
+    /// End of the request → response head, over all attempts; `idle` governs bodies.
+    pub total: Duration,
+    pub connect: Duration,
+    /// One attempt; `None` = what is left of `total`.
+    pub per_try: Option<Duration>,
+    /// No byte in either direction of a body for this long.
+    pub idle: Duration,
+    /// Bytes per second that a client sends or takes at least, while it is waited for; `None` = any.
+    pub min_rate: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RewriteSettings {
+    /// Prefix to remove, e.g. `/api`.
+    pub strip: Option<String>,
+    /// Prefix to add after stripping.
+    pub add: Option<String>,
+    /// `None`: the service gets the `Host` that the client asked for.
+    pub host: Option<UpstreamHost>,
+}
+
+/// `Host` in requests to a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamHost {
+    Name(HeaderValue),
+    /// The instance's own address and port.
+    Instance,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct HeaderRules {
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    pub add: Vec<(HeaderName, HeaderValue)>,
+    pub remove: Vec<HeaderName>,
+}

@@ -1,0 +1,101 @@
+//! Probes of ejected endpoints: what may decide whether one comes back.
+//!
+//! Where connects had failed, a connect decides, made beside the traffic: by the first request after the pause, or by the
+//! worker where none comes. Where requests had failed, a request decides. One that would go elsewhere if it failed may be
+//! it at once, and has half of its time for it; one that would be lost waits for such a one as long as the pause was.
+
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    connect::{ConnectError, connect},
+    search::{Picked, Search},
+    verdict::{Deed, OutlierProbe, Verdict},
+};
+use crate::{
+    exchange::Exchange,
+    metrics::Rare,
+    policy::outlier::{OutlierState, Reason},
+    worker::WorkerState,
+};
+
+/// May an ejected endpoint that was picked have this request? If it may, the request is its probe, or too few endpoints are
+/// left.
+pub(super) fn admit_ejected(
+    picked: &mut Picked<'_>,
+    now: Instant,
+    exchange: &Exchange,
+    search: &Search<'_>,
+) -> bool {
+    let (shared, state) = (&picked.cluster.shared, &picked.endpoint.state);
+    let may_risk = |over| shared.outlier.is_some_and(|outlier| outlier.may_risk(state.outlier(), over));
+    let may =
+        |reason, over| reason == Reason::Connect || search.outlasts_a_failure(exchange) || may_risk(over);
+    match OutlierState::probe(state.clone(), now, may) {
+        Some(probe) if probe.reason() == Reason::Connect => {
+            let deadline = search.plan.route.timeouts.apply(now).connect(now);
+            by_connect(picked, probe, (now, deadline), exchange.worker());
+            false
+        }
+        Some(probe) => {
+            picked.probe = Some(probe);
+            true
+        }
+        None => {
+            let is_panic = shared.health().is_panic(&shared.endpoints, now);
+            if is_panic {
+                exchange.worker().metrics.count(Rare::PanicPick, &shared.name, "");
+            }
+            is_panic
+        }
+    }
+}
+
+/// Endpoints whose connects had failed and that no request has asked for since their pause was over: a service without
+/// traffic would show them as ejected for ever, and its next request would find one endpoint less.
+pub(crate) fn unasked(worker: &Rc<WorkerState>) {
+    let (snapshot, now) = (worker.snapshot(), worker.clock.now());
+    let with_detection = snapshot.clusters.iter().filter(|cluster| cluster.shared.outlier.is_some());
+    let endpoints =
+        with_detection.flat_map(|cluster| cluster.endpoints.iter().enumerate().map(move |at| (cluster, at)));
+    let out = endpoints.filter(|(_, (_, endpoint))| !endpoint.state.outlier().is_in());
+    let probes = out.filter_map(|(cluster, (index, endpoint))| {
+        let probe = OutlierState::probe(endpoint.state.clone(), now, |reason, _| reason == Reason::Connect)?;
+        Some((Picked { cluster, index, endpoint, permit: None, probe: None }, probe))
+    });
+    for (picked, probe) in probes.take(UNASKED_MAX) {
+        by_connect(&picked, probe, (now, now + CONNECT_MAX), worker);
+    }
+}
+
+/// Connects in a task of this worker: no request waits for an endpoint that is most likely still gone.
+fn by_connect(
+    picked: &Picked<'_>,
+    probe: OutlierProbe,
+    (now, deadline): (Instant, Instant),
+    worker: &Rc<WorkerState>,
+) {
+    let (pool, worker) = (Rc::clone(&picked.endpoint.pool), Rc::clone(worker));
+    let mut verdict = Verdict::new(Picked { probe: Some(probe), permit: None, ..*picked });
+    tokio::task::spawn_local(async move {
+        let connected = connect(&pool, deadline, now).await;
+        let now = worker.clock.now();
+        match connected {
+            Ok(connection) => {
+                verdict.witness.connected(now, &worker);
+                pool.checkin(connection);
+            }
+            // This machine's trouble; the endpoint stays where it was, until its next probe.
+            Err(ConnectError::Exhausted(_)) => {}
+            Err(_) => verdict.record(Deed::ConnectFailed, now, &worker),
+        }
+    });
+}
+
+/// Connects that one worker begins in one look, once a second. A hundred endpoints of a service without traffic are looked
+/// at within seconds, and no look is a burst.
+const UNASKED_MAX: usize = 16;
+/// What a connect may take where there is no route to ask; `timeout.connect` is that by default.
+const CONNECT_MAX: Duration = Duration::from_secs(1);

@@ -1,0 +1,101 @@
+//! The wait for an answer that does not come, once it is longer than [`LOOK`]: what it says about the endpoint, and whether it
+//! goes on.
+//!
+//! A request that waits far longer than the service's requests usually do is a witness against its endpoint, as long as that
+//! endpoint has answered nothing at all since it got the request. Enough witnesses eject it before the first of them times
+//! out, if another endpoint has answered meanwhile: where all are slow, or one kind of request is, nothing is concluded. A
+//! request that could be sent again elsewhere waits there for half of its time at most. No request that is answered within
+//! [`LOOK`] comes here.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::Future,
+    pin::Pin,
+    task::Context,
+    time::{Duration, Instant},
+};
+
+use super::{
+    pool::{Timer, Wait},
+    verdict::Verdict,
+};
+use crate::{snapshot::LocalCluster, worker::WorkerState};
+
+/// One wait.
+pub(super) struct Silence<'a> {
+    pub(super) cluster: &'a LocalCluster,
+    pub(super) verdict: &'a RefCell<Verdict>,
+    pub(super) worker: &'a WorkerState,
+    /// The longest wait for an endpoint that answers nothing; `None`: the request could not be sent again.
+    pub(super) half: Option<Duration>,
+}
+
+impl Silence<'_> {
+    /// `sending`'s output; `None`: the wait is over, or is not worth going on with. `wait` is the attempt's own end, `asked` since
+    /// when the endpoint has had the request.
+    pub(super) async fn bound<F: Future>(
+        &self,
+        timer: &mut Timer,
+        mut sending: Pin<&mut F>,
+        wait: impl Fn(&Context<'_>) -> Wait,
+        asked: impl Fn() -> Instant,
+    ) -> Option<F::Output> {
+        let (mut is_told, mut next) = (false, self.worker.clock.now());
+        loop {
+            let is_over = Cell::new(false);
+            let up_to_next = |cx: &Context<'_>| {
+                let own = wait(cx);
+                is_over.set(own.at_most(next) == own);
+                own.at_most(next)
+            };
+            if let Some(sent) = timer.bound(up_to_next, sending.as_mut()).await {
+                if is_told {
+                    let now = self.worker.clock.now();
+                    self.verdict.borrow().witness.answers_after_all(now, self.worker);
+                }
+                return Some(sent);
+            }
+            let now = self.worker.clock.now();
+            let waited = now.saturating_duration_since(asked());
+            if is_over.get() || self.is_in_vain(waited) {
+                return None;
+            }
+            if waited >= unusual(self.cluster) {
+                self.verdict.borrow().witness.waits((asked(), !is_told), now, self.worker);
+                is_told = true;
+            }
+            next = now + LOOK;
+        }
+    }
+
+    fn is_in_vain(&self, waited: Duration) -> bool {
+        self.half.is_some_and(|half| waited >= half) && self.verdict.borrow().witness.is_silent()
+    }
+}
+
+impl Wait {
+    /// This one, if it does not end later than that.
+    pub(super) fn at_most(self, latest: Instant) -> Self {
+        match self {
+            Self::Until(at) => Self::Until(at.min(latest)),
+            Self::Open | Self::Over => self,
+        }
+    }
+}
+
+/// What is far longer than requests to this service wait. Where nothing is usual yet, no wait is unusual.
+fn unusual(cluster: &LocalCluster) -> Duration {
+    let metrics = cluster.metrics.borrow();
+    let known = metrics.duration.total() >= KNOWN_MIN;
+    let usual = metrics.duration.quantile(USUAL).filter(|_| known);
+    usual.map_or(Duration::MAX, |usual| (usual * UNUSUAL_TIMES).max(LOOK))
+}
+
+/// No wait is looked at earlier or more often: an endpoint may collect garbage.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
+/// Requests that this worker has sent to the service before it knows what is usual.
+const KNOWN_MIN: u64 = 20;
+/// The share of requests that are usual. A service with more slow ones than this is slow.
+const USUAL: f64 = 0.95;
+/// A wait of so many times what is usual is none of the usual ones.
+const UNUSUAL_TIMES: u32 = 10;
