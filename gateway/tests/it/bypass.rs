@@ -69,7 +69,7 @@ impl Guarded {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let line = tokio::time::timeout(DEADLINE, lines.next_line()).await.unwrap().unwrap().unwrap();
+        let line = tokio::time::timeout(3 * DEADLINE, lines.next_line()).await.unwrap().unwrap().unwrap();
         let port: u16 = line.strip_prefix("ready ").unwrap().trim().parse().unwrap();
         let service = SocketAddr::from(([127, 0, 0, 1], port));
 

@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::support::{
     DEADLINE,
-    backend::Backend,
+    backend::{Backend, closed_port},
     client::{get, send, text},
     gateway::write_config,
 };
@@ -370,9 +370,9 @@ async fn a_certificate_that_cannot_be_served_is_refused_before_the_start() {
 #[tokio::test]
 async fn health_is_0_only_where_a_gateway_says_that_it_is_ready() {
     let dir = tempfile::tempdir().unwrap();
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let closed = closed_port().to_string();
     let health = async |admin: &str| run(dir.path(), &["health", "--admin", admin]).await;
-    health(&nobody).await.expect(1, &["connection refused", "is the gateway running"]);
+    health(&closed).await.expect(1, &["connection refused", "is the gateway running"]);
     write_config(dir.path(), GOOD);
     let gateway = Serving::gateway(dir.path()).await;
     let said = health(gateway.value("admin")).await;
@@ -382,7 +382,7 @@ async fn health_is_0_only_where_a_gateway_says_that_it_is_ready() {
     write_config(
         dir.path(),
         &format!(
-            "discovery: {{consul: {{address: \"http://{nobody}\"}}}}\nroutes: [{{path: /a, service: a}}]\n"
+            "discovery: {{consul: {{address: \"http://{closed}\"}}}}\nroutes: [{{path: /a, service: a}}]\n"
         ),
     );
     let waiting = Serving::gateway(dir.path()).await;

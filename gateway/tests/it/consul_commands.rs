@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     commands::{Said, ended, millgate},
-    support::{DEADLINE, eventually},
+    support::{DEADLINE, backend::closed_port, eventually},
 };
 
 struct Desk {
@@ -221,7 +221,7 @@ const VERBS: [&[&str]; 6] = [
 async fn a_user_that_switched_verification_off_is_told_what_to_do_instead() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("bad.yaml"), "version: 1\n").unwrap();
-    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let address = closed_port().to_string();
     // None of them gets anywhere, so each ends by itself.
     for verb in VERBS.into_iter().chain([&["run", "-c", "bad.yaml"][..]]) {
         for (value, is_told) in [("false", true), ("0", true), ("F", true), ("true", false), ("", false)] {
@@ -240,8 +240,7 @@ async fn a_user_that_switched_verification_off_is_told_what_to_do_instead() {
 #[tokio::test]
 async fn without_consul_every_command_says_where_it_looked_and_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
-    // Bound and dropped: nothing listens there.
-    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let address = closed_port().to_string();
     for verb in VERBS.into_iter().chain([&["check", "-c", "consul://a"][..], &["routes", "-c", "consul://a"]])
     {
         let words = [address.as_str(), "connection refused", "CONSUL_HTTP_ADDR", "millgate registry"];

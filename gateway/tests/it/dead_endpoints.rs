@@ -10,11 +10,11 @@ use std::{net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use http::Response;
 use serde_json::Value;
-use tokio::{net::TcpListener, task::JoinSet, time::Instant};
+use tokio::{task::JoinSet, time::Instant};
 
 use crate::support::{
     authority::Authority,
-    backend::{Backend, RawBackend},
+    backend::{Backend, RawBackend, closed_port},
     client::{Connection, get, json, request, send, status, text},
     eventually,
     gateway::TestGateway,
@@ -78,14 +78,9 @@ pub(crate) async fn endpoint(gateway: &TestGateway, addr: SocketAddr) -> Value {
     endpoints.into_iter().find(is_it).unwrap_or_default()
 }
 
-/// An address at which nothing listens.
-pub(crate) async fn closed_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
-}
-
 #[tokio::test]
 async fn no_budget_of_retries_is_asked_for_a_connect() {
-    let dead = closed_port().await;
+    let dead = closed_port();
     let mut backends = Vec::new();
     for _ in 0..3 {
         backends.push(Backend::named("one").await);
@@ -148,7 +143,7 @@ async fn a_connect_that_times_out_is_as_free_as_one_that_is_refused() {
 
 #[tokio::test]
 async fn an_ejection_is_seen_everywhere_with_its_numbers_and_ends_with_one_connect() {
-    let dead = closed_port().await;
+    let dead = closed_port();
     let good = Backend::named("good").await;
     let service = ", breaker: off, outlier: {pause: 300ms}";
     let gateway =
@@ -185,7 +180,7 @@ async fn no_more_than_their_share_of_the_endpoints_is_out_and_those_left_serve_e
     let good = Backend::named("good").await;
     let mut all = vec![good.addr];
     for _ in 0..3 {
-        all.push(closed_port().await);
+        all.push(closed_port());
     }
     let gateway = TestGateway::start(&to(&hosts(all), "", ", breaker: off")).await;
     let failed = failures_of(gateway.http, "/x".to_owned(), 200, Duration::from_millis(500)).await;
@@ -200,7 +195,7 @@ async fn no_more_than_their_share_of_the_endpoints_is_out_and_those_left_serve_e
 /// The one that is left dies while the other one is out and has come back meanwhile.
 #[tokio::test]
 async fn an_ejected_endpoint_is_tried_when_no_other_is_left() {
-    let first = closed_port().await;
+    let first = closed_port();
     let second = Backend::named("second").await;
     let service = ", breaker: off, outlier: {pause: 1m}";
     let gateway = TestGateway::start(&to(&hosts([first, second.addr]), "", service)).await;
@@ -221,7 +216,7 @@ async fn an_ejected_endpoint_is_tried_when_no_other_is_left() {
 async fn an_answer_is_the_clients_at_once_where_no_other_endpoint_can_be_tried() {
     let busy =
         Backend::with(|_| Response::builder().status(503).body(Bytes::from_static(b"busy")).unwrap()).await;
-    let dead = [closed_port().await, closed_port().await];
+    let dead = [closed_port(), closed_port()];
     let service = ", breaker: {min: 1, open: 5m, max_by_status: 0%}, outlier: off";
     let route = ", retry: {backoff: 500ms..500ms}";
     let gateway = TestGateway::start(&to(&hosts([busy.addr, dead[0], dead[1]]), route, service)).await;
@@ -287,7 +282,7 @@ async fn a_breaker_that_a_reload_switches_off_or_shortens_holds_nothing_back() {
 
 #[tokio::test]
 async fn retry_off_is_one_attempt() {
-    let dead = closed_port().await;
+    let dead = closed_port();
     let good = Backend::named("good").await;
     let gateway =
         TestGateway::start(&to(&hosts([dead, good.addr]), ", retry: off", ", breaker: off, outlier: off"))
@@ -321,7 +316,7 @@ async fn an_endpoint_without_tls_behind_a_service_with_tls_costs_no_request() {
 /// Refused connects opened the breakers of all endpoints, and for ten seconds nothing was tried.
 #[tokio::test]
 async fn endpoints_that_are_back_are_tried_at_once_however_long_all_of_them_were_gone() {
-    let addrs = [closed_port().await, closed_port().await];
+    let addrs = [closed_port(), closed_port()];
     for hosts in [hosts(addrs), hosts([addrs[0]])] {
         let gateway = TestGateway::start(&to(&hosts, "", ", breaker: {min: 5, open: 10m}")).await;
         let mut client = Connection::open(gateway.http).await;

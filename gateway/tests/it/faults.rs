@@ -16,7 +16,7 @@ use self::rig::{Acl, Fault, Rig, on_a_thread_of_its_own, pause};
 use crate::support::{eventually, within};
 
 /// For how long each fault lasts. Longer than a query waits ([`rig::WAIT`]), so that the fault is met.
-const FAULT: Duration = Duration::from_secs(8);
+const FAULT: Duration = Duration::from_secs(5);
 
 /// [`rig::WAIT`], ten seconds on top, and time for a busy machine.
 const QUERY_DEADLINE: Duration = Duration::from_secs(18);

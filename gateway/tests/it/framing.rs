@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 /// A gateway that answers does so at once; one that waits for more bytes is cut off here.
-const PATIENCE: Duration = Duration::from_millis(700);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How many gateways run beside each other; mostly they wait for [`PATIENCE`] to be over.
 const GROUPS: usize = 48;

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::support::{
-    backend::Backend,
+    backend::{Backend, closed_port},
     client::{get, raw, send, status, text},
     eventually,
     frames::{FrameClient, HEADERS, WINDOW_UPDATE, data},
@@ -143,7 +143,7 @@ async fn a_body_reaches_the_instance_that_is_there() {
         response
     })
     .await;
-    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let closed = closed_port();
     let gateway = TestGateway::start(&format!(
         "workers: 1\nroutes: [{{path: /**, service: s, retry: {{attempts: 1, budget: 100%}}}}]\n\
          services: {{s: {{hosts: [\"{closed}\", \"{}\"], breaker: off}}}}\n",

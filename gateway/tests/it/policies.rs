@@ -11,7 +11,7 @@ use http::{Response, StatusCode};
 use millgate::token::MintOptions;
 
 use crate::support::{
-    backend::{Backend, RawBackend},
+    backend::{Backend, RawBackend, closed_port},
     client::{Connection, Reply, get, header, json, request, send, status, text},
     eventually,
     gateway::TestGateway,
@@ -254,7 +254,7 @@ async fn round_robin_is_even_and_p2c_reaches_everybody() {
 
 #[tokio::test]
 async fn a_connect_failure_goes_to_another_endpoint_even_with_a_body() {
-    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let free = closed_port();
     let good = Backend::named("good").await;
     let gateway =
         TestGateway::start(&two(free, good.addr, ", breaker: off", ", retry: {budget: 100%}")).await;

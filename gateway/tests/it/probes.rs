@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    dead_endpoints::{closed_port, endpoint, hosts, metric, to},
+    dead_endpoints::{endpoint, hosts, metric, to},
     support::{
         backend::{Backend, RawBackend},
         client::{Connection, get, request, send, status},
@@ -93,7 +93,7 @@ async fn where_nothing_can_be_repeated_a_request_is_the_probe_after_another_paus
 
 #[tokio::test]
 async fn a_service_without_traffic_finds_out_by_itself_that_a_port_is_open_again() {
-    let (dead, good) = (closed_port().await, Backend::named("good").await);
+    let (dead, good) = (closed_port(), Backend::named("good").await);
     let service = ", breaker: off, outlier: {pause: 100ms}";
     let gateway = TestGateway::start(&to(&hosts([dead, good.addr]), "", service)).await;
     eject(&gateway).await;

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::support::{
-    backend::{Backend, RawBackend},
+    backend::{Backend, RawBackend, closed_port},
     client::{Connection, get, header, http2, json, raw, request, send, status, text},
     eventually,
     gateway::TestGateway,
@@ -161,7 +161,7 @@ async fn a_body_over_the_limit_is_refused_by_its_length_and_by_its_bytes() {
 
 #[tokio::test]
 async fn a_refused_connection_is_502_and_a_silent_service_504() {
-    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let free = closed_port();
     let gateway = TestGateway::start(&to(free, "")).await;
     let reply = send(gateway.http, get("/x")).await;
     assert_eq!((reply.status().as_u16(), json(&reply)["code"].as_str()), (502, Some("connect_failed")));

@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
     task::JoinHandle,
 };
@@ -173,6 +173,17 @@ async fn accept(
     }
     drop(listener);
     while open.join_next().await.is_some() {}
+}
+
+/// An address at which nothing listens. It is not given away again while this process lives, but a backend can be started at it.
+pub(crate) fn closed_port() -> SocketAddr {
+    let socket = TcpSocket::new_v4().unwrap();
+    // Two sockets may be bound to one address if both say so and neither listens yet.
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let addr = socket.local_addr().unwrap();
+    std::mem::forget(socket);
+    addr
 }
 
 /// A backend that reads one request head per connection and then does what its script says with the socket.
