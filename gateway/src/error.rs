@@ -53,6 +53,8 @@ pub enum Error {
     /// Others need the rest. `client`: of all its connections together.
     #[error("too many requests to the service are in flight for this {}", if *.client { "client" } else { "connection" })]
     ShareUsed { client: bool },
+    #[error("too many uploads to the service are in flight")]
+    UploadsFull,
     #[error("the gateway has no socket left for another connection")]
     OutOfSockets,
     #[error("the service's instance refused the connection")]
@@ -169,7 +171,7 @@ impl Error {
             Self::BreakerOpen { .. } => {
                 row(StatusCode::SERVICE_UNAVAILABLE, "breaker_open", "destination_unavailable", Upstream)
             }
-            Self::Overloaded | Self::ShareUsed { .. } | Self::OutOfSockets => {
+            Self::Overloaded | Self::ShareUsed { .. } | Self::UploadsFull | Self::OutOfSockets => {
                 row(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "connection_limit_reached", Gateway)
             }
             Self::ConnectFailed => {
@@ -208,6 +210,7 @@ impl Error {
         match self {
             Self::ShareUsed { client: false } => "connection_share",
             Self::ShareUsed { client: true } => "client_share",
+            Self::UploadsFull => "uploads_share",
             _ => self.row().code,
         }
     }
@@ -298,9 +301,11 @@ impl Error {
         match self {
             Self::RateLimited(limited) => Some(limited.retry_after),
             Self::BreakerOpen { retry_after } => Some(*retry_after),
-            Self::Overloaded | Self::ShareUsed { .. } | Self::OutOfSockets | Self::KeysUnavailable => {
-                Some(Duration::from_secs(1))
-            }
+            Self::Overloaded
+            | Self::ShareUsed { .. }
+            | Self::UploadsFull
+            | Self::OutOfSockets
+            | Self::KeysUnavailable => Some(Duration::from_secs(1)),
             _ => None,
         }
     }
@@ -320,6 +325,7 @@ impl From<Overloaded> for Error {
             Overloaded::Service => Self::Overloaded,
             Overloaded::Connection => Self::ShareUsed { client: false },
             Overloaded::Client => Self::ShareUsed { client: true },
+            Overloaded::Uploads => Self::UploadsFull,
         }
     }
 }

@@ -21,7 +21,7 @@ use bytes::{Buf, Bytes};
 use hyper::body::Incoming;
 use slab::Slab;
 
-use crate::connection::ConnectionState;
+use crate::{connection::ConnectionState, policy::concurrency::UploadPlace};
 
 /// What moves in one exchange, and what is waited for.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ pub struct Activity {
     upload_waker: RefCell<Option<Waker>>,
     response_waker: RefCell<Option<Waker>>,
     rest: RefCell<Rest>,
+    /// The client is waited for with a slot of a service.
+    place: RefCell<Option<UploadPlace>>,
     /// HTTP/1.1: ending a response that is not taken ends its connection. HTTP/2 has a task for each stream.
     connection: Option<Rc<ConnectionState>>,
 }
@@ -106,6 +108,7 @@ impl Activity {
             upload_waker: RefCell::default(),
             response_waker: RefCell::default(),
             rest: RefCell::default(),
+            place: RefCell::default(),
             connection,
         })
     }
@@ -121,6 +124,11 @@ impl Activity {
     /// The client takes nothing of its response: nothing that waits for it should go on.
     pub(crate) fn is_stalled(&self) -> bool {
         self.ended.get() == Some(Cause::ClientStalled)
+    }
+
+    /// Until the request is there as a whole.
+    pub(super) fn hold(&self, place: Option<UploadPlace>) {
+        *self.place.borrow_mut() = place;
     }
 
     /// The client is waited for, with a part of its request.
@@ -150,6 +158,7 @@ impl Activity {
     /// The request is there as a whole, or nothing more of it is wanted.
     pub(super) fn request_is_over(&self) {
         self.upload.set(Waiting::Not);
+        drop(self.place.take());
         wake(&self.response_waker);
     }
 
@@ -340,7 +349,8 @@ impl Entry {
         if now.saturating_duration_since(self.still_since) >= limits.idle {
             return Some(cause);
         }
-        let rate = limits.min_rate?;
+        let is_short = activity.place.borrow().as_ref().is_some_and(UploadPlace::is_short);
+        let rate = limits.min_rate?.saturating_mul(if is_short { SHORT_FACTOR } else { 1 });
         let (bytes, cause) = match cause {
             Cause::ClientStalled => (taken, cause),
             // A service that has answered may talk with its client at any pace.
@@ -349,7 +359,7 @@ impl Entry {
             }
             _ => return None,
         };
-        let longest = limits.idle.max(RATE_GRACE);
+        let longest = if is_short { RATE_GRACE } else { limits.idle.max(RATE_GRACE) };
         let earned = Duration::from_secs(bytes / rate) + Duration::from_secs(bytes % rate) / to_u32(rate);
         let patience = self.patience.min(longest).saturating_add(earned).min(longest).checked_sub(elapsed);
         self.patience = patience.unwrap_or_default();
@@ -374,12 +384,16 @@ impl Drop for Watch {
 /// A client that is waited for may move nothing for this long, or for `timeout.idle` where that is more; then its rate
 /// counts.
 const RATE_GRACE: Duration = Duration::from_secs(10);
+/// While places for uploads are short, a client must be this much faster, and may move nothing for [`RATE_GRACE`] at most:
+/// 3.8 KB/s with the default, half of what a phone at the edge of its network sends.
+const SHORT_FACTOR: u64 = 16;
 
 #[cfg(test)]
 mod tests {
     use std::task::Waker;
 
     use super::*;
+    use crate::policy::concurrency::{ConcurrencyLimit, ShareSettings};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -470,6 +484,41 @@ mod tests {
             assert_eq!(ended.is_some(), is_slow, "{ended:?}");
             assert!(ended.is_none_or(|(_, cause)| cause == Cause::ClientSlow(240)));
         }
+    }
+
+    #[test]
+    fn while_places_are_short_a_client_must_be_faster() {
+        let shares = ShareSettings { uploads: Some(1000), ..ShareSettings::default() };
+        for (uploads, bytes, is_slow) in
+            [(2, 24, false), (3, 24, true), (3, 380, true), (3, 390, false), (6, 800, false)]
+        {
+            let limit = ConcurrencyLimit::compile(6, shares, None);
+            let mut places: Vec<_> = (0..uploads).map(|_| limit.check_upload().unwrap()).collect();
+            let mut mine = places.pop();
+            let ended = run(limits(60, Some(240)), 120, |activity, _| {
+                if let Some(mine) = mine.take() {
+                    activity.hold(mine);
+                }
+                activity.request_came(bytes);
+                activity.waits_for_request(&cx());
+            });
+            assert_eq!(ended.is_some(), is_slow, "{bytes} bytes beside {uploads}: {ended:?}");
+            assert!(ended.is_none_or(|(_, cause)| cause == Cause::ClientSlow(16 * 240)));
+            if bytes == 24 && is_slow {
+                assert!(ended.is_some_and(|(after, _)| after < 12 * SECOND), "{ended:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_place_is_free_again_when_the_request_is_there() {
+        let shares = ShareSettings { uploads: Some(1000), ..ShareSettings::default() };
+        let limit = ConcurrencyLimit::compile(1, shares, None);
+        let activity = Activity::new(None);
+        activity.hold(limit.check_upload().unwrap());
+        assert!(limit.check_upload().is_err());
+        activity.request_is_over();
+        assert!(limit.check_upload().is_ok());
     }
 
     #[test]

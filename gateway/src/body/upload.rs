@@ -21,7 +21,11 @@ use http_body::{Body, SizeHint};
 use hyper::body::Incoming;
 
 use super::{Activity, BodyError, Cause, held::Share, kept::Kept, request::RequestBody};
-use crate::{connection::ConnectionContext, metrics::Rare};
+use crate::{
+    connection::ConnectionContext,
+    metrics::Rare,
+    policy::concurrency::{ConcurrencyLimit, Overloaded},
+};
 
 /// What the sending side of a request knows of its body; shared with the body while it streams.
 pub struct Upload {
@@ -143,6 +147,17 @@ impl Upload {
         Poll::Ready(Ok(()))
     }
 
+    /// A slot is taken. If the client is still waited for, the request has one that is for such.
+    ///
+    /// # Errors
+    /// All of these are taken.
+    pub fn take_place(&self, limit: &ConcurrencyLimit) -> Result<(), Overloaded> {
+        if self.received.get().is_none() {
+            self.activity.hold(limit.check_upload()?);
+        }
+        Ok(())
+    }
+
     pub(super) fn generation(&self) -> u32 {
         self.generation.get()
     }
@@ -253,6 +268,8 @@ impl Drop for Upload {
     fn drop(&mut self) {
         if self.version == Version::HTTP_2 {
             self.activity.leave(self.client.get_mut().body.take());
+        } else {
+            self.activity.request_is_over();
         }
     }
 }

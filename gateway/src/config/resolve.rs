@@ -97,6 +97,7 @@ fn shares(raw: &Limits, defaults: ShareSettings) -> ShareSettings {
     ShareSettings {
         per_connection: share(raw.per_connection, defaults.per_connection),
         per_client: share(raw.per_client, defaults.per_client),
+        uploads: share(raw.uploads, defaults.uploads),
     }
 }
 

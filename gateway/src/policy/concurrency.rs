@@ -8,6 +8,9 @@
 //! A connection (or a client) that has its share gets more only while at least half of the slots are free. So one client
 //! alone may have half of a service, however small that is, and whatever it does, the other half is for those who have
 //! less than their share.
+//!
+//! Requests whose body is still on its way hold their slot at the pace of their clients. So they have three quarters of the
+//! slots at most, and while they have half of these, a client must be faster ([`UploadPlace::is_short`]).
 
 use std::{
     cell::RefCell,
@@ -28,6 +31,8 @@ use foldhash::quality::RandomState;
 pub struct ShareSettings {
     pub per_connection: Option<u16>,
     pub per_client: Option<u16>,
+    /// What all requests have together whose body is on its way, in any case.
+    pub uploads: Option<u16>,
 }
 
 /// The limit of one cluster.
@@ -38,6 +43,8 @@ pub struct ConcurrencyLimit {
     connection_share: u32,
     /// Of one client, and what each has; `None`: not limited.
     client_share: Option<(u32, Arc<ClientCounts>)>,
+    /// Of uploads, and how many have one; `None`: not limited.
+    uploads: Option<(u32, Arc<AtomicU32>)>,
     in_flight: Arc<AtomicU32>,
 }
 
@@ -50,6 +57,8 @@ pub enum Overloaded {
     Connection,
     /// Those of the client, likewise.
     Client,
+    /// Those of uploads.
+    Uploads,
 }
 
 /// Who asks for a slot.
@@ -66,12 +75,14 @@ impl ConcurrencyLimit {
     /// count.
     pub fn compile(max_inflight: u32, shares: ShareSettings, carried: Option<&Self>) -> Self {
         let counts = || carried?.client_share.as_ref().map(|(_, counts)| Arc::clone(counts));
+        let uploads = || carried?.uploads.as_ref().map(|(_, count)| Arc::clone(count));
         Self {
             max: max_inflight,
             connection_share: shares.per_connection.map_or(u32::MAX, |share| part(max_inflight, share)),
             client_share: shares
                 .per_client
                 .map(|share| (part(max_inflight, share), counts().unwrap_or_default())),
+            uploads: shares.uploads.map(|share| (part(max_inflight, share), uploads().unwrap_or_default())),
             in_flight: carried.map_or_else(Arc::default, |before| Arc::clone(&before.in_flight)),
         }
     }
@@ -102,6 +113,18 @@ impl ConcurrencyLimit {
             Err(in_flight) if in_flight >= self.max => Err(Overloaded::Service),
             Err(_) if of_connection => Err(Overloaded::Connection),
             Err(_) => Err(Overloaded::Client),
+        }
+    }
+
+    /// May a request have a slot whose body is still on its way? `None`: as any other.
+    pub fn check_upload(&self) -> Result<Option<UploadPlace>, Overloaded> {
+        let Some((max, count)) = &self.uploads else { return Ok(None) };
+        let taken = count.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |uploads| {
+            (uploads < *max).then_some(uploads + 1)
+        });
+        match taken {
+            Ok(_) => Ok(Some(UploadPlace { count: Arc::clone(count), max: *max })),
+            Err(_) => Err(Overloaded::Uploads),
         }
     }
 
@@ -136,6 +159,27 @@ impl Drop for Slot {
         if let Some(held) = &self.connection {
             held.remove(&self.in_flight);
         }
+    }
+}
+
+/// The place of a request among those whose body is on its way.
+#[derive(Debug)]
+#[must_use = "dropping the place gives it back"]
+pub struct UploadPlace {
+    count: Arc<AtomicU32>,
+    max: u32,
+}
+
+impl UploadPlace {
+    /// Half of the places are taken: others may need this one.
+    pub fn is_short(&self) -> bool {
+        self.count.load(Ordering::Relaxed) >= self.max.div_ceil(2)
+    }
+}
+
+impl Drop for UploadPlace {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -242,11 +286,11 @@ mod tests {
 
     use super::*;
 
-    const OFF: ShareSettings = ShareSettings { per_connection: None, per_client: None };
+    const OFF: ShareSettings = ShareSettings { per_connection: None, per_client: None, uploads: None };
     const ANY: Holder<'static> = Holder { connection: None, client: None };
 
     fn shares(per_connection: Option<u16>, per_client: Option<u16>) -> ShareSettings {
-        ShareSettings { per_connection, per_client }
+        ShareSettings { per_connection, per_client, uploads: None }
     }
 
     #[test]
@@ -324,6 +368,28 @@ mod tests {
         assert_eq!(after.check(&at("2001:db8::9")).unwrap_err(), Overloaded::Client);
         drop(slots);
         assert!(after.check(&at("2001:db8::9")).is_ok());
+    }
+
+    #[test]
+    fn uploads_leave_a_quarter_to_requests_that_are_there() {
+        for (max, uploads, short_at) in
+            [(1, 1, 1), (2, 2, 1), (3, 3, 2), (4, 3, 2), (20, 15, 8), (1024, 768, 384)]
+        {
+            let shares = ShareSettings { uploads: Some(750), ..OFF };
+            let limit = ConcurrencyLimit::compile(max, shares, None);
+            let mut places = Vec::new();
+            for number in 1..=uploads {
+                places.extend(limit.check_upload().unwrap());
+                assert_eq!(places[0].is_short(), number >= short_at, "{number} of {max}");
+            }
+            assert_eq!(limit.check_upload().unwrap_err(), Overloaded::Uploads);
+            // Carried over, also into another limit.
+            let after = ConcurrencyLimit::compile(max, shares, Some(&limit));
+            assert_eq!(after.check_upload().unwrap_err(), Overloaded::Uploads);
+            places.pop();
+            assert!(after.check_upload().is_ok());
+        }
+        assert!(ConcurrencyLimit::compile(1, OFF, None).check_upload().unwrap().is_none());
     }
 
     #[test]

@@ -46,6 +46,9 @@ pub async fn run(
     let cluster = plan.cluster(exchange).ok_or(Error::NoHealthyEndpoint)?;
     let mut search = Search::new(plan, cluster, upload);
     let in_flight = cluster.shared.concurrency.check(&exchange.holder())?;
+    if let Some(upload) = upload {
+        upload.take_place(&cluster.shared.concurrency)?;
+    }
     cluster.shared.retry_budget.deposit();
     let deadline = plan.route.timeouts.apply(exchange.ready);
     let retries = &plan.route.retry;

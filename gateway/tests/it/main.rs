@@ -45,6 +45,7 @@ mod reload;
 mod repeated_bodies;
 mod shares;
 mod shutdown_waits;
+mod slow_uploads;
 mod soak;
 mod stalled_clients;
 #[path = "../tidy.rs"]

@@ -17,6 +17,7 @@ pub(crate) struct Limits {
     pub(crate) files: Option<usize>,
     pub(crate) per_connection: Option<Share>,
     pub(crate) per_client: Option<Share>,
+    pub(crate) uploads: Option<Share>,
 }
 
 /// A share of a service's slots.
@@ -37,6 +38,7 @@ impl Limits {
                 .map(|at| at.value),
             per_connection: read_share(&fields, "per_connection", sink),
             per_client: read_share(&fields, "per_client", sink),
+            uploads: read_share(&fields, "uploads", sink),
         }
     }
 }
@@ -52,7 +54,7 @@ fn read_share(fields: &Fields<'_>, name: &str, sink: &mut Diagnostics) -> Option
 pub(crate) static LIMITS: Known = Known {
     what: "`limits`",
     prefix: "limits.",
-    fields: &["rate_keys", "files", "per_connection", "per_client"],
+    fields: &["rate_keys", "files", "per_connection", "per_client", "uploads"],
     later: &[],
 };
 

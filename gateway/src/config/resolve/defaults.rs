@@ -100,7 +100,7 @@ impl Defaults {
             breaker: breaker(),
             outlier: outlier(),
             max_inflight: 1024,
-            shares: ShareSettings { per_connection: Some(125), per_client: None },
+            shares: ShareSettings { per_connection: Some(125), per_client: None, uploads: Some(750) },
             pool: PoolSettings {
                 idle_max: 256,
                 idle: Duration::from_mins(1),
