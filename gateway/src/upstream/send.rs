@@ -154,7 +154,11 @@ impl Sending<'_> {
         Ok(Answered { response, lease, framing })
     }
 
-    async fn keep_waiting<F: Future>(&self, timer: &mut Timer, sending: Pin<&mut F>) -> Option<F::Output> {
+    async fn keep_waiting<F: Future<Output = Result<T, E>>, T, E>(
+        &self,
+        timer: &mut Timer,
+        sending: Pin<&mut F>,
+    ) -> Option<F::Output> {
         let half = self.repeats.then(|| self.deadline.usual() / 2);
         let Waiting { verdict, worker, .. } = *self.waiting;
         let silence = Silence { cluster: self.cluster, verdict, worker, half };
