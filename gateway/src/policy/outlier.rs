@@ -428,6 +428,21 @@ mod tests {
     }
 
     #[test]
+    fn an_endpoint_is_quick_while_its_last_answer_was_none_that_was_waited_for() {
+        let now = Instant::now();
+        let state = OutlierState::new(now);
+        let at = |ms: u32| now + ms * MILLISECOND;
+        assert!(!state.is_quick_since(now));
+        state.answered(at(1_000));
+        assert!(state.is_quick_since(at(900)) && !state.is_quick_since(at(1_001)));
+        state.answered_late(at(1_500));
+        state.answered(at(1_501));
+        assert!(!state.is_quick_since(at(900)), "that one was waited for");
+        state.answered(at(1_700));
+        assert!(state.is_quick_since(at(900)));
+    }
+
+    #[test]
     fn shares_are_rounded_to_the_careful_side() {
         let detector = detector();
         assert_eq!([1, 2, 3, 4, 10].map(|count| detector.out_max(count)), [0, 1, 1, 2, 5]);

@@ -162,7 +162,7 @@ impl<'a> Attempt<'a> {
         Ok(Answered { response, framing })
     }
 
-    async fn keep_waiting<F: Future>(
+    async fn keep_waiting<F: Future<Output = Result<T, E>>, T, E>(
         &self,
         waiting: &Waiting<'_>,
         timer: &mut Timer,

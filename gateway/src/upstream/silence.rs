@@ -33,7 +33,7 @@ pub(super) struct Silence<'a> {
 impl Silence<'_> {
     /// `sending`'s output; `None`: the wait is over, or is not worth going on with. `wait` is the attempt's own end, `asked` since
     /// when the endpoint has had the request.
-    pub(super) async fn bound<F: Future>(
+    pub(super) async fn bound<F: Future<Output = Result<T, E>>, T, E>(
         &self,
         timer: &mut Timer,
         mut sending: Pin<&mut F>,
@@ -49,8 +49,9 @@ impl Silence<'_> {
                 own.at_most(next)
             };
             if let Some(sent) = timer.bound(up_to_next, sending.as_mut()).await {
-                if is_told {
-                    let now = self.worker.clock.now();
+                let now = self.worker.clock.now();
+                // The endpoint has had the request for less than that where the client was slow.
+                if sent.is_ok() && now.saturating_duration_since(asked()) >= LOOK {
                     self.verdict.borrow().witness.answers_after_all(now, self.worker);
                 }
                 return Some(sent);

@@ -135,7 +135,7 @@ impl Witness {
             let others = self.cluster.endpoints.iter().enumerate().filter(|(at, _)| *at != self.index);
             let others_answer = others
                 .map(|(_, other)| other.state.outlier())
-                .any(|other| other.is_in() && other.has_answered_since(asked));
+                .any(|other| other.is_in() && other.is_quick_since(asked));
             others_answer && shared.out(self.index, now) < outlier.out_max(shared.endpoints.len())
         };
         let changed = outlier.suspect(endpoint.state.outlier(), (asked, is_new), now, may_eject);
@@ -144,9 +144,10 @@ impl Witness {
         }
     }
 
-    /// The answer to a request that had waited so.
+    /// The answer to a request that had waited for long.
     pub(super) fn answers_after_all(&self, now: Instant, worker: &WorkerState) {
         let (Some(outlier), Some(endpoint)) = (&self.cluster.shared.outlier, self.endpoint()) else { return };
+        endpoint.state.outlier().answered_late(now);
         if let Some(changed) = outlier.acquit(endpoint.state.outlier(), now) {
             self.tell_outlier(changed, worker, now);
         }

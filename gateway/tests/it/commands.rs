@@ -295,7 +295,7 @@ async fn run_says_what_it_serves_and_ends_with_0() {
     write_config(dir.path(), &two);
     let gateway = Serving::gateway(dir.path()).await;
     let names: Vec<&str> = gateway.lines.iter().filter_map(|line| line.split_whitespace().next()).collect();
-    assert_eq!(names, ["config", "http", "routes", "services", "admin"]);
+    assert_eq!(names, ["config", "http", "routes", "services", "admin"], "{:?}", gateway.lines);
     assert_eq!((gateway.value("config"), gateway.value("routes")), ("routes.yaml", "1"));
     assert_eq!(gateway.lines[3], "services  a (2 instances)");
     assert_eq!(gateway.terminate().await, Some(0));

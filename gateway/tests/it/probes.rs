@@ -57,7 +57,7 @@ async fn no_post_is_the_probe_of_an_endpoint_that_breaks_while_there_are_request
 async fn no_request_is_lost_to_the_probe_of_an_endpoint_that_hangs_while_there_are_some_to_repeat() {
     let (bad, good) = (RawBackend::answering(b"", false).await, Backend::named("good").await);
     let service = ", breaker: off, outlier: {gateway_failures: 1, pause: 100ms}";
-    let gateway = TestGateway::start(&two(&bad, &good, ", timeout: 800ms", service)).await;
+    let gateway = TestGateway::start(&two(&bad, &good, ", timeout: 2s", service)).await;
     eject(&gateway).await;
     mixed_traffic(&gateway, 3.0).await;
 }

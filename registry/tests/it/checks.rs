@@ -292,6 +292,21 @@ async fn probes_end_with_consuls_status_and_consuls_words() {
     assert_eq!(ours.len(), checks.len());
 }
 
+/// Nothing says that what came is all that the server wanted to say.
+#[tokio::test]
+async fn a_grpc_answer_without_its_status_is_not_believed() {
+    let embedded = Backend::embedded().await;
+    let target = format!("{}/cut", grpc_server().await);
+    let check = json!({"ID": "cut", "Name": "cut", "GRPC": target, "Interval": "1s", "Timeout": "1s"});
+    register(&embedded.url(), &check).await;
+    let ran =
+        |results: &BTreeMap<String, [String; 3]>| results.values().all(|[_, _, output]| !output.is_empty());
+    let results = until(&embedded.url(), "the check ran", ran).await;
+    let [_, status, output] = &results["cut"];
+    assert_eq!(status, "critical");
+    assert!(output.contains("without sending trailers"), "{output}");
+}
+
 /// What an alias says, step by step, at both.
 #[tokio::test]
 async fn aliases_say_what_consuls_say() {

@@ -112,7 +112,7 @@ impl Timeout {
         }
         let Some(fields) = Fields::of(node, &TIMEOUT, sink) else { return Self::default() };
         let per_try = fields.value("try", sink, total);
-        let timeout = Self {
+        let mut timeout = Self {
             total: fields.plain("total", sink, total),
             connect: fields.value("connect", sink, |t| duration_in(t, millis(1)..=minutes(1))),
             per_try: per_try.clone(),
@@ -130,6 +130,8 @@ impl Timeout {
                 )
                 .label("one attempt cannot take longer than all of them"),
             );
+            // Said once.
+            timeout.per_try = None;
         }
         timeout
     }

@@ -35,6 +35,8 @@ pub struct OutlierState {
     pub(super) returned_ms: AtomicU64,
     /// When the head of a response came last, from any request.
     answered_ms: AtomicU64,
+    /// When an answer came last that a request had waited for unusually long.
+    late_ms: AtomicU64,
     /// Zero of the millisecond count.
     base: Instant,
 }
@@ -50,6 +52,7 @@ impl OutlierState {
             level: AtomicU32::new(0),
             returned_ms: AtomicU64::new(0),
             answered_ms: AtomicU64::new(0),
+            late_ms: AtomicU64::new(0),
             base: now,
         }
     }
@@ -153,6 +156,18 @@ impl OutlierState {
     /// Whether the endpoint has answered any request since then.
     pub fn has_answered_since(&self, then: Instant) -> bool {
         self.answered_ms.load(Ordering::Relaxed) >= self.ms(then).max(1)
+    }
+
+    /// The answer that comes now is one to a request that has waited for long.
+    pub fn answered_late(&self, now: Instant) {
+        self.late_ms.store(self.ms(now), Ordering::Relaxed);
+    }
+
+    /// Whether the endpoint has answered since then, and goes on after the last request that had to wait.
+    pub fn is_quick_since(&self, then: Instant) -> bool {
+        let late_ms = self.late_ms.load(Ordering::Relaxed);
+        let is_over = late_ms == 0 || self.answered_ms.load(Ordering::Relaxed) > late_ms + LATE_LASTS_MS;
+        self.has_answered_since(then) && is_over
     }
 
     /// How many requests have waited for too long since the last answer, with one more where it `is_new`.
@@ -281,5 +296,7 @@ pub(super) const IN: u64 = 0;
 pub(super) const MS_MAX: u64 = (1 << 60) - 1;
 const UNANSWERED_BITS: u32 = 16;
 const UNANSWERED_MAX: u64 = (1 << UNANSWERED_BITS) - 1;
+/// What comes so soon after a late answer may be that answer, or one of its kind.
+const LATE_LASTS_MS: u64 = 100;
 /// A probe that takes longer is over: no attempt lasts for a day.
 const PROBE_MAX: Duration = Duration::from_hours(24);
