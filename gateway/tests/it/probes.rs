@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::{
     dead_endpoints::{endpoint, hosts, metric, to},
     support::{
-        backend::{Backend, RawBackend},
+        backend::{Backend, RawBackend, closed_port},
         client::{Connection, get, request, send, status},
         eventually,
         gateway::TestGateway,
