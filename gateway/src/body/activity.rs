@@ -490,7 +490,7 @@ mod tests {
     fn while_places_are_short_a_client_must_be_faster() {
         let shares = ShareSettings { uploads: Some(1000), ..ShareSettings::default() };
         for (uploads, bytes, is_slow) in
-            [(2, 24, false), (3, 24, true), (3, 380, true), (3, 390, false), (6, 800, false)]
+            [(2, 24, false), (3, 24, true), (3, 190, true), (3, 390, false), (6, 800, false)]
         {
             let limit = ConcurrencyLimit::compile(6, shares, None);
             let mut places: Vec<_> = (0..uploads).map(|_| limit.check_upload().unwrap()).collect();

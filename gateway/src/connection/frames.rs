@@ -26,9 +26,8 @@ impl FrameHead {
     fn block_bytes(&self) -> u32 {
         let behind = self.bytes.saturating_sub(prefix_bytes(self.kind, self.flags, self.bytes));
         match self.kind {
-            kind::CONTINUATION => behind,
             kind::HEADERS if self.flags & PADDED != 0 => behind.saturating_sub(self.prefix[0].into()),
-            kind::HEADERS => behind,
+            kind::HEADERS | kind::CONTINUATION => behind,
             _ => 0,
         }
     }

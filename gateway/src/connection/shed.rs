@@ -2,21 +2,30 @@
 
 use std::time::{Duration, Instant};
 
-use super::state::{ConnectionState, ConnectionTable};
+use super::state::{ConnectionState, ConnectionTable, Quiet};
 
 /// A client between two requests of one page is not idle.
 const IDLE_MIN: Duration = Duration::from_secs(1);
 /// A client that has not sent its first byte, or its whole head: a TLS handshake takes two round trips, on a bad network
 /// two seconds.
 const OPENING_MIN: Duration = Duration::from_secs(3);
+/// As much for a head, where no client has been quiet for longer: nearly every head comes at once, and such as never end
+/// come again as soon as they are closed.
+const HEAD_MIN: Duration = Duration::from_secs(1);
 
 impl ConnectionTable {
     /// Closes the clients that have been idle for longest: of so many idle ones, `number` says how many. Returns how many
     /// it closes; their places are free a moment later.
     pub(crate) fn shed_idle(&self, now: Instant, number: impl FnOnce(usize) -> usize) -> usize {
         let open = self.open.borrow();
-        let mut idle: Vec<(Instant, &ConnectionState)> =
-            open.iter().filter_map(|(_, state)| Some((idle_since(state, now)?, &**state))).collect();
+        let quiet_for = |head_min| {
+            let since = move |state| idle_since(state, now, head_min);
+            open.iter().filter_map(|(_, state)| Some((since(state)?, &**state))).collect::<Vec<_>>()
+        };
+        let mut idle: Vec<(Instant, &ConnectionState)> = quiet_for(OPENING_MIN);
+        if idle.is_empty() {
+            idle = quiet_for(HEAD_MIN);
+        }
         let number = number(idle.len());
         let Some(last) = number.checked_sub(1).filter(|last| *last < idle.len()) else { return 0 };
         idle.select_nth_unstable_by_key(last, |(since, _)| *since);
@@ -27,8 +36,53 @@ impl ConnectionTable {
     }
 }
 
-fn idle_since(state: &ConnectionState, now: Instant) -> Option<Instant> {
-    let (since, is_opening) = state.quiet_since()?;
-    let least = if is_opening { OPENING_MIN } else { IDLE_MIN };
+fn idle_since(state: &ConnectionState, now: Instant, head_min: Duration) -> Option<Instant> {
+    let (since, quiet) = state.quiet_since()?;
+    let least = match quiet {
+        Quiet::Idle => IDLE_MIN,
+        Quiet::Head => head_min,
+        Quiet::Handshake => OPENING_MIN,
+    };
     (now.saturating_duration_since(since) >= least).then_some(since)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::{admission::Scheme, clock::Clock, connection::state::Phase};
+
+    #[test]
+    fn heads_that_do_not_end_go_after_a_second_where_nothing_has_been_quiet_for_longer() {
+        let (table, clock) = (ConnectionTable::default(), Rc::new(Clock::new()));
+        let open = |scheme, phase, requests| {
+            let state = Rc::new(ConnectionState::new(scheme, &clock));
+            for _ in 0..requests {
+                state.request_began();
+                state.request_ended(false);
+            }
+            state.enter(phase);
+            table.open.borrow_mut().insert(Rc::clone(&state));
+            state
+        };
+        let head = open(Scheme::Http, Phase::Head, 0);
+        let silent = open(Scheme::Http, Phase::Opening, 0);
+        let handshake = open(Scheme::Https, Phase::Opening, 0);
+        let busy = open(Scheme::Http, Phase::Busy, 0);
+        let shed = |milliseconds| {
+            let now = clock.now() + Duration::from_millis(milliseconds);
+            table.shed_idle(now, |idle| idle)
+        };
+        assert_eq!(shed(500), 0);
+        // A client that is idle between requests goes first.
+        let idle = open(Scheme::Http, Phase::Idle, 1);
+        assert_eq!(shed(1500), 1);
+        assert!(idle.close.get() && !head.kill.get());
+        table.open.borrow_mut().remove(4);
+        assert_eq!(shed(1500), 2);
+        assert!(head.kill.get() && silent.kill.get() && !handshake.kill.get());
+        assert_eq!(shed(3500), 1);
+        assert!(handshake.kill.get() && !busy.kill.get());
+    }
 }

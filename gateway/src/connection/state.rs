@@ -260,15 +260,16 @@ impl ConnectionState {
         }
     }
 
-    /// Since when nothing is under way, or only a head that does not come to its end, and whether that is so from the
-    /// beginning of the connection or of the head; `None`: a request is served.
-    pub(super) fn quiet_since(&self) -> Option<(Instant, bool)> {
-        let is_opening = match self.phase.get() {
-            Phase::Opening | Phase::Head => true,
-            Phase::Idle => self.begun.get() == 0,
+    /// Since when nothing is under way, or only a head that does not come to its end; `None`: a request is served.
+    pub(super) fn quiet_since(&self) -> Option<(Instant, Quiet)> {
+        let quiet = match self.phase.get() {
+            Phase::Opening if self.scheme == Scheme::Https => Quiet::Handshake,
+            Phase::Opening | Phase::Head => Quiet::Head,
+            Phase::Idle if self.begun.get() == 0 => Quiet::Head,
+            Phase::Idle => Quiet::Idle,
             Phase::Busy => return None,
         };
-        (!self.kill.get()).then_some((self.since.get(), is_opening))
+        (!self.kill.get()).then_some((self.since.get(), quiet))
     }
 
     /// Gives its place to another client. A client that does not go when it is asked to is cut when it is asked again.
@@ -284,6 +285,17 @@ impl ConnectionState {
             waker.wake_by_ref();
         }
     }
+}
+
+/// What a connection without a request waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Quiet {
+    /// The next request.
+    Idle,
+    /// The end of a head, or the beginning of the first one.
+    Head,
+    /// TLS.
+    Handshake,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

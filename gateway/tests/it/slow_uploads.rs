@@ -52,7 +52,7 @@ async fn upload(addr: SocketAddr, rate: usize, tenths: usize) -> (u16, Duration)
                 break;
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         () = sending => {}
