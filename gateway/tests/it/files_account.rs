@@ -30,12 +30,17 @@ use crate::{
 
 /// The command as `millgate run`, with at most so many open files.
 async fn gateway_with_files(dir: &Path, files: usize) -> Serving {
-    let plain = millgate(dir, &["run", "--state-dir", "state"]);
-    let mut limited = Command::new("sh");
-    limited.args(["-c", &format!("ulimit -n {files} && exec \"$@\""), "sh"]);
-    limited.arg(plain.as_std().get_program()).args(plain.as_std().get_args());
-    limited.current_dir(dir).env("HOME", dir).kill_on_drop(true);
+    let limited = through_shell(dir, &format!("ulimit -n {files} && exec \"$@\""));
     Serving::start_command(limited, "admin").await
+}
+
+/// `millgate run` as a script of the shell starts it: `"$@"` is the command.
+pub(crate) fn through_shell(dir: &Path, script: &str) -> Command {
+    let plain = millgate(dir, &["run", "--state-dir", "state"]);
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh"]).arg(plain.as_std().get_program()).args(plain.as_std().get_args());
+    command.current_dir(dir).env("HOME", dir).kill_on_drop(true);
+    command
 }
 
 fn config(backend: SocketAddr) -> String {
@@ -162,11 +167,7 @@ async fn a_process_that_is_out_of_files_does_not_spin_serves_what_is_open_and_re
 async fn the_soft_limit_of_files_is_raised_to_the_hard_one() {
     let dir = tempfile::tempdir().unwrap();
     write_config(dir.path(), &config("127.0.0.1:9".parse().unwrap()));
-    let plain = millgate(dir.path(), &["run", "--state-dir", "state"]);
-    let mut limited = Command::new("sh");
-    limited.args(["-c", "ulimit -Sn 200 && ulimit -Hn 2000 && exec \"$@\"", "sh"]);
-    limited.arg(plain.as_std().get_program()).args(plain.as_std().get_args());
-    limited.current_dir(dir.path()).env("HOME", dir.path()).kill_on_drop(true);
+    let limited = through_shell(dir.path(), "ulimit -Sn 200 && ulimit -Hn 2000 && exec \"$@\"");
     let gateway = Serving::start_command(limited, "admin").await;
     let shown = metrics(address(&gateway, "admin")).await;
     assert_eq!(sum(&shown, "process_max_fds"), 2000);

@@ -5,6 +5,7 @@ mod support;
 mod admin;
 mod admin_limits;
 mod allocations;
+mod attacks;
 mod blame;
 mod body_ends;
 mod body_time;

@@ -1,0 +1,135 @@
+//! A gateway in a process of its own, with a limit of open files, and what it costs in memory.
+
+use std::{fs, net::SocketAddr, process::Command, sync::Arc, thread};
+
+use bytes::Bytes;
+use http::Response;
+use tempfile::TempDir;
+use tokio_rustls::TlsConnector;
+
+use crate::{
+    commands::Serving,
+    files_account::through_shell,
+    support::{
+        authority::Authority,
+        backend::{Backend, RawBackend},
+        gateway::write_config,
+    },
+};
+
+/// Where clients and attackers go.
+pub(crate) struct Target {
+    pub(crate) http: SocketAddr,
+    pub(crate) https: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) authority: Authority,
+    /// For HTTP/1.1.
+    pub(crate) tls: TlsConnector,
+}
+
+impl Target {
+    pub(crate) fn listener(&self, over_tls: bool) -> SocketAddr {
+        if over_tls { self.https } else { self.http }
+    }
+}
+
+/// The gateway and its services.
+pub(crate) struct Rig {
+    gateway: Serving,
+    pub(crate) target: Arc<Target>,
+    _services: (Backend, RawBackend),
+    _dir: TempDir,
+}
+
+impl Rig {
+    /// `files`: `ulimit -n`; `core`: the one that it stays on.
+    pub(crate) async fn start(files: Option<u32>, core: Option<&str>) -> Self {
+        let (authority, dir) = (Authority::new(), tempfile::tempdir().unwrap());
+        let certified = authority.certify("gw");
+        fs::write(dir.path().join("gw.pem"), certified.cert).unwrap();
+        fs::write(dir.path().join("gw.key"), certified.key).unwrap();
+        let large = Bytes::from(vec![b'x'; LARGE]);
+        let others = Backend::with(move |request| {
+            Response::new(if request.uri().path() == "/large" { large.clone() } else { "ok".into() })
+        })
+        .await;
+        let silent = RawBackend::answering(b"", false).await;
+        write_config(dir.path(), &config(honest_service(), others.addr, silent.addr));
+        let limit = files.map_or(String::new(), |files| format!("ulimit -n {files} && "));
+        let pinned = core.map_or(String::new(), |core| format!("taskset --cpu-list {core} "));
+        let script = format!("{limit}exec {pinned}\"$@\"");
+        let gateway = Serving::start_command(through_shell(dir.path(), &script), "admin").await;
+        let address = |name| gateway.value(name).trim_start_matches("https://").parse().unwrap();
+        let target = Target {
+            http: address("http "),
+            https: address("https "),
+            admin: address("admin "),
+            tls: authority.client(&[b"http/1.1"]).into(),
+            authority,
+        };
+        Self { gateway, target: Arc::new(target), _services: (others, silent), _dir: dir }
+    }
+
+    pub(crate) fn memory_kib(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most since [`Self::forget_peak`].
+    pub(crate) fn peak_kib(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    pub(crate) fn forget_peak(&self) {
+        // A kernel without this counts from the process's start, and the peak is then only larger.
+        let _ = fs::write(format!("/proc/{}/clear_refs", self.gateway.pid()), "5");
+    }
+
+    fn status(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.gateway.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+}
+
+/// Content of `/large`: more than a client's first window.
+const LARGE: usize = 300_000;
+
+/// The honest client's service, on a thread of its own: what attackers do to theirs must not look like the gateway's doing.
+fn honest_service() -> SocketAddr {
+    let (said, addr) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let service = Backend::named("honest").await;
+            said.send(service.addr).unwrap();
+            std::future::pending::<()>().await;
+        });
+    });
+    addr.recv().unwrap()
+}
+
+/// One worker, so that attackers and honest clients share it. Times that a stall may take are short; all limits have their
+/// defaults.
+fn config(honest: SocketAddr, others: SocketAddr, silent: SocketAddr) -> String {
+    format!(
+        "workers: 1\nlisten: {{http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", header_timeout: 2s,\n  \
+           https: {{bind: \"127.0.0.1:0\", cert_file: gw.pem, key_file: gw.key}}}}\n\
+         routes:\n  - {{path: /honest, service: honest}}\n  \
+           - {{path: /others, service: others}}\n  - {{path: /large, service: others, timeout: {{idle: 1s}}}}\n  \
+           - {{path: /silent/**, service: silent, timeout: {{idle: 1s}}}}\n\
+         services:\n  honest: {{hosts: [\"{honest}\"]}}\n  others: {{hosts: [\"{others}\"]}}\n  \
+           silent: {{hosts: [\"{silent}\"], breaker: off, outlier: off}}\n"
+    )
+}
+
+/// This thread gets what others of this process leave of its core: what an attacker computes is its own affair, and must not
+/// look like the gateway's doing.
+pub(crate) fn step_back() {
+    let thread = fs::read_link("/proc/thread-self").unwrap();
+    let id = thread.file_name().unwrap();
+    // The process may have been started as one for which the others wait.
+    for (program, args) in [("chrt", ["--other", "--pid", "0"]), ("renice", ["-n", "19", "-p"])] {
+        let done = Command::new(program).args(args).arg(id).output();
+        assert!(done.is_ok_and(|said| said.status.success()), "{program} of util-linux is needed");
+    }
+}
