@@ -38,8 +38,8 @@ use crate::{
 /// while its last response is being finished, which one turn of the event loop settles.
 const LOOKED_AT_MAX: usize = 4;
 
-/// Of each worker, for each endpoint.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// At most one line about failed connects per worker and endpoint in this time.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// One upstream connection and the task that drives it. Dropping it closes it. Boxed once: it goes from the pool to a
 /// request and back with each of them.
@@ -136,7 +136,7 @@ pub struct EndpointPool {
     limits: RefCell<PoolSettings>,
     /// Connections closed because `idle_max` were there already, since the last [`EndpointPool::take_surplus`].
     surplus: Cell<u64>,
-    told: Cell<Option<Instant>>,
+    last_logged: Cell<Option<Instant>>,
     clock: Rc<Clock>,
     /// `None`: connections that are no sockets.
     files: Option<Rc<Desk>>,
@@ -158,7 +158,7 @@ impl EndpointPool {
             idle: RefCell::default(),
             limits: RefCell::new(limits),
             surplus: Cell::new(0),
-            told: Cell::new(None),
+            last_logged: Cell::new(None),
             clock,
             files: None,
             waiting: Cell::new(0),
@@ -275,11 +275,11 @@ impl EndpointPool {
         before - idle.len()
     }
 
-    /// May the log be told why there is no connection? Every request would have something to say.
-    pub fn may_tell(&self, now: Instant) -> bool {
-        let is_due = self.told.get().is_none_or(|told| now.saturating_duration_since(told) >= TELL_EVERY);
+    /// May the log have a line about why there is no connection? Otherwise every request would write one.
+    pub fn may_log(&self, now: Instant) -> bool {
+        let is_due = self.last_logged.get().is_none_or(|at| now.saturating_duration_since(at) >= LOG_EVERY);
         if is_due {
-            self.told.set(Some(now));
+            self.last_logged.set(Some(now));
         }
         is_due
     }
@@ -350,13 +350,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_log_is_told_of_an_endpoint_once_in_ten_seconds() {
+    fn the_log_has_a_line_about_an_endpoint_once_in_ten_seconds() {
         let limits = PoolSettings { idle_max: 1, idle: Duration::ZERO, max_age: Duration::ZERO };
         let address = ([127, 0, 0, 1], 1).into();
         let pool = EndpointPool::new(address, None, limits, Rc::new(Clock::new()));
         let now = crate::clock::now();
-        let told = [0, 1, 9_999, 10_000, 10_001].map(|ms| pool.may_tell(now + Duration::from_millis(ms)));
-        assert_eq!(told, [true, false, false, true, false]);
+        let logged = [0, 1, 9_999, 10_000, 10_001].map(|ms| pool.may_log(now + Duration::from_millis(ms)));
+        assert_eq!(logged, [true, false, false, true, false]);
     }
 
     #[tokio::test(start_paused = true)]

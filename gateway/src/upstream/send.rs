@@ -145,7 +145,7 @@ impl<'a> Attempt<'a> {
             connection = self.connection().await?;
         };
         let framing = headers::check_response(&response).map_err(|fault| {
-            if self.endpoint.pool.may_tell(self.now) {
+            if self.endpoint.pool.may_log(self.now) {
                 tracing::warn!(endpoint = %self.endpoint.pool.address, reason = fault.detail(), "upstream answer refused");
             }
             Failed { error: Error::UpstreamProtocolError, phase: Phase::Reset }
@@ -237,7 +237,7 @@ impl<'a> Attempt<'a> {
         let connecting = Box::pin(connect(&self.endpoint.pool, deadline, self.now));
         let connection = connecting.await.map_err(|error| {
             if let ConnectError::Tls(error) = &error {
-                self.tell_no_tls(error);
+                self.log_no_tls(error);
             }
             connect_failed(&error)
         })?;
@@ -246,8 +246,8 @@ impl<'a> Attempt<'a> {
         Ok(connection)
     }
 
-    fn tell_no_tls(&self, error: &dyn std::error::Error) {
-        if self.endpoint.pool.may_tell(self.now) {
+    fn log_no_tls(&self, error: &dyn std::error::Error) {
+        if self.endpoint.pool.may_log(self.now) {
             let (service, endpoint) = (&self.cluster.shared.name, &self.endpoint.instance);
             tracing::warn!(%service, %endpoint, %error, "no TLS connection");
         }
@@ -259,7 +259,7 @@ impl<'a> Attempt<'a> {
             return Failed { error: body_failed(failure), phase: Phase::Final };
         }
         let (error, phase) = if is_alert(error) && !reused {
-            self.tell_no_tls(error.source().unwrap_or(error));
+            self.log_no_tls(error.source().unwrap_or(error));
             (Error::UpstreamTls { certificate: false }, Phase::Final)
         } else if unsent.is_some() {
             (Error::UpstreamReset, Phase::Refused)

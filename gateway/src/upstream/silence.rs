@@ -40,7 +40,7 @@ impl Silence<'_> {
         wait: impl Fn(&Context<'_>) -> Wait,
         asked: impl Fn() -> Instant,
     ) -> Option<F::Output> {
-        let (mut is_told, mut next) = (false, self.worker.clock.now());
+        let (mut is_counted, mut next) = (false, self.worker.clock.now());
         loop {
             let is_over = Cell::new(false);
             let up_to_next = |cx: &Context<'_>| {
@@ -62,8 +62,8 @@ impl Silence<'_> {
                 return None;
             }
             if waited >= unusual(self.cluster) {
-                self.verdict.borrow().witness.waits((asked(), !is_told), now, self.worker);
-                is_told = true;
+                self.verdict.borrow().witness.waits((asked(), !is_counted), now, self.worker);
+                is_counted = true;
             }
             next = now + LOOK;
         }

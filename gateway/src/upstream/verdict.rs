@@ -84,7 +84,7 @@ impl Verdict {
         let outcome = outcome(deed, &self.witness.cluster);
         if let (Some(outcome), Some(permit)) = (outcome, self.permit.take()) {
             if let Some(changed) = permit.record(outcome, now, || self.witness.may_open(now)) {
-                self.witness.tell_breaker(changed, worker, now);
+                self.witness.report_breaker(changed, worker, now);
             }
         }
         if let (Deed::Answered(_), Some(endpoint)) = (deed, self.witness.endpoint()) {
@@ -123,7 +123,7 @@ impl Witness {
         };
         let changed = outlier.record(endpoint.state.outlier(), self.began, sign, now, may_eject);
         if let Some(changed) = changed {
-            self.tell_outlier(changed, worker, now);
+            self.report_outlier(changed, worker, now);
         }
     }
 
@@ -140,7 +140,7 @@ impl Witness {
         };
         let changed = outlier.suspect(endpoint.state.outlier(), (asked, is_new), now, may_eject);
         if let Some(changed) = changed {
-            self.tell_outlier(changed, worker, now);
+            self.report_outlier(changed, worker, now);
         }
     }
 
@@ -149,7 +149,7 @@ impl Witness {
         let (Some(outlier), Some(endpoint)) = (&self.cluster.shared.outlier, self.endpoint()) else { return };
         endpoint.state.outlier().answered_late(now);
         if let Some(changed) = outlier.acquit(endpoint.state.outlier(), now) {
-            self.tell_outlier(changed, worker, now);
+            self.report_outlier(changed, worker, now);
         }
     }
 
@@ -175,7 +175,7 @@ impl Witness {
         {
             let state = endpoint.state.breaker();
             if let Some(changed) = breaker.take_back(state, epoch, now, || self.may_open(now)) {
-                self.tell_breaker(changed, worker, now);
+                self.report_breaker(changed, worker, now);
             }
         }
         self.sign(Sign::GatewayFailed, now, worker);
@@ -197,7 +197,7 @@ impl Witness {
         would_be_out <= most
     }
 
-    fn tell_outlier(&self, changed: Change, worker: &WorkerState, now: Instant) {
+    fn report_outlier(&self, changed: Change, worker: &WorkerState, now: Instant) {
         let (service, endpoint) = self.names();
         match changed {
             Change::Ejected { reason, failures, pause, ejections } => {
@@ -225,7 +225,7 @@ impl Witness {
         }
     }
 
-    fn tell_breaker(&self, changed: Transition, worker: &WorkerState, now: Instant) {
+    fn report_breaker(&self, changed: Transition, worker: &WorkerState, now: Instant) {
         let (service, endpoint) = self.names();
         match changed {
             Transition::Opened(Opened { seen, open }) => {
