@@ -82,10 +82,10 @@ impl Verdict {
     /// Learns what the endpoint did. `worker` logs and counts what that changes.
     pub(super) fn record(&mut self, deed: Deed, now: Instant, worker: &WorkerState) {
         let outcome = outcome(deed, &self.witness.cluster);
-        if let (Some(outcome), Some(permit)) = (outcome, self.permit.take()) {
-            if let Some(changed) = permit.record(outcome, now, || self.witness.may_open(now)) {
-                self.witness.report_breaker(changed, worker, now);
-            }
+        if let (Some(outcome), Some(permit)) = (outcome, self.permit.take())
+            && let Some(changed) = permit.record(outcome, now, || self.witness.may_open(now))
+        {
+            self.witness.report_breaker(changed, worker, now);
         }
         if let (Deed::Answered(_), Some(endpoint)) = (deed, self.witness.endpoint()) {
             endpoint.state.outlier().answered(now);

@@ -211,6 +211,7 @@ fn valid(token: &[u8]) -> Result<&str, BadPlacement> {
 }
 
 /// Letters, digits, and `-._~+/=`; `-./` stand before the digits.
+#[expect(clippy::needless_bitwise_bool, reason = "without a branch, many bytes are looked at at once")]
 fn is_of_a_token(byte: u8) -> bool {
     let is_letter = (byte | 0x20).is_ascii_lowercase();
     let is_between = matches!(byte, b'-'..=b'9');
