@@ -89,22 +89,10 @@ pub async fn run(
         let Some(request) = request else { break error };
         now = worker.clock.now();
         let left = left(&deadline, upload, now);
-        match follow(plan, &mut search, (phase, index), spent, (left, now), exchange) {
-            Some(mut next) => {
-                if !next.pause.is_zero() {
-                    tokio::time::sleep(next.pause).await;
-                    now = worker.clock.now();
-                    // What was free to take the attempt before the pause may be out by now, and another one not.
-                    if !next.to.still_takes(now) {
-                        let mut rng = worker.rng.borrow_mut();
-                        let Ok(other) = search.pick(false, now, exchange, &mut *rng) else { break error };
-                        next.to = other;
-                    }
-                }
-                (picked, spent, *unsent) = (next.to, next.spent, Some(request));
-            }
-            None => break error,
-        }
+        let failed = (phase, index);
+        let Some(next) = follow(plan, &mut search, failed, spent, (left, now), exchange) else { break error };
+        let Some((next, at)) = rested(next, &mut search, now, exchange).await else { break error };
+        (picked, spent, now, *unsent) = (next.to, next.spent, at, Some(request));
     };
     match kept {
         Some((answered, lease)) => {
@@ -114,6 +102,26 @@ pub async fn run(
         }
         None => Err(error.unwrap_or(Error::Internal)),
     }
+}
+
+/// The next attempt after its pause, and when that is. `None`: no endpoint can take it any more.
+async fn rested<'a>(
+    mut next: Next<Picked<'a>>,
+    search: &mut Search<'a>,
+    now: Instant,
+    exchange: &Exchange,
+) -> Option<(Next<Picked<'a>>, Instant)> {
+    if next.pause.is_zero() {
+        return Some((next, now));
+    }
+    tokio::time::sleep(next.pause).await;
+    let worker = exchange.worker();
+    let now = worker.clock.now();
+    // What was free to take the attempt before the pause may be out by now, and another one not.
+    if !next.to.still_takes(now) {
+        next.to = search.pick(false, now, exchange, &mut *worker.rng.borrow_mut()).ok()?;
+    }
+    Some((next, now))
 }
 
 /// Kept where the request may be sent again after bytes of it were sent. What was not sent needs no spare.
