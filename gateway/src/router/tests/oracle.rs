@@ -95,7 +95,8 @@ fn path_class(route: &RouteSettings, path: &str) -> Option<Vec<u8>> {
         rest = after;
     }
     if rest == Some("") && route.spelling.trailing_slash_same == Some(true) && !path.ends_with("//") {
-        class.push(4);
+        // A slash that is taken by the option comes before one that is written: the pattern has ended before it.
+        class.push(5);
         rest = None;
     }
     class.push(5);
