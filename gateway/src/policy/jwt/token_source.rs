@@ -110,7 +110,8 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Bad
         for pair in line.as_bytes().split(|byte| matches!(byte, b';' | b',')) {
             let mut rest = pair;
             while let Some((key, value)) = split_once(rest, b'=') {
-                let key = key.trim_ascii_end().rsplit(u8::is_ascii_whitespace).next().unwrap_or_default();
+                let name_end = key.iter().rposition(|&byte| !is_space(byte)).map_or(0, |last| last + 1);
+                let key = key[..name_end].rsplit(|&byte| is_space(byte)).next().unwrap_or_default();
                 if is_read_as(key, name) {
                     let value = value.trim_ascii();
                     let unquoted = value
@@ -120,8 +121,9 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Bad
                     merge(&mut found, some(unquoted)?)?;
                 }
                 // To Python's `SimpleCookie` a blank ends a value, and another cookie may follow.
-                let value = value.trim_ascii_start();
-                let Some(end) = value.iter().position(u8::is_ascii_whitespace) else { break };
+                let begin = value.iter().position(|&byte| !is_space(byte)).unwrap_or(value.len());
+                let value = value.get(begin..).unwrap_or_default();
+                let Some(end) = value.iter().position(|&byte| is_space(byte)) else { break };
                 rest = value.get(end..).unwrap_or_default();
             }
         }
@@ -143,6 +145,12 @@ fn parameter<'a>(query: Option<&'a str>, name: &str) -> Result<Option<&'a str>, 
     Ok(found)
 }
 
+/// What some service takes for white space around a name: in Latin-1 and in UTF-8 there is some beyond ASCII (U+0085, U+00A0,
+/// U+2003), which Python, Node and others trim. No name of a token has such bytes, so all of them are taken for it.
+fn is_space(byte: u8) -> bool {
+    byte.is_ascii_whitespace() || byte == 0x0b || !byte.is_ascii()
+}
+
 /// Whether some service reads a parameter or cookie of that `written` name as `name`.
 fn is_read_as(written: &[u8], name: &str) -> bool {
     // PHP's rule: also a bracket that is never closed.
@@ -150,7 +158,7 @@ fn is_read_as(written: &[u8], name: &str) -> bool {
         b'.' | b' ' | b'+' | b'[' => b'_',
         _ => byte.to_ascii_lowercase(),
     };
-    let is_blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == b'+';
+    let is_blank = |byte: &u8| is_space(*byte) || *byte == b'+';
     let mut read = Decoded { rest: written }.skip_while(is_blank);
     if !name.bytes().all(|wanted| read.next().is_some_and(|byte| fold(byte) == fold(wanted))) {
         return false;
@@ -386,6 +394,24 @@ mod tests {
             "session=a; session = b",
         ] {
             assert_eq!(found(&[("cookie", line)], &cookies), REPEATED, "{line}");
+        }
+        for line in [
+            &b"\xa0session=b; session=a"[..],
+            b"session=a; session\xa0=b",
+            b"session=a; \x85session=b",
+            b"session=a; \xc2\xa0session=b",
+            b"session=a; session\xe2\x80\x83=b",
+            b"session=a; x=1\xa0session=b",
+        ] {
+            let mut map = HeaderMap::new();
+            map.insert(header::COOKIE, HeaderValue::from_bytes(line).unwrap());
+            let found = find_token(&map, None, &cookies);
+            assert_eq!(found, Err(BadPlacement::Repeated), "{}", line.escape_ascii());
+        }
+        for name in
+            ["%C2%A0access_token", "access_token%E2%80%83", "%E2%80%8Baccess_token", "%0Baccess_token"]
+        {
+            assert_eq!(read(&format!("access_token=a&{name}=b")), REPEATED, "{name}");
         }
         assert_eq!(found(&[("cookie", "a=1 2 3; b==; session=x")], &cookies), token("x"));
         assert_eq!(found(&[("cookie", "session=a b")], &cookies), MALFORMED);
