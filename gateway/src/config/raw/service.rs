@@ -255,6 +255,10 @@ fn report_twice(hosts: &[At<String>], sink: &mut Diagnostics) {
     }
 }
 
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// `host:port`, where the host is a name, an IPv4 address or `[IPv6]`.
 fn host_and_port(text: &str) -> Result<String, Invalid> {
     let expected = "a host and a port, such as `127.0.0.1:9001` or `users.internal:80`";
@@ -264,6 +268,9 @@ fn host_and_port(text: &str) -> Result<String, Invalid> {
     }
     let authority: http::uri::Authority = text.parse().map_err(|_| refuse("not a host and a port"))?;
     match authority.port_u16() {
+        None if text.rsplit_once(':').is_some_and(|(_, port)| is_number(port)) => {
+            Err(refuse("a port is at most 65535"))
+        }
         None => Err(refuse("the port is missing").help(format!("write `{text}:80`"))),
         Some(0) => Err(refuse("port 0 cannot be connected to")),
         Some(_) if authority.host().is_empty() || text.contains('@') => Err(refuse("not a host and a port")),
