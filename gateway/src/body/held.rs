@@ -46,7 +46,7 @@ impl Drop for Share {
     }
 }
 
-/// A thousand requests that each hold 64 KiB.
+/// A thousand requests that each hold 64 KiB, or four thousand that wait with nothing but their heads.
 const WORKER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Sixteen of them: one HTTP/2 connection must not hold what all others need.
 const CONNECTION_BYTES_MAX: u64 = 1024 * 1024;

@@ -137,13 +137,18 @@ impl Upload {
                 self.connection.worker.metrics.count(Rare::NotGathered, full, "");
                 break;
             }
-            match ready!(self.poll_client(&mut client, cx)) {
+            let Poll::Ready(read) = self.poll_client(&mut client, cx) else {
+                self.share.set(client.kept.len() + WAITING_BYTES);
+                return Poll::Pending;
+            };
+            match read {
                 Some(Ok(data)) => client.kept.hold(&data),
                 Some(Err(error)) => return Poll::Ready(Err(error)),
                 None => break,
             }
             self.share.set(client.kept.len());
         }
+        self.share.set(client.kept.len());
         Poll::Ready(Ok(()))
     }
 
@@ -273,6 +278,10 @@ impl Drop for Upload {
         }
     }
 }
+
+/// What a request costs that waits for its client, its bytes apart: its head, and the state of its stream. It takes no slot
+/// meanwhile, so nothing else bounds how many there are.
+const WAITING_BYTES: u64 = 16 * 1024;
 
 /// What is read of a body before an endpoint is chosen: all of most requests.
 const GATHERED_BYTES: u64 = 64 * 1024;
