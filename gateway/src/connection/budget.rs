@@ -24,7 +24,7 @@ pub(super) struct FrameBudget {
     control: Cell<i32>,
     /// Half resets that were used of the stock.
     resets: Cell<i32>,
-    /// Header blocks with more fields, which one a second makes up for.
+    /// Fields of header blocks with more than that; a second gives `fields_max` of them back.
     oversized: Cell<u32>,
 }
 
@@ -82,9 +82,9 @@ impl FrameBudget {
         if fields <= self.fields_max.get() {
             return None;
         }
-        let oversized = self.oversized.get() + 1;
+        let oversized = self.oversized.get().saturating_add(fields);
         self.oversized.set(oversized);
-        (oversized > OVERSIZED_MAX).then_some(HEADER_FLOOD)
+        (oversized > self.oversized_max()).then_some(HEADER_FLOOD)
     }
 
     /// A frame of ours. What the client gets it may acknowledge: WINDOW_UPDATE for content, for the stream and the
@@ -99,7 +99,11 @@ impl FrameBudget {
         self.control.set(0);
         let back = self.resets_max.get() / RESETS_BACK_IN_SECONDS;
         self.resets.set((self.resets.get() - back.max(2)).max(0));
-        self.oversized.set(self.oversized.get().saturating_sub(1));
+        self.oversized.set(self.oversized.get().saturating_sub(self.fields_max.get()));
+    }
+
+    fn oversized_max(&self) -> u32 {
+        self.fields_max.get().saturating_mul(OVERSIZED_BLOCKS)
     }
 
     /// What is earned and not used is gone with the second.
@@ -113,10 +117,11 @@ pub(super) const CONTROL_FLOOD: Ended = "control_flood";
 pub(super) const RESET_FLOOD: Ended = "reset_flood";
 pub(super) const HEADER_FLOOD: Ended = "header_flood";
 
-/// Header sections that are refused for the number of their fields. Each can have 2,900 and costs 200 KiB and a quarter of a
-/// millisecond, and as many as `listen.max_streams` are decoded before the first is looked at. A page whose cookies are too
-/// many gets a few of its 431, and then a new connection.
-const OVERSIZED_MAX: u32 = 10;
+/// Header sections that are refused for the number of their fields may have so many times the fields of one that is not. A
+/// section just past the limit gets its 431 ten times: a page whose cookies are too many loads after a new connection. A
+/// section can have 2,900 fields, which cost h2 200 KiB and a quarter of a millisecond, and as many sections as
+/// `listen.max_streams` are decoded before the first is refused: the second of those ends its connection undecoded.
+const OVERSIZED_BLOCKS: u32 = 10;
 
 /// A frame of this many bytes counts twice: a SETTINGS frame of 16 KiB has 2,730 settings.
 const CONTROL_BYTES: u32 = 256;
@@ -274,12 +279,21 @@ mod tests {
     }
 
     #[test]
-    fn header_blocks_of_too_many_fields_end_a_connection_when_there_are_many() {
+    fn header_blocks_just_past_the_limit_end_a_connection_when_there_are_many() {
         let budget = by_default();
         assert!((0..100_000).all(|_| budget.block_arrived(360).is_none()));
-        assert!((0..10).all(|_| budget.block_arrived(361).is_none()));
+        assert!((0..9).all(|_| budget.block_arrived(361).is_none()));
         budget.second_passed();
         assert_eq!(budget.block_arrived(361), None, "one comes back in a second");
-        assert_eq!(budget.block_arrived(3000), Some(HEADER_FLOOD));
+        assert_eq!(budget.block_arrived(361), Some(HEADER_FLOOD));
+    }
+
+    #[test]
+    fn the_second_large_header_block_ends_a_connection() {
+        for fields in [2000, 2900, u32::MAX] {
+            let budget = by_default();
+            let seen: Vec<_> = (0..2).map(|_| budget.block_arrived(fields)).collect();
+            assert_eq!(seen, [(fields > 3600).then_some(HEADER_FLOOD), Some(HEADER_FLOOD)], "{fields}");
+        }
     }
 }

@@ -97,19 +97,39 @@ async fn bombs_from_many_connections_do_not_fill_the_memory() {
 
 /// A browser with too many cookies gets its 431, a few times.
 #[tokio::test]
-async fn a_few_oversized_sections_are_refused_one_by_one() {
+async fn a_few_sections_just_past_the_limit_are_refused_one_by_one() {
     let gateway = Gateway::start().await;
     let mut client = FrameClient::open_with(gateway.http, &[(1, 0)]).await;
-    for stream in (1..21).step_by(2) {
-        client.send(&bomb(stream, 2800)).await;
+    for stream in (1..19).step_by(2) {
+        client.send(&bomb(stream, 360)).await;
         assert_eq!(client.outcome(stream).await, Outcome::Status(431));
     }
     client.send(&ping()).await;
     assert!(client.until(|frame| frame.kind == PING).await.is_some(), "the connection stays");
-    let sections: Vec<u8> = (21..61).step_by(2).flat_map(|stream| bomb(stream, 2800)).collect();
+    let sections: Vec<u8> = (19..61).step_by(2).flat_map(|stream| bomb(stream, 360)).collect();
     client.try_send(&sections, Cut::Halves).await;
+    assert_is_cut(&mut client).await;
+}
+
+async fn assert_is_cut(client: &mut FrameClient) {
     let goaway = client.until(|frame| frame.kind == GOAWAY).await;
     assert!(goaway.is_none_or(|frame| frame.error_code() == Some(ENHANCE_YOUR_CALM)));
+}
+
+/// Decoding one takes as long as serving a dozen requests, which wait for it.
+#[tokio::test]
+async fn of_large_sections_one_is_decoded_for_each_connection_however_they_come() {
+    let gateway = Gateway::start().await;
+    let sections: Vec<u8> = (1..11).step_by(2).flat_map(|stream| bomb(stream, 2800)).collect();
+    for cut in Cut::ALL {
+        let mut client = FrameClient::open_with(gateway.http, &[(1, 0)]).await;
+        client.try_send(&sections, cut).await;
+        assert_is_cut(&mut client).await;
+    }
+    let metrics = send(gateway.admin, get("/metrics")).await;
+    let refused = text(&metrics).lines().find(|line| line.contains("headers_too_large")).unwrap_or(" 0");
+    let refused: usize = refused.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(refused <= Cut::ALL.len(), "{refused}");
 }
 
 /// As many as admission takes are no flood, however often.
