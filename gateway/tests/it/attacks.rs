@@ -65,7 +65,7 @@ impl Plan {
             |kind: &Kind| names.is_empty() || names.split(',').any(|name| kind.name().contains(name));
         Some(Self {
             turn: Duration::from_millis(said("TURN_MS")?.parse().unwrap()),
-            rounds: said("ROUNDS").map_or(3, |rounds| rounds.parse().unwrap()),
+            rounds: said("ROUNDS").map_or(5, |rounds| rounds.parse().unwrap()),
             floor_ms: None,
             late: Duration::from_millis(100),
             core: said("CORE"),
@@ -183,6 +183,8 @@ impl Row {
             let beside = honest::turn(&rig.target, plan.turn(kind)).await;
             over.send_replace(true);
             row.attacked.add(&attacked.await.expect("attackers do not panic"));
+            // What ends with the attack is no part of the next turn.
+            rig.rests().await;
             row.grown_kib = row.grown_kib.max(rig.peak_kib().saturating_sub(before));
             row.rounds.push((alone.quantile_ms(990), beside.quantile_ms(990)));
             row.alone.add(alone);

@@ -104,8 +104,9 @@ impl Kind {
     pub(crate) fn bound(self) -> Option<Duration> {
         match self {
             Self::Nothing | Self::Silent | Self::Returning | Self::Admin => None,
-            // `timeout.idle` and `listen.header_timeout` of the rig, and the second in which all are gone.
-            Self::ClosedWindow | Self::StoppedBody => Some(Duration::from_secs(2)),
+            // `timeout.idle` and `listen.header_timeout` of the rig, and the second in which all are gone. The kernel loses one
+            // in a thousand SYNs to a service and sends it again after a second.
+            Self::ClosedWindow | Self::StoppedBody => Some(Duration::from_secs(3)),
             Self::SlowHead => Some(Duration::from_secs(3)),
             // `timeout.min_rate` looks at ten seconds; then the same second.
             Self::ByteWindow | Self::SlowBody => Some(Duration::from_secs(12)),
@@ -135,10 +136,11 @@ impl Kind {
         self.ramp() * u32::try_from(self.attackers()).unwrap()
     }
 
-    /// Comes back when it was ended, as often as this at most.
+    /// Comes back when it was ended, as often as this at most; all of them fit into it.
     fn pause(self) -> Duration {
         match self {
             Self::Silent | Self::Admin => Duration::from_hours(1),
+            Self::Returning => self.gathers_for(),
             _ => Duration::from_millis(250),
         }
     }
@@ -173,12 +175,15 @@ pub(crate) async fn attack(
         let (target, mut over) = (Arc::clone(&target), over.clone());
         attackers.spawn_local(async move {
             let mut lives = Vec::new();
-            let comes = began + kind.ramp() * u32::try_from(number).unwrap();
+            let mut comes = began + kind.ramp() * u32::try_from(number).unwrap();
             let _ = tokio::time::timeout_at(comes, over.wait_for(|over| *over)).await;
             while !*over.borrow() {
-                let again = tokio::time::Instant::now() + kind.pause();
                 lives.push(life(kind, &target, over_tls, cut, &mut over).await);
-                let _ = tokio::time::timeout_at(again, over.wait_for(|over| *over)).await;
+                // In its own turn: those whom one sweep has ended must not come back at once, either.
+                while comes <= tokio::time::Instant::now() {
+                    comes += kind.pause();
+                }
+                let _ = tokio::time::timeout_at(comes, over.wait_for(|over| *over)).await;
             }
             lives
         });

@@ -13,6 +13,8 @@ use crate::{
     support::{
         authority::Authority,
         backend::{Backend, RawBackend},
+        client::{get, send, text},
+        eventually,
         gateway::write_config,
     },
 };
@@ -37,7 +39,6 @@ impl Target {
 pub(crate) struct Rig {
     gateway: Serving,
     pub(crate) target: Arc<Target>,
-    _services: (Backend, RawBackend),
     _dir: TempDir,
 }
 
@@ -48,13 +49,24 @@ impl Rig {
         let certified = authority.certify("gw");
         fs::write(dir.path().join("gw.pem"), certified.cert).unwrap();
         fs::write(dir.path().join("gw.key"), certified.key).unwrap();
-        let large = Bytes::from(vec![b'x'; LARGE]);
-        let others = Backend::with(move |request| {
-            Response::new(if request.uri().path() == "/large" { large.clone() } else { "ok".into() })
-        })
-        .await;
-        let silent = RawBackend::answering(b"", false).await;
-        write_config(dir.path(), &config(honest_service(), others.addr, silent.addr));
+        // Each on a thread of its own: what attackers do to their services must not look like the gateway's doing.
+        let honest = serve(false, || async {
+            let service = Backend::named("honest").await;
+            (service.addr, service)
+        });
+        let others = serve(core.is_some(), || async {
+            let large = Bytes::from(vec![b'x'; LARGE]);
+            let service = Backend::with(move |request| {
+                Response::new(if request.uri().path() == "/large" { large.clone() } else { "ok".into() })
+            });
+            let service = service.await;
+            (service.addr, service)
+        });
+        let silent = serve(core.is_some(), || async {
+            let service = RawBackend::answering(b"", false).await;
+            (service.addr, service)
+        });
+        write_config(dir.path(), &config(honest, others, silent));
         let limit = files.map_or(String::new(), |files| format!("ulimit -n {files} && "));
         let pinned = core.map_or(String::new(), |core| format!("taskset --cpu-list {core} "));
         let script = format!("{limit}exec {pinned}\"$@\"");
@@ -67,7 +79,16 @@ impl Rig {
             tls: authority.client(&[b"http/1.1"]).into(),
             authority,
         };
-        Self { gateway, target: Arc::new(target), _services: (others, silent), _dir: dir }
+        Self { gateway, target: Arc::new(target), _dir: dir }
+    }
+
+    /// Until no client is connected.
+    pub(crate) async fn rests(&self) {
+        eventually("all clients are gone", || async {
+            let shown = send(self.target.admin, get("/metrics")).await;
+            text(&shown).contains("\nmillgate_file_places_used{part=\"clients\"} 0\n")
+        })
+        .await;
     }
 
     pub(crate) fn memory_kib(&self) -> u64 {
@@ -94,14 +115,20 @@ impl Rig {
 /// Content of `/large`: more than a client's first window.
 const LARGE: usize = 300_000;
 
-/// The honest client's service, on a thread of its own: what attackers do to theirs must not look like the gateway's doing.
-fn honest_service() -> SocketAddr {
+/// The address of a service on a thread of its own, until the process ends.
+fn serve<S, F: Future<Output = (SocketAddr, S)>>(
+    steps_back: bool,
+    start: impl FnOnce() -> F + Send + 'static,
+) -> SocketAddr {
     let (said, addr) = std::sync::mpsc::channel();
     thread::spawn(move || {
+        if steps_back {
+            step_back();
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let service = Backend::named("honest").await;
-            said.send(service.addr).unwrap();
+            let (addr, _service) = start().await;
+            said.send(addr).unwrap();
             std::future::pending::<()>().await;
         });
     });
@@ -127,9 +154,7 @@ fn config(honest: SocketAddr, others: SocketAddr, silent: SocketAddr) -> String 
 pub(crate) fn step_back() {
     let thread = fs::read_link("/proc/thread-self").unwrap();
     let id = thread.file_name().unwrap();
-    // The process may have been started as one for which the others wait.
-    for (program, args) in [("chrt", ["--other", "--pid", "0"]), ("renice", ["-n", "19", "-p"])] {
-        let done = Command::new(program).args(args).arg(id).output();
-        assert!(done.is_ok_and(|said| said.status.success()), "{program} of util-linux is needed");
-    }
+    // Also where the process was started as one for which the others wait.
+    let done = Command::new("chrt").args(["--idle", "--pid", "0"]).arg(id).output();
+    assert!(done.is_ok_and(|said| said.status.success()), "chrt of util-linux is needed");
 }
