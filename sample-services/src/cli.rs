@@ -18,7 +18,8 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct ServiceArgs {
     /// Address to listen on; port 0 takes any free one
-    #[arg(long, env = "SERVICE_LISTEN", default_value = "127.0.0.1:0", value_name = "ADDR")]
+    #[arg(long, env = "SERVICE_LISTEN", default_value = "127.0.0.1:0", value_name = "ADDR",
+          value_parser = listen_addr)]
     listen: SocketAddr,
 
     /// Host that others reach this instance at [default: the address it listens on]
@@ -81,6 +82,19 @@ impl TokenArgs {
     }
 }
 
+/// Where to listen, as clap's `value_parser`.
+///
+/// # Errors
+/// It is not `ADDR:PORT`; the message has an example with the port that is meant.
+pub fn listen_addr(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        let port = text.rsplit(':').next().and_then(|port| port.parse::<u16>().ok()).unwrap_or(8080);
+        format!(
+            "must be ADDR:PORT with an IP address, such as 127.0.0.1:{port}; an IPv6 address stands in [ ]"
+        )
+    })
+}
+
 /// Runs `service` until SIGTERM or SIGINT.
 pub async fn run(service: Service, args: ServiceArgs) -> anyhow::Result<()> {
     log_to_stdout();
@@ -118,4 +132,25 @@ pub async fn stop_signal() -> std::io::Result<()> {
 fn log_to_stdout() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().json().with_env_filter(filter).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::listen_addr;
+
+    #[test]
+    fn an_address_that_is_none_is_answered_with_one_that_has_the_port_that_is_meant() {
+        assert_eq!(listen_addr("127.0.0.1:0"), Ok(([127, 0, 0, 1], 0).into()));
+        for (text, example) in [
+            ("48080", "127.0.0.1:48080"),
+            (":9000", "127.0.0.1:9000"),
+            ("localhost:9000", "127.0.0.1:9000"),
+            ("127.0.0.1", "127.0.0.1:8080"),
+            ("::1:70000", "127.0.0.1:8080"),
+            ("", "127.0.0.1:8080"),
+        ] {
+            let error = listen_addr(text).unwrap_err();
+            assert!(error.contains(example), "{text}: {error}");
+        }
+    }
 }

@@ -32,8 +32,10 @@ impl Controller {
         let result = self.try_reload(inbox, background).await;
         let result = match result {
             Ok(()) => {
-                tracing::info!(config = %self.origin.source(), "configuration reloaded");
-                Ok(())
+                let (source, services) = (self.origin.source(), self.settings.services.len());
+                let routes = self.settings.routes.len();
+                tracing::info!(config = %source, routes, services, "configuration reloaded");
+                Ok(format!("{source}: routes: {routes}, services: {services}"))
             }
             Err(report) => {
                 tracing::error!(
@@ -45,7 +47,7 @@ impl Controller {
             }
         };
         self.status.record_reload(&result);
-        result
+        result.map(|_| ())
     }
 
     /// The key that holds the configuration has another value.

@@ -125,12 +125,13 @@ impl Status {
         !self.overdue.load(Ordering::Relaxed)
     }
 
-    pub fn record_reload(&self, result: &Result<(), String>) {
+    /// What was accepted, in a line, or the report of what was refused.
+    pub fn record_reload(&self, result: &Result<String, String>) {
         let mut status = lock(&self.reload);
         match result {
-            Ok(()) => {
+            Ok(summary) => {
                 self.reloads_ok.fetch_add(1, Ordering::Relaxed);
-                self.note("config_accepted", String::new());
+                self.note("config_accepted", summary.clone());
                 status.succeeded = clock::unix_now();
                 status.refused = None;
             }

@@ -86,10 +86,14 @@ impl Wait {
 
 /// What is far longer than requests to this service wait. Where nothing is usual yet, no wait is unusual.
 fn unusual(cluster: &LocalCluster) -> Duration {
+    usual(cluster).map_or(Duration::MAX, |usual| (usual * UNUSUAL_TIMES).max(LOOK))
+}
+
+/// Nearly all requests of this worker to the service wait for less; `None`: there were too few to know.
+pub(super) fn usual(cluster: &LocalCluster) -> Option<Duration> {
     let metrics = cluster.metrics.borrow();
     let known = metrics.duration.total() >= KNOWN_MIN;
-    let usual = metrics.duration.quantile(USUAL).filter(|_| known);
-    usual.map_or(Duration::MAX, |usual| (usual * UNUSUAL_TIMES).max(LOOK))
+    metrics.duration.quantile(USUAL).filter(|_| known)
 }
 
 /// No wait is looked at earlier or more often: an endpoint may collect garbage.
@@ -97,6 +101,6 @@ pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// Requests that this worker has sent to the service before it knows what is usual.
 const KNOWN_MIN: u64 = 20;
 /// The share of requests that are usual. A service with more slow ones than this is slow.
-const USUAL: f64 = 0.95;
+pub(super) const USUAL: f64 = 0.95;
 /// A wait of so many times what is usual is none of the usual ones.
 const UNUSUAL_TIMES: u32 = 10;

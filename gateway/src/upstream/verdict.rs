@@ -14,7 +14,11 @@ use std::{
 
 use http::StatusCode;
 
-use super::{pool::Lease, search::Picked};
+use super::{
+    pool::Lease,
+    search::Picked,
+    silence::{USUAL, usual},
+};
 use crate::{
     body::Upload,
     config::units::show_duration,
@@ -23,7 +27,7 @@ use crate::{
     metrics::Rare,
     policy::{
         circuit_breaker::{Opened, Outcome, Permit, Seen, Transition},
-        outlier::{Began, Change, Probe, Sign},
+        outlier::{Began, Change, Probe, Reason, Sign},
     },
     snapshot::{LocalCluster, LocalEndpoint, StateHandle},
     worker::WorkerState,
@@ -201,12 +205,18 @@ impl Witness {
         let (service, endpoint) = self.names();
         match changed {
             Change::Ejected { reason, failures, pause, ejections } => {
+                let usual = (reason == Reason::Silence).then(|| usual(&self.cluster)).flatten();
+                let usual = usual.map_or_else(String::new, |usual| {
+                    // A whole one is easier to read.
+                    let ms = usual.as_millis() + 1;
+                    format!(" where {} % wait for less than {ms}ms", USUAL * 100.0)
+                });
                 let reason = reason.as_str();
                 worker.metrics.count(Rare::Ejection, service, reason);
                 let until = at(worker, now + pause);
                 tracing::warn!(%service, %endpoint, reason, failures, ?pause, %until, ejections, "endpoint ejected");
                 let text = format!(
-                    "{service} {endpoint}: {failures} {} in a row; left out for {} until {until}, ejection {ejections}",
+                    "{service} {endpoint}: {failures} {} in a row{usual}; left out for {} until {until}, ejection {ejections}",
                     reason.replace('_', " "),
                     show_duration(pause),
                 );

@@ -62,6 +62,12 @@ async fn a_wrong_configuration_never_replaces_the_running_one() {
     gateway.reload().await.unwrap();
     let metrics = client::send(gateway.admin(), client::get("/metrics")).await;
     assert!(client::text(&metrics).contains("millgate_config_last_reload_successful 1"));
+    let events = client::send(gateway.admin(), client::get("/api/v1/events")).await;
+    assert!(
+        client::text(&events).contains("routes.yaml: routes: 1, services: 1"),
+        "{}",
+        client::text(&events)
+    );
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use sample_services::{
-    cli::stop_signal,
+    cli::{listen_addr, stop_signal},
     demo::{Demo, DemoOptions, RegistryChoice},
 };
 use tracing_subscriber::EnvFilter;
@@ -14,15 +14,15 @@ use tracing_subscriber::EnvFilter;
 #[command(name = "demo", version)]
 struct Arguments {
     /// The gateway's cleartext listener
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR", value_parser = listen_addr)]
     http: SocketAddr,
 
     /// The gateway's TLS listener
-    #[arg(long, default_value = "127.0.0.1:8443", value_name = "ADDR")]
+    #[arg(long, default_value = "127.0.0.1:8443", value_name = "ADDR", value_parser = listen_addr)]
     https: SocketAddr,
 
     /// The gateway's admin listener
-    #[arg(long, default_value = "127.0.0.1:9900", value_name = "ADDR")]
+    #[arg(long, default_value = "127.0.0.1:9900", value_name = "ADDR", value_parser = listen_addr)]
     admin: SocketAddr,
 
     /// Where the embedded registry listens, or the URL of a Consul that is there already

@@ -28,6 +28,7 @@ use self::{
     secrets::Secrets,
 };
 use crate::{
+    cli::listen_addr,
     database::DatabaseLocation,
     registration::RegistryAddress,
     service::{RunningService, Service, ServiceOptions},
@@ -59,9 +60,8 @@ impl std::str::FromStr for RegistryChoice {
         if text.starts_with("http://") || text.starts_with("https://") {
             return Ok(Self::Existing(text.trim_end_matches('/').to_owned()));
         }
-        let addr =
-            text.parse().map_err(|_| "must be ADDR:PORT to listen on, or the URL of a Consul".to_owned())?;
-        Ok(Self::Embedded(addr))
+        let or_url = |error| format!("{error}; or the URL of a Consul, such as http://127.0.0.1:8500");
+        Ok(Self::Embedded(listen_addr(text).map_err(or_url)?))
     }
 }
 
