@@ -104,10 +104,9 @@ impl Kind {
     pub(crate) fn bound(self) -> Option<Duration> {
         match self {
             Self::Nothing | Self::Silent | Self::Returning | Self::Admin => None,
-            // `timeout.idle` and `listen.header_timeout` of the rig, and the second in which all are gone. The kernel loses one
-            // in a thousand SYNs to a service and sends it again after a second.
-            Self::ClosedWindow | Self::StoppedBody => Some(Duration::from_secs(3)),
-            Self::SlowHead => Some(Duration::from_secs(3)),
+            // `listen.header_timeout` of the rig, or `timeout.idle` and the second after which the kernel sends a SYN to a
+            // service again (it loses one in a thousand here); then the second in which all are gone.
+            Self::SlowHead | Self::ClosedWindow | Self::StoppedBody => Some(Duration::from_secs(3)),
             // `timeout.min_rate` looks at ten seconds; then the same second.
             Self::ByteWindow | Self::SlowBody => Some(Duration::from_secs(12)),
             _ => Some(Duration::from_secs(1)),
