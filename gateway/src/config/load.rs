@@ -327,6 +327,8 @@ mod tests {
             ("Authorization", "which `auth` checks"),
             ("X-Forwarded-For", "removed unless a trusted proxy sends it"),
             ("X-Request-Id", "the gateway writes it itself"),
+            ("defaults", "write `default`"),
+            ("Default", "write `default`"),
         ] {
             let report = refused(&format!("listen: {{headers: {{untrusted: [{name}]}}}}\nroutes: []\n"));
             assert!(report.contains(reason), "{name}: {report}");

@@ -118,7 +118,7 @@ impl Difference {
             }
             Self::Extension => {
                 "the extension: add closed routes for those that the service knows (Rails takes `.json` and others), or close \
-                 the open route, or `trailing_slash: exact` if the service knows none"
+                 the open route"
             }
             Self::Method => {
                 "methods: name no methods in the closed route, so that it takes all of them, or name those of the open route"

@@ -130,7 +130,20 @@ fn write_forwarding(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
     headers.insert(&X_FORWARDED_FOR, addresses.unwrap_or_else(|| context.peer.clone()));
     headers.entry(&X_FORWARDED_PROTO).or_insert(scheme);
     headers.entry(&X_FORWARDED_HOST).or_insert_with(|| context.authority.host_line().clone());
-    headers.entry(&X_FORWARDED_PORT).or_insert_with(|| context.authority.port_text().clone());
+    if !headers.contains_key(&X_FORWARDED_PORT) {
+        let port =
+            default_port(headers.get(&X_FORWARDED_PROTO)).filter(|_| context.authority.port().is_none());
+        headers.insert(&X_FORWARDED_PORT, port.unwrap_or_else(|| context.authority.port_text().clone()));
+    }
+}
+
+/// Of the scheme that the trusted peer's client used.
+fn default_port(proto: Option<&HeaderValue>) -> Option<HeaderValue> {
+    match proto?.as_bytes() {
+        b"https" => Some(HeaderValue::from_static("443")),
+        b"http" => Some(HeaderValue::from_static("80")),
+        _ => None,
+    }
 }
 
 /// All lines of a field in one list, with `last` at the end; `None` if there is no line.

@@ -211,10 +211,32 @@ fn a_trusted_peers_word_is_kept_and_its_address_appended() {
     ]);
     assert_eq!(lines(&headers, "x-forwarded-for"), ["203.0.113.9, 10.0.0.1, 192.0.2.7"]);
     assert_eq!(lines(&headers, "x-forwarded-proto"), ["http"]);
-    assert_eq!(lines(&headers, "x-forwarded-port"), ["443"]);
     assert_eq!(lines(&headers, "forwarded"), ["for=203.0.113.9"]);
     // The caller decides which id the request has, by `trusted_request_id`.
     assert_eq!(lines(&headers, "x-request-id"), ["id-1"]);
+}
+
+/// A proxy in front that ends TLS says so, and often nothing of the port.
+#[test]
+fn the_port_is_that_of_the_scheme_which_a_trusted_peer_names() {
+    for (ours, said, port) in [
+        (Scheme::Http, "https", "443"),
+        (Scheme::Https, "http", "80"),
+        (Scheme::Http, "http", "80"),
+        (Scheme::Https, "https", "443"),
+        (Scheme::Http, "https, http", "80"),
+    ] {
+        let headers = Case { peer_is_trusted: true, scheme: ours, ..Case::default() }
+            .apply(&[("x-forwarded-proto", said)]);
+        assert_eq!(lines(&headers, "x-forwarded-port"), [port], "{said}");
+    }
+    let named = |case: Case| case.apply(&[("x-forwarded-proto", "https"), ("x-forwarded-port", "8443")]);
+    let headers = named(Case { peer_is_trusted: true, ..Case::default() });
+    assert_eq!(lines(&headers, "x-forwarded-port"), ["8443"]);
+    // The client named one.
+    let headers = Case { peer_is_trusted: true, port: Some(8080), ..Case::default() }
+        .apply(&[("x-forwarded-proto", "https")]);
+    assert_eq!(lines(&headers, "x-forwarded-port"), ["8080"]);
 }
 
 #[test]

@@ -104,6 +104,10 @@ fn untrusted_name(text: &str) -> Result<String, Invalid> {
     let refuse = |label: &str| {
         Invalid::new(code::BAD_VALUE, "a header name such as `X-Original-URL` or `X-SSL-Client-*`", label)
     };
+    // As a header's name it would take the place of the names that are meant.
+    if text != "default" && matches!(text.to_ascii_lowercase().as_str(), "default" | "defaults") {
+        return Err(refuse("not the word for the names that are the default").help("write `default`"));
+    }
     let (name, rest) = text.split_at(text.find('*').unwrap_or(text.len()));
     let name: HeaderName = name.parse().map_err(|_| refuse("not a header name"))?;
     if !matches!(rest, "" | "*") {
