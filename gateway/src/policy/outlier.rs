@@ -232,6 +232,9 @@ impl OutlierDetector {
         let out = Word::Out { until_ms: now_ms + pause_ms, reason };
         state.word.compare_exchange(seen.pack(), out.pack(), Ordering::AcqRel, Ordering::Relaxed).ok()?;
         state.level.store(level, Ordering::Relaxed);
+        if reason == Reason::Silence {
+            state.silences.fetch_add(1, Ordering::Relaxed);
+        }
         let pause = Duration::from_millis(pause_ms);
         Some(Change::Ejected { reason, failures, pause, ejections: level })
     }

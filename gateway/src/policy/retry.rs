@@ -19,6 +19,7 @@ use http::{Method, StatusCode};
 use rand::{Rng, RngExt};
 use tower::retry::budget::{Budget, TpsBudget};
 
+use super::outlier::Sign;
 use crate::config::settings::{RetryCauses, RetrySettings};
 
 /// The retry policy of one route.
@@ -40,6 +41,8 @@ pub struct Failure<'a> {
     pub method: &'a Method,
     /// There was no body, or all of it can be sent again.
     pub body_is_replayable: bool,
+    /// The endpoint was out, and the request was to show whether it still fails.
+    pub is_probe: bool,
 }
 
 /// How far the attempt came.
@@ -146,9 +149,10 @@ impl Retry {
         self.on.reset && self.on.timeout && spent.charged < self.retries && self.methods.contains(method)
     }
 
-    /// May an answer with this status be followed by another attempt at all?
-    pub fn may_follow_status(&self, status: StatusCode) -> bool {
-        self.on_status.contains(&status)
+    /// May an answer with this status be followed by another attempt at all? A probe that shows what the endpoint was left
+    /// out for is not the client's, whatever `on` says.
+    pub fn may_follow_status(&self, status: StatusCode, is_probe: bool) -> bool {
+        self.on_status.contains(&status) || (is_probe && Sign::of(status) == Sign::GatewayFailed)
     }
 
     /// Largest body of a request with this method that is kept to be sent again.
@@ -204,7 +208,8 @@ impl Retry {
             Phase::Reset => (self.on.reset && repeatable).then_some(Price::OneRetry),
             Phase::Timeout => (self.on.timeout && repeatable).then_some(Price::OneRetry),
             Phase::Status(status) => {
-                (self.on_status.contains(&status) && repeatable).then_some(Price::OneRetry)
+                let may_follow = self.may_follow_status(status, failure.is_probe);
+                (may_follow && repeatable).then_some(Price::OneRetry)
             }
             Phase::Final => None,
         };
@@ -303,7 +308,7 @@ mod tests {
     }
 
     fn may(phase: Phase, method: &Method, body_is_replayable: bool) -> bool {
-        let failure = Failure { phase, method, body_is_replayable };
+        let failure = Failure { phase, method, body_is_replayable, is_probe: false };
         check(&retry(), &failure, Spent::default(), &RetryBudget::new(0.2)).is_ok()
     }
 
@@ -329,7 +334,7 @@ mod tests {
     }
 
     fn of(phase: Phase) -> Failure<'static> {
-        Failure { phase, method: &Method::GET, body_is_replayable: true }
+        Failure { phase, method: &Method::GET, body_is_replayable: true, is_probe: false }
     }
 
     #[test]

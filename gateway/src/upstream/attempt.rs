@@ -65,8 +65,8 @@ pub async fn run(
         }
         let spare = spare_of(unsent.as_ref(), upload, retries, spent);
         // A probe leaves the time for another attempt, where there can be one.
-        let repeats = spare.is_some();
-        let given = if repeats && picked.probe.is_some() { deadline.of_a_probe() } else { deadline };
+        let (repeats, is_probe) = (spare.is_some(), picked.probe.is_some());
+        let given = if repeats && is_probe { deadline.of_a_probe() } else { deadline };
         let attempt = Attempt::new(picked, given, (now, repeats), upload, worker);
         let result = attempt.run(unsent, exchange).await;
         if let Some(lease) = &mut exchange.lease {
@@ -74,7 +74,7 @@ pub async fn run(
         }
         let (phase, error) = match result {
             // How most requests end.
-            Ok(answered) if !retries.may_follow_status(answered.response.status()) => {
+            Ok(answered) if !retries.may_follow_status(answered.response.status(), is_probe) => {
                 exchange.hold(in_flight);
                 return Ok(answered);
             }
@@ -89,7 +89,7 @@ pub async fn run(
         let Some(request) = request else { break error };
         now = worker.clock.now();
         let left = left(&deadline, upload, now);
-        let failed = (phase, index);
+        let failed = (phase, index, is_probe);
         let Some(next) = follow(plan, &mut search, failed, spent, (left, now), exchange) else { break error };
         let Some((next, at)) = rested(next, &mut search, now, exchange).await else { break error };
         (picked, spent, now, *unsent) = (next.to, next.spent, at, Some(request));
@@ -168,7 +168,7 @@ fn name_instance(request: &mut Request<RequestBody>, cluster: &LocalCluster, ind
 fn follow<'a>(
     plan: &Plan<'_>,
     search: &mut Search<'a>,
-    (phase, index): (Phase, usize),
+    (phase, index, is_probe): (Phase, usize, bool),
     spent: Spent,
     (left, now): (Duration, Instant),
     exchange: &Exchange,
@@ -181,7 +181,7 @@ fn follow<'a>(
     } else {
         search.leave_out(index);
     }
-    let failure = Failure { phase, method: &exchange.method, body_is_replayable: true };
+    let failure = Failure { phase, method: &exchange.method, body_is_replayable: true, is_probe };
     let mut rng = worker.rng.borrow_mut();
     let budget = &cluster.shared.retry_budget;
     let is_free = matches!(phase, Phase::Connect | Phase::Refused);

@@ -41,6 +41,9 @@ impl Silence<'_> {
         asked: impl Fn() -> Instant,
     ) -> Option<F::Output> {
         let (mut is_counted, mut next) = (false, self.worker.clock.now());
+        // The endpoint was out for its silence while this request waited. That it answers others again gives this one no
+        // answer.
+        let (mut was_silent, mut silences) = (false, None);
         loop {
             let is_over = Cell::new(false);
             let up_to_next = |cx: &Context<'_>| {
@@ -58,7 +61,12 @@ impl Silence<'_> {
             }
             let now = self.worker.clock.now();
             let waited = now.saturating_duration_since(asked());
-            if is_over.get() || self.is_in_vain(waited) {
+            {
+                let verdict = self.verdict.borrow();
+                let before = *silences.get_or_insert_with(|| verdict.witness.silences());
+                was_silent |= verdict.witness.is_silent() || verdict.witness.silences() != before;
+            }
+            if is_over.get() || (was_silent && self.half.is_some_and(|half| waited >= half)) {
                 return None;
             }
             if waited >= unusual(self.cluster) {
@@ -67,10 +75,6 @@ impl Silence<'_> {
             }
             next = now + LOOK;
         }
-    }
-
-    fn is_in_vain(&self, waited: Duration) -> bool {
-        self.half.is_some_and(|half| waited >= half) && self.verdict.borrow().witness.is_silent()
     }
 }
 

@@ -157,6 +157,11 @@ impl Witness {
         }
     }
 
+    /// How often the endpoint was out because it answered nothing.
+    pub(super) fn silences(&self) -> u32 {
+        self.endpoint().map_or(0, |endpoint| endpoint.state.outlier().silences())
+    }
+
     /// The endpoint is out because it answers nothing.
     pub(super) fn is_silent(&self) -> bool {
         let is_out = self.cluster.shared.outlier.is_some();

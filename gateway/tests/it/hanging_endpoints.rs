@@ -35,6 +35,8 @@ use crate::{
 struct Hanging {
     addr: SocketAddr,
     hangs: watch::Sender<bool>,
+    /// What hangs now stays so.
+    forgets: watch::Sender<bool>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -44,10 +46,13 @@ impl Hanging {
         let addr = listener.local_addr().unwrap();
         let hangs = watch::Sender::new(false);
         let seen = hangs.subscribe();
+        let forgets = watch::Sender::new(false);
+        let forgotten = forgets.subscribe();
         let task = tokio::spawn(async move {
             let mut open = JoinSet::new();
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut hangs = seen.clone();
+                let forgotten = forgotten.clone();
                 open.spawn(async move {
                     let mut head = Vec::new();
                     while stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {
@@ -57,7 +62,7 @@ impl Hanging {
                         if head.starts_with(b"GET /slow") {
                             tokio::time::sleep(slow).await;
                         }
-                        if hangs.wait_for(|hangs| !hangs).await.is_err() {
+                        if !*forgotten.borrow() && hangs.wait_for(|hangs| !hangs).await.is_err() {
                             return;
                         }
                         head.clear();
@@ -69,7 +74,7 @@ impl Hanging {
                 });
             }
         });
-        Self { addr, hangs, task }
+        Self { addr, hangs, forgets, task }
     }
 }
 
@@ -145,6 +150,32 @@ async fn an_instance_that_goes_on_is_back_with_its_first_answer() {
     hanging.hangs.send_replace(false);
     eventually("it is back", || async { metric(&gateway, "millgate_endpoint_ejected").await < 1.0 }).await;
     assert_eq!(waiting.join_all().await, [200; 12]);
+}
+
+/// What it answers then are new requests; those that it had lost go elsewhere.
+#[tokio::test]
+async fn requests_that_an_instance_has_lost_go_elsewhere_also_when_it_is_back() {
+    let (hanging, good) = (Hanging::start(Duration::ZERO).await, Backend::named("good").await);
+    let route = ", timeout: 8s, retry: {budget: 100%}";
+    let gateway = gateway([hanging.addr, good.addr], route, ", outlier: {pause: 500ms}").await;
+    hanging.hangs.send_replace(true);
+    let mut lost = many(gateway.http, "/x", 12);
+    let out = async || metric(&gateway, "millgate_endpoint_ejected").await;
+    eventually("it is ejected", || async {
+        let _ = tokio::time::timeout(Duration::from_millis(50), status(gateway.http, "/x")).await;
+        out().await > 0.0
+    })
+    .await;
+    // From now on it answers new connections, and never what it has.
+    hanging.forgets.send_replace(true);
+    eventually("it is back", || async {
+        assert_eq!(status(gateway.http, "/x").await, 200);
+        out().await < 1.0
+    })
+    .await;
+    while let Some(answer) = lost.join_next().await {
+        assert_eq!(answer.unwrap(), 200);
+    }
 }
 
 /// All are slow, or only one kind of request is: nothing is concluded.

@@ -5,6 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use http::Response;
+
 use crate::{
     dead_endpoints::{endpoint, hosts, metric, to},
     support::{
@@ -50,6 +52,19 @@ async fn no_post_is_the_probe_of_an_endpoint_that_breaks_while_there_are_request
     let gateway = TestGateway::start(&two(&bad, &good, "", service)).await;
     eject(&gateway).await;
     mixed_traffic(&gateway, 4.0).await;
+}
+
+/// What it answers is what it was left out for, and no `retry.on` names 502.
+#[tokio::test]
+async fn no_get_is_lost_to_the_probe_of_an_endpoint_that_answers_502() {
+    let bad = Backend::with(|_| Response::builder().status(502).body("bad".into()).unwrap()).await;
+    let good = Backend::named("good").await;
+    let service = ", breaker: off, outlier: {gateway_failures: 2, pause: 100ms}";
+    let config = format!("workers: 1\n{}", to(&hosts([bad.addr, good.addr]), "", service));
+    let gateway = TestGateway::start(&config).await;
+    eject(&gateway).await;
+    mixed_traffic(&gateway, 4.0).await;
+    assert!(bad.served() >= 5, "it was probed");
 }
 
 /// The probe has half of the time, so that the other half is enough to go elsewhere.

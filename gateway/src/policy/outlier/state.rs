@@ -37,6 +37,8 @@ pub struct OutlierState {
     answered_ms: AtomicU64,
     /// When an answer came last that a request had waited for unusually long.
     late_ms: AtomicU64,
+    /// Ejections because it answers nothing, ever.
+    pub(super) silences: AtomicU32,
     /// Zero of the millisecond count.
     base: Instant,
 }
@@ -53,6 +55,7 @@ impl OutlierState {
             returned_ms: AtomicU64::new(0),
             answered_ms: AtomicU64::new(0),
             late_ms: AtomicU64::new(0),
+            silences: AtomicU32::new(0),
             base: now,
         }
     }
@@ -73,6 +76,11 @@ impl OutlierState {
             Word::unpack(self.word.load(Ordering::Relaxed)),
             Word::Out { reason: Reason::Silence, .. } | Word::Probing { reason: Reason::Silence, .. }
         )
+    }
+
+    /// How often it was ejected because it answers nothing.
+    pub fn silences(&self) -> u32 {
+        self.silences.load(Ordering::Relaxed)
     }
 
     /// Ejected, and the pause is over: one probe may be made.
