@@ -174,6 +174,9 @@ impl OutlierDetector {
             Sign::ConnectFailed => (&state.connect_failures, self.connect_failures, Reason::Connect),
             Sign::GatewayFailed => (&state.gateway_failures, self.gateway_failures, Reason::Gateway),
         };
+        if began.is_judged(state) {
+            return None;
+        }
         let failures = row.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         match Word::unpack(state.word.load(Ordering::Acquire)) {
             Word::In if failures >= needed => {
@@ -185,7 +188,7 @@ impl OutlierDetector {
                 self.eject(state, Word::In, reason, failures, now)
             }
             // The probe failed. Other attempts began before it and show nothing new.
-            probing @ Word::Probing { .. } if began.0 == probing.pack() => {
+            probing @ Word::Probing { .. } if began.word == probing.pack() => {
                 self.eject(state, probing, reason, failures, now)
             }
             Word::In | Word::Out { .. } | Word::Probing { .. } => None,
@@ -295,6 +298,25 @@ mod tests {
         let third = Change::Ejected { reason, failures: 3, pause: 5 * SECOND, ejections: 1 };
         assert_eq!(record(&state, Sign::ConnectFailed, now), Some(third));
         state
+    }
+
+    #[test]
+    fn failures_of_requests_from_before_an_ejection_do_not_eject_again() {
+        let now = Instant::now();
+        let state = OutlierState::new(now);
+        let before = state.began();
+        for _ in 0..3 {
+            record(&state, Sign::ConnectFailed, now);
+        }
+        let later = now + 6 * SECOND;
+        let probe = OutlierState::probe(&state, later, any).unwrap();
+        assert!(detector().record(&state, probe.began(), Sign::Answered, later, || true).is_some());
+        let late = (0..10).find_map(|_| {
+            detector().record(&state, before, Sign::GatewayFailed, later + 9 * SECOND, || true)
+        });
+        assert_eq!(late, None, "they timed out after it was proved good");
+        let anew = (0..5).find_map(|_| record(&state, Sign::GatewayFailed, later + 9 * SECOND));
+        assert!(matches!(anew, Some(Change::Ejected { failures: 5, .. })), "{anew:?}");
     }
 
     fn any(_: Reason, _: Duration) -> bool {

@@ -10,12 +10,21 @@ use super::{Change, Reason, Standing};
 
 /// The word of an [`OutlierState`] when an attempt began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Began(pub(super) u64);
+pub struct Began {
+    pub(super) word: u64,
+    /// When the last ejection before it ended.
+    returned_ms: u64,
+}
 
 impl Began {
     /// The endpoint was in.
     pub fn was_in(self) -> bool {
-        self.0 == IN
+        self.word == IN
+    }
+
+    /// The endpoint was in, and since then it was out and came back: what failed of before was judged with that ejection.
+    pub(super) fn is_judged(self, state: &OutlierState) -> bool {
+        self.was_in() && self.returned_ms != state.returned_ms.load(Ordering::Relaxed)
     }
 }
 
@@ -62,7 +71,11 @@ impl OutlierState {
 
     /// For an attempt that begins now, and will be recorded.
     pub fn began(&self) -> Began {
-        Began(self.word.load(Ordering::Relaxed))
+        self.began_with(self.word.load(Ordering::Relaxed))
+    }
+
+    fn began_with(&self, word: u64) -> Began {
+        Began { word, returned_ms: self.returned_ms.load(Ordering::Relaxed) }
     }
 
     /// One load.
@@ -115,7 +128,7 @@ impl OutlierState {
             }
             let probing = Word::Probing { since_ms: this.ms(now), reason }.pack();
             this.word.compare_exchange(seen.pack(), probing, Ordering::AcqRel, Ordering::Relaxed).ok()?;
-            (Began(probing), reason)
+            (this.began_with(probing), reason)
         };
         Some(Probe { state, began, reason })
     }
@@ -128,14 +141,14 @@ impl OutlierState {
         disproves: impl FnOnce(Reason) -> bool,
         now: Instant,
     ) -> Option<Change> {
-        let reason = match Word::unpack(began.0) {
+        let reason = match Word::unpack(began.word) {
             Word::In => return None,
             Word::Out { reason, .. } | Word::Probing { reason, .. } => reason,
         };
         if !disproves(reason) {
             return None;
         }
-        self.word.compare_exchange(began.0, IN, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        self.word.compare_exchange(began.word, IN, Ordering::AcqRel, Ordering::Relaxed).ok()?;
         self.returned_ms.store(self.ms(now), Ordering::Relaxed);
         Some(Change::Returned { reason })
     }
@@ -249,11 +262,11 @@ where
     S::Target: AsRef<OutlierState>,
 {
     fn drop(&mut self) {
-        let Word::Probing { since_ms, reason } = Word::unpack(self.began.0) else { return };
+        let Word::Probing { since_ms, reason } = Word::unpack(self.began.word) else { return };
         let due = Word::Out { until_ms: since_ms, reason }.pack();
         // Fails where a sign was recorded.
         let word = &(*self.state).as_ref().word;
-        let _ = word.compare_exchange(self.began.0, due, Ordering::AcqRel, Ordering::Relaxed);
+        let _ = word.compare_exchange(self.began.word, due, Ordering::AcqRel, Ordering::Relaxed);
     }
 }
 
