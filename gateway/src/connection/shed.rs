@@ -14,9 +14,9 @@ const OPENING_MIN: Duration = Duration::from_secs(3);
 const HEAD_MIN: Duration = Duration::from_secs(1);
 
 impl ConnectionTable {
-    /// Closes the clients that have been idle for longest: of so many idle ones, `number` says how many. Returns how many
-    /// it closes; their places are free a moment later.
-    pub(crate) fn shed_idle(&self, now: Instant, number: impl FnOnce(usize) -> usize) -> usize {
+    /// Closes the clients that have been idle for longest: of so many idle ones, `number` says how many. Their places are
+    /// free a moment later.
+    pub(crate) fn shed_idle(&self, now: Instant, number: impl FnOnce(usize) -> usize) -> Shed {
         let open = self.open.borrow();
         let quiet_for = |head_min| {
             let since = move |state| idle_since(state, now, head_min);
@@ -27,13 +27,24 @@ impl ConnectionTable {
             idle = quiet_for(HEAD_MIN);
         }
         let number = number(idle.len());
-        let Some(last) = number.checked_sub(1).filter(|last| *last < idle.len()) else { return 0 };
+        let Some(last) = number.checked_sub(1).filter(|last| *last < idle.len()) else {
+            return Shed::default();
+        };
         idle.select_nth_unstable_by_key(last, |(since, _)| *since);
-        for (_, state) in idle.iter().take(number) {
-            state.shed();
-        }
-        number
+        let chosen = idle.iter().take(number);
+        let new = chosen.clone().filter(|(_, state)| !state.is_shed.get()).count();
+        chosen.for_each(|(_, state)| state.shed());
+        Shed { closing: number, new }
     }
+}
+
+/// What is closed to make room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Shed {
+    /// Clients that are being closed.
+    pub(crate) closing: usize,
+    /// Those of them that were not yet.
+    pub(crate) new: usize,
 }
 
 fn idle_since(state: &ConnectionState, now: Instant, head_min: Duration) -> Option<Instant> {
@@ -72,13 +83,15 @@ mod tests {
         let busy = open(Scheme::Http, Phase::Busy, 0);
         let shed = |milliseconds| {
             let now = clock.now() + Duration::from_millis(milliseconds);
-            table.shed_idle(now, |idle| idle)
+            table.shed_idle(now, |idle| idle).closing
         };
         assert_eq!(shed(500), 0);
         // A client that is idle between requests goes first.
         let idle = open(Scheme::Http, Phase::Idle, 1);
         assert_eq!(shed(1500), 1);
         assert!(idle.close.get() && !head.kill.get());
+        let again = table.shed_idle(clock.now() + Duration::from_millis(1500), |idle| idle);
+        assert_eq!(again, Shed { closing: 1, new: 0 }, "it is about to be closed, and counts once");
         table.open.borrow_mut().remove(4);
         assert_eq!(shed(1500), 2);
         assert!(head.kill.get() && silent.kill.get() && !handshake.kill.get());

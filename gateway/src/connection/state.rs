@@ -53,6 +53,8 @@ pub struct ConnectionState {
     pub(super) close: Cell<bool>,
     /// Close now.
     pub(super) kill: Cell<bool>,
+    /// Its place is needed.
+    pub(super) is_shed: Cell<bool>,
     /// Idle for so long that it should hold no buffers. Of no more use when a request has begun: what is left of its body
     /// must stay with the hyper that knows where it ends.
     park: Cell<bool>,
@@ -82,6 +84,7 @@ impl ConnectionState {
             delivered: Cell::new(0),
             close: Cell::new(false),
             kill: Cell::new(false),
+            is_shed: Cell::new(false),
             park: Cell::new(false),
             is_parked: Cell::new(false),
             blocked_since: Cell::new(None),
@@ -274,6 +277,7 @@ impl ConnectionState {
 
     /// Gives its place to another client. A client that does not go when it is asked to is cut when it is asked again.
     pub(super) fn shed(&self) {
+        self.is_shed.set(true);
         if self.close.replace(true) || matches!(self.phase.get(), Phase::Opening | Phase::Head) {
             self.kill.set(true);
         }

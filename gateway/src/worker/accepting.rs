@@ -72,8 +72,9 @@ impl WorkerState {
     }
 
     fn shed_clients(&self, wanted: usize, reason: &str) -> usize {
-        let closed = self.connections.shed_idle(self.clock.coarse(), |idle| at_a_time(idle, wanted));
-        self.count_shed("client", reason, closed)
+        let shed = self.connections.shed_idle(self.clock.coarse(), |idle| at_a_time(idle, wanted));
+        self.count_shed("client", reason, shed.new);
+        shed.closing
     }
 
     /// Closes the upstream connections that have been idle for longest.
@@ -84,14 +85,14 @@ impl WorkerState {
         let Some(last) = number.checked_sub(1) else { return 0 };
         let (_, until, _) = idle.select_nth_unstable(last);
         let closed = pools.values().map(|pool| pool.close_idle_until(*until)).sum();
-        self.count_shed("upstream", reason, closed)
+        self.count_shed("upstream", reason, closed);
+        closed
     }
 
-    fn count_shed(&self, what: &str, reason: &str, closed: usize) -> usize {
+    fn count_shed(&self, what: &str, reason: &str, closed: usize) {
         if closed > 0 {
             self.metrics.count_many(Rare::Shed, what, reason, closed as u64);
         }
-        closed
     }
 }
 
