@@ -393,7 +393,7 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
-    use crate::policy::concurrency::{ConcurrencyLimit, ShareSettings};
+    use crate::policy::concurrency::{ConcurrencyLimit, Places, ShareSettings};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -492,7 +492,7 @@ mod tests {
         for (uploads, bytes, is_slow) in
             [(2, 24, false), (3, 24, true), (3, 190, true), (3, 390, false), (6, 800, false)]
         {
-            let limit = ConcurrencyLimit::compile(6, shares, None);
+            let limit = ConcurrencyLimit::compile(6, shares, &Places::any(), None);
             let mut places: Vec<_> = (0..uploads).map(|_| limit.check_upload().unwrap()).collect();
             let mut mine = places.pop();
             let ended = run(limits(60, Some(240)), 120, |activity, _| {
@@ -513,7 +513,7 @@ mod tests {
     #[test]
     fn a_place_is_free_again_when_the_request_is_there() {
         let shares = ShareSettings { uploads: Some(1000), ..ShareSettings::default() };
-        let limit = ConcurrencyLimit::compile(1, shares, None);
+        let limit = ConcurrencyLimit::compile(1, shares, &Places::any(), None);
         let activity = Activity::new(None);
         activity.hold(limit.check_upload().unwrap());
         assert!(limit.check_upload().is_err());

@@ -9,8 +9,11 @@ use super::settings::{EndpointSource, SHARE_UNITS, ServiceSettings, Settings};
 use crate::{
     clock,
     control::{selection, world::World},
+    file_account::{self, Budget},
     policy::{
-        circuit_breaker::CircuitBreaker, concurrency::ConcurrencyLimit, outlier::OutlierDetector,
+        circuit_breaker::CircuitBreaker,
+        concurrency::{ConcurrencyLimit, Places},
+        outlier::OutlierDetector,
         retry::RetryBudget,
     },
     upstream::{
@@ -29,6 +32,10 @@ pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluste
     let before = previous.iter().map(|cluster| &cluster.settings);
     let has_subsets = settings.services.iter().chain(before).any(|service| service.subset.is_some());
     let shares = budget_shares(settings);
+    let places = previous.first().map_or_else(
+        || Places::of(&Budget::new(file_account::limit(), settings)),
+        |cluster| Arc::clone(cluster.concurrency.places()),
+    );
     let mut made: Vec<Arc<Cluster>> = Vec::with_capacity(settings.services.len());
     for (index, service) in settings.services.iter().enumerate() {
         let share = shares.get(service.name.as_str()).copied().unwrap_or(RETRY_BUDGET_DEFAULT);
@@ -62,7 +69,7 @@ pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluste
             endpoints,
             breaker: service.breaker.as_ref().map(CircuitBreaker::compile),
             outlier: service.outlier.as_ref().map(OutlierDetector::compile),
-            concurrency: ConcurrencyLimit::compile(service.max_inflight, service.shares, limit),
+            concurrency: ConcurrencyLimit::compile(service.max_inflight, service.shares, &places, limit),
             retry_budget: budget.map_or_else(|| Arc::new(RetryBudget::new(share)), Arc::clone),
             target,
             settings: service.clone(),

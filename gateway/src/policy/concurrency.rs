@@ -11,6 +11,9 @@
 //!
 //! Requests whose body is still on its way hold their slot at the pace of their clients. So they have three quarters of the
 //! slots at most, and while they have half of these, a client must be faster ([`UploadPlace::is_short`]).
+//!
+//! Where the process has fewer places for connections than a service has slots, shares are of those ([`Places`]), and uploads
+//! to all services together leave a quarter of them.
 
 use std::{
     cell::RefCell,
@@ -25,6 +28,8 @@ use std::{
 
 use foldhash::quality::RandomState;
 
+use crate::file_account::Budget;
+
 /// What one connection, and one client, may hold of a service's slots while others need them; in thousandths of
 /// `max_inflight`, `None` = off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,10 +40,40 @@ pub struct ShareSettings {
     pub uploads: Option<u16>,
 }
 
+/// What the process's files allow to all services together.
+#[derive(Debug)]
+pub struct Places {
+    /// Connections to services.
+    connections: u32,
+    /// Uploads, and how many there are.
+    uploads_max: u32,
+    uploads: Arc<AtomicU32>,
+}
+
+impl Places {
+    pub fn of(files: &Budget) -> Arc<Self> {
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX).max(1);
+        // A client that uploads has a connection, and one to its service.
+        let uploads_max = part(number(files.shared() / 2), UPLOADS_OF_FILES);
+        Arc::new(Self { connections: number(files.upstreams), uploads_max, uploads: Arc::default() })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn any() -> Arc<Self> {
+        Arc::new(Self { connections: u32::MAX, uploads_max: u32::MAX, uploads: Arc::default() })
+    }
+}
+
+/// In thousandths: as [`ShareSettings::uploads`] is by default.
+const UPLOADS_OF_FILES: u16 = 750;
+
 /// The limit of one cluster.
 #[derive(Debug, Clone)]
 pub struct ConcurrencyLimit {
     max: u32,
+    /// Past it a connection or a client that has its share gets no more.
+    half: u32,
+    places: Arc<Places>,
     /// Slots that one connection may have in any case.
     connection_share: u32,
     /// Of one client, and what each has; `None`: not limited.
@@ -73,15 +108,21 @@ pub struct Holder<'a> {
 impl ConcurrencyLimit {
     /// `carried` is the limit of the same cluster in the snapshot before: requests that it counts still
     /// count.
-    pub fn compile(max_inflight: u32, shares: ShareSettings, carried: Option<&Self>) -> Self {
+    pub fn compile(
+        max_inflight: u32,
+        shares: ShareSettings,
+        places: &Arc<Places>,
+        carried: Option<&Self>,
+    ) -> Self {
+        let base = max_inflight.min(places.connections);
         let counts = || carried?.client_share.as_ref().map(|(_, counts)| Arc::clone(counts));
         let uploads = || carried?.uploads.as_ref().map(|(_, count)| Arc::clone(count));
         Self {
             max: max_inflight,
-            connection_share: shares.per_connection.map_or(u32::MAX, |share| part(max_inflight, share)),
-            client_share: shares
-                .per_client
-                .map(|share| (part(max_inflight, share), counts().unwrap_or_default())),
+            half: base.div_ceil(2),
+            places: Arc::clone(places),
+            connection_share: shares.per_connection.map_or(u32::MAX, |share| part(base, share)),
+            client_share: shares.per_client.map(|share| (part(base, share), counts().unwrap_or_default())),
             uploads: shares.uploads.map(|share| (part(max_inflight, share), uploads().unwrap_or_default())),
             in_flight: carried.map_or_else(Arc::default, |before| Arc::clone(&before.in_flight)),
         }
@@ -101,7 +142,7 @@ impl ConcurrencyLimit {
         };
         let of_connection =
             holder.connection.is_some_and(|held| held.number(&self.in_flight) >= self.connection_share);
-        let max = if of_connection || of_client { self.max.div_ceil(2) } else { self.max };
+        let max = if of_connection || of_client { self.half } else { self.max };
         let taken = self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |in_flight| {
             (in_flight < max).then_some(in_flight + 1)
         });
@@ -119,13 +160,15 @@ impl ConcurrencyLimit {
     /// May a request have a slot whose body is still on its way? `None`: as any other.
     pub fn check_upload(&self) -> Result<Option<UploadPlace>, Overloaded> {
         let Some((max, count)) = &self.uploads else { return Ok(None) };
-        let taken = count.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |uploads| {
-            (uploads < *max).then_some(uploads + 1)
-        });
-        match taken {
-            Ok(_) => Ok(Some(UploadPlace { count: Arc::clone(count), max: *max })),
-            Err(_) => Err(Overloaded::Uploads),
-        }
+        let of_service = UploadCount::take(count, *max).ok_or(Overloaded::Uploads)?;
+        let places = &self.places;
+        let of_process = UploadCount::take(&places.uploads, places.uploads_max).ok_or(Overloaded::Uploads)?;
+        Ok(Some(UploadPlace([of_service, of_process])))
+    }
+
+    /// Over a reload they are the same.
+    pub(crate) fn places(&self) -> &Arc<Places> {
+        &self.places
     }
 
     /// Requests under way, for metrics.
@@ -162,22 +205,35 @@ impl Drop for Slot {
     }
 }
 
-/// The place of a request among those whose body is on its way.
+/// The place of a request among those whose body is on its way: of its service, and of the process.
 #[derive(Debug)]
 #[must_use = "dropping the place gives it back"]
-pub struct UploadPlace {
-    count: Arc<AtomicU32>,
-    max: u32,
-}
+pub struct UploadPlace([UploadCount; 2]);
 
 impl UploadPlace {
     /// Half of the places are taken: others may need this one.
     pub fn is_short(&self) -> bool {
-        self.count.load(Ordering::Relaxed) >= self.max.div_ceil(2)
+        self.0.iter().any(|UploadCount { count, max }| count.load(Ordering::Relaxed) >= max.div_ceil(2))
     }
 }
 
-impl Drop for UploadPlace {
+/// One of a count, given back when dropped.
+#[derive(Debug)]
+struct UploadCount {
+    count: Arc<AtomicU32>,
+    max: u32,
+}
+
+impl UploadCount {
+    fn take(count: &Arc<AtomicU32>, max: u32) -> Option<Self> {
+        let taken = count.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |uploads| {
+            (uploads < max).then_some(uploads + 1)
+        });
+        taken.ok().map(|_| Self { count: Arc::clone(count), max })
+    }
+}
+
+impl Drop for UploadCount {
     fn drop(&mut self) {
         self.count.fetch_sub(1, Ordering::AcqRel);
     }
@@ -295,7 +351,7 @@ mod tests {
 
     #[test]
     fn the_limit_is_exact_and_a_dropped_slot_is_free_again() {
-        let limit = ConcurrencyLimit::compile(2, OFF, None);
+        let limit = ConcurrencyLimit::compile(2, OFF, &Places::any(), None);
         let first = limit.check(&ANY).unwrap();
         let _second = limit.check(&ANY).unwrap();
         assert_eq!(limit.check(&ANY).unwrap_err(), Overloaded::Service);
@@ -306,15 +362,15 @@ mod tests {
 
     #[test]
     fn requests_of_the_snapshot_before_still_count() {
-        let before = ConcurrencyLimit::compile(2, OFF, None);
+        let before = ConcurrencyLimit::compile(2, OFF, &Places::any(), None);
         let _old = before.check(&ANY).unwrap();
-        let after = ConcurrencyLimit::compile(1, OFF, Some(&before));
+        let after = ConcurrencyLimit::compile(1, OFF, &Places::any(), Some(&before));
         assert!(after.check(&ANY).is_err());
     }
 
     #[test]
     fn one_connection_alone_gets_half_and_beside_others_its_share() {
-        let limit = ConcurrencyLimit::compile(16, shares(Some(125), None), None);
+        let limit = ConcurrencyLimit::compile(16, shares(Some(125), None), &Places::any(), None);
         let (hog, other) = (Rc::new(Held::default()), Rc::new(Held::default()));
         let (hog, other) = [&hog, &other].map(|held| Holder { connection: Some(held), client: None }).into();
         let mut slots: Vec<_> = (0..8).map(|_| limit.check(&hog).unwrap()).collect();
@@ -336,7 +392,7 @@ mod tests {
     #[test]
     fn the_smallest_services_serve_one_connection_and_leave_something_to_the_next() {
         for (max, alone) in [(1, 1), (2, 1), (3, 2), (4, 2), (8, 4), (1024, 512)] {
-            let limit = ConcurrencyLimit::compile(max, shares(Some(125), None), None);
+            let limit = ConcurrencyLimit::compile(max, shares(Some(125), None), &Places::any(), None);
             let held = Rc::new(Held::default());
             let hog = Holder { connection: Some(&held), client: None };
             let slots: Vec<_> = (0..max).map_while(|_| limit.check(&hog).ok()).collect();
@@ -346,7 +402,8 @@ mod tests {
 
     #[test]
     fn slots_of_one_service_count_nothing_at_another() {
-        let limits = [(); 2].map(|()| ConcurrencyLimit::compile(8, shares(Some(125), None), None));
+        let limits =
+            [(); 2].map(|()| ConcurrencyLimit::compile(8, shares(Some(125), None), &Places::any(), None));
         let held = Rc::new(Held::default());
         let hog = Holder { connection: Some(&held), client: None };
         let _of_first: Vec<_> = (0..4).map(|_| limits[0].check(&hog).unwrap()).collect();
@@ -356,7 +413,7 @@ mod tests {
 
     #[test]
     fn a_client_is_an_address_or_a_64_and_has_its_share_over_all_its_connections() {
-        let limit = ConcurrencyLimit::compile(16, shares(None, Some(125)), None);
+        let limit = ConcurrencyLimit::compile(16, shares(None, Some(125)), &Places::any(), None);
         let at = |client: &str| Holder { connection: None, client: Some(client.parse().unwrap()) };
         let slots: Vec<_> =
             (1..=8).map(|host| limit.check(&at(&format!("2001:db8::{host}"))).unwrap()).collect();
@@ -364,7 +421,7 @@ mod tests {
         let _other = limit.check(&at("2001:db8:0:1::9")).unwrap();
         let _v4 = limit.check(&at("192.0.2.1")).unwrap();
         // Carried over: a reload forgets nobody.
-        let after = ConcurrencyLimit::compile(16, shares(None, Some(200)), Some(&limit));
+        let after = ConcurrencyLimit::compile(16, shares(None, Some(200)), &Places::any(), Some(&limit));
         assert_eq!(after.check(&at("2001:db8::9")).unwrap_err(), Overloaded::Client);
         drop(slots);
         assert!(after.check(&at("2001:db8::9")).is_ok());
@@ -376,7 +433,7 @@ mod tests {
             [(1, 1, 1), (2, 2, 1), (3, 3, 2), (4, 3, 2), (20, 15, 8), (1024, 768, 384)]
         {
             let shares = ShareSettings { uploads: Some(750), ..OFF };
-            let limit = ConcurrencyLimit::compile(max, shares, None);
+            let limit = ConcurrencyLimit::compile(max, shares, &Places::any(), None);
             let mut places = Vec::new();
             for number in 1..=uploads {
                 places.extend(limit.check_upload().unwrap());
@@ -384,18 +441,40 @@ mod tests {
             }
             assert_eq!(limit.check_upload().unwrap_err(), Overloaded::Uploads);
             // Carried over, also into another limit.
-            let after = ConcurrencyLimit::compile(max, shares, Some(&limit));
+            let after = ConcurrencyLimit::compile(max, shares, &Places::any(), Some(&limit));
             assert_eq!(after.check_upload().unwrap_err(), Overloaded::Uploads);
             places.pop();
             assert!(after.check_upload().is_ok());
         }
-        assert!(ConcurrencyLimit::compile(1, OFF, None).check_upload().unwrap().is_none());
+        assert!(ConcurrencyLimit::compile(1, OFF, &Places::any(), None).check_upload().unwrap().is_none());
+    }
+
+    #[test]
+    fn where_files_are_short_shares_are_of_the_places_that_there_are() {
+        let places =
+            |connections, uploads_max| Arc::new(Places { connections, uploads_max, uploads: Arc::default() });
+        let limit = ConcurrencyLimit::compile(1024, shares(Some(125), None), &places(80, 30), None);
+        let (hog, other) = (Rc::new(Held::default()), Rc::new(Held::default()));
+        let [hog, other] = [&hog, &other].map(|held| Holder { connection: Some(held), client: None });
+        let alone: Vec<_> = (0..80).map_while(|_| limit.check(&hog).ok()).collect();
+        assert_eq!(alone.len(), 40);
+        let beside: Vec<_> = (0..80).map_while(|_| limit.check(&other).ok()).collect();
+        assert_eq!(beside.len(), 10);
+        // Two services, and one number of uploads.
+        let (files, settings) = (places(80, 30), ShareSettings { uploads: Some(750), ..OFF });
+        let limits = [(); 2].map(|()| ConcurrencyLimit::compile(1024, settings, &files, None));
+        let mut uploads: Vec<_> = (0..30).map(|at| limits[at % 2].check_upload().unwrap()).collect();
+        assert!(limits.iter().all(|limit| limit.check_upload().is_err()));
+        assert!(uploads[0].as_ref().is_some_and(UploadPlace::is_short));
+        uploads.pop();
+        let again = limits[0].check_upload();
+        assert!(again.is_ok() && limits[1].check_upload().is_err());
     }
 
     #[test]
     fn racing_workers_never_exceed_the_limit() {
         const MAX: u32 = 3;
-        let limit = ConcurrencyLimit::compile(MAX, OFF, None);
+        let limit = ConcurrencyLimit::compile(MAX, OFF, &Places::any(), None);
         let start = Barrier::new(8);
         std::thread::scope(|scope| {
             for _ in 0..8 {
