@@ -12,8 +12,8 @@
 //! Requests whose body is still on its way hold their slot at the pace of their clients. So they have three quarters of the
 //! slots at most, and while they have half of these, a client must be faster ([`UploadPlace::is_short`]).
 //!
-//! Where the process has fewer places for connections than a service has slots, shares are of those ([`Places`]), and uploads
-//! to all services together leave a quarter of them.
+//! Where the process has fewer places for connections than a service has slots, shares are of those ([`Places`]). Uploads to
+//! all services together have three eighths of the places that clients and services share, each with two connections.
 
 use std::{
     cell::RefCell,
