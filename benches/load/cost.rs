@@ -4,7 +4,7 @@
 //! into user and system, which many kernels sample by the clock tick, so the exact sum is divided in its proportion.
 //! Memory is the proportional set size: pages that master and worker share count once. Linux only.
 
-use std::{collections::HashMap, fs, ops::Sub};
+use std::{collections::HashMap, fs, io, ops::Sub};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -23,12 +23,14 @@ impl Cpu {
     pub(crate) fn of(pid: u32) -> anyhow::Result<Self> {
         let mut sum = Self::default();
         for pid in family(pid)? {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+            let Some(stat) = living(fs::read_to_string(format!("/proc/{pid}/stat")))? else { continue };
             let (user_ticks, system_ticks) = ticks(&stat).context("/proc/PID/stat is not as expected")?;
             sum.user_ticks += user_ticks;
             sum.system_ticks += system_ticks;
-            for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-                let schedstat = fs::read_to_string(task?.path().join("schedstat"))?;
+            let Some(tasks) = living(fs::read_dir(format!("/proc/{pid}/task")))? else { continue };
+            for task in tasks {
+                let Some(task) = living(task)? else { break };
+                let Some(schedstat) = living(fs::read_to_string(task.path().join("schedstat")))? else { continue };
                 let (ns, waited_ns) = times(&schedstat).context("schedstat is not as expected")?;
                 sum.ns += ns;
                 sum.waited_ns += waited_ns;
@@ -71,7 +73,7 @@ impl Sub for Cpu {
 pub(crate) fn memory_kib(pid: u32) -> anyhow::Result<u64> {
     let mut sum = 0;
     for pid in family(pid)? {
-        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        let Some(rollup) = living(fs::read_to_string(format!("/proc/{pid}/smaps_rollup")))? else { continue };
         sum += kib(&rollup, "Pss:").context("smaps_rollup has no Pss")?;
     }
     Ok(sum)
@@ -87,8 +89,9 @@ fn kib(text: &str, name: &str) -> Option<u64> {
 pub(crate) fn peak_kib(pid: u32) -> anyhow::Result<u64> {
     let mut sum = 0;
     for pid in family(pid)? {
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        sum += kib(&status, "VmHWM:").context("/proc/PID/status has no VmHWM")?;
+        let Some(status) = living(fs::read_to_string(format!("/proc/{pid}/status")))? else { continue };
+        // One that has ended and is not waited for has no memory.
+        sum += kib(&status, "VmHWM:").unwrap_or(0);
     }
     Ok(sum)
 }
@@ -110,6 +113,18 @@ pub(crate) fn waited_for_ticks() -> anyhow::Result<u64> {
 
 /// `USER_HZ`: what the kernel tells its ticks in, whatever its own clock does.
 pub(crate) const TICKS_PER_S: f64 = 100.0;
+
+/// What was read of a process or thread; `None`: it has ended meanwhile, as descendants and threads may at any time.
+fn living<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(ESRCH) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// "No such process" of Linux: what a file of `/proc` says that was opened while its process lived.
+const ESRCH: i32 = 3;
 
 /// A process and its descendants.
 fn family(root: u32) -> anyhow::Result<Vec<u32>> {
@@ -183,5 +198,20 @@ mod tests {
         let pid = std::process::id();
         assert!(Cpu::of(pid).unwrap().ns > 0);
         assert!(memory_kib(pid).unwrap() > 0 && peak_kib(pid).unwrap() > 0);
+    }
+
+    #[test]
+    fn descendants_that_end_meanwhile_are_no_error() {
+        let pid = std::process::id();
+        let short = std::thread::spawn(|| {
+            for _ in 0..200 {
+                assert!(std::process::Command::new("true").status().unwrap().success());
+            }
+        });
+        while !short.is_finished() {
+            assert!(Cpu::of(pid).unwrap().ns > 0);
+            assert!(memory_kib(pid).unwrap() > 0 && peak_kib(pid).unwrap() > 0);
+        }
+        short.join().unwrap();
     }
 }
