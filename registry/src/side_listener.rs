@@ -3,7 +3,8 @@
 //!
 //! At the limit of connections the one goes that has been idle for longest, so a tool that forgets to close its
 //! connections, or a hundred of them, keeps no other out. A connection is not idle while a request on it waits for its
-//! answer: a blocking query takes as long as it takes.
+//! answer: a blocking query takes as long as it takes. Nor is one idle that has just come: its request is on its way. Until
+//! there is a place a client waits, and those behind it wait in the kernel's queue.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -46,7 +47,7 @@ pub struct SideCounts {
     pub open: AtomicUsize,
     /// Idle ones that were closed for a new one.
     pub shed: AtomicU64,
-    /// Closed at once, because requests were being answered on all others.
+    /// Closed, because requests were being answered on all others for [`PLACE_WAIT_MAX`].
     pub refused: AtomicU64,
     /// Past a time limit.
     pub timed_out: AtomicU64,
@@ -72,39 +73,37 @@ where
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut last_logged: Option<Instant> = None;
+    // Accepted, without a place.
+    let mut waiting: Option<(TcpStream, SocketAddr, Instant)> = None;
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = tasks.join_next() => {
-                open.retain(|connection| !connection.task.is_finished());
-                counts.open.store(open.len(), Ordering::Relaxed);
-                continue;
-            }
-            _ = sweep.tick() => {
-                close_late(&open, &limits(), began.elapsed(), &counts);
-                continue;
-            }
-        };
-        match accepted {
-            Ok((socket, peer)) => {
-                let limits = limits();
-                if open.len() >= limits.connections && !make_room(&mut open, &counts) {
-                    counts.refused.fetch_add(1, Ordering::Relaxed);
-                    continue;
+        tokio::select! {
+            accepted = listener.accept(), if waiting.is_none() => match accepted {
+                Ok((socket, peer)) => waiting = Some((socket, peer, Instant::now())),
+                Err(error) => {
+                    if last_logged.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
+                        last_logged = Some(Instant::now());
+                        warn!(%error, "a connection could not be accepted");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
+            },
+            Some(_) = tasks.join_next() => open.retain(|connection| !connection.task.is_finished()),
+            _ = sweep.tick() => close_late(&open, &limits(), began.elapsed(), &counts),
+            () = tokio::time::sleep(LOOK_AGAIN), if waiting.is_some() => {}
+        }
+        if let Some((socket, peer, since)) = waiting.take() {
+            let limits = limits();
+            if open.len() < limits.connections || make_room(&mut open, began.elapsed(), &counts) {
                 let activity = Arc::new(Activity::new(began));
                 let serving = serve(socket, peer, limits, Arc::clone(&activity), answer.clone());
                 open.push(Open { activity, task: tasks.spawn(serving) });
-                counts.open.store(open.len(), Ordering::Relaxed);
-            }
-            Err(error) => {
-                if last_logged.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
-                    last_logged = Some(Instant::now());
-                    warn!(%error, "a connection could not be accepted");
-                }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+            } else if since.elapsed() < PLACE_WAIT_MAX {
+                waiting = Some((socket, peer, since));
+            } else {
+                counts.refused.fetch_add(1, Ordering::Relaxed);
             }
         }
+        counts.open.store(open.len(), Ordering::Relaxed);
     }
 }
 
@@ -114,9 +113,12 @@ struct Open {
     task: AbortHandle,
 }
 
-/// Cuts the connection that has been idle for longest. `false`: requests are being answered on all of them.
-fn make_room(open: &mut Vec<Open>, counts: &SideCounts) -> bool {
-    let idle = open.iter().enumerate().filter(|(_, connection)| !connection.activity.is_busy());
+/// Cuts the connection that has been idle for longest. `false`: none has been for [`IDLE_MIN`].
+fn make_room(open: &mut Vec<Open>, now: Duration, counts: &SideCounts) -> bool {
+    let is_idle = |activity: &Activity| {
+        !activity.is_busy() && millis(now).saturating_sub(activity.last()) >= millis(IDLE_MIN)
+    };
+    let idle = open.iter().enumerate().filter(|(_, connection)| is_idle(&connection.activity));
     let Some((longest, _)) = idle.min_by_key(|(_, connection)| connection.activity.last()) else {
         return false;
     };
@@ -311,6 +313,12 @@ impl Hosts {
 }
 
 const NO_HEAD: u64 = u64::MAX;
+/// A client that has just connected sends its request within this, and so does one between two requests of a script.
+const IDLE_MIN: Duration = Duration::from_millis(100);
+/// For a place; blocking queries may hold all of them for minutes.
+const PLACE_WAIT_MAX: Duration = Duration::from_secs(1);
+/// Whether a connection has become idle.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Time limits are exact to this.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Out of files: accepting again at once would only spin.

@@ -8,6 +8,7 @@ use http_body_util::Full;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    task::JoinSet,
 };
 
 use crate::support::{
@@ -46,6 +47,28 @@ async fn a_thousand_idle_admin_connections_stop_neither_admin_nor_the_data_plane
     .await;
     assert!(!gateway.shows("millgate_admin_refusals_total{reason=\"shed\"} 0").await);
     assert!(gateway.shows("millgate_admin_refusals_total{reason=\"full\"} 0").await);
+}
+
+/// Each has its answer within milliseconds, so that places become free all the time.
+#[tokio::test]
+async fn a_hundred_clients_that_scrape_and_come_back_take_no_answer_from_another() {
+    let backend = Backend::named("one").await;
+    let gateway = TestGateway::start(&config(backend.addr)).await;
+    let admin = gateway.admin();
+    let mut scrapers = JoinSet::new();
+    for _ in 0..100 {
+        scrapers.spawn(async move {
+            loop {
+                assert_eq!(send(admin, get("/metrics")).await.status(), 200);
+            }
+        });
+    }
+    for _ in 0..100 {
+        assert_eq!(status(admin, "/livez").await, 200);
+    }
+    assert!(scrapers.try_join_next().is_none(), "no scraper was refused, either");
+    assert!(gateway.shows("millgate_admin_refusals_total{reason=\"full\"} 0").await);
+    scrapers.abort_all();
 }
 
 #[tokio::test]
