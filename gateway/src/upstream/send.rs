@@ -19,7 +19,7 @@ use super::{
     pool::{Connection, Lease, Timer, Wait},
     search::Picked,
     silence::{LOOK, Silence},
-    verdict::{Deed, Verdict, Waiting, Witness},
+    verdict::{Deed, NO_ANSWER, Verdict, Waiting, Witness},
 };
 use crate::{
     body::{BodyError, Cause, RequestBody, Upload},
@@ -91,7 +91,7 @@ impl<'a> Attempt<'a> {
         waiting.over();
         let ended = self.worker.clock.now();
         exchange.upstream_ended = Some(ended);
-        let status = result.as_ref().map_or(0, |answered| answered.response.status().as_u16());
+        let status = result.as_ref().map_or(NO_ANSWER, |answered| answered.response.status().as_u16());
         {
             let mut metrics = self.cluster.metrics.borrow_mut();
             metrics.count(status, 1);

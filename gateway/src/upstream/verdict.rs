@@ -299,6 +299,9 @@ impl Waiting<'_> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let Some(since) = self.since.get() else { return };
+        if let Ok(verdict) = self.verdict.try_borrow() {
+            verdict.witness.cluster.metrics.borrow_mut().count(NO_ANSWER, 1);
+        }
         if self.upload.is_some_and(|upload| !upload.complete.get()) {
             return;
         }
@@ -311,6 +314,9 @@ impl Drop for Waiting<'_> {
         }
     }
 }
+
+/// The status in metrics of an attempt that had none.
+pub(super) const NO_ANSWER: u16 = 0;
 
 /// Wall time for people.
 fn at(worker: &WorkerState, when: Instant) -> impl std::fmt::Display {

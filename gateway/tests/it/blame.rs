@@ -136,6 +136,11 @@ async fn clients_that_give_up_prove_nothing_while_the_endpoint_answers_others() 
     assert!(honest.await.unwrap() > 0);
     let shown = endpoint(&gateway, slow).await;
     assert_eq!((&shown["breaker"], &shown["breaker_window"]["failures"]), (&"closed".into(), &0.into()));
+    // The service had them all the same.
+    eventually("each is counted", || {
+        gateway.shows("millgate_upstream_requests_total{service=\"s\",code=\"none\"} 8")
+    })
+    .await;
 }
 
 /// In front of a backend: requests for `/slow` are never answered, all others are passed on.
