@@ -30,7 +30,9 @@ impl Cpu {
             let Some(tasks) = living(fs::read_dir(format!("/proc/{pid}/task")))? else { continue };
             for task in tasks {
                 let Some(task) = living(task)? else { break };
-                let Some(schedstat) = living(fs::read_to_string(task.path().join("schedstat")))? else { continue };
+                let Some(schedstat) = living(fs::read_to_string(task.path().join("schedstat")))? else {
+                    continue;
+                };
                 let (ns, waited_ns) = times(&schedstat).context("schedstat is not as expected")?;
                 sum.ns += ns;
                 sum.waited_ns += waited_ns;
@@ -118,7 +120,9 @@ pub(crate) const TICKS_PER_S: f64 = 100.0;
 fn living<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     match read {
         Ok(read) => Ok(Some(read)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(ESRCH) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(ESRCH) => {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }

@@ -80,6 +80,9 @@ pub enum Error {
     RequestBodyInvalid,
     #[error("the client left before the end of its request")]
     ClientGone,
+    /// `drain.timeout` is over. Without a `Retry-After`: the service may have done what was asked.
+    #[error("the gateway is shutting down, and this request has not ended in time")]
+    DrainTimeout,
     #[error("the gateway failed on this request")]
     Internal,
 }
@@ -198,6 +201,9 @@ impl Error {
             // RFC 9209 recommends 502; RFC 5842 §7.2 defines 508 for exactly this.
             Self::LoopDetected => {
                 row(StatusCode::LOOP_DETECTED, "loop_detected", "proxy_loop_detected", Downstream)
+            }
+            Self::DrainTimeout => {
+                row(StatusCode::SERVICE_UNAVAILABLE, flags::DRAIN_TIMEOUT, "proxy_internal_error", Gateway)
             }
             Self::Internal => {
                 row(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "proxy_internal_error", Gateway)
@@ -425,6 +431,7 @@ mod tests {
             (Error::ResponseTimeout, 504, "response_timeout", "http_response_timeout", Upstream),
             (Error::UpstreamProtocolError, 502, "upstream_protocol_error", "http_protocol_error", Upstream),
             (Error::LoopDetected, 508, "loop_detected", "proxy_loop_detected", Downstream),
+            (Error::DrainTimeout, 503, "drain_timeout", "proxy_internal_error", Gateway),
             (Error::Internal, 500, "internal_error", "proxy_internal_error", Gateway),
         ];
         for (error, status, code, proxy_status, blame) in rows {

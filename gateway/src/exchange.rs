@@ -87,6 +87,8 @@ pub mod flags {
     pub const CLIENT_STALLED: &str = "client_stalled";
     /// The client paused for too long, or was too slow, in the middle of its request, when the response had begun.
     pub const REQUEST_TIMEOUT: &str = "request_timeout";
+    /// It had not ended when `drain.timeout` was over.
+    pub const DRAIN_TIMEOUT: &str = "drain_timeout";
 }
 
 /// The request's body, as its head declares it.
@@ -302,8 +304,9 @@ impl Exchange {
             Some(Cause::ClientStalled) => flags::CLIENT_STALLED,
             Some(Cause::ClientSilent(_) | Cause::ClientSlow(_)) => flags::REQUEST_TIMEOUT,
             Some(Cause::ServiceSilent) => flags::BODY_TIMEOUT,
-            None if self.flag == flags::NONE => flags::CLIENT_GONE,
-            None => self.flag,
+            None if self.flag != flags::NONE => self.flag,
+            None if self.worker().is_out_of_time.get() => flags::DRAIN_TIMEOUT,
+            None => flags::CLIENT_GONE,
         }
     }
 

@@ -63,7 +63,7 @@ pub async fn serve(
     let result = {
         // Pinned here, so that the state of a request is never moved.
         let forward = pin!(forward(&connection, &snapshot, request, &mut unread, &mut exchange));
-        catch_panic(forward).await
+        catch_panic(until_out_of_time(&connection.worker, forward)).await
     };
     let mut response = match result {
         Ok(Ok(Answer::Upstream(response))) => {
@@ -347,11 +347,26 @@ fn options_reply() -> Response<Bytes> {
     response
 }
 
+/// A request that has no answer when the drain's time is over gets one from the gateway.
+async fn until_out_of_time<T>(
+    worker: &WorkerState,
+    mut future: Pin<&mut impl Future<Output = Result<T, Error>>>,
+) -> Result<T, Error> {
+    std::future::poll_fn(move |cx: &mut Context<'_>| {
+        if worker.is_out_of_time.get() {
+            return Poll::Ready(Err(Error::DrainTimeout));
+        }
+        future.as_mut().poll(cx)
+    })
+    .await
+}
+
 /// A panic inside one request.
 struct Panicked;
 
 /// Runs a request's future so that a panic ends that request only; the worker and its other requests go on.
-async fn catch_panic<F: Future>(mut future: Pin<&mut F>) -> Result<F::Output, Panicked> {
+async fn catch_panic<F: Future>(future: F) -> Result<F::Output, Panicked> {
+    let mut future = pin!(future);
     std::future::poll_fn(move |cx: &mut Context<'_>| {
         // Unwind safety: after a panic the future is never polled again, and what it borrowed is plain data.
         match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
@@ -369,8 +384,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_its_own_future_only() {
-        let caught = catch_panic(pin!(async { panic!("on purpose") })).await;
+        let caught = catch_panic(async { panic!("on purpose") }).await;
         assert!(caught.is_err());
-        assert!(matches!(catch_panic(pin!(async { 7 })).await, Ok(7)));
+        assert!(matches!(catch_panic(async { 7 }).await, Ok(7)));
     }
 }

@@ -98,6 +98,8 @@ pub struct WorkerState {
     pub token_hits: Cell<u64>,
     pub token_misses: Cell<u64>,
     pub draining: Cell<bool>,
+    /// Draining, and `drain.timeout` is over: what has not ended is ended.
+    pub is_out_of_time: Cell<bool>,
     pub connections: ConnectionTable,
     /// Exchanges that have a body on its way.
     pub activities: Rc<Activities>,
@@ -140,6 +142,7 @@ impl WorkerState {
             token_hits: Cell::new(0),
             token_misses: Cell::new(0),
             draining: Cell::new(false),
+            is_out_of_time: Cell::new(false),
             connections: ConnectionTable::default(),
             activities: Rc::default(),
             held_bytes: Rc::default(),
@@ -187,6 +190,14 @@ impl WorkerState {
         if stalled > 0 {
             self.metrics.count_many(Rare::ClientStalled, "", "", stalled);
         }
+    }
+
+    /// Lets all that is under way see that the drain's time is over. Returns how many connections are open.
+    fn out_of_time(&self) -> usize {
+        self.is_out_of_time.set(true);
+        self.connections.wake_all();
+        self.activities.wake_all();
+        self.connections.len()
     }
 
     fn sweep(&self) {
@@ -266,7 +277,7 @@ async fn run(mut setup: WorkerSetup) {
                 }
                 Some(Command::Drain { timeout, done }) => {
                     stop_accepting(&worker, std::mem::take(&mut accepting)).await;
-                    drain = Some(Drain { began: worker.clock.now(), timeout, idle_closed: false, done });
+                    drain = Some(Drain { began: worker.clock.now(), timeout, idle_closed: false, cut: None, done });
                 }
                 None => return,
             },
@@ -328,6 +339,8 @@ struct Drain {
     began: Instant,
     timeout: Duration,
     idle_closed: bool,
+    /// Connections that were open when the time was over.
+    cut: Option<usize>,
     done: oneshot::Sender<Drained>,
 }
 
@@ -335,11 +348,15 @@ impl Drain {
     /// `Some` when nothing is left, or the time is over.
     fn step(&mut self, worker: &WorkerState) -> Option<Drained> {
         if worker.connections.is_empty() {
-            return Some(Drained::default());
+            return Some(Drained { cut: self.cut.unwrap_or(0) });
         }
         let elapsed = worker.clock.now().saturating_duration_since(self.began);
         if elapsed >= self.timeout {
-            return Some(Drained { cut: worker.connections.kill_all() });
+            let cut = *self.cut.get_or_insert_with(|| worker.out_of_time());
+            if elapsed >= self.timeout + LAST_REPLIES {
+                worker.connections.kill_all();
+                return Some(Drained { cut });
+            }
         }
         if !self.idle_closed && elapsed >= DRAIN_IDLE_GRACE.min(self.timeout / 2) {
             self.idle_closed = true;
@@ -363,6 +380,9 @@ async fn finish(worker: &WorkerState, drain: Option<Drain>, drained: Drained) {
     }
 }
 
+/// When the time is over, for local replies to requests that have no answer. A client that does not take its own in this
+/// time gets none.
+const LAST_REPLIES: Duration = Duration::from_millis(500);
 /// Turns that the accept queues get to empty themselves; each takes at least one connection, and a backlog is
 /// `control::listen::BACKLOG` long.
 const ACCEPT_TURNS: usize = 4096;

@@ -318,6 +318,13 @@ impl Activities {
         Watch { table: Rc::clone(self), key: self.0.borrow_mut().insert(entry) }
     }
 
+    /// Lets each stream look at what has changed.
+    pub(crate) fn wake_all(&self) {
+        for (_, entry) in self.0.borrow().iter() {
+            wake(&entry.activity.response_waker);
+        }
+    }
+
     /// Ends what stands still. Returns how many responses were not taken by their client.
     pub(crate) fn look(&self, now: Instant) -> u64 {
         let mut stalled = 0;

@@ -359,13 +359,19 @@ impl ConnectionTable {
         self.close_where(|_| true);
     }
 
-    /// Closes everything; returns how many that were.
-    pub fn kill_all(&self) -> usize {
+    /// Closes everything.
+    pub fn kill_all(&self) {
         for (_, state) in self.open.borrow().iter() {
             state.kill.set(true);
             state.wake();
         }
-        self.len()
+    }
+
+    /// Lets each look at what has changed.
+    pub(crate) fn wake_all(&self) {
+        for (_, state) in self.open.borrow().iter() {
+            state.wake();
+        }
     }
 
     fn close_where(&self, wanted: impl Fn(&ConnectionState) -> bool) {

@@ -24,6 +24,7 @@ mod dead_endpoints;
 mod declared_routes;
 mod decoded_paths;
 mod discovery;
+mod drain_deadline;
 mod durable_registry;
 mod faults;
 mod files_account;
