@@ -140,6 +140,8 @@ pub mod code {
     pub const AT_THE_EDGE: &str = "W012";
     /// Something is written that cannot do anything.
     pub const NO_EFFECT: &str = "W013";
+    /// A list takes the place of a default that protects.
+    pub const DEFAULT_REPLACED: &str = "W014";
 }
 
 /// Findings as they are collected; every stage adds to the same list.

@@ -270,6 +270,46 @@ mod tests {
     }
 
     #[test]
+    fn what_can_be_switched_off_can_be_switched_on() {
+        let settings = |limits: &str, service: &str| {
+            let text = format!(
+                "version: 1\nroutes: [{{path: /a, service: a}}]\n{limits}services: {{a: {{hosts: [\"127.0.0.1:1\"]{service}}}}}\n"
+            );
+            parse("routes.yaml", &text, Path::new(""), &no_env).unwrap_or_else(|e| panic!("{e}")).settings
+        };
+        let usual = settings("", "");
+        let on = settings(
+            "limits: {per_connection: on, per_client: on, uploads: on}\n",
+            ", breaker: on, outlier: on",
+        );
+        let [on_shares, usual_shares] = [&on, &usual].map(|settings| settings.services[0].shares.clone());
+        assert_eq!(
+            on_shares,
+            crate::policy::concurrency::ShareSettings { per_client: Some(125), ..usual_shares }
+        );
+        let policies = |settings: &Settings| {
+            let one = &settings.services[0];
+            format!("{:?} {:?}", one.breaker, one.outlier)
+        };
+        assert_eq!(policies(&on), policies(&usual));
+    }
+
+    #[test]
+    fn a_list_that_takes_the_place_of_a_default_that_protects_is_said() {
+        for (list, is_said) in
+            [("[X-Foo]", true), ("[default, X-Foo]", false), ("[X-Foo, client-cert]", false), ("[]", false)]
+        {
+            let text = format!(
+                "version: 1\nlisten: {{headers: {{untrusted: {list}}}}}\nroutes: [{{path: /a, service: a}}]\n"
+            );
+            let loaded =
+                parse("routes.yaml", &text, Path::new(""), &no_env).unwrap_or_else(|e| panic!("{e}"));
+            let said = loaded.warnings.iter().any(|warning| warning.code == code::DEFAULT_REPLACED);
+            assert_eq!(said, is_said, "{list}");
+        }
+    }
+
+    #[test]
     fn what_can_have_no_effect_is_said_once_where_it_stands() {
         let found = |top: &str, fields: &str| {
             let route = format!("path: /a, service: a, {fields}");
@@ -304,6 +344,21 @@ mod tests {
             ("", "retry: {methods: [GET], body: off}", vec![]),
             ("", "retry: {body: off}", vec![]),
             ("", "retry: {retries: 0, methods: [POST], body: off}", vec![]),
+            (
+                "defaults: {retry: {retries: 0, on: [connect]}}\n",
+                "priority: 1",
+                vec![(2, "`retry.on` beside `retries: 0`".to_owned())],
+            ),
+            (
+                "defaults: {retry: {on: []}}\n",
+                "priority: 1",
+                vec![(2, "`retry.on` is an empty list".to_owned())],
+            ),
+            (
+                "services: {a: {hosts: [\"127.0.0.1:1\"], breaker: {count: []}}}\n",
+                "priority: 1",
+                vec![(2, "`breaker.count` is an empty list".to_owned())],
+            ),
             ("", "retry: {methods: [POST]}", vec![]),
         ] {
             assert_eq!(found(top, fields), expected, "{top}{fields}");

@@ -205,7 +205,19 @@ impl Drain {
 
 /// For short forms that take one word besides a map.
 pub(crate) fn is_word(node: &Node, word: &str) -> bool {
-    matches!(&node.value, Value::Scalar(scalar) if scalar.text == word || (word == "off" && scalar.text == "false"))
+    let Value::Scalar(scalar) = &node.value else { return false };
+    scalar.text == word || matches!((word, &*scalar.text), ("off", "false") | ("on", "true"))
+}
+
+/// A list without an entry that leaves nothing of its setting.
+pub(crate) fn report_empty(fields: &Fields<'_>, name: &str, label: &str, sink: &mut Diagnostics) {
+    if let Some(node) = fields.get(name)
+        && matches!(&node.value, Value::List(items) if items.is_empty())
+    {
+        let message = format!("`{}` is an empty list", fields.full_name(name));
+        let help = "write what is meant, or `off` for the whole setting";
+        sink.push_once(Diagnostic::warning(code::NO_EFFECT, node.span, message).label(label).help(help));
+    }
 }
 
 pub(crate) fn later(span: Span, what: &str, sink: &mut Diagnostics) {

@@ -4,13 +4,16 @@
 //! Each closed route is tried with its own path in other spellings, and the router says what takes them. So a route that
 //! takes any case, or a slash at the end, has nothing to report; neither has one that says that its service does not.
 
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{
     diagnostics::{Diagnostic, code},
     settings::{HostPattern, RouteSettings, Settings},
 };
-use crate::router::{Match, Router};
+use crate::{
+    headers::{GuardedNames, fold},
+    router::{Match, Router},
+};
 
 /// One warning for each closed route that has such a twin. None where routes conflict: that is an error of its own.
 pub(super) fn warnings(settings: &Settings) -> Vec<Diagnostic> {
@@ -30,6 +33,7 @@ enum Difference {
     Slash,
     Extension,
     Method,
+    Header,
 }
 
 /// What of a closed route's neighbourhood is open.
@@ -79,6 +83,17 @@ impl Twins {
                 .open
                 .extend(open.map(|open| (Difference::Method, format!("{method} {}", route.path), open)));
         }
+        if let Some(name) = clients_condition(settings, route) {
+            let mut without = headers.clone();
+            without.remove(name);
+            let takes = |method: &&Method| router.lookup(&host, &sample.path(), method, &without);
+            let open = own.iter().find_map(|method| match takes(method) {
+                Match::Route(open) => Some(open).filter(is_twin),
+                Match::MethodNotAllowed(_) | Match::NotFound => None,
+            });
+            let shown = format!("{} without {name}", route.path);
+            twins.open.extend(open.map(|open| (Difference::Header, shown, open)));
+        }
         Some(twins)
     }
 
@@ -117,14 +132,25 @@ impl Difference {
                  `trailing_slash: exact` if the service tells them apart"
             }
             Self::Extension => {
-                "the extension: add closed routes for those that the service knows (Rails takes `.json` and others), or close \
-                 the open route"
+                "the extension: add closed routes for those that the service knows (Rails takes `.json` and others), close the \
+                 open route, or add `trailing_slash: exact` to the closed one if the service knows none"
+            }
+            Self::Header => {
+                "the header: a client may leave it out, so close the open route as well, or let only `listen.trusted_proxies` \
+                 send it: add it to `listen.headers.untrusted`"
             }
             Self::Method => {
                 "methods: name no methods in the closed route, so that it takes all of them, or name those of the open route"
             }
         }
     }
+}
+
+/// A header that the closed route asks for, and that every client may leave out: no proxy has the say about it.
+fn clients_condition<'a>(settings: &Settings, closed: &'a RouteSettings) -> Option<&'a HeaderName> {
+    let names = GuardedNames::compile(&[], &[], &settings.listen.untrusted_headers);
+    let is_clients = |name: &&HeaderName| !names.is_untrusted(&fold(name.as_str()));
+    closed.headers.iter().map(|condition| &condition.name).find(is_clients)
 }
 
 /// Nothing asks for a token or an address there, and the service is the one of the closed route.
@@ -272,10 +298,22 @@ mod tests {
                 "path: /api/**, service: s",
                 "path: /api/admin/**, service: s, case_insensitive: true, trailing_slash: exact",
             ),
+            (
+                "path: /exact, service: s",
+                "path: /exact, service: s, match_headers: {Client-Cert: \"*\"}, case_insensitive: false, trailing_slash: exact",
+            ),
             ("path: /**, redirect: \"https://a.example{path}\"", "path: /exact, service: s"),
         ] {
             assert_eq!(beside(open, closed), [], "{closed} beside {open}");
         }
+        let beta = "path: /exact, service: s, match_headers: {X-Beta: 1}, case_insensitive: false, trailing_slash: exact";
+        let [(label, help)] = &beside("path: /exact, service: s", beta)[..] else {
+            panic!("the header is left")
+        };
+        assert!(
+            label.starts_with("`/exact without x-beta` would") && help.contains("leave it out"),
+            "{label}: {help}"
+        );
         let lenient = "path: /exact, service: s, case_insensitive: true, trailing_slash: same";
         let [(label, _)] = &beside(catch_all, lenient)[..] else { panic!("the extension is left") };
         assert!(label.starts_with("`/exact.json` would"), "{label}");

@@ -4,7 +4,8 @@
 //!   chosen, so that no condition and no limit believes it.
 //! - Look-alikes: CGI, and WSGI, PHP and Rack after it, make a variable of a name by folding every byte that is no letter or
 //!   digit, so `X-User-Id`, `X_User.Id` and `X!User~Id` are one variable. A name that folds like one which the gateway or a
-//!   rule sets or removes, which holds a token, or which [`Kind`] knows, and is not that name, is removed from every request.
+//!   rule sets or removes, which holds a token, by which a route is chosen or a limit counts, or which [`Kind`] knows, and
+//!   is not that name, is removed from every request.
 //! - Untrusted: what proxies say and services believe (`listen.headers.untrusted`). Removed, with look-alikes, unless the peer
 //!   is one of `listen.trusted_proxies`.
 //!
@@ -13,13 +14,13 @@
 use http::HeaderName;
 
 use super::{names::Kind, prefilter::Prefilter};
-use crate::config::settings::{AuthSettings, RouteSettings, TokenSource};
+use crate::config::settings::{AuthSettings, RateLimitKey, RouteSettings, TokenSource};
 
 #[derive(Debug, Clone)]
 pub struct GuardedNames {
     identity: Box<[HeaderName]>,
     tokens: Box<[HeaderName]>,
-    /// What the gateway or a rule sets or removes, and what holds a token.
+    /// What the gateway or a rule sets, removes or decides by, and what holds a token.
     answered: Box<[HeaderName]>,
     /// The same, folded.
     folded: Box<[Box<str>]>,
@@ -59,7 +60,13 @@ impl GuardedNames {
             let written = rules.set.iter().chain(&rules.add).map(|(name, _)| name);
             written.chain(&rules.remove).cloned()
         });
-        let answered = sorted(identity.iter().chain(&tokens).cloned().chain(rules).collect());
+        let conditions = routes.iter().flat_map(|route| &route.headers).map(|condition| &condition.name);
+        let keys = routes.iter().flat_map(|route| &route.rate_limits).filter_map(|limit| match &limit.key {
+            RateLimitKey::Header(name) => Some(name),
+            _ => None,
+        });
+        let decides = conditions.chain(keys).cloned();
+        let answered = sorted(identity.iter().chain(&tokens).cloned().chain(rules).chain(decides).collect());
         let unusual = answered.iter().filter(|name| !is_plain(name.as_str()));
         let folded: Box<[Box<str>]> = answered.iter().map(|name| fold(name.as_str())).collect();
         let untrusted = NameSet::of(untrusted);

@@ -1,11 +1,12 @@
 //! Whose bucket a request counts in.
 //!
 //! A request that lacks what its limit asks for (no such claim, no such header) counts by its address: a client
-//! must not get out of a limit by leaving something out.
+//! must not get out of a limit by leaving something out. So does one whose header has several lines that are not the same:
+//! the service may take any of them, and the client could count in the bucket of another.
 
 use std::net::IpAddr;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{
     jwt::Verified,
@@ -15,22 +16,30 @@ use crate::config::settings::RateLimitKey;
 
 /// The key of one request for `limit`.
 pub fn of(limit: &RateLimit, client: IpAddr, identity: Option<&Verified>, headers: &HeaderMap) -> LimitKey {
-    let by_text =
-        match limit.key_source() {
-            RateLimitKey::Route | RateLimitKey::Service => return LimitKey::SHARED,
-            RateLimitKey::Ip => None,
-            RateLimitKey::User => {
-                identity.and_then(|identity| identity.subject.as_deref()).map(|s| limit.key_of(s.as_bytes()))
-            }
-            RateLimitKey::Claim(name) => identity
-                .and_then(|identity| identity.claims.get(name.as_str()))
-                .map(|claim| match claim.as_str() {
+    let by_text = match limit.key_source() {
+        RateLimitKey::Route | RateLimitKey::Service => return LimitKey::SHARED,
+        RateLimitKey::Ip => None,
+        RateLimitKey::User => {
+            identity.and_then(|identity| identity.subject.as_deref()).map(|s| limit.key_of(s.as_bytes()))
+        }
+        RateLimitKey::Claim(name) => {
+            identity.and_then(|identity| identity.claims.get(name.as_str())).map(|claim| {
+                match claim.as_str() {
                     Some(text) => limit.key_of(text.as_bytes()),
                     None => limit.key_of(claim.to_string().as_bytes()),
-                }),
-            RateLimitKey::Header(name) => headers.get(name).map(|value| limit.key_of(value.as_bytes())),
-        };
+                }
+            })
+        }
+        RateLimitKey::Header(name) => only_value(headers, name).map(|value| limit.key_of(value.as_bytes())),
+    };
     by_text.unwrap_or_else(|| LimitKey::of_ip(client))
+}
+
+/// `None` where there is none, or more than one.
+fn only_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?;
+    values.all(|value| value == first).then_some(first)
 }
 
 #[cfg(test)]
@@ -39,8 +48,6 @@ mod tests {
         sync::Arc,
         time::{Duration, Instant},
     };
-
-    use http::{HeaderName, HeaderValue};
 
     use super::*;
     use crate::{
@@ -71,6 +78,19 @@ mod tests {
         headers.insert("x-tenant", HeaderValue::from_static("b"));
         assert_ne!(a, of(&limit, client, None, &headers));
         assert_ne!(a, LimitKey::of_ip(client));
+    }
+
+    #[test]
+    fn two_lines_that_differ_are_nobodys_key() {
+        let limit = limit(RateLimitKey::Header(HeaderName::from_static("x-tenant")));
+        let client: IpAddr = "192.0.2.7".parse().unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert("x-tenant", HeaderValue::from_static("a"));
+        let one = of(&limit, client, None, &headers);
+        headers.append("x-tenant", HeaderValue::from_static("a"));
+        assert_eq!(of(&limit, client, None, &headers), one);
+        headers.append("x-tenant", HeaderValue::from_static("b"));
+        assert_eq!(of(&limit, client, None, &headers), LimitKey::of_ip(client));
     }
 
     #[test]

@@ -17,7 +17,9 @@ use super::{
 use crate::small_writes::SmallWrites;
 
 /// Largest response head. nginx's default is 4 or 8 KiB, HAProxy's 16.
-const RESPONSE_HEAD_BYTES_MAX: usize = 32 * 1024;
+pub(super) const RESPONSE_HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Header lines of a response: hyper's own limit, and Envoy's default.
+pub(super) const RESPONSE_LINES_MAX: usize = 100;
 
 /// Why there is no connection. Nothing of the request was sent, so another endpoint may be tried.
 #[derive(Debug, thiserror::Error)]

@@ -14,7 +14,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 use super::{
-    connect::{ConnectError, connect, is_alert},
+    connect::{ConnectError, RESPONSE_HEAD_BYTES_MAX, RESPONSE_LINES_MAX, connect, is_alert},
     endpoint::InFlight,
     pool::{Connection, Lease, Timer, Wait},
     search::Picked,
@@ -253,6 +253,19 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    fn log_not_http(&self, error: &hyper::Error) {
+        if self.endpoint.pool.may_log(self.now) {
+            let reason = if error.is_parse_too_large() {
+                format!(
+                    "its head has more than {RESPONSE_LINES_MAX} lines or {RESPONSE_HEAD_BYTES_MAX} bytes"
+                )
+            } else {
+                error.to_string()
+            };
+            tracing::warn!(endpoint = %self.endpoint.pool.address, reason, "upstream answer refused");
+        }
+    }
+
     /// What a send error means. hyper has given the request back if no byte of it was written.
     fn send_failed(&self, error: &hyper::Error, unsent: &Unsent, reused: bool) -> Failed {
         if let Some(failure) = self.upload.and_then(|upload| upload.failure.get()) {
@@ -264,6 +277,7 @@ impl<'a> Attempt<'a> {
         } else if unsent.is_some() {
             (Error::UpstreamReset, Phase::Refused)
         } else if error.is_parse() {
+            self.log_not_http(error);
             (Error::UpstreamProtocolError, Phase::Reset)
         } else if reused {
             (Error::UpstreamReset, Phase::ReusedConnectionClosed)

@@ -77,6 +77,26 @@ async fn a_name_that_folds_like_one_that_the_gateway_answers_for_does_not_pass()
     }
 }
 
+/// A service that folds names would see what neither the router nor the limit has seen.
+#[tokio::test]
+async fn a_name_by_which_a_route_is_chosen_or_a_limit_counts_has_no_look_alike() {
+    let backend = Backend::named("one").await;
+    let config = format!(
+        "routes:\n  - {{path: /open, service: one, match_headers: {{X-Beta: 1}}, name: beta}}\n  \
+         - {{path: /open, service: one, rate_limit: \"100/m per header:X-Tenant\"}}\n\
+         services: {{one: {{hosts: [\"{}\"]}}}}\n",
+        backend.addr
+    );
+    let gateway = TestGateway::start(&config).await;
+    for known in ["x-beta", "x-tenant"] {
+        for byte in FOLDED.chars() {
+            let alias = known.replace('-', &byte.to_string());
+            assert!(!seen(&gateway, &backend, "/open", &alias, None).await.contains_key(&alias), "{alias}");
+        }
+        assert_eq!(seen(&gateway, &backend, "/open", known, None).await[known], "root");
+    }
+}
+
 #[tokio::test]
 async fn what_only_a_proxy_can_know_does_not_pass_from_others() {
     let backend = Backend::named("one").await;

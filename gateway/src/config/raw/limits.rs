@@ -36,20 +36,27 @@ impl Limits {
             files: files
                 .and_then(|node| value(node, "limits.files", sink, |text| count(text, FILES)))
                 .map(|at| at.value),
-            per_connection: read_share(&fields, "per_connection", sink),
-            per_client: read_share(&fields, "per_client", sink),
-            uploads: read_share(&fields, "uploads", sink),
+            per_connection: read_share(&fields, "per_connection", None, sink),
+            per_client: read_share(&fields, "per_client", Some(PER_CLIENT_ON), sink),
+            uploads: read_share(&fields, "uploads", None, sink),
         }
     }
 }
 
-fn read_share(fields: &Fields<'_>, name: &str, sink: &mut Diagnostics) -> Option<Share> {
+/// `on`: what `on` stands for where it is not the default.
+fn read_share(fields: &Fields<'_>, name: &str, on: Option<Share>, sink: &mut Diagnostics) -> Option<Share> {
     let node = fields.get(name)?;
     if is_word(node, "off") {
         return Some(Share::Off);
     }
+    if is_word(node, "on") {
+        return on;
+    }
     value(node, &fields.full_name(name), sink, share_per_mille).map(|at| Share::PerMille(at.value))
 }
+
+/// An eighth, as a connection has.
+const PER_CLIENT_ON: Share = Share::PerMille(125);
 
 pub(crate) static LIMITS: Known = Known {
     what: "`limits`",

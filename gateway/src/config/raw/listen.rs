@@ -31,7 +31,7 @@ pub(crate) struct Listen {
     pub(crate) admin: Option<Admin>,
     pub(crate) admin_hosts: Vec<String>,
     pub(crate) trusted_proxies: Vec<IpNet>,
-    pub(crate) untrusted_headers: Option<Vec<String>>,
+    pub(crate) untrusted_headers: Option<At<Vec<String>>>,
     pub(crate) header_timeout: Option<Duration>,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) max_headers: Option<usize>,
@@ -87,7 +87,7 @@ impl Listen {
 }
 
 /// `listen.headers`.
-fn read_untrusted(node: &Node, sink: &mut Diagnostics) -> Option<Vec<String>> {
+fn read_untrusted(node: &Node, sink: &mut Diagnostics) -> Option<At<Vec<String>>> {
     let fields = Fields::of(node, &LISTEN_HEADERS, sink)?;
     let names = fields.values("untrusted", sink, untrusted_name)?;
     if names.len() > UNTRUSTED_MAX {
@@ -96,7 +96,8 @@ fn read_untrusted(node: &Node, sink: &mut Diagnostics) -> Option<Vec<String>> {
             Diagnostic::error(code::OUT_OF_RANGE, node.span, message).help("write `X-Example-*` for many"),
         );
     }
-    Some(names.into_iter().map(|at| at.value).collect())
+    let span = fields.get("untrusted").map_or(node.span, |node| node.span);
+    Some(At { value: names.into_iter().map(|at| at.value).collect(), span })
 }
 
 /// `X-Original-URL`, `X-SSL-Client-*`.

@@ -117,7 +117,7 @@ fn check_segment<'a>(segment: &'a str, names: &mut Vec<&'a str>) -> Result<(), I
     match segment {
         "*" | "**" => return Ok(()),
         "" => return Err(refuse("two slashes in a row: requests with them never match")),
-        "." | ".." => return Err(refuse("`.` and `..` are resolved before routing and never match")),
+        "." | ".." => return Err(refuse("requests with `.` or `..` are refused and never match")),
         _ => {}
     }
     match segment.chars().find(|c| !stands_for_itself(*c)) {
@@ -143,7 +143,7 @@ fn check_segment<'a>(segment: &'a str, names: &mut Vec<&'a str>) -> Result<(), I
 fn without_encodings(segment: &str) -> String {
     let decoded = percent_decode_str(&compared(segment)).decode_utf8_lossy().into_owned();
     if decoded.chars().all(stands_for_itself) {
-        format!("write `{decoded}`: it matches however a request encodes it")
+        format!("write this segment as `{decoded}`: it matches however a request encodes it")
     } else {
         "use `*` or `{name}` for this segment".to_owned()
     }
@@ -258,8 +258,8 @@ mod tests {
     #[test]
     fn an_encoding_is_refused_with_what_to_write() {
         for (text, help) in [
-            ("/%40me", "write `@me`: it matches however a request encodes it"),
-            ("/caf%C3%A9", "write `café`: it matches however a request encodes it"),
+            ("/%40me", "write this segment as `@me`: it matches however a request encodes it"),
+            ("/caf%C3%A9", "write this segment as `café`: it matches however a request encodes it"),
             ("/caf%E9", "use `*` or `{name}` for this segment"),
             ("/a%2Fb", "use `*` or `{name}` for this segment"),
         ] {

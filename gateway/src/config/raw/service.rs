@@ -11,6 +11,7 @@ use super::{
     instances::{Consul, read_subsets},
     is_word,
     listen::{millis, minutes, read_pair},
+    report_empty,
     tree::{At, Node},
 };
 use crate::config::{
@@ -155,7 +156,11 @@ impl Breaker {
         if is_word(node, "off") {
             return Self { off: true, ..Self::default() };
         }
+        if is_word(node, "on") {
+            return Self::default();
+        }
         let Some(fields) = Fields::of(node, &BREAKER, sink) else { return Self::default() };
+        report_empty(&fields, "count", "nothing counts, so the breaker never opens", sink);
         Self {
             off: false,
             errors_per_mille: fields.plain("errors", sink, |text| match share_per_mille(text)? {
@@ -200,6 +205,9 @@ impl Outlier {
         if is_word(node, "off") {
             return Self { off: true, ..Self::default() };
         }
+        if is_word(node, "on") {
+            return Self::default();
+        }
         let Some(fields) = Fields::of(node, &OUTLIER, sink) else { return Self::default() };
         let row = |text: &str| match text {
             "off" | "false" => Ok(0),
@@ -212,7 +220,10 @@ impl Outlier {
             unanswered: fields.plain("unanswered", sink, row),
             pause: fields.plain("pause", sink, |t| duration_in(t, millis(100)..=minutes(1))),
             max_per_mille: fields.plain("max", sink, share_per_mille),
-            panic_per_mille: fields.plain("panic", sink, share_per_mille),
+            panic_per_mille: fields.plain("panic", sink, |text| match text {
+                "off" | "false" => Ok(0),
+                _ => share_per_mille(text),
+            }),
         }
     }
 }

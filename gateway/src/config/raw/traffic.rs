@@ -11,6 +11,7 @@ use super::{
     is_word,
     listen::{millis, minutes},
     pattern::{method, path_prefix, upstream_host},
+    report_empty,
     tree::{At, Node, Value},
 };
 use crate::{
@@ -152,9 +153,12 @@ impl Retry {
             return Self { retries: short.map(|at| at.value), ..Self::default() };
         }
         let Some(fields) = Fields::of(node, &RETRY, sink) else { return Self::default() };
+        report_empty(&fields, "on", "nothing leads to another attempt", sink);
         let bare = |list: Vec<At<RetryOn>>| list.into_iter().map(|at| at.value).collect();
+        let retries = read_retries(&fields, sink, retries);
+        report_no_retries(&fields, retries, sink);
         Self {
-            retries: read_retries(&fields, sink, retries),
+            retries,
             on: fields.values("on", sink, retry_on).map(bare),
             methods: fields.values("methods", sink, method).map(|list| At {
                 span: list.first().map(|first| first.span).unwrap_or_default(),
@@ -167,6 +171,19 @@ impl Retry {
                 _ => crate::config::units::size_in(text, 0..=RETRY_BODY_BYTES_MAX),
             }),
         }
+    }
+}
+
+/// What is said beside `retries: 0` has no effect: not even a connect is tried again.
+fn report_no_retries(fields: &Fields<'_>, retries: Option<u32>, sink: &mut Diagnostics) {
+    if retries == Some(0)
+        && let Some(on) = fields.get("on")
+    {
+        sink.push_once(
+            Diagnostic::warning(code::NO_EFFECT, on.span, "`retry.on` beside `retries: 0`")
+                .label("no attempt is followed by another, whatever happens to it")
+                .help("write `retry: off`, or the number of retries"),
+        );
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) fn resolve(
         },
         admin_hosts: raw.admin_hosts.clone(),
         trusted_proxies: raw.trusted_proxies.clone(),
-        untrusted_headers: untrusted(raw.untrusted_headers.as_deref(), &defaults.untrusted_headers),
+        untrusted_headers: untrusted(raw.untrusted_headers.as_ref(), &defaults.untrusted_headers, sink),
         header_timeout: raw.header_timeout.unwrap_or(defaults.header_timeout),
         idle_timeout: raw.idle_timeout.unwrap_or(defaults.idle_timeout),
         max_headers: raw.max_headers.unwrap_or(defaults.max_headers),
@@ -69,15 +69,22 @@ fn budget(raw: Option<Budget>, default: Option<u32>) -> Option<u32> {
 }
 
 /// `default` in a list stands for the names that are the default.
-fn untrusted(written: Option<&[String]>, defaults: &[&str]) -> Vec<String> {
-    let defaults = || defaults.iter().map(|&name| name.to_owned());
-    let Some(written) = written else { return defaults().collect() };
-    let others = written.iter().filter(|name| *name != "default").cloned();
-    if written.iter().any(|name| name == "default") {
-        others.chain(defaults()).collect()
-    } else {
-        others.collect()
+fn untrusted(written: Option<&At<Vec<String>>>, defaults: &[&str], sink: &mut Diagnostics) -> Vec<String> {
+    let all = || defaults.iter().map(|&name| name.to_owned());
+    let Some(At { value: names, span }) = written else { return all().collect() };
+    let others = names.iter().filter(|name| *name != "default").cloned();
+    if others.clone().count() < names.len() {
+        return others.chain(all()).collect();
     }
+    // A list that has some of the default was chosen from it.
+    let is_known = |name: &String| defaults.iter().any(|known| known.eq_ignore_ascii_case(name));
+    if let Some(first) = names.first().filter(|_| !names.iter().any(is_known)) {
+        let message = "`listen.headers.untrusted` has no name of the default, and takes its place";
+        let label = format!("{} headers that only a proxy may write pass from every client", defaults.len());
+        let help = format!("write `[default, {first}]` to add to the default; `[]` removes nothing");
+        sink.push_once(Diagnostic::warning(code::DEFAULT_REPLACED, *span, message).label(label).help(help));
+    }
+    others.collect()
 }
 
 fn resolve_https(raw: &Https, files: &mut Files, sink: &mut Diagnostics) -> Option<HttpsSettings> {
