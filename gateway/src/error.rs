@@ -55,6 +55,8 @@ pub enum Error {
     ShareUsed { client: bool },
     #[error("too many uploads to the service are in flight")]
     UploadsFull,
+    #[error("as many uploads are in flight as the files allow that the gateway may have open")]
+    UploadFilesFull,
     #[error("the gateway has no socket left for another connection")]
     OutOfSockets,
     #[error("the service's instance refused the connection")]
@@ -174,7 +176,11 @@ impl Error {
             Self::BreakerOpen { .. } => {
                 row(StatusCode::SERVICE_UNAVAILABLE, "breaker_open", "destination_unavailable", Upstream)
             }
-            Self::Overloaded | Self::ShareUsed { .. } | Self::UploadsFull | Self::OutOfSockets => {
+            Self::Overloaded
+            | Self::ShareUsed { .. }
+            | Self::UploadsFull
+            | Self::UploadFilesFull
+            | Self::OutOfSockets => {
                 row(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "connection_limit_reached", Gateway)
             }
             Self::ConnectFailed => {
@@ -217,6 +223,7 @@ impl Error {
             Self::ShareUsed { client: false } => "connection_share",
             Self::ShareUsed { client: true } => "client_share",
             Self::UploadsFull => "uploads_share",
+            Self::UploadFilesFull => "uploads_files",
             _ => self.row().code,
         }
     }
@@ -310,6 +317,7 @@ impl Error {
             Self::Overloaded
             | Self::ShareUsed { .. }
             | Self::UploadsFull
+            | Self::UploadFilesFull
             | Self::OutOfSockets
             | Self::KeysUnavailable => Some(Duration::from_secs(1)),
             _ => None,
@@ -332,6 +340,7 @@ impl From<Overloaded> for Error {
             Overloaded::Connection => Self::ShareUsed { client: false },
             Overloaded::Client => Self::ShareUsed { client: true },
             Overloaded::Uploads => Self::UploadsFull,
+            Overloaded::UploadFiles => Self::UploadFilesFull,
         }
     }
 }

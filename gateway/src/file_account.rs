@@ -58,12 +58,6 @@ pub fn raise_limit() -> usize {
     usize::try_from(current).map_or(FILES_MAX, |files| files.min(FILES_MAX))
 }
 
-/// The limit of open files that [`raise_limit`] reaches.
-pub fn limit() -> usize {
-    let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(FILES_MAX as u64);
-    usize::try_from(limit).map_or(FILES_MAX, |files| files.min(FILES_MAX))
-}
-
 /// How many files each part of the process may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {

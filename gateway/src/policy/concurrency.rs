@@ -94,6 +94,8 @@ pub enum Overloaded {
     Client,
     /// Those of uploads.
     Uploads,
+    /// What the process's files allow to uploads to all services together.
+    UploadFiles,
 }
 
 /// Who asks for a slot.
@@ -162,7 +164,8 @@ impl ConcurrencyLimit {
         let Some((max, count)) = &self.uploads else { return Ok(None) };
         let of_service = UploadCount::take(count, *max).ok_or(Overloaded::Uploads)?;
         let places = &self.places;
-        let of_process = UploadCount::take(&places.uploads, places.uploads_max).ok_or(Overloaded::Uploads)?;
+        let of_process = UploadCount::take(&places.uploads, places.uploads_max);
+        let of_process = of_process.ok_or(Overloaded::UploadFiles)?;
         Ok(Some(UploadPlace([of_service, of_process])))
     }
 
@@ -447,6 +450,20 @@ mod tests {
             assert!(after.check_upload().is_ok());
         }
         assert!(ConcurrencyLimit::compile(1, OFF, &Places::any(), None).check_upload().unwrap().is_none());
+    }
+
+    #[test]
+    fn uploads_to_all_services_have_the_files_of_one_process() {
+        let shares = ShareSettings { uploads: Some(750), ..OFF };
+        let places = Arc::new(Places { connections: 100, uploads_max: 3, uploads: Arc::default() });
+        let [one, other] = [(); 2].map(|()| ConcurrencyLimit::compile(4, shares, &places, None));
+        let mut held =
+            vec![one.check_upload().unwrap(), other.check_upload().unwrap(), one.check_upload().unwrap()];
+        assert_eq!(other.check_upload().unwrap_err(), Overloaded::UploadFiles);
+        held.pop();
+        held.push(other.check_upload().unwrap());
+        held.push(None);
+        assert_eq!(one.check_upload().unwrap_err(), Overloaded::UploadFiles, "a refusal has kept no place");
     }
 
     #[test]
