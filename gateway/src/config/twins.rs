@@ -132,8 +132,8 @@ impl Difference {
                  `trailing_slash: exact` if the service tells them apart"
             }
             Self::Extension => {
-                "the extension: add closed routes for those that the service knows (Rails takes `.json` and others), close the \
-                 open route, or add `trailing_slash: exact` to the closed one if the service knows none"
+                "the extension: add closed routes for those that the service knows (Rails takes `.json` and others), or close \
+                 the open route"
             }
             Self::Header => {
                 "the header: a client may leave it out, so close the open route as well, or let only `listen.trusted_proxies` \
