@@ -210,8 +210,9 @@ impl KeySet {
         &self.skipped
     }
 
-    /// Keys to try, in the order of the set: those that the token names and that use its algorithm. An issuer
-    /// may reuse a `kid` while it replaces a key, hence more than one; never more than [`CANDIDATES_MAX`].
+    /// Keys to try, in the order of the set: those that the token names and that use its algorithm. A token without a `kid` leaves
+    /// no choice if only one key fits, and otherwise means one without a name. An issuer may have two of either while it replaces
+    /// a key, hence more than one; never more than [`CANDIDATES_MAX`].
     pub(super) fn candidates<'a>(
         &'a self,
         kid: Option<&'a str>,
@@ -221,13 +222,16 @@ impl KeySet {
             move |key: &&Key| self.nameless || kid.is_none_or(|kid| key.kid.as_deref() == Some(kid));
         let fits = move |key: &'a Key| if is_named(&key) { key.verifier(algorithm) } else { None };
         let fitting = self.keys.iter().filter_map(fits).count();
-        if !self.keys.iter().any(|key| is_named(&key)) || (kid.is_none() && fitting > 1) {
-            return Err(JwtRejection::UnknownKey { kid: kid.map(Into::into) });
-        }
-        if fitting == 0 {
+        let means_one_without = kid.is_none() && fitting > 1;
+        let is_meant = move |key: &&Key| !means_one_without || key.kid.is_none();
+        if fitting == 0 && self.keys.iter().any(|key| is_named(&key)) {
             return Err(JwtRejection::UnsupportedAlgorithm);
         }
-        Ok(self.keys.iter().filter_map(fits).take(CANDIDATES_MAX))
+        let meant = self.keys.iter().filter(is_meant).filter_map(fits).take(CANDIDATES_MAX);
+        if meant.clone().next().is_none() {
+            return Err(JwtRejection::UnknownKey { kid: kid.map(Into::into) });
+        }
+        Ok(meant)
     }
 }
 
@@ -504,7 +508,15 @@ mod tests {
         assert_eq!(count(Some("a")), Ok(1));
         assert_eq!(count(Some("b")), Ok(2), "a name that is used twice");
         assert_eq!(count(Some("c")), unknown(Some("c")));
-        assert_eq!(count(None), unknown(None));
+        assert_eq!(count(None), Ok(1), "the one that has no name either");
+        let two = read(&[ec(), named("a"), ec()]).unwrap();
+        assert_eq!(
+            two.candidates(None, Algorithm::ES256).map(Iterator::count),
+            Ok(2),
+            "one replaces the other"
+        );
+        let choice = read(&[named("a"), named("b")]).unwrap();
+        assert_eq!(choice.candidates(None, Algorithm::ES256).map(Iterator::count), unknown(None));
         let only = read(&[named("a")]).unwrap();
         assert_eq!(only.candidates(None, Algorithm::ES256).map(Iterator::count), Ok(1));
         let wrong = only.candidates(Some("a"), Algorithm::RS256).map(Iterator::count);
