@@ -194,6 +194,10 @@ fn json_line(
         out.extend_from_slice(br#","user":"#);
         string(out, user);
     }
+    if let Some(provider) = x.provider() {
+        out.extend_from_slice(br#","provider":"#);
+        string(out, provider);
+    }
     out.extend_from_slice(br#","flags":"#);
     string(out, x.flag);
     out.extend_from_slice(b"}\n");

@@ -294,6 +294,11 @@ impl Exchange {
         self.identity.as_ref()?.subject.as_deref()
     }
 
+    /// The provider that verified it: a `sub` is one of its issuer's.
+    pub fn provider(&self) -> Option<&str> {
+        Some(&self.identity.as_ref()?.provider)
+    }
+
     pub fn is_tls(&self) -> bool {
         self.connection.scheme == Scheme::Https
     }

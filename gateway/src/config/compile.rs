@@ -46,11 +46,9 @@ pub fn table(
     let mut auth = Vec::with_capacity(settings.auth.len());
     for provider in &settings.auth {
         match Jwt::compile(provider).map(|jwt| jwt.keeping(settings.claims_asked_for())) {
-            Ok(jwt) => auth.push(AuthProvider {
-                name: Arc::from(provider.name.as_str()),
-                jwt,
-                cache_max: provider.cache_max,
-            }),
+            Ok(jwt) => {
+                auth.push(AuthProvider { name: Arc::clone(jwt.name()), jwt, cache_max: provider.cache_max });
+            }
             Err(error) => problems.push(Diagnostic::error(code::PROVIDER, provider.span, error.to_string())),
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! A request that lacks what its limit asks for (no such claim, no such header) counts by its address: a client
 //! must not get out of a limit by leaving something out. So does one whose header has several lines that are not the same:
-//! the service may take any of them, and the client could count in the bucket of another.
+//! the service may take any of them, and the client could count in the bucket of another. A subject or a claim is one of its
+//! issuer's: of two providers that know an `ann`, each has its own.
 
 use std::net::IpAddr;
 
@@ -16,20 +17,20 @@ use crate::config::settings::RateLimitKey;
 
 /// The key of one request for `limit`.
 pub fn of(limit: &RateLimit, client: IpAddr, identity: Option<&Verified>, headers: &HeaderMap) -> LimitKey {
+    let within = |identity: &Verified, text: &[u8]| limit.key_within(&identity.provider, text);
     let by_text = match limit.key_source() {
         RateLimitKey::Route | RateLimitKey::Service => return LimitKey::SHARED,
         RateLimitKey::Ip => None,
         RateLimitKey::User => {
-            identity.and_then(|identity| identity.subject.as_deref()).map(|s| limit.key_of(s.as_bytes()))
+            identity.and_then(|identity| Some(within(identity, identity.subject.as_deref()?.as_bytes())))
         }
-        RateLimitKey::Claim(name) => {
-            identity.and_then(|identity| identity.claims.get(name.as_str())).map(|claim| {
-                match claim.as_str() {
-                    Some(text) => limit.key_of(text.as_bytes()),
-                    None => limit.key_of(claim.to_string().as_bytes()),
-                }
+        RateLimitKey::Claim(name) => identity.and_then(|identity| {
+            let claim = identity.claims.get(name.as_str())?;
+            Some(match claim.as_str() {
+                Some(text) => within(identity, text.as_bytes()),
+                None => within(identity, claim.to_string().as_bytes()),
             })
-        }
+        }),
         RateLimitKey::Header(name) => only_value(headers, name).map(|value| limit.key_of(value.as_bytes())),
     };
     by_text.unwrap_or_else(|| LimitKey::of_ip(client))
@@ -91,6 +92,30 @@ mod tests {
         assert_eq!(of(&limit, client, None, &headers), one);
         headers.append("x-tenant", HeaderValue::from_static("b"));
         assert_eq!(of(&limit, client, None, &headers), LimitKey::of_ip(client));
+    }
+
+    #[test]
+    fn a_user_is_one_of_its_provider() {
+        let client: IpAddr = "192.0.2.7".parse().unwrap();
+        let verified = |provider: &str, subject: &str| Verified {
+            provider: provider.into(),
+            subject: Some(subject.into()),
+            scopes: Box::default(),
+            roles: Box::default(),
+            exp: 0,
+            over_at: 0,
+            forward: vec![],
+            claims: [("tenant".into(), subject.into())].into(),
+        };
+        for key in [RateLimitKey::User, RateLimitKey::Claim("tenant".into())] {
+            let limit = limit(key);
+            let of =
+                |provider, subject| of(&limit, client, Some(&verified(provider, subject)), &HeaderMap::new());
+            assert_eq!(of("a", "ann"), of("a", "ann"));
+            for other in [("b", "ann"), ("a", "bob"), ("aa", "nn"), ("", "aann")] {
+                assert_ne!(of("a", "ann"), of(other.0, other.1), "{other:?}");
+            }
+        }
     }
 
     #[test]

@@ -146,6 +146,11 @@ impl RateLimit {
         self.store.budget.key_of(bytes)
     }
 
+    /// The key of a text that only its source makes unambiguous: a subject of one of several issuers.
+    pub fn key_within(&self, source: &str, text: &[u8]) -> LimitKey {
+        self.store.budget.key_within(source, text)
+    }
+
     /// Forgets keys that are back to full; they are as good as new. Gives their number. For the control
     /// thread, every few seconds: it holds one shard at a time.
     pub fn sweep(&self, now: Instant) -> usize {
@@ -275,6 +280,13 @@ impl KeyBudget {
     fn key_of(&self, bytes: &[u8]) -> LimitKey {
         let [high, low] = &self.hashers;
         LimitKey(u128::from(high.hash_one(bytes)) << 64 | u128::from(low.hash_one(bytes)))
+    }
+
+    fn key_within(&self, source: &str, text: &[u8]) -> LimitKey {
+        // Each part is hashed with its length or end, so no two pairs run together to the same bytes.
+        let [high, low] = &self.hashers;
+        let hash = |hasher: &RandomState| hasher.hash_one((source, text));
+        LimitKey(u128::from(hash(high)) << 64 | u128::from(hash(low)))
     }
 
     fn nanos(&self, now: Instant) -> u64 {

@@ -146,6 +146,7 @@ mod tests {
 
     fn verified(over_at: u64) -> Rc<Verified> {
         Rc::new(Verified {
+            provider: "main".into(),
             subject: None,
             scopes: Box::default(),
             roles: Box::default(),

@@ -1,6 +1,6 @@
 //! The claims of a token whose signature is good: are they ours, and is it their time?
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::HeaderValue;
@@ -101,7 +101,8 @@ pub(super) fn check(jwt: &Jwt, payload: &Payload, now: u64) -> Result<Verified, 
     let forward = forward(jwt, &claims)?;
     let kept = jwt.kept.iter().filter_map(|name| Some((name.clone(), claims.take(name)?)));
     let claims = kept.collect();
-    Ok(Verified { subject, scopes: scopes.into(), roles, exp, over_at, forward, claims })
+    let provider = Arc::clone(&jwt.name);
+    Ok(Verified { provider, subject, scopes: scopes.into(), roles, exp, over_at, forward, claims })
 }
 
 /// One string, exactly the configured one: a list of issuers has no meaning (RFC 7519 §4.1.1).

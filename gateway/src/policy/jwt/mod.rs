@@ -18,7 +18,7 @@ mod requirement;
 mod signature;
 mod token_source;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use http::{HeaderName, HeaderValue};
 use jsonwebtoken::Algorithm;
@@ -37,6 +37,7 @@ use crate::config::settings::{AuthSettings, TokenSource};
 /// One `auth.<name>` provider without its keys, which come and go.
 #[derive(Debug, Clone)]
 pub struct Jwt {
+    name: Arc<str>,
     issuer: Option<Box<str>>,
     audience: Box<[Box<str>]>,
     algorithms: Box<[Algorithm]>,
@@ -50,6 +51,8 @@ pub struct Jwt {
 /// A token that holds, and what the gateway needs of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verified {
+    /// Name of the provider that vouches for the rest: a subject is one of its issuer's.
+    pub provider: Arc<str>,
     /// `sub`.
     pub subject: Option<Box<str>>,
     /// The words of `scope` and `scp`.
@@ -140,6 +143,7 @@ impl Jwt {
             return Err(JwtError::NoAudience);
         }
         Ok(Self {
+            name: Arc::from(settings.name.as_str()),
             issuer: settings.issuer.as_deref().map(Into::into),
             audience: settings.audience.iter().map(|audience| audience.as_str().into()).collect(),
             algorithms: settings.algorithms.as_slice().into(),
@@ -186,6 +190,10 @@ impl Jwt {
             }
         }
         Err(rejection)
+    }
+
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
     }
 
     /// Where to look for the token, in order: for [`find_token`].

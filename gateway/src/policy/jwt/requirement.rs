@@ -88,6 +88,7 @@ mod tests {
             unreachable!("an object")
         };
         Verified {
+            provider: "main".into(),
             subject: None,
             scopes: ["read".into(), "write".into()].into(),
             roles: ["staff".into()].into(),
