@@ -97,7 +97,8 @@ fn authenticate<'a>(
     let mut worst = Error::TokenMissing;
     let (table, worker) = (&snapshot.shared.table, exchange.worker());
     let found = |provider: &AuthProvider| {
-        let found = jwt::find_token(&parts.headers, parts.uri.query(), provider.jwt.sources());
+        let found = jwt::find_token(&parts.headers, parts.uri.query(), provider.jwt.sources())
+            .and_then(jwt::Found::any);
         found.map_err(|placement| misplaced(worker, provider, placement))
     };
     // What is not asked of the provider that accepts a token is not verified, and would reach the service all the same.

@@ -29,7 +29,7 @@ pub use self::{
     header::LastHeader,
     keys::{KeyError, KeySet, Skipped, Unusable},
     requirement::{InsufficientScope, Requirement},
-    token_source::{BadPlacement, find_token},
+    token_source::{BadPlacement, Found, find_token},
 };
 use self::{claims::Payload, signature::SignatureFault};
 use crate::config::settings::{AuthSettings, TokenSource};

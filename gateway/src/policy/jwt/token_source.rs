@@ -7,6 +7,9 @@
 //! A place has every name that some service reads as its own: of parameters and cookies decoded, trimmed and in any case,
 //! with what PHP folds (`.` and a blank are `_`) and cuts off (`[…]`), after `;` as well as `&`, after a comma or a blank; the word
 //! `Bearer` before any white space. A further token in such a spelling is one more token.
+//!
+//! Cookies are shared by everything on a domain. One that no service can read claims from ([`is_foreign`]) is somebody else's: it
+//! counts only where there is no token, and then as a wrong one.
 
 use http::{HeaderMap, HeaderName, header};
 
@@ -31,21 +34,55 @@ impl BadPlacement {
     }
 }
 
-/// The request's token, without a copy. `query` is the part of the request's URI after `?`.
+/// What a request has where a token is looked for, without a copy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Found<'a> {
+    pub token: Option<&'a str>,
+    /// Somebody else's cookie, and what it would be as a token.
+    pub foreign: Option<Result<&'a str, BadPlacement>>,
+}
+
+impl<'a> Found<'a> {
+    /// What is to be verified.
+    pub fn any(self) -> Result<Option<&'a str>, BadPlacement> {
+        match (self.token, self.foreign) {
+            (None, Some(foreign)) => foreign.map(Some),
+            (token, _) => Ok(token),
+        }
+    }
+
+    /// Adds what was found in other places.
+    pub fn merge(&mut self, other: Self) -> Result<(), BadPlacement> {
+        merge(&mut self.token, other.token)?;
+        self.foreign = match (self.foreign, other.foreign) {
+            (Some(Ok(first)), Some(Ok(second))) if first != second => Some(Err(BadPlacement::Repeated)),
+            (Some(Err(fault)), _) | (Some(Ok(_)), Some(Err(fault))) => Some(Err(fault)),
+            (first, second) => first.or(second),
+        };
+        Ok(())
+    }
+}
+
+impl<'a> From<Option<&'a str>> for Found<'a> {
+    fn from(token: Option<&'a str>) -> Self {
+        Self { token, foreign: None }
+    }
+}
+
+/// Looks into each of the places. `query` is the part of the request's URI after `?`.
 pub fn find_token<'a>(
     headers: &'a HeaderMap,
     query: Option<&'a str>,
     sources: &[TokenSource],
-) -> Result<Option<&'a str>, BadPlacement> {
-    let mut found: Option<&'a str> = None;
+) -> Result<Found<'a>, BadPlacement> {
+    let mut found = Found::default();
     for source in sources {
-        let token = match source {
-            TokenSource::Bearer => bearer(headers)?,
+        found.merge(match source {
+            TokenSource::Bearer => bearer(headers)?.into(),
             TokenSource::Cookie(name) => cookie(headers, name)?,
-            TokenSource::Header(name) => header(headers, name)?,
-            TokenSource::Query(name) => parameter(query, name)?,
-        };
-        merge(&mut found, token)?;
+            TokenSource::Header(name) => header(headers, name)?.into(),
+            TokenSource::Query(name) => parameter(query, name)?.into(),
+        })?;
     }
     Ok(found)
 }
@@ -103,8 +140,8 @@ fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
 }
 
 /// All `Cookie` lines (HTTP/2 splits them, RFC 9113 §8.2.3); a cookie may be set for several paths at once.
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, BadPlacement> {
-    let mut found = None;
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Found<'a>, BadPlacement> {
+    let mut found = Found::default();
     for line in headers.get_all(header::COOKIE) {
         // RFC 2109 had commas, too, and old services still have.
         for pair in line.as_bytes().split(|byte| matches!(byte, b';' | b',')) {
@@ -118,7 +155,11 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Bad
                         .strip_prefix(b"\"")
                         .and_then(|value| value.strip_suffix(b"\""))
                         .unwrap_or(value);
-                    merge(&mut found, some(unquoted)?)?;
+                    found.merge(if is_foreign(unquoted) {
+                        Found { token: None, foreign: some(unquoted).transpose() }
+                    } else {
+                        some(unquoted)?.into()
+                    })?;
                 }
                 // To Python's `SimpleCookie` a blank ends a value, and another cookie may follow.
                 let begin = value.iter().position(|&byte| !is_space(byte)).unwrap_or(value.len());
@@ -129,6 +170,43 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Bad
         }
     }
     Ok(found)
+}
+
+/// Whether no service reads claims in this value of a cookie, not even one that believes a token which it does not verify:
+/// decoded as leniently as any does, its second part is not the beginning of a JSON object. What could be quoted in some way
+/// (`\"`, `\\`, bytes beyond ASCII) is not taken for somebody else's.
+fn is_foreign(value: &[u8]) -> bool {
+    if !value.iter().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\')) {
+        return false;
+    }
+    let second = Decoded { rest: value }.skip_while(|&byte| byte != b'.').skip(1);
+    let (mut bits, mut held) = (0_u32, 0);
+    // As Node does: what is not of the alphabet is passed over.
+    for sextet in second.take_while(|&byte| byte != b'.').filter_map(of_base64) {
+        (bits, held) = (bits << 6 | u32::from(sextet), held + 6);
+        if held < 8 {
+            continue;
+        }
+        held -= 8;
+        // Blanks and a byte order mark may come first, in any width.
+        match (bits >> held) & 0xff {
+            0..=0x20 | 0xbb | 0xbf | 0xef | 0xfe | 0xff => {}
+            first => return first != u32::from(b'{'),
+        }
+    }
+    true
+}
+
+/// Of either alphabet (RFC 4648 §4 and §5).
+fn of_base64(byte: u8) -> Option<u8> {
+    match byte {
+        b'A'..=b'Z' => Some(byte - b'A'),
+        b'a'..=b'z' => Some(byte - b'a' + 26),
+        b'0'..=b'9' => Some(byte - b'0' + 52),
+        b'+' | b'-' => Some(62),
+        b'/' | b'_' => Some(63),
+        _ => None,
+    }
 }
 
 /// `&` separates; to older services `;` does as well.
@@ -250,7 +328,8 @@ mod tests {
         for (name, value) in lines {
             map.append(*name, HeaderValue::from_static(value));
         }
-        find_token(&map, Some("a=1&access_token=q.q.q&b"), sources).map(|token| token.map(str::to_owned))
+        let found = find_token(&map, Some("a=1&access_token=q.q.q&b"), sources).and_then(Found::any);
+        found.map(|token| token.map(str::to_owned))
     }
 
     #[test]
@@ -338,9 +417,9 @@ mod tests {
     #[test]
     fn different_tokens_in_two_places_are_refused_and_equal_ones_are_not() {
         let sources = [TokenSource::Bearer, TokenSource::Cookie("session".into())];
-        let with = |cookie| found(&[("authorization", "Bearer a"), ("cookie", cookie)], &sources);
-        assert_eq!(with("session=a"), token("a"));
-        assert_eq!(with("session=b"), REPEATED);
+        let with = |cookie| found(&[("authorization", "Bearer a.e30.b"), ("cookie", cookie)], &sources);
+        assert_eq!(with("session=a.e30.b"), token("a.e30.b"));
+        assert_eq!(with("session=a.e30.c"), REPEATED);
         assert_eq!(found(&[("cookie", "session=b")], &[TokenSource::Bearer]), Ok(None), "not configured");
     }
 
@@ -348,7 +427,9 @@ mod tests {
     fn a_token_in_a_spelling_that_some_service_reads_is_one_more_token() {
         let read = |query: &str| {
             let sources = [TokenSource::Query("access_token".into())];
-            find_token(&HeaderMap::new(), Some(query), &sources).map(|token| token.map(str::to_owned))
+            let headers = HeaderMap::new();
+            let found = find_token(&headers, Some(query), &sources).and_then(Found::any);
+            found.map(|token| token.map(str::to_owned))
         };
         for name in [
             "access%5Ftoken",
@@ -405,7 +486,7 @@ mod tests {
         ] {
             let mut map = HeaderMap::new();
             map.insert(header::COOKIE, HeaderValue::from_bytes(line).unwrap());
-            let found = find_token(&map, None, &cookies);
+            let found = find_token(&map, None, &cookies).and_then(Found::any);
             assert_eq!(found, Err(BadPlacement::Repeated), "{}", line.escape_ascii());
         }
         for name in
@@ -438,9 +519,37 @@ mod tests {
     }
 
     #[test]
+    fn somebody_elses_cookie_beside_a_token_is_no_token() {
+        let sources = [TokenSource::Cookie("session".into()), TokenSource::Bearer];
+        for (cookie, is_foreign) in [
+            ("7f3a", true),
+            ("s%3AqYc.b0uW%2Fx", true),
+            ("eyJpZCI6MX0.X-abc.c2ln", true), // itsdangerous: its claims are in front, and it is no token
+            (".eJw.X-abc.c2ln", true),
+            ("a|b:c$d", true),
+            ("x.eyJzdWIiOiJyb290In0.y", false),
+            ("x.eyJzdWIiOiJyb290In0", false),
+            ("x%2EeyJzdWIiOiJyb290In0%2Ey", false),
+            ("x.%65yJzdWIiOiJyb290In0.y", false),
+            ("x.IHsic3ViIjoicm9vdCJ9.y", false),    // a blank in front
+            ("x.77u_eyJzdWIiOiJyb290In0.y", false), // a byte order mark
+            ("x.e!yJzdWIiOiJyb290In0.y", false),
+            ("x\\056eyJzdWIiOiJyb290In0.y", false), // quoted as Python reads it
+        ] {
+            let line: &'static str = format!("session={cookie}").leak();
+            let beside = found(&[("authorization", "Bearer a.e30.b"), ("cookie", line)], &sources);
+            assert_eq!(beside == token("a.e30.b"), is_foreign, "{cookie}: {beside:?}");
+            let alone = found(&[("cookie", line)], &sources);
+            assert_ne!(alone, Ok(None), "{cookie}: it is not as if there were nothing");
+        }
+        let two = [("cookie", "session=7f3a; session=x.e30.y; session=8b")];
+        assert_eq!(found(&two, &sources), token("x.e30.y"));
+    }
+
+    #[test]
     fn a_token_is_borrowed_from_the_request() {
         let headers = headers(&[("authorization", "Bearer a.b.c")]);
-        let token = find_token(&headers, None, &[TokenSource::Bearer]).unwrap().unwrap();
+        let token = find_token(&headers, None, &[TokenSource::Bearer]).unwrap().token.unwrap();
         let line = headers[header::AUTHORIZATION].as_bytes().as_ptr_range();
         assert!(line.contains(&token.as_ptr()));
     }
