@@ -3,20 +3,24 @@
 //! Limits whose key needs no identity (address, route, service, header) come first, since a signature costs a hundred times
 //! as much: they bound how many a stranger can have checked. A request that authentication refuses has been charged to them.
 //! Then come the token, what the route requires of it, and the limits whose key it holds.
+//!
+//! Of several providers, those are asked first that have verified this very token lately, then the ones that its `iss` names. What
+//! their keys do not verify may be signed with a newer key: see [`doubt`].
+
+pub(crate) mod doubt;
 
 use std::rc::Rc;
 
 use http::{HeaderValue, request::Parts};
 
 use crate::{
-    control::event::Signal,
     error::{Error, RateLimited},
     exchange::Exchange,
     metrics::Rare,
     policy::{
-        jwt::{self, BadPlacement, JwtRejection, RejectionCode, Verified},
+        jwt::{self, BadPlacement, Found, JwtRejection, RejectionCode, Verified},
         limit_key,
-        rate_limit::{Quota, RateLimit},
+        rate_limit::{LimitKey, Quota, RateLimit},
     },
     snapshot::{AuthProvider, LocalRoute, LocalSnapshot, Route},
     worker::WorkerState,
@@ -26,7 +30,7 @@ use crate::{
 pub(crate) type QuotaFields = (HeaderValue, HeaderValue);
 
 /// Lets the request pass, with what the client is told of its quota, and keeps its identity in the exchange.
-pub(crate) fn check(
+pub(crate) async fn check(
     snapshot: &LocalSnapshot,
     route: &LocalRoute,
     parts: &Parts,
@@ -38,10 +42,12 @@ pub(crate) fn check(
         return Ok(None);
     }
     charge(route, false, parts, exchange, &mut tightest)?;
-    if let Some((provider, identity)) = authenticate(snapshot, compiled, parts, exchange)? {
-        let identity = &**exchange.identity.insert(identity);
-        if compiled.requirement.check(identity).is_err() {
-            return Err(insufficient(exchange.worker(), provider, compiled));
+    if !compiled.auth.is_empty() {
+        exchange.identity = Some(authenticate(snapshot, compiled, parts, exchange).await?);
+        if let Some(identity) = &exchange.identity
+            && compiled.requirement.check(identity).is_err()
+        {
+            return Err(insufficient(exchange.worker(), &identity.provider, compiled));
         }
     }
     charge(route, true, parts, exchange, &mut tightest)?;
@@ -87,44 +93,78 @@ fn charge<'a>(
     Ok(())
 }
 
-/// The first of the route's providers that accepts the token, and the claims. `None`: the route is open.
-fn authenticate<'a>(
-    snapshot: &'a LocalSnapshot,
+/// The claims of the request's token, which one of the route's providers vouches for.
+async fn authenticate(
+    snapshot: &LocalSnapshot,
     route: &Route,
     parts: &Parts,
-    exchange: &Exchange,
-) -> Result<Option<(&'a str, Rc<Verified>)>, Error> {
-    let mut worst = Error::TokenMissing;
-    let (table, worker) = (&snapshot.shared.table, exchange.worker());
-    let found = |provider: &AuthProvider| {
-        let found = jwt::find_token(&parts.headers, parts.uri.query(), provider.jwt.sources())
-            .and_then(jwt::Found::any);
-        found.map_err(|placement| misplaced(worker, provider, placement))
+    exchange: &mut Exchange,
+) -> Result<Rc<Verified>, Error> {
+    let token = match look(snapshot, route, parts, exchange)? {
+        Seen::Known(verified) => return Ok(verified),
+        Seen::New(token) => token,
+        Seen::Nothing => return Err(Error::TokenMissing),
     };
-    // What is not asked of the provider that accepts a token is not verified, and would reach the service all the same.
-    if route.auth.len() > 1 {
-        let mut first = None;
-        for provider in route.auth.iter().filter_map(|&index| table.auth.get(index)) {
-            let Some(token) = found(provider)? else { continue };
-            if *first.get_or_insert(token) != token {
-                return Err(misplaced(worker, provider, BadPlacement::Repeated));
-            }
+    let refused = match verify(snapshot, route, token, parts, exchange) {
+        Ok(verified) => return Ok(verified),
+        Err(refused) => refused,
+    };
+    let Refused { index, mut rejection, is_doubtful } = refused;
+    if is_doubtful {
+        // Boxed: it is rare, and large beside what every request carries.
+        let settled = Box::pin(doubt::settle(snapshot, route, index, token, exchange)).await;
+        exchange.ready = exchange.worker().clock.now();
+        match settled {
+            Ok(verified) => return Ok(verified),
+            Err(settled) => rejection = settled,
         }
     }
+    let provider = snapshot.shared.table.auth.get(index).map_or("", |provider| &*provider.name);
+    exchange.worker().metrics.count(Rare::AuthFailure, provider, rejection.reason());
+    Err(token_error(&rejection))
+}
+
+/// A request's token, as it is found.
+enum Seen<'a> {
+    /// Verified lately.
+    Known(Rc<Verified>),
+    New(&'a str),
+    Nothing,
+}
+
+/// Looks at each place where a provider of the route expects the token, and into the worker's cache.
+fn look<'a>(
+    snapshot: &LocalSnapshot,
+    route: &Route,
+    parts: &'a Parts,
+    exchange: &Exchange,
+) -> Result<Seen<'a>, Error> {
+    let (table, worker) = (&snapshot.shared.table, exchange.worker());
+    let now = unix_seconds(exchange);
+    let (mut all, mut known) = (Found::default(), None);
     for &index in &route.auth {
         let Some(provider) = table.auth.get(index) else { continue };
-        let Some(token) = found(provider)? else { continue };
-        let rejection = match verify(snapshot, index, token, exchange) {
-            Ok(verified) => return Ok(Some((&provider.name, verified))),
-            Err(rejection) => rejection,
-        };
-        worker.metrics.count(Rare::AuthFailure, &provider.name, rejection.reason());
-        if matches!(rejection, JwtRejection::UnknownKey { .. }) {
-            worker.signal(Signal::UnknownKey { provider: provider.name.clone() });
+        let found = find(provider, parts);
+        // What is not asked of the provider that accepts a token is not verified, and would reach the service all the same.
+        let merged = found.and_then(|found| all.merge(found).map(|()| found.token));
+        let token = merged.map_err(|placement| misplaced(worker, provider, placement))?;
+        if known.is_none() {
+            known = token.and_then(|token| worker.tokens.borrow_mut().get(index, token, now));
         }
-        worst = token_error(&rejection);
     }
-    if route.auth.is_empty() { Ok(None) } else { Err(worst) }
+    if let Some(known) = known {
+        worker.token_hits.set(worker.token_hits.get() + 1);
+        return Ok(Seen::Known(known));
+    }
+    match (all.any(), route.auth.first().and_then(|&index| table.auth.get(index))) {
+        (Ok(token), _) => Ok(token.map_or(Seen::Nothing, Seen::New)),
+        (Err(placement), Some(first)) => Err(misplaced(worker, first, placement)),
+        (Err(_), None) => Err(Error::TokenPlacement),
+    }
+}
+
+fn find<'a>(provider: &AuthProvider, parts: &'a Parts) -> Result<Found<'a>, BadPlacement> {
+    jwt::find_token(&parts.headers, parts.uri.query(), provider.jwt.sources())
 }
 
 fn misplaced(worker: &WorkerState, provider: &AuthProvider, placement: BadPlacement) -> Error {
@@ -132,28 +172,101 @@ fn misplaced(worker: &WorkerState, provider: &AuthProvider, placement: BadPlacem
     Error::TokenPlacement
 }
 
-/// One look into the worker's cache of verified tokens; the signature is checked only at first sight.
+/// The verdict of a provider.
+struct Refused {
+    index: usize,
+    rejection: JwtRejection,
+    /// Newer keys could let the token pass.
+    is_doubtful: bool,
+}
+
+impl Refused {
+    /// Of several verdicts the one that says most: not known yet, then too late, then wrong.
+    fn rank(&self) -> u8 {
+        match (self.is_doubtful, self.rejection.code()) {
+            (true, _) | (_, RejectionCode::KeysUnavailable) => 2,
+            (false, RejectionCode::Expired) => 1,
+            (false, RejectionCode::Invalid) => 0,
+        }
+    }
+}
+
+/// The first that accepts the token, of the providers that its `iss` names and then of those that take any.
 fn verify(
+    snapshot: &LocalSnapshot,
+    route: &Route,
+    token: &str,
+    parts: &Parts,
+    exchange: &Exchange,
+) -> Result<Rc<Verified>, Refused> {
+    if let [index] = *route.auth {
+        return verify_by(snapshot, index, token, exchange);
+    }
+    let table = &snapshot.shared.table;
+    let issuer = jwt::issuer_of(token);
+    let mut worst: Option<Refused> = None;
+    for by_name in [true, false] {
+        for &index in &route.auth {
+            let Some(provider) = table.auth.get(index) else { continue };
+            let is_asked = match provider.jwt.issuer() {
+                Some(own) => by_name && issuer.as_deref() == Some(own),
+                None => !by_name,
+            };
+            let is_there = || find(provider, parts).and_then(Found::any) == Ok(Some(token));
+            if !is_asked || !is_there() {
+                continue;
+            }
+            match verify_by(snapshot, index, token, exchange) {
+                Ok(verified) => return Ok(verified),
+                Err(refused) if worst.as_ref().is_none_or(|worst| refused.rank() > worst.rank()) => {
+                    worst = Some(refused);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+    let index = route.auth.first().copied().unwrap_or(usize::MAX);
+    let of_none = Refused { index, rejection: JwtRejection::WrongIssuer, is_doubtful: false };
+    Err(worst.unwrap_or(of_none))
+}
+
+/// The signature is checked, and what was verified is remembered.
+fn verify_by(
     snapshot: &LocalSnapshot,
     index: usize,
     token: &str,
     exchange: &Exchange,
-) -> Result<Rc<Verified>, JwtRejection> {
-    let worker = exchange.worker();
-    let now = worker.clock.unix(exchange.started).as_secs();
-    if let Some(known) = worker.tokens.borrow_mut().get(index, token, now) {
-        worker.token_hits.set(worker.token_hits.get() + 1);
-        return Ok(known);
-    }
-    let shared = &snapshot.shared;
-    let provider = shared.table.auth.get(index).ok_or(JwtRejection::KeysUnavailable)?;
-    let keys = shared.keys.get(index).and_then(Option::as_deref);
+) -> Result<Rc<Verified>, Refused> {
+    let (shared, worker) = (&snapshot.shared, exchange.worker());
+    let unavailable = || Refused { index, rejection: JwtRejection::KeysUnavailable, is_doubtful: false };
+    let (provider, held) =
+        shared.table.auth.get(index).zip(shared.keys.get(index)).ok_or_else(unavailable)?;
+    let now = unix_seconds(exchange);
     let mut tokens = worker.tokens.borrow_mut();
-    let last_header = tokens.last_header(index).ok_or(JwtRejection::KeysUnavailable)?;
-    let verified = Rc::new(provider.jwt.check(keys, token, now, last_header)?);
-    worker.token_misses.set(worker.token_misses.get() + 1);
-    tokens.insert(index, token, Rc::clone(&verified), now);
-    Ok(verified)
+    let last_header = tokens.last_header(index).ok_or_else(unavailable)?;
+    match provider.jwt.check(held.set.as_deref(), token, now, last_header) {
+        Ok(verified) => {
+            let verified = Rc::new(verified);
+            worker.token_misses.set(worker.token_misses.get() + 1);
+            tokens.insert(index, token, Rc::clone(&verified), now);
+            worker.doubts.regulars.borrow_mut().learn(LimitKey::of_ip(exchange.client));
+            Ok(verified)
+        }
+        Err(rejection) => {
+            let is_doubtful =
+                held.desk.is_some() && provider.jwt.depends_on_keys(&rejection, token, now, last_header);
+            Err(Refused { index, rejection, is_doubtful })
+        }
+    }
+}
+
+/// Was it verified since? Many requests may wait with one token.
+fn look_again(index: usize, token: &str, exchange: &Exchange) -> Option<Rc<Verified>> {
+    exchange.worker().tokens.borrow_mut().get(index, token, unix_seconds(exchange))
+}
+
+fn unix_seconds(exchange: &Exchange) -> u64 {
+    exchange.worker().clock.unix(exchange.started).as_secs()
 }
 
 fn token_error(rejection: &JwtRejection) -> Error {

@@ -3,6 +3,7 @@
 mod starting;
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     path::PathBuf,
     sync::Arc,
@@ -24,12 +25,13 @@ use crate::{
         declared::DeclaredRoutes,
         ending,
         event::{EVENTS_MAX, Event},
+        keys::kept::KeptKeys,
         listen::ListenError,
         metrics::{Exporter, Sources},
         origin::{First, Origin},
         status::Status,
         tls_clients::TlsClients,
-        world::World,
+        world::{ProviderKeys, World},
     },
     file_account::{self, Budget, FileAccount},
     policy::{jwt, rate_limit::KeyBudget},
@@ -99,11 +101,12 @@ impl Gateway {
     pub async fn start(options: RunOptions) -> Result<Self, StartError> {
         jwt::install_crypto_provider();
         let last_known_good = options.state_dir.as_deref().and_then(open_state);
+        let kept_keys = KeptKeys::new(options.state_dir.as_deref());
         let make = |loaded: &Loaded| {
             let budget = Arc::new(KeyBudget::new(loaded.settings.rate_keys_max, clock::now()));
             let mut declared = DeclaredRoutes::remembered(options.state_dir.as_deref());
-            let known = last_known_good.as_ref();
-            let (settings, snapshot, world) = first_snapshot(loaded, &mut declared, known, &budget)?;
+            let known = Known { instances: last_known_good.as_ref(), keys: &kept_keys };
+            let (settings, snapshot, world) = first_snapshot(loaded, &mut declared, &known, &budget)?;
             Ok(Made { settings, snapshot, world, declared, budget })
         };
         let first = Origin::first(options.config, options.state_dir.as_deref(), make).await;
@@ -114,6 +117,7 @@ impl Gateway {
             let named = settings.services.iter().flat_map(|service| service.source.targets());
             store.forget_unnamed(named, SystemTime::UNIX_EPOCH + clock::unix_now());
         }
+        kept_keys.forget_unnamed(&settings.auth);
         let files = origin.watched_files(&loaded.secrets_and_files);
         let warnings = loaded.report();
         let files_open = open_account(&settings);
@@ -156,6 +160,7 @@ impl Gateway {
             http: HttpClient::new(&HttpOptions::default())
                 .map_err(|e| StartError::Registry(e.to_string()))?,
             last_known_good: last_known_good.and_then(start_saver),
+            kept_keys,
             events: events.clone(),
         };
         let (admin, admin_listener) = bound.admin.unzip();
@@ -249,11 +254,17 @@ struct Made {
     budget: Arc<KeyBudget>,
 }
 
+/// What an earlier process has kept.
+pub(crate) struct Known<'a> {
+    pub(crate) instances: Option<&'a LastKnownGood>,
+    pub(crate) keys: &'a KeptKeys,
+}
+
 /// Everything that can be known before the first socket is bound.
 pub(crate) fn first_snapshot(
     loaded: &Loaded,
     declared: &mut DeclaredRoutes,
-    last_known_good: Option<&LastKnownGood>,
+    known: &Known<'_>,
     budget: &Arc<KeyBudget>,
 ) -> Result<(Settings, crate::snapshot::Snapshot, World), Report> {
     let refuse = |diagnostics| loaded.refuse(diagnostics);
@@ -269,10 +280,12 @@ pub(crate) fn first_snapshot(
     world.tls = tls;
     world.tls_clients = tls_clients;
     world.tls_clients.complete(&settings);
+    world.open_desks(&settings, &HashMap::new());
     for (provider, keys) in keys {
         world.learn_keys(provider, keys);
     }
-    if let Some(store) = last_known_good {
+    recall_keys(&mut world, &settings, known.keys);
+    if let Some(store) = known.instances {
         for target in settings.services.iter().flat_map(|service| service.source.targets()) {
             if let Some(instances) = store.load(target) {
                 world.instances.insert(target.clone(), instances.into());
@@ -284,6 +297,20 @@ pub(crate) fn first_snapshot(
     }
     let snapshot = compile::snapshot(&settings, Arc::new(table), &world, None);
     Ok((settings, snapshot, world))
+}
+
+/// Keys of issuers that an earlier process has fetched serve until they are fetched anew.
+fn recall_keys(world: &mut World, settings: &Settings, kept: &KeptKeys) {
+    for auth in &settings.auth {
+        let Some(desk) = world.desk_of(auth).map(Arc::clone) else { continue };
+        let Some((keys, fetched)) = kept.load(auth, clock::unix_now()) else { continue };
+        desk.record(|report| {
+            report.fetched = Some(fetched);
+            report.is_kept = true;
+        });
+        let keys = ProviderKeys { source: auth.keys.clone(), keys: Arc::new(keys) };
+        world.learn_keys(Arc::from(auth.name.as_str()), keys);
+    }
 }
 
 /// A state directory that cannot be used costs the memory across restarts, not the start.

@@ -150,6 +150,8 @@ pub enum Rare {
     LogDropped,
     /// ("hit" or "miss", "")
     TokenCache,
+    /// (provider, how it ended): requests that waited for keys.
+    KeyWait,
     /// ("", ""): the client went away before the response was complete.
     ClientGone,
     /// ("", ""): the client took nothing of its response, or took it too slowly.

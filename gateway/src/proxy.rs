@@ -156,7 +156,7 @@ async fn forward(
     if !compiled.clients.is_empty() {
         check_address(compiled, &snapshot.shared.table.listen.trusted_proxies, &parts, exchange)?;
     }
-    let quota = access::check(snapshot, &route, &parts, exchange)?;
+    let quota = access::check(snapshot, &route, &parts, exchange).await?;
     if let Some(redirect) = &compiled.redirect {
         let mut response = redirect_reply(redirect, &route, exchange)?;
         add_quota(response.headers_mut(), quota);

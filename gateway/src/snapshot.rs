@@ -23,6 +23,7 @@ use crate::{
     admission::AdmissionLimits,
     clock::Clock,
     config::settings::{AccessLogSettings, HeaderRules, ListenSettings, RewriteSettings, UpstreamHost},
+    control::keys::desk::KeyDesk,
     file_account::Desk,
     headers::GuardedNames,
     metrics::{ClusterSample, Metrics, RouteSample},
@@ -51,11 +52,20 @@ pub struct Snapshot {
     pub table: Arc<RouteTable>,
     /// By the index that routes hold.
     pub clusters: Vec<Arc<Cluster>>,
-    /// Keys by provider index; `None` until they were read or fetched.
-    pub keys: Vec<Option<Arc<KeySet>>>,
+    /// Keys by provider index.
+    pub keys: Vec<HeldKeys>,
     /// Changes whenever keys or auth settings change: verified tokens of another generation are forgotten.
     pub auth_generation: u64,
     pub tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// What verifies the tokens of one provider.
+#[derive(Debug, Clone, Default)]
+pub struct HeldKeys {
+    /// `None` until they were read or fetched.
+    pub set: Option<Arc<KeySet>>,
+    /// Where a request asks for newer ones; `None`: they are in a file, which a reload reads.
+    pub desk: Option<Arc<KeyDesk>>,
 }
 
 /// Routes, policies and limits of one configuration.
@@ -391,6 +401,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        control::keys::kept::KeptKeys,
         file_account::{Budget, FileAccount},
         policy::rate_limit::KeyBudget,
     };
@@ -420,7 +431,7 @@ mod tests {
                 crate::gateway::first_snapshot(
                     &loaded,
                     &mut crate::control::declared::DeclaredRoutes::default(),
-                    None,
+                    &crate::gateway::Known { instances: None, keys: &KeptKeys::default() },
                     &budget,
                 )
                 .unwrap()

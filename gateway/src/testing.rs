@@ -23,9 +23,10 @@ use crate::{
     control::{
         declared::DeclaredRoutes,
         event::{EVENTS_MAX, Event},
+        keys::kept::KeptKeys,
     },
     file_account::{Budget, FileAccount},
-    gateway::first_snapshot,
+    gateway::{Known, first_snapshot},
     policy::{jwt, rate_limit::KeyBudget},
     snapshot::{Publisher, Snapshot},
     upstream::connect,
@@ -48,8 +49,9 @@ pub fn compile(routes_yaml: &str, dir: &Path) -> Result<(Settings, Snapshot), St
         load::parse("routes.yaml", routes_yaml, dir, &|_| None).map_err(|report| report.to_string())?;
     let budget = Arc::new(KeyBudget::new(loaded.settings.rate_keys_max, clock::now()));
     let mut declared = DeclaredRoutes::default();
+    let nothing = Known { instances: None, keys: &KeptKeys::default() };
     let (_, snapshot, _) =
-        first_snapshot(&loaded, &mut declared, None, &budget).map_err(|error| error.to_string())?;
+        first_snapshot(&loaded, &mut declared, &nothing, &budget).map_err(|error| error.to_string())?;
     Ok((loaded.settings, snapshot))
 }
 

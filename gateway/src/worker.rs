@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use crate::{
+    access::doubt::Doubts,
     access_log::{AccessLog, LogSink},
     admission::Scheme,
     body::Activities,
@@ -93,6 +94,7 @@ pub struct WorkerState {
     pub unmatched: Rc<RefCell<RouteSample>>,
     pub access_log: AccessLog,
     pub tokens: RefCell<TokenCache>,
+    pub(crate) doubts: Doubts,
     tokens_generation: Cell<u64>,
     /// Verified tokens found in the cache, and those that had to be verified.
     pub token_hits: Cell<u64>,
@@ -139,6 +141,7 @@ impl WorkerState {
             metrics,
             unmatched,
             access_log,
+            doubts: Doubts::default(),
             token_hits: Cell::new(0),
             token_misses: Cell::new(0),
             draining: Cell::new(false),

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 /// Files of the request path, relative to `gateway/src`.
-const DATA_PLANE: [&str; 19] = [
+const DATA_PLANE: [&str; 20] = [
     "access.rs",
+    "access/",
     "access_log.rs",
     "access_log/",
     "admission/",

@@ -26,7 +26,7 @@ use crate::{
         timeout::Timeouts,
     },
     router::{ConflictKind, RouteConflict, Router},
-    snapshot::{AuthProvider, Route, RouteTable, RouteView, Snapshot, SplitView},
+    snapshot::{AuthProvider, HeldKeys, Route, RouteTable, RouteView, Snapshot, SplitView},
     tls::server_config,
     upstream::split::Split,
 };
@@ -277,6 +277,10 @@ pub fn tls(settings: &Settings) -> Result<Option<Arc<rustls::ServerConfig>>, Dia
         .map_err(|error| Diagnostic::error(code::CERTIFICATE, https.span, error.to_string()))
 }
 
+fn held_keys(auth: &AuthSettings, world: &World) -> HeldKeys {
+    HeldKeys { set: world.keys_of(auth).map(Arc::clone), desk: world.desk_of(auth).map(Arc::clone) }
+}
+
 /// Puts table, endpoints and keys together. Clusters that did not change are the same `Arc` as before.
 pub fn snapshot(
     settings: &Settings,
@@ -286,7 +290,7 @@ pub fn snapshot(
 ) -> Snapshot {
     Snapshot {
         clusters: clusters::compile(settings, world, previous.map_or(&[][..], |old| &old.clusters)),
-        keys: settings.auth.iter().map(|auth| world.keys_of(auth).map(Arc::clone)).collect(),
+        keys: settings.auth.iter().map(|auth| held_keys(auth, world)).collect(),
         auth_generation: world.keys_generation(),
         tls: world.tls.clone(),
         table,

@@ -19,7 +19,7 @@ use millgate_registry::{Hosts, SideLimits, WatchTarget, serve_aside};
 use serde_json::{Value, json};
 use tower::Service as _;
 
-use super::{health, metrics::Exporter, status::Status};
+use super::{health, keys::report, metrics::Exporter, status::Status};
 use crate::{clock, file_account::ADMIN_CONNECTIONS_MAX, snapshot::Publisher, upstream::cluster::Cluster};
 
 /// What the handlers read.
@@ -86,6 +86,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/api/v1/routes", get(routes))
         .route("/api/v1/services", get(services))
         .route("/api/v1/events", get(events))
+        .route("/api/v1/keys", get(keys))
         .fallback(not_found)
         .with_state(admin)
 }
@@ -95,11 +96,13 @@ async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// Something is known of every service, recently enough, and the gateway does not drain. `?verbose` lists the checks.
+/// Something is known of every service, recently enough, there are keys of every provider, and the gateway does not drain.
+/// `?verbose` lists the checks.
 async fn readyz(State(admin): State<Arc<Admin>>, Query(query): Query<Vec<(String, String)>>) -> Response {
     let draining = admin.status.draining.load(std::sync::atomic::Ordering::Relaxed);
     let checks = [
-        ("discovery", admin.status.is_synced()),
+        ("discovery", admin.status.is_discovered()),
+        ("keys", admin.status.knows_keys()),
         ("discovery_fresh", admin.status.is_fresh()),
         ("not_draining", !draining),
     ];
@@ -185,7 +188,12 @@ fn failover(cluster: &Cluster) -> Option<Value> {
     (targets.len() > 1).then(|| targets.iter().enumerate().map(shown).collect())
 }
 
+/// Providers with their key sets: age, errors, next fetch.
+async fn keys(State(admin): State<Arc<Admin>>) -> Json<Value> {
+    Json(report::json(&admin.publisher.load(), clock::unix_now()))
+}
+
 async fn not_found() -> Response {
-    let text = "not found; this is the admin listener: /livez /readyz /healthz /metrics /api/v1/routes /api/v1/services /api/v1/events\n";
+    let text = "not found; this is the admin listener: /livez /readyz /healthz /metrics /api/v1/routes /api/v1/services /api/v1/keys /api/v1/events\n";
     (StatusCode::NOT_FOUND, text).into_response()
 }

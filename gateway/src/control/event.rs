@@ -6,7 +6,7 @@ use bytes::Bytes;
 use millgate_registry::ServiceUpdate;
 use tokio::sync::{mpsc, oneshot};
 
-use super::catalog::CatalogNews;
+use super::{catalog::CatalogNews, keys::Fetched};
 use crate::{config::settings::KeySource, policy::jwt::KeySet};
 
 /// What the control loop reacts to, one at a time.
@@ -25,8 +25,8 @@ pub enum Event {
     Service(ServiceUpdate),
     /// A host name was resolved anew; no address: it could not be, and never was.
     Resolved { name: String, addresses: Vec<std::net::SocketAddr> },
-    /// A provider's keys were fetched from `source`, which may no longer be its source.
-    Keys { provider: Arc<str>, source: KeySource, keys: Arc<KeySet> },
+    /// A fetch of a provider's keys is over; `None`: it brought none. `source` may no longer be the provider's.
+    Keys { provider: Arc<str>, source: KeySource, keys: Option<Arc<KeySet>>, fetched: Fetched },
     /// A worker's hint.
     Signal(Signal),
     /// Stop serving; answered when everything is drained.
@@ -36,8 +36,6 @@ pub enum Event {
 /// A hint from a worker. May be lost when the control plane is behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signal {
-    /// A token names a key that the provider's set does not hold: it may have been rotated.
-    UnknownKey { provider: Arc<str> },
     /// An endpoint was ejected or came back, or a breaker opened or closed: for the list of events.
     Health { kind: &'static str, text: String },
 }

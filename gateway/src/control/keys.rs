@@ -1,32 +1,48 @@
 //! Keys of token issuers: read from files at a reload, fetched from URLs in the background.
 //!
-//! A set that was fetched stays in use until a newer one arrives, whatever the issuer does meanwhile. Fetches
-//! happen at start, when the answer's `Cache-Control: max-age` is over, and when a token names an unknown key;
-//! never more often than [`REFRESH_MIN`], so tokens cannot make the gateway hammer an issuer.
+//! A set that was fetched stays in use until a newer one arrives, whatever the issuer does meanwhile, and across restarts
+//! ([`kept`]). Fetches happen at start, when the answer's `Cache-Control: max-age` is over, and when a request asks at the
+//! provider's [`desk`] because no known key verifies its token. [`pace`] says how often those may be.
+
+pub mod desk;
+pub mod kept;
+mod pace;
+pub mod report;
 
 use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use http::{Uri, header};
 use millgate_registry::HttpClient;
 use serde::Deserialize;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
+use self::{
+    desk::{Asker, KeyDesk},
+    pace::Pace,
+};
 use super::event::Event;
 use crate::{
-    bounded_file,
-    config::settings::{AuthSettings, KeySource},
+    bounded_file, clock,
+    config::{
+        diagnostics::{Diagnostic, code},
+        settings::{AuthSettings, KeySource},
+    },
     policy::jwt::{KeyError, KeySet},
     printable::printable,
 };
 
-/// At most one fetch per provider in this time.
+/// The shortest time that `max-age` can ask for.
 const REFRESH_MIN: Duration = Duration::from_secs(10);
 /// Without `max-age`, and as the longest time that `max-age` can ask for: rotation must be noticed.
 const REFRESH_DEFAULT: Duration = Duration::from_mins(5);
 const REFRESH_MAX: Duration = Duration::from_hours(1);
-/// While no set was ever fetched, tokens get 503: try often.
+/// After a failure, twice as long after each further one.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_mins(1);
+/// While there is no set, tokens get 503: try often.
+const RETRY_MAX_WITHOUT_KEYS: Duration = Duration::from_secs(5);
+/// A token asks for the next try: it may come this soon after a failure.
+const RETRY_ASKED: Duration = Duration::from_secs(2);
 const DEADLINE: Duration = Duration::from_secs(10);
 const DOCUMENT_BYTES_MAX: usize = 1024 * 1024;
 
@@ -48,33 +64,58 @@ pub fn read(source: &KeySource) -> Result<Option<Arc<KeySet>>, String> {
     Ok(Some(Arc::new(keys)))
 }
 
+/// Fetches keys once; how many there are. `None`: they are in a file.
+///
+/// # Errors
+/// The source does not answer, or has no usable key; the text names the URL.
+pub async fn try_fetch(source: &KeySource, http: &HttpClient) -> Option<Result<usize, String>> {
+    if !source.is_fetched() {
+        return None;
+    }
+    let fetched = Http(http).keys(source).await;
+    Some(fetched.map(|(keys, _)| keys.len()).map_err(|reason| printable(&reason).into_owned()))
+}
+
+/// The keys of this provider cannot be fetched, because of `reason`.
+pub fn unanswered(auth: &AuthSettings, reason: &str) -> Diagnostic {
+    let message = format!("the keys of `{}` cannot be fetched: {reason}", auth.name);
+    Diagnostic::error(code::KEYS, auth.span, message)
+}
+
 /// Fetches one provider's keys until dropped.
 pub struct KeyFetch {
     source: KeySource,
     task: tokio::task::JoinHandle<()>,
-    refresh: Arc<Notify>,
 }
 
 impl KeyFetch {
-    /// `None` when the provider's keys are in a file.
-    pub fn start(auth: &AuthSettings, http: HttpClient, events: mpsc::Sender<Event>) -> Option<Self> {
-        if !matches!(auth.keys, KeySource::Issuer(_) | KeySource::JwksUrl(_)) {
-            return None;
-        }
+    /// For the requests that ask at `desk`.
+    pub fn start(
+        auth: &AuthSettings,
+        desk: Arc<KeyDesk>,
+        http: HttpClient,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
         let source = auth.keys.clone();
-        let refresh = Arc::new(Notify::new());
-        let fetch = Fetch { provider: Arc::from(auth.name.as_str()), source: source.clone(), http, events };
-        Some(Self { source, task: tokio::spawn(fetch.run(Arc::clone(&refresh))), refresh })
+        let have_keys = desk.report().fetched.is_some();
+        let fetch = Fetch {
+            provider: Arc::from(auth.name.as_str()),
+            source: source.clone(),
+            desk,
+            http,
+            events,
+            have_keys,
+        };
+        Self { source, task: tokio::spawn(fetch.run()) }
+    }
+
+    pub fn is_from(&self, source: &KeySource) -> bool {
+        self.source == *source
     }
 
     /// Does it fetch what `auth` wants? Then it goes on through a reload.
     pub fn serves(&self, auth: &AuthSettings) -> bool {
         self.source == auth.keys
-    }
-
-    /// A token named an unknown key: fetch as soon as [`REFRESH_MIN`] allows.
-    pub fn refresh(&self) {
-        self.refresh.notify_one();
     }
 }
 
@@ -94,49 +135,103 @@ struct DiscoveryDocument {
 struct Fetch {
     provider: Arc<str>,
     source: KeySource,
+    desk: Arc<KeyDesk>,
     http: HttpClient,
     events: mpsc::Sender<Event>,
+    have_keys: bool,
+}
+
+/// A fetch that is over.
+pub struct Fetched {
+    desk: Arc<KeyDesk>,
+    number: u64,
+    failed: bool,
+}
+
+impl Fetched {
+    /// What it brought is in the published snapshot: requests that wait for it may look.
+    pub fn publish(&self) {
+        self.desk.end(self.number, self.failed);
+    }
 }
 
 impl Fetch {
-    async fn run(self, refresh: Arc<Notify>) {
+    async fn run(mut self) {
         let mut retry = FIRST_RETRY;
-        let mut have_keys = false;
+        let mut pace = Pace::new(clock::now());
+        let mut asker = None;
         loop {
-            let wait = match self.fetch().await {
+            let number = self.desk.begin();
+            pace.begin(asker, clock::now());
+            let fetched = Http(&self.http).keys(&self.source).await;
+            let failed = fetched.is_err();
+            let (keys, wait) = match fetched {
                 Ok((keys, max_age)) => {
                     retry = FIRST_RETRY;
-                    have_keys = true;
-                    let event = Event::Keys {
-                        provider: Arc::clone(&self.provider),
-                        source: self.source.clone(),
-                        keys: Arc::new(keys),
-                    };
-                    if self.events.send(event).await.is_err() {
-                        return;
-                    }
-                    max_age
+                    self.have_keys = true;
+                    self.desk.record(|report| {
+                        report.good += 1;
+                        report.error = None;
+                        report.fetched = Some(clock::unix_now());
+                        report.is_kept = false;
+                    });
+                    (Some(Arc::new(keys)), max_age)
                 }
-                Err(reason) => {
-                    // It may quote what the issuer wrote.
-                    let reason = printable(&reason);
-                    tracing::warn!(provider = %self.provider, %reason, have_keys, "keys could not be fetched");
-                    let wait = retry;
-                    retry = (retry * 2).min(RETRY_MAX);
-                    wait
-                }
+                Err(reason) => (None, self.failed(&reason, &mut retry)),
             };
-            if have_keys {
-                tokio::time::sleep(REFRESH_MIN).await;
-                let _ = tokio::time::timeout(wait.saturating_sub(REFRESH_MIN), refresh.notified()).await;
-            } else {
-                tokio::time::sleep(wait).await;
+            let next = Some(clock::unix_now() + wait);
+            self.desk.record(|report| report.next = next);
+            let event = Event::Keys {
+                provider: Arc::clone(&self.provider),
+                source: self.source.clone(),
+                keys,
+                fetched: Fetched { desk: Arc::clone(&self.desk), number, failed },
+            };
+            if self.events.send(event).await.is_err() {
+                return;
             }
+            asker = self.rest(wait, failed, &pace).await;
         }
     }
 
-    async fn fetch(&self) -> Result<(KeySet, Duration), String> {
-        let url = match &self.source {
+    /// How long until the next try.
+    fn failed(&self, reason: &str, retry: &mut Duration) -> Duration {
+        // It may quote what the issuer wrote.
+        let reason = printable(reason);
+        tracing::warn!(provider = %self.provider, %reason, have_keys = self.have_keys, "keys could not be fetched");
+        self.desk.record(|report| {
+            report.failed += 1;
+            report.error = Some(reason.into_owned());
+        });
+        let max = if self.have_keys { RETRY_MAX } else { RETRY_MAX_WITHOUT_KEYS };
+        let wait = (*retry).min(max);
+        *retry = (*retry * 2).min(RETRY_MAX);
+        wait
+    }
+
+    /// Waits until it is time for the next fetch, or until one is due that was asked for; who has asked.
+    async fn rest(&self, wait: Duration, failed: bool, pace: &Pace) -> Option<Asker> {
+        let now = clock::now();
+        let end = now + wait;
+        let soonest = if failed { now + RETRY_ASKED } else { now };
+        loop {
+            let asker = self.desk.asker();
+            let due = asker.map_or(end, |asker| pace.due(asker).max(soonest).min(end));
+            tokio::select! {
+                () = tokio::time::sleep_until(tokio::time::Instant::from_std(due)) => return asker.filter(|_| due < end),
+                () = self.desk.asked() => {}
+            }
+        }
+    }
+}
+
+/// One fetch of keys.
+struct Http<'a>(&'a HttpClient);
+
+impl Http<'_> {
+    /// The set, and how long it is good for.
+    async fn keys(&self, source: &KeySource) -> Result<(KeySet, Duration), String> {
+        let url = match source {
             KeySource::Issuer(issuer) => self.discover(issuer).await?,
             KeySource::JwksUrl(url) => url.clone(),
             KeySource::JwksFile(path) | KeySource::PublicKeyFile(path) | KeySource::Hs256SecretFile(path) => {
@@ -167,11 +262,8 @@ impl Fetch {
     }
 
     async fn get(&self, url: &str) -> Result<(bytes::Bytes, Duration), String> {
-        let answer = self
-            .http
-            .get(url, DEADLINE, DOCUMENT_BYTES_MAX)
-            .await
-            .map_err(|error| format!("{url}: {error}"))?;
+        let answer =
+            self.0.get(url, DEADLINE, DOCUMENT_BYTES_MAX).await.map_err(|error| format!("{url}: {error}"))?;
         if !answer.status.is_success() {
             return Err(format!("{url}: answered {}", answer.status));
         }

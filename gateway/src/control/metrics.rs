@@ -25,6 +25,7 @@ use super::{
     declared::DeclaredReport,
     exposition::{Families, count},
     file_places,
+    keys::report,
     status::Status,
     watches,
 };
@@ -180,6 +181,7 @@ impl Exporter {
         )
         .add_histogram(&[], &status.update_duration());
         watches::families(out, snapshot, &status.watches());
+        report::families(out, snapshot, clock::unix_now());
     }
 }
 

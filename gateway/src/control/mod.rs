@@ -20,6 +20,7 @@ mod kept_file;
 pub mod keys;
 pub mod listen;
 pub mod metrics;
+mod new_keys;
 pub mod origin;
 mod redeclare;
 mod reload;
@@ -45,9 +46,9 @@ use self::{
     declared::DeclaredRoutes,
     discovery::Discovery,
     drain::Drain,
-    event::{EVENTS_MAX, Event, Inbox, Signal},
+    event::{EVENTS_MAX, Event, Inbox},
     files::FileWatch,
-    keys::KeyFetch,
+    keys::{Fetched, KeyFetch, kept::KeptKeys},
     origin::Origin,
     status::Status,
     world::{ProviderKeys, World},
@@ -65,6 +66,8 @@ use crate::{
 
 /// Cells of rate limits that are full again are dropped this often.
 const SWEEP: Duration = Duration::from_secs(5);
+/// A start waits this long for the first keys of each provider before it says that it is ready.
+const FIRST_KEYS: Duration = Duration::from_secs(10);
 /// How often the statistics of watches are taken over for admin and metrics.
 const STATISTICS: Duration = Duration::from_secs(1);
 
@@ -89,6 +92,7 @@ pub struct Controller {
     pub budget: Arc<KeyBudget>,
     pub http: HttpClient,
     pub last_known_good: Option<Saver>,
+    pub kept_keys: KeptKeys,
     pub events: mpsc::Sender<Event>,
 }
 
@@ -96,24 +100,13 @@ pub struct Controller {
 struct Background {
     discovery: Discovery,
     fetches: HashMap<Arc<str>, KeyFetch>,
+    /// Fetches of keys that are over, until what they brought is published.
+    fetched: Vec<Fetched>,
     files: FileWatch,
     /// Where the configuration is a key.
     key: Option<FollowHandle>,
     /// Where services may declare routes.
     catalog: Option<CatalogFollow>,
-}
-
-impl Background {
-    fn take_hint(&self, hint: Signal, status: &Status) {
-        match hint {
-            Signal::UnknownKey { provider } => {
-                if let Some(fetch) = self.fetches.get(&provider) {
-                    fetch.refresh();
-                }
-            }
-            Signal::Health { kind, text } => status.note(kind, text),
-        }
-    }
 }
 
 impl Controller {
@@ -123,12 +116,14 @@ impl Controller {
         let mut background = Background {
             discovery: Discovery::new(self.events.clone()),
             fetches: HashMap::new(),
+            fetched: Vec::new(),
             files: FileWatch::start(self.files.clone(), self.fingerprint, self.events.clone()),
             key: self.origin.follow(self.events.clone()),
             catalog: None,
         };
         self.use_registry(&mut background);
         self.follow(&mut background);
+        let started = clock::now();
         self.update_readiness();
         self.status.set_drain(&self.settings.drain);
         let mut drain = None;
@@ -153,6 +148,9 @@ impl Controller {
                     self.status.record_watches(background.discovery.watches(), unready_after);
                     if self.world.is_move_due(clock::now()) {
                         self.publish();
+                    }
+                    if clock::now().saturating_duration_since(started) >= FIRST_KEYS {
+                        self.do_without_keys();
                     }
                     self.status.record_key(background.key.as_ref().map(FollowHandle::stats));
                 }
@@ -193,7 +191,7 @@ impl Controller {
                     self.status.draining.store(true, Ordering::Relaxed);
                     *drain = Some(Drain::begin(self.workers.clone(), self.settings.drain.clone(), reply));
                 }
-                Event::Signal(hint) => background.take_hint(hint, &self.status),
+                Event::Signal(hint) => self.status.take_hint(hint),
                 other => {
                     if let Event::Service(update) = &other {
                         answers.push(update.answered_at);
@@ -211,6 +209,9 @@ impl Controller {
             self.publish();
             self.status.record_published(&answers);
         }
+        for fetched in background.fetched.drain(..) {
+            fetched.publish();
+        }
     }
 
     /// Takes an event that changes the world. `false`: nothing that a snapshot shows.
@@ -219,7 +220,6 @@ impl Controller {
             // What was on its way while a reload made it needless is not taken in.
             Event::Service(update) if !background.discovery.follows(&update.target) => return false,
             Event::Resolved { name, .. } if !background.discovery.follows_name(&name) => return false,
-            Event::Keys { provider, source, .. } if !self.wants_keys(&provider, &source) => return false,
             Event::Catalog(news) => {
                 if self.declared.learn(news) {
                     self.redeclare(background);
@@ -250,7 +250,11 @@ impl Controller {
             Event::Resolved { name, addresses } => {
                 return self.world.learn_addresses(name, addresses);
             }
-            Event::Keys { provider, source, keys } => {
+            Event::Keys { provider, source, keys, fetched } => {
+                background.fetched.push(fetched);
+                // What was on its way while a reload made it needless is not taken in.
+                let Some(keys) = keys.filter(|_| self.wants_keys(&provider, &source)) else { return false };
+                self.kept_keys.save(&provider, &source, &keys, clock::unix_now());
                 return self.world.learn_keys(provider, ProviderKeys { source, keys });
             }
             _ => return false,
@@ -290,12 +294,23 @@ impl Controller {
     }
 
     fn update_readiness(&self) {
-        if !self.status.is_synced()
-            && self.world.knows_all(&self.settings)
-            && self.declared.is_heard(&self.settings)
-        {
-            self.status.set_synced();
+        if self.status.is_synced() {
+            return;
         }
+        let is_discovered = self.world.knows_all(&self.settings) && self.declared.is_heard(&self.settings);
+        self.status.set_known(is_discovered, self.world.knows_keys(&self.settings));
+    }
+
+    /// An issuer that is away for so long does not keep routes of others out of service.
+    fn do_without_keys(&self) {
+        if self.status.knows_keys() {
+            return;
+        }
+        let without = self.settings.auth.iter().filter(|auth| self.world.keys_of(auth).is_none());
+        let without: Vec<&str> = without.map(|auth| auth.name.as_str()).collect();
+        tracing::warn!(providers = without.join(", "), "no keys yet: tokens of these providers get 503");
+        self.status.note("keys_unavailable", without.join(", "));
+        self.status.set_known(self.status.is_discovered(), true);
     }
 }
 

@@ -4,7 +4,11 @@
 //! is. Sockets, threads and the log's file belong to the process: what a reload says of them counts from the next
 //! start on, and the log says so.
 
-use std::{path::PathBuf, sync::atomic::Ordering, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use super::{
     Background, Controller,
@@ -76,6 +80,7 @@ impl Controller {
         let keys = compile::read_keys(&loaded.settings).map_err(refuse)?;
         let tls = compile::tls(&loaded.settings).map_err(|diagnostic| refuse(vec![diagnostic]))?;
         let tls_clients = self.world.tls_clients.prepare(&loaded.settings).map_err(refuse)?;
+        let new_keys = self.fetch_new_keys(&loaded.settings, inbox, background).await.map_err(refuse)?;
         if self.status.record_warnings(&loaded.warnings) && !loaded.warnings.is_empty() {
             tracing::warn!(config = %self.origin.source(), "configuration accepted with warnings:\n{}", loaded.report());
         }
@@ -90,6 +95,7 @@ impl Controller {
         let (settings, table) = self.with_declared(loaded.settings, table);
         let old = std::mem::replace(&mut self.settings, settings);
         self.world.keep_for(&old, &self.settings);
+        self.use_new_keys(new_keys, background);
         for (provider, keys) in keys {
             self.world.learn_keys(provider, keys);
         }
@@ -105,7 +111,7 @@ impl Controller {
         }
         self.follow(background);
         self.wait_for_first_word(inbox, background).await;
-        self.publish_table(std::sync::Arc::new(table));
+        self.publish_table(Arc::new(table));
         Ok(())
     }
 
@@ -118,7 +124,7 @@ impl Controller {
                 Ok(Some(event @ (Event::Service(_) | Event::Resolved { .. } | Event::Keys { .. }))) => {
                     self.learn(event, background);
                 }
-                Ok(Some(Event::Signal(signal))) => background.take_hint(signal, &self.status),
+                Ok(Some(Event::Signal(hint))) => self.status.take_hint(hint),
                 Ok(Some(event)) => {
                     let is_drain = matches!(event, Event::Drain { .. });
                     inbox.set_aside(event);
@@ -139,10 +145,10 @@ impl Controller {
         let fetches = &mut background.fetches;
         fetches.retain(|name, fetch| auth.iter().any(|auth| *auth.name == **name && fetch.serves(auth)));
         for auth in auth {
-            if fetches.contains_key(auth.name.as_str()) {
-                continue;
-            }
-            if let Some(fetch) = KeyFetch::start(auth, self.http.clone(), self.events.clone()) {
+            if let Some(desk) = self.world.desk_of(auth)
+                && !fetches.contains_key(auth.name.as_str())
+            {
+                let fetch = KeyFetch::start(auth, Arc::clone(desk), self.http.clone(), self.events.clone());
                 fetches.insert(auth.name.as_str().into(), fetch);
             }
         }

@@ -12,7 +12,7 @@ use std::{
 use millgate_registry::{FollowStats, History, WatchHandle, WatchStats, WatchTarget};
 use tokio::sync::watch;
 
-use super::declared::DeclaredReport;
+use super::{declared::DeclaredReport, event::Signal};
 use crate::{
     clock,
     config::{diagnostics::Diagnostic, settings::DrainSettings},
@@ -21,7 +21,10 @@ use crate::{
 
 /// Shared by the control loop (writer) and the admin listener (reader). Never touched by a request.
 pub struct Status {
+    /// All of the next two.
     synced: watch::Sender<bool>,
+    discovered: AtomicBool,
+    keys_known: AtomicBool,
     pub draining: AtomicBool,
     /// Of the configuration in use.
     drain: Mutex<Option<DrainSettings>>,
@@ -75,6 +78,8 @@ impl Status {
     pub fn new() -> Self {
         Self {
             synced: watch::channel(false).0,
+            discovered: AtomicBool::new(false),
+            keys_known: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             drain: Mutex::default(),
             reloads_ok: AtomicU64::new(1),
@@ -91,10 +96,25 @@ impl Status {
         }
     }
 
-    /// Something is known of every service that a route names. It stays so: a service that a later reload brings is
-    /// no reason to take the others out of service.
-    pub fn set_synced(&self) {
-        self.synced.send_if_modified(|synced| !std::mem::replace(synced, true));
+    /// Something is known of every service that a route names, and there are keys of every provider, or they were waited for
+    /// long enough. What is known stays so: a service that a later reload brings is no reason to take the others out of service.
+    pub fn set_known(&self, services: bool, keys: bool) {
+        for (known, now) in [(&self.discovered, services), (&self.keys_known, keys)] {
+            if now {
+                known.store(true, Ordering::Relaxed);
+            }
+        }
+        if self.is_discovered() && self.knows_keys() {
+            self.synced.send_if_modified(|synced| !std::mem::replace(synced, true));
+        }
+    }
+
+    pub fn is_discovered(&self) -> bool {
+        self.discovered.load(Ordering::Relaxed)
+    }
+
+    pub fn knows_keys(&self) -> bool {
+        self.keys_known.load(Ordering::Relaxed)
     }
 
     pub fn is_synced(&self) -> bool {
@@ -204,6 +224,12 @@ impl Status {
             journal.pop_front();
         }
         journal.push_back(Note { at: clock::unix_now(), kind, text });
+    }
+
+    /// A worker's hint.
+    pub fn take_hint(&self, hint: Signal) {
+        let Signal::Health { kind, text } = hint;
+        self.note(kind, text);
     }
 
     /// What happened, oldest first.
@@ -316,7 +342,9 @@ mod tests {
         assert!(is_overdue(&known, Some(after), later));
         assert!(!is_overdue(&WatchStats::default(), Some(after), later), "never synced is another check");
         let status = Status::new();
-        status.set_synced();
+        status.set_known(true, false);
+        assert!(!status.is_ready(), "no keys yet");
+        status.set_known(false, true);
         assert!(status.is_ready());
         status.overdue.store(true, Ordering::Relaxed);
         assert!(!status.is_ready());

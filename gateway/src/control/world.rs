@@ -10,6 +10,7 @@ use millgate_registry::{Instance, WatchTarget};
 use super::{
     discovery,
     failover::{Failover, Moved},
+    keys::desk::KeyDesk,
     selection,
     tls_clients::TlsClients,
 };
@@ -29,6 +30,8 @@ pub struct World {
     pub tls_clients: TlsClients,
     keys: HashMap<Arc<str>, ProviderKeys>,
     keys_generation: u64,
+    /// Of the providers whose keys are fetched.
+    desks: HashMap<Arc<str>, (KeySource, Arc<KeyDesk>)>,
     names_generation: u64,
     /// By the service's full name, of those that have several datacenters.
     failovers: HashMap<String, Failover>,
@@ -136,6 +139,39 @@ impl World {
         (held.source == auth.keys).then_some(&held.keys)
     }
 
+    /// Where requests ask for newer keys; `None`: they are in a file.
+    pub fn desk_of(&self, auth: &AuthSettings) -> Option<&Arc<KeyDesk>> {
+        let (source, desk) = self.desks.get(auth.name.as_str())?;
+        (*source == auth.keys).then_some(desk)
+    }
+
+    /// Is there a set of each provider, whatever its age?
+    pub fn knows_keys(&self, settings: &Settings) -> bool {
+        settings.auth.iter().all(|auth| self.keys_of(auth).is_some())
+    }
+
+    /// Opens a desk for each provider whose keys are fetched, and closes those of other sources. `fresh`: desks that are open
+    /// already, by provider.
+    pub fn open_desks(&mut self, settings: &Settings, fresh: &HashMap<Arc<str>, Arc<KeyDesk>>) {
+        let wanted = |name: &str, source: &KeySource| {
+            settings.auth.iter().any(|auth| auth.name == name && auth.keys == *source)
+        };
+        self.desks.retain(|name, (source, desk)| {
+            let stays = wanted(name, source) && !fresh.contains_key(name);
+            if !stays {
+                desk.close();
+            }
+            stays
+        });
+        for auth in settings.auth.iter().filter(|auth| auth.keys.is_fetched()) {
+            let name = auth.name.as_str();
+            if !self.desks.contains_key(name) {
+                let desk = fresh.get(name).map(Arc::clone).unwrap_or_default();
+                self.desks.insert(Arc::from(name), (auth.keys.clone(), desk));
+            }
+        }
+    }
+
     /// Changes whenever keys or auth settings change: verified tokens of another generation are forgotten.
     pub fn keys_generation(&self) -> u64 {
         self.keys_generation
@@ -197,7 +233,7 @@ mod tests {
     use millgate_registry::{Status, testing};
 
     use super::*;
-    use crate::config::load;
+    use crate::{config::load, control::keys::desk::Asker};
 
     const SERVICE: &str = "services: {a: {hosts: [\"127.0.0.1:1\"]}}\n";
 
@@ -237,6 +273,22 @@ mod tests {
         // Late, from a fetch that was under way.
         world.learn_keys("main".into(), keys(&old.auth[0], 1));
         assert!(world.keys_of(&new.auth[0]).is_none());
+    }
+
+    #[test]
+    fn a_desk_is_its_sources_and_closes_with_it() {
+        let (old, new) = (guarded("http://a.test/jwks", ""), guarded("http://b.test/jwks", ""));
+        let mut world = World::default();
+        world.open_desks(&old, &HashMap::new());
+        let desk = Arc::clone(world.desk_of(&old.auth[0]).unwrap());
+        world.open_desks(&old, &HashMap::new());
+        assert!(Arc::ptr_eq(world.desk_of(&old.auth[0]).unwrap(), &desk), "it stays with its source");
+        assert!(world.desk_of(&new.auth[0]).is_none());
+        let fresh = HashMap::from([("main".into(), Arc::<KeyDesk>::default())]);
+        world.open_desks(&new, &fresh);
+        assert!(world.desk_of(&old.auth[0]).is_none());
+        assert!(Arc::ptr_eq(world.desk_of(&new.auth[0]).unwrap(), &fresh["main"]));
+        assert!(desk.ask(Asker::Stranger).is_none(), "nothing is to be waited for there");
     }
 
     #[test]

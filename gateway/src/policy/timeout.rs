@@ -42,6 +42,11 @@ impl Timeouts {
         Deadline { at: now + self.total, timeouts: *self }
     }
 
+    /// From the end of the request to the response head.
+    pub fn total(&self) -> Duration {
+        self.total
+    }
+
     /// Longest silence while a body is on its way, in both directions together.
     pub fn idle(&self) -> Duration {
         self.idle

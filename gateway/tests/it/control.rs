@@ -65,21 +65,6 @@ impl Issuer {
 }
 
 #[tokio::test]
-async fn a_provider_that_gets_another_source_forgets_the_keys_of_the_old_one() {
-    let (issuer, backend) = (Issuer::new(), Backend::named("one").await);
-    let away = Backend::with(|_| Response::builder().status(500).body(Bytes::new()).unwrap()).await;
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("jwks.json"), &issuer.jwks).unwrap();
-    let auth = |source: &str| format!("auth:\n  main: {{{source}, audience: api}}\n");
-    let gateway = TestGateway::start_in(dir, &config(&backend, GUARDED, &auth("jwks_file: jwks.json"))).await;
-    assert_eq!(send(gateway.http, issuer.request()).await.status(), 200);
-    gateway.rewrite(&config(&backend, GUARDED, &auth(&format!("jwks: \"http://{}/jwks\"", away.addr))));
-    gateway.reload().await.unwrap();
-    let reply = send(gateway.http, issuer.request()).await;
-    assert_eq!((reply.status().as_u16(), json(&reply)["code"].as_str()), (503, Some("keys_unavailable")));
-}
-
-#[tokio::test]
 async fn a_reload_does_not_ask_an_issuer_again_whose_source_stays() {
     let (issuer, backend) = (Issuer::new(), Backend::named("one").await);
     let (main, other) = (issuer.served().await, issuer.served().await);

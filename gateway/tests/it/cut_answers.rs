@@ -111,8 +111,8 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, end: End) {
     stream.flush().await.unwrap();
     match end {
         // The connection stays.
-        End::Whole | End::Reset => while stream.read_buf(&mut asked).await.is_ok_and(|read| read > 0) {},
-        End::Closed => stream.shutdown().await.unwrap(),
+        End::Reset => while stream.read_buf(&mut asked).await.is_ok_and(|read| read > 0) {},
+        End::Whole | End::Closed => stream.shutdown().await.unwrap(),
         End::Short | End::Unfinished | End::Torn => {}
     }
 }

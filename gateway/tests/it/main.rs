@@ -37,6 +37,8 @@ mod header_bombs;
 mod header_time;
 mod inherited_trust;
 mod instances;
+mod key_rotation;
+mod key_sources;
 mod log_losses;
 mod look_alike_names;
 mod order_of_cost;
@@ -52,6 +54,7 @@ mod soak;
 mod stalled_clients;
 #[path = "../tidy.rs"]
 mod tidy;
+mod two_issuers;
 mod unread_bodies;
 mod unread_streams;
 mod upstream_tls;

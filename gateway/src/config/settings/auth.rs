@@ -45,6 +45,13 @@ pub enum KeySource {
     Hs256SecretFile(PathBuf),
 }
 
+impl KeySource {
+    /// From a URL, in the background.
+    pub fn is_fetched(&self) -> bool {
+        matches!(self, Self::Issuer(_) | Self::JwksUrl(_))
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenSource {
     /// `Authorization: Bearer …`

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Name, help and label names of each rare counter.
-const RARE: [(Rare, &str, &str, &[&str]); 20] = [
+const RARE: [(Rare, &str, &str, &[&str]); 21] = [
     (Rare::LocalReply, "millgate_local_replies_total", "Responses made by the gateway", &["route", "reason"]),
     (
         Rare::RateLimited,
@@ -75,6 +75,12 @@ const RARE: [(Rare, &str, &str, &[&str]); 20] = [
     (Rare::Panic, "millgate_panics_total", "Requests ended by a bug in the gateway", &[]),
     (Rare::LogDropped, "millgate_log_dropped_total", "Access-log lines lost, by reason", &["reason"]),
     (Rare::TokenCache, "millgate_token_cache_total", "Look-ups in the cache of verified tokens", &["result"]),
+    (
+        Rare::KeyWait,
+        "millgate_keys_waits_total",
+        "Requests whose token no known key verified, by how the wait for newer keys ended",
+        &["provider", "result"],
+    ),
     (
         Rare::ClientGone,
         "millgate_client_gone_total",

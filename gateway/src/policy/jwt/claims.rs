@@ -73,6 +73,13 @@ impl<'de> Deserialize<'de> for ClaimSet<'de> {
     }
 }
 
+/// What a token says of its issuer. It is not verified: for the choice of who verifies it.
+pub fn issuer_of(token: &str) -> Option<Box<str>> {
+    let payload = Payload::of(token).ok()?;
+    let claims = payload.claims().ok()?;
+    claims.get("iss")?.as_str().map(Into::into)
+}
+
 /// RFC 7519 §4.1. Expiry is checked last: `token_expired` tells the client that a fresh token would do.
 pub(super) fn check(jwt: &Jwt, payload: &Payload, now: u64) -> Result<Verified, JwtRejection> {
     let mut claims = payload.claims()?;

@@ -46,6 +46,20 @@ impl Key {
         Ok(Self { kid: kid.map(Into::into), verifiers, decoding })
     }
 
+    /// Its public part. `None`: a shared secret has none.
+    fn to_jwk(&self) -> Option<Value> {
+        if self.decoding.family() == AlgorithmFamily::Hmac {
+            return None;
+        }
+        let only = match &*self.verifiers {
+            [(algorithm, _)] => Some(*algorithm),
+            _ => None,
+        };
+        let mut jwk = Jwk::from_decoding_key(&self.decoding, only).ok()?;
+        jwk.common.key_id = self.kid.as_deref().map(str::to_owned);
+        serde_json::to_value(jwk).ok()
+    }
+
     fn algorithms(&self) -> impl Iterator<Item = Algorithm> {
         self.verifiers.iter().map(|(algorithm, _)| *algorithm)
     }
@@ -194,6 +208,18 @@ impl KeySet {
         let key = Key::new(None, decoding, &[Algorithm::HS256])
             .map_err(|KeyRefused| KeyError::NoUsableKey(Box::default()))?;
         Ok(Self { keys: [key].into(), nameless: true, skipped: Box::default() })
+    }
+
+    /// The public keys as a document that [`KeySet::from_jwks`] reads as these keys: nothing else that an issuer publishes, by
+    /// mistake a private key, is in it. `None`: a secret is not public.
+    pub fn to_jwks(&self) -> Option<Value> {
+        let keys = self.keys.iter().map(Key::to_jwk).collect::<Option<Vec<_>>>()?;
+        Some(serde_json::json!({ "keys": keys }))
+    }
+
+    /// `kid` of each usable key.
+    pub fn names(&self) -> impl Iterator<Item = Option<&str>> {
+        self.keys.iter().map(|key| key.kid.as_deref())
     }
 
     /// Number of usable keys.
@@ -412,6 +438,25 @@ mod tests {
         let mut named = one.clone();
         named["kid"] = json!("k2");
         assert_ne!(set(&[&one]), set(&[&named]));
+    }
+
+    #[test]
+    fn what_is_written_of_a_set_is_read_as_the_same_set_and_holds_public_parts_only() {
+        let pair = rsa();
+        let p384 = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap().public_key_pem();
+        let ed = KeyPair::generate_for(&PKCS_ED25519).unwrap().public_key_pem();
+        let set = read(&[
+            with(jwk(&pair.public_key_pem()), json!({"kid": "r", "d": "AAAA", "p": "AAAA"})),
+            with(jwk(&pair.public_key_pem()), json!({"alg": "PS384"})),
+            with(ec(), json!({"kid": "e"})),
+            jwk(&p384),
+            with(jwk(&ed), json!({"kid": "ed", "use": "sig"})),
+        ])
+        .unwrap();
+        let written = set.to_jwks().unwrap();
+        assert_eq!(KeySet::from_jwks(written.to_string().as_bytes()).unwrap(), set);
+        assert!(written["keys"].as_array().unwrap().iter().all(|key| key.get("d").is_none()));
+        assert_eq!(KeySet::from_secret(&[7; SECRET_BYTES_MIN]).unwrap().to_jwks(), None);
     }
 
     #[test]

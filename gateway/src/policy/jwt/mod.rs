@@ -4,7 +4,8 @@
 //! for header and claims are here, because they need `now` and are stricter than that crate's: `iss`, `aud` and `exp` must be there with the right JSON type, `nbf` is
 //! obeyed, a `crit` header is refused (RFC 7515 §4.1.11), a claim that occurs twice is refused. The algorithm
 //! comes from the key and the configuration, never from the token alone, so a public key cannot serve as an
-//! HMAC secret. `jku`, `jwk`, `x5u` and `x5c` are ignored: no content of a token causes a request. What a
+//! HMAC secret. What a token says of itself before its signature is known to be good decides two things only: which provider
+//! is asked (`iss`), and whether a fetch of keys could help it. `jku`, `jwk`, `x5u` and `x5c` are ignored: no content of a token causes a request. What a
 //! failed check found goes to the log as a word ([`JwtRejection::reason`]); the client learns only
 //! [`RejectionCode`]. Compiled from `AuthSettings`.
 //!
@@ -14,6 +15,7 @@ mod cache;
 mod claims;
 mod header;
 mod keys;
+mod regulars;
 mod requirement;
 mod signature;
 mod token_source;
@@ -26,8 +28,10 @@ use serde_json::Value;
 
 pub use self::{
     cache::TokenCache,
+    claims::issuer_of,
     header::LastHeader,
     keys::{KeyError, KeySet, Skipped, Unusable},
+    regulars::Regulars,
     requirement::{InsufficientScope, Requirement},
     token_source::{BadPlacement, Found, find_token},
 };
@@ -179,7 +183,11 @@ impl Jwt {
         if !self.algorithms.contains(&header.algorithm) {
             return Err(JwtRejection::UnsupportedAlgorithm);
         }
-        let keys = keys.ok_or(JwtRejection::KeysUnavailable)?;
+        let Some(keys) = keys else {
+            // What the claims alone refuse, no key lets through.
+            claims::check(self, &Payload::of(token)?, now)?;
+            return Err(JwtRejection::KeysUnavailable);
+        };
         let mut rejection = JwtRejection::BadSignature;
         for key in keys.candidates(header.kid.as_deref(), header.algorithm)? {
             match key.check(token) {
@@ -192,8 +200,35 @@ impl Jwt {
         Err(rejection)
     }
 
+    /// Could newer keys let a token pass that `rejection` refused? Not if its header or its claims refuse it whatever its
+    /// signature, so that only a token which could be good is a reason to fetch keys.
+    pub fn depends_on_keys(
+        &self,
+        rejection: &JwtRejection,
+        token: &str,
+        now: u64,
+        last_header: &mut LastHeader,
+    ) -> bool {
+        let is_of_keys = match rejection {
+            // The claims were looked at.
+            JwtRejection::KeysUnavailable => return true,
+            JwtRejection::UnknownKey { .. } | JwtRejection::BadSignature => true,
+            // Of the provider, or of the keys: a key may have been replaced by one of another type.
+            JwtRejection::UnsupportedAlgorithm => {
+                last_header.or_read(token).is_ok_and(|header| self.algorithms.contains(&header.algorithm))
+            }
+            _ => false,
+        };
+        is_of_keys && Payload::of(token).and_then(|payload| claims::check(self, &payload, now)).is_ok()
+    }
+
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// The `iss` that a token must have; `None`: any, or none.
+    pub fn issuer(&self) -> Option<&str> {
+        self.issuer.as_deref()
     }
 
     /// Where to look for the token, in order: for [`find_token`].
@@ -566,11 +601,45 @@ mod tests {
             jwt.check(None, &es256(json!({}), &claims()), NOW, &mut LastHeader::default()).unwrap_err();
         assert_eq!(rejection, JwtRejection::KeysUnavailable);
         assert_eq!(rejection.code(), RejectionCode::KeysUnavailable);
+        let late = es256(json!({}), &with(claims(), json!({"exp": NOW - 60})));
+        assert_eq!(jwt.check(None, &late, NOW, &mut LastHeader::default()), Err(JwtRejection::Expired));
         assert_eq!(
             jwt.check(None, "a.b.c", NOW, &mut LastHeader::default()),
             Err(JwtRejection::Malformed),
             "no key would help"
         );
+    }
+
+    #[test]
+    fn only_a_token_that_other_keys_could_let_pass_is_a_reason_to_fetch_them() {
+        let jwt = Jwt::compile(&settings()).unwrap();
+        let depends = |token: &str| {
+            let mut last_header = LastHeader::default();
+            let rejection = jwt.check(Some(&ISSUER.keys), token, NOW, &mut last_header).unwrap_err();
+            jwt.depends_on_keys(&rejection, token, NOW, &mut last_header)
+        };
+        let other = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let other = EncodingKey::from_ec_pem(other.serialize_pem().as_bytes()).unwrap();
+        let of_other = |kid: &str, claims: &Value| {
+            let header = json!({"alg": "ES256", "kid": kid}).to_string();
+            signed(&header, claims.to_string().as_bytes(), &other, Algorithm::ES256)
+        };
+        assert!(depends(&of_other("new", &claims())), "an unknown name");
+        assert!(depends(&of_other("ec", &claims())), "another key under a known name");
+        assert!(depends(&of_other("rsa", &claims())), "a key of another type under a known name");
+        for claim in [json!({"iss": "https://evil.test"}), json!({"aud": "other"}), json!({"exp": NOW - 60})]
+        {
+            for kid in ["new", "ec"] {
+                assert!(!depends(&of_other(kid, &with(claims(), claim.clone()))), "{claim}");
+            }
+        }
+        assert!(
+            !depends(&es256(json!({}), &with(claims(), json!({"exp": NOW - 60})))),
+            "its signature is good"
+        );
+        assert!(!depends("a.b.c"));
+        let hs256 = signed(r#"{"alg":"HS256"}"#, b"{}", &EncodingKey::from_secret(SECRET), Algorithm::HS256);
+        assert!(!depends(&hs256), "the provider does not take this algorithm");
     }
 
     #[test]

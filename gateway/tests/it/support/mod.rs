@@ -6,6 +6,7 @@ pub(crate) mod client;
 pub(crate) mod federation;
 pub(crate) mod frames;
 pub(crate) mod gateway;
+pub(crate) mod issuer;
 pub(crate) mod recorder;
 pub(crate) mod tokens;
 

@@ -1,0 +1,96 @@
+//! What people and dashboards are told of each provider's keys: how old they are, what went wrong, when they are fetched next.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use super::desk::FetchReport;
+use crate::{
+    control::exposition::{Families, count},
+    printable::printable,
+    snapshot::{AuthProvider, HeldKeys, Snapshot},
+};
+
+/// For `/api/v1/keys`. `now`: wall time since the Unix epoch.
+pub(in crate::control) fn json(snapshot: &Snapshot, now: Duration) -> Value {
+    let providers = held(snapshot).map(|(provider, held)| {
+        let report = held.desk.as_ref().map(|desk| desk.report());
+        let keys = held.set.iter().flat_map(|set| set.names());
+        let skipped = held.set.iter().flat_map(|set| set.skipped());
+        let skipped = skipped.map(|left_out| {
+            json!({"kid": left_out.kid.as_deref().map(printable), "why": left_out.why.to_string()})
+        });
+        json!({
+            "provider": &*provider.name,
+            "issuer": provider.jwt.issuer(),
+            "from": from(held, report.as_ref()),
+            "keys": keys.map(|kid| json!({"kid": kid.map(printable)})).collect::<Vec<_>>(),
+            "left_out": skipped.collect::<Vec<_>>(),
+            "fetch": report.map(|report| fetch(&report, now)),
+        })
+    });
+    json!({ "providers": providers.collect::<Vec<_>>() })
+}
+
+fn held(snapshot: &Snapshot) -> impl Iterator<Item = (&AuthProvider, &HeldKeys)> {
+    snapshot.table.auth.iter().zip(&snapshot.keys)
+}
+
+/// Where the keys in use are from.
+fn from(held: &HeldKeys, report: Option<&FetchReport>) -> Option<&'static str> {
+    held.set.as_ref()?;
+    Some(match report {
+        None => "file",
+        Some(FetchReport { is_kept: true, .. }) => "last_start",
+        Some(_) => "issuer",
+    })
+}
+
+fn fetch(report: &FetchReport, now: Duration) -> Value {
+    let time = |at: Duration| humantime::format_rfc3339_millis(UNIX_EPOCH + at).to_string();
+    json!({
+        "last_good": report.fetched.map(time),
+        "age_seconds": report.fetched.map(|at| age(at, now)),
+        "good": report.good,
+        "failed": report.failed,
+        "error": report.error,
+        "next": report.next.map(time),
+    })
+}
+
+fn age(at: Duration, now: Duration) -> f64 {
+    now.saturating_sub(at).as_secs_f64()
+}
+
+/// For `/metrics`.
+pub(in crate::control) fn families(out: &mut Families, snapshot: &Snapshot, now: Duration) {
+    let mut family = out.gauge("millgate_keys", "Usable keys of a provider; 0: its tokens get 503");
+    for (provider, held) in held(snapshot) {
+        let keys = held.set.as_ref().map_or(0, |set| set.len());
+        family.add(&[("provider", &provider.name)], count(keys as u64));
+    }
+    let reports: Vec<_> = held(snapshot)
+        .filter_map(|(provider, held)| Some((&*provider.name, held.desk.as_ref()?.report())))
+        .collect();
+    let mut family =
+        out.gauge("millgate_keys_age_seconds", "Time since the keys in use were fetched from their issuer");
+    for (provider, report) in &reports {
+        if let Some(fetched) = report.fetched {
+            family.add(&[("provider", provider)], age(fetched, now));
+        }
+    }
+    let mut family = out.counter("millgate_keys_fetches_total", "Fetches of a provider's keys, by result");
+    for (provider, report) in &reports {
+        family.add(&[("provider", provider), ("result", "good")], count(report.good));
+        family.add(&[("provider", provider), ("result", "failed")], count(report.failed));
+    }
+    let mut family = out.gauge(
+        "millgate_keys_next_fetch_timestamp_seconds",
+        "When a provider's keys are fetched next, if no token asks for it before",
+    );
+    for (provider, report) in &reports {
+        if let Some(next) = report.next {
+            family.add(&[("provider", provider)], next.as_secs_f64());
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! An issuer of tokens that is up, slow or down when the test says so, and the keys that it signs with.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use millgate::token::{MintOptions, mint};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinHandle,
+};
+
+/// What the issuer does with a request for its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Up,
+    /// It answers with the keys of the moment when it was asked, and only when it is another mode's turn.
+    Slow,
+    /// 500.
+    Down,
+}
+
+/// Publishes a set of keys at any path.
+pub(crate) struct Issuer {
+    addr: SocketAddr,
+    jwks: Arc<Mutex<String>>,
+    mode: watch::Sender<Mode>,
+    asked: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Issuer {
+    pub(crate) async fn publishing(keys: &[&SigningKey]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (jwks, asked) = (Arc::<Mutex<String>>::default(), Arc::<AtomicUsize>::default());
+        let mode = watch::channel(Mode::Up).0;
+        let (published, count, modes) = (Arc::clone(&jwks), Arc::clone(&asked), mode.subscribe());
+        let task = tokio::spawn(async move {
+            let mut open = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                open.spawn(serve(stream, Arc::clone(&published), Arc::clone(&count), modes.clone()));
+            }
+        });
+        let issuer = Self { addr, jwks, mode, asked, task };
+        issuer.publish(keys);
+        issuer
+    }
+
+    /// From now on these keys are its keys.
+    pub(crate) fn publish(&self, keys: &[&SigningKey]) {
+        let keys: Vec<Value> = keys.iter().map(|key| key.jwk()).collect();
+        *self.jwks.lock().unwrap() = json!({ "keys": keys }).to_string();
+    }
+
+    pub(crate) fn is(&self, mode: Mode) {
+        self.mode.send_replace(mode);
+    }
+
+    /// How often it was asked for its keys.
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/keys", self.addr)
+    }
+}
+
+impl Drop for Issuer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(
+    mut stream: TcpStream,
+    jwks: Arc<Mutex<String>>,
+    asked: Arc<AtomicUsize>,
+    mut mode: watch::Receiver<Mode>,
+) {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        if !stream.read_buf(&mut request).await.is_ok_and(|read| read > 0) {
+            return;
+        }
+    }
+    let body = jwks.lock().unwrap().clone();
+    asked.fetch_add(1, Ordering::SeqCst);
+    let Ok(mode) = mode.wait_for(|mode| *mode != Mode::Slow).await.map(|mode| *mode) else { return };
+    let status = if mode == Mode::Down { "500 Internal Server Error" } else { "200 OK" };
+    let length = body.len();
+    let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+    // A client that has left needs no answer.
+    let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+    let _ = stream.shutdown().await;
+}
+
+/// A key pair, with or without a name.
+pub(crate) struct SigningKey {
+    dir: TempDir,
+    kid: Option<String>,
+    x: String,
+}
+
+impl SigningKey {
+    pub(crate) fn new(kid: Option<&str>) -> Self {
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("signing.key"), pair.serialize_pem()).unwrap();
+        let x = URL_SAFE_NO_PAD.encode(pair.public_key_raw());
+        Self { dir, kid: kid.map(str::to_owned), x }
+    }
+
+    /// A set of this key alone.
+    pub(crate) fn jwks(&self) -> String {
+        json!({ "keys": [self.jwk()] }).to_string()
+    }
+
+    fn jwk(&self) -> Value {
+        let mut jwk = json!({"kty": "OKP", "crv": "Ed25519", "x": self.x});
+        if let Some(kid) = &self.kid {
+            jwk["kid"] = json!(kid);
+        }
+        jwk
+    }
+
+    /// For the audience `api`.
+    pub(crate) fn token(&self, subject: &str) -> String {
+        self.token_with(subject, |_| {})
+    }
+
+    pub(crate) fn token_with(&self, subject: &str, change: impl FnOnce(&mut MintOptions)) -> String {
+        let key_file: PathBuf = self.dir.path().join("signing.key");
+        let mut options = MintOptions {
+            key_file,
+            key_id: self.kid.clone(),
+            subject: subject.to_owned(),
+            audience: Some("api".into()),
+            ttl: Duration::from_mins(5),
+            ..MintOptions::default()
+        };
+        change(&mut options);
+        mint(&options).unwrap()
+    }
+
+    /// With these claims and no others.
+    pub(crate) fn signed(&self, claims: &Value) -> String {
+        let pem = std::fs::read(self.dir.path().join("signing.key")).unwrap();
+        let key = jsonwebtoken::EncodingKey::from_ed_pem(&pem).unwrap();
+        let header = jsonwebtoken::Header {
+            kid: self.kid.clone(),
+            ..jsonwebtoken::Header::new(jsonwebtoken::Algorithm::EdDSA)
+        };
+        jsonwebtoken::encode(&header, claims, &key).unwrap()
+    }
+}
