@@ -3,6 +3,7 @@
 use std::{process::ExitCode, sync::Arc};
 
 use clap::Args;
+use millgate_registry::{HttpClient, HttpOptions};
 
 use super::{ConfigArg, fail, load, print, say_report};
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
         load::Loaded,
         source::ConfigSource,
     },
-    control::tls_clients::TlsClients,
+    control::{keys, tls_clients::TlsClients},
     policy::{jwt, rate_limit::KeyBudget},
 };
 
@@ -45,11 +46,15 @@ pub struct Check {
     /// Exit with 1 for warnings, too
     #[arg(long)]
     strict: bool,
+    /// Ask the issuers, too: a provider whose keys cannot be fetched is an error
+    #[arg(long)]
+    online: bool,
 }
 
 impl Check {
     pub fn execute(&self) -> ExitCode {
         let report = match self.config.source() {
+            Ok(source) if self.online => check_online(&source),
             Ok(source) => check(&source),
             Err(reason) if self.json => nowhere(reason),
             Err(reason) => return fail(reason),
@@ -79,6 +84,42 @@ pub fn check(source: &ConfigSource) -> Report {
         Ok(loaded) => findings(&loaded),
         Err(report) => report,
     }
+}
+
+/// The same, and fetches the keys of each provider once.
+fn check_online(source: &ConfigSource) -> Report {
+    let loaded = match load(source) {
+        Ok(loaded) => loaded,
+        Err(report) => return report,
+    };
+    let mut report = findings(&loaded);
+    match unanswered(&loaded) {
+        Ok(found) => report.diagnostics.extend(found),
+        Err(reason) => {
+            report.diagnostics.push(Diagnostic::error(code::KEYS, Span::default(), reason));
+        }
+    }
+    loaded.refuse(report.diagnostics)
+}
+
+fn unanswered(loaded: &Loaded) -> Result<Vec<Diagnostic>, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    let http = HttpClient::new(&HttpOptions::default()).map_err(|error| error.to_string())?;
+    let fetches = loaded.settings.auth.iter().map(|auth| {
+        let (http, source) = (http.clone(), auth.keys.clone());
+        runtime.spawn(async move { keys::try_fetch(&source, &http).await })
+    });
+    let fetches: Vec<_> = fetches.collect();
+    let mut found = Vec::new();
+    for (auth, fetch) in loaded.settings.auth.iter().zip(fetches) {
+        if let Ok(Some(Err(reason))) = runtime.block_on(fetch) {
+            found.push(keys::unanswered(auth, &reason).help("correct the source, or start the issuer"));
+        }
+    }
+    // A look-up of a name may hang; nobody waits for it.
+    runtime.shutdown_background();
+    Ok(found)
 }
 
 /// What compiling finds, and what loading had to remark.

@@ -4,13 +4,16 @@
 
 use std::time::Duration;
 
-use crate::support::{
-    backend::{Backend, closed_port},
-    client::{Reply, get, json, send},
-    eventually,
-    gateway::TestGateway,
-    issuer::{Issuer, Mode, SigningKey},
-    tokens::bearing,
+use crate::{
+    commands::run,
+    support::{
+        backend::{Backend, closed_port},
+        client::{Reply, get, json, send},
+        eventually,
+        gateway::{TestGateway, write_config},
+        issuer::{Issuer, Mode, SigningKey},
+        tokens::bearing,
+    },
 };
 
 fn config(backend: &Backend, jwks: &str, more: &str) -> String {
@@ -59,6 +62,20 @@ async fn a_source_that_does_not_answer_is_refused_where_there_are_good_keys() {
     assert!(report.contains(&typo), "{report}");
     assert_eq!(ask(&gateway, &key).await.status(), 200, "the running configuration stays, with its keys");
     assert_eq!(issuer.asked(), 1);
+}
+
+#[tokio::test]
+async fn check_asks_the_issuers_where_it_is_told_to() {
+    let (key, backend) = (SigningKey::new(Some("k")), Backend::named("one").await);
+    let issuer = Issuer::publishing(&[&key]).await;
+    let dir = tempfile::tempdir().unwrap();
+    write_config(dir.path(), &config(&backend, &issuer.url(), ""));
+    run(dir.path(), &["check", "--online"]).await.expect(0, &[]);
+    assert_eq!(issuer.asked(), 1);
+    issuer.is(Mode::Down);
+    run(dir.path(), &["check"]).await.expect(0, &[]);
+    let words = ["error[E061]: the keys of `main` cannot be fetched", "answered 500", "routes.yaml:6:3"];
+    run(dir.path(), &["check", "--online"]).await.expect(1, &words);
 }
 
 #[tokio::test]
