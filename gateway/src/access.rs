@@ -2,7 +2,8 @@
 //!
 //! Limits whose key needs no identity (address, route, service, header) come first, since a signature costs a hundred times
 //! as much: they bound how many a stranger can have checked. A request that authentication refuses has been charged to them.
-//! Then come the token, what the route requires of it, and the limits whose key it holds.
+//! Then come the token, what the route requires of it, and the limits whose key it holds. A request that a limit refuses is
+//! charged to none of them ([`LimitCheck`]).
 //!
 //! Of several providers, those are asked first that have verified this very token lately, then the ones that its `iss` names. What
 //! their keys do not verify may be signed with a newer key: see [`doubt`].
@@ -19,8 +20,8 @@ use crate::{
     metrics::Rare,
     policy::{
         jwt::{self, BadPlacement, Found, JwtRejection, RejectionCode, Verified},
-        limit_key,
-        rate_limit::{LimitKey, Quota, RateLimit},
+        limit_check::{self, LimitCheck, Stage},
+        rate_limit::LimitKey,
     },
     snapshot::{AuthProvider, LocalRoute, LocalSnapshot, Route},
     worker::WorkerState,
@@ -36,12 +37,12 @@ pub(crate) async fn check(
     parts: &Parts,
     exchange: &mut Exchange,
 ) -> Result<Option<QuotaFields>, Error> {
-    let mut tightest = Tightest::default();
     let compiled = route.shared();
     if compiled.limits.is_empty() && compiled.auth.is_empty() {
         return Ok(None);
     }
-    charge(route, false, parts, exchange, &mut tightest)?;
+    let mut limits = LimitCheck::new(&compiled.limits, exchange.client, &parts.headers, exchange.started);
+    limits.check(Stage::Anyone, None).map_err(|refused| limited(route, exchange, &refused))?;
     if !compiled.auth.is_empty() {
         exchange.identity = Some(authenticate(snapshot, compiled, parts, exchange).await?);
         if let Some(identity) = &exchange.identity
@@ -50,47 +51,25 @@ pub(crate) async fn check(
             return Err(insufficient(exchange.worker(), &identity.provider, compiled));
         }
     }
-    charge(route, true, parts, exchange, &mut tightest)?;
-    Ok(tightest.0.map(|(_, quota, limit, policy)| (policy.clone(), limit.state_value(&quota))))
+    let identity = exchange.identity.as_deref();
+    limits.check(Stage::Identified, identity).map_err(|refused| limited(route, exchange, &refused))?;
+    Ok(limits.tightest().and_then(|(at, quota)| {
+        let (limit, policy) = compiled.limits.get(at).zip(route.policies.get(at))?;
+        Some((policy.clone(), limit.state_value(&quota)))
+    }))
 }
 
-/// The limit with the least left, of equal ones the first in the file, and its `RateLimit-Policy`.
-#[derive(Default)]
-struct Tightest<'a>(Option<(usize, Quota, &'a RateLimit, &'a HeaderValue)>);
-
-/// Each limit that needs an identity, or each that does not, must let the request pass.
-fn charge<'a>(
-    route: &'a LocalRoute,
-    with_identity: bool,
-    parts: &Parts,
-    exchange: &Exchange,
-    tightest: &mut Tightest<'a>,
-) -> Result<(), Error> {
-    let identity = exchange.identity.as_deref();
-    let limits = route.shared().limits.iter().zip(&route.policies).enumerate();
-    for (at, (limit, policy)) in limits.filter(|(_, (limit, _))| limit.needs_identity() == with_identity) {
-        let key = limit_key::of(limit, exchange.client, identity, &parts.headers);
-        match limit.check(key, exchange.started) {
-            Ok(quota) => {
-                let is_tighter = |(other, known, ..): &(usize, Quota, _, _)| {
-                    (quota.remaining, at) < (known.remaining, *other)
-                };
-                if tightest.0.as_ref().is_none_or(is_tighter) {
-                    tightest.0 = Some((at, quota, limit, policy));
-                }
-            }
-            Err(limited) => {
-                exchange.worker().metrics.count(Rare::RateLimited, &route.shared().name, limit.name());
-                return Err(Error::RateLimited(Box::new(RateLimited {
-                    policy: policy.clone(),
-                    state: limit.refusal_value(&limited),
-                    violated: Box::from(limit.name()),
-                    retry_after: limited.retry_after,
-                })));
-            }
-        }
-    }
-    Ok(())
+/// The refusal by a limit, counted.
+fn limited(route: &LocalRoute, exchange: &Exchange, refused: &limit_check::Refused) -> Error {
+    let limit = route.shared().limits.get(refused.at).zip(route.policies.get(refused.at));
+    let Some((limit, policy)) = limit else { return Error::Internal };
+    exchange.worker().metrics.count(Rare::RateLimited, &route.shared().name, limit.name());
+    Error::RateLimited(Box::new(RateLimited {
+        policy: policy.clone(),
+        state: limit.refusal_value(&refused.limited),
+        violated: Box::from(limit.name()),
+        retry_after: refused.limited.retry_after,
+    }))
 }
 
 /// The claims of the request's token, which one of the route's providers vouches for.

@@ -105,8 +105,9 @@ struct Limits<'a> {
     /// Of the previous table: limits `per service` by service name.
     services: HashMap<&'a str, Vec<&'a Arc<RateLimit>>>,
     budget: &'a Arc<KeyBudget>,
-    /// Limits `per service`: one bucket for all routes of the service that write the same limit.
-    shared: HashMap<(String, String), Arc<RateLimit>>,
+    /// Limits `per service`: one bucket for all routes of the service that have the same limit, which is known by its
+    /// name and its settings.
+    shared: HashMap<(String, String, String), Arc<RateLimit>>,
 }
 
 impl<'a> Limits<'a> {
@@ -125,10 +126,9 @@ impl<'a> Limits<'a> {
         &mut self,
         route: &RouteSettings,
         service: &str,
-        at: usize,
         settings: &RateLimitSettings,
     ) -> Result<Arc<RateLimit>, Diagnostic> {
-        let key = (service.to_owned(), settings.to_string());
+        let key = (service.to_owned(), settings.name.clone(), settings.to_string());
         if settings.key == RateLimitKey::Service
             && let Some(limit) = self.shared.get(&key)
         {
@@ -139,11 +139,11 @@ impl<'a> Limits<'a> {
             RateLimitKey::Service => {
                 self.services.get(service).and_then(|old| old.iter().copied().find(|l| l.matches(settings)))
             }
+            // Wherever it stood in the list.
             _ => self
                 .routes
                 .get(route.name.as_str())
-                .and_then(|old| old.limits.get(at))
-                .filter(|known| known.matches(settings)),
+                .and_then(|old| old.limits.iter().find(|known| known.matches(settings))),
         };
         let limit = match carried {
             Some(known) => Arc::clone(known),
@@ -176,8 +176,8 @@ fn route(
 ) -> Result<Route, Diagnostic> {
     let service = route.service.and_then(|at| settings.services.get(at));
     let service = service.map_or("", |service| service.name.as_str());
-    let limits = route.rate_limits.iter().enumerate();
-    let limits = limits.map(|(at, limit)| made.of(route, service, at, limit)).collect::<Result<_, _>>()?;
+    let limits = route.rate_limits.iter();
+    let limits = limits.map(|limit| made.of(route, service, limit)).collect::<Result<_, _>>()?;
     Ok(Route {
         name: Arc::from(route.name.as_str()),
         service: Arc::from(service),
@@ -366,6 +366,34 @@ mod tests {
         let renamed = after(Some(&first), &text("two", "a"));
         assert!(!Arc::ptr_eq(&limit(&first), &limit(&moved)), "another service has another bucket");
         assert!(Arc::ptr_eq(&limit(&first), &limit(&renamed)), "the bucket is the service's");
+    }
+
+    #[test]
+    fn a_limit_is_known_by_its_name_and_settings_wherever_it_stands() {
+        const ONE: &str = "{name: one, path: /x, service: a, rate_limit: 5/s per service}";
+        const TWO: &str =
+            "{name: two, path: /y, service: a, rate_limit: [5/s per service, 9/m per ip, 3/s per ip]}";
+        const MOVED: &str =
+            "{name: two, path: /y, service: a, rate_limit: [3/s per ip, 9/m per ip, 5/s per service]}";
+        let text = |routes: [&str; 2]| format!("routes: [{}, {}]\n{SERVICES}", routes[0], routes[1]);
+        let named = |snapshot: &Snapshot, route: &str| {
+            let route = snapshot.table.routes.iter().find(|known| *known.name == *route).unwrap();
+            let mut limits: Vec<_> = route.limits.iter().map(Arc::clone).collect();
+            limits.sort_by(|a, b| a.name().cmp(b.name()));
+            limits
+        };
+        let first = after(None, &text([ONE, TWO]));
+        let (one, two) = (named(&first, "one"), named(&first, "two"));
+        assert_eq!(two.iter().map(|limit| limit.name()).collect::<Vec<_>>(), ["ip", "ip-2", "service"]);
+        assert!(!Arc::ptr_eq(&one[0], &two[2]), "unlike names are unlike limits");
+        for routes in [[TWO, ONE], [ONE, MOVED], [MOVED, ONE]] {
+            let next = after(Some(&first), &text(routes));
+            for (before, after) in
+                one.iter().chain(&two).zip(named(&next, "one").iter().chain(&named(&next, "two")))
+            {
+                assert!(Arc::ptr_eq(before, after), "{}: {routes:?}", before.name());
+            }
+        }
     }
 
     #[test]

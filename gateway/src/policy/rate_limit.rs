@@ -12,6 +12,7 @@
 //! (`Retry-After`).
 
 use std::{
+    convert::Infallible,
     fmt::Write,
     hash::{BuildHasher, RandomState},
     net::IpAddr,
@@ -25,7 +26,7 @@ use std::{
 
 use dashmap::{DashMap, Entry};
 use governor::{
-    Quota as GovernorQuota, RateLimiter,
+    NotUntil, Quota as GovernorQuota, RateLimiter,
     clock::Clock,
     middleware::StateInformationMiddleware,
     nanos::Nanos,
@@ -104,18 +105,33 @@ impl RateLimit {
 
     /// May a request of this key pass? If so, it has been counted.
     pub fn check(&self, key: LimitKey, now: Instant) -> Result<Quota, Limited> {
-        let arrival = Arrival { key, now_ns: self.store.budget.nanos(now) };
+        let arrival = Arrival { key, now_ns: self.store.budget.nanos(now), is_look: false };
         match self.limiter.check_key(&arrival) {
             Ok(state) => {
                 let remaining = state.remaining_burst_capacity();
                 let used = self.settings.burst.saturating_sub(remaining);
                 Ok(Quota { limit: self.settings.requests, remaining, reset: self.interval * used })
             }
-            Err(refusal) => Err(Limited {
-                limit: self.settings.requests,
-                // Time stands still at zero for governor: see `Frozen`.
-                retry_after: refusal.wait_time_from(Nanos::new(0)),
-            }),
+            Err(refusal) => Err(self.limited(&refusal)),
+        }
+    }
+
+    /// Would a request of this key pass? Nothing is counted, and a key that is not tracked takes no place.
+    pub fn look(&self, key: LimitKey, now: Instant) -> Result<(), Limited> {
+        let arrival = Arrival { key, now_ns: self.store.budget.nanos(now), is_look: true };
+        self.limiter.check_key(&arrival).map(|_| ()).map_err(|refusal| self.limited(&refusal))
+    }
+
+    /// Takes back one request of this key that [`Self::check`] has counted.
+    pub fn give_back(&self, key: LimitKey) {
+        self.store.give_back(key, self.interval);
+    }
+
+    fn limited(&self, refusal: &NotUntil<Nanos>) -> Limited {
+        Limited {
+            limit: self.settings.requests,
+            // Time stands still at zero for governor: see `Frozen`.
+            retry_after: refusal.wait_time_from(Nanos::new(0)),
         }
     }
 
@@ -316,6 +332,8 @@ impl KeyBudget {
 struct Arrival {
     key: LimitKey,
     now_ns: u64,
+    /// The verdict is wanted, and no cell changes.
+    is_look: bool,
 }
 
 /// governor reads its clock in each check, but we are given `now`. GCRA only compares times, so it may as
@@ -344,6 +362,27 @@ impl CappedStore {
     fn new(budget: Arc<KeyBudget>) -> Self {
         let cells = DashMap::with_hasher_and_shard_amount(foldhash::fast::RandomState::default(), SHARDS);
         Self { cells, overflow: InMemoryState::default(), budget }
+    }
+
+    /// When the key is back to full, if it were counted now.
+    fn full_at(&self, key: LimitKey) -> u64 {
+        match self.cells.get(&key) {
+            Some(cell) => full_at(&cell),
+            None if self.budget.used() < self.budget.max() => 0,
+            None => full_at(&self.overflow),
+        }
+    }
+
+    /// The key is back to full one interval earlier. The cell that keys share past the cap gets nothing back, since it
+    /// cannot be known whether this key was counted in it: it is rather too strict.
+    fn give_back(&self, key: LimitKey, interval: Duration) {
+        let interval = Nanos::from(interval);
+        if let Some(cell) = self.cells.get(&key) {
+            let earlier = |full_at: Option<Nanos>| {
+                Ok::<_, Infallible>(((), full_at.unwrap_or_default().saturating_sub(interval)))
+            };
+            let Ok(()) = cell.measure_and_replace(&NotKeyed::NonKey, earlier);
+        }
     }
 
     fn sweep(&self, now_ns: u64) -> usize {
@@ -392,6 +431,9 @@ impl StateStore for SharedStore {
             decide(ahead).map(|(verdict, ahead)| (verdict, ahead + now))
         };
         let store = &self.0;
+        if arrival.is_look {
+            return decide_relative(Some(Nanos::new(store.full_at(arrival.key)))).map(|(verdict, _)| verdict);
+        }
         if let Some(cell) = store.cells.get(&arrival.key) {
             return cell.measure_and_replace(&NotKeyed::NonKey, decide_relative);
         }
@@ -464,6 +506,30 @@ mod tests {
         let almost = now + Duration::from_nanos(99_999_999);
         assert_eq!(limit.check(LimitKey::SHARED, almost).unwrap_err().retry_after, Duration::from_nanos(1));
         assert!(limit.check(LimitKey::SHARED, now + Duration::from_millis(100)).is_ok());
+    }
+
+    #[test]
+    fn a_look_counts_nothing_and_what_is_given_back_can_be_had_again() {
+        let now = Instant::now();
+        let (limit, budget) = limit(10, 1_000, 2, 100, now);
+        let key = limit.key_of(b"ann");
+        for _ in 0..5 {
+            assert_eq!(limit.look(key, now), Ok(()));
+        }
+        assert_eq!((limit.keys(), budget.used()), (0, 0));
+        limit.check(key, now).unwrap();
+        limit.check(key, now).unwrap();
+        let limited = limit.look(key, now).unwrap_err();
+        assert_eq!(Err(limited), limit.check(key, now));
+        limit.give_back(key);
+        assert_eq!(limit.check(key, now).unwrap().remaining, 0);
+        // More than there is never comes back.
+        for _ in 0..5 {
+            limit.give_back(key);
+        }
+        let later = now + SECOND;
+        assert_eq!([1, 0].map(|_| limit.check(key, later).unwrap().remaining), [1, 0]);
+        assert!(limit.check(key, later).is_err());
     }
 
     #[test]

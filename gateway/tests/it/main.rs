@@ -39,6 +39,7 @@ mod inherited_trust;
 mod instances;
 mod key_rotation;
 mod key_sources;
+mod limits_together;
 mod log_losses;
 mod look_alike_names;
 mod order_of_cost;

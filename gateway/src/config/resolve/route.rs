@@ -321,7 +321,7 @@ fn resolve_rate_limits(
             );
         }
         settings.push(RateLimitSettings {
-            name: limit_name(&key, limits.len(), &settings),
+            name: String::new(),
             requests: rate.requests,
             period: rate.period,
             burst: rate.burst.unwrap_or(rate.requests),
@@ -329,15 +329,21 @@ fn resolve_rate_limits(
             span: *span,
         });
     }
+    let names: Vec<String> =
+        (0..).zip(&settings).map(|(at, limit)| limit_name(at, limit, &settings)).collect();
+    for (limit, name) in settings.iter_mut().zip(names) {
+        limit.name = name;
+    }
     settings
 }
 
-/// A single limit is `default`; of several, each has the name of its key.
-fn limit_name(key: &RateLimitKey, limits: usize, before: &[RateLimitSettings]) -> String {
-    if limits == 1 {
+/// A single limit is `default`; of several, each has the name of its key. Those with one key are numbered by their settings,
+/// since a limit is known by its name and must stay the same when the list is written in another order.
+fn limit_name(at: usize, limit: &RateLimitSettings, all: &[RateLimitSettings]) -> String {
+    if all.len() == 1 {
         return "default".to_owned();
     }
-    let base = match key {
+    let base = match &limit.key {
         RateLimitKey::Ip => "ip".to_owned(),
         RateLimitKey::User => "user".to_owned(),
         RateLimitKey::Route => "route".to_owned(),
@@ -347,8 +353,14 @@ fn limit_name(key: &RateLimitKey, limits: usize, before: &[RateLimitSettings]) -
         }
         RateLimitKey::Header(name) => format!("header-{name}"),
     };
-    let same = before.iter().filter(|limit| limit.key == *key).count();
-    if same == 0 { base } else { format!("{base}-{}", same + 1) }
+    let rank = |at: usize, limit: &RateLimitSettings| (limit.period, limit.requests, limit.burst, at);
+    let is_before = |(other_at, other): &(usize, &RateLimitSettings)| {
+        other.key == limit.key && rank(*other_at, other) < rank(at, limit)
+    };
+    match (0..).zip(all).filter(is_before).count() {
+        0 => base,
+        before => format!("{base}-{}", before + 1),
+    }
 }
 
 fn resolve_clients(raw: &Clients) -> Option<ClientRule> {

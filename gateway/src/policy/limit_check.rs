@@ -1,0 +1,274 @@
+//! The limits of one request, which is charged to all of them or to none.
+//!
+//! One that another limit refuses must cost the others nothing: otherwise one address that is limited uses up what a route
+//! has for everybody. So all limits are looked at first and then charged, and the order of the list changes nothing. Looking
+//! and charging are two steps, and workers share the counters: where another worker was faster in between, what was
+//! charged is given back.
+//!
+//! There are two stages. Limits whose key needs no identity come before the token ([`Stage::Anyone`]) and stay charged when
+//! the token is refused, which bounds guessing; a limit that refuses in the second stage gives the charges of the first one
+//! back. Cost: a limit that is alone in its stage is charged without a look.
+
+use std::{net::IpAddr, sync::Arc, time::Instant};
+
+use http::HeaderMap;
+
+use super::{
+    jwt::Verified,
+    limit_key,
+    rate_limit::{LimitKey, Limited, Quota, RateLimit},
+};
+
+/// When a limit can be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Its key needs no identity.
+    Anyone,
+    /// Its key is in the verified token.
+    Identified,
+}
+
+/// One request before the limits of its route.
+#[derive(Debug)]
+pub struct LimitCheck<'a> {
+    limits: &'a [Arc<RateLimit>],
+    client: IpAddr,
+    headers: &'a HeaderMap,
+    now: Instant,
+    /// Index and quota of the charged limit with the least left; of equal ones, the first in the file.
+    tightest: Option<(usize, Quota)>,
+}
+
+/// The limit that refuses the request: of several, the one that does so for the longest time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    /// Index of the limit.
+    pub at: usize,
+    pub limited: Limited,
+}
+
+impl<'a> LimitCheck<'a> {
+    pub fn new(limits: &'a [Arc<RateLimit>], client: IpAddr, headers: &'a HeaderMap, now: Instant) -> Self {
+        Self { limits, client, headers, now, tightest: None }
+    }
+
+    /// Charges the request to all limits of this stage. An error leaves no limit of any stage charged.
+    pub fn check(&mut self, stage: Stage, identity: Option<&Verified>) -> Result<(), Refused> {
+        let verdict = self.look(stage, identity).and_then(|()| self.charge(stage, identity));
+        if verdict.is_err() && stage == Stage::Identified {
+            self.give_back(Stage::Anyone, self.limits.len(), identity);
+        }
+        verdict
+    }
+
+    /// What the client is told of: the limit with the least left, by its index.
+    pub fn tightest(&self) -> Option<(usize, Quota)> {
+        self.tightest
+    }
+
+    fn look(&self, stage: Stage, identity: Option<&Verified>) -> Result<(), Refused> {
+        if self.of(stage).nth(1).is_none() {
+            return Ok(());
+        }
+        let mut longest: Option<Refused> = None;
+        for (at, limit) in self.of(stage) {
+            if let Err(limited) = limit.look(self.key(limit, identity), self.now)
+                && longest.is_none_or(|known| known.limited.retry_after < limited.retry_after)
+            {
+                longest = Some(Refused { at, limited });
+            }
+        }
+        longest.map_or(Ok(()), Err)
+    }
+
+    fn charge(&mut self, stage: Stage, identity: Option<&Verified>) -> Result<(), Refused> {
+        let mut tightest = self.tightest;
+        for (at, limit) in self.of(stage) {
+            match limit.check(self.key(limit, identity), self.now) {
+                Ok(quota) => {
+                    let is_tighter =
+                        |(other, known): (usize, Quota)| (quota.remaining, at) < (known.remaining, other);
+                    if tightest.is_none_or(is_tighter) {
+                        tightest = Some((at, quota));
+                    }
+                }
+                Err(limited) => {
+                    self.give_back(stage, at, identity);
+                    return Err(Refused { at, limited });
+                }
+            }
+        }
+        self.tightest = tightest;
+        Ok(())
+    }
+
+    /// Takes the charges of this stage's limits before `end` back.
+    fn give_back(&self, stage: Stage, end: usize, identity: Option<&Verified>) {
+        for (_, limit) in self.of(stage).take_while(|(at, _)| *at < end) {
+            limit.give_back(self.key(limit, identity));
+        }
+    }
+
+    fn of(&self, stage: Stage) -> impl Iterator<Item = (usize, &'a RateLimit)> + use<'a> {
+        let limits = self.limits.iter().map(|limit| &**limit).enumerate();
+        limits.filter(move |(_, limit)| limit.needs_identity() == (stage == Stage::Identified))
+    }
+
+    fn key(&self, limit: &RateLimit, identity: Option<&Verified>) -> LimitKey {
+        limit_key::of(limit, self.client, identity, self.headers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Duration,
+    };
+
+    use super::*;
+    use crate::{
+        config::{
+            diagnostics::Span,
+            settings::{RateLimitKey, RateLimitSettings},
+        },
+        policy::rate_limit::KeyBudget,
+    };
+
+    fn limits(now: Instant, keys: usize, all: &[(u32, RateLimitKey)]) -> Vec<Arc<RateLimit>> {
+        let budget = Arc::new(KeyBudget::new(keys, now));
+        let compile = |(burst, key): &(u32, RateLimitKey)| {
+            let settings = RateLimitSettings {
+                name: "test".into(),
+                requests: *burst,
+                period: Duration::from_hours(1),
+                burst: *burst,
+                key: key.clone(),
+                span: Span::default(),
+            };
+            Arc::new(RateLimit::compile(&settings, &budget).unwrap())
+        };
+        all.iter().map(compile).collect()
+    }
+
+    fn verified(subject: &str) -> Verified {
+        Verified {
+            provider: "main".into(),
+            subject: Some(subject.into()),
+            scopes: [].into(),
+            roles: [].into(),
+            exp: 0,
+            over_at: 0,
+            forward: vec![],
+            claims: std::collections::BTreeMap::new(),
+        }
+    }
+
+    /// One request: the index of the limit that refuses it.
+    fn request(limits: &[Arc<RateLimit>], ip: &str, user: &str, now: Instant) -> Result<(), usize> {
+        let (headers, identity) = (HeaderMap::new(), verified(user));
+        let mut check = LimitCheck::new(limits, ip.parse().unwrap(), &headers, now);
+        check.check(Stage::Anyone, None).map_err(|refused| refused.at)?;
+        check.check(Stage::Identified, Some(&identity)).map_err(|refused| refused.at)
+    }
+
+    fn left(limit: &RateLimit, key: LimitKey, now: Instant) -> u32 {
+        let mut left = 0;
+        while limit.check(key, now).is_ok() {
+            left += 1;
+        }
+        left
+    }
+
+    use RateLimitKey::{Ip, Route, Service, User};
+
+    #[test]
+    fn a_request_that_one_limit_refuses_is_charged_to_none() {
+        let now = Instant::now();
+        for (all, refusing) in [
+            (vec![(20, Route), (5, Ip)], 1),
+            (vec![(5, Ip), (20, Route)], 0),
+            (vec![(20, Route), (5, User)], 1),
+            (vec![(5, User), (20, Route)], 0),
+            (vec![(20, Route), (30, Service), (5, Ip), (40, User)], 2),
+            (vec![(40, User), (20, Route), (30, Service), (5, Ip)], 3),
+        ] {
+            let limits = limits(now, 100, &all);
+            let verdicts: Vec<_> = (0..40).map(|_| request(&limits, "192.0.2.1", "ann", now)).collect();
+            assert_eq!(verdicts[..5], [Ok(()); 5], "{all:?}");
+            assert!(verdicts[5..].iter().all(|verdict| *verdict == Err(refusing)), "{all:?}: {verdicts:?}");
+            let route = limits.iter().find(|limit| *limit.key_source() == Route).unwrap();
+            assert_eq!(left(route, LimitKey::SHARED, now), 15, "{all:?}");
+        }
+    }
+
+    #[test]
+    fn of_several_limits_that_refuse_the_one_with_the_longest_wait_is_named() {
+        let now = Instant::now();
+        for (all, longest) in [([(2, Route), (1, Ip)], 1), ([(1, Ip), (2, Route)], 0)] {
+            let limits = limits(now, 100, &all);
+            assert_eq!(request(&limits, "192.0.2.1", "ann", now), Ok(()));
+            assert_eq!(request(&limits, "192.0.2.2", "ann", now), Ok(()));
+            assert_eq!(request(&limits, "192.0.2.1", "ann", now), Err(longest), "{all:?}");
+        }
+    }
+
+    #[test]
+    fn a_refused_request_takes_no_place_for_a_key() {
+        let now = Instant::now();
+        let limits = limits(now, 100, &[(1, Route), (9, Ip)]);
+        for host in 1..10 {
+            let _ = request(&limits, &format!("192.0.2.{host}"), "ann", now);
+        }
+        assert_eq!((limits[0].keys(), limits[1].keys()), (1, 1));
+    }
+
+    #[test]
+    fn past_the_cap_of_keys_refusals_stay_refusals() {
+        let now = Instant::now();
+        // The route's key has the only place; all addresses share a cell.
+        let limits = limits(now, 1, &[(4, Route), (2, Ip)]);
+        let verdicts = [1, 2, 3, 4].map(|host: u8| request(&limits, &format!("192.0.2.{host}"), "ann", now));
+        assert_eq!(verdicts, [Ok(()), Ok(()), Err(1), Err(1)]);
+        assert_eq!(left(&limits[0], LimitKey::SHARED, now), 2);
+    }
+
+    #[test]
+    fn racing_workers_charge_all_or_nothing() {
+        let now = Instant::now();
+        let limits = limits(now, 100, &[(500, Route), (300, Ip), (200, User)]);
+        let passed = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..400 {
+                        if request(&limits, "192.0.2.1", "ann", now).is_ok() {
+                            passed.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        // A refusal may have met what another worker was about to give back, so the last ones pass one by one.
+        while request(&limits, "192.0.2.1", "ann", now).is_ok() {
+            passed.fetch_add(1, Ordering::Relaxed);
+        }
+        assert_eq!(passed.load(Ordering::Relaxed), 200);
+        assert_eq!(left(&limits[0], LimitKey::SHARED, now), 300);
+        let address = LimitKey::of_ip("192.0.2.1".parse().unwrap());
+        assert_eq!(left(&limits[1], address, now), 100);
+    }
+
+    #[test]
+    fn the_quota_that_is_told_is_that_of_the_limit_with_the_least_left() {
+        let now = Instant::now();
+        let limits = limits(now, 100, &[(9, User), (5, Ip), (5, Route)]);
+        let (headers, identity) = (HeaderMap::new(), verified("ann"));
+        let mut check = LimitCheck::new(&limits, "192.0.2.1".parse().unwrap(), &headers, now);
+        assert_eq!(check.tightest(), None);
+        check.check(Stage::Anyone, None).unwrap();
+        check.check(Stage::Identified, Some(&identity)).unwrap();
+        let (at, quota) = check.tightest().unwrap();
+        assert_eq!((at, quota.remaining), (1, 4));
+    }
+}
