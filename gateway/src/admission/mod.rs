@@ -6,7 +6,7 @@
 //! authentication, logs and the upstream all use. Nothing after it looks at the request line again.
 //!
 //! Decided here:
-//! - Methods: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS and those that some route names; CONNECT and TRACE are
+//! - Methods: all that are registered (RFC 9110 §16.1) and those that some route names; CONNECT and TRACE are
 //!   405, any other token is 501 (RFC 9110 §9.1). Method names are case-sensitive: `get` is not GET.
 //! - `OPTIONS *` asks the gateway itself and is answered locally.
 //! - No protocol upgrade is tunnelled. RFC 9110 §7.8 lets a server ignore `Upgrade`, so the request goes on as a
@@ -78,7 +78,7 @@ pub struct AdmissionLimits {
     target_bytes_max: usize,
     header_bytes_max: usize,
     header_lines_max: usize,
-    /// Methods beyond the seven standard ones that some route names.
+    /// Methods beyond the registered ones that some route names.
     extension_methods: Vec<Method>,
     /// Those that carry a verified identity upstream, or what a trusted peer says, nobody may nominate in Connection.
     names: Arc<GuardedNames>,
@@ -88,8 +88,9 @@ impl AdmissionLimits {
     pub fn compile(listen: &ListenSettings, names: Arc<GuardedNames>, routes: &[RouteSettings]) -> Self {
         let mut extension_methods: Vec<Method> = Vec::new();
         for method in routes.iter().flat_map(|route| &route.methods) {
-            let known = is_standard(method) || is_forbidden(method) || extension_methods.contains(method);
-            if !known && method.as_str().len() <= METHOD_BYTES_MAX {
+            let known = is_standard(method) || is_registered(method) || is_forbidden(method);
+            let fits = method.as_str().len() <= METHOD_BYTES_MAX;
+            if fits && !known && !extension_methods.contains(method) {
                 extension_methods.push(method.clone());
             }
         }
@@ -225,7 +226,7 @@ fn check_method(method: &Method, limits: &AdmissionLimits) -> Result<(), Refusal
         Ok(())
     } else if is_forbidden(method) {
         Err(Refusal::MethodNotAllowed)
-    } else if limits.extension_methods.contains(method) {
+    } else if is_registered(method) || limits.extension_methods.contains(method) {
         Ok(())
     } else {
         Err(Refusal::MethodNotImplemented)
@@ -245,9 +246,15 @@ fn is_standard(method: &Method) -> bool {
     )
 }
 
-/// CONNECT would open a tunnel past every policy, TRACE would show a client what the gateway adds for the upstream.
+/// CONNECT would open a tunnel past every policy, TRACE would show a client what the gateway adds for the upstream, and PRI
+/// is not a method but the beginning of HTTP/2 (RFC 9113 §3.4).
 fn is_forbidden(method: &Method) -> bool {
-    matches!(*method, Method::CONNECT | Method::TRACE)
+    matches!(*method, Method::CONNECT | Method::TRACE) || method.as_str() == "PRI"
+}
+
+/// Beyond the standard ones. A route without methods takes them, as it takes any method.
+fn is_registered(method: &Method) -> bool {
+    REGISTERED_METHODS.binary_search(&method.as_str()).is_ok()
 }
 
 /// Connection names fields that end at this hop, and they are removed (RFC 9110 §7.6.1). A client that names what
@@ -309,8 +316,42 @@ fn check_target(parts: &Parts) -> Result<Option<PathAndQuery>, Refusal> {
 /// Longest path and query, in bytes. RFC 9112 §3 asks for at least 8000.
 pub(crate) const TARGET_BYTES_MAX: usize = 8 << 10;
 
+/// The registry of RFC 9110 §16.1.1 without the standard methods, without those that are refused, and with QUERY. Sorted.
+pub(crate) const REGISTERED_METHODS: [&str; 30] = [
+    "ACL",
+    "BASELINE-CONTROL",
+    "BIND",
+    "CHECKIN",
+    "CHECKOUT",
+    "COPY",
+    "LABEL",
+    "LINK",
+    "LOCK",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MKREDIRECTREF",
+    "MKWORKSPACE",
+    "MOVE",
+    "ORDERPATCH",
+    "PROPFIND",
+    "PROPPATCH",
+    "QUERY",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "UNBIND",
+    "UNCHECKOUT",
+    "UNLINK",
+    "UNLOCK",
+    "UPDATE",
+    "UPDATEREDIRECTREF",
+    "VERSION-CONTROL",
+];
+
 /// Longest method that a route may add. The longest registered one has 17 bytes.
-const METHOD_BYTES_MAX: usize = 32;
+pub(crate) const METHOD_BYTES_MAX: usize = 32;
 
 /// Options in all Connection lines together. Honest requests have one or two.
 const CONNECTION_OPTIONS_MAX: usize = 32;

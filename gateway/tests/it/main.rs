@@ -42,6 +42,7 @@ mod key_sources;
 mod limits_together;
 mod log_losses;
 mod look_alike_names;
+mod methods;
 mod order_of_cost;
 mod policies;
 mod probes;

@@ -199,10 +199,16 @@ fn only_methods_of_the_standard_or_of_a_route_pass() {
     assert_eq!(method("TRACE", &limits()), Some(Refusal::MethodNotAllowed));
     assert_eq!(method("get", &limits()), Some(Refusal::MethodNotImplemented));
     assert_eq!(method("XGET", &limits()), Some(Refusal::MethodNotImplemented));
-    assert_eq!(method("PROPFIND", &limits()), Some(Refusal::MethodNotImplemented));
-    let propfind = Method::from_bytes(b"PROPFIND").expect("a method");
-    let extended = AdmissionLimits { extension_methods: vec![propfind], ..limits() };
-    assert_eq!(method("PROPFIND", &extended), None);
+    assert_eq!(method("PRI", &limits()), Some(Refusal::MethodNotAllowed));
+    assert!(REGISTERED_METHODS.is_sorted());
+    for registered in REGISTERED_METHODS {
+        assert_eq!(method(registered, &limits()), None, "{registered}");
+    }
+    assert_eq!(method("propfind", &limits()), Some(Refusal::MethodNotImplemented));
+    assert_eq!(method("PURGE", &limits()), Some(Refusal::MethodNotImplemented));
+    let purge = Method::from_bytes(b"PURGE").expect("a method");
+    let extended = AdmissionLimits { extension_methods: vec![purge], ..limits() };
+    assert_eq!(method("PURGE", &extended), None);
 }
 
 #[test]
@@ -224,9 +230,9 @@ fn limits_learn_methods_from_routes() {
         http2: crate::config::settings::Http2Settings { frames_per_second: None, resets: None },
     };
     let routes =
-        ["GET|PROPFIND /a", "PROPFIND|TRACE|CONNECT /b", &format!("{} /c", "X".repeat(33))].map(route);
+        ["GET|PURGE|LOCK /a", "PURGE|TRACE|CONNECT /b", &format!("{} /c", "X".repeat(33))].map(route);
     let limits = AdmissionLimits::compile(&listen, Arc::default(), &routes);
-    assert_eq!(limits.extension_methods, ["PROPFIND"]);
+    assert_eq!(limits.extension_methods, ["PURGE"]);
     assert_eq!((limits.header_lines_max, limits.header_bytes_max), (50, 1_000));
 }
 

@@ -9,6 +9,7 @@ use percent_encoding::{AsciiSet, percent_decode_str, utf8_percent_encode};
 
 use super::fields::quoted_list;
 use crate::{
+    admission::{METHOD_BYTES_MAX, REGISTERED_METHODS},
     config::{
         diagnostics::{code, did_you_mean},
         settings::{HostPattern, UpstreamHost},
@@ -46,22 +47,33 @@ pub(crate) fn path_pattern(text: &str) -> Result<PathPattern, Invalid> {
     Ok(PathPattern { methods, path: encoded(path) })
 }
 
-/// `GET`, in capitals as in the request.
+/// `GET`, in capitals as in the request; a registered method, or another one that services behind the gateway know.
 pub(crate) fn method(text: &str) -> Result<Method, Invalid> {
-    let expected = format!("one of {}", quoted_list(&METHODS));
-    if METHODS.contains(&text) {
-        return text.parse().map_err(|_| Invalid::new(code::BAD_VALUE, expected, "not a method"));
-    }
+    let expected = format!("one of {}, or another method in capitals", quoted_list(&METHODS));
     let refuse = |label: String| Invalid::new(code::BAD_VALUE, expected.clone(), label);
+    let parsed = || text.parse().map_err(|_| refuse("not a method".to_owned()));
+    if METHODS.contains(&text) || REGISTERED_METHODS.contains(&text) {
+        return parsed();
+    }
     if text.contains(',') {
         let help = format!("write `{}`", text.replace(',', "|"));
         return Err(refuse("methods are separated by `|`".to_owned()).help(help));
     }
-    Err(match did_you_mean(text, METHODS) {
-        Some(method) => refuse(format!("did you mean `{method}`?")),
-        None => refuse(format!("`{text}` is not a method that can be named here"))
-            .help("a route without methods takes every method that the gateway lets through"),
-    })
+    if matches!(text, "CONNECT" | "TRACE" | "PRI") {
+        return Err(refuse(format!("`{text}` never passes the gateway")));
+    }
+    let known = || METHODS.into_iter().chain(REGISTERED_METHODS);
+    // Names are case-sensitive, and in capitals wherever they are in use.
+    let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
+    let is_method = !text.is_empty() && text.len() <= METHOD_BYTES_MAX && text.chars().all(is_name);
+    // A word with a letter more (`BDELETE`) is rather a method of its own than a slip.
+    let is_slip = |method: &&str| text.len() <= method.len() && strsim::osa_distance(text, method) == 1;
+    match METHODS.into_iter().find(is_slip).or_else(|| did_you_mean(text, known()).filter(|_| !is_method)) {
+        Some(method) => Err(refuse(format!("did you mean `{method}`?"))),
+        None if is_method => parsed(),
+        None => Err(refuse(format!("`{text}` is not a method that can be named here"))
+            .help("a route without methods takes every method that the gateway lets through")),
+    }
 }
 
 fn check_path(path: &str) -> Result<(), Invalid> {
@@ -284,6 +296,12 @@ mod tests {
         assert_eq!(path_pattern("GET /café/ü/**").map(|p| p.path), Ok("/caf%C3%A9/%C3%BC/**".to_owned()));
         let pattern = path_pattern("POST|PUT  /users/**").unwrap();
         assert_eq!((pattern.methods, pattern.path.as_str()), (vec![Method::POST, Method::PUT], "/users/**"));
+        for method in ["PROPFIND", "PURGE", "M-SEARCH", "BDELETE", "RPC_IN_DATA"] {
+            assert_eq!(
+                path_pattern(&format!("{method} /a")).map(|p| p.methods[0].to_string()),
+                Ok(method.to_owned())
+            );
+        }
     }
 
     #[test]
@@ -317,7 +335,11 @@ mod tests {
             "GET,POST /a",
             "get /a",
             "GET|GET /a",
-            "FETCH /a",
+            "fetch /a",
+            "GTE /a",
+            "OPTION /a",
+            "CONNECT /a",
+            "TRACE|GET /a",
         ] {
             assert!(path_pattern(text).is_err(), "{text:?}");
         }
