@@ -26,6 +26,7 @@ pub(crate) fn auth_forwarding(forward: Vec<(String, HeaderName)>) -> AuthSetting
         leeway: std::time::Duration::ZERO,
         from: vec![],
         forward,
+        separators: vec![],
         cache_max: 0,
         span: crate::config::diagnostics::Span::default(),
     }

@@ -8,7 +8,7 @@ use jsonwebtoken::Algorithm;
 use super::{
     fields::{Fields, Known, choice, named_entries, one_or_many, some_text, value, values},
     listen::{any_http_url, minutes},
-    tree::{At, Node},
+    tree::{At, Node, Value},
 };
 use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, code},
@@ -28,6 +28,7 @@ pub(crate) struct Provider {
     pub(crate) leeway: Option<Duration>,
     pub(crate) from: Option<Vec<TokenSource>>,
     pub(crate) forward: Vec<(String, HeaderName)>,
+    pub(crate) separators: Vec<(HeaderName, char)>,
     pub(crate) cache_max: Option<usize>,
 }
 
@@ -42,6 +43,7 @@ pub(crate) enum Keys {
 impl Provider {
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
         let Some(fields) = Fields::of(node, &PROVIDER, sink) else { return Self::unreadable() };
+        let forward = fields.get("forward").map(|node| read_forward(node, sink)).unwrap_or_default();
         let audience = fields.need("audience", "audience: my-api", sink);
         Self {
             issuer: fields.value("issuer", sink, any_http_url),
@@ -53,7 +55,11 @@ impl Provider {
             from: fields
                 .values("from", sink, token_source)
                 .map(|sources| sources.into_iter().map(|at| at.value).collect()),
-            forward: fields.get("forward").map(|node| read_forward(node, sink)).unwrap_or_default(),
+            separators: forward
+                .iter()
+                .filter_map(|forward| Some((forward.header.clone(), forward.separator?)))
+                .collect(),
+            forward: forward.into_iter().map(|forward| (forward.claim, forward.header)).collect(),
             cache_max: fields.plain("cache", sink, |t| count(t, 0..=1_000_000)),
         }
     }
@@ -69,6 +75,7 @@ impl Provider {
             leeway: None,
             from: None,
             forward: Vec::new(),
+            separators: Vec::new(),
             cache_max: None,
         }
     }
@@ -131,23 +138,51 @@ fn token_source(text: &str) -> Result<TokenSource, Invalid> {
     }
 }
 
-fn read_forward(node: &Node, sink: &mut Diagnostics) -> Vec<(String, HeaderName)> {
-    let mut forward: Vec<(String, HeaderName)> = Vec::new();
+struct Forward {
+    claim: String,
+    header: HeaderName,
+    separator: Option<char>,
+}
+
+/// `claim: Header`, or `claim: {header: Header, separator: ","}`.
+fn read_forward(node: &Node, sink: &mut Diagnostics) -> Vec<Forward> {
+    let mut all: Vec<Forward> = Vec::new();
     for entry in named_entries(node, "`forward`", sink) {
-        let Some(header) = value(&entry.value, "forward", sink, super::traffic::settable_header) else {
-            continue;
+        let (header, separator) = match &entry.value.value {
+            Value::Map(_) => {
+                let Some(fields) = Fields::of(&entry.value, &FORWARD, sink) else { continue };
+                let separator = fields.plain("separator", sink, separator);
+                let header = fields.need("header", "header: X-Groups", sink);
+                (header, separator)
+            }
+            _ => (Some(&entry.value), None),
         };
-        if let Some((claim, _)) = forward.iter().find(|(_, name)| *name == header.value) {
+        let header = header.and_then(|node| value(node, "forward", sink, super::traffic::settable_header));
+        let Some(header) = header else { continue };
+        if let Some(Forward { claim, .. }) = all.iter().find(|known| known.header == header.value) {
             sink.push(
                 Diagnostic::error(code::CONFLICT, header.span, "two claims are forwarded as one header")
                     .label(format!("`{claim}` has this header already")),
             );
         }
-        forward.push((entry.key.value.clone(), header.value));
+        all.push(Forward { claim: entry.key.value.clone(), header: header.value, separator });
     }
-    forward
+    all
 }
 
+/// One character that is no part of an encoding.
+fn separator(text: &str) -> Result<char, Invalid> {
+    let mut chars = text.chars();
+    match (chars.next(), chars.next()) {
+        (Some(c), None) if c == ' ' || (c.is_ascii_punctuation() && c != '%') => Ok(c),
+        _ => {
+            Err(Invalid::new(code::BAD_VALUE, "one punctuation mark other than `%`, such as `,`", "not one"))
+        }
+    }
+}
+
+pub(crate) static FORWARD: Known =
+    Known { what: "a claim of `forward`", prefix: "forward.", fields: &["header", "separator"], later: &[] };
 pub(crate) static PROVIDER: Known = Known {
     what: "an auth provider",
     prefix: "",

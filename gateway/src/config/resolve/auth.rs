@@ -42,6 +42,7 @@ pub(super) fn resolve(
         leeway: raw.leeway.unwrap_or(defaults.auth.leeway),
         from: raw.from.clone().unwrap_or_else(|| vec![TokenSource::Bearer]),
         forward: raw.forward.clone(),
+        separators: raw.separators.clone(),
         cache_max: raw.cache_max.unwrap_or(defaults.auth.cache_max),
         span: provider.name.span,
     }

@@ -23,6 +23,8 @@ pub struct AuthSettings {
     pub from: Vec<TokenSource>,
     /// Claim → header. The same headers from the client are always removed.
     pub forward: Vec<(String, HeaderName)>,
+    /// By header: what stands between the texts of a list, where it is not a space.
+    pub separators: Vec<(HeaderName, char)>,
     /// Verified tokens remembered per worker; 0 = none.
     pub cache_max: usize,
     pub span: Span,
@@ -32,6 +34,11 @@ impl AuthSettings {
     /// Equal in meaning: wherever in the file.
     pub fn same_as(&self, other: &Self) -> bool {
         *self == Self { span: self.span, ..other.clone() }
+    }
+
+    /// What stands between the texts of a list in this header.
+    pub fn separator(&self, header: &HeaderName) -> char {
+        self.separators.iter().find(|(name, _)| name == header).map_or(' ', |(_, separator)| *separator)
     }
 }
 

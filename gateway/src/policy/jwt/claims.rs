@@ -1,6 +1,11 @@
 //! The claims of a token whose signature is good: are they ours, and is it their time?
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    fmt::Write,
+    sync::Arc,
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::HeaderValue;
@@ -8,7 +13,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
 };
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 use super::{Jwt, JwtRejection, Verified};
 
@@ -34,6 +39,19 @@ impl Payload {
         let occurs_twice = claims.0.windows(2).any(|pair| pair[0].0 == pair[1].0);
         if occurs_twice { Err(JwtRejection::Malformed) } else { Ok(claims) }
     }
+
+    /// Integers beyond 64 bits (account numbers, snowflakes) as they are written: rounded, two accounts would be one. The text
+    /// is read again only where there may be one.
+    fn restore_integers<'n>(&self, claims: &mut ClaimSet<'_>, asked: impl Iterator<Item = &'n str>) {
+        let mut members: Option<HashMap<Cow<'_, str>, &RawValue>> = None;
+        for name in asked {
+            let Some(value) = claims.get_mut(name).filter(|value| may_be_rounded(value)) else { continue };
+            let members = members.get_or_insert_with(|| serde_json::from_slice(&self.0).unwrap_or_default());
+            if let Some(raw) = members.get(name) {
+                *value = exact(raw);
+            }
+        }
+    }
 }
 
 impl ClaimSet<'_> {
@@ -42,9 +60,13 @@ impl ClaimSet<'_> {
         self.0.get(at).map(|(_, value)| value)
     }
 
-    fn take(&mut self, name: &str) -> Option<Value> {
+    fn get_mut(&mut self, name: &str) -> Option<&mut Value> {
         let at = self.0.binary_search_by(|(known, _)| (**known).cmp(name)).ok()?;
-        self.0.get_mut(at).map(|(_, value)| value.take())
+        self.0.get_mut(at).map(|(_, value)| value)
+    }
+
+    fn take(&mut self, name: &str) -> Option<Value> {
+        self.get_mut(name).map(Value::take)
     }
 }
 
@@ -105,6 +127,8 @@ pub(super) fn check(jwt: &Jwt, payload: &Payload, now: u64) -> Result<Verified, 
     }
     let roles =
         ["role", "roles"].into_iter().flat_map(|name| texts(claims.get(name))).map(Into::into).collect();
+    let asked = jwt.forward.iter().map(|(claim, ..)| claim).chain(&jwt.kept).map(|name| &**name);
+    payload.restore_integers(&mut claims, asked);
     let forward = forward(jwt, &claims)?;
     let kept = jwt.kept.iter().filter_map(|name| Some((name.clone(), claims.take(name)?)));
     let claims = kept.collect();
@@ -178,11 +202,13 @@ pub(super) fn text(value: &Value) -> Option<Cow<'_, str>> {
 /// upstream trusts it, and a request without it may pass for an anonymous or an internal one.
 fn forward(jwt: &Jwt, claims: &ClaimSet<'_>) -> Result<Vec<(http::HeaderName, HeaderValue)>, JwtRejection> {
     let mut headers = Vec::with_capacity(jwt.forward.len());
-    for (claim, name) in &jwt.forward {
+    for (claim, name, separator) in &jwt.forward {
         let value = match claims.get(claim) {
             None | Some(Value::Null) => continue,
-            Some(Value::Array(list)) if list.is_empty() => continue,
-            Some(Value::Array(list)) => joined(list)?,
+            Some(Value::Array(list)) => match joined(list, *separator)? {
+                Some(words) => words,
+                None => continue,
+            },
             Some(value) => text(value).ok_or(JwtRejection::NotForwardable)?,
         };
         // Readers of headers strip white space at the ends: " admin" would arrive as "admin".
@@ -196,17 +222,63 @@ fn forward(jwt: &Jwt, claims: &ClaimSet<'_>) -> Result<Vec<(http::HeaderName, He
     Ok(headers)
 }
 
-/// Strings separated by spaces. One that has a space itself would arrive as two, say as a role that nobody
-/// gave.
-fn joined(list: &[Value]) -> Result<Cow<'_, str>, JwtRejection> {
-    let mut words = Vec::with_capacity(list.len());
-    for value in list {
-        match value.as_str() {
-            Some(word) if !word.is_empty() && !word.contains(char::is_whitespace) => words.push(word),
-            _ => return Err(JwtRejection::NotForwardable),
+/// Texts with a separator between. What would make two texts of one, say a role that was never given, or end the header,
+/// is percent-encoded, and so is `%` itself: no two lists arrive as one. An empty text or null is left out.
+fn joined(list: &[Value], separator: char) -> Result<Option<Cow<'_, str>>, JwtRejection> {
+    let mut words = String::new();
+    for value in list.iter().filter(|value| !value.is_null()) {
+        let word = text(value).ok_or(JwtRejection::NotForwardable)?;
+        if word.is_empty() {
+            continue;
+        }
+        if !words.is_empty() {
+            words.push(separator);
+        }
+        push_encoded(&mut words, &word, separator);
+    }
+    Ok(Some(words).filter(|words| !words.is_empty()).map(Cow::Owned))
+}
+
+fn push_encoded(out: &mut String, word: &str, separator: char) {
+    let last = word.char_indices().next_back().map_or(0, |(at, _)| at);
+    for (at, c) in word.char_indices() {
+        // Readers that split at spaces split at other white space, too, and all of them strip it at the ends.
+        let divides = c == separator || (c.is_whitespace() && (separator == ' ' || at == 0 || at == last));
+        if !divides && c != '%' && !c.is_control() {
+            out.push(c);
+            continue;
+        }
+        for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+            // Writing into a String cannot fail.
+            let _ = write!(out, "%{byte:02X}");
         }
     }
-    Ok(Cow::Owned(words.join(" ")))
+}
+
+/// Whether the library has made a floating-point number of an integer, or of another number.
+fn may_be_rounded(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.is_f64(),
+        Value::Array(list) => list.iter().any(may_be_rounded),
+        Value::Object(members) => members.values().any(may_be_rounded),
+        Value::Null | Value::Bool(_) | Value::String(_) => false,
+    }
+}
+
+/// The value with each integer beyond 64 bits as a text of its digits.
+fn exact(raw: &RawValue) -> Value {
+    let text = raw.get();
+    let is_integer = text.strip_prefix('-').unwrap_or(text).bytes().all(|byte| byte.is_ascii_digit());
+    let value = match text.as_bytes().first() {
+        Some(b'[') => serde_json::from_str::<Vec<&RawValue>>(text)
+            .map(|list| Value::Array(list.into_iter().map(exact).collect())),
+        Some(b'{') => serde_json::from_str::<BTreeMap<String, &RawValue>>(text)
+            .map(|members| members.into_iter().map(|(name, raw)| (name, exact(raw))).collect()),
+        _ => serde_json::from_str(text),
+    };
+    // It was read before, so it can be read again.
+    let value = value.unwrap_or_default();
+    if is_integer && may_be_rounded(&value) { Value::String(text.to_owned()) } else { value }
 }
 
 /// Room that is made for claims before they are counted; tokens of identity providers have about this many.
@@ -380,13 +452,51 @@ mod tests {
             json!({"sub": " admin"}),
             json!({"sub": "admin\t"}),
             json!({"level": {"a": 1}}),
-            json!({"roles": ["x admin"]}),
-            json!({"roles": ["a", 1]}),
-            json!({"roles": ["a", ""]}),
-            json!({"roles": ["a\n"]}),
+            json!({"roles": [["a"]]}),
+            json!({"roles": [{"a": 1}]}),
         ] {
             assert_eq!(check_claims(more.clone()), Err(JwtRejection::NotForwardable), "{more}");
         }
+    }
+
+    #[test]
+    fn no_text_of_a_list_refuses_a_token_or_arrives_as_another() {
+        let roles = |separators: Vec<(HeaderName, char)>, roles: Value| {
+            let jwt = Jwt::compile(&AuthSettings { separators, ..settings() }).unwrap();
+            let token = es256(json!({}), &with(claims(), json!({ "roles": roles })));
+            let verified = jwt.check(Some(&ISSUER.keys), &token, NOW, &mut LastHeader::default()).unwrap();
+            let found = verified.forward.iter().find(|(name, _)| name == "x-roles");
+            found.map(|(_, value)| std::str::from_utf8(value.as_bytes()).unwrap().to_owned())
+        };
+        for (list, with_spaces, with_commas) in [
+            (json!(["a", "b"]), "a b", "a,b"),
+            (json!(["Domain Admins", "x"]), "Domain%20Admins x", "Domain Admins,x"),
+            (json!(["Domain%20Admins"]), "Domain%2520Admins", "Domain%2520Admins"),
+            (json!(["a,b", "c"]), "a,b c", "a%2Cb,c"),
+            (json!([" a\t", "b\r\nc"]), "%20a%09 b%0D%0Ac", "%20a%09,b%0D%0Ac"),
+            (json!(["a\u{a0}b", "é"]), "a%C2%A0b é", "a\u{a0}b,é"),
+            (json!(["", "a", null, 7, true]), "a 7 true", "a,7,true"),
+        ] {
+            assert_eq!(roles(vec![], list.clone()).as_deref(), Some(with_spaces), "{list}");
+            let commas = vec![(HeaderName::from_static("x-roles"), ',')];
+            assert_eq!(roles(commas, list.clone()).as_deref(), Some(with_commas), "{list}");
+        }
+        assert_eq!(roles(vec![], json!(["", null])), None);
+    }
+
+    #[test]
+    fn integers_beyond_64_bits_are_forwarded_and_kept_digit_by_digit() {
+        const BIG: &str = "18446744073709551617";
+        let text = claims().to_string().replacen('{', &format!(r#"{{"level":{BIG},"#), 1);
+        let text = text.replacen('{', &format!(r#"{{"deep":{{"a":[-{BIG},1.5,1]}},"#), 1);
+        let token =
+            signed(r#"{"alg":"ES256","kid":"ec"}"#, text.as_bytes(), &ISSUER.ec_key, Algorithm::ES256);
+        let jwt = Jwt::compile(&settings()).unwrap().keeping(["level", "deep"].map(Into::into));
+        let verified = jwt.check(Some(&ISSUER.keys), &token, NOW, &mut LastHeader::default()).unwrap();
+        let level = verified.forward.iter().find(|(name, _)| name == "x-level").unwrap();
+        assert_eq!(level.1, BIG);
+        assert_eq!(verified.claims["level"], json!(BIG));
+        assert_eq!(verified.claims["deep"], json!({"a": [format!("-{BIG}"), 1.5, 1]}));
     }
 
     #[test]

@@ -47,7 +47,8 @@ pub struct Jwt {
     algorithms: Box<[Algorithm]>,
     leeway: u64,
     from: Box<[TokenSource]>,
-    forward: Box<[(Box<str>, HeaderName)]>,
+    /// Claim, header, and what stands between the texts of a list.
+    forward: Box<[(Box<str>, HeaderName, char)]>,
     /// Names of claims that a [`Verified`] keeps.
     kept: Box<[Box<str>]>,
 }
@@ -156,7 +157,7 @@ impl Jwt {
             forward: settings
                 .forward
                 .iter()
-                .map(|(claim, name)| (claim.as_str().into(), name.clone()))
+                .map(|(claim, name)| (claim.as_str().into(), name.clone(), settings.separator(name)))
                 .collect(),
             kept: Box::default(),
         })
@@ -238,7 +239,7 @@ impl Jwt {
 
     /// Headers that are made from claims. The same ones from the client must be removed, token or not.
     pub fn forwarded_names(&self) -> impl Iterator<Item = &HeaderName> {
-        self.forward.iter().map(|(_, name)| name)
+        self.forward.iter().map(|(_, name, _)| name)
     }
 }
 
@@ -365,6 +366,7 @@ mod tests {
                 ("roles".into(), HeaderName::from_static("x-roles")),
                 ("level".into(), HeaderName::from_static("x-level")),
             ],
+            separators: vec![],
             cache_max: 10,
             span: Span::default(),
         }
