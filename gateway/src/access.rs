@@ -19,12 +19,11 @@ use crate::{
     exchange::Exchange,
     metrics::Rare,
     policy::{
-        jwt::{self, BadPlacement, Found, JwtRejection, RejectionCode, Verified},
+        jwt::{self, BadPlacement, Found, InsufficientScope, JwtRejection, RejectionCode, Verified},
         limit_check::{self, LimitCheck, Stage},
         rate_limit::LimitKey,
     },
     snapshot::{AuthProvider, LocalRoute, LocalSnapshot, Route},
-    worker::WorkerState,
 };
 
 /// Ready values of `RateLimit-Policy` and `RateLimit`.
@@ -46,9 +45,9 @@ pub(crate) async fn check(
     if !compiled.auth.is_empty() {
         exchange.identity = Some(authenticate(snapshot, compiled, parts, exchange).await?);
         if let Some(identity) = &exchange.identity
-            && compiled.requirement.check(identity).is_err()
+            && let Err(missing) = compiled.requirement.check(identity)
         {
-            return Err(insufficient(exchange.worker(), &identity.provider, compiled));
+            return Err(insufficient(exchange, &identity.provider, compiled, missing));
         }
     }
     let identity = exchange.identity.as_deref();
@@ -99,7 +98,7 @@ async fn authenticate(
         }
     }
     let provider = snapshot.shared.table.auth.get(index).map_or("", |provider| &*provider.name);
-    exchange.worker().metrics.count(Rare::AuthFailure, provider, rejection.reason());
+    failed(exchange, provider, rejection.reason(), rejection.claim());
     Err(token_error(&rejection))
 }
 
@@ -126,7 +125,7 @@ fn look<'a>(
         let found = find(provider, parts);
         // What is not asked of the provider that accepts a token is not verified, and would reach the service all the same.
         let merged = found.and_then(|found| all.merge(found).map(|()| found.token));
-        let token = merged.map_err(|placement| misplaced(worker, provider, placement))?;
+        let token = merged.map_err(|placement| misplaced(exchange, provider, placement))?;
         if known.is_none() {
             known = token.and_then(|token| worker.tokens.borrow_mut().get(index, token, now));
         }
@@ -137,7 +136,7 @@ fn look<'a>(
     }
     match (all.any(), route.auth.first().and_then(|&index| table.auth.get(index))) {
         (Ok(token), _) => Ok(token.map_or(Seen::Nothing, Seen::New)),
-        (Err(placement), Some(first)) => Err(misplaced(worker, first, placement)),
+        (Err(placement), Some(first)) => Err(misplaced(exchange, first, placement)),
         (Err(_), None) => Err(Error::TokenPlacement),
     }
 }
@@ -146,9 +145,15 @@ fn find<'a>(provider: &AuthProvider, parts: &'a Parts) -> Result<Found<'a>, BadP
     jwt::find_token(&parts.headers, parts.uri.query(), provider.jwt.sources())
 }
 
-fn misplaced(worker: &WorkerState, provider: &AuthProvider, placement: BadPlacement) -> Error {
-    worker.metrics.count(Rare::AuthFailure, &provider.name, placement.reason());
+fn misplaced(exchange: &Exchange, provider: &AuthProvider, placement: BadPlacement) -> Error {
+    failed(exchange, &provider.name, placement.reason(), None);
     Error::TokenPlacement
+}
+
+/// Counts why a token is refused, and keeps it for the log: the client learns less.
+fn failed(exchange: &Exchange, provider: &str, reason: &'static str, claim: Option<&'static str>) {
+    exchange.auth_failure.set((reason, claim.unwrap_or_default()));
+    exchange.worker().metrics.count(Rare::AuthFailure, provider, reason);
 }
 
 /// The verdict of a provider.
@@ -256,7 +261,7 @@ fn token_error(rejection: &JwtRejection) -> Error {
     }
 }
 
-fn insufficient(worker: &WorkerState, provider: &str, route: &Route) -> Error {
-    worker.metrics.count(Rare::AuthFailure, provider, "insufficient_scope");
+fn insufficient(exchange: &Exchange, provider: &str, route: &Route, missing: InsufficientScope) -> Error {
+    failed(exchange, provider, "insufficient_scope", Some(missing.what()));
     Error::InsufficientScope { scope: route.requirement.scope_value() }
 }

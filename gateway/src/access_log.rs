@@ -198,6 +198,13 @@ fn json_line(
         out.extend_from_slice(br#","provider":"#);
         string(out, provider);
     }
+    let (reason, claim) = x.auth_failure.get();
+    for (name, word) in [(&br#","auth_failure":"#[..], reason), (br#","auth_claim":"#, claim)] {
+        if !word.is_empty() {
+            out.extend_from_slice(name);
+            string(out, word);
+        }
+    }
     out.extend_from_slice(br#","flags":"#);
     string(out, x.flag);
     out.extend_from_slice(b"}\n");

@@ -4,7 +4,7 @@
 //! gone, panic) drops it, and the drop counts the request and writes its access-log line, so no path can
 //! forget to.
 
-use std::{net::IpAddr, rc::Rc, time::Instant};
+use std::{cell::Cell, net::IpAddr, rc::Rc, time::Instant};
 
 use http::{HeaderValue, Method, Request, StatusCode, Version, header, uri::PathAndQuery};
 use http_body::Body;
@@ -14,6 +14,7 @@ use crate::{
     admission::{Admitted, Scheme},
     body::{Activity, Cause, Limits, Upload, Watch},
     connection::ConnectionContext,
+    headers::Facts,
     metrics::{Rare, method_label},
     policy::{
         concurrency::{Holder, Slot},
@@ -43,6 +44,8 @@ pub struct Exchange {
     pub route: Option<Rc<LocalRoute>>,
     /// The claims of the verified token.
     pub identity: Option<Rc<Verified>>,
+    /// Why its token was refused: the reason of the metric, and the claim that it is about. Both may be empty.
+    pub auth_failure: Cell<(&'static str, &'static str)>,
     /// Of the service, where the route names one or splits.
     pub subset: Option<Rc<str>>,
     pub instance: Option<Rc<str>>,
@@ -148,6 +151,7 @@ impl Exchange {
             admitted: None,
             route: None,
             identity: None,
+            auth_failure: Cell::new(("", "")),
             subset: None,
             instance: None,
             attempts: 0,
@@ -287,6 +291,11 @@ impl Exchange {
     pub(crate) fn known_client_text(&self) -> Option<&[u8]> {
         let is_peer = self.client == self.connection.peer.ip();
         is_peer.then_some(self.connection.peer_text.as_bytes())
+    }
+
+    /// What header rules may ask for.
+    pub(crate) fn facts(&self) -> Facts<'_> {
+        Facts { client: self.client, request_id: &self.id.0, identity: self.identity.as_deref() }
     }
 
     /// `sub` of the verified token.

@@ -5,10 +5,22 @@ use http::{HeaderValue, Method, Response, Version, header};
 
 use hyper::body::Incoming;
 
-use crate::{body::ResponseBody, error::Error, exchange::Exchange, headers::names, metrics::Rare};
+use crate::{
+    body::ResponseBody,
+    error::Error,
+    exchange::Exchange,
+    headers::{self, names},
+    metrics::Rare,
+    snapshot::LocalSnapshot,
+};
 
-/// Answers for the gateway itself: what `error` is to the client, the log and the metrics.
-pub(crate) fn refusal(error: Error, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
+/// Answers for the gateway itself: what `error` is to the client, the log and the metrics. The route's rules for responses
+/// hold here, too (without a route those of `defaults`): a browser shows a script no status without the CORS fields.
+pub(crate) fn refusal(
+    error: Error,
+    mut exchange: Box<Exchange>,
+    snapshot: &LocalSnapshot,
+) -> Response<ResponseBody> {
     if error == Error::ClientGone {
         return farewell(error, &exchange);
     }
@@ -16,7 +28,11 @@ pub(crate) fn refusal(error: Error, mut exchange: Box<Exchange>) -> Response<Res
     exchange.flag = reason;
     let route = exchange.route.as_ref().map(|route| &*route.shared().name);
     exchange.worker().metrics.count(Rare::LocalReply, route.unwrap_or("(none)"), reason);
-    let response = error.into_response(exchange.id.as_str(), route);
+    let mut response = error.into_response(exchange.id.as_str(), route);
+    let rules = exchange.route.as_ref().map_or(&snapshot.unrouted_rules, |route| &route.response_rules);
+    if !rules.is_empty() {
+        headers::apply_rules_to_local_reply(response.headers_mut(), rules, &exchange.facts());
+    }
     local_reply(response, exchange)
 }
 

@@ -26,7 +26,7 @@ use rand::Rng;
 
 use crate::{
     access::{self, QuotaFields},
-    admission::{self, Admission, Admitted, Framing},
+    admission::{self, Admission, Admitted, Framing, Scheme},
     body::{Activity, Limits, RequestBody, ResponseBody, UploadLimits},
     config::settings::UpstreamHost,
     connection::ConnectionContext,
@@ -37,7 +37,7 @@ use crate::{
     metrics::Rare,
     policy::{
         client_address::{self, ClientDenied},
-        redirect::Redirect,
+        redirect::{self, Redirect},
     },
     router::{Match, reading},
     snapshot::{LocalRoute, LocalSnapshot, Route, own_value},
@@ -76,11 +76,11 @@ pub async fn serve(
         }
         Ok(Err(error)) => {
             exchange.leave(unread);
-            refusal(error, exchange)
+            refusal(error, exchange, &snapshot)
         }
         Err(Panicked) => {
             connection.worker.metrics.count(Rare::Panic, "", "");
-            refusal(Error::Internal, exchange)
+            refusal(Error::Internal, exchange, &snapshot)
         }
     };
     // HTTP/2 connections are told by GOAWAY instead.
@@ -135,8 +135,9 @@ async fn forward(
 
     // Admission: what has two readings is refused before anything is decided on it, and what the sender cannot know goes.
     let peer_is_trusted = exchange.peer_is_trusted;
-    let Some(admitted) = admit(connection, snapshot, &parts, exchange)? else {
-        return Ok(Answer::Local(options_reply()));
+    let admitted = match admit(connection, snapshot, &parts, exchange)? {
+        Entrance::Open(admitted) => admitted,
+        Entrance::Answered(response) => return Ok(Answer::Local(response)),
     };
     if admitted.survey().has(Found::Via) && headers::is_loop(&parts.headers) {
         return Err(Error::LoopDetected);
@@ -195,19 +196,29 @@ async fn forward(
     let context = ResponseContext { framing, version, request_id: &exchange.id.0, rules };
     let fields = response.headers_mut();
     headers::apply_response(fields, &context);
+    if !rules.made.is_empty() {
+        headers::apply_made(fields, rules, &exchange.facts());
+    }
     // RFC 9112 §2.6: an intermediary answers in its own version, not in the service's.
     *response.version_mut() = Version::HTTP_11;
     add_quota(response.headers_mut(), quota);
     Ok(Answer::Upstream(response))
 }
 
-/// The request's one reading, kept in the exchange; `None`: `OPTIONS *`.
+/// What becomes of a request before any route.
+enum Entrance<'a> {
+    Open(&'a Admitted),
+    /// `OPTIONS *`, or a client that is to come over TLS.
+    Answered(Response<Bytes>),
+}
+
+/// The request's one reading, kept in the exchange.
 fn admit<'a>(
     connection: &ConnectionContext,
     snapshot: &LocalSnapshot,
     parts: &Parts,
     exchange: &'a mut Exchange,
-) -> Result<Option<&'a Admitted>, Error> {
+) -> Result<Entrance<'a>, Error> {
     let limits = &snapshot.shared.table.admission;
     let mut last = connection.authority.borrow_mut();
     let verdict = admission::admit(parts, limits, connection.arrival(exchange), last.as_ref());
@@ -219,19 +230,49 @@ fn admit<'a>(
             if !last.as_ref().is_some_and(|last| Rc::ptr_eq(last, admitted.authority())) {
                 *last = Some(Rc::clone(admitted.authority()));
             }
-            Ok(Some(exchange.admitted.insert(admitted)))
+            let is_trusted = exchange.peer_is_trusted;
+            let admitted = exchange.admitted.insert(admitted);
+            match snapshot.shared.table.listen.https_redirect {
+                Some(port) if !came_over_tls(admitted, &parts.headers, is_trusted) => {
+                    let location = redirect::to_https(admitted.host(), port, admitted.target());
+                    let location = location.ok_or(Error::Internal)?;
+                    Ok(Entrance::Answered(redirection(redirect::TO_HTTPS, location)))
+                }
+                _ => Ok(Entrance::Open(admitted)),
+            }
         }
-        Ok(Admission::LocalOptions) => Ok(None),
+        Ok(Admission::LocalOptions) => Ok(Entrance::Answered(options_reply())),
         Err(refusal) => Err(Error::Refused(refusal)),
     }
 }
 
+/// To this gateway, or to a trusted proxy in front, which would be sent in a circle otherwise.
+fn came_over_tls(admitted: &Admitted, headers: &HeaderMap, peer_is_trusted: bool) -> bool {
+    let stated = || headers.get(&names::X_FORWARDED_PROTO).map(HeaderValue::as_bytes);
+    admitted.scheme() == Scheme::Https
+        || (peer_is_trusted && stated().is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https")))
+}
+
 fn find_route(snapshot: &LocalSnapshot, parts: &Parts, admitted: &Admitted) -> Result<Rc<LocalRoute>, Error> {
     let router = &snapshot.shared.table.router;
-    match router.lookup(admitted.host(), admitted.path(), &parts.method, &parts.headers) {
-        Match::Route(index) => snapshot.routes.get(index).map(Rc::clone).ok_or(Error::RouteNotFound),
+    let lookup = |path: &str| router.lookup(admitted.host(), path, &parts.method, &parts.headers);
+    let found = match lookup(admitted.path()) {
+        Match::Route(index) => snapshot.routes.get(index).ok_or(Error::RouteNotFound),
         Match::MethodNotAllowed(allow) => Err(Error::MethodNotAllowed { allow }),
         Match::NotFound => Err(Error::RouteNotFound),
+    };
+    let Some(odd) = admitted.odd() else { return found.map(Rc::clone) };
+    let refused = Error::Refused(odd.refusal);
+    let route = found.ok().filter(|route| route.shared().allow_in_path.contains(odd.found));
+    let route = route.ok_or_else(|| refused.clone())?;
+    // Where the service reads the path in the other way, it must not be a path that only others may use, or not as often.
+    let other = match lookup(&admission::lenient_reading(admitted.path()).map_err(Error::Refused)?) {
+        Match::Route(index) => snapshot.routes.get(index),
+        Match::MethodNotAllowed(_) | Match::NotFound => None,
+    };
+    match other {
+        Some(other) if !route.shared().is_as_strict_as(other.shared()) => Err(refused),
+        _ => Ok(Rc::clone(route)),
     }
 }
 
@@ -260,15 +301,21 @@ fn redirect_reply(
     exchange: &Exchange,
 ) -> Result<Response<Bytes>, Error> {
     let admitted = exchange.admitted.as_ref().ok_or(Error::Internal)?;
-    let target = upstream_target(route.shared(), admitted.target())?;
-    // With its port, where it has one.
-    let host = admitted.authority().host_line().to_str().map_err(|_| Error::Internal)?;
-    let location = redirect.location(host, target.path(), target.query()).ok_or(Error::Internal)?;
-    let mut response = Response::new(Bytes::new());
-    *response.status_mut() = redirect.status;
-    response.headers_mut().insert(header::LOCATION, location);
+    let (target, _) = upstream_target(route.shared(), admitted.target())?;
+    let authority = admitted.authority();
+    let port = authority.port_text().to_str().map_err(|_| Error::Internal)?;
+    let location = redirect.location((authority.host(), port), target.path(), target.query());
+    let mut response = redirection(redirect.status, location.ok_or(Error::Internal)?);
     headers::apply_rules(response.headers_mut(), &route.response_rules);
+    headers::apply_made(response.headers_mut(), &route.response_rules, &exchange.facts());
     Ok(response)
+}
+
+fn redirection(status: StatusCode, location: HeaderValue) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::LOCATION, location);
+    response
 }
 
 /// Makes the request's head what the upstream is to see.
@@ -281,7 +328,9 @@ fn write_upstream_head(
     connection: &ConnectionContext,
 ) -> Result<(), Error> {
     let admitted = exchange.admitted.as_ref().ok_or(Error::Internal)?;
+    let (target, prefix) = upstream_target(route.shared(), admitted.target())?;
     let context = ForwardContext {
+        prefix,
         survey: admitted.survey(),
         peer: &connection.peer_text,
         peer_is_trusted: exchange.peer_is_trusted,
@@ -296,25 +345,34 @@ fn write_upstream_head(
         rules: &route.request_rules,
     };
     headers::apply_request(&mut parts.headers, &context);
+    if !route.request_rules.made.is_empty() {
+        headers::apply_made(&mut parts.headers, &route.request_rules, &exchange.facts());
+    }
     // Where it is the instance's address, each attempt has its own.
     if let Some(UpstreamHost::Name(host)) = route.shared().upstream_host() {
         parts.headers.insert(header::HOST, own_value(host));
     }
-    parts.uri = upstream_target(route.shared(), admitted.target())?;
+    parts.uri = target;
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
     Ok(())
 }
 
-/// Origin-form target (RFC 9112 §3.2.1), rewritten where the route says so.
-fn upstream_target(route: &Route, target: &PathAndQuery) -> Result<Uri, Error> {
-    let Some(rewrite) = &route.rewrite else { return Ok(Uri::from(target.clone())) };
-    let strip = |prefix| reading::strip(target.path(), prefix, route.any_case);
-    let path = rewrite.strip.as_deref().and_then(strip).unwrap_or(target.path());
+/// Origin-form target (RFC 9112 §3.2.1), rewritten where the route says so, and the prefix that was stripped from it.
+fn upstream_target<'a>(route: &Route, target: &'a PathAndQuery) -> Result<(Uri, Option<&'a str>), Error> {
+    let Some(rewrite) = &route.rewrite else { return Ok((Uri::from(target.clone()), None)) };
+    let written = target.path();
+    let stripped =
+        rewrite.strip.as_deref().and_then(|prefix| reading::strip(written, prefix, route.any_case));
+    let path = stripped.unwrap_or(written);
+    let prefix = stripped.and_then(|rest| written.strip_suffix(rest));
+    let add = rewrite.add.as_deref().unwrap_or("").trim_end_matches('/');
+    // Where the prefix was all of the path, what is added stands alone, and something must stand there.
+    let slash = if add.is_empty() && path.is_empty() { "/" } else { "" };
     let query = target.query().map_or(String::new(), |query| format!("?{query}"));
-    let text = format!("{}{path}{query}", rewrite.add.as_deref().unwrap_or("").trim_end_matches('/'));
-    // Both parts were valid targets, so their joint is one.
-    PathAndQuery::try_from(text).map(Uri::from).map_err(|_| Error::Internal)
+    // All parts were valid in a target, so their joint is one.
+    let joint = PathAndQuery::try_from(format!("{add}{path}{slash}{query}"));
+    Ok((joint.map(Uri::from).map_err(|_| Error::Internal)?, prefix))
 }
 
 /// UUID version 7 (RFC 9562 §5.7): sorts by time; from the worker's clock and random numbers.

@@ -20,12 +20,12 @@ use http::{HeaderName, HeaderValue};
 use rand::rngs::SmallRng;
 
 use crate::{
-    admission::AdmissionLimits,
+    admission::{AdmissionLimits, Oddities},
     clock::Clock,
     config::settings::{AccessLogSettings, HeaderRules, ListenSettings, RewriteSettings, UpstreamHost},
     control::keys::desk::KeyDesk,
     file_account::Desk,
-    headers::GuardedNames,
+    headers::{GuardedNames, MadeField},
     metrics::{ClusterSample, Metrics, RouteSample},
     policy::{
         client_address::ClientRule,
@@ -75,6 +75,8 @@ pub struct RouteTable {
     pub auth: Vec<AuthProvider>,
     /// Names of fields that the sender of a request may not decide.
     pub names: Arc<GuardedNames>,
+    /// For what the gateway answers where there is no route.
+    pub unrouted_rules: Arc<HeaderRules>,
     pub admission: AdmissionLimits,
     pub listen: ListenSettings,
     pub access_log: AccessLogSettings,
@@ -117,6 +119,7 @@ pub struct Route {
     pub rewrite: Option<Box<RewriteSettings>>,
     /// `rewrite.strip` is compared as the path was.
     pub any_case: bool,
+    pub allow_in_path: Oddities,
     /// Answered by the gateway itself.
     pub redirect: Option<Box<Redirect>>,
     pub request_rules: Arc<HeaderRules>,
@@ -127,6 +130,15 @@ pub struct Route {
 }
 
 impl Route {
+    /// What passes this route would pass the other one.
+    pub fn is_as_strict_as(&self, other: &Self) -> bool {
+        let (mine, others) = (
+            (&self.clients, &self.auth, &self.requirement),
+            (&other.clients, &other.auth, &other.requirement),
+        );
+        std::ptr::eq(self, other) || (other.limits.is_empty() && mine == others)
+    }
+
     /// What `Host` is to be instead of the client's.
     pub fn upstream_host(&self) -> Option<&UpstreamHost> {
         self.rewrite.as_ref()?.host.as_ref()
@@ -201,6 +213,8 @@ impl Publisher {
 pub struct LocalSnapshot {
     pub shared: Arc<Snapshot>,
     pub routes: Vec<Rc<LocalRoute>>,
+    /// [`RouteTable::unrouted_rules`], as those of the routes.
+    pub unrouted_rules: Rc<HeaderRules>,
     pub clusters: Vec<Rc<LocalCluster>>,
 }
 
@@ -282,12 +296,15 @@ impl LocalSnapshot {
         own: (&Rc<Clock>, &Rc<Desk>),
         rng: &mut SmallRng,
     ) -> Self {
-        let routes = match previous {
-            Some(old) if Arc::ptr_eq(&old.shared.table, &shared.table) => old.routes.clone(),
+        let (routes, unrouted_rules) = match previous {
+            Some(old) if Arc::ptr_eq(&old.shared.table, &shared.table) => {
+                (old.routes.clone(), Rc::clone(&old.unrouted_rules))
+            }
             _ => {
                 let mut rules = OwnRules::default();
+                let unrouted = rules.of(&shared.table.unrouted_rules);
                 let local = |route| Rc::new(LocalRoute::new(route, &mut rules, metrics));
-                shared.table.routes.iter().map(local).collect()
+                (shared.table.routes.iter().map(local).collect(), unrouted)
             }
         };
         let old = previous.map_or(&[][..], |old| &old.clusters);
@@ -298,7 +315,7 @@ impl LocalSnapshot {
             known.map_or_else(|| local_cluster(cluster, pools, metrics, own, rng), Rc::clone)
         });
         let clusters = clusters.collect();
-        let local = Self { shared, routes, clusters };
+        let local = Self { shared, routes, unrouted_rules, clusters };
         local.drop_unused(old, pools);
         local
     }
@@ -350,6 +367,11 @@ fn own_rules(rules: &HeaderRules) -> HeaderRules {
         set: own(&rules.set),
         add: own(&rules.add),
         remove: rules.remove.iter().map(own_name).collect(),
+        made: rules
+            .made
+            .iter()
+            .map(|field| MadeField { name: own_name(&field.name), ..field.clone() })
+            .collect(),
     }
 }
 

@@ -23,6 +23,7 @@
 mod authority;
 mod framing;
 mod http2;
+mod odd_path;
 mod path;
 mod refusal;
 
@@ -30,10 +31,17 @@ use std::{rc::Rc, sync::Arc};
 
 use http::{HeaderName, Method, Version, header, request::Parts, uri::PathAndQuery};
 
-pub use self::{authority::Authority, framing::Framing, path::canonical_path, refusal::Refusal};
+pub use self::{
+    authority::Authority,
+    framing::Framing,
+    odd_path::{Odd, Oddities},
+    path::canonical_path,
+    refusal::Refusal,
+};
 pub(crate) use self::{
     framing::parse_length,
     http2::{crumbs_max, receive},
+    odd_path::lenient_reading,
 };
 use crate::{
     config::settings::{ListenSettings, RouteSettings},
@@ -80,6 +88,8 @@ pub struct AdmissionLimits {
     header_lines_max: usize,
     /// Methods beyond the registered ones that some route names.
     extension_methods: Vec<Method>,
+    /// What some route allows in its paths.
+    oddities: Oddities,
     /// Those that carry a verified identity upstream, or what a trusted peer says, nobody may nominate in Connection.
     names: Arc<GuardedNames>,
 }
@@ -99,6 +109,7 @@ impl AdmissionLimits {
             header_bytes_max: listen.max_header_bytes,
             header_lines_max: listen.max_headers,
             extension_methods,
+            oddities: routes.iter().fold(Oddities::NONE, |all, route| all.with(route.allow_in_path)),
             names,
         }
     }
@@ -131,9 +142,15 @@ pub struct Admitted {
     authority: Rc<Authority>,
     framing: Framing,
     survey: Survey,
+    odd: Option<Odd>,
 }
 
 impl Admitted {
+    /// What of the path its route must allow.
+    pub fn odd(&self) -> Option<Odd> {
+        self.odd
+    }
+
     /// [`Authority::host`].
     pub fn host(&self) -> &str {
         self.authority.host()
@@ -198,10 +215,10 @@ pub fn admit(
     }
     let scheme = authority::check_scheme(&parts.uri, arrival)?;
     let authority = authority::check(parts, scheme, last)?;
-    let Some(target) = check_target(parts)? else {
+    let Some((target, odd)) = check_target(parts, limits.oddities)? else {
         return Ok(Admission::LocalOptions);
     };
-    Ok(Admission::Forward(Admitted { target, scheme, authority, framing, survey }))
+    Ok(Admission::Forward(Admitted { target, scheme, authority, framing, survey, odd }))
 }
 
 /// The same for both protocols, whatever their own encoding of it takes. What the HTTP library takes is more
@@ -300,7 +317,7 @@ fn check_form(parts: &Parts) -> Result<(), Refusal> {
 }
 
 /// The target for the upstream, always in origin-form; `None` for `OPTIONS *`.
-fn check_target(parts: &Parts) -> Result<Option<PathAndQuery>, Refusal> {
+fn check_target(parts: &Parts, allowed: Oddities) -> Result<Option<(PathAndQuery, Option<Odd>)>, Refusal> {
     let Some(target) = parts.uri.path_and_query() else {
         return Err(Refusal::TargetForm);
     };
@@ -310,7 +327,7 @@ fn check_target(parts: &Parts) -> Result<Option<PathAndQuery>, Refusal> {
     if target.query().is_some_and(|query| !query.bytes().all(|byte| byte.is_ascii_graphic())) {
         return Err(Refusal::TargetCharacter);
     }
-    path::canonical_target(target).map(Some)
+    path::canonical_target(target, allowed).map(Some)
 }
 
 /// Longest path and query, in bytes. RFC 9112 §3 asks for at least 8000.

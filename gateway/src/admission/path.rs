@@ -16,22 +16,36 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 
-use super::Refusal;
+use super::{
+    Refusal,
+    odd_path::{self, Odd, Oddities},
+};
 
-/// Canonical path with the query unchanged.
-pub(super) fn canonical_target(target: &PathAndQuery) -> Result<PathAndQuery, Refusal> {
+/// Canonical path with the query unchanged, and what its route must allow. `allowed`: what some route does.
+pub(super) fn canonical_target(
+    target: &PathAndQuery,
+    allowed: Oddities,
+) -> Result<(PathAndQuery, Option<Odd>), Refusal> {
     // An absolute target may leave its path out: `http://host?q` has the path `/` (RFC 9110 §4.2.3).
-    let path = canonical_path(target.path())?;
+    let (path, odd) = match canonical_path(target.path()) {
+        Ok(path) => (path, None),
+        Err(refusal) if allowed != Oddities::NONE => {
+            let (path, odd) = odd_path::canonical(target.path(), allowed, refusal)?;
+            (Cow::Owned(path), Some(odd))
+        }
+        Err(refusal) => return Err(refusal),
+    };
     let written = target.as_str();
     if matches!(path, Cow::Borrowed(_)) && written.starts_with('/') {
-        return Ok(target.clone());
+        return Ok((target.clone(), odd));
     }
     let mut text = path.into_owned();
     if let Some(query) = target.query() {
         text.push('?');
         text.push_str(query);
     }
-    PathAndQuery::from_maybe_shared(Bytes::from(text)).map_err(|_| Refusal::TargetCharacter)
+    let target = PathAndQuery::from_maybe_shared(Bytes::from(text));
+    target.map(|target| (target, odd)).map_err(|_| Refusal::TargetCharacter)
 }
 
 /// The canonical form of `path`, or why it has none. Canonical paths are returned as they are.
@@ -85,13 +99,18 @@ fn decode_unreserved(path: &str) -> Result<Cow<'_, str>, Refusal> {
     Ok(if canonical == path { Cow::Borrowed(path) } else { Cow::Owned(canonical) })
 }
 
-/// Checked on the result, since `%25%34%31` becomes `%2541` only by decoding.
-fn check_decoded(canonical: &str, beyond_ascii: bool) -> Result<(), Refusal> {
-    let decodes_again = |after: &str| {
+/// A percent sign would form a new encoding when decoded once more.
+pub(super) fn decodes_again(canonical: &str) -> bool {
+    let begins_with_digits = |after: &str| {
         let mut digits = after.bytes();
         digits.next().and_then(hex_digit).is_some() && digits.next().and_then(hex_digit).is_some()
     };
-    if canonical.match_indices("%25").any(|(at, sign)| decodes_again(&canonical[at + sign.len()..])) {
+    canonical.match_indices("%25").any(|(at, sign)| begins_with_digits(&canonical[at + sign.len()..]))
+}
+
+/// Checked on the result, since `%25%34%31` becomes `%2541` only by decoding.
+fn check_decoded(canonical: &str, beyond_ascii: bool) -> Result<(), Refusal> {
+    if decodes_again(canonical) {
         return Err(Refusal::TargetEncoding);
     }
     if beyond_ascii && percent_encoding::percent_decode_str(canonical).decode_utf8().is_err() {
@@ -103,10 +122,8 @@ fn check_decoded(canonical: &str, beyond_ascii: bool) -> Result<(), Refusal> {
 fn check_segments(path: &str) -> Result<(), Refusal> {
     let mut segments = path.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {
+        check_dot_segment(segment)?;
         let name = without_parameters(segment);
-        if matches!(name, "." | "..") {
-            return Err(Refusal::TargetDotSegment);
-        }
         // Only the last segment may be empty, which is a trailing slash.
         if name.is_empty() && (!segment.is_empty() || segments.peek().is_some()) {
             return Err(Refusal::TargetEmptySegment);
@@ -115,14 +132,21 @@ fn check_segments(path: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+pub(super) fn check_dot_segment(segment: &str) -> Result<(), Refusal> {
+    match without_parameters(segment) {
+        "." | ".." => Err(Refusal::TargetDotSegment),
+        _ => Ok(()),
+    }
+}
+
 /// A segment up to its `;`, written or encoded.
-fn without_parameters(segment: &str) -> &str {
+pub(super) fn without_parameters(segment: &str) -> &str {
     let end = segment.find(';').unwrap_or(segment.len());
     let end = segment.find("%3B").map_or(end, |encoded| encoded.min(end));
     &segment[..end]
 }
 
-fn hex_digit(byte: u8) -> Option<u8> {
+pub(super) fn hex_digit(byte: u8) -> Option<u8> {
     match byte {
         b'0'..=b'9' => Some(byte - b'0'),
         b'a'..=b'f' => Some(byte - b'a' + 10),
@@ -132,12 +156,12 @@ fn hex_digit(byte: u8) -> Option<u8> {
 }
 
 /// RFC 3986 §2.3.
-const fn is_unreserved(byte: u8) -> bool {
+pub(super) const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
 /// Bytes that a path may hold as they are; every byte has its place, so no look-up can miss.
-const PATH_BYTES: [bool; 256] = {
+pub(super) const PATH_BYTES: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0x21_u8;
     while byte < 0x7f {

@@ -2,7 +2,8 @@
 //!
 //! A [`Diagnostic`] is one finding: a stable code, one sentence, the place, and what to do about it. A [`Report`]
 //! is all findings of one file, printed in the order of the file with the source line under each.
-//! Values that came from environment variables never stand in a diagnostic: the source line shows `${NAME}`.
+//! Values that came from environment variables never stand in a diagnostic: the source line shows `${NAME}`. Neither do secrets
+//! that the text itself holds ([`redacted`]).
 
 use std::{
     fmt,
@@ -11,6 +12,8 @@ use std::{
 };
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, normalize_untrusted_str};
+
+use super::redacted::redacted;
 
 /// A place in a configuration file. Lines and columns count from 1; 0 = unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -213,6 +216,7 @@ pub struct Report {
 impl Report {
     pub fn new(source: Source, mut diagnostics: Vec<Diagnostic>) -> Self {
         diagnostics.sort_by_key(|d| (d.span.line, d.span.column));
+        let source = Source { text: redacted(&source.text), ..source };
         Self { source, diagnostics, files: Vec::new() }
     }
 

@@ -413,7 +413,7 @@ mod tests {
              \x20 - {path: GET|HEAD /a, service: a, host: \"*.Shop.example\", headers: {X-Beta: 1}}\n\
              \x20 - {path: /a, service: a, name: mine}\n",
         );
-        assert_eq!(settings.routes[0].name, "GET|HEAD *.shop.example/a [x-beta=1]");
+        assert_eq!(settings.routes[0].name, "GET|HEAD *.shop.example/a [x-beta]");
         assert_eq!(settings.routes[0].methods, [Method::GET, Method::HEAD]);
         assert_eq!(settings.routes[0].host, HostPattern::Suffix(".shop.example".to_owned()));
         assert_eq!(settings.routes[1].name, "mine");
@@ -613,6 +613,31 @@ mod tests {
         assert!(load(&path, &no_env).unwrap_err().to_string().contains("not UTF-8"));
         std::fs::write(&path, vec![b'#'; usize::try_from(bounded_file::BYTES_MAX).unwrap() + 1]).unwrap();
         assert!(load(&path, &no_env).unwrap_err().to_string().contains("larger than 4MiB"));
+    }
+
+    #[test]
+    fn clients_are_sent_to_the_port_of_the_tls_listener_or_to_the_one_that_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["cert.pem", "key.pem"] {
+            std::fs::write(dir.path().join(file), "").unwrap();
+        }
+        let port = |http: &str, https: &str| {
+            let text =
+                format!("version: 1\nlisten: {{http: {http}{https}}}\nroutes: [{{path: /, service: s}}]\n");
+            let loaded = parse("routes.yaml", &text, dir.path(), &no_env);
+            loaded
+                .map(|loaded| loaded.settings.listen)
+                .map(|listen| (listen.http[0].port(), listen.https_redirect))
+        };
+        let https = ", https: {bind: \"127.0.0.1:8443\", cert_file: cert.pem, key_file: key.pem}";
+        assert_eq!(port("{bind: \"127.0.0.1:80\", redirect: https}", https).unwrap(), (80, Some(8443)));
+        assert_eq!(port("{bind: \"127.0.0.1:80\", redirect: \"https:443\"}", "").unwrap(), (80, Some(443)));
+        assert_eq!(port("{bind: [\"127.0.0.1:80\"]}", https).unwrap(), (80, None));
+        assert_eq!(port("{redirect: https}", https).unwrap(), (8080, Some(8443)));
+        for wrong in ["{redirect: https}", "{redirect: http}", "{redirect: \"https:0\"}", "{redirct: https}"]
+        {
+            assert!(port(wrong, "").is_err(), "{wrong}");
+        }
     }
 
     #[test]

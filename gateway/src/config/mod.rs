@@ -10,6 +10,7 @@ pub mod diagnostics;
 mod environment;
 pub mod load;
 mod raw;
+mod redacted;
 mod resolve;
 pub mod settings;
 pub mod source;

@@ -42,6 +42,7 @@ pub(super) fn resolve(
     for route in &file.routes {
         routes.add(route, &mut services, sink);
     }
+    routes.name_the_rest();
     let auto_routes = file.consul.auto_routes.as_ref().map(|auto| {
         let silent = "`auto_routes` does not say who may use the routes that services declare";
         let template = routes.without_place(&auto.rules, silent, auto.rules.span, sink);
@@ -76,6 +77,7 @@ pub(super) fn resolve(
         auth,
         routes,
         services,
+        unrouted_headers: route::resolve_header_rules(&file.defaults.response_headers),
         access_log: resolve_access_log(&file.access_log, &defaults, files),
         drain: DrainSettings {
             notice: file.drain.notice.unwrap_or(defaults.drain.notice),

@@ -41,6 +41,8 @@ pub struct Settings {
     pub auth: Vec<AuthSettings>,
     pub routes: Vec<RouteSettings>,
     pub services: Vec<ServiceSettings>,
+    /// Of `defaults`: for what the gateway answers where there is no route.
+    pub unrouted_headers: HeaderRules,
     pub access_log: AccessLogSettings,
     pub drain: DrainSettings,
     /// Cap of tracked rate-limit keys over all limits.
@@ -60,7 +62,11 @@ impl Settings {
             _ => None,
         });
         let requirements = self.routes.iter().flat_map(|route| &route.require.claims);
-        of_limits.chain(requirements.map(|(name, _)| name.as_str().into())).collect()
+        let of_requirements = requirements.map(|(name, _)| name.as_str().into());
+        let rules = self.routes.iter().flat_map(|route| [&route.request_headers, &route.response_headers]);
+        let of_rules =
+            rules.flat_map(|rules| &rules.made).flat_map(|field| field.value.claims()).map(Into::into);
+        of_limits.chain(of_requirements).chain(of_rules).collect()
     }
 }
 
@@ -68,6 +74,8 @@ impl Settings {
 pub struct ListenSettings {
     /// Cleartext listeners: HTTP/1.1, and HTTP/2 with prior knowledge.
     pub http: Vec<SocketAddr>,
+    /// The port of `https` to which they send every client; `None`: they serve.
+    pub https_redirect: Option<u16>,
     pub https: Option<HttpsSettings>,
     /// `None` is `off`.
     pub admin: Option<SocketAddr>,

@@ -58,7 +58,8 @@ impl GuardedNames {
         let tokens = sorted(tokens.collect());
         let rules = routes.iter().map(|route| &route.request_headers).flat_map(|rules| {
             let written = rules.set.iter().chain(&rules.add).map(|(name, _)| name);
-            written.chain(&rules.remove).cloned()
+            let made = rules.made.iter().map(|field| &field.name);
+            written.chain(made).chain(&rules.remove).cloned()
         });
         let conditions = routes.iter().flat_map(|route| &route.headers).map(|condition| &condition.name);
         let keys = routes.iter().flat_map(|route| &route.rate_limits).filter_map(|limit| match &limit.key {

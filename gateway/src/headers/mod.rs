@@ -21,6 +21,7 @@
 
 mod client;
 mod guarded;
+mod made;
 pub mod names;
 mod prefilter;
 mod request;
@@ -33,6 +34,7 @@ pub(crate) use self::survey::Found;
 pub use self::{
     client::{claimed, client_ip, is_trusted},
     guarded::{GuardedNames, fold},
+    made::{Facts, MadeField, MadeValue, apply_made},
     request::{ForwardContext, apply_request, remove_claimed, trusted_request_id},
     response::{ResponseContext, ResponseFault, ResponseFraming, apply_response, check_response},
     survey::Survey,
@@ -97,6 +99,25 @@ pub fn apply_rules(headers: &mut HeaderMap, rules: &HeaderRules) {
     }
     for (name, value) in &rules.add {
         headers.append(name.clone(), value.clone());
+    }
+}
+
+/// The rules for responses, on what the gateway itself answers. What the answer says of itself goes before: a rule that lets
+/// a service's responses be cached for an hour must not make that of a 429. Only who answered may be changed or removed.
+pub fn apply_rules_to_local_reply(headers: &mut HeaderMap, rules: &HeaderRules, facts: &Facts<'_>) {
+    let own = std::mem::take(headers);
+    apply_rules(headers, rules);
+    apply_made(headers, rules, facts);
+    let is_ruled = |name: &HeaderName| {
+        let names_the_answerer = *name == header::SERVER || *name == names::PROXY_STATUS;
+        names_the_answerer && (rules.remove.contains(name) || headers.contains_key(name))
+    };
+    let kept: Vec<HeaderName> = own.keys().filter(|name| !is_ruled(name)).cloned().collect();
+    for name in kept {
+        headers.remove(&name);
+        for value in own.get_all(&name) {
+            headers.append(name.clone(), value.clone());
+        }
     }
 }
 

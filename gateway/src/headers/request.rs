@@ -5,7 +5,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use super::{
     append_via, apply_rules,
     guarded::{GuardedNames, Verdict},
-    names::{Kind, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REQUEST_ID},
+    names::{
+        Kind, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PREFIX, X_FORWARDED_PROTO,
+        X_REQUEST_ID,
+    },
     remove_fields,
     survey::{Found, Survey},
     write_content_length,
@@ -33,6 +36,8 @@ pub struct ForwardContext<'a> {
     /// Resolved ([`Framing::resolve`]).
     pub framing: Framing,
     pub request_id: &'a HeaderValue,
+    /// What `rewrite.strip` took from the path.
+    pub prefix: Option<&'a str>,
     pub names: &'a GuardedNames,
     /// Verified claims of this request.
     pub forward: &'a [(HeaderName, HeaderValue)],
@@ -117,6 +122,9 @@ fn write_framing(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
 
 /// What a trusted peer said stays and the peer's address is appended; else only what we see ourselves is said.
 fn write_forwarding(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
+    if let Some(prefix) = context.prefix {
+        write_prefix(headers, prefix);
+    }
     let scheme = HeaderValue::from_static(context.scheme.as_str());
     // After the fields of peers that are not trusted are gone, only a trusted one can have said anything.
     if !context.survey.has(Found::Forwarding) || !context.peer_is_trusted {
@@ -146,6 +154,15 @@ fn default_port(proto: Option<&HeaderValue>) -> Option<HeaderValue> {
     }
 }
 
+/// What the service must put before its paths in links, after what a trusted peer has stripped before.
+fn write_prefix(headers: &mut HeaderMap, prefix: &str) {
+    let before = headers.get(&X_FORWARDED_PREFIX).map_or(&b""[..], HeaderValue::as_bytes);
+    let before = before.strip_suffix(b"/").unwrap_or(before);
+    if let Ok(value) = HeaderValue::from_bytes(&[before, prefix.as_bytes()].concat()) {
+        headers.insert(&X_FORWARDED_PREFIX, value);
+    }
+}
+
 /// All lines of a field in one list, with `last` at the end; `None` if there is no line.
 fn joined(headers: &HeaderMap, name: &HeaderName, last: &HeaderValue) -> Option<HeaderValue> {
     let mut lines = headers.get_all(name).iter();
@@ -157,7 +174,7 @@ fn joined(headers: &HeaderMap, name: &HeaderName, last: &HeaderValue) -> Option<
     HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok()
 }
 
-/// Host, length or coding, X-Forwarded-{For,Proto,Host,Port}, Via, X-Request-ID.
-const MANAGED_FIELDS: usize = 8;
+/// Host, length or coding, X-Forwarded-{For,Proto,Host,Port,Prefix}, Via, X-Request-ID.
+const MANAGED_FIELDS: usize = 9;
 
 const REQUEST_ID_BYTES_MAX: usize = 128;

@@ -89,6 +89,7 @@ impl Case {
             version: self.version,
             framing: self.framing,
             request_id: &HeaderValue::from_static("id-1"),
+            prefix: None,
             names: &names,
             forward: &self.forward,
             rules: &self.rules,
@@ -344,6 +345,7 @@ fn route_rules_remove_then_set_then_add() {
         remove: vec![name("x-a"), name("via")],
         set: vec![(name("x-b"), value("set"))],
         add: vec![(name("x-a"), value("added")), (name("x-b"), value("added"))],
+        made: Vec::new(),
     };
     let headers =
         Case { rules: rules.clone(), ..Case::default() }.apply(&[("x-a", "1"), ("x-b", "2"), ("x-b", "3")]);

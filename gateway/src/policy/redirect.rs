@@ -1,13 +1,13 @@
 //! Routes that send the client elsewhere.
 //!
-//! A target is a URL or a path, with `{path}` and `{host}` in it: the path as the service would get it (after `rewrite`) and
-//! the host that was asked for. With `{path}` the request's query goes along, unless the target has its own. What a client
+//! A target is a URL or a path, with `{path}`, `{host}` and `{port}` in it: the path as the service would get it (after
+//! `rewrite`), the host that was asked for, and its port, also where it is the scheme's own. With `{path}` the request's query goes along, unless the target has its own. What a client
 //! sent stands in no place where it could name another host: paths have no empty segments
 //! ([`admission`](crate::admission)), what follows one is looked at in [`Redirect::new`], and a host has the form of one.
 
 use std::fmt;
 
-use http::{HeaderValue, StatusCode, Uri};
+use http::{HeaderValue, StatusCode, Uri, uri::PathAndQuery};
 
 /// A 3xx answer with a `Location` (RFC 9110 §15.4).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,7 @@ enum Part {
     Text(String),
     Path,
     Host,
+    Port,
 }
 
 impl Redirect {
@@ -41,9 +42,9 @@ impl Redirect {
         if target.replace(PATH, "/").starts_with("//") {
             return Err("for the path `/` it would name another host");
         }
-        let example = target.replace(PATH, "/a").replace(HOST, "a.example");
+        let example = target.replace(PATH, "/a").replace(HOST, "a.example").replace(PORT, "8443");
         if example.contains(['{', '}']) {
-            return Err("only `{path}` and `{host}` are replaced");
+            return Err("only `{path}`, `{host}` and `{port}` are replaced");
         }
         if example.parse::<Uri>().is_err() || HeaderValue::from_str(&example).is_err() {
             return Err("not a URL");
@@ -53,7 +54,11 @@ impl Redirect {
         while let Some(at) = rest.find('{') {
             let (text, after) = rest.split_at(at);
             parts.push(Part::Text(text.to_owned()));
-            let (part, name) = if after.starts_with(PATH) { (Part::Path, PATH) } else { (Part::Host, HOST) };
+            let known = [(Part::Path, PATH), (Part::Host, HOST), (Part::Port, PORT)];
+            // It is one of them, since none was left over above.
+            let Some((part, name)) = known.into_iter().find(|(_, name)| after.starts_with(name)) else {
+                break;
+            };
             parts.push(part);
             rest = after.strip_prefix(name).unwrap_or_default();
         }
@@ -63,15 +68,21 @@ impl Redirect {
         Ok(Self { status, target: parts, keeps_query })
     }
 
-    /// `Location` for a request with this host, and this path and query. `None`: it is no header value, which what passed
-    /// admission always is.
-    pub fn location(&self, host: &str, path: &str, query: Option<&str>) -> Option<HeaderValue> {
+    /// `Location` for a request with this host and port, and this path and query. `None`: it is no header value, which what
+    /// passed admission always is.
+    pub fn location(
+        &self,
+        (host, port): (&str, &str),
+        path: &str,
+        query: Option<&str>,
+    ) -> Option<HeaderValue> {
         let mut text = String::new();
         for part in &self.target {
             text.push_str(match part {
                 Part::Text(text) => text,
                 Part::Path => path,
                 Part::Host => host,
+                Part::Port => port,
             });
         }
         if let Some(query) = query.filter(|_| self.keeps_query) {
@@ -80,6 +91,18 @@ impl Redirect {
         }
         HeaderValue::from_str(&text).ok()
     }
+}
+
+/// Status of [`to_https`]: the method and the body go along.
+pub const TO_HTTPS: StatusCode = StatusCode::PERMANENT_REDIRECT;
+
+/// The same request over TLS, at this port of the same host.
+pub fn to_https(host: &str, port: u16, target: &PathAndQuery) -> Option<HeaderValue> {
+    let text = match port {
+        HTTPS_PORT => format!("https://{host}{target}"),
+        _ => format!("https://{host}:{port}{target}"),
+    };
+    HeaderValue::try_from(text).ok()
 }
 
 /// `308 https://shop.example{path}`.
@@ -96,13 +119,16 @@ impl Redirect {
             Part::Text(text) => text.as_str(),
             Part::Path => PATH,
             Part::Host => HOST,
+            Part::Port => PORT,
         });
         texts.collect()
     }
 }
 
+const HTTPS_PORT: u16 = 443;
 const PATH: &str = "{path}";
 const HOST: &str = "{host}";
+const PORT: &str = "{port}";
 /// Those with a `Location` that a client follows by itself.
 pub const STATUSES: [StatusCode; 5] = [
     StatusCode::MOVED_PERMANENTLY,
@@ -118,7 +144,7 @@ mod tests {
 
     fn location(target: &str) -> String {
         let redirect = Redirect::new(StatusCode::FOUND, target).unwrap();
-        redirect.location("shop.test", "/a/b", Some("q=1")).unwrap().to_str().unwrap().to_owned()
+        redirect.location(("shop.test", "8080"), "/a/b", Some("q=1")).unwrap().to_str().unwrap().to_owned()
     }
 
     #[test]
@@ -130,6 +156,7 @@ mod tests {
             ("https://new.test/{path}", "https://new.test/a/b?q=1"),
             ("https://new.test/x{path}?y=2", "https://new.test/x/a/b?y=2"),
             ("https://{host}{path}", "https://shop.test/a/b?q=1"),
+            ("http://{host}:{port}{path}", "http://shop.test:8080/a/b?q=1"),
             ("/v2{path}", "/v2/a/b?q=1"),
             ("/{path}", "/a/b?q=1"),
             ("{path}", "/a/b?q=1"),
@@ -162,7 +189,9 @@ mod tests {
 
     #[test]
     fn its_text_means_the_same() {
-        for target in ["https://new.test{path}", "https://{host}/x", "/v2{path}", "{path}"] {
+        for target in
+            ["https://new.test{path}", "https://{host}/x", "http://{host}:{port}/", "/v2{path}", "{path}"]
+        {
             let redirect = Redirect::new(StatusCode::FOUND, target).unwrap();
             assert_eq!(Redirect::new(StatusCode::FOUND, &redirect.target_text()), Ok(redirect));
         }

@@ -65,7 +65,7 @@ pub fn without_parameters(segment: &str) -> &str {
     memchr::memchr(b';', segment.as_bytes()).map_or(segment, |end| &segment[..end])
 }
 
-/// `path` without `prefix`, at a segment boundary; never less than `/`. The prefix is recognised as the router recognises a
+/// `path` without `prefix`, at a segment boundary; empty where the prefix was all of it. The prefix is recognised as the router recognises a
 /// pattern; what remains is as it was written.
 pub fn strip<'a>(path: &'a str, prefix: &str, any_case: bool) -> Option<&'a str> {
     let mut rest = path;
@@ -81,7 +81,7 @@ pub fn strip<'a>(path: &'a str, prefix: &str, any_case: bool) -> Option<&'a str>
         }
         rest = remaining;
     }
-    Some(if rest.is_empty() { "/" } else { rest })
+    Some(rest)
 }
 
 const ENCODED_DIGITS: usize = 2;
@@ -116,7 +116,7 @@ mod tests {
     fn a_prefix_is_stripped_at_a_segment_boundary_and_by_the_routers_reading() {
         for (path, prefix, any_case, rest) in [
             ("/api/users", "/api", false, Some("/users")),
-            ("/api", "/api/", false, Some("/")),
+            ("/api", "/api/", false, Some("")),
             ("/api/", "/api", false, Some("/")),
             ("/apiary", "/api", false, None),
             ("/users", "/api", false, None),

@@ -22,6 +22,7 @@ fn limits() -> AdmissionLimits {
         header_bytes_max: 64 << 10,
         header_lines_max: 100,
         extension_methods: vec![],
+        oddities: Oddities::NONE,
         names: Arc::new(names()),
     }
 }
@@ -215,6 +216,7 @@ fn only_methods_of_the_standard_or_of_a_route_pass() {
 fn limits_learn_methods_from_routes() {
     let listen = ListenSettings {
         http: vec![],
+        https_redirect: None,
         https: None,
         admin: None,
         trusted_proxies: vec![],

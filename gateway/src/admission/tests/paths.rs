@@ -72,6 +72,70 @@ fn a_path_with_two_readings_is_refused() {
     }
 }
 
+const ALL: Oddities =
+    Oddities::ENCODED_SLASH.with(Oddities::ENCODED_PERCENT).with(Oddities::DOUBLE_SLASH).with(Oddities::RAW);
+
+fn odd(path: &str, allowed: Oddities) -> Result<String, Refusal> {
+    odd_path::canonical(path, allowed, Refusal::TargetForm).map(|(path, _)| path)
+}
+
+#[test]
+fn what_a_route_allows_passes_in_one_form_and_nothing_else() {
+    use Oddities as O;
+    for (needs, path, canonical) in [
+        (O::ENCODED_SLASH, "/api/queues/%2f/q", "/api/queues/%2F/q"),
+        (O::ENCODED_SLASH, "/@scope%2fn%61me", "/@scope%2Fname"),
+        (O::ENCODED_PERCENT, "/100%2541", "/100%2541"),
+        (O::ENCODED_PERCENT, "/%25%34%31", "/%2541"),
+        (O::DOUBLE_SLASH, "/a//b", "/a//b"),
+        (O::DOUBLE_SLASH, "//a", "//a"),
+        (O::DOUBLE_SLASH, "/a///", "/a///"),
+        (O::RAW, "/a|b", "/a|b"),
+        (O::RAW, "/{\"^\"}", "/{\"^\"}"),
+        (O::ENCODED_SLASH.with(O::DOUBLE_SLASH), "/https:%2F%2Fx//y", "/https:%2F%2Fx//y"),
+    ] {
+        assert_eq!(odd(path, needs).as_deref(), Ok(canonical), "{path}");
+        assert_eq!(odd(path, ALL).as_deref(), Ok(canonical), "{path}");
+        for other in [O::ENCODED_SLASH, O::ENCODED_PERCENT, O::DOUBLE_SLASH, O::RAW] {
+            if !other.contains(needs) {
+                assert_eq!(odd(path, other), Err(Refusal::TargetForm), "{path}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_route_can_allow_a_path_that_some_reading_leads_out_of_its_place() {
+    for path in [
+        "/a/../b",
+        "/a%2F..%2Fadmin",
+        "/%2F..",
+        "/a/..%2fb",
+        "/a/%252e%252e/b",
+        "/a/..%252fadmin",
+        "/%25252e%25252e/x",
+        "/a//../b",
+        "/..;x%2fa",
+        "/%2525252541",
+        "/%5c",
+        "/a%255c..%255cb",
+        "/a\\b",
+        "/%00",
+        "/%2500",
+        "/%0a",
+        "/%ff",
+        "/%25ff",
+        "/%",
+        "/%zz",
+        "/;x/a",
+        "/a//;x/b",
+        "/é",
+        "a",
+    ] {
+        assert!(odd(path, ALL).is_err(), "{path}: {:?}", odd(path, ALL));
+    }
+}
+
 /// RFC 3986 as a second program would read it: decode everything, drop parameters, resolve dots, merge slashes.
 fn lenient_reading(path: &str) -> Vec<String> {
     let decoded = percent_encoding::percent_decode_str(path).decode_utf8_lossy().replace('\\', "/");
@@ -116,6 +180,32 @@ proptest! {
                 prop_assert_eq!(strict_reading(&canonical), lenient_reading(&canonical));
             }
             prop_assert_eq!(lenient_reading(&path), lenient_reading(&canonical));
+        }
+    }
+
+    #[test]
+    fn an_allowed_path_is_its_own_form_and_stays_in_its_place_in_every_reading(
+        pieces in proptest::collection::vec(
+            prop_oneof![
+                Just("/"), Just("."), Just(".."), Just("a"), Just("%2e"), Just("%2F"), Just("%5c"), Just("%25"),
+                Just("2F"), Just("2e"), Just("%61"), Just(";"), Just("|"), Just("%C3%A9"), Just("%"),
+            ],
+            0..10,
+        ),
+    ) {
+        let path = format!("/{}", pieces.concat());
+        if let Ok(canonical) = odd(&path, ALL) {
+            prop_assert_eq!(odd(&canonical, ALL), Ok(canonical.clone()), "idempotent");
+            let mut reading = canonical.clone();
+            for _ in 0..5 {
+                let names = reading.split(['/', '\\']).map(|name| name.split(';').next().unwrap_or_default());
+                prop_assert!(!names.clone().any(|name| matches!(name, "." | "..")), "{} reads {}", path, reading);
+                reading = percent_encoding::percent_decode_str(&reading).decode_utf8_lossy().into_owned();
+            }
+            // What needs no permission has the same form with it.
+            if let Ok(strict) = canonical_path(&path) {
+                prop_assert_eq!(&*strict, &*canonical);
+            }
         }
     }
 

@@ -27,6 +27,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Listen {
     pub(crate) http: Option<Vec<At<SocketAddr>>>,
+    pub(crate) http_redirect: Option<At<HttpsPort>>,
     pub(crate) https: Option<Https>,
     pub(crate) admin: Option<Admin>,
     pub(crate) admin_hosts: Vec<String>,
@@ -40,6 +41,13 @@ pub(crate) struct Listen {
     pub(crate) max_streams: Option<u32>,
     pub(crate) max_requests_per_connection: Option<u32>,
     pub(crate) http2: Http2,
+}
+
+/// Where `listen.http` sends its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HttpsPort {
+    OfTheListener,
+    Number(u16),
 }
 
 #[derive(Debug)]
@@ -60,7 +68,8 @@ impl Listen {
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
         let Some(fields) = Fields::of(node, &LISTEN, sink) else { return Self::default() };
         Self {
-            http: fields.values("http", sink, address),
+            http: read_http(&fields, sink),
+            http_redirect: fields.get("http").and_then(|node| read_http_redirect(node, sink)),
             https: fields.get("https").and_then(|node| Https::read(node, sink)),
             admin: fields.get("admin").and_then(|node| Admin::read(node, sink)),
             admin_hosts: plain_list(fields.values("admin_hosts", sink, host_name)),
@@ -83,6 +92,38 @@ impl Listen {
                 .plain("max_requests_per_connection", sink, |t| count(t, 1..=1_000_000_000)),
             http2: fields.get("http2").map(|node| Http2::read(node, sink)).unwrap_or_default(),
         }
+    }
+}
+
+/// `listen.http`: an address, a list of them, or a map with `bind`.
+fn read_http(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<Vec<At<SocketAddr>>> {
+    let node = fields.get("http")?;
+    if !matches!(node.value, Value::Map(_)) {
+        return fields.values("http", sink, address);
+    }
+    Fields::of(node, &HTTP, sink)?.values("bind", sink, address)
+}
+
+fn read_http_redirect(node: &Node, sink: &mut Diagnostics) -> Option<At<HttpsPort>> {
+    if !matches!(node.value, Value::Map(_)) {
+        return None;
+    }
+    // Unknown keys were reported when the addresses were read.
+    let fields = Fields::of(node, &HTTP, &mut Diagnostics::default())?;
+    fields.value("redirect", sink, https_port)
+}
+
+/// `https`, or `https:443` where clients know the TLS listener by another port.
+fn https_port(text: &str) -> Result<HttpsPort, Invalid> {
+    let expected = "`https`, or `https:PORT` where clients see another port than the listener's";
+    let refuse = |label: &str| Invalid::new(code::BAD_VALUE, expected, label);
+    match text.split_once(':') {
+        None if text == "https" => Ok(HttpsPort::OfTheListener),
+        Some(("https", port)) => match port.parse() {
+            Ok(port) if port > 0 => Ok(HttpsPort::Number(port)),
+            _ => Err(refuse("not a port")),
+        },
+        _ => Err(refuse("not one of the two")),
     }
 }
 
@@ -373,6 +414,8 @@ pub(crate) static LISTEN: Known = Known {
 };
 pub(crate) static LISTEN_HEADERS: Known =
     Known { what: "`listen.headers`", prefix: "listen.headers.", fields: &["untrusted"], later: &[] };
+pub(crate) static HTTP: Known =
+    Known { what: "`listen.http`", prefix: "listen.http.", fields: &["bind", "redirect"], later: &[] };
 pub(crate) static HTTPS: Known = Known {
     what: "`listen.https`",
     prefix: "listen.https.",

@@ -16,10 +16,11 @@ use super::{
     tree::{At, Entry, Node, Value},
 };
 use crate::{
+    admission::Oddities,
     config::{
         diagnostics::{Diagnostic, Diagnostics, Span, code},
         settings::{HeaderCondition, HostPattern},
-        units::{boolean, count},
+        units::{Invalid, boolean, count},
     },
     policy::redirect::Redirect,
     router::reading::Spelling,
@@ -42,6 +43,7 @@ pub(crate) struct Policy {
     pub(crate) response_headers: HeaderRules,
     pub(crate) access_log: Option<bool>,
     pub(crate) spelling: Spelling,
+    pub(crate) allow_in_path: Option<Oddities>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +114,9 @@ impl Policy {
             body: fields.plain("body", sink, BodyStart::parse),
             rewrite: fields.get("rewrite").map(|node| Rewrite::read(node, sink)).unwrap_or_default(),
             access_log: fields.get("access_log").and_then(|node| read_access_log(node, sink)),
+            allow_in_path: fields
+                .values("allow_in_path", sink, oddity)
+                .map(|list| list.into_iter().fold(Oddities::NONE, |all, one| all.with(one.value))),
             spelling: Spelling {
                 case_insensitive: fields.plain("case_insensitive", sink, boolean),
                 trailing_slash_same: fields.plain("trailing_slash", sink, |text| {
@@ -153,6 +158,16 @@ impl Route {
             span: node.span,
         })
     }
+}
+
+fn oddity(text: &str) -> Result<Oddities, Invalid> {
+    let words = [
+        ("encoded_slash", Oddities::ENCODED_SLASH),
+        ("encoded_percent", Oddities::ENCODED_PERCENT),
+        ("double_slash", Oddities::DOUBLE_SLASH),
+        ("raw", Oddities::RAW),
+    ];
+    choice(text, &words, &[])
 }
 
 fn read_methods(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<Vec<Method>> {
@@ -349,7 +364,7 @@ macro_rules! with_policy_fields {
     ($($own:literal),*) => {
         &[
             $($own,)* "clients", "auth", "require", "rate_limit", "timeout", "retry", "body_limit", "body", "rewrite",
-            "headers", "access_log", "case_insensitive", "trailing_slash",
+            "headers", "access_log", "case_insensitive", "trailing_slash", "allow_in_path",
         ]
     };
 }

@@ -20,7 +20,7 @@ use crate::{
         settings::UpstreamHost,
         units::{Invalid, Rate, burst, count, duration_in, rate_key, share_per_mille},
     },
-    headers::{fold, names::Kind},
+    headers::{MadeValue, fold, names::Kind},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,9 +70,16 @@ pub(crate) struct Rewrite {
 /// Rules for one direction. `set` and `add` merge by header name.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct HeaderRules {
-    pub(crate) set: Vec<(HeaderName, HeaderValue)>,
-    pub(crate) add: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) set: Vec<(HeaderName, FieldValue)>,
+    pub(crate) add: Vec<(HeaderName, FieldValue)>,
     pub(crate) remove: Option<Vec<HeaderName>>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum FieldValue {
+    Fixed(HeaderValue),
+    /// With something of the request in it.
+    Made(MadeValue),
 }
 
 /// `100/s per user`, a list of those, `{rate, burst, per}`, or `off`.
@@ -270,7 +277,7 @@ impl HeaderRules {
     }
 }
 
-fn read_header_map(node: &Node, what: &str, sink: &mut Diagnostics) -> Vec<(HeaderName, HeaderValue)> {
+fn read_header_map(node: &Node, what: &str, sink: &mut Diagnostics) -> Vec<(HeaderName, FieldValue)> {
     let mut headers = Vec::new();
     for entry in named_entries(node, &format!("`{what}`"), sink) {
         let name = match settable_header(&entry.key.value) {
@@ -287,10 +294,19 @@ fn read_header_map(node: &Node, what: &str, sink: &mut Diagnostics) -> Vec<(Head
                 None
             }
         };
-        let header = value(&entry.value, what, sink, header_value);
+        let header = value(&entry.value, what, sink, field_value);
         headers.extend(name.zip(header.map(|at| at.value)));
     }
     headers
+}
+
+fn field_value(text: &str) -> Result<FieldValue, Invalid> {
+    let fixed = header_value(text)?;
+    match MadeValue::parse(text) {
+        Ok(Some(made)) => Ok(FieldValue::Made(made)),
+        Ok(None) => Ok(FieldValue::Fixed(fixed)),
+        Err(why) => Err(Invalid::new(code::BAD_VALUE, "a header value", why).help("`{{` stands for a brace")),
+    }
 }
 
 pub(crate) fn header_value(text: &str) -> Result<HeaderValue, Invalid> {

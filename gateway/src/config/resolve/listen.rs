@@ -13,7 +13,7 @@ use crate::config::{
     environment::Environment,
     raw::{
         http2::Budget,
-        listen::{Admin, Consul, Https, Listen, http_url},
+        listen::{Admin, Consul, Https, HttpsPort, Listen, http_url},
         tree::At,
     },
     settings::{ConsulSettings, Http2Settings, HttpsSettings, ListenSettings, Secret},
@@ -29,11 +29,12 @@ pub(super) fn resolve(
     let defaults = &defaults.listen;
     let http = match &raw.http {
         Some(list) => list.iter().map(|at| at.value).collect(),
-        None if raw.https.is_some() => Vec::new(),
+        None if raw.https.is_some() && raw.http_redirect.is_none() => Vec::new(),
         None => vec![defaults.http],
     };
     ListenSettings {
         http,
+        https_redirect: https_redirect(raw, sink),
         https: raw.https.as_ref().and_then(|https| resolve_https(https, files, sink)),
         admin: match &raw.admin {
             Some(Admin::Off) => None,
@@ -57,6 +58,28 @@ pub(super) fn resolve(
             frames_per_second: budget(raw.http2.frames_per_second, defaults.http2.frames_per_second),
             resets: budget(raw.http2.resets, defaults.http2.resets),
         },
+    }
+}
+
+/// The port that clients of the cleartext listeners are sent to.
+fn https_redirect(raw: &Listen, sink: &mut Diagnostics) -> Option<u16> {
+    let redirect = raw.http_redirect.as_ref()?;
+    let https = raw.https.as_ref().and_then(|https| https.bind.as_ref());
+    match (redirect.value, https) {
+        (HttpsPort::Number(port), _) => Some(port),
+        (HttpsPort::OfTheListener, Some(bind)) => Some(bind.value.port()),
+        (HttpsPort::OfTheListener, None) => {
+            sink.push(
+                Diagnostic::error(
+                    code::CONFLICT,
+                    redirect.span,
+                    "there is no TLS listener to send clients to",
+                )
+                .label("`listen.https` is missing")
+                .help("add it, or write `https:443` where something in front of this gateway ends TLS"),
+            );
+            None
+        }
     }
 }
 

@@ -1,13 +1,13 @@
 //! The merge rule: scalars replace, maps merge by key, lists replace.
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 
 use crate::config::{
     diagnostics::Span,
     raw::{
         clients::Clients,
         route::{Policy, Require, RequireRule},
-        traffic::{HeaderRules, Retry, Rewrite, Timeout},
+        traffic::{FieldValue, HeaderRules, Retry, Rewrite, Timeout},
     },
 };
 
@@ -28,6 +28,7 @@ impl Policy {
         replace(&mut self.access_log, top.access_log.as_ref());
         replace(&mut self.spelling.case_insensitive, top.spelling.case_insensitive.as_ref());
         replace(&mut self.spelling.trailing_slash_same, top.spelling.trailing_slash_same.as_ref());
+        replace(&mut self.allow_in_path, top.allow_in_path.as_ref());
     }
 }
 
@@ -98,7 +99,7 @@ fn overlay_require(base: &mut Option<RequireRule>, top: Option<&RequireRule>) {
     }
 }
 
-fn merge_headers(base: &mut Vec<(HeaderName, HeaderValue)>, top: &[(HeaderName, HeaderValue)]) {
+fn merge_headers(base: &mut Vec<(HeaderName, FieldValue)>, top: &[(HeaderName, FieldValue)]) {
     base.retain(|(name, _)| !top.iter().any(|(other, _)| other == name));
     base.extend(top.iter().cloned());
 }

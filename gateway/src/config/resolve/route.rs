@@ -1,11 +1,12 @@
 //! Routes: merged, named, and checked against the providers, policies and services that they mention.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use http::Method;
 
 use super::{defaults::Defaults, service::Services, traffic};
 use crate::{
+    admission::Oddities,
     config::{
         diagnostics::{Diagnostic, Diagnostics, Span, code, did_you_mean},
         raw::{
@@ -14,14 +15,15 @@ use crate::{
             fields::quoted_list,
             pattern::PathPattern,
             route::{Access, Policy, RequireRule, Route},
-            traffic::{BodyLimit, BodyStart, HeaderRules as RawHeaderRules, RateLimit, Rewrite},
+            traffic::{BodyLimit, BodyStart, FieldValue, HeaderRules as RawHeaderRules, RateLimit, Rewrite},
             tree::At,
         },
         settings::{
-            HeaderRules, HostPattern, RateLimitKey, RateLimitSettings, RequireSettings, RewriteSettings,
-            RouteSettings,
+            HeaderCondition, HeaderRules, HostPattern, RateLimitKey, RateLimitSettings, RequireSettings,
+            RewriteSettings, RouteSettings,
         },
     },
+    headers::MadeField,
     policy::client_address::ClientRule,
 };
 
@@ -29,6 +31,8 @@ pub(super) struct Routes<'a> {
     file: &'a File,
     defaults: &'a Defaults,
     names: HashMap<String, Span>,
+    /// Routes that the file gives no name, by the name that is made for them.
+    unnamed: BTreeMap<String, Vec<usize>>,
     pub(super) used_policies: HashSet<String>,
     pub(super) used_auth: HashSet<String>,
     pub(super) settings: Vec<RouteSettings>,
@@ -40,6 +44,7 @@ impl<'a> Routes<'a> {
             file,
             defaults,
             names: HashMap::new(),
+            unnamed: BTreeMap::new(),
             used_policies: HashSet::new(),
             used_auth: HashSet::new(),
             settings: Vec::new(),
@@ -53,10 +58,41 @@ impl<'a> Routes<'a> {
         let destination = destination(route, services, sink);
         let Some(At { value: pattern, span }) = &route.path else { return };
         let methods = methods_of(route, pattern, *span, sink);
-        let name = self.name_of(route, &methods, &pattern.path, *span, sink);
+        let name = self.name_of(route, sink);
+        let made = name.is_none().then(|| made_name(route, &methods, &pattern.path));
         let Some((service, split)) = destination else { return };
         let path = pattern.path.clone();
+        if let Some(made) = made {
+            self.unnamed.entry(made).or_default().push(self.settings.len());
+        }
+        let name = name.unwrap_or_default();
         self.settings.push(RouteSettings { name, methods, path, service, split, ..settings });
+    }
+
+    /// Gives each route without a name the one that is made for it. Those that differ only in values of their conditions are
+    /// numbered in the order of these, which are in no name, so that another order in the file changes no name.
+    pub(super) fn name_the_rest(&mut self) {
+        for (made, mut routes) in std::mem::take(&mut self.unnamed) {
+            let conditions = |at: &usize| {
+                let of_route = self.settings.get(*at).map(|route| &*route.headers).unwrap_or_default();
+                let one = |c: &HeaderCondition| {
+                    (c.name.to_string(), c.value.as_ref().map(|v| v.as_bytes().to_vec()))
+                };
+                of_route.iter().map(one).collect::<Vec<_>>()
+            };
+            routes.sort_by_cached_key(conditions);
+            for at in routes {
+                let Some(route) = self.settings.get_mut(at) else { continue };
+                let mut name = made.clone();
+                let mut number = 2;
+                while self.names.contains_key(&name) {
+                    name = format!("{made} #{number}");
+                    number += 1;
+                }
+                self.names.insert(name.clone(), route.span);
+                route.name = name;
+            }
+        }
     }
 
     /// Everything of a route but its name, methods, path and service. `silent`: the error where nothing says who may
@@ -78,6 +114,7 @@ impl<'a> Routes<'a> {
             host: route.host.clone(),
             path: String::new(),
             spelling: policy.spelling,
+            allow_in_path: allow_in_path(route, &policy, place, sink),
             headers: route.headers.clone(),
             priority: route.priority.unwrap_or(0),
             service: None,
@@ -157,35 +194,29 @@ impl<'a> Routes<'a> {
         }
     }
 
-    fn name_of(
-        &mut self,
-        route: &Route,
-        methods: &[Method],
-        path: &str,
-        place: Span,
-        sink: &mut Diagnostics,
-    ) -> String {
-        if let Some(At { value, span }) = &route.name {
-            if let Some(first) = self.names.insert(value.clone(), *span) {
-                sink.push(
-                    Diagnostic::error(code::DUPLICATE_NAME, *span, "two routes have the same name")
-                        .label("metrics and logs could not tell them apart")
-                        .related(first, "the other route"),
-                );
-            }
-            return value.clone();
+    fn name_of(&mut self, route: &Route, sink: &mut Diagnostics) -> Option<String> {
+        let At { value, span } = route.name.as_ref()?;
+        if let Some(first) = self.names.insert(value.clone(), *span) {
+            sink.push(
+                Diagnostic::error(code::DUPLICATE_NAME, *span, "two routes have the same name")
+                    .label("metrics and logs could not tell them apart")
+                    .related(first, "the other route"),
+            );
         }
-        let made = made_name(route, methods, path);
-        let mut name = made.clone();
-        let mut number = 2;
-        // Only routes with the same conditions come here; the router reports them as ambiguous.
-        while self.names.contains_key(&name) {
-            name = format!("{made} #{number}");
-            number += 1;
-        }
-        self.names.insert(name.clone(), place);
-        name
+        Some(value.clone())
     }
+}
+
+fn allow_in_path(route: &Route, policy: &Policy, place: Span, sink: &mut Diagnostics) -> Oddities {
+    let allowed = policy.allow_in_path.unwrap_or_default();
+    if route.redirect.is_some() && allowed.contains(Oddities::DOUBLE_SLASH) {
+        let message = "`allow_in_path: double_slash` does not go with `redirect`";
+        sink.push(
+            Diagnostic::error(code::CONFLICT, place, message)
+                .label("a path that begins with `//` names another host in `Location`"),
+        );
+    }
+    allowed
 }
 
 /// [`RouteSettings::service`] and [`RouteSettings::split`].
@@ -210,7 +241,8 @@ fn destination(route: &Route, services: &mut Services<'_>, sink: &mut Diagnostic
     Some((Some(first), parts))
 }
 
-/// `GET|HEAD shop.example/products/** [x-beta=1]`: what the route matches, as one would say it.
+/// `GET|HEAD shop.example/products/** [x-beta]`: what the route matches, as one would say it. The value of a condition may be a
+/// secret, and names go into logs, metrics and error documents; `[x-beta=*]` is any value.
 fn made_name(route: &Route, methods: &[Method], path: &str) -> String {
     let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
     let host = match &route.host {
@@ -225,8 +257,8 @@ fn made_name(route: &Route, methods: &[Method], path: &str) -> String {
     name.push_str(&host);
     name.push_str(path);
     for condition in &route.headers {
-        let value = condition.value.as_ref().and_then(|value| value.to_str().ok()).unwrap_or("*");
-        name.extend([" [", condition.name.as_str(), "=", value, "]"]);
+        let value = if condition.value.is_none() { "=*" } else { "" };
+        name.extend([" [", condition.name.as_str(), value, "]"]);
     }
     name
 }
@@ -376,6 +408,19 @@ fn resolve_rewrite(raw: &Rewrite) -> Option<RewriteSettings> {
     (settings != RewriteSettings::default()).then_some(settings)
 }
 
-fn resolve_header_rules(raw: &RawHeaderRules) -> HeaderRules {
-    HeaderRules { set: raw.set.clone(), add: raw.add.clone(), remove: raw.remove.clone().unwrap_or_default() }
+pub(super) fn resolve_header_rules(raw: &RawHeaderRules) -> HeaderRules {
+    let mut rules = HeaderRules { remove: raw.remove.clone().unwrap_or_default(), ..HeaderRules::default() };
+    for (written, is_added) in [(&raw.set, false), (&raw.add, true)] {
+        for (name, value) in written {
+            let name = name.clone();
+            match value {
+                FieldValue::Fixed(value) if is_added => rules.add.push((name, value.clone())),
+                FieldValue::Fixed(value) => rules.set.push((name, value.clone())),
+                FieldValue::Made(value) => {
+                    rules.made.push(MadeField { name, value: value.clone(), is_added });
+                }
+            }
+        }
+    }
+    rules
 }

@@ -6,7 +6,9 @@ use http::{HeaderName, HeaderValue, Method};
 
 use super::{RateLimitSettings, RetrySettings};
 use crate::{
+    admission::Oddities,
     config::diagnostics::Span,
+    headers::MadeField,
     policy::{client_address::ClientRule, redirect::Redirect},
     router::reading::Spelling,
 };
@@ -22,6 +24,8 @@ pub struct RouteSettings {
     pub path: String,
     /// What else of the same path it takes.
     pub spelling: Spelling,
+    /// What admission refuses in other paths.
+    pub allow_in_path: Oddities,
     /// Every condition must hold.
     pub headers: Vec<HeaderCondition>,
     /// Overrides "most specific first"; higher wins.
@@ -119,4 +123,13 @@ pub struct HeaderRules {
     pub set: Vec<(HeaderName, HeaderValue)>,
     pub add: Vec<(HeaderName, HeaderValue)>,
     pub remove: Vec<HeaderName>,
+    /// Of `set` and `add`, with something of the request in their values.
+    pub made: Vec<MadeField>,
+}
+
+impl HeaderRules {
+    pub fn is_empty(&self) -> bool {
+        let Self { set, add, remove, made } = self;
+        set.is_empty() && add.is_empty() && remove.is_empty() && made.is_empty()
+    }
 }

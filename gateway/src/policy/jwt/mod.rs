@@ -263,6 +263,18 @@ impl JwtRejection {
         }
     }
 
+    /// The claim that the reason is about.
+    pub fn claim(&self) -> Option<&'static str> {
+        match self {
+            Self::BadClaim(claim) => Some(claim),
+            Self::Expired => Some("exp"),
+            Self::NotYetValid => Some("nbf"),
+            Self::WrongIssuer => Some("iss"),
+            Self::WrongAudience => Some("aud"),
+            _ => None,
+        }
+    }
+
     pub fn code(&self) -> RejectionCode {
         match self {
             Self::Expired => RejectionCode::Expired,

@@ -24,6 +24,17 @@ pub enum InsufficientScope {
     Claim,
 }
 
+impl InsufficientScope {
+    /// What is missing: for the log.
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::Scope => "scope",
+            Self::Role => "role",
+            Self::Claim => "claim",
+        }
+    }
+}
+
 impl Requirement {
     pub fn compile(settings: &RequireSettings) -> Self {
         let boxed = |texts: &[String]| texts.iter().map(|text| text.as_str().into()).collect();

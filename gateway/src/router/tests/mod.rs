@@ -24,6 +24,7 @@ pub(crate) fn route(spec: &str) -> RouteSettings {
         host: HostPattern::Any,
         path: path.to_owned(),
         spelling: Spelling::default(),
+        allow_in_path: crate::admission::Oddities::NONE,
         headers: vec![],
         priority: 0,
         service: Some(0),

@@ -1,0 +1,147 @@
+//! Paths that are refused unless their route allows them (`allow_in_path`): services exist whose names need them, such as
+//! GitLab (`/projects/group%2Fname`), RabbitMQ (`/api/queues/%2F/q`) and npm (`/@scope%2fname`).
+//!
+//! What is allowed is never decoded and never a separator: the path is matched, authorised, logged and sent in one form, which
+//! is the canonical one otherwise. Some programs behind read it in another way all the same, so it passes only if that reading
+//! ([`lenient_reading`]: decoded as often as it goes, slashes merged) has no dot segment and no control character, and leads to
+//! no route with other rules of access, or with limits ([`crate::proxy`]). What no route can allow: an encoded backslash, encodings that are
+//! none or no UTF-8, dot segments, and an empty segment before `;`.
+
+use percent_encoding::{AsciiSet, percent_decode_str, utf8_percent_encode};
+
+use super::{
+    Refusal,
+    path::{PATH_BYTES, check_dot_segment, decodes_again, hex_digit, is_unreserved, without_parameters},
+};
+
+/// A set of what a path has, or of what a route allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Oddities(u8);
+
+impl Oddities {
+    pub const NONE: Self = Self(0);
+    /// `%2F`
+    pub const ENCODED_SLASH: Self = Self(1);
+    /// `%25` before two digits: decoded twice it is something else.
+    pub const ENCODED_PERCENT: Self = Self(1 << 1);
+    /// `//`
+    pub const DOUBLE_SLASH: Self = Self(1 << 2);
+    /// Characters that RFC 3986 has encoded: `"`, `<`, `>`, `^`, a backtick, `{`, `|`, `}`.
+    pub const RAW: Self = Self(1 << 3);
+
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// What of a path its route must allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Odd {
+    pub found: Oddities,
+    /// Where it does not.
+    pub refusal: Refusal,
+}
+
+/// The one form of a path that is refused (`refusal`) where nothing is allowed.
+pub(super) fn canonical(path: &str, allowed: Oddities, refusal: Refusal) -> Result<(String, Odd), Refusal> {
+    if !path.starts_with('/') {
+        return Err(Refusal::TargetForm);
+    }
+    let (canonical, mut found) = decode(path)?;
+    if decodes_again(&canonical) {
+        found = found.with(Oddities::ENCODED_PERCENT);
+    }
+    let mut segments = canonical.split('/').skip(1).peekable();
+    while let Some(segment) = segments.next() {
+        check_dot_segment(segment)?;
+        match (without_parameters(segment), segment) {
+            ("", "") if segments.peek().is_some() => found = found.with(Oddities::DOUBLE_SLASH),
+            ("", "") => {}
+            ("", _) => return Err(Refusal::TargetEmptySegment),
+            _ => {}
+        }
+    }
+    if !allowed.contains(found) {
+        return Err(refusal);
+    }
+    lenient_reading(&canonical)?;
+    Ok((canonical, Odd { found, refusal }))
+}
+
+/// As for every path, and what else it has.
+fn decode(path: &str) -> Result<(String, Oddities), Refusal> {
+    let mut found = Oddities::NONE;
+    let mut canonical = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        match *first {
+            b'%' => {
+                let [high, low, tail @ ..] = tail else { return Err(Refusal::TargetEncoding) };
+                rest = tail;
+                let octet = hex_digit(*high).zip(hex_digit(*low)).map(|(high, low)| high << 4 | low);
+                match octet.ok_or(Refusal::TargetEncoding)? {
+                    0..0x20 | 0x7f | b'\\' => return Err(Refusal::TargetEncoding),
+                    octet if is_unreserved(octet) => {
+                        canonical.push(octet);
+                        continue;
+                    }
+                    b'/' => found = found.with(Oddities::ENCODED_SLASH),
+                    _ => {}
+                }
+                canonical.extend([b'%', high.to_ascii_uppercase(), low.to_ascii_uppercase()]);
+            }
+            byte if PATH_BYTES[usize::from(byte)] => canonical.push(byte),
+            byte @ (b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}') => {
+                found = found.with(Oddities::RAW);
+                canonical.push(byte);
+            }
+            _ => return Err(Refusal::TargetCharacter),
+        }
+    }
+    let canonical = String::from_utf8(canonical).map_err(|_| Refusal::TargetEncoding)?;
+    if percent_decode_str(&canonical).decode_utf8().is_err() {
+        return Err(Refusal::TargetEncoding);
+    }
+    Ok((canonical, found))
+}
+
+/// The path as a program reads it that decodes too often, takes each slash for a separator and merges empty segments; as a
+/// canonical path again.
+pub(crate) fn lenient_reading(canonical: &str) -> Result<String, Refusal> {
+    let mut text = canonical.to_owned();
+    for pass in 0.. {
+        let decoded = percent_decode_str(&text).decode_utf8().map_err(|_| Refusal::TargetEncoding)?;
+        if *decoded == *text {
+            break;
+        }
+        if pass == DECODINGS_MAX {
+            return Err(Refusal::TargetEncoding);
+        }
+        text = decoded.into_owned();
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Refusal::TargetEncoding);
+    }
+    let is_separator = |c: char| matches!(c, '/' | '\\');
+    let mut merged = String::with_capacity(text.len());
+    for segment in text.split(is_separator).filter(|segment| !segment.is_empty()) {
+        check_dot_segment(segment)?;
+        merged.push('/');
+        merged.extend(utf8_percent_encode(segment, NOT_ASCII));
+    }
+    if text.ends_with(is_separator) {
+        merged.push('/');
+    }
+    Ok(merged)
+}
+
+/// Programs decode twice by mistake, and a proxy between may do so once more. Each pass reads the whole path.
+const DECODINGS_MAX: usize = 3;
+/// What a canonical path has encoded of text, beside what is encoded in any case.
+const NOT_ASCII: &AsciiSet = &AsciiSet::EMPTY.add(b'%');

@@ -1,0 +1,112 @@
+//! Paths that some services need and that are refused unless a route allows them: `allow_in_path`.
+//!
+//! Before: `%2F`, `%25xx`, `//` and `|` were 400, and nothing could be done about it. nginx 1.22 and HAProxy 2.6 send all of
+//! them on as they came. Beside `/admin/` that is denied, `//admin/x` and `/%2Fadmin/x` are denied by nginx, which compares what is
+//! decoded and merged, and pass HAProxy (`path_beg`); `/%2561dmin/x` passes both.
+
+use crate::support::{
+    backend::Backend,
+    client::{get, http2, json, raw, send},
+    gateway::TestGateway,
+    tokens,
+};
+
+const ALL: &str = "[encoded_slash, encoded_percent, double_slash, raw]";
+
+async fn gateway(routes: &str) -> (TestGateway, Backend) {
+    let backend = Backend::named("one").await;
+    let config = format!(
+        "auth: {{main: {{hs256_secret_file: secret.key, audience: api}}}}\ndefaults: {{auth: none}}\n\
+         routes:\n{routes}services: {{one: {{hosts: [\"{}\"]}}}}\n",
+        backend.addr
+    );
+    (TestGateway::start_in(tokens::folder(), &config).await, backend)
+}
+
+async fn status_of(gateway: &TestGateway, path: &str) -> u16 {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: gw\r\nconnection: close\r\n\r\n");
+    let patience = std::time::Duration::from_secs(10);
+    let (answer, _) = raw(gateway.http, &[request.as_bytes()], false, patience).await;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    answer.split(' ').nth(1).unwrap_or_default().parse().unwrap_or_else(|_| panic!("{path}: {answer}"))
+}
+
+#[tokio::test]
+async fn a_route_takes_the_paths_that_it_allows_and_others_do_not() {
+    let (gateway, backend) = gateway(
+        "  - {path: \"/api/v4/projects/{id}/**\", service: one, allow_in_path: encoded_slash}\n\
+         \x20 - {path: /api/queues/**, service: one, allow_in_path: [encoded_slash, encoded_percent]}\n\
+         \x20 - {path: /store/**, service: one, allow_in_path: [double_slash, raw], rewrite: {strip: /store}}\n\
+         \x20 - {path: /plain/**, service: one}\n",
+    )
+    .await;
+    for (path, status, forwarded) in [
+        ("/api/v4/projects/group%2fname/issues?q=%2f", 200, "/api/v4/projects/group%2Fname/issues?q=%2f"),
+        // Never a separator: `{id}` is one segment.
+        ("/api/v4/projects/group%2Fname", 200, "/api/v4/projects/group%2Fname"),
+        ("/api/queues/%2F/q", 200, "/api/queues/%2F/q"),
+        ("/api/queues/%252F/100%2541", 200, "/api/queues/%252F/100%2541"),
+        ("/store//a///b", 200, "//a///b"),
+        ("/store/a|b", 200, "/a|b"),
+        ("/api/v4/projects/a//b", 400, ""),
+        ("/api/v4/projects/a|b", 400, ""),
+        ("/api/v4/projects/100%2541", 400, ""),
+        ("/store/a%2Fb", 400, ""),
+        ("/plain/a%2Fb", 400, ""),
+        ("/plain//a", 400, ""),
+        ("/nowhere/a%2Fb", 400, ""),
+        ("/nowhere/a", 404, ""),
+        ("/api/queues/..%2Fx", 400, ""),
+        ("/api/queues/%252e%252e%252fx", 400, ""),
+        ("/api/queues/%5Cx", 400, ""),
+        ("/api/queues/%00", 400, ""),
+    ] {
+        assert_eq!(status_of(&gateway, path).await, status, "{path}");
+        if status == 200 {
+            assert_eq!(backend.only_seen().uri(), forwarded, "{path}");
+        }
+    }
+    let mut client = http2(gateway.http).await;
+    for (path, status) in [("/api/queues/%2f/q", 200), ("/plain/a%2Fb", 400)] {
+        let request = http::Request::builder().uri(format!("http://gw{path}"));
+        let request = request.body(http_body_util::Full::<bytes::Bytes>::default()).unwrap();
+        assert_eq!(client.send_request(request).await.unwrap().status(), status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_path_that_a_lenient_service_reads_as_one_of_a_closed_route_is_refused() {
+    let (gateway, backend) = gateway(&format!(
+        "  - {{path: /admin/**, service: one, auth: main}}\n\
+         \x20 - {{path: /inside/**, service: one, clients: {{deny: 127.0.0.0/8}}}}\n\
+         \x20 - {{path: /login, service: one, rate_limit: 5/m per ip}}\n\
+         \x20 - {{path: /**, service: one, allow_in_path: {ALL}}}\n"
+    ))
+    .await;
+    for path in [
+        "//admin/users",
+        "/%2Fadmin/users",
+        "/admin%2Fusers",
+        "/%2561dmin/users",
+        "/admin%252Fusers",
+        "/%252Fadmin",
+        "///inside/x",
+        "/inside%2fx",
+        "//login",
+    ] {
+        assert_eq!(status_of(&gateway, path).await, 400, "{path}");
+    }
+    assert_eq!(backend.served(), 0);
+    for path in ["//adminx/users", "/a%2Fadmin", "/a//b", "/x|y"] {
+        assert_eq!(status_of(&gateway, path).await, 200, "{path}");
+    }
+    assert_eq!(status_of(&gateway, "/admin/users").await, 401);
+}
+
+#[tokio::test]
+async fn a_refusal_names_the_route_that_takes_such_a_path() {
+    let (gateway, _backend) =
+        gateway("  - {path: /q/**, service: one, allow_in_path: encoded_slash, auth: main}\n").await;
+    let reply = send(gateway.http, get("/q/%2f")).await;
+    assert_eq!((reply.status().as_u16(), json(&reply)["route"].as_str()), (401, Some("/q/**")));
+}
