@@ -15,6 +15,7 @@ use crate::{
     exchange::flags,
     headers::names,
     policy::concurrency::Overloaded,
+    upstream::cluster::Absence,
 };
 
 /// A failure of one request.
@@ -44,8 +45,8 @@ pub enum Error {
     RateLimited(Box<RateLimited>),
     #[error("the request body is larger than this route accepts")]
     BodyTooLarge,
-    #[error("no healthy instance of the service is registered")]
-    NoHealthyEndpoint,
+    #[error("{0}")]
+    NoHealthyEndpoint(Absence),
     #[error("every instance of the service is failing; the circuit breaker is open")]
     BreakerOpen { retry_after: Duration },
     #[error("too many requests to the service are in flight")]
@@ -167,7 +168,7 @@ impl Error {
             Self::ClientGone => {
                 row(StatusCode::BAD_REQUEST, flags::CLIENT_GONE, "http_request_error", Downstream)
             }
-            Self::NoHealthyEndpoint => row(
+            Self::NoHealthyEndpoint(_) => row(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "no_healthy_endpoint",
                 "destination_unavailable",
@@ -410,7 +411,13 @@ mod tests {
             (Error::RequestSlow(240), 408, "request_timeout", "http_request_error", Downstream),
             (Error::ClientGone, 400, "client_gone", "http_request_error", Downstream),
             (Error::RequestBodyInvalid, 400, "bad_request", "http_request_error", Downstream),
-            (Error::NoHealthyEndpoint, 503, "no_healthy_endpoint", "destination_unavailable", Upstream),
+            (
+                Error::NoHealthyEndpoint(Absence::Tried),
+                503,
+                "no_healthy_endpoint",
+                "destination_unavailable",
+                Upstream,
+            ),
             (
                 Error::BreakerOpen { retry_after: Duration::ZERO },
                 503,

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use millgate_registry::{HttpClient, HttpOptions, LastKnownGood, Saver};
+use millgate_registry::{HttpClient, HttpOptions, LastKnownGood, RegistryIdentity};
 use tokio::sync::{mpsc, oneshot};
 
 use self::starting::{DataPlane, bind, start_control, start_log, start_workers};
@@ -22,9 +22,11 @@ use crate::{
     control::{
         Controller,
         admin::Admin,
+        client_config,
         declared::DeclaredRoutes,
         ending,
         event::{EVENTS_MAX, Event},
+        kept::{self, Kept},
         keys::kept::KeptKeys,
         listen::ListenError,
         metrics::{Exporter, Sources},
@@ -42,7 +44,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct RunOptions {
     pub config: ConfigSource,
-    /// Where last known instances are kept; `None`: in memory only.
+    /// Where last known instances are kept, of each registry apart; `None`: in memory only.
     pub state_dir: Option<PathBuf>,
 }
 
@@ -100,23 +102,24 @@ impl Gateway {
     /// The configuration is wrong, an address cannot be bound, or the system refuses a thread or a file.
     pub async fn start(options: RunOptions) -> Result<Self, StartError> {
         jwt::install_crypto_provider();
-        let last_known_good = options.state_dir.as_deref().and_then(open_state);
         let kept_keys = KeptKeys::new(options.state_dir.as_deref());
         let make = |loaded: &Loaded| {
             let budget = Arc::new(KeyBudget::new(loaded.settings.rate_keys_max, clock::now()));
-            let mut declared = DeclaredRoutes::remembered(options.state_dir.as_deref());
-            let known = Known { instances: last_known_good.as_ref(), keys: &kept_keys };
+            let registry = registry_of(&loaded.settings);
+            let dir = options.state_dir.as_deref();
+            let folder = dir.zip(registry.as_ref()).map(|(dir, registry)| kept::folder(dir, registry));
+            let store = folder.as_deref().and_then(kept::open);
+            let mut declared = DeclaredRoutes::remembered(folder.as_deref());
+            let known = Known { instances: store.as_ref(), keys: &kept_keys };
             let (settings, snapshot, world) = first_snapshot(loaded, &mut declared, &known, &budget)?;
-            Ok(Made { settings, snapshot, world, declared, budget })
+            Ok(Made { settings, snapshot, world, declared, budget, registry, store })
         };
         let first = Origin::first(options.config, options.state_dir.as_deref(), make).await;
         let First { origin, loaded, made, refused } =
             first.map_err(|report| StartError::Config(Box::new(report)))?;
-        let Made { settings, snapshot: first, world, declared, budget } = made;
-        if let Some(store) = &last_known_good {
-            let named = settings.services.iter().flat_map(|service| service.source.targets());
-            store.forget_unnamed(named, SystemTime::UNIX_EPOCH + clock::unix_now());
-        }
+        let Made { settings, snapshot: first, world, declared, budget, registry, store } = made;
+        let kept = Kept::new(options.state_dir, registry);
+        tidy_state(&kept, store.as_ref(), &settings);
         kept_keys.forget_unnamed(&settings.auth);
         let files = origin.watched_files(&loaded.secrets_and_files);
         let warnings = loaded.report();
@@ -159,7 +162,7 @@ impl Gateway {
             budget,
             http: HttpClient::new(&HttpOptions::default())
                 .map_err(|e| StartError::Registry(e.to_string()))?,
-            last_known_good: last_known_good.and_then(start_saver),
+            kept,
             kept_keys,
             events: events.clone(),
         };
@@ -252,6 +255,23 @@ struct Made {
     world: World,
     declared: DeclaredRoutes,
     budget: Arc<KeyBudget>,
+    /// Whose state it begins with, and where that is.
+    registry: Option<RegistryIdentity>,
+    store: Option<LastKnownGood>,
+}
+
+/// Forgets what no configuration has named for long.
+fn tidy_state(kept: &Kept, store: Option<&LastKnownGood>, settings: &Settings) {
+    let now = SystemTime::UNIX_EPOCH + clock::unix_now();
+    if let Some(store) = store {
+        store.forget_unnamed(settings.services.iter().flat_map(|service| service.source.targets()), now);
+        kept.forget_unused(now);
+    }
+}
+
+/// The registry that the settings name, if they need one.
+fn registry_of(settings: &Settings) -> Option<RegistryIdentity> {
+    RegistryIdentity::of(&client_config(settings.consul.as_ref()?)).ok()
 }
 
 /// What an earlier process has kept.
@@ -287,7 +307,10 @@ pub(crate) fn first_snapshot(
     recall_keys(&mut world, &settings, known.keys);
     if let Some(store) = known.instances {
         for target in settings.services.iter().flat_map(|service| service.source.targets()) {
-            if let Some(instances) = store.load(target) {
+            if let Some((instances, saved_at)) = store.load_dated(target) {
+                let now = SystemTime::UNIX_EPOCH + clock::unix_now();
+                let age = saved_at.and_then(|at| now.duration_since(at).ok());
+                world.ages.extend(age.map(|age| (target.clone(), age)));
                 world.instances.insert(target.clone(), instances.into());
             }
         }
@@ -311,19 +334,6 @@ fn recall_keys(world: &mut World, settings: &Settings, kept: &KeptKeys) {
         let keys = ProviderKeys { source: auth.keys.clone(), keys: Arc::new(keys) };
         world.learn_keys(Arc::from(auth.name.as_str()), keys);
     }
-}
-
-/// A state directory that cannot be used costs the memory across restarts, not the start.
-fn open_state(dir: &std::path::Path) -> Option<LastKnownGood> {
-    LastKnownGood::open(dir)
-        .inspect_err(|error| tracing::warn!(dir = %dir.display(), %error, "last known instances are kept in memory only"))
-        .ok()
-}
-
-fn start_saver(store: LastKnownGood) -> Option<Saver> {
-    Saver::start(store)
-        .inspect_err(|error| tracing::warn!(%error, "last known instances are kept in memory only"))
-        .ok()
 }
 
 /// The account of files, within what the system allows this process.

@@ -74,7 +74,8 @@ async fn run<T: PartialEq + Clone>(
     let mut known: Option<T> = None;
     loop {
         let query = follow.query(client.agent());
-        let pause = match client.catalog_read(&query).await {
+        let Some(answer) = follow.answer(&client, client.catalog_read(&query)).await else { continue };
+        let pause = match answer {
             Ok(catalog) => {
                 let index = catalog.index;
                 let kept = keep(catalog);

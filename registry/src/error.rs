@@ -54,6 +54,13 @@ impl ClientError {
         matches!(self, Self::Unreachable { .. } | Self::Untrusted { .. } | Self::NoAnswer { .. })
     }
 
+    /// True if the same call may succeed a little later.
+    pub fn may_pass(&self) -> bool {
+        let by_status =
+            |status: StatusCode| status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+        self.is_transport() || self.status().is_some_and(by_status)
+    }
+
     /// True if the agent says that it does not know the check or service that was named: it was restarted
     /// or it removed the service, and only a new registration helps. Consul up to 1.11 answers a heartbeat
     /// of an unknown check with 500 and this text, later releases with 404.

@@ -50,6 +50,8 @@ impl Default for FollowOptions {
 #[derive(Debug, Clone, Default)]
 pub struct FollowStats {
     pub last_success: Option<Instant>,
+    /// Since when the first answer is awaited.
+    pub started: Option<Instant>,
     pub queries: u64,
     pub errors: u64,
     /// The error of the latest query; `None` if it was answered.
@@ -70,7 +72,8 @@ impl FollowHandle {
         options: FollowOptions,
         run: impl FnOnce(Follow) -> F,
     ) -> Self {
-        let stats = Arc::default();
+        let first = FollowStats { started: Some(Instant::now()), ..FollowStats::default() };
+        let stats = Arc::new(Mutex::new(first));
         let follow = Follow::new(what, consistency, options, Arc::clone(&stats));
         Self { task: tokio::spawn(run(follow)), stats }
     }
@@ -105,6 +108,7 @@ pub(crate) struct Follow {
     denied: bool,
     asked_at: Instant,
     resync_at: Instant,
+    has_read: bool,
     /// What was logged last, so that the same thing is not said at every query.
     said_error: Option<String>,
     stats: Arc<Mutex<FollowStats>>,
@@ -130,6 +134,7 @@ impl Follow {
             denied: false,
             asked_at: now,
             resync_at: now + jittered(options.resync_every),
+            has_read: false,
             said_error: None,
             stats,
             options,
@@ -159,7 +164,7 @@ impl Follow {
     pub(crate) fn answered(&mut self, index: Option<u64>, news: bool) -> Duration {
         self.backoff.reset();
         self.slow_backoff.reset();
-        self.denied = false;
+        (self.denied, self.has_read) = (false, true);
         if self.said_error.take().is_some() {
             info!("{}: the registry answers again", self.what);
         }
@@ -194,7 +199,8 @@ impl Follow {
         }
         let text = error.to_string();
         if self.said_error.as_deref() != Some(text.as_str()) {
-            warn!("{}: {text}; what was read last stays in use", self.what);
+            let rest = if self.has_read { "what was read last stays in use" } else { "nothing was read yet" };
+            warn!("{}: {text}; {rest}", self.what);
             self.said_error = Some(text.clone());
         }
         self.record(|stats| {
@@ -220,7 +226,22 @@ impl Follow {
         }
         tokio::select! {
             () = sleep => {}
-            () = client.another_token() => self.slow_backoff.reset(),
+            () = client.another_token_soon() => self.slow_backoff.reset(),
+        }
+    }
+
+    /// Waits for the answer to the query that was made last. `None`: there is another token, so it is to be made anew, since
+    /// what a query may see is decided by the token that it was asked with.
+    pub(crate) async fn answer<T>(&mut self, client: &Client, call: impl Future<Output = T>) -> Option<T> {
+        if self.index == 0 {
+            return Some(call.await);
+        }
+        tokio::select! {
+            answer = call => Some(answer),
+            () = client.another_token() => {
+                self.index = 0;
+                None
+            }
         }
     }
 

@@ -11,10 +11,13 @@
 //! 3. Instances → none, and Consul says that ACLs filtered the answer: keep.
 //! 4. Instances → none, but entries were there that cannot be used: keep.
 //! 5. Any other empty answer is confirmed by one fresh read from the leader before it is believed.
+//! 6. That read is as blind as the token it is made with: instances stay while other answers ([`crate::Sight`]) show the
+//!    service, or say that the token may not see it.
 
 use std::sync::Arc;
 
 use crate::instance::Instance;
+use crate::rights::Sight;
 
 /// An answer, reduced to what the decision needs.
 #[derive(Debug, Clone, Default)]
@@ -26,6 +29,8 @@ pub(crate) struct Answer {
     pub(crate) index: Option<u64>,
     pub(crate) known_leader: bool,
     pub(crate) filtered_by_acls: bool,
+    /// What other answers say of the service, where they were asked for.
+    pub(crate) sight: Option<Sight>,
 }
 
 /// Why an empty answer is not believed.
@@ -34,6 +39,8 @@ pub(crate) enum Held {
     Unconfirmed,
     SameIndex,
     FilteredByAcls,
+    /// Other answers show the service, or say that it is hidden.
+    Hidden,
     Unusable,
 }
 
@@ -101,7 +108,7 @@ impl Gate {
             self.suspect = true;
         }
         let next = match (held, answer.index) {
-            (Some(Held::Unconfirmed), _) => Next::Confirm,
+            (Some(Held::Unconfirmed | Held::Hidden), _) => Next::Confirm,
             (_, None) => Next::Poll,
             _ => Next::Query,
         };
@@ -127,6 +134,11 @@ impl Gate {
         }
         if answer.filtered_by_acls {
             return Some(Held::FilteredByAcls);
+        }
+        match answer.sight {
+            Some(Sight::NodesHidden | Sight::ServiceHidden) => return Some(Held::Hidden),
+            Some(Sight::Shown) => return Some(Held::Unconfirmed),
+            Some(Sight::Clear) | None => {}
         }
         let same_index = !confirming && self.seen_index != 0 && answer.index == Some(self.seen_index);
         if same_index || self.suspect {
@@ -263,6 +275,23 @@ mod tests {
         let filtered = Answer { filtered_by_acls: true, ..answer(20, &[]) };
         assert_eq!(gate.judge(filtered.clone(), false).held, Some(Held::FilteredByAcls));
         assert_eq!(gate.judge(filtered, true).held, Some(Held::FilteredByAcls));
+    }
+
+    #[test]
+    fn what_other_answers_show_is_not_believed_to_be_gone_until_they_no_longer_do() {
+        let with = |sight| Answer { sight: Some(sight), ..answer(20, &[]) };
+        for sight in [Sight::NodesHidden, Sight::ServiceHidden] {
+            let mut gate = synced();
+            gate.judge(answer(20, &[]), false);
+            for _ in 0..3 {
+                let verdict = gate.judge(with(sight), true);
+                assert_eq!((verdict.held, verdict.next), (Some(Held::Hidden), Next::Confirm));
+            }
+            assert_eq!(published(&gate.judge(with(Sight::Clear), true)), Some(0));
+        }
+        let mut gate = synced();
+        let verdict = gate.judge(with(Sight::Shown), true);
+        assert_eq!((verdict.held, verdict.next), (Some(Held::Unconfirmed), Next::Confirm));
     }
 
     #[test]

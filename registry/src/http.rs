@@ -49,7 +49,7 @@ pub enum HttpError {
     #[error("{0}")]
     Connect(String),
     /// The whole exchange took longer than its deadline.
-    #[error("no complete answer within {}", humantime::format_duration(*.0))]
+    #[error("no complete answer within {}", rounded(*.0))]
     Timeout(Duration),
     /// The connection broke before the answer was whole.
     #[error("the connection broke: {0}")]
@@ -60,6 +60,12 @@ pub enum HttpError {
     /// The certificates that TLS needs could not be read.
     #[error("TLS cannot be set up: {0}")]
     Tls(String),
+}
+
+/// What is left of ten seconds after some microseconds are ten seconds.
+fn rounded(duration: Duration) -> humantime::FormattedDuration {
+    let millis = (duration + Duration::from_micros(500)).as_millis();
+    humantime::format_duration(Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)))
 }
 
 type Plain = Client<HttpConnector, Full<Bytes>>;
@@ -332,5 +338,7 @@ mod tests {
         let client = HttpClient::new(&HttpOptions::default()).unwrap();
         let error = client.get(&url, Duration::from_millis(50), 100).await.unwrap_err();
         assert!(matches!(error, HttpError::Timeout(_)), "{error:?}");
+        let rounded = HttpError::Timeout(Duration::from_nanos(9_999_999_970)).to_string();
+        assert_eq!(rounded, "no complete answer within 10s");
     }
 }

@@ -90,7 +90,7 @@ impl Instance {
         if service.id.is_empty() {
             return Err(format!("{name}: it has no id"));
         }
-        if SIDE_KINDS.contains(&service.kind.as_str()) {
+        if is_side_kind(&service.kind) {
             return Err(format!("{name}: it is of the kind `{}`", shown(&service.kind)));
         }
         if !service.socket_path.is_empty() {
@@ -158,6 +158,11 @@ impl Instance {
     pub fn status_of(entry: &ServiceEntry) -> Status {
         aggregate(&entry.checks)
     }
+}
+
+/// Does a service of this kind stand beside or in front of instances, and is none itself?
+pub(crate) fn is_side_kind(kind: &str) -> bool {
+    SIDE_KINDS.contains(&kind)
 }
 
 /// Node checks count as well: an instance on a node that Consul lost is not healthy.

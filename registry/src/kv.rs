@@ -82,7 +82,8 @@ async fn run(
 ) {
     loop {
         let query = follow.query(client.agent());
-        let pause = match client.kv_read(&key, &query).await {
+        let Some(answer) = follow.answer(&client, client.kv_read(&key, &query)).await else { continue };
+        let pause = match answer {
             Ok(KeyValue { value, index }) => {
                 let news = value != known;
                 if news {

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::IgnoredAny;
@@ -36,6 +36,9 @@ struct Record<I> {
     partition: Option<String>,
     #[serde(default)]
     only_passing: bool,
+    /// Seconds since the Unix epoch; absent in what an older version wrote.
+    #[serde(default)]
+    saved_at: Option<u64>,
     instances: I,
 }
 
@@ -49,6 +52,11 @@ impl LastKnownGood {
 
     /// What was saved for this target. `None` if there is nothing that can be used.
     pub fn load(&self, target: &WatchTarget) -> Option<Vec<Instance>> {
+        self.load_dated(target).map(|(instances, _)| instances)
+    }
+
+    /// As [`LastKnownGood::load`], with the time at which it was saved, where that is known.
+    pub fn load_dated(&self, target: &WatchTarget) -> Option<(Vec<Instance>, Option<SystemTime>)> {
         let path = self.path(target);
         let text = match fs::read(&path) {
             Ok(text) => text,
@@ -59,7 +67,10 @@ impl LastKnownGood {
             }
         };
         match serde_json::from_slice::<Record<Vec<Instance>>>(&text) {
-            Ok(record) if record.version == VERSION && record.is_for(target) => Some(record.instances),
+            Ok(record) if record.version == VERSION && record.is_for(target) => {
+                let saved_at = record.saved_at.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
+                Some((record.instances, saved_at))
+            }
             Ok(_) => None,
             Err(error) => {
                 warn!(file = %path.display(), "last known instances are ignored: {error}");
@@ -73,8 +84,10 @@ impl LastKnownGood {
     pub fn save(&self, update: &ServiceUpdate) -> io::Result<()> {
         let WatchTarget { service, datacenter, namespace, partition, only_passing } = update.target.clone();
         let instances = &*update.instances;
+        let saved_at = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs());
+        let version = VERSION;
         let record =
-            Record { version: VERSION, service, datacenter, namespace, partition, only_passing, instances };
+            Record { version, service, datacenter, namespace, partition, only_passing, saved_at, instances };
         let path = self.path(&update.target);
         let beside = path.with_extension("tmp");
         let mut file = File::create(&beside)?;
@@ -134,7 +147,7 @@ impl LastKnownGood {
 
 impl<I> Record<I> {
     fn is_for(&self, target: &WatchTarget) -> bool {
-        let Self { version: _, service, datacenter, namespace, partition, only_passing, instances: _ } = self;
+        let Self { service, datacenter, namespace, partition, only_passing, .. } = self;
         (service, datacenter, namespace, partition, only_passing)
             == (
                 &target.service,
@@ -184,6 +197,7 @@ mod tests {
         ServiceUpdate {
             target: WatchTarget::service(service),
             instances: ids.iter().map(instance).collect(),
+            only_side_kinds: false,
             answered_at: tokio::time::Instant::now(),
         }
     }
@@ -197,6 +211,8 @@ mod tests {
         let after = update("a/../b", &["1", "2"]);
         store.save(&after).unwrap();
         assert_eq!(store.load(&after.target).unwrap(), after.instances.to_vec());
+        let (_, saved_at) = store.load_dated(&after.target).unwrap();
+        assert!(saved_at.unwrap().elapsed().unwrap() < Duration::from_mins(1));
         assert_eq!(fs::read_dir(&store.directory).unwrap().count(), 1);
     }
 
@@ -229,7 +245,8 @@ mod tests {
             "address":"10.0.0.1","port":80,"weight":2,"status":"passing","tags":[],"meta":{}}]}"#;
         let target = WatchTarget::service("web");
         fs::write(store.path(&target), old).unwrap();
-        assert_eq!(store.load(&target).unwrap()[0].id, "1");
+        let (instances, saved_at) = store.load_dated(&target).unwrap();
+        assert_eq!((instances[0].id.as_str(), saved_at), ("1", None));
     }
 
     #[test]

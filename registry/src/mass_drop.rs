@@ -1,12 +1,15 @@
-//! A mass removal is doubted for a while. Pure.
+//! A removal that the registry's own trouble explains is doubted for a while. Pure.
 //!
 //! Consul takes half a service away in one answer when it lost sight of the machines, not when the machines died: a
 //! network between its servers and the agents broke (`serfHealth` of several nodes turned critical), or the answer
 //! comes from another history (an agent that was restarted empty, another agent, a restored snapshot), whose
 //! services have not registered again yet. So when at least [`LOST_MIN`] instances and more than half of the
-//! routable ones are lost under such circumstances, they stay routable for [`HOLD`]. Those that come
+//! routable ones are lost under such circumstances, they stay routable for `hold`. Those that come
 //! back are simply there; what is still missing then is believed. The circuit breakers take care of those that
 //! really died.
+//!
+//! Another history is reason enough for a service of any size: whatever its index proves to be forgotten is kept, and
+//! where it may be another one, at least the last instances are.
 //!
 //! Consul gives up one machine at a time, and answers with each: what was lost within [`WINDOW`] counts together, and
 //! what was believed in the meantime comes back.
@@ -29,11 +32,15 @@ pub(crate) struct Circumstances {
     pub(crate) lost_nodes: BTreeSet<String>,
     /// The answer's registry may not be the one that gave the answers before.
     pub(crate) other_history: bool,
+    /// It is not: its index is lower than one of that.
+    pub(crate) index_fell: bool,
 }
 
 /// The instances that stay although the registry took them away.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct MassDrop {
+    /// Zero: nothing is doubted.
+    hold: Duration,
     held: BTreeMap<Key, Instance>,
     until: Option<Instant>,
     losing: Option<Losing>,
@@ -49,6 +56,10 @@ struct Losing {
 }
 
 impl MassDrop {
+    pub(crate) fn new(hold: Duration) -> Self {
+        Self { hold, held: BTreeMap::new(), until: None, losing: None }
+    }
+
     /// `before`: what is in use. `new`: what the registry says now.
     pub(crate) fn take(
         &mut self,
@@ -58,11 +69,14 @@ impl MassDrop {
         now: Instant,
     ) {
         self.expire(now);
+        if self.hold.is_zero() {
+            return;
+        }
         let new = by_key(new);
         if self.until.is_none() {
             self.held = self.doubtful(before, &new, circumstances, now);
             if !self.held.is_empty() {
-                self.until = Some(now + HOLD);
+                self.until = Some(now + self.hold);
                 self.losing = None;
             }
         } else {
@@ -99,14 +113,16 @@ impl MassDrop {
         };
         let routable = before.iter().filter(|instance| instance.is_routable()).count();
         let lost: Vec<&Instance> = before.iter().filter(|instance| is_lost(instance, new)).collect();
-        if lost.len() < LOST_MIN || lost.len() * 2 <= routable {
-            return BTreeMap::new();
-        }
-        let several_nodes = nodes.len() >= NODES_MIN;
+        let is_mass = lost.len() >= LOST_MIN && lost.len() * 2 > routable;
+        let several_nodes = is_mass && nodes.len() >= NODES_MIN;
+        let none_is_left = !new.values().any(|instance| instance.is_routable());
+        let is_possible = circumstances.other_history && (is_mass || none_is_left);
         let forgotten = |key: &Key| in_use.contains_key(key) && !new.contains_key(key);
         let is_doubtful = |instance: &&&Instance| {
             (several_nodes && nodes.contains(&instance.node))
-                || (circumstances.other_history && forgotten(&key(instance)))
+                || (is_possible && forgotten(&key(instance)))
+                // In another history checks have not run yet: a critical one is as good as none.
+                || (circumstances.index_fell && in_use.contains_key(&key(instance)))
         };
         let held = lost.iter().filter(is_doubtful);
         held.map(|instance| (key(instance), (*instance).clone())).collect()
@@ -151,14 +167,12 @@ const LOST_MIN: usize = 4;
 const NODES_MIN: usize = 2;
 /// Gossip suspects a machine for some seconds, each for a time of its own.
 const WINDOW: Duration = Duration::from_secs(10);
-/// Agents that lost their servers find them again within seconds; services renew their registration within their TTL,
-/// which is seldom longer.
-const HOLD: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::instance;
+    use crate::watch::DOUBT as HOLD;
 
     /// Instances 0 to n-1, each on a node of its own, of which the first `critical` are critical.
     fn fleet(n: usize, critical: usize) -> Vec<Instance> {
@@ -172,7 +186,7 @@ mod tests {
 
     fn lost(nodes: usize) -> Circumstances {
         let lost_nodes = (0..nodes).map(|i| format!("n{i}")).collect();
-        Circumstances { lost_nodes, other_history: false }
+        Circumstances { lost_nodes, ..Circumstances::default() }
     }
 
     fn other_history() -> Circumstances {
@@ -188,7 +202,7 @@ mod tests {
 
     #[test]
     fn machines_that_consul_lost_sight_of_stay_for_thirty_seconds() {
-        let (now, mut drop) = (Instant::now(), MassDrop::default());
+        let (now, mut drop) = (Instant::now(), MassDrop::new(HOLD));
         drop.take(&fleet(6, 0), &fleet(6, 4), &lost(4), now);
         assert_eq!(routable(&mut drop, &fleet(6, 4), now), 6);
         assert_eq!(routable(&mut drop, &fleet(6, 4), now + HOLD - Duration::from_millis(1)), 6);
@@ -197,7 +211,7 @@ mod tests {
 
     #[test]
     fn instances_whose_own_checks_failed_are_believed_whatever_their_number() {
-        let (now, mut drop) = (Instant::now(), MassDrop::default());
+        let (now, mut drop) = (Instant::now(), MassDrop::new(HOLD));
         drop.take(&fleet(6, 0), &fleet(6, 6), &lost(0), now);
         assert_eq!(routable(&mut drop, &fleet(6, 6), now), 0);
         // One node is one machine, not a network.
@@ -207,12 +221,12 @@ mod tests {
 
     /// The answers in which one node after another is lost, this long apart; how many are routable after each.
     fn one_by_one(n: usize, lost: usize, apart: Duration) -> Vec<usize> {
-        let (mut now, mut drop) = (Instant::now(), MassDrop::default());
+        let (mut now, mut drop) = (Instant::now(), MassDrop::new(HOLD));
         let mut published = fleet(n, 0);
         let answers = (1..=lost).map(|gone| {
             now += apart;
             let lost_nodes = [format!("n{}", gone - 1)].into();
-            let circumstances = Circumstances { lost_nodes, other_history: false };
+            let circumstances = Circumstances { lost_nodes, ..Circumstances::default() };
             drop.take(&published, &fleet(n, gone), &circumstances, now);
             published = fleet(n, gone);
             drop.apply(&mut published, now);
@@ -230,7 +244,7 @@ mod tests {
     #[test]
     fn half_or_less_and_few_are_believed_at_once() {
         for (n, gone) in [(8, 4), (3, 3), (5, 2)] {
-            let (now, mut drop) = (Instant::now(), MassDrop::default());
+            let (now, mut drop) = (Instant::now(), MassDrop::new(HOLD));
             drop.take(&fleet(n, 0), &fleet(n, gone), &lost(gone), now);
             assert_eq!(routable(&mut drop, &fleet(n, gone), now), n - gone, "{gone} of {n}");
         }
@@ -238,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_registry_with_another_history_gets_time_to_fill() {
-        let (now, mut drop) = (Instant::now(), MassDrop::default());
+        let (now, mut drop) = (Instant::now(), MassDrop::new(HOLD));
         drop.take(&fleet(5, 0), &[], &other_history(), now);
         assert_eq!(routable(&mut drop, &[], now), 5);
         // Two registered again; they are theirs, the other three are still kept.
@@ -250,15 +264,52 @@ mod tests {
     }
 
     #[test]
+    fn another_history_is_doubted_for_services_of_any_size_and_then_believed() {
+        let fell = Circumstances { index_fell: true, ..other_history() };
+        for (before, left, circumstances, in_doubt) in [
+            (1, 0, &other_history(), 1),
+            (3, 0, &other_history(), 3),
+            // It may be the same one, and one of three was deregistered.
+            (3, 2, &other_history(), 2),
+            (1, 0, &fell, 1),
+            (3, 2, &fell, 3),
+            (1, 0, &Circumstances::default(), 0),
+        ] {
+            let (now, mut drop) = (Instant::now(), MassDrop::new(HOLD));
+            let (before, after) = (fleet(before, 0), &fleet(before, 0)[..left]);
+            drop.take(&before, after, circumstances, now);
+            assert_eq!(routable(&mut drop, after, now + HOLD - Duration::from_millis(1)), in_doubt);
+            assert_eq!(routable(&mut drop, after, now + HOLD), left, "{} → {left}", before.len());
+        }
+    }
+
+    #[test]
+    fn a_check_that_has_not_run_yet_in_another_history_takes_nothing_away() {
+        let (now, mut drop) = (Instant::now(), MassDrop::new(HOLD));
+        let fell = Circumstances { index_fell: true, ..other_history() };
+        drop.take(&fleet(1, 0), &fleet(1, 1), &fell, now);
+        assert_eq!(routable(&mut drop, &fleet(1, 1), now), 1);
+        drop.take(&fleet(1, 0), &fleet(1, 0), &Circumstances::default(), now);
+        assert_eq!((drop.until(), drop.held.len()), (None, 0), "it has run");
+    }
+
+    #[test]
+    fn where_doubt_is_switched_off_every_answer_counts() {
+        let (now, mut drop) = (Instant::now(), MassDrop::new(Duration::ZERO));
+        drop.take(&fleet(5, 0), &[], &other_history(), now);
+        assert_eq!(routable(&mut drop, &[], now), 0);
+    }
+
+    #[test]
     fn deregistration_is_believed_at_once() {
-        let (now, mut drop) = (Instant::now(), MassDrop::default());
+        let (now, mut drop) = (Instant::now(), MassDrop::new(HOLD));
         drop.take(&fleet(5, 0), &[], &Circumstances::default(), now);
         assert_eq!(routable(&mut drop, &[], now), 0);
     }
 
     #[test]
     fn the_hold_ends_when_all_are_back() {
-        let (now, mut drop) = (Instant::now(), MassDrop::default());
+        let (now, mut drop) = (Instant::now(), MassDrop::new(HOLD));
         drop.take(&fleet(5, 0), &[], &other_history(), now);
         drop.take(&fleet(5, 0), &fleet(5, 0), &Circumstances::default(), now);
         assert_eq!((drop.until(), drop.held.len()), (None, 0));

@@ -111,7 +111,7 @@ mod tests {
     fn update(service: &str, id: &str) -> ServiceUpdate {
         let instances = [instance(id, Status::Passing)].into();
         let target = WatchTarget::service(service);
-        ServiceUpdate { target, instances, answered_at: tokio::time::Instant::now() }
+        ServiceUpdate { target, instances, only_side_kinds: false, answered_at: tokio::time::Instant::now() }
     }
 
     /// Waits for what is on disk.

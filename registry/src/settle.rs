@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -25,7 +26,7 @@ pub(crate) fn by_key(instances: &[Instance]) -> BTreeMap<Key, &Instance> {
 }
 
 /// The state of one service.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Settle {
     believed: Arc<[Instance]>,
     /// `None` until anything was published.
@@ -37,13 +38,15 @@ pub(crate) struct Settle {
 }
 
 impl Settle {
-    /// `seed`: instances from an earlier run, in use already.
-    pub(crate) fn new(seed: Option<Arc<[Instance]>>, flap_damping: bool) -> Self {
+    /// `seed`: instances from an earlier run, in use already. `doubt`: how long removals are doubted that may be the
+    /// registry's own trouble.
+    pub(crate) fn new(seed: Option<Arc<[Instance]>>, flap_damping: bool, doubt: Duration) -> Self {
         Self {
             believed: seed.clone().unwrap_or_default(),
             published: seed,
             damper: flap_damping.then(Damper::default),
-            ..Self::default()
+            drop: MassDrop::new(doubt),
+            held_up: BTreeSet::new(),
         }
     }
 
@@ -91,9 +94,19 @@ impl Settle {
         damper.into_iter().chain(self.drop.until()).min()
     }
 
+    /// The registry shows no instance, or nothing is known.
+    pub(crate) fn has_none(&self) -> bool {
+        self.believed.is_empty()
+    }
+
     /// Nothing was ever published.
     pub(crate) fn is_new(&self) -> bool {
         self.published.is_none()
+    }
+
+    /// What is used, if anything was published.
+    pub(crate) fn published(&self) -> Option<Arc<[Instance]>> {
+        self.published.clone()
     }
 
     /// What the registry says, without what is held.
@@ -137,10 +150,9 @@ impl Settle {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::testing::instance;
+    use crate::watch::DOUBT;
 
     fn two(b: Status) -> Arc<[Instance]> {
         [instance("a", Status::Passing), instance("b", b)].into()
@@ -165,12 +177,15 @@ mod tests {
 
     #[test]
     fn the_first_answer_is_published_even_if_it_is_empty() {
-        assert_eq!(take(&mut Settle::new(None, true), Arc::from([]), Instant::now()), Some(Vec::new()));
+        assert_eq!(
+            take(&mut Settle::new(None, true, DOUBT), Arc::from([]), Instant::now()),
+            Some(Vec::new())
+        );
     }
 
     #[test]
     fn an_instance_that_flaps_is_held_up_and_let_in_by_time_alone() {
-        let mut settle = Settle::new(None, true);
+        let mut settle = Settle::new(None, true, DOUBT);
         let now = flapped(&mut settle);
         assert_eq!(settle.held_up().len(), 1);
         let release = settle.next(now).unwrap();
@@ -182,7 +197,7 @@ mod tests {
 
     #[test]
     fn without_damping_it_is_back_at_once() {
-        let mut settle = Settle::new(None, false);
+        let mut settle = Settle::new(None, false, DOUBT);
         flapped(&mut settle);
         assert_eq!(settle.held_up().len(), 0);
         assert_eq!(settle.published.as_deref(), Some(&*two(Status::Passing)));
@@ -190,7 +205,7 @@ mod tests {
 
     #[test]
     fn the_last_instances_are_not_held_up() {
-        let mut settle = Settle::new(None, true);
+        let mut settle = Settle::new(None, true, DOUBT);
         let now = flapped(&mut settle);
         let mut alone = two(Status::Passing).to_vec();
         alone[0].status = Status::Critical;
@@ -203,7 +218,7 @@ mod tests {
 
     #[test]
     fn maintenance_is_no_flap() {
-        let mut settle = Settle::new(None, true);
+        let mut settle = Settle::new(None, true, DOUBT);
         let now = Instant::now();
         for _ in 0..10 {
             take(&mut settle, two(Status::Passing), now);
@@ -215,7 +230,7 @@ mod tests {
 
     #[test]
     fn instances_from_an_earlier_run_are_no_news() {
-        let mut settle = Settle::new(Some(two(Status::Passing)), true);
+        let mut settle = Settle::new(Some(two(Status::Passing)), true, DOUBT);
         assert_eq!(take(&mut settle, two(Status::Passing), Instant::now()), None);
     }
 }

@@ -47,9 +47,9 @@ impl Token {
         self.value.clone()
     }
 
-    /// The token after a refusal, when a new one is awaited.
-    pub(crate) fn awaited(&mut self, now: Instant) -> Option<HeaderValue> {
-        self.look(now, LOOK_EVERY_REFUSED);
+    /// The token where a new one is awaited, by a look `every` so often.
+    pub(crate) fn awaited(&mut self, now: Instant, every: Duration) -> Option<HeaderValue> {
+        self.look(now, every);
         self.value.clone()
     }
 
@@ -140,8 +140,8 @@ mod tests {
         let now = Instant::now();
         let mut token = Token::new(Some(&file), None, now).unwrap();
         std::fs::write(&file, "second one\n").unwrap();
-        assert_eq!(text(token.awaited(now + Duration::from_millis(1499))), "first");
-        assert_eq!(text(token.awaited(now + Duration::from_millis(1500))), "second one");
+        let awaited = |at| text(token.awaited(now + Duration::from_millis(at), LOOK_EVERY_REFUSED));
+        assert_eq!([1499, 1500].map(awaited), ["first", "second one"]);
     }
 
     #[test]

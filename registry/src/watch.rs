@@ -6,7 +6,7 @@
 //!
 //! A change is reported as fast as Consul answers the pending query: there is no polling interval, and changes are
 //! not collected first. The pace between queries is argued in the module `pace`. Only three things wait: the
-//! disappearance of the last instance, for [`WatchOptions::confirm_after`]; a mass removal under circumstances that
+//! disappearance of the last instance, for [`WatchOptions::confirm_after`]; a removal under circumstances that
 //! make it doubtful (`mass_drop`); and the return of an instance that flaps (`damping`).
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -63,6 +63,8 @@ pub struct WatchOptions {
     pub max_stale: Duration,
     /// Instances that go down again and again are held up for a while when they come back.
     pub flap_damping: bool,
+    /// How long instances stay in use that a registry in trouble, or one without its memory, took away; zero: they do not.
+    pub doubt: Duration,
     /// The first query waits for a random part of this: many watches that start together do not ask together.
     pub start_within: Duration,
 }
@@ -78,6 +80,7 @@ impl Default for WatchOptions {
             resync_every: RESYNC_EVERY,
             max_stale: MAX_STALE,
             flap_damping: true,
+            doubt: DOUBT,
             start_within: Duration::ZERO,
         }
     }
@@ -89,6 +92,8 @@ pub struct ServiceUpdate {
     pub target: WatchTarget,
     /// All instances, healthy or not, sorted by identity. See [`Instance::is_routable`].
     pub instances: Arc<[Instance]>,
+    /// All that there is are proxies and gateways of a mesh, which stand beside instances.
+    pub only_side_kinds: bool,
     /// When the answer was here that this came from.
     pub answered_at: Instant,
 }
@@ -112,6 +117,10 @@ pub struct WatchStats {
     /// The index of the latest answer.
     pub index: u64,
     pub last_success: Option<Instant>,
+    /// Since when the watch runs.
+    pub started: Option<Instant>,
+    /// How old what is used was at that time, where it is from disk.
+    pub age_at_start: Duration,
     /// The latest change that was reported.
     pub last_change: Option<Instant>,
     pub queries: u64,
@@ -124,6 +133,8 @@ pub struct WatchStats {
     pub skipped_instances: u64,
     /// Empty answers that were not believed.
     pub empty_held: u64,
+    /// The service may be there, and the token may not see it: one sentence with what the token needs.
+    pub missing_rights: Option<String>,
     /// Answers of servers that had not heard from the leader for longer than [`WatchOptions::max_stale`].
     pub too_stale: u64,
     /// Instances that get requests although the registry took them away: a mass removal is doubted.
@@ -134,6 +145,18 @@ pub struct WatchStats {
     pub last_error: Option<String>,
 }
 
+impl WatchStats {
+    /// How old the registry's word is that is used; before the first answer what is from disk counts with its age, and
+    /// otherwise the time for which an answer is awaited.
+    pub fn age(&self, now: Instant) -> Option<Duration> {
+        match (self.last_success, self.started) {
+            (Some(at), _) => Some(now.saturating_duration_since(at)),
+            (None, Some(at)) => Some(self.age_at_start + now.saturating_duration_since(at)),
+            (None, None) => None,
+        }
+    }
+}
+
 /// A running watch; dropping it ends the watch and its pending query.
 #[derive(Debug)]
 pub struct WatchHandle {
@@ -142,15 +165,29 @@ pub struct WatchHandle {
     history: Arc<History>,
 }
 
+/// Reads the statistics of a watch, also after its end.
+#[derive(Debug, Clone)]
+pub struct WatchMonitor(Arc<Mutex<WatchStats>>);
+
+impl WatchMonitor {
+    pub fn stats(&self) -> WatchStats {
+        // Each field is whole by itself, so a lock that a panic poisoned still holds statistics.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 impl WatchHandle {
+    pub fn monitor(&self) -> WatchMonitor {
+        WatchMonitor(Arc::clone(&self.stats))
+    }
+
     /// What happened to the instances lately.
     pub fn history(&self) -> &Arc<History> {
         &self.history
     }
 
     pub fn stats(&self) -> WatchStats {
-        // Each field is whole by itself, so a lock that a panic poisoned still holds statistics.
-        self.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.monitor().stats()
     }
 }
 
@@ -171,17 +208,31 @@ pub fn spawn(
     spawn_seeded(client, target, options, None, updates)
 }
 
+/// Instances that are in use before the first answer.
+#[derive(Debug, Clone)]
+pub struct Seed {
+    pub instances: Arc<[Instance]>,
+    /// The registry that is asked said so in its time. Otherwise its own word, once confirmed, is not doubted for having
+    /// forgotten them.
+    pub of_this_registry: bool,
+    /// How long ago they were known to be true, where that is known.
+    pub age: Option<Duration>,
+}
+
 /// Like [`spawn`], beginning with instances that are already in use (last known good from disk): an answer that
 /// equals them is not sent, and an empty one has to be confirmed before it takes them away.
 pub fn spawn_seeded(
     client: Client,
     target: WatchTarget,
     options: WatchOptions,
-    seed: Option<Arc<[Instance]>>,
+    seed: Option<Seed>,
     updates: mpsc::Sender<ServiceUpdate>,
 ) -> WatchHandle {
     let begin = if seed.is_some() { WatchState::Stale } else { WatchState::NeverSynced };
-    let stats = Arc::new(Mutex::new(WatchStats { state: begin, ..WatchStats::default() }));
+    let age = seed.as_ref().and_then(|seed| seed.age).unwrap_or_default();
+    let started = Some(Instant::now());
+    let first = WatchStats { state: begin, started, age_at_start: age, ..WatchStats::default() };
+    let stats = Arc::new(Mutex::new(first));
     let history = Arc::<History>::default();
     let report = Report { updates, stats: Arc::clone(&stats), history: Arc::clone(&history) };
     let watcher = Watcher::new(client.independent(), target, options, seed, report);
@@ -211,5 +262,8 @@ const BACKOFF_BASE: Duration = Duration::from_millis(250);
 /// An agent that is back after an outage is noticed within this time.
 const BACKOFF_CAP: Duration = Duration::from_secs(15);
 const RESYNC_EVERY: Duration = Duration::from_mins(5);
+/// Agents that lost their servers find them again within seconds; services renew their registration within their TTL,
+/// which is seldom longer.
+pub(crate) const DOUBT: Duration = Duration::from_secs(30);
 /// Elections are over by then; a server that is silent for longer is cut off.
 const MAX_STALE: Duration = Duration::from_secs(10);

@@ -1,7 +1,6 @@
 //! The loop of one watch: ask, judge the answer, report a change, rest.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -15,20 +14,23 @@ use crate::client::{Client, HealthAnswer};
 use crate::crowd::Member;
 use crate::error::ClientError;
 use crate::gate::{Gate, Held, Next};
-use crate::instance::Instance;
 use crate::mass_drop::Circumstances;
 use crate::pace::{Outcome, Pace};
 use crate::patience::Patience;
+use crate::rights::Sight;
 use crate::settle::Settle;
 use crate::types::{Consistency, QueryOptions};
-use crate::watch::{Report, WatchOptions, WatchState, WatchTarget};
+use crate::watch::{Report, Seed, WatchOptions, WatchState, WatchTarget};
 use crate::watcher::digest::{Digest, digest};
 use crate::watcher::publish::routable;
 use crate::watcher::said::Said;
+use crate::watcher::witness::Outcome as Ended;
 
+mod continuity;
 mod digest;
 mod publish;
 mod said;
+mod witness;
 
 pub(crate) struct Watcher {
     client: Client,
@@ -43,6 +45,11 @@ pub(crate) struct Watcher {
     slow_backoff: Backoff,
     /// The latest query was denied: another token may heal that.
     denied: bool,
+    /// The service is not shown, or was denied to be.
+    hidden: bool,
+    witness_failures: u32,
+    /// Whether an empty answer hides something is not looked at again before.
+    look_after: Instant,
     /// What the next query is for.
     purpose: Purpose,
     /// A place for blocking queries, or else a membership among those that poll.
@@ -59,9 +66,12 @@ pub(crate) struct Watcher {
     /// An answer that was too stale, to be used if the leader cannot be read.
     set_aside: Option<HealthAnswer>,
     circumstances: Circumstances,
+    /// The highest index of the server that is followed; 0 when another one may answer.
+    highest_index: u64,
     /// Nodes that Consul has lost sight of.
     lost_nodes: BTreeSet<String>,
     backend: Option<String>,
+    only_side_kinds: bool,
     /// How many instances that were published last can take requests.
     routable: usize,
     said: Said,
@@ -89,10 +99,13 @@ impl Watcher {
         client: Client,
         target: WatchTarget,
         options: WatchOptions,
-        seed: Option<Arc<[Instance]>>,
+        seed: Option<Seed>,
         report: Report,
     ) -> Self {
         let now = Instant::now();
+        // What happened since then is not known.
+        let other_history = seed.as_ref().is_some_and(|seed| seed.of_this_registry);
+        let seed = seed.map(|seed| seed.instances);
         Self {
             agent: client.agent(),
             client,
@@ -100,11 +113,16 @@ impl Watcher {
             report,
             gate: Gate::new(seed.clone()),
             routable: seed.as_deref().map_or(0, routable),
-            settle: Settle::new(seed, options.flap_damping),
+            circumstances: Circumstances { other_history, ..Circumstances::default() },
+            highest_index: 0,
+            settle: Settle::new(seed, options.flap_damping, options.doubt),
             pace: Pace::new(now),
             backoff: Backoff::new(options.backoff_base, options.backoff_cap),
             slow_backoff: Backoff::new(REFUSED_BASE, REFUSED_CAP),
             denied: false,
+            hidden: false,
+            witness_failures: 0,
+            look_after: now,
             purpose: Purpose::Follow,
             place: None,
             member: None,
@@ -113,9 +131,9 @@ impl Watcher {
             leader_until: None,
             refresh_after: None,
             set_aside: None,
-            circumstances: Circumstances::default(),
             lost_nodes: BTreeSet::new(),
             backend: None,
+            only_side_kinds: false,
             said: Said::default(),
             options,
         }
@@ -132,20 +150,15 @@ impl Watcher {
             let (query, asked) = self.query();
             // Of its own, so that instances can be let in while the query is pending.
             let (client, service) = (self.client.clone(), self.target.service.clone());
-            let mut call = std::pin::pin!(client.health_service(&service, &query));
-            let outcome = loop {
-                tokio::select! {
-                    outcome = &mut call => break outcome,
-                    () = until(self.settle.next(Instant::now())) => {
-                        if self.release().await.is_none() {
-                            return;
-                        }
-                    }
+            let call = client.health_service(&service, &query);
+            let Some(ended) = self.wait_for(call, asked.blocking.is_some()).await else { return };
+            let next = match ended {
+                Ended::Answered(Ok(answer)) => self.answered(answer, &asked).await,
+                Ended::Answered(Err(error)) => self.failed(&error, &asked).await,
+                Ended::OtherToken => {
+                    self.gate.resync();
+                    Some(Duration::ZERO)
                 }
-            };
-            let next = match outcome {
-                Ok(answer) => self.answered(answer, &asked).await,
-                Err(error) => self.failed(&error, &asked).await,
             };
             let Some(next) = next else { return };
             pause = next;
@@ -156,7 +169,7 @@ impl Watcher {
     async fn rest(&mut self, pause: Duration) -> Option<()> {
         let end = Instant::now() + pause;
         let client = self.client.clone();
-        let mut another_token = std::pin::pin!(client.another_token());
+        let mut another_token = std::pin::pin!(client.another_token_soon());
         loop {
             let woken = async {
                 match &self.member {
@@ -167,7 +180,7 @@ impl Watcher {
             tokio::select! {
                 () = tokio::time::sleep_until(end) => return Some(()),
                 () = woken => return Some(()),
-                () = &mut another_token, if self.denied => {
+                () = &mut another_token, if self.denied || self.hidden => {
                     self.slow_backoff.reset();
                     return Some(());
                 }
@@ -181,6 +194,7 @@ impl Watcher {
         let agent = self.client.agent();
         if agent != self.agent {
             self.agent = agent;
+            self.highest_index = 0;
             self.gate.forget_index();
             self.circumstances.other_history = true;
         }
@@ -280,16 +294,20 @@ impl Watcher {
     }
 
     async fn believe(&mut self, answer: HealthAnswer, asked: &Asked) -> Option<Duration> {
+        let sight = self.ask_witness(&answer, asked).await;
         let now = Instant::now();
         // Early: the server could have kept the query for longer, so there should be news.
         let early = asked.blocking.is_none_or(|wait| now - asked.at < wait);
         let other_backend =
             self.backend.is_some() && answer.backend.is_some() && self.backend != answer.backend;
         if other_backend {
+            self.highest_index = 0;
             self.gate.forget_index();
         }
+        self.compare_index(answer.index, asked.purpose);
         self.backend = answer.backend.clone().or_else(|| self.backend.take());
-        let Digest { answer, skipped, lost_nodes, checks } = digest(answer);
+        let Digest { mut answer, skipped, only_side_kinds, lost_nodes, checks } = digest(answer);
+        answer.sight = sight;
         let (unusable, filtered) = (answer.unusable, answer.filtered_by_acls && answer.instances.is_empty());
         let moved = answer.index > Some(self.gate.index());
         let verdict = self.gate.judge(answer, asked.purpose == Purpose::Confirm);
@@ -297,9 +315,17 @@ impl Watcher {
             self.gate.resync();
         }
         self.circumstances.other_history |= verdict.backwards;
+        self.hidden = matches!(sight, Some(Sight::NodesHidden | Sight::ServiceHidden));
+        if self.hidden {
+            // It is looked for again, and not waited for.
+            self.gate.resync();
+        }
         self.purpose = if verdict.next == Next::Confirm { Purpose::Confirm } else { Purpose::Follow };
         self.said.skipped(&self.target.service, skipped);
-        self.said.held(&self.target.service, verdict.held.or(filtered.then_some(Held::FilteredByAcls)));
+        self.said.held(&self.target.service, verdict.held);
+        if filtered || matches!(verdict.held, Some(Held::SameIndex | Held::FilteredByAcls)) {
+            self.tell_lost_right();
+        }
         let polled = self.member.is_some() || verdict.next == Next::Poll;
         if verdict.publish.is_some() || asked.blocking.is_some() || polled {
             // A read from scratch proves little: it succeeds between two blocking queries that fail.
@@ -326,14 +352,12 @@ impl Watcher {
         if verdict.held.is_none() {
             self.circumstances.lost_nodes = lost_nodes.difference(&self.lost_nodes).cloned().collect();
             self.lost_nodes = lost_nodes;
-            if let Some(instances) = verdict.publish {
-                self.changed(instances, &checks, now).await?;
-            }
-            self.circumstances = Circumstances::default();
+            self.take_over(verdict.publish, only_side_kinds, &checks, now).await?;
         }
         let pace = self.pace.after(outcome, now);
         let polling = self.member.as_ref().map_or(Duration::ZERO, |member| jittered(member.interval()));
         Some(match verdict.next {
+            _ if self.hidden => witness::until_rights_change().max(pace),
             Next::Query => pace.max(polling),
             Next::Poll => POLL_INTERVAL.max(pace).max(polling),
             Next::Confirm => self.options.confirm_after.max(pace),
@@ -382,7 +406,7 @@ impl Watcher {
     }
 
     fn report_error(&mut self, error: &ClientError) {
-        let text = self.said.error(&self.target.service, error);
+        let text = self.said.error(&self.target.service, error, !self.settle.is_new());
         self.report.record(|stats| {
             stats.queries += 1;
             stats.errors += 1;

@@ -2,21 +2,25 @@
 //!
 //! Every route of the file comes before every declared one ([`PRIORITY`]), whatever is more specific: a tag takes no
 //! request away from a route that an operator wrote. Of two declared routes that match the same requests the one that
-//! is in the table stays, so that a route which works is never dropped for a new one; between new ones the order of the
+//! is in the table stays, so that a route which works is never dropped for a new one; one whose service has no instance to ask
+//! gives way to one whose service has ([`Claim`]). Between new ones the order of the
 //! services' names decides, which is the same on every gateway. A declaration that lost is tried again at each change.
 
 mod candidates;
 mod services;
 mod settling;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use self::{
     candidates::{candidates, with_metadata},
     services::Services,
     settling::Table,
 };
-use super::{AutoRoutesSettings, Declaration, Reason, Rejection};
+use super::{
+    AutoRoutesSettings, Declaration, Reason, Rejection,
+    standing::{Claim, Standing, Standings},
+};
 use crate::config::settings::{RouteSettings, Settings, TagRule};
 
 pub use candidates::without_repeats;
@@ -81,15 +85,18 @@ pub struct Merged {
     pub rejected: Vec<Rejected>,
     /// How many were refused for each reason, also those that are not listed.
     pub refused: Refused,
+    /// Services without a route of their own whose instances decide whether they get one; at most [`CONTENDERS_MAX`]. They
+    /// are in the settings.
+    pub contenders: BTreeSet<String>,
 }
 
-/// Adds what is `declared` to the settings of the file. `incumbents`: what is in the table now, oldest first.
-/// `datacenter` is part of a route's origin, if it is known. `file` compiles by itself.
+/// Adds what is `declared` to the settings of the file. `datacenter` is part of a route's origin, if it is known. `file`
+/// compiles by itself.
 pub fn merge(
     file: &Settings,
     auto: &AutoRoutesSettings,
     declared: &Declared,
-    incumbents: &[Accepted],
+    before: &Before<'_>,
     datacenter: Option<&str>,
 ) -> Merged {
     let mut merged = Merged {
@@ -97,8 +104,9 @@ pub fn merge(
         accepted: Vec::new(),
         rejected: Vec::new(),
         refused: Refused::new(),
+        contenders: BTreeSet::new(),
     };
-    let candidates = candidates(auto, declared, incumbents, datacenter, &mut merged.rejected);
+    let candidates = candidates(auto, declared, before, datacenter, &mut merged.rejected);
     let mut services = Services::new(auto, file);
     let statics = file.routes.len();
     let routes: Vec<RouteSettings> = candidates
@@ -112,17 +120,28 @@ pub fn merge(
         })
         .collect();
     // What is in the table first, by itself: a route of the file may have come into its way. Then what is new.
-    let (old, new): (Vec<usize>, Vec<usize>) = (0..candidates.len()).partition(|at| {
-        candidates.get(*at).is_some_and(|c| incumbents.iter().any(|known| known.is_same_route(c)))
-    });
+    let ranks = before.ranks();
+    let rank = |candidate: &Accepted| ranks.get(&candidate.key()).copied();
+    let mut claims: BTreeMap<Claim, Vec<usize>> = BTreeMap::new();
+    for (at, candidate) in candidates.iter().enumerate() {
+        claims.entry(before.claim(&candidate.service, rank(candidate).is_some())).or_default().push(at);
+    }
     let table = Table { statics, file: &file.routes, routes: &routes, candidates: &candidates };
-    let old = table.settle(&[], old, &mut merged.rejected);
-    let kept = table.settle(&old, new, &mut merged.rejected);
+    let mut kept = Vec::new();
+    for members in claims.into_values() {
+        kept = table.settle(&kept, members, &mut merged.rejected);
+    }
+    // A service that has no instance for a while does not move within the table.
+    kept.sort_by_key(|at| (candidates.get(*at).and_then(rank).unwrap_or(usize::MAX), *at));
     let mut used: HashSet<usize> =
         kept.iter().filter_map(|at| routes.get(*at)).filter_map(|route| route.service).collect();
     // Their instances are followed whether or not a route is known yet.
     let followed = with_metadata(auto, declared, &mut merged.rejected);
     used.extend(followed.into_iter().map(|service| services.whole(service)));
+    let holders =
+        kept.iter().filter_map(|at| candidates.get(*at)).map(|known| known.service.as_str()).collect();
+    merged.contenders = contenders(&merged.rejected, before, &holders);
+    used.extend(merged.contenders.iter().map(|service| services.whole(service)));
     let moved = services.add_to(&mut merged.settings, &used);
     for at in kept {
         let (Some(route), Some(candidate)) = (routes.get(at), candidates.get(at)) else { continue };
@@ -136,6 +155,41 @@ pub fn merge(
     }
     merged.rejected = listed(merged.rejected);
     merged
+}
+
+/// Services that could have a route if their instances were others.
+fn contenders(rejected: &[Rejected], before: &Before<'_>, holders: &HashSet<&str>) -> BTreeSet<String> {
+    let is_one = |rejected: &&Rejected| {
+        rejected.why.reason == Reason::Conflict || before.standing(&rejected.service) == Standing::Side
+    };
+    let all = rejected.iter().filter(is_one).map(|rejected| &rejected.service);
+    // Those with another route are followed for that.
+    let all: BTreeSet<&String> = all.filter(|service| !holders.contains(service.as_str())).collect();
+    all.into_iter().take(CONTENDERS_MAX).cloned().collect()
+}
+
+/// What there is before a merge.
+#[derive(Debug, Clone, Copy)]
+pub struct Before<'a> {
+    /// What is in the table now, oldest first.
+    pub incumbents: &'a [Accepted],
+    /// How the services stand.
+    pub standings: &'a Standings,
+}
+
+impl Before<'_> {
+    /// Of each incumbent, by what it says, and not by a text: another one that says the same may be all that is left of it.
+    fn ranks(&self) -> HashMap<(String, String), usize> {
+        self.incumbents.iter().enumerate().map(|(rank, known)| (known.key(), rank)).collect()
+    }
+
+    fn standing(&self, service: &str) -> Standing {
+        self.standings.get(service).copied().unwrap_or_default()
+    }
+
+    fn claim(&self, service: &str, is_incumbent: bool) -> Claim {
+        Claim::of(self.standing(service), is_incumbent)
+    }
 }
 
 /// As many as somebody reads: each is told, compared at each change and looked for among the instances.
@@ -175,6 +229,8 @@ pub fn origin(service: &str, datacenter: Option<&str>) -> String {
 
 /// Below everything that the file can say (-1000 to 1000).
 pub const PRIORITY: i32 = -1001;
+/// Each is one blocking query, asked for by whoever may register a service.
+const CONTENDERS_MAX: usize = 100;
 /// Refused declarations that are listed and told.
 const LISTED_OF_SERVICE_MAX: usize = 20;
 const LISTED_MAX: usize = 1000;

@@ -8,6 +8,7 @@
 pub mod allow;
 pub mod merge;
 mod settings;
+pub mod standing;
 pub mod tags;
 
 use std::{fmt, time::Duration};

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use clap::{ArgGroup, Args, Subcommand};
 use millgate_registry::{
-    Client, Instance, Probe, QueryOptions, ServiceRegistration, Status, types::ServiceEntry,
+    Client, Instance, Probe, QueryOptions, ServiceRegistration, Status, WatchTarget, types::ServiceEntry,
 };
 use serde_json::{Value, json};
 
@@ -236,13 +236,11 @@ async fn entries_of(client: &Client, name: &str) -> Result<Vec<ServiceEntry>, St
     if !entries.is_empty() {
         return Ok(entries);
     }
-    let known = client.catalog_services().await.map_err(|error| error.to_string())?;
-    if known.contains_key(name) {
-        return Err(format!(
-            "Consul shows service `{name}` but none of its instances: the token lacks `node:read` \
-             (`node_prefix \"\" {{ policy = \"read\" }}`)"
-        ));
+    let sight = client.sight(&WatchTarget::service(name)).await.map_err(|error| error.to_string())?;
+    if let Some(missing) = sight.missing_rights(name) {
+        return Err(missing);
     }
+    let known = client.catalog_services().await.map_err(|error| error.to_string())?;
     let hint = match did_you_mean(name, known.keys().map(String::as_str)) {
         Some(other) => format!("did you mean `{other}`?"),
         None => {

@@ -17,7 +17,7 @@ use crate::{
         retry::RetryBudget,
     },
     upstream::{
-        cluster::Cluster,
+        cluster::{Absence, Cluster},
         endpoint::{Endpoint, EndpointKey, EndpointState, WEIGHT_MAX},
         load_balancer::LoadBalancer,
         tls::{ClientTls, UpstreamTls},
@@ -51,7 +51,9 @@ pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluste
             continue;
         }
         let found = found(service, world, target);
-        if let Some(same) = like_before.filter(|old| is_same(old, &found)) {
+        let absence =
+            if found.is_empty() { selection::absence(service, world, target) } else { Absence::default() };
+        if let Some(same) = like_before.filter(|old| old.absence == absence && is_same(old, &found)) {
             made.push(Arc::clone(same));
             continue;
         }
@@ -72,6 +74,7 @@ pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluste
             concurrency: ConcurrencyLimit::compile(service.max_inflight, service.shares, &places, limit),
             retry_budget: budget.map_or_else(|| Arc::new(RetryBudget::new(share)), Arc::clone),
             target,
+            absence,
             settings: service.clone(),
             basis,
         }));

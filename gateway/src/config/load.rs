@@ -468,9 +468,13 @@ mod tests {
         assert_eq!(several.address, "http://a:8500");
         assert_eq!(several.further_addresses, ["https://b:8501"]);
         assert!(several.flap_damping && several.unready_after.is_none());
-        let changed =
-            consul("discovery: {consul: {flap_damping: off, unready_after: 10m, max_watches: 7}}\n");
+        assert_eq!(several.doubt, Duration::from_secs(30));
+        let changed = consul(
+            "discovery: {consul: {flap_damping: off, unready_after: 10m, max_watches: 7, doubt: 5s}}\n",
+        );
         assert!(!changed.flap_damping);
+        assert_eq!(changed.doubt, Duration::from_secs(5));
+        assert!(consul("discovery: {consul: {doubt: off}}\n").doubt.is_zero());
         assert_eq!((changed.unready_after, changed.max_watches), (Some(Duration::from_mins(10)), 7));
         assert_eq!(from_file.token.unwrap().expose(), "t");
     }

@@ -20,7 +20,10 @@ use serde_json::{Value, json};
 use tower::Service as _;
 
 use super::{health, keys::report, metrics::Exporter, status::Status};
-use crate::{clock, file_account::ADMIN_CONNECTIONS_MAX, snapshot::Publisher, upstream::cluster::Cluster};
+use crate::{
+    clock, file_account::ADMIN_CONNECTIONS_MAX, printable::printable, snapshot::Publisher,
+    upstream::cluster::Cluster,
+};
 
 /// What the handlers read.
 pub struct Admin {
@@ -64,6 +67,8 @@ pub async fn serve(listener: TcpListener, admin: Admin) -> std::io::Result<()> {
     match never.await {}
 }
 
+/// Lines of `/readyz` about services; the rest is in `/api/v1/services`.
+const DETAILS_MAX: usize = 20;
 /// RFC 9110 §15.5.20.
 const MISDIRECTED: (StatusCode, &str) = (
     StatusCode::MISDIRECTED_REQUEST,
@@ -103,7 +108,7 @@ async fn readyz(State(admin): State<Arc<Admin>>, Query(query): Query<Vec<(String
     let checks = [
         ("discovery", admin.status.is_discovered()),
         ("keys", admin.status.knows_keys()),
-        ("discovery_fresh", admin.status.is_fresh()),
+        ("discovery_not_overdue", admin.status.is_fresh()),
         ("not_draining", !draining),
     ];
     let status = if admin.status.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -114,8 +119,28 @@ async fn readyz(State(admin): State<Arc<Admin>>, Query(query): Query<Vec<(String
             text.extend([if good { "[+] " } else { "[-] " }, name, "\n"]);
         }
     }
+    for detail in details(&admin.status, verbose) {
+        text.extend(["[!] ", &*printable(&detail), "\n"]);
+    }
     text.push_str(if status == StatusCode::OK { "ok\n" } else { "not ready\n" });
     (status, text).into_response()
+}
+
+/// What a check does not fail for, and whoever looks should know.
+fn details(status: &Status, verbose: bool) -> Vec<String> {
+    let mut details = status.missing_rights();
+    let more = details.len().saturating_sub(DETAILS_MAX);
+    details.truncate(DETAILS_MAX);
+    if more > 0 {
+        details.push(format!("{more} more services that the ACL token may not see"));
+    }
+    let stale = if verbose { status.stale_services() } else { 0 };
+    if stale > 0 {
+        details.push(format!(
+            "services whose last query was not answered (yet): {stale}; what was known last is in use"
+        ));
+    }
+    details
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {

@@ -19,6 +19,12 @@ pub struct CatalogNews {
     pub datacenter: Option<String>,
 }
 
+/// Where news go, and of which registry they are.
+pub struct Events {
+    pub sender: mpsc::Sender<Event>,
+    pub registry: u64,
+}
+
 /// Follows the list of services until dropped.
 pub struct CatalogFollow {
     forms: TagForms,
@@ -26,12 +32,7 @@ pub struct CatalogFollow {
 }
 
 impl CatalogFollow {
-    pub fn start(
-        client: Client,
-        datacenter: Option<String>,
-        forms: TagForms,
-        events: mpsc::Sender<Event>,
-    ) -> Self {
+    pub fn start(client: Client, datacenter: Option<String>, forms: TagForms, events: Events) -> Self {
         Self { task: tokio::spawn(follow(client, datacenter, forms.clone(), events)), forms }
     }
 
@@ -47,7 +48,7 @@ impl Drop for CatalogFollow {
     }
 }
 
-async fn follow(client: Client, datacenter: Option<String>, forms: TagForms, events: mpsc::Sender<Event>) {
+async fn follow(client: Client, datacenter: Option<String>, forms: TagForms, events: Events) {
     let keep = move |catalog: Catalog| (of_routes(catalog.services, &forms), catalog.filtered_by_acls);
     let (updates, mut received) = mpsc::channel(1);
     let _handle: FollowHandle = follow_catalog(client.clone(), FollowOptions::default(), keep, updates);
@@ -59,7 +60,7 @@ async fn follow(client: Client, datacenter: Option<String>, forms: TagForms, eve
             own = agent.ok().map(|agent| agent.config.datacenter).filter(|name| !name.is_empty());
         }
         let news = CatalogNews { services, filtered, datacenter: own.clone() };
-        if events.send(Event::Catalog(news)).await.is_err() {
+        if events.sender.send(Event::Catalog { news, registry: events.registry }).await.is_err() {
             return;
         }
     }

@@ -23,7 +23,8 @@ use super::{catalog::CatalogNews, kept_file, warming::Warming, world::World};
 use crate::{
     auto_routes::{
         AutoRoutesSettings,
-        merge::{Accepted, Declared, Merged, Refused, Rejected, merge, without_repeats},
+        merge::{Accepted, Before, Declared, Merged, Refused, Rejected, merge, without_repeats},
+        standing::{Standing, Standings},
     },
     config::settings::{ServiceSettings, Settings},
     printable::printable,
@@ -39,15 +40,18 @@ pub struct DeclaredRoutes {
     services: Declared,
     /// What the metadata of their instances declares, for those with a tag that points to it.
     metadata: Declared,
-    /// It is not in the table yet.
-    metadata_is_new: bool,
+    /// How the services stood when the table was made.
+    standings: Standings,
+    /// Services that would have a route if they had instances, or others had none.
+    contenders: BTreeSet<String>,
+    /// Another table may come of what metadata declares, or of how services stand now.
+    has_news: bool,
     /// Those, and since when they also have no instance.
     gone: BTreeMap<String, Option<Instant>>,
     /// The last list was cut short, so what is missing in it may be there.
     filtered: bool,
     datacenter: Option<String>,
-    /// The registry, or the disk, has said something.
-    heard: bool,
+    heard: Heard,
     accepted: Vec<Accepted>,
     /// What is accepted and not in the table yet.
     warming: Warming,
@@ -60,14 +64,25 @@ pub struct DeclaredRoutes {
     memory: Option<PathBuf>,
 }
 
+/// What is known of declarations is from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Heard {
+    #[default]
+    Nothing,
+    /// Another registry: the next list takes the place of all of it.
+    OfAnother,
+    /// The registry, or the disk.
+    OfThis,
+}
+
 impl DeclaredRoutes {
-    /// With what was declared when the gateway ran last.
-    pub fn remembered(state_dir: Option<&Path>) -> Self {
-        let memory = state_dir.map(|dir| dir.join(FILE));
+    /// With what was declared when the gateway ran last. `folder` is that of the registry's state.
+    pub fn remembered(folder: Option<&Path>) -> Self {
+        let memory = folder.map(|dir| dir.join(FILE));
         let record = memory.as_deref().and_then(load);
         let mut known = Self { memory, ..Self::default() };
         if let Some(record) = record {
-            known.heard = true;
+            known.heard = Heard::OfThis;
             known.datacenter = record.datacenter;
             for (service, tag) in &record.tags {
                 known.services.entry(service.clone()).or_default().push(tag.clone());
@@ -77,9 +92,23 @@ impl DeclaredRoutes {
         known
     }
 
+    /// From now on the registry's state is in this folder.
+    pub fn keep_in(&mut self, folder: Option<&Path>) {
+        self.memory = folder.map(|dir| dir.join(FILE));
+        self.save(&self.accepted);
+    }
+
+    /// Another registry is asked from now on, whose state is in this folder. What is in the table stays until it answers.
+    pub fn begin_anew(&mut self, folder: Option<&Path>) {
+        self.memory = folder.map(|dir| dir.join(FILE));
+        if self.heard != Heard::Nothing {
+            self.heard = Heard::OfAnother;
+        }
+    }
+
     /// Is there nothing to wait for before the table is complete?
     pub fn is_heard(&self, settings: &Settings) -> bool {
-        self.heard || settings.auto_routes.is_none()
+        self.heard != Heard::Nothing || settings.auto_routes.is_none()
     }
 
     pub fn accepted(&self) -> usize {
@@ -90,6 +119,9 @@ impl DeclaredRoutes {
     pub fn learn(&mut self, news: CatalogNews) -> bool {
         let before = (self.services.clone(), self.datacenter.clone(), self.heard);
         let mut services = news.services;
+        if self.heard == Heard::OfAnother {
+            (self.services, self.gone, self.metadata) = Default::default();
+        }
         self.gone.retain(|service, _| !services.contains_key(service));
         for (service, tags) in std::mem::take(&mut self.services) {
             if let std::collections::btree_map::Entry::Vacant(missing) = services.entry(service) {
@@ -101,11 +133,11 @@ impl DeclaredRoutes {
         // What was seen of instances belongs to the tags of that time.
         self.seen.retain(|service, _| services.get(service) == before.0.get(service));
         (self.services, self.filtered) = (services, news.filtered);
-        self.heard = true;
+        self.heard = Heard::OfThis;
         if news.datacenter.is_some() {
             self.datacenter = news.datacenter;
         }
-        before != (self.services.clone(), self.datacenter.clone(), true)
+        before != (self.services.clone(), self.datacenter.clone(), Heard::OfThis)
     }
 
     /// Takes over what the metadata of a service's instances declares, if a tag points to it. Where there is no instance
@@ -113,7 +145,7 @@ impl DeclaredRoutes {
     pub fn learn_metadata(&mut self, auto: &AutoRoutesSettings, world: &World, service: &str) {
         let points = |tags: &Vec<String>| tags.iter().any(|tag| auto.forms.points_to_metadata(tag));
         if !self.services.get(service).is_some_and(points) {
-            self.metadata_is_new |= self.metadata.remove(service).is_some();
+            self.has_news |= self.metadata.remove(service).is_some();
             return;
         }
         let mut is_known = false;
@@ -127,7 +159,7 @@ impl DeclaredRoutes {
         let texts: Vec<String> = texts.into_iter().collect();
         if is_known && self.metadata.get(service) != Some(&texts) {
             self.metadata.insert(service.to_owned(), texts);
-            self.metadata_is_new = true;
+            self.has_news = true;
         }
     }
 
@@ -142,9 +174,23 @@ impl DeclaredRoutes {
         }
     }
 
-    /// Has metadata declared something since the last table?
-    pub fn has_new_metadata(&self) -> bool {
-        self.metadata_is_new
+    /// Looks at how a service stands now. That counts where services contend for a route, and where it is none that may have one.
+    pub fn learn_standing(&mut self, auto: &AutoRoutesSettings, world: &World, service: &str) {
+        let Some(old) = self.standings.get(service).copied() else { return };
+        let new = world.standing(&auto.service_of(service));
+        let is_side = old == Standing::Side || new == Standing::Side;
+        self.has_news |= old != new && (is_side || !self.contenders.is_empty());
+    }
+
+    /// Takes over how all services that declare something stand now.
+    pub fn relearn_standings(&mut self, auto: &AutoRoutesSettings, world: &World) {
+        let standing = |service: &String| (service.clone(), world.standing(&auto.service_of(service)));
+        self.standings = self.services.keys().map(standing).collect();
+    }
+
+    /// Has metadata declared something since the last table, or do services stand otherwise so that another may come of it?
+    pub fn has_news(&self) -> bool {
+        self.has_news
     }
 
     /// What tags and metadata declare together.
@@ -218,9 +264,11 @@ impl DeclaredRoutes {
         if !self.remembered.is_empty() {
             self.recall(auto);
         }
-        self.metadata_is_new = false;
-        let merged = merge(file, auto, &self.all(auto), &self.accepted, self.datacenter.as_deref());
-        let Merged { mut settings, accepted, rejected, refused } = merged;
+        self.has_news = false;
+        let before = Before { incumbents: &self.accepted, standings: &self.standings };
+        let merged = merge(file, auto, &self.all(auto), &before, self.datacenter.as_deref());
+        let Merged { mut settings, accepted, rejected, refused, contenders } = merged;
+        self.contenders = contenders;
         let (accepted, silent) = self.live(&mut settings, file.routes.len(), accepted, is_known, now);
         let mut changes = changes((&self.accepted, &accepted), (&self.rejected, &rejected));
         changes.extend(silent.iter().map(|service| Change {
@@ -428,10 +476,10 @@ mod tests {
         declared.relearn_metadata(&auto, &World::default());
         assert_eq!(paths(&mut declared), ["/t"]);
         declared.learn_metadata(&auto, &with("/m"), "web");
-        assert!(declared.has_new_metadata());
+        assert!(declared.has_news());
         assert_eq!(paths(&mut declared), ["/t", "/m"]);
         declared.learn_metadata(&auto, &with("/m"), "web");
-        assert!(!declared.has_new_metadata(), "nothing new");
+        assert!(!declared.has_news(), "nothing new");
         declared.learn_metadata(&auto, &world(0), "web");
         assert_eq!(paths(&mut declared), ["/t", "/m"], "nobody is there to say otherwise");
         let mut next = DeclaredRoutes::remembered(Some(dir.path()));

@@ -1,12 +1,13 @@
 //! Follows the registry for every service that a route names, and resolves host names off the request path.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::SocketAddr,
+    sync::Arc,
     time::Duration,
 };
 
-use millgate_registry::{Client, ServiceUpdate, WatchHandle, WatchOptions, WatchTarget, watch};
+use millgate_registry::{Client, Seed, ServiceUpdate, WatchHandle, WatchOptions, WatchTarget, watch};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{event::Event, selection, world::World};
@@ -29,27 +30,24 @@ pub struct Discovery {
     events: mpsc::Sender<Event>,
     updates: mpsc::Sender<ServiceUpdate>,
     client: Option<Client>,
+    /// Counts the registries that were used.
+    registry: u64,
     options: WatchOptions,
+    /// What is known of these was said by another registry.
+    distrusted: HashSet<WatchTarget>,
     watches: BTreeMap<WatchTarget, WatchHandle>,
     look_ups: HashMap<String, tokio::task::JoinHandle<()>>,
 }
 
 impl Discovery {
     pub fn new(events: mpsc::Sender<Event>) -> Self {
-        let (updates, mut received) = mpsc::channel::<ServiceUpdate>(64);
-        let forward = events.clone();
-        tokio::spawn(async move {
-            while let Some(update) = received.recv().await {
-                if forward.send(Event::Service(update)).await.is_err() {
-                    return;
-                }
-            }
-        });
         Self {
+            updates: forward(events.clone(), 0),
             events,
-            updates,
             client: None,
+            registry: 0,
             options: WatchOptions::default(),
+            distrusted: HashSet::new(),
             watches: BTreeMap::new(),
             look_ups: HashMap::new(),
         }
@@ -59,7 +57,32 @@ impl Discovery {
     pub fn use_client(&mut self, client: Option<Client>, options: WatchOptions) {
         self.watches.clear();
         self.client = client;
+        self.registry += 1;
+        // What the watches from before sent has their number.
+        self.updates = forward(self.events.clone(), self.registry);
         self.options = options;
+    }
+
+    /// Every watch starts anew, as of a registry of which nothing is known.
+    pub fn start_over(&mut self) {
+        let (client, options) = (self.client.take(), self.options.clone());
+        self.use_client(client, options);
+    }
+
+    /// What is known was said by another registry: it is used until this one answers, whose confirmed word is not doubted
+    /// because of it.
+    pub fn distrust(&mut self, world: &World) {
+        self.distrusted = world.instances.keys().cloned().collect();
+    }
+
+    /// The registry in use has spoken of this.
+    pub fn heard(&mut self, target: &WatchTarget) {
+        self.distrusted.remove(target);
+    }
+
+    /// Which of the registries that were used it is that is used now. Events say which one they are from.
+    pub fn registry(&self) -> u64 {
+        self.registry
     }
 
     /// The registry in use.
@@ -81,13 +104,18 @@ impl Discovery {
             };
             for target in wanted {
                 if !self.watches.contains_key(&target) {
-                    // With what is in use (from disk, or from before the registry changed), so that the first
-                    // answer cannot take it away unconfirmed.
+                    // With what is in use, from disk or from before the token changed, say, so that the first answer
+                    // cannot take it away unconfirmed.
+                    let seed = world.instances.get(&target).map(|instances| Seed {
+                        instances: Arc::clone(instances),
+                        of_this_registry: !self.distrusted.contains(&target),
+                        age: world.ages.get(&target).copied(),
+                    });
                     let handle = watch::spawn_seeded(
                         client.clone(),
                         target.clone(),
                         WatchOptions { start_within, ..self.options.clone() },
-                        world.instances.get(&target).cloned(),
+                        seed,
                         self.updates.clone(),
                     );
                     self.watches.insert(target, handle);
@@ -120,9 +148,9 @@ impl Discovery {
         }
     }
 
-    /// Is this update of something that is still wanted?
-    pub fn follows(&self, target: &WatchTarget) -> bool {
-        self.watches.contains_key(target)
+    /// Is this update of something that is still wanted, by the registry that is asked?
+    pub fn follows(&self, target: &WatchTarget, registry: u64) -> bool {
+        self.registry == registry && self.watches.contains_key(target)
     }
 
     /// As [`Discovery::follows`], of a look-up.
@@ -141,6 +169,19 @@ impl Drop for Discovery {
             task.abort();
         }
     }
+}
+
+/// Where watches send their updates, which go on with the number of their registry.
+fn forward(events: mpsc::Sender<Event>, registry: u64) -> mpsc::Sender<ServiceUpdate> {
+    let (updates, mut received) = mpsc::channel::<ServiceUpdate>(64);
+    tokio::spawn(async move {
+        while let Some(update) = received.recv().await {
+            if events.send(Event::Service { update, registry }).await.is_err() {
+                return;
+            }
+        }
+    });
+    updates
 }
 
 /// All that is to be watched, each once however many services select from it. Datacenters of `failover` are watched
@@ -201,7 +242,9 @@ where
             Err(error) => {
                 // The last answer stays in use: a resolver that is away says nothing about the host.
                 if !failing {
-                    tracing::warn!(%name, %error, "host name could not be resolved; the last addresses stay in use");
+                    let known = last.as_ref().is_some_and(|addresses| !addresses.is_empty());
+                    let rest = if known { "the last addresses stay in use" } else { "it has no address yet" };
+                    tracing::warn!(%name, %error, "host name could not be resolved; {rest}");
                 }
                 failing = true;
                 // A first failure is told, too: one bad name must not keep the gateway unready.

@@ -17,12 +17,14 @@ pub enum Event {
     FilesChanged,
     /// The key that holds the configuration has another value; `None`: it was deleted.
     ConfigKey(Option<Bytes>),
-    /// Other services or tags declare routes.
-    Catalog(CatalogNews),
+    /// Other services or tags declare routes. `registry`: see [`Discovery::registry`](super::discovery::Discovery::registry).
+    Catalog { news: CatalogNews, registry: u64 },
+    /// The cluster that the registry says it is.
+    Cluster { name: String, registry: u64 },
     /// Which instances of a service have which tags: ids and tags.
     Seen { service: String, instances: Vec<(String, Vec<String>)> },
     /// The registry's answer about one service changed.
-    Service(ServiceUpdate),
+    Service { update: ServiceUpdate, registry: u64 },
     /// A host name was resolved anew; no address: it could not be, and never was.
     Resolved { name: String, addresses: Vec<std::net::SocketAddr> },
     /// A fetch of a provider's keys is over; `None`: it brought none. `source` may no longer be the provider's.

@@ -200,7 +200,8 @@ fn declared(out: &mut Families, report: &DeclaredReport) {
 fn followed_key(out: &mut Families, key: &FollowStats, deleted: bool) {
     out.gauge("millgate_config_key_present", "0 after the configuration's key was deleted")
         .add(&[], f64::from(u8::from(!deleted)));
-    if let Some(last) = key.last_success {
+    // It counts from the start where Consul has not answered since.
+    if let Some(last) = key.last_success.or(key.started) {
         let age = clock::now().saturating_duration_since(last.into()).as_secs_f64();
         out.gauge(
             "millgate_config_key_age_seconds",

@@ -16,6 +16,7 @@ pub mod failover;
 mod file_places;
 pub mod files;
 mod health;
+pub mod kept;
 mod kept_file;
 pub mod keys;
 pub mod listen;
@@ -38,7 +39,7 @@ use std::{
     time::Duration,
 };
 
-use millgate_registry::{Client, ClientConfig, FollowHandle, HttpClient, Saver, WatchOptions};
+use millgate_registry::{Client, ClientConfig, FollowHandle, HttpClient, ServiceUpdate, WatchOptions};
 use tokio::sync::mpsc;
 
 use self::{
@@ -48,6 +49,7 @@ use self::{
     drain::Drain,
     event::{EVENTS_MAX, Event, Inbox},
     files::FileWatch,
+    kept::{Change, ClusterFollow, Kept},
     keys::{Fetched, KeyFetch, kept::KeptKeys},
     origin::Origin,
     status::Status,
@@ -91,7 +93,7 @@ pub struct Controller {
     pub status: Arc<Status>,
     pub budget: Arc<KeyBudget>,
     pub http: HttpClient,
-    pub last_known_good: Option<Saver>,
+    pub kept: Kept,
     pub kept_keys: KeptKeys,
     pub events: mpsc::Sender<Event>,
 }
@@ -107,6 +109,8 @@ struct Background {
     key: Option<FollowHandle>,
     /// Where services may declare routes.
     catalog: Option<CatalogFollow>,
+    /// Where state is kept.
+    cluster: Option<ClusterFollow>,
 }
 
 impl Controller {
@@ -120,6 +124,7 @@ impl Controller {
             files: FileWatch::start(self.files.clone(), self.fingerprint, self.events.clone()),
             key: self.origin.follow(self.events.clone()),
             catalog: None,
+            cluster: None,
         };
         self.use_registry(&mut background);
         self.follow(&mut background);
@@ -144,8 +149,7 @@ impl Controller {
                 }
                 _ = statistics.tick() => {
                     self.look_at_declared(&mut background);
-                    let unready_after = self.settings.consul.as_ref().and_then(|consul| consul.unready_after);
-                    self.status.record_watches(background.discovery.watches(), unready_after);
+                    self.record_watches(&background);
                     if self.world.is_move_due(clock::now()) {
                         self.publish();
                     }
@@ -193,7 +197,7 @@ impl Controller {
                 }
                 Event::Signal(hint) => self.status.take_hint(hint),
                 other => {
-                    if let Event::Service(update) = &other {
+                    if let Event::Service { update, .. } = &other {
                         answers.push(update.answered_at);
                     }
                     changed |= self.learn(other, background);
@@ -203,7 +207,7 @@ impl Controller {
             next = if left > 0 { inbox.try_next() } else { None };
         }
         if changed {
-            if self.declared.warming().has_news(&self.world) || self.declared.has_new_metadata() {
+            if self.declared.warming().has_news(&self.world) || self.declared.has_news() {
                 self.redeclare(background);
             }
             self.publish();
@@ -218,9 +222,25 @@ impl Controller {
     fn learn(&mut self, event: Event, background: &mut Background) -> bool {
         match event {
             // What was on its way while a reload made it needless is not taken in.
-            Event::Service(update) if !background.discovery.follows(&update.target) => return false,
+            Event::Service { update, registry }
+                if !background.discovery.follows(&update.target, registry) =>
+            {
+                return false;
+            }
+            Event::Catalog { registry, .. } | Event::Cluster { registry, .. }
+                if registry != background.discovery.registry() =>
+            {
+                return false;
+            }
+            Event::Cluster { name, .. } => {
+                if self.kept.meet(name) {
+                    self.forget_registry(background);
+                    return true;
+                }
+                return false;
+            }
             Event::Resolved { name, .. } if !background.discovery.follows_name(&name) => return false,
-            Event::Catalog(news) => {
+            Event::Catalog { news, .. } => {
                 if self.declared.learn(news) {
                     self.redeclare(background);
                 }
@@ -231,22 +251,7 @@ impl Controller {
                 self.declared.see(service, instances);
                 return false;
             }
-            Event::Service(update) => {
-                if let Some(saver) = &self.last_known_good {
-                    saver.save(update.clone());
-                }
-                self.status.count_update();
-                let new = Arc::clone(&update.instances);
-                let service = update.target.service.clone();
-                let old = self.world.instances.insert(update.target, update.instances);
-                if let Some(auto) = &self.file.auto_routes {
-                    self.declared.learn_metadata(auto, &self.world, &service);
-                }
-                // As a rule instances have addresses, and then all others need not be looked through.
-                if [old, Some(new)].iter().flatten().any(|list| selection::has_names(list)) {
-                    background.discovery.follow_names(&self.settings, &self.world);
-                }
-            }
+            Event::Service { update, .. } => self.learn_instances(update, background),
             Event::Resolved { name, addresses } => {
                 return self.world.learn_addresses(name, addresses);
             }
@@ -260,6 +265,28 @@ impl Controller {
             _ => return false,
         }
         true
+    }
+
+    fn learn_instances(&mut self, update: ServiceUpdate, background: &mut Background) {
+        background.discovery.heard(&update.target);
+        self.kept.save(update.clone());
+        self.status.count_update();
+        let ServiceUpdate { target, instances, only_side_kinds, .. } = update;
+        let (service, new) = (target.service.clone(), Arc::clone(&instances));
+        let old = self.world.learn_instances(target, instances, only_side_kinds);
+        if let Some(auto) = &self.file.auto_routes {
+            self.declared.learn_metadata(auto, &self.world, &service);
+            self.declared.learn_standing(auto, &self.world, &service);
+        }
+        // As a rule instances have addresses, and then all others need not be looked through.
+        if [old, Some(new)].iter().flatten().any(|list| selection::has_names(list)) {
+            background.discovery.follow_names(&self.settings, &self.world);
+        }
+    }
+
+    fn record_watches(&self, background: &Background) {
+        let unready_after = self.settings.consul.as_ref().and_then(|consul| consul.unready_after);
+        self.status.record_watches(background.discovery.watches(), unready_after);
     }
 
     fn wants_keys(&self, provider: &str, source: &KeySource) -> bool {
@@ -281,16 +308,61 @@ impl Controller {
         self.update_readiness();
     }
 
-    fn use_registry(&self, background: &mut Background) {
-        background.catalog = None;
+    /// At the start, and when a reload changes how the registry is spoken with.
+    fn use_registry(&mut self, background: &mut Background) {
+        (background.catalog, background.cluster) = (None, None);
         let Some(consul) = &self.settings.consul else {
             background.discovery.use_client(None, WatchOptions::default());
             return;
         };
-        match Client::new(client_config(consul)) {
-            Ok(client) => background.discovery.use_client(Some(client), watch_options(consul)),
-            Err(error) => tracing::error!(%error, "the registry cannot be used; known instances stay in use"),
+        let config = client_config(consul);
+        let client = match Client::new(config.clone()) {
+            Ok(client) => client,
+            Err(error) => {
+                tracing::error!(%error, "the registry cannot be used; known instances stay in use");
+                return;
+            }
+        };
+        background.discovery.use_client(Some(client), watch_options(consul));
+        match self.kept.use_registry(&config) {
+            Change::Same => {}
+            Change::Like => {
+                self.declared.keep_in(self.kept.folder().as_deref());
+                for (target, instances) in &self.world.instances {
+                    let (target, instances) = (target.clone(), Arc::clone(instances));
+                    let answered_at = tokio::time::Instant::now();
+                    self.kept.save(ServiceUpdate { target, instances, only_side_kinds: false, answered_at });
+                }
+            }
+            Change::Another => {
+                tracing::info!(address = %config.address, "another registry; what was known stays in use until it answers");
+                self.declared.begin_anew(self.kept.folder().as_deref());
+                background.discovery.distrust(&self.world);
+            }
         }
+        self.follow_cluster(background);
+    }
+
+    /// Where state is kept, it must be known whose it is.
+    fn follow_cluster(&self, background: &mut Background) {
+        let client = background.discovery.client().filter(|_| self.kept.folder().is_some());
+        let start = |client: &Client| {
+            ClusterFollow::start(client.clone(), self.events.clone(), background.discovery.registry())
+        };
+        background.cluster = client.map(start);
+    }
+
+    /// What the gateway began with was said by another cluster at the same address: it begins with nothing.
+    fn forget_registry(&mut self, background: &mut Background) {
+        tracing::warn!(
+            "another Consul cluster answers at this address than when this state was kept; it is not used"
+        );
+        self.world.forget_instances();
+        self.declared.begin_anew(self.kept.folder().as_deref());
+        background.catalog = None;
+        background.discovery.start_over();
+        self.follow(background);
+        self.follow_cluster(background);
     }
 
     fn update_readiness(&self) {
@@ -326,7 +398,8 @@ pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-fn client_config(consul: &ConsulSettings) -> ClientConfig {
+/// How the registry is spoken with.
+pub(crate) fn client_config(consul: &ConsulSettings) -> ClientConfig {
     let mut config = ClientConfig::from_env();
     config.address.clone_from(&consul.address);
     config.further_addresses.clone_from(&consul.further_addresses);
@@ -344,6 +417,7 @@ fn watch_options(consul: &ConsulSettings) -> WatchOptions {
         wait: consul.wait,
         max_stale: consul.max_stale,
         flap_damping: consul.flap_damping,
+        doubt: consul.doubt,
         consistency: match consul.consistency {
             Consistency::Stale => Wire::Stale,
             Consistency::Default => Wire::Leader,

@@ -14,7 +14,7 @@ use std::{
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use millgate_registry::{
-    Client, ClientError, FollowHandle, FollowOptions, KeyValue, QueryOptions, follow_key,
+    Client, FollowHandle, FollowOptions, KeyValue, QueryOptions, RegistryIdentity, follow_key,
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::mpsc;
@@ -23,7 +23,7 @@ use super::{
     environment,
     event::Event,
     files::{content_fingerprint, loaded_fingerprint},
-    kept_file,
+    kept, kept_file,
 };
 use crate::config::{
     diagnostics::Report,
@@ -77,7 +77,7 @@ impl Origin {
             ConfigSource::Key(key) => key.clone(),
         };
         let client = key.client().map_err(|error| source.unreadable(&error.to_string(), USE_ENVIRONMENT))?;
-        let kept = state_dir.map(|dir| kept_at(dir, &key));
+        let kept = state_dir.and_then(|dir| kept_at(dir, &key));
         let remembered = || {
             let bytes = Bytes::from(kept_file::read(kept.as_deref()?)?);
             let loaded = source.parse_bytes(&bytes, &environment).ok()?;
@@ -202,7 +202,8 @@ async fn first_text(
             }
             Err(error) => error,
         };
-        if !may_pass(&error) || has_other() {
+        // It does not help to ask again where the token may not, or the settings are wrong.
+        if !error.may_pass() || has_other() {
             return Err(source.unreadable(&error.to_string(), USE_ENVIRONMENT));
         }
         if !said {
@@ -228,13 +229,9 @@ pub fn read_key(source: &ConfigSource, key: &ConfigKey) -> Result<Bytes, Report>
     runtime.block_on(first_text(source, key, &client, || true))
 }
 
-/// Does it help to ask again? Not if the answer is that the token may not, or that the settings are wrong.
-fn may_pass(error: &ClientError) -> bool {
-    error.is_transport() || error.status().is_some_and(|status| status.is_server_error() || status == 429)
-}
-
-/// Where the last accepted text of a key is kept.
-fn kept_at(dir: &Path, key: &ConfigKey) -> PathBuf {
+/// Where the last accepted text of a key is kept: beside all else of its registry, since another one may have such a key, too.
+fn kept_at(state_dir: &Path, key: &ConfigKey) -> Option<PathBuf> {
+    let dir = kept::folder(state_dir, &RegistryIdentity::of(&key.consul).ok()?);
     let mut name = format!("config+{}", utf8_percent_encode(&key.key, NON_ALPHANUMERIC));
     if name.len() > FILE_NAME_BYTES_MAX {
         // Another long key may begin like this one; its configuration must not start this gateway.
@@ -245,7 +242,7 @@ fn kept_at(dir: &Path, key: &ConfigKey) -> PathBuf {
             let _ = write!(name, "{byte:02x}");
         }
     }
-    dir.join(format!("{name}.yaml"))
+    Some(dir.join(format!("{name}.yaml")))
 }
 
 const USE_ENVIRONMENT: &str = "Consul is the one that CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN and CONSUL_HTTP_TOKEN_FILE name; \
@@ -264,12 +261,14 @@ mod tests {
 
     #[test]
     fn every_key_has_a_file_of_its_own_with_a_name_that_a_disk_takes() {
-        let kept = |key: &str| {
-            let key = ConfigKey { key: key.to_owned(), consul: ClientConfig::default() };
-            kept_at(Path::new("/state"), &key)
+        let kept = |address: &str, key: &str| {
+            let key = ConfigKey { key: key.to_owned(), consul: ClientConfig::new(address) };
+            kept_at(Path::new("/state"), &key).unwrap()
         };
-        assert_eq!(kept("edge/r"), Path::new("/state/config+edge%2Fr.yaml"));
-        let [one, other] = ["a", "b"].map(|end| kept(&("k".repeat(300) + end)));
+        let of_one = kept("one:8500", "edge/r");
+        assert_eq!(of_one, Path::new("/state/consul+http%3A%2F%2Fone%3A8500/config+edge%2Fr.yaml"));
+        assert_ne!(of_one, kept("other:8500", "edge/r"), "the same key of another registry");
+        let [one, other] = ["a", "b"].map(|end| kept("one:8500", &("k".repeat(300) + end)));
         assert_ne!(one, other);
         assert!(one.file_name().unwrap().len() <= 255);
     }

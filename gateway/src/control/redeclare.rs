@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Background, Controller, catalog::CatalogFollow, declared::look_at};
+use super::{
+    Background, Controller,
+    catalog::{CatalogFollow, Events},
+    declared::look_at,
+};
 use crate::{
     clock,
     config::{compile, settings::Settings},
@@ -16,6 +20,7 @@ impl Controller {
         let world = &self.world;
         if let Some(auto) = &self.file.auto_routes {
             self.declared.relearn_metadata(auto, world);
+            self.declared.relearn_standings(auto, world);
         }
         let (settings, changes) =
             self.declared.merge(&self.file, |service| world.knows(service), clock::now());
@@ -45,6 +50,9 @@ impl Controller {
 
     /// At a reload: the file's settings and table, with what is declared.
     pub(super) fn with_declared(&mut self, file: Settings, table: RouteTable) -> (Settings, RouteTable) {
+        if let Some(auto) = &file.auto_routes {
+            self.declared.relearn_standings(auto, &self.world);
+        }
         // A reload waits for new services itself.
         let (settings, changes) = self.declared.merge(&file, |_| true, clock::now());
         self.file = file;
@@ -70,7 +78,7 @@ impl Controller {
         let now = clock::now();
         let has_expired = self.declared.expire(auto, &self.world, now);
         // Metadata that came during a reload, when its table was made already, is seen here.
-        let is_due = self.declared.warming().is_due(&self.world, now) || self.declared.has_new_metadata();
+        let is_due = self.declared.warming().is_due(&self.world, now) || self.declared.has_news();
         if has_expired || is_due {
             self.redeclare(background);
         } else {
@@ -87,7 +95,7 @@ impl Controller {
         };
         if background.catalog.as_ref().is_none_or(|running| !running.serves(forms)) {
             let datacenter = self.file.consul.as_ref().and_then(|consul| consul.datacenter.clone());
-            let events = self.events.clone();
+            let events = Events { sender: self.events.clone(), registry: background.discovery.registry() };
             background.catalog =
                 Some(CatalogFollow::start(client.clone(), datacenter, forms.clone(), events));
         }

@@ -121,7 +121,7 @@ impl Controller {
         let deadline = tokio::time::Instant::now() + FIRST_WORD;
         while !self.world.knows_all(&self.settings) {
             match tokio::time::timeout_at(deadline, inbox.arrival()).await {
-                Ok(Some(event @ (Event::Service(_) | Event::Resolved { .. } | Event::Keys { .. }))) => {
+                Ok(Some(event @ (Event::Service { .. } | Event::Resolved { .. } | Event::Keys { .. }))) => {
                     self.learn(event, background);
                 }
                 Ok(Some(Event::Signal(hint))) => self.status.take_hint(hint),
@@ -140,6 +140,7 @@ impl Controller {
     /// Starts what the settings need and does not run, ends what they no longer need.
     pub(super) fn follow(&self, background: &mut Background) {
         background.discovery.follow(&self.settings, &self.world);
+        self.record_watches(background);
         self.follow_catalog(background);
         let auth = &self.settings.auth;
         let fetches = &mut background.fetches;

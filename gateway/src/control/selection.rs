@@ -3,12 +3,18 @@
 //! Selecting is done here and not in the query, so that any number of services, subsets and policies share one watch,
 //! and an instance that is left out can still be told from one that is gone.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use millgate_registry::{Instance, Status};
 
 use super::world::World;
-use crate::config::settings::{ConsulSource, EndpointSource, HealthPolicy, Selector, ServiceSettings};
+use crate::{
+    config::settings::{ConsulSource, EndpointSource, HealthPolicy, Selector, ServiceSettings},
+    upstream::cluster::Absence,
+};
 
 /// Is this one of the service's instances, healthy or not? By tags and meta, its subset's included.
 pub fn is_meant(service: &ServiceSettings, instance: &Instance) -> bool {
@@ -29,6 +35,27 @@ pub fn routable<'a>(
         .into_iter()
         .flat_map(|list| list.iter())
         .filter(|instance| allows(source.policy, instance) && is_meant(service, instance))
+}
+
+/// Why the service has no endpoint in one of its datacenters.
+pub fn absence(service: &ServiceSettings, world: &World, at: usize) -> Absence {
+    let EndpointSource::Consul(source) = &service.source else { return Absence::NotResolved };
+    let Some(known) = source.targets.get(at).and_then(|target| world.instances.get(target)) else {
+        return Absence::NotHeard;
+    };
+    let healthy = || known.iter().filter(|instance| allows(source.policy, instance));
+    let count = healthy().count();
+    let of_entry = healthy().filter(|instance| selects(&source.selector, instance)).count();
+    let found = healthy().filter(|instance| is_meant(service, instance)).count();
+    match &service.subset {
+        _ if known.is_empty() => Absence::NotRegistered,
+        _ if count == 0 => Absence::Unhealthy { registered: known.len() },
+        _ if of_entry == 0 => Absence::NotSelected { healthy: count },
+        Some(subset) if found == 0 => {
+            Absence::SubsetEmpty { subset: Arc::from(subset.name.as_str()), healthy: of_entry }
+        }
+        _ => Absence::NotResolved,
+    }
 }
 
 /// Where the service reaches this instance: `host:port`; IPv6 in brackets.
@@ -130,6 +157,37 @@ mod tests {
         ] {
             assert_eq!(allows(HealthPolicy::Passing, &instance), passing, "{:?}", instance.status);
             assert_eq!(allows(HealthPolicy::Warning, &instance), warning, "{:?}", instance.status);
+        }
+    }
+
+    #[test]
+    fn what_keeps_a_service_without_an_endpoint_is_said() {
+        let text = "version: 1\nroutes: [{path: /a, service: web, subset: v3}]\n\
+                    services: {web: {consul: {tag: eu}, subsets: {v3: {tag: v3}}}}\n";
+        let settings = crate::config::load::parse("routes.yaml", text, std::path::Path::new(""), &|_| None);
+        let settings = settings.unwrap().settings;
+        let service = settings.services.iter().find(|service| service.subset.is_some()).unwrap();
+        let said = |instances: Option<Vec<Instance>>| {
+            let mut world = World::default();
+            let target = service.source.targets()[0].clone();
+            world.instances.extend(instances.map(|list| (target, Arc::from(list))));
+            absence(service, &world, 0).to_string()
+        };
+        let critical = Instance { status: Status::Critical, ..instance(&["eu", "v3"], &[]) };
+        for (instances, sentence) in [
+            (None, "the registry has not answered for this service yet"),
+            (Some(vec![]), "no healthy instance of the service is registered"),
+            (Some(vec![critical]), "none of the 1 registered instances of the service is healthy"),
+            (
+                Some(vec![instance(&["v3"], &[])]),
+                "none of the 1 healthy instances has the tags and metadata that the service's entry asks for",
+            ),
+            (
+                Some(vec![instance(&["eu", "v2"], &[])]),
+                "subset `v3` of the service matches 0 of 1 healthy instances",
+            ),
+        ] {
+            assert_eq!(said(instances), sentence);
         }
     }
 

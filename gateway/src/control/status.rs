@@ -9,7 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millgate_registry::{FollowStats, History, WatchHandle, WatchStats, WatchTarget};
+use millgate_registry::{
+    FollowStats, History, WatchHandle, WatchMonitor, WatchState, WatchStats, WatchTarget,
+};
 use tokio::sync::watch;
 
 use super::{declared::DeclaredReport, event::Signal};
@@ -48,7 +50,9 @@ pub struct Status {
 /// What is known of one watch.
 #[derive(Debug, Clone)]
 pub struct Watched {
+    /// Of the moment at which they are read.
     pub stats: WatchStats,
+    monitor: WatchMonitor,
     pub history: Arc<History>,
     /// Over the last [`RATE_OVER`].
     pub queries_per_second: f64,
@@ -261,6 +265,18 @@ impl Status {
         let watches: BTreeMap<WatchTarget, Watched> = watches
             .map(|(target, handle)| (target.clone(), Watched::new(handle, known.get(target), now)))
             .collect();
+        for (target, watched) in &watches {
+            let before = known.get(target).and_then(|before| before.stats.missing_rights.as_ref());
+            match (before, &watched.stats.missing_rights) {
+                (before, Some(missing)) if before != Some(missing) => {
+                    self.note("rights_missing", missing.clone());
+                }
+                (Some(_), None) => {
+                    self.note("rights_restored", format!("service `{}`", target.service));
+                }
+                _ => {}
+            }
+        }
         let overdue = watches.values().any(|watched| is_overdue(&watched.stats, unready_after, now));
         if self.overdue.swap(overdue, Ordering::Relaxed) != overdue {
             if overdue {
@@ -273,7 +289,21 @@ impl Status {
     }
 
     pub fn watches(&self) -> BTreeMap<WatchTarget, Watched> {
-        lock(&self.watches).clone()
+        let mut watches = lock(&self.watches).clone();
+        for watched in watches.values_mut() {
+            watched.stats = watched.monitor.stats();
+        }
+        watches
+    }
+
+    /// What the token may not see, one sentence for each service.
+    pub fn missing_rights(&self) -> Vec<String> {
+        self.watches().into_values().filter_map(|watched| watched.stats.missing_rights).collect()
+    }
+
+    /// Services of which the last word in use is not the registry's latest: its last query failed, or there was none yet.
+    pub fn stale_services(&self) -> usize {
+        self.watches().values().filter(|watched| watched.stats.state != WatchState::Fresh).count()
     }
 }
 
@@ -304,16 +334,19 @@ impl Watched {
             queries_per_second = f64::from(queries) / over.as_secs_f64();
             rate_from = (now, stats.queries);
         }
-        Self { stats, history: Arc::clone(handle.history()), queries_per_second, rate_from }
+        let (monitor, history) = (handle.monitor(), Arc::clone(handle.history()));
+        Self { stats, monitor, history, queries_per_second, rate_from }
     }
 }
 
 /// Long enough for a blocking query now and then to be a number above 0.
 const RATE_OVER: Duration = Duration::from_secs(10);
 
-/// A service of which nothing was ever known is what [`Status::is_synced`] stands for.
+/// A service of which nothing was ever known is what [`Status::is_synced`] stands for. What is from disk has its time from
+/// the start on: how old it was there says nothing about the registry of today.
 fn is_overdue(stats: &WatchStats, unready_after: Option<Duration>, now: Instant) -> bool {
-    let age = stats.last_success.map(|at| now.saturating_duration_since(at.into()));
+    let from_disk = stats.started.filter(|_| stats.state != WatchState::NeverSynced);
+    let age = stats.last_success.or(from_disk).map(|at| now.saturating_duration_since(at.into()));
     age.zip(unready_after).is_some_and(|(age, after)| age > after)
 }
 
@@ -340,7 +373,11 @@ mod tests {
         assert!(!is_overdue(&known, None, later));
         assert!(!is_overdue(&known, Some(after), now + after));
         assert!(is_overdue(&known, Some(after), later));
-        assert!(!is_overdue(&WatchStats::default(), Some(after), later), "never synced is another check");
+        let waiting = WatchStats { started: Some(now.into()), ..WatchStats::default() };
+        assert!(!is_overdue(&waiting, Some(after), later), "never synced is another check");
+        let from_disk = WatchStats { state: WatchState::Stale, ..waiting };
+        assert!(!is_overdue(&from_disk, Some(after), now + after));
+        assert!(is_overdue(&from_disk, Some(after), later));
         let status = Status::new();
         status.set_known(true, false);
         assert!(!status.is_ready(), "no keys yet");

@@ -25,7 +25,7 @@ const COUNTERS: [Shown<WatchStats, u64>; 5] = [
     ("millgate_discovery_too_stale_total", "Answers older than discovery.consul.max_stale", |s| s.too_stale),
 ];
 
-const GAUGES: [Shown<WatchStats, u64>; 6] = [
+const GAUGES: [Shown<WatchStats, u64>; 7] = [
     ("millgate_discovery_index", "Index of the latest answer; 0 while it starts over", |s| s.index),
     ("millgate_discovery_fresh", "1 while the latest query was answered", |s| {
         u64::from(s.state == WatchState::Fresh)
@@ -39,6 +39,11 @@ const GAUGES: [Shown<WatchStats, u64>; 6] = [
     ("millgate_discovery_held_up_instances", "Healthy instances not in use because they flap", |s| {
         s.held_up as u64
     }),
+    (
+        "millgate_discovery_rights_missing",
+        "1 while the ACL token may not see the service or its instances",
+        |s| u64::from(s.missing_rights.is_some()),
+    ),
     ("millgate_discovery_skipped_instances", "Instances left out because they cannot be used", |s| {
         s.skipped_instances
     }),
@@ -53,12 +58,12 @@ pub(super) fn families(out: &mut Families, snapshot: &Snapshot, watches: &BTreeM
     let mut followed: Vec<(&str, &WatchStats)> = followed.collect();
     followed.sort_unstable_by_key(|(service, _)| *service);
     let ages = followed.iter().filter_map(|(service, stats)| {
-        Some((*service, now.saturating_duration_since(stats.last_success?.into())))
+        Some((*service, stats.age(now.into())?, stats.state != WatchState::NeverSynced))
     });
-    let ages: Vec<(&str, Duration)> = ages.collect();
+    let ages: Vec<(&str, Duration, bool)> = ages.collect();
     let mut family =
         out.gauge("millgate_discovery_age_seconds", "Time since the registry last answered for a service");
-    for (service, age) in &ages {
+    for (service, age, _) in &ages {
         family.add(&[("service", service)], age.as_secs_f64());
     }
     let wall = clock::unix_now();
@@ -66,7 +71,7 @@ pub(super) fn families(out: &mut Families, snapshot: &Snapshot, watches: &BTreeM
         "millgate_discovery_last_success_timestamp_seconds",
         "When the registry last answered for a service",
     );
-    for (service, age) in &ages {
+    for (service, age, _) in ages.iter().filter(|(_, _, has_answered)| *has_answered) {
         family.add(&[("service", service)], wall.saturating_sub(*age).as_secs_f64());
     }
     for (name, help, read) in COUNTERS {
@@ -103,13 +108,14 @@ pub(super) fn json(watched: &Watched) -> Value {
             WatchState::Stale => "stale",
         },
         "mode": if stats.polling { "polling" } else { "blocking" },
-        "age_ms": since(stats.last_success),
+        "age_ms": stats.age(now.into()).map(millis),
         "changed_ms": since(stats.last_change),
         "queries": stats.queries,
         "queries_per_second": watched.queries_per_second,
         "wakeups": stats.wakeups,
         "errors": stats.errors,
         "last_error": stats.last_error,
+        "missing_rights": stats.missing_rights,
         "empty_held": stats.empty_held,
         "too_stale": stats.too_stale,
         "kept": stats.kept,

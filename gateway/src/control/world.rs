@@ -3,7 +3,12 @@
 //! Everything is held under what it was asked for, and forgotten when the settings no longer ask for it: keys
 //! above all, which must never verify a token for another source than their own.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use millgate_registry::{Instance, WatchTarget};
 
@@ -15,6 +20,7 @@ use super::{
     tls_clients::TlsClients,
 };
 use crate::{
+    auto_routes::standing::Standing,
     config::settings::{AuthSettings, ConsulSource, EndpointSource, KeySource, ServiceSettings, Settings},
     policy::jwt::KeySet,
     upstream::cluster::Basis,
@@ -24,6 +30,10 @@ use crate::{
 #[derive(Default)]
 pub struct World {
     pub instances: HashMap<WatchTarget, Arc<[Instance]>>,
+    /// Of what is from disk: how old it was at the start.
+    pub ages: HashMap<WatchTarget, Duration>,
+    /// Of these there are only proxies and gateways of a mesh.
+    pub side_kinds: HashSet<WatchTarget>,
     /// By `host:port`; no address: looked up, and not found yet.
     pub resolved: HashMap<String, Vec<SocketAddr>>,
     pub tls: Option<Arc<rustls::ServerConfig>>,
@@ -61,6 +71,27 @@ impl World {
                 source.targets.first().is_some_and(|first| self.instances.contains_key(first))
                     || (0..source.targets.len()).any(|at| self.can_serve(service, source, at) == Some(true))
             }
+        }
+    }
+
+    /// What its instances make of the routes that a service declares.
+    pub fn standing(&self, service: &ServiceSettings) -> Standing {
+        let EndpointSource::Consul(source) = &service.source else { return Standing::Unknown };
+        if source.targets.iter().any(|target| self.side_kinds.contains(target)) {
+            return Standing::Side;
+        }
+        let mut all = (0..source.targets.len()).map(|at| self.can_serve(service, source, at));
+        let mut is_idle = true;
+        let serves = all.any(|can| {
+            is_idle &= can == Some(false);
+            can == Some(true)
+        });
+        if serves {
+            Standing::Serves
+        } else if is_idle {
+            Standing::Idle
+        } else {
+            Standing::Unknown
         }
     }
 
@@ -199,6 +230,28 @@ impl World {
         true
     }
 
+    /// Takes over what the registry says. Returns what it said before.
+    pub fn learn_instances(
+        &mut self,
+        target: WatchTarget,
+        instances: Arc<[Instance]>,
+        only_side_kinds: bool,
+    ) -> Option<Arc<[Instance]>> {
+        if only_side_kinds {
+            self.side_kinds.insert(target.clone());
+        } else {
+            self.side_kinds.remove(&target);
+        }
+        self.instances.insert(target, instances)
+    }
+
+    /// Forgets all that a registry said.
+    pub fn forget_instances(&mut self) {
+        self.instances.clear();
+        self.ages.clear();
+        self.side_kinds.clear();
+    }
+
     /// Forgets what `new` settings do not ask for. `old`: those in use so far.
     pub fn keep_for(&mut self, old: &Settings, new: &Settings) {
         self.keys.retain(|name, held| {
@@ -216,6 +269,8 @@ impl World {
         });
         let targets = discovery::targets(new);
         self.instances.retain(|target, _| targets.contains(target));
+        self.ages.retain(|target, _| targets.contains(target));
+        self.side_kinds.retain(|target| targets.contains(target));
         let names = discovery::names(new, self);
         self.resolved.retain(|name, _| names.contains(name));
         self.names_generation += 1;

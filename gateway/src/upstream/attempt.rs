@@ -15,6 +15,7 @@ use std::{
 use http::{HeaderValue, Request, header};
 
 use super::{
+    cluster::Absence,
     endpoint::Endpoint,
     pool::Lease,
     search::{Picked, Plan, Search},
@@ -43,7 +44,9 @@ pub async fn run(
     exchange: &mut Exchange,
 ) -> Result<Answered, Error> {
     let worker = plan.worker;
-    let cluster = plan.cluster(exchange).ok_or(Error::NoHealthyEndpoint)?;
+    let cluster = plan.cluster(exchange).ok_or(Error::NoHealthyEndpoint(Absence::Tried))?;
+    // Also for a request that finds no endpoint.
+    exchange.subset.clone_from(&cluster.subset);
     let mut search = Search::new(plan, cluster, upload);
     let in_flight = cluster.shared.concurrency.check(&exchange.holder())?;
     if let Some(upload) = upload {

@@ -33,9 +33,34 @@ pub struct Cluster {
     pub retry_budget: Arc<RetryBudget>,
     /// Which of the source's targets serves: 0 unless requests go to a datacenter of `failover`.
     pub target: usize,
+    /// Why there is no endpoint, while there is none.
+    pub absence: Absence,
     /// What this was compiled from.
     pub settings: ServiceSettings,
     pub basis: Basis,
+}
+
+/// Why no endpoint of a service can be asked, as a sentence for clients and the log.
+#[derive(Debug, Clone, PartialEq, Eq, Default, thiserror::Error)]
+pub enum Absence {
+    /// Each was tried, or is left out for its failures.
+    #[default]
+    #[error("no instance of the service can take the request")]
+    Tried,
+    #[error("the registry has not answered for this service yet")]
+    NotHeard,
+    #[error("no healthy instance of the service is registered")]
+    NotRegistered,
+    #[error("none of the {registered} registered instances of the service is healthy")]
+    Unhealthy { registered: usize },
+    #[error(
+        "none of the {healthy} healthy instances has the tags and metadata that the service's entry asks for"
+    )]
+    NotSelected { healthy: usize },
+    #[error("subset `{subset}` of the service matches 0 of {healthy} healthy instances")]
+    SubsetEmpty { subset: Arc<str>, healthy: usize },
+    #[error("no address is known of the host names of the service")]
+    NotResolved,
 }
 
 /// What was known when a cluster was compiled. While it is the same, so is the cluster.

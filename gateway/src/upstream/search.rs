@@ -8,6 +8,7 @@ use std::{borrow::Cow, rc::Rc, time::Instant};
 use rand::Rng;
 
 use super::{
+    cluster::Absence,
     load_balancer::NoEndpoint,
     probe::admit_ejected,
     verdict::{BreakerPermit, OutlierProbe, kind_of},
@@ -128,9 +129,9 @@ impl<'a> Search<'a> {
             match pick(self, true, now, exchange, rng) {
                 Err(_) if self.go_elsewhere(now, rng) => {}
                 Err(NoEndpoint::AllExcluded) if is_free => {
-                    return pick(self, false, now, exchange, rng).map_err(error_of);
+                    return pick(self, false, now, exchange, rng).map_err(|none| self.error_of(none));
                 }
-                result => return result.map_err(error_of),
+                result => return result.map_err(|none| self.error_of(none)),
             }
         }
     }
@@ -144,6 +145,14 @@ impl<'a> Search<'a> {
         self.tried.push(index);
     }
 
+    fn error_of(&self, none: NoEndpoint) -> Error {
+        match none {
+            NoEndpoint::AllBroken { retry_after } => Error::BreakerOpen { retry_after },
+            NoEndpoint::Empty => Error::NoHealthyEndpoint(self.cluster.shared.absence.clone()),
+            NoEndpoint::AllExcluded => Error::NoHealthyEndpoint(Absence::Tried),
+        }
+    }
+
     /// To a subset that was not used up, if one can take the request.
     fn go_elsewhere(&mut self, now: Instant, rng: &mut impl Rng) -> bool {
         let is_new = |cluster: &Rc<LocalCluster>| {
@@ -155,13 +164,6 @@ impl<'a> Search<'a> {
         self.cluster = other;
         self.tried.clear();
         true
-    }
-}
-
-fn error_of(none: NoEndpoint) -> Error {
-    match none {
-        NoEndpoint::AllBroken { retry_after } => Error::BreakerOpen { retry_after },
-        NoEndpoint::Empty | NoEndpoint::AllExcluded => Error::NoHealthyEndpoint,
     }
 }
 

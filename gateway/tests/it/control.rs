@@ -245,8 +245,9 @@ async fn two_views_of_one_registered_service_are_two_series() {
 #[tokio::test]
 async fn a_start_forgets_what_was_known_of_services_that_no_route_names_any_more() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::create_dir(dir.path().join("state")).unwrap();
-    let kept = |service: &str| dir.path().join(format!("state/{service}.json"));
+    let folder = dir.path().join("state/consul+http%3A%2F%2F127.0.0.1%3A1");
+    std::fs::create_dir_all(&folder).unwrap();
+    let kept = |service: &str| folder.join(format!("{service}.json"));
     let long_ago = std::time::SystemTime::now() - std::time::Duration::from_hours(24 * 40);
     for service in ["web", "gone"] {
         let record = format!(r#"{{"version":1,"service":"{service}","datacenter":null,"instances":[]}}"#);

@@ -5,7 +5,7 @@
 //!
 //! Each names what it stands for: the protection without which it fails.
 
-mod rig;
+pub(crate) mod rig;
 
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ scenarios![
     an_agent_that_freezes_and_goes_on,
     an_agent_that_is_back_empty_with_a_lower_index,
     a_policy_that_is_narrowed,
+    a_policy_that_is_narrowed_before_a_change,
+    a_policy_that_is_taken_away_before_a_change,
     a_token_that_is_deleted,
     a_token_that_is_rotated_all_the_time,
     an_agent_that_takes_no_more_connections,
@@ -129,6 +131,43 @@ async fn a_policy_that_is_narrowed() {
     eventually("the gateway doubts the empty answer", || rig.doubts()).await;
     pause(FAULT).await;
     acl.policy("gateway", Acl::READ).await;
+    rig.a_new_instance_is_routed_to(&consul).await;
+    rig.end(&load).await;
+}
+
+/// Stands for the second witness: with the same token, the read that confirms an empty answer is as blind as the first.
+async fn a_policy_that_is_narrowed_before_a_change() {
+    let Some(consul) = ConsulServer::dev_with_acls().await else { return };
+    let acl = Acl::of(&consul);
+    let token = acl.token("gateway", Acl::READ).await;
+    let mut rig = Rig::start(&consul, Some(&token)).await;
+    let load = rig.load();
+    acl.policy("gateway", "service_prefix \"\" { policy = \"read\" }").await;
+    rig.changes(&consul).await;
+    let hidden = || async { rig.watch().await["missing_rights"].is_string() };
+    eventually("the gateway says what the token lacks", hidden).await;
+    pause(FAULT).await;
+    let next = acl.token("gateway-2", Acl::READ).await;
+    rig.write_token(&next);
+    rig.a_new_instance_is_routed_to(&consul).await;
+    rig.end(&load).await;
+}
+
+/// As the one before; the list of services does not show it either, and only Consul's word on the token is left.
+async fn a_policy_that_is_taken_away_before_a_change() {
+    let Some(consul) = ConsulServer::dev_with_acls().await else { return };
+    let acl = Acl::of(&consul);
+    let token = acl.token("gateway", Acl::READ).await;
+    let mut rig = Rig::start(&consul, Some(&token)).await;
+    let load = rig.load();
+    acl.policy("gateway", "service \"other\" { policy = \"read\" } node_prefix \"\" { policy = \"read\" }")
+        .await;
+    rig.changes(&consul).await;
+    let hidden = || async { rig.watch().await["missing_rights"].is_string() };
+    eventually("the gateway says what the token lacks", hidden).await;
+    pause(FAULT).await;
+    let next = acl.token("gateway-2", Acl::READ).await;
+    rig.write_token(&next);
     rig.a_new_instance_is_routed_to(&consul).await;
     rig.end(&load).await;
 }

@@ -12,7 +12,7 @@ use super::{Client, READ_DEADLINE};
 use crate::agents::SHARED_MAX;
 use crate::error::ClientError;
 use crate::http::HttpResponse;
-use crate::token::{LOOK_EVERY_REFUSED, Token};
+use crate::token::{LOOK_EVERY, LOOK_EVERY_REFUSED, Token};
 use crate::types::shown;
 
 impl Client {
@@ -143,14 +143,23 @@ impl Client {
 
     /// Comes back when the token file holds another token than now: what was refused may be asked for again. Without
     /// such a file it never does.
+    pub(crate) async fn another_token_soon(&self) {
+        self.another_token_within(LOOK_EVERY_REFUSED).await;
+    }
+
+    /// As [`Client::another_token_soon`], for those that miss nothing yet.
     pub(crate) async fn another_token(&self) {
+        self.another_token_within(LOOK_EVERY).await;
+    }
+
+    async fn another_token_within(&self, every: Duration) {
         if !self.token_source().is_in_file() {
             return std::future::pending().await;
         }
-        let refused = self.token();
+        let before = self.token();
         loop {
-            tokio::time::sleep(LOOK_EVERY_REFUSED).await;
-            if self.token_source().awaited(Instant::now()) != refused {
+            tokio::time::sleep(every).await;
+            if self.token_source().awaited(Instant::now(), every) != before {
                 return;
             }
         }

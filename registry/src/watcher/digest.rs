@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::client::HealthAnswer;
 use crate::gate::Answer;
-use crate::instance::Instance;
+use crate::instance::{Instance, is_side_kind};
 use crate::settle::{Key, key};
 use crate::types::{Check, ServiceEntry, shown};
 
@@ -13,6 +13,8 @@ pub(super) struct Digest {
     pub(super) answer: Answer,
     /// One sentence for each element that is no usable instance.
     pub(super) skipped: Vec<String>,
+    /// There are elements, and each is a proxy or gateway of a mesh.
+    pub(super) only_side_kinds: bool,
     /// Nodes whose own agent Consul cannot reach.
     pub(super) lost_nodes: BTreeSet<String>,
     /// For instances with a check that does not pass: that check.
@@ -20,6 +22,9 @@ pub(super) struct Digest {
 }
 
 pub(super) fn digest(answer: HealthAnswer) -> Digest {
+    let is_side = |entry: &ServiceEntry| is_side_kind(&entry.service.kind);
+    let only_side_kinds =
+        answer.skipped.is_empty() && !answer.entries.is_empty() && answer.entries.iter().all(is_side);
     let mut skipped = answer.skipped;
     let mut instances = Vec::with_capacity(answer.entries.len());
     let (mut lost_nodes, mut checks) = (BTreeSet::new(), BTreeMap::new());
@@ -44,8 +49,9 @@ pub(super) fn digest(answer: HealthAnswer) -> Digest {
         index: answer.index,
         known_leader: answer.known_leader,
         filtered_by_acls: answer.filtered_by_acls,
+        sight: None,
     };
-    Digest { answer, skipped, lost_nodes, checks }
+    Digest { answer, skipped, only_side_kinds, lost_nodes, checks }
 }
 
 fn worst_check(entry: &ServiceEntry) -> Option<String> {

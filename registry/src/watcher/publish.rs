@@ -8,13 +8,35 @@ use tracing::{debug, info};
 
 use crate::history::Change;
 use crate::instance::Instance;
+use crate::mass_drop::Circumstances;
 use crate::settle::Key;
 use crate::watch::ServiceUpdate;
 use crate::watcher::{Watcher, said};
 
 impl Watcher {
+    /// The registry is believed. `instances`: others than before.
+    pub(super) async fn take_over(
+        &mut self,
+        instances: Option<Arc<[Instance]>>,
+        only_side_kinds: bool,
+        checks: &BTreeMap<Key, String>,
+        now: Instant,
+    ) -> Option<()> {
+        let is_other_kind = std::mem::replace(&mut self.only_side_kinds, only_side_kinds) != only_side_kinds;
+        match instances {
+            Some(instances) => self.changed(instances, checks, now).await?,
+            None if is_other_kind => {
+                let published = self.settle.published();
+                self.publish(published, now).await?;
+            }
+            None => {}
+        }
+        self.circumstances = Circumstances::default();
+        Some(())
+    }
+
     /// The registry says something else than before.
-    pub(super) async fn changed(
+    async fn changed(
         &mut self,
         instances: Arc<[Instance]>,
         checks: &BTreeMap<Key, String>,
@@ -47,7 +69,8 @@ impl Watcher {
             info!(service, instances = instances.len(), routable, before, "routable instances changed");
         }
         self.report.record(|stats| stats.last_change = Some(now));
-        let update = ServiceUpdate { target: self.target.clone(), instances, answered_at: now };
+        let (target, only_side_kinds) = (self.target.clone(), self.only_side_kinds);
+        let update = ServiceUpdate { target, instances, only_side_kinds, answered_at: now };
         self.report.updates.send(update).await.ok()
     }
 
@@ -67,7 +90,12 @@ impl Watcher {
         }
         let history = &self.report.history;
         history.record_held("held_up", held_up_before, &held_up, "it went down again and again");
-        history.record_held("kept", kept_before, &kept, "most instances were gone at once");
+        history.record_held(
+            "kept",
+            kept_before,
+            &kept,
+            "the registry may be wrong: it lost sight of machines, or its own memory",
+        );
     }
 }
 

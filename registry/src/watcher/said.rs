@@ -12,6 +12,7 @@ pub(super) struct Said {
     skipped: Vec<String>,
     error: Option<String>,
     held: Option<Held>,
+    rights: Option<String>,
 }
 
 impl Said {
@@ -21,8 +22,8 @@ impl Said {
         }
     }
 
-    /// The sentence about the error.
-    pub(super) fn error(&mut self, service: &str, error: &ClientError) -> String {
+    /// The sentence about the error. `known`: instances are in use, or it is known that there are none.
+    pub(super) fn error(&mut self, service: &str, error: &ClientError, known: bool) -> String {
         let text = match error {
             ClientError::Denied { detail, .. } => {
                 format!("Consul refuses the ACL token ({detail}); it needs {}", needed(service))
@@ -30,7 +31,9 @@ impl Said {
             error => error.to_string(),
         };
         if self.error.as_deref() != Some(text.as_str()) {
-            warn!(service, "{text}; the last known instances stay in use");
+            let rest =
+                if known { "the last known instances stay in use" } else { "none of its instances is known" };
+            warn!(service, "{text}; {rest}");
             self.error = Some(text.clone());
         }
         text
@@ -50,19 +53,36 @@ impl Said {
             return;
         }
         match held {
-            None => {}
+            // Those are said with the right that is missing.
+            None | Some(Held::Hidden | Held::SameIndex | Held::FilteredByAcls) => {}
             Some(Held::Unconfirmed) => debug!(service, "no instances; waiting for a read that confirms it"),
-            Some(Held::SameIndex | Held::FilteredByAcls) => warn!(
-                service,
-                "no instances without a change in the catalog: the ACL token lost a right; it needs {}; the last known \
-                 instances stay in use",
-                needed(service)
-            ),
             Some(Held::Unusable) => {
                 warn!(service, "no usable instance in the answer; the last known instances stay in use");
             }
         }
     }
+
+    pub(super) fn has_said(&self, missing: Option<&str>) -> bool {
+        self.rights.as_deref() == missing
+    }
+
+    /// `missing`: what the token lacks; `known`: instances are in use.
+    pub(super) fn rights(&mut self, service: &str, missing: Option<&str>, known: bool) {
+        match missing {
+            Some(missing) if known => warn!(service, "{missing}; the last known instances stay in use"),
+            Some(missing) => warn!(service, "{missing}"),
+            None => info!(service, "the ACL token shows the service again"),
+        }
+        self.rights = missing.map(str::to_owned);
+    }
+}
+
+/// What an empty answer means that is not about the catalog.
+pub(super) fn lost_right(service: &str) -> String {
+    format!(
+        "no instances without a change in the catalog: the ACL token lost a right; it needs {}",
+        needed(service)
+    )
 }
 
 /// Instances that are held up from now on.
@@ -78,7 +98,7 @@ pub(super) fn kept(service: &str, instances: usize) {
         warn!(
             service,
             instances,
-            "most instances are gone at once, and the registry may be wrong; they stay in use for up to 30 s"
+            "these instances are gone at once, and the registry may be wrong; they stay in use for a while"
         );
     }
 }

@@ -12,6 +12,7 @@ mod durable;
 mod embedded;
 mod fake;
 mod follow;
+mod rights;
 mod same_answers;
 mod settling;
 mod suite;

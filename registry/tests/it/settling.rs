@@ -1,6 +1,8 @@
 //! What is done with answers that can be believed and still are not the whole truth.
 
-use millgate_registry::WatchState;
+use std::time::Duration;
+
+use millgate_registry::{Seed, WatchOptions, WatchState, WatchTarget, watch};
 
 use crate::fake::{Fake, Reply};
 use crate::support::{Watched, ids, quick};
@@ -150,6 +152,70 @@ async fn a_registry_that_lost_its_memory_does_not_take_the_instances_away_at_onc
     watched.assert_no_update();
     let told = watched.handle.history().of("n-e", "e");
     assert_eq!(told.last().unwrap().state, "kept");
+}
+
+/// Two instances at index 900, then the connection breaks, and what answers next says this.
+async fn after_a_break(
+    then: impl Fn(usize) -> Reply + Send + Sync + 'static,
+    doubt: Duration,
+) -> (Watched, Fake) {
+    let fake = Fake::start(move |number, _| match number {
+        0 => Reply::list(900, list(&[("a", "passing"), ("b", "passing")])),
+        1 => Reply::Raw(String::new()),
+        number => then(number - 2),
+    })
+    .await;
+    let mut watched = Watched::start(&fake.url, "web", WatchOptions { doubt, ..quick() });
+    assert_eq!(watched.next().await.len(), 2);
+    (watched, fake)
+}
+
+#[tokio::test]
+async fn a_small_service_is_doubted_for_its_time_and_then_believed_to_be_gone() {
+    let empty = |number| if number < 2 { Reply::list(3, "[]") } else { Reply::Silence };
+    let doubt = Duration::from_millis(700);
+    let begin = tokio::time::Instant::now();
+    let (mut watched, _fake) = after_a_break(empty, doubt).await;
+    watched.until_stats("both are kept", |stats| stats.kept == 2).await;
+    watched.until("none is left", <[_]>::is_empty).await;
+    assert!(begin.elapsed() > doubt, "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn one_of_two_that_another_history_forgot_is_doubted_and_one_that_was_deregistered_is_not() {
+    for (index, kept) in [(3, 1), (901, 0)] {
+        let one = move |number| match number {
+            0 => Reply::list(index, list(&[("a", "passing")])),
+            _ => Reply::Silence,
+        };
+        let (mut watched, fake) = after_a_break(one, Duration::from_mins(1)).await;
+        watched.until_stats("the answer", |_| fake.requests().len() > 3).await;
+        assert_eq!(watched.handle.stats().kept, kept, "index {index}");
+        if kept == 0 {
+            assert_eq!(watched.next().await.len(), 1);
+        } else {
+            watched.assert_no_update();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_service_of_proxies_is_said_to_be_one_also_when_it_has_no_instance_from_before() {
+    let proxy = r#"[{"Node":{"Node":"n1","Address":"10.0.0.9"},"Service":{"Kind":"connect-proxy","ID":"p","Port":80},"Checks":[]}]"#;
+    let fake = Fake::start(move |number, _| match number {
+        0 => Reply::list(10, proxy),
+        1 => Reply::list(11, list(&[("a", "passing")])),
+        _ => Reply::Silence,
+    })
+    .await;
+    let (sender, mut updates) = tokio::sync::mpsc::channel(8);
+    let seed = Seed { instances: [].into(), of_this_registry: true, age: None };
+    let target = WatchTarget::service("web");
+    let _watch = watch::spawn_seeded(crate::support::client(&fake.url), target, quick(), Some(seed), sender);
+    for (side, instances) in [(true, 0), (false, 1)] {
+        let update = tokio::time::timeout(crate::support::PATIENCE, updates.recv()).await.unwrap().unwrap();
+        assert_eq!((update.only_side_kinds, update.instances.len()), (side, instances));
+    }
 }
 
 #[tokio::test]

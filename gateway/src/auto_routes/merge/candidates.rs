@@ -3,25 +3,26 @@
 
 use std::collections::HashMap;
 
-use super::{Accepted, Declared, Rejected, reject, route_name};
+use super::{Accepted, Before, Declared, Rejected, reject, route_name};
 use crate::{
-    auto_routes::{AutoRoutesSettings, Declaration, Reason, Rejection},
+    auto_routes::{
+        AutoRoutesSettings, Declaration, Reason, Rejection,
+        standing::{Claim, Standing},
+    },
     config::service_name,
     router::reading::without_parameters,
 };
 
-/// Everything that may be declared, incumbents first and in their order, then by name of service and text.
+/// Everything that may be declared, in the order of claims; incumbents in their own, then by name of service and text.
 pub(super) fn candidates(
     auto: &AutoRoutesSettings,
     declared: &Declared,
-    incumbents: &[Accepted],
+    before: &Before<'_>,
     datacenter: Option<&str>,
     rejected: &mut Vec<Rejected>,
 ) -> Vec<Accepted> {
     let mut candidates: Vec<Accepted> = Vec::new();
-    // By what they say, and not by a text: another one that says the same may be all that is left of it.
-    let ranks: HashMap<(String, String), usize> =
-        incumbents.iter().enumerate().map(|(rank, known)| (known.key(), rank)).collect();
+    let ranks = before.ranks();
     for (service, tags) in declared {
         let bad_name = service_name(service).err();
         let first = candidates.len();
@@ -31,6 +32,12 @@ pub(super) fn candidates(
                 None => {}
                 Some(Err(why)) => rejected.push(refuse(why)),
                 // Else it could have the name of a subset, or of another service's cluster.
+                Some(Ok(_)) if before.standing(service) == Standing::Side => {
+                    let detail = format!(
+                        "all instances of `{service}` are proxies beside others, which declare themselves"
+                    );
+                    rejected.push(refuse(Rejection::new(Reason::Unsupported, detail)));
+                }
                 Some(Ok(_)) if let Some(why) = &bad_name => {
                     let detail = format!("the service must have {}: {}", why.expected, why.label);
                     rejected.push(refuse(Rejection::new(Reason::Unsupported, detail)));
@@ -59,8 +66,11 @@ pub(super) fn candidates(
         }
     }
     // Stable: new ones keep the order of services and tags.
-    candidates.sort_by_cached_key(|candidate| ranks.get(&candidate.key()).copied().unwrap_or(usize::MAX));
-    bound(without_repeats(candidates), datacenter, rejected)
+    candidates.sort_by_cached_key(|candidate| {
+        let rank = ranks.get(&candidate.key()).copied();
+        (before.claim(&candidate.service, rank.is_some()), rank.unwrap_or(usize::MAX))
+    });
+    bound(without_repeats(candidates), before, datacenter, rejected)
 }
 
 /// Services whose metadata declares routes, as far as the lists name them at all: at most [`METADATA_SERVICES_MAX`].
@@ -119,7 +129,12 @@ pub fn without_repeats(candidates: Vec<Accepted>) -> Vec<Accepted> {
 
 /// Each of those that match the same requests would be in conflict with each other one: the first of them stays, before
 /// the table is compiled.
-fn bound(candidates: Vec<Accepted>, datacenter: Option<&str>, rejected: &mut Vec<Rejected>) -> Vec<Accepted> {
+fn bound(
+    candidates: Vec<Accepted>,
+    before: &Before<'_>,
+    datacenter: Option<&str>,
+    rejected: &mut Vec<Rejected>,
+) -> Vec<Accepted> {
     let mut of_service: HashMap<String, usize> = HashMap::new();
     let mut claims: HashMap<String, String> = HashMap::new();
     let mut kept = Vec::new();
@@ -127,7 +142,13 @@ fn bound(candidates: Vec<Accepted>, datacenter: Option<&str>, rejected: &mut Vec
         let count = of_service.entry(candidate.service.clone()).or_default();
         let claim = claim(&candidate.declaration);
         if let Some(first) = claims.get(&claim) {
-            let detail = format!("`{first}` matches the same requests and was there first");
+            let is_idle = before.claim(&candidate.service, true) == Claim::IdleIncumbent;
+            let why = if is_idle {
+                "comes first while no instance of this service can be asked"
+            } else {
+                "was there first"
+            };
+            let detail = format!("`{first}` matches the same requests and {why}");
             reject(&candidate, &Rejection::new(Reason::Conflict, detail), rejected);
             continue;
         }

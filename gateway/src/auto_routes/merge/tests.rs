@@ -8,7 +8,10 @@ use super::{
     candidates::{METADATA_SERVICES_MAX, ROUTES_OF_SERVICE_MAX},
     *,
 };
-use crate::{config::load, router::Router};
+use crate::{
+    config::{load, settings::ServiceSettings},
+    router::Router,
+};
 
 /// The settings of a file with `routes` and everything allowed.
 fn file(routes: &str, more: &str) -> Settings {
@@ -27,7 +30,69 @@ fn declared(services: &[(&str, &[&str])]) -> Declared {
 }
 
 fn merged(file: &Settings, declared: &Declared, incumbents: &[Accepted]) -> Merged {
-    merge(file, file.auto_routes.as_ref().unwrap(), declared, incumbents, Some("dc1"))
+    standing(file, declared, incumbents, &[])
+}
+
+/// As [`merged`], where these services stand so.
+fn standing(
+    file: &Settings,
+    declared: &Declared,
+    incumbents: &[Accepted],
+    standings: &[(&str, Standing)],
+) -> Merged {
+    let standings: Standings =
+        standings.iter().map(|(name, standing)| ((*name).to_owned(), *standing)).collect();
+    let before = Before { incumbents, standings: &standings };
+    merge(file, file.auto_routes.as_ref().unwrap(), declared, &before, Some("dc1"))
+}
+
+#[test]
+fn a_holder_without_an_instance_loses_its_route_to_a_service_that_has_one() {
+    use Standing::{Idle, Serves, Unknown};
+    let (file, both) = (file("", ""), declared(&[("blue", &["/x/**"]), ("green", &["/x/**"])]));
+    let blue = merged(&file, &declared(&[("blue", &["/x/**"])]), &[]).accepted;
+    for (of_blue, of_green, holder) in [
+        (Unknown, Unknown, "blue"),
+        (Unknown, Serves, "blue"),
+        (Idle, Unknown, "blue"),
+        (Idle, Idle, "blue"),
+        (Serves, Serves, "blue"),
+        (Idle, Serves, "green"),
+    ] {
+        let merged = standing(&file, &both, &blue, &[("blue", of_blue), ("green", of_green)]);
+        let other = if holder == "blue" { "green" } else { "blue" };
+        let expected = (vec![format!("{holder} /x/**")], vec![format!("{other} conflict")]);
+        assert_eq!(outcome(&merged), expected, "{of_blue:?} {of_green:?}");
+        assert_eq!(merged.contenders.iter().collect::<Vec<_>>(), [other], "it is followed");
+        assert!(merged.settings.services.iter().any(|service| service.name == other));
+    }
+    // It is the incumbent now, and stays.
+    let green = standing(&file, &both, &blue, &[("blue", Idle), ("green", Serves)]).accepted;
+    let merged = standing(&file, &both, &green, &[("blue", Serves), ("green", Serves)]);
+    assert_eq!(merged.accepted[0].service, "green");
+    // Neither is there yet: the one that can serve, whatever its name.
+    assert_eq!(standing(&file, &both, &[], &[("green", Serves)]).accepted[0].service, "green");
+}
+
+#[test]
+fn proxies_beside_instances_declare_nothing() {
+    let file = file("", "");
+    let both = declared(&[("a-sidecar", &["/x/**"]), ("web", &["/x/**"])]);
+    let sidecar = merged(&file, &declared(&[("a-sidecar", &["/x/**"])]), &[]).accepted;
+    for incumbents in [&[][..], &sidecar] {
+        let merged = standing(&file, &both, incumbents, &[("a-sidecar", Standing::Side)]);
+        let expected = (vec!["web /x/**".to_owned()], vec!["a-sidecar unsupported".to_owned()]);
+        assert_eq!(outcome(&merged), expected);
+        assert!(merged.contenders.contains("a-sidecar"), "it is followed, so that it stays known");
+    }
+}
+
+#[test]
+fn a_service_without_an_instance_keeps_its_place_in_the_table() {
+    let (file, all) = (file("", ""), declared(&[("a", &["/a"]), ("b", &["/b"]), ("c", &["/c"])]));
+    let known = merged(&file, &all, &[]).accepted;
+    let serving = [("a", Standing::Idle), ("b", Standing::Serves)];
+    assert_eq!(standing(&file, &all, &known, &serving).accepted, known);
 }
 
 /// `service condition` of each route in the table, and `service reason` of each that is not.
@@ -140,7 +205,8 @@ fn tags_that_differ_in_their_weight_are_one_route_whose_instances_have_shares() 
     let other = declared(&[("a", &["/a/** weight=0.5"]), ("web", &["/a/**"])]);
     let later = merged(&file, &other, &weighted.accepted);
     assert_eq!(outcome(&later), (vec!["web /a/**".to_owned()], vec!["a conflict".to_owned()]));
-    assert_eq!(later.settings.services.len(), 1, "nothing is left of the shares");
+    let names: Vec<_> = later.settings.services.iter().map(ServiceSettings::full_name).collect();
+    assert_eq!(names, ["web", "a"], "nothing is left of the shares, and the other service is followed");
 }
 
 #[test]

@@ -219,6 +219,7 @@ pub(crate) struct Consul {
     pub(crate) auto_routes: Option<AutoRoutes>,
     pub(crate) max_watches: Option<usize>,
     pub(crate) flap_damping: Option<bool>,
+    pub(crate) doubt: Option<Duration>,
     /// `off` is as if it was not there.
     pub(crate) unready_after: Option<Duration>,
 }
@@ -278,9 +279,19 @@ impl Consul {
             max_watches: fields.plain("max_watches", sink, |t| count(t, 1..=10_000)),
             flap_damping: fields
                 .plain("flap_damping", sink, |t| choice(t, &[("on", true), ("off", false)], &[])),
+            doubt: fields.get("doubt").and_then(|node| doubt(node, sink)),
             unready_after,
         }
     }
+}
+
+/// `off` is no time at all.
+fn doubt(node: &Node, sink: &mut Diagnostics) -> Option<Duration> {
+    if is_word(node, "off") {
+        return Some(Duration::ZERO);
+    }
+    let short = |text: &str| duration_in(text, Duration::from_secs(1)..=minutes(10));
+    value(node, "discovery.consul.doubt", sink, short).map(|at| at.value)
 }
 
 /// May be empty, so that `${NAME:-}` can mean "none".
@@ -439,6 +450,7 @@ pub(crate) static CONSUL: Known = Known {
         "wait",
         "max_watches",
         "flap_damping",
+        "doubt",
         "unready_after",
         "auto_routes",
     ],

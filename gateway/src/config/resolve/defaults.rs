@@ -23,6 +23,7 @@ pub(crate) struct Defaults {
     pub(crate) consul_wait: Duration,
     pub(crate) consul_max_stale: Duration,
     pub(crate) consul_max_watches: usize,
+    pub(crate) consul_doubt: Duration,
     pub(crate) auth: AuthDefaults,
     pub(crate) timeout: TimeoutSettings,
     pub(crate) retry: RetrySettings,
@@ -74,6 +75,7 @@ impl Defaults {
             consul_wait: Duration::from_mins(1),
             consul_max_stale: Duration::from_secs(10),
             consul_max_watches: 100,
+            consul_doubt: Duration::from_secs(30),
             auth: AuthDefaults {
                 leeway: Duration::from_secs(30),
                 cache_max: 10_000,

@@ -195,6 +195,7 @@ pub(super) fn resolve_consul(
         wait: raw.wait.unwrap_or(defaults.consul_wait),
         max_watches: raw.max_watches.unwrap_or(defaults.consul_max_watches),
         flap_damping: raw.flap_damping.unwrap_or(true),
+        doubt: raw.doubt.unwrap_or(defaults.consul_doubt),
         unready_after: raw.unready_after,
     }
 }

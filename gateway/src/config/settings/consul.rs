@@ -22,6 +22,8 @@ pub struct ConsulSettings {
     /// Blocking queries at one agent at once, over cleartext.
     pub max_watches: usize,
     pub flap_damping: bool,
+    /// How long instances stay in use that a registry in trouble, or one without its memory, took away; zero: they do not.
+    pub doubt: Duration,
     /// `/readyz` says 503 when the registry has not answered for a service for this long; `None` = it does not.
     pub unready_after: Option<Duration>,
 }

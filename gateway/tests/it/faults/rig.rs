@@ -174,6 +174,12 @@ impl Rig {
         assert!(self.instances.iter().all(|backend| backend.served() > 0));
     }
 
+    /// The service has another index, and no instance less.
+    pub(super) async fn changes(&self, consul: &ConsulServer) {
+        let check = web("d", self.instances[3].addr).ttl_check_id();
+        consul.client().check_update(&check, CheckStatus::Warning, "a change").await.unwrap();
+    }
+
     /// The fault is over: the registry is followed again.
     pub(super) async fn a_new_instance_is_routed_to(&mut self, consul: &ConsulServer) {
         let backend = Backend::named("new").await;
@@ -275,29 +281,29 @@ pub(super) struct Load {
 }
 
 /// Policies and tokens, made with the master token.
-pub(super) struct Acl {
+pub(crate) struct Acl {
     url: String,
     http: HttpClient,
 }
 
 impl Acl {
     /// What a gateway needs.
-    pub(super) const READ: &str =
+    pub(crate) const READ: &str =
         "service_prefix \"\" { policy = \"read\" } node_prefix \"\" { policy = \"read\" }";
 
-    pub(super) fn of(consul: &ConsulServer) -> Self {
+    pub(crate) fn of(consul: &ConsulServer) -> Self {
         Self { url: consul.url().to_owned(), http: HttpClient::new(&HttpOptions::default()).unwrap() }
     }
 
     /// A new token with a policy of the same name; its secret.
-    pub(super) async fn token(&self, name: &str, rules: &str) -> String {
+    pub(crate) async fn token(&self, name: &str, rules: &str) -> String {
         self.put("policy", &json!({"Name": name, "Rules": rules})).await;
         let token = self.put("token", &json!({"Policies": [{"Name": name}]})).await;
         token["SecretID"].as_str().unwrap().to_owned()
     }
 
     /// Replaces the rules of a policy.
-    pub(super) async fn policy(&self, name: &str, rules: &str) {
+    pub(crate) async fn policy(&self, name: &str, rules: &str) {
         let policies = self.call(Method::GET, "/v1/acl/policies", "").await;
         let policy = policies.as_array().unwrap().iter().find(|policy| policy["Name"] == name).unwrap();
         let id = policy["ID"].as_str().unwrap();
@@ -409,6 +415,10 @@ impl Serving {
     /// An end of the exchange in any other way than a whole answer is what the gateway has to bear.
     async fn exchange(&self, mut client: TcpStream) -> Option<()> {
         let head = read_head(&mut client).await?;
+        let length = head.to_ascii_lowercase();
+        let length = length.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+        let mut body = vec![0; length.unwrap_or(0)];
+        client.read_exact(&mut body).await.ok()?;
         let line = head.lines().next()?.to_owned();
         self.requests.lock().unwrap().push((Instant::now(), line.clone()));
         let fault = *self.fault.lock().unwrap();
@@ -427,7 +437,7 @@ impl Serving {
         }
         let mut consul = TcpStream::connect(self.consul).await.ok()?;
         let head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
-        consul.write_all(head.as_bytes()).await.ok()?;
+        consul.write_all(&[head.as_bytes(), &body].concat()).await.ok()?;
         let mut answer = Vec::new();
         // A gateway that gives up ends the query at Consul, too.
         tokio::select! {
