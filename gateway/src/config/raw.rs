@@ -7,6 +7,7 @@
 pub(crate) mod auth;
 pub(crate) mod auto_routes;
 pub(crate) mod clients;
+pub(crate) mod consul;
 pub(crate) mod fields;
 pub(crate) mod http2;
 pub(crate) mod instances;
@@ -23,9 +24,10 @@ use std::time::Duration;
 
 use self::{
     auth::Provider,
+    consul::Consul,
     fields::{Fields, Known, choice, items, name, named_entries, not_supported, value},
     limits::Limits,
-    listen::{Consul, Listen},
+    listen::Listen,
     route::{Policy, Route},
     service::Service,
     tree::{At, Node, Value},
@@ -269,12 +271,14 @@ mod tests {
             &limits::LIMITS,
             &listen::LISTEN,
             &listen::LISTEN_HEADERS,
+            &listen::HTTP,
             &listen::HTTPS,
             &http2::HTTP2,
-            &listen::CONSUL,
+            &consul::CONSUL,
             &auto_routes::AUTO_ROUTES,
             &auto_routes::ALLOW,
             &auth::PROVIDER,
+            &auth::FORWARD,
             &route::ROUTE,
             &route::REQUIRE,
             &route::REDIRECT,

@@ -12,8 +12,9 @@ use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, Span, code},
     environment::Environment,
     raw::{
+        consul::Consul,
         http2::Budget,
-        listen::{Admin, Consul, Https, HttpsPort, Listen, http_url},
+        listen::{Admin, Https, HttpsPort, Listen, http_url},
         tree::At,
     },
     settings::{ConsulSettings, Http2Settings, HttpsSettings, ListenSettings, Secret},
