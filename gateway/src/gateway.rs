@@ -5,7 +5,7 @@ mod starting;
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     thread::JoinHandle,
     time::{Duration, SystemTime},
@@ -103,18 +103,9 @@ impl Gateway {
     pub async fn start(options: RunOptions) -> Result<Self, StartError> {
         jwt::install_crypto_provider();
         let kept_keys = KeptKeys::new(options.state_dir.as_deref());
-        let make = |loaded: &Loaded| {
-            let budget = Arc::new(KeyBudget::new(loaded.settings.rate_keys_max, clock::now()));
-            let registry = registry_of(&loaded.settings);
-            let dir = options.state_dir.as_deref();
-            let folder = dir.zip(registry.as_ref()).map(|(dir, registry)| kept::folder(dir, registry));
-            let store = folder.as_deref().and_then(kept::open);
-            let mut declared = DeclaredRoutes::remembered(folder.as_deref());
-            let known = Known { instances: store.as_ref(), keys: &kept_keys };
-            let (settings, snapshot, world) = first_snapshot(loaded, &mut declared, &known, &budget)?;
-            Ok(Made { settings, snapshot, world, declared, budget, registry, store })
-        };
-        let first = Origin::first(options.config, options.state_dir.as_deref(), make).await;
+        let state_dir = options.state_dir.as_deref();
+        let make = |loaded: &Loaded| Made::of(loaded, state_dir, &kept_keys);
+        let first = Origin::first(options.config, state_dir, make).await;
         let First { origin, loaded, made, refused } =
             first.map_err(|report| StartError::Config(Box::new(report)))?;
         let Made { settings, snapshot: first, world, declared, budget, registry, store } = made;
@@ -258,6 +249,20 @@ struct Made {
     /// Whose state it begins with, and where that is.
     registry: Option<RegistryIdentity>,
     store: Option<LastKnownGood>,
+}
+
+impl Made {
+    /// What this configuration is with what was kept of its registry and its issuers.
+    fn of(loaded: &Loaded, state_dir: Option<&Path>, kept_keys: &KeptKeys) -> Result<Self, Report> {
+        let budget = Arc::new(KeyBudget::new(loaded.settings.rate_keys_max, clock::now()));
+        let registry = registry_of(&loaded.settings);
+        let folder = state_dir.zip(registry.as_ref()).map(|(dir, registry)| kept::folder(dir, registry));
+        let store = folder.as_deref().and_then(kept::open);
+        let mut declared = DeclaredRoutes::remembered(folder.as_deref());
+        let known = Known { instances: store.as_ref(), keys: kept_keys };
+        let (settings, snapshot, world) = first_snapshot(loaded, &mut declared, &known, &budget)?;
+        Ok(Self { settings, snapshot, world, declared, budget, registry, store })
+    }
 }
 
 /// Forgets what no configuration has named for long.
