@@ -111,7 +111,7 @@ impl Gateway {
         let Made { settings, snapshot: first, world, declared, budget, registry, store } = made;
         let kept = Kept::new(options.state_dir, registry);
         tidy_state(&kept, store.as_ref(), &settings);
-        kept_keys.forget_unnamed(&settings.auth);
+        kept_keys.forget_unusable(SystemTime::UNIX_EPOCH + clock::unix_now());
         let files = origin.watched_files(&loaded.secrets_and_files);
         let warnings = loaded.report();
         let files_open = open_account(&settings);

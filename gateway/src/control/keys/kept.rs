@@ -1,16 +1,20 @@
 //! The last good key set of each provider on disk, so that a gateway which starts while an issuer is away verifies tokens.
 //!
 //! Only public parts are written, with the source that they came from: a set is never used for another one. A set that was
-//! fetched longer than [`USABLE`] ago is not used: the issuer may have taken a key back since. One small file for each provider,
-//! replaced whole. Calls block on the disk and belong on the control plane.
+//! fetched longer than [`USABLE`] ago is not used: the issuer may have taken a key back since. One small file for each provider
+//! and source, replaced whole, so that gateways which share a state directory keep each their own. Calls block on the disk and
+//! belong on the control plane.
 
 use std::{
     collections::HashMap,
+    fmt::Write,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
+use aws_lc_rs::digest::{SHA256, digest};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -53,7 +57,7 @@ impl KeptKeys {
     /// What was kept for this provider and its source, and when it was fetched (wall time since the Unix epoch).
     pub fn load(&self, auth: &AuthSettings, now: Duration) -> Option<(KeySet, Duration)> {
         let source = name_of(&auth.keys)?;
-        let path = self.path(&auth.name)?;
+        let path = self.path(&auth.name, &source)?;
         // A cache, never a truth: what makes no sense counts as absent.
         let record: Record = serde_json::from_slice(&kept_file::read(&path)?).ok()?;
         let fetched = Duration::from_secs(record.fetched);
@@ -67,7 +71,6 @@ impl KeptKeys {
 
     /// Keeps a set that was fetched at `now`. A set that is kept already is written again only to say that it was seen.
     pub fn save(&mut self, provider: &Arc<str>, source: &KeySource, keys: &Arc<KeySet>, now: Duration) {
-        let Some(path) = self.path(provider) else { return };
         let is_written = self.written.get(provider).is_some_and(|written| {
             written.source == *source
                 && written.keys == *keys
@@ -76,6 +79,7 @@ impl KeptKeys {
         let Some((source_name, jwks)) = name_of(source).zip(keys.to_jwks()).filter(|_| !is_written) else {
             return;
         };
+        let Some(path) = self.path(provider, &source_name) else { return };
         let record = Record { version: VERSION, source: source_name, fetched: now.as_secs(), jwks };
         if let Ok(bytes) = serde_json::to_vec(&record) {
             kept_file::write(&path, &bytes);
@@ -84,27 +88,46 @@ impl KeptKeys {
         }
     }
 
-    /// Forgets providers that the configuration does not name. To be called at a start.
-    pub fn forget_unnamed(&self, auth: &[AuthSettings]) {
-        let named: Vec<PathBuf> = auth.iter().filter_map(|auth| self.path(&auth.name)).collect();
-        let Some(entries) = self.folder.as_deref().and_then(|folder| std::fs::read_dir(folder).ok()) else {
-            return;
-        };
-        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-            if !named.contains(&path)
-                && let Err(error) = std::fs::remove_file(&path)
-            {
-                tracing::warn!(file = %path.display(), %error, "keys of a former provider cannot be removed");
-            }
+    /// At a start: forgets sets that nobody uses any more, and those past [`FILES_MAX`], the oldest first. Another gateway may
+    /// use this directory, so what this configuration does not name is no reason.
+    pub fn forget_unusable(&self, now: SystemTime) {
+        let Some(folder) = &self.folder else { return };
+        if let Err(error) = forget_unusable(folder, now) {
+            tracing::warn!(dir = %folder.display(), %error, "keys of former providers cannot be removed");
         }
     }
 
-    fn path(&self, provider: &str) -> Option<PathBuf> {
+    fn path(&self, provider: &str, source: &str) -> Option<PathBuf> {
         let mut name = utf8_percent_encode(provider, NON_ALPHANUMERIC).to_string();
-        // Cut names may collide; the record names its source, so a collision is a miss and not a mix-up.
+        // Names that are cut may collide; the record names its source, so that would be a miss and not a mix-up.
         name.truncate(FILE_NAME_BYTES_MAX);
+        name.push('+');
+        for byte in digest(&SHA256, source.as_bytes()).as_ref().iter().take(8) {
+            // Writing into a String cannot fail.
+            let _ = write!(name, "{byte:02x}");
+        }
         Some(self.folder.as_ref()?.join(format!("{name}.json")))
     }
+}
+
+fn forget_unusable(folder: &Path, now: SystemTime) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    let mut files: Vec<(SystemTime, PathBuf)> = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        files.push((entry.metadata()?.modified()?, entry.path()));
+    }
+    files.sort_unstable_by(|a, b| b.cmp(a));
+    for (at, (written, path)) in files.iter().enumerate() {
+        let is_old = now.duration_since(*written).is_ok_and(|age| age > USABLE);
+        if at >= FILES_MAX || is_old {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// `None`: keys in files need no copy.
@@ -118,8 +141,10 @@ fn name_of(source: &KeySource) -> Option<String> {
 
 const FOLDER: &str = "keys";
 const VERSION: u32 = 1;
-/// File systems take 255.
+/// File systems take 255, with what comes after it.
 const FILE_NAME_BYTES_MAX: usize = 200;
+/// Of all gateways that share the directory; some kilobytes each.
+const FILES_MAX: usize = 256;
 /// Longer than an outage, shorter than a key that was taken back should live on.
 const USABLE: Duration = Duration::from_hours(7 * 24);
 /// A set that does not change is fetched every few minutes.
@@ -161,8 +186,44 @@ mod tests {
         }
         let renamed = AuthSettings { name: "other".into(), ..one.clone() };
         assert!(kept.load(&renamed, now).is_none());
-        kept.forget_unnamed(&[renamed]);
-        assert!(kept.load(&one, now).is_none());
+    }
+
+    #[test]
+    fn providers_of_one_name_in_one_directory_keep_each_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = Duration::from_hours(500_000);
+        let keys = Arc::new(KeySet::from_jwks(KEY.as_bytes()).unwrap());
+        let both = ["jwks: \"https://a.test/keys\"", "jwks: \"https://b.test/keys\""].map(auth);
+        for one in &both {
+            let mut kept = KeptKeys::new(Some(dir.path()));
+            kept.forget_unusable(SystemTime::now());
+            kept.save(&"main".into(), &one.keys, &keys, now);
+        }
+        let kept = KeptKeys::new(Some(dir.path()));
+        assert!(both.iter().all(|one| kept.load(one, now).is_some()));
+    }
+
+    #[test]
+    fn what_cannot_be_used_any_more_is_forgotten_and_so_is_what_is_too_many() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join(FOLDER);
+        let (now, kept) = (SystemTime::now(), KeptKeys::new(Some(dir.path())));
+        kept.forget_unusable(now);
+        fs::create_dir(&folder).unwrap();
+        let file = |name: usize, age: Duration| {
+            let file = fs::File::create(folder.join(name.to_string())).unwrap();
+            file.set_modified(now - age).unwrap();
+        };
+        for name in 0..=FILES_MAX {
+            file(name, Duration::from_secs(name as u64));
+        }
+        file(FILES_MAX + 1, USABLE + Duration::from_secs(1));
+        kept.forget_unusable(now);
+        let is_there = |name: usize| folder.join(name.to_string()).exists();
+        assert!((0..FILES_MAX).all(is_there) && !is_there(FILES_MAX) && !is_there(FILES_MAX + 1));
+        file(0, USABLE + Duration::from_secs(1));
+        kept.forget_unusable(now);
+        assert!(!is_there(0) && is_there(1));
     }
 
     #[test]
