@@ -69,7 +69,7 @@ impl Controller {
             let error = error.unwrap_or_else(|| format!("no answer within {}s", WAIT_MAX.as_secs()));
             if self.has_good_keys(&auth.name) {
                 let problem = keys::unanswered(auth, &error).label("the provider keeps the keys that it has");
-                problems.push(problem.help("correct the source, or reload again when it answers"));
+                problems.push(problem.help("correct the source, or send SIGHUP when it answers"));
             } else {
                 tracing::warn!(
                     provider = auth.name,

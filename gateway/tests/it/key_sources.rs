@@ -68,6 +68,25 @@ async fn a_source_that_does_not_answer_is_refused_where_there_are_good_keys() {
 }
 
 #[tokio::test]
+async fn a_source_that_was_refused_is_taken_by_the_next_reload_once_it_answers() {
+    let (old, new) = (SigningKey::new(Some("k")), SigningKey::new(Some("k")));
+    let backend = Backend::named("one").await;
+    let (before, after) = (Issuer::publishing(&[&old]).await, Issuer::publishing(&[&new]).await);
+    after.is(Mode::Down);
+    let gateway = TestGateway::start(&config(&backend, &before.url(), "")).await;
+    assert_eq!(ask(&gateway, &old).await.status(), 200);
+    gateway.rewrite(&config(&backend, &after.url(), ""));
+    let report = gateway.reload().await.unwrap_err();
+    // The file is as it should be, so nothing that changes would be noticed.
+    assert!(report.contains("send SIGHUP when it answers"), "{report}");
+    assert_eq!(ask(&gateway, &old).await.status(), 200);
+    after.is(Mode::Up);
+    gateway.reload().await.unwrap();
+    assert_eq!(ask(&gateway, &new).await.status(), 200);
+    assert_eq!(ask(&gateway, &old).await.status(), 401);
+}
+
+#[tokio::test]
 async fn check_asks_the_issuers_where_it_is_told_to() {
     let (key, backend) = (SigningKey::new(Some("k")), Backend::named("one").await);
     let issuer = Issuer::publishing(&[&key]).await;
