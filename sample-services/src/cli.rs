@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     database::DatabaseLocation,
+    log_format::LogFormat,
     registration::RegistryAddress,
     service::{RunningService, Service, ServiceOptions},
     users::{TokenKey, TokenSigner},
@@ -97,8 +98,8 @@ pub fn listen_addr(text: &str) -> Result<SocketAddr, String> {
 
 /// Runs `service` until SIGTERM or SIGINT.
 pub async fn run(service: Service, args: ServiceArgs) -> anyhow::Result<()> {
-    log_to_stdout();
     let name = service.name();
+    log_to_stdout(name);
     let registry = match args.registry.registry {
         off if off == "off" => None,
         url => Some(RegistryAddress { url, token: args.registry.registry_token }),
@@ -129,9 +130,9 @@ pub async fn stop_signal() -> std::io::Result<()> {
 }
 
 /// JSON lines; `RUST_LOG` chooses what.
-fn log_to_stdout() {
+fn log_to_stdout(service: &'static str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().json().with_env_filter(filter).init();
+    tracing_subscriber::fmt().json().event_format(LogFormat::new(service)).with_env_filter(filter).init();
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod database;
 pub mod demo;
 pub mod http;
+mod log_format;
 pub mod orders;
 pub mod products;
 pub mod registration;

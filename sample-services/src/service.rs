@@ -8,6 +8,7 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::{Context, bail};
 use axum::Router;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tracing::Instrument;
 
 use crate::{
     database::{Database, DatabaseLocation},
@@ -59,6 +60,7 @@ impl Service {
 /// A service that is being served by a task of this process.
 #[derive(Debug)]
 pub struct RunningService {
+    name: &'static str,
     addr: SocketAddr,
     database: Database,
     readiness: Readiness,
@@ -69,6 +71,12 @@ pub struct RunningService {
 
 impl RunningService {
     pub async fn start(options: ServiceOptions) -> anyhow::Result<Self> {
+        // Every line of the service says which one it is; several may run in one process.
+        let span = service_span(options.service.name());
+        Self::start_in_span(options).instrument(span).await
+    }
+
+    async fn start_in_span(options: ServiceOptions) -> anyhow::Result<Self> {
         let name = options.service.name();
         if options.registry.is_some() && options.advertise.is_none() && options.listen.ip().is_unspecified() {
             bail!(
@@ -86,15 +94,15 @@ impl RunningService {
             // A sender that is dropped is a process that goes away: the same thing.
             let _ = stopped.await;
         });
-        let server = tokio::spawn(server.into_future());
+        let server = tokio::spawn(server.into_future().in_current_span());
         let registration = match options.registry {
             Some(registry) => {
                 Some(Registration::start(registry.client()?, name, options.advertise, addr).await)
             }
             None => None,
         };
-        tracing::info!(service = name, %addr, "serving");
-        Ok(Self { addr, database, readiness, registration, stop, server })
+        tracing::info!(%addr, "serving");
+        Ok(Self { name, addr, database, readiness, registration, stop, server })
     }
 
     /// Where the service listens.
@@ -104,6 +112,11 @@ impl RunningService {
 
     /// Deregisters, finishes what is in flight, and closes the database.
     pub async fn shutdown(self) {
+        let span = service_span(self.name);
+        self.shut_down_in_span().instrument(span).await;
+    }
+
+    async fn shut_down_in_span(self) {
         if let Some(registration) = self.registration {
             registration.end().await;
         }
@@ -121,6 +134,11 @@ impl RunningService {
         }
         self.database.close().await;
     }
+}
+
+/// At the level of errors, so that no filter which lets a line through drops its service.
+fn service_span(service: &'static str) -> tracing::Span {
+    tracing::error_span!("service", service)
 }
 
 /// The application of a service, without a listener: what tests call in process.
@@ -152,7 +170,7 @@ async fn build(options: &ServiceOptions) -> anyhow::Result<(Router, Database, Re
         }
     };
     let readiness = Readiness::new(database.clone());
-    Ok((assemble(api, options.service.name(), readiness.clone()), database, readiness))
+    Ok((assemble(api, options.service.name(), readiness.clone())?, database, readiness))
 }
 
 /// Longer than any request of these services takes; orchestrators commonly kill after 30 s.

@@ -1,6 +1,6 @@
 //! Registry, services and gateway in one process. `ready` on a line of its own means that every part answers.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use sample_services::{
@@ -38,7 +38,8 @@ struct Arguments {
 async fn main() -> ExitCode {
     let Arguments { http, https, admin, registry, data } = Arguments::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     match run(DemoOptions { http, https, admin, registry, data }).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -68,6 +69,9 @@ fn print(demo: &Demo) {
     println!("admin     http://{admin}/metrics");
     println!("registry  {registry_url}");
     println!("routes    {routes}");
+    for note in &demo.notes {
+        println!("          {note}");
+    }
     println!();
     println!("customer  {customer_token}");
     println!("staff     {staff_token}");
@@ -84,6 +88,12 @@ fn print(demo: &Demo) {
     println!();
     println!("# without a token: 401 and a problem document");
     println!("curl -i http://{http}/orders");
+    println!();
+    println!("# load: a thousand requests, at most 50 at once, and how many had which status");
+    println!(
+        "curl -sZ -o /dev/null -w '%{{http_code}}\\n' -H 'Authorization: Bearer {customer_token}' \
+         'http://{http}/products/{product_id}#[1-1000]' | sort | uniq -c"
+    );
     println!();
     println!("ready");
 }

@@ -83,8 +83,21 @@ impl Client {
         token: Option<&str>,
         body: Option<&Value>,
     ) -> anyhow::Result<Answer> {
+        self.send_with(method, path, token, HeaderMap::new(), body).await
+    }
+
+    /// As [`Client::send`], with more headers; they replace those that it would send.
+    pub async fn send_with(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&str>,
+        headers: HeaderMap,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Answer> {
         let what = format!("{method} {path} at {}", self.addr);
-        let request = self.request(method, path, token, body)?;
+        let mut request = self.request(method, path, token, body)?;
+        request.headers_mut().extend(headers);
         let exchange = async {
             let stream = TcpStream::connect(self.addr).await?;
             match &self.tls {

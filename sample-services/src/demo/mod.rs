@@ -24,7 +24,7 @@ use tempfile::TempDir;
 
 use self::{
     first_visit::FirstVisit,
-    routes::{AUDIENCE, ISSUER, routes_yaml},
+    routes::{AUDIENCE, ISSUER, RoutesFile},
     secrets::Secrets,
 };
 use crate::{
@@ -81,6 +81,8 @@ pub struct Demo {
     pub ca_pem: String,
     pub ca_file: PathBuf,
     pub routes_file: PathBuf,
+    /// What is not as the flags say, for people.
+    pub notes: Vec<String>,
     parts: Parts,
     _temporary: Option<TempDir>,
 }
@@ -136,6 +138,7 @@ struct Started {
     registry_url: String,
     secrets: Secrets,
     routes_file: PathBuf,
+    notes: Vec<String>,
     visit: FirstVisit,
 }
 
@@ -152,6 +155,7 @@ impl Started {
             ca_pem: self.secrets.ca_pem,
             ca_file: self.secrets.ca_file,
             routes_file: self.routes_file,
+            notes: self.notes,
             parts,
             _temporary: temporary,
         }
@@ -174,9 +178,8 @@ async fn start_parts(parts: &mut Parts, options: &DemoOptions, folder: &Path) ->
     let registry_url = start_registry(parts, &options.registry).await?;
     start_services(parts, folder, &registry_url, &secrets).await?;
 
-    let routes_file = folder.join("routes.yaml");
-    std::fs::write(&routes_file, routes_yaml(options, &registry_url))?;
-    let config = ConfigSource::File(routes_file.clone());
+    let routes = RoutesFile::settle(folder, options, &registry_url)?;
+    let config = ConfigSource::File(routes.path.clone());
     let run = RunOptions { config, ..RunOptions::default() };
     let gateway = Gateway::start(run).await.map_err(|error| anyhow::anyhow!("{error}"))?;
     let gateway = parts.gateway.insert(gateway);
@@ -187,10 +190,32 @@ async fn start_parts(parts: &mut Parts, options: &DemoOptions, folder: &Path) ->
     let http = gateway.http_addr().with_context(|| missing("http"))?;
     let https = gateway.https_addr().with_context(|| missing("https"))?;
     let admin = gateway.admin_addr().with_context(|| missing("admin"))?;
+    let notes = if routes.edited { notes_on_edited(options, http, https, admin) } else { Vec::new() };
 
     let visit = FirstVisit::make(http, &secrets).await?;
     visit.check_every_part(https, admin, &registry_url, &secrets.ca_pem).await?;
-    Ok(Started { http, https, admin, registry_url, secrets, routes_file, visit })
+    Ok(Started { http, https, admin, registry_url, secrets, routes_file: routes.path, notes, visit })
+}
+
+/// The file decides where the gateway listens; a flag that says something else must not be ignored in silence.
+fn notes_on_edited(
+    options: &DemoOptions,
+    http: SocketAddr,
+    https: SocketAddr,
+    admin: SocketAddr,
+) -> Vec<String> {
+    let mut notes = vec!["routes.yaml was edited; it is kept as it is".to_owned()];
+    let flags = [
+        ("--http", options.http, http),
+        ("--https", options.https, https),
+        ("--admin", options.admin, admin),
+    ];
+    for (flag, wanted, used) in flags {
+        if wanted.port() != 0 && wanted != used {
+            notes.push(format!("routes.yaml listens on {used}; {flag} {wanted} has no effect"));
+        }
+    }
+    notes
 }
 
 /// A new instance takes requests once the registry's first health check of it has passed.
@@ -261,6 +286,10 @@ fn check_ports(options: &DemoOptions) -> anyhow::Result<()> {
     for (flag, addr) in gateway.into_iter().chain(registry) {
         match TcpListener::bind(addr) {
             Ok(listener) => held.push(listener),
+            Err(error) if flag == "--registry" => bail!(
+                "cannot listen on {addr}: {error}; use the Consul that is there with {flag} http://{addr}, or choose \
+                 another address with {flag} ADDR"
+            ),
             Err(error) => bail!("cannot listen on {addr}: {error}; choose another address with {flag} ADDR"),
         }
     }

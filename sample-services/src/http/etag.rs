@@ -1,8 +1,8 @@
-//! Entity tags and `If-Match` (RFC 9110 §8.8.3, §13.1.1): a record's version number is its tag.
+//! Entity tags and their conditions (RFC 9110 §8.8.3, §13.1): a record's version number is its tag.
 
 use axum::{
     extract::{FromRequestParts, OptionalFromRequestParts},
-    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
 };
 
 use super::{Problem, Result};
@@ -13,32 +13,106 @@ pub fn etag(version: i64) -> HeaderValue {
     HeaderValue::try_from(format!("\"{version}\"")).unwrap_or_else(|_| HeaderValue::from_static("\"0\""))
 }
 
-/// The versions that a client is willing to change.
+/// What `If-Match` and `If-None-Match` hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum IfMatch {
-    /// `*`, or no condition at all where none is required: any version that exists.
+enum Tags {
+    /// `*`: any version that exists.
     Any,
-    Tags(Vec<String>),
+    List(Vec<Tag>),
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Tag {
+    weak: bool,
+    /// With its quotes.
+    opaque: Vec<u8>,
+}
+
+impl Tags {
+    /// `None` without the header; 400 where it is there and is neither `*` nor a list of entity tags.
+    fn parse(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Self>> {
+        let mut tags = Vec::new();
+        let (mut lines, mut any) = (0, false);
+        // RFC 9110 §5.3: several lines are one list.
+        for line in headers.get_all(name) {
+            lines += 1;
+            if line.as_bytes().trim_ascii() == b"*" {
+                any = true;
+            } else {
+                tags.extend(parse_list(line.as_bytes()).ok_or_else(|| bad(name))?);
+            }
+        }
+        match (any, lines) {
+            (_, 0) => Ok(None),
+            (true, 1) => Ok(Some(Self::Any)),
+            (false, _) if !tags.is_empty() => Ok(Some(Self::List(tags))),
+            _ => Err(bad(name)),
+        }
+    }
+}
+
+/// `[W/]"…"`, with commas between them. A comma within the quotes belongs to the tag, so the list cannot be split
+/// at commas.
+fn parse_list(mut rest: &[u8]) -> Option<Vec<Tag>> {
+    let mut tags = Vec::new();
+    loop {
+        // RFC 9110 §5.6.1.2: empty elements are ignored.
+        while let [b' ' | b'\t' | b',', after @ ..] = rest {
+            rest = after;
+        }
+        if rest.is_empty() {
+            return Some(tags);
+        }
+        let (weak, quoted) = rest.strip_prefix(b"W/").map_or((false, rest), |quoted| (true, quoted));
+        let inner = quoted.strip_prefix(b"\"")?;
+        let length = inner.iter().position(|&byte| byte == b'"')?;
+        let (opaque, after) = quoted.split_at_checked(length + 2)?;
+        // RFC 9110 §8.8.3: etagc = %x21 / %x23-7E / obs-text.
+        if !inner.get(..length)?.iter().all(|&byte| byte == 0x21 || (byte >= 0x23 && byte != 0x7f)) {
+            return None;
+        }
+        tags.push(Tag { weak, opaque: opaque.to_vec() });
+        rest = after.trim_ascii_start();
+        if !rest.is_empty() && !rest.starts_with(b",") {
+            return None;
+        }
+    }
+}
+
+fn bad(name: &HeaderName) -> Problem {
+    let (code, header) = if *name == header::IF_MATCH {
+        ("bad_if_match", "If-Match")
+    } else {
+        ("bad_if_none_match", "If-None-Match")
+    };
+    Problem::bad_request(code, format!("{header} must be `*` or a list of entity tags such as `\"7\"`"))
+}
+
+/// The versions that a client is willing to change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IfMatch(Tags);
+
 impl IfMatch {
+    /// `*`, or no condition at all where none is required: any version that exists.
+    pub const ANY: Self = Self(Tags::Any);
+
     /// 412 unless the condition holds for `version`.
     pub fn check(&self, version: i64) -> Result<()> {
-        let holds = match self {
-            Self::Any => true,
+        let holds = match &self.0 {
+            Tags::Any => true,
             // RFC 9110 §13.1.1: strong comparison, so a weak tag (`W/"7"`) never matches.
-            Self::Tags(tags) => tags.iter().any(|tag| tag.as_bytes() == etag(version).as_bytes()),
+            Tags::List(tags) => tags.iter().any(|tag| !tag.weak && tag.opaque == etag(version).as_bytes()),
         };
         if holds { Ok(()) } else { Err(Self::failed()) }
     }
 
-    /// What a writer hears who came second although its condition held when it was checked.
+    /// The answer to a writer that came second although its condition held when it was checked.
     pub fn lost_race(&self) -> Problem {
-        match self {
-            Self::Any => {
+        match &self.0 {
+            Tags::Any => {
                 Problem::conflict("edit_conflict", "the record was changed meanwhile; read it again")
             }
-            Self::Tags(_) => Self::failed(),
+            Tags::List(_) => Self::failed(),
         }
     }
 
@@ -51,27 +125,8 @@ impl IfMatch {
     }
 
     fn parse(headers: &HeaderMap) -> Result<Option<Self>> {
-        let mut tags = Vec::new();
-        // RFC 9110 §5.3: several lines are one list.
-        for line in headers.get_all(header::IF_MATCH) {
-            let line = line.to_str().map_err(|_| bad_if_match())?;
-            if line.trim() == "*" {
-                return Ok(Some(Self::Any));
-            }
-            for tag in line.split(',').map(str::trim).filter(|tag| !tag.is_empty()) {
-                let opaque = tag.strip_prefix("W/").unwrap_or(tag);
-                if opaque.len() < 2 || !opaque.starts_with('"') || !opaque.ends_with('"') {
-                    return Err(bad_if_match());
-                }
-                tags.push(tag.to_owned());
-            }
-        }
-        Ok((!tags.is_empty()).then_some(Self::Tags(tags)))
+        Ok(Tags::parse(headers, &header::IF_MATCH)?.map(Self))
     }
-}
-
-fn bad_if_match() -> Problem {
-    Problem::bad_request("bad_if_match", "If-Match must be `*` or a list of entity tags such as `\"7\"`")
 }
 
 /// `IfMatch` as an argument: the header is required, 428 without it (RFC 6585 §3).
@@ -98,16 +153,43 @@ impl<S: Sync> OptionalFromRequestParts<S> for IfMatch {
     }
 }
 
+/// The versions that a client has already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct IfNoneMatch(Tags);
+
+impl IfNoneMatch {
+    pub(super) fn parse(headers: &HeaderMap) -> Result<Option<Self>> {
+        Ok(Tags::parse(headers, &header::IF_NONE_MATCH)?.map(Self))
+    }
+
+    /// Whether the client has what `etag` names.
+    pub(super) fn has(&self, etag: &HeaderValue) -> bool {
+        match &self.0 {
+            Tags::Any => true,
+            // RFC 9110 §13.1.2: weak comparison.
+            Tags::List(tags) => {
+                let current = etag.as_bytes();
+                let current = current.strip_prefix(b"W/").unwrap_or(current);
+                tags.iter().any(|tag| tag.opaque == current)
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(lines: &[&str]) -> Result<Option<IfMatch>> {
+    fn headers(name: &HeaderName, lines: &[&str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for line in lines {
-            headers.append(header::IF_MATCH, line.parse().unwrap());
+            headers.append(name, HeaderValue::from_bytes(line.as_bytes()).unwrap());
         }
-        IfMatch::parse(&headers)
+        headers
+    }
+
+    fn parse(lines: &[&str]) -> Result<Option<IfMatch>> {
+        IfMatch::parse(&headers(&header::IF_MATCH, lines))
     }
 
     #[test]
@@ -116,9 +198,15 @@ mod tests {
             (&["\"7\""] as &[&str], 7, true),
             (&["\"7\""], 8, false),
             (&["\"6\", \"7\""], 7, true),
+            (&["\"6\",\"7\""], 7, true),
             (&["\"6\"", "\"7\""], 7, true),
             (&["*"], 7, true),
             (&["W/\"7\""], 7, false),
+            (&["\"a,b\", \"7\""], 7, true),
+            (&["\"a,7\""], 7, false),
+            (&["\"6,\"  ,, \"7\" ,"], 7, true),
+            (&["\"é\", \"7\""], 7, true),
+            (&["\"\", \"7\""], 7, true),
         ] {
             let condition = parse(lines).unwrap().unwrap();
             assert_eq!(condition.check(version).is_ok(), met, "{lines:?} against {version}");
@@ -126,14 +214,38 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_without_quotes_is_refused() {
-        for line in ["7", "\"", "\"7", "W/7"] {
-            assert_eq!(parse(&[line]).unwrap_err().status(), StatusCode::BAD_REQUEST, "{line}");
+    fn what_is_neither_a_star_nor_a_list_of_tags_is_refused() {
+        for lines in [
+            &["7"] as &[&str],
+            &["\""],
+            &["\"7"],
+            &["W/7"],
+            &["w/\"7\""],
+            &["\"7\" \"8\""],
+            &["\"7\"8"],
+            &["\"7 8\""],
+            &["*, \"7\""],
+            &["*", "\"7\""],
+            &["*", "*"],
+            &[""],
+            &[","],
+        ] {
+            assert_eq!(parse(lines).unwrap_err().status(), StatusCode::BAD_REQUEST, "{lines:?}");
         }
     }
 
     #[test]
     fn no_header_is_no_condition() {
         assert_eq!(parse(&[]).unwrap(), None);
+    }
+
+    #[test]
+    fn a_client_has_a_version_under_its_weak_tag_too() {
+        for (line, has) in
+            [("\"7\"", true), ("W/\"7\"", true), ("*", true), ("\"6\"", false), ("\"6\", W/\"7\"", true)]
+        {
+            let parsed = IfNoneMatch::parse(&headers(&header::IF_NONE_MATCH, &[line])).unwrap().unwrap();
+            assert_eq!(parsed.has(&etag(7)), has, "{line}");
+        }
     }
 }

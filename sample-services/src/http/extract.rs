@@ -26,7 +26,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     }
 }
 
-/// A body of `application/merge-patch+json` (RFC 7396).
+/// A body of `application/merge-patch+json` (RFC 7396), or of `application/json`, which most clients call it.
 #[derive(Debug)]
 pub struct MergePatch(pub Value);
 
@@ -42,10 +42,10 @@ impl<S: Send + Sync> FromRequest<S> for MergePatch {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self> {
-        if media_type(request.headers()) != MERGE_PATCH {
+        if !matches!(media_type(request.headers()).as_str(), MERGE_PATCH | "application/json") {
             // RFC 5789 §2.2: 415 names the formats that would do.
-            return Err(unsupported("a patch must be application/merge-patch+json")
-                .with_header(header::HeaderName::from_static("accept-patch"), MERGE_PATCH));
+            return Err(unsupported("a patch must be application/merge-patch+json or application/json")
+                .with_header(header::HeaderName::from_static("accept-patch"), ACCEPT_PATCH));
         }
         parse(&body(request, state).await?).map(Self)
     }
@@ -74,11 +74,31 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
-        let no_such = || Problem::new(StatusCode::NOT_FOUND, "not_found", "there is no such record");
         let Path(text) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| no_such())?;
-        let id = Uuid::try_parse(&text).map_err(|_| no_such())?;
-        Ok(Self(id.to_string()))
+        canonical(&text).map(Self)
     }
+}
+
+/// The two ids of a path such as `/products/{id}/reservations/{reservation_id}`.
+#[derive(Debug)]
+pub struct IdPair(pub String, pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for IdPair {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        let path = Path::<(String, String)>::from_request_parts(parts, state).await;
+        let Path((first, second)) = path.map_err(|_| no_such())?;
+        Ok(Self(canonical(&first)?, canonical(&second)?))
+    }
+}
+
+fn canonical(id: &str) -> Result<String> {
+    Uuid::try_parse(id).map(|id| id.to_string()).map_err(|_| no_such())
+}
+
+fn no_such() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "not_found", "there is no such record")
 }
 
 async fn body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes> {
@@ -115,3 +135,4 @@ fn media_type(headers: &HeaderMap) -> String {
 }
 
 const MERGE_PATCH: &str = "application/merge-patch+json";
+const ACCEPT_PATCH: &str = "application/merge-patch+json, application/json";

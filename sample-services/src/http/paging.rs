@@ -1,19 +1,23 @@
 //! Lists in pages, by keyset: a cursor holds the sort values of the last row, and the next page begins after
 //! it. Unlike an offset, a page costs the same wherever it is, and rows that come or go between two
-//! requests neither hide nor repeat others.
+//! requests neither hide nor repeat others. For clients that show page numbers, `page` begins at one; from there,
+//! too, the link to the next page is a cursor.
 //!
 //! Every order ends with `id`, so it is total. Only columns of a [`SortKey`] table reach the SQL text; values
 //! are always bound.
 
 use axum::{
     Json,
-    http::{HeaderValue, Uri, header},
+    http::{HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, QueryBuilder, Row, Sqlite, SqlitePool, sqlite::SqliteRow};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{
+    IntoParams, ToSchema,
+    openapi::{ObjectBuilder, OpenApi, RefOr, schema::Type},
+};
 
 use super::{Problem, Result};
 
@@ -35,13 +39,17 @@ pub enum ColumnKind {
 #[derive(Debug, Clone, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct PageParams {
-    /// Sort keys, most important first; `-` in front of one means descending. Example: `-price,name`.
+    /// Sort keys, most important first. `-price` and `price_desc` mean descending.
     pub sort: Option<String>,
-    /// Items per page, 1 to 100.
+    /// Items per page.
     #[param(minimum = 1, maximum = 100, default = 20)]
     pub limit: Option<u32>,
     /// Where the page begins: `next` of the page before, with the same `sort`.
+    #[param(pattern = "^[A-Za-z0-9_-]+$")]
     pub cursor: Option<String>,
+    /// The number of the page, instead of `cursor`. Pages past the last number are reached by cursor only.
+    #[param(minimum = 1, maximum = 100)]
+    pub page: Option<u32>,
 }
 
 /// One page of a list, and how to get the next one.
@@ -70,6 +78,8 @@ impl<T: Serialize> Page<T> {
 pub struct PageQuery {
     order: Vec<Term>,
     after: Option<Vec<SortValue>>,
+    /// Rows to leave out after `after`.
+    skip: u32,
     limit: u32,
 }
 
@@ -101,9 +111,16 @@ impl PageQuery {
         if !(1..=LIMIT_MAX).contains(&limit) {
             return Err(invalid(format!("limit must be 1 to {LIMIT_MAX}, got {limit}")));
         }
+        let page = params.page.unwrap_or(1);
+        if !(1..=PAGE_MAX).contains(&page) {
+            return Err(invalid(format!("page must be 1 to {PAGE_MAX}, got {page}; go on with the cursor")));
+        }
         let order = parse_sort(params.sort.as_deref().unwrap_or(default_sort), keys)?;
         let after = params.cursor.as_deref().map(|cursor| decode_cursor(cursor, &order)).transpose()?;
-        Ok(Self { order, after, limit })
+        if after.is_some() && params.page.is_some() {
+            return Err(invalid("cursor and page both say where the page begins; send one of them"));
+        }
+        Ok(Self { order, after, skip: (page - 1) * limit, limit })
     }
 
     /// Completes `query`, which must end inside a `WHERE` with at least one condition, and reads one page.
@@ -158,6 +175,7 @@ impl PageQuery {
             query.push(if term.descending { " DESC" } else { " ASC" });
         }
         query.push(" LIMIT ").push_bind(i64::from(self.limit) + 1);
+        query.push(" OFFSET ").push_bind(i64::from(self.skip));
     }
 
     fn encode_cursor(&self, row: &SqliteRow) -> Result<String> {
@@ -177,22 +195,60 @@ impl PageQuery {
 fn parse_sort(sort: &str, keys: &'static [SortKey]) -> Result<Vec<Term>> {
     let mut order: Vec<Term> = Vec::new();
     for item in sort.split(',').map(str::trim) {
-        let (name, descending) = item.strip_prefix('-').map_or((item, false), |name| (name, true));
-        let Some(key) = keys.iter().find(|key| key.name == name) else {
+        let Some((key, descending)) = parse_term(item, keys) else {
             let known = keys.iter().map(|key| key.name).collect::<Vec<_>>().join(", ");
-            return Err(invalid(format!("cannot sort by `{name}`; the sort keys are {known}")));
+            return Err(invalid(format!(
+                "cannot sort by `{item}`; the sort keys are {known}, descending as `-key` or `key_desc`"
+            )));
         };
-        if order.iter().any(|term| term.column == key.column) {
-            return Err(invalid(format!("sort key `{name}` is there twice")));
+        // Rows that are equal in a key stay equal in it: the second mention decides nothing.
+        if order.iter().all(|term| term.column != key.column) {
+            order.push(Term { column: key.column, kind: key.kind, descending });
         }
-        order.push(Term { column: key.column, kind: key.kind, descending });
     }
     order.push(Term { column: "id", kind: ColumnKind::Text, descending: false });
     Ok(order)
 }
 
+/// `price`, `-price`, `price_asc` or `price_desc`.
+fn parse_term<'a>(item: &str, keys: &'a [SortKey]) -> Option<(&'a SortKey, bool)> {
+    let find = |name: &str| keys.iter().find(|key| key.name == name);
+    let suffixed = |suffix| item.strip_suffix(suffix).and_then(find);
+    None.or_else(|| find(item).map(|key| (key, false)))
+        .or_else(|| item.strip_prefix('-').and_then(find).map(|key| (key, true)))
+        .or_else(|| suffixed("_asc").map(|key| (key, false)))
+        .or_else(|| suffixed("_desc").map(|key| (key, true)))
+}
+
+/// Writes into the document which values `sort` of the list at `path` can have.
+pub fn describe_sort(document: &mut OpenApi, path: &str, keys: &[SortKey]) {
+    let list = document.paths.paths.get_mut(path).and_then(|item| item.get.as_mut());
+    for parameter in list.and_then(|list| list.parameters.as_mut()).into_iter().flatten() {
+        if let RefOr::T(parameter) = parameter
+            && parameter.name == "sort"
+        {
+            let schema = ObjectBuilder::new().schema_type(Type::String).pattern(Some(sort_pattern(keys)));
+            parameter.schema = Some(schema.into());
+        }
+    }
+}
+
+fn sort_pattern(keys: &[SortKey]) -> String {
+    let names = keys.iter().map(|key| key.name).collect::<Vec<_>>().join("|");
+    let term = format!("(-?({names})|({names})_(asc|desc))");
+    format!("^{term}(,{term})*$")
+}
+
+/// A cursor is the name of a page. One of another list, or of another order, names none: 404.
 fn decode_cursor(text: &str, order: &[Term]) -> Result<Vec<SortValue>> {
-    let bad = || invalid("cursor is not one that this list gave out for this sort order");
+    let spelled = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    if text.is_empty() || !text.bytes().all(spelled) {
+        return Err(invalid("cursor is not `next` of any page"));
+    }
+    let bad = || {
+        let detail = "cursor is not one that this list gave out for this sort order";
+        Problem::new(StatusCode::NOT_FOUND, "unknown_cursor", detail)
+    };
     let json = URL_SAFE_NO_PAD.decode(text).map_err(|_| bad())?;
     let cursor: Cursor = serde_json::from_slice(&json).map_err(|_| bad())?;
     let fits = cursor.order == describe(order)
@@ -212,7 +268,8 @@ fn describe(order: &[Term]) -> String {
 /// The request's own path and query with another cursor. Cursors need no escaping.
 fn next_link(request: &Uri, cursor: &str) -> String {
     let kept = request.query().unwrap_or_default().split('&');
-    let mut query: Vec<_> = kept.filter(|pair| !pair.is_empty() && !pair.starts_with("cursor=")).collect();
+    let replaced = |pair: &&str| pair.starts_with("cursor=") || pair.starts_with("page=");
+    let mut query: Vec<_> = kept.filter(|pair| !pair.is_empty() && !replaced(pair)).collect();
     let cursor = format!("cursor={cursor}");
     query.push(&cursor);
     format!("<{}?{}>; rel=\"next\"", request.path(), query.join("&"))
@@ -225,6 +282,8 @@ fn invalid(detail: impl Into<String>) -> Problem {
 const LIMIT_DEFAULT: u32 = 20;
 /// A page is built in memory; this bounds it to some tens of kilobytes.
 const LIMIT_MAX: u32 = 100;
+/// The rows before a numbered page are read and thrown away; this bounds them to 10,000.
+const PAGE_MAX: u32 = 100;
 
 #[cfg(test)]
 mod tests {
@@ -246,7 +305,8 @@ mod tests {
     }
 
     fn parse(sort: Option<&str>, limit: Option<u32>, cursor: Option<String>) -> Result<PageQuery> {
-        PageQuery::parse(&PageParams { sort: sort.map(str::to_owned), limit, cursor }, KEYS, "name")
+        let params = PageParams { sort: sort.map(str::to_owned), limit, cursor, page: None };
+        PageQuery::parse(&params, KEYS, "name")
     }
 
     #[test]
@@ -258,23 +318,68 @@ mod tests {
 
     #[test]
     fn only_listed_columns_can_be_sorted_by() {
-        for sort in ["", "id", "password_hash", "name;DROP TABLE t", "name,name", "name,-name", "--name"] {
+        for sort in [
+            "",
+            "id",
+            "password_hash",
+            "name;DROP TABLE t",
+            "--name",
+            "-name_desc",
+            "name_down",
+            "_desc",
+            "name,",
+        ] {
             assert_eq!(parse(Some(sort), None, None).unwrap_err().code(), "invalid_parameter", "{sort}");
+        }
+    }
+
+    #[test]
+    fn an_order_has_several_spellings() {
+        let describe = |sort| describe(&parse(Some(sort), None, None).unwrap().order);
+        for (sort, order) in [
+            ("price_desc", "-price_cents,id"),
+            ("-price", "-price_cents,id"),
+            ("price_asc,name_desc", "price_cents,-name,id"),
+            ("name,-name,price,name", "name,price_cents,id"),
+        ] {
+            assert_eq!(describe(sort), order, "{sort}");
+        }
+        let pattern =
+            "^(-?(name|price)|(name|price)_(asc|desc))(,(-?(name|price)|(name|price)_(asc|desc)))*$";
+        assert_eq!(sort_pattern(KEYS), pattern);
+    }
+
+    #[test]
+    fn a_page_has_a_number_or_a_cursor() {
+        let parse = |page, cursor: Option<&str>| {
+            let params = PageParams { page, cursor: cursor.map(str::to_owned), ..PageParams::default() };
+            PageQuery::parse(&params, KEYS, "name").map(|page| page.skip)
+        };
+        let cursor = URL_SAFE_NO_PAD.encode(r#"{"order":"name,id","after":["a","b"]}"#);
+        assert_eq!(parse(None, None).unwrap(), 0);
+        assert_eq!(parse(Some(1), None).unwrap(), 0);
+        assert_eq!(parse(Some(100), None).unwrap(), 1980);
+        assert_eq!(parse(None, Some(&cursor)).unwrap(), 0);
+        for (page, cursor) in [(0, None), (101, None), (2, Some(cursor.as_str()))] {
+            assert_eq!(parse(Some(page), cursor).unwrap_err().code(), "invalid_parameter", "{page}");
         }
     }
 
     #[test]
     fn a_forged_cursor_is_refused() {
         let of = |json: &str| URL_SAFE_NO_PAD.encode(json);
+        assert_eq!(parse(None, None, Some("?".to_owned())).unwrap_err().code(), "invalid_parameter");
+        assert_eq!(parse(None, None, Some(String::new())).unwrap_err().code(), "invalid_parameter");
         for cursor in [
-            "?".to_owned(),
+            "x".to_owned(),
             of("{}"),
             of(r#"{"order":"price_cents,id","after":[1,"a"]}"#),
             of(r#"{"order":"-name,id","after":["a","b"]}"#),
             of(r#"{"order":"name,id","after":["a"]}"#),
             of(r#"{"order":"name,id","after":[1,"a"]}"#),
         ] {
-            assert!(parse(Some("name"), None, Some(cursor.clone())).is_err(), "{cursor}");
+            let refused = parse(Some("name"), None, Some(cursor.clone())).unwrap_err();
+            assert_eq!(refused.code(), "unknown_cursor", "{cursor}");
         }
         assert!(parse(Some("name"), None, Some(of(r#"{"order":"name,id","after":["a","b"]}"#))).is_ok());
     }
@@ -283,6 +388,8 @@ mod tests {
     fn the_next_link_keeps_the_filters_and_replaces_the_cursor() {
         let request = "/products?category=tea&cursor=old&limit=2".parse().unwrap();
         assert_eq!(next_link(&request, "new"), "</products?category=tea&limit=2&cursor=new>; rel=\"next\"");
+        let request = "/products?page=2&limit=2".parse().unwrap();
+        assert_eq!(next_link(&request, "new"), "</products?limit=2&cursor=new>; rel=\"next\"");
     }
 
     async fn walk(records: &[Record], sort: &str, limit: u32) -> Vec<Record> {

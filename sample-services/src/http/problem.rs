@@ -25,6 +25,14 @@ struct Inner {
 
 /// The problem document as it is sent.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "type": "about:blank",
+    "title": "Unprocessable Entity",
+    "status": 422,
+    "detail": "the document has invalid fields",
+    "code": "validation_failed",
+    "errors": [{"field": "name", "message": "must be 1 to 200 characters"}],
+}))]
 pub struct ProblemBody {
     #[serde(rename = "type")]
     #[schema(example = "about:blank")]
@@ -133,6 +141,17 @@ impl FieldErrors {
         if !holds {
             self.0.push(serde_json::json!({"field": field, "message": message.into()}));
         }
+    }
+
+    /// Notes that `field` is wrong unless its text has `min` to `max` characters, and not only spaces where it must
+    /// have any. Characters are counted as JSON Schema does.
+    pub fn check_text(&mut self, field: &str, text: &str, min: usize, max: usize) {
+        let fits = (min..=max).contains(&text.chars().count()) && (min == 0 || !text.trim().is_empty());
+        let message = match min {
+            0 => format!("must be at most {max} characters"),
+            _ => format!("must be {min} to {max} characters, and not only spaces"),
+        };
+        self.check(fits, field, message);
     }
 
     /// 422 with every error, if there is one.

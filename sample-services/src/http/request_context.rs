@@ -30,6 +30,11 @@ impl RequestContext {
         headers
     }
 
+    /// For what a service does without a request.
+    pub(crate) fn of_background_work() -> Self {
+        Self { request_id: new_request_id(), traceparent: None }
+    }
+
     fn from_headers(headers: &HeaderMap) -> Self {
         let accepted = headers.get(REQUEST_ID).filter(|id| {
             (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
@@ -48,10 +53,13 @@ impl<S: Sync> FromRequestParts<S> for RequestContext {
 }
 
 /// Middleware: opens the request's span, and sends the id back.
-pub(super) async fn track(mut request: Request, next: Next) -> Response {
+pub(super) async fn track(service: &'static str, mut request: Request, next: Next) -> Response {
     let context = RequestContext::from_headers(request.headers());
-    let span = tracing::info_span!(
+    // A span is dropped by the same filter as a line: one below the level of a line would leave that line without
+    // its ids.
+    let span = tracing::error_span!(
         "request",
+        service,
         request_id = context.request_id.to_str().unwrap_or_default(),
         traceparent = context.traceparent.as_ref().and_then(|value| value.to_str().ok()),
         user = request.headers().get("x-user-id").and_then(|value| value.to_str().ok()),

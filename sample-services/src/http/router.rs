@@ -8,16 +8,16 @@ use std::sync::{
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, State},
-    http::StatusCode,
-    middleware,
-    response::IntoResponse,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Request, State},
+    http::{StatusCode, header},
+    middleware::{self, Next},
     routing::get,
 };
 use serde_json::json;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Problem, ProblemBody, Result, request_context};
+use super::{Problem, ProblemBody, Result, document, freshness, query, query::QueryNames, request_context};
 use crate::database::Database;
 
 /// What `/readyz` reports: the database answers, and the service is not about to stop.
@@ -39,20 +39,26 @@ impl Readiness {
 }
 
 /// The whole application: `api` with everything that each service has.
-pub fn assemble(api: OpenApiRouter, title: &str, readiness: Readiness) -> Router {
+pub fn assemble(api: OpenApiRouter, name: &'static str, readiness: Readiness) -> anyhow::Result<Router> {
     let health = OpenApiRouter::new().routes(routes!(livez)).routes(routes!(readyz)).with_state(readiness);
-    let (router, mut document) = api.merge(health).split_for_parts();
-    title.clone_into(&mut document.info.title);
-    env!("CARGO_PKG_VERSION").clone_into(&mut document.info.version);
-    document.info.description = Some(format!("The {title} service, a sample behind Millgate."));
-    document.info.license = None;
-    let document = Arc::new(document);
-    router
-        .route("/openapi.json", get(move || async move { Json(document).into_response() }))
+    let (router, document) = api.merge(health).split_for_parts();
+    let document = document::complete(&document, name)?;
+    let names = Arc::new(QueryNames::of(&document));
+    let document = Bytes::from(serde_json::to_vec(&document)?);
+    let open_api = move || async move { ([(header::CONTENT_TYPE, "application/json")], document) };
+    Ok(router
+        .route("/openapi.json", get(open_api))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(middleware::from_fn(request_context::track))
+        .layer(middleware::from_fn(move |request: Request, next: Next| {
+            let names = names.clone();
+            async move { query::refuse_unknown(&names, request, next).await }
+        }))
+        .layer(middleware::from_fn(freshness::revalidate))
+        .layer(middleware::from_fn(move |request: Request, next: Next| {
+            request_context::track(name, request, next)
+        })))
 }
 
 /// The process turns.
@@ -64,8 +70,7 @@ async fn livez() -> Json<serde_json::Value> {
 /// The service can do its work.
 #[utoipa::path(get, path = "/readyz", tag = "health", responses(
     (status = OK, description = "Ready"),
-    (status = SERVICE_UNAVAILABLE, description = "Draining, or the database is away", body = ProblemBody,
-     content_type = "application/problem+json"),
+    (status = SERVICE_UNAVAILABLE, description = "Draining, or the database is away", body = ProblemBody),
 ))]
 async fn readyz(State(readiness): State<Readiness>) -> Result<Json<serde_json::Value>> {
     let not_ready = |why: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", why);
@@ -96,14 +101,14 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
-    use axum::{body::Body, extract::Request};
+    use axum::body::Body;
     use tower::ServiceExt;
 
     use super::*;
     use crate::{database::DatabaseLocation, products};
 
     async fn readyz_of(readiness: &Readiness) -> StatusCode {
-        let application = assemble(OpenApiRouter::new(), "test", readiness.clone());
+        let application = assemble(OpenApiRouter::new(), "test", readiness.clone()).unwrap();
         let request = Request::get("/readyz").body(Body::empty()).unwrap();
         application.oneshot(request).await.unwrap().status()
     }

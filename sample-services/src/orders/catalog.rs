@@ -2,20 +2,17 @@
 //!
 //! Every request has a timeout of [`REQUEST_TIMEOUT`] and carries the ids of the request that caused it. A
 //! connection that cannot be made is tried once more at another instance, because nothing was sent; anything
-//! that may have reached products is not repeated.
+//! that may have reached products is not repeated here. It could be: a reservation has the name that orders gave it.
 
 use std::time::Duration;
 
 use axum::http::StatusCode;
 use reqwest::{Method, RequestBuilder, Response};
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::discovery::ProductsLocation;
-use crate::{
-    http::{Problem, RequestContext},
-    products::Reservation,
-};
+use crate::http::{Problem, RequestContext};
 
 /// A client of the products service. Cloning shares its connections.
 #[derive(Debug, Clone)]
@@ -41,6 +38,9 @@ pub(super) enum CatalogError {
     UnknownProduct { product_id: String },
     #[error("product {product_id} does not have that many in stock")]
     InsufficientStock { product_id: String, available: Option<i64> },
+    /// It was released before this came.
+    #[error("the reservation was released")]
+    Released,
     /// No instance, no connection, or no answer in time.
     #[error("products cannot be reached: {0}")]
     Unavailable(String),
@@ -66,8 +66,8 @@ impl From<CatalogError> for Problem {
                 let detail = "the products service cannot be reached; try again";
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "products_unavailable", detail)
             }
-            CatalogError::Broken(cause) => {
-                tracing::error!(cause, "products answered something unexpected");
+            CatalogError::Broken(_) | CatalogError::Released => {
+                tracing::error!(cause = detail, "products answered something unexpected");
                 let detail = "the products service gave an answer that makes no sense";
                 Self::new(StatusCode::BAD_GATEWAY, "products_failed", detail)
             }
@@ -97,29 +97,54 @@ impl Catalog {
         }
     }
 
-    /// Sets stock aside. A reservation whose answer is lost (timeout) stays taken; expiry belongs to the
-    /// products service and is not built yet.
+    /// Sets stock aside for some minutes, under a name.
     pub(super) async fn reserve(
         &self,
         context: &RequestContext,
-        id: &str,
+        product_id: &str,
+        reservation_id: &str,
         quantity: i64,
-    ) -> Result<Reservation, CatalogError> {
-        let path = format!("/products/{id}/reservations");
-        let body = json!({"quantity": quantity});
-        let response = self.send(context, Method::POST, &path, |request| request.json(&body)).await?;
+    ) -> Result<(), CatalogError> {
+        self.put_reservation(context, product_id, reservation_id, &json!({"quantity": quantity})).await
+    }
+
+    /// Keeps what was set aside, or takes it anew if it has expired.
+    pub(super) async fn confirm(
+        &self,
+        context: &RequestContext,
+        product_id: &str,
+        reservation_id: &str,
+        quantity: i64,
+    ) -> Result<(), CatalogError> {
+        let body = json!({"quantity": quantity, "confirmed": true});
+        self.put_reservation(context, product_id, reservation_id, &body).await
+    }
+
+    async fn put_reservation(
+        &self,
+        context: &RequestContext,
+        product_id: &str,
+        reservation_id: &str,
+        body: &Value,
+    ) -> Result<(), CatalogError> {
+        #[derive(Deserialize)]
+        struct Refusal {
+            code: String,
+            available: Option<i64>,
+        }
+        let path = format!("/products/{product_id}/reservations/{reservation_id}");
+        let response = self.send(context, Method::PUT, &path, |request| request.json(body)).await?;
+        let product_id = product_id.to_owned();
         match response.status() {
-            StatusCode::CREATED => read(response).await,
-            StatusCode::NOT_FOUND => Err(CatalogError::UnknownProduct { product_id: id.to_owned() }),
-            StatusCode::CONFLICT => {
-                #[derive(Deserialize)]
-                struct Shortage {
-                    available: Option<i64>,
+            StatusCode::CREATED | StatusCode::OK => Ok(()),
+            StatusCode::NOT_FOUND => Err(CatalogError::UnknownProduct { product_id }),
+            StatusCode::CONFLICT => match read::<Refusal>(response).await? {
+                Refusal { code, available } if code == "insufficient_stock" => {
+                    Err(CatalogError::InsufficientStock { product_id, available })
                 }
-                let shortage: Shortage = read(response).await?;
-                let available = shortage.available;
-                Err(CatalogError::InsufficientStock { product_id: id.to_owned(), available })
-            }
+                Refusal { code, .. } if code == "reservation_released" => Err(CatalogError::Released),
+                Refusal { code, .. } => Err(CatalogError::Broken(code)),
+            },
             status => Err(unexpected(status)),
         }
     }

@@ -10,121 +10,140 @@ use tracing::Instrument;
 
 use super::{
     Orders,
-    model::{NewOrder, Order, OrderFilter, OrderInput, SORT_KEYS, StatusChange},
+    model::{NewOrder, Order, OrderFilter, OrderInput, OrderPatch, SORT_KEYS, StatusChange},
+    placing::Placed,
     status::OrderStatus,
 };
 use crate::http::{
-    Caller, Id, IfMatch, JsonBody, MergePatch, Page, PageParams, PageQuery, Problem, ProblemBody,
+    Caller, Id, IdempotencyKey, IfMatch, JsonBody, MergePatch, Page, PageParams, PageQuery, Problem,
     QueryParams, RequestContext, Result, etag,
 };
 
-/// Places an order for the caller.
-#[utoipa::path(post, path = "/orders", tag = "orders", request_body = NewOrder, responses(
+/// Places an order for the caller. A repeat with the same `Idempotency-Key` gets the same answer and places no other
+/// order.
+#[utoipa::path(post, path = "/orders", tag = "orders", security(("bearer" = [])),
+    params(("Idempotency-Key" = Option<String>, Header,
+        pattern = r#"^([!#-~]{1,128}|"([ !#-\[\]-~]|\\["\\]){1,128}")$"#,
+        example = "8e03978e-40d5-43e8-bc93-6894a57f9324",
+        description = "A new one for each order, the same one for a repeat; kept for a day.")),
+    request_body = NewOrder, responses(
     (status = CREATED, body = Order, headers(("Location" = String), ("ETag" = String))),
-    (status = UNAUTHORIZED, body = ProblemBody, content_type = "application/problem+json"),
-    (status = CONFLICT, description = "Not enough stock", body = ProblemBody, content_type = "application/problem+json"),
-    (status = UNPROCESSABLE_ENTITY, description = "Invalid, or a product does not exist", body = ProblemBody,
-     content_type = "application/problem+json"),
-    (status = BAD_GATEWAY, body = ProblemBody, content_type = "application/problem+json"),
-    (status = SERVICE_UNAVAILABLE, description = "Products cannot be reached", body = ProblemBody,
-     content_type = "application/problem+json"),
+    (status = CONFLICT, description = "Not enough stock, or the first request with this Idempotency-Key is not \
+     answered yet"),
+    (status = UNPROCESSABLE_ENTITY, description = "Invalid, or a product does not exist, or the Idempotency-Key \
+     came with another request before"),
+    (status = BAD_GATEWAY, description = "Products gave an answer that makes no sense"),
+    (status = SERVICE_UNAVAILABLE, description = "Products cannot be reached"),
 ))]
 pub(super) async fn create(
     State(orders): State<Orders>,
     caller: Caller,
     context: RequestContext,
+    key: Option<IdempotencyKey>,
     JsonBody(new): JsonBody<NewOrder>,
 ) -> Result<Response> {
-    // A task of its own: a client that goes away drops this future, and reserved stock must not be lost with it.
-    let place = async move { orders.place(&context, caller.user_id, new).await };
+    // A task of its own: a client that goes away drops this future, and an order is placed or not, but not half.
+    let place = async move { orders.place(&context, caller.user_id, key, new).await };
     let placed = tokio::spawn(place.in_current_span()).await;
-    let order = placed.map_err(|error| Problem::internal(&error))??;
-    let location = format!("/orders/{}", order.id);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], tagged(order)).into_response())
+    let Placed { id, json } = placed.map_err(|error| Problem::internal(&error))??;
+    let json = ([(header::CONTENT_TYPE, "application/json")], json);
+    let location = [(header::LOCATION, format!("/orders/{id}"))];
+    // What was placed is version 1, also if a repeat hears of it later.
+    Ok((StatusCode::CREATED, location, [(header::ETAG, etag(1))], json).into_response())
 }
 
-/// Lists the caller's orders; for staff, all orders.
-#[utoipa::path(get, path = "/orders", tag = "orders", params(OrderFilter, PageParams), responses(
+/// Lists the caller's orders; for staff, those of all customers or of one.
+#[utoipa::path(get, path = "/orders", tag = "orders", security(("bearer" = [])),
+    params(OrderFilter, PageParams), responses(
     (status = OK, body = Page<Order>, headers(("Link" = String))),
-    (status = BAD_REQUEST, body = ProblemBody, content_type = "application/problem+json"),
-    (status = UNAUTHORIZED, body = ProblemBody, content_type = "application/problem+json"),
+    (status = FORBIDDEN, description = "The orders of somebody else, and the user is not staff"),
 ))]
 pub(super) async fn list(
     State(orders): State<Orders>,
     caller: Caller,
     uri: Uri,
-    QueryParams(filter): QueryParams<OrderFilter>,
+    QueryParams(mut filter): QueryParams<OrderFilter>,
     QueryParams(page): QueryParams<PageParams>,
 ) -> Result<Response> {
     let page = PageQuery::parse(&page, SORT_KEYS, "-created_at")?;
-    let customer_id = (!caller.is_staff()).then_some(caller.user_id.as_str());
-    Ok(orders.store.list(customer_id, filter.status, &page).await?.into_response(&uri))
+    if !caller.is_staff() {
+        let own = filter.customer_id.get_or_insert_with(|| caller.user_id.clone());
+        caller.require_owner_or_staff(own)?;
+    }
+    Ok(orders.store.list(&filter, &page).await?.into_response(&uri))
 }
 
 /// Reads one order.
-#[utoipa::path(get, path = "/orders/{id}", tag = "orders", params(("id" = String, Path)), responses(
+#[utoipa::path(get, path = "/orders/{id}", tag = "orders", security(("bearer" = [])),
+    params(("id" = String, Path)), responses(
     (status = OK, body = Order, headers(("ETag" = String))),
-    (status = UNAUTHORIZED, body = ProblemBody, content_type = "application/problem+json"),
-    (status = NOT_FOUND, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub(super) async fn fetch(State(orders): State<Orders>, caller: Caller, Id(id): Id) -> Result<Response> {
     Ok(tagged(find(&orders, &caller, &id).await?))
 }
 
 /// Replaces the note and the address of a pending order.
-#[utoipa::path(put, path = "/orders/{id}", tag = "orders",
+#[utoipa::path(put, path = "/orders/{id}", tag = "orders", security(("bearer" = [])),
     params(("id" = String, Path), ("If-Match" = Option<String>, Header)), request_body = OrderInput, responses(
     (status = OK, body = Order, headers(("ETag" = String))),
-    (status = NOT_FOUND, body = ProblemBody, content_type = "application/problem+json"),
-    (status = CONFLICT, description = "Not pending any more", body = ProblemBody,
-     content_type = "application/problem+json"),
-    (status = PRECONDITION_FAILED, body = ProblemBody, content_type = "application/problem+json"),
-    (status = UNPROCESSABLE_ENTITY, body = ProblemBody, content_type = "application/problem+json"),
+    (status = CONFLICT, description = "Not pending any more, or changed meanwhile"),
 ))]
 pub(super) async fn replace(
     State(orders): State<Orders>,
     caller: Caller,
+    context: RequestContext,
     Id(id): Id,
     if_match: Option<IfMatch>,
     JsonBody(input): JsonBody<OrderInput>,
 ) -> Result<Response> {
     let current = find(&orders, &caller, &id).await?;
-    save(&orders, &current, if_match, &input).await
+    let if_match = check_editable(&current, if_match)?;
+    let status = current.status;
+    save(&orders, &context, current, &if_match, &input, status).await
 }
 
-/// Changes the note or the address of a pending order by merge patch (RFC 7396).
-#[utoipa::path(patch, path = "/orders/{id}", tag = "orders",
+/// Changes the note or the address of a pending order, or takes its next step (staff only), by merge patch (RFC 7396).
+#[utoipa::path(patch, path = "/orders/{id}", tag = "orders", security(("bearer" = [])),
     params(("id" = String, Path), ("If-Match" = Option<String>, Header)),
-    request_body(content = OrderInput, content_type = "application/merge-patch+json"), responses(
+    request_body(content((OrderPatch = "application/merge-patch+json"), (OrderPatch = "application/json"))),
+    responses(
     (status = OK, body = Order, headers(("ETag" = String))),
-    (status = NOT_FOUND, body = ProblemBody, content_type = "application/problem+json"),
-    (status = CONFLICT, description = "Not pending any more", body = ProblemBody,
-     content_type = "application/problem+json"),
-    (status = PRECONDITION_FAILED, body = ProblemBody, content_type = "application/problem+json"),
-    (status = UNSUPPORTED_MEDIA_TYPE, body = ProblemBody, content_type = "application/problem+json"),
-    (status = UNPROCESSABLE_ENTITY, body = ProblemBody, content_type = "application/problem+json"),
+    (status = FORBIDDEN, description = "Another status, and the user is not staff"),
+    (status = CONFLICT, description = "Not pending any more, changed meanwhile, or not a step from here; `allowed` \
+     lists those that are"),
 ))]
 pub(super) async fn patch(
     State(orders): State<Orders>,
     caller: Caller,
+    context: RequestContext,
     Id(id): Id,
     if_match: Option<IfMatch>,
     patch: MergePatch,
 ) -> Result<Response> {
     let current = find(&orders, &caller, &id).await?;
-    let before = serde_json::to_value(OrderInput::from(current.clone()));
-    let input = patch.apply(before.map_err(|error| Problem::internal(&error))?)?;
-    save(&orders, &current, if_match, &input).await
+    let before = serde_json::to_value(OrderPatch::from(&current));
+    let after: OrderPatch = patch.apply(before.map_err(|error| Problem::internal(&error))?)?;
+    let (input, status) = after.into_parts();
+    let (edits, steps) = (input != OrderInput::from(&current), status != current.status);
+    if steps {
+        caller.require_staff()?;
+    }
+    let if_match =
+        if edits { check_editable(&current, if_match)? } else { check_version(&current, if_match)? };
+    if steps {
+        current.status.check_step(status)?;
+    }
+    if !edits && !steps {
+        return Ok(tagged(current));
+    }
+    save(&orders, &context, current, &if_match, &input, status).await
 }
 
 /// Deletes a pending order and gives its stock back.
-#[utoipa::path(delete, path = "/orders/{id}", tag = "orders",
+#[utoipa::path(delete, path = "/orders/{id}", tag = "orders", security(("bearer" = [])),
     params(("id" = String, Path), ("If-Match" = Option<String>, Header)), responses(
-    (status = NO_CONTENT),
-    (status = NOT_FOUND, body = ProblemBody, content_type = "application/problem+json"),
-    (status = CONFLICT, description = "Not pending any more", body = ProblemBody,
-     content_type = "application/problem+json"),
-    (status = PRECONDITION_FAILED, body = ProblemBody, content_type = "application/problem+json"),
+    (status = NO_CONTENT, description = "It is gone"),
+    (status = CONFLICT, description = "Not pending any more, or changed meanwhile"),
 ))]
 pub(super) async fn remove(
     State(orders): State<Orders>,
@@ -135,24 +154,19 @@ pub(super) async fn remove(
 ) -> Result<StatusCode> {
     let current = find(&orders, &caller, &id).await?;
     let if_match = check_editable(&current, if_match)?;
-    if !orders.store.remove(&current).await? {
-        return Err(if_match.lost_race());
-    }
-    release_later(orders, context, current).await;
+    let owed = orders.store.remove(&current).await?.ok_or_else(|| if_match.lost_race())?;
+    orders.carry_out(&context, &owed).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Takes an order's next step. Staff only.
-#[utoipa::path(patch, path = "/orders/{id}/status", tag = "orders",
+#[utoipa::path(patch, path = "/orders/{id}/status", tag = "orders", security(("bearer" = [])),
     params(("id" = String, Path), ("If-Match" = Option<String>, Header)),
-    request_body(content = StatusChange, content_type = "application/merge-patch+json"), responses(
+    request_body(content((StatusChange = "application/merge-patch+json"), (StatusChange = "application/json"))),
+    responses(
     (status = OK, body = Order, headers(("ETag" = String))),
-    (status = FORBIDDEN, body = ProblemBody, content_type = "application/problem+json"),
-    (status = NOT_FOUND, body = ProblemBody, content_type = "application/problem+json"),
-    (status = CONFLICT, description = "Not a step from here; `allowed` lists those that are", body = ProblemBody,
-     content_type = "application/problem+json"),
-    (status = PRECONDITION_FAILED, body = ProblemBody, content_type = "application/problem+json"),
-    (status = UNPROCESSABLE_ENTITY, body = ProblemBody, content_type = "application/problem+json"),
+    (status = FORBIDDEN, description = "The user is not staff"),
+    (status = CONFLICT, description = "Changed meanwhile, or not a step from here; `allowed` lists those that are"),
 ))]
 pub(super) async fn change_status(
     State(orders): State<Orders>,
@@ -164,18 +178,11 @@ pub(super) async fn change_status(
 ) -> Result<Response> {
     caller.require_staff()?;
     let current = find(&orders, &caller, &id).await?;
-    let if_match = if_match.unwrap_or(IfMatch::Any);
-    if_match.check(current.version)?;
+    let if_match = check_version(&current, if_match)?;
     let StatusChange { status } = patch.apply(serde_json::json!({}))?;
     current.status.check_step(status)?;
-    if !orders.store.set_status(&current, status).await? {
-        return Err(if_match.lost_race());
-    }
-    let changed = find(&orders, &caller, &id).await?;
-    if status == OrderStatus::Cancelled {
-        release_later(orders, context, current).await;
-    }
-    Ok(tagged(changed))
+    let input = OrderInput::from(&current);
+    save(&orders, &context, current, &if_match, &input, status).await
 }
 
 /// The order, if there is one that the caller may see: somebody else's does not exist for them.
@@ -188,35 +195,32 @@ async fn find(orders: &Orders, caller: &Caller, id: &str) -> Result<Order> {
 
 async fn save(
     orders: &Orders,
-    current: &Order,
-    if_match: Option<IfMatch>,
+    context: &RequestContext,
+    current: Order,
+    if_match: &IfMatch,
     input: &OrderInput,
+    status: OrderStatus,
 ) -> Result<Response> {
-    let if_match = check_editable(current, if_match)?;
     input.check()?;
-    if !orders.store.replace(current, input).await? {
-        return Err(if_match.lost_race());
-    }
+    let owed = orders.store.update(&current, input, status).await?.ok_or_else(|| if_match.lost_race())?;
+    orders.carry_out(context, &owed).await;
     let saved = orders.store.find(&current.id).await?;
     saved.map(tagged).ok_or_else(|| if_match.lost_race())
 }
 
-fn check_editable(order: &Order, if_match: Option<IfMatch>) -> Result<IfMatch> {
-    let if_match = if_match.unwrap_or(IfMatch::Any);
+fn check_version(order: &Order, if_match: Option<IfMatch>) -> Result<IfMatch> {
+    let if_match = if_match.unwrap_or(IfMatch::ANY);
     if_match.check(order.version)?;
+    Ok(if_match)
+}
+
+fn check_editable(order: &Order, if_match: Option<IfMatch>) -> Result<IfMatch> {
+    let if_match = check_version(order, if_match)?;
     if order.status == OrderStatus::Pending {
         return Ok(if_match);
     }
     let detail = format!("the order is {} already; only a pending one can be changed", order.status.name());
     Err(Problem::conflict("order_not_pending", detail))
-}
-
-/// Gives an order's stock back in a task of its own, so that it happens even if the client goes away.
-async fn release_later(orders: Orders, context: RequestContext, order: Order) {
-    let release = async move { orders.release(&context, &order.items).await };
-    if let Err(error) = tokio::spawn(release.in_current_span()).await {
-        tracing::error!(%error, "reserved stock was not given back");
-    }
 }
 
 fn tagged(order: Order) -> Response {

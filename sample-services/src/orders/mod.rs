@@ -6,37 +6,47 @@
 mod catalog;
 mod discovery;
 mod handlers;
+mod keys;
 mod model;
 mod placing;
 mod status;
+mod stock_changes;
 mod store;
 
 use sqlx::migrate::Migrator;
+use tracing::Instrument;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use self::store::OrderStore;
 pub use self::{
     catalog::Catalog,
     discovery::ProductsLocation,
-    model::{NewItem, NewOrder, Order, OrderInput, OrderItem},
+    model::{NewItem, NewOrder, Order, OrderInput, OrderItem, OrderPatch},
     status::OrderStatus,
 };
-use crate::database::Database;
+use self::{keys::KeyStore, model::SORT_KEYS, store::OrderStore};
+use crate::{database::Database, http::describe_sort};
 
 /// The tables of this service.
 pub static SCHEMA: Migrator = sqlx::migrate!("migrations/orders");
 
+/// Must be called within a tokio runtime: what products has yet to hear is carried out by a task, until the database is
+/// closed.
 pub fn router(database: Database, catalog: Catalog) -> OpenApiRouter {
-    OpenApiRouter::new()
+    let orders = Orders { store: OrderStore::new(database.clone()), keys: KeyStore::new(database), catalog };
+    tokio::spawn(orders.clone().catch_up().in_current_span());
+    let mut router = OpenApiRouter::new()
         .routes(routes!(handlers::create, handlers::list))
         .routes(routes!(handlers::fetch, handlers::replace, handlers::patch, handlers::remove))
         .routes(routes!(handlers::change_status))
-        .with_state(Orders { store: OrderStore::new(database), catalog })
+        .with_state(orders);
+    describe_sort(router.get_openapi_mut(), "/orders", SORT_KEYS);
+    router
 }
 
 /// What the handlers share.
 #[derive(Debug, Clone)]
 struct Orders {
     store: OrderStore,
+    keys: KeyStore,
     catalog: Catalog,
 }

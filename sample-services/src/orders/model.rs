@@ -8,19 +8,36 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::status::OrderStatus;
 use crate::{
-    http::{ColumnKind, FieldErrors, Result, SortKey},
+    http::{ColumnKind, FieldErrors, Result, SortKey, integer},
     products::QUANTITY_MAX,
     timestamp::Timestamp,
 };
 
 #[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(example = json!({
+    "id": "0198f2c4-7b1e-7000-8000-000000000003",
+    "customer_id": "0198f2c4-7b1e-7000-8000-000000000004",
+    "status": "pending",
+    "items": [{
+        "product_id": "0198f2c4-7b1e-7000-8000-000000000001",
+        "product_name": "Sencha",
+        "unit_price_cents": 1250,
+        "quantity": 2,
+    }],
+    "currency": "EUR",
+    "total_cents": 2500,
+    "note": "ring twice",
+    "shipping_address": "1 Tea Lane",
+    "version": 1,
+    "created_at": "2026-01-31T12:00:00.000000Z",
+    "updated_at": "2026-01-31T12:00:00.000000Z",
+}))]
 pub struct Order {
     pub id: String,
     pub customer_id: String,
     pub status: OrderStatus,
     pub items: Vec<OrderItem>,
     /// ISO 4217; the same for all items.
-    #[schema(example = "EUR")]
     pub currency: String,
     pub total_cents: i64,
     pub note: String,
@@ -43,8 +60,14 @@ pub struct OrderItem {
     pub reservation_id: String,
 }
 
-#[derive(Debug, Clone, Deserialize, ToSchema)]
+/// Serialized, it is what an idempotency key belongs to.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "items": [{"product_id": "0198f2c4-7b1e-7000-8000-000000000001", "quantity": 2}],
+    "note": "ring twice",
+    "shipping_address": "1 Tea Lane",
+}))]
 pub struct NewOrder {
     #[schema(min_items = 1, max_items = 50)]
     pub items: Vec<NewItem>,
@@ -56,17 +79,20 @@ pub struct NewOrder {
     pub shipping_address: String,
 }
 
-#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewItem {
+    #[schema(format = "uuid")]
     pub product_id: String,
+    #[serde(deserialize_with = "integer")]
     #[schema(minimum = 1, maximum = 1000)]
     pub quantity: i64,
 }
 
 /// What may be changed about a pending order.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"note": "ring once", "shipping_address": "2 Tea Lane"}))]
 pub struct OrderInput {
     #[serde(default)]
     #[schema(max_length = 1000)]
@@ -76,9 +102,26 @@ pub struct OrderInput {
     pub shipping_address: String,
 }
 
+/// The fields to change, as a merge patch.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"note": "ring once"}))]
+pub struct OrderPatch {
+    /// Of a pending order. `null`: none.
+    #[schema(max_length = 1000)]
+    pub note: Option<String>,
+    /// Of a pending order. `null`: none.
+    #[schema(max_length = 1000)]
+    pub shipping_address: Option<String>,
+    /// The next step; staff only.
+    #[schema(required = false)]
+    pub status: OrderStatus,
+}
+
 /// The next step of an order.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"status": "confirmed"}))]
 pub(super) struct StatusChange {
     pub status: OrderStatus,
 }
@@ -87,7 +130,16 @@ pub(super) struct StatusChange {
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct OrderFilter {
+    /// The user who placed them. Customers see their own orders only.
+    pub customer_id: Option<String>,
+    #[param(inline)]
     pub status: Option<OrderStatus>,
+    /// Placed at this time or later; a date is its first moment in UTC.
+    #[param(value_type = Option<String>, format = DateTime, example = "2026-01-31T12:00:00Z")]
+    pub created_from: Option<Timestamp>,
+    /// Placed before this time.
+    #[param(value_type = Option<String>, format = DateTime, example = "2026-02-28T12:00:00Z")]
+    pub created_before: Option<Timestamp>,
 }
 
 impl NewOrder {
@@ -116,15 +168,34 @@ impl OrderInput {
     }
 }
 
-impl From<Order> for OrderInput {
-    fn from(order: Order) -> Self {
-        Self { note: order.note, shipping_address: order.shipping_address }
+impl From<&Order> for OrderInput {
+    fn from(order: &Order) -> Self {
+        Self { note: order.note.clone(), shipping_address: order.shipping_address.clone() }
+    }
+}
+
+impl From<&Order> for OrderPatch {
+    fn from(order: &Order) -> Self {
+        let OrderInput { note, shipping_address } = order.into();
+        Self { note: Some(note), shipping_address: Some(shipping_address), status: order.status }
+    }
+}
+
+impl OrderPatch {
+    /// What the order is to become.
+    pub(super) fn into_parts(self) -> (OrderInput, OrderStatus) {
+        let Self { note, shipping_address, status } = self;
+        let input = OrderInput {
+            note: note.unwrap_or_default(),
+            shipping_address: shipping_address.unwrap_or_default(),
+        };
+        (input, status)
     }
 }
 
 fn check_texts(errors: &mut FieldErrors, note: &str, shipping_address: &str) {
     for (field, text) in [("note", note), ("shipping_address", shipping_address)] {
-        errors.check(text.len() <= TEXT_BYTES_MAX, field, format!("must be at most {TEXT_BYTES_MAX} bytes"));
+        errors.check_text(field, text, 0, TEXT_CHARACTERS_MAX);
     }
 }
 
@@ -136,4 +207,4 @@ pub(super) const SORT_KEYS: &[SortKey] = &[
 
 /// Each item costs two requests to products while the client waits.
 const ITEMS_MAX: usize = 50;
-const TEXT_BYTES_MAX: usize = 1000;
+const TEXT_CHARACTERS_MAX: usize = 1000;

@@ -1,28 +1,70 @@
-//! Placing an order: look up every product, set stock aside, write the order; on failure give the stock back.
+//! Placing an order: look up every product, set stock aside, write the order, confirm.
 //!
-//! This is not a saga: if the process dies between reserving and writing, the stock stays reserved.
+//! Stock is set aside under a name that is made up here, and for a while only. What fails is released by that name,
+//! whether products has answered or not; what cannot be released, because products or this process is gone, expires.
+//! The order and the confirmations that it owes are written in one transaction ([`super::stock_changes`]).
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
+
+use axum::http::StatusCode;
+use tracing::Instrument;
+use uuid::Uuid;
 
 use super::{
     Orders,
     catalog::{CatalogError, Offer},
-    model::{NewItem, NewOrder, Order, OrderInput, OrderItem},
-    store::Draft,
+    keys::{Claim, Claimed},
+    model::{NewItem, NewOrder, OrderInput, OrderItem},
+    store::{Draft, Inserted},
 };
-use crate::http::{Problem, RequestContext, Result};
+use crate::http::{IdempotencyKey, Problem, RequestContext, Result};
+
+/// An order as it was placed.
+#[derive(Debug)]
+pub(super) struct Placed {
+    pub(super) id: String,
+    /// The order.
+    pub(super) json: String,
+}
 
 impl Orders {
+    /// With a key that was answered before: the answer of then.
     pub(super) async fn place(
         &self,
         context: &RequestContext,
         customer_id: String,
+        key: Option<IdempotencyKey>,
         new: NewOrder,
-    ) -> Result<Order> {
+    ) -> Result<Placed> {
         new.check()?;
-        let offers = self.look_up(context, &new.items).await?;
-        let currency = common_currency(&offers)?;
-        let items = self.reserve(context, &new.items, &offers).await?;
+        let claim = match key {
+            None => None,
+            Some(key) => match self.keys.claim(&customer_id, &key, &new).await? {
+                Claimed::Answered(placed) => return Ok(placed),
+                Claimed::First(claim) => Some(claim),
+            },
+        };
+        let placed = self.place_once(context, customer_id, new, claim.as_ref()).await;
+        if let (Err(_), Some(claim)) = (&placed, &claim)
+            && let Err(error) = self.keys.free(claim).await
+        {
+            tracing::warn!(%error, "an idempotency key stays taken until its claim lapses");
+        }
+        placed
+    }
+
+    async fn place_once(
+        &self,
+        context: &RequestContext,
+        customer_id: String,
+        new: NewOrder,
+        claim: Option<&Claim>,
+    ) -> Result<Placed> {
+        let prepared = tokio::time::timeout(PREPARING_TIMEOUT, self.prepare(context, &new.items)).await;
+        let (currency, items) = prepared.map_err(|_| {
+            let detail = "the products service is too slow; try again";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "products_unavailable", detail)
+        })??;
         let draft = Draft {
             customer_id,
             currency,
@@ -31,22 +73,37 @@ impl Orders {
             input: OrderInput { note: new.note, shipping_address: new.shipping_address },
             items,
         };
-        match self.store.insert(&draft).await {
-            Ok(order) => Ok(order),
-            Err(error) => {
+        match self.store.insert(&draft, claim).await {
+            Ok(Inserted { placed, owed }) => {
+                // The client need not wait for this.
+                let (orders, context) = (self.clone(), context.clone());
+                let confirm = async move { orders.carry_out(&context, &owed).await };
+                tokio::spawn(confirm.in_current_span());
+                Ok(placed)
+            }
+            Err(problem) => {
                 self.release(context, &draft.items).await;
-                Err(error.into())
+                Err(problem)
             }
         }
     }
 
-    /// Gives the stock of these items back. What cannot be given back is logged for people to put right.
-    pub(super) async fn release(&self, context: &RequestContext, items: &[OrderItem]) {
+    /// Gives back what was set aside for an order that is not written. What does not work expires.
+    async fn release(&self, context: &RequestContext, items: &[OrderItem]) {
         for OrderItem { product_id, reservation_id, .. } in items {
             if let Err(error) = self.catalog.release(context, product_id, reservation_id).await {
-                tracing::error!(%error, product_id, reservation_id, "reserved stock was not given back");
+                tracing::warn!(%error, product_id, reservation_id, "reserved stock is not released, it will expire");
+                if matches!(error, CatalogError::Unavailable(_)) {
+                    return;
+                }
             }
         }
+    }
+
+    async fn prepare(&self, context: &RequestContext, items: &[NewItem]) -> Result<(String, Vec<OrderItem>)> {
+        let offers = self.look_up(context, items).await?;
+        let currency = common_currency(&offers)?;
+        Ok((currency, self.reserve(context, items, &offers).await?))
     }
 
     /// Everything that can be refused is refused here, before any stock is touched.
@@ -54,7 +111,7 @@ impl Orders {
         let mut offers = Vec::with_capacity(items.len());
         for item in items {
             // What is not an id must not become part of a path.
-            if uuid::Uuid::try_parse(&item.product_id).is_err() {
+            if Uuid::try_parse(&item.product_id).is_err() {
                 return Err(CatalogError::UnknownProduct { product_id: item.product_id.clone() }.into());
             }
             let offer = self.catalog.offer(context, &item.product_id).await?;
@@ -75,18 +132,25 @@ impl Orders {
     ) -> Result<Vec<OrderItem>> {
         let mut reserved = Vec::with_capacity(items.len());
         for (item, offer) in items.iter().zip(offers) {
-            match self.catalog.reserve(context, &offer.id, item.quantity).await {
-                Ok(reservation) => reserved.push(OrderItem {
-                    product_id: offer.id.clone(),
-                    product_name: offer.name.clone(),
-                    unit_price_cents: offer.price_cents,
-                    quantity: item.quantity,
-                    reservation_id: reservation.id,
-                }),
-                Err(error) => {
-                    self.release(context, &reserved).await;
-                    return Err(error.into());
-                }
+            let wanted = OrderItem {
+                product_id: offer.id.clone(),
+                product_name: offer.name.clone(),
+                unit_price_cents: offer.price_cents,
+                quantity: item.quantity,
+                reservation_id: Uuid::now_v7().to_string(),
+            };
+            let done = self.catalog.reserve(context, &offer.id, &wanted.reservation_id, item.quantity).await;
+            // Without an answer it may be there, or may come to be there.
+            let refused = matches!(
+                done,
+                Err(CatalogError::UnknownProduct { .. } | CatalogError::InsufficientStock { .. })
+            );
+            if !refused {
+                reserved.push(wanted);
+            }
+            if let Err(error) = done {
+                self.release(context, &reserved).await;
+                return Err(error.into());
             }
         }
         Ok(reserved)
@@ -105,3 +169,6 @@ fn common_currency(offers: &[Offer]) -> Result<String> {
         }
     }
 }
+
+/// An order of many items at a slow products service. Below the time for which an idempotency key is claimed.
+const PREPARING_TIMEOUT: Duration = Duration::from_secs(20);

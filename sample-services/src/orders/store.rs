@@ -6,18 +6,21 @@ use sqlx::{FromRow, QueryBuilder, Row, Sqlite, SqlitePool};
 use uuid::Uuid;
 
 use super::{
-    model::{Order, OrderInput, OrderItem},
+    keys::Claim,
+    model::{Order, OrderFilter, OrderInput, OrderItem},
+    placing::Placed,
     status::OrderStatus,
+    stock_changes::{Change, OWN_ATTEMPT_LASTS, StockChange, write_changes},
 };
 use crate::{
     database::Database,
-    http::{Page, PageQuery, Result},
+    http::{Page, PageQuery, Problem, Result},
     timestamp::Timestamp,
 };
 
 #[derive(Debug, Clone)]
 pub(super) struct OrderStore {
-    database: Database,
+    pub(super) database: Database,
 }
 
 /// A row of `orders`; its items are read apart.
@@ -45,12 +48,20 @@ pub(super) struct Draft {
     pub(super) items: Vec<OrderItem>,
 }
 
+/// An order that is written, and what products has to hear of it.
+#[derive(Debug)]
+pub(super) struct Inserted {
+    pub(super) placed: Placed,
+    pub(super) owed: Vec<StockChange>,
+}
+
 impl OrderStore {
     pub(super) fn new(database: Database) -> Self {
         Self { database }
     }
 
-    pub(super) async fn insert(&self, draft: &Draft) -> Result<Order, sqlx::Error> {
+    /// With a claim, the order is the answer that its key is kept with.
+    pub(super) async fn insert(&self, draft: &Draft, claim: Option<&Claim>) -> Result<Inserted> {
         let now = Timestamp::now();
         let mut transaction = self.database.writer.begin_with("BEGIN IMMEDIATE").await?;
         let row: OrderRow = sqlx::query_as(
@@ -86,8 +97,16 @@ impl OrderStore {
                 .push_bind(item.reservation_id.clone());
         });
         items.build().execute(&mut *transaction).await?;
+        let owed = StockChange::of_items(Change::Confirm, &row.id, &draft.items);
+        write_changes(&mut transaction, &owed, now.after(OWN_ATTEMPT_LASTS)).await?;
+        let order = row.with_items(draft.items.clone());
+        let json = serde_json::to_string(&order).map_err(|error| Problem::internal(&error))?;
+        let placed = Placed { id: order.id, json };
+        if let Some(claim) = claim {
+            claim.answer(&mut transaction, &placed).await?;
+        }
         transaction.commit().await?;
-        Ok(row.with_items(draft.items.clone()))
+        Ok(Inserted { placed, owed })
     }
 
     pub(super) async fn find(&self, id: &str) -> Result<Option<Order>, sqlx::Error> {
@@ -105,66 +124,78 @@ impl OrderStore {
         }
     }
 
-    /// `customer_id` limits the list to that customer's orders.
-    pub(super) async fn list(
-        &self,
-        customer_id: Option<&str>,
-        status: Option<OrderStatus>,
-        page: &PageQuery,
-    ) -> Result<Page<Order>> {
+    pub(super) async fn list(&self, filter: &OrderFilter, page: &PageQuery) -> Result<Page<Order>> {
         let mut query = QueryBuilder::<Sqlite>::new(
             "SELECT id, customer_id, status, currency, total_cents, note, shipping_address, version,
                     created_at, updated_at
              FROM orders WHERE 1 = 1",
         );
-        if let Some(customer_id) = customer_id {
-            query.push(" AND customer_id = ").push_bind(customer_id.to_owned());
+        if let Some(customer_id) = &filter.customer_id {
+            query.push(" AND customer_id = ").push_bind(customer_id.clone());
         }
-        if let Some(status) = status {
+        if let Some(status) = filter.status {
             query.push(" AND status = ").push_bind(status);
+        }
+        if let Some(from) = filter.created_from {
+            query.push(" AND created_at >= ").push_bind(from);
+        }
+        if let Some(before) = filter.created_before {
+            query.push(" AND created_at < ").push_bind(before);
         }
         let Page { items, next } = page.fetch(query, &self.database.reader).await?;
         Ok(Page { items: with_items(&self.database.reader, items).await?, next })
     }
 
-    /// Writes what may be edited. `false` if the order is not at its version any more.
-    pub(super) async fn replace(&self, order: &Order, input: &OrderInput) -> Result<bool, sqlx::Error> {
+    /// Writes what may be edited, and the status. `None` if the order is not at its version any more; otherwise what
+    /// products has to hear of it.
+    pub(super) async fn update(
+        &self,
+        order: &Order,
+        input: &OrderInput,
+        status: OrderStatus,
+    ) -> Result<Option<Vec<StockChange>>, sqlx::Error> {
+        let mut transaction = self.database.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let now = Timestamp::now();
         let done = sqlx::query(
-            "UPDATE orders SET note = ?, shipping_address = ?, version = version + 1, updated_at = ?
+            "UPDATE orders
+             SET note = ?, shipping_address = ?, status = ?, version = version + 1, updated_at = ?
              WHERE id = ? AND version = ?",
         )
         .bind(&input.note)
         .bind(&input.shipping_address)
-        .bind(Timestamp::now())
-        .bind(&order.id)
-        .bind(order.version)
-        .execute(&self.database.writer)
-        .await?;
-        Ok(done.rows_affected() == 1)
-    }
-
-    /// `false` if the order is not at its version any more.
-    pub(super) async fn set_status(&self, order: &Order, status: OrderStatus) -> Result<bool, sqlx::Error> {
-        let done = sqlx::query(
-            "UPDATE orders SET status = ?, version = version + 1, updated_at = ? WHERE id = ? AND version = ?",
-        )
         .bind(status)
-        .bind(Timestamp::now())
+        .bind(now)
         .bind(&order.id)
         .bind(order.version)
-        .execute(&self.database.writer)
+        .execute(&mut *transaction)
         .await?;
-        Ok(done.rows_affected() == 1)
+        if done.rows_affected() == 0 {
+            return Ok(None);
+        }
+        let owed = match status {
+            OrderStatus::Cancelled => StockChange::of_items(Change::Release, &order.id, &order.items),
+            _ => Vec::new(),
+        };
+        write_changes(&mut transaction, &owed, now.after(OWN_ATTEMPT_LASTS)).await?;
+        transaction.commit().await?;
+        Ok(Some(owed))
     }
 
-    /// `false` if the order is not at its version any more.
-    pub(super) async fn remove(&self, order: &Order) -> Result<bool, sqlx::Error> {
+    /// `None` if the order is not at its version any more; otherwise what products has to hear of it.
+    pub(super) async fn remove(&self, order: &Order) -> Result<Option<Vec<StockChange>>, sqlx::Error> {
+        let mut transaction = self.database.writer.begin_with("BEGIN IMMEDIATE").await?;
         let done = sqlx::query("DELETE FROM orders WHERE id = ? AND version = ?")
             .bind(&order.id)
             .bind(order.version)
-            .execute(&self.database.writer)
+            .execute(&mut *transaction)
             .await?;
-        Ok(done.rows_affected() == 1)
+        if done.rows_affected() == 0 {
+            return Ok(None);
+        }
+        let owed = StockChange::of_items(Change::Release, &order.id, &order.items);
+        write_changes(&mut transaction, &owed, Timestamp::now().after(OWN_ATTEMPT_LASTS)).await?;
+        transaction.commit().await?;
+        Ok(Some(owed))
     }
 }
 

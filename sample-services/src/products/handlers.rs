@@ -8,18 +8,17 @@ use axum::{
 };
 
 use super::{
-    model::{Product, ProductFilter, ProductInput, SORT_KEYS},
+    model::{Product, ProductFilter, ProductInput, ProductPatch, SORT_KEYS},
     store::ProductStore,
 };
 use crate::http::{
-    Id, IfMatch, JsonBody, MergePatch, Page, PageParams, PageQuery, Problem, ProblemBody, QueryParams,
-    Result, etag,
+    Id, IfMatch, JsonBody, MergePatch, Page, PageParams, PageQuery, Problem, QueryParams, Result, etag,
 };
 
 /// Adds a product.
-#[utoipa::path(post, path = "/products", tag = "products", request_body = ProductInput, responses(
+#[utoipa::path(post, path = "/products", tag = "products",
+    security((), ("bearer" = ["catalog:write"])), request_body = ProductInput, responses(
     (status = CREATED, body = Product, headers(("Location" = String), ("ETag" = String))),
-    (status = UNPROCESSABLE_ENTITY, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub(super) async fn create(
     State(store): State<ProductStore>,
@@ -32,9 +31,9 @@ pub(super) async fn create(
 }
 
 /// Lists products by filter and order, a page at a time.
-#[utoipa::path(get, path = "/products", tag = "products", params(ProductFilter, PageParams), responses(
+#[utoipa::path(get, path = "/products", tag = "products",
+    security((), ("bearer" = [])), params(ProductFilter, PageParams), responses(
     (status = OK, body = Page<Product>, headers(("Link" = String))),
-    (status = BAD_REQUEST, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub(super) async fn list(
     State(store): State<ProductStore>,
@@ -42,14 +41,15 @@ pub(super) async fn list(
     QueryParams(filter): QueryParams<ProductFilter>,
     QueryParams(page): QueryParams<PageParams>,
 ) -> Result<Response> {
+    filter.check()?;
     let page = PageQuery::parse(&page, SORT_KEYS, "created_at")?;
     Ok(store.list(&filter, &page).await?.into_response(&uri))
 }
 
 /// Reads one product.
-#[utoipa::path(get, path = "/products/{id}", tag = "products", params(("id" = String, Path)), responses(
+#[utoipa::path(get, path = "/products/{id}", tag = "products",
+    security((), ("bearer" = [])), params(("id" = String, Path)), responses(
     (status = OK, body = Product, headers(("ETag" = String))),
-    (status = NOT_FOUND, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub(super) async fn fetch(State(store): State<ProductStore>, Id(id): Id) -> Result<Response> {
     Ok(tagged(find(&store, &id).await?))
@@ -57,12 +57,9 @@ pub(super) async fn fetch(State(store): State<ProductStore>, Id(id): Id) -> Resu
 
 /// Replaces a product. Needs `If-Match`.
 #[utoipa::path(put, path = "/products/{id}", tag = "products",
+    security((), ("bearer" = ["catalog:write"])),
     params(("id" = String, Path), ("If-Match" = String, Header)), request_body = ProductInput, responses(
     (status = OK, body = Product, headers(("ETag" = String))),
-    (status = NOT_FOUND, body = ProblemBody, content_type = "application/problem+json"),
-    (status = PRECONDITION_FAILED, body = ProblemBody, content_type = "application/problem+json"),
-    (status = UNPROCESSABLE_ENTITY, body = ProblemBody, content_type = "application/problem+json"),
-    (status = PRECONDITION_REQUIRED, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub(super) async fn replace(
     State(store): State<ProductStore>,
@@ -77,14 +74,11 @@ pub(super) async fn replace(
 
 /// Changes the fields that a merge patch (RFC 7396) names. Needs `If-Match`.
 #[utoipa::path(patch, path = "/products/{id}", tag = "products",
+    security((), ("bearer" = ["catalog:write"])),
     params(("id" = String, Path), ("If-Match" = String, Header)),
-    request_body(content = ProductInput, content_type = "application/merge-patch+json"), responses(
+    request_body(content((ProductPatch = "application/merge-patch+json"), (ProductPatch = "application/json"))),
+    responses(
     (status = OK, body = Product, headers(("ETag" = String))),
-    (status = NOT_FOUND, body = ProblemBody, content_type = "application/problem+json"),
-    (status = PRECONDITION_FAILED, body = ProblemBody, content_type = "application/problem+json"),
-    (status = UNSUPPORTED_MEDIA_TYPE, body = ProblemBody, content_type = "application/problem+json"),
-    (status = UNPROCESSABLE_ENTITY, body = ProblemBody, content_type = "application/problem+json"),
-    (status = PRECONDITION_REQUIRED, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub(super) async fn patch(
     State(store): State<ProductStore>,
@@ -101,11 +95,9 @@ pub(super) async fn patch(
 
 /// Removes a product. Needs `If-Match`.
 #[utoipa::path(delete, path = "/products/{id}", tag = "products",
+    security((), ("bearer" = ["catalog:write"])),
     params(("id" = String, Path), ("If-Match" = String, Header)), responses(
     (status = NO_CONTENT),
-    (status = NOT_FOUND, body = ProblemBody, content_type = "application/problem+json"),
-    (status = PRECONDITION_FAILED, body = ProblemBody, content_type = "application/problem+json"),
-    (status = PRECONDITION_REQUIRED, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub(super) async fn remove(
     State(store): State<ProductStore>,

@@ -6,24 +6,36 @@
 
 mod handlers;
 mod model;
+mod reservation_store;
 mod reservations;
 mod store;
 
 use sqlx::migrate::Migrator;
+use tracing::Instrument;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub use self::model::{Product, ProductFilter, ProductInput, QUANTITY_MAX, Reservation, ReservationRequest};
-use self::store::ProductStore;
-use crate::database::Database;
+pub use self::model::{
+    Product, ProductFilter, ProductInput, ProductPatch, QUANTITY_MAX, Reservation, ReservationRequest,
+};
+use self::{model::SORT_KEYS, reservation_store::ReservationStore, store::ProductStore};
+use crate::{database::Database, http::describe_sort};
 
 /// The tables of this service.
 pub static SCHEMA: Migrator = sqlx::migrate!("migrations/products");
 
+/// Must be called within a tokio runtime: expired reservations are given back by a task, until the database is
+/// closed.
 pub fn router(database: Database) -> OpenApiRouter {
-    OpenApiRouter::new()
+    let reservations = ReservationStore::new(database.clone());
+    tokio::spawn(reservations.clone().expire().in_current_span());
+    let reservations = OpenApiRouter::new()
+        .routes(routes!(reservations::reserve, reservations::release))
+        .with_state(reservations);
+    let mut router = OpenApiRouter::new()
         .routes(routes!(handlers::create, handlers::list))
         .routes(routes!(handlers::fetch, handlers::replace, handlers::patch, handlers::remove))
-        .routes(routes!(reservations::reserve))
-        .routes(routes!(reservations::release))
         .with_state(ProductStore::new(database))
+        .merge(reservations);
+    describe_sort(router.get_openapi_mut(), "/products", SORT_KEYS);
+    router
 }

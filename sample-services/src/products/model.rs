@@ -1,15 +1,29 @@
 //! What a product is. Money is an integer of the currency's smallest unit (cents).
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    http::{ColumnKind, FieldErrors, Result, SortKey},
+    http::{ColumnKind, FieldErrors, Problem, Result, SortKey, integer},
     timestamp::Timestamp,
 };
 
 #[derive(Debug, Clone, Serialize, FromRow, ToSchema)]
+#[schema(example = json!({
+    "id": "0198f2c4-7b1e-7000-8000-000000000001",
+    "name": "Sencha",
+    "description": "Steamed leaves, fresh and grassy, 100 g",
+    "category": "green tea",
+    "price_cents": 1250,
+    "currency": "EUR",
+    "stock": 200,
+    "version": 1,
+    "created_at": "2026-01-31T12:00:00.000000Z",
+    "updated_at": "2026-01-31T12:00:00.000000Z",
+}))]
 pub struct Product {
     pub id: String,
     pub name: String,
@@ -17,7 +31,6 @@ pub struct Product {
     pub category: String,
     pub price_cents: i64,
     /// ISO 4217.
-    #[schema(example = "EUR")]
     pub currency: String,
     /// Pieces that can still be reserved.
     pub stock: i64,
@@ -30,18 +43,55 @@ pub struct Product {
 /// What a client may say about a product, with POST and PUT.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "name": "Sencha",
+    "description": "Steamed leaves, fresh and grassy, 100 g",
+    "category": "green tea",
+    "price_cents": 1250,
+    "currency": "EUR",
+    "stock": 200,
+}))]
 pub struct ProductInput {
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"\S")]
     pub name: String,
     #[serde(default)]
     #[schema(max_length = 2000)]
     pub description: String,
-    #[schema(min_length = 1, max_length = 100)]
+    #[schema(min_length = 1, max_length = 100, pattern = r"\S")]
     pub category: String,
+    #[serde(deserialize_with = "integer")]
     #[schema(minimum = 0, maximum = 100_000_000)]
     pub price_cents: i64,
-    #[schema(example = "EUR")]
+    /// ISO 4217.
+    #[schema(min_length = 3, max_length = 3, pattern = "^[A-Z]{3}$")]
     pub currency: String,
+    #[serde(deserialize_with = "integer")]
+    #[schema(minimum = 0, maximum = 1_000_000_000)]
+    pub stock: i64,
+}
+
+/// The fields to change, as a merge patch.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"price_cents": 1150, "description": null}))]
+pub struct ProductPatch {
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"\S")]
+    pub name: String,
+    /// `null`: none.
+    #[serde(default)]
+    #[schema(max_length = 2000)]
+    pub description: Option<String>,
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 100, pattern = r"\S")]
+    pub category: String,
+    #[serde(default)]
+    #[schema(minimum = 0, maximum = 100_000_000)]
+    pub price_cents: i64,
+    #[serde(default)]
+    #[schema(min_length = 3, max_length = 3, pattern = "^[A-Z]{3}$")]
+    pub currency: String,
+    #[serde(default)]
     #[schema(minimum = 0, maximum = 1_000_000_000)]
     pub stock: i64,
 }
@@ -49,9 +99,9 @@ pub struct ProductInput {
 impl ProductInput {
     pub fn check(&self) -> Result<()> {
         let mut errors = FieldErrors::default();
-        errors.check((1..=200).contains(&self.name.trim().len()), "name", "must be 1 to 200 bytes");
-        errors.check(self.description.len() <= 2000, "description", "must be at most 2000 bytes");
-        errors.check((1..=100).contains(&self.category.trim().len()), "category", "must be 1 to 100 bytes");
+        errors.check_text("name", &self.name, 1, 200);
+        errors.check_text("description", &self.description, 0, 2000);
+        errors.check_text("category", &self.category, 1, 100);
         errors.check(
             (0..=PRICE_CENTS_MAX).contains(&self.price_cents),
             "price_cents",
@@ -80,34 +130,82 @@ impl From<Product> for ProductInput {
 pub struct ProductFilter {
     pub category: Option<String>,
     /// Lowest price, in cents.
+    #[param(minimum = 0, maximum = 100_000_000)]
     pub min_price: Option<i64>,
     /// Highest price, in cents.
+    #[param(minimum = 0, maximum = 100_000_000)]
     pub max_price: Option<i64>,
     /// Words that begin words of the name or the description; all of them.
     pub q: Option<String>,
 }
 
+impl ProductFilter {
+    pub fn check(&self) -> Result<()> {
+        for (name, price) in [("min_price", self.min_price), ("max_price", self.max_price)] {
+            if price.is_some_and(|price| !(0..=PRICE_CENTS_MAX).contains(&price)) {
+                let detail = format!("{name} must be 0 to {PRICE_CENTS_MAX} cents");
+                return Err(Problem::bad_request("invalid_parameter", detail));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How much stock to set aside, and for how long.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"quantity": 2, "hold_seconds": 600}))]
 pub struct ReservationRequest {
+    #[serde(deserialize_with = "integer")]
     #[schema(minimum = 1, maximum = 1000)]
     pub quantity: i64,
+    /// A confirmed reservation lasts until it is released.
+    #[serde(default)]
+    pub confirmed: bool,
+    /// A new one that is not confirmed by then is given back.
+    #[serde(default = "hold_seconds_default", deserialize_with = "integer")]
+    #[schema(minimum = 1, maximum = 3600)]
+    pub hold_seconds: i64,
 }
 
 impl ReservationRequest {
     pub fn check(&self) -> Result<()> {
         let mut errors = FieldErrors::default();
         errors.check((1..=QUANTITY_MAX).contains(&self.quantity), "quantity", "must be 1 to 1000");
+        errors.check(
+            (1..=HOLD_SECONDS_MAX).contains(&self.hold_seconds),
+            "hold_seconds",
+            "must be 1 to 3600",
+        );
         errors.into_result()
+    }
+
+    pub(super) fn hold(&self) -> Duration {
+        Duration::from_secs(self.hold_seconds.unsigned_abs())
     }
 }
 
+fn hold_seconds_default() -> i64 {
+    HOLD_SECONDS_DEFAULT
+}
+
 /// Stock that was taken out of a product for an order.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, FromRow, ToSchema)]
+#[schema(example = json!({
+    "id": "0198f2c4-7b1e-7000-8000-000000000002",
+    "product_id": "0198f2c4-7b1e-7000-8000-000000000001",
+    "quantity": 2,
+    "confirmed": false,
+    "expires_at": "2026-01-31T12:10:00.000000Z",
+}))]
 pub struct Reservation {
     pub id: String,
     pub product_id: String,
     pub quantity: i64,
+    pub confirmed: bool,
+    /// Absent once it is confirmed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
 }
 
 pub(super) const SORT_KEYS: &[SortKey] = &[
@@ -123,3 +221,6 @@ const PRICE_CENTS_MAX: i64 = 100_000_000;
 const STOCK_MAX: i64 = 1_000_000_000;
 /// Pieces of one product in one order.
 pub const QUANTITY_MAX: i64 = 1000;
+/// Orders confirms within a second or two, unless it was killed in between; then it needs the time of a restart.
+const HOLD_SECONDS_DEFAULT: i64 = 600;
+const HOLD_SECONDS_MAX: i64 = 3600;

@@ -1,59 +1,70 @@
-//! `/products/{id}/reservations`: how the orders service takes stock and gives it back.
+//! `/products/{id}/reservations/{reservation_id}`: how the orders service takes stock and gives it back.
 
 use axum::{
     Json,
-    extract::{Path, State},
-    http::{StatusCode, header},
+    extract::State,
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 
 use super::{
     model::{Reservation, ReservationRequest},
-    store::{ProductStore, Reserved},
+    reservation_store::{Released, ReservationStore, Reserved},
 };
-use crate::http::{Id, JsonBody, Problem, ProblemBody, Result};
+use crate::http::{IdPair, JsonBody, Problem, Result};
 
-/// Takes stock out of a product, if there is enough.
-#[utoipa::path(post, path = "/products/{id}/reservations", tag = "reservations", params(("id" = String, Path)),
-    request_body = ReservationRequest, responses(
-    (status = CREATED, body = Reservation, headers(("Location" = String))),
-    (status = NOT_FOUND, body = ProblemBody, content_type = "application/problem+json"),
-    (status = CONFLICT, description = "Not enough stock; `available` says how much there is", body = ProblemBody,
-     content_type = "application/problem+json"),
-    (status = UNPROCESSABLE_ENTITY, body = ProblemBody, content_type = "application/problem+json"),
+/// Takes stock out of a product, if there is enough, and confirms a reservation. The caller makes up its id (a
+/// UUID); a repeat is the same reservation. One that is not confirmed expires.
+#[utoipa::path(put, path = "/products/{id}/reservations/{reservation_id}", tag = "reservations",
+    security((), ("bearer" = ["catalog:write"])),
+    params(("id" = String, Path), ("reservation_id" = String, Path)), request_body = ReservationRequest, responses(
+    (status = OK, description = "It was there already", body = Reservation),
+    (status = CREATED, description = "The stock was taken", body = Reservation),
+    (status = CONFLICT, description = "Not enough stock (`available` says how much there is), another reservation \
+     has this id, or it was released"),
 ))]
 pub(super) async fn reserve(
-    State(store): State<ProductStore>,
-    Id(id): Id,
+    State(store): State<ReservationStore>,
+    IdPair(product_id, id): IdPair,
     JsonBody(request): JsonBody<ReservationRequest>,
 ) -> Result<Response> {
     request.check()?;
-    match store.reserve(&id, request.quantity).await? {
-        Reserved::Done(reservation) => {
-            let location = format!("/products/{id}/reservations/{}", reservation.id);
-            Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(reservation)).into_response())
+    match store.reserve(&product_id, &id, &request).await? {
+        Reserved::Taken(reservation) => Ok((StatusCode::CREATED, Json(reservation)).into_response()),
+        Reserved::Same(reservation) => Ok(Json(reservation).into_response()),
+        Reserved::Differs => Err(differs(&id)),
+        Reserved::Released => {
+            let detail = format!("the reservation {id} was released; take another id");
+            Err(Problem::conflict("reservation_released", detail))
         }
         Reserved::OutOfStock { available } => {
-            Err(Problem::conflict("insufficient_stock", format!("product {id} has only {available} left"))
-                .with("available", available))
+            let detail = format!("product {product_id} has only {available} left");
+            Err(Problem::conflict("insufficient_stock", detail).with("available", available))
         }
-        Reserved::NoSuchProduct => Err(Problem::not_found("product", &id)),
+        Reserved::NoSuchProduct => Err(Problem::not_found("product", &product_id)),
     }
 }
 
-/// Gives reserved stock back.
+/// Gives reserved stock back. A repeat gives nothing back, and a reservation that comes later under this id takes
+/// nothing.
 #[utoipa::path(delete, path = "/products/{id}/reservations/{reservation_id}", tag = "reservations",
+    security((), ("bearer" = ["catalog:write"])),
     params(("id" = String, Path), ("reservation_id" = String, Path)), responses(
-    (status = NO_CONTENT),
-    (status = NOT_FOUND, body = ProblemBody, content_type = "application/problem+json"),
+    (status = NO_CONTENT, description = "Nothing is reserved under this id"),
+    (status = CONFLICT, description = "A reservation of another product has this id"),
 ))]
 pub(super) async fn release(
-    State(store): State<ProductStore>,
-    Path((product_id, id)): Path<(String, String)>,
+    State(store): State<ReservationStore>,
+    IdPair(product_id, id): IdPair,
 ) -> Result<StatusCode> {
-    if store.release(&product_id, &id).await? {
-        Ok(StatusCode::NO_CONTENT)
-    } else {
-        Err(Problem::not_found("reservation", &id))
+    match store.release(&product_id, &id).await? {
+        Released::Done => Ok(StatusCode::NO_CONTENT),
+        Released::Differs => Err(differs(&id)),
+        Released::NoSuchProduct => Err(Problem::not_found("product", &product_id)),
     }
+}
+
+fn differs(id: &str) -> Problem {
+    let detail = format!("there is a reservation {id} already, for another product or quantity");
+    Problem::conflict("reservation_differs", detail)
 }

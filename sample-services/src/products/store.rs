@@ -4,7 +4,7 @@
 use sqlx::{QueryBuilder, Sqlite};
 use uuid::Uuid;
 
-use super::model::{Product, ProductFilter, ProductInput, Reservation};
+use super::model::{Product, ProductFilter, ProductInput};
 use crate::{
     database::Database,
     http::{Page, PageQuery, Result},
@@ -14,14 +14,6 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(super) struct ProductStore {
     database: Database,
-}
-
-/// How an attempt to take stock ended.
-#[derive(Debug)]
-pub(super) enum Reserved {
-    Done(Reservation),
-    OutOfStock { available: i64 },
-    NoSuchProduct,
 }
 
 impl ProductStore {
@@ -120,64 +112,6 @@ impl ProductStore {
             .execute(&self.database.writer)
             .await?;
         Ok(done.rows_affected() == 1)
-    }
-
-    /// Takes stock out of a product: one conditional update, so two orders cannot both get the last piece.
-    pub(super) async fn reserve(&self, product_id: &str, quantity: i64) -> Result<Reserved, sqlx::Error> {
-        let now = Timestamp::now();
-        let mut transaction = self.database.writer.begin_with("BEGIN IMMEDIATE").await?;
-        let taken = sqlx::query(
-            "UPDATE products SET stock = stock - ?1, version = version + 1, updated_at = ?2
-             WHERE id = ?3 AND stock >= ?1",
-        )
-        .bind(quantity)
-        .bind(now)
-        .bind(product_id)
-        .execute(&mut *transaction)
-        .await?;
-        if taken.rows_affected() == 0 {
-            let available: Option<i64> = sqlx::query_scalar("SELECT stock FROM products WHERE id = ?")
-                .bind(product_id)
-                .fetch_optional(&mut *transaction)
-                .await?;
-            return Ok(
-                available.map_or(Reserved::NoSuchProduct, |available| Reserved::OutOfStock { available })
-            );
-        }
-        let reservation =
-            Reservation { id: Uuid::now_v7().to_string(), product_id: product_id.to_owned(), quantity };
-        sqlx::query("INSERT INTO reservations (id, product_id, quantity, created_at) VALUES (?, ?, ?, ?)")
-            .bind(&reservation.id)
-            .bind(&reservation.product_id)
-            .bind(quantity)
-            .bind(now)
-            .execute(&mut *transaction)
-            .await?;
-        transaction.commit().await?;
-        Ok(Reserved::Done(reservation))
-    }
-
-    /// Gives reserved stock back. `false` if there is no such reservation (any more), so that releasing twice
-    /// gives back once.
-    pub(super) async fn release(&self, product_id: &str, id: &str) -> Result<bool, sqlx::Error> {
-        let mut transaction = self.database.writer.begin_with("BEGIN IMMEDIATE").await?;
-        let quantity: Option<i64> =
-            sqlx::query_scalar("DELETE FROM reservations WHERE id = ? AND product_id = ? RETURNING quantity")
-                .bind(id)
-                .bind(product_id)
-                .fetch_optional(&mut *transaction)
-                .await?;
-        let Some(quantity) = quantity else { return Ok(false) };
-        sqlx::query(
-            "UPDATE products SET stock = stock + ?, version = version + 1, updated_at = ? WHERE id = ?",
-        )
-        .bind(quantity)
-        .bind(Timestamp::now())
-        .bind(product_id)
-        .execute(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
-        Ok(true)
     }
 }
 

@@ -11,13 +11,13 @@ use utoipa::IntoParams;
 
 use super::{
     Users,
-    model::{NewUser, SORT_KEYS, User, UserInput},
+    model::{NewUser, SORT_KEYS, User, UserInput, UserPatch},
 };
 use crate::{
     database::is_unique_violation,
     http::{
-        Caller, Id, IfMatch, JsonBody, MergePatch, Page, PageParams, PageQuery, Problem, ProblemBody,
-        QueryParams, Result, etag,
+        Caller, Id, IfMatch, JsonBody, MergePatch, Page, PageParams, PageQuery, Problem, QueryParams, Result,
+        etag,
     },
 };
 
@@ -31,9 +31,7 @@ pub(super) struct UserFilter {
 /// Signs up. Open to everybody.
 #[utoipa::path(post, path = "/users", tag = "users", request_body = NewUser, responses(
     (status = CREATED, body = User, headers(("Location" = String), ("ETag" = String))),
-    (status = CONFLICT, description = "The address has an account", body = ProblemBody,
-     content_type = "application/problem+json"),
-    (status = UNPROCESSABLE_ENTITY, body = ProblemBody, content_type = "application/problem+json"),
+    (status = CONFLICT, description = "The address has an account"),
 ))]
 pub(super) async fn create(State(users): State<Users>, JsonBody(new): JsonBody<NewUser>) -> Result<Response> {
     new.check()?;
@@ -44,10 +42,10 @@ pub(super) async fn create(State(users): State<Users>, JsonBody(new): JsonBody<N
 }
 
 /// Lists accounts. Staff only.
-#[utoipa::path(get, path = "/users", tag = "users", params(UserFilter, PageParams), responses(
+#[utoipa::path(get, path = "/users", tag = "users", security(("bearer" = [])),
+    params(UserFilter, PageParams), responses(
     (status = OK, body = Page<User>, headers(("Link" = String))),
-    (status = BAD_REQUEST, body = ProblemBody, content_type = "application/problem+json"),
-    (status = FORBIDDEN, body = ProblemBody, content_type = "application/problem+json"),
+    (status = FORBIDDEN, description = "The account of somebody else, or something that only staff may do"),
 ))]
 pub(super) async fn list(
     State(users): State<Users>,
@@ -62,24 +60,21 @@ pub(super) async fn list(
 }
 
 /// Reads an account.
-#[utoipa::path(get, path = "/users/{id}", tag = "users", params(("id" = String, Path)), responses(
+#[utoipa::path(get, path = "/users/{id}", tag = "users", security(("bearer" = [])),
+    params(("id" = String, Path)), responses(
     (status = OK, body = User, headers(("ETag" = String))),
-    (status = FORBIDDEN, body = ProblemBody, content_type = "application/problem+json"),
-    (status = NOT_FOUND, body = ProblemBody, content_type = "application/problem+json"),
+    (status = FORBIDDEN, description = "The account of somebody else, or something that only staff may do"),
 ))]
 pub(super) async fn fetch(State(users): State<Users>, caller: Caller, Id(id): Id) -> Result<Response> {
     Ok(tagged(find(&users, &caller, &id).await?))
 }
 
 /// Replaces an account's data. Without `password`, the old one stays.
-#[utoipa::path(put, path = "/users/{id}", tag = "users",
+#[utoipa::path(put, path = "/users/{id}", tag = "users", security(("bearer" = [])),
     params(("id" = String, Path), ("If-Match" = Option<String>, Header)), request_body = UserInput, responses(
     (status = OK, body = User, headers(("ETag" = String))),
-    (status = FORBIDDEN, body = ProblemBody, content_type = "application/problem+json"),
-    (status = NOT_FOUND, body = ProblemBody, content_type = "application/problem+json"),
-    (status = CONFLICT, body = ProblemBody, content_type = "application/problem+json"),
-    (status = PRECONDITION_FAILED, body = ProblemBody, content_type = "application/problem+json"),
-    (status = UNPROCESSABLE_ENTITY, body = ProblemBody, content_type = "application/problem+json"),
+    (status = FORBIDDEN, description = "The account of somebody else, or something that only staff may do"),
+    (status = CONFLICT, description = "The address has an account, or the account was changed meanwhile"),
 ))]
 pub(super) async fn replace(
     State(users): State<Users>,
@@ -93,16 +88,13 @@ pub(super) async fn replace(
 }
 
 /// Changes the fields that a merge patch (RFC 7396) names.
-#[utoipa::path(patch, path = "/users/{id}", tag = "users",
+#[utoipa::path(patch, path = "/users/{id}", tag = "users", security(("bearer" = [])),
     params(("id" = String, Path), ("If-Match" = Option<String>, Header)),
-    request_body(content = UserInput, content_type = "application/merge-patch+json"), responses(
+    request_body(content((UserPatch = "application/merge-patch+json"), (UserPatch = "application/json"))),
+    responses(
     (status = OK, body = User, headers(("ETag" = String))),
-    (status = FORBIDDEN, body = ProblemBody, content_type = "application/problem+json"),
-    (status = NOT_FOUND, body = ProblemBody, content_type = "application/problem+json"),
-    (status = CONFLICT, body = ProblemBody, content_type = "application/problem+json"),
-    (status = PRECONDITION_FAILED, body = ProblemBody, content_type = "application/problem+json"),
-    (status = UNSUPPORTED_MEDIA_TYPE, body = ProblemBody, content_type = "application/problem+json"),
-    (status = UNPROCESSABLE_ENTITY, body = ProblemBody, content_type = "application/problem+json"),
+    (status = FORBIDDEN, description = "The account of somebody else, or something that only staff may do"),
+    (status = CONFLICT, description = "The address has an account, or the account was changed meanwhile"),
 ))]
 pub(super) async fn patch(
     State(users): State<Users>,
@@ -118,12 +110,10 @@ pub(super) async fn patch(
 }
 
 /// Removes an account.
-#[utoipa::path(delete, path = "/users/{id}", tag = "users",
+#[utoipa::path(delete, path = "/users/{id}", tag = "users", security(("bearer" = [])),
     params(("id" = String, Path), ("If-Match" = Option<String>, Header)), responses(
     (status = NO_CONTENT),
-    (status = FORBIDDEN, body = ProblemBody, content_type = "application/problem+json"),
-    (status = NOT_FOUND, body = ProblemBody, content_type = "application/problem+json"),
-    (status = PRECONDITION_FAILED, body = ProblemBody, content_type = "application/problem+json"),
+    (status = FORBIDDEN, description = "The account of somebody else, or something that only staff may do"),
 ))]
 pub(super) async fn remove(
     State(users): State<Users>,
@@ -132,7 +122,7 @@ pub(super) async fn remove(
     if_match: Option<IfMatch>,
 ) -> Result<StatusCode> {
     let current = find(&users, &caller, &id).await?;
-    let if_match = if_match.unwrap_or(IfMatch::Any);
+    let if_match = if_match.unwrap_or(IfMatch::ANY);
     if_match.check(current.version)?;
     let removed = users.store.remove(&id, current.version).await?;
     if removed { Ok(StatusCode::NO_CONTENT) } else { Err(if_match.lost_race()) }
@@ -152,7 +142,7 @@ async fn save(
     if_match: Option<IfMatch>,
     input: UserInput,
 ) -> Result<Response> {
-    let if_match = if_match.unwrap_or(IfMatch::Any);
+    let if_match = if_match.unwrap_or(IfMatch::ANY);
     if_match.check(current.version)?;
     input.check()?;
     if input.role != current.role {

@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Users, token::scope_of};
-use crate::http::{JsonBody, Problem, ProblemBody, Result};
+use crate::http::{JsonBody, Problem, Result};
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"email": "ada@example.org", "password": "correct horse"}))]
 pub struct Credentials {
     pub email: String,
     #[schema(format = Password)]
@@ -22,6 +23,12 @@ pub struct Credentials {
 
 /// An access token, in the shape of RFC 6749 §5.1.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "access_token": "eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl",
+    "token_type": "Bearer",
+    "expires_in": 3600,
+    "scope": "catalog:read orders:write",
+}))]
 pub struct Token {
     pub access_token: String,
     #[schema(example = "Bearer")]
@@ -34,9 +41,8 @@ pub struct Token {
 /// Gives a token to whoever knows an account's password.
 #[utoipa::path(post, path = "/login", tag = "users", request_body = Credentials, responses(
     (status = OK, body = Token),
-    (status = UNAUTHORIZED, body = ProblemBody, content_type = "application/problem+json"),
-    (status = SERVICE_UNAVAILABLE, description = "No signing key is configured", body = ProblemBody,
-     content_type = "application/problem+json"),
+    (status = UNAUTHORIZED, description = "E-mail or password is wrong"),
+    (status = SERVICE_UNAVAILABLE, description = "No signing key is configured"),
 ))]
 pub(super) async fn login(
     State(users): State<Users>,

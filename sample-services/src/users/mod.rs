@@ -17,11 +17,11 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub(crate) use self::token::scope_of;
 pub use self::{
     login::{Credentials, Token},
-    model::{NewUser, User, UserInput},
+    model::{NewUser, User, UserInput, UserPatch},
     token::{TokenKey, TokenSigner},
 };
-use self::{password::Passwords, store::UserStore};
-use crate::database::Database;
+use self::{model::SORT_KEYS, password::Passwords, store::UserStore};
+use crate::{database::Database, http::describe_sort};
 
 /// The tables of this service.
 pub static SCHEMA: Migrator = sqlx::migrate!("migrations/users");
@@ -29,11 +29,13 @@ pub static SCHEMA: Migrator = sqlx::migrate!("migrations/users");
 /// `signer` is `None` where no signing key is configured; then nobody can log in.
 pub fn router(database: Database, signer: Option<TokenSigner>) -> OpenApiRouter {
     let users = Users { store: UserStore::new(database), passwords: Passwords::default(), signer };
-    OpenApiRouter::new()
+    let mut router = OpenApiRouter::new()
         .routes(routes!(handlers::create, handlers::list))
         .routes(routes!(handlers::fetch, handlers::replace, handlers::patch, handlers::remove))
         .routes(routes!(login::login))
-        .with_state(users)
+        .with_state(users);
+    describe_sort(router.get_openapi_mut(), "/users", SORT_KEYS);
+    router
 }
 
 /// What the handlers share.

@@ -10,6 +10,15 @@ use crate::{
 };
 
 #[derive(Debug, Clone, Serialize, FromRow, ToSchema)]
+#[schema(example = json!({
+    "id": "0198f2c4-7b1e-7000-8000-000000000001",
+    "email": "ada@example.org",
+    "name": "Ada",
+    "role": "customer",
+    "version": 1,
+    "created_at": "2026-01-31T12:00:00.000000Z",
+    "updated_at": "2026-01-31T12:00:00.000000Z",
+}))]
 pub struct User {
     pub id: String,
     pub email: String,
@@ -24,10 +33,11 @@ pub struct User {
 /// A sign-up. The role is always `customer`; only staff give another one, later.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"email": "ada@example.org", "name": "Ada", "password": "correct horse"}))]
 pub struct NewUser {
     #[schema(format = Email, max_length = 254)]
     pub email: String,
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"\S")]
     pub name: String,
     #[schema(format = Password, min_length = 8, max_length = 200)]
     pub password: String,
@@ -36,15 +46,36 @@ pub struct NewUser {
 /// What may be said about an account that exists, with PUT.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"email": "ada@example.org", "name": "Ada Lovelace", "role": "customer"}))]
 pub struct UserInput {
     #[schema(format = Email, max_length = 254)]
     pub email: String,
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"\S")]
     pub name: String,
     #[serde(default)]
     pub role: Role,
     /// A new password; without it, the old one stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(format = Password, min_length = 8, max_length = 200)]
+    pub password: Option<String>,
+}
+
+/// The fields to change, as a merge patch.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"name": "Ada Lovelace"}))]
+pub struct UserPatch {
+    #[serde(default)]
+    #[schema(format = Email, max_length = 254)]
+    pub email: String,
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"\S")]
+    pub name: String,
+    /// Staff only. `null`: customer.
+    #[serde(default)]
+    pub role: Option<Role>,
+    /// `null`, and leaving it out: the old one stays.
+    #[serde(default)]
     #[schema(format = Password, min_length = 8, max_length = 200)]
     pub password: Option<String>,
 }
@@ -75,9 +106,9 @@ pub(super) fn canonical_email(email: &str) -> String {
 fn check_fields(email: &str, name: &str, password: Option<&str>) -> Result<()> {
     let mut errors = FieldErrors::default();
     errors.check(is_email(&canonical_email(email)), "email", "must be an e-mail address");
-    errors.check((1..=200).contains(&name.trim().len()), "name", "must be 1 to 200 bytes");
-    let fits = password.is_none_or(|password| (8..=200).contains(&password.len()));
-    errors.check(fits, "password", "must be 8 to 200 bytes");
+    errors.check_text("name", name, 1, 200);
+    let fits = password.is_none_or(|password| (8..=200).contains(&password.chars().count()));
+    errors.check(fits, "password", "must be 8 to 200 characters");
     errors.into_result()
 }
 

@@ -182,6 +182,32 @@ async fn a_kept_folder_keeps_accounts_and_goods() {
 }
 
 #[tokio::test]
+async fn an_edited_routes_yaml_is_kept_and_used() {
+    let own = RegistryOptions { listen: any_port(), ..RegistryOptions::default() };
+    let registry = EmbeddedRegistry::start(own).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let choice = RegistryChoice::Existing(registry.url());
+    let kept = DemoOptions { registry: choice, data: Some(folder.path().to_owned()), ..options() };
+    let first = Demo::start(kept.clone()).await.unwrap();
+    assert!(first.notes.is_empty(), "{:?}", first.notes);
+    let file = first.routes_file.clone();
+    first.shutdown().await;
+    let edited = std::fs::read_to_string(&file).unwrap().replace(
+        "path: GET|HEAD /products/**",
+        "path: GET|HEAD /products/**, headers: {response: {set: {X-Edited: kept}}}",
+    );
+    std::fs::write(&file, &edited).unwrap();
+    let second = Demo::start(kept).await.unwrap();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), edited);
+    assert_eq!(second.notes, ["routes.yaml was edited; it is kept as it is"]);
+    let client = Client::cleartext(second.http, Version::Http1);
+    let list = client.get("/products?limit=1", Some(&second.customer_token)).await.unwrap();
+    assert_eq!(list.headers["x-edited"], "kept");
+    second.shutdown().await;
+    registry.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_is_named_together_with_its_flag() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = taken.local_addr().unwrap();
@@ -202,6 +228,8 @@ async fn a_port_that_is_taken_is_named_together_with_its_flag() {
             line.starts_with("cannot listen on 127.0.0.1:") && line.ends_with(&format!("{flag} ADDR")),
             "{line}"
         );
+        let offer = format!("use the Consul that is there with --registry http://{addr}");
+        assert_eq!(line.contains(&offer), flag == "--registry", "{line}");
         assert!(!line.contains('\n'), "{line}");
     }
 }
@@ -219,7 +247,14 @@ async fn the_binary_says_ready_and_stops_cleanly_on_sigterm() {
         (printed, lines)
     })
     .await;
-    assert_eq!(printed.iter().filter(|line| line.starts_with("curl ")).count(), 3, "{printed:#?}");
+    assert_eq!(printed.iter().filter(|line| line.starts_with("curl ")).count(), 4, "{printed:#?}");
+    let load = printed.iter().find(|line| line.contains("[1-1000]")).unwrap().clone();
+    if Command::new("curl").arg("--version").output().is_ok() {
+        let counted = within_deadline(move || Command::new("sh").args(["-c", &load]).output().unwrap()).await;
+        assert_eq!(String::from_utf8_lossy(&counted.stdout).trim(), "1000 200");
+    } else {
+        assert!(std::env::var_os("MILLGATE_REQUIRE_SERVERS").is_none(), "no curl on PATH");
+    }
     for word in ["customer", "staff"] {
         let token = printed.iter().find_map(|line| line.strip_prefix(word)).unwrap().trim();
         assert_eq!(token.split('.').count(), 3, "{token}");

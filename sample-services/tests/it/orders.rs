@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::support::{App, FakeProducts, Products, Reply, product};
+use crate::support::{App, FakeProducts, Products, Reply, eventually, product};
 
 const SENCHA: &str = "00000000-0000-0000-0000-00000000000a";
 const ASSAM: &str = "00000000-0000-0000-0000-00000000000b";
@@ -99,7 +99,7 @@ async fn second_reservation_fails(line: String) -> (u16, String) {
             (200, json!({"id": id, "name": "Tea", "price_cents": 100, "currency": "EUR", "stock": 9}))
         }
         _ if line.starts_with("DELETE ") => (204, json!(null)),
-        _ if line.contains(SENCHA) => (201, json!({"id": "r-1", "product_id": SENCHA, "quantity": 1})),
+        _ if line.contains(SENCHA) => (201, json!({})),
         _ => (409, json!({"code": "insufficient_stock", "available": 0})),
     };
     (answer.0, answer.1.to_string())
@@ -112,16 +112,12 @@ async fn what_was_reserved_is_given_back_when_the_next_reservation_fails() {
     let body = order(&[(SENCHA, 1), (ASSAM, 1)]);
     orders.post("/orders", body).customer("ada").send().await.problem(409, "insufficient_stock");
     let lines: Vec<_> = products.seen().into_iter().map(|(line, _)| line).collect();
-    assert_eq!(
-        lines,
-        [
-            format!("GET /products/{SENCHA}"),
-            format!("GET /products/{ASSAM}"),
-            format!("POST /products/{SENCHA}/reservations"),
-            format!("POST /products/{ASSAM}/reservations"),
-            format!("DELETE /products/{SENCHA}/reservations/r-1"),
-        ]
-    );
+    let [offer, other_offer, taken, refused, released] = lines.as_slice() else { panic!("{lines:#?}") };
+    assert_eq!(*offer, format!("GET /products/{SENCHA}"));
+    assert_eq!(*other_offer, format!("GET /products/{ASSAM}"));
+    let reservation = taken.strip_prefix(&format!("PUT /products/{SENCHA}/reservations/")).unwrap();
+    assert!(refused.starts_with(&format!("PUT /products/{ASSAM}/reservations/")), "{refused}");
+    assert_eq!(*released, format!("DELETE /products/{SENCHA}/reservations/{reservation}"));
 }
 
 #[tokio::test]
@@ -146,7 +142,8 @@ async fn the_ids_of_the_request_travel_to_products() {
     let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let call = orders.post("/orders", order(&[(SENCHA, 1)])).customer("ada");
     call.header("x-request-id", "abc-1").header("traceparent", traceparent).send().await.expect(201);
-    assert_eq!(products.seen().len(), 2);
+    // Offer, reservation, confirmation.
+    eventually("the order is confirmed", async || products.seen().len() == 3).await;
     for (line, headers) in products.seen() {
         assert_eq!(headers["x-request-id"], "abc-1", "{line}");
         assert_eq!(headers["traceparent"], traceparent, "{line}");
@@ -202,6 +199,70 @@ async fn customers_see_their_own_orders_and_staff_see_all() {
     assert_eq!(page.body["items"][0]["id"], bob.id());
     let next = shop.orders.get(&page.next().unwrap()).staff().send().await.expect(200);
     assert_eq!((&next.body["items"][0]["id"], next.next()), (&json!(ada.id()), None));
+}
+
+#[tokio::test]
+async fn orders_are_listed_by_customer_status_and_date() {
+    let shop = Shop::open().await;
+    let (ada, bob) = (shop.place("ada", 1).await, shop.place("bob", 1).await);
+    let at = |reply: &Reply| reply.body["created_at"].as_str().unwrap().to_owned();
+    let status = format!("{}/status", bob.header("location"));
+    shop.orders.patch(&status, json!({"status": "confirmed"})).staff().send().await.expect(200);
+    let (ada_at, bob_at) = (at(&ada), at(&bob));
+    for (query, found) in [
+        ("customer_id=ada".to_owned(), vec![&ada]),
+        ("customer_id=eve".to_owned(), vec![]),
+        ("customer_id=bob&status=confirmed".to_owned(), vec![&bob]),
+        ("customer_id=bob&status=pending".to_owned(), vec![]),
+        (format!("created_from={bob_at}"), vec![&bob]),
+        (format!("created_before={bob_at}"), vec![&ada]),
+        (format!("created_from={ada_at}&created_before={bob_at}"), vec![&ada]),
+        ("created_before=2020-01-01".to_owned(), vec![]),
+        ("created_from=2020-01-01&sort=created_at".to_owned(), vec![&ada, &bob]),
+        ("created_from=2020-01-01T00:00:00%2B02:00&sort=created_at_desc".to_owned(), vec![&bob, &ada]),
+    ] {
+        let list = shop.orders.get(&format!("/orders?{query}")).staff().send().await.expect(200);
+        let ids: Vec<_> = list.body["items"].as_array().unwrap().iter().map(|o| o["id"].clone()).collect();
+        assert_eq!(ids, found.iter().map(|reply| reply.body["id"].clone()).collect::<Vec<_>>(), "{query}");
+    }
+    let own = shop.orders.get("/orders?customer_id=ada").customer("ada").send().await.expect(200);
+    assert_eq!(own.body["items"], json!([ada.body]));
+    shop.orders.get("/orders?customer_id=bob").customer("ada").send().await.problem(403, "forbidden");
+    for query in ["created_from=yesterday", "created_before=2026-02-30", "status=lost"] {
+        shop.orders.get(&format!("/orders?{query}")).staff().send().await.problem(400, "invalid_parameter");
+    }
+}
+
+#[tokio::test]
+async fn a_patch_takes_a_step_and_edits_in_one() {
+    let shop = Shop::open().await;
+    let path = shop.place("ada", 4).await.header("location").to_owned();
+    let change = |body: Value| shop.orders.patch(&path, body);
+    change(json!({"status": "confirmed"})).customer("ada").send().await.problem(403, "forbidden");
+    let jump = change(json!({"status": "shipped"})).staff().send().await.problem(409, "illegal_step");
+    assert_eq!(jump.body["allowed"], json!(["confirmed", "cancelled"]));
+    // Who sends a document back that was only read changes nothing.
+    let same = change(json!({"status": "pending"})).customer("ada").send().await.expect(200);
+    assert_eq!(same.header("etag"), "\"1\"");
+    let both = change(json!({"status": "confirmed", "note": "ring twice"})).staff().if_match("\"1\"");
+    let both = both.send().await.expect(200);
+    assert_eq!((&both.body["status"], &both.body["note"]), (&json!("confirmed"), &json!("ring twice")));
+    assert_eq!(both.header("etag"), "\"2\"");
+    change(json!({"note": "late"})).customer("ada").send().await.problem(409, "order_not_pending");
+    change(json!({"status": "paid", "note": "late"})).staff().send().await.problem(409, "order_not_pending");
+    change(json!({"status": "paid"}))
+        .staff()
+        .if_match("\"1\"")
+        .send()
+        .await
+        .problem(412, "precondition_failed");
+    for status in [json!(null), json!("lost"), json!(1)] {
+        change(json!({"status": status})).staff().send().await.problem(422, "validation_failed");
+    }
+    change(json!({"status": "cancelled"})).staff().send().await.expect(200);
+    assert_eq!(shop.products.stock(&shop.sencha).await, 10);
+    let plain = shop.orders.call(axum::http::Method::PATCH, &format!("{path}/status")).staff();
+    plain.json(json!({"status": "paid"})).send().await.problem(409, "illegal_step");
 }
 
 #[tokio::test]

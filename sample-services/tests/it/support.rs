@@ -44,13 +44,27 @@ pub(crate) fn signer() -> TokenSigner {
     }
 }
 
-/// One service in this process, called without a socket.
+/// One service in this process, called without a socket. Every answer must be one that its document lists.
 #[derive(Clone)]
-pub(crate) struct App(Router);
+pub(crate) struct App {
+    router: Router,
+    document: Arc<Value>,
+}
 
 impl App {
     pub(crate) async fn start(service: Service) -> Self {
-        Self(application(&options(service)).await.unwrap())
+        Self::with(&options(service)).await
+    }
+
+    pub(crate) async fn with(options: &ServiceOptions) -> Self {
+        let router = application(options).await.unwrap();
+        let request = Request::get("/openapi.json").body(Body::empty()).unwrap();
+        let document = Reply::read(router.clone().oneshot(request).await.unwrap()).await.body;
+        Self { router, document: Arc::new(document) }
+    }
+
+    pub(crate) fn document(&self) -> &Value {
+        &self.document
     }
 
     pub(crate) async fn users() -> Self {
@@ -87,12 +101,27 @@ impl App {
 
     pub(crate) fn call(&self, method: Method, path: &str) -> Call {
         let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
-        Call { app: self.0.clone(), request }
+        Call { app: self.clone(), request }
+    }
+
+    /// Panics where the document does not list `status` for this operation.
+    fn check_documented(&self, method: &Method, path: &str, status: StatusCode) {
+        let segments: Vec<_> = path.split('/').collect();
+        let matches = |template: &str| {
+            let template: Vec<_> = template.split('/').collect();
+            template.len() == segments.len()
+                && template.iter().zip(&segments).all(|(t, segment)| t.starts_with('{') || t == segment)
+        };
+        let mut paths = self.document["paths"].as_object().unwrap().iter();
+        let Some((template, item)) = paths.find(|(template, _)| matches(template)) else { return };
+        let Some(operation) = item.get(method.as_str().to_lowercase()) else { return };
+        let responses = operation["responses"].as_object().unwrap();
+        assert!(responses.contains_key(status.as_str()), "{method} {template} does not list {status}");
     }
 }
 
 pub(crate) struct Call {
-    app: Router,
+    app: App,
     request: Request,
 }
 
@@ -125,7 +154,10 @@ impl Call {
     }
 
     pub(crate) async fn send(self) -> Reply {
-        Reply::read(self.app.oneshot(self.request).await.unwrap()).await
+        let (method, path) = (self.request.method().clone(), self.request.uri().path().to_owned());
+        let reply = Reply::read(self.app.router.clone().oneshot(self.request).await.unwrap()).await;
+        self.app.check_documented(&method, &path, reply.status);
+        reply
     }
 }
 
@@ -204,6 +236,79 @@ impl Products {
             reqwest::get(format!("{}/products/{id}", self.url())).await.unwrap().json().await.unwrap();
         product["stock"].as_i64().unwrap()
     }
+
+    /// Waits until so much is in stock.
+    pub(crate) async fn stock_becomes(&self, id: &str, stock: i64) {
+        eventually("the stock is there", async || self.stock(id).await == stock).await;
+    }
+}
+
+/// Looks again and again until `holds` does.
+pub(crate) async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
+    let wait = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, wait).await.unwrap_or_else(|_| panic!("{what}, in time"));
+}
+
+/// Far more than anything here takes; reached only by a failure.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Stands between orders and products, and does to requests what `tamper` says.
+pub(crate) struct Between {
+    pub(crate) url: String,
+}
+
+/// A request on its way to products.
+#[derive(Clone)]
+pub(crate) struct Passing {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) body: Value,
+    to: String,
+}
+
+impl Passing {
+    /// Sends it on, and returns the answer of products.
+    pub(crate) async fn forward(&self) -> (u16, String) {
+        let request =
+            reqwest::Client::new().request(self.method.clone(), format!("{}{}", self.to, self.path));
+        let request = if self.body.is_null() { request } else { request.json(&self.body) };
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+}
+
+impl Between {
+    pub(crate) async fn start<F, A>(products: &Products, tamper: F) -> Self
+    where
+        F: Fn(Passing) -> A + Clone + Send + Sync + 'static,
+        A: Future<Output = (u16, String)> + Send + 'static,
+    {
+        let to = products.url();
+        let router = Router::new().fallback(move |request: Request| {
+            let (tamper, to) = (tamper.clone(), to.clone());
+            async move {
+                let (head, body) = request.into_parts();
+                let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+                let body = serde_json::from_slice(&body).unwrap_or_default();
+                let passing = Passing { method: head.method, path: head.uri.path().to_owned(), body, to };
+                // In a task of its own: what is under way goes on when orders has given up.
+                let (status, body) = tokio::spawn(async move { tamper(passing).await }).await.unwrap();
+                (StatusCode::from_u16(status).unwrap(), body).into_response()
+            }
+        });
+        Self { url: serve(router).await }
+    }
+}
+
+async fn serve(router: Router) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(axum::serve(listener, router).into_future());
+    url
 }
 
 /// Something that answers in the place of products, and remembers what it was asked.
@@ -230,10 +335,7 @@ impl FakeProducts {
                 (StatusCode::from_u16(status).unwrap(), body).into_response()
             }
         });
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(axum::serve(listener, router).into_future());
-        Self { url, seen }
+        Self { url: serve(router).await, seen }
     }
 
     pub(crate) fn seen(&self) -> Vec<(String, HeaderMap)> {
