@@ -72,14 +72,14 @@ fn jwt_hit() -> Subject {
     let mut cache = TokenCache::new(snapshot.table.token_cache_sizes());
     let provider = &snapshot.table.auth[0].jwt;
     let last_header = &mut LastHeader::default();
-    let verified = provider.check(snapshot.keys[0].as_deref(), TOKEN, NOW, last_header);
+    let verified = provider.check(snapshot.keys[0].set.as_deref(), TOKEN, NOW, last_header);
     let verified = verified.expect("the token is valid");
     cache.insert(0, TOKEN, Rc::new(verified), NOW);
     let headers = client_headers();
     Box::new(move || {
         let sources = snapshot.table.auth[0].jwt.sources();
         let token = jwt::find_token(black_box(&headers), None, sources);
-        let token = token.ok().flatten().expect("the request has a token");
+        let token = token.ok().and_then(|found| found.token).expect("the request has a token");
         assert!(black_box(cache.get(0, token, NOW)).is_some());
     })
 }
@@ -89,14 +89,15 @@ fn jwt_miss() -> Subject {
     let mut last_header = LastHeader::default();
     Box::new(move || {
         let provider = &snapshot.table.auth[0].jwt;
-        let verified = provider.check(snapshot.keys[0].as_deref(), black_box(TOKEN), NOW, &mut last_header);
+        let verified =
+            provider.check(snapshot.keys[0].set.as_deref(), black_box(TOKEN), NOW, &mut last_header);
         assert!(black_box(verified).is_ok());
     })
 }
 
 fn limiter() -> Subject {
     let snapshot = compile(EVERYTHING);
-    let keys = snapshot.keys[0].as_deref();
+    let keys = snapshot.keys[0].set.as_deref();
     let user = snapshot.table.auth[0].jwt.check(keys, TOKEN, NOW, &mut LastHeader::default());
     let user = user.expect("the token is valid");
     let headers = client_headers();
@@ -165,6 +166,7 @@ fn headers_request() -> Subject {
     let mut copies = Copies::of(client_headers());
     Box::new(move || {
         let context = ForwardContext {
+            prefix: None,
             survey: admitted.survey(),
             peer: &peer,
             peer_is_trusted: false,
