@@ -26,7 +26,7 @@ use rand::Rng;
 
 use crate::{
     access::{self, QuotaFields},
-    admission::{self, Admission, Admitted, Framing, Scheme},
+    admission::{self, Admission, Admitted, Framing, Oddities, Scheme},
     body::{Activity, Limits, RequestBody, ResponseBody, UploadLimits},
     config::settings::UpstreamHost,
     connection::ConnectionContext,
@@ -263,7 +263,8 @@ fn find_route(snapshot: &LocalSnapshot, parts: &Parts, admitted: &Admitted) -> R
     };
     let Some(odd) = admitted.odd() else { return found.map(Rc::clone) };
     let refused = Error::Refused(odd.refusal);
-    let route = found.ok().filter(|route| route.shared().allow_in_path.contains(odd.found));
+    let route =
+        found.ok().filter(|route| route.shared().allow_in_path.with(Oddities::ALWAYS).contains(odd.found));
     let route = route.ok_or_else(|| refused.clone())?;
     // Where the service reads the path in the other way, it must not be a path that only others may use, or not as often.
     let other = match lookup(&admission::lenient_reading(admitted.path()).map_err(Error::Refused)?) {

@@ -109,7 +109,7 @@ impl AdmissionLimits {
             header_bytes_max: listen.max_header_bytes,
             header_lines_max: listen.max_headers,
             extension_methods,
-            oddities: routes.iter().fold(Oddities::NONE, |all, route| all.with(route.allow_in_path)),
+            oddities: routes.iter().fold(Oddities::ALWAYS, |all, route| all.with(route.allow_in_path)),
             names,
         }
     }

@@ -5,7 +5,11 @@
 //! is the canonical one otherwise. Some programs behind read it in another way all the same, so it passes only if that reading
 //! ([`lenient_reading`]: decoded as often as it goes, slashes merged) has no dot segment and no control character, and leads to
 //! no route with other rules of access, or with limits ([`crate::proxy`]). What no route can allow: an encoded backslash, encodings that are
-//! none or no UTF-8, dot segments, and an empty segment before `;`.
+//! none or no UTF-8, dot segments, and an empty segment before `;` that is not the last.
+//!
+//! A last segment of nothing but `;parameters` needs no word in the file: servlet containers write `/;jsessionid=A` into the
+//! links of their first page. To them it is a slash at the end, to others the text of a segment, and the same test of both
+//! readings decides.
 
 use percent_encoding::{AsciiSet, percent_decode_str, utf8_percent_encode};
 
@@ -28,6 +32,10 @@ impl Oddities {
     pub const DOUBLE_SLASH: Self = Self(1 << 2);
     /// Characters that RFC 3986 has encoded: `"`, `<`, `>`, `^`, a backtick, `{`, `|`, `}`.
     pub const RAW: Self = Self(1 << 3);
+    /// `/;x` at the end.
+    pub const ONLY_PARAMETERS: Self = Self(1 << 4);
+    /// What every route takes.
+    pub const ALWAYS: Self = Self::ONLY_PARAMETERS;
 
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
@@ -62,6 +70,9 @@ pub(super) fn canonical(path: &str, allowed: Oddities, refusal: Refusal) -> Resu
         match (without_parameters(segment), segment) {
             ("", "") if segments.peek().is_some() => found = found.with(Oddities::DOUBLE_SLASH),
             ("", "") => {}
+            ("", text) if text.starts_with(';') && segments.peek().is_none() => {
+                found = found.with(Oddities::ONLY_PARAMETERS);
+            }
             ("", _) => return Err(Refusal::TargetEmptySegment),
             _ => {}
         }
@@ -133,6 +144,9 @@ pub(crate) fn lenient_reading(canonical: &str) -> Result<String, Refusal> {
     for segment in text.split(is_separator).filter(|segment| !segment.is_empty()) {
         check_dot_segment(segment)?;
         merged.push('/');
+        if segment.starts_with(';') {
+            merged.push_str(ANY_TEXT);
+        }
         merged.extend(utf8_percent_encode(segment, NOT_ASCII));
     }
     if text.ends_with(is_separator) {
@@ -143,5 +157,7 @@ pub(crate) fn lenient_reading(canonical: &str) -> Result<String, Refusal> {
 
 /// Programs decode twice by mistake, and a proxy between may do so once more. Each pass reads the whole path.
 const DECODINGS_MAX: usize = 3;
+/// Stands in front of what is text to a program that knows no parameters: no route has it as a literal.
+const ANY_TEXT: &str = "~";
 /// What a canonical path has encoded of text, beside what is encoded in any case.
 const NOT_ASCII: &AsciiSet = &AsciiSet::EMPTY.add(b'%');

@@ -110,3 +110,24 @@ async fn a_refusal_names_the_route_that_takes_such_a_path() {
     let reply = send(gateway.http, get("/q/%2f")).await;
     assert_eq!((reply.status().as_u16(), json(&reply)["route"].as_str()), (401, Some("/q/**")));
 }
+
+/// Tomcat, Jetty and others write `/;jsessionid=A` into the links of a first page. nginx and HAProxy send it on.
+#[tokio::test]
+async fn a_last_segment_of_parameters_passes_where_both_of_its_readings_have_the_same_rules() {
+    let (gateway, backend) = gateway(
+        "  - {path: /admin/**, service: one, auth: main}\n\
+         \x20 - {path: \"/users/{id}\", service: one, auth: main}\n\
+         \x20 - {path: /exact, service: one, trailing_slash: same}\n\
+         \x20 - {path: /**, service: one}\n",
+    )
+    .await;
+    for path in ["/;jsessionid=A?q", "/app/;jsessionid=A", "/exact/;jsessionid=A", "/app/;"] {
+        assert_eq!(status_of(&gateway, path).await, 200, "{path}");
+        assert_eq!(backend.only_seen().uri(), path);
+    }
+    assert_eq!(status_of(&gateway, "/admin/;jsessionid=A").await, 401);
+    // To a service without parameters `/users/;x` is the user `;x`, of a closed route.
+    for path in ["/users/;x", "/app/%3Bx", "/;x/a", "/app//;x", "/..;/", "/app/.;x", "/app/%252e;x"] {
+        assert_eq!(status_of(&gateway, path).await, 400, "{path}");
+    }
+}
