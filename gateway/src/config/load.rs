@@ -282,7 +282,7 @@ mod tests {
             "limits: {per_connection: on, per_client: on, uploads: on}\n",
             ", breaker: on, outlier: on",
         );
-        let [on_shares, usual_shares] = [&on, &usual].map(|settings| settings.services[0].shares.clone());
+        let [on_shares, usual_shares] = [&on, &usual].map(|settings| settings.services[0].shares);
         assert_eq!(
             on_shares,
             crate::policy::concurrency::ShareSettings { per_client: Some(125), ..usual_shares }

@@ -86,8 +86,8 @@ impl Twins {
         if let Some(name) = clients_condition(settings, route) {
             let mut without = headers.clone();
             without.remove(name);
-            let takes = |method: &&Method| router.lookup(&host, &sample.path(), method, &without);
-            let open = own.iter().find_map(|method| match takes(method) {
+            let found = |method: &&Method| router.lookup(&host, &sample.path(), method, &without);
+            let open = own.iter().find_map(|method| match found(method) {
                 Match::Route(open) => Some(open).filter(is_twin),
                 Match::MethodNotAllowed(_) | Match::NotFound => None,
             });
