@@ -16,7 +16,7 @@ use http::{HeaderValue, request::Parts};
 
 use crate::{
     error::{Error, RateLimited},
-    exchange::Exchange,
+    exchange::{AuthFailure, Exchange},
     metrics::Rare,
     policy::{
         jwt::{self, BadPlacement, Found, InsufficientScope, JwtRejection, RejectionCode, Verified},
@@ -151,8 +151,9 @@ fn misplaced(exchange: &Exchange, provider: &AuthProvider, placement: BadPlaceme
 }
 
 /// Counts why a token is refused, and keeps it for the log: the client learns less.
-fn failed(exchange: &Exchange, provider: &str, reason: &'static str, claim: Option<&'static str>) {
-    exchange.auth_failure.set((reason, claim.unwrap_or_default()));
+fn failed(exchange: &Exchange, provider: &str, reason: &'static str, claim: Option<&str>) {
+    // The first stands.
+    let _ = exchange.auth_failure.set(AuthFailure { reason, claim: claim.map(Into::into) });
     exchange.worker().metrics.count(Rare::AuthFailure, provider, reason);
 }
 
@@ -261,7 +262,7 @@ fn token_error(rejection: &JwtRejection) -> Error {
     }
 }
 
-fn insufficient(exchange: &Exchange, provider: &str, route: &Route, missing: InsufficientScope) -> Error {
+fn insufficient(exchange: &Exchange, provider: &str, route: &Route, missing: InsufficientScope<'_>) -> Error {
     failed(exchange, provider, "insufficient_scope", Some(missing.what()));
     Error::InsufficientScope { scope: route.requirement.scope_value() }
 }

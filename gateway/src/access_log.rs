@@ -198,11 +198,12 @@ fn json_line(
         out.extend_from_slice(br#","provider":"#);
         string(out, provider);
     }
-    let (reason, claim) = x.auth_failure.get();
-    for (name, word) in [(&br#","auth_failure":"#[..], reason), (br#","auth_claim":"#, claim)] {
-        if !word.is_empty() {
-            out.extend_from_slice(name);
-            string(out, word);
+    if let Some(failure) = x.auth_failure.get() {
+        out.extend_from_slice(br#","auth_failure":"#);
+        string(out, failure.reason);
+        if let Some(claim) = &failure.claim {
+            out.extend_from_slice(br#","auth_claim":"#);
+            string(out, claim);
         }
     }
     out.extend_from_slice(br#","flags":"#);

@@ -4,7 +4,7 @@
 //! gone, panic) drops it, and the drop counts the request and writes its access-log line, so no path can
 //! forget to.
 
-use std::{cell::Cell, net::IpAddr, rc::Rc, time::Instant};
+use std::{cell::OnceCell, net::IpAddr, rc::Rc, time::Instant};
 
 use http::{HeaderValue, Method, Request, StatusCode, Version, header, uri::PathAndQuery};
 use http_body::Body;
@@ -44,8 +44,8 @@ pub struct Exchange {
     pub route: Option<Rc<LocalRoute>>,
     /// The claims of the verified token.
     pub identity: Option<Rc<Verified>>,
-    /// Why its token was refused: the reason of the metric, and the claim that it is about. Both may be empty.
-    pub auth_failure: Cell<(&'static str, &'static str)>,
+    /// Why its token was refused.
+    pub auth_failure: OnceCell<AuthFailure>,
     /// Of the service, where the route names one or splits.
     pub subset: Option<Rc<str>>,
     pub instance: Option<Rc<str>>,
@@ -72,6 +72,15 @@ pub struct Exchange {
     pub bytes_out: u64,
     /// The response was handed over completely.
     pub complete: bool,
+}
+
+/// For the operator: the client is not told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthFailure {
+    /// That of the metric.
+    pub reason: &'static str,
+    /// What it is about: the name of a claim, or `scope` or `role` where those are required.
+    pub claim: Option<Box<str>>,
 }
 
 /// nginx's number for "the client closed the request": logs and dashboards know it, no client ever sees it.
@@ -151,7 +160,7 @@ impl Exchange {
             admitted: None,
             route: None,
             identity: None,
-            auth_failure: Cell::new(("", "")),
+            auth_failure: OnceCell::new(),
             subset: None,
             instance: None,
             attempts: 0,

@@ -207,7 +207,7 @@ fn view(settings: &Settings, route: &RouteSettings, service: &str) -> RouteView 
     let require = &route.require;
     let scopes = require.scopes.iter().map(|scope| format!("scope {scope}"));
     let roles = require.roles.iter().map(|role| format!("role {role}"));
-    let claims = require.claims.iter().map(|(claim, value)| format!("{claim} = {value}"));
+    let claims = require.claims.iter().map(|(claim, texts)| format!("{claim} = {}", texts.join(" | ")));
     let clients = route.clients.iter().flat_map(|rule| [("in", &rule.allow), ("not in", &rule.deny)]);
     let clients = clients.filter(|(_, networks)| !networks.is_empty());
     let clients = clients.map(|(word, networks)| format!("client {word} {}", networks_text(networks)));

@@ -122,6 +122,8 @@ pub mod code {
     pub const KEY_SOURCE: &str = "E042";
     pub const ALGORITHMS: &str = "E043";
     pub const WEAK_SECRET: &str = "E044";
+    /// `audience: none`, and nothing else says whom a token is for.
+    pub const NO_AUDIENCE: &str = "E045";
     pub const UNKNOWN_NAME: &str = "E050";
     /// A provider that could accept no token.
     pub const PROVIDER: &str = "E060";

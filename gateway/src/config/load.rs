@@ -219,7 +219,10 @@ mod tests {
             format!("{AUTH}defaults: {{auth: main, require: {{scope: read, claim: {{a: 1, b: 1}}}}}}\n");
         let require = check_route(&top, "require: {role: staff, claim: {b: 2}}").require;
         assert_eq!((require.scopes, require.roles), (vec!["read".to_owned()], vec!["staff".to_owned()]));
-        assert_eq!(require.claims, [("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())]);
+        assert_eq!(
+            require.claims,
+            [("a".to_owned(), vec!["1".to_owned()]), ("b".to_owned(), vec!["2".to_owned()])]
+        );
         assert_eq!(
             check_route(&top, "require: none").require,
             crate::config::settings::RequireSettings::default()

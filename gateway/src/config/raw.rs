@@ -6,6 +6,7 @@
 
 pub(crate) mod auth;
 pub(crate) mod auto_routes;
+pub(crate) mod claims;
 pub(crate) mod clients;
 pub(crate) mod consul;
 pub(crate) mod fields;
@@ -279,6 +280,7 @@ mod tests {
             &auto_routes::ALLOW,
             &auth::PROVIDER,
             &auth::FORWARD,
+            &claims::REQUIRE,
             &route::ROUTE,
             &route::REQUIRE,
             &route::REDIRECT,

@@ -16,6 +16,7 @@ use super::{
     },
     settings::RateLimitKey,
 };
+use crate::policy::jwt::names_a_claim;
 
 /// Why a value was refused. `expected` never holds the value itself, so it can be shown for secrets too.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -212,12 +213,21 @@ pub fn rate_key(text: &str) -> Result<RateLimitKey, Invalid> {
                 None => refuse(format!("`{text}` is not one of them")),
             }),
         },
-        Some(("claim", name)) if !name.is_empty() => Ok(RateLimitKey::Claim(name.to_owned())),
+        Some(("claim", name)) => claim_name(name).map(RateLimitKey::Claim),
         Some(("header", name)) => HeaderName::from_str(name)
             .map(RateLimitKey::Header)
             .map_err(|_| refuse("this is not a header name".to_owned())),
         Some(_) => Err(refuse(format!("`{text}` is not one of them"))),
     }
+}
+
+/// A claim, or one inside others.
+pub fn claim_name(text: &str) -> Result<String, Invalid> {
+    if names_a_claim(text) {
+        return Ok(text.to_owned());
+    }
+    let expected = "the name of a claim, such as `tenant` or `realm_access.roles`";
+    Err(Invalid::new(BAD_VALUE, expected, "a name is missing beside a dot; `\\.` is a dot in a name"))
 }
 
 /// The shortest way to write a duration: `1m30s`.

@@ -361,7 +361,7 @@ mod tests {
         assert!(world.learn_keys("main".into(), keys(&first.auth[0], 2)));
         assert_eq!(world.keys_generation(), generation + 2);
         let mut asking = first.clone();
-        asking.routes[0].require.claims.push(("tenant".to_owned(), "blue".to_owned()));
+        asking.routes[0].require.claims.push(("tenant".to_owned(), vec!["blue".to_owned()]));
         world.keep_for(&first, &asking);
         assert_eq!(world.keys_generation(), generation + 3, "a remembered token does not have this claim");
     }

@@ -9,7 +9,10 @@ use std::{fmt::Write, net::IpAddr};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
-use crate::{config::settings::HeaderRules, policy::jwt::Verified};
+use crate::{
+    config::settings::HeaderRules,
+    policy::jwt::{Verified, names_a_claim},
+};
 
 /// A field of `set` or `add`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -64,7 +67,7 @@ impl MadeValue {
                 "client" => Part::Client,
                 "request_id" => Part::RequestId,
                 _ => match word.strip_prefix("claim:") {
-                    Some(claim) if !claim.is_empty() => Part::Claim(claim.into()),
+                    Some(claim) if names_a_claim(claim) => Part::Claim(claim.into()),
                     _ => return Err("only `{client}`, `{request_id}` and `{claim:NAME}` are replaced"),
                 },
             };
@@ -209,7 +212,7 @@ mod tests {
         for text in ["", "plain", "{\"a\":1}", "a { b } c", "{", "}", "{}"] {
             assert_eq!(MadeValue::parse(text), Ok(None), "{text}");
         }
-        for text in ["{cleint}", "{claim:}", "{claim}", "{host}"] {
+        for text in ["{cleint}", "{claim:}", "{claim:a..b}", "{claim}", "{host}"] {
             assert!(MadeValue::parse(text).is_err(), "{text}");
         }
     }

@@ -22,6 +22,7 @@ pub(crate) fn auth_forwarding(forward: Vec<(String, HeaderName)>) -> AuthSetting
         keys: KeySource::JwksFile("keys.json".into()),
         issuer: None,
         audience: vec![],
+        require: vec![],
         algorithms: vec![],
         leeway: std::time::Duration::ZERO,
         from: vec![],

@@ -19,6 +19,7 @@ async fn the_log_line_of_a_refused_token_has_its_reason_and_its_claim() {
          \x20 other: {{hs256_secret_file: wrong.key, audience: api}}}}\n\
          routes:\n  - {{path: /any, service: one, auth: main, require: {{scope: read}}}}\n\
          \x20 - {{path: /role, service: one, auth: main, require: {{role: staff}}}}\n\
+         \x20 - {{path: /claim, service: one, auth: main, require: {{claim: {{sub: ann, org.unit: [red, blue]}}}}}}\n\
          \x20 - {{path: /two, service: one, auth: [main, other]}}\n\
          services: {{one: {{hosts: [\"{}\"]}}}}\n",
         backend.addr
@@ -40,6 +41,7 @@ async fn the_log_line_of_a_refused_token_has_its_reason_and_its_claim() {
         ("/any", "a.b.c".to_owned(), 401, "malformed", ""),
         ("/any", good("api", issuer), 403, "insufficient_scope", "scope"),
         ("/role", good("api", issuer), 403, "insufficient_scope", "role"),
+        ("/claim", good("api", issuer), 403, "insufficient_scope", "org.unit"),
         ("/any?t=x", good("api", issuer), 400, "token_repeated", ""),
         // What one provider refuses and another accepts is no failure.
         ("/two", token(dir, WRONG, "ann"), 200, "", ""),
@@ -50,6 +52,7 @@ async fn the_log_line_of_a_refused_token_has_its_reason_and_its_claim() {
         if !reason.is_empty() && *reason != "insufficient_scope" {
             assert!(!text(&reply).contains(reason), "{}", text(&reply));
         }
+        assert!(!claim.contains('.') || !text(&reply).contains(claim));
         assert!(claim.is_empty() || *status == 403 || !text(&reply).contains(&format!("\"{claim}\"")));
     }
     let log = dir.join("access.log");

@@ -49,6 +49,7 @@ mod log_losses;
 mod look_alike_names;
 mod methods;
 mod missing_rights;
+mod nested_claims;
 mod odd_paths;
 mod order_of_cost;
 mod policies;

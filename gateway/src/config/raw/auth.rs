@@ -6,14 +6,16 @@ use http::HeaderName;
 use jsonwebtoken::Algorithm;
 
 use super::{
-    fields::{Fields, Known, choice, named_entries, one_or_many, some_text, value, values},
+    claims::{self, Claims},
+    fields::{Fields, Known, choice, key, named_entries, one_or_many, some_text, value, values},
+    is_word,
     listen::{any_http_url, minutes},
     tree::{At, Node, Value},
 };
 use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, code},
     settings::TokenSource,
-    units::{Invalid, count, duration_in},
+    units::{Invalid, claim_name, count, duration_in},
 };
 
 #[derive(Debug)]
@@ -23,13 +25,21 @@ pub(crate) struct Provider {
     pub(crate) keys: Option<At<Keys>>,
     /// Something was written for the keys, right or wrong.
     pub(crate) keys_given: bool,
-    pub(crate) audience: Vec<String>,
+    pub(crate) audience: Option<At<Audience>>,
+    pub(crate) require: Claims,
     pub(crate) algorithms: Option<Vec<At<Algorithm>>>,
     pub(crate) leeway: Option<Duration>,
     pub(crate) from: Option<Vec<TokenSource>>,
     pub(crate) forward: Vec<(String, HeaderName)>,
     pub(crate) separators: Vec<(HeaderName, char)>,
     pub(crate) cache_max: Option<usize>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Audience {
+    /// `none`: tokens have no `aud`.
+    Nothing,
+    AnyOf(Vec<String>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +59,8 @@ impl Provider {
             issuer: fields.value("issuer", sink, any_http_url),
             keys: read_keys(&fields, sink),
             keys_given: KEY_FIELDS.iter().chain(&["issuer"]).any(|name| fields.get(name).is_some()),
-            audience: audience.map(|node| read_audience(node, sink)).unwrap_or_default(),
+            audience: audience.map(|node| At { value: read_audience(node, sink), span: node.span }),
+            require: fields.get("require").map(|node| claims::of_provider(node, sink)).unwrap_or_default(),
             algorithms: fields.values("algorithms", sink, algorithm),
             leeway: fields.plain("leeway", sink, |t| duration_in(t, Duration::ZERO..=minutes(10))),
             from: fields
@@ -70,7 +81,8 @@ impl Provider {
             issuer: None,
             keys: None,
             keys_given: true,
-            audience: Vec::new(),
+            audience: None,
+            require: Claims::new(),
             algorithms: None,
             leeway: None,
             from: None,
@@ -81,7 +93,10 @@ impl Provider {
     }
 }
 
-fn read_audience(node: &Node, sink: &mut Diagnostics) -> Vec<String> {
+fn read_audience(node: &Node, sink: &mut Diagnostics) -> Audience {
+    if is_word(node, "none") {
+        return Audience::Nothing;
+    }
     if one_or_many(node).is_empty() {
         sink.push(
             Diagnostic::error(code::BAD_VALUE, node.span, "`audience` is empty")
@@ -89,7 +104,7 @@ fn read_audience(node: &Node, sink: &mut Diagnostics) -> Vec<String> {
                 .help("name this API as its tokens do: `audience: my-api`"),
         );
     }
-    values(node, "audience", sink, some_text).into_iter().map(|at| at.value).collect()
+    Audience::AnyOf(values(node, "audience", sink, some_text).into_iter().map(|at| at.value).collect())
 }
 
 fn read_keys(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<At<Keys>> {
@@ -165,7 +180,8 @@ fn read_forward(node: &Node, sink: &mut Diagnostics) -> Vec<Forward> {
                     .label(format!("`{claim}` has this header already")),
             );
         }
-        all.push(Forward { claim: entry.key.value.clone(), header: header.value, separator });
+        let Some(claim) = key(&entry.key, "a key of `forward`", sink, claim_name) else { continue };
+        all.push(Forward { claim, header: header.value, separator });
     }
     all
 }
@@ -193,6 +209,7 @@ pub(crate) static PROVIDER: Known = Known {
         "public_key_file",
         "hs256_secret_file",
         "audience",
+        "require",
         "algorithms",
         "leeway",
         "from",

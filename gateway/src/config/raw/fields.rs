@@ -189,6 +189,20 @@ pub(crate) fn value<T>(
     }
 }
 
+/// A key that the user chooses, parsed. `what` is at the beginning of the message.
+pub(crate) fn key<T>(
+    key: &At<String>,
+    what: &str,
+    sink: &mut Diagnostics,
+    parse: impl FnOnce(&str) -> Result<T, Invalid>,
+) -> Option<T> {
+    let refused = |invalid: Invalid| {
+        let message = format!("{what} must be {}", invalid.expected);
+        sink.push(Diagnostic::error(invalid.code, key.span, message).label(invalid.label));
+    };
+    parse(&key.value).map_err(refused).ok()
+}
+
 fn refused(span: Span, name: &str, scalar: &Scalar, invalid: Invalid) -> Diagnostic {
     let finding = Diagnostic::error(invalid.code, span, format!("`{name}` must be {}", invalid.expected));
     if scalar.from_variable {

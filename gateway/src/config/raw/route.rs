@@ -6,6 +6,7 @@
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::{
+    claims::{self, Claims},
     clients::Clients,
     fields::{Fields, Known, choice, name, named_entries, not_supported, some_text, value},
     is_word,
@@ -67,7 +68,7 @@ pub(crate) enum RequireRule {
 pub(crate) struct Require {
     pub(crate) scopes: Option<Vec<String>>,
     pub(crate) roles: Option<Vec<String>>,
-    pub(crate) claims: Vec<(String, String)>,
+    pub(crate) claims: Claims,
     pub(crate) span: Span,
 }
 
@@ -333,13 +334,7 @@ fn read_require(node: &Node, sink: &mut Diagnostics) -> Option<RequireRule> {
         .map(|list| list.iter().flat_map(|at| at.value.split_whitespace()).map(str::to_owned).collect());
     let roles =
         fields.values("role", sink, some_text).map(|list| list.into_iter().map(|at| at.value).collect());
-    let mut claims = Vec::new();
-    for entry in
-        fields.get("claim").map(|node| named_entries(node, "`require.claim`", sink)).unwrap_or_default()
-    {
-        let wanted = value(&entry.value, "require.claim", sink, some_text);
-        claims.extend(wanted.map(|at| (entry.key.value.clone(), at.value)));
-    }
+    let claims = claims::read(&fields, sink);
     Some(RequireRule::All(Require { scopes, roles, claims, span: node.span }))
 }
 

@@ -8,7 +8,7 @@ use crate::{
         diagnostics::{Diagnostic, Diagnostics, code},
         raw::{
             Named,
-            auth::{Keys, Provider},
+            auth::{Audience, Keys, Provider},
             tree::At,
         },
         settings::{AuthSettings, KeySource, TokenSource},
@@ -34,7 +34,8 @@ pub(super) fn resolve(
         name: provider.name.value.clone(),
         keys,
         issuer: raw.issuer.as_ref().map(|issuer| issuer.value.clone()),
-        audience: raw.audience.clone(),
+        audience: audience(provider, sink),
+        require: raw.require.clone(),
         algorithms: match &raw.algorithms {
             Some(list) => list.iter().map(|at| at.value).collect(),
             None => fallback,
@@ -46,6 +47,28 @@ pub(super) fn resolve(
         cache_max: raw.cache_max.unwrap_or(defaults.auth.cache_max),
         span: provider.name.span,
     }
+}
+
+/// Tokens without an audience are accepted only where something else says whom they are for: an issuer makes them for
+/// every service that trusts it.
+fn audience(provider: &Named<Provider>, sink: &mut Diagnostics) -> Vec<String> {
+    let raw = &provider.value;
+    let span = match &raw.audience {
+        Some(At { value: Audience::AnyOf(names), .. }) => return names.clone(),
+        Some(At { value: Audience::Nothing, span }) => *span,
+        None => return Vec::new(),
+    };
+    if !raw.require.iter().any(|(claim, _)| !SAID_OF_EVERY_TOKEN.contains(&claim.as_str())) {
+        sink.push(
+            Diagnostic::error(code::NO_AUDIENCE, span, "`audience: none` needs another claim that says whom a token is for")
+                .label("tokens that the issuer made for other services would be accepted")
+                .help(
+                    "name the clients that may use this API: `require: {claim: {client_id: [my-app]}}` (Amazon Cognito), \
+                     or `azp` where the issuer writes that",
+                ),
+        );
+    }
+    Vec::new()
 }
 
 /// Whoever is between could replace the keys, and sign tokens.
@@ -136,4 +159,6 @@ fn check_algorithms(raw: &Provider, is_secret: bool, sink: &mut Diagnostics) {
     }
 }
 
+/// Claims that are alike in all tokens of an issuer, or in all of a kind.
+const SAID_OF_EVERY_TOKEN: [&str; 6] = ["iss", "exp", "nbf", "iat", "token_use", "typ"];
 const SECRET_BYTES_MIN: usize = 32;

@@ -13,8 +13,10 @@ pub struct AuthSettings {
     pub keys: KeySource,
     /// Required `iss`; `None` accepts a token with any issuer or none.
     pub issuer: Option<String>,
-    /// Required `aud`: one of these.
+    /// Required `aud`: one of these. Empty: a token has none, and `require` is not empty.
     pub audience: Vec<String>,
+    /// Claims that a token must have to be accepted, and their texts: one of them, or in the list that the claim is.
+    pub require: Vec<(String, Vec<String>)>,
     /// Accepted algorithms by their JWA names; all of one family per key type, never `none`.
     pub algorithms: Vec<jsonwebtoken::Algorithm>,
     /// Clock skew allowed for `exp` and `nbf`.

@@ -83,8 +83,8 @@ pub struct RequireSettings {
     pub scopes: Vec<String>,
     /// One of these must be in `role` or `roles`.
     pub roles: Vec<String>,
-    /// Claim equals value (or contains it, where the claim is a list).
-    pub claims: Vec<(String, String)>,
+    /// Claim equals one of the texts (or contains one, where the claim is a list).
+    pub claims: Vec<(String, Vec<String>)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
     fmt::Write,
+    marker::PhantomData,
     sync::Arc,
 };
 
@@ -15,7 +16,7 @@ use serde::{
 };
 use serde_json::{Value, value::RawValue};
 
-use super::{Jwt, JwtRejection, Verified};
+use super::{Jwt, JwtRejection, Verified, claim_path::ClaimPath};
 
 /// The JSON text of a token's claims, whoever signed it. Names and values are read from it where it lies.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ pub(super) struct Payload(Vec<u8>);
 /// The members of a JSON object in which no name occurs twice (RFC 7519 §4: refuse, or take the last one; we refuse).
 /// Sorted by name.
 #[derive(Debug)]
-struct ClaimSet<'a>(Vec<(Cow<'a, str>, Value)>);
+struct ClaimSet<'a, V = Value>(Vec<(Cow<'a, str>, V)>);
 
 impl Payload {
     pub(super) fn of(token: &str) -> Result<Self, JwtRejection> {
@@ -33,11 +34,35 @@ impl Payload {
     }
 
     fn claims(&self) -> Result<ClaimSet<'_>, JwtRejection> {
-        let mut claims: ClaimSet<'_> =
-            serde_json::from_slice(&self.0).map_err(|_| JwtRejection::Malformed)?;
-        claims.0.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        let occurs_twice = claims.0.windows(2).any(|pair| pair[0].0 == pair[1].0);
-        if occurs_twice { Err(JwtRejection::Malformed) } else { Ok(claims) }
+        ClaimSet::read(&self.0)
+    }
+
+    /// The claims that lie inside others, beside these under the names by which they are asked for.
+    fn add_nested(&self, claims: &mut ClaimSet<'_>, paths: &[ClaimPath]) -> Result<(), JwtRejection> {
+        for ClaimPath { written, steps } in paths {
+            if claims.get(written).is_none()
+                && let Some(value) = self.nested(steps)?
+            {
+                claims.0.push((Cow::Owned(written.to_string()), value));
+                claims.sort();
+            }
+        }
+        Ok(())
+    }
+
+    /// Read from the text: a name that occurs twice in an object on the way would be gone from its value.
+    fn nested(&self, steps: &[Box<str>]) -> Result<Option<Value>, JwtRejection> {
+        let mut text = self.0.as_slice();
+        let mut found = None;
+        for step in steps {
+            if !text.trim_ascii_start().starts_with(b"{") {
+                return Ok(None);
+            }
+            let Some(&raw) = ClaimSet::<&RawValue>::read(text)?.get(step) else { return Ok(None) };
+            text = raw.get().as_bytes();
+            found = Some(raw);
+        }
+        Ok(found.map(exact))
     }
 
     /// Integers beyond 64 bits (account numbers, snowflakes) as they are written: rounded, two accounts would be one. The text
@@ -54,12 +79,27 @@ impl Payload {
     }
 }
 
-impl ClaimSet<'_> {
-    fn get(&self, name: &str) -> Option<&Value> {
+impl<'a, V: Deserialize<'a>> ClaimSet<'a, V> {
+    fn read(text: &'a [u8]) -> Result<Self, JwtRejection> {
+        let mut claims: Self = serde_json::from_slice(text).map_err(|_| JwtRejection::Malformed)?;
+        claims.sort();
+        let occurs_twice = claims.0.windows(2).any(|pair| pair[0].0 == pair[1].0);
+        if occurs_twice { Err(JwtRejection::Malformed) } else { Ok(claims) }
+    }
+}
+
+impl<V> ClaimSet<'_, V> {
+    fn sort(&mut self) {
+        self.0.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    }
+
+    fn get(&self, name: &str) -> Option<&V> {
         let at = self.0.binary_search_by(|(known, _)| (**known).cmp(name)).ok()?;
         self.0.get(at).map(|(_, value)| value)
     }
+}
 
+impl ClaimSet<'_> {
     fn get_mut(&mut self, name: &str) -> Option<&mut Value> {
         let at = self.0.binary_search_by(|(known, _)| (**known).cmp(name)).ok()?;
         self.0.get_mut(at).map(|(_, value)| value)
@@ -70,20 +110,20 @@ impl ClaimSet<'_> {
     }
 }
 
-impl<'de> Deserialize<'de> for ClaimSet<'de> {
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for ClaimSet<'de, V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-        struct Claims;
-        impl<'de> Visitor<'de> for Claims {
-            type Value = ClaimSet<'de>;
+        struct Claims<V>(PhantomData<V>);
+        impl<'de, V: Deserialize<'de>> Visitor<'de> for Claims<V> {
+            type Value = ClaimSet<'de, V>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a JSON object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<ClaimSet<'de>, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
                 let mut claims = Vec::with_capacity(CLAIMS_EXPECTED);
                 while let Some((Name(name), value)) = members.next_entry()? {
                     claims.push((name, value));
@@ -91,7 +131,7 @@ impl<'de> Deserialize<'de> for ClaimSet<'de> {
                 Ok(ClaimSet(claims))
             }
         }
-        deserializer.deserialize_map(Claims)
+        deserializer.deserialize_map(Claims(PhantomData))
     }
 }
 
@@ -112,6 +152,10 @@ pub(super) fn check(jwt: &Jwt, payload: &Payload, now: u64) -> Result<Verified, 
         Some(Value::String(subject)) => Some(subject.as_str().into()),
         Some(_) => return Err(JwtRejection::BadClaim("sub")),
     };
+    let asked = jwt.forward.iter().map(|(claim, ..)| claim).chain(&jwt.kept).map(|name| &**name);
+    payload.restore_integers(&mut claims, asked);
+    payload.add_nested(&mut claims, &jwt.paths)?;
+    check_required(jwt, &claims)?;
     time(&claims, "iat")?;
     if time(&claims, "nbf")?.is_some_and(|nbf| nbf > now.saturating_add(jwt.leeway)) {
         return Err(JwtRejection::NotYetValid);
@@ -127,8 +171,6 @@ pub(super) fn check(jwt: &Jwt, payload: &Payload, now: u64) -> Result<Verified, 
     }
     let roles =
         ["role", "roles"].into_iter().flat_map(|name| texts(claims.get(name))).map(Into::into).collect();
-    let asked = jwt.forward.iter().map(|(claim, ..)| claim).chain(&jwt.kept).map(|name| &**name);
-    payload.restore_integers(&mut claims, asked);
     let forward = forward(jwt, &claims)?;
     let kept = jwt.kept.iter().filter_map(|name| Some((name.clone(), claims.take(name)?)));
     let claims = kept.collect();
@@ -147,10 +189,12 @@ fn check_issuer(jwt: &Jwt, iss: Option<&Value>) -> Result<(), JwtRejection> {
 }
 
 /// A string or a list of strings, one of which must be ours.
+///
+/// With `audience: none` a token that has one is not for us (RFC 7519 §4.1.3).
 fn check_audience(jwt: &Jwt, aud: Option<&Value>) -> Result<(), JwtRejection> {
     let is_ours = |aud: &str| jwt.audience.iter().any(|ours| **ours == *aud);
     let found = match aud {
-        None => false,
+        None => jwt.audience.is_empty(),
         Some(Value::String(aud)) => is_ours(aud),
         Some(Value::Array(list)) if list.iter().all(Value::is_string) => {
             list.iter().filter_map(Value::as_str).any(is_ours)
@@ -158,6 +202,25 @@ fn check_audience(jwt: &Jwt, aud: Option<&Value>) -> Result<(), JwtRejection> {
         Some(_) => return Err(JwtRejection::BadClaim("aud")),
     };
     if found { Ok(()) } else { Err(JwtRejection::WrongAudience) }
+}
+
+/// What stands in the place of an audience, or beside it.
+fn check_required(jwt: &Jwt, claims: &ClaimSet<'_>) -> Result<(), JwtRejection> {
+    match jwt.required.iter().find(|(name, texts)| !is_one_of(claims.get(name), texts)) {
+        Some((name, _)) => Err(JwtRejection::WrongClaim(name.clone())),
+        None => Ok(()),
+    }
+}
+
+/// Whether the claim, or one of the texts of its list, is one of these.
+pub(super) fn is_one_of(claim: Option<&Value>, texts: &[Box<str>]) -> bool {
+    let is_wanted =
+        |value: &Value| text(value).is_some_and(|text| texts.iter().any(|wanted| **wanted == *text));
+    match claim {
+        Some(Value::Array(list)) => list.iter().any(is_wanted),
+        Some(value) => is_wanted(value),
+        None => false,
+    }
 }
 
 /// A NumericDate (RFC 7519 §2) in whole seconds, rounded down. Nothing past the year 9999: that is a date in
@@ -203,20 +266,21 @@ pub(super) fn text(value: &Value) -> Option<Cow<'_, str>> {
 fn forward(jwt: &Jwt, claims: &ClaimSet<'_>) -> Result<Vec<(http::HeaderName, HeaderValue)>, JwtRejection> {
     let mut headers = Vec::with_capacity(jwt.forward.len());
     for (claim, name, separator) in &jwt.forward {
+        let refused = || JwtRejection::NotForwardable(claim.clone());
         let value = match claims.get(claim) {
             None | Some(Value::Null) => continue,
-            Some(Value::Array(list)) => match joined(list, *separator)? {
-                Some(words) => words,
-                None => continue,
+            Some(Value::Array(list)) => match joined(list, *separator).ok_or_else(refused)? {
+                words if words.is_empty() => continue,
+                words => Cow::Owned(words),
             },
-            Some(value) => text(value).ok_or(JwtRejection::NotForwardable)?,
+            Some(value) => text(value).ok_or_else(refused)?,
         };
         // Readers of headers strip white space at the ends: " admin" would arrive as "admin".
         if value.trim() != value {
-            return Err(JwtRejection::NotForwardable);
+            return Err(refused());
         }
         // UTF-8 beyond ASCII passes as it is (RFC 9110 §5.5, obs-text); control characters do not.
-        let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| JwtRejection::NotForwardable)?;
+        let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| refused())?;
         headers.push((name.clone(), value));
     }
     Ok(headers)
@@ -224,10 +288,11 @@ fn forward(jwt: &Jwt, claims: &ClaimSet<'_>) -> Result<Vec<(http::HeaderName, He
 
 /// Texts with a separator between. What would make two texts of one, say a role that was never given, or end the header,
 /// is percent-encoded, and so is `%` itself: no two lists arrive as one. An empty text or null is left out.
-fn joined(list: &[Value], separator: char) -> Result<Option<Cow<'_, str>>, JwtRejection> {
+/// `None`: there is a list or an object in it.
+fn joined(list: &[Value], separator: char) -> Option<String> {
     let mut words = String::new();
     for value in list.iter().filter(|value| !value.is_null()) {
-        let word = text(value).ok_or(JwtRejection::NotForwardable)?;
+        let word = text(value)?;
         if word.is_empty() {
             continue;
         }
@@ -236,7 +301,7 @@ fn joined(list: &[Value], separator: char) -> Result<Option<Cow<'_, str>>, JwtRe
         }
         push_encoded(&mut words, &word, separator);
     }
-    Ok(Some(words).filter(|words| !words.is_empty()).map(Cow::Owned))
+    Some(words)
 }
 
 fn push_encoded(out: &mut String, word: &str, separator: char) {
@@ -446,16 +511,17 @@ mod tests {
 
     #[test]
     fn a_claim_that_no_header_carries_unchanged_refuses_the_token() {
-        for more in [
-            json!({"sub": "a\r\nX-Admin: 1"}),
-            json!({"sub": "a\u{0}"}),
-            json!({"sub": " admin"}),
-            json!({"sub": "admin\t"}),
-            json!({"level": {"a": 1}}),
-            json!({"roles": [["a"]]}),
-            json!({"roles": [{"a": 1}]}),
+        for (claim, value) in [
+            ("sub", json!("a\r\nX-Admin: 1")),
+            ("sub", json!("a\u{0}")),
+            ("sub", json!(" admin")),
+            ("sub", json!("admin\t")),
+            ("level", json!({"a": 1})),
+            ("roles", json!([["a"]])),
+            ("roles", json!([{"a": 1}])),
         ] {
-            assert_eq!(check_claims(more.clone()), Err(JwtRejection::NotForwardable), "{more}");
+            let refused = check_claims(json!({ claim: value })).unwrap_err();
+            assert_eq!(refused, JwtRejection::NotForwardable(claim.into()), "{value}");
         }
     }
 
@@ -507,6 +573,106 @@ mod tests {
         let kept: Vec<_> = verified.claims.iter().map(|(name, value)| (&**name, value.clone())).collect();
         assert_eq!(kept, [("list", json!(["a"])), ("sub", json!("ann"))]);
         assert_eq!(verified.subject.as_deref(), Some("ann"), "and fields have their own");
+    }
+
+    fn verified_by(settings: AuthSettings, kept: &[&str], payload: &str) -> Result<Verified, JwtRejection> {
+        let jwt = Jwt::compile(&settings).unwrap().keeping(kept.iter().map(|name| (*name).into()));
+        let header = r#"{"alg":"ES256","kid":"ec"}"#;
+        let token = signed(header, payload.as_bytes(), &ISSUER.ec_key, Algorithm::ES256);
+        jwt.check(Some(&ISSUER.keys), &token, NOW, &mut LastHeader::default())
+    }
+
+    #[test]
+    fn a_claim_is_found_by_its_exact_name_and_else_by_its_path() {
+        let payload = with(
+            claims(),
+            json!({
+                "realm_access": {"roles": ["staff"], "n": 1_u64 << 53, "": {"x": 1}},
+                "https://example.com/roles": ["url"],
+                "https://example": {"com/roles": "path"},
+                "cognito.groups": ["dots"],
+                "cognito": {"groups": ["path"]},
+                "list": [{"a": 1}],
+                "text": "{\"a\":1}",
+            }),
+        );
+        let payload = payload.to_string().replace("9007199254740992", "18446744073709551617");
+        for (name, expected) in [
+            ("realm_access.roles", json!(["staff"])),
+            ("realm_access.n", json!("18446744073709551617")),
+            ("https://example.com/roles", json!(["url"])),
+            ("cognito.groups", json!(["dots"])),
+            (r"cognito\.groups", json!(["dots"])),
+            (r"https://example\.com/roles", json!(["url"])),
+            ("realm_access", json!({"roles": ["staff"], "n": "18446744073709551617", "": {"x": 1}})),
+            ("realm_access.none", json!(null)),
+            ("realm_access.roles.0", json!(null)),
+            (r"realm_access\.roles", json!(null)),
+            ("realm_access..x", json!(null)),
+            ("list.a", json!(null)),
+            ("text.a", json!(null)),
+            ("sub.a", json!(null)),
+        ] {
+            let kept = ["realm_access", "realm_access.roles", name];
+            let verified = verified_by(settings(), &kept, &payload).unwrap();
+            assert_eq!(verified.claims.get(name).unwrap_or(&Value::Null), &expected, "{name}");
+        }
+        let forward = vec![(r"realm_access.roles".into(), HeaderName::from_static("x-roles"))];
+        let verified = verified_by(AuthSettings { forward, ..settings() }, &[], &payload).unwrap();
+        assert_eq!(
+            verified.forward,
+            [(HeaderName::from_static("x-roles"), HeaderValue::from_static("staff"))]
+        );
+    }
+
+    #[test]
+    fn a_name_that_occurs_twice_on_the_way_to_a_claim_refuses_the_token() {
+        for access in [
+            r#"{"roles":["staff"],"roles":[]}"#,
+            r#"{"roles":[],"r\u006fles":["staff"]}"#,
+            r#"{"a":1,"a":2,"roles":["staff"]}"#,
+        ] {
+            let text = claims().to_string().replacen('{', &format!(r#"{{"realm_access":{access},"#), 1);
+            assert_eq!(verified_by(settings(), &["realm_access.roles"], &text), Err(JwtRejection::Malformed));
+            assert!(verified_by(settings(), &[], &text).is_ok(), "of no interest");
+        }
+    }
+
+    #[test]
+    fn without_an_audience_a_token_has_none_and_what_is_required() {
+        let cognito = AuthSettings {
+            audience: vec![],
+            require: vec![
+                ("client_id".into(), vec!["web".into(), "app".into()]),
+                ("a.b".into(), vec!["1".into()]),
+            ],
+            ..settings()
+        };
+        let verdict = |more: Value| {
+            let good = json!({"aud": "<none>", "client_id": "app", "a": {"b": 1}});
+            verified_by(cognito.clone(), &[], &with(with(claims(), good), more).to_string()).map(|_| ())
+        };
+        let wrong = |claim: &str| Err(JwtRejection::WrongClaim(claim.into()));
+        for (more, expected) in [
+            (json!({}), Ok(())),
+            (json!({"client_id": ["other", "web"]}), Ok(())),
+            (json!({"client_id": "other"}), wrong("client_id")),
+            (json!({"client_id": "<none>"}), wrong("client_id")),
+            (json!({"client_id": null}), wrong("client_id")),
+            (json!({"client_id": {"web": "app"}}), wrong("client_id")),
+            (json!({"a": {"b": 2}}), wrong("a.b")),
+            (json!({"aud": "web"}), Err(JwtRejection::WrongAudience)),
+            (json!({"aud": []}), Err(JwtRejection::WrongAudience)),
+            (json!({"client_id": "other", "exp": NOW - 600}), wrong("client_id")),
+        ] {
+            assert_eq!(verdict(more.clone()), expected, "{more}");
+        }
+        let both = AuthSettings { audience: vec!["api".into()], ..cognito };
+        assert_eq!(
+            verified_by(both, &[], &claims().to_string()),
+            Err(JwtRejection::WrongClaim("client_id".into())),
+            "beside an audience"
+        );
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! Units: seconds since 1970. Limits: [`TOKEN_BYTES_MAX`], [`KID_BYTES_MAX`].
 
 mod cache;
+mod claim_path;
 mod claims;
 mod header;
 mod keys;
@@ -28,6 +29,7 @@ use serde_json::Value;
 
 pub use self::{
     cache::TokenCache,
+    claim_path::names_a_claim,
     claims::issuer_of,
     header::LastHeader,
     keys::{KeyError, KeySet, Skipped, Unusable},
@@ -35,7 +37,7 @@ pub use self::{
     requirement::{InsufficientScope, Requirement},
     token_source::{BadPlacement, Found, find_token},
 };
-use self::{claims::Payload, signature::SignatureFault};
+use self::{claim_path::ClaimPath, claims::Payload, signature::SignatureFault};
 use crate::config::settings::{AuthSettings, TokenSource};
 
 /// One `auth.<name>` provider without its keys, which come and go.
@@ -43,7 +45,10 @@ use crate::config::settings::{AuthSettings, TokenSource};
 pub struct Jwt {
     name: Arc<str>,
     issuer: Option<Box<str>>,
+    /// Empty: a token has none, and is known to be for us by what is required.
     audience: Box<[Box<str>]>,
+    /// Claims that a token must have, and what one of their texts must be.
+    required: ClaimTexts,
     algorithms: Box<[Algorithm]>,
     leeway: u64,
     from: Box<[TokenSource]>,
@@ -51,7 +56,12 @@ pub struct Jwt {
     forward: Box<[(Box<str>, HeaderName, char)]>,
     /// Names of claims that a [`Verified`] keeps.
     kept: Box<[Box<str>]>,
+    /// Of all that are asked for, those that may lie inside others.
+    paths: Box<[ClaimPath]>,
 }
+
+/// Claims and their accepted texts.
+type ClaimTexts = Box<[(Box<str>, Box<[Box<str>]>)]>;
 
 /// A token that holds, and what the gateway needs of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,8 +110,10 @@ pub enum JwtRejection {
     NotYetValid,
     WrongIssuer,
     WrongAudience,
-    /// A claim that is forwarded cannot be written into a header without changing its meaning.
-    NotForwardable,
+    /// This claim, which the provider requires, is missing or different.
+    WrongClaim(Box<str>),
+    /// This claim, which is forwarded, cannot be written into a header without changing its meaning.
+    NotForwardable(Box<str>),
     /// The provider's keys were never loaded.
     KeysUnavailable,
 }
@@ -144,7 +156,7 @@ impl Jwt {
         if hmacs != 0 && hmacs != settings.algorithms.len() {
             return Err(JwtError::MixedAlgorithms);
         }
-        if settings.audience.is_empty() {
+        if settings.audience.is_empty() && settings.require.is_empty() {
             return Err(JwtError::NoAudience);
         }
         Ok(Self {
@@ -152,6 +164,7 @@ impl Jwt {
             issuer: settings.issuer.as_deref().map(Into::into),
             audience: settings.audience.iter().map(|audience| audience.as_str().into()).collect(),
             algorithms: settings.algorithms.as_slice().into(),
+            required: claim_texts(&settings.require),
             leeway: settings.leeway.as_secs(),
             from: settings.from.as_slice().into(),
             forward: settings
@@ -160,13 +173,24 @@ impl Jwt {
                 .map(|(claim, name)| (claim.as_str().into(), name.clone(), settings.separator(name)))
                 .collect(),
             kept: Box::default(),
-        })
+            paths: Box::default(),
+        }
+        .with_paths())
     }
 
     /// Keeps these claims of a token beside the ones that have fields of their own.
     #[must_use]
     pub fn keeping(self, names: impl IntoIterator<Item = Box<str>>) -> Self {
-        Self { kept: names.into_iter().collect(), ..self }
+        Self { kept: names.into_iter().collect(), ..self }.with_paths()
+    }
+
+    fn with_paths(self) -> Self {
+        let forwarded = self.forward.iter().map(|(claim, ..)| claim);
+        let asked = forwarded.chain(self.required.iter().map(|(claim, _)| claim)).chain(&self.kept);
+        let mut paths: Vec<_> = asked.filter_map(|claim| ClaimPath::of(claim)).collect();
+        paths.sort_unstable_by(|a, b| a.written.cmp(&b.written));
+        paths.dedup();
+        Self { paths: paths.into(), ..self }
     }
 
     /// Does the token hold at `now` (seconds since 1970)? `keys` are `None` until they were first loaded.
@@ -258,15 +282,17 @@ impl JwtRejection {
             Self::NotYetValid => "not_yet_valid",
             Self::WrongIssuer => "wrong_issuer",
             Self::WrongAudience => "wrong_audience",
-            Self::NotForwardable => "not_forwardable",
+            Self::WrongClaim(_) => "wrong_claim",
+            Self::NotForwardable(_) => "not_forwardable",
             Self::KeysUnavailable => "keys_unavailable",
         }
     }
 
     /// The claim that the reason is about.
-    pub fn claim(&self) -> Option<&'static str> {
+    pub fn claim(&self) -> Option<&str> {
         match self {
             Self::BadClaim(claim) => Some(claim),
+            Self::WrongClaim(claim) | Self::NotForwardable(claim) => Some(claim),
             Self::Expired => Some("exp"),
             Self::NotYetValid => Some("nbf"),
             Self::WrongIssuer => Some("iss"),
@@ -289,9 +315,15 @@ impl JwtRejection {
             | Self::NotYetValid
             | Self::WrongIssuer
             | Self::WrongAudience
-            | Self::NotForwardable => RejectionCode::Invalid,
+            | Self::WrongClaim(_)
+            | Self::NotForwardable(_) => RejectionCode::Invalid,
         }
     }
+}
+
+fn claim_texts(claims: &[(String, Vec<String>)]) -> ClaimTexts {
+    let boxed = |texts: &[String]| texts.iter().map(|text| text.as_str().into()).collect();
+    claims.iter().map(|(name, texts)| (name.as_str().into(), boxed(texts))).collect()
 }
 
 impl Verified {
@@ -370,6 +402,7 @@ mod tests {
             keys: KeySource::JwksUrl("https://issuer.test/jwks".into()),
             issuer: Some("https://issuer.test".into()),
             audience: vec!["api".into(), "shop".into()],
+            require: vec![],
             algorithms: vec![Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA],
             leeway: Duration::from_secs(LEEWAY),
             from: vec![TokenSource::Bearer],
@@ -689,7 +722,7 @@ mod tests {
             JwtRejection::NotYetValid,
             JwtRejection::WrongIssuer,
             JwtRejection::WrongAudience,
-            JwtRejection::NotForwardable,
+            JwtRejection::NotForwardable("sub".into()),
             JwtRejection::KeysUnavailable,
         ];
         let words: std::collections::HashSet<_> = all.iter().map(JwtRejection::reason).collect();

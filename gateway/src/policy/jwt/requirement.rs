@@ -1,36 +1,35 @@
 //! What a route asks of a token that holds: scopes, roles, claims. Compiled from `RequireSettings`.
 
 use http::HeaderValue;
-use serde_json::Value;
 
-use super::{Verified, claims};
+use super::{ClaimTexts, Verified, claim_texts, claims};
 use crate::config::settings::RequireSettings;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Requirement {
     scopes: Box<[Box<str>]>,
     roles: Box<[Box<str>]>,
-    claims: Box<[(Box<str>, Box<str>)]>,
+    claims: ClaimTexts,
 }
 
 /// The token holds but does not suffice (403).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InsufficientScope {
+pub enum InsufficientScope<'a> {
     /// A required scope is missing.
     Scope,
     /// None of the accepted roles is there.
     Role,
-    /// A required claim is missing or different.
-    Claim,
+    /// This claim, which is required, is missing or different.
+    Claim(&'a str),
 }
 
-impl InsufficientScope {
+impl<'a> InsufficientScope<'a> {
     /// What is missing: for the log.
-    pub fn what(self) -> &'static str {
+    pub fn what(self) -> &'a str {
         match self {
             Self::Scope => "scope",
             Self::Role => "role",
-            Self::Claim => "claim",
+            Self::Claim(name) => name,
         }
     }
 }
@@ -41,31 +40,23 @@ impl Requirement {
         Self {
             scopes: boxed(&settings.scopes),
             roles: boxed(&settings.roles),
-            claims: settings
-                .claims
-                .iter()
-                .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
-                .collect(),
+            claims: claim_texts(&settings.claims),
         }
     }
 
     /// Does the token carry every scope, one of the roles and every claim?
-    pub fn check(&self, verified: &Verified) -> Result<(), InsufficientScope> {
+    pub fn check(&self, verified: &Verified) -> Result<(), InsufficientScope<'_>> {
         if !self.scopes.iter().all(|scope| verified.scopes.contains(scope)) {
             return Err(InsufficientScope::Scope);
         }
         if !self.roles.is_empty() && !self.roles.iter().any(|role| verified.roles.contains(role)) {
             return Err(InsufficientScope::Role);
         }
-        let holds = |(name, expected): &(Box<str>, Box<str>)| match verified.claims.get(&**name) {
-            Some(Value::Array(list)) => list.iter().any(|value| is_text(value, expected)),
-            Some(value) => is_text(value, expected),
-            None => false,
-        };
-        if !self.claims.iter().all(holds) {
-            return Err(InsufficientScope::Claim);
+        let is_met = |name: &str, texts: &[Box<str>]| claims::is_one_of(verified.claims.get(name), texts);
+        match self.claims.iter().find(|(name, texts)| !is_met(name, texts)) {
+            Some((name, _)) => Err(InsufficientScope::Claim(name)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Nothing is asked: every token that holds suffices.
@@ -82,13 +73,9 @@ impl Requirement {
     }
 }
 
-fn is_text(value: &Value, expected: &str) -> bool {
-    claims::text(value).is_some_and(|text| text == expected)
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -110,30 +97,35 @@ mod tests {
         }
     }
 
-    fn check(scopes: &[&str], roles: &[&str], claims: &[(&str, &str)]) -> Result<(), InsufficientScope> {
+    /// What is missing. Of a claim, `|` stands between the texts.
+    fn check(scopes: &[&str], roles: &[&str], claims: &[(&str, &str)]) -> Option<String> {
         let owned = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
-        let claims = claims.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        Requirement::compile(&RequireSettings { scopes: owned(scopes), roles: owned(roles), claims })
-            .check(&verified())
+        let texts = |texts: &str| texts.split('|').map(ToOwned::to_owned).collect();
+        let claims = claims.iter().map(|(name, value)| ((*name).into(), texts(value))).collect();
+        let settings = RequireSettings { scopes: owned(scopes), roles: owned(roles), claims };
+        Requirement::compile(&settings).check(&verified()).err().map(|missing| missing.what().to_owned())
     }
 
     #[test]
     fn every_scope_one_role_and_every_claim_must_be_there() {
-        use InsufficientScope::{Claim, Role, Scope};
-        assert_eq!(check(&[], &[], &[]), Ok(()));
-        assert_eq!(check(&["read", "write"], &["admin", "staff"], &[("tenant", "blue")]), Ok(()));
-        assert_eq!(check(&["read", "delete"], &[], &[]), Err(Scope));
-        assert_eq!(check(&["rea"], &[], &[]), Err(Scope), "a part of a word is not the word");
-        assert_eq!(check(&[], &["admin"], &[]), Err(Role));
-        for (claim, verdict) in [
-            (("groups", "b"), Ok(())),
-            (("groups", "c"), Err(Claim)),
-            (("level", "3"), Ok(())),
-            (("staff", "true"), Ok(())),
-            (("address", "x"), Err(Claim)),
-            (("missing", ""), Err(Claim)),
+        assert_eq!(check(&[], &[], &[]), None);
+        assert_eq!(check(&["read", "write"], &["admin", "staff"], &[("tenant", "blue")]), None);
+        assert_eq!(check(&["read", "delete"], &[], &[]).unwrap(), "scope");
+        assert_eq!(check(&["rea"], &[], &[]).unwrap(), "scope", "a part of a word is not the word");
+        assert_eq!(check(&[], &["admin"], &[]).unwrap(), "role");
+        for (claim, is_met) in [
+            (("groups", "b"), true),
+            (("groups", "c"), false),
+            (("groups", "c|b"), true),
+            (("tenant", "red|blue"), true),
+            (("tenant", "red|green"), false),
+            (("level", "3"), true),
+            (("staff", "true"), true),
+            (("address", "x"), false),
+            (("missing", ""), false),
         ] {
-            assert_eq!(check(&[], &[], &[claim]), verdict, "{claim:?}");
+            let missing = check(&[], &[], &[("tenant", "blue"), claim]);
+            assert_eq!(missing.as_deref(), (!is_met).then_some(claim.0), "{claim:?}");
         }
     }
 
