@@ -43,6 +43,8 @@ pub enum Error {
     KeysUnavailable,
     #[error("the limit of this route is used up")]
     RateLimited(Box<RateLimited>),
+    #[error("the client asks for another protocol (Upgrade), and this version passes none on")]
+    UpgradeUnsupported,
     #[error("the request body is larger than this route accepts")]
     BodyTooLarge,
     #[error("{0}")]
@@ -153,6 +155,9 @@ impl Error {
             }
             Self::RateLimited(_) => {
                 row(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "http_request_error", Downstream)
+            }
+            Self::UpgradeUnsupported => {
+                row(StatusCode::NOT_IMPLEMENTED, "upgrade_unsupported", "http_request_error", Downstream)
             }
             Self::BodyTooLarge => {
                 row(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "http_request_error", Downstream)
@@ -277,7 +282,8 @@ impl Error {
                 }
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Self::ClientGone => {
+            // What a client sends on because it expects the other protocol would be read as a request.
+            Self::ClientGone | Self::UpgradeUnsupported => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             // RFC 6750 §3: no error code when no token was presented.
@@ -406,6 +412,7 @@ mod tests {
             ),
             (Error::KeysUnavailable, 503, "keys_unavailable", "proxy_internal_error", Gateway),
             (limited(), 429, "rate_limited", "http_request_error", Downstream),
+            (Error::UpgradeUnsupported, 501, "upgrade_unsupported", "http_request_error", Downstream),
             (Error::BodyTooLarge, 413, "body_too_large", "http_request_error", Downstream),
             (Error::RequestSilent(Duration::ZERO), 408, "request_timeout", "http_request_error", Downstream),
             (Error::RequestSlow(240), 408, "request_timeout", "http_request_error", Downstream),

@@ -150,6 +150,7 @@ async fn forward(
     // 5. Route.
     let route = find_route(snapshot, &parts, admitted)?;
     let framing = admitted.framing().resolve(body.is_end_stream());
+    let asks_for_upgrade = admitted.survey().has(Found::Upgrade);
     exchange.route = Some(Rc::clone(&route));
     let compiled = route.shared();
 
@@ -162,6 +163,10 @@ async fn forward(
         let mut response = redirect_reply(redirect, &route, exchange)?;
         add_quota(response.headers_mut(), quota);
         return Ok(Answer::Local(response));
+    }
+    // After everything that another protocol would have to pass, too.
+    if asks_for_upgrade && admission::needs_upgrade(&parts) {
+        return Err(Error::UpgradeUnsupported);
     }
     if compiled.body_bytes_max.is_some_and(|max| body.size_hint().lower() > max) {
         return Err(Error::BodyTooLarge);

@@ -9,8 +9,8 @@
 //! - Methods: all that are registered (RFC 9110 §16.1) and those that some route names; CONNECT and TRACE are
 //!   405, any other token is 501 (RFC 9110 §9.1). Method names are case-sensitive: `get` is not GET.
 //! - `OPTIONS *` asks the gateway itself and is answered locally.
-//! - No protocol upgrade is tunnelled. RFC 9110 §7.8 lets a server ignore `Upgrade`, so the request goes on as a
-//!   plain one, without the field; that also covers `h2c`.
+//! - No protocol upgrade is tunnelled. `Upgrade: h2c` is ignored; a client that needs another protocol gets 501 where a route
+//!   would have sent its request to a service ([`needs_upgrade`]).
 //! - An HTTP/1.0 request without Host is refused: there is nothing to route it by.
 //! - Every refusal ends the downstream connection (HTTP/1) or the stream (HTTP/2): after a message with two
 //!   readings, nobody knows where the next one starts.
@@ -26,6 +26,7 @@ mod http2;
 mod odd_path;
 mod path;
 mod refusal;
+mod upgrade;
 
 use std::{rc::Rc, sync::Arc};
 
@@ -42,6 +43,7 @@ pub(crate) use self::{
     framing::parse_length,
     http2::{crumbs_max, receive},
     odd_path::lenient_reading,
+    upgrade::needs_upgrade,
 };
 use crate::{
     config::settings::{ListenSettings, RouteSettings},

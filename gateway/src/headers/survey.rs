@@ -36,6 +36,7 @@ pub(crate) enum Found {
     Untrusted = 1 << 7,
     /// Carries an identity to the service.
     Identity = 1 << 8,
+    Upgrade = 1 << 9,
 }
 
 impl Survey {
@@ -74,6 +75,7 @@ fn found(name: &HeaderName, names: &GuardedNames) -> u16 {
     identity
         | match Kind::of(name) {
             Kind::HopByHop if name == "connection" => Found::Connection as u16 | dropped,
+            Kind::HopByHop if name == "upgrade" => Found::Upgrade as u16 | dropped,
             Kind::Framing if name == "content-length" => Found::ContentLength as u16,
             Kind::Framing if name == "transfer-encoding" => Found::TransferEncoding as u16 | dropped,
             Kind::Managed if name == "via" => Found::Via as u16,

@@ -70,4 +70,5 @@ mod tidy;
 mod two_issuers;
 mod unread_bodies;
 mod unread_streams;
+mod upgrades;
 mod upstream_tls;
