@@ -198,6 +198,17 @@ fn json_line(
         out.extend_from_slice(br#","provider":"#);
         string(out, provider);
     }
+    refused(out, x);
+    out.extend_from_slice(br#","flags":"#);
+    string(out, x.flag);
+    out.extend_from_slice(b"}\n");
+}
+
+/// Which address may not use the route, and why its token was refused.
+fn refused(out: &mut Vec<u8>, x: &Exchange) {
+    if let Some(denied) = x.denied {
+        let _ = write!(out, r#","denied_address":"{denied}""#);
+    }
     if let Some(failure) = x.auth_failure.get() {
         out.extend_from_slice(br#","auth_failure":"#);
         string(out, failure.reason);
@@ -206,9 +217,6 @@ fn json_line(
             string(out, claim);
         }
     }
-    out.extend_from_slice(br#","flags":"#);
-    string(out, x.flag);
-    out.extend_from_slice(b"}\n");
 }
 
 /// Apache's combined format, then the request id. Referer and user agent are not kept, so they are `-`.

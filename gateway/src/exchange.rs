@@ -17,6 +17,7 @@ use crate::{
     headers::Facts,
     metrics::{Rare, method_label},
     policy::{
+        client_address::ClientDenied,
         concurrency::{Holder, Slot},
         jwt::Verified,
     },
@@ -46,6 +47,8 @@ pub struct Exchange {
     pub identity: Option<Rc<Verified>>,
     /// Why its token was refused.
     pub auth_failure: OnceCell<AuthFailure>,
+    /// Why it may not use the route from where it is.
+    pub denied: Option<ClientDenied>,
     /// Of the service, where the route names one or splits.
     pub subset: Option<Rc<str>>,
     pub instance: Option<Rc<str>>,
@@ -161,6 +164,7 @@ impl Exchange {
             route: None,
             identity: None,
             auth_failure: OnceCell::new(),
+            denied: None,
             subset: None,
             instance: None,
             attempts: 0,

@@ -36,7 +36,7 @@ use crate::{
     local_reply::{local_reply, refusal, upstream_reply},
     metrics::Rare,
     policy::{
-        client_address::{self, ClientDenied},
+        client_address,
         redirect::{self, Redirect},
     },
     router::{Match, reading},
@@ -286,11 +286,15 @@ fn check_address(
     route: &Route,
     trusted_proxies: &[IpNet],
     parts: &Parts,
-    exchange: &Exchange,
+    exchange: &mut Exchange,
 ) -> Result<(), Error> {
     let claimed = headers::claimed(&parts.headers, trusted_proxies);
     let addresses = std::iter::once(Some(exchange.client)).chain(claimed);
-    client_address::check(&route.clients, addresses).map_err(|ClientDenied| Error::ClientDenied)
+    client_address::check(&route.clients, addresses).map_err(|denied| {
+        // The client is not told which of its addresses it was.
+        exchange.denied = Some(denied);
+        Error::ClientDenied
+    })
 }
 
 fn add_quota(headers: &mut HeaderMap, quota: Option<QuotaFields>) {

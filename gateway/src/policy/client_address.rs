@@ -5,7 +5,7 @@
 //! allowed as well, but for those of trusted proxies. Else a list of internal networks would let in everyone behind an
 //! internal load balancer. Who makes up such a field can only shut himself out. Fabio does the same.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 
@@ -25,9 +25,26 @@ pub fn networks_text(networks: &[IpNet]) -> String {
     texts.join(",")
 }
 
-/// The address must not use the route.
+/// Why the client must not use the route: for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClientDenied;
+pub enum ClientDenied {
+    /// Of this address, its own or one that it claims.
+    Address(IpAddr),
+    /// An address that it claims cannot be read.
+    Unreadable,
+    /// It claims more than [`ADDRESSES_MAX`].
+    TooMany,
+}
+
+impl fmt::Display for ClientDenied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Unreadable => f.write_str("unreadable"),
+            Self::TooMany => f.write_str("too_many"),
+        }
+    }
+}
 
 impl ClientRule {
     /// Restricts nobody.
@@ -51,12 +68,16 @@ pub fn check(
     addresses: impl IntoIterator<Item = Option<IpAddr>>,
 ) -> Result<(), ClientDenied> {
     for (at, address) in addresses.into_iter().enumerate() {
+        if at >= ADDRESSES_MAX {
+            return Err(ClientDenied::TooMany);
+        }
+        let address = address.map(|address| address.to_canonical());
         let permits = |rule: &ClientRule| match address {
-            Some(address) => rule.permits(address.to_canonical()),
+            Some(address) => rule.permits(address),
             None => rule.allow.is_empty(),
         };
-        if at >= ADDRESSES_MAX || !rules.iter().all(permits) {
-            return Err(ClientDenied);
+        if !rules.iter().all(permits) {
+            return Err(address.map_or(ClientDenied::Unreadable, ClientDenied::Address));
         }
     }
     Ok(())

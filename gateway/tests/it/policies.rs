@@ -107,7 +107,7 @@ async fn only_the_addresses_that_a_route_allows_get_through() {
     let backend = Backend::named("one").await;
     let config = |listen: &str| {
         format!(
-            "{listen}defaults: {{clients: {{deny: [198.51.100.0/24]}}}}\n\
+            "{listen}workers: 1\naccess_log: {{format: json, file: access.log}}\ndefaults: {{clients: {{deny: [198.51.100.0/24]}}}}\n\
              policies: {{internal: {{clients: {{allow: [127.0.0.0/8]}}}}}}\n\
              routes:\n\
              \x20 - {{path: /inside, service: one, use: internal}}\n\
@@ -123,22 +123,25 @@ async fn only_the_addresses_that_a_route_allows_get_through() {
         "listen: {http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", trusted_proxies: [127.0.0.1]}\n",
     ))
     .await;
-    for (path, forwarded, [from_unknown, from_trusted]) in [
-        ("/inside", None, [200, 200]),
+    let mut denied = Vec::new();
+    let (own, many) = ("127.0.0.1", vec!["127.0.0.1"; 65].join(","));
+    for (path, forwarded, [from_unknown, from_trusted], address) in [
+        ("/inside", None, [200, 200], ""),
         // A load balancer that no list names does not let every client in.
-        ("/inside", Some("203.0.113.9"), [403, 403]),
-        ("/inside", Some("127.0.0.9"), [200, 200]),
-        ("/partner", None, [403, 403]),
+        ("/inside", Some("203.0.113.9"), [403, 403], "203.0.113.9"),
+        ("/inside", Some("127.0.0.9"), [200, 200], ""),
+        ("/partner", None, [403, 403], own),
         // Only a trusted proxy's word opens anything.
-        ("/partner", Some("203.0.113.9"), [403, 200]),
-        ("/partner", Some("203.0.113.8, 203.0.113.9, 127.0.0.1"), [403, 200]),
-        ("/partner", Some("10.0.0.1, 203.0.113.9"), [403, 403]),
-        ("/partner", Some("203.0.113.9, 10.0.0.1"), [403, 403]),
-        ("/all", Some("203.0.113.9"), [200, 200]),
-        ("/all", Some("198.51.100.7"), [403, 403]),
-        ("/open", Some("198.51.100.7"), [200, 200]),
-        ("/all", Some("unknown"), [200, 200]),
-        ("/inside", Some("unknown"), [403, 403]),
+        ("/partner", Some("203.0.113.9"), [403, 200], own),
+        ("/partner", Some("203.0.113.8, 203.0.113.9, 127.0.0.1"), [403, 200], own),
+        ("/partner", Some("10.0.0.1, 203.0.113.9"), [403, 403], "127.0.0.1|10.0.0.1"),
+        ("/partner", Some("203.0.113.9, 10.0.0.1"), [403, 403], "127.0.0.1|10.0.0.1"),
+        ("/all", Some("203.0.113.9"), [200, 200], ""),
+        ("/all", Some("198.51.100.7"), [403, 403], "198.51.100.7"),
+        ("/open", Some("198.51.100.7"), [200, 200], ""),
+        ("/all", Some("unknown"), [200, 200], ""),
+        ("/inside", Some("unknown"), [403, 403], "unreadable"),
+        ("/inside", Some(&*many), [403, 200], "too_many"),
     ] {
         for (gateway, expected) in [(&unknown, from_unknown), (&trusting, from_trusted)] {
             let mut request = get(path);
@@ -149,8 +152,26 @@ async fn only_the_addresses_that_a_route_allows_get_through() {
             assert_eq!(reply.status(), expected, "{path} {forwarded:?}");
             if expected == 403 {
                 assert_eq!(json(&reply)["code"], "client_denied");
+                let of = address.split('|').nth(usize::from(std::ptr::eq(gateway, &trusting)));
+                let address = of.or(address.split('|').next()).unwrap().to_owned();
+                assert!(!text(&reply).contains(&address), "the client is not told: {}", text(&reply));
+                denied.push((std::ptr::eq(gateway, &trusting), address));
             }
         }
+    }
+    for (is_trusting, gateway) in [(false, &unknown), (true, &trusting)] {
+        let expected: Vec<&String> =
+            denied.iter().filter(|(of, _)| *of == is_trusting).map(|(_, address)| address).collect();
+        let log = gateway.dir.path().join("access.log");
+        let lines = || -> Vec<serde_json::Value> {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            let lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+            lines.filter(|line: &serde_json::Value| line["flags"] == "client_denied").collect()
+        };
+        eventually("each refusal is logged", || async { lines().len() == expected.len() }).await;
+        let named: Vec<String> =
+            lines().iter().map(|line| line["denied_address"].as_str().unwrap().to_owned()).collect();
+        assert!(named.iter().eq(expected), "{named:?}");
     }
 }
 
