@@ -27,7 +27,7 @@ use crate::{
         ending,
         event::{EVENTS_MAX, Event},
         kept::{self, Kept},
-        keys::kept::KeptKeys,
+        keys::{kept::KeptKeys, left_out::LeftOut},
         listen::ListenError,
         metrics::{Exporter, Sources},
         origin::{First, Origin},
@@ -155,6 +155,7 @@ impl Gateway {
                 .map_err(|e| StartError::Registry(e.to_string()))?,
             kept,
             kept_keys,
+            left_out: LeftOut::default(),
             events: events.clone(),
         };
         let (admin, admin_listener) = bound.admin.unzip();

@@ -6,6 +6,7 @@
 
 pub mod desk;
 pub mod kept;
+pub mod left_out;
 mod pace;
 pub mod report;
 

@@ -50,7 +50,7 @@ use self::{
     event::{EVENTS_MAX, Event, Inbox},
     files::FileWatch,
     kept::{Change, ClusterFollow, Kept},
-    keys::{Fetched, KeyFetch, kept::KeptKeys},
+    keys::{Fetched, KeyFetch, kept::KeptKeys, left_out::LeftOut},
     origin::Origin,
     status::Status,
     world::{ProviderKeys, World},
@@ -95,6 +95,7 @@ pub struct Controller {
     pub http: HttpClient,
     pub kept: Kept,
     pub kept_keys: KeptKeys,
+    pub left_out: LeftOut,
     pub events: mpsc::Sender<Event>,
 }
 
@@ -129,6 +130,7 @@ impl Controller {
         self.use_registry(&mut background);
         self.follow(&mut background);
         let started = clock::now();
+        self.left_out.tell(&self.settings, &self.world, &self.status);
         self.update_readiness();
         self.status.set_drain(&self.settings.drain);
         let mut drain = None;
@@ -305,6 +307,7 @@ impl Controller {
         let previous = self.publisher.load();
         let snapshot = compile::snapshot(&self.settings, table, &self.world, Some(&previous));
         self.publisher.publish(snapshot);
+        self.left_out.tell(&self.settings, &self.world, &self.status);
         self.update_readiness();
     }
 

@@ -43,6 +43,7 @@ mod inherited_trust;
 mod instances;
 mod key_rotation;
 mod key_sources;
+mod left_out_keys;
 mod limits_together;
 mod local_replies;
 mod log_losses;

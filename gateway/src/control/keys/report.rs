@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::desk::FetchReport;
 use crate::{
     control::exposition::{Families, count},
+    policy::jwt::Skipped,
     printable::printable,
     snapshot::{AuthProvider, HeldKeys, Snapshot},
 };
@@ -18,7 +19,9 @@ pub(in crate::control) fn json(snapshot: &Snapshot, now: Duration) -> Value {
         let keys = held.set.iter().flat_map(|set| set.names());
         let skipped = held.set.iter().flat_map(|set| set.skipped());
         let skipped = skipped.map(|left_out| {
-            json!({"kid": left_out.kid.as_deref().map(printable), "why": left_out.why.to_string()})
+            let text = |text: &Option<Box<str>>| text.as_deref().map(|text| printable(text).into_owned());
+            let Skipped { kid, kty, alg, why } = left_out;
+            json!({"kid": text(kid), "kty": text(kty), "alg": text(alg), "why": why.to_string()})
         });
         json!({
             "provider": &*provider.name,
@@ -68,6 +71,12 @@ pub(in crate::control) fn families(out: &mut Families, snapshot: &Snapshot, now:
     for (provider, held) in held(snapshot) {
         let keys = held.set.as_ref().map_or(0, |set| set.len());
         family.add(&[("provider", &provider.name)], count(keys as u64));
+    }
+    let mut family =
+        out.gauge("millgate_keys_left_out", "Members of a provider's key set that cannot be used");
+    for (provider, held) in held(snapshot) {
+        let left_out = held.set.as_ref().map_or(0, |set| set.skipped().len());
+        family.add(&[("provider", &provider.name)], count(left_out as u64));
     }
     let reports: Vec<_> = held(snapshot)
         .filter_map(|(provider, held)| Some((&*provider.name, held.desk.as_ref()?.report())))

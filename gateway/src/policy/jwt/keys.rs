@@ -88,7 +88,36 @@ impl PartialEq for Key {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
     pub kid: Option<Box<str>>,
+    /// `kty` and `alg`, as they are written.
+    pub kty: Option<Box<str>>,
+    pub alg: Option<Box<str>>,
     pub why: Unusable,
+}
+
+impl Skipped {
+    fn of(jwk: &Value) -> impl FnOnce(Unusable) -> Self + use<> {
+        let text = |name: &str| jwk.get(name).and_then(Value::as_str).map(cut);
+        let (kid, kty, alg) = (text("kid"), text("kty"), text("alg"));
+        |why| Self { kid, kty, alg, why }
+    }
+}
+
+/// Of a text of any length what can be shown.
+fn cut(text: &str) -> Box<str> {
+    text.chars().take(super::KID_BYTES_MAX).collect()
+}
+
+/// `rsa-1` (RSA, RSA-OAEP): not for signatures. What the set says of itself is to be escaped.
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`", self.kid.as_deref().unwrap_or("-"))?;
+        match (&self.kty, &self.alg) {
+            (Some(kty), Some(alg)) => write!(f, " ({kty}, {alg})")?,
+            (Some(one), None) | (None, Some(one)) => write!(f, " ({one})")?,
+            (None, None) => {}
+        }
+        write!(f, ": {}", self.why)
+    }
 }
 
 /// Why a key cannot verify tokens.
@@ -142,7 +171,7 @@ impl fmt::Display for Reasons<'_> {
         if self.0.is_empty() {
             return f.write_str("it is empty");
         }
-        for (index, Skipped { kid, why }) in self.0.iter().enumerate() {
+        for (index, Skipped { kid, why, .. }) in self.0.iter().enumerate() {
             let separator = if index == 0 { "" } else { "; " };
             match kid {
                 // `escape_debug`: the set comes from the network, the message goes to a terminal.
@@ -168,10 +197,10 @@ impl KeySet {
         }
         let (mut keys, mut skipped) = (Vec::new(), Vec::new());
         for value in document.keys {
-            let kid = value.get("kid").and_then(Value::as_str).map(Into::into);
+            let left_out = Skipped::of(&value);
             match read_jwk(value) {
                 Ok(key) => keys.push(key),
-                Err(why) => skipped.push(Skipped { kid, why }),
+                Err(why) => skipped.push(left_out(why)),
             }
         }
         if keys.is_empty() {
@@ -194,7 +223,8 @@ impl KeySet {
             .map_err(|_| KeyError::NotPem)?;
         // By way of a JWK, so that there is one place that judges keys.
         let jwk = Jwk::from_decoding_key(&decoding, None).map_err(|_| KeyError::NotPem)?;
-        let key = judge(&jwk).map_err(|why| KeyError::NoUsableKey([Skipped { kid: None, why }].into()))?;
+        let key =
+            judge(&jwk).map_err(|why| KeyError::NoUsableKey([Skipped::of(&Value::Null)(why)].into()))?;
         Ok(Self { keys: [key].into(), nameless: true, skipped: Box::default() })
     }
 

@@ -60,7 +60,12 @@ impl Issuer {
 
     /// From now on these keys are its keys.
     pub(crate) fn publish(&self, keys: &[&SigningKey]) {
-        let keys: Vec<Value> = keys.iter().map(|key| key.jwk()).collect();
+        self.publish_beside(keys, &[]);
+    }
+
+    /// With further members of the set, which are no signing keys.
+    pub(crate) fn publish_beside(&self, keys: &[&SigningKey], others: &[Value]) {
+        let keys: Vec<Value> = keys.iter().map(|key| key.jwk()).chain(others.iter().cloned()).collect();
         *self.jwks.lock().unwrap() = json!({ "keys": keys }).to_string();
     }
 
