@@ -83,8 +83,10 @@ impl ClientConfig {
 
 fn base_url(address: &str) -> Result<String, ClientError> {
     let refused = |why: &str| {
+        // A password must not end up in a log.
+        let shown = address.rsplit_once('@').map_or(address.to_owned(), |(_, host)| format!("…@{host}"));
         ClientError::Config(format!(
-            "address `{address}`: {why}; write http://127.0.0.1:8500, https://consul.example:8501 or host:port"
+            "address `{shown}`: {why}; write http://127.0.0.1:8500, https://consul.example:8501 or host:port"
         ))
     };
     let address = address.trim().trim_end_matches('/');

@@ -107,8 +107,8 @@ fn unanswered(loaded: &Loaded) -> Result<Vec<Diagnostic>, String> {
     let runtime = runtime.map_err(|error| error.to_string())?;
     let http = HttpClient::new(&HttpOptions::default()).map_err(|error| error.to_string())?;
     let fetches = loaded.settings.auth.iter().map(|auth| {
-        let (http, source) = (http.clone(), auth.keys.clone());
-        runtime.spawn(async move { keys::try_fetch(&source, &http).await })
+        let (http, auth) = (http.clone(), auth.clone());
+        runtime.spawn(async move { keys::try_fetch(&auth, &http).await })
     });
     let fetches: Vec<_> = fetches.collect();
     let mut found = Vec::new();

@@ -208,23 +208,27 @@ fn view(settings: &Settings, route: &RouteSettings, service: &str) -> RouteView 
     let scopes = require.scopes.iter().map(|scope| format!("scope {scope}"));
     let roles = require.roles.iter().map(|role| format!("role {role}"));
     let claims = require.claims.iter().map(|(claim, texts)| format!("{claim} = {}", texts.join(" | ")));
+    let hidden = &route.hidden;
     let clients = route.clients.iter().flat_map(|rule| [("in", &rule.allow), ("not in", &rule.deny)]);
     let clients = clients.filter(|(_, networks)| !networks.is_empty());
-    let clients = clients.map(|(word, networks)| format!("client {word} {}", networks_text(networks)));
+    let clients = clients
+        .map(|(word, networks)| format!("client {word} {}", hidden.clients.shown(&networks_text(networks))));
+    let required = scopes.chain(roles).chain(claims);
+    let limits = route.rate_limits.iter();
     let subset = |at: usize| settings.services.get(at)?.subset.as_ref().map(|subset| subset.name.clone());
     let parts = route.split.iter();
     let split = parts.filter_map(|(at, share)| Some(SplitView { subset: subset(*at)?, share: *share }));
     RouteView {
         name: Arc::from(route.name.as_str()),
         methods: route.methods.iter().map(ToString::to_string).collect(),
-        host: match &route.host {
+        host: hidden.host.shown(&match &route.host {
             HostPattern::Any => "*".to_owned(),
             HostPattern::Exact(host) => host.clone(),
             HostPattern::Suffix(suffix) => format!("*{suffix}"),
-        },
-        path: route.path.clone(),
+        }),
+        path: hidden.path.shown(&route.path),
         service: Arc::from(service),
-        redirect: route.redirect.as_ref().map(ToString::to_string),
+        redirect: route.redirect.as_ref().map(|redirect| hidden.redirect.shown(&redirect.to_string())),
         subset: route.service.filter(|_| route.split.is_empty()).and_then(subset),
         split: split.collect(),
         auth: route
@@ -233,8 +237,8 @@ fn view(settings: &Settings, route: &RouteSettings, service: &str) -> RouteView 
             .filter_map(|at| settings.auth.get(*at))
             .map(|auth| auth.name.clone())
             .collect(),
-        require: clients.chain(scopes).chain(roles).chain(claims).collect(),
-        rate_limits: route.rate_limits.iter().map(ToString::to_string).collect(),
+        require: clients.chain(required.map(|text| hidden.require.shown(&text))).collect(),
+        rate_limits: limits.map(|limit| hidden.rate_limits.shown(&limit.to_string())).collect(),
         timeout_ms: u64::try_from(route.timeout.total.as_millis()).unwrap_or(u64::MAX),
         retries: route.retry.retries,
         priority: route.priority,
@@ -253,13 +257,14 @@ pub type NamedKeys = (Arc<str>, ProviderKeys);
 pub fn read_keys(settings: &Settings) -> Result<Vec<NamedKeys>, Vec<Diagnostic>> {
     let mut read = Vec::new();
     let mut problems = Vec::new();
-    for AuthSettings { name, keys: source, span, .. } in &settings.auth {
+    for AuthSettings { name, keys: source, hidden, span, .. } in &settings.auth {
         match keys::read(source) {
             Ok(Some(keys)) => {
                 read.push((Arc::from(name.as_str()), ProviderKeys { source: source.clone(), keys }));
             }
             Ok(None) => {}
             Err(reason) => {
+                let reason = hidden.shown(&reason);
                 let message = format!("the keys of `{name}` cannot be used: {reason}");
                 problems.push(Diagnostic::error(code::KEYS, *span, message));
             }

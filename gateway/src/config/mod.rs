@@ -8,6 +8,7 @@ mod clusters;
 pub mod compile;
 pub mod diagnostics;
 mod environment;
+pub mod hidden;
 pub mod load;
 mod raw;
 mod redacted;

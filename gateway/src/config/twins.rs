@@ -113,7 +113,8 @@ impl Twins {
             }
         }
         let message = "an open route takes what a service may take for this closed one";
-        let label = format!("{} would pass it unchecked", examples.join(", "));
+        let examples = settings.routes[self.closed].hidden.path.shown(&examples.join(", "));
+        let label = format!("{examples} would pass it unchecked");
         let warning = Diagnostic::warning(code::OPEN_TWIN, settings.routes[self.closed].span, message);
         let warning = warning.label(label).help(cures.join("; "));
         Some(warning.related(settings.routes[*open].span, "the open route"))

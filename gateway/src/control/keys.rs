@@ -26,6 +26,7 @@ use crate::{
     bounded_file, clock,
     config::{
         diagnostics::{Diagnostic, code},
+        hidden::Hidden,
         settings::{AuthSettings, KeySource},
     },
     policy::jwt::{KeyError, KeySet},
@@ -69,12 +70,12 @@ pub fn read(source: &KeySource) -> Result<Option<Arc<KeySet>>, String> {
 ///
 /// # Errors
 /// The source does not answer, or has no usable key; the text names the URL.
-pub async fn try_fetch(source: &KeySource, http: &HttpClient) -> Option<Result<usize, String>> {
-    if !source.is_fetched() {
+pub async fn try_fetch(auth: &AuthSettings, http: &HttpClient) -> Option<Result<usize, String>> {
+    if !auth.keys.is_fetched() {
         return None;
     }
-    let fetched = Http(http).keys(source).await;
-    Some(fetched.map(|(keys, _)| keys.len()).map_err(|reason| printable(&reason).into_owned()))
+    let fetched = Http(http).keys(&auth.keys).await;
+    Some(fetched.map(|(keys, _)| keys.len()).map_err(|reason| auth.hidden.shown(&printable(&reason))))
 }
 
 /// The keys of this provider cannot be fetched, because of `reason`.
@@ -102,6 +103,7 @@ impl KeyFetch {
         let fetch = Fetch {
             provider: Arc::from(auth.name.as_str()),
             source: source.clone(),
+            hidden: auth.hidden.clone(),
             desk,
             http,
             events,
@@ -136,6 +138,7 @@ struct DiscoveryDocument {
 struct Fetch {
     provider: Arc<str>,
     source: KeySource,
+    hidden: Hidden,
     desk: Arc<KeyDesk>,
     http: HttpClient,
     events: mpsc::Sender<Event>,
@@ -198,11 +201,11 @@ impl Fetch {
     /// How long until the next try.
     fn failed(&self, reason: &str, retry: &mut Duration) -> Duration {
         // It may quote what the issuer wrote.
-        let reason = printable(reason);
+        let reason = self.hidden.shown(&printable(reason));
         tracing::warn!(provider = %self.provider, %reason, have_keys = self.have_keys, "keys could not be fetched");
         self.desk.record(|report| {
             report.failed += 1;
-            report.error = Some(reason.into_owned());
+            report.error = Some(reason);
         });
         let max = if self.have_keys { RETRY_MAX } else { RETRY_MAX_WITHOUT_KEYS };
         let wait = (*retry).min(max);

@@ -29,6 +29,7 @@ pub(crate) fn auth_forwarding(forward: Vec<(String, HeaderName)>) -> AuthSetting
         forward,
         separators: vec![],
         cache_max: 0,
+        hidden: crate::config::hidden::Hidden::default(),
         span: crate::config::diagnostics::Span::default(),
     }
 }

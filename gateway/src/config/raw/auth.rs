@@ -14,6 +14,7 @@ use super::{
 };
 use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, code},
+    hidden::Hidden,
     settings::TokenSource,
     units::{Invalid, claim_name, count, duration_in},
 };
@@ -33,6 +34,7 @@ pub(crate) struct Provider {
     pub(crate) forward: Vec<(String, HeaderName)>,
     pub(crate) separators: Vec<(HeaderName, char)>,
     pub(crate) cache_max: Option<usize>,
+    pub(crate) hidden: Hidden,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +56,10 @@ impl Provider {
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
         let Some(fields) = Fields::of(node, &PROVIDER, sink) else { return Self::unreadable() };
         let forward = fields.get("forward").map(|node| read_forward(node, sink)).unwrap_or_default();
+        let mut hidden = Hidden::default();
+        for name in KEY_FIELDS.iter().chain(&["issuer"]) {
+            hidden.extend(&fields.hidden(name));
+        }
         let audience = fields.need("audience", "audience: my-api", sink);
         Self {
             issuer: fields.value("issuer", sink, any_http_url),
@@ -72,6 +78,7 @@ impl Provider {
                 .collect(),
             forward: forward.into_iter().map(|forward| (forward.claim, forward.header)).collect(),
             cache_max: fields.plain("cache", sink, |t| count(t, 0..=1_000_000)),
+            hidden,
         }
     }
 
@@ -89,6 +96,7 @@ impl Provider {
             forward: Vec::new(),
             separators: Vec::new(),
             cache_max: None,
+            hidden: Hidden::default(),
         }
     }
 }

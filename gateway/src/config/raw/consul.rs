@@ -1,6 +1,6 @@
 //! `discovery.consul` as written.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use super::{
     auto_routes::AutoRoutes,
@@ -38,11 +38,16 @@ pub(crate) struct Consul {
     pub(crate) unready_after: Option<Duration>,
 }
 
-#[derive(Debug)]
 pub(crate) struct Token {
     pub(crate) text: String,
     /// The secret itself stands in the file.
     pub(crate) in_file: bool,
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
 }
 
 impl Consul {

@@ -4,6 +4,7 @@
 use super::tree::{At, Entry, Node, Scalar, Value};
 use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, Span, code, did_you_mean},
+    hidden::Hidden,
     units::Invalid,
 };
 
@@ -45,6 +46,11 @@ impl<'n> Fields<'n> {
 
     pub(crate) fn get(&self, name: &str) -> Option<&'n Node> {
         self.entry(name).map(|entry| &entry.value)
+    }
+
+    /// The variables in it.
+    pub(crate) fn hidden(&self, name: &str) -> Hidden {
+        self.get(name).map(Node::hidden).unwrap_or_default()
     }
 
     pub(crate) fn entry(&self, name: &str) -> Option<&'n Entry> {

@@ -20,6 +20,7 @@ use crate::{
     admission::Oddities,
     config::{
         diagnostics::{Diagnostic, Diagnostics, Span, code},
+        hidden::OfRoute,
         settings::{HeaderCondition, HostPattern},
         units::{Invalid, boolean, count},
     },
@@ -45,6 +46,7 @@ pub(crate) struct Policy {
     pub(crate) access_log: Option<bool>,
     pub(crate) spelling: Spelling,
     pub(crate) allow_in_path: Option<Oddities>,
+    pub(crate) hidden: OfRoute,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +125,14 @@ impl Policy {
                 trailing_slash_same: fields.plain("trailing_slash", sink, |text| {
                     choice(text, &[("same", true), ("exact", false)], &[])
                 }),
+            },
+            hidden: OfRoute {
+                path: fields.hidden("path"),
+                host: fields.hidden("host"),
+                redirect: fields.hidden("redirect"),
+                clients: fields.hidden("clients"),
+                require: fields.hidden("require"),
+                rate_limits: fields.hidden("rate_limit"),
             },
             ..Self::default()
         }

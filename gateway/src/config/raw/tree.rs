@@ -4,14 +4,15 @@
 //! error and a configuration deserves all of them. Anchors, aliases, merge keys, tags and several documents are
 //! refused: `policies` does what they are used for, and an alias can multiply a small file into a huge one.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt};
 
 use serde_saphyr::granit_parser::{Event, Options, Parser, ScalarStyle, ScanError, Span as Mark, StrInput};
 
-use super::variables;
+use super::variables::{self, Expanded};
 use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, Span, code},
     environment::Environment,
+    hidden::Hidden,
 };
 
 /// A value and its place in the file.
@@ -38,11 +39,35 @@ pub(crate) enum Value {
 }
 
 /// Everything that is not a list or a map is text; the reader of the field decides what it means.
-#[derive(Debug)]
 pub(crate) struct Scalar {
     pub(crate) text: String,
     /// Part of the text came from an environment variable and must not be shown.
     pub(crate) from_variable: bool,
+    pub(crate) hidden: Hidden,
+}
+
+impl fmt::Debug for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.hidden.shown(&self.text).fmt(f)
+    }
+}
+
+impl Node {
+    /// All variables in it.
+    pub(crate) fn hidden(&self) -> Hidden {
+        let mut hidden = Hidden::default();
+        self.add_hidden(&mut hidden);
+        hidden
+    }
+
+    fn add_hidden(&self, hidden: &mut Hidden) {
+        match &self.value {
+            Value::Scalar(scalar) => hidden.extend(&scalar.hidden),
+            Value::List(items) => items.iter().for_each(|item| item.add_hidden(hidden)),
+            Value::Map(entries) => entries.iter().for_each(|entry| entry.value.add_hidden(hidden)),
+            Value::Null | Value::Broken => {}
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -184,7 +209,8 @@ impl<'a> Builder<'a> {
         }
         match variables::expand(text, self.env) {
             Ok(expanded) => {
-                Value::Scalar(Scalar { text: expanded.text, from_variable: expanded.from_variable })
+                let Expanded { text, from_variable, hidden } = expanded;
+                Value::Scalar(Scalar { text, from_variable, hidden })
             }
             Err(errors) => {
                 for error in errors {

@@ -6,11 +6,13 @@
 use crate::config::{
     diagnostics::{Diagnostic, Span, code},
     environment::{Environment, Withheld},
+    hidden::Hidden,
 };
 
 pub(crate) struct Expanded {
     pub(crate) text: String,
     pub(crate) from_variable: bool,
+    pub(crate) hidden: Hidden,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -34,7 +36,8 @@ pub(crate) enum VariableError {
 
 /// Replaces every variable, or returns what is wrong with each.
 pub(crate) fn expand(text: &str, env: Environment<'_>) -> Result<Expanded, Vec<VariableError>> {
-    let mut expanded = Expanded { text: String::with_capacity(text.len()), from_variable: false };
+    let mut expanded =
+        Expanded { text: String::with_capacity(text.len()), from_variable: false, hidden: Hidden::default() };
     let mut errors = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find("${") {
@@ -55,6 +58,7 @@ pub(crate) fn expand(text: &str, env: Environment<'_>) -> Result<Expanded, Vec<V
             Ok(Found::Variable(value)) => {
                 expanded.text.push_str(&value);
                 expanded.from_variable = true;
+                expanded.hidden.add(&value, &reference[..=end]);
             }
             Ok(Found::Default(value)) => expanded.text.push_str(value),
             Err(error) => errors.push(error),

@@ -45,6 +45,7 @@ pub(super) fn resolve(
         forward: raw.forward.clone(),
         separators: raw.separators.clone(),
         cache_max: raw.cache_max.unwrap_or(defaults.auth.cache_max),
+        hidden: raw.hidden.clone(),
         span: provider.name.span,
     }
 }

@@ -29,6 +29,7 @@ impl Policy {
         replace(&mut self.spelling.case_insensitive, top.spelling.case_insensitive.as_ref());
         replace(&mut self.spelling.trailing_slash_same, top.spelling.trailing_slash_same.as_ref());
         replace(&mut self.allow_in_path, top.allow_in_path.as_ref());
+        self.hidden.extend(&top.hidden);
     }
 }
 

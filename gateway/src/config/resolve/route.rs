@@ -123,6 +123,7 @@ impl<'a> Routes<'a> {
             auth: auth.unwrap_or_default(),
             require,
             rate_limits,
+            hidden: policy.hidden.clone(),
             timeout: traffic::timeout(&policy.timeout, &self.defaults.timeout, sink),
             retry: traffic::retry(&policy.retry, &self.defaults.retry, sink),
             body_bytes_max: match policy.body_limit {
@@ -254,8 +255,8 @@ fn made_name(route: &Route, methods: &[Method], path: &str) -> String {
     if !name.is_empty() {
         name.push(' ');
     }
-    name.push_str(&host);
-    name.push_str(path);
+    let hidden = &route.own.hidden;
+    name.extend([hidden.host.shown(&host), hidden.path.shown(path)]);
     for condition in &route.headers {
         let value = if condition.value.is_none() { "=*" } else { "" };
         name.extend([" [", condition.name.as_str(), value, "]"]);

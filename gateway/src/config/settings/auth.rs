@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use http::HeaderName;
 
-use crate::config::diagnostics::Span;
+use crate::config::{diagnostics::Span, hidden::Hidden};
 
 /// One `auth.<name>` provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct AuthSettings {
     pub separators: Vec<(HeaderName, char)>,
     /// Verified tokens remembered per worker; 0 = none.
     pub cache_max: usize,
+    /// Variables in `keys` and `issuer`, for wherever these are shown.
+    pub hidden: Hidden,
     pub span: Span,
 }
 

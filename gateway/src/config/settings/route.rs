@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Method};
 use super::{RateLimitSettings, RetrySettings};
 use crate::{
     admission::Oddities,
-    config::diagnostics::Span,
+    config::{diagnostics::Span, hidden::OfRoute},
     headers::MadeField,
     policy::{client_address::ClientRule, redirect::Redirect},
     router::reading::Spelling,
@@ -55,6 +55,8 @@ pub struct RouteSettings {
     pub access_log: bool,
     /// The service that declared it, as in `consul:dc1/orders`; `None`: the file.
     pub origin: Option<String>,
+    /// Variables in what it says, for wherever it is shown.
+    pub hidden: OfRoute,
     /// Where the route stands (its `path:` value).
     pub span: Span,
 }

@@ -25,7 +25,7 @@ pub(in crate::control) fn json(snapshot: &Snapshot, now: Duration) -> Value {
         });
         json!({
             "provider": &*provider.name,
-            "issuer": provider.jwt.issuer(),
+            "issuer": provider.jwt.shown_issuer(),
             "from": from(held, report.as_ref()),
             "keys": keys.map(|kid| json!({"kid": kid.map(printable)})).collect::<Vec<_>>(),
             "left_out": skipped.collect::<Vec<_>>(),

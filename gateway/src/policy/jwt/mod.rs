@@ -45,6 +45,8 @@ use crate::config::settings::{AuthSettings, TokenSource};
 pub struct Jwt {
     name: Arc<str>,
     issuer: Option<Box<str>>,
+    /// With variables as they are written.
+    shown_issuer: Option<Box<str>>,
     /// Empty: a token has none, and is known to be for us by what is required.
     audience: Box<[Box<str>]>,
     /// Claims that a token must have, and what one of their texts must be.
@@ -162,6 +164,7 @@ impl Jwt {
         Ok(Self {
             name: Arc::from(settings.name.as_str()),
             issuer: settings.issuer.as_deref().map(Into::into),
+            shown_issuer: settings.issuer.as_deref().map(|issuer| settings.hidden.shown(issuer).into()),
             audience: settings.audience.iter().map(|audience| audience.as_str().into()).collect(),
             algorithms: settings.algorithms.as_slice().into(),
             required: claim_texts(&settings.require),
@@ -254,6 +257,11 @@ impl Jwt {
     /// The `iss` that a token must have; `None`: any, or none.
     pub fn issuer(&self) -> Option<&str> {
         self.issuer.as_deref()
+    }
+
+    /// The same for people.
+    pub fn shown_issuer(&self) -> Option<&str> {
+        self.shown_issuer.as_deref()
     }
 
     /// Where to look for the token, in order: for [`find_token`].
@@ -356,7 +364,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::config::{diagnostics::Span, settings::KeySource};
+    use crate::config::{diagnostics::Span, hidden::Hidden, settings::KeySource};
 
     /// Any moment will do.
     pub(super) const NOW: u64 = 1_800_000_000;
@@ -413,6 +421,7 @@ mod tests {
             ],
             separators: vec![],
             cache_max: 10,
+            hidden: Hidden::default(),
             span: Span::default(),
         }
     }

@@ -33,6 +33,7 @@ pub(crate) fn route(spec: &str) -> RouteSettings {
         auth: vec![],
         require: RequireSettings::default(),
         rate_limits: vec![],
+        hidden: crate::config::hidden::OfRoute::default(),
         timeout: TimeoutSettings {
             total: Duration::from_secs(15),
             connect: Duration::from_secs(1),
