@@ -269,7 +269,8 @@ async fn no_refusal_of_a_value_quotes_what_came_from_a_variable() {
     for field in fields {
         let ends = "}".repeat(field.matches('{').count());
         let path = if field == "path" { "" } else { "path: /x, " };
-        config.push_str(&format!("  - {{{path}{field}: \"${{M_PATH}} ${{M_KEY}}\"{ends}}}\n"));
+        let value = "\"${M_PATH} ${M_KEY}\"";
+        config.extend(["  - {", path, field, ": ", value, &ends, "}\n"]);
     }
     std::fs::write(dir.path().join("routes.yaml"), config).unwrap();
     for args in [&["check"][..], &["check", "--json"], &["run"], &["routes"]] {

@@ -54,12 +54,12 @@ services: {{one: {{hosts: ['{}']}}}}
         Self { gateway: TestGateway::start_in(dir, &config).await, backend, cognito, keycloak }
     }
 
-    fn of_cognito(&self, more: Value) -> String {
+    fn of_cognito(&self, more: &Value) -> String {
         let claims = json!({"iss": COGNITO, "sub": "ann", "client_id": "app", "token_use": "access"});
         self.cognito.signed(&with(claims, more))
     }
 
-    fn of_keycloak(&self, more: Value) -> String {
+    fn of_keycloak(&self, more: &Value) -> String {
         let claims = json!({
             "iss": KEYCLOAK, "sub": "ann", "aud": "account", "realm_access": {"roles": ["staff", "user"]},
             "resource_access": {"api": {"roles": ["reader", "writer"]}}, "a.b": "dotted",
@@ -73,7 +73,7 @@ services: {{one: {{hosts: ['{}']}}}}
     }
 }
 
-fn with(mut claims: Value, more: Value) -> Value {
+fn with(mut claims: Value, more: &Value) -> Value {
     let more = more.as_object().unwrap().clone();
     claims.as_object_mut().unwrap().insert("exp".into(), json!(4_000_000_000_u64));
     claims.as_object_mut().unwrap().extend(more);
@@ -85,20 +85,20 @@ async fn an_access_token_without_an_audience_passes_for_the_clients_that_are_nam
     let issuers = Issuers::with("").await;
     for route in ["/ck", "/kc"] {
         for client in ["web", "app"] {
-            let reply = issuers.ask(route, &issuers.of_cognito(json!({"client_id": client}))).await;
+            let reply = issuers.ask(route, &issuers.of_cognito(&json!({"client_id": client}))).await;
             assert_eq!(reply.status(), 200, "{route} {client}");
             assert_eq!(issuers.backend.only_seen().headers()["x-app"], client);
         }
-        assert_eq!(issuers.ask(route, &issuers.of_keycloak(json!({}))).await.status(), 200, "{route}");
+        assert_eq!(issuers.ask(route, &issuers.of_keycloak(&json!({}))).await.status(), 200, "{route}");
         let seen = issuers.backend.only_seen();
         for (name, value) in [("x-roles", "reader writer"), ("x-dotted", "dotted"), ("x-url", "url")] {
             assert_eq!(seen.headers()[name], value, "{route}");
         }
         for (token, why) in [
-            (issuers.of_cognito(json!({"client_id": "other"})), "made for another client"),
-            (issuers.of_cognito(json!({"client_id": null})), "for no client"),
-            (issuers.of_cognito(json!({"aud": "app"})), "the identity token of that client"),
-            (issuers.of_keycloak(json!({"aud": null})), "the other issuer's tokens have one"),
+            (issuers.of_cognito(&json!({"client_id": "other"})), "made for another client"),
+            (issuers.of_cognito(&json!({"client_id": null})), "for no client"),
+            (issuers.of_cognito(&json!({"aud": "app"})), "the identity token of that client"),
+            (issuers.of_keycloak(&json!({"aud": null})), "the other issuer's tokens have one"),
         ] {
             let reply = issuers.ask(route, &token).await;
             assert_eq!(
@@ -120,7 +120,7 @@ async fn a_claim_inside_another_counts_wherever_a_claim_is_named() {
     for (route, team) in [("/ck", "red"), ("/kc", "blue")] {
         let of_team = |team: &str, roles: &[&str]| {
             let access = json!({"api": {"roles": [], "team": team}});
-            issuers.of_keycloak(json!({"realm_access": {"roles": roles}, "resource_access": access}))
+            issuers.of_keycloak(&json!({"realm_access": {"roles": roles}, "resource_access": access}))
         };
         for _ in 0..2 {
             let reply = issuers.ask(route, &of_team(team, &["user", "staff"])).await;
@@ -136,9 +136,9 @@ async fn a_claim_inside_another_counts_wherever_a_claim_is_named() {
         issuers.backend.take_seen();
         for (token, why) in [
             (of_team("white", &["user"]), "neither role"),
-            (issuers.of_keycloak(json!({"realm_access": null})), "no roles"),
-            (issuers.of_keycloak(json!({"realm_access": "staff"})), "a text has no members"),
-            (issuers.of_cognito(json!({})), "the other issuer says nothing of the realm"),
+            (issuers.of_keycloak(&json!({"realm_access": null})), "no roles"),
+            (issuers.of_keycloak(&json!({"realm_access": "staff"})), "a text has no members"),
+            (issuers.of_cognito(&json!({})), "the other issuer says nothing of the realm"),
         ] {
             let reply = issuers.ask(route, &token).await;
             assert_eq!(

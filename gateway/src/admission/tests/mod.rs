@@ -119,6 +119,8 @@ fn admission_answers_the_framing_cases_as_the_table_says() {
             continue;
         };
         let answer = match admit(&parts, &limits(), DIRECT, None) {
+            // Where a route would have sent it on.
+            Ok(Admission::Forward(_)) if needs_upgrade(&parts) => "R501".to_owned(),
             Ok(Admission::Forward(_)) => "F".to_owned(),
             Ok(Admission::LocalOptions) => "local_options".to_owned(),
             Err(refusal) => format!("R{}", refusal.status().as_u16()),
