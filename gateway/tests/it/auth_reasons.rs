@@ -16,10 +16,12 @@ async fn the_log_line_of_a_refused_token_has_its_reason_and_its_claim() {
     let config = format!(
         "workers: 1\naccess_log: {{format: json, file: access.log}}\n\
          auth: {{main: {{hs256_secret_file: secret.key, audience: api, issuer: https://issuer.test, from: [bearer, query:t]}},\n\
-         \x20 other: {{hs256_secret_file: wrong.key, audience: api}}}}\n\
+         \x20 other: {{hs256_secret_file: wrong.key, audience: api}},\n\
+         \x20 client: {{hs256_secret_file: secret.key, audience: none, require: {{claim: {{client_id: web}}}}, forward: {{act: X-Act}}}}}}\n\
          routes:\n  - {{path: /any, service: one, auth: main, require: {{scope: read}}}}\n\
          \x20 - {{path: /role, service: one, auth: main, require: {{role: staff}}}}\n\
          \x20 - {{path: /claim, service: one, auth: main, require: {{claim: {{sub: ann, org.unit: [red, blue]}}}}}}\n\
+         \x20 - {{path: /client, service: one, auth: client}}\n\
          \x20 - {{path: /two, service: one, auth: [main, other]}}\n\
          services: {{one: {{hosts: [\"{}\"]}}}}\n",
         backend.addr
@@ -34,7 +36,17 @@ async fn the_log_line_of_a_refused_token_has_its_reason_and_its_claim() {
         })
     };
     let issuer = "https://issuer.test";
+    let of_client = |client: &str, act: &str| {
+        token_with(dir, GOOD, |options| {
+            options.audience = None;
+            options.claims = [("client_id", client), ("act", act)].map(|(n, v)| (n.into(), v.into())).into();
+        })
+    };
     let rows = [
+        ("/client", of_client("web", "bob"), 200, "", ""),
+        ("/client", of_client("app", "bob"), 401, "wrong_claim", "client_id"),
+        ("/client", of_client("web", " bob"), 401, "not_forwardable", "act"),
+        ("/client", good("api", "https://issuer.test"), 401, "wrong_audience", "aud"),
         ("/any", good("api", "https://evil.test"), 401, "wrong_issuer", "iss"),
         ("/any", good("other", issuer), 401, "wrong_audience", "aud"),
         ("/any", token(dir, WRONG, "ann"), 401, "bad_signature", ""),
