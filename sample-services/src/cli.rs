@@ -112,7 +112,6 @@ pub async fn run(service: Service, args: ServiceArgs) -> anyhow::Result<()> {
         registry,
     };
     let running = RunningService::start(options).await?;
-    println!("{name} listens on http://{}", running.addr());
     stop_signal().await?;
     running.shutdown().await;
     Ok(())

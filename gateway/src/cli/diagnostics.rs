@@ -11,6 +11,10 @@ use std::{
     time::Duration,
 };
 
+use tracing::Level;
+
+use super::logging::line;
+
 /// Lines that wait to be written; a line of the log has some 200 bytes.
 const QUEUE_LINES_MAX: usize = 4096;
 /// At the end of the process, for what still waits.
@@ -27,7 +31,7 @@ static LOST: AtomicU64 = AtomicU64::new(0);
 
 /// Writes what still waits when it is dropped, as far as that takes no longer than [`PATIENCE`].
 #[must_use = "dropping it waits for what was said so far"]
-pub(super) struct InBackground;
+pub struct InBackground;
 
 /// From now on nothing in this process waits for standard error.
 pub(super) fn in_background() -> InBackground {
@@ -59,13 +63,19 @@ fn write_all(messages: &Receiver<Message>) {
                 let _ = out.write_all(&text);
                 let lost = LOST.swap(0, Ordering::Relaxed);
                 if lost > 0 {
-                    let _ =
-                        writeln!(out, "{lost} lines of diagnostics were lost: standard error was not read");
+                    let words =
+                        format_args!("{lost} lines of diagnostics were lost: standard error was not read");
+                    let _ = out.write_all(line(Level::WARN, words).as_bytes());
                 }
             }
             Message::Flush(done) => _ = done.try_send(()),
         }
     }
+}
+
+/// In one piece, as the log's lines are.
+pub(super) fn write(text: &str) {
+    let _ = Diagnostics.write_all(text.as_bytes());
 }
 
 /// Standard error, through the queue where there is one.

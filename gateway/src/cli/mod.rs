@@ -9,6 +9,7 @@ pub mod consul;
 pub mod consul_client;
 mod diagnostics;
 pub mod health;
+pub mod logging;
 pub mod registry;
 pub mod routes;
 pub mod run;
@@ -18,7 +19,7 @@ pub mod token;
 use std::{ffi::OsString, fmt::Display, io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
 
 use crate::{
     config::{
@@ -134,21 +135,21 @@ fn print(result: impl Display, code: ExitCode) -> ExitCode {
     }
 }
 
-/// One line to standard error; there is nowhere to say that it cannot be written.
+/// One line to standard error, or one event of a log in JSON; there is nowhere to say that it cannot be written.
 fn say(line: impl Display) {
-    // In one piece, as the log's lines are.
-    let _ = diagnostics::Diagnostics.write_all(format!("{line}\n").as_bytes());
+    diagnostics::write(&logging::line(Level::INFO, line));
 }
 
 /// Prints an error for people and gives exit code 1.
 fn fail(message: impl Display) -> ExitCode {
-    say(format_args!("error: {message}"));
-    ExitCode::FAILURE
+    let mark = if logging::is_json() { "" } else { "error: " };
+    logging::fail(format_args!("{mark}{message}"))
 }
 
 /// Prints findings, with colours for people.
 fn say_report(report: &Report) {
-    say(report.render(is_coloured()));
+    let level = if report.errors() > 0 { Level::ERROR } else { Level::WARN };
+    diagnostics::write(&logging::line(level, report.render(is_coloured() && !logging::is_json())));
 }
 
 /// <https://no-color.org>: any value but the empty one.
@@ -160,35 +161,6 @@ fn is_coloured() -> bool {
 /// An environment variable; an empty one counts as unset, because that is how wrappers leave them out.
 fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
-}
-
-/// Diagnostics to standard error; `RUST_LOG` overrides the level.
-pub fn init_tracing() {
-    let rust_log = variable("RUST_LOG");
-    let (filter, wrong_filter) = match rust_log.as_ref().map(|text| text.to_string_lossy()) {
-        None => (EnvFilter::new(LOG_LEVEL), None),
-        Some(text) => match EnvFilter::try_new(&text) {
-            Ok(filter) => (filter, None),
-            Err(error) => (EnvFilter::new(LOG_LEVEL), Some(error)),
-        },
-    };
-    let format = variable("MILLGATE_LOG_FORMAT").map(|format| format.to_string_lossy().into_owned());
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(|| diagnostics::Diagnostics)
-        // Its report of a closed standard error goes to standard error, and panics.
-        .log_internal_errors(false);
-    if format.as_deref() == Some("json") {
-        let _ = builder.json().try_init();
-    } else {
-        let _ = builder.with_ansi(is_coloured()).with_target(false).try_init();
-    }
-    if let Some(error) = wrong_filter {
-        tracing::warn!(%error, "RUST_LOG is not understood; the level is {LOG_LEVEL}");
-    }
-    if let Some(format) = format.filter(|format| !["json", "text"].contains(&format.as_str())) {
-        tracing::warn!(%format, "MILLGATE_LOG_FORMAT is neither `json` nor `text`; taking `text`");
-    }
 }
 
 /// Waits for SIGTERM or SIGINT.

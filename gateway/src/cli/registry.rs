@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use clap::{Args, ValueEnum};
 use millgate_registry::{Compat, EmbeddedRegistry, MasterToken, RegistryOptions};
 
-use super::{diagnostics, fail, init_tracing, say, until_terminated};
+use super::{LOG_LEVEL, fail, logging, say, until_terminated};
 
 /// What to do with it once it runs.
 const USE: &str = "\
@@ -46,8 +46,7 @@ enum Version {
 
 impl Registry {
     pub fn execute(&self) -> ExitCode {
-        let _said = diagnostics::in_background();
-        init_tracing();
+        let _said = logging::start(LOG_LEVEL);
         match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => {
                 let code = runtime.block_on(self.serve());

@@ -3,12 +3,14 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Args;
+use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::Level;
 
 use super::{
-    ConfigArg,
+    ConfigArg, LOG_LEVEL,
     consul_client::{VERIFIED_ANYWAY, is_verification_refused},
-    diagnostics, fail, init_tracing, say, say_report, variable,
+    diagnostics, fail, logging, say, say_report, variable,
 };
 use crate::gateway::{Gateway, RunOptions, StartError};
 
@@ -36,8 +38,7 @@ pub struct Run {
 
 impl Run {
     pub fn execute(&self) -> ExitCode {
-        let _said = diagnostics::in_background();
-        init_tracing();
+        let _said = logging::start(LOG_LEVEL);
         if is_verification_refused() {
             tracing::warn!("{VERIFIED_ANYWAY}");
         }
@@ -110,6 +111,17 @@ async fn serve(options: RunOptions) -> ExitCode {
 /// Standard error, because standard output is the access log's.
 fn announce(gateway: &Gateway) {
     let (routes, services) = gateway.summary();
+    if logging::is_json() {
+        announce_as_event(gateway, routes, services);
+    } else {
+        announce_as_text(gateway, routes, &services);
+    }
+    if gateway.warnings().warnings() > 0 {
+        say_report(gateway.warnings());
+    }
+}
+
+fn announce_as_text(gateway: &Gateway, routes: usize, services: &[(String, usize)]) {
     say(format_args!("config    {}", gateway.config()));
     for address in gateway.http_addrs() {
         say(format_args!("http      http://{address}"));
@@ -124,9 +136,23 @@ fn announce(gateway: &Gateway) {
         Some(address) => say(format_args!("admin     http://{address}")),
         None => say("admin     off"),
     }
-    if gateway.warnings().warnings() > 0 {
-        say_report(gateway.warnings());
-    }
+}
+
+/// The same in one event; `services` with the number of their instances.
+fn announce_as_event(gateway: &Gateway, routes: usize, services: Vec<(String, usize)>) {
+    let http: Vec<String> = gateway.http_addrs().iter().map(|address| format!("http://{address}")).collect();
+    let services: serde_json::Map<String, Value> =
+        services.into_iter().map(|(name, count)| (name, count.into())).collect();
+    let fields = json!({
+        "message": "serving",
+        "config": gateway.config().to_string(),
+        "http": http,
+        "https": gateway.https_addr().map(|address| format!("https://{address}")),
+        "routes": routes,
+        "services": services,
+        "admin": gateway.admin_addr().map(|address| format!("http://{address}")),
+    });
+    diagnostics::write(&logging::event(Level::INFO, &fields));
 }
 
 fn with_instances(service: &str, count: usize) -> String {

@@ -21,7 +21,7 @@ use crate::{
     support::{
         DEADLINE,
         backend::{Backend, RawBackend},
-        client::{get, send, text},
+        client::{Connection, get, send, text},
         eventually,
         gateway::write_config,
     },
@@ -37,7 +37,12 @@ struct Unread {
 
 impl Unread {
     async fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &[]).await
+    }
+
+    async fn start_with(dir: &Path, variables: &[(&str, &str)]) -> Self {
         let mut command = millgate(dir, &["run", "--state-dir", "state"]);
+        command.envs(variables.iter().copied());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut err = BufReader::new(child.stderr.take().unwrap());
@@ -138,4 +143,21 @@ async fn diagnostics_that_are_not_read_stop_neither_requests_nor_the_end() {
     let (code, took) = gateway.ended().await;
     assert_eq!(code, Some(0));
     assert!(took < Duration::from_secs(12), "{took:?}");
+}
+
+/// More lines than the queue takes, all of them from workers.
+#[tokio::test]
+async fn a_log_that_is_not_read_holds_up_no_request_however_much_is_logged() {
+    let backend = Backend::named("one").await;
+    let dir = tempfile::tempdir().unwrap();
+    write_config(dir.path(), &config(backend.addr, "workers: 1\n"));
+    let gateway = Unread::start_with(dir.path(), &[("RUST_LOG", "trace")]).await;
+    gateway.fill(2);
+    let mut client = Connection::open(gateway.http).await;
+    for _ in 0..500 {
+        let reply = tokio::time::timeout(DEADLINE, client.send(get("/x"))).await.expect("it is answered");
+        assert_eq!(reply.status(), 200);
+    }
+    gateway.signal("-TERM");
+    assert_eq!(gateway.ended().await.0, Some(0));
 }

@@ -1,13 +1,13 @@
 //! Registry, services and gateway in one process. `ready` on a line of its own means that every part answers.
 
-use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
+use millgate::cli::logging;
 use sample_services::{
     cli::{listen_addr, stop_signal},
     demo::{Demo, DemoOptions, RegistryChoice},
 };
-use tracing_subscriber::EnvFilter;
 
 /// Registry, users, products (twice), orders and the gateway, in one process
 #[derive(Debug, Parser)]
@@ -37,15 +37,11 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> ExitCode {
     let Arguments { http, https, admin, registry, data } = Arguments::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    // As the gateway does: no colours in a file, and no part waits for standard error.
+    let _said = logging::start("warn");
     match run(DemoOptions { http, https, admin, registry, data }).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("demo: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => logging::fail(format_args!("demo: {error:#}")),
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::{ConsulArg, entries_of, word};
 use crate::{
-    cli::{init_tracing, until_terminated},
+    cli::{LOG_LEVEL, logging, until_terminated},
     printable::printable,
 };
 
@@ -37,7 +37,7 @@ pub struct Watch {
 
 impl Watch {
     pub(super) fn execute(&self) -> ExitCode {
-        init_tracing();
+        logging::init(LOG_LEVEL);
         self.consul.run(|client| self.follow(client))
     }
 

@@ -1,0 +1,196 @@
+//! What the process writes to standard error: its log, as text or as JSON, and how much of it libraries may write.
+//!
+//! Where JSON is asked for, every line is one event: the start-up lines, reports, errors and panics as well. Lines of libraries are
+//! bounded, since a client can cause them: rustls has one for each handshake that names an address. The watcher of files has none
+//! below a warning: its line about a written file, written into the folder that it watches, would be the cause of the next.
+
+use std::{
+    fmt::Display,
+    process::ExitCode,
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+};
+
+use serde_json::{Value, json};
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    layer::{Context, SubscriberExt as _},
+    util::SubscriberInitExt as _,
+};
+
+use super::{
+    diagnostics::{self, Diagnostics, InBackground},
+    is_coloured, variable,
+};
+use crate::clock;
+
+/// Set once, before anything is said.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// For a process that serves: from now on the log goes to standard error, and nothing waits for that to be read. `RUST_LOG`
+/// overrides `level`, `MILLGATE_LOG_FORMAT` chooses the form. Dropping what is returned waits a moment for what is written.
+pub fn start(level: &str) -> InBackground {
+    let said = diagnostics::in_background();
+    init(level);
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic.payload_as_str().unwrap_or("no text");
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or_default();
+        // Empty unless RUST_BACKTRACE asks for it.
+        let backtrace = std::backtrace::Backtrace::capture();
+        let backtrace = match backtrace.status() {
+            std::backtrace::BacktraceStatus::Captured => format!("\n{backtrace}"),
+            _ => String::new(),
+        };
+        tracing::error!(thread, place, "panic: {text}{backtrace}");
+    }));
+    said
+}
+
+/// Diagnostics to standard error; `RUST_LOG` overrides the level.
+pub(super) fn init(level: &str) {
+    let rust_log = variable("RUST_LOG");
+    let (filter, wrong_filter) = match rust_log.as_ref().map(|text| text.to_string_lossy()) {
+        None => (EnvFilter::new(level), None),
+        Some(text) => match EnvFilter::try_new(&text) {
+            Ok(filter) => (filter, None),
+            Err(error) => (EnvFilter::new(level), Some(error)),
+        },
+    };
+    let format = variable("MILLGATE_LOG_FORMAT").map(|format| format.to_string_lossy().into_owned());
+    IS_JSON.store(format.as_deref() == Some("json"), Ordering::Relaxed);
+    let filtered = tracing_subscriber::registry().with(filter).with(Libraries);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(|| Diagnostics)
+        // Its report of a closed standard error goes to standard error, and panics.
+        .log_internal_errors(false);
+    let _ = if is_json() {
+        filtered.with(lines.json()).try_init()
+    } else {
+        filtered.with(lines.with_ansi(is_coloured()).with_target(false)).try_init()
+    };
+    if let Some(error) = wrong_filter {
+        tracing::warn!(%error, "RUST_LOG is not understood; the level is {level}");
+    }
+    if let Some(format) = format.filter(|format| !["json", "text"].contains(&format.as_str())) {
+        tracing::warn!(%format, "MILLGATE_LOG_FORMAT is neither `json` nor `text`; taking `text`");
+    }
+}
+
+/// An error that ends the process, for people, and its exit code.
+pub fn fail(message: impl Display) -> ExitCode {
+    diagnostics::write(&line(Level::ERROR, message));
+    ExitCode::FAILURE
+}
+
+pub(super) fn is_json() -> bool {
+    IS_JSON.load(Ordering::Relaxed)
+}
+
+/// What goes to standard error for `message`: the line itself, or one event of the log, whatever `RUST_LOG` leaves out.
+pub(super) fn line(level: Level, message: impl Display) -> String {
+    if is_json() { event(level, &json!({"message": message.to_string()})) } else { format!("{message}\n") }
+}
+
+/// One event, as the log writes it.
+pub(super) fn event(level: Level, fields: &Value) -> String {
+    let time = std::time::UNIX_EPOCH + clock::unix_now();
+    let timestamp = humantime::format_rfc3339_micros(time).to_string();
+    let event =
+        json!({"timestamp": timestamp, "level": level.as_str(), "fields": fields, "target": "millgate"});
+    format!("{event}\n")
+}
+
+/// Decides which lines of libraries are written.
+struct Libraries;
+
+impl<S: Subscriber> Layer<S> for Libraries {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        let metadata = event.metadata();
+        let mut known = Target(metadata.target().to_owned());
+        if known.0 == "log" {
+            // It came by the `log` crate, and its target is a field.
+            event.record(&mut known);
+        }
+        let target = &*known.0;
+        if OWN.iter().any(|own| target.starts_with(own)) {
+            return true;
+        }
+        if *metadata.level() > Level::INFO {
+            // Nobody is flooded who has not asked for this level.
+            return !target.starts_with(WATCHER);
+        }
+        let (may_write, left_out) = BUDGET.take(clock::unix_now().as_secs());
+        if left_out > 0 {
+            let words =
+                format_args!("{left_out} lines of libraries were left out: more than {LINES_MAX} a second");
+            diagnostics::write(&line(Level::WARN, words));
+        }
+        may_write
+    }
+}
+
+struct Target(String);
+
+impl Visit for Target {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "log.target" {
+            value.clone_into(&mut self.0);
+        }
+    }
+
+    fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
+}
+
+/// Lines in each second. Two threads at the boundary of a second may write one more.
+struct Budget {
+    second: AtomicU64,
+    written: AtomicU32,
+    left_out: AtomicU64,
+}
+
+impl Budget {
+    const fn new() -> Self {
+        Self { second: AtomicU64::new(0), written: AtomicU32::new(0), left_out: AtomicU64::new(0) }
+    }
+
+    /// Whether a line may be written, and how many were left out before it.
+    fn take(&self, second: u64) -> (bool, u64) {
+        if self.second.swap(second, Ordering::Relaxed) != second {
+            self.written.store(0, Ordering::Relaxed);
+        }
+        if self.written.fetch_add(1, Ordering::Relaxed) < LINES_MAX {
+            (true, self.left_out.swap(0, Ordering::Relaxed))
+        } else {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+            (false, 0)
+        }
+    }
+}
+
+static BUDGET: Budget = Budget::new();
+
+/// Lines of libraries from `info` on, in a second. What matters among them is said again.
+const LINES_MAX: u32 = 10;
+/// The beginning of the names of our own crates.
+const OWN: [&str; 3] = ["millgate", "sample_services", "demo"];
+const WATCHER: &str = "notify";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_lines_a_second_and_the_next_one_says_how_many_were_left_out() {
+        let budget = Budget::new();
+        let written: Vec<_> = (0..25).map(|_| budget.take(7)).collect();
+        assert_eq!(written.iter().filter(|(may_write, _)| *may_write).count(), 10);
+        assert!(written.iter().all(|(_, left_out)| *left_out == 0));
+        assert_eq!(budget.take(8), (true, 15));
+        assert_eq!(budget.take(8), (true, 0));
+    }
+}
