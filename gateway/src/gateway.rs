@@ -89,7 +89,7 @@ fn first_status(loaded: &Loaded, refused: Option<&Report>) -> Arc<Status> {
     // The report is printed when the sockets are open.
     let _ = status.record_warnings(&loaded.warnings);
     if let Some(report) = refused {
-        status.record_reload(&Err(report.to_string()));
+        status.record_refused(report);
     }
     Arc::new(status)
 }
@@ -132,12 +132,13 @@ impl Gateway {
             files: files_open,
             admin: Arc::default(),
         };
+        let config = origin.source().clone();
         let served = Admin {
+            config: config.to_string(),
             publisher: Arc::clone(&publisher),
             status: Arc::clone(&status),
             exporter: Exporter::new(sources)?,
         };
-        let config = origin.source().clone();
         let controller = Controller {
             started: settings.clone(),
             settings,

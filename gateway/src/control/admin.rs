@@ -30,6 +30,8 @@ pub struct Admin {
     pub publisher: Arc<Publisher>,
     pub status: Arc<Status>,
     pub exporter: Exporter,
+    /// Where the configuration comes from.
+    pub config: String,
 }
 
 /// Serves until the control runtime ends.
@@ -90,6 +92,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/metrics", get(metrics))
         .route("/api/v1/routes", get(routes))
         .route("/api/v1/services", get(services))
+        .route("/api/v1/config", get(config))
         .route("/api/v1/events", get(events))
         .route("/api/v1/keys", get(keys))
         .fallback(not_found)
@@ -163,6 +166,11 @@ async fn routes(State(admin): State<Arc<Admin>>) -> Json<Value> {
     Json(json!({ "routes": routes, "refused": refused, "waiting": waiting }))
 }
 
+/// Which configuration is in use, what of it waits for a restart, and why the last one was refused.
+async fn config(State(admin): State<Arc<Admin>>) -> Json<Value> {
+    Json(admin.status.config().json(&admin.config))
+}
+
 /// What happened lately, oldest first.
 async fn events(State(admin): State<Arc<Admin>>) -> Json<Value> {
     let notes = admin.status.notes().into_iter().map(|note| {
@@ -219,6 +227,6 @@ async fn keys(State(admin): State<Arc<Admin>>) -> Json<Value> {
 }
 
 async fn not_found() -> Response {
-    let text = "not found; this is the admin listener: /livez /readyz /healthz /metrics /api/v1/routes /api/v1/services /api/v1/keys /api/v1/events\n";
+    let text = "not found; this is the admin listener: /livez /readyz /healthz /metrics /api/v1/routes /api/v1/services /api/v1/keys /api/v1/config /api/v1/events\n";
     (StatusCode::NOT_FOUND, text).into_response()
 }

@@ -142,15 +142,7 @@ impl Exporter {
 
     fn control(&self, out: &mut Families, snapshot: &Snapshot) {
         let (status, budget) = (&self.sources.status, &self.sources.budget);
-        let reload = status.reload();
-        let good = if reload.refused.is_none() { 1.0 } else { 0.0 };
-        out.gauge("millgate_config_last_reload_successful", "1 if the last configuration was accepted")
-            .add(&[], good);
-        out.gauge(
-            "millgate_config_last_reload_success_timestamp_seconds",
-            "When a configuration was last accepted",
-        )
-        .add(&[], reload.succeeded.as_secs_f64());
+        status.config().families(out);
         let mut reloads = out.counter("millgate_config_reloads_total", "Configurations read, by result");
         reloads.add(&[("result", "accepted")], count(status.reloads_ok.load(Ordering::Relaxed)));
         reloads.add(&[("result", "refused")], count(status.reloads_refused.load(Ordering::Relaxed)));

@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod catalog;
+pub mod config_state;
 pub mod declared;
 pub mod discovery;
 mod drain;

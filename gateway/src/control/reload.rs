@@ -33,25 +33,22 @@ impl Controller {
         inbox: &mut Inbox,
         background: &mut Background,
     ) -> Result<(), String> {
-        let result = self.try_reload(inbox, background).await;
-        let result = match result {
-            Ok(()) => {
-                let (source, services) = (self.origin.source(), self.settings.services.len());
-                let routes = self.settings.routes.len();
+        let source = self.origin.source().to_string();
+        match self.try_reload(inbox, background).await {
+            Ok(waiting) => {
+                let (routes, services) = (self.settings.routes.len(), self.settings.services.len());
                 tracing::info!(config = %source, routes, services, "configuration reloaded");
-                Ok(format!("{source}: routes: {routes}, services: {services}"))
+                let summary = format!("{source}: routes: {routes}, services: {services}");
+                self.status.record_accepted(summary, waiting);
+                Ok(())
             }
             Err(report) => {
-                tracing::error!(
-                    config = %self.origin.source(),
-                    "configuration refused, the running one stays:\n{report}"
-                );
+                tracing::error!(config = %source, "configuration refused, the running one stays:\n{report}");
                 self.watch_for_repair(&report, background);
+                self.status.record_refused(&report);
                 Err(report.to_string())
             }
-        };
-        self.status.record_reload(&result);
-        result.map(|_| ())
+        }
     }
 
     /// The key that holds the configuration has another value.
@@ -72,8 +69,19 @@ impl Controller {
         let _ = self.reload(inbox, background).await;
     }
 
-    async fn try_reload(&mut self, inbox: &mut Inbox, background: &mut Background) -> Result<(), Report> {
-        let loaded = self.origin.load()?;
+    /// The keys whose new values take effect at the next restart.
+    async fn try_reload(
+        &mut self,
+        inbox: &mut Inbox,
+        background: &mut Background,
+    ) -> Result<Vec<&'static str>, Report> {
+        let mut loaded = self.origin.load()?;
+        let waiting = needs_restart(&self.started, &loaded.settings);
+        if waiting.contains(&HTTPS) {
+            // Clients are sent to the listener that there is.
+            loaded.settings.listen.https_redirect = self.settings.listen.https_redirect;
+        }
+        let loaded = loaded;
         let refuse = |diagnostics| loaded.refuse(diagnostics);
         let previous = self.publisher.load();
         let table = compile::table(&loaded.settings, Some(&previous.table), &self.budget).map_err(refuse)?;
@@ -85,7 +93,6 @@ impl Controller {
             tracing::warn!(config = %self.origin.source(), "configuration accepted with warnings:\n{}", loaded.report());
         }
         // Nothing can fail from here on.
-        let waiting = needs_restart(&self.started, &loaded.settings);
         if !waiting.is_empty() {
             tracing::warn!(keys = waiting.join(", "), "these changes take effect at the next restart");
         }
@@ -112,7 +119,7 @@ impl Controller {
         self.follow(background);
         self.wait_for_first_word(inbox, background).await;
         self.publish_table(Arc::new(table));
-        Ok(())
+        Ok(waiting)
     }
 
     /// Waits until something is known of every service, so that the new table does not begin with 503. What has
@@ -171,13 +178,15 @@ impl Controller {
     }
 }
 
+const HTTPS: &str = "listen.https";
+
 /// The keys of `routes.yaml` that say something else than the process was started with, and need a new one.
 fn needs_restart(started: &Settings, new: &Settings) -> Vec<&'static str> {
     let bind = |settings: &Settings| settings.listen.https.as_ref().map(|https| https.bind);
     let log_begins = |settings: &Settings| settings.access_log.format != AccessLogFormat::Off;
     let keys = [
         ("listen.http", started.listen.http != new.listen.http),
-        ("listen.https", bind(started) != bind(new)),
+        (HTTPS, bind(started) != bind(new)),
         ("listen.admin", started.listen.admin != new.listen.admin),
         ("listen.max_connections", started.listen.max_connections != new.listen.max_connections),
         ("limits.files", started.files_max != new.files_max),

@@ -14,10 +14,17 @@ use millgate_registry::{
 };
 use tokio::sync::watch;
 
-use super::{declared::DeclaredReport, event::Signal};
+use super::{
+    config_state::{ConfigState, Refused, Warned},
+    declared::DeclaredReport,
+    event::Signal,
+};
 use crate::{
     clock,
-    config::{diagnostics::Diagnostic, settings::DrainSettings},
+    config::{
+        diagnostics::{Diagnostic, Report},
+        settings::DrainSettings,
+    },
     metrics::Histogram,
 };
 
@@ -32,7 +39,7 @@ pub struct Status {
     drain: Mutex<Option<DrainSettings>>,
     pub reloads_ok: AtomicU64,
     pub reloads_refused: AtomicU64,
-    reload: Mutex<ReloadStatus>,
+    config: Mutex<ConfigState>,
     watches: Mutex<BTreeMap<WatchTarget, Watched>>,
     /// The registry has not answered for a service for longer than is allowed.
     overdue: AtomicBool,
@@ -60,24 +67,6 @@ pub struct Watched {
     rate_from: (Instant, u64),
 }
 
-/// The last attempt to load a configuration.
-#[derive(Debug, Clone, Default)]
-pub struct ReloadStatus {
-    /// Wall time since the Unix epoch of the last success.
-    pub succeeded: Duration,
-    /// The report of the configuration that was refused last, if none was accepted since.
-    pub refused: Option<String>,
-    /// Warnings of the configuration in use.
-    warnings: Vec<Warned>,
-}
-
-/// A warning without its place: what stays the same when lines move.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Warned {
-    code: &'static str,
-    text: String,
-}
-
 impl Status {
     pub fn new() -> Self {
         Self {
@@ -88,7 +77,7 @@ impl Status {
             drain: Mutex::default(),
             reloads_ok: AtomicU64::new(1),
             reloads_refused: AtomicU64::new(0),
-            reload: Mutex::new(ReloadStatus { succeeded: clock::unix_now(), ..ReloadStatus::default() }),
+            config: Mutex::new(ConfigState { succeeded: clock::unix_now(), ..ConfigState::default() }),
             watches: Mutex::default(),
             key: Mutex::default(),
             declared: Mutex::default(),
@@ -149,34 +138,28 @@ impl Status {
         !self.overdue.load(Ordering::Relaxed)
     }
 
-    /// What was accepted, in a line, or the report of what was refused.
-    pub fn record_reload(&self, result: &Result<String, String>) {
-        let mut status = lock(&self.reload);
-        match result {
-            Ok(summary) => {
-                self.reloads_ok.fetch_add(1, Ordering::Relaxed);
-                self.note("config_accepted", summary.clone());
-                status.succeeded = clock::unix_now();
-                status.refused = None;
-            }
-            Err(report) => {
-                self.reloads_refused.fetch_add(1, Ordering::Relaxed);
-                // The last line counts; the lines before it quote the source, which is not for everyone.
-                self.note("config_refused", report.lines().last().unwrap_or_default().to_owned());
-                status.refused = Some(report.clone());
-            }
+    /// `waiting`: keys whose new values the process takes at its next start.
+    pub fn record_accepted(&self, summary: String, waiting: Vec<&'static str>) {
+        self.reloads_ok.fetch_add(1, Ordering::Relaxed);
+        self.note("config_accepted", summary);
+        if !waiting.is_empty() {
+            self.note("config_waits_for_restart", waiting.join(", "));
         }
+        let mut config = lock(&self.config);
+        (config.succeeded, config.refused, config.waiting) = (clock::unix_now(), None, waiting);
+    }
+
+    pub fn record_refused(&self, report: &Report) {
+        self.reloads_refused.fetch_add(1, Ordering::Relaxed);
+        let refused = Refused::of(report, clock::unix_now());
+        self.note("config_refused", refused.line());
+        lock(&self.config).refused = Some(refused);
     }
 
     /// Of a configuration that was accepted. `true`: they are others than before, and stand in the list of events.
     pub fn record_warnings(&self, warnings: &[Diagnostic]) -> bool {
-        let text = |warning: &Diagnostic| match &*warning.label {
-            "" => format!("{} {}", warning.code, warning.message),
-            label => format!("{} {}: {label}", warning.code, warning.message),
-        };
-        let warnings: Vec<Warned> =
-            warnings.iter().map(|warning| Warned { code: warning.code, text: text(warning) }).collect();
-        let before = std::mem::replace(&mut lock(&self.reload).warnings, warnings.clone());
+        let warnings: Vec<Warned> = warnings.iter().map(Warned::of).collect();
+        let before = std::mem::replace(&mut lock(&self.config).warnings, warnings.clone());
         if before == warnings {
             return false;
         }
@@ -189,14 +172,14 @@ impl Status {
     /// How many warnings of each code the configuration in use has.
     pub fn warnings(&self) -> BTreeMap<&'static str, u64> {
         let mut by_code = BTreeMap::new();
-        for warning in &lock(&self.reload).warnings {
+        for warning in &lock(&self.config).warnings {
             *by_code.entry(warning.code).or_default() += 1;
         }
         by_code
     }
 
-    pub fn reload(&self) -> ReloadStatus {
-        lock(&self.reload).clone()
+    pub fn config(&self) -> ConfigState {
+        lock(&self.config).clone()
     }
 
     /// The registry reported other instances of a service.

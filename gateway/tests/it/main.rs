@@ -54,6 +54,7 @@ mod missing_rights;
 mod nested_claims;
 mod odd_paths;
 mod order_of_cost;
+mod partial_reloads;
 mod policies;
 mod probes;
 mod proxying;

@@ -1,0 +1,111 @@
+//! What a reload cannot do is shown: keys that wait for a restart, and the first error of what was refused, with its place.
+//!
+//! Before: a changed `listen.http` left an empty event and a metric that said 1, and of a certificate that was replaced before
+//! its key the event said "1 error".
+
+use std::path::Path;
+
+use rcgen::generate_simple_self_signed;
+use serde_json::{Value, json as value};
+
+use crate::support::{
+    backend::{Backend, closed_port},
+    client::{get, json, send, status},
+    gateway::TestGateway,
+};
+
+fn config(top: &str, listen: &str, backend: &Backend) -> String {
+    format!(
+        "{top}listen: {{admin: \"127.0.0.1:0\", {listen}}}\nroutes:\n  - {{path: /**, service: one}}\n\
+         services:\n  one: {{hosts: [\"{}\"]}}\n",
+        backend.addr
+    )
+}
+
+async fn shown(gateway: &TestGateway) -> Value {
+    json(&send(gateway.admin(), get("/api/v1/config")).await)
+}
+
+/// The text of the last event of this kind.
+async fn last_event(gateway: &TestGateway, kind: &str) -> Option<String> {
+    let events = json(&send(gateway.admin(), get("/api/v1/events")).await);
+    let of_kind = events["events"].as_array().unwrap().iter().filter(|event| event["kind"] == kind);
+    of_kind.last().map(|event| event["text"].as_str().unwrap().to_owned())
+}
+
+/// Writes a certificate, and the key of one that may be another.
+fn write_pair(dir: &Path, is_its_own: bool) {
+    let made = || generate_simple_self_signed(["shop.example".to_owned()]).unwrap();
+    let (one, other) = (made(), made());
+    let key = if is_its_own { &one.signing_key } else { &other.signing_key };
+    std::fs::write(dir.join("cert.pem"), one.cert.pem()).unwrap();
+    std::fs::write(dir.join("key.pem"), key.serialize_pem()).unwrap();
+}
+
+#[tokio::test]
+async fn keys_that_wait_for_a_restart_are_in_the_event_the_api_and_the_metric() {
+    let backend = Backend::named("one").await;
+    let gateway = TestGateway::start(&config("workers: 1\n", "http: \"127.0.0.1:0\"", &backend)).await;
+    assert_eq!(shown(&gateway).await["waiting_for_restart"], value!([]));
+    let elsewhere = format!("http: \"{}\"", closed_port());
+    gateway.rewrite(&config("workers: 2\n", &elsewhere, &backend));
+    gateway.reload().await.unwrap();
+    let waiting = ["listen.http", "workers"];
+    assert_eq!(shown(&gateway).await["waiting_for_restart"], value!(waiting));
+    assert_eq!(last_event(&gateway, "config_waits_for_restart").await, Some(waiting.join(", ")));
+    for key in waiting {
+        let line = format!("millgate_config_waiting_for_restart{{key=\"{key}\"}} 1");
+        assert!(gateway.shows(&line).await, "{line}");
+    }
+    gateway.rewrite(&config("workers: 1\n", "http: \"127.0.0.1:0\"", &backend));
+    gateway.reload().await.unwrap();
+    assert_eq!(shown(&gateway).await["waiting_for_restart"], value!([]));
+    assert!(!gateway.shows("millgate_config_waiting_for_restart{key=\"workers\"} 1").await);
+}
+
+#[tokio::test]
+async fn clients_are_not_sent_to_a_listener_that_waits_for_a_restart() {
+    let backend = Backend::named("one").await;
+    let dir = tempfile::tempdir().unwrap();
+    write_pair(dir.path(), true);
+    let gateway = TestGateway::start_in(dir, &config("", "http: \"127.0.0.1:0\"", &backend)).await;
+    assert_eq!(status(gateway.http, "/x").await, 200);
+    let https = format!(
+        "http: {{bind: \"127.0.0.1:0\", redirect: https}}, \
+         https: {{bind: \"{}\", cert_file: cert.pem, key_file: key.pem}}",
+        closed_port()
+    );
+    gateway.rewrite(&config("", &https, &backend));
+    gateway.reload().await.unwrap();
+    assert_eq!(shown(&gateway).await["waiting_for_restart"], value!(["listen.https"]));
+    assert_eq!(status(gateway.http, "/x").await, 200, "nothing listens where a redirect would lead");
+}
+
+#[tokio::test]
+async fn a_certificate_that_was_replaced_before_its_key_is_named_with_its_place() {
+    let backend = Backend::named("one").await;
+    let dir = tempfile::tempdir().unwrap();
+    write_pair(dir.path(), true);
+    let https =
+        "http: \"127.0.0.1:0\", https: {bind: \"127.0.0.1:0\", cert_file: cert.pem, key_file: key.pem}";
+    let gateway = TestGateway::start_in(dir, &config("", https, &backend)).await;
+    assert_eq!(shown(&gateway).await["refused"], Value::Null);
+    write_pair(gateway.dir.path(), false);
+    gateway.reload().await.unwrap_err();
+    let refused = shown(&gateway).await["refused"].clone();
+    let place = refused["place"].as_str().unwrap().to_owned();
+    assert!(place.contains("routes.yaml:4:"), "{refused}");
+    assert_eq!((refused["code"].as_str(), refused["errors"].as_u64()), (Some("E062"), Some(1)));
+    assert!(refused["text"].as_str().unwrap().contains("key.pem does not fit"), "{refused}");
+    let event = last_event(&gateway, "config_refused").await.unwrap();
+    assert!(
+        event.starts_with(&format!("{place}: E062 ")) && event.contains("key.pem does not fit"),
+        "{event}"
+    );
+    let line = format!("millgate_config_refused{{place=\"{place}\",code=\"E062\"}} 1");
+    assert!(gateway.shows(&line).await, "{line}");
+    write_pair(gateway.dir.path(), true);
+    gateway.reload().await.unwrap();
+    assert_eq!(shown(&gateway).await["refused"], Value::Null);
+    assert!(!gateway.shows(&line).await);
+}
