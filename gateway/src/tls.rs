@@ -1,6 +1,8 @@
 //! TLS towards clients and services: rustls with aws-lc-rs, TLS 1.2 and 1.3. Clients are offered `h2` and `http/1.1` (ALPN),
 //! services are asked for `http/1.1`.
 
+pub mod validity;
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,

@@ -172,6 +172,7 @@ impl Exporter {
             "From the registry's answer to the snapshot that routes by it",
         )
         .add_histogram(&[], &status.update_duration());
+        status.certificates.families(out);
         watches::families(out, snapshot, &status.watches());
         report::families(out, snapshot, clock::unix_now());
     }

@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod catalog;
+pub mod certificates;
 pub mod config_state;
 pub mod declared;
 pub mod discovery;
@@ -134,6 +135,8 @@ impl Controller {
         self.left_out.tell(&self.settings, &self.world, &self.status);
         self.update_readiness();
         self.status.set_drain(&self.settings.drain);
+        self.status.certificates.read(&self.settings);
+        self.look_at_certificates();
         let mut drain = None;
         let mut sweep = every(SWEEP);
         let mut statistics = every(STATISTICS);
@@ -153,6 +156,7 @@ impl Controller {
                 _ = statistics.tick() => {
                     self.look_at_declared(&mut background);
                     self.record_watches(&background);
+                    self.look_at_certificates();
                     if self.world.is_move_due(clock::now()) {
                         self.publish();
                     }
@@ -290,6 +294,13 @@ impl Controller {
     fn record_watches(&self, background: &Background) {
         let unready_after = self.settings.consul.as_ref().and_then(|consul| consul.unready_after);
         self.status.record_watches(background.discovery.watches(), unready_after);
+    }
+
+    fn look_at_certificates(&self) {
+        for remark in self.status.certificates.look(clock::unix_now()) {
+            tracing::warn!(kind = remark.kind, "{}", remark.text);
+            self.status.note(remark.kind, remark.text);
+        }
     }
 
     fn wants_keys(&self, provider: &str, source: &KeySource) -> bool {

@@ -113,6 +113,8 @@ impl Controller {
         }
         self.budget.set_max(self.settings.rate_keys_max);
         self.status.set_drain(&self.settings.drain);
+        self.status.certificates.read(&self.settings);
+        self.look_at_certificates();
         if old.consul != self.settings.consul {
             self.use_registry(background);
         }

@@ -15,6 +15,7 @@ use millgate_registry::{
 use tokio::sync::watch;
 
 use super::{
+    certificates::Certificates,
     config_state::{ConfigState, Refused, Warned},
     declared::DeclaredReport,
     event::Signal,
@@ -50,6 +51,7 @@ pub struct Status {
     /// The key that holds the configuration was deleted.
     pub key_deleted: AtomicBool,
     pub updates: AtomicU64,
+    pub certificates: Certificates,
     /// From the registry's answer to the published snapshot.
     update_duration: Mutex<Histogram>,
 }
@@ -85,6 +87,7 @@ impl Status {
             key_deleted: AtomicBool::new(false),
             overdue: AtomicBool::new(false),
             updates: AtomicU64::new(0),
+            certificates: Certificates::default(),
             update_duration: Mutex::default(),
         }
     }

@@ -13,6 +13,7 @@ mod body_time;
 mod both_protocols;
 mod broken_config;
 mod bypass;
+mod certificate_dates;
 mod commands;
 mod config_key;
 mod config_warnings;

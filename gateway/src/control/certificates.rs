@@ -1,0 +1,184 @@
+//! The certificates that the gateway shows to others, and the warning before one of them ends: in the log, as an event and as a
+//! metric, at the start, at each reload, once a day, and in the second in which one expires.
+//!
+//! An expired certificate breaks no file and no reload: without this, the first who learn of it are the clients.
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use super::exposition::Families;
+use crate::{
+    config::settings::Settings,
+    tls::validity::{Standing, Validity},
+};
+
+/// A warning that still holds is repeated after this.
+const REPEATED: Duration = Duration::from_hours(24);
+
+const CONSUL: &str = "discovery.consul";
+
+/// Written by the control loop, read by `/metrics`.
+#[derive(Default)]
+pub struct Certificates(Mutex<Vec<Certificate>>);
+
+struct Certificate {
+    /// Where it is shown: `https`, `services.NAME` or `discovery.consul`.
+    listener: String,
+    file: PathBuf,
+    validity: Validity,
+    /// What was last reported of it, and when.
+    reported: Option<(Standing, Duration)>,
+}
+
+/// Something about a certificate that an operator must know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remark {
+    /// Of the event.
+    pub kind: &'static str,
+    pub text: String,
+}
+
+impl Certificates {
+    /// Reads those of a configuration that was accepted.
+    pub fn read(&self, settings: &Settings) {
+        let mut seen = HashSet::new();
+        let named = files(settings).into_iter().filter(|named| seen.insert(named.clone()));
+        let read = named.filter_map(|(listener, file)| {
+            let validity = Validity::of_file(&file)?;
+            Some(Certificate { listener, file, validity, reported: None })
+        });
+        let read = read.collect();
+        *self.lock() = read;
+    }
+
+    /// What is to be reported at `now`, wall time since the Unix epoch.
+    pub fn look(&self, now: Duration) -> Vec<Remark> {
+        self.lock().iter_mut().filter_map(|certificate| certificate.look(now)).collect()
+    }
+
+    pub(super) fn families(&self, out: &mut Families) {
+        let mut family = out.gauge(
+            "millgate_certificate_expiry_timestamp_seconds",
+            "When a certificate that the gateway shows expires, or the first one of its chain",
+        );
+        let mut seen = HashSet::new();
+        for certificate in &*self.lock() {
+            let labels = (&*certificate.listener, &*certificate.name());
+            if seen.insert((labels.0.to_owned(), labels.1.to_owned())) {
+                let at = certificate.validity.not_after.as_secs_f64();
+                family.add(&[("listener", labels.0), ("name", labels.1)], at);
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Certificate>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Certificate {
+    fn look(&mut self, now: Duration) -> Option<Remark> {
+        let standing = self.validity.standing(now);
+        let is_reported =
+            |(known, at): (Standing, Duration)| known == standing && now.saturating_sub(at) < REPEATED;
+        if standing == Standing::Good || self.reported.is_some_and(is_reported) {
+            return None;
+        }
+        // The registry's client reads a renewed file without a reload.
+        let renewed = if self.listener == CONSUL { Validity::of_file(&self.file) } else { None };
+        if let Some(renewed) = renewed.filter(|renewed| *renewed != self.validity) {
+            self.validity = renewed;
+            return self.look(now);
+        }
+        self.reported = Some((standing, now));
+        let Validity { not_before, not_after, .. } = self.validity;
+        let (kind, what) = match standing {
+            Standing::Expired => ("certificate_expired", format!("expired at {}", at(not_after))),
+            Standing::NotYetValid => {
+                ("certificate_not_yet_valid", format!("is not valid before {}", at(not_before)))
+            }
+            Standing::ExpiresSoon | Standing::Good => {
+                let left = Duration::from_mins(not_after.saturating_sub(now).as_secs() / 60);
+                let left = humantime::format_duration(left);
+                ("certificate_expires", format!("expires in {left}, at {}", at(not_after)))
+            }
+        };
+        let text = format!("{}: {} ({}) {what}", self.listener, self.name(), self.file.display());
+        Some(Remark { kind, text })
+    }
+
+    /// Of its leaf; where that has none, of its file.
+    fn name(&self) -> String {
+        let of_file = || self.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        self.validity.name.clone().unwrap_or_else(of_file)
+    }
+}
+
+/// Where certificates are shown, and the files that they are in.
+fn files(settings: &Settings) -> Vec<(String, PathBuf)> {
+    let mut files = Vec::new();
+    let mut add = |listener: String, file: Option<&Path>| {
+        files.extend(file.map(|file| (listener, file.to_owned())));
+    };
+    add("https".to_owned(), settings.listen.https.as_ref().map(|https| &*https.cert_file));
+    let of_declared = settings.auto_routes.iter().flat_map(|auto| &auto.services);
+    for service in settings.services.iter().chain(of_declared) {
+        let tls = service.tls.as_ref();
+        add(format!("services.{}", service.name), tls.and_then(|tls| tls.files.cert_file.as_deref()));
+    }
+    let consul = settings.consul.as_ref();
+    add(CONSUL.to_owned(), consul.and_then(|consul| consul.tls.cert_file.as_deref()));
+    files
+}
+
+fn at(unix: Duration) -> impl std::fmt::Display {
+    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + unix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warning_comes_at_once_once_a_day_and_in_the_second_in_which_the_certificate_expires() {
+        let day = Duration::from_hours(24);
+        let second = Duration::from_secs(1);
+        let validity = Validity { not_before: day, not_after: 100 * day, name: None };
+        let mut certificate = Certificate {
+            listener: "https".to_owned(),
+            file: "certs/shop.pem".into(),
+            validity,
+            reported: None,
+        };
+        let mut kinds = Vec::new();
+        let start = 98 * day + Duration::from_hours(18);
+        let mut now = start;
+        while now < start + 3 * day {
+            kinds.extend(certificate.look(now).map(|remark| (now.saturating_sub(start), remark.kind)));
+            now += second;
+        }
+        let (hours, expired) = (Duration::from_hours, 30 * Duration::from_hours(1) + second);
+        assert_eq!(
+            kinds,
+            [
+                (hours(0), "certificate_expires"),
+                (hours(24), "certificate_expires"),
+                (expired, "certificate_expired"),
+                (expired + hours(24), "certificate_expired"),
+            ]
+        );
+        certificate.reported = None;
+        let text = certificate.look(start).map(|remark| remark.text);
+        let expected = "https: shop.pem (certs/shop.pem) expires in 1day 6h, at 1970-04-11T00:00:00Z";
+        assert_eq!(text.as_deref(), Some(expected));
+        assert_eq!(
+            certificate.look(Duration::ZERO).map(|remark| remark.kind),
+            Some("certificate_not_yet_valid")
+        );
+        assert_eq!(certificate.look(50 * day), None);
+    }
+}
