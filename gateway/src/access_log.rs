@@ -19,7 +19,7 @@ pub use self::writer::LogSink;
 use crate::{
     clock::Clock,
     config::settings::{AccessLogFormat, AccessLogSettings},
-    exchange::Exchange,
+    exchange::{Exchange, flags},
     printable::is_hidden,
 };
 
@@ -31,6 +31,7 @@ pub struct AccessLog {
     sink: Option<LogSink>,
     format: Cell<AccessLogFormat>,
     sample_per_mille: Cell<u32>,
+    refusals: SecondBudget,
     /// Position in the sampling sequence; a counter, not a random number, so that 10 % is 10 %.
     turn: Cell<u32>,
     buffer: RefCell<Vec<u8>>,
@@ -46,6 +47,7 @@ impl AccessLog {
             sink,
             format: Cell::new(settings.format),
             sample_per_mille: Cell::new(settings.sample_per_mille),
+            refusals: SecondBudget::new(settings.refusals_per_second),
             turn: Cell::new(0),
             buffer: RefCell::new(Vec::new()),
             buffered_lines: Cell::new(0),
@@ -59,15 +61,19 @@ impl AccessLog {
     pub fn configure(&self, settings: &AccessLogSettings) {
         self.format.set(settings.format);
         self.sample_per_mille.set(settings.sample_per_mille);
+        self.refusals.max.set(settings.refusals_per_second);
     }
 
     /// Formats one line; hands the buffer over when it is full.
     pub fn write(&self, exchange: &Exchange, ended: Instant, duration: Duration, upstream: Option<Duration>) {
-        if self.sink.is_none() || !self.is_wanted(exchange) {
+        if self.sink.is_none() {
+            return;
+        }
+        let wall = self.clock.unix(ended);
+        if !self.is_wanted(exchange, wall) {
             return;
         }
         let mut buffer = self.buffer.borrow_mut();
-        let wall = self.clock.unix(ended);
         match self.format.get() {
             AccessLogFormat::Json => {
                 let mut second = self.second.borrow_mut();
@@ -102,7 +108,12 @@ impl AccessLog {
         [("behind", self.dropped.replace(0)), ("write", failed)]
     }
 
-    fn is_wanted(&self, exchange: &Exchange) -> bool {
+    /// Refusals since the last call that the sample left out, and the budget did not let in.
+    pub fn take_left_out(&self) -> u64 {
+        self.refusals.left_out.replace(0)
+    }
+
+    fn is_wanted(&self, exchange: &Exchange, wall: Duration) -> bool {
         if exchange.route.as_ref().is_some_and(|route| !route.shared().access_log) {
             return false;
         }
@@ -113,7 +124,42 @@ impl AccessLog {
         let turn = (self.turn.get() + share) % 1000;
         let wanted = turn < self.turn.get();
         self.turn.set(turn);
-        wanted
+        wanted || (is_refusal(exchange) && self.refusals.take(wall.as_secs()))
+    }
+}
+
+/// The gateway has refused the request: one of four hundred is what the operator is asked about.
+fn is_refusal(exchange: &Exchange) -> bool {
+    (400..500).contains(&exchange.status_code())
+        && ![flags::NONE, flags::CLIENT_GONE].contains(&exchange.flag)
+}
+
+/// So many in each second of wall time.
+struct SecondBudget {
+    /// 0: there is no budget, and nothing to count.
+    max: Cell<u32>,
+    second: Cell<u64>,
+    taken: Cell<u32>,
+    left_out: Cell<u64>,
+}
+
+impl SecondBudget {
+    fn new(max: u32) -> Self {
+        Self { max: Cell::new(max), second: Cell::new(0), taken: Cell::new(0), left_out: Cell::new(0) }
+    }
+
+    fn take(&self, second: u64) -> bool {
+        if self.second.replace(second) != second {
+            self.taken.set(0);
+        }
+        if self.taken.get() < self.max.get() {
+            self.taken.set(self.taken.get() + 1);
+            return true;
+        }
+        if self.max.get() > 0 {
+            self.left_out.set(self.left_out.get() + 1);
+        }
+        false
     }
 }
 
@@ -323,6 +369,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_budget_begins_anew_each_second_and_counts_what_it_leaves_out() {
+        let budget = SecondBudget::new(2);
+        let taken = [7, 7, 7, 7, 8, 8, 8, 7].map(|second| budget.take(second));
+        assert_eq!(taken, [true, true, false, false, true, true, false, true]);
+        assert_eq!(budget.left_out.get(), 3);
+        let none = SecondBudget::new(0);
+        assert!(!none.take(7) && none.left_out.get() == 0);
+    }
+
+    #[test]
     fn milliseconds_keep_their_microseconds() {
         let mut out = Vec::new();
         for micros in [12_345, 7, 1_000_000, 61_000_999] {
@@ -371,7 +427,12 @@ mod tests {
         let (sink, _never_read) = LogSink::never_read();
         let log = AccessLog::new(
             Some(sink),
-            &AccessLogSettings { format: AccessLogFormat::Json, file: None, sample_per_mille: 1000 },
+            &AccessLogSettings {
+                format: AccessLogFormat::Json,
+                file: None,
+                sample_per_mille: 1000,
+                refusals_per_second: 0,
+            },
             std::rc::Rc::new(Clock::new()),
         );
         for _ in 0..3 {

@@ -148,6 +148,8 @@ pub enum Rare {
     Panic,
     /// (reason, ""): access-log lines lost.
     LogDropped,
+    /// ("", ""): refusals that the access log's sample left out, past `access_log.refusals_per_second`.
+    RefusalNotLogged,
     /// ("hit" or "miss", "")
     TokenCache,
     /// (provider, how it ended): requests that waited for keys.
@@ -187,6 +189,8 @@ pub struct Metrics {
 /// Open connections by what they speak, and all that were ever accepted.
 #[derive(Debug, Default)]
 pub struct Connections {
+    /// All that were accepted and are not closed.
+    pub open: Cell<u64>,
     pub http1: Cell<u64>,
     pub http2: Cell<u64>,
     /// Of the HTTP/1 ones: idle, and without buffers.
@@ -202,6 +206,8 @@ pub struct WorkerSample {
     pub routes: Vec<(RouteKey, RouteSample)>,
     pub clusters: Vec<(Arc<str>, ClusterSample)>,
     pub rare: Vec<(RareKey, u64)>,
+    /// Connections whose protocol is not known yet: no byte of a request, or of the TLS that goes before it.
+    pub new: u64,
     pub http1: u64,
     pub http2: u64,
     pub parked: u64,
@@ -243,10 +249,12 @@ impl Metrics {
 
     /// A copy for the control plane.
     pub fn sample(&self) -> WorkerSample {
+        let known = self.connections.http1.get() + self.connections.http2.get();
         WorkerSample {
             routes: self.routes.borrow().iter().map(|(k, v)| (k.clone(), v.borrow().clone())).collect(),
             clusters: self.clusters.borrow().iter().map(|(k, v)| (k.clone(), v.borrow().clone())).collect(),
             rare: self.rare.borrow().iter().map(|(k, v)| (k.clone(), *v)).collect(),
+            new: self.connections.open.get().saturating_sub(known),
             http1: self.connections.http1.get(),
             http2: self.connections.http2.get(),
             parked: self.connections.parked.get(),

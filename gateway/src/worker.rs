@@ -26,7 +26,7 @@ use crate::{
     admission::Scheme,
     body::Activities,
     clock::Clock,
-    connection::ConnectionTable,
+    connection::{ConnectionTable, Refusal},
     control::{
         event::{Event, Signal},
         listen::refuse_handshakes,
@@ -54,6 +54,8 @@ pub const COMMANDS_MAX: usize = 16;
 /// What the control plane tells a worker.
 pub enum Command {
     Sample(oneshot::Sender<WorkerSample>),
+    /// The last refusals that no access log has.
+    Refusals(oneshot::Sender<Vec<Refusal>>),
     /// Stop accepting, finish what is in flight, answer when done or when the time is over.
     Drain {
         timeout: Duration,
@@ -278,6 +280,9 @@ async fn run(mut setup: WorkerSetup) {
                 Some(Command::Sample(reply)) => {
                     let _ = reply.send(worker.metrics.sample());
                 }
+                Some(Command::Refusals(reply)) => {
+                    let _ = reply.send(worker.connections.refusals.copy());
+                }
                 Some(Command::Drain { timeout, done }) => {
                     stop_accepting(&worker, std::mem::take(&mut accepting)).await;
                     drain = Some(Drain { began: worker.clock.now(), timeout, idle_closed: false, cut: None, done });
@@ -289,6 +294,10 @@ async fn run(mut setup: WorkerSetup) {
                 ticks += 1;
                 worker.end_what_stands_still();
                 worker.access_log.hand_over();
+                let left_out = worker.access_log.take_left_out();
+                if left_out > 0 {
+                    worker.metrics.count_many(Rare::RefusalNotLogged, "", "", left_out);
+                }
                 for (reason, lines) in worker.access_log.take_dropped().into_iter().filter(|(_, n)| *n > 0) {
                     worker.metrics.count_many(Rare::LogDropped, reason, "", lines);
                 }

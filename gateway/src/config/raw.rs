@@ -68,6 +68,8 @@ pub(crate) struct AccessLog {
     pub(crate) format: Option<AccessLogFormat>,
     pub(crate) file: Option<At<String>>,
     pub(crate) sample_per_mille: Option<u16>,
+    /// 0: `off`.
+    pub(crate) refusals_per_second: Option<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -182,6 +184,12 @@ impl AccessLog {
             format: fields.plain("format", sink, access_log_format),
             file: fields.value("file", sink, fields::some_text),
             sample_per_mille: fields.plain("sample", sink, share_per_mille),
+            refusals_per_second: fields.plain("refusals_per_second", sink, |text| match text {
+                "off" => Ok(0),
+                _ => count(text, 1..=REFUSALS_MAX).map_err(|invalid| {
+                    invalid.help("write a number, or `off`: then refusals are sampled as all other requests")
+                }),
+            }),
         }
     }
 }
@@ -248,14 +256,20 @@ pub(crate) static FILE: Known = Known {
 };
 pub(crate) static DISCOVERY: Known =
     Known { what: "`discovery`", prefix: "discovery.", fields: &["consul"], later: &[] };
-pub(crate) static ACCESS_LOG: Known =
-    Known { what: "`access_log`", prefix: "access_log.", fields: &["format", "file", "sample"], later: &[] };
+pub(crate) static ACCESS_LOG: Known = Known {
+    what: "`access_log`",
+    prefix: "access_log.",
+    fields: &["format", "file", "sample", "refusals_per_second"],
+    later: &[],
+};
 pub(crate) static DRAIN: Known =
     Known { what: "`drain`", prefix: "drain.", fields: &["notice", "timeout"], later: &[] };
 
 const FILE_VERSION: u32 = 1;
 /// More threads than any machine has cores; past it is a typing mistake.
 const WORKERS_MAX: usize = 1024;
+/// No log takes more; past it is a typing mistake.
+const REFUSALS_MAX: u32 = 1_000_000;
 
 #[cfg(test)]
 mod tests {

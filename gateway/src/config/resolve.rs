@@ -108,6 +108,7 @@ fn resolve_access_log(raw: &AccessLog, defaults: &Defaults, files: &Files) -> Ac
         format: raw.format.unwrap_or(defaults.access_log.format),
         file: raw.file.as_ref().map(|file| files.path(&file.value)),
         sample_per_mille: raw.sample_per_mille.map_or(defaults.access_log.sample_per_mille, u32::from),
+        refusals_per_second: raw.refusals_per_second.unwrap_or(defaults.access_log.refusals_per_second),
     }
 }
 

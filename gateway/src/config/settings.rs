@@ -123,6 +123,8 @@ pub struct AccessLogSettings {
     pub file: Option<PathBuf>,
     /// Share of requests that are logged, 0.0..=1.0 in thousandths; errors (≥ 500) always are.
     pub sample_per_mille: u32,
+    /// Refusals that the sample leaves out, and that each worker logs nevertheless; 0: none.
+    pub refusals_per_second: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

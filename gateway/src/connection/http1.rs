@@ -13,11 +13,8 @@ use hyper::{
 };
 
 use super::{
-    ConnectionContext, Gauge, classify, head_bytes_max,
-    linger::linger,
-    remember_waker,
-    state::{Ended, Phase},
-    transport::Transport,
+    ConnectionContext, Gauge, classify, head_bytes_max, linger::linger, remember_waker, report::Failure,
+    state::Phase, transport::Transport,
 };
 use crate::proxy;
 
@@ -25,7 +22,7 @@ use crate::proxy;
 pub(super) async fn serve<I>(
     mut transport: Transport<I>,
     context: &Rc<ConnectionContext>,
-) -> Result<(), Ended>
+) -> Result<(), Failure>
 where
     I: Read + Write + Unpin + 'static,
 {

@@ -10,13 +10,13 @@ use hyper::{
 use hyper_util::rt::TokioTimer;
 
 use super::{
-    ConnectionContext, Gauge, classify, head_bytes_max, remember_waker, state::Ended, streams::Streams,
+    ConnectionContext, Gauge, classify, head_bytes_max, remember_waker, report::Failure, streams::Streams,
     transport::Transport, windows::Windows,
 };
 use crate::{admission, config::settings::ListenSettings, proxy};
 
 /// Serves streams until the connection closes.
-pub(super) async fn serve<I>(transport: Transport<I>, context: &Rc<ConnectionContext>) -> Result<(), Ended>
+pub(super) async fn serve<I>(transport: Transport<I>, context: &Rc<ConnectionContext>) -> Result<(), Failure>
 where
     I: Read + Write + Unpin + 'static,
 {
@@ -69,7 +69,7 @@ where
     })
     .await;
     match state.flood() {
-        Some(reason) => Err(reason),
+        Some(reason) => Err(reason.into()),
         None => result.map_err(|error| classify(&error)),
     }
 }

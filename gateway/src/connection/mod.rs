@@ -18,6 +18,7 @@ mod http1;
 mod http2;
 mod linger;
 mod observed;
+mod refusals;
 mod report;
 mod shed;
 mod state;
@@ -44,11 +45,10 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-pub use self::state::{ConnectionState, ConnectionTable};
-use self::{
-    observed::Observed,
-    state::{Ended, Phase},
-    transport::Transport,
+use self::{observed::Observed, report::Failure, state::Phase, transport::Transport};
+pub use self::{
+    refusals::{Refusal, merge as merge_refusals},
+    state::{ConnectionState, ConnectionTable},
 };
 use crate::{
     admission::{self, Arrival, Authority, Scheme},
@@ -101,10 +101,12 @@ where
 
 fn spawn_with<S>(peer: SocketAddr, scheme: Scheme, place: Option<Place>, worker: Rc<WorkerState>, serve: S)
 where
-    S: AsyncFnOnce(Rc<ConnectionContext>) -> Result<(), Ended> + 'static,
+    S: AsyncFnOnce(Rc<ConnectionContext>) -> Result<(), Failure> + 'static,
 {
-    let counter = &worker.metrics.connections.accepted;
-    counter.set(counter.get() + 1);
+    let connections = &worker.metrics.connections;
+    for counter in [&connections.accepted, &connections.open] {
+        counter.set(counter.get() + 1);
+    }
     let state = Rc::new(ConnectionState::new(scheme, &worker.clock));
     let key = worker.connections.open.borrow_mut().insert(Rc::clone(&state));
     let entry = Entry { worker: Rc::clone(&worker), key, _place: place };
@@ -122,8 +124,9 @@ where
             state,
             held: Rc::default(),
         });
-        if let Err(reason) = serve(Rc::clone(&context)).await {
-            report::ended(&context, reason);
+        match serve(Rc::clone(&context)).await {
+            Err(failure) => report::ended(&context, &failure),
+            Ok(()) => report::closed(&context),
         }
     });
 }
@@ -139,11 +142,13 @@ struct Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.worker.connections.open.borrow_mut().try_remove(self.key);
+        let open = &self.worker.metrics.connections.open;
+        open.set(open.get().saturating_sub(1));
         self.worker.connection_closed.notify_one();
     }
 }
 
-async fn serve(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result<(), Ended> {
+async fn serve(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result<(), Failure> {
     stream.set_nodelay(true).map_err(|_| "socket")?;
     SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX).map_err(|_| "socket")?;
     match context.scheme {
@@ -160,7 +165,10 @@ where
     Transport::new(TokioIo::new(Observed::new(stream, context)), context)
 }
 
-async fn serve_cleartext<I>(mut transport: Transport<I>, context: &Rc<ConnectionContext>) -> Result<(), Ended>
+async fn serve_cleartext<I>(
+    mut transport: Transport<I>,
+    context: &Rc<ConnectionContext>,
+) -> Result<(), Failure>
 where
     I: Read + Write + Unpin + 'static,
 {
@@ -174,12 +182,12 @@ where
     }
 }
 
-async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result<(), Ended> {
+async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result<(), Failure> {
     let config = context.worker.snapshot().shared.tls.clone().ok_or("no_certificate")?;
     // Boxed for its own time only.
     let handshake = Box::pin(TlsAcceptor::from(config).accept(stream));
     let Some(stream) = until_killed(&context.state, handshake).await else { return Ok(()) };
-    let stream = stream.map_err(|_| "tls_handshake")?;
+    let stream = stream.map_err(|error| Failure { reason: "tls_handshake", detail: error.to_string() })?;
     let counter = &context.worker.metrics.connections.tls_handshakes;
     counter.set(counter.get() + 1);
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -235,8 +243,8 @@ fn remember_waker(state: &ConnectionState, cx: &Context<'_>) {
     }
 }
 
-fn classify(error: &hyper::Error) -> Ended {
-    if error.is_parse_too_large() {
+fn classify(error: &hyper::Error) -> Failure {
+    let reason = if error.is_parse_too_large() {
         "head_too_large"
     } else if error.is_parse() {
         "bad_request"
@@ -246,7 +254,10 @@ fn classify(error: &hyper::Error) -> Ended {
         "timeout"
     } else {
         "io"
-    }
+    };
+    // hyper's own sentence, without the bytes that the client sent.
+    let detail = if error.is_parse() { error.to_string() } else { String::new() };
+    Failure { reason, detail }
 }
 
 /// Counts a connection while it lives.

@@ -10,7 +10,12 @@ use std::{
 
 use slab::Slab;
 
-use super::{budget::FrameBudget, frames::FrameHead, report::LogPace};
+use super::{
+    budget::FrameBudget,
+    frames::FrameHead,
+    refusals::Refusals,
+    report::{HEADER_TIMEOUT, LogPace, SHED},
+};
 use crate::{
     admission::Scheme,
     clock::Clock,
@@ -53,6 +58,8 @@ pub struct ConnectionState {
     pub(super) close: Cell<bool>,
     /// Close now.
     pub(super) kill: Cell<bool>,
+    /// Why, where that is known and counted already.
+    pub(super) killed_for: Cell<Option<Ended>>,
     /// Its place is needed.
     pub(super) is_shed: Cell<bool>,
     /// Idle for so long that it should hold no buffers. Of no more use when a request has begun: what is left of its body
@@ -84,6 +91,7 @@ impl ConnectionState {
             delivered: Cell::new(0),
             close: Cell::new(false),
             kill: Cell::new(false),
+            killed_for: Cell::new(None),
             is_shed: Cell::new(false),
             park: Cell::new(false),
             is_parked: Cell::new(false),
@@ -244,7 +252,7 @@ impl ConnectionState {
         let blocked =
             self.blocked_since.get().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         if opening && age >= listen.header_timeout {
-            Verdict::Kill("header_timeout")
+            Verdict::Kill(HEADER_TIMEOUT)
         } else if blocked >= listen.idle_timeout {
             Verdict::Kill("write_timeout")
         } else if self.phase.get() == Phase::Idle && age >= listen.idle_timeout + CLOSE_GRACE {
@@ -280,6 +288,7 @@ impl ConnectionState {
         self.is_shed.set(true);
         if self.close.replace(true) || matches!(self.phase.get(), Phase::Opening | Phase::Head) {
             self.kill.set(true);
+            self.killed_for.set(Some(SHED));
         }
         self.wake();
     }
@@ -317,6 +326,7 @@ enum Verdict {
 pub struct ConnectionTable {
     pub(super) open: RefCell<Slab<Rc<ConnectionState>>>,
     pub(super) log_pace: LogPace,
+    pub(crate) refusals: Refusals,
 }
 
 impl ConnectionTable {
@@ -338,6 +348,7 @@ impl ConnectionTable {
                 Verdict::Close => state.close.set(true),
                 Verdict::Kill(reason) => {
                     if !state.kill.replace(true) {
+                        state.killed_for.set(Some(reason));
                         metrics.count(Rare::ConnectionError, state.scheme.as_str(), reason);
                     }
                 }

@@ -93,6 +93,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/api/v1/routes", get(routes))
         .route("/api/v1/services", get(services))
         .route("/api/v1/config", get(config))
+        .route("/api/v1/refusals", get(refusals))
         .route("/api/v1/events", get(events))
         .route("/api/v1/keys", get(keys))
         .fallback(not_found)
@@ -171,6 +172,23 @@ async fn config(State(admin): State<Arc<Admin>>) -> Json<Value> {
     Json(admin.status.config().json(&admin.config))
 }
 
+/// Whom the gateway refused before there was a request that the access log could have, oldest first.
+async fn refusals(State(admin): State<Arc<Admin>>) -> Json<Value> {
+    let time = |at| humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + at).to_string();
+    let refusals = admin.exporter.refusals().await.into_iter().map(|refusal| {
+        json!({
+            "time": time(refusal.last),
+            "first": time(refusal.first),
+            "times": refusal.times,
+            "client": refusal.client.to_string(),
+            "listener": refusal.listener,
+            "reason": refusal.reason,
+            "detail": refusal.detail,
+        })
+    });
+    Json(json!({ "refusals": refusals.collect::<Vec<_>>() }))
+}
+
 /// What happened lately, oldest first.
 async fn events(State(admin): State<Arc<Admin>>) -> Json<Value> {
     let notes = admin.status.notes().into_iter().map(|note| {
@@ -227,6 +245,6 @@ async fn keys(State(admin): State<Arc<Admin>>) -> Json<Value> {
 }
 
 async fn not_found() -> Response {
-    let text = "not found; this is the admin listener: /livez /readyz /healthz /metrics /api/v1/routes /api/v1/services /api/v1/keys /api/v1/config /api/v1/events\n";
+    let text = "not found; this is the admin listener: /livez /readyz /healthz /metrics /api/v1/routes /api/v1/services /api/v1/keys /api/v1/config /api/v1/refusals /api/v1/events\n";
     (StatusCode::NOT_FOUND, text).into_response()
 }

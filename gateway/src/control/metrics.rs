@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     clock,
+    connection::{Refusal, merge_refusals},
     file_account::FileAccount,
     metrics::{ClusterSample, Histogram, RouteKey, RouteSample, WorkerSample},
     policy::{circuit_breaker::State, rate_limit::KeyBudget},
@@ -95,6 +96,28 @@ impl Exporter {
         Arc::clone(&self.sources.admin)
     }
 
+    /// The last refusals that no access log has, the latest last; without those of workers that do not answer.
+    pub async fn refusals(&self) -> Vec<Refusal> {
+        let replies: Vec<_> = self.ask(Command::Refusals).collect();
+        let deadline = tokio::time::Instant::now() + SAMPLE_PATIENCE;
+        let mut known = Vec::new();
+        for reply in replies.into_iter().flatten() {
+            known.extend(tokio::time::timeout_at(deadline, reply).await.into_iter().flatten());
+        }
+        merge_refusals(known)
+    }
+
+    /// Puts a question to each worker. `None`: it has too many already.
+    fn ask<T>(
+        &self,
+        question: fn(oneshot::Sender<T>) -> Command,
+    ) -> impl Iterator<Item = Option<oneshot::Receiver<T>>> {
+        self.sources.workers.iter().map(move |worker| {
+            let (reply, answer) = oneshot::channel();
+            worker.try_send(question(reply)).is_ok().then_some(answer)
+        })
+    }
+
     /// The exposition in text format 0.0.4.
     ///
     /// # Errors
@@ -110,11 +133,7 @@ impl Exporter {
 
     async fn samples(&self) -> Vec<WorkerSample> {
         let mut last = self.last.lock().await;
-        let mut replies = Vec::new();
-        for worker in &self.sources.workers {
-            let (reply, answer) = oneshot::channel();
-            replies.push(worker.try_send(Command::Sample(reply)).is_ok().then_some(answer));
-        }
+        let replies: Vec<_> = self.ask(Command::Sample).collect();
         // One for all: workers that are stuck are not waited for one after the other.
         let deadline = tokio::time::Instant::now() + SAMPLE_PATIENCE;
         for (known, reply) in last.iter_mut().zip(replies) {
@@ -286,6 +305,7 @@ fn clusters(out: &mut Families, samples: &[WorkerSample]) {
 fn connections(out: &mut Families, samples: &[WorkerSample]) {
     let sum = |read: fn(&WorkerSample) -> u64| count(samples.iter().map(read).sum());
     let mut family = out.gauge("millgate_connections", "Open client connections");
+    family.add(&[("protocol", "new")], sum(|s| s.new));
     family.add(&[("protocol", "http1")], sum(|s| s.http1));
     family.add(&[("protocol", "http2")], sum(|s| s.http2));
     out.gauge("millgate_connections_parked", "Idle client connections that hold no buffers")

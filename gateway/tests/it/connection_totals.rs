@@ -106,6 +106,10 @@ async fn clients_that_never_say_a_word_hold_no_place_for_long() {
         silent.push(client);
     }
     eventually("they have all places", || async { used(&gateway).await == 4 }).await;
+    // Silent or not, all four are in the gauge, and the operator sees what has the places.
+    for line in ["millgate_connections{protocol=\"new\"} 2", "millgate_connections{protocol=\"http2\"} 2"] {
+        eventually(line, || gateway.shows(line)).await;
+    }
     // As many as there are places.
     let mut held = Vec::new();
     for _ in 0..4 {

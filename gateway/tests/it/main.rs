@@ -59,6 +59,7 @@ mod partial_reloads;
 mod policies;
 mod probes;
 mod proxying;
+mod refusals;
 mod registry_doubt;
 mod reload;
 mod repeated_bodies;

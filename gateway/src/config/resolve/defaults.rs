@@ -112,6 +112,7 @@ impl Defaults {
                 format: AccessLogFormat::Json,
                 file: None,
                 sample_per_mille: 1000,
+                refusals_per_second: 100,
             },
             drain: DrainSettings { notice: Duration::ZERO, timeout: Duration::from_secs(30) },
             rate_keys_max: 1_000_000,

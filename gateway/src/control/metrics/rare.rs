@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Name, help and label names of each rare counter.
-const RARE: [(Rare, &str, &str, &[&str]); 21] = [
+const RARE: [(Rare, &str, &str, &[&str]); 22] = [
     (Rare::LocalReply, "millgate_local_replies_total", "Responses made by the gateway", &["route", "reason"]),
     (
         Rare::RateLimited,
@@ -74,6 +74,12 @@ const RARE: [(Rare, &str, &str, &[&str]); 21] = [
     ),
     (Rare::Panic, "millgate_panics_total", "Requests ended by a bug in the gateway", &[]),
     (Rare::LogDropped, "millgate_log_dropped_total", "Access-log lines lost, by reason", &["reason"]),
+    (
+        Rare::RefusalNotLogged,
+        "millgate_log_refusals_left_out_total",
+        "Refusals that the access log's sample left out, past access_log.refusals_per_second",
+        &[],
+    ),
     (Rare::TokenCache, "millgate_token_cache_total", "Look-ups in the cache of verified tokens", &["result"]),
     (
         Rare::KeyWait,
