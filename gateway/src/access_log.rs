@@ -21,6 +21,7 @@ use crate::{
     config::settings::{AccessLogFormat, AccessLogSettings},
     exchange::{Exchange, flags},
     printable::is_hidden,
+    upstream::tried::Outcome,
 };
 
 /// A worker hands over its buffer at this size.
@@ -236,6 +237,7 @@ fn json_line(
         string(out, instance);
         number(out, br#","attempts":"#, x.attempts.into());
     }
+    tried(out, x);
     if let Some(user) = x.user() {
         out.extend_from_slice(br#","user":"#);
         string(out, user);
@@ -248,6 +250,29 @@ fn json_line(
     out.extend_from_slice(br#","flags":"#);
     string(out, x.flag);
     out.extend_from_slice(b"}\n");
+}
+
+/// The attempts of a request that had more than a good one.
+fn tried(out: &mut Vec<u8>, x: &Exchange) {
+    if x.tried.is_empty() {
+        return;
+    }
+    let mut before: &[u8] = br#","tried":["#;
+    for one in x.tried.iter() {
+        out.extend_from_slice(before);
+        out.extend_from_slice(br#"{"instance":"#);
+        string(out, &one.instance);
+        out.extend_from_slice(br#","outcome":"#);
+        match one.outcome {
+            Outcome::Answered(status) => string(out, itoa::Buffer::new().format(status)),
+            Outcome::Failed(reason) => string(out, reason),
+        }
+        millis(out, br#","after_ms":"#, one.began.saturating_duration_since(x.started));
+        millis(out, br#","ms":"#, one.took);
+        out.push(b'}');
+        before = b",";
+    }
+    out.push(b']');
 }
 
 /// Which address may not use the route, and why its token was refused.

@@ -22,7 +22,7 @@ use crate::{
         jwt::Verified,
     },
     snapshot::{LocalCluster, LocalEndpoint, LocalRoute},
-    upstream::{pool::Lease, read_size::PROOF_BYTES},
+    upstream::{pool::Lease, read_size::PROOF_BYTES, tried::Tried},
     worker::WorkerState,
 };
 
@@ -53,6 +53,8 @@ pub struct Exchange {
     pub subset: Option<Rc<str>>,
     pub instance: Option<Rc<str>>,
     pub attempts: u32,
+    /// Empty where the first attempt was a good one.
+    pub tried: Tried,
     /// When the last attempt was sent, and when its response head was there.
     pub upstream_began: Option<Instant>,
     pub upstream_ended: Option<Instant>,
@@ -168,6 +170,7 @@ impl Exchange {
             subset: None,
             instance: None,
             attempts: 0,
+            tried: Tried::default(),
             upstream_began: None,
             upstream_ended: None,
             status: None,

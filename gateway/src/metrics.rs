@@ -5,6 +5,8 @@
 //! Prometheus exposition. Labels never carry a path, a user or an address; unknown methods count as `OTHER`,
 //! unmatched requests as route `(none)`. Names: docs/METRICS.md.
 
+mod instance;
+
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
@@ -14,6 +16,8 @@ use std::{
 };
 
 use http::Method;
+
+pub use self::instance::InstanceSample;
 
 /// Upper bounds in seconds: OpenTelemetry's advice for HTTP, with three finer steps that a gateway needs.
 pub const LATENCY_BOUNDS: [f64; 17] =
@@ -170,6 +174,8 @@ const RARE_SERIES_MAX: usize = 20_000;
 
 /// Route and service.
 pub type RouteKey = (Arc<str>, Arc<str>);
+/// Service, and instance of it.
+pub type InstanceKey = (Arc<str>, Box<str>);
 /// What, and its two label values.
 pub type RareKey = (Rare, Box<str>, Box<str>);
 
@@ -178,8 +184,9 @@ pub type RareKey = (Rare, Box<str>, Box<str>);
 pub struct Metrics {
     routes: RefCell<HashMap<RouteKey, Rc<RefCell<RouteSample>>>>,
     clusters: RefCell<HashMap<Arc<str>, Rc<RefCell<ClusterSample>>>>,
+    instances: RefCell<HashMap<InstanceKey, Rc<RefCell<InstanceSample>>>>,
     rare: RefCell<HashMap<RareKey, u64>>,
-    /// With so many routes, or clusters, those that are gone are looked for.
+    /// With so many routes, clusters, or instances, those that are gone are looked for.
     next_sweep: SweepAt,
     pub connections: Connections,
     /// Upstream connections that have had large reads.
@@ -205,6 +212,8 @@ pub struct Connections {
 pub struct WorkerSample {
     pub routes: Vec<(RouteKey, RouteSample)>,
     pub clusters: Vec<(Arc<str>, ClusterSample)>,
+    /// Those that were asked.
+    pub instances: Vec<(InstanceKey, InstanceSample)>,
     pub rare: Vec<(RareKey, u64)>,
     /// Connections whose protocol is not known yet: no byte of a request, or of the TLS that goes before it.
     pub new: u64,
@@ -233,6 +242,13 @@ impl Metrics {
         Rc::clone(clusters.entry(Arc::clone(service)).or_default())
     }
 
+    /// The cell of an instance; made at snapshot swap.
+    pub fn instance(&self, service: &Arc<str>, instance: &str) -> Rc<RefCell<InstanceSample>> {
+        let mut instances = self.instances.borrow_mut();
+        sweep(&mut instances, &self.next_sweep.instances);
+        Rc::clone(instances.entry((Arc::clone(service), Box::from(instance))).or_default())
+    }
+
     pub fn count(&self, what: Rare, first: &str, second: &str) {
         self.count_many(what, first, second, 1);
     }
@@ -249,10 +265,13 @@ impl Metrics {
 
     /// A copy for the control plane.
     pub fn sample(&self) -> WorkerSample {
+        let instances = self.instances.borrow();
+        let asked = instances.iter().filter(|(_, cell)| !cell.borrow().attempts.is_empty());
         let known = self.connections.http1.get() + self.connections.http2.get();
         WorkerSample {
             routes: self.routes.borrow().iter().map(|(k, v)| (k.clone(), v.borrow().clone())).collect(),
             clusters: self.clusters.borrow().iter().map(|(k, v)| (k.clone(), v.borrow().clone())).collect(),
+            instances: asked.map(|(key, cell)| (key.clone(), cell.borrow().clone())).collect(),
             rare: self.rare.borrow().iter().map(|(k, v)| (k.clone(), *v)).collect(),
             new: self.connections.open.get().saturating_sub(known),
             http1: self.connections.http1.get(),
@@ -270,11 +289,13 @@ impl Metrics {
 struct SweepAt {
     routes: Cell<usize>,
     clusters: Cell<usize>,
+    instances: Cell<usize>,
 }
 
 impl Default for SweepAt {
     fn default() -> Self {
-        Self { routes: Cell::new(SERIES_KEPT), clusters: Cell::new(SERIES_KEPT) }
+        let [routes, clusters, instances] = [SERIES_KEPT; 3].map(Cell::new);
+        Self { routes, clusters, instances }
     }
 }
 
@@ -286,7 +307,7 @@ fn sweep<K, V>(cells: &mut HashMap<K, Rc<V>>, at: &Cell<usize>) {
     }
 }
 
-/// Routes, and clusters, that a worker remembers beside those in use: one that comes back counts on. Names of declared
+/// Routes, clusters, and instances, that a worker remembers beside those in use: one that comes back counts on. Names of declared
 /// routes are written by services, and a generator of tags never ends.
 const SERIES_KEPT: usize = 4096;
 
@@ -340,9 +361,11 @@ mod tests {
         for at in 0..3 * SERIES_KEPT {
             metrics.route(&Arc::from(at.to_string()), &service);
             metrics.cluster(&Arc::from(at.to_string()));
+            metrics.instance(&service, &at.to_string()).borrow_mut().record(200, Duration::ZERO);
         }
         let sample = metrics.sample();
-        assert!(sample.routes.len() <= SERIES_KEPT && sample.clusters.len() <= SERIES_KEPT);
+        let lengths = [sample.routes.len(), sample.clusters.len(), sample.instances.len()];
+        assert!(lengths.iter().all(|length| *length <= SERIES_KEPT), "{lengths:?}");
         let kept = sample.routes.iter().find(|((route, _), _)| &**route == "used").unwrap();
         assert_eq!(kept.1.requests, [("GET", 200, 7)]);
     }

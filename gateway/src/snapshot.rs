@@ -26,7 +26,7 @@ use crate::{
     control::keys::desk::KeyDesk,
     file_account::Desk,
     headers::{GuardedNames, MadeField},
-    metrics::{ClusterSample, Metrics, RouteSample},
+    metrics::{ClusterSample, InstanceSample, Metrics, RouteSample},
     policy::{
         client_address::ClientRule,
         jwt::{Jwt, KeySet, Requirement},
@@ -267,6 +267,7 @@ pub struct LocalEndpoint {
     pub pool: Rc<EndpointPool>,
     /// Its name in logs.
     pub instance: Rc<str>,
+    pub metrics: Rc<RefCell<InstanceSample>>,
 }
 
 /// An endpoint's shared state, held by a count that only this worker touches: guards of requests clone this and
@@ -406,6 +407,7 @@ fn local_cluster(
             state: StateHandle(Rc::new(Arc::clone(endpoint.state()))),
             pool: Rc::clone(pool),
             instance: Rc::from(endpoint.key().as_str()),
+            metrics: metrics.instance(&cluster.name, endpoint.key().as_str()),
         }
     });
     Rc::new(LocalCluster {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Files of the request path, relative to `gateway/src`.
-const DATA_PLANE: [&str; 20] = [
+const DATA_PLANE: [&str; 21] = [
     "access.rs",
     "access/",
     "access_log.rs",
@@ -17,6 +17,7 @@ const DATA_PLANE: [&str; 20] = [
     "headers/",
     "local_reply.rs",
     "metrics.rs",
+    "metrics/",
     "policy/",
     "proxy.rs",
     "router/",

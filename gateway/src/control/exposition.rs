@@ -64,11 +64,24 @@ impl Family<'_> {
     }
 
     pub(super) fn add_histogram(&mut self, labels: &[(&str, &str)], value: &Histogram) {
+        self.add_histogram_of(labels, value, |_| true);
+    }
+
+    /// With those of the buckets whose bound `is_shown`.
+    pub(super) fn add_histogram_of(
+        &mut self,
+        labels: &[(&str, &str)],
+        value: &Histogram,
+        is_shown: impl Fn(f64) -> bool,
+    ) {
         let Some(family) = self.0.0.last_mut() else { return };
         let mut cumulative = 0;
         let mut buckets = Vec::with_capacity(LATENCY_BOUNDS.len());
         for (bound, n) in LATENCY_BOUNDS.iter().zip(value.counts) {
             cumulative += n;
+            if !is_shown(*bound) {
+                continue;
+            }
             let mut bucket = Bucket::default();
             bucket.set_upper_bound(*bound);
             bucket.set_cumulative_count(cumulative);

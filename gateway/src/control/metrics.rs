@@ -4,6 +4,7 @@
 //! [`SAMPLE_PATIENCE`] is represented by its last copy, so that counters never go backwards. The merged state
 //! stands behind a `prometheus::core::Collector`; the crate's registry and encoder do the rest.
 
+mod instances;
 mod rare;
 
 use std::{
@@ -155,6 +156,7 @@ impl Exporter {
         file_places::families(&mut out, &self.sources.files);
         file_places::admin(&mut out, &self.sources.admin);
         endpoints(&mut out, &snapshot);
+        instances::families(&mut out, &snapshot, samples);
         self.control(&mut out, &snapshot);
         out.into_non_empty()
     }

@@ -72,6 +72,7 @@ pub async fn run(
         let given = if repeats && is_probe { deadline.of_a_probe() } else { deadline };
         let attempt = Attempt::new(picked, given, (now, repeats), upload, worker);
         let result = attempt.run(unsent, exchange).await;
+        exchange.has_tried(&result, |status| !retries.may_follow_status(status, is_probe));
         if let Some(lease) = &mut exchange.lease {
             lease.witness = Some(attempt.into_witness());
         }

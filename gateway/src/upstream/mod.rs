@@ -14,4 +14,5 @@ mod silence;
 mod spare;
 pub mod split;
 pub mod tls;
+pub mod tried;
 mod verdict;

@@ -7,7 +7,7 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     task::Context,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use http::{Request, Response};
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     body::{BodyError, Cause, RequestBody, Upload},
-    error::Error,
+    error::{Blame, Error},
     exchange::Exchange,
     headers::{self, ResponseFraming},
     policy::{retry::Phase, timeout::Deadline},
@@ -41,6 +41,22 @@ pub struct Answered {
 pub(super) struct Failed {
     pub(super) error: Error,
     pub(super) phase: Phase,
+}
+
+impl Failed {
+    /// For the access log.
+    pub(super) fn reason(&self) -> &'static str {
+        match self.phase {
+            Phase::ReusedConnectionClosed => "connection_closed",
+            _ => self.error.reason(),
+        }
+    }
+
+    /// What went wrong, if the instance has a part in it: it may close an idle connection whenever it likes.
+    fn of_the_instance(&self) -> Option<&'static str> {
+        let is_its = self.error.row().blame == Blame::Upstream && self.phase != Phase::ReusedConnectionClosed;
+        is_its.then(|| self.reason())
+    }
 }
 
 /// A request that waits to be sent. Empty once bytes of it may have left; a failure before that leaves it here, so that
@@ -92,15 +108,25 @@ impl<'a> Attempt<'a> {
         let ended = self.worker.clock.now();
         exchange.upstream_ended = Some(ended);
         let status = result.as_ref().map_or(NO_ANSWER, |answered| answered.response.status().as_u16());
-        {
-            let mut metrics = self.cluster.metrics.borrow_mut();
-            metrics.count(status, 1);
-            metrics.duration.record(ended.saturating_duration_since(self.began));
-        }
+        self.count(status, ended.saturating_duration_since(self.began), result.as_ref().err());
         if let Some(deed) = self.deed(&result) {
             self.verdict.borrow_mut().record(deed, ended, self.worker);
         }
         result
+    }
+
+    /// For the service, and for the instance.
+    fn count(&self, status: u16, took: Duration, failed: Option<&Failed>) {
+        {
+            let mut metrics = self.cluster.metrics.borrow_mut();
+            metrics.count(status, 1);
+            metrics.duration.record(took);
+        }
+        let mut metrics = self.endpoint.metrics.borrow_mut();
+        metrics.record(status, took);
+        if let Some(reason) = failed.and_then(Failed::of_the_instance) {
+            metrics.fail(reason);
+        }
     }
 
     /// What is needed to blame the endpoint later.

@@ -301,6 +301,9 @@ impl Drop for Waiting<'_> {
         let Some(since) = self.since.get() else { return };
         if let Ok(verdict) = self.verdict.try_borrow() {
             verdict.witness.cluster.metrics.borrow_mut().count(NO_ANSWER, 1);
+            if let Some(endpoint) = verdict.witness.endpoint() {
+                endpoint.metrics.borrow_mut().count(NO_ANSWER, 1);
+            }
         }
         if self.upload.is_some_and(|upload| !upload.complete.get()) {
             return;
@@ -310,6 +313,9 @@ impl Drop for Waiting<'_> {
         let answers_others =
             verdict.witness.endpoint().is_none_or(|one| one.state.outlier().has_answered_since(since));
         if now.saturating_duration_since(since) >= PATIENCE && !answers_others {
+            if let Some(endpoint) = verdict.witness.endpoint() {
+                endpoint.metrics.borrow_mut().fail("abandoned");
+            }
             verdict.record(Deed::Abandoned, now, self.worker);
         }
     }

@@ -41,6 +41,7 @@ mod header_bombs;
 mod header_time;
 mod hidden_values;
 mod inherited_trust;
+mod instance_numbers;
 mod instances;
 mod key_rotation;
 mod key_sources;

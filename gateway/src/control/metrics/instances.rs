@@ -1,0 +1,60 @@
+//! Attempts, failures and durations of each instance: the one that fails behind retries stands out here.
+//!
+//! Only instances in use have series, and only in services of at most [`INSTANCE_SERIES_MAX`]. Their histograms have six buckets
+//! instead of seventeen.
+
+use std::collections::HashMap;
+
+use super::INSTANCE_SERIES_MAX;
+use crate::{
+    control::exposition::{Families, count},
+    metrics::{InstanceSample, WorkerSample},
+    snapshot::Snapshot,
+};
+
+/// Of the bounds of all durations.
+const BOUNDS: [f64; 6] = [0.005, 0.025, 0.1, 0.5, 2.5, 10.0];
+
+pub(super) fn families(out: &mut Families, snapshot: &Snapshot, samples: &[WorkerSample]) {
+    let seen = merged(samples);
+    let mut clusters: Vec<_> = snapshot.clusters.iter().collect();
+    clusters.sort_by(|a, b| a.name.cmp(&b.name));
+    let small = clusters.into_iter().filter(|cluster| cluster.endpoints.len() <= INSTANCE_SERIES_MAX);
+    let shown = small.flat_map(|cluster| {
+        let name = &*cluster.name;
+        cluster.endpoints.iter().map(move |endpoint| (name, endpoint.key().as_str()))
+    });
+    let shown: Vec<_> = shown.filter_map(|key| Some((key, seen.get(&key)?))).collect();
+    let mut family = out.counter(
+        "millgate_endpoint_requests_total",
+        "Attempts by service, instance and status; `none` = no answer",
+    );
+    for ((service, instance), sample) in &shown {
+        for (code, n) in &sample.attempts {
+            let code = if *code == 0 { "none".to_owned() } else { code.to_string() };
+            family.add(&[("service", service), ("instance", instance), ("code", &code)], count(*n));
+        }
+    }
+    let mut family =
+        out.counter("millgate_endpoint_failures_total", "Attempts that failed by the instance's doing");
+    for ((service, instance), sample) in &shown {
+        for (reason, n) in &sample.failures {
+            family.add(&[("service", service), ("instance", instance), ("reason", reason)], count(*n));
+        }
+    }
+    let mut family = out
+        .histogram("millgate_endpoint_duration_seconds", "An attempt at the instance: sent to response head");
+    for ((service, instance), sample) in &shown {
+        let labels = [("service", *service), ("instance", *instance)];
+        family.add_histogram_of(&labels, &sample.duration, |bound| BOUNDS.contains(&bound));
+    }
+}
+
+/// By service and instance.
+pub(in crate::control) fn merged(samples: &[WorkerSample]) -> HashMap<(&str, &str), InstanceSample> {
+    let mut merged: HashMap<(&str, &str), InstanceSample> = HashMap::new();
+    for ((service, instance), sample) in samples.iter().flat_map(|worker| &worker.instances) {
+        merged.entry((service, instance)).or_default().merge(sample);
+    }
+    merged
+}

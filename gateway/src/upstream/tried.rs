@@ -1,0 +1,94 @@
+//! The attempts of one request, for its line in the access log: where, with what outcome, when and for how long.
+//!
+//! A request that is answered at its first attempt, as nearly all are, has no list.
+
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use http::StatusCode;
+
+use super::send::{Answered, Failed};
+use crate::exchange::Exchange;
+
+/// The list of one request.
+#[derive(Debug, Default)]
+pub struct Tried(Vec<OneAttempt>);
+
+/// An attempt that is over.
+#[derive(Debug)]
+pub struct OneAttempt {
+    pub instance: Rc<str>,
+    pub outcome: Outcome,
+    pub began: Instant,
+    pub took: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Answered(u16),
+    /// In the word of the error table.
+    Failed(&'static str),
+}
+
+impl Tried {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &OneAttempt> {
+        self.0.iter()
+    }
+
+    /// Past [`TRIED_MAX`] the last one takes the place of the one before it.
+    fn add(&mut self, attempt: OneAttempt) {
+        self.0.truncate(TRIED_MAX - 1);
+        self.0.push(attempt);
+    }
+}
+
+impl Exchange {
+    /// The last attempt is over. The first one leaves no trace if its status `is_final`.
+    pub(super) fn has_tried(
+        &mut self,
+        result: &Result<Answered, Failed>,
+        is_final: impl FnOnce(StatusCode) -> bool,
+    ) {
+        let outcome = match result {
+            Ok(answered) if self.tried.is_empty() && is_final(answered.response.status()) => return,
+            Ok(answered) => Outcome::Answered(answered.response.status().as_u16()),
+            Err(failed) => Outcome::Failed(failed.reason()),
+        };
+        let (Some(instance), Some(began), Some(ended)) =
+            (&self.instance, self.upstream_began, self.upstream_ended)
+        else {
+            return;
+        };
+        let took = ended.saturating_duration_since(began);
+        let instance = Rc::clone(instance);
+        self.tried.add(OneAttempt { instance, outcome, began, took });
+    }
+}
+
+/// Connects that fail are free, and there may be as many as there are instances. The line would be longer than a person reads;
+/// `attempts` has their number.
+const TRIED_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_list_keeps_its_beginning_and_its_end() {
+        let mut tried = Tried::default();
+        for status in 0..40 {
+            let (instance, began) = (Rc::from("a"), crate::clock::now());
+            let outcome = Outcome::Answered(status);
+            tried.add(OneAttempt { instance, outcome, began, took: Duration::ZERO });
+        }
+        let kept: Vec<_> = tried.iter().map(|one| one.outcome).collect();
+        assert_eq!(kept.len(), TRIED_MAX);
+        assert_eq!((kept[0], kept[15]), (Outcome::Answered(0), Outcome::Answered(39)));
+    }
+}
