@@ -335,6 +335,7 @@ impl Controller {
             Ok(client) => client,
             Err(error) => {
                 tracing::error!(%error, "the registry cannot be used; known instances stay in use");
+                self.status.note("registry_unusable", error.to_string());
                 return;
             }
         };

@@ -10,15 +10,17 @@ use std::{
     time::Duration,
 };
 
+use millgate_registry::Client;
+
 use super::{
-    Background, Controller,
+    Background, Controller, client_config,
     event::{Event, Inbox},
     files::FileWatch,
     keys::KeyFetch,
 };
 use crate::config::{
     compile,
-    diagnostics::Report,
+    diagnostics::{Diagnostic, Report, Span, code},
     settings::{AccessLogFormat, Settings},
 };
 
@@ -87,6 +89,7 @@ impl Controller {
         let table = compile::table(&loaded.settings, Some(&previous.table), &self.budget).map_err(refuse)?;
         let keys = compile::read_keys(&loaded.settings).map_err(refuse)?;
         let tls = compile::tls(&loaded.settings).map_err(|diagnostic| refuse(vec![diagnostic]))?;
+        self.check_registry(&loaded.settings).map_err(|found| refuse(vec![found]))?;
         let tls_clients = self.world.tls_clients.prepare(&loaded.settings).map_err(refuse)?;
         let new_keys = self.fetch_new_keys(&loaded.settings, inbox, background).await.map_err(refuse)?;
         if self.status.record_warnings(&loaded.warnings) && !loaded.warnings.is_empty() {
@@ -122,6 +125,17 @@ impl Controller {
         self.wait_for_first_word(inbox, background).await;
         self.publish_table(Arc::new(table));
         Ok(waiting)
+    }
+
+    /// Where the registry is spoken with in another way, can it be?
+    fn check_registry(&self, new: &Settings) -> Result<(), Diagnostic> {
+        let changed = new.consul.as_ref().filter(|_| new.consul != self.settings.consul);
+        let Some(consul) = changed else { return Ok(()) };
+        let made = Client::new(client_config(consul)).map(drop);
+        made.map_err(|error| {
+            let message = format!("the registry could not be asked any more: {error}");
+            Diagnostic::error(code::UNREADABLE, Span::default(), message)
+        })
     }
 
     /// Waits until something is known of every service, so that the new table does not begin with 503. What has

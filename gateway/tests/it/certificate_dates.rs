@@ -54,8 +54,9 @@ async fn a_certificate_that_ends_soon_and_one_that_has_ended_are_events_and_metr
     let backend = Backend::named("one").await;
     let dir = tempfile::tempdir().unwrap();
     let whole = Duration::from_secs(now().as_secs());
+    let yesterday = whole.saturating_sub(DAY);
     write(dir.path(), "shop", [Duration::ZERO, whole + 3 * DAY + DAY / 2]);
-    write(dir.path(), "client", [Duration::ZERO, whole - DAY]);
+    write(dir.path(), "client", [Duration::ZERO, yesterday]);
     let gateway = TestGateway::start_in(dir, &config(&backend)).await;
     eventually("both are reported", || async { events(&gateway).await.len() == 2 }).await;
     let reported = events(&gateway).await;
@@ -68,7 +69,7 @@ async fn a_certificate_that_ends_soon_and_one_that_has_ended_are_events_and_metr
         format!("millgate_certificate_expiry_timestamp_seconds{{{labels}}} {}", at.as_secs())
     };
     assert!(gateway.shows(&series("https", "shop.example", whole + 3 * DAY + DAY / 2)).await);
-    assert!(gateway.shows(&series("services.two", "client.example", whole - DAY)).await);
+    assert!(gateway.shows(&series("services.two", "client.example", yesterday)).await);
 
     write(gateway.dir.path(), "shop", [Duration::ZERO, whole + 90 * DAY]);
     write(gateway.dir.path(), "client", [whole + DAY, whole + 90 * DAY]);

@@ -11,6 +11,7 @@ use serde_json::{Value, json as value};
 use crate::support::{
     backend::{Backend, closed_port},
     client::{get, json, send, status},
+    eventually,
     gateway::TestGateway,
 };
 
@@ -29,8 +30,8 @@ async fn shown(gateway: &TestGateway) -> Value {
 /// The text of the last event of this kind.
 async fn last_event(gateway: &TestGateway, kind: &str) -> Option<String> {
     let events = json(&send(gateway.admin(), get("/api/v1/events")).await);
-    let of_kind = events["events"].as_array().unwrap().iter().filter(|event| event["kind"] == kind);
-    of_kind.last().map(|event| event["text"].as_str().unwrap().to_owned())
+    let mut of_kind = events["events"].as_array().unwrap().iter().filter(|event| event["kind"] == kind);
+    of_kind.next_back().map(|event| event["text"].as_str().unwrap().to_owned())
 }
 
 /// Writes a certificate, and the key of one that may be another.
@@ -108,4 +109,36 @@ async fn a_certificate_that_was_replaced_before_its_key_is_named_with_its_place(
     gateway.reload().await.unwrap();
     assert_eq!(shown(&gateway).await["refused"], Value::Null);
     assert!(!gateway.shows(&line).await);
+}
+
+/// What a reload cannot begin to use it refuses: without this, it was accepted, and the registry was not asked any more.
+#[tokio::test]
+async fn a_registry_that_could_not_be_asked_is_no_accepted_reload() {
+    let backend = Backend::named("one").await;
+    let listen = "http: \"127.0.0.1:0\"";
+    let gateway = TestGateway::start(&config("", listen, &backend)).await;
+    let consul = "discovery: {consul: {address: \"https://127.0.0.1:1\", ca_file: empty.pem}}\n";
+    std::fs::write(gateway.dir.path().join("empty.pem"), "no certificate").unwrap();
+    let registered = "routes:\n  - {path: /registered, service: registered}\n";
+    gateway.rewrite(&config(consul, listen, &backend).replace("routes:\n", registered));
+    let report = gateway.reload().await.unwrap_err();
+    assert!(report.contains("empty.pem"), "{report}");
+    let event = last_event(&gateway, "config_refused").await.unwrap();
+    assert!(
+        event.contains("the registry could not be asked any more") && event.contains("empty.pem"),
+        "{event}"
+    );
+}
+
+/// As clients' connections, those of the admin listener are counted before they have said a word.
+#[tokio::test]
+async fn silent_connections_of_the_admin_listener_are_in_its_gauge() {
+    let backend = Backend::named("one").await;
+    let gateway = TestGateway::start(&config("", "http: \"127.0.0.1:0\"", &backend)).await;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(tokio::net::TcpStream::connect(gateway.admin()).await.unwrap());
+    }
+    // The one that asks is the fourth.
+    eventually("all are counted", || gateway.shows("millgate_admin_connections 4")).await;
 }
