@@ -19,7 +19,12 @@ use millgate_registry::{Hosts, SideLimits, WatchTarget, serve_aside};
 use serde_json::{Value, json};
 use tower::Service as _;
 
-use super::{health, keys::report, metrics::Exporter, status::Status};
+use super::{
+    health,
+    keys::report,
+    metrics::{Exporter, instances},
+    status::Status,
+};
 use crate::{
     clock, file_account::ADMIN_CONNECTIONS_MAX, printable::printable, snapshot::Publisher,
     upstream::cluster::Cluster,
@@ -203,6 +208,8 @@ async fn services(State(admin): State<Arc<Admin>>) -> Json<Value> {
     let snapshot = admin.publisher.load();
     let now = clock::now();
     let watches = admin.status.watches();
+    let samples = admin.exporter.samples().await;
+    let seen = instances::merged(&samples);
     let services = snapshot.clusters.iter().map(|cluster| {
         let endpoints = cluster.endpoints.iter().map(|endpoint| {
             let (breaker, window) = health::breaker(cluster, endpoint, now);
@@ -215,6 +222,7 @@ async fn services(State(admin): State<Arc<Admin>>) -> Json<Value> {
                 "breaker": breaker,
                 "breaker_window": window,
                 "outlier": health::outlier(cluster, endpoint, now),
+                "seen": seen.get(&(&*cluster.name, endpoint.key().as_str())).map(instances::json),
             })
         });
         let target = cluster.watched();

@@ -4,7 +4,7 @@
 //! [`SAMPLE_PATIENCE`] is represented by its last copy, so that counters never go backwards. The merged state
 //! stands behind a `prometheus::core::Collector`; the crate's registry and encoder do the rest.
 
-mod instances;
+pub(super) mod instances;
 mod rare;
 
 use std::{
@@ -132,7 +132,7 @@ impl Exporter {
         Ok(text)
     }
 
-    async fn samples(&self) -> Vec<WorkerSample> {
+    pub(super) async fn samples(&self) -> Vec<WorkerSample> {
         let mut last = self.last.lock().await;
         let replies: Vec<_> = self.ask(Command::Sample).collect();
         // One for all: workers that are stuck are not waited for one after the other.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::{
     backend::{Backend, closed_port},
-    client::{get, send, status, text},
+    client::{get, json, send, status, text},
     eventually,
     gateway::TestGateway,
 };
@@ -50,6 +50,15 @@ async fn an_instance_that_refuses_each_connect_has_numbers_of_its_own_and_stands
     let shown = send(gateway.admin(), get("/metrics")).await;
     let failures = series("failures_total", good, "");
     assert!(!text(&shown).contains(failures.trim_end_matches('}')), "the good one has none");
+
+    let services = json(&send(gateway.admin(), get("/api/v1/services")).await);
+    let seen = &services["services"][0]["endpoints"][0]["seen"];
+    assert_eq!(
+        (&seen["attempts"], &seen["failures"]["connect_failed"]),
+        (&13.into(), &13.into()),
+        "{services}"
+    );
+    assert!(seen["p99_seconds"].as_f64().unwrap() > 0.0, "{seen}");
 
     eventually("all lines are written", || async { lines(&gateway).len() == 26 }).await;
     let (two, one): (Vec<_>, Vec<_>) = lines(&gateway).into_iter().partition(|line| line["attempts"] == 2);

@@ -240,6 +240,8 @@ async fn the_binary_says_ready_and_stops_cleanly_on_sigterm() {
     for flag in ["--http", "--https", "--admin", "--registry"] {
         command.args([flag, "127.0.0.1:0"]);
     }
+    let mut log = tempfile::NamedTempFile::new().unwrap();
+    command.env("RUST_LOG", "info").env_remove("NO_COLOR").stderr(log.reopen().unwrap());
     let mut demo = Process(command.stdout(Stdio::piped()).spawn().unwrap());
     let mut lines = BufReader::new(demo.0.stdout.take().unwrap()).lines().map(Result::unwrap);
     let (printed, lines) = within_deadline(move || {
@@ -265,6 +267,9 @@ async fn the_binary_says_ready_and_stops_cleanly_on_sigterm() {
     // The end of its output is the end of the process.
     within_deadline(move || lines.for_each(drop)).await;
     assert_eq!(demo.0.wait().unwrap().code(), Some(0));
+    let mut written = String::new();
+    std::io::Read::read_to_string(&mut log, &mut written).unwrap();
+    assert!(written.contains("INFO") && !written.contains('\u{1b}'), "a file has no colours: {written}");
 }
 
 /// A child that does not outlive a failed test.

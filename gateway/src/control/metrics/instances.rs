@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use serde_json::{Map, Value, json};
+
 use super::INSTANCE_SERIES_MAX;
 use crate::{
     control::exposition::{Families, count},
@@ -48,6 +50,16 @@ pub(super) fn families(out: &mut Families, snapshot: &Snapshot, samples: &[Worke
         let labels = [("service", *service), ("instance", *instance)];
         family.add_histogram_of(&labels, &sample.duration, |bound| BOUNDS.contains(&bound));
     }
+}
+
+/// One instance in `/api/v1/services`, however many the service has: attempts, failures by reason, and the bounds below which half
+/// and 99 % of the attempts lie.
+pub(in crate::control) fn json(sample: &InstanceSample) -> Value {
+    let attempts: u64 = sample.attempts.iter().map(|(_, n)| n).sum();
+    let failures: Map<String, Value> =
+        sample.failures.iter().map(|(reason, n)| ((*reason).to_owned(), (*n).into())).collect();
+    let within = |share| sample.duration.quantile(share).map(|bound| bound.as_secs_f64());
+    json!({"attempts": attempts, "failures": failures, "p50_seconds": within(0.5), "p99_seconds": within(0.99)})
 }
 
 /// By service and instance.
