@@ -14,7 +14,7 @@ use crate::{
     commands::millgate,
     support::{
         authority::Authority,
-        backend::Backend,
+        backend::{Backend, RawBackend},
         client::{get, send},
         eventually,
         gateway::write_config,
@@ -163,4 +163,22 @@ async fn handshakes_for_an_address_do_not_write_the_log() {
         run.written().contains("lines of libraries were left out")
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_instance_whose_answers_are_refused_writes_a_line_in_ten_seconds() {
+    let answer = b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n";
+    let odd = RawBackend::answering(answer, true).await;
+    let config = config(odd.addr).replace("\"]}", "\"], outlier: off, breaker: off}");
+    let run = Run::start(tempfile::tempdir().unwrap(), &format!("workers: 1\n{config}"), &[]);
+    eventually("it serves", || async { run.written().contains("admin     http") }).await;
+    let written = run.written();
+    let http = written.lines().find_map(|line| line.strip_prefix("http      http://")).unwrap();
+    let began = std::time::Instant::now();
+    for _ in 0..50 {
+        assert_eq!(send(http.parse().unwrap(), get("/x")).await.status(), 502);
+    }
+    let lines = || run.written().matches("upstream answer refused").count();
+    eventually("it is written", || async { lines() > 0 }).await;
+    assert!(lines() as u64 <= 1 + began.elapsed().as_secs() / 10, "{} lines", lines());
 }
