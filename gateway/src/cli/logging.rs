@@ -121,7 +121,7 @@ impl<S: Subscriber> Layer<S> for Libraries {
             return true;
         }
         if *metadata.level() > Level::INFO {
-            // Nobody is flooded who has not asked for this level.
+            // These levels are written only where RUST_LOG asks for them.
             return !target.starts_with(WATCHER);
         }
         let (may_write, left_out) = BUDGET.take(clock::unix_now().as_secs());

@@ -177,7 +177,7 @@ async fn config(State(admin): State<Arc<Admin>>) -> Json<Value> {
     Json(admin.status.config().json(&admin.config))
 }
 
-/// Whom the gateway refused before there was a request that the access log could have, oldest first.
+/// Clients that were refused before there was a request that the access log could have, oldest first.
 async fn refusals(State(admin): State<Arc<Admin>>) -> Json<Value> {
     let time = |at| humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + at).to_string();
     let refusals = admin.exporter.refusals().await.into_iter().map(|refusal| {

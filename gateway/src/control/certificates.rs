@@ -1,7 +1,7 @@
 //! The certificates that the gateway shows to others, and the warning before one of them ends: in the log, as an event and as a
 //! metric, at the start, at each reload, once a day, and in the second in which one expires.
 //!
-//! An expired certificate breaks no file and no reload: without this, the first who learn of it are the clients.
+//! An expired certificate breaks no file and no reload: without this, the clients learn of it first.
 
 use std::{
     collections::HashSet,
