@@ -455,6 +455,7 @@ mod tests {
             &AccessLogSettings {
                 format: AccessLogFormat::Json,
                 file: None,
+                file_span: crate::config::Span::default(),
                 sample_per_mille: 1000,
                 refusals_per_second: 0,
             },

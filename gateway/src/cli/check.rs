@@ -12,6 +12,7 @@ use crate::{
         compile,
         diagnostics::{Diagnostic, Report, Source, Span, code},
         load::Loaded,
+        settings::{AccessLogFormat, AccessLogSettings},
         source::ConfigSource,
     },
     control::{keys, tls_clients::TlsClients},
@@ -130,7 +131,30 @@ pub fn findings(loaded: &Loaded) -> Report {
     found.extend(compile::table(&loaded.settings, None, &budget).err().into_iter().flatten());
     found.extend(compile::read_keys(&loaded.settings).err().into_iter().flatten());
     found.extend(compile::tls(&loaded.settings).err());
+    found.extend(log_without_a_folder(&loaded.settings.access_log));
     found.extend(TlsClients::default().prepare(&loaded.settings).err().into_iter().flatten());
     found.extend(loaded.warnings.iter().cloned());
     loaded.refuse(found)
+}
+
+/// `run` opens the file before anything else, and makes no folders. Whether this user may write there is not tried: the one that
+/// runs may be another.
+fn log_without_a_folder(log: &AccessLogSettings) -> Option<Diagnostic> {
+    let path = log.file.as_ref().filter(|_| log.format != AccessLogFormat::Off)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let (message, help) = if path.is_dir() {
+        ("`access_log.file` is a folder", "name a file in it")
+    } else if folder.is_some_and(|folder| !folder.is_dir()) {
+        (
+            "the folder of `access_log.file` is not there",
+            "make it, writable for the user that runs the gateway: no folders are made at the start",
+        )
+    } else {
+        return None;
+    };
+    Some(
+        Diagnostic::error(code::LOG_FILE, log.file_span, message)
+            .label("the gateway would not start")
+            .help(help),
+    )
 }

@@ -92,6 +92,8 @@ pub mod code {
     pub const YAML_FEATURE: &str = "E005";
     /// What a text that Consul holds cannot say or ask for: it belongs to the process that reads it.
     pub const NOT_FROM_CONSUL: &str = "E006";
+    /// A file of another gateway.
+    pub const OTHER_PRODUCT: &str = "E007";
     pub const MISSING_FIELD: &str = "E010";
     /// A map where a value belongs, and the like.
     pub const WRONG_KIND: &str = "E011";
@@ -132,6 +134,8 @@ pub mod code {
     pub const CERTIFICATE: &str = "E062";
     /// A limit that cannot be counted.
     pub const RATE_LIMIT: &str = "E063";
+    /// The access log cannot be opened.
+    pub const LOG_FILE: &str = "E064";
     pub const UNUSED_POLICY: &str = "W001";
     pub const UNUSED_SERVICE: &str = "W002";
     pub const UNUSED_AUTH: &str = "W003";
@@ -145,8 +149,14 @@ pub mod code {
     pub const AT_THE_EDGE: &str = "W012";
     /// Something is written that cannot do anything.
     pub const NO_EFFECT: &str = "W013";
+    /// What every client can say of itself is believed.
+    pub const TRUSTS_EVERYONE: &str = "W014";
+    /// What other products read as a pattern or as a variable is a text here.
+    pub const TAKEN_AS_TEXT: &str = "W015";
+    /// Clients refuse a certificate that has expired or is not valid yet.
+    pub const CERTIFICATE_TIME: &str = "W016";
     /// A list takes the place of a default that protects.
-    pub const DEFAULT_REPLACED: &str = "W014";
+    pub const DEFAULT_REPLACED: &str = "W017";
 }
 
 /// Findings as they are collected; every stage adds to the same list.
@@ -163,6 +173,10 @@ impl Diagnostics {
         if !self.0.contains(&diagnostic) {
             self.0.push(diagnostic);
         }
+    }
+
+    pub fn extend(&mut self, others: impl IntoIterator<Item = Diagnostic>) {
+        self.0.extend(others);
     }
 
     pub fn has_errors(&self) -> bool {
@@ -340,8 +354,8 @@ pub(crate) fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = 
     let word = word.to_lowercase();
     let similarity = |candidate: &str| {
         // One slip of the finger in a short word weighs too much in the first measure.
-        let is_one_slip = word.len() >= 3 && strsim::osa_distance(&word, candidate) == 1;
-        strsim::jaro_winkler(&word, candidate).max(if is_one_slip { SIMILARITY_MIN } else { 0.0 })
+        let least = if is_one_slip(&word, candidate) { SIMILARITY_MIN } else { 0.0 };
+        strsim::jaro_winkler(&word, candidate).max(least)
     };
     candidates
         .into_iter()
@@ -349,6 +363,11 @@ pub(crate) fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = 
         .filter(|(similarity, _)| *similarity >= SIMILARITY_MIN)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, candidate)| candidate)
+}
+
+/// One letter too many, too few, wrong, or in the wrong place.
+pub(crate) fn is_one_slip(word: &str, candidate: &str) -> bool {
+    word.len() >= 3 && strsim::osa_distance(&word.to_lowercase(), candidate) == 1
 }
 
 /// Below this, a suggestion is more often wrong than right.

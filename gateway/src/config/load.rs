@@ -68,7 +68,7 @@ pub(super) fn parse_in(
     let settings =
         raw::read(text, env, &mut sink).map(|file| resolve::resolve(&file, &mut files, env, &mut sink));
     let failed = sink.has_errors();
-    let mut diagnostics = sink.into_vec();
+    let mut diagnostics = without_echoes(sink.into_vec());
     if let (Some(settings), false) = (&settings, failed) {
         diagnostics.extend(twins::warnings(settings));
     }
@@ -79,6 +79,14 @@ pub(super) fn parse_in(
         }
         _ => Err(Report::new(source, diagnostics).with_files(files.into_paths())),
     }
+}
+
+/// Where a field refuses a text, that it is taken as a text is no news.
+fn without_echoes(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let refused: Vec<Span> =
+        diagnostics.iter().filter(|d| d.severity == Severity::Error).map(|d| d.span).collect();
+    diagnostics.retain(|d| d.code != code::TAKEN_AS_TEXT || !refused.contains(&d.span));
+    diagnostics
 }
 
 fn read_text(path: &Path) -> Result<String, String> {

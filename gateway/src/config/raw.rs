@@ -6,17 +6,21 @@
 
 pub(crate) mod auth;
 pub(crate) mod auto_routes;
+mod carried;
 pub(crate) mod claims;
 pub(crate) mod clients;
 pub(crate) mod consul;
+mod destination;
 pub(crate) mod fields;
 pub(crate) mod http2;
 pub(crate) mod instances;
 pub(crate) mod limits;
 pub(crate) mod listen;
+mod path_cures;
 pub(crate) mod pattern;
 pub(crate) mod route;
 pub(crate) mod service;
+mod shapes;
 pub(crate) mod traffic;
 pub(crate) mod tree;
 mod variables;
@@ -36,6 +40,7 @@ use self::{
 use super::{
     diagnostics::{Diagnostic, Diagnostics, Span, code},
     environment::Environment,
+    foreign_files,
     settings::AccessLogFormat,
     units::{count, duration_in, share_per_mille},
 };
@@ -78,9 +83,16 @@ pub(crate) struct Drain {
     pub(crate) timeout: Option<Duration>,
 }
 
-/// Reads the text. `None`: it is not YAML, or its top is not a map.
+/// Reads the text. `None`: it is not YAML, its top is not a map, or it is another product's.
 pub(crate) fn read(text: &str, env: Environment<'_>, sink: &mut Diagnostics) -> Option<File> {
-    let root = tree::parse(text, env, sink)?;
+    let mut of_the_text = Diagnostics::default();
+    let root = tree::parse(text, env, &mut of_the_text);
+    if let Some(finding) = foreign_files::recognised(text, root.as_ref()) {
+        sink.push(finding);
+        return None;
+    }
+    sink.extend(of_the_text.into_vec());
+    let root = root?;
     let fields = Fields::of(&root, &FILE, sink)?;
     read_version(&fields, sink);
     let mut file = File {
@@ -214,6 +226,19 @@ impl Drain {
     }
 }
 
+/// Where a field stands that was written in another map, and how it is written there.
+pub(crate) fn place_of_field(name: &str) -> Option<(&'static str, String)> {
+    let maps: [(&Known, &str, &str, &str); 5] = [
+        (&route::ROUTE, "a route, or into `defaults`", "", ""),
+        (&service::SERVICE, "a service", "services: {NAME: {", "}}"),
+        (&listen::LISTEN, "`listen`", "listen: {", "}"),
+        (&auth::PROVIDER, "a provider of `auth`", "auth: {NAME: {", "}}"),
+        (&FILE, "the top of the file", "", ""),
+    ];
+    let (_, place, before, after) = maps.into_iter().find(|(known, ..)| known.fields.contains(&name))?;
+    Some((place, format!("{before}{name}: …{after}")))
+}
+
 /// For short forms that take one word besides a map.
 pub(crate) fn is_word(node: &Node, word: &str) -> bool {
     let Value::Scalar(scalar) = &node.value else { return false };
@@ -271,6 +296,46 @@ const WORKERS_MAX: usize = 1024;
 /// No log takes more; past it is a typing mistake.
 const REFUSALS_MAX: u32 = 1_000_000;
 
+/// Every kind of map whose keys are known.
+#[cfg(test)]
+pub(crate) fn maps() -> Vec<&'static Known> {
+    vec![
+        &FILE,
+        &DISCOVERY,
+        &ACCESS_LOG,
+        &DRAIN,
+        &limits::LIMITS,
+        &listen::LISTEN,
+        &listen::LISTEN_HEADERS,
+        &listen::HTTP,
+        &listen::HTTPS,
+        &http2::HTTP2,
+        &consul::CONSUL,
+        &auto_routes::AUTO_ROUTES,
+        &auto_routes::ALLOW,
+        &auth::PROVIDER,
+        &auth::FORWARD,
+        &claims::REQUIRE,
+        &route::ROUTE,
+        &route::REQUIRE,
+        &route::REDIRECT,
+        &clients::CLIENTS,
+        &route::HEADERS,
+        &traffic::RATE_LIMIT,
+        &traffic::TIMEOUT,
+        &traffic::RETRY,
+        &traffic::REWRITE,
+        &traffic::HEADER_RULES,
+        &service::SERVICE,
+        &service::TLS,
+        &instances::CONSUL,
+        &instances::SUBSET,
+        &service::BREAKER,
+        &service::OUTLIER,
+        &service::POOL,
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,41 +343,7 @@ mod tests {
     #[test]
     fn the_example_configuration_shows_every_field() {
         let example = include_str!("../../../routes.yaml");
-        let maps = [
-            &FILE,
-            &DISCOVERY,
-            &ACCESS_LOG,
-            &DRAIN,
-            &limits::LIMITS,
-            &listen::LISTEN,
-            &listen::LISTEN_HEADERS,
-            &listen::HTTP,
-            &listen::HTTPS,
-            &http2::HTTP2,
-            &consul::CONSUL,
-            &auto_routes::AUTO_ROUTES,
-            &auto_routes::ALLOW,
-            &auth::PROVIDER,
-            &auth::FORWARD,
-            &claims::REQUIRE,
-            &route::ROUTE,
-            &route::REQUIRE,
-            &route::REDIRECT,
-            &clients::CLIENTS,
-            &route::HEADERS,
-            &traffic::RATE_LIMIT,
-            &traffic::TIMEOUT,
-            &traffic::RETRY,
-            &traffic::REWRITE,
-            &traffic::HEADER_RULES,
-            &service::SERVICE,
-            &service::TLS,
-            &instances::CONSUL,
-            &instances::SUBSET,
-            &service::BREAKER,
-            &service::OUTLIER,
-            &service::POOL,
-        ];
+        let maps = maps();
         for known in maps {
             for field in known.fields {
                 let shown = example

@@ -9,6 +9,7 @@ pub(super) mod defaults;
 pub(super) mod files;
 mod listen;
 mod merge;
+mod no_effect;
 mod route;
 mod service;
 mod traffic;
@@ -59,6 +60,7 @@ pub(super) fn resolve(
     // After an error, what looks unused may be used by the part that could not be read.
     if !sink.has_errors() {
         warn_all_unused(file, &routes, &services, sink);
+        no_effect::report_strips(file, sink);
         if file.limits.per_client.is_none() {
             listen::advise_client_share(&file.listen, sink);
         }
@@ -107,6 +109,7 @@ fn resolve_access_log(raw: &AccessLog, defaults: &Defaults, files: &Files) -> Ac
     AccessLogSettings {
         format: raw.format.unwrap_or(defaults.access_log.format),
         file: raw.file.as_ref().map(|file| files.path(&file.value)),
+        file_span: raw.file.as_ref().map(|file| file.span).unwrap_or_default(),
         sample_per_mille: raw.sample_per_mille.map_or(defaults.access_log.sample_per_mille, u32::from),
         refusals_per_second: raw.refusals_per_second.unwrap_or(defaults.access_log.refusals_per_second),
     }

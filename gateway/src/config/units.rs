@@ -42,43 +42,54 @@ impl Invalid {
     }
 }
 
-/// `250ms`, `2s`, `1m30s`, `1h`.
-pub fn duration(text: &str) -> Result<Duration, Invalid> {
+/// `250ms`, `2s`, `1m30s`, `1h`, within `range`. What is offered instead is within it, too.
+pub fn duration_in(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, Invalid> {
     let refuse = |label: &str| Invalid::new(BAD_UNIT, "a duration such as `250ms`, `2s` or `1m30s`", label);
+    let fits = |text: &str| humantime::parse_duration(text).is_ok_and(|duration| range.contains(&duration));
     if is_number(text) {
-        return Err(refuse("the unit is missing")
-            .help(format!("write `{text}s` for seconds or `{text}ms` for milliseconds")));
+        let readings =
+            [("s", "seconds"), ("ms", "milliseconds")].map(|(unit, name)| (format!("{text}{unit}"), name));
+        let offered =
+            readings.iter().filter(|(text, _)| fits(text)).map(|(text, name)| format!("`{text}` for {name}"));
+        let offered: Vec<String> = offered.collect();
+        let refusal = refuse("the unit is missing");
+        return Err(if offered.is_empty() {
+            refusal
+        } else {
+            refusal.help(format!("write {}", offered.join(" or ")))
+        });
     }
     if text.starts_with('-') {
         return Err(refuse("a duration cannot be negative"));
     }
-    humantime::parse_duration(text)
-        .map_err(|_| refuse("not a duration").help("units are `ms`, `s`, `m`, `h`, `d`"))
+    let duration = humantime::parse_duration(text).map_err(|_| {
+        // ISO 8601 §5.5.2, as Java and XML write a duration.
+        let iso = text.strip_prefix("PT").map(str::to_ascii_lowercase).filter(|text| fits(text));
+        let help =
+            iso.map_or("units are `ms`, `s`, `m`, `h`, `d`".to_owned(), |text| format!("write `{text}`"));
+        refuse("not a duration").help(help)
+    })?;
+    within(duration, range, |d| show_duration(*d))
 }
 
-/// A duration within `range`.
-pub fn duration_in(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, Invalid> {
-    within(duration(text)?, range, |d| show_duration(*d))
-}
-
-/// `512B`, `256KiB`, `10MB`: in bytes.
-pub fn size(text: &str) -> Result<u64, Invalid> {
+/// `512B`, `256KiB`, `10MB` in bytes, within `range`. What is offered instead is within it, too.
+pub fn size_in(text: &str, range: RangeInclusive<u64>) -> Result<u64, Invalid> {
     let refuse = |label: &str| Invalid::new(BAD_UNIT, "a size such as `64KiB` or `10MB`", label);
     if is_number(text) {
-        let in_bytes = text.parse().map_or_else(|_| format!("{text}B"), show_size);
-        return Err(refuse("the unit is missing").help(format!("write `{in_bytes}` if these are bytes")));
+        let refusal = refuse("the unit is missing");
+        return Err(match text.parse() {
+            Ok(bytes) if range.contains(&bytes) => {
+                refusal.help(format!("write `{}` if these are bytes", show_size(bytes)))
+            }
+            _ => refusal,
+        });
     }
     if text.starts_with('-') {
         return Err(refuse("a size cannot be negative"));
     }
     let bytes = ByteSize::from_str(text)
         .map_err(|_| refuse("not a size").help("units are `B`, `kB`, `KiB`, `MB`, `MiB`, `GB`, `GiB`"))?;
-    Ok(bytes.as_u64())
-}
-
-/// A size within `range`.
-pub fn size_in(text: &str, range: RangeInclusive<u64>) -> Result<u64, Invalid> {
-    within(size(text)?, range, |bytes| show_size(*bytes))
+    within(bytes.as_u64(), range, |bytes| show_size(*bytes))
 }
 
 /// `20%`, `0.5%`: in thousandths.
@@ -86,11 +97,12 @@ pub fn share_per_mille(text: &str) -> Result<u16, Invalid> {
     let refuse = |label: &str| Invalid::new(BAD_UNIT, "a share such as `20%`", label);
     let Some(number) = text.strip_suffix('%') else {
         let refusal = refuse("the `%` is missing");
-        return Err(match text.parse::<f64>() {
-            Ok(value) if value > 0.0 && value <= 1.0 => refusal.help(format!("write `{}%`", value * 100.0)),
-            Ok(value) if value > 1.0 => refusal.help(format!("write `{text}%`")),
-            _ => refusal,
-        });
+        let percents = match text.trim().parse::<f64>() {
+            Ok(value) if value > 0.0 && value <= 1.0 => value * 100.0,
+            Ok(value) if value > 1.0 && value <= 100.0 => value,
+            _ => return Err(refusal),
+        };
+        return Err(refusal.help(format!("write `{}%`", (percents * 10.0).round() / 10.0)));
     };
     let number = number.trim_end();
     let (whole, tenths) = number.split_once('.').unwrap_or((number, "0"));
@@ -126,7 +138,14 @@ pub fn boolean(text: &str) -> Result<bool, Invalid> {
     match text {
         "true" | "on" => Ok(true),
         "false" | "off" => Ok(false),
-        _ => Err(Invalid::new(BAD_VALUE, "`true` or `false`", "neither `true` nor `false`")),
+        _ => {
+            let refusal = Invalid::new(BAD_VALUE, "`true` or `false`", "neither `true` nor `false`");
+            Err(match text.to_ascii_lowercase().as_str() {
+                "yes" | "y" | "1" | "enabled" | "true" | "on" => refusal.help("write `true`"),
+                "no" | "n" | "0" | "disabled" | "none" | "false" | "off" => refusal.help("write `false`"),
+                _ => refusal,
+            })
+        }
     }
 }
 
@@ -141,6 +160,18 @@ pub struct Rate {
 
 impl Rate {
     pub fn parse(text: &str) -> Result<Self, Invalid> {
+        Self::parse_ours(text).map_err(|invalid| {
+            match written_otherwise(text).filter(|cure| Self::parse_ours(cure).is_ok()) {
+                // The period may be any.
+                Some(cure) if is_number(text) => invalid.help(format!("write `{cure}` or `{text}/m`")),
+                Some(cure) => Invalid { label: "written in another way here".to_owned(), ..invalid }
+                    .help(format!("write `{cure}`")),
+                None => invalid,
+            }
+        })
+    }
+
+    fn parse_ours(text: &str) -> Result<Self, Invalid> {
         let mut words = text.split_whitespace();
         let (requests, period) = requests_per_period(words.next().unwrap_or_default())?;
         let mut rate = Self { requests, period, burst: None, key: None };
@@ -155,11 +186,7 @@ impl Rate {
                     return Err(Invalid::new(BAD_UNIT, RATE_FORM, format!("nothing follows `{word}`")));
                 }
                 _ => {
-                    let refusal = Invalid::new(BAD_UNIT, RATE_FORM, format!("`{word}` is not understood"));
-                    return Err(match rate_key(word) {
-                        Ok(_) => refusal.help(format!("write `per {word}`")),
-                        Err(_) => refusal,
-                    });
+                    return Err(Invalid::new(BAD_UNIT, RATE_FORM, format!("`{word}` is not understood")));
                 }
             }
         }
@@ -172,14 +199,7 @@ fn requests_per_period(text: &str) -> Result<(u32, Duration), Invalid> {
     if !text.starts_with(|c: char| c.is_ascii_digit()) {
         return Err(refuse("a rate begins with a number"));
     }
-    let Some((requests, unit)) = text.split_once('/') else {
-        let refusal = refuse("the period is missing");
-        return Err(if is_number(text) {
-            refusal.help(format!("write `{text}/s` or `{text}/m`"))
-        } else {
-            refusal
-        });
-    };
+    let Some((requests, unit)) = text.split_once('/') else { return Err(refuse("the period is missing")) };
     let seconds = match unit {
         "s" => 1,
         "m" => 60,
@@ -190,6 +210,49 @@ fn requests_per_period(text: &str) -> Result<(u32, Duration), Invalid> {
     let requests = count(requests, 1..=REQUESTS_MAX)
         .map_err(|e| refuse(&format!("the number must be {}", e.expected)))?;
     Ok((requests, Duration::from_secs(seconds)))
+}
+
+/// `10r/s`, `100/minute`, `100 per second`, `5 req/s per ip`, `100`, `100/s ip` in our words.
+fn written_otherwise(text: &str) -> Option<String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, rest) = text.split_at(digits);
+    let mut words: Vec<&str> = rest.split([' ', '/', '_']).filter(|word| !word.is_empty()).collect();
+    let is_noise =
+        |word: &&str| matches!(*word, "r" | "req" | "reqs" | "request" | "requests" | "rps" | "rpm");
+    let in_a_word = words.first().and_then(|word| match *word {
+        "rps" => Some("s"),
+        "rpm" => Some("m"),
+        _ => None,
+    });
+    words.retain(|word| !is_noise(word));
+    let mut rest = words.into_iter().peekable();
+    let mut unit = in_a_word;
+    if unit.is_none() {
+        rest.next_if(|word| matches!(*word, "per" | "a" | "each" | "every"));
+        unit = rest.peek().and_then(|word| unit_of(word));
+        if unit.is_some() {
+            rest.next();
+        }
+    }
+    let mut cure = format!("{number}/{}", unit.unwrap_or("s"));
+    while let Some(word) = rest.next() {
+        match word {
+            "burst" | "per" => cure.extend([" ", word, " ", rest.next()?]),
+            _ if rate_key(word).is_ok() => cure.extend([" per ", word]),
+            _ => cure.extend([" burst ", word.strip_prefix("burst=")?]),
+        }
+    }
+    Some(cure)
+}
+
+fn unit_of(word: &str) -> Option<&'static str> {
+    match word.trim_end_matches('s') {
+        "" | "sec" | "second" | "S" => Some("s"),
+        "m" | "min" | "minute" => Some("m"),
+        "h" | "hr" | "hour" => Some("h"),
+        "d" | "day" => Some("d"),
+        _ => None,
+    }
 }
 
 /// The number after `burst`.
@@ -228,6 +291,27 @@ pub fn claim_name(text: &str) -> Result<String, Invalid> {
     }
     let expected = "the name of a claim, such as `tenant` or `realm_access.roles`";
     Err(Invalid::new(BAD_VALUE, expected, "a name is missing beside a dot; `\\.` is a dot in a name"))
+}
+
+/// A text as one writes it in YAML: in quotes where its first character would mean something else (YAML 1.2 §5.3).
+pub fn in_yaml(text: &str) -> String {
+    if text.starts_with(['*', '[', '{', '&', '!', '|', '>', '%', '@', '#', '"', '\'', '`']) {
+        format!("\"{text}\"")
+    } else {
+        text.to_owned()
+    }
+}
+
+/// `100/s burst 200`.
+pub fn show_rate(requests: u32, period: Duration, burst: Option<u32>) -> String {
+    let unit = match period.as_secs() {
+        60 => "m",
+        3600 => "h",
+        86400 => "d",
+        _ => "s",
+    };
+    let burst = burst.map(|burst| format!(" burst {burst}")).unwrap_or_default();
+    format!("{requests}/{unit}{burst}")
 }
 
 /// The shortest way to write a duration: `1m30s`.
@@ -312,29 +396,73 @@ mod tests {
         for (text, millis) in
             [("250ms", 250), ("2s", 2000), ("1m30s", 90_000), ("5m", 300_000), ("1h", 3_600_000)]
         {
-            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+            assert_eq!(
+                duration_in(text, Duration::ZERO..=Duration::MAX),
+                Ok(Duration::from_millis(millis)),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn a_bare_number_is_refused_and_the_fix_is_shown() {
         assert_eq!(
-            duration("30").unwrap_err().help.unwrap(),
+            duration_in("30", Duration::ZERO..=Duration::MAX).unwrap_err().help.unwrap(),
             "write `30s` for seconds or `30ms` for milliseconds"
         );
-        assert!(size("10").unwrap_err().help.unwrap().contains("`10B`"));
+        assert!(size_in("10", 0..=1 << 40).unwrap_err().help.unwrap().contains("`10B`"));
         assert_eq!(share_per_mille("20").unwrap_err().help.unwrap(), "write `20%`");
         assert_eq!(share_per_mille("0.2").unwrap_err().help.unwrap(), "write `20%`");
         assert_eq!(Rate::parse("100").unwrap_err().help.unwrap(), "write `100/s` or `100/m`");
     }
 
     #[test]
+    fn what_is_offered_is_within_the_range() {
+        let duration = |text, from, to| {
+            let range = Duration::from_millis(from)..=Duration::from_millis(to);
+            duration_in(text, range).unwrap_err().help
+        };
+        assert_eq!(duration("15", 100, 60_000).as_deref(), Some("write `15s` for seconds"));
+        assert_eq!(duration("5000", 100, 60_000).as_deref(), Some("write `5000ms` for milliseconds"));
+        assert_eq!(duration("0", 100, 60_000), None);
+        assert_eq!(duration("PT1M30S", 100, 600_000).as_deref(), Some("write `1m30s`"));
+        assert_eq!(size_in("0", 1..=100).unwrap_err().help, None);
+        assert_eq!(size_in("7", 1..=100).unwrap_err().help.as_deref(), Some("write `7B` if these are bytes"));
+        for (text, help) in
+            [("0.333", Some("write `33.3%`")), ("200", None), ("0", None), ("1", Some("write `100%`"))]
+        {
+            assert_eq!(share_per_mille(text).unwrap_err().help.as_deref(), help, "{text}");
+        }
+    }
+
+    #[test]
+    fn rates_of_others_are_told_in_our_words() {
+        for (text, cure) in [
+            ("10r/s", "10/s"),
+            ("10r/m burst=5", "10/m burst 5"),
+            ("100/minute", "100/m"),
+            ("100 per second", "100/s"),
+            ("5 req/min per ip", "5/m per ip"),
+            ("100/s ip", "100/s per ip"),
+            ("50rps", "50/s"),
+            ("600rpm", "600/m"),
+            ("10 requests per hour", "10/h"),
+            ("100_per_second", "100/s"),
+        ] {
+            assert_eq!(Rate::parse(text).unwrap_err().help, Some(format!("write `{cure}`")), "{text}");
+        }
+        for text in ["", "0", "99999999999", "many", "5/fortnight", "100/s per usr"] {
+            assert_eq!(Rate::parse(text).unwrap_err().help, None, "{text}");
+        }
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         for text in ["", " ", "s", "-1s", "1x", "s1", "99999999999999999999s"] {
-            assert!(duration(text).is_err(), "{text:?}");
+            assert!(duration_in(text, Duration::ZERO..=Duration::MAX).is_err(), "{text:?}");
         }
         for text in ["", "KiB", "-1MB", "1XB"] {
-            assert!(size(text).is_err(), "{text:?}");
+            assert!(size_in(text, 0..=1 << 40).is_err(), "{text:?}");
         }
         assert!(size_in("99999999999999999999EB", 0..=1 << 40).is_err());
         for text in ["", "%", "x%", "-1%", "101%", "1.55%", "1.%", "99999%"] {
@@ -353,7 +481,7 @@ mod tests {
     #[test]
     fn sizes_know_binary_and_decimal_units() {
         for (text, bytes) in [("1B", 1), ("256KiB", 262_144), ("10MB", 10_000_000), ("1GiB", 1 << 30)] {
-            assert_eq!(size(text), Ok(bytes), "{text}");
+            assert_eq!(size_in(text, 0..=1 << 40), Ok(bytes), "{text}");
         }
     }
 

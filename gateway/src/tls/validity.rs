@@ -41,8 +41,12 @@ pub const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
 impl Validity {
     /// Of the PEM file with a chain. `None`: there is no certificate in it that can be read.
     pub fn of_file(file: &Path) -> Option<Self> {
-        let bytes = bounded_file::read(file).ok()?;
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(&bytes).collect::<Result<_, _>>().ok()?;
+        Self::of_pem(&bounded_file::read(file).ok()?)
+    }
+
+    /// Of the text of such a file.
+    pub fn of_pem(text: &[u8]) -> Option<Self> {
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(text).collect::<Result<_, _>>().ok()?;
         Self::of_chain(&chain)
     }
 

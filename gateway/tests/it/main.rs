@@ -78,3 +78,4 @@ mod unread_bodies;
 mod unread_streams;
 mod upgrades;
 mod upstream_tls;
+mod wrong_config;

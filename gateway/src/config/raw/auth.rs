@@ -9,7 +9,7 @@ use super::{
     claims::{self, Claims},
     fields::{Fields, Known, choice, key, named_entries, one_or_many, some_text, value, values},
     is_word,
-    listen::{any_http_url, minutes},
+    listen::{minutes, url_or},
     tree::{At, Node, Value},
 };
 use crate::config::{
@@ -62,9 +62,12 @@ impl Provider {
         }
         let audience = fields.need("audience", "audience: my-api", sink);
         Self {
-            issuer: fields.value("issuer", sink, any_http_url),
+            issuer: fields.value("issuer", sink, |text| url_or(text, "https")),
             keys: read_keys(&fields, sink),
-            keys_given: KEY_FIELDS.iter().chain(&["issuer"]).any(|name| fields.get(name).is_some()),
+            keys_given: KEY_FIELDS
+                .iter()
+                .chain(&["issuer"])
+                .any(|name| fields.get(name).is_some() || fields.is_misspelt(name)),
             audience: audience.map(|node| At { value: read_audience(node, sink), span: node.span }),
             require: fields.get("require").map(|node| claims::of_provider(node, sink)).unwrap_or_default(),
             algorithms: fields.values("algorithms", sink, algorithm),
@@ -119,7 +122,7 @@ fn read_keys(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<At<Keys>> {
     let mut found: Vec<(&str, At<Keys>)> = Vec::new();
     for name in KEY_FIELDS {
         let keys = match name {
-            "jwks" => fields.value(name, sink, |text| any_http_url(text).map(Keys::JwksUrl)),
+            "jwks" => fields.value(name, sink, |text| key_url(text).map(Keys::JwksUrl)),
             "jwks_file" => fields.value(name, sink, |text| some_text(text).map(Keys::JwksFile)),
             "public_key_file" => fields.value(name, sink, |text| some_text(text).map(Keys::PublicKeyFile)),
             _ => fields.value(name, sink, |text| some_text(text).map(Keys::Hs256SecretFile)),
@@ -136,6 +139,24 @@ fn read_keys(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<At<Keys>> {
         );
     }
     found.into_iter().next().map(|(_, keys)| keys)
+}
+
+/// A URL; what is rather a file has fields of its own.
+fn key_url(text: &str) -> Result<String, Invalid> {
+    let ends = |end: &str| text.to_ascii_lowercase().ends_with(end);
+    let field = match () {
+        () if text.contains("://") => None,
+        () if ends(".pem") || ends(".crt") || ends(".pub") => Some("public_key_file"),
+        () if ends(".json") || ends(".jwks") || ends(".jwk") || text.starts_with(['/', '.']) => {
+            Some("jwks_file")
+        }
+        () => None,
+    };
+    url_or(text, "https").map_err(|invalid| match field {
+        Some(field) => Invalid { label: "a file, not a URL".to_owned(), ..invalid }
+            .help(format!("write `{field}: {text}`")),
+        None => invalid,
+    })
 }
 
 fn algorithm(text: &str) -> Result<Algorithm, Invalid> {

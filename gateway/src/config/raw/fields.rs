@@ -1,9 +1,13 @@
 //! Strict reading of maps and values: unknown keys, missing keys and bad values each become a finding, and reading
 //! goes on, so that one pass over the file finds all of them.
 
-use super::tree::{At, Entry, Node, Scalar, Value};
+use super::{
+    carried, shapes,
+    tree::{At, Entry, Node, Scalar, Value},
+};
 use crate::config::{
-    diagnostics::{Diagnostic, Diagnostics, Span, code, did_you_mean},
+    diagnostics::{Diagnostic, Diagnostics, Span, code, did_you_mean, is_one_slip},
+    foreign_values, foreign_words,
     hidden::Hidden,
     units::Invalid,
 };
@@ -34,12 +38,12 @@ impl<'n> Fields<'n> {
             Value::Null => &[],
             Value::Broken => return None,
             other => {
-                sink.push(wrong_kind(node.span, known.what, "a map (`key: value` lines)", other));
+                sink.push(wrong_kind(node.span, known.what, Wanted::Map, other));
                 return None;
             }
         };
         for entry in entries {
-            check_key(&entry.key, known, sink);
+            check_key(entry, known, sink);
         }
         Some(Self { span: node.span, known, entries })
     }
@@ -72,11 +76,14 @@ impl<'n> Fields<'n> {
     }
 
     /// A key that was reported as unknown is probably this one.
-    fn is_misspelt(&self, name: &str) -> bool {
+    pub(crate) fn is_misspelt(&self, name: &str) -> bool {
         let unknown = self.entries.iter().map(|entry| entry.key.value.as_str());
-        unknown
-            .filter(|key| !self.known.fields.contains(key))
-            .any(|key| did_you_mean(key, self.known.fields.iter().copied()) == Some(name))
+        unknown.filter(|key| !self.known.fields.contains(key)).any(|key| {
+            match foreign_words::find(self.known.what, self.known.fields, key) {
+                Some(word) => word.field() == Some(name),
+                None => did_you_mean(key, self.known.fields.iter().copied()) == Some(name),
+            }
+        })
     }
 
     /// One value, parsed; `None` when it is absent or was refused.
@@ -114,18 +121,34 @@ impl<'n> Fields<'n> {
     }
 }
 
-fn check_key(key: &At<String>, known: &'static Known, sink: &mut Diagnostics) {
+fn check_key(entry: &Entry, known: &'static Known, sink: &mut Diagnostics) {
+    let key = &entry.key;
     let name = key.value.as_str();
     if known.fields.contains(&name) {
         return;
     }
+    let foreign = foreign_words::find(known.what, known.fields, name);
     if known.later.contains(&name) {
-        return sink.push(not_supported(key.span, &format!("`{}{name}`", known.prefix)));
+        let finding = not_supported(key.span, &format!("`{}{name}`", known.prefix));
+        return sink.push(match foreign {
+            Some(word) => finding.help(word.help(None)),
+            None => finding,
+        });
     }
     let finding = Diagnostic::error(code::UNKNOWN_FIELD, key.span, format!("unknown field `{name}`"));
-    sink.push(match did_you_mean(name, known.fields.iter().copied()) {
-        Some(field) => finding.label(format!("did you mean `{field}`?")),
-        None => finding
+    if let Some(word) = foreign {
+        let theirs = word.example().and_then(|example| carried::help(example, &entry.value));
+        return sink.push(finding.label(word.label()).help(word.help(theirs)));
+    }
+    let meant = did_you_mean(name, known.fields.iter().copied());
+    let elsewhere =
+        || super::place_of_field(name).filter(|_| !meant.is_some_and(|meant| is_one_slip(name, meant)));
+    sink.push(match (elsewhere(), meant) {
+        (Some((place, example)), _) => finding
+            .label(format!("not a field of {}", known.what))
+            .help(format!("it belongs into {place}: `{example}`")),
+        (None, Some(field)) => finding.label(format!("did you mean `{field}`?")),
+        (None, None) => finding
             .label(format!("{} has no such field", known.what))
             .help(format!("its fields are {}", quoted_list(known.fields))),
     });
@@ -143,7 +166,7 @@ pub(crate) fn named_entries<'n>(node: &'n Node, what: &str, sink: &mut Diagnosti
         Value::Map(entries) => entries,
         Value::Null | Value::Broken => &[],
         other => {
-            sink.push(wrong_kind(node.span, what, "a map from names to their settings", other));
+            sink.push(wrong_kind(node.span, what, Wanted::Names, other));
             &[]
         }
     }
@@ -155,7 +178,7 @@ pub(crate) fn items<'n>(node: &'n Node, what: &str, sink: &mut Diagnostics) -> &
         Value::List(items) => items,
         Value::Null | Value::Broken => &[],
         other => {
-            sink.push(wrong_kind(node.span, what, "a list (lines that begin with `- `)", other));
+            sink.push(wrong_kind(node.span, what, Wanted::List, other));
             &[]
         }
     }
@@ -214,8 +237,13 @@ fn refused(span: Span, name: &str, scalar: &Scalar, invalid: Invalid) -> Diagnos
     if scalar.from_variable {
         return finding.label("the value of this variable is not");
     }
+    if let Some(variable) = foreign_values::variable(&scalar.text) {
+        return finding
+            .label("a variable is written in another way here")
+            .help(format!("write `${{{variable}}}`, or `${{{variable}:-default}}`"));
+    }
     let finding = finding.label(invalid.label);
-    match invalid.help {
+    match foreign_values::cure(name, &scalar.text).or(invalid.help) {
         Some(help) => finding.help(help),
         None => finding,
     }
@@ -227,20 +255,39 @@ pub(crate) fn scalar<'n>(node: &'n Node, name: &str, sink: &mut Diagnostics) -> 
         Value::Scalar(scalar) => Some(scalar),
         Value::Broken => None,
         other => {
-            sink.push(wrong_kind(node.span, &format!("`{name}`"), "one value", other));
+            sink.push(wrong_kind(node.span, &format!("`{name}`"), Wanted::Value, other));
             None
         }
     }
 }
 
-fn wrong_kind(span: Span, what: &str, expected: &str, found: &Value) -> Diagnostic {
-    let found = match found {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Map,
+    Names,
+    List,
+    Value,
+}
+
+fn wrong_kind(span: Span, what: &str, wanted: Wanted, found: &Value) -> Diagnostic {
+    let expected = match wanted {
+        Wanted::Map => "a map (`key: value` lines)",
+        Wanted::Names => "a map from names to their settings",
+        Wanted::List => "a list (lines that begin with `- `)",
+        Wanted::Value => "one value",
+    };
+    let label = match found {
         Value::Null => "nothing stands here",
         Value::Scalar(_) => "this is one value",
         Value::List(_) => "this is a list",
         Value::Map(_) | Value::Broken => "this is a map",
     };
-    Diagnostic::error(code::WRONG_KIND, span, format!("{what} must be {expected}")).label(found)
+    let finding =
+        Diagnostic::error(code::WRONG_KIND, span, format!("{what} must be {expected}")).label(label);
+    match shapes::cure(what, wanted == Wanted::Value, found) {
+        Some(cure) => finding.help(cure),
+        None => finding,
+    }
 }
 
 /// One of a few words. `later` are words of the format that this version does not have.

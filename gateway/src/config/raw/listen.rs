@@ -17,7 +17,7 @@ use super::{
 use crate::{
     config::{
         diagnostics::{Diagnostic, Diagnostics, Span, code},
-        units::{Invalid, count, duration_in, network, size_in},
+        units::{Invalid, count, duration_in, in_yaml, network, size_in},
     },
     headers::names::Kind,
 };
@@ -29,7 +29,7 @@ pub(crate) struct Listen {
     pub(crate) https: Option<Https>,
     pub(crate) admin: Option<Admin>,
     pub(crate) admin_hosts: Vec<String>,
-    pub(crate) trusted_proxies: Vec<IpNet>,
+    pub(crate) trusted_proxies: Vec<At<IpNet>>,
     pub(crate) untrusted_headers: Option<At<Vec<String>>>,
     pub(crate) header_timeout: Option<Duration>,
     pub(crate) idle_timeout: Option<Duration>,
@@ -71,12 +71,7 @@ impl Listen {
             https: fields.get("https").and_then(|node| Https::read(node, sink)),
             admin: fields.get("admin").and_then(|node| Admin::read(node, sink)),
             admin_hosts: plain_list(fields.values("admin_hosts", sink, host_name)),
-            trusted_proxies: fields
-                .values("trusted_proxies", sink, network)
-                .unwrap_or_default()
-                .into_iter()
-                .map(|at| at.value)
-                .collect(),
+            trusted_proxies: fields.values("trusted_proxies", sink, network).unwrap_or_default(),
             untrusted_headers: fields.get("headers").and_then(|node| read_untrusted(node, sink)),
             header_timeout: fields
                 .plain("header_timeout", sink, |t| duration_in(t, millis(100)..=minutes(10))),
@@ -210,19 +205,28 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, Invalid> {
     let expected = "an IP address and a port, such as `0.0.0.0:8080` or `[::1]:8080`";
     text.parse().map_err(|_| {
         let refuse = |label: &str| Invalid::new(code::BAD_VALUE, expected, label);
-        let port = text.rsplit(':').next().unwrap_or_default();
+        let bare = text.split_once("://").map_or(text, |(_, rest)| rest).trim_end_matches('/');
+        let (host, port) = bare.rsplit_once(':').unwrap_or(("", bare));
         let has_port = port.parse::<u16>().is_ok();
-        match text {
+        match host {
+            _ if text.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) => {
+                refuse("the port is missing").help(format!("write `\"[{text}]:8080\"`"))
+            }
             _ if text.parse::<IpAddr>().is_ok() => {
                 refuse("the port is missing").help(format!("write `{text}:8080`"))
             }
-            _ if has_port && matches!(text.len() - port.len(), 0 | 1) => refuse("the IP address is missing")
-                .help(format!(
-                    "write `0.0.0.0:{port}` for all interfaces, `127.0.0.1:{port}` for this machine only"
-                )),
-            _ if has_port && text.starts_with("localhost:") => {
+            "" | "*" if has_port => refuse("the IP address is missing").help(format!(
+                "write `0.0.0.0:{port}` for all interfaces, `127.0.0.1:{port}` for this machine only"
+            )),
+            "localhost" if has_port => {
                 refuse("a name, not an IP address").help(format!("write `127.0.0.1:{port}`"))
             }
+            _ if has_port && bare.parse::<SocketAddr>().is_ok() => {
+                refuse("a URL, not an address").help(format!("write `{}`", in_yaml(bare)))
+            }
+            _ if has_port => refuse("a name, not an IP address").help(format!(
+                "write `0.0.0.0:{port}`: every name is taken there; which one a route is for is its `host`"
+            )),
             _ => refuse("not an address with a port between 0 and 65535"),
         }
     })
@@ -267,21 +271,37 @@ pub(crate) fn http_url(text: &str) -> Result<String, Invalid> {
     let refuse =
         |label: &str| Err(Invalid::new(code::BAD_VALUE, "a URL such as `http://127.0.0.1:8500`", label));
     let path = text.splitn(4, '/').nth(3).unwrap_or_default();
-    if path.is_empty() { Ok(url.trim_end_matches('/').to_owned()) } else { refuse("remove the path") }
+    if path.is_empty() {
+        return Ok(url.trim_end_matches('/').to_owned());
+    }
+    let without = url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
+    refuse("a path belongs to no agent").map_err(|invalid| invalid.help(format!("write `{without}`")))
 }
 
 /// An `http` or `https` URL, kept as written.
 pub(crate) fn any_http_url(text: &str) -> Result<String, Invalid> {
+    url_or(text, "http")
+}
+
+/// The same; a text without a scheme probably means this one.
+pub(crate) fn url_or(text: &str, scheme: &str) -> Result<String, Invalid> {
     let refuse =
         |label: &str| Invalid::new(code::BAD_VALUE, "a URL that begins with `http://` or `https://`", label);
-    let uri: http::Uri = text.parse().map_err(|_| refuse("not a URL"))?;
-    match (uri.scheme_str(), uri.authority()) {
-        (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => {
+    let uri = text.parse::<http::Uri>();
+    let parts = uri.as_ref().map(|uri| (uri.scheme_str(), uri.authority()));
+    match parts {
+        Ok((Some("http" | "https"), Some(authority))) if authority.as_str().contains('@') => {
             Err(refuse("user and password do not belong into a URL"))
         }
-        (Some("http" | "https"), Some(authority)) if !authority.host().is_empty() => Ok(text.to_owned()),
-        (None, Some(_)) => Err(refuse("`http://` is missing").help(format!("write `http://{text}`"))),
-        _ => Err(refuse("not an `http` URL")),
+        Ok((Some("http" | "https"), Some(authority))) if !authority.host().is_empty() => Ok(text.to_owned()),
+        _ if text.contains("://") || text.is_empty() || scheme.is_empty() => Err(refuse("not an `http` URL")),
+        _ => {
+            let with_scheme = format!("{scheme}://{text}");
+            Err(match url_or(&with_scheme, "") {
+                Ok(_) => refuse("the scheme is missing").help(format!("write `{with_scheme}`")),
+                Err(_) => refuse("not a URL"),
+            })
+        }
     }
 }
 

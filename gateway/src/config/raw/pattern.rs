@@ -5,19 +5,18 @@
 //! ASCII, which requests have as percent-encoded UTF-8 (RFC 3987 §3.1): `/café` is kept as `/caf%C3%A9`.
 
 use http::{HeaderValue, Method, StatusCode, uri::Authority};
-use percent_encoding::{AsciiSet, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, utf8_percent_encode};
 
-use super::fields::quoted_list;
+use super::{fields::quoted_list, path_cures};
 use crate::{
     admission::{METHOD_BYTES_MAX, REGISTERED_METHODS},
     config::{
         diagnostics::{code, did_you_mean},
         settings::{HostPattern, UpstreamHost},
-        units::Invalid,
+        units::{Invalid, in_yaml},
     },
     policy::redirect::{Redirect, STATUSES},
     printable::is_hidden,
-    router::reading::compared,
 };
 
 /// `path:` of a route: methods may stand in front of the pattern.
@@ -27,7 +26,27 @@ pub(crate) struct PathPattern {
     pub(crate) path: String,
 }
 
-/// `GET|HEAD /products/**`, `/users/{id}`.
+impl PathPattern {
+    /// The same methods in front of another path, as one writes it.
+    pub(crate) fn with_path(&self, path: &str) -> String {
+        let methods: Vec<&str> = self.methods.iter().map(Method::as_str).collect();
+        if methods.is_empty() { path.to_owned() } else { format!("{} {path}", methods.join("|")) }
+    }
+}
+
+/// `GET|HEAD /products/**`, `/users/{id}`. What is refused is told in the words of other products, where it is written in those.
+pub(crate) fn path_or_cure(text: &str) -> Result<PathPattern, Invalid> {
+    path_pattern(text).map_err(|invalid| match path_cures::cure(text) {
+        Some(cure) => Invalid {
+            label: cure.label.map_or(invalid.label, str::to_owned),
+            help: Some(cure.help),
+            ..invalid
+        },
+        None => invalid,
+    })
+}
+
+/// As [`path_or_cure`], with the plain refusal.
 pub(crate) fn path_pattern(text: &str) -> Result<PathPattern, Invalid> {
     let text = text.trim();
     let Some((words, path)) = text.split_once(char::is_whitespace).filter(|_| !text.starts_with('/')) else {
@@ -55,12 +74,14 @@ pub(crate) fn method(text: &str) -> Result<Method, Invalid> {
     if METHODS.contains(&text) || REGISTERED_METHODS.contains(&text) {
         return parsed();
     }
-    if text.contains(',') {
-        let help = format!("write `{}`", text.replace(',', "|"));
-        return Err(refuse("methods are separated by `|`".to_owned()).help(help));
+    if text.contains([',', ' ']) {
+        let words: Vec<&str> = text.split([',', ' ']).filter(|word| !word.is_empty()).collect();
+        let refusal = refuse("methods are separated by `|`".to_owned());
+        let is_cure = !words.is_empty() && words.iter().all(|word| method(word).is_ok());
+        return Err(if is_cure { refusal.help(format!("write `{}`", words.join("|"))) } else { refusal });
     }
     if matches!(text, "CONNECT" | "TRACE" | "PRI") {
-        return Err(refuse(format!("`{text}` never passes the gateway")));
+        return Err(refuse(format!("`{text}` never passes the gateway")).help("remove it"));
     }
     let known = || METHODS.into_iter().chain(REGISTERED_METHODS);
     // Names are case-sensitive, and in capitals wherever they are in use.
@@ -96,9 +117,7 @@ fn check_path(path: &str) -> Result<(), Invalid> {
     let mut names: Vec<&str> = Vec::new();
     for (index, segment) in segments.iter().enumerate() {
         if segment.is_empty() && index == last {
-            let without = path.trim_end_matches('/');
-            return Err(refuse("a pattern does not end with `/`")
-                .help(format!("`{without}/**` takes everything below `{without}`, and `{without}` itself")));
+            return Err(refuse("a pattern does not end with `/`"));
         }
         if *segment == "**" && index != last {
             return Err(
@@ -138,7 +157,7 @@ fn check_segment<'a>(segment: &'a str, names: &mut Vec<&'a str>) -> Result<(), I
             "write `/files/{name}` instead of `/files/{name}.txt`, and let the service look at the rest",
         )),
         Some('%') => {
-            Err(refuse("percent-encoding is not allowed in a pattern").help(without_encodings(segment)))
+            Err(refuse("a pattern has no percent-encoding: a text matches however a request encodes it"))
         }
         Some('?') => Err(refuse("a pattern has no query").help("remove everything from `?` on")),
         Some('#') => Err(refuse("a pattern has no fragment").help("remove everything from `#` on")),
@@ -151,14 +170,9 @@ fn check_segment<'a>(segment: &'a str, names: &mut Vec<&'a str>) -> Result<(), I
     }
 }
 
-/// Requests are compared decoded, so what can be written as it is takes all of its encodings.
-fn without_encodings(segment: &str) -> String {
-    let decoded = percent_decode_str(&compared(segment)).decode_utf8_lossy().into_owned();
-    if decoded.chars().all(stands_for_itself) {
-        format!("write this segment as `{decoded}`: it matches however a request encodes it")
-    } else {
-        "use `*` or `{name}` for this segment".to_owned()
-    }
+/// A segment that is a text.
+pub(super) fn is_plain_segment(segment: &str) -> bool {
+    !matches!(segment, "" | "." | "..") && segment.chars().all(stands_for_itself)
 }
 
 /// RFC 3986 §3.3: `pchar` without percent-encoding, and without `*`, which is ours; and what can be seen of all that is beyond
@@ -181,7 +195,13 @@ pub(crate) fn upstream_host(text: &str) -> Result<UpstreamHost, Invalid> {
     let expected = "a host such as `orders.internal` or `orders.internal:8080`, or `{instance}`";
     let refuse = |label: &str| Invalid::new(code::BAD_VALUE, expected, label);
     if text.contains("://") || text.contains('/') {
-        return Err(refuse("a URL, not a host").help("remove the scheme and the path"));
+        let bare =
+            text.split_once("://").map_or(text, |(_, rest)| rest).split('/').next().unwrap_or_default();
+        let refusal = refuse("a URL, not a host");
+        return Err(match upstream_host(bare) {
+            Ok(_) => refusal.help(format!("write `{bare}`")),
+            Err(_) => refusal,
+        });
     }
     let is_host = |authority: &Authority| {
         let has_port = authority.host().len() < text.len();
@@ -213,6 +233,22 @@ pub(crate) fn host_pattern(text: &str) -> Result<HostPattern, Invalid> {
     if text == "*" {
         return Ok(HostPattern::Any);
     }
+    let bare = text.split_once("://").map_or(text, |(_, rest)| rest);
+    if let Some((host, _)) = bare.split_once('/')
+        && host_pattern(host).is_ok()
+    {
+        return Err(
+            refuse("a host has neither a scheme nor a path").help(format!("write `{}`", in_yaml(host)))
+        );
+    }
+    if bare != text && host_pattern(bare).is_ok() {
+        return Err(refuse("a host has no scheme").help(format!("write `{}`", in_yaml(bare))));
+    }
+    if text.starts_with(['~', '^']) || text.ends_with('$') {
+        return Err(refuse("there are no regular expressions in hosts").help(
+            "write `\"*.shop.example\"` for all names below `shop.example`, and one route for each other name",
+        ));
+    }
     let (host, is_suffix) = match text.strip_prefix("*.") {
         Some(rest) => (rest, true),
         None => (text, false),
@@ -220,7 +256,12 @@ pub(crate) fn host_pattern(text: &str) -> Result<HostPattern, Invalid> {
     if let Some((name, port)) = host.rsplit_once(':')
         && port.bytes().all(|b| b.is_ascii_digit())
     {
-        return Err(refuse("a host is matched without its port").help(format!("write `{name}`")));
+        let without = if is_suffix { format!("*.{name}") } else { name.to_owned() };
+        let refusal = refuse("a host is matched without its port");
+        return Err(match host_pattern(&without) {
+            Ok(_) => refusal.help(format!("write `{}`", in_yaml(&without))),
+            Err(_) => refusal,
+        });
     }
     if host.contains('*') {
         return Err(refuse("`*.` can only stand at the beginning"));
@@ -240,23 +281,23 @@ pub(crate) fn host_pattern(text: &str) -> Result<HostPattern, Invalid> {
 
 /// `strip` and `add` of `rewrite`: a literal prefix.
 pub(crate) fn path_prefix(text: &str) -> Result<String, Invalid> {
-    let refuse = |label: &str| Invalid::new(code::BAD_PATH, "a path prefix such as `/api`", label);
-    if !text.starts_with('/') {
-        return Err(refuse("a prefix begins with `/`").help(format!("write `/{text}`")));
-    }
-    if text.len() > 1 && text.ends_with('/') {
-        return Err(
-            refuse("a prefix does not end with `/`").help(format!("write `{}`", text.trim_end_matches('/')))
-        );
-    }
-    let segments = || text[1..].split('/');
-    if text == "/" || segments().any(|segment| matches!(segment, "" | "." | "..")) {
-        return Err(refuse("a segment is empty, `.` or `..`"));
-    }
-    if !segments().all(|segment| segment.chars().all(stands_for_itself)) {
-        return Err(refuse("patterns and percent-encoding are not allowed here"));
-    }
-    Ok(encoded(text))
+    let label = if !text.starts_with('/') {
+        "a prefix begins with `/`"
+    } else if text.len() > 1 && text.ends_with('/') {
+        "a prefix does not end with `/`"
+    } else if text == "/" || text[1..].split('/').any(|segment| matches!(segment, "" | "." | "..")) {
+        "a segment is empty, `.` or `..`"
+    } else if !text[1..].split('/').all(is_plain_segment) {
+        "patterns and percent-encoding are not allowed here"
+    } else {
+        return Ok(encoded(text));
+    };
+    let refusal = Invalid::new(code::BAD_PATH, "a path prefix such as `/api`", label);
+    let cure = path_cures::prefix(text).filter(|cure| cure != text && path_prefix(cure).is_ok());
+    Err(match cure {
+        Some(cure) => refusal.help(format!("write `{cure}`")),
+        None => refusal,
+    })
 }
 
 const PATH_FORM: &str = "a path such as `/users/**`, `/users/{id}` or `GET /products`";
@@ -266,18 +307,6 @@ const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_encoding_is_refused_with_what_to_write() {
-        for (text, help) in [
-            ("/%40me", "write this segment as `@me`: it matches however a request encodes it"),
-            ("/caf%C3%A9", "write this segment as `café`: it matches however a request encodes it"),
-            ("/caf%E9", "use `*` or `{name}` for this segment"),
-            ("/a%2Fb", "use `*` or `{name}` for this segment"),
-        ] {
-            assert_eq!(path_pattern(text).unwrap_err().help.as_deref(), Some(help), "{text}");
-        }
-    }
 
     #[test]
     fn patterns_of_every_form_are_accepted() {

@@ -8,9 +8,10 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use super::{
     claims::{self, Claims},
     clients::Clients,
+    destination::read_service,
     fields::{Fields, Known, choice, name, named_entries, not_supported, some_text, value},
-    is_word,
-    pattern::{PathPattern, host_pattern, method, path_pattern, redirect, redirect_status},
+    is_word, path_cures,
+    pattern::{PathPattern, host_pattern, method, path_or_cure, redirect, redirect_status},
     traffic::{
         BodyLimit, BodyStart, HeaderRules, RateLimit, Retry, Rewrite, Timeout, header_value, read_rate_limits,
     },
@@ -155,7 +156,7 @@ impl Route {
         }
         Some(Self {
             name: fields.value("name", sink, name),
-            path: fields.value("path", sink, path_pattern),
+            path: read_path(&fields, sink),
             methods: read_methods(&fields, sink),
             host: read_host(&fields, sink),
             headers: read_conditions(&fields, sink),
@@ -181,6 +182,31 @@ fn oddity(text: &str) -> Result<Oddities, Invalid> {
     choice(text, &words, &[])
 }
 
+/// What other products would read in it is only warned of: a segment may begin with a colon.
+fn read_path(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<At<PathPattern>> {
+    if let Some(Node { span, value: Value::List(_) }) = fields.get("path") {
+        sink.push(
+            Diagnostic::error(code::WRONG_KIND, *span, "`path` must be one value")
+                .label("this is a list")
+                .help("write one route for each path; what they share can stand in `policies`, or in `defaults`"),
+        );
+        return None;
+    }
+    let path = fields.value("path", sink, path_or_cure)?;
+    if let Some((text, meant)) = path_cures::taken_as_text(&path.value.path) {
+        sink.push(
+            Diagnostic::warning(
+                code::TAKEN_AS_TEXT,
+                path.span,
+                format!("`{text}` in `path` is a text, not a pattern"),
+            )
+            .label(format!("only requests with `{text}` in this place match"))
+            .help(format!("write `{}`", path.value.with_path(&meant))),
+        );
+    }
+    Some(path)
+}
+
 fn read_methods(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<Vec<Method>> {
     let methods =
         fields.values("methods", sink, |text| text.split('|').map(method).collect::<Result<Vec<_>, _>>())?;
@@ -197,22 +223,6 @@ fn read_host(fields: &Fields<'_>, sink: &mut Diagnostics) -> HostPattern {
         return HostPattern::Any;
     }
     fields.plain("host", sink, host_pattern).unwrap_or_default()
-}
-
-fn read_service(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<At<String>> {
-    if fields.get("redirect").is_some() {
-        return None;
-    }
-    let node = fields.need("service", "service: users", sink)?;
-    if let Value::Map(_) = node.value {
-        sink.push(
-            not_supported(node.span, "a weighted split over several services")
-                .label("")
-                .help("name one service; `split` shares its requests among its `subsets`"),
-        );
-        return None;
-    }
-    value(node, "service", sink, name)
 }
 
 /// Only the target, or a map with the status, too.
@@ -314,6 +324,19 @@ pub(crate) fn read_access(node: &Node, sink: &mut Diagnostics) -> At<Access> {
     let at = |value| At { value, span: node.span };
     if is_word(node, "none") {
         return at(Access::Open);
+    }
+    let says_no = ["off", "no", "public", "anonymous", "disabled", "optional", "open"];
+    if says_no.iter().any(|word| is_word(node, word)) || matches!(node.value, Value::Null) {
+        sink.push(
+            Diagnostic::error(
+                code::BAD_VALUE,
+                node.span,
+                "`auth` must be the name of a provider, a list of them, or `none`",
+            )
+            .label("not a provider's name")
+            .help("write `auth: none` to open the route to everyone"),
+        );
+        return at(Access::Broken);
     }
     let names = super::fields::values(node, "auth", sink, some_text);
     if let Some(none) = names.iter().find(|name| name.value == "none") {

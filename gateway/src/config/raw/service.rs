@@ -17,7 +17,7 @@ use super::{
 use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, code},
     settings::{Balance, Selector},
-    units::{Invalid, boolean, count, duration_in, share_per_mille},
+    units::{Invalid, boolean, count, duration_in, in_yaml, share_per_mille},
 };
 
 #[derive(Debug, Default)]
@@ -95,6 +95,7 @@ impl Service {
                 sink.push(
                     Diagnostic::error(code::CONFLICT, hosts.key.span, message)
                         .label("a service has fixed addresses, or Consul knows them")
+                        .help(format!("remove `hosts` where Consul knows the instances, or `{of_consul}` where the addresses are fixed"))
                         .related(other.key.span, "the other one"),
                 );
             }
@@ -168,7 +169,8 @@ impl Breaker {
                     code::OUT_OF_RANGE,
                     "more than `0%`",
                     "the breaker would always be open",
-                )),
+                )
+                .help("write `50%`, or `breaker: off` to have none")),
                 share => Ok(share),
             }),
             requests_min: fields.plain("min", sink, |t| count(t, 1..=1_000_000)),
@@ -274,19 +276,58 @@ fn is_number(text: &str) -> bool {
 fn host_and_port(text: &str) -> Result<String, Invalid> {
     let expected = "a host and a port, such as `127.0.0.1:9001` or `users.internal:80`";
     let refuse = |label: &str| Invalid::new(code::BAD_VALUE, expected, label);
-    if text.contains("://") {
-        return Err(refuse("a URL, not a host and a port").help("remove `http://` and the path"));
+    if text.contains(['/', ' ', ','])
+        && let Some(addresses) = address_in(text)
+    {
+        return Err(addresses_in_other_words(text, &addresses, expected));
     }
     let authority: http::uri::Authority = text.parse().map_err(|_| refuse("not a host and a port"))?;
     match authority.port_u16() {
         None if text.rsplit_once(':').is_some_and(|(_, port)| is_number(port)) => {
             Err(refuse("a port is at most 65535"))
         }
-        None => Err(refuse("the port is missing").help(format!("write `{text}:80`"))),
+        None => {
+            let refusal = refuse("the port is missing");
+            let with_port = format!("{text}:80");
+            Err(if host_and_port(&with_port).is_ok() {
+                refusal.help(format!("write `{with_port}`"))
+            } else {
+                refusal
+            })
+        }
         Some(0) => Err(refuse("port 0 cannot be connected to")),
         Some(_) if authority.host().is_empty() || text.contains('@') => Err(refuse("not a host and a port")),
         Some(_) => Ok(text.to_ascii_lowercase()),
     }
+}
+
+fn addresses_in_other_words(text: &str, addresses: &[String], expected: &str) -> Invalid {
+    let is_url = text.contains("://");
+    let label = if is_url { "a URL, not a host and a port" } else { "more than a host and a port" };
+    let refusal = Invalid::new(code::BAD_VALUE, expected, label);
+    let cure = |one: &str, why: &str| refusal.clone().help(format!("write `{}`{why}", in_yaml(one)));
+    match addresses {
+        [one] if text.starts_with("https://") => cure(one, ", and `protocol: https` beside `hosts`"),
+        [one] if is_url => cure(one, ": a route puts a path in front with `rewrite.add`"),
+        [one] => cure(one, ": fixed addresses have equal parts, weights come from Consul"),
+        several => {
+            let items: Vec<String> = several.iter().map(|address| format!("\"{address}\"")).collect();
+            refusal.help(format!("write `hosts: [{}]`", items.join(", ")))
+        }
+    }
+}
+
+/// The addresses in `http://users:9001/api`, `127.0.0.1:9001 weight=5`, `a:80, b:80`: those that we take.
+pub(super) fn address_in(text: &str) -> Option<Vec<String>> {
+    let one = |text: &str| {
+        let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
+        let authority = rest.split(['/', '?', ' ']).next().unwrap_or_default();
+        let port = if scheme == "https" { 443 } else { 80 };
+        [authority.to_owned(), format!("{authority}:{port}"), format!("[{authority}]:{port}")]
+            .into_iter()
+            .find(|address| !address.contains(['/', ' ', ',']) && host_and_port(address).is_ok())
+    };
+    text.split(',').map(|part| one(part.trim())).collect()
 }
 
 fn balance(text: &str) -> Result<Balance, Invalid> {

@@ -62,7 +62,7 @@ pub(crate) enum RetryOn {
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Rewrite {
-    pub(crate) strip: Option<String>,
+    pub(crate) strip: Option<At<String>>,
     pub(crate) add: Option<String>,
     pub(crate) host: Option<UpstreamHost>,
 }
@@ -136,7 +136,8 @@ impl Timeout {
                     per_try.span,
                     "`timeout.try` is longer than `timeout.total`",
                 )
-                .label("one attempt cannot take longer than all of them"),
+                .label("one attempt cannot take longer than all of them")
+                .help("write a longer `total`, or a shorter `try`"),
             );
             // Said once.
             timeout.per_try = None;
@@ -207,7 +208,9 @@ fn read_retries(
         Diagnostic::error(code::CONFLICT, old.key.span, message).label("remove it")
     } else {
         let message = "`retry.attempts` has the name `retry.retries` now: it counts retries, not attempts";
-        Diagnostic::warning(code::OLD_NAME, old.key.span, message).label("write `retries`")
+        Diagnostic::warning(code::OLD_NAME, old.key.span, message)
+            .label("the old name")
+            .help("write `retries` with the same number")
     };
     sink.push(finding);
     retries.or(fields.plain("attempts", sink, parse))
@@ -257,7 +260,7 @@ impl Rewrite {
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
         let Some(fields) = Fields::of(node, &REWRITE, sink) else { return Self::default() };
         Self {
-            strip: fields.plain("strip", sink, path_prefix),
+            strip: fields.value("strip", sink, path_prefix),
             add: fields.plain("add", sink, path_prefix),
             host: fields.plain("host", sink, upstream_host),
         }
@@ -398,8 +401,9 @@ impl MinRate {
                     ),
                     ..e
                 };
-                rate.map(Self::BytesPerSecond)
-                    .map_err(|e| per_second(e).help("write `240B/s`, or `off` for no minimum"))
+                rate.map(Self::BytesPerSecond).map_err(|e| {
+                    Invalid { help: None, ..per_second(e) }.help("write `240B/s`, or `off` for no minimum")
+                })
             }
         }
     }

@@ -12,6 +12,7 @@ use super::variables::{self, Expanded};
 use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, Span, code},
     environment::Environment,
+    foreign_values,
     hidden::Hidden,
 };
 
@@ -209,8 +210,11 @@ impl<'a> Builder<'a> {
         }
         match variables::expand(text, self.env) {
             Ok(expanded) => {
-                let Expanded { text, from_variable, hidden } = expanded;
-                Value::Scalar(Scalar { text, from_variable, hidden })
+                let Expanded { text: expanded, from_variable, hidden } = expanded;
+                if !from_variable {
+                    self.report_foreign_variable(text, span);
+                }
+                Value::Scalar(Scalar { text: expanded, from_variable, hidden })
             }
             Err(errors) => {
                 for error in errors {
@@ -218,6 +222,18 @@ impl<'a> Builder<'a> {
                 }
                 Value::Broken
             }
+        }
+    }
+
+    /// As a value it may be right, so this is a warning; a field that refuses it says so itself.
+    fn report_foreign_variable(&mut self, text: &str, span: Span) {
+        if let Some(name) = foreign_values::variable(text) {
+            let message = format!("`{text}` is a text, not a variable");
+            self.sink.push(
+                Diagnostic::warning(code::TAKEN_AS_TEXT, span, message)
+                    .label("taken as it is written")
+                    .help(format!("write `${{{name}}}` for the environment variable")),
+            );
         }
     }
 

@@ -111,6 +111,7 @@ impl Defaults {
             access_log: AccessLogSettings {
                 format: AccessLogFormat::Json,
                 file: None,
+                file_span: crate::config::Span::default(),
                 sample_per_mille: 1000,
                 refusals_per_second: 100,
             },

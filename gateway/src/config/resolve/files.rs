@@ -1,13 +1,17 @@
 //! The files that a configuration names: found relative to it, checked to be readable, remembered to be watched.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, UNIX_EPOCH},
+};
 
 use crate::{
-    bounded_file,
+    bounded_file, clock,
     config::{
-        diagnostics::{Diagnostic, Diagnostics, code},
+        diagnostics::{Diagnostic, Diagnostics, Span, code},
         raw::tree::At,
     },
+    tls::validity::{Standing, Validity},
 };
 
 pub(crate) struct Files {
@@ -58,9 +62,50 @@ impl Files {
         }
     }
 
+    /// As `readable`, and warns where clients or services refuse the certificate because of the time.
+    pub(crate) fn certificate(
+        &mut self,
+        name: &At<String>,
+        what: &str,
+        sink: &mut Diagnostics,
+    ) -> Option<ReadFile> {
+        let file = self.readable(name, what, sink)?;
+        if let Some(validity) = Validity::of_pem(&file.bytes) {
+            sink.extend(out_of_time(&validity, clock::unix_now(), what, name.span));
+        }
+        Some(file)
+    }
+
     pub(crate) fn into_paths(self) -> Vec<PathBuf> {
         self.paths
     }
+}
+
+fn out_of_time(validity: &Validity, now: Duration, what: &str, span: Span) -> Option<Diagnostic> {
+    let day = |time: Duration| {
+        let text = humantime::format_rfc3339_seconds(UNIX_EPOCH + time).to_string();
+        text.split('T').next().unwrap_or_default().to_owned()
+    };
+    let renew = "put a new one and its key into these files; they are read again when they change";
+    let (message, label, help) = match validity.standing(now) {
+        Standing::Good => return None,
+        Standing::Expired => (
+            format!("the {what} expired on {}", day(validity.not_after)),
+            "it is refused by everyone who checks it",
+            renew,
+        ),
+        Standing::ExpiresSoon => (
+            format!("the {what} expires on {}", day(validity.not_after)),
+            "it is refused from then on by everyone who checks it",
+            renew,
+        ),
+        Standing::NotYetValid => (
+            format!("the {what} is not valid before {}", day(validity.not_before)),
+            "it is refused until then by everyone who checks it",
+            "look whether the clock of this machine is right, or put one that is valid now into this file",
+        ),
+    };
+    Some(Diagnostic::warning(code::CERTIFICATE_TIME, span, message).label(label).help(help))
 }
 
 pub(crate) struct ReadFile {

@@ -7,7 +7,7 @@ use std::{
 
 use millgate_registry::{ClientConfig, TlsOptions};
 
-use super::{defaults::Defaults, files::Files};
+use super::{defaults::Defaults, files::Files, no_effect};
 use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, Span, code},
     environment::Environment,
@@ -27,6 +27,7 @@ pub(super) fn resolve(
     sink: &mut Diagnostics,
 ) -> ListenSettings {
     report_address_twice(raw, sink);
+    no_effect::report_wide_trust(&raw.trusted_proxies, sink);
     let defaults = &defaults.listen;
     let http = match &raw.http {
         Some(list) => list.iter().map(|at| at.value).collect(),
@@ -43,7 +44,7 @@ pub(super) fn resolve(
             None => Some(defaults.admin),
         },
         admin_hosts: raw.admin_hosts.clone(),
-        trusted_proxies: raw.trusted_proxies.clone(),
+        trusted_proxies: raw.trusted_proxies.iter().map(|at| at.value).collect(),
         untrusted_headers: untrusted(raw.untrusted_headers.as_ref(), &defaults.untrusted_headers, sink),
         header_timeout: raw.header_timeout.unwrap_or(defaults.header_timeout),
         idle_timeout: raw.idle_timeout.unwrap_or(defaults.idle_timeout),
@@ -112,7 +113,7 @@ fn untrusted(written: Option<&At<Vec<String>>>, defaults: &[&str], sink: &mut Di
 }
 
 fn resolve_https(raw: &Https, files: &mut Files, sink: &mut Diagnostics) -> Option<HttpsSettings> {
-    let cert = raw.cert_file.as_ref().and_then(|name| files.readable(name, "certificate", sink));
+    let cert = raw.cert_file.as_ref().and_then(|name| files.certificate(name, "certificate", sink));
     let key = raw.key_file.as_ref().and_then(|name| files.readable(name, "certificate's key", sink));
     Some(HttpsSettings {
         bind: raw.bind.as_ref()?.value,
@@ -153,7 +154,7 @@ pub(super) fn advise_client_share(raw: &Listen, sink: &mut Diagnostics) {
         sink.push(
             Diagnostic::warning(code::AT_THE_EDGE, public.span, message)
                 .label("no proxy in front is named")
-                .help("write `limits: {per_client: 12.5%}`; or `per_client: off` where many clients share an address"),
+                .help("write `limits: {per_client: 12.5%}` at the top of the file; or `per_client: off` where many clients share an address"),
         );
     }
 }
@@ -301,6 +302,9 @@ fn tls_file(
     env: &dyn Fn(&str) -> Option<String>,
     sink: &mut Diagnostics,
 ) -> Option<PathBuf> {
+    if let Some(name) = ours.filter(|_| variable == "CONSUL_CLIENT_CERT") {
+        return files.certificate(name, "certificate for Consul", sink).map(|file| file.path);
+    }
     if let Some(name) = ours {
         return files.readable(name, "file for TLS with Consul", sink).map(|file| file.path);
     }

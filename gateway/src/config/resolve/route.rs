@@ -22,6 +22,7 @@ use crate::{
             HeaderCondition, HeaderRules, HostPattern, RateLimitKey, RateLimitSettings, RequireSettings,
             RewriteSettings, RouteSettings,
         },
+        units::show_rate,
     },
     headers::MadeField,
     policy::client_address::ClientRule,
@@ -350,7 +351,10 @@ fn resolve_rate_limits(
         if is_open && matches!(key, RateLimitKey::User | RateLimitKey::Claim(_)) {
             sink.push(
                 needs_auth(*span, place, "a limit per user or claim needs a token, and this route asks for none")
-                    .help("write `per ip`; without `per`, a limit is per user behind auth and per IP address on open routes"),
+                    .help(format!(
+                        "write `{} per ip`; without `per`, a limit is per user behind auth and per IP address on open routes",
+                        show_rate(rate.requests, rate.period, rate.burst)
+                    )),
             );
         }
         settings.push(RateLimitSettings {
@@ -405,7 +409,11 @@ fn resolve_clients(raw: &Clients) -> Option<ClientRule> {
 }
 
 fn resolve_rewrite(raw: &Rewrite) -> Option<RewriteSettings> {
-    let settings = RewriteSettings { strip: raw.strip.clone(), add: raw.add.clone(), host: raw.host.clone() };
+    let settings = RewriteSettings {
+        strip: raw.strip.as_ref().map(|at| at.value.clone()),
+        add: raw.add.clone(),
+        host: raw.host.clone(),
+    };
     (settings != RewriteSettings::default()).then_some(settings)
 }
 

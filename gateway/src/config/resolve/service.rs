@@ -90,7 +90,7 @@ fn find_subset(
     let mut finding = unknown_name("subset", subset, known);
     if raw.subsets.is_empty() {
         let example = format!("services: {{{service}: {{subsets: {{{0}: {{tag: {0}}}}}}}}}", subset.value);
-        finding = finding.help(format!("the service has no `subsets`; add some, such as `{example}`"));
+        finding = finding.help(format!("the service has no `subsets`; add some, such as `{example}`: parts of one service by their tags, not other services"));
     }
     sink.push(finding);
     None
@@ -118,12 +118,14 @@ pub(super) fn resolve_tls(
     let mut resolved = Vec::with_capacity(raw.len());
     for entry in raw {
         resolved.push(entry.value.tls.as_ref().map(|tls| {
+            let cert_file =
+                tls.cert_file.as_ref().and_then(|name| files.certificate(name, "client certificate", sink));
             let mut path = |name: &Option<At<String>>, what| {
                 name.as_ref().and_then(|name| files.readable(name, what, sink)).map(|file| file.path)
             };
             let files = TlsOptions {
                 ca_file: path(&tls.ca_file, "file with certificate authorities"),
-                cert_file: path(&tls.cert_file, "client certificate"),
+                cert_file: cert_file.map(|file| file.path),
                 key_file: path(&tls.key_file, "client certificate's key"),
                 server_name: tls.server_name.clone(),
             };

@@ -92,7 +92,7 @@ fn report_bodies_that_are_not_kept(raw: &Retry, retry: &RetrySettings, sink: &mu
         sink.push_once(
             Diagnostic::warning(code::NO_EFFECT, methods.span, message)
                 .label("requests with a body are not retried after they were sent")
-                .help("write `body: 64KiB`, or leave out the methods that have bodies"),
+                .help("keep bodies with `body: 64KiB`, or leave out the methods that have bodies"),
         );
     }
 }

@@ -1,0 +1,73 @@
+//! `service` of a route: a name. Addresses, lists and shares, as other products have them here, are told where they belong.
+
+use super::{
+    fields::{Fields, name, not_supported, value},
+    pattern::path_prefix,
+    service::address_in,
+    tree::{At, Node, Value},
+};
+use crate::config::diagnostics::{Diagnostic, Diagnostics, code};
+
+pub(super) fn read_service(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<At<String>> {
+    if fields.get("redirect").is_some() || fields.is_misspelt("redirect") {
+        return None;
+    }
+    let node = fields.need("service", "service: users", sink)?;
+    if let Some(finding) = service_of_others(node) {
+        sink.push(finding);
+        return None;
+    }
+    value(node, "service", sink, name)
+}
+
+/// An address, a list or shares where a name belongs.
+fn service_of_others(node: &Node) -> Option<Diagnostic> {
+    match &node.value {
+        Value::Map(_) => Some(
+            not_supported(node.span, "a weighted split over several services")
+                .label("one service answers for a route")
+                .help(
+                    "write `service: users` and `split: {v1: 90, v2: 10}`: shares of `subsets` of one service, such as \
+                     `services: {users: {subsets: {v1: {tag: v1}, v2: {tag: v2}}}}`",
+                ),
+        ),
+        Value::List(_) => Some(
+            Diagnostic::error(code::WRONG_KIND, node.span, "`service` must be one value")
+                .label("this is a list")
+                .help("write one name; several addresses are `hosts` of that service in `services`"),
+        ),
+        Value::Scalar(scalar) if !scalar.from_variable => {
+            let cure = service_cure(&scalar.text)?;
+            let message = "`service` must be a name of `services`, or of a service in Consul";
+            Some(
+                Diagnostic::error(code::BAD_VALUE, node.span, message)
+                    .label("an address, not a name")
+                    .help(cure),
+            )
+        }
+        _ => None,
+    }
+}
+
+/// Of `http://users:9001/api` and other addresses: a name, and the service of this name.
+pub(super) fn service_cure(text: &str) -> Option<String> {
+    if !text.contains([':', '/']) {
+        return None;
+    }
+    let addresses = address_in(text)?;
+    let (host, _) = addresses.first()?.rsplit_once(':')?;
+    let label = host.split('.').next().filter(|label| label.starts_with(|c: char| c.is_ascii_alphabetic()));
+    let service = label.filter(|label| *label != "localhost" && name(label).is_ok()).unwrap_or("users");
+    let hosts: Vec<String> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
+    let protocol = if text.starts_with("https://") { ", protocol: https" } else { "" };
+    let path =
+        text.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map(|(_, path)| format!("/{path}"));
+    let rewrite = path
+        .filter(|path| path_prefix(path).is_ok())
+        .map(|path| format!(" and `rewrite: {{add: {path}}}`"))
+        .unwrap_or_default();
+    Some(format!(
+        "write `service: {service}`{rewrite}, and at the top of the file `services: {{{service}: {{hosts: [{}]{protocol}}}}}`",
+        hosts.join(", ")
+    ))
+}

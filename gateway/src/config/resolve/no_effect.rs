@@ -1,0 +1,127 @@
+//! Settings that are right by themselves and cannot do what they were written for.
+
+use ipnet::IpNet;
+
+use crate::{
+    config::{
+        diagnostics::{Diagnostic, Diagnostics, code},
+        raw::{File, pattern::PathPattern, route::Route, tree::At},
+    },
+    router::reading,
+};
+
+/// A peer in one of `trusted_proxies` says itself which address, scheme and request id it has, and escapes limits per address.
+pub(super) fn report_wide_trust(trusted: &[At<IpNet>], sink: &mut Diagnostics) {
+    for At { value: network, span } in trusted.iter().filter(|at| is_wider_than_private(&at.value)) {
+        let message =
+            format!("`listen.trusted_proxies` has {network}: whoever connects from there is believed");
+        sink.push(
+            Diagnostic::warning(code::TRUSTS_EVERYONE, *span, message)
+                .label("clients of the public network are in it, and can say any address of themselves")
+                .help(
+                    "write the addresses of your proxies only, such as `10.0.0.0/8`; without `trusted_proxies`, \
+                     the address of the connection counts",
+                ),
+        );
+    }
+}
+
+/// No private network is larger than 10.0.0.0/8 (RFC 1918) and fc00::/7 (RFC 4193).
+fn is_wider_than_private(network: &IpNet) -> bool {
+    match network {
+        IpNet::V4(v4) => v4.prefix_len() < 8,
+        IpNet::V6(v6) => v6.prefix_len() < 7,
+    }
+}
+
+/// A prefix that is in the path of no route that has it. Of several routes that share it, one is enough.
+pub(super) fn report_strips(file: &File, sink: &mut Diagnostics) {
+    let mut seen: Vec<(&At<String>, &Route, &PathPattern, bool)> = Vec::new();
+    for route in &file.routes {
+        let (Some(strip), Some(path)) = (strip_of(file, route), &route.path) else { continue };
+        let matches = can_begin_with(&path.value.path, &strip.value);
+        match seen.iter_mut().find(|(other, ..)| other.span == strip.span) {
+            Some((.., any)) => *any |= matches,
+            None => seen.push((strip, route, &path.value, matches)),
+        }
+    }
+    for (strip, route, path, _) in seen.into_iter().filter(|(.., any)| !any) {
+        let place = route.path.as_ref().map_or(route.span, |path| path.span);
+        let below = path.with_path(&format!("{}{}", strip.value, path.path));
+        sink.push(
+            Diagnostic::warning(
+                code::NO_EFFECT,
+                strip.span,
+                "`rewrite.strip` takes away what no path of the route begins with",
+            )
+            .label("never found, so nothing is taken away")
+            .related(place, "the paths of this route")
+            .help(format!(
+                "`path` is what clients ask for, with the prefix, such as `path: {below}`; or remove `strip`"
+            )),
+        );
+    }
+}
+
+/// As the policies are laid over each other.
+fn strip_of<'f>(file: &'f File, route: &'f Route) -> Option<&'f At<String>> {
+    let policy = |name: &At<String>| file.policies.iter().find(|policy| policy.name.value == name.value);
+    let mut used = route.uses.iter().rev().filter_map(policy);
+    let of_policies = || used.find_map(|policy| policy.value.rewrite.strip.as_ref());
+    route.own.rewrite.strip.as_ref().or_else(of_policies).or(file.defaults.rewrite.strip.as_ref())
+}
+
+/// Is there a path that the pattern takes, and from which the prefix is taken away?
+fn can_begin_with(pattern: &str, prefix: &str) -> bool {
+    let mut wanted = prefix.split('/').filter(|segment| !segment.is_empty());
+    let mut sample = String::new();
+    for segment in pattern.split('/').filter(|segment| !segment.is_empty()) {
+        if segment == "**" {
+            wanted.by_ref().for_each(|wanted| sample.extend(["/", wanted]));
+            break;
+        }
+        let wanted = wanted.next();
+        let is_any = segment == "*" || segment.starts_with('{');
+        sample.extend(["/", if is_any { wanted.unwrap_or("x") } else { segment }]);
+    }
+    reading::strip(&sample, prefix, true).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_looked_for_in_what_a_pattern_takes() {
+        for (pattern, prefix, can) in [
+            ("/api/**", "/api", true),
+            ("/api", "/api", true),
+            ("/api/users/**", "/api/users", true),
+            ("/**", "/api/v2", true),
+            ("/*/users", "/api", true),
+            ("/{tenant}/{id}", "/a/b", true),
+            ("/API/**", "/api", true),
+            ("/users/**", "/api", false),
+            ("/api", "/api/v2", false),
+            ("/a/*", "/a/b/c", false),
+            ("/", "/api", false),
+            ("/apis/**", "/api", false),
+        ] {
+            assert_eq!(can_begin_with(pattern, prefix), can, "{pattern} {prefix}");
+        }
+    }
+
+    #[test]
+    fn a_network_is_wide_when_no_private_one_is_as_wide() {
+        for (network, is_wide) in [
+            ("0.0.0.0/0", true),
+            ("0.0.0.0/1", true),
+            ("::/0", true),
+            ("10.0.0.0/8", false),
+            ("fc00::/7", false),
+            ("192.0.2.1/32", false),
+        ] {
+            assert_eq!(is_wider_than_private(&network.parse().unwrap()), is_wide, "{network}");
+        }
+    }
+}
