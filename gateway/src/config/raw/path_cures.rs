@@ -16,7 +16,15 @@ pub(super) struct Cure {
 
 /// Of a text that is no path pattern. `None`: what was meant cannot be known.
 pub(super) fn cure(text: &str) -> Option<Cure> {
-    rule_of_traefik(text).or_else(|| written_otherwise(text))
+    rule_of_traefik(text).or_else(|| written_otherwise(text)).or_else(|| without_slash(text))
+}
+
+/// `users/`
+fn without_slash(text: &str) -> Option<Cure> {
+    if text.is_empty() || text.starts_with('/') || text.contains([' ', '`', '$']) || is_regex(text) {
+        return None;
+    }
+    written_otherwise(&format!("/{text}"))
 }
 
 /// ``Host(`shop.example`) && PathPrefix(`/users`)``
@@ -287,6 +295,10 @@ mod tests {
             ("/users/", "write `/users/**`"),
             ("/users//list", "write `/users/list`"),
             ("/a/**/b", "write `/a/*/b`"),
+            ("users", "write `/users`"),
+            ("users/", "write `/users/**`"),
+            ("users/list", "write `/users/list`"),
+            ("users/:id/", "write `/users/{id}/**`"),
             ("/{user-id}", "write `/{user_id}`"),
             ("/repos/{name}%2F{tag}", "write `/repos/*`"),
             ("/v1\\.0/users", "write `/v1.0/users`"),
@@ -315,7 +327,7 @@ mod tests {
                 ["; `*` and", ": it takes", "; requests"].iter().filter_map(|why| found.find(why)).min();
             assert_eq!(&found[..end.unwrap_or(found.len())], expected, "{text}");
         }
-        for text in ["", "/a/../b", "users", "users/list", "fetch /a", "\\.php$", "${", "HostRegexp(`.+`)"] {
+        for text in ["", "/a/../b", "fetch /a", "\\.php$", "${", "HostRegexp(`.+`)"] {
             assert_eq!(cure(text), None, "{text}");
         }
     }

@@ -103,7 +103,7 @@ fn check_path(path: &str) -> Result<(), Invalid> {
         return Err(match path {
             "" => refuse("the path is missing"),
             _ if path.contains("://") => refuse("a URL, not a path").help("the host goes into `host:`"),
-            _ => refuse("a path begins with `/`").help(format!("write `/{path}`")),
+            _ => refuse("a path begins with `/`"),
         });
     }
     if path.len() > PATH_BYTES_MAX {
@@ -153,9 +153,8 @@ fn check_segment<'a>(segment: &'a str, names: &mut Vec<&'a str>) -> Result<(), I
     }
     match segment.chars().find(|c| !stands_for_itself(*c)) {
         None => Ok(()),
-        Some('{' | '}' | '*') => Err(refuse("`*`, `**` and `{name}` must be a whole segment").help(
-            "write `/files/{name}` instead of `/files/{name}.txt`, and let the service look at the rest",
-        )),
+        Some('{' | '}' | '*') => Err(refuse("`*`, `**` and `{name}` must be a whole segment")
+            .help("`/files/{name}` takes `/files/a.txt`, too: the service looks at the rest of the segment")),
         Some('%') => {
             Err(refuse("a pattern has no percent-encoding: a text matches however a request encodes it"))
         }
