@@ -302,18 +302,6 @@ pub fn in_yaml(text: &str) -> String {
     }
 }
 
-/// `100/s burst 200`.
-pub fn show_rate(requests: u32, period: Duration, burst: Option<u32>) -> String {
-    let unit = match period.as_secs() {
-        60 => "m",
-        3600 => "h",
-        86400 => "d",
-        _ => "s",
-    };
-    let burst = burst.map(|burst| format!(" burst {burst}")).unwrap_or_default();
-    format!("{requests}/{unit}{burst}")
-}
-
 /// The shortest way to write a duration: `1m30s`.
 pub fn show_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();

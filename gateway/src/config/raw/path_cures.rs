@@ -135,7 +135,7 @@ fn host_in_front(text: &str) -> Option<(Option<&str>, &str)> {
     let path = without_scheme.get(host.len()..).filter(|path| !path.is_empty()).unwrap_or("/**");
     let name = host.split(':').next().unwrap_or(host);
     let is_host = name.contains('.') || name == "localhost" || text.contains("://");
-    if is_host && !name.is_empty() {
+    if is_host && !name.is_empty() && !host.contains('@') {
         return Some((Some(name), path));
     }
     None

@@ -193,7 +193,9 @@ fn read_path(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<At<PathPatte
         return None;
     }
     let path = fields.value("path", sink, path_or_cure)?;
-    if let Some((text, meant)) = path_cures::taken_as_text(&path.value.path) {
+    // A value of a variable is not ours to show.
+    let is_written = matches!(&fields.get("path")?.value, Value::Scalar(scalar) if !scalar.from_variable);
+    if let Some((text, meant)) = path_cures::taken_as_text(&path.value.path).filter(|_| is_written) {
         sink.push(
             Diagnostic::warning(
                 code::TAKEN_AS_TEXT,

@@ -5,16 +5,15 @@ use ipnet::IpNet;
 use crate::{
     config::{
         diagnostics::{Diagnostic, Diagnostics, code},
-        raw::{File, pattern::PathPattern, route::Route, tree::At},
+        raw::{File, route::Route, tree::At},
     },
     router::reading,
 };
 
 /// A peer in one of `trusted_proxies` says itself which address, scheme and request id it has, and escapes limits per address.
 pub(super) fn report_wide_trust(trusted: &[At<IpNet>], sink: &mut Diagnostics) {
-    for At { value: network, span } in trusted.iter().filter(|at| is_wider_than_private(&at.value)) {
-        let message =
-            format!("`listen.trusted_proxies` has {network}: whoever connects from there is believed");
+    for At { span, .. } in trusted.iter().filter(|at| is_wider_than_private(&at.value)) {
+        let message = "a network of `listen.trusted_proxies` is wider than any private one: whoever connects from there is believed";
         sink.push(
             Diagnostic::warning(code::TRUSTS_EVERYONE, *span, message)
                 .label("clients of the public network are in it, and can say any address of themselves")
@@ -36,29 +35,25 @@ fn is_wider_than_private(network: &IpNet) -> bool {
 
 /// A prefix that is in the path of no route that has it. Of several routes that share it, one is enough.
 pub(super) fn report_strips(file: &File, sink: &mut Diagnostics) {
-    let mut seen: Vec<(&At<String>, &Route, &PathPattern, bool)> = Vec::new();
+    let mut seen: Vec<(&At<String>, &Route, bool)> = Vec::new();
     for route in &file.routes {
         let (Some(strip), Some(path)) = (strip_of(file, route), &route.path) else { continue };
         let matches = can_begin_with(&path.value.path, &strip.value);
         match seen.iter_mut().find(|(other, ..)| other.span == strip.span) {
             Some((.., any)) => *any |= matches,
-            None => seen.push((strip, route, &path.value, matches)),
+            None => seen.push((strip, route, matches)),
         }
     }
-    for (strip, route, path, _) in seen.into_iter().filter(|(.., any)| !any) {
+    for (strip, route, _) in seen.into_iter().filter(|(.., any)| !any) {
         let place = route.path.as_ref().map_or(route.span, |path| path.span);
-        let below = path.with_path(&format!("{}{}", strip.value, path.path));
+        let message = "`rewrite.strip` takes away what no path of the route begins with";
         sink.push(
-            Diagnostic::warning(
-                code::NO_EFFECT,
-                strip.span,
-                "`rewrite.strip` takes away what no path of the route begins with",
-            )
-            .label("never found, so nothing is taken away")
-            .related(place, "the paths of this route")
-            .help(format!(
-                "`path` is what clients ask for, with the prefix, such as `path: {below}`; or remove `strip`"
-            )),
+            Diagnostic::warning(code::NO_EFFECT, strip.span, message)
+                .label("never found, so nothing is taken away")
+                .related(place, "the paths of this route")
+                .help(
+                    "`path` is what clients ask for: put the prefix in front of it, too, or remove `strip`",
+                ),
         );
     }
 }

@@ -22,7 +22,6 @@ use crate::{
             HeaderCondition, HeaderRules, HostPattern, RateLimitKey, RateLimitSettings, RequireSettings,
             RewriteSettings, RouteSettings,
         },
-        units::show_rate,
     },
     headers::MadeField,
     policy::client_address::ClientRule,
@@ -351,10 +350,7 @@ fn resolve_rate_limits(
         if is_open && matches!(key, RateLimitKey::User | RateLimitKey::Claim(_)) {
             sink.push(
                 needs_auth(*span, place, "a limit per user or claim needs a token, and this route asks for none")
-                    .help(format!(
-                        "write `{} per ip`; without `per`, a limit is per user behind auth and per IP address on open routes",
-                        show_rate(rate.requests, rate.period, rate.burst)
-                    )),
+                    .help("count per `ip`, such as `100/s per ip`; without `per`, a limit is per user behind auth and per IP address on open routes"),
             );
         }
         settings.push(RateLimitSettings {
