@@ -299,10 +299,10 @@ impl KeyBudget {
     }
 
     fn key_within(&self, source: &str, text: &[u8]) -> LimitKey {
-        // Each part is hashed with its length or end, so no two pairs run together to the same bytes.
-        let [high, low] = &self.hashers;
-        let hash = |hasher: &RandomState| hasher.hash_one((source, text));
-        LimitKey(u128::from(hash(high)) << 64 | u128::from(hash(low)))
+        // Clients choose the text, whose hash has a key that they do not know; the configuration fixes the sources.
+        let LimitKey(key) = self.key_of(text);
+        let salt = foldhash::fast::FixedState::default().hash_one(source);
+        LimitKey(key ^ (u128::from(salt) << 64 | u128::from(salt.rotate_left(32))))
     }
 
     fn nanos(&self, now: Instant) -> u64 {
