@@ -5,6 +5,7 @@
 //! The order of policies is this code, not a stack of types.
 
 use std::{
+    cell::Cell,
     convert::Infallible,
     future::Future,
     panic::AssertUnwindSafe,
@@ -63,7 +64,7 @@ pub async fn serve(
     let result = {
         // Pinned here, so that the state of a request is never moved.
         let forward = pin!(forward(&connection, &snapshot, request, &mut unread, &mut exchange));
-        catch_panic(until_out_of_time(&connection.worker, forward)).await
+        guarded(&connection.worker.is_out_of_time, forward).await
     };
     let mut response = match result {
         Ok(Ok(Answer::Upstream(response))) => {
@@ -272,14 +273,16 @@ fn find_route(snapshot: &LocalSnapshot, parts: &Parts, admitted: &Admitted) -> R
         found.ok().filter(|route| route.shared().allow_in_path.with(Oddities::ALWAYS).contains(odd.found));
     let route = route.ok_or_else(|| refused.clone())?;
     // Where the service reads the path in the other way, it must not be a path that only others may use, or not as often.
-    let other = match lookup(&admission::lenient_reading(admitted.path()).map_err(Error::Refused)?) {
-        Match::Route(index) => snapshot.routes.get(index),
-        Match::MethodNotAllowed(_) | Match::NotFound => None,
-    };
-    match other {
-        Some(other) if !route.shared().is_as_strict_as(other.shared()) => Err(refused),
-        _ => Ok(Rc::clone(route)),
+    for reading in admission::lenient_readings(admitted.path(), odd.found).map_err(Error::Refused)? {
+        let other = match lookup(&reading) {
+            Match::Route(index) => snapshot.routes.get(index),
+            Match::MethodNotAllowed(_) | Match::NotFound => None,
+        };
+        if other.is_some_and(|other| !route.shared().is_as_strict_as(other.shared())) {
+            return Err(refused);
+        }
     }
+    Ok(Rc::clone(route))
 }
 
 fn check_address(
@@ -415,27 +418,19 @@ fn options_reply() -> Response<Bytes> {
     response
 }
 
-/// A request that has no answer when the drain's time is over gets one from the gateway.
-async fn until_out_of_time<T>(
-    worker: &WorkerState,
-    mut future: Pin<&mut impl Future<Output = Result<T, Error>>>,
-) -> Result<T, Error> {
-    std::future::poll_fn(move |cx: &mut Context<'_>| {
-        if worker.is_out_of_time.get() {
-            return Poll::Ready(Err(Error::DrainTimeout));
-        }
-        future.as_mut().poll(cx)
-    })
-    .await
-}
-
 /// A panic inside one request.
 struct Panicked;
 
-/// Runs a request's future so that a panic ends that request only; the worker and its other requests go on.
-async fn catch_panic<F: Future>(future: F) -> Result<F::Output, Panicked> {
-    let mut future = pin!(future);
+/// Runs a request's future so that a panic ends that request only; the worker and its other requests go on. One that has no
+/// answer when the drain's time is over gets one from the gateway.
+fn guarded<T>(
+    is_out_of_time: &Cell<bool>,
+    mut future: Pin<&mut impl Future<Output = Result<T, Error>>>,
+) -> impl Future<Output = Result<Result<T, Error>, Panicked>> {
     std::future::poll_fn(move |cx: &mut Context<'_>| {
+        if is_out_of_time.get() {
+            return Poll::Ready(Ok(Err(Error::DrainTimeout)));
+        }
         // Unwind safety: after a panic the future is never polled again, and what it borrowed is plain data.
         match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
             Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
@@ -443,7 +438,6 @@ async fn catch_panic<F: Future>(future: F) -> Result<F::Output, Panicked> {
             Err(_) => Poll::Ready(Err(Panicked)),
         }
     })
-    .await
 }
 
 #[cfg(test)]
@@ -452,8 +446,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_its_own_future_only() {
-        let caught = catch_panic(async { panic!("on purpose") }).await;
+        let in_time = Cell::new(false);
+        let caught = guarded::<()>(&in_time, pin!(async { panic!("on purpose") })).await;
         assert!(caught.is_err());
-        assert!(matches!(catch_panic(async { 7 }).await, Ok(7)));
+        assert!(matches!(guarded(&in_time, pin!(async { Ok(7) })).await, Ok(Ok(7))));
     }
 }

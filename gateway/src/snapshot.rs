@@ -132,11 +132,14 @@ pub struct Route {
 impl Route {
     /// What passes this route would pass the other one.
     pub fn is_as_strict_as(&self, other: &Self) -> bool {
-        let (mine, others) = (
-            (&self.clients, &self.auth, &self.requirement),
-            (&other.clients, &other.auth, &other.requirement),
-        );
-        std::ptr::eq(self, other) || (other.limits.is_empty() && mine == others)
+        let is_known =
+            || !self.auth.is_empty() && self.auth.iter().all(|provider| other.auth.contains(provider));
+        let asks_nothing = *other.requirement == Requirement::default();
+        std::ptr::eq(self, other)
+            || (other.limits.is_empty()
+                && (other.clients.is_empty() || self.clients == other.clients)
+                && (other.auth.is_empty() || is_known())
+                && (asks_nothing || self.requirement == other.requirement))
     }
 
     /// What `Host` is to be instead of the client's.

@@ -42,7 +42,7 @@ pub use self::{
 pub(crate) use self::{
     framing::parse_length,
     http2::{crumbs_max, receive},
-    odd_path::lenient_reading,
+    odd_path::lenient_readings,
     upgrade::needs_upgrade,
 };
 use crate::{

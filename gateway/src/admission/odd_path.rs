@@ -2,9 +2,9 @@
 //! GitLab (`/projects/group%2Fname`), RabbitMQ (`/api/queues/%2F/q`) and npm (`/@scope%2fname`).
 //!
 //! What is allowed is never decoded and never a separator: the path is matched, authorised, logged and sent in one form, which
-//! is the canonical one otherwise. Some programs behind read it in another way all the same, so it passes only if that reading
-//! ([`lenient_reading`]: decoded as often as it goes, slashes merged) has no dot segment and no control character, and leads to
-//! no route with other rules of access, or with limits ([`crate::proxy`]). What no route can allow: an encoded backslash, encodings that are
+//! is the canonical one otherwise. Some programs behind read it in another way all the same, so it passes only if no such reading
+//! ([`lenient_readings`]: decoded once, or as often as it goes, slashes merged) has a dot segment or a control character, or leads to
+//! a route with other rules of access, or with limits ([`crate::proxy`]). What no route can allow: an encoded backslash, encodings that are
 //! none or no UTF-8, dot segments, and an empty segment before `;` that is not the last.
 //!
 //! A last segment of nothing but `;parameters` needs no word in the file: servlet containers write `/;jsessionid=A` into the
@@ -40,6 +40,13 @@ impl Oddities {
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// Some programs see a separator, or the end of a segment, where others do not.
+    fn has_separators(self) -> bool {
+        [Self::ENCODED_SLASH, Self::ENCODED_PERCENT, Self::DOUBLE_SLASH]
+            .into_iter()
+            .any(|one| self.contains(one))
     }
 
     pub fn contains(self, other: Self) -> bool {
@@ -80,7 +87,7 @@ pub(super) fn canonical(path: &str, allowed: Oddities, refusal: Refusal) -> Resu
     if !allowed.contains(found) {
         return Err(refusal);
     }
-    lenient_reading(&canonical)?;
+    lenient_readings(&canonical, found)?;
     Ok((canonical, Odd { found, refusal }))
 }
 
@@ -122,9 +129,13 @@ fn decode(path: &str) -> Result<(String, Oddities), Refusal> {
     Ok((canonical, found))
 }
 
-/// The path as a program reads it that decodes too often, takes each slash for a separator and merges empty segments; as a
-/// canonical path again.
-pub(crate) fn lenient_reading(canonical: &str) -> Result<String, Refusal> {
+/// The path as programs read it that decode it once or too often, take each slash for a separator and merge empty segments;
+/// each reading as a canonical path again.
+///
+/// Programs also differ in when they cut parameters off: before they decode, before they merge, or never. With a separator
+/// that some of them see and others do not, there would be too many readings, so such a path has no `;` in any form.
+pub(crate) fn lenient_readings(canonical: &str, found: Oddities) -> Result<Vec<String>, Refusal> {
+    let mut readings = vec![merged(canonical, str::to_owned)?];
     let mut text = canonical.to_owned();
     for pass in 0.. {
         let decoded = percent_decode_str(&text).decode_utf8().map_err(|_| Refusal::TargetEncoding)?;
@@ -135,10 +146,20 @@ pub(crate) fn lenient_reading(canonical: &str) -> Result<String, Refusal> {
             return Err(Refusal::TargetEncoding);
         }
         text = decoded.into_owned();
+        readings.push(merged(&text, |segment| utf8_percent_encode(segment, NOT_ASCII).to_string())?);
+    }
+    if text.contains(';') && found.has_separators() {
+        return Err(Refusal::TargetEncoding);
     }
     if text.chars().any(char::is_control) {
         return Err(Refusal::TargetEncoding);
     }
+    readings.dedup();
+    Ok(readings)
+}
+
+/// `text` without its empty segments. `canonical`: makes the text of a segment canonical.
+fn merged(text: &str, canonical: impl Fn(&str) -> String) -> Result<String, Refusal> {
     let is_separator = |c: char| matches!(c, '/' | '\\');
     let mut merged = String::with_capacity(text.len());
     for segment in text.split(is_separator).filter(|segment| !segment.is_empty()) {
@@ -147,7 +168,7 @@ pub(crate) fn lenient_reading(canonical: &str) -> Result<String, Refusal> {
         if segment.starts_with(';') {
             merged.push_str(ANY_TEXT);
         }
-        merged.extend(utf8_percent_encode(segment, NOT_ASCII));
+        merged.push_str(&canonical(segment));
     }
     if text.ends_with(is_separator) {
         merged.push('/');

@@ -80,6 +80,7 @@ async fn a_path_that_a_lenient_service_reads_as_one_of_a_closed_route_is_refused
         "  - {{path: /admin/**, service: one, auth: main}}\n\
          \x20 - {{path: /inside/**, service: one, clients: {{deny: 127.0.0.0/8}}}}\n\
          \x20 - {{path: /login, service: one, rate_limit: 5/m per ip}}\n\
+         \x20 - {{path: \"/files/{{id}}\", service: one, auth: main, allow_in_path: encoded_slash}}\n\
          \x20 - {{path: /**, service: one, allow_in_path: {ALL}}}\n"
     ))
     .await;
@@ -93,6 +94,15 @@ async fn a_path_that_a_lenient_service_reads_as_one_of_a_closed_route_is_refused
         "///inside/x",
         "/inside%2fx",
         "//login",
+        // Cut off before it is decoded, or before slashes are merged.
+        "/%2F;x/admin/u",
+        "/admin%2Fu;x",
+        "/admin;x%2Fu",
+        "/%252F%253Bx/admin/u",
+        "//;x/inside/u",
+        // Merged, with its encoded slash.
+        "//files/g%2Fn",
+        "/files//g%2Fn",
     ] {
         assert_eq!(status_of(&gateway, path).await, 400, "{path}");
     }
@@ -100,7 +110,9 @@ async fn a_path_that_a_lenient_service_reads_as_one_of_a_closed_route_is_refused
     for path in ["//adminx/users", "/a%2Fadmin", "/a//b", "/x|y"] {
         assert_eq!(status_of(&gateway, path).await, 200, "{path}");
     }
-    assert_eq!(status_of(&gateway, "/admin/users").await, 401);
+    for path in ["/admin/users", "/files/a", "/files/g%2Fn"] {
+        assert_eq!(status_of(&gateway, path).await, 401, "{path}");
+    }
 }
 
 #[tokio::test]
