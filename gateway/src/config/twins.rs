@@ -1,5 +1,6 @@
 //! Open routes beside closed ones: what differs from a closed path only in a way in which services often see no difference,
-//! and goes to a route of the same service that is open.
+//! and goes to a route of the same service that is open, or asks for less: another provider, no role, other addresses.
+//! Limits are not looked at: many routes have their own.
 //!
 //! Each closed route is tried with its own path in other spellings, and the router says what takes them. So a route that
 //! takes any case, or a slash at the end, has nothing to report; neither has one that says that its service does not.
@@ -8,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{
     diagnostics::{Diagnostic, code},
-    settings::{HostPattern, RouteSettings, Settings},
+    settings::{HostPattern, RequireSettings, RouteSettings, Settings},
 };
 use crate::{
     headers::{GuardedNames, fold},
@@ -66,7 +67,7 @@ impl Twins {
         let own: Vec<&Method> =
             methods.iter().filter(|method| taker(method, &sample.path()) == Some(closed)).collect();
         let first = own.first()?;
-        let is_twin = |open: &usize| is_open_twin(settings, route, &settings.routes[*open]);
+        let is_twin = |open: &usize| is_weaker(settings, route, &settings.routes[*open]);
         let mut twins = Self { closed, open: Vec::new() };
         for (difference, path) in sample.others(route) {
             let open = own.iter().find_map(|method| taker(method, &path).filter(is_twin));
@@ -75,8 +76,11 @@ impl Twins {
         }
         let others =
             METHODS.iter().filter(|method| !route.methods.is_empty() && !route.methods.contains(method));
-        // A route that names a method means it.
-        let names_none = |open: &usize| is_twin(open) && settings.routes[*open].methods.is_empty();
+        // A route that names a method means it, and so does one that asks for something else.
+        let names_none = |open: &usize| {
+            let other = &settings.routes[*open];
+            is_twin(open) && !is_closed(other) && other.methods.is_empty()
+        };
         for method in others.filter(|method| *method != *first) {
             let open = taker(method, &sample.path()).filter(names_none);
             twins
@@ -112,12 +116,20 @@ impl Twins {
                 examples.push(format!("`{example}`"));
             }
         }
-        let message = "an open route takes what a service may take for this closed one";
+        let is_open = !is_closed(&settings.routes[*open]);
+        let (message, related) = if is_open {
+            ("an open route takes what a service may take for this closed one", "the open route")
+        } else {
+            (
+                "a route that asks for less takes what a service may take for this one",
+                "the route that asks for less",
+            )
+        };
         let examples = settings.routes[self.closed].hidden.path.shown(&examples.join(", "));
-        let label = format!("{examples} would pass it unchecked");
+        let label = format!("{examples} would pass it{}", if is_open { " unchecked" } else { "" });
         let warning = Diagnostic::warning(code::OPEN_TWIN, settings.routes[self.closed].span, message);
         let warning = warning.label(label).help(cures.join("; "));
-        Some(warning.related(settings.routes[*open].span, "the open route"))
+        Some(warning.related(settings.routes[*open].span, related))
     }
 }
 
@@ -154,14 +166,19 @@ fn clients_condition<'a>(settings: &Settings, closed: &'a RouteSettings) -> Opti
     closed.headers.iter().map(|condition| &condition.name).find(is_clients)
 }
 
-/// Nothing asks for a token or an address there, and the service is the one of the closed route.
-fn is_open_twin(settings: &Settings, closed: &RouteSettings, open: &RouteSettings) -> bool {
+/// It lets requests pass that the closed route would refuse, to the same service.
+fn is_weaker(settings: &Settings, closed: &RouteSettings, other: &RouteSettings) -> bool {
     let service = |route: &RouteSettings| route.service.and_then(|at| settings.services.get(at));
-    let is_same = match (service(closed), service(open)) {
-        (Some(one), Some(other)) => one.name == other.name || one.source == other.source,
+    let is_same = match (service(closed), service(other)) {
+        (Some(one), Some(two)) => one.name == two.name || one.source == two.source,
         _ => false,
     };
-    is_same && !is_closed(open)
+    let is_known =
+        || !other.auth.is_empty() && other.auth.iter().all(|provider| closed.auth.contains(provider));
+    let is_as_strict = (closed.clients.is_empty() || other.clients == closed.clients)
+        && (closed.auth.is_empty() || is_known())
+        && (closed.require == RequireSettings::default() || other.require == closed.require);
+    is_same && !is_as_strict
 }
 
 /// A path that a pattern matches, segment by segment.
@@ -285,6 +302,26 @@ mod tests {
             panic!("one warning")
         };
         assert!(label.contains("`/api/ADMIN`"), "{label}");
+    }
+
+    #[test]
+    fn a_neighbour_that_asks_for_less_is_one_too() {
+        let text = |neighbour: &str, closed: &str| {
+            found(&format!(
+                "  - {{path: /**, service: s, {neighbour}}}\n  - {{path: /admin, service: s, trailing_slash: exact, {closed}}}\n"
+            ))
+        };
+        let staff = "auth: main, require: {role: staff}";
+        let inside = "auth: none, clients: {allow: 10.0.0.0/8}";
+        for (neighbour, closed) in
+            [("auth: main", staff), ("auth: none, clients: {deny: 10.0.0.0/8}", inside)]
+        {
+            let [(label, _)] = &text(neighbour, closed)[..] else { panic!("{neighbour} beside {closed}") };
+            assert_eq!(label, "`/ADMIN` would pass it");
+        }
+        for (neighbour, closed) in [(staff, "auth: main"), (staff, staff), (inside, inside)] {
+            assert_eq!(text(neighbour, closed), [], "{neighbour} beside {closed}");
+        }
     }
 
     #[test]
