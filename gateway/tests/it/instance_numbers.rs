@@ -52,7 +52,9 @@ async fn an_instance_that_refuses_each_connect_has_numbers_of_its_own_and_stands
     assert!(!text(&shown).contains(failures.trim_end_matches('}')), "the good one has none");
 
     let services = json(&send(gateway.admin(), get("/api/v1/services")).await);
-    let seen = &services["services"][0]["endpoints"][0]["seen"];
+    let endpoints = services["services"][0]["endpoints"].as_array().unwrap();
+    let of_dead = endpoints.iter().find(|one| one["instance"] == dead.to_string().as_str());
+    let seen = &of_dead.unwrap()["seen"];
     assert_eq!(
         (&seen["attempts"], &seen["failures"]["connect_failed"]),
         (&13.into(), &13.into()),
