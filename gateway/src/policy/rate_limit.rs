@@ -14,7 +14,7 @@
 use std::{
     convert::Infallible,
     fmt::Write,
-    hash::{BuildHasher, RandomState},
+    hash::{BuildHasher, Hasher, RandomState},
     net::IpAddr,
     num::NonZeroU32,
     sync::{
@@ -295,13 +295,20 @@ impl KeyBudget {
 
     fn key_of(&self, bytes: &[u8]) -> LimitKey {
         let [high, low] = &self.hashers;
-        LimitKey(u128::from(high.hash_one(bytes)) << 64 | u128::from(low.hash_one(bytes)))
+        // The bytes are all that is hashed, so their length need not be.
+        let hash = |keyed: &RandomState| {
+            let mut hasher = keyed.build_hasher();
+            hasher.write(bytes);
+            hasher.finish()
+        };
+        LimitKey(u128::from(hash(high)) << 64 | u128::from(hash(low)))
     }
 
     fn key_within(&self, source: &str, text: &[u8]) -> LimitKey {
         // Clients choose the text, whose hash has a key that they do not know; the configuration fixes the sources.
         let LimitKey(key) = self.key_of(text);
-        let salt = foldhash::fast::FixedState::default().hash_one(source);
+        let salt =
+            source.bytes().fold(FNV_BASIS, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME));
         LimitKey(key ^ (u128::from(salt) << 64 | u128::from(salt.rotate_left(32))))
     }
 
@@ -453,6 +460,9 @@ impl StateStore for SharedStore {
     }
 }
 
+/// FNV-1a (draft-eastlake-fnv-17).
+const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0100_0000_01b3;
 /// Shards of a limit's map: a sweep of a million keys holds one of them for some 100 µs; an empty limit costs
 /// 8 KiB.
 const SHARDS: usize = 64;
