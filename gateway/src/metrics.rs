@@ -44,15 +44,32 @@ pub struct Histogram {
     pub counts: [u64; LATENCY_BOUNDS.len() + 1],
 }
 
-impl Histogram {
-    pub fn record(&mut self, value: Duration) {
+/// Where a value belongs in every [`Histogram`].
+#[derive(Debug, Clone, Copy)]
+pub struct Spot {
+    ns: u64,
+    bucket: usize,
+}
+
+impl Spot {
+    pub fn of(value: Duration) -> Self {
         let ns = u64::try_from(value.as_nanos()).unwrap_or(u64::MAX);
         // Linear from below: most requests of a gateway end in the first few buckets.
         let bucket = LATENCY_BOUNDS_NS.iter().position(|bound| ns <= *bound).unwrap_or(LATENCY_BOUNDS.len());
-        if let Some(count) = self.counts.get_mut(bucket) {
+        Self { ns, bucket }
+    }
+}
+
+impl Histogram {
+    pub fn record(&mut self, value: Duration) {
+        self.add(Spot::of(value));
+    }
+
+    pub fn add(&mut self, spot: Spot) {
+        if let Some(count) = self.counts.get_mut(spot.bucket) {
             *count += 1;
         }
-        self.sum_ns = self.sum_ns.saturating_add(ns);
+        self.sum_ns = self.sum_ns.saturating_add(spot.ns);
     }
 
     /// The bound below which this share of all lies; `None`: there is no such bound.
@@ -361,7 +378,7 @@ mod tests {
         for at in 0..3 * SERIES_KEPT {
             metrics.route(&Arc::from(at.to_string()), &service);
             metrics.cluster(&Arc::from(at.to_string()));
-            metrics.instance(&service, &at.to_string()).borrow_mut().record(200, Duration::ZERO);
+            metrics.instance(&service, &at.to_string()).borrow_mut().record(200, Spot::of(Duration::ZERO));
         }
         let sample = metrics.sample();
         let lengths = [sample.routes.len(), sample.clusters.len(), sample.instances.len()];

@@ -1,9 +1,7 @@
 //! What one worker has seen of one instance: attempts by status, failures by their word, and how long the head of a response
 //! took.
 
-use std::time::Duration;
-
-use super::Histogram;
+use super::{Histogram, Spot};
 
 /// In this order, so that what every attempt counts shares two cache lines.
 #[derive(Debug, Clone, Default)]
@@ -18,9 +16,9 @@ pub struct InstanceSample {
 
 impl InstanceSample {
     /// An attempt is over.
-    pub fn record(&mut self, status: u16, duration: Duration) {
+    pub fn record(&mut self, status: u16, took: Spot) {
         self.count(status, 1);
-        self.duration.record(duration);
+        self.duration.add(took);
     }
 
     /// An attempt without an end that a status or a duration would describe.

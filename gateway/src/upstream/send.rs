@@ -26,6 +26,7 @@ use crate::{
     error::{Blame, Error},
     exchange::Exchange,
     headers::{self, ResponseFraming},
+    metrics::Spot,
     policy::{retry::Phase, timeout::Deadline},
     snapshot::{LocalCluster, LocalEndpoint, StateHandle},
     worker::WorkerState,
@@ -117,10 +118,11 @@ impl<'a> Attempt<'a> {
 
     /// For the service, and for the instance.
     fn count(&self, status: u16, took: Duration, failed: Option<&Failed>) {
+        let took = Spot::of(took);
         {
             let mut metrics = self.cluster.metrics.borrow_mut();
             metrics.count(status, 1);
-            metrics.duration.record(took);
+            metrics.duration.add(took);
         }
         let mut metrics = self.endpoint.metrics.borrow_mut();
         metrics.record(status, took);
