@@ -4,13 +4,13 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
+use millgate_registry::ClientConfig;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     database::DatabaseLocation,
     log_format::LogFormat,
-    registration::RegistryAddress,
     service::{RunningService, Service, ServiceOptions},
     users::{TokenKey, TokenSigner},
 };
@@ -102,7 +102,7 @@ pub async fn run(service: Service, args: ServiceArgs) -> anyhow::Result<()> {
     log_to_stdout(name);
     let registry = match args.registry.registry {
         off if off == "off" => None,
-        url => Some(RegistryAddress { url, token: args.registry.registry_token }),
+        url => Some(ClientConfig { token: args.registry.registry_token, ..ClientConfig::new(url) }),
     };
     let options = ServiceOptions {
         service,

@@ -4,34 +4,9 @@
 //! of failures, so that a killed process does not stay in the catalogue. A registry that cannot be reached keeps
 //! nobody from starting: one line says so, and the lease goes on trying.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
-use millgate_registry::{Client, ClientConfig, ClientError, Lease, ServiceRegistration};
-
-/// Where the registry is.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RegistryAddress {
-    /// `http://host:port`.
-    pub url: String,
-    /// ACL token.
-    pub token: Option<String>,
-}
-
-impl RegistryAddress {
-    pub(crate) fn client(&self) -> Result<Client, ClientError> {
-        Client::new(ClientConfig { token: self.token.clone(), ..ClientConfig::new(self.url.as_str()) })
-    }
-}
-
-/// By hand, so that the token never reaches a log.
-impl fmt::Debug for RegistryAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RegistryAddress")
-            .field("url", &self.url)
-            .field("token", &self.token.as_ref().map(|_| "[redacted]"))
-            .finish()
-    }
-}
+use millgate_registry::{Client, Lease, ServiceRegistration};
 
 /// A registration that lasts until [`Registration::end`].
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, bail};
 use axum::Router;
+use millgate_registry::{Client, ClientConfig};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tracing::Instrument;
 
@@ -15,7 +16,7 @@ use crate::{
     http::{Readiness, assemble},
     orders::{self, Catalog, ProductsLocation},
     products,
-    registration::{Registration, RegistryAddress},
+    registration::Registration,
     users::{self, TokenSigner},
 };
 
@@ -29,7 +30,7 @@ pub struct ServiceOptions {
     pub advertise: Option<String>,
     pub database: DatabaseLocation,
     /// Without one, the service runs unregistered.
-    pub registry: Option<RegistryAddress>,
+    pub registry: Option<ClientConfig>,
 }
 
 /// Which of the three services, and what only that one needs.
@@ -97,7 +98,7 @@ impl RunningService {
         let server = tokio::spawn(server.into_future().in_current_span());
         let registration = match options.registry {
             Some(registry) => {
-                Some(Registration::start(registry.client()?, name, options.advertise, addr).await)
+                Some(Registration::start(Client::new(registry)?, name, options.advertise, addr).await)
             }
             None => None,
         };
@@ -161,7 +162,7 @@ async fn build(options: &ServiceOptions) -> anyhow::Result<(Router, Database, Re
         Service::Orders { products_url } => {
             let products = match (products_url, &options.registry) {
                 (Some(url), _) => ProductsLocation::Url(url.clone()),
-                (None, Some(registry)) => ProductsLocation::registry(registry.client()?),
+                (None, Some(registry)) => ProductsLocation::registry(Client::new(registry.clone())?),
                 (None, None) => {
                     bail!("orders must know where products is: give its URL or a registry")
                 }

@@ -2,12 +2,14 @@
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
+use anyhow::Context;
 use clap::Parser;
 use millgate::cli::logging;
 use sample_services::{
     cli::{listen_addr, stop_signal},
     demo::{Demo, DemoOptions, RegistryChoice},
 };
+use tokio::sync::oneshot;
 
 /// Registry, users, products (twice), orders and the gateway, in one process
 #[derive(Debug, Parser)]
@@ -39,19 +41,36 @@ async fn main() -> ExitCode {
     let Arguments { http, https, admin, registry, data } = Arguments::parse();
     // As the gateway does: no colours in a file, and no part waits for standard error.
     let _said = logging::start("warn");
-    match run(DemoOptions { http, https, admin, registry, data }).await {
+    let (ask, asked) = oneshot::channel();
+    // As the gateway does: the first signal stops it in order, also while it starts, and a second one at once.
+    let stopped = async {
+        stop_signal().await?;
+        // Who does not listen any more is at the end already.
+        let _ = ask.send(());
+        stop_signal().await
+    };
+    let ended = tokio::select! {
+        // Signals are listened for before anything is started.
+        biased;
+        signals = stopped => match signals {
+            Ok(()) => return ExitCode::FAILURE,
+            Err(error) => Err(error).context("signals cannot be handled"),
+        },
+        ended = run(DemoOptions { http, https, admin, registry, data }, asked) => ended,
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => logging::fail(format_args!("demo: {error:#}")),
     }
 }
 
-async fn run(options: DemoOptions) -> anyhow::Result<()> {
-    // Listening for signals begins first: one that comes while the parts start stops them as soon as they have
-    // started, instead of killing the process and leaving them registered.
-    let stop = tokio::spawn(stop_signal());
-    let demo = Demo::start(options).await?;
+async fn run(options: DemoOptions, mut stop: oneshot::Receiver<()>) -> anyhow::Result<()> {
+    let asked = async {
+        let _ = (&mut stop).await;
+    };
+    let Some(demo) = Demo::start_until(options, asked).await? else { return Ok(()) };
     print(&demo);
-    stop.await??;
+    let _ = stop.await;
     println!("stopping: finishing what is in flight, then deregistering");
     demo.shutdown().await;
     Ok(())

@@ -6,6 +6,7 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::{Context, ensure};
 use axum::http::StatusCode;
 use millgate::token::MintOptions;
+use millgate_registry::ClientConfig;
 use serde_json::{Value, json};
 
 use super::{
@@ -59,7 +60,7 @@ impl FirstVisit {
         &self,
         https: SocketAddr,
         admin: SocketAddr,
-        registry_url: &str,
+        registry: ClientConfig,
         ca_pem: &str,
     ) -> anyhow::Result<()> {
         let token = Some(self.customer_token.as_str());
@@ -72,8 +73,10 @@ impl FirstVisit {
         require(&tls.get("/users?limit=1", staff).await?, StatusCode::OK, "/users over TLS")?;
         let admin = Client::cleartext(admin, Version::Http1);
         require(&admin.get("/readyz", None).await?, StatusCode::OK, "the admin listener")?;
-        let registry = reqwest::Client::builder().no_proxy().timeout(REGISTRY_TIMEOUT).build()?;
-        registry.get(format!("{registry_url}/v1/status/leader")).send().await?.error_for_status()?;
+        let registry = millgate_registry::Client::new(registry)?;
+        tokio::time::timeout(REGISTRY_TIMEOUT, registry.status_leader())
+            .await
+            .context("the registry is silent")??;
         Ok(())
     }
 }

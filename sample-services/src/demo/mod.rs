@@ -19,8 +19,9 @@ use std::{
 
 use anyhow::{Context, bail};
 use millgate::{ConfigSource, Gateway, RunOptions};
-use millgate_registry::{EmbeddedRegistry, RegistryOptions};
+use millgate_registry::{ClientConfig, EmbeddedRegistry, RegistryOptions};
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
 use self::{
     first_visit::FirstVisit,
@@ -30,7 +31,6 @@ use self::{
 use crate::{
     cli::listen_addr,
     database::DatabaseLocation,
-    registration::RegistryAddress,
     service::{RunningService, Service, ServiceOptions},
     users::{TokenKey, TokenSigner},
 };
@@ -46,7 +46,8 @@ pub struct DemoOptions {
     pub data: Option<PathBuf>,
 }
 
-/// A registry of our own, or a Consul that is there already.
+/// A registry of our own, or a Consul that is there already, with the token and the certificates that Consul's own
+/// environment variables name, as for the gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RegistryChoice {
     Embedded(SocketAddr),
@@ -98,11 +99,27 @@ struct Parts {
 impl Demo {
     /// Starts everything and returns when every part answers. If one does not, the others are stopped again.
     pub async fn start(options: DemoOptions) -> anyhow::Result<Self> {
+        Self::start_until(options, std::future::pending()).await?.context("nothing asked the demo to stop")
+    }
+
+    /// As [`Demo::start`], at most until `stop`: then what has started is stopped again, and there is no demo.
+    pub async fn start_until(
+        options: DemoOptions,
+        stop: impl Future<Output = ()>,
+    ) -> anyhow::Result<Option<Self>> {
         check_ports(&options)?;
         let (folder, temporary) = open_folder(options.data.as_deref())?;
         let mut parts = Parts::default();
-        match start_parts(&mut parts, &options, &folder).await {
-            Ok(started) => Ok(started.into_demo(parts, temporary)),
+        let started = tokio::select! {
+            started = start_parts(&mut parts, &options, &folder) => started.map(Some),
+            () = stop => Ok(None),
+        };
+        match started {
+            Ok(Some(started)) => Ok(Some(started.into_demo(parts, temporary))),
+            Ok(None) => {
+                parts.give_up().await;
+                Ok(None)
+            }
             Err(error) => {
                 parts.stop().await;
                 Err(error)
@@ -117,6 +134,16 @@ impl Demo {
 }
 
 impl Parts {
+    /// Stops what has started, all at once: nothing is in flight, and a registry that does not answer is waited for once.
+    async fn give_up(self) {
+        drop(self.gateway);
+        let services: JoinSet<()> = self.services.into_iter().map(RunningService::shutdown).collect();
+        services.join_all().await;
+        if let Some(registry) = self.registry {
+            registry.shutdown().await;
+        }
+    }
+
     async fn stop(self) {
         if let Some(gateway) = self.gateway {
             gateway.shutdown().await;
@@ -175,8 +202,9 @@ fn open_folder(data: Option<&Path>) -> anyhow::Result<(PathBuf, Option<TempDir>)
 
 async fn start_parts(parts: &mut Parts, options: &DemoOptions, folder: &Path) -> anyhow::Result<Started> {
     let secrets = Secrets::make(folder)?;
-    let registry_url = start_registry(parts, &options.registry).await?;
-    start_services(parts, folder, &registry_url, &secrets).await?;
+    let registry = start_registry(parts, &options.registry).await?;
+    start_services(parts, folder, &registry, &secrets).await?;
+    let registry_url = registry.address.clone();
 
     let routes = RoutesFile::settle(folder, options, &registry_url)?;
     let config = ConfigSource::File(routes.path.clone());
@@ -193,7 +221,7 @@ async fn start_parts(parts: &mut Parts, options: &DemoOptions, folder: &Path) ->
     let notes = if routes.edited { notes_on_edited(options, http, https, admin) } else { Vec::new() };
 
     let visit = FirstVisit::make(http, &secrets).await?;
-    visit.check_every_part(https, admin, &registry_url, &secrets.ca_pem).await?;
+    visit.check_every_part(https, admin, registry, &secrets.ca_pem).await?;
     Ok(Started { http, https, admin, registry_url, secrets, routes_file: routes.path, notes, visit })
 }
 
@@ -231,13 +259,15 @@ async fn every_instance_is_found(gateway: &Gateway) {
     }
 }
 
-async fn start_registry(parts: &mut Parts, choice: &RegistryChoice) -> anyhow::Result<String> {
+async fn start_registry(parts: &mut Parts, choice: &RegistryChoice) -> anyhow::Result<ClientConfig> {
     match choice {
-        RegistryChoice::Existing(url) => Ok(url.clone()),
+        RegistryChoice::Existing(url) => {
+            Ok(ClientConfig { address: url.clone(), ..ClientConfig::from_env() })
+        }
         RegistryChoice::Embedded(listen) => {
             let options = RegistryOptions { listen: *listen, ..Default::default() };
             let registry = parts.registry.insert(EmbeddedRegistry::start(options).await?);
-            Ok(registry.url())
+            Ok(ClientConfig::new(registry.url()))
         }
     }
 }
@@ -246,7 +276,7 @@ async fn start_registry(parts: &mut Parts, choice: &RegistryChoice) -> anyhow::R
 async fn start_services(
     parts: &mut Parts,
     folder: &Path,
-    registry_url: &str,
+    registry: &ClientConfig,
     secrets: &Secrets,
 ) -> anyhow::Result<()> {
     let signer = TokenSigner {
@@ -265,7 +295,7 @@ async fn start_services(
             listen: ([127, 0, 0, 1], 0).into(),
             advertise: None,
             database: DatabaseLocation::File(folder.join(format!("{}.db", service.name()))),
-            registry: Some(RegistryAddress { url: registry_url.to_owned(), token: None }),
+            registry: Some(registry.clone()),
             service,
         };
         parts.services.push(RunningService::start(options).await?);

@@ -8,7 +8,10 @@ use std::{
 };
 
 use axum::http::Method;
-use millgate_registry::{Client as RegistryClient, ClientConfig, EmbeddedRegistry, RegistryOptions};
+use millgate_registry::{
+    Client as RegistryClient, ClientConfig, EmbeddedRegistry, RegistryOptions,
+    testing::{ConsulServer, MASTER_TOKEN},
+};
 use sample_services::demo::{
     Demo, DemoOptions, RegistryChoice,
     client::{Answer, Client, Version},
@@ -261,9 +264,7 @@ async fn the_binary_says_ready_and_stops_cleanly_on_sigterm() {
         let token = printed.iter().find_map(|line| line.strip_prefix(word)).unwrap().trim();
         assert_eq!(token.split('.').count(), 3, "{token}");
     }
-    // `kill` is a command of every shell, though not a program of every machine.
-    let kill = format!("kill -TERM {}", demo.0.id());
-    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    demo.signal("TERM");
     // The end of its output is the end of the process.
     within_deadline(move || lines.for_each(drop)).await;
     assert_eq!(demo.0.wait().unwrap().code(), Some(0));
@@ -272,8 +273,59 @@ async fn the_binary_says_ready_and_stops_cleanly_on_sigterm() {
     assert!(written.contains("INFO") && !written.contains('\u{1b}'), "a file has no colours: {written}");
 }
 
+/// At this registry, with other ports than the usual ones.
+fn demo_at(registry: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
+    for flag in ["--http", "--https", "--admin"] {
+        command.args([flag, "127.0.0.1:0"]);
+    }
+    command.args(["--registry", registry]).stdout(Stdio::piped());
+    command
+}
+
+#[tokio::test]
+async fn a_registry_that_wants_a_token_gets_the_one_of_the_environment() {
+    let Some(consul) = ConsulServer::dev_with_acls().await else { return };
+    let mut demo = Process(demo_at(consul.url()).env("CONSUL_HTTP_TOKEN", MASTER_TOKEN).spawn().unwrap());
+    let mut lines = BufReader::new(demo.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let (printed, _lines) = within_deadline(move || {
+        let printed: Vec<_> = lines.by_ref().take_while(|line| line != "ready").collect();
+        (printed, lines)
+    })
+    .await;
+    assert_eq!(printed.iter().filter(|line| line.starts_with("curl ")).count(), 4, "{printed:#?}");
+    let registered = consul.client().agent_services().await.unwrap();
+    assert_eq!(registered.len(), 4, "{registered:?}");
+    demo.signal("TERM");
+    assert_eq!(within_deadline(move || demo.0.wait().unwrap().code()).await, Some(0));
+}
+
+#[tokio::test]
+async fn a_signal_ends_a_demo_that_waits_for_its_registry() {
+    for signal in ["TERM", "INT"] {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let registry = format!("http://{}", silent.local_addr().unwrap());
+        let mut demo = Process(demo_at(&registry).spawn().unwrap());
+        let asked = tokio::time::timeout(DEADLINE, silent.accept()).await.unwrap().unwrap();
+        demo.signal(signal);
+        // Without the signal it would wait four times for a registration, and then for the gateway.
+        let ended = tokio::task::spawn_blocking(move || demo.0.wait().unwrap().code());
+        let code = tokio::time::timeout(Duration::from_secs(20), ended).await.expect("in time").unwrap();
+        assert_eq!(code, Some(0), "SIG{signal}");
+        drop(asked);
+    }
+}
+
 /// A child that does not outlive a failed test.
 struct Process(Child);
+
+impl Process {
+    fn signal(&self, name: &str) {
+        // `kill` is a command of every shell, though not a program of every machine.
+        let kill = format!("kill -{name} {}", self.0.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    }
+}
 
 impl Drop for Process {
     fn drop(&mut self) {

@@ -7,7 +7,6 @@ use millgate_registry::{
 };
 use sample_services::{
     database::DatabaseLocation,
-    registration::RegistryAddress,
     service::{RunningService, Service, ServiceOptions},
 };
 use serde_json::{Value, json};
@@ -85,7 +84,7 @@ async fn a_request_in_flight_is_finished_before_the_service_stops() {
 async fn an_instance_that_listens_everywhere_must_say_where_it_is_reached() {
     let options = ServiceOptions {
         listen: ([0, 0, 0, 0], 0).into(),
-        registry: Some(RegistryAddress { url: "http://127.0.0.1:9".to_owned(), token: None }),
+        registry: Some(ClientConfig::new("http://127.0.0.1:9")),
         ..options(Service::Products)
     };
     let error = RunningService::start(options).await.unwrap_err().to_string();
@@ -114,7 +113,7 @@ async fn an_instance_is_in_the_registry_from_its_start_to_its_stop() {
 async fn a_service_starts_without_its_registry_and_registers_when_that_comes() {
     // A port that was free a moment ago: nobody listens yet.
     let later = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let registry = Some(RegistryAddress { url: format!("http://{later}"), token: None });
+    let registry = Some(ClientConfig::new(format!("http://{later}")));
     let running =
         RunningService::start(ServiceOptions { registry, ..options(Service::Products) }).await.unwrap();
     let ready = reqwest::get(format!("http://{}/readyz", running.addr())).await.unwrap();
@@ -196,7 +195,7 @@ async fn registry() -> (EmbeddedRegistry, Client) {
 }
 
 fn registered(service: Service, registry: &EmbeddedRegistry) -> ServiceOptions {
-    let registry = RegistryAddress { url: registry.url(), token: None };
+    let registry = ClientConfig::new(registry.url());
     ServiceOptions { registry: Some(registry), ..options(service) }
 }
 
