@@ -222,7 +222,7 @@ impl Gateway {
     }
 
     /// Stops accepting, finishes what is in flight within `drain.timeout`, ends all threads. Returns how many
-    /// connections had to be cut. Ends also when a thread, a pipe or a disk does not.
+    /// connections still had something under way, which was ended. Ends also when a thread, a pipe or a disk does not.
     pub async fn shutdown(self) -> usize {
         let (reply, answer) = oneshot::channel();
         let patience = self.status.drain().map_or(Duration::ZERO, |drain| ending::drain_patience(&drain));

@@ -99,7 +99,10 @@ async fn serve(options: RunOptions) -> ExitCode {
     tokio::select! {
         cut = gateway.shutdown() => {
             if cut > 0 {
-                tracing::warn!(connections = cut, "drain.timeout was over; these connections were cut");
+                tracing::warn!(
+                    connections = cut,
+                    "drain.timeout was over; what was under way on these connections was ended"
+                );
             }
             ExitCode::SUCCESS
         }
