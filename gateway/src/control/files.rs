@@ -55,7 +55,8 @@ async fn watch(files: Arc<[PathBuf]>, mut known: u64, events: mpsc::Sender<Event
     let (hint, mut hints) = mpsc::channel::<()>(1);
     let watcher = watch_folders(&files, hint);
     if let Err(error) = &watcher {
-        tracing::warn!(%error, "file events are not available; looking every {} s instead", POLL.as_secs());
+        let cure = cure(error);
+        tracing::warn!(%error, cure, "file events are not available; looking every {} s instead", POLL.as_secs());
     }
     loop {
         let looked_at = Arc::clone(&files);
@@ -95,11 +96,32 @@ fn watch_folders(files: &[PathBuf], hint: mpsc::Sender<()>) -> notify::Result<Re
     for folder in folders {
         if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
             let every = POLL.as_secs();
-            tracing::warn!(folder = %folder.display(), %error, "no events from this folder; looking every {every} s");
+            let cure = cure(&error);
+            tracing::warn!(folder = %folder.display(), %error, cure, "no events from this folder; looking every {every} s");
         }
     }
     Ok(watcher)
 }
+
+/// Which limit was met, as far as the error says: its words speak of files and disks, and mean neither.
+fn cure(error: &notify::Error) -> Option<&'static str> {
+    let by_code = |code| match code {
+        EMFILE => {
+            Some("raise fs.inotify.max_user_instances (sysctl), or else the process's limit of open files")
+        }
+        ENOSPC => Some("raise fs.inotify.max_user_watches (sysctl)"),
+        _ => None,
+    };
+    match &error.kind {
+        notify::ErrorKind::MaxFilesWatch => by_code(ENOSPC),
+        notify::ErrorKind::Io(error) => by_code(error.raw_os_error()?),
+        _ => None,
+    }
+}
+
+/// Linux has `inotify` alone say these of its own limits.
+const EMFILE: i32 = 24;
+const ENOSPC: i32 = 28;
 
 /// Looking at a file is an event as well: without this, each look would be the cause of the next.
 fn may_be_change(event: &notify::Result<notify::Event>) -> bool {
@@ -200,6 +222,17 @@ mod tests {
         writer.abort();
         let _ = writer.await;
         tokio::time::timeout(SETTLE / 2, settle(&mut hints)).await.expect("it ends with its watcher");
+    }
+
+    #[test]
+    fn a_limit_of_inotify_is_named_by_its_setting() {
+        let of = |code| cure(&notify::Error::io(std::io::Error::from_raw_os_error(code)));
+        assert!(of(EMFILE).unwrap().contains("fs.inotify.max_user_instances"));
+        assert!(of(ENOSPC).unwrap().contains("fs.inotify.max_user_watches"));
+        assert!(
+            cure(&notify::Error::new(notify::ErrorKind::MaxFilesWatch)).unwrap().contains("max_user_watches")
+        );
+        assert_eq!(of(13), None);
     }
 
     #[test]
