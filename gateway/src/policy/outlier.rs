@@ -102,7 +102,29 @@ pub enum Change {
     },
     Returned {
         reason: Reason,
+        proof: Proof,
     },
+}
+
+/// What showed that an endpoint is well again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    Probe,
+    /// A request that was sent to it nevertheless, since too few others were left.
+    Attempt,
+    /// The answer to a request from before the ejection.
+    LateAnswer,
+}
+
+impl Proof {
+    /// For people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Probe => "a probe succeeded",
+            Self::Attempt => "a request succeeded",
+            Self::LateAnswer => "a late answer came",
+        }
+    }
 }
 
 /// Where an endpoint stands.
@@ -216,7 +238,10 @@ impl OutlierDetector {
 
     /// An endpoint that was thought to answer nothing has answered a request of before.
     pub fn acquit(&self, state: &OutlierState, now: Instant) -> Option<Change> {
-        state.come_back(state.began(), |reason| reason == Reason::Silence, now)
+        match state.come_back(state.began(), |reason| reason == Reason::Silence, now)? {
+            Change::Returned { reason, .. } => Some(Change::Returned { reason, proof: Proof::LateAnswer }),
+            other => Some(other),
+        }
     }
 
     fn eject(
@@ -365,7 +390,7 @@ mod tests {
         now += 60 * SECOND;
         let probe = OutlierState::probe(&state, now, any).unwrap();
         let back = detector().record(&state, probe.began(), Sign::Connected, now, || false);
-        assert_eq!(back, Some(Change::Returned { reason: Reason::Connect }));
+        assert_eq!(back, Some(Change::Returned { reason: Reason::Connect, proof: Proof::Probe }));
         let eject = |now| {
             let last =
                 [1, 2, 3].map(|_| record(&state, Sign::ConnectFailed, now)).into_iter().flatten().last();
@@ -418,7 +443,7 @@ mod tests {
         assert_eq!(probe.reason(), Reason::Gateway);
         assert_eq!(detector().record(&state, probe.began(), Sign::Connected, later, || true), None);
         let answered = detector().record(&state, probe.began(), Sign::Answered, later, || true);
-        assert_eq!(answered, Some(Change::Returned { reason: Reason::Gateway }));
+        assert_eq!(answered, Some(Change::Returned { reason: Reason::Gateway, proof: Proof::Probe }));
     }
 
     #[test]
@@ -440,7 +465,7 @@ mod tests {
         assert!(matches!(out, Some(Change::Ejected { reason: Reason::Silence, failures: 5, .. })), "{out:?}");
         assert_eq!(wait(55, true, true), None, "it is out");
         let back = detector().acquit(&state, now + 2 * SECOND);
-        assert_eq!(back, Some(Change::Returned { reason: Reason::Silence }));
+        assert_eq!(back, Some(Change::Returned { reason: Reason::Silence, proof: Proof::LateAnswer }));
         assert_eq!(detector().acquit(&state, now + 2 * SECOND), None);
         for _ in 0..3 {
             record(&state, Sign::ConnectFailed, now);

@@ -230,11 +230,10 @@ impl Witness {
             Change::Spared { reason } => {
                 worker.metrics.count(Rare::EjectionSpared, service, reason.as_str());
             }
-            Change::Returned { reason } => {
-                let reason = reason.as_str();
-                tracing::info!(%service, %endpoint, reason, "endpoint is back after its ejection");
-                let text =
-                    format!("{service} {endpoint}: a probe succeeded after {}", reason.replace('_', " "));
+            Change::Returned { reason, proof } => {
+                let (reason, proof) = (reason.as_str(), proof.as_str());
+                tracing::info!(%service, %endpoint, reason, proof, "endpoint is back after its ejection");
+                let text = format!("{service} {endpoint}: {proof} after {}", reason.replace('_', " "));
                 worker.signal(Signal::Health { kind: "endpoint_returned", text });
             }
         }

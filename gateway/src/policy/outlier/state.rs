@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Change, Reason, Standing};
+use super::{Change, Proof, Reason, Standing};
 
 /// The word of an [`OutlierState`] when an attempt began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,16 +141,17 @@ impl OutlierState {
         disproves: impl FnOnce(Reason) -> bool,
         now: Instant,
     ) -> Option<Change> {
-        let reason = match Word::unpack(began.word) {
+        let (reason, proof) = match Word::unpack(began.word) {
             Word::In => return None,
-            Word::Out { reason, .. } | Word::Probing { reason, .. } => reason,
+            Word::Out { reason, .. } => (reason, Proof::Attempt),
+            Word::Probing { reason, .. } => (reason, Proof::Probe),
         };
         if !disproves(reason) {
             return None;
         }
         self.word.compare_exchange(began.word, IN, Ordering::AcqRel, Ordering::Relaxed).ok()?;
         self.returned_ms.store(self.ms(now), Ordering::Relaxed);
-        Some(Change::Returned { reason })
+        Some(Change::Returned { reason, proof })
     }
 
     /// For the admin API and metrics.
