@@ -182,7 +182,7 @@ async fn a_token_that_is_deleted() {
     acl.delete(&token).await;
     eventually("the gateway is refused", || rig.has_failed()).await;
     let told = rig.watch().await["last_error"].as_str().unwrap().to_owned();
-    assert!(told.contains("ACL not found") && told.contains("node_prefix"), "{told}");
+    assert!(told.contains("ACL not found") && told.contains("a new token is needed"), "{told}");
     pause(FAULT).await;
     let next = acl.token("gateway-2", Acl::READ).await;
     rig.write_token(&next);

@@ -25,6 +25,12 @@ impl Said {
     /// The sentence about the error. `known`: instances are in use, or it is known that there are none.
     pub(super) fn error(&mut self, service: &str, error: &ClientError, known: bool) -> String {
         let text = match error {
+            // A policy is of no use to a token that is not there.
+            ClientError::Denied { detail, .. } if detail.contains(TOKEN_UNKNOWN) => format!(
+                "Consul does not know the ACL token ({detail}): it was deleted, has expired, or is another \
+                 cluster's; a new token is needed, with {}",
+                needed(service)
+            ),
             ClientError::Denied { detail, .. } => {
                 format!("Consul refuses the ACL token ({detail}); it needs {}", needed(service))
             }
@@ -108,5 +114,29 @@ fn needed(service: &str) -> String {
     format!("`service \"{service}\" {{ policy = \"read\" }}` and `node_prefix \"\" {{ policy = \"read\" }}`")
 }
 
+/// What Consul answers to a token that it has not.
+const TOKEN_UNKNOWN: &str = "ACL not found";
 /// A thousand broken instances are not a thousand lines.
 const SKIPPED_LOGGED_MAX: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_is_not_there_wants_a_new_one_and_one_that_may_not_a_policy() {
+        let said = |detail: &str| {
+            let (call, detail) = ("GET /v1/health/service/web".to_owned(), detail.to_owned());
+            Said::default().error("web", &ClientError::Denied { call, detail }, false)
+        };
+        let unknown = said("ACL not found");
+        assert!(unknown.contains("a new token is needed, with `service \"web\""), "{unknown}");
+        let denied = said("Permission denied");
+        assert!(
+            denied.contains(
+                "refuses the ACL token (Permission denied); it needs `service \"web\" { policy = \"read\" }`"
+            ),
+            "{denied}"
+        );
+    }
+}
