@@ -13,6 +13,7 @@
 //! 5. Any other empty answer is confirmed by one fresh read from the leader before it is believed.
 //! 6. That read is as blind as the token it is made with: instances stay while other answers ([`crate::Sight`]) show the
 //!    service, or say that the token may not see it.
+//! 7. An empty first answer is none while the token may not see the service: nothing is known of it.
 
 use std::sync::Arc;
 
@@ -123,8 +124,13 @@ impl Gate {
             return None;
         }
         let Some(known) = &self.instances else {
-            // Nothing to lose yet, but a follower without data must not make us believe "none" at the start.
-            return (!answer.known_leader).then_some(Held::Unconfirmed);
+            // Nothing to lose yet, but what the token may not see, and a follower without data, must not make us believe
+            // "none" at the start.
+            return match answer.sight {
+                Some(Sight::NodesHidden | Sight::ServiceHidden) => Some(Held::Hidden),
+                _ if answer.filtered_by_acls => Some(Held::FilteredByAcls),
+                _ => (!answer.known_leader).then_some(Held::Unconfirmed),
+            };
         };
         if known.is_empty() {
             return None;
@@ -204,6 +210,26 @@ mod tests {
         let mut gate = Gate::new(None);
         let verdict = gate.judge(Answer { known_leader: false, ..answer(10, &[]) }, false);
         assert_eq!((published(&verdict), verdict.next), (None, Next::Confirm));
+    }
+
+    #[test]
+    fn the_first_empty_answer_to_a_token_that_may_not_see_the_service_is_none() {
+        for hidden in [
+            Answer { sight: Some(Sight::ServiceHidden), ..answer(10, &[]) },
+            Answer { sight: Some(Sight::NodesHidden), ..answer(10, &[]) },
+            Answer { filtered_by_acls: true, ..answer(10, &[]) },
+        ] {
+            let mut gate = Gate::new(None);
+            for confirming in [false, true] {
+                let verdict = gate.judge(hidden.clone(), confirming);
+                assert_eq!(published(&verdict), None, "{hidden:?}");
+                assert!(verdict.held.is_some(), "{hidden:?}");
+            }
+            assert_eq!(published(&gate.judge(answer(11, &["a"]), false)), Some(1));
+            // What was known to be empty stays known.
+            let mut gate = Gate::new(Some(Arc::from([])));
+            assert_eq!(gate.judge(hidden, false).held, None);
+        }
     }
 
     #[test]

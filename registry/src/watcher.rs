@@ -315,7 +315,8 @@ impl Watcher {
             self.gate.resync();
         }
         self.circumstances.other_history |= verdict.backwards;
-        self.hidden = matches!(sight, Some(Sight::NodesHidden | Sight::ServiceHidden));
+        self.hidden = matches!(sight, Some(Sight::NodesHidden | Sight::ServiceHidden))
+            || (filtered && self.settle.is_new());
         if self.hidden {
             // It is looked for again, and not waited for.
             self.gate.resync();

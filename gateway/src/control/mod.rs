@@ -157,7 +157,10 @@ impl Controller {
                     self.look_at_declared(&mut background);
                     self.record_watches(&background);
                     self.look_at_certificates();
-                    if self.world.is_move_due(clock::now()) {
+                    let hidden = self.status.hidden();
+                    let is_news = self.world.hidden != hidden;
+                    self.world.hidden = hidden;
+                    if is_news || self.world.is_move_due(clock::now()) {
                         self.publish();
                     }
                     if clock::now().saturating_duration_since(started) >= FIRST_KEYS {

@@ -40,14 +40,17 @@ pub fn routable<'a>(
 /// Why the service has no endpoint in one of its datacenters.
 pub fn absence(service: &ServiceSettings, world: &World, at: usize) -> Absence {
     let EndpointSource::Consul(source) = &service.source else { return Absence::NotResolved };
-    let Some(known) = source.targets.get(at).and_then(|target| world.instances.get(target)) else {
-        return Absence::NotHeard;
+    let Some(target) = source.targets.get(at) else { return Absence::NotHeard };
+    let is_hidden = world.hidden.contains(target);
+    let Some(known) = world.instances.get(target) else {
+        return if is_hidden { Absence::Hidden } else { Absence::NotHeard };
     };
     let healthy = || known.iter().filter(|instance| allows(source.policy, instance));
     let count = healthy().count();
     let of_entry = healthy().filter(|instance| selects(&source.selector, instance)).count();
     let found = healthy().filter(|instance| is_meant(service, instance)).count();
     match &service.subset {
+        _ if known.is_empty() && is_hidden => Absence::Hidden,
         _ if known.is_empty() => Absence::NotRegistered,
         _ if count == 0 => Absence::Unhealthy { registered: known.len() },
         _ if of_entry == 0 => Absence::NotSelected { healthy: count },
@@ -167,9 +170,10 @@ mod tests {
         let settings = crate::config::load::parse("routes.yaml", text, std::path::Path::new(""), &|_| None);
         let settings = settings.unwrap().settings;
         let service = settings.services.iter().find(|service| service.subset.is_some()).unwrap();
-        let said = |instances: Option<Vec<Instance>>| {
+        let said = |is_hidden: bool, instances: Option<Vec<Instance>>| {
             let mut world = World::default();
             let target = service.source.targets()[0].clone();
+            world.hidden.extend(is_hidden.then(|| target.clone()));
             world.instances.extend(instances.map(|list| (target, Arc::from(list))));
             absence(service, &world, 0).to_string()
         };
@@ -187,7 +191,11 @@ mod tests {
                 "subset `v3` of the service matches 0 of 1 healthy instances",
             ),
         ] {
-            assert_eq!(said(instances), sentence);
+            assert_eq!(said(false, instances), sentence);
+        }
+        for instances in [None, Some(vec![])] {
+            let sentence = "the gateway may not see the instances of the service in the registry";
+            assert_eq!(said(true, instances), sentence);
         }
     }
 

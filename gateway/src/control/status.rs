@@ -1,7 +1,7 @@
 //! What the control plane tells about itself: readiness, reloads, watches. Read by admin and metrics.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -280,6 +280,13 @@ impl Status {
             watched.stats = watched.monitor.stats();
         }
         watches
+    }
+
+    /// What the token may not see, as of the last look.
+    pub fn hidden(&self) -> HashSet<WatchTarget> {
+        let watches = lock(&self.watches);
+        let hidden = watches.iter().filter(|(_, watched)| watched.stats.missing_rights.is_some());
+        hidden.map(|(target, _)| target.clone()).collect()
     }
 
     /// What the token may not see, one sentence for each service.

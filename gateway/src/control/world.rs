@@ -34,6 +34,8 @@ pub struct World {
     pub ages: HashMap<WatchTarget, Duration>,
     /// Of these there are only proxies and gateways of a mesh.
     pub side_kinds: HashSet<WatchTarget>,
+    /// The ACL token may not see these, or their instances.
+    pub hidden: HashSet<WatchTarget>,
     /// By `host:port`; no address: looked up, and not found yet.
     pub resolved: HashMap<String, Vec<SocketAddr>>,
     pub tls: Option<Arc<rustls::ServerConfig>>,
@@ -138,7 +140,8 @@ impl World {
         let target = service.source.targets().get(target);
         let instances = target.and_then(|target| self.instances.get(target)).map(Arc::clone);
         let tls = if service.speaks_tls() { self.tls_clients.generation() } else { 0 };
-        Basis { instances, names: self.names_generation, tls }
+        let hidden = target.is_some_and(|target| self.hidden.contains(target));
+        Basis { instances, names: self.names_generation, tls, hidden }
     }
 
     /// Is a return to a preferred datacenter due that nothing else than time was needed for?

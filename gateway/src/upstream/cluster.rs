@@ -49,6 +49,9 @@ pub enum Absence {
     Tried,
     #[error("the registry has not answered for this service yet")]
     NotHeard,
+    /// The ACL token lacks rights.
+    #[error("the gateway may not see the instances of the service in the registry")]
+    Hidden,
     #[error("no healthy instance of the service is registered")]
     NotRegistered,
     #[error("none of the {registered} registered instances of the service is healthy")]
@@ -72,6 +75,8 @@ pub struct Basis {
     pub names: u64,
     /// Counts the changes of what TLS is spoken with.
     pub tls: u64,
+    /// The registry may hide instances.
+    pub hidden: bool,
 }
 
 impl PartialEq for Basis {
@@ -80,7 +85,7 @@ impl PartialEq for Basis {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
             (a, b) => a.is_none() && b.is_none(),
         };
-        same && self.names == other.names && self.tls == other.tls
+        same && self.names == other.names && self.tls == other.tls && self.hidden == other.hidden
     }
 }
 
