@@ -146,6 +146,7 @@ impl Gateway {
             declared,
             fingerprint: origin.fingerprint(&files, &loaded.source.text),
             files,
+            read_again: None,
             origin,
             world,
             publisher: Arc::clone(&publisher),
@@ -210,7 +211,7 @@ impl Gateway {
     pub async fn reload(&self) -> Result<(), String> {
         let (reply, answer) = oneshot::channel();
         let gone = || "the gateway is stopping".to_owned();
-        self.events.send(Event::Reload { reply }).await.map_err(|_| gone())?;
+        self.events.send(Event::Reload { asked: clock::now(), reply }).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 

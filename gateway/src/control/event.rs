@@ -1,6 +1,6 @@
 //! Everything that can change the gateway's world, as one enum, and the order in which it is handled.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use millgate_registry::ServiceUpdate;
@@ -12,9 +12,9 @@ use crate::{config::settings::KeySource, policy::jwt::KeySet};
 /// What the control loop reacts to, one at a time.
 pub enum Event {
     /// SIGHUP or the embedder asks for a reload; the answer is the report of a configuration that was refused.
-    Reload { reply: oneshot::Sender<Result<(), String>> },
-    /// A file that the configuration is made of may have changed.
-    FilesChanged,
+    Reload { asked: Instant, reply: oneshot::Sender<Result<(), String>> },
+    /// A file that the configuration is made of may have changed, which was seen at this time.
+    FilesChanged(Instant),
     /// The key that holds the configuration has another value; `None`: it was deleted.
     ConfigKey(Option<Bytes>),
     /// Other services or tags declare routes. `registry`: see [`Discovery::registry`](super::discovery::Discovery::registry).
@@ -33,6 +33,15 @@ pub enum Event {
     Signal(Signal),
     /// Stop serving; answered when everything is drained.
     Drain { reply: oneshot::Sender<usize> },
+}
+
+impl Event {
+    /// Is it a change of files? One that was seen later stands for both.
+    fn sees_by(&mut self, later: Instant) -> bool {
+        let Self::FilesChanged(seen) = self else { return false };
+        *seen = later.max(*seen);
+        true
+    }
 }
 
 /// A hint from a worker. May be lost when the control plane is behind.
@@ -82,7 +91,7 @@ impl Inbox {
         match event {
             Event::Drain { .. } => self.aside.push_front(event),
             // One look at the files answers all of them.
-            Event::FilesChanged if self.aside.iter().any(|known| matches!(known, Event::FilesChanged)) => {}
+            Event::FilesChanged(seen) if self.aside.iter_mut().any(|known| known.sees_by(seen)) => {}
             _ => self.aside.push_back(event),
         }
     }
@@ -91,11 +100,12 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock;
 
     fn name(event: Option<&Event>) -> &'static str {
         match event {
             Some(Event::Reload { .. }) => "reload",
-            Some(Event::FilesChanged) => "files",
+            Some(Event::FilesChanged(_)) => "files",
             Some(Event::Drain { .. }) => "drain",
             Some(_) => "other",
             None => "none",
@@ -103,17 +113,17 @@ mod tests {
     }
 
     fn reload() -> Event {
-        Event::Reload { reply: oneshot::channel().0 }
+        Event::Reload { asked: clock::now(), reply: oneshot::channel().0 }
     }
 
     #[tokio::test]
     async fn what_was_set_aside_comes_before_what_came_later_and_a_drain_before_all() {
         let (sender, channel) = mpsc::channel(4);
         let mut inbox = Inbox::new(channel);
-        sender.try_send(Event::FilesChanged).unwrap();
+        sender.try_send(Event::FilesChanged(clock::now())).unwrap();
         inbox.set_aside(reload());
-        inbox.set_aside(Event::FilesChanged);
-        inbox.set_aside(Event::FilesChanged);
+        inbox.set_aside(Event::FilesChanged(clock::now()));
+        inbox.set_aside(Event::FilesChanged(clock::now()));
         inbox.set_aside(Event::Drain { reply: oneshot::channel().0 });
         assert_eq!(name(inbox.next().await.as_ref()), "drain");
         assert_eq!(name(inbox.try_next().as_ref()), "reload");
@@ -129,7 +139,7 @@ mod tests {
         for _ in 0..EVENTS_MAX {
             inbox.set_aside(reload());
         }
-        sender.try_send(Event::FilesChanged).unwrap();
+        sender.try_send(Event::FilesChanged(clock::now())).unwrap();
         assert_eq!(name(inbox.arrival().await.as_ref()), "none");
         assert_eq!(name(inbox.next().await.as_ref()), "reload");
         assert_eq!(name(inbox.arrival().await.as_ref()), "files");

@@ -8,7 +8,10 @@ use std::{
     collections::BTreeSet,
     hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,7 +19,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 use super::event::Event;
-use crate::bounded_file;
+use crate::{bounded_file, clock};
 
 /// Looking anyway, for file systems without events.
 const POLL: Duration = Duration::from_secs(5);
@@ -28,6 +31,8 @@ const SETTLE_MAX: Duration = Duration::from_millis(500);
 /// Watches `files` until dropped.
 pub struct FileWatch {
     files: Arc<[PathBuf]>,
+    /// The fingerprint of what was read or told last.
+    known: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -36,7 +41,14 @@ impl FileWatch {
     /// [`loaded_fingerprint`] of what is in use, so that a change between reading and watching is seen, too.
     pub fn start(files: Vec<PathBuf>, known: u64, events: mpsc::Sender<Event>) -> Self {
         let files: Arc<[PathBuf]> = files.into();
-        Self { task: tokio::spawn(watch(Arc::clone(&files), known, events)), files }
+        let known = Arc::new(AtomicU64::new(known));
+        let task = tokio::spawn(watch(Arc::clone(&files), Arc::clone(&known), events));
+        Self { files, known, task }
+    }
+
+    /// What the files hold now is read without the watch: it is no news.
+    pub fn learn(&self) {
+        self.known.store(content_fingerprint(&self.files), Ordering::Relaxed);
     }
 
     pub fn files(&self) -> &[PathBuf] {
@@ -50,7 +62,7 @@ impl Drop for FileWatch {
     }
 }
 
-async fn watch(files: Arc<[PathBuf]>, mut known: u64, events: mpsc::Sender<Event>) {
+async fn watch(files: Arc<[PathBuf]>, known: Arc<AtomicU64>, events: mpsc::Sender<Event>) {
     // One slot is enough: a second event before the first is handled says nothing new.
     let (hint, mut hints) = mpsc::channel::<()>(1);
     let watcher = watch_folders(&files, hint);
@@ -59,14 +71,13 @@ async fn watch(files: Arc<[PathBuf]>, mut known: u64, events: mpsc::Sender<Event
         tracing::warn!(%error, cure, "file events are not available; looking every {} s instead", POLL.as_secs());
     }
     loop {
-        let looked_at = Arc::clone(&files);
+        let (looked_at, seen) = (Arc::clone(&files), clock::now());
         // Cancelled only with the runtime, which is the end of this task, too.
         let Ok(now) = tokio::task::spawn_blocking(move || content_fingerprint(&looked_at)).await else {
             return;
         };
-        if now != known {
-            known = now;
-            if events.send(Event::FilesChanged).await.is_err() {
+        if known.swap(now, Ordering::Relaxed) != now {
+            if events.send(Event::FilesChanged(seen)).await.is_err() {
                 return;
             }
         }
@@ -171,7 +182,7 @@ mod tests {
 
     async fn changed(events: &mut mpsc::Receiver<Event>) -> bool {
         let next = tokio::time::timeout(Duration::from_secs(10), events.recv()).await;
-        matches!(next, Ok(Some(Event::FilesChanged)))
+        matches!(next, Ok(Some(Event::FilesChanged(_))))
     }
 
     #[tokio::test]
@@ -186,6 +197,26 @@ mod tests {
         std::fs::write(&other, "two").unwrap();
         std::fs::rename(&other, &file).unwrap();
         assert!(changed(&mut received).await);
+    }
+
+    #[tokio::test]
+    async fn what_was_read_in_another_way_is_no_news_and_what_comes_later_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("routes.yaml");
+        std::fs::write(&file, "one").unwrap();
+        let files = vec![file.clone()];
+        let watch = |channel: mpsc::Sender<Event>| {
+            FileWatch::start(files.clone(), loaded_fingerprint(&files, "one"), channel)
+        };
+        let ((events, mut received), (other_events, mut other)) = (mpsc::channel(4), mpsc::channel(4));
+        let (watched, _other_watch) = (watch(events), watch(other_events));
+        std::fs::write(&file, "two").unwrap();
+        watched.learn();
+        // The other one hears of it, so this one has had its time.
+        assert!(changed(&mut other).await);
+        assert!(received.try_recv().is_err());
+        std::fs::write(&file, "one").unwrap();
+        assert!(changed(&mut received).await, "as it was at first, which is not what was read");
     }
 
     #[test]

@@ -38,7 +38,7 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use millgate_registry::{Client, ClientConfig, FollowHandle, HttpClient, ServiceUpdate, WatchOptions};
@@ -89,6 +89,8 @@ pub struct Controller {
     pub files: Vec<PathBuf>,
     /// Of what is in use ([`Origin::fingerprint`]).
     pub fingerprint: u64,
+    /// When the configuration was last read again, and what came of it.
+    pub read_again: Option<(Instant, Result<(), String>)>,
     pub world: World,
     pub publisher: Arc<Publisher>,
     pub workers: Vec<mpsc::Sender<Command>>,
@@ -187,18 +189,18 @@ impl Controller {
         let mut left = EVENTS_MAX;
         while let Some(event) = next {
             match event {
-                Event::Reload { reply } if drain.is_some() => {
+                Event::Reload { reply, .. } if drain.is_some() => {
                     let _ = reply.send(Err("the gateway is draining".to_owned()));
                 }
-                Event::Reload { reply } => {
-                    let result = self.reload(inbox, background).await;
+                Event::Reload { asked, reply } => {
+                    let result = self.reload_once(asked, inbox, background).await;
                     let _ = reply.send(result);
                 }
                 // Files no longer matter, and a second drain is answered by its dropped reply channel.
-                Event::FilesChanged | Event::ConfigKey(_) | Event::Drain { .. } if drain.is_some() => {}
-                Event::FilesChanged => {
+                Event::FilesChanged(_) | Event::ConfigKey(_) | Event::Drain { .. } if drain.is_some() => {}
+                Event::FilesChanged(seen) => {
                     // The report is in the log and in the status; nobody waits for it.
-                    let _ = self.reload(inbox, background).await;
+                    let _ = self.reload_once(seen, inbox, background).await;
                 }
                 Event::ConfigKey(value) => self.learn_key(value, inbox, background).await,
                 Event::Drain { reply } => {

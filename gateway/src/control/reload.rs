@@ -7,7 +7,7 @@
 use std::{
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use millgate_registry::Client;
@@ -18,10 +18,13 @@ use super::{
     files::FileWatch,
     keys::KeyFetch,
 };
-use crate::config::{
-    compile,
-    diagnostics::{Diagnostic, Report, Span, code},
-    settings::{AccessLogFormat, Settings},
+use crate::{
+    clock,
+    config::{
+        compile,
+        diagnostics::{Diagnostic, Report, Span, code},
+        settings::{AccessLogFormat, Settings},
+    },
 };
 
 /// A reload that brings new services waits this long for the registry's first word on them, so that a route
@@ -29,6 +32,20 @@ use crate::config::{
 const FIRST_WORD: Duration = Duration::from_secs(3);
 
 impl Controller {
+    /// Unless what was asked for at this time was done since then, with all that was there to read: a file that is replaced
+    /// together with a SIGHUP is read once.
+    pub(super) async fn reload_once(
+        &mut self,
+        asked: Instant,
+        inbox: &mut Inbox,
+        background: &mut Background,
+    ) -> Result<(), String> {
+        match &self.read_again {
+            Some((read_at, result)) if *read_at > asked => result.clone(),
+            _ => self.reload(inbox, background).await,
+        }
+    }
+
     /// The error is the report of a configuration that was refused.
     pub(super) async fn reload(
         &mut self,
@@ -36,7 +53,10 @@ impl Controller {
         background: &mut Background,
     ) -> Result<(), String> {
         let source = self.origin.source().to_string();
-        match self.try_reload(inbox, background).await {
+        let read_at = clock::now();
+        // Before it is read: what changes from here on is news to the watch.
+        background.files.learn();
+        let result = match self.try_reload(inbox, background).await {
             Ok(waiting) => {
                 let (routes, services) = (self.settings.routes.len(), self.settings.services.len());
                 tracing::info!(config = %source, routes, services, "configuration reloaded");
@@ -50,7 +70,9 @@ impl Controller {
                 self.status.record_refused(&report);
                 Err(report.to_string())
             }
-        }
+        };
+        self.read_again = Some((read_at, result.clone()));
+        result
     }
 
     /// The key that holds the configuration has another value.
