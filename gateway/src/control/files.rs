@@ -76,10 +76,9 @@ async fn watch(files: Arc<[PathBuf]>, known: Arc<AtomicU64>, events: mpsc::Sende
         let Ok(now) = tokio::task::spawn_blocking(move || content_fingerprint(&looked_at)).await else {
             return;
         };
-        if known.swap(now, Ordering::Relaxed) != now {
-            if events.send(Event::FilesChanged(seen)).await.is_err() {
-                return;
-            }
+        let is_news = known.swap(now, Ordering::Relaxed) != now;
+        if is_news && events.send(Event::FilesChanged(seen)).await.is_err() {
+            return;
         }
         tokio::select! {
             hint = hints.recv(), if watcher.is_ok() => {
