@@ -325,7 +325,7 @@ impl Watcher {
         self.said.skipped(&self.target.service, skipped);
         self.said.held(&self.target.service, verdict.held);
         if filtered || matches!(verdict.held, Some(Held::SameIndex | Held::FilteredByAcls)) {
-            self.tell_lost_right();
+            self.tell_lost_right(filtered);
         }
         let polled = self.member.is_some() || verdict.next == Next::Poll;
         if verdict.publish.is_some() || asked.blocking.is_some() || polled {

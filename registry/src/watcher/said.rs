@@ -83,6 +83,11 @@ impl Said {
     }
 }
 
+/// What an empty answer means of which Consul says that it left something out.
+pub(super) fn filtered(service: &str) -> String {
+    format!("Consul leaves out instances that the ACL token may not see; it needs {}", needed(service))
+}
+
 /// What an empty answer means that is not about the catalog.
 pub(super) fn lost_right(service: &str) -> String {
     format!(

@@ -68,9 +68,10 @@ impl Watcher {
         }
     }
 
-    /// An answer at an index, or with a word, that says it itself.
-    pub(super) fn tell_lost_right(&mut self) {
-        self.tell_rights(Some(said::lost_right(&self.target.service)));
+    /// An answer with a word, or at an index, that says it itself.
+    pub(super) fn tell_lost_right(&mut self, filtered: bool) {
+        let say = if filtered { said::filtered } else { said::lost_right };
+        self.tell_rights(Some(say(&self.target.service)));
     }
 
     fn tell_rights(&mut self, missing: Option<String>) {
