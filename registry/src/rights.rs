@@ -43,6 +43,12 @@ impl Sight {
     }
 }
 
+/// Is a service hidden that is not in the list? What was left out of the list may be others, so the word about this one
+/// decides, where there is one.
+fn is_hidden(list_is_filtered: bool, may_read: Option<bool>) -> bool {
+    may_read.map_or(list_is_filtered, |may_read| !may_read)
+}
+
 /// One element of the answer to `/v1/internal/acl/authorize`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -73,14 +79,12 @@ impl Client {
                 (false, false) => Sight::Shown,
             });
         }
-        if catalog.filtered_by_acls || self.may_not_read(&target.service, &options).await? {
-            return Ok(Sight::ServiceHidden);
-        }
-        Ok(Sight::Clear)
+        let may_read = self.may_read(&target.service, &options).await?;
+        Ok(if is_hidden(catalog.filtered_by_acls, may_read) { Sight::ServiceHidden } else { Sight::Clear })
     }
 
-    /// Does Consul say that the token may not read this service? Without ACLs, or without this call, it says nothing.
-    async fn may_not_read(&self, service: &str, options: &QueryOptions) -> Result<bool, ClientError> {
+    /// May the token read this service? `None`: without ACLs, or without this call, Consul says nothing.
+    async fn may_read(&self, service: &str, options: &QueryOptions) -> Result<Option<bool>, ClientError> {
         let asked = json!([{"Resource": "service", "Access": "read", "Segment": service}]);
         let datacenter = QueryOptions { datacenter: options.datacenter.clone(), ..QueryOptions::default() };
         let datacenter = QueryOptions { consistency: Consistency::Leader, ..datacenter };
@@ -89,16 +93,23 @@ impl Client {
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) if error.may_pass() => return Err(error),
-            Err(_) => return Ok(false),
+            Err(_) => return Ok(None),
         };
         let said: Vec<Authorized> = serde_json::from_slice(&answer.body).unwrap_or_default();
-        Ok(matches!(said.as_slice(), [Authorized { allow: false }]))
+        Ok(if let [Authorized { allow }] = said.as_slice() { Some(*allow) } else { None })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_service_that_the_token_may_read_and_that_is_not_there_is_not_hidden() {
+        assert!(!is_hidden(true, Some(true)), "the token is for this service alone");
+        assert!(is_hidden(false, Some(false)) && is_hidden(true, Some(false)));
+        assert!(is_hidden(true, None) && !is_hidden(false, None));
+    }
 
     #[test]
     fn what_is_hidden_is_said_with_the_policy_that_shows_it() {
