@@ -1,4 +1,4 @@
-//! The text of a configuration as it may be shown: without secrets that somebody wrote into it.
+//! The text of a configuration as it may be shown: without the secrets that were written into it.
 //!
 //! A finding shows the line that it is about, and reports go to logs. So the value of each key whose name says that it is a
 //! secret is replaced, character by character, which leaves every place where it was. Variables stay: what they stand for

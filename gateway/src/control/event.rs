@@ -86,14 +86,17 @@ impl Inbox {
         if self.aside.len() < EVENTS_MAX { self.channel.recv().await } else { None }
     }
 
-    /// Keeps an event for later, behind those kept before. A drain goes first: nothing after it matters.
-    pub fn set_aside(&mut self, event: Event) {
+    /// Keeps an event for later, behind those kept before. A drain goes first: nothing after it matters. Returns whether it
+    /// is one, which ends whatever else is waited for.
+    pub fn set_aside(&mut self, event: Event) -> bool {
+        let is_drain = matches!(event, Event::Drain { .. });
         match event {
             Event::Drain { .. } => self.aside.push_front(event),
             // One look at the files answers all of them.
             Event::FilesChanged(seen) if self.aside.iter_mut().any(|known| known.sees_by(seen)) => {}
             _ => self.aside.push_back(event),
         }
+        is_drain
     }
 }
 

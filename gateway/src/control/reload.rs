@@ -171,9 +171,7 @@ impl Controller {
                 }
                 Ok(Some(Event::Signal(hint))) => self.status.take_hint(hint),
                 Ok(Some(event)) => {
-                    let is_drain = matches!(event, Event::Drain { .. });
-                    inbox.set_aside(event);
-                    if is_drain {
+                    if inbox.set_aside(event) {
                         return;
                     }
                 }

@@ -103,7 +103,7 @@ pub fn apply_rules(headers: &mut HeaderMap, rules: &HeaderRules) {
 }
 
 /// The rules for responses, on what the gateway itself answers. What the answer says of itself goes before: a rule that lets
-/// a service's responses be cached for an hour must not make that of a 429. Only who answered may be changed or removed.
+/// a service's responses be cached for an hour must not make that of a 429. Only what says which program answered may be changed or removed.
 pub fn apply_rules_to_local_reply(headers: &mut HeaderMap, rules: &HeaderRules, facts: &Facts<'_>) {
     let own = std::mem::take(headers);
     apply_rules(headers, rules);

@@ -1,6 +1,6 @@
 //! Paths as other products write them, and the same in ours: regular expressions, `:id`, rules of Traefik, hosts in front.
 //!
-//! A cure is offered only when the readers of `path` and `host` take it, so that nobody is sent from one error to the next.
+//! A cure is offered only when the readers of `path` and `host` take it, so that no cure leads to the next error.
 
 use percent_encoding::percent_decode_str;
 

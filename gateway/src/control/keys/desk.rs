@@ -108,14 +108,14 @@ impl KeyDesk {
         }
     }
 
-    /// Waits until somebody asks who has not asked since the last fetch began.
+    /// Waits for a first question since the last fetch began.
     pub(super) async fn asked(&self) {
         self.asked.notified().await;
     }
 
     /// A fetch begins, for all who have asked; its number.
     pub(super) fn begin(&self) -> u64 {
-        // Cleared before the number is raised: who reads the new number and asks then, asks for the next one.
+        // Cleared before the number is raised: a request that reads the new number and asks then, asks for the next one.
         for flag in [&self.regular, &self.stranger] {
             flag.swap(false, Ordering::AcqRel);
         }

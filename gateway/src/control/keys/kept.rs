@@ -88,7 +88,7 @@ impl KeptKeys {
         }
     }
 
-    /// At a start: forgets sets that nobody uses any more, and those past [`FILES_MAX`], the oldest first. Another gateway may
+    /// At a start: forgets sets that are not used any more, and those past [`FILES_MAX`], the oldest first. Another gateway may
     /// use this directory, so what this configuration does not name is no reason.
     pub fn forget_unusable(&self, now: SystemTime) {
         let Some(folder) = &self.folder else { return };

@@ -135,7 +135,7 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for ClaimSet<'de, V> {
     }
 }
 
-/// What a token says of its issuer. It is not verified: for the choice of who verifies it.
+/// What a token says of its issuer. It is not verified: it only chooses the provider that verifies the token.
 pub fn issuer_of(token: &str) -> Option<Box<str>> {
     let payload = Payload::of(token).ok()?;
     let claims = payload.claims().ok()?;

@@ -8,7 +8,7 @@
 //! with what PHP folds (`.` and a blank are `_`) and cuts off (`[…]`), after `;` as well as `&`, after a comma or a blank; the word
 //! `Bearer` before any white space. A further token in such a spelling is one more token.
 //!
-//! Cookies are shared by everything on a domain. One that no service can read claims from ([`is_foreign`]) is somebody else's: it
+//! Cookies are shared by everything on a domain. One that no service can read claims from ([`is_foreign`]) is another program's: it
 //! counts only where there is no token, and then as a wrong one.
 
 use http::{HeaderMap, HeaderName, header};
@@ -174,7 +174,7 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Found<'a>, BadPlacem
 
 /// Whether no service reads claims in this value of a cookie, not even one that believes a token which it does not verify:
 /// decoded as leniently as any does, its second part is not the beginning of a JSON object. What could be quoted in some way
-/// (`\"`, `\\`, bytes beyond ASCII) is not taken for somebody else's.
+/// (`\"`, `\\`, bytes beyond ASCII) is not taken for another program's.
 fn is_foreign(value: &[u8]) -> bool {
     if !value.iter().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\')) {
         return false;
