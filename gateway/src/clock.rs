@@ -4,9 +4,12 @@
 //! begins, an attempt ends, a response ends); what may be a second old uses [`Clock::coarse`].
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
+
+use bytes::Bytes;
+use http::HeaderValue;
 
 /// Monotonic time.
 pub fn now() -> Instant {
@@ -35,12 +38,18 @@ pub const LONGEST: Duration = Duration::from_hours(30 * 365 * 24);
 pub struct Clock {
     base: Cell<(Instant, Duration)>,
     coarse: Cell<Instant>,
+    /// Seconds since the Unix epoch, and the same as an HTTP date.
+    http_date: RefCell<(u64, HeaderValue)>,
 }
 
 impl Clock {
     pub fn new() -> Self {
         let now = now();
-        Self { base: Cell::new((now, unix_now())), coarse: Cell::new(now) }
+        Self {
+            base: Cell::new((now, unix_now())),
+            coarse: Cell::new(now),
+            http_date: RefCell::new((0, HeaderValue::from_static(""))),
+        }
     }
 
     /// Reads the clock, and remembers the reading for [`Clock::coarse`].
@@ -59,6 +68,19 @@ impl Clock {
     pub fn unix(&self, at: Instant) -> Duration {
         let (mono, wall) = self.base.get();
         if at >= mono { wall + (at - mono) } else { wall.saturating_sub(mono - at) }
+    }
+
+    /// The time of the last reading as `Date` has it (RFC 9110 §6.6.1), written once a second.
+    pub fn http_date(&self) -> HeaderValue {
+        let seconds = self.unix(self.coarse()).as_secs();
+        let mut date = self.http_date.borrow_mut();
+        if date.0 != seconds {
+            let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
+            // A date is visible ASCII; the fallback is never taken.
+            let value = HeaderValue::from_maybe_shared(Bytes::from(text));
+            *date = (seconds, value.unwrap_or(HeaderValue::from_static("")));
+        }
+        date.1.clone()
     }
 
     /// Called once a second by the worker.

@@ -7,12 +7,10 @@
 use std::{cell::OnceCell, net::IpAddr, rc::Rc, time::Instant};
 
 use http::{HeaderValue, Method, Request, StatusCode, Version, header, uri::PathAndQuery};
-use http_body::Body;
-use hyper::body::Incoming;
 
 use crate::{
     admission::{Admitted, Scheme},
-    body::{Activity, Cause, Limits, Upload, Watch},
+    body::{Activity, Cause, ClientBody, Limits, Upload, Watch},
     connection::ConnectionContext,
     headers::Facts,
     metrics::{Rare, method_label},
@@ -118,12 +116,12 @@ pub(crate) enum DeclaredBody {
 }
 
 impl DeclaredBody {
-    pub(crate) fn of(request: &Request<Incoming>) -> Self {
+    pub(crate) fn of(request: &Request<ClientBody>) -> Self {
         let body = request.body();
         if body.is_end_stream() {
             return Self::None;
         }
-        let is_short = body.size_hint().exact().is_some_and(|length| length <= SHORT_BODY_BYTES);
+        let is_short = body.length().is_some_and(|length| length <= SHORT_BODY_BYTES);
         // A client that waits for a 100 has not sent it.
         if is_short && !request.headers().contains_key(header::EXPECT) { Self::Short } else { Self::Long }
     }
@@ -213,7 +211,7 @@ impl Exchange {
     }
 
     /// The request is answered and nothing has read its body. HTTP/1.1's connection knows by itself what to do about it.
-    pub(crate) fn leave(&self, body: Option<Incoming>) {
+    pub(crate) fn leave(&self, body: Option<ClientBody>) {
         if self.version == Version::HTTP_2
             && let (Some(_), Some(activity)) = (&body, &self.activity)
         {

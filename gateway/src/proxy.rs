@@ -20,7 +20,6 @@ use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header, request::Parts,
     uri::PathAndQuery,
 };
-use http_body::Body;
 use hyper::body::Incoming;
 use ipnet::IpNet;
 use rand::Rng;
@@ -28,7 +27,7 @@ use rand::Rng;
 use crate::{
     access::{self, QuotaFields},
     admission::{self, Admission, Admitted, Framing, Oddities, Scheme},
-    body::{Activity, Limits, RequestBody, ResponseBody, UploadLimits},
+    body::{Activity, ClientBody, Limits, RequestBody, ResponseBody, UploadLimits},
     config::settings::UpstreamHost,
     connection::ConnectionContext,
     error::Error,
@@ -53,7 +52,7 @@ use crate::{
 /// Answers one request; whatever goes wrong inside becomes a local reply.
 pub async fn serve(
     connection: Rc<ConnectionContext>,
-    request: Request<Incoming>,
+    request: Request<ClientBody>,
     activity: Option<Rc<Activity>>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let version = request.version();
@@ -102,7 +101,7 @@ enum Answer {
 fn begin(
     connection: &Rc<ConnectionContext>,
     snapshot: &LocalSnapshot,
-    request: &Request<Incoming>,
+    request: &Request<ClientBody>,
     activity: Option<Rc<Activity>>,
 ) -> Box<Exchange> {
     let worker = &connection.worker;
@@ -127,8 +126,8 @@ fn begin(
 async fn forward(
     connection: &ConnectionContext,
     snapshot: &LocalSnapshot,
-    request: Request<Incoming>,
-    unread: &mut Option<Incoming>,
+    request: Request<ClientBody>,
+    unread: &mut Option<ClientBody>,
     exchange: &mut Exchange,
 ) -> Result<Answer, Error> {
     let (mut parts, body) = request.into_parts();
@@ -169,7 +168,7 @@ async fn forward(
     if asks_for_upgrade && admission::needs_upgrade(&parts) {
         return Err(Error::UpgradeUnsupported);
     }
-    if compiled.body_bytes_max.is_some_and(|max| body.size_hint().lower() > max) {
+    if compiled.body_bytes_max.is_some_and(|max| body.length().unwrap_or(0) > max) {
         return Err(Error::BodyTooLarge);
     }
 

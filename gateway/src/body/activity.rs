@@ -18,9 +18,9 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use hyper::body::Incoming;
 use slab::Slab;
 
+use super::ClientBody;
 use crate::{connection::ConnectionState, policy::concurrency::UploadPlace};
 
 /// What moves in one exchange, and what is waited for.
@@ -64,7 +64,7 @@ enum Rest {
     /// Not known: an [`Upload`](super::Upload) is there, which the connection to a service may hold for longer than the exchange.
     Uploading,
     /// Boxed: it is rare.
-    Left(Box<Incoming>),
+    Left(Box<ClientBody>),
 }
 
 /// How long an exchange may stand still, and how slow its client may be.
@@ -167,13 +167,13 @@ impl Activity {
     }
 
     /// Nothing will read this: the stream's task drops what still comes. `None`: all of it was read.
-    pub(crate) fn leave(&self, rest: Option<Incoming>) {
+    pub(crate) fn leave(&self, rest: Option<ClientBody>) {
         *self.rest.borrow_mut() = rest.map_or(Rest::Nothing, |rest| Rest::Left(Box::new(rest)));
         self.request_is_over();
     }
 
     /// What nothing will read, once that is known.
-    pub(crate) fn poll_rest(&self) -> Poll<Option<Box<Incoming>>> {
+    pub(crate) fn poll_rest(&self) -> Poll<Option<Box<ClientBody>>> {
         match self.rest.take() {
             Rest::Uploading => {
                 self.upload_began();
@@ -252,7 +252,7 @@ fn wake(place: &RefCell<Option<Waker>>) {
 }
 
 /// Bytes of a response; they count as taken when the connection writes them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Chunk {
     bytes: Bytes,
     activity: Option<Rc<Activity>>,

@@ -7,6 +7,7 @@
 //! connection is closed, never pooled. How long they may stand still is [`Activity`]'s. Trailers are not forwarded (RFC 9110 §6.5.1 allows it).
 
 mod activity;
+mod client;
 mod held;
 mod kept;
 mod request;
@@ -18,6 +19,7 @@ use std::time::Duration;
 pub(crate) use self::activity::{Cause, Limits, Watch};
 pub use self::{
     activity::{Activities, Activity, Chunk},
+    client::ClientBody,
     request::RequestBody,
     response::ResponseBody,
     upload::{Upload, UploadLimits},

@@ -8,9 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
-use super::{BodyError, Upload, upload::UploadLimits};
+use super::{BodyError, ClientBody, Upload, upload::UploadLimits};
 use crate::exchange::Exchange;
 
 /// The client's body for one attempt. Most requests have none; then this is one word.
@@ -28,7 +27,7 @@ impl RequestBody {
     /// The body for the first attempt, and what can be known of it meanwhile. No [`Upload`]: there is no body, and nothing
     /// to wait for.
     pub fn new(
-        unread: &mut Option<Incoming>,
+        unread: &mut Option<ClientBody>,
         limits: UploadLimits,
         exchange: &mut Exchange,
     ) -> (Self, Option<Rc<Upload>>) {

@@ -13,7 +13,7 @@ use tokio::{
     task::LocalSet,
 };
 
-use super::{BodyError, RequestBody, Upload, UploadLimits};
+use super::{BodyError, ClientBody, RequestBody, Upload, UploadLimits};
 use crate::{
     admission::Scheme,
     connection::{ConnectionContext, ConnectionState},
@@ -64,7 +64,7 @@ where
         let mut exchange = Exchange::new(connection, id, now, [127, 0, 0, 1].into(), None);
         let (client, body) = client(framing).await;
         let limits = UploadLimits { bytes_max: None, keep_max };
-        let (body, upload) = RequestBody::new(&mut Some(body), limits, &mut exchange);
+        let (body, upload) = RequestBody::new(&mut Some(ClientBody::Http1(body)), limits, &mut exchange);
         test(client, body, upload.unwrap()).await;
         drop(exchange);
         assert_eq!(worker.held_bytes.get(), 0, "all that was held is given back");

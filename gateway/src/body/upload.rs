@@ -1,15 +1,11 @@
 //! The client's request body: read once, sent as often as attempts need it.
 //!
-//! An upload has one end, and it says which: the client's own, or what went wrong. The library's word is not enough.
-//! hyper reports `RST_STREAM(NO_ERROR)` as the end of a body (hyperium/hyper#3681), and a service would take what came so
-//! far for the whole request. Only END_STREAM ends an HTTP/2 request (RFC 9113 §8.1), and only as many bytes as
+//! An upload has one end, and it says which: the client's own, or what went wrong. Otherwise a service would take what
+//! came so far for the whole request. Only END_STREAM ends an HTTP/2 request (RFC 9113 §8.1), and only as many bytes as
 //! `Content-Length` promises end one that has it.
 
 use std::{
     cell::{Cell, RefCell},
-    error::Error as _,
-    io,
-    pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
     time::Instant,
@@ -17,10 +13,9 @@ use std::{
 
 use bytes::Bytes;
 use http::Version;
-use http_body::{Body, SizeHint};
-use hyper::body::Incoming;
+use http_body::SizeHint;
 
-use super::{Activity, BodyError, Cause, held::Share, kept::Kept, request::RequestBody};
+use super::{Activity, BodyError, Cause, ClientBody, held::Share, kept::Kept, request::RequestBody};
 use crate::{
     connection::ConnectionContext,
     metrics::Rare,
@@ -52,7 +47,7 @@ pub struct Upload {
 #[derive(Debug)]
 struct Client {
     /// `None`: it ended.
-    body: Option<Incoming>,
+    body: Option<ClientBody>,
     kept: Kept,
 }
 
@@ -67,7 +62,7 @@ pub struct UploadLimits {
 
 impl Upload {
     pub(super) fn new(
-        body: Incoming,
+        body: ClientBody,
         version: Version,
         limits: UploadLimits,
         connection: Rc<ConnectionContext>,
@@ -77,7 +72,7 @@ impl Upload {
             activity.upload_began();
         }
         Rc::new(Self {
-            length: body.size_hint().exact(),
+            length: body.length(),
             client: RefCell::new(Client { body: Some(body), kept: Kept::new(limits.keep_max) }),
             share: Share::of(&connection),
             activity,
@@ -219,46 +214,42 @@ impl Upload {
         client: &mut Client,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, BodyError>>> {
-        loop {
-            let Some(body) = &mut client.body else { return Poll::Ready(None) };
-            let result = match Pin::new(&mut *body).poll_frame(cx) {
-                Poll::Pending => {
-                    self.activity.waits_for_request(cx);
-                    match self.activity.ended() {
-                        Some(Cause::ClientSilent(silence)) => Err(BodyError::Silent(silence)),
-                        Some(Cause::ClientSlow(rate)) => Err(BodyError::Slow(rate)),
-                        _ => return Poll::Pending,
-                    }
+        let Some(body) = &mut client.body else { return Poll::Ready(None) };
+        let result = match body.poll_data(cx) {
+            Poll::Pending => {
+                self.activity.waits_for_request(cx);
+                match self.activity.ended() {
+                    Some(Cause::ClientSilent(silence)) => Err(BodyError::Silent(silence)),
+                    Some(Cause::ClientSlow(rate)) => Err(BodyError::Slow(rate)),
+                    _ => return Poll::Pending,
                 }
-                Poll::Ready(Some(Ok(frame))) => {
-                    // Trailers: the end comes next.
-                    let Ok(data) = frame.into_data() else { continue };
-                    let bytes = self.bytes.get() + data.len() as u64;
-                    self.bytes.set(bytes);
-                    self.activity.request_came(data.len());
-                    if bytes > self.max { Err(BodyError::TooLarge) } else { Ok(Some(data)) }
-                }
-                Poll::Ready(Some(Err(error))) => Err(cause(&error)),
-                Poll::Ready(None) if self.is_true_end(body) => Ok(None),
-                Poll::Ready(None) => Err(BodyError::Gone),
-            };
-            if !matches!(result, Ok(Some(_))) || body.is_end_stream() {
-                // What is left after a failure on HTTP/2 is the stream's.
-                if result.is_ok() || self.version != Version::HTTP_2 {
-                    client.body = None;
-                }
-                if result.is_ok() {
-                    self.received.set(Some(self.connection.worker.clock.now()));
-                }
-                self.activity.request_is_over();
             }
-            return Poll::Ready(result.map_err(|error| self.fail(error)).transpose());
+            Poll::Ready(Some(Ok(data))) => {
+                let bytes = self.bytes.get() + data.len() as u64;
+                self.bytes.set(bytes);
+                self.activity.request_came(data.len());
+                if bytes > self.max { Err(BodyError::TooLarge) } else { Ok(Some(data)) }
+            }
+            Poll::Ready(Some(Err(error))) => Err(error),
+            Poll::Ready(None) if self.is_true_end(body) => Ok(None),
+            Poll::Ready(None) => Err(BodyError::Gone),
+        };
+        if !matches!(result, Ok(Some(_))) || body.is_end_stream() {
+            // What is left after a failure on HTTP/2 is the stream's.
+            if result.is_ok() || self.version != Version::HTTP_2 {
+                client.body = None;
+            }
+            if result.is_ok() {
+                self.received.set(Some(self.connection.worker.clock.now()));
+            }
+            self.activity.request_is_over();
         }
+        Poll::Ready(result.map_err(|error| self.fail(error)).transpose())
     }
 
     /// Whether the end that the library reports is the client's. HTTP/1.1's chunks have their own end, which the library
     /// does not report before it has come.
-    fn is_true_end(&self, body: &Incoming) -> bool {
+    fn is_true_end(&self, body: &ClientBody) -> bool {
         let has_own_end = self.version != Version::HTTP_2 && self.length.is_none();
         has_own_end || body.is_end_stream()
     }
@@ -285,18 +276,3 @@ const WAITING_BYTES: u64 = 16 * 1024;
 
 /// What is read of a body before an endpoint is chosen: all of most requests.
 const GATHERED_BYTES: u64 = 64 * 1024;
-
-/// A connection or a stream that ended is a client that left; everything else is a body that is not valid.
-fn cause(error: &hyper::Error) -> BodyError {
-    let source = error.source();
-    let is_reset = source
-        .and_then(|source| source.downcast_ref::<h2::Error>())
-        .is_some_and(|error| error.is_remote() || error.is_io());
-    let is_gone = source.and_then(|source| source.downcast_ref::<io::Error>()).is_some_and(|error| {
-        !matches!(
-            error.kind(),
-            io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::Other
-        )
-    });
-    if is_reset || is_gone || error.is_incomplete_message() { BodyError::Gone } else { BodyError::Broken }
-}

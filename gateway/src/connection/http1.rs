@@ -6,7 +6,9 @@
 
 use std::{pin::Pin, rc::Rc, task::Poll};
 
+use http::Request;
 use hyper::{
+    body::Incoming,
     rt::{Read, Write},
     server::conn::http1,
     service::service_fn,
@@ -16,7 +18,7 @@ use super::{
     ConnectionContext, Gauge, classify, head_bytes_max, linger::linger, remember_waker, report::Failure,
     state::Phase, transport::Transport,
 };
-use crate::proxy;
+use crate::{body::ClientBody, proxy};
 
 /// Serves requests until the connection closes. Bytes are there already.
 pub(super) async fn serve<I>(
@@ -54,7 +56,9 @@ where
 {
     let state = &context.state;
     let service_context = Rc::clone(context);
-    let service = service_fn(move |request| proxy::serve(Rc::clone(&service_context), request, None));
+    let service = service_fn(move |request: Request<Incoming>| {
+        proxy::serve(Rc::clone(&service_context), request.map(ClientBody::Http1), None)
+    });
     let builder = builder(context);
     // Boxed, so that a parked connection does not keep room for it.
     let mut connection = Box::new(builder.serve_connection(transport, service));

@@ -1,19 +1,23 @@
-//! HTTP/2 on one connection.
+//! HTTP/2 on one connection: h2 serves it, and each stream is a task ([`Streams`]).
+//!
+//! A client that has gone without a word is found by PING (RFC 9113 §6.7): the worker's sweep says when one is due, and
+//! closes a connection on which nothing comes after it.
 
-use std::{pin::pin, rc::Rc, task::Poll, time::Duration};
-
-use hyper::{
-    rt::{Read, Write},
-    server::conn::http2,
-    service::service_fn,
+use std::{
+    pin::pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
 };
-use hyper_util::rt::TokioTimer;
+
+use h2::{Ping, PingPong, server};
+use hyper::rt::{Read, Write};
+use hyper_util::rt::TokioIo;
 
 use super::{
-    ConnectionContext, Gauge, classify, head_bytes_max, remember_waker, report::Failure, streams::Streams,
-    transport::Transport, windows::Windows,
+    ConnectionContext, Gauge, head_bytes_max, remember_waker, report::Failure, state::ConnectionState,
+    streams::Streams, transport::Transport, windows::Windows,
 };
-use crate::{admission, config::settings::ListenSettings, proxy};
+use crate::{admission, config::settings::ListenSettings};
 
 /// Serves streams until the connection closes.
 pub(super) async fn serve<I>(transport: Transport<I>, context: &Rc<ConnectionContext>) -> Result<(), Failure>
@@ -21,56 +25,75 @@ where
     I: Read + Write + Unpin + 'static,
 {
     let state = &context.state;
+    let windows = Windows::of(&context.worker);
     // Not kept: a snapshot ends when the configuration that it is of does.
-    let (max_streams, max_headers, header_list_bytes_max, budgets) = {
+    let (builder, max_headers) = {
         let snapshot = context.worker.snapshot();
         let listen = &snapshot.shared.table.listen;
-        (listen.max_streams, listen.max_headers, header_list_bytes_max(listen), listen.http2)
+        state.is_http2_with(listen.http2, fields_max(listen.max_headers));
+        (builder(listen, &windows), listen.max_headers)
     };
-    state.is_http2_with(budgets, fields_max(max_headers));
-    let streams = Streams::new(Rc::clone(context));
-    let executor = streams.clone();
-    let service = service_fn(move |mut request| {
-        admission::receive(&mut request, max_headers);
-        let activity = streams.begin();
-        // Boxed, so that a stream is moved as two words, and does not keep room for the request while its response waits for a
-        // client: 4 KiB of some 5.
-        Box::pin(proxy::serve(Rc::clone(streams.connection()), request, Some(activity)))
-    });
-    let windows = Windows::of(&context.worker);
-    // Streams that are taken back before they were accepted have cost next to nothing. How many may be, over time, is the
-    // frame budget's matter; so here a page may be left with all its requests in one segment.
-    let resets_max = usize::try_from(max_streams).unwrap_or(usize::MAX);
-    let connection = http2::Builder::new(executor)
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(max_streams)
-        .max_header_list_size(header_list_bytes_max)
-        .initial_stream_window_size(windows.stream)
-        .initial_connection_window_size(windows.connection)
-        .max_send_buf_size(SEND_BUFFER)
-        .max_pending_accept_reset_streams(resets_max)
-        .max_local_error_reset_streams(budgets.resets.and_then(|resets| usize::try_from(resets).ok()))
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .serve_connection(transport, service);
-    let mut connection = pin!(connection);
+    let streams = Streams::new(Rc::clone(context), max_headers);
+    let mut opening = pin!(builder.handshake(TokioIo::new(transport)));
     let _gauge = Gauge::up(context, |connections| &connections.http2);
-    let mut told = false;
+    let mut serving = None;
+    let mut is_closing = false;
     let result = std::future::poll_fn(|cx| {
         remember_waker(state, cx);
         if state.kill.get() {
             return Poll::Ready(Ok(()));
         }
-        if state.close.get() && !told {
-            told = true;
-            connection.as_mut().graceful_shutdown();
+        let (connection, pings) = if let Some(serving) = &mut serving {
+            serving
+        } else {
+            let mut connection = ready!(opening.as_mut().poll(cx))?;
+            let pings = connection.ping_pong();
+            serving.insert((connection, pings))
+        };
+        if state.close.get() && !is_closing {
+            is_closing = true;
+            connection.graceful_shutdown();
         }
-        connection.as_mut().poll(cx)
+        if let Some(pings) = pings {
+            keep_alive(pings, state, cx);
+        }
+        loop {
+            match ready!(connection.poll_accept(cx)) {
+                Some(Ok((request, reply))) => streams.begin(request, reply),
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
     })
     .await;
     match state.flood() {
         Some(reason) => Err(reason.into()),
-        None => result.map_err(|error| classify(&error)),
+        None => result.map_err(|_: h2::Error| "io".into()),
+    }
+}
+
+fn builder(listen: &ListenSettings, windows: &Windows) -> server::Builder {
+    let mut builder = server::Builder::new();
+    builder
+        .max_concurrent_streams(listen.max_streams)
+        .max_header_list_size(header_list_bytes_max(listen))
+        .initial_window_size(windows.stream)
+        .initial_connection_window_size(windows.connection)
+        .max_send_buffer_size(SEND_BUFFER)
+        // Streams that are taken back before they were accepted have cost next to nothing. How many may be, over time, is
+        // the frame budget's matter; so here a page may be left with all its requests in one segment.
+        .max_pending_accept_reset_streams(usize::try_from(listen.max_streams).unwrap_or(usize::MAX))
+        .max_local_error_reset_streams(listen.http2.resets.and_then(|resets| usize::try_from(resets).ok()));
+    builder
+}
+
+/// Sends a PING that is due, and takes the answer to the last one: its bytes count as a sign of life, so that nothing is
+/// left to do about it.
+fn keep_alive(pings: &mut PingPong, state: &ConnectionState, cx: &mut Context<'_>) {
+    let _ = pings.poll_pong(cx);
+    if state.takes_ping() {
+        // Fails while the last one is unanswered, which the sweep knows.
+        let _ = pings.send_ping(Ping::opaque());
     }
 }
 
@@ -91,5 +114,3 @@ const SEND_BUFFER: usize = 64 * 1024;
 const FIELD_OVERHEAD_BYTES: usize = 32;
 /// `:method`, `:scheme`, `:authority`, `:path`.
 const PSEUDO_FIELDS: usize = 4;
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);

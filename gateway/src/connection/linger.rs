@@ -18,14 +18,10 @@ use std::{
     time::Duration,
 };
 
-use http_body::Body;
-use hyper::{
-    body::Incoming,
-    rt::{Read, ReadBuf, Write},
-};
+use hyper::rt::{Read, ReadBuf, Write};
 
 use super::{ConnectionContext, state::Phase, transport::Transport, until_killed};
-use crate::metrics::Rare;
+use crate::{body::ClientBody, metrics::Rare};
 
 /// Reads until the client has closed its side, too. The gateway's side is closed already.
 pub(super) async fn linger<I>(mut transport: Transport<I>, context: &Rc<ConnectionContext>)
@@ -52,16 +48,16 @@ where
 /// Reads until the client has sent the whole request, or takes it back. The response is out, or handed to h2; with `rest`
 /// goes the stream, and a reset if the client is not at its end.
 pub(super) async fn linger_on_stream(
-    mut rest: Box<Incoming>,
+    mut rest: Box<ClientBody>,
     lingering: Rc<Lingering>,
     context: Rc<ConnectionContext>,
 ) {
     let Some(place) = Place::take(&lingering, &context) else { return count(&context) };
     let read = async || {
         poll_fn(|cx| {
-            Poll::Ready(match ready!(Pin::new(&mut *rest).poll_frame(cx)) {
+            Poll::Ready(match ready!(rest.poll_data(cx)) {
                 // What is empty, as the end's own frame may be, ends it as well.
-                Some(Ok(frame)) => frame.data_ref().map_or(0, bytes::Bytes::len),
+                Some(Ok(data)) => data.len(),
                 Some(Err(_)) | None => 0,
             })
         })

@@ -65,6 +65,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Observed<S> {
         }
         match self.protocol {
             Protocol::Http2 => {
+                self.context.state.client_lives();
                 let (state, last_stream) = (&self.context.state, &mut self.last_stream);
                 self.inbound.pass(bytes, |found| match found {
                     Found::Frame(head) => {

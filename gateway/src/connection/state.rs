@@ -70,6 +70,11 @@ pub struct ConnectionState {
     /// Since when the peer has taken nothing of what is to be written.
     blocked_since: Cell<Option<Instant>>,
     pub(super) is_http2: Cell<bool>,
+    /// HTTP/2: bytes have come since the last sweep.
+    heard: Cell<bool>,
+    /// HTTP/2: since when none have.
+    silent_since: Cell<Instant>,
+    ping: Cell<Ping>,
     frames: FrameBudget,
     /// The client's frames are past their budget.
     flood: Cell<Option<Ended>>,
@@ -97,6 +102,9 @@ impl ConnectionState {
             is_parked: Cell::new(false),
             blocked_since: Cell::new(None),
             is_http2: Cell::new(false),
+            heard: Cell::new(false),
+            silent_since: Cell::new(clock.now()),
+            ping: Cell::new(Ping::NotNeeded),
             frames: FrameBudget::new(),
             flood: Cell::new(None),
             waker: RefCell::new(None),
@@ -194,7 +202,30 @@ impl ConnectionState {
     pub(super) fn is_http2_with(&self, frames: Http2Settings, fields_max: usize) {
         self.is_http2.set(true);
         self.frames.limit(frames, fields_max);
+        self.silent_since.set(self.worker_clock.now());
         self.enter(Phase::Idle);
+    }
+
+    /// HTTP/2: bytes came, whatever they are.
+    pub(super) fn client_lives(&self) {
+        self.heard.set(true);
+    }
+
+    /// Whether a PING is to be sent now.
+    pub(super) fn takes_ping(&self) -> bool {
+        let is_due = self.ping.get() == Ping::Due;
+        if is_due {
+            self.ping.set(Ping::Sent);
+        }
+        is_due
+    }
+
+    /// Another second has passed.
+    fn listen_for_client(&self, now: Instant) {
+        if self.heard.take() {
+            self.silent_since.set(now);
+            self.ping.set(Ping::NotNeeded);
+        }
     }
 
     /// The head of a frame from the client.
@@ -251,10 +282,13 @@ impl ConnectionState {
         };
         let blocked =
             self.blocked_since.get().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let silent = now.saturating_duration_since(self.silent_since.get());
         if opening && age >= listen.header_timeout {
             Verdict::Kill(HEADER_TIMEOUT)
         } else if blocked >= listen.idle_timeout {
             Verdict::Kill("write_timeout")
+        } else if self.ping.get() == Ping::Sent && silent >= PING_AFTER + PING_TIMEOUT {
+            Verdict::Kill("timeout")
         } else if self.phase.get() == Phase::Idle && age >= listen.idle_timeout + CLOSE_GRACE {
             Verdict::Kill("close_timeout")
         } else if self.phase.get() == Phase::Idle && age >= listen.idle_timeout {
@@ -266,6 +300,8 @@ impl ConnectionState {
             && age >= PARK_AFTER
         {
             Verdict::Park
+        } else if self.is_http2.get() && self.ping.get() == Ping::NotNeeded && silent >= PING_AFTER {
+            Verdict::Ping
         } else {
             Verdict::Keep
         }
@@ -300,6 +336,14 @@ impl ConnectionState {
     }
 }
 
+/// Whether an HTTP/2 client that has been silent is asked for a sign of life (RFC 9113 §6.7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ping {
+    NotNeeded,
+    Due,
+    Sent,
+}
+
 /// What a connection without a request waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Quiet {
@@ -316,6 +360,8 @@ enum Verdict {
     Keep,
     /// Let go of its buffers.
     Park,
+    /// Find out whether the client is still there.
+    Ping,
     /// Finish what is under way.
     Close,
     Kill(Ended),
@@ -342,9 +388,11 @@ impl ConnectionTable {
     pub fn sweep(&self, now: Instant, listen: &ListenSettings, metrics: &Metrics) {
         for (_, state) in self.open.borrow().iter() {
             state.frames.second_passed();
+            state.listen_for_client(now);
             match state.verdict(now, listen) {
                 Verdict::Keep => continue,
                 Verdict::Park => state.park.set(true),
+                Verdict::Ping => state.ping.set(Ping::Due),
                 Verdict::Close => state.close.set(true),
                 Verdict::Kill(reason) => {
                     if !state.kill.replace(true) {
@@ -396,5 +444,51 @@ impl ConnectionTable {
 /// A client that pauses for longer than this is most likely away for longer still.
 const PARK_AFTER: Duration = Duration::from_secs(1);
 
+/// An HTTP/2 client that has sent nothing for so long gets a PING.
+const PING_AFTER: Duration = Duration::from_secs(20);
+/// A client that sends nothing for so long after a PING is gone.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// A connection that was told to close and still has not is cut after this.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::testing;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_silent_http2_client_gets_a_ping_and_one_that_does_not_answer_it_is_cut() {
+        let routes = "version: 1\nroutes:\n  - {path: /*, service: items}\n\
+            services: {items: {hosts: [\"192.0.2.1:80\"]}}\naccess_log: {format: off}\n";
+        let (settings, _) = testing::compile(routes, Path::new("")).unwrap();
+        let clock = Rc::new(Clock::new());
+        let (table, metrics) = (ConnectionTable::default(), Metrics::default());
+        for (answers, is_cut) in [(true, false), (false, true)] {
+            let state = Rc::new(ConnectionState::new(Scheme::Http, &clock));
+            state.is_http2_with(settings.listen.http2, 100);
+            state.request_began();
+            let began = clock.now();
+            let key = table.open.borrow_mut().insert(Rc::clone(&state));
+            let mut pings = Vec::new();
+            for second in 0..45 {
+                table.sweep(began + SECOND * second, &settings.listen, &metrics);
+                if state.takes_ping() {
+                    pings.push(second);
+                    if answers {
+                        state.client_lives();
+                    }
+                }
+                assert!(!state.kill.get() || second >= 30, "{second}");
+            }
+            assert_eq!(pings.first(), Some(&20));
+            assert_eq!(pings.len(), if answers { 2 } else { 1 }, "{pings:?}");
+            assert_eq!(state.kill.get(), is_cut);
+            table.open.borrow_mut().remove(key);
+        }
+    }
+}

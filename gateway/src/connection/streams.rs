@@ -1,69 +1,63 @@
-//! HTTP/2 streams as tasks that the worker can end.
+//! HTTP/2 streams: each is a task of the worker, from the request's head to the response's last byte.
 //!
-//! hyper polls a response's body only while its client grants it a window, and has no timeout for that. So each stream's
-//! task is wrapped: when the exchange stands still ([`Activity`]), the task ends, which resets the stream and gives back
-//! everything that the exchange holds, whatever hyper was waiting for.
+//! A response goes as its client grants windows, and h2 has no timeout for that. So when the exchange stands still
+//! ([`Activity`]), the task ends, which resets the stream and gives back everything that the exchange holds.
 //!
 //! A stream whose request was answered before its body was read stays for a while, with nothing but that body
 //! ([`linger`](super::linger)).
 
 use std::{
-    cell::RefCell,
     future::Future,
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
 };
 
-use hyper::rt::Executor;
+use bytes::Buf;
+use h2::{Reason, RecvStream, SendStream, server::SendResponse};
+use http::{Request, Response, header};
+use http_body::Body;
 
 use super::{
     ConnectionContext,
     linger::{Lingering, linger_on_stream},
 };
-use crate::body::Activity;
+use crate::{
+    admission,
+    body::{Activity, Chunk, ClientBody, ResponseBody},
+    proxy,
+};
 
 /// The streams of one connection.
-#[derive(Clone)]
 pub(super) struct Streams {
     connection: Rc<ConnectionContext>,
-    /// Of the stream that hyper has just announced; the next task is its own.
-    next: Rc<RefCell<Option<Rc<Activity>>>>,
+    max_headers: usize,
     lingering: Rc<Lingering>,
 }
 
 impl Streams {
-    pub(super) fn new(connection: Rc<ConnectionContext>) -> Self {
-        Self { connection, next: Rc::default(), lingering: Rc::default() }
+    pub(super) fn new(connection: Rc<ConnectionContext>, max_headers: usize) -> Self {
+        Self { connection, max_headers, lingering: Rc::default() }
     }
 
-    pub(super) fn connection(&self) -> &Rc<ConnectionContext> {
-        &self.connection
-    }
-
-    /// hyper has a request, and will hand its task to [`Executor::execute`] next.
-    pub(super) fn begin(&self) -> Rc<Activity> {
+    /// Serves a request whose head has come.
+    pub(super) fn begin(&self, request: Request<RecvStream>, reply: SendResponse<Chunk>) {
+        let (parts, stream) = request.into_parts();
+        let body = ClientBody::of_stream(stream, &parts.headers);
+        let mut request = Request::from_parts(parts, body);
+        admission::receive(&mut request, self.max_headers);
         let activity = Activity::new(None);
-        *self.next.borrow_mut() = Some(Rc::clone(&activity));
-        activity
-    }
-}
-
-impl<F: Future<Output: 'static> + 'static> Executor<F> for Streams {
-    fn execute(&self, future: F) {
-        let worker = &self.connection.worker;
-        let Some(activity) = self.next.borrow_mut().take() else {
-            tokio::task::spawn_local(future);
-            return;
-        };
-        let watch = worker.activities.watch(&activity, worker.clock.coarse());
         let (connection, lingering) = (Rc::clone(&self.connection), Rc::clone(&self.lingering));
+        let worker = &connection.worker;
+        let watch = worker.activities.watch(&activity, worker.clock.coarse());
+        // Boxed, so that a stream does not keep room for the request while its response waits for a client: 4 KiB of some 5.
+        let serving = Box::pin(proxy::serve(Rc::clone(&connection), request, Some(Rc::clone(&activity))));
         tokio::task::spawn_local(async move {
             let _watch = watch;
             {
                 // Gone before the stream lingers, with all that it holds.
-                let mut future = pin!(future);
-                until_stalled(&activity, |cx| future.as_mut().poll(cx).map(|_| ())).await;
+                let mut responding = pin!(respond(serving, reply, &connection));
+                until_stalled(&activity, |cx| responding.as_mut().poll(cx)).await;
             }
             let rest = |_: &mut Context<'_>| match activity.ended() {
                 Some(_) => Poll::Ready(None),
@@ -89,6 +83,86 @@ async fn until_stalled<T>(
             return Poll::Ready(None);
         }
         poll(cx).map(Some)
+    })
+    .await
+}
+
+/// Sends the response that `serving` gives. An error is the end of the stream: the client has reset it, or its connection is
+/// gone, and the exchange, which is dropped here, logs that.
+async fn respond<S, E>(
+    mut serving: Pin<Box<S>>,
+    mut reply: SendResponse<Chunk>,
+    connection: &ConnectionContext,
+) -> Result<(), h2::Error>
+where
+    S: Future<Output = Result<Response<ResponseBody>, E>>,
+{
+    let served = std::future::poll_fn(|cx| match serving.as_mut().poll(cx) {
+        Poll::Ready(served) => Poll::Ready(Ok(served)),
+        Poll::Pending => {
+            reply.poll_reset(cx).map(|reason| Err(reason.map_or_else(|error| error, Into::into)))
+        }
+    })
+    .await?;
+    drop(serving);
+    let Ok(response) = served else { return Ok(()) };
+    let (mut parts, body) = response.into_parts();
+    // RFC 9113 §8.2.2: malformed in HTTP/2. A service's own went with the other fields of its connection.
+    parts.headers.remove(header::CONNECTION);
+    parts.headers.entry(header::DATE).or_insert_with(|| connection.worker.clock.http_date());
+    let is_over = body.is_end_stream();
+    if !is_over && let Some(length) = body.size_hint().exact() {
+        parts.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
+    let stream = reply.send_response(Response::from_parts(parts, ()), is_over)?;
+    if is_over { Ok(()) } else { send_body(body, stream).await }
+}
+
+/// Sends a response's content as the client grants room for it. One chunk is held meanwhile: room is asked for when there is
+/// something to send, so that a body that pauses keeps none from other streams of the connection.
+async fn send_body(mut body: ResponseBody, mut stream: SendStream<Chunk>) -> Result<(), h2::Error> {
+    loop {
+        let frame = std::future::poll_fn(|cx| match stream.poll_reset(cx)? {
+            Poll::Ready(reason) => Poll::Ready(Err(h2::Error::from(reason))),
+            Poll::Pending => Pin::new(&mut body).poll_frame(cx).map(Ok),
+        })
+        .await?;
+        let chunk = match frame {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(chunk) => chunk,
+                Err(_trailers) => continue,
+            },
+            Some(Err(_)) => {
+                stream.send_reset(Reason::INTERNAL_ERROR);
+                return Ok(());
+            }
+            None => return stream.send_data(Chunk::default(), true),
+        };
+        let is_last = body.is_end_stream();
+        if chunk.has_remaining() {
+            stream.reserve_capacity(1);
+            wait_for_room(&mut stream).await?;
+        }
+        stream.send_data(chunk, is_last)?;
+        if is_last {
+            return Ok(());
+        }
+    }
+}
+
+async fn wait_for_room(stream: &mut SendStream<Chunk>) -> Result<(), h2::Error> {
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(reason) = stream.poll_reset(cx)? {
+            return Poll::Ready(Err(reason.into()));
+        }
+        while stream.capacity() == 0 {
+            match std::task::ready!(stream.poll_capacity(cx)).transpose()? {
+                Some(_) => {}
+                // The stream is not open any more.
+                None => return Poll::Ready(Err(Reason::CANCEL.into())),
+            }
+        }
+        Poll::Ready(Ok(()))
     })
     .await
 }
