@@ -11,7 +11,7 @@ use http::{HeaderValue, Method, Request, StatusCode, Version, header, uri::PathA
 use crate::{
     admission::{Admitted, Scheme},
     body::{Activity, Cause, ClientBody, Limits, Upload, Watch},
-    connection::ConnectionContext,
+    connection::{ConnectionContext, ResponseSink},
     headers::Facts,
     metrics::{Rare, method_label},
     policy::{
@@ -217,6 +217,15 @@ impl Exchange {
         {
             activity.leave(body);
         }
+    }
+
+    /// Where informational responses go. `None`: the client speaks HTTP/1.0, which has none (RFC 9110 §15.2).
+    pub(crate) fn response_sink(&self) -> Option<ResponseSink> {
+        if self.version < Version::HTTP_11 {
+            return None;
+        }
+        let stream = self.activity.as_ref().filter(|_| self.version == Version::HTTP_2);
+        Some(ResponseSink::new(&self.connection, stream, self.route.as_ref()?))
     }
 
     /// How long the exchange may stand still, and how slow its client may be.

@@ -181,6 +181,8 @@ pub enum Rare {
     ClientStalled,
     /// ("", ""): HTTP/2 connections that began with small windows.
     SmallWindows,
+    /// ("forwarded" or "dropped", ""): informational responses of services.
+    Informational,
     /// (limit, ""): requests whose body was not gathered before an instance was chosen.
     NotGathered,
 }

@@ -83,8 +83,12 @@ pub async fn serve(
             refusal(Error::Internal, exchange, &snapshot)
         }
     };
+    if version == Version::HTTP_2 {
+        return Ok(response);
+    }
+    connection.state.response_begins();
     // HTTP/2 connections are told by GOAWAY instead.
-    if connection.is_closing() && version != Version::HTTP_2 {
+    if connection.is_closing() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)

@@ -12,12 +12,14 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
     rc::Rc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
 use bytes::{Buf, Bytes};
+use http::Response;
 use slab::Slab;
 
 use super::ClientBody;
@@ -41,6 +43,8 @@ pub struct Activity {
     upload_waker: RefCell<Option<Waker>>,
     response_waker: RefCell<Option<Waker>>,
     rest: RefCell<Rest>,
+    /// HTTP/2: informational responses that the stream's task has not sent yet.
+    informational: RefCell<VecDeque<Response<()>>>,
     /// The client is waited for with a slot of a service.
     place: RefCell<Option<UploadPlace>>,
     /// HTTP/1.1: ending a response that is not taken ends its connection. HTTP/2 has a task for each stream.
@@ -108,6 +112,7 @@ impl Activity {
             upload_waker: RefCell::default(),
             response_waker: RefCell::default(),
             rest: RefCell::default(),
+            informational: RefCell::default(),
             place: RefCell::default(),
             connection,
         })
@@ -182,6 +187,21 @@ impl Activity {
             Rest::Left(body) => Poll::Ready(Some(body)),
             Rest::Nothing => Poll::Ready(None),
         }
+    }
+
+    /// Sends an informational response. `false`: too many wait already.
+    pub(crate) fn inform(&self, response: Response<()>) -> bool {
+        let mut waiting = self.informational.borrow_mut();
+        let has_room = waiting.len() < INFORMATIONAL_MAX;
+        if has_room {
+            waiting.push_back(response);
+            wake(&self.response_waker);
+        }
+        has_room
+    }
+
+    pub(crate) fn take_informational(&self) -> Option<Response<()>> {
+        self.informational.borrow_mut().pop_front()
     }
 
     /// The task that sends the response waits; what for is not known to this clock.
@@ -388,6 +408,8 @@ impl Drop for Watch {
     }
 }
 
+/// Informational responses that wait for a stream's task: what a service sends in one turn of the event loop.
+const INFORMATIONAL_MAX: usize = 16;
 /// A client that is waited for may move nothing for this long, or for `timeout.idle` where that is more; then its rate
 /// counts.
 const RATE_GRACE: Duration = Duration::from_secs(10);

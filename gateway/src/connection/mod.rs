@@ -16,6 +16,7 @@ mod fields;
 mod frames;
 mod http1;
 mod http2;
+mod informational;
 mod linger;
 mod observed;
 mod refusals;
@@ -45,11 +46,12 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use self::{observed::Observed, report::Failure, state::Phase, transport::Transport};
 pub use self::{
+    informational::ResponseSink,
     refusals::{Refusal, merge as merge_refusals},
     state::{ConnectionState, ConnectionTable},
 };
+use self::{observed::Observed, report::Failure, state::Phase, transport::Transport};
 use crate::{
     admission::{self, Arrival, Authority, Scheme},
     config::settings::ListenSettings,

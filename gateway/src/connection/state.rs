@@ -8,11 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::{HeaderMap, StatusCode};
 use slab::Slab;
 
 use super::{
     budget::FrameBudget,
     frames::FrameHead,
+    informational::Queue,
     refusals::Refusals,
     report::{HEADER_TIMEOUT, LogPace, SHED},
 };
@@ -75,6 +77,7 @@ pub struct ConnectionState {
     /// HTTP/2: since when none have.
     silent_since: Cell<Instant>,
     ping: Cell<Ping>,
+    pub(super) informational: Queue,
     frames: FrameBudget,
     /// The client's frames are past their budget.
     flood: Cell<Option<Ended>>,
@@ -105,6 +108,7 @@ impl ConnectionState {
             heard: Cell::new(false),
             silent_since: Cell::new(clock.now()),
             ping: Cell::new(Ping::NotNeeded),
+            informational: Queue::default(),
             frames: FrameBudget::new(),
             flood: Cell::new(None),
             waker: RefCell::new(None),
@@ -172,6 +176,18 @@ impl ConnectionState {
 
     pub(crate) fn held_bytes(&self) -> Rc<Cell<u64>> {
         Rc::clone(&self.held_bytes)
+    }
+
+    /// HTTP/1.1: sends an informational response. `false`: the client takes them too slowly.
+    pub(super) fn inform(&self, status: StatusCode, fields: &HeaderMap) -> bool {
+        let is_sent = self.informational.push(status, fields);
+        self.wake();
+        is_sent
+    }
+
+    /// HTTP/1.1: the final response comes next.
+    pub(crate) fn response_begins(&self) {
+        self.informational.expire();
     }
 
     /// Closes the connection now, with what is under way on it.

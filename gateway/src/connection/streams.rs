@@ -56,7 +56,7 @@ impl Streams {
             let _watch = watch;
             {
                 // Gone before the stream lingers, with all that it holds.
-                let mut responding = pin!(respond(serving, reply, &connection));
+                let mut responding = pin!(respond(serving, reply, &activity, &connection));
                 until_stalled(&activity, |cx| responding.as_mut().poll(cx)).await;
             }
             let rest = |_: &mut Context<'_>| match activity.ended() {
@@ -92,15 +92,22 @@ async fn until_stalled<T>(
 async fn respond<S, E>(
     mut serving: Pin<Box<S>>,
     mut reply: SendResponse<Chunk>,
+    activity: &Activity,
     connection: &ConnectionContext,
 ) -> Result<(), h2::Error>
 where
     S: Future<Output = Result<Response<ResponseBody>, E>>,
 {
-    let served = std::future::poll_fn(|cx| match serving.as_mut().poll(cx) {
-        Poll::Ready(served) => Poll::Ready(Ok(served)),
-        Poll::Pending => {
-            reply.poll_reset(cx).map(|reason| Err(reason.map_or_else(|error| error, Into::into)))
+    let served = std::future::poll_fn(|cx| {
+        let served = serving.as_mut().poll(cx);
+        while let Some(informational) = activity.take_informational() {
+            reply.send_informational(informational)?;
+        }
+        match served {
+            Poll::Ready(served) => Poll::Ready(Ok(served)),
+            Poll::Pending => {
+                reply.poll_reset(cx).map(|reason| Err(reason.map_or_else(|error| error, Into::into)))
+            }
         }
     })
     .await?;

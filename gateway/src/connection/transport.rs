@@ -118,14 +118,44 @@ impl<I: Read + Unpin> Read for Transport<I> {
     }
 }
 
+impl<I: Write + Unpin> Transport<I> {
+    /// Writes informational responses that may go now. `hyper_writes`: hyper has something to write, too.
+    fn write_informational(&mut self, hyper_writes: bool, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(next) = self.state.informational.next(hyper_writes) {
+            let result = Pin::new(&mut self.io).poll_write(cx, &next);
+            self.state.wrote(&result);
+            let written = match &result {
+                Poll::Ready(Ok(written)) => *written,
+                _ => 0,
+            };
+            self.state.informational.advance(next, written);
+            if ready!(result)? == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// hyper is about to write.
+    fn before_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.write_informational(true, cx))?;
+        self.state.informational.set_flushed(false);
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<I: Write + Unpin> Write for Transport<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.before_write(cx))?;
         let result = Pin::new(&mut self.io).poll_write(cx, buf);
         self.state.wrote(&result);
         result
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes when it has nothing left to write.
+        self.state.informational.set_flushed(true);
+        ready!(self.write_informational(false, cx))?;
         let result = Pin::new(&mut self.io).poll_flush(cx);
         self.state.wrote(&result);
         result
@@ -146,6 +176,7 @@ impl<I: Write + Unpin> Write for Transport<I> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.before_write(cx))?;
         let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.state.wrote(&result);
         result

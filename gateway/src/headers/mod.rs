@@ -36,7 +36,9 @@ pub use self::{
     guarded::{GuardedNames, fold},
     made::{Facts, MadeField, MadeValue, apply_made},
     request::{ForwardContext, apply_request, remove_claimed, trusted_request_id},
-    response::{ResponseContext, ResponseFault, ResponseFraming, apply_response, check_response},
+    response::{
+        ResponseContext, ResponseFault, ResponseFraming, apply_informational, apply_response, check_response,
+    },
     survey::Survey,
 };
 use crate::config::settings::HeaderRules;

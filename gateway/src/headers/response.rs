@@ -92,7 +92,7 @@ pub fn check_response<B>(response: &Response<B>) -> Result<ResponseFraming, Resp
 }
 
 /// RFC 9110 §8.6: a 204 has no Content-Length, since it has no content; HTTP/2 clients refuse one that has. (304 and
-/// responses to HEAD may have the length that GET would have got; other 1xx are not passed on.) What the service sends
+/// responses to HEAD may have the length that GET would have got; 1xx have a reading of their own.) What the service sends
 /// all the same would be read as the beginning of the connection's next response.
 fn without_content(length: &Length, is_chunked: bool, has_dropped: bool) -> ResponseFraming {
     ResponseFraming {
@@ -122,6 +122,16 @@ pub fn apply_response(headers: &mut HeaderMap, context: &ResponseContext<'_>) {
     append_via(headers, context.version);
     headers.insert(&X_REQUEST_ID, context.request_id.clone());
     apply_rules(headers, context.rules);
+}
+
+/// Turns the fields of a service's informational response into the client's. Of the route's rules, those that remove a field
+/// hold; what they add belongs to the final response.
+pub fn apply_informational(headers: &mut HeaderMap, rules: &HeaderRules) {
+    remove_fields(headers, |name| is_dropped(name) || *name == header::CONTENT_LENGTH);
+    for name in &rules.remove {
+        headers.remove(name);
+    }
+    append_via(headers, Version::HTTP_11);
 }
 
 /// What all Content-Length lines together say. RFC 9112 §6.3 (5): several equal values are one; anything else is

@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use super::{
+    informational::{Informational, Informed},
     last_words::LastWords,
     pool::{Connection, EndpointPool, Room},
     read_size::{READ_BYTES_MAX, ReadSize},
@@ -98,7 +99,9 @@ where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let broken = Rc::new(Cell::new(false));
-    let (reads, io) = ReadSize::of(LastWords::new(io, Rc::clone(&broken)));
+    let informational = Rc::<Informational>::default();
+    let io = Informed::new(LastWords::new(io, Rc::clone(&broken)), Rc::clone(&informational));
+    let (reads, io) = ReadSize::of(io);
     let (sender, connection) = http1::Builder::new()
         .max_header_size(RESPONSE_HEAD_BYTES_MAX)
         .max_buf_size(READ_BYTES_MAX)
@@ -108,7 +111,7 @@ where
         // Its failures reach the request through the sender; there is nobody else to tell.
         let _ = connection.await;
     });
-    Ok(Connection::new(sender, task.abort_handle(), reads, broken, now))
+    Ok(Connection::new(sender, task.abort_handle(), (reads, informational, broken), now))
 }
 
 impl From<io::Error> for ConnectError {

@@ -3,6 +3,7 @@ pub mod attempt;
 pub mod cluster;
 pub mod connect;
 pub mod endpoint;
+mod informational;
 mod last_words;
 pub mod load_balancer;
 pub mod pool;

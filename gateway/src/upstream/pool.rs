@@ -20,6 +20,7 @@ use tokio::{sync::Notify, task::AbortHandle, time::Sleep};
 
 use super::{
     endpoint::InFlight,
+    informational::Informational,
     read_size::ReadSize,
     tls::{EndpointTls, TlsIdentity},
     verdict::Witness,
@@ -43,12 +44,13 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// One upstream connection and the task that drives it. Dropping it closes it. Boxed once: it goes from the pool to a
 /// request and back with each of them.
-#[derive(Debug)]
 pub struct Connection {
     pub sender: SendRequest<RequestBody>,
     /// Bounds the wait for each response head.
     pub timer: Timer,
     pub reads: ReadSize,
+    /// Of the response that is awaited.
+    pub(super) informational: Rc<Informational>,
     /// A write has failed: what is still read is the last.
     broken: Rc<Cell<bool>>,
     task: AbortHandle,
@@ -63,17 +65,27 @@ impl Connection {
     pub fn new(
         sender: SendRequest<RequestBody>,
         task: AbortHandle,
-        reads: ReadSize,
-        broken: Rc<Cell<bool>>,
+        (reads, informational, broken): (ReadSize, Rc<Informational>, Rc<Cell<bool>>),
         opened: Instant,
     ) -> Box<Self> {
         let timer = Timer::default();
-        Box::new(Self { sender, timer, reads, broken, task, opened, reused: false, place: None })
+        Box::new(Self {
+            sender,
+            timer,
+            reads,
+            informational,
+            broken,
+            task,
+            opened,
+            reused: false,
+            place: None,
+        })
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        self.informational.end();
         self.task.abort();
     }
 }
@@ -340,6 +352,7 @@ impl Lease {
         let is_usable = !self.connection.sender.is_closed() && !self.connection.broken.get();
         if self.reusable && is_sent && is_usable {
             self.connection.reads.reset();
+            self.connection.informational.end();
             self.pool.checkin(self.connection);
         }
     }

@@ -104,7 +104,7 @@ impl<'a> Attempt<'a> {
             since: Cell::new(None),
             upload: self.upload,
         };
-        let result = self.send(unsent, guard, &waiting, &mut exchange.lease).await;
+        let result = self.send(unsent, guard, &waiting, exchange).await;
         waiting.over();
         let ended = self.worker.clock.now();
         exchange.upstream_ended = Some(ended);
@@ -141,7 +141,7 @@ impl<'a> Attempt<'a> {
         unsent: &mut Unsent,
         guard: InFlight<StateHandle>,
         waiting: &Waiting<'_>,
-        lease: &mut Option<Lease>,
+        exchange: &mut Exchange,
     ) -> Result<Answered, Failed> {
         let mut connection = self.connection().await?;
         let response = loop {
@@ -151,6 +151,7 @@ impl<'a> Attempt<'a> {
             // The time that a connect took is not the time that the endpoint had.
             let since = if connection.reused { self.began } else { self.worker.clock.now() };
             waiting.since.set(Some(since));
+            connection.informational.begin(exchange.response_sink());
             let mut sending = pin!(connection.sender.try_send_request(request));
             let look = since + LOOK;
             let mut sent = connection.timer.bound(|cx| self.wait(cx).at_most(look), sending.as_mut()).await;
@@ -178,7 +179,7 @@ impl<'a> Attempt<'a> {
             }
             Failed { error: Error::UpstreamProtocolError, phase: Phase::Reset }
         })?;
-        *lease = Some(Lease {
+        exchange.lease = Some(Lease {
             connection,
             pool: Rc::clone(&self.endpoint.pool),
             upload: self.upload.cloned(),

@@ -40,6 +40,7 @@ mod hanging_endpoints;
 mod header_bombs;
 mod header_time;
 mod hidden_values;
+mod informational;
 mod inherited_trust;
 mod instance_numbers;
 mod instances;

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Name, help and label names of each rare counter.
-const RARE: [(Rare, &str, &str, &[&str]); 22] = [
+const RARE: [(Rare, &str, &str, &[&str]); 23] = [
     (Rare::LocalReply, "millgate_local_replies_total", "Responses made by the gateway", &["route", "reason"]),
     (
         Rare::RateLimited,
@@ -104,6 +104,12 @@ const RARE: [(Rare, &str, &str, &[&str]); 22] = [
         "millgate_http2_small_windows_total",
         "HTTP/2 connections that began with small windows, because enough others have large ones",
         &[],
+    ),
+    (
+        Rare::Informational,
+        "millgate_informational_responses_total",
+        "Informational responses (1xx) of services, by what became of them",
+        &["result"],
     ),
     (
         Rare::NotGathered,

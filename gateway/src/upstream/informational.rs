@@ -1,0 +1,166 @@
+//! A service's informational responses (1xx), read under hyper's client on their way to the client.
+//!
+//! A proxy must forward them (RFC 9110 §15.2). hyper's client reports them only to a callback that is made anew for each
+//! request, which costs four allocations. Here the bytes of a response are compared with the beginning of such a head,
+//! until its final head has begun; what is found is read with the parser that hyper uses. Not one byte is changed.
+//!
+//! 100 ends here: it answers an expectation that the gateway has met itself. 101 is refused, and nothing may follow it.
+
+use std::{
+    cell::{Cell, RefCell},
+    io::{self, IoSlice},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::connect::{RESPONSE_HEAD_BYTES_MAX, RESPONSE_LINES_MAX};
+use crate::connection::ResponseSink;
+
+/// Where the informational responses of one upstream connection go.
+#[derive(Default)]
+pub struct Informational {
+    /// A final response head has not begun.
+    is_awaited: Cell<bool>,
+    /// `None`: the client would not understand them.
+    sink: RefCell<Option<ResponseSink>>,
+}
+
+impl Informational {
+    /// A request is sent.
+    pub(super) fn begin(&self, sink: Option<ResponseSink>) {
+        self.is_awaited.set(sink.is_some());
+        *self.sink.borrow_mut() = sink;
+    }
+
+    /// The response is over: the connection waits for another client.
+    pub(super) fn end(&self) {
+        self.is_awaited.set(false);
+        *self.sink.borrow_mut() = None;
+    }
+
+    fn found(&self, status: StatusCode, headers: HeaderMap) {
+        if let Some(sink) = &*self.sink.borrow() {
+            sink.send(status, headers);
+        }
+    }
+}
+
+/// A byte stream that is read for informational responses.
+pub(super) struct Informed<I> {
+    io: I,
+    informational: Rc<Informational>,
+    /// The beginning of a head that is not complete yet.
+    partial: Vec<u8>,
+}
+
+impl<I> Informed<I> {
+    pub(super) fn new(io: I, informational: Rc<Informational>) -> Self {
+        Self { io, informational, partial: Vec::new() }
+    }
+
+    fn pass(&mut self, mut bytes: &[u8]) {
+        // What begins in the middle of a line was seen before.
+        while self.informational.is_awaited.get() && !bytes.is_empty() {
+            if self.partial.is_empty() && !may_begin(bytes) {
+                return self.informational.is_awaited.set(false);
+            }
+            let before = self.partial.len();
+            self.partial.extend_from_slice(bytes);
+            if !may_begin(&self.partial) {
+                self.partial = Vec::new();
+                return self.informational.is_awaited.set(false);
+            }
+            let Some(end) = memchr::memmem::find(&self.partial, END_OF_HEAD) else {
+                if self.partial.len() > RESPONSE_HEAD_BYTES_MAX {
+                    // hyper refuses it.
+                    self.partial = Vec::new();
+                    self.informational.is_awaited.set(false);
+                }
+                return;
+            };
+            let head = std::mem::take(&mut self.partial);
+            let (head, _) = head.split_at(end + END_OF_HEAD.len());
+            bytes = bytes.get(head.len() - before..).unwrap_or_default();
+            match parse(head) {
+                Some((status, _)) if status == CONTINUE => {}
+                Some((status, headers)) if status != SWITCHING_PROTOCOLS => {
+                    self.informational.found(status, headers);
+                }
+                _ => self.informational.is_awaited.set(false),
+            }
+        }
+    }
+}
+
+/// Whether bytes are, or may become, the beginning of an informational head.
+fn may_begin(bytes: &[u8]) -> bool {
+    bytes.iter().zip(BEGINNING).all(|(byte, expected)| byte == expected)
+}
+
+/// A whole informational head. `None`: it is none, or not valid.
+fn parse(head: &[u8]) -> Option<(StatusCode, HeaderMap)> {
+    let mut lines = [httparse::EMPTY_HEADER; RESPONSE_LINES_MAX];
+    let mut response = httparse::Response::new(&mut lines);
+    response.parse(head).ok().filter(httparse::Status::is_complete)?;
+    let status: StatusCode = response.code?.try_into().ok()?;
+    if !status.is_informational() {
+        return None;
+    }
+    let mut headers = HeaderMap::with_capacity(response.headers.len());
+    for line in &*response.headers {
+        let name = HeaderName::from_bytes(line.name.as_bytes()).ok()?;
+        headers.append(name, HeaderValue::from_bytes(line.value).ok()?);
+    }
+    Some((status, headers))
+}
+
+/// What all informational heads of HTTP/1.1 begin with (RFC 9112 §4).
+const BEGINNING: &[u8] = b"HTTP/1.1 1";
+const CONTINUE: u16 = 100;
+const SWITCHING_PROTOCOLS: u16 = 101;
+const END_OF_HEAD: &[u8] = b"\r\n\r\n";
+
+impl<I: AsyncRead + Unpin> AsyncRead for Informed<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        if self.informational.is_awaited.get() {
+            self.pass(buf.filled().get(before..).unwrap_or_default());
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Informed<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+}
