@@ -15,13 +15,15 @@ use std::rc::Rc;
 use http::{HeaderValue, request::Parts};
 
 use crate::{
-    error::{Error, RateLimited},
-    exchange::{AuthFailure, Exchange},
     metrics::Rare,
     policy::{
         jwt::{self, BadPlacement, Found, InsufficientScope, JwtRejection, RejectionCode, Verified},
         limit_check::{self, LimitCheck, Stage},
         rate_limit::LimitKey,
+    },
+    request::{
+        error::{Error, RateLimited},
+        exchange::{AuthFailure, Exchange},
     },
     snapshot::{AuthProvider, LocalRoute, LocalSnapshot, Route},
 };

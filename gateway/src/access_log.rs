@@ -19,9 +19,11 @@ pub use self::writer::LogSink;
 use crate::{
     clock::Clock,
     config::settings::{AccessLogFormat, AccessLogSettings},
-    exchange::{Exchange, flags},
     printable::is_hidden,
-    upstream::tried::Outcome,
+    request::{
+        exchange::{Exchange, flags},
+        tried::Outcome,
+    },
 };
 
 /// A worker hands over its buffer at this size.

@@ -1,6 +1,6 @@
 //! Millgate: an API gateway for services that register in Consul.
 //!
-//! The way of one request is `proxy.rs`; the map of the house is `docs/ARCHITECTURE.md`. An embedder starts a
+//! The way of one request is `request/mod.rs`; the map of the house is `docs/ARCHITECTURE.md`. An embedder starts a
 //! [`Gateway`] from a `routes.yaml`.
 
 mod access;
@@ -14,17 +14,14 @@ pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod control;
-pub mod error;
-pub mod exchange;
 pub mod file_account;
 pub mod gateway;
 pub mod headers;
 mod interner;
-mod local_reply;
 pub mod metrics;
 pub mod policy;
 pub mod printable;
-pub mod proxy;
+pub mod request;
 pub mod router;
 mod seldom;
 mod small_writes;

@@ -34,9 +34,9 @@ use crate::{
     file_account::{Desk, FileAccount},
     metrics::{Metrics, Rare, RouteSample, WorkerSample},
     policy::jwt::TokenCache,
+    request::probe,
     seldom::Seldom,
     snapshot::{LocalSnapshot, Pools, Publisher},
-    upstream::probe,
 };
 
 /// Log buffers are handed over this often.

@@ -15,12 +15,12 @@ use std::{
 use super::{look_again, verify_by};
 use crate::{
     control::keys::desk::{Asker, End, Question},
-    exchange::Exchange,
     metrics::Rare,
     policy::{
         jwt::{JwtRejection, Regulars, Verified},
         rate_limit::LimitKey,
     },
+    request::exchange::Exchange,
     snapshot::{LocalSnapshot, Route},
 };
 

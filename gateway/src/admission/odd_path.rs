@@ -4,7 +4,7 @@
 //! What is allowed is never decoded and never a separator: the path is matched, authorised, logged and sent in one form, which
 //! is the canonical one otherwise. Some programs behind read it in another way all the same, so it passes only if no such reading
 //! ([`lenient_readings`]: decoded once, or as often as it goes, slashes merged) has a dot segment or a control character, or leads to
-//! a route with other rules of access, or with limits ([`crate::proxy`]). What no route can allow: an encoded backslash, encodings that are
+//! a route with other rules of access, or with limits ([`crate::request`]). What no route can allow: an encoded backslash, encodings that are
 //! none or no UTF-8, dot segments, and an empty segment before `;` that is not the last.
 //!
 //! A last segment of nothing but `;parameters` needs no word in the file: servlet containers write `/;jsessionid=A` into the

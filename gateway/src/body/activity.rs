@@ -132,42 +132,42 @@ impl Activity {
     }
 
     /// Until the request is there as a whole.
-    pub(super) fn hold(&self, place: Option<UploadPlace>) {
+    pub(crate) fn hold(&self, place: Option<UploadPlace>) {
         *self.place.borrow_mut() = place;
     }
 
     /// The client is waited for, with a part of its request.
-    pub(super) fn waits_for_request(&self, cx: &Context<'_>) {
+    pub(crate) fn waits_for_request(&self, cx: &Context<'_>) {
         self.upload.set(Waiting::ForClient);
         remember(&self.upload_waker, cx);
     }
 
     /// Bytes of the request came; now the service has to take them.
-    pub(super) fn request_came(&self, bytes: usize) {
+    pub(crate) fn request_came(&self, bytes: usize) {
         self.upload.set(Waiting::ForService);
         self.sent.set(self.sent.get() + bytes as u64);
         self.moved(bytes);
     }
 
     /// What came of the request is held, and nothing waits for more.
-    pub(super) fn request_rests(&self) {
+    pub(crate) fn request_rests(&self) {
         self.upload.set(Waiting::Not);
     }
 
     /// Bytes of the request go to the service, which has to take more of them.
-    pub(super) fn request_goes(&self, bytes: usize) {
+    pub(crate) fn request_goes(&self, bytes: usize) {
         self.upload.set(Waiting::ForService);
         self.moved(bytes);
     }
 
     /// The request is there as a whole, or nothing more of it is wanted.
-    pub(super) fn request_is_over(&self) {
+    pub(crate) fn request_is_over(&self) {
         self.upload.set(Waiting::Not);
         drop(self.place.take());
         wake(&self.response_waker);
     }
 
-    pub(super) fn upload_began(&self) {
+    pub(crate) fn upload_began(&self) {
         *self.rest.borrow_mut() = Rest::Uploading;
     }
 
@@ -210,13 +210,13 @@ impl Activity {
     }
 
     /// The service is waited for, with a part of its response.
-    pub(super) fn waits_for_response(&self, cx: &Context<'_>) {
+    pub(crate) fn waits_for_response(&self, cx: &Context<'_>) {
         self.response.set(Waiting::ForService);
         remember(&self.response_waker, cx);
     }
 
     /// Bytes of the response came and were handed over.
-    pub(super) fn response_came(&self, bytes: usize) {
+    pub(crate) fn response_came(&self, bytes: usize) {
         self.response.set(Waiting::ForClient);
         self.handed.set(self.handed.get() + bytes as u64);
         self.moved(bytes);
@@ -279,7 +279,7 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    pub(super) fn new(bytes: Bytes, activity: Option<Rc<Activity>>) -> Self {
+    pub(crate) fn new(bytes: Bytes, activity: Option<Rc<Activity>>) -> Self {
         Self { bytes, activity }
     }
 }

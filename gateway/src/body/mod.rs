@@ -3,7 +3,7 @@
 //! [`Upload`] reads the client's body under a size limit, and holds its first bytes until an instance is chosen and for a retry;
 //! [`RequestBody`] carries it to an endpoint, once for each attempt. [`ResponseBody`] carries the answer back, and owns
 //! what must live exactly as long as the response: the pooled connection, the in-flight guards and the
-//! [`Exchange`](crate::exchange::Exchange). Dropping any of them at any point is right: an unfinished upstream
+//! [`Exchange`](crate::request::exchange::Exchange). Dropping any of them at any point is right: an unfinished upstream
 //! connection is closed, never pooled. How long they may stand still is [`Activity`]'s. Trailers are not forwarded (RFC 9110 §6.5.1 allows it).
 
 mod activity;
@@ -11,7 +11,6 @@ mod client;
 mod held;
 mod kept;
 mod request;
-mod response;
 mod upload;
 
 use std::time::Duration;
@@ -21,7 +20,6 @@ pub use self::{
     activity::{Activities, Activity, Chunk},
     client::ClientBody,
     request::RequestBody,
-    response::ResponseBody,
     upload::{Upload, UploadLimits},
 };
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::{BodyError, ClientBody, Upload, upload::UploadLimits};
-use crate::exchange::Exchange;
+use crate::request::exchange::Exchange;
 
 /// The client's body for one attempt. Most requests have none; then this is one word.
 #[derive(Default)]

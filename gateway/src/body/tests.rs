@@ -17,7 +17,7 @@ use super::{BodyError, ClientBody, RequestBody, Upload, UploadLimits};
 use crate::{
     admission::Scheme,
     connection::{ConnectionContext, ConnectionState},
-    exchange::{Exchange, RequestId},
+    request::exchange::{Exchange, RequestId},
     testing::{self, Prepared},
 };
 

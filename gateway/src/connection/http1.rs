@@ -18,7 +18,7 @@ use super::{
     ConnectionContext, Gauge, classify, head_bytes_max, linger::linger, remember_waker, report::Failure,
     state::Phase, transport::Transport,
 };
-use crate::{body::ClientBody, proxy};
+use crate::{body::ClientBody, request};
 
 /// Serves requests until the connection closes. Bytes are there already.
 pub(super) async fn serve<I>(
@@ -56,8 +56,8 @@ where
 {
     let state = &context.state;
     let service_context = Rc::clone(context);
-    let service = service_fn(move |request: Request<Incoming>| {
-        proxy::serve(Rc::clone(&service_context), request.map(ClientBody::Http1), None)
+    let service = service_fn(move |head: Request<Incoming>| {
+        request::serve(Rc::clone(&service_context), head.map(ClientBody::Http1), None)
     });
     let builder = builder(context);
     // Boxed, so that a parked connection does not keep room for it.

@@ -55,9 +55,9 @@ use self::{observed::Observed, report::Failure, state::Phase, transport::Transpo
 use crate::{
     admission::{self, Arrival, Authority, Scheme},
     config::settings::ListenSettings,
-    exchange::Exchange,
     file_account::Place,
     policy::concurrency::Held,
+    request::exchange::Exchange,
     worker::WorkerState,
 };
 

@@ -24,8 +24,8 @@ use super::{
 };
 use crate::{
     admission,
-    body::{Activity, Chunk, ClientBody, ResponseBody},
-    proxy,
+    body::{Activity, Chunk, ClientBody},
+    request::{self, response_body::ResponseBody},
 };
 
 /// The streams of one connection.
@@ -51,7 +51,7 @@ impl Streams {
         let worker = &connection.worker;
         let watch = worker.activities.watch(&activity, worker.clock.coarse());
         // Boxed, so that a stream does not keep room for the request while its response waits for a client: 4 KiB of some 5.
-        let serving = Box::pin(proxy::serve(Rc::clone(&connection), request, Some(Rc::clone(&activity))));
+        let serving = Box::pin(request::serve(Rc::clone(&connection), request, Some(Rc::clone(&activity))));
         tokio::task::spawn_local(async move {
             let _watch = watch;
             {

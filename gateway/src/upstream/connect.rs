@@ -18,9 +18,9 @@ use super::{
 use crate::small_writes::SmallWrites;
 
 /// Largest response head. nginx's default is 4 or 8 KiB, HAProxy's 16.
-pub(super) const RESPONSE_HEAD_BYTES_MAX: usize = 32 * 1024;
+pub(crate) const RESPONSE_HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Header lines of a response: hyper's own limit, and Envoy's default.
-pub(super) const RESPONSE_LINES_MAX: usize = 100;
+pub(crate) const RESPONSE_LINES_MAX: usize = 100;
 
 /// Why there is no connection. Nothing of the request was sent, so another endpoint may be tried.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +50,7 @@ impl ConnectError {
 
 /// Did the other side end the connection with a TLS alert? In TLS 1.3 that is how it refuses our certificate, after a
 /// handshake that was over for us (RFC 8446 §4.4.2.4, §6.2).
-pub(super) fn is_alert(error: &hyper::Error) -> bool {
+pub(crate) fn is_alert(error: &hyper::Error) -> bool {
     let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
     let inner = io.and_then(io::Error::get_ref).and_then(|inner| inner.downcast_ref());
     matches!(inner, Some(rustls::Error::AlertReceived(_)))

@@ -31,13 +31,13 @@ pub struct Informational {
 
 impl Informational {
     /// A request is sent.
-    pub(super) fn begin(&self, sink: Option<ResponseSink>) {
+    pub(crate) fn begin(&self, sink: Option<ResponseSink>) {
         self.is_awaited.set(sink.is_some());
         *self.sink.borrow_mut() = sink;
     }
 
     /// The response is over: the connection waits for another client.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.is_awaited.set(false);
         *self.sink.borrow_mut() = None;
     }
@@ -50,7 +50,7 @@ impl Informational {
 }
 
 /// A byte stream that is read for informational responses.
-pub(super) struct Informed<I> {
+pub(crate) struct Informed<I> {
     io: I,
     informational: Rc<Informational>,
     /// The beginning of a head that is not complete yet.
@@ -58,7 +58,7 @@ pub(super) struct Informed<I> {
 }
 
 impl<I> Informed<I> {
-    pub(super) fn new(io: I, informational: Rc<Informational>) -> Self {
+    pub(crate) fn new(io: I, informational: Rc<Informational>) -> Self {
         Self { io, informational, partial: Vec::new() }
     }
 

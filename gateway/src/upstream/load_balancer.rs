@@ -59,7 +59,7 @@ impl Cursor {
     }
 
     /// The next turn. [`LoadBalancer::pick`] takes it from the cursor that it is given.
-    pub(super) fn advance(&mut self) -> usize {
+    pub(crate) fn advance(&mut self) -> usize {
         let turn = self.0;
         self.0 = turn.wrapping_add(1);
         turn

@@ -19,20 +19,15 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::{sync::Notify, task::AbortHandle, time::Sleep};
 
 use super::{
-    endpoint::InFlight,
     informational::Informational,
     read_size::ReadSize,
     tls::{EndpointTls, TlsIdentity},
-    verdict::Witness,
 };
 use crate::{
-    body::{RequestBody, Upload},
+    body::RequestBody,
     clock::Clock,
     config::settings::PoolSettings,
     file_account::{Desk, Place},
-    policy::concurrency::Slot,
-    snapshot::StateHandle,
-    worker::WorkerState,
 };
 
 /// Idle connections looked at for one request before a new one is opened. A connection is passed over only
@@ -50,7 +45,7 @@ pub struct Connection {
     pub timer: Timer,
     pub reads: ReadSize,
     /// Of the response that is awaited.
-    pub(super) informational: Rc<Informational>,
+    pub(crate) informational: Rc<Informational>,
     /// A write has failed: what is still read is the last.
     broken: Rc<Cell<bool>>,
     task: AbortHandle,
@@ -80,6 +75,13 @@ impl Connection {
             reused: false,
             place: None,
         })
+    }
+}
+
+impl Connection {
+    /// It may serve another request, as far as it can be known.
+    pub(crate) fn is_usable(&self) -> bool {
+        !self.sender.is_closed() && !self.broken.get()
     }
 }
 
@@ -242,6 +244,8 @@ impl EndpointPool {
 
     /// Takes a connection back. `false`: the pool was full and the connection is closed.
     pub(crate) fn checkin(&self, connection: Box<Connection>) -> bool {
+        connection.reads.reset();
+        connection.informational.end();
         let mut idle = self.idle.borrow_mut();
         let is_waited_for = self.waiting.get() > 0;
         // A connection is not kept for later when others wait for its place.
@@ -324,37 +328,6 @@ impl<'a> WaitsFor<'a> {
 impl Drop for WaitsFor<'_> {
     fn drop(&mut self) {
         self.0.set(self.0.get().saturating_sub(1));
-    }
-}
-
-/// A connection in use, and the guards that count the request. Dropping it closes the connection.
-pub struct Lease {
-    pub connection: Box<Connection>,
-    pub pool: Rc<EndpointPool>,
-    /// `None`: the request had no body.
-    pub upload: Option<Rc<Upload>>,
-    /// The response's framing allows another request on this connection.
-    pub reusable: bool,
-    pub endpoint: InFlight<StateHandle>,
-    pub cluster: Option<Slot>,
-    /// To be blamed if the response breaks off.
-    pub(super) witness: Option<Witness>,
-}
-
-impl Lease {
-    /// The response was read to its end.
-    pub fn release(self, worker: &WorkerState) {
-        if let Some(witness) = &self.witness {
-            witness.completed(worker);
-        }
-        // RFC 9112 §9.3: a response that came before the whole request was sent leaves the connection unusable.
-        let is_sent = self.upload.as_ref().is_none_or(|upload| upload.complete.get());
-        let is_usable = !self.connection.sender.is_closed() && !self.connection.broken.get();
-        if self.reusable && is_sent && is_usable {
-            self.connection.reads.reset();
-            self.connection.informational.end();
-            self.pool.checkin(self.connection);
-        }
     }
 }
 

@@ -4,6 +4,20 @@
 //! phase by phase in the order in which they happen; each phase is one call into the module that decides it.
 //! The order of policies is this code, not a stack of types.
 
+mod attempt;
+pub mod error;
+pub mod exchange;
+mod lease;
+pub(crate) mod probe;
+mod reply;
+pub(crate) mod response_body;
+mod search;
+mod send;
+mod silence;
+mod spare;
+pub(crate) mod tried;
+mod verdict;
+
 use std::{
     cell::Cell,
     convert::Infallible,
@@ -24,16 +38,21 @@ use hyper::body::Incoming;
 use ipnet::IpNet;
 use rand::Rng;
 
+use self::{
+    error::Error,
+    exchange::{DeclaredBody, Exchange, RequestId},
+    reply::{local_reply, refusal, upstream_reply},
+    response_body::ResponseBody,
+    search::Plan,
+    send::{Answered, body_failed},
+};
 use crate::{
     access::{self, QuotaFields},
     admission::{self, Admission, Admitted, Framing, Oddities, Scheme},
-    body::{Activity, ClientBody, Limits, RequestBody, ResponseBody, UploadLimits},
+    body::{Activity, ClientBody, Limits, RequestBody, UploadLimits},
     config::settings::UpstreamHost,
     connection::ConnectionContext,
-    error::Error,
-    exchange::{DeclaredBody, Exchange, RequestId},
     headers::{self, ForwardContext, Found, ResponseContext, names},
-    local_reply::{local_reply, refusal, upstream_reply},
     metrics::Rare,
     policy::{
         client_address,
@@ -41,11 +60,6 @@ use crate::{
     },
     router::{Match, reading},
     snapshot::{LocalRoute, LocalSnapshot, Route, own_value},
-    upstream::{
-        attempt,
-        search::Plan,
-        send::{Answered, body_failed},
-    },
     worker::WorkerState,
 };
 

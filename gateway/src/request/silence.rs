@@ -15,11 +15,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    pool::{Timer, Wait},
-    verdict::Verdict,
+use super::verdict::Verdict;
+use crate::{
+    snapshot::LocalCluster,
+    upstream::pool::{Timer, Wait},
+    worker::WorkerState,
 };
-use crate::{snapshot::LocalCluster, worker::WorkerState};
 
 /// One wait.
 pub(super) struct Silence<'a> {

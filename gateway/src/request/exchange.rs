@@ -8,6 +8,8 @@ use std::{cell::OnceCell, net::IpAddr, rc::Rc, time::Instant};
 
 use http::{HeaderValue, Method, Request, StatusCode, Version, header, uri::PathAndQuery};
 
+use super::lease::Lease;
+use super::tried::Tried;
 use crate::{
     admission::{Admitted, Scheme},
     body::{Activity, Cause, ClientBody, Limits, Upload, Watch},
@@ -20,7 +22,7 @@ use crate::{
         jwt::Verified,
     },
     snapshot::{LocalCluster, LocalEndpoint, LocalRoute},
-    upstream::{pool::Lease, read_size::PROOF_BYTES, tried::Tried},
+    upstream::read_size::PROOF_BYTES,
     worker::WorkerState,
 };
 

@@ -14,26 +14,29 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 use super::{
-    connect::{ConnectError, RESPONSE_HEAD_BYTES_MAX, RESPONSE_LINES_MAX, connect, is_alert},
-    endpoint::InFlight,
-    pool::{Connection, Lease, Timer, Wait},
+    error::{Blame, Error},
+    exchange::Exchange,
+    lease::Lease,
     search::Picked,
     silence::{LOOK, Silence},
     verdict::{Deed, NO_ANSWER, Verdict, Waiting, Witness},
 };
 use crate::{
     body::{BodyError, Cause, RequestBody, Upload},
-    error::{Blame, Error},
-    exchange::Exchange,
     headers::{self, ResponseFraming},
     metrics::Spot,
     policy::{retry::Phase, timeout::Deadline},
     snapshot::{LocalCluster, LocalEndpoint, StateHandle},
+    upstream::{
+        connect::{ConnectError, RESPONSE_HEAD_BYTES_MAX, RESPONSE_LINES_MAX, connect, is_alert},
+        endpoint::InFlight,
+        pool::{Connection, Timer, Wait},
+    },
     worker::WorkerState,
 };
 
 /// The upstream's answer. The lease of its connection is in the exchange.
-pub struct Answered {
+pub(super) struct Answered {
     pub response: Response<Incoming>,
     pub framing: ResponseFraming,
 }
@@ -62,7 +65,7 @@ impl Failed {
 
 /// A request that waits to be sent. Empty once bytes of it may have left; a failure before that leaves it here, so that
 /// nothing needs to be handed back through the layers that it went down.
-pub type Unsent = Option<Request<RequestBody>>;
+pub(super) type Unsent = Option<Request<RequestBody>>;
 
 /// One attempt at one endpoint.
 pub(super) struct Attempt<'a> {

@@ -9,8 +9,10 @@ use std::{
 
 use http::StatusCode;
 
-use super::send::{Answered, Failed};
-use crate::exchange::Exchange;
+use super::{
+    exchange::Exchange,
+    send::{Answered, Failed},
+};
 
 /// The list of one request.
 #[derive(Debug, Default)]

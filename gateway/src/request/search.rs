@@ -8,22 +8,21 @@ use std::{borrow::Cow, rc::Rc, time::Instant};
 use rand::Rng;
 
 use super::{
-    cluster::Absence,
-    load_balancer::NoEndpoint,
+    error::Error,
+    exchange::Exchange,
     probe::admit_ejected,
     verdict::{BreakerPermit, OutlierProbe, kind_of},
 };
 use crate::{
     body::Upload,
-    error::Error,
-    exchange::Exchange,
     policy::retry::Spent,
     snapshot::{LocalCluster, LocalEndpoint, LocalSnapshot, Route},
+    upstream::{cluster::Absence, load_balancer::NoEndpoint},
     worker::WorkerState,
 };
 
 /// Where a request goes.
-pub struct Plan<'a> {
+pub(super) struct Plan<'a> {
     pub snapshot: &'a LocalSnapshot,
     pub route: &'a Route,
     pub worker: &'a Rc<WorkerState>,

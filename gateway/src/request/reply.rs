@@ -5,10 +5,8 @@ use http::{HeaderValue, Method, Response, Version, header};
 
 use hyper::body::Incoming;
 
+use super::{error::Error, exchange::Exchange, response_body::ResponseBody};
 use crate::{
-    body::ResponseBody,
-    error::Error,
-    exchange::Exchange,
     headers::{self, names},
     metrics::Rare,
     snapshot::LocalSnapshot,

@@ -10,14 +10,14 @@ use std::{
 };
 
 use super::{
-    connect::{ConnectError, connect},
+    exchange::Exchange,
     search::{Picked, Search},
     verdict::{Deed, OutlierProbe, Verdict},
 };
 use crate::{
-    exchange::Exchange,
     metrics::Rare,
     policy::outlier::{OutlierState, Reason},
+    upstream::connect::{ConnectError, connect},
     worker::WorkerState,
 };
 

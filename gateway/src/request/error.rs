@@ -10,9 +10,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
+use super::exchange::flags;
 use crate::{
     admission::{self, Refusal},
-    exchange::flags,
     headers::names,
     policy::concurrency::Overloaded,
     upstream::cluster::Absence,

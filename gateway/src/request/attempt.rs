@@ -5,7 +5,7 @@
 //! better one comes. No attempt follows once a byte of an answer went to the client. What an attempt takes (in-flight
 //! counts, breaker permit, connection) is given back by `Drop`, so a client that goes away needs no code here. Which
 //! endpoint an attempt goes to is decided in [`super::search`], one send and what its failure means in [`super::send`],
-//! what that proves against the endpoint in [`super::verdict`].
+//! what that proves against the endpoint in [`crate::request::verdict`].
 
 use std::{
     rc::Rc,
@@ -15,9 +15,9 @@ use std::{
 use http::{HeaderValue, Request, header};
 
 use super::{
-    cluster::Absence,
-    endpoint::Endpoint,
-    pool::Lease,
+    error::Error,
+    exchange::Exchange,
+    lease::Lease,
     search::{Picked, Plan, Search},
     send::{Answered, Attempt, Unsent},
     spare::Spare,
@@ -25,19 +25,18 @@ use super::{
 use crate::{
     body::{RequestBody, Upload},
     config::settings::UpstreamHost,
-    error::Error,
-    exchange::Exchange,
     metrics::Rare,
     policy::{
         retry::{Failure, Next, NoRetry, Phase, Retry, Spent},
         timeout::Deadline,
     },
     snapshot::LocalCluster,
+    upstream::{cluster::Absence, endpoint::Endpoint},
 };
 
 /// Sends the request until an endpoint answers, or nothing more may be tried. The lease of the answer's connection is in
 /// the exchange then. `upload`: of the request's body, if it has one.
-pub async fn run(
+pub(super) async fn run(
     plan: &Plan<'_>,
     unsent: &mut Unsent,
     upload: Option<&Rc<Upload>>,

@@ -10,11 +10,11 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{Activity, BodyError, Cause, Chunk};
-use crate::{
+use super::{
     exchange::{Exchange, flags},
-    upstream::send::body_failed,
+    send::body_failed,
 };
+use crate::body::{Activity, BodyError, Cause, Chunk};
 
 /// A response's content.
 pub struct ResponseBody {

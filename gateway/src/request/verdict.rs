@@ -15,7 +15,7 @@ use std::{
 use http::StatusCode;
 
 use super::{
-    pool::Lease,
+    exchange::Exchange,
     search::Picked,
     silence::{USUAL, usual},
 };
@@ -23,12 +23,12 @@ use crate::{
     body::Upload,
     config::units::show_duration,
     control::event::Signal,
-    exchange::Exchange,
     metrics::Rare,
     policy::{
         circuit_breaker::{Opened, Outcome, Permit, Seen, Transition},
         outlier::{Began, Change, Probe, Reason, Sign},
     },
+    request::lease::Lease,
     snapshot::{LocalCluster, LocalEndpoint, StateHandle},
     worker::WorkerState,
 };
