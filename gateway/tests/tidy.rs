@@ -167,12 +167,12 @@ fn local_replies_get_their_status_in_error_rs_only() {
             "policy/",
             "request/error.rs",
             "request/exchange.rs",
-            "request/mod.rs",
+            "request/reply.rs",
         ]);
         source.is_in(&DATA_PLANE) && !decides
     });
-    let proxy = sources().into_iter().find(|source| source.name == "gateway/src/request/mod.rs").unwrap();
-    let used: Vec<String> = proxy
+    let replies = sources().into_iter().find(|source| source.name == "gateway/src/request/reply.rs").unwrap();
+    let used: Vec<String> = replies
         .code()
         .filter(|(_, code)| code.contains("StatusCode::"))
         .map(|(_, code)| code.trim().to_owned())

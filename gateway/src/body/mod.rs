@@ -1,10 +1,10 @@
-//! Bodies in flight: streamed both ways, and one place that says how each of them ends.
+//! Request bodies in flight, and the clock of both directions.
 //!
-//! [`Upload`] reads the client's body under a size limit, and holds its first bytes until an instance is chosen and for a retry;
-//! [`RequestBody`] carries it to an endpoint, once for each attempt. [`ResponseBody`] carries the answer back, and owns
-//! what must live exactly as long as the response: the pooled connection, the in-flight guards and the
-//! [`Exchange`](crate::request::exchange::Exchange). Dropping any of them at any point is right: an unfinished upstream
-//! connection is closed, never pooled. How long they may stand still is [`Activity`]'s. Trailers are not forwarded (RFC 9110 §6.5.1 allows it).
+//! [`Upload`] reads the client's body under a size limit, and holds its first bytes until an instance is chosen and for a
+//! retry; [`RequestBody`] carries it to an endpoint, once for each attempt. One place says how each of them ends. Dropping
+//! any of them at any point is right: an unfinished upstream connection is closed, never pooled. [`Activity`] decides how
+//! long a body of either direction may stand still; content on its way back is
+//! [`ResponseBody`](crate::request::response_body::ResponseBody). Trailers are not forwarded (RFC 9110 §6.5.1 allows it).
 
 mod activity;
 mod client;

@@ -9,8 +9,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::{BodyError, ClientBody, Upload, upload::UploadLimits};
-use crate::request::exchange::Exchange;
+use super::{BodyError, Upload};
 
 /// The client's body for one attempt. Most requests have none; then this is one word.
 #[derive(Default)]
@@ -24,23 +23,8 @@ struct Cursor {
 }
 
 impl RequestBody {
-    /// The body for the first attempt, and what can be known of it meanwhile. No [`Upload`]: there is no body, and nothing
-    /// to wait for.
-    pub fn new(
-        unread: &mut Option<ClientBody>,
-        limits: UploadLimits,
-        exchange: &mut Exchange,
-    ) -> (Self, Option<Rc<Upload>>) {
-        let Some(inner) = unread.take_if(|body| !body.is_end_stream()) else {
-            return (Self::default(), None);
-        };
-        let activity = exchange.activity();
-        let connection = Rc::clone(exchange.connection());
-        let upload = Upload::new(inner, exchange.version, limits, connection, activity);
-        (Self::of(Rc::clone(&upload)), Some(upload))
-    }
-
-    pub(super) fn of(upload: Rc<Upload>) -> Self {
+    /// The body from its first byte, for the newest attempt.
+    pub(crate) fn of(upload: Rc<Upload>) -> Self {
         let generation = upload.generation();
         Self(Some(Box::new(Cursor { upload, generation, at: 0 })))
     }

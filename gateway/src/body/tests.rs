@@ -3,7 +3,7 @@
 use std::{cell::RefCell, path::Path, rc::Rc};
 
 use bytes::Bytes;
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Response, Version};
 use http_body_util::{BodyExt, Empty};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -13,11 +13,10 @@ use tokio::{
     task::LocalSet,
 };
 
-use super::{BodyError, ClientBody, RequestBody, Upload, UploadLimits};
+use super::{Activity, BodyError, ClientBody, RequestBody, Upload, UploadLimits};
 use crate::{
     admission::Scheme,
     connection::{ConnectionContext, ConnectionState},
-    request::exchange::{Exchange, RequestId},
     testing::{self, Prepared},
 };
 
@@ -59,14 +58,12 @@ where
             held: Rc::default(),
             worker: Rc::clone(&worker),
         });
-        let id = RequestId(HeaderValue::from_static("1"));
-        let now = worker.clock.now();
-        let mut exchange = Exchange::new(connection, id, now, [127, 0, 0, 1].into(), None);
         let (client, body) = client(framing).await;
         let limits = UploadLimits { bytes_max: None, keep_max };
-        let (body, upload) = RequestBody::new(&mut Some(ClientBody::Http1(body)), limits, &mut exchange);
-        test(client, body, upload.unwrap()).await;
-        drop(exchange);
+        let activity = Activity::new(Some(Rc::clone(&connection.state)));
+        let body = ClientBody::Http1(body);
+        let upload = Upload::new(body, Version::HTTP_11, limits, connection, activity);
+        test(client, RequestBody::of(Rc::clone(&upload)), upload).await;
         assert_eq!(worker.held_bytes.get(), 0, "all that was held is given back");
     });
 }

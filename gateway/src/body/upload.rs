@@ -61,7 +61,7 @@ pub struct UploadLimits {
 }
 
 impl Upload {
-    pub(super) fn new(
+    pub(crate) fn new(
         body: ClientBody,
         version: Version,
         limits: UploadLimits,

@@ -6,13 +6,12 @@
 
 use std::{cell::OnceCell, net::IpAddr, rc::Rc, time::Instant};
 
-use http::{HeaderValue, Method, Request, StatusCode, Version, header, uri::PathAndQuery};
+use http::{Method, Request, StatusCode, Version, header, uri::PathAndQuery};
 
-use super::lease::Lease;
-use super::tried::Tried;
+use super::{id::RequestId, lease::Lease, tried::Tried};
 use crate::{
     admission::{Admitted, Scheme},
-    body::{Activity, Cause, ClientBody, Limits, Upload, Watch},
+    body::{Activity, Cause, ClientBody, Limits, Upload, UploadLimits, Watch},
     connection::{ConnectionContext, ResponseSink},
     headers::Facts,
     metrics::{Rare, method_label},
@@ -132,17 +131,6 @@ impl DeclaredBody {
 /// What one read of a head brings along.
 const SHORT_BODY_BYTES: u64 = 4 * 1024;
 
-/// A request id as text and as header value.
-#[derive(Debug, Clone)]
-pub struct RequestId(pub HeaderValue);
-
-impl RequestId {
-    pub fn as_str(&self) -> &str {
-        // Ids are made from UUID text or checked visible ASCII; the fallback is never taken.
-        self.0.to_str().unwrap_or("-")
-    }
-}
-
 impl Exchange {
     pub fn new(
         connection: Rc<ConnectionContext>,
@@ -190,10 +178,6 @@ impl Exchange {
         &self.connection.worker
     }
 
-    pub(crate) fn connection(&self) -> &Rc<ConnectionContext> {
-        &self.connection
-    }
-
     pub(crate) fn known_activity(&self) -> Option<&Rc<Activity>> {
         self.activity.as_ref()
     }
@@ -210,6 +194,13 @@ impl Exchange {
         let worker = &self.connection.worker;
         self.watch = Some(worker.activities.watch(&activity, worker.clock.coarse()));
         Rc::clone(self.activity.insert(activity))
+    }
+
+    /// Begins to receive the request's body.
+    pub(crate) fn receive(&mut self, body: ClientBody, limits: UploadLimits) -> Rc<Upload> {
+        let activity = self.activity();
+        let upload = Upload::new(body, self.version, limits, Rc::clone(&self.connection), activity);
+        Rc::clone(self.upload.insert(upload))
     }
 
     /// The request is answered and nothing has read its body. HTTP/1.1's connection knows by itself what to do about it.

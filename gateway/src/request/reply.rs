@@ -1,15 +1,16 @@
 //! Local replies: what the gateway itself answers, in the fields of both protocols.
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Response, Version, header};
-
+use http::{HeaderValue, Method, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 
-use super::{error::Error, exchange::Exchange, response_body::ResponseBody};
+use super::{error::Error, exchange::Exchange, head::upstream_target, response_body::ResponseBody};
 use crate::{
+    admission,
     headers::{self, names},
     metrics::Rare,
-    snapshot::LocalSnapshot,
+    policy::redirect::Redirect,
+    snapshot::{LocalRoute, LocalSnapshot},
 };
 
 /// Answers for the gateway itself: what `error` is to the client, the log and the metrics. The route's rules for responses
@@ -76,4 +77,36 @@ pub(crate) fn local_reply(response: Response<Bytes>, mut exchange: Box<Exchange>
         bytes
     };
     Response::from_parts(parts, ResponseBody::local(bytes, exchange))
+}
+
+/// RFC 9110 §15.4. The path is the one that a service would get.
+pub(super) fn redirect_reply(
+    redirect: &Redirect,
+    route: &LocalRoute,
+    exchange: &Exchange,
+) -> Result<Response<Bytes>, Error> {
+    let admitted = exchange.admitted.as_ref().ok_or(Error::Internal)?;
+    let (target, _) = upstream_target(route.shared(), admitted.target())?;
+    let authority = admitted.authority();
+    let port = authority.port_text().to_str().map_err(|_| Error::Internal)?;
+    let location = redirect.location((authority.host(), port), target.path(), target.query());
+    let mut response = redirection(redirect.status, location.ok_or(Error::Internal)?);
+    headers::apply_rules(response.headers_mut(), &route.response_rules);
+    headers::apply_made(response.headers_mut(), &route.response_rules, &exchange.facts());
+    Ok(response)
+}
+
+pub(super) fn redirection(status: StatusCode, location: HeaderValue) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::LOCATION, location);
+    response
+}
+
+/// `OPTIONS *` asks about the gateway itself (RFC 9110 §9.3.7).
+pub(super) fn options_reply() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(admission::ALLOW));
+    response
 }

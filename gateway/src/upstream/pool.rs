@@ -2,7 +2,7 @@
 //!
 //! Last in, first out: the warmest connection is used again and the surplus ages out. Nothing here is shared
 //! between cores. A connection goes back only when its response was read to the end, its request body was sent
-//! to the end, and the upstream kept it open; in every other case dropping the [`Lease`] closes it
+//! to the end, and the upstream kept it open; in every other case dropping the [`Lease`](crate::request::lease::Lease) closes it
 //! (RFC 9112 §9.3). Limits: `services.<name>.pool`.
 
 use std::{

@@ -1,0 +1,100 @@
+//! What becomes of a request before any policy: it is admitted and has a route, is answered at once, or is refused.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, request::Parts};
+
+use super::{
+    error::Error,
+    exchange::Exchange,
+    reply::{options_reply, redirection},
+};
+use crate::{
+    admission::{self, Admission, Admitted, Oddities, Scheme},
+    connection::ConnectionContext,
+    headers::names,
+    policy::redirect,
+    router::Match,
+    snapshot::{LocalRoute, LocalSnapshot},
+};
+
+/// What becomes of a request before any route.
+pub(super) enum Entrance<'a> {
+    Open(&'a Admitted),
+    /// `OPTIONS *`, or a client that is to come over TLS.
+    Answered(Response<Bytes>),
+}
+
+/// The request's one reading, kept in the exchange.
+pub(super) fn admit<'a>(
+    connection: &ConnectionContext,
+    snapshot: &LocalSnapshot,
+    parts: &Parts,
+    exchange: &'a mut Exchange,
+) -> Result<Entrance<'a>, Error> {
+    let limits = &snapshot.shared.table.admission;
+    let mut last = connection.authority.borrow_mut();
+    let verdict = admission::admit(parts, limits, connection.arrival(exchange), last.as_ref());
+    if !matches!(verdict, Ok(Admission::Forward(_))) {
+        exchange.refused_target = parts.uri.path_and_query().cloned();
+    }
+    match verdict {
+        Ok(Admission::Forward(admitted)) => {
+            if !last.as_ref().is_some_and(|last| Rc::ptr_eq(last, admitted.authority())) {
+                *last = Some(Rc::clone(admitted.authority()));
+            }
+            let is_trusted = exchange.peer_is_trusted;
+            let admitted = exchange.admitted.insert(admitted);
+            match snapshot.shared.table.listen.https_redirect {
+                Some(port) if !came_over_tls(admitted, &parts.headers, is_trusted) => {
+                    let location = redirect::to_https(admitted.host(), port, admitted.target());
+                    let location = location.ok_or(Error::Internal)?;
+                    Ok(Entrance::Answered(redirection(redirect::TO_HTTPS, location)))
+                }
+                _ => Ok(Entrance::Open(admitted)),
+            }
+        }
+        Ok(Admission::LocalOptions) => Ok(Entrance::Answered(options_reply())),
+        Err(refusal) => Err(Error::Refused(refusal)),
+    }
+}
+
+/// To this gateway, or to a trusted proxy in front, which would be sent in a circle otherwise.
+fn came_over_tls(admitted: &Admitted, headers: &HeaderMap, peer_is_trusted: bool) -> bool {
+    let stated = || headers.get(&names::X_FORWARDED_PROTO).map(HeaderValue::as_bytes);
+    admitted.scheme() == Scheme::Https
+        || (peer_is_trusted && stated().is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https")))
+}
+
+/// The route that takes an admitted request. A path that has two readings needs a route that allows it, and must not be one
+/// that only others may use in any of its readings.
+pub(super) fn find_route(
+    snapshot: &LocalSnapshot,
+    parts: &Parts,
+    admitted: &Admitted,
+) -> Result<Rc<LocalRoute>, Error> {
+    let router = &snapshot.shared.table.router;
+    let lookup = |path: &str| router.lookup(admitted.host(), path, &parts.method, &parts.headers);
+    let found = match lookup(admitted.path()) {
+        Match::Route(index) => snapshot.routes.get(index).ok_or(Error::RouteNotFound),
+        Match::MethodNotAllowed(allow) => Err(Error::MethodNotAllowed { allow }),
+        Match::NotFound => Err(Error::RouteNotFound),
+    };
+    let Some(odd) = admitted.odd() else { return found.map(Rc::clone) };
+    let refused = Error::Refused(odd.refusal);
+    let route =
+        found.ok().filter(|route| route.shared().allow_in_path.with(Oddities::ALWAYS).contains(odd.found));
+    let route = route.ok_or_else(|| refused.clone())?;
+    // Where the service reads the path in the other way, it must not be a path that only others may use, or not as often.
+    for reading in admission::lenient_readings(admitted.path(), odd.found).map_err(Error::Refused)? {
+        let other = match lookup(&reading) {
+            Match::Route(index) => snapshot.routes.get(index),
+            Match::MethodNotAllowed(_) | Match::NotFound => None,
+        };
+        if other.is_some_and(|other| !route.shared().is_as_strict_as(other.shared())) {
+            return Err(refused);
+        }
+    }
+    Ok(Rc::clone(route))
+}

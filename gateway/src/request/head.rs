@@ -1,0 +1,74 @@
+//! The request's head as a service gets it: the canonical path that was authorised, rewritten where the route says so, and
+//! the header section of [`crate::headers`].
+
+use http::{Uri, Version, header, request::Parts, uri::PathAndQuery};
+
+use super::{error::Error, exchange::Exchange};
+use crate::{
+    admission::Framing,
+    config::settings::UpstreamHost,
+    connection::ConnectionContext,
+    headers::{self, ForwardContext},
+    router::reading,
+    snapshot::{LocalRoute, LocalSnapshot, Route, own_value},
+};
+
+/// Makes the request's head what the upstream is to see.
+pub(super) fn write_upstream_head(
+    parts: &mut Parts,
+    snapshot: &LocalSnapshot,
+    route: &LocalRoute,
+    framing: Framing,
+    exchange: &Exchange,
+    connection: &ConnectionContext,
+) -> Result<(), Error> {
+    let admitted = exchange.admitted.as_ref().ok_or(Error::Internal)?;
+    let (target, prefix) = upstream_target(route.shared(), admitted.target())?;
+    let context = ForwardContext {
+        prefix,
+        survey: admitted.survey(),
+        peer: &connection.peer_text,
+        peer_is_trusted: exchange.peer_is_trusted,
+        scheme: admitted.scheme(),
+        authority: admitted.authority(),
+        method: &exchange.method,
+        version: exchange.version,
+        framing,
+        request_id: &exchange.id.0,
+        names: &snapshot.shared.table.names,
+        forward: exchange.identity.as_ref().map_or(&[][..], |identity| &identity.forward),
+        rules: &route.request_rules,
+    };
+    headers::apply_request(&mut parts.headers, &context);
+    if !route.request_rules.made.is_empty() {
+        headers::apply_made(&mut parts.headers, &route.request_rules, &exchange.facts());
+    }
+    // Where it is the instance's address, each attempt has its own.
+    if let Some(UpstreamHost::Name(host)) = route.shared().upstream_host() {
+        parts.headers.insert(header::HOST, own_value(host));
+    }
+    parts.uri = target;
+    parts.version = Version::HTTP_11;
+    parts.extensions.clear();
+    Ok(())
+}
+
+/// Origin-form target (RFC 9112 §3.2.1), rewritten where the route says so, and the prefix that was stripped from it.
+pub(super) fn upstream_target<'a>(
+    route: &Route,
+    target: &'a PathAndQuery,
+) -> Result<(Uri, Option<&'a str>), Error> {
+    let Some(rewrite) = &route.rewrite else { return Ok((Uri::from(target.clone()), None)) };
+    let written = target.path();
+    let stripped =
+        rewrite.strip.as_deref().and_then(|prefix| reading::strip(written, prefix, route.any_case));
+    let path = stripped.unwrap_or(written);
+    let prefix = stripped.and_then(|rest| written.strip_suffix(rest));
+    let add = rewrite.add.as_deref().unwrap_or("").trim_end_matches('/');
+    // Where the prefix was all of the path, what is added stands alone, and something must stand there.
+    let slash = if add.is_empty() && path.is_empty() { "/" } else { "" };
+    let query = target.query().map_or(String::new(), |query| format!("?{query}"));
+    // All parts were valid in a target, so their joint is one.
+    let joint = PathAndQuery::try_from(format!("{add}{path}{slash}{query}"));
+    Ok((joint.map(Uri::from).map_err(|_| Error::Internal)?, prefix))
+}
