@@ -1,14 +1,14 @@
-//! The request's head as a service gets it: the canonical path that was authorised, rewritten where the route says so, and
-//! the header section of [`crate::headers`].
+//! The two heads that the gateway writes: of the request as the service gets it, and of the response as the client gets
+//! it. The target is the canonical path that was authorised, rewritten where the route says so.
 
-use http::{Uri, Version, header, request::Parts, uri::PathAndQuery};
+use http::{Response, Uri, Version, header, request::Parts, uri::PathAndQuery};
 
 use super::{error::Error, exchange::Exchange};
 use crate::{
     admission::Framing,
     config::settings::UpstreamHost,
     connection::ConnectionContext,
-    headers::{self, ForwardContext},
+    headers::{self, ForwardContext, ResponseContext, ResponseFraming},
     router::reading,
     snapshot::{LocalRoute, LocalSnapshot, Route, own_value},
 };
@@ -51,6 +51,23 @@ pub(super) fn write_upstream_head(
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
     Ok(())
+}
+
+/// Makes the response's head what the client is to see.
+pub(super) fn write_client_head<B>(
+    response: &mut Response<B>,
+    framing: ResponseFraming,
+    route: &LocalRoute,
+    exchange: &Exchange,
+) {
+    let (version, rules) = (response.version(), &route.response_rules);
+    let fields = response.headers_mut();
+    headers::apply_response(fields, &ResponseContext { framing, version, request_id: &exchange.id.0, rules });
+    if !rules.made.is_empty() {
+        headers::apply_made(fields, rules, &exchange.facts());
+    }
+    // RFC 9112 §2.6: an intermediary answers in its own version, not in the service's.
+    *response.version_mut() = Version::HTTP_11;
 }
 
 /// Origin-form target (RFC 9112 §3.2.1), rewritten where the route says so, and the prefix that was stripped from it.

@@ -34,7 +34,7 @@ use self::{
     error::Error,
     exchange::{DeclaredBody, Exchange},
     guard::{Panicked, guarded},
-    head::write_upstream_head,
+    head::{write_client_head, write_upstream_head},
     id::{RequestId, new_request_id},
     reply::{local_reply, redirect_reply, refusal, upstream_reply},
     response_body::ResponseBody,
@@ -46,7 +46,7 @@ use crate::{
     admission,
     body::{Activity, ClientBody, Limits, RequestBody, UploadLimits},
     connection::ConnectionContext,
-    headers::{self, Found, ResponseContext, names},
+    headers::{self, Found, names},
     metrics::Rare,
     policy::client_address,
     snapshot::{LocalSnapshot, Route},
@@ -206,15 +206,7 @@ async fn forward(
     }
 
     // 12. Response headers.
-    let (version, rules) = (response.version(), &route.response_rules);
-    let context = ResponseContext { framing, version, request_id: &exchange.id.0, rules };
-    let fields = response.headers_mut();
-    headers::apply_response(fields, &context);
-    if !rules.made.is_empty() {
-        headers::apply_made(fields, rules, &exchange.facts());
-    }
-    // RFC 9112 §2.6: an intermediary answers in its own version, not in the service's.
-    *response.version_mut() = Version::HTTP_11;
+    write_client_head(&mut response, framing, &route, exchange);
     add_quota(response.headers_mut(), quota);
     Ok(Answer::Upstream(response))
 }
