@@ -130,14 +130,16 @@ pub struct Route {
 }
 
 impl Route {
-    /// What passes this route would pass the other one.
+    /// What passes this route would pass the other one. A limit of the other one counts as one of this route if that has an
+    /// equal one, such as one that both have from `defaults`.
     pub fn is_as_strict_as(&self, other: &Self) -> bool {
         let is_known =
             || !self.auth.is_empty() && self.auth.iter().all(|provider| other.auth.contains(provider));
         let asks_nothing = *other.requirement == Requirement::default();
+        let limits = |limit: &Arc<RateLimit>| self.limits.iter().any(|own| own.is_equal_to(limit));
         std::ptr::eq(self, other)
-            || (other.limits.is_empty()
-                && (other.clients.is_empty() || self.clients == other.clients)
+            || (other.limits.iter().all(limits)
+                && other.clients.iter().all(|rule| self.clients.contains(rule))
                 && (other.auth.is_empty() || is_known())
                 && (asks_nothing || self.requirement == other.requirement))
     }

@@ -3,8 +3,8 @@
 //!
 //! What is allowed is never decoded and never a separator: the path is matched, authorised, logged and sent in one form, which
 //! is the canonical one otherwise. Some programs behind read it in another way all the same, so it passes only if no such reading
-//! ([`lenient_readings`]: decoded once, or as often as it goes, slashes merged) has a dot segment or a control character, or leads to
-//! a route with other rules of access, or with limits ([`crate::request`]). What no route can allow: an encoded backslash, encodings that are
+//! ([`lenient_readings`]: decoded once, or as often as it goes, slashes merged) has a dot segment or a control character, or gives
+//! its sender what no plain path would (`request/readings.rs`). What no route can allow: an encoded backslash, encodings that are
 //! none or no UTF-8, dot segments, and an empty segment before `;` that is not the last.
 //!
 //! A last segment of nothing but `;parameters` needs no word in the file: servlet containers write `/;jsessionid=A` into the
@@ -129,13 +129,22 @@ fn decode(path: &str) -> Result<(String, Oddities), Refusal> {
     Ok((canonical, found))
 }
 
-/// The path as programs read it that decode it once or too often, take each slash for a separator and merge empty segments;
+/// The path as programs read it that decode it once or too often, take each slash for a separator and merge empty segments,
+/// or take what follows a double slash for a host (RFC 3986 §4.2, as URL parsers do with the target of a request);
 /// each reading as a canonical path again.
 ///
 /// Programs also differ in when they cut parameters off: before they decode, before they merge, or never. With a separator
 /// that some of them see and others do not, there would be too many readings, so such a path has no `;` in any form.
 pub(crate) fn lenient_readings(canonical: &str, found: Oddities) -> Result<Vec<String>, Refusal> {
-    let mut readings = vec![merged(canonical, str::to_owned)?];
+    let mut readings = Vec::new();
+    let mut add = |text: &str, canonical: fn(&str) -> String| {
+        readings.push(merged(text, canonical)?);
+        if let Some(path) = behind_host(text) {
+            readings.push(merged(path, canonical)?);
+        }
+        Ok(())
+    };
+    add(canonical, str::to_owned)?;
     let mut text = canonical.to_owned();
     for pass in 0.. {
         let decoded = percent_decode_str(&text).decode_utf8().map_err(|_| Refusal::TargetEncoding)?;
@@ -146,7 +155,7 @@ pub(crate) fn lenient_readings(canonical: &str, found: Oddities) -> Result<Vec<S
             return Err(Refusal::TargetEncoding);
         }
         text = decoded.into_owned();
-        readings.push(merged(&text, |segment| utf8_percent_encode(segment, NOT_ASCII).to_string())?);
+        add(&text, |segment| utf8_percent_encode(segment, NOT_ASCII).to_string())?;
     }
     if text.contains(';') && found.has_separators() {
         return Err(Refusal::TargetEncoding);
@@ -156,6 +165,14 @@ pub(crate) fn lenient_readings(canonical: &str, found: Oddities) -> Result<Vec<S
     }
     readings.dedup();
     Ok(readings)
+}
+
+/// The path behind what a URL parser takes for a host.
+fn behind_host(text: &str) -> Option<&str> {
+    let is_separator = |c: char| matches!(c, '/' | '\\');
+    let host = text.trim_start_matches(is_separator);
+    let is_host = text.len() - host.len() >= 2;
+    is_host.then(|| host.find(is_separator).map_or("/", |end| &host[end..]))
 }
 
 /// `text` without its empty segments. `canonical`: makes the text of a segment canonical.

@@ -31,6 +31,7 @@ pub enum Refusal {
     TargetEncoding,
     TargetDotSegment,
     TargetEmptySegment,
+    TargetAmbiguous,
 }
 
 impl Refusal {
@@ -97,6 +98,9 @@ impl Refusal {
             }
             Self::TargetDotSegment => bad_request("The path has a dot segment."),
             Self::TargetEmptySegment => bad_request("The path has an empty segment."),
+            Self::TargetAmbiguous => {
+                bad_request("A service could read the path as one that this route does not give.")
+            }
         }
     }
 }

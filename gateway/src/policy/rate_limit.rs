@@ -81,6 +81,11 @@ pub enum RateLimitError {
 }
 
 impl RateLimit {
+    /// Both let as much through, counted by the same key.
+    pub fn is_equal_to(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other) || self.settings == other.settings
+    }
+
     pub fn compile(settings: &RateLimitSettings, budget: &Arc<KeyBudget>) -> Result<Self, RateLimitError> {
         let (Some(requests), Some(burst)) =
             (NonZeroU32::new(settings.requests), NonZeroU32::new(settings.burst))

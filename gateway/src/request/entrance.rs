@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, Response, request::Parts};
 use super::{
     error::Error,
     exchange::Exchange,
+    readings,
     reply::{options_reply, redirection},
 };
 use crate::{
@@ -67,34 +68,22 @@ fn came_over_tls(admitted: &Admitted, headers: &HeaderMap, peer_is_trusted: bool
         || (peer_is_trusted && stated().is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https")))
 }
 
-/// The route that takes an admitted request. A path that has two readings needs a route that allows it, and must not be one
-/// that only others may use in any of its readings.
+/// The route that takes an admitted request. A path that has two readings needs a route that allows it ([`readings`]).
 pub(super) fn find_route(
     snapshot: &LocalSnapshot,
     parts: &Parts,
     admitted: &Admitted,
 ) -> Result<Rc<LocalRoute>, Error> {
     let router = &snapshot.shared.table.router;
-    let lookup = |path: &str| router.lookup(admitted.host(), path, &parts.method, &parts.headers);
-    let found = match lookup(admitted.path()) {
+    let found = match router.lookup(admitted.host(), admitted.path(), &parts.method, &parts.headers) {
         Match::Route(index) => snapshot.routes.get(index).ok_or(Error::RouteNotFound),
         Match::MethodNotAllowed(allow) => Err(Error::MethodNotAllowed { allow }),
         Match::NotFound => Err(Error::RouteNotFound),
     };
     let Some(odd) = admitted.odd() else { return found.map(Rc::clone) };
-    let refused = Error::Refused(odd.refusal);
     let route =
         found.ok().filter(|route| route.shared().allow_in_path.with(Oddities::ALWAYS).contains(odd.found));
-    let route = route.ok_or_else(|| refused.clone())?;
-    // Where the service reads the path in the other way, it must not be a path that only others may use, or not as often.
-    for reading in admission::lenient_readings(admitted.path(), odd.found).map_err(Error::Refused)? {
-        let other = match lookup(&reading) {
-            Match::Route(index) => snapshot.routes.get(index),
-            Match::MethodNotAllowed(_) | Match::NotFound => None,
-        };
-        if other.is_some_and(|other| !route.shared().is_as_strict_as(other.shared())) {
-            return Err(refused);
-        }
-    }
+    let route = route.ok_or(Error::Refused(odd.refusal))?;
+    readings::check(snapshot, route.shared(), parts, (admitted, odd))?;
     Ok(Rc::clone(route))
 }

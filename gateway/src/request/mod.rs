@@ -13,6 +13,7 @@ mod head;
 pub(crate) mod id;
 pub(crate) mod lease;
 pub(crate) mod probe;
+mod readings;
 mod reply;
 pub(crate) mod response_body;
 mod search;

@@ -1,4 +1,4 @@
-//! Flask, Django, Starlette, Express and Tomcat behind the gateway: whatever a path is written like, the handler of a closed
+//! Flask, Django, Starlette, Express, Node and Tomcat behind the gateway: whatever a path is written like, the handler of a closed
 //! route runs for verified requests only, and the service sees no other token than the one that was verified.
 //! `.ci/bypass-services` installs them; Tomcat is Debian's.
 
@@ -50,7 +50,7 @@ struct Guarded {
 impl Guarded {
     async fn start(folder: &Path, name: &'static str) -> Self {
         let (program, arguments, ending): (_, &[&str], _) = match name {
-            "express" => ("node", &[], "cjs"),
+            "express" | "node_url" => ("node", &[], "cjs"),
             // With the quick one of its two compilers it starts sooner.
             "tomcat" => ("java", &["-XX:TieredStopAtLevel=1", "-cp", TOMCAT], "java"),
             _ => ("python3", &[], "py"),
@@ -79,7 +79,8 @@ impl Guarded {
         let config = format!(
             "auth:\n  main: {{hs256_secret_file: secret.key, audience: api, forward: {{sub: X-User-Id}}, \
              from: [bearer, \"query:access_token\", \"cookie:session\"]}}\n{lenient}routes:\n  \
-             - {{path: /**, service: one, auth: none}}\n  - {{path: /@me, service: one, auth: main}}\n  \
+             - {{path: /**, service: one, auth: none, allow_in_path: [encoded_slash, encoded_percent, double_slash, raw]}}\n  \
+             - {{path: /@me, service: one, auth: main}}\n  \
              - {{path: \"/v1/things:purge\", service: one, auth: main}}\n  \
              - {{path: /admin/**, service: one, auth: main}}\nservices: {{one: {{hosts: [\"{service}\"], breaker: off}}}}\n"
         );
@@ -177,6 +178,10 @@ fn spellings(path: &str) -> Vec<String> {
         "/x/..",
         "/x/%2E%2e",
         "/x/..;",
+        "//x",
+        "///x",
+        "/%2Fx",
+        "//u@x:1",
         "/%2e",
         "/;",
         "/;x",
@@ -242,6 +247,7 @@ async fn no_spelling_of_a_closed_path_runs_its_handler_without_a_token() {
             "express",
             &["/@ME", "/@me/", "/V1/THINGS:PURGE", "/ADMIN"]
         ),
+        no_spelling_runs_a_closed_handler(&folder, "node_url", &["/%40me", "//x/admin/users", "///x/@me"]),
         // A proxy before it that decodes makes `/admin;x/users` of `/admin%3Bx/users`.
         no_spelling_runs_a_closed_handler(
             &folder,

@@ -143,3 +143,105 @@ async fn a_last_segment_of_parameters_passes_where_both_of_its_readings_have_the
         assert_eq!(status_of(&gateway, path).await, 400, "{path}");
     }
 }
+
+/// A service whose URL parser takes what follows `//` for a host, as `new URL(target, base)` does (RFC 3986 §4.2).
+#[tokio::test]
+async fn what_follows_a_double_slash_may_be_a_host() {
+    let (gateway, backend) = gateway(&format!(
+        "  - {{path: /admin/**, service: one, auth: main}}\n\
+         \x20 - {{path: /api/**, service: one, allow_in_path: {ALL}, rewrite: {{strip: /api}}}}\n\
+         \x20 - {{path: /**, service: one, allow_in_path: {ALL}}}\n"
+    ))
+    .await;
+    for path in
+        ["//x/admin/u", "///x/admin/u", "//x//admin/u", "//u@x:1/admin", "/%2Fx/admin", "/%252Fx/admin"]
+    {
+        assert_eq!(status_of(&gateway, path).await, 400, "{path}");
+    }
+    assert_eq!(backend.served(), 0);
+    // The last one gives what the plain `/api/admin/u` gives as well.
+    for path in ["//x/adminx", "/x//admin/u", "//x", "/api//x/y", "/api//x/admin/u"] {
+        assert_eq!(status_of(&gateway, path).await, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_path_is_judged_by_what_the_service_gets_after_the_rewrite() {
+    let (gateway, backend) = gateway(&format!(
+        "  - {{path: \"/v/{{id}}\", service: one, allow_in_path: {ALL}, rewrite: {{strip: /v}}}}\n\
+         \x20 - {{path: \"/w/{{id}}\", service: one, allow_in_path: {ALL}, rewrite: {{strip: /w, add: /in}}}}\n\
+         \x20 - {{path: /u/**, service: one, auth: main}}\n\
+         \x20 - {{path: /out/**, service: one, auth: main, rewrite: {{strip: /out, add: /in}}}}\n"
+    ))
+    .await;
+    for path in ["/u/secret", "/out/secret/x"] {
+        assert_eq!(status_of(&gateway, path).await, 401, "{path}");
+    }
+    for path in ["/v/u%2Fsecret", "/v/u%252Fsecret", "/w/secret%2Fx"] {
+        assert_eq!(status_of(&gateway, path).await, 400, "{path}");
+    }
+    assert_eq!(backend.served(), 0);
+    for (path, forwarded) in [("/v/a%2Fb", "/a%2Fb"), ("/v/a", "/a")] {
+        assert_eq!(status_of(&gateway, path).await, 200, "{path}");
+        assert_eq!(backend.only_seen().uri(), forwarded);
+    }
+}
+
+#[tokio::test]
+async fn a_reading_that_no_plain_path_would_give_is_refused() {
+    let other = Backend::named("other").await;
+    let backend = Backend::named("one").await;
+    let config = format!(
+        "auth: {{main: {{hs256_secret_file: secret.key, audience: api}}}}\ndefaults: {{auth: none, rate_limit: 1000/s}}\n\
+         routes:\n\
+         # Any path of one segment, and no other of the service.\n\
+         - {{host: a.test, path: \"/{{a}}\", service: one, allow_in_path: {ALL}}}\n\
+         # `/admin` is answered elsewhere.\n\
+         - {{host: b.test, path: /**, service: one, allow_in_path: {ALL}}}\n\
+         - {{host: b.test, path: /admin/**, redirect: \"https://x.test/\"}}\n\
+         - {{host: b.test, path: /shop/**, service: two}}\n\
+         # Other methods of a path are another route's.\n\
+         - {{host: c.test, path: \"GET|POST /files/{{id}}\", service: one, allow_in_path: {ALL}}}\n\
+         - {{host: c.test, path: GET /files/**, service: one, auth: main}}\n\
+         # As a team with GitLab writes it.\n\
+         - {{host: d.test, path: \"/projects/{{id}}\", service: one, allow_in_path: encoded_slash}}\n\
+         - {{host: e.test, path: \"/p/{{id}}\", service: one, allow_in_path: encoded_slash}}\n\
+         - {{host: e.test, path: /p/**, service: one}}\n\
+         services: {{one: {{hosts: [\"{}\"]}}, two: {{hosts: [\"{}\"]}}}}\n",
+        backend.addr, other.addr
+    );
+    let gateway = TestGateway::start_in(tokens::folder(), &config).await;
+    let ask = async |method: &str, host: &str, path: &str| {
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        );
+        let (answer, _) =
+            raw(gateway.http, &[request.as_bytes()], false, std::time::Duration::from_secs(10)).await;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let detail = answer.split("\"detail\":\"").nth(1).and_then(|rest| rest.split('"').next());
+        (answer[9..12].to_owned(), detail.unwrap_or_default().to_owned())
+    };
+    let ambiguous = "A service could read the path as one that this route does not give.";
+    for (method, host, path) in [
+        ("GET", "a.test", "/u%2Fsecret"),
+        ("GET", "a.test", "/files%2Fx%2Fsecret"),
+        ("GET", "b.test", "//admin/x"),
+        ("GET", "b.test", "/admin%2Fx"),
+        ("GET", "b.test", "//shop/x"),
+        ("POST", "c.test", "/files/a%2Fsecret"),
+        ("GET", "c.test", "/files/a%2Fsecret"),
+    ] {
+        let answer = ask(method, host, path).await;
+        assert_eq!(answer, ("400".to_owned(), ambiguous.to_owned()), "{method} {host}{path}");
+    }
+    assert_eq!((backend.served(), other.served()), (0, 0));
+    for (method, host, path) in [
+        ("GET", "a.test", "/secret"),
+        ("GET", "b.test", "//x"),
+        ("POST", "c.test", "/files/a"),
+        ("GET", "d.test", "/projects/group%2Fname"),
+        ("GET", "e.test", "/p/a%2Fb"),
+    ] {
+        assert_eq!(ask(method, host, path).await.0, "200", "{method} {host}{path}");
+    }
+}

@@ -1,0 +1,130 @@
+//! Paths that programs read in more than one way, and what their senders may gain by that: nothing.
+//!
+//! A route that has `allow_in_path` takes such a path, and a service may read it as another one. The path passes only if each
+//! of these readings is one that its sender could have had with a plain path: by this route, or by another one of the same
+//! service that asks for no more. Where no route has the plain path, the reading must stay beneath the literal beginning of
+//! the route's own path, and must not be what another route of the service makes of a plain path and asks more for.
+//! The readings are those of the path that the service gets, after `rewrite`.
+
+use http::request::Parts;
+
+use super::{error::Error, head::upstream_target};
+use crate::{
+    admission::{self, Admitted, Odd, Refusal},
+    config::settings::RewriteSettings,
+    router::Match,
+    snapshot::{LocalSnapshot, Route},
+};
+
+/// Lets an odd path pass its route, or refuses it.
+///
+/// # Errors
+/// A reading is not to be had with a plain path.
+pub(super) fn check(
+    snapshot: &LocalSnapshot,
+    route: &Route,
+    parts: &Parts,
+    (admitted, odd): (&Admitted, Odd),
+) -> Result<(), Error> {
+    // Nothing reaches a service; what the client asks for next is a request of its own.
+    if route.redirect.is_some() {
+        return Ok(());
+    }
+    let (sent, prefix) = upstream_target(route, admitted.target())?;
+    let plain = Plain { snapshot, route, parts, host: admitted.host(), prefix: prefix.unwrap_or_default() };
+    let readings = admission::lenient_readings(sent.path(), odd.found).map_err(Error::Refused)?;
+    if readings.iter().all(|reading| plain.gives(reading)) {
+        Ok(())
+    } else {
+        Err(Error::Refused(Refusal::TargetAmbiguous))
+    }
+}
+
+/// What plain paths give to the sender of a request.
+struct Plain<'a> {
+    snapshot: &'a LocalSnapshot,
+    route: &'a Route,
+    parts: &'a Parts,
+    host: &'a str,
+    /// What the route strips, as it is written in this request.
+    prefix: &'a str,
+}
+
+/// What the table makes of a path.
+enum Taken<'a> {
+    /// By this route.
+    Here,
+    By(&'a Route),
+    /// It is there for other methods.
+    Otherwise,
+    Nowhere,
+}
+
+impl Plain<'_> {
+    /// Whether a plain path brings `reading` to the service, for no more than this route asks for.
+    fn gives(&self, reading: &str) -> bool {
+        let written = written_for(self.route.rewrite.as_deref(), self.prefix, reading);
+        let is_beneath = match written.as_deref().map(|path| (path, self.lookup(path))) {
+            Some((_, Taken::Here)) => return true,
+            Some((_, Taken::By(other))) if !self.is_weaker_than(other) => true,
+            Some((path, Taken::Nowhere)) => is_beneath(&self.route.view.path, path),
+            Some((_, Taken::By(_) | Taken::Otherwise)) | None => false,
+        };
+        is_beneath && self.is_nowhere_dearer(reading)
+    }
+
+    /// No route of the service asks for more than this one to bring `reading` to it.
+    fn is_nowhere_dearer(&self, reading: &str) -> bool {
+        let allows = |path: &str| match self.lookup(path) {
+            Taken::Here | Taken::Nowhere => true,
+            Taken::By(other) => other.service != self.route.service || !self.is_weaker_than(other),
+            Taken::Otherwise => false,
+        };
+        let mut seen: Vec<&RewriteSettings> = Vec::new();
+        allows(reading)
+            && self.snapshot.routes.iter().filter(|other| other.shared().service == self.route.service).all(
+                |other| {
+                    let Some(rewrite) = other.shared().rewrite.as_deref() else { return true };
+                    if seen.contains(&rewrite) {
+                        return true;
+                    }
+                    seen.push(rewrite);
+                    let prefix = rewrite.strip.as_deref().unwrap_or_default();
+                    written_for(Some(rewrite), prefix, reading).is_none_or(|path| allows(&path))
+                },
+            )
+    }
+
+    /// A plain path of the other one is not this one's to give.
+    fn is_weaker_than(&self, other: &Route) -> bool {
+        other.redirect.is_some() || other.service != self.route.service || !self.route.is_as_strict_as(other)
+    }
+
+    fn lookup(&self, path: &str) -> Taken<'_> {
+        let router = &self.snapshot.shared.table.router;
+        match router.lookup(self.host, path, &self.parts.method, &self.parts.headers) {
+            Match::Route(index) => match self.snapshot.routes.get(index) {
+                Some(found) if std::ptr::eq(found.shared(), self.route) => Taken::Here,
+                Some(found) => Taken::By(found.shared()),
+                None => Taken::Nowhere,
+            },
+            Match::MethodNotAllowed(_) => Taken::Otherwise,
+            Match::NotFound => Taken::Nowhere,
+        }
+    }
+}
+
+/// The path that a rewrite turns into `sent`. `None`: it makes no such path.
+fn written_for(rewrite: Option<&RewriteSettings>, prefix: &str, sent: &str) -> Option<String> {
+    let Some(rewrite) = rewrite else { return Some(sent.to_owned()) };
+    let add = rewrite.add.as_deref().unwrap_or_default().trim_end_matches('/');
+    let rest = sent.strip_prefix(add).filter(|rest| rest.is_empty() || rest.starts_with('/'))?;
+    Some(format!("{}{rest}", prefix.trim_end_matches('/')))
+}
+
+/// Whether a path begins with what `pattern` has in front of its first wildcard, which must be more than a slash.
+fn is_beneath(pattern: &str, path: &str) -> bool {
+    let literal = pattern.find(['{', '*', '$']).map_or(pattern, |end| &pattern[..end]);
+    let literal = literal.rfind('/').map_or("", |end| &literal[..=end]);
+    literal.len() > 1 && path.starts_with(literal)
+}
