@@ -89,7 +89,8 @@ impl LastKnownGood {
         let record =
             Record { version, service, datacenter, namespace, partition, only_passing, saved_at, instances };
         let path = self.path(&update.target);
-        let beside = path.with_extension("tmp");
+        // Another gateway may have the same folder: each writes beside under a name of its own.
+        let beside = path.with_extension(format!("{}.{BESIDE}", std::process::id()));
         let mut file = File::create(&beside)?;
         file.write_all(&serde_json::to_vec(&record)?)?;
         file.sync_all()?;
@@ -113,7 +114,10 @@ impl LastKnownGood {
         for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
             let done = if named.contains(&path) {
                 File::options().append(true).open(&path).and_then(|file| file.set_modified(now))
-            } else if is_over(&path, now) && is_record(&path) {
+            } else if is_older(&path, now, KEEP_UNNAMED) && is_record(&path)
+                || is_older(&path, now, KEEP_BESIDE)
+                    && path.extension().is_some_and(|extension| extension == BESIDE)
+            {
                 fs::remove_file(&path)
             } else {
                 Ok(())
@@ -122,6 +126,10 @@ impl LastKnownGood {
                 warn!(file = %path.display(), "last known instances cannot be kept in order: {error}");
             }
         }
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     fn path(&self, target: &WatchTarget) -> PathBuf {
@@ -159,10 +167,10 @@ impl<I> Record<I> {
     }
 }
 
-/// Was it last written, or named, so long ago?
-fn is_over(path: &Path, now: SystemTime) -> bool {
+/// Whether a file was last written, or named, longer ago than `age`.
+fn is_older(path: &Path, now: SystemTime, age: Duration) -> bool {
     let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
-    modified.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > KEEP_UNNAMED))
+    modified.is_ok_and(|at| now.duration_since(at).is_ok_and(|since| since > age))
 }
 
 /// Others keep files here, too.
@@ -174,6 +182,9 @@ fn is_record(path: &Path) -> bool {
 /// A configuration that is taken back after a long holiday finds what it knew; older addresses may be somebody
 /// else's by now.
 const KEEP_UNNAMED: Duration = Duration::from_hours(24 * 30);
+/// A process that was killed while it wrote leaves a file of this extension.
+const BESIDE: &str = "tmp";
+const KEEP_BESIDE: Duration = Duration::from_hours(1);
 const VERSION: u32 = 1;
 /// File systems allow 255 bytes; the suffix needs some.
 const FILE_NAME_BYTES_MAX: usize = 200;

@@ -2,8 +2,9 @@
 //! delays no change.
 //!
 //! Of each target only the latest update waits, so what waits is bounded by what is watched; and after each round of
-//! writing they wait for [`PAUSE`], so that a service which changes all the time costs one file a second. Dropping the
-//! saver writes what still waits; a process that is killed loses the last second.
+//! writing they wait for [`PAUSE`], so that a service which changes all the time costs one file a second. What could not be
+//! written (a full disk) waits again, until it can be or a later update takes its place. Dropping the saver writes what
+//! still waits, and tries that once; a process that is killed loses the last second.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::last_known_good::LastKnownGood;
 use crate::watch::{ServiceUpdate, WatchTarget};
@@ -49,6 +50,17 @@ impl Queue {
         Some(std::mem::take(&mut waiting.updates)).filter(|updates| !updates.is_empty())
     }
 
+    /// Failed updates wait again, each unless a later one of its target does already. Not when no more will come: then they
+    /// have had their last attempt.
+    fn put_back(&self, failed: Vec<ServiceUpdate>) {
+        let mut waiting = self.lock();
+        if !waiting.ended {
+            for update in failed {
+                waiting.updates.entry(update.target.clone()).or_insert(update);
+            }
+        }
+    }
+
     /// Until the pause is over or no more will come.
     fn pause(&self) {
         // However it ends, what waits is written next.
@@ -64,15 +76,23 @@ impl Saver {
         let thread = std::thread::Builder::new().name("last-known-good".to_owned()).spawn(move || {
             let mut failing = false;
             while let Some(updates) = mine.next() {
-                for update in updates.values() {
-                    let result = store.save(update);
-                    if let Err(error) = &result
-                        && !failing
-                    {
-                        warn!(%error, service = update.target.service, "the last known instances could not be saved");
+                let mut failed = Vec::new();
+                for update in updates.into_values() {
+                    if let Err(error) = store.save(&update) {
+                        let (service, directory) = (&update.target.service, store.directory().display());
+                        if !failing {
+                            warn!(%error, service, %directory, "the last known instances cannot be saved; the gateway tries again every second");
+                        }
+                        failing = true;
+                        failed.push(update);
                     }
-                    failing = result.is_err();
                 }
+                if failing && failed.is_empty() {
+                    failing = false;
+                    info!("the last known instances are saved again");
+                }
+                // Before the pause: what comes meanwhile is newer.
+                mine.put_back(failed);
                 mine.pause();
             }
         })?;
@@ -152,5 +172,42 @@ mod tests {
             let known = store.load(&WatchTarget::service(service)).unwrap();
             assert_eq!(known[0].id, format!("{service}-49"));
         }
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_written_when_it_can_be() {
+        let directory = tempfile::tempdir().unwrap();
+        let (folder, away) = (directory.path().join("state"), directory.path().join("away"));
+        let store = LastKnownGood::open(&folder).unwrap();
+        let saver = Saver::start(store.clone()).unwrap();
+        std::fs::rename(&folder, &away).unwrap();
+        saver.save(update("a", "first"));
+        saver.save(update("a", "second"));
+        // The next round finds the folder, whether or not there was one without it.
+        saver.queue.pause();
+        std::fs::rename(&away, &folder).unwrap();
+        until_saved(&store, "second");
+    }
+
+    #[test]
+    fn a_folder_that_stays_away_does_not_hold_up_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let folder = directory.path().join("state");
+        let saver = Saver::start(LastKnownGood::open(&folder).unwrap()).unwrap();
+        std::fs::remove_dir(&folder).unwrap();
+        saver.save(update("a", "first"));
+        drop(saver);
+        assert!(!folder.exists());
+    }
+
+    #[test]
+    fn two_gateways_with_one_folder_do_not_fail_each_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let stores = [(); 2].map(|()| LastKnownGood::open(directory.path()).unwrap());
+        std::fs::write(directory.path().join("a.1.tmp"), "half of a file by another process").unwrap();
+        for store in &stores {
+            store.save(&update("a", "first")).unwrap();
+        }
+        assert!(directory.path().join("a.1.tmp").exists(), "nobody takes another's file");
     }
 }

@@ -342,9 +342,7 @@ struct Record {
 }
 
 fn load(path: &Path) -> Option<Record> {
-    // A cache, never a truth: what makes no sense counts as absent.
-    let record: Option<Record> = serde_json::from_slice(&kept_file::read(path)?).ok();
-    record.filter(|record| record.version == VERSION)
+    kept_file::read_json(path).filter(|record: &Record| record.version == VERSION)
 }
 
 /// A restart of the last instance takes less; and a 503 tells more than a 404 while it lasts.

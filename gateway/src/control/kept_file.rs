@@ -7,6 +7,8 @@ use std::{
     path::Path,
 };
 
+use serde::de::DeserializeOwned;
+
 /// What was kept; `None` if there is nothing that can be read, which is said unless the file is absent.
 pub(super) fn read(path: &Path) -> Option<Vec<u8>> {
     fs::read(path)
@@ -18,11 +20,23 @@ pub(super) fn read(path: &Path) -> Option<Vec<u8>> {
         .ok()
 }
 
-/// Replaces what is kept, unless it is the same. A failure is said: the gateway does without.
-pub(super) fn write(path: &Path, bytes: &[u8]) {
-    if let Err(error) = try_write(path, bytes) {
-        tracing::warn!(file = %path.display(), %error, "this could not be kept for the next start");
-    }
+/// As [`read`], for a JSON record. A file that makes no sense is logged and counts as absent: it is a cache, never a truth.
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&read(path)?)
+        .inspect_err(|error| {
+            tracing::warn!(file = %path.display(), %error, "what was kept for this start is damaged, and is not used");
+        })
+        .ok()
+}
+
+/// Replaces what is kept, unless it is the same. `false`: it could not be written, which is logged, and the caller may try
+/// again; the gateway does without.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> bool {
+    try_write(path, bytes)
+        .inspect_err(|error| {
+            tracing::warn!(file = %path.display(), %error, "this could not be kept for the next start");
+        })
+        .is_ok()
 }
 
 fn try_write(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -31,7 +45,8 @@ fn try_write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
     let dir = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(dir)?;
-    let beside = path.with_extension("tmp");
+    // Another gateway may have the same folder.
+    let beside = path.with_extension(format!("{}.tmp", std::process::id()));
     let mut file = private(&beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
@@ -58,10 +73,14 @@ mod tests {
         let path = dir.path().join("state/kept.json");
         assert_eq!(read(&path), None);
         for text in ["one", "two", "two"] {
-            write(&path, text.as_bytes());
+            assert!(write(&path, text.as_bytes()));
             assert_eq!(read(&path).as_deref(), Some(text.as_bytes()));
         }
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        assert_eq!(read_json::<Vec<u8>>(&path), None, "it is no JSON");
+        assert!(write(&path, b"[1]"));
+        assert_eq!(read_json(&path), Some(vec![1_u8]));
+        assert!(!write(&path.join("below"), b"a file is no folder"));
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;

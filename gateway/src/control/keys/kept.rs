@@ -58,8 +58,7 @@ impl KeptKeys {
     pub fn load(&self, auth: &AuthSettings, now: Duration) -> Option<(KeySet, Duration)> {
         let source = name_of(&auth.keys)?;
         let path = self.path(&auth.name, &source)?;
-        // A cache, never a truth: what makes no sense counts as absent.
-        let record: Record = serde_json::from_slice(&kept_file::read(&path)?).ok()?;
+        let record: Record = kept_file::read_json(&path)?;
         let fetched = Duration::from_secs(record.fetched);
         let is_usable = record.version == VERSION
             && record.source == source
@@ -82,9 +81,10 @@ impl KeptKeys {
         let Some(path) = self.path(provider, &source_name) else { return };
         let record = Record { version: VERSION, source: source_name, fetched: now.as_secs(), jwks };
         if let Ok(bytes) = serde_json::to_vec(&record) {
-            kept_file::write(&path, &bytes);
-            let written = Written { source: source.clone(), keys: Arc::clone(keys), fetched: now };
-            self.written.insert(Arc::clone(provider), written);
+            if kept_file::write(&path, &bytes) {
+                let written = Written { source: source.clone(), keys: Arc::clone(keys), fetched: now };
+                self.written.insert(Arc::clone(provider), written);
+            }
         }
     }
 
