@@ -14,6 +14,7 @@ mod log_format;
 pub mod orders;
 pub mod products;
 pub mod registration;
+mod rows;
 pub mod service;
 pub mod timestamp;
 pub mod users;

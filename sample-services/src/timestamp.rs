@@ -3,13 +3,44 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use sqlx::{
+    Sqlite,
+    encode::IsNull,
+    error::BoxDynError,
+    sqlite::{SqliteTypeInfo, SqliteValueRef},
+};
 use utoipa::ToSchema;
 
 /// A point in time, to the microsecond. The only place where the services read the wall clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, sqlx::Type, ToSchema)]
-#[sqlx(transparent)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ToSchema)]
 #[schema(value_type = String, format = DateTime, example = "2026-01-31T12:00:00.000000Z")]
 pub struct Timestamp(i64);
+
+/// Stored as the number that it is.
+impl sqlx::Type<Sqlite> for Timestamp {
+    fn type_info() -> SqliteTypeInfo {
+        <i64 as sqlx::Type<Sqlite>>::type_info()
+    }
+
+    fn compatible(column: &SqliteTypeInfo) -> bool {
+        <i64 as sqlx::Type<Sqlite>>::compatible(column)
+    }
+}
+
+impl<'query> sqlx::Encode<'query, Sqlite> for Timestamp {
+    fn encode_by_ref(
+        &self,
+        arguments: &mut <Sqlite as sqlx::Database>::ArgumentBuffer,
+    ) -> Result<IsNull, BoxDynError> {
+        <i64 as sqlx::Encode<'query, Sqlite>>::encode_by_ref(&self.0, arguments)
+    }
+}
+
+impl<'row> sqlx::Decode<'row, Sqlite> for Timestamp {
+    fn decode(value: SqliteValueRef<'row>) -> Result<Self, BoxDynError> {
+        <i64 as sqlx::Decode<'row, Sqlite>>::decode(value).map(Self)
+    }
+}
 
 impl Timestamp {
     pub fn now() -> Self {

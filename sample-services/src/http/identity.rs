@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Problem, Result};
+use crate::rows::stored_by_name;
 
 /// The verified user behind a request: `X-User-Id` and `X-User-Role`. 401 without the first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,14 +20,15 @@ pub struct Caller {
     pub role: Role,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-#[sqlx(rename_all = "lowercase")]
 pub enum Role {
     #[default]
     Customer,
     Staff,
 }
+
+stored_by_name!(Role { Customer = "customer", Staff = "staff" });
 
 impl Caller {
     pub fn is_staff(&self) -> bool {

@@ -291,18 +291,21 @@ mod tests {
     use sqlx::sqlite::SqlitePoolOptions;
 
     use super::*;
+    use crate::rows::read_from_row;
 
     const KEYS: &[SortKey] = &[
         SortKey { name: "name", column: "name", kind: ColumnKind::Text },
         SortKey { name: "price", column: "price_cents", kind: ColumnKind::Integer },
     ];
 
-    #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+    #[derive(Debug, Clone, PartialEq, Eq)]
     struct Record {
         id: String,
         name: String,
         price_cents: i64,
     }
+
+    read_from_row!(Record { id, name, price_cents });
 
     fn parse(sort: Option<&str>, limit: Option<u32>, cursor: Option<String>) -> Result<PageQuery> {
         let params = PageParams { sort: sort.map(str::to_owned), limit, cursor, page: None };

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::http::header::RETRY_AFTER;
-use sqlx::{FromRow, Sqlite, Transaction};
+use sqlx::{Sqlite, Transaction};
 
 use super::{model::NewOrder, placing::Placed};
 use crate::{
     database::Database,
     http::{IdempotencyKey, Problem, Result},
+    rows::read_from_row,
     timestamp::Timestamp,
 };
 
@@ -30,7 +31,6 @@ pub(super) struct Claim {
     claimed_at: Timestamp,
 }
 
-#[derive(FromRow)]
 struct Row {
     number: i64,
     fingerprint: Vec<u8>,
@@ -38,6 +38,8 @@ struct Row {
     answer: Option<String>,
     claimed_at: Timestamp,
 }
+
+read_from_row!(Row { number, fingerprint, order_id, answer, claimed_at });
 
 /// What a key says about the request that came with it.
 #[derive(Debug)]

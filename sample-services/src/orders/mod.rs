@@ -13,6 +13,8 @@ mod status;
 mod stock_changes;
 mod store;
 
+use std::sync::LazyLock;
+
 use sqlx::migrate::Migrator;
 use tracing::Instrument;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -24,10 +26,15 @@ pub use self::{
     status::OrderStatus,
 };
 use self::{keys::KeyStore, model::SORT_KEYS, store::OrderStore};
-use crate::{database::Database, http::describe_sort};
+use crate::{database::Database, http::describe_sort, rows::migrator};
 
 /// The tables of this service.
-pub static SCHEMA: Migrator = sqlx::migrate!("migrations/orders");
+pub static SCHEMA: LazyLock<Migrator> = LazyLock::new(|| {
+    migrator(&[
+        (1, "orders", include_str!("../../migrations/orders/0001_orders.sql")),
+        (2, "nothing is lost", include_str!("../../migrations/orders/0002_nothing_is_lost.sql")),
+    ])
+});
 
 /// Must be called within a tokio runtime: what products has yet to hear is carried out by a task, until the database is
 /// closed.

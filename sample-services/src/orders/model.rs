@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
-use sqlx::FromRow;
 use utoipa::{IntoParams, ToSchema};
 
 use super::status::OrderStatus;
 use crate::{
     http::{ColumnKind, FieldErrors, Result, SortKey, integer},
     products::QUANTITY_MAX,
+    rows::read_from_row,
     timestamp::Timestamp,
 };
 
@@ -48,7 +48,7 @@ pub struct Order {
     pub updated_at: Timestamp,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct OrderItem {
     pub product_id: String,
     pub product_name: String,
@@ -59,6 +59,8 @@ pub struct OrderItem {
     #[serde(skip)]
     pub reservation_id: String,
 }
+
+read_from_row!(OrderItem { product_id, product_name, unit_price_cents, quantity, reservation_id });
 
 /// Serialized, it is what an idempotency key belongs to.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]

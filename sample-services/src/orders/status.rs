@@ -8,11 +8,10 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::http::Problem;
+use crate::{http::Problem, rows::stored_by_name};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-#[sqlx(rename_all = "lowercase")]
 pub enum OrderStatus {
     Pending,
     Confirmed,
@@ -21,6 +20,15 @@ pub enum OrderStatus {
     Delivered,
     Cancelled,
 }
+
+stored_by_name!(OrderStatus {
+    Pending = "pending",
+    Confirmed = "confirmed",
+    Paid = "paid",
+    Shipped = "shipped",
+    Delivered = "delivered",
+    Cancelled = "cancelled",
+});
 
 impl OrderStatus {
     /// The steps that may follow; none after the end.

@@ -7,13 +7,17 @@
 
 use std::time::Duration;
 
-use sqlx::{FromRow, QueryBuilder, Sqlite, Transaction};
+use sqlx::{QueryBuilder, Sqlite, Transaction};
 
 use super::{Orders, catalog::CatalogError, model::OrderItem, status::OrderStatus, store::OrderStore};
-use crate::{http::RequestContext, timestamp::Timestamp};
+use crate::{
+    http::RequestContext,
+    rows::{read_from_row, stored_by_name},
+    timestamp::Timestamp,
+};
 
 /// Something that products must hear.
-#[derive(Debug, Clone, FromRow)]
+#[derive(Debug, Clone)]
 pub(super) struct StockChange {
     reservation_id: String,
     order_id: String,
@@ -23,12 +27,15 @@ pub(super) struct StockChange {
     attempts: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::Type)]
-#[sqlx(rename_all = "lowercase")]
+read_from_row!(StockChange { reservation_id, order_id, product_id, quantity, change, attempts });
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
     Confirm,
     Release,
 }
+
+stored_by_name!(Change { Confirm = "confirm", Release = "release" });
 
 impl StockChange {
     /// One for each item of an order.

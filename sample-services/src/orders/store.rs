@@ -15,6 +15,7 @@ use super::{
 use crate::{
     database::Database,
     http::{Page, PageQuery, Problem, Result},
+    rows::read_from_row,
     timestamp::Timestamp,
 };
 
@@ -24,7 +25,7 @@ pub(super) struct OrderStore {
 }
 
 /// A row of `orders`; its items are read apart.
-#[derive(Debug, FromRow)]
+#[derive(Debug)]
 struct OrderRow {
     id: String,
     customer_id: String,
@@ -37,6 +38,19 @@ struct OrderRow {
     created_at: Timestamp,
     updated_at: Timestamp,
 }
+
+read_from_row!(OrderRow {
+    id,
+    customer_id,
+    status,
+    currency,
+    total_cents,
+    note,
+    shipping_address,
+    version,
+    created_at,
+    updated_at
+});
 
 /// An order that is about to be written.
 #[derive(Debug)]

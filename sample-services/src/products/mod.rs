@@ -10,6 +10,8 @@ mod reservation_store;
 mod reservations;
 mod store;
 
+use std::sync::LazyLock;
+
 use sqlx::migrate::Migrator;
 use tracing::Instrument;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -18,10 +20,15 @@ pub use self::model::{
     Product, ProductFilter, ProductInput, ProductPatch, QUANTITY_MAX, Reservation, ReservationRequest,
 };
 use self::{model::SORT_KEYS, reservation_store::ReservationStore, store::ProductStore};
-use crate::{database::Database, http::describe_sort};
+use crate::{database::Database, http::describe_sort, rows::migrator};
 
 /// The tables of this service.
-pub static SCHEMA: Migrator = sqlx::migrate!("migrations/products");
+pub static SCHEMA: LazyLock<Migrator> = LazyLock::new(|| {
+    migrator(&[
+        (1, "products", include_str!("../../migrations/products/0001_products.sql")),
+        (2, "named reservations", include_str!("../../migrations/products/0002_named_reservations.sql")),
+    ])
+});
 
 /// Must be called within a tokio runtime: expired reservations are given back by a task, until the database is
 /// closed.

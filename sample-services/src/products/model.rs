@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sqlx::FromRow;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     http::{ColumnKind, FieldErrors, Problem, Result, SortKey, integer},
+    rows::read_from_row,
     timestamp::Timestamp,
 };
 
-#[derive(Debug, Clone, Serialize, FromRow, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(example = json!({
     "id": "0198f2c4-7b1e-7000-8000-000000000001",
     "name": "Sencha",
@@ -39,6 +39,19 @@ pub struct Product {
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
+
+read_from_row!(Product {
+    id,
+    name,
+    description,
+    category,
+    price_cents,
+    currency,
+    stock,
+    version,
+    created_at,
+    updated_at
+});
 
 /// What a client may say about a product, with POST and PUT.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -190,7 +203,7 @@ fn hold_seconds_default() -> i64 {
 }
 
 /// Stock that was taken out of a product for an order.
-#[derive(Debug, Clone, Serialize, FromRow, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(example = json!({
     "id": "0198f2c4-7b1e-7000-8000-000000000002",
     "product_id": "0198f2c4-7b1e-7000-8000-000000000001",
@@ -207,6 +220,8 @@ pub struct Reservation {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
 }
+
+read_from_row!(Reservation { id, product_id, quantity, confirmed, expires_at });
 
 pub(super) const SORT_KEYS: &[SortKey] = &[
     SortKey { name: "name", column: "name", kind: ColumnKind::Text },

@@ -11,6 +11,8 @@ mod password;
 mod store;
 mod token;
 
+use std::sync::LazyLock;
+
 use sqlx::migrate::Migrator;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -21,10 +23,11 @@ pub use self::{
     token::{TokenKey, TokenSigner},
 };
 use self::{model::SORT_KEYS, password::Passwords, store::UserStore};
-use crate::{database::Database, http::describe_sort};
+use crate::{database::Database, http::describe_sort, rows::migrator};
 
 /// The tables of this service.
-pub static SCHEMA: Migrator = sqlx::migrate!("migrations/users");
+pub static SCHEMA: LazyLock<Migrator> =
+    LazyLock::new(|| migrator(&[(1, "users", include_str!("../../migrations/users/0001_users.sql"))]));
 
 /// `signer` is `None` where no signing key is configured; then nobody can log in.
 pub fn router(database: Database, signer: Option<TokenSigner>) -> OpenApiRouter {

@@ -1,15 +1,15 @@
 //! What an account is. The password hash stays in `store`; no type that is serialized has a place for it.
 
 use serde::{Deserialize, Serialize};
-use sqlx::FromRow;
 use utoipa::ToSchema;
 
 use crate::{
     http::{ColumnKind, FieldErrors, Result, Role, SortKey},
+    rows::read_from_row,
     timestamp::Timestamp,
 };
 
-#[derive(Debug, Clone, Serialize, FromRow, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(example = json!({
     "id": "0198f2c4-7b1e-7000-8000-000000000001",
     "email": "ada@example.org",
@@ -29,6 +29,8 @@ pub struct User {
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
+
+read_from_row!(User { id, email, name, role, version, created_at, updated_at });
 
 /// A sign-up. The role is always `customer`; only staff give another one, later.
 #[derive(Debug, Deserialize, ToSchema)]

@@ -80,11 +80,11 @@ impl KeptKeys {
         };
         let Some(path) = self.path(provider, &source_name) else { return };
         let record = Record { version: VERSION, source: source_name, fetched: now.as_secs(), jwks };
-        if let Ok(bytes) = serde_json::to_vec(&record) {
-            if kept_file::write(&path, &bytes) {
-                let written = Written { source: source.clone(), keys: Arc::clone(keys), fetched: now };
-                self.written.insert(Arc::clone(provider), written);
-            }
+        if let Ok(bytes) = serde_json::to_vec(&record)
+            && kept_file::write(&path, &bytes)
+        {
+            let written = Written { source: source.clone(), keys: Arc::clone(keys), fetched: now };
+            self.written.insert(Arc::clone(provider), written);
         }
     }
 
