@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::error::ClientError;
-use crate::tls::TlsOptions;
+use crate::http::TlsOptions;
 
 /// Settings of a client.
 #[derive(Clone, PartialEq, Eq)]

@@ -8,7 +8,6 @@
 //! The behaviour of Consul 1.8.7 is the reference; what later releases do differently is noted where it matters.
 
 mod agents;
-mod any_certificate;
 mod backoff;
 mod budget;
 mod catalog;
@@ -20,7 +19,7 @@ mod error;
 mod follow;
 mod gate;
 mod history;
-pub mod http;
+mod http;
 mod identity;
 mod instance;
 mod kv;
@@ -34,11 +33,9 @@ mod rights;
 mod saver;
 mod server;
 mod settle;
-mod side_listener;
 mod store;
 #[doc(hidden)]
 pub mod testing;
-mod tls;
 mod token;
 pub mod types;
 pub mod watch;
@@ -50,7 +47,9 @@ pub use client_config::ClientConfig;
 pub use error::ClientError;
 pub use follow::{FollowHandle, FollowOptions, FollowStats};
 pub use history::{History, Transition};
-pub use http::{HttpClient, HttpError, HttpOptions, HttpResponse};
+pub use http::{
+    Hosts, HttpClient, HttpError, HttpOptions, HttpResponse, SideCounts, SideLimits, TlsOptions, serve_aside,
+};
 pub use identity::RegistryIdentity;
 pub use instance::{Instance, Status, TaggedAddress};
 pub use kv::{KeyValue, follow_key};
@@ -60,10 +59,8 @@ pub use registration::{Probe, ServiceRegistration};
 pub use rights::Sight;
 pub use saver::Saver;
 pub use server::{Compat, EmbeddedRegistry, MasterToken, NoToken, RegistryOptions, ServerLimits, StartError};
-pub use side_listener::{Hosts, SideCounts, SideLimits, serve_aside};
 pub use store::StoreLimits;
 pub use store::journal::{JournalError, JournalLimits};
-pub use tls::TlsOptions;
 pub use types::{CheckStatus, Consistency, QueryOptions};
 pub use watch::{
     Seed, ServiceUpdate, WatchHandle, WatchMonitor, WatchOptions, WatchState, WatchStats, WatchTarget,

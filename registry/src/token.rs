@@ -5,13 +5,14 @@
 //! that cannot be read, or is empty for a moment, takes no token away.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::error::ClientError;
+use crate::http::{LOOK_EVERY, Stamp, stamp};
 
 /// The present token and where it comes from.
 #[derive(Debug)]
@@ -21,14 +22,6 @@ pub(crate) struct Token {
     value: Option<HeaderValue>,
     stamp: Stamp,
     looked_at: Instant,
-}
-
-/// What a file looked like: when it was changed and how long it is; `None` if it is not there.
-pub(crate) type Stamp = Option<(SystemTime, u64)>;
-
-pub(crate) fn stamp(path: &Path) -> Stamp {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
 }
 
 impl Token {
@@ -104,8 +97,6 @@ fn parse(token: &str) -> Result<HeaderValue, ClientError> {
     Ok(value)
 }
 
-/// One look at a file's metadata each; a rotated token is commonly valid together with its successor for minutes.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// While nothing is learned without a new token. All that wait for it share one look. As slow as the pace of queries that
 /// bring nothing (module `pace`), so that a token which is replaced by one bad one after another costs no more.
 pub(crate) const LOOK_EVERY_REFUSED: Duration = Duration::from_millis(1500);

@@ -12,7 +12,8 @@ use super::{Client, READ_DEADLINE};
 use crate::agents::SHARED_MAX;
 use crate::error::ClientError;
 use crate::http::HttpResponse;
-use crate::token::{LOOK_EVERY, LOOK_EVERY_REFUSED, Token};
+use crate::http::LOOK_EVERY;
+use crate::token::{LOOK_EVERY_REFUSED, Token};
 use crate::types::shown;
 
 impl Client {

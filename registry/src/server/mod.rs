@@ -55,6 +55,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, warn};
 
+use crate::http::{Hosts, SideCounts, SideLimits, serve_aside};
 pub use crate::server::acl::{MasterToken, NoToken};
 use crate::server::answer::Refusal;
 pub use crate::server::limits::ServerLimits;
@@ -62,7 +63,6 @@ use crate::server::limits::{Peer, Waiting};
 use crate::server::probe::Room;
 use crate::server::shape::Identity;
 use crate::server::usage::Usage;
-use crate::side_listener::{Hosts, SideCounts, SideLimits, serve_aside};
 use crate::store::journal::{Directory, Journal, JournalError, NotAdmitted, Row};
 use crate::store::{CheckDefinition, CheckKind, ServiceDefinition, Store};
 use crate::types::CheckStatus;

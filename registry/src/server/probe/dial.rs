@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::tls::TlsOptions;
+use crate::http::TlsOptions;
 
 /// Why there is no connection.
 #[derive(Debug)]

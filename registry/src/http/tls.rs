@@ -1,5 +1,5 @@
-//! What a client needs for TLS: trusted authorities, its own certificate, the name to expect. All of it is in
-//! files that may be replaced while we run, so that a rotated certificate needs no restart.
+//! What a client needs for TLS: trusted authorities, its own certificate, the name to expect. Certificates and keys are in
+//! files that may be replaced at any time, so that a rotated certificate needs no restart.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,38 +10,39 @@ use rustls::{ConfigBuilder, WantsVerifier};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::any_certificate::AnyCertificate;
-use crate::http::HttpError;
-use crate::token::{Stamp, stamp};
+use crate::http::any_certificate::AnyCertificate;
+use crate::http::{HttpError, Stamp, stamp};
 
-/// How TLS is spoken.
+/// TLS settings of a client: trusted authorities, its own certificate, and the name that the server must prove.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct TlsOptions {
-    /// A PEM file with certificate authorities that are trusted beside the system's own.
+    /// A PEM file with certificate authorities that are trusted in addition to the system's.
     pub ca_file: Option<PathBuf>,
-    /// PEM files of the certificate that this client shows, and of its key; both or none.
+    /// A PEM file with the certificate that this client presents; only together with `key_file`.
     pub cert_file: Option<PathBuf>,
+    /// A PEM file with the key of that certificate; only together with `cert_file`.
     pub key_file: Option<PathBuf>,
-    /// The name that the server's certificate must have, instead of the URL's host.
+    /// The name that the server's certificate must carry; `None` means the host of the URL.
     pub server_name: Option<String>,
 }
 
 impl TlsOptions {
-    /// What the files look like now. Changes when one of them is replaced.
+    /// The stamps of the three files; they change when a file is replaced.
     pub(crate) fn stamps(&self) -> [Stamp; 3] {
         [&self.ca_file, &self.cert_file, &self.key_file].map(|path| path.as_deref().and_then(stamp))
     }
 
-    /// Reads all files that are named, so that a mistake is told at the start and not at the first call.
+    /// Reads all files that are named, so that a mistake is reported at the start and not at the first call.
     pub(crate) fn check(&self) -> Result<(), HttpError> {
         self.extra_roots()?;
         self.identity().map(drop)
     }
 
-    /// Reading the system's store takes milliseconds of file access: for a blocking thread.
+    /// Builds the settings of rustls, which verify the server. Reads the system's certificate store, which takes milliseconds of
+    /// file access, so it should run on a blocking thread.
     ///
     /// # Errors
-    /// A file cannot be read or used, or nobody would be trusted.
+    /// A file cannot be read or used, or no certificate authority would be trusted.
     pub fn client_config(&self) -> Result<rustls::ClientConfig, HttpError> {
         let mut roots = rustls::RootCertStore::empty();
         let native = rustls_native_certs::load_native_certs();
@@ -58,11 +59,11 @@ impl TlsOptions {
         self.with_identity(builder()?.with_root_certificates(roots))
     }
 
-    /// The same without a proof of who the other side is, and so without authorities: it keeps listeners out, and not who
-    /// pretends to be the other side.
+    /// As [`TlsOptions::client_config`], but accepts any certificate: the connection is encrypted, and the identity of the
+    /// server is not proved. It protects from a listener on the line, not from an attacker who takes the server's place.
     ///
     /// # Errors
-    /// The files of our own certificate cannot be read or used.
+    /// The files of the client's own certificate cannot be read or used.
     pub fn client_config_without_proof(&self) -> Result<rustls::ClientConfig, HttpError> {
         let verifier = Arc::new(AnyCertificate(provider()));
         self.with_identity(builder()?.dangerous().with_custom_certificate_verifier(verifier))
@@ -105,7 +106,7 @@ fn builder() -> Result<ConfigBuilder<rustls::ClientConfig, WantsVerifier>, HttpE
         .map_err(|error| HttpError::Tls(error.to_string()))
 }
 
-/// Passed explicitly: a process-wide default would depend on who links what.
+/// Passed explicitly: a process-wide default would depend on which crates are linked.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }

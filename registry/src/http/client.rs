@@ -21,62 +21,40 @@ use rustls_pki_types::ServerName;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::tls::TlsOptions;
-use crate::token::{LOOK_EVERY, Stamp};
+use crate::http::{HttpError, LOOK_EVERY, Stamp, TlsOptions};
 
-/// How an [`HttpClient`] is built.
+/// Settings of an [`HttpClient`].
 #[derive(Debug, Clone, Default)]
 pub struct HttpOptions {
+    /// Certificates for URLs with `https`.
     pub tls: TlsOptions,
 }
 
-/// What a server answered.
+/// A complete answer of a server.
 #[derive(Debug, Clone)]
 pub struct HttpResponse {
+    /// The status code, whatever it is: a status is never an [`HttpError`].
     pub status: StatusCode,
+    /// The version of HTTP that the server spoke.
     pub version: Version,
+    /// All header fields.
     pub headers: HeaderMap,
+    /// The whole body.
     pub body: Bytes,
-}
-
-/// Why there is no answer.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum HttpError {
-    /// The URL cannot be used: not absolute, or neither `http` nor `https`.
-    #[error("invalid URL `{url}`: {detail}")]
-    InvalidUrl { url: String, detail: String },
-    /// No connection came about: refused, unreachable, unknown name, failed TLS handshake.
-    #[error("{0}")]
-    Connect(String),
-    /// The whole exchange took longer than its deadline.
-    #[error("no complete answer within {}", rounded(*.0))]
-    Timeout(Duration),
-    /// The connection broke before the answer was whole.
-    #[error("the connection broke: {0}")]
-    Broken(String),
-    /// The answer's body is larger than the caller allows.
-    #[error("the answer is larger than {limit} bytes")]
-    BodyTooLarge { limit: usize },
-    /// The certificates that TLS needs could not be read.
-    #[error("TLS cannot be set up: {0}")]
-    Tls(String),
-}
-
-/// What is left of ten seconds after some microseconds are ten seconds.
-fn rounded(duration: Duration) -> humantime::FormattedDuration {
-    let millis = (duration + Duration::from_micros(500)).as_millis();
-    humantime::format_duration(Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)))
 }
 
 type Plain = Client<HttpConnector, Full<Bytes>>;
 type Secure = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
-/// The client; clones share one connection pool. It belongs to the tokio runtime on which it is first used.
+/// The HTTP client of the control plane. Clones share one connection pool, which belongs to the tokio runtime on which it is
+/// first used.
+///
+/// Every exchange has one deadline and one limit of its body; nothing is retried, and redirects are not followed.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
     plain: Plain,
     tls: Arc<TlsOptions>,
-    /// Made at the first `https` URL: whoever speaks plain HTTP needs no certificate store at all.
+    /// Made at the first `https` URL: plain HTTP needs no certificate store.
     secure: Arc<Mutex<Option<SecureClient>>>,
 }
 
@@ -89,13 +67,13 @@ struct SecureClient {
 }
 
 impl HttpClient {
-    /// Builds the client. Only files for TLS that cannot be read, or that hold nothing of use, are an error.
+    /// Builds the client without a connection. Fails if a file for TLS cannot be read or holds nothing that can be used.
     pub fn new(options: &HttpOptions) -> Result<Self, HttpError> {
         options.tls.check()?;
         Ok(Self::with(Arc::new(options.tls.clone())))
     }
 
-    /// The same client with connections of its own.
+    /// A client with the same settings and a connection pool of its own.
     #[must_use]
     pub fn apart(&self) -> Self {
         Self::with(Arc::clone(&self.tls))
@@ -110,7 +88,8 @@ impl HttpClient {
         Self { plain, tls, secure: Arc::default() }
     }
 
-    /// Sends one request and reads the whole answer, within `deadline` and `body_bytes_max`.
+    /// Sends one request and reads the whole answer, within `deadline` and `body_bytes_max`. Dropping the future closes the
+    /// connection.
     pub async fn send(
         &self,
         method: Method,
@@ -141,7 +120,7 @@ impl HttpClient {
         tokio::time::timeout(deadline, exchange).await.unwrap_or(Err(HttpError::Timeout(deadline)))
     }
 
-    /// `GET url` without further headers.
+    /// Sends `GET url` without further headers; see [`HttpClient::send`].
     pub async fn get(
         &self,
         url: &str,
@@ -177,7 +156,7 @@ impl HttpClient {
                 made
             }
             (Ok(None), Some((client, stamps, _))) => (client, stamps),
-            // Half of a pair was replaced, perhaps; the next look tells.
+            // Perhaps only half of a pair was replaced so far; the next look finds the other half.
             (Err(error), Some((client, stamps, _))) => {
                 warn!("{error}; the certificates from before stay in use");
                 (client, stamps)
@@ -189,7 +168,7 @@ impl HttpClient {
         Ok(client)
     }
 
-    /// Something failed, perhaps for a certificate: look at the files again before the next try.
+    /// A failure may come from an old certificate, so the files are looked at again before the next exchange.
     fn look_again(&self) {
         if let Some(known) = self.lock().as_mut()
             && let Some(long_ago) = known.looked_at.checked_sub(LOOK_EVERY)
@@ -199,7 +178,7 @@ impl HttpClient {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<SecureClient>> {
-        // It is replaced as a whole.
+        // The value is replaced in one step, so a panic leaves it whole.
         self.secure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -227,7 +206,7 @@ fn connector() -> HttpConnector {
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    // A blocking query is silent for a minute; without probes a peer that vanished is noticed at the deadline only.
+    // A blocking query is silent for a minute; without probes a peer that vanished is noticed only at the deadline.
     connector.set_keepalive(Some(TCP_KEEPALIVE));
     connector.set_keepalive_interval(Some(TCP_KEEPALIVE_INTERVAL));
     connector.set_keepalive_retries(Some(TCP_KEEPALIVE_RETRIES));
@@ -244,9 +223,9 @@ fn parse_url(url: &str) -> Result<Uri, HttpError> {
     }
 }
 
-/// An answer that ends early is none: one byte less than its length, no last chunk, TLS without its own end. In clear text
-/// and with neither length nor chunks the end of the connection is its end (RFC 9112 §6.3), and nothing tells whether
-/// that came early; JSON, which all readers of this client expect, shows it itself.
+/// An answer that ends early is an error: one byte less than its length, a missing last chunk, TLS without `close_notify`. In
+/// cleartext and with neither length nor chunks the end of the connection is the end of the body (RFC 9112 §6.3), and a
+/// connection that ends early cannot be told from it; JSON, which all callers of this client read, then does not parse.
 async fn read_whole(response: Response<Incoming>, limit: usize) -> Result<HttpResponse, HttpError> {
     let (head, mut body) = response.into_parts();
     let mut whole = BytesMut::new();
@@ -259,7 +238,7 @@ async fn read_whole(response: Response<Incoming>, limit: usize) -> Result<HttpRe
             whole.extend_from_slice(&data);
         }
     }
-    // RFC 9113 §8.1: only END_STREAM ends a response. A stream that is reset with NO_ERROR is a clean end to the library.
+    // RFC 9113 §8.1: only END_STREAM ends a response. The library takes a reset with NO_ERROR for a clean end.
     if head.version == Version::HTTP_2 && !body.is_end_stream() {
         return Err(HttpError::Broken("the stream was reset before the answer was whole".to_owned()));
     }
@@ -276,7 +255,7 @@ fn classify(error: &hyper_util::client::legacy::Error) -> HttpError {
     if error.is_connect() { HttpError::Connect(cause) } else { HttpError::Broken(cause) }
 }
 
-/// The innermost cause says what happened ("connection refused"); the outer ones say only where.
+/// The innermost cause names the failure ("connection refused"); the outer ones name only the place.
 fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
@@ -289,7 +268,7 @@ fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     }
 }
 
-/// Longer than any healthy network needs, shorter than the kernel's two minutes.
+/// Longer than a healthy network needs, and shorter than the kernel's two minutes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A peer that vanished is noticed within half a minute; with the system's defaults it would be eleven minutes.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
@@ -324,7 +303,7 @@ mod tests {
     #[tokio::test]
     async fn a_refused_connection_is_a_connect_error_that_says_so() {
         let client = HttpClient::new(&HttpOptions::default()).unwrap();
-        // Bound and dropped: nobody listens there.
+        // Bound and dropped, so connections are refused.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let url = format!("http://127.0.0.1:{port}/");
         let error = client.get(&url, Duration::from_secs(5), 100).await.unwrap_err();

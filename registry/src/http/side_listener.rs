@@ -1,10 +1,10 @@
-//! A listener for people and tools, not for the public: few connections, a time limit for each of their phases, and names
-//! under which it answers. The gateway's admin listener and the embedded registry are such listeners.
+//! A listener for people and tools, not for the public: few connections, a time limit for each phase of a connection, and a
+//! list of the host names under which it answers. The gateway's admin listener and the embedded registry are such listeners.
 //!
-//! At the limit of connections the one goes that has been idle for longest, so a tool that forgets to close its
-//! connections, or a hundred of them, keeps no other out. A connection is not idle while a request on it waits for its
-//! answer: a blocking query takes as long as it takes. Nor is one idle that has just come: its request is on its way. Until
-//! there is a place a client waits, and those behind it wait in the kernel's queue.
+//! At the limit of connections the listener closes the one that has been idle for longest, so a tool that forgets to close
+//! its connections does not keep others out. A connection is not idle while a request on it waits for its answer (a
+//! blocking query may take minutes), and not for [`IDLE_MIN`] after it was accepted, because its request is still on its way.
+//! While every connection is busy, one client waits for [`PLACE_WAIT_MAX`], and those behind it wait in the kernel's queue.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -28,34 +28,40 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-/// What one side listener takes on.
+/// Limits of a side listener (see [`serve_aside`]).
 #[derive(Debug, Clone, Copy)]
 pub struct SideLimits {
+    /// Open connections.
     pub connections: usize,
-    /// First byte of a request, or the accept, to the end of the header section.
+    /// Longest time from the accept, or from the first byte of a request, to the end of the header section.
     pub head: Duration,
-    /// Nothing came and nothing went.
+    /// A connection on which no byte passed in either direction for this long is closed.
     pub idle: Duration,
+    /// Size of the header section in bytes.
     pub header_bytes: usize,
-    /// Go's spelling of header names; a few clients of Consul compare it.
+    /// Writes header names as Go does (`X-Consul-Index`): a few clients of Consul compare the case.
     pub title_case: bool,
 }
 
-/// What became of the connections of one side listener.
+/// Counters of a side listener. They are updated while it runs.
 #[derive(Debug, Default)]
 pub struct SideCounts {
+    /// Connections that are open now.
     pub open: AtomicUsize,
-    /// Idle ones that were closed for a new one.
+    /// Idle connections that were closed to make room for a new one.
     pub shed: AtomicU64,
-    /// Closed, because requests were being answered on all others for [`PLACE_WAIT_MAX`].
+    /// New connections that were closed because requests were being answered on all others for one second.
     pub refused: AtomicU64,
-    /// Past a time limit.
+    /// Connections that were closed at a time limit.
     pub timed_out: AtomicU64,
-    /// Requests for a name that is not this listener's.
+    /// Requests for a host name under which the listener does not answer.
     pub misdirected: AtomicU64,
 }
 
-/// Serves until the task is dropped; then all connections end. `limits` may change at any time.
+/// Serves a listener for people and tools: `answer` is called for each request with the address of its peer.
+///
+/// It serves until the future is dropped; then all connections end. `limits` is called anew for each connection, so they may
+/// change at any time.
 pub async fn serve_aside<F, B>(
     listener: TcpListener,
     limits: impl Fn() -> SideLimits,
@@ -73,7 +79,7 @@ where
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut last_logged: Option<Instant> = None;
-    // Accepted, without a place.
+    // An accepted connection for which there is no place yet.
     let mut waiting: Option<(TcpStream, SocketAddr, Instant)> = None;
     loop {
         tokio::select! {
@@ -113,7 +119,7 @@ struct Open {
     task: AbortHandle,
 }
 
-/// Cuts the connection that has been idle for longest. `false`: none has been for [`IDLE_MIN`].
+/// Closes the connection that has been idle for longest; `false` if no connection has been idle for [`IDLE_MIN`].
 fn make_room(open: &mut Vec<Open>, now: Duration, counts: &SideCounts) -> bool {
     let is_idle = |activity: &Activity| {
         !activity.is_busy() && millis(now).saturating_sub(activity.last()) >= millis(IDLE_MIN)
@@ -145,7 +151,7 @@ async fn serve<F, B>(
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    // Answers are small and awaited; failing to say so to the kernel changes nothing else.
+    // Answers are small and awaited, so they are sent at once; a failure only delays them.
     let _nodelay = socket.set_nodelay(true);
     let io = Watched { io: socket, activity: Arc::clone(&activity) };
     let service = service_fn(move |request| {
@@ -158,7 +164,7 @@ async fn serve<F, B>(
         }
     });
     let served = http1::Builder::new()
-        // The sweep's: hyper's own also counts the pause between two requests.
+        // The sweep limits the head: hyper's own limit also counts the pause between two requests.
         .header_read_timeout(None)
         .max_buf_size(limits.header_bytes)
         .title_case_headers(limits.title_case)
@@ -169,12 +175,12 @@ async fn serve<F, B>(
     }
 }
 
-/// What a connection does, in milliseconds since the listener's beginning.
+/// What happens on a connection; times are milliseconds since the listener began.
 #[derive(Debug)]
 struct Activity {
     began: Instant,
     last: AtomicU64,
-    /// Since when a head is awaited or on its way; [`NO_HEAD`]: none is.
+    /// Since when the listener waits for the rest of a head; [`NO_HEAD`] while it waits for none.
     head: AtomicU64,
     answering: AtomicUsize,
 }
@@ -209,7 +215,7 @@ impl Activity {
     }
 }
 
-/// A request is being answered, until it is dropped.
+/// Marks a request as being answered until it is dropped.
 struct Busy(Arc<Activity>);
 
 impl Busy {
@@ -231,7 +237,7 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX - 1)
 }
 
-/// A socket that notes when bytes pass.
+/// A socket that notes the time whenever bytes pass.
 struct Watched {
     io: TcpStream,
     activity: Arc<Activity>,
@@ -270,11 +276,11 @@ impl AsyncWrite for Watched {
     }
 }
 
-/// Names under which a listener answers.
+/// Host names under which a side listener answers.
 ///
-/// A page in a browser on this machine can reach loopback under a name of the page's own (DNS rebinding), and would be
-/// of the same origin. So a listener on loopback answers only to names that are its own. An address is always its own:
-/// no page can make an address lead elsewhere.
+/// A page in a browser on this machine can reach loopback under a name that the page's owner controls (DNS rebinding), and the
+/// browser would take it for the same origin. So a listener on loopback answers only under `localhost`, under an IP
+/// address, and under the names it was given: an address cannot be made to lead elsewhere.
 #[derive(Debug, Clone)]
 pub struct Hosts {
     is_any: bool,
@@ -282,13 +288,14 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// `more`: names beside `localhost`. Bound elsewhere than to loopback, and without them, any name will do.
+    /// `bound` is the address of the listener, `more` are names in addition to `localhost`. A listener that is not bound to
+    /// loopback and has no such names answers under any name.
     pub fn new(bound: IpAddr, more: &[String]) -> Self {
         let named = more.iter().map(|name| name.to_ascii_lowercase()).collect();
         Self { is_any: !bound.is_loopback() && more.is_empty(), named }
     }
 
-    /// Whether a request is for one of the names. One without any name (HTTP/1.0) comes from no browser.
+    /// Whether a request is for one of the names. A request without a name (HTTP/1.0) is admitted: no browser sends one.
     pub fn admit(&self, uri: &Uri, headers: &HeaderMap) -> bool {
         let fields = headers.get_all(header::HOST).iter().map(|value| value.to_str().unwrap_or("?"));
         self.is_any
@@ -313,15 +320,15 @@ impl Hosts {
 }
 
 const NO_HEAD: u64 = u64::MAX;
-/// A client that has just connected sends its request within this, and so does one between two requests of a script.
+/// A client that has just connected sends its request within this time, and so does a script between two requests.
 const IDLE_MIN: Duration = Duration::from_millis(100);
-/// For a place; blocking queries may hold all of them for minutes.
+/// How long an accepted connection waits for a place; blocking queries may hold all places for minutes.
 const PLACE_WAIT_MAX: Duration = Duration::from_secs(1);
-/// Whether a connection has become idle.
+/// How often a waiting connection looks whether another one has become idle.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
-/// Time limits are exact to this.
+/// Time limits are kept to within this time.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Out of files: accepting again at once would only spin.
+/// Pause after a failed accept: without free file descriptors an immediate retry would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// At most one accept error is logged in this time.
 const LOG_EVERY: Duration = Duration::from_secs(10);
