@@ -1,24 +1,28 @@
-//! What Consul sends, read tolerantly: a list may be `null`, a field may be absent, a port may be any number.
-//! Lists are parsed element by element, so that one instance that makes no sense never hides the others.
+//! What Consul's API says in JSON, read tolerantly: a list may be `null`, a field may be absent, a port may be any number.
+//! Lists are parsed element by element, so that one instance that cannot be read does not hide the others.
+//!
+//! The file stands below all rooms, because `client` and `watch` read what `server` and `store` write.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-/// Status that a caller can give to a check.
+/// The status of a check in Consul's API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckStatus {
+    /// The check passes.
     Passing,
+    /// The check warns; the instance still gets requests, by its weight for warnings.
     Warning,
+    /// The check fails; the instance gets no requests.
     Critical,
 }
 
 impl CheckStatus {
-    /// Consul's word for it.
+    /// Consul's word for the status.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Passing => "passing",
@@ -27,7 +31,7 @@ impl CheckStatus {
         }
     }
 
-    /// Reads Consul's word.
+    /// Reads Consul's word; `None` if it is another word.
     pub fn parse(word: &str) -> Option<Self> {
         match word {
             "passing" => Some(Self::Passing),
@@ -44,89 +48,71 @@ impl fmt::Display for CheckStatus {
     }
 }
 
-/// Which server may answer a read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Consistency {
-    /// Any server, even without a leader. What a gateway wants: a lost leader does not stop discovery.
-    #[default]
-    Stale,
-    /// The leader, by its lease. Fails while there is no leader.
-    Leader,
-    /// The leader after it has asked a quorum. One more round trip for each answer.
-    Consistent,
-}
-
-/// Options of a read.
-#[derive(Debug, Clone, Default)]
-pub struct QueryOptions {
-    /// Blocks until the answer's index is above this one; `None` or 0 answers at once.
-    pub index: Option<u64>,
-    /// How long a blocking query may block. Consul adds up to a sixteenth of it.
-    pub wait: Option<Duration>,
-    pub consistency: Consistency,
-    /// Only instances whose checks all pass, their node's included.
-    pub passing: bool,
-    /// Only instances that have all of these tags; Consul does not distinguish case here.
-    pub tags: Vec<String>,
-    /// Overrides the client's datacenter.
-    pub datacenter: Option<String>,
-    /// Consul Enterprise; the open-source edition answers 400 to any namespace, even `default`.
-    pub namespace: Option<String>,
-    /// Admin partition, Consul Enterprise; the open-source edition ignores it.
-    pub partition: Option<String>,
-}
-
-/// One element of `/v1/health/service/:name`.
+/// One instance in the answer of `/v1/health/service/:name`: its node, its service and their checks.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct ServiceEntry {
+    /// The node on which the instance runs.
     #[serde(deserialize_with = "null_is_default")]
     pub node: Node,
+    /// The registered service.
     #[serde(deserialize_with = "null_is_default")]
     pub service: Service,
+    /// The checks of the service and of the node.
     #[serde(deserialize_with = "null_is_default")]
     pub checks: Vec<Check>,
 }
 
+/// A node of Consul's catalog.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Node {
+    /// The name of the node.
     #[serde(deserialize_with = "null_is_default")]
     pub node: String,
+    /// The address of the node.
     #[serde(deserialize_with = "null_is_default")]
     pub address: String,
+    /// The datacenter of the node.
     #[serde(deserialize_with = "null_is_default")]
     pub datacenter: String,
-    /// By name: `lan`, `wan`, `lan_ipv4`, `wan_ipv4`, …
+    /// Further addresses by name: `lan`, `wan`, `lan_ipv4`, `wan_ipv4`, …
     #[serde(deserialize_with = "null_is_default")]
     pub tagged_addresses: BTreeMap<String, String>,
 }
 
+/// A registered service.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Service {
+    /// Empty for an ordinary service; otherwise the kind of a proxy or gateway of the mesh.
     #[serde(deserialize_with = "null_is_default")]
     pub kind: String,
+    /// The id, which is unique on its node.
     #[serde(rename = "ID", deserialize_with = "null_is_default")]
     pub id: String,
+    /// The name of the service.
     #[serde(deserialize_with = "null_is_default")]
     pub service: String,
+    /// The tags of this instance.
     #[serde(deserialize_with = "null_is_default")]
     pub tags: Vec<String>,
+    /// The address; empty means the address of the node.
     #[serde(deserialize_with = "null_is_default")]
     pub address: String,
-    /// By name. Since 1.8 Consul adds `lan_ipv4` and `wan_ipv4` (or `…_ipv6`) to a service with an IP address.
+    /// Further addresses by name. Since 1.8 Consul adds `lan_ipv4` and `wan_ipv4` (or `…_ipv6`) to a service with an IP address.
     #[serde(deserialize_with = "null_is_default")]
     pub tagged_addresses: BTreeMap<String, ServiceAddress>,
-    /// Path of a Unix socket in place of address and port (since 1.10).
+    /// The path of a Unix socket instead of address and port (since 1.10).
     #[serde(deserialize_with = "null_is_default")]
     pub socket_path: String,
+    /// Metadata of this instance.
     #[serde(deserialize_with = "null_is_default")]
     pub meta: BTreeMap<String, String>,
-    /// Consul accepts and stores any integer here, −1 and 99999 too.
+    /// The port. Consul accepts and stores any integer, also −1 and 99999.
     #[serde(deserialize_with = "null_is_default")]
     pub port: i64,
-    /// Absent for services that were registered through the catalog, or by releases before 1.2.3.
+    /// The weights; absent for services that were registered through the catalog, or by releases before 1.2.3.
     pub weights: Option<Weights>,
 }
 
@@ -134,79 +120,97 @@ pub struct Service {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct ServiceAddress {
+    /// The address.
     #[serde(deserialize_with = "null_is_default")]
     pub address: String,
-    /// Any integer, as the service's own; 0 where only the address differs.
+    /// The port, which may be any integer; 0 means the port of the service.
     #[serde(deserialize_with = "null_is_default")]
     pub port: i64,
 }
 
+/// The shares of requests that an instance gets, relative to the other instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Weights {
+    /// The share while all checks pass.
     #[serde(deserialize_with = "null_is_one")]
     pub passing: i64,
+    /// The share while a check warns.
     #[serde(deserialize_with = "null_is_one")]
     pub warning: i64,
 }
 
-/// Consul's own default.
+/// 1 and 1, as Consul does.
 impl Default for Weights {
     fn default() -> Self {
         Self { passing: 1, warning: 1 }
     }
 }
 
+/// A health check of a node or of a service.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Check {
+    /// The id of the check.
     #[serde(rename = "CheckID", deserialize_with = "null_is_default")]
     pub check_id: String,
+    /// The name of the check.
     #[serde(deserialize_with = "null_is_default")]
     pub name: String,
+    /// Consul's word for the status; see [`CheckStatus::parse`].
     #[serde(deserialize_with = "null_is_default")]
     pub status: String,
+    /// What the check reported last, for people.
     #[serde(deserialize_with = "null_is_default")]
     pub output: String,
+    /// The id of the checked service; empty for a check of the node.
     #[serde(rename = "ServiceID", deserialize_with = "null_is_default")]
     pub service_id: String,
 }
 
-/// One value of `/v1/agent/services`.
+/// One service in the answer of `/v1/agent/services`.
 pub type AgentService = Service;
 
-/// The part of `/v1/agent/self` that tells agents apart.
+/// The part of `/v1/agent/self` by which agents differ.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct AgentSelf {
+    /// The settings of the agent.
     #[serde(deserialize_with = "null_is_default")]
     pub config: AgentConfig,
 }
 
+/// Settings of an agent.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct AgentConfig {
+    /// The datacenter of the agent.
     #[serde(deserialize_with = "null_is_default")]
     pub datacenter: String,
+    /// The name of the agent's node.
     #[serde(deserialize_with = "null_is_default")]
     pub node_name: String,
+    /// The release of Consul.
     #[serde(deserialize_with = "null_is_default")]
     pub version: String,
 }
 
-/// One element of `/v1/kv/:key`; only what a reader of one key needs.
+/// One key in the answer of `/v1/kv/:key`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct KvPair {
+    /// The key.
     pub key: String,
-    /// Base64; `null` for an empty value.
+    /// The value in Base64; `null` for an empty value.
     pub value: Option<String>,
+    /// A number that the writer of the key chose.
     pub flags: u64,
+    /// The index of the latest change of the key.
     pub modify_index: u64,
 }
 
-/// Reads a JSON list element by element. The outer error means that the body is no list at all (`null` too:
-/// Consul never answers it here); the second list says which elements made no sense.
+/// Reads a JSON list element by element. It fails if the body is not a list (`null` included, which Consul never answers
+/// here); the second list has a sentence for each element that could not be read.
 pub(crate) fn parse_entries(body: &[u8]) -> Result<(Vec<ServiceEntry>, Vec<String>), serde_json::Error> {
     let elements: Vec<&RawValue> = serde_json::from_slice(body)?;
     let mut entries = Vec::with_capacity(elements.len());
@@ -220,8 +224,8 @@ pub(crate) fn parse_entries(body: &[u8]) -> Result<(Vec<ServiceEntry>, Vec<Strin
     Ok((entries, skipped))
 }
 
-/// Text of somebody else for a message: on one line, and not endless. Whoever may register a service could write lines
-/// of our log otherwise.
+/// Foreign text for a message: on one line and cut to a maximum. Otherwise a client that may register a service could write
+/// lines into our log.
 pub(crate) fn shown(text: &str) -> String {
     let mut shown = String::new();
     for (count, c) in text.chars().enumerate() {
@@ -242,12 +246,12 @@ where
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// A weight that is not given is Consul's default.
+/// A weight that is absent is Consul's default.
 fn null_is_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(1))
 }
 
-/// One sentence.
+/// Enough for a sentence.
 const SHOWN_CHARS_MAX: usize = 300;
 
 #[cfg(test)]
@@ -280,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_no_list_is_an_error_and_not_an_empty_list() {
+    fn a_body_that_is_not_a_list_is_an_error_and_not_an_empty_list() {
         for body in [&b"null"[..], b"", b"{}", b"<html>", br#"[{"Node""#] {
             assert!(parse_entries(body).is_err(), "{}", String::from_utf8_lossy(body));
         }
@@ -288,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn text_of_others_stays_on_one_line_and_is_cut() {
+    fn foreign_text_stays_on_one_line_and_is_cut() {
         assert_eq!(shown("a\nERROR b\u{1b}[2J ü"), "a\\nERROR b\\u{1b}[2J ü");
         assert_eq!(shown(&"x".repeat(SHOWN_CHARS_MAX)).len(), SHOWN_CHARS_MAX);
         assert_eq!(shown(&"ü".repeat(1 << 20)).chars().count(), SHOWN_CHARS_MAX + 1);

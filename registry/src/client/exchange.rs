@@ -1,4 +1,4 @@
-//! One exchange with an agent: its turn on a connection, the token, and what later calls learn from how it ended.
+//! One exchange with an agent: its turn on a connection, the token, and what later calls learn from its end.
 
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
@@ -8,16 +8,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use tokio::time::Instant;
 
-use super::{Client, READ_DEADLINE};
-use crate::agents::SHARED_MAX;
-use crate::error::ClientError;
-use crate::http::HttpResponse;
-use crate::http::LOOK_EVERY;
-use crate::token::{LOOK_EVERY_REFUSED, Token};
+use crate::client::agents::SHARED_MAX;
+use crate::client::token::{LOOK_EVERY_REFUSED, Token};
+use crate::client::{Client, ClientError, READ_DEADLINE};
+use crate::http::{HttpResponse, LOOK_EVERY};
 use crate::types::shown;
 
 impl Client {
-    /// One exchange that must succeed.
+    /// Makes one exchange; any status that is not 2xx is an error.
     pub(crate) async fn call(
         &self,
         method: Method,
@@ -33,7 +31,7 @@ impl Client {
         }
     }
 
-    /// One exchange; a second one if a 403 led to a token file that had changed.
+    /// Makes one exchange, and a second one if the answer is 403 and the token file holds another token by now.
     pub(super) async fn send(
         &self,
         method: &Method,
@@ -85,12 +83,12 @@ impl Client {
                     self.learn_from_error(number, connection, &error, deadline);
                     return Err(error);
                 };
-                // Whoever had to wait for it finds the connection open.
+                // A call that had to wait finds the connection open, and needs no turn.
                 Some(turn).filter(|_| agent.to_open(connection).is_some())
             }
             _ => None,
         };
-        // What was waited for the turn counts as well.
+        // The wait for the turn counts as well.
         let left = deadline.saturating_sub(asked_at.elapsed());
         let asked_at = Instant::now();
         let http = &self.shared.http[connection];
@@ -107,19 +105,19 @@ impl Client {
         result
     }
 
-    /// Draws the conclusions for the calls that follow.
+    /// Later calls avoid an agent that failed.
     fn learn_from_status(&self, number: usize, status: StatusCode, read: bool) {
         let too_many = status == StatusCode::TOO_MANY_REQUESTS;
         if too_many {
             self.shared.agents.get(number).refused();
         }
-        // What an agent knows of its own services only it can answer, so writes go elsewhere only if it is gone.
+        // Only this agent knows its own services, so writes go to another one only if it is gone.
         if read && (too_many || status.is_server_error()) {
             self.go_on_from(number);
         }
     }
 
-    /// As [`Client::learn_from_status`], of an exchange that came to nothing `after` this time.
+    /// As [`Client::learn_from_status`], for an exchange that failed `after` this time.
     fn learn_from_error(&self, number: usize, connection: usize, error: &ClientError, after: Duration) {
         if !error.is_transport() {
             return;
@@ -130,7 +128,7 @@ impl Client {
 
     fn go_on_from(&self, number: usize) {
         let next = number.wrapping_add(1) % self.shared.agents.count();
-        // Of calls that failed together, one goes on; a failed exchange says that another was faster.
+        // Of several calls that failed together only the first moves on; for the others the exchange of the number fails.
         let _moved = self.agent.compare_exchange(number, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
@@ -142,13 +140,13 @@ impl Client {
         self.token_source().reread()
     }
 
-    /// Comes back when the token file holds another token than now: what was refused may be asked for again. Without
-    /// such a file it never does.
+    /// Returns when the token file holds another token than now, so that a refused call may be made again. Without such a
+    /// file it never returns.
     pub(crate) async fn another_token_soon(&self) {
         self.another_token_within(LOOK_EVERY_REFUSED).await;
     }
 
-    /// As [`Client::another_token_soon`], for those that miss nothing yet.
+    /// As [`Client::another_token_soon`], for calls that were not refused: the file is looked at less often.
     pub(crate) async fn another_token(&self) {
         self.another_token_within(LOOK_EVERY).await;
     }
@@ -177,7 +175,7 @@ pub(super) fn refusal(call: String, response: &HttpResponse) -> ClientError {
     let text = text.trim();
     let detail = match text {
         "" => "no explanation".to_owned(),
-        // A sentence; a proxy's error page is cut.
+        // Consul answers with a sentence; the error page of a proxy is cut.
         text => shown(text),
     };
     if response.status == StatusCode::FORBIDDEN {
@@ -191,12 +189,12 @@ pub(super) fn refusal(call: String, response: &HttpResponse) -> ClientError {
     ClientError::Status { call, status: response.status, detail, retry_after }
 }
 
-/// The call in messages, without its query: a query may be long and says nothing to the reader.
+/// The name of a call in messages, without its query, which may be long and does not help the reader.
 pub(super) fn describe(method: &Method, path: &str) -> String {
     format!("{method} {}", path.split('?').next().unwrap_or(path))
 }
 
 const USER_AGENT: &str = concat!("millgate/", env!("CARGO_PKG_VERSION"));
 
-/// About twenty thousand instances of one service.
+/// Enough for about twenty thousand instances of one service.
 const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{START_TIMEOUT, find_binary, restartable_port};
-use crate::{Client, ClientConfig, QueryOptions};
+use crate::client::{Client, ClientConfig, QueryOptions};
 
 /// The token that may do everything, where ACLs are on.
 pub const MASTER_TOKEN: &str = "11111111-1111-1111-1111-111111111111";

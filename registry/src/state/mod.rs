@@ -1,0 +1,9 @@
+//! What is kept on disk about a registry: the instances that were believed last, in a folder per registry.
+
+mod identity;
+mod last_known_good;
+mod saver;
+
+pub use identity::RegistryIdentity;
+pub use last_known_good::LastKnownGood;
+pub use saver::Saver;
