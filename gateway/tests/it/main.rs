@@ -72,7 +72,6 @@ mod slow_uploads;
 mod soak;
 mod stalled_clients;
 mod state_sources;
-#[path = "../tidy.rs"]
 mod tidy;
 mod two_issuers;
 mod unread_bodies;

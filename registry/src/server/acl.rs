@@ -11,7 +11,7 @@ use http_body_util::Full;
 use serde_json::json;
 
 use crate::server::answer::{self, Answer, Refusal, Response};
-use crate::server::dispatch::Call;
+use crate::server::call::Call;
 use crate::server::{Compat, Shared, definition};
 
 /// The token that may do everything. Never printed.

@@ -6,8 +6,8 @@ use http::HeaderValue;
 use serde_json::{Value, json};
 
 use crate::server::answer::{self, Answer, Refusal};
+use crate::server::call::Call;
 use crate::server::decode::Fields;
-use crate::server::dispatch::Call;
 use crate::server::filter::{Filter, fields};
 use crate::server::query::ReadOptions;
 use crate::server::read::until;

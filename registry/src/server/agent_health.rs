@@ -5,7 +5,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::server::answer::{self, Answer, Refusal, Response};
-use crate::server::dispatch::Call;
+use crate::server::call::Call;
 use crate::server::maintenance::NODE_MAINTENANCE;
 use crate::server::shape::Identity;
 use crate::store::{CheckKind, ServiceRecord, Store};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use crate::server::answer::{self, Answer, Response};
-use crate::server::dispatch::Call;
+use crate::server::call::Call;
 use crate::server::filter::fields;
 use crate::server::query::ReadOptions;
 use crate::server::read::{Selection, cacheable, read};

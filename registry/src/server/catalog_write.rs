@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use crate::server::answer::{self, Answer, Refusal};
+use crate::server::call::Call;
 use crate::server::decode::{Fields, Known};
-use crate::server::dispatch::Call;
 use crate::server::{definition, go};
 use crate::store::{CheckDefinition, CheckKind, NodeDefinition, Registration, ServiceDefinition};
 use crate::types::CheckStatus;

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use crate::server::answer::Refusal;
-use crate::server::decode::Fields;
-use crate::server::definition::positive;
-use crate::store::{Alias, CheckKind, Probe, Target};
+use crate::server::decode::{Fields, positive};
+use crate::store::{Alias, CheckKind, ProbeDefinition, Target};
 
 /// Reads the fields of a check that say what it does. If they name several targets, HTTP wins over TCP over gRPC,
 /// as with Consul.
@@ -59,7 +58,7 @@ pub(crate) fn read(fields: &mut Fields) -> Result<CheckKind, Refusal> {
     // Negative counts are accepted and mean the same as none.
     let count = |value: i64| u32::try_from(value.max(0)).unwrap_or(u32::MAX);
     let asked = usize::try_from(output_bytes_max).unwrap_or(0);
-    Ok(CheckKind::Probe(Probe {
+    Ok(CheckKind::Probe(ProbeDefinition {
         target,
         interval: positive(interval).unwrap_or_default().max(INTERVAL_MIN),
         timeout,

@@ -2,12 +2,13 @@
 //! unknown fields refused, and Go's words for what is wrong.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use crate::server::answer::Refusal;
 use crate::server::go;
-use crate::store::TaggedAddress;
+use crate::store::AddressDefinition;
 
 /// The fields of one JSON object, by lower-case name.
 #[derive(Debug, Default)]
@@ -247,7 +248,7 @@ impl Fields {
     pub(crate) fn tagged_addresses(
         &mut self,
         name: &str,
-    ) -> Result<BTreeMap<String, TaggedAddress>, Refusal> {
+    ) -> Result<BTreeMap<String, AddressDefinition>, Refusal> {
         let object = match self.take(name) {
             None => return Ok(BTreeMap::new()),
             Some(Value::Object(object)) => object,
@@ -258,7 +259,10 @@ impl Fields {
             .map(|(key, value)| {
                 let mut fields =
                     Self::from_value(value, &[("Address", ""), ("Port", "")], Some("TaggedAddresses"))?;
-                Ok((key, TaggedAddress { address: fields.string("Address")?, port: fields.integer("Port")? }))
+                Ok((
+                    key,
+                    AddressDefinition { address: fields.string("Address")?, port: fields.integer("Port")? },
+                ))
             })
             .collect()
     }
@@ -288,6 +292,11 @@ fn type_error(value: &Value, place: &str, wanted: &str) -> Refusal {
 
 fn refuse(text: &str) -> Refusal {
     Refusal::bad_request(format!("Request decode failed: {text}"))
+}
+
+/// A duration that a field gives in nanoseconds; `None` unless it is positive.
+pub(crate) fn positive(nanoseconds: i64) -> Option<Duration> {
+    u64::try_from(nanoseconds).ok().filter(|nanoseconds| *nanoseconds > 0).map(Duration::from_nanos)
 }
 
 #[cfg(test)]

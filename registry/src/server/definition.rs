@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::server::answer::Refusal;
-use crate::server::decode::{Fields, Known};
+use crate::server::decode::{Fields, Known, positive};
 use crate::server::{Compat, ServerLimits, check_kind};
-use crate::store::{CheckDefinition, CheckKind, ServiceDefinition, TaggedAddress};
+use crate::store::{AddressDefinition, CheckDefinition, CheckKind, ServiceDefinition};
 use crate::types::CheckStatus;
 
 /// Reads the body of `agent/service/register`.
@@ -150,7 +149,7 @@ fn add_tagged_addresses(service: &mut ServiceDefinition) {
         Err(_) => return,
     };
     for name in names {
-        let own = TaggedAddress { address: service.address.clone(), port: service.port };
+        let own = AddressDefinition { address: service.address.clone(), port: service.port };
         service.tagged_addresses.entry(name.to_owned()).or_insert(own);
     }
 }
@@ -220,10 +219,6 @@ fn validate_meta(meta: &BTreeMap<String, String>) -> Result<(), Refusal> {
         return invalid(format!("Couldn't load metadata pair ('{key}', '{value}'): {wrong}"));
     }
     Ok(())
-}
-
-pub(crate) fn positive(nanoseconds: i64) -> Option<Duration> {
-    u64::try_from(nanoseconds).ok().filter(|nanoseconds| *nanoseconds > 0).map(Duration::from_nanos)
 }
 
 fn check_fields(compat: Compat) -> Vec<(&'static str, &'static str)> {

@@ -1,77 +1,22 @@
 //! From a request to its handler, and what Consul does with wrong paths and methods before one is asked.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Incoming};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use crate::server::acl;
 use crate::server::answer::{self, Answer, Refusal, Response};
+use crate::server::call::Call;
 use crate::server::gzip;
 use crate::server::limits::Peer;
 use crate::server::paths::{self, Handler};
 use crate::server::query::{Params, refuse_namespaces};
 use crate::server::{Compat, Shared};
-
-/// A request on its way to its handler.
-pub(crate) struct Call<'a> {
-    pub(crate) shared: &'a Shared,
-    pub(crate) method: Method,
-    pub(crate) params: Params,
-    pub(crate) headers: HeaderMap,
-    /// Decoded.
-    pub(crate) path: &'a str,
-    /// What follows the path of the handler, decoded.
-    pub(crate) argument: &'a str,
-    pub(crate) body: Bytes,
-}
-
-/// An answer that may take its time.
-pub(crate) type Pending<'a> = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
-
-impl Call<'_> {
-    pub(crate) fn pretty(&self) -> bool {
-        self.params.has("pretty")
-    }
-
-    pub(crate) fn is_current(&self) -> bool {
-        self.shared.identity.compat == Compat::Current
-    }
-
-    /// Whether it may wait for a change: a read with an index or a hash.
-    fn waits(&self) -> bool {
-        let given = |name: &str| self.params.get(name).is_some_and(|value| !matches!(value, "" | "0"));
-        self.method == Method::GET && (given("index") || given("hash"))
-    }
-
-    /// The argument, which must not be empty; `missing` is Consul's text if it is.
-    pub(crate) fn required(&self, missing: &str) -> Result<&str, Refusal> {
-        if self.argument.is_empty() { Err(Refusal::bad_request(missing)) } else { Ok(self.argument) }
-    }
-
-    /// There is one datacenter; writes to another are refused.
-    pub(crate) fn own_datacenter(&self) -> Result<(), Refusal> {
-        self.path_to(self.params.get("dc").unwrap_or_default())
-    }
-
-    /// `datacenter`: empty is the registry's own.
-    pub(crate) fn path_to(&self, datacenter: &str) -> Result<(), Refusal> {
-        if datacenter.is_empty() || datacenter == self.shared.identity.datacenter {
-            return Ok(());
-        }
-        Err(Refusal::internal("No path to datacenter"))
-    }
-
-    /// What later releases call the client's mistake (400), and 1.8 its own (500).
-    pub(crate) fn mistake(&self, text: impl Into<String>) -> Refusal {
-        if self.is_current() { Refusal::bad_request(text) } else { Refusal::internal(text) }
-    }
-}
 
 /// Answers one request, whatever it is.
 pub(crate) async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response {

@@ -6,7 +6,7 @@ use regex::Regex;
 use serde_json::{Value, json};
 
 use crate::server::answer::{self, Answer, Refusal};
-use crate::server::dispatch::Call;
+use crate::server::call::Call;
 use crate::server::filter;
 use crate::server::query::ReadOptions;
 use crate::server::read::until;

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::server::answer::{Answer, Refusal};
+use crate::server::call::Call;
 use crate::server::catalog::{instances, options};
-use crate::server::dispatch::Call;
 use crate::server::filter::{self, fields};
 use crate::server::read::{Selection, cacheable, read};
 use crate::store::{CheckRecord, Store};

@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
 
 use crate::server::answer::{self, Answer, Refusal, Response};
-use crate::server::dispatch::Call;
+use crate::server::call::Call;
 use crate::server::query::ReadOptions;
 use crate::server::read::blocking;
 use crate::server::session;

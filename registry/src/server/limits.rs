@@ -75,13 +75,13 @@ pub(crate) struct Waiting(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
 /// The place of one query, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct WaitingPlace {
     waiting: Arc<Mutex<HashMap<IpAddr, usize>>>,
     client: IpAddr,
 }
 
 impl Waiting {
-    pub(crate) fn admit(&self, client: IpAddr, limit: usize) -> Result<Place, Refusal> {
+    pub(crate) fn admit(&self, client: IpAddr, limit: usize) -> Result<WaitingPlace, Refusal> {
         let mut counts = lock(&self.0);
         let count = counts.entry(client).or_default();
         if *count >= limit {
@@ -93,7 +93,7 @@ impl Waiting {
             return Err(Refusal::too_many(usage::BLOCKED_PER_CLIENT, text));
         }
         *count += 1;
-        Ok(Place { waiting: Arc::clone(&self.0), client })
+        Ok(WaitingPlace { waiting: Arc::clone(&self.0), client })
     }
 
     /// Those of the client that has the most.
@@ -102,7 +102,7 @@ impl Waiting {
     }
 }
 
-impl Drop for Place {
+impl Drop for WaitingPlace {
     fn drop(&mut self) {
         let mut counts = lock(&self.waiting);
         if let Some(count) = counts.get_mut(&self.client) {

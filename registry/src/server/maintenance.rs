@@ -1,7 +1,7 @@
 //! Maintenance mode: a critical check on a service or on the node, so that nobody is sent there.
 
 use crate::server::answer::{self, Answer, Refusal};
-use crate::server::dispatch::Call;
+use crate::server::call::Call;
 use crate::server::{agent, filter};
 use crate::store::{CheckDefinition, CheckKind};
 use crate::types::CheckStatus;

@@ -11,7 +11,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 
 use crate::server::answer::{self, Response};
-use crate::server::dispatch::Call;
+use crate::server::call::Call;
 use crate::server::usage::{self, Bound};
 use crate::server::{Shared, own};
 

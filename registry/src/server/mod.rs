@@ -14,6 +14,7 @@ mod acl;
 mod agent;
 mod agent_health;
 mod answer;
+mod call;
 mod catalog;
 mod catalog_write;
 mod check_kind;

@@ -5,8 +5,8 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::server::answer::{self, Answer, Refusal, Response};
+use crate::server::call::Call;
 use crate::server::catalog::options;
-use crate::server::dispatch::Call;
 use crate::server::read::{indexed, read};
 use crate::store::Store;
 

@@ -4,7 +4,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::server::answer::{self, Answer, Refusal, Response};
-use crate::server::dispatch::Call;
+use crate::server::call::Call;
 use crate::server::shape::{Identity, SERVER_PORT};
 use crate::store::{CheckKind, Store};
 

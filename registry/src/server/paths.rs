@@ -1,7 +1,7 @@
 //! The table of what is served.
 
 use crate::server::answer::{Answer, Response};
-use crate::server::dispatch::{Call, Pending};
+use crate::server::call::{Call, Pending};
 use crate::server::{
     acl, agent, agent_health, catalog, catalog_write, event, health, kv, maintenance, metrics, operator, own,
     session, txn, ui,

@@ -8,7 +8,7 @@ use rand::RngExt;
 use serde_json::Value;
 
 use crate::server::answer::{self, Answer, Refusal};
-use crate::server::dispatch::Call;
+use crate::server::call::Call;
 use crate::server::filter::{Filter, Kind};
 use crate::server::query::{Params, ReadOptions};
 use crate::server::{Compat, Shared, usage};

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::server::answer::{self, Answer, Refusal};
+use crate::server::call::Call;
 use crate::server::decode::Fields;
-use crate::server::dispatch::Call;
 use crate::server::read::indexed;
 use crate::server::{agent, catalog, go};
 use crate::store::{Behavior, NewSession, Session, Sessions};

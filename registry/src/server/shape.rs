@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use serde_json::{Map, Value, json};
 
 use crate::server::Compat;
-use crate::store::{CheckKind, CheckRecord, NodeDefinition, NodeRecord, ServiceRecord, TaggedAddress};
+use crate::store::{AddressDefinition, CheckKind, CheckRecord, NodeDefinition, NodeRecord, ServiceRecord};
 
 /// Who answers: the node, its datacenter, and the release that is imitated.
 #[derive(Debug, Clone)]
@@ -251,7 +251,7 @@ impl Identity {
 }
 
 fn tagged(service: &ServiceRecord) -> Value {
-    let element = |(name, TaggedAddress { address, port }): (&String, &TaggedAddress)| {
+    let element = |(name, AddressDefinition { address, port }): (&String, &AddressDefinition)| {
         (name.clone(), json!({"Address": address, "Port": port}))
     };
     Value::Object(service.definition.tagged_addresses.iter().map(element).collect())

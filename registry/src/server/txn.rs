@@ -6,9 +6,9 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use crate::server::answer::{self, Answer, Refusal};
+use crate::server::call::Call;
 use crate::server::catalog_write::{self, CHECK_FIELDS, SERVICE_FIELDS};
 use crate::server::decode::Fields;
-use crate::server::dispatch::Call;
 use crate::server::shape::Identity;
 use crate::server::{go, kv};
 use crate::store::{KvVerb, NodeDefinition, Outcome, TableVerb, TxnError, TxnOp};

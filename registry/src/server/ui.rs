@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use crate::server::answer::{self, Answer, Refusal};
+use crate::server::call::Call;
 use crate::server::catalog;
-use crate::server::dispatch::Call;
 use crate::server::filter::fields;
 use crate::server::read::{Selection, blocking, indexed};
 use crate::store::{NodeRecord, ServiceRecord, Store};

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use crate::server::Shared;
-use crate::server::probe::PROBES_MAX;
 use crate::store::journal::Journal;
 
 /// How often each limit was hit, by its name.
@@ -67,7 +66,7 @@ pub(crate) fn bounds(shared: &Shared) -> Vec<Bound> {
         ("sessions", store.sessions.list().count(), limits.store.sessions),
         ("keys", store.kv.len(), limits.store.kv_keys),
         ("bytes of keys and values", store.kv.bytes(), limits.store.kv_bytes),
-        (PROBES, shared.probes.running(), PROBES_MAX),
+        (PROBES, shared.probes.running(), shared.probes.places()),
         (PENDING, pending, limits.journal.pending_bytes),
     ];
     drop(store);

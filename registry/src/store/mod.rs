@@ -33,10 +33,10 @@ pub(crate) use alias::Alias;
 pub(crate) use catalog::Registration;
 pub(crate) use events::{Event, Events};
 pub(crate) use kv::{Cas, Kv, KvEntry};
-pub(crate) use probe::{Probe, Target};
+pub(crate) use probe::{ProbeDefinition, Target};
 pub(crate) use record::{
-    CheckDefinition, CheckKind, CheckRecord, NodeDefinition, NodeRecord, ServiceDefinition, ServiceRecord,
-    TaggedAddress,
+    AddressDefinition, CheckDefinition, CheckKind, CheckRecord, NodeDefinition, NodeRecord,
+    ServiceDefinition, ServiceRecord,
 };
 pub(crate) use sessions::{Behavior, NewSession, Session, Sessions};
 pub(crate) use txn::{KvVerb, Outcome, TableVerb, TxnError, TxnOp};

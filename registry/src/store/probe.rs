@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::types::CheckStatus;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Probe {
+pub(crate) struct ProbeDefinition {
     pub(crate) target: Target,
     pub(crate) interval: Duration,
     pub(crate) timeout: Duration,
@@ -48,7 +48,7 @@ pub(crate) struct Streak {
     failures: u32,
 }
 
-impl Probe {
+impl ProbeDefinition {
     pub(crate) fn streak(&self) -> Streak {
         Streak { successes: self.success_before_passing, failures: self.failures_before_critical }
     }
@@ -56,7 +56,7 @@ impl Probe {
 
 impl Streak {
     /// True if this result is to be believed.
-    pub(crate) fn record(&mut self, probe: &Probe, status: CheckStatus) -> bool {
+    pub(crate) fn record(&mut self, probe: &ProbeDefinition, status: CheckStatus) -> bool {
         if status == CheckStatus::Critical {
             self.successes = 0;
             self.failures = self.failures.saturating_add(1);
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn the_first_result_counts_and_then_it_takes_as_many_in_a_row_as_asked_for() {
-        let probe = Probe {
+        let probe = ProbeDefinition {
             target: Target::Tcp { address: String::new() },
             interval: Duration::from_secs(1),
             timeout: Duration::from_secs(1),
@@ -101,7 +101,7 @@ mod tests {
             assert_eq!(streak.record(&probe, result), believed, "{result:?}");
         }
         assert!(probe.streak().record(&probe, Critical), "the first result counts");
-        let once = Probe { success_before_passing: 0, failures_before_critical: 0, ..probe };
+        let once = ProbeDefinition { success_before_passing: 0, failures_before_critical: 0, ..probe };
         let mut streak = once.streak();
         assert!(
             streak.record(&once, Passing) && streak.record(&once, Critical) && streak.record(&once, Passing)

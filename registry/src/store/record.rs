@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::store::alias::Alias;
-use crate::store::probe::{Probe, Target};
+use crate::store::probe::{ProbeDefinition, Target};
 use crate::types::CheckStatus;
 
 /// A node as its registration describes it. `None` and an empty map are different answers.
@@ -36,7 +36,7 @@ pub(crate) struct ServiceDefinition {
     pub(crate) name: String,
     pub(crate) tags: Vec<String>,
     pub(crate) address: String,
-    pub(crate) tagged_addresses: BTreeMap<String, TaggedAddress>,
+    pub(crate) tagged_addresses: BTreeMap<String, AddressDefinition>,
     pub(crate) meta: BTreeMap<String, String>,
     /// Any integer: Consul stores −1 and 99999 too, and what reads from here must cope with them.
     pub(crate) port: i64,
@@ -46,7 +46,7 @@ pub(crate) struct ServiceDefinition {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct TaggedAddress {
+pub(crate) struct AddressDefinition {
     pub(crate) address: String,
     pub(crate) port: i64,
 }
@@ -95,7 +95,7 @@ pub(crate) enum CheckKind {
     /// The registry's own: `serfHealth`.
     Node,
     Ttl(Duration),
-    Probe(Probe),
+    Probe(ProbeDefinition),
     Alias(Alias),
     /// Made by maintenance mode; critical as long as it is there.
     Maintenance,

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::client::{Backoff, Client, ClientError, Consistency, QueryOptions};
-use crate::watch::pace::{Outcome, Pace};
+use crate::watch::pace::{Ended, Pace};
 use crate::watch::patience::Patience;
 
 /// How a key or the list of services is followed. The source file explains each default at its end.
@@ -177,7 +177,7 @@ impl Follow {
             stats.last_success = Some(now);
             stats.last_error = None;
         });
-        let outcome = if early && !news { Outcome::Idle } else { Outcome::News };
+        let outcome = if early && !news { Ended::Idle } else { Ended::News };
         let pace = self.pace.after(outcome, now).max(self.options.pause_min);
         let Some(index) = index else {
             // Without an index a query cannot block: a proxy removed it, or the server is not Consul.

@@ -21,7 +21,7 @@ use crate::watch::rights::Sight;
 
 /// An answer, reduced to what the decision needs.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Answer {
+pub(crate) struct Evidence {
     /// Usable instances, sorted by identity.
     pub(crate) instances: Vec<Instance>,
     /// The number of elements that could not be used.
@@ -46,7 +46,7 @@ pub(crate) enum Held {
 
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Next {
+pub(crate) enum NextQuery {
     /// Query again with the gate's index.
     Query,
     /// The answer has no index, so the next query cannot block: read again after a while.
@@ -61,7 +61,7 @@ pub(crate) struct Verdict {
     /// The new set, if it differs from the one before.
     pub(crate) publish: Option<Arc<[Instance]>>,
     pub(crate) held: Option<Held>,
-    pub(crate) next: Next,
+    pub(crate) next: NextQuery,
     /// The index went backwards: the answer comes from another history.
     pub(crate) backwards: bool,
 }
@@ -100,8 +100,8 @@ impl Gate {
         self.seen_index = 0;
     }
 
-    /// `confirming`: the answer is the fresh read that [`Next::Confirm`] asked for.
-    pub(crate) fn judge(&mut self, answer: Answer, confirming: bool) -> Verdict {
+    /// `confirming`: the answer is the fresh read that [`NextQuery::Confirm`] asked for.
+    pub(crate) fn judge(&mut self, answer: Evidence, confirming: bool) -> Verdict {
         let held = self.doubt(&answer, confirming);
         let reset = self.advance(answer.index);
         let publish = if held.is_none() { self.accept(answer.instances) } else { None };
@@ -109,9 +109,9 @@ impl Gate {
             self.suspect = true;
         }
         let next = match (held, answer.index) {
-            (Some(Held::Unconfirmed | Held::Hidden), _) => Next::Confirm,
-            (_, None) => Next::Poll,
-            _ => Next::Query,
+            (Some(Held::Unconfirmed | Held::Hidden), _) => NextQuery::Confirm,
+            (_, None) => NextQuery::Poll,
+            _ => NextQuery::Query,
         };
         if reset {
             self.index = 0;
@@ -119,7 +119,7 @@ impl Gate {
         Verdict { publish, held, next, backwards: reset }
     }
 
-    fn doubt(&self, answer: &Answer, confirming: bool) -> Option<Held> {
+    fn doubt(&self, answer: &Evidence, confirming: bool) -> Option<Held> {
         if !answer.instances.is_empty() {
             return None;
         }
@@ -179,12 +179,12 @@ mod tests {
     use crate::testing::instance;
     use crate::watch::instance::Status;
 
-    fn answer(index: u64, ids: &[&str]) -> Answer {
-        Answer {
+    fn answer(index: u64, ids: &[&str]) -> Evidence {
+        Evidence {
             instances: ids.iter().map(|id| instance(id, Status::Passing)).collect(),
             index: Some(index),
             known_leader: true,
-            ..Answer::default()
+            ..Evidence::default()
         }
     }
 
@@ -202,22 +202,22 @@ mod tests {
     #[test]
     fn the_first_answer_is_published_even_if_it_is_empty() {
         let verdict = Gate::new(None).judge(answer(10, &[]), false);
-        assert_eq!((published(&verdict), verdict.next), (Some(0), Next::Query));
+        assert_eq!((published(&verdict), verdict.next), (Some(0), NextQuery::Query));
     }
 
     #[test]
     fn the_first_empty_answer_of_a_server_without_leader_is_confirmed_first() {
         let mut gate = Gate::new(None);
-        let verdict = gate.judge(Answer { known_leader: false, ..answer(10, &[]) }, false);
-        assert_eq!((published(&verdict), verdict.next), (None, Next::Confirm));
+        let verdict = gate.judge(Evidence { known_leader: false, ..answer(10, &[]) }, false);
+        assert_eq!((published(&verdict), verdict.next), (None, NextQuery::Confirm));
     }
 
     #[test]
     fn the_first_empty_answer_to_a_token_that_may_not_see_the_service_is_none() {
         for hidden in [
-            Answer { sight: Some(Sight::ServiceHidden), ..answer(10, &[]) },
-            Answer { sight: Some(Sight::NodesHidden), ..answer(10, &[]) },
-            Answer { filtered_by_acls: true, ..answer(10, &[]) },
+            Evidence { sight: Some(Sight::ServiceHidden), ..answer(10, &[]) },
+            Evidence { sight: Some(Sight::NodesHidden), ..answer(10, &[]) },
+            Evidence { filtered_by_acls: true, ..answer(10, &[]) },
         ] {
             let mut gate = Gate::new(None);
             for confirming in [false, true] {
@@ -254,7 +254,7 @@ mod tests {
         let first = gate.judge(answer(20, &[]), false);
         assert_eq!(
             (published(&first), first.held, first.next),
-            (None, Some(Held::Unconfirmed), Next::Confirm)
+            (None, Some(Held::Unconfirmed), NextQuery::Confirm)
         );
         let second = gate.judge(answer(20, &[]), true);
         assert_eq!((published(&second), second.held), (Some(0), None));
@@ -272,8 +272,8 @@ mod tests {
     fn a_confirming_read_without_leader_confirms_nothing() {
         let mut gate = synced();
         gate.judge(answer(20, &[]), false);
-        let verdict = gate.judge(Answer { known_leader: false, ..answer(20, &[]) }, true);
-        assert_eq!((published(&verdict), verdict.next), (None, Next::Confirm));
+        let verdict = gate.judge(Evidence { known_leader: false, ..answer(20, &[]) }, true);
+        assert_eq!((published(&verdict), verdict.next), (None, NextQuery::Confirm));
     }
 
     #[test]
@@ -298,33 +298,33 @@ mod tests {
     #[test]
     fn an_answer_that_acls_filtered_is_never_believed_to_be_empty() {
         let mut gate = synced();
-        let filtered = Answer { filtered_by_acls: true, ..answer(20, &[]) };
+        let filtered = Evidence { filtered_by_acls: true, ..answer(20, &[]) };
         assert_eq!(gate.judge(filtered.clone(), false).held, Some(Held::FilteredByAcls));
         assert_eq!(gate.judge(filtered, true).held, Some(Held::FilteredByAcls));
     }
 
     #[test]
     fn what_other_answers_show_is_not_believed_to_be_gone_until_they_no_longer_do() {
-        let with = |sight| Answer { sight: Some(sight), ..answer(20, &[]) };
+        let with = |sight| Evidence { sight: Some(sight), ..answer(20, &[]) };
         for sight in [Sight::NodesHidden, Sight::ServiceHidden] {
             let mut gate = synced();
             gate.judge(answer(20, &[]), false);
             for _ in 0..3 {
                 let verdict = gate.judge(with(sight), true);
-                assert_eq!((verdict.held, verdict.next), (Some(Held::Hidden), Next::Confirm));
+                assert_eq!((verdict.held, verdict.next), (Some(Held::Hidden), NextQuery::Confirm));
             }
             assert_eq!(published(&gate.judge(with(Sight::Clear), true)), Some(0));
         }
         let mut gate = synced();
         let verdict = gate.judge(with(Sight::Shown), true);
-        assert_eq!((verdict.held, verdict.next), (Some(Held::Unconfirmed), Next::Confirm));
+        assert_eq!((verdict.held, verdict.next), (Some(Held::Unconfirmed), NextQuery::Confirm));
     }
 
     #[test]
     fn unusable_entries_alone_do_not_remove_the_usable_ones_from_before() {
         let mut gate = synced();
-        let verdict = gate.judge(Answer { unusable: 2, ..answer(20, &[]) }, false);
-        assert_eq!((verdict.held, verdict.next), (Some(Held::Unusable), Next::Query));
+        let verdict = gate.judge(Evidence { unusable: 2, ..answer(20, &[]) }, false);
+        assert_eq!((verdict.held, verdict.next), (Some(Held::Unusable), NextQuery::Query));
     }
 
     #[test]
@@ -339,8 +339,8 @@ mod tests {
     #[test]
     fn without_an_index_the_service_is_polled() {
         let mut gate = synced();
-        let verdict = gate.judge(Answer { index: None, ..answer(0, &["a"]) }, false);
-        assert_eq!((published(&verdict), verdict.next, gate.index()), (Some(1), Next::Poll, 0));
+        let verdict = gate.judge(Evidence { index: None, ..answer(0, &["a"]) }, false);
+        assert_eq!((published(&verdict), verdict.next, gate.index()), (Some(1), NextQuery::Poll, 0));
     }
 
     #[test]

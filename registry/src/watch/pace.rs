@@ -27,7 +27,7 @@ pub(crate) struct Pace {
 
 /// How a query ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum Ended {
     /// The answer brought something new, or the time of the query was over.
     News,
     /// The service still has no instances, at a higher index.
@@ -62,11 +62,11 @@ impl Pace {
     }
 
     /// Accounts for one query; returns how long the next one has to wait.
-    pub(crate) fn after(&mut self, outcome: Outcome, now: Instant) -> Duration {
+    pub(crate) fn after(&mut self, outcome: Ended, now: Instant) -> Duration {
         match outcome {
-            Outcome::News => self.news.pay(BURST, REFILL_PER_SECOND, now),
-            Outcome::StillEmpty => self.empty.pay(EMPTY_BURST, EMPTY_REFILL_PER_SECOND, now),
-            Outcome::Idle => self.idle.pay(IDLE_BURST, IDLE_REFILL.as_secs_f64().recip(), now),
+            Ended::News => self.news.pay(BURST, REFILL_PER_SECOND, now),
+            Ended::StillEmpty => self.empty.pay(EMPTY_BURST, EMPTY_REFILL_PER_SECOND, now),
+            Ended::Idle => self.idle.pay(IDLE_BURST, IDLE_REFILL.as_secs_f64().recip(), now),
         }
     }
 }
@@ -87,9 +87,9 @@ mod tests {
         let now = Instant::now();
         let mut pace = Pace::new(now);
         for _ in 0..5 {
-            assert_eq!(pace.after(Outcome::News, now), Duration::ZERO);
+            assert_eq!(pace.after(Ended::News, now), Duration::ZERO);
         }
-        assert_eq!(pace.after(Outcome::News, now), Duration::from_millis(100));
+        assert_eq!(pace.after(Ended::News, now), Duration::from_millis(100));
     }
 
     #[test]
@@ -97,7 +97,7 @@ mod tests {
         let mut now = Instant::now();
         let mut pace = Pace::new(now);
         for _ in 0..40 {
-            let wait = pace.after(Outcome::StillEmpty, now);
+            let wait = pace.after(Ended::StillEmpty, now);
             assert!(wait <= Duration::from_millis(250), "{wait:?}");
             now += wait;
         }
@@ -110,7 +110,7 @@ mod tests {
         let mut asked = Vec::new();
         for _ in 0..40 {
             asked.push(now);
-            now += pace.after(Outcome::Idle, now);
+            now += pace.after(Ended::Idle, now);
         }
         for window in asked.windows(10) {
             assert!(window[9] - window[0] >= Duration::from_secs(10), "{:?}", window[9] - window[0]);
@@ -122,10 +122,10 @@ mod tests {
         let mut now = Instant::now();
         let mut pace = Pace::new(now);
         for _ in 0..20 {
-            let wait = pace.after(Outcome::Idle, now);
+            let wait = pace.after(Ended::Idle, now);
             assert!(wait <= IDLE_REFILL, "{wait:?}");
             now += wait;
         }
-        assert_eq!(pace.after(Outcome::News, now), Duration::ZERO);
+        assert_eq!(pace.after(Ended::News, now), Duration::ZERO);
     }
 }

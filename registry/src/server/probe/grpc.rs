@@ -9,10 +9,10 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use crate::server::probe::dial::{self, Stream};
-use crate::store::Probe;
+use crate::store::ProbeDefinition;
 
 /// `Err` is the check's output, in the words of Go's gRPC.
-pub(super) async fn check(target: &str, tls: bool, probe: &Probe) -> Result<(), String> {
+pub(super) async fn check(target: &str, tls: bool, probe: &ProbeDefinition) -> Result<(), String> {
     let (server, service) = target.split_once('/').unwrap_or((target, ""));
     let call = async {
         let stream = connect(server, tls, probe.tls_skip_verify).await.map_err(|text| {

@@ -9,7 +9,7 @@ mod grpc;
 mod room;
 mod web;
 
-pub(crate) use room::{PROBES_MAX, Room};
+pub(crate) use room::Room;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,14 +23,14 @@ use tracing::info;
 
 use crate::server::probe::room::GivenUp;
 use crate::server::{Shared, usage};
-use crate::store::{CheckKind, Probe, Store, Target};
+use crate::store::{CheckKind, ProbeDefinition, Store, Target};
 use crate::types::CheckStatus;
 
 /// Runs until it is dropped. Woken by the clock, or by any change.
 pub(crate) async fn run(shared: Arc<Shared>) {
     // Dropped with this future, and all probes with it.
     let mut tasks = JoinSet::new();
-    let mut probes: HashMap<String, (Probe, AbortHandle)> = HashMap::new();
+    let mut probes: HashMap<String, (ProbeDefinition, AbortHandle)> = HashMap::new();
     let mut reap_at = Instant::now() + REAP_INTERVAL;
     loop {
         shared.apply(|store, now| {
@@ -59,7 +59,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 fn reconcile(
     shared: &Arc<Shared>,
     tasks: &mut JoinSet<()>,
-    probes: &mut HashMap<String, (Probe, AbortHandle)>,
+    probes: &mut HashMap<String, (ProbeDefinition, AbortHandle)>,
 ) {
     let mut wanted = HashMap::new();
     for check in shared.store().own_checks() {
@@ -82,7 +82,7 @@ fn reconcile(
     }
 }
 
-async fn repeat(shared: Arc<Shared>, id: String, probe: Probe) {
+async fn repeat(shared: Arc<Shared>, id: String, probe: ProbeDefinition) {
     // Spread over the interval, as Consul does, so that a hundred checks do not fire together.
     let first = probe.interval.mul_f64(rand::rng().random::<f64>());
     tokio::time::sleep(first).await;
@@ -101,7 +101,7 @@ async fn repeat(shared: Arc<Shared>, id: String, probe: Probe) {
 }
 
 /// Status and output, in Consul's words.
-async fn run_once(probe: &Probe) -> (CheckStatus, String) {
+async fn run_once(probe: &ProbeDefinition) -> (CheckStatus, String) {
     match &probe.target {
         Target::Http { url, method, headers, body } => {
             let request = web::Request { method, url, headers, body };

@@ -1,15 +1,15 @@
-//! Room for checks under way: how many run at once, and how long one may keep others waiting.
+//! Room for checks under way: how many run at once, and how long one check may delay the others.
 //!
-//! A check begins in one of [`QUICK`] places and has it for [`QUICK_FOR`], a little more than Consul's default timeout. One
-//! that has a longer timeout then moves to one of [`SLOW`] places; when none is free it is given up. So checks with huge timeouts
-//! have them as long as they are few, and every other check still begins within [`QUICK_FOR`] for each [`QUICK`] that
-//! are before it.
+//! A check begins in one of [`QUICK`] places and keeps it for [`QUICK_FOR`], a little longer than Consul's default timeout. A
+//! check with a longer timeout then moves to one of [`SLOW`] places; when none is free, it is given up. So a few checks may
+//! have huge timeouts, and every other check still begins within [`QUICK_FOR`] for each [`QUICK`] checks before it.
 
 use std::pin::pin;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+/// The places of checks.
 #[derive(Debug)]
 pub(crate) struct Room {
     quick: Semaphore,
@@ -41,17 +41,21 @@ impl Room {
         Ok(result)
     }
 
-    /// How many run, slow ones included.
+    /// The number of checks that may run at once.
+    #[expect(clippy::unused_self, reason = "a caller with a room need not import its constants")]
+    pub(crate) fn places(&self) -> usize {
+        QUICK + SLOW
+    }
+
+    /// The number of checks that run, slow ones included.
     pub(crate) fn running(&self) -> usize {
         QUICK - self.quick.available_permits() + SLOW - self.slow.available_permits()
     }
 }
 
-/// Each has a socket; with the slow ones well below the usual limit of 1024 open files.
+/// Each check has a socket; together with the slow ones they stay well below the usual limit of 1024 open files.
 const QUICK: usize = 256;
 const SLOW: usize = 128;
-/// How many may run at once.
-pub(crate) const PROBES_MAX: usize = QUICK + SLOW;
 const QUICK_FOR: Duration = Duration::from_secs(11);
 
 #[cfg(test)]
@@ -65,7 +69,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn checks_that_never_end_keep_no_other_waiting_for_long() {
+    async fn checks_that_never_end_do_not_delay_others_for_long() {
         let room = Arc::new(Room::default());
         let mut endless = JoinSet::new();
         for _ in 0..QUICK + SLOW {
@@ -76,7 +80,7 @@ mod tests {
         let begin = Instant::now();
         assert_eq!(room.run(async { "ran" }).await, Ok("ran"));
         assert!(begin.elapsed() <= QUICK_FOR * 2, "{:?}", begin.elapsed());
-        // As many as there are slow places go on; the others were given up.
+        // As many checks as there are slow places go on; the others were given up.
         for _ in 0..QUICK {
             assert_eq!(endless.join_next().await.unwrap().unwrap(), Err(GivenUp));
         }

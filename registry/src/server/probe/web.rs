@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use crate::server::probe::dial::{self, Stream};
-use crate::store::Probe;
+use crate::store::ProbeDefinition;
 use crate::types::CheckStatus;
 
 pub(super) struct Request<'a> {
@@ -33,7 +33,7 @@ struct Hop {
     referer: Option<String>,
 }
 
-pub(super) async fn check(request: &Request<'_>, probe: &Probe) -> (CheckStatus, String) {
+pub(super) async fn check(request: &Request<'_>, probe: &ProbeDefinition) -> (CheckStatus, String) {
     let give_up = Instant::now() + probe.timeout;
     let Ok(method) = Method::from_bytes(request.method.as_bytes()) else {
         return (CheckStatus::Critical, format!("net/http: invalid method {:?}", request.method));
@@ -77,7 +77,7 @@ pub(super) async fn check(request: &Request<'_>, probe: &Probe) -> (CheckStatus,
 async fn judge(
     request: &Request<'_>,
     response: http::Response<Incoming>,
-    probe: &Probe,
+    probe: &ProbeDefinition,
     give_up: Instant,
 ) -> (CheckStatus, String) {
     let status = match response.status() {

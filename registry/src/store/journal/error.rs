@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::store::journal::format::VERSION;
+use crate::store::journal::VERSION;
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tracing::warn;
 
+use crate::store::journal::VERSION;
 use crate::store::journal::error::JournalError;
 use crate::store::journal::frame::{self, Next};
 
@@ -171,7 +172,6 @@ fn read_row(line: &[u8]) -> Result<Row<'_>, String> {
 }
 
 const FORMAT: &str = "millgate-registry";
-pub(crate) const VERSION: u64 = 1;
 /// No table is called so.
 const END: &str = "end";
 /// Large enough that frames cost nothing, small enough that one is never much memory.

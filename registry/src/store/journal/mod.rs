@@ -26,6 +26,9 @@ pub use error::JournalError;
 pub(crate) use format::Row;
 use writer::Writer;
 
+/// The version of the files' format.
+const VERSION: u64 = 1;
+
 /// How large a log grows before it is folded away.
 #[derive(Debug, Clone, Copy)]
 pub struct JournalLimits {

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use crate::store::journal::Row;
 use crate::store::{
-    Behavior, Cas, CheckDefinition, CheckKind, NewSession, NodeDefinition, Registration, ServiceDefinition,
-    Store, StoreLimits, TaggedAddress,
+    AddressDefinition, Behavior, Cas, CheckDefinition, CheckKind, NewSession, NodeDefinition, Registration,
+    ServiceDefinition, Store, StoreLimits,
 };
 use crate::types::CheckStatus;
 
@@ -138,7 +138,7 @@ fn apply(store: &mut Store, operation: &Operation, now: &mut Instant) {
     // What is refused changes nothing, which is as good a case as any.
     let _refused = match operation.clone() {
         Operation::Register { id, name, port, checks, replace } => {
-            let address = TaggedAddress { address: "10.0.0.1".to_owned(), port };
+            let address = AddressDefinition { address: "10.0.0.1".to_owned(), port };
             let definition = ServiceDefinition {
                 id: format!("s{id}"),
                 name: format!("Name{name}"),

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::client::HealthAnswer;
 use crate::types::{Check, ServiceEntry, shown};
-use crate::watch::gate::Answer;
+use crate::watch::gate::Evidence;
 use crate::watch::instance::{Instance, Key, is_side_kind, key};
 
 /// An answer with all that decisions need.
 pub(super) struct Digest {
     /// The answer with its usable instances, sorted.
-    pub(super) answer: Answer,
+    pub(super) answer: Evidence,
     /// One sentence for each element that cannot be used as an instance.
     pub(super) skipped: Vec<String>,
     /// The answer is not empty, and each element is a proxy or gateway of the mesh.
@@ -43,7 +43,7 @@ pub(super) fn digest(answer: HealthAnswer) -> Digest {
     }
     // The order of Consul's list is not stable.
     instances.sort_unstable_by(|a, b| a.identity().cmp(&b.identity()));
-    let answer = Answer {
+    let answer = Evidence {
         instances,
         unusable: skipped.len(),
         index: answer.index,

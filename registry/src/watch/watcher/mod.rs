@@ -9,10 +9,10 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::client::{Backoff, Client, ClientError, Consistency, HealthAnswer, Member, Place, QueryOptions};
-use crate::watch::gate::{Gate, Held, Next};
+use crate::watch::gate::{Gate, Held, NextQuery};
 use crate::watch::mass_drop::Circumstances;
 use crate::watch::options::{Seed, WatchOptions, WatchTarget};
-use crate::watch::pace::{Outcome, Pace};
+use crate::watch::pace::{Ended, Pace};
 use crate::watch::patience::Patience;
 use crate::watch::polling;
 use crate::watch::report::{Report, WatchState};
@@ -280,7 +280,7 @@ impl Watcher {
             self.believe(answer, asked).await?
         } else {
             self.set_aside = Some(answer);
-            self.pace.after(Outcome::Idle, Instant::now())
+            self.pace.after(Ended::Idle, Instant::now())
         };
         if self.purpose == Purpose::Follow {
             self.purpose = Purpose::Refresh;
@@ -322,13 +322,13 @@ impl Watcher {
             // A change of rights does not end a blocking query, so the service is read again.
             self.gate.resync();
         }
-        self.purpose = if verdict.next == Next::Confirm { Purpose::Confirm } else { Purpose::Follow };
+        self.purpose = if verdict.next == NextQuery::Confirm { Purpose::Confirm } else { Purpose::Follow };
         self.logged.skipped(&self.target.service, skipped);
         self.logged.held(&self.target.service, verdict.held);
         if filtered || matches!(verdict.held, Some(Held::SameIndex | Held::FilteredByAcls)) {
             self.report_lost_right(filtered);
         }
-        let polled = self.member.is_some() || verdict.next == Next::Poll;
+        let polled = self.member.is_some() || verdict.next == NextQuery::Poll;
         if verdict.publish.is_some() || asked.blocking.is_some() || polled {
             // A read from scratch proves little: it may succeed between two blocking queries that fail.
             self.backoff.reset();
@@ -346,10 +346,10 @@ impl Watcher {
         });
         let outcome = match &verdict.publish {
             None if early && moved && verdict.held.is_none() && self.settle.believed().is_empty() => {
-                Outcome::StillEmpty
+                Ended::StillEmpty
             }
-            None if early => Outcome::Idle,
-            _ => Outcome::News,
+            None if early => Ended::Idle,
+            _ => Ended::News,
         };
         if verdict.held.is_none() {
             self.circumstances.lost_nodes = lost_nodes.difference(&self.lost_nodes).cloned().collect();
@@ -360,9 +360,9 @@ impl Watcher {
         let polling = self.member.as_ref().map_or(Duration::ZERO, |member| jittered(member.interval()));
         Some(match verdict.next {
             _ if self.hidden => witness::until_rights_change().max(pace),
-            Next::Query => pace.max(polling),
-            Next::Poll => POLL_INTERVAL.max(pace).max(polling),
-            Next::Confirm => self.options.confirm_after.max(pace),
+            NextQuery::Query => pace.max(polling),
+            NextQuery::Poll => POLL_INTERVAL.max(pace).max(polling),
+            NextQuery::Confirm => self.options.confirm_after.max(pace),
         })
     }
 
@@ -391,7 +391,7 @@ impl Watcher {
             _ => self.backoff.next(&mut rand::rng()),
         };
         // Jitter may choose short pauses several times in a row; the pace does not.
-        let pause = backoff.max(self.pace.after(Outcome::Idle, Instant::now()));
+        let pause = backoff.max(self.pace.after(Ended::Idle, Instant::now()));
         if asked.purpose == Purpose::Refresh {
             self.purpose = Purpose::Follow;
             self.gate.resync();
