@@ -15,6 +15,9 @@ pub mod config;
 pub mod connection;
 pub mod control;
 pub mod file_account;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gateway;
 pub mod headers;
 mod interner;

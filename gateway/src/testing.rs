@@ -125,14 +125,22 @@ impl Prepared {
     }
 }
 
-/// A worker with an idle connection to each endpoint.
+/// A worker with an idle connection to each endpoint. All endpoints give [`ANSWER`].
 pub(crate) async fn worker_with_endpoints(setup: &WorkerSetup) -> hyper::Result<Rc<WorkerState>> {
+    worker_with(setup, answer_all).await
+}
+
+/// A worker with an idle connection to each endpoint, which `serve` serves.
+pub(crate) async fn worker_with<F: Future<Output = ()> + 'static>(
+    setup: &WorkerSetup,
+    serve: impl Fn(DuplexStream) -> F,
+) -> hyper::Result<Rc<WorkerState>> {
     let worker = WorkerState::new(setup);
     let now = worker.clock.now();
     for cluster in &worker.snapshot().clusters {
         for endpoint in &cluster.endpoints {
             let (ours, services) = duplex(MESSAGE_BYTES_MAX);
-            tokio::task::spawn_local(answer_all(services));
+            tokio::task::spawn_local(serve(services));
             endpoint.pool.checkin(connect::handshake(ours, now).await?);
         }
     }
@@ -184,7 +192,7 @@ fn is_complete(message: &[u8]) -> bool {
 }
 
 /// Larger than every message here.
-const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {

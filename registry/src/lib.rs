@@ -17,6 +17,9 @@
 //! The behaviour of Consul 1.8.7 is the reference; differences of later releases are noted where they matter.
 
 mod client;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 mod server;
 mod state;

@@ -32,6 +32,8 @@ use std::{rc::Rc, sync::Arc};
 
 use http::{HeaderName, Method, Version, header, request::Parts, uri::PathAndQuery};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::odd_path::canonical as canonical_odd;
 pub use self::{
     authority::Authority,
     framing::Framing,

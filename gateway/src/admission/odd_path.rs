@@ -63,7 +63,7 @@ pub struct Odd {
 }
 
 /// The one form of a path that is refused (`refusal`) where nothing is allowed.
-pub(super) fn canonical(path: &str, allowed: Oddities, refusal: Refusal) -> Result<(String, Odd), Refusal> {
+pub(crate) fn canonical(path: &str, allowed: Oddities, refusal: Refusal) -> Result<(String, Odd), Refusal> {
     if !path.starts_with('/') {
         return Err(Refusal::TargetForm);
     }

@@ -7,13 +7,13 @@
 mod clusters;
 pub mod compile;
 pub mod diagnostics;
-mod environment;
+pub(crate) mod environment;
 mod foreign_files;
 mod foreign_values;
 mod foreign_words;
 pub mod hidden;
 pub mod load;
-mod raw;
+pub(crate) mod raw;
 mod redacted;
 mod resolve;
 pub mod settings;

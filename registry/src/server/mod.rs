@@ -94,6 +94,13 @@ pub struct RegistryOptions {
     pub limits: ServerLimits,
 }
 
+/// Reads the body of `agent/service/register`; the error is the text that the caller gets.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read_registration(body: &[u8]) -> Result<(), String> {
+    let read = definition::service(body, Compat::Current, &ServerLimits::default());
+    read.map(drop).map_err(|refusal| refusal.text)
+}
+
 impl Default for RegistryOptions {
     fn default() -> Self {
         Self {

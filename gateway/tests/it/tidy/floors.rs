@@ -20,7 +20,14 @@ struct House {
 
 const REGISTRY: House = House {
     package: "registry",
-    floors: &[&["testing"], &["state"], &["watch"], &["client", "server"], &["http", "store"], &["types"]],
+    floors: &[
+        &["fuzzing", "testing"],
+        &["state"],
+        &["watch"],
+        &["client", "server"],
+        &["http", "store"],
+        &["types"],
+    ],
     upwards: &[],
     circles: &[],
 };
@@ -28,7 +35,8 @@ const REGISTRY: House = House {
 const GATEWAY: House = House {
     package: "gateway",
     floors: &[
-        &["cli", "testing"],
+        &["cli", "fuzzing"],
+        &["testing"],
         &["gateway"],
         &["control"],
         &["auto_routes"],

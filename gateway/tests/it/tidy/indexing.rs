@@ -108,7 +108,7 @@ fn without_literals(code: &str) -> String {
             }
             '\'' if rest.as_str().starts_with('\\') || rest.as_str().chars().nth(1) == Some('\'') => {
                 let literal = rest.as_str();
-                let skipped = if literal.starts_with('\\') { 1 } else { 0 };
+                let skipped = usize::from(literal.starts_with('\\'));
                 let end = literal.char_indices().skip(skipped + 1).find(|(_, c)| *c == '\'');
                 rest = literal[end.map_or(literal.len(), |(at, _)| at + 1)..].chars();
             }

@@ -1,0 +1,29 @@
+//! Tags that declare routes: what was read from a tag is read again from the text that is shown for it.
+
+use crate::auto_routes::tags::TagForms;
+
+/// The native text of a declaration declares the same route, whatever form the tag had.
+///
+/// # Panics
+/// The property does not hold.
+pub fn tag(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let forms = TagForms::default();
+    for tag in [text.to_owned(), format!("millgate.route={text}"), format!("urlprefix-{text}")] {
+        let read = forms.read(&tag, Some("dc1"));
+        assert_eq!(
+            read.is_some(),
+            forms.is_route(&tag) || forms.is_metadata(tag.trim()),
+            "it is about a route"
+        );
+        let Some(Ok(declaration)) = read else { continue };
+        let shown = declaration.to_string();
+        // Networks and shares are shown in full, so the text may be longer than a tag may be.
+        if shown.len() <= TAG_BYTES_MAX {
+            assert_eq!(forms.read(&format!("millgate.route={shown}"), None), Some(Ok(declaration)), "{tag}");
+        }
+    }
+}
+
+/// As the reader of tags has it.
+const TAG_BYTES_MAX: usize = 512;

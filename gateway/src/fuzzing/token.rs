@@ -1,0 +1,72 @@
+//! Tokens and key sets: nothing passes without its key, what is remembered changes no verdict, and a key set is read again
+//! from its public part.
+
+use std::{cell::RefCell, path::Path};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::Value;
+
+use crate::{
+    config::load,
+    policy::jwt::{Jwt, KeySet, LastHeader, install_crypto_provider, issuer_of},
+};
+
+thread_local! {
+    static PROVIDER: (Jwt, KeySet, RefCell<LastHeader>) = {
+        install_crypto_provider();
+        let loaded = load::parse("routes.yaml", ROUTES, Path::new(""), &|_| None).expect("it is right");
+        let jwt = Jwt::compile(&loaded.settings.auth[0]).expect("it accepts something");
+        (jwt, KeySet::from_pem(KEY.as_bytes()).expect("a public key"), RefCell::default())
+    };
+}
+
+/// No text is a token of an issuer whose key made no signature, and the issuer that it claims is what another reader sees.
+///
+/// # Panics
+/// The property does not hold.
+pub fn token(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    PROVIDER.with(|(jwt, keys, last)| {
+        let fresh = jwt.check(Some(keys), text, NOW, &mut LastHeader::default());
+        assert!(fresh.is_err(), "accepted without a signature: {text}");
+        assert_eq!(
+            jwt.check(Some(keys), text, NOW, &mut last.borrow_mut()),
+            fresh,
+            "the header that is kept"
+        );
+        assert!(jwt.check(None, text, NOW, &mut LastHeader::default()).is_err());
+    });
+    if let Some(issuer) = issuer_of(text) {
+        let payload = text.split('.').nth(1).map(|part| URL_SAFE_NO_PAD.decode(part).expect("base64url"));
+        let claims: Value = serde_json::from_slice(&payload.expect("a second part")).expect("JSON");
+        assert_eq!(claims["iss"].as_str(), Some(&*issuer));
+    }
+}
+
+/// Every key of a set is used or left out with a reason, and the public part of those that are used is the same set.
+///
+/// # Panics
+/// The property does not hold.
+pub fn jwks(data: &[u8]) {
+    install_crypto_provider();
+    let Ok(keys) = KeySet::from_jwks(data) else { return };
+    let document: Value = serde_json::from_slice(data).expect("JSON");
+    let listed = document["keys"].as_array().expect("a list").len();
+    assert_eq!(keys.len() + keys.skipped().len(), listed);
+    for skipped in keys.skipped() {
+        assert!(!skipped.to_string().is_empty());
+    }
+    let public = keys.to_jwks().expect("a set has public keys only");
+    let again = KeySet::from_jwks(public.to_string().as_bytes()).expect("it is read again");
+    assert_eq!((again.len(), again.skipped().len()), (keys.len(), 0));
+    assert!(again.names().eq(keys.names()));
+    assert_eq!(again.to_jwks(), Some(public));
+}
+
+const ROUTES: &str = "version: 1\n\
+    auth: {main: {issuer: \"https://issuer.test\", jwks: \"https://issuer.test/keys\", audience: api}}\n\
+    routes: [{path: /, service: items, auth: main}]\nservices: {items: {hosts: [\"192.0.2.1:80\"]}}\n";
+/// The example of RFC 8410 §10.1.
+const KEY: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n\
+    -----END PUBLIC KEY-----\n";
+const NOW: u64 = 1_800_000_000;
