@@ -16,6 +16,8 @@
 //!
 //! The behaviour of Consul 1.8.7 is the reference; differences of later releases are noted where they matter.
 
+#![warn(missing_docs)]
+
 mod client;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

@@ -1,8 +1,8 @@
-//! Who may do what, with one token: with it everything, without it what Consul's anonymous token may do when the
-//! default is to deny. Reads of the catalog are answered empty (never refused, as with Consul: an empty list says
-//! nothing), everything else is refused with 403. A token that is not known is 403 `ACL not found` everywhere.
+//! Access control with one token. With it a client may do everything; without it, what Consul's anonymous token may do when
+//! the default is to deny: reads of the catalog are answered empty (Consul does not refuse them, because an empty list reveals
+//! nothing), everything else is refused with 403. An unknown token gets 403 `ACL not found` everywhere.
 //!
-//! Without a token in the options there are no ACLs: everybody may do everything, and `/v1/acl/…` is 401.
+//! Without a token in the options there are no ACLs: every client may do everything, and `/v1/acl/…` is 401.
 
 use std::fmt;
 
@@ -93,7 +93,7 @@ pub(crate) fn admit(asked: &Call<'_>) -> Result<View, Refusal> {
     match caller(asked) {
         Caller::Master => Ok(View::Whole),
         _ if OPEN.iter().any(|path| asked.path.starts_with(path)) => Ok(View::Whole),
-        // The agent knows the token before it looks at anything; the catalog looks at the request first.
+        // The agent's calls check the token first; the catalog's calls check the request first.
         Caller::Unknown if asked.path.starts_with("/v1/agent/") && asked.method == Method::GET => {
             Err(unknown())
         }
@@ -114,7 +114,7 @@ pub(crate) fn admit(asked: &Call<'_>) -> Result<View, Refusal> {
     }
 }
 
-/// `/v1/acl/…`: what clients ask of a token that they have. Tokens and policies are not made here.
+/// `/v1/acl/…`: what clients read about their own token. Tokens and policies cannot be created.
 pub(crate) fn endpoint(asked: &Call<'_>) -> Answer {
     let shared = asked.shared;
     if shared.master.is_none() {
@@ -170,7 +170,7 @@ pub(crate) fn endpoint(asked: &Call<'_>) -> Answer {
     Ok(answer::with_index(answer::json(&value, pretty), index))
 }
 
-/// What the header about the default says, in releases that have it.
+/// Sets the header about the default policy, in releases that have it.
 pub(crate) fn mark_default(shared: &Shared, response: &mut Response) {
     if shared.master.is_some()
         && let Some(policy) = response.headers_mut().get_mut("x-consul-default-acl-policy")
@@ -179,7 +179,8 @@ pub(crate) fn mark_default(shared: &Shared, response: &mut Response) {
     }
 }
 
-/// The token of a request: `?token=`, then `X-Consul-Token`, then `Authorization: Bearer`. An empty one is none.
+/// The token of a request: `?token=`, then `X-Consul-Token`, then `Authorization: Bearer`. An empty token
+/// counts as absent.
 fn caller(asked: &Call<'_>) -> Caller {
     let shared = asked.shared;
     let Some(master) = &shared.master else { return Caller::Master };
@@ -223,7 +224,7 @@ fn anonymous_view(asked: &Call<'_>) -> Result<View, Refusal> {
     }
 }
 
-/// Always `Err`, but for the order: what is wrong with a request is said before who may not send it.
+/// Always `Err`. The order matters: a mistake in a request is reported before the missing right.
 fn refuse_write(asked: &Call<'_>) -> Result<(), Refusal> {
     let shared = asked.shared;
     let node = shared.identity.node_name.clone();
@@ -275,7 +276,7 @@ fn denied_check(shared: &Shared, service_id: &str) -> Refusal {
     }
 }
 
-/// `named`: 1.8 says what is missing, too; it does so for services and checks of the agent only.
+/// `named` if 1.8 names the missing right as well, which it does only for services and checks of the agent.
 fn denied(shared: &Shared, resource: &str, access: &str, on: &str, named: bool) -> Refusal {
     let on_name = if on.is_empty() { String::new() } else { format!(" on {on:?}") };
     forbidden(&match shared.identity.compat {
@@ -296,11 +297,11 @@ fn forbidden(text: &str) -> Refusal {
     Refusal::new(StatusCode::FORBIDDEN, text)
 }
 
-/// What everybody may read, whatever token they send.
+/// Paths that every client may read, whatever its token.
 const OPEN: &[&str] =
     &["/v1/acl/", "/v1/status/", "/v1/catalog/datacenters", "/v1/coordinate/datacenters", "/v1/connect/ca/"];
 
-/// Whose refusals carry an index that means nothing.
+/// Paths whose refusals carry an index without a meaning.
 const DISPATCHED: &[&str] = &[
     "/v1/catalog/",
     "/v1/health/",

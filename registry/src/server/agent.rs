@@ -18,7 +18,7 @@ use crate::types::CheckStatus;
 pub(crate) fn register_service(call: &Call<'_>) -> Answer {
     let shared = call.shared;
     let (service, checks) = definition::service(&call.body, shared.identity.compat, &shared.limits)?;
-    // Consul takes the bare flag and `true`, and nothing else.
+    // Consul accepts only the bare flag and `true`.
     let replace =
         call.params.get("replace-existing-checks").is_some_and(|value| matches!(value, "" | "true"));
     shared
@@ -126,7 +126,7 @@ pub(crate) fn checks(call: &Call<'_>) -> Answer {
     Ok(answer::json(&json!(object), call.pretty()))
 }
 
-/// `always_named`: 1.8.7 does not say for checks that it was the expression if the fields are wrong.
+/// `always_named`: for checks, 1.8.7 does not name the expression when a field in it is wrong.
 fn filter(call: &Call<'_>, kind: fields::Kind, always_named: bool) -> Result<Option<Filter>, Refusal> {
     let Some(text) = call.params.get("filter").filter(|text| !text.is_empty()) else { return Ok(None) };
     Filter::parse(text, kind).map(Some).map_err(|error| {
@@ -160,7 +160,7 @@ fn unknown_check(id: &str) -> Refusal {
     ))
 }
 
-/// Opaque to clients; it has to change with the content and with nothing else. FNV-1a, 64 bits.
+/// A hash that changes exactly when the content does; clients do not interpret it. FNV-1a, 64 bits.
 fn content_hash(text: &str) -> String {
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)

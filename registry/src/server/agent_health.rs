@@ -1,5 +1,5 @@
 //! `/v1/agent/health/service/…`: whether a local service may be used, as a status code for load balancers that
-//! understand nothing else.
+//! read only the status.
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};

@@ -69,7 +69,7 @@ pub(crate) async fn service(call: &Call<'_>) -> Answer {
     cacheable(answer, &call.params)
 }
 
-/// Services of the mesh: there are none.
+/// Services of the mesh; the registry has none.
 pub(crate) async fn connect(call: &Call<'_>) -> Answer {
     let options = options(call)?;
     let name = call.required("Missing service name")?;

@@ -1,4 +1,4 @@
-//! `/v1/catalog/register` and `deregister`: registrations by whoever watches over a node that has no agent.
+//! `/v1/catalog/register` and `deregister`: registrations by programs that manage nodes without an agent.
 
 use std::collections::BTreeMap;
 
@@ -134,7 +134,7 @@ pub(crate) fn read_check(mut fields: Fields) -> Result<(String, CheckDefinition)
     Ok((node, check))
 }
 
-/// How somebody else makes the check: the fields that say something, in Consul's order. Unknown ones are dropped.
+/// How another program makes the check: the fields that are set, in Consul's order. Unknown fields are dropped.
 fn read_definition(value: Option<Value>) -> Result<(&'static str, Map<String, Value>), Refusal> {
     let known: Vec<(&str, &str)> = DEFINITION_FIELDS.iter().map(|name| (*name, "")).collect();
     let mut fields = Fields::known_of(value.unwrap_or(Value::Null), &known)?;

@@ -1,4 +1,4 @@
-//! What a check does, as its registration says it, with Consul's rules about what goes together.
+//! What a check does, read from its registration, with Consul's rules about fields that go together.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use crate::server::answer::Refusal;
 use crate::server::decode::{Fields, positive};
 use crate::store::{Alias, CheckKind, ProbeDefinition, Target};
 
-/// Reads the fields of a check that say what it does. If they name several targets, HTTP wins over TCP over gRPC,
+/// Reads the fields of a check that define what it does. If they name several targets, HTTP wins over TCP over gRPC,
 /// as with Consul.
 pub(crate) fn read(fields: &mut Fields) -> Result<CheckKind, Refusal> {
     let (interval, ttl) = (fields.duration("Interval")?, fields.duration("TTL")?);
@@ -55,9 +55,9 @@ pub(crate) fn read(fields: &mut Fields) -> Result<CheckKind, Refusal> {
     let Some(target) = read_target(fields)? else {
         return Ok(CheckKind::Ttl(positive(ttl).unwrap_or_default()));
     };
-    // Negative counts are accepted and mean the same as none.
+    // Negative counts are accepted and mean 0.
     let count = |value: i64| u32::try_from(value.max(0)).unwrap_or(u32::MAX);
-    let asked = usize::try_from(output_bytes_max).unwrap_or(0);
+    let wanted = usize::try_from(output_bytes_max).unwrap_or(0);
     Ok(CheckKind::Probe(ProbeDefinition {
         target,
         interval: positive(interval).unwrap_or_default().max(INTERVAL_MIN),
@@ -65,7 +65,7 @@ pub(crate) fn read(fields: &mut Fields) -> Result<CheckKind, Refusal> {
         tls_skip_verify: fields.boolean("TLSSkipVerify")?,
         success_before_passing: count(fields.integer("SuccessBeforePassing")?),
         failures_before_critical: count(fields.integer("FailuresBeforeCritical")?),
-        output_bytes_max: if asked == 0 { OUTPUT_BYTES_MAX } else { asked.min(OUTPUT_BYTES_MAX) },
+        output_bytes_max: if wanted == 0 { OUTPUT_BYTES_MAX } else { wanted.min(OUTPUT_BYTES_MAX) },
     }))
 }
 
@@ -92,5 +92,5 @@ fn read_target(fields: &mut Fields) -> Result<Option<Target>, Refusal> {
 /// Consul clamps shorter intervals.
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Consul's default of `output_max_size`, which is also what a check may ask for at most.
+/// Consul's default of `output_max_size`, which is also the largest value that a check may set.
 const OUTPUT_BYTES_MAX: usize = 4096;

@@ -130,7 +130,7 @@ impl Fields {
         self.values.remove(name).filter(|value| !value.is_null())
     }
 
-    /// True if the field says something: not absent, null, zero or empty.
+    /// Whether the field is set: it is not absent, null, false or empty.
     pub(crate) fn is_set(&self, name: &str) -> bool {
         match self.values.get(name) {
             None | Some(Value::Null | Value::Bool(false)) => false,
@@ -140,7 +140,7 @@ impl Fields {
         }
     }
 
-    /// True if no field says anything. `durations`: the fields of which "0s" and any wrong type are zero.
+    /// Whether no field is set. In the fields of `durations`, "0s" and any wrong type count as zero.
     pub(crate) fn are_zero(&self, durations: &[&str]) -> bool {
         self.values.iter().all(|(name, value)| match value {
             _ if !durations.contains(&name.as_str()) => !self.is_set(name),

@@ -86,7 +86,7 @@ pub(crate) fn check(body: &[u8], compat: Compat) -> Result<CheckDefinition, Refu
     read_check(fields, id, name, service_id, CheckStatus::parse(&status), kind)
 }
 
-/// A check within a service; `None` if it is alone (`Check`) and says nothing, which Consul accepts.
+/// A check within a service; `None` for a `Check` without a set field, which Consul accepts.
 fn nested_check(
     value: Value,
     outer: &'static str,
@@ -154,12 +154,12 @@ fn add_tagged_addresses(service: &mut ServiceDefinition) {
     }
 }
 
-/// An address that stands for all addresses of a machine, and that nobody can call.
+/// Whether the address stands for all addresses of a machine; it cannot be connected to.
 pub(crate) fn is_wildcard(address: &str) -> bool {
     matches!(address, "0.0.0.0" | "::" | "[::]")
 }
 
-/// What every registration of a service says, with weights of 1. `name`: the field that has its name.
+/// The fields that every registration of a service has, with weights of 1. `name` is the field with the service's name.
 pub(crate) fn read_service(fields: &mut Fields, name: &str) -> Result<ServiceDefinition, Refusal> {
     Ok(ServiceDefinition {
         kind: fields.string("Kind")?,

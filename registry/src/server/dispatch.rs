@@ -1,4 +1,4 @@
-//! From a request to its handler, and what Consul does with wrong paths and methods before one is asked.
+//! From a request to its handler, and Consul's answers to wrong paths and methods, for which no handler is called.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub(crate) async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> R
         Some((handler, allow, argument)) => {
             let reads = request.method() == Method::GET;
             let answered = admit(&shared, handler, allow, &path, argument, request).await;
-            // Nothing is told before it is on disk. If that fails for good, reads go on and writes do not.
+            // Every answer waits until its data is on disk. After the journal failed, reads are still answered and writes are not.
             let settled = shared.settle().await;
             let answered = if reads { answered } else { settled.and(answered) };
             if let Err(Refusal { limit: Some(limit), .. }) = &answered {

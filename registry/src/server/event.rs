@@ -1,4 +1,4 @@
-//! `/v1/event/…`: user events, fired at whoever listens.
+//! `/v1/event/…`: user events, for all clients that listen.
 
 use base64::Engine;
 use http::HeaderValue;

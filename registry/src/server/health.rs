@@ -42,7 +42,7 @@ pub(crate) async fn service(call: &Call<'_>) -> Answer {
     cacheable(answer, &call.params)
 }
 
-/// Gateways of the mesh: there are none.
+/// Gateways of the mesh; the registry has none.
 pub(crate) async fn ingress(call: &Call<'_>) -> Answer {
     let options = options(call)?;
     call.required("Missing service name")?;

@@ -26,7 +26,7 @@ pub(crate) async fn answer(call: &Call<'_>) -> Answer {
     }
 }
 
-/// Since 1.22 (CVE-2025-11392): a key is no way out of a path, once more encoded neither.
+/// Whether a key leads out of its path, also when it is encoded twice; refused since 1.22 (CVE-2025-11392).
 fn leads_elsewhere(key: &str) -> bool {
     let decoded = percent_decode_str(key).decode_utf8_lossy();
     key.trim() != key || decoded.split('/').any(|segment| segment == "..")
@@ -56,7 +56,7 @@ async fn get(call: &Call<'_>) -> Answer {
     }
     let mut response = Response::new(Full::new(entry.value));
     let headers = response.headers_mut();
-    // A value is whatever somebody stored: no browser may take it for a page.
+    // A value may be anything that a client stored, so a browser must not take it for a page.
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));

@@ -1,4 +1,4 @@
-//! How much one registry takes on, in all and from one client, and what is counted for it.
+//! Limits of the embedded registry, in total and per client, and the counters for them.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,23 +9,26 @@ use crate::server::usage;
 use crate::store::StoreLimits;
 use crate::store::journal::JournalLimits;
 
-/// How much one registry takes on.
+/// Limits of an [`EmbeddedRegistry`](crate::EmbeddedRegistry).
 #[derive(Debug, Clone, Copy)]
 pub struct ServerLimits {
-    /// Connections beyond it are closed at once.
+    /// Open connections. At the limit the one that is idle for longest is closed for a new one.
     pub connections: usize,
-    /// Blocking queries beyond it are answered 429.
+    /// Blocking queries that wait at once; further ones are answered 429.
     pub blocked_queries: usize,
-    /// The same for the queries of one client address.
+    /// Blocking queries that wait at once for one client address; further ones are answered 429.
     pub blocked_queries_per_client: usize,
-    /// A larger body is answered 413, whatever it is for.
+    /// Size of any body in bytes; a larger one is answered 413.
     pub body_bytes: usize,
-    /// A larger registration is answered 413; so is a larger session, or a transaction with a larger node, service or
-    /// check.
+    /// Size of a registration, a session, or a node, service or check of a transaction, in bytes; a larger one is answered 413.
     pub definition_bytes: usize,
+    /// Size of a value in bytes; a larger one is answered 413.
     pub kv_value_bytes: usize,
+    /// Checks that one registration of a service may have.
     pub checks_per_service: usize,
+    /// Limits of the stored data.
     pub store: StoreLimits,
+    /// Limits of the files on disk.
     pub journal: JournalLimits,
 }
 
@@ -65,7 +68,7 @@ impl ServerLimits {
     }
 }
 
-/// Where a request comes from; put into its extensions.
+/// The address that a request comes from, in its extensions.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) IpAddr);
 

@@ -1,4 +1,4 @@
-//! Maintenance mode: a critical check on a service or on the node, so that nobody is sent there.
+//! Maintenance mode: a critical check on a service or on the node, so that clients do not use it.
 
 use crate::server::answer::{self, Answer, Refusal};
 use crate::server::call::Call;

@@ -1,14 +1,14 @@
-//! The embedded registry: Consul's HTTP API, as far as development, demos and tests need it, on one port.
+//! The embedded registry: the part of Consul's HTTP API that development, demos and tests need, on one port.
 //!
-//! For development only: one server, no replication, no TLS. What is served is the table in
-//! `paths`; everything else is answered 404, and what would change the meaning of an answer is refused
-//! rather than ignored. Production is a real Consul.
+//! It is for development only: one server, without replication and TLS. Production needs a real Consul. The table in `paths`
+//! lists what is served; any other path is answered 404, and an option that would change the meaning of an answer is refused
+//! and not ignored.
 //!
-//! Everything is bounded, see [`ServerLimits`]. A request is answered from one lock over [`Store`], which is
-//! never held across an await.
+//! Everything is bounded (see [`ServerLimits`]). A request is answered under one lock over [`Store`], which is never held
+//! across an await.
 //!
-//! With a data directory nothing is told to anybody before it is on disk: every answer, reads included, waits until
-//! the changes made so far are durable. So no index that a client has seen comes again with other content.
+//! With a data directory, every answer, reads included, waits until the changes made so far are durable. So an index that a
+//! client has seen never returns with other content.
 
 mod acl;
 mod agent;
@@ -68,29 +68,35 @@ use crate::store::journal::{Directory, Journal, JournalError, NotAdmitted, Row};
 use crate::store::{CheckDefinition, CheckKind, ServiceDefinition, Store};
 use crate::types::CheckStatus;
 
-/// Which release's texts and status codes are given, where they differ.
+/// The release of Consul whose texts and status codes the embedded registry uses, where releases differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compat {
+    /// The current release.
     #[default]
     Current,
-    /// 1.8.7, which the tests compare with.
+    /// Release 1.8.7, with which the tests compare.
     V1_8,
 }
 
-/// How an embedded registry is started.
+/// Settings of an [`EmbeddedRegistry`].
 #[derive(Debug, Clone)]
 pub struct RegistryOptions {
-    /// Port 0 picks a free one.
+    /// The address to listen on; port 0 means any free port.
     pub listen: SocketAddr,
+    /// The release of Consul that is imitated.
     pub compat: Compat,
+    /// The name of the datacenter.
     pub datacenter: String,
+    /// The name of the registry's own node.
     pub node_name: String,
-    /// Where the state is kept; `None` keeps it in memory only.
+    /// The directory for the state; `None` keeps it in memory only.
     pub data: Option<PathBuf>,
-    /// With a token, who has none sees and changes nothing; `None`: no ACLs.
+    /// The token that may do everything. A client without it sees and changes nothing; with `None` there are no ACLs.
     pub token: Option<MasterToken>,
-    /// Names in `Host` beside the address and `localhost`; empty: no others on loopback, any elsewhere.
+    /// Names that requests may use in `Host`, in addition to addresses and `localhost`. If it is empty, a listener on loopback
+    /// accepts no other name, and any other listener accepts all names.
     pub hosts: Vec<String>,
+    /// Limits of connections, queries, bodies and stored data.
     pub limits: ServerLimits,
 }
 
@@ -116,18 +122,26 @@ impl Default for RegistryOptions {
     }
 }
 
-/// Why a registry did not start.
+/// Why an [`EmbeddedRegistry`] did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The address cannot be listened on.
     #[error("the registry cannot listen on {address}: {source}; is a Consul agent running there already?")]
-    Bind { address: SocketAddr, source: io::Error },
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The data directory cannot be used.
     #[error("the registry's data: {0}")]
     Data(#[from] JournalError),
 }
 
-/// A running registry. Dropping it stops it as a crash would; [`EmbeddedRegistry::shutdown`] also waits until
-/// the port and the data directory are free again. Without a data directory the next start begins empty, with a low
-/// index.
+/// A running registry that speaks Consul's HTTP API, for development and tests.
+///
+/// Dropping it stops it as a crash would; [`EmbeddedRegistry::shutdown`] also waits until the port and the data directory are
+/// free again. Without a data directory the next start begins empty, with a low index.
 #[derive(Debug)]
 pub struct EmbeddedRegistry {
     addr: SocketAddr,
@@ -256,18 +270,18 @@ impl Shared {
     }
 
     fn store(&self) -> MutexGuard<'_, Store> {
-        // A handler that panicked left at worst one change half done; a development registry goes on.
+        // A handler that panicked leaves at worst one half of a change, which a development registry can live with.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the store and wakes whoever waits for it, the timers included.
+    /// Changes the store and wakes the queries and timers that wait for a change.
     fn change<T>(&self, change: impl FnOnce(&mut Store, Instant) -> T) -> T {
         let result = self.apply(change);
         self.timers.notify_one();
         result
     }
 
-    /// [`Shared::change`] for the timers themselves, which need not be woken by their own doing.
+    /// [`Shared::change`] for the timers, which their own changes need not wake.
     fn apply<T>(&self, change: impl FnOnce(&mut Store, Instant) -> T) -> T {
         let mut store = self.store();
         let before = store.revision();
@@ -281,7 +295,7 @@ impl Shared {
         result
     }
 
-    /// Hands what changed to the journal. Called under the lock, so that the order is that of the changes.
+    /// Hands the changed rows to the journal. It is called under the lock, so that rows stay in the order of the changes.
     fn record(&self, store: &mut Store) {
         let Some(journal) = &self.journal else { return store.forget_changes() };
         let mut rows = Vec::new();

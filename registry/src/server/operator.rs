@@ -1,5 +1,5 @@
-//! Endpoints of parts that the embedded registry does not have, as far as tools ask them in passing: an answer
-//! that says "nothing there" in the form of Consul, and a refusal for what would pretend to work.
+//! Endpoints of parts that the embedded registry does not have, but that tools call in passing: an empty answer in Consul's
+//! form, and a refusal for calls that would only pretend to work.
 
 use http::StatusCode;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! The agent about itself: `/v1/agent/self`, `members` and what else operators ask, and `/v1/status/…`.
+//! What the agent reports about itself: `/v1/agent/self`, `members` and other calls of operators, and `/v1/status/…`.
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -77,7 +77,7 @@ pub(crate) fn join(call: &Call<'_>) -> Answer {
     Err(Refusal::internal(text))
 }
 
-/// There is nobody but the registry itself.
+/// The registry is the only member, so no other one can be removed.
 pub(crate) fn force_leave(call: &Call<'_>) -> Answer {
     let name = call.argument;
     if name == call.shared.identity.node_name {

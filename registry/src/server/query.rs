@@ -1,4 +1,4 @@
-//! The query string, and what it says about a read: consistency, blocking, tags.
+//! The query string, and the options of a read in it: consistency, blocking, tags.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ impl Params {
         pairs.collect::<Vec<_>>().join("&")
     }
 
-    /// The same without an index or a hash to wait for; an index that is no number stays, to be refused.
+    /// The same without an index or a hash to wait for; an index that is not a number stays, so that it is refused.
     pub(crate) fn without_index(mut self) -> Self {
         self.0.retain(|(name, value)| name != "hash" && (name != "index" || value.parse::<u64>().is_err()));
         self

@@ -47,7 +47,7 @@ impl<'a> Selection<'a> {
         Self { filter: None, node_meta: node_meta.collect(), near }
     }
 
-    /// True if the node has all the metadata that is asked for.
+    /// Whether the node has all the metadata that the query names.
     pub(crate) fn admits(&self, node: Option<&NodeRecord>) -> bool {
         let meta = node.and_then(|node| node.definition.meta.as_ref());
         self.node_meta
@@ -92,7 +92,7 @@ pub(crate) async fn read(
     Ok(response)
 }
 
-/// For the lists that Consul's agents can answer from a cache. Here nothing is cached, and the header says so.
+/// Adds the header of lists that Consul's agents can answer from a cache; this registry caches nothing.
 pub(crate) fn cacheable(answer: Answer, params: &Params) -> Answer {
     let mut response = answer?;
     if params.has("cached") {
@@ -101,7 +101,7 @@ pub(crate) fn cacheable(answer: Answer, params: &Params) -> Answer {
     Ok(response)
 }
 
-/// A read outside of the catalog: [`blocking`], with the index and nothing else in the headers.
+/// A read outside of the catalog: as [`blocking`], with only the index in the headers.
 pub(crate) async fn indexed(
     call: &Call<'_>,
     index: impl Fn(&Store) -> u64,
@@ -112,9 +112,9 @@ pub(crate) async fn indexed(
     Ok(answer::with_index(answer::json(&value, options.pretty), index))
 }
 
-/// Answers at once if the index is above the one that the query names (or it names none), else when it gets
-/// there, else when the wait is over. An index of the future waits as long: it is not ours to judge. The body is
-/// made once, for the answer: a change asks every waiting query for its index, and that has to be cheap.
+/// Answers at once if the index is above the one that the query names (or the query names none), otherwise when the index
+/// rises above it or the wait is over. A query with an index of the future waits as well. The body is made only once, for the
+/// answer: each change makes every waiting query compute its index, so that must be cheap.
 pub(crate) async fn blocking<T>(
     shared: &Shared,
     options: &ReadOptions,

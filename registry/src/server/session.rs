@@ -56,7 +56,7 @@ async fn read(call: &Call<'_>, view: impl Fn(&Sessions) -> Vec<Value>) -> Answer
     indexed(call, |store| store.sessions.index(), |store| Value::Array(view(&store.sessions))).await
 }
 
-/// Consul looks ids up in an index of UUIDs, and says so when one cannot be in it.
+/// Consul looks ids up in an index of UUIDs, and reports an id that is not a UUID.
 pub(crate) fn known_form(id: &str) -> Result<&str, Refusal> {
     if id.len() != UUID_CHARS {
         return Err(Refusal::internal("failed session lookup: index error: UUID must be 36 characters"));

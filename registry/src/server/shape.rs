@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::server::Compat;
 use crate::store::{AddressDefinition, CheckKind, CheckRecord, NodeDefinition, NodeRecord, ServiceRecord};
 
-/// Who answers: the node, its datacenter, and the release that is imitated.
+/// The identity of the registry: its node, its datacenter, and the release that is imitated.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
     pub(crate) node_id: String,
@@ -193,7 +193,7 @@ impl Identity {
         Value::Object(object)
     }
 
-    /// A check at the agent, which knows no indexes.
+    /// A check as the agent's calls show it, without indexes.
     pub(crate) fn agent_check(&self, check: &CheckRecord, service: Option<&ServiceRecord>) -> Value {
         let mut object = self.check(check, service);
         object["CreateIndex"] = json!(0);

@@ -1,4 +1,4 @@
-//! `/v1/txn`: several operations, of which all happen or none.
+//! `/v1/txn`: several operations, which are made together or not at all.
 
 use base64::Engine;
 use bytes::Bytes;

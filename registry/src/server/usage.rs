@@ -1,4 +1,4 @@
-//! What a registry holds, how that compares with its limits, and how often each limit was hit.
+//! The size of what a registry stores, its limits, and how often each limit was hit.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -17,28 +17,28 @@ pub(crate) struct Usage(Mutex<BTreeMap<&'static str, Hits>>);
 #[derive(Debug, Default)]
 struct Hits {
     count: u64,
-    said: Option<Instant>,
+    last_logged: Option<Instant>,
 }
 
-/// One thing that is bounded.
+/// One limit with its present use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bound {
     pub(crate) what: &'static str,
-    /// `None`: it is not held but judged, one by one.
+    /// How much is used; `None` for a limit of a single request.
     pub(crate) used: Option<usize>,
     pub(crate) limit: usize,
-    /// Refused because of it, since the start.
+    /// Refusals because of this limit since the start.
     pub(crate) refused: u64,
 }
 
 impl Usage {
-    /// Counts something that was refused. The log says so at most once a minute for each limit.
+    /// Counts a refusal. It is logged at most once a minute for each limit.
     pub(crate) fn hit(&self, what: &'static str) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let hits = all.entry(what).or_default();
         hits.count += 1;
-        if hits.said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
-            hits.said = Some(Instant::now());
+        if hits.last_logged.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
+            hits.last_logged = Some(Instant::now());
             let refused = hits.count;
             drop(all);
             warn!(limit = what, refused, "the registry is at a limit; GET /v1/agent/metrics shows them all");
@@ -51,7 +51,7 @@ impl Usage {
     }
 }
 
-/// What is bounded for all requests together. What a single service may have its refusal names.
+/// The limits of all requests together. A refusal names the limits of a single service.
 pub(crate) fn bounds(shared: &Shared) -> Vec<Bound> {
     let limits = &shared.limits;
     let pending = shared.journal.as_ref().map_or(0, Journal::pending_bytes);
@@ -70,7 +70,7 @@ pub(crate) fn bounds(shared: &Shared) -> Vec<Bound> {
         (PENDING, pending, limits.journal.pending_bytes),
     ];
     drop(store);
-    // At the limit idle ones are closed for new ones.
+    // At the limit an idle connection is closed for a new one.
     let connections = &shared.connections;
     let gone = connections.refused.load(Ordering::Relaxed) + connections.shed.load(Ordering::Relaxed);
     let closed = |what| if what == CONNECTIONS { gone } else { 0 };
@@ -92,4 +92,4 @@ pub(crate) const BLOCKED_PER_CLIENT: &str = "blocked queries of one client";
 pub(crate) const PROBES: &str = "probes";
 pub(crate) const PENDING: &str = "bytes that wait for the disk";
 pub(crate) const BODY: &str = "bytes of a body";
-const SAY_EVERY: Duration = Duration::from_mins(1);
+const LOG_EVERY: Duration = Duration::from_mins(1);

@@ -82,7 +82,7 @@ impl Store {
         };
         check.expires_at = Some(now + ttl);
         if check.output != output {
-            // Acknowledged, so it is kept; what a probe says, unlike this, is soon said again.
+            // The heartbeat was acknowledged, so its output is journaled; the output of a probe is not, since it soon comes again.
             self.checks.mark(&key);
         }
         self.set_status(id, status, output, now);
@@ -94,7 +94,7 @@ impl Store {
         let own = self.own.clone();
         let key = Key::new(&own, id);
         let Some(check) = self.checks.get_mut_quietly(&key) else { return };
-        // A new output alone wakes nobody: a heartbeat every second would wake everybody every second.
+        // A new output alone wakes no query: a heartbeat every second would wake all of them every second.
         check.output = output;
         check.critical_since = match status {
             CheckStatus::Critical => check.critical_since.or(Some(now)),
@@ -115,7 +115,7 @@ impl Store {
         }
     }
 
-    /// Turns every TTL check critical whose time is over, and ends every session that was not renewed.
+    /// Turns every TTL check whose time is over critical, and ends every session that was not renewed.
     pub(crate) fn expire(&mut self, now: Instant) {
         let due = |check: &&mut CheckRecord| check.expires_at.is_some_and(|expires_at| expires_at <= now);
         let mut expired = Vec::new();

@@ -1,5 +1,5 @@
-//! Checks that repeat what other checks say: those of a service, or of the node. As bad as the worst of them, with
-//! Consul's words. They follow at once, as Consul's do for a service of the same agent.
+//! Alias checks, which repeat the checks of a service or of a node: an alias has the worst status of them, with Consul's words,
+//! and follows at once, as Consul's do for a service of the same agent.
 
 use std::time::Instant;
 
@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::store::{CheckKind, CheckRecord, Key, Store};
 use crate::types::CheckStatus;
 
-/// Whose checks are repeated. A service's include those of its node.
+/// The service or node whose checks are repeated. The checks of a service include those of its node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Alias {
-    /// Empty: the node of the check.
+    /// The node; empty means the node of the check.
     pub(crate) node: String,
     /// The service's id; empty: the checks of the node alone.
     pub(crate) service_id: String,

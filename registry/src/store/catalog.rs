@@ -1,5 +1,5 @@
-//! What the catalog's half of the API changes: nodes, services and checks of any node, registered by whoever
-//! watches over them.
+//! What the catalog's half of the API changes: nodes, services and checks of any node, registered by programs that
+//! manage them.
 
 use std::time::Instant;
 
@@ -118,8 +118,8 @@ impl Store {
         Ok(())
     }
 
-    /// A node that is renamed loses what was at its old name. The registry's own node, whose id anybody can read,
-    /// would be gone until the next start, with all that registered itself.
+    /// A node that is renamed loses everything at its old name. The registry's own node, whose id every client can read, would
+    /// be gone until the next start, with all services that registered themselves.
     fn refuse_taking_own_id(&self, node: &NodeDefinition) -> Result<(), StoreError> {
         let own = self.node(&self.own).map_or("", |own| own.definition.id.as_str());
         if own.is_empty() || node.id != own || node.name == self.own {

@@ -25,9 +25,9 @@ pub(crate) struct KvEntry {
     #[serde(with = "base64_text")]
     pub(crate) value: Bytes,
     pub(crate) flags: u64,
-    /// The session that holds the key.
+    /// The session that has locked the key.
     pub(crate) session: Option<String>,
-    /// How often the key was locked; a plain write sets it back to 0.
+    /// How often the key was locked; a plain write resets it to 0.
     pub(crate) lock_index: u64,
     pub(crate) create_index: u64,
     pub(crate) modify_index: u64,
@@ -41,9 +41,9 @@ pub(crate) struct Kv {
     index: u64,
     /// Index of the deletion of each key that is gone, so that a prefix wakes for its own only.
     tombstones: Table<String, u64>,
-    /// Of the tombstones that were too many: counts for every prefix.
+    /// The index of the latest tombstone that was dropped because there were too many; it counts for every prefix.
     deletion_index: u64,
-    /// Until when nobody gets a key that a session lost.
+    /// For each key that a session lost, the time until which it cannot be locked.
     delays: BTreeMap<String, Instant>,
 }
 
@@ -126,7 +126,7 @@ impl Kv {
         (true, self.write(key, value, flags, (session, 0), index))
     }
 
-    /// Gives the key to a session. Returns whether it has it now, and whether anything changed.
+    /// Locks the key for a session. Returns whether the session has it now, and whether something changed.
     pub(super) fn lock(
         &mut self,
         key: &str,
@@ -164,7 +164,7 @@ impl Kv {
         }
     }
 
-    /// Releases or deletes every key of a session that ended. Nobody gets them before `until`.
+    /// Releases or deletes every key of a session that ended. They cannot be locked before `until`.
     pub(super) fn end_session(&mut self, session: &str, delete: bool, until: Instant, index: u64) {
         let held = self.entries.iter().filter(|(_, entry)| entry.session.as_deref() == Some(session));
         let held: Vec<String> = held.map(|(key, _)| key.clone()).collect();
@@ -238,7 +238,7 @@ impl Kv {
 }
 
 impl Store {
-    /// Writes a key; `false` if the condition does not hold.
+    /// Writes a key; `false` if the condition is not met.
     pub(crate) fn kv_put(
         &mut self,
         key: &str,
@@ -252,7 +252,7 @@ impl Store {
         Ok(done)
     }
 
-    /// Locks a key for a session and writes it; `false` if another session has it, or its lock delay lasts.
+    /// Locks a key for a session and writes it; `false` if another session has it, or its lock delay is not over.
     pub(crate) fn kv_lock(
         &mut self,
         key: &str,
@@ -287,7 +287,7 @@ impl Store {
         Ok(done)
     }
 
-    /// Deletes a key, or with `recurse` all keys that begin with it; `false` if the condition does not hold.
+    /// Deletes a key, or with `recurse` all keys that begin with it; `false` if the condition is not met.
     pub(crate) fn kv_delete(&mut self, key: &str, recurse: bool, cas: Cas) -> bool {
         let (done, changed) = self.kv.delete(key, recurse, cas, self.index + 1);
         self.index += u64::from(changed);

@@ -1,14 +1,13 @@
-//! The state of the embedded registry: nodes, services and checks, keys and values, sessions and events, with
-//! the indexes that blocking queries wait for. Pure: no clock, no I/O; `now` is handed in.
+//! The state of the embedded registry: nodes, services and checks, keys and values, sessions and events, with the indexes that
+//! blocking queries wait for. Pure: it reads no clock and no file; `now` is an argument.
 //!
-//! One counter, the index, grows by one with every change. Beside it stand the indexes of the tables and of
-//! each service, so that a query wakes for its own service only, as with Consul 1.8.7:
-//! a service's index moves with its instances and with the *status* of its checks; a service without instances
-//! has the index of the latest extinction of any service; the same registration again, and a heartbeat that
-//! changes no status, move nothing.
+//! One counter, the index, grows by one with every change. The tables and each service have indexes of their own, so that a
+//! query wakes only for its own service, as with Consul 1.8.7: the index of a service moves with its instances and with the
+//! *status* of its checks; a service without instances has the index at which a service last lost its last instance; a repeated
+//! registration, and a heartbeat that does not change a status, move no index.
 //!
-//! One node is the registry's own. What the agent's half of the API changes is in `agent`, what the catalog's
-//! half changes in `catalog`; both work on the same tables, so there is nothing to synchronise.
+//! One node is the registry's own. The changes of the agent's part of the API are in `agent`, those of the catalog's part in
+//! `catalog`; both work on the same tables, so that nothing needs to be synchronised.
 
 mod agent;
 mod alias;
@@ -46,14 +45,20 @@ use crate::store::persist::Numbers;
 use crate::store::table::Table;
 use crate::types::CheckStatus;
 
-/// How much the registry may hold.
+/// Limits of the data that an [`EmbeddedRegistry`](crate::EmbeddedRegistry) stores. A write past a limit is refused.
 #[derive(Debug, Clone, Copy)]
 pub struct StoreLimits {
+    /// Nodes.
     pub nodes: usize,
+    /// Instances of services.
     pub services: usize,
+    /// Checks.
     pub checks: usize,
+    /// Sessions.
     pub sessions: usize,
+    /// Keys.
     pub kv_keys: usize,
+    /// Bytes of all keys and values together.
     pub kv_bytes: usize,
 }
 
@@ -78,7 +83,7 @@ pub(crate) enum StoreError {
     UnknownService(String),
     #[error("{0:?} is not there")]
     UnknownCheck(String),
-    /// The check exists, but nobody may set its status.
+    /// The check exists, but its status cannot be set.
     #[error("{0:?} is not there")]
     NotTtl(String),
     #[error("{0}")]
@@ -120,7 +125,7 @@ pub(crate) struct Store {
     names: Table<String, Name>,
     /// The checks of each service; those of a node are under its name and an empty id.
     checks_of: BTreeMap<Key, BTreeSet<Key>>,
-    /// What the journal knows of the indexes above.
+    /// The indexes above as the journal has them.
     numbers_written: Numbers,
 }
 
@@ -154,7 +159,7 @@ impl Store {
         self.index
     }
 
-    /// Grows with everything that somebody may wait for; events have no index of the catalog.
+    /// A number that grows with every change that a query may wait for, events included.
     pub(crate) fn revision(&self) -> u64 {
         self.index + self.events.fired()
     }
@@ -193,7 +198,7 @@ impl Store {
         self.services_at(&self.own)
     }
 
-    /// A service of the registry's own node. Agents, unlike the catalog, tell capitals in ids from small letters.
+    /// A service of the registry's own node. Unlike the catalog, agents distinguish case in ids.
     pub(crate) fn service(&self, id: &str) -> Option<&ServiceRecord> {
         self.service_at(&self.own, id).filter(|service| service.definition.id == id)
     }
@@ -339,7 +344,7 @@ impl Store {
 const FIRST_INDEX: u64 = 10;
 /// How Consul's output of a TTL check begins that was silent for too long.
 pub(crate) const TTL_EXPIRED: &str = "TTL expired";
-/// Consul's minimum, whatever a check asks for.
+/// Consul's minimum; a shorter time of a check is raised to it.
 const DEREGISTER_AFTER_MIN: Duration = Duration::from_mins(1);
 
 #[cfg(test)]

@@ -1,5 +1,4 @@
-//! What belongs to what: instances to the name of a service, checks to a service or a node; and whose index moves with
-//! them.
+//! Which instances belong to the name of a service, which checks to a service or a node, and which index moves with them.
 
 use std::collections::BTreeSet;
 
@@ -69,7 +68,7 @@ impl Store {
         }
     }
 
-    /// Notes whose check it is; a registration may move it to another service.
+    /// Records the owner of a check; a registration may move it to another service.
     pub(super) fn adopt_check(&mut self, node: &str, check: &Key, service_id: &str) {
         if let Some(before) = self.checks.get(check).map(|check| check.definition.service_id.clone())
             && before != service_id

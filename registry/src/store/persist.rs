@@ -1,9 +1,8 @@
-//! The store and its journal: which tables there are, and what a restart makes of them.
+//! The store and its journal: which tables are journaled, and what a restart makes of them.
 //!
-//! To have a new table survive: make it a [`Table`] whose rows are `Serialize` and `Deserialize` (what a restart may
-//! forget is `#[serde(skip)]`), and name it in [`Store::tables`]. Nothing else: whatever changes its rows is
-//! journaled. A number that stands beside the tables goes into [`Numbers`]; what is derived from rows or has a timer
-//! is set up in [`Store::resume`].
+//! A new table survives a restart if it is a [`Table`] whose rows are `Serialize` and `Deserialize` (fields that a restart
+//! may forget are `#[serde(skip)]`) and is named in [`Store::tables`]. Every change of its rows is then journaled. A number
+//! beside the tables goes into [`Numbers`]; what is derived from rows or has a timer is set up in [`Store::resume`].
 //!
 //! Names of tables and of fields are a format that files on disk have. A new field needs `#[serde(default)]`.
 

@@ -1,5 +1,5 @@
-//! A check that the registry makes itself, at an interval: what is asked, and how many results of a kind it takes
-//! until the check believes them.
+//! A check that the registry makes itself, at an interval: its target, and how many results of a kind it takes until the status
+//! changes.
 
 use std::time::Duration;
 

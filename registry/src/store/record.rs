@@ -1,4 +1,4 @@
-//! What the store holds of a node, a service and a check: the definition as registered, and what became of it.
+//! Nodes, services and checks as the store keeps them: the definition as registered, and its state.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -75,7 +75,7 @@ pub(crate) struct CheckDefinition {
 }
 
 impl CheckDefinition {
-    /// A check of the node, of which nothing more is said.
+    /// A check of the node, with defaults for everything else.
     pub(crate) fn new(id: impl Into<String>, name: impl Into<String>, kind: CheckKind) -> Self {
         Self {
             id: id.into(),
@@ -97,12 +97,12 @@ pub(crate) enum CheckKind {
     Ttl(Duration),
     Probe(ProbeDefinition),
     Alias(Alias),
-    /// Made by maintenance mode; critical as long as it is there.
+    /// Made by maintenance mode; it is always critical.
     Maintenance,
-    /// Registered with the catalog: somebody else makes it and reports its status.
+    /// Registered with the catalog: another program makes it and reports its status.
     External {
         kind: Cow<'static, str>,
-        /// What its registration says about how it is made, as it is answered.
+        /// How the check is made, in the form that is answered.
         definition: Map<String, Value>,
     },
 }
@@ -132,10 +132,10 @@ pub(crate) struct CheckRecord {
     pub(crate) definition: CheckDefinition,
     pub(crate) status: CheckStatus,
     pub(crate) output: String,
-    /// TTL checks: when silence turns them critical. `None` once it did.
+    /// When a TTL check turns critical without a heartbeat; `None` once it did.
     #[serde(skip)]
     pub(crate) expires_at: Option<Instant>,
-    /// Since the first result that said so: a registration by itself, the same one again too, is none.
+    /// Since the first critical result. A registration, also a repeated one, is not a result.
     #[serde(skip)]
     pub(crate) critical_since: Option<Instant>,
     pub(crate) create_index: u64,

@@ -1,6 +1,6 @@
-//! Sessions: what locks on keys hang on. A session ends when it is destroyed, when it is not renewed in time,
-//! or when a check that it depends on turns critical or goes; then its keys are released or deleted, and nobody
-//! gets them for the lock delay.
+//! Sessions, which own the locks of keys. A session ends when it is destroyed, when it is not renewed in time, or when a check
+//! that it depends on turns critical or is removed. Then its keys are released or deleted, and cannot be locked for the lock
+//! delay.
 
 use std::time::{Duration, Instant};
 
@@ -26,12 +26,12 @@ impl Behavior {
     }
 }
 
-/// What a client asks for.
+/// A session as a client requests it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct NewSession {
     pub(crate) id: String,
     pub(crate) name: String,
-    /// Empty: the registry's own.
+    /// The node; empty means the registry's own.
     pub(crate) node: String,
     pub(crate) lock_delay: Duration,
     pub(crate) behavior: Behavior,
@@ -107,7 +107,7 @@ impl Sessions {
 }
 
 impl Store {
-    /// Begins a session. Its node and its checks must be there, and none of them critical.
+    /// Begins a session. Its node and its checks must exist, and none of the checks may be critical.
     pub(crate) fn create_session(&mut self, mut wanted: NewSession, now: Instant) -> Result<(), StoreError> {
         Self::within("sessions", self.sessions.by_id.len() + 1, self.limits.sessions)?;
         if wanted.node.is_empty() {
@@ -134,14 +134,14 @@ impl Store {
         Ok(())
     }
 
-    /// Starts the session's time again. `None`: there is no such session.
+    /// Restarts the session's time; `None` if the session does not exist.
     pub(crate) fn renew_session(&mut self, id: &str, now: Instant) -> Option<&Session> {
         let session = self.sessions.by_id.get_mut_quietly(id)?;
         session.start(now);
         Some(session)
     }
 
-    /// Ends a session; nothing happens if there is none.
+    /// Ends a session, if it exists.
     pub(crate) fn destroy_session(&mut self, id: &str, now: Instant) {
         if self.sessions.by_id.contains_key(id) {
             self.index += 1;

@@ -1,7 +1,7 @@
-//! One table of the store: rows by key, in order, which remembers which of its rows changed since it was last
-//! asked. That is all the journal needs; what a change means is not its business.
+//! One table of the store: rows by key, in order. It remembers which rows changed since the journal last took the changes; the
+//! journal needs nothing more.
 //!
-//! Reading is reading a `BTreeMap`. Every way to change a row but one marks it.
+//! Reading is reading a `BTreeMap`. Every way to change a row marks it, with one exception.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,7 +57,7 @@ impl<K: Ord + Clone, V> Table<K, V> {
         self.rows.get_mut(key)
     }
 
-    /// Says that a row changed.
+    /// Marks a row as changed.
     pub(crate) fn mark<Q>(&mut self, key: &Q)
     where
         K: Borrow<Q>,

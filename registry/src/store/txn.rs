@@ -1,4 +1,4 @@
-//! Transactions: operations on keys, nodes, services and checks, of which all happen or none.
+//! Transactions: operations on keys, nodes, services and checks, which are made together or not at all.
 
 use std::time::Instant;
 
@@ -63,11 +63,11 @@ pub(crate) enum TxnOp {
         check: CheckDefinition,
         index: u64,
     },
-    /// Found wrong before the store was asked, in the words that the client gets.
+    /// Found wrong before it reached the store; the text is what the client gets.
     Refused(String),
 }
 
-/// One result; an operation has none, one or many.
+/// One result; an operation has any number of them.
 #[derive(Debug, Clone)]
 pub(crate) enum Outcome {
     Kv { key: String, entry: KvEntry, with_value: bool },
@@ -100,7 +100,7 @@ impl TxnOp {
 }
 
 impl Store {
-    /// Runs all operations, in order, on a copy that replaces this store if none fails. All share one index.
+    /// Runs all operations, in order, on a copy that replaces this store if no operation fails. All share one index.
     pub(crate) fn transact(
         &mut self,
         operations: &[TxnOp],
@@ -260,8 +260,8 @@ impl Store {
         }
     }
 
-    /// One operation on a row, whatever its table. `what` it is, in Consul's words; `index`: the one that the client
-    /// knows; `register` says what is to be written.
+    /// One operation on a row of any table. `what` is the row in Consul's words, `index` the one that the client knows, and
+    /// `register` writes the row.
     fn row_operation(
         &mut self,
         (verb, index): (TableVerb, u64),

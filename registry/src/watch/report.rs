@@ -64,7 +64,7 @@ pub struct WatchStats {
     pub empty_held: u64,
     /// The ACL token may be unable to see the service: a sentence that names the missing rights.
     pub missing_rights: Option<String>,
-    /// Answers of servers that had not heard from the leader for longer than [`WatchOptions::max_stale`].
+    /// Answers of servers that had not heard from the leader for longer than [`WatchOptions::max_stale`](crate::WatchOptions::max_stale).
     pub too_stale: u64,
     /// Instances that stay in use although the registry removed them, because a mass removal is doubted.
     pub kept: usize,

@@ -136,7 +136,7 @@ const CALLS: &[(&str, &str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn who_has_no_token_or_a_wrong_one_gets_what_consul_gives() {
+async fn a_client_with_no_token_or_a_wrong_one_gets_what_consul_gives() {
     let Some(consul) = ConsulServer::dev_with_acls().await else { return };
     let embedded = embedded(Compat::V1_8).await;
     let mut differences = Vec::new();
@@ -215,7 +215,7 @@ async fn without_a_token_there_are_no_acls() {
 }
 
 #[tokio::test]
-async fn who_is_refused_does_not_learn_whether_a_hash_is_right_by_waiting() {
+async fn a_refused_client_does_not_learn_whether_a_hash_is_right_by_waiting() {
     let registry = embedded(Compat::Current).await;
     for (method, path, body) in PREPARED {
         call(&registry.url(), Some(MASTER), method, path, body).await;

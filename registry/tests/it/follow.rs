@@ -115,7 +115,7 @@ async fn an_answer_without_the_key_is_not_an_empty_key() {
 }
 
 #[tokio::test]
-async fn whoever_was_denied_asks_again_as_soon_as_there_is_another_token() {
+async fn a_denied_query_is_made_again_as_soon_as_the_token_changes() {
     let directory = tempfile::tempdir().unwrap();
     let token_file = directory.path().join("token");
     std::fs::write(&token_file, "old\n").unwrap();

@@ -165,7 +165,7 @@ pub(crate) fn regex_error(pattern: &str) -> String {
     format!("error parsing regexp: {what}: `{pattern}`")
 }
 
-/// Longer than anybody writes by hand.
+/// Longer than any expression that a person writes.
 const BYTES_MAX: usize = 4096;
 
 #[cfg(test)]

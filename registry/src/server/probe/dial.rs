@@ -1,4 +1,4 @@
-//! Connections of checks, and what Go says when there is none.
+//! Connections of checks, and Go's messages when a connection cannot be made.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,16 +13,16 @@ use tokio_rustls::TlsConnector;
 
 use crate::http::TlsOptions;
 
-/// Why there is no connection.
+/// Why a connection could not be made.
 #[derive(Debug)]
 pub(super) enum DialError {
-    /// In Go's words.
+    /// The error in Go's words.
     Failed(String),
     Timeout,
 }
 
 impl DialError {
-    /// As a check of a bare address says it.
+    /// The message of a check of a bare address.
     pub(super) fn text(self, address: &str) -> String {
         match self {
             Self::Failed(text) => text,
@@ -55,7 +55,7 @@ pub(super) async fn tcp(address: &str) -> Result<TcpStream, String> {
     for address in addresses {
         match TcpStream::connect(address).await {
             Ok(stream) => {
-                // Nothing else changes if the kernel does not want to know.
+                // A failure only delays small packets.
                 let _nodelay = stream.set_nodelay(true);
                 return Ok(stream);
             }
@@ -70,7 +70,7 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// A TLS handshake. `name`: whom the certificate has to be for.
+/// Makes a TLS handshake; the certificate must be valid for `name`.
 pub(super) async fn tls(
     stream: TcpStream,
     name: &str,
@@ -86,7 +86,7 @@ pub(super) async fn tls(
     }
 }
 
-/// `host:port` without brackets, or what Go says after `address`.
+/// `host:port` without brackets, or Go's message about the address.
 pub(super) fn split(address: &str) -> Result<(&str, u16), String> {
     let missing = || format!("{address}: missing port in address");
     let (host, port) = address.rsplit_once(':').ok_or_else(missing)?;
@@ -129,7 +129,7 @@ async fn verified() -> Result<ClientConfig, String> {
     config.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
 }
 
-/// What a check asks for with `TLSSkipVerify`: whoever answers is the right one.
+/// Accepts any certificate, for checks with `TLSSkipVerify`.
 fn unverified() -> Result<ClientConfig, String> {
     TlsOptions::default().client_config_without_proof().map_err(|error| error.to_string())
 }

@@ -67,7 +67,7 @@ async fn judge(response: http::Response<Incoming>) -> Result<(), String> {
     }
     let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
     let body = body.map_err(|error| format!("rpc error: code = Internal desc = {error}"))?;
-    // A stream that is reset with NO_ERROR is a clean end to the library; what a server has said whole ends with its status.
+    // The library takes a reset with NO_ERROR for a clean end; a complete answer ends with its status.
     let Some(trailers) = body.trailers() else { return Err(CUT.to_owned()) };
     if let Some(failure) = failure(trailers) {
         return Err(failure);
@@ -75,7 +75,7 @@ async fn judge(response: http::Response<Incoming>) -> Result<(), String> {
     if serving(&body.to_bytes()) { Ok(()) } else { Err(UNHEALTHY.to_owned()) }
 }
 
-/// `None` if there is no status, or if it is OK.
+/// `None` if the status is absent or OK.
 fn failure(headers: &HeaderMap) -> Option<String> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let code: usize = text("grpc-status")?.parse().unwrap_or(2);

@@ -1,8 +1,8 @@
-//! What happens by itself in the registry: TTLs expire, checks are made, aliases follow, services that stay critical
-//! go.
+//! What the registry does without a request: TTLs expire, checks are made, aliases follow, and services that stay critical are
+//! removed.
 //!
-//! Consul's timings: the first run of a probe after a random part of its interval, the next an interval after the
-//! last one ended; services that are critical for too long are looked for every 30 s.
+//! The timing is Consul's: the first run of a check comes after a random part of its interval, the next an interval after the
+//! last one ended; the registry looks every 30 s for services that are critical for too long.
 
 mod dial;
 mod grpc;
@@ -93,7 +93,7 @@ async fn repeat(shared: Arc<Shared>, id: String, probe: ProbeDefinition) {
                 shared.change(|store, now| store.set_status(&id, status, output, now));
             }
             Ok(_) => {}
-            // That there are too many slow checks says nothing about this one.
+            // The check was given up because there are too many slow ones, which is not a result.
             Err(GivenUp) => shared.usage.hit(usage::PROBES),
         }
         tokio::time::sleep(probe.interval).await;

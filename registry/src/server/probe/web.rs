@@ -1,5 +1,5 @@
 //! HTTP checks: one request on a connection of its own, redirects followed as Go's client follows them. 2xx passes,
-//! 429 warns, everything else is critical.
+//! 429 warns, any other status is critical.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
@@ -108,7 +108,7 @@ async fn tail(mut body: Incoming, bytes_max: usize, give_up: Instant) -> String 
     String::from_utf8_lossy(&tail).into_owned()
 }
 
-/// Sends one request and returns its answer's head, or what Go would say.
+/// Sends one request and returns the head of its answer, or the error in Go's words.
 async fn send(
     request: &Request<'_>,
     hop: &Hop,
@@ -129,7 +129,7 @@ async fn send(
     let stream: Box<dyn Stream> = if secure {
         let name = host.trim_matches(['[', ']']);
         let stream = dial::tls(stream, name, skip_verify, &[b"http/1.1"]).await;
-        // Who speaks no TLS to an HTTPS client speaks HTTP.
+        // A server that answers a TLS client without TLS speaks HTTP.
         stream.map_err(|text| match text.as_str() {
             dial::NO_TLS => "http: server gave HTTP response to HTTPS client".to_owned(),
             _ => text,
@@ -229,7 +229,7 @@ fn resolve(from: &str, location: &str) -> Option<String> {
     Some(format!("{scheme}://{authority}{path}"))
 }
 
-/// A scheme (RFC 3986 §3.1) comes first; `/login?next=http://…` has none.
+/// A scheme (RFC 3986 §3.1) stands at the beginning; `/login?next=http://…` does not have one.
 fn is_absolute(location: &str) -> bool {
     location.split_once("://").is_some_and(|(scheme, _)| {
         scheme.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -244,7 +244,7 @@ fn is_same_or_below(url: &str, of: &str) -> bool {
     host.strip_suffix(&of).is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
-/// `Get "http://…": connection refused`: Go writes the method's letters small but for the first.
+/// `Get "http://…": connection refused`: Go writes the method in lower case, except for the first letter.
 fn failure(method: &str, url: &str, text: &str) -> String {
     let mut letters = method.chars();
     let first = letters.next();

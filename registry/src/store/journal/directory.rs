@@ -146,8 +146,8 @@ impl Directory {
         Ok(Log { file, path, number, bytes: u64::try_from(bytes).unwrap_or(u64::MAX) })
     }
 
-    /// Folds the snapshot and all logs but the last into the snapshot that belongs to the last log. Nothing else may
-    /// begin a log meanwhile.
+    /// Folds the snapshot and all logs but the last into the snapshot that belongs to the last log. No other
+    /// log may be begun meanwhile.
     pub(crate) fn fold(&self) -> Result<(), JournalError> {
         let Generations { snapshot, logs } = self.generations()?;
         let Some((current, old)) = logs.split_last().filter(|(_, old)| !old.is_empty()) else {

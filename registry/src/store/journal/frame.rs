@@ -1,4 +1,4 @@
-//! The framing of journal files: each frame is whole or it does not count.
+//! The framing of journal files: a frame that is not complete does not count.
 //!
 //! A frame is `mark (4 bytes) · length (u32, little endian) · CRC-32/iSCSI of the payload (u32) · payload`. What one
 //! `fdatasync` makes durable is one frame, so only the last frame of a file can be unfinished; a bad frame that is

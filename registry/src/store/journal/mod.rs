@@ -1,9 +1,9 @@
-//! The journal: what makes the store outlive its process.
+//! The journal, which makes the store outlive its process.
 //!
 //! A change is a few rows, as the tables of the store write them ([`Rows`](super::table::Rows)); it is appended to a
-//! log, and counts once `fdatasync` returned. One thread writes: whatever came while the disk was busy goes out as
-//! one frame, with one flush. When the log has grown large it is folded into a snapshot, off that thread. Which
-//! files there are is in `directory`, what stands in them and what is done about damage in `format`.
+//! log, and counts once `fdatasync` returned. One thread writes: all changes that came while the disk was busy are written
+//! as one frame, with one flush. A large log is folded into a snapshot, on another thread. `directory` knows the
+//! files, `format` their content and how damage is handled.
 //!
 //! A write that fails (no space, a broken disk) ends the journal for good: what is on disk is then older than what
 //! is in memory, so nothing more is acknowledged until the process is started again. A fold that fails loses nothing:
@@ -29,16 +29,16 @@ use writer::Writer;
 /// The version of the files' format.
 const VERSION: u64 = 1;
 
-/// How large a log grows before it is folded away.
+/// Limits of the files on disk of an [`EmbeddedRegistry`](crate::EmbeddedRegistry): when a log is folded into a snapshot.
 #[derive(Debug, Clone, Copy)]
 pub struct JournalLimits {
-    /// A smaller log is never folded.
+    /// Size in bytes below which a log is not folded.
     pub log_bytes: u64,
-    /// Neither is one that is smaller than this many snapshots, so that folding costs at most as much as logging did.
+    /// A log that is smaller than this many snapshots is not folded either, so that folding costs at most as much as logging.
     pub log_per_snapshot: u64,
-    /// Changes that wait for the disk; past it, writes are refused.
+    /// Bytes of changes that may wait for the disk; further writes are refused.
     pub pending_bytes: usize,
-    /// How long after a fold that failed the next is tried; twice as long after each further one, up to 64 times.
+    /// The pause after a failed fold; it doubles with each further failure, up to 64 times this value.
     pub fold_retry: Duration,
 }
 
@@ -80,7 +80,7 @@ struct Progress {
     sizes: JournalSizes,
 }
 
-/// What the files hold, and how folding goes.
+/// The sizes of the files, and the results of folding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct JournalSizes {
     /// Of all logs that no snapshot stands for.
@@ -188,7 +188,7 @@ impl Journal {
 }
 
 impl Journal {
-    /// Writes what is pending and unlocks the directory, whoever still holds the journal.
+    /// Writes what is pending and unlocks the directory, even while other owners of the journal exist.
     pub(crate) fn close(&self) {
         self.shared.lock().closed = true;
         self.shared.more.notify_one();

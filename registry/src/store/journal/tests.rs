@@ -61,7 +61,7 @@ async fn what_was_written_is_there_and_the_latest_row_wins() {
 }
 
 #[tokio::test]
-async fn nobody_else_reads_the_files_whoever_made_the_directory() {
+async fn only_its_owner_can_read_the_files_even_in_a_directory_that_existed() {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let (journal, _) = open(directory.path(), SMALL).unwrap();

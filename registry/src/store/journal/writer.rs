@@ -52,7 +52,7 @@ impl Writer {
             failures,
             retry_at,
         };
-        writer.tell(|_| {});
+        writer.publish(|_| {});
         Ok(writer)
     }
 
@@ -68,7 +68,7 @@ impl Writer {
                         return self.fail(&JournalError::io(&self.log.path)(error));
                     }
                     self.log.bytes += u64::try_from(frame.len()).unwrap_or(u64::MAX);
-                    self.tell(|progress| progress.durable = appended);
+                    self.publish(|progress| progress.durable = appended);
                 }
                 Work::FoldEnded => self.end_fold(),
                 Work::Due => self.retry_at = None,
@@ -87,8 +87,8 @@ impl Writer {
         error!("the registry's journal failed; writes are refused until it is started again: {error}");
         let reason =
             format!("the registry cannot write its journal: {error}; start it again once that is mended");
-        self.tell(|progress| progress.failed = Some(reason.into()));
-        // Whoever still appends finds it failed; nothing may pile up.
+        self.publish(|progress| progress.failed = Some(reason.into()));
+        // Later appends find the journal failed, and their rows must not pile up.
         self.shared.lock().rows = Vec::new();
     }
 
@@ -132,7 +132,7 @@ impl Writer {
                 (self.snapshot_bytes, self.older_bytes) = (snapshot_bytes, older_bytes);
                 let failures = std::mem::take(&mut self.failures);
                 info!(bytes = snapshot_bytes, failures, "the registry's log was folded into a snapshot");
-                self.tell(|progress| progress.sizes.folds += 1);
+                self.publish(|progress| progress.sizes.folds += 1);
             }
             // Everything is still in the logs; the next fold takes them all.
             Err(error) => self.postpone(&error),
@@ -144,7 +144,7 @@ impl Writer {
         let pause = self.limits.fold_retry.saturating_mul(1 << self.failures.min(DOUBLINGS_MAX));
         self.failures = self.failures.saturating_add(1);
         self.retry_at = Some(Instant::now() + pause);
-        self.tell(|progress| progress.sizes.fold_failures += 1);
+        self.publish(|progress| progress.sizes.fold_failures += 1);
         match self.failures {
             1 => warn!(
                 bytes = self.older_bytes + self.log.bytes,
@@ -155,8 +155,8 @@ impl Writer {
         }
     }
 
-    /// Tells whoever waits, and how large the files are.
-    fn tell(&self, change: impl FnOnce(&mut Progress)) {
+    /// Publishes the progress, with the sizes of the files, to those that wait for it.
+    fn publish(&self, change: impl FnOnce(&mut Progress)) {
         self.done.send_modify(|progress| {
             progress.sizes.log_bytes = self.older_bytes + self.log.bytes;
             progress.sizes.snapshot_bytes = self.snapshot_bytes;
