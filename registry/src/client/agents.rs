@@ -151,8 +151,8 @@ pub(crate) struct Place {
 impl Place {
     /// Takes a place; `None` if all places of this agent are taken.
     pub(crate) fn take(agents: &Arc<Agents>, agent: usize) -> Option<Self> {
-        let asked = agents.get(agent);
-        let connection = asked.places().take(asked.secure, Instant::now())?;
+        let chosen = agents.get(agent);
+        let connection = chosen.places().take(chosen.secure, Instant::now())?;
         Some(Self { agents: Arc::clone(agents), agent, connection })
     }
 

@@ -73,7 +73,7 @@ impl Client {
         let connection = self.connection.load(Ordering::Relaxed) % SHARED_MAX;
         let call = describe(method, path);
         let url = format!("{}{path}", agent.url);
-        let asked_at = Instant::now();
+        let sent_at = Instant::now();
         // A query that blocks would keep the others out for its whole wait.
         let opening = match agent.to_open(connection) {
             Some(shared) if deadline <= READ_DEADLINE => {
@@ -89,8 +89,8 @@ impl Client {
             _ => None,
         };
         // The wait for the turn counts as well.
-        let left = deadline.saturating_sub(asked_at.elapsed());
-        let asked_at = Instant::now();
+        let left = deadline.saturating_sub(sent_at.elapsed());
+        let sent_at = Instant::now();
         let http = &self.shared.http[connection];
         let sent = http.send(method.clone(), &url, headers, body, left, BODY_BYTES_MAX).await;
         let result = sent.map_err(|error| ClientError::from_http(&agent.url, &call, &error));
@@ -100,7 +100,7 @@ impl Client {
                 agent.answered(connection, response.version);
                 self.learn_from_status(number, response.status, method == Method::GET);
             }
-            Err(error) => self.learn_from_error(number, connection, error, asked_at.elapsed()),
+            Err(error) => self.learn_from_error(number, connection, error, sent_at.elapsed()),
         }
         result
     }

@@ -89,39 +89,39 @@ impl View {
 }
 
 /// Decides about a request. `Err`: a write that is refused before it is made.
-pub(crate) fn admit(asked: &Call<'_>) -> Result<View, Refusal> {
-    match caller(asked) {
+pub(crate) fn admit(call: &Call<'_>) -> Result<View, Refusal> {
+    match caller(call) {
         Caller::Master => Ok(View::Whole),
-        _ if OPEN.iter().any(|path| asked.path.starts_with(path)) => Ok(View::Whole),
+        _ if OPEN.iter().any(|path| call.path.starts_with(path)) => Ok(View::Whole),
         // The agent's calls check the token first; the catalog's calls check the request first.
-        Caller::Unknown if asked.path.starts_with("/v1/agent/") && asked.method == Method::GET => {
+        Caller::Unknown if call.path.starts_with("/v1/agent/") && call.method == Method::GET => {
             Err(unknown())
         }
-        Caller::Unknown if asked.method == Method::GET => {
-            let of_catalog = DISPATCHED.iter().any(|path| asked.path.starts_with(path));
+        Caller::Unknown if call.method == Method::GET => {
+            let of_catalog = DISPATCHED.iter().any(|path| call.path.starts_with(path));
             Ok(View::Denied(if of_catalog { unknown().dispatched() } else { unknown() }))
         }
         // Consul's one exception.
-        Caller::Unknown if asked.path.starts_with("/v1/event/fire/") => {
+        Caller::Unknown if call.path.starts_with("/v1/event/fire/") => {
             Err(Refusal::internal("ACL not found"))
         }
-        Caller::Unknown => refuse_write(asked).map_or_else(
+        Caller::Unknown => refuse_write(call).map_or_else(
             |refusal| Err(if refusal.status == StatusCode::BAD_REQUEST { refusal } else { unknown() }),
             |()| Err(unknown()),
         ),
-        Caller::Anonymous if asked.method == Method::GET => anonymous_view(asked),
-        Caller::Anonymous => refuse_write(asked).map(|()| View::Whole),
+        Caller::Anonymous if call.method == Method::GET => anonymous_view(call),
+        Caller::Anonymous => refuse_write(call).map(|()| View::Whole),
     }
 }
 
 /// `/v1/acl/…`: what clients read about their own token. Tokens and policies cannot be created.
-pub(crate) fn endpoint(asked: &Call<'_>) -> Answer {
-    let shared = asked.shared;
+pub(crate) fn endpoint(call: &Call<'_>) -> Answer {
+    let shared = call.shared;
     if shared.master.is_none() {
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, "ACL support disabled"));
     }
-    let pretty = asked.params.has("pretty");
-    let caller = caller(asked);
+    let pretty = call.params.has("pretty");
+    let caller = caller(call);
     let index = shared.store().index();
     let policy = json!({"ID": MANAGEMENT_ID, "Name": "global-management"});
     let token = json!({
@@ -134,7 +134,7 @@ pub(crate) fn endpoint(asked: &Call<'_>) -> Answer {
         "CreateIndex": 1,
         "ModifyIndex": 1,
     });
-    let value = match (asked.path.strip_prefix("/v1/acl/").unwrap_or_default(), caller) {
+    let value = match (call.path.strip_prefix("/v1/acl/").unwrap_or_default(), caller) {
         ("bootstrap", _) => {
             return Err(forbidden("Permission denied: ACL bootstrap no longer allowed (reset index: 1)"));
         }
@@ -181,15 +181,15 @@ pub(crate) fn mark_default(shared: &Shared, response: &mut Response) {
 
 /// The token of a request: `?token=`, then `X-Consul-Token`, then `Authorization: Bearer`. An empty token
 /// counts as absent.
-fn caller(asked: &Call<'_>) -> Caller {
-    let shared = asked.shared;
+fn caller(call: &Call<'_>) -> Caller {
+    let shared = call.shared;
     let Some(master) = &shared.master else { return Caller::Master };
-    let header = |name: &str| asked.headers.get(name).and_then(|value| value.to_str().ok());
+    let header = |name: &str| call.headers.get(name).and_then(|value| value.to_str().ok());
     let bearer = header("authorization").and_then(|value| {
         let (scheme, token) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
     });
-    let given = [asked.params.get("token"), header("x-consul-token"), bearer];
+    let given = [call.params.get("token"), header("x-consul-token"), bearer];
     match given.into_iter().flatten().find(|token| !token.is_empty()) {
         None | Some("anonymous") => Caller::Anonymous,
         Some(token) if master.is(token) => Caller::Master,
@@ -198,24 +198,24 @@ fn caller(asked: &Call<'_>) -> Caller {
 }
 
 /// `Err`: refused before anything is looked at.
-fn anonymous_view(asked: &Call<'_>) -> Result<View, Refusal> {
-    let shared = asked.shared;
+fn anonymous_view(call: &Call<'_>) -> Result<View, Refusal> {
+    let shared = call.shared;
     let node = shared.identity.node_name.as_str();
     let denied = |resource: &str, on: &str| denied(shared, resource, "read", on, false);
-    let found = EMPTY.iter().find(|(path, _)| asked.path.starts_with(path));
+    let found = EMPTY.iter().find(|(path, _)| call.path.starts_with(path));
     if let Some((_, body)) = found {
         return Ok(View::Empty(body));
     }
-    match asked.path {
-        path if path.starts_with("/v1/kv/") => Ok(if asked.params.has("keys") && asked.argument.is_empty() {
+    match call.path {
+        path if path.starts_with("/v1/kv/") => Ok(if call.params.has("keys") && call.argument.is_empty() {
             View::Empty("[]")
-        } else if asked.params.has("keys") || asked.params.has("recurse") {
+        } else if call.params.has("keys") || call.params.has("recurse") {
             View::Hidden
         } else {
-            View::Denied(denied("key", asked.argument))
+            View::Denied(denied("key", call.argument))
         }),
         path if path.starts_with("/v1/agent/service/") || path.starts_with("/v1/agent/health/") => {
-            let id = asked.argument.rsplit('/').next().unwrap_or_default();
+            let id = call.argument.rsplit('/').next().unwrap_or_default();
             let name = shared.store().service(id).map(|service| service.definition.name.clone());
             Ok(View::Denied(denied("service", name.as_deref().unwrap_or(id))))
         }
@@ -225,17 +225,17 @@ fn anonymous_view(asked: &Call<'_>) -> Result<View, Refusal> {
 }
 
 /// Always `Err`. The order matters: a mistake in a request is reported before the missing right.
-fn refuse_write(asked: &Call<'_>) -> Result<(), Refusal> {
-    let shared = asked.shared;
+fn refuse_write(call: &Call<'_>) -> Result<(), Refusal> {
+    let shared = call.shared;
     let node = shared.identity.node_name.clone();
     let compat = shared.identity.compat;
-    let rest = |prefix: &str| asked.path.strip_prefix(prefix);
-    if asked.path == "/v1/agent/service/register" {
-        let (service, _) = definition::service(&asked.body, compat, &shared.limits)?;
+    let rest = |prefix: &str| call.path.strip_prefix(prefix);
+    if call.path == "/v1/agent/service/register" {
+        let (service, _) = definition::service(&call.body, compat, &shared.limits)?;
         return Err(denied(shared, "service", "write", &service.name, true));
     }
-    if asked.path == "/v1/agent/check/register" {
-        let check = definition::check(&asked.body, compat)?;
+    if call.path == "/v1/agent/check/register" {
+        let check = definition::check(&call.body, compat)?;
         return Err(denied_check(shared, &check.service_id));
     }
     for prefix in ["/v1/agent/service/deregister/", "/v1/agent/service/maintenance/"] {
@@ -256,9 +256,9 @@ fn refuse_write(asked: &Call<'_>) -> Result<(), Refusal> {
             });
         }
     }
-    let (resource, on) = match asked.path {
-        path if path.starts_with("/v1/kv/") => ("key", asked.argument),
-        path if path.starts_with("/v1/event/") => ("event", asked.argument),
+    let (resource, on) = match call.path {
+        path if path.starts_with("/v1/kv/") => ("key", call.argument),
+        path if path.starts_with("/v1/event/") => ("event", call.argument),
         path if path.starts_with("/v1/session/") => ("session", node.as_str()),
         path if path.starts_with("/v1/catalog/") => ("node", ""),
         path if path.starts_with("/v1/agent/maintenance") => ("node", node.as_str()),

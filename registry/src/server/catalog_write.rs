@@ -151,14 +151,14 @@ fn read_definition(value: Option<Value>) -> Result<(&'static str, Map<String, Va
             definition.insert((*name).to_owned(), value);
         }
     }
-    let says = |name: &str| definition.contains_key(name);
-    let kind = if says("TTL") {
+    let has = |name: &str| definition.contains_key(name);
+    let kind = if has("TTL") {
         "ttl"
-    } else if !says("Interval") {
+    } else if !has("Interval") {
         ""
-    } else if says("HTTP") {
+    } else if has("HTTP") {
         "http"
-    } else if says("TCP") {
+    } else if has("TCP") {
         "tcp"
     } else {
         ""

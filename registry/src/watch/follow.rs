@@ -109,7 +109,7 @@ pub(crate) struct Follow {
     slow_backoff: Backoff,
     /// The latest query was denied; another token may be accepted.
     denied: bool,
-    asked_at: Instant,
+    sent_at: Instant,
     resync_at: Instant,
     has_read: bool,
     /// The error that was logged last, so that it is not logged at every query.
@@ -135,7 +135,7 @@ impl Follow {
             backoff: Backoff::new(options.backoff_base, options.backoff_cap),
             slow_backoff: Backoff::new(REFUSED_BASE, REFUSED_CAP),
             denied: false,
-            asked_at: now,
+            sent_at: now,
             resync_at: now + jittered(options.resync_every),
             has_read: false,
             last_logged: None,
@@ -154,7 +154,7 @@ impl Follow {
         if std::mem::replace(&mut self.agent, agent) != agent {
             self.index = 0;
         }
-        self.asked_at = now;
+        self.sent_at = now;
         QueryOptions {
             index: Some(self.index),
             wait: Some(self.patience.wait()),
@@ -172,7 +172,7 @@ impl Follow {
             info!("{}: the registry answers again", self.what);
         }
         let now = Instant::now();
-        let early = self.index > 0 && now.duration_since(self.asked_at) < self.patience.wait();
+        let early = self.index > 0 && now.duration_since(self.sent_at) < self.patience.wait();
         self.record(|stats| {
             stats.last_success = Some(now);
             stats.last_error = None;
@@ -195,7 +195,7 @@ impl Follow {
         let by_proxy = matches!(status, Some(StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT));
         if self.index > 0 && (by_proxy || error.is_cut()) {
             // A proxy in between gives up before Consul answers, so the next query blocks for less.
-            self.patience.cut(self.asked_at.elapsed(), by_proxy);
+            self.patience.cut(self.sent_at.elapsed(), by_proxy);
         }
         if error.is_transport() || matches!(status, Some(StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST)) {
             self.index = 0;

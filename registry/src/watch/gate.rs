@@ -100,7 +100,7 @@ impl Gate {
         self.seen_index = 0;
     }
 
-    /// `confirming`: the answer is the fresh read that [`NextQuery::Confirm`] asked for.
+    /// `confirming`: the answer is the fresh read that [`NextQuery::Confirm`] requested.
     pub(crate) fn judge(&mut self, answer: Evidence, confirming: bool) -> Verdict {
         let held = self.doubt(&answer, confirming);
         let reset = self.advance(answer.index);

@@ -135,11 +135,11 @@ mod tests {
             record(&history, &down, &up);
         }
         record(&history, &up, &[]);
-        let told = history.of("n1", "a");
-        assert_eq!(told.len(), TRANSITIONS_MAX);
-        let gone = told.last().unwrap();
+        let transitions = history.of("n1", "a");
+        assert_eq!(transitions.len(), TRANSITIONS_MAX);
+        let gone = transitions.last().unwrap();
         assert_eq!((gone.state, gone.cause.as_str()), ("absent", "no longer in the registry's answer"));
-        assert_eq!(told[TRANSITIONS_MAX - 2].cause, "all checks pass");
+        assert_eq!(transitions[TRANSITIONS_MAX - 2].cause, "all checks pass");
     }
 
     #[test]

@@ -83,18 +83,18 @@ impl Client {
 
     /// Whether the token may read this service; `None` if Consul does not report it, because ACLs are off or the call is missing.
     async fn may_read(&self, service: &str, options: &QueryOptions) -> Result<Option<bool>, ClientError> {
-        let asked = json!([{"Resource": "service", "Access": "read", "Segment": service}]);
+        let question = json!([{"Resource": "service", "Access": "read", "Segment": service}]);
         let datacenter = QueryOptions { datacenter: options.datacenter.clone(), ..QueryOptions::default() };
         let datacenter = QueryOptions { consistency: Consistency::Leader, ..datacenter };
         let path = format!("/v1/internal/acl/authorize{}", self.query(&datacenter));
-        let answer = self.call(Method::POST, path, asked.to_string().into(), WRITE_DEADLINE).await;
+        let answer = self.call(Method::POST, path, question.to_string().into(), WRITE_DEADLINE).await;
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) if error.may_pass() => return Err(error),
             Err(_) => return Ok(None),
         };
-        let said: Vec<Authorized> = serde_json::from_slice(&answer.body).unwrap_or_default();
-        Ok(if let [Authorized { allow }] = said.as_slice() { Some(*allow) } else { None })
+        let rights: Vec<Authorized> = serde_json::from_slice(&answer.body).unwrap_or_default();
+        Ok(if let [Authorized { allow }] = rights.as_slice() { Some(*allow) } else { None })
     }
 }
 
@@ -111,9 +111,9 @@ mod tests {
 
     #[test]
     fn what_is_hidden_is_said_with_the_policy_that_shows_it() {
-        let said = |sight: Sight| sight.missing_rights("web");
-        assert_eq!((said(Sight::Clear), said(Sight::Shown)), (None, None));
-        assert!(said(Sight::NodesHidden).unwrap().contains("lacks `node:read` (`node_prefix \"\""));
-        assert!(said(Sight::ServiceHidden).unwrap().contains("`service \"web\" { policy = \"read\" }`"));
+        let missing = |sight: Sight| sight.missing_rights("web");
+        assert_eq!((missing(Sight::Clear), missing(Sight::Shown)), (None, None));
+        assert!(missing(Sight::NodesHidden).unwrap().contains("lacks `node:read` (`node_prefix \"\""));
+        assert!(missing(Sight::ServiceHidden).unwrap().contains("`service \"web\" { policy = \"read\" }`"));
     }
 }

@@ -147,14 +147,14 @@ impl Watcher {
                 return;
             }
             self.find_place();
-            let (query, asked) = self.query();
+            let (query, sent) = self.query();
             // A clone, so that instances can be released while the query is pending.
             let (client, service) = (self.client.clone(), self.target.service.clone());
             let call = client.health_service(&service, &query);
-            let Some(ended) = self.wait_for(call, asked.blocking.is_some()).await else { return };
+            let Some(ended) = self.wait_for(call, sent.blocking.is_some()).await else { return };
             let next = match ended {
-                Waited::Answered(Ok(answer)) => self.answered(answer, &asked).await,
-                Waited::Answered(Err(error)) => self.failed(&error, &asked).await,
+                Waited::Answered(Ok(answer)) => self.answered(answer, &sent).await,
+                Waited::Answered(Err(error)) => self.failed(&error, &sent).await,
                 Waited::OtherToken => {
                     self.gate.resync();
                     Some(Duration::ZERO)
@@ -252,12 +252,12 @@ impl Watcher {
     }
 
     /// Returns the pause before the next query, or `None` if the receiver of the updates is gone.
-    async fn answered(&mut self, answer: HealthAnswer, asked: &Query) -> Option<Duration> {
+    async fn answered(&mut self, answer: HealthAnswer, sent: &Query) -> Option<Duration> {
         let now = Instant::now();
         self.slow_backoff.reset();
         self.denied = false;
         self.logged.answered(&self.target.service);
-        match asked.purpose {
+        match sent.purpose {
             Purpose::Refresh => {
                 self.set_aside = None;
                 self.leader_until = Some(now + LEADER_FOR);
@@ -266,18 +266,18 @@ impl Watcher {
                 self.report.record(|stats| stats.too_stale += 1);
                 if self.refresh_after.is_none_or(|after| after <= now) {
                     self.refresh_after = Some(now + LEADER_FOR);
-                    return self.refresh(answer, asked).await;
+                    return self.refresh(answer, sent).await;
                 }
             }
             Purpose::Follow | Purpose::Confirm => {}
         }
-        self.believe(answer, asked).await
+        self.believe(answer, sent).await
     }
 
     /// Makes the next query go to the leader. Until the leader answers, the old answer is used only if nothing was published yet.
-    async fn refresh(&mut self, answer: HealthAnswer, asked: &Query) -> Option<Duration> {
+    async fn refresh(&mut self, answer: HealthAnswer, sent: &Query) -> Option<Duration> {
         let pause = if self.settle.is_new() {
-            self.believe(answer, asked).await?
+            self.believe(answer, sent).await?
         } else {
             self.set_aside = Some(answer);
             self.pace.after(Ended::Idle, Instant::now())
@@ -294,24 +294,24 @@ impl Watcher {
             && answer.last_contact > self.options.max_stale
     }
 
-    async fn believe(&mut self, answer: HealthAnswer, asked: &Query) -> Option<Duration> {
-        let sight = self.check_witness(&answer, asked).await;
+    async fn believe(&mut self, answer: HealthAnswer, sent: &Query) -> Option<Duration> {
+        let sight = self.check_witness(&answer, sent).await;
         let now = Instant::now();
         // Early: the server could have held the query for longer, so the answer should have news.
-        let early = asked.blocking.is_none_or(|wait| now - asked.at < wait);
+        let early = sent.blocking.is_none_or(|wait| now - sent.at < wait);
         let other_backend =
             self.backend.is_some() && answer.backend.is_some() && self.backend != answer.backend;
         if other_backend {
             self.highest_index = 0;
             self.gate.forget_index();
         }
-        self.compare_index(answer.index, asked.purpose);
+        self.compare_index(answer.index, sent.purpose);
         self.backend = answer.backend.clone().or_else(|| self.backend.take());
         let Digest { mut answer, skipped, only_side_kinds, lost_nodes, checks } = digest(answer);
         answer.sight = sight;
         let (unusable, filtered) = (answer.unusable, answer.filtered_by_acls && answer.instances.is_empty());
         let moved = answer.index > Some(self.gate.index());
-        let verdict = self.gate.judge(answer, asked.purpose == Purpose::Confirm);
+        let verdict = self.gate.judge(answer, sent.purpose == Purpose::Confirm);
         if other_backend {
             self.gate.resync();
         }
@@ -329,7 +329,7 @@ impl Watcher {
             self.report_lost_right(filtered);
         }
         let polled = self.member.is_some() || verdict.next == NextQuery::Poll;
-        if verdict.publish.is_some() || asked.blocking.is_some() || polled {
+        if verdict.publish.is_some() || sent.blocking.is_some() || polled {
             // A read from scratch proves little: it may succeed between two blocking queries that fail.
             self.backoff.reset();
         }
@@ -342,7 +342,7 @@ impl Watcher {
             stats.polling = polled;
             stats.skipped_instances = unusable as u64;
             stats.empty_held += u64::from(verdict.held.is_some());
-            stats.wakeups += u64::from(early && asked.blocking.is_some());
+            stats.wakeups += u64::from(early && sent.blocking.is_some());
         });
         let outcome = match &verdict.publish {
             None if early && moved && verdict.held.is_none() && self.settle.believed().is_empty() => {
@@ -367,7 +367,7 @@ impl Watcher {
     }
 
     /// Handles an error; returns the pause before the next query.
-    async fn failed(&mut self, error: &ClientError, asked: &Query) -> Option<Duration> {
+    async fn failed(&mut self, error: &ClientError, sent: &Query) -> Option<Duration> {
         let status = error.status();
         self.denied = status == Some(StatusCode::FORBIDDEN);
         if error.is_transport() {
@@ -377,9 +377,9 @@ impl Watcher {
             self.gate.forget_index();
         }
         let by_proxy = matches!(status, Some(StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT));
-        if asked.blocking.is_some() && (by_proxy || error.is_cut()) {
+        if sent.blocking.is_some() && (by_proxy || error.is_cut()) {
             // A proxy in between gives up before Consul answers, so the next query blocks for less.
-            self.patience.cut(asked.at.elapsed(), by_proxy);
+            self.patience.cut(sent.at.elapsed(), by_proxy);
         }
         self.report_error(error);
         let backoff = match status {
@@ -392,16 +392,16 @@ impl Watcher {
         };
         // Jitter may choose short pauses several times in a row; the pace does not.
         let pause = backoff.max(self.pace.after(Ended::Idle, Instant::now()));
-        if asked.purpose == Purpose::Refresh {
+        if sent.purpose == Purpose::Refresh {
             self.purpose = Purpose::Follow;
             self.gate.resync();
         }
         // The leader cannot be read, so the old answer is used.
         if let Some(answer) = self.set_aside.take() {
-            let pace = self.believe(answer, asked).await?;
+            let pace = self.believe(answer, sent).await?;
             return Some(pause.max(pace));
         }
-        if asked.purpose == Purpose::Follow && self.leader_until.take().is_some() {
+        if sent.purpose == Purpose::Follow && self.leader_until.take().is_some() {
             self.gate.resync();
         }
         Some(pause)

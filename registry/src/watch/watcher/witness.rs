@@ -10,19 +10,19 @@ use crate::watch::watcher::{Purpose, Query, Watcher, logged};
 
 impl Watcher {
     /// Reads, when an empty answer would be believed, what other answers of the registry show about the service.
-    pub(super) async fn check_witness(&mut self, answer: &HealthAnswer, asked: &Query) -> Option<Sight> {
+    pub(super) async fn check_witness(&mut self, answer: &HealthAnswer, sent: &Query) -> Option<Sight> {
         let is_empty = answer.entries.is_empty() && answer.skipped.is_empty();
         if !is_empty {
             self.report_rights(None);
             return None;
         }
-        let would_be_believed = match asked.purpose {
+        let would_be_believed = match sent.purpose {
             Purpose::Confirm => true,
             // No instance can be lost, but missing rights should be reported: at the start, and now and then.
             Purpose::Follow => self.settle.has_none() && self.look_after <= Instant::now(),
             Purpose::Refresh => false,
         };
-        if !would_be_believed || asked.blocking.is_some() || answer.filtered_by_acls {
+        if !would_be_believed || sent.blocking.is_some() || answer.filtered_by_acls {
             return None;
         }
         self.look_after = Instant::now() + HIDDEN_PAUSE / 2;
