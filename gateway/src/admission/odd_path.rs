@@ -172,7 +172,7 @@ fn behind_host(text: &str) -> Option<&str> {
     let is_separator = |c: char| matches!(c, '/' | '\\');
     let host = text.trim_start_matches(is_separator);
     let is_host = text.len() - host.len() >= 2;
-    is_host.then(|| host.find(is_separator).map_or("/", |end| &host[end..]))
+    is_host.then(|| host.find(is_separator).and_then(|end| host.get(end..)).unwrap_or("/"))
 }
 
 /// `text` without its empty segments. `canonical`: makes the text of a segment canonical.

@@ -124,7 +124,7 @@ fn written_for(rewrite: Option<&RewriteSettings>, prefix: &str, sent: &str) -> O
 
 /// Whether a path begins with what `pattern` has in front of its first wildcard, which must be more than a slash.
 fn is_beneath(pattern: &str, path: &str) -> bool {
-    let literal = pattern.find(['{', '*', '$']).map_or(pattern, |end| &pattern[..end]);
-    let literal = literal.rfind('/').map_or("", |end| &literal[..=end]);
-    literal.len() > 1 && path.starts_with(literal)
+    let literal = pattern.split(['{', '*', '$']).next().unwrap_or_default();
+    let last_slash = literal.rfind('/').unwrap_or_default();
+    last_slash > 0 && literal.get(..=last_slash).is_some_and(|literal| path.starts_with(literal))
 }

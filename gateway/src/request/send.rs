@@ -28,8 +28,9 @@ use crate::{
     policy::{retry::Phase, timeout::Deadline},
     snapshot::{LocalCluster, LocalEndpoint, StateHandle},
     upstream::{
-        connect::{ConnectError, RESPONSE_HEAD_BYTES_MAX, RESPONSE_LINES_MAX, connect, is_alert},
+        connect::{ConnectError, connect, is_alert},
         endpoint::InFlight,
+        informational::{RESPONSE_HEAD_BYTES_MAX, RESPONSE_LINES_MAX},
         pool::{Connection, Timer, Wait},
     },
     worker::WorkerState,

@@ -10,17 +10,12 @@ use tokio::{
 };
 
 use super::{
-    informational::{Informational, Informed},
+    informational::{Informational, Informed, RESPONSE_HEAD_BYTES_MAX},
     last_words::LastWords,
     pool::{Connection, EndpointPool, Room},
     read_size::{READ_BYTES_MAX, ReadSize},
 };
 use crate::small_writes::SmallWrites;
-
-/// Largest response head. nginx's default is 4 or 8 KiB, HAProxy's 16.
-pub(crate) const RESPONSE_HEAD_BYTES_MAX: usize = 32 * 1024;
-/// Header lines of a response: hyper's own limit, and Envoy's default.
-pub(crate) const RESPONSE_LINES_MAX: usize = 100;
 
 /// Why there is no connection. Nothing of the request was sent, so another endpoint may be tried.
 #[derive(Debug, thiserror::Error)]

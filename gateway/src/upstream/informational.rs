@@ -17,7 +17,6 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connect::{RESPONSE_HEAD_BYTES_MAX, RESPONSE_LINES_MAX};
 use crate::connection::ResponseSink;
 
 /// Where the informational responses of one upstream connection go.
@@ -117,6 +116,11 @@ fn parse(head: &[u8]) -> Option<(StatusCode, HeaderMap)> {
     }
     Some((status, headers))
 }
+
+/// Largest response head. nginx's default is 4 or 8 KiB, HAProxy's 16.
+pub(crate) const RESPONSE_HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Header lines of a response: hyper's own limit, and Envoy's default.
+pub(crate) const RESPONSE_LINES_MAX: usize = 100;
 
 /// What all informational heads of HTTP/1.1 begin with (RFC 9112 §4).
 const BEGINNING: &[u8] = b"HTTP/1.1 1";

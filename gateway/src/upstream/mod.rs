@@ -2,7 +2,7 @@
 pub mod cluster;
 pub mod connect;
 pub mod endpoint;
-mod informational;
+pub(crate) mod informational;
 mod last_words;
 pub mod load_balancer;
 pub mod pool;

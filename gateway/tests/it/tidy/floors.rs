@@ -87,7 +87,6 @@ const GATEWAY: House = House {
     ],
     circles: &[
         "admission",
-        "body",
         "cli",
         "config",
         "config::raw",
@@ -95,6 +94,7 @@ const GATEWAY: House = House {
         "connection",
         "control",
         "request",
+        "upstream",
     ],
 };
 
