@@ -28,10 +28,11 @@ use crate::{
     headers::{GuardedNames, MadeField},
     metrics::{ClusterSample, InstanceSample, Metrics, RouteSample},
     policy::{
+        Policies,
         client_address::ClientRule,
         jwt::{Jwt, KeySet, Requirement},
+        of_route::Shown,
         rate_limit::RateLimit,
-        redirect::Redirect,
         retry::Retry,
         timeout::Timeouts,
     },
@@ -106,6 +107,7 @@ pub struct Route {
     pub cluster: Option<usize>,
     /// Shares several of them; then `cluster` is the first that has a share.
     pub split: Option<Split>,
+    pub policies: Policies,
     /// All must let a client's address through.
     pub clients: Arc<[ClientRule]>,
     /// Indexes into [`RouteTable::auth`]; empty = open.
@@ -120,8 +122,6 @@ pub struct Route {
     /// `rewrite.strip` is compared as the path was.
     pub any_case: bool,
     pub allow_in_path: Oddities,
-    /// Answered by the gateway itself.
-    pub redirect: Option<Box<Redirect>>,
     pub request_rules: Arc<HeaderRules>,
     pub response_rules: Arc<HeaderRules>,
     pub access_log: bool,
@@ -159,9 +159,6 @@ pub struct RouteView {
     pub path: String,
     /// Empty where there is a `redirect` alone.
     pub service: Arc<str>,
-    /// Status and target.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub redirect: Option<String>,
     /// The only subset of the service that gets requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subset: Option<String>,
@@ -173,6 +170,8 @@ pub struct RouteView {
     pub rate_limits: Vec<String>,
     pub timeout_ms: u64,
     pub retries: u32,
+    #[serde(flatten)]
+    pub policies: Shown,
     pub priority: i32,
     /// `file`, or the service that declared it: `consul:dc1/orders`.
     pub origin: String,

@@ -47,7 +47,7 @@ impl AutoRoutesSettings {
             let (strip, add) = (strip.or(under.strip), add.or(under.add));
             route.rewrite = Some(RewriteSettings { strip, add, host: host.or(under.host) });
         }
-        route.redirect.clone_from(&declaration.redirect);
+        route.policies.redirect.clone_from(&declaration.redirect);
         if !declaration.clients.is_empty() {
             route.clients.push(declaration.clients.clone());
         }

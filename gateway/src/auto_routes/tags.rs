@@ -27,7 +27,10 @@ use crate::{
         settings::{HostPattern, RewriteSettings, SHARE_UNITS, UpstreamHost},
         units::{self, Invalid},
     },
-    policy::{client_address::ClientRule, redirect::Redirect},
+    policy::{
+        client_address::ClientRule,
+        redirect::{self, Redirect},
+    },
 };
 
 /// Which tags declare routes.
@@ -235,8 +238,8 @@ fn redirect(value: &str) -> Result<Redirect, Rejection> {
     let (status, target) = value.split_once(',').ok_or_else(|| {
         invalid(format!("`redirect` must be a status and a target, such as `301,/new`: `{value}`"))
     })?;
-    let status = pattern::redirect_status(status).map_err(|why| refused("the status of `redirect`", &why))?;
-    pattern::redirect(status, target).map_err(|why| refused("the target of `redirect`", &why))
+    let status = redirect::parse_status(status).map_err(|why| refused("the status of `redirect`", &why))?;
+    redirect::parse_target(status, target).map_err(|why| refused("the target of `redirect`", &why))
 }
 
 /// `10.0.0.0/8,192.0.2.7`, each with Fabio's `ip:` in front or without it. In one order, so that the same networks are the

@@ -96,7 +96,7 @@ fn text(views: &[&RouteView]) -> String {
 
 /// `products`, `products/canary`, `products {v1: 95, canary: 5}`, or `-> 308 https://shop.example{path}`.
 fn service(view: &RouteView) -> String {
-    if let Some(redirect) = &view.redirect {
+    if let Some(redirect) = view.policies.text("redirect") {
         return format!("-> {redirect}");
     }
     let shares: Vec<String> =
@@ -111,7 +111,7 @@ fn service(view: &RouteView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::SplitView;
+    use crate::{policy::of_route::Shown, snapshot::SplitView};
 
     #[test]
     fn a_part_of_a_service_is_shown_with_it() {
@@ -141,7 +141,7 @@ mod tests {
             host: "*".into(),
             path: "/products/**".into(),
             service: "products".into(),
-            redirect: None,
+            policies: Shown::default(),
             subset: None,
             split: vec![],
             auth: vec![],

@@ -19,8 +19,10 @@ use crate::{
     headers::GuardedNames,
     interner::Interner,
     policy::{
+        Policies,
         client_address::{ClientRule, networks_text},
         jwt::{Jwt, Requirement},
+        of_route::{self, Compile},
         rate_limit::{KeyBudget, RateLimit},
         retry::Retry,
         timeout::Timeouts,
@@ -167,6 +169,7 @@ struct Shared {
     retries: Interner<Retry>,
     rules: Interner<HeaderRules>,
     clients: Interner<[ClientRule]>,
+    policies: of_route::Shared,
 }
 
 fn route(
@@ -179,7 +182,10 @@ fn route(
     let service = service.map_or("", |service| service.name.as_str());
     let limits = route.rate_limits.iter();
     let limits = limits.map(|limit| made.of(route, service, limit)).collect::<Result<_, _>>()?;
+    let policies = route.policies.compile(&mut Compile { shared: &mut shared.policies });
+    let view = Box::new(view(settings, route, &policies, service));
     Ok(Route {
+        policies,
         name: Arc::from(route.name.as_str()),
         service: Arc::from(service),
         cluster: route.service,
@@ -195,15 +201,14 @@ fn route(
         rewrite: route.rewrite.clone().map(Box::new),
         any_case: route.spelling.any_case(),
         allow_in_path: route.allow_in_path,
-        redirect: route.redirect.clone().map(Box::new),
         request_rules: shared.rules.share(Arc::new(route.request_headers.clone())),
         response_rules: shared.rules.share(Arc::new(route.response_headers.clone())),
         access_log: route.access_log,
-        view: Box::new(view(settings, route, service)),
+        view,
     })
 }
 
-fn view(settings: &Settings, route: &RouteSettings, service: &str) -> RouteView {
+fn view(settings: &Settings, route: &RouteSettings, policies: &Policies, service: &str) -> RouteView {
     let require = &route.require;
     let scopes = require.scopes.iter().map(|scope| format!("scope {scope}"));
     let roles = require.roles.iter().map(|role| format!("role {role}"));
@@ -228,7 +233,7 @@ fn view(settings: &Settings, route: &RouteSettings, service: &str) -> RouteView 
         }),
         path: hidden.path.shown(&route.path),
         service: Arc::from(service),
-        redirect: route.redirect.as_ref().map(|redirect| hidden.redirect.shown(&redirect.to_string())),
+        policies: policies.show(&route.policies),
         subset: route.service.filter(|_| route.split.is_empty()).and_then(subset),
         split: split.collect(),
         auth: route

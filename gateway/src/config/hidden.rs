@@ -16,7 +16,6 @@ pub struct Hidden(Vec<Variable>);
 pub struct OfRoute {
     pub path: Hidden,
     pub host: Hidden,
-    pub redirect: Hidden,
     pub clients: Hidden,
     pub require: Hidden,
     pub rate_limits: Hidden,
@@ -25,11 +24,10 @@ pub struct OfRoute {
 impl OfRoute {
     /// With those of what is laid over it.
     pub fn extend(&mut self, other: &Self) {
-        let Self { path, host, redirect, clients, require, rate_limits } = self;
+        let Self { path, host, clients, require, rate_limits } = self;
         let pairs = [
             (path, &other.path),
             (host, &other.host),
-            (redirect, &other.redirect),
             (clients, &other.clients),
             (require, &other.require),
             (rate_limits, &other.rate_limits),

@@ -21,7 +21,10 @@ pub mod source;
 pub mod twins;
 pub mod units;
 
-pub(crate) use raw::{fields::name as service_name, pattern};
+pub(crate) use raw::{
+    fields::{self, name as service_name},
+    pattern, tree,
+};
 
 pub use diagnostics::{Diagnostic, Report, Severity, Source, Span};
 pub use load::{Loaded, load, parse};

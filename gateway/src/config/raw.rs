@@ -299,7 +299,7 @@ const REFUSALS_MAX: u32 = 1_000_000;
 /// Every kind of map whose keys are known.
 #[cfg(test)]
 pub(crate) fn maps() -> Vec<&'static Known> {
-    vec![
+    let own = [
         &FILE,
         &DISCOVERY,
         &ACCESS_LOG,
@@ -318,7 +318,6 @@ pub(crate) fn maps() -> Vec<&'static Known> {
         &claims::REQUIRE,
         &route::ROUTE,
         &route::REQUIRE,
-        &route::REDIRECT,
         &clients::CLIENTS,
         &route::HEADERS,
         &traffic::RATE_LIMIT,
@@ -333,7 +332,8 @@ pub(crate) fn maps() -> Vec<&'static Known> {
         &service::BREAKER,
         &service::OUTLIER,
         &service::POOL,
-    ]
+    ];
+    own.into_iter().chain(crate::policy::maps()).collect()
 }
 
 #[cfg(test)]

@@ -9,6 +9,75 @@ use std::fmt;
 
 use http::{HeaderValue, StatusCode, Uri, uri::PathAndQuery};
 
+use super::of_route::{Compile, RoutePolicy, View, replace};
+use crate::config::{
+    diagnostics::{Diagnostic, Diagnostics, code},
+    fields::{Fields, Known, value},
+    tree::{Entry, Value},
+    units::Invalid,
+};
+
+impl RoutePolicy for Redirect {
+    type Written = Option<Redirect>;
+    /// Boxed: few routes have one.
+    type Compiled = Option<Box<Redirect>>;
+    const KEYS: &'static [&'static str] = &["redirect"];
+    const MAPS: &'static [&'static Known] = &[&REDIRECT];
+    const IS_OF_ONE_ROUTE: bool = true;
+
+    /// The target alone, or a map with the status, too.
+    fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self::Written {
+        let Entry { key, value: node } = fields.entry("redirect")?;
+        for other in ["service", "subset", "split"].iter().filter_map(|name| fields.entry(name)) {
+            sink.push(
+                Diagnostic::error(code::CONFLICT, key.span, "a route that redirects asks no service")
+                    .label("remove one of the two")
+                    .related(other.key.span, "the other one"),
+            );
+        }
+        if !matches!(node.value, Value::Map(_)) {
+            let parse = |text: &str| parse_target(StatusCode::PERMANENT_REDIRECT, text);
+            return value(node, "redirect", sink, parse).map(|at| at.value);
+        }
+        let map = Fields::of(node, &REDIRECT, sink)?;
+        let status = map.value("status", sink, parse_status);
+        if map.entry("status").is_some() && status.is_none() {
+            return None;
+        }
+        let status = status.map_or(StatusCode::PERMANENT_REDIRECT, |at| at.value);
+        let target = map.need("to", "to: \"https://shop.example{path}\"", sink)?;
+        value(target, "redirect.to", sink, |text| parse_target(status, text)).map(|at| at.value)
+    }
+
+    fn overlay(under: &mut Self::Written, top: &Self::Written) {
+        replace(under, top.as_ref());
+    }
+
+    fn compile(written: &Self::Written, _with: &mut Compile<'_>) -> Self::Compiled {
+        written.clone().map(Box::new)
+    }
+
+    fn show(compiled: &Self::Compiled, view: &mut View<'_>) {
+        if let Some(redirect) = compiled {
+            view.text("redirect", &redirect.to_string());
+        }
+    }
+}
+
+/// `https://shop.example{path}`.
+pub(crate) fn parse_target(status: StatusCode, target: &str) -> Result<Redirect, Invalid> {
+    let expected = "a URL or a path such as `https://shop.example{path}`";
+    Redirect::new(status, target).map_err(|why| Invalid::new(code::BAD_VALUE, expected, why))
+}
+
+/// `308`.
+pub(crate) fn parse_status(text: &str) -> Result<StatusCode, Invalid> {
+    let found = STATUSES.into_iter().find(|status| status.as_str() == text);
+    found.ok_or_else(|| {
+        Invalid::new(code::BAD_VALUE, "`301`, `302`, `303`, `307` or `308`", "no status of a redirect")
+    })
+}
+
 /// A 3xx answer with a `Location` (RFC 9110 §15.4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redirect {
@@ -125,12 +194,14 @@ impl Redirect {
     }
 }
 
+static REDIRECT: Known =
+    Known { what: "`redirect`", prefix: "redirect.", fields: &["to", "status"], later: &[] };
 const HTTPS_PORT: u16 = 443;
 const PATH: &str = "{path}";
 const HOST: &str = "{host}";
 const PORT: &str = "{port}";
 /// Those with a `Location` that a client follows by itself.
-pub const STATUSES: [StatusCode; 5] = [
+const STATUSES: [StatusCode; 5] = [
     StatusCode::MOVED_PERMANENTLY,
     StatusCode::FOUND,
     StatusCode::SEE_OTHER,

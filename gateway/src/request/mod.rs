@@ -167,7 +167,7 @@ async fn forward(
         check_address(compiled, &snapshot.shared.table.listen.trusted_proxies, &parts, exchange)?;
     }
     let quota = access::check(snapshot, &route, &parts, exchange).await?;
-    if let Some(redirect) = &compiled.redirect {
+    if let Some(redirect) = &compiled.policies.redirect {
         let mut response = redirect_reply(redirect, &route, exchange)?;
         add_quota(response.headers_mut(), quota);
         return Ok(Answer::Local(response));

@@ -27,7 +27,7 @@ pub(super) fn check(
     (admitted, odd): (&Admitted, Odd),
 ) -> Result<(), Error> {
     // Nothing reaches a service; what the client asks for next is a request of its own.
-    if route.redirect.is_some() {
+    if route.policies.redirect.is_some() {
         return Ok(());
     }
     let (sent, prefix) = upstream_target(route, admitted.target())?;
@@ -97,7 +97,7 @@ impl Plain<'_> {
 
     /// A plain path of the other one is not this one's to give.
     fn is_weaker_than(&self, other: &Route) -> bool {
-        other.redirect.is_some() || other.service != self.route.service || !self.route.is_as_strict_as(other)
+        other.policies.redirect.is_some() || other.service != self.route.service || !self.route.is_as_strict_as(other)
     }
 
     fn lookup(&self, path: &str) -> Taken<'_> {

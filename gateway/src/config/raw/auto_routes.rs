@@ -153,7 +153,6 @@ fn rules(own: Policy, uses: Vec<super::tree::At<String>>, span: Span) -> Route {
         headers: Vec::new(),
         priority: None,
         service: None,
-        redirect: None,
         subset: None,
         split: None,
         uses,

@@ -61,6 +61,11 @@ impl<'n> Fields<'n> {
         self.entries.iter().find(|entry| entry.key.value == name)
     }
 
+    /// Is it a field of such a map?
+    pub(crate) fn may_have(&self, name: &str) -> bool {
+        self.known.fields.contains(&name)
+    }
+
     /// As `get`, but absence is an error. `example` is shown as the fix.
     pub(crate) fn need(&self, name: &str, example: &str, sink: &mut Diagnostics) -> Option<&'n Node> {
         let found = self.get(name);

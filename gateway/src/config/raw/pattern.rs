@@ -4,7 +4,7 @@
 //! itself. Patterns hold only characters that stand for themselves in a request's path (RFC 3986 §3.3), and letters beyond
 //! ASCII, which requests have as percent-encoded UTF-8 (RFC 3987 §3.1): `/café` is kept as `/caf%C3%A9`.
 
-use http::{HeaderValue, Method, StatusCode, uri::Authority};
+use http::{HeaderValue, Method, uri::Authority};
 use percent_encoding::{AsciiSet, utf8_percent_encode};
 
 use super::{fields::quoted_list, path_cures};
@@ -15,7 +15,6 @@ use crate::{
         settings::{HostPattern, UpstreamHost},
         units::{Invalid, in_yaml},
     },
-    policy::redirect::{Redirect, STATUSES},
     printable::is_hidden,
 };
 
@@ -209,20 +208,6 @@ pub(crate) fn upstream_host(text: &str) -> Result<UpstreamHost, Invalid> {
     };
     let authority = text.parse::<Authority>().ok().filter(is_host).ok_or_else(|| refuse("not a host"))?;
     HeaderValue::from_str(authority.as_str()).map(UpstreamHost::Name).map_err(|_| refuse("not a host"))
-}
-
-/// `https://shop.example{path}`.
-pub(crate) fn redirect(status: StatusCode, target: &str) -> Result<Redirect, Invalid> {
-    let expected = "a URL or a path such as `https://shop.example{path}`";
-    Redirect::new(status, target).map_err(|why| Invalid::new(code::BAD_VALUE, expected, why))
-}
-
-/// `308`.
-pub(crate) fn redirect_status(text: &str) -> Result<StatusCode, Invalid> {
-    let found = STATUSES.into_iter().find(|status| status.as_str() == text);
-    found.ok_or_else(|| {
-        Invalid::new(code::BAD_VALUE, "`301`, `302`, `303`, `307` or `308`", "no status of a redirect")
-    })
 }
 
 /// `shop.example`, `*.shop.example`, `*`.

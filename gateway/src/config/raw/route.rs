@@ -3,7 +3,7 @@
 //! A [`Policy`] is what the three share. `defaults` and policies are laid under each route later, so every field of
 //! it is optional and keeps "not written" apart from any value.
 
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method};
 
 use super::{
     claims::{self, Claims},
@@ -11,7 +11,7 @@ use super::{
     destination::read_service,
     fields::{Fields, Known, choice, name, named_entries, not_supported, some_text, value},
     is_word, path_cures,
-    pattern::{PathPattern, host_pattern, method, path_or_cure, redirect, redirect_status},
+    pattern::{PathPattern, host_pattern, method, path_or_cure},
     traffic::{
         BodyLimit, BodyStart, HeaderRules, RateLimit, Retry, Rewrite, Timeout, header_value, read_rate_limits,
     },
@@ -25,13 +25,17 @@ use crate::{
         settings::{HeaderCondition, HostPattern},
         units::{Invalid, boolean, count},
     },
-    policy::redirect::Redirect,
+    policy::{
+        self,
+        of_route::{joined, length},
+    },
     router::reading::Spelling,
 };
 
 /// What `defaults`, a policy and a route can all say.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Policy {
+    pub(crate) policies: policy::Written,
     pub(crate) clients: Clients,
     pub(crate) auth: Option<At<Access>>,
     pub(crate) require: Option<RequireRule>,
@@ -85,7 +89,6 @@ pub(crate) struct Route {
     pub(crate) priority: Option<i32>,
     pub(crate) service: Option<At<String>>,
     pub(crate) subset: Option<At<String>>,
-    pub(crate) redirect: Option<Redirect>,
     /// Subsets of the service, and their shares.
     pub(crate) split: Option<Vec<(At<String>, u32)>>,
     pub(crate) uses: Vec<At<String>>,
@@ -108,6 +111,7 @@ impl Policy {
     /// All but `headers`, which in a route may hold conditions.
     fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self {
         Self {
+            policies: policy::Written::read(fields, sink),
             clients: fields.get("clients").map(|node| Clients::read(node, sink)).unwrap_or_default(),
             auth: fields.get("auth").map(|node| read_access(node, sink)),
             require: fields.get("require").and_then(|node| read_require(node, sink)),
@@ -130,7 +134,6 @@ impl Policy {
             hidden: OfRoute {
                 path: fields.hidden("path"),
                 host: fields.hidden("host"),
-                redirect: fields.hidden("redirect"),
                 clients: fields.hidden("clients"),
                 require: fields.hidden("require"),
                 rate_limits: fields.hidden("rate_limit"),
@@ -161,7 +164,6 @@ impl Route {
             host: read_host(&fields, sink),
             headers: read_conditions(&fields, sink),
             priority: fields.plain("priority", sink, |text| count(text, -1000..=1000)),
-            redirect: read_redirect(&fields, sink),
             service: read_service(&fields, sink),
             subset: fields.value("subset", sink, name),
             split: read_split(&fields, sink),
@@ -225,30 +227,6 @@ fn read_host(fields: &Fields<'_>, sink: &mut Diagnostics) -> HostPattern {
         return HostPattern::Any;
     }
     fields.plain("host", sink, host_pattern).unwrap_or_default()
-}
-
-/// Only the target, or a map with the status, too.
-fn read_redirect(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<Redirect> {
-    let Entry { key, value: node } = fields.entry("redirect")?;
-    for other in ["service", "subset", "split"].iter().filter_map(|name| fields.entry(name)) {
-        sink.push(
-            Diagnostic::error(code::CONFLICT, key.span, "a route that redirects asks no service")
-                .label("remove one of the two")
-                .related(other.key.span, "the other one"),
-        );
-    }
-    if !matches!(node.value, Value::Map(_)) {
-        let parse = |text: &str| redirect(StatusCode::PERMANENT_REDIRECT, text);
-        return value(node, "redirect", sink, parse).map(|at| at.value);
-    }
-    let map = Fields::of(node, &REDIRECT, sink)?;
-    let status = map.value("status", sink, redirect_status);
-    if map.entry("status").is_some() && status.is_none() {
-        return None;
-    }
-    let status = status.map_or(StatusCode::PERMANENT_REDIRECT, |at| at.value);
-    let target = map.need("to", "to: \"https://shop.example{path}\"", sink)?;
-    value(target, "redirect.to", sink, |text| redirect(status, text)).map(|at| at.value)
 }
 
 fn read_split(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<Vec<(At<String>, u32)>> {
@@ -390,46 +368,47 @@ const SPLIT_MAX: usize = 16;
 /// A share of one in a hundred thousand is as fine as a test can tell.
 const SPLIT_WEIGHT_MAX: u32 = 100_000;
 
-macro_rules! with_policy_fields {
-    ($($own:literal),*) => {
-        &[
-            $($own,)* "clients", "auth", "require", "rate_limit", "timeout", "retry", "body_limit", "body", "rewrite",
-            "headers", "access_log", "case_insensitive", "trailing_slash", "allow_in_path",
-        ]
-    };
-}
+/// What a route has beside its policies.
+const OWN: &[&str] =
+    &["path", "methods", "host", "match_headers", "name", "priority", "service", "subset", "split", "use"];
+const OLD: &[&str] = &[
+    "clients",
+    "auth",
+    "require",
+    "rate_limit",
+    "timeout",
+    "retry",
+    "body_limit",
+    "body",
+    "rewrite",
+    "headers",
+    "access_log",
+    "case_insensitive",
+    "trailing_slash",
+    "allow_in_path",
+];
+
+const ROUTE_FIELDS: &[&[&str]] = &[OWN, OLD, policy::OF_ROUTE];
+const SHARED_FIELDS: &[&[&str]] = &[OLD, policy::OF_ALL];
+const ROUTE_LATER: &[&[&str]] = &[&["query", "respond", "mirror"], policy::LATER];
 
 pub(crate) static ROUTE: Known = Known {
     what: "a route",
     prefix: "",
-    fields: with_policy_fields![
-        "path",
-        "methods",
-        "host",
-        "match_headers",
-        "name",
-        "priority",
-        "service",
-        "redirect",
-        "subset",
-        "split",
-        "use"
-    ],
-    later: &["query", "respond", "mirror", "cors", "compress", "upgrade", "buffer"],
+    fields: &joined::<{ length(ROUTE_FIELDS) }>(ROUTE_FIELDS),
+    later: &joined::<{ length(ROUTE_LATER) }>(ROUTE_LATER),
 };
-pub(crate) static REDIRECT: Known =
-    Known { what: "`redirect`", prefix: "redirect.", fields: &["to", "status"], later: &[] };
 pub(crate) static DEFAULTS: Known = Known {
     what: "`defaults`",
     prefix: "defaults.",
-    fields: with_policy_fields![],
-    later: &["cors", "compress", "upgrade", "buffer"],
+    fields: &joined::<{ length(SHARED_FIELDS) }>(SHARED_FIELDS),
+    later: policy::LATER,
 };
 pub(crate) static POLICY: Known = Known {
     what: "a policy",
     prefix: "",
-    fields: with_policy_fields![],
-    later: &["cors", "compress", "upgrade", "buffer"],
+    fields: &joined::<{ length(SHARED_FIELDS) }>(SHARED_FIELDS),
+    later: policy::LATER,
 };
 pub(crate) static REQUIRE: Known =
     Known { what: "`require`", prefix: "require.", fields: &["scope", "role", "claim"], later: &[] };

@@ -14,6 +14,7 @@ use crate::config::{
 impl Policy {
     /// Lays `top` over this policy: what `top` says wins, what it leaves out stays.
     pub(super) fn overlay(&mut self, top: &Self) {
+        self.policies.overlay(&top.policies);
         self.clients.overlay(&top.clients);
         replace(&mut self.auth, top.auth.as_ref());
         overlay_require(&mut self.require, top.require.as_ref());

@@ -24,7 +24,7 @@ use crate::{
         },
     },
     headers::MadeField,
-    policy::client_address::ClientRule,
+    policy::{client_address::ClientRule, of_route::Check},
 };
 
 pub(super) struct Routes<'a> {
@@ -108,7 +108,9 @@ impl<'a> Routes<'a> {
         let auth = self.providers(&policy, silent, place, sink);
         let require = resolve_require(&policy, auth.as_deref(), place, sink);
         let rate_limits = resolve_rate_limits(&policy, auth.as_deref(), place, sink);
+        policy.policies.check(&mut Check { route: &policy.policies, place, sink });
         RouteSettings {
+            policies: policy.policies.clone(),
             name: String::new(),
             methods: Vec::new(),
             host: route.host.clone(),
@@ -133,7 +135,6 @@ impl<'a> Routes<'a> {
             },
             gathers_body: policy.body != Some(BodyStart::Stream),
             rewrite: resolve_rewrite(&policy.rewrite),
-            redirect: route.redirect.clone(),
             request_headers: resolve_header_rules(&policy.request_headers),
             response_headers: resolve_header_rules(&policy.response_headers),
             access_log: policy.access_log.unwrap_or(true),
@@ -210,7 +211,7 @@ impl<'a> Routes<'a> {
 
 fn allow_in_path(route: &Route, policy: &Policy, place: Span, sink: &mut Diagnostics) -> Oddities {
     let allowed = policy.allow_in_path.unwrap_or_default();
-    if route.redirect.is_some() && allowed.contains(Oddities::DOUBLE_SLASH) {
+    if route.own.policies.redirect.is_some() && allowed.contains(Oddities::DOUBLE_SLASH) {
         let message = "`allow_in_path: double_slash` does not go with `redirect`";
         sink.push(
             Diagnostic::error(code::CONFLICT, place, message)
@@ -225,7 +226,7 @@ type Destination = (Option<usize>, Vec<(usize, u32)>);
 
 /// The service, or the parts of it that share the requests; nobody where there is a redirect. `None`: not known, because of an error that is reported.
 fn destination(route: &Route, services: &mut Services<'_>, sink: &mut Diagnostics) -> Option<Destination> {
-    if route.redirect.is_some() {
+    if route.own.policies.redirect.is_some() {
         return Some((None, Vec::new()));
     }
     let name = route.service.as_ref()?;

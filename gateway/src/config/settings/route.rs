@@ -9,7 +9,7 @@ use crate::{
     admission::Oddities,
     config::{diagnostics::Span, hidden::OfRoute},
     headers::MadeField,
-    policy::{client_address::ClientRule, redirect::Redirect},
+    policy::{self, client_address::ClientRule},
     router::reading::Spelling,
 };
 
@@ -35,6 +35,8 @@ pub struct RouteSettings {
     pub service: Option<usize>,
     /// Parts of the service (indexes into `Settings::services`) and their shares; empty = no split.
     pub split: Vec<(usize, u32)>,
+    /// As they are written, all layers over each other.
+    pub policies: policy::Written,
     /// All must let a client's address through.
     pub clients: Vec<ClientRule>,
     /// Any of these providers (indexes into `Settings::auth`); empty = open.
@@ -48,8 +50,6 @@ pub struct RouteSettings {
     /// The endpoint is chosen when the body's end or its first bytes are there, not with the head.
     pub gathers_body: bool,
     pub rewrite: Option<RewriteSettings>,
-    /// Answered by the gateway itself.
-    pub redirect: Option<Redirect>,
     pub request_headers: HeaderRules,
     pub response_headers: HeaderRules,
     pub access_log: bool,

@@ -1,0 +1,274 @@
+//! What a policy of a route is, and what is derived from the list of them in [`super`].
+//!
+//! A policy is written in several layers: `defaults`, the policies that a route uses, the route, the tag that declared it. All
+//! layers have the same form ([`Written`](super::Written)) and are laid over each other; what comes out is checked where the
+//! file is read, and compiled where a route table is made. So there are two types of each policy, as written and as compiled, and
+//! one way between them.
+
+use std::{
+    any::{Any, TypeId},
+    collections::{BTreeSet, HashMap},
+    fmt::Debug,
+    hash::Hash,
+    sync::Arc,
+};
+
+use http::HeaderName;
+use serde::ser::SerializeMap;
+
+use super::Written;
+use crate::{
+    config::{
+        diagnostics::{Diagnostics, Span},
+        fields::{Fields, Known},
+        hidden::Hidden,
+    },
+    interner::Interner,
+};
+
+/// A policy of a route: how it is read, merged, checked, compiled and shown. `request::forward` calls its verb.
+pub(crate) trait RoutePolicy {
+    /// As one layer has it. Every field is optional: what is not written is inherited.
+    type Written: Debug + Clone + Default + PartialEq;
+    /// As a route has it.
+    type Compiled;
+    /// Its fields in a route; never none.
+    const KEYS: &'static [&'static str];
+    /// The maps that stand in these fields.
+    #[cfg_attr(not(test), expect(dead_code, reason = "a test looks for each of their fields in the example"))]
+    const MAPS: &'static [&'static Known] = &[];
+    /// It is about one route, so neither `defaults` nor `policies` can have it.
+    const IS_OF_ONE_ROUTE: bool = false;
+    /// That of `defaults` also governs what the gateway answers where there is no route.
+    const IS_FOR_NO_ROUTE: bool = false;
+
+    fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self::Written;
+
+    /// Lays `top` over `under`: scalars replace, maps merge by key, lists replace.
+    fn overlay(under: &mut Self::Written, top: &Self::Written);
+
+    /// Lays what a tag says over what the file says.
+    fn declare(under: &mut Self::Written, tag: &Self::Written) {
+        Self::overlay(under, tag);
+    }
+
+    /// Reports what cannot be meant, now that all layers are known.
+    fn check(_written: &Self::Written, _with: &mut Check<'_>) {}
+
+    /// Names what it needs of a request.
+    fn ask(_written: &Self::Written, _asked: &mut Asked) {}
+
+    fn compile(written: &Self::Written, with: &mut Compile<'_>) -> Self::Compiled;
+
+    fn show(_compiled: &Self::Compiled, _view: &mut View<'_>) {}
+}
+
+/// What a policy is checked against.
+pub(crate) struct Check<'a> {
+    /// All policies of the route.
+    pub(crate) route: &'a Written,
+    /// Where the route is.
+    pub(crate) place: Span,
+    pub(crate) sink: &'a mut Diagnostics,
+}
+
+/// What policies need of a request.
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    /// Fields that they decide by, or write.
+    pub(crate) fields: Vec<HeaderName>,
+    /// Claims of a token.
+    pub(crate) claims: BTreeSet<Box<str>>,
+}
+
+/// What a policy is compiled with.
+pub(crate) struct Compile<'a> {
+    /// Equal values of all routes are held once.
+    pub(crate) shared: &'a mut Shared,
+}
+
+/// What routes have in common, by its type.
+#[derive(Debug, Default)]
+pub(crate) struct Shared(HashMap<TypeId, Box<dyn Any>>);
+
+impl Shared {
+    /// The value that is equal to this one and came first.
+    pub(crate) fn share<T: Eq + Hash + ?Sized + 'static>(&mut self, value: Arc<T>) -> Arc<T> {
+        let of_type = self.0.entry(TypeId::of::<T>()).or_insert_with(|| Box::new(Interner::<T>::default()));
+        match of_type.downcast_mut::<Interner<T>>() {
+            Some(interner) => interner.share(value),
+            // It was made for this type two lines above.
+            None => value,
+        }
+    }
+}
+
+/// What `/api/v1/routes` and `millgate routes` show of the policies of one route, in the order of the list.
+#[derive(Debug, Clone, Default)]
+pub struct Shown(Vec<(&'static str, ShownValue)>);
+
+#[derive(Debug, Clone, serde::Serialize)]
+#[serde(untagged)]
+enum ShownValue {
+    Text(String),
+}
+
+impl Shown {
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.0.iter().find_map(|(known, value)| match value {
+            ShownValue::Text(text) if *known == name => Some(text.as_str()),
+            ShownValue::Text(_) => None,
+        })
+    }
+}
+
+impl serde::Serialize for Shown {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, value) in &self.0 {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+/// Where one policy puts what is to be shown of it.
+pub(crate) struct View<'a> {
+    pub(crate) shown: &'a mut Shown,
+    /// The variables in what was written.
+    pub(crate) hidden: &'a Hidden,
+}
+
+impl View<'_> {
+    pub(crate) fn text(&mut self, name: &'static str, text: &str) {
+        self.shown.0.push((name, ShownValue::Text(self.hidden.shown(text))));
+    }
+}
+
+/// What `top` says replaces what is `under` it.
+pub(crate) fn replace<T: Clone>(under: &mut Option<T>, top: Option<&T>) {
+    if let Some(top) = top {
+        *under = Some(top.clone());
+    }
+}
+
+/// One list of all of them.
+pub(crate) const fn joined<const LENGTH: usize>(lists: &[&[&'static str]]) -> [&'static str; LENGTH] {
+    let mut all = [""; LENGTH];
+    let (mut list, mut at) = (0, 0);
+    while list < lists.len() {
+        let mut one = 0;
+        while one < lists[list].len() {
+            all[at] = lists[list][one];
+            at += 1;
+            one += 1;
+        }
+        list += 1;
+    }
+    all
+}
+
+/// Length of [`joined`].
+pub(crate) const fn length(lists: &[&[&'static str]]) -> usize {
+    let (mut list, mut length) = (0, 0);
+    while list < lists.len() {
+        length += lists[list].len();
+        list += 1;
+    }
+    length
+}
+
+/// Derives from the list what is done with every policy: the fields that a route may have, and reading, merging, checking,
+/// compiling and showing them.
+macro_rules! route_policies {
+    ($($name:ident: $policy:ty,)*) => {
+        /// The policies of one layer, as written.
+        #[derive(Debug, Clone, Default, PartialEq)]
+        pub struct Written {
+            $(pub(crate) $name: <$policy as RoutePolicy>::Written,)*
+            /// The variables in it.
+            pub(crate) hidden: Variables,
+        }
+
+        /// The policies of one route.
+        pub struct Policies {
+            $(pub(crate) $name: <$policy as RoutePolicy>::Compiled,)*
+        }
+
+        /// Of each policy, those that stand in its fields.
+        #[derive(Debug, Clone, Default, PartialEq)]
+        pub(crate) struct Variables {
+            $($name: Hidden,)*
+        }
+
+        impl Written {
+            /// What stands in a route, in `defaults` or in one of `policies`.
+            pub(crate) fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self {
+                let mut written = Self::default();
+                $(if <$policy>::KEYS.iter().any(|key| fields.may_have(key)) {
+                    written.$name = <$policy>::read(fields, sink);
+                    <$policy>::KEYS.iter().for_each(|key| written.hidden.$name.extend(&fields.hidden(key)));
+                })*
+                written
+            }
+
+            /// What `top` says wins, what it leaves out stays.
+            pub(crate) fn overlay(&mut self, top: &Self) {
+                $(<$policy>::overlay(&mut self.$name, &top.$name);
+                self.hidden.$name.extend(&top.hidden.$name);)*
+            }
+
+            /// As [`Self::overlay`], with what a tag may say.
+            pub(crate) fn declare(&mut self, tag: &Self) {
+                $(<$policy>::declare(&mut self.$name, &tag.$name);)*
+            }
+
+            /// Reports what cannot be meant. All layers are in it.
+            pub(crate) fn check(&self, with: &mut Check<'_>) {
+                $(<$policy>::check(&self.$name, with);)*
+            }
+
+            pub(crate) fn ask(&self, asked: &mut Asked) {
+                $(<$policy>::ask(&self.$name, asked);)*
+            }
+
+            pub(crate) fn compile(&self, with: &mut Compile<'_>) -> Policies {
+                Policies { $($name: <$policy>::compile(&self.$name, with),)* }
+            }
+
+            /// Of `defaults`: for what the gateway answers where there is no route.
+            pub(crate) fn compile_for_no_route(&self, with: &mut Compile<'_>) -> Policies {
+                let mut written = Self::default();
+                $(if <$policy>::IS_FOR_NO_ROUTE {
+                    written.$name.clone_from(&self.$name);
+                })*
+                written.compile(with)
+            }
+        }
+
+        impl Policies {
+            /// `written`: what they were compiled from.
+            pub(crate) fn show(&self, written: &Written) -> Shown {
+                let mut shown = Shown::default();
+                $(let mut view = View { shown: &mut shown, hidden: &written.hidden.$name };
+                <$policy>::show(&self.$name, &mut view);)*
+                shown
+            }
+        }
+
+        /// The fields of a route that are policies.
+        pub(crate) const OF_ROUTE: &[&str] = &joined::<{ length(ALL) }>(ALL);
+        /// Those that `defaults` and `policies` can have.
+        pub(crate) const OF_ALL: &[&str] = &joined::<{ length(COMMON) }>(COMMON);
+        const ALL: &[&[&str]] = &[$(<$policy as RoutePolicy>::KEYS),*];
+        const COMMON: &[&[&str]] =
+            &[$(if <$policy as RoutePolicy>::IS_OF_ONE_ROUTE { &[] } else { <$policy as RoutePolicy>::KEYS }),*];
+
+        /// Every map in the fields of policies.
+        #[cfg(test)]
+        pub(crate) fn maps() -> impl Iterator<Item = &'static crate::config::fields::Known> {
+            [$(<$policy as RoutePolicy>::MAPS),*].into_iter().flatten().copied()
+        }
+    };
+}
+pub(super) use route_policies;
