@@ -105,7 +105,7 @@ fn limiter() -> Subject {
     Box::new(move || {
         // Slower than the limit's rate, so that any number of calls passes.
         now += Duration::from_micros(10);
-        let limit = &snapshot.table.routes[0].limits[0];
+        let limit = &snapshot.table.routes[0].limits()[0];
         let key = limit_key::of(limit, [192, 0, 2, 7].into(), Some(black_box(&user)), &headers);
         assert!(black_box(limit.check(key, now)).is_ok());
     })

@@ -17,9 +17,10 @@ use http::{HeaderValue, request::Parts};
 use crate::{
     metrics::Rare,
     policy::{
-        jwt::{self, BadPlacement, Found, InsufficientScope, JwtRejection, RejectionCode, Verified},
+        jwt::{self, BadPlacement, Found, JwtRejection, RejectionCode, Verified},
         limit_check::{self, LimitCheck, Stage},
         rate_limit::LimitKey,
+        require::{InsufficientScope, Requirement},
     },
     request::{
         error::{Error, RateLimited},
@@ -38,31 +39,31 @@ pub(crate) async fn check(
     parts: &Parts,
     exchange: &mut Exchange,
 ) -> Result<Option<QuotaFields>, Error> {
-    let compiled = route.shared();
-    if compiled.limits.is_empty() && compiled.auth.is_empty() {
+    let compiled = &route.shared().policies;
+    if compiled.rate_limit.is_empty() && compiled.auth.is_empty() {
         return Ok(None);
     }
-    let mut limits = LimitCheck::new(&compiled.limits, exchange.client, &parts.headers, exchange.started);
+    let mut limits = LimitCheck::new(&compiled.rate_limit, exchange.client, &parts.headers, exchange.started);
     limits.check(Stage::Anyone, None).map_err(|refused| limited(route, exchange, &refused))?;
     if !compiled.auth.is_empty() {
-        exchange.identity = Some(authenticate(snapshot, compiled, parts, exchange).await?);
+        exchange.identity = Some(authenticate(snapshot, route.shared(), parts, exchange).await?);
         if let Some(identity) = &exchange.identity
-            && let Err(missing) = compiled.requirement.check(identity)
+            && let Err(missing) = compiled.require.check(identity)
         {
-            return Err(insufficient(exchange, &identity.provider, compiled, missing));
+            return Err(insufficient(exchange, &identity.provider, &compiled.require, missing));
         }
     }
     let identity = exchange.identity.as_deref();
     limits.check(Stage::Identified, identity).map_err(|refused| limited(route, exchange, &refused))?;
     Ok(limits.tightest().and_then(|(at, quota)| {
-        let (limit, policy) = compiled.limits.get(at).zip(route.policies.get(at))?;
+        let (limit, policy) = compiled.rate_limit.get(at).zip(route.limit_policies.get(at))?;
         Some((policy.clone(), limit.state_value(&quota)))
     }))
 }
 
 /// The refusal by a limit, counted.
 fn limited(route: &LocalRoute, exchange: &Exchange, refused: &limit_check::Refused) -> Error {
-    let limit = route.shared().limits.get(refused.at).zip(route.policies.get(refused.at));
+    let limit = route.shared().policies.rate_limit.get(refused.at).zip(route.limit_policies.get(refused.at));
     let Some((limit, policy)) = limit else { return Error::Internal };
     exchange.worker().metrics.count(Rare::RateLimited, &route.shared().name, limit.name());
     Error::RateLimited(Box::new(RateLimited {
@@ -122,7 +123,7 @@ fn look<'a>(
     let (table, worker) = (&snapshot.shared.table, exchange.worker());
     let now = unix_seconds(exchange);
     let (mut all, mut known) = (Found::default(), None);
-    for &index in &route.auth {
+    for &index in &route.policies.auth {
         let Some(provider) = table.auth.get(index) else { continue };
         let found = find(provider, parts);
         // What is not asked of the provider that accepts a token is not verified, and would reach the service all the same.
@@ -136,7 +137,7 @@ fn look<'a>(
         worker.token_hits.set(worker.token_hits.get() + 1);
         return Ok(Seen::Known(known));
     }
-    match (all.any(), route.auth.first().and_then(|&index| table.auth.get(index))) {
+    match (all.any(), route.policies.auth.first().and_then(|&index| table.auth.get(index))) {
         (Ok(token), _) => Ok(token.map_or(Seen::Nothing, Seen::New)),
         (Err(placement), Some(first)) => Err(misplaced(exchange, first, placement)),
         (Err(_), None) => Err(Error::TokenPlacement),
@@ -186,14 +187,14 @@ fn verify(
     parts: &Parts,
     exchange: &Exchange,
 ) -> Result<Rc<Verified>, Refused> {
-    if let [index] = *route.auth {
+    if let [index] = *route.policies.auth {
         return verify_by(snapshot, index, token, exchange);
     }
     let table = &snapshot.shared.table;
     let issuer = jwt::issuer_of(token);
     let mut worst: Option<Refused> = None;
     for by_name in [true, false] {
-        for &index in &route.auth {
+        for &index in &route.policies.auth {
             let Some(provider) = table.auth.get(index) else { continue };
             let is_asked = match provider.jwt.issuer() {
                 Some(own) => by_name && issuer.as_deref() == Some(own),
@@ -212,7 +213,7 @@ fn verify(
             }
         }
     }
-    let index = route.auth.first().copied().unwrap_or(usize::MAX);
+    let index = route.policies.auth.first().copied().unwrap_or(usize::MAX);
     let of_none = Refused { index, rejection: JwtRejection::WrongIssuer, is_doubtful: false };
     Err(worst.unwrap_or(of_none))
 }
@@ -264,7 +265,12 @@ fn token_error(rejection: &JwtRejection) -> Error {
     }
 }
 
-fn insufficient(exchange: &Exchange, provider: &str, route: &Route, missing: InsufficientScope<'_>) -> Error {
+fn insufficient(
+    exchange: &Exchange,
+    provider: &str,
+    requirement: &Requirement,
+    missing: InsufficientScope<'_>,
+) -> Error {
     failed(exchange, provider, "insufficient_scope", Some(missing.what()));
-    Error::InsufficientScope { scope: route.requirement.scope_value() }
+    Error::InsufficientScope { scope: requirement.scope_value() }
 }

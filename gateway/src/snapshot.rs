@@ -29,12 +29,9 @@ use crate::{
     metrics::{ClusterSample, InstanceSample, Metrics, RouteSample},
     policy::{
         Policies,
-        client_address::ClientRule,
-        jwt::{Jwt, KeySet, Requirement},
+        jwt::{Jwt, KeySet},
         of_route::Shown,
         rate_limit::RateLimit,
-        retry::Retry,
-        timeout::Timeouts,
     },
     router::Router,
     upstream::{
@@ -108,14 +105,6 @@ pub struct Route {
     /// Shares several of them; then `cluster` is the first that has a share.
     pub split: Option<Split>,
     pub policies: Policies,
-    /// All must let a client's address through.
-    pub clients: Arc<[ClientRule]>,
-    /// Indexes into [`RouteTable::auth`]; empty = open.
-    pub auth: Box<[usize]>,
-    pub requirement: Arc<Requirement>,
-    pub limits: Box<[Arc<RateLimit>]>,
-    pub timeouts: Arc<Timeouts>,
-    pub retry: Arc<Retry>,
     pub body_bytes_max: Option<u64>,
     pub gathers_body: bool,
     pub rewrite: Option<Box<RewriteSettings>>,
@@ -133,15 +122,19 @@ impl Route {
     /// What passes this route would pass the other one. A limit of the other one counts as one of this route if that has an
     /// equal one, such as one that both have from `defaults`.
     pub fn is_as_strict_as(&self, other: &Self) -> bool {
+        let (own, others) = (&self.policies, &other.policies);
         let is_known =
-            || !self.auth.is_empty() && self.auth.iter().all(|provider| other.auth.contains(provider));
-        let asks_nothing = *other.requirement == Requirement::default();
-        let limits = |limit: &Arc<RateLimit>| self.limits.iter().any(|own| own.is_equal_to(limit));
+            || !own.auth.is_empty() && own.auth.iter().all(|provider| others.auth.contains(provider));
+        let has_equal = |limit: &Arc<RateLimit>| own.rate_limit.iter().any(|own| own.is_equal_to(limit));
         std::ptr::eq(self, other)
-            || (other.limits.iter().all(limits)
-                && other.clients.iter().all(|rule| self.clients.contains(rule))
-                && (other.auth.is_empty() || is_known())
-                && (asks_nothing || self.requirement == other.requirement))
+            || (others.rate_limit.iter().all(has_equal)
+                && others.clients.iter().all(|rule| own.clients.contains(rule))
+                && (others.auth.is_empty() || is_known())
+                && (others.require.is_empty() || own.require == others.require))
+    }
+
+    pub fn limits(&self) -> &[Arc<RateLimit>] {
+        &self.policies.rate_limit
     }
 
     /// What `Host` is to be instead of the client's.
@@ -165,11 +158,6 @@ pub struct RouteView {
     /// Subsets of the service and their shares.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub split: Vec<SplitView>,
-    pub auth: Vec<String>,
-    pub require: Vec<String>,
-    pub rate_limits: Vec<String>,
-    pub timeout_ms: u64,
-    pub retries: u32,
     #[serde(flatten)]
     pub policies: Shown,
     pub priority: i32,
@@ -229,8 +217,8 @@ pub struct LocalRoute {
     /// that all workers had in common would travel between their cores with every request.
     pub request_rules: Rc<HeaderRules>,
     pub response_rules: Rc<HeaderRules>,
-    /// `RateLimit-Policy` by the index of [`Route::limits`].
-    pub policies: Box<[HeaderValue]>,
+    /// `RateLimit-Policy` by the index of the limit.
+    pub limit_policies: Box<[HeaderValue]>,
 }
 
 impl LocalRoute {
@@ -239,7 +227,12 @@ impl LocalRoute {
             metrics: metrics.route(&route.name, &route.service),
             request_rules: rules.of(&route.request_rules),
             response_rules: rules.of(&route.response_rules),
-            policies: route.limits.iter().map(|limit| own_value(limit.policy_value())).collect(),
+            limit_policies: route
+                .policies
+                .rate_limit
+                .iter()
+                .map(|limit| own_value(limit.policy_value()))
+                .collect(),
             shared: Arc::clone(route),
         }
     }

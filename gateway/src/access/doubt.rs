@@ -48,7 +48,7 @@ pub(super) async fn settle(
         (None, _) => (Err(JwtRejection::KeysUnavailable), "no_answer"),
         (_, None) => (Err(JwtRejection::KeysUnavailable), "crowded"),
         (Some(question), Some(_place)) => {
-            let limit = WAIT_MAX.min(route.timeouts.total());
+            let limit = WAIT_MAX.min(route.policies.timeout.total());
             let answer = answer(snapshot, index, token, question, exchange);
             match tokio::time::timeout(limit, answer).await {
                 Err(_) => (Err(JwtRejection::KeysUnavailable), "timeout"),

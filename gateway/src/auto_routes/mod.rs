@@ -19,7 +19,7 @@ pub use self::settings::AutoRoutesSettings;
 use crate::{
     config::settings::{HostPattern, RewriteSettings, SHARE_UNITS, UpstreamHost},
     policy::{
-        client_address::{ClientRule, networks_text},
+        clients::{ClientRule, networks_text},
         redirect::Redirect,
     },
     upstream::tls::UpstreamTls,

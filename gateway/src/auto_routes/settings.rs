@@ -1,7 +1,13 @@
 //! `discovery.consul.auto_routes`, as it is meant once defaults and policies are merged.
 
 use super::{Declaration, allow::AllowRule, tags::TagForms};
-use crate::config::settings::{EndpointSource, RewriteSettings, RouteSettings, ServiceSettings};
+use crate::{
+    config::settings::{EndpointSource, RewriteSettings, RouteSettings, ServiceSettings},
+    policy::{
+        of_route::RoutePolicy as _,
+        timeout::{self, Timeouts},
+    },
+};
 
 /// What services may declare, and what every declared route has beside what its tag says.
 #[derive(Debug, Clone)]
@@ -48,13 +54,9 @@ impl AutoRoutesSettings {
             route.rewrite = Some(RewriteSettings { strip, add, host: host.or(under.host) });
         }
         route.policies.redirect.clone_from(&declaration.redirect);
-        if !declaration.clients.is_empty() {
-            route.clients.push(declaration.clients.clone());
-        }
-        if let Some(total) = declaration.timeout {
-            route.timeout.total = total;
-            route.timeout.per_try = route.timeout.per_try.filter(|per_try| *per_try < total);
-        }
+        route.policies.clients.declared.clone_from(&declaration.clients);
+        let timeout = timeout::Written::total(declaration.timeout);
+        Timeouts::overlay(&mut route.policies.timeout, &timeout);
         route
     }
 }

@@ -28,7 +28,7 @@ use crate::{
         units::{self, Invalid},
     },
     policy::{
-        client_address::ClientRule,
+        clients::ClientRule,
         redirect::{self, Redirect},
     },
 };

@@ -84,11 +84,11 @@ fn text(views: &[&RouteView]) -> String {
             view.host.clone(),
             view.path.clone(),
             service(view),
-            list(&view.auth, "none"),
-            list(&view.require, "-"),
-            list(&view.rate_limits, "-"),
-            format!("{} ms", view.timeout_ms),
-            view.retries.to_string(),
+            list(view.policies.list("auth"), "none"),
+            list(view.policies.list("require"), "-"),
+            list(view.policies.list("rate_limits"), "-"),
+            format!("{} ms", view.policies.number("timeout_ms")),
+            view.policies.number("retries").to_string(),
         ]
     }));
     columns(&rows)
@@ -144,11 +144,6 @@ mod tests {
             policies: Shown::default(),
             subset: None,
             split: vec![],
-            auth: vec![],
-            require: vec![],
-            rate_limits: vec![],
-            timeout_ms: 15_000,
-            retries: 1,
             priority: 0,
             origin: "file".into(),
             line: 3,

@@ -218,8 +218,9 @@ fn budget_shares(settings: &Settings) -> HashMap<&str, f32> {
     let mut shares: HashMap<&str, f32> = HashMap::new();
     for route in &settings.routes {
         if let Some(service) = route.service.and_then(|at| settings.services.get(at)) {
-            let share = shares.entry(&service.name).or_insert(route.retry.budget);
-            *share = share.min(route.retry.budget);
+            let budget = route.policies.retry.budget();
+            let share = shares.entry(&service.name).or_insert(budget);
+            *share = share.min(budget);
         }
     }
     shares

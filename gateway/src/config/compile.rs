@@ -1,14 +1,12 @@
 //! Settings and the world → snapshot. The only constructor of what workers run; pure but for the key and
 //! certificate files that [`read_keys`] and [`tls`] open.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     clusters,
     diagnostics::{Diagnostic, code},
-    settings::{
-        AuthSettings, HeaderRules, HostPattern, RateLimitKey, RateLimitSettings, RouteSettings, Settings,
-    },
+    settings::{AuthSettings, HeaderRules, HostPattern, RouteSettings, Settings},
 };
 use crate::{
     admission::AdmissionLimits,
@@ -19,13 +17,9 @@ use crate::{
     headers::GuardedNames,
     interner::Interner,
     policy::{
-        Policies,
-        client_address::{ClientRule, networks_text},
-        jwt::{Jwt, Requirement},
-        of_route::{self, Compile},
-        rate_limit::{KeyBudget, RateLimit},
-        retry::Retry,
-        timeout::Timeouts,
+        jwt::Jwt,
+        of_route::{self, Compile, Shown},
+        rate_limit::{KeyBudget, Limits},
     },
     router::{ConflictKind, RouteConflict, Router},
     snapshot::{AuthProvider, HeldKeys, Route, RouteTable, RouteView, Snapshot, SplitView},
@@ -54,14 +48,14 @@ pub fn table(
             Err(error) => problems.push(Diagnostic::error(code::PROVIDER, provider.span, error.to_string())),
         }
     }
+    let previous = previous.iter().flat_map(|table| &table.routes);
+    let previous = previous.map(|route| (&*route.name, &*route.service, &*route.policies.rate_limit));
     let mut limits = Limits::new(previous, budget);
     let mut shared = Shared::default();
+    let providers: Vec<&str> = settings.auth.iter().map(|provider| provider.name.as_str()).collect();
     let mut compiled = Vec::with_capacity(settings.routes.len());
     for raw in &settings.routes {
-        match route(settings, raw, &mut limits, &mut shared) {
-            Ok(route) => compiled.push(Arc::new(route)),
-            Err(diagnostic) => problems.push(diagnostic),
-        }
+        compiled.push(Arc::new(route(settings, raw, &providers, &mut limits, &mut shared, &mut problems)));
     }
     let listen = &settings.listen;
     let names = GuardedNames::compile(&settings.auth, &settings.routes, &listen.untrusted_headers);
@@ -101,101 +95,39 @@ fn conflict(settings: &Settings, conflict: &RouteConflict) -> Diagnostic {
     diagnostic
 }
 
-/// Makes limits, or takes over those that stay as they are.
-struct Limits<'a> {
-    /// Of the previous table, by route name.
-    routes: HashMap<&'a str, &'a Route>,
-    /// Of the previous table: limits `per service` by service name.
-    services: HashMap<&'a str, Vec<&'a Arc<RateLimit>>>,
-    budget: &'a Arc<KeyBudget>,
-    /// Limits `per service`: one bucket for all routes of the service that have the same limit, which is known by its
-    /// name and its settings.
-    shared: HashMap<(String, String, String), Arc<RateLimit>>,
-}
-
-impl<'a> Limits<'a> {
-    fn new(previous: Option<&'a RouteTable>, budget: &'a Arc<KeyBudget>) -> Self {
-        let mut limits =
-            Self { routes: HashMap::new(), services: HashMap::new(), budget, shared: HashMap::new() };
-        for route in previous.iter().flat_map(|table| &table.routes) {
-            limits.routes.insert(&route.name, route);
-            let per_service = route.limits.iter().filter(|l| *l.key_source() == RateLimitKey::Service);
-            limits.services.entry(&route.service).or_default().extend(per_service);
-        }
-        limits
-    }
-
-    fn of(
-        &mut self,
-        route: &RouteSettings,
-        service: &str,
-        settings: &RateLimitSettings,
-    ) -> Result<Arc<RateLimit>, Diagnostic> {
-        let key = (service.to_owned(), settings.name.clone(), settings.to_string());
-        if settings.key == RateLimitKey::Service
-            && let Some(limit) = self.shared.get(&key)
-        {
-            return Ok(Arc::clone(limit));
-        }
-        // A bucket belongs to what it is per: a route may move to another service, and leaves its bucket behind.
-        let carried = match settings.key {
-            RateLimitKey::Service => {
-                self.services.get(service).and_then(|old| old.iter().copied().find(|l| l.matches(settings)))
-            }
-            // Wherever it stood in the list.
-            _ => self
-                .routes
-                .get(route.name.as_str())
-                .and_then(|old| old.limits.iter().find(|known| known.matches(settings))),
-        };
-        let limit = match carried {
-            Some(known) => Arc::clone(known),
-            None => RateLimit::compile(settings, self.budget)
-                .map(Arc::new)
-                .map_err(|error| Diagnostic::error(code::RATE_LIMIT, settings.span, error.to_string()))?,
-        };
-        if settings.key == RateLimitKey::Service {
-            self.shared.insert(key, Arc::clone(&limit));
-        }
-        Ok(limit)
-    }
-}
-
 /// What many routes have in common.
 #[derive(Default)]
 struct Shared {
-    requirements: Interner<Requirement>,
-    timeouts: Interner<Timeouts>,
-    retries: Interner<Retry>,
     rules: Interner<HeaderRules>,
-    clients: Interner<[ClientRule]>,
     policies: of_route::Shared,
 }
 
 fn route(
     settings: &Settings,
     route: &RouteSettings,
-    made: &mut Limits<'_>,
+    providers: &[&str],
+    limits: &mut Limits<'_>,
     shared: &mut Shared,
-) -> Result<Route, Diagnostic> {
+    problems: &mut Vec<Diagnostic>,
+) -> Route {
     let service = route.service.and_then(|at| settings.services.get(at));
     let service = service.map_or("", |service| service.name.as_str());
-    let limits = route.rate_limits.iter();
-    let limits = limits.map(|limit| made.of(route, service, limit)).collect::<Result<_, _>>()?;
-    let policies = route.policies.compile(&mut Compile { shared: &mut shared.policies });
-    let view = Box::new(view(settings, route, &policies, service));
-    Ok(Route {
+    let policies = route.policies.compile(&mut Compile {
+        route: &route.name,
+        service,
+        written: &route.policies,
+        providers,
+        limits,
+        shared: &mut shared.policies,
+        problems,
+    });
+    let view = Box::new(view(settings, route, policies.show(&route.policies, providers), service));
+    Route {
         policies,
         name: Arc::from(route.name.as_str()),
         service: Arc::from(service),
         cluster: route.service,
         split: Split::compile(&route.split),
-        clients: shared.clients.share(Arc::from(&*route.clients)),
-        auth: Box::from(&*route.auth),
-        requirement: shared.requirements.share(Arc::new(Requirement::compile(&route.require))),
-        limits,
-        timeouts: shared.timeouts.share(Arc::new(Timeouts::compile(&route.timeout))),
-        retry: shared.retries.share(Arc::new(Retry::compile(&route.retry))),
         body_bytes_max: route.body_bytes_max,
         gathers_body: route.gathers_body,
         rewrite: route.rewrite.clone().map(Box::new),
@@ -205,21 +137,11 @@ fn route(
         response_rules: shared.rules.share(Arc::new(route.response_headers.clone())),
         access_log: route.access_log,
         view,
-    })
+    }
 }
 
-fn view(settings: &Settings, route: &RouteSettings, policies: &Policies, service: &str) -> RouteView {
-    let require = &route.require;
-    let scopes = require.scopes.iter().map(|scope| format!("scope {scope}"));
-    let roles = require.roles.iter().map(|role| format!("role {role}"));
-    let claims = require.claims.iter().map(|(claim, texts)| format!("{claim} = {}", texts.join(" | ")));
+fn view(settings: &Settings, route: &RouteSettings, policies: Shown, service: &str) -> RouteView {
     let hidden = &route.hidden;
-    let clients = route.clients.iter().flat_map(|rule| [("in", &rule.allow), ("not in", &rule.deny)]);
-    let clients = clients.filter(|(_, networks)| !networks.is_empty());
-    let clients = clients
-        .map(|(word, networks)| format!("client {word} {}", hidden.clients.shown(&networks_text(networks))));
-    let required = scopes.chain(roles).chain(claims);
-    let limits = route.rate_limits.iter();
     let subset = |at: usize| settings.services.get(at)?.subset.as_ref().map(|subset| subset.name.clone());
     let parts = route.split.iter();
     let split = parts.filter_map(|(at, share)| Some(SplitView { subset: subset(*at)?, share: *share }));
@@ -233,19 +155,9 @@ fn view(settings: &Settings, route: &RouteSettings, policies: &Policies, service
         }),
         path: hidden.path.shown(&route.path),
         service: Arc::from(service),
-        policies: policies.show(&route.policies),
         subset: route.service.filter(|_| route.split.is_empty()).and_then(subset),
         split: split.collect(),
-        auth: route
-            .auth
-            .iter()
-            .filter_map(|at| settings.auth.get(*at))
-            .map(|auth| auth.name.clone())
-            .collect(),
-        require: clients.chain(required.map(|text| hidden.require.shown(&text))).collect(),
-        rate_limits: limits.map(|limit| hidden.rate_limits.shown(&limit.to_string())).collect(),
-        timeout_ms: u64::try_from(route.timeout.total.as_millis()).unwrap_or(u64::MAX),
-        retries: route.retry.retries,
+        policies,
         priority: route.priority,
         origin: route.origin.clone().unwrap_or_else(|| "file".to_owned()),
         line: if route.origin.is_none() { route.span.line } else { 0 },
@@ -372,7 +284,7 @@ mod tests {
                  {SERVICES}"
             )
         };
-        let limit = |snapshot: &Snapshot| Arc::clone(&snapshot.table.routes[0].limits[0]);
+        let limit = |snapshot: &Snapshot| Arc::clone(&snapshot.table.routes[0].policies.rate_limit[0]);
         let first = after(None, &text("one", "a"));
         let moved = after(Some(&first), &text("one", "b"));
         let renamed = after(Some(&first), &text("two", "a"));
@@ -390,7 +302,7 @@ mod tests {
         let text = |routes: [&str; 2]| format!("routes: [{}, {}]\n{SERVICES}", routes[0], routes[1]);
         let named = |snapshot: &Snapshot, route: &str| {
             let route = snapshot.table.routes.iter().find(|known| *known.name == *route).unwrap();
-            let mut limits: Vec<_> = route.limits.iter().map(Arc::clone).collect();
+            let mut limits: Vec<_> = route.policies.rate_limit.iter().map(Arc::clone).collect();
             limits.sort_by(|a, b| a.name().cmp(b.name()));
             limits
         };
@@ -416,7 +328,7 @@ mod tests {
              \x20 - {path: /y, service: a, subset: v2, rate_limit: 5/s per service}\n\
              services: {a: {subsets: {v1: {tag: v1}, v2: {tag: v2}}}}\n",
         );
-        let limit = |route: usize| Arc::clone(&snapshot.table.routes[route].limits[0]);
+        let limit = |route: usize| Arc::clone(&snapshot.table.routes[route].policies.rate_limit[0]);
         assert!(Arc::ptr_eq(&limit(0), &limit(1)));
         assert_eq!(*snapshot.table.routes[0].service, *"a");
         assert_eq!(snapshot.table.routes[1].view.subset.as_deref(), Some("v2"));

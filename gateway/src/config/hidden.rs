@@ -16,22 +16,13 @@ pub struct Hidden(Vec<Variable>);
 pub struct OfRoute {
     pub path: Hidden,
     pub host: Hidden,
-    pub clients: Hidden,
-    pub require: Hidden,
-    pub rate_limits: Hidden,
 }
 
 impl OfRoute {
     /// With those of what is laid over it.
     pub fn extend(&mut self, other: &Self) {
-        let Self { path, host, clients, require, rate_limits } = self;
-        let pairs = [
-            (path, &other.path),
-            (host, &other.host),
-            (clients, &other.clients),
-            (require, &other.require),
-            (rate_limits, &other.rate_limits),
-        ];
+        let Self { path, host } = self;
+        let pairs = [(path, &other.path), (host, &other.host)];
         for (own, other) in pairs {
             own.extend(other);
         }

@@ -106,14 +106,26 @@ fn unreadable(path: &Path, reason: &str) -> Report {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
 
     use http::{HeaderName, HeaderValue, Method};
 
     use super::*;
-    use crate::config::settings::{
-        Balance, ConsulSource, EndpointSource, HeaderCondition, HostPattern, Http2Settings, KeySource,
-        ListenSettings, RateLimitKey, RouteSettings,
+    use crate::{
+        clock,
+        config::{
+            compile,
+            settings::{
+                Balance, ConsulSource, EndpointSource, HeaderCondition, HostPattern, Http2Settings,
+                KeySource, ListenSettings, RouteSettings,
+            },
+        },
+        policy::{
+            auth,
+            rate_limit::{KeyBudget, RateLimitKey, RateLimitSpec, written::specs},
+            require::Requirement,
+            timeout::{self, Timeouts},
+        },
     };
 
     const AUTH: &str = "auth: {main: {issuer: https://issuer.test, audience: api}}\n";
@@ -131,6 +143,14 @@ mod tests {
     /// One route from the text of its fields, with `top` in front of `routes`.
     fn check_route(top: &str, fields: &str) -> RouteSettings {
         check(&format!("version: 1\n{top}routes:\n  - {{path: /a, service: a, {fields}}}\n")).routes.remove(0)
+    }
+
+    fn limits(route: &RouteSettings, is_open: bool) -> Vec<RateLimitSpec> {
+        specs(&route.policies.rate_limit, is_open)
+    }
+
+    fn timeouts(route: &RouteSettings) -> Timeouts {
+        Timeouts::of(&route.policies.timeout)
     }
 
     fn check_listen(fields: &str) -> ListenSettings {
@@ -151,8 +171,8 @@ mod tests {
         assert_eq!(settings.listen.admin, Some("127.0.0.1:9900".parse().unwrap()));
         assert_eq!(settings.consul.unwrap().address, "http://127.0.0.1:8500");
         let route = &settings.routes[0];
-        assert_eq!((route.name.as_str(), route.timeout.total), ("/users/**", Duration::from_secs(15)));
-        assert_eq!((route.retry.retries, route.body_bytes_max), (1, Some(10 * 1024 * 1024)));
+        assert_eq!((route.name.as_str(), timeouts(route).total()), ("/users/**", Duration::from_secs(15)));
+        assert_eq!((route.policies.retry.retries(), route.body_bytes_max), (1, Some(10 * 1024 * 1024)));
         let service = &settings.services[route.service.unwrap()];
         let source = EndpointSource::Consul(ConsulSource::service("users"));
         assert_eq!((service.name.as_str(), &service.source), ("users", &source));
@@ -192,8 +212,9 @@ mod tests {
         assert_eq!(settings.auth[0].keys, KeySource::JwksFile(dir.path().join("jwks.json")));
         assert_eq!(settings.auth[0].issuer.as_deref(), Some("https://issuer.test"));
         assert_eq!(settings.services[0].balance, Balance::P2c);
-        assert_eq!((settings.routes[0].auth.len(), &settings.routes[1].auth), (0, &vec![0]));
-        assert_eq!(settings.routes[1].rate_limits[0].key, RateLimitKey::User);
+        let providers = |at: usize| auth::names(&settings.routes[at].policies.auth).collect::<Vec<_>>();
+        assert_eq!((providers(0), providers(1)), (vec![], vec!["main"]));
+        assert_eq!(limits(&settings.routes[1], false)[0].key, RateLimitKey::User);
         assert_eq!(loaded.secrets_and_files, [dir.path().join("jwks.json")]);
     }
 
@@ -202,14 +223,16 @@ mod tests {
         let top = "defaults: {timeout: {total: 20s, connect: 2s}, retry: 3, rate_limit: [1/s, 2/m]}\n\
                    policies:\n  slow: {timeout: 40s, retry: {budget: 10%}}\n  slower: {timeout: 50s}\n";
         let route = check_route(top, "use: [slower, slow], rate_limit: 9/s, timeout: {idle: 5s}");
-        assert_eq!(route.timeout.total, Duration::from_secs(40), "the later policy wins");
-        assert_eq!(route.timeout.connect, Duration::from_secs(2), "maps merge by key");
-        assert_eq!(route.timeout.idle, Duration::from_secs(5), "the route's own keys are kept");
-        assert_eq!((route.retry.retries, route.retry.budget), (3, 0.1));
-        assert_eq!(route.rate_limits.len(), 1, "lists replace");
+        let now = clock::now();
+        assert_eq!(timeouts(&route).total(), Duration::from_secs(40), "the later policy wins");
+        let connect = timeouts(&route).apply(now).connect(now);
+        assert_eq!(connect, now + Duration::from_secs(2), "maps merge by key");
+        assert_eq!(timeouts(&route).idle(), Duration::from_secs(5), "the route's own keys are kept");
+        assert_eq!((route.policies.retry.retries(), route.policies.retry.budget()), (3, 0.1));
+        assert_eq!(limits(&route, true).len(), 1, "lists replace");
         let route = check_route(top, "use: [slow, slower], rate_limit: off, retry: off");
-        assert_eq!((route.timeout.total, route.rate_limits.len()), (Duration::from_secs(50), 0));
-        assert_eq!(route.retry.retries, 0);
+        assert_eq!((timeouts(&route).total(), limits(&route, true).len()), (Duration::from_secs(50), 0));
+        assert_eq!(route.policies.retry.retries(), 0);
     }
 
     #[test]
@@ -225,16 +248,11 @@ mod tests {
     fn a_requirement_is_inherited_by_key_and_can_be_taken_back() {
         let top =
             format!("{AUTH}defaults: {{auth: main, require: {{scope: read, claim: {{a: 1, b: 1}}}}}}\n");
-        let require = check_route(&top, "require: {role: staff, claim: {b: 2}}").require;
-        assert_eq!((require.scopes, require.roles), (vec!["read".to_owned()], vec!["staff".to_owned()]));
-        assert_eq!(
-            require.claims,
-            [("a".to_owned(), vec!["1".to_owned()]), ("b".to_owned(), vec!["2".to_owned()])]
-        );
-        assert_eq!(
-            check_route(&top, "require: none").require,
-            crate::config::settings::RequireSettings::default()
-        );
+        let required = |top: &str, fields: &str| Requirement::of(&check_route(top, fields).policies.require);
+        let inherited = required(&top, "require: {role: staff, claim: {b: 2}}");
+        let whole = "auth: main, require: {scope: read, role: staff, claim: {a: 1, b: 2}}";
+        assert_eq!(inherited, required(AUTH, whole));
+        assert!(!inherited.is_empty() && required(&top, "require: none").is_empty());
     }
 
     #[test]
@@ -250,9 +268,11 @@ mod tests {
             ("methods: GET|PUT", "methods: [GET, PUT]"),
         ] {
             let read = |fields: &str| {
-                let mut route = check_route(top, &format!("auth: main, {fields}"));
-                route.rate_limits.iter_mut().for_each(|limit| limit.span = Span::default());
-                format!("{route:?}")
+                let text =
+                    format!("version: 1\n{top}routes:\n  - {{path: /a, service: a, auth: main, {fields}}}\n");
+                let budget = Arc::new(KeyBudget::new(1, clock::now()));
+                let table = compile::table(&check(&text), None, &budget).unwrap();
+                serde_json::to_string(&*table.routes[0].view).unwrap()
             };
             assert_eq!(read(short), read(long), "{short}");
         }
@@ -260,24 +280,29 @@ mod tests {
 
     #[test]
     fn a_limit_without_a_key_is_per_user_behind_auth_and_per_ip_on_open_routes() {
-        assert_eq!(check_route(AUTH, "auth: main, rate_limit: 1/s").rate_limits[0].key, RateLimitKey::User);
+        assert_eq!(
+            limits(&check_route(AUTH, "auth: main, rate_limit: 1/s"), false)[0].key,
+            RateLimitKey::User
+        );
         let text =
             format!("version: 1\n{AUTH}routes: [{{path: /a, service: a, auth: none, rate_limit: 1/s}}]\n");
-        assert_eq!(check(&text).routes[0].rate_limits[0].key, RateLimitKey::Ip);
+        assert_eq!(limits(&check(&text).routes[0], true)[0].key, RateLimitKey::Ip);
     }
 
     #[test]
     fn each_of_several_limits_has_its_own_name() {
         let route = check_route("", "rate_limit: [1/s per ip, 9/m per ip, \"5/s per header:X-Key\"]");
-        let names: Vec<_> = route.rate_limits.iter().map(|limit| limit.name.as_str()).collect();
+        let all = limits(&route, true);
+        let names: Vec<_> = all.iter().map(|limit| limit.name.as_str()).collect();
         assert_eq!(names, ["ip", "ip-2", "header-x-key"]);
-        assert_eq!(check_route("", "rate_limit: 1/s").rate_limits[0].name, "default");
+        assert_eq!(limits(&check_route("", "rate_limit: 1/s"), true)[0].name, "default");
     }
 
     #[test]
     fn an_inherited_attempt_timeout_never_exceeds_the_total() {
         let route = check_route("defaults: {timeout: {try: 10s}}\n", "timeout: 3s");
-        assert_eq!(route.timeout.per_try, None);
+        let alone = timeout::Written::total(Some(Duration::from_secs(3)));
+        assert_eq!(timeouts(&route), Timeouts::of(&alone), "without a time for each attempt");
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod twins;
 pub mod units;
 
 pub(crate) use raw::{
+    claims,
     fields::{self, name as service_name},
     pattern, tree,
 };

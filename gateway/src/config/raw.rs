@@ -8,7 +8,6 @@ pub(crate) mod auth;
 pub(crate) mod auto_routes;
 mod carried;
 pub(crate) mod claims;
-pub(crate) mod clients;
 pub(crate) mod consul;
 mod destination;
 pub(crate) mod fields;
@@ -27,6 +26,7 @@ mod variables;
 
 use std::time::Duration;
 
+pub(crate) use self::fields::{is_word, report_empty};
 use self::{
     auth::Provider,
     consul::Consul,
@@ -239,23 +239,6 @@ pub(crate) fn place_of_field(name: &str) -> Option<(&'static str, String)> {
     Some((place, format!("{before}{name}: …{after}")))
 }
 
-/// For short forms that take one word besides a map.
-pub(crate) fn is_word(node: &Node, word: &str) -> bool {
-    let Value::Scalar(scalar) = &node.value else { return false };
-    scalar.text == word || matches!((word, &*scalar.text), ("off", "false") | ("on", "true"))
-}
-
-/// A list without an entry that leaves nothing of its setting.
-pub(crate) fn report_empty(fields: &Fields<'_>, name: &str, label: &str, sink: &mut Diagnostics) {
-    if let Some(node) = fields.get(name)
-        && matches!(&node.value, Value::List(items) if items.is_empty())
-    {
-        let message = format!("`{}` is an empty list", fields.full_name(name));
-        let help = "write what is meant, or `off` for the whole setting";
-        sink.push_once(Diagnostic::warning(code::NO_EFFECT, node.span, message).label(label).help(help));
-    }
-}
-
 pub(crate) fn later(span: Span, what: &str, sink: &mut Diagnostics) {
     sink.push(not_supported(span, what));
 }
@@ -317,12 +300,7 @@ pub(crate) fn maps() -> Vec<&'static Known> {
         &auth::FORWARD,
         &claims::REQUIRE,
         &route::ROUTE,
-        &route::REQUIRE,
-        &clients::CLIENTS,
         &route::HEADERS,
-        &traffic::RATE_LIMIT,
-        &traffic::TIMEOUT,
-        &traffic::RETRY,
         &traffic::REWRITE,
         &traffic::HEADER_RULES,
         &service::SERVICE,

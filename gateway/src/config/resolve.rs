@@ -12,7 +12,6 @@ mod merge;
 mod no_effect;
 mod route;
 mod service;
-mod traffic;
 
 use std::collections::HashSet;
 
@@ -138,9 +137,4 @@ fn warn_unused<T>(
         let message = format!("no route uses the {what} `{}`", entry.name.value);
         sink.push(Diagnostic::warning(code, entry.name.span, message).label("remove it, or use it"));
     }
-}
-
-/// Shares are thousandths in the file; policies calculate with ratios.
-fn ratio(per_mille: u16) -> f32 {
-    f32::from(per_mille) / 1000.0
 }

@@ -9,7 +9,6 @@ mod consul;
 mod protection;
 mod route;
 mod service;
-mod traffic;
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -17,18 +16,14 @@ pub use self::{
     auth::{AuthSettings, KeySource, TokenSource},
     consul::{Consistency, ConsulSettings, Secret},
     protection::{BreakerSettings, FailureKinds, OutlierSettings},
-    route::{
-        HeaderCondition, HeaderRules, HostPattern, RequireSettings, RewriteSettings, RouteSettings,
-        TimeoutSettings, UpstreamHost,
-    },
+    route::{HeaderCondition, HeaderRules, HostPattern, RewriteSettings, RouteSettings, UpstreamHost},
     service::{
         Balance, ConsulSource, EndpointSource, HealthPolicy, PoolSettings, SHARE_UNITS, Selector,
         ServiceSettings, SubsetSettings, TagRule,
     },
-    traffic::{RateLimitKey, RateLimitSettings, RetryCauses, RetrySettings},
 };
 use super::diagnostics::Span;
-use crate::auto_routes::AutoRoutesSettings;
+use crate::{auto_routes::AutoRoutesSettings, policy::of_route::Asked};
 
 /// The whole configuration of one gateway.
 #[derive(Debug, Clone)]
@@ -56,17 +51,13 @@ pub struct Settings {
 impl Settings {
     /// Names of the claims that requirements and limits read, each once.
     pub fn claims_asked_for(&self) -> BTreeSet<Box<str>> {
-        let limits = self.routes.iter().flat_map(|route| &route.rate_limits);
-        let of_limits = limits.filter_map(|limit| match &limit.key {
-            RateLimitKey::Claim(name) => Some(name.as_str().into()),
-            _ => None,
-        });
-        let requirements = self.routes.iter().flat_map(|route| &route.require.claims);
-        let of_requirements = requirements.map(|(name, _)| name.as_str().into());
+        let mut asked = Asked::default();
+        self.routes.iter().for_each(|route| route.policies.ask(&mut asked));
         let rules = self.routes.iter().flat_map(|route| [&route.request_headers, &route.response_headers]);
         let of_rules =
             rules.flat_map(|rules| &rules.made).flat_map(|field| field.value.claims()).map(Into::into);
-        of_limits.chain(of_requirements).chain(of_rules).collect()
+        asked.claims.extend(of_rules);
+        asked.claims
     }
 }
 

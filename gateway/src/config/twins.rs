@@ -9,10 +9,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{
     diagnostics::{Diagnostic, code},
-    settings::{HostPattern, RequireSettings, RouteSettings, Settings},
+    settings::{HostPattern, RouteSettings, Settings},
 };
 use crate::{
     headers::{GuardedNames, fold},
+    policy::{auth, require::Requirement},
     router::{Match, Router},
 };
 
@@ -24,7 +25,7 @@ pub(super) fn warnings(settings: &Settings) -> Vec<Diagnostic> {
 }
 
 fn is_closed(route: &RouteSettings) -> bool {
-    !(route.auth.is_empty() && route.clients.is_empty())
+    !(!auth::names(&route.policies.auth).any(|_| true) && route.policies.clients.rules().is_empty())
 }
 
 /// In what a request differs from those of the closed route.
@@ -173,11 +174,15 @@ fn is_weaker(settings: &Settings, closed: &RouteSettings, other: &RouteSettings)
         (Some(one), Some(two)) => one.name == two.name || one.source == two.source,
         _ => false,
     };
+    let [providers, other_providers] =
+        [closed, other].map(|route| auth::names(&route.policies.auth).collect::<Vec<_>>());
     let is_known =
-        || !other.auth.is_empty() && other.auth.iter().all(|provider| closed.auth.contains(provider));
-    let is_as_strict = (closed.clients.is_empty() || other.clients == closed.clients)
-        && (closed.auth.is_empty() || is_known())
-        && (closed.require == RequireSettings::default() || other.require == closed.require);
+        || !other_providers.is_empty() && other_providers.iter().all(|provider| providers.contains(provider));
+    let [required, other_required] = [closed, other].map(|route| Requirement::of(&route.policies.require));
+    let [clients, other_clients] = [closed, other].map(|route| route.policies.clients.rules());
+    let is_as_strict = (clients.is_empty() || other_clients == clients)
+        && (providers.is_empty() || is_known())
+        && (required.is_empty() || other_required == required);
     is_same && !is_as_strict
 }
 

@@ -151,7 +151,7 @@ impl Controller {
                 () = Drain::finish(&mut drain) => return,
                 _ = sweep.tick() => {
                     let now = clock::now();
-                    for limit in self.publisher.load().table.routes.iter().flat_map(|route| &route.limits) {
+                    for limit in self.publisher.load().table.routes.iter().flat_map(|route| &route.policies.rate_limit) {
                         limit.sweep(now);
                     }
                 }

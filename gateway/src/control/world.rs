@@ -291,7 +291,7 @@ mod tests {
     use millgate_registry::{Status, testing};
 
     use super::*;
-    use crate::{config::load, control::keys::desk::Asker};
+    use crate::{config::load, control::keys::desk::Asker, policy::require::Written};
 
     const SERVICE: &str = "services: {a: {hosts: [\"127.0.0.1:1\"]}}\n";
 
@@ -364,7 +364,8 @@ mod tests {
         assert!(world.learn_keys("main".into(), keys(&first.auth[0], 2)));
         assert_eq!(world.keys_generation(), generation + 2);
         let mut asking = first.clone();
-        asking.routes[0].require.claims.push(("tenant".to_owned(), vec!["blue".to_owned()]));
+        let claims = vec![("tenant".to_owned(), vec!["blue".to_owned()])];
+        asking.routes[0].policies.require = Some(Written::claims(claims));
         world.keep_for(&first, &asking);
         assert_eq!(world.keys_generation(), generation + 3, "a remembered token does not have this claim");
     }

@@ -14,7 +14,10 @@
 use http::HeaderName;
 
 use super::{names::Kind, prefilter::Prefilter};
-use crate::config::settings::{AuthSettings, RateLimitKey, RouteSettings, TokenSource};
+use crate::{
+    config::settings::{AuthSettings, RouteSettings, TokenSource},
+    policy::of_route::Asked,
+};
 
 #[derive(Debug, Clone)]
 pub struct GuardedNames {
@@ -62,11 +65,9 @@ impl GuardedNames {
             written.chain(made).chain(&rules.remove).cloned()
         });
         let conditions = routes.iter().flat_map(|route| &route.headers).map(|condition| &condition.name);
-        let keys = routes.iter().flat_map(|route| &route.rate_limits).filter_map(|limit| match &limit.key {
-            RateLimitKey::Header(name) => Some(name),
-            _ => None,
-        });
-        let decides = conditions.chain(keys).cloned();
+        let mut asked = Asked::default();
+        routes.iter().for_each(|route| route.policies.ask(&mut asked));
+        let decides = conditions.cloned().chain(asked.fields);
         let answered = sorted(identity.iter().chain(&tokens).cloned().chain(rules).chain(decides).collect());
         let unusual = answered.iter().filter(|name| !is_plain(name.as_str()));
         let folded: Box<[Box<str>]> = answered.iter().map(|name| fold(name.as_str())).collect();

@@ -128,17 +128,14 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::{
-            diagnostics::Span,
-            settings::{RateLimitKey, RateLimitSettings},
-        },
-        policy::rate_limit::KeyBudget,
+        config::diagnostics::Span,
+        policy::rate_limit::{KeyBudget, RateLimitKey, RateLimitSpec},
     };
 
     fn limits(now: Instant, keys: usize, all: &[(u32, RateLimitKey)]) -> Vec<Arc<RateLimit>> {
         let budget = Arc::new(KeyBudget::new(keys, now));
         let compile = |(burst, key): &(u32, RateLimitKey)| {
-            let settings = RateLimitSettings {
+            let settings = RateLimitSpec {
                 name: "test".into(),
                 requests: *burst,
                 period: Duration::from_hours(1),

@@ -11,9 +11,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{
     jwt::Verified,
-    rate_limit::{LimitKey, RateLimit},
+    rate_limit::{LimitKey, RateLimit, RateLimitKey},
 };
-use crate::config::settings::RateLimitKey;
 
 /// The key of one request for `limit`.
 pub fn of(limit: &RateLimit, client: IpAddr, identity: Option<&Verified>, headers: &HeaderMap) -> LimitKey {
@@ -52,12 +51,12 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::{diagnostics::Span, settings::RateLimitSettings},
-        policy::rate_limit::KeyBudget,
+        config::diagnostics::Span,
+        policy::rate_limit::{KeyBudget, RateLimitSpec},
     };
 
     fn limit(key: RateLimitKey) -> RateLimit {
-        let settings = RateLimitSettings {
+        let settings = RateLimitSpec {
             name: "test".into(),
             requests: 1,
             period: Duration::from_secs(1),

@@ -4,8 +4,9 @@
 //! route may have, how they are read, merged, checked, compiled and shown is derived from it. A policy acts where
 //! [`forward`](crate::proxy) calls its verb: the order is code, and not the order of the list.
 
+pub(crate) mod auth;
 pub mod circuit_breaker;
-pub mod client_address;
+pub mod clients;
 pub mod concurrency;
 pub mod jwt;
 pub mod limit_check;
@@ -14,18 +15,21 @@ pub(crate) mod of_route;
 pub mod outlier;
 pub mod rate_limit;
 pub mod redirect;
+pub mod require;
 pub mod retry;
 pub mod timeout;
 
 use self::of_route::{Asked, Check, Compile, RoutePolicy, Shown, View, joined, length, route_policies};
-use crate::config::{
-    diagnostics::Diagnostics,
-    fields::Fields,
-    hidden::Hidden,
-};
+use crate::config::{diagnostics::Diagnostics, fields::Fields, hidden::Hidden};
 
 route_policies! {
+    clients: clients::ClientRule,
+    auth: auth::Access,
+    require: require::Requirement,
+    rate_limit: rate_limit::RateLimit,
     redirect: redirect::Redirect,
+    timeout: timeout::Timeouts,
+    retry: retry::Retry,
 }
 
 /// Policies of the format that this version does not have yet.

@@ -16,10 +16,10 @@ use std::{
 use http::HeaderName;
 use serde::ser::SerializeMap;
 
-use super::Written;
+use super::{Written, rate_limit::Limits};
 use crate::{
     config::{
-        diagnostics::{Diagnostics, Span},
+        diagnostics::{Diagnostic, Diagnostics, Span},
         fields::{Fields, Known},
         hidden::Hidden,
     },
@@ -58,7 +58,7 @@ pub(crate) trait RoutePolicy {
     /// Names what it needs of a request.
     fn ask(_written: &Self::Written, _asked: &mut Asked) {}
 
-    fn compile(written: &Self::Written, with: &mut Compile<'_>) -> Self::Compiled;
+    fn compile(written: &Self::Written, with: &mut Compile<'_, '_>) -> Self::Compiled;
 
     fn show(_compiled: &Self::Compiled, _view: &mut View<'_>) {}
 }
@@ -69,6 +69,10 @@ pub(crate) struct Check<'a> {
     pub(crate) route: &'a Written,
     /// Where the route is.
     pub(crate) place: Span,
+    /// Names of all providers.
+    pub(crate) providers: &'a [&'a str],
+    /// The error where nothing says who may use the route.
+    pub(crate) silent: &'static str,
     pub(crate) sink: &'a mut Diagnostics,
 }
 
@@ -82,9 +86,18 @@ pub(crate) struct Asked {
 }
 
 /// What a policy is compiled with.
-pub(crate) struct Compile<'a> {
+pub(crate) struct Compile<'a, 'p> {
+    /// Names of the route and of its service.
+    pub(crate) route: &'a str,
+    pub(crate) service: &'a str,
+    /// All policies of the route.
+    pub(crate) written: &'a Written,
+    /// Names of all providers, by their indexes.
+    pub(crate) providers: &'a [&'a str],
+    pub(crate) limits: &'a mut Limits<'p>,
     /// Equal values of all routes are held once.
     pub(crate) shared: &'a mut Shared,
+    pub(crate) problems: &'a mut Vec<Diagnostic>,
 }
 
 /// What routes have in common, by its type.
@@ -111,14 +124,34 @@ pub struct Shown(Vec<(&'static str, ShownValue)>);
 #[serde(untagged)]
 enum ShownValue {
     Text(String),
+    List(Vec<String>),
+    Number(u64),
 }
 
 impl Shown {
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
-        self.0.iter().find_map(|(known, value)| match value {
-            ShownValue::Text(text) if *known == name => Some(text.as_str()),
-            ShownValue::Text(_) => None,
-        })
+        match self.get(name)? {
+            ShownValue::Text(text) => Some(text),
+            ShownValue::List(_) | ShownValue::Number(_) => None,
+        }
+    }
+
+    pub(crate) fn list(&self, name: &str) -> &[String] {
+        match self.get(name) {
+            Some(ShownValue::List(list)) => list,
+            Some(ShownValue::Text(_) | ShownValue::Number(_)) | None => &[],
+        }
+    }
+
+    pub(crate) fn number(&self, name: &str) -> u64 {
+        match self.get(name) {
+            Some(ShownValue::Number(number)) => *number,
+            Some(ShownValue::Text(_) | ShownValue::List(_)) | None => 0,
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&ShownValue> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 }
 
@@ -137,11 +170,29 @@ pub(crate) struct View<'a> {
     pub(crate) shown: &'a mut Shown,
     /// The variables in what was written.
     pub(crate) hidden: &'a Hidden,
+    /// Names of all providers, by their indexes.
+    pub(crate) providers: &'a [&'a str],
 }
 
 impl View<'_> {
     pub(crate) fn text(&mut self, name: &'static str, text: &str) {
         self.shown.0.push((name, ShownValue::Text(self.hidden.shown(text))));
+    }
+
+    pub(crate) fn number(&mut self, name: &'static str, number: u64) {
+        self.shown.0.push((name, ShownValue::Number(number)));
+    }
+
+    /// Adds items to a list, which is shown where it is empty, too. Several policies may have items in it.
+    pub(crate) fn items(&mut self, name: &'static str, items: impl IntoIterator<Item = String>) {
+        let items = items.into_iter().map(|item| self.hidden.shown(&item));
+        match self.shown.0.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, ShownValue::List(list))) => list.extend(items),
+            _ => {
+                let list = ShownValue::List(items.collect());
+                self.shown.0.push((name, list));
+            }
+        }
     }
 }
 
@@ -205,41 +256,41 @@ macro_rules! route_policies {
             /// What stands in a route, in `defaults` or in one of `policies`.
             pub(crate) fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self {
                 let mut written = Self::default();
-                $(if <$policy>::KEYS.iter().any(|key| fields.may_have(key)) {
-                    written.$name = <$policy>::read(fields, sink);
-                    <$policy>::KEYS.iter().for_each(|key| written.hidden.$name.extend(&fields.hidden(key)));
+                $(if <$policy as RoutePolicy>::KEYS.iter().any(|key| fields.may_have(key)) {
+                    written.$name = <$policy as RoutePolicy>::read(fields, sink);
+                    <$policy as RoutePolicy>::KEYS.iter().for_each(|key| written.hidden.$name.extend(&fields.hidden(key)));
                 })*
                 written
             }
 
             /// What `top` says wins, what it leaves out stays.
             pub(crate) fn overlay(&mut self, top: &Self) {
-                $(<$policy>::overlay(&mut self.$name, &top.$name);
+                $(<$policy as RoutePolicy>::overlay(&mut self.$name, &top.$name);
                 self.hidden.$name.extend(&top.hidden.$name);)*
             }
 
             /// As [`Self::overlay`], with what a tag may say.
             pub(crate) fn declare(&mut self, tag: &Self) {
-                $(<$policy>::declare(&mut self.$name, &tag.$name);)*
+                $(<$policy as RoutePolicy>::declare(&mut self.$name, &tag.$name);)*
             }
 
             /// Reports what cannot be meant. All layers are in it.
             pub(crate) fn check(&self, with: &mut Check<'_>) {
-                $(<$policy>::check(&self.$name, with);)*
+                $(<$policy as RoutePolicy>::check(&self.$name, with);)*
             }
 
             pub(crate) fn ask(&self, asked: &mut Asked) {
-                $(<$policy>::ask(&self.$name, asked);)*
+                $(<$policy as RoutePolicy>::ask(&self.$name, asked);)*
             }
 
-            pub(crate) fn compile(&self, with: &mut Compile<'_>) -> Policies {
-                Policies { $($name: <$policy>::compile(&self.$name, with),)* }
+            pub(crate) fn compile(&self, with: &mut Compile<'_, '_>) -> Policies {
+                Policies { $($name: <$policy as RoutePolicy>::compile(&self.$name, with),)* }
             }
 
             /// Of `defaults`: for what the gateway answers where there is no route.
-            pub(crate) fn compile_for_no_route(&self, with: &mut Compile<'_>) -> Policies {
+            pub(crate) fn compile_for_no_route(&self, with: &mut Compile<'_, '_>) -> Policies {
                 let mut written = Self::default();
-                $(if <$policy>::IS_FOR_NO_ROUTE {
+                $(if <$policy as RoutePolicy>::IS_FOR_NO_ROUTE {
                     written.$name.clone_from(&self.$name);
                 })*
                 written.compile(with)
@@ -248,10 +299,10 @@ macro_rules! route_policies {
 
         impl Policies {
             /// `written`: what they were compiled from.
-            pub(crate) fn show(&self, written: &Written) -> Shown {
+            pub(crate) fn show(&self, written: &Written, providers: &[&str]) -> Shown {
                 let mut shown = Shown::default();
-                $(let mut view = View { shown: &mut shown, hidden: &written.hidden.$name };
-                <$policy>::show(&self.$name, &mut view);)*
+                $(let mut view = View { shown: &mut shown, hidden: &written.hidden.$name, providers };
+                <$policy as RoutePolicy>::show(&self.$name, &mut view);)*
                 shown
             }
         }

@@ -53,7 +53,7 @@ impl RoutePolicy for Redirect {
         replace(under, top.as_ref());
     }
 
-    fn compile(written: &Self::Written, _with: &mut Compile<'_>) -> Self::Compiled {
+    fn compile(written: &Self::Written, _with: &mut Compile<'_, '_>) -> Self::Compiled {
         written.clone().map(Box::new)
     }
 

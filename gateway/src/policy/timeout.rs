@@ -1,12 +1,155 @@
 //! Timeouts: how long a request, one attempt, a connect and a silent body may take.
 //!
 //! `total` runs from the end of the request to the response head, over all attempts and the pauses between them. While a
-//! body is on its way, in either direction, `idle` and `min_rate` govern it. Compiled from `TimeoutSettings`; reads no clock and
+//! body is on its way, in either direction, `idle` and `min_rate` govern it. Reads no clock and
 //! sets no timer.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use crate::{clock::LONGEST, config::settings::TimeoutSettings};
+use super::of_route::{Check, Compile, RoutePolicy, View, replace};
+use crate::{
+    clock::LONGEST,
+    config::{
+        diagnostics::{Diagnostic, Diagnostics, Span, code},
+        fields::{Fields, Known, value},
+        tree::{At, Value},
+        units::{Invalid, duration_in, millis, minutes, show_duration, size_in},
+    },
+};
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Written {
+    total: Option<Duration>,
+    connect: Option<At<Duration>>,
+    per_try: Option<At<Duration>>,
+    idle: Option<Duration>,
+    min_rate: Option<MinRate>,
+}
+
+impl Written {
+    /// Of the whole request, and nothing else.
+    pub(crate) fn total(total: Option<Duration>) -> Self {
+        Self { total, ..Self::default() }
+    }
+}
+
+impl RoutePolicy for Timeouts {
+    type Written = Written;
+    type Compiled = Arc<Timeouts>;
+    const KEYS: &'static [&'static str] = &["timeout"];
+    const MAPS: &'static [&'static Known] = &[&TIMEOUT];
+
+    /// `3s` is the total.
+    fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Written {
+        let Some(node) = fields.get("timeout") else { return Written::default() };
+        let total = |text: &str| duration_in(text, millis(1)..=minutes(24 * 60));
+        if !matches!(node.value, Value::Map(_)) {
+            return Written {
+                total: value(node, "timeout", sink, total).map(|at| at.value),
+                ..Written::default()
+            };
+        }
+        let Some(fields) = Fields::of(node, &TIMEOUT, sink) else { return Written::default() };
+        let per_try = fields.value("try", sink, total);
+        let mut timeout = Written {
+            total: fields.plain("total", sink, total),
+            connect: fields.value("connect", sink, |t| duration_in(t, millis(1)..=minutes(1))),
+            per_try: per_try.clone(),
+            idle: fields.plain("idle", sink, |t| duration_in(t, millis(10)..=minutes(24 * 60))),
+            min_rate: fields.plain("min_rate", sink, MinRate::parse),
+        };
+        if let (Some(per_try), Some(total)) = (per_try, timeout.total)
+            && per_try.value > total
+        {
+            sink.push(
+                Diagnostic::error(
+                    code::CONFLICT,
+                    per_try.span,
+                    "`timeout.try` is longer than `timeout.total`",
+                )
+                .label("one attempt cannot take longer than all of them")
+                .help("write a longer `total`, or a shorter `try`"),
+            );
+            // Said once.
+            timeout.per_try = None;
+        }
+        timeout
+    }
+
+    fn overlay(under: &mut Written, top: &Written) {
+        if top.total.is_some() {
+            // What was written beside another total is not reported where this one is shorter.
+            for inherited in [&mut under.connect, &mut under.per_try].into_iter().flatten() {
+                inherited.span = Span::default();
+            }
+        }
+        replace(&mut under.total, top.total.as_ref());
+        replace(&mut under.connect, top.connect.as_ref());
+        replace(&mut under.per_try, top.per_try.as_ref());
+        replace(&mut under.idle, top.idle.as_ref());
+        replace(&mut under.min_rate, top.min_rate.as_ref());
+    }
+
+    fn check(written: &Written, with: &mut Check<'_>) {
+        let total = written.total.unwrap_or(TOTAL);
+        for (name, part) in [("connect", &written.connect), ("try", &written.per_try)] {
+            report_longer_than(total, name, part.as_ref(), with.sink);
+        }
+    }
+
+    fn compile(written: &Written, with: &mut Compile<'_, '_>) -> Arc<Timeouts> {
+        with.shared.share(Arc::new(Self::of(written)))
+    }
+
+    fn show(timeouts: &Arc<Timeouts>, view: &mut View<'_>) {
+        view.number("timeout_ms", u64::try_from(timeouts.total.as_millis()).unwrap_or(u64::MAX));
+    }
+}
+
+/// Without a place, the part was written beside another total.
+fn report_longer_than(total: Duration, name: &str, part: Option<&At<Duration>>, sink: &mut Diagnostics) {
+    if let Some(part) = part.filter(|part| part.value > total && part.span != Span::default()) {
+        let message = format!("`timeout.{name}` is longer than `timeout.total`");
+        let label = format!("never reached: the whole request has {}", show_duration(total));
+        sink.push_once(
+            Diagnostic::warning(code::NO_EFFECT, part.span, message)
+                .label(label)
+                .help("write a longer `total` beside it, or a shorter time here"),
+        );
+    }
+}
+
+/// Bytes in a second, or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MinRate {
+    Off,
+    BytesPerSecond(u64),
+}
+
+impl MinRate {
+    pub(crate) fn parse(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "off" | "false" => Ok(Self::Off),
+            _ => {
+                let bytes = text.strip_suffix("/s").unwrap_or(text);
+                let rate = size_in(bytes, 1..=1 << 30);
+                let per_second = |e: Invalid| Invalid {
+                    expected: format!(
+                        "`off`, or bytes per second such as `240B/s`: {} per second",
+                        e.expected
+                    ),
+                    ..e
+                };
+                rate.map(Self::BytesPerSecond).map_err(|e| {
+                    Invalid { help: None, ..per_second(e) }.help("write `240B/s`, or `off` for no minimum")
+                })
+            }
+        }
+    }
+}
 
 /// The timeouts of one route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,14 +169,20 @@ pub struct Deadline {
 }
 
 impl Timeouts {
-    /// Cannot fail: the settings were checked when they were read.
-    pub fn compile(settings: &TimeoutSettings) -> Self {
+    pub(crate) fn of(written: &Written) -> Self {
+        let value = |part: &Option<At<Duration>>| part.as_ref().map(|at| at.value);
+        let total = written.total.unwrap_or(TOTAL).min(LONGEST);
         Self {
-            total: settings.total.min(LONGEST),
-            connect: settings.connect.min(LONGEST),
-            per_try: settings.per_try.map(|per_try| per_try.min(LONGEST)),
-            idle: settings.idle,
-            min_rate: settings.min_rate,
+            total,
+            connect: value(&written.connect).unwrap_or(CONNECT).min(LONGEST),
+            // An inherited `try` that is not shorter than the route's own total says nothing more than the total.
+            per_try: value(&written.per_try).filter(|per_try| *per_try < total),
+            idle: written.idle.unwrap_or(IDLE),
+            min_rate: match written.min_rate {
+                Some(MinRate::Off) => None,
+                Some(MinRate::BytesPerSecond(rate)) => Some(rate),
+                None => Some(MIN_RATE),
+            },
         }
     }
 
@@ -93,18 +242,31 @@ impl Deadline {
     }
 }
 
+static TIMEOUT: Known = Known {
+    what: "`timeout`",
+    prefix: "timeout.",
+    fields: &["total", "connect", "try", "idle", "min_rate"],
+    later: &[],
+};
+
+// docs/DEFAULTS.md argues each of these.
+const TOTAL: Duration = Duration::from_secs(15);
+const CONNECT: Duration = Duration::from_secs(1);
+const IDLE: Duration = Duration::from_mins(1);
+/// Bytes per second.
+const MIN_RATE: u64 = 240;
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn at(value: Duration) -> At<Duration> {
+        At { value, span: Span::default() }
+    }
+
     fn timeouts(per_try: Option<u64>) -> Timeouts {
-        Timeouts::compile(&TimeoutSettings {
-            total: Duration::from_secs(10),
-            connect: Duration::from_secs(1),
-            per_try: per_try.map(Duration::from_secs),
-            idle: Duration::from_mins(1),
-            min_rate: None,
-        })
+        let per_try = per_try.map(Duration::from_secs).map(at);
+        Timeouts::of(&Written { total: Some(10 * SECOND), per_try, ..Written::default() })
     }
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -135,15 +297,16 @@ mod tests {
 
     #[test]
     fn a_timeout_past_the_range_of_instants_does_not_panic() {
-        let settings = TimeoutSettings {
-            total: Duration::MAX,
-            connect: Duration::MAX,
-            per_try: Some(Duration::MAX),
-            idle: Duration::MAX,
+        let longest = Some(at(Duration::MAX));
+        let written = Written {
+            total: Some(Duration::MAX),
+            connect: longest.clone(),
+            per_try: longest,
+            idle: Some(Duration::MAX),
             min_rate: None,
         };
         let now = Instant::now();
-        let deadline = Timeouts::compile(&settings).apply(now);
+        let deadline = Timeouts::of(&written).apply(now);
         assert!(deadline.connect(now) > now);
     }
 }

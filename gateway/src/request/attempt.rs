@@ -52,8 +52,8 @@ pub(super) async fn run(
         upload.take_place(&cluster.shared.concurrency)?;
     }
     cluster.shared.retry_budget.deposit();
-    let deadline = plan.route.timeouts.apply(exchange.ready);
-    let retries = &plan.route.retry;
+    let deadline = plan.route.policies.timeout.apply(exchange.ready);
+    let retries = &plan.route.policies.retry;
     let mut picked = search.first(exchange.ready, exchange, &mut *worker.rng.borrow_mut())?;
     let (mut now, mut spent) = (exchange.ready, Spent::default());
     // Would be the client's if no better one comes.
@@ -190,7 +190,7 @@ fn follow<'a>(
     let is_free = matches!(phase, Phase::Connect | Phase::Refused);
     search.spent = Spent { charged: spent.charged + u32::from(!is_free), ..spent };
     let pick = |rng: &mut _| search.pick(is_free, now, exchange, rng).ok();
-    match plan.route.retry.check(&failure, spent, left, budget, &mut *rng, pick) {
+    match plan.route.policies.retry.check(&failure, spent, left, budget, &mut *rng, pick) {
         Ok(next) => {
             worker.metrics.count(Rare::Retry, &cluster.shared.name, phase.reason());
             Some(next)

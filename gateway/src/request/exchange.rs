@@ -16,7 +16,7 @@ use crate::{
     headers::Facts,
     metrics::{Rare, method_label},
     policy::{
-        client_address::ClientDenied,
+        clients::ClientDenied,
         concurrency::{Holder, Slot},
         jwt::Verified,
     },

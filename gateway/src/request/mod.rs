@@ -49,7 +49,7 @@ use crate::{
     connection::ConnectionContext,
     headers::{self, Found, names},
     metrics::Rare,
-    policy::client_address,
+    policy::clients,
     snapshot::{LocalSnapshot, Route},
 };
 
@@ -163,7 +163,7 @@ async fn forward(
     let compiled = route.shared();
 
     // 6. Request policies, in this order: where from, who is it and may they, how often, how much.
-    if !compiled.clients.is_empty() {
+    if !compiled.policies.clients.is_empty() {
         check_address(compiled, &snapshot.shared.table.listen.trusted_proxies, &parts, exchange)?;
     }
     let quota = access::check(snapshot, &route, &parts, exchange).await?;
@@ -182,8 +182,8 @@ async fn forward(
 
     // 7. Request headers, and the target: the canonical path that was authorised is the one that is sent.
     write_upstream_head(&mut parts, snapshot, &route, framing, exchange, connection)?;
-    exchange.limit(Limits { idle: compiled.timeouts.idle(), min_rate: compiled.timeouts.min_rate() });
-    let keep_max = compiled.retry.kept_bytes(&parts.method);
+    exchange.limit(Limits { idle: compiled.policies.timeout.idle(), min_rate: compiled.policies.timeout.min_rate() });
+    let keep_max = compiled.policies.retry.kept_bytes(&parts.method);
     let limits = UploadLimits { bytes_max: compiled.body_bytes_max, keep_max };
     // Most requests have no body, and then there is nothing to wait for.
     let received = unread.take_if(|body| !body.is_end_stream());
@@ -220,7 +220,7 @@ fn check_address(
 ) -> Result<(), Error> {
     let claimed = headers::claimed(&parts.headers, trusted_proxies);
     let addresses = std::iter::once(Some(exchange.client)).chain(claimed);
-    client_address::check(&route.clients, addresses).map_err(|denied| {
+    clients::check(&route.policies.clients, addresses).map_err(|denied| {
         // The client is not told which of its addresses it was.
         exchange.denied = Some(denied);
         Error::ClientDenied

@@ -35,7 +35,7 @@ pub(super) fn admit_ejected(
         |reason, over| reason == Reason::Connect || search.outlasts_a_failure(exchange) || may_risk(over);
     match OutlierState::probe(state.clone(), now, may) {
         Some(probe) if probe.reason() == Reason::Connect => {
-            let deadline = search.plan.route.timeouts.apply(now).connect(now);
+            let deadline = search.plan.route.policies.timeout.apply(now).connect(now);
             by_connect(picked, probe, (now, deadline), exchange.worker());
             false
         }

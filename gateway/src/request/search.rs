@@ -98,7 +98,7 @@ impl<'a> Search<'a> {
     pub(super) fn outlasts_a_failure(&self, exchange: &Exchange) -> bool {
         let has_body =
             self.upload.is_none_or(|upload| upload.received.get().is_some() && upload.can_replay());
-        has_body && self.plan.route.retry.outlasts_a_failure(&exchange.method, self.spent)
+        has_body && self.plan.route.policies.retry.outlasts_a_failure(&exchange.method, self.spent)
     }
 
     /// An endpoint for the first attempt.

@@ -1,6 +1,6 @@
 //! What comes into the table, what stays in it, and what is refused.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use proptest::prelude::*;
 
@@ -9,7 +9,9 @@ use super::{
     *,
 };
 use crate::{
+    clock,
     config::{load, settings::ServiceSettings},
+    policy::timeout::Timeouts,
     router::Router,
 };
 
@@ -110,8 +112,11 @@ fn a_declared_route_has_the_files_defaults_and_its_service() {
     let route = &merged.settings.routes[1];
     assert_eq!(route.name, "consul:dc1/orders GET shop.test/orders/**");
     assert_eq!((route.origin.as_deref(), route.priority), (Some("consul:dc1/orders"), PRIORITY));
-    assert_eq!(route.timeout.total, std::time::Duration::from_secs(5));
-    assert_eq!(route.timeout.connect, file.routes[0].timeout.connect);
+    let [declared, of_file] = [route, &file.routes[0]].map(|route| Timeouts::of(&route.policies.timeout));
+    let (five, one) = (Duration::from_secs(5), Duration::from_secs(1));
+    let now = clock::now();
+    assert_eq!((declared.total(), declared.apply(now).connect(now)), (five, now + one));
+    assert_eq!(of_file.apply(now).connect(now), now + one);
     assert_eq!(route.rewrite.as_ref().unwrap().strip.as_deref(), Some("/orders"));
     assert_eq!(merged.settings.services[route.service.unwrap()].name, "orders");
     assert_eq!(merged.settings.services.len(), 2);
@@ -353,9 +358,9 @@ fn of_two_like_routes_of_a_service_the_one_that_keeps_somebody_out_comes_first()
     let tags: &[(&str, &[&str])] = &[("adm", &["/a", "/a allow=10.0.0.0/8"]), ("zeta", &["/b"])];
     let new = merged(&file, &declared(tags), &[]);
     assert_eq!(outcome(&new).0, ["adm /a", "zeta /b"]);
-    assert_eq!(new.settings.routes[1].clients.len(), 1);
+    assert_eq!(new.settings.routes[1].policies.clients.rules().len(), 1);
     // What is in the table stays all the same.
     let open = merged(&file, &declared(&[("adm", &["/a"])]), &[]);
     let later = merged(&file, &declared(tags), &open.accepted);
-    assert!(later.settings.routes[1].clients.is_empty());
+    assert!(later.settings.routes[1].policies.clients.rules().is_empty());
 }

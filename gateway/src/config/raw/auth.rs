@@ -9,14 +9,14 @@ use super::{
     claims::{self, Claims},
     fields::{Fields, Known, choice, key, named_entries, one_or_many, some_text, value, values},
     is_word,
-    listen::{minutes, url_or},
+    listen::url_or,
     tree::{At, Node, Value},
 };
 use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, code},
     hidden::Hidden,
     settings::TokenSource,
-    units::{Invalid, claim_name, count, duration_in},
+    units::{Invalid, claim_name, count, duration_in, minutes},
 };
 
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use super::{
     fields::{Fields, Known, choice, items, some_text},
     is_word,
     pattern::{host_pattern, path_pattern},
-    route::{Policy, Route, read_access},
+    route::{Policy, Route},
     tree::{Node, Value},
 };
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
         settings::HostPattern,
         units::Invalid,
     },
+    policy,
 };
 
 #[derive(Debug)]
@@ -67,8 +68,7 @@ impl AutoRoutes {
                 );
             }
         }
-        let own =
-            Policy { auth: fields.get("auth").map(|node| read_access(node, sink)), ..Policy::default() };
+        let own = Policy { policies: policy::Written::read(&fields, sink), ..Policy::default() };
         let uses = fields.values("use", sink, some_text).unwrap_or_default();
         let trusts_fully =
             fields.plain("trust", sink, |text| choice(text, &[("limited", false), ("full", true)], &[]));

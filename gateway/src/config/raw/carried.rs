@@ -9,7 +9,10 @@ use super::{
     traffic::BodyLimit,
     tree::{Node, Value},
 };
-use crate::config::units::{Invalid, Rate, count, duration_in, in_yaml};
+use crate::{
+    config::units::{Invalid, count, duration_in, in_yaml},
+    policy::rate_limit::rate::Rate,
+};
 
 /// "write `path: /users`". `example`: our field as the table shows it, such as `path: /users/**` where their word means a
 /// beginning. `None`: the value says nothing that the field could say in the same form.

@@ -6,13 +6,13 @@ use super::{
     auto_routes::AutoRoutes,
     fields::{Fields, Known, choice, some_text, value},
     is_word,
-    listen::{any_text, http_url, millis, minutes, read_pair},
+    listen::{any_text, http_url, read_pair},
     tree::{At, Node, Value},
 };
 use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, code},
     settings::Consistency,
-    units::{Invalid, count, duration_in},
+    units::{Invalid, count, duration_in, millis, minutes},
 };
 
 /// `discovery.consul`.

@@ -295,6 +295,23 @@ fn wrong_kind(span: Span, what: &str, wanted: Wanted, found: &Value) -> Diagnost
     }
 }
 
+/// For short forms that take one word besides a map.
+pub(crate) fn is_word(node: &Node, word: &str) -> bool {
+    let Value::Scalar(scalar) = &node.value else { return false };
+    scalar.text == word || matches!((word, &*scalar.text), ("off", "false") | ("on", "true"))
+}
+
+/// A list without an entry that leaves nothing of its setting.
+pub(crate) fn report_empty(fields: &Fields<'_>, name: &str, label: &str, sink: &mut Diagnostics) {
+    if let Some(node) = fields.get(name)
+        && matches!(&node.value, Value::List(items) if items.is_empty())
+    {
+        let message = format!("`{}` is an empty list", fields.full_name(name));
+        let help = "write what is meant, or `off` for the whole setting";
+        sink.push_once(Diagnostic::warning(code::NO_EFFECT, node.span, message).label(label).help(help));
+    }
+}
+
 /// One of a few words. `later` are words of the format that this version does not have.
 pub(crate) fn choice<T: Clone>(text: &str, words: &[(&str, T)], later: &[&str]) -> Result<T, Invalid> {
     if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
@@ -322,6 +339,29 @@ pub(crate) fn choice<T: Clone>(text: &str, words: &[(&str, T)], later: &[&str]) 
 
 pub(crate) fn quoted_list(words: &[&str]) -> String {
     words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// A name that stands for nothing in the file.
+pub(crate) fn unknown_name<'a>(
+    what: &str,
+    name: &At<String>,
+    known: impl Iterator<Item = &'a str>,
+) -> Diagnostic {
+    let known: Vec<&str> = known.collect();
+    let finding =
+        Diagnostic::error(code::UNKNOWN_NAME, name.span, format!("there is no {what} of this name"));
+    match did_you_mean(&name.value, known.iter().copied()) {
+        Some(word) => finding.label(format!("did you mean `{word}`?")),
+        None if known.is_empty() => {
+            let section = match what {
+                "policy" => "policies",
+                "subset" => "subsets",
+                _ => "auth",
+            };
+            finding.label("unknown name").help(format!("this file has no `{section}` section"))
+        }
+        None => finding.label("unknown name").help(format!("known are {}", quoted_list(&known))),
+    }
 }
 
 /// Any text that is not empty.

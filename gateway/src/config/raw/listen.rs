@@ -17,7 +17,7 @@ use super::{
 use crate::{
     config::{
         diagnostics::{Diagnostic, Diagnostics, Span, code},
-        units::{Invalid, count, duration_in, in_yaml, network, size_in},
+        units::{Invalid, count, duration_in, in_yaml, millis, minutes, network, size_in},
     },
     headers::names::Kind,
 };
@@ -303,14 +303,6 @@ pub(crate) fn url_or(text: &str, scheme: &str) -> Result<String, Invalid> {
             })
         }
     }
-}
-
-pub(crate) const fn millis(number: u64) -> Duration {
-    Duration::from_millis(number)
-}
-
-pub(crate) const fn minutes(number: u64) -> Duration {
-    Duration::from_mins(number)
 }
 
 pub(crate) const KIB: u64 = 1024;

@@ -6,15 +6,11 @@
 use http::{HeaderName, HeaderValue, Method};
 
 use super::{
-    claims::{self, Claims},
-    clients::Clients,
     destination::read_service,
     fields::{Fields, Known, choice, name, named_entries, not_supported, some_text, value},
     is_word, path_cures,
     pattern::{PathPattern, host_pattern, method, path_or_cure},
-    traffic::{
-        BodyLimit, BodyStart, HeaderRules, RateLimit, Retry, Rewrite, Timeout, header_value, read_rate_limits,
-    },
+    traffic::{BodyLimit, BodyStart, HeaderRules, Rewrite, header_value},
     tree::{At, Entry, Node, Value},
 };
 use crate::{
@@ -36,13 +32,6 @@ use crate::{
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Policy {
     pub(crate) policies: policy::Written,
-    pub(crate) clients: Clients,
-    pub(crate) auth: Option<At<Access>>,
-    pub(crate) require: Option<RequireRule>,
-    /// Empty is `off`.
-    pub(crate) rate_limits: Option<Vec<RateLimit>>,
-    pub(crate) timeout: Timeout,
-    pub(crate) retry: Retry,
     pub(crate) body_limit: Option<BodyLimit>,
     pub(crate) body: Option<BodyStart>,
     pub(crate) rewrite: Rewrite,
@@ -52,31 +41,6 @@ pub(crate) struct Policy {
     pub(crate) spelling: Spelling,
     pub(crate) allow_in_path: Option<Oddities>,
     pub(crate) hidden: OfRoute,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Access {
-    /// `none`: no token is asked for.
-    Open,
-    /// A token of any of these providers.
-    AnyOf(Vec<At<String>>),
-    /// Could not be read; the error is reported.
-    Broken,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) enum RequireRule {
-    /// `none`: takes back what `defaults` or a policy requires.
-    Nothing,
-    All(Require),
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Require {
-    pub(crate) scopes: Option<Vec<String>>,
-    pub(crate) roles: Option<Vec<String>>,
-    pub(crate) claims: Claims,
-    pub(crate) span: Span,
 }
 
 #[derive(Debug)]
@@ -112,12 +76,6 @@ impl Policy {
     fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self {
         Self {
             policies: policy::Written::read(fields, sink),
-            clients: fields.get("clients").map(|node| Clients::read(node, sink)).unwrap_or_default(),
-            auth: fields.get("auth").map(|node| read_access(node, sink)),
-            require: fields.get("require").and_then(|node| read_require(node, sink)),
-            rate_limits: fields.get("rate_limit").map(|node| read_rate_limits(node, sink)),
-            timeout: fields.get("timeout").map(|node| Timeout::read(node, sink)).unwrap_or_default(),
-            retry: fields.get("retry").map(|node| Retry::read(node, sink)).unwrap_or_default(),
             body_limit: fields.plain("body_limit", sink, BodyLimit::parse),
             body: fields.plain("body", sink, BodyStart::parse),
             rewrite: fields.get("rewrite").map(|node| Rewrite::read(node, sink)).unwrap_or_default(),
@@ -131,13 +89,7 @@ impl Policy {
                     choice(text, &[("same", true), ("exact", false)], &[])
                 }),
             },
-            hidden: OfRoute {
-                path: fields.hidden("path"),
-                host: fields.hidden("host"),
-                clients: fields.hidden("clients"),
-                require: fields.hidden("require"),
-                rate_limits: fields.hidden("rate_limit"),
-            },
+            hidden: OfRoute { path: fields.hidden("path"), host: fields.hidden("host") },
             ..Self::default()
         }
     }
@@ -300,57 +252,6 @@ fn read_condition_value(node: &Node, sink: &mut Diagnostics) -> Option<Option<He
     value(node, "match_headers", sink, header_value).map(|at| Some(at.value))
 }
 
-pub(crate) fn read_access(node: &Node, sink: &mut Diagnostics) -> At<Access> {
-    let at = |value| At { value, span: node.span };
-    if is_word(node, "none") {
-        return at(Access::Open);
-    }
-    let says_no = ["off", "no", "public", "anonymous", "disabled", "optional", "open"];
-    if says_no.iter().any(|word| is_word(node, word)) || matches!(node.value, Value::Null) {
-        sink.push(
-            Diagnostic::error(
-                code::BAD_VALUE,
-                node.span,
-                "`auth` must be the name of a provider, a list of them, or `none`",
-            )
-            .label("not a provider's name")
-            .help("write `auth: none` to open the route to everyone"),
-        );
-        return at(Access::Broken);
-    }
-    let names = super::fields::values(node, "auth", sink, some_text);
-    if let Some(none) = names.iter().find(|name| name.value == "none") {
-        sink.push(
-            Diagnostic::error(code::CONFLICT, none.span, "`none` cannot be one of several providers")
-                .label("the route would be open")
-                .help("write `auth: none` to open the route, or remove `none` from the list"),
-        );
-        return at(Access::Broken);
-    }
-    if matches!(&node.value, Value::List(items) if items.is_empty()) {
-        sink.push(
-            Diagnostic::error(code::BAD_VALUE, node.span, "`auth` is an empty list")
-                .help("write `auth: none` to open the route"),
-        );
-    }
-    if names.is_empty() { at(Access::Broken) } else { at(Access::AnyOf(names)) }
-}
-
-fn read_require(node: &Node, sink: &mut Diagnostics) -> Option<RequireRule> {
-    if is_word(node, "none") {
-        return Some(RequireRule::Nothing);
-    }
-    let fields = Fields::of(node, &REQUIRE, sink)?;
-    // RFC 6749 §3.3: a scope value has no spaces; a string with spaces is a list of them.
-    let scopes = fields
-        .values("scope", sink, some_text)
-        .map(|list| list.iter().flat_map(|at| at.value.split_whitespace()).map(str::to_owned).collect());
-    let roles =
-        fields.values("role", sink, some_text).map(|list| list.into_iter().map(|at| at.value).collect());
-    let claims = claims::read(&fields, sink);
-    Some(RequireRule::All(Require { scopes, roles, claims, span: node.span }))
-}
-
 fn read_access_log(node: &Node, sink: &mut Diagnostics) -> Option<bool> {
     if let Value::Map(_) = node.value {
         sink.push(
@@ -372,12 +273,6 @@ const SPLIT_WEIGHT_MAX: u32 = 100_000;
 const OWN: &[&str] =
     &["path", "methods", "host", "match_headers", "name", "priority", "service", "subset", "split", "use"];
 const OLD: &[&str] = &[
-    "clients",
-    "auth",
-    "require",
-    "rate_limit",
-    "timeout",
-    "retry",
     "body_limit",
     "body",
     "rewrite",
@@ -410,7 +305,5 @@ pub(crate) static POLICY: Known = Known {
     fields: &joined::<{ length(SHARED_FIELDS) }>(SHARED_FIELDS),
     later: policy::LATER,
 };
-pub(crate) static REQUIRE: Known =
-    Known { what: "`require`", prefix: "require.", fields: &["scope", "role", "claim"], later: &[] };
 pub(crate) static HEADERS: Known =
     Known { what: "`headers`", prefix: "headers.", fields: &["request", "response"], later: &[] };

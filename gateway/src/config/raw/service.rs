@@ -10,14 +10,14 @@ use super::{
     fields::{Fields, Known, choice, one_or_many, some_text},
     instances::{Consul, read_subsets},
     is_word,
-    listen::{millis, minutes, read_pair},
+    listen::read_pair,
     report_empty,
     tree::{At, Node},
 };
 use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, code},
     settings::{Balance, Selector},
-    units::{Invalid, boolean, count, duration_in, in_yaml, share_per_mille},
+    units::{Invalid, boolean, count, duration_in, in_yaml, millis, minutes, share_per_mille},
 };
 
 #[derive(Debug, Default)]

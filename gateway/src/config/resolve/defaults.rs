@@ -5,13 +5,13 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 use jsonwebtoken::Algorithm;
 
 use crate::{
     config::settings::{
         AccessLogFormat, AccessLogSettings, BreakerSettings, DrainSettings, FailureKinds, Http2Settings,
-        OutlierSettings, PoolSettings, RetryCauses, RetrySettings, TimeoutSettings,
+        OutlierSettings, PoolSettings,
     },
     policy::concurrency::ShareSettings,
 };
@@ -25,8 +25,6 @@ pub(crate) struct Defaults {
     pub(crate) consul_max_watches: usize,
     pub(crate) consul_doubt: Duration,
     pub(crate) auth: AuthDefaults,
-    pub(crate) timeout: TimeoutSettings,
-    pub(crate) retry: RetrySettings,
     pub(crate) body_bytes_max: u64,
     pub(crate) breaker: BreakerSettings,
     pub(crate) outlier: OutlierSettings,
@@ -80,23 +78,6 @@ impl Defaults {
                 leeway: Duration::from_secs(30),
                 cache_max: 10_000,
                 asymmetric: [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA],
-            },
-            timeout: TimeoutSettings {
-                total: Duration::from_secs(15),
-                connect: Duration::from_secs(1),
-                per_try: None,
-                idle: Duration::from_mins(1),
-                min_rate: Some(240),
-            },
-            retry: RetrySettings {
-                retries: 1,
-                on: RetryCauses { connect: true, refused: true, reset: true, timeout: true },
-                on_status: vec![StatusCode::SERVICE_UNAVAILABLE],
-                methods: vec![Method::GET, Method::HEAD, Method::OPTIONS],
-                budget: 0.2,
-                backoff_min: Duration::from_millis(25),
-                backoff_max: Duration::from_millis(250),
-                body_bytes_max: 64 * 1024,
             },
             body_bytes_max: 10 * 1024 * 1024,
             breaker: breaker(),

@@ -4,27 +4,23 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use http::Method;
 
-use super::{defaults::Defaults, service::Services, traffic};
+use super::{defaults::Defaults, service::Services};
 use crate::{
     admission::Oddities,
     config::{
-        diagnostics::{Diagnostic, Diagnostics, Span, code, did_you_mean},
+        diagnostics::{Diagnostic, Diagnostics, Span, code},
         raw::{
             File,
-            clients::Clients,
-            fields::quoted_list,
+            fields::unknown_name,
             pattern::PathPattern,
-            route::{Access, Policy, RequireRule, Route},
-            traffic::{BodyLimit, BodyStart, FieldValue, HeaderRules as RawHeaderRules, RateLimit, Rewrite},
+            route::{Policy, Route},
+            traffic::{BodyLimit, BodyStart, FieldValue, HeaderRules as RawHeaderRules, Rewrite},
             tree::At,
         },
-        settings::{
-            HeaderCondition, HeaderRules, HostPattern, RateLimitKey, RateLimitSettings, RequireSettings,
-            RewriteSettings, RouteSettings,
-        },
+        settings::{HeaderCondition, HeaderRules, HostPattern, RewriteSettings, RouteSettings},
     },
     headers::MadeField,
-    policy::{client_address::ClientRule, of_route::Check},
+    policy::{auth, of_route::Check},
 };
 
 pub(super) struct Routes<'a> {
@@ -105,10 +101,16 @@ impl<'a> Routes<'a> {
         sink: &mut Diagnostics,
     ) -> RouteSettings {
         let policy = self.merged(route, sink);
-        let auth = self.providers(&policy, silent, place, sink);
-        let require = resolve_require(&policy, auth.as_deref(), place, sink);
-        let rate_limits = resolve_rate_limits(&policy, auth.as_deref(), place, sink);
-        policy.policies.check(&mut Check { route: &policy.policies, place, sink });
+        let providers: Vec<&str> =
+            self.file.auth.iter().map(|provider| provider.name.value.as_str()).collect();
+        self.used_auth.extend(auth::names(&policy.policies.auth).map(ToOwned::to_owned));
+        policy.policies.check(&mut Check {
+            route: &policy.policies,
+            place,
+            providers: &providers,
+            silent,
+            sink,
+        });
         RouteSettings {
             policies: policy.policies.clone(),
             name: String::new(),
@@ -121,13 +123,7 @@ impl<'a> Routes<'a> {
             priority: route.priority.unwrap_or(0),
             service: None,
             split: Vec::new(),
-            clients: resolve_clients(&policy.clients).into_iter().collect(),
-            auth: auth.unwrap_or_default(),
-            require,
-            rate_limits,
             hidden: policy.hidden.clone(),
-            timeout: traffic::timeout(&policy.timeout, &self.defaults.timeout, sink),
-            retry: traffic::retry(&policy.retry, &self.defaults.retry, sink),
             body_bytes_max: match policy.body_limit {
                 Some(BodyLimit::Off) => None,
                 Some(BodyLimit::Bytes(bytes)) => Some(bytes),
@@ -157,43 +153,6 @@ impl<'a> Routes<'a> {
         }
         merged.overlay(&route.own);
         merged
-    }
-
-    /// The providers whose tokens the route takes. `None`: not known, because of an error that is reported.
-    fn providers(
-        &mut self,
-        policy: &Policy,
-        silent: &'static str,
-        place: Span,
-        sink: &mut Diagnostics,
-    ) -> Option<Vec<usize>> {
-        let known: Vec<&str> = self.file.auth.iter().map(|provider| provider.name.value.as_str()).collect();
-        match policy.auth.as_ref().map(|at| &at.value) {
-            None => match known.as_slice() {
-                [] => Some(Vec::new()),
-                [first, ..] => {
-                    sink.push(route_without_auth(silent, place, first));
-                    None
-                }
-            },
-            Some(Access::Open) => Some(Vec::new()),
-            Some(Access::Broken) => None,
-            Some(Access::AnyOf(names)) => {
-                let mut providers = Vec::new();
-                for name in names {
-                    match known.iter().position(|known| *known == name.value) {
-                        Some(index) if providers.contains(&index) => {}
-                        Some(index) => providers.push(index),
-                        None => {
-                            sink.push(unknown_name("auth provider", name, known.iter().copied()));
-                            return None;
-                        }
-                    }
-                    self.used_auth.insert(name.value.clone());
-                }
-                Some(providers)
-            }
-        }
     }
 
     fn name_of(&mut self, route: &Route, sink: &mut Diagnostics) -> Option<String> {
@@ -277,132 +236,6 @@ fn methods_of(route: &Route, pattern: &PathPattern, place: Span, sink: &mut Diag
         Some(methods) => methods.clone(),
         None => pattern.methods.clone(),
     }
-}
-
-fn route_without_auth(silent: &str, place: Span, provider: &str) -> Diagnostic {
-    Diagnostic::error(code::ROUTE_WITHOUT_AUTH, place, silent)
-        .label("no `auth` here, in its policies, or in `defaults`")
-        .help(format!(
-            "add `auth: {provider}` to ask for a token, or `auth: none` to open the route to everyone"
-        ))
-}
-
-pub(super) fn unknown_name<'a>(
-    what: &str,
-    name: &At<String>,
-    known: impl Iterator<Item = &'a str>,
-) -> Diagnostic {
-    let known: Vec<&str> = known.collect();
-    let finding =
-        Diagnostic::error(code::UNKNOWN_NAME, name.span, format!("there is no {what} of this name"));
-    match did_you_mean(&name.value, known.iter().copied()) {
-        Some(word) => finding.label(format!("did you mean `{word}`?")),
-        None if known.is_empty() => {
-            let section = match what {
-                "policy" => "policies",
-                "subset" => "subsets",
-                _ => "auth",
-            };
-            finding.label("unknown name").help(format!("this file has no `{section}` section"))
-        }
-        None => finding.label("unknown name").help(format!("known are {}", quoted_list(&known))),
-    }
-}
-
-fn resolve_require(
-    policy: &Policy,
-    auth: Option<&[usize]>,
-    place: Span,
-    sink: &mut Diagnostics,
-) -> RequireSettings {
-    let Some(RequireRule::All(require)) = &policy.require else { return RequireSettings::default() };
-    if auth.is_some_and(<[usize]>::is_empty) {
-        sink.push(
-            needs_auth(require.span, place, "`require` needs a token, and this route asks for none")
-                .help("add `auth: PROVIDER` to the route, or `require: none` to take back what it inherits"),
-        );
-    }
-    RequireSettings {
-        scopes: require.scopes.clone().unwrap_or_default(),
-        roles: require.roles.clone().unwrap_or_default(),
-        claims: require.claims.clone(),
-    }
-}
-
-fn needs_auth(span: Span, route: Span, message: &str) -> Diagnostic {
-    Diagnostic::error(code::NEEDS_AUTH, span, message).related(route, "the route that is open")
-}
-
-fn resolve_rate_limits(
-    policy: &Policy,
-    auth: Option<&[usize]>,
-    place: Span,
-    sink: &mut Diagnostics,
-) -> Vec<RateLimitSettings> {
-    let limits = policy.rate_limits.as_deref().unwrap_or_default();
-    let is_open = auth.is_some_and(<[usize]>::is_empty);
-    let mut settings: Vec<RateLimitSettings> = Vec::new();
-    for RateLimit { rate, span } in limits {
-        let key = match &rate.key {
-            Some(key) => key.clone(),
-            None if is_open => RateLimitKey::Ip,
-            None => RateLimitKey::User,
-        };
-        if is_open && matches!(key, RateLimitKey::User | RateLimitKey::Claim(_)) {
-            sink.push(
-                needs_auth(*span, place, "a limit per user or claim needs a token, and this route asks for none")
-                    .help("count per `ip`, such as `100/s per ip`; without `per`, a limit is per user behind auth and per IP address on open routes"),
-            );
-        }
-        settings.push(RateLimitSettings {
-            name: String::new(),
-            requests: rate.requests,
-            period: rate.period,
-            burst: rate.burst.unwrap_or(rate.requests),
-            key,
-            span: *span,
-        });
-    }
-    let names: Vec<String> =
-        (0..).zip(&settings).map(|(at, limit)| limit_name(at, limit, &settings)).collect();
-    for (limit, name) in settings.iter_mut().zip(names) {
-        limit.name = name;
-    }
-    settings
-}
-
-/// A single limit is `default`; of several, each has the name of its key. Those with one key are numbered by their settings,
-/// since a limit is known by its name and must stay the same when the list is written in another order.
-fn limit_name(at: usize, limit: &RateLimitSettings, all: &[RateLimitSettings]) -> String {
-    if all.len() == 1 {
-        return "default".to_owned();
-    }
-    let base = match &limit.key {
-        RateLimitKey::Ip => "ip".to_owned(),
-        RateLimitKey::User => "user".to_owned(),
-        RateLimitKey::Route => "route".to_owned(),
-        RateLimitKey::Service => "service".to_owned(),
-        RateLimitKey::Claim(name) => {
-            format!("claim-{}", name.replace(|c: char| !c.is_ascii_alphanumeric(), "-"))
-        }
-        RateLimitKey::Header(name) => format!("header-{name}"),
-    };
-    let rank = |at: usize, limit: &RateLimitSettings| (limit.period, limit.requests, limit.burst, at);
-    let is_before = |(other_at, other): &(usize, &RateLimitSettings)| {
-        other.key == limit.key && rank(*other_at, other) < rank(at, limit)
-    };
-    match (0..).zip(all).filter(is_before).count() {
-        0 => base,
-        before => format!("{base}-{}", before + 1),
-    }
-}
-
-fn resolve_clients(raw: &Clients) -> Option<ClientRule> {
-    let rule = ClientRule {
-        allow: raw.allow.clone().unwrap_or_default(),
-        deny: raw.deny.clone().unwrap_or_default(),
-    };
-    (!rule.is_empty()).then_some(rule)
 }
 
 fn resolve_rewrite(raw: &Rewrite) -> Option<RewriteSettings> {

@@ -4,12 +4,13 @@ use std::collections::{HashMap, HashSet};
 
 use millgate_registry::{TlsOptions, WatchTarget};
 
-use super::{defaults::Defaults, files::Files, ratio, route::unknown_name};
+use super::{defaults::Defaults, files::Files};
 use crate::{
     config::{
         diagnostics::{Diagnostics, Span},
         raw::{
             Named,
+            fields::unknown_name,
             instances::Consul,
             service::{Breaker, Counted, Outlier, Pool, Service},
             tree::At,
@@ -18,6 +19,7 @@ use crate::{
             BreakerSettings, ConsulSource, EndpointSource, FailureKinds, OutlierSettings, PoolSettings,
             ServiceSettings, SubsetSettings,
         },
+        units::ratio,
     },
     upstream::tls::UpstreamTls,
 };

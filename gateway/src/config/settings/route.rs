@@ -1,15 +1,12 @@
 //! Routes: what they match, who may use them, and what becomes of their requests.
 
-use std::time::Duration;
-
 use http::{HeaderName, HeaderValue, Method};
 
-use super::{RateLimitSettings, RetrySettings};
 use crate::{
     admission::Oddities,
     config::{diagnostics::Span, hidden::OfRoute},
     headers::MadeField,
-    policy::{self, client_address::ClientRule},
+    policy,
     router::reading::Spelling,
 };
 
@@ -37,14 +34,6 @@ pub struct RouteSettings {
     pub split: Vec<(usize, u32)>,
     /// As they are written, all layers over each other.
     pub policies: policy::Written,
-    /// All must let a client's address through.
-    pub clients: Vec<ClientRule>,
-    /// Any of these providers (indexes into `Settings::auth`); empty = open.
-    pub auth: Vec<usize>,
-    pub require: RequireSettings,
-    pub rate_limits: Vec<RateLimitSettings>,
-    pub timeout: TimeoutSettings,
-    pub retry: RetrySettings,
     /// Largest request body; `None` = unlimited.
     pub body_bytes_max: Option<u64>,
     /// The endpoint is chosen when the body's end or its first bytes are there, not with the head.
@@ -76,30 +65,6 @@ pub struct HeaderCondition {
     pub name: HeaderName,
     /// `None`: the header must be present.
     pub value: Option<HeaderValue>,
-}
-
-/// 403 unless all hold.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RequireSettings {
-    /// Every one must be among the token's `scope` (space separated) or `scp`.
-    pub scopes: Vec<String>,
-    /// One of these must be in `role` or `roles`.
-    pub roles: Vec<String>,
-    /// Claim equals one of the texts (or contains one, where the claim is a list).
-    pub claims: Vec<(String, Vec<String>)>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TimeoutSettings {
-    /// End of the request → response head, over all attempts; `idle` governs bodies.
-    pub total: Duration,
-    pub connect: Duration,
-    /// One attempt; `None` = what is left of `total`.
-    pub per_try: Option<Duration>,
-    /// No byte in either direction of a body for this long.
-    pub idle: Duration,
-    /// Bytes per second that a client sends or takes at least, while it is waited for; `None` = any.
-    pub min_rate: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

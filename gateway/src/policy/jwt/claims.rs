@@ -213,7 +213,7 @@ fn check_required(jwt: &Jwt, claims: &ClaimSet<'_>) -> Result<(), JwtRejection> 
 }
 
 /// Whether the claim, or one of the texts of its list, is one of these.
-pub(super) fn is_one_of(claim: Option<&Value>, texts: &[Box<str>]) -> bool {
+pub(in crate::policy) fn is_one_of(claim: Option<&Value>, texts: &[Box<str>]) -> bool {
     let is_wanted =
         |value: &Value| text(value).is_some_and(|text| texts.iter().any(|wanted| **wanted == *text));
     match claim {

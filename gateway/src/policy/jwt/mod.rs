@@ -17,7 +17,6 @@ mod claims;
 mod header;
 mod keys;
 mod regulars;
-mod requirement;
 mod signature;
 mod token_source;
 
@@ -27,6 +26,7 @@ use http::{HeaderName, HeaderValue};
 use jsonwebtoken::Algorithm;
 use serde_json::Value;
 
+pub(super) use self::claims::is_one_of;
 pub use self::{
     cache::TokenCache,
     claim_path::names_a_claim,
@@ -34,7 +34,6 @@ pub use self::{
     header::LastHeader,
     keys::{KeyError, KeySet, Skipped, Unusable},
     regulars::Regulars,
-    requirement::{InsufficientScope, Requirement},
     token_source::{BadPlacement, Found, find_token},
 };
 use self::{claim_path::ClaimPath, claims::Payload, signature::SignatureFault};
@@ -63,7 +62,7 @@ pub struct Jwt {
 }
 
 /// Claims and their accepted texts.
-type ClaimTexts = Box<[(Box<str>, Box<[Box<str>]>)]>;
+pub(super) type ClaimTexts = Box<[(Box<str>, Box<[Box<str>]>)]>;
 
 /// A token that holds, and what the gateway needs of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -329,7 +328,7 @@ impl JwtRejection {
     }
 }
 
-fn claim_texts(claims: &[(String, Vec<String>)]) -> ClaimTexts {
+pub(super) fn claim_texts(claims: &[(String, Vec<String>)]) -> ClaimTexts {
     let boxed = |texts: &[String]| texts.iter().map(|text| text.as_str().into()).collect();
     claims.iter().map(|(name, texts)| (name.as_str().into(), boxed(texts))).collect()
 }

@@ -3,14 +3,10 @@
 mod oracle;
 mod spelling;
 
-use std::time::Duration;
-
 use http::HeaderName;
 
 use super::{reading::Spelling, *};
-use crate::config::settings::{
-    HeaderRules, HostPattern, RequireSettings, RetryCauses, RetrySettings, TimeoutSettings,
-};
+use crate::config::settings::{HeaderRules, HostPattern};
 
 /// A route for `METHOD|METHOD /path`, as the configuration writes it.
 pub(crate) fn route(spec: &str) -> RouteSettings {
@@ -30,28 +26,7 @@ pub(crate) fn route(spec: &str) -> RouteSettings {
         priority: 0,
         service: Some(0),
         split: Vec::new(),
-        clients: Vec::new(),
-        auth: vec![],
-        require: RequireSettings::default(),
-        rate_limits: vec![],
         hidden: crate::config::hidden::OfRoute::default(),
-        timeout: TimeoutSettings {
-            total: Duration::from_secs(15),
-            connect: Duration::from_secs(1),
-            per_try: None,
-            idle: Duration::from_mins(1),
-            min_rate: None,
-        },
-        retry: RetrySettings {
-            retries: 0,
-            on: RetryCauses { connect: true, refused: true, reset: true, timeout: true },
-            on_status: vec![],
-            methods: vec![],
-            budget: 0.2,
-            backoff_min: Duration::ZERO,
-            backoff_max: Duration::ZERO,
-            body_bytes_max: 0,
-        },
         body_bytes_max: None,
         gathers_body: true,
         rewrite: None,

@@ -5,9 +5,104 @@
 //! allowed as well, but for those of trusted proxies. Else a list of internal networks would let in everyone behind an
 //! internal load balancer. Who makes up such a field can only shut himself out. Fabio does the same.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
+
+use super::of_route::{Compile, RoutePolicy, View, replace};
+use crate::config::{
+    diagnostics::{Diagnostic, Diagnostics, code},
+    fields::{Fields, Known, is_word, one_or_many, values},
+    tree::{Node, Value},
+    units::{Invalid, network},
+};
+
+/// What is not written is inherited; an empty list is no restriction.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Written {
+    allow: Option<Vec<IpNet>>,
+    deny: Option<Vec<IpNet>>,
+    /// The rule of the tag that declared the route. It can only narrow what the file allows.
+    pub(crate) declared: ClientRule,
+}
+
+impl Written {
+    /// All of them must let a client through.
+    pub(crate) fn rules(&self) -> Vec<ClientRule> {
+        let of_file = ClientRule {
+            allow: self.allow.clone().unwrap_or_default(),
+            deny: self.deny.clone().unwrap_or_default(),
+        };
+        let mut rules = vec![of_file, self.declared.clone()];
+        rules.retain(|rule| !rule.is_empty());
+        rules
+    }
+}
+
+impl RoutePolicy for ClientRule {
+    type Written = Written;
+    /// Empty: any client.
+    type Compiled = Arc<[ClientRule]>;
+    const KEYS: &'static [&'static str] = &["clients"];
+    const MAPS: &'static [&'static Known] = &[&CLIENTS];
+
+    fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Written {
+        let Some(node) = fields.get("clients") else { return Written::default() };
+        if is_word(node, "any") {
+            return Written { allow: Some(Vec::new()), deny: Some(Vec::new()), ..Written::default() };
+        }
+        // The short form: a network, or a list of them.
+        if !matches!(node.value, Value::Map(_)) {
+            return Written { allow: Some(networks(node, "clients", sink)), ..Written::default() };
+        }
+        let Some(fields) = Fields::of(node, &CLIENTS, sink) else { return Written::default() };
+        let allow = fields.get("allow").map(|node| networks(node, "clients.allow", sink));
+        let deny = fields.get("deny").map(|node| networks(node, "clients.deny", sink));
+        Written { allow, deny, ..Written::default() }
+    }
+
+    fn overlay(under: &mut Written, top: &Written) {
+        replace(&mut under.allow, top.allow.as_ref());
+        replace(&mut under.deny, top.deny.as_ref());
+    }
+
+    fn declare(under: &mut Written, tag: &Written) {
+        under.declared.clone_from(&tag.declared);
+    }
+
+    fn compile(written: &Written, with: &mut Compile<'_, '_>) -> Arc<[ClientRule]> {
+        with.shared.share(Arc::from(written.rules()))
+    }
+
+    fn show(rules: &Arc<[ClientRule]>, view: &mut View<'_>) {
+        let lists = rules.iter().flat_map(|rule| [("in", &rule.allow), ("not in", &rule.deny)]);
+        let lists = lists.filter(|(_, networks)| !networks.is_empty());
+        view.items(
+            "require",
+            lists.map(|(word, networks)| format!("client {word} {}", networks_text(networks))),
+        );
+    }
+}
+
+/// At least one.
+fn networks(node: &Node, what: &str, sink: &mut Diagnostics) -> Vec<IpNet> {
+    if one_or_many(node).is_empty() {
+        sink.push(
+            Diagnostic::error(code::BAD_VALUE, node.span, format!("`{what}` is empty"))
+                .label("neither everyone nor nobody")
+                .help("name networks, such as `[10.0.0.0/8]`; `clients: any` lets everyone in"),
+        );
+    }
+    let parse = |text: &str| {
+        network(text).map_err(|e| match what {
+            "clients" => {
+                Invalid { expected: format!("`any`, a map with `allow` and `deny`, or {}", e.expected), ..e }
+            }
+            _ => e,
+        })
+    };
+    values(node, what, sink, parse).into_iter().map(|at| at.value).collect()
+}
 
 /// One list of each kind. A route has the file's rule and that of the tag which declared it, and all must let a client
 /// through.
@@ -83,6 +178,8 @@ pub fn check(
     Ok(())
 }
 
+static CLIENTS: Known =
+    Known { what: "`clients`", prefix: "clients.", fields: &["allow", "deny"], later: &[] };
 /// More proxies than any request comes by; each address is compared with each network.
 pub const ADDRESSES_MAX: usize = 64;
 

@@ -4,12 +4,17 @@
 //! `limits.rate_keys` keys are tracked over all limits together ([`KeyBudget`]); past that, new keys share
 //! one overflow cell per limit, so memory is bounded and nobody is let through unlimited. Keys that are
 //! tracked stay tracked until they are back to full, so a flood of new keys frees no key that is limited. At
-//! the limit we refuse (429 with `Retry-After`); we never queue. Compiled from `RateLimitSettings`.
+//! the limit we refuse (429 with `Retry-After`); we never queue.
 //!
 //! Cells are shared by all workers: one look-up under a shard's read lock and one compare-and-swap per
 //! request. Units: nanoseconds since the budget was made; headers carry whole seconds, rounded up. Header
 //! fields: draft-ietf-httpapi-ratelimit-headers (`RateLimit-Policy`, `RateLimit`), RFC 9110 §10.2.3
 //! (`Retry-After`).
+
+mod kept;
+pub(crate) mod rate;
+mod spec;
+pub(crate) mod written;
 
 use std::{
     convert::Infallible,
@@ -34,12 +39,13 @@ use governor::{
 };
 use http::HeaderValue;
 
-use crate::config::settings::{RateLimitKey, RateLimitSettings};
+pub(crate) use self::kept::Limits;
+pub use self::spec::{RateLimitKey, RateLimitSpec};
 
 /// One limit of a route (or of a service, then shared by its routes).
 #[derive(Debug)]
 pub struct RateLimit {
-    settings: RateLimitSettings,
+    settings: RateLimitSpec,
     interval: Duration,
     /// governor keeps its state store to itself unless it is given one that is shared.
     limiter: RateLimiter<Arrival, SharedStore, Frozen, StateInformationMiddleware>,
@@ -86,7 +92,7 @@ impl RateLimit {
         std::ptr::eq(self, other) || self.settings == other.settings
     }
 
-    pub fn compile(settings: &RateLimitSettings, budget: &Arc<KeyBudget>) -> Result<Self, RateLimitError> {
+    pub fn compile(settings: &RateLimitSpec, budget: &Arc<KeyBudget>) -> Result<Self, RateLimitError> {
         let (Some(requests), Some(burst)) =
             (NonZeroU32::new(settings.requests), NonZeroU32::new(settings.burst))
         else {
@@ -141,10 +147,14 @@ impl RateLimit {
     }
 
     /// Would `settings` compile to this limit? Then a reload keeps it, with all its counts.
-    pub fn matches(&self, settings: &RateLimitSettings) -> bool {
+    pub fn matches(&self, settings: &RateLimitSpec) -> bool {
         let (mine, other) = (&self.settings, settings);
         (&mine.name, mine.requests, mine.period, mine.burst, &mine.key)
             == (&other.name, other.requests, other.period, other.burst, &other.key)
+    }
+
+    pub(crate) fn spec(&self) -> &RateLimitSpec {
+        &self.settings
     }
 
     /// Where a request's key comes from.
@@ -208,7 +218,7 @@ impl RateLimit {
     }
 }
 
-fn policy_value(settings: &RateLimitSettings) -> Result<HeaderValue, RateLimitError> {
+fn policy_value(settings: &RateLimitSpec) -> Result<HeaderValue, RateLimitError> {
     if !settings.name.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
         return Err(RateLimitError::Name);
     }
@@ -482,8 +492,8 @@ mod tests {
     use super::*;
     use crate::config::diagnostics::Span;
 
-    fn settings(requests: u32, period: Duration, burst: u32) -> RateLimitSettings {
-        RateLimitSettings {
+    fn settings(requests: u32, period: Duration, burst: u32) -> RateLimitSpec {
+        RateLimitSpec {
             name: "user".into(),
             requests,
             period,
@@ -689,7 +699,7 @@ mod tests {
         for other in [settings(11, SECOND, 5), settings(10, SECOND * 2, 5), settings(10, SECOND, 6)] {
             assert!(!limit.matches(&other));
         }
-        assert!(!limit.matches(&RateLimitSettings { key: RateLimitKey::Ip, ..mine }));
+        assert!(!limit.matches(&RateLimitSpec { key: RateLimitKey::Ip, ..mine }));
     }
 
     #[test]
@@ -702,7 +712,7 @@ mod tests {
             (settings(u32::MAX, SECOND, 1), RateLimitError::TooFast),
             (settings(1, year, 101), RateLimitError::TooSlow),
             (settings(1, Duration::MAX, u32::MAX), RateLimitError::TooSlow),
-            (RateLimitSettings { name: "a\nb".into(), ..settings(1, SECOND, 1) }, RateLimitError::Name),
+            (RateLimitSpec { name: "a\nb".into(), ..settings(1, SECOND, 1) }, RateLimitError::Name),
         ] {
             assert_eq!(RateLimit::compile(&settings, &budget).unwrap_err(), error);
         }
@@ -740,7 +750,7 @@ mod tests {
     #[test]
     fn a_name_with_quotes_is_escaped() {
         let budget = Arc::new(KeyBudget::new(1, Instant::now()));
-        let settings = RateLimitSettings { name: "a\"b\\c".into(), ..settings(1, SECOND, 1) };
+        let settings = RateLimitSpec { name: "a\"b\\c".into(), ..settings(1, SECOND, 1) };
         let limit = RateLimit::compile(&settings, &budget).unwrap();
         assert_eq!(parsed(limit.policy_value()).0, "a\"b\\c");
     }

@@ -8,7 +8,9 @@
 //! `retries` of them for one request, and a share `budget` of the cluster's requests over the last [`BUDGET_TTL`] (the
 //! budget is tower's), with [`FREE_PER_SECOND`] on top so that a quiet service can retry at all. The endpoint is picked
 //! before anything is charged. The pause is drawn evenly from `min..=min·2ⁿ`, at most `max`, so that clients of one
-//! failure do not come back together. Compiled from `RetrySettings`.
+//! failure do not come back together.
+
+mod written;
 
 use std::{
     sync::atomic::{AtomicU32, Ordering},
@@ -20,7 +22,6 @@ use rand::{Rng, RngExt};
 use tower::retry::budget::{Budget, TpsBudget};
 
 use super::outlier::Sign;
-use crate::config::settings::{RetryCauses, RetrySettings};
 
 /// The retry policy of one route.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -32,6 +33,19 @@ pub struct Retry {
     backoff_min: Duration,
     backoff_max: Duration,
     body_bytes_max: usize,
+}
+
+/// Failures without a status after which there may be another attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "a set of four")]
+pub struct RetryCauses {
+    pub connect: bool,
+    /// The endpoint closed a reused connection before answering, or refused the stream.
+    pub refused: bool,
+    /// The endpoint broke the connection after the request was sent.
+    pub reset: bool,
+    /// An attempt took longer than `timeout.try`.
+    pub timeout: bool,
 }
 
 /// An attempt that did not give an answer worth keeping.
@@ -124,19 +138,6 @@ enum Price {
 }
 
 impl Retry {
-    /// Cannot fail: the settings were checked when they were read.
-    pub fn compile(settings: &RetrySettings) -> Self {
-        Self {
-            retries: settings.retries,
-            on: settings.on,
-            on_status: settings.on_status.as_slice().into(),
-            methods: settings.methods.as_slice().into(),
-            backoff_min: settings.backoff_min,
-            backoff_max: settings.backoff_max.max(settings.backoff_min),
-            body_bytes_max: settings.body_bytes_max,
-        }
-    }
-
     /// Could a request that has had this be sent again after bytes of it were sent? Then it must be kept.
     pub fn may_repeat(&self, method: &Method, spent: Spent) -> bool {
         let may_follow = spent.charged < self.retries || (self.retries > 0 && spent.stale == 0);
@@ -284,16 +285,15 @@ mod tests {
     use super::*;
 
     fn retry() -> Retry {
-        Retry::compile(&RetrySettings {
+        Retry {
             retries: 2,
             on: RetryCauses { connect: true, refused: true, reset: true, timeout: true },
-            on_status: vec![StatusCode::SERVICE_UNAVAILABLE],
-            methods: vec![Method::GET, Method::HEAD],
-            budget: 0.2,
+            on_status: [StatusCode::SERVICE_UNAVAILABLE].into(),
+            methods: [Method::GET, Method::HEAD].into(),
             backoff_min: Duration::from_millis(25),
             backoff_max: Duration::from_millis(250),
             body_bytes_max: 1024,
-        })
+        }
     }
 
     const LONG: Duration = Duration::from_secs(10);

@@ -1,0 +1,130 @@
+//! Which providers vouch for the clients of a route.
+//!
+//! A route takes a token of any of them, or is open. As soon as the file has a provider, every route must say which: what is open
+//! is open because somebody wrote it. [`access`](crate::access) asks the providers.
+
+use super::of_route::{Check, Compile, RoutePolicy, View, replace};
+use crate::config::{
+    diagnostics::{Diagnostic, Diagnostics, Span, code},
+    fields::{Fields, is_word, some_text, unknown_name, values},
+    tree::{At, Value},
+};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// `none`: no token is asked for.
+    Open,
+    /// A token of any of these providers.
+    AnyOf(Vec<At<String>>),
+    /// Could not be read; the error is reported.
+    Broken,
+}
+
+impl RoutePolicy for Access {
+    type Written = Option<At<Access>>;
+    /// Indexes of the providers; empty: the route is open.
+    type Compiled = Box<[usize]>;
+    const KEYS: &'static [&'static str] = &["auth"];
+
+    fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self::Written {
+        let node = fields.get("auth")?;
+        let at = |value| At { value, span: node.span };
+        if is_word(node, "none") {
+            return Some(at(Access::Open));
+        }
+        let says_no = ["off", "no", "public", "anonymous", "disabled", "optional", "open"];
+        if says_no.iter().any(|word| is_word(node, word)) || matches!(node.value, Value::Null) {
+            sink.push(
+                Diagnostic::error(
+                    code::BAD_VALUE,
+                    node.span,
+                    "`auth` must be the name of a provider, a list of them, or `none`",
+                )
+                .label("not a provider's name")
+                .help("write `auth: none` to open the route to everyone"),
+            );
+            return Some(at(Access::Broken));
+        }
+        let names = values(node, "auth", sink, some_text);
+        if let Some(none) = names.iter().find(|name| name.value == "none") {
+            sink.push(
+                Diagnostic::error(code::CONFLICT, none.span, "`none` cannot be one of several providers")
+                    .label("the route would be open")
+                    .help("write `auth: none` to open the route, or remove `none` from the list"),
+            );
+            return Some(at(Access::Broken));
+        }
+        if matches!(&node.value, Value::List(items) if items.is_empty()) {
+            sink.push(
+                Diagnostic::error(code::BAD_VALUE, node.span, "`auth` is an empty list")
+                    .help("write `auth: none` to open the route"),
+            );
+        }
+        Some(at(if names.is_empty() { Access::Broken } else { Access::AnyOf(names) }))
+    }
+
+    fn overlay(under: &mut Self::Written, top: &Self::Written) {
+        replace(under, top.as_ref());
+    }
+
+    fn check(written: &Self::Written, with: &mut Check<'_>) {
+        match (written.as_ref().map(|at| &at.value), with.providers) {
+            (None, [first, ..]) => with.sink.push(route_without_auth(with.silent, with.place, first)),
+            (Some(Access::AnyOf(names)), known) => {
+                if let Some(name) = names.iter().find(|name| !known.contains(&name.value.as_str())) {
+                    with.sink.push(unknown_name("auth provider", name, known.iter().copied()));
+                }
+            }
+            (None | Some(Access::Open | Access::Broken), _) => {}
+        }
+    }
+
+    fn compile(written: &Self::Written, with: &mut Compile<'_, '_>) -> Box<[usize]> {
+        let mut indexes = Vec::new();
+        for name in names(written) {
+            let index = with.providers.iter().position(|known| *known == name);
+            indexes.extend(index.filter(|index| !indexes.contains(index)));
+        }
+        indexes.into()
+    }
+
+    fn show(providers: &Box<[usize]>, view: &mut View<'_>) {
+        let names = providers.iter().filter_map(|at| view.providers.get(*at)).map(|name| (*name).to_owned());
+        let names: Vec<String> = names.collect();
+        view.items("auth", names);
+    }
+}
+
+/// Names of the providers.
+pub(crate) fn names(written: &Option<At<Access>>) -> impl Iterator<Item = &str> {
+    let names = match written {
+        Some(At { value: Access::AnyOf(names), .. }) => names.as_slice(),
+        Some(At { value: Access::Open | Access::Broken, .. }) | None => &[],
+    };
+    names.iter().map(|name| name.value.as_str())
+}
+
+/// Is it known that a token is not asked for? `None`: an error was reported.
+pub(crate) fn is_open(written: &Option<At<Access>>, providers: &[&str]) -> Option<bool> {
+    match written.as_ref().map(|at| &at.value) {
+        None => providers.is_empty().then_some(true),
+        Some(Access::Open) => Some(true),
+        Some(Access::Broken) => None,
+        Some(Access::AnyOf(names)) => {
+            names.iter().all(|name| providers.contains(&name.value.as_str())).then_some(false)
+        }
+    }
+}
+
+/// Something needs a token on a route that is open.
+pub(super) fn needed(span: Span, route: Span, message: &str) -> Diagnostic {
+    Diagnostic::error(code::NEEDS_AUTH, span, message).related(route, "the route that is open")
+}
+
+fn route_without_auth(silent: &str, place: Span, provider: &str) -> Diagnostic {
+    Diagnostic::error(code::ROUTE_WITHOUT_AUTH, place, silent)
+        .label("no `auth` here, in its policies, or in `defaults`")
+        .help(format!(
+            "add `auth: {provider}` to ask for a token, or `auth: none` to open the route to everyone"
+        ))
+}
