@@ -178,7 +178,7 @@ fn headers_request() -> Subject {
             request_id: &request_id,
             names: &snapshot.table.names,
             forward: &identity,
-            rules: &snapshot.table.routes[0].request_rules,
+            rules: &snapshot.table.routes[0].header_rules().request,
         };
         headers::apply_request(black_box(copies.next()), &context);
     })
@@ -199,7 +199,7 @@ fn headers_response() -> Subject {
     let mut copies = Copies::of(response.headers().clone());
     Box::new(move || {
         let framing = headers::check_response(black_box(&response)).expect("the response is valid");
-        let rules = &snapshot.table.routes[0].response_rules;
+        let rules = &snapshot.table.routes[0].header_rules().response;
         let context = ResponseContext { framing, version: Version::HTTP_11, request_id: &request_id, rules };
         headers::apply_response(black_box(copies.next()), &context);
     })

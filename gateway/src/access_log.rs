@@ -117,7 +117,7 @@ impl AccessLog {
     }
 
     fn is_wanted(&self, exchange: &Exchange, wall: Duration) -> bool {
-        if exchange.route.as_ref().is_some_and(|route| !route.shared().access_log) {
+        if exchange.route.as_ref().is_some_and(|route| !route.shared().policies.access_log) {
             return false;
         }
         let share = self.sample_per_mille.get();

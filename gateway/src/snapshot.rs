@@ -20,18 +20,20 @@ use http::{HeaderName, HeaderValue};
 use rand::rngs::SmallRng;
 
 use crate::{
-    admission::{AdmissionLimits, Oddities},
+    admission::AdmissionLimits,
     clock::Clock,
-    config::settings::{AccessLogSettings, HeaderRules, ListenSettings, RewriteSettings, UpstreamHost},
+    config::settings::{AccessLogSettings, ListenSettings},
     control::keys::desk::KeyDesk,
     file_account::Desk,
-    headers::{GuardedNames, MadeField},
+    headers::{GuardedNames, HeaderRules, MadeField},
     metrics::{ClusterSample, InstanceSample, Metrics, RouteSample},
     policy::{
         Policies,
+        headers::Headers,
         jwt::{Jwt, KeySet},
         of_route::Shown,
         rate_limit::RateLimit,
+        rewrite::UpstreamHost,
     },
     router::Router,
     upstream::{
@@ -74,7 +76,7 @@ pub struct RouteTable {
     /// Names of fields that the sender of a request may not decide.
     pub names: Arc<GuardedNames>,
     /// For what the gateway answers where there is no route.
-    pub unrouted_rules: Arc<HeaderRules>,
+    pub unrouted: Policies,
     pub admission: AdmissionLimits,
     pub listen: ListenSettings,
     pub access_log: AccessLogSettings,
@@ -105,15 +107,6 @@ pub struct Route {
     /// Shares several of them; then `cluster` is the first that has a share.
     pub split: Option<Split>,
     pub policies: Policies,
-    pub body_bytes_max: Option<u64>,
-    pub gathers_body: bool,
-    pub rewrite: Option<Box<RewriteSettings>>,
-    /// `rewrite.strip` is compared as the path was.
-    pub any_case: bool,
-    pub allow_in_path: Oddities,
-    pub request_rules: Arc<HeaderRules>,
-    pub response_rules: Arc<HeaderRules>,
-    pub access_log: bool,
     /// What `/api/v1/routes` and `millgate routes` show.
     pub view: Box<RouteView>,
 }
@@ -137,9 +130,13 @@ impl Route {
         &self.policies.rate_limit
     }
 
+    pub fn header_rules(&self) -> &Headers {
+        &self.policies.headers
+    }
+
     /// What `Host` is to be instead of the client's.
     pub fn upstream_host(&self) -> Option<&UpstreamHost> {
-        self.rewrite.as_ref()?.host.as_ref()
+        self.policies.rewrite.as_ref()?.host.as_ref()
     }
 }
 
@@ -205,7 +202,7 @@ impl Publisher {
 pub struct LocalSnapshot {
     pub shared: Arc<Snapshot>,
     pub routes: Vec<Rc<LocalRoute>>,
-    /// [`RouteTable::unrouted_rules`], as those of the routes.
+    /// Rules for responses of [`RouteTable::unrouted`], as those of the routes.
     pub unrouted_rules: Rc<HeaderRules>,
     pub clusters: Vec<Rc<LocalCluster>>,
 }
@@ -225,8 +222,8 @@ impl LocalRoute {
     fn new(route: &Arc<Route>, rules: &mut OwnRules, metrics: &Metrics) -> Self {
         Self {
             metrics: metrics.route(&route.name, &route.service),
-            request_rules: rules.of(&route.request_rules),
-            response_rules: rules.of(&route.response_rules),
+            request_rules: rules.of(&route.policies.headers.request),
+            response_rules: rules.of(&route.policies.headers.response),
             limit_policies: route
                 .policies
                 .rate_limit
@@ -300,7 +297,7 @@ impl LocalSnapshot {
             }
             _ => {
                 let mut rules = OwnRules::default();
-                let unrouted = rules.of(&shared.table.unrouted_rules);
+                let unrouted = rules.of(&shared.table.unrouted.headers.response);
                 let local = |route| Rc::new(LocalRoute::new(route, &mut rules, metrics));
                 (shared.table.routes.iter().map(local).collect(), unrouted)
             }

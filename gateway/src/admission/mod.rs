@@ -113,7 +113,9 @@ impl AdmissionLimits {
             header_bytes_max: listen.max_header_bytes,
             header_lines_max: listen.max_headers,
             extension_methods,
-            oddities: routes.iter().fold(Oddities::ALWAYS, |all, route| all.with(route.allow_in_path)),
+            oddities: routes.iter().fold(Oddities::ALWAYS, |all, route| {
+                all.with(route.policies.allow_in_path.unwrap_or_default())
+            }),
             names,
         }
     }

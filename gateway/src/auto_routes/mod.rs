@@ -17,10 +17,11 @@ use http::Method;
 
 pub use self::settings::AutoRoutesSettings;
 use crate::{
-    config::settings::{HostPattern, RewriteSettings, SHARE_UNITS, UpstreamHost},
+    config::settings::{HostPattern, SHARE_UNITS},
     policy::{
         clients::{ClientRule, networks_text},
         redirect::Redirect,
+        rewrite::{Rewrite, UpstreamHost},
     },
     upstream::tls::UpstreamTls,
 };
@@ -33,7 +34,7 @@ pub struct Declaration {
     pub host: HostPattern,
     /// As in the file: `/orders/**`.
     pub path: String,
-    pub rewrite: Option<RewriteSettings>,
+    pub rewrite: Option<Rewrite>,
     pub redirect: Option<Redirect>,
     /// Beside the rule of the file, which it can only narrow.
     pub clients: ClientRule,

@@ -2,9 +2,10 @@
 
 use super::{Declaration, allow::AllowRule, tags::TagForms};
 use crate::{
-    config::settings::{EndpointSource, RewriteSettings, RouteSettings, ServiceSettings},
+    config::settings::{EndpointSource, RouteSettings, ServiceSettings},
     policy::{
         of_route::RoutePolicy as _,
+        rewrite::{self, Rewrite},
         timeout::{self, Timeouts},
     },
 };
@@ -47,11 +48,8 @@ impl AutoRoutesSettings {
             path: declaration.path.clone(),
             ..self.template.clone()
         };
-        if let Some(RewriteSettings { strip, add, host }) = declaration.rewrite.clone() {
-            // Maps merge by key, as in the file.
-            let under = route.rewrite.take().unwrap_or_default();
-            let (strip, add) = (strip.or(under.strip), add.or(under.add));
-            route.rewrite = Some(RewriteSettings { strip, add, host: host.or(under.host) });
+        if let Some(rewrite) = declaration.rewrite.clone() {
+            Rewrite::overlay(&mut route.policies.rewrite, &rewrite::Written::declared(rewrite));
         }
         route.policies.redirect.clone_from(&declaration.redirect);
         route.policies.clients.declared.clone_from(&declaration.clients);

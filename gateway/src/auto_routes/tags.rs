@@ -24,12 +24,13 @@ use super::{Declaration, Reason, Rejection};
 use crate::{
     config::{
         pattern,
-        settings::{HostPattern, RewriteSettings, SHARE_UNITS, UpstreamHost},
+        settings::{HostPattern, SHARE_UNITS},
         units::{self, Invalid},
     },
     policy::{
         clients::ClientRule,
         redirect::{self, Redirect},
+        rewrite::{self, Rewrite, UpstreamHost},
     },
 };
 
@@ -122,7 +123,7 @@ fn native(text: &str) -> Result<Declaration, Rejection> {
     let mut declaration = plain(methods, host, path);
     for (option, value) in options(words)? {
         match option {
-            "add" => rewrite(&mut declaration).add = Some(prefix(option, value)?),
+            "add" => rewrite_of(&mut declaration).add = Some(prefix(option, value)?),
             "timeout" => {
                 let range = TIMEOUT_MIN..=TIMEOUT_MAX;
                 let timeout = units::duration_in(value, range).map_err(|why| refused("`timeout`", &why))?;
@@ -150,12 +151,12 @@ fn fabio(text: &str, datacenter: Option<&str>) -> Result<Declaration, Rejection>
     let mut declaration = plain(Vec::new(), host, path);
     for (option, value) in options(words)? {
         match option {
-            "prepend" => rewrite(&mut declaration).add = Some(prefix(option, value)?),
+            "prepend" => rewrite_of(&mut declaration).add = Some(prefix(option, value)?),
             "redirect" => {
                 let value = value.replace("$path", "{path}").replace("$host", "{host}");
                 declaration.redirect = Some(redirect(&value)?);
             }
-            "host" if value == "dst" => rewrite(&mut declaration).host = Some(UpstreamHost::Instance),
+            "host" if value == "dst" => rewrite_of(&mut declaration).host = Some(UpstreamHost::Instance),
             _ => common(&mut declaration, option, value)?,
         }
     }
@@ -208,11 +209,11 @@ fn plain(methods: Vec<Method>, host: HostPattern, path: String) -> Declaration {
 /// What both forms have. Options are in any order.
 fn common(declaration: &mut Declaration, option: &str, value: &str) -> Result<(), Rejection> {
     match (option, value) {
-        ("strip", _) => rewrite(declaration).strip = Some(prefix(option, value)?),
+        ("strip", _) => rewrite_of(declaration).strip = Some(prefix(option, value)?),
         ("weight", _) => declaration.weight = share(value)?,
         ("host", _) => {
-            let host = pattern::upstream_host(value).map_err(|why| refused("`host`", &why))?;
-            rewrite(declaration).host = Some(host);
+            let host = rewrite::parse_host(value).map_err(|why| refused("`host`", &why))?;
+            rewrite_of(declaration).host = Some(host);
         }
         ("redirect", _) => declaration.redirect = Some(redirect(value)?),
         ("allow", _) => declaration.clients.allow = networks(option, value)?,
@@ -281,7 +282,7 @@ fn share(value: &str) -> Result<Option<u32>, Rejection> {
     }
 }
 
-fn rewrite(declaration: &mut Declaration) -> &mut RewriteSettings {
+fn rewrite_of(declaration: &mut Declaration) -> &mut Rewrite {
     declaration.rewrite.get_or_insert_default()
 }
 

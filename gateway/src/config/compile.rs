@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{
     clusters,
     diagnostics::{Diagnostic, code},
-    settings::{AuthSettings, HeaderRules, HostPattern, RouteSettings, Settings},
+    settings::{AuthSettings, HostPattern, RouteSettings, Settings},
 };
 use crate::{
     admission::AdmissionLimits,
@@ -15,10 +15,10 @@ use crate::{
         world::{ProviderKeys, World},
     },
     headers::GuardedNames,
-    interner::Interner,
     policy::{
+        self,
         jwt::Jwt,
-        of_route::{self, Compile, Shown},
+        of_route::{Compile, Shared, Shown},
         rate_limit::{KeyBudget, Limits},
     },
     router::{ConflictKind, RouteConflict, Router},
@@ -57,6 +57,15 @@ pub fn table(
     for raw in &settings.routes {
         compiled.push(Arc::new(route(settings, raw, &providers, &mut limits, &mut shared, &mut problems)));
     }
+    let unrouted = settings.unrouted.compile_for_no_route(&mut Compile {
+        route: "",
+        service: "",
+        written: &policy::Written::default(),
+        providers: &providers,
+        limits: &mut limits,
+        shared: &mut shared,
+        problems: &mut problems,
+    });
     let listen = &settings.listen;
     let names = GuardedNames::compile(&settings.auth, &settings.routes, &listen.untrusted_headers);
     let names = Arc::new(names);
@@ -67,7 +76,7 @@ pub fn table(
             auth,
             admission: AdmissionLimits::compile(listen, Arc::clone(&names), &settings.routes),
             names,
-            unrouted_rules: shared.rules.share(Arc::new(settings.unrouted_headers.clone())),
+            unrouted,
             listen: listen.clone(),
             access_log: settings.access_log.clone(),
         }),
@@ -95,13 +104,6 @@ fn conflict(settings: &Settings, conflict: &RouteConflict) -> Diagnostic {
     diagnostic
 }
 
-/// What many routes have in common.
-#[derive(Default)]
-struct Shared {
-    rules: Interner<HeaderRules>,
-    policies: of_route::Shared,
-}
-
 fn route(
     settings: &Settings,
     route: &RouteSettings,
@@ -118,7 +120,7 @@ fn route(
         written: &route.policies,
         providers,
         limits,
-        shared: &mut shared.policies,
+        shared,
         problems,
     });
     let view = Box::new(view(settings, route, policies.show(&route.policies, providers), service));
@@ -128,14 +130,6 @@ fn route(
         service: Arc::from(service),
         cluster: route.service,
         split: Split::compile(&route.split),
-        body_bytes_max: route.body_bytes_max,
-        gathers_body: route.gathers_body,
-        rewrite: route.rewrite.clone().map(Box::new),
-        any_case: route.spelling.any_case(),
-        allow_in_path: route.allow_in_path,
-        request_rules: shared.rules.share(Arc::new(route.request_headers.clone())),
-        response_rules: shared.rules.share(Arc::new(route.response_headers.clone())),
-        access_log: route.access_log,
         view,
     }
 }

@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(settings.consul.unwrap().address, "http://127.0.0.1:8500");
         let route = &settings.routes[0];
         assert_eq!((route.name.as_str(), timeouts(route).total()), ("/users/**", Duration::from_secs(15)));
-        assert_eq!((route.policies.retry.retries(), route.body_bytes_max), (1, Some(10 * 1024 * 1024)));
+        assert_eq!((route.policies.retry.retries(), route.policies.body_limit), (1, None));
         let service = &settings.services[route.service.unwrap()];
         let source = EndpointSource::Consul(ConsulSource::service("users"));
         assert_eq!((service.name.as_str(), &service.source), ("users", &source));
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn header_rules_merge_by_name() {
         let top = "defaults: {headers: {request: {set: {X-A: 1, X-B: 1}, remove: [X-C]}}}\n";
-        let rules = check_route(top, "headers: {request: {set: {x-b: 2}}}").request_headers;
+        let rules = check_route(top, "headers: {request: {set: {x-b: 2}}}").policies.headers.request.rules();
         let set: Vec<_> = rules.set.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         assert_eq!(set, [("x-a", &b"1"[..]), ("x-b", &b"2"[..])]);
         assert_eq!(rules.remove.len(), 1);
@@ -436,8 +436,9 @@ mod tests {
             "match_headers: {X-Beta: 1}, headers: {request: {set: {X-Beta: 2}, remove: X-Old}}",
         );
         assert_eq!(route.headers, [one]);
-        assert_eq!(route.request_headers.set, [(beta.clone(), HeaderValue::from_static("2"))]);
-        assert_eq!(route.request_headers.remove, [HeaderName::from_static("x-old")]);
+        let rules = route.policies.headers.request.rules();
+        assert_eq!(rules.set, [(beta.clone(), HeaderValue::from_static("2"))]);
+        assert_eq!(rules.remove, [HeaderName::from_static("x-old")]);
         let any = HeaderCondition { name: beta, value: None };
         assert_eq!(check_route("", "match_headers: {X-Beta: \"*\"}").headers, [any]);
     }

@@ -24,7 +24,7 @@ pub mod units;
 pub(crate) use raw::{
     claims,
     fields::{self, name as service_name},
-    pattern, tree,
+    header, pattern, tree,
 };
 
 pub use diagnostics::{Diagnostic, Report, Severity, Source, Span};

@@ -11,6 +11,7 @@ pub(crate) mod claims;
 pub(crate) mod consul;
 mod destination;
 pub(crate) mod fields;
+pub(crate) mod header;
 pub(crate) mod http2;
 pub(crate) mod instances;
 pub(crate) mod limits;
@@ -20,7 +21,6 @@ pub(crate) mod pattern;
 pub(crate) mod route;
 pub(crate) mod service;
 mod shapes;
-pub(crate) mod traffic;
 pub(crate) mod tree;
 mod variables;
 
@@ -33,7 +33,7 @@ use self::{
     fields::{Fields, Known, choice, items, name, named_entries, not_supported, value},
     limits::Limits,
     listen::Listen,
-    route::{Policy, Route},
+    route::Route,
     service::Service,
     tree::{At, Node, Value},
 };
@@ -44,6 +44,7 @@ use super::{
     settings::AccessLogFormat,
     units::{count, duration_in, share_per_mille},
 };
+use crate::policy;
 
 /// The whole file.
 #[derive(Debug, Default)]
@@ -52,8 +53,8 @@ pub(crate) struct File {
     pub(crate) listen: Listen,
     pub(crate) consul: Consul,
     pub(crate) auth: Vec<Named<Provider>>,
-    pub(crate) defaults: Policy,
-    pub(crate) policies: Vec<Named<Policy>>,
+    pub(crate) defaults: policy::Written,
+    pub(crate) policies: Vec<Named<policy::Written>>,
     pub(crate) routes: Vec<Route>,
     pub(crate) services: Vec<Named<Service>>,
     pub(crate) access_log: AccessLog,
@@ -113,7 +114,7 @@ pub(crate) fn read(text: &str, env: Environment<'_>, sink: &mut Diagnostics) -> 
         ..File::default()
     };
     if let Some(node) = fields.get("defaults") {
-        file.defaults = Policy::read_alone(node, &route::DEFAULTS, sink);
+        file.defaults = route::read_policies(node, &route::DEFAULTS, sink);
     }
     if let Some(node) = fields.need("routes", "routes: [{path: /users/**, service: users}]", sink) {
         file.routes =
@@ -150,8 +151,8 @@ fn read_discovery(node: &Node, sink: &mut Diagnostics) -> Consul {
     fields.get("consul").map(|node| Consul::read(node, sink)).unwrap_or_default()
 }
 
-fn read_policy(node: &Node, sink: &mut Diagnostics) -> Policy {
-    Policy::read_alone(node, &route::POLICY, sink)
+fn read_policy(node: &Node, sink: &mut Diagnostics) -> policy::Written {
+    route::read_policies(node, &route::POLICY, sink)
 }
 
 fn named<T>(
@@ -300,9 +301,6 @@ pub(crate) fn maps() -> Vec<&'static Known> {
         &auth::FORWARD,
         &claims::REQUIRE,
         &route::ROUTE,
-        &route::HEADERS,
-        &traffic::REWRITE,
-        &traffic::HEADER_RULES,
         &service::SERVICE,
         &service::TLS,
         &instances::CONSUL,
@@ -311,7 +309,7 @@ pub(crate) fn maps() -> Vec<&'static Known> {
         &service::OUTLIER,
         &service::POOL,
     ];
-    own.into_iter().chain(crate::policy::maps()).collect()
+    own.into_iter().chain(policy::maps()).collect()
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ mod auth;
 pub(super) mod defaults;
 pub(super) mod files;
 mod listen;
-mod merge;
 mod no_effect;
 mod route;
 mod service;
@@ -38,7 +37,7 @@ pub(super) fn resolve(
     let auth = file.auth.iter().map(|provider| auth::resolve(provider, &defaults, files, sink)).collect();
     let tls = service::resolve_tls(&file.services, files, sink);
     let mut services = Services::new(&file.services, &tls, &defaults);
-    let mut routes = Routes::new(file, &defaults);
+    let mut routes = Routes::new(file);
     for route in &file.routes {
         routes.add(route, &mut services, sink);
     }
@@ -78,7 +77,7 @@ pub(super) fn resolve(
         auth,
         routes,
         services,
-        unrouted_headers: route::resolve_header_rules(&file.defaults.response_headers),
+        unrouted: file.defaults.clone(),
         access_log: resolve_access_log(&file.access_log, &defaults, files),
         drain: DrainSettings {
             notice: file.drain.notice.unwrap_or(defaults.drain.notice),

@@ -16,14 +16,17 @@ pub use self::{
     auth::{AuthSettings, KeySource, TokenSource},
     consul::{Consistency, ConsulSettings, Secret},
     protection::{BreakerSettings, FailureKinds, OutlierSettings},
-    route::{HeaderCondition, HeaderRules, HostPattern, RewriteSettings, RouteSettings, UpstreamHost},
+    route::{HeaderCondition, HostPattern, RouteSettings},
     service::{
         Balance, ConsulSource, EndpointSource, HealthPolicy, PoolSettings, SHARE_UNITS, Selector,
         ServiceSettings, SubsetSettings, TagRule,
     },
 };
 use super::diagnostics::Span;
-use crate::{auto_routes::AutoRoutesSettings, policy::of_route::Asked};
+use crate::{
+    auto_routes::AutoRoutesSettings,
+    policy::{self, of_route::Asked},
+};
 
 /// The whole configuration of one gateway.
 #[derive(Debug, Clone)]
@@ -36,8 +39,8 @@ pub struct Settings {
     pub auth: Vec<AuthSettings>,
     pub routes: Vec<RouteSettings>,
     pub services: Vec<ServiceSettings>,
-    /// Of `defaults`: for what the gateway answers where there is no route.
-    pub unrouted_headers: HeaderRules,
+    /// `defaults`: for what the gateway answers where there is no route.
+    pub unrouted: policy::Written,
     pub access_log: AccessLogSettings,
     pub drain: DrainSettings,
     /// Cap of tracked rate-limit keys over all limits.
@@ -53,10 +56,6 @@ impl Settings {
     pub fn claims_asked_for(&self) -> BTreeSet<Box<str>> {
         let mut asked = Asked::default();
         self.routes.iter().for_each(|route| route.policies.ask(&mut asked));
-        let rules = self.routes.iter().flat_map(|route| [&route.request_headers, &route.response_headers]);
-        let of_rules =
-            rules.flat_map(|rules| &rules.made).flat_map(|field| field.value.claims()).map(Into::into);
-        asked.claims.extend(of_rules);
         asked.claims
     }
 }

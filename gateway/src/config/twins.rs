@@ -215,7 +215,7 @@ impl Sample {
 
     /// The path in other spellings.
     fn others(&self, route: &RouteSettings) -> Vec<(Difference, String)> {
-        let spelling = route.spelling;
+        let spelling = route.policies.spelling;
         let mut others = Vec::new();
         if spelling.case_insensitive.is_none() {
             let all = self.segments.iter().map(|(text, literal)| in_other_case(text, *literal));

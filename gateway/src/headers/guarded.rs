@@ -59,16 +59,11 @@ impl GuardedNames {
             TokenSource::Bearer | TokenSource::Cookie(_) | TokenSource::Query(_) => None,
         });
         let tokens = sorted(tokens.collect());
-        let rules = routes.iter().map(|route| &route.request_headers).flat_map(|rules| {
-            let written = rules.set.iter().chain(&rules.add).map(|(name, _)| name);
-            let made = rules.made.iter().map(|field| &field.name);
-            written.chain(made).chain(&rules.remove).cloned()
-        });
         let conditions = routes.iter().flat_map(|route| &route.headers).map(|condition| &condition.name);
         let mut asked = Asked::default();
         routes.iter().for_each(|route| route.policies.ask(&mut asked));
         let decides = conditions.cloned().chain(asked.fields);
-        let answered = sorted(identity.iter().chain(&tokens).cloned().chain(rules).chain(decides).collect());
+        let answered = sorted(identity.iter().chain(&tokens).cloned().chain(decides).collect());
         let unusual = answered.iter().filter(|name| !is_plain(name.as_str()));
         let folded: Box<[Box<str>]> = answered.iter().map(|name| fold(name.as_str())).collect();
         let untrusted = NameSet::of(untrusted);
@@ -204,13 +199,14 @@ impl NameSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::settings::HeaderRules, router::tests::route};
+    use crate::{headers::HeaderRules, policy::headers::Direction, router::tests::route};
 
     fn guarded(names: &[&'static str], untrusted: &[&str]) -> GuardedNames {
         let set =
             names.iter().map(|name| (HeaderName::from_static(name), http::HeaderValue::from_static("x")));
         let rules = HeaderRules { set: set.collect(), ..HeaderRules::default() };
-        let route = RouteSettings { request_headers: rules, ..route("/a") };
+        let mut route = route("/a");
+        route.policies.headers.request = Direction::of(&rules);
         let untrusted: Vec<String> = untrusted.iter().map(|text| (*text).to_owned()).collect();
         GuardedNames::compile(&[], &[route], &untrusted)
     }

@@ -9,10 +9,8 @@ use std::{fmt::Write, net::IpAddr};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
-use crate::{
-    config::settings::HeaderRules,
-    policy::jwt::{Verified, names_a_claim},
-};
+use super::HeaderRules;
+use crate::policy::jwt::{Verified, names_a_claim};
 
 /// A field of `set` or `add`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -26,6 +26,7 @@ pub mod names;
 mod prefilter;
 mod request;
 mod response;
+mod rules;
 mod survey;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
@@ -39,9 +40,9 @@ pub use self::{
     response::{
         ResponseContext, ResponseFault, ResponseFraming, apply_informational, apply_response, check_response,
     },
+    rules::HeaderRules,
     survey::Survey,
 };
-use crate::config::settings::HeaderRules;
 
 /// Our name in `Via` and `Proxy-Status`.
 pub const PSEUDONYM: &str = "millgate";

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 
 use super::{
-    append_via, apply_rules,
+    HeaderRules, append_via, apply_rules,
     guarded::{GuardedNames, Verdict},
     names::{
         Kind, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PREFIX, X_FORWARDED_PROTO,
@@ -13,10 +13,7 @@ use super::{
     survey::{Found, Survey},
     write_content_length,
 };
-use crate::{
-    admission::{Authority, Framing, Scheme},
-    config::settings::HeaderRules,
-};
+use crate::admission::{Authority, Framing, Scheme};
 
 /// What the gateway knows about a request and its headers must say.
 #[derive(Debug, Clone, Copy)]

@@ -7,7 +7,7 @@ use super::{
     names::{Kind, X_REQUEST_ID, is_plain_connection_option},
     remove_fields,
 };
-use crate::{admission::parse_length, config::settings::HeaderRules};
+use crate::{admission::parse_length, headers::HeaderRules};
 
 /// How a response's content is delimited, and what that says about the connection it came by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,8 @@ use self::responses::response;
 use super::*;
 use crate::{
     admission::{Authority, Framing, Scheme},
-    config::settings::{AuthSettings, KeySource, RouteSettings},
+    config::settings::{AuthSettings, KeySource},
+    policy::headers::Direction,
     router::tests::route,
 };
 
@@ -79,7 +80,8 @@ impl Case {
         let own = || self.port.map_or("gw".to_owned(), |port| format!("gw:{port}"));
         let authority = host_line.unwrap_or_else(own);
         let forward = vec![("sub".to_owned(), HeaderName::from_static("x-user-id"))];
-        let route = RouteSettings { request_headers: self.rules.clone(), ..route("/a") };
+        let mut route = route("/a");
+        route.policies.headers.request = Direction::of(&self.rules);
         let names = GuardedNames::compile(&[auth_forwarding(forward)], &[route], &[]);
         let context = ForwardContext {
             survey: Survey::of(&headers, &names),

@@ -4,10 +4,15 @@
 //! route may have, how they are read, merged, checked, compiled and shown is derived from it. A policy acts where
 //! [`forward`](crate::proxy) calls its verb: the order is code, and not the order of the list.
 
+pub(crate) mod access_log;
+pub(crate) mod allow_in_path;
 pub(crate) mod auth;
+pub(crate) mod body_limit;
+pub(crate) mod body_start;
 pub mod circuit_breaker;
 pub mod clients;
 pub mod concurrency;
+pub mod headers;
 pub mod jwt;
 pub mod limit_check;
 pub mod limit_key;
@@ -17,19 +22,29 @@ pub mod rate_limit;
 pub mod redirect;
 pub mod require;
 pub mod retry;
+pub mod rewrite;
+pub(crate) mod spelling;
 pub mod timeout;
 
 use self::of_route::{Asked, Check, Compile, RoutePolicy, Shown, View, joined, length, route_policies};
 use crate::config::{diagnostics::Diagnostics, fields::Fields, hidden::Hidden};
 
+// Name in `Written` and `Policies`, and the policy. The order is that of evaluation, from the choice of the route to the log.
 route_policies! {
+    spelling: crate::router::reading::Spelling,
+    allow_in_path: crate::admission::Oddities,
     clients: clients::ClientRule,
     auth: auth::Access,
     require: require::Requirement,
     rate_limit: rate_limit::RateLimit,
     redirect: redirect::Redirect,
+    body_limit: body_limit::BodyLimit,
+    rewrite: rewrite::Rewrite,
+    headers: headers::Headers,
     timeout: timeout::Timeouts,
+    body: body_start::BodyStart,
     retry: retry::Retry,
+    access_log: access_log::LogThis,
 }
 
 /// Policies of the format that this version does not have yet.

@@ -24,8 +24,8 @@ use super::{
 };
 use crate::{
     body::{RequestBody, Upload},
-    config::settings::UpstreamHost,
     metrics::Rare,
+    policy::rewrite::UpstreamHost,
     policy::{
         retry::{Failure, Next, NoRetry, Phase, Retry, Spent},
         timeout::Deadline,

@@ -81,8 +81,9 @@ pub(super) fn find_route(
         Match::NotFound => Err(Error::RouteNotFound),
     };
     let Some(odd) = admitted.odd() else { return found.map(Rc::clone) };
-    let route =
-        found.ok().filter(|route| route.shared().allow_in_path.with(Oddities::ALWAYS).contains(odd.found));
+    let route = found
+        .ok()
+        .filter(|route| route.shared().policies.allow_in_path.with(Oddities::ALWAYS).contains(odd.found));
     let route = route.ok_or(Error::Refused(odd.refusal))?;
     readings::check(snapshot, route.shared(), parts, (admitted, odd))?;
     Ok(Rc::clone(route))

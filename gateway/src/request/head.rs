@@ -6,9 +6,9 @@ use http::{Response, Uri, Version, header, request::Parts, uri::PathAndQuery};
 use super::{error::Error, exchange::Exchange};
 use crate::{
     admission::Framing,
-    config::settings::UpstreamHost,
     connection::ConnectionContext,
     headers::{self, ForwardContext, ResponseContext, ResponseFraming},
+    policy::rewrite::UpstreamHost,
     router::reading,
     snapshot::{LocalRoute, LocalSnapshot, Route, own_value},
 };
@@ -75,10 +75,12 @@ pub(super) fn upstream_target<'a>(
     route: &Route,
     target: &'a PathAndQuery,
 ) -> Result<(Uri, Option<&'a str>), Error> {
-    let Some(rewrite) = &route.rewrite else { return Ok((Uri::from(target.clone()), None)) };
+    let Some(rewrite) = &route.policies.rewrite else { return Ok((Uri::from(target.clone()), None)) };
     let written = target.path();
-    let stripped =
-        rewrite.strip.as_deref().and_then(|prefix| reading::strip(written, prefix, route.any_case));
+    let stripped = rewrite
+        .strip
+        .as_deref()
+        .and_then(|prefix| reading::strip(written, prefix, route.policies.spelling.any_case()));
     let path = stripped.unwrap_or(written);
     let prefix = stripped.and_then(|rest| written.strip_suffix(rest));
     let add = rewrite.add.as_deref().unwrap_or("").trim_end_matches('/');

@@ -49,8 +49,11 @@ use crate::{
     connection::ConnectionContext,
     headers::{self, Found, names},
     metrics::Rare,
-    policy::clients,
-    snapshot::{LocalSnapshot, Route},
+    policy::{
+        body_start::BodyStart,
+        clients::{self, ClientRule},
+    },
+    snapshot::LocalSnapshot,
 };
 
 /// Answers one request; whatever goes wrong inside becomes a local reply.
@@ -160,14 +163,14 @@ async fn forward(
     let framing = admitted.framing().resolve(body.is_end_stream());
     let asks_for_upgrade = admitted.survey().has(Found::Upgrade);
     exchange.route = Some(Rc::clone(&route));
-    let compiled = route.shared();
+    let policies = &route.shared().policies;
 
     // 6. Request policies, in this order: where from, who is it and may they, how often, how much.
-    if !compiled.policies.clients.is_empty() {
-        check_address(compiled, &snapshot.shared.table.listen.trusted_proxies, &parts, exchange)?;
+    if !policies.clients.is_empty() {
+        check_address(&policies.clients, &snapshot.shared.table.listen.trusted_proxies, &parts, exchange)?;
     }
     let quota = access::check(snapshot, &route, &parts, exchange).await?;
-    if let Some(redirect) = &compiled.policies.redirect {
+    if let Some(redirect) = &policies.redirect {
         let mut response = redirect_reply(redirect, &route, exchange)?;
         add_quota(response.headers_mut(), quota);
         return Ok(Answer::Local(response));
@@ -176,29 +179,29 @@ async fn forward(
     if asks_for_upgrade && admission::needs_upgrade(&parts) {
         return Err(Error::UpgradeUnsupported);
     }
-    if compiled.body_bytes_max.is_some_and(|max| body.length().unwrap_or(0) > max) {
+    if policies.body_limit.is_some_and(|max| body.length().unwrap_or(0) > max) {
         return Err(Error::BodyTooLarge);
     }
 
     // 7. Request headers, and the target: the canonical path that was authorised is the one that is sent.
     write_upstream_head(&mut parts, snapshot, &route, framing, exchange, connection)?;
-    exchange.limit(Limits { idle: compiled.policies.timeout.idle(), min_rate: compiled.policies.timeout.min_rate() });
-    let keep_max = compiled.policies.retry.kept_bytes(&parts.method);
-    let limits = UploadLimits { bytes_max: compiled.body_bytes_max, keep_max };
+    exchange.limit(Limits { idle: policies.timeout.idle(), min_rate: policies.timeout.min_rate() });
+    let keep_max = policies.retry.kept_bytes(&parts.method);
+    let limits = UploadLimits { bytes_max: policies.body_limit, keep_max };
     // Most requests have no body, and then there is nothing to wait for.
     let received = unread.take_if(|body| !body.is_end_stream());
     let upload = received.map(|body| exchange.receive(body, limits));
     let body = upload.as_ref().map_or_else(RequestBody::default, |upload| RequestBody::of(Rc::clone(upload)));
     if let Some(upload) = &upload {
         // A slot, an instance and a connection are not for waiting for a client.
-        if compiled.gathers_body {
+        if policies.body == BodyStart::Gather {
             upload.gather().await.map_err(body_failed)?;
         }
         exchange.ready = exchange.worker().clock.now();
     }
 
     // 8 to 11. Endpoint, connection, exchange with the upstream, outcome; again where that is safe and allowed.
-    let plan = Plan { snapshot, route: compiled, worker: &connection.worker };
+    let plan = Plan { snapshot, route: route.shared(), worker: &connection.worker };
     let mut unsent = Some(Request::from_parts(parts, body));
     let Answered { mut response, framing } =
         attempt::run(&plan, &mut unsent, upload.as_ref(), exchange).await?;
@@ -213,14 +216,14 @@ async fn forward(
 }
 
 fn check_address(
-    route: &Route,
+    rules: &[ClientRule],
     trusted_proxies: &[IpNet],
     parts: &Parts,
     exchange: &mut Exchange,
 ) -> Result<(), Error> {
     let claimed = headers::claimed(&parts.headers, trusted_proxies);
     let addresses = std::iter::once(Some(exchange.client)).chain(claimed);
-    clients::check(&route.policies.clients, addresses).map_err(|denied| {
+    clients::check(rules, addresses).map_err(|denied| {
         // The client is not told which of its addresses it was.
         exchange.denied = Some(denied);
         Error::ClientDenied

@@ -11,7 +11,7 @@ use http::request::Parts;
 use super::{error::Error, head::upstream_target};
 use crate::{
     admission::{self, Admitted, Odd, Refusal},
-    config::settings::RewriteSettings,
+    policy::rewrite::Rewrite,
     router::Match,
     snapshot::{LocalSnapshot, Route},
 };
@@ -63,7 +63,7 @@ enum Taken<'a> {
 impl Plain<'_> {
     /// Whether a plain path brings `reading` to the service, for no more than this route asks for.
     fn gives(&self, reading: &str) -> bool {
-        let written = written_for(self.route.rewrite.as_deref(), self.prefix, reading);
+        let written = written_for(self.route.policies.rewrite.as_deref(), self.prefix, reading);
         let is_beneath = match written.as_deref().map(|path| (path, self.lookup(path))) {
             Some((_, Taken::Here)) => return true,
             Some((_, Taken::By(other))) if !self.is_weaker_than(other) => true,
@@ -80,11 +80,11 @@ impl Plain<'_> {
             Taken::By(other) => other.service != self.route.service || !self.is_weaker_than(other),
             Taken::Otherwise => false,
         };
-        let mut seen: Vec<&RewriteSettings> = Vec::new();
+        let mut seen: Vec<&Rewrite> = Vec::new();
         allows(reading)
             && self.snapshot.routes.iter().filter(|other| other.shared().service == self.route.service).all(
                 |other| {
-                    let Some(rewrite) = other.shared().rewrite.as_deref() else { return true };
+                    let Some(rewrite) = other.shared().policies.rewrite.as_deref() else { return true };
                     if seen.contains(&rewrite) {
                         return true;
                     }
@@ -97,7 +97,9 @@ impl Plain<'_> {
 
     /// A plain path of the other one is not this one's to give.
     fn is_weaker_than(&self, other: &Route) -> bool {
-        other.policies.redirect.is_some() || other.service != self.route.service || !self.route.is_as_strict_as(other)
+        other.policies.redirect.is_some()
+            || other.service != self.route.service
+            || !self.route.is_as_strict_as(other)
     }
 
     fn lookup(&self, path: &str) -> Taken<'_> {
@@ -115,7 +117,7 @@ impl Plain<'_> {
 }
 
 /// The path that a rewrite turns into `sent`. `None`: it makes no such path.
-fn written_for(rewrite: Option<&RewriteSettings>, prefix: &str, sent: &str) -> Option<String> {
+fn written_for(rewrite: Option<&Rewrite>, prefix: &str, sent: &str) -> Option<String> {
     let Some(rewrite) = rewrite else { return Some(sent.to_owned()) };
     let add = rewrite.add.as_deref().unwrap_or_default().trim_end_matches('/');
     let rest = sent.strip_prefix(add).filter(|rest| rest.is_empty() || rest.starts_with('/'))?;

@@ -97,14 +97,14 @@ pub(super) fn forms(path: &[Segment], route: &RouteSettings) -> impl Iterator<It
         Some(Segment::Literal(text)) => text.is_empty(),
         Some(_) => false,
     };
-    let slashed = (route.spelling.trailing_slash() && !ends_otherwise)
+    let slashed = (route.policies.spelling.trailing_slash() && !ends_otherwise)
         .then(|| [path, &[Segment::Literal("".into())]].concat());
     std::iter::once(path.to_vec()).chain(slashed)
 }
 
 /// The pattern, with the literals as they are compared.
 pub(super) fn segments(route: &RouteSettings) -> Vec<Segment> {
-    let (pattern, any_case) = (route.path.as_str(), route.spelling.any_case());
+    let (pattern, any_case) = (route.path.as_str(), route.policies.spelling.any_case());
     let pattern = pattern.strip_prefix('/').unwrap_or(pattern);
     let last = pattern.split('/').count() - 1;
     let segment = |(at, text): (usize, &str)| match text {

@@ -117,7 +117,7 @@ fn a_declared_route_has_the_files_defaults_and_its_service() {
     let now = clock::now();
     assert_eq!((declared.total(), declared.apply(now).connect(now)), (five, now + one));
     assert_eq!(of_file.apply(now).connect(now), now + one);
-    assert_eq!(route.rewrite.as_ref().unwrap().strip.as_deref(), Some("/orders"));
+    assert_eq!(route.policies.rewrite.strip.as_ref().unwrap().value, "/orders");
     assert_eq!(merged.settings.services[route.service.unwrap()].name, "orders");
     assert_eq!(merged.settings.services.len(), 2);
 }

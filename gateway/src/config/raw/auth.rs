@@ -201,7 +201,7 @@ fn read_forward(node: &Node, sink: &mut Diagnostics) -> Vec<Forward> {
             }
             _ => (Some(&entry.value), None),
         };
-        let header = header.and_then(|node| value(node, "forward", sink, super::traffic::settable_header));
+        let header = header.and_then(|node| value(node, "forward", sink, super::header::settable_header));
         let Some(header) = header else { continue };
         if let Some(Forward { claim, .. }) = all.iter().find(|known| known.header == header.value) {
             sink.push(

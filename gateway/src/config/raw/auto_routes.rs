@@ -4,7 +4,7 @@ use super::{
     fields::{Fields, Known, choice, items, some_text},
     is_word,
     pattern::{host_pattern, path_pattern},
-    route::{Policy, Route},
+    route::Route,
     tree::{Node, Value},
 };
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     },
     config::{
         diagnostics::{Diagnostic, Diagnostics, Span, code},
+        hidden::OfRoute,
         settings::HostPattern,
         units::Invalid,
     },
@@ -68,7 +69,7 @@ impl AutoRoutes {
                 );
             }
         }
-        let own = Policy { policies: policy::Written::read(&fields, sink), ..Policy::default() };
+        let own = policy::Written::read(&fields, sink);
         let uses = fields.values("use", sink, some_text).unwrap_or_default();
         let trusts_fully =
             fields.plain("trust", sink, |text| choice(text, &[("limited", false), ("full", true)], &[]));
@@ -144,7 +145,7 @@ fn nothing_allowed(key: Span) -> Diagnostic {
         .help("write `auto_routes: {allow_hosts: [\"*.shop.example\"], allow_paths: [/shop/**]}`; `\"*\"` and `/**` allow everything")
 }
 
-fn rules(own: Policy, uses: Vec<super::tree::At<String>>, span: Span) -> Route {
+fn rules(own: policy::Written, uses: Vec<super::tree::At<String>>, span: Span) -> Route {
     Route {
         name: None,
         path: None,
@@ -157,6 +158,7 @@ fn rules(own: Policy, uses: Vec<super::tree::At<String>>, span: Span) -> Route {
         split: None,
         uses,
         own,
+        hidden: OfRoute::default(),
         span,
     }
 }

@@ -6,12 +6,11 @@ use super::{
     destination::service_cure,
     fields::name,
     pattern::{host_pattern, path_or_cure},
-    traffic::BodyLimit,
     tree::{Node, Value},
 };
 use crate::{
     config::units::{Invalid, count, duration_in, in_yaml},
-    policy::rate_limit::rate::Rate,
+    policy::{body_limit::BodyLimit, rate_limit::rate::Rate},
 };
 
 /// "write `path: /users`". `example`: our field as the table shows it, such as `path: /users/**` where their word means a

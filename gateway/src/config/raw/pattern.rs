@@ -4,7 +4,7 @@
 //! itself. Patterns hold only characters that stand for themselves in a request's path (RFC 3986 §3.3), and letters beyond
 //! ASCII, which requests have as percent-encoded UTF-8 (RFC 3987 §3.1): `/café` is kept as `/caf%C3%A9`.
 
-use http::{HeaderValue, Method, uri::Authority};
+use http::Method;
 use percent_encoding::{AsciiSet, utf8_percent_encode};
 
 use super::{fields::quoted_list, path_cures};
@@ -12,7 +12,7 @@ use crate::{
     admission::{METHOD_BYTES_MAX, REGISTERED_METHODS},
     config::{
         diagnostics::{code, did_you_mean},
-        settings::{HostPattern, UpstreamHost},
+        settings::HostPattern,
         units::{Invalid, in_yaml},
     },
     printable::is_hidden,
@@ -183,31 +183,6 @@ fn stands_for_itself(c: char) -> bool {
 /// As requests have it: everything beyond ASCII in UTF-8, percent-encoded.
 fn encoded(path: &str) -> String {
     utf8_percent_encode(path, &AsciiSet::EMPTY).to_string()
-}
-
-/// `orders.internal`, `orders.internal:8080`, `{instance}`.
-pub(crate) fn upstream_host(text: &str) -> Result<UpstreamHost, Invalid> {
-    if text == "{instance}" {
-        return Ok(UpstreamHost::Instance);
-    }
-    let expected = "a host such as `orders.internal` or `orders.internal:8080`, or `{instance}`";
-    let refuse = |label: &str| Invalid::new(code::BAD_VALUE, expected, label);
-    if text.contains("://") || text.contains('/') {
-        let bare =
-            text.split_once("://").map_or(text, |(_, rest)| rest).split('/').next().unwrap_or_default();
-        let refusal = refuse("a URL, not a host");
-        return Err(match upstream_host(bare) {
-            Ok(_) => refusal.help(format!("write `{bare}`")),
-            Err(_) => refusal,
-        });
-    }
-    let is_host = |authority: &Authority| {
-        let has_port = authority.host().len() < text.len();
-        let is_port = !has_port || authority.port_u16().is_some_and(|port| port > 0);
-        !authority.host().is_empty() && is_port && !text.contains(['@', '*', '{', '}'])
-    };
-    let authority = text.parse::<Authority>().ok().filter(is_host).ok_or_else(|| refuse("not a host"))?;
-    HeaderValue::from_str(authority.as_str()).map(UpstreamHost::Name).map_err(|_| refuse("not a host"))
 }
 
 /// `shop.example`, `*.shop.example`, `*`.

@@ -1,47 +1,30 @@
 //! `routes[]`, `defaults` and `policies.<name>` as written.
 //!
-//! A [`Policy`] is what the three share. `defaults` and policies are laid under each route later, so every field of
-//! it is optional and keeps "not written" apart from any value.
+//! What the three share are the policies, which are laid over each other later ([`policy::Written`]).
 
 use http::{HeaderName, HeaderValue, Method};
 
 use super::{
     destination::read_service,
-    fields::{Fields, Known, choice, name, named_entries, not_supported, some_text, value},
+    fields::{Fields, Known, name, named_entries, not_supported, some_text, value},
+    header::header_value,
     is_word, path_cures,
     pattern::{PathPattern, host_pattern, method, path_or_cure},
-    traffic::{BodyLimit, BodyStart, HeaderRules, Rewrite, header_value},
     tree::{At, Entry, Node, Value},
 };
 use crate::{
-    admission::Oddities,
     config::{
         diagnostics::{Diagnostic, Diagnostics, Span, code},
         hidden::OfRoute,
         settings::{HeaderCondition, HostPattern},
-        units::{Invalid, boolean, count},
+        units::count,
     },
     policy::{
         self,
+        headers::are_conditions,
         of_route::{joined, length},
     },
-    router::reading::Spelling,
 };
-
-/// What `defaults`, a policy and a route can all say.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Policy {
-    pub(crate) policies: policy::Written,
-    pub(crate) body_limit: Option<BodyLimit>,
-    pub(crate) body: Option<BodyStart>,
-    pub(crate) rewrite: Rewrite,
-    pub(crate) request_headers: HeaderRules,
-    pub(crate) response_headers: HeaderRules,
-    pub(crate) access_log: Option<bool>,
-    pub(crate) spelling: Spelling,
-    pub(crate) allow_in_path: Option<Oddities>,
-    pub(crate) hidden: OfRoute,
-}
 
 #[derive(Debug)]
 pub(crate) struct Route {
@@ -56,59 +39,22 @@ pub(crate) struct Route {
     /// Subsets of the service, and their shares.
     pub(crate) split: Option<Vec<(At<String>, u32)>>,
     pub(crate) uses: Vec<At<String>>,
-    pub(crate) own: Policy,
+    pub(crate) own: policy::Written,
+    pub(crate) hidden: OfRoute,
     /// Where the route begins.
     pub(crate) span: Span,
 }
 
-impl Policy {
-    /// `defaults`, or one of `policies`.
-    pub(crate) fn read_alone(node: &Node, known: &'static Known, sink: &mut Diagnostics) -> Self {
-        let Some(fields) = Fields::of(node, known, sink) else { return Self::default() };
-        let mut policy = Self::read(&fields, sink);
-        if let Some(node) = fields.get("headers") {
-            policy.read_header_rules(node, sink);
-        }
-        policy
-    }
-
-    /// All but `headers`, which in a route may hold conditions.
-    fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self {
-        Self {
-            policies: policy::Written::read(fields, sink),
-            body_limit: fields.plain("body_limit", sink, BodyLimit::parse),
-            body: fields.plain("body", sink, BodyStart::parse),
-            rewrite: fields.get("rewrite").map(|node| Rewrite::read(node, sink)).unwrap_or_default(),
-            access_log: fields.get("access_log").and_then(|node| read_access_log(node, sink)),
-            allow_in_path: fields
-                .values("allow_in_path", sink, oddity)
-                .map(|list| list.into_iter().fold(Oddities::NONE, |all, one| all.with(one.value))),
-            spelling: Spelling {
-                case_insensitive: fields.plain("case_insensitive", sink, boolean),
-                trailing_slash_same: fields.plain("trailing_slash", sink, |text| {
-                    choice(text, &[("same", true), ("exact", false)], &[])
-                }),
-            },
-            hidden: OfRoute { path: fields.hidden("path"), host: fields.hidden("host") },
-            ..Self::default()
-        }
-    }
-
-    fn read_header_rules(&mut self, node: &Node, sink: &mut Diagnostics) {
-        let Some(rules) = Fields::of(node, &HEADERS, sink) else { return };
-        self.request_headers = rules.get("request").map(|n| HeaderRules::read(n, sink)).unwrap_or_default();
-        self.response_headers = rules.get("response").map(|n| HeaderRules::read(n, sink)).unwrap_or_default();
-    }
+/// `defaults`, or one of `policies`.
+pub(crate) fn read_policies(node: &Node, known: &'static Known, sink: &mut Diagnostics) -> policy::Written {
+    Fields::of(node, known, sink).map(|fields| policy::Written::read(&fields, sink)).unwrap_or_default()
 }
 
 impl Route {
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Option<Self> {
         let fields = Fields::of(node, &ROUTE, sink)?;
         fields.need("path", "path: /users/**", sink);
-        let mut own = Policy::read(&fields, sink);
-        if let Some(node) = fields.get("headers").filter(|node| !are_conditions(node)) {
-            own.read_header_rules(node, sink);
-        }
+        let own = policy::Written::read(&fields, sink);
         Some(Self {
             name: fields.value("name", sink, name),
             path: read_path(&fields, sink),
@@ -121,19 +67,10 @@ impl Route {
             split: read_split(&fields, sink),
             uses: fields.values("use", sink, some_text).unwrap_or_default(),
             own,
+            hidden: OfRoute { path: fields.hidden("path"), host: fields.hidden("host") },
             span: node.span,
         })
     }
-}
-
-fn oddity(text: &str) -> Result<Oddities, Invalid> {
-    let words = [
-        ("encoded_slash", Oddities::ENCODED_SLASH),
-        ("encoded_percent", Oddities::ENCODED_PERCENT),
-        ("double_slash", Oddities::DOUBLE_SLASH),
-        ("raw", Oddities::RAW),
-    ];
-    choice(text, &words, &[])
 }
 
 /// What other products would read in it is only warned of: a segment may begin with a colon.
@@ -215,12 +152,6 @@ fn read_split(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<Vec<(At<Str
     None
 }
 
-/// A `headers` map whose values are maps holds rules (`request`, `response`); one of plain values holds conditions.
-fn are_conditions(node: &Node) -> bool {
-    let Value::Map(entries) = &node.value else { return false };
-    !entries.is_empty() && !entries.iter().any(|entry| matches!(entry.value.value, Value::Map(_)))
-}
-
 fn read_conditions(fields: &Fields<'_>, sink: &mut Diagnostics) -> Vec<HeaderCondition> {
     let inline = fields.get("headers").filter(|node| are_conditions(node));
     let nodes = fields.get("match_headers").into_iter().chain(inline);
@@ -252,18 +183,6 @@ fn read_condition_value(node: &Node, sink: &mut Diagnostics) -> Option<Option<He
     value(node, "match_headers", sink, header_value).map(|at| Some(at.value))
 }
 
-fn read_access_log(node: &Node, sink: &mut Diagnostics) -> Option<bool> {
-    if let Value::Map(_) = node.value {
-        sink.push(
-            not_supported(node.span, "a sample for one route")
-                .label("")
-                .help("write `access_log: false`, or set `access_log.sample` for all routes"),
-        );
-        return None;
-    }
-    value(node, "access_log", sink, boolean).map(|at| at.value)
-}
-
 /// Every request of such a route looks at all of them.
 const SPLIT_MAX: usize = 16;
 /// A share of one in a hundred thousand is as fine as a test can tell.
@@ -272,19 +191,7 @@ const SPLIT_WEIGHT_MAX: u32 = 100_000;
 /// What a route has beside its policies.
 const OWN: &[&str] =
     &["path", "methods", "host", "match_headers", "name", "priority", "service", "subset", "split", "use"];
-const OLD: &[&str] = &[
-    "body_limit",
-    "body",
-    "rewrite",
-    "headers",
-    "access_log",
-    "case_insensitive",
-    "trailing_slash",
-    "allow_in_path",
-];
-
-const ROUTE_FIELDS: &[&[&str]] = &[OWN, OLD, policy::OF_ROUTE];
-const SHARED_FIELDS: &[&[&str]] = &[OLD, policy::OF_ALL];
+const ROUTE_FIELDS: &[&[&str]] = &[OWN, policy::OF_ROUTE];
 const ROUTE_LATER: &[&[&str]] = &[&["query", "respond", "mirror"], policy::LATER];
 
 pub(crate) static ROUTE: Known = Known {
@@ -293,17 +200,7 @@ pub(crate) static ROUTE: Known = Known {
     fields: &joined::<{ length(ROUTE_FIELDS) }>(ROUTE_FIELDS),
     later: &joined::<{ length(ROUTE_LATER) }>(ROUTE_LATER),
 };
-pub(crate) static DEFAULTS: Known = Known {
-    what: "`defaults`",
-    prefix: "defaults.",
-    fields: &joined::<{ length(SHARED_FIELDS) }>(SHARED_FIELDS),
-    later: policy::LATER,
-};
-pub(crate) static POLICY: Known = Known {
-    what: "a policy",
-    prefix: "",
-    fields: &joined::<{ length(SHARED_FIELDS) }>(SHARED_FIELDS),
-    later: policy::LATER,
-};
-pub(crate) static HEADERS: Known =
-    Known { what: "`headers`", prefix: "headers.", fields: &["request", "response"], later: &[] };
+pub(crate) static DEFAULTS: Known =
+    Known { what: "`defaults`", prefix: "defaults.", fields: policy::OF_ALL, later: policy::LATER };
+pub(crate) static POLICY: Known =
+    Known { what: "a policy", prefix: "", fields: policy::OF_ALL, later: policy::LATER };

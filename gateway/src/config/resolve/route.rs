@@ -4,28 +4,18 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use http::Method;
 
-use super::{defaults::Defaults, service::Services};
+use super::service::Services;
 use crate::{
-    admission::Oddities,
     config::{
         diagnostics::{Diagnostic, Diagnostics, Span, code},
-        raw::{
-            File,
-            fields::unknown_name,
-            pattern::PathPattern,
-            route::{Policy, Route},
-            traffic::{BodyLimit, BodyStart, FieldValue, HeaderRules as RawHeaderRules, Rewrite},
-            tree::At,
-        },
-        settings::{HeaderCondition, HeaderRules, HostPattern, RewriteSettings, RouteSettings},
+        raw::{File, fields::unknown_name, pattern::PathPattern, route::Route, tree::At},
+        settings::{HeaderCondition, HostPattern, RouteSettings},
     },
-    headers::MadeField,
-    policy::{auth, of_route::Check},
+    policy::{self, auth, of_route::Check},
 };
 
 pub(super) struct Routes<'a> {
     file: &'a File,
-    defaults: &'a Defaults,
     names: HashMap<String, Span>,
     /// Routes that the file gives no name, by the name that is made for them.
     unnamed: BTreeMap<String, Vec<usize>>,
@@ -35,10 +25,9 @@ pub(super) struct Routes<'a> {
 }
 
 impl<'a> Routes<'a> {
-    pub(super) fn new(file: &'a File, defaults: &'a Defaults) -> Self {
+    pub(super) fn new(file: &'a File) -> Self {
         Self {
             file,
-            defaults,
             names: HashMap::new(),
             unnamed: BTreeMap::new(),
             used_policies: HashSet::new(),
@@ -100,46 +89,28 @@ impl<'a> Routes<'a> {
         place: Span,
         sink: &mut Diagnostics,
     ) -> RouteSettings {
-        let policy = self.merged(route, sink);
+        let policies = self.merged(route, sink);
         let providers: Vec<&str> =
             self.file.auth.iter().map(|provider| provider.name.value.as_str()).collect();
-        self.used_auth.extend(auth::names(&policy.policies.auth).map(ToOwned::to_owned));
-        policy.policies.check(&mut Check {
-            route: &policy.policies,
-            place,
-            providers: &providers,
-            silent,
-            sink,
-        });
+        self.used_auth.extend(auth::names(&policies.auth).map(ToOwned::to_owned));
+        policies.check(&mut Check { route: &policies, place, providers: &providers, silent, sink });
         RouteSettings {
-            policies: policy.policies.clone(),
             name: String::new(),
             methods: Vec::new(),
             host: route.host.clone(),
             path: String::new(),
-            spelling: policy.spelling,
-            allow_in_path: allow_in_path(route, &policy, place, sink),
             headers: route.headers.clone(),
             priority: route.priority.unwrap_or(0),
             service: None,
             split: Vec::new(),
-            hidden: policy.hidden.clone(),
-            body_bytes_max: match policy.body_limit {
-                Some(BodyLimit::Off) => None,
-                Some(BodyLimit::Bytes(bytes)) => Some(bytes),
-                None => Some(self.defaults.body_bytes_max),
-            },
-            gathers_body: policy.body != Some(BodyStart::Stream),
-            rewrite: resolve_rewrite(&policy.rewrite),
-            request_headers: resolve_header_rules(&policy.request_headers),
-            response_headers: resolve_header_rules(&policy.response_headers),
-            access_log: policy.access_log.unwrap_or(true),
+            policies,
             origin: None,
+            hidden: route.hidden.clone(),
             span: place,
         }
     }
 
-    fn merged(&mut self, route: &Route, sink: &mut Diagnostics) -> Policy {
+    fn merged(&mut self, route: &Route, sink: &mut Diagnostics) -> policy::Written {
         let mut merged = self.file.defaults.clone();
         for used in &route.uses {
             let Some(policy) = self.file.policies.iter().find(|policy| policy.name.value == used.value)
@@ -168,24 +139,12 @@ impl<'a> Routes<'a> {
     }
 }
 
-fn allow_in_path(route: &Route, policy: &Policy, place: Span, sink: &mut Diagnostics) -> Oddities {
-    let allowed = policy.allow_in_path.unwrap_or_default();
-    if route.own.policies.redirect.is_some() && allowed.contains(Oddities::DOUBLE_SLASH) {
-        let message = "`allow_in_path: double_slash` does not go with `redirect`";
-        sink.push(
-            Diagnostic::error(code::CONFLICT, place, message)
-                .label("a path that begins with `//` names another host in `Location`"),
-        );
-    }
-    allowed
-}
-
 /// [`RouteSettings::service`] and [`RouteSettings::split`].
 type Destination = (Option<usize>, Vec<(usize, u32)>);
 
 /// The service, or the parts of it that share the requests; nobody where there is a redirect. `None`: not known, because of an error that is reported.
 fn destination(route: &Route, services: &mut Services<'_>, sink: &mut Diagnostics) -> Option<Destination> {
-    if route.own.policies.redirect.is_some() {
+    if route.own.redirect.is_some() {
         return Some((None, Vec::new()));
     }
     let name = route.service.as_ref()?;
@@ -215,7 +174,7 @@ fn made_name(route: &Route, methods: &[Method], path: &str) -> String {
     if !name.is_empty() {
         name.push(' ');
     }
-    let hidden = &route.own.hidden;
+    let hidden = &route.hidden;
     name.extend([hidden.host.shown(&host), hidden.path.shown(path)]);
     for condition in &route.headers {
         let value = if condition.value.is_none() { "=*" } else { "" };
@@ -236,30 +195,4 @@ fn methods_of(route: &Route, pattern: &PathPattern, place: Span, sink: &mut Diag
         Some(methods) => methods.clone(),
         None => pattern.methods.clone(),
     }
-}
-
-fn resolve_rewrite(raw: &Rewrite) -> Option<RewriteSettings> {
-    let settings = RewriteSettings {
-        strip: raw.strip.as_ref().map(|at| at.value.clone()),
-        add: raw.add.clone(),
-        host: raw.host.clone(),
-    };
-    (settings != RewriteSettings::default()).then_some(settings)
-}
-
-pub(super) fn resolve_header_rules(raw: &RawHeaderRules) -> HeaderRules {
-    let mut rules = HeaderRules { remove: raw.remove.clone().unwrap_or_default(), ..HeaderRules::default() };
-    for (written, is_added) in [(&raw.set, false), (&raw.add, true)] {
-        for (name, value) in written {
-            let name = name.clone();
-            match value {
-                FieldValue::Fixed(value) if is_added => rules.add.push((name, value.clone())),
-                FieldValue::Fixed(value) => rules.set.push((name, value.clone())),
-                FieldValue::Made(value) => {
-                    rules.made.push(MadeField { name, value: value.clone(), is_added });
-                }
-            }
-        }
-    }
-    rules
 }

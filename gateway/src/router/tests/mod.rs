@@ -6,7 +6,7 @@ mod spelling;
 use http::HeaderName;
 
 use super::{reading::Spelling, *};
-use crate::config::settings::{HeaderRules, HostPattern};
+use crate::config::settings::HostPattern;
 
 /// A route for `METHOD|METHOD /path`, as the configuration writes it.
 pub(crate) fn route(spec: &str) -> RouteSettings {
@@ -19,20 +19,12 @@ pub(crate) fn route(spec: &str) -> RouteSettings {
         methods,
         host: HostPattern::Any,
         path: path.to_owned(),
-        spelling: Spelling::default(),
-        allow_in_path: crate::admission::Oddities::NONE,
         policies: crate::policy::Written::default(),
         headers: vec![],
         priority: 0,
         service: Some(0),
         split: Vec::new(),
         hidden: crate::config::hidden::OfRoute::default(),
-        body_bytes_max: None,
-        gathers_body: true,
-        rewrite: None,
-        request_headers: HeaderRules::default(),
-        response_headers: HeaderRules::default(),
-        access_log: true,
         origin: None,
         span: crate::config::diagnostics::Span::default(),
     }
@@ -42,7 +34,12 @@ pub(crate) fn route(spec: &str) -> RouteSettings {
 fn lenient(case_insensitive: bool, trailing_slash: bool, spec: &str) -> RouteSettings {
     let spelling =
         Spelling { case_insensitive: Some(case_insensitive), trailing_slash_same: Some(trailing_slash) };
-    RouteSettings { name: format!("{spec} {spelling:?}"), spelling, ..route(spec) }
+    spelled(spelling, RouteSettings { name: format!("{spec} {spelling:?}"), ..route(spec) })
+}
+
+fn spelled(spelling: Spelling, mut route: RouteSettings) -> RouteSettings {
+    route.policies.spelling = spelling;
+    route
 }
 
 fn method(name: &str) -> Method {

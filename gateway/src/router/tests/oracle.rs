@@ -69,12 +69,13 @@ fn key(
 /// The option says something of this pattern only if it has a letter.
 fn takes_any_case(route: &RouteSettings) -> bool {
     let mut literals = route.path.split('/').filter(|part| !part.starts_with('{'));
-    route.spelling.case_insensitive == Some(true) && literals.any(|part| part.contains(char::is_alphabetic))
+    route.policies.spelling.case_insensitive == Some(true)
+        && literals.any(|part| part.contains(char::is_alphabetic))
 }
 
 /// One digit per segment of the pattern, and 5 where it ends together with the path.
 fn path_class(route: &RouteSettings, path: &str) -> Option<Vec<u8>> {
-    let any_case = route.spelling.case_insensitive == Some(true);
+    let any_case = route.policies.spelling.case_insensitive == Some(true);
     let (mut class, mut rest) = (Vec::new(), Some(&path[1..]));
     for part in route.path[1..].split('/') {
         if part == "**" {
@@ -94,7 +95,8 @@ fn path_class(route: &RouteSettings, path: &str) -> Option<Vec<u8>> {
         });
         rest = after;
     }
-    if rest == Some("") && route.spelling.trailing_slash_same == Some(true) && !path.ends_with("//") {
+    if rest == Some("") && route.policies.spelling.trailing_slash_same == Some(true) && !path.ends_with("//")
+    {
         // A slash that is taken by the option comes before one that is written: the pattern has ended before it.
         class.push(5);
         rest = None;
@@ -133,14 +135,14 @@ fn any_route() -> impl Strategy<Value = RouteSettings> {
         |(path, host, methods, headers, priority, spelling)| {
             let [case_insensitive, trailing_slash_same] = spelling;
             let spelling = Spelling { case_insensitive, trailing_slash_same };
-            RouteSettings {
+            let route = RouteSettings {
                 name: format!("{priority} {host:?} {methods:?} {path} {headers:?} {spelling:?}"),
-                spelling,
                 host,
                 methods: methods.into_iter().map(method).collect(),
                 priority,
                 ..with_headers(headers, &path)
-            }
+            };
+            spelled(spelling, route)
         },
     )
 }

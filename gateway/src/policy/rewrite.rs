@@ -1,0 +1,103 @@
+//! What of a request's target a service gets to see: without a prefix, with another one, and under which name of a host.
+
+use http::{HeaderValue, uri::Authority};
+
+use super::of_route::{Compile, RoutePolicy, replace};
+use crate::config::{
+    diagnostics::{Diagnostics, code},
+    fields::{Fields, Known},
+    pattern::path_prefix,
+    tree::At,
+    units::Invalid,
+};
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Written {
+    pub(crate) strip: Option<At<String>>,
+    add: Option<String>,
+    host: Option<UpstreamHost>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rewrite {
+    /// Prefix to remove, e.g. `/api`.
+    pub strip: Option<String>,
+    /// Prefix to add after stripping.
+    pub add: Option<String>,
+    /// `None`: the service gets the `Host` that the client asked for.
+    pub host: Option<UpstreamHost>,
+}
+
+/// `Host` in requests to a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamHost {
+    Name(HeaderValue),
+    /// The instance's own address and port.
+    Instance,
+}
+
+impl RoutePolicy for Rewrite {
+    type Written = Written;
+    /// `None`: the target goes as it came. Boxed: few routes have one.
+    type Compiled = Option<Box<Rewrite>>;
+    const KEYS: &'static [&'static str] = &["rewrite"];
+    const MAPS: &'static [&'static Known] = &[&REWRITE];
+
+    fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Written {
+        let fields = fields.get("rewrite").and_then(|node| Fields::of(node, &REWRITE, sink));
+        let Some(fields) = fields else { return Written::default() };
+        Written {
+            strip: fields.value("strip", sink, path_prefix),
+            add: fields.plain("add", sink, path_prefix),
+            host: fields.plain("host", sink, parse_host),
+        }
+    }
+
+    fn overlay(under: &mut Written, top: &Written) {
+        replace(&mut under.strip, top.strip.as_ref());
+        replace(&mut under.add, top.add.as_ref());
+        replace(&mut under.host, top.host.as_ref());
+    }
+
+    fn compile(written: &Written, _with: &mut Compile<'_, '_>) -> Option<Box<Rewrite>> {
+        let Written { strip, add, host } = written.clone();
+        let rewrite = Rewrite { strip: strip.map(|at| at.value), add, host };
+        (rewrite != Rewrite::default()).then(|| Box::new(rewrite))
+    }
+}
+
+impl Written {
+    /// What a tag says.
+    pub(crate) fn declared(rewrite: Rewrite) -> Self {
+        let Rewrite { strip, add, host } = rewrite;
+        Self { strip: strip.map(|value| At { value, span: Default::default() }), add, host }
+    }
+}
+
+/// `orders.internal`, `orders.internal:8080`, `{instance}`.
+pub(crate) fn parse_host(text: &str) -> Result<UpstreamHost, Invalid> {
+    if text == "{instance}" {
+        return Ok(UpstreamHost::Instance);
+    }
+    let expected = "a host such as `orders.internal` or `orders.internal:8080`, or `{instance}`";
+    let refuse = |label: &str| Invalid::new(code::BAD_VALUE, expected, label);
+    if text.contains("://") || text.contains('/') {
+        let bare =
+            text.split_once("://").map_or(text, |(_, rest)| rest).split('/').next().unwrap_or_default();
+        let refusal = refuse("a URL, not a host");
+        return Err(match parse_host(bare) {
+            Ok(_) => refusal.help(format!("write `{bare}`")),
+            Err(_) => refusal,
+        });
+    }
+    let is_host = |authority: &Authority| {
+        let has_port = authority.host().len() < text.len();
+        let is_port = !has_port || authority.port_u16().is_some_and(|port| port > 0);
+        !authority.host().is_empty() && is_port && !text.contains(['@', '*', '{', '}'])
+    };
+    let authority = text.parse::<Authority>().ok().filter(is_host).ok_or_else(|| refuse("not a host"))?;
+    HeaderValue::from_str(authority.as_str()).map(UpstreamHost::Name).map_err(|_| refuse("not a host"))
+}
+
+static REWRITE: Known =
+    Known { what: "`rewrite`", prefix: "rewrite.", fields: &["strip", "add", "host"], later: &["to"] };
