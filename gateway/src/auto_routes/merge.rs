@@ -29,7 +29,7 @@ pub use candidates::without_repeats;
 pub type Declared = BTreeMap<String, Vec<String>>;
 
 /// A declared route in the table.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Accepted {
     pub service: String,
     pub tag: String,

@@ -11,35 +11,27 @@ mod settings;
 pub mod standing;
 pub mod tags;
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use http::Method;
 
 pub use self::settings::AutoRoutesSettings;
 use crate::{
     config::settings::{HostPattern, SHARE_UNITS},
-    policy::{
-        clients::{ClientRule, networks_text},
-        redirect::Redirect,
-        rewrite::{Rewrite, UpstreamHost},
-    },
+    policy,
     upstream::tls::UpstreamTls,
 };
 
 /// One route as a tag declares it. Its text ([`fmt::Display`]) is the native form of the tag, without the prefix.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Declaration {
     /// Empty: any.
     pub methods: Vec<Method>,
     pub host: HostPattern,
     /// As in the file: `/orders/**`.
     pub path: String,
-    pub rewrite: Option<Rewrite>,
-    pub redirect: Option<Redirect>,
-    /// Beside the rule of the file, which it can only narrow.
-    pub clients: ClientRule,
-    /// Of the whole request.
-    pub timeout: Option<Duration>,
+    /// One more layer of the policies of the file.
+    pub policies: policy::Written,
     /// Share of the route's requests that goes to each instance with the tag, in units of 1 / [`SHARE_UNITS`]; `None`:
     /// the instance takes its part of what is left.
     pub weight: Option<u32>,
@@ -70,28 +62,7 @@ impl Declaration {
 impl fmt::Display for Declaration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.condition())?;
-        if let Some(rewrite) = &self.rewrite {
-            let host = rewrite.host.as_ref().map(|host| match host {
-                UpstreamHost::Instance => "{instance}".to_owned(),
-                UpstreamHost::Name(name) => name.to_str().unwrap_or_default().to_owned(),
-            });
-            for (option, value) in [("strip", &rewrite.strip), ("add", &rewrite.add), ("host", &host)] {
-                if let Some(value) = value {
-                    write!(f, " {option}={value}")?;
-                }
-            }
-        }
-        if let Some(redirect) = &self.redirect {
-            write!(f, " redirect={},{}", redirect.status.as_u16(), redirect.target_text())?;
-        }
-        for (option, networks) in [("allow", &self.clients.allow), ("deny", &self.clients.deny)] {
-            if !networks.is_empty() {
-                write!(f, " {option}={}", networks_text(networks))?;
-            }
-        }
-        if let Some(timeout) = self.timeout {
-            write!(f, " timeout={}ms", timeout.as_millis())?;
-        }
+        self.policies.write_options(f)?;
         if let Some(weight) = self.weight {
             write!(f, " weight={}.{:04}", weight / SHARE_UNITS, weight % SHARE_UNITS)?;
         }

@@ -1,14 +1,7 @@
 //! `discovery.consul.auto_routes`, as it is meant once defaults and policies are merged.
 
 use super::{Declaration, allow::AllowRule, tags::TagForms};
-use crate::{
-    config::settings::{EndpointSource, RouteSettings, ServiceSettings},
-    policy::{
-        of_route::RoutePolicy as _,
-        rewrite::{self, Rewrite},
-        timeout::{self, Timeouts},
-    },
-};
+use crate::config::settings::{EndpointSource, RouteSettings, ServiceSettings};
 
 /// What services may declare, and what every declared route has beside what its tag says.
 #[derive(Debug, Clone)]
@@ -48,13 +41,7 @@ impl AutoRoutesSettings {
             path: declaration.path.clone(),
             ..self.template.clone()
         };
-        if let Some(rewrite) = declaration.rewrite.clone() {
-            Rewrite::overlay(&mut route.policies.rewrite, &rewrite::Written::declared(rewrite));
-        }
-        route.policies.redirect.clone_from(&declaration.redirect);
-        route.policies.clients.declared.clone_from(&declaration.clients);
-        let timeout = timeout::Written::total(declaration.timeout);
-        Timeouts::overlay(&mut route.policies.timeout, &timeout);
+        route.policies.declare(&declaration.policies);
         route
     }
 }

@@ -15,23 +15,18 @@
 //! `weight` is Fabio's: the share of the route's requests that each instance with the tag gets. `proto` and `tlsskipverify` are
 //! about the instances with the tag, too.
 
-use std::{borrow::Cow, collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap};
 
 use http::Method;
-use ipnet::IpNet;
 
 use super::{Declaration, Reason, Rejection};
 use crate::{
     config::{
         pattern,
         settings::{HostPattern, SHARE_UNITS},
-        units::{self, Invalid},
+        units::Invalid,
     },
-    policy::{
-        clients::ClientRule,
-        redirect::{self, Redirect},
-        rewrite::{self, Rewrite, UpstreamHost},
-    },
+    policy::{self, of_route::BadOption},
 };
 
 /// Which tags declare routes.
@@ -122,15 +117,7 @@ fn native(text: &str) -> Result<Declaration, Rejection> {
     let path = pattern::path_pattern(path).map_err(|why| refused("the path", &why))?.path;
     let mut declaration = plain(methods, host, path);
     for (option, value) in options(words)? {
-        match option {
-            "add" => rewrite_of(&mut declaration).add = Some(prefix(option, value)?),
-            "timeout" => {
-                let range = TIMEOUT_MIN..=TIMEOUT_MAX;
-                let timeout = units::duration_in(value, range).map_err(|why| refused("`timeout`", &why))?;
-                declaration.timeout = Some(timeout);
-            }
-            _ => common(&mut declaration, option, value)?,
-        }
+        read_option(&mut declaration, option, value)?;
     }
     Ok(declaration)
 }
@@ -150,17 +137,26 @@ fn fabio(text: &str, datacenter: Option<&str>) -> Result<Declaration, Rejection>
     let path = pattern::path_pattern(&below).map_err(|why| refused("the path", &why))?.path;
     let mut declaration = plain(Vec::new(), host, path);
     for (option, value) in options(words)? {
-        match option {
-            "prepend" => rewrite_of(&mut declaration).add = Some(prefix(option, value)?),
-            "redirect" => {
-                let value = value.replace("$path", "{path}").replace("$host", "{host}");
-                declaration.redirect = Some(redirect(&value)?);
-            }
-            "host" if value == "dst" => rewrite_of(&mut declaration).host = Some(UpstreamHost::Instance),
-            _ => common(&mut declaration, option, value)?,
-        }
+        let (option, value) = in_our_words(option, value)?;
+        read_option(&mut declaration, option, &value)?;
     }
     Ok(declaration)
+}
+
+/// Options of Fabio that mean the same here.
+fn in_our_words<'t>(option: &'t str, value: &'t str) -> Result<(&'t str, Cow<'t, str>), Rejection> {
+    let value = Cow::Borrowed(value);
+    match (option, &*value) {
+        ("prepend", _) => Ok(("add", value)),
+        ("redirect", text) => {
+            Ok(("redirect", text.replace("$path", "{path}").replace("$host", "{host}").into()))
+        }
+        ("host", "dst") => Ok(("host", "{instance}".into())),
+        ("strip" | "host" | "allow" | "deny" | "weight" | "proto" | "tlsskipverify", _) => {
+            Ok((option, value))
+        }
+        _ => Err(not_taken(option)),
+    }
 }
 
 /// With the datacenter for `$DC` or `${DC}` in the host; Fabio knows no other variable.
@@ -192,32 +188,13 @@ fn expanded<'t>(target: &'t str, datacenter: Option<&str>) -> Result<Cow<'t, str
 
 /// Without an option.
 fn plain(methods: Vec<Method>, host: HostPattern, path: String) -> Declaration {
-    let clients = ClientRule::default();
-    Declaration {
-        methods,
-        host,
-        path,
-        rewrite: None,
-        redirect: None,
-        clients,
-        timeout: None,
-        weight: None,
-        tls: None,
-    }
+    Declaration { methods, host, path, policies: policy::Written::default(), weight: None, tls: None }
 }
 
-/// What both forms have. Options are in any order.
-fn common(declaration: &mut Declaration, option: &str, value: &str) -> Result<(), Rejection> {
+/// An option about instances, or one of a policy. Options are in any order.
+fn read_option(declaration: &mut Declaration, option: &str, value: &str) -> Result<(), Rejection> {
     match (option, value) {
-        ("strip", _) => rewrite_of(declaration).strip = Some(prefix(option, value)?),
         ("weight", _) => declaration.weight = share(value)?,
-        ("host", _) => {
-            let host = rewrite::parse_host(value).map_err(|why| refused("`host`", &why))?;
-            rewrite_of(declaration).host = Some(host);
-        }
-        ("redirect", _) => declaration.redirect = Some(redirect(value)?),
-        ("allow", _) => declaration.clients.allow = networks(option, value)?,
-        ("deny", _) => declaration.clients.deny = networks(option, value)?,
         ("proto", "http") | ("tlsskipverify", "false") => {}
         ("proto", "https") => drop(declaration.tls.get_or_insert_default()),
         ("tlsskipverify", "true") => declaration.tls.get_or_insert_default().insecure = true,
@@ -229,32 +206,16 @@ fn common(declaration: &mut Declaration, option: &str, value: &str) -> Result<()
                 "requests go to services as `http` or `https`, not as `{other}`"
             )));
         }
-        _ => return Err(unsupported(format!("the option `{option}` is not taken from a tag"))),
+        _ => {
+            let read = declaration.policies.read_option(option, value).ok_or_else(|| not_taken(option))?;
+            read.map_err(|BadOption { what, why }| refused(&what, &why))?;
+        }
     }
     Ok(())
 }
 
-/// `301,https://shop.example{path}`.
-fn redirect(value: &str) -> Result<Redirect, Rejection> {
-    let (status, target) = value.split_once(',').ok_or_else(|| {
-        invalid(format!("`redirect` must be a status and a target, such as `301,/new`: `{value}`"))
-    })?;
-    let status = redirect::parse_status(status).map_err(|why| refused("the status of `redirect`", &why))?;
-    redirect::parse_target(status, target).map_err(|why| refused("the target of `redirect`", &why))
-}
-
-/// `10.0.0.0/8,192.0.2.7`, each with Fabio's `ip:` in front or without it. In one order, so that the same networks are the
-/// same declaration.
-fn networks(option: &str, value: &str) -> Result<Vec<IpNet>, Rejection> {
-    let mut networks = Vec::new();
-    for text in value.split(',') {
-        let kind = text.split_at_checked(3).filter(|(kind, _)| kind.eq_ignore_ascii_case("ip:"));
-        let text = kind.map_or(text, |(_, rest)| rest);
-        networks.push(units::network(text).map_err(|why| refused(&format!("`{option}`"), &why))?);
-    }
-    networks.sort();
-    networks.dedup();
-    Ok(networks)
+fn not_taken(option: &str) -> Rejection {
+    unsupported(format!("the option `{option}` is not taken from a tag"))
 }
 
 /// `0.05`; 0 is no share of its own, as with Fabio.
@@ -280,14 +241,6 @@ fn share(value: &str) -> Result<Option<u32>, Rejection> {
         units if units < SHARE_UNITS => Ok(Some(units)),
         _ => Err(refuse()),
     }
-}
-
-fn rewrite_of(declaration: &mut Declaration) -> &mut Rewrite {
-    declaration.rewrite.get_or_insert_default()
-}
-
-fn prefix(option: &str, value: &str) -> Result<String, Rejection> {
-    pattern::path_prefix(value).map_err(|why| refused(&format!("`{option}`"), &why))
 }
 
 /// Each once: of two values one would have to be ignored.
@@ -353,9 +306,6 @@ pub const FABIO_PREFIX: &str = "urlprefix-";
 const TAG_BYTES_MAX: usize = 512;
 /// Decimal places of [`SHARE_UNITS`].
 const SHARE_PLACES: usize = 4;
-/// The range of `timeout` in the file.
-const TIMEOUT_MIN: Duration = Duration::from_millis(1);
-const TIMEOUT_MAX: Duration = Duration::from_hours(1);
 
 #[cfg(test)]
 mod tests {

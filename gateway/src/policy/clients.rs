@@ -9,7 +9,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
-use super::of_route::{Compile, RoutePolicy, View, replace};
+use super::of_route::{BadOption, Compile, RoutePolicy, View, replace};
 use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, code},
     fields::{Fields, Known, is_word, one_or_many, values},
@@ -23,7 +23,7 @@ pub(crate) struct Written {
     allow: Option<Vec<IpNet>>,
     deny: Option<Vec<IpNet>>,
     /// The rule of the tag that declared the route. It can only narrow what the file allows.
-    pub(crate) declared: ClientRule,
+    declared: ClientRule,
 }
 
 impl Written {
@@ -66,6 +66,25 @@ impl RoutePolicy for ClientRule {
         replace(&mut under.deny, top.deny.as_ref());
     }
 
+    fn read_option(written: &mut Written, option: &str, value: &str) -> Option<Result<(), BadOption>> {
+        let list = match option {
+            "allow" => &mut written.declared.allow,
+            "deny" => &mut written.declared.deny,
+            _ => return None,
+        };
+        let read = declared_networks(value).map(|networks| *list = networks);
+        Some(read.map_err(|why| BadOption::of(option, why)))
+    }
+
+    fn write_options(written: &Written, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (option, networks) in [("allow", &written.declared.allow), ("deny", &written.declared.deny)] {
+            if !networks.is_empty() {
+                write!(to, " {option}={}", networks_text(networks))?;
+            }
+        }
+        Ok(())
+    }
+
     fn declare(under: &mut Written, tag: &Written) {
         under.declared.clone_from(&tag.declared);
     }
@@ -82,6 +101,19 @@ impl RoutePolicy for ClientRule {
             lists.map(|(word, networks)| format!("client {word} {}", networks_text(networks))),
         );
     }
+}
+
+/// `10.0.0.0/8,192.0.2.7`, each with Fabio's `ip:` in front or without it. In one order, so that the same networks are the
+/// same declaration.
+fn declared_networks(value: &str) -> Result<Vec<IpNet>, Invalid> {
+    let mut networks = Vec::new();
+    for text in value.split(',') {
+        let kind = text.split_at_checked(3).filter(|(kind, _)| kind.eq_ignore_ascii_case("ip:"));
+        networks.push(network(kind.map_or(text, |(_, rest)| rest))?);
+    }
+    networks.sort();
+    networks.dedup();
+    Ok(networks)
 }
 
 /// At least one.

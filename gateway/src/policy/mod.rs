@@ -26,7 +26,11 @@ pub mod rewrite;
 pub(crate) mod spelling;
 pub mod timeout;
 
-use self::of_route::{Asked, Check, Compile, RoutePolicy, Shown, View, joined, length, route_policies};
+use std::fmt;
+
+use self::of_route::{
+    Asked, BadOption, Check, Compile, RoutePolicy, Shown, View, joined, length, route_policies,
+};
 use crate::config::{diagnostics::Diagnostics, fields::Fields, hidden::Hidden};
 
 // Name in `Written` and `Policies`, and the policy. The order is that of evaluation, from the choice of the route to the log.

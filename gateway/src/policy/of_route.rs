@@ -8,7 +8,7 @@
 use std::{
     any::{Any, TypeId},
     collections::{BTreeSet, HashMap},
-    fmt::Debug,
+    fmt::{self, Debug},
     hash::Hash,
     sync::Arc,
 };
@@ -22,6 +22,7 @@ use crate::{
         diagnostics::{Diagnostic, Diagnostics, Span},
         fields::{Fields, Known},
         hidden::Hidden,
+        units::Invalid,
     },
     interner::Interner,
 };
@@ -42,10 +43,27 @@ pub(crate) trait RoutePolicy {
     /// That of `defaults` also governs what the gateway answers where there is no route.
     const IS_FOR_NO_ROUTE: bool = false;
 
+    /// A tag may say it only where the operator trusts services fully.
+    const NEEDS_TRUST: bool = false;
+
     fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self::Written;
 
     /// Lays `top` over `under`: scalars replace, maps merge by key, lists replace.
     fn overlay(under: &mut Self::Written, top: &Self::Written);
+
+    /// Takes an option of a tag that declares a route. `None`: it is not one of its options, or no tag may say it.
+    fn read_option(
+        _written: &mut Self::Written,
+        _option: &str,
+        _value: &str,
+    ) -> Option<Result<(), BadOption>> {
+        None
+    }
+
+    /// Writes what a tag says, as its options.
+    fn write_options(_written: &Self::Written, _to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
 
     /// Lays what a tag says over what the file says.
     fn declare(under: &mut Self::Written, tag: &Self::Written) {
@@ -74,6 +92,20 @@ pub(crate) struct Check<'a> {
     /// The error where nothing says who may use the route.
     pub(crate) silent: &'static str,
     pub(crate) sink: &'a mut Diagnostics,
+}
+
+/// An option of a tag that cannot be meant.
+#[derive(Debug)]
+pub(crate) struct BadOption {
+    /// The option, or the part of it that is wrong.
+    pub(crate) what: String,
+    pub(crate) why: Invalid,
+}
+
+impl BadOption {
+    pub(crate) fn of(option: &str, why: Invalid) -> Self {
+        Self { what: format!("`{option}`"), why }
+    }
 }
 
 /// What policies need of a request.
@@ -267,6 +299,25 @@ macro_rules! route_policies {
             pub(crate) fn overlay(&mut self, top: &Self) {
                 $(<$policy as RoutePolicy>::overlay(&mut self.$name, &top.$name);
                 self.hidden.$name.extend(&top.hidden.$name);)*
+            }
+
+            /// Takes an option of a tag. `None`: no policy has such an option.
+            pub(crate) fn read_option(&mut self, option: &str, value: &str) -> Option<Result<(), BadOption>> {
+                None$(.or_else(|| <$policy as RoutePolicy>::read_option(&mut self.$name, option, value)))*
+            }
+
+            /// Writes the options of a tag that says the same.
+            pub(crate) fn write_options(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+                $(<$policy as RoutePolicy>::write_options(&self.$name, to)?;)*
+                Ok(())
+            }
+
+            /// The first policy in it that a tag may not decide without trust.
+            pub(crate) fn needs_trust(&self) -> Option<&'static str> {
+                $(if <$policy as RoutePolicy>::NEEDS_TRUST && self.$name != Default::default() {
+                    return <$policy as RoutePolicy>::KEYS.first().copied();
+                })*
+                None
             }
 
             /// As [`Self::overlay`], with what a tag may say.

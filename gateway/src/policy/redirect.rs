@@ -9,7 +9,7 @@ use std::fmt;
 
 use http::{HeaderValue, StatusCode, Uri, uri::PathAndQuery};
 
-use super::of_route::{Compile, RoutePolicy, View, replace};
+use super::of_route::{BadOption, Compile, RoutePolicy, View, replace};
 use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, code},
     fields::{Fields, Known, value},
@@ -24,6 +24,8 @@ impl RoutePolicy for Redirect {
     const KEYS: &'static [&'static str] = &["redirect"];
     const MAPS: &'static [&'static Known] = &[&REDIRECT];
     const IS_OF_ONE_ROUTE: bool = true;
+    /// Otherwise a service could send the clients of a host that it shares with others anywhere.
+    const NEEDS_TRUST: bool = true;
 
     /// The target alone, or a map with the status, too.
     fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self::Written {
@@ -51,6 +53,30 @@ impl RoutePolicy for Redirect {
 
     fn overlay(under: &mut Self::Written, top: &Self::Written) {
         replace(under, top.as_ref());
+    }
+
+    /// `301,https://shop.example{path}`.
+    fn read_option(written: &mut Self::Written, option: &str, value: &str) -> Option<Result<(), BadOption>> {
+        if option != "redirect" {
+            return None;
+        }
+        let Some((status, target)) = value.split_once(',') else {
+            let expected = "a status and a target, such as `301,/new`";
+            let why = Invalid::new(code::BAD_VALUE, expected, format!("`{value}`"));
+            return Some(Err(BadOption::of(option, why)));
+        };
+        let bad =
+            |part: &'static str| move |why| BadOption { what: format!("the {part} of `redirect`"), why };
+        let status = parse_status(status).map_err(bad("status"));
+        let read = status.and_then(|status| parse_target(status, target).map_err(bad("target")));
+        Some(read.map(|redirect| *written = Some(redirect)))
+    }
+
+    fn write_options(written: &Self::Written, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match written {
+            Some(redirect) => write!(to, " redirect={},{}", redirect.status.as_u16(), redirect.target_text()),
+            None => Ok(()),
+        }
     }
 
     fn compile(written: &Self::Written, _with: &mut Compile<'_, '_>) -> Self::Compiled {

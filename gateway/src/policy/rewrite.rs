@@ -1,10 +1,12 @@
 //! What of a request's target a service gets to see: without a prefix, with another one, and under which name of a host.
 
+use std::fmt;
+
 use http::{HeaderValue, uri::Authority};
 
-use super::of_route::{Compile, RoutePolicy, replace};
+use super::of_route::{BadOption, Compile, RoutePolicy, replace};
 use crate::config::{
-    diagnostics::{Diagnostics, code},
+    diagnostics::{Diagnostics, Span, code},
     fields::{Fields, Known},
     pattern::path_prefix,
     tree::At,
@@ -59,18 +61,36 @@ impl RoutePolicy for Rewrite {
         replace(&mut under.host, top.host.as_ref());
     }
 
+    fn read_option(written: &mut Written, option: &str, value: &str) -> Option<Result<(), BadOption>> {
+        let read = match option {
+            "strip" => {
+                path_prefix(value).map(|value| written.strip = Some(At { value, span: Span::default() }))
+            }
+            "add" => path_prefix(value).map(|prefix| written.add = Some(prefix)),
+            "host" => parse_host(value).map(|host| written.host = Some(host)),
+            _ => return None,
+        };
+        Some(read.map_err(|why| BadOption::of(option, why)))
+    }
+
+    fn write_options(written: &Written, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = written.host.as_ref().map(|host| match host {
+            UpstreamHost::Instance => "{instance}",
+            UpstreamHost::Name(name) => name.to_str().unwrap_or_default(),
+        });
+        let strip = written.strip.as_ref().map(|at| at.value.as_str());
+        for (option, value) in [("strip", strip), ("add", written.add.as_deref()), ("host", host)] {
+            if let Some(value) = value {
+                write!(to, " {option}={value}")?;
+            }
+        }
+        Ok(())
+    }
+
     fn compile(written: &Written, _with: &mut Compile<'_, '_>) -> Option<Box<Rewrite>> {
         let Written { strip, add, host } = written.clone();
         let rewrite = Rewrite { strip: strip.map(|at| at.value), add, host };
         (rewrite != Rewrite::default()).then(|| Box::new(rewrite))
-    }
-}
-
-impl Written {
-    /// What a tag says.
-    pub(crate) fn declared(rewrite: Rewrite) -> Self {
-        let Rewrite { strip, add, host } = rewrite;
-        Self { strip: strip.map(|value| At { value, span: Default::default() }), add, host }
     }
 }
 

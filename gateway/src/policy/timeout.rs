@@ -5,11 +5,12 @@
 //! sets no timer.
 
 use std::{
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::of_route::{Check, Compile, RoutePolicy, View, replace};
+use super::of_route::{BadOption, Check, Compile, RoutePolicy, View, replace};
 use crate::{
     clock::LONGEST,
     config::{
@@ -31,6 +32,7 @@ pub(crate) struct Written {
 
 impl Written {
     /// Of the whole request, and nothing else.
+    #[cfg(test)]
     pub(crate) fn total(total: Option<Duration>) -> Self {
         Self { total, ..Self::default() }
     }
@@ -91,6 +93,22 @@ impl RoutePolicy for Timeouts {
         replace(&mut under.per_try, top.per_try.as_ref());
         replace(&mut under.idle, top.idle.as_ref());
         replace(&mut under.min_rate, top.min_rate.as_ref());
+    }
+
+    /// The total.
+    fn read_option(written: &mut Written, option: &str, value: &str) -> Option<Result<(), BadOption>> {
+        if option != "timeout" {
+            return None;
+        }
+        let read = duration_in(value, millis(1)..=minutes(60)).map(|total| written.total = Some(total));
+        Some(read.map_err(|why| BadOption::of(option, why)))
+    }
+
+    fn write_options(written: &Written, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match written.total {
+            Some(total) => write!(to, " timeout={}ms", total.as_millis()),
+            None => Ok(()),
+        }
     }
 
     fn check(written: &Written, with: &mut Check<'_>) {

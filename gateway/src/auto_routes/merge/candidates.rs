@@ -62,7 +62,7 @@ pub(super) fn candidates(
         }
         // Of two that match the same requests the one that keeps somebody out goes first.
         if let Some(own) = candidates.get_mut(first..) {
-            own.sort_by_key(|candidate| candidate.declaration.clients.is_empty());
+            own.sort_by_key(|candidate| candidate.declaration.policies.clients.rules().is_empty());
         }
     }
     // Stable: new ones keep the order of services and tags.
@@ -103,10 +103,7 @@ pub(super) fn with_metadata<'a>(
 /// The option with which a service would decide what is the operator's to decide.
 fn untrusted(auto: &AutoRoutesSettings, declaration: &Declaration) -> Option<&'static str> {
     let skips_proof = declaration.tls.as_ref().is_some_and(|tls| tls.insecure);
-    let option = match declaration.redirect {
-        Some(_) => Some("redirect"),
-        None => skips_proof.then_some("tlsskipverify"),
-    };
+    let option = declaration.policies.needs_trust().or(skips_proof.then_some("tlsskipverify"));
     option.filter(|_| !auto.trusts_fully)
 }
 
