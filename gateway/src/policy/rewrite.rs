@@ -2,15 +2,21 @@
 
 use std::fmt;
 
-use http::{HeaderValue, uri::Authority};
+use http::{
+    HeaderValue, Uri,
+    uri::{Authority, PathAndQuery},
+};
 
 use super::of_route::{BadOption, Compile, RoutePolicy, replace};
-use crate::config::{
-    diagnostics::{Diagnostics, Span, code},
-    fields::{Fields, Known},
-    pattern::path_prefix,
-    tree::At,
-    units::Invalid,
+use crate::{
+    config::{
+        diagnostics::{Diagnostics, Span, code},
+        fields::{Fields, Known},
+        pattern::path_prefix,
+        tree::At,
+        units::Invalid,
+    },
+    router::reading,
 };
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -36,6 +42,23 @@ pub enum UpstreamHost {
     Name(HeaderValue),
     /// The instance's own address and port.
     Instance,
+}
+
+impl Rewrite {
+    /// The target that a service gets, and the prefix that was stripped from it. `any_case`: the prefix is compared as the path was.
+    /// `None` is never the case: the parts were valid in a target, so their joint is one.
+    pub fn apply<'a>(&self, target: &'a PathAndQuery, any_case: bool) -> Option<(Uri, Option<&'a str>)> {
+        let written = target.path();
+        let stripped = self.strip.as_deref().and_then(|prefix| reading::strip(written, prefix, any_case));
+        let path = stripped.unwrap_or(written);
+        let prefix = stripped.and_then(|rest| written.strip_suffix(rest));
+        let add = self.add.as_deref().unwrap_or("").trim_end_matches('/');
+        // Where the prefix was all of the path, what is added stands alone, and something must stand there.
+        let slash = if add.is_empty() && path.is_empty() { "/" } else { "" };
+        let query = target.query().map_or(String::new(), |query| format!("?{query}"));
+        let joint = PathAndQuery::try_from(format!("{add}{path}{slash}{query}")).ok()?;
+        Some((Uri::from(joint), prefix))
+    }
 }
 
 impl RoutePolicy for Rewrite {

@@ -9,7 +9,6 @@ use crate::{
     connection::ConnectionContext,
     headers::{self, ForwardContext, ResponseContext, ResponseFraming},
     policy::rewrite::UpstreamHost,
-    router::reading,
     snapshot::{LocalRoute, LocalSnapshot, Route, own_value},
 };
 
@@ -75,19 +74,9 @@ pub(super) fn upstream_target<'a>(
     route: &Route,
     target: &'a PathAndQuery,
 ) -> Result<(Uri, Option<&'a str>), Error> {
-    let Some(rewrite) = &route.policies.rewrite else { return Ok((Uri::from(target.clone()), None)) };
-    let written = target.path();
-    let stripped = rewrite
-        .strip
-        .as_deref()
-        .and_then(|prefix| reading::strip(written, prefix, route.policies.spelling.any_case()));
-    let path = stripped.unwrap_or(written);
-    let prefix = stripped.and_then(|rest| written.strip_suffix(rest));
-    let add = rewrite.add.as_deref().unwrap_or("").trim_end_matches('/');
-    // Where the prefix was all of the path, what is added stands alone, and something must stand there.
-    let slash = if add.is_empty() && path.is_empty() { "/" } else { "" };
-    let query = target.query().map_or(String::new(), |query| format!("?{query}"));
-    // All parts were valid in a target, so their joint is one.
-    let joint = PathAndQuery::try_from(format!("{add}{path}{slash}{query}"));
-    Ok((joint.map(Uri::from).map_err(|_| Error::Internal)?, prefix))
+    let policies = &route.policies;
+    match &policies.rewrite {
+        Some(rewrite) => rewrite.apply(target, policies.spelling.any_case()).ok_or(Error::Internal),
+        None => Ok((Uri::from(target.clone()), None)),
+    }
 }
