@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Response, request::Parts};
 
 use super::{
     error::Error,
@@ -72,10 +72,11 @@ fn came_over_tls(admitted: &Admitted, headers: &HeaderMap, peer_is_trusted: bool
 pub(super) fn find_route(
     snapshot: &LocalSnapshot,
     parts: &Parts,
+    method: &Method,
     admitted: &Admitted,
 ) -> Result<Rc<LocalRoute>, Error> {
     let router = &snapshot.shared.table.router;
-    let found = match router.lookup(admitted.host(), admitted.path(), &parts.method, &parts.headers) {
+    let found = match router.lookup(admitted.host(), admitted.path(), method, &parts.headers) {
         Match::Route(index) => snapshot.routes.get(index).ok_or(Error::RouteNotFound),
         Match::MethodNotAllowed(allow) => Err(Error::MethodNotAllowed { allow }),
         Match::NotFound => Err(Error::RouteNotFound),
@@ -85,6 +86,6 @@ pub(super) fn find_route(
         .ok()
         .filter(|route| route.shared().policies.allow_in_path.with(Oddities::ALWAYS).contains(odd.found));
     let route = route.ok_or(Error::Refused(odd.refusal))?;
-    readings::check(snapshot, route.shared(), parts, (admitted, odd))?;
+    readings::check(snapshot, route.shared(), (method, &parts.headers), (admitted, odd))?;
     Ok(Rc::clone(route))
 }

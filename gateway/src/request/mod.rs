@@ -159,7 +159,7 @@ async fn forward(
     }
 
     // 5. Route.
-    let route = find_route(snapshot, &parts, admitted)?;
+    let route = find_route(snapshot, &parts, &parts.method, admitted)?;
     let framing = admitted.framing().resolve(body.is_end_stream());
     let asks_for_upgrade = admitted.survey().has(Found::Upgrade);
     exchange.route = Some(Rc::clone(&route));

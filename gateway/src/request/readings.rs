@@ -6,7 +6,7 @@
 //! the route's own path, and must not be what another route of the service makes of a plain path and asks more for.
 //! The readings are those of the path that the service gets, after `rewrite`.
 
-use http::request::Parts;
+use http::{HeaderMap, Method};
 
 use super::{error::Error, head::upstream_target};
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
 pub(super) fn check(
     snapshot: &LocalSnapshot,
     route: &Route,
-    parts: &Parts,
+    (method, headers): (&Method, &HeaderMap),
     (admitted, odd): (&Admitted, Odd),
 ) -> Result<(), Error> {
     // Nothing reaches a service; what the client asks for next is a request of its own.
@@ -31,7 +31,8 @@ pub(super) fn check(
         return Ok(());
     }
     let (sent, prefix) = upstream_target(route, admitted.target())?;
-    let plain = Plain { snapshot, route, parts, host: admitted.host(), prefix: prefix.unwrap_or_default() };
+    let plain =
+        Plain { snapshot, route, method, headers, host: admitted.host(), prefix: prefix.unwrap_or_default() };
     let readings = admission::lenient_readings(sent.path(), odd.found).map_err(Error::Refused)?;
     if readings.iter().all(|reading| plain.gives(reading)) {
         Ok(())
@@ -44,7 +45,8 @@ pub(super) fn check(
 struct Plain<'a> {
     snapshot: &'a LocalSnapshot,
     route: &'a Route,
-    parts: &'a Parts,
+    method: &'a Method,
+    headers: &'a HeaderMap,
     host: &'a str,
     /// What the route strips, as it is written in this request.
     prefix: &'a str,
@@ -104,7 +106,7 @@ impl Plain<'_> {
 
     fn lookup(&self, path: &str) -> Taken<'_> {
         let router = &self.snapshot.shared.table.router;
-        match router.lookup(self.host, path, &self.parts.method, &self.parts.headers) {
+        match router.lookup(self.host, path, self.method, self.headers) {
             Match::Route(index) => match self.snapshot.routes.get(index) {
                 Some(found) if std::ptr::eq(found.shared(), self.route) => Taken::Here,
                 Some(found) => Taken::By(found.shared()),

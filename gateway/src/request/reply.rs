@@ -105,8 +105,13 @@ pub(super) fn redirection(status: StatusCode, location: HeaderValue) -> Response
 
 /// `OPTIONS *` asks about the gateway itself (RFC 9110 §9.3.7).
 pub(super) fn options_reply() -> Response<Bytes> {
+    let mut response = no_content();
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(admission::ALLOW));
+    response
+}
+
+pub(super) fn no_content() -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::NO_CONTENT;
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(admission::ALLOW));
     response
 }
