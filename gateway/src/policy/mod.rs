@@ -12,6 +12,7 @@ pub(crate) mod body_start;
 pub mod circuit_breaker;
 pub mod clients;
 pub mod concurrency;
+pub mod cors;
 pub mod headers;
 pub mod jwt;
 pub mod limit_check;
@@ -38,6 +39,7 @@ route_policies! {
     spelling: crate::router::reading::Spelling,
     allow_in_path: crate::admission::Oddities,
     clients: clients::ClientRule,
+    cors: cors::Cors,
     auth: auth::Access,
     require: require::Requirement,
     rate_limit: rate_limit::RateLimit,
@@ -52,4 +54,4 @@ route_policies! {
 }
 
 /// Policies of the format that this version does not have yet.
-pub(crate) const LATER: &[&str] = &["cors", "compress", "upgrade", "buffer"];
+pub(crate) const LATER: &[&str] = &["compress", "upgrade", "buffer"];

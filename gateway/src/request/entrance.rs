@@ -9,13 +9,13 @@ use super::{
     error::Error,
     exchange::Exchange,
     readings,
-    reply::{options_reply, redirection},
+    reply::{no_content, options_reply, redirection},
 };
 use crate::{
     admission::{self, Admission, Admitted, Oddities, Scheme},
     connection::ConnectionContext,
-    headers::names,
-    policy::redirect,
+    headers::{self, names},
+    policy::{cors, redirect},
     router::Match,
     snapshot::{LocalRoute, LocalSnapshot},
 };
@@ -68,8 +68,31 @@ fn came_over_tls(admitted: &Admitted, headers: &HeaderMap, peer_is_trusted: bool
         || (peer_is_trusted && stated().is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https")))
 }
 
+/// The route; for a preflight that it answers, the route of the request that is announced, and its method.
+pub(super) fn find_route_or_preflight(
+    snapshot: &LocalSnapshot,
+    parts: &Parts,
+    admitted: &Admitted,
+) -> Result<(Rc<LocalRoute>, Option<Method>), Error> {
+    if let Some(announced) = cors::announced(&parts.method, &parts.headers)
+        && let Ok(route) = find_route(snapshot, parts, &announced, admitted)
+        && route.shared().policies.cors.is_some()
+    {
+        return Ok((route, Some(announced)));
+    }
+    Ok((find_route(snapshot, parts, &parts.method, admitted)?, None))
+}
+
+/// Before authentication: a browser sends no token with a preflight.
+pub(super) fn preflight_reply(route: &LocalRoute, exchange: &Exchange) -> Response<Bytes> {
+    let mut response = no_content();
+    headers::apply_rules(response.headers_mut(), &route.response_rules);
+    headers::apply_made(response.headers_mut(), &route.response_rules, &exchange.facts());
+    response
+}
+
 /// The route that takes an admitted request. A path that has two readings needs a route that allows it ([`readings`]).
-pub(super) fn find_route(
+fn find_route(
     snapshot: &LocalSnapshot,
     parts: &Parts,
     method: &Method,

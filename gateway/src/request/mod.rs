@@ -31,7 +31,7 @@ use hyper::body::Incoming;
 use ipnet::IpNet;
 
 use self::{
-    entrance::{Entrance, admit, find_route},
+    entrance::{Entrance, admit, find_route_or_preflight, preflight_reply},
     error::Error,
     exchange::{DeclaredBody, Exchange},
     guard::{Panicked, guarded},
@@ -52,6 +52,7 @@ use crate::{
     policy::{
         body_start::BodyStart,
         clients::{self, ClientRule},
+        cors::{self, Cors},
     },
     snapshot::LocalSnapshot,
 };
@@ -66,10 +67,10 @@ pub async fn serve(
     // 4. One snapshot for the whole request.
     let snapshot = connection.worker.snapshot();
     let mut exchange = begin(&connection, &snapshot, &request, activity);
-    let mut unread = None;
+    let (mut unread, mut cors) = (None, None);
     let result = {
         // Pinned here, so that the state of a request is never moved.
-        let forward = pin!(forward(&connection, &snapshot, request, &mut unread, &mut exchange));
+        let forward = pin!(forward(&connection, &snapshot, request, (&mut unread, &mut cors), &mut exchange));
         guarded(&connection.worker.is_out_of_time, forward).await
     };
     let mut response = match result {
@@ -90,6 +91,9 @@ pub async fn serve(
             refusal(Error::Internal, exchange, &snapshot)
         }
     };
+    if let Some(answer) = cors {
+        answer.apply(response.headers_mut());
+    }
     if version == Version::HTTP_2 {
         return Ok(response);
     }
@@ -133,16 +137,18 @@ fn begin(
     exchange
 }
 
-/// Steps 5 to 12. `unread`: where the request's body is until something reads it.
+/// Steps 5 to 12. `unread`: where the request's body is until something reads it. `cors`: what the response says to a browser,
+/// whoever makes it.
 async fn forward(
     connection: &ConnectionContext,
     snapshot: &LocalSnapshot,
     request: Request<ClientBody>,
-    unread: &mut Option<ClientBody>,
+    (unread, cors): (&mut Option<ClientBody>, &mut Option<cors::Answer>),
     exchange: &mut Exchange,
 ) -> Result<Answer, Error> {
     let (mut parts, body) = request.into_parts();
     let body = unread.insert(body);
+    *cors = Cors::answer(&snapshot.shared.table.unrouted.cors, &parts.headers, None);
 
     // Admission: what has two readings is refused before anything is decided on it, and what the sender cannot know goes.
     let peer_is_trusted = exchange.peer_is_trusted;
@@ -159,15 +165,19 @@ async fn forward(
     }
 
     // 5. Route.
-    let route = find_route(snapshot, &parts, &parts.method, admitted)?;
+    let (route, preflight) = find_route_or_preflight(snapshot, &parts, admitted)?;
     let framing = admitted.framing().resolve(body.is_end_stream());
     let asks_for_upgrade = admitted.survey().has(Found::Upgrade);
     exchange.route = Some(Rc::clone(&route));
     let policies = &route.shared().policies;
+    *cors = Cors::answer(&policies.cors, &parts.headers, preflight.as_ref());
 
-    // 6. Request policies, in this order: where from, who is it and may they, how often, how much.
+    // 6. Request policies, in this order: where from, which page, who is it and may they, how often, how much.
     if !policies.clients.is_empty() {
         check_address(&policies.clients, &snapshot.shared.table.listen.trusted_proxies, &parts, exchange)?;
+    }
+    if preflight.is_some() {
+        return Ok(Answer::Local(preflight_reply(&route, exchange)));
     }
     let quota = access::check(snapshot, &route, &parts, exchange).await?;
     if let Some(redirect) = &policies.redirect {

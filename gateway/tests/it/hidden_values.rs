@@ -249,6 +249,7 @@ async fn no_refusal_of_a_value_quotes_what_came_from_a_variable() {
         "allow_in_path",
         "subset",
         "clients",
+        "cors",
         "priority",
         "rewrite",
         "headers: {request: {set: {Host",

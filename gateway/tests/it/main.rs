@@ -21,6 +21,7 @@ mod connection_totals;
 mod connections;
 mod consul_commands;
 mod control;
+mod cors;
 mod cut_answers;
 mod dead_endpoints;
 mod declared_holders;

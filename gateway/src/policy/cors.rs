@@ -1,0 +1,582 @@
+//! CORS: which pages of other origins may read what a route answers (Fetch standard, <https://fetch.spec.whatwg.org/#http-cors-protocol>).
+//!
+//! The gateway speaks the protocol alone: it answers preflights itself, for the route that the announced method would take and
+//! before it asks for a token, since a browser sends none with them; and it writes the fields of every response of the
+//! route, its own refusals included, because a browser shows a script nothing of a response without them. What a service says of
+//! CORS is removed. Where the answer depends on the origin, `Vary: Origin` says so, also to requests that have none.
+//!
+//! An origin is compared byte by byte, as it is serialised: scheme and host in lower case, without the scheme's own port. `*.` stands
+//! for one or more labels in front of a host and for nothing else. `null` is never in a list: every sandboxed page has it.
+//! Unit of `max_age`: seconds. Limits: [`ASKED_BYTES_MAX`], [`MAX_AGE_MAX`].
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+
+use super::of_route::{Check, Compile, RoutePolicy, View, replace};
+use crate::config::{
+    diagnostics::{Diagnostic, Diagnostics, Span, code},
+    fields::{Fields, Known, is_word, one_or_many, values},
+    pattern::{host_pattern, method},
+    tree::{At, Node, Value},
+    units::{Invalid, boolean, duration_in},
+};
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Written {
+    /// Empty: `off`.
+    origins: Option<At<Vec<Origin>>>,
+    methods: Option<Vec<Method>>,
+    headers: Option<Vec<HeaderName>>,
+    expose: Option<Vec<HeaderName>>,
+    credentials: Option<bool>,
+    max_age: Option<Duration>,
+    /// Where a map without origins stands.
+    rest: Option<Span>,
+}
+
+/// One entry of `origins`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Origin {
+    Any,
+    Exact(String),
+    /// `https://*.shop.example:8443` is `https://`, `.shop.example:8443`.
+    Below {
+        scheme: String,
+        end: String,
+    },
+}
+
+/// The policy of a route.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Cors {
+    origins: Box<[Origin]>,
+    /// `None`: the method that is announced, since the route takes it.
+    methods: Option<HeaderValue>,
+    /// `None`: what is asked for.
+    headers: Option<HeaderValue>,
+    expose: Option<HeaderValue>,
+    credentials: bool,
+    max_age: HeaderValue,
+}
+
+/// What the response to one request says to the browser.
+#[derive(Debug)]
+pub struct Answer {
+    fields: Vec<(HeaderName, HeaderValue)>,
+    /// Another origin would get another answer.
+    depends_on_origin: bool,
+}
+
+impl RoutePolicy for Cors {
+    type Written = Written;
+    /// `None`: the gateway leaves the protocol to the service.
+    type Compiled = Option<Arc<Cors>>;
+    const KEYS: &'static [&'static str] = &["cors"];
+    const MAPS: &'static [&'static Known] = &[&CORS];
+    const IS_FOR_NO_ROUTE: bool = true;
+
+    /// `off`, one origin, a list of them, or a map.
+    fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Written {
+        let Some(node) = fields.get("cors") else { return Written::default() };
+        if is_word(node, "off") {
+            return Written {
+                origins: Some(At { value: Vec::new(), span: node.span }),
+                ..Written::default()
+            };
+        }
+        if !matches!(node.value, Value::Map(_)) {
+            return Written { origins: Some(origins(node, "cors", sink)), ..Written::default() };
+        }
+        let Some(fields) = Fields::of(node, &CORS, sink) else { return Written::default() };
+        Written {
+            origins: fields.get("origins").map(|node| origins(node, "cors.origins", sink)),
+            methods: fields.values("methods", sink, method).map(bare),
+            headers: fields.values("headers", sink, asked_header).map(bare),
+            expose: fields.values("expose", sink, header_name).map(bare),
+            credentials: fields.plain("credentials", sink, boolean),
+            max_age: fields.plain("max_age", sink, |text| duration_in(text, Duration::ZERO..=MAX_AGE_MAX)),
+            rest: (fields.get("origins").is_none() && !fields.is_misspelt("origins")).then_some(node.span),
+        }
+    }
+
+    fn overlay(under: &mut Written, top: &Written) {
+        replace(&mut under.origins, top.origins.as_ref());
+        replace(&mut under.methods, top.methods.as_ref());
+        replace(&mut under.headers, top.headers.as_ref());
+        replace(&mut under.expose, top.expose.as_ref());
+        replace(&mut under.credentials, top.credentials.as_ref());
+        replace(&mut under.max_age, top.max_age.as_ref());
+        replace(&mut under.rest, top.rest.as_ref());
+    }
+
+    fn check(written: &Written, with: &mut Check<'_>) {
+        let Some(At { value: origins, span }) = &written.origins else {
+            if let Some(span) = written.rest {
+                let finding = Diagnostic::error(code::MISSING_FIELD, span, "`cors` needs `origins`");
+                with.sink.push_once(
+                    finding
+                        .label("`origins` is missing here")
+                        .help("add `origins: [\"https://app.example\"]`"),
+                );
+            }
+            return;
+        };
+        if written.credentials != Some(true) {
+            return;
+        }
+        // Fetch, "CORS protocol and credentials": with credentials a browser takes no `*`.
+        let all_fields = written.expose.iter().flatten().any(|name| name == "*");
+        let message = if origins.contains(&Origin::Any) {
+            "`cors.credentials` does not go with the origin `*`"
+        } else if all_fields && !origins.is_empty() {
+            "`cors.credentials` does not go with `*` in `cors.expose`"
+        } else {
+            return;
+        };
+        with.sink.push_once(
+            Diagnostic::error(code::CONFLICT, *span, message)
+                .label("every page could use what a browser has stored for its user, so browsers refuse it")
+                .help(
+                    "name the origins, such as `origins: [\"https://app.example\"]`, or remove `credentials`",
+                ),
+        );
+    }
+
+    fn compile(written: &Written, with: &mut Compile<'_, '_>) -> Option<Arc<Cors>> {
+        let cors = Self::of(written).filter(|cors| !cors.origins.is_empty());
+        cors.map(|cors| with.shared.share(Arc::new(cors)))
+    }
+
+    fn show(cors: &Option<Arc<Cors>>, view: &mut View<'_>) {
+        if let Some(cors) = cors {
+            view.items("cors", cors.origins.iter().map(ToString::to_string));
+        }
+    }
+}
+
+impl Cors {
+    /// `None`: nothing is allowed.
+    fn of(written: &Written) -> Option<Self> {
+        let names = |list: &Option<Vec<HeaderName>>| joined(list.as_ref()?.iter().map(HeaderName::as_str));
+        let max_age = written.max_age.unwrap_or(MAX_AGE).as_secs();
+        Some(Self {
+            origins: written.origins.as_ref()?.value.as_slice().into(),
+            methods: written.methods.as_ref().and_then(|list| joined(list.iter().map(Method::as_str))),
+            headers: names(&written.headers),
+            expose: names(&written.expose),
+            credentials: written.credentials.unwrap_or_default(),
+            max_age: HeaderValue::from(max_age),
+        })
+    }
+
+    /// What the response to a request with these fields says, if there is a policy. `announced`: the method of a preflight that is
+    /// answered by it.
+    pub fn answer(
+        policy: &Option<Arc<Self>>,
+        request: &HeaderMap,
+        announced: Option<&Method>,
+    ) -> Option<Answer> {
+        let policy = policy.as_ref()?;
+        let mut fields = Vec::new();
+        if let Some(origin) = policy.allowed(request) {
+            fields.push((header::ACCESS_CONTROL_ALLOW_ORIGIN, origin));
+            if policy.credentials {
+                let yes = HeaderValue::from_static("true");
+                fields.push((header::ACCESS_CONTROL_ALLOW_CREDENTIALS, yes));
+            }
+            match (announced, &policy.expose) {
+                (Some(method), _) => fields.extend(policy.of_preflight(request, method)),
+                (None, Some(expose)) => fields.push((header::ACCESS_CONTROL_EXPOSE_HEADERS, own(expose))),
+                (None, None) => {}
+            }
+        }
+        Some(Answer { fields, depends_on_origin: !policy.allows_any() })
+    }
+
+    fn of_preflight(&self, request: &HeaderMap, announced: &Method) -> Vec<(HeaderName, HeaderValue)> {
+        // A method is a token, and so it is a header value.
+        let methods =
+            self.methods.as_ref().map(own).or_else(|| HeaderValue::from_str(announced.as_str()).ok());
+        let asked =
+            || request.get(header::ACCESS_CONTROL_REQUEST_HEADERS).filter(|asked| is_list(asked)).cloned();
+        let headers = self.headers.as_ref().map(own).or_else(asked);
+        let fields = [
+            (header::ACCESS_CONTROL_ALLOW_METHODS, methods),
+            (header::ACCESS_CONTROL_ALLOW_HEADERS, headers),
+            (header::ACCESS_CONTROL_MAX_AGE, Some(own(&self.max_age))),
+        ];
+        fields.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+
+    fn allows_any(&self) -> bool {
+        self.origins.contains(&Origin::Any)
+    }
+
+    /// The origin as the response allows it.
+    fn allowed(&self, request: &HeaderMap) -> Option<HeaderValue> {
+        let mut lines = request.get_all(header::ORIGIN).iter();
+        // Of several lines none is the browser's.
+        let origin = lines.next().filter(|_| lines.next().is_none())?;
+        if self.allows_any() {
+            return Some(HeaderValue::from_static("*"));
+        }
+        self.allows(origin.as_bytes()).then(|| origin.clone())
+    }
+
+    fn allows(&self, origin: &[u8]) -> bool {
+        self.origins.iter().any(|known| match known {
+            Origin::Any => true,
+            Origin::Exact(text) => text.as_bytes() == origin,
+            Origin::Below { scheme, end } => {
+                let front =
+                    origin.strip_prefix(scheme.as_bytes()).and_then(|rest| rest.strip_suffix(end.as_bytes()));
+                front.is_some_and(|front| front.split(|byte| *byte == b'.').all(is_label))
+            }
+        })
+    }
+}
+
+/// The method that a preflight announces (Fetch, "CORS-preflight request"). `None`: it is another request.
+pub fn announced(request: &Method, fields: &HeaderMap) -> Option<Method> {
+    if *request != Method::OPTIONS || !fields.contains_key(header::ORIGIN) {
+        return None;
+    }
+    Method::from_bytes(fields.get(header::ACCESS_CONTROL_REQUEST_METHOD)?.as_bytes()).ok()
+}
+
+impl Answer {
+    /// Takes the place of what the service says.
+    pub fn apply(self, headers: &mut HeaderMap) {
+        for name in &OURS {
+            headers.remove(name);
+        }
+        headers.extend(self.fields);
+        // RFC 9110 §12.5.5: a cache must not give the answer for one origin to another.
+        if self.depends_on_origin && !varies_by_origin(headers) {
+            headers.append(header::VARY, HeaderValue::from_static("Origin"));
+        }
+    }
+}
+
+fn varies_by_origin(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::VARY).iter();
+    let names = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    names.map(<[u8]>::trim_ascii).any(|name| name == b"*" || name.eq_ignore_ascii_case(b"origin"))
+}
+
+/// A copy: a clone would count references that all workers have in common.
+fn own(value: &HeaderValue) -> HeaderValue {
+    HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone())
+}
+
+/// Names with commas between, as browsers write `Access-Control-Request-Headers`.
+fn is_list(value: &HeaderValue) -> bool {
+    let is_in = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~, ".contains(byte);
+    value.len() <= ASKED_BYTES_MAX && value.as_bytes().iter().all(is_in)
+}
+
+fn is_label(label: &[u8]) -> bool {
+    !label.is_empty() && label.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
+}
+
+fn bare<T>(list: Vec<At<T>>) -> Vec<T> {
+    list.into_iter().map(|at| at.value).collect()
+}
+
+/// `None`: there is none.
+fn joined<'a>(names: impl Iterator<Item = &'a str>) -> Option<HeaderValue> {
+    let names: Vec<&str> = names.collect();
+    HeaderValue::try_from(names.join(", ")).ok().filter(|value| !value.is_empty())
+}
+
+fn origins(node: &Node, what: &str, sink: &mut Diagnostics) -> At<Vec<Origin>> {
+    if one_or_many(node).is_empty() {
+        let message = format!("`{what}` is empty");
+        sink.push(
+            Diagnostic::error(code::BAD_VALUE, node.span, message).help("write `cors: off` to allow none"),
+        );
+    }
+    let list = values(node, what, sink, origin);
+    At { value: bare(list), span: node.span }
+}
+
+/// `https://app.example`, `https://*.shop.example`, `http://localhost:3000`, `*`.
+fn origin(text: &str) -> Result<Origin, Invalid> {
+    let expected = "an origin such as `https://app.example` or `https://*.shop.example`";
+    let refuse = |label: &str| Invalid::new(code::BAD_VALUE, expected, label);
+    if text == "*" {
+        return Ok(Origin::Any);
+    }
+    if text == "null" {
+        return Err(refuse("every page in a sandbox has this origin, whoever wrote it"));
+    }
+    let Some((scheme, rest)) = text.split_once("://") else {
+        let with_scheme = format!("https://{text}");
+        let refusal = refuse("the scheme is missing");
+        return Err(if origin(&with_scheme).is_ok() {
+            refusal.help(format!("write `{with_scheme}`"))
+        } else {
+            refusal
+        });
+    };
+    let (scheme, rest) = (scheme.to_ascii_lowercase(), rest.to_ascii_lowercase());
+    if let Some((bare, _)) = rest.split_once(['/', '?', '#']) {
+        let bare = format!("{scheme}://{bare}");
+        let refusal = refuse("an origin has no path");
+        return Err(if origin(&bare).is_ok() { refusal.help(format!("write `{bare}`")) } else { refusal });
+    }
+    // RFC 3986 §3.1.
+    let is_of_scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+    if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !scheme.chars().all(is_of_scheme) {
+        return Err(refuse("not a scheme"));
+    }
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => {
+            let port =
+                port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(|| refuse("not a port"))?;
+            (host, Some(port))
+        }
+        _ => (rest.as_str(), None),
+    };
+    let own_port = match scheme.as_str() {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
+    };
+    // As browsers serialise it (HTML, "serialization of an origin").
+    let port = port.filter(|port| Some(*port) != own_port).map(|port| format!(":{port}")).unwrap_or_default();
+    let is_address = host.starts_with('[') && host.ends_with(']');
+    if !is_address || host.trim_matches(['[', ']']).parse::<std::net::Ipv6Addr>().is_err() {
+        host_pattern(host).map_err(|invalid| match host {
+            _ if !host.is_ascii() => {
+                refuse("browsers write such a name in ASCII").help("write it as `xn--…`")
+            }
+            _ => refuse(&invalid.label),
+        })?;
+    }
+    match host.strip_prefix('*') {
+        Some("") => Err(refuse("a host must follow `*.`").help("write `*` for every origin")),
+        Some(end) => Ok(Origin::Below { scheme: format!("{scheme}://"), end: format!("{end}{port}") }),
+        None => Ok(Origin::Exact(format!("{scheme}://{host}{port}"))),
+    }
+}
+
+fn header_name(text: &str) -> Result<HeaderName, Invalid> {
+    HeaderName::from_bytes(text.as_bytes())
+        .map_err(|_| Invalid::new(code::BAD_VALUE, "a header name such as `X-Total`", "not a header name"))
+}
+
+/// Not `*`, in which a browser does not include `Authorization`, and which means nothing with credentials.
+fn asked_header(text: &str) -> Result<HeaderName, Invalid> {
+    let refuse = || Invalid::new(code::BAD_VALUE, "a header name such as `X-Api-Key`", "not a header name");
+    let help = "leave `headers` out: then a page may send what its browser asks for";
+    if text == "*" { Err(refuse().help(help)) } else { header_name(text) }
+}
+
+/// As it would be written.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Exact(text) => f.write_str(text),
+            Self::Below { scheme, end } => write!(f, "{scheme}*{end}"),
+        }
+    }
+}
+
+static CORS: Known = Known {
+    what: "`cors`",
+    prefix: "cors.",
+    fields: &["origins", "methods", "headers", "expose", "credentials", "max_age"],
+    later: &[],
+};
+/// Fields that only the gateway writes where a route has the policy.
+const OURS: [HeaderName; 6] = [
+    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+    header::ACCESS_CONTROL_EXPOSE_HEADERS,
+    header::ACCESS_CONTROL_ALLOW_METHODS,
+    header::ACCESS_CONTROL_ALLOW_HEADERS,
+    header::ACCESS_CONTROL_MAX_AGE,
+];
+/// Longer lists are not repeated; a browser writes some hundred bytes.
+const ASKED_BYTES_MAX: usize = 1024;
+/// docs/DEFAULTS.md argues it.
+const MAX_AGE: Duration = Duration::from_mins(10);
+/// Firefox keeps an answer no longer, other browsers forget it sooner.
+const MAX_AGE_MAX: Duration = Duration::from_hours(24);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cors(texts: &[&str], credentials: bool) -> Arc<Cors> {
+        let value = texts.iter().map(|text| origin(text).unwrap()).collect();
+        let origins = Some(At { value, span: Span::default() });
+        Arc::new(
+            Cors::of(&Written { origins, credentials: Some(credentials), ..Written::default() }).unwrap(),
+        )
+    }
+
+    fn fields(lines: &[(&'static str, &str)]) -> HeaderMap {
+        lines.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+    }
+
+    fn answer(cors: &Arc<Cors>, request: &HeaderMap, announced: Option<&Method>) -> Answer {
+        Cors::answer(&Some(Arc::clone(cors)), request, announced).unwrap()
+    }
+
+    #[test]
+    fn an_origin_is_allowed_as_it_is_written_and_below_a_host_with_its_port() {
+        let cors = cors(
+            &[
+                "https://app.example",
+                "https://*.Shop.example",
+                "http://*.dev.example:3000",
+                "HTTP://a.example:80",
+            ],
+            false,
+        );
+        for (origin, is_allowed) in [
+            ("https://app.example", true),
+            ("https://x.shop.example", true),
+            ("https://x.y.shop.example", true),
+            ("http://x.dev.example:3000", true),
+            ("http://a.example", true),
+            ("http://app.example", false),
+            ("https://app.example:8443", false),
+            ("https://App.example", false),
+            ("https://app.example.evil.test", false),
+            ("https://app.exampleevil", false),
+            ("https://shop.example", false),
+            ("https://evilshop.example", false),
+            ("https://.shop.example", false),
+            ("https://evil.test/.shop.example", false),
+            ("https://a@b.shop.example", false),
+            ("https://x..shop.example", false),
+            ("http://x.shop.example", false),
+            ("http://x.dev.example", false),
+            ("http://a.example:80", false),
+            ("null", false),
+            ("", false),
+        ] {
+            assert_eq!(cors.allows(origin.as_bytes()), is_allowed, "{origin}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_an_origin_is_refused_with_its_cure() {
+        for (text, cure) in [
+            ("app.example", Some("write `https://app.example`")),
+            ("https://app.example/", Some("write `https://app.example`")),
+            ("https://app.example:443/x", Some("write `https://app.example:443`")),
+            ("null", None),
+            ("https://", None),
+            ("https://*", Some("write `*` for every origin")),
+            ("https://*.", None),
+            ("https://a.*.example", None),
+            ("https://app.example:0", None),
+            ("https://app.example:99999", None),
+            ("https://app.example:*", None),
+            ("1x://app.example", None),
+            ("https://bücher.example", Some("write it as `xn--…`")),
+            ("", None),
+        ] {
+            assert_eq!(
+                origin(text).map_err(|refusal| refusal.help),
+                Err(cure.map(str::to_owned)),
+                "{text:?}"
+            );
+        }
+        for (text, shown) in [
+            ("https://App.example:443", "https://app.example"),
+            ("http://[::1]:3000", "http://[::1]:3000"),
+            ("capacitor://localhost", "capacitor://localhost"),
+            ("https://*.a.example:8443", "https://*.a.example:8443"),
+            ("*", "*"),
+        ] {
+            assert_eq!(origin(text).map(|origin| origin.to_string()), Ok(shown.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_response_has_one_answer_whatever_the_service_says() {
+        let cors = cors(&["https://app.example"], true);
+        let of_service =
+            [("access-control-allow-origin", "*"), ("access-control-max-age", "1"), ("vary", "Accept")];
+        let answered = |origin: &[(&'static str, &str)]| {
+            let mut headers = fields(&of_service);
+            answer(&cors, &fields(origin), None).apply(&mut headers);
+            headers
+        };
+        let allowed = answered(&[("origin", "https://app.example")]);
+        assert_eq!(
+            allowed.get_all("access-control-allow-origin").iter().collect::<Vec<_>>(),
+            ["https://app.example"]
+        );
+        assert_eq!(allowed.get("access-control-allow-credentials").unwrap(), "true");
+        assert!(!allowed.contains_key("access-control-max-age"));
+        for origin in [&[("origin", "https://evil.test")][..], &[("origin", "null")], &[]] {
+            let refused = answered(origin);
+            assert!(!refused.keys().any(|name| name.as_str().starts_with("access-control")), "{refused:?}");
+            assert_eq!(refused.get_all("vary").iter().collect::<Vec<_>>(), ["Accept", "Origin"]);
+        }
+        let mut two = fields(&[("origin", "https://app.example")]);
+        two.append("origin", HeaderValue::from_static("https://app.example"));
+        assert!(answer(&cors, &two, None).fields.is_empty(), "a browser sends one");
+    }
+
+    #[test]
+    fn any_origin_needs_no_vary_and_what_varies_already_is_not_said_twice() {
+        let mut headers = HeaderMap::new();
+        answer(&cors(&["*"], false), &fields(&[("origin", "null")]), None).apply(&mut headers);
+        assert_eq!(headers, fields(&[("access-control-allow-origin", "*")]));
+        for vary in ["accept, ORIGIN", "*"] {
+            let mut headers = fields(&[("vary", vary)]);
+            answer(&cors(&["https://a.example"], false), &HeaderMap::new(), None).apply(&mut headers);
+            assert_eq!(headers.get_all("vary").iter().collect::<Vec<_>>(), [vary]);
+        }
+    }
+
+    #[test]
+    fn a_preflight_is_told_what_it_asks_for_unless_there_are_lists() {
+        let request = fields(&[
+            ("origin", "https://app.example"),
+            ("access-control-request-method", "PUT"),
+            ("access-control-request-headers", "authorization,x-a"),
+        ]);
+        let answered = |cors: &Arc<Cors>| {
+            let mut headers = HeaderMap::new();
+            let method = announced(&Method::OPTIONS, &request).unwrap();
+            answer(cors, &request, Some(&method)).apply(&mut headers);
+            let text = |name: &str| {
+                headers.get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
+            };
+            ["allow-methods", "allow-headers", "max-age"].map(|name| text(&format!("access-control-{name}")))
+        };
+        let plain = cors(&["https://app.example"], false);
+        assert_eq!(answered(&plain), ["PUT", "authorization,x-a", "600"]);
+        let listed = Arc::new(Cors {
+            origins: plain.origins.clone(),
+            expose: None,
+            credentials: false,
+            methods: joined(["GET", "PUT"].into_iter()),
+            headers: joined(["x-a"].into_iter()),
+            max_age: 5.into(),
+        });
+        assert_eq!(answered(&listed), ["GET, PUT", "x-a", "5"]);
+        assert_eq!(answered(&cors(&["https://other.example"], false)), ["", "", ""]);
+    }
+
+    #[test]
+    fn only_options_with_an_origin_and_a_method_is_a_preflight() {
+        let lines = [("origin", "null"), ("access-control-request-method", "PATCH")];
+        assert_eq!(announced(&Method::OPTIONS, &fields(&lines)), Some(Method::PATCH));
+        for (method, lines) in
+            [(Method::GET, &lines[..]), (Method::OPTIONS, &lines[..1]), (Method::OPTIONS, &lines[1..])]
+        {
+            assert_eq!(announced(&method, &fields(lines)), None);
+        }
+    }
+}
