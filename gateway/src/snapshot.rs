@@ -393,10 +393,11 @@ fn local_cluster(
         let tls = endpoint.tls().map(|tls| EndpointTls::new(Arc::clone(tls), endpoint.authority()));
         let address = endpoint.address();
         let pool = pools.entry(EndpointPool::key_of(address, tls.as_ref())).or_insert_with(|| {
-            let pool = EndpointPool::new(address, tls, cluster.settings.pool.clone(), Rc::clone(clock));
+            let pool =
+                EndpointPool::new(address, tls, cluster.settings.policies.pool.clone(), Rc::clone(clock));
             Rc::new(pool.within(Rc::clone(files)))
         });
-        pool.configure(&cluster.settings.pool);
+        pool.configure(&cluster.settings.policies.pool);
         LocalEndpoint {
             state: StateHandle(Rc::new(Arc::clone(endpoint.state()))),
             pool: Rc::clone(pool),

@@ -67,11 +67,16 @@ pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluste
         let budget = relatives.iter().map(|cluster| &cluster.retry_budget).find(|b| b.matches(share));
         made.push(Arc::new(Cluster {
             name: Arc::from(service.full_name()),
-            balancer: LoadBalancer::compile(service.balance, &endpoints),
+            balancer: LoadBalancer::compile(service.policies.balance, &endpoints),
             endpoints,
-            breaker: service.breaker.as_ref().map(CircuitBreaker::compile),
-            outlier: service.outlier.as_ref().map(OutlierDetector::compile),
-            concurrency: ConcurrencyLimit::compile(service.max_inflight, service.shares, &places, limit),
+            breaker: service.policies.breaker.as_ref().map(CircuitBreaker::compile),
+            outlier: service.policies.outlier.as_ref().map(OutlierDetector::compile),
+            concurrency: ConcurrencyLimit::compile(
+                service.policies.max_inflight,
+                service.shares,
+                &places,
+                limit,
+            ),
             retry_budget: budget.map_or_else(|| Arc::new(RetryBudget::new(share)), Arc::clone),
             target,
             absence,

@@ -116,12 +116,13 @@ mod tests {
         config::{
             compile,
             settings::{
-                Balance, ConsulSource, EndpointSource, HeaderCondition, HostPattern, Http2Settings,
-                KeySource, ListenSettings, RouteSettings,
+                ConsulSource, EndpointSource, HeaderCondition, HostPattern, Http2Settings, KeySource,
+                ListenSettings, RouteSettings,
             },
         },
         policy::{
             auth,
+            balance::Balance,
             rate_limit::{KeyBudget, RateLimitKey, RateLimitSpec, written::specs},
             require::Requirement,
             timeout::{self, Timeouts},
@@ -176,7 +177,7 @@ mod tests {
         let service = &settings.services[route.service.unwrap()];
         let source = EndpointSource::Consul(ConsulSource::service("users"));
         assert_eq!((service.name.as_str(), &service.source), ("users", &source));
-        assert!(service.breaker.is_some());
+        assert!(service.policies.breaker.is_some());
     }
 
     #[test]
@@ -211,7 +212,7 @@ mod tests {
         assert!(settings.consul.is_none(), "no service needs a registry");
         assert_eq!(settings.auth[0].keys, KeySource::JwksFile(dir.path().join("jwks.json")));
         assert_eq!(settings.auth[0].issuer.as_deref(), Some("https://issuer.test"));
-        assert_eq!(settings.services[0].balance, Balance::P2c);
+        assert_eq!(settings.services[0].policies.balance, Balance::P2c);
         let providers = |at: usize| auth::names(&settings.routes[at].policies.auth).collect::<Vec<_>>();
         assert_eq!((providers(0), providers(1)), (vec![], vec!["main"]));
         assert_eq!(limits(&settings.routes[1], false)[0].key, RateLimitKey::User);
@@ -325,7 +326,7 @@ mod tests {
         );
         let policies = |settings: &Settings| {
             let one = &settings.services[0];
-            format!("{:?} {:?}", one.breaker, one.outlier)
+            format!("{:?} {:?}", one.policies.breaker, one.policies.outlier)
         };
         assert_eq!(policies(&on), policies(&usual));
     }

@@ -26,7 +26,7 @@ mod variables;
 
 use std::time::Duration;
 
-pub(crate) use self::fields::{is_word, report_empty};
+pub(crate) use self::fields::is_word;
 use self::{
     auth::Provider,
     consul::Consul,
@@ -305,11 +305,8 @@ pub(crate) fn maps() -> Vec<&'static Known> {
         &service::TLS,
         &instances::CONSUL,
         &instances::SUBSET,
-        &service::BREAKER,
-        &service::OUTLIER,
-        &service::POOL,
     ];
-    own.into_iter().chain(policy::maps()).collect()
+    own.into_iter().chain(policy::maps()).chain(policy::maps_of_service()).collect()
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@
 
 mod auth;
 mod consul;
-mod protection;
 mod route;
 mod service;
 
@@ -15,11 +14,10 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration}
 pub use self::{
     auth::{AuthSettings, KeySource, TokenSource},
     consul::{Consistency, ConsulSettings, Secret},
-    protection::{BreakerSettings, FailureKinds, OutlierSettings},
     route::{HeaderCondition, HostPattern, RouteSettings},
     service::{
-        Balance, ConsulSource, EndpointSource, HealthPolicy, PoolSettings, SHARE_UNITS, Selector,
-        ServiceSettings, SubsetSettings, TagRule,
+        ConsulSource, EndpointSource, HealthPolicy, SHARE_UNITS, Selector, ServiceSettings, SubsetSettings,
+        TagRule,
     },
 };
 use super::diagnostics::Span;

@@ -21,6 +21,7 @@
 //! stops counting and keeps its ratio; 65,535 probes.
 
 mod permit;
+mod settings;
 mod state;
 mod window;
 
@@ -30,12 +31,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use self::{permit::Permit, state::BreakerState};
+pub use self::{
+    permit::Permit,
+    settings::{BreakerSettings, FailureKinds},
+    state::BreakerState,
+};
 use self::{
     state::{PAYLOAD_MAX, Phase, Word, millis},
     window::{Counts, SLOTS},
 };
-use crate::config::settings::BreakerSettings;
 
 /// Compiled parameters; small, so a permit carries its own copy.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -347,7 +351,6 @@ mod tests {
     };
 
     use super::{state::EPOCH_MASK, *};
-    use crate::config::settings::FailureKinds;
 
     fn breaker() -> CircuitBreaker {
         CircuitBreaker::compile(&BreakerSettings {

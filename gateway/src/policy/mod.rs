@@ -1,12 +1,13 @@
 //! The policies: one file or folder each, all of one shape.
 //!
-//! [`of_route`] says what a policy of a route is. The list below is all that the rest of the gateway knows of them: which fields a
+//! [`of_route`] says what a policy of a route is, [`of_service`] what one of a service is. The lists below are all that the rest of the gateway knows of them: which fields a
 //! route may have, how they are read, merged, checked, compiled and shown is derived from it. A policy acts where
 //! [`forward`](crate::proxy) calls its verb: the order is code, and not the order of the list.
 
 pub(crate) mod access_log;
 pub(crate) mod allow_in_path;
 pub(crate) mod auth;
+pub mod balance;
 pub(crate) mod body_limit;
 pub(crate) mod body_start;
 pub mod circuit_breaker;
@@ -17,8 +18,11 @@ pub mod headers;
 pub mod jwt;
 pub mod limit_check;
 pub mod limit_key;
+pub(crate) mod max_inflight;
 pub(crate) mod of_route;
+pub(crate) mod of_service;
 pub mod outlier;
+pub mod pool;
 pub mod rate_limit;
 pub mod redirect;
 pub mod require;
@@ -32,6 +36,7 @@ use std::fmt;
 use self::of_route::{
     Asked, BadOption, Check, Compile, RoutePolicy, Shown, View, joined, length, route_policies,
 };
+use self::of_service::{ServicePolicy, service_policies};
 use crate::config::{diagnostics::Diagnostics, fields::Fields, hidden::Hidden};
 
 // Name in `Written` and `Policies`, and the policy. The order is that of evaluation, from the choice of the route to the log.
@@ -51,6 +56,15 @@ route_policies! {
     body: body_start::BodyStart,
     retry: retry::Retry,
     access_log: access_log::LogThis,
+}
+
+// The same for `services`.
+service_policies! {
+    balance: balance::Balance,
+    breaker: circuit_breaker::CircuitBreaker,
+    outlier: outlier::OutlierDetector,
+    max_inflight: max_inflight::MaxInflight,
+    pool: pool::PoolSettings,
 }
 
 /// Policies of the format that this version does not have yet.

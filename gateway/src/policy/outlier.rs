@@ -17,6 +17,7 @@
 //! by compare-and-swap only; zero is "in", so that a pick costs one load. Units: milliseconds since the state was made.
 //! Compiled from `OutlierSettings`.
 
+mod settings;
 mod state;
 
 use std::{
@@ -26,9 +27,9 @@ use std::{
 
 use http::StatusCode;
 
+pub use self::settings::OutlierSettings;
 pub use self::state::{Began, OutlierState, Probe};
 use self::state::{Word, millis};
-use crate::config::settings::OutlierSettings;
 
 /// Compiled parameters of one cluster.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -178,7 +178,7 @@ impl Witness {
     /// The endpoint broke off its response, or paused in it for too long.
     fn broke_off(&self, now: Instant, worker: &WorkerState) {
         let shared = &self.cluster.shared;
-        let counts = shared.settings.breaker.as_ref().is_some_and(|breaker| breaker.count.reset);
+        let counts = shared.settings.policies.breaker.as_ref().is_some_and(|breaker| breaker.count.reset);
         if let (Some(breaker), Some(epoch), Some(endpoint), true) =
             (&shared.breaker, self.epoch, self.endpoint(), counts)
         {
@@ -197,7 +197,7 @@ impl Witness {
     /// May one more endpoint be left out for what is not proved?
     fn may_open(&self, now: Instant) -> bool {
         let shared = &self.cluster.shared;
-        let max = shared.settings.breaker.as_ref().map_or(0.0, |breaker| breaker.max_by_status);
+        let max = shared.settings.policies.breaker.as_ref().map_or(0.0, |breaker| breaker.max_by_status);
         let endpoints = shared.endpoints.len();
         #[expect(clippy::cast_precision_loss, reason = "no cluster has 16 million endpoints")]
         let most = endpoints as f32 * max;
@@ -330,15 +330,20 @@ fn at(worker: &WorkerState, when: Instant) -> impl std::fmt::Display {
 
 /// What the breaker learns; `None`: this is not counted.
 fn outcome(deed: Deed, cluster: &LocalCluster) -> Option<Outcome> {
-    let count = &cluster.shared.settings.breaker.as_ref()?.count;
+    let count = &cluster.shared.settings.policies.breaker.as_ref()?.count;
     match deed {
         Deed::Answered(status) if count.has(status) => Some(Outcome::Suspect),
         Deed::Answered(_) => Some(Outcome::Success),
         // A refused connect costs nothing, and an endpoint that is back should be tried at once: where outlier detection
         // looks at connects, it leaves the endpoint out, and never the last ones.
         Deed::ConnectFailed => {
-            let is_outliers =
-                cluster.shared.settings.outlier.as_ref().is_some_and(|o| o.connect_failures.is_some());
+            let is_outliers = cluster
+                .shared
+                .settings
+                .policies
+                .outlier
+                .as_ref()
+                .is_some_and(|o| o.connect_failures.is_some());
             (count.connect && !is_outliers).then_some(Outcome::Failure)
         }
         Deed::ConnectTimedOut => count.connect.then_some(Outcome::Failure),

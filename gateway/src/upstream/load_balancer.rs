@@ -23,7 +23,7 @@ use std::{
 use rand::{Rng, RngExt};
 
 use super::{cluster::Health, endpoint::Endpoint};
-use crate::config::settings::Balance;
+use crate::policy::balance::Balance;
 
 /// The balancer of one cluster, compiled for the endpoints of one snapshot.
 #[derive(Debug, Clone)]
@@ -255,12 +255,9 @@ mod tests {
         super::endpoint::{EndpointKey, EndpointState, InFlight},
         *,
     };
-    use crate::{
-        config::settings::{BreakerSettings, FailureKinds, OutlierSettings},
-        policy::{
-            circuit_breaker::{CircuitBreaker, Outcome},
-            outlier::{OutlierDetector, Sign},
-        },
+    use crate::policy::{
+        circuit_breaker::{BreakerSettings, CircuitBreaker, FailureKinds, Outcome},
+        outlier::{OutlierDetector, OutlierSettings, Sign},
     };
 
     const ALL: [Balance; 4] = [Balance::RoundRobin, Balance::P2c, Balance::Least, Balance::Random];

@@ -26,8 +26,8 @@ use super::{
 use crate::{
     body::RequestBody,
     clock::Clock,
-    config::settings::PoolSettings,
     file_account::{Desk, Place},
+    policy::pool::PoolSettings,
 };
 
 /// Idle connections looked at for one request before a new one is opened. A connection is passed over only

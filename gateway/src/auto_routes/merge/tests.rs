@@ -135,7 +135,7 @@ fn a_service_of_the_file_keeps_what_the_file_says_of_it() {
     let merged = merged(&file, &declared(&[("shop", &["/a"]), ("web", &["/b"])]), &[]);
     let names: Vec<_> = merged.settings.services.iter().map(|service| service.name.as_str()).collect();
     assert_eq!(names, ["shop", "consul:shop", "web"], "the name in the file means other hosts");
-    assert_eq!(merged.settings.services[2].max_inflight, 7);
+    assert_eq!(merged.settings.services[2].policies.max_inflight, 7);
 }
 
 #[test]

@@ -1,23 +1,24 @@
 //! `services.<name>` as written: where its endpoints are and how they are treated.
 
-use std::time::Duration;
-
-use http::StatusCode;
 use rustls_pki_types::ServerName;
 
 use super::{
     Named,
     fields::{Fields, Known, choice, one_or_many, some_text},
     instances::{Consul, read_subsets},
-    is_word,
     listen::read_pair,
-    report_empty,
     tree::{At, Node},
 };
-use crate::config::{
-    diagnostics::{Diagnostic, Diagnostics, code},
-    settings::{Balance, Selector},
-    units::{Invalid, boolean, count, duration_in, in_yaml, millis, minutes, share_per_mille},
+use crate::{
+    config::{
+        diagnostics::{Diagnostic, Diagnostics, code},
+        settings::Selector,
+        units::{Invalid, boolean, in_yaml},
+    },
+    policy::{
+        self, ServicePolicies,
+        of_route::{joined, length},
+    },
 };
 
 #[derive(Debug, Default)]
@@ -27,11 +28,7 @@ pub(crate) struct Service {
     pub(crate) hosts: Option<Vec<String>>,
     /// `None`: HTTP in cleartext.
     pub(crate) tls: Option<Tls>,
-    pub(crate) balance: Option<Balance>,
-    pub(crate) breaker: Option<Breaker>,
-    pub(crate) outlier: Option<Outlier>,
-    pub(crate) max_inflight: Option<u32>,
-    pub(crate) pool: Pool,
+    pub(crate) policies: ServicePolicies,
 }
 
 /// `tls` of a service that speaks HTTPS.
@@ -42,48 +39,6 @@ pub(crate) struct Tls {
     pub(crate) key_file: Option<At<String>>,
     pub(crate) server_name: Option<String>,
     pub(crate) insecure: bool,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Breaker {
-    pub(crate) off: bool,
-    pub(crate) errors_per_mille: Option<u16>,
-    pub(crate) requests_min: Option<u32>,
-    pub(crate) window: Option<Duration>,
-    pub(crate) open: Option<Duration>,
-    pub(crate) probes: Option<u32>,
-    pub(crate) count: Option<Vec<Counted>>,
-    pub(crate) max_by_status_per_mille: Option<u16>,
-}
-
-/// One word of `breaker.count`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Counted {
-    Connect,
-    Reset,
-    Timeout,
-    Status(StatusCode),
-    /// Every status from 500 to 599.
-    ServerErrors,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Outlier {
-    pub(crate) off: bool,
-    /// 0 is `off`.
-    pub(crate) connect_failures: Option<u32>,
-    pub(crate) gateway_failures: Option<u32>,
-    pub(crate) unanswered: Option<u32>,
-    pub(crate) pause: Option<Duration>,
-    pub(crate) max_per_mille: Option<u16>,
-    pub(crate) panic_per_mille: Option<u16>,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Pool {
-    pub(crate) idle_max: Option<usize>,
-    pub(crate) idle: Option<Duration>,
-    pub(crate) max_age: Option<Duration>,
 }
 
 impl Service {
@@ -106,11 +61,7 @@ impl Service {
             subsets: fields.get("subsets").map(|node| read_subsets(node, sink)).unwrap_or_default(),
             hosts: read_hosts(&fields, sink),
             tls: https.then(|| fields.get("tls").map(|node| Tls::read(node, sink)).unwrap_or_default()),
-            balance: fields.plain("balance", sink, balance),
-            breaker: fields.get("breaker").map(|node| Breaker::read(node, sink)),
-            outlier: fields.get("outlier").map(|node| Outlier::read(node, sink)),
-            max_inflight: fields.plain("max_inflight", sink, |t| count(t, 1..=1_000_000)),
-            pool: fields.get("pool").map(|node| Pool::read(node, sink)).unwrap_or_default(),
+            policies: ServicePolicies::read(&fields, sink),
         }
     }
 }
@@ -150,96 +101,6 @@ fn server_name(text: &str) -> Result<String, Invalid> {
         Invalid::new(code::BAD_VALUE, "a host name such as `orders.internal`, or an IP address", "not a name")
     })?;
     Ok(name.to_str().into_owned())
-}
-
-impl Breaker {
-    fn read(node: &Node, sink: &mut Diagnostics) -> Self {
-        if is_word(node, "off") {
-            return Self { off: true, ..Self::default() };
-        }
-        if is_word(node, "on") {
-            return Self::default();
-        }
-        let Some(fields) = Fields::of(node, &BREAKER, sink) else { return Self::default() };
-        report_empty(&fields, "count", "nothing counts, so the breaker never opens", sink);
-        Self {
-            off: false,
-            errors_per_mille: fields.plain("errors", sink, |text| match share_per_mille(text)? {
-                0 => Err(Invalid::new(
-                    code::OUT_OF_RANGE,
-                    "more than `0%`",
-                    "the breaker would always be open",
-                )
-                .help("write `50%`, or `breaker: off` to have none")),
-                share => Ok(share),
-            }),
-            requests_min: fields.plain("min", sink, |t| count(t, 1..=1_000_000)),
-            window: fields.plain("window", sink, |t| duration_in(t, Duration::from_secs(1)..=minutes(10))),
-            open: fields.plain("open", sink, |t| duration_in(t, millis(100)..=minutes(10))),
-            probes: fields.plain("probes", sink, |t| count(t, 1..=1000)),
-            count: fields
-                .values("count", sink, counted)
-                .map(|list| list.into_iter().map(|at| at.value).collect()),
-            max_by_status_per_mille: fields.plain("max_by_status", sink, share_per_mille),
-        }
-    }
-}
-
-fn counted(text: &str) -> Result<Counted, Invalid> {
-    let status = |text: &str| {
-        let status = StatusCode::from_bytes(text.as_bytes()).ok()?;
-        (status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS).then_some(status)
-    };
-    match text {
-        "connect" => Ok(Counted::Connect),
-        "reset" => Ok(Counted::Reset),
-        "timeout" => Ok(Counted::Timeout),
-        "5xx" => Ok(Counted::ServerErrors),
-        _ => status(text).map(Counted::Status).ok_or_else(|| {
-            let expected = "`connect`, `reset`, `timeout`, `5xx`, or a status: `429`, `500` to `599`";
-            Invalid::new(code::BAD_VALUE, expected, "not one of them")
-        }),
-    }
-}
-
-impl Outlier {
-    fn read(node: &Node, sink: &mut Diagnostics) -> Self {
-        if is_word(node, "off") {
-            return Self { off: true, ..Self::default() };
-        }
-        if is_word(node, "on") {
-            return Self::default();
-        }
-        let Some(fields) = Fields::of(node, &OUTLIER, sink) else { return Self::default() };
-        let row = |text: &str| match text {
-            "off" | "false" => Ok(0),
-            _ => count(text, 1..=1_000_000),
-        };
-        Self {
-            off: false,
-            connect_failures: fields.plain("connect_failures", sink, row),
-            gateway_failures: fields.plain("gateway_failures", sink, row),
-            unanswered: fields.plain("unanswered", sink, row),
-            pause: fields.plain("pause", sink, |t| duration_in(t, millis(100)..=minutes(1))),
-            max_per_mille: fields.plain("max", sink, share_per_mille),
-            panic_per_mille: fields.plain("panic", sink, |text| match text {
-                "off" | "false" => Ok(0),
-                _ => share_per_mille(text),
-            }),
-        }
-    }
-}
-
-impl Pool {
-    fn read(node: &Node, sink: &mut Diagnostics) -> Self {
-        let Some(fields) = Fields::of(node, &POOL, sink) else { return Self::default() };
-        Self {
-            idle_max: fields.plain("max", sink, |t| count(t, 0..=100_000)),
-            idle: fields.plain("idle", sink, |t| duration_in(t, millis(100)..=minutes(60))),
-            max_age: fields
-                .plain("max_age", sink, |t| duration_in(t, Duration::from_secs(1)..=minutes(24 * 60))),
-        }
-    }
 }
 
 fn read_hosts(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<Vec<String>> {
@@ -330,31 +191,12 @@ pub(super) fn address_in(text: &str) -> Option<Vec<String>> {
     text.split(',').map(|part| one(part.trim())).collect()
 }
 
-fn balance(text: &str) -> Result<Balance, Invalid> {
-    let words = [
-        ("round_robin", Balance::RoundRobin),
-        ("p2c", Balance::P2c),
-        ("least", Balance::Least),
-        ("random", Balance::Random),
-    ];
-    choice(text, &words, &["hash:"])
-}
+const SERVICE_FIELDS: &[&[&str]] = &[&["consul", "subsets", "hosts", "protocol", "tls"], policy::OF_SERVICE];
 
 pub(crate) static SERVICE: Known = Known {
     what: "a service",
     prefix: "",
-    fields: &[
-        "consul",
-        "subsets",
-        "hosts",
-        "protocol",
-        "tls",
-        "balance",
-        "breaker",
-        "outlier",
-        "max_inflight",
-        "pool",
-    ],
+    fields: &joined::<{ length(SERVICE_FIELDS) }>(SERVICE_FIELDS),
     later: &["health", "queue"],
 };
 pub(crate) static TLS: Known = Known {
@@ -363,17 +205,3 @@ pub(crate) static TLS: Known = Known {
     fields: &["ca_file", "cert_file", "key_file", "server_name", "insecure"],
     later: &[],
 };
-pub(crate) static BREAKER: Known = Known {
-    what: "`breaker`",
-    prefix: "breaker.",
-    fields: &["errors", "min", "window", "open", "probes", "count", "max_by_status"],
-    later: &[],
-};
-pub(crate) static OUTLIER: Known = Known {
-    what: "`outlier`",
-    prefix: "outlier.",
-    fields: &["connect_failures", "gateway_failures", "unanswered", "pause", "max", "panic"],
-    later: &[],
-};
-pub(crate) static POOL: Known =
-    Known { what: "`pool`", prefix: "pool.", fields: &["max", "idle", "max_age"], later: &[] };

@@ -5,14 +5,10 @@ use std::{
     time::Duration,
 };
 
-use http::StatusCode;
 use jsonwebtoken::Algorithm;
 
 use crate::{
-    config::settings::{
-        AccessLogFormat, AccessLogSettings, BreakerSettings, DrainSettings, FailureKinds, Http2Settings,
-        OutlierSettings, PoolSettings,
-    },
+    config::settings::{AccessLogFormat, AccessLogSettings, DrainSettings, Http2Settings},
     policy::concurrency::ShareSettings,
 };
 
@@ -25,11 +21,7 @@ pub(crate) struct Defaults {
     pub(crate) consul_max_watches: usize,
     pub(crate) consul_doubt: Duration,
     pub(crate) auth: AuthDefaults,
-    pub(crate) breaker: BreakerSettings,
-    pub(crate) outlier: OutlierSettings,
-    pub(crate) max_inflight: u32,
     pub(crate) shares: ShareSettings,
-    pub(crate) pool: PoolSettings,
     pub(crate) access_log: AccessLogSettings,
     pub(crate) drain: DrainSettings,
     pub(crate) rate_keys_max: usize,
@@ -78,15 +70,7 @@ impl Defaults {
                 cache_max: 10_000,
                 asymmetric: [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA],
             },
-            breaker: breaker(),
-            outlier: outlier(),
-            max_inflight: 1024,
             shares: ShareSettings { per_connection: Some(125), per_client: None, uploads: Some(750) },
-            pool: PoolSettings {
-                idle_max: 256,
-                idle: Duration::from_mins(1),
-                max_age: Duration::from_mins(10),
-            },
             access_log: AccessLogSettings {
                 format: AccessLogFormat::Json,
                 file: None,
@@ -97,38 +81,6 @@ impl Defaults {
             drain: DrainSettings { notice: Duration::ZERO, timeout: Duration::from_secs(30) },
             rate_keys_max: 1_000_000,
         }
-    }
-}
-
-fn breaker() -> BreakerSettings {
-    BreakerSettings {
-        error_ratio: 0.5,
-        requests_min: 20,
-        window: Duration::from_secs(10),
-        open: Duration::from_secs(10),
-        probes: 3,
-        count: FailureKinds {
-            connect: true,
-            reset: true,
-            timeout: true,
-            statuses: vec![
-                StatusCode::BAD_GATEWAY,
-                StatusCode::SERVICE_UNAVAILABLE,
-                StatusCode::GATEWAY_TIMEOUT,
-            ],
-        },
-        max_by_status: 0.5,
-    }
-}
-
-fn outlier() -> OutlierSettings {
-    OutlierSettings {
-        connect_failures: Some(3),
-        gateway_failures: Some(5),
-        unanswered: Some(5),
-        pause: Duration::from_secs(5),
-        max: 0.5,
-        panic: 0.5,
     }
 }
 

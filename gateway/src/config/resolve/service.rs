@@ -8,18 +8,8 @@ use super::{defaults::Defaults, files::Files};
 use crate::{
     config::{
         diagnostics::{Diagnostics, Span},
-        raw::{
-            Named,
-            fields::unknown_name,
-            instances::Consul,
-            service::{Breaker, Counted, Outlier, Pool, Service},
-            tree::At,
-        },
-        settings::{
-            BreakerSettings, ConsulSource, EndpointSource, FailureKinds, OutlierSettings, PoolSettings,
-            ServiceSettings, SubsetSettings,
-        },
-        units::ratio,
+        raw::{Named, fields::unknown_name, instances::Consul, service::Service, tree::At},
+        settings::{ConsulSource, EndpointSource, ServiceSettings, SubsetSettings},
     },
     upstream::tls::UpstreamTls,
 };
@@ -154,12 +144,8 @@ fn resolve(
         subset: None,
         source,
         tls: tls.cloned(),
-        balance: raw.balance.unwrap_or_default(),
-        breaker: resolve_breaker(raw.breaker.as_ref(), &defaults.breaker),
-        outlier: resolve_outlier(raw.outlier.as_ref(), &defaults.outlier),
-        max_inflight: raw.max_inflight.unwrap_or(defaults.max_inflight),
         shares: defaults.shares,
-        pool: resolve_pool(&raw.pool, &defaults.pool),
+        policies: raw.policies.clone(),
         span,
     }
 }
@@ -178,58 +164,5 @@ fn resolve_consul(name: &str, raw: &Consul) -> ConsulSource {
         selector: raw.selector.clone(),
         policy: raw.policy.unwrap_or_default(),
         address: raw.address.clone(),
-    }
-}
-
-fn resolve_breaker(raw: Option<&Breaker>, defaults: &BreakerSettings) -> Option<BreakerSettings> {
-    let Some(raw) = raw else { return Some(defaults.clone()) };
-    (!raw.off).then(|| BreakerSettings {
-        error_ratio: raw.errors_per_mille.map_or(defaults.error_ratio, ratio),
-        requests_min: raw.requests_min.unwrap_or(defaults.requests_min),
-        window: raw.window.unwrap_or(defaults.window),
-        open: raw.open.unwrap_or(defaults.open),
-        probes: raw.probes.unwrap_or(defaults.probes),
-        count: raw.count.as_deref().map_or_else(|| defaults.count.clone(), resolve_counted),
-        max_by_status: raw.max_by_status_per_mille.map_or(defaults.max_by_status, ratio),
-    })
-}
-
-fn resolve_counted(words: &[Counted]) -> FailureKinds {
-    let statuses = words.iter().flat_map(|word| match word {
-        Counted::Status(status) => status.as_u16()..=status.as_u16(),
-        Counted::ServerErrors => 500..=599,
-        #[expect(clippy::reversed_empty_ranges, reason = "no status")]
-        Counted::Connect | Counted::Reset | Counted::Timeout => 1..=0,
-    });
-    let mut statuses: Vec<_> =
-        statuses.filter_map(|status| http::StatusCode::from_u16(status).ok()).collect();
-    statuses.sort_unstable();
-    statuses.dedup();
-    FailureKinds {
-        connect: words.contains(&Counted::Connect),
-        reset: words.contains(&Counted::Reset),
-        timeout: words.contains(&Counted::Timeout),
-        statuses,
-    }
-}
-
-fn resolve_outlier(raw: Option<&Outlier>, defaults: &OutlierSettings) -> Option<OutlierSettings> {
-    let Some(raw) = raw else { return Some(defaults.clone()) };
-    let row = |raw: Option<u32>, default| raw.map_or(default, |failures| (failures > 0).then_some(failures));
-    (!raw.off).then(|| OutlierSettings {
-        connect_failures: row(raw.connect_failures, defaults.connect_failures),
-        gateway_failures: row(raw.gateway_failures, defaults.gateway_failures),
-        unanswered: row(raw.unanswered, defaults.unanswered),
-        pause: raw.pause.unwrap_or(defaults.pause),
-        max: raw.max_per_mille.map_or(defaults.max, ratio),
-        panic: raw.panic_per_mille.map_or(defaults.panic, ratio),
-    })
-}
-
-fn resolve_pool(raw: &Pool, defaults: &PoolSettings) -> PoolSettings {
-    PoolSettings {
-        idle_max: raw.idle_max.unwrap_or(defaults.idle_max),
-        idle: raw.idle.unwrap_or(defaults.idle),
-        max_age: raw.max_age.unwrap_or(defaults.max_age),
     }
 }

@@ -1,11 +1,14 @@
 //! Services: where their instances are, how requests are spread over them, and what protects them.
 
-use std::{borrow::Cow, collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap};
 
 use millgate_registry::{Instance, WatchTarget};
 
-use super::{BreakerSettings, OutlierSettings};
-use crate::{config::diagnostics::Span, policy::concurrency::ShareSettings, upstream::tls::UpstreamTls};
+use crate::{
+    config::diagnostics::Span,
+    policy::{ServicePolicies, concurrency::ShareSettings},
+    upstream::tls::UpstreamTls,
+};
 
 /// One service that routes name, whole or a subset of it. What protects a service is shared by its subsets.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,47 +19,17 @@ pub struct ServiceSettings {
     pub source: EndpointSource,
     /// `None`: HTTP in cleartext.
     pub tls: Option<UpstreamTls>,
-    pub balance: Balance,
-    /// `None` = off.
-    pub breaker: Option<BreakerSettings>,
-    /// `None` = off.
-    pub outlier: Option<OutlierSettings>,
-    /// Requests in flight to the whole service; past it 503 `overloaded`.
-    pub max_inflight: u32,
     pub shares: ShareSettings,
-    pub pool: PoolSettings,
+    pub policies: ServicePolicies,
     pub span: Span,
 }
 
 impl ServiceSettings {
     /// Equal in meaning: a service that only moved to another line of the file is the same.
     pub fn same_as(&self, other: &Self) -> bool {
-        let Self {
-            name,
-            subset,
-            source,
-            tls,
-            balance,
-            breaker,
-            outlier,
-            max_inflight,
-            shares,
-            pool,
-            span: _,
-        } = self;
-        (name, subset, source, tls, balance, breaker, outlier, max_inflight, shares, pool)
-            == (
-                &other.name,
-                &other.subset,
-                &other.source,
-                &other.tls,
-                &other.balance,
-                &other.breaker,
-                &other.outlier,
-                &other.max_inflight,
-                &other.shares,
-                &other.pool,
-            )
+        let Self { name, subset, source, tls, shares, policies, span: _ } = self;
+        (name, subset, source, tls, shares, policies)
+            == (&other.name, &other.subset, &other.source, &other.tls, &other.shares, &other.policies)
     }
 
     /// With at least some of its instances.
@@ -168,24 +141,4 @@ pub enum HealthPolicy {
     /// No check is critical, and the weight while warning is not 0.
     #[default]
     Warning,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Balance {
-    #[default]
-    RoundRobin,
-    /// Two random choices, the one with fewer requests in flight per weight.
-    P2c,
-    /// Fewest requests in flight per weight.
-    Least,
-    Random,
-}
-
-/// Upstream connections of one worker to one endpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PoolSettings {
-    /// Idle connections kept per endpoint.
-    pub idle_max: usize,
-    pub idle: Duration,
-    pub max_age: Duration,
 }

@@ -1,0 +1,37 @@
+//! `balance`: how the requests of a service are spread over its endpoints. The [balancer](crate::upstream::load_balancer) does it.
+
+use super::of_service::ServicePolicy;
+use crate::config::{
+    diagnostics::Diagnostics,
+    fields::{choice, value},
+    tree::Node,
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    RoundRobin,
+    /// Two random choices, the one with fewer requests in flight per weight.
+    P2c,
+    /// Fewest requests in flight per weight.
+    Least,
+    Random,
+}
+
+impl ServicePolicy for Balance {
+    type Settings = Balance;
+    const KEY: &'static str = "balance";
+
+    fn by_default() -> Balance {
+        Balance::RoundRobin
+    }
+
+    fn read(node: &Node, sink: &mut Diagnostics) -> Option<Balance> {
+        let words = [
+            ("round_robin", Self::RoundRobin),
+            ("p2c", Self::P2c),
+            ("least", Self::Least),
+            ("random", Self::Random),
+        ];
+        value(node, "balance", sink, |text| choice(text, &words, &["hash:"])).map(|at| at.value)
+    }
+}
