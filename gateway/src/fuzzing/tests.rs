@@ -222,3 +222,11 @@ proptest! {
         super::round_trip(&data);
     }
 }
+
+/// Inputs for which a property had to be said more exactly.
+#[test]
+fn what_a_long_run_found_passes() {
+    super::path(b"/%C2%9A");
+    super::round_trip(b"PRI \xff");
+    super::tag("a/Ѝ".as_bytes());
+}
