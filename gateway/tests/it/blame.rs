@@ -282,14 +282,17 @@ async fn long_answer(sick: Arc<AtomicBool>) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
-        let mut open = Vec::new();
         while let Ok((mut client, _)) = listener.accept().await {
-            let _ = client.readable().await;
-            if !sick.load(Ordering::SeqCst) {
-                let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nbegins";
-                let _ = client.write_all(head).await;
-                open.push(client);
-            }
+            let sick = Arc::clone(&sick);
+            // A connection without a request holds up no other one.
+            tokio::spawn(async move {
+                let _ = client.readable().await;
+                if !sick.load(Ordering::SeqCst) {
+                    let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nbegins";
+                    let _ = client.write_all(head).await;
+                    let _ = tokio::io::copy(&mut client, &mut tokio::io::sink()).await;
+                }
+            });
         }
     });
     addr
