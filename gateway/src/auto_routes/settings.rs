@@ -1,5 +1,7 @@
 //! `discovery.consul.auto_routes`, as it is meant once defaults and policies are merged.
 
+use std::sync::Arc;
+
 use super::{Declaration, allow::AllowRule, tags::TagForms};
 use crate::config::settings::{EndpointSource, RouteSettings, ServiceSettings};
 
@@ -41,7 +43,7 @@ impl AutoRoutesSettings {
             path: declaration.path.clone(),
             ..self.template.clone()
         };
-        route.policies.declare(&declaration.policies);
+        Arc::make_mut(&mut route.policies).declare(&declaration.policies);
         route
     }
 }

@@ -147,7 +147,7 @@ mod tests {
     }
 
     fn limits(route: &RouteSettings, is_open: bool) -> Vec<RateLimitSpec> {
-        specs(&route.policies.rate_limit, is_open)
+        specs(route.policies.rate_limit.as_deref(), is_open)
     }
 
     fn timeouts(route: &RouteSettings) -> Timeouts {
@@ -213,7 +213,8 @@ mod tests {
         assert_eq!(settings.auth[0].keys, KeySource::JwksFile(dir.path().join("jwks.json")));
         assert_eq!(settings.auth[0].issuer.as_deref(), Some("https://issuer.test"));
         assert_eq!(settings.services[0].policies.balance, Balance::P2c);
-        let providers = |at: usize| auth::names(&settings.routes[at].policies.auth).collect::<Vec<_>>();
+        let providers =
+            |at: usize| auth::names(settings.routes[at].policies.auth.as_ref()).collect::<Vec<_>>();
         assert_eq!((providers(0), providers(1)), (vec![], vec!["main"]));
         assert_eq!(limits(&settings.routes[1], false)[0].key, RateLimitKey::User);
         assert_eq!(loaded.secrets_and_files, [dir.path().join("jwks.json")]);
@@ -249,7 +250,8 @@ mod tests {
     fn a_requirement_is_inherited_by_key_and_can_be_taken_back() {
         let top =
             format!("{AUTH}defaults: {{auth: main, require: {{scope: read, claim: {{a: 1, b: 1}}}}}}\n");
-        let required = |top: &str, fields: &str| Requirement::of(&check_route(top, fields).policies.require);
+        let required =
+            |top: &str, fields: &str| Requirement::of(check_route(top, fields).policies.require.as_ref());
         let inherited = required(&top, "require: {role: staff, claim: {b: 2}}");
         let whole = "auth: main, require: {scope: read, role: staff, claim: {a: 1, b: 2}}";
         assert_eq!(inherited, required(AUTH, whole));

@@ -53,7 +53,9 @@ impl Settings {
     /// Names of the claims that requirements and limits read, each once.
     pub fn claims_asked_for(&self) -> BTreeSet<Box<str>> {
         let mut asked = Asked::default();
-        self.routes.iter().for_each(|route| route.policies.ask(&mut asked));
+        for route in &self.routes {
+            route.policies.ask(&mut asked);
+        }
         asked.claims
     }
 }

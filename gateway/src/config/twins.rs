@@ -25,7 +25,7 @@ pub(super) fn warnings(settings: &Settings) -> Vec<Diagnostic> {
 }
 
 fn is_closed(route: &RouteSettings) -> bool {
-    !(!auth::names(&route.policies.auth).any(|_| true) && route.policies.clients.rules().is_empty())
+    auth::names(route.policies.auth.as_ref()).next().is_some() || !route.policies.clients.rules().is_empty()
 }
 
 /// In what a request differs from those of the closed route.
@@ -175,10 +175,11 @@ fn is_weaker(settings: &Settings, closed: &RouteSettings, other: &RouteSettings)
         _ => false,
     };
     let [providers, other_providers] =
-        [closed, other].map(|route| auth::names(&route.policies.auth).collect::<Vec<_>>());
+        [closed, other].map(|route| auth::names(route.policies.auth.as_ref()).collect::<Vec<_>>());
     let is_known =
         || !other_providers.is_empty() && other_providers.iter().all(|provider| providers.contains(provider));
-    let [required, other_required] = [closed, other].map(|route| Requirement::of(&route.policies.require));
+    let [required, other_required] =
+        [closed, other].map(|route| Requirement::of(route.policies.require.as_ref()));
     let [clients, other_clients] = [closed, other].map(|route| route.policies.clients.rules());
     let is_as_strict = (clients.is_empty() || other_clients == clients)
         && (providers.is_empty() || is_known())

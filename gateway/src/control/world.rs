@@ -365,7 +365,7 @@ mod tests {
         assert_eq!(world.keys_generation(), generation + 2);
         let mut asking = first.clone();
         let claims = vec![("tenant".to_owned(), vec!["blue".to_owned()])];
-        asking.routes[0].policies.require = Some(Written::claims(claims));
+        Arc::make_mut(&mut asking.routes[0].policies).require = Some(Written::claims(claims));
         world.keep_for(&first, &asking);
         assert_eq!(world.keys_generation(), generation + 3, "a remembered token does not have this claim");
     }

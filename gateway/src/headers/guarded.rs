@@ -61,7 +61,9 @@ impl GuardedNames {
         let tokens = sorted(tokens.collect());
         let conditions = routes.iter().flat_map(|route| &route.headers).map(|condition| &condition.name);
         let mut asked = Asked::default();
-        routes.iter().for_each(|route| route.policies.ask(&mut asked));
+        for route in routes {
+            route.policies.ask(&mut asked);
+        }
         let decides = conditions.cloned().chain(asked.fields);
         let answered = sorted(identity.iter().chain(&tokens).cloned().chain(decides).collect());
         let unusual = answered.iter().filter(|name| !is_plain(name.as_str()));
@@ -206,7 +208,7 @@ mod tests {
             names.iter().map(|name| (HeaderName::from_static(name), http::HeaderValue::from_static("x")));
         let rules = HeaderRules { set: set.collect(), ..HeaderRules::default() };
         let mut route = route("/a");
-        route.policies.headers.request = Direction::of(&rules);
+        std::sync::Arc::make_mut(&mut route.policies).headers.request = Direction::of(&rules);
         let untrusted: Vec<String> = untrusted.iter().map(|text| (*text).to_owned()).collect();
         GuardedNames::compile(&[], &[route], &untrusted)
     }

@@ -81,7 +81,7 @@ impl Case {
         let authority = host_line.unwrap_or_else(own);
         let forward = vec![("sub".to_owned(), HeaderName::from_static("x-user-id"))];
         let mut route = route("/a");
-        route.policies.headers.request = Direction::of(&self.rules);
+        std::sync::Arc::make_mut(&mut route.policies).headers.request = Direction::of(&self.rules);
         let names = GuardedNames::compile(&[auth_forwarding(forward)], &[route], &[]);
         let context = ForwardContext {
             survey: Survey::of(&headers, &names),

@@ -81,7 +81,7 @@ impl RoutePolicy for Access {
 
     fn compile(written: &Self::Written, with: &mut Compile<'_, '_>) -> Box<[usize]> {
         let mut indexes = Vec::new();
-        for name in names(written) {
+        for name in names(written.as_ref()) {
             let index = with.providers.iter().position(|known| *known == name);
             indexes.extend(index.filter(|index| !indexes.contains(index)));
         }
@@ -96,7 +96,7 @@ impl RoutePolicy for Access {
 }
 
 /// Names of the providers.
-pub(crate) fn names(written: &Option<At<Access>>) -> impl Iterator<Item = &str> {
+pub(crate) fn names(written: Option<&At<Access>>) -> impl Iterator<Item = &str> {
     let names = match written {
         Some(At { value: Access::AnyOf(names), .. }) => names.as_slice(),
         Some(At { value: Access::Open | Access::Broken, .. }) | None => &[],
@@ -105,8 +105,8 @@ pub(crate) fn names(written: &Option<At<Access>>) -> impl Iterator<Item = &str> 
 }
 
 /// Is it known that a token is not asked for? `None`: an error was reported.
-pub(crate) fn is_open(written: &Option<At<Access>>, providers: &[&str]) -> Option<bool> {
-    match written.as_ref().map(|at| &at.value) {
+pub(crate) fn is_open(written: Option<&At<Access>>, providers: &[&str]) -> Option<bool> {
+    match written.map(|at| &at.value) {
         None => providers.is_empty().then_some(true),
         Some(Access::Open) => Some(true),
         Some(Access::Broken) => None,

@@ -172,12 +172,8 @@ impl Cors {
 
     /// What the response to a request with these fields says, if there is a policy. `announced`: the method of a preflight that is
     /// answered by it.
-    pub fn answer(
-        policy: &Option<Arc<Self>>,
-        request: &HeaderMap,
-        announced: Option<&Method>,
-    ) -> Option<Answer> {
-        let policy = policy.as_ref()?;
+    pub fn answer(policy: Option<&Self>, request: &HeaderMap, announced: Option<&Method>) -> Option<Answer> {
+        let policy = policy?;
         let mut fields = Vec::new();
         if let Some(origin) = policy.allowed(request) {
             fields.push((header::ACCESS_CONTROL_ALLOW_ORIGIN, origin));
@@ -424,7 +420,7 @@ mod tests {
     }
 
     fn answer(cors: &Arc<Cors>, request: &HeaderMap, announced: Option<&Method>) -> Answer {
-        Cors::answer(&Some(Arc::clone(cors)), request, announced).unwrap()
+        Cors::answer(Some(cors), request, announced).unwrap()
     }
 
     #[test]

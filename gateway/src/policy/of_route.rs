@@ -218,12 +218,12 @@ impl View<'_> {
     /// Adds items to a list, which is shown where it is empty, too. Several policies may have items in it.
     pub(crate) fn items(&mut self, name: &'static str, items: impl IntoIterator<Item = String>) {
         let items = items.into_iter().map(|item| self.hidden.shown(&item));
-        match self.shown.0.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, ShownValue::List(list))) => list.extend(items),
-            _ => {
-                let list = ShownValue::List(items.collect());
-                self.shown.0.push((name, list));
-            }
+        let known = self.shown.0.iter_mut().find(|(known, _)| *known == name);
+        if let Some((_, ShownValue::List(list))) = known {
+            list.extend(items);
+        } else {
+            let list = ShownValue::List(items.collect());
+            self.shown.0.push((name, list));
         }
     }
 }
@@ -290,7 +290,9 @@ macro_rules! route_policies {
                 let mut written = Self::default();
                 $(if <$policy as RoutePolicy>::KEYS.iter().any(|key| fields.may_have(key)) {
                     written.$name = <$policy as RoutePolicy>::read(fields, sink);
-                    <$policy as RoutePolicy>::KEYS.iter().for_each(|key| written.hidden.$name.extend(&fields.hidden(key)));
+                    for key in <$policy as RoutePolicy>::KEYS {
+                        written.hidden.$name.extend(&fields.hidden(key));
+                    }
                 })*
                 written
             }

@@ -77,7 +77,7 @@ impl RoutePolicy for Requirement {
 
     fn check(written: &Self::Written, with: &mut Check<'_>) {
         if let Some(Written::All(all)) = written
-            && auth::is_open(&with.route.auth, with.providers) == Some(true)
+            && auth::is_open(with.route.auth.as_ref(), with.providers) == Some(true)
         {
             with.sink.push(
                 auth::needed(all.span, with.place, "`require` needs a token, and this route asks for none")
@@ -95,7 +95,7 @@ impl RoutePolicy for Requirement {
     }
 
     fn compile(written: &Self::Written, with: &mut Compile<'_, '_>) -> Arc<Requirement> {
-        with.shared.share(Arc::new(Self::of(written)))
+        with.shared.share(Arc::new(Self::of(written.as_ref())))
     }
 
     fn show(requirement: &Arc<Requirement>, view: &mut View<'_>) {
@@ -137,7 +137,7 @@ impl<'a> InsufficientScope<'a> {
 }
 
 impl Requirement {
-    pub(crate) fn of(written: &Option<Written>) -> Self {
+    pub(crate) fn of(written: Option<&Written>) -> Self {
         let Some(Written::All(all)) = written else { return Self::default() };
         let boxed = |texts: Option<&Vec<String>>| {
             texts.into_iter().flatten().map(|text| text.as_str().into()).collect()
@@ -212,7 +212,7 @@ mod tests {
         let claims = claims.iter().map(|(name, value)| ((*name).into(), texts(value))).collect();
         let all =
             All { scopes: Some(owned(scopes)), roles: Some(owned(roles)), claims, span: Span::default() };
-        Requirement::of(&Some(Written::All(all)))
+        Requirement::of(Some(&Written::All(all)))
             .check(&verified())
             .err()
             .map(|missing| missing.what().to_owned())

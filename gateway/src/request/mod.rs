@@ -148,7 +148,7 @@ async fn forward(
 ) -> Result<Answer, Error> {
     let (mut parts, body) = request.into_parts();
     let body = unread.insert(body);
-    *cors = Cors::answer(&snapshot.shared.table.unrouted.cors, &parts.headers, None);
+    *cors = Cors::answer(snapshot.shared.table.unrouted.cors.as_deref(), &parts.headers, None);
 
     // Admission: what has two readings is refused before anything is decided on it, and what the sender cannot know goes.
     let peer_is_trusted = exchange.peer_is_trusted;
@@ -170,7 +170,7 @@ async fn forward(
     let asks_for_upgrade = admitted.survey().has(Found::Upgrade);
     exchange.route = Some(Rc::clone(&route));
     let policies = &route.shared().policies;
-    *cors = Cors::answer(&policies.cors, &parts.headers, preflight.as_ref());
+    *cors = Cors::answer(policies.cors.as_deref(), &parts.headers, preflight.as_ref());
 
     // 6. Request policies, in this order: where from, which page, who is it and may they, how often, how much.
     if !policies.clients.is_empty() {

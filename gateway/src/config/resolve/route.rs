@@ -1,6 +1,9 @@
 //! Routes: merged, named, and checked against the providers, policies and services that they mention.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
 use http::Method;
 
@@ -8,7 +11,7 @@ use super::service::Services;
 use crate::{
     config::{
         diagnostics::{Diagnostic, Diagnostics, Span, code},
-        raw::{File, fields::unknown_name, pattern::PathPattern, route::Route, tree::At},
+        raw::{File, Named, fields::unknown_name, pattern::PathPattern, route::Route, tree::At},
         settings::{HeaderCondition, HostPattern, RouteSettings},
     },
     policy::{self, auth, of_route::Check},
@@ -19,6 +22,8 @@ pub(super) struct Routes<'a> {
     names: HashMap<String, Span>,
     /// Routes that the file gives no name, by the name that is made for them.
     unnamed: BTreeMap<String, Vec<usize>>,
+    /// What routes inherit, by the names of the policies that they use.
+    inherited: HashMap<Vec<&'a str>, Arc<policy::Written>>,
     pub(super) used_policies: HashSet<String>,
     pub(super) used_auth: HashSet<String>,
     pub(super) settings: Vec<RouteSettings>,
@@ -30,6 +35,7 @@ impl<'a> Routes<'a> {
             file,
             names: HashMap::new(),
             unnamed: BTreeMap::new(),
+            inherited: HashMap::new(),
             used_policies: HashSet::new(),
             used_auth: HashSet::new(),
             settings: Vec::new(),
@@ -92,7 +98,7 @@ impl<'a> Routes<'a> {
         let policies = self.merged(route, sink);
         let providers: Vec<&str> =
             self.file.auth.iter().map(|provider| provider.name.value.as_str()).collect();
-        self.used_auth.extend(auth::names(&policies.auth).map(ToOwned::to_owned));
+        self.used_auth.extend(auth::names(policies.auth.as_ref()).map(ToOwned::to_owned));
         policies.check(&mut Check { route: &policies, place, providers: &providers, silent, sink });
         RouteSettings {
             name: String::new(),
@@ -110,19 +116,27 @@ impl<'a> Routes<'a> {
         }
     }
 
-    fn merged(&mut self, route: &Route, sink: &mut Diagnostics) -> policy::Written {
-        let mut merged = self.file.defaults.clone();
-        for used in &route.uses {
-            let Some(policy) = self.file.policies.iter().find(|policy| policy.name.value == used.value)
-            else {
-                let known = self.file.policies.iter().map(|policy| policy.name.value.as_str());
-                sink.push(unknown_name("policy", used, known));
-                continue;
-            };
-            self.used_policies.insert(used.value.clone());
-            merged.overlay(&policy.value);
+    fn merged(&mut self, route: &Route, sink: &mut Diagnostics) -> Arc<policy::Written> {
+        let mut used: Vec<&'a Named<policy::Written>> = Vec::new();
+        for name in &route.uses {
+            let known = self.file.policies.iter();
+            if let Some(policy) = known.clone().find(|policy| policy.name.value == name.value) {
+                self.used_policies.insert(name.value.clone());
+                used.push(policy);
+            } else {
+                sink.push(unknown_name("policy", name, known.map(|policy| policy.name.value.as_str())));
+            }
         }
-        merged.overlay(&route.own);
+        let names = used.iter().map(|policy| policy.name.value.as_str()).collect();
+        let inherited = self.inherited.entry(names).or_insert_with(|| {
+            let mut inherited = self.file.defaults.clone();
+            used.iter().for_each(|policy| inherited.overlay(&policy.value));
+            Arc::new(inherited)
+        });
+        let mut merged = Arc::clone(inherited);
+        if route.own != policy::Written::default() {
+            Arc::make_mut(&mut merged).overlay(&route.own);
+        }
         merged
     }
 

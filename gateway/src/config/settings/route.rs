@@ -1,5 +1,7 @@
 //! Routes: what they match, who may use them, and what becomes of their requests.
 
+use std::sync::Arc;
+
 use http::{HeaderName, HeaderValue, Method};
 
 use crate::{
@@ -25,8 +27,8 @@ pub struct RouteSettings {
     pub service: Option<usize>,
     /// Parts of the service (indexes into `Settings::services`) and their shares; empty = no split.
     pub split: Vec<(usize, u32)>,
-    /// As they are written, all layers over each other.
-    pub policies: policy::Written,
+    /// As they are written, all layers over each other. Routes without policies of their own have them in common.
+    pub policies: Arc<policy::Written>,
     /// The service that declared it, as in `consul:dc1/orders`; `None`: the file.
     pub origin: Option<String>,
     /// Variables in what it matches, for wherever it is shown.

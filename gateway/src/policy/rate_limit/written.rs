@@ -46,7 +46,7 @@ impl RoutePolicy for RateLimit {
     }
 
     fn check(written: &Self::Written, with: &mut Check<'_>) {
-        if auth::is_open(&with.route.auth, with.providers) != Some(true) {
+        if auth::is_open(with.route.auth.as_ref(), with.providers) != Some(true) {
             return;
         }
         for limit in written.iter().flatten() {
@@ -75,7 +75,9 @@ impl RoutePolicy for RateLimit {
 
     fn compile(written: &Self::Written, with: &mut Compile<'_, '_>) -> Box<[Arc<RateLimit>]> {
         let mut limits = Vec::new();
-        for spec in specs(written, auth::is_open(&with.written.auth, with.providers) == Some(true)) {
+        for spec in
+            specs(written.as_deref(), auth::is_open(with.written.auth.as_ref(), with.providers) == Some(true))
+        {
             match with.limits.of(with.route, with.service, &spec) {
                 Ok(limit) => limits.push(limit),
                 Err(error) => {
@@ -114,9 +116,9 @@ fn read_limit(node: &Node, sink: &mut Diagnostics) -> Option<Limit> {
 }
 
 /// The limits with what they leave out: a limit without a key is per user, on an open route per address.
-pub(crate) fn specs(written: &Option<Vec<Limit>>, is_open: bool) -> Vec<RateLimitSpec> {
+pub(crate) fn specs(written: Option<&[Limit]>, is_open: bool) -> Vec<RateLimitSpec> {
     let by_default = if is_open { RateLimitKey::Ip } else { RateLimitKey::User };
-    let limits = written.iter().flatten().map(|Limit { rate, span }| RateLimitSpec {
+    let limits = written.unwrap_or_default().iter().map(|Limit { rate, span }| RateLimitSpec {
         name: String::new(),
         requests: rate.requests,
         period: rate.period,

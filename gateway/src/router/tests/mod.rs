@@ -19,7 +19,7 @@ pub(crate) fn route(spec: &str) -> RouteSettings {
         methods,
         host: HostPattern::Any,
         path: path.to_owned(),
-        policies: crate::policy::Written::default(),
+        policies: std::sync::Arc::default(),
         headers: vec![],
         priority: 0,
         service: Some(0),
@@ -38,7 +38,7 @@ fn lenient(case_insensitive: bool, trailing_slash: bool, spec: &str) -> RouteSet
 }
 
 fn spelled(spelling: Spelling, mut route: RouteSettings) -> RouteSettings {
-    route.policies.spelling = spelling;
+    std::sync::Arc::make_mut(&mut route.policies).spelling = spelling;
     route
 }
 
