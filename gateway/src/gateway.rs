@@ -17,8 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 use self::starting::{DataPlane, bind, start_control, start_log, start_workers};
 use crate::{
     access_log::LogSink,
-    clock,
-    config::{compile, diagnostics::Report, load::Loaded, settings::Settings, source::ConfigSource},
+    clock, compile,
+    config::{diagnostics::Report, load::Loaded, settings::Settings, source::ConfigSource},
     control::{
         Controller,
         admin::Admin,

@@ -11,6 +11,7 @@ pub mod body;
 mod bounded_file;
 pub mod cli;
 pub mod clock;
+pub mod compile;
 pub mod config;
 pub mod connection;
 pub mod control;

@@ -7,9 +7,8 @@ use millgate_registry::{HttpClient, HttpOptions};
 
 use super::{ConfigArg, fail, load, print, say_report};
 use crate::{
-    clock,
+    clock, compile,
     config::{
-        compile,
         diagnostics::{Diagnostic, Report, Source, Span, code},
         load::Loaded,
         settings::{AccessLogFormat, AccessLogSettings},

@@ -6,8 +6,7 @@ use clap::Args;
 
 use super::{ConfigArg, consul_client::columns, fail, load, print, say, say_report};
 use crate::{
-    clock,
-    config::compile,
+    clock, compile,
     policy::{jwt, rate_limit::KeyBudget},
     snapshot::RouteView,
 };

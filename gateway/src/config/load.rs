@@ -112,13 +112,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        clock,
-        config::{
-            compile,
-            settings::{
-                ConsulSource, EndpointSource, HeaderCondition, HostPattern, Http2Settings, KeySource,
-                ListenSettings, RouteSettings,
-            },
+        clock, compile,
+        config::settings::{
+            ConsulSource, EndpointSource, HeaderCondition, HostPattern, Http2Settings, KeySource,
+            ListenSettings, RouteSettings,
         },
         policy::{
             auth,

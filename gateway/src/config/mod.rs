@@ -1,11 +1,9 @@
-//! `routes.yaml`: raw file → effective settings → snapshot.
+//! `routes.yaml`: the text → what is written → effective settings. [`compile`](crate::compile) makes the snapshot of them.
 //!
 //! [`load()`] reads a file into [`Loaded`], or says everything that is wrong with it in one [`Report`]. Inside, `raw`
 //! mirrors the file with the place of each value, and `resolve` merges defaults, policies and routes into
-//! [`settings::Settings`]. `compile` makes the snapshot that workers run.
+//! [`settings::Settings`].
 
-mod clusters;
-pub mod compile;
 pub mod diagnostics;
 pub(crate) mod environment;
 mod foreign_files;

@@ -2,7 +2,7 @@
 //!
 //! `raw` mirrors the file, `settings` is its meaning, the snapshot is what workers run. Everything here is
 //! plain data: units are typed, names are checked, every field has its value. `config::resolve` is the only
-//! producer, `config::compile` the only consumer. Nothing here reads a file, a clock or the network.
+//! producer, `compile` the only consumer. Nothing here reads a file, a clock or the network.
 
 mod auth;
 mod consul;

@@ -58,11 +58,8 @@ use self::{
     world::{ProviderKeys, World},
 };
 use crate::{
-    clock,
-    config::{
-        compile,
-        settings::{Consistency, ConsulSettings, KeySource, Settings},
-    },
+    clock, compile,
+    config::settings::{Consistency, ConsulSettings, KeySource, Settings},
     policy::rate_limit::KeyBudget,
     snapshot::{Publisher, RouteTable},
     worker::Command,

@@ -7,11 +7,7 @@ use super::{
     catalog::{CatalogFollow, Events},
     declared::look_at,
 };
-use crate::{
-    clock,
-    config::{compile, settings::Settings},
-    snapshot::RouteTable,
-};
+use crate::{clock, compile, config::settings::Settings, snapshot::RouteTable};
 
 impl Controller {
     /// Other services or tags declare routes: makes a new table, if that changes it.

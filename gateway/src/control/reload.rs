@@ -19,9 +19,8 @@ use super::{
     keys::KeyFetch,
 };
 use crate::{
-    clock,
+    clock, compile,
     config::{
-        compile,
         diagnostics::{Diagnostic, Report, Span, code},
         settings::{AccessLogFormat, Settings},
     },

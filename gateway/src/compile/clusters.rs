@@ -5,9 +5,9 @@
 
 use std::{cell::OnceCell, collections::HashMap, net::SocketAddr, sync::Arc, time::Instant};
 
-use super::settings::{EndpointSource, SHARE_UNITS, ServiceSettings, Settings};
 use crate::{
     clock,
+    config::settings::{EndpointSource, SHARE_UNITS, ServiceSettings, Settings},
     control::{selection, world::World},
     file_account::{self, Budget},
     policy::{

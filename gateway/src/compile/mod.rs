@@ -1,15 +1,16 @@
 //! Settings and the world → snapshot. The only constructor of what workers run; pure but for the key and
 //! certificate files that [`read_keys`] and [`tls`] open.
 
+mod clusters;
+
 use std::sync::Arc;
 
-use super::{
-    clusters,
-    diagnostics::{Diagnostic, code},
-    settings::{AuthSettings, HostPattern, RouteSettings, Settings},
-};
 use crate::{
     admission::AdmissionLimits,
+    config::{
+        diagnostics::{Diagnostic, code},
+        settings::{AuthSettings, HostPattern, RouteSettings, Settings},
+    },
     control::{
         keys,
         world::{ProviderKeys, World},
