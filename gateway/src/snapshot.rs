@@ -29,6 +29,7 @@ use crate::{
     metrics::{ClusterSample, InstanceSample, Metrics, RouteSample},
     policy::{
         Policies,
+        clients::imply,
         headers::Headers,
         jwt::{Jwt, KeySet},
         of_route::Shown,
@@ -121,9 +122,9 @@ impl Route {
         let has_equal = |limit: &Arc<RateLimit>| own.rate_limit.iter().any(|own| own.is_equal_to(limit));
         std::ptr::eq(self, other)
             || (others.rate_limit.iter().all(has_equal)
-                && others.clients.iter().all(|rule| own.clients.contains(rule))
+                && others.clients.iter().all(|rule| imply(&own.clients, rule))
                 && (others.auth.is_empty() || is_known())
-                && (others.require.is_empty() || own.require == others.require))
+                && own.require.implies(&others.require))
     }
 
     pub fn limits(&self) -> &[Arc<RateLimit>] {

@@ -18,7 +18,10 @@ pub mod token;
 
 use std::{ffi::OsString, fmt::Display, io::Write as _, path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{
+    Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use tracing::Level;
 
 use crate::{
@@ -110,7 +113,8 @@ fn load(source: &ConfigSource) -> Result<Loaded, Report> {
 
 /// Parses the arguments and does what they say.
 pub fn main() -> ExitCode {
-    match Cli::parse().verb {
+    let cli = Cli::try_parse().unwrap_or_else(|error| with_option_of_file(error).exit());
+    match cli.verb {
         Verb::Run(verb) => verb.execute(),
         Verb::Check(verb) => verb.execute(),
         Verb::Routes(verb) => verb.execute(),
@@ -121,6 +125,21 @@ pub fn main() -> ExitCode {
         Verb::Health(verb) => verb.execute(),
         Verb::Version => print(format_args!("millgate {}", env!("CARGO_PKG_VERSION")), ExitCode::SUCCESS),
     }
+}
+
+/// A file without the option in front of it, as other programs take it: `millgate check routes.yaml`.
+fn with_option_of_file(mut error: clap::Error) -> clap::Error {
+    let has_file =
+        std::env::args().nth(1).is_some_and(|verb| ["run", "check", "routes"].contains(&verb.as_str()));
+    let named = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(named)) if has_file && !named.starts_with('-') => named.clone(),
+        _ => return error,
+    };
+    if error.kind() == ErrorKind::UnknownArgument {
+        let tip = format!("name the configuration file with `-c {named}`");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
+    error
 }
 
 /// Prints a result, with a line end, and gives `code`. `println!` panics when the reader has gone (`| head -1`);

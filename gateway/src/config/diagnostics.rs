@@ -75,6 +75,12 @@ impl Diagnostic {
     }
 
     #[must_use]
+    pub(crate) fn help_if(mut self, help: Option<String>) -> Self {
+        self.help = help.or(self.help);
+        self
+    }
+
+    #[must_use]
     pub fn related(mut self, span: Span, label: impl Into<String>) -> Self {
         self.related.push((span, label.into()));
         self
@@ -161,30 +167,42 @@ pub mod code {
 
 /// Findings as they are collected; every stage adds to the same list.
 #[derive(Debug, Default)]
-pub struct Diagnostics(Vec<Diagnostic>);
+pub struct Diagnostics {
+    found: Vec<Diagnostic>,
+    /// Names of the file's providers: a cure that asks for a token names one.
+    providers: Vec<String>,
+}
 
 impl Diagnostics {
+    pub(crate) fn name_providers(&mut self, names: Vec<String>) {
+        self.providers = names;
+    }
+
+    pub(crate) fn providers(&self) -> &[String] {
+        &self.providers
+    }
+
     pub fn push(&mut self, diagnostic: Diagnostic) {
-        self.0.push(diagnostic);
+        self.found.push(diagnostic);
     }
 
     /// Unless it is there: what several routes inherit is wrong once.
     pub fn push_once(&mut self, diagnostic: Diagnostic) {
-        if !self.0.contains(&diagnostic) {
-            self.0.push(diagnostic);
+        if !self.found.contains(&diagnostic) {
+            self.found.push(diagnostic);
         }
     }
 
     pub fn extend(&mut self, others: impl IntoIterator<Item = Diagnostic>) {
-        self.0.extend(others);
+        self.found.extend(others);
     }
 
     pub fn has_errors(&self) -> bool {
-        self.0.iter().any(|d| d.severity == Severity::Error)
+        self.found.iter().any(|d| d.severity == Severity::Error)
     }
 
     pub fn into_vec(self) -> Vec<Diagnostic> {
-        self.0
+        self.found
     }
 }
 

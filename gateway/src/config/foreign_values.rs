@@ -29,7 +29,10 @@ pub(crate) fn variable(text: &str) -> Option<&str> {
     let is_name = name.len() > 1
         && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
         && name.starts_with(|c: char| c.is_ascii_uppercase());
-    is_name.then_some(name)
+    // Of Envoy, and about a request.
+    let is_requests =
+        text.starts_with('%') && (name.starts_with("DOWNSTREAM_") || name.starts_with("UPSTREAM_"));
+    (is_name && !is_requests).then_some(name)
 }
 
 /// The field, the words of others in lower case with `_`, and the cure.

@@ -45,12 +45,17 @@ impl Word {
         }
     }
 
+    /// All fields of the same map, with values.
+    pub(crate) fn fields(&self) -> Option<&'static str> {
+        match self.cure {
+            Cure::Here(example) => Some(example),
+            Cure::AtTheTop(_) | Cure::NotThere => None,
+        }
+    }
+
     /// The field with a value, if it is one field.
     pub(crate) fn example(&self) -> Option<&'static str> {
-        match self.cure {
-            Cure::Here(example) if !example.contains(" & ") => Some(example),
-            Cure::Here(_) | Cure::AtTheTop(_) | Cure::NotThere => None,
-        }
+        self.fields().filter(|example| !example.contains(" & "))
     }
 
     /// Stands beside the marked word.
@@ -178,7 +183,7 @@ mod tests {
         };
         let example = &example.replace(" & ", ", ");
         let route = |inner: &str| {
-            let path = if inner.contains("path:") { "" } else { "path: /a, " };
+            let path = if inner.starts_with("path:") { "" } else { "path: /a, " };
             let service =
                 if inner.contains("service:") || inner.contains("redirect:") { "" } else { "service: s, " };
             format!("routes: [{{{path}{service}{inner}}}]\n")
@@ -195,6 +200,11 @@ mod tests {
             "file" if example.starts_with("auth:") => format!("{example}\ndefaults: {{auth: main}}\n{plain}"),
             "file" => format!("{example}\n{plain}"),
             "listen" => format!("listen: {{{example}}}\n{plain}"),
+            "route" if example.starts_with("auth: ") || example.starts_with("require: ") => {
+                let auth = if example.starts_with("auth: ") { "" } else { "auth: main, " };
+                let provider = "auth: {main: {issuer: \"https://i.example\", audience: a}}";
+                format!("{provider}\n{}", route(&format!("{auth}{example}")))
+            }
             "route" => format!("policies: {{strict: {{rate_limit: 20/s}}}}\n{}", route(example)),
             "service" => service(example),
             "breaker" | "outlier" | "pool" => service(&format!("{place}: {{{example}}}")),

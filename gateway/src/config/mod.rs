@@ -8,6 +8,7 @@ pub mod diagnostics;
 pub(crate) mod environment;
 mod foreign_files;
 mod foreign_values;
+pub(crate) mod foreign_variables;
 mod foreign_words;
 pub mod hidden;
 pub mod load;
@@ -20,9 +21,9 @@ pub mod twins;
 pub mod units;
 
 pub(crate) use raw::{
-    claims,
+    access_cures, claims,
     fields::{self, name as service_name},
-    header, pattern, tree,
+    header, header_cures, pattern, tree,
 };
 
 pub use diagnostics::{Diagnostic, Report, Severity, Source, Span};

@@ -4,6 +4,7 @@
 //! the format each: the struct, the table of its keys, and how it is read. Defaults are not here but in
 //! `resolve::defaults`.
 
+pub(crate) mod access_cures;
 pub(crate) mod auth;
 pub(crate) mod auto_routes;
 mod carried;
@@ -12,6 +13,7 @@ pub(crate) mod consul;
 mod destination;
 pub(crate) mod fields;
 pub(crate) mod header;
+pub(crate) mod header_cures;
 pub(crate) mod http2;
 pub(crate) mod instances;
 pub(crate) mod limits;
@@ -94,6 +96,12 @@ pub(crate) fn read(text: &str, env: Environment<'_>, sink: &mut Diagnostics) -> 
     }
     sink.extend(of_the_text.into_vec());
     let root = root?;
+    if let Value::Map(entries) = &root.value
+        && let Some(Value::Map(providers)) =
+            entries.iter().find(|entry| entry.key.value == "auth").map(|entry| &entry.value.value)
+    {
+        sink.name_providers(providers.iter().map(|entry| entry.key.value.clone()).collect());
+    }
     let fields = Fields::of(&root, &FILE, sink)?;
     read_version(&fields, sink);
     let mut file = File {

@@ -1,365 +1,426 @@
-//! Open routes beside closed ones: what differs from a closed path only in a way in which services often see no difference,
-//! and goes to a route of the same service that is open, or asks for less: another provider, no role, other addresses.
-//! Limits are not looked at: many routes have their own.
+//! Weak twins of closed routes: requests that the service may treat as those of a closed route, and that a route of the same
+//! service takes which asks for less: another provider, no role, other addresses. Limits are not looked at: many routes have
+//! their own.
 //!
-//! Each closed route is tried with its own path in other spellings, and the router says what takes them. So a route that
-//! takes any case, or a slash at the end, has nothing to report; neither has one that says that its service does not.
+//! Each closed route is tried with samples of its own requests in which one thing is different (spelling, method, host, headers,
+//! what `rewrite` makes of a path), and the router says what takes them. So a route that takes any case, or a slash at the end,
+//! has nothing to report; neither has one that says that its service does not.
+//!
+//! What the file says side by side is meant, and is not reported: an open route that names the method that the closed one leaves
+//! out, two names of one path that are both exact hosts, another provider for one method or header of the same path.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+mod gate;
+mod said;
+mod sample;
+#[cfg(test)]
+mod tests;
 
+use std::{
+    collections::{BTreeSet, HashMap},
+    rc::Rc,
+};
+
+use http::{HeaderMap, Method};
+
+use self::{
+    gate::Gate,
+    sample::{Respelling, Sample, client_paths, host_fits, path_fits, upstream_path},
+};
 use super::{
-    diagnostics::{Diagnostic, code},
-    settings::{HostPattern, RouteSettings, Settings},
+    diagnostics::Diagnostic,
+    settings::{EndpointSource, HeaderCondition, HostPattern, RouteSettings, Settings},
 };
 use crate::{
     headers::{GuardedNames, fold},
-    policy::{auth, require::Requirement},
     router::{Match, Router},
 };
 
-/// One warning for each closed route that has such a twin. None where routes conflict: that is an error of its own.
+/// What a file has of such twins. None where routes conflict: that is an error of its own.
 pub(super) fn warnings(settings: &Settings) -> Vec<Diagnostic> {
-    let Ok(router) = &Router::compile(&settings.routes) else { return Vec::new() };
-    let closed = (0..settings.routes.len()).filter(|at| is_closed(&settings.routes[*at]));
-    closed.filter_map(|at| Twins::of(settings, router, at)?.warning(settings)).collect()
+    let Ok(router) = Router::compile(&settings.routes) else { return Vec::new() };
+    let search = Search::new(settings, router);
+    let mut neighbours = HashMap::new();
+    let closed = (0..settings.routes.len()).filter(|at| !Gate::of(&settings.routes[*at]).is_open());
+    let found = closed.filter_map(|at| search.twins_of(at, &mut neighbours));
+    said::warnings(settings, &found.collect::<Vec<_>>())
 }
 
-fn is_closed(route: &RouteSettings) -> bool {
-    auth::names(route.policies.auth.as_ref()).next().is_some() || !route.policies.clients.rules().is_empty()
-}
-
-/// In what a request differs from those of the closed route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// In what a request differs from those of the closed route, or why another route takes one of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Difference {
-    Case,
-    Slash,
-    Extension,
+    Respelling(Respelling),
+    /// The closed route leaves the method out.
     Method,
+    /// The other route names the method.
+    NamedMethod,
+    Priority,
+    /// The closed route is for other hosts.
+    Host,
+    /// The other route is for fewer hosts.
+    NarrowHost,
+    /// Without what the closed route asks for.
+    NoHeader,
+    /// With what the other route asks for.
     Header,
+    /// `rewrite` makes it the same.
+    Rewrite,
+    /// None that a cure of its own is known for.
+    Other,
 }
 
-/// What of a closed route's neighbourhood is open.
+#[derive(Debug)]
+struct Twin {
+    difference: Difference,
+    /// As it is shown, without what variables stand for.
+    example: String,
+    /// The route that takes it.
+    taker: usize,
+}
+
+/// What a closed route has of them, one of each kind.
+#[derive(Debug)]
 struct Twins {
     closed: usize,
-    /// The difference, an example, and the route that takes it.
-    open: Vec<(Difference, String, usize)>,
+    found: Vec<Twin>,
 }
 
 impl Twins {
-    /// `None`: other routes take the path itself, so there is no saying what would be a twin.
-    fn of(settings: &Settings, router: &Router, closed: usize) -> Option<Self> {
-        let route = &settings.routes[closed];
-        let host = match &route.host {
-            HostPattern::Any => "sample.invalid".to_owned(),
-            HostPattern::Exact(host) => host.clone(),
-            HostPattern::Suffix(suffix) => format!("sample{suffix}"),
-        };
-        let conditions = route.headers.iter().map(|condition| {
-            let value = condition.value.clone().unwrap_or(HeaderValue::from_static("sample"));
-            (condition.name.clone(), value)
+    fn has(&self, difference: Difference) -> bool {
+        self.found.iter().any(|twin| twin.difference == difference)
+    }
+
+    fn add(&mut self, difference: Difference, example: impl Into<String>, taker: usize) {
+        // Of each kind one example is enough.
+        if !self.has(difference) {
+            self.found.push(Twin { difference, example: example.into(), taker });
+        }
+    }
+}
+
+/// A request that may have a twin.
+#[derive(Debug, Clone)]
+struct Request {
+    host: String,
+    path: String,
+    headers: HeaderMap,
+}
+
+/// Routes of the same service that ask for less than one gate.
+#[derive(Debug, Default)]
+struct Neighbours {
+    hosts: Vec<HostPattern>,
+    /// With conditions that a client can meet.
+    with_headers: Vec<usize>,
+    /// One for each way in which a path is rewritten.
+    rewriting: Vec<usize>,
+    open: Vec<usize>,
+}
+
+struct Search<'a> {
+    settings: &'a Settings,
+    router: Router,
+    untrusted: GuardedNames,
+    /// Those that most routes name, and some that few do.
+    methods: Vec<Method>,
+    /// Of each route: what it leads to, as an index into `destinations`.
+    destination: Vec<usize>,
+    destinations: Vec<BTreeSet<String>>,
+}
+
+/// By destination and a route with the gate.
+type Known<'a> = HashMap<usize, Vec<(Gate<'a>, Rc<Neighbours>)>>;
+
+impl<'a> Search<'a> {
+    fn new(settings: &'a Settings, router: Router) -> Self {
+        let mut destinations: Vec<BTreeSet<String>> = Vec::new();
+        let mut indexes = HashMap::new();
+        let destination = settings.routes.iter().map(|route| {
+            let places = places_of(settings, route);
+            *indexes.entry(places.clone()).or_insert_with(|| {
+                destinations.push(places);
+                destinations.len() - 1
+            })
         });
-        let headers: HeaderMap = conditions.collect();
-        let taker = |method: &Method, path: &str| match router.lookup(&host, path, method, &headers) {
+        let destination = destination.collect();
+        let untrusted = GuardedNames::compile(&[], &[], &settings.listen.untrusted_headers);
+        let rare = ["PROPFIND", "LOCK", "QUERY"].iter().filter_map(|name| name.parse().ok());
+        let methods = METHODS.into_iter().chain(rare).collect();
+        Self { settings, router, untrusted, methods, destination, destinations }
+    }
+
+    fn route(&self, at: usize) -> &'a RouteSettings {
+        &self.settings.routes[at]
+    }
+
+    fn twins_of(&self, closed: usize, known: &mut Known<'a>) -> Option<Twins> {
+        let neighbours = self.neighbours(closed, known);
+        if neighbours.hosts.is_empty() {
+            return None;
+        }
+        let route = self.route(closed);
+        let mut twins = Twins { closed, found: Vec::new() };
+        let own = Request {
+            host: sample::host(&route.host),
+            path: Sample::deep(&route.path).path(),
+            headers: with_conditions(HeaderMap::new(), &route.headers),
+        };
+        self.other_spellings(&own, &mut twins);
+        self.other_methods(&own, &neighbours, &mut twins);
+        self.other_hosts(&own, &neighbours, &mut twins);
+        self.other_headers(&own, &neighbours, &mut twins);
+        self.rewritten(&own, &neighbours, &mut twins);
+        (!twins.found.is_empty()).then_some(twins)
+    }
+
+    /// Found once for each destination and gate: most routes of a file share theirs.
+    fn neighbours(&self, closed: usize, known: &mut Known<'a>) -> Rc<Neighbours> {
+        let (gate, destination) = (Gate::of(self.route(closed)), self.destination[closed]);
+        let of_destination = known.entry(destination).or_default();
+        if let Some((_, found)) = of_destination.iter().find(|(other, _)| *other == gate) {
+            return Rc::clone(found);
+        }
+        let mut found = Neighbours::default();
+        let mut rewrites = Vec::new();
+        for (at, other) in
+            self.settings.routes.iter().enumerate().filter(|(at, _)| self.is_weaker(*at, closed))
+        {
+            if found.hosts.len() < TRIED_MAX && !found.hosts.contains(&other.host) {
+                found.hosts.push(other.host.clone());
+            }
+            let is_sendable = || other.headers.iter().all(|condition| self.is_clients(condition));
+            if found.with_headers.len() < TRIED_MAX && !other.headers.is_empty() && is_sendable() {
+                found.with_headers.push(at);
+            }
+            let key = (&other.policies.rewrite, &other.host);
+            if rewrites.len() < TRIED_MAX && !rewrites.contains(&key) {
+                rewrites.push(key);
+                found.rewriting.push(at);
+            }
+            if found.open.len() < TRIED_MAX && Gate::of(other).is_open() && other.methods.is_empty() {
+                found.open.push(at);
+            }
+        }
+        let found = Rc::new(found);
+        of_destination.push((gate, Rc::clone(&found)));
+        found
+    }
+
+    /// It lets requests pass that the closed route would refuse, to what may be the same program.
+    fn is_weaker(&self, other: usize, closed: usize) -> bool {
+        let [one, two] = [other, closed].map(|at| self.destination[at]);
+        let is_same = one == two && !self.destinations[one].is_empty()
+            || !self.destinations[one].is_disjoint(&self.destinations[two]);
+        is_same && !Gate::of(self.route(other)).is_as_strict_as(&Gate::of(self.route(closed)))
+    }
+
+    /// Side by side for one path, only what asks for less is no decision: another provider is one.
+    fn is_twin(&self, other: usize, closed: usize) -> bool {
+        let is_beside = self.route(other).path == self.route(closed).path;
+        self.is_weaker(other, closed) && (!is_beside || self.asks_for_less(other, closed))
+    }
+
+    fn asks_for_less(&self, other: usize, closed: usize) -> bool {
+        Gate::of(self.route(closed)).asks_for_more_than(&Gate::of(self.route(other)))
+    }
+
+    fn is_clients(&self, condition: &HeaderCondition) -> bool {
+        !self.untrusted.is_untrusted(&fold(condition.name.as_str()))
+    }
+
+    fn taker(&self, request: &Request, method: &Method) -> Option<usize> {
+        match self.router.lookup(&request.host, &request.path, method, &request.headers) {
             Match::Route(route) => Some(route),
             Match::MethodNotAllowed(_) | Match::NotFound => None,
-        };
-        let sample = Sample::of(&route.path);
+        }
+    }
+
+    /// The first twin among the takers of the request by the methods of the closed route.
+    fn twin(&self, request: &Request, closed: usize, is_twin: impl Fn(usize) -> bool) -> Option<usize> {
+        let methods = &*self.route(closed).methods;
+        let methods = if methods.is_empty() { &METHODS[..] } else { methods };
+        let takers = methods.iter().filter_map(|method| self.taker(request, method));
+        takers.filter(|taker| *taker != closed).find(|taker| is_twin(*taker))
+    }
+
+    fn other_spellings(&self, own: &Request, twins: &mut Twins) {
+        let (closed, route) = (twins.closed, self.route(twins.closed));
         let methods = if route.methods.is_empty() { &METHODS[..] } else { &route.methods[..] };
-        let own: Vec<&Method> =
-            methods.iter().filter(|method| taker(method, &sample.path()) == Some(closed)).collect();
-        let first = own.first()?;
-        let is_twin = |open: &usize| is_weaker(settings, route, &settings.routes[*open]);
-        let mut twins = Self { closed, open: Vec::new() };
-        for (difference, path) in sample.others(route) {
-            let open = own.iter().find_map(|method| taker(method, &path).filter(is_twin));
-            let shown = if difference == Difference::Slash { format!("{}/", route.path) } else { path };
-            twins.open.extend(open.map(|open| (difference, shown, open)));
-        }
-        let others =
-            METHODS.iter().filter(|method| !route.methods.is_empty() && !route.methods.contains(method));
-        // A route that names a method means it, and so does one that asks for something else.
-        let names_none = |open: &usize| {
-            let other = &settings.routes[*open];
-            is_twin(open) && !is_closed(other) && other.methods.is_empty()
+        let request = |path: String| Request { path, ..own.clone() };
+        let own_methods = |sample: &Sample| {
+            let request = request(sample.path());
+            let is_own = |method: &&Method| self.taker(&request, method) == Some(closed);
+            methods.iter().filter(is_own).collect::<Vec<_>>()
         };
-        for method in others.filter(|method| *method != *first) {
-            let open = taker(method, &sample.path()).filter(names_none);
-            twins
-                .open
-                .extend(open.map(|open| (Difference::Method, format!("{method} {}", route.path), open)));
-        }
-        if let Some(name) = clients_condition(settings, route) {
-            let mut without = headers.clone();
-            without.remove(name);
-            let found = |method: &&Method| router.lookup(&host, &sample.path(), method, &without);
-            let open = own.iter().find_map(|method| match found(method) {
-                Match::Route(open) => Some(open).filter(is_twin),
-                Match::MethodNotAllowed(_) | Match::NotFound => None,
-            });
-            let shown = format!("{} without {name}", route.path);
-            twins.open.extend(open.map(|open| (Difference::Header, shown, open)));
-        }
-        Some(twins)
-    }
-
-    fn warning(&self, settings: &Settings) -> Option<Diagnostic> {
-        let (_, _, open) = self.open.first()?;
-        let mut examples: Vec<String> = Vec::new();
-        let mut cures: Vec<&str> = Vec::new();
-        for (difference, example, _) in &self.open {
-            let cure = difference.cure();
-            if !cures.contains(&cure) {
-                cures.push(cure);
-            }
-            // Of each kind one example is enough.
-            let is_first = self.open.iter().find(|(other, ..)| other == difference).map(|(_, text, _)| text);
-            if is_first == Some(example) {
-                examples.push(format!("`{example}`"));
-            }
-        }
-        let is_open = !is_closed(&settings.routes[*open]);
-        let (message, related) = if is_open {
-            ("an open route takes what a service may take for this closed one", "the open route")
-        } else {
-            (
-                "a route that asks for less takes what a service may take for this one",
-                "the route that asks for less",
-            )
+        // Another route may be there for the beginning of a subtree.
+        let samples = [Sample::of(&route.path), Sample::deep(&route.path)];
+        let samples = samples.into_iter().map(|sample| (own_methods(&sample), sample));
+        let Some((methods, sample)) = samples.into_iter().find(|(methods, _)| !methods.is_empty()) else {
+            return;
         };
-        let examples = settings.routes[self.closed].hidden.path.shown(&examples.join(", "));
-        let label = format!("{examples} would pass it{}", if is_open { " unchecked" } else { "" });
-        let warning = Diagnostic::warning(code::OPEN_TWIN, settings.routes[self.closed].span, message);
-        let warning = warning.label(label).help(cures.join("; "));
-        Some(warning.related(settings.routes[*open].span, related))
+        for (spelling, path) in sample.others(route) {
+            let request = request(path.clone());
+            let mut found = methods.iter().filter_map(|method| self.taker(&request, method));
+            let Some(taker) = found.find(|taker| self.is_weaker(*taker, closed)) else { continue };
+            let shown = match spelling {
+                Respelling::Slash => format!("{}/", route.path),
+                _ => sample::shown(&path),
+            };
+            twins.add(Difference::Respelling(spelling), route.hidden.path.shown(&shown), taker);
+        }
     }
-}
 
-impl Difference {
-    fn cure(self) -> &'static str {
-        match self {
-            Self::Case => {
-                "letter case: add `case_insensitive: true` to the closed route, as Express and ASP.NET have it by default, or \
-                 `case_insensitive: false` if the service tells them apart"
+    fn other_methods(&self, own: &Request, neighbours: &Neighbours, twins: &mut Twins) {
+        let (closed, route) = (twins.closed, self.route(twins.closed));
+        let is_open = |at: usize| Gate::of(self.route(at)).is_open() && self.is_weaker(at, closed);
+        let path = route.hidden.path.shown(&route.path);
+        for method in &self.methods {
+            let Some(taker) = self.taker(own, method).filter(|taker| *taker != closed) else { continue };
+            let (other, shown) = (self.route(taker), format!("{method} {path}"));
+            if !route.methods.is_empty() && !route.methods.contains(method) {
+                // A route that names a method means it, and so does one that asks for something else.
+                if is_open(taker) && other.methods.is_empty() {
+                    twins.add(Difference::Method, shown, taker);
+                }
+            } else if other.priority > route.priority && other.path != route.path {
+                if self.is_weaker(taker, closed) {
+                    twins.add(Difference::Priority, shown, taker);
+                }
+            } else if !other.methods.is_empty() {
+                // Beside an open route that would take the other methods, the closed one cannot name its own.
+                let takes_the_rest = |at: &usize| {
+                    path_fits(&self.route(*at).path, &own.path) && host_fits(&self.route(*at).host, &own.host)
+                };
+                let is_needed = neighbours.open.iter().any(takes_the_rest);
+                if is_open(taker) && !is_needed {
+                    twins.add(Difference::NamedMethod, shown, taker);
+                }
+            } else if self.asks_for_less(taker, closed) && self.is_weaker(taker, closed) {
+                twins.add(Difference::Other, shown, taker);
             }
-            Self::Slash => {
-                "the slash: add `trailing_slash: same` to the closed route, as Express and ASP.NET have it by default, or \
-                 `trailing_slash: exact` if the service tells them apart"
+        }
+    }
+
+    fn other_hosts(&self, own: &Request, neighbours: &Neighbours, twins: &mut Twins) {
+        let (closed, route) = (twins.closed, self.route(twins.closed));
+        let path = route.hidden.path.shown(&route.path);
+        for pattern in &neighbours.hosts {
+            let host = sample::host(pattern);
+            if *pattern == route.host || host == own.host {
+                continue;
             }
-            Self::Extension => {
-                "the extension: add closed routes for those that the service knows (Rails takes `.json` and others), or close \
-                 the open route"
+            let is_inside = host_fits(&route.host, &host);
+            let difference = if is_inside { Difference::NarrowHost } else { Difference::Host };
+            if twins.has(difference) {
+                continue;
             }
-            Self::Header => {
-                "the header: a client may leave it out, so close the open route as well, or let only `listen.trusted_proxies` \
-                 send it: add it to `listen.headers.untrusted`"
+            let request = Request { host, ..own.clone() };
+            let is_twin = |taker: usize| {
+                let other = self.route(taker);
+                // Two names of one path stand side by side.
+                let is_named = matches!(other.host, HostPattern::Exact(_));
+                let is_meant = !is_inside && is_named && other.path == route.path;
+                other.host != route.host && !is_meant && self.is_twin(taker, closed)
+            };
+            let Some(taker) = self.twin(&request, closed, is_twin) else { continue };
+            let other = self.route(taker);
+            let shown = match said::host(other) {
+                Some(host) => format!("{path} of {host}"),
+                None => format!("{path} of another host"),
+            };
+            twins.add(difference, shown, taker);
+        }
+    }
+
+    fn other_headers(&self, own: &Request, neighbours: &Neighbours, twins: &mut Twins) {
+        let (closed, route) = (twins.closed, self.route(twins.closed));
+        let path = route.hidden.path.shown(&route.path);
+        if let Some(condition) = route.headers.iter().find(|condition| self.is_clients(condition)) {
+            let mut without = own.clone();
+            without.headers.remove(&condition.name);
+            if let Some(taker) = self.twin(&without, closed, |taker| self.is_twin(taker, closed)) {
+                twins.add(Difference::NoHeader, format!("{path} without {}", condition.name), taker);
             }
-            Self::Method => {
-                "methods: name no methods in the closed route, so that it takes all of them, or name those of the open route"
+        }
+        for at in &neighbours.with_headers {
+            if twins.has(Difference::Header) {
+                break;
+            }
+            let other = self.route(*at);
+            let host = match &other.host {
+                HostPattern::Any => own.host.clone(),
+                pattern => sample::host(pattern),
+            };
+            let is_twin = |taker: usize| taker == *at && self.is_twin(taker, closed);
+            let alone = with_conditions(HeaderMap::new(), &other.headers);
+            // What is trusted comes from a proxy, and stays.
+            let trusted = route.headers.iter().filter(|condition| !self.is_clients(condition));
+            let alone = with_conditions(alone, &trusted.cloned().collect::<Vec<_>>());
+            let added = with_conditions(own.headers.clone(), &other.headers);
+            let requests =
+                [added, alone].map(|headers| Request { host: host.clone(), headers, ..own.clone() });
+            if requests.iter().any(|request| self.twin(request, closed, is_twin).is_some())
+                && let Some(condition) = other.headers.first()
+            {
+                twins.add(Difference::Header, format!("{path} with {}", condition.name), *at);
+            }
+        }
+    }
+
+    fn rewritten(&self, own: &Request, neighbours: &Neighbours, twins: &mut Twins) {
+        let (closed, route) = (twins.closed, self.route(twins.closed));
+        let upstream = upstream_path(route, &own.path);
+        for at in &neighbours.rewriting {
+            if twins.has(Difference::Rewrite) {
+                break;
+            }
+            let other = self.route(*at);
+            let host = match &other.host {
+                HostPattern::Any => own.host.clone(),
+                pattern => sample::host(pattern),
+            };
+            for path in client_paths(other, &upstream).into_iter().filter(|path| *path != own.path) {
+                let request = Request { host: host.clone(), path, ..own.clone() };
+                let leads_there = |taker: usize| {
+                    upstream_path(self.route(taker), &request.path) == upstream
+                        && self.is_weaker(taker, closed)
+                };
+                let Some(taker) = self.twin(&request, closed, leads_there) else { continue };
+                twins.add(
+                    Difference::Rewrite,
+                    said::rewritten(route, self.route(taker), &request.path),
+                    taker,
+                );
             }
         }
     }
 }
 
-/// A header that the closed route asks for, and that every client may leave out: no proxy has the say about it.
-fn clients_condition<'a>(settings: &Settings, closed: &'a RouteSettings) -> Option<&'a HeaderName> {
-    let names = GuardedNames::compile(&[], &[], &settings.listen.untrusted_headers);
-    let is_clients = |name: &&HeaderName| !names.is_untrusted(&fold(name.as_str()));
-    closed.headers.iter().map(|condition| &condition.name).find(is_clients)
-}
-
-/// It lets requests pass that the closed route would refuse, to the same service.
-fn is_weaker(settings: &Settings, closed: &RouteSettings, other: &RouteSettings) -> bool {
-    let service = |route: &RouteSettings| route.service.and_then(|at| settings.services.get(at));
-    let is_same = match (service(closed), service(other)) {
-        (Some(one), Some(two)) => one.name == two.name || one.source == two.source,
-        _ => false,
-    };
-    let [providers, other_providers] =
-        [closed, other].map(|route| auth::names(route.policies.auth.as_ref()).collect::<Vec<_>>());
-    let is_known =
-        || !other_providers.is_empty() && other_providers.iter().all(|provider| providers.contains(provider));
-    let [required, other_required] =
-        [closed, other].map(|route| Requirement::of(route.policies.require.as_ref()));
-    let [clients, other_clients] = [closed, other].map(|route| route.policies.clients.rules());
-    let is_as_strict = (clients.is_empty() || other_clients == clients)
-        && (providers.is_empty() || is_known())
-        && (required.is_empty() || other_required == required);
-    is_same && !is_as_strict
-}
-
-/// A path that a pattern matches, segment by segment.
-struct Sample {
-    /// Text, and whether it is the pattern's own.
-    segments: Vec<(String, bool)>,
-    is_subtree: bool,
-}
-
-impl Sample {
-    fn of(pattern: &str) -> Self {
-        let mut segments: Vec<&str> = pattern.trim_start_matches('/').split('/').collect();
-        let is_subtree = segments.last() == Some(&"**");
-        if is_subtree {
-            segments.pop();
-        }
-        let is_literal = |text: &str| text != "*" && !text.starts_with('{');
-        let texts = segments.into_iter().map(|text| {
-            let literal = is_literal(text);
-            (if literal { text } else { SEGMENT }.to_owned(), literal)
-        });
-        Self { segments: texts.collect(), is_subtree }
+/// With values that meet the conditions, beside those that are there.
+fn with_conditions(mut headers: HeaderMap, conditions: &[HeaderCondition]) -> HeaderMap {
+    for condition in conditions {
+        headers.append(condition.name.clone(), condition.value.clone().unwrap_or(sample::VALUE));
     }
+    headers
+}
 
-    fn path(&self) -> String {
-        let texts: Vec<&str> = self.segments.iter().map(|(text, _)| text.as_str()).collect();
-        format!("/{}", texts.join("/"))
-    }
-
-    /// The path in other spellings.
-    fn others(&self, route: &RouteSettings) -> Vec<(Difference, String)> {
-        let spelling = route.policies.spelling;
-        let mut others = Vec::new();
-        if spelling.case_insensitive.is_none() {
-            let all = self.segments.iter().map(|(text, literal)| in_other_case(text, *literal));
-            let all: Vec<String> = all.collect();
-            others.push((Difference::Case, format!("/{}", all.join("/"))));
-            for (at, turned) in all.iter().enumerate() {
-                let mut one: Vec<&str> = self.segments.iter().map(|(text, _)| text.as_str()).collect();
-                one[at] = turned;
-                others.push((Difference::Case, format!("/{}", one.join("/"))));
+/// What a route leads to: addresses, and names in Consul whatever their tags, since instances of one name are one program.
+fn places_of(settings: &Settings, route: &RouteSettings) -> BTreeSet<String> {
+    let services = route.service.into_iter().chain(route.split.iter().map(|(at, _)| *at));
+    let services = services.filter_map(|at| settings.services.get(at));
+    let places = services.flat_map(|service| {
+        let places: Vec<String> = match &service.source {
+            EndpointSource::Hosts(hosts) => hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
+            EndpointSource::Consul(consul) => {
+                consul.targets.iter().map(|target| format!("consul:{}", target.service)).collect()
             }
-            // What has no letters has no other case.
-            others.retain(|(_, path)| *path != self.path());
-            others.dedup();
-        }
-        let ends_in_text = self.segments.last().is_some_and(|(text, literal)| *literal && !text.is_empty());
-        let ends_in_slash = self.is_subtree || self.segments.last().is_none_or(|(text, _)| text.is_empty());
-        if spelling.trailing_slash_same.is_none() && !ends_in_slash {
-            others.push((Difference::Slash, format!("{}/", self.path())));
-        }
-        if spelling.trailing_slash_same != Some(false) && ends_in_text {
-            others.push((Difference::Extension, format!("{}.json", self.path())));
-        }
-        others
-    }
+        };
+        places.into_iter().chain(Some(format!("name:{}", service.name)))
+    });
+    places.collect()
 }
 
-fn in_other_case(text: &str, is_literal: bool) -> String {
-    let upper = text.to_ascii_uppercase();
-    match is_literal {
-        true if upper == text => text.to_ascii_lowercase(),
-        true => upper,
-        false => text.to_owned(),
-    }
-}
-
-/// Stands for any segment. No configuration has it as a literal.
-const SEGMENT: &str = "sample-segment";
-/// HEAD goes with GET, and OPTIONS is what browsers ask without a token.
+/// Hosts, headers and rewrites of neighbours that are tried for one closed route.
+const TRIED_MAX: usize = 64;
+/// HEAD goes with GET, and OPTIONS is what browsers ask without a token. Frameworks run the handler of a path for PROPFIND, LOCK
+/// and others as well.
 const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use crate::config::{diagnostics::code, load};
-
-    /// Label and help of each warning.
-    fn found(routes: &str) -> Vec<(String, String)> {
-        let text = format!(
-            "version: 1\nauth: {{main: {{jwks: \"http://127.0.0.1:1/jwks\", audience: api}}}}\nroutes:\n{routes}\
-             services: {{s: {{hosts: [\"127.0.0.1:1\"]}}, other: {{hosts: [\"127.0.0.1:2\"]}}}}\n"
-        );
-        let all = load::parse("routes.yaml", &text, Path::new(""), &|_| None).unwrap().warnings;
-        let all = all.into_iter().filter(|warning| warning.code == code::OPEN_TWIN);
-        all.map(|warning| (warning.label, warning.help.unwrap_or_default())).collect()
-    }
-
-    fn beside(open: &str, closed: &str) -> Vec<(String, String)> {
-        found(&format!("  - {{{open}, auth: none}}\n  - {{{closed}, auth: main}}\n"))
-    }
-
-    #[test]
-    fn an_open_route_that_takes_another_spelling_of_a_closed_path_is_found_with_its_cure() {
-        let catch_all = "path: /**, service: s";
-        for (closed, examples, cures) in [
-            (
-                "path: /exact, service: s",
-                &["`/EXACT`", "`/exact/`", "`/exact.json`"][..],
-                &["case_insensitive: true", "trailing_slash: same"][..],
-            ),
-            ("path: /admin/**, service: s", &["`/ADMIN`", "`/admin.json`"], &["case_insensitive: true"]),
-            (
-                "path: \"GET|POST /1/{id}\", service: s",
-                &["`/1/{id}/`", "`PUT /1/{id}`"],
-                &["trailing_slash: same", "name no methods"],
-            ),
-            (
-                "path: /exact, service: s, case_insensitive: true",
-                &["`/exact/`", "`/exact.json`"],
-                &["trailing_slash: same"],
-            ),
-        ] {
-            let [(label, help)] = &beside(catch_all, closed)[..] else { panic!("one warning for {closed}") };
-            assert!(label.starts_with(&examples.join(", ")), "{closed}: {label}");
-            assert!(cures.iter().all(|cure| help.contains(cure)), "{closed}: {help}");
-        }
-        // Only one of the two segments in another case reaches the open route.
-        let [(label, _)] = &beside("path: /api/**, service: s", "path: /api/admin/**, service: s")[..] else {
-            panic!("one warning")
-        };
-        assert!(label.contains("`/api/ADMIN`"), "{label}");
-    }
-
-    #[test]
-    fn a_neighbour_that_asks_for_less_is_one_too() {
-        let text = |neighbour: &str, closed: &str| {
-            found(&format!(
-                "  - {{path: /**, service: s, {neighbour}}}\n  - {{path: /admin, service: s, trailing_slash: exact, {closed}}}\n"
-            ))
-        };
-        let staff = "auth: main, require: {role: staff}";
-        let inside = "auth: none, clients: {allow: 10.0.0.0/8}";
-        for (neighbour, closed) in
-            [("auth: main", staff), ("auth: none, clients: {deny: 10.0.0.0/8}", inside)]
-        {
-            let [(label, _)] = &text(neighbour, closed)[..] else { panic!("{neighbour} beside {closed}") };
-            assert_eq!(label, "`/ADMIN` would pass it");
-        }
-        for (neighbour, closed) in [(staff, "auth: main"), (staff, staff), (inside, inside)] {
-            assert_eq!(text(neighbour, closed), [], "{neighbour} beside {closed}");
-        }
-    }
-
-    #[test]
-    fn nothing_is_said_where_the_closed_route_takes_them_or_the_service_tells_them_apart() {
-        let catch_all = "path: /**, service: s";
-        for (open, closed) in [
-            (catch_all, "path: /admin/**, service: s, case_insensitive: false, trailing_slash: exact"),
-            ("path: /**, service: other", "path: /exact, service: s"),
-            ("path: GET /orders, service: s", "path: POST /orders, service: s, trailing_slash: same"),
-            ("path: /public/**, service: s", "path: /exact, service: s"),
-            (
-                "path: /api/**, service: s",
-                "path: /api/admin/**, service: s, case_insensitive: true, trailing_slash: exact",
-            ),
-            (
-                "path: /exact, service: s",
-                "path: /exact, service: s, match_headers: {Client-Cert: \"*\"}, case_insensitive: false, trailing_slash: exact",
-            ),
-            ("path: /**, redirect: \"https://a.example{path}\"", "path: /exact, service: s"),
-        ] {
-            assert_eq!(beside(open, closed), [], "{closed} beside {open}");
-        }
-        let beta = "path: /exact, service: s, match_headers: {X-Beta: 1}, case_insensitive: false, trailing_slash: exact";
-        let [(label, help)] = &beside("path: /exact, service: s", beta)[..] else {
-            panic!("the header is left")
-        };
-        assert!(
-            label.starts_with("`/exact without x-beta` would") && help.contains("leave it out"),
-            "{label}: {help}"
-        );
-        let lenient = "path: /exact, service: s, case_insensitive: true, trailing_slash: same";
-        let [(label, _)] = &beside(catch_all, lenient)[..] else { panic!("the extension is left") };
-        assert!(label.starts_with("`/exact.json` would"), "{label}");
-    }
-}

@@ -5,6 +5,7 @@
 
 use super::of_route::{Check, Compile, RoutePolicy, View, replace};
 use crate::config::{
+    access_cures,
     diagnostics::{Diagnostic, Diagnostics, Span, code},
     fields::{Fields, is_word, some_text, unknown_name, values},
     tree::{At, Value},
@@ -27,13 +28,27 @@ impl RoutePolicy for Access {
     const KEYS: &'static [&'static str] = &["auth"];
 
     fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self::Written {
-        let node = fields.get("auth")?;
+        let Some(node) = fields.get("auth") else {
+            // Of a word that means it, that is the finding.
+            return fields.is_misspelt("auth").then_some(At { value: Access::Broken, span: fields.span });
+        };
         let at = |value| At { value, span: node.span };
         if is_word(node, "none") {
             return Some(at(Access::Open));
         }
         let says_no = ["off", "no", "public", "anonymous", "disabled", "optional", "open"];
-        if says_no.iter().any(|word| is_word(node, word)) || matches!(node.value, Value::Null) {
+        let says_nothing = matches!(&node.value, Value::Null)
+            || matches!(&node.value, Value::List(items) if items.is_empty());
+        if says_nothing {
+            let cure = access_cures::provider(sink.providers().first().map(String::as_str));
+            sink.push(
+                Diagnostic::error(code::BAD_VALUE, node.span, "`auth` names no provider")
+                    .label("nothing says who may use the route")
+                    .help(format!("{cure}; or `auth: none` to open the route to everyone")),
+            );
+            return Some(at(Access::Broken));
+        }
+        if says_no.iter().any(|word| is_word(node, word)) {
             sink.push(
                 Diagnostic::error(
                     code::BAD_VALUE,
@@ -50,15 +65,9 @@ impl RoutePolicy for Access {
             sink.push(
                 Diagnostic::error(code::CONFLICT, none.span, "`none` cannot be one of several providers")
                     .label("the route would be open")
-                    .help("write `auth: none` to open the route, or remove `none` from the list"),
+                    .help("remove `none` from the list; `auth: none` alone opens the route to everyone"),
             );
             return Some(at(Access::Broken));
-        }
-        if matches!(&node.value, Value::List(items) if items.is_empty()) {
-            sink.push(
-                Diagnostic::error(code::BAD_VALUE, node.span, "`auth` is an empty list")
-                    .help("write `auth: none` to open the route"),
-            );
         }
         Some(at(if names.is_empty() { Access::Broken } else { Access::AnyOf(names) }))
     }

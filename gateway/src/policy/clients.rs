@@ -152,6 +152,24 @@ pub fn networks_text(networks: &[IpNet]) -> String {
     texts.join(",")
 }
 
+/// Every address that passes all of `rules` passes `rule`.
+pub(crate) fn imply(rules: &[ClientRule], rule: &ClientRule) -> bool {
+    let is_within = |inner: &[IpNet], outer: &[IpNet]| {
+        let outer = IpNet::aggregate(&outer.to_vec());
+        inner.iter().all(|network| outer.iter().any(|other| other.contains(network)))
+    };
+    let is_allowed = rule.allow.is_empty()
+        || rules.iter().any(|own| !own.allow.is_empty() && is_within(&own.allow, &rule.allow));
+    let is_denied = |network: &IpNet| {
+        let never_allowed = |own: &ClientRule| {
+            let meets = |other: &IpNet| other.contains(network) || network.contains(other);
+            !own.allow.is_empty() && !own.allow.iter().any(meets)
+        };
+        rules.iter().any(|own| is_within(&[*network], &own.deny) || never_allowed(own))
+    };
+    is_allowed && rule.deny.iter().all(is_denied)
+}
+
 /// Why the client must not use the route: for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientDenied {

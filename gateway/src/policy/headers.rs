@@ -10,6 +10,7 @@ use crate::{
         diagnostics::{Diagnostic, Diagnostics, code},
         fields::{Fields, Known, named_entries, value},
         header::{header_value, settable_header},
+        header_cures,
         tree::{Node, Value},
         units::Invalid,
     },
@@ -141,11 +142,15 @@ fn read_header_map(node: &Node, what: &str, sink: &mut Diagnostics) -> Vec<(Head
                         entry.key.span,
                         format!("`{what}` needs {}", invalid.expected),
                     )
-                    .label(invalid.label),
+                    .label(invalid.label)
+                    .help_if(header_cures::host(entry)),
                 );
                 None
             }
         };
+        if name.is_some() {
+            header_cures::report_variable(&entry.value, what, sink);
+        }
         let header = value(&entry.value, what, sink, field_value);
         headers.extend(name.zip(header.map(|at| at.value)));
     }
@@ -157,7 +162,10 @@ fn field_value(text: &str) -> Result<FieldValue, Invalid> {
     match MadeValue::parse(text) {
         Ok(Some(made)) => Ok(FieldValue::Made(made)),
         Ok(None) => Ok(FieldValue::Fixed(fixed)),
-        Err(why) => Err(Invalid::new(code::BAD_VALUE, "a header value", why).help("`{{` stands for a brace")),
+        Err(why) => {
+            let cure = header_cures::variable(text).unwrap_or_else(|| "`{{` stands for a brace".to_owned());
+            Err(Invalid::new(code::BAD_VALUE, "a header value", why).help(cure))
+        }
     }
 }
 

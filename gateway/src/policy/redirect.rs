@@ -13,6 +13,7 @@ use super::of_route::{BadOption, Compile, RoutePolicy, View, replace};
 use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, code},
     fields::{Fields, Known, value},
+    foreign_variables,
     tree::{Entry, Value},
     units::Invalid,
 };
@@ -93,6 +94,11 @@ impl RoutePolicy for Redirect {
 /// `https://shop.example{path}`.
 pub(crate) fn parse_target(status: StatusCode, target: &str) -> Result<Redirect, Invalid> {
     let expected = "a URL or a path such as `https://shop.example{path}`";
+    if let Some(found) = foreign_variables::in_redirect(target) {
+        let label = format!("`{}` is no variable here", found.text);
+        let cure = foreign_variables::redirect_cure(target);
+        return Err(Invalid::new(code::BAD_VALUE, expected, label).help(cure));
+    }
     Redirect::new(status, target).map_err(|why| Invalid::new(code::BAD_VALUE, expected, why))
 }
 

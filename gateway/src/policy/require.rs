@@ -164,6 +164,18 @@ impl Requirement {
         }
     }
 
+    /// Every token that has what this asks for has what `other` asks for.
+    pub fn implies(&self, other: &Self) -> bool {
+        let is_part = |inner: &[Box<str>], outer: &[Box<str>]| {
+            !inner.is_empty() && inner.iter().all(|text| outer.contains(text))
+        };
+        other.scopes.iter().all(|scope| self.scopes.contains(scope))
+            && (other.roles.is_empty() || is_part(&self.roles, &other.roles))
+            && other.claims.iter().all(|(name, texts)| {
+                self.claims.iter().any(|(own, inner)| own == name && is_part(inner, texts))
+            })
+    }
+
     /// Nothing is asked: every token that holds suffices.
     pub fn is_empty(&self) -> bool {
         self.scopes.is_empty() && self.roles.is_empty() && self.claims.is_empty()

@@ -26,6 +26,16 @@ pub(crate) struct Written {
     host: Option<UpstreamHost>,
 }
 
+impl Written {
+    pub(crate) fn stripped(&self) -> Option<&str> {
+        self.strip.as_ref().map(|at| at.value.as_str())
+    }
+
+    pub(crate) fn added(&self) -> Option<&str> {
+        self.add.as_deref()
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rewrite {
     /// Prefix to remove, e.g. `/api`.

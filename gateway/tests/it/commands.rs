@@ -144,6 +144,7 @@ async fn wrong_usage_is_exit_code_2_and_says_what_was_expected() {
         (vec![], "Usage: millgate <COMMAND>"),
         (vec!["chekc"], "check"),
         (vec!["check", "extra"], "unexpected argument 'extra'"),
+        (vec!["check", "no.yaml"], "name the configuration file with `-c no.yaml`"),
         (vec!["run", "--config"], "--config <FILE>"),
         (vec!["token", "mint"], "--key <FILE>"),
         (mint(&[""]), "--sub <SUBJECT>"),

@@ -183,6 +183,8 @@ struct Written {
     others: Vec<String>,
     /// "… at the top of the file".
     is_for_the_top: bool,
+    /// "…, and at the top of the file …".
+    top: Option<String>,
 }
 
 impl Written {
@@ -201,7 +203,9 @@ impl Written {
             rest = after;
         }
         let is_for_the_top = rest.starts_with(" at the top of the file");
-        Some(Self { first: first.to_owned(), others, is_for_the_top })
+        let top = rest.strip_prefix(", and at the top of the file `").and_then(|rest| rest.split_once('`'));
+        let top = top.map(|(top, _)| top.to_owned());
+        Some(Self { first: first.to_owned(), others, is_for_the_top, top })
     }
 
     /// The file with it: instead of the marked text, instead of the whole entry, or at the top.
@@ -243,6 +247,11 @@ impl Written {
             texts.push(rebuilt(std::slice::from_ref(&self.first), parent, end.max(at + 1)));
             let to_the_end = lines[parent + 1..].iter().take_while(|line| line.starts_with(' ')).count();
             texts.push(rebuilt(std::slice::from_ref(&self.first), parent, parent + 1 + to_the_end));
+            let depth = lines[parent].len() - lines[parent].trim_start().len();
+            let is_inside = |line: &&&str| line.len() - line.trim_start().len() > depth;
+            let inside = lines[parent + 1..].iter().take_while(is_inside).count();
+            let whole = format!("{}{}", " ".repeat(depth), self.first);
+            texts.push(rebuilt(&[whole], parent, parent + 1 + inside));
         }
         texts.push(rebuilt(&std::iter::once(entry).chain(further).collect::<Vec<_>>(), at, end));
         // The entry in a map of one line.
@@ -257,6 +266,11 @@ impl Written {
         texts.push(rebuilt(&[flow], at, at + 1));
         // Beside the others of a list of one line.
         texts.push(yaml.replacen(line.trim_start_matches([' ', '-']), &self.first, 1));
+        if let Some(top) = &self.top {
+            let with_top: Vec<_> =
+                texts.iter().map(|text| text.replacen('\n', &format!("\n{top}\n"), 1)).collect();
+            texts.extend(with_top);
+        }
         texts
     }
 }

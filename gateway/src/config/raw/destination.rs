@@ -4,7 +4,7 @@ use super::{
     fields::{Fields, name, not_supported, value},
     pattern::path_prefix,
     service::address_in,
-    tree::{At, Node, Value},
+    tree::{At, Entry, Node, Value},
 };
 use crate::config::diagnostics::{Diagnostic, Diagnostics, code};
 
@@ -23,6 +23,13 @@ pub(super) fn read_service(fields: &Fields<'_>, sink: &mut Diagnostics) -> Optio
 /// An address, a list or shares where a name belongs.
 fn service_of_others(node: &Node) -> Option<Diagnostic> {
     match &node.value {
+        Value::Map(entries) if entries.iter().any(|entry| FIELDS_OF_OTHERS.contains(&entry.key.value.as_str())) => {
+            Some(
+                Diagnostic::error(code::WRONG_KIND, node.span, "`service` must be a name")
+                    .label("this is a map")
+                    .help(described_service(entries)),
+            )
+        }
         Value::Map(_) => Some(
             not_supported(node.span, "a weighted split over several services")
                 .label("one service answers for a route")
@@ -49,6 +56,35 @@ fn service_of_others(node: &Node) -> Option<Diagnostic> {
     }
 }
 
+/// `{name: users, port: 80}`, as Kubernetes, Kong and Traefik have it, in our words.
+fn described_service(entries: &[Entry]) -> String {
+    let text = |names: &[&str]| {
+        let entry = entries.iter().find(|entry| names.contains(&entry.key.value.as_str()))?;
+        match &entry.value.value {
+            Value::Scalar(scalar) if !scalar.from_variable => Some(scalar.text.as_str()),
+            Value::Map(inner) => inner.iter().find_map(|inner| match &inner.value.value {
+                Value::Scalar(scalar) if !scalar.from_variable => Some(scalar.text.as_str()),
+                _ => None,
+            }),
+            _ => None,
+        }
+    };
+    if let Some(cure) = text(&["url", "host", "address"]).and_then(service_cure) {
+        return cure;
+    }
+    let named = text(&["name"]).filter(|text| name(text).is_ok());
+    let host = text(&["host", "address"]).or(named).unwrap_or("users");
+    let service = named.unwrap_or("users");
+    match text(&["port"]).filter(|port| port.parse::<u16>().is_ok_and(|port| port > 0)) {
+        Some(port) => format!(
+            "write `service: {service}`, and at the top of the file `services: {{{service}: {{hosts: [\"{host}:{port}\"]}}}}`"
+        ),
+        None => format!(
+            "write `service: {service}`: its addresses stand in `services` at the top of the file, or Consul knows them"
+        ),
+    }
+}
+
 /// Of `http://users:9001/api` and other addresses: a name, and the service of this name.
 pub(super) fn service_cure(text: &str) -> Option<String> {
     if !text.contains([':', '/']) {
@@ -71,3 +107,7 @@ pub(super) fn service_cure(text: &str) -> Option<String> {
         hosts.join(", ")
     ))
 }
+
+/// Of a map that describes one service.
+const FIELDS_OF_OTHERS: [&str; 8] =
+    ["name", "port", "url", "host", "address", "protocol", "scheme", "namespace"];

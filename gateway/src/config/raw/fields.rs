@@ -2,7 +2,7 @@
 //! goes on, so that one pass over the file finds all of them.
 
 use super::{
-    carried, shapes,
+    access_cures, carried, shapes,
     tree::{At, Entry, Node, Scalar, Value},
 };
 use crate::config::{
@@ -142,6 +142,13 @@ fn check_key(entry: &Entry, known: &'static Known, sink: &mut Diagnostics) {
     }
     let finding = Diagnostic::error(code::UNKNOWN_FIELD, key.span, format!("unknown field `{name}`"));
     if let Some(word) = foreign {
+        if let Some(help) = word.fields().and_then(|fields| access_cures::kept_check(fields, &entry.value)) {
+            return sink.push(finding.label(word.label()).help(help));
+        }
+        if word.field() == Some("auth") {
+            let help = access_cures::auth(&entry.value, sink);
+            return sink.push(finding.label(word.label()).help(help));
+        }
         let theirs = word.example().and_then(|example| carried::help(example, &entry.value));
         return sink.push(finding.label(word.label()).help(word.help(theirs)));
     }

@@ -16,7 +16,20 @@ pub(super) struct Cure {
 
 /// Of a text that is no path pattern. `None`: what was meant cannot be known.
 pub(super) fn cure(text: &str) -> Option<Cure> {
-    rule_of_traefik(text).or_else(|| written_otherwise(text)).or_else(|| without_slash(text))
+    rule_of_traefik(text)
+        .or_else(|| extension(text))
+        .or_else(|| written_otherwise(text))
+        .or_else(|| without_slash(text))
+}
+
+/// `*.php`, `/*.php`: of files, wherever they are.
+fn extension(text: &str) -> Option<Cure> {
+    let ending = text.strip_prefix('/').unwrap_or(text).strip_prefix("*.")?;
+    let is_ending = !ending.is_empty() && ending.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    is_ending.then(|| Cure {
+        label: Some("`*` is a whole segment, and stands for no part of one"),
+        help: "write `/**`: there are no patterns for the end of a path, so name the paths or what they begin with".to_owned(),
+    })
 }
 
 /// `users/`
@@ -296,6 +309,11 @@ mod tests {
             ("/users//list", "write `/users/list`"),
             ("/a/**/b", "write `/a/*/b`"),
             ("users", "write `/users`"),
+            (
+                "*.php",
+                "write `/**`: there are no patterns for the end of a path, so name the paths or what they begin with",
+            ),
+            ("*.shop.example", "write `path: /**` and `host: \"*.shop.example\"`"),
             ("users/", "write `/users/**`"),
             ("users/list", "write `/users/list`"),
             ("users/:id/", "write `/users/{id}/**`"),

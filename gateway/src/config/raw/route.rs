@@ -8,7 +8,7 @@ use super::{
     destination::read_service,
     fields::{Fields, Known, name, named_entries, not_supported, some_text, value},
     header::header_value,
-    is_word, path_cures,
+    header_cures, is_word, path_cures,
     pattern::{PathPattern, host_pattern, method, path_or_cure},
     tree::{At, Entry, Node, Value},
 };
@@ -180,6 +180,7 @@ fn read_condition_value(node: &Node, sink: &mut Diagnostics) -> Option<Option<He
     if is_word(node, "*") {
         return Some(None);
     }
+    header_cures::report_variable(node, "match_headers", sink);
     value(node, "match_headers", sink, header_value).map(|at| Some(at.value))
 }
 

@@ -255,6 +255,16 @@ fn span_of(mark: Mark) -> Span {
     Span { line: small(mark.start.line()), column: small(mark.start.col() + 1), length: small(length) }
 }
 
+/// In the indentation of the line, or of a later one.
+fn first_tab(text: &str, line: usize) -> Option<Span> {
+    let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    text.lines().enumerate().skip(line - 1).find_map(|(at, source)| {
+        let indent = &source[..source.len() - source.trim_start().len()];
+        let column = indent.find('\t').filter(|_| !source.trim().is_empty())?;
+        Some(Span { line: small(at + 1), column: small(column + 1), length: 1 })
+    })
+}
+
 fn syntax_error(error: &ScanError, text: &str) -> Diagnostic {
     let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let marker = error.marker();
@@ -263,6 +273,13 @@ fn syntax_error(error: &ScanError, text: &str) -> Diagnostic {
     let span = Span { line: small(line), column: small(marker.col() + 1), length: 1 };
     let source_line = text.lines().nth(line - 1).unwrap_or_default();
     let finding = Diagnostic::error(code::SYNTAX, span, format!("not valid YAML: {}", error.info()));
+    // The parser stops at the end of the line before.
+    if error.info().contains("tab")
+        && let Some(span) = first_tab(text, line)
+    {
+        let finding = Diagnostic { span, ..finding };
+        return finding.label("a tab").help("indent with spaces, not with tabs");
+    }
     if source_line.contains("${") {
         finding.help("inside `{…}` and `[…]` a variable must be quoted: `\"${NAME}\"`")
     } else if source_line.contains("/{") {
