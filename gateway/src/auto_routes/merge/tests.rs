@@ -112,11 +112,11 @@ fn a_declared_route_has_the_files_defaults_and_its_service() {
     let route = &merged.settings.routes[1];
     assert_eq!(route.name, "consul:dc1/orders GET shop.test/orders/**");
     assert_eq!((route.origin.as_deref(), route.priority), (Some("consul:dc1/orders"), PRIORITY));
-    let [tagged, plain] = [route, &file.routes[0]].map(|route| Timeouts::of(&route.policies.timeout));
-    let (five, one) = (Duration::from_secs(5), Duration::from_secs(1));
+    let timeouts = |at: usize| Timeouts::of(&merged.settings.routes[at].policies.timeout);
+    let (total, one) = (Duration::from_secs(5), Duration::from_secs(1));
     let now = clock::now();
-    assert_eq!((tagged.total(), tagged.apply(now).connect(now)), (five, now + one));
-    assert_eq!(plain.apply(now).connect(now), now + one);
+    assert_eq!((timeouts(1).total(), timeouts(1).apply(now).connect(now)), (total, now + one));
+    assert_eq!(timeouts(0).apply(now).connect(now), now + one);
     assert_eq!(route.policies.rewrite.strip.as_ref().unwrap().value, "/orders");
     assert_eq!(merged.settings.services[route.service.unwrap()].name, "orders");
     assert_eq!(merged.settings.services.len(), 2);

@@ -130,7 +130,9 @@ impl<'a> Routes<'a> {
         let names = used.iter().map(|policy| policy.name.value.as_str()).collect();
         let inherited = self.inherited.entry(names).or_insert_with(|| {
             let mut inherited = self.file.defaults.clone();
-            used.iter().for_each(|policy| inherited.overlay(&policy.value));
+            for policy in &used {
+                inherited.overlay(&policy.value);
+            }
             Arc::new(inherited)
         });
         let mut merged = Arc::clone(inherited);
