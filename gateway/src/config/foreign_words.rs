@@ -231,7 +231,10 @@ mod tests {
                 "auth: {{main: {{issuer: \"https://i.example\", audience: a}}}}\n{}",
                 route(&format!("auth: main, require: {{{example}}}"))
             ),
-            "rate_limit" | "timeout" | "retry" | "rewrite" | "headers" => {
+            "cors" if !example.contains("origins:") => {
+                route(&format!("cors: {{origins: [\"https://app.example\"], {example}}}"))
+            }
+            "cors" | "rate_limit" | "timeout" | "retry" | "rewrite" | "headers" => {
                 route(&format!("{place}: {{{example}}}"))
             }
             "discovery.consul" => format!(

@@ -70,7 +70,13 @@ fn is_secret(key: &str, value: &str) -> bool {
     let text = value.trim_matches(['"', '\'']);
     // The secret instead of the name of its file: names of files are shorter, or have an ending.
     let is_name = key.ends_with("_file") && (text.len() < SECRET_BYTES_MIN || text.contains('.'));
-    !is_name && !text.is_empty() && !text.contains("${") && !text.starts_with(['|', '>', '&', '*', '!'])
+    // `cors.credentials` says whether there are any.
+    let is_switch = matches!(text, "true" | "false");
+    !is_name
+        && !is_switch
+        && !text.is_empty()
+        && !text.contains("${")
+        && !text.starts_with(['|', '>', '&', '*', '!'])
 }
 
 const SECRET_ENDINGS: [&str; 10] = [
@@ -98,6 +104,7 @@ mod tests {
             ("hs256_secret: abc def # why\n", "hs256_secret: ******* # why\n"),
             ("  {hs256_secret: \"a, b\", audience: api}", "  {hs256_secret: ******, audience: api}"),
             ("a: {token: x, b: y}", "a: {token: *, b: y}"),
+            ("cors: {credentials: true, b: y}", "cors: {credentials: true, b: y}"),
             ("\"X-Api-Key\": 'é'", "\"X-Api-Key\": ***"),
             ("  set: {Authorization: Bearer x.y}", "  set: {Authorization: **********}"),
             ("token: \"${TOKEN}\"", "token: \"${TOKEN}\""),
