@@ -1,7 +1,7 @@
 //! Which providers vouch for the clients of a route.
 //!
-//! A route takes a token of any of them, or is open. As soon as the file has a provider, every route must say which: what is open
-//! is open because somebody wrote it. [`access`](crate::access) asks the providers.
+//! A route takes a token of any of them, or is open. As soon as the file has a provider, every route must name one or be declared open,
+//! so that no route is open by accident. [`access`](crate::access) checks the tokens.
 
 use super::of_route::{Check, Compile, RoutePolicy, View, replace};
 use crate::config::{

@@ -1,9 +1,9 @@
 //! Which addresses may use a route.
 //!
-//! The address is the client's: the peer's, or what a trusted proxy (`listen.trusted_proxies`) says. Whoever is not trusted
-//! may still be a proxy that somebody forgot to name; so every address that the request claims in `X-Forwarded-For` must be
-//! allowed as well, but for those of trusted proxies. Else a list of internal networks would let in everyone behind an
-//! internal load balancer. Who makes up such a field can only shut himself out. Fabio does the same.
+//! The address is the client's: the peer's, or what a trusted proxy (`listen.trusted_proxies`) states. A peer that is not trusted may
+//! still be a proxy that is missing in that list, so every address that the request claims in `X-Forwarded-For` must be allowed
+//! as well, except for those of trusted proxies. Otherwise an allow-list of internal networks would admit every client behind a load
+//! balancer that is not declared as trusted. A forged field can only lock its sender out. Fabio does the same.
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
@@ -192,7 +192,7 @@ impl fmt::Display for ClientDenied {
 }
 
 impl ClientRule {
-    /// Restricts nobody.
+    /// The rule admits every client.
     pub fn is_empty(&self) -> bool {
         self.allow.is_empty() && self.deny.is_empty()
     }

@@ -75,7 +75,7 @@ impl RoutePolicy for Timeouts {
                 .label("one attempt cannot take longer than all of them")
                 .help("write a longer `total`, or a shorter `try`"),
             );
-            // Said once.
+            // It is reported once.
             timeout.per_try = None;
         }
         timeout
