@@ -143,6 +143,12 @@ fn details(status: &Status, verbose: bool) -> Vec<String> {
     if more > 0 {
         details.push(format!("{more} more services that the ACL token may not see"));
     }
+    if !status.is_discovered() {
+        let unanswered = status.unanswered().into_iter().take(DETAILS_MAX);
+        details.extend(unanswered.map(|(error, services)| {
+            format!("the registry has not answered for {services} of the services: {error}")
+        }));
+    }
     let stale = if verbose { status.stale_services() } else { 0 };
     if stale > 0 {
         details.push(format!(

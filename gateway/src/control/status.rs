@@ -294,6 +294,17 @@ impl Status {
         self.watches().into_values().filter_map(|watched| watched.stats.missing_rights).collect()
     }
 
+    /// Why the registry has not answered for services of which nothing is known: each error once, with the number of services.
+    pub fn unanswered(&self) -> BTreeMap<String, usize> {
+        let mut errors = BTreeMap::new();
+        for stats in self.watches().into_values().map(|watched| watched.stats) {
+            if let (None, Some(error)) = (stats.last_success, stats.last_error) {
+                *errors.entry(error).or_default() += 1;
+            }
+        }
+        errors
+    }
+
     /// Services of which the last word in use is not the registry's latest: its last query failed, or there was none yet.
     pub fn stale_services(&self) -> usize {
         self.watches().values().filter(|watched| watched.stats.state != WatchState::Fresh).count()

@@ -62,6 +62,12 @@ async fn a_registry_that_never_answered_is_not_said_to_have_no_instance() {
         services["services"][0]["watch"]["last_error"].as_str().is_some_and(|error| error.contains("refused"))
     };
     eventually("the error is shown", error).await;
+    let said = || async {
+        let ready = send(gateway.admin(), get("/readyz")).await;
+        let why = "[!] the registry has not answered for 1 of the services: ";
+        text(&ready).lines().any(|line| line.starts_with(why) && line.contains("refused"))
+    };
+    eventually("and why it is not ready", said).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
