@@ -115,9 +115,21 @@ impl<'a> Attempt<'a> {
         let status = result.as_ref().map_or(NO_ANSWER, |answered| answered.response.status().as_u16());
         self.count(status, ended.saturating_duration_since(self.began), result.as_ref().err());
         if let Some(deed) = self.deed(&result) {
+            if self.cluster.shared.balancer.uses_response_times() {
+                self.note_response_time(&deed, ended);
+            }
             self.verdict.borrow_mut().record(deed, ended, self.worker);
         }
         result
+    }
+
+    /// From the end of the request: a client that sends slowly makes no endpoint slow.
+    fn note_response_time(&self, deed: &Deed, ended: Instant) {
+        let received = self.upload.and_then(|upload| upload.received.get());
+        let asked = received.map_or(self.began, |at| at.max(self.began));
+        let has_failed = !matches!(deed, Deed::Answered(status) if !status.is_server_error());
+        let took = ended.saturating_duration_since(asked);
+        self.endpoint.state.response_time().record(took, has_failed, ended);
     }
 
     /// For the service, and for the instance.

@@ -14,7 +14,7 @@ use std::{
     time::Instant,
 };
 
-use super::tls::ClientTls;
+use super::{response_time::ResponseTime, tls::ClientTls};
 use crate::policy::{circuit_breaker::BreakerState, outlier::OutlierState};
 
 /// What makes an endpoint the same one in the next snapshot: its address and, if the registry knows one, the
@@ -116,6 +116,8 @@ pub struct EndpointState {
     in_flight: AtomicU32,
     outlier: OutlierState,
     breaker: BreakerState,
+    /// Kept only where the balancer asks for it.
+    response_time: ResponseTime,
 }
 
 impl EndpointState {
@@ -125,6 +127,7 @@ impl EndpointState {
             in_flight: AtomicU32::new(0),
             outlier: OutlierState::new(now),
             breaker: BreakerState::new(now),
+            response_time: ResponseTime::new(now),
         }
     }
 
@@ -135,6 +138,10 @@ impl EndpointState {
 
     pub fn breaker(&self) -> &BreakerState {
         &self.breaker
+    }
+
+    pub fn response_time(&self) -> &ResponseTime {
+        &self.response_time
     }
 
     pub fn outlier(&self) -> &OutlierState {

@@ -78,6 +78,11 @@ impl LoadBalancer {
         }
     }
 
+    /// Whether the endpoints' response times are to be kept: a service pays only for what its balancer uses.
+    pub fn uses_response_times(&self) -> bool {
+        false
+    }
+
     /// Index of the endpoint for the next attempt. `endpoints` are those that it was compiled for; `excluded`
     /// are indexes that this request has tried. An ejected endpoint whose pause is over may be picked: the caller makes
     /// the probe.

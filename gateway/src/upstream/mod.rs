@@ -7,5 +7,6 @@ mod last_words;
 pub mod load_balancer;
 pub mod pool;
 pub mod read_size;
+mod response_time;
 pub mod split;
 pub mod tls;

@@ -1,0 +1,122 @@
+//! How long an endpoint takes to answer: a moving average that goes up at once and down slowly (peak EWMA).
+//!
+//! A response that is slower than the average replaces it; a faster one moves it by `1 - e^(-Δt/τ)`, where Δt is the time since
+//! the last response and τ is [`DECAY`]. Without responses the average decays towards nothing, so that an endpoint which was slow
+//! is tried again. Source: tower's `load::PeakEwma` and linkerd2-proxy, both after Twitter's Finagle. Unit: seconds. A failure
+//! counts only where it makes the average longer: an endpoint that fails quickly is not a quick one.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+/// The average of one endpoint, shared by all workers.
+#[derive(Debug)]
+pub struct ResponseTime {
+    began: Instant,
+    /// Milliseconds from `began` to the last response, and the average in seconds as an `f32`.
+    word: AtomicU64,
+}
+
+impl ResponseTime {
+    /// Nothing was measured: [`UNKNOWN`], so that a new endpoint gets requests, and not all of them.
+    pub fn new(now: Instant) -> Self {
+        Self { began: now, word: AtomicU64::new(pack(0, UNKNOWN.as_secs_f32())) }
+    }
+
+    /// An attempt took so long. `has_failed`: it counts only if it was slow.
+    pub fn record(&self, took: Duration, has_failed: bool, now: Instant) {
+        let (took, at) = (took.as_secs_f32(), self.millis(now));
+        let learned = |word| {
+            let (last, average) = unpack(word);
+            let new = if took > average {
+                took
+            } else if has_failed {
+                return None;
+            } else {
+                let kept = decay(at.wrapping_sub(last));
+                average * kept + took * (1.0 - kept)
+            };
+            Some(pack(at, new))
+        };
+        // Nothing else depends on the word, so no order is needed.
+        let _ = self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, learned);
+    }
+
+    /// The average as it is now, in seconds; never nothing, so that requests in flight always count.
+    pub fn seconds(&self, now: Instant) -> f32 {
+        let (last, average) = unpack(self.word.load(Ordering::Relaxed));
+        (average * decay(self.millis(now).wrapping_sub(last))).max(SHORTEST.as_secs_f32())
+    }
+
+    /// Starts anew after 49 days; a difference stays right.
+    fn millis(&self, now: Instant) -> u32 {
+        let millis = now.saturating_duration_since(self.began).as_millis();
+        u32::try_from(millis & u128::from(u32::MAX)).unwrap_or_default()
+    }
+}
+
+/// What is left of an average after so many milliseconds.
+fn decay(millis: u32) -> f32 {
+    (-Duration::from_millis(millis.into()).as_secs_f32() / DECAY.as_secs_f32()).exp()
+}
+
+fn pack(at: u32, average: f32) -> u64 {
+    u64::from(at) << 32 | u64::from(average.to_bits())
+}
+
+fn unpack(word: u64) -> (u32, f32) {
+    let [a, b, c, d, e, f, g, h] = word.to_be_bytes();
+    (u32::from_be_bytes([a, b, c, d]), f32::from_bits(u32::from_be_bytes([e, f, g, h])))
+}
+
+/// linkerd's default: a slow response is half forgotten after seven seconds.
+const DECAY: Duration = Duration::from_secs(10);
+/// linkerd's default for an endpoint without a response.
+const UNKNOWN: Duration = Duration::from_millis(30);
+const SHORTEST: Duration = Duration::from_micros(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn close(seconds: f32, expected: f32) -> bool {
+        (seconds - expected).abs() < 0.01 * expected
+    }
+
+    #[test]
+    fn a_slow_response_counts_at_once_and_is_forgotten_slowly() {
+        let now = Instant::now();
+        let time = ResponseTime::new(now);
+        assert!(close(time.seconds(now), 0.03));
+        time.record(2 * SECOND, false, now);
+        assert!(close(time.seconds(now), 2.0));
+        // e^-1 of it after the decay time, with and without quick responses.
+        assert!(close(time.seconds(now + DECAY), 2.0 / std::f32::consts::E));
+        time.record(Duration::from_millis(1), false, now + DECAY);
+        assert!(close(time.seconds(now + DECAY), 2.0 / std::f32::consts::E + 0.000_63));
+        assert!(close(time.seconds(now + 100 * DECAY), SHORTEST.as_secs_f32()));
+    }
+
+    #[test]
+    fn a_quick_failure_makes_no_endpoint_quick_and_a_slow_one_makes_it_slow() {
+        let now = Instant::now();
+        let time = ResponseTime::new(now);
+        time.record(SECOND, false, now);
+        time.record(Duration::ZERO, true, now + DECAY);
+        assert!(close(time.seconds(now + DECAY), 1.0 / std::f32::consts::E), "as without it");
+        time.record(3 * SECOND, true, now + DECAY);
+        assert!(close(time.seconds(now + DECAY), 3.0));
+    }
+
+    #[test]
+    fn differences_stay_right_when_the_milliseconds_start_anew() {
+        let began = Instant::now();
+        let time = ResponseTime::new(began);
+        let before = began + Duration::from_millis(u64::from(u32::MAX));
+        time.record(SECOND, false, before);
+        assert!(close(time.seconds(before + DECAY), 1.0 / std::f32::consts::E));
+    }
+}
