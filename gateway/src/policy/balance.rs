@@ -14,6 +14,8 @@ pub enum Balance {
     P2c,
     /// Fewest requests in flight per weight.
     Least,
+    /// Two random choices, the one with the smaller product of response time and requests in flight per weight.
+    PeakEwma,
     Random,
 }
 
@@ -30,6 +32,7 @@ impl ServicePolicy for Balance {
             ("round_robin", Self::RoundRobin),
             ("p2c", Self::P2c),
             ("least", Self::Least),
+            ("peak_ewma", Self::PeakEwma),
             ("random", Self::Random),
         ];
         value(node, "balance", sink, |text| choice(text, &words, &["hash:"])).map(|at| at.value)

@@ -13,6 +13,8 @@
 //!   power of two choices in randomized load balancing", 2001).
 //! - least: fewest requests in flight per weight, looking at [`LEAST_SCAN_MAX`] endpoints from the schedule's
 //!   next turn on: all of them in a usual cluster, a moving sample in a larger one.
+//! - peak_ewma: two draws as p2c, the one with the smaller product of its [response time](super::response_time) and of the
+//!   requests in flight per weight with one more (tower's and linkerd's peak EWMA). For instances that differ in speed.
 //! - random: one draw.
 
 use std::{
@@ -31,6 +33,7 @@ pub enum LoadBalancer {
     RoundRobin(Schedule),
     P2c(Schedule),
     Least(Schedule),
+    PeakEwma(Schedule),
     Random(Schedule),
 }
 
@@ -74,13 +77,14 @@ impl LoadBalancer {
             Balance::RoundRobin => Self::RoundRobin(schedule),
             Balance::P2c => Self::P2c(schedule),
             Balance::Least => Self::Least(schedule),
+            Balance::PeakEwma => Self::PeakEwma(schedule),
             Balance::Random => Self::Random(schedule),
         }
     }
 
     /// Whether the endpoints' response times are to be kept: a service pays only for what its balancer uses.
     pub fn uses_response_times(&self) -> bool {
-        false
+        matches!(self, Self::PeakEwma(_))
     }
 
     /// Index of the endpoint for the next attempt. `endpoints` are those that it was compiled for; `excluded`
@@ -99,7 +103,8 @@ impl LoadBalancer {
             _ if endpoints.is_empty() => return Err(NoEndpoint::Empty),
             Self::RoundRobin(schedule) => (schedule, choice.usable(schedule.at(cursor.advance()))),
             Self::Random(schedule) => (schedule, choice.usable(schedule.draw(rng))),
-            Self::P2c(schedule) => (schedule, choice.less_loaded_of_two(schedule, rng)),
+            Self::P2c(schedule) => (schedule, choice.better_of_two(schedule, rng, Choice::is_less_loaded)),
+            Self::PeakEwma(schedule) => (schedule, choice.better_of_two(schedule, rng, Choice::is_cheaper)),
             Self::Least(schedule) => (schedule, choice.least_loaded_from(schedule.at(cursor.advance()))),
         };
         first
@@ -151,7 +156,23 @@ impl Choice<'_> {
         }
     }
 
-    fn less_loaded_of_two(&self, schedule: &Schedule, rng: &mut impl Rng) -> Option<usize> {
+    /// Is a request at `a` likely to be answered sooner than at `b`? A tie is `false`, as above.
+    fn is_cheaper(&self, a: usize, b: usize) -> bool {
+        let cost = |index: usize| {
+            let endpoint = self.endpoints.get(index)?;
+            let (in_flight, weight) = (endpoint.state().in_flight(), endpoint.weight());
+            let waiting = f64::from(in_flight) / f64::from(weight) + 1.0;
+            Some(f64::from(endpoint.state().response_time().seconds(self.now)) * waiting)
+        };
+        cost(a).zip(cost(b)).is_some_and(|(a, b)| a < b)
+    }
+
+    fn better_of_two(
+        &self,
+        schedule: &Schedule,
+        rng: &mut impl Rng,
+        is_better: impl Fn(&Self, usize, usize) -> bool,
+    ) -> Option<usize> {
         let count = self.endpoints.len();
         let first = schedule.draw(rng);
         let mut second = schedule.draw(rng);
@@ -159,7 +180,7 @@ impl Choice<'_> {
             second = (first + rng.random_range(1..count)) % count;
         }
         match (self.usable(first), self.usable(second)) {
-            (Some(a), Some(b)) if self.is_less_loaded(b, a) => Some(b),
+            (Some(a), Some(b)) if is_better(self, b, a) => Some(b),
             (first, second) => first.or(second),
         }
     }
@@ -265,7 +286,8 @@ mod tests {
         outlier::{OutlierDetector, OutlierSettings, Sign},
     };
 
-    const ALL: [Balance; 4] = [Balance::RoundRobin, Balance::P2c, Balance::Least, Balance::Random];
+    const ALL: [Balance; 5] =
+        [Balance::RoundRobin, Balance::P2c, Balance::Least, Balance::PeakEwma, Balance::Random];
 
     fn endpoints(weights: &[u32], now: Instant) -> Vec<Endpoint> {
         (1_u16..)
@@ -402,6 +424,23 @@ mod tests {
                 assert!(share.abs_diff(expected) < 200, "{balance:?}: {shares:?}");
             }
         }
+    }
+
+    #[test]
+    fn peak_ewma_prefers_the_quick_one_until_it_is_busy_and_tries_the_slow_one_again() {
+        let now = Instant::now();
+        let endpoints = endpoints(&[1, 1], now);
+        for (endpoint, millis) in endpoints.iter().zip([40, 100]) {
+            endpoint.state().response_time().record(Duration::from_millis(millis), false, now);
+        }
+        let share_of = |now| shares(Balance::PeakEwma, &endpoints, &[], 100, now);
+        assert_eq!(share_of(now), [100, 0]);
+        let busy: Vec<_> = (0..2).map(|_| InFlight::begin(&**endpoints[0].state())).collect();
+        assert_eq!(share_of(now), [0, 100], "3 × 40 is more than 100");
+        drop(busy);
+        let later = now + Duration::from_secs(12);
+        endpoints[0].state().response_time().record(Duration::from_millis(40), false, later);
+        assert_eq!(share_of(later), [0, 100], "100 has become 30");
     }
 
     #[test]
