@@ -36,18 +36,15 @@ pub(crate) fn variable(text: &str) -> Option<&str> {
 }
 
 /// The field, the words of others in lower case with `_`, and the cure.
-const VALUES: [(&str, &str, &str); 24] = [
-    (
-        "balance",
-        "least_conn leastconn least_request least_connections least_time leastrequest",
-        "write `least`",
-    ),
+const VALUES: [(&str, &str, &str); 25] = [
+    ("balance", "least_conn leastconn least_request least_connections leastrequest", "write `least`"),
     (
         "balance",
         "wrr weighted weighted_round_robin swrr rr roundrobin",
         "write `round_robin`: it uses the weights that Consul has",
     ),
-    ("balance", "random_choose power_of_two two_choices ewma p2c_ewma", "write `p2c`"),
+    ("balance", "random_choose power_of_two two_choices", "write `p2c`"),
+    ("balance", "ewma p2c_ewma peakewma least_time latency", "write `peak_ewma`"),
     (
         "balance",
         "ip_hash source hash consistent_hashing consistent_hash ring_hash maglev uri uri_hash url_param cookie sticky hrw client_ip_hash",

@@ -2,7 +2,7 @@
 //!
 //! [`of_route`] says what a policy of a route is, [`of_service`] what one of a service is. The lists below are all that the rest of the gateway knows of them: which fields a
 //! route may have, how they are read, merged, checked, compiled and shown is derived from it. A policy acts where
-//! [`forward`](crate::proxy) calls its verb: the order is code, and not the order of the list.
+//! [`forward`](crate::request) calls its verb: the order is code, and not the order of the list.
 
 pub(crate) mod access_log;
 pub(crate) mod allow_in_path;

@@ -7,6 +7,7 @@ mod admin_limits;
 mod allocations;
 mod attacks;
 mod auth_reasons;
+mod balancers;
 mod blame;
 mod body_ends;
 mod body_time;
