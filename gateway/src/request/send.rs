@@ -116,7 +116,7 @@ impl<'a> Attempt<'a> {
         self.count(status, ended.saturating_duration_since(self.began), result.as_ref().err());
         if let Some(deed) = self.deed(&result) {
             if self.cluster.shared.balancer.uses_response_times() {
-                self.note_response_time(&deed, ended);
+                self.note_response_time(deed, ended);
             }
             self.verdict.borrow_mut().record(deed, ended, self.worker);
         }
@@ -124,7 +124,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// From the end of the request: a client that sends slowly makes no endpoint slow.
-    fn note_response_time(&self, deed: &Deed, ended: Instant) {
+    fn note_response_time(&self, deed: Deed, ended: Instant) {
         let received = self.upload.and_then(|upload| upload.received.get());
         let asked = received.map_or(self.began, |at| at.max(self.began));
         let has_failed = !matches!(deed, Deed::Answered(status) if !status.is_server_error());

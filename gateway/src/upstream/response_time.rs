@@ -66,8 +66,9 @@ fn pack(at: u32, average: f32) -> u64 {
 }
 
 fn unpack(word: u64) -> (u32, f32) {
-    let [a, b, c, d, e, f, g, h] = word.to_be_bytes();
-    (u32::from_be_bytes([a, b, c, d]), f32::from_bits(u32::from_be_bytes([e, f, g, h])))
+    // Each half fits; the fallback is never taken.
+    let half = |half: u64| u32::try_from(half & u64::from(u32::MAX)).unwrap_or_default();
+    (half(word >> 32), f32::from_bits(half(word)))
 }
 
 /// linkerd's default: a slow response is half forgotten after seven seconds.
