@@ -69,6 +69,8 @@ enum Rest {
     Uploading,
     /// Boxed: it is rare.
     Left(Box<ClientBody>),
+    /// The stream's task is over, so nothing will read it.
+    Closed,
 }
 
 /// How long an exchange may stand still, and how slow its client may be.
@@ -173,8 +175,18 @@ impl Activity {
 
     /// Nothing will read this: the stream's task drops what still comes. `None`: all of it was read.
     pub(crate) fn leave(&self, rest: Option<ClientBody>) {
-        *self.rest.borrow_mut() = rest.map_or(Rest::Nothing, |rest| Rest::Left(Box::new(rest)));
+        let is_closed = matches!(*self.rest.borrow(), Rest::Closed);
+        if !is_closed {
+            *self.rest.borrow_mut() = rest.map_or(Rest::Nothing, |rest| Rest::Left(Box::new(rest)));
+        }
         self.request_is_over();
+    }
+
+    /// The stream's task is over. h2 holds a lock when it drops buffers of a response, and these hold this; a request's body
+    /// that were dropped with it would take the same lock. So none stays here.
+    pub(crate) fn close(&self) {
+        let rest = self.rest.replace(Rest::Closed);
+        drop(rest);
     }
 
     /// What nothing will read, once that is known.
@@ -185,7 +197,7 @@ impl Activity {
                 Poll::Pending
             }
             Rest::Left(body) => Poll::Ready(Some(body)),
-            Rest::Nothing => Poll::Ready(None),
+            Rest::Nothing | Rest::Closed => Poll::Ready(None),
         }
     }
 

@@ -54,21 +54,33 @@ impl Streams {
         let serving = Box::pin(request::serve(Rc::clone(&connection), request, Some(Rc::clone(&activity))));
         tokio::task::spawn_local(async move {
             let _watch = watch;
+            // Dropped last, however the task ends.
+            let activity = Closing(activity);
+            let activity = &activity.0;
             {
                 // Gone before the stream lingers, with all that it holds.
-                let mut responding = pin!(respond(serving, reply, &activity, &connection));
-                until_stalled(&activity, |cx| responding.as_mut().poll(cx)).await;
+                let mut responding = pin!(respond(serving, reply, activity, &connection));
+                until_stalled(activity, |cx| responding.as_mut().poll(cx)).await;
             }
             let rest = |_: &mut Context<'_>| match activity.ended() {
                 Some(_) => Poll::Ready(None),
                 None => activity.poll_rest(),
             };
-            if let Some(Some(rest)) = until_stalled(&activity, rest).await {
+            if let Some(Some(rest)) = until_stalled(activity, rest).await {
                 // Boxed: most streams have no such rest.
                 let mut lingering = Box::pin(linger_on_stream(rest, lingering, connection));
-                until_stalled(&activity, |cx| lingering.as_mut().poll(cx)).await;
+                until_stalled(activity, |cx| lingering.as_mut().poll(cx)).await;
             }
         });
+    }
+}
+
+/// Takes what is left of the request's body out of the stream's [`Activity`], which buffers in h2 may hold for longer.
+struct Closing(Rc<Activity>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

@@ -311,3 +311,39 @@ async fn curl_gets_the_status_of_a_refused_upload() {
         }
     }
 }
+
+/// h2 holds its lock while it drops what is left of a response. What is left of a request must not be dropped by that.
+#[tokio::test]
+async fn a_stream_that_ends_with_an_unread_request_and_an_unsent_response_does_not_hold_up_its_worker() {
+    let service = Backend::named("s").await;
+    // More than h2 takes at once, so that the stream's task waits for its client.
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n{}", "x".repeat(100_000));
+    let raw = RawBackend::answering(answer.leak().as_bytes(), false).await;
+    let config = format!(
+        "routes:\n\
+         - {{path: /silent, service: s, timeout: {{idle: 1s}}}}\n\
+         - {{path: /early, service: raw, body: stream, timeout: {{idle: 1s}}}}\n\
+         - {{path: /**, service: s}}\n\
+         services: {{s: {{hosts: [\"{}\"]}}, raw: {{hosts: [\"{}\"]}}}}\n",
+        service.addr, raw.addr
+    );
+    let listeners = Listeners::start("", &config).await;
+    for over_tls in [false, true] {
+        // A request that stops in the middle gets 408, and its body is never read.
+        let mut client = listeners.open(over_tls).await;
+        let head = client.head(1, "POST", "/silent", &[]);
+        client.send(&[head, data(1, 0, b"a")].concat()).await;
+        client.next_where(|frame| frame.kind == HEADERS).await;
+        client.next_where(|frame| frame.stream == 1 && frame.flags & END_STREAM != 0).await;
+        assert_eq!(send(listeners.gateway.http, get("/x")).await.status(), 200);
+        drop(client);
+        // A response that its client does not take, before the request is over; then the connection ends.
+        let mut client = listeners.open_with(over_tls, &[(INITIAL_WINDOW_SIZE, 1)]).await;
+        let head = client.head(1, "POST", "/early", &[]);
+        client.send(&[head, data(1, 0, &[b'a'; 14_000])].concat()).await;
+        client.next_where(|frame| frame.kind == DATA).await;
+        tokio::time::timeout(DEADLINE, client.until(|frame| frame.kind == RST_STREAM)).await.unwrap();
+        drop(client);
+        assert_eq!(send(listeners.gateway.http, get("/x")).await.status(), 200);
+    }
+}
