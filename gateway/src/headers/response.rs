@@ -127,7 +127,15 @@ pub fn apply_response(headers: &mut HeaderMap, context: &ResponseContext<'_>) {
 /// Turns the fields of a service's informational response into the client's. Of the route's rules, those that remove a field
 /// hold; what they add belongs to the final response.
 pub fn apply_informational(headers: &mut HeaderMap, rules: &HeaderRules) {
-    remove_fields(headers, |name| is_dropped(name) || *name == header::CONTENT_LENGTH);
+    let is_final = |name: &HeaderName| {
+        // What the gateway or the route writes into the final response, and CORS, which belongs to it.
+        *name == header::CONTENT_LENGTH
+            || *name == X_REQUEST_ID
+            || name.as_str().starts_with("access-control-")
+            || rules.set.iter().any(|(set, _)| set == name)
+            || rules.made.iter().any(|made| made.name == *name)
+    };
+    remove_fields(headers, |name| is_dropped(name) || is_final(name));
     for name in &rules.remove {
         headers.remove(name);
     }

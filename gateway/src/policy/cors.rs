@@ -211,12 +211,13 @@ impl Cors {
 
     /// The origin as the response allows it.
     fn allowed(&self, request: &HeaderMap) -> Option<HeaderValue> {
-        let mut lines = request.get_all(header::ORIGIN).iter();
-        // Of several lines none is the browser's.
-        let origin = lines.next().filter(|_| lines.next().is_none())?;
+        // Also to a request without an origin: a cache may give its answer to a page (Fetch, "CORS protocol and HTTP caches").
         if self.allows_any() {
             return Some(HeaderValue::from_static("*"));
         }
+        let mut lines = request.get_all(header::ORIGIN).iter();
+        // Of several lines none is the browser's.
+        let origin = lines.next().filter(|_| lines.next().is_none())?;
         self.allows(origin.as_bytes()).then(|| origin.clone())
     }
 
@@ -310,7 +311,8 @@ fn origin(text: &str) -> Result<Origin, Invalid> {
     let Some((scheme, rest)) = text.split_once("://") else {
         let with_scheme = format!("https://{text}");
         let refusal = refuse("the scheme is missing");
-        return Err(if origin(&with_scheme).is_ok() {
+        let is_host = text.contains('.') || text.starts_with("localhost");
+        return Err(if is_host && origin(&with_scheme).is_ok() {
             refusal.help(format!("write `{with_scheme}`"))
         } else {
             refusal

@@ -57,8 +57,8 @@ enum Taken<'a> {
     /// By this route.
     Here,
     By(&'a Route),
-    /// It is there for other methods.
-    Otherwise,
+    /// By these routes, for other methods.
+    Otherwise(Vec<&'a Route>),
     Nowhere,
 }
 
@@ -70,7 +70,11 @@ impl Plain<'_> {
             Some((_, Taken::Here)) => return true,
             Some((_, Taken::By(other))) if !self.is_weaker_than(other) => true,
             Some((path, Taken::Nowhere)) => is_beneath(&self.route.view.path, path),
-            Some((_, Taken::By(_) | Taken::Otherwise)) | None => false,
+            Some((path, Taken::Otherwise(others))) => {
+                is_beneath(&self.route.view.path, path)
+                    && !others.iter().any(|other| self.is_weaker_than(other))
+            }
+            Some((_, Taken::By(_))) | None => false,
         };
         is_beneath && self.is_nowhere_dearer(reading)
     }
@@ -80,7 +84,9 @@ impl Plain<'_> {
         let allows = |path: &str| match self.lookup(path) {
             Taken::Here | Taken::Nowhere => true,
             Taken::By(other) => other.service != self.route.service || !self.is_weaker_than(other),
-            Taken::Otherwise => false,
+            Taken::Otherwise(others) => {
+                !others.iter().any(|other| other.service == self.route.service && self.is_weaker_than(other))
+            }
         };
         let mut seen: Vec<&Rewrite> = Vec::new();
         allows(reading)
@@ -112,7 +118,16 @@ impl Plain<'_> {
                 Some(found) => Taken::By(found.shared()),
                 None => Taken::Nowhere,
             },
-            Match::MethodNotAllowed(_) => Taken::Otherwise,
+            Match::MethodNotAllowed(allow) => {
+                let methods = allow.to_str().unwrap_or_default().split(',').map(str::trim);
+                let methods = methods.filter_map(|method| Method::from_bytes(method.as_bytes()).ok());
+                let found = methods.map(|method| router.lookup(self.host, path, &method, self.headers));
+                let found = found.filter_map(|found| match found {
+                    Match::Route(index) => self.snapshot.routes.get(index),
+                    Match::MethodNotAllowed(_) | Match::NotFound => None,
+                });
+                Taken::Otherwise(found.map(|route| route.shared()).collect())
+            }
             Match::NotFound => Taken::Nowhere,
         }
     }

@@ -61,6 +61,14 @@ impl<I> Informed<I> {
         Self { io, informational, partial: Vec::new() }
     }
 
+    /// hyper refuses a head that is longer.
+    fn give_up_if_too_long(&mut self) {
+        if self.partial.len() > RESPONSE_HEAD_BYTES_MAX {
+            self.partial = Vec::new();
+            self.informational.is_awaited.set(false);
+        }
+    }
+
     fn pass(&mut self, mut bytes: &[u8]) {
         // What begins in the middle of a line was seen before.
         while self.informational.is_awaited.get() && !bytes.is_empty() {
@@ -73,26 +81,40 @@ impl<I> Informed<I> {
                 self.partial = Vec::new();
                 return self.informational.is_awaited.set(false);
             }
-            let Some(end) = memchr::memmem::find(&self.partial, END_OF_HEAD) else {
-                if self.partial.len() > RESPONSE_HEAD_BYTES_MAX {
-                    // hyper refuses it.
-                    self.partial = Vec::new();
-                    self.informational.is_awaited.set(false);
+            // A head ends where the parser says, which takes bare line feeds, too; only a line feed can end it.
+            if !bytes.contains(&b'\n') {
+                return self.give_up_if_too_long();
+            }
+            let partial = std::mem::take(&mut self.partial);
+            match parse(&partial) {
+                Parsed::Partial => {
+                    self.partial = partial;
+                    return self.give_up_if_too_long();
                 }
-                return;
-            };
-            let head = std::mem::take(&mut self.partial);
-            let (head, _) = head.split_at(end + END_OF_HEAD.len());
-            bytes = bytes.get(head.len() - before..).unwrap_or_default();
-            match parse(head) {
-                Some((status, _)) if status == CONTINUE => {}
-                Some((status, headers)) if status != SWITCHING_PROTOCOLS => {
-                    self.informational.found(status, headers);
+                Parsed::Head { bytes: end, status, headers } => {
+                    bytes = bytes.get(end.saturating_sub(before)..).unwrap_or_default();
+                    match status {
+                        status if status == CONTINUE => {}
+                        status if status == SWITCHING_PROTOCOLS => self.informational.is_awaited.set(false),
+                        status => self.informational.found(status, headers),
+                    }
                 }
-                _ => self.informational.is_awaited.set(false),
+                Parsed::Invalid => self.informational.is_awaited.set(false),
             }
         }
     }
+}
+
+/// What stands at the beginning of bytes.
+enum Parsed {
+    Partial,
+    /// An informational head of so many bytes.
+    Head {
+        bytes: usize,
+        status: StatusCode,
+        headers: HeaderMap,
+    },
+    Invalid,
 }
 
 /// Whether bytes are, or may become, the beginning of an informational head.
@@ -100,21 +122,25 @@ fn may_begin(bytes: &[u8]) -> bool {
     bytes.iter().zip(BEGINNING).all(|(byte, expected)| byte == expected)
 }
 
-/// A whole informational head. `None`: it is none, or not valid.
-fn parse(head: &[u8]) -> Option<(StatusCode, HeaderMap)> {
+fn parse(bytes: &[u8]) -> Parsed {
     let mut lines = [httparse::EMPTY_HEADER; RESPONSE_LINES_MAX];
     let mut response = httparse::Response::new(&mut lines);
-    response.parse(head).ok().filter(httparse::Status::is_complete)?;
-    let status: StatusCode = response.code?.try_into().ok()?;
-    if !status.is_informational() {
-        return None;
-    }
+    let end = match response.parse(bytes) {
+        Ok(httparse::Status::Complete(end)) => end,
+        Ok(httparse::Status::Partial) => return Parsed::Partial,
+        Err(_) => return Parsed::Invalid,
+    };
+    let status = response.code.and_then(|code| StatusCode::try_from(code).ok());
+    let Some(status) = status.filter(StatusCode::is_informational) else { return Parsed::Invalid };
     let mut headers = HeaderMap::with_capacity(response.headers.len());
     for line in &*response.headers {
-        let name = HeaderName::from_bytes(line.name.as_bytes()).ok()?;
-        headers.append(name, HeaderValue::from_bytes(line.value).ok()?);
+        let name = HeaderName::from_bytes(line.name.as_bytes());
+        let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(line.value)) else {
+            return Parsed::Invalid;
+        };
+        headers.append(name, value);
     }
-    Some((status, headers))
+    Parsed::Head { bytes: end, status, headers }
 }
 
 /// Largest response head. nginx's default is 4 or 8 KiB, HAProxy's 16.
@@ -126,7 +152,6 @@ pub(crate) const RESPONSE_LINES_MAX: usize = 100;
 const BEGINNING: &[u8] = b"HTTP/1.1 1";
 const CONTINUE: u16 = 100;
 const SWITCHING_PROTOCOLS: u16 = 101;
-const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 
 impl<I: AsyncRead + Unpin> AsyncRead for Informed<I> {
     fn poll_read(

@@ -80,6 +80,9 @@ async fn a_preflight_is_answered_without_a_token_for_the_route_of_the_announced_
         );
     }
     assert_eq!(backend.served(), 0, "the service is not asked");
+    // A cache may give an answer to a request without an origin to a page.
+    let reply = send(gateway.http, get("/public")).await;
+    assert_eq!(header(&reply, "access-control-allow-origin"), "*");
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use crate::support::{
     gateway::TestGateway,
 };
 
-const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\nx-internal: 7\r\n\
+const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\nx-internal: 7\r\nx-set: of the service\r\naccess-control-allow-origin: *\r\nx-request-id: of-the-service\r\n\
     connection: x-hop\r\nx-hop: 1\r\ncontent-length: 3\r\n\r\n";
 const FLOOD: usize = 60_000;
 const FINAL: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -70,6 +70,13 @@ async fn answer_all(mut stream: TcpStream, go_on: Arc<Notify>) {
             }
             "/broken" => {
                 say(format!("{HINTS}HTTP/1.1 103 Early\r\nbad name: x\r\n\r\n{FINAL}").as_bytes()).await
+            }
+            // The parser ends a head at bare line feeds, too.
+            "/feeds" => {
+                let length = HINTS.len();
+                let hints = "HTTP/1.1 103 Early\nlink: a\n\n";
+                say(format!("{hints}HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{HINTS}").as_bytes())
+                    .await
             }
             "/hangs" => say(HINTS.as_bytes()).await,
             "/flood" => say(format!("{}{FINAL}", HINTS.repeat(FLOOD)).as_bytes()).await,
@@ -141,6 +148,9 @@ async fn an_http1_client_gets_them_before_the_final_response_in_whatever_pieces_
         }
         assert!(heads.last().unwrap().contains("x-set: 1"), "{path}");
     }
+    let feeds = heads(&gateway, &request("/feeds", true)).await;
+    assert_eq!(statuses(&feeds), ["103", "200", "103"], "the last one is content: {feeds:?}");
+    assert!(feeds[2].ends_with("content-length: 3\r\n\r\n"), "and goes as it came: {feeds:?}");
     let content = heads(&gateway, &request("/content", true)).await;
     assert_eq!(statuses(&content), ["200", "103"], "the second one is content");
     assert!(content[1].ends_with("content-length: 3\r\n\r\n"), "and goes as it came: {content:?}");

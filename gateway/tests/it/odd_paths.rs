@@ -207,6 +207,9 @@ async fn a_reading_that_no_plain_path_would_give_is_refused() {
          - {{host: d.test, path: \"/projects/{{id}}\", service: one, allow_in_path: encoded_slash}}\n\
          - {{host: e.test, path: \"/p/{{id}}\", service: one, allow_in_path: encoded_slash}}\n\
          - {{host: e.test, path: /p/**, service: one}}\n\
+         # As a team with RabbitMQ writes it.\n\
+         - {{host: f.test, path: \"GET /queues/{{vhost}}\", service: one, allow_in_path: encoded_slash}}\n\
+         - {{host: f.test, path: \"GET|PUT|DELETE /queues/{{vhost}}/{{name}}\", service: one, allow_in_path: encoded_slash}}\n\
          services: {{one: {{hosts: [\"{}\"]}}, two: {{hosts: [\"{}\"]}}}}\n",
         backend.addr, other.addr
     );
@@ -241,6 +244,9 @@ async fn a_reading_that_no_plain_path_would_give_is_refused() {
         ("POST", "c.test", "/files/a"),
         ("GET", "d.test", "/projects/group%2Fname"),
         ("GET", "e.test", "/p/a%2Fb"),
+        ("PUT", "f.test", "/queues/%2F/q"),
+        ("DELETE", "f.test", "/queues/%2F/q"),
+        ("GET", "f.test", "/queues/%2F/q"),
     ] {
         assert_eq!(ask(method, host, path).await.0, "200", "{method} {host}{path}");
     }
