@@ -130,8 +130,11 @@ fn parse(bytes: &[u8]) -> Parsed {
         Ok(httparse::Status::Partial) => return Parsed::Partial,
         Err(_) => return Parsed::Invalid,
     };
-    let status = response.code.and_then(|code| StatusCode::try_from(code).ok());
-    let Some(status) = status.filter(StatusCode::is_informational) else { return Parsed::Invalid };
+    let status: Option<StatusCode> = response.code.and_then(|code| code.try_into().ok());
+    let Some(status) = status else { return Parsed::Invalid };
+    if !status.is_informational() {
+        return Parsed::Invalid;
+    }
     let mut headers = HeaderMap::with_capacity(response.headers.len());
     for line in &*response.headers {
         let name = HeaderName::from_bytes(line.name.as_bytes());
