@@ -134,42 +134,42 @@ impl Activity {
     }
 
     /// Until the request is there as a whole.
-    pub(crate) fn hold(&self, place: Option<UploadPlace>) {
+    pub(super) fn hold(&self, place: Option<UploadPlace>) {
         *self.place.borrow_mut() = place;
     }
 
     /// The client is waited for, with a part of its request.
-    pub(crate) fn waits_for_request(&self, cx: &Context<'_>) {
+    pub(super) fn waits_for_request(&self, cx: &Context<'_>) {
         self.upload.set(Waiting::ForClient);
         remember(&self.upload_waker, cx);
     }
 
     /// Bytes of the request came; now the service has to take them.
-    pub(crate) fn request_came(&self, bytes: usize) {
+    pub(super) fn request_came(&self, bytes: usize) {
         self.upload.set(Waiting::ForService);
         self.sent.set(self.sent.get() + bytes as u64);
         self.moved(bytes);
     }
 
     /// What came of the request is held, and nothing waits for more.
-    pub(crate) fn request_rests(&self) {
+    pub(super) fn request_rests(&self) {
         self.upload.set(Waiting::Not);
     }
 
     /// Bytes of the request go to the service, which has to take more of them.
-    pub(crate) fn request_goes(&self, bytes: usize) {
+    pub(super) fn request_goes(&self, bytes: usize) {
         self.upload.set(Waiting::ForService);
         self.moved(bytes);
     }
 
     /// The request is there as a whole, or nothing more of it is wanted.
-    pub(crate) fn request_is_over(&self) {
+    pub(super) fn request_is_over(&self) {
         self.upload.set(Waiting::Not);
         drop(self.place.take());
         wake(&self.response_waker);
     }
 
-    pub(crate) fn upload_began(&self) {
+    pub(super) fn upload_began(&self) {
         *self.rest.borrow_mut() = Rest::Uploading;
     }
 
@@ -182,11 +182,10 @@ impl Activity {
         self.request_is_over();
     }
 
-    /// The stream's task is over. h2 holds a lock when it drops buffers of a response, and these hold this; a request's body
-    /// that were dropped with it would take the same lock. So none stays here.
+    /// The stream's task is over: drops the rest of the request, and keeps none that comes later. Buffers of a response own
+    /// this activity, and h2 drops them under its lock, which the drop of a request's body takes as well.
     pub(crate) fn close(&self) {
-        let rest = self.rest.replace(Rest::Closed);
-        drop(rest);
+        drop(self.rest.replace(Rest::Closed));
     }
 
     /// What nothing will read, once that is known.

@@ -124,8 +124,8 @@ pub fn apply_response(headers: &mut HeaderMap, context: &ResponseContext<'_>) {
     apply_rules(headers, context.rules);
 }
 
-/// Turns the fields of a service's informational response into the client's. Of the route's rules, those that remove a field
-/// hold; what they add belongs to the final response.
+/// Turns the fields of a service's informational response into the client's. What belongs to the final response is removed:
+/// CORS, the request id, and every field that the route's rules remove or set.
 pub fn apply_informational(headers: &mut HeaderMap, rules: &HeaderRules) {
     let is_final = |name: &HeaderName| {
         // What the gateway or the route writes into the final response, and CORS, which belongs to it.

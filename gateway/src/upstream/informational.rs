@@ -70,7 +70,6 @@ impl<I> Informed<I> {
     }
 
     fn pass(&mut self, mut bytes: &[u8]) {
-        // What begins in the middle of a line was seen before.
         while self.informational.is_awaited.get() && !bytes.is_empty() {
             if self.partial.is_empty() && !may_begin(bytes) {
                 return self.informational.is_awaited.set(false);
