@@ -3,17 +3,15 @@
 //! Inputs are fixed and short, so that neither the branch that a processor takes in vectorised searches nor a random
 //! seed matters much. Whatever is made once (configuration, keys, connections) is made before the measuring begins.
 
-use std::{fmt::Write as _, hint::black_box, path::Path, rc::Rc, time::Duration};
+use std::{fmt::Write as _, hint::black_box, path::Path, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, request::Parts};
 use millgate::{
     admission::{self, Admission, Admitted, Arrival, Framing, Scheme},
+    auth::{credentials::find_credential, provider::LocalProvider},
     clock,
     headers::{self, ForwardContext, ResponseContext},
-    policy::{
-        jwt::{self, LastHeader, TokenCache},
-        limit_key,
-    },
+    policy::limit_key,
     snapshot::Snapshot,
     testing::{self, Harness},
     upstream::load_balancer::Cursor,
@@ -67,39 +65,32 @@ fn router(routes: usize) -> Subject {
     })
 }
 
+/// The only provider.
+fn provider(snapshot: &Snapshot) -> LocalProvider {
+    LocalProvider::new(Arc::clone(&snapshot.table.auth[0]), snapshot.keys[0].clone())
+}
+
 fn jwt_hit() -> Subject {
-    let snapshot = compile(EVERYTHING);
-    let mut cache = TokenCache::new(snapshot.table.token_cache_sizes());
-    let provider = &snapshot.table.auth[0].jwt;
-    let last_header = &mut LastHeader::default();
-    let verified = provider.check(snapshot.keys[0].set.as_deref(), TOKEN, NOW, last_header);
-    let verified = verified.expect("the token is valid");
-    cache.insert(0, TOKEN, Rc::new(verified), NOW);
+    let provider = provider(&compile(EVERYTHING));
+    provider.check(TOKEN, NOW).expect("the token is valid");
     let headers = client_headers();
     Box::new(move || {
-        let sources = snapshot.table.auth[0].jwt.sources();
-        let token = jwt::find_token(black_box(&headers), None, sources);
-        let token = token.ok().and_then(|found| found.token).expect("the request has a token");
-        assert!(black_box(cache.get(0, token, NOW)).is_some());
+        let found = find_credential(black_box(&headers), None, provider.sources());
+        let token = found.ok().and_then(|found| found.credential).expect("the request has a token");
+        assert!(black_box(provider.known(token, NOW)).is_some());
     })
 }
 
 fn jwt_miss() -> Subject {
-    let snapshot = compile(EVERYTHING);
-    let mut last_header = LastHeader::default();
+    let provider = provider(&compile(&EVERYTHING.replace("audience:", "cache: 0, audience:")));
     Box::new(move || {
-        let provider = &snapshot.table.auth[0].jwt;
-        let verified =
-            provider.check(snapshot.keys[0].set.as_deref(), black_box(TOKEN), NOW, &mut last_header);
-        assert!(black_box(verified).is_ok());
+        assert!(black_box(provider.check(black_box(TOKEN), NOW)).is_ok());
     })
 }
 
 fn limiter() -> Subject {
     let snapshot = compile(EVERYTHING);
-    let keys = snapshot.keys[0].set.as_deref();
-    let user = snapshot.table.auth[0].jwt.check(keys, TOKEN, NOW, &mut LastHeader::default());
-    let user = user.expect("the token is valid");
+    let user = provider(&snapshot).check(TOKEN, NOW).expect("the token is valid");
     let headers = client_headers();
     let mut now = clock::now();
     Box::new(move || {

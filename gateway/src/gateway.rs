@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::starting::{DataPlane, bind, start_control, start_log, start_workers};
 use crate::{
     access_log::LogSink,
+    auth::jwt,
     clock, compile,
     config::{diagnostics::Report, load::Loaded, settings::Settings, source::ConfigSource},
     control::{
@@ -36,7 +37,7 @@ use crate::{
         world::{ProviderKeys, World},
     },
     file_account::{self, Budget, FileAccount},
-    policy::{jwt, rate_limit::KeyBudget},
+    policy::rate_limit::KeyBudget,
     snapshot::Publisher,
 };
 

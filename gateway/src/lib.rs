@@ -3,9 +3,9 @@
 //! The way of one request is `request/mod.rs`; the map of the house is `docs/ARCHITECTURE.md`. An embedder starts a
 //! [`Gateway`] from a `routes.yaml`.
 
-mod access;
 pub mod access_log;
 pub mod admission;
+pub mod auth;
 pub mod auto_routes;
 pub mod body;
 mod bounded_file;

@@ -21,19 +21,14 @@ use rand::rngs::SmallRng;
 
 use crate::{
     admission::AdmissionLimits,
+    auth::provider::{HeldKeys, LocalProvider, Provider},
     clock::Clock,
     config::settings::{AccessLogSettings, ListenSettings},
-    control::keys::desk::KeyDesk,
     file_account::Desk,
     headers::{GuardedNames, HeaderRules, MadeField},
     metrics::{ClusterSample, InstanceSample, Metrics, RouteSample},
     policy::{
-        Policies,
-        clients::imply,
-        headers::Headers,
-        jwt::{Jwt, KeySet},
-        of_route::Shown,
-        rate_limit::RateLimit,
+        Policies, clients::imply, headers::Headers, of_route::Shown, rate_limit::RateLimit,
         rewrite::UpstreamHost,
     },
     router::Router,
@@ -60,20 +55,11 @@ pub struct Snapshot {
     pub tls: Option<Arc<rustls::ServerConfig>>,
 }
 
-/// What verifies the tokens of one provider.
-#[derive(Debug, Clone, Default)]
-pub struct HeldKeys {
-    /// `None` until they were read or fetched.
-    pub set: Option<Arc<KeySet>>,
-    /// Where a request asks for newer ones; `None`: they are in a file, which a reload reads.
-    pub desk: Option<Arc<KeyDesk>>,
-}
-
 /// Routes, policies and limits of one configuration.
 pub struct RouteTable {
     pub router: Router,
     pub routes: Vec<Arc<Route>>,
-    pub auth: Vec<AuthProvider>,
+    pub auth: Vec<Arc<Provider>>,
     /// Names of fields that the sender of a request may not decide.
     pub names: Arc<GuardedNames>,
     /// For what the gateway answers where there is no route.
@@ -81,20 +67,6 @@ pub struct RouteTable {
     pub admission: AdmissionLimits,
     pub listen: ListenSettings,
     pub access_log: AccessLogSettings,
-}
-
-pub struct AuthProvider {
-    pub name: Arc<str>,
-    pub jwt: Jwt,
-    /// Verified tokens that each worker remembers.
-    pub cache_max: usize,
-}
-
-impl RouteTable {
-    /// Capacity of each provider's token cache, by provider index.
-    pub fn token_cache_sizes(&self) -> Vec<usize> {
-        self.auth.iter().map(|provider| provider.cache_max).collect()
-    }
 }
 
 /// One compiled route: small, and what equals that of other routes is shared with them ([`Interner`]).
@@ -206,6 +178,8 @@ pub struct LocalSnapshot {
     /// Rules for responses of [`RouteTable::unrouted`], as those of the routes.
     pub unrouted_rules: Rc<HeaderRules>,
     pub clusters: Vec<Rc<LocalCluster>>,
+    /// By the index that routes hold.
+    pub providers: Vec<Rc<LocalProvider>>,
 }
 
 pub struct LocalRoute {
@@ -311,9 +285,18 @@ impl LocalSnapshot {
             known.map_or_else(|| local_cluster(cluster, pools, metrics, own, rng), Rc::clone)
         });
         let clusters = clusters.collect();
-        let local = Self { shared, routes, unrouted_rules, clusters };
+        let providers = match previous {
+            Some(old) if old.shared.auth_generation == shared.auth_generation => old.providers.clone(),
+            _ => local_providers(&shared),
+        };
+        let local = Self { shared, routes, unrouted_rules, clusters, providers };
         local.drop_unused(old, pools);
         local
+    }
+
+    /// Those that vouch for the clients of the route.
+    pub fn providers_of(&self, route: &Route) -> impl Iterator<Item = &LocalProvider> {
+        route.policies.auth.iter().filter_map(|&at| self.providers.get(at)).map(|provider| &**provider)
     }
 
     /// Forgets the pools of endpoints that are gone with a cluster of before: their idle connections close, those in
@@ -338,6 +321,11 @@ impl LocalSnapshot {
             }
         }
     }
+}
+
+fn local_providers(shared: &Snapshot) -> Vec<Rc<LocalProvider>> {
+    let all = shared.table.auth.iter().zip(&shared.keys);
+    all.map(|(provider, keys)| Rc::new(LocalProvider::new(Arc::clone(provider), keys.clone()))).collect()
 }
 
 /// This worker's copies of rules: one of each, as the routes share them.

@@ -14,6 +14,7 @@ use tokio::{
 
 use crate::{
     access_log::LogSink,
+    auth::jwt,
     clock,
     config::{
         load,
@@ -27,7 +28,7 @@ use crate::{
     },
     file_account::{Budget, FileAccount},
     gateway::{Known, first_snapshot},
-    policy::{jwt, rate_limit::KeyBudget},
+    policy::rate_limit::KeyBudget,
     snapshot::{Publisher, Snapshot},
     upstream::connect,
     worker::{COMMANDS_MAX, WorkerSetup, WorkerState},

@@ -9,7 +9,7 @@ use std::{
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Map, Value, json};
 
-use crate::{clock, policy::jwt};
+use crate::{auth::jwt, clock};
 
 /// What to sign, and with what.
 #[derive(Debug, Clone, Default)]

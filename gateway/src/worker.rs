@@ -21,9 +21,9 @@ use tokio::{
 };
 
 use crate::{
-    access::doubt::Doubts,
     access_log::{AccessLog, LogSink},
     admission::Scheme,
+    auth::doubts::Doubts,
     body::Activities,
     clock::Clock,
     connection::{ConnectionTable, Refusal},
@@ -33,7 +33,6 @@ use crate::{
     },
     file_account::{Desk, FileAccount},
     metrics::{Metrics, Rare, RouteSample, WorkerSample},
-    policy::jwt::TokenCache,
     request::probe,
     seldom::Seldom,
     snapshot::{LocalSnapshot, Pools, Publisher},
@@ -95,9 +94,7 @@ pub struct WorkerState {
     pub metrics: Metrics,
     pub unmatched: Rc<RefCell<RouteSample>>,
     pub access_log: AccessLog,
-    pub tokens: RefCell<TokenCache>,
     pub(crate) doubts: Doubts,
-    tokens_generation: Cell<u64>,
     /// Verified tokens found in the cache, and those that had to be verified.
     pub token_hits: Cell<u64>,
     pub token_misses: Cell<u64>,
@@ -133,8 +130,6 @@ impl WorkerState {
         Rc::new(Self {
             publisher: Arc::clone(&setup.publisher),
             seen_generation: Cell::new(generation),
-            tokens: RefCell::new(TokenCache::new(local.shared.table.token_cache_sizes())),
-            tokens_generation: Cell::new(local.shared.auth_generation),
             local: RefCell::new(Rc::new(local)),
             pools: RefCell::new(pools),
             clock,
@@ -171,10 +166,6 @@ impl WorkerState {
     fn swap(&self, generation: u64) {
         let shared = self.publisher.load();
         self.access_log.configure(&shared.table.access_log);
-        if shared.auth_generation != self.tokens_generation.get() {
-            self.tokens_generation.set(shared.auth_generation);
-            *self.tokens.borrow_mut() = TokenCache::new(shared.table.token_cache_sizes());
-        }
         let previous = Rc::clone(&self.local.borrow());
         let mut pools = self.pools.borrow_mut();
         let mut rng = self.rng.borrow_mut();

@@ -7,6 +7,7 @@ use millgate_registry::{HttpClient, HttpOptions};
 
 use super::{ConfigArg, fail, load, print, say_report};
 use crate::{
+    auth::jwt,
     clock, compile,
     config::{
         diagnostics::{Diagnostic, Report, Source, Span, code},
@@ -15,7 +16,7 @@ use crate::{
         source::ConfigSource,
     },
     control::{keys, tls_clients::TlsClients},
-    policy::{jwt, rate_limit::KeyBudget},
+    policy::rate_limit::KeyBudget,
 };
 
 /// What scripts may rely on. Fields may be added, none changes or goes away.

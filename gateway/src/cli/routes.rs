@@ -5,11 +5,7 @@ use std::{process::ExitCode, sync::Arc};
 use clap::Args;
 
 use super::{ConfigArg, consul_client::columns, fail, load, print, say, say_report};
-use crate::{
-    clock, compile,
-    policy::{jwt, rate_limit::KeyBudget},
-    snapshot::RouteView,
-};
+use crate::{auth::jwt, clock, compile, policy::rate_limit::KeyBudget, snapshot::RouteView};
 
 /// What scripts may rely on. Fields may be added, none changes or goes away.
 const JSON: &str = "\

@@ -7,9 +7,13 @@ use std::sync::Arc;
 
 use crate::{
     admission::AdmissionLimits,
+    auth::{
+        provider::{HeldKeys, Provider},
+        settings::ProviderSettings,
+    },
     config::{
         diagnostics::{Diagnostic, code},
-        settings::{AuthSettings, HostPattern, RouteSettings, Settings},
+        settings::{HostPattern, RouteSettings, Settings},
     },
     control::{
         keys,
@@ -18,12 +22,11 @@ use crate::{
     headers::GuardedNames,
     policy::{
         self,
-        jwt::Jwt,
         of_route::{Compile, Shared, Shown},
         rate_limit::{KeyBudget, Limits},
     },
     router::{ConflictKind, RouteConflict, Router},
-    snapshot::{AuthProvider, HeldKeys, Route, RouteTable, RouteView, Snapshot, SplitView},
+    snapshot::{Route, RouteTable, RouteView, Snapshot, SplitView},
     tls::server_config,
     upstream::split::Split,
 };
@@ -42,11 +45,9 @@ pub fn table(
         .map_err(|conflicts| problems.extend(conflicts.iter().map(|c| conflict(settings, c))));
     let mut auth = Vec::with_capacity(settings.auth.len());
     for provider in &settings.auth {
-        match Jwt::compile(provider).map(|jwt| jwt.keeping(settings.claims_asked_for())) {
-            Ok(jwt) => {
-                auth.push(AuthProvider { name: Arc::clone(jwt.name()), jwt, cache_max: provider.cache_max });
-            }
-            Err(error) => problems.push(Diagnostic::error(code::PROVIDER, provider.span, error.to_string())),
+        match Provider::compile(provider, settings.claims_asked_for().into_iter().collect()) {
+            Ok(compiled) => auth.push(Arc::new(compiled)),
+            Err(error) => problems.push(Diagnostic::error(code::PROVIDER, provider.span, error)),
         }
     }
     let previous = previous.iter().flat_map(|table| &table.routes);
@@ -169,7 +170,7 @@ pub type NamedKeys = (Arc<str>, ProviderKeys);
 pub fn read_keys(settings: &Settings) -> Result<Vec<NamedKeys>, Vec<Diagnostic>> {
     let mut read = Vec::new();
     let mut problems = Vec::new();
-    for AuthSettings { name, keys: source, hidden, span, .. } in &settings.auth {
+    for ProviderSettings { name, keys: source, hidden, span, .. } in &settings.auth {
         match keys::read(source) {
             Ok(Some(keys)) => {
                 read.push((Arc::from(name.as_str()), ProviderKeys { source: source.clone(), keys }));
@@ -196,7 +197,7 @@ pub fn tls(settings: &Settings) -> Result<Option<Arc<rustls::ServerConfig>>, Dia
         .map_err(|error| Diagnostic::error(code::CERTIFICATE, https.span, error.to_string()))
 }
 
-fn held_keys(auth: &AuthSettings, world: &World) -> HeldKeys {
+fn held_keys(auth: &ProviderSettings, world: &World) -> HeldKeys {
     HeldKeys { set: world.keys_of(auth).map(Arc::clone), desk: world.desk_of(auth).map(Arc::clone) }
 }
 

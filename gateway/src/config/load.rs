@@ -112,10 +112,11 @@ mod tests {
 
     use super::*;
     use crate::{
+        auth::provider::Provider,
         clock, compile,
         config::settings::{
-            ConsulSource, EndpointSource, HeaderCondition, HostPattern, Http2Settings, KeySource,
-            ListenSettings, RouteSettings,
+            ConsulSource, EndpointSource, HeaderCondition, HostPattern, Http2Settings, ListenSettings,
+            RouteSettings,
         },
         policy::{
             auth,
@@ -207,8 +208,9 @@ mod tests {
         let loaded = load(&path, &no_env).unwrap_or_else(|report| panic!("{report}"));
         let settings = loaded.settings;
         assert!(settings.consul.is_none(), "no service needs a registry");
-        assert_eq!(settings.auth[0].keys, KeySource::JwksFile(dir.path().join("jwks.json")));
-        assert_eq!(settings.auth[0].issuer.as_deref(), Some("https://issuer.test"));
+        assert_eq!(settings.auth[0].keys, crate::auth::jwt::tests::jwks_file(dir.path().join("jwks.json")));
+        let shown = Provider::compile(&settings.auth[0], vec![]).unwrap();
+        assert_eq!(shown.authenticator.shown_issuer(), Some("https://issuer.test"));
         assert_eq!(settings.services[0].policies.balance, Balance::P2c);
         let providers =
             |at: usize| auth::names(settings.routes[at].policies.auth.as_ref()).collect::<Vec<_>>();

@@ -23,7 +23,9 @@ pub mod units;
 pub(crate) use raw::{
     access_cures, claims,
     fields::{self, name as service_name},
-    header, header_cures, pattern, tree,
+    header, header_cures,
+    listen::url_or,
+    pattern, tree,
 };
 
 pub use diagnostics::{Diagnostic, Report, Severity, Source, Span};

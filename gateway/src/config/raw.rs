@@ -5,7 +5,6 @@
 //! `resolve::defaults`.
 
 pub(crate) mod access_cures;
-pub(crate) mod auth;
 pub(crate) mod auto_routes;
 mod carried;
 pub(crate) mod claims;
@@ -30,7 +29,6 @@ use std::time::Duration;
 
 pub(crate) use self::fields::is_word;
 use self::{
-    auth::Provider,
     consul::Consul,
     fields::{Fields, Known, choice, items, name, named_entries, not_supported, value},
     limits::Limits,
@@ -46,7 +44,7 @@ use super::{
     settings::AccessLogFormat,
     units::{count, duration_in, share_per_mille},
 };
-use crate::policy;
+use crate::{auth, policy};
 
 /// The whole file.
 #[derive(Debug, Default)]
@@ -54,7 +52,7 @@ pub(crate) struct File {
     pub(crate) workers: Option<usize>,
     pub(crate) listen: Listen,
     pub(crate) consul: Consul,
-    pub(crate) auth: Vec<Named<Provider>>,
+    pub(crate) auth: Vec<Named<auth::settings::Written>>,
     pub(crate) defaults: policy::Written,
     pub(crate) policies: Vec<Named<policy::Written>>,
     pub(crate) routes: Vec<Route>,
@@ -108,7 +106,10 @@ pub(crate) fn read(text: &str, env: Environment<'_>, sink: &mut Diagnostics) -> 
         workers: fields.plain("workers", sink, |text| count(text, 1..=WORKERS_MAX)),
         listen: fields.get("listen").map(|node| Listen::read(node, sink)).unwrap_or_default(),
         consul: fields.get("discovery").map(|node| read_discovery(node, sink)).unwrap_or_default(),
-        auth: fields.get("auth").map(|node| named(node, "`auth`", sink, Provider::read)).unwrap_or_default(),
+        auth: fields
+            .get("auth")
+            .map(|node| named(node, "`auth`", sink, auth::settings::Written::read))
+            .unwrap_or_default(),
         policies: fields
             .get("policies")
             .map(|node| named(node, "`policies`", sink, read_policy))

@@ -4,7 +4,6 @@
 //! replace, maps merge by key, lists replace. Resolving goes on after an error, so that all of them are found; what
 //! it returns then is incomplete, and the caller throws it away.
 
-mod auth;
 pub(super) mod defaults;
 pub(super) mod files;
 mod listen;
@@ -22,6 +21,7 @@ use super::{
     raw::{
         AccessLog, File, Named,
         limits::{Limits, Share},
+        tree::At,
     },
     settings::{AccessLogSettings, DrainSettings, EndpointSource, Settings},
 };
@@ -34,7 +34,11 @@ pub(super) fn resolve(
 ) -> Settings {
     let mut defaults = Defaults::new();
     defaults.shares = shares(&file.limits, defaults.shares);
-    let auth = file.auth.iter().map(|provider| auth::resolve(provider, &defaults, files, sink)).collect();
+    let mut read_file = |name: &At<String>, what: &str, sink: &mut Diagnostics| {
+        files.readable(name, what, sink).map(|file| (file.path, file.bytes))
+    };
+    let auth = file.auth.iter().map(|provider| provider.value.resolve(&provider.name, &mut read_file, sink));
+    let auth = auth.collect();
     let tls = service::resolve_tls(&file.services, files, sink);
     let mut services = Services::new(&file.services, &tls, &defaults);
     let mut routes = Routes::new(file);

@@ -4,7 +4,6 @@
 //! plain data: units are typed, names are checked, every field has its value. `config::resolve` is the only
 //! producer, `compile` the only consumer. Nothing here reads a file, a clock or the network.
 
-mod auth;
 mod consul;
 mod route;
 mod service;
@@ -12,7 +11,6 @@ mod service;
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use self::{
-    auth::{AuthSettings, KeySource, TokenSource},
     consul::{Consistency, ConsulSettings, Secret},
     route::{HeaderCondition, HostPattern, RouteSettings},
     service::{
@@ -22,6 +20,7 @@ pub use self::{
 };
 use super::diagnostics::Span;
 use crate::{
+    auth::settings::ProviderSettings,
     auto_routes::AutoRoutesSettings,
     policy::{self, of_route::Asked},
 };
@@ -34,7 +33,7 @@ pub struct Settings {
     pub listen: ListenSettings,
     /// `None` when no service needs a registry (all have `hosts`).
     pub consul: Option<ConsulSettings>,
-    pub auth: Vec<AuthSettings>,
+    pub auth: Vec<ProviderSettings>,
     pub routes: Vec<RouteSettings>,
     pub services: Vec<ServiceSettings>,
     /// `defaults`: for what the gateway answers where there is no route.

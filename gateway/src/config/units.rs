@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::diagnostics::code::{BAD_UNIT, BAD_VALUE, OUT_OF_RANGE};
-use crate::policy::jwt::names_a_claim;
+use crate::auth::claim_path::names_a_claim;
 
 /// Why a value was refused. `expected` never holds the value itself, so it can be shown for secrets too.
 #[derive(Debug, Clone, PartialEq, Eq)]

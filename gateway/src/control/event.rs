@@ -7,7 +7,7 @@ use millgate_registry::ServiceUpdate;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{catalog::CatalogNews, keys::Fetched};
-use crate::{config::settings::KeySource, policy::jwt::KeySet};
+use crate::auth::{Keys, settings::KeySource};
 
 /// What the control loop reacts to, one at a time.
 pub enum Event {
@@ -28,7 +28,7 @@ pub enum Event {
     /// A host name was resolved anew; no address: it could not be, and never was.
     Resolved { name: String, addresses: Vec<std::net::SocketAddr> },
     /// A fetch of a provider's keys is over; `None`: it brought none. `source` may no longer be the provider's.
-    Keys { provider: Arc<str>, source: KeySource, keys: Option<Arc<KeySet>>, fetched: Fetched },
+    Keys { provider: Arc<str>, source: KeySource, keys: Option<Arc<Keys>>, fetched: Fetched },
     /// A worker's hint.
     Signal(Signal),
     /// Stop serving; answered when everything is drained.

@@ -4,32 +4,32 @@
 //! ([`kept`]). Fetches happen at start, when the answer's `Cache-Control: max-age` is over, and when a request asks at the
 //! provider's [`desk`] because no known key verifies its token. [`pace`] says how often those may be.
 
-pub mod desk;
 pub mod kept;
 pub mod left_out;
 mod pace;
 pub mod report;
 
-use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use http::{Uri, header};
 use millgate_registry::HttpClient;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use self::{
-    desk::{Asker, KeyDesk},
-    pace::Pace,
-};
+use self::pace::Pace;
 use super::event::Event;
 use crate::{
+    auth::{
+        Keys,
+        desk::{Asker, KeyDesk},
+        jwt::{KeySet, written::is_on_loopback},
+        settings::{KeySource, ProviderSettings},
+    },
     bounded_file, clock,
     config::{
         diagnostics::{Diagnostic, code},
         hidden::Hidden,
-        settings::{AuthSettings, KeySource},
     },
-    policy::jwt::{KeyError, KeySet},
     printable::printable,
 };
 
@@ -48,21 +48,14 @@ const RETRY_ASKED: Duration = Duration::from_secs(2);
 const DEADLINE: Duration = Duration::from_secs(10);
 const DOCUMENT_BYTES_MAX: usize = 1024 * 1024;
 
-type Parse = fn(&[u8]) -> Result<KeySet, KeyError>;
-
 /// Keys that are in files.
 ///
 /// # Errors
 /// A file cannot be read or holds no usable key; the text names the file.
-pub fn read(source: &KeySource) -> Result<Option<Arc<KeySet>>, String> {
-    let (path, parse): (&Path, Parse) = match source {
-        KeySource::Issuer(_) | KeySource::JwksUrl(_) => return Ok(None),
-        KeySource::JwksFile(path) => (path, KeySet::from_jwks),
-        KeySource::PublicKeyFile(path) => (path, KeySet::from_pem),
-        KeySource::Hs256SecretFile(path) => (path, KeySet::from_secret),
-    };
+pub fn read(source: &KeySource) -> Result<Option<Arc<Keys>>, String> {
+    let KeySource::File(path, format) = source else { return Ok(None) };
     let bytes = bounded_file::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let keys = parse(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+    let keys = (format.parse)(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(Some(Arc::new(keys)))
 }
 
@@ -70,7 +63,7 @@ pub fn read(source: &KeySource) -> Result<Option<Arc<KeySet>>, String> {
 ///
 /// # Errors
 /// The source does not answer, or has no usable key; the text names the URL.
-pub async fn try_fetch(auth: &AuthSettings, http: &HttpClient) -> Option<Result<usize, String>> {
+pub async fn try_fetch(auth: &ProviderSettings, http: &HttpClient) -> Option<Result<usize, String>> {
     if !auth.keys.is_fetched() {
         return None;
     }
@@ -79,7 +72,7 @@ pub async fn try_fetch(auth: &AuthSettings, http: &HttpClient) -> Option<Result<
 }
 
 /// The keys of this provider cannot be fetched, because of `reason`.
-pub fn unanswered(auth: &AuthSettings, reason: &str) -> Diagnostic {
+pub fn unanswered(auth: &ProviderSettings, reason: &str) -> Diagnostic {
     let message = format!("the keys of `{}` cannot be fetched: {reason}", auth.name);
     Diagnostic::error(code::KEYS, auth.span, message)
 }
@@ -93,7 +86,7 @@ pub struct KeyFetch {
 impl KeyFetch {
     /// For the requests that ask at `desk`.
     pub fn start(
-        auth: &AuthSettings,
+        auth: &ProviderSettings,
         desk: Arc<KeyDesk>,
         http: HttpClient,
         events: mpsc::Sender<Event>,
@@ -117,7 +110,7 @@ impl KeyFetch {
     }
 
     /// Does it fetch what `auth` wants? Then it goes on through a reload.
-    pub fn serves(&self, auth: &AuthSettings) -> bool {
+    pub fn serves(&self, auth: &ProviderSettings) -> bool {
         self.source == auth.keys
     }
 }
@@ -234,17 +227,17 @@ struct Http<'a>(&'a HttpClient);
 
 impl Http<'_> {
     /// The set, and how long it is good for.
-    async fn keys(&self, source: &KeySource) -> Result<(KeySet, Duration), String> {
+    async fn keys(&self, source: &KeySource) -> Result<(Keys, Duration), String> {
         let url = match source {
             KeySource::Issuer(issuer) => self.discover(issuer).await?,
             KeySource::JwksUrl(url) => url.clone(),
-            KeySource::JwksFile(path) | KeySource::PublicKeyFile(path) | KeySource::Hs256SecretFile(path) => {
+            KeySource::File(path, _) => {
                 return Err(format!("{} is a file, which a reload reads", path.display()));
             }
         };
         let (body, max_age) = self.get(&url).await?;
         let keys = KeySet::from_jwks(&body).map_err(|error| format!("{url}: {error}"))?;
-        Ok((keys, max_age))
+        Ok((Keys::Jwt(keys), max_age))
     }
 
     async fn discover(&self, issuer: &str) -> Result<String, String> {
@@ -287,13 +280,6 @@ fn is_as_safe(url: &str, issuer: &str) -> bool {
         }
         _ => false,
     }
-}
-
-/// Named by an address of this machine, or by `localhost`.
-pub fn is_on_loopback(url: &Uri) -> bool {
-    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
-    let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
-    host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(is_loopback)
 }
 
 fn max_age(headers: &http::HeaderMap) -> Duration {

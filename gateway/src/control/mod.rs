@@ -58,8 +58,9 @@ use self::{
     world::{ProviderKeys, World},
 };
 use crate::{
+    auth::settings::KeySource,
     clock, compile,
-    config::settings::{Consistency, ConsulSettings, KeySource, Settings},
+    config::settings::{Consistency, ConsulSettings, Settings},
     policy::rate_limit::KeyBudget,
     snapshot::{Publisher, RouteTable},
     worker::Command,

@@ -9,15 +9,13 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use super::{
     Background, Controller,
     event::{Event, Inbox},
-    keys::{self, KeyFetch, desk::KeyDesk},
+    keys::{self, KeyFetch},
     world::ProviderKeys,
 };
 use crate::{
+    auth::{desk::KeyDesk, settings::KeySource},
     clock,
-    config::{
-        diagnostics::Diagnostic,
-        settings::{KeySource, Settings},
-    },
+    config::{diagnostics::Diagnostic, settings::Settings},
 };
 
 /// Fetches that a reload has begun, by provider, and what they brought.

@@ -15,14 +15,17 @@ use millgate_registry::{Instance, WatchTarget};
 use super::{
     discovery,
     failover::{Failover, Moved},
-    keys::desk::KeyDesk,
     selection,
     tls_clients::TlsClients,
 };
 use crate::{
+    auth::{
+        Keys,
+        desk::KeyDesk,
+        settings::{KeySource, ProviderSettings},
+    },
     auto_routes::standing::Standing,
-    config::settings::{AuthSettings, ConsulSource, EndpointSource, KeySource, ServiceSettings, Settings},
-    policy::jwt::KeySet,
+    config::settings::{ConsulSource, EndpointSource, ServiceSettings, Settings},
     upstream::cluster::Basis,
 };
 
@@ -53,7 +56,7 @@ pub struct World {
 #[derive(Debug, Clone)]
 pub struct ProviderKeys {
     pub source: KeySource,
-    pub keys: Arc<KeySet>,
+    pub keys: Arc<Keys>,
 }
 
 impl World {
@@ -168,13 +171,13 @@ impl World {
     }
 
     /// The keys that verify a provider's tokens: those of its own source.
-    pub fn keys_of(&self, auth: &AuthSettings) -> Option<&Arc<KeySet>> {
+    pub fn keys_of(&self, auth: &ProviderSettings) -> Option<&Arc<Keys>> {
         let held = self.keys.get(auth.name.as_str())?;
         (held.source == auth.keys).then_some(&held.keys)
     }
 
     /// Where requests ask for newer keys; `None`: they are in a file.
-    pub fn desk_of(&self, auth: &AuthSettings) -> Option<&Arc<KeyDesk>> {
+    pub fn desk_of(&self, auth: &ProviderSettings) -> Option<&Arc<KeyDesk>> {
         let (source, desk) = self.desks.get(auth.name.as_str())?;
         (*source == auth.keys).then_some(desk)
     }
@@ -291,7 +294,7 @@ mod tests {
     use millgate_registry::{Status, testing};
 
     use super::*;
-    use crate::{config::load, control::keys::desk::Asker, policy::require::Written};
+    use crate::{auth::desk::Asker, config::load, policy::require::Written};
 
     const SERVICE: &str = "services: {a: {hosts: [\"127.0.0.1:1\"]}}\n";
 
@@ -307,10 +310,10 @@ mod tests {
         ))
     }
 
-    fn keys(auth: &AuthSettings, secret: u8) -> ProviderKeys {
+    fn keys(auth: &ProviderSettings, secret: u8) -> ProviderKeys {
         ProviderKeys {
             source: auth.keys.clone(),
-            keys: Arc::new(KeySet::from_secret(&[secret; 32]).unwrap()),
+            keys: Arc::new(Keys::Jwt(crate::auth::jwt::KeySet::from_secret(&[secret; 32]).unwrap())),
         }
     }
 

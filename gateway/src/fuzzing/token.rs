@@ -7,16 +7,20 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::Value;
 
 use crate::{
+    auth::{
+        Check, Keys,
+        jwt::{KeySet, LastHeader, install_crypto_provider, issuer_of},
+        provider::Provider,
+    },
     config::load,
-    policy::jwt::{Jwt, KeySet, LastHeader, install_crypto_provider, issuer_of},
 };
 
 thread_local! {
-    static PROVIDER: (Jwt, KeySet, RefCell<LastHeader>) = {
+    static PROVIDER: (Provider, Keys, RefCell<LastHeader>) = {
         install_crypto_provider();
         let loaded = load::parse("routes.yaml", ROUTES, Path::new(""), &|_| None).expect("it is right");
-        let jwt = Jwt::compile(&loaded.settings.auth[0]).expect("it accepts something");
-        (jwt, KeySet::from_pem(KEY.as_bytes()).expect("a public key"), RefCell::default())
+        let provider = Provider::compile(&loaded.settings.auth[0], vec![]).expect("it accepts something");
+        (provider, Keys::Jwt(KeySet::from_pem(KEY.as_bytes()).expect("a public key")), RefCell::default())
     };
 }
 
@@ -26,15 +30,14 @@ thread_local! {
 /// The property does not hold.
 pub fn token(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    PROVIDER.with(|(jwt, keys, last)| {
-        let fresh = jwt.check(Some(keys), text, NOW, &mut LastHeader::default());
+    PROVIDER.with(|(provider, keys, last)| {
+        let check = |keys, last_header: &mut LastHeader| {
+            provider.authenticator.check(keys, text, Check { now: NOW, has_newer_keys: true, last_header })
+        };
+        let fresh = check(Some(keys), &mut LastHeader::default());
         assert!(fresh.is_err(), "accepted without a signature: {text}");
-        assert_eq!(
-            jwt.check(Some(keys), text, NOW, &mut last.borrow_mut()),
-            fresh,
-            "the header that is kept"
-        );
-        assert!(jwt.check(None, text, NOW, &mut LastHeader::default()).is_err());
+        assert_eq!(check(Some(keys), &mut last.borrow_mut()), fresh, "the header that is kept");
+        assert!(check(None, &mut LastHeader::default()).is_err());
     });
     if let Some(issuer) = issuer_of(text) {
         let payload = text.split('.').nth(1).map(|part| URL_SAFE_NO_PAD.decode(part).expect("base64url"));

@@ -15,7 +15,8 @@ use http::HeaderName;
 
 use super::{names::Kind, prefilter::Prefilter};
 use crate::{
-    config::settings::{AuthSettings, RouteSettings, TokenSource},
+    auth::settings::{CredentialSource, ProviderSettings},
+    config::settings::RouteSettings,
     policy::of_route::Asked,
 };
 
@@ -51,12 +52,12 @@ pub(crate) enum Verdict {
 
 impl GuardedNames {
     /// `untrusted`: as [`ListenSettings::untrusted_headers`](crate::config::settings::ListenSettings) has them.
-    pub fn compile(auth: &[AuthSettings], routes: &[RouteSettings], untrusted: &[String]) -> Self {
+    pub fn compile(auth: &[ProviderSettings], routes: &[RouteSettings], untrusted: &[String]) -> Self {
         let identity = auth.iter().flat_map(|provider| &provider.forward).map(|(_, name)| name.clone());
         let identity = sorted(identity.collect());
         let tokens = auth.iter().flat_map(|provider| &provider.from).filter_map(|source| match source {
-            TokenSource::Header(name) => Some(name.clone()),
-            TokenSource::Bearer | TokenSource::Cookie(_) | TokenSource::Query(_) => None,
+            CredentialSource::Header(name) => Some(name.clone()),
+            CredentialSource::Bearer | CredentialSource::Cookie(_) | CredentialSource::Query(_) => None,
         });
         let tokens = sorted(tokens.collect());
         let conditions = routes.iter().flat_map(|route| &route.headers).map(|condition| &condition.name);

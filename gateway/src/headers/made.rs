@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::HeaderRules;
-use crate::policy::jwt::{Verified, names_a_claim};
+use crate::auth::{Identity, claim_path::names_a_claim};
 
 /// A field of `set` or `add`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -37,7 +37,7 @@ enum Part {
 pub struct Facts<'a> {
     pub client: IpAddr,
     pub request_id: &'a HeaderValue,
-    pub identity: Option<&'a Verified>,
+    pub identity: Option<&'a Identity>,
 }
 
 impl MadeValue {
@@ -163,15 +163,9 @@ mod tests {
         }) else {
             unreachable!("an object")
         };
-        let identity = Verified {
-            provider: "main".into(),
-            subject: None,
-            scopes: [].into(),
-            roles: [].into(),
-            exp: 0,
-            over_at: 0,
-            forward: vec![],
+        let identity = Identity {
             claims: claims.into_iter().map(|(name, value)| (name.into(), value)).collect(),
+            ..Identity::of("main", None)
         };
         let request_id = HeaderValue::from_static("0198");
         let facts = Facts {

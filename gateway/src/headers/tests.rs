@@ -11,28 +11,14 @@ use self::responses::response;
 use super::*;
 use crate::{
     admission::{Authority, Framing, Scheme},
-    config::settings::{AuthSettings, KeySource},
+    auth::{jwt, settings::ProviderSettings},
     policy::headers::Direction,
     router::tests::route,
 };
 
 /// A provider that forwards these claims.
-pub(crate) fn auth_forwarding(forward: Vec<(String, HeaderName)>) -> AuthSettings {
-    AuthSettings {
-        name: "main".to_owned(),
-        keys: KeySource::JwksFile("keys.json".into()),
-        issuer: None,
-        audience: vec![],
-        require: vec![],
-        algorithms: vec![],
-        leeway: std::time::Duration::ZERO,
-        from: vec![],
-        forward,
-        separators: vec![],
-        cache_max: 0,
-        hidden: crate::config::hidden::Hidden::default(),
-        span: crate::config::diagnostics::Span::default(),
-    }
+pub(crate) fn auth_forwarding(forward: Vec<(String, HeaderName)>) -> ProviderSettings {
+    ProviderSettings { forward, ..jwt::tests::provider() }
 }
 
 fn fields(lines: &[(&str, &str)]) -> HeaderMap {

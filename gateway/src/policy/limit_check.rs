@@ -14,10 +14,10 @@ use std::{net::IpAddr, sync::Arc, time::Instant};
 use http::HeaderMap;
 
 use super::{
-    jwt::Verified,
     limit_key,
     rate_limit::{LimitKey, Limited, Quota, RateLimit},
 };
+use crate::auth::Identity;
 
 /// When a limit can be looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl<'a> LimitCheck<'a> {
     }
 
     /// Charges the request to all limits of this stage. An error leaves no limit of any stage charged.
-    pub fn check(&mut self, stage: Stage, identity: Option<&Verified>) -> Result<(), Refused> {
+    pub fn check(&mut self, stage: Stage, identity: Option<&Identity>) -> Result<(), Refused> {
         let verdict = self.look(stage, identity).and_then(|()| self.charge(stage, identity));
         if verdict.is_err() && stage == Stage::Identified {
             self.give_back(Stage::Anyone, self.limits.len(), identity);
@@ -66,7 +66,7 @@ impl<'a> LimitCheck<'a> {
         self.tightest
     }
 
-    fn look(&self, stage: Stage, identity: Option<&Verified>) -> Result<(), Refused> {
+    fn look(&self, stage: Stage, identity: Option<&Identity>) -> Result<(), Refused> {
         if self.of(stage).nth(1).is_none() {
             return Ok(());
         }
@@ -81,7 +81,7 @@ impl<'a> LimitCheck<'a> {
         longest.map_or(Ok(()), Err)
     }
 
-    fn charge(&mut self, stage: Stage, identity: Option<&Verified>) -> Result<(), Refused> {
+    fn charge(&mut self, stage: Stage, identity: Option<&Identity>) -> Result<(), Refused> {
         let mut tightest = self.tightest;
         for (at, limit) in self.of(stage) {
             match limit.check(self.key(limit, identity), self.now) {
@@ -103,7 +103,7 @@ impl<'a> LimitCheck<'a> {
     }
 
     /// Takes the charges of this stage's limits before `end` back.
-    fn give_back(&self, stage: Stage, end: usize, identity: Option<&Verified>) {
+    fn give_back(&self, stage: Stage, end: usize, identity: Option<&Identity>) {
         for (_, limit) in self.of(stage).take_while(|(at, _)| *at < end) {
             limit.give_back(self.key(limit, identity));
         }
@@ -114,7 +114,7 @@ impl<'a> LimitCheck<'a> {
         limits.filter(move |(_, limit)| limit.needs_identity() == (stage == Stage::Identified))
     }
 
-    fn key(&self, limit: &RateLimit, identity: Option<&Verified>) -> LimitKey {
+    fn key(&self, limit: &RateLimit, identity: Option<&Identity>) -> LimitKey {
         limit_key::of(limit, self.client, identity, self.headers)
     }
 }
@@ -148,17 +148,8 @@ mod tests {
         all.iter().map(compile).collect()
     }
 
-    fn verified(subject: &str) -> Verified {
-        Verified {
-            provider: "main".into(),
-            subject: Some(subject.into()),
-            scopes: [].into(),
-            roles: [].into(),
-            exp: 0,
-            over_at: 0,
-            forward: vec![],
-            claims: std::collections::BTreeMap::new(),
-        }
+    fn verified(subject: &str) -> Identity {
+        Identity::of("main", Some(subject))
     }
 
     /// One request: the index of the limit that refuses it.

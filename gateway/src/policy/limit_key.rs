@@ -9,14 +9,12 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{
-    jwt::Verified,
-    rate_limit::{LimitKey, RateLimit, RateLimitKey},
-};
+use super::rate_limit::{LimitKey, RateLimit, RateLimitKey};
+use crate::auth::Identity;
 
 /// The key of one request for `limit`.
-pub fn of(limit: &RateLimit, client: IpAddr, identity: Option<&Verified>, headers: &HeaderMap) -> LimitKey {
-    let within = |identity: &Verified, text: &[u8]| limit.key_within(&identity.provider, text);
+pub fn of(limit: &RateLimit, client: IpAddr, identity: Option<&Identity>, headers: &HeaderMap) -> LimitKey {
+    let within = |identity: &Identity, text: &[u8]| limit.key_within(&identity.provider, text);
     let by_text = match limit.key_source() {
         RateLimitKey::Route | RateLimitKey::Service => return LimitKey::SHARED,
         RateLimitKey::Ip => None,
@@ -96,15 +94,9 @@ mod tests {
     #[test]
     fn a_user_is_one_of_its_provider() {
         let client: IpAddr = "192.0.2.7".parse().unwrap();
-        let verified = |provider: &str, subject: &str| Verified {
-            provider: provider.into(),
-            subject: Some(subject.into()),
-            scopes: Box::default(),
-            roles: Box::default(),
-            exp: 0,
-            over_at: 0,
-            forward: vec![],
+        let verified = |provider: &str, subject: &str| Identity {
             claims: [("tenant".into(), subject.into())].into(),
+            ..Identity::of(provider, Some(subject))
         };
         for key in [RateLimitKey::User, RateLimitKey::Claim("tenant".into())] {
             let limit = limit(key);

@@ -15,7 +15,6 @@ pub mod clients;
 pub mod concurrency;
 pub mod cors;
 pub mod headers;
-pub mod jwt;
 pub mod limit_check;
 pub mod limit_key;
 pub(crate) mod max_inflight;

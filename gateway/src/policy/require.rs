@@ -6,8 +6,11 @@ use http::HeaderValue;
 
 use super::{
     auth,
-    jwt::{ClaimTexts, Verified, claim_texts, is_one_of},
     of_route::{Asked, Check, Compile, RoutePolicy, View, replace},
+};
+use crate::auth::{
+    Identity,
+    claims::{ClaimTexts, claim_texts, is_one_of},
 };
 use crate::config::{
     claims::{self, Claims},
@@ -150,7 +153,7 @@ impl Requirement {
     }
 
     /// Does the token carry every scope, one of the roles and every claim?
-    pub fn check(&self, verified: &Verified) -> Result<(), InsufficientScope<'_>> {
+    pub fn check(&self, verified: &Identity) -> Result<(), InsufficientScope<'_>> {
         if !self.scopes.iter().all(|scope| verified.scopes.contains(scope)) {
             return Err(InsufficientScope::Scope);
         }
@@ -199,19 +202,18 @@ mod tests {
 
     use super::*;
 
-    fn verified() -> Verified {
+    fn verified() -> Identity {
         let Value::Object(claims) = json!({
             "tenant": "blue", "groups": ["a", "b"], "level": 3, "staff": true, "address": {"city": "x"},
         }) else {
             unreachable!("an object")
         };
-        Verified {
+        Identity {
             provider: "main".into(),
             subject: None,
             scopes: ["read".into(), "write".into()].into(),
             roles: ["staff".into()].into(),
-            exp: 0,
-            over_at: 0,
+            valid_until: 0,
             forward: vec![],
             claims: claims.into_iter().map(|(name, value)| (name.into(), value)).collect(),
         }

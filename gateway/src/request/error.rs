@@ -13,6 +13,7 @@ use serde_json::json;
 use super::exchange::flags;
 use crate::{
     admission::{self, Refusal},
+    auth::rejection::Accepted,
     headers::names,
     policy::concurrency::Overloaded,
     upstream::cluster::Absence,
@@ -29,16 +30,16 @@ pub enum Error {
     MethodNotAllowed { allow: HeaderValue },
     #[error("clients at this address may not use this route")]
     ClientDenied,
-    #[error("a bearer token is required")]
-    TokenMissing,
-    #[error("the token is not acceptable")]
-    TokenInvalid,
-    #[error("the token must stand in one place, once")]
-    TokenPlacement,
-    #[error("the token has expired")]
-    TokenExpired,
-    #[error("the token lacks what this route requires")]
-    InsufficientScope { scope: Option<HeaderValue> },
+    #[error("{0} is required")]
+    TokenMissing(Accepted),
+    #[error("the {} is not acceptable", .0.credential())]
+    TokenInvalid(Accepted),
+    #[error("the {} must stand in one place, once", .0.credential())]
+    TokenPlacement(Accepted),
+    #[error("the {} has expired", .0.credential())]
+    TokenExpired(Accepted),
+    #[error("the {} lacks what this route requires", .accepted.credential())]
+    InsufficientScope { accepted: Accepted, scope: Option<HeaderValue> },
     #[error("the keys to verify tokens are not available yet")]
     KeysUnavailable,
     #[error("the limit of this route is used up")]
@@ -138,13 +139,13 @@ impl Error {
             Self::ClientDenied => {
                 row(StatusCode::FORBIDDEN, "client_denied", "http_request_denied", Downstream)
             }
-            Self::TokenMissing => {
+            Self::TokenMissing(_) => {
                 row(StatusCode::UNAUTHORIZED, "token_missing", "http_request_error", Downstream)
             }
-            Self::TokenInvalid => {
+            Self::TokenInvalid(_) => {
                 row(StatusCode::UNAUTHORIZED, "token_invalid", "http_request_error", Downstream)
             }
-            Self::TokenExpired => {
+            Self::TokenExpired(_) => {
                 row(StatusCode::UNAUTHORIZED, "token_expired", "http_request_error", Downstream)
             }
             Self::InsufficientScope { .. } => {
@@ -166,7 +167,7 @@ impl Error {
                 row(StatusCode::REQUEST_TIMEOUT, flags::REQUEST_TIMEOUT, "http_request_error", Downstream)
             }
             // RFC 6750 §3.1: invalid_request is a 400.
-            Self::RequestBodyInvalid | Self::TokenPlacement => {
+            Self::RequestBodyInvalid | Self::TokenPlacement(_) => {
                 row(StatusCode::BAD_REQUEST, "bad_request", "http_request_error", Downstream)
             }
             // Sent to a client that may still read; counted and logged as 499.
@@ -287,26 +288,19 @@ impl Error {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             // RFC 6750 §3: no error code when no token was presented.
-            Self::TokenMissing => set(headers, &header::WWW_AUTHENTICATE, r#"Bearer realm="api""#),
-            Self::TokenPlacement => {
-                set(headers, &header::WWW_AUTHENTICATE, r#"Bearer realm="api", error="invalid_request""#);
+            Self::TokenMissing(accepted) => challenge(headers, &accepted, ""),
+            Self::TokenPlacement(accepted) => {
+                challenge(headers, &accepted, r#", error="invalid_request""#);
             }
-            Self::TokenInvalid => {
-                set(headers, &header::WWW_AUTHENTICATE, r#"Bearer realm="api", error="invalid_token""#);
+            Self::TokenInvalid(accepted) => challenge(headers, &accepted, r#", error="invalid_token""#),
+            Self::TokenExpired(accepted) => {
+                let expired = r#", error="invalid_token", error_description="expired""#;
+                challenge(headers, &accepted, expired);
             }
-            Self::TokenExpired => set(
-                headers,
-                &header::WWW_AUTHENTICATE,
-                r#"Bearer realm="api", error="invalid_token", error_description="expired""#,
-            ),
-            Self::InsufficientScope { scope } => {
+            Self::InsufficientScope { accepted, scope } => {
                 let scope = scope.as_ref().and_then(|scope| scope.to_str().ok());
                 let scope = scope.map_or(String::new(), |scope| format!(r#", scope="{scope}""#));
-                set(
-                    headers,
-                    &header::WWW_AUTHENTICATE,
-                    &format!(r#"Bearer realm="api", error="insufficient_scope"{scope}"#),
-                );
+                challenge(headers, &accepted, &format!(r#", error="insufficient_scope"{scope}"#));
             }
             Self::RateLimited(limited) => {
                 headers.insert(&names::RATE_LIMIT_POLICY, limited.policy);
@@ -361,6 +355,10 @@ fn row(status: StatusCode, code: &'static str, proxy_status: &'static str, blame
     Row { status, code, proxy_status, blame }
 }
 
+fn challenge(headers: &mut HeaderMap, accepted: &Accepted, parameters: &str) {
+    set(headers, &header::WWW_AUTHENTICATE, &accepted.challenge(parameters));
+}
+
 /// Text that came from configuration can hold what a header value may not; then the field is left out.
 fn set(headers: &mut HeaderMap, name: &http::HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
@@ -371,6 +369,11 @@ fn set(headers: &mut HeaderMap, name: &http::HeaderName, value: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::{Kind as _, jwt::Jwt};
+
+    fn accepted() -> Accepted {
+        Accepted::new([Jwt::WORDS])
+    }
 
     fn limited() -> Error {
         Error::RateLimited(Box::new(RateLimited {
@@ -399,12 +402,12 @@ mod tests {
             (Error::RouteNotFound, 404, "route_not_found", "destination_not_found", Downstream),
             (Error::MethodNotAllowed { allow }, 405, "method_not_allowed", "http_request_error", Downstream),
             (Error::ClientDenied, 403, "client_denied", "http_request_denied", Downstream),
-            (Error::TokenMissing, 401, "token_missing", "http_request_error", Downstream),
-            (Error::TokenInvalid, 401, "token_invalid", "http_request_error", Downstream),
-            (Error::TokenExpired, 401, "token_expired", "http_request_error", Downstream),
-            (Error::TokenPlacement, 400, "bad_request", "http_request_error", Downstream),
+            (Error::TokenMissing(accepted()), 401, "token_missing", "http_request_error", Downstream),
+            (Error::TokenInvalid(accepted()), 401, "token_invalid", "http_request_error", Downstream),
+            (Error::TokenExpired(accepted()), 401, "token_expired", "http_request_error", Downstream),
+            (Error::TokenPlacement(accepted()), 400, "bad_request", "http_request_error", Downstream),
             (
-                Error::InsufficientScope { scope: None },
+                Error::InsufficientScope { accepted: accepted(), scope: None },
                 403,
                 "insufficient_scope",
                 "http_request_denied",
@@ -481,10 +484,10 @@ mod tests {
             let response = error.into_response("0198", None);
             response.headers()[header::WWW_AUTHENTICATE].to_str().unwrap().to_owned()
         };
-        assert_eq!(challenge(Error::TokenMissing), r#"Bearer realm="api""#);
+        assert_eq!(challenge(Error::TokenMissing(accepted())), r#"Bearer realm="api""#);
         let scope = Some(HeaderValue::from_static("catalog:write"));
         assert_eq!(
-            challenge(Error::InsufficientScope { scope }),
+            challenge(Error::InsufficientScope { accepted: accepted(), scope }),
             r#"Bearer realm="api", error="insufficient_scope", scope="catalog:write""#
         );
     }

@@ -11,6 +11,7 @@ use http::{Method, Request, StatusCode, Version, header, uri::PathAndQuery};
 use super::{id::RequestId, lease::Lease, tried::Tried};
 use crate::{
     admission::{Admitted, Scheme},
+    auth::Identity,
     body::{Activity, Cause, ClientBody, Limits, Upload, UploadLimits, Watch},
     connection::{ConnectionContext, ResponseSink},
     headers::Facts,
@@ -18,7 +19,6 @@ use crate::{
     policy::{
         clients::ClientDenied,
         concurrency::{Holder, Slot},
-        jwt::Verified,
     },
     snapshot::{LocalCluster, LocalEndpoint, LocalRoute},
     upstream::read_size::PROOF_BYTES,
@@ -43,7 +43,7 @@ pub struct Exchange {
     pub admitted: Option<Admitted>,
     pub route: Option<Rc<LocalRoute>>,
     /// The claims of the verified token.
-    pub identity: Option<Rc<Verified>>,
+    pub identity: Option<Rc<Identity>>,
     /// Why its token was refused.
     pub auth_failure: OnceCell<AuthFailure>,
     /// Why it may not use the route from where it is.

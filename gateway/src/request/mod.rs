@@ -5,6 +5,7 @@
 //! The order of policies is this code, not a stack of types.
 
 mod attempt;
+mod auth;
 mod entrance;
 pub mod error;
 pub mod exchange;
@@ -31,6 +32,7 @@ use hyper::body::Incoming;
 use ipnet::IpNet;
 
 use self::{
+    auth::QuotaFields,
     entrance::{Entrance, admit, find_route_or_preflight, preflight_reply},
     error::Error,
     exchange::{DeclaredBody, Exchange},
@@ -43,7 +45,6 @@ use self::{
     send::{Answered, body_failed},
 };
 use crate::{
-    access::{self, QuotaFields},
     admission,
     body::{Activity, ClientBody, Limits, RequestBody, UploadLimits},
     connection::ConnectionContext,
@@ -179,7 +180,7 @@ async fn forward(
     if preflight.is_some() {
         return Ok(Answer::Local(preflight_reply(&route, exchange)));
     }
-    let quota = access::check(snapshot, &route, &parts, exchange).await?;
+    let quota = auth::check(snapshot, &route, &parts, exchange).await?;
     if let Some(redirect) = &policies.redirect {
         let mut response = redirect_reply(redirect, &route, exchange)?;
         add_quota(response.headers_mut(), quota);

@@ -5,8 +5,6 @@ use std::{
     time::Duration,
 };
 
-use jsonwebtoken::Algorithm;
-
 use crate::{
     config::settings::{AccessLogFormat, AccessLogSettings, DrainSettings, Http2Settings},
     policy::concurrency::ShareSettings,
@@ -20,7 +18,6 @@ pub(crate) struct Defaults {
     pub(crate) consul_max_stale: Duration,
     pub(crate) consul_max_watches: usize,
     pub(crate) consul_doubt: Duration,
-    pub(crate) auth: AuthDefaults,
     pub(crate) shares: ShareSettings,
     pub(crate) access_log: AccessLogSettings,
     pub(crate) drain: DrainSettings,
@@ -37,12 +34,6 @@ pub(crate) struct ListenDefaults {
     pub(crate) max_header_bytes: usize,
     pub(crate) max_streams: u32,
     pub(crate) http2: Http2Settings,
-}
-
-pub(crate) struct AuthDefaults {
-    pub(crate) leeway: Duration,
-    pub(crate) cache_max: usize,
-    pub(crate) asymmetric: [Algorithm; 3],
 }
 
 impl Defaults {
@@ -65,11 +56,6 @@ impl Defaults {
             consul_max_stale: Duration::from_secs(10),
             consul_max_watches: 100,
             consul_doubt: Duration::from_secs(30),
-            auth: AuthDefaults {
-                leeway: Duration::from_secs(30),
-                cache_max: 10_000,
-                asymmetric: [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA],
-            },
             shares: ShareSettings { per_connection: Some(125), per_client: None, uploads: Some(750) },
             access_log: AccessLogSettings {
                 format: AccessLogFormat::Json,

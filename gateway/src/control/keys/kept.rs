@@ -20,9 +20,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    config::settings::{AuthSettings, KeySource},
+    auth::{
+        Keys,
+        jwt::KeySet,
+        settings::{KeySource, ProviderSettings},
+    },
     control::kept_file,
-    policy::jwt::KeySet,
 };
 
 /// The folder of the files, and what is in them.
@@ -35,7 +38,7 @@ pub struct KeptKeys {
 #[derive(Debug)]
 struct Written {
     source: KeySource,
-    keys: Arc<KeySet>,
+    keys: Arc<Keys>,
     fetched: Duration,
 }
 
@@ -55,7 +58,7 @@ impl KeptKeys {
     }
 
     /// What was kept for this provider and its source, and when it was fetched (wall time since the Unix epoch).
-    pub fn load(&self, auth: &AuthSettings, now: Duration) -> Option<(KeySet, Duration)> {
+    pub fn load(&self, auth: &ProviderSettings, now: Duration) -> Option<(Keys, Duration)> {
         let source = name_of(&auth.keys)?;
         let path = self.path(&auth.name, &source)?;
         let record: Record = kept_file::read_json(&path)?;
@@ -65,11 +68,11 @@ impl KeptKeys {
             && fetched <= now + CLOCK_STEP_MAX
             && now.saturating_sub(fetched) <= USABLE;
         let keys = KeySet::from_jwks(record.jwks.to_string().as_bytes()).ok()?;
-        is_usable.then_some((keys, fetched))
+        is_usable.then_some((Keys::Jwt(keys), fetched))
     }
 
     /// Keeps a set that was fetched at `now`. A set that is kept already is written again only to say that it was seen.
-    pub fn save(&mut self, provider: &Arc<str>, source: &KeySource, keys: &Arc<KeySet>, now: Duration) {
+    pub fn save(&mut self, provider: &Arc<str>, source: &KeySource, keys: &Arc<Keys>, now: Duration) {
         let is_written = self.written.get(provider).is_some_and(|written| {
             written.source == *source
                 && written.keys == *keys
@@ -135,7 +138,7 @@ fn name_of(source: &KeySource) -> Option<String> {
     match source {
         KeySource::Issuer(url) => Some(format!("issuer {url}")),
         KeySource::JwksUrl(url) => Some(format!("jwks {url}")),
-        KeySource::JwksFile(_) | KeySource::PublicKeyFile(_) | KeySource::Hs256SecretFile(_) => None,
+        KeySource::File(..) => None,
     }
 }
 
@@ -159,7 +162,7 @@ mod tests {
 
     const KEY: &str = r#"{"keys": [{"kty": "EC", "crv": "P-256", "kid": "1", "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4", "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]}"#;
 
-    fn auth(keys: &str) -> AuthSettings {
+    fn auth(keys: &str) -> ProviderSettings {
         let text = format!(
             "version: 1\nauth: {{main: {{{keys}, audience: api}}}}\nroutes: [{{path: /a, service: a, auth: main}}]\n"
         );
@@ -171,7 +174,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut kept = KeptKeys::new(Some(dir.path()));
         let one = auth("jwks: \"https://a.test/keys\"");
-        let keys = Arc::new(KeySet::from_jwks(KEY.as_bytes()).unwrap());
+        let keys = Arc::new(Keys::Jwt(KeySet::from_jwks(KEY.as_bytes()).unwrap()));
         let now = Duration::from_hours(500_000);
         assert!(kept.load(&one, now).is_none());
         kept.save(&"main".into(), &one.keys, &keys, now);
@@ -179,12 +182,12 @@ mod tests {
             [(Duration::ZERO, true), (USABLE, true), (USABLE + Duration::from_secs(1), false)]
         {
             let loaded = kept.load(&one, now + later);
-            assert_eq!(loaded, is_usable.then(|| (KeySet::clone(&keys), now)), "{later:?}");
+            assert_eq!(loaded, is_usable.then(|| (Keys::clone(&keys), now)), "{later:?}");
         }
         for other in ["jwks: \"https://b.test/keys\"", "issuer: \"https://a.test/keys\""] {
             assert!(kept.load(&auth(other), now).is_none(), "{other}");
         }
-        let renamed = AuthSettings { name: "other".into(), ..one.clone() };
+        let renamed = ProviderSettings { name: "other".into(), ..one.clone() };
         assert!(kept.load(&renamed, now).is_none());
     }
 
@@ -192,7 +195,7 @@ mod tests {
     fn providers_of_one_name_in_one_directory_keep_each_their_own() {
         let dir = tempfile::tempdir().unwrap();
         let now = Duration::from_hours(500_000);
-        let keys = Arc::new(KeySet::from_jwks(KEY.as_bytes()).unwrap());
+        let keys = Arc::new(Keys::Jwt(KeySet::from_jwks(KEY.as_bytes()).unwrap()));
         let both = ["jwks: \"https://a.test/keys\"", "jwks: \"https://b.test/keys\""].map(auth);
         for one in &both {
             let mut kept = KeptKeys::new(Some(dir.path()));
@@ -231,7 +234,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut kept = KeptKeys::new(Some(dir.path()));
         let one = auth("jwks: \"https://a.test/keys\"");
-        let keys = Arc::new(KeySet::from_jwks(KEY.as_bytes()).unwrap());
+        let keys = Arc::new(Keys::Jwt(KeySet::from_jwks(KEY.as_bytes()).unwrap()));
         let now = Duration::from_hours(500_000);
         let fetched = |kept: &KeptKeys| kept.load(&one, now).unwrap().1;
         kept.save(&"main".into(), &one.keys, &keys, now);

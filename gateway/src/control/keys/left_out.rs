@@ -6,15 +6,18 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
+    auth::{
+        Keys,
+        jwt::{Skipped, Unusable},
+    },
     config::settings::Settings,
     control::{status::Status, world::World},
-    policy::jwt::{KeySet, Skipped, Unusable},
     printable::printable,
 };
 
 /// The sets that were told of, by provider.
 #[derive(Debug, Default)]
-pub struct LeftOut(HashMap<Arc<str>, Arc<KeySet>>);
+pub struct LeftOut(HashMap<Arc<str>, Arc<Keys>>);
 
 impl LeftOut {
     /// Logs what is left out of each set that is new since the last time.

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::desk::Asker;
+use crate::auth::desk::Asker;
 
 #[derive(Debug)]
 pub(super) struct Pace {

@@ -4,12 +4,15 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::desk::FetchReport;
 use crate::{
+    auth::{
+        desk::FetchReport,
+        jwt::Skipped,
+        provider::{HeldKeys, Provider},
+    },
     control::exposition::{Families, count},
-    policy::jwt::Skipped,
     printable::printable,
-    snapshot::{AuthProvider, HeldKeys, Snapshot},
+    snapshot::Snapshot,
 };
 
 /// For `/api/v1/keys`. `now`: wall time since the Unix epoch.
@@ -25,7 +28,7 @@ pub(in crate::control) fn json(snapshot: &Snapshot, now: Duration) -> Value {
         });
         json!({
             "provider": &*provider.name,
-            "issuer": provider.jwt.shown_issuer(),
+            "issuer": provider.authenticator.shown_issuer(),
             "from": from(held, report.as_ref()),
             "keys": keys.map(|kid| json!({"kid": kid.map(printable)})).collect::<Vec<_>>(),
             "left_out": skipped.collect::<Vec<_>>(),
@@ -35,8 +38,8 @@ pub(in crate::control) fn json(snapshot: &Snapshot, now: Duration) -> Value {
     json!({ "providers": providers.collect::<Vec<_>>() })
 }
 
-fn held(snapshot: &Snapshot) -> impl Iterator<Item = (&AuthProvider, &HeldKeys)> {
-    snapshot.table.auth.iter().zip(&snapshot.keys)
+fn held(snapshot: &Snapshot) -> impl Iterator<Item = (&Provider, &HeldKeys)> {
+    snapshot.table.auth.iter().map(|provider| &**provider).zip(&snapshot.keys)
 }
 
 /// Where the keys in use are from.

@@ -16,7 +16,7 @@ pub(crate) struct Certified {
 
 impl Authority {
     pub(crate) fn new() -> Self {
-        millgate::policy::jwt::install_crypto_provider();
+        millgate::auth::jwt::install_crypto_provider();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())

@@ -100,7 +100,7 @@ impl KeyDesk {
     }
 
     /// Who has asked since the last fetch began.
-    pub(super) fn asker(&self) -> Option<Asker> {
+    pub(crate) fn asker(&self) -> Option<Asker> {
         match (self.regular.load(Ordering::Acquire), self.stranger.load(Ordering::Acquire)) {
             (true, _) => Some(Asker::Regular),
             (false, true) => Some(Asker::Stranger),
@@ -109,12 +109,12 @@ impl KeyDesk {
     }
 
     /// Waits for a first question since the last fetch began.
-    pub(super) async fn asked(&self) {
+    pub(crate) async fn asked(&self) {
         self.asked.notified().await;
     }
 
     /// A fetch begins, for all who have asked; its number.
-    pub(super) fn begin(&self) -> u64 {
+    pub(crate) fn begin(&self) -> u64 {
         // Cleared before the number is raised: a request that reads the new number and asks then, asks for the next one.
         for flag in [&self.regular, &self.stranger] {
             flag.swap(false, Ordering::AcqRel);

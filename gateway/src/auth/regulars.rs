@@ -4,13 +4,11 @@
 //! A table of fixed size ([`PLACES`]) and one place for each address, so that a flood of addresses costs no memory. Two addresses
 //! with one place push each other out. It decides how soon keys are fetched, and never whether a token is good.
 
-use std::hash::BuildHasher;
-
-use crate::policy::rate_limit::LimitKey;
+use std::hash::{BuildHasher, Hash};
 
 /// A worker's table.
 #[derive(Debug, Default)]
-pub struct Regulars {
+pub(crate) struct Regulars {
     /// Seeded at random: senders choose addresses.
     hasher: foldhash::quality::RandomState,
     /// Empty until the first is learned.
@@ -19,7 +17,7 @@ pub struct Regulars {
 
 impl Regulars {
     /// A token of this client was verified. `client`: its address, as limits count it.
-    pub fn learn(&mut self, client: LimitKey) {
+    pub(crate) fn learn(&mut self, client: impl Hash) {
         if self.places.is_empty() {
             self.places.resize(PLACES, 0);
         }
@@ -29,12 +27,12 @@ impl Regulars {
         }
     }
 
-    pub fn knows(&self, client: LimitKey) -> bool {
+    pub(crate) fn knows(&self, client: impl Hash) -> bool {
         let (place, mark) = self.place(client);
         self.places.get(place) == Some(&mark)
     }
 
-    fn place(&self, client: LimitKey) -> (usize, u64) {
+    fn place(&self, client: impl Hash) -> (usize, u64) {
         let hash = self.hasher.hash_one(client);
         // Truncation is the point: the low bits choose the place. 0 is an empty one.
         (usize::try_from(hash % PLACES as u64).unwrap_or(0), hash.max(1))
@@ -50,7 +48,7 @@ mod tests {
 
     #[test]
     fn a_client_is_known_once_it_was_seen_and_a_flood_of_others_takes_no_more_memory() {
-        let client = |n: u32| LimitKey::of_ip(std::net::Ipv4Addr::from_bits(n).into());
+        let client = |n: u32| std::net::Ipv4Addr::from_bits(n);
         let mut regulars = Regulars::default();
         assert!(!regulars.knows(client(7)));
         regulars.learn(client(7));

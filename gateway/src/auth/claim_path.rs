@@ -6,7 +6,7 @@
 
 /// The names that lead to a claim, outermost first.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ClaimPath {
+pub(crate) struct ClaimPath {
     /// As the configuration writes it: what the claim is asked for by.
     pub(super) written: Box<str>,
     pub(super) steps: Box<[Box<str>]>,
@@ -24,7 +24,7 @@ impl ClaimPath {
 }
 
 /// Whether the text names a claim: a dot has a name on each of its sides.
-pub fn names_a_claim(written: &str) -> bool {
+pub(crate) fn names_a_claim(written: &str) -> bool {
     steps(written).is_some()
 }
 

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
+    super::KeyList,
     JwtRejection,
     signature::{KeyRefused, Verifier},
 };
@@ -291,6 +292,24 @@ impl KeySet {
     }
 }
 
+impl KeyList for KeySet {
+    fn len(&self) -> usize {
+        Self::len(self)
+    }
+
+    fn names(&self) -> Vec<Option<&str>> {
+        Self::names(self).collect()
+    }
+
+    fn skipped(&self) -> &[Skipped] {
+        Self::skipped(self)
+    }
+
+    fn to_jwks(&self) -> Option<Value> {
+        Self::to_jwks(self)
+    }
+}
+
 fn read_jwk(value: Value) -> Result<Key, Unusable> {
     let jwk: Jwk = serde_json::from_value(value).map_err(|_| Unusable::NotAJwk)?;
     judge(&jwk)
@@ -402,7 +421,7 @@ const CANDIDATES_MAX: usize = 4;
 /// RFC 7518 §3.3.
 const RSA_BITS_MIN: usize = 2048;
 /// RFC 7518 §3.2: as long as the hash.
-const SECRET_BYTES_MIN: usize = 32;
+pub(super) const SECRET_BYTES_MIN: usize = 32;
 /// 2²⁵⁵ − 19, most significant byte first.
 const ED25519_PRIME: [u8; 32] = {
     let mut prime = [0xFF; 32];

@@ -13,7 +13,7 @@
 
 use http::{HeaderMap, HeaderName, header};
 
-use crate::config::settings::TokenSource;
+use super::settings::CredentialSource;
 
 /// The request is wrong, whatever its token says (400 `bad_request`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl BadPlacement {
 /// What a request has where a token is looked for, without a copy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Found<'a> {
-    pub token: Option<&'a str>,
+    pub credential: Option<&'a str>,
     /// Somebody else's cookie, and what it would be as a token.
     pub foreign: Option<Result<&'a str, BadPlacement>>,
 }
@@ -45,7 +45,7 @@ pub struct Found<'a> {
 impl<'a> Found<'a> {
     /// What is to be verified.
     pub fn any(self) -> Result<Option<&'a str>, BadPlacement> {
-        match (self.token, self.foreign) {
+        match (self.credential, self.foreign) {
             (None, Some(foreign)) => foreign.map(Some),
             (token, _) => Ok(token),
         }
@@ -53,7 +53,7 @@ impl<'a> Found<'a> {
 
     /// Adds what was found in other places.
     pub fn merge(&mut self, other: Self) -> Result<(), BadPlacement> {
-        merge(&mut self.token, other.token)?;
+        merge(&mut self.credential, other.credential)?;
         self.foreign = match (self.foreign, other.foreign) {
             (Some(Ok(first)), Some(Ok(second))) if first != second => Some(Err(BadPlacement::Repeated)),
             (Some(Err(fault)), _) | (Some(Ok(_)), Some(Err(fault))) => Some(Err(fault)),
@@ -64,24 +64,24 @@ impl<'a> Found<'a> {
 }
 
 impl<'a> From<Option<&'a str>> for Found<'a> {
-    fn from(token: Option<&'a str>) -> Self {
-        Self { token, foreign: None }
+    fn from(credential: Option<&'a str>) -> Self {
+        Self { credential, foreign: None }
     }
 }
 
 /// Looks into each of the places. `query` is the part of the request's URI after `?`.
-pub fn find_token<'a>(
+pub fn find_credential<'a>(
     headers: &'a HeaderMap,
     query: Option<&'a str>,
-    sources: &[TokenSource],
+    sources: &[CredentialSource],
 ) -> Result<Found<'a>, BadPlacement> {
     let mut found = Found::default();
     for source in sources {
         found.merge(match source {
-            TokenSource::Bearer => bearer(headers)?.into(),
-            TokenSource::Cookie(name) => cookie(headers, name)?,
-            TokenSource::Header(name) => header(headers, name)?.into(),
-            TokenSource::Query(name) => parameter(query, name)?.into(),
+            CredentialSource::Bearer => bearer(headers)?.into(),
+            CredentialSource::Cookie(name) => cookie(headers, name)?,
+            CredentialSource::Header(name) => header(headers, name)?.into(),
+            CredentialSource::Query(name) => parameter(query, name)?.into(),
         })?;
     }
     Ok(found)
@@ -156,7 +156,7 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Found<'a>, BadPlacem
                         .and_then(|value| value.strip_suffix(b"\""))
                         .unwrap_or(value);
                     found.merge(if is_foreign(unquoted) {
-                        Found { token: None, foreign: some(unquoted).transpose() }
+                        Found { credential: None, foreign: some(unquoted).transpose() }
                     } else {
                         some(unquoted)?.into()
                     })?;
@@ -321,14 +321,14 @@ mod tests {
 
     fn found(
         lines: &[(&'static str, &'static str)],
-        sources: &[TokenSource],
+        sources: &[CredentialSource],
     ) -> Result<Option<String>, BadPlacement> {
         // `collect` would keep one line per name.
         let mut map = HeaderMap::new();
         for (name, value) in lines {
             map.append(*name, HeaderValue::from_static(value));
         }
-        let found = find_token(&map, Some("a=1&access_token=q.q.q&b"), sources).and_then(Found::any);
+        let found = find_credential(&map, Some("a=1&access_token=q.q.q&b"), sources).and_then(Found::any);
         found.map(|token| token.map(str::to_owned))
     }
 
@@ -371,22 +371,26 @@ mod tests {
             ("Basic xBearer a", Ok(None)),
             ("Bearer-x a", Ok(None)),
         ] {
-            assert_eq!(found(&[("authorization", value)], &[TokenSource::Bearer]), expected, "{value:?}");
+            assert_eq!(
+                found(&[("authorization", value)], &[CredentialSource::Bearer]),
+                expected,
+                "{value:?}"
+            );
         }
-        assert_eq!(found(&[], &[TokenSource::Bearer]), Ok(None));
+        assert_eq!(found(&[], &[CredentialSource::Bearer]), Ok(None));
     }
 
     #[test]
     fn two_authorization_lines_are_refused_in_any_order() {
         let (good, other) = (("authorization", "Bearer a.b.c"), ("authorization", "Basic x"));
         for lines in [[good, other], [other, good], [good, good]] {
-            assert_eq!(found(&lines, &[TokenSource::Bearer]), REPEATED);
+            assert_eq!(found(&lines, &[CredentialSource::Bearer]), REPEATED);
         }
     }
 
     #[test]
     fn cookies_are_read_from_all_lines() {
-        let sources = [TokenSource::Cookie("session".into())];
+        let sources = [CredentialSource::Cookie("session".into())];
         for (lines, expected) in [
             (&[("cookie", "a=1; session=x.y.z; b=2")][..], token("x.y.z")),
             (&[("cookie", "a=1"), ("cookie", "session=\"x.y.z\"")], token("x.y.z")),
@@ -403,32 +407,36 @@ mod tests {
 
     #[test]
     fn a_header_or_a_parameter_carries_a_token_when_configured() {
-        let header = TokenSource::Header(HeaderName::from_static("x-token"));
+        let header = CredentialSource::Header(HeaderName::from_static("x-token"));
         for (value, expected) in
             [("a.b.c", token("a.b.c")), ("Bearer a.b.c", token("a.b.c")), ("a b", MALFORMED)]
         {
             assert_eq!(found(&[("x-token", value)], std::slice::from_ref(&header)), expected);
         }
         assert_eq!(found(&[("x-token", "a"), ("x-token", "a")], &[header]), REPEATED);
-        assert_eq!(found(&[], &[TokenSource::Query("access_token".into())]), token("q.q.q"));
-        assert_eq!(found(&[], &[TokenSource::Query("token".into())]), Ok(None));
+        assert_eq!(found(&[], &[CredentialSource::Query("access_token".into())]), token("q.q.q"));
+        assert_eq!(found(&[], &[CredentialSource::Query("token".into())]), Ok(None));
     }
 
     #[test]
     fn different_tokens_in_two_places_are_refused_and_equal_ones_are_not() {
-        let sources = [TokenSource::Bearer, TokenSource::Cookie("session".into())];
+        let sources = [CredentialSource::Bearer, CredentialSource::Cookie("session".into())];
         let with = |cookie| found(&[("authorization", "Bearer a.e30.b"), ("cookie", cookie)], &sources);
         assert_eq!(with("session=a.e30.b"), token("a.e30.b"));
         assert_eq!(with("session=a.e30.c"), REPEATED);
-        assert_eq!(found(&[("cookie", "session=b")], &[TokenSource::Bearer]), Ok(None), "not configured");
+        assert_eq!(
+            found(&[("cookie", "session=b")], &[CredentialSource::Bearer]),
+            Ok(None),
+            "not configured"
+        );
     }
 
     #[test]
     fn a_token_in_a_spelling_that_some_service_reads_is_one_more_token() {
         let read = |query: &str| {
-            let sources = [TokenSource::Query("access_token".into())];
+            let sources = [CredentialSource::Query("access_token".into())];
             let headers = HeaderMap::new();
-            let found = find_token(&headers, Some(query), &sources).and_then(Found::any);
+            let found = find_credential(&headers, Some(query), &sources).and_then(Found::any);
             found.map(|token| token.map(str::to_owned))
         };
         for name in [
@@ -463,7 +471,7 @@ mod tests {
         {
             assert_eq!(read(&format!("{name}=b&access_token=a")), token("a"), "{name}");
         }
-        let cookies = [TokenSource::Cookie("session".into())];
+        let cookies = [CredentialSource::Cookie("session".into())];
         for line in [
             "session =b; session=a",
             "session=a;\tSESSION=b",
@@ -486,7 +494,7 @@ mod tests {
         ] {
             let mut map = HeaderMap::new();
             map.insert(header::COOKIE, HeaderValue::from_bytes(line).unwrap());
-            let found = find_token(&map, None, &cookies).and_then(Found::any);
+            let found = find_credential(&map, None, &cookies).and_then(Found::any);
             assert_eq!(found, Err(BadPlacement::Repeated), "{}", line.escape_ascii());
         }
         for name in
@@ -503,15 +511,15 @@ mod tests {
     fn a_no_break_space_does_not_hide_the_scheme() {
         let mut map = HeaderMap::new();
         map.insert(header::AUTHORIZATION, HeaderValue::from_bytes(b"Bearer\xa0a.b.c").unwrap());
-        assert_eq!(find_token(&map, None, &[TokenSource::Bearer]), Err(BadPlacement::Malformed));
+        assert_eq!(find_credential(&map, None, &[CredentialSource::Bearer]), Err(BadPlacement::Malformed));
     }
 
     #[test]
     fn an_empty_place_beside_a_token_is_no_token() {
         let sources = [
-            TokenSource::Bearer,
-            TokenSource::Cookie("session".into()),
-            TokenSource::Header(HeaderName::from_static("x-token")),
+            CredentialSource::Bearer,
+            CredentialSource::Cookie("session".into()),
+            CredentialSource::Header(HeaderName::from_static("x-token")),
         ];
         let lines = [("authorization", "Bearer a"), ("cookie", "session="), ("x-token", "")];
         assert_eq!(found(&lines, &sources), token("a"));
@@ -520,7 +528,7 @@ mod tests {
 
     #[test]
     fn somebody_elses_cookie_beside_a_token_is_no_token() {
-        let sources = [TokenSource::Cookie("session".into()), TokenSource::Bearer];
+        let sources = [CredentialSource::Cookie("session".into()), CredentialSource::Bearer];
         for (cookie, is_foreign) in [
             ("7f3a", true),
             ("s%3AqYc.b0uW%2Fx", true),
@@ -549,7 +557,7 @@ mod tests {
     #[test]
     fn a_token_is_borrowed_from_the_request() {
         let headers = headers(&[("authorization", "Bearer a.b.c")]);
-        let token = find_token(&headers, None, &[TokenSource::Bearer]).unwrap().token.unwrap();
+        let token = find_credential(&headers, None, &[CredentialSource::Bearer]).unwrap().credential.unwrap();
         let line = headers[header::AUTHORIZATION].as_bytes().as_ptr_range();
         assert!(line.contains(&token.as_ptr()));
     }

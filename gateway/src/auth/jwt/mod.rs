@@ -11,82 +11,49 @@
 //!
 //! Units: seconds since 1970. Limits: [`TOKEN_BYTES_MAX`], [`KID_BYTES_MAX`].
 
-mod cache;
-mod claim_path;
 mod claims;
 mod header;
 mod keys;
-mod regulars;
 mod signature;
-mod token_source;
+pub(crate) mod written;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue};
 use jsonwebtoken::Algorithm;
-use serde_json::Value;
 
-pub(super) use self::claims::is_one_of;
+pub(crate) use self::written::Written;
 pub use self::{
-    cache::TokenCache,
-    claim_path::names_a_claim,
     claims::issuer_of,
     header::LastHeader,
     keys::{KeyError, KeySet, Skipped, Unusable},
-    regulars::Regulars,
-    token_source::{BadPlacement, Found, find_token},
+    written::JwtSettings,
 };
-use self::{claim_path::ClaimPath, claims::Payload, signature::SignatureFault};
-use crate::config::settings::{AuthSettings, TokenSource};
+use self::{claims::payload_of, signature::SignatureFault};
+use super::{
+    Check, Fit, Identity, Kind, Words,
+    claims::{ClaimTexts, Projection, claim_texts},
+    rejection::{Rejection, Told},
+    settings::{CredentialSource, KeySource, ProviderSettings, ReadFile},
+};
+use crate::config::{diagnostics::Diagnostics, fields::Fields, tree::At};
 
-/// One `auth.<name>` provider without its keys, which come and go.
+/// What a provider of tokens checks, without its keys, which come and go.
 #[derive(Debug, Clone)]
 pub struct Jwt {
-    name: Arc<str>,
+    provider: Arc<str>,
     issuer: Option<Box<str>>,
     /// With variables as they are written.
     shown_issuer: Option<Box<str>>,
-    /// Empty: a token has none, and is known to be for us by what is required.
+    /// Empty: a token has none, and `required` says whom it is for.
     audience: Box<[Box<str>]>,
     /// Claims that a token must have, and what one of their texts must be.
     required: ClaimTexts,
     algorithms: Box<[Algorithm]>,
     leeway: u64,
-    from: Box<[TokenSource]>,
-    /// Claim, header, and what stands between the texts of a list.
-    forward: Box<[(Box<str>, HeaderName, char)]>,
-    /// Names of claims that a [`Verified`] keeps.
-    kept: Box<[Box<str>]>,
-    /// Of all that are asked for, those that may lie inside others.
-    paths: Box<[ClaimPath]>,
+    projection: Projection,
 }
 
-/// Claims and their accepted texts.
-pub(super) type ClaimTexts = Box<[(Box<str>, Box<[Box<str>]>)]>;
-
-/// A token that holds, and what the gateway needs of it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Verified {
-    /// Name of the provider that vouches for the rest: a subject is one of its issuer's.
-    pub provider: Arc<str>,
-    /// `sub`.
-    pub subject: Option<Box<str>>,
-    /// The words of `scope` and `scp`.
-    pub scopes: Box<[Box<str>]>,
-    /// `role` and `roles`.
-    pub roles: Box<[Box<str>]>,
-    /// `exp`, seconds since 1970.
-    pub exp: u64,
-    /// First second in which the token holds no more: `exp` and the leeway.
-    pub over_at: u64,
-    /// Headers for the upstream request, made from the claims that the provider forwards.
-    pub forward: Vec<(HeaderName, HeaderValue)>,
-    /// The claims that limits and requirements name ([`Jwt::keeping`]). Not all: tokens are remembered by the
-    /// thousand, and what nobody asks for would only be memory to fetch and to free.
-    pub claims: BTreeMap<Box<str>, Value>,
-}
-
-/// A token that does not hold.
+/// Why a token is not valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JwtRejection {
     /// Not three parts of base64url with JSON inside, too long, a claim twice, or an `alg` that does not
@@ -119,17 +86,6 @@ pub enum JwtRejection {
     KeysUnavailable,
 }
 
-/// What the client is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RejectionCode {
-    /// `token_invalid`
-    Invalid,
-    /// `token_expired`
-    Expired,
-    /// `keys_unavailable`
-    KeysUnavailable,
-}
-
 /// A provider that could accept nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum JwtError {
@@ -148,61 +104,49 @@ pub fn install_crypto_provider() {
 }
 
 impl Jwt {
-    pub fn compile(settings: &AuthSettings) -> Result<Self, JwtError> {
+    /// `kept`: claims that an identity keeps beside those that have fields of their own.
+    ///
+    /// # Errors
+    /// The provider could accept nothing.
+    pub fn compile(
+        settings: &ProviderSettings,
+        own: &JwtSettings,
+        kept: impl IntoIterator<Item = Box<str>>,
+    ) -> Result<Self, JwtError> {
         let is_hmac = |algorithm: &Algorithm| algorithm.family() == jsonwebtoken::AlgorithmFamily::Hmac;
-        let hmacs = settings.algorithms.iter().filter(|algorithm| is_hmac(algorithm)).count();
-        if settings.algorithms.is_empty() {
+        let hmacs = own.algorithms.iter().filter(|algorithm| is_hmac(algorithm)).count();
+        if own.algorithms.is_empty() {
             return Err(JwtError::NoAlgorithm);
         }
-        if hmacs != 0 && hmacs != settings.algorithms.len() {
+        if hmacs != 0 && hmacs != own.algorithms.len() {
             return Err(JwtError::MixedAlgorithms);
         }
-        if settings.audience.is_empty() && settings.require.is_empty() {
+        if own.audience.is_empty() && own.require.is_empty() {
             return Err(JwtError::NoAudience);
         }
         Ok(Self {
-            name: Arc::from(settings.name.as_str()),
-            issuer: settings.issuer.as_deref().map(Into::into),
-            shown_issuer: settings.issuer.as_deref().map(|issuer| settings.hidden.shown(issuer).into()),
-            audience: settings.audience.iter().map(|audience| audience.as_str().into()).collect(),
-            algorithms: settings.algorithms.as_slice().into(),
-            required: claim_texts(&settings.require),
-            leeway: settings.leeway.as_secs(),
-            from: settings.from.as_slice().into(),
-            forward: settings
-                .forward
-                .iter()
-                .map(|(claim, name)| (claim.as_str().into(), name.clone(), settings.separator(name)))
-                .collect(),
-            kept: Box::default(),
-            paths: Box::default(),
-        }
-        .with_paths())
+            provider: Arc::from(settings.name.as_str()),
+            issuer: own.issuer.as_deref().map(Into::into),
+            shown_issuer: own.issuer.as_deref().map(|issuer| settings.hidden.shown(issuer).into()),
+            audience: own.audience.iter().map(|audience| audience.as_str().into()).collect(),
+            algorithms: own.algorithms.as_slice().into(),
+            required: claim_texts(&own.require),
+            leeway: own.leeway.as_secs(),
+            projection: Projection::new(settings, kept, &own.require),
+        })
     }
 
-    /// Keeps these claims of a token beside the ones that have fields of their own.
-    #[must_use]
-    pub fn keeping(self, names: impl IntoIterator<Item = Box<str>>) -> Self {
-        Self { kept: names.into_iter().collect(), ..self }.with_paths()
-    }
-
-    fn with_paths(self) -> Self {
-        let forwarded = self.forward.iter().map(|(claim, ..)| claim);
-        let asked = forwarded.chain(self.required.iter().map(|(claim, _)| claim)).chain(&self.kept);
-        let mut paths: Vec<_> = asked.filter_map(|claim| ClaimPath::of(claim)).collect();
-        paths.sort_unstable_by(|a, b| a.written.cmp(&b.written));
-        paths.dedup();
-        Self { paths: paths.into(), ..self }
-    }
-
-    /// Does the token hold at `now` (seconds since 1970)? `keys` are `None` until they were first loaded.
-    pub fn check(
+    /// Is the token valid at `now` (seconds since 1970)? `keys` are `None` until they were first loaded.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn verify(
         &self,
         keys: Option<&KeySet>,
         token: &str,
         now: u64,
         last_header: &mut LastHeader,
-    ) -> Result<Verified, JwtRejection> {
+    ) -> Result<Identity, JwtRejection> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(JwtRejection::Malformed);
         }
@@ -212,14 +156,14 @@ impl Jwt {
         }
         let Some(keys) = keys else {
             // What the claims alone refuse, no key lets through.
-            claims::check(self, &Payload::of(token)?, now)?;
+            claims::check(self, &payload_of(token)?, now)?;
             return Err(JwtRejection::KeysUnavailable);
         };
         let mut rejection = JwtRejection::BadSignature;
         for key in keys.candidates(header.kid.as_deref(), header.algorithm)? {
             match key.check(token) {
                 // Nothing is read from the claims before the signature is known to be good.
-                Ok(()) => return claims::check(self, &Payload::of(token)?, now),
+                Ok(()) => return claims::check(self, &payload_of(token)?, now),
                 Err(SignatureFault::Malformed) => return Err(JwtRejection::Malformed),
                 Err(SignatureFault::Bad) => rejection = JwtRejection::BadSignature,
             }
@@ -246,31 +190,68 @@ impl Jwt {
             }
             _ => false,
         };
-        is_of_keys && Payload::of(token).and_then(|payload| claims::check(self, &payload, now)).is_ok()
+        is_of_keys && payload_of(token).and_then(|payload| claims::check(self, &payload, now)).is_ok()
+    }
+}
+
+impl Kind for Jwt {
+    type Written = Written;
+    type Settings = JwtSettings;
+    type Keys = KeySet;
+
+    const WORDS: &'static Words =
+        &Words { scheme: "Bearer", credential: "token", wanted: "a bearer token", plural: "tokens" };
+    const KEY_FIELDS: &'static [&'static str] = &KEY_FIELDS;
+    const FIELDS: &'static [&'static str] = &["audience", "require", "algorithms", "leeway"];
+
+    fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Written {
+        Written::read(fields, sink)
     }
 
-    pub fn name(&self) -> &Arc<str> {
-        &self.name
+    fn unreadable() -> Written {
+        Written::unreadable()
     }
 
-    /// The `iss` that a token must have; `None`: any, or none.
-    pub fn issuer(&self) -> Option<&str> {
-        self.issuer.as_deref()
+    fn resolve(
+        written: &Written,
+        name: &At<String>,
+        files: &mut ReadFile<'_>,
+        sink: &mut Diagnostics,
+    ) -> (JwtSettings, KeySource) {
+        written.resolve(name, files, sink)
     }
 
-    /// The same for people.
-    pub fn shown_issuer(&self) -> Option<&str> {
+    fn default_sources() -> Vec<CredentialSource> {
+        vec![CredentialSource::Bearer]
+    }
+
+    fn compile(settings: &ProviderSettings, own: &JwtSettings, kept: Vec<Box<str>>) -> Result<Self, String> {
+        Self::compile(settings, own, kept).map_err(|error| error.to_string())
+    }
+
+    fn fit(&self, issuer: Option<&str>) -> Fit {
+        match &self.issuer {
+            None => Fit::Any,
+            Some(own) if issuer == Some(own) => Fit::Named,
+            Some(_) => Fit::Other,
+        }
+    }
+
+    fn check(&self, keys: Option<&KeySet>, token: &str, with: Check<'_>) -> Result<Identity, Rejection> {
+        self.verify(keys, token, with.now, with.last_header).map_err(|rejection| {
+            let is_doubtful =
+                with.has_newer_keys && self.depends_on_keys(&rejection, token, with.now, with.last_header);
+            Rejection {
+                reason: rejection.reason(),
+                claim: rejection.claim().map(Into::into),
+                told: rejection.told(),
+                is_doubtful,
+            }
+        })
+    }
+
+    fn shown_issuer(&self) -> Option<&str> {
         self.shown_issuer.as_deref()
-    }
-
-    /// Where to look for the token, in order: for [`find_token`].
-    pub fn sources(&self) -> &[TokenSource] {
-        &self.from
-    }
-
-    /// Headers that are made from claims. The same ones from the client must be removed, token or not.
-    pub fn forwarded_names(&self) -> impl Iterator<Item = &HeaderName> {
-        self.forward.iter().map(|(_, name, _)| name)
     }
 }
 
@@ -308,10 +289,10 @@ impl JwtRejection {
         }
     }
 
-    pub fn code(&self) -> RejectionCode {
+    fn told(&self) -> Told {
         match self {
-            Self::Expired => RejectionCode::Expired,
-            Self::KeysUnavailable => RejectionCode::KeysUnavailable,
+            Self::Expired => Told::Expired,
+            Self::KeysUnavailable => Told::Unavailable,
             Self::Malformed
             | Self::UnsupportedAlgorithm
             | Self::CriticalHeader
@@ -323,21 +304,8 @@ impl JwtRejection {
             | Self::WrongIssuer
             | Self::WrongAudience
             | Self::WrongClaim(_)
-            | Self::NotForwardable(_) => RejectionCode::Invalid,
+            | Self::NotForwardable(_) => Told::Invalid,
         }
-    }
-}
-
-pub(super) fn claim_texts(claims: &[(String, Vec<String>)]) -> ClaimTexts {
-    let boxed = |texts: &[String]| texts.iter().map(|text| text.as_str().into()).collect();
-    claims.iter().map(|(name, texts)| (name.as_str().into(), boxed(texts))).collect()
-}
-
-impl Verified {
-    /// Does the token still hold at `now`, seconds since 1970? RFC 7519 §4.1.4: "on or after" `exp` it does
-    /// not.
-    pub fn holds_at(&self, now: u64) -> bool {
-        now < self.over_at
     }
 }
 
@@ -345,9 +313,11 @@ impl Verified {
 pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
 /// Longest `kid`; key identifiers are names or hashes.
 pub const KID_BYTES_MAX: usize = 128;
+/// Fields that say where keys of tokens are.
+const KEY_FIELDS: [&str; 5] = ["issuer", "jwks", "jwks_file", "public_key_file", "hs256_secret_file"];
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     //! The attacks that implementations fell for (RFC 8725), and tokens that hold. Tests of claims stand
     //! there.
 
@@ -360,10 +330,13 @@ mod tests {
         jwk::{Jwk, PublicKeyUse},
     };
     use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize};
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
-    use crate::config::{diagnostics::Span, hidden::Hidden, settings::KeySource};
+    use crate::{
+        auth::KindSettings,
+        config::{diagnostics::Span, hidden::Hidden},
+    };
 
     /// Any moment will do.
     pub(super) const NOW: u64 = 1_800_000_000;
@@ -403,26 +376,76 @@ mod tests {
         Issuer { rsa, rsa_key, ec_key, ed_key: EncodingKey::from_ed_der(&ed.serialize_der()), keys }
     });
 
-    pub(super) fn settings() -> AuthSettings {
-        AuthSettings {
-            name: "main".into(),
-            keys: KeySource::JwksUrl("https://issuer.test/jwks".into()),
+    /// A provider's settings, without what has no part in a check.
+    #[derive(Clone)]
+    pub(super) struct Given {
+        pub(super) issuer: Option<String>,
+        pub(super) audience: Vec<String>,
+        pub(super) require: Vec<(String, Vec<String>)>,
+        pub(super) algorithms: Vec<Algorithm>,
+        pub(super) forward: Vec<(String, HeaderName)>,
+        pub(super) separators: Vec<(HeaderName, char)>,
+        pub(super) kept: Vec<Box<str>>,
+    }
+
+    impl Given {
+        pub(super) fn keeping(self, names: &[&str]) -> Self {
+            Self { kept: names.iter().map(|name| (*name).into()).collect(), ..self }
+        }
+
+        pub(super) fn compile(self) -> Result<Jwt, JwtError> {
+            let own = JwtSettings {
+                issuer: self.issuer,
+                audience: self.audience,
+                require: self.require,
+                algorithms: self.algorithms,
+                leeway: Duration::from_secs(LEEWAY),
+            };
+            let provider =
+                ProviderSettings { forward: self.forward, separators: self.separators, ..provider() };
+            Jwt::compile(&provider, &own, self.kept)
+        }
+    }
+
+    pub(super) fn settings() -> Given {
+        Given {
             issuer: Some("https://issuer.test".into()),
             audience: vec!["api".into(), "shop".into()],
             require: vec![],
             algorithms: vec![Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA],
-            leeway: Duration::from_secs(LEEWAY),
-            from: vec![TokenSource::Bearer],
             forward: vec![
                 ("sub".into(), HeaderName::from_static("x-user-id")),
                 ("roles".into(), HeaderName::from_static("x-roles")),
                 ("level".into(), HeaderName::from_static("x-level")),
             ],
             separators: vec![],
+            kept: vec![],
+        }
+    }
+
+    /// A provider that forwards nothing.
+    pub(crate) fn provider() -> ProviderSettings {
+        ProviderSettings {
+            name: "main".into(),
+            kind: KindSettings::Jwt(JwtSettings {
+                issuer: None,
+                audience: vec![],
+                require: vec![],
+                algorithms: vec![],
+                leeway: Duration::ZERO,
+            }),
+            keys: KeySource::JwksUrl("https://issuer.test/jwks".into()),
+            from: vec![],
+            forward: vec![],
+            separators: vec![],
             cache_max: 10,
             hidden: Hidden::default(),
             span: Span::default(),
         }
+    }
+
+    pub(crate) fn jwks_file(path: std::path::PathBuf) -> KeySource {
+        KeySource::File(path, &written::JWKS_FILE)
     }
 
     pub(super) fn claims() -> Value {
@@ -449,15 +472,15 @@ mod tests {
         signed(&header.to_string(), claims.to_string().as_bytes(), &ISSUER.ec_key, Algorithm::ES256)
     }
 
-    pub(super) fn check_at(token: &str, now: u64) -> Result<Verified, JwtRejection> {
-        Jwt::compile(&settings()).unwrap().check(Some(&ISSUER.keys), token, now, &mut LastHeader::default())
+    pub(super) fn check_at(token: &str, now: u64) -> Result<Identity, JwtRejection> {
+        settings().compile().unwrap().verify(Some(&ISSUER.keys), token, now, &mut LastHeader::default())
     }
 
-    pub(super) fn check(token: &str) -> Result<Verified, JwtRejection> {
+    pub(super) fn check(token: &str) -> Result<Identity, JwtRejection> {
         check_at(token, NOW)
     }
 
-    fn verdict_on_header(more: Value) -> Result<Verified, JwtRejection> {
+    fn verdict_on_header(more: Value) -> Result<Identity, JwtRejection> {
         check(&es256(more, &claims()))
     }
 
@@ -473,7 +496,7 @@ mod tests {
             let token = jsonwebtoken::encode(&header, &claims(), key).unwrap();
             let verified = check(&token).unwrap();
             assert_eq!(verified.subject.as_deref(), Some("ann"));
-            assert_eq!((verified.exp, verified.over_at), (NOW + 60, NOW + 60 + LEEWAY));
+            assert_eq!(verified.valid_until, NOW + 60 + LEEWAY);
         }
     }
 
@@ -555,11 +578,10 @@ mod tests {
                 assert_eq!(check(&token), Err(JwtRejection::UnsupportedAlgorithm));
                 // Not even where a careless configuration accepts HMAC: the key is bound to its own
                 // algorithm.
-                let jwt =
-                    Jwt::compile(&AuthSettings { algorithms: vec![Algorithm::HS256], ..settings() }).unwrap();
-                assert!(jwt.check(Some(&ISSUER.keys), &token, NOW, &mut LastHeader::default()).is_err());
+                let jwt = Given { algorithms: vec![Algorithm::HS256], ..settings() }.compile().unwrap();
+                assert!(jwt.verify(Some(&ISSUER.keys), &token, NOW, &mut LastHeader::default()).is_err());
                 let pem_keys = KeySet::from_pem(pem.as_bytes()).unwrap();
-                let verdict = jwt.check(Some(&pem_keys), &token, NOW, &mut LastHeader::default());
+                let verdict = jwt.verify(Some(&pem_keys), &token, NOW, &mut LastHeader::default());
                 assert_eq!(verdict, Err(JwtRejection::UnsupportedAlgorithm));
             }
         }
@@ -575,9 +597,9 @@ mod tests {
         let header = json!({"alg": "PS256", "kid": "rsa"}).to_string();
         let token = signed(&header, claims().to_string().as_bytes(), &ISSUER.rsa_key, Algorithm::PS256);
         assert_eq!(check(&token), Err(JwtRejection::UnsupportedAlgorithm));
-        let jwt = Jwt::compile(&AuthSettings { algorithms: vec![Algorithm::PS256], ..settings() }).unwrap();
+        let jwt = Given { algorithms: vec![Algorithm::PS256], ..settings() }.compile().unwrap();
         assert_eq!(
-            jwt.check(Some(&ISSUER.keys), &token, NOW, &mut LastHeader::default()),
+            jwt.verify(Some(&ISSUER.keys), &token, NOW, &mut LastHeader::default()),
             Err(JwtRejection::UnsupportedAlgorithm)
         );
     }
@@ -651,15 +673,15 @@ mod tests {
 
     #[test]
     fn without_keys_a_token_is_neither_good_nor_bad() {
-        let jwt = Jwt::compile(&settings()).unwrap();
+        let jwt = settings().compile().unwrap();
         let rejection =
-            jwt.check(None, &es256(json!({}), &claims()), NOW, &mut LastHeader::default()).unwrap_err();
+            jwt.verify(None, &es256(json!({}), &claims()), NOW, &mut LastHeader::default()).unwrap_err();
         assert_eq!(rejection, JwtRejection::KeysUnavailable);
-        assert_eq!(rejection.code(), RejectionCode::KeysUnavailable);
+        assert_eq!(rejection.told(), Told::Unavailable);
         let late = es256(json!({}), &with(claims(), json!({"exp": NOW - 60})));
-        assert_eq!(jwt.check(None, &late, NOW, &mut LastHeader::default()), Err(JwtRejection::Expired));
+        assert_eq!(jwt.verify(None, &late, NOW, &mut LastHeader::default()), Err(JwtRejection::Expired));
         assert_eq!(
-            jwt.check(None, "a.b.c", NOW, &mut LastHeader::default()),
+            jwt.verify(None, "a.b.c", NOW, &mut LastHeader::default()),
             Err(JwtRejection::Malformed),
             "no key would help"
         );
@@ -667,10 +689,10 @@ mod tests {
 
     #[test]
     fn only_a_token_that_other_keys_could_let_pass_is_a_reason_to_fetch_them() {
-        let jwt = Jwt::compile(&settings()).unwrap();
+        let jwt = settings().compile().unwrap();
         let depends = |token: &str| {
             let mut last_header = LastHeader::default();
-            let rejection = jwt.check(Some(&ISSUER.keys), token, NOW, &mut last_header).unwrap_err();
+            let rejection = jwt.verify(Some(&ISSUER.keys), token, NOW, &mut last_header).unwrap_err();
             jwt.depends_on_keys(&rejection, token, NOW, &mut last_header)
         };
         let other = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
@@ -699,15 +721,15 @@ mod tests {
 
     #[test]
     fn a_shared_secret_verifies_hs256() {
-        let jwt = Jwt::compile(&AuthSettings { algorithms: vec![Algorithm::HS256], ..settings() }).unwrap();
+        let jwt = Given { algorithms: vec![Algorithm::HS256], ..settings() }.compile().unwrap();
         let keys = KeySet::from_secret(SECRET).unwrap();
         let payload = claims().to_string();
         let token = |secret| {
             let key = EncodingKey::from_secret(secret);
             signed(r#"{"alg":"HS256"}"#, payload.as_bytes(), &key, Algorithm::HS256)
         };
-        assert!(jwt.check(Some(&keys), &token(SECRET), NOW, &mut LastHeader::default()).is_ok());
-        let wrong = jwt.check(
+        assert!(jwt.verify(Some(&keys), &token(SECRET), NOW, &mut LastHeader::default()).is_ok());
+        let wrong = jwt.verify(
             Some(&keys),
             &token(b"another secret of thirty-two bytes"),
             NOW,
@@ -735,18 +757,18 @@ mod tests {
         ];
         let words: std::collections::HashSet<_> = all.iter().map(JwtRejection::reason).collect();
         assert_eq!(words.len(), all.len());
-        let codes = |code| all.iter().filter(|rejection| rejection.code() == code).count();
-        assert_eq!((codes(RejectionCode::Expired), codes(RejectionCode::KeysUnavailable)), (1, 1));
+        let codes = |code| all.iter().filter(|rejection| rejection.told() == code).count();
+        assert_eq!((codes(Told::Expired), codes(Told::Unavailable)), (1, 1));
     }
 
     #[test]
     fn a_provider_that_could_accept_nothing_is_refused() {
-        let compile = |settings| Jwt::compile(&settings).map(|_| ());
+        let compile = |settings| Given::compile(settings).map(|_| ());
         for (settings, error) in [
-            (AuthSettings { algorithms: vec![], ..settings() }, JwtError::NoAlgorithm),
-            (AuthSettings { audience: vec![], ..settings() }, JwtError::NoAudience),
+            (Given { algorithms: vec![], ..settings() }, JwtError::NoAlgorithm),
+            (Given { audience: vec![], ..settings() }, JwtError::NoAudience),
             (
-                AuthSettings { algorithms: vec![Algorithm::RS256, Algorithm::HS256], ..settings() },
+                Given { algorithms: vec![Algorithm::RS256, Algorithm::HS256], ..settings() },
                 JwtError::MixedAlgorithms,
             ),
         ] {

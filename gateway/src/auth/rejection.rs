@@ -1,0 +1,95 @@
+//! Why a credential is refused, and what the client learns of it.
+//!
+//! The reason is one word for logs and metrics; the client learns only [`Told`] and a challenge (RFC 9110 §11.6.1), so
+//! that a refusal does not help to guess.
+
+use std::fmt;
+
+use super::Words;
+
+/// A credential that is not accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// One word for logs and metrics.
+    pub reason: &'static str,
+    /// The claim that the reason is about.
+    pub claim: Option<Box<str>>,
+    pub told: Told,
+    /// Newer keys could let the credential pass.
+    pub is_doubtful: bool,
+}
+
+/// What the client learns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// `token_invalid`
+    Invalid,
+    /// `token_expired`
+    Expired,
+    /// `keys_unavailable`
+    Unavailable,
+}
+
+impl Rejection {
+    /// The provider's keys are not known yet.
+    pub fn unavailable() -> Self {
+        Self { reason: "keys_unavailable", claim: None, told: Told::Unavailable, is_doubtful: false }
+    }
+
+    /// No provider of the route is responsible for the issuer that the credential names.
+    pub fn of_no_provider() -> Self {
+        Self { reason: "wrong_issuer", claim: Some("iss".into()), told: Told::Invalid, is_doubtful: false }
+    }
+
+    /// Of several rejections, the one with the highest rank says most: not known yet, then too late, then wrong.
+    pub fn rank(&self) -> u8 {
+        match (self.is_doubtful, self.told) {
+            (true, _) | (_, Told::Unavailable) => 2,
+            (false, Told::Expired) => 1,
+            (false, Told::Invalid) => 0,
+        }
+    }
+}
+
+/// The kinds of credentials that a route accepts, each once; the one that was refused comes first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted(Box<[&'static Words]>);
+
+impl Accepted {
+    pub fn new(kinds: impl IntoIterator<Item = &'static Words>) -> Self {
+        let mut all = Vec::new();
+        for words in kinds {
+            if !all.contains(&words) {
+                all.push(words);
+            }
+        }
+        Self(all.into())
+    }
+
+    /// "token", or "API key".
+    pub fn credential(&self) -> &'static str {
+        self.0.first().map_or("credential", |words| words.credential)
+    }
+
+    /// The value of `WWW-Authenticate`: one challenge for each kind. `parameters` are those of RFC 6750 §3, and stand in the
+    /// challenge of bearer tokens only.
+    pub fn challenge(&self, parameters: &str) -> String {
+        let mut value = String::new();
+        for words in &self.0 {
+            let separator = if value.is_empty() { "" } else { ", " };
+            let parameters = if words.scheme == "Bearer" { parameters } else { "" };
+            value = format!(r#"{value}{separator}{} realm="api"{parameters}"#, words.scheme);
+        }
+        value
+    }
+}
+
+/// "a bearer token", or "a bearer token or an API key".
+impl fmt::Display for Accepted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, words) in self.0.iter().enumerate() {
+            write!(f, "{}{}", if at == 0 { "" } else { " or " }, words.wanted)?;
+        }
+        Ok(())
+    }
+}

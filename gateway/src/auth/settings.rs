@@ -1,0 +1,231 @@
+//! `auth.<name>`: a provider as it is written, and what that means once it is checked.
+//!
+//! What all kinds of providers have is here: a name, where the credential stands in a request, which claims become header
+//! fields, how many identities are remembered. The rest belongs to the kind ([`super::Kind`]); which kind a provider is
+//! follows from the field that holds its keys.
+
+use std::{path::PathBuf, str::FromStr as _};
+
+use http::HeaderName;
+
+use super::{FORWARD, Keys, KindSettings, KindWritten, PROVIDER};
+use crate::config::{
+    diagnostics::{Diagnostic, Diagnostics, Span, code},
+    fields::{Fields, key, named_entries, value},
+    header,
+    hidden::Hidden,
+    tree::{At, Node, Value},
+    units::{Invalid, claim_name, count},
+};
+
+/// A provider as it is written: every field optional, places kept.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(super) kind: KindWritten,
+    from: Option<Vec<CredentialSource>>,
+    forward: Vec<(String, HeaderName)>,
+    separators: Vec<(HeaderName, char)>,
+    cache_max: Option<usize>,
+    hidden: Hidden,
+}
+
+/// One provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProviderSettings {
+    pub name: String,
+    /// What only this kind of provider has.
+    pub kind: KindSettings,
+    pub keys: KeySource,
+    /// Places to look for the credential, in order.
+    pub from: Vec<CredentialSource>,
+    /// Claim → header field. The same fields from the client are always removed.
+    pub forward: Vec<(String, HeaderName)>,
+    /// By header field: what stands between the texts of a list, where it is not a space.
+    pub separators: Vec<(HeaderName, char)>,
+    /// Identities that each worker remembers; 0: none.
+    pub cache_max: usize,
+    /// Variables in `keys` and `issuer`, wherever these are shown.
+    pub hidden: Hidden,
+    pub span: Span,
+}
+
+impl ProviderSettings {
+    /// Equal in meaning, wherever it stands in the file.
+    pub fn same_as(&self, other: &Self) -> bool {
+        *self == Self { span: self.span, ..other.clone() }
+    }
+
+    /// What stands between the texts of a list in this header field.
+    pub fn separator(&self, header: &HeaderName) -> char {
+        self.separators.iter().find(|(name, _)| name == header).map_or(' ', |(_, separator)| *separator)
+    }
+}
+
+/// Where a provider's keys come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    /// OIDC discovery: `<issuer>/.well-known/openid-configuration` names the JWKS.
+    Issuer(String),
+    JwksUrl(String),
+    /// Read again when it changes.
+    File(PathBuf, &'static FileFormat),
+}
+
+impl KeySource {
+    /// From a URL, in the background.
+    pub fn is_fetched(&self) -> bool {
+        matches!(self, Self::Issuer(_) | Self::JwksUrl(_))
+    }
+}
+
+/// How the keys in a file are written.
+#[derive(Debug)]
+pub struct FileFormat {
+    /// The field of the provider that names such a file.
+    pub field: &'static str,
+    /// What such a file is, for messages.
+    pub what: &'static str,
+    /// The error says what is wrong, without the name of the file.
+    pub parse: fn(&[u8]) -> Result<Keys, String>,
+}
+
+impl PartialEq for FileFormat {
+    fn eq(&self, other: &Self) -> bool {
+        self.field == other.field
+    }
+}
+
+impl Eq for FileFormat {}
+
+/// Where a credential stands in a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CredentialSource {
+    /// `Authorization: Bearer …`
+    Bearer,
+    Cookie(String),
+    Header(HeaderName),
+    Query(String),
+}
+
+/// Reads a file that the configuration names; an error is reported, and the file is watched from then on.
+pub(crate) type ReadFile<'a> =
+    dyn FnMut(&At<String>, &str, &mut Diagnostics) -> Option<(PathBuf, Vec<u8>)> + 'a;
+
+impl Written {
+    pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
+        let Some(fields) = Fields::of(node, &PROVIDER, sink) else { return Self::unreadable() };
+        let forward = fields.get("forward").map(|node| read_forward(node, sink)).unwrap_or_default();
+        let mut hidden = Hidden::default();
+        for name in KindWritten::key_fields() {
+            hidden.extend(&fields.hidden(name));
+        }
+        Self {
+            kind: KindWritten::read(&fields, sink),
+            from: fields
+                .values("from", sink, credential_source)
+                .map(|sources| sources.into_iter().map(|at| at.value).collect()),
+            separators: forward
+                .iter()
+                .filter_map(|forward| Some((forward.header.clone(), forward.separator?)))
+                .collect(),
+            forward: forward.into_iter().map(|forward| (forward.claim, forward.header)).collect(),
+            cache_max: fields.plain("cache", sink, |t| count(t, 0..=1_000_000)),
+            hidden,
+        }
+    }
+
+    /// Stands for a provider that could not be read at all; the error is reported.
+    fn unreadable() -> Self {
+        Self {
+            kind: KindWritten::unreadable(),
+            from: None,
+            forward: Vec::new(),
+            separators: Vec::new(),
+            cache_max: None,
+            hidden: Hidden::default(),
+        }
+    }
+
+    /// With defaults; files are read.
+    pub(crate) fn resolve(
+        &self,
+        name: &At<String>,
+        files: &mut ReadFile<'_>,
+        sink: &mut Diagnostics,
+    ) -> ProviderSettings {
+        let (kind, keys) = self.kind.resolve(name, files, sink);
+        ProviderSettings {
+            name: name.value.clone(),
+            from: self.from.clone().unwrap_or_else(|| kind.default_sources()),
+            kind,
+            keys,
+            forward: self.forward.clone(),
+            separators: self.separators.clone(),
+            cache_max: self.cache_max.unwrap_or(CACHE_MAX),
+            hidden: self.hidden.clone(),
+            span: name.span,
+        }
+    }
+}
+
+fn credential_source(text: &str) -> Result<CredentialSource, Invalid> {
+    let expected = "`bearer`, `cookie:NAME`, `header:NAME` or `query:NAME`";
+    let refuse = |label: &str| Invalid::new(code::BAD_VALUE, expected, label);
+    match text.split_once(':') {
+        None if text == "bearer" => Ok(CredentialSource::Bearer),
+        Some((_, "")) => Err(refuse("the name is missing")),
+        Some(("cookie", name)) => Ok(CredentialSource::Cookie(name.to_owned())),
+        Some(("query", name)) => Ok(CredentialSource::Query(name.to_owned())),
+        Some(("header", name)) => HeaderName::from_str(name)
+            .map(CredentialSource::Header)
+            .map_err(|_| refuse("this is not a header name")),
+        _ => Err(refuse("not one of them")),
+    }
+}
+
+struct Forward {
+    claim: String,
+    header: HeaderName,
+    separator: Option<char>,
+}
+
+/// `claim: Header`, or `claim: {header: Header, separator: ","}`.
+fn read_forward(node: &Node, sink: &mut Diagnostics) -> Vec<Forward> {
+    let mut all: Vec<Forward> = Vec::new();
+    for entry in named_entries(node, "`forward`", sink) {
+        let (header, separator) = match &entry.value.value {
+            Value::Map(_) => {
+                let Some(fields) = Fields::of(&entry.value, &FORWARD, sink) else { continue };
+                let separator = fields.plain("separator", sink, separator);
+                let header = fields.need("header", "header: X-Groups", sink);
+                (header, separator)
+            }
+            _ => (Some(&entry.value), None),
+        };
+        let header = header.and_then(|node| value(node, "forward", sink, header::settable_header));
+        let Some(header) = header else { continue };
+        if let Some(Forward { claim, .. }) = all.iter().find(|known| known.header == header.value) {
+            sink.push(
+                Diagnostic::error(code::CONFLICT, header.span, "two claims are forwarded as one header")
+                    .label(format!("`{claim}` has this header already")),
+            );
+        }
+        let Some(claim) = key(&entry.key, "a key of `forward`", sink, claim_name) else { continue };
+        all.push(Forward { claim, header: header.value, separator });
+    }
+    all
+}
+
+/// One character that is no part of an encoding.
+fn separator(text: &str) -> Result<char, Invalid> {
+    let mut chars = text.chars();
+    match (chars.next(), chars.next()) {
+        (Some(c), None) if c == ' ' || (c.is_ascii_punctuation() && c != '%') => Ok(c),
+        _ => {
+            Err(Invalid::new(code::BAD_VALUE, "one punctuation mark other than `%`, such as `,`", "not one"))
+        }
+    }
+}
+
+/// A verified credential is some hundred bytes; ten thousand clients of one gateway are many.
+const CACHE_MAX: usize = 10_000;
