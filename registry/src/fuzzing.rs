@@ -39,7 +39,7 @@ pub fn consul_json(data: &[u8]) {
     }
 }
 
-/// Text of the registry cannot forge a line of our log.
+/// Text of the registry cannot forge a line of the gateway's log.
 fn is_one_line(text: &str) -> bool {
     !text.is_empty() && !text.chars().any(char::is_control)
 }

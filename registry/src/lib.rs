@@ -5,14 +5,14 @@
 //! module `gate` decides whether the answer is believed and `settle` what is used of it, [`watch`] sends a [`ServiceUpdate`]
 //! when the set of instances changed, and [`LastKnownGood`] keeps the set on disk for the next start.
 //!
-//! The rooms, from the lowest floor to the highest; an import goes down only, which a test holds:
+//! The rooms, from the lowest floor to the highest. Imports go down only, which a test checks:
 //!
-//! - `types`: what Consul's API says in JSON.
+//! - `types`: the JSON of Consul's API.
 //! - `http`: the control plane's HTTP client, TLS settings, and a listener for tools. `store`: the embedded registry's tables
 //!   and journal.
 //! - `client`: calls to an agent, and the lease. `server`: the embedded registry's HTTP API over `store`.
 //! - `watch`: loops that follow services, keys and the list of services.
-//! - `state`: what is kept on disk between two runs.
+//! - `state`: the state on disk between two runs.
 //!
 //! The behaviour of Consul 1.8.7 is the reference; differences of later releases are noted where they matter.
 

@@ -1,4 +1,4 @@
-//! What Consul's API says in JSON, read tolerantly: a list may be `null`, a field may be absent, a port may be any number.
+//! The JSON of Consul's API, read tolerantly: a list may be `null`, a field may be absent, a port may be any number.
 //! Lists are parsed element by element, so that one instance that cannot be read does not hide the others.
 //!
 //! The file stands below all rooms, because `client` and `watch` read what `server` and `store` write.
@@ -225,7 +225,7 @@ pub(crate) fn parse_entries(body: &[u8]) -> Result<(Vec<ServiceEntry>, Vec<Strin
 }
 
 /// Foreign text for a message: on one line and cut to a maximum. Otherwise a client that may register a service could write
-/// lines into our log.
+/// lines into the gateway's log.
 pub(crate) fn shown(text: &str) -> String {
     let mut shown = String::new();
     for (count, c) in text.chars().enumerate() {

@@ -3,8 +3,8 @@
 //! Over cleartext every blocking query occupies a connection, and an agent admits 200 connections from one address by
 //! default (`limits.http_max_conns_per_client`). Consul 1.8 resets further connections, later releases answer 429. Over HTTP/2
 //! queries are streams of one connection, of which Go's server admits 250. So there is a number that is never exceeded, and
-//! a wave of refusals leaves half of what was admitted: other programs on this machine use connections too, and so do our own
-//! polls. Queries that are then too many stay pending, because an agent keeps their connections even when the client closes
+//! a wave of refusals leaves half of what was admitted: other programs on this machine use connections too, and so do this
+//! client's polls. Queries that are then too many stay pending, because an agent keeps their connections even when the client closes
 //! them; until they end, no further refusal counts. That is why queries block for at most [`TIGHT_WAIT`] while there are
 //! fewer places than the maximum.
 //!

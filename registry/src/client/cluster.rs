@@ -1,4 +1,4 @@
-//! The name of the cluster that answers, by which two registries behind one address can be told apart.
+//! The name of the cluster that answers, which distinguishes two registries behind one address.
 
 use bytes::Bytes;
 use http::Method;

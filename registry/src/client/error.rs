@@ -23,7 +23,7 @@ pub enum ClientError {
         /// The cause.
         detail: String,
     },
-    /// The agent was reached, and TLS failed: its certificate is not trusted, or it refused ours.
+    /// The agent was reached, and TLS failed: its certificate is not trusted, or it refused the client's.
     #[error(
         "TLS with Consul at {address} failed: {detail}; name its certificate authority (CONSUL_CACERT), and where it \
          asks for one, our certificate (CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY)"
@@ -141,7 +141,7 @@ impl ClientError {
             HttpError::InvalidUrl { .. } | HttpError::Tls(_) => Self::Config(detail),
             // rustls uses this word whenever the peer's identity is not proved.
             HttpError::Connect(_) if detail.contains("certificate") => Self::Untrusted { address, detail },
-            // The peer refused our certificate; with TLS 1.3 it reports this after the handshake.
+            // The peer refused the client's certificate; with TLS 1.3 it reports this after the handshake.
             HttpError::Connect(_) | HttpError::Broken(_) if detail.contains("fatal alert") => {
                 Self::Untrusted { address, detail }
             }

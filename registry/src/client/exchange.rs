@@ -146,7 +146,7 @@ impl Client {
         self.another_token_within(LOOK_EVERY_REFUSED).await;
     }
 
-    /// As [`Client::another_token_soon`], for calls that were not refused: the file is looked at less often.
+    /// As [`Client::another_token_soon`], for calls that were not refused; it looks at the file less often.
     pub(crate) async fn another_token(&self) {
         self.another_token_within(LOOK_EVERY).await;
     }

@@ -1,7 +1,7 @@
 //! Consul's HTTP API as far as a gateway and its services need it: register, deregister, heartbeat, health,
 //! catalog, agent, key/value.
 //!
-//! One call is one exchange with a hard deadline. Nothing is retried here, with one exception: after a 403 the client
+//! One call is one exchange with a hard deadline. Calls are not retried here, with one exception: after a 403 the client
 //! reads its token file again and tries once with the new token. After a failure the next call goes to the next agent, where
 //! there are several. Loops live in [`crate::watch`] and [`crate::Lease`].
 
@@ -57,7 +57,7 @@ pub use registration::{Probe, ServiceRegistration};
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
-    /// The number of the agent that is asked now; it counts on and wraps around.
+    /// The number of the present agent; it counts on and wraps around.
     agent: Arc<AtomicUsize>,
     /// The number of the shared connection that calls use: that of the place of a watch, otherwise the first.
     connection: Arc<AtomicUsize>,
@@ -121,7 +121,7 @@ impl Client {
         })
     }
 
-    /// The URL of the agent that is asked now, for messages.
+    /// The URL of the agent that gets the next call, for messages.
     pub fn address(&self) -> &str {
         &self.shared.agents.get(self.agent()).url
     }
@@ -134,7 +134,7 @@ impl Client {
         self
     }
 
-    /// The number of the agent that is asked now. When it changes, the index of an earlier query means nothing.
+    /// The number of the present agent. When it changes, the index of an earlier query is meaningless.
     pub(crate) fn agent(&self) -> usize {
         self.agent.load(Ordering::Relaxed) % self.shared.agents.count()
     }

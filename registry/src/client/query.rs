@@ -31,7 +31,7 @@ pub struct QueryOptions {
     pub passing: bool,
     /// Leaves out instances that lack one of these tags; Consul ignores case here.
     pub tags: Vec<String>,
-    /// The datacenter that is asked, instead of the client's.
+    /// The datacenter of this read, instead of the client's.
     pub datacenter: Option<String>,
     /// The namespace (Consul Enterprise). The open-source edition answers 400 to any namespace, even `default`.
     pub namespace: Option<String>,
@@ -50,7 +50,7 @@ impl QueryOptions {
 }
 
 impl Client {
-    /// The query string of a read with these options; empty if they ask for nothing.
+    /// The query string of a read with these options; empty if all of them have their defaults.
     pub(crate) fn query(&self, options: &QueryOptions) -> String {
         let mut pairs: Vec<String> = Vec::new();
         match options.consistency {

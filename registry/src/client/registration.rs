@@ -42,7 +42,7 @@ pub struct ServiceRegistration {
 /// The kind of a check that Consul makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Probe {
-    /// The target is a URL: 2xx is passing, 429 is warning, anything else is critical.
+    /// The target is a URL: 2xx is passing, 429 is warning, any other status is critical.
     Http,
     /// The target is `host:port`; the check passes while a connection can be made.
     Tcp,

@@ -2,7 +2,7 @@
 //!
 //! Every exchange has one hard deadline over everything (name look-up, connect, TLS, head, body) and one limit
 //! on the body, so that a peer which accepts and never answers costs a bounded time and a bounded memory.
-//! Dropping the future of an exchange that is under way closes its connection; nothing lingers at the peer.
+//! Dropping the future of a running exchange closes its connection, so it does not linger at the peer.
 //!
 //! Not for the data plane: the pool behind this client is shared and locked.
 
@@ -49,7 +49,7 @@ type Secure = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 /// The HTTP client of the control plane. Clones share one connection pool, which belongs to the tokio runtime on which it is
 /// first used.
 ///
-/// Every exchange has one deadline and one limit of its body; nothing is retried, and redirects are not followed.
+/// Every exchange has one deadline and one limit of its body. It is not retried, and redirects are not followed.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
     plain: Plain,
@@ -67,7 +67,7 @@ struct SecureClient {
 }
 
 impl HttpClient {
-    /// Builds the client without a connection. Fails if a file for TLS cannot be read or holds nothing that can be used.
+    /// Builds the client without a connection. Fails if a file for TLS cannot be read or has no usable content.
     pub fn new(options: &HttpOptions) -> Result<Self, HttpError> {
         options.tls.check()?;
         Ok(Self::with(Arc::new(options.tls.clone())))
@@ -111,7 +111,7 @@ impl HttpClient {
             } else {
                 self.plain.request(request).await
             };
-            // A server refuses our certificate only after the handshake, with TLS 1.3.
+            // With TLS 1.3 a server refuses the client's certificate only after the handshake.
             if secure && response.is_err() {
                 self.look_again();
             }
@@ -130,7 +130,7 @@ impl HttpClient {
         self.send(Method::GET, url, HeaderMap::new(), Bytes::new(), deadline, body_bytes_max).await
     }
 
-    /// The client for `https`, made anew when a file that it depends on was replaced. Connections of the one before
+    /// The client for `https`, made anew when a file that it depends on was replaced. Connections of the earlier client
     /// live until their exchanges end.
     async fn secure(&self) -> Result<Secure, HttpError> {
         let known = self.lock().as_ref().map(|known| (known.client.clone(), known.stamps, known.looked_at));
@@ -225,7 +225,7 @@ fn parse_url(url: &str) -> Result<Uri, HttpError> {
 
 /// An answer that ends early is an error: one byte less than its length, a missing last chunk, TLS without `close_notify`. In
 /// cleartext and with neither length nor chunks the end of the connection is the end of the body (RFC 9112 §6.3), and a
-/// connection that ends early cannot be told from it; JSON, which all callers of this client read, then does not parse.
+/// connection that ends early looks the same; JSON, which all callers of this client read, then does not parse.
 async fn read_whole(response: Response<Incoming>, limit: usize) -> Result<HttpResponse, HttpError> {
     let (head, mut body) = response.into_parts();
     let mut whole = BytesMut::new();
@@ -238,7 +238,7 @@ async fn read_whole(response: Response<Incoming>, limit: usize) -> Result<HttpRe
             whole.extend_from_slice(&data);
         }
     }
-    // RFC 9113 §8.1: only END_STREAM ends a response. The library takes a reset with NO_ERROR for a clean end.
+    // RFC 9113 §8.1: only END_STREAM ends a response. The library treats a reset with NO_ERROR as a clean end.
     if head.version == Version::HTTP_2 && !body.is_end_stream() {
         return Err(HttpError::Broken("the stream was reset before the answer was whole".to_owned()));
     }

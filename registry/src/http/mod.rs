@@ -1,6 +1,6 @@
 //! HTTP for the control plane: a client with hard limits, the TLS settings of any client, and a listener for tools.
 //!
-//! The room knows nothing of Consul. The gateway uses it too: for JSON Web Key Sets, and for its admin listener.
+//! The room does not depend on Consul. The gateway uses it too: for JSON Web Key Sets, and for its admin listener.
 
 mod any_certificate;
 mod client;

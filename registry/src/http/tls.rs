@@ -60,7 +60,7 @@ impl TlsOptions {
     }
 
     /// As [`TlsOptions::client_config`], but accepts any certificate: the connection is encrypted, and the identity of the
-    /// server is not proved. It protects from a listener on the line, not from an attacker who takes the server's place.
+    /// server is not proved. It protects from a listener on the line, not from an attacker in the server's place.
     ///
     /// # Errors
     /// The files of the client's own certificate cannot be read or used.

@@ -1,6 +1,6 @@
-//! Access control with one token. With it a client may do everything; without it, what Consul's anonymous token may do when
-//! the default is to deny: reads of the catalog are answered empty (Consul does not refuse them, because an empty list reveals
-//! nothing), everything else is refused with 403. An unknown token gets 403 `ACL not found` everywhere.
+//! Access control with one token. A client with the token may do everything. A client without it has the rights of Consul's anonymous token when
+//! the default is to deny: reads of the catalog get empty lists (Consul does not refuse them, because an empty list reveals
+//! nothing), other requests get 403. An unknown token gets 403 `ACL not found` everywhere.
 //!
 //! Without a token in the options there are no ACLs: every client may do everything, and `/v1/acl/…` is 401.
 
@@ -18,7 +18,7 @@ use crate::server::{Compat, Shared, definition};
 #[derive(Clone, PartialEq, Eq)]
 pub struct MasterToken(String);
 
-/// What is not a token.
+/// Why a text is not a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a token has 1 to {TOKEN_BYTES_MAX} letters, digits or signs, and no blanks: a UUID, as a rule")]
 pub struct NoToken;
@@ -32,7 +32,7 @@ impl MasterToken {
         if legal { Ok(Self(text.to_owned())) } else { Err(NoToken) }
     }
 
-    /// Takes as long for a token that is wrong at its end as for one that is wrong at its beginning.
+    /// Compares in constant time, so that the time does not reveal how much of a token is right.
     fn is(&self, other: &str) -> bool {
         let differing = self.0.bytes().zip(other.bytes()).fold(0, |differing, (a, b)| differing | (a ^ b));
         self.0.len() == other.len() && differing == 0
@@ -45,15 +45,15 @@ impl fmt::Debug for MasterToken {
     }
 }
 
-/// What becomes of the answer to a request that was let through.
+/// How the answer to an admitted request is changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum View {
     Whole,
     /// Status and headers, with this body.
     Empty(&'static str),
-    /// As if it was not there: 404, with the headers.
+    /// As if the object did not exist: 404, with the headers.
     Hidden,
-    /// Unless the request is wrong anyway, this.
+    /// This refusal, unless the request itself is wrong.
     Denied(Refusal),
 }
 
@@ -197,7 +197,7 @@ fn caller(call: &Call<'_>) -> Caller {
     }
 }
 
-/// `Err`: refused before anything is looked at.
+/// `Err` if the request is refused before it is read.
 fn anonymous_view(call: &Call<'_>) -> Result<View, Refusal> {
     let shared = call.shared;
     let node = shared.identity.node_name.as_str();
@@ -312,7 +312,7 @@ const DISPATCHED: &[&str] = &[
     "/v1/connect/intentions",
 ];
 
-/// What is answered empty, and how. The first match wins.
+/// Paths with an empty answer, and its form. The first match wins.
 const EMPTY: &[(&str, &str)] = &[
     ("/v1/agent/services", "{}"),
     ("/v1/agent/checks", "{}"),

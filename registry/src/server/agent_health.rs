@@ -11,7 +11,7 @@ use crate::server::shape::Identity;
 use crate::store::{CheckKind, ServiceRecord, Store};
 use crate::types::CheckStatus;
 
-/// Worst last.
+/// The status of an instance; the worst one is last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Health {
     Passing,

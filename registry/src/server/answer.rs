@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::server::{go, usage};
 use crate::store::StoreError;
 
-/// A whole answer: nothing here streams.
+/// A whole answer; the registry does not stream.
 pub(crate) type Response = http::Response<Full<Bytes>>;
 
 /// What a handler returns.
@@ -57,7 +57,7 @@ impl Refusal {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, text).at(usage::BODY)
     }
 
-    /// It was refused because of a limit.
+    /// Names the limit that caused the refusal.
     pub(crate) fn at(self, limit: &'static str) -> Self {
         Self { limit: Some(limit), ..self }
     }
@@ -66,7 +66,7 @@ impl Refusal {
         Self { dispatched: true, ..self }
     }
 
-    /// For errors that mean the same whichever release is imitated.
+    /// The refusal for an error that is the same in all imitated releases.
     pub(crate) fn store(error: &StoreError) -> Self {
         let refusal = Self::internal(error.to_string());
         match error {
@@ -87,7 +87,7 @@ impl Refusal {
     }
 }
 
-/// 200 with nothing: the answer to most writes.
+/// 200 without a body: the answer to most writes.
 pub(crate) fn done() -> Response {
     Response::new(Full::default())
 }
@@ -99,7 +99,7 @@ pub(crate) fn json(value: &Value, pretty: bool) -> Response {
     response
 }
 
-/// Bare text; nothing at all if it is empty.
+/// Bare text; without a body if it is empty.
 pub(crate) fn text(status: StatusCode, text: String) -> Response {
     let typed = !text.is_empty();
     let mut response = Response::new(Full::from(text));
@@ -118,7 +118,7 @@ pub(crate) fn with_index(response: Response, index: u64) -> Response {
     response
 }
 
-/// Without an index: the answer is not one that can be waited for.
+/// The headers of an answer without an index, for which a query cannot wait.
 pub(crate) fn with_leader(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(KNOWN_LEADER, HeaderValue::from_static("true"));

@@ -1,4 +1,4 @@
-//! `/v1/catalog/…`: what is registered, with blocking queries.
+//! `/v1/catalog/…`: reads of the registrations, with blocking queries.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -103,7 +103,7 @@ pub(crate) async fn node_services(call: &Call<'_>) -> Answer {
     .await
 }
 
-/// A node, if it is there, and its services; `shape` makes the answer of them.
+/// Answers with a node, if it exists, and its services; `shape` builds the answer.
 async fn at_node(
     call: &Call<'_>,
     shape: impl Fn(

@@ -53,7 +53,7 @@ pub(crate) fn deregister(call: &Call<'_>) -> Answer {
     if node.is_empty() {
         return Err(call.mistake("Must provide node"));
     }
-    // What is not there is deregistered already.
+    // An absent entry is deregistered already.
     call.shared.change(|store, now| {
         if !service.is_empty() {
             store.remove_service(&node, &service, now)
@@ -92,12 +92,12 @@ fn refuse(registration: &Registration) -> Result<(), String> {
     Ok(())
 }
 
-/// A service as the catalog takes it: nothing is derived from the address, and weights are not judged.
+/// Reads a service as the catalog does: without values derived from the address, and without judging the weights.
 pub(crate) fn read_service(mut fields: Fields) -> Result<ServiceDefinition, Refusal> {
     let mut service = definition::read_service(&mut fields, "Service")?;
     if let Some(weights) = fields.take("Weights") {
         let (passing, warning) = definition::read_weights(weights, "Service.Weights")?;
-        // What is not valid counts as not given.
+        // Invalid weights count as absent.
         if definition::are_weights(passing, warning).is_ok() {
             (service.weight_passing, service.weight_warning) = (passing, warning);
         }

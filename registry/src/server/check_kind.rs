@@ -1,4 +1,4 @@
-//! What a check does, read from its registration, with Consul's rules about fields that go together.
+//! The kind of a check, read from its registration by Consul's rules about fields that belong together.
 
 use std::time::Duration;
 

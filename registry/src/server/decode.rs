@@ -121,7 +121,7 @@ impl Fields {
         Ok(Self { values, place })
     }
 
-    /// True if the field is there and not null.
+    /// Whether the field is present and not null.
     pub(crate) fn is_present(&self, name: &str) -> bool {
         self.values.get(name).is_some_and(|value| !value.is_null())
     }

@@ -147,7 +147,7 @@ fn no_such_path(shared: &Shared, path: &str) -> Response {
     answer::text(StatusCode::NOT_FOUND, text.to_owned())
 }
 
-/// Whatever its size, as Consul does it; only nothing stays nothing.
+/// Compresses an answer of any size, as Consul does; an empty body stays empty.
 async fn zip(response: Response) -> Response {
     let (mut parts, body) = response.into_parts();
     // A whole body in memory: collecting it neither waits nor fails.
@@ -178,7 +178,7 @@ async fn read_body(limit: usize, body: Incoming) -> Result<Bytes, Refusal> {
 
 /// Bodies are a few kilobytes from the same machine.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// What cannot stand in a path as it is.
+/// Characters that a path cannot have unescaped.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'?').add(b'#').add(b'%');
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ pub(crate) async fn list(call: &Call<'_>) -> Answer {
     let options = ReadOptions::parse(&call.params, &call.shared.identity.datacenter)?;
     let name = call.params.get("name").unwrap_or_default();
     let index = |store: &Store| store.events.list(name).last().map_or(1, Event::index);
-    // The index is made from an id: another one is news, whether it is greater or not.
+    // The index is made from an id, so any other index is news, also a smaller one.
     let news = |store: &Store| options.index == 0 || index(store) != options.index;
     let view = |store: &Store| (index(store), store.events.list(name).map(shape).collect());
     let (index, events): (u64, Value) = until(call.shared, options.wait, news, view).await?;
@@ -60,7 +60,7 @@ pub(crate) async fn list(call: &Call<'_>) -> Answer {
 
 type Filters = (Option<Regex>, Option<Regex>, Option<Regex>);
 
-/// True if the registry's own node is meant: only then its agent would have kept the event.
+/// Whether the filters select the registry's own node: only then its agent would have kept the event.
 fn concerns(store: &Store, own: &str, (node, service, tag): &Filters) -> bool {
     if node.as_ref().is_some_and(|node| !node.is_match(own)) {
         return false;

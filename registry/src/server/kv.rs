@@ -126,7 +126,7 @@ async fn keys(call: &Call<'_>, options: &ReadOptions) -> Answer {
     };
     let (index, names) = blocking(call.shared, options, |store| store.kv.prefix_index(prefix), view).await?;
     if names.is_empty() && prefix.is_empty() {
-        // The one list that Consul answers empty.
+        // Consul answers this list alone without elements instead of 404.
         return Ok(answer::with_index(answer::json(&json!([]), options.pretty), index));
     }
     Ok(listed(options, index, names.into_iter().map(Value::String).collect()))

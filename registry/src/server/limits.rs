@@ -99,7 +99,7 @@ impl Waiting {
         Ok(WaitingPlace { waiting: Arc::clone(&self.0), client })
     }
 
-    /// Those of the client that has the most.
+    /// The number of queries of the client with the most.
     pub(crate) fn most(&self) -> usize {
         lock(&self.0).values().copied().max().unwrap_or(0)
     }

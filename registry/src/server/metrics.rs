@@ -1,7 +1,7 @@
 //! `/v1/agent/metrics`: the registry's numbers, as JSON in the form of Consul's agent, or as Prometheus reads them
 //! (`?format=prometheus`, which needs no configuration here).
 //!
-//! What later releases of Consul count under a name of theirs has that name; `millgate.registry.…` is our own.
+//! A number that later releases of Consul have too has Consul's name; `millgate.registry.…` are names of this registry.
 
 use std::fmt::Write;
 
@@ -57,7 +57,7 @@ struct Sample {
 
 type NumberOf = fn(&Bound) -> Option<u64>;
 
-/// Samples of one name stand together.
+/// All samples; those with one name stand together.
 fn samples(shared: &Shared) -> Vec<Sample> {
     let bounds = usage::bounds(shared);
     let mut samples = Vec::new();

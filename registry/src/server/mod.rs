@@ -164,12 +164,12 @@ impl EmbeddedRegistry {
         Ok(Self { addr, stop, accept, checks, shared })
     }
 
-    /// Where it listens.
+    /// The address on which the registry listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// What to give to a client as its address.
+    /// The URL for the address of a client.
     pub fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
@@ -178,7 +178,7 @@ impl EmbeddedRegistry {
     pub async fn shutdown(mut self) {
         self.checks.abort();
         let _aborted = (&mut self.checks).await;
-        // Fails only if the task has ended already.
+        // This fails only if the task has ended already.
         let _ended = self.stop.send(true);
         let _joined = (&mut self.accept).await;
         // Tasks of probes may end a moment later; the directory is free now.
@@ -195,11 +195,11 @@ impl Drop for EmbeddedRegistry {
     }
 }
 
-/// What handlers and timers share.
+/// The state that handlers and timers share.
 #[derive(Debug)]
 struct Shared {
     identity: Identity,
-    /// When it was, in words.
+    /// The time of the start, in words.
     started: String,
     master: Option<MasterToken>,
     limits: ServerLimits,
@@ -314,7 +314,7 @@ impl Shared {
         })
     }
 
-    /// Returns when everything that is in the store now is on disk.
+    /// Returns when the present state of the store is on disk.
     async fn settle(&self) -> Result<(), Refusal> {
         let Some(journal) = &self.journal else { return Ok(()) };
         journal.settle().await.map_err(Refusal::internal)
@@ -388,8 +388,8 @@ async fn answer(shared: Arc<Shared>, peer: SocketAddr, mut request: Request<Inco
     dispatch::answer(shared, request).await
 }
 
-/// As the gateway's own for the public.
+/// The default of the gateway's public listener.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Consul's clients keep connections for as long.
+/// Consul's clients keep connections for this time.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 const HEADER_BYTES_MAX: usize = 64 * 1024;

@@ -10,7 +10,7 @@ use crate::server::catalog::options;
 use crate::server::read::{indexed, read};
 use crate::store::Store;
 
-/// In words that a user of the `consul` command understands: it prints them.
+/// The refusal, in words for a user of the `consul` command, which prints them.
 pub(crate) fn not_served(call: &Call<'_>) -> Answer {
     let missing =
         PARTS.iter().find(|(path, _)| call.path.starts_with(path)).map_or("such thing", |part| part.1);
@@ -54,7 +54,7 @@ pub(crate) fn intentions_match(call: &Call<'_>) -> Answer {
     Ok(answer::json(&Value::Object(object), call.pretty()))
 }
 
-/// Nothing forbids anything.
+/// Every connection is allowed, because there are no intentions.
 pub(crate) fn intentions_check(call: &Call<'_>) -> Response {
     answer::json(&json!({"Allowed": true}), call.pretty())
 }
@@ -191,7 +191,7 @@ pub(crate) fn snapshot(call: &Call<'_>) -> Answer {
     Err(Refusal::internal("snapshots are not supported by the embedded registry; copy its data directory"))
 }
 
-/// What is refused, by the beginning of its path.
+/// Refused paths by their beginnings, and the name of the missing part.
 const PARTS: &[(&str, &str)] = &[
     ("/v1/config", "configuration entries"),
     ("/v1/connect/intentions", "intentions"),

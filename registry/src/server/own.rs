@@ -8,7 +8,7 @@ use crate::server::call::Call;
 use crate::server::shape::{Identity, SERVER_PORT};
 use crate::store::{CheckKind, Store};
 
-/// With what tools read from it: the names, the version, and objects where they expect some.
+/// The fields that tools read: the names, the version, and objects where they expect some.
 pub(crate) fn own_self(call: &Call<'_>) -> Response {
     let identity = &call.shared.identity;
     let store = call.shared.store();
@@ -59,7 +59,7 @@ pub(crate) fn monitor(call: &Call<'_>) -> Answer {
     }
 }
 
-/// There is nothing to read again.
+/// Does nothing, because the registry has no configuration to read again.
 pub(crate) fn reload(_: &Call<'_>) -> Response {
     answer::done()
 }
@@ -132,7 +132,7 @@ fn stats(identity: &Identity, store: &Store) -> Value {
     })
 }
 
-/// In Go's words.
+/// The architecture of the processor, by Go's name.
 fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -172,7 +172,7 @@ fn member(identity: &Identity) -> Value {
     })
 }
 
-/// In the form in which Go prints a time.
+/// Writes a time as Go prints it.
 pub(crate) fn time(now: std::time::SystemTime) -> String {
     let text = humantime::format_rfc3339_seconds(now).to_string();
     format!("{} +0000 UTC", text.replace('T', " ").replace('Z', ""))

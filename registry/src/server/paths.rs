@@ -1,4 +1,4 @@
-//! The table of what is served.
+//! The table of the served paths.
 
 use crate::server::answer::{Answer, Response};
 use crate::server::call::{Call, Pending};
@@ -10,7 +10,7 @@ use crate::types::CheckStatus::{Critical, Passing, Warning};
 
 /// How a path is answered: at once, or when something has changed.
 pub(crate) enum Handler {
-    /// It cannot refuse.
+    /// A handler that cannot refuse.
     Always(fn(&Call<'_>) -> Response),
     Now(fn(&Call<'_>) -> Answer),
     Later(for<'a> fn(&'a Call<'a>) -> Pending<'a>),
@@ -27,7 +27,7 @@ pub(crate) fn find(path: &str) -> Option<(&'static Handler, &'static str, &str)>
     })
 }
 
-/// True if the path is served with a slash at its end only.
+/// Whether the path is served only with a slash at its end.
 pub(crate) fn lacks_slash(path: &str) -> bool {
     let is = |known: &str| known.strip_suffix('/').is_some_and(|known| known == path);
     PATHS.iter().any(|(known, ..)| is(known)) && !PATHS.iter().any(|(known, ..)| *known == path)

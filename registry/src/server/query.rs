@@ -47,7 +47,7 @@ impl Params {
         pairs.collect::<Vec<_>>().join("&")
     }
 
-    /// The same without an index or a hash to wait for; an index that is not a number stays, so that it is refused.
+    /// The same parameters without an index or a hash to wait for; an index that is not a number stays, so that it is refused.
     pub(crate) fn without_index(mut self) -> Self {
         self.0.retain(|(name, value)| name != "hash" && (name != "index" || value.parse::<u64>().is_err()));
         self
@@ -58,12 +58,12 @@ impl Params {
     }
 }
 
-/// How a read is to be answered.
+/// The options of a read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReadOptions {
     /// Blocks until the answer's index is above it; 0 does not block.
     pub(crate) index: u64,
-    /// Before jitter.
+    /// The longest wait, before jitter.
     pub(crate) wait: Duration,
     /// `leader`, `stale` or `consistent`.
     pub(crate) consistency: &'static str,
@@ -127,7 +127,7 @@ pub(crate) fn refuse_namespaces(params: &Params, headers: &HeaderMap) -> Result<
 /// Consul's `default_query_time` and `max_query_time`.
 const WAIT_DEFAULT: Duration = Duration::from_mins(5);
 const WAIT_MAX: Duration = Duration::from_mins(10);
-/// What Go escapes in a query.
+/// The characters that Go escapes in a query.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 #[cfg(test)]

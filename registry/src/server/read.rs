@@ -14,7 +14,7 @@ use crate::server::query::{Params, ReadOptions};
 use crate::server::{Compat, Shared, usage};
 use crate::store::{NodeRecord, Store};
 
-/// What a list is reduced to and how it is ordered.
+/// The filter and the order of a list.
 #[derive(Debug)]
 pub(crate) struct Selection<'a> {
     filter: Option<Filter>,
@@ -37,7 +37,7 @@ impl<'a> Selection<'a> {
         Ok(Self { filter, ..Self::of_nodes(call) })
     }
 
-    /// Without an expression.
+    /// The selection of a list that takes no expression.
     pub(crate) fn of_nodes(call: &'a Call<'_>) -> Self {
         let node_meta = call.params.all("node-meta").map(|pair| pair.split_once(':').unwrap_or((pair, "")));
         let near = call.params.get("near").filter(|near| !near.is_empty()).map(|near| match near {
@@ -55,7 +55,7 @@ impl<'a> Selection<'a> {
             .all(|(key, value)| meta.and_then(|meta| meta.get(*key)).is_some_and(|present| present == value))
     }
 
-    /// True if there is an expression, so that elements have to be made to be judged.
+    /// Whether there is an expression, for which elements have to be built before they are judged.
     pub(crate) fn is_picky(&self) -> bool {
         self.filter.is_some()
     }
@@ -92,7 +92,7 @@ pub(crate) async fn read(
     Ok(response)
 }
 
-/// Adds the header of lists that Consul's agents can answer from a cache; this registry caches nothing.
+/// Adds the header of lists that Consul's agents can answer from a cache; this registry has no cache.
 pub(crate) fn cacheable(answer: Answer, params: &Params) -> Answer {
     let mut response = answer?;
     if params.has("cached") {
@@ -126,7 +126,7 @@ pub(crate) async fn blocking<T>(
     until(shared, options.wait, news, |store| (index(store), body(store))).await
 }
 
-/// The view as soon as there is news, or as it is when the wait is over.
+/// Returns the view as soon as it has news, or at the end of the wait.
 pub(crate) async fn until<T>(
     shared: &Shared,
     wait: Duration,

@@ -1,4 +1,4 @@
-//! `/v1/session/…`: what locks on keys hang on.
+//! `/v1/session/…`: the owners of locks on keys.
 
 use std::time::Duration;
 

@@ -225,7 +225,7 @@ impl Identity {
         Value::Object(object)
     }
 
-    /// What every form of a check begins with.
+    /// The fields with which every form of a check begins.
     fn check_result(check: &CheckRecord, service: Option<&ServiceRecord>) -> Map<String, Value> {
         let definition = &check.definition;
         let mut object = Map::new();
@@ -265,5 +265,5 @@ fn seconds(duration: std::time::Duration) -> String {
     format!("{}s", duration.as_secs_f64())
 }
 
-/// The ports that a Consul server has; nothing listens there, but clients expect an address.
+/// The port of a Consul server. The registry does not listen there, but clients expect an address.
 pub(crate) const SERVER_PORT: u16 = 8300;

@@ -41,7 +41,7 @@ pub(crate) fn run(call: &Call<'_>) -> Answer {
     Ok(if writes { response } else { answer::with_leader(response) })
 }
 
-/// The operations, and whether any of them means to write. What is registered here is as small as elsewhere.
+/// Reads the operations, and whether any of them writes. Registrations have the same size limit as elsewhere.
 fn read(body: &[u8], definition_bytes_max: usize) -> Result<(Vec<TxnOp>, bool), Refusal> {
     let value = go::parse_json(body).map_err(|text| Refusal::bad_request(format!("{DECODE}: {text}")))?;
     let list = match value {

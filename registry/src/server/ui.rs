@@ -1,4 +1,4 @@
-//! `/v1/internal/ui/…`: what Consul's own pages show, and a few tools read.
+//! `/v1/internal/ui/…`: the data of Consul's own pages, which a few tools read.
 
 use std::collections::{BTreeMap, BTreeSet};
 

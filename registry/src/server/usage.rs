@@ -51,7 +51,7 @@ impl Usage {
     }
 }
 
-/// The limits of all requests together. A refusal names the limits of a single service.
+/// The limits of all requests together. The limits of a single service stand in their refusals only.
 pub(crate) fn bounds(shared: &Shared) -> Vec<Bound> {
     let limits = &shared.limits;
     let pending = shared.journal.as_ref().map_or(0, Journal::pending_bytes);

@@ -173,7 +173,7 @@ fn is_older(path: &Path, now: SystemTime, age: Duration) -> bool {
     modified.is_ok_and(|at| now.duration_since(at).is_ok_and(|since| since > age))
 }
 
-/// Whether the file is one of ours: other programs may keep files here.
+/// Whether the file is a record of this module: other programs may keep files here.
 fn is_record(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "json")
         && fs::read(path).is_ok_and(|text| serde_json::from_slice::<Record<IgnoredAny>>(&text).is_ok())

@@ -1,4 +1,4 @@
-//! What is kept on disk about a registry: the instances that were believed last, in a folder per registry.
+//! The state of a registry on disk: the instances that were believed last, in a folder per registry.
 
 mod identity;
 mod last_known_good;

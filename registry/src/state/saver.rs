@@ -116,7 +116,7 @@ impl Drop for Saver {
     }
 }
 
-/// Writing a file durably costs as much as everything else that a change causes.
+/// Writing a file durably costs as much as all other work that a change causes.
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What the agent's half of the API changes: services and checks of the registry's own node.
+//! The changes of the agent's half of the API: services and checks of the registry's own node.
 
 use std::time::Instant;
 
@@ -9,8 +9,8 @@ use crate::store::{
 use crate::types::CheckStatus;
 
 impl Store {
-    /// Adds a service or replaces the one with the same id, together with its checks. A check that is there
-    /// already keeps its status and starts its TTL again. `replace_checks`: the service's other checks go.
+    /// Adds a service or replaces the one with the same id, together with its checks. A check that exists
+    /// already keeps its status and starts its TTL again. With `replace_checks` the service's other checks are removed.
     pub(crate) fn register_service(
         &mut self,
         definition: ServiceDefinition,
@@ -39,7 +39,7 @@ impl Store {
         Ok(())
     }
 
-    /// True if the service was there.
+    /// Removes a service; returns whether it existed.
     pub(crate) fn deregister_service(&mut self, id: &str, now: Instant) -> bool {
         let own = self.own.clone();
         self.service(id).is_some() && self.remove_service(&own, id, now)
@@ -60,7 +60,7 @@ impl Store {
         Ok(())
     }
 
-    /// True if the check was there.
+    /// Removes a check; returns whether it existed.
     pub(crate) fn deregister_check(&mut self, id: &str, now: Instant) -> bool {
         let own = self.own.clone();
         self.own_check(id).is_some() && self.remove_check(&own, id, now)
@@ -89,7 +89,7 @@ impl Store {
         Ok(())
     }
 
-    /// The result of a probe. Ignored if the check is gone by now.
+    /// Records the result of a probe. It is ignored if the check does not exist any more.
     pub(crate) fn set_status(&mut self, id: &str, status: CheckStatus, output: String, now: Instant) {
         let own = self.own.clone();
         let key = Key::new(&own, id);
@@ -123,7 +123,7 @@ impl Store {
             check.expires_at = None;
             let output = match check.output.as_str() {
                 "" => TTL_EXPIRED.to_owned(),
-                // Registered again, but not heard from since: the last output is in there already.
+                // The service was registered again and sent no heartbeat since, so the output already has the last one.
                 before if before.starts_with(TTL_EXPIRED) => before.to_owned(),
                 before => format!("{TTL_EXPIRED} (last output before timeout follows): {before}"),
             };
@@ -144,7 +144,7 @@ impl Store {
         checks.chain(self.sessions.next_expiry()).min()
     }
 
-    /// Removes the services of which a check was critical for as long as it allows; returns their ids.
+    /// Removes the services with a check that was critical for longer than it allows; returns their ids.
     pub(crate) fn reap(&mut self, now: Instant) -> Vec<String> {
         let overdue = |check: &&CheckRecord| {
             let (Some(since), Some(after)) = (check.critical_since, check.definition.deregister_after) else {

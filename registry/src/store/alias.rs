@@ -13,7 +13,7 @@ use crate::types::CheckStatus;
 pub(crate) struct Alias {
     /// The node; empty means the node of the check.
     pub(crate) node: String,
-    /// The service's id; empty: the checks of the node alone.
+    /// The service's id; empty means the checks of the node alone.
     pub(crate) service_id: String,
 }
 
@@ -56,13 +56,13 @@ impl Store {
         }
         let mut worst = CheckStatus::Passing;
         let mut output = "No checks found.".to_owned();
-        // Of thousands of aliases each looks at its own few checks only.
+        // Each alias reads only its own few checks, because there may be thousands of aliases.
         let of_service = (!alias.service_id.is_empty()).then(|| self.checks_under(node, &alias.service_id));
         let mut checks: Vec<&CheckRecord> =
             self.checks_under(node, "").chain(of_service.into_iter().flatten()).collect();
         checks.sort_by_cached_key(|check| check.definition.id.to_lowercase());
         for check in checks {
-            // The registry's own check is the catalog's, not the agent's.
+            // The registry's own check belongs to the catalog, not to the agent.
             if own && check.definition.kind == CheckKind::Node {
                 continue;
             }

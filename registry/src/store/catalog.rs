@@ -1,4 +1,4 @@
-//! What the catalog's half of the API changes: nodes, services and checks of any node, registered by programs that
+//! The changes of the catalog's half of the API: nodes, services and checks of any node, registered by programs that
 //! manage them.
 
 use std::time::Instant;
@@ -11,15 +11,15 @@ use crate::store::{
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Registration {
     pub(crate) node: NodeDefinition,
-    /// A node that is there already stays as it is.
+    /// An existing node stays as it is.
     pub(crate) skip_node_update: bool,
     pub(crate) service: Option<ServiceDefinition>,
-    /// With the name of the node that each was sent for; empty: this one.
+    /// Each check with the name of its node; empty means the node of this call.
     pub(crate) checks: Vec<(String, CheckDefinition)>,
 }
 
 impl Store {
-    /// All of it or nothing.
+    /// Registers all parts of the call, or none.
     pub(crate) fn catalog_register(
         &mut self,
         registration: Registration,
@@ -32,7 +32,7 @@ impl Store {
         if self.node(&name).is_none() || !registration.skip_node_update {
             changed |= self.put_node(registration.node, index, now);
         }
-        // As it was first registered, whatever the case of the letters now.
+        // The spelling of the first registration stays, whatever the case of the letters now.
         let name = self.node(&name).map_or(name, |node| node.definition.name.clone());
         if let Some(service) = registration.service {
             changed |= self.put_service(&name, service, index);
@@ -47,7 +47,7 @@ impl Store {
         Ok(())
     }
 
-    /// True if it was there. The registry's own node stays.
+    /// Removes a node, except for the registry's own; returns whether it existed.
     pub(crate) fn remove_node(&mut self, name: &str, now: Instant) -> bool {
         if name.to_lowercase() == self.own.to_lowercase() || self.node(name).is_none() {
             return false;
@@ -59,7 +59,7 @@ impl Store {
         true
     }
 
-    /// True if it was there. Its checks go with it.
+    /// Removes a service with its checks; returns whether it existed.
     pub(crate) fn remove_service(&mut self, node: &str, id: &str, now: Instant) -> bool {
         if self.service_at(node, id).is_none() {
             return false;
@@ -69,7 +69,7 @@ impl Store {
         true
     }
 
-    /// True if it was there.
+    /// Removes a check; returns whether it existed.
     pub(crate) fn remove_check(&mut self, node: &str, id: &str, now: Instant) -> bool {
         let Some(check) = self.take_check(node, id) else { return false };
         self.index += 1;
@@ -118,8 +118,8 @@ impl Store {
         Ok(())
     }
 
-    /// A node that is renamed loses everything at its old name. The registry's own node, whose id every client can read, would
-    /// be gone until the next start, with all services that registered themselves.
+    /// Refuses the id of the registry's own node under another name. A renamed node loses everything at its old name, and every
+    /// client can read this id; so the own node would be gone until the next start, with all services that registered themselves.
     fn refuse_taking_own_id(&self, node: &NodeDefinition) -> Result<(), StoreError> {
         let own = self.node(&self.own).map_or("", |own| own.definition.id.as_str());
         if own.is_empty() || node.id != own || node.name == self.own {
@@ -132,7 +132,7 @@ impl Store {
         )))
     }
 
-    /// A node with a known id and another name is renamed: what was at the old name goes.
+    /// Writes a node. A known id with another name renames the node, which removes everything at the old name.
     pub(super) fn put_node(&mut self, definition: NodeDefinition, index: u64, now: Instant) -> bool {
         let key = definition.name.to_lowercase();
         let mut before = self.nodes.get(&key).cloned();

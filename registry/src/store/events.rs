@@ -30,12 +30,12 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// How many there have been.
+    /// The number of events so far.
     pub(crate) fn fired(&self) -> u64 {
         self.fired
     }
 
-    /// The latest, oldest first. Empty name: all.
+    /// The latest events with this name, oldest first; an empty name selects all.
     pub(crate) fn list(&self, name: &str) -> impl Iterator<Item = &Event> {
         let name = name.to_owned();
         self.kept.iter().filter(move |event| name.is_empty() || event.name == name)
@@ -55,7 +55,7 @@ impl Events {
     }
 }
 
-/// What Consul's agent keeps.
+/// Consul's agent keeps this number.
 const EVENTS_MAX: usize = 256;
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ pub(crate) struct Kv {
     bytes: usize,
     /// Index of the latest write or deletion; 0 before the first.
     index: u64,
-    /// Index of the deletion of each key that is gone, so that a prefix wakes for its own only.
+    /// The index of the deletion of each deleted key, so that a prefix wakes only for its own keys.
     tombstones: Table<String, u64>,
     /// The index of the latest tombstone that was dropped because there were too many; it counts for every prefix.
     deletion_index: u64,
@@ -74,12 +74,12 @@ impl Kv {
         }
     }
 
-    /// For the journal: the keys, and those that are gone.
+    /// The tables for the journal: the keys, and the deleted keys.
     pub(super) fn rows(&mut self) -> [&mut dyn Rows; 2] {
         [&mut self.entries, &mut self.tombstones]
     }
 
-    /// Index of the latest change, and of the latest deletion that no tombstone has.
+    /// The index of the latest change, and that of the latest deletion without a tombstone.
     pub(super) fn indexes(&self) -> (u64, u64) {
         (self.index, self.deletion_index)
     }
@@ -88,12 +88,12 @@ impl Kv {
         (self.index, self.deletion_index) = (index, deletion_index);
     }
 
-    /// Once all rows are back.
+    /// Counts the bytes again, after all rows were read back.
     pub(super) fn count_bytes(&mut self) {
         self.bytes = self.entries.iter().map(|(key, entry)| key.len() + entry.value.len()).sum();
     }
 
-    /// True while the key's lock delay lasts.
+    /// Whether the key's lock delay lasts.
     pub(crate) fn is_delayed(&self, key: &str, now: Instant) -> bool {
         self.delays.get(key).is_some_and(|until| *until > now)
     }
@@ -102,7 +102,7 @@ impl Kv {
         self.entries.len()
     }
 
-    /// Of all keys and values.
+    /// The bytes of all keys and values.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -116,7 +116,7 @@ impl Kv {
         self.entries.len() + usize::from(!self.entries.contains_key(key))
     }
 
-    /// Returns whether the condition held, and whether anything changed: the same value again changes nothing.
+    /// Writes a key. Returns whether the condition was met, and whether the key changed; the same value is not a change.
     pub(super) fn put(&mut self, key: &str, value: Bytes, flags: u64, cas: Cas, index: u64) -> (bool, bool) {
         let before = self.entries.get(key);
         if !holds(cas, before) {
@@ -146,7 +146,7 @@ impl Kv {
         (true, self.write(key, value, flags, (Some(session.to_owned()), times), index))
     }
 
-    /// Takes the key from the session; false if that does not have it.
+    /// Takes the key from the session; false if the session does not have it.
     pub(super) fn unlock(
         &mut self,
         key: &str,
@@ -326,9 +326,9 @@ mod base64_text {
     }
 }
 
-/// Past it, a deletion anywhere wakes every prefix once more than necessary.
+/// Beyond it, a deletion anywhere wakes every prefix once more than necessary.
 const TOMBSTONES_MAX: usize = 4096;
-/// Past it, a key may be locked a little too early.
+/// Beyond it, a key may be locked a little too early.
 const DELAYS_MAX: usize = 4096;
 
 #[cfg(test)]

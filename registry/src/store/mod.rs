@@ -7,7 +7,7 @@
 //! registration, and a heartbeat that does not change a status, move no index.
 //!
 //! One node is the registry's own. The changes of the agent's part of the API are in `agent`, those of the catalog's part in
-//! `catalog`; both work on the same tables, so that nothing needs to be synchronised.
+//! `catalog`; both work on the same tables, so there are no copies to synchronise.
 
 mod agent;
 mod alias;
@@ -45,24 +45,24 @@ use crate::store::persist::Numbers;
 use crate::store::table::Table;
 use crate::types::CheckStatus;
 
-/// Limits of the data that an [`EmbeddedRegistry`](crate::EmbeddedRegistry) stores. A write past a limit is refused.
+/// Limits of the data that an [`EmbeddedRegistry`](crate::EmbeddedRegistry) stores. A write beyond a limit is refused.
 #[derive(Debug, Clone, Copy)]
 pub struct StoreLimits {
-    /// Nodes.
+    /// The number of nodes.
     pub nodes: usize,
-    /// Instances of services.
+    /// The number of instances of services.
     pub services: usize,
-    /// Checks.
+    /// The number of checks.
     pub checks: usize,
-    /// Sessions.
+    /// The number of sessions.
     pub sessions: usize,
-    /// Keys.
+    /// The number of keys.
     pub kv_keys: usize,
-    /// Bytes of all keys and values together.
+    /// The bytes of all keys and values together.
     pub kv_bytes: usize,
 }
 
-/// A development registry; each is far above what a developer starts and far below what hurts.
+/// Values for a development registry: each is far above a developer's needs, and far below what would exhaust the machine.
 impl Default for StoreLimits {
     fn default() -> Self {
         Self {
@@ -76,7 +76,7 @@ impl Default for StoreLimits {
     }
 }
 
-/// Why a change was refused, in the words that a client gets where no release of Consul has others.
+/// Why a change was refused. A client gets this text unless the imitated release of Consul has another one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum StoreError {
     #[error("{0:?} is not there")]
@@ -92,7 +92,7 @@ pub(crate) enum StoreError {
     Full { what: &'static str, limit: usize },
 }
 
-/// Of a service or a check: names are matched without regard to case, as Consul matches them.
+/// The node and id of a service or a check. They are matched without regard to case, as in Consul.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Key {
     node: String,
@@ -121,11 +121,11 @@ pub(crate) struct Store {
     services_index: u64,
     checks_index: u64,
     extinction_index: u64,
-    /// By lower-case name: Consul matches names without regard to case.
+    /// The names of services, by lower-case name, because Consul matches names without regard to case.
     names: Table<String, Name>,
     /// The checks of each service; those of a node are under its name and an empty id.
     checks_of: BTreeMap<Key, BTreeSet<Key>>,
-    /// The indexes above as the journal has them.
+    /// The indexes above, as they were last written to the journal.
     numbers_written: Numbers,
 }
 
@@ -168,17 +168,17 @@ impl Store {
         self.nodes.values()
     }
 
-    /// By name, without regard to case.
+    /// The node with this name, without regard to case.
     pub(crate) fn node(&self, name: &str) -> Option<&NodeRecord> {
         self.nodes.get(&name.to_lowercase())
     }
 
-    /// Of all nodes, sorted by node and id.
+    /// The services of all nodes, sorted by node and id.
     pub(crate) fn services(&self) -> impl Iterator<Item = &ServiceRecord> {
         self.services.values()
     }
 
-    /// How many names of services there are.
+    /// The number of names of services.
     pub(crate) fn service_names(&self) -> usize {
         self.names.len()
     }
@@ -193,7 +193,7 @@ impl Store {
         self.services.get(&Key::new(node, id))
     }
 
-    /// Of the registry's own node.
+    /// The services of the registry's own node.
     pub(crate) fn own_services(&self) -> impl Iterator<Item = &ServiceRecord> {
         self.services_at(&self.own)
     }
@@ -203,7 +203,7 @@ impl Store {
         self.service_at(&self.own, id).filter(|service| service.definition.id == id)
     }
 
-    /// A check of the registry's own node, likewise.
+    /// A check of the registry's own node; its id distinguishes case, too.
     pub(crate) fn own_check(&self, id: &str) -> Option<&CheckRecord> {
         self.check_at(&self.own, id).filter(|check| check.definition.id == id)
     }
@@ -214,7 +214,7 @@ impl Store {
         keys.filter_map(|key| self.services.get(key))
     }
 
-    /// Of all nodes, sorted by node and id.
+    /// The checks of all nodes, sorted by node and id.
     pub(crate) fn checks(&self) -> impl Iterator<Item = &CheckRecord> {
         self.checks.values()
     }
@@ -229,7 +229,7 @@ impl Store {
         self.checks.get(&Key::new(node, id))
     }
 
-    /// Of the registry's own node.
+    /// The checks of the registry's own node.
     pub(crate) fn own_checks(&self) -> impl Iterator<Item = &CheckRecord> {
         self.checks_at(&self.own)
     }
@@ -265,7 +265,7 @@ impl Store {
         self.checks_index
     }
 
-    /// Moves with any change of any node, service or check.
+    /// An index that moves with every change of a node, service or check.
     pub(crate) fn tables_index(&self) -> u64 {
         self.nodes_index.max(self.services_index).max(self.checks_index)
     }
@@ -342,7 +342,7 @@ impl Store {
 
 /// Consul's catalog is never at 0, and clients treat 0 and 1 as "no index".
 const FIRST_INDEX: u64 = 10;
-/// How Consul's output of a TTL check begins that was silent for too long.
+/// The beginning of Consul's output for a TTL check without a heartbeat.
 pub(crate) const TTL_EXPIRED: &str = "TTL expired";
 /// Consul's minimum; a shorter time of a check is raised to it.
 const DEREGISTER_AFTER_MIN: Duration = Duration::from_mins(1);

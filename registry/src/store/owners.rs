@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::{CheckRecord, Key, Store};
 
-/// What is kept of all instances of a service together; there is at least one.
+/// The data of all instances of a service together; there is at least one instance.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Name {
     pub(super) index: u64,
-    /// Found again after a restart: they name their service.
+    /// The instances. A restart finds them again by the names in their rows.
     #[serde(skip)]
     pub(super) instances: BTreeSet<Key>,
 }
@@ -26,7 +26,7 @@ impl Store {
         }
     }
 
-    /// A service without instances is gone, and what is gone shares one index.
+    /// Removes an instance from its name. A service without instances does not exist, and all such services share one index.
     pub(super) fn leave_name(&mut self, name: &str, key: &Key, index: u64) {
         let lower = name.to_lowercase();
         let Some(all) = self.names.get_mut(&lower) else { return };

@@ -1,4 +1,4 @@
-//! The store and its journal: which tables are journaled, and what a restart makes of them.
+//! The store and its journal: which tables are journaled, and how a restart reads them.
 //!
 //! A new table survives a restart if it is a [`Table`] whose rows are `Serialize` and `Deserialize` (fields that a restart
 //! may forget are `#[serde(skip)]`) and is named in [`Store::tables`]. Every change of its rows is then journaled. A number
@@ -69,7 +69,7 @@ impl Store {
         self.kv.set_indexes(numbers.kv_index, numbers.kv_deletion_index);
     }
 
-    /// Appends to `lines` what changed since the last call, one row a line. Nothing if nothing did.
+    /// Appends the rows that changed since the last call to `lines`, one row per line.
     pub(crate) fn write_changes(&mut self, lines: &mut Vec<u8>) -> serde_json::Result<()> {
         for (name, table) in self.tables() {
             table.write_changed(name, lines)?;
@@ -83,14 +83,14 @@ impl Store {
         Ok(())
     }
 
-    /// For a store without a journal.
+    /// Forgets the changes, in a store without a journal.
     pub(crate) fn forget_changes(&mut self) {
         for (_, table) in self.tables() {
             table.forget_changed();
         }
     }
 
-    /// Takes back a row that [`Store::write_changes`] wrote.
+    /// Reads a row that [`Store::write_changes`] wrote.
     pub(crate) fn read_back(&mut self, row: Row<'_>) -> Result<(), String> {
         let Row { table, key, value } = row;
         if table == NUMBERS {
@@ -107,7 +107,7 @@ impl Store {
         rows.read_back(key, value).map_err(|error| format!("table {table:?}, key {key}: {error}"))
     }
 
-    /// Which instances a name has, and which checks a service, is in their rows.
+    /// Finds the instances of each name, and the checks of each service, from their rows.
     fn find_owners(&mut self) {
         let services: Vec<(Key, String)> = self
             .services
@@ -127,9 +127,9 @@ impl Store {
         }
     }
 
-    /// Starts what time does, once all rows are back: each TTL begins again and checks keep their status; whatever
-    /// is critical counts as critical from now on, so that nothing is removed before it had its time to recover.
-    /// `own`: the registry's own node, which may have another address now.
+    /// Starts all timers, after all rows were read back. Each TTL begins again, and checks keep their status; the time of a
+    /// critical check begins now, so that its service has its time to recover before it is removed.
+    /// `own` is the registry's own node, which may have another address now.
     pub(crate) fn resume(&mut self, own: NodeDefinition, now: Instant) {
         self.find_owners();
         let index = self.index + 1;
@@ -140,7 +140,7 @@ impl Store {
         for check in self.checks.values_mut_quietly() {
             check.critical_since = (check.status == CheckStatus::Critical).then_some(now);
             check.expires_at = match check.definition.kind {
-                // One that had expired has nothing left to wait for.
+                // An expired check does not wait for a heartbeat.
                 CheckKind::Ttl(_)
                     if check.status == CheckStatus::Critical && check.output.starts_with(TTL_EXPIRED) =>
                 {
@@ -154,7 +154,7 @@ impl Store {
     }
 }
 
-/// No table is called so.
+/// No table has this name.
 const NUMBERS: &str = "numbers";
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A check that the registry makes itself, at an interval: its target, and how many results of a kind it takes until the status
+//! A check that the registry makes itself, at an interval: its target, and the number of equal results after which its status
 //! changes.
 
 use std::time::Duration;
@@ -13,9 +13,9 @@ pub(crate) struct ProbeDefinition {
     pub(crate) interval: Duration,
     pub(crate) timeout: Duration,
     pub(crate) tls_skip_verify: bool,
-    /// How many results in a row that pass or warn it takes; 0 and 1: the first counts.
+    /// The number of passing or warning results in a row that change the status; with 0 and 1 the first one does.
     pub(crate) success_before_passing: u32,
-    /// How many that are critical.
+    /// The number of critical results in a row that change the status.
     pub(crate) failures_before_critical: u32,
     /// The last bytes of an answer that are kept.
     pub(crate) output_bytes_max: usize,
@@ -29,19 +29,19 @@ pub(crate) enum Target {
         headers: Vec<(String, String)>,
         body: String,
     },
-    /// Connects, and no more. `host:port`.
+    /// Only connects, to `host:port`.
     Tcp {
         address: String,
     },
-    /// gRPC's health protocol. `host:port`, or `host:port/service`.
+    /// Calls gRPC's health service at `host:port` or `host:port/service`.
     Grpc {
         target: String,
         tls: bool,
     },
 }
 
-/// The results of a probe that were not believed yet. Both counts begin full, so that the first result counts,
-/// whatever it is.
+/// The results of a probe that have not changed its status yet. Both counts begin full, so that any first result
+/// counts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Streak {
     successes: u32,
@@ -55,7 +55,7 @@ impl ProbeDefinition {
 }
 
 impl Streak {
-    /// True if this result is to be believed.
+    /// Records a result; returns whether it counts.
     pub(crate) fn record(&mut self, probe: &ProbeDefinition, status: CheckStatus) -> bool {
         if status == CheckStatus::Critical {
             self.successes = 0;

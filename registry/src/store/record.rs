@@ -38,7 +38,7 @@ pub(crate) struct ServiceDefinition {
     pub(crate) address: String,
     pub(crate) tagged_addresses: BTreeMap<String, AddressDefinition>,
     pub(crate) meta: BTreeMap<String, String>,
-    /// Any integer: Consul stores −1 and 99999 too, and what reads from here must cope with them.
+    /// Any integer: Consul stores −1 and 99999 too, and readers must cope with them.
     pub(crate) port: i64,
     pub(crate) weight_passing: i64,
     pub(crate) weight_warning: i64,
@@ -53,7 +53,7 @@ pub(crate) struct AddressDefinition {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ServiceRecord {
-    /// The name of the node that it is registered at.
+    /// The name of the node at which it is registered.
     pub(crate) node: String,
     pub(crate) definition: ServiceDefinition,
     pub(crate) create_index: u64,
@@ -66,7 +66,7 @@ pub(crate) struct CheckDefinition {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) notes: String,
-    /// Empty: the check is the node's.
+    /// The service of the check; empty for a check of the node.
     pub(crate) service_id: String,
     pub(crate) kind: CheckKind,
     pub(crate) initial_status: Option<CheckStatus>,
@@ -75,7 +75,7 @@ pub(crate) struct CheckDefinition {
 }
 
 impl CheckDefinition {
-    /// A check of the node, with defaults for everything else.
+    /// A check of the node, with defaults for all other fields.
     pub(crate) fn new(id: impl Into<String>, name: impl Into<String>, kind: CheckKind) -> Self {
         Self {
             id: id.into(),
@@ -92,7 +92,7 @@ impl CheckDefinition {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum CheckKind {
-    /// The registry's own: `serfHealth`.
+    /// The registry's own check: `serfHealth`.
     Node,
     Ttl(Duration),
     Probe(ProbeDefinition),
@@ -102,7 +102,7 @@ pub(crate) enum CheckKind {
     /// Registered with the catalog: another program makes it and reports its status.
     External {
         kind: Cow<'static, str>,
-        /// How the check is made, in the form that is answered.
+        /// How the check is made, in the form of answers.
         definition: Map<String, Value>,
     },
 }
@@ -127,7 +127,7 @@ impl CheckKind {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct CheckRecord {
-    /// The name of the node that it is registered at.
+    /// The name of the node at which it is registered.
     pub(crate) node: String,
     pub(crate) definition: CheckDefinition,
     pub(crate) status: CheckStatus,
@@ -135,7 +135,7 @@ pub(crate) struct CheckRecord {
     /// When a TTL check turns critical without a heartbeat; `None` once it did.
     #[serde(skip)]
     pub(crate) expires_at: Option<Instant>,
-    /// Since the first critical result. A registration, also a repeated one, is not a result.
+    /// The time of the first critical result. A registration, also a repeated one, is not a result.
     #[serde(skip)]
     pub(crate) critical_since: Option<Instant>,
     pub(crate) create_index: u64,

@@ -35,7 +35,7 @@ pub(crate) struct NewSession {
     pub(crate) node: String,
     pub(crate) lock_delay: Duration,
     pub(crate) behavior: Behavior,
-    /// As it was sent, and what it means.
+    /// The TTL as it was sent, and its meaning.
     pub(crate) ttl: (String, Option<Duration>),
     pub(crate) node_checks: Vec<String>,
     pub(crate) service_checks: Vec<String>,
@@ -50,7 +50,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Its time begins, or begins again.
+    /// Starts or restarts the session's time.
     fn start(&mut self, now: Instant) {
         self.expires_at = self.wanted.ttl.1.map(|ttl| now + ttl * EXPIRES_AFTER_TTLS);
     }
@@ -86,7 +86,7 @@ impl Sessions {
         self.index.max(1)
     }
 
-    /// For the journal.
+    /// The table for the journal.
     pub(super) fn rows(&mut self) -> &mut dyn Rows {
         &mut self.by_id
     }
@@ -158,7 +158,7 @@ impl Store {
         self.end_sessions(|_, session| depends(session), index, now);
     }
 
-    /// After a registration that may have turned any number of checks critical.
+    /// Ends the sessions of critical checks, after a registration that may have turned any number of checks critical.
     pub(super) fn end_sessions_of_critical_checks(&mut self, index: u64, now: Instant) {
         let critical = |store: &Self, session: &Session, id: &str| {
             let check = store.check_at(&session.wanted.node, id);
@@ -187,5 +187,5 @@ impl Store {
 
 /// Consul gives a session twice its TTL before it ends it.
 const EXPIRES_AFTER_TTLS: u32 = 2;
-/// Consul's cap.
+/// Consul's maximum.
 const LOCK_DELAY_MAX: Duration = Duration::from_mins(1);

@@ -47,7 +47,7 @@ impl<K: Ord + Clone, V> Table<K, V> {
         Some(row)
     }
 
-    /// A row to be changed.
+    /// A row that the caller changes.
     pub(crate) fn get_mut<Q>(&mut self, key: &Q) -> Option<&mut V>
     where
         K: Borrow<Q>,
@@ -68,7 +68,7 @@ impl<K: Ord + Clone, V> Table<K, V> {
         }
     }
 
-    /// A row of which only that changes what a restart may forget: timers, and outputs of probes.
+    /// A row in which the caller changes only what a restart may forget: timers, and outputs of probes.
     pub(crate) fn get_mut_quietly<Q>(&mut self, key: &Q) -> Option<&mut V>
     where
         K: Borrow<Q>,
@@ -77,7 +77,7 @@ impl<K: Ord + Clone, V> Table<K, V> {
         self.rows.get_mut(key)
     }
 
-    /// All rows, to change what a restart may forget.
+    /// All rows, of which the caller changes only what a restart may forget.
     pub(crate) fn values_mut_quietly(&mut self) -> impl Iterator<Item = &mut V> {
         self.rows.values_mut()
     }
@@ -96,9 +96,9 @@ impl<K: Ord + Clone, V> Table<K, V> {
 
 /// A table as the journal sees it.
 pub(crate) trait Rows {
-    /// Writes the rows that changed, one line each: `[table, key, row]`, or `[table, key]` for one that is gone.
+    /// Writes the rows that changed, one line each: `[table, key, row]`, or `[table, key]` for a removed row.
     fn write_changed(&mut self, table: &str, lines: &mut Vec<u8>) -> serde_json::Result<()>;
-    /// Takes back what [`Rows::write_changed`] wrote; no row: it is gone.
+    /// Reads what [`Rows::write_changed`] wrote; without a row, the row was removed.
     fn read_back(&mut self, key: &RawValue, row: Option<&RawValue>) -> serde_json::Result<()>;
     /// Forgets which rows changed.
     fn forget_changed(&mut self);

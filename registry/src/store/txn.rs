@@ -9,7 +9,7 @@ use crate::store::{
     ServiceRecord, Store,
 };
 
-/// What is done to a key.
+/// An operation on a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KvVerb {
     Set,
@@ -26,7 +26,7 @@ pub(crate) enum KvVerb {
     DeleteTree,
 }
 
-/// What is done to a node, a service or a check.
+/// An operation on a node, a service or a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TableVerb {
     Get,
@@ -63,7 +63,7 @@ pub(crate) enum TxnOp {
         check: CheckDefinition,
         index: u64,
     },
-    /// Found wrong before it reached the store; the text is what the client gets.
+    /// The operation was refused before it reached the store; the client gets this text.
     Refused(String),
 }
 
@@ -84,7 +84,7 @@ pub(crate) struct TxnError {
 }
 
 impl TxnOp {
-    /// True if it changes nothing.
+    /// Whether the operation only reads.
     pub(crate) fn reads(&self) -> bool {
         use KvVerb::{CheckIndex, CheckNotExists, CheckSession, Get, GetTree};
         match self {
@@ -277,7 +277,7 @@ impl Store {
                 return Err(format!("failed to delete {what}, index is stale"));
             }
             TableVerb::Delete | TableVerb::DeleteCas => {
-                // What is not there is removed already.
+                // An absent row is removed already.
                 let _was_there = remove(self);
                 return Ok(Vec::new());
             }

@@ -1,5 +1,5 @@
-//! What the tests of this package and of the gateway share: an instance, and real Consul agents and servers. Not a part of the
-//! product.
+//! An instance, and real Consul agents and servers, for the tests of this package and of the gateway. This is not a part of
+//! the product.
 //!
 //! The binary is `$CONSUL_BIN`, or `consul` on `PATH`. Without one, tests print that they are skipped, unless
 //! `MILLGATE_REQUIRE_SERVERS=1` makes that a failure. Failures panic, as they do in a test.
@@ -98,7 +98,7 @@ impl ConsulProcess {
         panic!("consul does not start: {failure}")
     }
 
-    /// The address of its HTTP API.
+    /// The address of the agent's HTTP API.
     pub fn addr(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports[0]))
     }
@@ -113,7 +113,7 @@ impl ConsulProcess {
         self.ports
     }
 
-    /// The URL of its HTTP API.
+    /// The URL of the agent's HTTP API.
     pub fn url(&self) -> String {
         format!("http://{}", self.addr())
     }
@@ -214,7 +214,7 @@ fn find_binary() -> Option<PathBuf> {
 
 /// A port of the loopback interface that is free, and that is likely to be free again after a restart.
 ///
-/// Port 0 would not do: a port from the ephemeral range is handed to the next socket that asks, as soon as the
+/// Port 0 is not enough: the system gives a port from the ephemeral range to the next socket as soon as the
 /// server is down, and a client that keeps calling it may even connect to itself.
 ///
 /// # Panics

@@ -52,7 +52,7 @@ impl ConsulServer {
     }
 
     /// As [`ConsulServer::dev`], over HTTPS with client certificates. `certificates` is a folder with `ca.pem`,
-    /// `server.pem`, `server.key`, and what `client` names.
+    /// `server.pem`, `server.key`, and the files that `client` names.
     ///
     /// # Panics
     /// As [`ConsulServer::dev`].
@@ -158,7 +158,7 @@ impl ConsulServer {
         Some(servers)
     }
 
-    /// Where its HTTP API listens, as an URL.
+    /// The URL of the server's HTTP API.
     pub fn url(&self) -> &str {
         &self.client.address
     }
@@ -171,7 +171,7 @@ impl ConsulServer {
         Client::new(self.client.clone()).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Kills it as a crash would.
+    /// Kills the server as a crash would.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             // Both fail only if the process is gone already.
@@ -180,7 +180,7 @@ impl ConsulServer {
         }
     }
 
-    /// Kills it and starts it again; what it had in memory is lost.
+    /// Kills the server and starts it again; its memory is lost.
     ///
     /// # Panics
     /// If it does not come up.
@@ -189,7 +189,7 @@ impl ConsulServer {
         self.start().await;
     }
 
-    /// Its process stands still, with its sockets open, until [`ConsulServer::thaw`].
+    /// Stops the process, with its sockets open, until [`ConsulServer::thaw`].
     pub fn freeze(&self) {
         self.signal("STOP");
     }

@@ -112,7 +112,7 @@ impl Instance {
         let port = port(service.port)
             .ok_or_else(|| format!("{name}: port {} is not within 1 to 65535", service.port))?;
         let tagged_addresses = tagged_addresses(&node, &service, port);
-        // An empty service address means: the node's.
+        // An empty service address means the node's.
         let address = if service.address.is_empty() { node.address } else { service.address };
         if address.is_empty() {
             return Err(format!("{name}: neither it nor its node has an address"));

@@ -20,8 +20,8 @@ pub struct WatchTarget {
     pub namespace: Option<String>,
     /// The admin partition (Consul Enterprise); sent only when it is set.
     pub partition: Option<String>,
-    /// The registry leaves out instances whose checks do not all pass. For a huge service less is sent, but the watch knows
-    /// nothing about those instances.
+    /// The registry leaves out instances whose checks do not all pass. A huge service then has smaller answers, but the watch does
+    /// not know those instances.
     pub only_passing: bool,
 }
 

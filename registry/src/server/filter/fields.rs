@@ -7,7 +7,7 @@ pub(crate) enum Kind {
     Integer,
     Boolean,
     List(&'static Kind),
-    /// From any key.
+    /// A map with any keys.
     Map(&'static Kind),
     Fields(&'static [(&'static str, Kind)]),
 }
@@ -18,7 +18,7 @@ impl Kind {
         let mut kind = self;
         for (at, name) in selector.iter().enumerate() {
             let inner = match kind {
-                // A list is gone through by itself.
+                // A selector passes through a list to its elements.
                 Self::List(element) => *element,
                 kind => kind,
             };

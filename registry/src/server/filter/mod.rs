@@ -71,7 +71,7 @@ fn any(value: &Value, selector: &[String], negated: bool, test: &Test) -> bool {
     }
 }
 
-/// What is absent or null has the zero value of its type.
+/// Tests a value; an absent or null one counts as the zero value of its type.
 fn holds(value: &Value, test: &Test) -> bool {
     let string = value.as_str().unwrap_or_default();
     match test {
@@ -139,7 +139,7 @@ fn test(
     }
 }
 
-/// What Go accepts as a boolean.
+/// Reads a boolean as Go does.
 pub(crate) fn boolean(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),

@@ -1,4 +1,4 @@
-//! The grammar of filter expressions, and the words for what does not fit it: Consul lists what it expected.
+//! The grammar of filter expressions, and Consul's errors, which list the expected tokens.
 //!
 //! ```text
 //! or    := and ("or" or)?      and := not ("and" and)?      not := "not" not | "(" or ")" | match
@@ -23,7 +23,7 @@ pub(super) enum Operator {
 }
 
 impl Operator {
-    /// As errors call it.
+    /// The name in errors.
     pub(super) fn name(self, negated: bool) -> &'static str {
         match (self, negated) {
             (Self::Equal, false) => "Equal",
@@ -260,7 +260,7 @@ impl Parser<'_> {
         found
     }
 
-    /// True if there were any.
+    /// Skips blanks; returns whether there were any.
     fn blanks(&mut self) -> bool {
         let rest = &self.text[self.at..];
         let length = rest.len() - rest.trim_start_matches([' ', '\t', '\r', '\n']).len();
@@ -282,7 +282,7 @@ impl Parser<'_> {
     }
 }
 
-/// As far as it is a number.
+/// The length of the number at the beginning of the text.
 fn number_length(rest: &str) -> usize {
     let digits = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let sign = usize::from(rest.starts_with('-'));
@@ -293,7 +293,7 @@ fn number_length(rest: &str) -> usize {
     }
 }
 
-/// What may stand where, in the words and the order of Consul's parser.
+/// The expected tokens at each place, in the words and the order of Consul's parser.
 const AT_BEGINNING: &str = r#""(", "-", "0", "\"", "`", "not", [ \t\r\n], [1-9] or [a-zA-Z]"#;
 const AT_VALUE: &str = r#""-", "0", "\"", "`", [ \t\r\n], [1-9] or [a-zA-Z]"#;
 const AT_SELECTOR: &str = r"[ \t\r\n] or [a-zA-Z]";

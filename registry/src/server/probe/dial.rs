@@ -65,7 +65,7 @@ pub(super) async fn tcp(address: &str) -> Result<TcpStream, String> {
     Err(failure)
 }
 
-/// What a connection is after its handshake, if it had one.
+/// A connection in cleartext, or with TLS after its handshake.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}

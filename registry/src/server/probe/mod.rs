@@ -1,4 +1,4 @@
-//! What the registry does without a request: TTLs expire, checks are made, aliases follow, and services that stay critical are
+//! The registry's work without a request: TTLs expire, checks are made, aliases follow, and services that stay critical are
 //! removed.
 //!
 //! The timing is Consul's: the first run of a check comes after a random part of its interval, the next an interval after the

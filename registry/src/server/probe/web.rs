@@ -21,7 +21,7 @@ pub(super) struct Request<'a> {
     pub(super) body: &'a str,
 }
 
-/// What is sent next: the request itself, or what a redirect made of it.
+/// The next request to send: the check's own, or the one of a redirect.
 struct Hop {
     url: String,
     method: Method,
@@ -96,7 +96,7 @@ async fn judge(
     (status, format!("HTTP {method} {url}: {code} {reason} Output: {body}"))
 }
 
-/// The last bytes of a body. Whatever ends it early is not the check's business: the status is known.
+/// The last bytes of a body. An early end does not matter to the check, which knows the status.
 async fn tail(mut body: Incoming, bytes_max: usize, give_up: Instant) -> String {
     let mut tail = Vec::new();
     while let Ok(Some(Ok(frame))) = tokio::time::timeout_at(give_up, body.frame()).await {
@@ -197,7 +197,7 @@ fn message(request: &Request<'_>, hop: &Hop, uri: &Uri) -> Result<http::Request<
 /// `first`: the URL of the registration.
 fn follow(hop: &Hop, first: &str, status: StatusCode, location: &str) -> Option<Hop> {
     let url = resolve(&hop.url, location)?;
-    // Only 307 and 308 ask for the same request again.
+    // Only 307 and 308 repeat the same request.
     let same = matches!(status.as_u16(), 307 | 308);
     let method = if same || hop.method == Method::HEAD { hop.method.clone() } else { Method::GET };
     let leaves_https = hop.url.starts_with("https:") && url.starts_with("http:");

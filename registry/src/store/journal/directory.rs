@@ -1,10 +1,10 @@
 //! The files of a data directory, and how a state is read from them.
 //!
-//! `log.N` holds the changes of generation N in the order in which they were made, `snapshot.N` everything that was
-//! before it. The state is the highest snapshot and all logs from its number on. A new generation begins when the
+//! `log.N` has the changes of generation N in their order, and `snapshot.N` the state
+//! before them. The state is the highest snapshot and all logs from its number on. A new generation begins when the
 //! log is large: `log.N+1` is begun, then `snapshot.N` and all logs before it are folded into `snapshot.N+1`, then they
-//! go. A crash or a failure between any two of these steps leaves a directory that reads the same, and a fold that can
-//! be repeated: what counts is read from the directory each time.
+//! are removed. A crash or a failure between any two of these steps leaves a directory that reads the same, and a fold that can
+//! be repeated, because each fold finds its files anew.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -29,11 +29,11 @@ pub(crate) struct Directory {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Generations {
     snapshot: Option<u64>,
-    /// From the oldest that counts to the one that is written; empty in a new directory only.
+    /// The logs in use, from the oldest to the one that is written; empty in a new directory only.
     logs: Vec<u64>,
 }
 
-/// The log that is written.
+/// The log that gets the changes.
 #[derive(Debug)]
 pub(crate) struct Log {
     pub(crate) file: File,
@@ -56,7 +56,7 @@ impl Directory {
             attempts -= 1;
             match lock.try_lock() {
                 Ok(()) => return Ok(Self { path: path.to_owned(), _lock: lock }),
-                // Held a moment longer by a process that is ending, or by one that it is just starting.
+                // A process that is ending, or one that it is just starting, keeps the lock for a moment longer.
                 Err(TryLockError::WouldBlock) if attempts > 0 => std::thread::sleep(LOCK_PAUSE),
                 Err(TryLockError::WouldBlock) => {
                     return Err(JournalError::InUse { directory: path.to_owned() });
@@ -70,7 +70,7 @@ impl Directory {
         &self.path
     }
 
-    /// Finds the files that count and removes the others, which a crash left behind.
+    /// Finds the files in use and removes the others, which a crash left behind.
     fn generations(&self) -> Result<Generations, JournalError> {
         let (mut snapshots, mut logs) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(&self.path).map_err(JournalError::io(&self.path))? {
@@ -106,8 +106,8 @@ impl Directory {
         Ok(Generations { snapshot, logs })
     }
 
-    /// Hands every row of the state to `take`, oldest first, and opens the last log for more. What is unfinished at
-    /// its end is cut off.
+    /// Hands every row of the state to `take`, oldest first, and opens the last log for more. An unfinished end of it
+    /// is cut off.
     pub(crate) fn load(
         &self,
         take: &mut dyn FnMut(Row<'_>) -> Result<(), String>,
@@ -129,13 +129,13 @@ impl Directory {
         self.open_log(*number, end)
     }
 
-    /// A new log with nothing but its header, durable before it is used.
+    /// Begins a log that has only its header, which is durable before the log is used.
     pub(crate) fn begin_log(&self, number: u64) -> Result<Log, JournalError> {
         let path = self.log_path(number);
         let header = format::header()?;
         let begun = self.replace(&path, |file| file.write_all(&header));
         begun.and_then(|()| self.open_log(number, header.len())).inspect_err(|_| {
-            // Nothing is in it; but the log before it may go on, and must then be the last.
+            // It has no rows; but the log before it may go on, and must then be the last.
             let _removed = fs::remove_file(&path);
         })
     }
@@ -170,7 +170,7 @@ impl Directory {
         }
         let header = format::header()?;
         self.replace(&self.snapshot_path(*current), |file| format::write_snapshot(file, header, &rows))?;
-        // Removes what the snapshot stands for now.
+        // Removes the files that the new snapshot replaces.
         self.generations().map(drop)
     }
 
@@ -218,7 +218,7 @@ impl Directory {
             self.sync()
         };
         replace().map_err(|error| {
-            // Half a file, on a disk that is full perhaps: the log needs that room.
+            // The file is incomplete, and perhaps the disk is full: the log needs that room.
             let _gone = fs::remove_file(&beside);
             JournalError::io(path)(error)
         })

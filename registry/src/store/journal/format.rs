@@ -1,4 +1,4 @@
-//! What stands in the files: a frame that names format and version, then frames of rows, one row a line. A snapshot ends
+//! The content of the files: a frame that names format and version, then frames of rows, one row per line. A snapshot ends
 //! with the count of its rows.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use crate::store::journal::VERSION;
 use crate::store::journal::error::JournalError;
 use crate::store::journal::frame::{self, Next};
 
-/// A row as it stands in a file: table, key, and the value unless it is gone.
+/// A row of a file: table, key, and the value unless the row was removed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Row<'a> {
     pub(crate) table: &'a str,
@@ -88,7 +88,7 @@ pub(crate) fn read_snapshot(
     }
 }
 
-/// Returns how many bytes of it are good. `last`: nothing was written after it, so its end may be unfinished, and is
+/// Returns the number of good bytes. `last`: the log is the last one, so its end may be unfinished, and is
 /// cut off then.
 pub(crate) fn read_log(
     path: &Path,
@@ -110,7 +110,7 @@ pub(crate) fn read_log(
     }
 }
 
-/// Hands every line after the header to `take`. Returns where the whole frames end, and what stands there.
+/// Hands every line after the header to `take`. Returns the end of the complete frames, and what follows them.
 fn read_lines<'a>(
     path: &Path,
     bytes: &'a [u8],
@@ -139,7 +139,7 @@ fn read_lines<'a>(
 fn cut(path: &Path, at: usize, bytes: usize) -> Result<(), JournalError> {
     warn!(
         file = %path.display(),
-        "the last {bytes} bytes are an unfinished record, which nobody was told about; cut off at byte {at}"
+        "the last {bytes} bytes are an unfinished record, which no answer has shown; they are cut off at byte {at}"
     );
     let file = OpenOptions::new().write(true).open(path).map_err(JournalError::io(path))?;
     let cut = file.set_len(u64::try_from(at).unwrap_or(u64::MAX)).and_then(|()| file.sync_all());
@@ -172,7 +172,7 @@ fn read_row(line: &[u8]) -> Result<Row<'_>, String> {
 }
 
 const FORMAT: &str = "millgate-registry";
-/// No table is called so.
+/// No table has this name.
 const END: &str = "end";
-/// Large enough that frames cost nothing, small enough that one is never much memory.
+/// Large enough that the cost of frames does not matter, small enough that a frame takes little memory.
 const SNAPSHOT_FRAME_BYTES: usize = 256 * 1024;

@@ -1,4 +1,4 @@
-//! The framing of journal files: a frame that is not complete does not count.
+//! The framing of journal files: an incomplete frame does not count.
 //!
 //! A frame is `mark (4 bytes) · length (u32, little endian) · CRC-32/iSCSI of the payload (u32) · payload`. What one
 //! `fdatasync` makes durable is one frame, so only the last frame of a file can be unfinished; a bad frame that is
@@ -15,19 +15,19 @@ pub(crate) fn write(file: &mut Vec<u8>, payload: &[u8]) {
     file.extend_from_slice(payload);
 }
 
-/// What stands at a place of a file.
+/// The content of a place in a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next<'a> {
     Frame {
         payload: &'a [u8],
-        /// Where the next one begins.
+        /// The beginning of the next frame.
         end: usize,
     },
-    /// Nothing follows.
+    /// The end of the file.
     End,
-    /// Unfinished: no whole frame begins here, nor anywhere behind.
+    /// Unfinished: no complete frame begins here or behind.
     Torn,
-    /// No whole frame begins here, but one does behind: this was whole once.
+    /// No complete frame begins here, but one does behind, so this one was complete once.
     Damaged,
 }
 

@@ -6,7 +6,7 @@
 //! files, `format` their content and how damage is handled.
 //!
 //! A write that fails (no space, a broken disk) ends the journal for good: what is on disk is then older than what
-//! is in memory, so nothing more is acknowledged until the process is started again. A fold that fails loses nothing:
+//! is in memory, so no further change is acknowledged until the process is started again. A failed fold loses no data:
 //! the log grows meanwhile, and the fold is tried again.
 
 mod directory;
@@ -54,16 +54,16 @@ impl Default for JournalLimits {
     }
 }
 
-/// Why a change cannot be made, in words.
+/// Why a change cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NotAdmitted {
-    /// For good.
+    /// The journal failed, and stays so until the next start.
     Failed(String),
     /// The disk is slower than the changes.
     Busy(String),
 }
 
-/// An open journal. Dropping it writes what is pending and unlocks the directory.
+/// An open journal. Dropping it writes the pending changes and unlocks the directory.
 #[derive(Debug)]
 pub(crate) struct Journal {
     shared: Arc<Shared>,
@@ -74,7 +74,7 @@ pub(crate) struct Journal {
 
 #[derive(Debug, Clone, Default)]
 struct Progress {
-    /// How many changes are durable.
+    /// The number of durable changes.
     durable: u64,
     failed: Option<Arc<str>>,
     sizes: JournalSizes,
@@ -83,10 +83,10 @@ struct Progress {
 /// The sizes of the files, and the results of folding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct JournalSizes {
-    /// Of all logs that no snapshot stands for.
+    /// The bytes of all logs that are not in a snapshot.
     pub(crate) log_bytes: u64,
     pub(crate) snapshot_bytes: u64,
-    /// Since the start.
+    /// The number of folds since the start.
     pub(crate) folds: u64,
     pub(crate) fold_failures: u64,
 }
@@ -100,7 +100,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Pending {
     rows: Vec<u8>,
-    /// How many changes were appended, those in `rows` included.
+    /// The number of appended changes, including those in `rows`.
     appended: u64,
     /// A fold ended, well or not.
     fold_ended: bool,
@@ -109,12 +109,12 @@ struct Pending {
 
 /// What the writer has to do next.
 enum Work {
-    /// Rows to write, and how many changes are appended with them.
+    /// Rows to write, and the number of changes so far.
     Rows(Vec<u8>, u64),
     FoldEnded,
-    /// It is time to try something again.
+    /// It is time for another try.
     Due,
-    /// The journal is closed and nothing is left.
+    /// The journal is closed, and all rows are written.
     End,
 }
 
@@ -152,7 +152,7 @@ impl Journal {
         self.shared.more.notify_one();
     }
 
-    /// `Err` if a change could not be made durable: do not make it.
+    /// `Err` if a change could not be made durable, so that the caller must not make it.
     pub(crate) fn admit(&self) -> Result<(), NotAdmitted> {
         if let Some(reason) = &self.progress.borrow().failed {
             return Err(NotAdmitted::Failed(reason.to_string()));
@@ -164,7 +164,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Returns when everything appended so far is durable, or with the reason why it never will be.
+    /// Returns when all changes so far are durable, or with the reason why they never will be.
     pub(crate) async fn settle(&self) -> Result<(), String> {
         let appended = self.shared.lock().appended;
         let mut progress = self.progress.clone();
@@ -188,7 +188,7 @@ impl Journal {
 }
 
 impl Journal {
-    /// Writes what is pending and unlocks the directory, even while other owners of the journal exist.
+    /// Writes the pending changes and unlocks the directory, even while other owners of the journal exist.
     pub(crate) fn close(&self) {
         self.shared.lock().closed = true;
         self.shared.more.notify_one();
@@ -211,7 +211,7 @@ impl Shared {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for something to do; `due`: when it is time to try again.
+    /// Waits for work; `due` is the time of the next try.
     fn next(&self, due: Option<Instant>) -> Work {
         let mut pending = self.lock();
         loop {

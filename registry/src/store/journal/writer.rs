@@ -1,7 +1,7 @@
 //! The thread that writes: rows to the log, and logs that are large to the fold.
 //!
-//! A fold runs on a thread of its own, so that writing goes on; two never overlap. One that fails is tried again after a
-//! pause that doubles: the log grows meanwhile, and nothing is lost.
+//! A fold runs on a thread of its own, so that writing goes on; two never overlap. A failed fold is tried again after a
+//! pause that doubles; the log grows meanwhile, and no data is lost.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::store::journal::{JournalError, JournalLimits, Progress, Shared, Work,
 pub(super) struct Writer {
     directory: Arc<Directory>,
     log: Log,
-    /// Of the logs before it, which no snapshot stands for yet.
+    /// The bytes of the earlier logs that are not in a snapshot yet.
     older_bytes: u64,
     snapshot_bytes: u64,
     limits: JournalLimits,
@@ -122,7 +122,7 @@ impl Writer {
 
     fn end_fold(&mut self) {
         let Some(folding) = self.folding.take() else { return };
-        // Panicked, which is reported already: as if it had not been tried.
+        // It panicked, which is reported already; it counts as not tried.
         let folded = folding.join().unwrap_or_else(|_| {
             let panicked = std::io::Error::other("the fold panicked");
             Err(JournalError::io(self.directory.path())(panicked))
@@ -134,12 +134,12 @@ impl Writer {
                 info!(bytes = snapshot_bytes, failures, "the registry's log was folded into a snapshot");
                 self.publish(|progress| progress.sizes.folds += 1);
             }
-            // Everything is still in the logs; the next fold takes them all.
+            // All rows are still in the logs; the next fold takes them all.
             Err(error) => self.postpone(&error),
         }
     }
 
-    /// One line of the log until it works again, however often it is tried.
+    /// Logs the failure once, however often the fold is tried.
     fn postpone(&mut self, error: &JournalError) {
         let pause = self.limits.fold_retry.saturating_mul(1 << self.failures.min(DOUBLINGS_MAX));
         self.failures = self.failures.saturating_add(1);
@@ -148,7 +148,7 @@ impl Writer {
         match self.failures {
             1 => warn!(
                 bytes = self.older_bytes + self.log.bytes,
-                "the registry's log cannot be folded and grows until it can; nothing is lost, and it is tried \
+                "the registry's log cannot be folded, so it grows; no data is lost, and the registry tries \
                  again: {error}"
             ),
             failures => debug!(failures, ?pause, "the registry's log cannot be folded: {error}"),
@@ -165,7 +165,7 @@ impl Writer {
     }
 }
 
-/// Wakes the writer when the fold's thread ends, however that is.
+/// Wakes the writer when the fold's thread ends, for any reason.
 struct Ended(Arc<Shared>);
 
 impl Drop for Ended {
