@@ -1,4 +1,4 @@
-//! What the three binaries share: arguments, logging, signals.
+//! Arguments, logging and signals of the three binaries.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -35,7 +35,7 @@ pub struct ServiceArgs {
     registry: RegistryArgs,
 }
 
-/// Where the registry is.
+/// Arguments about the registry.
 #[derive(Debug, Args)]
 pub struct RegistryArgs {
     /// Consul's HTTP address, or `off` to run unregistered
@@ -50,7 +50,7 @@ pub struct RegistryArgs {
 /// Arguments of the users service alone.
 #[derive(Debug, Args)]
 pub struct TokenArgs {
-    /// File with the HS256 key that tokens are signed with; without it, nobody can log in
+    /// File with the HS256 key that signs tokens; without it, every login fails
     #[arg(long = "token-key-file", env = "TOKEN_KEY_FILE", value_name = "FILE")]
     key_file: Option<PathBuf>,
 
@@ -67,14 +67,14 @@ pub struct TokenArgs {
     #[arg(long = "token-audience", env = "TOKEN_AUDIENCE", default_value = "api", value_name = "NAME")]
     audience: String,
 
-    /// How long a token is good
+    /// Lifetime of a token
     #[arg(long = "token-ttl", env = "TOKEN_TTL", default_value = "1h", value_name = "TIME",
           value_parser = humantime::parse_duration)]
     ttl: Duration,
 }
 
 impl TokenArgs {
-    /// `None` without a key file.
+    /// The signer of tokens; `None` without a key file.
     pub fn signer(self) -> anyhow::Result<Option<TokenSigner>> {
         let Some(path) = self.key_file else { return Ok(None) };
         let secret = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -83,10 +83,10 @@ impl TokenArgs {
     }
 }
 
-/// Where to listen, as clap's `value_parser`.
+/// Reads the address of a listener, as clap's `value_parser`.
 ///
 /// # Errors
-/// It is not `ADDR:PORT`; the message has an example with the port that is meant.
+/// The text is not `ADDR:PORT`; the message has an example with the intended port.
 pub fn listen_addr(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         let port = text.rsplit(':').next().and_then(|port| port.parse::<u16>().ok()).unwrap_or(8080);
@@ -128,7 +128,7 @@ pub async fn stop_signal() -> std::io::Result<()> {
     Ok(())
 }
 
-/// JSON lines; `RUST_LOG` chooses what.
+/// Writes JSON lines to standard output; `RUST_LOG` sets the level.
 fn log_to_stdout(service: &'static str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().json().event_format(LogFormat::new(service)).with_env_filter(filter).init();

@@ -11,7 +11,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
 
-/// Where a service keeps its data: a file, or `:memory:`, which forgets everything at the end.
+/// The place of a service's data: a file, or `:memory:`, which loses everything at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DatabaseLocation {
     Memory,
@@ -34,7 +34,7 @@ pub struct Database {
 }
 
 impl Database {
-    /// Opens the database, creates it if it is not there, and brings its schema up to date.
+    /// Opens the database, creates it if it does not exist, and brings its schema up to date.
     pub async fn open(location: &DatabaseLocation, schema: &Migrator) -> anyhow::Result<Self> {
         let database = match location {
             DatabaseLocation::Memory => {
@@ -71,7 +71,7 @@ impl Database {
         Ok(database)
     }
 
-    /// Whether the database answers; what `/readyz` asks.
+    /// Checks that the database answers, for `/readyz`.
     pub async fn check(&self) -> Result<(), sqlx::Error> {
         sqlx::query("SELECT 1").execute(&self.reader).await.map(|_| ())
     }
@@ -87,7 +87,7 @@ pub fn is_unique_violation(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
 }
 
-/// Enough for one page of disk waits on a small machine; readers past it wait for a connection.
+/// Enough for one page of disk waits on a small machine; further readers wait for a connection.
 const READERS_MAX: u32 = 4;
 /// How long a statement waits for another process that holds the write lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! JSON lines that begin with the service's name. A span would not do: libraries log in tasks of their own.
+//! JSON lines that begin with the service's name. A span is not enough, because libraries log in tasks of their own.
 
 use tracing::{Event, Subscriber};
 use tracing_subscriber::{

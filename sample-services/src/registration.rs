@@ -1,8 +1,8 @@
-//! How an instance makes itself known in Consul, and takes its leave.
+//! How an instance registers itself in Consul, and leaves.
 //!
-//! Consul asks `/readyz` every [`CHECK_EVERY`] whether the instance can do its work, and forgets it after a minute
-//! of failures, so that a killed process does not stay in the catalogue. A registry that cannot be reached keeps
-//! nobody from starting: one line says so, and the lease goes on trying.
+//! Consul checks `/readyz` every [`CHECK_EVERY`], and removes the instance after a minute
+//! of failures, so that a killed process does not stay in the catalogue. A service also starts while the registry is
+//! unreachable: it logs one line, and the lease goes on trying.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -28,12 +28,12 @@ impl Registration {
             .http_check(format!("http://{authority}:{}/readyz", addr.port()), CHECK_EVERY)
             .deregister_after(FORGET_AFTER);
         let lease = Lease::register(client, registration);
-        // The lease itself says why it is not registered, once.
+        // The lease itself logs once why it is not registered.
         let _late = tokio::time::timeout(PATIENCE, lease.registered()).await;
         Self { lease }
     }
 
-    /// Removes the instance from the registry, so that nobody is sent here any more.
+    /// Removes the instance from the registry, so that it gets no further requests.
     pub(crate) async fn end(self) {
         match tokio::time::timeout(PATIENCE, self.lease.deregister()).await {
             Ok(Ok(())) => {}

@@ -1,6 +1,6 @@
 //! One running service: database, router, listener, registration; and the way back.
 //!
-//! Start: open the database, listen, register. Stop: deregister first, so that nobody is sent here any more,
+//! Start: open the database, listen, register. Stop: deregister first, so that no further requests come,
 //! then report not ready, finish the requests in flight for at most [`DRAIN_TIMEOUT`], and close the database.
 
 use std::{net::SocketAddr, time::Duration};
@@ -26,17 +26,17 @@ pub struct ServiceOptions {
     pub service: Service,
     /// Port 0 takes any free one.
     pub listen: SocketAddr,
-    /// The host that others reach this instance at, if it is not the address that it listens on.
+    /// The host under which others reach this instance, if it differs from the address of the listener.
     pub advertise: Option<String>,
     pub database: DatabaseLocation,
     /// Without one, the service runs unregistered.
     pub registry: Option<ClientConfig>,
 }
 
-/// Which of the three services, and what only that one needs.
+/// One of the three services, with its own settings.
 #[derive(Debug, Clone)]
 pub enum Service {
-    /// Without a signer, nobody can log in.
+    /// Without a signer, every login fails.
     Users {
         signer: Option<TokenSigner>,
     },
@@ -72,7 +72,7 @@ pub struct RunningService {
 
 impl RunningService {
     pub async fn start(options: ServiceOptions) -> anyhow::Result<Self> {
-        // Every line of the service says which one it is; several may run in one process.
+        // Every line of the log names its service, because several may run in one process.
         let span = service_span(options.service.name());
         Self::start_in_span(options).instrument(span).await
     }
@@ -80,10 +80,7 @@ impl RunningService {
     async fn start_in_span(options: ServiceOptions) -> anyhow::Result<Self> {
         let name = options.service.name();
         if options.registry.is_some() && options.advertise.is_none() && options.listen.ip().is_unspecified() {
-            bail!(
-                "{} is no address that others could reach; say which one is, with --advertise",
-                options.listen
-            );
+            bail!("{} is not an address that others can reach; name one with --advertise", options.listen);
         }
         let listener = TcpListener::bind(options.listen)
             .await
@@ -106,12 +103,12 @@ impl RunningService {
         Ok(Self { name, addr, database, readiness, registration, stop, server })
     }
 
-    /// Where the service listens.
+    /// The address on which the service listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Deregisters, finishes what is in flight, and closes the database.
+    /// Deregisters, finishes the requests in flight, and closes the database.
     pub async fn shutdown(self) {
         let span = service_span(self.name);
         self.shut_down_in_span().instrument(span).await;

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 #[schema(value_type = String, format = DateTime, example = "2026-01-31T12:00:00.000000Z")]
 pub struct Timestamp(i64);
 
-/// Stored as the number that it is.
+/// Stored as a number.
 impl sqlx::Type<Sqlite> for Timestamp {
     fn type_info() -> SqliteTypeInfo {
         <i64 as sqlx::Type<Sqlite>>::type_info()

@@ -27,7 +27,7 @@ struct Arguments {
     #[arg(long, default_value = "127.0.0.1:9900", value_name = "ADDR", value_parser = listen_addr)]
     admin: SocketAddr,
 
-    /// Where the embedded registry listens, or the URL of a Consul that is there already
+    /// Address of the embedded registry, or the URL of a running Consul
     #[arg(long, default_value = "127.0.0.1:8500", value_name = "ADDR|URL")]
     registry: RegistryChoice,
 
@@ -45,7 +45,7 @@ async fn main() -> ExitCode {
     // As the gateway does: the first signal stops it in order, also while it starts, and a second one at once.
     let stopped = async {
         stop_signal().await?;
-        // Who does not listen any more is at the end already.
+        // Without a receiver the demo is at its end already.
         let _ = ask.send(());
         stop_signal().await
     };

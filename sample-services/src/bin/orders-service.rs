@@ -12,7 +12,7 @@ use sample_services::{
 struct Arguments {
     #[command(flatten)]
     service: ServiceArgs,
-    /// Where products is, instead of asking the registry
+    /// URL of the products service, instead of its instances in the registry
     #[arg(long, env = "PRODUCTS_URL", value_name = "URL")]
     products_url: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! What the demo's shop sells.
+//! The products of the demo's shop.
 
 use serde_json::{Value, json};
 

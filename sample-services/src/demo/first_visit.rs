@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{http::Role, users::scope_of};
 
-/// What the first visit brought home.
+/// The results of the first visit.
 pub(super) struct FirstVisit {
     pub(super) customer_token: String,
     pub(super) staff_token: String,
@@ -55,7 +55,7 @@ impl FirstVisit {
         Ok(Self { customer_token, staff_token, product_id })
     }
 
-    /// Asks each part a question that only the whole way can answer.
+    /// Sends each part a request that only a working chain of parts can answer.
     pub(super) async fn check_every_part(
         &self,
         https: SocketAddr,
@@ -95,7 +95,7 @@ async fn fill_shop(client: &Client, staff_token: &str) -> anyhow::Result<String>
         require(&added, StatusCode::CREATED, "adding a product")?;
         first = first.or(Some(text(&added.body, "/id")?));
     }
-    first.context("the demo sells nothing")
+    first.context("the demo's shop is empty")
 }
 
 fn require(answer: &Answer, status: StatusCode, what: &str) -> anyhow::Result<()> {
@@ -108,7 +108,7 @@ fn text(body: &Value, pointer: &str) -> anyhow::Result<String> {
     text.map(str::to_owned).with_context(|| format!("there is no {pointer} in {body}"))
 }
 
-/// Anybody may know it: the account can do nothing but order tea in a demo.
+/// The address is not a secret: the account can only order tea in a demo.
 const CUSTOMER_EMAIL: &str = "customer@example.org";
 const CUSTOMER_PASSWORD: &str = "demo password";
 const REGISTRY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,5 +1,5 @@
-//! Everything at once, in one process, with nothing installed: a registry, three services on SQLite (products
-//! twice), and the gateway in front of them.
+//! A registry, three services on SQLite (products twice), and the gateway in front of them, in one process and without any
+//! installed server.
 //!
 //! It is made of the same parts as a real deployment and talks to them the same way: services register over
 //! HTTP, the gateway reads a `routes.yaml` file, and [`Demo::start`] returns only when each service has answered
@@ -35,19 +35,19 @@ use crate::{
     users::{TokenKey, TokenSigner},
 };
 
-/// Where to listen and where to keep things. Port 0 takes any free one.
+/// The addresses and the data folder of a demo. Port 0 takes any free one.
 #[derive(Debug, Clone)]
 pub struct DemoOptions {
     pub http: SocketAddr,
     pub https: SocketAddr,
     pub admin: SocketAddr,
     pub registry: RegistryChoice,
-    /// `None`: a temporary folder that is removed at the end.
+    /// The data folder; `None` is a temporary folder that is removed at the end.
     pub data: Option<PathBuf>,
 }
 
-/// A registry of our own, or a Consul that is there already, with the token and the certificates that Consul's own
-/// environment variables name, as for the gateway.
+/// The demo's own registry, or a running Consul, which is used with the token and the certificates of Consul's own
+/// environment variables, as the gateway does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RegistryChoice {
     Embedded(SocketAddr),
@@ -66,7 +66,7 @@ impl std::str::FromStr for RegistryChoice {
     }
 }
 
-/// The whole demo, running.
+/// A running demo.
 pub struct Demo {
     pub http: SocketAddr,
     pub https: SocketAddr,
@@ -82,13 +82,13 @@ pub struct Demo {
     pub ca_pem: String,
     pub ca_file: PathBuf,
     pub routes_file: PathBuf,
-    /// What is not as the flags say, for people.
+    /// Differences from the flags, for people.
     pub notes: Vec<String>,
     parts: Parts,
     _temporary: Option<TempDir>,
 }
 
-/// What must be stopped, in the order in which it was started.
+/// The parts to stop, in the order of their start.
 #[derive(Default)]
 struct Parts {
     registry: Option<EmbeddedRegistry>,
@@ -99,7 +99,7 @@ struct Parts {
 impl Demo {
     /// Starts everything and returns when every part answers. If one does not, the others are stopped again.
     pub async fn start(options: DemoOptions) -> anyhow::Result<Self> {
-        Self::start_until(options, std::future::pending()).await?.context("nothing asked the demo to stop")
+        Self::start_until(options, std::future::pending()).await?.context("the start of the demo was stopped")
     }
 
     /// As [`Demo::start`], at most until `stop`: then what has started is stopped again, and there is no demo.
@@ -134,7 +134,7 @@ impl Demo {
 }
 
 impl Parts {
-    /// Stops what has started, all at once: nothing is in flight, and a registry that does not answer is waited for once.
+    /// Stops the started parts, all at once: no request is in flight, and all waits for a silent registry run in parallel.
     async fn give_up(self) {
         drop(self.gateway);
         let services: JoinSet<()> = self.services.into_iter().map(RunningService::shutdown).collect();
@@ -157,7 +157,7 @@ impl Parts {
     }
 }
 
-/// What [`start_parts`] found out on the way.
+/// The results of [`start_parts`].
 struct Started {
     http: SocketAddr,
     https: SocketAddr,
@@ -225,7 +225,7 @@ async fn start_parts(parts: &mut Parts, options: &DemoOptions, folder: &Path) ->
     Ok(Started { http, https, admin, registry_url, secrets, routes_file: routes.path, notes, visit })
 }
 
-/// The file decides where the gateway listens; a flag that says something else must not be ignored in silence.
+/// The file decides where the gateway listens; a flag with another address must not be ignored silently.
 fn notes_on_edited(
     options: &DemoOptions,
     http: SocketAddr,

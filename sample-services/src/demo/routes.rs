@@ -12,7 +12,7 @@ use super::DemoOptions;
 /// The configuration that the gateway is started with.
 pub(super) struct RoutesFile {
     pub(super) path: PathBuf,
-    /// Somebody edited it, and it was left as it is.
+    /// The file was edited, and stays as it is.
     pub(super) edited: bool,
 }
 
@@ -64,17 +64,17 @@ auth:
     audience: {AUDIENCE}
     hs256_secret_file: token.key
     forward: {{sub: X-User-Id, role: X-User-Role}}
-# Closed by default: every route needs a token unless it says `auth: none`.
+# Closed by default: every route needs a token unless it has `auth: none`.
 defaults: {{auth: dev, rate_limit: 100/s burst 200 per user}}
 routes:
   - {{path: POST /users, service: users, auth: none, rate_limit: 60/m burst 20 per ip}}
   - {{path: POST /login, service: users, auth: none, rate_limit: 60/m burst 20 per ip}}
   - {{path: /users/**, service: users}}
-  # No limit: this is what to measure with.
+  # Without a limit, for measurements.
   - {{path: GET|HEAD /products/**, service: products, rate_limit: off}}
   - {{path: POST|PUT|PATCH|DELETE /products/**, service: products, require: {{scope: "catalog:write"}}}}
   - {{path: /orders/**, service: orders, rate_limit: 5/s burst 10 per user}}
-  # `check` asks of such a route what its service takes for the same path (W010): this one takes nothing but that path.
+  # `check` warns (W010) where a service may take other spellings of a path; this service takes exactly this path.
   - path: PATCH /orders/{{id}}/status
     service: orders
     require: {{role: staff}}

@@ -1,5 +1,5 @@
 //! What every operation's description has in common, added to the OpenAPI document in one place: the statuses that
-//! follow from its parts (a body can be malformed, an id can name nothing), the security schemes, and who speaks.
+//! follow from its parts (a body can be malformed, an id can be unknown), the security schemes, and the contact.
 
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};

@@ -37,6 +37,6 @@ pub(super) async fn revalidate(request: Request, next: Next) -> Response {
     Response::from_parts(head, Body::empty())
 }
 
-/// Answers depend on who asks, and stock changes with each order: a copy may be kept by its reader, and is used
-/// only after it was compared with the original.
+/// Answers depend on the user, and stock changes with each order: a client may keep a copy, and must revalidate it
+/// before each use.
 const CACHE_CONTROL: HeaderValue = HeaderValue::from_static("private, no-cache");

@@ -1,4 +1,4 @@
-//! Who is asking: the identity headers that the gateway sets from a verified token.
+//! The identity of the caller: the headers that the gateway sets from a verified token.
 //!
 //! The gateway removes these headers from what clients send, so inside the private network they can be
 //! believed. A service that is reachable without the gateway must not be run like this.
@@ -35,17 +35,17 @@ impl Caller {
         self.role == Role::Staff
     }
 
-    /// 403 for everybody but staff.
+    /// 403 for all users except staff.
     pub fn require_staff(&self) -> Result<()> {
         if self.is_staff() { Ok(()) } else { Err(Problem::forbidden("only staff may do this")) }
     }
 
-    /// 403 for everybody but the owner and staff.
+    /// 403 for all users except the owner and staff.
     pub fn require_owner_or_staff(&self, owner_id: &str) -> Result<()> {
         if self.is_staff() || self.user_id == owner_id {
             Ok(())
         } else {
-            Err(Problem::forbidden("this belongs to somebody else"))
+            Err(Problem::forbidden("this belongs to another user"))
         }
     }
 }

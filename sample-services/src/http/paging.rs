@@ -44,10 +44,10 @@ pub struct PageParams {
     /// Items per page.
     #[param(minimum = 1, maximum = 100, default = 20)]
     pub limit: Option<u32>,
-    /// Where the page begins: `next` of the page before, with the same `sort`.
+    /// The beginning of the page: `next` of the page before, with the same `sort`.
     #[param(pattern = "^[A-Za-z0-9_-]+$")]
     pub cursor: Option<String>,
-    /// The number of the page, instead of `cursor`. Pages past the last number are reached by cursor only.
+    /// The number of the page, instead of `cursor`. Later pages are reached by cursor only.
     #[param(minimum = 1, maximum = 100)]
     pub page: Option<u32>,
 }
@@ -99,7 +99,7 @@ enum SortValue {
 
 #[derive(Serialize, Deserialize)]
 struct Cursor {
-    /// The order that the values belong to; a cursor is of no use with another one.
+    /// The order that the values belong to; a cursor is not valid with another one.
     order: String,
     after: Vec<SortValue>,
 }
@@ -118,7 +118,7 @@ impl PageQuery {
         let order = parse_sort(params.sort.as_deref().unwrap_or(default_sort), keys)?;
         let after = params.cursor.as_deref().map(|cursor| decode_cursor(cursor, &order)).transpose()?;
         if after.is_some() && params.page.is_some() {
-            return Err(invalid("cursor and page both say where the page begins; send one of them"));
+            return Err(invalid("cursor and page both define the beginning of the page; send one of them"));
         }
         Ok(Self { order, after, skip: (page - 1) * limit, limit })
     }
@@ -131,7 +131,7 @@ impl PageQuery {
         self.push_after(&mut query);
         self.push_order(&mut query);
         let mut rows = query.build().fetch_all(pool).await?;
-        // One row more than asked for tells whether there is a next page.
+        // One row more than the limit shows whether there is a next page.
         let more = rows.len() > self.limit as usize;
         rows.truncate(self.limit as usize);
         let next = match rows.last() {
@@ -201,7 +201,7 @@ fn parse_sort(sort: &str, keys: &'static [SortKey]) -> Result<Vec<Term>> {
                 "cannot sort by `{item}`; the sort keys are {known}, descending as `-key` or `key_desc`"
             )));
         };
-        // Rows that are equal in a key stay equal in it: the second mention decides nothing.
+        // Rows that are equal in a key stay equal in it, so a second mention has no effect.
         if order.iter().all(|term| term.column != key.column) {
             order.push(Term { column: key.column, kind: key.kind, descending });
         }

@@ -1,7 +1,7 @@
 //! Errors as problem documents (RFC 9457): `application/problem+json` with a stable `code` for programs.
 //!
-//! The type is `about:blank`, so `title` is the status phrase (RFC 9457 §4.2.1) and `code` says what exactly
-//! went wrong. What is internal goes to the log, never to the client.
+//! The type is `about:blank`, so `title` is the status phrase (RFC 9457 §4.2.1) and `code` is the exact
+//! failure. Internal details go to the log, never to the client.
 
 use axum::{
     Json,
@@ -83,7 +83,7 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
     }
 
-    /// Logs the cause; the client learns only that it is not to blame.
+    /// Logs the cause; the client only learns that the fault is not its own.
     pub fn internal(cause: &dyn std::fmt::Display) -> Self {
         tracing::error!(%cause, "request failed inside the service");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the service failed; see its log")
@@ -131,7 +131,7 @@ impl From<sqlx::Error> for Problem {
     }
 }
 
-/// Collects what is wrong with the fields of a document, so that the client hears all of it at once.
+/// Collects the errors of a document's fields, so that the client gets all of them at once.
 #[derive(Debug, Default)]
 pub struct FieldErrors(Vec<Value>);
 

@@ -1,7 +1,6 @@
-//! Query parameters that an operation does not have are refused, as unknown fields of a body are: a filter that is
-//! misspelt must not be answered with the whole list.
+//! Unknown query parameters are refused, like unknown fields of a body: a misspelt filter must not return the whole list.
 //!
-//! What an operation has is what its OpenAPI document says, so that the two cannot differ.
+//! The known parameters are those of the OpenAPI document, so that the two cannot differ.
 
 use std::collections::HashMap;
 

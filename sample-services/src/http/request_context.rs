@@ -30,7 +30,7 @@ impl RequestContext {
         headers
     }
 
-    /// For what a service does without a request.
+    /// The context of work without a request.
     pub(crate) fn of_background_work() -> Self {
         Self { request_id: new_request_id(), traceparent: None }
     }
@@ -81,5 +81,5 @@ fn new_request_id() -> HeaderValue {
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// Longer ids are replaced: they would only blow up the log.
+/// Longer ids are replaced, because they would only make the log longer.
 const REQUEST_ID_BYTES_MAX: usize = 128;

@@ -32,7 +32,7 @@ impl Readiness {
         Self { database, draining: Arc::default() }
     }
 
-    /// From now on `/readyz` says 503, so that whoever watches sends no new requests.
+    /// From now on `/readyz` answers 503, so that balancers send no new requests.
     pub fn begin_drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
@@ -61,7 +61,7 @@ pub fn assemble(api: OpenApiRouter, name: &'static str, readiness: Readiness) ->
         })))
 }
 
-/// The process turns.
+/// The process runs.
 #[utoipa::path(get, path = "/livez", tag = "health", responses((status = OK, description = "The process turns")))]
 async fn livez() -> Json<serde_json::Value> {
     Json(json!({"status": "ok"}))

@@ -1,8 +1,8 @@
 //! The products service as orders sees it: prices, stock and reservations over HTTP.
 //!
 //! Every request has a timeout of [`REQUEST_TIMEOUT`] and carries the ids of the request that caused it. A
-//! connection that cannot be made is tried once more at another instance, because nothing was sent; anything
-//! that may have reached products is not repeated here. It could be: a reservation has the name that orders gave it.
+//! connection that cannot be made is tried once more at another instance, because nothing was sent. A request
+//! that may have reached products is not repeated here, although that would be safe: a reservation has the name that orders gave it.
 
 use std::time::Duration;
 
@@ -31,20 +31,20 @@ pub(super) struct Offer {
     pub(super) stock: i64,
 }
 
-/// Why products did not give what was asked for.
+/// Why a call to products failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CatalogError {
     #[error("there is no product {product_id}")]
     UnknownProduct { product_id: String },
     #[error("product {product_id} does not have that many in stock")]
     InsufficientStock { product_id: String, available: Option<i64> },
-    /// It was released before this came.
+    /// The reservation was released before this request arrived.
     #[error("the reservation was released")]
     Released,
     /// No instance, no connection, or no answer in time.
     #[error("products cannot be reached: {0}")]
     Unavailable(String),
-    /// An answer that makes no sense.
+    /// An unexpected answer.
     #[error("products answered {0}")]
     Broken(String),
 }
@@ -108,7 +108,7 @@ impl Catalog {
         self.put_reservation(context, product_id, reservation_id, &json!({"quantity": quantity})).await
     }
 
-    /// Keeps what was set aside, or takes it anew if it has expired.
+    /// Keeps a reservation, or makes it anew if it has expired.
     pub(super) async fn confirm(
         &self,
         context: &RequestContext,

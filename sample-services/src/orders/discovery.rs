@@ -1,4 +1,4 @@
-//! Where the products service is: at a fixed address, or where the registry says.
+//! The address of the products service: a fixed one, or those of the registry.
 
 use std::{
     net::IpAddr,
@@ -22,7 +22,7 @@ pub enum ProductsLocation {
     Registry(Arc<Watched>),
 }
 
-/// The instances of products as the registry last reported them. While the registry is away, the last known ones
+/// The instances of products as the registry last reported them. While the registry is unreachable, the last known ones
 /// are used.
 #[derive(Debug)]
 pub struct Watched {
@@ -32,7 +32,7 @@ pub struct Watched {
     _watch: WatchHandle,
 }
 
-/// Why there is nowhere to send a request.
+/// Why no instance can get a request.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoInstance {
     #[error("the registry has not answered yet")]
@@ -48,7 +48,7 @@ impl ProductsLocation {
         let target = WatchTarget::service("products");
         let handle = spawn_watch(client, target, WatchOptions::default(), sender);
         let (latest, instances) = watch::channel(None);
-        // Ends with the watch, whose handle lives in `Watched`.
+        // It ends with the watch, whose handle lives in `Watched`.
         tokio::spawn(async move {
             while let Some(update) = updates.recv().await {
                 latest.send_replace(Some(update.instances));
@@ -74,7 +74,7 @@ impl Watched {
         let healthy: Vec<_> =
             known.iter().flat_map(|all| all.iter()).filter(|one| one.is_routable()).collect();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        // `checked_rem` is `None` exactly when nobody is healthy.
+        // `checked_rem` is `None` exactly when no instance is healthy.
         let one = turn.checked_rem(healthy.len()).and_then(|turn| healthy.get(turn));
         one.map(|instance| base_url(instance)).ok_or(NoInstance::NoneHealthy)
     }

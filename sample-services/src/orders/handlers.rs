@@ -48,7 +48,7 @@ pub(super) async fn create(
     let Placed { id, json } = placed.map_err(|error| Problem::internal(&error))??;
     let json = ([(header::CONTENT_TYPE, "application/json")], json);
     let location = [(header::LOCATION, format!("/orders/{id}"))];
-    // What was placed is version 1, also if a repeat hears of it later.
+    // A placed order is version 1, also for a later repeat.
     Ok((StatusCode::CREATED, location, [(header::ETAG, etag(1))], json).into_response())
 }
 
@@ -56,7 +56,7 @@ pub(super) async fn create(
 #[utoipa::path(get, path = "/orders", tag = "orders", security(("bearer" = [])),
     params(OrderFilter, PageParams), responses(
     (status = OK, body = Page<Order>, headers(("Link" = String))),
-    (status = FORBIDDEN, description = "The orders of somebody else, and the user is not staff"),
+    (status = FORBIDDEN, description = "The orders belong to another user, and the caller is not staff"),
 ))]
 pub(super) async fn list(
     State(orders): State<Orders>,
@@ -185,7 +185,7 @@ pub(super) async fn change_status(
     save(&orders, &context, current, &if_match, &input, status).await
 }
 
-/// The order, if there is one that the caller may see: somebody else's does not exist for them.
+/// The order, if the caller may see it; another customer's order is 404.
 async fn find(orders: &Orders, caller: &Caller, id: &str) -> Result<Order> {
     let order = orders.store.find(id).await?;
     order

@@ -1,6 +1,6 @@
-//! Idempotency keys in SQLite: what a request with a key was answered with, for a repeat of it.
+//! Idempotency keys in SQLite: the answer to a request with a key, for its repeats.
 //!
-//! A key belongs to one customer and to one request body. It is claimed before the first request does anything, and
+//! A key belongs to one customer and to one request body. It is claimed before the first request has any effect, and
 //! gets its answer in the transaction that writes the order, so there is never an order without its answer. A
 //! request that fails frees its key. Kept: for [`KEPT_FOR`], and at most [`KEYS_PER_CUSTOMER_MAX`] of a customer and
 //! [`KEYS_MAX`] in all, the latest.
@@ -24,7 +24,7 @@ pub(super) struct KeyStore {
     database: Database,
 }
 
-/// A key that belongs to the request that holds this.
+/// The claim of a request on its key.
 #[derive(Debug)]
 pub(super) struct Claim {
     number: i64,
@@ -41,12 +41,12 @@ struct Row {
 
 read_from_row!(Row { number, fingerprint, order_id, answer, claimed_at });
 
-/// What a key says about the request that came with it.
+/// The state of a key for the request that came with it.
 #[derive(Debug)]
 pub(super) enum Claimed {
-    /// It is the first.
+    /// The request is the first one.
     First(Claim),
-    /// It is a repeat; this was the answer.
+    /// The request is a repeat; this was the answer.
     Answered(Placed),
 }
 
@@ -55,7 +55,7 @@ impl KeyStore {
         Self { database }
     }
 
-    /// 422 if the key belongs to another request, 409 while the first one is at work (§2.7 of the draft).
+    /// 422 if the key belongs to another request, 409 while the first one runs (§2.7 of the draft).
     pub(super) async fn claim(
         &self,
         customer_id: &str,
@@ -184,11 +184,11 @@ fn in_use() -> Problem {
     Problem::conflict("idempotency_key_in_use", detail).with_header(RETRY_AFTER, "1")
 }
 
-/// As long as clients commonly try again.
+/// Clients commonly try again within this time.
 const KEPT_FOR: Duration = Duration::from_hours(24);
 /// Longer than an order can take ([`super::placing`]), and short for a client whose first request was killed.
 const CLAIM_LASTS: Duration = Duration::from_secs(30);
-/// A customer who uses up more forgets only keys of his own.
+/// A customer with more keys only loses their own oldest ones.
 const KEYS_PER_CUSTOMER_MAX: i64 = 1000;
 /// Some kilobytes each: this bounds the table to less than a gigabyte.
 const KEYS_MAX: i64 = 100_000;

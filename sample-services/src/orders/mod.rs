@@ -1,4 +1,4 @@
-//! The orders service: asks products for prices and stock, sets stock aside, and keeps what was ordered.
+//! The orders service: it reads prices and stock from products, sets stock aside, and keeps the orders.
 //!
 //! Customers see their own orders, staff see all. A pending order can be edited or deleted by its customer;
 //! from then on its status moves through [`OrderStatus`]'s steps, which staff take.
@@ -36,7 +36,7 @@ pub static SCHEMA: LazyLock<Migrator> = LazyLock::new(|| {
     ])
 });
 
-/// Must be called within a tokio runtime: what products has yet to hear is carried out by a task, until the database is
+/// Must be called within a tokio runtime: a task carries out pending changes of stock until the database is
 /// closed.
 pub fn router(database: Database, catalog: Catalog) -> OpenApiRouter {
     let orders = Orders { store: OrderStore::new(database.clone()), keys: KeyStore::new(database), catalog };
@@ -50,7 +50,7 @@ pub fn router(database: Database, catalog: Catalog) -> OpenApiRouter {
     router
 }
 
-/// What the handlers share.
+/// The state that the handlers share.
 #[derive(Debug, Clone)]
 struct Orders {
     store: OrderStore,

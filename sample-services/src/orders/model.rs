@@ -1,4 +1,4 @@
-//! What an order is: items with the price that they had, an address, a note, and a status.
+//! An order: items with the price at that time, an address, a note, and a status.
 
 use std::collections::HashSet;
 
@@ -62,7 +62,7 @@ pub struct OrderItem {
 
 read_from_row!(OrderItem { product_id, product_name, unit_price_cents, quantity, reservation_id });
 
-/// Serialized, it is what an idempotency key belongs to.
+/// Its serialised form is bound to the idempotency key.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
@@ -91,7 +91,7 @@ pub struct NewItem {
     pub quantity: i64,
 }
 
-/// What may be changed about a pending order.
+/// The editable fields of a pending order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"note": "ring once", "shipping_address": "2 Tea Lane"}))]
@@ -109,10 +109,10 @@ pub struct OrderInput {
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"note": "ring once"}))]
 pub struct OrderPatch {
-    /// Of a pending order. `null`: none.
+    /// Only of a pending order; `null` removes it.
     #[schema(max_length = 1000)]
     pub note: Option<String>,
-    /// Of a pending order. `null`: none.
+    /// Only of a pending order; `null` removes it.
     #[schema(max_length = 1000)]
     pub shipping_address: Option<String>,
     /// The next step; staff only.
@@ -184,7 +184,7 @@ impl From<&Order> for OrderPatch {
 }
 
 impl OrderPatch {
-    /// What the order is to become.
+    /// The wanted fields and status of the order.
     pub(super) fn into_parts(self) -> (OrderInput, OrderStatus) {
         let Self { note, shipping_address, status } = self;
         let input = OrderInput {

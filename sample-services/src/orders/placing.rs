@@ -1,7 +1,7 @@
 //! Placing an order: look up every product, set stock aside, write the order, confirm.
 //!
-//! Stock is set aside under a name that is made up here, and for a while only. What fails is released by that name,
-//! whether products has answered or not; what cannot be released, because products or this process is gone, expires.
+//! Stock is set aside under a new name, and for a while only. After a failure it is released by that name,
+//! whether products has answered or not. If it cannot be released, because products or this process is gone, it expires.
 //! The order and the confirmations that it owes are written in one transaction ([`super::stock_changes`]).
 
 use std::{collections::BTreeSet, time::Duration};
@@ -28,7 +28,7 @@ pub(super) struct Placed {
 }
 
 impl Orders {
-    /// With a key that was answered before: the answer of then.
+    /// Places an order. With a key that has an answer already, it returns that answer.
     pub(super) async fn place(
         &self,
         context: &RequestContext,
@@ -88,7 +88,7 @@ impl Orders {
         }
     }
 
-    /// Gives back what was set aside for an order that is not written. What does not work expires.
+    /// Gives back the stock of an order that is not written. A failed release leaves a reservation that expires.
     async fn release(&self, context: &RequestContext, items: &[OrderItem]) {
         for OrderItem { product_id, reservation_id, .. } in items {
             if let Err(error) = self.catalog.release(context, product_id, reservation_id).await {
@@ -106,11 +106,11 @@ impl Orders {
         Ok((currency, self.reserve(context, items, &offers).await?))
     }
 
-    /// Everything that can be refused is refused here, before any stock is touched.
+    /// Makes all refusals, before any stock is touched.
     async fn look_up(&self, context: &RequestContext, items: &[NewItem]) -> Result<Vec<Offer>> {
         let mut offers = Vec::with_capacity(items.len());
         for item in items {
-            // What is not an id must not become part of a path.
+            // Only an id may become a part of a path.
             if Uuid::try_parse(&item.product_id).is_err() {
                 return Err(CatalogError::UnknownProduct { product_id: item.product_id.clone() }.into());
             }
@@ -140,7 +140,7 @@ impl Orders {
                 reservation_id: Uuid::now_v7().to_string(),
             };
             let done = self.catalog.reserve(context, &offer.id, &wanted.reservation_id, item.quantity).await;
-            // Without an answer it may be there, or may come to be there.
+            // Without an answer, the reservation may exist or may still arrive.
             let refused = matches!(
                 done,
                 Err(CatalogError::UnknownProduct { .. } | CatalogError::InsufficientStock { .. })

@@ -1,5 +1,5 @@
-//! What products has yet to hear about reservations: confirmed once their order is written, released once it is
-//! deleted or cancelled.
+//! Pending changes of reservations in products: a reservation is confirmed once its order is written, and released once the
+//! order is deleted or cancelled.
 //!
 //! Each change is written in the transaction that makes it necessary ([`super::store`]), carried out at once by the
 //! request that made it, and by [`Orders::catch_up`] if that did not work: after an outage of products, or after a
@@ -16,7 +16,7 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// Something that products must hear.
+/// A change that must be sent to products.
 #[derive(Debug, Clone)]
 pub(super) struct StockChange {
     reservation_id: String,
@@ -53,7 +53,7 @@ impl StockChange {
 }
 
 impl Orders {
-    /// Carries out what has been written down just now. What does not work is done later.
+    /// Carries out the changes that were just written. A failed one is repeated later.
     pub(super) async fn carry_out(&self, context: &RequestContext, changes: &[StockChange]) {
         for change in changes {
             if !self.carry_out_one(context, change).await {
@@ -62,7 +62,7 @@ impl Orders {
         }
     }
 
-    /// Carries out what is due, for ever. Returns when the database is closed.
+    /// Carries out due changes, for ever. Returns when the database is closed.
     pub(super) async fn catch_up(self) {
         loop {
             tokio::time::sleep(LOOKED_AT_EVERY).await;
@@ -75,7 +75,7 @@ impl Orders {
         }
     }
 
-    /// `false` if products cannot be reached, so that there is no use in trying the next one.
+    /// `false` if products cannot be reached, so that the next change would fail too.
     async fn carry_out_one(&self, context: &RequestContext, change: &StockChange) -> bool {
         let StockChange { reservation_id, order_id, product_id, quantity, .. } = change;
         let done = match change.change {
@@ -91,7 +91,7 @@ impl Orders {
                 (self.store.cancel_for_want_of_stock(change).await, true)
             }
             Err(error) => {
-                tracing::warn!(%error, order_id, product_id, reservation_id, "products is told again later");
+                tracing::warn!(%error, order_id, product_id, reservation_id, "the change of stock is sent to products again later");
                 (self.store.postpone_change(change).await, !matches!(error, CatalogError::Unavailable(_)))
             }
         };
@@ -114,7 +114,7 @@ impl OrderStore {
         .await
     }
 
-    /// Only what was carried out: a release may have taken the place of a confirmation meanwhile.
+    /// Forgets exactly this change: a release may have replaced a confirmation meanwhile.
     async fn forget_change(&self, change: &StockChange) -> Result<(), sqlx::Error> {
         sqlx::query("DELETE FROM stock_changes WHERE reservation_id = ? AND change = ?")
             .bind(&change.reservation_id)
@@ -137,8 +137,8 @@ impl OrderStore {
         .map(|_| ())
     }
 
-    /// Cancels the order of a change that cannot be carried out, and gives back what it has of other products. One that
-    /// was sent already stays as it is.
+    /// Cancels the order of a change that cannot be carried out, and gives back its stock of other products. A shipped
+    /// order stays as it is.
     async fn cancel_for_want_of_stock(&self, change: &StockChange) -> Result<(), sqlx::Error> {
         let mut transaction = self.database.writer.begin_with("BEGIN IMMEDIATE").await?;
         sqlx::query("DELETE FROM stock_changes WHERE reservation_id = ? AND change = ?")

@@ -62,7 +62,7 @@ pub(super) struct Draft {
     pub(super) items: Vec<OrderItem>,
 }
 
-/// An order that is written, and what products has to hear of it.
+/// A written order, with its changes for products.
 #[derive(Debug)]
 pub(super) struct Inserted {
     pub(super) placed: Placed,
@@ -160,8 +160,8 @@ impl OrderStore {
         Ok(Page { items: with_items(&self.database.reader, items).await?, next })
     }
 
-    /// Writes what may be edited, and the status. `None` if the order is not at its version any more; otherwise what
-    /// products has to hear of it.
+    /// Writes the editable fields and the status. `None` if the order is not at its version any more; otherwise its
+    /// changes for products.
     pub(super) async fn update(
         &self,
         order: &Order,
@@ -195,7 +195,7 @@ impl OrderStore {
         Ok(Some(owed))
     }
 
-    /// `None` if the order is not at its version any more; otherwise what products has to hear of it.
+    /// `None` if the order is not at its version any more; otherwise its changes for products.
     pub(super) async fn remove(&self, order: &Order) -> Result<Option<Vec<StockChange>>, sqlx::Error> {
         let mut transaction = self.database.writer.begin_with("BEGIN IMMEDIATE").await?;
         let done = sqlx::query("DELETE FROM orders WHERE id = ? AND version = ?")

@@ -1,7 +1,7 @@
 //! The products service: a catalogue with stock, and reservations that set stock aside for an order.
 //!
-//! Whoever changes a product says which version they have seen (`If-Match`), because prices and stock are
-//! edited by several people and by orders at once. Who may write is the gateway's business
+//! A change of a product needs the version that the client has seen (`If-Match`), because prices and stock are
+//! edited by several people and by orders at once. The gateway decides who may write
 //! (`require: {scope: catalog:write}`); inside the network, orders reserves stock without a user.
 
 mod handlers;

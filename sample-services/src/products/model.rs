@@ -1,4 +1,4 @@
-//! What a product is. Money is an integer of the currency's smallest unit (cents).
+//! A product. Money is an integer of the currency's smallest unit (cents).
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ read_from_row!(Product {
     updated_at
 });
 
-/// What a client may say about a product, with POST and PUT.
+/// The fields of a product in POST and PUT.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
@@ -175,7 +175,7 @@ pub struct ReservationRequest {
     /// A confirmed reservation lasts until it is released.
     #[serde(default)]
     pub confirmed: bool,
-    /// A new one that is not confirmed by then is given back.
+    /// A new reservation that is not confirmed within this time is given back.
     #[serde(default = "hold_seconds_default", deserialize_with = "integer")]
     #[schema(minimum = 1, maximum = 3600)]
     pub hold_seconds: i64,
@@ -216,7 +216,7 @@ pub struct Reservation {
     pub product_id: String,
     pub quantity: i64,
     pub confirmed: bool,
-    /// Absent once it is confirmed.
+    /// Absent once the reservation is confirmed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
 }

@@ -1,5 +1,5 @@
 //! Stock that is set aside: a reservation has the name that its caller gave it, so that a repeat is the same one;
-//! until it is confirmed it expires, so that a caller that is gone holds nothing.
+//! until it is confirmed it expires, so that a caller that is gone keeps no stock.
 //!
 //! A name that was released is remembered for [`RELEASED_KEPT`]: a request that was on its way for longer than its
 //! caller waited takes no stock when it arrives.
@@ -20,9 +20,9 @@ pub(super) struct ReservationStore {
 #[derive(Debug)]
 pub(super) enum Reserved {
     Taken(Reservation),
-    /// It was there already.
+    /// The reservation existed already.
     Same(Reservation),
-    /// There is one with this name for another product or quantity.
+    /// A reservation with this name is for another product or quantity.
     Differs,
     Released,
     OutOfStock {
@@ -36,7 +36,7 @@ pub(super) enum Reserved {
 pub(super) enum Released {
     /// Nothing is reserved under this name, from now on.
     Done,
-    /// There is one with this name for another product.
+    /// A reservation with this name is for another product.
     Differs,
     NoSuchProduct,
 }
@@ -93,7 +93,7 @@ impl ReservationStore {
         Ok(Released::Done)
     }
 
-    /// Gives back what was not confirmed in time, also while no request comes. Returns when the database is closed.
+    /// Gives back reservations that were not confirmed in time, also without requests. Returns when the database is closed.
     pub(super) async fn expire(self) {
         loop {
             tokio::time::sleep(EXPIRY_LOOKED_AT_EVERY).await;
@@ -146,7 +146,7 @@ async fn is_released(transaction: &mut Transaction<'_, Sqlite>, id: &str) -> Res
         .await
 }
 
-/// The reservation, confirmed if it was or if that is asked for.
+/// The reservation, confirmed if it was already or if the caller wants it.
 async fn confirm(
     transaction: &mut Transaction<'_, Sqlite>,
     found: Reservation,

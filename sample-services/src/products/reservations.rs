@@ -13,14 +13,14 @@ use super::{
 };
 use crate::http::{IdPair, JsonBody, Problem, Result};
 
-/// Takes stock out of a product, if there is enough, and confirms a reservation. The caller makes up its id (a
-/// UUID); a repeat is the same reservation. One that is not confirmed expires.
+/// Takes stock out of a product, if there is enough, and confirms a reservation. The caller chooses its id (a
+/// UUID); a repeat is the same reservation. An unconfirmed reservation expires.
 #[utoipa::path(put, path = "/products/{id}/reservations/{reservation_id}", tag = "reservations",
     security((), ("bearer" = ["catalog:write"])),
     params(("id" = String, Path), ("reservation_id" = String, Path)), request_body = ReservationRequest, responses(
     (status = OK, description = "It was there already", body = Reservation),
     (status = CREATED, description = "The stock was taken", body = Reservation),
-    (status = CONFLICT, description = "Not enough stock (`available` says how much there is), another reservation \
+    (status = CONFLICT, description = "Not enough stock (`available` is the present number), another reservation \
      has this id, or it was released"),
 ))]
 pub(super) async fn reserve(
@@ -45,8 +45,8 @@ pub(super) async fn reserve(
     }
 }
 
-/// Gives reserved stock back. A repeat gives nothing back, and a reservation that comes later under this id takes
-/// nothing.
+/// Gives reserved stock back. A repeat has no effect, and a later reservation under this id takes no
+/// stock.
 #[utoipa::path(delete, path = "/products/{id}/reservations/{reservation_id}", tag = "reservations",
     security((), ("bearer" = ["catalog:write"])),
     params(("id" = String, Path), ("reservation_id" = String, Path)), responses(

@@ -1,5 +1,5 @@
-//! Products in SQLite. A write names the version that it replaces, so the slower of two writers changes
-//! nothing.
+//! Products in SQLite. A write names the version that it replaces, so the slower of two writers has no
+//! effect.
 
 use sqlx::{QueryBuilder, Sqlite};
 use uuid::Uuid;
@@ -115,7 +115,7 @@ impl ProductStore {
     }
 }
 
-/// The words of `q` as an FTS5 query: each one quoted, so that nothing in it is an operator, and taken as the
+/// The words of `q` as an FTS5 query: each one quoted, so that it cannot be an operator, and taken as the
 /// beginning of a word. `None` if there is no word.
 fn full_text_query(q: &str) -> Option<String> {
     let words = q.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
@@ -123,5 +123,5 @@ fn full_text_query(q: &str) -> Option<String> {
     (!quoted.is_empty()).then(|| quoted.join(" "))
 }
 
-/// Words of one search; what is past them is not looked at.
+/// Words of one search; further words are ignored.
 const WORDS_MAX: usize = 10;

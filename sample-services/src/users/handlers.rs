@@ -45,7 +45,7 @@ pub(super) async fn create(State(users): State<Users>, JsonBody(new): JsonBody<N
 #[utoipa::path(get, path = "/users", tag = "users", security(("bearer" = [])),
     params(UserFilter, PageParams), responses(
     (status = OK, body = Page<User>, headers(("Link" = String))),
-    (status = FORBIDDEN, description = "The account of somebody else, or something that only staff may do"),
+    (status = FORBIDDEN, description = "The account of another user, or an action that only staff may take"),
 ))]
 pub(super) async fn list(
     State(users): State<Users>,
@@ -63,7 +63,7 @@ pub(super) async fn list(
 #[utoipa::path(get, path = "/users/{id}", tag = "users", security(("bearer" = [])),
     params(("id" = String, Path)), responses(
     (status = OK, body = User, headers(("ETag" = String))),
-    (status = FORBIDDEN, description = "The account of somebody else, or something that only staff may do"),
+    (status = FORBIDDEN, description = "The account of another user, or an action that only staff may take"),
 ))]
 pub(super) async fn fetch(State(users): State<Users>, caller: Caller, Id(id): Id) -> Result<Response> {
     Ok(tagged(find(&users, &caller, &id).await?))
@@ -73,7 +73,7 @@ pub(super) async fn fetch(State(users): State<Users>, caller: Caller, Id(id): Id
 #[utoipa::path(put, path = "/users/{id}", tag = "users", security(("bearer" = [])),
     params(("id" = String, Path), ("If-Match" = Option<String>, Header)), request_body = UserInput, responses(
     (status = OK, body = User, headers(("ETag" = String))),
-    (status = FORBIDDEN, description = "The account of somebody else, or something that only staff may do"),
+    (status = FORBIDDEN, description = "The account of another user, or an action that only staff may take"),
     (status = CONFLICT, description = "The address has an account, or the account was changed meanwhile"),
 ))]
 pub(super) async fn replace(
@@ -93,7 +93,7 @@ pub(super) async fn replace(
     request_body(content((UserPatch = "application/merge-patch+json"), (UserPatch = "application/json"))),
     responses(
     (status = OK, body = User, headers(("ETag" = String))),
-    (status = FORBIDDEN, description = "The account of somebody else, or something that only staff may do"),
+    (status = FORBIDDEN, description = "The account of another user, or an action that only staff may take"),
     (status = CONFLICT, description = "The address has an account, or the account was changed meanwhile"),
 ))]
 pub(super) async fn patch(
@@ -113,7 +113,7 @@ pub(super) async fn patch(
 #[utoipa::path(delete, path = "/users/{id}", tag = "users", security(("bearer" = [])),
     params(("id" = String, Path), ("If-Match" = Option<String>, Header)), responses(
     (status = NO_CONTENT),
-    (status = FORBIDDEN, description = "The account of somebody else, or something that only staff may do"),
+    (status = FORBIDDEN, description = "The account of another user, or an action that only staff may take"),
 ))]
 pub(super) async fn remove(
     State(users): State<Users>,
@@ -128,8 +128,8 @@ pub(super) async fn remove(
     if removed { Ok(StatusCode::NO_CONTENT) } else { Err(if_match.lost_race()) }
 }
 
-/// The account, if there is one that the caller may see. Who may see nothing learns nothing: the check comes
-/// before the look-up.
+/// The account, if the caller may see it. The check comes before the look-up, so a refusal does not show whether the
+/// account exists.
 async fn find(users: &Users, caller: &Caller, id: &str) -> Result<User> {
     caller.require_owner_or_staff(id)?;
     users.store.find(id).await?.ok_or_else(|| Problem::not_found("user", id))

@@ -38,7 +38,7 @@ pub struct Token {
     pub scope: &'static str,
 }
 
-/// Gives a token to whoever knows an account's password.
+/// Gives a token for an account's e-mail and password.
 #[utoipa::path(post, path = "/login", tag = "users", request_body = Credentials, responses(
     (status = OK, body = Token),
     (status = UNAUTHORIZED, description = "E-mail or password is wrong"),
@@ -55,7 +55,7 @@ pub(super) async fn login(
     let (user, hash) = users.store.find_for_login(&credentials.email).await?.unzip();
     let matches = users.passwords.verify(credentials.password, hash).await?;
     let Some(user) = user.filter(|_| matches) else {
-        // One answer for both cases, so that nobody learns which addresses have accounts.
+        // Both cases have one answer, so that it does not show which addresses have accounts.
         let detail = "e-mail or password is wrong";
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "wrong_credentials", detail)
             .with_header(header::WWW_AUTHENTICATE, "Bearer realm=\"api\""));
@@ -67,6 +67,6 @@ pub(super) async fn login(
         expires_in: signer.ttl.as_secs(),
         scope: scope_of(user.role),
     };
-    // RFC 6749 §5.1: nobody on the way may keep a token.
+    // RFC 6749 §5.1: caches must not store a token.
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(token)).into_response())
 }

@@ -1,8 +1,8 @@
-//! The users service: accounts, and tokens for those who know their password.
+//! The users service: accounts, and tokens for their passwords.
 //!
 //! Signing up and logging in are open; an account is read and changed by its owner and by staff, and only staff
 //! list accounts or give roles. `If-Match` is honoured where a client sends it and not required: an account
-//! has one owner, and the write is refused with 409 in the rare case that two meet.
+//! has one owner, and the write is refused with 409 in the rare case of two at once.
 
 mod handlers;
 mod login;
@@ -29,7 +29,7 @@ use crate::{database::Database, http::describe_sort, rows::migrator};
 pub static SCHEMA: LazyLock<Migrator> =
     LazyLock::new(|| migrator(&[(1, "users", include_str!("../../migrations/users/0001_users.sql"))]));
 
-/// `signer` is `None` where no signing key is configured; then nobody can log in.
+/// `signer` is `None` where no signing key is configured; then every login fails.
 pub fn router(database: Database, signer: Option<TokenSigner>) -> OpenApiRouter {
     let users = Users { store: UserStore::new(database), passwords: Passwords::default(), signer };
     let mut router = OpenApiRouter::new()
@@ -41,7 +41,7 @@ pub fn router(database: Database, signer: Option<TokenSigner>) -> OpenApiRouter 
     router
 }
 
-/// What the handlers share.
+/// The state that the handlers share.
 #[derive(Debug, Clone)]
 struct Users {
     store: UserStore,

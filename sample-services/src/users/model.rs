@@ -1,4 +1,4 @@
-//! What an account is. The password hash stays in `store`; no type that is serialized has a place for it.
+//! An account. The password hash stays in `store`; no type that is serialized has a place for it.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -45,7 +45,7 @@ pub struct NewUser {
     pub password: String,
 }
 
-/// What may be said about an account that exists, with PUT.
+/// The fields of an existing account in PUT.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"email": "ada@example.org", "name": "Ada Lovelace", "role": "customer"}))]
@@ -76,7 +76,7 @@ pub struct UserPatch {
     /// Staff only. `null`: customer.
     #[serde(default)]
     pub role: Option<Role>,
-    /// `null`, and leaving it out: the old one stays.
+    /// With `null`, or without the field, the old one stays.
     #[serde(default)]
     #[schema(format = Password, min_length = 8, max_length = 200)]
     pub password: Option<String>,
@@ -100,7 +100,7 @@ impl From<User> for UserInput {
     }
 }
 
-/// One spelling per address, so that uniqueness means what people expect.
+/// One spelling per address, so that an address is unique in any spelling.
 pub(super) fn canonical_email(email: &str) -> String {
     email.trim().to_lowercase()
 }

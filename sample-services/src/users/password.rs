@@ -31,7 +31,7 @@ impl Passwords {
     }
 
     /// Whether `password` matches `hash`. Without a hash the answer is no, after the same work: the time must
-    /// not tell whether an account exists.
+    /// not show whether an account exists.
     pub(super) async fn verify(&self, password: String, hash: Option<String>) -> Result<bool> {
         let Some(hash) = hash else {
             return self.hash(password).await.map(|_| false);

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::http::Role;
 
-/// The secret that tokens are signed with. Never printed.
+/// The secret that signs tokens. It is never printed.
 #[derive(Clone)]
 pub struct TokenKey(EncodingKey);
 
@@ -35,7 +35,7 @@ pub struct TokenSigner {
     pub key: TokenKey,
     pub issuer: String,
     pub audience: String,
-    /// How long a token is good.
+    /// The lifetime of a token.
     pub ttl: Duration,
 }
 
