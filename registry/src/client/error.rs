@@ -25,8 +25,8 @@ pub enum ClientError {
     },
     /// The agent was reached, and TLS failed: its certificate is not trusted, or it refused the client's.
     #[error(
-        "TLS with Consul at {address} failed: {detail}; name its certificate authority (CONSUL_CACERT), and where it \
-         asks for one, our certificate (CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY)"
+        "TLS with Consul at {address} failed: {detail}; name its certificate authority (CONSUL_CACERT), and a \
+         client certificate if it requires one (CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY)"
     )]
     Untrusted {
         /// The URL of the agent.
