@@ -13,9 +13,9 @@ pub(crate) struct Doubts {
 }
 
 /// The place of one request that waits, given back by its drop.
-pub(crate) struct Place<'a>(&'a Cell<usize>);
+pub(crate) struct WaitingPlace<'a>(&'a Cell<usize>);
 
-impl<'a> Place<'a> {
+impl<'a> WaitingPlace<'a> {
     /// `None`: no place is left for such an asker.
     pub(crate) fn take(doubts: &'a Doubts, asker: Asker) -> Option<Self> {
         let max = match asker {
@@ -30,7 +30,7 @@ impl<'a> Place<'a> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for WaitingPlace<'_> {
     fn drop(&mut self) {
         self.0.set(self.0.get().saturating_sub(1));
     }
@@ -47,9 +47,10 @@ mod tests {
     fn strangers_leave_half_of_the_places_to_regulars_and_each_place_comes_back() {
         let doubts = Doubts::default();
         let strangers: Vec<_> =
-            (0..WAITING_MAX).map_while(|_| Place::take(&doubts, Asker::Stranger)).collect();
+            (0..WAITING_MAX).map_while(|_| WaitingPlace::take(&doubts, Asker::Stranger)).collect();
         assert_eq!(strangers.len(), WAITING_MAX / 2);
-        let regulars: Vec<_> = (0..WAITING_MAX).map_while(|_| Place::take(&doubts, Asker::Regular)).collect();
+        let regulars: Vec<_> =
+            (0..WAITING_MAX).map_while(|_| WaitingPlace::take(&doubts, Asker::Regular)).collect();
         assert_eq!(regulars.len(), WAITING_MAX / 2);
         drop((strangers, regulars));
         assert_eq!(doubts.waiting.get(), 0);

@@ -1,7 +1,7 @@
 //! Who sends a request: providers check credentials, and every kind of credential becomes one [`Identity`].
 //!
 //! The list below is all that the rest of the gateway knows of the kinds of providers. A kind is one file or folder and
-//! one line: what it reads from `auth.<name>`, how its keys are written, and one verb, [`Kind::check`]. Where a credential
+//! one line: what it reads from `auth.<name>`, how its keys are written, and one verb, [`CredentialKind::check`]. Where a credential
 //! stands in a request ([`credentials`]), which claims become header fields ([`claims`]), what a worker remembers
 //! ([`cache`]), how a request waits for newer keys ([`desk`]), and what the client learns of a refusal ([`rejection`]) is
 //! common to all kinds.
@@ -27,8 +27,8 @@ use serde_json::Value;
 
 use self::{
     jwt::{LastHeader, Skipped},
-    rejection::Rejection,
-    settings::{CredentialSource, KeySource, ProviderSettings, ReadFile},
+    rejection::AuthRejection,
+    settings::{CredentialSource, FileReader, KeySource, ProviderSettings},
 };
 use crate::config::{
     diagnostics::{Diagnostic, Diagnostics, Span, code},
@@ -100,7 +100,7 @@ impl Identity {
 }
 
 /// One kind of provider.
-pub(crate) trait Kind: Sized {
+pub(crate) trait CredentialKind: Sized {
     /// Its own fields as they are written.
     type Written: fmt::Debug;
     /// The same with defaults, checked.
@@ -115,12 +115,10 @@ pub(crate) trait Kind: Sized {
     const FIELDS: &'static [&'static str];
 
     fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self::Written;
-    /// Stands for what could not be read at all; the error is reported.
-    fn unreadable() -> Self::Written;
     fn resolve(
         written: &Self::Written,
         name: &At<String>,
-        files: &mut ReadFile<'_>,
+        files: &mut FileReader<'_>,
         sink: &mut Diagnostics,
     ) -> (Self::Settings, KeySource);
     /// Where credentials of this kind stand unless `from` says otherwise.
@@ -145,7 +143,7 @@ pub(crate) trait Kind: Sized {
         keys: Option<&Self::Keys>,
         credential: &str,
         with: Check<'_>,
-    ) -> Result<Identity, Rejection>;
+    ) -> Result<Identity, AuthRejection>;
     /// With variables as they are written; `None`: it has none, or takes any.
     fn shown_issuer(&self) -> Option<&str> {
         None
@@ -215,23 +213,22 @@ macro_rules! authenticators {
 
         /// How the fields of each kind are read.
         const KINDS: &[KindRow] = &[$(KindRow {
-            keys: <$kind as Kind>::KEY_FIELDS,
-            others: <$kind as Kind>::FIELDS,
-            words: <$kind as Kind>::WORDS,
-            read: |fields, sink| KindWritten::$name(<$kind as Kind>::read(fields, sink)),
-            unreadable: || KindWritten::$name(<$kind as Kind>::unreadable()),
+            keys: <$kind as CredentialKind>::KEY_FIELDS,
+            others: <$kind as CredentialKind>::FIELDS,
+            words: <$kind as CredentialKind>::WORDS,
+            read: |fields, sink| KindWritten::$name(<$kind as CredentialKind>::read(fields, sink)),
         }),+];
 
         impl KindWritten {
             fn resolve(
                 &self,
                 name: &At<String>,
-                files: &mut ReadFile<'_>,
+                files: &mut FileReader<'_>,
                 sink: &mut Diagnostics,
             ) -> (KindSettings, KeySource) {
                 match self {
                     $(Self::$name(written) => {
-                        let (own, keys) = <$kind as Kind>::resolve(written, name, files, sink);
+                        let (own, keys) = <$kind as CredentialKind>::resolve(written, name, files, sink);
                         (KindSettings::$name(own), keys)
                     })+
                 }
@@ -240,7 +237,7 @@ macro_rules! authenticators {
 
         impl KindSettings {
             fn default_sources(&self) -> Vec<CredentialSource> {
-                match self { $(Self::$name(_) => <$kind as Kind>::default_sources()),+ }
+                match self { $(Self::$name(_) => <$kind as CredentialKind>::default_sources()),+ }
             }
         }
 
@@ -250,13 +247,13 @@ macro_rules! authenticators {
             pub(crate) fn compile(settings: &ProviderSettings, kept: Vec<Box<str>>) -> Result<Self, String> {
                 match &settings.kind {
                     $(KindSettings::$name(own) => {
-                        <$kind as Kind>::compile(settings, own, kept).map(Self::$name)
+                        <$kind as CredentialKind>::compile(settings, own, kept).map(Self::$name)
                     })+
                 }
             }
 
             pub(crate) fn words(&self) -> &'static Words {
-                match self { $(Self::$name(_) => <$kind as Kind>::WORDS),+ }
+                match self { $(Self::$name(_) => <$kind as CredentialKind>::WORDS),+ }
             }
 
             pub(crate) fn fit(&self, issuer: Option<&str>) -> Fit {
@@ -274,7 +271,7 @@ macro_rules! authenticators {
                 keys: Option<&Keys>,
                 credential: &str,
                 with: Check<'_>,
-            ) -> Result<Identity, Rejection> {
+            ) -> Result<Identity, AuthRejection> {
                 match (self, keys) {
                     $((Self::$name(kind), Some(Keys::$name(keys))) => kind.check(Some(keys), credential, with),)+
                     // Keys of another kind are as good as none; a provider's source gives its own kind only.
@@ -318,7 +315,6 @@ struct KindRow {
     others: &'static [&'static str],
     words: &'static Words,
     read: fn(&Fields<'_>, &mut Diagnostics) -> KindWritten,
-    unreadable: fn() -> KindWritten,
 }
 
 impl KindWritten {
@@ -340,8 +336,9 @@ impl KindWritten {
         (kind.read)(fields, sink)
     }
 
+    /// Stands for a provider that could not be read at all; the error is reported.
     fn unreadable() -> Self {
-        (KINDS[0].unreadable)()
+        Self::Jwt(jwt::Written::unreadable())
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     Authenticator, Check, Fit, Identity, Keys, Words,
     cache::IdentityCache,
     desk::KeyDesk,
-    rejection::Rejection,
+    rejection::AuthRejection,
     settings::{CredentialSource, ProviderSettings},
 };
 
@@ -94,7 +94,7 @@ impl LocalProvider {
     ///
     /// # Errors
     /// The credential is not valid, or nothing is known of it yet.
-    pub fn check(&self, credential: &str, now: u64) -> Result<Rc<Identity>, Rejection> {
+    pub fn check(&self, credential: &str, now: u64) -> Result<Rc<Identity>, AuthRejection> {
         let mut cache = self.cache.borrow_mut();
         let with =
             Check { now, has_newer_keys: self.keys.desk.is_some(), last_header: &mut cache.last_header };

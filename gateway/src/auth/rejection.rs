@@ -9,7 +9,7 @@ use super::Words;
 
 /// A credential that is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rejection {
+pub struct AuthRejection {
     /// One word for logs and metrics.
     pub reason: &'static str,
     /// The claim that the reason is about.
@@ -30,7 +30,7 @@ pub enum Told {
     Unavailable,
 }
 
-impl Rejection {
+impl AuthRejection {
     /// The provider's keys are not known yet.
     pub fn unavailable() -> Self {
         Self { reason: "keys_unavailable", claim: None, told: Told::Unavailable, is_doubtful: false }
@@ -53,9 +53,9 @@ impl Rejection {
 
 /// The kinds of credentials that a route accepts, each once; the one that was refused comes first.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Accepted(Box<[&'static Words]>);
+pub struct AcceptedKinds(Box<[&'static Words]>);
 
-impl Accepted {
+impl AcceptedKinds {
     pub fn new(kinds: impl IntoIterator<Item = &'static Words>) -> Self {
         let mut all = Vec::new();
         for words in kinds {
@@ -85,7 +85,7 @@ impl Accepted {
 }
 
 /// "a bearer token", or "a bearer token or an API key".
-impl fmt::Display for Accepted {
+impl fmt::Display for AcceptedKinds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, words) in self.0.iter().enumerate() {
             write!(f, "{}{}", if at == 0 { "" } else { " or " }, words.wanted)?;

@@ -1,7 +1,7 @@
 //! `auth.<name>`: a provider as it is written, and what that means once it is checked.
 //!
 //! What all kinds of providers have is here: a name, where the credential stands in a request, which claims become header
-//! fields, how many identities are remembered. The rest belongs to the kind ([`super::Kind`]); which kind a provider is
+//! fields, how many identities are remembered. The rest belongs to the kind ([`super::CredentialKind`]); which kind a provider is
 //! follows from the field that holds its keys.
 
 use std::{path::PathBuf, str::FromStr as _};
@@ -108,7 +108,7 @@ pub enum CredentialSource {
 }
 
 /// Reads a file that the configuration names; an error is reported, and the file is watched from then on.
-pub(crate) type ReadFile<'a> =
+pub(crate) type FileReader<'a> =
     dyn FnMut(&At<String>, &str, &mut Diagnostics) -> Option<(PathBuf, Vec<u8>)> + 'a;
 
 impl Written {
@@ -150,7 +150,7 @@ impl Written {
     pub(crate) fn resolve(
         &self,
         name: &At<String>,
-        files: &mut ReadFile<'_>,
+        files: &mut FileReader<'_>,
         sink: &mut Diagnostics,
     ) -> ProviderSettings {
         let (kind, keys) = self.kind.resolve(name, files, sink);

@@ -154,6 +154,14 @@ fn print(result: impl Display, code: ExitCode) -> ExitCode {
     }
 }
 
+/// An argument `NAME=VALUE`.
+fn pair(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .filter(|(name, _)| !name.is_empty())
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .ok_or_else(|| format!("`{text}` is not NAME=VALUE"))
+}
+
 /// One line to standard error, or one event of a log in JSON; there is nowhere to say that it cannot be written.
 fn say(line: impl Display) {
     diagnostics::write(&logging::line(Level::INFO, line));

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
-use super::{fail, print};
+use super::{fail, pair, print};
 use crate::token::{MintOptions, mint};
 
 #[derive(Debug, Subcommand)]
@@ -73,11 +73,4 @@ impl Token {
             Err(error) => fail(error),
         }
     }
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
-    text.split_once('=')
-        .filter(|(name, _)| !name.is_empty())
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .ok_or_else(|| format!("`{text}` is not NAME=VALUE"))
 }

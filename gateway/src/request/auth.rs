@@ -24,7 +24,7 @@ use crate::{
         credentials::{BadPlacement, Found, find_credential},
         jwt,
         provider::LocalProvider,
-        rejection::{Accepted, Rejection, Told},
+        rejection::{AcceptedKinds, AuthRejection, Told},
     },
     metrics::Rare,
     policy::{
@@ -178,13 +178,13 @@ fn verify<'s>(
     credential: &str,
     parts: &Parts,
     exchange: &Exchange,
-) -> Result<Rc<Identity>, (Option<&'s LocalProvider>, Rejection)> {
+) -> Result<Rc<Identity>, (Option<&'s LocalProvider>, AuthRejection)> {
     let mut providers = snapshot.providers_of(route);
     if let (Some(only), None) = (providers.next(), providers.next()) {
         return verify_by(only, credential, exchange).map_err(|rejection| (Some(only), rejection));
     }
     let issuer = jwt::issuer_of(credential);
-    let mut most: Option<(&LocalProvider, Rejection)> = None;
+    let mut most: Option<(&LocalProvider, AuthRejection)> = None;
     for fit in [Fit::Named, Fit::Any] {
         for provider in snapshot.providers_of(route) {
             let is_there = || find(provider, parts).and_then(Found::any) == Ok(Some(credential));
@@ -201,7 +201,7 @@ fn verify<'s>(
         }
     }
     Err(most.map_or_else(
-        || (snapshot.providers_of(route).next(), Rejection::of_no_provider()),
+        || (snapshot.providers_of(route).next(), AuthRejection::of_no_provider()),
         |(provider, rejection)| (Some(provider), rejection),
     ))
 }
@@ -211,7 +211,7 @@ fn verify_by(
     provider: &LocalProvider,
     credential: &str,
     exchange: &Exchange,
-) -> Result<Rc<Identity>, Rejection> {
+) -> Result<Rc<Identity>, AuthRejection> {
     let identity = provider.check(credential, unix_seconds(exchange))?;
     let worker = exchange.worker();
     worker.token_misses.set(worker.token_misses.get() + 1);
@@ -229,9 +229,9 @@ fn unix_seconds(exchange: &Exchange) -> u64 {
 }
 
 /// The kinds of credentials that the route accepts, for the challenge; that of `refused` first.
-fn accepted(snapshot: &LocalSnapshot, route: &Route, refused: Option<&LocalProvider>) -> Accepted {
+fn accepted(snapshot: &LocalSnapshot, route: &Route, refused: Option<&LocalProvider>) -> AcceptedKinds {
     let all = snapshot.providers_of(route).map(LocalProvider::words);
-    Accepted::new(refused.map(LocalProvider::words).into_iter().chain(all))
+    AcceptedKinds::new(refused.map(LocalProvider::words).into_iter().chain(all))
 }
 
 fn insufficient(

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::exchange::flags;
 use crate::{
     admission::{self, Refusal},
-    auth::rejection::Accepted,
+    auth::rejection::AcceptedKinds,
     headers::names,
     policy::concurrency::Overloaded,
     upstream::cluster::Absence,
@@ -31,15 +31,15 @@ pub enum Error {
     #[error("clients at this address may not use this route")]
     ClientDenied,
     #[error("{0} is required")]
-    TokenMissing(Accepted),
+    TokenMissing(AcceptedKinds),
     #[error("the {} is not acceptable", .0.credential())]
-    TokenInvalid(Accepted),
+    TokenInvalid(AcceptedKinds),
     #[error("the {} must stand in one place, once", .0.credential())]
-    TokenPlacement(Accepted),
+    TokenPlacement(AcceptedKinds),
     #[error("the {} has expired", .0.credential())]
-    TokenExpired(Accepted),
+    TokenExpired(AcceptedKinds),
     #[error("the {} lacks what this route requires", .accepted.credential())]
-    InsufficientScope { accepted: Accepted, scope: Option<HeaderValue> },
+    InsufficientScope { accepted: AcceptedKinds, scope: Option<HeaderValue> },
     #[error("the keys to verify tokens are not available yet")]
     KeysUnavailable,
     #[error("the limit of this route is used up")]
@@ -355,7 +355,7 @@ fn row(status: StatusCode, code: &'static str, proxy_status: &'static str, blame
     Row { status, code, proxy_status, blame }
 }
 
-fn challenge(headers: &mut HeaderMap, accepted: &Accepted, parameters: &str) {
+fn challenge(headers: &mut HeaderMap, accepted: &AcceptedKinds, parameters: &str) {
     set(headers, &header::WWW_AUTHENTICATE, &accepted.challenge(parameters));
 }
 
@@ -369,10 +369,10 @@ fn set(headers: &mut HeaderMap, name: &http::HeaderName, value: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::{Kind as _, jwt::Jwt};
+    use crate::auth::{CredentialKind as _, jwt::Jwt};
 
-    fn accepted() -> Accepted {
-        Accepted::new([Jwt::WORDS])
+    fn accepted() -> AcceptedKinds {
+        AcceptedKinds::new([Jwt::WORDS])
     }
 
     fn limited() -> Error {

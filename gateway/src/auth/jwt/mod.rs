@@ -30,10 +30,10 @@ pub use self::{
 };
 use self::{claims::payload_of, signature::SignatureFault};
 use super::{
-    Check, Fit, Identity, Kind, Words,
+    Check, CredentialKind, Fit, Identity, Words,
     claims::{ClaimTexts, Projection, claim_texts},
-    rejection::{Rejection, Told},
-    settings::{CredentialSource, KeySource, ProviderSettings, ReadFile},
+    rejection::{AuthRejection, Told},
+    settings::{CredentialSource, FileReader, KeySource, ProviderSettings},
 };
 use crate::config::{diagnostics::Diagnostics, fields::Fields, tree::At};
 
@@ -194,7 +194,7 @@ impl Jwt {
     }
 }
 
-impl Kind for Jwt {
+impl CredentialKind for Jwt {
     type Written = Written;
     type Settings = JwtSettings;
     type Keys = KeySet;
@@ -208,14 +208,10 @@ impl Kind for Jwt {
         Written::read(fields, sink)
     }
 
-    fn unreadable() -> Written {
-        Written::unreadable()
-    }
-
     fn resolve(
         written: &Written,
         name: &At<String>,
-        files: &mut ReadFile<'_>,
+        files: &mut FileReader<'_>,
         sink: &mut Diagnostics,
     ) -> (JwtSettings, KeySource) {
         written.resolve(name, files, sink)
@@ -237,11 +233,11 @@ impl Kind for Jwt {
         }
     }
 
-    fn check(&self, keys: Option<&KeySet>, token: &str, with: Check<'_>) -> Result<Identity, Rejection> {
+    fn check(&self, keys: Option<&KeySet>, token: &str, with: Check<'_>) -> Result<Identity, AuthRejection> {
         self.verify(keys, token, with.now, with.last_header).map_err(|rejection| {
             let is_doubtful =
                 with.has_newer_keys && self.depends_on_keys(&rejection, token, with.now, with.last_header);
-            Rejection {
+            AuthRejection {
                 reason: rejection.reason(),
                 claim: rejection.claim().map(Into::into),
                 told: rejection.told(),

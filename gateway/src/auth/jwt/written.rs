@@ -7,7 +7,7 @@ use jsonwebtoken::Algorithm;
 use super::{
     super::{
         Keys as KeySet,
-        settings::{FileFormat, KeySource, ReadFile},
+        settings::{FileFormat, FileReader, KeySource},
     },
     keys,
 };
@@ -78,7 +78,7 @@ impl Written {
         }
     }
 
-    pub(super) fn unreadable() -> Self {
+    pub(in crate::auth) fn unreadable() -> Self {
         Self {
             issuer: None,
             keys: None,
@@ -93,7 +93,7 @@ impl Written {
     pub(super) fn resolve(
         &self,
         name: &At<String>,
-        files: &mut ReadFile<'_>,
+        files: &mut FileReader<'_>,
         sink: &mut Diagnostics,
     ) -> (JwtSettings, KeySource) {
         let is_secret = matches!(&self.keys, Some(At { value: Keys::File(_, format), .. }) if **format == HS256_SECRET_FILE);
@@ -224,7 +224,7 @@ fn warn_of_clear_text(written: &Written, keys: &KeySource, sink: &mut Diagnostic
 fn key_source(
     written: &Written,
     name: &At<String>,
-    files: &mut ReadFile<'_>,
+    files: &mut FileReader<'_>,
     sink: &mut Diagnostics,
 ) -> KeySource {
     if !written.keys_given {

@@ -14,9 +14,9 @@ use crate::{
     auth::{
         Identity,
         desk::{Asker, End, Question},
-        doubts::Place,
+        doubts::WaitingPlace,
         provider::LocalProvider,
-        rejection::{Rejection, Told},
+        rejection::{AuthRejection, Told},
     },
     metrics::Rare,
     snapshot::Route,
@@ -28,18 +28,18 @@ pub(super) async fn settle(
     provider: &LocalProvider,
     credential: &str,
     exchange: &Exchange,
-) -> Result<Rc<Identity>, Rejection> {
+) -> Result<Rc<Identity>, AuthRejection> {
     let doubts = &exchange.worker().doubts;
     let is_regular = doubts.regulars.borrow().knows(client_of(exchange));
     let asker = if is_regular { Asker::Regular } else { Asker::Stranger };
     let question = provider.desk().and_then(|desk| desk.ask(asker));
-    let (settled, result) = match (question, Place::take(doubts, asker)) {
-        (None, _) => (Err(Rejection::unavailable()), "no_answer"),
-        (_, None) => (Err(Rejection::unavailable()), "crowded"),
+    let (settled, result) = match (question, WaitingPlace::take(doubts, asker)) {
+        (None, _) => (Err(AuthRejection::unavailable()), "no_answer"),
+        (_, None) => (Err(AuthRejection::unavailable()), "crowded"),
         (Some(question), Some(_place)) => {
             let limit = WAIT_MAX.min(route.policies.timeout.total());
             match tokio::time::timeout(limit, answer(provider, credential, question, exchange)).await {
-                Err(_) => (Err(Rejection::unavailable()), "timeout"),
+                Err(_) => (Err(AuthRejection::unavailable()), "timeout"),
                 Ok(Err(rejection)) if rejection.told == Told::Unavailable => (Err(rejection), "no_answer"),
                 Ok(Err(rejection)) => (Err(rejection), "refused"),
                 Ok(Ok(identity)) => (Ok(identity), "passed"),
@@ -56,13 +56,13 @@ async fn answer(
     credential: &str,
     mut question: Question<'_>,
     exchange: &Exchange,
-) -> Result<Rc<Identity>, Rejection> {
+) -> Result<Rc<Identity>, AuthRejection> {
     loop {
         let end = question.end().await;
         let snapshot = exchange.worker().snapshot();
         // After a reload the provider may be gone, or have its keys from elsewhere.
         let provider = snapshot.providers.iter().find(|provider| provider.is_same_as(asked));
-        let provider = provider.ok_or_else(Rejection::unavailable)?;
+        let provider = provider.ok_or_else(AuthRejection::unavailable)?;
         // Many requests may wait with one credential.
         if let Some(known) = provider.known(credential, unix_seconds(exchange)) {
             return Ok(known);
@@ -70,7 +70,7 @@ async fn answer(
         match verify_by(provider, credential, exchange) {
             Ok(identity) => return Ok(identity),
             Err(rejection) if end == End::Newer || !rejection.is_doubtful => return Err(rejection),
-            Err(_) if end == End::Failed => return Err(Rejection::unavailable()),
+            Err(_) if end == End::Failed => return Err(AuthRejection::unavailable()),
             Err(_) => question.insist(),
         }
     }
