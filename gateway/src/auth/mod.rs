@@ -8,6 +8,7 @@
 //!
 //! Everything here is pure but for the cells of a worker: reading files and fetching keys is the control plane's part.
 
+pub mod api_key;
 pub mod cache;
 pub(crate) mod claim_path;
 pub(crate) mod claims;
@@ -46,6 +47,7 @@ pub(crate) static PROVIDER: Known = Known {
         "jwks_file",
         "public_key_file",
         "hs256_secret_file",
+        "api_keys_file",
         "audience",
         "require",
         "algorithms",
@@ -307,6 +309,7 @@ macro_rules! authenticators {
 // The kinds of providers.
 authenticators! {
     Jwt(jwt::Jwt, keys: jwt::KeySet, settings: jwt::JwtSettings, written: jwt::Written),
+    ApiKey(api_key::ApiKey, keys: api_key::ApiKeys, settings: api_key::ApiKeySettings, written: api_key::Written),
 }
 
 /// One kind, as a provider of it is written.

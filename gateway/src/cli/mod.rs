@@ -9,6 +9,7 @@ pub mod consul;
 pub mod consul_client;
 mod diagnostics;
 pub mod health;
+pub mod key;
 pub mod logging;
 pub mod registry;
 pub mod routes;
@@ -60,6 +61,9 @@ enum Verb {
     /// Make development tokens
     #[command(subcommand)]
     Token(token::Token),
+    /// Make API keys
+    #[command(subcommand)]
+    Key(key::Key),
     /// Run the embedded registry alone: Consul's HTTP API for development
     Registry(registry::Registry),
     /// Show, watch and change what is registered in Consul
@@ -119,6 +123,7 @@ pub fn main() -> ExitCode {
         Verb::Check(verb) => verb.execute(),
         Verb::Routes(verb) => verb.execute(),
         Verb::Token(verb) => verb.execute(),
+        Verb::Key(verb) => verb.execute(),
         Verb::Registry(verb) => verb.execute(),
         Verb::Services(verb) => verb.execute(),
         Verb::Consul(verb) => verb.execute(),

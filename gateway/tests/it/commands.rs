@@ -161,7 +161,9 @@ async fn wrong_usage_is_exit_code_2_and_says_what_was_expected() {
 #[tokio::test]
 async fn help_and_version_are_exit_code_0() {
     let dir = tempfile::tempdir().unwrap();
-    for verb in ["run", "check", "routes", "token", "registry", "services", "consul", "health", "version"] {
+    for verb in
+        ["run", "check", "routes", "token", "key", "registry", "services", "consul", "health", "version"]
+    {
         let said = run(dir.path(), &[verb, "--help"]).await;
         said.expect(0, &[]);
         assert!(said.out.contains("Usage: millgate"), "{}", said.out);

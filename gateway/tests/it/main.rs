@@ -5,6 +5,7 @@ mod support;
 mod admin;
 mod admin_limits;
 mod allocations;
+mod api_keys;
 mod attacks;
 mod auth_reasons;
 mod balancers;

@@ -1,0 +1,464 @@
+//! API keys: a file of hashes, each with a name and what its holder may do.
+//!
+//! A key is random text that one client holds; the file has its SHA-256 hash, so that a copy of the file lets nobody in. A fast
+//! hash without salt is right for keys of [`KEY_BYTES`] random bytes, which cannot be guessed, and wrong for passwords: only
+//! `millgate key new` should make keys. The hash finds the entry by its first eight bytes, and all bytes are then compared in
+//! constant time; what the time of the search tells about a hash helps nobody to find a key. An entry becomes an identity as the
+//! claims of a token do: `sub` is its name, `scope` and `roles` are its lists, and `claims` may hold more. The file is read
+//! again when it changes, and workers then forget what they remember, so a key that was removed stops at once.
+//!
+//! Units: seconds since 1970. Limits: [`KEYS_MAX`] keys, names of [`NAME_BYTES_MAX`] bytes.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use aws_lc_rs::{
+    constant_time::verify_slices_are_equal,
+    digest::{SHA256, SHA256_OUTPUT_LEN, digest},
+};
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL};
+use http::HeaderName;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    Check, CredentialKind, Fit, Identity, KeyList, Keys, Words,
+    claims::{ClaimFault, Payload, Projection},
+    rejection::{AuthRejection, Told},
+    settings::{CredentialSource, FileFormat, FileReader, KeySource, ProviderSettings},
+};
+use crate::config::{
+    diagnostics::Diagnostics,
+    fields::{Fields, some_text},
+    tree::At,
+};
+
+/// What a provider of API keys checks, without its keys.
+#[derive(Debug, Clone)]
+pub struct ApiKey {
+    provider: Arc<str>,
+    projection: Projection,
+}
+
+/// `api_keys_file` as written; `None`: an error is reported.
+#[derive(Debug)]
+pub(crate) struct Written(Option<At<String>>);
+
+/// A provider of API keys has nothing beside what all providers have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiKeySettings;
+
+/// The keys of one file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApiKeys {
+    entries: Box<[Entry]>,
+    /// By the first bytes of the hash.
+    places: HashMap<u64, usize>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Entry {
+    name: Box<str>,
+    hash: [u8; SHA256_OUTPUT_LEN],
+    /// A JSON object, read as the claims of a token are.
+    claims: Box<[u8]>,
+    valid_until: u64,
+}
+
+/// The file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    keys: Vec<WrittenKey>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenKey {
+    name: String,
+    sha256: String,
+    #[serde(default)]
+    scopes: Vec<String>,
+    #[serde(default)]
+    roles: Vec<String>,
+    #[serde(default)]
+    claims: BTreeMap<String, Value>,
+    /// RFC 3339, or a date, which begins at midnight UTC.
+    expires: Option<String>,
+}
+
+impl CredentialKind for ApiKey {
+    type Written = Written;
+    type Settings = ApiKeySettings;
+    type Keys = ApiKeys;
+
+    const WORDS: &'static Words =
+        &Words { scheme: "ApiKey", credential: "API key", wanted: "an API key", plural: "API keys" };
+    const KEY_FIELDS: &'static [&'static str] = &[FILE.field];
+    const FIELDS: &'static [&'static str] = &[];
+
+    fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Written {
+        Written(fields.value(FILE.field, sink, some_text))
+    }
+
+    fn resolve(
+        Written(file): &Written,
+        _: &At<String>,
+        files: &mut FileReader<'_>,
+        sink: &mut Diagnostics,
+    ) -> (ApiKeySettings, KeySource) {
+        let read = file.as_ref().and_then(|file| files(file, FILE.what, sink));
+        (ApiKeySettings, KeySource::File(read.map(|(path, _)| path).unwrap_or_default(), &FILE))
+    }
+
+    fn default_sources() -> Vec<CredentialSource> {
+        vec![CredentialSource::Header(HeaderName::from_static("x-api-key"))]
+    }
+
+    fn compile(settings: &ProviderSettings, _: &ApiKeySettings, kept: Vec<Box<str>>) -> Result<Self, String> {
+        Ok(Self {
+            provider: Arc::from(settings.name.as_str()),
+            projection: Projection::new(settings, kept, &[]),
+        })
+    }
+
+    fn fit(&self, _: Option<&str>) -> Fit {
+        Fit::Any
+    }
+
+    fn check(&self, keys: Option<&ApiKeys>, key: &str, with: Check<'_>) -> Result<Identity, AuthRejection> {
+        let refused = |reason, claim, told| AuthRejection { reason, claim, told, is_doubtful: false };
+        let entry = keys.ok_or_else(AuthRejection::unavailable)?.find(key);
+        let entry = entry.ok_or_else(|| refused("unknown_key", None, Told::Invalid))?;
+        if with.now >= entry.valid_until {
+            return Err(refused("expired", None, Told::Expired));
+        }
+        self.identity(entry).map_err(|fault| match fault {
+            ClaimFault::Malformed => refused("malformed", None, Told::Invalid),
+            ClaimFault::NotForwardable(claim) => refused("not_forwardable", Some(claim), Told::Invalid),
+        })
+    }
+}
+
+impl ApiKey {
+    fn identity(&self, entry: &Entry) -> Result<Identity, ClaimFault> {
+        let payload = Payload::new(entry.claims.to_vec());
+        let mut claims = payload.claims()?;
+        self.projection.complete(&payload, &mut claims)?;
+        self.projection.identity(&self.provider, Some(entry.name.clone()), claims, entry.valid_until)
+    }
+}
+
+impl ApiKeys {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// What is wrong with it, without the name of the file.
+    pub fn read(bytes: &[u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(bytes).map_err(|_| "the file is not UTF-8".to_owned())?;
+        let document: Document = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+        if document.keys.len() > KEYS_MAX {
+            return Err(format!("the file has {} keys; at most {KEYS_MAX} fit", document.keys.len()));
+        }
+        let (mut entries, mut places) = (Vec::new(), HashMap::new());
+        let mut names = HashSet::new();
+        for written in document.keys {
+            let name = written.name.clone();
+            let entry = Entry::of(written).map_err(|reason| format!("the key `{name}`: {reason}"))?;
+            if !names.insert(entry.name.clone()) {
+                return Err(format!("two keys have the name `{name}`"));
+            }
+            if let Some(known) = places.insert(place(&entry.hash), entries.len()) {
+                let other = entries.get(known).map_or("", |entry: &Entry| &entry.name);
+                return Err(format!("the keys `{other}` and `{name}` have one hash"));
+            }
+            entries.push(entry);
+        }
+        Ok(Self { entries: entries.into(), places })
+    }
+
+    fn find(&self, key: &str) -> Option<&Entry> {
+        let hash = hash_of(key);
+        let entry = self.entries.get(*self.places.get(&place(&hash))?)?;
+        verify_slices_are_equal(&entry.hash, &hash).is_ok().then_some(entry)
+    }
+}
+
+impl KeyList for ApiKeys {
+    fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn names(&self) -> Vec<Option<&str>> {
+        self.entries.iter().map(|entry| Some(&*entry.name)).collect()
+    }
+}
+
+impl Entry {
+    fn of(written: WrittenKey) -> Result<Self, String> {
+        let WrittenKey { name, sha256, scopes, roles, claims, expires } = written;
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+            return Err(format!("a name has 1 to {NAME_BYTES_MAX} bytes and no control character"));
+        }
+        let hash = from_hex(&sha256)
+            .ok_or("`sha256` must be 64 hexadecimal digits; make a key with `millgate key new`")?;
+        if let Some(claim) = claims.keys().find(|claim| OWN_FIELDS.iter().any(|(own, _)| own == claim)) {
+            let field = OWN_FIELDS.iter().find(|(own, _)| own == claim).map_or("", |(_, field)| field);
+            return Err(format!("the claim `{claim}` is what the field `{field}` sets"));
+        }
+        if let Some(scope) =
+            scopes.iter().find(|scope| scope.is_empty() || scope.contains(char::is_whitespace))
+        {
+            return Err(format!("`{scope}` is not a scope: it is empty or has white space"));
+        }
+        let valid_until = match &expires {
+            None => u64::MAX,
+            Some(text) => seconds(text).ok_or_else(|| {
+                format!("`{text}` is not a time; write `2027-01-31` or `2027-01-31T12:00:00Z`")
+            })?,
+        };
+        let mut all = json!({"sub": name, "scope": scopes.join(" "), "roles": roles});
+        if let Value::Object(members) = &mut all {
+            members.extend(claims);
+        }
+        Ok(Self { name: name.into(), hash, claims: all.to_string().into_bytes().into(), valid_until })
+    }
+}
+
+/// A new key. The text is shown once; the file has its hash.
+pub(crate) fn new_key() -> Result<String, &'static str> {
+    let mut bytes = [0; KEY_BYTES];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| "the system has no randomness")?;
+    Ok(format!("{KEY_PREFIX}{}", BASE64URL.encode(bytes)))
+}
+
+/// What is to stand in the file for a key.
+#[derive(Debug, Default)]
+pub(crate) struct NewEntry {
+    pub(crate) name: String,
+    pub(crate) scopes: Vec<String>,
+    pub(crate) roles: Vec<String>,
+    pub(crate) claims: Vec<(String, String)>,
+    /// Seconds since 1970.
+    pub(crate) expires: Option<u64>,
+}
+
+impl NewEntry {
+    /// One item of the list `keys`, in YAML. Texts are written as JSON, which YAML reads alike.
+    pub(crate) fn to_yaml(&self, key: &str) -> String {
+        let mut text = format!("  - name: {}\n    sha256: {}\n", json!(self.name), to_hex(&hash_of(key)));
+        for (field, values) in [("scopes", &self.scopes), ("roles", &self.roles)] {
+            if !values.is_empty() {
+                text += &format!("    {field}: {}\n", json!(values));
+            }
+        }
+        if !self.claims.is_empty() {
+            let claims: BTreeMap<_, _> = self.claims.iter().map(|(name, value)| (name, value)).collect();
+            text += &format!("    claims: {}\n", json!(claims));
+        }
+        if let Some(expires) = self.expires {
+            let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(expires));
+            text += &format!("    expires: {at}\n");
+        }
+        text
+    }
+
+    /// The text of a file of keys with this entry at its end. `text`: the file as it is; empty where there is none.
+    ///
+    /// # Errors
+    /// The result would not be read as it is meant.
+    pub(crate) fn added_to(&self, text: &str, key: &str) -> Result<String, String> {
+        let mut text = match text.trim() {
+            "" | "keys: []" => "keys:\n".to_owned(),
+            _ if text.ends_with('\n') => text.to_owned(),
+            _ => format!("{text}\n"),
+        };
+        text += &self.to_yaml(key);
+        match ApiKeys::read(text.as_bytes()) {
+            Ok(keys) if keys.find(key).is_some() => Ok(text),
+            Ok(_) => Err("the entry would not be one of its keys".to_owned()),
+            Err(reason) => Err(reason),
+        }
+    }
+}
+
+fn hash_of(key: &str) -> [u8; SHA256_OUTPUT_LEN] {
+    let mut hash = [0; SHA256_OUTPUT_LEN];
+    hash.copy_from_slice(digest(&SHA256, key.as_bytes()).as_ref());
+    hash
+}
+
+/// Where the entry of a hash is found.
+fn place(hash: &[u8; SHA256_OUTPUT_LEN]) -> u64 {
+    hash.first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
+}
+
+fn from_hex(text: &str) -> Option<[u8; SHA256_OUTPUT_LEN]> {
+    let mut bytes = [0; SHA256_OUTPUT_LEN];
+    let digits = text.as_bytes();
+    if digits.len() != 2 * SHA256_OUTPUT_LEN || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn seconds(text: &str) -> Option<u64> {
+    let midnight = format!("{text}T00:00:00Z");
+    let time = humantime::parse_rfc3339(text).or_else(|_| humantime::parse_rfc3339(&midnight)).ok()?;
+    time.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
+}
+
+static FILE: FileFormat = FileFormat {
+    field: "api_keys_file",
+    what: "file of API keys",
+    parse: |bytes| ApiKeys::read(bytes).map(Keys::ApiKey),
+};
+/// Claims that have a field of their own.
+const OWN_FIELDS: [(&str, &str); 5] =
+    [("sub", "name"), ("scope", "scopes"), ("scp", "scopes"), ("role", "roles"), ("roles", "roles")];
+/// 256 bits: guessing is hopeless whatever the hash.
+const KEY_BYTES: usize = 32;
+/// So that tools which look for leaked secrets know one.
+const KEY_PREFIX: &str = "mgk_";
+/// About 2 MiB of a file, a second to read; past this a system that issues tokens is the better tool.
+const KEYS_MAX: usize = 10_000;
+/// Names stand in header fields, logs and lists.
+const NAME_BYTES_MAX: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{jwt::LastHeader, provider::Provider, settings::ProviderSettings},
+        *,
+    };
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn file(entries: &[(&str, NewEntry)]) -> String {
+        let entries: String = entries.iter().map(|(key, entry)| entry.to_yaml(key)).collect();
+        format!("keys:\n{entries}")
+    }
+
+    fn entry(name: &str) -> NewEntry {
+        NewEntry { name: name.to_owned(), ..NewEntry::default() }
+    }
+
+    fn settings(forward: &[(&str, &'static str)]) -> ProviderSettings {
+        let forward =
+            forward.iter().map(|(claim, name)| ((*claim).to_owned(), HeaderName::from_static(name)));
+        ProviderSettings {
+            name: "partners".into(),
+            kind: super::super::KindSettings::ApiKey(ApiKeySettings),
+            forward: forward.collect(),
+            ..super::super::jwt::tests::provider()
+        }
+    }
+
+    fn check(provider: &Provider, keys: &str, key: &str, now: u64) -> Result<Identity, AuthRejection> {
+        let keys = Keys::ApiKey(ApiKeys::read(keys.as_bytes()).unwrap());
+        let last_header = &mut LastHeader::default();
+        provider.authenticator.check(Some(&keys), key, Check { now, has_newer_keys: false, last_header })
+    }
+
+    #[test]
+    fn a_key_is_the_identity_that_its_entry_says() {
+        let acme = NewEntry {
+            name: "acme".into(),
+            scopes: vec!["orders:read".into(), "orders:write".into()],
+            roles: vec!["partner".into()],
+            claims: vec![("tenant".into(), "blue".into())],
+            expires: Some(NOW + 60),
+        };
+        let keys = file(&[("key-1", acme), ("key-2", entry("other"))]);
+        let settings = settings(&[("sub", "x-client"), ("tenant", "x-tenant")]);
+        let provider = Provider::compile(&settings, vec!["tenant".into()]).unwrap();
+        let identity = check(&provider, &keys, "key-1", NOW).unwrap();
+        assert_eq!((&*identity.provider, identity.subject.as_deref()), ("partners", Some("acme")));
+        assert_eq!(identity.scopes, ["orders:read".into(), "orders:write".into()].into());
+        assert_eq!(identity.roles, ["partner".into()].into());
+        assert_eq!(identity.claims["tenant"], "blue");
+        assert_eq!(identity.valid_until, NOW + 60);
+        let forward: Vec<_> =
+            identity.forward.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        assert_eq!(forward, [("x-client", &b"acme"[..]), ("x-tenant", b"blue")]);
+        assert_eq!(check(&provider, &keys, "key-2", NOW).unwrap().subject.as_deref(), Some("other"));
+    }
+
+    #[test]
+    fn only_a_key_of_the_file_is_valid_and_only_until_it_expires() {
+        let keys = file(&[("key-1", NewEntry { expires: Some(NOW), ..entry("acme") })]);
+        let provider = Provider::compile(&settings(&[]), vec![]).unwrap();
+        assert!(check(&provider, &keys, "key-1", NOW - 1).is_ok());
+        let told = |key: &str, now| {
+            check(&provider, &keys, key, now).map_err(|rejection| (rejection.reason, rejection.told))
+        };
+        assert_eq!(told("key-1", NOW), Err(("expired", Told::Expired)));
+        for key in ["key-2", "KEY-1", "", "acme", &to_hex(&hash_of("key-1"))] {
+            assert_eq!(told(key, 0), Err(("unknown_key", Told::Invalid)), "{key}");
+        }
+    }
+
+    #[test]
+    fn all_bytes_of_a_hash_are_compared() {
+        let mut keys = ApiKeys::read(file(&[("key-1", entry("acme"))]).as_bytes()).unwrap();
+        assert!(keys.find("key-1").is_some());
+        keys.entries[0].hash[31] ^= 1;
+        assert!(keys.find("key-1").is_none());
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_says_what_to_do() {
+        let hash = to_hex(&hash_of("a"));
+        let other = to_hex(&hash_of("b"));
+        for (text, words) in [
+            (String::new(), "keys"),
+            ("[]".to_owned(), ""),
+            (format!("keys: [{{name: a, sha256: {hash}, scope: x}}]"), "scope"),
+            ("keys: [{name: a, sha256: abc}]".to_owned(), "64 hexadecimal digits"),
+            (format!("keys: [{{name: '', sha256: {hash}}}]"), "1 to 128 bytes"),
+            (
+                format!("keys: [{{name: a, sha256: {hash}}}, {{name: b, sha256: {hash}}}]"),
+                "`a` and `b` have one hash",
+            ),
+            (
+                format!("keys: [{{name: a, sha256: {hash}}}, {{name: a, sha256: {other}}}]"),
+                "two keys have the name `a`",
+            ),
+            (format!("keys: [{{name: a, sha256: {hash}, expires: soon}}]"), "`soon` is not a time"),
+            (format!("keys: [{{name: a, sha256: {hash}, claims: {{sub: root}}}}]"), "the field `name`"),
+            (format!("keys: [{{name: a, sha256: {hash}, scopes: ['a b']}}]"), "not a scope"),
+        ] {
+            let reason = ApiKeys::read(text.as_bytes()).unwrap_err();
+            assert!(reason.contains(words), "{text} gave {reason}");
+        }
+        assert_eq!(ApiKeys::read(b"keys: []").unwrap().len(), 0, "the last key may be taken away");
+    }
+
+    #[test]
+    fn a_new_key_is_added_to_a_file_or_the_file_stays() {
+        let (first, second) = (new_key().unwrap(), new_key().unwrap());
+        assert!(first.starts_with(KEY_PREFIX) && first != second);
+        let odd =
+            NewEntry { claims: vec![("note".into(), "a: \"b\" #c".into())], ..entry("say \"hi\": {x}") };
+        for empty in ["", "\n", "keys: []\n"] {
+            let text = entry("acme").added_to(empty, &first).unwrap();
+            let text = odd.added_to(text.trim_end(), &second).unwrap();
+            let keys = ApiKeys::read(text.as_bytes()).unwrap();
+            assert_eq!((keys.len(), keys.find(&first).map(|entry| &*entry.name)), (2, Some("acme")));
+            let reason = entry("acme").added_to(&text, &new_key().unwrap()).unwrap_err();
+            assert!(reason.contains("two keys have the name `acme`"), "{reason}");
+        }
+        let flow = format!("keys: [{{name: a, sha256: {}}}]\n", to_hex(&hash_of("a")));
+        assert!(entry("acme").added_to(&flow, &first).is_err());
+    }
+}

@@ -1,0 +1,166 @@
+//! API keys beside tokens: one identity for limits, requirements and forwarded header fields, whatever it comes from.
+
+use http::Request;
+use http_body_util::Full;
+
+use crate::{
+    commands::run,
+    support::{
+        backend::Backend,
+        client::{Reply, get, header, json, send, text},
+        eventually,
+        gateway::{TestGateway, write_config},
+        tokens::{self, bearing, folder, token},
+    },
+};
+
+/// A gateway with the providers `main` (tokens) and `partners` (API keys).
+struct Guarded {
+    gateway: TestGateway,
+    backend: Backend,
+    /// Of `acme`, who may read orders, and of `slow`, who may not.
+    acme: String,
+    slow: String,
+}
+
+impl Guarded {
+    async fn start(route: &str) -> Self {
+        let (dir, backend) = (folder(), Backend::named("one").await);
+        let new = async |args: &[&str]| {
+            let said = run(dir.path(), &[&["key", "new"], args, &["--file", "keys.yaml"]].concat()).await;
+            said.expect(0, &["the key is shown this once"]);
+            said.out.trim_end().to_owned()
+        };
+        let acme =
+            new(&["acme", "--scope", "orders:read", "--role", "partner", "--claim", "tenant=blue"]).await;
+        let slow = new(&["slow"]).await;
+        let config = format!(
+            "auth:\n  main: {{hs256_secret_file: {}, audience: api}}\n  \
+             partners: {{api_keys_file: keys.yaml, from: [header:X-Api-Key, query:key], \
+             forward: {{sub: X-Client, tenant: X-Tenant}}}}\n\
+             routes:\n  - {{path: /**, service: one, {route}}}\nservices: {{one: {{hosts: [\"{}\"]}}}}\n",
+            tokens::GOOD,
+            backend.addr
+        );
+        let gateway = TestGateway::start_in(dir, &config).await;
+        Self { gateway, backend, acme, slow }
+    }
+
+    async fn ask(&self, request: Request<Full<bytes::Bytes>>) -> Reply {
+        send(self.gateway.http, request).await
+    }
+}
+
+fn with_key(path: &str, key: &str) -> Request<Full<bytes::Bytes>> {
+    let mut request = get(path);
+    request.headers_mut().insert("x-api-key", key.parse().unwrap());
+    request
+}
+
+fn code(reply: &Reply) -> (u16, String) {
+    (reply.status().as_u16(), json(reply)["code"].as_str().unwrap_or_default().to_owned())
+}
+
+#[tokio::test]
+async fn a_key_lets_its_client_in_and_the_service_learns_who_it_is() {
+    let guarded = Guarded::start("auth: partners, require: {scope: orders:read}").await;
+    let mut request = with_key("/orders", &guarded.acme);
+    request.headers_mut().insert("x-client", "root".parse().unwrap());
+    assert_eq!(guarded.ask(request).await.status(), 200);
+    let seen = guarded.backend.only_seen();
+    assert_eq!(
+        (&seen.headers()["x-client"], &seen.headers()["x-tenant"]),
+        (&"acme".parse().unwrap(), &"blue".parse().unwrap())
+    );
+    assert_eq!(guarded.ask(get(&format!("/orders?key={}", guarded.acme))).await.status(), 200);
+
+    let missing = guarded.ask(get("/orders")).await;
+    assert_eq!(code(&missing), (401, "token_missing".into()));
+    assert_eq!(header(&missing, "www-authenticate"), r#"ApiKey realm="api""#);
+    assert!(text(&missing).contains("an API key is required"), "{}", text(&missing));
+    for wrong in ["mgk_wrong", &guarded.acme[..guarded.acme.len() - 1], "acme"] {
+        let refused = guarded.ask(with_key("/orders", wrong)).await;
+        assert_eq!(code(&refused), (401, "token_invalid".into()), "{wrong}");
+    }
+    let lacking = guarded.ask(with_key("/orders", &guarded.slow)).await;
+    assert_eq!(code(&lacking), (403, "insufficient_scope".into()));
+    let twice = guarded.ask(with_key(&format!("/orders?key={}", guarded.slow), &guarded.acme)).await;
+    assert_eq!(code(&twice), (400, "bad_request".into()), "two different keys");
+    for reason in ["unknown_key", "insufficient_scope", "token_repeated"] {
+        let line = format!("millgate_auth_failures_total{{provider=\"partners\",reason=\"{reason}\"}}");
+        let metrics = send(guarded.gateway.admin(), get("/metrics")).await;
+        assert!(text(&metrics).contains(&line), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_route_takes_a_token_or_a_key_and_says_so() {
+    let guarded = Guarded::start("auth: [main, partners]").await;
+    let token = token(guarded.gateway.dir.path(), tokens::GOOD, "ann");
+    assert_eq!(guarded.ask(bearing(get("/x"), &token)).await.status(), 200);
+    assert_eq!(guarded.ask(with_key("/x", &guarded.acme)).await.status(), 200);
+    let missing = guarded.ask(get("/x")).await;
+    assert_eq!(header(&missing, "www-authenticate"), r#"Bearer realm="api", ApiKey realm="api""#);
+    assert!(text(&missing).contains("a bearer token or an API key is required"), "{}", text(&missing));
+    // A key is not looked for where tokens stand, and the other way round.
+    assert_eq!(code(&guarded.ask(bearing(get("/x"), &guarded.acme)).await), (401, "token_invalid".into()));
+    assert_eq!(code(&guarded.ask(with_key("/x", &token)).await), (401, "token_invalid".into()));
+}
+
+#[tokio::test]
+async fn each_client_has_its_own_limit_and_no_part_of_a_users_with_the_same_name() {
+    let guarded = Guarded::start("auth: [main, partners], rate_limit: 2/h per user").await;
+    let token = token(guarded.gateway.dir.path(), tokens::GOOD, "acme");
+    for _ in 0..2 {
+        assert_eq!(guarded.ask(with_key("/x", &guarded.acme)).await.status(), 200);
+    }
+    assert_eq!(guarded.ask(with_key("/x", &guarded.acme)).await.status(), 429);
+    assert_eq!(guarded.ask(with_key("/x", &guarded.slow)).await.status(), 200);
+    assert_eq!(guarded.ask(bearing(get("/x"), &token)).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_key_that_is_removed_stops_and_a_damaged_file_changes_nothing() {
+    let guarded = Guarded::start("auth: partners").await;
+    let file = guarded.gateway.dir.path().join("keys.yaml");
+    let status = async |key: &str| guarded.ask(with_key("/x", key)).await.status().as_u16();
+    assert_eq!((status(&guarded.acme).await, status(&guarded.slow).await), (200, 200));
+    let before = std::fs::read_to_string(&file).unwrap();
+    let (_, rest) = before.split_once("  - name: \"slow\"").unwrap();
+    let replace = |text: &str| {
+        let aside = file.with_extension("new");
+        std::fs::write(&aside, text).unwrap();
+        std::fs::rename(aside, &file).unwrap();
+    };
+    replace(&format!("keys:\n  - name: \"slow\"{rest}"));
+    eventually("the removed key is refused", async || status(&guarded.acme).await == 401).await;
+    assert_eq!(status(&guarded.slow).await, 200);
+    replace("keys: [{name: slow}]");
+    let events = async || text(&send(guarded.gateway.admin(), get("/api/v1/events")).await).to_owned();
+    eventually("the damaged file is reported", async || events().await.contains("keys.yaml")).await;
+    assert_eq!(status(&guarded.slow).await, 200);
+}
+
+#[tokio::test]
+async fn a_provider_has_keys_of_one_kind_and_the_command_leaves_a_wrong_file_alone() {
+    let dir = folder();
+    run(dir.path(), &["key", "new", "a", "--ttl", "1d"])
+        .await
+        .expect(0, &["- name: \"a\"", "sha256: ", "expires: "]);
+    std::fs::write(dir.path().join("keys.yaml"), "keys: [{name: a}]\n").unwrap();
+    run(dir.path(), &["key", "new", "b", "--file", "keys.yaml"])
+        .await
+        .expect(1, &["cannot be added", "sha256"]);
+    assert_eq!(std::fs::read_to_string(dir.path().join("keys.yaml")).unwrap(), "keys: [{name: a}]\n");
+    let routes =
+        "routes: [{path: /, service: a, auth: partners}]\nservices: {a: {hosts: [\"192.0.2.1:1\"]}}\n";
+    write_config(
+        dir.path(),
+        &format!("auth: {{partners: {{api_keys_file: keys.yaml, audience: api}}}}\n{routes}"),
+    );
+    let words = ["`audience` belongs to a provider that checks tokens"];
+    run(dir.path(), &["check", "-c", "routes.yaml"]).await.expect(1, &words);
+    write_config(dir.path(), &format!("auth: {{partners: {{api_keys_file: keys.yaml}}}}\n{routes}"));
+    let words = ["the keys of `partners` cannot be used", "keys.yaml", "sha256"];
+    run(dir.path(), &["check", "-c", "routes.yaml"]).await.expect(1, &words);
+}
