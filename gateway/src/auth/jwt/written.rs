@@ -236,7 +236,7 @@ fn key_source(
             )
             .help(
                 "add one of `issuer` (a URL whose OIDC discovery document names the keys), `jwks` (a URL), \
-                     `jwks_file`, `public_key_file`, `hs256_secret_file`",
+                     `jwks_file`, `public_key_file`, `hs256_secret_file`, or `api_keys_file` for API keys",
             ),
         );
     }
@@ -283,7 +283,7 @@ fn check_algorithms(written: &Written, is_secret: bool, sink: &mut Diagnostics) 
         }
         let (message, help) = if is_hmac {
             (
-                "`HS256` needs `hs256_secret_file`",
+                "`HS256` needs `hs256_secret_file`, or `api_keys_file` for API keys",
                 "make a second provider for it; a route can accept both: `auth: [main, dev]`",
             )
         } else {
