@@ -159,6 +159,11 @@ impl ApiKeys {
     /// What is wrong with it, without the name of the file.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|_| "the file is not UTF-8".to_owned())?;
+        if text.trim().is_empty() {
+            return Err(
+                "the file is empty; write `keys: []`, or make a key with `millgate key new`".to_owned()
+            );
+        }
         let document: Document = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
         if document.keys.len() > KEYS_MAX {
             return Err(format!("the file has {} keys; at most {KEYS_MAX} fit", document.keys.len()));
