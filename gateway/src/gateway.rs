@@ -18,7 +18,7 @@ use self::starting::{DataPlane, bind, start_control, start_log, start_workers};
 use crate::{
     access_log::LogSink,
     clock, compile,
-    config::{diagnostics::Report, load::Loaded, settings::Settings, source::ConfigSource},
+    config::{load::Loaded, settings::Settings, source::ConfigSource},
     control::{
         Controller,
         admin::Admin,
@@ -38,6 +38,7 @@ use crate::{
     file_account::{self, Budget, FileAccount},
     policy::{jwt, rate_limit::KeyBudget},
     snapshot::Publisher,
+    syntax::diagnostics::Report,
 };
 
 /// How a gateway is started.

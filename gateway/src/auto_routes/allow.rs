@@ -1,7 +1,7 @@
 //! Which services may declare which routes. Without a rule that permits it, nothing is.
 
 use super::Declaration;
-use crate::{config::settings::HostPattern, router::reading::without_parameters};
+use crate::router::{HostPattern, reading::without_parameters};
 
 /// A service whose name fits may declare a route on one of the hosts and below one of the paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,7 +102,7 @@ mod tests {
     fn rule(service: &str, host: &str, path: &str) -> AllowRule {
         AllowRule {
             services: vec![service.to_owned()],
-            hosts: vec![crate::config::pattern::host_pattern(host).unwrap()],
+            hosts: vec![crate::router::pattern::host_pattern(host).unwrap()],
             paths: vec![path.to_owned()],
         }
     }

@@ -16,11 +16,7 @@ use std::fmt;
 use http::Method;
 
 pub use self::settings::AutoRoutesSettings;
-use crate::{
-    config::settings::{HostPattern, SHARE_UNITS},
-    policy,
-    upstream::tls::UpstreamTls,
-};
+use crate::{config::settings::SHARE_UNITS, policy, router::HostPattern, upstream::tls::UpstreamTls};
 
 /// One route as a tag declares it. Its text ([`fmt::Display`]) is the native form of the tag, without the prefix.
 #[derive(Debug, Clone, PartialEq)]

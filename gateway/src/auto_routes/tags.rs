@@ -21,12 +21,10 @@ use http::Method;
 
 use super::{Declaration, Reason, Rejection};
 use crate::{
-    config::{
-        pattern,
-        settings::{HostPattern, SHARE_UNITS},
-        units::Invalid,
-    },
+    config::settings::SHARE_UNITS,
     policy::{self, of_route::BadOption},
+    router::{HostPattern, pattern},
+    syntax::units::Invalid,
 };
 
 /// Which tags declare routes.

@@ -9,13 +9,13 @@ use super::{ConfigArg, fail, load, print, say_report};
 use crate::{
     clock, compile,
     config::{
-        diagnostics::{Diagnostic, Report, Source, Span, code},
         load::Loaded,
         settings::{AccessLogFormat, AccessLogSettings},
         source::ConfigSource,
     },
     control::{keys, tls_clients::TlsClients},
     policy::{jwt, rate_limit::KeyBudget},
+    syntax::diagnostics::{Diagnostic, Report, Source, Span, code},
 };
 
 /// What scripts may rely on. Fields may be added, none changes or goes away.

@@ -7,10 +7,7 @@ use std::sync::Arc;
 
 use crate::{
     admission::AdmissionLimits,
-    config::{
-        diagnostics::{Diagnostic, code},
-        settings::{AuthSettings, HostPattern, RouteSettings, Settings},
-    },
+    config::settings::{AuthSettings, RouteSettings, Settings},
     control::{
         keys,
         world::{ProviderKeys, World},
@@ -22,8 +19,9 @@ use crate::{
         of_route::{Compile, Shared, Shown},
         rate_limit::{KeyBudget, Limits},
     },
-    router::{ConflictKind, RouteConflict, Router},
+    router::{ConflictKind, HostPattern, RouteConflict, Router},
     snapshot::{AuthProvider, HeldKeys, Route, RouteTable, RouteView, Snapshot, SplitView},
+    syntax::diagnostics::{Diagnostic, code},
     tls::server_config,
     upstream::split::Split,
 };

@@ -6,14 +6,19 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    diagnostics::{Diagnostic, Diagnostics, Report, Severity, Source, Span, code},
-    environment::Environment,
+    advice::ADVICE,
     raw,
     resolve::{self, files::Files},
     settings::Settings,
     twins,
 };
-use crate::bounded_file;
+use crate::{
+    bounded_file,
+    syntax::{
+        diagnostics::{Diagnostic, Diagnostics, Report, Severity, Source, Span, code},
+        environment::Environment,
+    },
+};
 
 /// A configuration that can run.
 #[derive(Debug, Clone)]
@@ -62,7 +67,7 @@ pub(super) fn parse_in(
     base_dir: &Path,
     env: Environment<'_>,
 ) -> Result<Loaded, Report> {
-    let mut sink = Diagnostics::default();
+    let mut sink = Diagnostics::with(&ADVICE);
     let mut files = Files::new(base_dir);
     let source = Source::new(name, text);
     let settings =
@@ -114,8 +119,7 @@ mod tests {
     use crate::{
         clock, compile,
         config::settings::{
-            ConsulSource, EndpointSource, HeaderCondition, HostPattern, Http2Settings, KeySource,
-            ListenSettings, RouteSettings,
+            ConsulSource, EndpointSource, Http2Settings, KeySource, ListenSettings, RouteSettings,
         },
         policy::{
             auth,
@@ -124,6 +128,7 @@ mod tests {
             require::Requirement,
             timeout::{self, Timeouts},
         },
+        router::{HeaderCondition, HostPattern},
     };
 
     const AUTH: &str = "auth: {main: {issuer: https://issuer.test, audience: api}}\n";

@@ -14,16 +14,16 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration}
 pub use self::{
     auth::{AuthSettings, KeySource, TokenSource},
     consul::{Consistency, ConsulSettings, Secret},
-    route::{HeaderCondition, HostPattern, RouteSettings},
+    route::RouteSettings,
     service::{
         ConsulSource, EndpointSource, HealthPolicy, SHARE_UNITS, Selector, ServiceSettings, SubsetSettings,
         TagRule,
     },
 };
-use super::diagnostics::Span;
 use crate::{
     auto_routes::AutoRoutesSettings,
     policy::{self, of_route::Asked},
+    syntax::diagnostics::Span,
 };
 
 /// The whole configuration of one gateway.

@@ -26,13 +26,11 @@ use self::{
     gate::Gate,
     sample::{Respelling, Sample, client_paths, host_fits, path_fits, upstream_path},
 };
-use super::{
-    diagnostics::Diagnostic,
-    settings::{EndpointSource, HeaderCondition, HostPattern, RouteSettings, Settings},
-};
+use super::settings::{EndpointSource, RouteSettings, Settings};
 use crate::{
     headers::{GuardedNames, fold},
-    router::{Match, Router},
+    router::{HeaderCondition, HostPattern, Match, Router},
+    syntax::diagnostics::Diagnostic,
 };
 
 /// What a file has of such twins. None where routes conflict: that is an error of its own.

@@ -24,13 +24,13 @@ use self::{
 use super::event::Event;
 use crate::{
     bounded_file, clock,
-    config::{
-        diagnostics::{Diagnostic, code},
-        hidden::Hidden,
-        settings::{AuthSettings, KeySource},
-    },
+    config::settings::{AuthSettings, KeySource},
     policy::jwt::{KeyError, KeySet},
     printable::printable,
+    syntax::{
+        diagnostics::{Diagnostic, code},
+        hidden::Hidden,
+    },
 };
 
 /// The shortest time that `max-age` can ask for.

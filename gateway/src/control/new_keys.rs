@@ -14,10 +14,8 @@ use super::{
 };
 use crate::{
     clock,
-    config::{
-        diagnostics::Diagnostic,
-        settings::{KeySource, Settings},
-    },
+    config::settings::{KeySource, Settings},
+    syntax::diagnostics::Diagnostic,
 };
 
 /// Fetches that a reload has begun, by provider, and what they brought.

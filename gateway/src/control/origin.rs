@@ -25,10 +25,12 @@ use super::{
     files::{content_fingerprint, loaded_fingerprint},
     kept, kept_file,
 };
-use crate::config::{
-    diagnostics::Report,
-    load::{self, Loaded},
-    source::{ConfigKey, ConfigSource},
+use crate::{
+    config::{
+        load::{self, Loaded},
+        source::{ConfigKey, ConfigSource},
+    },
+    syntax::diagnostics::Report,
 };
 
 /// Where the configuration is from, and what is known of it.

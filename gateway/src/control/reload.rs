@@ -20,10 +20,8 @@ use super::{
 };
 use crate::{
     clock, compile,
-    config::{
-        diagnostics::{Diagnostic, Report, Span, code},
-        settings::{AccessLogFormat, Settings},
-    },
+    config::settings::{AccessLogFormat, Settings},
+    syntax::diagnostics::{Diagnostic, Report, Span, code},
 };
 
 /// A reload that brings new services waits this long for the registry's first word on them, so that a route

@@ -11,10 +11,8 @@ use std::{
 
 use super::files::content_fingerprint;
 use crate::{
-    config::{
-        diagnostics::{Diagnostic, code},
-        settings::Settings,
-    },
+    config::settings::Settings,
+    syntax::diagnostics::{Diagnostic, code},
     tls::client_config,
     upstream::tls::{ClientTls, UpstreamTls},
 };

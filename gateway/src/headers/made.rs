@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::HeaderRules;
-use crate::policy::jwt::{Verified, names_a_claim};
+use crate::{policy::jwt::Verified, syntax::claims::names_a_claim};
 
 /// A field of `set` or `add`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -27,6 +27,7 @@ mod prefilter;
 mod request;
 mod response;
 mod rules;
+pub(crate) mod settable;
 mod survey;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};

@@ -30,8 +30,8 @@ pub(crate) fn auth_forwarding(forward: Vec<(String, HeaderName)>) -> AuthSetting
         forward,
         separators: vec![],
         cache_max: 0,
-        hidden: crate::config::hidden::Hidden::default(),
-        span: crate::config::diagnostics::Span::default(),
+        hidden: crate::syntax::hidden::Hidden::default(),
+        span: crate::syntax::diagnostics::Span::default(),
     }
 }
 

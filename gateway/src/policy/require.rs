@@ -9,7 +9,7 @@ use super::{
     jwt::{ClaimTexts, Verified, claim_texts, is_one_of},
     of_route::{Asked, Check, Compile, RoutePolicy, View, replace},
 };
-use crate::config::{
+use crate::syntax::{
     claims::{self, Claims},
     diagnostics::{Diagnostics, Span},
     fields::{Fields, Known, is_word, some_text},

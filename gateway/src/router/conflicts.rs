@@ -5,10 +5,10 @@ use std::ops::ControlFlow;
 use http::Method;
 
 use super::{
-    Conditions, Precedence, Router, Segment,
+    Conditions, HeaderCondition, Precedence, Router, Segment,
     precedence::{forms, in_lower_case},
 };
-use crate::config::settings::{HeaderCondition, RouteSettings};
+use crate::config::settings::RouteSettings;
 
 /// Two routes of which one cannot do what it says.
 #[derive(Debug, Clone, PartialEq, Eq)]

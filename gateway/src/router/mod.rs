@@ -22,8 +22,11 @@
 //! where some route takes any case.
 
 mod conflicts;
+pub(crate) mod path_cures;
+pub(crate) mod pattern;
 mod precedence;
 pub mod reading;
+mod route_match;
 mod tree;
 
 use std::{cmp::Reverse, collections::HashMap, ops::ControlFlow, sync::Arc};
@@ -33,12 +36,10 @@ use http::{HeaderMap, HeaderValue, Method};
 pub use self::{
     conflicts::{ConflictKind, RouteConflict},
     precedence::{Case, HostClass, Precedence, Segment},
+    route_match::{HeaderCondition, HostPattern},
 };
 use self::{precedence::Hosts, tree::Tree};
-use crate::{
-    config::settings::{HeaderCondition, RouteSettings},
-    interner::Interner,
-};
+use crate::{config::settings::RouteSettings, interner::Interner};
 
 /// All routes, compiled. Routes are named by their index in the list that [`Router::compile`] got.
 #[derive(Debug)]

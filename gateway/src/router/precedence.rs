@@ -5,13 +5,10 @@ use std::{cmp::Reverse, ops::ControlFlow};
 use http::Method;
 
 use super::{
-    Map,
+    HeaderCondition, HostPattern, Map,
     reading::{compared, without_parameters},
 };
-use crate::{
-    admission::canonical_path,
-    config::settings::{HeaderCondition, HostPattern, RouteSettings},
-};
+use crate::{admission::canonical_path, config::settings::RouteSettings};
 
 /// Lesser is more specific and is tried earlier.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -9,8 +9,8 @@ use crate::{
         AutoRoutesSettings, Declaration, Reason, Rejection,
         standing::{Claim, Standing},
     },
-    config::service_name,
     router::reading::without_parameters,
+    syntax::fields::name as service_name,
 };
 
 /// Everything that may be declared, in the order of claims; incumbents in their own, then by name of service and text.

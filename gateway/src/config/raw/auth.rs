@@ -5,18 +5,18 @@ use std::{str::FromStr as _, time::Duration};
 use http::HeaderName;
 use jsonwebtoken::Algorithm;
 
-use super::{
-    claims::{self, Claims},
-    fields::{Fields, Known, choice, key, named_entries, one_or_many, some_text, value, values},
-    is_word,
-    listen::url_or,
-    tree::{At, Node, Value},
-};
-use crate::config::{
-    diagnostics::{Diagnostic, Diagnostics, code},
-    hidden::Hidden,
-    settings::TokenSource,
-    units::{Invalid, claim_name, count, duration_in, minutes},
+use super::listen::url_or;
+use crate::{
+    config::settings::TokenSource,
+    headers::settable::settable_header,
+    syntax::{
+        claims::{self, Claims, claim_name},
+        diagnostics::{Diagnostic, Diagnostics, code},
+        fields::{Fields, Known, choice, is_word, key, named_entries, one_or_many, some_text, value, values},
+        hidden::Hidden,
+        tree::{At, Node, Value},
+        units::{Invalid, count, duration_in, minutes},
+    },
 };
 
 #[derive(Debug)]
@@ -201,7 +201,7 @@ fn read_forward(node: &Node, sink: &mut Diagnostics) -> Vec<Forward> {
             }
             _ => (Some(&entry.value), None),
         };
-        let header = header.and_then(|node| value(node, "forward", sink, super::header::settable_header));
+        let header = header.and_then(|node| value(node, "forward", sink, settable_header));
         let Some(header) = header else { continue };
         if let Some(Forward { claim, .. }) = all.iter().find(|known| known.header == header.value) {
             sink.push(

@@ -5,15 +5,17 @@ use jsonwebtoken::Algorithm;
 use super::{defaults::Defaults, files::Files};
 use crate::{
     config::{
-        diagnostics::{Diagnostic, Diagnostics, code},
         raw::{
             Named,
             auth::{Audience, Keys, Provider},
-            tree::At,
         },
         settings::{AuthSettings, KeySource, TokenSource},
     },
     control::keys::is_on_loopback,
+    syntax::{
+        diagnostics::{Diagnostic, Diagnostics, code},
+        tree::At,
+    },
 };
 
 pub(super) fn resolve(

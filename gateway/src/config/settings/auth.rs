@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use http::HeaderName;
 
-use crate::config::{diagnostics::Span, hidden::Hidden};
+use crate::syntax::{diagnostics::Span, hidden::Hidden};
 
 /// One `auth.<name>` provider.
 #[derive(Debug, Clone, PartialEq, Eq)]

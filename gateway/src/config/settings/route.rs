@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Method};
+use http::Method;
 
 use crate::{
-    config::{diagnostics::Span, hidden::OfRoute},
     policy,
+    router::{HeaderCondition, HostPattern},
+    syntax::{diagnostics::Span, hidden::OfRoute},
 };
 
 #[derive(Debug, Clone)]
@@ -35,21 +36,4 @@ pub struct RouteSettings {
     pub hidden: OfRoute,
     /// Where the route stands (its `path:` value).
     pub span: Span,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum HostPattern {
-    #[default]
-    Any,
-    /// Lower case, without port.
-    Exact(String),
-    /// `*.shop.example` is kept as `.shop.example`: one or more labels in front.
-    Suffix(String),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeaderCondition {
-    pub name: HeaderName,
-    /// `None`: the header must be present.
-    pub value: Option<HeaderValue>,
 }

@@ -5,8 +5,8 @@ use std::{borrow::Cow, collections::BTreeMap};
 use millgate_registry::{Instance, WatchTarget};
 
 use crate::{
-    config::diagnostics::Span,
     policy::{ServicePolicies, concurrency::ShareSettings},
+    syntax::diagnostics::Span,
     upstream::tls::UpstreamTls,
 };
 

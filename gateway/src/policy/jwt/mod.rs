@@ -29,7 +29,6 @@ use serde_json::Value;
 pub(super) use self::claims::is_one_of;
 pub use self::{
     cache::TokenCache,
-    claim_path::names_a_claim,
     claims::issuer_of,
     header::LastHeader,
     keys::{KeyError, KeySet, Skipped, Unusable},
@@ -363,7 +362,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::config::{diagnostics::Span, hidden::Hidden, settings::KeySource};
+    use crate::{
+        config::settings::KeySource,
+        syntax::{diagnostics::Span, hidden::Hidden},
+    };
 
     /// Any moment will do.
     pub(super) const NOW: u64 = 1_800_000_000;

@@ -490,7 +490,7 @@ mod tests {
     use sfv::{BareItem, List, ListEntry, Parser};
 
     use super::*;
-    use crate::config::diagnostics::Span;
+    use crate::syntax::diagnostics::Span;
 
     fn settings(requests: u32, period: Duration, burst: u32) -> RateLimitSpec {
         RateLimitSpec {

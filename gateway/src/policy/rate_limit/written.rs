@@ -7,14 +7,14 @@ use super::{
     rate::{Rate, burst, rate_key},
 };
 use crate::{
-    config::{
-        diagnostics::{Diagnostic, Diagnostics, Span, code},
-        fields::{Fields, Known, is_word, one_or_many, value},
-        tree::{At, Node, Value},
-    },
     policy::{
         auth,
         of_route::{Asked, Check, Compile, RoutePolicy, View, replace},
+    },
+    syntax::{
+        diagnostics::{Diagnostic, Diagnostics, Span, code},
+        fields::{Fields, Known, is_word, one_or_many, value},
+        tree::{At, Node, Value},
     },
 };
 

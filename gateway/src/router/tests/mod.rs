@@ -5,8 +5,7 @@ mod spelling;
 
 use http::HeaderName;
 
-use super::{reading::Spelling, *};
-use crate::config::settings::HostPattern;
+use super::{HostPattern, reading::Spelling, *};
 
 /// A route for `METHOD|METHOD /path`, as the configuration writes it.
 pub(crate) fn route(spec: &str) -> RouteSettings {
@@ -24,9 +23,9 @@ pub(crate) fn route(spec: &str) -> RouteSettings {
         priority: 0,
         service: Some(0),
         split: Vec::new(),
-        hidden: crate::config::hidden::OfRoute::default(),
+        hidden: crate::syntax::hidden::OfRoute::default(),
         origin: None,
-        span: crate::config::diagnostics::Span::default(),
+        span: crate::syntax::diagnostics::Span::default(),
     }
 }
 

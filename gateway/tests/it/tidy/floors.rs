@@ -55,7 +55,7 @@ const GATEWAY: House = House {
         &["admission"],
         &["headers"],
         &["file_account"],
-        &["bounded_file", "clock", "interner", "metrics", "printable", "seldom", "small_writes"],
+        &["bounded_file", "clock", "interner", "metrics", "printable", "seldom", "small_writes", "syntax"],
     ],
     upwards: &[
         ("access", "control"),
@@ -75,7 +75,6 @@ const GATEWAY: House = House {
         ("headers", "config"),
         ("headers", "policy"),
         ("policy", "config"),
-        ("request", "config"),
         ("request", "connection"),
         ("request", "control"),
         ("request", "worker"),
@@ -88,17 +87,7 @@ const GATEWAY: House = House {
         ("upstream", "connection"),
         ("worker", "control"),
     ],
-    circles: &[
-        "admission",
-        "cli",
-        "config",
-        "config::raw",
-        "connection",
-        "control",
-        "policy",
-        "request",
-        "upstream",
-    ],
+    circles: &["admission", "cli", "connection", "control", "policy", "request", "upstream"],
 };
 
 #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// What is not the data plane, relative to `gateway/src`; every other file is, and must follow the rules of the request path.
 /// Each row has its reason.
-const NOT_DATA_PLANE: [(&str, &str); 14] = [
+const NOT_DATA_PLANE: [(&str, &str); 17] = [
     ("auto_routes/", "runs in the control loop, when a catalog changes"),
     ("bounded_file.rs", "reads files for the control plane, from its own thread"),
     ("cli/", "the command, beside or before a gateway"),
@@ -21,6 +21,9 @@ const NOT_DATA_PLANE: [(&str, &str); 14] = [
     ("gateway/", "starts and stops a gateway"),
     ("main.rs", "the command"),
     ("router/conflicts.rs", "compares routes, at start and at a reload"),
+    ("router/path_cures.rs", "reads patterns of the configuration, at start and at a reload"),
+    ("router/pattern.rs", "reads patterns of the configuration, at start and at a reload"),
+    ("syntax/", "reads the configuration, at start and at a reload"),
     ("testing.rs", "not a part of the product"),
     ("tls.rs", "reads certificates, at start and at a reload"),
     ("token.rs", "the command `token`"),

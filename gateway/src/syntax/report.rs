@@ -1,4 +1,4 @@
-//! Errors and warnings about `routes.yaml`, with the place in the file.
+//! Errors and warnings about a configuration, with the place in the file.
 //!
 //! A [`Diagnostic`] is one finding: a stable code, one sentence, the place, and what to do about it. A [`Report`]
 //! is all findings of one file, printed in the order of the file with the source line under each.
@@ -87,7 +87,7 @@ impl Diagnostic {
     }
 }
 
-/// The codes, so that nobody uses one twice. E0xx belong to the text, E02x to values, E03x to routes, E04x to auth,
+/// The codes in one list, so that none is used twice. E0xx belong to the text, E02x to values, E03x to routes, E04x to auth,
 /// E05x to names.
 pub mod code {
     pub const SYNTAX: &str = "E001";
@@ -163,47 +163,6 @@ pub mod code {
     pub const CERTIFICATE_TIME: &str = "W016";
     /// A list takes the place of a default that protects.
     pub const DEFAULT_REPLACED: &str = "W017";
-}
-
-/// Findings as they are collected; every stage adds to the same list.
-#[derive(Debug, Default)]
-pub struct Diagnostics {
-    found: Vec<Diagnostic>,
-    /// Names of the file's providers: a cure that asks for a token names one.
-    providers: Vec<String>,
-}
-
-impl Diagnostics {
-    pub(crate) fn name_providers(&mut self, names: Vec<String>) {
-        self.providers = names;
-    }
-
-    pub(crate) fn providers(&self) -> &[String] {
-        &self.providers
-    }
-
-    pub fn push(&mut self, diagnostic: Diagnostic) {
-        self.found.push(diagnostic);
-    }
-
-    /// Unless it is there: what several routes inherit is wrong once.
-    pub fn push_once(&mut self, diagnostic: Diagnostic) {
-        if !self.found.contains(&diagnostic) {
-            self.found.push(diagnostic);
-        }
-    }
-
-    pub fn extend(&mut self, others: impl IntoIterator<Item = Diagnostic>) {
-        self.found.extend(others);
-    }
-
-    pub fn has_errors(&self) -> bool {
-        self.found.iter().any(|d| d.severity == Severity::Error)
-    }
-
-    pub fn into_vec(self) -> Vec<Diagnostic> {
-        self.found
-    }
 }
 
 /// The text that diagnostics point into.

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::{
-    destination::service_cure,
-    fields::name,
-    pattern::{host_pattern, path_or_cure},
-    tree::{Node, Value},
-};
 use crate::{
-    config::units::{Invalid, count, duration_in, in_yaml},
+    config::raw::destination::service_cure,
     policy::{body_limit::BodyLimit, rate_limit::rate::Rate},
+    router::{path_cures::path_or_cure, pattern::host_pattern},
+    syntax::{
+        fields::name,
+        tree::{Node, Value},
+        units::{Invalid, count, duration_in, in_yaml},
+    },
 };
 
 /// "write `path: /users`". `example`: our field as the table shows it, such as `path: /users/**` where their word means a

@@ -1,32 +1,22 @@
 //! Strict reading of maps and values: unknown keys, missing keys and bad values each become a finding, and reading
 //! goes on, so that one pass over the file finds all of them.
 
+pub(crate) use super::known::Known;
 use super::{
-    access_cures, carried, shapes,
-    tree::{At, Entry, Node, Scalar, Value},
-};
-use crate::config::{
-    diagnostics::{Diagnostic, Diagnostics, Span, code, did_you_mean, is_one_slip},
-    foreign_values, foreign_words,
+    advice::Advice,
+    diagnostics::Diagnostics,
+    foreign_variables,
     hidden::Hidden,
+    node::{At, Entry, Node, Scalar, Value},
+    report::{Diagnostic, Span, code, did_you_mean, is_one_slip},
     units::Invalid,
 };
-
-/// What may stand in one kind of map.
-pub(crate) struct Known {
-    /// "a route", "`listen`": names the map in messages.
-    pub(crate) what: &'static str,
-    /// Stands in front of field names in messages: `listen.`.
-    pub(crate) prefix: &'static str,
-    pub(crate) fields: &'static [&'static str],
-    /// Fields of the format that this version does not have yet.
-    pub(crate) later: &'static [&'static str],
-}
 
 /// The fields of one map, all known.
 pub(crate) struct Fields<'n> {
     pub(crate) span: Span,
     known: &'static Known,
+    advice: &'static Advice,
     entries: &'n [Entry],
 }
 
@@ -38,14 +28,14 @@ impl<'n> Fields<'n> {
             Value::Null => &[],
             Value::Broken => return None,
             other => {
-                sink.push(wrong_kind(node.span, known.what, Wanted::Map, other));
+                sink.push(wrong_kind(node.span, known.what, Wanted::Map, other, sink.advice()));
                 return None;
             }
         };
         for entry in entries {
             check_key(entry, known, sink);
         }
-        Some(Self { span: node.span, known, entries })
+        Some(Self { span: node.span, known, advice: sink.advice(), entries })
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&'n Node> {
@@ -82,12 +72,10 @@ impl<'n> Fields<'n> {
 
     /// A key that was reported as unknown is probably this one.
     pub(crate) fn is_misspelt(&self, name: &str) -> bool {
-        let unknown = self.entries.iter().map(|entry| entry.key.value.as_str());
-        unknown.filter(|key| !self.known.fields.contains(key)).any(|key| {
-            match foreign_words::find(self.known.what, self.known.fields, key) {
-                Some(word) => word.field() == Some(name),
-                None => did_you_mean(key, self.known.fields.iter().copied()) == Some(name),
-            }
+        let is_unknown = |entry: &&Entry| !self.known.fields.contains(&entry.key.value.as_str());
+        self.entries.iter().filter(is_unknown).any(|entry| match (self.advice.word)(self.known, entry, &[]) {
+            Some(word) => word.field == Some(name),
+            None => did_you_mean(&entry.key.value, self.known.fields.iter().copied()) == Some(name),
         })
     }
 
@@ -132,30 +120,19 @@ fn check_key(entry: &Entry, known: &'static Known, sink: &mut Diagnostics) {
     if known.fields.contains(&name) {
         return;
     }
-    let foreign = foreign_words::find(known.what, known.fields, name);
+    let foreign = (sink.advice().word)(known, entry, sink.providers());
     if known.later.contains(&name) {
         let finding = not_supported(key.span, &format!("`{}{name}`", known.prefix));
-        return sink.push(match foreign {
-            Some(word) => finding.help(word.help(None)),
-            None => finding,
-        });
+        return sink.push(finding.help_if(foreign.map(|word| word.help)));
     }
     let finding = Diagnostic::error(code::UNKNOWN_FIELD, key.span, format!("unknown field `{name}`"));
     if let Some(word) = foreign {
-        if let Some(help) = word.fields().and_then(|fields| access_cures::kept_check(fields, &entry.value)) {
-            return sink.push(finding.label(word.label()).help(help));
-        }
-        if word.field() == Some("auth") {
-            let help = access_cures::auth(&entry.value, sink);
-            return sink.push(finding.label(word.label()).help(help));
-        }
-        let theirs = word.example().and_then(|example| carried::help(example, &entry.value));
-        return sink.push(finding.label(word.label()).help(word.help(theirs)));
+        return sink.push(finding.label(word.label).help(word.help));
     }
     let meant = did_you_mean(name, known.fields.iter().copied());
     let elsewhere =
-        || super::place_of_field(name).filter(|_| !meant.is_some_and(|meant| is_one_slip(name, meant)));
-    sink.push(match (elsewhere(), meant) {
+        (sink.advice().place_of_field)(name).filter(|_| !meant.is_some_and(|meant| is_one_slip(name, meant)));
+    sink.push(match (elsewhere, meant) {
         (Some((place, example)), _) => finding
             .label(format!("not a field of {}", known.what))
             .help(format!("it belongs into {place}: `{example}`")),
@@ -178,7 +155,7 @@ pub(crate) fn named_entries<'n>(node: &'n Node, what: &str, sink: &mut Diagnosti
         Value::Map(entries) => entries,
         Value::Null | Value::Broken => &[],
         other => {
-            sink.push(wrong_kind(node.span, what, Wanted::Names, other));
+            sink.push(wrong_kind(node.span, what, Wanted::Names, other, sink.advice()));
             &[]
         }
     }
@@ -190,7 +167,7 @@ pub(crate) fn items<'n>(node: &'n Node, what: &str, sink: &mut Diagnostics) -> &
         Value::List(items) => items,
         Value::Null | Value::Broken => &[],
         other => {
-            sink.push(wrong_kind(node.span, what, Wanted::List, other));
+            sink.push(wrong_kind(node.span, what, Wanted::List, other, sink.advice()));
             &[]
         }
     }
@@ -224,7 +201,7 @@ pub(crate) fn value<T>(
     match parse(&scalar.text) {
         Ok(value) => Some(At { value, span: node.span }),
         Err(invalid) => {
-            sink.push(refused(node.span, name, scalar, invalid));
+            sink.push(refused(node.span, name, scalar, invalid, sink.advice()));
             None
         }
     }
@@ -244,21 +221,18 @@ pub(crate) fn key<T>(
     parse(&key.value).map_err(refused).ok()
 }
 
-fn refused(span: Span, name: &str, scalar: &Scalar, invalid: Invalid) -> Diagnostic {
+fn refused(span: Span, name: &str, scalar: &Scalar, invalid: Invalid, advice: &Advice) -> Diagnostic {
     let finding = Diagnostic::error(invalid.code, span, format!("`{name}` must be {}", invalid.expected));
     if scalar.from_variable {
         return finding.label("the value of this variable is not");
     }
-    if let Some(variable) = foreign_values::variable(&scalar.text) {
+    if let Some(variable) = foreign_variables::of_environment(&scalar.text) {
         return finding
             .label("a variable is written in another way here")
             .help(format!("write `${{{variable}}}`, or `${{{variable}:-default}}`"));
     }
     let finding = finding.label(invalid.label);
-    match foreign_values::cure(name, &scalar.text).or(invalid.help) {
-        Some(help) => finding.help(help),
-        None => finding,
-    }
+    finding.help_if((advice.value)(name, &scalar.text).or(invalid.help))
 }
 
 /// The text of a value.
@@ -267,7 +241,7 @@ pub(crate) fn scalar<'n>(node: &'n Node, name: &str, sink: &mut Diagnostics) -> 
         Value::Scalar(scalar) => Some(scalar),
         Value::Broken => None,
         other => {
-            sink.push(wrong_kind(node.span, &format!("`{name}`"), Wanted::Value, other));
+            sink.push(wrong_kind(node.span, &format!("`{name}`"), Wanted::Value, other, sink.advice()));
             None
         }
     }
@@ -281,7 +255,7 @@ enum Wanted {
     Value,
 }
 
-fn wrong_kind(span: Span, what: &str, wanted: Wanted, found: &Value) -> Diagnostic {
+fn wrong_kind(span: Span, what: &str, wanted: Wanted, found: &Value, advice: &Advice) -> Diagnostic {
     let expected = match wanted {
         Wanted::Map => "a map (`key: value` lines)",
         Wanted::Names => "a map from names to their settings",
@@ -294,12 +268,9 @@ fn wrong_kind(span: Span, what: &str, wanted: Wanted, found: &Value) -> Diagnost
         Value::List(_) => "this is a list",
         Value::Map(_) | Value::Broken => "this is a map",
     };
-    let finding =
-        Diagnostic::error(code::WRONG_KIND, span, format!("{what} must be {expected}")).label(label);
-    match shapes::cure(what, wanted == Wanted::Value, found) {
-        Some(cure) => finding.help(cure),
-        None => finding,
-    }
+    Diagnostic::error(code::WRONG_KIND, span, format!("{what} must be {expected}"))
+        .label(label)
+        .help_if((advice.shape)(what, wanted == Wanted::Value, found))
 }
 
 /// For short forms that take one word besides a map.

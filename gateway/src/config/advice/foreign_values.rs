@@ -1,7 +1,7 @@
 //! Values as other gateways write them: what they are called here, or that they are not there.
 
-/// What stands beside a refused value of the field `name`, and what to do. `None`: nothing better is known.
-pub(crate) fn cure(name: &str, text: &str) -> Option<String> {
+/// What to write instead of a refused value of the field `name`. `None`: the reader's own words are the best known.
+pub(super) fn cure(name: &str, text: &str) -> Option<String> {
     let field = name.rsplit('.').next().unwrap_or(name);
     if field == "access_log" && text.contains('/') {
         return Some(format!("write `access_log: {{file: {text}}}`"));
@@ -11,28 +11,6 @@ pub(crate) fn cure(name: &str, text: &str) -> Option<String> {
         (row.0 == name || row.0 == field) && row.1.split(' ').any(|word| word == text)
     };
     VALUES.iter().find(is_it).map(|(.., cure)| (*cure).to_owned())
-}
-
-/// Of environment variables: `$NAME`, `{$NAME}`, `{env.NAME}`, `%NAME%`, `{{ env "NAME" }}`, as shells, Caddy, Windows and KrakenD have them.
-pub(crate) fn variable(text: &str) -> Option<&str> {
-    let inner = |before: &str, after: &str| text.strip_prefix(before)?.strip_suffix(after);
-    let name = inner("{$", "}")
-        .or_else(|| inner("{env.", "}"))
-        .or_else(|| {
-            inner("{{", "}}").map(|inside| {
-                let inside = inside.trim();
-                inside.strip_prefix("env").unwrap_or(inside).trim().trim_matches('"').trim_start_matches('.')
-            })
-        })
-        .or_else(|| inner("%", "%"))
-        .or_else(|| text.strip_prefix('$'))?;
-    let is_name = name.len() > 1
-        && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
-        && name.starts_with(|c: char| c.is_ascii_uppercase());
-    // Of Envoy, and about a request.
-    let is_requests =
-        text.starts_with('%') && (name.starts_with("DOWNSTREAM_") || name.starts_with("UPSTREAM_"));
-    (is_name && !is_requests).then_some(name)
 }
 
 /// The field, the words of others in lower case with `_`, and the cure.
@@ -99,36 +77,6 @@ const VALUES: [(&str, &str, &str); 25] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn variables_of_others_are_known_by_their_form() {
-        for text in [
-            "$CONSUL_ADDR",
-            "{$CONSUL_ADDR}",
-            "{env.CONSUL_ADDR}",
-            "%CONSUL_ADDR%",
-            "{{ env \"CONSUL_ADDR\" }}",
-            "{{ .CONSUL_ADDR }}",
-        ] {
-            assert_eq!(variable(text), Some("CONSUL_ADDR"), "{text}");
-        }
-        for text in [
-            "",
-            "$",
-            "$1",
-            "$A",
-            "$host",
-            "$A-B",
-            "100%",
-            "%%",
-            "${CONSUL_ADDR}",
-            "{client}",
-            "{{x}}",
-            "CONSUL_ADDR",
-        ] {
-            assert_eq!(variable(text), None, "{text}");
-        }
-    }
 
     #[test]
     fn a_value_has_one_cure() {

@@ -7,15 +7,15 @@
 use http::Method;
 use percent_encoding::{AsciiSet, utf8_percent_encode};
 
-use super::{fields::quoted_list, path_cures};
+use super::HostPattern;
 use crate::{
     admission::{METHOD_BYTES_MAX, REGISTERED_METHODS},
-    config::{
+    printable::is_hidden,
+    syntax::{
         diagnostics::{code, did_you_mean},
-        settings::HostPattern,
+        fields::quoted_list,
         units::{Invalid, in_yaml},
     },
-    printable::is_hidden,
 };
 
 /// `path:` of a route: methods may stand in front of the pattern.
@@ -33,19 +33,7 @@ impl PathPattern {
     }
 }
 
-/// `GET|HEAD /products/**`, `/users/{id}`. What is refused is told in the words of other products, where it is written in those.
-pub(crate) fn path_or_cure(text: &str) -> Result<PathPattern, Invalid> {
-    path_pattern(text).map_err(|invalid| match path_cures::cure(text) {
-        Some(cure) => Invalid {
-            label: cure.label.map_or(invalid.label, str::to_owned),
-            help: Some(cure.help),
-            ..invalid
-        },
-        None => invalid,
-    })
-}
-
-/// As [`path_or_cure`], with the plain refusal.
+/// `GET|HEAD /products/**`, `/users/{id}`.
 pub(crate) fn path_pattern(text: &str) -> Result<PathPattern, Invalid> {
     let text = text.trim();
     let Some((words, path)) = text.split_once(char::is_whitespace).filter(|_| !text.starts_with('/')) else {
@@ -251,12 +239,7 @@ pub(crate) fn path_prefix(text: &str) -> Result<String, Invalid> {
     } else {
         return Ok(encoded(text));
     };
-    let refusal = Invalid::new(code::BAD_PATH, "a path prefix such as `/api`", label);
-    let cure = path_cures::prefix(text).filter(|cure| cure != text && path_prefix(cure).is_ok());
-    Err(match cure {
-        Some(cure) => refusal.help(format!("write `{cure}`")),
-        None => refusal,
-    })
+    Err(Invalid::new(code::BAD_PATH, "a path prefix such as `/api`", label))
 }
 
 const PATH_FORM: &str = "a path such as `/users/**`, `/users/{id}` or `GET /products`";

@@ -1,12 +1,12 @@
 //! Headers as other products write them: `Host`, and variables in values.
 
-use super::tree::{Entry, Node, Value};
 use crate::{
-    config::{
+    policy::rewrite::parse_host,
+    syntax::{
         diagnostics::{Diagnostic, Diagnostics, code},
         foreign_variables,
+        tree::{Entry, Node, Value},
     },
-    policy::rewrite::parse_host,
 };
 
 /// `Host` belongs to `rewrite`.

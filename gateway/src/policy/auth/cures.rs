@@ -2,22 +2,18 @@
 //!
 //! A cure never opens what was meant to be closed: only where the value says no is `auth: none` the word for it.
 
-use super::tree::{Node, Value};
-use crate::config::diagnostics::Diagnostics;
+use crate::syntax::tree::{Node, Value};
 
-/// `theirs`: the value of a word such as `jwt`.
-pub(crate) fn auth(theirs: &Node, sink: &Diagnostics) -> String {
+/// `theirs`: the value of a word such as `jwt`; `providers`: the names of the file's providers.
+pub(crate) fn auth(theirs: &Node, providers: &[String]) -> String {
     if says_no(theirs) {
         return "write `auth: none` to open the route to everyone".to_owned();
     }
     let named = match &theirs.value {
-        Value::Scalar(scalar) => sink.providers().iter().find(|name| **name == scalar.text),
+        Value::Scalar(scalar) => providers.iter().find(|name| **name == scalar.text),
         _ => None,
     };
-    format!(
-        "{}: this provider checks the token",
-        provider(named.or(sink.providers().first()).map(String::as_str))
-    )
+    format!("{}: this provider checks the token", provider(named.or(providers.first()).map(String::as_str)))
 }
 
 /// With a token of the provider, or of one that is to be added.

@@ -1,8 +1,8 @@
 //! What a text may take from the process that reads it.
 //!
-//! A file belongs to whoever starts the process, and may use all of its environment. A text from Consul belongs to
-//! whoever may write its key, and that is no reason to hold the process's own credential for Consul: such a text uses
-//! the connection that it came through as it is, and cannot ask for the variables that hold its secret.
+//! A file belongs to the user that starts the process, and may use all of its environment. A text from Consul belongs to
+//! every holder of a token that may write its key, and that does not entitle to the process's own credential for Consul: such a
+//! text uses the connection that it came through as it is, and cannot read the variables that have its secret.
 
 use millgate_registry::ClientConfig;
 

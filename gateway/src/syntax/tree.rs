@@ -4,78 +4,18 @@
 //! error and a configuration deserves all of them. Anchors, aliases, merge keys, tags and several documents are
 //! refused: `policies` does what they are used for, and an alias can multiply a small file into a huge one.
 
-use std::{collections::HashMap, fmt};
+use std::collections::HashMap;
 
 use serde_saphyr::granit_parser::{Event, Options, Parser, ScalarStyle, ScanError, Span as Mark, StrInput};
 
-use super::variables::{self, Expanded};
-use crate::config::{
-    diagnostics::{Diagnostic, Diagnostics, Span, code},
+pub(crate) use super::node::{At, Entry, Node, Scalar, Value};
+use super::{
+    diagnostics::Diagnostics,
     environment::Environment,
-    foreign_values,
-    hidden::Hidden,
+    foreign_variables,
+    report::{Diagnostic, Span, code},
+    variables::{self, Expanded},
 };
-
-/// A value and its place in the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct At<T> {
-    pub(crate) value: T,
-    pub(crate) span: Span,
-}
-
-#[derive(Debug)]
-pub(crate) struct Node {
-    pub(crate) span: Span,
-    pub(crate) value: Value,
-}
-
-#[derive(Debug)]
-pub(crate) enum Value {
-    Null,
-    Scalar(Scalar),
-    List(Vec<Node>),
-    Map(Vec<Entry>),
-    /// An error was reported here already; readers stay silent.
-    Broken,
-}
-
-/// Everything that is not a list or a map is text; the reader of the field decides what it means.
-pub(crate) struct Scalar {
-    pub(crate) text: String,
-    /// Part of the text came from an environment variable and must not be shown.
-    pub(crate) from_variable: bool,
-    pub(crate) hidden: Hidden,
-}
-
-impl fmt::Debug for Scalar {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.hidden.shown(&self.text).fmt(f)
-    }
-}
-
-impl Node {
-    /// All variables in it.
-    pub(crate) fn hidden(&self) -> Hidden {
-        let mut hidden = Hidden::default();
-        self.add_hidden(&mut hidden);
-        hidden
-    }
-
-    fn add_hidden(&self, hidden: &mut Hidden) {
-        match &self.value {
-            Value::Scalar(scalar) => hidden.extend(&scalar.hidden),
-            Value::List(items) => items.iter().for_each(|item| item.add_hidden(hidden)),
-            Value::Map(entries) => entries.iter().for_each(|entry| entry.value.add_hidden(hidden)),
-            Value::Null | Value::Broken => {}
-        }
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) key: At<String>,
-    pub(crate) value: Node,
-}
 
 /// Reads one document. `None`: the text is not YAML at all, and the reason is in `sink`.
 pub(crate) fn parse(text: &str, env: Environment<'_>, sink: &mut Diagnostics) -> Option<Node> {
@@ -227,7 +167,7 @@ impl<'a> Builder<'a> {
 
     /// As a value it may be right, so this is a warning; a field that refuses it says so itself.
     fn report_foreign_variable(&mut self, text: &str, span: Span) {
-        if let Some(name) = foreign_values::variable(text) {
+        if let Some(name) = foreign_variables::of_environment(text) {
             let message = format!("`{text}` is a text, not a variable");
             self.sink.push(
                 Diagnostic::warning(code::TAKEN_AS_TEXT, span, message)

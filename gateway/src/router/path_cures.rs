@@ -4,18 +4,43 @@
 
 use percent_encoding::percent_decode_str;
 
-use super::pattern::{host_pattern, is_plain_segment, path_pattern};
-use crate::{config::units::in_yaml, router::reading::compared};
+use super::{
+    pattern::{PathPattern, host_pattern, is_plain_segment, path_pattern, path_prefix},
+    reading::compared,
+};
+use crate::syntax::units::{Invalid, in_yaml};
+
+/// `GET|HEAD /products/**`, `/users/{id}`. The refusal of a pattern that is written as other products write it says what it is here.
+pub(crate) fn path_or_cure(text: &str) -> Result<PathPattern, Invalid> {
+    path_pattern(text).map_err(|invalid| match cure(text) {
+        Some(cure) => Invalid {
+            label: cure.label.map_or(invalid.label, str::to_owned),
+            help: Some(cure.help),
+            ..invalid
+        },
+        None => invalid,
+    })
+}
+
+/// As [`path_prefix`], with what to write instead where the text begins with a prefix.
+pub(crate) fn prefix_or_cure(text: &str) -> Result<String, Invalid> {
+    path_prefix(text).map_err(|refusal| {
+        match prefix(text).filter(|cure| cure != text && path_prefix(cure).is_ok()) {
+            Some(cure) => refusal.help(format!("write `{cure}`")),
+            None => refusal,
+        }
+    })
+}
 
 /// What to write, and what is wrong with the form that was used.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Cure {
-    pub(super) label: Option<&'static str>,
-    pub(super) help: String,
+struct Cure {
+    label: Option<&'static str>,
+    help: String,
 }
 
 /// Of a text that is no path pattern. `None`: what was meant cannot be known.
-pub(super) fn cure(text: &str) -> Option<Cure> {
+fn cure(text: &str) -> Option<Cure> {
     rule_of_traefik(text)
         .or_else(|| extension(text))
         .or_else(|| written_otherwise(text))
@@ -256,7 +281,7 @@ fn name_of_parameter(text: &str) -> Option<&str> {
 }
 
 /// The texts in front of the first segment that is none.
-pub(super) fn prefix(text: &str) -> Option<String> {
+fn prefix(text: &str) -> Option<String> {
     let plain = text.trim_start_matches(['~', '^', '=', ' ']);
     let plain =
         plain.split_once("://").map_or(plain, |(_, rest)| rest.split_once('/').map_or("", |(_, path)| path));
@@ -271,7 +296,7 @@ pub(super) fn prefix(text: &str) -> Option<String> {
 }
 
 /// Something in a pattern that we take as text, and that other products do not: the segment, and the path that was probably meant.
-pub(super) fn taken_as_text(path: &str) -> Option<(&str, String)> {
+pub(crate) fn taken_as_text(path: &str) -> Option<(&str, String)> {
     let is_foreign = |segment: &&str| {
         let is_parameter = segment.len() > 1 && segment.starts_with(':');
         is_parameter || segment.ends_with('$') || (segment.starts_with('(') && segment.ends_with(')'))

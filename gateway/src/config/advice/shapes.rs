@@ -1,6 +1,6 @@
 //! What to write where a map, a list or one value of another kind stands, as it is the habit elsewhere.
 
-use super::{listen::address, tree::Value};
+use crate::{config::raw::listen::address, syntax::tree::Value};
 
 /// `what` as in the message: "a route", "`listen`"; `wants_value`: not a map, and not a list.
 pub(super) fn cure(what: &str, wants_value: bool, found: &Value) -> Option<String> {

@@ -4,10 +4,8 @@ use std::str::FromStr as _;
 
 use http::{HeaderName, HeaderValue};
 
-use crate::{
-    config::{diagnostics::code, units::Invalid},
-    headers::{fold, names::Kind},
-};
+use super::{fold, names::Kind};
+use crate::syntax::{diagnostics::code, units::Invalid};
 
 pub(crate) fn header_value(text: &str) -> Result<HeaderValue, Invalid> {
     HeaderValue::from_str(text)

@@ -1,8 +1,5 @@
-//! What other gateways call a part of the request in a value: `$host`, `$1`, `{uri}`, `%REQ(:path)%`. Here they are texts, or other words.
-
-use http::StatusCode;
-
-use crate::policy::redirect::Redirect;
+//! Variables of other products in a value: parts of the request, such as `$host`, `$1`, `{uri}`, `%REQ(:path)%`, and variables of the
+//! environment, such as `$NAME`. Here they are texts, or are called otherwise.
 
 /// A variable of another product in a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +25,28 @@ enum Meaning {
     Other,
 }
 
+/// The name of an environment variable: `$NAME`, `{$NAME}`, `{env.NAME}`, `%NAME%`, `{{ env "NAME" }}`, as shells, Caddy, Windows and KrakenD have them.
+pub(crate) fn of_environment(text: &str) -> Option<&str> {
+    let inner = |before: &str, after: &str| text.strip_prefix(before)?.strip_suffix(after);
+    let name = inner("{$", "}")
+        .or_else(|| inner("{env.", "}"))
+        .or_else(|| {
+            inner("{{", "}}").map(|inside| {
+                let inside = inside.trim();
+                inside.strip_prefix("env").unwrap_or(inside).trim().trim_matches('"').trim_start_matches('.')
+            })
+        })
+        .or_else(|| inner("%", "%"))
+        .or_else(|| text.strip_prefix('$'))?;
+    let is_name = name.len() > 1
+        && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+        && name.starts_with(|c: char| c.is_ascii_uppercase());
+    // Of Envoy, and about a request.
+    let is_requests =
+        text.starts_with('%') && (name.starts_with("DOWNSTREAM_") || name.starts_with("UPSTREAM_"));
+    (is_name && !is_requests).then_some(name)
+}
+
 /// The first one in a target of `redirect`, where `{path}`, `{host}` and `{port}` are ours.
 pub(crate) fn in_redirect(text: &str) -> Option<Found<'_>> {
     all(text).into_iter().find(|found| !["{path}", "{host}", "{port}"].contains(&found.text))
@@ -41,7 +60,7 @@ pub(crate) fn in_header(text: &str) -> Option<Found<'_>> {
 }
 
 /// The target in our words, if our reader takes it.
-pub(crate) fn redirect_cure(text: &str) -> String {
+pub(crate) fn redirect_cure(text: &str, is_target: impl FnOnce(&str) -> bool) -> String {
     const OURS: &str =
         "only `{path}`, `{host}` and `{port}` are replaced; the query goes along with `{path}`";
     let mut target = text.to_owned();
@@ -62,7 +81,7 @@ pub(crate) fn redirect_cure(text: &str) -> String {
         target = target.replacen(found.text, ours, 1);
     }
     let target = target.trim_end_matches('?');
-    if captures > 1 || Redirect::new(StatusCode::PERMANENT_REDIRECT, target).is_err() {
+    if captures > 1 || !is_target(target) {
         return OURS.to_owned();
     }
     let path = if captures == 1 {
@@ -195,24 +214,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_redirect_in_the_words_of_others_is_written_in_ours() {
-        for (theirs, ours) in [
-            ("https://$host$request_uri", "https://{host}{path}"),
-            ("$scheme://$host:8443$uri", "https://{host}:8443{path}"),
-            ("https://shop.example$uri$is_args$args", "https://shop.example{path}"),
-            ("https://shop.example$uri?$query_string", "https://shop.example{path}"),
-            ("/new/$1", "/new/{path}"),
-            ("https://{host}{uri}", "https://{host}{path}"),
-            ("https://{http.request.host}{http.request.uri}", "https://{host}{path}"),
-            ("https://%REQ(:authority)%/new", "https://{host}/new"),
+    fn variables_of_others_are_known_by_their_form() {
+        for text in [
+            "$CONSUL_ADDR",
+            "{$CONSUL_ADDR}",
+            "{env.CONSUL_ADDR}",
+            "%CONSUL_ADDR%",
+            "{{ env \"CONSUL_ADDR\" }}",
+            "{{ .CONSUL_ADDR }}",
         ] {
-            assert!(in_redirect(theirs).is_some(), "{theirs}");
-            let cure = redirect_cure(theirs);
-            assert!(cure.starts_with(&format!("write `\"{ours}\"`")), "{theirs}: {cure}");
+            assert_eq!(of_environment(text), Some("CONSUL_ADDR"), "{text}");
         }
-        for theirs in ["/$1/$2", "https://$http_x/", "https://$cookie_a{path}"] {
-            assert!(in_redirect(theirs).is_some(), "{theirs}");
-            assert!(redirect_cure(theirs).starts_with("only `{path}`"), "{theirs}");
+        for text in [
+            "",
+            "$",
+            "$1",
+            "$A",
+            "$host",
+            "$A-B",
+            "100%",
+            "%%",
+            "${CONSUL_ADDR}",
+            "{client}",
+            "{{x}}",
+            "CONSUL_ADDR",
+        ] {
+            assert_eq!(of_environment(text), None, "{text}");
         }
     }
 

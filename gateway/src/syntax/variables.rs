@@ -3,10 +3,10 @@
 //! As in POSIX shells (XCU §2.6.2), the forms with a colon treat an empty variable as unset. Unlike a shell, a plain
 //! `${NAME}` that is unset is an error: an empty address or audience would be worse than no start.
 
-use crate::config::{
-    diagnostics::{Diagnostic, Span, code},
+use super::{
     environment::{Environment, Withheld},
     hidden::Hidden,
+    report::{Diagnostic, Span, code},
 };
 
 pub(crate) struct Expanded {

@@ -1,4 +1,4 @@
-//! Human units of `routes.yaml`: durations, sizes, shares, rates, counts, each with its allowed range.
+//! Units as people write them: durations, sizes, shares, rates, counts, each with its allowed range.
 //!
 //! A number without a unit is refused wherever a unit is meant: `timeout: 30` is seconds for one reader and
 //! milliseconds for the next. Every refusal says what is expected and, where it can be guessed, what to write.
@@ -8,8 +8,7 @@ use std::{fmt::Display, net::IpAddr, ops::RangeInclusive, str::FromStr, time::Du
 use bytesize::ByteSize;
 use ipnet::{IpNet, Ipv4Net};
 
-use super::diagnostics::code::{BAD_UNIT, BAD_VALUE, OUT_OF_RANGE};
-use crate::policy::jwt::names_a_claim;
+use super::report::code::{BAD_UNIT, BAD_VALUE, OUT_OF_RANGE};
 
 /// Why a value was refused. `expected` never holds the value itself, so it can be shown for secrets too.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,15 +152,6 @@ pub fn boolean(text: &str) -> Result<bool, Invalid> {
             })
         }
     }
-}
-
-/// A claim, or one inside others.
-pub fn claim_name(text: &str) -> Result<String, Invalid> {
-    if names_a_claim(text) {
-        return Ok(text.to_owned());
-    }
-    let expected = "the name of a claim, such as `tenant` or `realm_access.roles`";
-    Err(Invalid::new(BAD_VALUE, expected, "a name is missing beside a dot; `\\.` is a dot in a name"))
 }
 
 /// A text as one writes it in YAML: in quotes where its first character would mean something else (YAML 1.2 §5.3).
