@@ -47,10 +47,7 @@ pub(crate) use self::{
     odd_path::lenient_readings,
     upgrade::needs_upgrade,
 };
-use crate::{
-    config::settings::{ListenSettings, RouteSettings},
-    headers::{Found, GuardedNames, Survey, names},
-};
+use crate::headers::{Found, GuardedNames, Survey, names};
 
 /// Methods for the `Allow` field of a 405 that admission itself gives (RFC 9110 §15.5.6).
 pub const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
@@ -94,14 +91,27 @@ pub struct AdmissionLimits {
     extension_methods: Vec<Method>,
     /// What some route allows in its paths.
     oddities: Oddities,
-    /// Those that carry a verified identity upstream, or what a trusted peer says, nobody may nominate in Connection.
+    /// `Connection` may not name those that carry a verified identity upstream, or what a trusted peer says.
     names: Arc<GuardedNames>,
 }
 
+/// How large the header section of a request may be.
+#[derive(Debug, Clone, Copy)]
+pub struct HeaderBounds {
+    pub bytes_max: usize,
+    pub lines_max: usize,
+}
+
 impl AdmissionLimits {
-    pub fn compile(listen: &ListenSettings, names: Arc<GuardedNames>, routes: &[RouteSettings]) -> Self {
+    /// `methods`: that routes name; `oddities`: what some route allows in its paths.
+    pub fn compile<'m>(
+        bounds: HeaderBounds,
+        methods: impl IntoIterator<Item = &'m Method>,
+        oddities: Oddities,
+        names: Arc<GuardedNames>,
+    ) -> Self {
         let mut extension_methods: Vec<Method> = Vec::new();
-        for method in routes.iter().flat_map(|route| &route.methods) {
+        for method in methods {
             let known = is_standard(method) || is_registered(method) || is_forbidden(method);
             let fits = method.as_str().len() <= METHOD_BYTES_MAX;
             if fits && !known && !extension_methods.contains(method) {
@@ -110,12 +120,10 @@ impl AdmissionLimits {
         }
         Self {
             target_bytes_max: TARGET_BYTES_MAX,
-            header_bytes_max: listen.max_header_bytes,
-            header_lines_max: listen.max_headers,
+            header_bytes_max: bounds.bytes_max,
+            header_lines_max: bounds.lines_max,
             extension_methods,
-            oddities: routes.iter().fold(Oddities::ALWAYS, |all, route| {
-                all.with(route.policies.allow_in_path.unwrap_or_default())
-            }),
+            oddities: Oddities::ALWAYS.with(oddities),
             names,
         }
     }

@@ -2,11 +2,11 @@
 //! certificate files that [`read_keys`] and [`tls`] open.
 
 mod clusters;
+mod names;
 
 use std::sync::Arc;
 
 use crate::{
-    admission::AdmissionLimits,
     config::settings::{AuthSettings, RouteSettings, Settings},
     control::{
         keys,
@@ -36,7 +36,7 @@ pub fn table(
     budget: &Arc<KeyBudget>,
 ) -> Result<RouteTable, Vec<Diagnostic>> {
     let mut problems = Vec::new();
-    let router = Router::compile(&settings.routes)
+    let router = Router::compile(&RouteSettings::matches(&settings.routes))
         .map_err(|conflicts| problems.extend(conflicts.iter().map(|c| conflict(settings, c))));
     let mut auth = Vec::with_capacity(settings.auth.len());
     for provider in &settings.auth {
@@ -66,14 +66,13 @@ pub fn table(
         problems: &mut problems,
     });
     let listen = &settings.listen;
-    let names = GuardedNames::compile(&settings.auth, &settings.routes, &listen.untrusted_headers);
-    let names = Arc::new(names);
+    let names = Arc::new(GuardedNames::compile(names::configured(settings)));
     match router {
         Ok(router) if problems.is_empty() => Ok(RouteTable {
             router,
             routes: compiled,
             auth,
-            admission: AdmissionLimits::compile(listen, Arc::clone(&names), &settings.routes),
+            admission: names::admission_limits(settings, Arc::clone(&names)),
             names,
             unrouted,
             listen: listen.clone(),

@@ -28,14 +28,14 @@ use self::{
 };
 use super::settings::{EndpointSource, RouteSettings, Settings};
 use crate::{
-    headers::{GuardedNames, fold},
+    headers::{ConfiguredNames, GuardedNames, fold},
     router::{HeaderCondition, HostPattern, Match, Router},
     syntax::diagnostics::Diagnostic,
 };
 
 /// What a file has of such twins. None where routes conflict: that is an error of its own.
 pub(super) fn warnings(settings: &Settings) -> Vec<Diagnostic> {
-    let Ok(router) = Router::compile(&settings.routes) else { return Vec::new() };
+    let Ok(router) = Router::compile(&RouteSettings::matches(&settings.routes)) else { return Vec::new() };
     let search = Search::new(settings, router);
     let mut neighbours = HashMap::new();
     let closed = (0..settings.routes.len()).filter(|at| !Gate::of(&settings.routes[*at]).is_open());
@@ -140,7 +140,10 @@ impl<'a> Search<'a> {
             })
         });
         let destination = destination.collect();
-        let untrusted = GuardedNames::compile(&[], &[], &settings.listen.untrusted_headers);
+        let untrusted = GuardedNames::compile(ConfiguredNames {
+            untrusted: settings.listen.untrusted_headers.clone(),
+            ..ConfiguredNames::default()
+        });
         let rare = ["PROPFIND", "LOCK", "QUERY"].iter().filter_map(|name| name.parse().ok());
         let methods = METHODS.into_iter().chain(rare).collect();
         Self { settings, router, untrusted, methods, destination, destinations }

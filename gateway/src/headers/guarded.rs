@@ -14,10 +14,19 @@
 use http::HeaderName;
 
 use super::{names::Kind, prefilter::Prefilter};
-use crate::{
-    config::settings::{AuthSettings, RouteSettings, TokenSource},
-    policy::of_route::Asked,
-};
+
+/// Names to which a configuration gives a meaning. Their order does not count.
+#[derive(Debug, Clone, Default)]
+pub struct ConfiguredNames {
+    /// A provider forwards claims in them.
+    pub identity: Vec<HeaderName>,
+    /// They hold a token.
+    pub tokens: Vec<HeaderName>,
+    /// A route is chosen by them, a limit counts by them, or a rule sets or removes them.
+    pub decides: Vec<HeaderName>,
+    /// Names, or beginnings of names with `*` after them: what only a trusted peer may say.
+    pub untrusted: Vec<String>,
+}
 
 #[derive(Debug, Clone)]
 pub struct GuardedNames {
@@ -36,7 +45,7 @@ pub struct GuardedNames {
 
 impl Default for GuardedNames {
     fn default() -> Self {
-        Self::compile(&[], &[], &[])
+        Self::compile(ConfiguredNames::default())
     }
 }
 
@@ -50,25 +59,13 @@ pub(crate) enum Verdict {
 }
 
 impl GuardedNames {
-    /// `untrusted`: as [`ListenSettings::untrusted_headers`](crate::config::settings::ListenSettings) has them.
-    pub fn compile(auth: &[AuthSettings], routes: &[RouteSettings], untrusted: &[String]) -> Self {
-        let identity = auth.iter().flat_map(|provider| &provider.forward).map(|(_, name)| name.clone());
-        let identity = sorted(identity.collect());
-        let tokens = auth.iter().flat_map(|provider| &provider.from).filter_map(|source| match source {
-            TokenSource::Header(name) => Some(name.clone()),
-            TokenSource::Bearer | TokenSource::Cookie(_) | TokenSource::Query(_) => None,
-        });
-        let tokens = sorted(tokens.collect());
-        let conditions = routes.iter().flat_map(|route| &route.headers).map(|condition| &condition.name);
-        let mut asked = Asked::default();
-        for route in routes {
-            route.policies.ask(&mut asked);
-        }
-        let decides = conditions.cloned().chain(asked.fields);
+    pub fn compile(names: ConfiguredNames) -> Self {
+        let ConfiguredNames { identity, tokens, decides, untrusted } = names;
+        let (identity, tokens) = (sorted(identity), sorted(tokens));
         let answered = sorted(identity.iter().chain(&tokens).cloned().chain(decides).collect());
         let unusual = answered.iter().filter(|name| !is_plain(name.as_str()));
         let folded: Box<[Box<str>]> = answered.iter().map(|name| fold(name.as_str())).collect();
-        let untrusted = NameSet::of(untrusted);
+        let untrusted = NameSet::of(&untrusted);
         let prefilter = folded.iter().fold(Kind::PREFILTER, |filter, name| filter.with_name(name));
         Self {
             prefilter: untrusted.known_to(prefilter),
@@ -201,16 +198,13 @@ impl NameSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{headers::HeaderRules, policy::headers::Direction, router::tests::route};
 
     fn guarded(names: &[&'static str], untrusted: &[&str]) -> GuardedNames {
-        let set =
-            names.iter().map(|name| (HeaderName::from_static(name), http::HeaderValue::from_static("x")));
-        let rules = HeaderRules { set: set.collect(), ..HeaderRules::default() };
-        let mut route = route("/a");
-        std::sync::Arc::make_mut(&mut route.policies).headers.request = Direction::of(&rules);
-        let untrusted: Vec<String> = untrusted.iter().map(|text| (*text).to_owned()).collect();
-        GuardedNames::compile(&[], &[route], &untrusted)
+        GuardedNames::compile(ConfiguredNames {
+            decides: names.iter().map(|name| HeaderName::from_static(name)).collect(),
+            untrusted: untrusted.iter().map(|text| (*text).to_owned()).collect(),
+            ..ConfiguredNames::default()
+        })
     }
 
     #[test]

@@ -35,7 +35,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 pub(crate) use self::survey::Found;
 pub use self::{
     client::{claimed, client_ip, is_trusted},
-    guarded::{GuardedNames, fold},
+    guarded::{ConfiguredNames, GuardedNames, fold},
     made::{Facts, MadeField, MadeValue, apply_made},
     request::{ForwardContext, apply_request, remove_claimed, trusted_request_id},
     response::{

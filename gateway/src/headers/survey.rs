@@ -96,13 +96,15 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::headers::tests::auth_forwarding;
+    use crate::headers::ConfiguredNames;
 
     #[test]
     fn no_name_of_which_something_is_known_is_hidden_by_the_first_look() {
-        let forward = vec![("sub".to_owned(), HeaderName::from_static("x-user-id"))];
-        let untrusted = ["Client-Cert", "cf-*", "X-Original-URL"].map(str::to_owned);
-        let names = GuardedNames::compile(&[auth_forwarding(forward)], &[], &untrusted);
+        let names = GuardedNames::compile(ConfiguredNames {
+            identity: vec![HeaderName::from_static("x-user-id")],
+            untrusted: ["Client-Cert", "cf-*", "X-Original-URL"].map(str::to_owned).to_vec(),
+            ..ConfiguredNames::default()
+        });
         for known in [
             "connection",
             "http2-settings",
@@ -143,8 +145,8 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("expect", HeaderValue::from_static("100-continue"));
         let guarding = |names: &[&'static str]| {
-            let forward = names.iter().map(|name| ("sub".to_owned(), HeaderName::from_static(name)));
-            GuardedNames::compile(&[auth_forwarding(forward.collect())], &[], &[])
+            let identity = names.iter().map(|name| HeaderName::from_static(name)).collect();
+            GuardedNames::compile(ConfiguredNames { identity, ..ConfiguredNames::default() })
         };
         let survey = Survey::of(&headers, &guarding(&["expect"]));
         assert!(survey.has(Found::Expect) && survey.has(Found::Dropped));

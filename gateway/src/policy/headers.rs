@@ -123,14 +123,6 @@ impl Direction {
         }
         rules
     }
-
-    #[cfg(test)]
-    pub(crate) fn of(rules: &HeaderRules) -> Self {
-        let fixed = |fields: &[(HeaderName, HeaderValue)]| {
-            fields.iter().map(|(name, value)| (name.clone(), FieldValue::Fixed(value.clone()))).collect()
-        };
-        Self { set: fixed(&rules.set), add: fixed(&rules.add), remove: Some(rules.remove.clone()) }
-    }
 }
 
 fn read_header_map(node: &Node, what: &str, sink: &mut Diagnostics) -> Vec<(HeaderName, FieldValue)> {

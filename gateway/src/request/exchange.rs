@@ -311,7 +311,11 @@ impl Exchange {
 
     /// What header rules may ask for.
     pub(crate) fn facts(&self) -> Facts<'_> {
-        Facts { client: self.client, request_id: &self.id.0, identity: self.identity.as_deref() }
+        Facts {
+            client: self.client,
+            request_id: &self.id.0,
+            claims: self.identity.as_deref().map(|identity| &identity.claims),
+        }
     }
 
     /// `sub` of the verified token.

@@ -36,10 +36,10 @@ use http::{HeaderMap, HeaderValue, Method};
 pub use self::{
     conflicts::{ConflictKind, RouteConflict},
     precedence::{Case, HostClass, Precedence, Segment},
-    route_match::{HeaderCondition, HostPattern},
+    route_match::{HeaderCondition, HostPattern, RouteMatch},
 };
 use self::{precedence::Hosts, tree::Tree};
-use crate::{config::settings::RouteSettings, interner::Interner};
+use crate::interner::Interner;
 
 /// All routes, compiled. Routes are named by their index in the list that [`Router::compile`] got.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ struct Level {
 
 impl Router {
     /// Compiles the routes, or returns every pair of which one can never match or neither is more specific.
-    pub fn compile(routes: &[RouteSettings]) -> Result<Self, Vec<RouteConflict>> {
+    pub fn compile(routes: &[RouteMatch]) -> Result<Self, Vec<RouteConflict>> {
         let written: Vec<Vec<Segment>> = routes.iter().map(precedence::segments).collect();
         let all = routes.iter().zip(&written);
         let precedences: Vec<Precedence> = all.map(|(route, path)| Precedence::of(route, path)).collect();
@@ -107,7 +107,7 @@ impl Router {
             }
         }
         let mut method_lists = Interner::default();
-        let conditions = |(route, written): (&RouteSettings, &Vec<Segment>)| {
+        let conditions = |(route, written): (&RouteMatch, &Vec<Segment>)| {
             let takes_any_case = written.iter().any(|segment| matches!(segment, Segment::AnyCase(_)));
             Conditions {
                 methods: method_lists.share(Arc::from(&*route.methods)),
@@ -247,4 +247,4 @@ fn is_written(path: &str, pattern: &[Segment]) -> bool {
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

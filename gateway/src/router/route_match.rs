@@ -1,6 +1,25 @@
 //! What a route matches.
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Method};
+
+use super::reading::Spelling;
+
+/// All that the router knows of a route.
+#[derive(Debug, Clone, Default)]
+pub struct RouteMatch {
+    /// For what is said about conflicts.
+    pub name: String,
+    /// Empty = any method.
+    pub methods: Vec<Method>,
+    pub host: HostPattern,
+    /// As written: `/users/**`, `/users/{id}`. Its syntax is checked.
+    pub path: String,
+    pub spelling: Spelling,
+    /// Each condition must be met.
+    pub headers: Vec<HeaderCondition>,
+    /// Overrides "most specific first"; higher wins.
+    pub priority: i32,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum HostPattern {

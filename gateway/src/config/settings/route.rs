@@ -6,7 +6,7 @@ use http::Method;
 
 use crate::{
     policy,
-    router::{HeaderCondition, HostPattern},
+    router::{HeaderCondition, HostPattern, RouteMatch},
     syntax::{diagnostics::Span, hidden::OfRoute},
 };
 
@@ -23,8 +23,8 @@ pub struct RouteSettings {
     pub headers: Vec<HeaderCondition>,
     /// Overrides "most specific first"; higher wins.
     pub priority: i32,
-    /// Index into `Settings::services`; where there is a `split`, of its first part that has a share. `None`: nobody is
-    /// asked, since there is a `redirect`.
+    /// Index into `Settings::services`; where there is a `split`, of its first part that has a share. `None`: there is a
+    /// `redirect`, and no service.
     pub service: Option<usize>,
     /// Parts of the service (indexes into `Settings::services`) and their shares; empty = no split.
     pub split: Vec<(usize, u32)>,
@@ -36,4 +36,24 @@ pub struct RouteSettings {
     pub hidden: OfRoute,
     /// Where the route stands (its `path:` value).
     pub span: Span,
+}
+
+impl RouteSettings {
+    /// What the router knows of it.
+    pub fn to_match(&self) -> RouteMatch {
+        RouteMatch {
+            name: self.name.clone(),
+            methods: self.methods.clone(),
+            host: self.host.clone(),
+            path: self.path.clone(),
+            spelling: self.policies.spelling,
+            headers: self.headers.clone(),
+            priority: self.priority,
+        }
+    }
+
+    /// Of all routes, in their order.
+    pub fn matches(routes: &[Self]) -> Vec<RouteMatch> {
+        routes.iter().map(Self::to_match).collect()
+    }
 }
