@@ -35,7 +35,7 @@ use crate::{
         tls_clients::TlsClients,
         world::{ProviderKeys, World},
     },
-    file_account::{self, Budget, FileAccount},
+    file_account::{self, FileAccount},
     policy::{jwt, rate_limit::KeyBudget},
     snapshot::Publisher,
     syntax::diagnostics::Report,
@@ -348,7 +348,7 @@ fn recall_keys(world: &mut World, settings: &Settings, kept: &KeptKeys) {
 /// The account of files, within what the system allows this process.
 fn open_account(settings: &Settings) -> Arc<FileAccount> {
     let limit = file_account::raise_limit();
-    let budget = Budget::new(limit, settings);
+    let budget = compile::file_budget(limit, settings);
     for (key, wanted, given) in [
         ("limits.files", settings.files_max, budget.limit),
         ("listen.max_connections", settings.listen.max_connections, budget.clients),

@@ -22,6 +22,7 @@ pub mod fuzzing;
 pub mod gateway;
 pub mod headers;
 mod interner;
+pub mod listen;
 pub mod metrics;
 pub mod policy;
 pub mod printable;

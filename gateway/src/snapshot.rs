@@ -20,12 +20,13 @@ use http::{HeaderName, HeaderValue};
 use rand::rngs::SmallRng;
 
 use crate::{
+    access_log::AccessLogSettings,
     admission::AdmissionLimits,
     clock::Clock,
-    config::settings::{AccessLogSettings, ListenSettings},
     control::keys::desk::KeyDesk,
     file_account::Desk,
     headers::{GuardedNames, HeaderRules, MadeField},
+    listen::ListenSettings,
     metrics::{ClusterSample, InstanceSample, Metrics, RouteSample},
     policy::{
         Policies,

@@ -9,7 +9,7 @@ use crate::{
     clock,
     config::settings::{EndpointSource, SHARE_UNITS, ServiceSettings, Settings},
     control::{selection, world::World},
-    file_account::{self, Budget},
+    file_account,
     policy::{
         circuit_breaker::CircuitBreaker,
         concurrency::{ConcurrencyLimit, Places},
@@ -33,7 +33,7 @@ pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluste
     let has_subsets = settings.services.iter().chain(before).any(|service| service.subset.is_some());
     let shares = budget_shares(settings);
     let places = previous.first().map_or_else(
-        || Places::of(&Budget::new(file_account::raise_limit(), settings)),
+        || Places::of(&super::file_budget(file_account::raise_limit(), settings)),
         |cluster| Arc::clone(cluster.concurrency.places()),
     );
     let mut made: Vec<Arc<Cluster>> = Vec::with_capacity(settings.services.len());

@@ -2,10 +2,12 @@
 //! certificate files that [`read_keys`] and [`tls`] open.
 
 mod clusters;
+mod files;
 mod names;
 
 use std::sync::Arc;
 
+pub use self::files::file_budget;
 use crate::{
     config::settings::{AuthSettings, RouteSettings, Settings},
     control::{

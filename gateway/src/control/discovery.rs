@@ -11,7 +11,10 @@ use millgate_registry::{Client, Seed, ServiceUpdate, WatchHandle, WatchOptions, 
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{event::Event, selection, world::World};
-use crate::config::settings::{EndpointSource, Settings};
+use crate::{
+    config::settings::{EndpointSource, Settings},
+    file_account::LOOKUPS_MAX,
+};
 
 /// Names are looked up again this often; the resolver does not tell how long an answer is valid.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
@@ -220,11 +223,10 @@ async fn resolve(name: String) -> std::io::Result<Vec<SocketAddr>> {
     Ok(addresses)
 }
 
-/// Names looked up at a time: each has a thread and a file or two while it is, which the account of files keeps for it.
-pub const LOOKUPS_MAX: usize = 32;
+/// Each has a thread and a file or two while it is looked up, which the account of files keeps for it.
 static LOOKUPS: Semaphore = Semaphore::const_new(LOOKUPS_MAX);
 
-/// Tells the addresses of `name` whenever they change, until nobody listens.
+/// Sends the addresses of `name` whenever they change, until the receiver is gone.
 async fn look_up<R, F>(name: String, resolve: R, events: mpsc::Sender<Event>)
 where
     R: Fn(String) -> F,

@@ -372,7 +372,7 @@ impl Exchange {
             sample.request_bytes += self.bytes_in();
             sample.response_bytes += self.bytes_out;
         }
-        worker.access_log.write(self, ended, duration, upstream);
+        self.log(&worker.access_log, ended, duration, upstream);
         self.connection.state.request_ended(self.has_unread_body());
     }
 }

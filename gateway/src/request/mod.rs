@@ -12,6 +12,7 @@ mod guard;
 mod head;
 pub(crate) mod id;
 pub(crate) mod lease;
+mod log_line;
 pub(crate) mod probe;
 mod readings;
 mod reply;

@@ -4,10 +4,10 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use millgate_registry::{Instance, WatchTarget};
 
+use super::tls::UpstreamTls;
 use crate::{
     policy::{ServicePolicies, concurrency::ShareSettings},
     syntax::diagnostics::Span,
-    upstream::tls::UpstreamTls,
 };
 
 /// One service that routes name, whole or a subset of it. What protects a service is shared by its subsets.
