@@ -17,11 +17,13 @@ use self::{
     services::Services,
     settling::Table,
 };
-use super::{
-    AutoRoutesSettings, Declaration, Reason, Rejection,
-    standing::{Claim, Standing, Standings},
+use crate::{
+    config::settings::{AutoRoutesSettings, RouteSettings, Settings, TagRule},
+    declaration::{
+        Declaration, Reason, Rejection,
+        standing::{Claim, Standing, Standings},
+    },
 };
-use crate::config::settings::{RouteSettings, Settings, TagRule};
 
 pub use candidates::without_repeats;
 

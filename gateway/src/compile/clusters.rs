@@ -7,7 +7,7 @@ use std::{cell::OnceCell, collections::HashMap, net::SocketAddr, sync::Arc, time
 
 use crate::{
     clock,
-    config::settings::{EndpointSource, SHARE_UNITS, ServiceSettings, Settings},
+    config::settings::{EndpointSource, ServiceSettings, Settings},
     control::{selection, world::World},
     file_account,
     policy::{
@@ -20,6 +20,7 @@ use crate::{
         cluster::{Absence, Cluster},
         endpoint::{Endpoint, EndpointKey, EndpointState, WEIGHT_MAX},
         load_balancer::LoadBalancer,
+        settings::SHARE_UNITS,
         tls::{ClientTls, UpstreamTls},
     },
 };

@@ -20,10 +20,9 @@ use super::{
         AccessLog, File, Named,
         limits::{Limits, Share},
     },
-    settings::{AccessLogSettings, DrainSettings, EndpointSource, Settings},
+    settings::{AccessLogSettings, AutoRoutesSettings, DrainSettings, EndpointSource, Settings},
 };
 use crate::{
-    auto_routes::AutoRoutesSettings,
     policy::concurrency::ShareSettings,
     syntax::{
         diagnostics::{Diagnostic, Diagnostics, code},

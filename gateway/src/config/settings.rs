@@ -5,6 +5,7 @@
 //! producer, `compile` the only consumer. Nothing here reads a file, a clock or the network.
 
 mod auth;
+mod auto_routes;
 mod consul;
 mod route;
 
@@ -12,9 +13,11 @@ use std::{collections::BTreeSet, time::Duration};
 
 pub use self::{
     auth::{AuthSettings, KeySource, TokenSource},
+    auto_routes::AutoRoutesSettings,
     consul::{Consistency, ConsulSettings, Secret},
     route::RouteSettings,
 };
+use crate::policy::{self, of_route::Asked};
 pub use crate::{
     access_log::{AccessLogFormat, AccessLogSettings},
     listen::{Http2Settings, HttpsSettings, ListenSettings},
@@ -22,10 +25,6 @@ pub use crate::{
         ConsulSource, EndpointSource, HealthPolicy, SHARE_UNITS, Selector, ServiceSettings, SubsetSettings,
         TagRule,
     },
-};
-use crate::{
-    auto_routes::AutoRoutesSettings,
-    policy::{self, of_route::Asked},
 };
 
 /// The whole configuration of one gateway.

@@ -21,12 +21,9 @@ use serde::{Deserialize, Serialize};
 use self::changes::changes;
 use super::{catalog::CatalogNews, kept_file, warming::Warming, world::World};
 use crate::{
-    auto_routes::{
-        AutoRoutesSettings,
-        merge::{Accepted, Before, Declared, Merged, Refused, Rejected, merge, without_repeats},
-        standing::{Standing, Standings},
-    },
-    config::settings::{ServiceSettings, Settings},
+    auto_routes::merge::{Accepted, Before, Declared, Merged, Refused, Rejected, merge, without_repeats},
+    config::settings::{AutoRoutesSettings, ServiceSettings, Settings},
+    declaration::standing::{Standing, Standings},
     printable::printable,
 };
 

@@ -20,8 +20,8 @@ use super::{
     tls_clients::TlsClients,
 };
 use crate::{
-    auto_routes::standing::Standing,
     config::settings::{AuthSettings, ConsulSource, EndpointSource, KeySource, ServiceSettings, Settings},
+    declaration::standing::Standing,
     policy::jwt::KeySet,
     upstream::cluster::Basis,
 };

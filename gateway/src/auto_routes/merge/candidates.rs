@@ -5,8 +5,9 @@ use std::collections::HashMap;
 
 use super::{Accepted, Before, Declared, Rejected, reject, route_name};
 use crate::{
-    auto_routes::{
-        AutoRoutesSettings, Declaration, Reason, Rejection,
+    config::settings::AutoRoutesSettings,
+    declaration::{
+        Declaration, Reason, Rejection,
         standing::{Claim, Standing},
     },
     router::reading::without_parameters,

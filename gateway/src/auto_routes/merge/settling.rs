@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{Accepted, Rejected, reject};
 use crate::{
-    auto_routes::{Reason, Rejection},
     config::settings::RouteSettings,
+    declaration::{Reason, Rejection},
     router::{ConflictKind, RouteConflict, Router},
 };
 

@@ -2,7 +2,7 @@
 
 use super::route::Route;
 use crate::{
-    auto_routes::{
+    declaration::{
         allow::AllowRule,
         tags::{FABIO_PREFIX, NATIVE_PREFIX, TagForms},
     },

@@ -8,8 +8,10 @@ use tokio::sync::mpsc;
 
 use super::{DeclaredRoutes, instances};
 use crate::{
-    auto_routes::{AutoRoutesSettings, Reason, merge::Refused},
+    auto_routes::merge::Refused,
+    config::settings::AutoRoutesSettings,
     control::{event::Event, world::World},
+    declaration::Reason,
 };
 
 /// What `/api/v1/routes` shows of declarations.

@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 
 /// What is not the data plane, relative to `gateway/src`; every other file is, and must follow the rules of the request path.
 /// Each row has its reason.
-const NOT_DATA_PLANE: [(&str, &str); 17] = [
+const NOT_DATA_PLANE: [(&str, &str); 18] = [
     ("auto_routes/", "runs in the control loop, when a catalog changes"),
     ("bounded_file.rs", "reads files for the control plane, from its own thread"),
     ("cli/", "the command, beside or before a gateway"),
     ("clock.rs", "the one place that reads a clock"),
     ("config/", "runs at start and at a reload"),
     ("control/", "the control loop and the admin listener, on a thread of their own"),
+    ("declaration/", "runs in the control loop, when a catalog changes"),
     ("fuzzing/", "not a part of the product"),
     ("gateway.rs", "starts and stops a gateway"),
     ("gateway/", "starts and stops a gateway"),

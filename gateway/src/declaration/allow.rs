@@ -93,7 +93,7 @@ pub fn fits(glob: &[u8], name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auto_routes::tags::TagForms;
+    use crate::declaration::tags::TagForms;
 
     fn declared(text: &str) -> Declaration {
         TagForms::default().read(&format!("millgate.route={text}"), None).unwrap().unwrap()

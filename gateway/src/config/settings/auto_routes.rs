@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Declaration, allow::AllowRule, tags::TagForms};
-use crate::config::settings::{EndpointSource, RouteSettings, ServiceSettings};
+use super::{EndpointSource, RouteSettings, ServiceSettings};
+use crate::declaration::{Declaration, allow::AllowRule, tags::TagForms};
 
 /// What services may declare, and what every declared route has beside what its tag says.
 #[derive(Debug, Clone)]

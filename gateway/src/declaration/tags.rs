@@ -21,10 +21,10 @@ use http::Method;
 
 use super::{Declaration, Reason, Rejection};
 use crate::{
-    config::settings::SHARE_UNITS,
     policy::{self, of_route::BadOption},
     router::{HostPattern, pattern},
     syntax::units::Invalid,
+    upstream::settings::SHARE_UNITS,
 };
 
 /// Which tags declare routes.
