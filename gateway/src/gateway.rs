@@ -27,18 +27,18 @@ use crate::{
         ending,
         event::{EVENTS_MAX, Event},
         kept::{self, Kept},
+        key_files,
         keys::{kept::KeptKeys, left_out::LeftOut},
         listen::ListenError,
         metrics::{Exporter, Sources},
         origin::{First, Origin},
         status::Status,
-        tls_clients::TlsClients,
-        world::{ProviderKeys, World},
     },
     file_account::{self, FileAccount},
     policy::{jwt, rate_limit::KeyBudget},
     snapshot::Publisher,
     syntax::diagnostics::Report,
+    world::{ProviderKeys, World, tls_clients::TlsClients},
 };
 
 /// How a gateway is started.
@@ -298,7 +298,7 @@ pub(crate) fn first_snapshot(
 ) -> Result<(Settings, crate::snapshot::Snapshot, World), Report> {
     let refuse = |diagnostics| loaded.refuse(diagnostics);
     let mut table = compile::table(&loaded.settings, None, budget).map_err(refuse)?;
-    let keys = compile::read_keys(&loaded.settings).map_err(refuse)?;
+    let keys = key_files::read_keys(&loaded.settings).map_err(refuse)?;
     let (settings, _) = declared.merge(&loaded.settings, |_| true, clock::now());
     if declared.accepted() > 0 {
         table = compile::table(&settings, None, budget).map_err(refuse)?;

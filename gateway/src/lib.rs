@@ -39,6 +39,7 @@ pub mod tls;
 pub mod token;
 pub mod upstream;
 pub mod worker;
+pub mod world;
 
 pub use config::ConfigSource;
 pub use gateway::{Gateway, RunOptions, StartError};

@@ -13,9 +13,10 @@ use crate::{
         settings::{AccessLogFormat, AccessLogSettings},
         source::ConfigSource,
     },
-    control::{keys, tls_clients::TlsClients},
+    control::{key_files, keys},
     policy::{jwt, rate_limit::KeyBudget},
     syntax::diagnostics::{Diagnostic, Report, Source, Span, code},
+    world::tls_clients::TlsClients,
 };
 
 /// What scripts may rely on. Fields may be added, none changes or goes away.
@@ -128,7 +129,7 @@ pub fn findings(loaded: &Loaded) -> Report {
     let budget = Arc::new(KeyBudget::new(loaded.settings.rate_keys_max, clock::now()));
     let mut found = Vec::new();
     found.extend(compile::table(&loaded.settings, None, &budget).err().into_iter().flatten());
-    found.extend(compile::read_keys(&loaded.settings).err().into_iter().flatten());
+    found.extend(key_files::read_keys(&loaded.settings).err().into_iter().flatten());
     found.extend(compile::tls(&loaded.settings).err());
     found.extend(log_without_a_folder(&loaded.settings.access_log));
     found.extend(TlsClients::default().prepare(&loaded.settings).err().into_iter().flatten());

@@ -8,7 +8,6 @@ use std::{cell::OnceCell, collections::HashMap, net::SocketAddr, sync::Arc, time
 use crate::{
     clock,
     config::settings::{EndpointSource, ServiceSettings, Settings},
-    control::{selection, world::World},
     file_account,
     policy::{
         circuit_breaker::CircuitBreaker,
@@ -23,6 +22,7 @@ use crate::{
         settings::SHARE_UNITS,
         tls::{ClientTls, UpstreamTls},
     },
+    world::{World, selection},
 };
 
 /// By the index of the service. Clusters that did not change are the same `Arc` as in `previous`.

@@ -1,5 +1,5 @@
-//! Settings and the world → snapshot. The only constructor of what workers run; pure but for the key and
-//! certificate files that [`read_keys`] and [`tls`] open.
+//! Settings and the world → snapshot. The only constructor of what workers run; pure, except for the files of certificates that
+//! [`tls`] opens.
 
 mod clusters;
 mod files;
@@ -10,10 +10,6 @@ use std::sync::Arc;
 pub use self::files::file_budget;
 use crate::{
     config::settings::{AuthSettings, RouteSettings, Settings},
-    control::{
-        keys,
-        world::{ProviderKeys, World},
-    },
     headers::GuardedNames,
     policy::{
         self,
@@ -26,6 +22,7 @@ use crate::{
     syntax::diagnostics::{Diagnostic, code},
     tls::server_config,
     upstream::split::Split,
+    world::World,
 };
 
 /// Compiles routes and policies; limiters of unchanged limits are carried over from `previous`.
@@ -156,32 +153,6 @@ fn view(settings: &Settings, route: &RouteSettings, policies: Shown, service: &s
         origin: route.origin.clone().unwrap_or_else(|| "file".to_owned()),
         line: if route.origin.is_none() { route.span.line } else { 0 },
     }
-}
-
-/// Provider and its keys.
-pub type NamedKeys = (Arc<str>, ProviderKeys);
-
-/// Reads the keys that are in files.
-///
-/// # Errors
-/// Every key file that cannot be read or holds no usable key.
-pub fn read_keys(settings: &Settings) -> Result<Vec<NamedKeys>, Vec<Diagnostic>> {
-    let mut read = Vec::new();
-    let mut problems = Vec::new();
-    for AuthSettings { name, keys: source, hidden, span, .. } in &settings.auth {
-        match keys::read(source) {
-            Ok(Some(keys)) => {
-                read.push((Arc::from(name.as_str()), ProviderKeys { source: source.clone(), keys }));
-            }
-            Ok(None) => {}
-            Err(reason) => {
-                let reason = hidden.shown(&reason);
-                let message = format!("the keys of `{name}` cannot be used: {reason}");
-                problems.push(Diagnostic::error(code::KEYS, *span, message));
-            }
-        }
-    }
-    if problems.is_empty() { Ok(read) } else { Err(problems) }
 }
 
 /// Reads certificate and key of the TLS listener.

@@ -10,12 +10,12 @@ use super::{
     Background, Controller,
     event::{Event, Inbox},
     keys::{self, KeyFetch, desk::KeyDesk},
-    world::ProviderKeys,
 };
 use crate::{
     clock,
     config::settings::{KeySource, Settings},
     syntax::diagnostics::Diagnostic,
+    world::ProviderKeys,
 };
 
 /// Fetches that a reload has begun, by provider, and what they brought.

@@ -7,9 +7,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     config::settings::Settings,
-    control::{status::Status, world::World},
+    control::status::Status,
     policy::jwt::{KeySet, Skipped, Unusable},
     printable::printable,
+    world::World,
 };
 
 /// The sets that were told of, by provider.

@@ -41,6 +41,7 @@ const GATEWAY: House = House {
         &["control"],
         &["auto_routes"],
         &["compile"],
+        &["world"],
         &["config"],
         &["worker"],
         &["connection"],
@@ -61,7 +62,6 @@ const GATEWAY: House = House {
         ("access", "control"),
         ("access", "request"),
         ("body", "connection"),
-        ("compile", "control"),
         ("config", "control"),
         ("connection", "worker"),
         ("headers", "admission"),
@@ -74,6 +74,7 @@ const GATEWAY: House = House {
         ("upstream", "body"),
         ("upstream", "connection"),
         ("worker", "control"),
+        ("world", "control"),
     ],
     circles: &["admission", "cli", "connection", "control", "policy", "request", "upstream"],
 };

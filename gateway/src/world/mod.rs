@@ -3,6 +3,11 @@
 //! Everything is held under what it was asked for, and forgotten when the settings no longer ask for it: keys
 //! above all, which must never verify a token for another source than their own.
 
+pub mod failover;
+pub mod selection;
+pub mod tls_clients;
+pub mod wanted;
+
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
@@ -12,15 +17,13 @@ use std::{
 
 use millgate_registry::{Instance, WatchTarget};
 
-use super::{
-    discovery,
+use self::{
     failover::{Failover, Moved},
-    keys::desk::KeyDesk,
-    selection,
     tls_clients::TlsClients,
 };
 use crate::{
     config::settings::{AuthSettings, ConsulSource, EndpointSource, KeySource, ServiceSettings, Settings},
+    control::keys::desk::KeyDesk,
     declaration::standing::Standing,
     policy::jwt::KeySet,
     upstream::cluster::Basis,
@@ -270,11 +273,11 @@ impl World {
             let source = source_of(new, name);
             source.is_some() && source == source_of(old, name)
         });
-        let targets = discovery::targets(new);
+        let targets = wanted::targets(new);
         self.instances.retain(|target, _| targets.contains(target));
         self.ages.retain(|target, _| targets.contains(target));
         self.side_kinds.retain(|target| targets.contains(target));
-        let names = discovery::names(new, self);
+        let names = wanted::names(new, self);
         self.resolved.retain(|name, _| names.contains(name));
         self.names_generation += 1;
     }

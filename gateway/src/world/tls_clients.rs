@@ -9,8 +9,8 @@ use std::{
     sync::Arc,
 };
 
-use super::files::content_fingerprint;
 use crate::{
+    bounded_file::content_fingerprint,
     config::settings::Settings,
     syntax::diagnostics::{Diagnostic, code},
     tls::client_config,

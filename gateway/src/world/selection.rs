@@ -10,7 +10,7 @@ use std::{
 
 use millgate_registry::{Instance, Status};
 
-use super::world::World;
+use super::World;
 use crate::{
     config::settings::{ConsulSource, EndpointSource, HealthPolicy, Selector, ServiceSettings},
     upstream::cluster::Absence,
