@@ -26,6 +26,7 @@ mod http2;
 mod odd_path;
 mod path;
 mod refusal;
+mod target;
 mod upgrade;
 
 use std::{rc::Rc, sync::Arc};
@@ -341,7 +342,7 @@ fn check_target(parts: &Parts, allowed: Oddities) -> Result<Option<(PathAndQuery
     if target.query().is_some_and(|query| !query.bytes().all(|byte| byte.is_ascii_graphic())) {
         return Err(Refusal::TargetCharacter);
     }
-    path::canonical_target(target, allowed).map(Some)
+    target::canonical_target(target, allowed).map(Some)
 }
 
 /// Longest path and query, in bytes. RFC 9112 §3 asks for at least 8000.

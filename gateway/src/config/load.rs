@@ -124,7 +124,8 @@ mod tests {
         policy::{
             auth,
             balance::Balance,
-            rate_limit::{KeyBudget, RateLimitKey, RateLimitSpec, written::specs},
+            rate_limit::{KeyBudget, RateLimitKey, RateLimitSpec},
+            rate_limits::specs,
             require::Requirement,
             timeout::{self, Timeouts},
         },

@@ -24,6 +24,7 @@ pub(crate) mod of_service;
 pub mod outlier;
 pub mod pool;
 pub mod rate_limit;
+pub(crate) mod rate_limits;
 pub mod redirect;
 pub mod require;
 pub mod retry;

@@ -14,7 +14,6 @@
 mod kept;
 pub(crate) mod rate;
 mod spec;
-pub(crate) mod written;
 
 use std::{
     convert::Infallible,

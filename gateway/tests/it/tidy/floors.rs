@@ -76,7 +76,7 @@ const GATEWAY: House = House {
         ("worker", "control"),
         ("world", "control"),
     ],
-    circles: &["admission", "cli", "connection", "control", "policy", "request", "upstream"],
+    circles: &["cli", "connection", "control", "request", "upstream"],
 };
 
 #[test]

@@ -3,19 +3,17 @@
 use std::sync::Arc;
 
 use super::{
-    RateLimit, RateLimitKey, RateLimitSpec,
-    rate::{Rate, burst, rate_key},
+    auth,
+    of_route::{Asked, Check, Compile, RoutePolicy, View, replace},
+    rate_limit::{
+        RateLimit, RateLimitKey, RateLimitSpec,
+        rate::{Rate, burst, rate_key},
+    },
 };
-use crate::{
-    policy::{
-        auth,
-        of_route::{Asked, Check, Compile, RoutePolicy, View, replace},
-    },
-    syntax::{
-        diagnostics::{Diagnostic, Diagnostics, Span, code},
-        fields::{Fields, Known, is_word, one_or_many, value},
-        tree::{At, Node, Value},
-    },
+use crate::syntax::{
+    diagnostics::{Diagnostic, Diagnostics, Span, code},
+    fields::{Fields, Known, is_word, one_or_many, value},
+    tree::{At, Node, Value},
 };
 
 /// One limit, and where it stands.
