@@ -24,6 +24,7 @@ pub mod gateway;
 pub mod headers;
 mod interner;
 pub mod listen;
+pub mod message;
 pub mod metrics;
 pub mod policy;
 pub mod printable;

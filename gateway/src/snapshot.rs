@@ -25,8 +25,9 @@ use crate::{
     clock::Clock,
     control::keys::desk::KeyDesk,
     file_account::Desk,
-    headers::{GuardedNames, HeaderRules, MadeField},
+    headers::{HeaderRules, MadeField},
     listen::ListenSettings,
+    message::GuardedNames,
     metrics::{ClusterSample, InstanceSample, Metrics, RouteSample},
     policy::{
         Policies,

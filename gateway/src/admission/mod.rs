@@ -35,52 +35,22 @@ use http::{HeaderName, Method, Version, header, request::Parts, uri::PathAndQuer
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::odd_path::canonical as canonical_odd;
-pub use self::{
-    authority::Authority,
-    framing::Framing,
-    odd_path::{Odd, Oddities},
-    path::canonical_path,
-    refusal::Refusal,
-};
 pub(crate) use self::{
-    framing::parse_length,
     http2::{crumbs_max, receive},
     odd_path::lenient_readings,
     upgrade::needs_upgrade,
 };
-use crate::headers::{Found, GuardedNames, Survey, names};
+pub use self::{
+    odd_path::{Odd, Oddities},
+    path::canonical_path,
+    refusal::Refusal,
+};
+pub(crate) use crate::message::parse_length;
+pub use crate::message::{Authority, Framing, Scheme};
+use crate::message::{Found, GuardedNames, Survey, names};
 
 /// Methods for the `Allow` field of a 405 that admission itself gives (RFC 9110 §15.5.6).
 pub const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-
-/// Cleartext or TLS: what the listener speaks, or what a trusted proxy says that the client spoke to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Scheme {
-    Http,
-    Https,
-}
-
-impl Scheme {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        }
-    }
-
-    /// The scheme of a target (RFC 3986 §3.1: in any case).
-    fn parse(text: &str) -> Option<Self> {
-        [Self::Http, Self::Https].into_iter().find(|scheme| text.eq_ignore_ascii_case(scheme.as_str()))
-    }
-
-    /// The port that an authority of this scheme may leave out (RFC 9110 §4.2).
-    pub const fn default_port(self) -> u16 {
-        match self {
-            Self::Http => 80,
-            Self::Https => 443,
-        }
-    }
-}
 
 /// Bounds and names that come from the configuration.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 pub use self::files::file_budget;
 use crate::{
     config::settings::{AuthSettings, RouteSettings, Settings},
-    headers::GuardedNames,
+    message::GuardedNames,
     policy::{
         self,
         jwt::Jwt,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     admission::{AdmissionLimits, HeaderBounds, Oddities},
     config::settings::{Settings, TokenSource},
-    headers::{ConfiguredNames, GuardedNames},
+    message::{ConfiguredNames, GuardedNames},
     policy::of_route::Asked,
 };
 

@@ -28,7 +28,7 @@ use self::{
 };
 use super::settings::{EndpointSource, RouteSettings, Settings};
 use crate::{
-    headers::{ConfiguredNames, GuardedNames, fold},
+    message::{ConfiguredNames, GuardedNames, fold},
     router::{HeaderCondition, HostPattern, Match, Router},
     syntax::diagnostics::Diagnostic,
 };

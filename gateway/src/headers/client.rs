@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use http::HeaderMap;
 use ipnet::IpNet;
 
-use super::names::X_FORWARDED_FOR;
+use crate::message::names::X_FORWARDED_FOR;
 
 /// Whether the gateway believes what this peer says about earlier hops.
 pub fn is_trusted(peer: IpAddr, trusted_proxies: &[IpNet]) -> bool {

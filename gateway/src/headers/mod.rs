@@ -20,29 +20,24 @@
 //! Everything here edits or decides; nothing waits, logs or builds a response.
 
 mod client;
-mod guarded;
 mod made;
-pub mod names;
-mod prefilter;
 mod request;
 mod response;
 mod rules;
 pub(crate) mod settable;
-mod survey;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
-pub(crate) use self::survey::Found;
+use crate::message::names;
+
 pub use self::{
     client::{claimed, client_ip, is_trusted},
-    guarded::{ConfiguredNames, GuardedNames, fold},
     made::{Facts, MadeField, MadeValue, apply_made},
     request::{ForwardContext, apply_request, remove_claimed, trusted_request_id},
     response::{
         ResponseContext, ResponseFault, ResponseFraming, apply_informational, apply_response, check_response,
     },
     rules::HeaderRules,
-    survey::Survey,
 };
 
 /// Our name in `Via` and `Proxy-Status`.

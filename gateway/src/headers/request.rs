@@ -2,18 +2,14 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 
-use super::{
-    HeaderRules, append_via, apply_rules,
-    guarded::{GuardedNames, Verdict},
+use super::{HeaderRules, append_via, apply_rules, remove_fields, write_content_length};
+use crate::message::{
+    Authority, Found, Framing, GuardedNames, Scheme, Survey, Verdict,
     names::{
         Kind, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PREFIX, X_FORWARDED_PROTO,
         X_REQUEST_ID,
     },
-    remove_fields,
-    survey::{Found, Survey},
-    write_content_length,
 };
-use crate::admission::{Authority, Framing, Scheme};
 
 /// What the gateway knows about a request and its headers must say.
 #[derive(Debug, Clone, Copy)]

@@ -2,12 +2,11 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 
-use super::{
-    append_via, apply_rules, is_canonical_length,
+use super::{HeaderRules, append_via, apply_rules, is_canonical_length, remove_fields};
+use crate::message::{
     names::{Kind, X_REQUEST_ID, is_plain_connection_option},
-    remove_fields,
+    parse_length,
 };
-use crate::{admission::parse_length, headers::HeaderRules};
 
 /// How a response's content is delimited, and what that says about the connection it came by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,8 +4,10 @@ use std::str::FromStr as _;
 
 use http::{HeaderName, HeaderValue};
 
-use super::{fold, names::Kind};
-use crate::syntax::{diagnostics::code, units::Invalid};
+use crate::{
+    message::{fold, names::Kind},
+    syntax::{diagnostics::code, units::Invalid},
+};
 
 pub(crate) fn header_value(text: &str) -> Result<HeaderValue, Invalid> {
     HeaderValue::from_str(text)

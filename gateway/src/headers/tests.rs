@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use self::responses::response;
 use super::*;
-use crate::admission::{Authority, Framing, Scheme};
+use crate::message::{Authority, ConfiguredNames, Found, Framing, GuardedNames, Scheme, Survey};
 
 fn fields(lines: &[(&str, &str)]) -> HeaderMap {
     let mut headers = HeaderMap::new();

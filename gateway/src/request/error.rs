@@ -13,7 +13,7 @@ use serde_json::json;
 use super::exchange::flags;
 use crate::{
     admission::{self, Refusal},
-    headers::names,
+    message::names,
     policy::concurrency::Overloaded,
     upstream::cluster::Absence,
 };

@@ -48,7 +48,8 @@ use crate::{
     admission,
     body::{Activity, ClientBody, Limits, RequestBody, UploadLimits},
     connection::ConnectionContext,
-    headers::{self, Found, names},
+    headers,
+    message::{Found, names},
     metrics::Rare,
     policy::{
         body_start::BodyStart,

@@ -7,7 +7,7 @@ use http::{Request, Version};
 use serde_json::Value;
 
 use super::*;
-use crate::headers::ConfiguredNames;
+use crate::message::ConfiguredNames;
 
 fn names() -> GuardedNames {
     GuardedNames::compile(ConfiguredNames {

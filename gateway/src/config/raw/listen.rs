@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::{http2::Http2, later};
 use crate::{
-    headers::names::Kind,
+    message::names::Kind,
     syntax::{
         diagnostics::{Diagnostic, Diagnostics, Span, code},
         fields::{Fields, Known, is_word, some_text, value},

@@ -32,9 +32,10 @@ const NOT_DATA_PLANE: [(&str, &str); 19] = [
 ];
 
 /// Decisions: pure, `now` and `rng` are arguments.
-const PURE: [&str; 7] = [
+const PURE: [&str; 8] = [
     "admission/",
     "headers/",
+    "message/",
     "policy/",
     "router/",
     "upstream/endpoint.rs",

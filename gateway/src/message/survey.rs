@@ -53,7 +53,7 @@ impl Survey {
         self.found & what as u16 != 0
     }
 
-    /// Whether there is something for [`super::remove_claimed`].
+    /// Whether there is something for [`remove_claimed`](crate::headers::remove_claimed).
     pub(crate) fn has_claimed(self, peer_is_trusted: bool) -> bool {
         self.has(Found::Identity) || (self.has(Found::Untrusted) && !peer_is_trusted)
     }
@@ -96,7 +96,7 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::headers::ConfiguredNames;
+    use crate::message::ConfiguredNames;
 
     #[test]
     fn no_name_of_which_something_is_known_is_hidden_by_the_first_look() {
