@@ -65,7 +65,7 @@ impl AccessLog {
         self.refusals.max.set(settings.refusals_per_second);
     }
 
-    /// Whether a request is logged: by its status, by the sample, or by the budget of refusals. Each request is asked about once.
+    /// Whether a request is logged: by its status, by the sample, or by the budget of refusals. Call it once for each request.
     pub fn takes(&self, status: u16, is_refusal: bool, ended: Instant) -> bool {
         if self.sink.is_none() {
             return false;
@@ -174,7 +174,7 @@ impl Second {
     }
 }
 
-/// Numbers without `std::fmt`, which takes ten times as long as all else here.
+/// Numbers without `std::fmt`, which takes ten times as long as everything else here.
 fn json_line(out: &mut Vec<u8>, x: &LogEntry<'_>, (second, millisecond): (&str, u32)) {
     out.extend_from_slice(br#"{"ts":""#);
     out.extend_from_slice(second.as_bytes());

@@ -1,4 +1,4 @@
-//! Reading a configuration and the files that it names, whatever they are: a device has no end, and a pipe may never begin.
+//! Reading a configuration and the files that it names, of any kind: a device has no end, and a pipe may never begin.
 
 use std::{
     fs::{self, File},
@@ -16,7 +16,7 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_any(path)
 }
 
-/// As [`read`], of whatever is there: the command line may name a pipe.
+/// As [`read`], from a file of any kind: the command line may name a pipe.
 pub(crate) fn read_any(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(BYTES_MAX + 1).read_to_end(&mut bytes)?;

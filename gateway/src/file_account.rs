@@ -1,11 +1,11 @@
 //! One account of files: every client connection and every upstream connection takes its place here before it opens a
 //! file, over all workers, and gives it back when it is closed.
 //!
-//! The operating system gives a process a number of files and refuses the next one to whichever part of the process
+//! The operating system gives a process a number of files and refuses the next one to the part of the process that
 //! happens to need it: the admin listener, a reload, a log. So the two parts that can grow, clients and upstream
 //! connections, share what is left after [`Budget::reserve`], and neither can take the last eighth from the other. A
 //! part that finds no place asks the workers to make room ([`FileAccount::next_call`]): idle upstream connections go
-//! first, then the clients that have been idle for longest (`worker::accepting`). Whatever still finds none waits in
+//! first, then the clients that have been idle for longest (`worker::accepting`). What still finds none waits in
 //! order of arrival.
 
 use std::sync::{
@@ -29,7 +29,7 @@ const RESERVE_PER_WORKER: usize = 4;
 const RESERVE_PER_LISTENER: usize = 2;
 /// Key sets are fetched, with a redirect at most.
 const RESERVE_PER_PROVIDER: usize = 2;
-/// A name look-up reads a file or asks a server.
+/// A name look-up reads a file or queries a server.
 const RESERVE_PER_LOOKUP: usize = 1;
 /// Clients leave an eighth to upstream connections, and the other way round.
 const OTHERS_PART: usize = 8;
@@ -121,7 +121,7 @@ pub struct FileAccount {
     budget: Budget,
     /// By [`Scarce`]. A semaphore is one word while there are places, and a queue in order of arrival when there are none.
     places: [Arc<Semaphore>; 3],
-    /// By [`Scarce`]: who waits.
+    /// By [`Scarce`]: how many wait.
     waiting: [AtomicUsize; 3],
     calls: Box<[Calls]>,
 }

@@ -1,4 +1,4 @@
-//! What a line of the access log says of one request.
+//! What a line of the access log contains about one request.
 
 use std::{
     net::IpAddr,

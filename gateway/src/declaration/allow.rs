@@ -21,7 +21,7 @@ impl AllowRule {
             && self.paths.iter().any(|path| path_covers(path, &declaration.path))
     }
 
-    /// Is the rule about this service at all?
+    /// Whether the rule is about this service.
     pub fn names(&self, service: &str) -> bool {
         self.services.iter().any(|glob| fits(glob.as_bytes(), service.as_bytes()))
     }

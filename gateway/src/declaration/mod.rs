@@ -1,7 +1,7 @@
 //! What a service declares with a tag in the registry: a route, and how the instances with the tag are treated.
 //!
 //! Everyone who may register a service may write a tag, so a declaration is a request, not an order: [`tags`] reads it, [`allow`]
-//! checks it against the operator's lists, [`standing`] says what the service's instances make of it. Everything in this room is pure.
+//! checks it against the operator's lists, [`standing`] says what the service's instances mean for it. Everything in this room is pure.
 
 pub mod allow;
 pub mod standing;
@@ -74,7 +74,7 @@ impl fmt::Display for Declaration {
 pub enum Reason {
     /// The tag cannot be read.
     Invalid,
-    /// It asks for something that the gateway cannot do, or that a tag may not decide.
+    /// It requires something that the gateway cannot do, or that a tag may not decide.
     Unsupported,
     /// No allow-list has its host and path.
     NotAllowed,

@@ -1,15 +1,15 @@
-//! What its instances make of a service's declarations: a route is worth nothing to clients while no instance of its service can
-//! be asked, so it gives way to the same route of a service that has one; and what stands beside instances declares nothing.
+//! What the instances of a service mean for its declarations: a route is of no use to clients while no instance of its service can
+//! serve, so it gives way to the same route of a service that has one; and what stands beside instances declares nothing.
 
 use std::collections::BTreeMap;
 
-/// How a service stands, by what the registry says of its instances.
+/// How a service stands, by its instances in the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Standing {
-    /// The registry has not said.
+    /// The registry has not answered.
     #[default]
     Unknown,
-    /// An instance can be asked.
+    /// An instance can serve.
     Serves,
     /// None can be.
     Idle,

@@ -7,7 +7,7 @@
 //!
 //! Fabio (<https://fabiolb.net/feature/>): `urlprefix-HOST/PATH [OPTION …]`. The path is a prefix; it becomes a subtree
 //! here, so `/orders` takes `/orders/1` and not `/orders-old`. Options: `strip`, `prepend`, `host`, `redirect`, `allow`, `deny`, `weight`,
-//! `proto=http|https`, `tlsskipverify`. Every other option changes what a request meets (`auth`, `pxyproto`, …), so a tag with one is refused whole.
+//! `proto=http|https`, `tlsskipverify`. Every other option changes how a request is treated (`auth`, `pxyproto`, …), so a tag with one is refused as a whole.
 //!
 //! An instance with the bare tag `millgate` may say the same in its metadata: `millgate-route`, `millgate-route-1`, … with
 //! the text that follows `millgate.route=`.
@@ -60,8 +60,8 @@ impl TagForms {
         self.native_text(tag).is_some() || self.fabio.as_deref().is_some_and(|prefix| tag.starts_with(prefix))
     }
 
-    /// Does the tag say that the metadata of the instance declares routes, too? Metadata is not in the list of services,
-    /// so somebody has to say that it is worth a look.
+    /// Whether the tag says that the metadata of the instance declares routes, too. Metadata is not in the list of services,
+    /// so a tag has to point to it.
     pub fn points_to_metadata(&self, tag: &str) -> bool {
         self.native.as_deref() == Some(tag.trim())
     }

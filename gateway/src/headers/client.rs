@@ -31,7 +31,7 @@ pub fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -
     nearest
 }
 
-/// Every address that the request claims to have come by, whoever wrote it, but for trusted proxies; `None` where one
+/// Every address that the request claims to have come by, of whatever origin, except those of trusted proxies; `None` where one
 /// cannot be read.
 pub fn claimed(headers: &HeaderMap, trusted_proxies: &[IpNet]) -> impl Iterator<Item = Option<IpAddr>> {
     let lines = headers.get_all(&X_FORWARDED_FOR).iter();

@@ -26,7 +26,7 @@ pub struct ResponseFraming {
 pub enum ResponseFault {
     TransferEncoding,
     ContentLength,
-    /// 101, though nobody asked to switch protocols: what follows would not be HTTP.
+    /// 101, though the request did not ask to switch protocols: what follows would not be HTTP.
     SwitchingProtocols,
 }
 
@@ -141,7 +141,7 @@ pub fn apply_informational(headers: &mut HeaderMap, rules: &HeaderRules) {
     append_via(headers, Version::HTTP_11);
 }
 
-/// What all Content-Length lines together say. RFC 9112 §6.3 (5): several equal values are one; anything else is
+/// What all Content-Length lines together mean. RFC 9112 §6.3 (5): several equal values are one; anything else is
 /// an error.
 #[derive(Default)]
 struct Length {

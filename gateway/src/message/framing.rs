@@ -9,7 +9,7 @@ pub enum Framing {
     Length(u64),
     /// HTTP/1.1 chunks; the length is not known.
     Chunked,
-    /// HTTP/2 without Content-Length: whether there is content, only the stream can tell.
+    /// HTTP/2 without Content-Length: only the stream shows whether there is content.
     Unstated,
 }
 

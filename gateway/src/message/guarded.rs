@@ -6,7 +6,7 @@
 //!   digit, so `X-User-Id`, `X_User.Id` and `X!User~Id` are one variable. A name that folds like one which the gateway or a
 //!   rule sets or removes, which holds a token, by which a route is chosen or a limit counts, or which [`Kind`] knows, and
 //!   is not that name, is removed from every request.
-//! - Untrusted: what proxies say and services believe (`listen.headers.untrusted`). Removed, with look-alikes, unless the peer
+//! - Untrusted: what proxies report and services believe (`listen.headers.untrusted`). Removed, with look-alikes, unless the peer
 //!   is one of `listen.trusted_proxies`.
 //!
 //! A name whose first and third letter none of these has costs no more than that look.
@@ -87,7 +87,7 @@ impl GuardedNames {
         self.identity.iter().any(|identity| identity.as_str() == name)
     }
 
-    /// What says who the client is, must come from a verified token, and is not what holds that token.
+    /// A field that carries the client's identity, must come from a verified token, and does not hold that token itself.
     pub(crate) fn is_claimed_identity(&self, name: &str) -> bool {
         let holds_a_token = || self.tokens.iter().any(|token| token.as_str() == name);
         self.is_identity(name) && Kind::of(name) == Kind::EndToEnd && !holds_a_token()

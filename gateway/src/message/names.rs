@@ -20,15 +20,15 @@ pub static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) enum Kind {
     /// Ends at this hop.
     HopByHop,
-    /// Says where the message ends or whom it is for; the gateway writes it anew.
+    /// States where the message ends or which host it is for; the gateway writes it anew.
     Framing,
-    /// Says who the client is, by the client's own proof.
+    /// Proves the client's identity.
     Credential,
-    /// Says where the request came from, by the word of a proxy.
+    /// A proxy's word about where the request came from.
     Forwarding,
     /// Made by the gateway for every request.
     Managed,
-    /// Everything else: passes unchanged.
+    /// All other fields: they pass unchanged.
     EndToEnd,
 }
 

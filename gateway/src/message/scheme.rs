@@ -1,6 +1,6 @@
 //! The two schemes that a request can have.
 
-/// Cleartext or TLS: what the listener speaks, or what a trusted proxy says that the client spoke to it.
+/// Cleartext or TLS: the protocol of the listener, or the one between client and proxy, as a trusted proxy reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scheme {
     Http,

@@ -1,8 +1,8 @@
 //! One pass over a request's header section, so that no later step has to look for a field that is not there.
 //!
 //! A look-up in a header map hashes the name; a request would need a dozen of them, nearly all in vain. The survey
-//! reads each line once and keeps a bit for every kind of field that some step asks about. It only ever says
-//! "there is one": what to do with it, the step reads from the map itself.
+//! reads each line once and keeps a bit for every kind of field that some step looks for. A bit only means
+//! that there is one: the step reads the field from the map itself.
 
 use http::{HeaderMap, HeaderName};
 
@@ -19,7 +19,7 @@ pub struct Survey {
     pub bytes: usize,
 }
 
-/// A kind of field that some step asks about.
+/// A kind of field that some step looks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub(crate) enum Found {
@@ -28,7 +28,7 @@ pub(crate) enum Found {
     TransferEncoding = 1 << 2,
     Expect = 1 << 3,
     Via = 1 << 4,
-    /// Ends at this hop whoever sent it, or could be taken for a field that only the gateway writes.
+    /// Ends at this hop from any sender, or could be taken for a field that only the gateway writes.
     Dropped = 1 << 5,
     /// The word of a proxy about earlier hops: stays only if that proxy is trusted.
     Forwarding = 1 << 6,
@@ -70,7 +70,7 @@ fn found(name: &HeaderName, names: &GuardedNames) -> u16 {
         return 0;
     }
     let dropped = Found::Dropped as u16;
-    // Whatever else it is, it is that too: checks look for their own bit.
+    // It may be of another kind as well: checks look for their own bit.
     let identity = if names.is_identity(name) { Found::Identity as u16 | dropped } else { 0 };
     identity
         | match Kind::of(name) {

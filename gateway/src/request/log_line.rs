@@ -51,7 +51,7 @@ impl Exchange {
         log.write(&entry, ended);
     }
 
-    /// The gateway has refused the request: one of four hundred is what the operator is asked about.
+    /// The gateway has refused the request. The operator is asked about one of four hundred, so these lines have a budget of their own.
     fn is_refusal(&self) -> bool {
         (400..500).contains(&self.status_code()) && ![flags::NONE, flags::CLIENT_GONE].contains(&self.flag)
     }

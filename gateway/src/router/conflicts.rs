@@ -9,7 +9,7 @@ use super::{
     precedence::{forms, in_lower_case},
 };
 
-/// Two routes of which one cannot do what it says.
+/// Two routes, of which one cannot take the requests that it matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteConflict {
     pub kind: ConflictKind,
@@ -112,7 +112,7 @@ struct Cover<'a> {
 }
 
 impl Cover<'_> {
-    /// Who takes all requests of `route` with these paths and this method (`None`: every one).
+    /// The route that takes all requests of `route` with these paths and this method (`None`: every one).
     fn taker(&self, path: &[Segment], method: Option<&Method>, depth_max: usize) -> Option<usize> {
         let own = &self.precedences[self.route];
         let headers = &self.router.routes[self.route].headers;

@@ -57,18 +57,18 @@ pub struct Router {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Match {
     Route(usize),
-    /// Some route fits but for its methods: 405 with this `Allow`.
+    /// Some route fits in everything except its methods: 405 with this `Allow`.
     MethodNotAllowed(HeaderValue),
     NotFound,
 }
 
-/// What a route asks beyond host and path.
+/// What a route requires beyond host and path.
 #[derive(Debug)]
 struct Conditions {
-    /// Empty = any. Interned: a lookup reads it whatever the route is.
+    /// Empty = any. Interned: a lookup reads it for every route that it visits.
     methods: Arc<[Method]>,
     headers: Box<[HeaderCondition]>,
-    /// The pattern of a route that asks for its case, where the trees are in lower case.
+    /// The pattern of a route that requires its case, where the trees are in lower case.
     written: Option<Box<[Segment]>>,
     takes_any_case: bool,
 }
@@ -180,7 +180,7 @@ impl Router {
         ControlFlow::Continue(())
     }
 
-    /// The methods of every route that fits but for the method.
+    /// The methods of every route that fits in everything except the method.
     fn allow(&self, host: &str, path: &str, headers: &HeaderMap) -> HeaderValue {
         let mut methods: Vec<&Method> = Vec::new();
         let _ = self.visit_matching(host, path, &mut |routes| {
@@ -219,7 +219,7 @@ impl Conditions {
         }
     }
 
-    /// The path is in the case that the route asks for, and all header conditions hold.
+    /// The path is in the case that the route requires, and all header conditions hold.
     fn hold(&self, path: &str, headers: &HeaderMap) -> bool {
         self.written.as_ref().is_none_or(|written| is_written(path, written)) && self.headers_hold(headers)
     }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::syntax::units::{Invalid, in_yaml};
 
-/// `GET|HEAD /products/**`, `/users/{id}`. The refusal of a pattern that is written as other products write it says what it is here.
+/// `GET|HEAD /products/**`, `/users/{id}`. A pattern in the form of another product is refused with its form here.
 pub(crate) fn path_or_cure(text: &str) -> Result<PathPattern, Invalid> {
     path_pattern(text).map_err(|invalid| match cure(text) {
         Some(cure) => Invalid {
@@ -204,7 +204,7 @@ fn segments(path: &str) -> Option<String> {
             "" if index == last && !all.is_empty() => all.push("**".to_owned()),
             // `/` alone, and slashes in a row.
             "" => {}
-            // Resolved before routing, and not known to what.
+            // Resolved before routing; the result is not known.
             "." | ".." => return None,
             _ => all.extend(segment(part, index == last)),
         }

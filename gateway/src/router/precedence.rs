@@ -21,7 +21,7 @@ pub struct Precedence {
     pub conditions: ConditionRank,
 }
 
-/// Of two routes of one path, the one that asks for its case comes first.
+/// Of two routes of one path, the one that requires its case comes first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Case {
     Exact(Vec<Segment>),

@@ -7,7 +7,7 @@ use super::reading::Spelling;
 /// All that the router knows of a route.
 #[derive(Debug, Clone, Default)]
 pub struct RouteMatch {
-    /// For what is said about conflicts.
+    /// For the text of a conflict.
     pub name: String,
     /// Empty = any method.
     pub methods: Vec<Method>,

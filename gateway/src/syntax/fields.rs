@@ -51,7 +51,7 @@ impl<'n> Fields<'n> {
         self.entries.iter().find(|entry| entry.key.value == name)
     }
 
-    /// Is it a field of such a map?
+    /// Whether it is a field of such a map.
     pub(crate) fn may_have(&self, name: &str) -> bool {
         self.known.fields.contains(&name)
     }

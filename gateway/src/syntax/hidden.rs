@@ -1,6 +1,6 @@
 //! What came from variables is shown as it is written: `/hooks/${KEY}`.
 //!
-//! A file takes secrets from `${…}`, and what it says is shown in many places: names of routes stand in metrics, logs and error
+//! A file takes secrets from `${…}`, and its texts are shown in many places: names of routes stand in metrics, logs and error
 //! documents, URLs in errors of what is behind them. Each part of the file knows the variables in it, and its texts go through
 //! [`Hidden::shown`] on their way to one of these places. Names of services and instances, addresses and files are what they are
 //! called, wherever that came from.
@@ -11,7 +11,7 @@ use std::{cmp::Reverse, fmt};
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Hidden(Vec<Variable>);
 
-/// Those of a route, by what is shown of it: each part has its own, since `rate_limit: ${N}/s` says nothing about a path.
+/// Those of a route, by what is shown of it: each part has its own, since the variable of `rate_limit: ${N}/s` has nothing to do with a path.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OfRoute {
     pub path: Hidden,
@@ -58,7 +58,7 @@ impl Hidden {
     pub fn shown(&self, text: &str) -> String {
         let mut shown = String::with_capacity(text.len());
         let mut rest = text;
-        // From left to right and never twice: what is written in the place of a value is not looked at.
+        // From left to right and never twice: the text that replaces a value is not searched.
         while let Some(first) = rest.chars().next() {
             if let Some(Variable { value, written }) =
                 self.0.iter().find(|known| rest.starts_with(&known.value))

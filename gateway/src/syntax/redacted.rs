@@ -70,7 +70,7 @@ fn is_secret(key: &str, value: &str) -> bool {
     let text = value.trim_matches(['"', '\'']);
     // The secret instead of the name of its file: names of files are shorter, or have an ending.
     let is_name = key.ends_with("_file") && (text.len() < SECRET_BYTES_MIN || text.contains('.'));
-    // `cors.credentials` says whether there are any.
+    // `cors.credentials` is a switch.
     let is_switch = matches!(text, "true" | "false");
     !is_name
         && !is_switch

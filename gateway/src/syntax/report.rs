@@ -123,14 +123,14 @@ pub mod code {
     pub const ADDRESS_TWICE: &str = "E033";
     /// Two routes match the same requests.
     pub const DUPLICATE_ROUTE: &str = "E034";
-    /// An auth provider exists, and a route says nothing about it.
+    /// An auth provider exists, and a route neither names one nor is declared open.
     pub const ROUTE_WITHOUT_AUTH: &str = "E040";
     /// Something needs a verified token on a route that is open.
     pub const NEEDS_AUTH: &str = "E041";
     pub const KEY_SOURCE: &str = "E042";
     pub const ALGORITHMS: &str = "E043";
     pub const WEAK_SECRET: &str = "E044";
-    /// `audience: none`, and nothing else says whom a token is for.
+    /// `audience: none`, and no other field restricts which tokens are meant.
     pub const NO_AUDIENCE: &str = "E045";
     pub const UNKNOWN_NAME: &str = "E050";
     /// A provider that could accept no token.

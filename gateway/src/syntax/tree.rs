@@ -106,7 +106,7 @@ impl<'a> Builder<'a> {
             let Some((event, mark)) = self.next()? else { break };
             let value = self.node(event, mark)?;
             let Some(key) = key else {
-                // What the merge would have brought is unknown, so nothing more can be said about this map.
+                // The result of the merge is unknown, so this map cannot be checked any further.
                 is_broken = true;
                 continue;
             };

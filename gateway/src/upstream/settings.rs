@@ -57,8 +57,8 @@ pub struct SubsetSettings {
 }
 
 impl SubsetSettings {
-    /// What the instance's tags say of it: its own share of the requests (of several the first one; 0 = none), and how TLS
-    /// is spoken with it (of several one that asks for a proof).
+    /// What the instance's tags mean for it: its own share of the requests (of several the first one; 0 = none), and how TLS
+    /// is spoken with it (of several one that requires a proof).
     pub fn rules_of(&self, instance: &Instance) -> (u32, Option<&UpstreamTls>) {
         let says = |text: &String| {
             let in_metadata = || {
@@ -77,7 +77,7 @@ impl SubsetSettings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TagRule {
     pub tag: String,
-    /// Of the requests, whatever weight it has in the registry, in units of 1 / [`SHARE_UNITS`]; 0 = none of its own.
+    /// Share of the requests, independent of its weight in the registry, in units of 1 / [`SHARE_UNITS`]; 0 = none of its own.
     pub share: u32,
     /// How TLS is spoken with it; `None`: as with the service.
     pub tls: Option<UpstreamTls>,

@@ -1,8 +1,8 @@
-//! Which of several datacenters serves a service: the first in order of preference that has an instance to ask.
+//! Which of several datacenters serves a service: the first in order of preference that has an instance which can serve.
 //!
-//! Away from a datacenter at once, since its requests would fail; back to a better one only when it has been able to
-//! serve for [`HOLD_DOWN`] without a break, so that a datacenter that comes and goes does not take the requests along
-//! each time. A datacenter that the registry has not spoken of yet was never left: to it there is no wait. While
+//! A datacenter without an instance is left at once, since its requests would fail. A better one gets them back when it has been
+//! able to serve for [`HOLD_DOWN`] without a break, so that a datacenter that comes and goes does not take the requests along
+//! each time. A datacenter that the registry has not reported on yet was never left: requests go to it without a wait. While
 //! none can serve, nothing changes.
 
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ impl Failover {
         self.active
     }
 
-    /// Decides. `can_serve`, by datacenter: has it an instance to ask? `None`: the registry has not said yet.
+    /// Decides. `can_serve`, by datacenter: whether it has an instance that can serve. `None`: the registry has not answered yet.
     /// Returns whether another one serves from now on.
     pub fn choose(&mut self, can_serve: &[Option<bool>], now: Instant) -> bool {
         let Some(best) = can_serve.iter().position(|can| *can == Some(true)) else {
@@ -56,7 +56,7 @@ impl Failover {
         }
     }
 
-    /// Would [`Failover::choose`] move if nothing but the time had changed?
+    /// Whether [`Failover::choose`] would move if only the time had changed.
     pub fn is_due(&self, now: Instant) -> bool {
         self.better.is_some_and(|(_, since)| now.saturating_duration_since(since) >= HOLD_DOWN)
     }
@@ -96,7 +96,7 @@ impl Moved {
     }
 }
 
-/// Long enough that a restart which fails again is over, short enough that nobody waits for traffic to come home.
+/// Longer than a restart that fails again, and short enough for an operator who waits for the traffic to come back.
 const HOLD_DOWN: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What is known beside the file: the registry's instances, resolved names, providers' keys.
 //!
-//! Everything is held under what it was asked for, and forgotten when the settings no longer ask for it: keys
-//! above all, which must never verify a token for another source than their own.
+//! Everything is stored under what it was requested for, and forgotten when the settings no longer request it. That counts most for
+//! keys, which must never verify a token for another source than their own.
 
 pub mod failover;
 pub mod selection;
@@ -37,7 +37,7 @@ pub struct World {
     pub ages: HashMap<WatchTarget, Duration>,
     /// Of these there are only proxies and gateways of a mesh.
     pub side_kinds: HashSet<WatchTarget>,
-    /// The ACL token may not see these, or their instances.
+    /// The ACL token may not read these, or their instances.
     pub hidden: HashSet<WatchTarget>,
     /// By `host:port`; no address: looked up, and not found yet.
     pub resolved: HashMap<String, Vec<SocketAddr>>,
@@ -60,8 +60,8 @@ pub struct ProviderKeys {
 }
 
 impl World {
-    /// Has every service been heard of, even if only that it has no instance? Of the datacenters of a service that has
-    /// several, its first must be, or one that can serve in its place.
+    /// Whether there is an answer about every service, even if only that it has no instance. Of a service with several
+    /// datacenters, the first one must have answered, or one that can serve in its place.
     pub fn knows_all(&self, settings: &Settings) -> bool {
         settings.services.iter().all(|service| self.knows(service))
     }
@@ -147,12 +147,12 @@ impl World {
         Basis { instances, names: self.names_generation, tls, hidden }
     }
 
-    /// Is a return to a preferred datacenter due that nothing else than time was needed for?
+    /// Whether a return to a preferred datacenter is due that only time was needed for.
     pub fn is_move_due(&self, now: Instant) -> bool {
         self.failovers.values().any(|failover| failover.is_due(now))
     }
 
-    /// Has the datacenter an instance to ask? `None`: the registry, or a name look-up, has not said yet.
+    /// Whether the datacenter has an instance that can serve. `None`: the registry, or a name look-up, has not answered yet.
     fn can_serve(&self, service: &ServiceSettings, source: &ConsulSource, at: usize) -> Option<bool> {
         self.instances.get(source.targets.get(at)?)?;
         let mut answer = Some(false);
@@ -176,13 +176,13 @@ impl World {
         (held.source == auth.keys).then_some(&held.keys)
     }
 
-    /// Where requests ask for newer keys; `None`: they are in a file.
+    /// Where requests wait for newer keys; `None`: they are in a file.
     pub fn desk_of(&self, auth: &AuthSettings) -> Option<&Arc<KeyDesk>> {
         let (source, desk) = self.desks.get(auth.name.as_str())?;
         (*source == auth.keys).then_some(desk)
     }
 
-    /// Is there a set of each provider, whatever its age?
+    /// Whether there is a set of each provider, of any age.
     pub fn knows_keys(&self, settings: &Settings) -> bool {
         settings.auth.iter().all(|auth| self.keys_of(auth).is_some())
     }
@@ -225,8 +225,8 @@ impl World {
         true
     }
 
-    /// Takes over a look-up. `false`: it tells nothing new. A failed one, without addresses, is heard of but takes
-    /// nothing away: a resolver that is away says nothing about the host.
+    /// Takes over a look-up. `false`: nothing is new. A failed one, without addresses, counts as an answer but takes
+    /// nothing away: a resolver that is away is no evidence about the host.
     pub fn learn_addresses(&mut self, name: String, addresses: Vec<SocketAddr>) -> bool {
         if addresses.is_empty() && self.resolved.contains_key(&name) {
             return false;
@@ -236,7 +236,7 @@ impl World {
         true
     }
 
-    /// Takes over what the registry says. Returns what it said before.
+    /// Takes over the registry's answer. Returns the one before.
     pub fn learn_instances(
         &mut self,
         target: WatchTarget,
@@ -251,7 +251,7 @@ impl World {
         self.instances.insert(target, instances)
     }
 
-    /// Forgets all that a registry said.
+    /// Forgets all answers of a registry.
     pub fn forget_instances(&mut self) {
         self.instances.clear();
         self.ages.clear();
@@ -265,7 +265,7 @@ impl World {
         });
         let is_same_auth = old.auth.len() == new.auth.len()
             && old.auth.iter().zip(&new.auth).all(|(old, new)| old.same_as(new));
-        // What is remembered of a token has only the claims that something asked for when it was verified.
+        // A remembered token has only the claims that were required when it was verified.
         if !is_same_auth || old.claims_asked_for() != new.claims_asked_for() {
             self.keys_generation += 1;
         }

@@ -1,7 +1,7 @@
-//! Which of the registry's instances a service means, which of them may be asked, and by which address.
+//! Which of the registry's instances a service means, which of them may get requests, and by which address.
 //!
 //! Selecting is done here and not in the query, so that any number of services, subsets and policies share one watch,
-//! and an instance that is left out can still be told from one that is gone.
+//! and an instance that is left out can still be distinguished from one that is gone.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -16,14 +16,14 @@ use crate::{
     upstream::cluster::Absence,
 };
 
-/// Is this one of the service's instances, healthy or not? By tags and meta, its subset's included.
+/// Whether this is one of the service's instances, healthy or not, by tags and meta, those of its subset included.
 pub fn is_meant(service: &ServiceSettings, instance: &Instance) -> bool {
     let EndpointSource::Consul(source) = &service.source else { return false };
     let subset = service.subset.as_ref().map(|subset| &subset.selector);
     std::iter::once(&source.selector).chain(subset).all(|selector| selects(selector, instance))
 }
 
-/// The service's instances in one of its datacenters (an index into the source's targets) that may be asked.
+/// The service's instances in one of its datacenters (an index into the source's targets) that may get requests.
 pub fn routable<'a>(
     service: &'a ServiceSettings,
     source: &'a ConsulSource,
@@ -76,7 +76,7 @@ pub fn host_name(source: &ConsulSource, instance: &Instance) -> Option<String> {
     address.parse::<IpAddr>().is_err().then(|| format!("{address}:{port}"))
 }
 
-/// Has any of them a host name, as whichever of its addresses?
+/// Whether any of them has a host name as one of its addresses.
 pub fn has_names(instances: &[Instance]) -> bool {
     instances.iter().any(|instance| {
         let tagged = instance.tagged_addresses.values().map(|tagged| &tagged.address);

@@ -58,8 +58,8 @@ impl TlsClients {
         if problems.is_empty() { Ok(prepared) } else { Err(problems) }
     }
 
-    /// Adds what only tags ask for, and forgets what nobody does. Where something cannot be made nobody can be told but the
-    /// log, and whoever connects.
+    /// Adds what only tags require, and forgets what is no longer required. What cannot be made is logged, and refused to each
+    /// attempt to connect.
     pub fn complete(&mut self, settings: &Settings) {
         let of_tags = settings.services.iter().filter_map(|service| service.subset.as_ref());
         let of_tags = of_tags.flat_map(|subset| &subset.by_tag).filter_map(|rule| rule.tls.as_ref());

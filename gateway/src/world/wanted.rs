@@ -1,4 +1,4 @@
-//! What a configuration asks of the registry and of the resolver.
+//! What a configuration needs from the registry and from the resolver.
 
 use std::{collections::BTreeSet, net::SocketAddr};
 

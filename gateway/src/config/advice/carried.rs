@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// "write `path: /users`". `example`: our field as the table shows it, such as `path: /users/**` where their word means a
-/// beginning. `None`: the value says nothing that the field could say in the same form.
+/// beginning. `None`: the field cannot express the value in the same form.
 pub(super) fn help(example: &str, node: &Node) -> Option<String> {
     let (field, shown) = example.split_once(": ")?;
     let Value::Scalar(scalar) = &node.value else { return None };

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use super::{EndpointSource, RouteSettings, ServiceSettings};
 use crate::declaration::{Declaration, allow::AllowRule, tags::TagForms};
 
-/// What services may declare, and what every declared route has beside what its tag says.
+/// What services may declare, and what every declared route has in addition to its tag.
 #[derive(Debug, Clone)]
 pub struct AutoRoutesSettings {
     pub forms: TagForms,
     /// One of them must permit a route.
     pub allow: Vec<AllowRule>,
-    /// Tags may also say that an instance need not prove who it is, and send clients elsewhere.
+    /// Tags may also exempt an instance from proving its name, and send clients elsewhere.
     pub trusts_fully: bool,
     /// A route with the file's defaults: who may use it, limits, timeouts. A tag changes none of the first two.
     pub template: RouteSettings,
@@ -22,7 +22,7 @@ pub struct AutoRoutesSettings {
 }
 
 impl AutoRoutesSettings {
-    /// What the file says of a service of the registry: its entry, or the defaults under its name. An entry of that name
+    /// The settings of a service of the registry: its entry, or the defaults under its name. An entry of that name
     /// which means something else keeps the name; then the other one is `consul:NAME`.
     pub fn service_of(&self, service: &str) -> ServiceSettings {
         let of_name = self.services.iter().find(|entry| entry.name == service);
@@ -35,7 +35,7 @@ impl AutoRoutesSettings {
         settings
     }
 
-    /// The template with what a tag says, but for its place in the table and its service.
+    /// The template with the fields of a tag, except its place in the table and its service.
     pub fn route_of(&self, declaration: &Declaration) -> RouteSettings {
         let mut route = RouteSettings {
             methods: declaration.methods.clone(),

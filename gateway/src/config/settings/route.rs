@@ -1,4 +1,4 @@
-//! Routes: what they match, who may use them, and what becomes of their requests.
+//! Routes: what they match, which clients may use them, and what happens to their requests.
 
 use std::sync::Arc;
 

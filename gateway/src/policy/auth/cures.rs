@@ -1,4 +1,4 @@
-//! What to write where a file asks for tokens, or for checked certificates, in the words of other products.
+//! What to write where a file requires tokens, or checked certificates, in the words of other products.
 //!
 //! A cure never opens what was meant to be closed: only where the value says no is `auth: none` the word for it.
 
@@ -26,7 +26,7 @@ pub(crate) fn provider(name: Option<&str>) -> String {
     }
 }
 
-/// Of a word whose cure would switch a check off, where the file asks for the check. `None`: it does not.
+/// For a word whose cure would switch a check off, where the file wants the check. `None`: it does not.
 pub(crate) fn kept_check(example: &str, theirs: &Node) -> Option<&'static str> {
     let checks = [
         ("insecure: true", "leave it away: certificates are checked unless `insecure: true` says otherwise"),
