@@ -5,6 +5,8 @@
 //! (`millgate_log_dropped_total`): a request never waits for a log. Tokens, queries and other headers are
 //! never written. Fields: docs/ACCESS-LOG.md.
 
+mod entry;
+mod settings;
 mod writer;
 
 use std::{
@@ -15,16 +17,12 @@ use std::{
 
 use http::Version;
 
-pub use self::writer::LogSink;
-use crate::{
-    clock::Clock,
-    config::settings::{AccessLogFormat, AccessLogSettings},
-    printable::is_hidden,
-    request::{
-        exchange::{Exchange, flags},
-        tried::Outcome,
-    },
+pub use self::{
+    entry::{LogEntry, OneAttempt, Outcome},
+    settings::{AccessLogFormat, AccessLogSettings},
+    writer::LogSink,
 };
+use crate::{clock::Clock, printable::is_hidden};
 
 /// A worker hands over its buffer at this size.
 const CHUNK_BYTES: usize = 32 * 1024;
@@ -67,22 +65,31 @@ impl AccessLog {
         self.refusals.max.set(settings.refusals_per_second);
     }
 
-    /// Formats one line; hands the buffer over when it is full.
-    pub fn write(&self, exchange: &Exchange, ended: Instant, duration: Duration, upstream: Option<Duration>) {
+    /// Whether a request is logged: by its status, by the sample, or by the budget of refusals. Call it once for each request.
+    pub fn takes(&self, status: u16, is_refusal: bool, ended: Instant) -> bool {
         if self.sink.is_none() {
-            return;
+            return false;
         }
+        let share = self.sample_per_mille.get();
+        if share >= 1000 || status >= 500 {
+            return true;
+        }
+        let turn = (self.turn.get() + share) % 1000;
+        let wanted = turn < self.turn.get();
+        self.turn.set(turn);
+        wanted || (is_refusal && self.refusals.take(self.clock.unix(ended).as_secs()))
+    }
+
+    /// Formats one line; hands the buffer over when it is full.
+    pub fn write(&self, entry: &LogEntry<'_>, ended: Instant) {
         let wall = self.clock.unix(ended);
-        if !self.is_wanted(exchange, wall) {
-            return;
-        }
         let mut buffer = self.buffer.borrow_mut();
         match self.format.get() {
             AccessLogFormat::Json => {
                 let mut second = self.second.borrow_mut();
-                json_line(&mut buffer, exchange, second.at(wall), duration, upstream);
+                json_line(&mut buffer, entry, second.at(wall));
             }
-            AccessLogFormat::Combined => combined_line(&mut buffer, exchange, wall),
+            AccessLogFormat::Combined => combined_line(&mut buffer, entry, wall),
             AccessLogFormat::Off => return,
         }
         self.buffered_lines.set(self.buffered_lines.get() + 1);
@@ -115,26 +122,6 @@ impl AccessLog {
     pub fn take_left_out(&self) -> u64 {
         self.refusals.left_out.replace(0)
     }
-
-    fn is_wanted(&self, exchange: &Exchange, wall: Duration) -> bool {
-        if exchange.route.as_ref().is_some_and(|route| !route.shared().policies.access_log) {
-            return false;
-        }
-        let share = self.sample_per_mille.get();
-        if share >= 1000 || exchange.status_code() >= 500 {
-            return true;
-        }
-        let turn = (self.turn.get() + share) % 1000;
-        let wanted = turn < self.turn.get();
-        self.turn.set(turn);
-        wanted || (is_refusal(exchange) && self.refusals.take(wall.as_secs()))
-    }
-}
-
-/// The gateway has refused the request: one of four hundred is what the operator is asked about.
-fn is_refusal(exchange: &Exchange) -> bool {
-    (400..500).contains(&exchange.status_code())
-        && ![flags::NONE, flags::CLIENT_GONE].contains(&exchange.flag)
 }
 
 /// So many in each second of wall time.
@@ -187,64 +174,57 @@ impl Second {
     }
 }
 
-/// Numbers without `std::fmt`, which takes ten times as long as all else here.
-fn json_line(
-    out: &mut Vec<u8>,
-    x: &Exchange,
-    (second, millisecond): (&str, u32),
-    duration: Duration,
-    upstream: Option<Duration>,
-) {
+/// Numbers without `std::fmt`, which takes ten times as long as everything else here.
+fn json_line(out: &mut Vec<u8>, x: &LogEntry<'_>, (second, millisecond): (&str, u32)) {
     out.extend_from_slice(br#"{"ts":""#);
     out.extend_from_slice(second.as_bytes());
     out.extend_from_slice(&three_digits(millisecond));
     out.extend_from_slice(br#"Z","level":"access","request_id":"#);
-    string(out, x.id.as_str());
+    string(out, x.request_id);
     out.extend_from_slice(br#","client":""#);
-    match x.known_client_text() {
+    match x.client_text {
         Some(text) => out.extend_from_slice(text),
         // Writing to a Vec cannot fail.
         None => _ = write!(out, "{}", x.client),
     }
     out.extend_from_slice(br#"","method":"#);
-    string(out, x.method.as_str());
+    string(out, x.method);
     out.extend_from_slice(br#","host":"#);
-    string(out, x.host().unwrap_or("-"));
+    string(out, x.host.unwrap_or("-"));
     out.extend_from_slice(br#","path":"#);
-    string(out, x.path());
+    string(out, x.path);
     out.extend_from_slice(br#","proto":"#);
     string(out, protocol(x.version));
-    out.extend_from_slice(if x.is_tls() { br#","tls":true"# } else { br#","tls":false"# });
-    number(out, br#","status":"#, x.status_code().into());
-    number(out, br#","bytes_in":"#, x.bytes_in());
+    out.extend_from_slice(if x.is_tls { br#","tls":true"# } else { br#","tls":false"# });
+    number(out, br#","status":"#, x.status.into());
+    number(out, br#","bytes_in":"#, x.bytes_in);
     number(out, br#","bytes_out":"#, x.bytes_out);
-    millis(out, br#","duration_ms":"#, duration);
-    if let Some(upstream) = upstream {
-        let head = x.upstream_ended.map_or(duration, |head| head.saturating_duration_since(x.started));
-        millis(out, br#","overhead_ms":"#, head.saturating_sub(upstream));
+    millis(out, br#","duration_ms":"#, x.duration);
+    if let Some(upstream) = x.upstream {
+        millis(out, br#","overhead_ms":"#, x.overhead);
         millis(out, br#","upstream_ms":"#, upstream);
     }
-    if let Some(route) = &x.route {
+    if let Some((route, service)) = x.route {
         out.extend_from_slice(br#","route":"#);
-        string(out, &route.shared().name);
+        string(out, route);
         out.extend_from_slice(br#","service":"#);
-        string(out, route.cluster_name());
+        string(out, service);
     }
-    if let Some(subset) = &x.subset {
+    if let Some(subset) = x.subset {
         out.extend_from_slice(br#","subset":"#);
         string(out, subset);
     }
-    if let Some(instance) = &x.instance {
+    if let Some(instance) = x.instance {
         out.extend_from_slice(br#","instance":"#);
         string(out, instance);
         number(out, br#","attempts":"#, x.attempts.into());
     }
     tried(out, x);
-    if let Some(user) = x.user() {
+    if let Some(user) = x.user {
         out.extend_from_slice(br#","user":"#);
         string(out, user);
     }
-    if let Some(provider) = x.provider() {
+    if let Some(provider) = x.provider {
         out.extend_from_slice(br#","provider":"#);
         string(out, provider);
     }
@@ -255,12 +235,12 @@ fn json_line(
 }
 
 /// The attempts of a request that had more than a good one.
-fn tried(out: &mut Vec<u8>, x: &Exchange) {
+fn tried(out: &mut Vec<u8>, x: &LogEntry<'_>) {
     if x.tried.is_empty() {
         return;
     }
     let mut before: &[u8] = br#","tried":["#;
-    for one in x.tried.iter() {
+    for one in x.tried {
         out.extend_from_slice(before);
         out.extend_from_slice(br#"{"instance":"#);
         string(out, &one.instance);
@@ -278,14 +258,14 @@ fn tried(out: &mut Vec<u8>, x: &Exchange) {
 }
 
 /// Which address may not use the route, and why its token was refused.
-fn refused(out: &mut Vec<u8>, x: &Exchange) {
+fn refused(out: &mut Vec<u8>, x: &LogEntry<'_>) {
     if let Some(denied) = x.denied {
         let _ = write!(out, r#","denied_address":"{denied}""#);
     }
-    if let Some(failure) = x.auth_failure.get() {
+    if let Some((reason, claim)) = x.auth_failure {
         out.extend_from_slice(br#","auth_failure":"#);
-        string(out, failure.reason);
-        if let Some(claim) = &failure.claim {
+        string(out, reason);
+        if let Some(claim) = claim {
             out.extend_from_slice(br#","auth_claim":"#);
             string(out, claim);
         }
@@ -293,21 +273,15 @@ fn refused(out: &mut Vec<u8>, x: &Exchange) {
 }
 
 /// Apache's combined format, then the request id. Referer and user agent are not kept, so they are `-`.
-fn combined_line(out: &mut Vec<u8>, x: &Exchange, wall: Duration) {
+fn combined_line(out: &mut Vec<u8>, x: &LogEntry<'_>, wall: Duration) {
     let _ = write!(out, "{} - ", x.client);
-    plain(out, x.user().unwrap_or("-"));
+    plain(out, x.user.unwrap_or("-"));
     let _ = write!(out, " [{}] \"", apache_time(wall));
-    plain(out, x.method.as_str());
+    plain(out, x.method);
     out.push(b' ');
-    plain(out, x.path());
-    let _ = writeln!(
-        out,
-        " {}\" {} {} \"-\" \"-\" {}",
-        protocol(x.version),
-        x.status_code(),
-        x.bytes_out,
-        x.id.as_str()
-    );
+    plain(out, x.path);
+    let (version, id) = (protocol(x.version), x.request_id);
+    let _ = writeln!(out, " {version}\" {} {} \"-\" \"-\" {id}", x.status, x.bytes_out);
 }
 
 /// `24/Nov/2026:17:19:55 +0000`, from `Tue, 24 Nov 2026 17:19:55 GMT` (RFC 9110 §5.6.7).
@@ -457,7 +431,7 @@ mod tests {
             &AccessLogSettings {
                 format: AccessLogFormat::Json,
                 file: None,
-                file_span: crate::config::Span::default(),
+                file_span: crate::syntax::diagnostics::Span::default(),
                 sample_per_mille: 1000,
                 refusals_per_second: 0,
             },

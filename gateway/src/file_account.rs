@@ -1,29 +1,23 @@
 //! One account of files: every client connection and every upstream connection takes its place here before it opens a
 //! file, over all workers, and gives it back when it is closed.
 //!
-//! The operating system gives a process a number of files and refuses the next one to whichever part of the process
+//! The operating system gives a process a number of files and refuses the next one to the part of the process that
 //! happens to need it: the admin listener, a reload, a log. So the two parts that can grow, clients and upstream
 //! connections, share what is left after [`Budget::reserve`], and neither can take the last eighth from the other. A
 //! part that finds no place asks the workers to make room ([`FileAccount::next_call`]): idle upstream connections go
-//! first, then the clients that have been idle for longest (`worker::accepting`). Whatever still finds none waits in
+//! first, then the clients that have been idle for longest (`worker::accepting`). What still finds none waits in
 //! order of arrival.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::{
-    config::settings::{EndpointSource, Settings},
-    control::discovery::LOOKUPS_MAX,
-};
-
+/// Name look-ups at a time.
+pub const LOOKUPS_MAX: usize = 32;
 /// Connections of the admin listener at a time.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// Standard streams, configuration, certificates, state, logs, file events, the registry's long polls of a small
@@ -35,7 +29,7 @@ const RESERVE_PER_WORKER: usize = 4;
 const RESERVE_PER_LISTENER: usize = 2;
 /// Key sets are fetched, with a redirect at most.
 const RESERVE_PER_PROVIDER: usize = 2;
-/// A name look-up reads a file or asks a server.
+/// A name look-up reads a file or queries a server.
 const RESERVE_PER_LOOKUP: usize = 1;
 /// Clients leave an eighth to upstream connections, and the other way round.
 const OTHERS_PART: usize = 8;
@@ -69,42 +63,44 @@ pub struct Budget {
     pub upstreams: usize,
 }
 
+/// What a configuration needs files for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Needs {
+    /// `limits.files`.
+    pub files_max: Option<usize>,
+    pub workers: usize,
+    pub listeners: usize,
+    /// Long polls of the registry at a time.
+    pub watches: usize,
+    /// Providers whose keys may be fetched.
+    pub providers: usize,
+    /// Names that are looked up for services without a registry.
+    pub names: usize,
+    /// `listen.max_connections`.
+    pub clients_max: Option<usize>,
+}
+
 impl Budget {
     /// `limit`: of the process.
-    pub fn new(limit: usize, settings: &Settings) -> Self {
-        let limit = settings.files_max.map_or(limit, |files| files.min(limit));
-        let listeners = settings.listen.http.len() + usize::from(settings.listen.https.is_some());
-        let watches = settings.consul.as_ref().map_or(0, |consul| match settings.auto_routes {
-            // Any number of services may declare routes.
-            Some(_) => consul.max_watches,
-            None => consul.max_watches.min(settings.services.len() + 1),
-        });
+    pub fn new(limit: usize, needs: &Needs) -> Self {
+        let limit = needs.files_max.map_or(limit, |files| files.min(limit));
         let reserve = RESERVE_BASE
             + ADMIN_CONNECTIONS_MAX
-            + settings.workers * (RESERVE_PER_WORKER + RESERVE_PER_LISTENER * listeners)
-            + watches
-            + RESERVE_PER_PROVIDER * settings.auth.len()
-            + RESERVE_PER_LOOKUP * names(settings).min(LOOKUPS_MAX);
+            + needs.workers * (RESERVE_PER_WORKER + RESERVE_PER_LISTENER * needs.listeners)
+            + needs.watches
+            + RESERVE_PER_PROVIDER * needs.providers
+            + RESERVE_PER_LOOKUP * needs.names.min(LOOKUPS_MAX);
         // With very few files nothing goes well, but requests go on.
         let reserve = reserve.min(limit / 2);
         let shared = limit - reserve;
         let most = (shared - shared / OTHERS_PART).max(1);
-        let clients = settings.listen.max_connections.map_or(most, |clients| clients.min(most));
+        let clients = needs.clients_max.map_or(most, |clients| clients.min(most));
         Self { limit, reserve, clients, upstreams: most }
     }
 
     pub(crate) fn shared(&self) -> usize {
         (self.limit - self.reserve).max(1)
     }
-}
-
-/// Names that are looked up for services without a registry.
-fn names(settings: &Settings) -> usize {
-    let hosts = settings.services.iter().filter_map(|service| match &service.source {
-        EndpointSource::Hosts(hosts) => Some(hosts),
-        EndpointSource::Consul(_) => None,
-    });
-    hosts.flatten().filter(|host| host.parse::<SocketAddr>().is_err()).count()
 }
 
 /// What there may be too little of.
@@ -125,7 +121,7 @@ pub struct FileAccount {
     budget: Budget,
     /// By [`Scarce`]. A semaphore is one word while there are places, and a queue in order of arrival when there are none.
     places: [Arc<Semaphore>; 3],
-    /// By [`Scarce`]: who waits.
+    /// By [`Scarce`]: how many wait.
     waiting: [AtomicUsize; 3],
     calls: Box<[Calls]>,
 }
@@ -276,28 +272,23 @@ impl Desk {
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, time::Duration};
+    use std::time::Duration;
 
     use super::*;
-    use crate::testing;
-
-    fn budget(limit: usize, more: &str) -> Budget {
-        let routes = format!(
-            "version: 1\nworkers: 2\n{more}routes:\n  - {{path: /, service: a}}\n\
-             services: {{a: {{hosts: [\"192.0.2.1:80\"]}}}}\n"
-        );
-        Budget::new(limit, &testing::compile(&routes, Path::new("")).unwrap().0)
-    }
 
     #[test]
     fn each_part_leaves_some_files_to_the_others() {
-        let made = budget(1024, "");
+        let needs = Needs { workers: 2, listeners: 1, ..Needs::default() };
+        let budget = |limit, needs| Budget::new(limit, &needs);
+        let made = budget(1024, needs);
         assert_eq!(made, Budget { limit: 1024, reserve: 140, clients: 774, upstreams: 774 });
-        assert_eq!(budget(1024, "listen: {max_connections: 20}\n").clients, 20);
-        assert_eq!(budget(1024, "listen: {max_connections: 2000}\n").clients, 774, "not more than there are");
-        assert_eq!(budget(1024, "limits: {files: 500}\n").limit, 500);
-        assert_eq!(budget(1024, "limits: {files: 5000}\n").limit, 1024);
-        assert_eq!(budget(64, ""), Budget { limit: 64, reserve: 32, clients: 28, upstreams: 28 });
+        assert_eq!(budget(1024, Needs { clients_max: Some(20), ..needs }).clients, 20);
+        let more = Needs { clients_max: Some(2000), ..needs };
+        assert_eq!(budget(1024, more).clients, 774, "not more than there are");
+        assert_eq!(budget(1024, Needs { files_max: Some(500), ..needs }).limit, 500);
+        assert_eq!(budget(1024, Needs { files_max: Some(5000), ..needs }).limit, 1024);
+        assert_eq!(budget(1024, Needs { names: 1000, ..needs }).reserve, 140 + LOOKUPS_MAX);
+        assert_eq!(budget(64, needs), Budget { limit: 64, reserve: 32, clients: 28, upstreams: 28 });
     }
 
     #[tokio::test]

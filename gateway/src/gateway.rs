@@ -19,7 +19,7 @@ use crate::{
     access_log::LogSink,
     auth::jwt,
     clock, compile,
-    config::{diagnostics::Report, load::Loaded, settings::Settings, source::ConfigSource},
+    config::{load::Loaded, settings::Settings, source::ConfigSource},
     control::{
         Controller,
         admin::Admin,
@@ -28,17 +28,18 @@ use crate::{
         ending,
         event::{EVENTS_MAX, Event},
         kept::{self, Kept},
+        key_files,
         keys::{kept::KeptKeys, left_out::LeftOut},
         listen::ListenError,
         metrics::{Exporter, Sources},
         origin::{First, Origin},
         status::Status,
-        tls_clients::TlsClients,
-        world::{ProviderKeys, World},
     },
-    file_account::{self, Budget, FileAccount},
+    file_account::{self, FileAccount},
     policy::rate_limit::KeyBudget,
     snapshot::Publisher,
+    syntax::diagnostics::Report,
+    world::{ProviderKeys, World, tls_clients::TlsClients},
 };
 
 /// How a gateway is started.
@@ -298,7 +299,7 @@ pub(crate) fn first_snapshot(
 ) -> Result<(Settings, crate::snapshot::Snapshot, World), Report> {
     let refuse = |diagnostics| loaded.refuse(diagnostics);
     let mut table = compile::table(&loaded.settings, None, budget).map_err(refuse)?;
-    let keys = compile::read_keys(&loaded.settings).map_err(refuse)?;
+    let keys = key_files::read_keys(&loaded.settings).map_err(refuse)?;
     let (settings, _) = declared.merge(&loaded.settings, |_| true, clock::now());
     if declared.accepted() > 0 {
         table = compile::table(&settings, None, budget).map_err(refuse)?;
@@ -348,7 +349,7 @@ fn recall_keys(world: &mut World, settings: &Settings, kept: &KeptKeys) {
 /// The account of files, within what the system allows this process.
 fn open_account(settings: &Settings) -> Arc<FileAccount> {
     let limit = file_account::raise_limit();
-    let budget = Budget::new(limit, settings);
+    let budget = compile::file_budget(limit, settings);
     for (key, wanted, given) in [
         ("limits.files", settings.files_max, budget.limit),
         ("listen.max_connections", settings.listen.max_connections, budget.clients),

@@ -15,6 +15,7 @@ pub mod compile;
 pub mod config;
 pub mod connection;
 pub mod control;
+pub mod declaration;
 pub mod file_account;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -22,6 +23,8 @@ pub mod fuzzing;
 pub mod gateway;
 pub mod headers;
 mod interner;
+pub mod listen;
+pub mod message;
 pub mod metrics;
 pub mod policy;
 pub mod printable;
@@ -30,12 +33,14 @@ pub mod router;
 mod seldom;
 mod small_writes;
 pub mod snapshot;
+pub mod syntax;
 #[doc(hidden)]
 pub mod testing;
 pub mod tls;
 pub mod token;
 pub mod upstream;
 pub mod worker;
+pub mod world;
 
 pub use config::ConfigSource;
 pub use gateway::{Gateway, RunOptions, StartError};

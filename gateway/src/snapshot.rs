@@ -20,12 +20,14 @@ use http::{HeaderName, HeaderValue};
 use rand::rngs::SmallRng;
 
 use crate::{
+    access_log::AccessLogSettings,
     admission::AdmissionLimits,
     auth::provider::{HeldKeys, LocalProvider, Provider},
     clock::Clock,
-    config::settings::{AccessLogSettings, ListenSettings},
     file_account::Desk,
-    headers::{GuardedNames, HeaderRules, MadeField},
+    headers::{HeaderRules, MadeField},
+    listen::ListenSettings,
+    message::GuardedNames,
     metrics::{ClusterSample, InstanceSample, Metrics, RouteSample},
     policy::{
         Policies, clients::imply, headers::Headers, of_route::Shown, rate_limit::RateLimit,

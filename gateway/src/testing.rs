@@ -26,7 +26,7 @@ use crate::{
         event::{EVENTS_MAX, Event},
         keys::kept::KeptKeys,
     },
-    file_account::{Budget, FileAccount},
+    file_account::FileAccount,
     gateway::{Known, first_snapshot},
     policy::rate_limit::KeyBudget,
     snapshot::{Publisher, Snapshot},
@@ -120,7 +120,7 @@ impl Prepared {
             commands,
             events,
             log: sink,
-            files: FileAccount::new(Budget::new(1024, &settings), 1),
+            files: FileAccount::new(crate::compile::file_budget(1024, &settings), 1),
         };
         Ok(Self { setup, control: (control, commander), log })
     }

@@ -4,31 +4,7 @@
 use http::{HeaderValue, Version, header, request::Parts};
 
 use super::Refusal;
-use crate::headers::{Found, Survey};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
-    /// No content.
-    None,
-    /// Exactly this many bytes.
-    Length(u64),
-    /// HTTP/1.1 chunks; the length is not known.
-    Chunked,
-    /// HTTP/2 without Content-Length: whether there is content, only the stream can tell.
-    Unstated,
-}
-
-impl Framing {
-    /// Settles [`Self::Unstated`], given whether the body had ended when the header section was complete.
-    #[must_use]
-    pub fn resolve(self, end_of_stream: bool) -> Self {
-        match self {
-            Self::Unstated if end_of_stream => Self::None,
-            Self::Unstated => Self::Chunked,
-            stated => stated,
-        }
-    }
-}
+use crate::message::{Found, Framing, Survey, parse_length};
 
 pub(super) fn check_request(parts: &Parts, survey: Survey) -> Result<Framing, Refusal> {
     let length = if survey.has(Found::ContentLength) { check_content_length(parts)? } else { None };
@@ -73,14 +49,6 @@ fn check_content_length(parts: &Parts) -> Result<Option<u64>, Refusal> {
         known = Some(bytes);
     }
     Ok(known)
-}
-
-/// `1*DIGIT` (RFC 9110 §8.6) that fits in 64 bits. `u64::from_str` alone would take a plus sign.
-pub(crate) fn parse_length(value: &[u8]) -> Option<u64> {
-    if !value.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 /// One coding, `chunked`. A known other coding under a final `chunked` is honest but not supported: 501

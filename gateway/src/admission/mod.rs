@@ -26,6 +26,7 @@ mod http2;
 mod odd_path;
 mod path;
 mod refusal;
+mod target;
 mod upgrade;
 
 use std::{rc::Rc, sync::Arc};
@@ -34,55 +35,22 @@ use http::{HeaderName, Method, Version, header, request::Parts, uri::PathAndQuer
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::odd_path::canonical as canonical_odd;
-pub use self::{
-    authority::Authority,
-    framing::Framing,
-    odd_path::{Odd, Oddities},
-    path::canonical_path,
-    refusal::Refusal,
-};
 pub(crate) use self::{
-    framing::parse_length,
     http2::{crumbs_max, receive},
     odd_path::lenient_readings,
     upgrade::needs_upgrade,
 };
-use crate::{
-    config::settings::{ListenSettings, RouteSettings},
-    headers::{Found, GuardedNames, Survey, names},
+pub use self::{
+    odd_path::{Odd, Oddities},
+    path::canonical_path,
+    refusal::Refusal,
 };
+pub(crate) use crate::message::parse_length;
+pub use crate::message::{Authority, Framing, Scheme};
+use crate::message::{Found, GuardedNames, Survey, names};
 
 /// Methods for the `Allow` field of a 405 that admission itself gives (RFC 9110 §15.5.6).
 pub const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-
-/// Cleartext or TLS: what the listener speaks, or what a trusted proxy says that the client spoke to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Scheme {
-    Http,
-    Https,
-}
-
-impl Scheme {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        }
-    }
-
-    /// The scheme of a target (RFC 3986 §3.1: in any case).
-    fn parse(text: &str) -> Option<Self> {
-        [Self::Http, Self::Https].into_iter().find(|scheme| text.eq_ignore_ascii_case(scheme.as_str()))
-    }
-
-    /// The port that an authority of this scheme may leave out (RFC 9110 §4.2).
-    pub const fn default_port(self) -> u16 {
-        match self {
-            Self::Http => 80,
-            Self::Https => 443,
-        }
-    }
-}
 
 /// Bounds and names that come from the configuration.
 #[derive(Debug, Clone)]
@@ -94,14 +62,27 @@ pub struct AdmissionLimits {
     extension_methods: Vec<Method>,
     /// What some route allows in its paths.
     oddities: Oddities,
-    /// Those that carry a verified identity upstream, or what a trusted peer says, nobody may nominate in Connection.
+    /// `Connection` may not name those that carry a verified identity upstream, or what a trusted peer says.
     names: Arc<GuardedNames>,
 }
 
+/// How large the header section of a request may be.
+#[derive(Debug, Clone, Copy)]
+pub struct HeaderBounds {
+    pub bytes_max: usize,
+    pub lines_max: usize,
+}
+
 impl AdmissionLimits {
-    pub fn compile(listen: &ListenSettings, names: Arc<GuardedNames>, routes: &[RouteSettings]) -> Self {
+    /// `methods`: that routes name; `oddities`: what some route allows in its paths.
+    pub fn compile<'m>(
+        bounds: HeaderBounds,
+        methods: impl IntoIterator<Item = &'m Method>,
+        oddities: Oddities,
+        names: Arc<GuardedNames>,
+    ) -> Self {
         let mut extension_methods: Vec<Method> = Vec::new();
-        for method in routes.iter().flat_map(|route| &route.methods) {
+        for method in methods {
             let known = is_standard(method) || is_registered(method) || is_forbidden(method);
             let fits = method.as_str().len() <= METHOD_BYTES_MAX;
             if fits && !known && !extension_methods.contains(method) {
@@ -110,12 +91,10 @@ impl AdmissionLimits {
         }
         Self {
             target_bytes_max: TARGET_BYTES_MAX,
-            header_bytes_max: listen.max_header_bytes,
-            header_lines_max: listen.max_headers,
+            header_bytes_max: bounds.bytes_max,
+            header_lines_max: bounds.lines_max,
             extension_methods,
-            oddities: routes.iter().fold(Oddities::ALWAYS, |all, route| {
-                all.with(route.policies.allow_in_path.unwrap_or_default())
-            }),
+            oddities: Oddities::ALWAYS.with(oddities),
             names,
         }
     }
@@ -333,7 +312,7 @@ fn check_target(parts: &Parts, allowed: Oddities) -> Result<Option<(PathAndQuery
     if target.query().is_some_and(|query| !query.bytes().all(|byte| byte.is_ascii_graphic())) {
         return Err(Refusal::TargetCharacter);
     }
-    path::canonical_target(target, allowed).map(Some)
+    target::canonical_target(target, allowed).map(Some)
 }
 
 /// Longest path and query, in bytes. RFC 9112 §3 asks for at least 8000.

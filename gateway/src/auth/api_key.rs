@@ -30,7 +30,7 @@ use super::{
     rejection::{AuthRejection, Told},
     settings::{CredentialSource, FileFormat, FileReader, KeySource, ProviderSettings},
 };
-use crate::config::{
+use crate::syntax::{
     diagnostics::Diagnostics,
     fields::{Fields, some_text},
     tree::At,

@@ -4,6 +4,8 @@
 //! Otherwise each dot leads one object deeper, `\.` is a dot in a name and `\\` a backslash. Only objects are entered, lists
 //! are not.
 
+use crate::syntax::claims::steps;
+
 /// The names that lead to a claim, outermost first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClaimPath {
@@ -23,46 +25,12 @@ impl ClaimPath {
     }
 }
 
-/// Whether the text names a claim: a dot has a name on each of its sides.
-pub(crate) fn names_a_claim(written: &str) -> bool {
-    steps(written).is_some()
-}
-
-/// `None`: one of the names is empty.
-fn steps(written: &str) -> Option<Vec<String>> {
-    let mut steps = vec![String::new()];
-    let mut chars = written.chars().peekable();
-    while let Some(c) = chars.next() {
-        let step = steps.last_mut()?;
-        match c {
-            '.' => steps.push(String::new()),
-            '\\' => step.push(chars.next_if(|next| matches!(next, '.' | '\\')).unwrap_or('\\')),
-            _ => step.push(c),
-        }
-    }
-    (!steps.iter().any(String::is_empty)).then_some(steps)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_dot_leads_deeper_and_an_escaped_dot_is_one_of_the_name() {
-        for (written, expected) in [
-            ("sub", &["sub"][..]),
-            ("realm_access.roles", &["realm_access", "roles"]),
-            ("resource_access.api.roles", &["resource_access", "api", "roles"]),
-            (r"cognito\.groups", &["cognito.groups"]),
-            (r"resource_access.my\.api.roles", &["resource_access", "my.api", "roles"]),
-            (r"a\\.b", &[r"a\", "b"]),
-            (r"a\b\", &[r"a\b\"]),
-        ] {
-            assert_eq!(steps(written).unwrap(), expected, "{written}");
-        }
-        for written in ["", ".", "a.", ".a", "a..b"] {
-            assert!(!names_a_claim(written), "{written}");
-        }
+    fn a_text_without_a_dot_is_the_name_of_a_claim() {
         assert_eq!(ClaimPath::of("sub"), None);
     }
 }

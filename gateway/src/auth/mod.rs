@@ -31,7 +31,7 @@ use self::{
     rejection::AuthRejection,
     settings::{CredentialSource, FileReader, KeySource, ProviderSettings},
 };
-use crate::config::{
+use crate::syntax::{
     diagnostics::{Diagnostic, Diagnostics, Span, code},
     fields::{Fields, Known},
     tree::At,

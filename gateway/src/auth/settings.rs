@@ -9,13 +9,16 @@ use std::{path::PathBuf, str::FromStr as _};
 use http::HeaderName;
 
 use super::{FORWARD, Keys, KindSettings, KindWritten, PROVIDER};
-use crate::config::{
-    diagnostics::{Diagnostic, Diagnostics, Span, code},
-    fields::{Fields, key, named_entries, value},
-    header,
-    hidden::Hidden,
-    tree::{At, Node, Value},
-    units::{Invalid, claim_name, count},
+use crate::{
+    headers::settable as header,
+    syntax::{
+        claims::claim_name,
+        diagnostics::{Diagnostic, Diagnostics, Span, code},
+        fields::{Fields, key, named_entries, value},
+        hidden::Hidden,
+        tree::{At, Node, Value},
+        units::{Invalid, count},
+    },
 };
 
 /// A provider as it is written: every field optional, places kept.

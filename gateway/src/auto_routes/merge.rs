@@ -17,11 +17,13 @@ use self::{
     services::Services,
     settling::Table,
 };
-use super::{
-    AutoRoutesSettings, Declaration, Reason, Rejection,
-    standing::{Claim, Standing, Standings},
+use crate::{
+    config::settings::{AutoRoutesSettings, RouteSettings, Settings, TagRule},
+    declaration::{
+        Declaration, Reason, Rejection,
+        standing::{Claim, Standing, Standings},
+    },
 };
-use crate::config::settings::{RouteSettings, Settings, TagRule};
 
 pub use candidates::without_repeats;
 
@@ -178,7 +180,7 @@ pub struct Before<'a> {
 }
 
 impl Before<'_> {
-    /// Of each incumbent, by what it says, and not by a text: another one that says the same may be all that is left of it.
+    /// The rank of each incumbent by its meaning, not by its text: another tag of the same meaning may be all that is left of it.
     fn ranks(&self) -> HashMap<(String, String), usize> {
         self.incumbents.iter().enumerate().map(|(rank, known)| (known.key(), rank)).collect()
     }
@@ -192,7 +194,7 @@ impl Before<'_> {
     }
 }
 
-/// As many as somebody reads: each is told, compared at each change and looked for among the instances.
+/// As many as an operator reads: each is reported, compared at each change and looked for among the instances.
 fn listed(rejected: Vec<Rejected>) -> Vec<Rejected> {
     let mut listed: Vec<Rejected> = Vec::new();
     let mut of_service = 0;
@@ -227,11 +229,11 @@ pub fn origin(service: &str, datacenter: Option<&str>) -> String {
     }
 }
 
-/// Below everything that the file can say (-1000 to 1000).
+/// Below every priority of the file (-1000 to 1000).
 pub const PRIORITY: i32 = -1001;
-/// Each is one blocking query, asked for by whoever may register a service.
+/// Each is one blocking query, caused by every client of the registry that may register a service.
 const CONTENDERS_MAX: usize = 100;
-/// Refused declarations that are listed and told.
+/// Refused declarations that are listed and reported.
 const LISTED_OF_SERVICE_MAX: usize = 20;
 const LISTED_MAX: usize = 1000;
 #[cfg(test)]

@@ -10,13 +10,14 @@ use crate::{
     auth::jwt,
     clock, compile,
     config::{
-        diagnostics::{Diagnostic, Report, Source, Span, code},
         load::Loaded,
         settings::{AccessLogFormat, AccessLogSettings},
         source::ConfigSource,
     },
-    control::{keys, tls_clients::TlsClients},
+    control::{key_files, keys},
     policy::rate_limit::KeyBudget,
+    syntax::diagnostics::{Diagnostic, Report, Source, Span, code},
+    world::tls_clients::TlsClients,
 };
 
 /// What scripts may rely on. Fields may be added, none changes or goes away.
@@ -129,7 +130,7 @@ pub fn findings(loaded: &Loaded) -> Report {
     let budget = Arc::new(KeyBudget::new(loaded.settings.rate_keys_max, clock::now()));
     let mut found = Vec::new();
     found.extend(compile::table(&loaded.settings, None, &budget).err().into_iter().flatten());
-    found.extend(compile::read_keys(&loaded.settings).err().into_iter().flatten());
+    found.extend(key_files::read_keys(&loaded.settings).err().into_iter().flatten());
     found.extend(compile::tls(&loaded.settings).err());
     found.extend(log_without_a_folder(&loaded.settings.access_log));
     found.extend(TlsClients::default().prepare(&loaded.settings).err().into_iter().flatten());

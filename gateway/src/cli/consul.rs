@@ -18,7 +18,7 @@ use super::{
     consul_client::{ConsulArg, all_instances},
     print,
 };
-use crate::auto_routes::{
+use crate::declaration::{
     allow,
     tags::{FABIO_PREFIX, NATIVE_PREFIX, TagForms},
 };

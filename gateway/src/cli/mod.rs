@@ -27,11 +27,11 @@ use tracing::Level;
 
 use crate::{
     config::{
-        diagnostics::Report,
         load::{self, Loaded},
         source::ConfigSource,
     },
     control::{environment, origin},
+    syntax::diagnostics::Report,
 };
 
 /// API gateway for services that register in Consul.

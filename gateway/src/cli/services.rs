@@ -13,8 +13,8 @@ use super::{
     print, say,
 };
 use crate::{
-    config::{diagnostics::did_you_mean, units},
     printable::printable,
+    syntax::{diagnostics::did_you_mean, units},
 };
 
 mod watch;

@@ -7,9 +7,8 @@ use std::{cell::OnceCell, collections::HashMap, net::SocketAddr, sync::Arc, time
 
 use crate::{
     clock,
-    config::settings::{EndpointSource, SHARE_UNITS, ServiceSettings, Settings},
-    control::{selection, world::World},
-    file_account::{self, Budget},
+    config::settings::{EndpointSource, ServiceSettings, Settings},
+    file_account,
     policy::{
         circuit_breaker::CircuitBreaker,
         concurrency::{ConcurrencyLimit, Places},
@@ -20,8 +19,10 @@ use crate::{
         cluster::{Absence, Cluster},
         endpoint::{Endpoint, EndpointKey, EndpointState, WEIGHT_MAX},
         load_balancer::LoadBalancer,
+        settings::SHARE_UNITS,
         tls::{ClientTls, UpstreamTls},
     },
+    world::{World, selection},
 };
 
 /// By the index of the service. Clusters that did not change are the same `Arc` as in `previous`.
@@ -33,7 +34,7 @@ pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluste
     let has_subsets = settings.services.iter().chain(before).any(|service| service.subset.is_some());
     let shares = budget_shares(settings);
     let places = previous.first().map_or_else(
-        || Places::of(&Budget::new(file_account::raise_limit(), settings)),
+        || Places::of(&super::file_budget(file_account::raise_limit(), settings)),
         |cluster| Arc::clone(cluster.concurrency.places()),
     );
     let mut made: Vec<Arc<Cluster>> = Vec::with_capacity(settings.services.len());
@@ -87,7 +88,7 @@ pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluste
     made
 }
 
-/// Never `None`: who wants TLS gets no cleartext instead.
+/// Never `None`: a service that wants TLS never gets cleartext instead.
 fn tls_client(tls: &UpstreamTls, world: &World) -> Arc<ClientTls> {
     let unknown = || Arc::new(ClientTls::new(Err("TLS was not set up".to_owned()), tls, 0));
     world.tls_clients.get(tls).map_or_else(unknown, Arc::clone)
@@ -165,8 +166,8 @@ fn found(service: &ServiceSettings, world: &World, target: usize) -> Vec<Found> 
 }
 
 /// Weights that give each its share: those with one of their own get it, the others what is left, by their weights.
-/// Shares of more than the whole, or of less where nobody else is there, are taken in proportion. Who has nothing left
-/// gets nothing. (Fabio's rules, <https://fabiolb.net/feature/traffic-shaping/>.)
+/// Shares of more than the whole, or of less where there is no other instance, are taken in proportion. An instance without a
+/// share gets no requests. (Fabio's rules, <https://fabiolb.net/feature/traffic-shaping/>.)
 fn by_shares(mut found: Vec<Found>) -> Vec<Found> {
     let shared: u64 = found.iter().map(|one| u64::from(one.share)).sum();
     let others = found.iter().filter(|one| one.share == 0);
@@ -200,7 +201,7 @@ fn is_same(old: &Cluster, found: &[Found]) -> bool {
 }
 
 /// With the states that they have in `relatives`: the clusters of the same service, of before and of this snapshot.
-/// Those agree on what they share; the first one that knows an endpoint is asked.
+/// Those agree on what they share; the first one that knows an endpoint counts.
 fn endpoints(found: &[Found], relatives: &[&Cluster], now: Instant) -> Vec<Endpoint> {
     let mut known: HashMap<&EndpointKey, &Endpoint> = HashMap::new();
     for endpoint in relatives.iter().flat_map(|cluster| &cluster.endpoints) {

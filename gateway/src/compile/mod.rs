@@ -1,34 +1,31 @@
-//! Settings and the world → snapshot. The only constructor of what workers run; pure but for the key and
-//! certificate files that [`read_keys`] and [`tls`] open.
+//! Settings and the world → snapshot. The only constructor of what workers run; pure, except for the files of certificates that
+//! [`tls`] opens.
 
 mod clusters;
+mod files;
+mod names;
 
 use std::sync::Arc;
 
+pub use self::files::file_budget;
 use crate::{
-    admission::AdmissionLimits,
     auth::{
         provider::{HeldKeys, Provider},
         settings::ProviderSettings,
     },
-    config::{
-        diagnostics::{Diagnostic, code},
-        settings::{HostPattern, RouteSettings, Settings},
-    },
-    control::{
-        keys,
-        world::{ProviderKeys, World},
-    },
-    headers::GuardedNames,
+    config::settings::{RouteSettings, Settings},
+    message::GuardedNames,
     policy::{
         self,
         of_route::{Compile, Shared, Shown},
         rate_limit::{KeyBudget, Limits},
     },
-    router::{ConflictKind, RouteConflict, Router},
+    router::{ConflictKind, HostPattern, RouteConflict, Router},
     snapshot::{Route, RouteTable, RouteView, Snapshot, SplitView},
+    syntax::diagnostics::{Diagnostic, code},
     tls::server_config,
     upstream::split::Split,
+    world::World,
 };
 
 /// Compiles routes and policies; limiters of unchanged limits are carried over from `previous`.
@@ -41,7 +38,7 @@ pub fn table(
     budget: &Arc<KeyBudget>,
 ) -> Result<RouteTable, Vec<Diagnostic>> {
     let mut problems = Vec::new();
-    let router = Router::compile(&settings.routes)
+    let router = Router::compile(&RouteSettings::matches(&settings.routes))
         .map_err(|conflicts| problems.extend(conflicts.iter().map(|c| conflict(settings, c))));
     let mut auth = Vec::with_capacity(settings.auth.len());
     for provider in &settings.auth {
@@ -69,14 +66,13 @@ pub fn table(
         problems: &mut problems,
     });
     let listen = &settings.listen;
-    let names = GuardedNames::compile(&settings.auth, &settings.routes, &listen.untrusted_headers);
-    let names = Arc::new(names);
+    let names = Arc::new(GuardedNames::compile(names::configured(settings)));
     match router {
         Ok(router) if problems.is_empty() => Ok(RouteTable {
             router,
             routes: compiled,
             auth,
-            admission: AdmissionLimits::compile(listen, Arc::clone(&names), &settings.routes),
+            admission: names::admission_limits(settings, Arc::clone(&names)),
             names,
             unrouted,
             listen: listen.clone(),
@@ -158,32 +154,6 @@ fn view(settings: &Settings, route: &RouteSettings, policies: Shown, service: &s
         origin: route.origin.clone().unwrap_or_else(|| "file".to_owned()),
         line: if route.origin.is_none() { route.span.line } else { 0 },
     }
-}
-
-/// Provider and its keys.
-pub type NamedKeys = (Arc<str>, ProviderKeys);
-
-/// Reads the keys that are in files.
-///
-/// # Errors
-/// Every key file that cannot be read or holds no usable key.
-pub fn read_keys(settings: &Settings) -> Result<Vec<NamedKeys>, Vec<Diagnostic>> {
-    let mut read = Vec::new();
-    let mut problems = Vec::new();
-    for ProviderSettings { name, keys: source, hidden, span, .. } in &settings.auth {
-        match keys::read(source) {
-            Ok(Some(keys)) => {
-                read.push((Arc::from(name.as_str()), ProviderKeys { source: source.clone(), keys }));
-            }
-            Ok(None) => {}
-            Err(reason) => {
-                let reason = hidden.shown(&reason);
-                let message = format!("the keys of `{name}` cannot be used: {reason}");
-                problems.push(Diagnostic::error(code::KEYS, *span, message));
-            }
-        }
-    }
-    if problems.is_empty() { Ok(read) } else { Err(problems) }
 }
 
 /// Reads certificate and key of the TLS listener.

@@ -1,8 +1,8 @@
 //! Whole files of other products, known by their first keys or lines: one finding instead of one for each of their words.
 
-use super::{
+use crate::syntax::{
     diagnostics::{Diagnostic, Span, code},
-    raw::tree::{Entry, Node, Value},
+    tree::{Entry, Node, Value},
 };
 
 /// `root`: the text as YAML, if it is that. `None`: nothing that we know, or a file of ours.

@@ -6,14 +6,19 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    diagnostics::{Diagnostic, Diagnostics, Report, Severity, Source, Span, code},
-    environment::Environment,
+    advice::ADVICE,
     raw,
     resolve::{self, files::Files},
     settings::Settings,
     twins,
 };
-use crate::bounded_file;
+use crate::{
+    bounded_file,
+    syntax::{
+        diagnostics::{Diagnostic, Diagnostics, Report, Severity, Source, Span, code},
+        environment::Environment,
+    },
+};
 
 /// A configuration that can run.
 #[derive(Debug, Clone)]
@@ -62,7 +67,7 @@ pub(super) fn parse_in(
     base_dir: &Path,
     env: Environment<'_>,
 ) -> Result<Loaded, Report> {
-    let mut sink = Diagnostics::default();
+    let mut sink = Diagnostics::with(&ADVICE);
     let mut files = Files::new(base_dir);
     let source = Source::new(name, text);
     let settings =
@@ -114,17 +119,16 @@ mod tests {
     use crate::{
         auth::provider::Provider,
         clock, compile,
-        config::settings::{
-            ConsulSource, EndpointSource, HeaderCondition, HostPattern, Http2Settings, ListenSettings,
-            RouteSettings,
-        },
+        config::settings::{ConsulSource, EndpointSource, Http2Settings, ListenSettings, RouteSettings},
         policy::{
             auth,
             balance::Balance,
-            rate_limit::{KeyBudget, RateLimitKey, RateLimitSpec, written::specs},
+            rate_limit::{KeyBudget, RateLimitKey, RateLimitSpec},
+            rate_limits::specs,
             require::Requirement,
             timeout::{self, Timeouts},
         },
+        router::{HeaderCondition, HostPattern},
     };
 
     const AUTH: &str = "auth: {main: {issuer: https://issuer.test, audience: api}}\n";

@@ -4,30 +4,17 @@
 //! mirrors the file with the place of each value, and `resolve` merges defaults, policies and routes into
 //! [`settings::Settings`].
 
-pub mod diagnostics;
-pub(crate) mod environment;
+pub(crate) mod advice;
 mod foreign_files;
-mod foreign_values;
-pub(crate) mod foreign_variables;
-mod foreign_words;
-pub mod hidden;
 pub mod load;
 pub(crate) mod raw;
-mod redacted;
 mod resolve;
 pub mod settings;
 pub mod source;
 pub mod twins;
-pub mod units;
 
-pub(crate) use raw::{
-    access_cures, claims,
-    fields::{self, name as service_name},
-    header, header_cures,
-    listen::url_or,
-    pattern, tree,
-};
-
-pub use diagnostics::{Diagnostic, Report, Severity, Source, Span};
 pub use load::{Loaded, load, parse};
+pub(crate) use raw::listen::url_or;
 pub use source::{ConfigKey, ConfigSource};
+
+pub use crate::syntax::diagnostics::{Diagnostic, Report, Severity, Source, Span};

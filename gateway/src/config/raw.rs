@@ -1,50 +1,32 @@
 //! `routes.yaml` as it is written: every field optional, units read, places kept, nothing merged.
 //!
-//! `tree` reads YAML, `variables` replaces `${NAME}`, `fields` reads maps strictly; the other files hold one part of
-//! the format each: the struct, the table of its keys, and how it is read. Defaults are not here but in
-//! `resolve::defaults`.
+//! Each file here holds one part of the format: the struct, the table of its keys, and how it is read with the tools of
+//! [`syntax`](crate::syntax). Defaults are in `resolve::defaults`.
 
-pub(crate) mod access_cures;
 pub(crate) mod auto_routes;
-mod carried;
-pub(crate) mod claims;
 pub(crate) mod consul;
-mod destination;
-pub(crate) mod fields;
-pub(crate) mod header;
-pub(crate) mod header_cures;
+pub(crate) mod destination;
 pub(crate) mod http2;
 pub(crate) mod instances;
 pub(crate) mod limits;
 pub(crate) mod listen;
-mod path_cures;
-pub(crate) mod pattern;
 pub(crate) mod route;
 pub(crate) mod service;
-mod shapes;
-pub(crate) mod tree;
-mod variables;
 
 use std::time::Duration;
 
-pub(crate) use self::fields::is_word;
-use self::{
-    consul::Consul,
-    fields::{Fields, Known, choice, items, name, named_entries, not_supported, value},
-    limits::Limits,
-    listen::Listen,
-    route::Route,
-    service::Service,
-    tree::{At, Node, Value},
+use self::{consul::Consul, limits::Limits, listen::Listen, route::Route, service::Service};
+use super::{foreign_files, settings::AccessLogFormat};
+use crate::{
+    auth, policy,
+    syntax::{
+        diagnostics::{Diagnostic, Diagnostics, Span, code},
+        environment::Environment,
+        fields::{Fields, Known, choice, items, name, named_entries, not_supported, some_text, value},
+        tree::{self, At, Node, Value},
+        units::{Invalid, count, duration_in, share_per_mille},
+    },
 };
-use super::{
-    diagnostics::{Diagnostic, Diagnostics, Span, code},
-    environment::Environment,
-    foreign_files,
-    settings::AccessLogFormat,
-    units::{count, duration_in, share_per_mille},
-};
-use crate::{auth, policy};
 
 /// The whole file.
 #[derive(Debug, Default)]
@@ -204,7 +186,7 @@ impl AccessLog {
         let Some(fields) = Fields::of(node, &ACCESS_LOG, sink) else { return Self::default() };
         Self {
             format: fields.plain("format", sink, access_log_format),
-            file: fields.value("file", sink, fields::some_text),
+            file: fields.value("file", sink, some_text),
             sample_per_mille: fields.plain("sample", sink, share_per_mille),
             refusals_per_second: fields.plain("refusals_per_second", sink, |text| match text {
                 "off" => Ok(0),
@@ -216,7 +198,7 @@ impl AccessLog {
     }
 }
 
-fn access_log_format(text: &str) -> Result<AccessLogFormat, super::units::Invalid> {
+fn access_log_format(text: &str) -> Result<AccessLogFormat, Invalid> {
     let words = [
         ("json", AccessLogFormat::Json),
         ("combined", AccessLogFormat::Combined),
@@ -308,7 +290,7 @@ pub(crate) fn maps() -> Vec<&'static Known> {
         &auto_routes::ALLOW,
         &auth::PROVIDER,
         &auth::FORWARD,
-        &claims::REQUIRE,
+        &crate::syntax::claims::REQUIRE,
         &route::ROUTE,
         &service::SERVICE,
         &service::TLS,

@@ -15,15 +15,19 @@ use std::collections::HashSet;
 
 use self::{defaults::Defaults, files::Files, route::Routes, service::Services};
 use super::{
-    super::{auto_routes::AutoRoutesSettings, policy::concurrency::ShareSettings},
-    diagnostics::{Diagnostic, Diagnostics, code},
-    environment::Environment,
     raw::{
         AccessLog, File, Named,
         limits::{Limits, Share},
+    },
+    settings::{AccessLogSettings, AutoRoutesSettings, DrainSettings, EndpointSource, Settings},
+};
+use crate::{
+    policy::concurrency::ShareSettings,
+    syntax::{
+        diagnostics::{Diagnostic, Diagnostics, code},
+        environment::Environment,
         tree::At,
     },
-    settings::{AccessLogSettings, DrainSettings, EndpointSource, Settings},
 };
 
 pub(super) fn resolve(

@@ -8,10 +8,10 @@ use std::{
 
 use millgate_registry::{Client, ClientConfig, ClientError};
 
-use super::{
+use super::load::{self, Loaded};
+use crate::syntax::{
     diagnostics::{Diagnostic, Report, Source, Span, code},
     environment::Environment,
-    load::{self, Loaded},
 };
 
 /// A file, or a key that many gateways can share.

@@ -26,18 +26,16 @@ use self::{
     gate::Gate,
     sample::{Respelling, Sample, client_paths, host_fits, path_fits, upstream_path},
 };
-use super::{
-    diagnostics::Diagnostic,
-    settings::{EndpointSource, HeaderCondition, HostPattern, RouteSettings, Settings},
-};
+use super::settings::{EndpointSource, RouteSettings, Settings};
 use crate::{
-    headers::{GuardedNames, fold},
-    router::{Match, Router},
+    message::{ConfiguredNames, GuardedNames, fold},
+    router::{HeaderCondition, HostPattern, Match, Router},
+    syntax::diagnostics::Diagnostic,
 };
 
 /// What a file has of such twins. None where routes conflict: that is an error of its own.
 pub(super) fn warnings(settings: &Settings) -> Vec<Diagnostic> {
-    let Ok(router) = Router::compile(&settings.routes) else { return Vec::new() };
+    let Ok(router) = Router::compile(&RouteSettings::matches(&settings.routes)) else { return Vec::new() };
     let search = Search::new(settings, router);
     let mut neighbours = HashMap::new();
     let closed = (0..settings.routes.len()).filter(|at| !Gate::of(&settings.routes[*at]).is_open());
@@ -142,7 +140,10 @@ impl<'a> Search<'a> {
             })
         });
         let destination = destination.collect();
-        let untrusted = GuardedNames::compile(&[], &[], &settings.listen.untrusted_headers);
+        let untrusted = GuardedNames::compile(ConfiguredNames {
+            untrusted: settings.listen.untrusted_headers.clone(),
+            ..ConfiguredNames::default()
+        });
         let rare = ["PROPFIND", "LOCK", "QUERY"].iter().filter_map(|name| name.parse().ok());
         let methods = METHODS.into_iter().chain(rare).collect();
         Self { settings, router, untrusted, methods, destination, destinations }

@@ -10,7 +10,7 @@ use super::{
     frames::{FrameHead, kind},
     state::Ended,
 };
-use crate::config::settings::Http2Settings;
+use crate::listen::Http2Settings;
 
 /// Of one connection.
 #[derive(Debug)]

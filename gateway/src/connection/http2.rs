@@ -17,7 +17,7 @@ use super::{
     ConnectionContext, Gauge, head_bytes_max, remember_waker, report::Failure, state::ConnectionState,
     streams::Streams, transport::Transport, windows::Windows,
 };
-use crate::{admission, config::settings::ListenSettings};
+use crate::{admission, listen::ListenSettings};
 
 /// Serves streams until the connection closes.
 pub(super) async fn serve<I>(transport: Transport<I>, context: &Rc<ConnectionContext>) -> Result<(), Failure>

@@ -54,8 +54,8 @@ pub use self::{
 use self::{observed::Observed, report::Failure, state::Phase, transport::Transport};
 use crate::{
     admission::{self, Arrival, Authority, Scheme},
-    config::settings::ListenSettings,
     file_account::Place,
+    listen::ListenSettings,
     policy::concurrency::Held,
     request::exchange::Exchange,
     worker::WorkerState,

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     admission::Scheme,
     clock::Clock,
-    config::settings::{Http2Settings, ListenSettings},
+    listen::{Http2Settings, ListenSettings},
     metrics::{Metrics, Rare},
 };
 

@@ -6,7 +6,7 @@ use millgate_registry::{Catalog, Client, FollowHandle, FollowOptions, follow_cat
 use tokio::sync::mpsc;
 
 use super::event::Event;
-use crate::auto_routes::{merge::Declared, tags::TagForms};
+use crate::{auto_routes::merge::Declared, declaration::tags::TagForms};
 
 /// What the list of services says of routes.
 #[derive(Debug, Clone, PartialEq, Eq)]

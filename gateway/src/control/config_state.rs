@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::exposition::Families;
-use crate::config::diagnostics::{Diagnostic, Report, Severity};
+use crate::syntax::diagnostics::{Diagnostic, Report, Severity};
 
 /// The last attempts to load a configuration.
 #[derive(Debug, Clone, Default)]
@@ -123,7 +123,7 @@ impl ConfigState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::diagnostics::{Source, Span, code};
+    use crate::syntax::diagnostics::{Source, Span, code};
 
     #[test]
     fn the_first_error_stands_with_its_place_and_the_others_are_counted() {

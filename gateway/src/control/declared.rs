@@ -19,15 +19,13 @@ use millgate_registry::Instance;
 use serde::{Deserialize, Serialize};
 
 use self::changes::changes;
-use super::{catalog::CatalogNews, kept_file, warming::Warming, world::World};
+use super::{catalog::CatalogNews, kept_file, warming::Warming};
 use crate::{
-    auto_routes::{
-        AutoRoutesSettings,
-        merge::{Accepted, Before, Declared, Merged, Refused, Rejected, merge, without_repeats},
-        standing::{Standing, Standings},
-    },
-    config::settings::{ServiceSettings, Settings},
+    auto_routes::merge::{Accepted, Before, Declared, Merged, Refused, Rejected, merge, without_repeats},
+    config::settings::{AutoRoutesSettings, ServiceSettings, Settings},
+    declaration::standing::{Standing, Standings},
     printable::printable,
+    world::World,
 };
 
 pub use changes::Change;

@@ -1,7 +1,7 @@
 //! Follows the registry for every service that a route names, and resolves host names off the request path.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -10,8 +10,15 @@ use std::{
 use millgate_registry::{Client, Seed, ServiceUpdate, WatchHandle, WatchOptions, WatchTarget, watch};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{event::Event, selection, world::World};
-use crate::config::settings::{EndpointSource, Settings};
+use super::event::Event;
+use crate::{
+    config::settings::Settings,
+    file_account::LOOKUPS_MAX,
+    world::{
+        World,
+        wanted::{names, targets},
+    },
+};
 
 /// Names are looked up again this often; the resolver does not tell how long an answer is valid.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
@@ -184,32 +191,6 @@ fn forward(events: mpsc::Sender<Event>, registry: u64) -> mpsc::Sender<ServiceUp
     updates
 }
 
-/// All that is to be watched, each once however many services select from it. Datacenters of `failover` are watched
-/// from the start: one blocking query more for each, and no request that waits for the first answer when they are
-/// needed.
-pub(super) fn targets(settings: &Settings) -> BTreeSet<WatchTarget> {
-    settings.services.iter().flat_map(|service| service.source.targets()).cloned().collect()
-}
-
-/// All `host:port` texts whose host is not an address.
-pub(super) fn names(settings: &Settings, world: &World) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    for service in &settings.services {
-        match &service.source {
-            EndpointSource::Hosts(hosts) => {
-                names.extend(hosts.iter().filter(|host| host.parse::<SocketAddr>().is_err()).cloned());
-            }
-            // Whatever their status: an instance that becomes healthy has its addresses at hand.
-            EndpointSource::Consul(source) => {
-                let known = source.targets.iter().filter_map(|target| world.instances.get(target));
-                let meant = known.flat_map(|list| list.iter()).filter(|i| selection::is_meant(service, i));
-                names.extend(meant.filter_map(|instance| selection::host_name(source, instance)));
-            }
-        }
-    }
-    names
-}
-
 /// All addresses, sorted.
 async fn resolve(name: String) -> std::io::Result<Vec<SocketAddr>> {
     // Nothing closes it.
@@ -220,11 +201,10 @@ async fn resolve(name: String) -> std::io::Result<Vec<SocketAddr>> {
     Ok(addresses)
 }
 
-/// Names looked up at a time: each has a thread and a file or two while it is, which the account of files keeps for it.
-pub const LOOKUPS_MAX: usize = 32;
+/// Each has a thread and a file or two while it is looked up, which the account of files keeps for it.
 static LOOKUPS: Semaphore = Semaphore::const_new(LOOKUPS_MAX);
 
-/// Tells the addresses of `name` whenever they change, until nobody listens.
+/// Sends the addresses of `name` whenever they change, until the receiver is gone.
 async fn look_up<R, F>(name: String, resolve: R, events: mpsc::Sender<Event>)
 where
     R: Fn(String) -> F,
@@ -265,7 +245,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::{io, path::Path, sync::Mutex};
+    use std::{collections::BTreeSet, io, path::Path, sync::Mutex};
 
     use super::*;
     use crate::config::load;

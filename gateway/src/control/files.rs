@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeSet,
-    hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -19,7 +18,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 use super::event::Event;
-use crate::{bounded_file, clock};
+use crate::{bounded_file::content_fingerprint, clock};
 
 /// Looking anyway, for file systems without events.
 const POLL: Duration = Duration::from_secs(5);
@@ -38,7 +37,7 @@ pub struct FileWatch {
 
 impl FileWatch {
     /// Sends [`Event::FilesChanged`] whenever the content of one of `files` is not what it was. `known` is
-    /// [`loaded_fingerprint`] of what is in use, so that a change between reading and watching is seen, too.
+    /// [`loaded_fingerprint`](crate::bounded_file::loaded_fingerprint) of what is in use, so that a change between reading and watching is seen, too.
     pub fn start(files: Vec<PathBuf>, known: u64, events: mpsc::Sender<Event>) -> Self {
         let files: Arc<[PathBuf]> = files.into();
         let known = Arc::new(AtomicU64::new(known));
@@ -145,39 +144,10 @@ fn folder(file: &Path) -> &Path {
     }
 }
 
-/// A hash of all contents; a file that cannot be read is part of it, too.
-pub fn content_fingerprint(files: &[PathBuf]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    for file in files {
-        hash_file(file, &mut hasher);
-    }
-    hasher.finish()
-}
-
-/// The same, with `text` as the content of the first file: what was really read from it.
-pub fn loaded_fingerprint(files: &[PathBuf], text: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hash_bytes(text.as_bytes(), &mut hasher);
-    for file in files.iter().skip(1) {
-        hash_file(file, &mut hasher);
-    }
-    hasher.finish()
-}
-
-fn hash_file(file: &Path, hasher: &mut DefaultHasher) {
-    match bounded_file::read(file) {
-        Ok(bytes) => hash_bytes(&bytes, hasher),
-        Err(error) => error.kind().hash(hasher),
-    }
-}
-
-fn hash_bytes(bytes: &[u8], hasher: &mut DefaultHasher) {
-    bytes.hash(hasher);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bounded_file::loaded_fingerprint;
 
     async fn changed(events: &mut mpsc::Receiver<Event>) -> bool {
         let next = tokio::time::timeout(Duration::from_secs(10), events.recv()).await;

@@ -26,11 +26,11 @@ use crate::{
         settings::{KeySource, ProviderSettings},
     },
     bounded_file, clock,
-    config::{
+    printable::printable,
+    syntax::{
         diagnostics::{Diagnostic, code},
         hidden::Hidden,
     },
-    printable::printable,
 };
 
 /// The shortest time that `max-age` can ask for.

@@ -14,12 +14,12 @@ mod drain;
 pub mod ending;
 pub mod event;
 mod exposition;
-pub mod failover;
 mod file_places;
 pub mod files;
 mod health;
 pub mod kept;
 mod kept_file;
+pub mod key_files;
 pub mod keys;
 pub mod listen;
 pub mod metrics;
@@ -27,12 +27,9 @@ mod new_keys;
 pub mod origin;
 mod redeclare;
 mod reload;
-pub mod selection;
 pub mod status;
-pub mod tls_clients;
 pub mod warming;
 mod watches;
-pub mod world;
 
 use std::{
     collections::HashMap,
@@ -55,7 +52,6 @@ use self::{
     keys::{Fetched, KeyFetch, kept::KeptKeys, left_out::LeftOut},
     origin::Origin,
     status::Status,
-    world::{ProviderKeys, World},
 };
 use crate::{
     auth::settings::KeySource,
@@ -64,6 +60,7 @@ use crate::{
     policy::rate_limit::KeyBudget,
     snapshot::{Publisher, RouteTable},
     worker::Command,
+    world::{ProviderKeys, World, selection},
 };
 
 /// Cells of rate limits that are full again are dropped this often.

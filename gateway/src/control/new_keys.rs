@@ -10,12 +10,13 @@ use super::{
     Background, Controller,
     event::{Event, Inbox},
     keys::{self, KeyFetch},
-    world::ProviderKeys,
 };
 use crate::{
     auth::{desk::KeyDesk, settings::KeySource},
     clock,
-    config::{diagnostics::Diagnostic, settings::Settings},
+    config::settings::Settings,
+    syntax::diagnostics::Diagnostic,
+    world::ProviderKeys,
 };
 
 /// Fetches that a reload has begun, by provider, and what they brought.

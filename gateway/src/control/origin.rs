@@ -19,16 +19,14 @@ use millgate_registry::{
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::mpsc;
 
-use super::{
-    environment,
-    event::Event,
-    files::{content_fingerprint, loaded_fingerprint},
-    kept, kept_file,
-};
-use crate::config::{
-    diagnostics::Report,
-    load::{self, Loaded},
-    source::{ConfigKey, ConfigSource},
+use super::{environment, event::Event, kept, kept_file};
+use crate::{
+    bounded_file::{content_fingerprint, loaded_fingerprint},
+    config::{
+        load::{self, Loaded},
+        source::{ConfigKey, ConfigSource},
+    },
+    syntax::diagnostics::Report,
 };
 
 /// Where the configuration is from, and what is known of it.

@@ -16,14 +16,13 @@ use super::{
     Background, Controller, client_config,
     event::{Event, Inbox},
     files::FileWatch,
+    key_files,
     keys::KeyFetch,
 };
 use crate::{
     clock, compile,
-    config::{
-        diagnostics::{Diagnostic, Report, Span, code},
-        settings::{AccessLogFormat, Settings},
-    },
+    config::settings::{AccessLogFormat, Settings},
+    syntax::diagnostics::{Diagnostic, Report, Span, code},
 };
 
 /// A reload that brings new services waits this long for the registry's first word on them, so that a route
@@ -108,7 +107,7 @@ impl Controller {
         let refuse = |diagnostics| loaded.refuse(diagnostics);
         let previous = self.publisher.load();
         let table = compile::table(&loaded.settings, Some(&previous.table), &self.budget).map_err(refuse)?;
-        let keys = compile::read_keys(&loaded.settings).map_err(refuse)?;
+        let keys = key_files::read_keys(&loaded.settings).map_err(refuse)?;
         let tls = compile::tls(&loaded.settings).map_err(|diagnostic| refuse(vec![diagnostic]))?;
         self.check_registry(&loaded.settings).map_err(|found| refuse(vec![found]))?;
         let tls_clients = self.world.tls_clients.prepare(&loaded.settings).map_err(refuse)?;

@@ -22,11 +22,9 @@ use super::{
 };
 use crate::{
     clock,
-    config::{
-        diagnostics::{Diagnostic, Report},
-        settings::DrainSettings,
-    },
+    config::settings::DrainSettings,
     metrics::Histogram,
+    syntax::diagnostics::{Diagnostic, Report},
 };
 
 /// Shared by the control loop (writer) and the admin listener (reader). Never touched by a request.

@@ -10,8 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::world::World;
-use crate::config::settings::ServiceSettings;
+use crate::{config::settings::ServiceSettings, world::World};
 
 /// Who waits, and since when.
 #[derive(Debug, Default)]

@@ -1,6 +1,6 @@
 //! Tags that declare routes: what was read from a tag is read again from the text that is shown for it.
 
-use crate::auto_routes::tags::TagForms;
+use crate::declaration::tags::TagForms;
 
 /// The native text of a declaration declares the same route, whatever form the tag had.
 ///

@@ -8,11 +8,11 @@ use serde::{
     de::{MapAccess, SeqAccess, Visitor},
 };
 
-use crate::config::{
-    diagnostics::{Diagnostics, Report, Source},
-    environment::Environment,
-    raw::{
-        self,
+use crate::{
+    config::{advice::ADVICE, raw},
+    syntax::{
+        diagnostics::{Diagnostics, Report, Source},
+        environment::Environment,
         tree::{self, Node, Value},
     },
 };
@@ -32,7 +32,7 @@ pub fn yaml(data: &[u8]) {
         assert_eq!(shape(&node), other);
     }
 
-    let mut sink = Diagnostics::default();
+    let mut sink = Diagnostics::with(&ADVICE);
     let _sections = raw::read(text, Environment::of_file(&nothing), &mut sink);
     let report = Report::new(Source::new("routes.yaml", text), sink.into_vec());
     assert!(!report.to_string().contains('\u{1b}'), "no control sequence of the text reaches the terminal");

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use http::HeaderMap;
 use ipnet::IpNet;
 
-use super::names::X_FORWARDED_FOR;
+use crate::message::names::X_FORWARDED_FOR;
 
 /// Whether the gateway believes what this peer says about earlier hops.
 pub fn is_trusted(peer: IpAddr, trusted_proxies: &[IpNet]) -> bool {
@@ -31,7 +31,7 @@ pub fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -
     nearest
 }
 
-/// Every address that the request claims to have come by, whoever wrote it, but for trusted proxies; `None` where one
+/// Every address that the request claims to have come by, of whatever origin, except those of trusted proxies; `None` where one
 /// cannot be read.
 pub fn claimed(headers: &HeaderMap, trusted_proxies: &[IpNet]) -> impl Iterator<Item = Option<IpAddr>> {
     let lines = headers.get_all(&X_FORWARDED_FOR).iter();

@@ -4,13 +4,13 @@
 //! field whose claim a request does not have, or cannot be written as a header, is not made; with `set` it is removed, so that
 //! what a client sends under this name never passes for it.
 
-use std::{fmt::Write, net::IpAddr};
+use std::{collections::BTreeMap, fmt::Write, net::IpAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::HeaderRules;
-use crate::auth::{Identity, claim_path::names_a_claim};
+use crate::syntax::claims::names_a_claim;
 
 /// A field of `set` or `add`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -37,7 +37,8 @@ enum Part {
 pub struct Facts<'a> {
     pub client: IpAddr,
     pub request_id: &'a HeaderValue,
-    pub identity: Option<&'a Identity>,
+    /// Of a verified token.
+    pub claims: Option<&'a BTreeMap<Box<str>, Value>>,
 }
 
 impl MadeValue {
@@ -98,7 +99,7 @@ impl MadeValue {
                 // Writing into a String cannot fail.
                 Part::Client => _ = write!(text, "{}", facts.client),
                 Part::RequestId => text.push_str(facts.request_id.to_str().ok()?),
-                Part::Claim(name) => push_claim(&mut text, facts.identity?.claims.get(&**name)?)?,
+                Part::Claim(name) => push_claim(&mut text, facts.claims?.get(&**name)?)?,
             }
         }
         // Readers strip white space at the ends, and would take one identity for another.
@@ -163,16 +164,10 @@ mod tests {
         }) else {
             unreachable!("an object")
         };
-        let identity = Identity {
-            claims: claims.into_iter().map(|(name, value)| (name.into(), value)).collect(),
-            ..Identity::of("main", None)
-        };
+        let claims = claims.into_iter().map(|(name, value)| (name.into(), value)).collect();
         let request_id = HeaderValue::from_static("0198");
-        let facts = Facts {
-            client: "192.0.2.7".parse().unwrap(),
-            request_id: &request_id,
-            identity: Some(&identity),
-        };
+        let facts =
+            Facts { client: "192.0.2.7".parse().unwrap(), request_id: &request_id, claims: Some(&claims) };
         let made = MadeValue::parse(text).unwrap().unwrap().of(&facts);
         made.map(|value| value.to_str().unwrap().to_owned())
     }

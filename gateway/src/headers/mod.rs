@@ -1,4 +1,4 @@
-//! Header fields on their way through: what ends at this hop, what the gateway says about the request, what the
+//! Header fields on their way through: what ends at this hop, what the gateway adds about the request, and what the
 //! route adds.
 //!
 //! The order is the promise. First everything goes that the sender may not decide (hop-by-hop fields, forwarding
@@ -11,7 +11,7 @@
 //!   read as `HTTP_PROXY`) and the proxy authentication fields of a response. `TE: trailers` goes too: trailers
 //!   are not forwarded.
 //! - Names are folded (all but letters and digits to `-`) and those that then equal a name which the gateway or a rule sets
-//!   or removes are dropped: services that build variables from names cannot tell them apart ([`GuardedNames`]).
+//!   or removes are dropped: services that build variables from names cannot tell them apart ([`GuardedNames`](crate::message::GuardedNames)).
 //! - What only a proxy can know and services believe (`X-Original-URL`, `Client-Cert`, `True-Client-IP`, …) is dropped unless
 //!   the peer is trusted, and before the route is chosen.
 //! - `Expect` is met by the gateway itself and not passed on.
@@ -20,28 +20,24 @@
 //! Everything here edits or decides; nothing waits, logs or builds a response.
 
 mod client;
-mod guarded;
 mod made;
-pub mod names;
-mod prefilter;
 mod request;
 mod response;
 mod rules;
-mod survey;
+pub(crate) mod settable;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
-pub(crate) use self::survey::Found;
+use crate::message::names;
+
 pub use self::{
     client::{claimed, client_ip, is_trusted},
-    guarded::{GuardedNames, fold},
     made::{Facts, MadeField, MadeValue, apply_made},
     request::{ForwardContext, apply_request, remove_claimed, trusted_request_id},
     response::{
         ResponseContext, ResponseFault, ResponseFraming, apply_informational, apply_response, check_response,
     },
     rules::HeaderRules,
-    survey::Survey,
 };
 
 /// Our name in `Via` and `Proxy-Status`.
@@ -105,8 +101,8 @@ pub fn apply_rules(headers: &mut HeaderMap, rules: &HeaderRules) {
     }
 }
 
-/// The rules for responses, on what the gateway itself answers. What the answer says of itself goes before: a rule that lets
-/// a service's responses be cached for an hour must not make that of a 429. Only what says which program answered may be changed or removed.
+/// The rules for responses, on a reply of the gateway itself. The fields of the reply win: a rule that lets a service's responses be
+/// cached for an hour must not do so to a 429. Only fields that name the answering program may be changed or removed.
 pub fn apply_rules_to_local_reply(headers: &mut HeaderMap, rules: &HeaderRules, facts: &Facts<'_>) {
     let own = std::mem::take(headers);
     apply_rules(headers, rules);

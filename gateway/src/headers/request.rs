@@ -2,18 +2,14 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 
-use super::{
-    HeaderRules, append_via, apply_rules,
-    guarded::{GuardedNames, Verdict},
+use super::{HeaderRules, append_via, apply_rules, remove_fields, write_content_length};
+use crate::message::{
+    Authority, Found, Framing, GuardedNames, Scheme, Survey, Verdict,
     names::{
         Kind, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PREFIX, X_FORWARDED_PROTO,
         X_REQUEST_ID,
     },
-    remove_fields,
-    survey::{Found, Survey},
-    write_content_length,
 };
-use crate::admission::{Authority, Framing, Scheme};
 
 /// What the gateway knows about a request and its headers must say.
 #[derive(Debug, Clone, Copy)]
@@ -58,8 +54,8 @@ pub fn apply_request(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
     apply_rules(headers, context.rules);
 }
 
-/// Takes away what the sender of the request cannot know: who a token says that it is, and, unless the peer is trusted, what
-/// proxies say. Before anything is decided: a route's conditions and the keys of limits must not believe it either.
+/// Removes what the sender of the request cannot know: the identity that only a token proves, and, unless the peer is trusted, what
+/// proxies report. It runs before anything is decided: a route's conditions and the keys of limits must not believe it either.
 pub fn remove_claimed(headers: &mut HeaderMap, names: &GuardedNames, peer_is_trusted: bool) {
     let is_claimed = |name: &&HeaderName| {
         let name = name.as_str();
@@ -88,14 +84,14 @@ fn is_dropped(name: &HeaderName, context: &ForwardContext<'_>) -> bool {
         Kind::HopByHop => true,
         Kind::Framing => *name == header::TRANSFER_ENCODING,
         Kind::Forwarding => !context.peer_is_trusted,
-        // Via says who came before us, whoever says so.
+        // Via names the earlier hops, from any sender.
         Kind::Managed => *name != header::VIA,
         Kind::Credential => false,
         Kind::EndToEnd => context.names.verdict(name.as_str()) == Verdict::LooksLikeAnother,
     }
 }
 
-/// One Host, and one way to tell where the content ends.
+/// One Host, and one statement of where the content ends.
 fn write_framing(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
     if !context.authority.is_the_host_line(context.version) {
         headers.insert(header::HOST, context.authority.host_line().clone());
@@ -117,13 +113,13 @@ fn write_framing(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
     }
 }
 
-/// What a trusted peer said stays and the peer's address is appended; else only what we see ourselves is said.
+/// What a trusted peer reported stays and the peer's address is appended; otherwise only what we see ourselves is reported.
 fn write_forwarding(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
     if let Some(prefix) = context.prefix {
         write_prefix(headers, prefix);
     }
     let scheme = HeaderValue::from_static(context.scheme.as_str());
-    // After the fields of peers that are not trusted are gone, only a trusted one can have said anything.
+    // After the fields of peers that are not trusted are gone, only a trusted one can have sent any.
     if !context.survey.has(Found::Forwarding) || !context.peer_is_trusted {
         headers.insert(&X_FORWARDED_FOR, context.peer.clone());
         headers.insert(&X_FORWARDED_PROTO, scheme);

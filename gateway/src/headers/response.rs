@@ -2,12 +2,11 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 
-use super::{
-    append_via, apply_rules, is_canonical_length,
+use super::{HeaderRules, append_via, apply_rules, is_canonical_length, remove_fields};
+use crate::message::{
     names::{Kind, X_REQUEST_ID, is_plain_connection_option},
-    remove_fields,
+    parse_length,
 };
-use crate::{admission::parse_length, headers::HeaderRules};
 
 /// How a response's content is delimited, and what that says about the connection it came by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +26,7 @@ pub struct ResponseFraming {
 pub enum ResponseFault {
     TransferEncoding,
     ContentLength,
-    /// 101, though nobody asked to switch protocols: what follows would not be HTTP.
+    /// 101, though the request did not ask to switch protocols: what follows would not be HTTP.
     SwitchingProtocols,
 }
 
@@ -142,7 +141,7 @@ pub fn apply_informational(headers: &mut HeaderMap, rules: &HeaderRules) {
     append_via(headers, Version::HTTP_11);
 }
 
-/// What all Content-Length lines together say. RFC 9112 §6.3 (5): several equal values are one; anything else is
+/// What all Content-Length lines together mean. RFC 9112 §6.3 (5): several equal values are one; anything else is
 /// an error.
 #[derive(Default)]
 struct Length {

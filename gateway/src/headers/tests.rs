@@ -9,17 +9,7 @@ use ipnet::IpNet;
 
 use self::responses::response;
 use super::*;
-use crate::{
-    admission::{Authority, Framing, Scheme},
-    auth::{jwt, settings::ProviderSettings},
-    policy::headers::Direction,
-    router::tests::route,
-};
-
-/// A provider that forwards these claims.
-pub(crate) fn auth_forwarding(forward: Vec<(String, HeaderName)>) -> ProviderSettings {
-    ProviderSettings { forward, ..jwt::tests::provider() }
-}
+use crate::message::{Authority, ConfiguredNames, Found, Framing, GuardedNames, Scheme, Survey};
 
 fn fields(lines: &[(&str, &str)]) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -65,10 +55,13 @@ impl Case {
         let host_line = lines.iter().find(|(name, _)| *name == "host").map(|(_, value)| (*value).to_owned());
         let own = || self.port.map_or("gw".to_owned(), |port| format!("gw:{port}"));
         let authority = host_line.unwrap_or_else(own);
-        let forward = vec![("sub".to_owned(), HeaderName::from_static("x-user-id"))];
-        let mut route = route("/a");
-        std::sync::Arc::make_mut(&mut route.policies).headers.request = Direction::of(&self.rules);
-        let names = GuardedNames::compile(&[auth_forwarding(forward)], &[route], &[]);
+        let HeaderRules { set, add, remove, made: _ } = &self.rules;
+        let written = set.iter().chain(add).map(|(name, _)| name);
+        let names = GuardedNames::compile(ConfiguredNames {
+            identity: vec![HeaderName::from_static("x-user-id")],
+            decides: written.chain(remove).cloned().collect(),
+            ..ConfiguredNames::default()
+        });
         let context = ForwardContext {
             survey: Survey::of(&headers, &names),
             peer: &HeaderValue::from_static("192.0.2.7"),
@@ -280,7 +273,10 @@ fn identity_headers_come_from_the_token_alone() {
 #[test]
 fn what_only_proxies_can_know_is_found_and_removed() {
     for name in ["x-original-url", "x-ssl-client-verify", "x_original_url", "x!ssl~client!s-dn"] {
-        let names = GuardedNames::compile(&[], &[], &["X-Original-URL".into(), "X-SSL-Client-*".into()]);
+        let names = GuardedNames::compile(ConfiguredNames {
+            untrusted: vec!["X-Original-URL".into(), "X-SSL-Client-*".into()],
+            ..ConfiguredNames::default()
+        });
         let mut headers = fields(&[(name, "claimed"), ("x-original", "kept")]);
         assert!(Survey::of(&headers, &names).has(Found::Untrusted), "{name}");
         remove_claimed(&mut headers, &names, true);

@@ -1,7 +1,7 @@
 //! Whether the requests of a route are in the access log at all. What is logged of them is `access_log` at the top of the file.
 
 use super::of_route::{Compile, RoutePolicy, replace};
-use crate::config::{
+use crate::syntax::{
     diagnostics::Diagnostics,
     fields::{Fields, not_supported, value},
     tree::Value,

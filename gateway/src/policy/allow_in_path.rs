@@ -3,7 +3,7 @@
 use super::of_route::{Check, Compile, RoutePolicy, replace};
 use crate::{
     admission::Oddities,
-    config::{
+    syntax::{
         diagnostics::{Diagnostic, Diagnostics, code},
         fields::{Fields, choice},
         units::Invalid,

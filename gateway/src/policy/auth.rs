@@ -3,9 +3,10 @@
 //! A route takes a token of any of them, or is open. As soon as the file has a provider, every route must name one or be declared open,
 //! so that no route is open by accident. [`access`](crate::access) checks the tokens.
 
+pub(crate) mod cures;
+
 use super::of_route::{Check, Compile, RoutePolicy, View, replace};
-use crate::config::{
-    access_cures,
+use crate::syntax::{
     diagnostics::{Diagnostic, Diagnostics, Span, code},
     fields::{Fields, is_word, some_text, unknown_name, values},
     tree::{At, Value},
@@ -40,7 +41,7 @@ impl RoutePolicy for Access {
         let says_nothing = matches!(&node.value, Value::Null)
             || matches!(&node.value, Value::List(items) if items.is_empty());
         if says_nothing {
-            let cure = access_cures::provider(sink.providers().first().map(String::as_str));
+            let cure = cures::provider(sink.providers().first().map(String::as_str));
             sink.push(
                 Diagnostic::error(code::BAD_VALUE, node.span, "`auth` names no provider")
                     .label("nothing says who may use the route")

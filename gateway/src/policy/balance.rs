@@ -1,7 +1,7 @@
 //! `balance`: how the requests of a service are spread over its endpoints. The [balancer](crate::upstream::load_balancer) does it.
 
 use super::of_service::ServicePolicy;
-use crate::config::{
+use crate::syntax::{
     diagnostics::Diagnostics,
     fields::{choice, value},
     tree::Node,

@@ -4,7 +4,7 @@
 //! goes beyond. Unit: bytes.
 
 use super::of_route::{Compile, RoutePolicy, replace};
-use crate::config::{
+use crate::syntax::{
     diagnostics::{Diagnostics, code},
     fields::Fields,
     units::{Invalid, size_in},

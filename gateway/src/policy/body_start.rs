@@ -1,7 +1,7 @@
 //! When a request with a body is sent: with its head, or when the body is there.
 
 use super::of_route::{Compile, RoutePolicy, replace};
-use crate::config::{
+use crate::syntax::{
     diagnostics::{Diagnostics, code},
     fields::Fields,
     units::Invalid,

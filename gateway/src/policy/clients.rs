@@ -10,7 +10,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use ipnet::IpNet;
 
 use super::of_route::{BadOption, Compile, RoutePolicy, View, replace};
-use crate::config::{
+use crate::syntax::{
     diagnostics::{Diagnostic, Diagnostics, code},
     fields::{Fields, Known, is_word, one_or_many, values},
     tree::{Node, Value},

@@ -14,12 +14,14 @@ use std::{fmt, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::of_route::{Check, Compile, RoutePolicy, View, replace};
-use crate::config::{
-    diagnostics::{Diagnostic, Diagnostics, Span, code},
-    fields::{Fields, Known, is_word, one_or_many, values},
-    pattern::{host_pattern, method},
-    tree::{At, Node, Value},
-    units::{Invalid, boolean, duration_in},
+use crate::{
+    router::pattern::{host_pattern, method},
+    syntax::{
+        diagnostics::{Diagnostic, Diagnostics, Span, code},
+        fields::{Fields, Known, is_word, one_or_many, values},
+        tree::{At, Node, Value},
+        units::{Invalid, boolean, duration_in},
+    },
 };
 
 #[derive(Debug, Clone, Default, PartialEq)]

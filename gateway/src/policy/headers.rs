@@ -1,20 +1,23 @@
 //! `headers`: what a route removes, sets and adds, in requests and in responses. [`headers`](crate::headers) applies the rules.
 
+pub(crate) mod cures;
+
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 
 use super::of_route::{Asked, Compile, RoutePolicy, replace};
 use crate::{
-    config::{
+    headers::{
+        HeaderRules, MadeField, MadeValue,
+        settable::{header_value, settable_header},
+    },
+    syntax::{
         diagnostics::{Diagnostic, Diagnostics, code},
         fields::{Fields, Known, named_entries, value},
-        header::{header_value, settable_header},
-        header_cures,
         tree::{Node, Value},
         units::Invalid,
     },
-    headers::{HeaderRules, MadeField, MadeValue},
 };
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -120,14 +123,6 @@ impl Direction {
         }
         rules
     }
-
-    #[cfg(test)]
-    pub(crate) fn of(rules: &HeaderRules) -> Self {
-        let fixed = |fields: &[(HeaderName, HeaderValue)]| {
-            fields.iter().map(|(name, value)| (name.clone(), FieldValue::Fixed(value.clone()))).collect()
-        };
-        Self { set: fixed(&rules.set), add: fixed(&rules.add), remove: Some(rules.remove.clone()) }
-    }
 }
 
 fn read_header_map(node: &Node, what: &str, sink: &mut Diagnostics) -> Vec<(HeaderName, FieldValue)> {
@@ -143,13 +138,13 @@ fn read_header_map(node: &Node, what: &str, sink: &mut Diagnostics) -> Vec<(Head
                         format!("`{what}` needs {}", invalid.expected),
                     )
                     .label(invalid.label)
-                    .help_if(header_cures::host(entry)),
+                    .help_if(cures::host(entry)),
                 );
                 None
             }
         };
         if name.is_some() {
-            header_cures::report_variable(&entry.value, what, sink);
+            cures::report_variable(&entry.value, what, sink);
         }
         let header = value(&entry.value, what, sink, field_value);
         headers.extend(name.zip(header.map(|at| at.value)));
@@ -163,7 +158,7 @@ fn field_value(text: &str) -> Result<FieldValue, Invalid> {
         Ok(Some(made)) => Ok(FieldValue::Made(made)),
         Ok(None) => Ok(FieldValue::Fixed(fixed)),
         Err(why) => {
-            let cure = header_cures::variable(text).unwrap_or_else(|| "`{{` stands for a brace".to_owned());
+            let cure = cures::variable(text).unwrap_or_else(|| "`{{` stands for a brace".to_owned());
             Err(Invalid::new(code::BAD_VALUE, "a header value", why).help(cure))
         }
     }

@@ -128,8 +128,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::diagnostics::Span,
         policy::rate_limit::{KeyBudget, RateLimitKey, RateLimitSpec},
+        syntax::diagnostics::Span,
     };
 
     fn limits(now: Instant, keys: usize, all: &[(u32, RateLimitKey)]) -> Vec<Arc<RateLimit>> {

@@ -49,8 +49,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::diagnostics::Span,
         policy::rate_limit::{KeyBudget, RateLimitSpec},
+        syntax::diagnostics::Span,
     };
 
     fn limit(key: RateLimitKey) -> RateLimit {

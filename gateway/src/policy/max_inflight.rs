@@ -2,7 +2,7 @@
 //! counts them.
 
 use super::of_service::ServicePolicy;
-use crate::config::{diagnostics::Diagnostics, fields::value, tree::Node, units::count};
+use crate::syntax::{diagnostics::Diagnostics, fields::value, tree::Node, units::count};
 
 /// The policy.
 pub(crate) enum MaxInflight {}

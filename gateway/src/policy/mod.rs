@@ -23,6 +23,7 @@ pub(crate) mod of_service;
 pub mod outlier;
 pub mod pool;
 pub mod rate_limit;
+pub(crate) mod rate_limits;
 pub mod redirect;
 pub mod require;
 pub mod retry;
@@ -32,11 +33,11 @@ pub mod timeout;
 
 use std::fmt;
 
-use self::of_route::{
-    Asked, BadOption, Check, Compile, RoutePolicy, Shown, View, joined, length, route_policies,
+use self::{
+    of_route::{Asked, BadOption, Check, Compile, RoutePolicy, Shown, View, joined, length, route_policies},
+    of_service::{ServicePolicy, service_policies},
 };
-use self::of_service::{ServicePolicy, service_policies};
-use crate::config::{diagnostics::Diagnostics, fields::Fields, hidden::Hidden};
+use crate::syntax::{diagnostics::Diagnostics, fields::Fields, hidden::Hidden};
 
 // Name in `Written` and `Policies`, and the policy. The order is that of evaluation, from the choice of the route to the log.
 route_policies! {

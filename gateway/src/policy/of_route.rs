@@ -18,13 +18,13 @@ use serde::ser::SerializeMap;
 
 use super::{Written, rate_limit::Limits};
 use crate::{
-    config::{
+    interner::Interner,
+    syntax::{
         diagnostics::{Diagnostic, Diagnostics, Span},
         fields::{Fields, Known},
         hidden::Hidden,
         units::Invalid,
     },
-    interner::Interner,
 };
 
 /// A policy of a route: how it is read, merged, checked, compiled and shown. `request::forward` calls its verb.
@@ -370,7 +370,7 @@ macro_rules! route_policies {
 
         /// Every map in the fields of policies.
         #[cfg(test)]
-        pub(crate) fn maps() -> impl Iterator<Item = &'static crate::config::fields::Known> {
+        pub(crate) fn maps() -> impl Iterator<Item = &'static crate::syntax::fields::Known> {
             [$(<$policy as RoutePolicy>::MAPS),*].into_iter().flatten().copied()
         }
     };

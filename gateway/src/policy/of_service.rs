@@ -4,7 +4,7 @@
 
 use std::fmt::Debug;
 
-use crate::config::{diagnostics::Diagnostics, fields::Known, tree::Node};
+use crate::syntax::{diagnostics::Diagnostics, fields::Known, tree::Node};
 
 /// A policy of a service: how it is read, and what it is where nothing is written.
 pub(crate) trait ServicePolicy {
@@ -55,7 +55,7 @@ macro_rules! service_policies {
 
         /// Every map in these fields.
         #[cfg(test)]
-        pub(crate) fn maps_of_service() -> impl Iterator<Item = &'static crate::config::fields::Known> {
+        pub(crate) fn maps_of_service() -> impl Iterator<Item = &'static crate::syntax::fields::Known> {
             [$(<$policy as ServicePolicy>::MAPS),*].into_iter().flatten().copied()
         }
     };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::of_service::ServicePolicy;
-use crate::config::{
+use crate::syntax::{
     diagnostics::Diagnostics,
     fields::{Fields, Known},
     tree::Node,

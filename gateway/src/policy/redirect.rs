@@ -10,7 +10,7 @@ use std::fmt;
 use http::{HeaderValue, StatusCode, Uri, uri::PathAndQuery};
 
 use super::of_route::{BadOption, Compile, RoutePolicy, View, replace};
-use crate::config::{
+use crate::syntax::{
     diagnostics::{Diagnostic, Diagnostics, code},
     fields::{Fields, Known, value},
     foreign_variables,
@@ -96,7 +96,9 @@ pub(crate) fn parse_target(status: StatusCode, target: &str) -> Result<Redirect,
     let expected = "a URL or a path such as `https://shop.example{path}`";
     if let Some(found) = foreign_variables::in_redirect(target) {
         let label = format!("`{}` is no variable here", found.text);
-        let cure = foreign_variables::redirect_cure(target);
+        let cure = foreign_variables::redirect_cure(target, |target| {
+            Redirect::new(StatusCode::PERMANENT_REDIRECT, target).is_ok()
+        });
         return Err(Invalid::new(code::BAD_VALUE, expected, label).help(cure));
     }
     Redirect::new(status, target).map_err(|why| Invalid::new(code::BAD_VALUE, expected, why))
@@ -297,6 +299,27 @@ mod tests {
         {
             let redirect = Redirect::new(StatusCode::FOUND, target).unwrap();
             assert_eq!(Redirect::new(StatusCode::FOUND, &redirect.target_text()), Ok(redirect));
+        }
+    }
+
+    #[test]
+    fn a_redirect_in_the_words_of_others_is_written_in_ours() {
+        let cure = |theirs: &str| parse_target(StatusCode::FOUND, theirs).unwrap_err().help.unwrap();
+        for (theirs, ours) in [
+            ("https://$host$request_uri", "https://{host}{path}"),
+            ("$scheme://$host:8443$uri", "https://{host}:8443{path}"),
+            ("https://shop.example$uri$is_args$args", "https://shop.example{path}"),
+            ("https://shop.example$uri?$query_string", "https://shop.example{path}"),
+            ("/new/$1", "/new/{path}"),
+            ("https://{host}{uri}", "https://{host}{path}"),
+            ("https://{http.request.host}{http.request.uri}", "https://{host}{path}"),
+            ("https://%REQ(:authority)%/new", "https://{host}/new"),
+        ] {
+            let cure = cure(theirs);
+            assert!(cure.starts_with(&format!("write `\"{ours}\"`")), "{theirs}: {cure}");
+        }
+        for theirs in ["/$1/$2", "https://$http_x/", "https://$cookie_a{path}"] {
+            assert!(cure(theirs).starts_with("only `{path}`"), "{theirs}");
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::auth::{
     Identity,
     claims::{ClaimTexts, claim_texts, is_one_of},
 };
-use crate::config::{
+use crate::syntax::{
     claims::{self, Claims},
     diagnostics::{Diagnostics, Span},
     fields::{Fields, Known, is_word, some_text},

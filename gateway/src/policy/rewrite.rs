@@ -9,14 +9,13 @@ use http::{
 
 use super::of_route::{BadOption, Compile, RoutePolicy, replace};
 use crate::{
-    config::{
+    router::{path_cures::prefix_or_cure, reading},
+    syntax::{
         diagnostics::{Diagnostics, Span, code},
         fields::{Fields, Known},
-        pattern::path_prefix,
         tree::At,
         units::Invalid,
     },
-    router::reading,
 };
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -82,8 +81,8 @@ impl RoutePolicy for Rewrite {
         let fields = fields.get("rewrite").and_then(|node| Fields::of(node, &REWRITE, sink));
         let Some(fields) = fields else { return Written::default() };
         Written {
-            strip: fields.value("strip", sink, path_prefix),
-            add: fields.plain("add", sink, path_prefix),
+            strip: fields.value("strip", sink, prefix_or_cure),
+            add: fields.plain("add", sink, prefix_or_cure),
             host: fields.plain("host", sink, parse_host),
         }
     }
@@ -97,9 +96,9 @@ impl RoutePolicy for Rewrite {
     fn read_option(written: &mut Written, option: &str, value: &str) -> Option<Result<(), BadOption>> {
         let read = match option {
             "strip" => {
-                path_prefix(value).map(|value| written.strip = Some(At { value, span: Span::default() }))
+                prefix_or_cure(value).map(|value| written.strip = Some(At { value, span: Span::default() }))
             }
-            "add" => path_prefix(value).map(|prefix| written.add = Some(prefix)),
+            "add" => prefix_or_cure(value).map(|prefix| written.add = Some(prefix)),
             "host" => parse_host(value).map(|host| written.host = Some(host)),
             _ => return None,
         };

@@ -2,12 +2,12 @@
 
 use super::of_route::{Compile, RoutePolicy, replace};
 use crate::{
-    config::{
+    router::reading::Spelling,
+    syntax::{
         diagnostics::Diagnostics,
         fields::{Fields, choice},
         units::boolean,
     },
-    router::reading::Spelling,
 };
 
 impl RoutePolicy for Spelling {

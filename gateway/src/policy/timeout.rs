@@ -13,7 +13,7 @@ use std::{
 use super::of_route::{BadOption, Check, Compile, RoutePolicy, View, replace};
 use crate::{
     clock::LONGEST,
-    config::{
+    syntax::{
         diagnostics::{Diagnostic, Diagnostics, Span, code},
         fields::{Fields, Known, value},
         tree::{At, Value},

@@ -14,7 +14,8 @@ use super::{
 use crate::{
     admission::{self, Admission, Admitted, Oddities, Scheme},
     connection::ConnectionContext,
-    headers::{self, names},
+    headers,
+    message::names,
     policy::{cors, redirect},
     router::Match,
     snapshot::{LocalRoute, LocalSnapshot},

@@ -14,7 +14,7 @@ use super::exchange::flags;
 use crate::{
     admission::{self, Refusal},
     auth::rejection::AcceptedKinds,
-    headers::names,
+    message::names,
     policy::concurrency::Overloaded,
     upstream::cluster::Absence,
 };

@@ -311,7 +311,11 @@ impl Exchange {
 
     /// What header rules may ask for.
     pub(crate) fn facts(&self) -> Facts<'_> {
-        Facts { client: self.client, request_id: &self.id.0, identity: self.identity.as_deref() }
+        Facts {
+            client: self.client,
+            request_id: &self.id.0,
+            claims: self.identity.as_deref().map(|identity| &identity.claims),
+        }
     }
 
     /// `sub` of the verified token.
@@ -368,7 +372,7 @@ impl Exchange {
             sample.request_bytes += self.bytes_in();
             sample.response_bytes += self.bytes_out;
         }
-        worker.access_log.write(self, ended, duration, upstream);
+        self.log(&worker.access_log, ended, duration, upstream);
         self.connection.state.request_ended(self.has_unread_body());
     }
 }

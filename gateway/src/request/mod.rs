@@ -13,6 +13,7 @@ mod guard;
 mod head;
 pub(crate) mod id;
 pub(crate) mod lease;
+mod log_line;
 pub(crate) mod probe;
 mod readings;
 mod reply;
@@ -48,7 +49,8 @@ use crate::{
     admission,
     body::{Activity, ClientBody, Limits, RequestBody, UploadLimits},
     connection::ConnectionContext,
-    headers::{self, Found, names},
+    headers,
+    message::{Found, names},
     metrics::Rare,
     policy::{
         body_start::BodyStart,

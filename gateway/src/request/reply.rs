@@ -6,8 +6,8 @@ use hyper::body::Incoming;
 
 use super::{error::Error, exchange::Exchange, head::upstream_target, response_body::ResponseBody};
 use crate::{
-    admission,
-    headers::{self, names},
+    admission, headers,
+    message::names,
     metrics::Rare,
     policy::redirect::Redirect,
     snapshot::{LocalRoute, LocalSnapshot},

@@ -2,10 +2,7 @@
 //!
 //! A request that is answered at its first attempt, as nearly all are, has no list.
 
-use std::{
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::rc::Rc;
 
 use http::StatusCode;
 
@@ -13,34 +10,19 @@ use super::{
     exchange::Exchange,
     send::{Answered, Failed},
 };
+use crate::access_log::{OneAttempt, Outcome};
 
 /// The list of one request.
 #[derive(Debug, Default)]
 pub struct Tried(Vec<OneAttempt>);
-
-/// An attempt that is over.
-#[derive(Debug)]
-pub struct OneAttempt {
-    pub instance: Rc<str>,
-    pub outcome: Outcome,
-    pub began: Instant,
-    pub took: Duration,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    Answered(u16),
-    /// In the word of the error table.
-    Failed(&'static str),
-}
 
 impl Tried {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &OneAttempt> {
-        self.0.iter()
+    pub fn all(&self) -> &[OneAttempt] {
+        &self.0
     }
 
     /// Past [`TRIED_MAX`] the last one takes the place of the one before it.
@@ -79,6 +61,8 @@ const TRIED_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -89,7 +73,7 @@ mod tests {
             let outcome = Outcome::Answered(status);
             tried.add(OneAttempt { instance, outcome, began, took: Duration::ZERO });
         }
-        let kept: Vec<_> = tried.iter().map(|one| one.outcome).collect();
+        let kept: Vec<_> = tried.all().iter().map(|one| one.outcome).collect();
         assert_eq!(kept.len(), TRIED_MAX);
         assert_eq!((kept[0], kept[15]), (Outcome::Answered(0), Outcome::Answered(39)));
     }

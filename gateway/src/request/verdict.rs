@@ -16,20 +16,20 @@ use http::StatusCode;
 
 use super::{
     exchange::Exchange,
+    lease::Lease,
     search::Picked,
     silence::{USUAL, usual},
 };
 use crate::{
     body::Upload,
-    config::units::show_duration,
     control::event::Signal,
     metrics::Rare,
     policy::{
         circuit_breaker::{Opened, Outcome, Permit, Seen, Transition},
         outlier::{Began, Change, Probe, Reason, Sign},
     },
-    request::lease::Lease,
     snapshot::{LocalCluster, LocalEndpoint, StateHandle},
+    syntax::units::show_duration,
     worker::WorkerState,
 };
 

@@ -5,12 +5,11 @@ use std::ops::ControlFlow;
 use http::Method;
 
 use super::{
-    Conditions, Precedence, Router, Segment,
+    Conditions, HeaderCondition, Precedence, RouteMatch, Router, Segment,
     precedence::{forms, in_lower_case},
 };
-use crate::config::settings::{HeaderCondition, RouteSettings};
 
-/// Two routes of which one cannot do what it says.
+/// Two routes, of which one cannot take the requests that it matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteConflict {
     pub kind: ConflictKind,
@@ -32,18 +31,18 @@ pub enum ConflictKind {
 
 pub(super) fn find(
     router: &Router,
-    settings: &[RouteSettings],
+    matches: &[RouteMatch],
     precedences: &[Precedence],
     written: &[Vec<Segment>],
 ) -> Vec<RouteConflict> {
-    let mut conflicts = ties(router, settings, precedences);
-    for route in 0..settings.len() {
-        if let Some(other) = covered_by(router, settings, precedences, written, route) {
+    let mut conflicts = ties(router, matches, precedences);
+    for route in 0..matches.len() {
+        if let Some(other) = covered_by(router, matches, precedences, written, route) {
             conflicts.push(RouteConflict {
                 kind: ConflictKind::Dead,
                 route,
                 other,
-                message: format!("everything it matches goes to route `{}` first", settings[other].name),
+                message: format!("everything it matches goes to route `{}` first", matches[other].name),
             });
         }
     }
@@ -52,23 +51,23 @@ pub(super) fn find(
 }
 
 /// Equal precedence: neighbours in match order.
-fn ties(router: &Router, settings: &[RouteSettings], precedences: &[Precedence]) -> Vec<RouteConflict> {
+fn ties(router: &Router, matches: &[RouteMatch], precedences: &[Precedence]) -> Vec<RouteConflict> {
     let mut conflicts = Vec::new();
     for tied in router.match_order.chunk_by(|&a, &b| precedences[a] == precedences[b]) {
         for (at, &other) in tied.iter().enumerate() {
-            conflicts.extend(tied[at + 1..].iter().filter_map(|&route| tie(router, settings, route, other)));
+            conflicts.extend(tied[at + 1..].iter().filter_map(|&route| tie(router, matches, route, other)));
         }
     }
     conflicts
 }
 
-fn tie(router: &Router, settings: &[RouteSettings], route: usize, other: usize) -> Option<RouteConflict> {
+fn tie(router: &Router, matches: &[RouteMatch], route: usize, other: usize) -> Option<RouteConflict> {
     let (a, b) = (&router.routes[route], &router.routes[other]);
     let methods_meet = a.methods.is_empty() || a.methods.iter().any(|method| b.methods.contains(method));
     if !methods_meet || exclude_each_other(&a.headers, &b.headers) {
         return None;
     }
-    let name = &settings[other].name;
+    let name = &matches[other].name;
     let (kind, message) = if implies(&a.headers, &b.headers) {
         (ConflictKind::Duplicate, format!("it matches the same requests as route `{name}`"))
     } else {
@@ -83,7 +82,7 @@ fn tie(router: &Router, settings: &[RouteSettings], route: usize, other: usize) 
 /// The first route, in match order, that leaves nothing to `route`; where several share the work, the first of them.
 fn covered_by(
     router: &Router,
-    settings: &[RouteSettings],
+    matches: &[RouteMatch],
     precedences: &[Precedence],
     written: &[Vec<Segment>],
     route: usize,
@@ -96,7 +95,7 @@ fn covered_by(
     // One more than the deepest pattern: the slash at the end that a route may take as well.
     let depth_max = precedences.iter().map(|precedence| precedence.path.len()).max().unwrap_or(0) + 1;
     let mut first = None;
-    for path in forms(&written[route], &settings[route]) {
+    for path in forms(&written[route], &matches[route]) {
         for method in &methods {
             let taker = cover.taker(&path, *method, depth_max)?;
             first = first.or(Some(taker));
@@ -113,7 +112,7 @@ struct Cover<'a> {
 }
 
 impl Cover<'_> {
-    /// Who takes all requests of `route` with these paths and this method (`None`: every one).
+    /// The route that takes all requests of `route` with these paths and this method (`None`: every one).
     fn taker(&self, path: &[Segment], method: Option<&Method>, depth_max: usize) -> Option<usize> {
         let own = &self.precedences[self.route];
         let headers = &self.router.routes[self.route].headers;

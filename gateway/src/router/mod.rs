@@ -22,8 +22,11 @@
 //! where some route takes any case.
 
 mod conflicts;
+pub(crate) mod path_cures;
+pub(crate) mod pattern;
 mod precedence;
 pub mod reading;
+mod route_match;
 mod tree;
 
 use std::{cmp::Reverse, collections::HashMap, ops::ControlFlow, sync::Arc};
@@ -33,12 +36,10 @@ use http::{HeaderMap, HeaderValue, Method};
 pub use self::{
     conflicts::{ConflictKind, RouteConflict},
     precedence::{Case, HostClass, Precedence, Segment},
+    route_match::{HeaderCondition, HostPattern, RouteMatch},
 };
 use self::{precedence::Hosts, tree::Tree};
-use crate::{
-    config::settings::{HeaderCondition, RouteSettings},
-    interner::Interner,
-};
+use crate::interner::Interner;
 
 /// All routes, compiled. Routes are named by their index in the list that [`Router::compile`] got.
 #[derive(Debug)]
@@ -56,18 +57,18 @@ pub struct Router {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Match {
     Route(usize),
-    /// Some route fits but for its methods: 405 with this `Allow`.
+    /// Some route fits in everything except its methods: 405 with this `Allow`.
     MethodNotAllowed(HeaderValue),
     NotFound,
 }
 
-/// What a route asks beyond host and path.
+/// What a route requires beyond host and path.
 #[derive(Debug)]
 struct Conditions {
-    /// Empty = any. Interned: a lookup reads it whatever the route is.
+    /// Empty = any. Interned: a lookup reads it for every route that it visits.
     methods: Arc<[Method]>,
     headers: Box<[HeaderCondition]>,
-    /// The pattern of a route that asks for its case, where the trees are in lower case.
+    /// The pattern of a route that requires its case, where the trees are in lower case.
     written: Option<Box<[Segment]>>,
     takes_any_case: bool,
 }
@@ -81,7 +82,7 @@ struct Level {
 
 impl Router {
     /// Compiles the routes, or returns every pair of which one can never match or neither is more specific.
-    pub fn compile(routes: &[RouteSettings]) -> Result<Self, Vec<RouteConflict>> {
+    pub fn compile(routes: &[RouteMatch]) -> Result<Self, Vec<RouteConflict>> {
         let written: Vec<Vec<Segment>> = routes.iter().map(precedence::segments).collect();
         let all = routes.iter().zip(&written);
         let precedences: Vec<Precedence> = all.map(|(route, path)| Precedence::of(route, path)).collect();
@@ -106,7 +107,7 @@ impl Router {
             }
         }
         let mut method_lists = Interner::default();
-        let conditions = |(route, written): (&RouteSettings, &Vec<Segment>)| {
+        let conditions = |(route, written): (&RouteMatch, &Vec<Segment>)| {
             let takes_any_case = written.iter().any(|segment| matches!(segment, Segment::AnyCase(_)));
             Conditions {
                 methods: method_lists.share(Arc::from(&*route.methods)),
@@ -179,7 +180,7 @@ impl Router {
         ControlFlow::Continue(())
     }
 
-    /// The methods of every route that fits but for the method.
+    /// The methods of every route that fits in everything except the method.
     fn allow(&self, host: &str, path: &str, headers: &HeaderMap) -> HeaderValue {
         let mut methods: Vec<&Method> = Vec::new();
         let _ = self.visit_matching(host, path, &mut |routes| {
@@ -218,7 +219,7 @@ impl Conditions {
         }
     }
 
-    /// The path is in the case that the route asks for, and all header conditions hold.
+    /// The path is in the case that the route requires, and all header conditions hold.
     fn hold(&self, path: &str, headers: &HeaderMap) -> bool {
         self.written.as_ref().is_none_or(|written| is_written(path, written)) && self.headers_hold(headers)
     }
@@ -246,4 +247,4 @@ fn is_written(path: &str, pattern: &[Segment]) -> bool {
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

@@ -5,13 +5,10 @@ use std::{cmp::Reverse, ops::ControlFlow};
 use http::Method;
 
 use super::{
-    Map,
+    HeaderCondition, HostPattern, Map, RouteMatch,
     reading::{compared, without_parameters},
 };
-use crate::{
-    admission::canonical_path,
-    config::settings::{HeaderCondition, HostPattern, RouteSettings},
-};
+use crate::admission::canonical_path;
 
 /// Lesser is more specific and is tried earlier.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,7 +21,7 @@ pub struct Precedence {
     pub conditions: ConditionRank,
 }
 
-/// Of two routes of one path, the one that asks for its case comes first.
+/// Of two routes of one path, the one that requires its case comes first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Case {
     Exact(Vec<Segment>),
@@ -64,7 +61,7 @@ pub struct ConditionRank {
 
 impl Precedence {
     /// `written`: [`segments`] of the route.
-    pub(super) fn of(route: &RouteSettings, written: &[Segment]) -> Self {
+    pub(super) fn of(route: &RouteMatch, written: &[Segment]) -> Self {
         let takes_any_case = written.iter().any(|segment| matches!(segment, Segment::AnyCase(_)));
         Self {
             priority: Reverse(route.priority),
@@ -91,20 +88,20 @@ pub(super) fn condition_rank(headers: &[HeaderCondition], methods: &[Method]) ->
 }
 
 /// The paths by which a route stands in the tree: its own, and where it takes it, the same with a slash at the end.
-pub(super) fn forms(path: &[Segment], route: &RouteSettings) -> impl Iterator<Item = Vec<Segment>> {
+pub(super) fn forms(path: &[Segment], route: &RouteMatch) -> impl Iterator<Item = Vec<Segment>> {
     let ends_otherwise = match path.last() {
         None | Some(Segment::Subtree) => true,
         Some(Segment::Literal(text)) => text.is_empty(),
         Some(_) => false,
     };
-    let slashed = (route.policies.spelling.trailing_slash() && !ends_otherwise)
+    let slashed = (route.spelling.trailing_slash() && !ends_otherwise)
         .then(|| [path, &[Segment::Literal("".into())]].concat());
     std::iter::once(path.to_vec()).chain(slashed)
 }
 
 /// The pattern, with the literals as they are compared.
-pub(super) fn segments(route: &RouteSettings) -> Vec<Segment> {
-    let (pattern, any_case) = (route.path.as_str(), route.policies.spelling.any_case());
+pub(super) fn segments(route: &RouteMatch) -> Vec<Segment> {
+    let (pattern, any_case) = (route.path.as_str(), route.spelling.any_case());
     let pattern = pattern.strip_prefix('/').unwrap_or(pattern);
     let last = pattern.split('/').count() - 1;
     let segment = |(at, text): (usize, &str)| match text {

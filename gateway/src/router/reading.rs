@@ -4,7 +4,7 @@
 //! Services decode a path before they look for its handler: `/%40me` runs the handler of `/@me` in Flask, Django, Starlette
 //! and Tomcat. So a path is *compared* with its encodings decoded, once, and *forwarded* as it came.
 //!
-//! - Every encoded ASCII character is decoded, but for `%25` and `%2F`: a bare `%` or a further `/` is no text of a segment,
+//! - Every encoded ASCII character is decoded, except for `%25` and `%2F`: a bare `%` or a further `/` is not text of a segment,
 //!   so nothing unencoded could equal them.
 //! - Encodings beyond ASCII stay, with upper-case digits as in every canonical path: two of them are equal exactly if what
 //!   they decode to is.
@@ -15,8 +15,8 @@
 
 use std::borrow::Cow;
 
-/// Other spellings of its path that a route takes, because its service does. `None`: the file does not say, which means
-/// no; where it says no, `check` has nothing to warn of.
+/// Other spellings of its path that a route takes, because its service does. `None`: the file has no word about it, which means
+/// no; where the file says no, `check` does not warn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Spelling {
     pub case_insensitive: Option<bool>,

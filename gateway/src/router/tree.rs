@@ -5,7 +5,7 @@
 //!
 //! Children are visited most specific first, and a node's own routes before its subtree's, so the routes come out in
 //! the order of [`super::Precedence`]. Each node is visited at most once; the depth of the recursion is that of the
-//! longest configured pattern, whatever the request's path is.
+//! longest configured pattern, and does not depend on the request's path.
 
 use std::{num::NonZero, ops::ControlFlow, sync::Arc};
 

@@ -4,15 +4,12 @@ use std::{sync::Arc, time::Instant};
 
 use millgate_registry::{Instance, WatchTarget};
 
-use super::{endpoint::Endpoint, load_balancer::LoadBalancer};
-use crate::{
-    config::settings::ServiceSettings,
-    policy::{
-        circuit_breaker::{CircuitBreaker, State},
-        concurrency::ConcurrencyLimit,
-        outlier::OutlierDetector,
-        retry::RetryBudget,
-    },
+use super::{endpoint::Endpoint, load_balancer::LoadBalancer, settings::ServiceSettings};
+use crate::policy::{
+    circuit_breaker::{CircuitBreaker, State},
+    concurrency::ConcurrencyLimit,
+    outlier::OutlierDetector,
+    retry::RetryBudget,
 };
 
 /// What one `services.<name>` entry, or one of its subsets, compiles to, with the endpoints known now. Immutable: a change of the

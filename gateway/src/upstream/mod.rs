@@ -8,5 +8,6 @@ pub mod load_balancer;
 pub mod pool;
 pub mod read_size;
 mod response_time;
+pub mod settings;
 pub mod split;
 pub mod tls;

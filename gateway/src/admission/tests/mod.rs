@@ -3,17 +3,18 @@
 mod hosts;
 mod paths;
 
-use std::time::Duration;
-
 use http::{Request, Version};
 use serde_json::Value;
 
 use super::*;
-use crate::{headers::tests::auth_forwarding, router::tests::route};
+use crate::message::ConfiguredNames;
 
 fn names() -> GuardedNames {
-    let forward = vec![("sub".to_owned(), HeaderName::from_static("x-user-id"))];
-    GuardedNames::compile(&[auth_forwarding(forward)], &[], &["x-original-*".to_owned()])
+    GuardedNames::compile(ConfiguredNames {
+        identity: vec![HeaderName::from_static("x-user-id")],
+        untrusted: vec!["x-original-*".to_owned()],
+        ..ConfiguredNames::default()
+    })
 }
 
 fn limits() -> AdmissionLimits {
@@ -216,26 +217,11 @@ fn only_methods_of_the_standard_or_of_a_route_pass() {
 
 #[test]
 fn limits_learn_methods_from_routes() {
-    let listen = ListenSettings {
-        http: vec![],
-        https_redirect: None,
-        https: None,
-        admin: None,
-        trusted_proxies: vec![],
-        untrusted_headers: vec![],
-        header_timeout: Duration::from_secs(10),
-        idle_timeout: Duration::from_mins(1),
-        max_headers: 50,
-        max_header_bytes: 1_000,
-        max_connections: None,
-        admin_hosts: Vec::new(),
-        max_streams: 100,
-        max_requests_per_connection: None,
-        http2: crate::config::settings::Http2Settings { frames_per_second: None, resets: None },
-    };
-    let routes =
-        ["GET|PURGE|LOCK /a", "PURGE|TRACE|CONNECT /b", &format!("{} /c", "X".repeat(33))].map(route);
-    let limits = AdmissionLimits::compile(&listen, Arc::default(), &routes);
+    let long = "X".repeat(33);
+    let methods = ["GET", "PURGE", "LOCK", "PURGE", "TRACE", "CONNECT", &long];
+    let methods = methods.map(|name| Method::from_bytes(name.as_bytes()).expect("a method"));
+    let bounds = HeaderBounds { bytes_max: 1_000, lines_max: 50 };
+    let limits = AdmissionLimits::compile(bounds, &methods, Oddities::NONE, Arc::default());
     assert_eq!(limits.extension_methods, ["PURGE"]);
     assert_eq!((limits.header_lines_max, limits.header_bytes_max), (50, 1_000));
 }

@@ -35,7 +35,7 @@ use super::{
     rejection::{AuthRejection, Told},
     settings::{CredentialSource, FileReader, KeySource, ProviderSettings},
 };
-use crate::config::{diagnostics::Diagnostics, fields::Fields, tree::At};
+use crate::syntax::{diagnostics::Diagnostics, fields::Fields, tree::At};
 
 /// What a provider of tokens checks, without its keys, which come and go.
 #[derive(Debug, Clone)]
@@ -331,7 +331,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::{
         auth::KindSettings,
-        config::{diagnostics::Span, hidden::Hidden},
+        syntax::{diagnostics::Span, hidden::Hidden},
     };
 
     /// Any moment will do.

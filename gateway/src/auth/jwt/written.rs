@@ -4,20 +4,20 @@ use std::{net::IpAddr, time::Duration};
 
 use jsonwebtoken::Algorithm;
 
-use super::{
-    super::{
+use super::keys;
+use crate::{
+    auth::{
         Keys as KeySet,
         settings::{FileFormat, FileReader, KeySource},
     },
-    keys,
-};
-use crate::config::{
-    claims::{self, Claims},
-    diagnostics::{Diagnostic, Diagnostics, code},
-    fields::{Fields, choice, is_word, one_or_many, some_text, values},
-    tree::{At, Node},
-    units::{Invalid, duration_in, minutes},
-    url_or,
+    config::url_or,
+    syntax::{
+        claims::{self, Claims},
+        diagnostics::{Diagnostic, Diagnostics, code},
+        fields::{Fields, choice, is_word, one_or_many, some_text, values},
+        tree::{At, Node},
+        units::{Invalid, duration_in, minutes},
+    },
 };
 
 /// As written.

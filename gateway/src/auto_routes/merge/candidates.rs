@@ -5,12 +5,13 @@ use std::collections::HashMap;
 
 use super::{Accepted, Before, Declared, Rejected, reject, route_name};
 use crate::{
-    auto_routes::{
-        AutoRoutesSettings, Declaration, Reason, Rejection,
+    config::settings::AutoRoutesSettings,
+    declaration::{
+        Declaration, Reason, Rejection,
         standing::{Claim, Standing},
     },
-    config::service_name,
     router::reading::without_parameters,
+    syntax::fields::name as service_name,
 };
 
 /// Everything that may be declared, in the order of claims; incumbents in their own, then by name of service and text.
@@ -60,7 +61,7 @@ pub(super) fn candidates(
                 }
             }
         }
-        // Of two that match the same requests the one that keeps somebody out goes first.
+        // Of two that match the same requests the one that keeps clients out goes first.
         if let Some(own) = candidates.get_mut(first..) {
             own.sort_by_key(|candidate| candidate.declaration.policies.clients.rules().is_empty());
         }
@@ -178,5 +179,5 @@ fn claim(declaration: &Declaration) -> String {
 pub(super) const ROUTES_OF_SERVICE_MAX: usize = 100;
 /// Enough for a thousand services with two routes each; a table of this size compiles in milliseconds.
 const ROUTES_MAX: usize = 2000;
-/// Each is one blocking query, asked for by whoever may register a service.
+/// Each is one blocking query, caused by every client of the registry that may register a service.
 pub(super) const METADATA_SERVICES_MAX: usize = 1000;

@@ -3,10 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Accepted;
-use crate::{
-    auto_routes::AutoRoutesSettings,
-    config::settings::{Selector, ServiceSettings, Settings, SubsetSettings},
-};
+use crate::config::settings::{AutoRoutesSettings, Selector, ServiceSettings, Settings, SubsetSettings};
 
 /// The services of the file, and behind them those that only declared routes name.
 pub(super) struct Services<'a> {

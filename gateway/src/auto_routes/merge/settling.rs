@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{Accepted, Rejected, reject};
 use crate::{
-    auto_routes::{Reason, Rejection},
     config::settings::RouteSettings,
+    declaration::{Reason, Rejection},
     router::{ConflictKind, RouteConflict, Router},
 };
 
@@ -28,7 +28,7 @@ impl Table<'_> {
         for pass in 0.. {
             let declared = firm.iter().chain(&new).filter_map(|at| self.routes.get(*at));
             let table: Vec<RouteSettings> = self.file.iter().chain(declared).cloned().collect();
-            let Err(conflicts) = Router::compile(&table) else { break };
+            let Err(conflicts) = Router::compile(&RouteSettings::matches(&table)) else { break };
             let first = self.statics + firm.len();
             let lost = self.losers(&conflicts, first, table.len(), pass >= CAREFUL_PASSES);
             if lost.is_empty() {

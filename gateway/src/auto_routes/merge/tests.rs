@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     clock,
-    config::{load, settings::ServiceSettings},
+    config::{
+        load,
+        settings::{RouteSettings, ServiceSettings},
+    },
     policy::timeout::Timeouts,
     router::Router,
 };
@@ -149,7 +152,7 @@ fn a_route_of_the_file_wins_over_every_declared_one() {
             vec!["thief static_route".to_owned(), "thief static_route".to_owned()]
         )
     );
-    let table = Router::compile(&merged.settings.routes).unwrap();
+    let table = Router::compile(&RouteSettings::matches(&merged.settings.routes)).unwrap();
     let found = table.lookup("any.test", "/users/admin", &http::Method::GET, &http::HeaderMap::new());
     assert_eq!(found, crate::router::Match::Route(0));
 }
@@ -291,10 +294,10 @@ proptest! {
             all
         };
         let first = merged(&file, &of(&before), &[]);
-        prop_assert!(Router::compile(&first.settings.routes).is_ok());
+        prop_assert!(Router::compile(&RouteSettings::matches(&first.settings.routes)).is_ok());
         let now = of(&after);
         let second = merged(&file, &now, &first.accepted);
-        prop_assert!(Router::compile(&second.settings.routes).is_ok());
+        prop_assert!(Router::compile(&RouteSettings::matches(&second.settings.routes)).is_ok());
         let told: std::collections::BTreeSet<(&str, &str)> = second.accepted.iter()
             .flat_map(|known| known.tags().map(|tag| (known.service.as_str(), tag)))
             .chain(second.rejected.iter().map(|known| (known.service.as_str(), known.tag.as_str())))

@@ -10,7 +10,7 @@ use millgate_registry::{Instance, Status, types::ServiceEntry};
 use serde_json::{Value, json};
 
 use crate::{
-    auto_routes::{Reason, tags::TagForms},
+    declaration::{Reason, tags::TagForms},
     printable::printable,
 };
 

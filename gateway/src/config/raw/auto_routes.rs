@@ -1,24 +1,23 @@
 //! `discovery.consul.auto_routes` as written: which tags declare routes, and what services may declare.
 
-use super::{
-    fields::{Fields, Known, choice, items, some_text},
-    is_word,
-    pattern::{host_pattern, path_pattern},
-    route::Route,
-    tree::{Node, Value},
-};
+use super::route::Route;
 use crate::{
-    auto_routes::{
+    declaration::{
         allow::AllowRule,
         tags::{FABIO_PREFIX, NATIVE_PREFIX, TagForms},
     },
-    config::{
+    policy,
+    router::{
+        HostPattern,
+        pattern::{host_pattern, path_pattern},
+    },
+    syntax::{
         diagnostics::{Diagnostic, Diagnostics, Span, code},
+        fields::{Fields, Known, choice, is_word, items, some_text},
         hidden::OfRoute,
-        settings::HostPattern,
+        tree::{At, Node, Value},
         units::Invalid,
     },
-    policy,
 };
 
 #[derive(Debug)]
@@ -145,7 +144,7 @@ fn nothing_allowed(key: Span) -> Diagnostic {
         .help("write `auto_routes: {allow_hosts: [\"*.shop.example\"], allow_paths: [/shop/**]}`; `\"*\"` and `/**` allow everything")
 }
 
-fn rules(own: policy::Written, uses: Vec<super::tree::At<String>>, span: Span) -> Route {
+fn rules(own: policy::Written, uses: Vec<At<String>>, span: Span) -> Route {
     Route {
         name: None,
         path: None,

@@ -4,15 +4,16 @@ use std::{fmt, time::Duration};
 
 use super::{
     auto_routes::AutoRoutes,
-    fields::{Fields, Known, choice, some_text, value},
-    is_word,
     listen::{any_text, http_url, read_pair},
-    tree::{At, Node, Value},
 };
-use crate::config::{
-    diagnostics::{Diagnostic, Diagnostics, code},
-    settings::Consistency,
-    units::{Invalid, count, duration_in, millis, minutes},
+use crate::{
+    config::settings::Consistency,
+    syntax::{
+        diagnostics::{Diagnostic, Diagnostics, code},
+        fields::{Fields, Known, choice, is_word, some_text, value},
+        tree::{At, Node, Value},
+        units::{Invalid, count, duration_in, millis, minutes},
+    },
 };
 
 /// `discovery.consul`.

@@ -1,12 +1,14 @@
 //! `service` of a route: a name. Addresses, lists and shares, as other products have them here, are told where they belong.
 
-use super::{
-    fields::{Fields, name, not_supported, value},
-    pattern::path_prefix,
-    service::address_in,
-    tree::{At, Entry, Node, Value},
+use super::service::address_in;
+use crate::{
+    router::pattern::path_prefix,
+    syntax::{
+        diagnostics::{Diagnostic, Diagnostics, code},
+        fields::{Fields, name, not_supported, value},
+        tree::{At, Entry, Node, Value},
+    },
 };
-use crate::config::diagnostics::{Diagnostic, Diagnostics, code};
 
 pub(super) fn read_service(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<At<String>> {
     if fields.get("redirect").is_some() || fields.is_misspelt("redirect") {
@@ -86,7 +88,7 @@ fn described_service(entries: &[Entry]) -> String {
 }
 
 /// Of `http://users:9001/api` and other addresses: a name, and the service of this name.
-pub(super) fn service_cure(text: &str) -> Option<String> {
+pub(crate) fn service_cure(text: &str) -> Option<String> {
     if !text.contains([':', '/']) {
         return None;
     }

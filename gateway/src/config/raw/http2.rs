@@ -1,11 +1,11 @@
 //! `listen.http2` as written.
 
-use super::{
-    fields::{Fields, Known, value},
-    is_word,
+use crate::syntax::{
+    diagnostics::Diagnostics,
+    fields::{Fields, Known, is_word, value},
     tree::Node,
+    units::count,
 };
-use crate::config::{diagnostics::Diagnostics, units::count};
 
 #[derive(Debug, Default)]
 pub(crate) struct Http2 {

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    Named,
-    fields::{Fields, Known, choice, name, named_entries, some_text, value},
-    tree::{At, Node, Value},
-};
-use crate::config::{
-    diagnostics::{Diagnostic, Diagnostics, Span, code},
-    settings::{HealthPolicy, Selector},
-    units::{Invalid, boolean},
+use super::Named;
+use crate::{
+    config::settings::{HealthPolicy, Selector},
+    syntax::{
+        diagnostics::{Diagnostic, Diagnostics, Span, code},
+        fields::{Fields, Known, choice, name, named_entries, some_text, value},
+        tree::{At, Node, Value},
+        units::{Invalid, boolean},
+    },
 };
 
 #[derive(Debug, Default)]

@@ -1,12 +1,9 @@
 //! `limits` as written: what the process and all services together may take.
 
-use super::{
-    fields::{Fields, Known, value},
-    is_word,
-    tree::Node,
-};
-use crate::config::{
+use crate::syntax::{
     diagnostics::Diagnostics,
+    fields::{Fields, Known, is_word, value},
+    tree::Node,
     units::{count, share_per_mille},
 };
 

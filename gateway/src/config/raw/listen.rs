@@ -8,18 +8,15 @@ use std::{
 use http::HeaderName;
 use ipnet::IpNet;
 
-use super::{
-    fields::{Fields, Known, some_text, value},
-    http2::Http2,
-    is_word, later,
-    tree::{At, Node, Value},
-};
+use super::{http2::Http2, later};
 use crate::{
-    config::{
+    message::names::Kind,
+    syntax::{
         diagnostics::{Diagnostic, Diagnostics, Span, code},
+        fields::{Fields, Known, is_word, some_text, value},
+        tree::{At, Node, Value},
         units::{Invalid, count, duration_in, in_yaml, millis, minutes, network, size_in},
     },
-    headers::names::Kind,
 };
 
 #[derive(Debug, Default)]

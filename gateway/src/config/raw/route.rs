@@ -4,25 +4,25 @@
 
 use http::{HeaderName, HeaderValue, Method};
 
-use super::{
-    destination::read_service,
-    fields::{Fields, Known, name, named_entries, not_supported, some_text, value},
-    header::header_value,
-    header_cures, is_word, path_cures,
-    pattern::{PathPattern, host_pattern, method, path_or_cure},
-    tree::{At, Entry, Node, Value},
-};
+use super::destination::read_service;
 use crate::{
-    config::{
-        diagnostics::{Diagnostic, Diagnostics, Span, code},
-        hidden::OfRoute,
-        settings::{HeaderCondition, HostPattern},
-        units::count,
-    },
+    headers::settable::header_value,
     policy::{
         self,
-        headers::are_conditions,
+        headers::{are_conditions, cures::report_variable},
         of_route::{joined, length},
+    },
+    router::{
+        HeaderCondition, HostPattern,
+        path_cures::{path_or_cure, taken_as_text},
+        pattern::{PathPattern, host_pattern, method},
+    },
+    syntax::{
+        diagnostics::{Diagnostic, Diagnostics, Span, code},
+        fields::{Fields, Known, is_word, name, named_entries, not_supported, some_text, value},
+        hidden::OfRoute,
+        tree::{At, Entry, Node, Value},
+        units::count,
     },
 };
 
@@ -86,7 +86,7 @@ fn read_path(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<At<PathPatte
     let path = fields.value("path", sink, path_or_cure)?;
     // A value of a variable is not ours to show.
     let is_written = matches!(&fields.get("path")?.value, Value::Scalar(scalar) if !scalar.from_variable);
-    if let Some((text, meant)) = path_cures::taken_as_text(&path.value.path).filter(|_| is_written) {
+    if let Some((text, meant)) = taken_as_text(&path.value.path).filter(|_| is_written) {
         sink.push(
             Diagnostic::warning(
                 code::TAKEN_AS_TEXT,
@@ -180,7 +180,7 @@ fn read_condition_value(node: &Node, sink: &mut Diagnostics) -> Option<Option<He
     if is_word(node, "*") {
         return Some(None);
     }
-    header_cures::report_variable(node, "match_headers", sink);
+    report_variable(node, "match_headers", sink);
     value(node, "match_headers", sink, header_value).map(|at| Some(at.value))
 }
 

@@ -4,20 +4,20 @@ use rustls_pki_types::ServerName;
 
 use super::{
     Named,
-    fields::{Fields, Known, choice, one_or_many, some_text},
     instances::{Consul, read_subsets},
     listen::read_pair,
-    tree::{At, Node},
 };
 use crate::{
-    config::{
-        diagnostics::{Diagnostic, Diagnostics, code},
-        settings::Selector,
-        units::{Invalid, boolean, in_yaml},
-    },
+    config::settings::Selector,
     policy::{
         self, ServicePolicies,
         of_route::{joined, length},
+    },
+    syntax::{
+        diagnostics::{Diagnostic, Diagnostics, code},
+        fields::{Fields, Known, choice, one_or_many, some_text},
+        tree::{At, Node},
+        units::{Invalid, boolean, in_yaml},
     },
 };
 

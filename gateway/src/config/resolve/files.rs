@@ -7,9 +7,9 @@ use std::{
 
 use crate::{
     bounded_file, clock,
-    config::{
+    syntax::{
         diagnostics::{Diagnostic, Diagnostics, Span, code},
-        raw::tree::At,
+        tree::At,
     },
     tls::validity::{Standing, Validity},
 };

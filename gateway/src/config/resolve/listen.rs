@@ -8,16 +8,20 @@ use std::{
 use millgate_registry::{ClientConfig, TlsOptions};
 
 use super::{defaults::Defaults, files::Files, no_effect};
-use crate::config::{
-    diagnostics::{Diagnostic, Diagnostics, Span, code},
-    environment::Environment,
-    raw::{
-        consul::Consul,
-        http2::Budget,
-        listen::{Admin, Https, HttpsPort, Listen, http_url},
+use crate::{
+    config::{
+        raw::{
+            consul::Consul,
+            http2::Budget,
+            listen::{Admin, Https, HttpsPort, Listen, http_url},
+        },
+        settings::{ConsulSettings, Http2Settings, HttpsSettings, ListenSettings, Secret},
+    },
+    syntax::{
+        diagnostics::{Diagnostic, Diagnostics, Span, code},
+        environment::Environment,
         tree::At,
     },
-    settings::{ConsulSettings, Http2Settings, HttpsSettings, ListenSettings, Secret},
 };
 
 pub(super) fn resolve(

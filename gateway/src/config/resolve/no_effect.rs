@@ -3,11 +3,12 @@
 use ipnet::IpNet;
 
 use crate::{
-    config::{
-        diagnostics::{Diagnostic, Diagnostics, code},
-        raw::{File, route::Route, tree::At},
-    },
+    config::raw::{File, route::Route},
     router::reading,
+    syntax::{
+        diagnostics::{Diagnostic, Diagnostics, code},
+        tree::At,
+    },
 };
 
 /// A peer in one of `trusted_proxies` says itself which address, scheme and request id it has, and escapes limits per address.

@@ -10,11 +10,16 @@ use http::Method;
 use super::service::Services;
 use crate::{
     config::{
-        diagnostics::{Diagnostic, Diagnostics, Span, code},
-        raw::{File, Named, fields::unknown_name, pattern::PathPattern, route::Route, tree::At},
-        settings::{HeaderCondition, HostPattern, RouteSettings},
+        raw::{File, Named, route::Route},
+        settings::RouteSettings,
     },
     policy::{self, auth, of_route::Check},
+    router::{HeaderCondition, HostPattern, pattern::PathPattern},
+    syntax::{
+        diagnostics::{Diagnostic, Diagnostics, Span, code},
+        fields::unknown_name,
+        tree::At,
+    },
 };
 
 pub(super) struct Routes<'a> {

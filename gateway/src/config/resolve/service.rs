@@ -7,9 +7,13 @@ use millgate_registry::{TlsOptions, WatchTarget};
 use super::{defaults::Defaults, files::Files};
 use crate::{
     config::{
-        diagnostics::{Diagnostics, Span},
-        raw::{Named, fields::unknown_name, instances::Consul, service::Service, tree::At},
+        raw::{Named, instances::Consul, service::Service},
         settings::{ConsulSource, EndpointSource, ServiceSettings, SubsetSettings},
+    },
+    syntax::{
+        diagnostics::{Diagnostics, Span},
+        fields::unknown_name,
+        tree::At,
     },
     upstream::tls::UpstreamTls,
 };

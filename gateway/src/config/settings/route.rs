@@ -1,12 +1,13 @@
-//! Routes: what they match, who may use them, and what becomes of their requests.
+//! Routes: what they match, which clients may use them, and what happens to their requests.
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Method};
+use http::Method;
 
 use crate::{
-    config::{diagnostics::Span, hidden::OfRoute},
     policy,
+    router::{HeaderCondition, HostPattern, RouteMatch},
+    syntax::{diagnostics::Span, hidden::OfRoute},
 };
 
 #[derive(Debug, Clone)]
@@ -22,8 +23,8 @@ pub struct RouteSettings {
     pub headers: Vec<HeaderCondition>,
     /// Overrides "most specific first"; higher wins.
     pub priority: i32,
-    /// Index into `Settings::services`; where there is a `split`, of its first part that has a share. `None`: nobody is
-    /// asked, since there is a `redirect`.
+    /// Index into `Settings::services`; where there is a `split`, of its first part that has a share. `None`: there is a
+    /// `redirect`, and no service.
     pub service: Option<usize>,
     /// Parts of the service (indexes into `Settings::services`) and their shares; empty = no split.
     pub split: Vec<(usize, u32)>,
@@ -37,19 +38,22 @@ pub struct RouteSettings {
     pub span: Span,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum HostPattern {
-    #[default]
-    Any,
-    /// Lower case, without port.
-    Exact(String),
-    /// `*.shop.example` is kept as `.shop.example`: one or more labels in front.
-    Suffix(String),
-}
+impl RouteSettings {
+    /// What the router knows of it.
+    pub fn to_match(&self) -> RouteMatch {
+        RouteMatch {
+            name: self.name.clone(),
+            methods: self.methods.clone(),
+            host: self.host.clone(),
+            path: self.path.clone(),
+            spelling: self.policies.spelling,
+            headers: self.headers.clone(),
+            priority: self.priority,
+        }
+    }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeaderCondition {
-    pub name: HeaderName,
-    /// `None`: the header must be present.
-    pub value: Option<HeaderValue>,
+    /// Of all routes, in their order.
+    pub fn matches(routes: &[Self]) -> Vec<RouteMatch> {
+        routes.iter().map(Self::to_match).collect()
+    }
 }

@@ -2,11 +2,18 @@
 
 use http::Method;
 
-use super::{Difference, Twin, Twins, gate::Gate, sample, sample::Respelling};
-use crate::config::{
-    diagnostics::{Diagnostic, code},
-    settings::{HostPattern, RouteSettings, Settings},
-    units::in_yaml,
+use super::{
+    Difference, Twin, Twins,
+    gate::Gate,
+    sample::{self, Respelling},
+};
+use crate::{
+    config::settings::{RouteSettings, Settings},
+    router::HostPattern,
+    syntax::{
+        diagnostics::{Diagnostic, code},
+        units::in_yaml,
+    },
 };
 
 /// Of one closed route, with the routes that take them.

@@ -3,8 +3,8 @@
 use http::HeaderValue;
 
 use crate::{
-    config::settings::{HostPattern, RouteSettings},
-    router::reading,
+    config::settings::RouteSettings,
+    router::{HostPattern, reading},
 };
 
 /// In which spelling a path differs from that of a closed route.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::config::{diagnostics::code, load};
+use crate::{config::load, syntax::diagnostics::code};
 
 const SERVICES: &str = "services: {s: {hosts: [\"127.0.0.1:1\"]}, other: {hosts: [\"127.0.0.1:2\"]}, \
      both: {hosts: [\"127.0.0.1:3\", \"127.0.0.1:1\"]}, \

@@ -2,8 +2,9 @@
 
 use crate::{
     auto_routes::merge::{Accepted, Rejected},
-    config::settings::{SHARE_UNITS, TagRule},
+    config::settings::TagRule,
     printable::printable,
+    upstream::settings::SHARE_UNITS,
 };
 
 /// What changed, in words, for the log and `/api/v1/events`.

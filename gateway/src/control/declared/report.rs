@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 
 use super::{DeclaredRoutes, instances};
 use crate::{
-    auto_routes::{AutoRoutesSettings, Reason, merge::Refused},
-    control::{event::Event, world::World},
+    auto_routes::merge::Refused, config::settings::AutoRoutesSettings, control::event::Event,
+    declaration::Reason, world::World,
 };
 
 /// What `/api/v1/routes` shows of declarations.

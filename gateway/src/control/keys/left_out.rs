@@ -11,8 +11,9 @@ use crate::{
         jwt::{Skipped, Unusable},
     },
     config::settings::Settings,
-    control::{status::Status, world::World},
+    control::status::Status,
     printable::printable,
+    world::World,
 };
 
 /// The sets that were told of, by provider.

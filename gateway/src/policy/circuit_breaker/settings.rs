@@ -6,13 +6,13 @@ use http::StatusCode;
 
 use super::CircuitBreaker;
 use crate::{
-    config::{
+    policy::of_service::ServicePolicy,
+    syntax::{
         diagnostics::{Diagnostics, code},
         fields::{Fields, Known, is_word, report_empty},
         tree::Node,
         units::{Invalid, count, duration_in, millis, minutes, ratio, share_per_mille},
     },
-    policy::of_service::ServicePolicy,
 };
 
 /// Circuit breaker of one endpoint.

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use super::OutlierDetector;
 use crate::{
-    config::{
+    policy::of_service::ServicePolicy,
+    syntax::{
         diagnostics::Diagnostics,
         fields::{Fields, Known, is_word},
         tree::Node,
         units::{count, duration_in, millis, minutes, ratio, share_per_mille},
     },
-    policy::of_service::ServicePolicy,
 };
 
 /// When one endpoint is left out.

@@ -33,7 +33,7 @@ impl<'a> Limits<'a> {
     }
 
     /// The limit of a route of a service.
-    pub(super) fn of(
+    pub(in crate::policy) fn of(
         &mut self,
         route: &str,
         service: &str,

@@ -14,7 +14,6 @@
 mod kept;
 pub(crate) mod rate;
 mod spec;
-pub(crate) mod written;
 
 use std::{
     convert::Infallible,
@@ -490,7 +489,7 @@ mod tests {
     use sfv::{BareItem, List, ListEntry, Parser};
 
     use super::*;
-    use crate::config::diagnostics::Span;
+    use crate::syntax::diagnostics::Span;
 
     fn settings(requests: u32, period: Duration, burst: u32) -> RateLimitSpec {
         RateLimitSpec {

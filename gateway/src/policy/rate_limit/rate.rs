@@ -5,12 +5,13 @@ use std::{str::FromStr as _, time::Duration};
 use http::HeaderName;
 
 use super::RateLimitKey;
-use crate::config::{
+use crate::syntax::{
+    claims::claim_name,
     diagnostics::{
         code::{BAD_UNIT, BAD_VALUE},
         did_you_mean,
     },
-    units::{Invalid, claim_name, count, is_number},
+    units::{Invalid, count, is_number},
 };
 
 /// `100/s`, `5/m burst 3 per ip`.

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use http::HeaderName;
 
-use crate::config::diagnostics::Span;
+use crate::syntax::diagnostics::Span;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RateLimitSpec {

@@ -6,14 +6,14 @@ use http::{Method, StatusCode};
 
 use super::{Retry, RetryCauses};
 use crate::{
-    config::{
+    policy::of_route::{Check, Compile, RoutePolicy, View, replace},
+    router::pattern::method,
+    syntax::{
         diagnostics::{Diagnostic, Diagnostics, code},
         fields::{Fields, Known, is_word, report_empty, value},
-        pattern::method,
         tree::{At, Value},
         units::{Invalid, count, duration_in, minutes, ratio, share_per_mille, size_in},
     },
-    policy::of_route::{Check, Compile, RoutePolicy, View, replace},
 };
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -257,7 +257,7 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::units::millis;
+    use crate::syntax::units::millis;
 
     #[test]
     fn a_backoff_is_a_range_or_one_value() {

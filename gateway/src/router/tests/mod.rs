@@ -5,61 +5,42 @@ mod spelling;
 
 use http::HeaderName;
 
-use super::{reading::Spelling, *};
-use crate::config::settings::HostPattern;
+use super::{HostPattern, reading::Spelling, *};
 
 /// A route for `METHOD|METHOD /path`, as the configuration writes it.
-pub(crate) fn route(spec: &str) -> RouteSettings {
+fn route(spec: &str) -> RouteMatch {
     let (methods, path) = match spec.split_once(' ') {
         Some((methods, path)) => (methods.split('|').map(method).collect(), path),
         None => (vec![], spec),
     };
-    RouteSettings {
-        name: spec.to_owned(),
-        methods,
-        host: HostPattern::Any,
-        path: path.to_owned(),
-        policies: std::sync::Arc::default(),
-        headers: vec![],
-        priority: 0,
-        service: Some(0),
-        split: Vec::new(),
-        hidden: crate::config::hidden::OfRoute::default(),
-        origin: None,
-        span: crate::config::diagnostics::Span::default(),
-    }
+    RouteMatch { name: spec.to_owned(), methods, path: path.to_owned(), ..RouteMatch::default() }
 }
 
 /// The same, with what else of its path it takes.
-fn lenient(case_insensitive: bool, trailing_slash: bool, spec: &str) -> RouteSettings {
+fn lenient(case_insensitive: bool, trailing_slash: bool, spec: &str) -> RouteMatch {
     let spelling =
         Spelling { case_insensitive: Some(case_insensitive), trailing_slash_same: Some(trailing_slash) };
-    spelled(spelling, RouteSettings { name: format!("{spec} {spelling:?}"), ..route(spec) })
-}
-
-fn spelled(spelling: Spelling, mut route: RouteSettings) -> RouteSettings {
-    std::sync::Arc::make_mut(&mut route.policies).spelling = spelling;
-    route
+    RouteMatch { name: format!("{spec} {spelling:?}"), spelling, ..route(spec) }
 }
 
 fn method(name: &str) -> Method {
     Method::from_bytes(name.as_bytes()).expect("a method")
 }
 
-fn on_host(host: &str, spec: &str) -> RouteSettings {
+fn on_host(host: &str, spec: &str) -> RouteMatch {
     let host = match host.strip_prefix('*') {
         Some(suffix) => HostPattern::Suffix(suffix.to_owned()),
         None => HostPattern::Exact(host.to_owned()),
     };
-    RouteSettings { name: format!("{host:?} {spec}"), host, ..route(spec) }
+    RouteMatch { name: format!("{host:?} {spec}"), host, ..route(spec) }
 }
 
-fn with_priority(priority: i32, spec: &str) -> RouteSettings {
-    RouteSettings { priority, ..route(spec) }
+fn with_priority(priority: i32, spec: &str) -> RouteMatch {
+    RouteMatch { priority, ..route(spec) }
 }
 
 /// `name` or `name=value` each.
-fn with_headers(conditions: &[&str], spec: &str) -> RouteSettings {
+fn with_headers(conditions: &[&str], spec: &str) -> RouteMatch {
     let condition = |text: &&str| {
         let (name, value) = text.split_once('=').map_or((*text, None), |(name, value)| (name, Some(value)));
         HeaderCondition {
@@ -67,14 +48,14 @@ fn with_headers(conditions: &[&str], spec: &str) -> RouteSettings {
             value: value.map(|value| HeaderValue::from_str(value).expect("a value")),
         }
     };
-    RouteSettings { headers: conditions.iter().map(condition).collect(), ..route(spec) }
+    RouteMatch { headers: conditions.iter().map(condition).collect(), ..route(spec) }
 }
 
-fn compile(routes: &[RouteSettings]) -> Router {
+fn compile(routes: &[RouteMatch]) -> Router {
     Router::compile(routes).expect("routes without conflict")
 }
 
-fn conflicts(routes: &[RouteSettings]) -> Vec<(ConflictKind, usize, usize)> {
+fn conflicts(routes: &[RouteMatch]) -> Vec<(ConflictKind, usize, usize)> {
     let found = Router::compile(routes).err().unwrap_or_default();
     found.into_iter().map(|conflict| (conflict.kind, conflict.route, conflict.other)).collect()
 }
@@ -86,7 +67,7 @@ fn field(name: &str, value: &str) -> HeaderMap {
 }
 
 /// The route that `METHOD host/path` takes: its index, 405 as `Err(allow)`, 404 as `Err("")`.
-fn check(routes: &[RouteSettings], rows: &[(&str, Result<usize, &str>)]) {
+fn check(routes: &[RouteMatch], rows: &[(&str, Result<usize, &str>)]) {
     let compiled = compile(routes);
     for (request, expected) in rows {
         let (name, target) = request.split_once(' ').expect("a method");
@@ -291,7 +272,7 @@ fn a_lenient_route_takes_its_path_in_any_case_and_with_a_slash() {
     assert_eq!(conflicts(&[lenient(true, false, "/A"), route("/a")]), []);
     assert_eq!(conflicts(&[lenient(true, false, "/1"), route("/1")]), [(Duplicate, 1, 0)]);
     assert_eq!(conflicts(&[with_priority(1, "/a"), lenient(false, true, "/a")]), [], "`/a/` is left");
-    let both = RouteSettings { priority: 1, ..lenient(true, true, "/A") };
+    let both = RouteMatch { priority: 1, ..lenient(true, true, "/A") };
     assert_eq!(conflicts(&[both, lenient(false, true, "/a")]), [(Dead, 1, 0)]);
 }
 
@@ -339,7 +320,7 @@ fn routes_that_match_the_same_requests_are_duplicates() {
         ["/a", "/a/"].map(route),
         [route("/a"), on_host("gw", "/a")],
         [with_headers(&["x=1"], "/a"), with_headers(&["x=2"], "/a")],
-        [with_headers(&["x"], "/a"), RouteSettings { priority: 1, ..with_headers(&["y"], "/a") }],
+        [with_headers(&["x"], "/a"), RouteMatch { priority: 1, ..with_headers(&["y"], "/a") }],
     ] {
         assert_eq!(conflicts(&apart), [], "{:?} {:?}", apart[0].name, apart[1].name);
     }
@@ -368,8 +349,8 @@ fn routes_that_nothing_reaches_are_dead() {
         [with_priority(1, "GET /**"), route("/a")],
         [with_priority(1, "/a/*"), route("/a/**")],
         [with_priority(1, "/a/*"), route("/a/")],
-        [RouteSettings { priority: 1, ..on_host("*.example", "/**") }, route("/a")],
-        [RouteSettings { priority: 1, ..with_headers(&["x=1"], "/**") }, with_headers(&["x"], "/a")],
+        [RouteMatch { priority: 1, ..on_host("*.example", "/**") }, route("/a")],
+        [RouteMatch { priority: 1, ..with_headers(&["x=1"], "/**") }, with_headers(&["x"], "/a")],
     ] {
         assert_eq!(conflicts(&alive), [], "{:?} {:?}", alive[0].name, alive[1].name);
     }
@@ -384,7 +365,7 @@ fn a_conflict_names_the_other_route() {
 
 #[test]
 fn ten_thousand_routes_are_as_near_as_one() {
-    let mut routes: Vec<RouteSettings> = (0..10_000).map(|n| route(&format!("/r{n}/{{id}}/x"))).collect();
+    let mut routes: Vec<RouteMatch> = (0..10_000).map(|n| route(&format!("/r{n}/{{id}}/x"))).collect();
     routes.push(route("/**"));
     let compiled = compile(&routes);
     let mut lists = 0;

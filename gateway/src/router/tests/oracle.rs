@@ -11,7 +11,7 @@ use super::*;
 type Key = (i32, (u8, usize), Vec<u8>, bool, (usize, usize), bool, bool, Reverse<usize>);
 
 fn winner(
-    routes: &[RouteSettings],
+    routes: &[RouteMatch],
     host: &str,
     path: &str,
     method: &Method,
@@ -26,7 +26,7 @@ fn winner(
 
 fn key(
     at: usize,
-    route: &RouteSettings,
+    route: &RouteMatch,
     host: &str,
     path: &str,
     method: &Method,
@@ -67,15 +67,14 @@ fn key(
 }
 
 /// The option says something of this pattern only if it has a letter.
-fn takes_any_case(route: &RouteSettings) -> bool {
+fn takes_any_case(route: &RouteMatch) -> bool {
     let mut literals = route.path.split('/').filter(|part| !part.starts_with('{'));
-    route.policies.spelling.case_insensitive == Some(true)
-        && literals.any(|part| part.contains(char::is_alphabetic))
+    route.spelling.case_insensitive == Some(true) && literals.any(|part| part.contains(char::is_alphabetic))
 }
 
 /// One digit per segment of the pattern, and 5 where it ends together with the path.
-fn path_class(route: &RouteSettings, path: &str) -> Option<Vec<u8>> {
-    let any_case = route.policies.spelling.case_insensitive == Some(true);
+fn path_class(route: &RouteMatch, path: &str) -> Option<Vec<u8>> {
+    let any_case = route.spelling.case_insensitive == Some(true);
     let (mut class, mut rest) = (Vec::new(), Some(&path[1..]));
     for part in route.path[1..].split('/') {
         if part == "**" {
@@ -95,8 +94,7 @@ fn path_class(route: &RouteSettings, path: &str) -> Option<Vec<u8>> {
         });
         rest = after;
     }
-    if rest == Some("") && route.policies.spelling.trailing_slash_same == Some(true) && !path.ends_with("//")
-    {
+    if rest == Some("") && route.spelling.trailing_slash_same == Some(true) && !path.ends_with("//") {
         // A slash that is taken by the option comes before one that is written: the pattern has ended before it.
         class.push(5);
         rest = None;
@@ -105,7 +103,7 @@ fn path_class(route: &RouteSettings, path: &str) -> Option<Vec<u8>> {
     rest.is_none().then_some(class)
 }
 
-fn any_route() -> impl Strategy<Value = RouteSettings> {
+fn any_route() -> impl Strategy<Value = RouteMatch> {
     let segment = prop_oneof![3 => Just("a"), 1 => Just("A"), 2 => Just("b"), 2 => Just("{x}"), 1 => Just("*"), 1 => Just("")];
     let path = (proptest::collection::vec(segment, 0..4), any::<bool>()).prop_map(|(segments, subtree)| {
         // Only the last segment of a path can be empty.
@@ -135,14 +133,14 @@ fn any_route() -> impl Strategy<Value = RouteSettings> {
         |(path, host, methods, headers, priority, spelling)| {
             let [case_insensitive, trailing_slash_same] = spelling;
             let spelling = Spelling { case_insensitive, trailing_slash_same };
-            let route = RouteSettings {
+            RouteMatch {
                 name: format!("{priority} {host:?} {methods:?} {path} {headers:?} {spelling:?}"),
                 host,
                 methods: methods.into_iter().map(method).collect(),
                 priority,
+                spelling,
                 ..with_headers(headers, &path)
-            };
-            spelled(spelling, route)
+            }
         },
     )
 }
@@ -178,7 +176,7 @@ fn all_requests() -> Vec<(&'static str, String, Method, HeaderMap)> {
 }
 
 /// The routes without those that conflict.
-fn without_conflicts(mut routes: Vec<RouteSettings>) -> Vec<RouteSettings> {
+fn without_conflicts(mut routes: Vec<RouteMatch>) -> Vec<RouteMatch> {
     while let Err(conflicts) = Router::compile(&routes) {
         routes.remove(conflicts[0].route);
     }

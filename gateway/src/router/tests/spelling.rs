@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{admission::canonical_path, config::pattern::path_pattern};
+use crate::{admission::canonical_path, router::pattern::path_pattern};
 
 /// What a service sees of a path.
 fn seen_by_service(path: &str) -> Vec<String> {

@@ -9,7 +9,6 @@ use super::sources;
 /// shrinks.
 const IN_RANGE: &[(&str, &str, &str)] = &[
     ("access_log/writer.rs", "last", "an array of one byte"),
-    ("admission/authority.rs", "text", "the length of a part of the text, with its brackets"),
     ("admission/odd_path.rs", "PATH_BYTES", "a table of 256, by a byte"),
     ("admission/path.rs", "PATH_BYTES", "a table of 256, by a byte"),
     ("admission/path.rs", "canonical", "behind a match in the text"),
@@ -20,9 +19,10 @@ const IN_RANGE: &[(&str, &str, &str)] = &[
     ("file_account.rs", "self.places", "an array, by an enum with as many variants"),
     ("file_account.rs", "self.waiting", "an array, by an enum with as many variants"),
     ("headers/made.rs", "braced", "the text begins with a brace"),
-    ("headers/prefilter.rs", "PLACES", "a table of 256, by a byte"),
-    ("headers/prefilter.rs", "places", "a table of 256, by a byte"),
-    ("headers/prefilter.rs", "self.first_letters", "a table of 32, by a number from a table of such"),
+    ("message/authority.rs", "text", "the length of a part of the text, with its brackets"),
+    ("message/prefilter.rs", "PLACES", "a table of 256, by a byte"),
+    ("message/prefilter.rs", "places", "a table of 256, by a byte"),
+    ("message/prefilter.rs", "self.first_letters", "a table of 32, by a number from a table of such"),
     ("metrics.rs", "out", "an array, below its length"),
     ("metrics.rs", "seconds_e4", "an array of the same length"),
     ("policy/circuit_breaker/window.rs", "self.0", "the remainder of a division by the length"),

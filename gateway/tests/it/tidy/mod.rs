@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// What is not the data plane, relative to `gateway/src`; every other file is, and must follow the rules of the request path.
 /// Each row has its reason.
-const NOT_DATA_PLANE: [(&str, &str); 15] = [
+const NOT_DATA_PLANE: [(&str, &str); 20] = [
     (
         "auth/desk.rs",
         "requests take no lock in it; the control loop writes its report, and the admin listener reads it",
@@ -20,20 +20,26 @@ const NOT_DATA_PLANE: [(&str, &str); 15] = [
     ("clock.rs", "the one place that reads a clock"),
     ("config/", "runs at start and at a reload"),
     ("control/", "the control loop and the admin listener, on a thread of their own"),
+    ("declaration/", "runs in the control loop, when a catalog changes"),
     ("fuzzing/", "not a part of the product"),
     ("gateway.rs", "starts and stops a gateway"),
     ("gateway/", "starts and stops a gateway"),
     ("main.rs", "the command"),
     ("router/conflicts.rs", "compares routes, at start and at a reload"),
+    ("router/path_cures.rs", "reads patterns of the configuration, at start and at a reload"),
+    ("router/pattern.rs", "reads patterns of the configuration, at start and at a reload"),
+    ("syntax/", "reads the configuration, at start and at a reload"),
     ("testing.rs", "not a part of the product"),
     ("tls.rs", "reads certificates, at start and at a reload"),
     ("token.rs", "the command `token`"),
+    ("world/", "belongs to the control loop"),
 ];
 
 /// Decisions: pure, `now` and `rng` are arguments.
-const PURE: [&str; 7] = [
+const PURE: [&str; 8] = [
     "admission/",
     "headers/",
+    "message/",
     "policy/",
     "router/",
     "upstream/endpoint.rs",

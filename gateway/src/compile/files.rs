@@ -1,0 +1,36 @@
+//! Which files a configuration needs.
+
+use std::net::SocketAddr;
+
+use crate::{
+    config::settings::{EndpointSource, Settings},
+    file_account::{Budget, Needs},
+};
+
+/// `limit`: of the process.
+pub fn file_budget(limit: usize, settings: &Settings) -> Budget {
+    let watches = settings.consul.as_ref().map_or(0, |consul| match settings.auto_routes {
+        // Any number of services may declare routes.
+        Some(_) => consul.max_watches,
+        None => consul.max_watches.min(settings.services.len() + 1),
+    });
+    let needs = Needs {
+        files_max: settings.files_max,
+        workers: settings.workers,
+        listeners: settings.listen.http.len() + usize::from(settings.listen.https.is_some()),
+        watches,
+        providers: settings.auth.len(),
+        names: names(settings),
+        clients_max: settings.listen.max_connections,
+    };
+    Budget::new(limit, &needs)
+}
+
+/// Names that are looked up for services without a registry.
+fn names(settings: &Settings) -> usize {
+    let hosts = settings.services.iter().filter_map(|service| match &service.source {
+        EndpointSource::Hosts(hosts) => Some(hosts),
+        EndpointSource::Consul(_) => None,
+    });
+    hosts.flatten().filter(|host| host.parse::<SocketAddr>().is_err()).count()
+}

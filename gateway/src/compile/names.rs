@@ -1,0 +1,43 @@
+//! What admission and the editing of headers take from a configuration: names, methods and numbers.
+
+use std::sync::Arc;
+
+use crate::{
+    admission::{AdmissionLimits, HeaderBounds, Oddities},
+    auth::settings::CredentialSource,
+    config::settings::Settings,
+    message::{ConfiguredNames, GuardedNames},
+    policy::of_route::Asked,
+};
+
+/// Names of fields that providers, routes and their policies give a meaning.
+pub(super) fn configured(settings: &Settings) -> ConfiguredNames {
+    let forwarded = settings.auth.iter().flat_map(|provider| &provider.forward);
+    let tokens = settings.auth.iter().flat_map(|provider| &provider.from);
+    let conditions = settings.routes.iter().flat_map(|route| &route.headers);
+    let mut asked = Asked::default();
+    for route in &settings.routes {
+        route.policies.ask(&mut asked);
+    }
+    ConfiguredNames {
+        identity: forwarded.map(|(_, name)| name.clone()).collect(),
+        tokens: tokens
+            .filter_map(|source| match source {
+                CredentialSource::Header(name) => Some(name.clone()),
+                CredentialSource::Bearer | CredentialSource::Cookie(_) | CredentialSource::Query(_) => None,
+            })
+            .collect(),
+        decides: conditions.map(|condition| condition.name.clone()).chain(asked.fields).collect(),
+        untrusted: settings.listen.untrusted_headers.clone(),
+    }
+}
+
+pub(super) fn admission_limits(settings: &Settings, names: Arc<GuardedNames>) -> AdmissionLimits {
+    let allowed = settings.routes.iter().filter_map(|route| route.policies.allow_in_path);
+    AdmissionLimits::compile(
+        HeaderBounds { bytes_max: settings.listen.max_header_bytes, lines_max: settings.listen.max_headers },
+        settings.routes.iter().flat_map(|route| &route.methods),
+        allowed.fold(Oddities::default(), Oddities::with),
+        names,
+    )
+}

@@ -1,0 +1,145 @@
+//! Host and port of a request, in the one form in which every later step reads them.
+//!
+//! Grammar: a name of letters, digits, `-`, `_` and `.`, or an address, with an optional port. RFC 3986 §3.2.2
+//! allows more in a name (percent-encoding, sub-delimiters); no real host needs it, and parsers disagree about it.
+
+use std::net::Ipv6Addr;
+
+use http::{HeaderValue, Version};
+
+use super::scheme::Scheme;
+
+/// Host and port of a request, as every later step reads them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authority {
+    /// As the client wrote it.
+    written: Box<[u8]>,
+    /// That decided which port is the default one.
+    scheme: Scheme,
+    host_line: HeaderValue,
+    host_bytes: usize,
+    port: Option<u16>,
+    port_text: HeaderValue,
+}
+
+impl Authority {
+    /// Reads one authority as a client wrote it. `None`: it is not one.
+    pub(crate) fn parse(written: &[u8], scheme: Scheme) -> Option<Self> {
+        HostAndPort::parse(written)?.settle(scheme)
+    }
+
+    /// Host to route by: lower case, without port and root dot; an IPv6 address keeps its brackets.
+    pub fn host(&self) -> &str {
+        // The authority is ASCII by construction; an empty host matches no configured one.
+        let host = self.host_line.as_bytes().get(..self.host_bytes).unwrap_or_default();
+        std::str::from_utf8(host).unwrap_or_default()
+    }
+
+    /// `Host` for the upstream: [`Self::host`] with the port, unless that is the scheme's default.
+    pub fn host_line(&self) -> &HeaderValue {
+        &self.host_line
+    }
+
+    /// `None` is the scheme's default.
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// The port that the client used, also where it is the default one.
+    pub fn port_text(&self) -> &HeaderValue {
+        &self.port_text
+    }
+
+    /// Whether it was read from this text, for this scheme.
+    pub(crate) fn is_of(&self, written: &[u8], scheme: Scheme) -> bool {
+        *self.written == *written && self.scheme == scheme
+    }
+
+    /// Whether a request of this version has the canonical `Host` line already.
+    pub(crate) fn is_the_host_line(&self, version: Version) -> bool {
+        version <= Version::HTTP_11 && *self.written == *self.host_line.as_bytes()
+    }
+}
+
+/// One authority as it is written, in its parts.
+pub(crate) struct HostAndPort<'a> {
+    /// As received, without the root dot.
+    host: &'a str,
+    port: Option<u16>,
+    whole: &'a [u8],
+}
+
+impl<'a> HostAndPort<'a> {
+    /// `None`: it is not an authority.
+    pub(crate) fn parse(whole: &'a [u8]) -> Option<Self> {
+        let text = std::str::from_utf8(whole).ok()?;
+        let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((address, rest)) => {
+                address.parse::<Ipv6Addr>().ok()?;
+                let port = match rest {
+                    "" => None,
+                    _ => Some(rest.strip_prefix(':')?),
+                };
+                (&text[..address.len() + 2], port)
+            }
+            None => match text.split_once(':') {
+                Some((host, port)) => (check_name(host)?, Some(port)),
+                None => (check_name(text)?, None),
+            },
+        };
+        let port = match port {
+            // RFC 3986 §3.2.3 allows an empty port, which means the default one.
+            None | Some("") => None,
+            Some(digits) => Some(parse_port(digits)?),
+        };
+        Some(Self { host, port, whole })
+    }
+
+    pub(crate) fn is_same(&self, other: &Self, scheme: Scheme) -> bool {
+        let port = |authority: &Self| authority.port.unwrap_or(scheme.default_port());
+        self.host.eq_ignore_ascii_case(other.host) && port(self) == port(other)
+    }
+
+    /// The one form that is compared, routed and forwarded.
+    fn settle(&self, scheme: Scheme) -> Option<Authority> {
+        let port = self.port.filter(|&port| port != scheme.default_port());
+        let mut text = self.host.to_ascii_lowercase();
+        if let Some(port) = port {
+            text.push(':');
+            text.push_str(&port.to_string());
+        }
+        Some(Authority {
+            written: self.whole.into(),
+            scheme,
+            host_line: HeaderValue::try_from(text).ok()?,
+            host_bytes: self.host.len(),
+            port,
+            port_text: HeaderValue::from(port.unwrap_or(scheme.default_port())),
+        })
+    }
+}
+
+/// The name without its root dot.
+fn check_name(name: &str) -> Option<&str> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let valid = !name.is_empty()
+        && name.len() <= NAME_BYTES_MAX
+        && name.bytes().all(is_name_byte)
+        && !name.starts_with('.')
+        && !name.ends_with('.')
+        && !name.contains("..");
+    valid.then_some(name)
+}
+
+fn parse_port(digits: &str) -> Option<u16> {
+    if digits.len() > PORT_DIGITS_MAX || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse().ok()
+}
+
+/// RFC 1035 §2.3.4, in text form without the root dot.
+const NAME_BYTES_MAX: usize = 253;
+
+const PORT_DIGITS_MAX: usize = 5;

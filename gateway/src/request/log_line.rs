@@ -1,0 +1,58 @@
+//! The line of a request in the access log, from what its exchange has collected.
+
+use std::time::{Duration, Instant};
+
+use super::exchange::{Exchange, flags};
+use crate::access_log::{AccessLog, LogEntry};
+
+impl Exchange {
+    /// `upstream`: how long the last attempt took.
+    pub(super) fn log(
+        &self,
+        log: &AccessLog,
+        ended: Instant,
+        duration: Duration,
+        upstream: Option<Duration>,
+    ) {
+        let route = self.route.as_ref();
+        let is_left_out = route.is_some_and(|route| !route.shared().policies.access_log);
+        if is_left_out || !log.takes(self.status_code(), self.is_refusal(), ended) {
+            return;
+        }
+        let head = self.upstream_ended.map_or(duration, |head| head.saturating_duration_since(self.started));
+        let failure = self.auth_failure.get();
+        let entry = LogEntry {
+            request_id: self.id.as_str(),
+            client: self.client,
+            client_text: self.known_client_text(),
+            method: self.method.as_str(),
+            host: self.host(),
+            path: self.path(),
+            version: self.version,
+            is_tls: self.is_tls(),
+            status: self.status_code(),
+            bytes_in: self.bytes_in(),
+            bytes_out: self.bytes_out,
+            started: self.started,
+            duration,
+            upstream,
+            overhead: head.saturating_sub(upstream.unwrap_or_default()),
+            route: route.map(|route| (&*route.shared().name, route.cluster_name())),
+            subset: self.subset.as_deref(),
+            instance: self.instance.as_deref(),
+            attempts: self.attempts,
+            tried: self.tried.all(),
+            user: self.user(),
+            provider: self.provider(),
+            denied: self.denied.as_ref(),
+            auth_failure: failure.map(|failure| (failure.reason, failure.claim.as_deref())),
+            flag: self.flag,
+        };
+        log.write(&entry, ended);
+    }
+
+    /// The gateway has refused the request. The operator is asked about one of four hundred, so these lines have a budget of their own.
+    fn is_refusal(&self) -> bool {
+        (400..500).contains(&self.status_code()) && ![flags::NONE, flags::CLIENT_GONE].contains(&self.flag)
+    }
+}

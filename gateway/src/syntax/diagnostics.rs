@@ -1,0 +1,62 @@
+//! Findings as they are collected, with the advice of the format that is read.
+
+use super::advice::{self, Advice};
+pub(crate) use super::report::did_you_mean;
+pub use super::report::{Diagnostic, Report, Severity, Source, Span, code};
+
+/// Findings as they are collected; every stage adds to the same list.
+#[derive(Debug)]
+pub struct Diagnostics {
+    found: Vec<Diagnostic>,
+    advice: &'static Advice,
+    /// Names of the file's providers: a cure that asks for a token names one.
+    providers: Vec<String>,
+}
+
+impl Default for Diagnostics {
+    fn default() -> Self {
+        Self::with(&advice::NONE)
+    }
+}
+
+impl Diagnostics {
+    /// `advice`: of the format.
+    pub(crate) fn with(advice: &'static Advice) -> Self {
+        Self { found: Vec::new(), advice, providers: Vec::new() }
+    }
+
+    pub(crate) fn advice(&self) -> &'static Advice {
+        self.advice
+    }
+
+    pub(crate) fn name_providers(&mut self, names: Vec<String>) {
+        self.providers = names;
+    }
+
+    pub(crate) fn providers(&self) -> &[String] {
+        &self.providers
+    }
+
+    pub fn push(&mut self, diagnostic: Diagnostic) {
+        self.found.push(diagnostic);
+    }
+
+    /// Unless it is there: what several routes inherit is wrong once.
+    pub fn push_once(&mut self, diagnostic: Diagnostic) {
+        if !self.found.contains(&diagnostic) {
+            self.found.push(diagnostic);
+        }
+    }
+
+    pub fn extend(&mut self, others: impl IntoIterator<Item = Diagnostic>) {
+        self.found.extend(others);
+    }
+
+    pub fn has_errors(&self) -> bool {
+        self.found.iter().any(|d| d.severity == Severity::Error)
+    }
+
+    pub fn into_vec(self) -> Vec<Diagnostic> {
+        self.found
+    }
+}

@@ -1,0 +1,127 @@
+//! The text of a configuration as it may be shown: without the secrets that were written into it.
+//!
+//! A finding shows the line that it is about, and reports go to logs. So the value of each key whose name says that it is a
+//! secret is replaced, character by character, which leaves every place where it was. Variables stay: what they stand for
+//! is not in the text.
+
+/// `text` with stars for the values of secret keys.
+pub(super) fn redacted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        push_line(&mut out, line);
+    }
+    out
+}
+
+/// Each part of the line is read once, however long it is.
+fn push_line(out: &mut String, line: &str) {
+    let (mut rest, mut is_in_flow) = (line, false);
+    while let Some(colon) = rest.find(':') {
+        let (before, after) = rest.split_at(colon + 1);
+        is_in_flow |= before.contains(['{', '[']);
+        let value = after.trim_start_matches([' ', '\t']);
+        let gap = &after[..after.len() - value.len()];
+        out.push_str(before);
+        out.push_str(gap);
+        rest = value;
+        let key = key_before(before);
+        if gap.is_empty() || !names_a_secret(key.strip_suffix("_file").unwrap_or(key)) {
+            continue;
+        }
+        // Of a list or a map, what is in it is looked at.
+        if value.starts_with(['{', '[']) {
+            continue;
+        }
+        let (value, after) = value.split_at(value_length(value, is_in_flow));
+        if is_secret(key, value) {
+            out.extend(value.chars().map(|_| '*'));
+        } else {
+            out.push_str(value);
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+}
+
+/// The key that ends at the colon.
+fn key_before(text: &str) -> &str {
+    let text = text.trim_end_matches(':').trim_end_matches(['"', '\'']);
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    &text[text.trim_end_matches(is_part).len()..]
+}
+
+/// Bytes of a value that begins here, with its quotes.
+fn value_length(value: &str, is_in_flow: bool) -> usize {
+    if let Some(quote) = value.chars().next().filter(|first| matches!(first, '"' | '\'')) {
+        return value[1..].find(quote).map_or(value.trim_end().len(), |end| end + 2);
+    }
+    let end = if is_in_flow { value.find([',', '}', ']']).unwrap_or(value.len()) } else { value.len() };
+    let value = &value[..end];
+    value[..value.find(" #").unwrap_or(end)].trim_end().len()
+}
+
+fn names_a_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase().replace('-', "_");
+    SECRET_ENDINGS.iter().any(|ending| key.ends_with(ending))
+}
+
+/// The value of a key that names a secret, or the file of one.
+fn is_secret(key: &str, value: &str) -> bool {
+    let text = value.trim_matches(['"', '\'']);
+    // The secret instead of the name of its file: names of files are shorter, or have an ending.
+    let is_name = key.ends_with("_file") && (text.len() < SECRET_BYTES_MIN || text.contains('.'));
+    // `cors.credentials` is a switch.
+    let is_switch = matches!(text, "true" | "false");
+    !is_name
+        && !is_switch
+        && !text.is_empty()
+        && !text.contains("${")
+        && !text.starts_with(['|', '>', '&', '*', '!'])
+}
+
+const SECRET_ENDINGS: [&str; 10] = [
+    "secret",
+    "password",
+    "passwd",
+    "passphrase",
+    "token",
+    "api_key",
+    "apikey",
+    "private_key",
+    "authorization",
+    "credentials",
+];
+/// As short as a secret may be.
+const SECRET_BYTES_MIN: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_secret_keys_are_stars_and_nothing_moves() {
+        for (line, shown) in [
+            ("hs256_secret: abc def # why\n", "hs256_secret: ******* # why\n"),
+            ("  {hs256_secret: \"a, b\", audience: api}", "  {hs256_secret: ******, audience: api}"),
+            ("a: {token: x, b: y}", "a: {token: *, b: y}"),
+            ("cors: {credentials: true, b: y}", "cors: {credentials: true, b: y}"),
+            ("\"X-Api-Key\": 'é'", "\"X-Api-Key\": ***"),
+            ("  set: {Authorization: Bearer x.y}", "  set: {Authorization: **********}"),
+            ("token: \"${TOKEN}\"", "token: \"${TOKEN}\""),
+            ("token_file: secrets/consul.token", "token_file: secrets/consul.token"),
+            ("hs256_secret_file: dev.key", "hs256_secret_file: dev.key"),
+            (
+                "hs256_secret_file: 0123456789abcdef0123456789abcdef",
+                "hs256_secret_file: ********************************",
+            ),
+            ("rate_limit: [5/m per claim:token, 3/s]", "rate_limit: [5/m per claim:token, 3/s]"),
+            ("from: [query:access_token]", "from: [query:access_token]"),
+            ("secret:", "secret:"),
+            ("secret: \"open", "secret: *****"),
+            ("path: /a", "path: /a"),
+        ] {
+            assert_eq!(redacted(line), shown, "{line}");
+            assert_eq!(redacted(line).chars().count(), line.chars().count(), "{line}");
+        }
+    }
+}
