@@ -394,8 +394,8 @@ fn local_cluster(
         let tls = endpoint.tls().map(|tls| EndpointTls::new(Arc::clone(tls), endpoint.authority()));
         let address = endpoint.address();
         let pool = pools.entry(EndpointPool::key_of(address, tls.as_ref())).or_insert_with(|| {
-            let pool =
-                EndpointPool::new(address, tls, cluster.settings.policies.pool.clone(), Rc::clone(clock));
+            let own = (Rc::clone(clock), Rc::clone(&metrics.large_reads));
+            let pool = EndpointPool::new(address, tls, cluster.settings.policies.pool.clone(), own);
             Rc::new(pool.within(Rc::clone(files)))
         });
         pool.configure(&cluster.settings.policies.pool);

@@ -141,7 +141,7 @@ pub(crate) async fn worker_with<F: Future<Output = ()> + 'static>(
         for endpoint in &cluster.endpoints {
             let (ours, services) = duplex(MESSAGE_BYTES_MAX);
             tokio::task::spawn_local(serve(services));
-            endpoint.pool.checkin(connect::handshake(ours, now).await?);
+            connect::over(ours, &endpoint.pool, now).await?.release(true);
         }
     }
     Ok(worker)

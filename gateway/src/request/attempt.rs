@@ -17,10 +17,10 @@ use http::{HeaderValue, Request, header};
 use super::{
     error::Error,
     exchange::Exchange,
-    lease::Lease,
     search::{Picked, Plan, Search},
-    send::{Answered, Attempt, Unsent},
+    send::Attempt,
     spare::Spare,
+    taken::Taken,
 };
 use crate::{
     body::{RequestBody, Upload},
@@ -31,11 +31,15 @@ use crate::{
         timeout::Deadline,
     },
     snapshot::LocalCluster,
-    upstream::{cluster::Absence, endpoint::Endpoint},
+    upstream::{
+        cluster::Absence,
+        endpoint::Endpoint,
+        protocol::{Answered, Unsent},
+    },
 };
 
-/// Sends the request until an endpoint answers, or nothing more may be tried. The lease of the answer's connection is in
-/// the exchange then. `upload`: of the request's body, if it has one.
+/// Sends the request until an endpoint answers, or nothing more may be tried. What an answered request has taken is in the
+/// exchange then. `upload`: of the request's body, if it has one.
 pub(super) async fn run(
     plan: &Plan<'_>,
     unsent: &mut Unsent,
@@ -57,7 +61,7 @@ pub(super) async fn run(
     let mut picked = search.first(exchange.ready, exchange, &mut *worker.rng.borrow_mut())?;
     let (mut now, mut spent) = (exchange.ready, Spent::default());
     // Would be the client's if no better one comes.
-    let mut kept: Option<(Answered, Option<Lease>)> = None;
+    let mut kept: Option<(Answered, Option<Taken>)> = None;
     let error = loop {
         let index = picked.index;
         let (cluster, endpoint) = (picked.cluster, picked.endpoint);
@@ -72,8 +76,8 @@ pub(super) async fn run(
         let attempt = Attempt::new(picked, given, (now, repeats), upload, worker);
         let result = attempt.run(unsent, exchange).await;
         exchange.has_tried(&result, |status| !retries.may_follow_status(status, is_probe));
-        if let Some(lease) = &mut exchange.lease {
-            lease.witness = Some(attempt.into_witness());
+        if let Some(taken) = &mut exchange.taken {
+            taken.witness = Some(attempt.into_witness());
         }
         let (phase, error) = match result {
             // How most requests end.
@@ -83,7 +87,7 @@ pub(super) async fn run(
             }
             Ok(answered) => {
                 let phase = Phase::Status(answered.response.status());
-                kept = Some((answered, exchange.lease.take()));
+                kept = Some((answered, exchange.taken.take()));
                 (phase, None)
             }
             Err(failed) => (failed.phase, Some(failed.error)),
@@ -98,8 +102,8 @@ pub(super) async fn run(
         (picked, spent, now, *unsent) = (next.to, next.spent, at, Some(request));
     };
     match kept {
-        Some((answered, lease)) => {
-            exchange.lease = lease;
+        Some((answered, taken)) => {
+            exchange.taken = taken;
             exchange.hold(in_flight);
             Ok(answered)
         }

@@ -47,7 +47,6 @@ pub(super) fn write_upstream_head(
         parts.headers.insert(header::HOST, own_value(host));
     }
     parts.uri = target;
-    parts.version = Version::HTTP_11;
     parts.extensions.clear();
     Ok(())
 }

@@ -11,7 +11,6 @@ pub mod exchange;
 mod guard;
 mod head;
 pub(crate) mod id;
-pub(crate) mod lease;
 pub(crate) mod probe;
 mod readings;
 mod reply;
@@ -20,6 +19,7 @@ mod search;
 mod send;
 mod silence;
 mod spare;
+mod taken;
 pub(crate) mod tried;
 mod verdict;
 
@@ -40,7 +40,7 @@ use self::{
     reply::{local_reply, redirect_reply, refusal, upstream_reply},
     response_body::ResponseBody,
     search::Plan,
-    send::{Answered, body_failed},
+    send::body_failed,
 };
 use crate::{
     access::{self, QuotaFields},
@@ -55,6 +55,7 @@ use crate::{
         cors::{self, Cors},
     },
     snapshot::LocalSnapshot,
+    upstream::protocol::Answered,
 };
 
 /// Answers one request; whatever goes wrong inside becomes a local reply.

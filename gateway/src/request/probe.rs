@@ -83,9 +83,9 @@ fn by_connect(
         let connected = connect(&pool, deadline, now).await;
         let now = worker.clock.now();
         match connected {
-            Ok(connection) => {
+            Ok(lease) => {
                 verdict.witness.connected(now, &worker);
-                pool.checkin(connection);
+                lease.release(true);
             }
             // This machine's trouble; the endpoint stays where it was, until its next probe.
             Err(ConnectError::Exhausted(_)) => {}

@@ -18,7 +18,7 @@ use std::{
 use super::verdict::Verdict;
 use crate::{
     snapshot::LocalCluster,
-    upstream::pool::{Timer, Wait},
+    upstream::timer::{Timer, Wait},
     worker::WorkerState,
 };
 
@@ -75,16 +75,6 @@ impl Silence<'_> {
                 is_counted = true;
             }
             next = now + LOOK;
-        }
-    }
-}
-
-impl Wait {
-    /// This one, if it does not end later than that.
-    pub(super) fn at_most(self, latest: Instant) -> Self {
-        match self {
-            Self::Until(at) => Self::Until(at.min(latest)),
-            Self::Open | Self::Over => self,
         }
     }
 }

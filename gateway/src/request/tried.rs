@@ -9,10 +9,8 @@ use std::{
 
 use http::StatusCode;
 
-use super::{
-    exchange::Exchange,
-    send::{Answered, Failed},
-};
+use super::{exchange::Exchange, send::Failed};
+use crate::upstream::protocol::Answered;
 
 /// The list of one request.
 #[derive(Debug, Default)]

@@ -18,6 +18,7 @@ use super::{
     exchange::Exchange,
     search::Picked,
     silence::{USUAL, usual},
+    taken::Taken,
 };
 use crate::{
     body::Upload,
@@ -28,7 +29,6 @@ use crate::{
         circuit_breaker::{Opened, Outcome, Permit, Seen, Transition},
         outlier::{Began, Change, Probe, Reason, Sign},
     },
-    request::lease::Lease,
     snapshot::{LocalCluster, LocalEndpoint, StateHandle},
     worker::WorkerState,
 };
@@ -269,7 +269,7 @@ impl Witness {
     }
 }
 
-impl Lease {
+impl Taken {
     /// The endpoint broke off its response, or paused in it for too long.
     pub fn broke_off(&self, worker: &WorkerState) {
         if let Some(witness) = &self.witness {

@@ -2,11 +2,10 @@
 pub mod cluster;
 pub mod connect;
 pub mod endpoint;
-pub(crate) mod informational;
-mod last_words;
 pub mod load_balancer;
 pub mod pool;
-pub mod read_size;
+pub mod protocol;
 mod response_time;
 pub mod split;
+pub mod timer;
 pub mod tls;
