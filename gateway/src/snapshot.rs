@@ -262,6 +262,8 @@ pub struct LocalEndpoint {
     pub pool: Rc<EndpointPool>,
     /// Its name in logs.
     pub instance: Rc<str>,
+    /// Its name in requests, as a value of this worker's own.
+    pub authority: HeaderValue,
     pub metrics: Rc<RefCell<InstanceSample>>,
 }
 
@@ -403,6 +405,7 @@ fn local_cluster(
             state: StateHandle(Rc::new(Arc::clone(endpoint.state()))),
             pool: Rc::clone(pool),
             instance: Rc::from(endpoint.key().as_str()),
+            authority: own_value(endpoint.authority().as_value()),
             metrics: metrics.instance(&cluster.name, endpoint.key().as_str()),
         }
     });

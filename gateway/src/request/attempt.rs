@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderValue, Request, header};
+use http::{Request, header};
 
 use super::{
     error::Error,
@@ -30,10 +30,8 @@ use crate::{
         retry::{Failure, Next, NoRetry, Phase, Retry, Spent},
         timeout::Deadline,
     },
-    snapshot::LocalCluster,
     upstream::{
         cluster::Absence,
-        endpoint::Endpoint,
         protocol::{Answered, Unsent},
     },
 };
@@ -67,7 +65,7 @@ pub(super) async fn run(
         let (cluster, endpoint) = (picked.cluster, picked.endpoint);
         exchange.attempt_begins(cluster, endpoint);
         if let (Some(request), Some(UpstreamHost::Instance)) = (&mut *unsent, plan.route.upstream_host()) {
-            name_instance(request, cluster, index);
+            request.headers_mut().insert(header::HOST, endpoint.authority.clone());
         }
         let spare = spare_of(unsent.as_ref(), upload, retries, spent);
         // A probe leaves the time for another attempt, where there can be one.
@@ -160,15 +158,6 @@ fn left(deadline: &Deadline, upload: Option<&Rc<Upload>>, now: Instant) -> Durat
         None => *deadline,
     };
     deadline.at().saturating_duration_since(now)
-}
-
-/// `Host` is the address of the endpoint that is tried.
-fn name_instance(request: &mut Request<RequestBody>, cluster: &LocalCluster, index: usize) {
-    let authority = cluster.shared.endpoints.get(index).map(Endpoint::authority);
-    // What was resolved or parsed as `host:port` is a header value; without one the client's stays.
-    if let Some(Ok(host)) = authority.map(HeaderValue::from_str) {
-        request.headers_mut().insert(header::HOST, host);
-    }
 }
 
 /// The attempt after one that failed at `index`, if there may be one.

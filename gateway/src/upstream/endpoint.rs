@@ -14,7 +14,7 @@ use std::{
     time::Instant,
 };
 
-use super::{response_time::ResponseTime, tls::ClientTls};
+use super::{host_port::HostPort, response_time::ResponseTime, tls::ClientTls};
 use crate::policy::{circuit_breaker::BreakerState, outlier::OutlierState};
 
 /// What makes an endpoint the same one in the next snapshot: its address and, if the registry knows one, the
@@ -54,7 +54,7 @@ impl fmt::Display for EndpointKey {
 pub struct Endpoint {
     key: EndpointKey,
     address: SocketAddr,
-    authority: Box<str>,
+    authority: HostPort,
     weight: u32,
     state: Arc<EndpointState>,
     tls: Option<Arc<ClientTls>>,
@@ -71,7 +71,7 @@ impl Endpoint {
         state: Arc<EndpointState>,
     ) -> Self {
         let weight = weight.clamp(1, WEIGHT_MAX);
-        Self { key, address, authority: authority.into(), weight, state, tls: None }
+        Self { key, address, authority: HostPort::new(authority, address), weight, state, tls: None }
     }
 
     /// The same, spoken with over TLS; `None`: in cleartext.
@@ -89,8 +89,8 @@ impl Endpoint {
         self.address
     }
 
-    /// `host:port` as the endpoint is called in requests (`Host`, `:authority`) and TLS names.
-    pub fn authority(&self) -> &str {
+    /// What the endpoint is called in requests and in TLS.
+    pub fn authority(&self) -> &HostPort {
         &self.authority
     }
 

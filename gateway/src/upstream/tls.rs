@@ -17,6 +17,8 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
+use super::host_port::HostPort;
+
 /// How TLS is spoken with a service, as the configuration says it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct UpstreamTls {
@@ -70,10 +72,9 @@ pub struct EndpointTls {
 }
 
 impl EndpointTls {
-    /// `authority` is `host:port` of the endpoint; without another name its host is the one that is asked for.
-    pub fn new(client: Arc<ClientTls>, authority: &str) -> Self {
-        let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-        let host = client.server_name.as_deref().unwrap_or(host);
+    /// Unless the configuration has another name, the endpoint must prove to be the host that it is called.
+    pub fn new(client: Arc<ClientTls>, authority: &HostPort) -> Self {
+        let host = client.server_name.as_deref().unwrap_or(authority.host());
         let name = ServerName::try_from(host.trim_matches(['[', ']'])).map(|name| name.to_owned());
         let name = name.map_err(|_| format!("`{host}` is no name that a certificate could have"));
         Self { client, name }
@@ -97,10 +98,14 @@ impl EndpointTls {
 mod tests {
     use super::*;
 
+    fn called(authority: &str) -> HostPort {
+        HostPort::new(authority, ([192, 0, 2, 1], 443).into())
+    }
+
     fn named(server_name: Option<&str>, authority: &str) -> EndpointTls {
         let files = TlsOptions { server_name: server_name.map(str::to_owned), ..TlsOptions::default() };
         let tls = UpstreamTls { files, insecure: false };
-        EndpointTls::new(Arc::new(ClientTls::new(Err(String::new()), &tls, 0)), authority)
+        EndpointTls::new(Arc::new(ClientTls::new(Err(String::new()), &tls, 0)), &called(authority))
     }
 
     #[test]
@@ -110,14 +115,14 @@ mod tests {
         assert_eq!(name(named(None, "192.0.2.1:443")), Ok("192.0.2.1".to_owned()));
         assert_eq!(name(named(None, "[2001:db8::1]:443")), Ok("2001:db8::1".to_owned()));
         assert_eq!(name(named(Some("orders.internal"), "192.0.2.1:443")), Ok("orders.internal".to_owned()));
-        assert!(name(named(None, "a b:443")).is_err());
+        assert!(name(named(None, "a/b:443")).is_err());
     }
 
     #[test]
     fn connections_take_each_others_place_only_where_they_trust_the_same_and_ask_for_the_same() {
         let one = named(None, "a.internal:443");
-        let same = EndpointTls::new(Arc::clone(&one.client), "a.internal:8443");
-        let other_name = EndpointTls::new(Arc::clone(&one.client), "b.internal:443");
+        let same = EndpointTls::new(Arc::clone(&one.client), &called("a.internal:8443"));
+        let other_name = EndpointTls::new(Arc::clone(&one.client), &called("b.internal:443"));
         let like_it = named(None, "a.internal:443");
         let others = [same, other_name, like_it].map(|other| other.identity() == one.identity());
         assert_eq!(others, [true, false, false]);
