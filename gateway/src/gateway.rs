@@ -25,10 +25,9 @@ use crate::{
         client_config,
         declared::DeclaredRoutes,
         ending,
-        event::{EVENTS_MAX, Event},
+        event::{EVENTS_MAX, Event, hints},
         kept::{self, Kept},
         keys::{kept::KeptKeys, left_out::LeftOut},
-        listen::ListenError,
         metrics::{Exporter, Sources},
         origin::{First, Origin},
         status::Status,
@@ -38,6 +37,7 @@ use crate::{
     file_account::{self, Budget, FileAccount},
     policy::{jwt, rate_limit::KeyBudget},
     snapshot::Publisher,
+    worker_thread::listen::ListenError,
 };
 
 /// How a gateway is started.
@@ -121,8 +121,8 @@ impl Gateway {
         let (events, received) = mpsc::channel(EVENTS_MAX);
         let mut threads = Vec::new();
         let log = start_log(&settings, &mut threads)?;
-        let data =
-            DataPlane { publisher: &publisher, log: log.as_ref(), events: &events, files: &files_open };
+        let hints = hints(events.clone());
+        let data = DataPlane { publisher: &publisher, log: log.as_ref(), hints, files: &files_open };
         let workers = start_workers(bound.listeners, &data, &mut threads)?;
         let sources = Sources {
             workers: workers.clone(),

@@ -22,6 +22,7 @@ pub mod fuzzing;
 pub mod gateway;
 pub mod headers;
 mod interner;
+mod key_desk;
 pub mod metrics;
 pub mod policy;
 pub mod printable;
@@ -36,6 +37,7 @@ pub mod tls;
 pub mod token;
 pub mod upstream;
 pub mod worker;
+pub mod worker_thread;
 
 pub use config::ConfigSource;
 pub use gateway::{Gateway, RunOptions, StartError};

@@ -23,9 +23,9 @@ use crate::{
     admission::AdmissionLimits,
     clock::Clock,
     config::settings::{AccessLogSettings, ListenSettings},
-    control::keys::desk::KeyDesk,
     file_account::Desk,
     headers::{GuardedNames, HeaderRules, MadeField},
+    key_desk::KeyDesk,
     metrics::{ClusterSample, InstanceSample, Metrics, RouteSample},
     policy::{
         Policies,

@@ -14,7 +14,7 @@ use std::{
 
 use super::{look_again, verify_by};
 use crate::{
-    control::keys::desk::{Asker, End, Question},
+    key_desk::{Asker, End, Question},
     metrics::Rare,
     policy::{
         jwt::{JwtRejection, Regulars, Verified},

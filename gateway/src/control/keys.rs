@@ -2,9 +2,8 @@
 //!
 //! A set that was fetched stays in use until a newer one arrives, whatever the issuer does meanwhile, and across restarts
 //! ([`kept`]). Fetches happen at start, when the answer's `Cache-Control: max-age` is over, and when a request asks at the
-//! provider's [`desk`] because no known key verifies its token. [`pace`] says how often those may be.
+//! provider's [desk](crate::key_desk) because no known key verifies its token. [`pace`] says how often those may be.
 
-pub mod desk;
 pub mod kept;
 pub mod left_out;
 mod pace;
@@ -17,10 +16,7 @@ use millgate_registry::HttpClient;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use self::{
-    desk::{Asker, KeyDesk},
-    pace::Pace,
-};
+use self::pace::Pace;
 use super::event::Event;
 use crate::{
     bounded_file, clock,
@@ -29,6 +25,7 @@ use crate::{
         hidden::Hidden,
         settings::{AuthSettings, KeySource},
     },
+    key_desk::{Asker, KeyDesk},
     policy::jwt::{KeyError, KeySet},
     printable::printable,
 };

@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use super::{
     Background, Controller,
     event::{Event, Inbox},
-    keys::{self, KeyFetch, desk::KeyDesk},
+    keys::{self, KeyFetch},
     world::ProviderKeys,
 };
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
         diagnostics::Diagnostic,
         settings::{KeySource, Settings},
     },
+    key_desk::KeyDesk,
 };
 
 /// Fetches that a reload has begun, by provider, and what they brought.
@@ -106,7 +107,7 @@ impl Controller {
                         None => *fresh.failures.entry(provider).or_default() += 1,
                     }
                 }
-                Ok(Some(Event::Signal(hint))) => self.status.take_hint(hint),
+                Ok(Some(Event::Hint(hint))) => self.status.take_hint(hint),
                 Ok(Some(event)) => {
                     if inbox.set_aside(event) {
                         return;

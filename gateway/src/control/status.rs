@@ -18,7 +18,6 @@ use super::{
     certificates::Certificates,
     config_state::{ConfigState, Refused, Warned},
     declared::DeclaredReport,
-    event::Signal,
 };
 use crate::{
     clock,
@@ -27,6 +26,7 @@ use crate::{
         settings::DrainSettings,
     },
     metrics::Histogram,
+    worker::Hint,
 };
 
 /// Shared by the control loop (writer) and the admin listener (reader). Never touched by a request.
@@ -217,8 +217,8 @@ impl Status {
     }
 
     /// A worker's hint.
-    pub fn take_hint(&self, hint: Signal) {
-        let Signal::Health { kind, text } = hint;
+    pub fn take_hint(&self, hint: Hint) {
+        let Hint::Health { kind, text } = hint;
         self.note(kind, text);
     }
 

@@ -15,13 +15,13 @@ use millgate_registry::{Instance, WatchTarget};
 use super::{
     discovery,
     failover::{Failover, Moved},
-    keys::desk::KeyDesk,
     selection,
     tls_clients::TlsClients,
 };
 use crate::{
     auto_routes::standing::Standing,
     config::settings::{AuthSettings, ConsulSource, EndpointSource, KeySource, ServiceSettings, Settings},
+    key_desk::KeyDesk,
     policy::jwt::KeySet,
     upstream::cluster::Basis,
 };
@@ -291,7 +291,7 @@ mod tests {
     use millgate_registry::{Status, testing};
 
     use super::*;
-    use crate::{config::load, control::keys::desk::Asker, policy::require::Written};
+    use crate::{config::load, key_desk::Asker, policy::require::Written};
 
     const SERVICE: &str = "services: {a: {hosts: [\"127.0.0.1:1\"]}}\n";
 

@@ -23,14 +23,13 @@ use super::{
 use crate::{
     body::Upload,
     config::units::show_duration,
-    control::event::Signal,
     metrics::Rare,
     policy::{
         circuit_breaker::{Opened, Outcome, Permit, Seen, Transition},
         outlier::{Began, Change, Probe, Reason, Sign},
     },
     snapshot::{LocalCluster, LocalEndpoint, StateHandle},
-    worker::WorkerState,
+    worker::{Hint, WorkerState},
 };
 
 /// What an endpoint did with an attempt.
@@ -225,7 +224,7 @@ impl Witness {
                     reason.replace('_', " "),
                     show_duration(pause),
                 );
-                worker.signal(Signal::Health { kind: "endpoint_ejected", text });
+                worker.hint(Hint::Health { kind: "endpoint_ejected", text });
             }
             Change::Spared { reason } => {
                 worker.metrics.count(Rare::EjectionSpared, service, reason.as_str());
@@ -234,7 +233,7 @@ impl Witness {
                 let (reason, proof) = (reason.as_str(), proof.as_str());
                 tracing::info!(%service, %endpoint, reason, proof, "endpoint is back after its ejection");
                 let text = format!("{service} {endpoint}: {proof} after {}", reason.replace('_', " "));
-                worker.signal(Signal::Health { kind: "endpoint_returned", text });
+                worker.hint(Hint::Health { kind: "endpoint_returned", text });
             }
         }
     }
@@ -253,12 +252,12 @@ impl Witness {
                 tracing::warn!(%service, %endpoint, %cause, ?open, %until, "circuit breaker opened");
                 let open = show_duration(open);
                 let text = format!("{service} {endpoint}: {cause}; open for {open} until {until}");
-                worker.signal(Signal::Health { kind: "breaker_opened", text });
+                worker.hint(Hint::Health { kind: "breaker_opened", text });
             }
             Transition::Closed => {
                 tracing::info!(%service, %endpoint, "circuit breaker closed");
                 let text = format!("{service} {endpoint}: the probes succeeded");
-                worker.signal(Signal::Health { kind: "breaker_closed", text });
+                worker.hint(Hint::Health { kind: "breaker_closed", text });
             }
             Transition::Spared(_) => worker.metrics.count(Rare::BreakerSpared, service, ""),
         }

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::desk::Asker;
+use crate::key_desk::Asker;
 
 #[derive(Debug)]
 pub(super) struct Pace {

@@ -4,9 +4,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::desk::FetchReport;
 use crate::{
     control::exposition::{Families, count},
+    key_desk::FetchReport,
     policy::jwt::Skipped,
     printable::printable,
     snapshot::{AuthProvider, HeldKeys, Snapshot},
