@@ -15,6 +15,7 @@ pub mod compile;
 pub mod config;
 pub mod connection;
 pub mod control;
+pub mod downstream;
 pub mod file_account;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

@@ -7,7 +7,6 @@
 use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
-    ops::Deref,
     rc::Rc,
     sync::{
         Arc,
@@ -39,7 +38,7 @@ use crate::{
     router::Router,
     upstream::{
         cluster::Cluster,
-        endpoint::EndpointState,
+        endpoint::StateHandle,
         load_balancer::Cursor,
         pool::{EndpointPool, PoolKey},
         split::Split,
@@ -267,20 +266,6 @@ pub struct LocalEndpoint {
     pub metrics: Rc<RefCell<InstanceSample>>,
 }
 
-/// An endpoint's shared state, held by a count that only this worker touches: guards of requests clone this and
-/// not the `Arc`, whose count all cores would share.
-#[derive(Clone)]
-#[expect(clippy::redundant_allocation, reason = "the outer count is the point: it is this worker's own")]
-pub struct StateHandle(Rc<Arc<EndpointState>>);
-
-impl Deref for StateHandle {
-    type Target = EndpointState;
-
-    fn deref(&self) -> &EndpointState {
-        &self.0
-    }
-}
-
 /// All pools of a worker. They outlive a snapshot: an endpoint that stays keeps its connections.
 pub type Pools = HashMap<PoolKey, Rc<EndpointPool>, foldhash::fast::RandomState>;
 
@@ -402,7 +387,7 @@ fn local_cluster(
         });
         pool.configure(&cluster.settings.policies.pool);
         LocalEndpoint {
-            state: StateHandle(Rc::new(Arc::clone(endpoint.state()))),
+            state: StateHandle::new(endpoint.state()),
             pool: Rc::clone(pool),
             instance: Rc::from(endpoint.key().as_str()),
             authority: own_value(endpoint.authority().as_value()),

@@ -23,7 +23,7 @@ use http::Response;
 use slab::Slab;
 
 use super::ClientBody;
-use crate::{connection::ConnectionState, policy::concurrency::UploadPlace};
+use crate::{downstream::ConnectionState, policy::concurrency::UploadPlace};
 
 /// What moves in one exchange, and what is waited for.
 #[derive(Debug)]

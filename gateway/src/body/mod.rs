@@ -15,12 +15,15 @@ mod upload;
 
 use std::time::Duration;
 
-pub(crate) use self::activity::{Cause, Limits, Watch};
 pub use self::{
     activity::{Activities, Activity, Chunk},
     client::ClientBody,
     request::RequestBody,
     upload::{Upload, UploadLimits},
+};
+pub(crate) use self::{
+    activity::{Cause, Limits, Watch},
+    upload::Surroundings,
 };
 
 /// Why a body ended early.

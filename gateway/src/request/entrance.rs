@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, request::Parts};
 
 use super::{
+    ConnectionContext,
     error::Error,
     exchange::Exchange,
     readings,
@@ -13,7 +14,6 @@ use super::{
 };
 use crate::{
     admission::{self, Admission, Admitted, Oddities, Scheme},
-    connection::ConnectionContext,
     headers::{self, names},
     policy::{cors, redirect},
     router::Match,

@@ -8,11 +8,10 @@ use std::{cell::OnceCell, net::IpAddr, rc::Rc, time::Instant};
 
 use http::{Method, Request, StatusCode, Version, header, uri::PathAndQuery};
 
-use super::{id::RequestId, taken::Taken, tried::Tried};
+use super::{ConnectionContext, id::RequestId, taken::Taken, tried::Tried};
 use crate::{
     admission::{Admitted, Scheme},
-    body::{Activity, Cause, ClientBody, Limits, Upload, UploadLimits, Watch},
-    connection::{ConnectionContext, ResponseSink},
+    body::{Activity, Cause, ClientBody, Limits, Surroundings, Upload, UploadLimits, Watch},
     headers::Facts,
     metrics::{Rare, method_label},
     policy::{
@@ -21,6 +20,7 @@ use crate::{
         jwt::Verified,
     },
     snapshot::{LocalCluster, LocalEndpoint, LocalRoute},
+    upstream::sink::ResponseSink,
     worker::WorkerState,
 };
 
@@ -198,7 +198,13 @@ impl Exchange {
     /// Begins to receive the request's body.
     pub(crate) fn receive(&mut self, body: ClientBody, limits: UploadLimits) -> Rc<Upload> {
         let activity = self.activity();
-        let upload = Upload::new(body, self.version, limits, Rc::clone(&self.connection), activity);
+        let worker = &self.connection.worker;
+        let surroundings = Surroundings {
+            clock: Rc::clone(&worker.clock),
+            metrics: Rc::clone(&worker.metrics),
+            held: [Rc::clone(&worker.held_bytes), self.connection.state.held_bytes()],
+        };
+        let upload = Upload::new(body, self.version, limits, surroundings, activity);
         Rc::clone(self.upload.insert(upload))
     }
 
@@ -217,7 +223,13 @@ impl Exchange {
             return None;
         }
         let stream = self.activity.as_ref().filter(|_| self.version == Version::HTTP_2);
-        Some(ResponseSink::new(&self.connection, stream, self.route.as_ref()?))
+        let connection = &self.connection;
+        Some(ResponseSink {
+            connection: Rc::clone(&connection.state),
+            stream: stream.cloned(),
+            rules: Rc::clone(&self.route.as_ref()?.response_rules),
+            metrics: Rc::clone(&connection.worker.metrics),
+        })
     }
 
     /// How long the exchange may stand still, and how slow its client may be.

@@ -5,6 +5,7 @@
 //! The order of policies is this code, not a stack of types.
 
 mod attempt;
+mod context;
 mod entrance;
 pub mod error;
 pub mod exchange;
@@ -30,6 +31,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, Version, header, request::
 use hyper::body::Incoming;
 use ipnet::IpNet;
 
+pub use self::context::ConnectionContext;
 use self::{
     entrance::{Entrance, admit, find_route_or_preflight, preflight_reply},
     error::Error,
@@ -46,7 +48,6 @@ use crate::{
     access::{self, QuotaFields},
     admission,
     body::{Activity, ClientBody, Limits, RequestBody, UploadLimits},
-    connection::ConnectionContext,
     headers::{self, Found, names},
     metrics::Rare,
     policy::{

@@ -22,10 +22,10 @@ use crate::{
     body::{BodyError, Cause, Upload},
     metrics::Spot,
     policy::{retry::Phase, timeout::Deadline},
-    snapshot::{LocalCluster, LocalEndpoint, StateHandle},
+    snapshot::{LocalCluster, LocalEndpoint},
     upstream::{
         connect::{ConnectError, connect},
-        endpoint::InFlight,
+        endpoint::{InFlight, StateHandle},
         pool::Lease,
         protocol::{Answered, SendError, Unsent},
         timer::{Timer, Wait},

@@ -6,8 +6,10 @@ use super::verdict::Witness;
 use crate::{
     body::Upload,
     policy::concurrency::Slot,
-    snapshot::StateHandle,
-    upstream::{endpoint::InFlight, pool::Lease},
+    upstream::{
+        endpoint::{InFlight, StateHandle},
+        pool::Lease,
+    },
     worker::WorkerState,
 };
 

@@ -28,7 +28,8 @@ use crate::{
         circuit_breaker::{Opened, Outcome, Permit, Seen, Transition},
         outlier::{Began, Change, Probe, Reason, Sign},
     },
-    snapshot::{LocalCluster, LocalEndpoint, StateHandle},
+    snapshot::{LocalCluster, LocalEndpoint},
+    upstream::endpoint::StateHandle,
     worker::{Hint, WorkerState},
 };
 

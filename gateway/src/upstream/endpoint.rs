@@ -7,6 +7,7 @@ use std::{
     fmt,
     net::SocketAddr,
     ops::Deref,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -158,6 +159,26 @@ impl AsRef<OutlierState> for EndpointState {
 impl AsRef<BreakerState> for EndpointState {
     fn as_ref(&self) -> &BreakerState {
         &self.breaker
+    }
+}
+
+/// An endpoint's shared state, held by a count that only this worker touches: guards of requests clone this and
+/// not the `Arc`, whose count all cores would share.
+#[derive(Clone)]
+#[expect(clippy::redundant_allocation, reason = "the outer count is the point: it is this worker's own")]
+pub struct StateHandle(Rc<Arc<EndpointState>>);
+
+impl StateHandle {
+    pub fn new(state: &Arc<EndpointState>) -> Self {
+        Self(Rc::new(Arc::clone(state)))
+    }
+}
+
+impl Deref for StateHandle {
+    type Target = EndpointState;
+
+    fn deref(&self) -> &EndpointState {
+        &self.0
     }
 }
 

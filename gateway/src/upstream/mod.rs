@@ -7,6 +7,7 @@ pub mod load_balancer;
 pub mod pool;
 pub mod protocol;
 mod response_time;
+pub mod sink;
 pub mod split;
 pub mod timer;
 pub mod tls;

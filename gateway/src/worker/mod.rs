@@ -23,7 +23,7 @@ use crate::{
     access_log::AccessLog,
     body::Activities,
     clock::Clock,
-    connection::ConnectionTable,
+    downstream::ConnectionTable,
     file_account::Desk,
     metrics::{Metrics, RouteSample},
     policy::jwt::TokenCache,
@@ -41,7 +41,7 @@ pub struct WorkerState {
     pub rng: RefCell<SmallRng>,
     /// Where request ids are cut from.
     pub ids: RefCell<BytesMut>,
-    pub metrics: Metrics,
+    pub metrics: Rc<Metrics>,
     pub unmatched: Rc<RefCell<RouteSample>>,
     pub access_log: AccessLog,
     pub tokens: RefCell<TokenCache>,
@@ -69,7 +69,7 @@ pub struct WorkerState {
 impl WorkerState {
     pub(crate) fn new(setup: &WorkerSetup) -> Rc<Self> {
         let clock = Rc::new(Clock::new());
-        let metrics = Metrics::default();
+        let metrics = Rc::new(Metrics::default());
         let mut pools = Pools::default();
         let generation = setup.publisher.generation();
         // The one place where a worker's randomness comes from.

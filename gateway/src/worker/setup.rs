@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Hints;
 use crate::{
-    access_log::LogSink, admission::Scheme, connection::Refusal, file_account::FileAccount,
+    access_log::LogSink, admission::Scheme, downstream::Refusal, file_account::FileAccount,
     metrics::WorkerSample, snapshot::Publisher,
 };
 

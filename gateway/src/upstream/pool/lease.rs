@@ -7,10 +7,10 @@ use http::Request;
 use super::EndpointPool;
 use crate::{
     body::RequestBody,
-    connection::ResponseSink,
     file_account::Place,
     upstream::{
         protocol::{Answered, Connection, SendError, Unsent},
+        sink::ResponseSink,
         timer::Timer,
     },
 };

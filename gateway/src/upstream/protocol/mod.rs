@@ -14,7 +14,8 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::http1::Http1;
-use crate::{body::RequestBody, connection::ResponseSink, headers::ResponseFraming};
+use super::sink::ResponseSink;
+use crate::{body::RequestBody, headers::ResponseFraming};
 
 /// A request that waits to be sent. Empty once bytes of it may have left; a failure before that leaves it here, so that
 /// nothing needs to be handed back through the layers that it went down.

@@ -17,7 +17,7 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::connection::ResponseSink;
+use crate::upstream::sink::ResponseSink;
 
 /// Where the informational responses of one upstream connection go.
 #[derive(Default)]

@@ -20,7 +20,7 @@ use self::{
     read_size::{PROOF_BYTES, READ_BYTES_MAX, ReadSize},
 };
 use super::{Answered, SendError, Unsent};
-use crate::{body::RequestBody, connection::ResponseSink, headers, small_writes::SmallWrites};
+use crate::{body::RequestBody, headers, small_writes::SmallWrites, upstream::sink::ResponseSink};
 
 /// One connection and the task that drives it.
 pub(in crate::upstream) struct Http1 {
