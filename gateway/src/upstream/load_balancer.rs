@@ -24,7 +24,7 @@ use std::{
 
 use rand::{Rng, RngExt};
 
-use super::{cluster::Health, endpoint::Endpoint};
+use super::{endpoint::Endpoint, health::Health};
 use crate::policy::balance::Balance;
 
 /// The balancer of one cluster, compiled for the endpoints of one snapshot.

@@ -2,6 +2,7 @@
 pub mod cluster;
 pub mod connect;
 pub mod endpoint;
+mod health;
 pub mod host_port;
 pub mod load_balancer;
 pub mod pool;
