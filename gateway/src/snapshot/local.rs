@@ -1,208 +1,35 @@
-//! The compiled, immutable world that one request sees, and how workers come to the newest one.
-//!
-//! The control plane publishes whole [`Snapshot`]s; a generation word tells workers that there is a new one.
-//! A worker looks at that word once per request and swaps its own [`LocalSnapshot`] between requests; a request
-//! that has begun keeps the one it started with. Request path: one atomic load, no lock, no shared count.
+//! A worker's own view of a snapshot: what it has for each route, cluster and endpoint, in memory that no other core touches.
 
 use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
 
-use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue};
 use rand::rngs::SmallRng;
 
+use super::{Route, Snapshot};
 use crate::{
-    admission::AdmissionLimits,
     clock::Clock,
-    config::settings::{AccessLogSettings, ListenSettings},
     file_account::Desk,
-    headers::{GuardedNames, HeaderRules, MadeField},
-    key_desk::KeyDesk,
+    headers::{HeaderRules, MadeField},
     metrics::{ClusterSample, InstanceSample, Metrics, RouteSample},
-    policy::{
-        Policies,
-        clients::imply,
-        headers::Headers,
-        jwt::{Jwt, KeySet},
-        of_route::Shown,
-        rate_limit::RateLimit,
-        rewrite::UpstreamHost,
-    },
-    router::Router,
     upstream::{
         cluster::Cluster,
         endpoint::StateHandle,
         load_balancer::Cursor,
         pool::{EndpointPool, PoolKey},
-        split::Split,
         tls::EndpointTls,
     },
 };
-
-/// Everything a request may need.
-pub struct Snapshot {
-    /// What comes from `routes.yaml` alone; the same `Arc` while only endpoints or keys change.
-    pub table: Arc<RouteTable>,
-    /// By the index that routes hold.
-    pub clusters: Vec<Arc<Cluster>>,
-    /// Keys by provider index.
-    pub keys: Vec<HeldKeys>,
-    /// Changes whenever keys or auth settings change: verified tokens of another generation are forgotten.
-    pub auth_generation: u64,
-    pub tls: Option<Arc<rustls::ServerConfig>>,
-}
-
-/// What verifies the tokens of one provider.
-#[derive(Debug, Clone, Default)]
-pub struct HeldKeys {
-    /// `None` until they were read or fetched.
-    pub set: Option<Arc<KeySet>>,
-    /// Where a request asks for newer ones; `None`: they are in a file, which a reload reads.
-    pub desk: Option<Arc<KeyDesk>>,
-}
-
-/// Routes, policies and limits of one configuration.
-pub struct RouteTable {
-    pub router: Router,
-    pub routes: Vec<Arc<Route>>,
-    pub auth: Vec<AuthProvider>,
-    /// Names of fields that the sender of a request may not decide.
-    pub names: Arc<GuardedNames>,
-    /// For what the gateway answers where there is no route.
-    pub unrouted: Policies,
-    pub admission: AdmissionLimits,
-    pub listen: ListenSettings,
-    pub access_log: AccessLogSettings,
-}
-
-pub struct AuthProvider {
-    pub name: Arc<str>,
-    pub jwt: Jwt,
-    /// Verified tokens that each worker remembers.
-    pub cache_max: usize,
-}
-
-impl RouteTable {
-    /// Capacity of each provider's token cache, by provider index.
-    pub fn token_cache_sizes(&self) -> Vec<usize> {
-        self.auth.iter().map(|provider| provider.cache_max).collect()
-    }
-}
-
-/// One compiled route: small, and what equals that of other routes is shared with them ([`Interner`]).
-///
-/// [`Interner`]: crate::interner::Interner
-pub struct Route {
-    pub name: Arc<str>,
-    pub service: Arc<str>,
-    /// Index into [`Snapshot::clusters`]; `None`: nobody is asked, since there is a `redirect`.
-    pub cluster: Option<usize>,
-    /// Shares several of them; then `cluster` is the first that has a share.
-    pub split: Option<Split>,
-    pub policies: Policies,
-    /// What `/api/v1/routes` and `millgate routes` show.
-    pub view: Box<RouteView>,
-}
-
-impl Route {
-    /// What passes this route would pass the other one. A limit of the other one counts as one of this route if that has an
-    /// equal one, such as one that both have from `defaults`.
-    pub fn is_as_strict_as(&self, other: &Self) -> bool {
-        let (own, others) = (&self.policies, &other.policies);
-        let is_known =
-            || !own.auth.is_empty() && own.auth.iter().all(|provider| others.auth.contains(provider));
-        let has_equal = |limit: &Arc<RateLimit>| own.rate_limit.iter().any(|own| own.is_equal_to(limit));
-        std::ptr::eq(self, other)
-            || (others.rate_limit.iter().all(has_equal)
-                && others.clients.iter().all(|rule| imply(&own.clients, rule))
-                && (others.auth.is_empty() || is_known())
-                && own.require.implies(&others.require))
-    }
-
-    pub fn limits(&self) -> &[Arc<RateLimit>] {
-        &self.policies.rate_limit
-    }
-
-    pub fn header_rules(&self) -> &Headers {
-        &self.policies.headers
-    }
-
-    /// What `Host` is to be instead of the client's.
-    pub fn upstream_host(&self) -> Option<&UpstreamHost> {
-        self.policies.rewrite.as_ref()?.host.as_ref()
-    }
-}
-
-/// A route as its owner wrote it, for people and tools.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct RouteView {
-    pub name: Arc<str>,
-    pub methods: Vec<String>,
-    pub host: String,
-    pub path: String,
-    /// Empty where there is a `redirect` alone.
-    pub service: Arc<str>,
-    /// The only subset of the service that gets requests.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub subset: Option<String>,
-    /// Subsets of the service and their shares.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub split: Vec<SplitView>,
-    #[serde(flatten)]
-    pub policies: Shown,
-    pub priority: i32,
-    /// `file`, or the service that declared it: `consul:dc1/orders`.
-    pub origin: String,
-    /// Line in the configuration file; 0 for a declared route.
-    pub line: u32,
-}
-
-/// One part of a split.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct SplitView {
-    pub subset: String,
-    pub share: u32,
-}
-
-/// Where the control plane puts a snapshot and workers find it.
-pub struct Publisher {
-    current: ArcSwap<Snapshot>,
-    /// Written after `current` (Release), read by every request (Acquire).
-    generation: AtomicU64,
-}
-
-impl Publisher {
-    pub fn new(first: Snapshot) -> Self {
-        Self { current: ArcSwap::from_pointee(first), generation: AtomicU64::new(1) }
-    }
-
-    pub fn publish(&self, snapshot: Snapshot) {
-        self.current.store(Arc::new(snapshot));
-        self.generation.fetch_add(1, Ordering::Release);
-    }
-
-    pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
-    }
-
-    /// The newest snapshot. For the control plane and for a worker that has seen a new generation.
-    pub fn load(&self) -> Arc<Snapshot> {
-        self.current.load_full()
-    }
-}
 
 /// A worker's view of one snapshot: the shared part, and what only this worker has for it.
 pub struct LocalSnapshot {
     pub shared: Arc<Snapshot>,
     pub routes: Vec<Rc<LocalRoute>>,
-    /// Rules for responses of [`RouteTable::unrouted`], as those of the routes.
+    /// Rules for responses of [`RouteTable::unrouted`](super::RouteTable::unrouted), as those of the routes.
     pub unrouted_rules: Rc<HeaderRules>,
     pub clusters: Vec<Rc<LocalCluster>>,
 }
