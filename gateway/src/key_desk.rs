@@ -96,7 +96,7 @@ impl KeyDesk {
         }
     }
 
-    /// Who has asked since the last fetch began.
+    /// The kind of request that has asked since the last fetch began.
     pub(crate) fn asker(&self) -> Option<Asker> {
         match (self.regular.load(Ordering::Acquire), self.stranger.load(Ordering::Acquire)) {
             (true, _) => Some(Asker::Regular),
@@ -110,7 +110,7 @@ impl KeyDesk {
         self.asked.notified().await;
     }
 
-    /// A fetch begins, for all who have asked; its number.
+    /// A fetch begins, for all requests that have asked. Returns its number.
     pub(crate) fn begin(&self) -> u64 {
         // Cleared before the number is raised: a request that reads the new number and asks then, asks for the next one.
         for flag in [&self.regular, &self.stranger] {

@@ -118,7 +118,7 @@ async fn serve(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result<(),
     SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX).map_err(|_| "socket")?;
     match context.scheme {
         Scheme::Http => serve_cleartext(transport(stream, context), context).await,
-        // Boxed: else a connection in cleartext would have room for the state of a handshake.
+        // Boxed. Otherwise a connection in cleartext would have room for the state of a handshake.
         Scheme::Https => Box::pin(serve_tls(stream, context)).await,
     }
 }

@@ -45,25 +45,25 @@ pub struct ConnectionState {
     begun: Cell<u32>,
     /// Bytes of response bodies that went out, over all requests.
     delivered: Cell<u64>,
-    /// Finish what is in flight, then close.
+    /// The connection is to finish what is in flight, and to close then.
     pub(crate) close: Cell<bool>,
-    /// Close now.
+    /// The connection is to close now.
     pub(crate) kill: Cell<bool>,
-    /// Why, where that is known and counted already.
+    /// Why it is to close now, where that is known and counted already.
     pub(crate) killed_for: Cell<Option<Ended>>,
-    /// Its place is needed.
+    /// Another client needs its place.
     pub(crate) is_shed: Cell<bool>,
-    /// Idle for so long that it should hold no buffers. Of no more use when a request has begun: what is left of its body
-    /// must stay with the hyper that knows where it ends.
+    /// The connection has been idle for so long that it should hold no buffers. Withdrawn when a request begins: the unread
+    /// rest of its body is known only to the hyper connection that reads it.
     pub(super) park: Cell<bool>,
-    /// It holds none.
+    /// It holds no buffers.
     pub(crate) is_parked: Cell<bool>,
     /// Since when the peer has taken nothing of what is to be written.
     blocked_since: Cell<Option<Instant>>,
     pub(crate) is_http2: Cell<bool>,
     /// HTTP/2: bytes have come since the last sweep.
     heard: Cell<bool>,
-    /// HTTP/2: since when none have.
+    /// HTTP/2: since when no bytes have come.
     silent_since: Cell<Instant>,
     pub(super) ping: Cell<Ping>,
     pub(crate) informational: Queue,
@@ -380,7 +380,7 @@ const PING_AFTER: Duration = Duration::from_secs(20);
 /// A client that sends nothing for so long after a PING is gone.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection that was told to close and still has not is cut after this.
+/// A connection that should have closed by itself is cut after this.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

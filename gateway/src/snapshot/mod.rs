@@ -1,6 +1,6 @@
 //! The compiled, immutable world that one request sees, and how workers come to the newest one.
 //!
-//! The control plane publishes whole [`Snapshot`]s; a generation word tells workers that there is a new one.
+//! The control plane publishes whole [`Snapshot`]s; a generation word shows workers that there is a new one.
 //! A worker looks at that word once per request and swaps its own [`LocalSnapshot`] between requests; a request
 //! that has begun keeps the one it started with. Request path: one atomic load, no lock, no shared count.
 
@@ -88,7 +88,7 @@ impl RouteTable {
 pub struct Route {
     pub name: Arc<str>,
     pub service: Arc<str>,
-    /// Index into [`Snapshot::clusters`]; `None`: nobody is asked, since there is a `redirect`.
+    /// Index into [`Snapshot::clusters`]; `None`: the route has a `redirect` alone.
     pub cluster: Option<usize>,
     /// Shares several of them; then `cluster` is the first that has a share.
     pub split: Option<Split>,

@@ -22,7 +22,7 @@ pub enum ConnectError {
     Exhausted(io::Error),
     #[error(transparent)]
     Io(io::Error),
-    /// No TLS, or with somebody that is not trusted.
+    /// The endpoint speaks no TLS, or did not prove a name that is trusted.
     #[error("TLS: {0}")]
     Tls(io::Error),
     #[error("handshake: {0}")]
@@ -30,7 +30,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// The other side speaks TLS, and did not prove to be who it should be.
+    /// The endpoint speaks TLS, and did not prove that it has the name that it should have.
     pub fn is_about_the_certificate(&self) -> bool {
         let Self::Tls(error) = self else { return false };
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref());

@@ -62,8 +62,8 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// `weight` is relative to the other endpoints of the cluster and held to 1..=[`WEIGHT_MAX`]: who wants
-    /// no traffic is not an endpoint. `state` is the carried one, or [`EndpointState::new`].
+    /// `weight` is relative to the other endpoints of the cluster and held to 1..=[`WEIGHT_MAX`]: an
+    /// instance that wants no traffic is not an endpoint. `state` is the carried one, or [`EndpointState::new`].
     pub fn new(
         key: EndpointKey,
         address: SocketAddr,

@@ -1,4 +1,4 @@
-//! TLS towards a service: whom a connection trusts, and the name that the other side must prove to have.
+//! TLS towards a service: which certificates a connection trusts, and the name that the endpoint must prove.
 //!
 //! What is made of files is made by the control plane ([`crate::tls::client_config`]); here is only what a new
 //! connection needs.
@@ -23,7 +23,8 @@ use super::host_port::HostPort;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct UpstreamTls {
     pub files: TlsOptions,
-    /// Any certificate will do. Then TLS protects from listeners, and not from who pretends to be the service.
+    /// Every certificate is accepted. Then TLS protects from eavesdroppers, and not from a program that pretends to be the
+    /// service.
     pub insecure: bool,
 }
 
@@ -85,7 +86,7 @@ impl EndpointTls {
     }
 
     /// # Errors
-    /// The other side does not speak TLS, or proves to be somebody else, or nobody that is trusted.
+    /// The endpoint does not speak TLS, or proves another name, or one that is not trusted.
     pub async fn handshake(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let config = self.client.config.as_ref().map_err(|why| io::Error::other(why.as_str()))?;
         let name = self.name.as_ref().map_err(|why| io::Error::other(why.as_str()))?;

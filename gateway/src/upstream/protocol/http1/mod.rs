@@ -140,3 +140,85 @@ fn alert(error: &hyper::Error) -> Option<String> {
     let inner = io.get_ref()?.downcast_ref()?;
     matches!(inner, rustls::Error::AlertReceived(_)).then(|| io.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        task::LocalSet,
+    };
+
+    use super::*;
+
+    /// Runs `test` with a connection, the service at its other end, and the worker's count of large reads.
+    async fn with_connection(test: impl AsyncFnOnce(Http1, DuplexStream, Rc<Cell<u64>>)) {
+        let (ours, service) = duplex(1 << 16);
+        let large_reads = Rc::<Cell<u64>>::default();
+        LocalSet::new()
+            .run_until(async {
+                let connection = Http1::open(ours, &large_reads).await.unwrap();
+                test(connection, service, large_reads).await;
+            })
+            .await;
+    }
+
+    fn request() -> Request<RequestBody> {
+        let mut request = Request::new(RequestBody::default());
+        *request.uri_mut() = http::Uri::from_static("/items/7");
+        *request.version_mut() = Version::HTTP_2;
+        request.headers_mut().insert(header::HOST, HeaderValue::from_static("items:80"));
+        request
+    }
+
+    #[tokio::test]
+    async fn a_connection_goes_on_only_after_two_whole_messages_with_one_reading() {
+        for (fields, is_sent, goes_on) in [
+            ("content-length: 3", true, true),
+            ("content-length: 3", false, false),
+            ("content-length: 3\r\ntransfer-encoding: chunked", true, false),
+        ] {
+            with_connection(async |mut connection, mut service, _| {
+                let serve = async {
+                    let mut head = [0; 22];
+                    service.read_exact(&mut head).await.unwrap();
+                    let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n");
+                    service.write_all(answer.as_bytes()).await.unwrap();
+                    head
+                };
+                let mut unsent = None;
+                let (answered, head) = tokio::join!(connection.send(request(), &mut unsent, None), serve);
+                assert_eq!(&head, b"GET /items/7 HTTP/1.1\r");
+                // Its body is still to come.
+                let _answered = answered.unwrap();
+                assert_eq!(connection.finish(is_sent), goes_on, "{fields} {is_sent}");
+            })
+            .await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_of_which_no_byte_was_written_comes_back() {
+        with_connection(async |mut connection, service, _| {
+            drop(service);
+            tokio::task::yield_now().await;
+            let mut unsent = None;
+            let sent = connection.send(request(), &mut unsent, None).await;
+            assert!(matches!(sent, Err(SendError::Ended)));
+            assert_eq!(unsent.unwrap().uri(), "/items/7");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn reads_are_large_for_a_client_that_has_proved_to_read() {
+        with_connection(async |mut connection, _service, large_reads| {
+            connection.client_took(PROOF_BYTES - 1);
+            assert_eq!(large_reads.get(), 0);
+            connection.client_took(PROOF_BYTES);
+            assert_eq!(large_reads.get(), 1);
+            drop(connection);
+            assert_eq!(large_reads.get(), 0);
+        })
+        .await;
+    }
+}
