@@ -17,7 +17,8 @@ use http::{Request, header};
 use super::{
     error::Error,
     exchange::Exchange,
-    search::{Picked, Plan, Search},
+    picked::Picked,
+    search::{Plan, Search},
     send::Attempt,
     spare::Spare,
     taken::Taken,

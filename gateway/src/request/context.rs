@@ -4,7 +4,6 @@ use std::{cell::RefCell, net::SocketAddr, rc::Rc};
 
 use http::HeaderValue;
 
-use super::exchange::Exchange;
 use crate::{
     admission::{Arrival, Authority, Scheme},
     downstream::ConnectionState,
@@ -27,8 +26,8 @@ pub struct ConnectionContext {
 }
 
 impl ConnectionContext {
-    pub(crate) fn arrival(&self, exchange: &Exchange) -> Arrival {
-        Arrival { scheme: self.scheme, peer_is_trusted: exchange.peer_is_trusted }
+    pub(crate) fn arrival(&self, peer_is_trusted: bool) -> Arrival {
+        Arrival { scheme: self.scheme, peer_is_trusted }
     }
 
     /// Whether it ends with what is in flight.

@@ -36,7 +36,8 @@ pub(super) fn admit<'a>(
 ) -> Result<Entrance<'a>, Error> {
     let limits = &snapshot.shared.table.admission;
     let mut last = connection.authority.borrow_mut();
-    let verdict = admission::admit(parts, limits, connection.arrival(exchange), last.as_ref());
+    let verdict =
+        admission::admit(parts, limits, connection.arrival(exchange.peer_is_trusted), last.as_ref());
     if !matches!(verdict, Ok(Admission::Forward(_))) {
         exchange.refused_target = parts.uri.path_and_query().cloned();
     }

@@ -12,6 +12,7 @@ pub mod exchange;
 mod guard;
 mod head;
 pub(crate) mod id;
+mod picked;
 pub(crate) mod probe;
 mod readings;
 mod reply;

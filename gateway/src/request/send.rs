@@ -10,12 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::StatusCode;
+
 use super::{
     error::{Blame, Error},
     exchange::Exchange,
-    search::Picked,
+    picked::Picked,
     silence::{LOOK, Silence},
     taken::Taken,
+    tried::{OneAttempt, Outcome},
     verdict::{Deed, NO_ANSWER, Verdict, Waiting, Witness},
 };
 use crate::{
@@ -324,5 +327,28 @@ pub(crate) fn body_failed(failure: BodyError) -> Error {
         BodyError::Gone => Error::ClientGone,
         // The last two are never the fate of an upload.
         BodyError::Broken | BodyError::Idle | BodyError::Replaced => Error::RequestBodyInvalid,
+    }
+}
+
+impl Exchange {
+    /// The last attempt is over. The first one leaves no trace if its status `is_final`.
+    pub(super) fn has_tried(
+        &mut self,
+        result: &Result<Answered, Failed>,
+        is_final: impl FnOnce(StatusCode) -> bool,
+    ) {
+        let outcome = match result {
+            Ok(answered) if self.tried.is_empty() && is_final(answered.response.status()) => return,
+            Ok(answered) => Outcome::Answered(answered.response.status().as_u16()),
+            Err(failed) => Outcome::Failed(failed.reason()),
+        };
+        let (Some(instance), Some(began), Some(ended)) =
+            (&self.instance, self.upstream_began, self.upstream_ended)
+        else {
+            return;
+        };
+        let took = ended.saturating_duration_since(began);
+        let instance = Rc::clone(instance);
+        self.tried.add(OneAttempt { instance, outcome, began, took });
     }
 }

@@ -33,4 +33,11 @@ impl Taken {
         let is_sent = self.upload.as_ref().is_none_or(|upload| upload.complete.get());
         self.lease.release(is_sent);
     }
+
+    /// The endpoint broke off its response, or paused in it for too long.
+    pub fn broke_off(&self, worker: &WorkerState) {
+        if let Some(witness) = &self.witness {
+            witness.broke_off(worker.clock.now(), worker);
+        }
+    }
 }

@@ -79,7 +79,7 @@ const GATEWAY: House = House {
         ("snapshot", "config"),
         ("upstream", "config"),
     ],
-    circles: &["admission", "cli", "config", "config::raw", "control", "policy", "request"],
+    circles: &["admission", "cli", "config", "config::raw", "control", "policy"],
 };
 
 #[test]
