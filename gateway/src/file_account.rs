@@ -5,7 +5,7 @@
 //! happens to need it: the admin listener, a reload, a log. So the two parts that can grow, clients and upstream
 //! connections, share what is left after [`Budget::reserve`], and neither can take the last eighth from the other. A
 //! part that finds no place asks the workers to make room ([`FileAccount::next_call`]): idle upstream connections go
-//! first, then the clients that have been idle for longest (`worker::accepting`). What still finds none waits in
+//! first, then the clients that have been idle for longest (`worker_thread::accepting`). Whatever still finds none waits in
 //! order of arrival.
 
 use std::sync::{

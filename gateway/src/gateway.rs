@@ -26,11 +26,10 @@ use crate::{
         client_config,
         declared::DeclaredRoutes,
         ending,
-        event::{EVENTS_MAX, Event},
+        event::{EVENTS_MAX, Event, hints},
         kept::{self, Kept},
         key_files,
         keys::{kept::KeptKeys, left_out::LeftOut},
-        listen::ListenError,
         metrics::{Exporter, Sources},
         origin::{First, Origin},
         status::Status,
@@ -39,6 +38,7 @@ use crate::{
     policy::rate_limit::KeyBudget,
     snapshot::Publisher,
     syntax::diagnostics::Report,
+    worker_thread::listen::ListenError,
     world::{ProviderKeys, World, tls_clients::TlsClients},
 };
 
@@ -123,8 +123,8 @@ impl Gateway {
         let (events, received) = mpsc::channel(EVENTS_MAX);
         let mut threads = Vec::new();
         let log = start_log(&settings, &mut threads)?;
-        let data =
-            DataPlane { publisher: &publisher, log: log.as_ref(), events: &events, files: &files_open };
+        let hints = hints(events.clone());
+        let data = DataPlane { publisher: &publisher, log: log.as_ref(), hints, files: &files_open };
         let workers = start_workers(bound.listeners, &data, &mut threads)?;
         let sources = Sources {
             workers: workers.clone(),

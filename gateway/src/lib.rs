@@ -16,6 +16,7 @@ pub mod config;
 pub mod connection;
 pub mod control;
 pub mod declaration;
+pub mod downstream;
 pub mod file_account;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -40,6 +41,7 @@ pub mod tls;
 pub mod token;
 pub mod upstream;
 pub mod worker;
+pub mod worker_thread;
 pub mod world;
 
 pub use config::ConfigSource;

@@ -21,17 +21,13 @@ use crate::{
         settings::{AccessLogFormat, Settings},
     },
     connection,
-    control::{
-        declared::DeclaredRoutes,
-        event::{EVENTS_MAX, Event},
-        keys::kept::KeptKeys,
-    },
+    control::{declared::DeclaredRoutes, keys::kept::KeptKeys},
     file_account::FileAccount,
     gateway::{Known, first_snapshot},
     policy::rate_limit::KeyBudget,
     snapshot::{Publisher, Snapshot},
     upstream::connect,
-    worker::{COMMANDS_MAX, WorkerSetup, WorkerState},
+    worker::{COMMANDS_MAX, Command, Hint, WorkerSetup, WorkerState},
 };
 
 /// The service's answer to every request.
@@ -62,7 +58,7 @@ pub struct Harness {
     answer: Box<[u8]>,
     runtime: LocalRuntime,
     /// Held, because a worker whose control plane is gone is not what is measured.
-    _control: (mpsc::Receiver<Event>, mpsc::Sender<crate::worker::Command>),
+    _control: mpsc::Sender<Command>,
     _log: Option<JoinHandle<()>>,
 }
 
@@ -98,7 +94,7 @@ impl Harness {
 /// What a worker is started with, and what must live as long as it.
 pub(crate) struct Prepared {
     pub(crate) setup: WorkerSetup,
-    control: (mpsc::Receiver<Event>, mpsc::Sender<crate::worker::Command>),
+    control: mpsc::Sender<Command>,
     log: Option<JoinHandle<()>>,
 }
 
@@ -111,18 +107,17 @@ impl Prepared {
                 .map(|(sink, thread)| (Some(sink), Some(thread)))
                 .map_err(|error| error.to_string())?,
         };
-        let (events, control) = mpsc::channel(EVENTS_MAX);
-        let (commander, commands) = mpsc::channel(COMMANDS_MAX);
+        let (control, commands) = mpsc::channel(COMMANDS_MAX);
         let setup = WorkerSetup {
             index: 0,
             publisher: Arc::new(Publisher::new(snapshot)),
             listeners: Vec::new(),
             commands,
-            events,
+            hints: Arc::new(|_: Hint| ()),
             log: sink,
             files: FileAccount::new(crate::compile::file_budget(1024, &settings), 1),
         };
-        Ok(Self { setup, control: (control, commander), log })
+        Ok(Self { setup, control, log })
     }
 }
 
@@ -142,7 +137,7 @@ pub(crate) async fn worker_with<F: Future<Output = ()> + 'static>(
         for endpoint in &cluster.endpoints {
             let (ours, services) = duplex(MESSAGE_BYTES_MAX);
             tokio::task::spawn_local(serve(services));
-            endpoint.pool.checkin(connect::handshake(ours, now).await?);
+            connect::over(ours, &endpoint.pool, now).await?.release(true);
         }
     }
     Ok(worker)

@@ -2,8 +2,6 @@
 
 use std::{cell::Cell, rc::Rc};
 
-use crate::connection::ConnectionContext;
-
 /// Counts the bytes that one request holds.
 #[derive(Debug)]
 pub(super) struct Share {
@@ -15,9 +13,9 @@ pub(super) struct Share {
 pub(super) type Full = &'static str;
 
 impl Share {
-    pub(super) fn of(connection: &ConnectionContext) -> Self {
-        let worker = Rc::clone(&connection.worker.held_bytes);
-        Self { counts: [worker, connection.state.held_bytes()], mine: Cell::new(0) }
+    /// `counts`: the bytes that the worker holds, and those of the connection.
+    pub(super) fn of(counts: [Rc<Cell<u64>>; 2]) -> Self {
+        Self { counts, mine: Cell::new(0) }
     }
 
     /// Whether a request may hold another piece.

@@ -6,6 +6,7 @@
 //! long a body of either direction may stand still; content on its way back is
 //! [`ResponseBody`](crate::request::response_body::ResponseBody). Trailers are not forwarded (RFC 9110 §6.5.1 allows it).
 
+mod activities;
 mod activity;
 mod client;
 mod held;
@@ -15,12 +16,17 @@ mod upload;
 
 use std::time::Duration;
 
-pub(crate) use self::activity::{Cause, Limits, Watch};
 pub use self::{
-    activity::{Activities, Activity, Chunk},
+    activities::Activities,
+    activity::{Activity, Chunk},
     client::ClientBody,
     request::RequestBody,
     upload::{Upload, UploadLimits},
+};
+pub(crate) use self::{
+    activities::Watch,
+    activity::{Cause, Limits},
+    upload::Surroundings,
 };
 
 /// Why a body ended early.

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, path::Path, rc::Rc};
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, Version};
+use http::{Response, Version};
 use http_body_util::{BodyExt, Empty};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -13,10 +13,10 @@ use tokio::{
     task::LocalSet,
 };
 
-use super::{Activity, BodyError, ClientBody, RequestBody, Upload, UploadLimits};
+use super::{Activity, BodyError, ClientBody, RequestBody, Surroundings, Upload, UploadLimits};
 use crate::{
     admission::Scheme,
-    connection::{ConnectionContext, ConnectionState},
+    downstream::ConnectionState,
     testing::{self, Prepared},
 };
 
@@ -49,20 +49,16 @@ where
     LocalSet::new().block_on(&runtime, async {
         let worker = testing::worker_with_endpoints(&prepared.setup).await.unwrap();
         let state = Rc::new(ConnectionState::new(Scheme::Http, &worker.clock));
-        let connection = Rc::new(ConnectionContext {
-            peer: ([127, 0, 0, 1], 1).into(),
-            peer_text: HeaderValue::from_static("127.0.0.1"),
-            scheme: Scheme::Http,
-            authority: RefCell::default(),
-            state,
-            held: Rc::default(),
-            worker: Rc::clone(&worker),
-        });
+        let surroundings = Surroundings {
+            clock: Rc::clone(&worker.clock),
+            metrics: Rc::clone(&worker.metrics),
+            held: [Rc::clone(&worker.held_bytes), state.held_bytes()],
+        };
         let (client, body) = client(framing).await;
         let limits = UploadLimits { bytes_max: None, keep_max };
-        let activity = Activity::new(Some(Rc::clone(&connection.state)));
+        let activity = Activity::new(Some(state));
         let body = ClientBody::Http1(body);
-        let upload = Upload::new(body, Version::HTTP_11, limits, connection, activity);
+        let upload = Upload::new(body, Version::HTTP_11, limits, surroundings, activity);
         test(client, RequestBody::of(Rc::clone(&upload)), upload).await;
         assert_eq!(worker.held_bytes.get(), 0, "all that was held is given back");
     });

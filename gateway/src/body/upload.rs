@@ -17,8 +17,8 @@ use http_body::SizeHint;
 
 use super::{Activity, BodyError, Cause, ClientBody, held::Share, kept::Kept, request::RequestBody};
 use crate::{
-    connection::ConnectionContext,
-    metrics::Rare,
+    clock::Clock,
+    metrics::{Metrics, Rare},
     policy::concurrency::{ConcurrencyLimit, Overloaded},
 };
 
@@ -26,7 +26,8 @@ use crate::{
 pub struct Upload {
     client: RefCell<Client>,
     pub(crate) activity: Rc<Activity>,
-    connection: Rc<ConnectionContext>,
+    clock: Rc<Clock>,
+    metrics: Rc<Metrics>,
     share: Share,
     /// As the client declared it.
     length: Option<u64>,
@@ -60,23 +61,33 @@ pub struct UploadLimits {
     pub keep_max: u64,
 }
 
+/// What an upload needs of its worker and its connection.
+pub(crate) struct Surroundings {
+    pub(crate) clock: Rc<Clock>,
+    pub(crate) metrics: Rc<Metrics>,
+    /// Bytes of request bodies that are held: by the worker, and by the connection.
+    pub(crate) held: [Rc<Cell<u64>>; 2],
+}
+
 impl Upload {
     pub(crate) fn new(
         body: ClientBody,
         version: Version,
         limits: UploadLimits,
-        connection: Rc<ConnectionContext>,
+        surroundings: Surroundings,
         activity: Rc<Activity>,
     ) -> Rc<Self> {
         if version == Version::HTTP_2 {
             activity.upload_began();
         }
+        let Surroundings { clock, metrics, held } = surroundings;
         Rc::new(Self {
             length: body.length(),
             client: RefCell::new(Client { body: Some(body), kept: Kept::new(limits.keep_max) }),
-            share: Share::of(&connection),
+            share: Share::of(held),
             activity,
-            connection,
+            clock,
+            metrics,
             max: limits.bytes_max.unwrap_or(u64::MAX),
             version,
             generation: Cell::new(0),
@@ -129,7 +140,7 @@ impl Upload {
         let mut client = self.client.borrow_mut();
         while self.received.get().is_none() && client.kept.end() < GATHERED_BYTES {
             if let Err(full) = self.share.has_room() {
-                self.connection.worker.metrics.count(Rare::NotGathered, full, "");
+                self.metrics.count(Rare::NotGathered, full, "");
                 break;
             }
             let Poll::Ready(read) = self.poll_client(&mut client, cx) else {
@@ -240,7 +251,7 @@ impl Upload {
                 client.body = None;
             }
             if result.is_ok() {
-                self.received.set(Some(self.connection.worker.clock.now()));
+                self.received.set(Some(self.clock.now()));
             }
             self.activity.request_is_over();
         }

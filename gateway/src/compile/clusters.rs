@@ -195,7 +195,7 @@ fn is_same(old: &Cluster, found: &[Found]) -> bool {
         && old.endpoints.iter().zip(found).all(|(old, new)| {
             *old.key() == new.key
                 && old.weight() == new.weight
-                && old.authority() == new.authority
+                && old.authority().as_str() == new.authority
                 && old.tls().map(Arc::as_ptr) == new.tls.as_ref().map(Arc::as_ptr)
         })
 }
@@ -427,6 +427,8 @@ mod tests {
         world.learn_addresses("web.example:80".to_owned(), addresses.to_vec());
         let clusters = compile(&settings, &world, &[]);
         assert_eq!(names(&clusters[0]), ["192.0.2.1:80#a", "192.0.2.2:80#a", "[2001:db8::1]:80#a"]);
-        assert!(clusters[0].endpoints.iter().all(|endpoint| endpoint.authority() == "web.example:80"));
+        assert!(
+            clusters[0].endpoints.iter().all(|endpoint| endpoint.authority().as_str() == "web.example:80")
+        );
     }
 }

@@ -16,9 +16,9 @@ use hyper::{
 
 use super::{
     ConnectionContext, Gauge, classify, head_bytes_max, linger::linger, remember_waker, report::Failure,
-    state::Phase, transport::Transport,
+    transport::Transport,
 };
-use crate::{body::ClientBody, request};
+use crate::{body::ClientBody, downstream::Phase, request};
 
 /// Serves requests until the connection closes. Bytes are there already.
 pub(super) async fn serve<I>(

@@ -14,10 +14,10 @@ use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
 
 use super::{
-    ConnectionContext, Gauge, head_bytes_max, remember_waker, report::Failure, state::ConnectionState,
-    streams::Streams, transport::Transport, windows::Windows,
+    ConnectionContext, Gauge, head_bytes_max, remember_waker, report::Failure, streams::Streams,
+    transport::Transport, windows::Windows,
 };
-use crate::{admission, listen::ListenSettings};
+use crate::{admission, downstream::ConnectionState, listen::ListenSettings};
 
 /// Serves streams until the connection closes.
 pub(super) async fn serve<I>(transport: Transport<I>, context: &Rc<ConnectionContext>) -> Result<(), Failure>

@@ -20,8 +20,8 @@ use std::{
 
 use hyper::rt::{Read, ReadBuf, Write};
 
-use super::{ConnectionContext, state::Phase, transport::Transport, until_killed};
-use crate::{body::ClientBody, metrics::Rare};
+use super::{ConnectionContext, transport::Transport, until_killed};
+use crate::{body::ClientBody, downstream::Phase, metrics::Rare};
 
 /// Reads until the client has closed its side, too. The gateway's side is closed already.
 pub(super) async fn linger<I>(mut transport: Transport<I>, context: &Rc<ConnectionContext>)

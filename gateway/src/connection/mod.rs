@@ -9,20 +9,13 @@
 //! its first bytes are there, and an HTTP/1 connection that has been idle for a sweep is taken from it again
 //! ([`http1`]).
 //!
-//! HTTP/2 frames are counted below h2, which has no budget for those that are no progress ([`observed`], [`budget`]).
+//! HTTP/2 frames are counted below h2, which has no budget for those that are no progress ([`observed`], [`crate::downstream::budget`]).
 
-mod budget;
-mod fields;
-mod frames;
 mod http1;
 mod http2;
-mod informational;
 mod linger;
 mod observed;
-mod refusals;
 mod report;
-mod shed;
-mod state;
 mod streams;
 mod transport;
 mod windows;
@@ -46,45 +39,15 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-pub use self::{
-    informational::ResponseSink,
-    refusals::{Refusal, merge as merge_refusals},
-    state::{ConnectionState, ConnectionTable},
-};
-use self::{observed::Observed, report::Failure, state::Phase, transport::Transport};
+use self::{observed::Observed, report::Failure, transport::Transport};
 use crate::{
-    admission::{self, Arrival, Authority, Scheme},
+    admission::{self, Scheme},
+    downstream::{ConnectionState, Phase},
     file_account::Place,
     listen::ListenSettings,
-    policy::concurrency::Held,
-    request::exchange::Exchange,
+    request::ConnectionContext,
     worker::WorkerState,
 };
-
-/// What every request of one connection shares.
-pub struct ConnectionContext {
-    pub worker: Rc<WorkerState>,
-    pub peer: SocketAddr,
-    /// The peer's address as a header value, made once.
-    pub peer_text: HeaderValue,
-    pub scheme: Scheme,
-    /// Of the last request; the next one nearly always has the same.
-    pub authority: RefCell<Option<Rc<Authority>>>,
-    pub state: Rc<ConnectionState>,
-    /// Slots of services that its requests have.
-    pub held: Rc<Held>,
-}
-
-impl ConnectionContext {
-    pub(crate) fn arrival(&self, exchange: &Exchange) -> Arrival {
-        Arrival { scheme: self.scheme, peer_is_trusted: exchange.peer_is_trusted }
-    }
-
-    /// Whether it ends with what is in flight.
-    pub(crate) fn is_closing(&self) -> bool {
-        self.worker.draining.get() || self.state.close.get()
-    }
-}
 
 /// Serves an accepted socket in a task of this worker. It keeps its place in the account of files until it is closed.
 pub fn spawn(stream: TcpStream, peer: SocketAddr, scheme: Scheme, place: Place, worker: Rc<WorkerState>) {
@@ -155,7 +118,7 @@ async fn serve(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result<(),
     SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX).map_err(|_| "socket")?;
     match context.scheme {
         Scheme::Http => serve_cleartext(transport(stream, context), context).await,
-        // Boxed: else a connection in cleartext would have room for the state of a handshake.
+        // Boxed. Otherwise a connection in cleartext would have room for the state of a handshake.
         Scheme::Https => Box::pin(serve_tls(stream, context)).await,
     }
 }

@@ -1,7 +1,7 @@
 //! A socket, or TLS on one, whose bytes are looked at on their way to and from hyper.
 //!
 //! HTTP/1: when a request head begins. HTTP/2: the head of each frame, which counts against the connection's budget
-//! ([`super::budget`]), and the frames by which h2 refuses something, which hyper does not report. The bytes are not
+//! ([`crate::downstream::budget`]), and the frames by which h2 refuses something, which hyper does not report. The bytes are not
 //! copied; a frame costs some nanoseconds, and HTTP/1 one comparison for a read or a write.
 
 use std::{
@@ -13,11 +13,8 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{
-    ConnectionContext,
-    frames::{Found, FrameHead, FrameScan, kind},
-    report,
-};
+use super::{ConnectionContext, report};
+use crate::downstream::frames::{Found, FrameHead, FrameScan, kind};
 
 pub(super) struct Observed<S> {
     stream: S,

@@ -2,13 +2,11 @@
 //!
 //! hyper and h2 answer what they cannot parse before the gateway sees a request, so that no access log has it.
 
-use std::{
-    cell::Cell,
-    time::{Duration, Instant},
+use super::ConnectionContext;
+use crate::{
+    downstream::{Ended, HEADER_TIMEOUT, SHED, budget},
+    metrics::Rare,
 };
-
-use super::{ConnectionContext, budget, state::Ended};
-use crate::metrics::Rare;
 
 /// Why a connection could not be served to its end.
 pub(super) struct Failure {
@@ -78,44 +76,8 @@ const LISTED: [Ended; 9] = [
 /// Of those, what no honest client does.
 const LOGGED: [Ended; 5] =
     ["bad_request", "head_too_large", budget::CONTROL_FLOOD, budget::RESET_FLOOD, budget::HEADER_FLOOD];
-pub(super) const HEADER_TIMEOUT: Ended = "header_timeout";
-/// A client that had not come to the end of a head gave its place to another one.
-pub(super) const SHED: Ended = "shed";
 
 /// How many lines were left out since the last one; `None`: this one is, too.
 fn may_log(context: &ConnectionContext) -> Option<u64> {
     context.worker.connections.log_pace.next(context.worker.clock.coarse())
-}
-
-/// One line per worker in [`LOG_INTERVAL`], so that a scanner does not write the log.
-#[derive(Debug, Default)]
-pub(super) struct LogPace {
-    last_logged: Cell<Option<Instant>>,
-    left_out: Cell<u64>,
-}
-
-impl LogPace {
-    fn next(&self, now: Instant) -> Option<u64> {
-        let is_soon = |last: Instant| now.saturating_duration_since(last) < LOG_INTERVAL;
-        if self.last_logged.get().is_some_and(is_soon) {
-            self.left_out.set(self.left_out.get() + 1);
-            return None;
-        }
-        self.last_logged.set(Some(now));
-        Some(self.left_out.take())
-    }
-}
-
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_a_second_says_how_many_were_left_out() {
-        let (pace, now) = (LogPace::default(), crate::clock::now());
-        let next = |milliseconds| pace.next(now + Duration::from_millis(milliseconds));
-        assert_eq!([0, 1, 999, 1000, 2000].map(next), [Some(0), None, None, Some(2), Some(0)]);
-    }
 }

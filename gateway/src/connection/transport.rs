@@ -12,8 +12,8 @@ use std::{
 use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 
-use super::{ConnectionContext, remember_waker, state::ConnectionState, until_killed};
-use crate::small_writes::SmallWrites;
+use super::{ConnectionContext, remember_waker, until_killed};
+use crate::{downstream::ConnectionState, small_writes::SmallWrites};
 
 pub(super) struct Transport<I> {
     io: SmallWrites<I>,

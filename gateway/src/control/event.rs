@@ -7,7 +7,10 @@ use millgate_registry::ServiceUpdate;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{catalog::CatalogNews, keys::Fetched};
-use crate::auth::{Keys, settings::KeySource};
+use crate::{
+    auth::{Keys, settings::KeySource},
+    worker::{Hint, Hints},
+};
 
 /// What the control loop reacts to, one at a time.
 pub enum Event {
@@ -30,7 +33,7 @@ pub enum Event {
     /// A fetch of a provider's keys is over; `None`: it brought none. `source` may no longer be the provider's.
     Keys { provider: Arc<str>, source: KeySource, keys: Option<Arc<Keys>>, fetched: Fetched },
     /// A worker's hint.
-    Signal(Signal),
+    Hint(Hint),
     /// Stop serving; answered when everything is drained.
     Drain { reply: oneshot::Sender<usize> },
 }
@@ -44,16 +47,14 @@ impl Event {
     }
 }
 
-/// A hint from a worker. May be lost when the control plane is behind.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Signal {
-    /// An endpoint was ejected or came back, or a breaker opened or closed: for the list of events.
-    Health { kind: &'static str, text: String },
-}
-
 /// Events waiting for the loop, and those set aside waiting for it. Senders wait when it is full; hints of workers
 /// are dropped.
 pub const EVENTS_MAX: usize = 1024;
+
+/// Where workers put their hints: they become events, unless too many wait already.
+pub fn hints(events: mpsc::Sender<Event>) -> Hints {
+    Arc::new(move |hint: Hint| _ = events.try_send(Event::Hint(hint)))
+}
 
 /// The loop's events: first those set aside while something else was waited for, then the channel's.
 pub struct Inbox {

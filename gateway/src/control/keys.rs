@@ -2,7 +2,7 @@
 //!
 //! A set that was fetched stays in use until a newer one arrives, whatever the issuer does meanwhile, and across restarts
 //! ([`kept`]). Fetches happen at start, when the answer's `Cache-Control: max-age` is over, and when a request asks at the
-//! provider's [`desk`] because no known key verifies its token. [`pace`] says how often those may be.
+//! provider's [desk](crate::auth::desk) because no known key verifies its token. [`pace`] says how often those may be.
 
 pub mod kept;
 pub mod left_out;

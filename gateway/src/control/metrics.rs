@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     clock,
-    connection::{Refusal, merge_refusals},
+    downstream::{Refusal, merge_refusals},
     file_account::FileAccount,
     metrics::{ClusterSample, Histogram, RouteKey, RouteSample, WorkerSample},
     policy::{circuit_breaker::State, rate_limit::KeyBudget},

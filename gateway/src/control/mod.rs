@@ -21,7 +21,6 @@ pub mod kept;
 mod kept_file;
 pub mod key_files;
 pub mod keys;
-pub mod listen;
 pub mod metrics;
 mod new_keys;
 pub mod origin;
@@ -202,7 +201,7 @@ impl Controller {
                     self.status.draining.store(true, Ordering::Relaxed);
                     *drain = Some(Drain::begin(self.workers.clone(), self.settings.drain.clone(), reply));
                 }
-                Event::Signal(hint) => self.status.take_hint(hint),
+                Event::Hint(hint) => self.status.take_hint(hint),
                 other => {
                     if let Event::Service { update, .. } = &other {
                         answers.push(update.answered_at);

@@ -105,7 +105,7 @@ impl Controller {
                         None => *fresh.failures.entry(provider).or_default() += 1,
                     }
                 }
-                Ok(Some(Event::Signal(hint))) => self.status.take_hint(hint),
+                Ok(Some(Event::Hint(hint))) => self.status.take_hint(hint),
                 Ok(Some(event)) => {
                     if inbox.set_aside(event) {
                         return;

@@ -167,7 +167,7 @@ impl Controller {
                 Ok(Some(event @ (Event::Service { .. } | Event::Resolved { .. } | Event::Keys { .. }))) => {
                     self.learn(event, background);
                 }
-                Ok(Some(Event::Signal(hint))) => self.status.take_hint(hint),
+                Ok(Some(Event::Hint(hint))) => self.status.take_hint(hint),
                 Ok(Some(event)) => {
                     if inbox.set_aside(event) {
                         return;

@@ -18,13 +18,13 @@ use super::{
     certificates::Certificates,
     config_state::{ConfigState, Refused, Warned},
     declared::DeclaredReport,
-    event::Signal,
 };
 use crate::{
     clock,
     config::settings::DrainSettings,
     metrics::Histogram,
     syntax::diagnostics::{Diagnostic, Report},
+    worker::Hint,
 };
 
 /// Shared by the control loop (writer) and the admin listener (reader). Never touched by a request.
@@ -215,8 +215,8 @@ impl Status {
     }
 
     /// A worker's hint.
-    pub fn take_hint(&self, hint: Signal) {
-        let Signal::Health { kind, text } = hint;
+    pub fn take_hint(&self, hint: Hint) {
+        let Hint::Health { kind, text } = hint;
         self.note(kind, text);
     }
 

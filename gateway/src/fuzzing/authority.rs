@@ -1,6 +1,6 @@
 //! The authority: one that is accepted is read alike by the `http` library, and its canonical form means the same.
 
-use crate::admission::{Authority, Scheme};
+use crate::{admission::Scheme, message::Authority};
 
 /// Host and port of an accepted authority are those that another parser reads, and are read again from the canonical form.
 ///

@@ -17,11 +17,14 @@ use crate::{
         Controller,
         admin::{self, Admin},
         event::Event,
-        listen::{bind_shared, bind_single},
     },
     file_account::FileAccount,
     snapshot::Publisher,
-    worker::{self, COMMANDS_MAX, WorkerSetup},
+    worker::{COMMANDS_MAX, Command, Hints, WorkerSetup},
+    worker_thread::{
+        self,
+        listen::{bind_shared, bind_single},
+    },
 };
 
 /// Sockets by what they speak, bound before anything is started.
@@ -83,7 +86,7 @@ pub(super) fn start_log(
 pub(super) struct DataPlane<'a> {
     pub(super) publisher: &'a Arc<Publisher>,
     pub(super) log: Option<&'a LogSink>,
-    pub(super) events: &'a mpsc::Sender<Event>,
+    pub(super) hints: Hints,
     pub(super) files: &'a Arc<FileAccount>,
 }
 
@@ -91,7 +94,7 @@ pub(super) fn start_workers(
     listeners: Vec<Vec<(TcpListener, Scheme)>>,
     data: &DataPlane<'_>,
     threads: &mut Vec<JoinHandle<()>>,
-) -> Result<Vec<mpsc::Sender<worker::Command>>, StartError> {
+) -> Result<Vec<mpsc::Sender<Command>>, StartError> {
     let mut commands = Vec::new();
     for (index, listeners) in listeners.into_iter().enumerate() {
         let (sender, receiver) = mpsc::channel(COMMANDS_MAX);
@@ -100,11 +103,11 @@ pub(super) fn start_workers(
             publisher: Arc::clone(data.publisher),
             listeners,
             commands: receiver,
-            events: data.events.clone(),
+            hints: data.hints.clone(),
             log: data.log.cloned(),
             files: Arc::clone(data.files),
         };
-        let thread = worker::start(setup)
+        let thread = worker_thread::start(setup)
             .map_err(|source| StartError::System { what: "a worker cannot start", source })?;
         threads.push(thread);
         commands.push(sender);

@@ -37,7 +37,8 @@ pub struct ForwardContext<'a> {
     pub rules: &'a HeaderRules,
 }
 
-/// Turns the client's header section into the service's. The message to the service must be sent as HTTP/1.1.
+/// Turns the client's header section into the service's. What a protocol says besides to delimit content is the matter of
+/// [`crate::upstream::protocol`].
 pub fn apply_request(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
     if context.survey.has_dropped(context.peer_is_trusted) {
         remove_fields(headers, |name| is_dropped(name, context));
@@ -98,12 +99,10 @@ fn write_framing(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
     }
     match context.framing {
         Framing::Length(bytes) => write_content_length(headers, bytes),
-        // Said explicitly, since hyper's client sends no content of unknown length for GET or HEAD without it.
         Framing::Chunked | Framing::Unstated => {
             if context.survey.has(Found::ContentLength) {
                 headers.remove(header::CONTENT_LENGTH);
             }
-            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         // RFC 9110 §8.6: a method that anticipates content says so when there is none.
         Framing::None if matches!(*context.method, Method::POST | Method::PUT | Method::PATCH) => {

@@ -12,15 +12,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderValue, Request, header};
+use http::{Request, header};
 
 use super::{
     error::Error,
     exchange::Exchange,
-    lease::Lease,
-    search::{Picked, Plan, Search},
-    send::{Answered, Attempt, Unsent},
+    picked::Picked,
+    search::{Plan, Search},
+    send::Attempt,
     spare::Spare,
+    taken::Taken,
 };
 use crate::{
     body::{RequestBody, Upload},
@@ -30,12 +31,14 @@ use crate::{
         retry::{Failure, Next, NoRetry, Phase, Retry, Spent},
         timeout::Deadline,
     },
-    snapshot::LocalCluster,
-    upstream::{cluster::Absence, endpoint::Endpoint},
+    upstream::{
+        cluster::Absence,
+        protocol::{Answered, Unsent},
+    },
 };
 
-/// Sends the request until an endpoint answers, or nothing more may be tried. The lease of the answer's connection is in
-/// the exchange then. `upload`: of the request's body, if it has one.
+/// Sends the request until an endpoint answers, or nothing more may be tried. What an answered request has taken is in the
+/// exchange then. `upload`: of the request's body, if it has one.
 pub(super) async fn run(
     plan: &Plan<'_>,
     unsent: &mut Unsent,
@@ -57,13 +60,13 @@ pub(super) async fn run(
     let mut picked = search.first(exchange.ready, exchange, &mut *worker.rng.borrow_mut())?;
     let (mut now, mut spent) = (exchange.ready, Spent::default());
     // Would be the client's if no better one comes.
-    let mut kept: Option<(Answered, Option<Lease>)> = None;
+    let mut kept: Option<(Answered, Option<Taken>)> = None;
     let error = loop {
         let index = picked.index;
         let (cluster, endpoint) = (picked.cluster, picked.endpoint);
         exchange.attempt_begins(cluster, endpoint);
         if let (Some(request), Some(UpstreamHost::Instance)) = (&mut *unsent, plan.route.upstream_host()) {
-            name_instance(request, cluster, index);
+            request.headers_mut().insert(header::HOST, endpoint.authority.clone());
         }
         let spare = spare_of(unsent.as_ref(), upload, retries, spent);
         // A probe leaves the time for another attempt, where there can be one.
@@ -72,8 +75,8 @@ pub(super) async fn run(
         let attempt = Attempt::new(picked, given, (now, repeats), upload, worker);
         let result = attempt.run(unsent, exchange).await;
         exchange.has_tried(&result, |status| !retries.may_follow_status(status, is_probe));
-        if let Some(lease) = &mut exchange.lease {
-            lease.witness = Some(attempt.into_witness());
+        if let Some(taken) = &mut exchange.taken {
+            taken.witness = Some(attempt.into_witness());
         }
         let (phase, error) = match result {
             // How most requests end.
@@ -83,7 +86,7 @@ pub(super) async fn run(
             }
             Ok(answered) => {
                 let phase = Phase::Status(answered.response.status());
-                kept = Some((answered, exchange.lease.take()));
+                kept = Some((answered, exchange.taken.take()));
                 (phase, None)
             }
             Err(failed) => (failed.phase, Some(failed.error)),
@@ -98,8 +101,8 @@ pub(super) async fn run(
         (picked, spent, now, *unsent) = (next.to, next.spent, at, Some(request));
     };
     match kept {
-        Some((answered, lease)) => {
-            exchange.lease = lease;
+        Some((answered, taken)) => {
+            exchange.taken = taken;
             exchange.hold(in_flight);
             Ok(answered)
         }
@@ -156,15 +159,6 @@ fn left(deadline: &Deadline, upload: Option<&Rc<Upload>>, now: Instant) -> Durat
         None => *deadline,
     };
     deadline.at().saturating_duration_since(now)
-}
-
-/// `Host` is the address of the endpoint that is tried.
-fn name_instance(request: &mut Request<RequestBody>, cluster: &LocalCluster, index: usize) {
-    let authority = cluster.shared.endpoints.get(index).map(Endpoint::authority);
-    // What was resolved or parsed as `host:port` is a header value; without one the client's stays.
-    if let Some(Ok(host)) = authority.map(HeaderValue::from_str) {
-        request.headers_mut().insert(header::HOST, host);
-    }
 }
 
 /// The attempt after one that failed at `index`, if there may be one.

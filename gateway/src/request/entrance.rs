@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, request::Parts};
 
 use super::{
+    ConnectionContext,
     error::Error,
     exchange::Exchange,
     readings,
@@ -13,7 +14,6 @@ use super::{
 };
 use crate::{
     admission::{self, Admission, Admitted, Oddities, Scheme},
-    connection::ConnectionContext,
     headers,
     message::names,
     policy::{cors, redirect},
@@ -37,7 +37,8 @@ pub(super) fn admit<'a>(
 ) -> Result<Entrance<'a>, Error> {
     let limits = &snapshot.shared.table.admission;
     let mut last = connection.authority.borrow_mut();
-    let verdict = admission::admit(parts, limits, connection.arrival(exchange), last.as_ref());
+    let verdict =
+        admission::admit(parts, limits, connection.arrival(exchange.peer_is_trusted), last.as_ref());
     if !matches!(verdict, Ok(Admission::Forward(_))) {
         exchange.refused_target = parts.uri.path_and_query().cloned();
     }

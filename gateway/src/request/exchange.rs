@@ -8,12 +8,11 @@ use std::{cell::OnceCell, net::IpAddr, rc::Rc, time::Instant};
 
 use http::{Method, Request, StatusCode, Version, header, uri::PathAndQuery};
 
-use super::{id::RequestId, lease::Lease, tried::Tried};
+use super::{ConnectionContext, id::RequestId, taken::Taken, tried::Tried};
 use crate::{
     admission::{Admitted, Scheme},
     auth::Identity,
-    body::{Activity, Cause, ClientBody, Limits, Upload, UploadLimits, Watch},
-    connection::{ConnectionContext, ResponseSink},
+    body::{Activity, Cause, ClientBody, Limits, Surroundings, Upload, UploadLimits, Watch},
     headers::Facts,
     metrics::{Rare, method_label},
     policy::{
@@ -21,7 +20,7 @@ use crate::{
         concurrency::{Holder, Slot},
     },
     snapshot::{LocalCluster, LocalEndpoint, LocalRoute},
-    upstream::read_size::PROOF_BYTES,
+    upstream::sink::ResponseSink,
     worker::WorkerState,
 };
 
@@ -63,8 +62,8 @@ pub struct Exchange {
     pub(crate) body: DeclaredBody,
     /// The request body on its way; `None`: there is none, or it was not asked for.
     pub upload: Option<Rc<Upload>>,
-    /// The upstream connection that the response comes by.
-    pub lease: Option<Lease>,
+    /// The upstream connection that the response comes by, and what goes back with it.
+    pub taken: Option<Taken>,
     /// What moves; `None`: nothing that takes its time yet.
     activity: Option<Rc<Activity>>,
     /// How long it may stand still.
@@ -164,7 +163,7 @@ impl Exchange {
             status: None,
             body: DeclaredBody::None,
             upload: None,
-            lease: None,
+            taken: None,
             activity,
             limits: None,
             watch: None,
@@ -199,7 +198,13 @@ impl Exchange {
     /// Begins to receive the request's body.
     pub(crate) fn receive(&mut self, body: ClientBody, limits: UploadLimits) -> Rc<Upload> {
         let activity = self.activity();
-        let upload = Upload::new(body, self.version, limits, Rc::clone(&self.connection), activity);
+        let worker = &self.connection.worker;
+        let surroundings = Surroundings {
+            clock: Rc::clone(&worker.clock),
+            metrics: Rc::clone(&worker.metrics),
+            held: [Rc::clone(&worker.held_bytes), self.connection.state.held_bytes()],
+        };
+        let upload = Upload::new(body, self.version, limits, surroundings, activity);
         Rc::clone(self.upload.insert(upload))
     }
 
@@ -218,7 +223,13 @@ impl Exchange {
             return None;
         }
         let stream = self.activity.as_ref().filter(|_| self.version == Version::HTTP_2);
-        Some(ResponseSink::new(&self.connection, stream, self.route.as_ref()?))
+        let connection = &self.connection;
+        Some(ResponseSink {
+            connection: Rc::clone(&connection.state),
+            stream: stream.cloned(),
+            rules: Rc::clone(&self.route.as_ref()?.response_rules),
+            metrics: Rc::clone(&connection.worker.metrics),
+        })
     }
 
     /// How long the exchange may stand still, and how slow its client may be.
@@ -238,8 +249,8 @@ impl Exchange {
 
     /// The slot of the service is given back with the connection that the response comes by.
     pub(crate) fn hold(&mut self, slot: Slot) {
-        if let Some(lease) = &mut self.lease {
-            lease.cluster = Some(slot);
+        if let Some(taken) = &mut self.taken {
+            taken.cluster = Some(slot);
         }
     }
 
@@ -257,16 +268,12 @@ impl Exchange {
         }
     }
 
-    /// Bytes of the response's body go to the client.
-    pub(crate) fn handed_over(&mut self, bytes: u64) {
+    /// Bytes of the response's body go to the client. Returns how many its connection has taken so far, as far as that says
+    /// something about the client: HTTP/2 has a window of its own for each stream.
+    pub(crate) fn handed_over(&mut self, bytes: u64) -> u64 {
         self.bytes_out += bytes;
-        // HTTP/2 has a window of its own for each stream.
-        if self.connection.state.handed_over(bytes) >= PROOF_BYTES
-            && self.version <= Version::HTTP_11
-            && let Some(lease) = &mut self.lease
-        {
-            lease.connection.reads.enlarge(&self.connection.worker.metrics.large_reads);
-        }
+        let taken = self.connection.state.handed_over(bytes);
+        if self.version <= Version::HTTP_11 { taken } else { 0 }
     }
 
     /// Host as it was routed by.

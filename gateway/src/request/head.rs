@@ -3,10 +3,9 @@
 
 use http::{Response, Uri, Version, header, request::Parts, uri::PathAndQuery};
 
-use super::{error::Error, exchange::Exchange};
+use super::{ConnectionContext, error::Error, exchange::Exchange};
 use crate::{
     admission::Framing,
-    connection::ConnectionContext,
     headers::{self, ForwardContext, ResponseContext, ResponseFraming},
     policy::rewrite::UpstreamHost,
     snapshot::{LocalRoute, LocalSnapshot, Route, own_value},
@@ -47,7 +46,6 @@ pub(super) fn write_upstream_head(
         parts.headers.insert(header::HOST, own_value(host));
     }
     parts.uri = target;
-    parts.version = Version::HTTP_11;
     parts.extensions.clear();
     Ok(())
 }

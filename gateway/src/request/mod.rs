@@ -6,14 +6,15 @@
 
 mod attempt;
 mod auth;
+mod context;
 mod entrance;
 pub mod error;
 pub mod exchange;
 mod guard;
 mod head;
 pub(crate) mod id;
-pub(crate) mod lease;
 mod log_line;
+mod picked;
 pub(crate) mod probe;
 mod readings;
 mod reply;
@@ -22,6 +23,7 @@ mod search;
 mod send;
 mod silence;
 mod spare;
+mod taken;
 pub(crate) mod tried;
 mod verdict;
 
@@ -32,6 +34,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, Version, header, request::
 use hyper::body::Incoming;
 use ipnet::IpNet;
 
+pub use self::context::ConnectionContext;
 use self::{
     auth::QuotaFields,
     entrance::{Entrance, admit, find_route_or_preflight, preflight_reply},
@@ -43,12 +46,11 @@ use self::{
     reply::{local_reply, redirect_reply, refusal, upstream_reply},
     response_body::ResponseBody,
     search::Plan,
-    send::{Answered, body_failed},
+    send::body_failed,
 };
 use crate::{
     admission,
     body::{Activity, ClientBody, Limits, RequestBody, UploadLimits},
-    connection::ConnectionContext,
     headers,
     message::{Found, names},
     metrics::Rare,
@@ -58,6 +60,7 @@ use crate::{
         cors::{self, Cors},
     },
     snapshot::LocalSnapshot,
+    upstream::protocol::Answered,
 };
 
 /// Answers one request; whatever goes wrong inside becomes a local reply.

@@ -10,9 +10,8 @@ use std::{
 };
 
 use super::{
-    exchange::Exchange,
-    search::{Picked, Search},
-    verdict::{Deed, OutlierProbe, Verdict},
+    picked::{OutlierProbe, Picked},
+    verdict::{Deed, Verdict},
 };
 use crate::{
     metrics::Rare,
@@ -22,21 +21,19 @@ use crate::{
 };
 
 /// May an ejected endpoint that was picked have this request? If it may, the request is its probe, or too few endpoints are
-/// left.
+/// left. `outlasts_a_failure`: the request goes elsewhere if this attempt fails. `deadline`: of a connect that begins now.
 pub(super) fn admit_ejected(
     picked: &mut Picked<'_>,
-    now: Instant,
-    exchange: &Exchange,
-    search: &Search<'_>,
+    (now, worker): (Instant, &Rc<WorkerState>),
+    outlasts_a_failure: impl Fn() -> bool,
+    deadline: impl Fn() -> Instant,
 ) -> bool {
     let (shared, state) = (&picked.cluster.shared, &picked.endpoint.state);
     let may_risk = |over| shared.outlier.is_some_and(|outlier| outlier.may_risk(state.outlier(), over));
-    let may =
-        |reason, over| reason == Reason::Connect || search.outlasts_a_failure(exchange) || may_risk(over);
+    let may = |reason, over| reason == Reason::Connect || outlasts_a_failure() || may_risk(over);
     match OutlierState::probe(state.clone(), now, may) {
         Some(probe) if probe.reason() == Reason::Connect => {
-            let deadline = search.plan.route.policies.timeout.apply(now).connect(now);
-            by_connect(picked, probe, (now, deadline), exchange.worker());
+            by_connect(picked, probe, (now, deadline()), worker);
             false
         }
         Some(probe) => {
@@ -46,7 +43,7 @@ pub(super) fn admit_ejected(
         None => {
             let is_panic = shared.health().is_panic(&shared.endpoints, now);
             if is_panic {
-                exchange.worker().metrics.count(Rare::PanicPick, &shared.name, "");
+                worker.metrics.count(Rare::PanicPick, &shared.name, "");
             }
             is_panic
         }
@@ -83,9 +80,9 @@ fn by_connect(
         let connected = connect(&pool, deadline, now).await;
         let now = worker.clock.now();
         match connected {
-            Ok(connection) => {
+            Ok(lease) => {
                 verdict.witness.connected(now, &worker);
-                pool.checkin(connection);
+                lease.release(true);
             }
             // This machine's trouble; the endpoint stays where it was, until its next probe.
             Err(ConnectError::Exhausted(_)) => {}

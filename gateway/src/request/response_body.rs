@@ -19,7 +19,7 @@ use crate::body::{Activity, BodyError, Cause, Chunk};
 /// A response's content.
 pub struct ResponseBody {
     source: Source,
-    /// Holds the upstream connection too ([`Exchange::lease`]).
+    /// Holds the upstream connection too ([`Exchange::taken`]).
     exchange: Option<Box<Exchange>>,
     /// Outlives the exchange: what was handed over last still has to be taken.
     activity: Option<Rc<Activity>>,
@@ -42,7 +42,7 @@ impl ResponseBody {
         Self { source: Source::Local(Some(bytes)), exchange: None, activity: None }
     }
 
-    /// The upstream's body; the exchange's lease goes back to its pool when the last byte has been read.
+    /// The upstream's body; its connection goes back to its pool when the last byte has been read.
     pub fn upstream(body: Incoming, exchange: Box<Exchange>) -> Self {
         Self::new(Source::Upstream(body), exchange)
     }
@@ -58,8 +58,8 @@ impl ResponseBody {
             activity.response_is_over();
         }
         let Some(mut exchange) = self.exchange.take() else { return };
-        if let Some(lease) = exchange.lease.take() {
-            lease.release(exchange.worker());
+        if let Some(taken) = exchange.taken.take() {
+            taken.release(exchange.worker());
         }
         exchange.complete = true;
     }
@@ -68,7 +68,10 @@ impl ResponseBody {
     /// HTTP/1.1, holds nothing while they wait there; its connection has a timeout of its own.
     fn hand_over(&mut self, data: Bytes) -> Chunk {
         if let Some(exchange) = &mut self.exchange {
-            exchange.handed_over(data.len() as u64);
+            let delivered = exchange.handed_over(data.len() as u64);
+            if let Some(taken) = &mut exchange.taken {
+                taken.lease.client_took(delivered);
+            }
             if self.activity.is_none() && !self.source.is_end_stream() {
                 self.activity = Some(exchange.activity());
             }
@@ -102,8 +105,8 @@ impl ResponseBody {
                 None if error == BodyError::Idle => flags::BODY_TIMEOUT,
                 None => flags::UPSTREAM_TRUNCATED,
             };
-            if let (None, Some(lease)) = (upload, &exchange.lease) {
-                lease.broke_off(exchange.worker());
+            if let (None, Some(taken)) = (upload, &exchange.taken) {
+                taken.broke_off(exchange.worker());
             }
         }
         error

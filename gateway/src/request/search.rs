@@ -3,20 +3,20 @@
 //! Every endpoint is tried once in a request, and ejected ones only when no other is left: a request that costs an
 //! endpoint nothing (its connect fails) is better tried there than failed.
 
-use std::{borrow::Cow, rc::Rc, time::Instant};
+use std::{
+    borrow::Cow,
+    hash::{BuildHasher, Hash, Hasher},
+    rc::Rc,
+    time::Instant,
+};
 
 use rand::Rng;
 
-use super::{
-    error::Error,
-    exchange::Exchange,
-    probe::admit_ejected,
-    verdict::{BreakerPermit, OutlierProbe, kind_of},
-};
+use super::{error::Error, exchange::Exchange, picked::Picked, probe::admit_ejected};
 use crate::{
     body::Upload,
     policy::retry::Spent,
-    snapshot::{LocalCluster, LocalEndpoint, LocalSnapshot, Route},
+    snapshot::{LocalCluster, LocalSnapshot, Route},
     upstream::{cluster::Absence, load_balancer::NoEndpoint},
     worker::WorkerState,
 };
@@ -50,31 +50,9 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// An endpoint for one attempt, and what it took to pick it.
-pub(super) struct Picked<'a> {
-    pub(super) cluster: &'a Rc<LocalCluster>,
-    pub(super) index: usize,
-    pub(super) endpoint: &'a LocalEndpoint,
-    /// `None`: there is no breaker.
-    pub(super) permit: Option<BreakerPermit>,
-    /// The attempt decides whether the endpoint comes back.
-    pub(super) probe: Option<OutlierProbe>,
-}
-
-impl Picked<'_> {
-    /// Whether the endpoint would be picked at this later time, too. One that is probed is expected to be out.
-    pub(super) fn still_takes(&self, now: Instant) -> bool {
-        let shared = &self.cluster.shared;
-        let Some(endpoint) = shared.endpoints.get(self.index) else { return false };
-        self.probe.is_some()
-            || self.permit.as_ref().is_some_and(BreakerPermit::is_probe)
-            || (shared.health().is_closed(endpoint, now) && !shared.health().is_ejected(endpoint, now))
-    }
-}
-
 /// The endpoints that a request has not tried yet: of one subset, then of another.
 pub(super) struct Search<'a> {
-    pub(super) plan: &'a Plan<'a>,
+    plan: &'a Plan<'a>,
     upload: Option<&'a Rc<Upload>>,
     /// What the request will have had with the attempt that is looked for.
     pub(super) spent: Spent,
@@ -95,7 +73,7 @@ impl<'a> Search<'a> {
     }
 
     /// Whether the request goes elsewhere if the attempt that is looked for fails, whatever the endpoint does.
-    pub(super) fn outlasts_a_failure(&self, exchange: &Exchange) -> bool {
+    fn outlasts_a_failure(&self, exchange: &Exchange) -> bool {
         let has_body =
             self.upload.is_none_or(|upload| upload.received.get().is_some() && upload.can_replay());
         has_body && self.plan.route.policies.retry.outlasts_a_failure(&exchange.method, self.spent)
@@ -189,7 +167,12 @@ fn pick<'a>(
         let mut picked = Picked { cluster, index, endpoint, permit: None, probe: None };
         if health.outlier.is_some()
             && !endpoint.state.outlier().is_in()
-            && !admit_ejected(&mut picked, now, exchange, search)
+            && !admit_ejected(
+                &mut picked,
+                (now, exchange.worker()),
+                || search.outlasts_a_failure(exchange),
+                || search.plan.route.policies.timeout.apply(now).connect(now),
+            )
         {
             excluded.to_mut().push(index);
             continue;
@@ -204,4 +187,14 @@ fn pick<'a>(
             Err(_) => excluded.to_mut().push(index),
         }
     }
+}
+
+/// One number for requests of one kind: the same route and path.
+fn kind_of(exchange: &Exchange) -> u32 {
+    let mut hasher = foldhash::fast::FixedState::default().build_hasher();
+    exchange.route.as_ref().map(|route| &route.shared().name).hash(&mut hasher);
+    exchange.path().hash(&mut hasher);
+    let [a, b, c, d, ..] = hasher.finish().to_le_bytes();
+    // Never 0, which stands for none.
+    u32::from_le_bytes([a, b, c, d]) | 1
 }

@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    error::Error as _,
+    fmt,
     future::Future,
     pin::{Pin, pin},
     rc::Rc,
@@ -10,37 +10,31 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, Response};
-use hyper::body::Incoming;
+use http::StatusCode;
 
 use super::{
     error::{Blame, Error},
     exchange::Exchange,
-    lease::Lease,
-    search::Picked,
+    picked::Picked,
     silence::{LOOK, Silence},
+    taken::Taken,
     verdict::{Deed, NO_ANSWER, Verdict, Waiting, Witness},
 };
 use crate::{
-    body::{BodyError, Cause, RequestBody, Upload},
-    headers::{self, ResponseFraming},
+    access_log::{OneAttempt, Outcome},
+    body::{BodyError, Cause, Upload},
     metrics::Spot,
     policy::{retry::Phase, timeout::Deadline},
-    snapshot::{LocalCluster, LocalEndpoint, StateHandle},
+    snapshot::{LocalCluster, LocalEndpoint},
     upstream::{
-        connect::{ConnectError, connect, is_alert},
-        endpoint::InFlight,
-        informational::{RESPONSE_HEAD_BYTES_MAX, RESPONSE_LINES_MAX},
-        pool::{Connection, Timer, Wait},
+        connect::{ConnectError, connect},
+        endpoint::{InFlight, StateHandle},
+        pool::Lease,
+        protocol::{Answered, SendError, Unsent},
+        timer::{Timer, Wait},
     },
     worker::WorkerState,
 };
-
-/// The upstream's answer. The lease of its connection is in the exchange.
-pub(super) struct Answered {
-    pub response: Response<Incoming>,
-    pub framing: ResponseFraming,
-}
 
 /// Why an attempt gave no response.
 pub(super) struct Failed {
@@ -63,10 +57,6 @@ impl Failed {
         is_its.then(|| self.reason())
     }
 }
-
-/// A request that waits to be sent. Empty once bytes of it may have left; a failure before that leaves it here, so that
-/// nothing needs to be handed back through the layers that it went down.
-pub(super) type Unsent = Option<Request<RequestBody>>;
 
 /// One attempt at one endpoint.
 pub(super) struct Attempt<'a> {
@@ -98,7 +88,7 @@ impl<'a> Attempt<'a> {
         Self { cluster, endpoint, deadline, now, began, upload, repeats, worker, verdict }
     }
 
-    /// The lease of an answer's connection is put into the exchange. In place, as all that is large here.
+    /// What an answered request has taken is put into the exchange. In place, as all that is large here.
     pub(super) async fn run(&self, unsent: &mut Unsent, exchange: &mut Exchange) -> Result<Answered, Failed> {
         exchange.upstream_began = Some(self.began);
         let guard = InFlight::begin(self.endpoint.state.clone());
@@ -159,52 +149,45 @@ impl<'a> Attempt<'a> {
         waiting: &Waiting<'_>,
         exchange: &mut Exchange,
     ) -> Result<Answered, Failed> {
-        let mut connection = self.connection().await?;
-        let response = loop {
+        let mut lease = self.lease().await?;
+        let answered = loop {
             let Some(request) = unsent.take() else {
                 return Err(Failed { error: Error::Internal, phase: Phase::Final });
             };
             // The time that a connect took is not the time that the endpoint had.
-            let since = if connection.reused { self.began } else { self.worker.clock.now() };
+            let since = if lease.is_reused() { self.began } else { self.worker.clock.now() };
             waiting.since.set(Some(since));
-            connection.informational.begin(exchange.response_sink());
-            let mut sending = pin!(connection.sender.try_send_request(request));
-            let look = since + LOOK;
-            let mut sent = connection.timer.bound(|cx| self.wait(cx).at_most(look), sending.as_mut()).await;
-            if sent.is_none() {
-                // Boxed: hardly any request waits for so long, and this would lie in every request's future.
-                sent = Box::pin(self.keep_waiting(waiting, &mut connection.timer, sending)).await;
-            }
+            let sent = {
+                let (sending, timer) = lease.send(request, unsent, exchange.response_sink());
+                let mut sending = pin!(sending);
+                let look = since + LOOK;
+                match timer.bound(|cx| self.wait(cx).at_most(look), sending.as_mut()).await {
+                    // Boxed: hardly any request waits for so long, and this would lie in every request's future.
+                    None => Box::pin(self.keep_waiting(waiting, timer, sending)).await,
+                    sent => sent,
+                }
+            };
             let Some(sent) = sent else { return Err(self.late()) };
-            let mut error = match sent {
-                Ok(response) => break response,
+            let error = match sent {
+                Ok(answered) => break answered,
                 Err(error) => error,
             };
-            *unsent = error.take_message();
-            // The service had closed this connection while it was idle, and hyper gives the request back when
-            // no byte of it was written: what else is idle is as stale, so take a new one.
-            if !connection.reused || unsent.is_none() {
-                return Err(self.send_failed(&error.into_error(), unsent, connection.reused));
+            // The service had closed this connection while it was idle, and no byte of the request was written: what
+            // else is idle is as stale, so take a new one.
+            if !lease.is_reused() || unsent.is_none() {
+                return Err(self.send_failed(error, unsent, lease.is_reused()));
             }
             self.endpoint.pool.clear();
-            connection = self.connection().await?;
+            lease = self.lease().await?;
         };
-        let framing = headers::check_response(&response).map_err(|fault| {
-            if self.endpoint.pool.may_log(self.now) {
-                tracing::warn!(endpoint = %self.endpoint.pool.address, reason = fault.detail(), "upstream answer refused");
-            }
-            Failed { error: Error::UpstreamProtocolError, phase: Phase::Reset }
-        })?;
-        exchange.lease = Some(Lease {
-            connection,
-            pool: Rc::clone(&self.endpoint.pool),
+        exchange.taken = Some(Taken {
+            lease,
             upload: self.upload.cloned(),
-            reusable: framing.reusable,
             endpoint: guard,
             cluster: None,
             witness: None,
         });
-        Ok(Answered { response, framing })
+        Ok(answered)
     }
 
     async fn keep_waiting<F: Future<Output = Result<T, E>>, T, E>(
@@ -272,15 +255,15 @@ impl<'a> Attempt<'a> {
     }
 
     /// An idle connection, or a new one.
-    async fn connection(&self) -> Result<Box<Connection>, Failed> {
-        if let Some(connection) = self.endpoint.pool.checkout() {
+    async fn lease(&self) -> Result<Lease, Failed> {
+        if let Some(lease) = self.endpoint.pool.checkout() {
             self.cluster.metrics.borrow_mut().connections_reused += 1;
-            return Ok(connection);
+            return Ok(lease);
         }
         let deadline = self.deadline.connect(self.now);
         // Boxed: a new connection is rare, and its state would lie in every request's future.
         let connecting = Box::pin(connect(&self.endpoint.pool, deadline, self.now));
-        let connection = connecting.await.map_err(|error| {
+        let lease = connecting.await.map_err(|error| {
             if let ConnectError::Tls(error) = &error {
                 self.log_no_tls(error);
             }
@@ -288,46 +271,39 @@ impl<'a> Attempt<'a> {
         })?;
         self.cluster.metrics.borrow_mut().connections_opened += 1;
         self.verdict.borrow().witness.connected(self.worker.clock.now(), self.worker);
-        Ok(connection)
+        Ok(lease)
     }
 
-    fn log_no_tls(&self, error: &dyn std::error::Error) {
+    fn log_no_tls(&self, error: &dyn fmt::Display) {
         if self.endpoint.pool.may_log(self.now) {
             let (service, endpoint) = (&self.cluster.shared.name, &self.endpoint.instance);
             tracing::warn!(%service, %endpoint, %error, "no TLS connection");
         }
     }
 
-    fn log_not_http(&self, error: &hyper::Error) {
+    fn log_refused_answer(&self, reason: &str) {
         if self.endpoint.pool.may_log(self.now) {
-            let reason = if error.is_parse_too_large() {
-                format!(
-                    "its head has more than {RESPONSE_LINES_MAX} lines or {RESPONSE_HEAD_BYTES_MAX} bytes"
-                )
-            } else {
-                error.to_string()
-            };
             tracing::warn!(endpoint = %self.endpoint.pool.address, reason, "upstream answer refused");
         }
     }
 
-    /// What a send error means. hyper has given the request back if no byte of it was written.
-    fn send_failed(&self, error: &hyper::Error, unsent: &Unsent, reused: bool) -> Failed {
+    /// What a send error means. A request of which no byte was written is in `unsent`.
+    fn send_failed(&self, error: SendError, unsent: &Unsent, reused: bool) -> Failed {
         if let Some(failure) = self.upload.and_then(|upload| upload.failure.get()) {
             return Failed { error: body_failed(failure), phase: Phase::Final };
         }
-        let (error, phase) = if is_alert(error) && !reused {
-            self.log_no_tls(error.source().unwrap_or(error));
-            (Error::UpstreamTls { certificate: false }, Phase::Final)
-        } else if unsent.is_some() {
-            (Error::UpstreamReset, Phase::Refused)
-        } else if error.is_parse() {
-            self.log_not_http(error);
-            (Error::UpstreamProtocolError, Phase::Reset)
-        } else if reused {
-            (Error::UpstreamReset, Phase::ReusedConnectionClosed)
-        } else {
-            (Error::UpstreamReset, Phase::Reset)
+        let (error, phase) = match error {
+            SendError::Alert(alert) if !reused => {
+                self.log_no_tls(&alert);
+                (Error::UpstreamTls { certificate: false }, Phase::Final)
+            }
+            _ if unsent.is_some() => (Error::UpstreamReset, Phase::Refused),
+            SendError::Invalid(reason) => {
+                self.log_refused_answer(&reason);
+                (Error::UpstreamProtocolError, Phase::Reset)
+            }
+            _ if reused => (Error::UpstreamReset, Phase::ReusedConnectionClosed),
+            _ => (Error::UpstreamReset, Phase::Reset),
         };
         Failed { error, phase }
     }
@@ -351,5 +327,28 @@ pub(crate) fn body_failed(failure: BodyError) -> Error {
         BodyError::Gone => Error::ClientGone,
         // The last two are never the fate of an upload.
         BodyError::Broken | BodyError::Idle | BodyError::Replaced => Error::RequestBodyInvalid,
+    }
+}
+
+impl Exchange {
+    /// The last attempt is over. The first one leaves no trace if its status `is_final`.
+    pub(super) fn has_tried(
+        &mut self,
+        result: &Result<Answered, Failed>,
+        is_final: impl FnOnce(StatusCode) -> bool,
+    ) {
+        let outcome = match result {
+            Ok(answered) if self.tried.is_empty() && is_final(answered.response.status()) => return,
+            Ok(answered) => Outcome::Answered(answered.response.status().as_u16()),
+            Err(failed) => Outcome::Failed(failed.reason()),
+        };
+        let (Some(instance), Some(began), Some(ended)) =
+            (&self.instance, self.upstream_began, self.upstream_ended)
+        else {
+            return;
+        };
+        let took = ended.saturating_duration_since(began);
+        let instance = Rc::clone(instance);
+        self.tried.add(OneAttempt { instance, outcome, began, took });
     }
 }

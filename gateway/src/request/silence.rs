@@ -15,10 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::verdict::Verdict;
+use super::verdict::{Verdict, usual};
 use crate::{
     snapshot::LocalCluster,
-    upstream::pool::{Timer, Wait},
+    upstream::timer::{Timer, Wait},
     worker::WorkerState,
 };
 
@@ -79,33 +79,12 @@ impl Silence<'_> {
     }
 }
 
-impl Wait {
-    /// This one, if it does not end later than that.
-    pub(super) fn at_most(self, latest: Instant) -> Self {
-        match self {
-            Self::Until(at) => Self::Until(at.min(latest)),
-            Self::Open | Self::Over => self,
-        }
-    }
-}
-
 /// What is far longer than requests to this service wait. Where nothing is usual yet, no wait is unusual.
 fn unusual(cluster: &LocalCluster) -> Duration {
     usual(cluster).map_or(Duration::MAX, |usual| (usual * UNUSUAL_TIMES).max(LOOK))
 }
 
-/// Nearly all requests of this worker to the service wait for less; `None`: there were too few to know.
-pub(super) fn usual(cluster: &LocalCluster) -> Option<Duration> {
-    let metrics = cluster.metrics.borrow();
-    let known = metrics.duration.total() >= KNOWN_MIN;
-    metrics.duration.quantile(USUAL).filter(|_| known)
-}
-
 /// No wait is looked at earlier or more often: an endpoint may collect garbage.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
-/// Requests that this worker has sent to the service before it knows what is usual.
-const KNOWN_MIN: u64 = 20;
-/// The share of requests that are usual. A service with more slow ones than this is slow.
-pub(super) const USUAL: f64 = 0.95;
 /// A wait of so many times what is usual is none of the usual ones.
 const UNUSUAL_TIMES: u32 = 10;

@@ -4,7 +4,7 @@
 //! only a retry makes a header map of them. A clone of the map would take two allocations and touch the reference count
 //! of every value, for each request.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 use crate::body::RequestBody;
 
@@ -12,7 +12,6 @@ use crate::body::RequestBody;
 pub(super) struct Spare {
     method: Method,
     uri: Uri,
-    version: Version,
     /// Each field as [`Lengths`], name, value.
     fields: Vec<u8>,
 }
@@ -27,12 +26,7 @@ impl Spare {
             fields.extend_from_slice(name);
             fields.extend_from_slice(value);
         }
-        Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            version: request.version(),
-            fields,
-        }
+        Self { method: request.method().clone(), uri: request.uri().clone(), fields }
     }
 
     /// The request again, with this body. `None` if the copy cannot be read, which would be a mistake of this file.
@@ -52,7 +46,6 @@ impl Spare {
         let mut request = Request::new(body);
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
-        *request.version_mut() = self.version;
         *request.headers_mut() = headers;
         Some(request)
     }
@@ -99,7 +92,6 @@ mod tests {
             prop_assert_eq!(again.headers(), request.headers());
             prop_assert_eq!(again.method(), request.method());
             prop_assert_eq!(again.uri(), request.uri());
-            prop_assert_eq!(again.version(), request.version());
             prop_assert!(again.body().is_empty());
         }
     }

@@ -2,15 +2,7 @@
 //!
 //! A request that is answered at its first attempt, as nearly all are, has no list.
 
-use std::rc::Rc;
-
-use http::StatusCode;
-
-use super::{
-    exchange::Exchange,
-    send::{Answered, Failed},
-};
-use crate::access_log::{OneAttempt, Outcome};
+use crate::access_log::OneAttempt;
 
 /// The list of one request.
 #[derive(Debug, Default)]
@@ -26,32 +18,9 @@ impl Tried {
     }
 
     /// Past [`TRIED_MAX`] the last one takes the place of the one before it.
-    fn add(&mut self, attempt: OneAttempt) {
+    pub(super) fn add(&mut self, attempt: OneAttempt) {
         self.0.truncate(TRIED_MAX - 1);
         self.0.push(attempt);
-    }
-}
-
-impl Exchange {
-    /// The last attempt is over. The first one leaves no trace if its status `is_final`.
-    pub(super) fn has_tried(
-        &mut self,
-        result: &Result<Answered, Failed>,
-        is_final: impl FnOnce(StatusCode) -> bool,
-    ) {
-        let outcome = match result {
-            Ok(answered) if self.tried.is_empty() && is_final(answered.response.status()) => return,
-            Ok(answered) => Outcome::Answered(answered.response.status().as_u16()),
-            Err(failed) => Outcome::Failed(failed.reason()),
-        };
-        let (Some(instance), Some(began), Some(ended)) =
-            (&self.instance, self.upstream_began, self.upstream_ended)
-        else {
-            return;
-        };
-        let took = ended.saturating_duration_since(began);
-        let instance = Rc::clone(instance);
-        self.tried.add(OneAttempt { instance, outcome, began, took });
     }
 }
 
@@ -61,9 +30,10 @@ const TRIED_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{rc::Rc, time::Duration};
 
     use super::*;
+    use crate::access_log::Outcome;
 
     #[test]
     fn a_long_list_keeps_its_beginning_and_its_end() {

@@ -7,30 +7,23 @@
 
 use std::{
     cell::{Cell, RefCell},
-    hash::{BuildHasher, Hash, Hasher},
     rc::Rc,
     time::{Duration, Instant},
 };
 
 use http::StatusCode;
 
-use super::{
-    exchange::Exchange,
-    lease::Lease,
-    search::Picked,
-    silence::{USUAL, usual},
-};
+use super::picked::{BreakerPermit, OutlierProbe, Picked};
 use crate::{
     body::Upload,
-    control::event::Signal,
     metrics::Rare,
     policy::{
-        circuit_breaker::{Opened, Outcome, Permit, Seen, Transition},
-        outlier::{Began, Change, Probe, Reason, Sign},
+        circuit_breaker::{Opened, Outcome, Seen, Transition},
+        outlier::{Began, Change, Reason, Sign},
     },
-    snapshot::{LocalCluster, LocalEndpoint, StateHandle},
+    snapshot::{LocalCluster, LocalEndpoint},
     syntax::units::show_duration,
-    worker::WorkerState,
+    worker::{Hint, WorkerState},
 };
 
 /// What an endpoint did with an attempt.
@@ -48,11 +41,6 @@ pub(super) enum Deed {
     /// Was silent until the client gave up.
     Abandoned,
 }
-
-/// A breaker's permit, held by a count of this worker.
-pub(super) type BreakerPermit = Permit<StateHandle>;
-/// The right to probe an ejected endpoint.
-pub(super) type OutlierProbe = Probe<StateHandle>;
 
 /// The endpoint of one attempt, and what the attempt may teach about it.
 pub(super) struct Verdict {
@@ -176,7 +164,7 @@ impl Witness {
     }
 
     /// The endpoint broke off its response, or paused in it for too long.
-    fn broke_off(&self, now: Instant, worker: &WorkerState) {
+    pub(super) fn broke_off(&self, now: Instant, worker: &WorkerState) {
         let shared = &self.cluster.shared;
         let counts = shared.settings.policies.breaker.as_ref().is_some_and(|breaker| breaker.count.reset);
         if let (Some(breaker), Some(epoch), Some(endpoint), true) =
@@ -225,7 +213,7 @@ impl Witness {
                     reason.replace('_', " "),
                     show_duration(pause),
                 );
-                worker.signal(Signal::Health { kind: "endpoint_ejected", text });
+                worker.hint(Hint::Health { kind: "endpoint_ejected", text });
             }
             Change::Spared { reason } => {
                 worker.metrics.count(Rare::EjectionSpared, service, reason.as_str());
@@ -234,7 +222,7 @@ impl Witness {
                 let (reason, proof) = (reason.as_str(), proof.as_str());
                 tracing::info!(%service, %endpoint, reason, proof, "endpoint is back after its ejection");
                 let text = format!("{service} {endpoint}: {proof} after {}", reason.replace('_', " "));
-                worker.signal(Signal::Health { kind: "endpoint_returned", text });
+                worker.hint(Hint::Health { kind: "endpoint_returned", text });
             }
         }
     }
@@ -253,12 +241,12 @@ impl Witness {
                 tracing::warn!(%service, %endpoint, %cause, ?open, %until, "circuit breaker opened");
                 let open = show_duration(open);
                 let text = format!("{service} {endpoint}: {cause}; open for {open} until {until}");
-                worker.signal(Signal::Health { kind: "breaker_opened", text });
+                worker.hint(Hint::Health { kind: "breaker_opened", text });
             }
             Transition::Closed => {
                 tracing::info!(%service, %endpoint, "circuit breaker closed");
                 let text = format!("{service} {endpoint}: the probes succeeded");
-                worker.signal(Signal::Health { kind: "breaker_closed", text });
+                worker.hint(Hint::Health { kind: "breaker_closed", text });
             }
             Transition::Spared(_) => worker.metrics.count(Rare::BreakerSpared, service, ""),
         }
@@ -266,15 +254,6 @@ impl Witness {
 
     fn names(&self) -> (&str, &str) {
         (&self.cluster.shared.name, self.endpoint().map_or("", |endpoint| &endpoint.instance))
-    }
-}
-
-impl Lease {
-    /// The endpoint broke off its response, or paused in it for too long.
-    pub fn broke_off(&self, worker: &WorkerState) {
-        if let Some(witness) = &self.witness {
-            witness.broke_off(worker.clock.now(), worker);
-        }
     }
 }
 
@@ -365,12 +344,14 @@ fn sign(deed: Deed) -> Sign {
 /// Shorter, and a client could blame it for being impatient.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// One number for requests of one kind: the same route and path.
-pub(super) fn kind_of(exchange: &Exchange) -> u32 {
-    let mut hasher = foldhash::fast::FixedState::default().build_hasher();
-    exchange.route.as_ref().map(|route| &route.shared().name).hash(&mut hasher);
-    exchange.path().hash(&mut hasher);
-    let [a, b, c, d, ..] = hasher.finish().to_le_bytes();
-    // Never 0, which stands for none.
-    u32::from_le_bytes([a, b, c, d]) | 1
+/// Nearly all requests of this worker to the service wait for less; `None`: there were too few to know.
+pub(super) fn usual(cluster: &LocalCluster) -> Option<Duration> {
+    let metrics = cluster.metrics.borrow();
+    let known = metrics.duration.total() >= KNOWN_MIN;
+    metrics.duration.quantile(USUAL).filter(|_| known)
 }
+
+/// Requests that this worker has sent to the service before it knows what is usual.
+const KNOWN_MIN: u64 = 20;
+/// The share of requests that are usual. A service with more slow ones than this is slow.
+const USUAL: f64 = 0.95;

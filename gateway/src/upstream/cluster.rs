@@ -4,11 +4,9 @@ use std::{sync::Arc, time::Instant};
 
 use millgate_registry::{Instance, WatchTarget};
 
-use super::{endpoint::Endpoint, load_balancer::LoadBalancer, settings::ServiceSettings};
+use super::{endpoint::Endpoint, health::Health, load_balancer::LoadBalancer, settings::ServiceSettings};
 use crate::policy::{
-    circuit_breaker::{CircuitBreaker, State},
-    concurrency::ConcurrencyLimit,
-    outlier::OutlierDetector,
+    circuit_breaker::CircuitBreaker, concurrency::ConcurrencyLimit, outlier::OutlierDetector,
     retry::RetryBudget,
 };
 
@@ -119,39 +117,5 @@ impl Cluster {
     /// What is watched in the registry for the endpoints in use; `None` for fixed hosts.
     pub fn watched(&self) -> Option<&WatchTarget> {
         self.settings.source.targets().get(self.target)
-    }
-}
-
-/// The protections that decide whether an endpoint takes a request; each may be switched off.
-#[derive(Debug, Clone, Copy)]
-pub struct Health<'a> {
-    pub breaker: Option<&'a CircuitBreaker>,
-    pub outlier: Option<&'a OutlierDetector>,
-}
-
-impl Health<'_> {
-    /// Ejected, and not to be probed yet.
-    pub fn is_ejected(&self, endpoint: &Endpoint, now: Instant) -> bool {
-        let outlier = endpoint.state().outlier();
-        self.outlier.is_some() && !outlier.is_in() && !outlier.is_due(now)
-    }
-
-    /// Its breaker lets a request through.
-    pub fn is_closed(&self, endpoint: &Endpoint, now: Instant) -> bool {
-        self.breaker.is_none_or(|breaker| breaker.is_routable(endpoint.state().breaker(), now))
-    }
-
-    fn is_out(&self, endpoint: &Endpoint, now: Instant) -> bool {
-        let state = endpoint.state();
-        (self.outlier.is_some() && !state.outlier().is_in())
-            || self.breaker.is_some_and(|breaker| breaker.state(state.breaker(), now) != State::Closed)
-    }
-
-    /// Are so few endpoints left that all are tried?
-    pub fn is_panic(&self, endpoints: &[Endpoint], now: Instant) -> bool {
-        let is_left = |endpoint: &&Endpoint| !self.is_out(endpoint, now);
-        self.outlier.is_some_and(|outlier| {
-            outlier.is_panic(endpoints.iter().filter(is_left).count(), endpoints.len())
-        })
     }
 }

@@ -1,21 +1,16 @@
-//! A new HTTP/1.1 connection to an endpoint.
+//! A new connection to an endpoint.
 
-use std::{cell::Cell, error::Error as _, io, rc::Rc, time::Instant};
+use std::{io, rc::Rc, time::Instant};
 
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
 
 use super::{
-    informational::{Informational, Informed, RESPONSE_HEAD_BYTES_MAX},
-    last_words::LastWords,
-    pool::{Connection, EndpointPool, Room},
-    read_size::{READ_BYTES_MAX, ReadSize},
+    pool::{EndpointPool, Lease, Room},
+    protocol::Connection,
 };
-use crate::small_writes::SmallWrites;
 
 /// Why there is no connection. Nothing of the request was sent, so another endpoint may be tried.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +22,7 @@ pub enum ConnectError {
     Exhausted(io::Error),
     #[error(transparent)]
     Io(io::Error),
-    /// No TLS, or with somebody that is not trusted.
+    /// The endpoint speaks no TLS, or did not prove a name that is trusted.
     #[error("TLS: {0}")]
     Tls(io::Error),
     #[error("handshake: {0}")]
@@ -35,7 +30,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// The other side speaks TLS, and did not prove to be who it should be.
+    /// The endpoint speaks TLS, and did not prove that it has the name that it should have.
     pub fn is_about_the_certificate(&self) -> bool {
         let Self::Tls(error) = self else { return false };
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
@@ -43,70 +38,45 @@ impl ConnectError {
     }
 }
 
-/// Did the other side end the connection with a TLS alert? In TLS 1.3 that is how it refuses our certificate, after a
-/// handshake that was over for us (RFC 8446 §4.4.2.4, §6.2).
-pub(crate) fn is_alert(error: &hyper::Error) -> bool {
-    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-    let inner = io.and_then(io::Error::get_ref).and_then(|inner| inner.downcast_ref());
-    matches!(inner, Some(rustls::Error::AlertReceived(_)))
-}
-
 /// Connects until `deadline` and starts the task that drives the connection on this worker.
 ///
 /// # Errors
-/// Refused, unreachable, out of ports or files, not accepted in time, or nobody that is trusted.
-pub async fn connect(
-    to: &EndpointPool,
-    deadline: Instant,
-    now: Instant,
-) -> Result<Box<Connection>, ConnectError> {
+/// The endpoint refused, cannot be reached, did not accept in time, or did not prove its name; or this machine has no port or
+/// file left.
+pub async fn connect(to: &Rc<EndpointPool>, deadline: Instant, now: Instant) -> Result<Lease, ConnectError> {
     // As the system would say if this gateway did not count its files itself.
     let exhausted = || ConnectError::Exhausted(io::Error::from_raw_os_error(EMFILE));
     let room = tokio::time::timeout_at(deadline.into(), to.room()).await;
     let (place, has_waited) = match room.map_err(|_| exhausted())? {
-        Room::Idle(connection) => return Ok(connection),
+        Room::Idle(lease) => return Ok(lease),
         Room::Place { place, has_waited } => (place, has_waited),
     };
-    let opened = open(to, deadline, now).await.map_err(|error| match error {
+    let opened = open(to, deadline).await.map_err(|error| match error {
         // The endpoint did not have its time.
         ConnectError::Timeout if has_waited => exhausted(),
         error => error,
     });
-    let mut connection = opened?;
-    connection.place = place;
-    Ok(connection)
+    Ok(Lease::new(opened?, place, now, Rc::clone(to)))
 }
 
-async fn open(to: &EndpointPool, deadline: Instant, now: Instant) -> Result<Box<Connection>, ConnectError> {
+async fn open(to: &EndpointPool, deadline: Instant) -> Result<Connection, ConnectError> {
     let late = |_| ConnectError::Timeout;
     let connecting = TcpStream::connect(to.address);
     let stream = tokio::time::timeout_at(deadline.into(), connecting).await.map_err(late)??;
     // Without it, the last segment of a request waits for the peer's delayed ACK (Nagle).
     stream.set_nodelay(true)?;
-    let Some(tls) = &to.tls else { return Ok(handshake(stream, now).await?) };
+    let Some(tls) = &to.tls else { return Ok(Connection::open(stream, &to.large_reads).await?) };
     let secured = tokio::time::timeout_at(deadline.into(), tls.handshake(stream)).await.map_err(late)?;
-    Ok(handshake(secured.map_err(ConnectError::Tls)?, now).await?)
+    Ok(Connection::open(secured.map_err(ConnectError::Tls)?, &to.large_reads).await?)
 }
 
-/// Starts the task that drives a connection over `io`, which need not be a socket.
-pub(crate) async fn handshake<I>(io: I, now: Instant) -> hyper::Result<Box<Connection>>
+/// A connection over `io`, which is not a socket.
+pub(crate) async fn over<I>(io: I, to: &Rc<EndpointPool>, now: Instant) -> hyper::Result<Lease>
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let broken = Rc::new(Cell::new(false));
-    let informational = Rc::<Informational>::default();
-    let io = Informed::new(LastWords::new(io, Rc::clone(&broken)), Rc::clone(&informational));
-    let (reads, io) = ReadSize::of(io);
-    let (sender, connection) = http1::Builder::new()
-        .max_header_size(RESPONSE_HEAD_BYTES_MAX)
-        .max_buf_size(READ_BYTES_MAX)
-        .handshake(SmallWrites(TokioIo::new(io)))
-        .await?;
-    let task = tokio::task::spawn_local(async move {
-        // Its failures reach the request through the sender; there is nobody else to tell.
-        let _ = connection.await;
-    });
-    Ok(Connection::new(sender, task.abort_handle(), (reads, informational, broken), now))
+    let connection = Connection::open(io, &to.large_reads).await?;
+    Ok(Lease::new(connection, None, now, Rc::clone(to)))
 }
 
 impl From<io::Error> for ConnectError {

@@ -7,6 +7,7 @@ use std::{
     fmt,
     net::SocketAddr,
     ops::Deref,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -14,7 +15,7 @@ use std::{
     time::Instant,
 };
 
-use super::{response_time::ResponseTime, tls::ClientTls};
+use super::{host_port::HostPort, response_time::ResponseTime, tls::ClientTls};
 use crate::policy::{circuit_breaker::BreakerState, outlier::OutlierState};
 
 /// What makes an endpoint the same one in the next snapshot: its address and, if the registry knows one, the
@@ -54,15 +55,15 @@ impl fmt::Display for EndpointKey {
 pub struct Endpoint {
     key: EndpointKey,
     address: SocketAddr,
-    authority: Box<str>,
+    authority: HostPort,
     weight: u32,
     state: Arc<EndpointState>,
     tls: Option<Arc<ClientTls>>,
 }
 
 impl Endpoint {
-    /// `weight` is relative to the other endpoints of the cluster and held to 1..=[`WEIGHT_MAX`]: who wants
-    /// no traffic is not an endpoint. `state` is the carried one, or [`EndpointState::new`].
+    /// `weight` is relative to the other endpoints of the cluster and held to 1..=[`WEIGHT_MAX`]: an
+    /// instance that wants no traffic is not an endpoint. `state` is the carried one, or [`EndpointState::new`].
     pub fn new(
         key: EndpointKey,
         address: SocketAddr,
@@ -71,7 +72,7 @@ impl Endpoint {
         state: Arc<EndpointState>,
     ) -> Self {
         let weight = weight.clamp(1, WEIGHT_MAX);
-        Self { key, address, authority: authority.into(), weight, state, tls: None }
+        Self { key, address, authority: HostPort::new(authority, address), weight, state, tls: None }
     }
 
     /// The same, spoken with over TLS; `None`: in cleartext.
@@ -89,8 +90,8 @@ impl Endpoint {
         self.address
     }
 
-    /// `host:port` as the endpoint is called in requests (`Host`, `:authority`) and TLS names.
-    pub fn authority(&self) -> &str {
+    /// What the endpoint is called in requests and in TLS.
+    pub fn authority(&self) -> &HostPort {
         &self.authority
     }
 
@@ -158,6 +159,26 @@ impl AsRef<OutlierState> for EndpointState {
 impl AsRef<BreakerState> for EndpointState {
     fn as_ref(&self) -> &BreakerState {
         &self.breaker
+    }
+}
+
+/// An endpoint's shared state, held by a count that only this worker touches: guards of requests clone this and
+/// not the `Arc`, whose count all cores would share.
+#[derive(Clone)]
+#[expect(clippy::redundant_allocation, reason = "the outer count is the point: it is this worker's own")]
+pub struct StateHandle(Rc<Arc<EndpointState>>);
+
+impl StateHandle {
+    pub fn new(state: &Arc<EndpointState>) -> Self {
+        Self(Rc::new(Arc::clone(state)))
+    }
+}
+
+impl Deref for StateHandle {
+    type Target = EndpointState;
+
+    fn deref(&self) -> &EndpointState {
+        &self.0
     }
 }
 

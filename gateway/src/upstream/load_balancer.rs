@@ -24,7 +24,7 @@ use std::{
 
 use rand::{Rng, RngExt};
 
-use super::{cluster::Health, endpoint::Endpoint};
+use super::{endpoint::Endpoint, health::Health};
 use crate::policy::balance::Balance;
 
 /// The balancer of one cluster, compiled for the endpoints of one snapshot.
@@ -37,7 +37,7 @@ pub enum LoadBalancer {
     Random(Schedule),
 }
 
-/// Nobody to ask.
+/// Why no endpoint can take an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoEndpoint {
     /// The cluster has no endpoint.
@@ -267,7 +267,7 @@ fn gcd(a: u32, b: u32) -> u32 {
 pub const LEAST_SCAN_MAX: usize = 128;
 /// Random draws before a scan.
 const DRAWS_MAX: usize = 4;
-/// Turns of a schedule: 256 KiB, and a weight of one in 65,536 is still told apart.
+/// Turns of a schedule: 256 KiB, and a weight of one in 65,536 is still distinct.
 const TURNS_MAX: u64 = 65_536;
 
 #[cfg(test)]

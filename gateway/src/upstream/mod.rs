@@ -2,12 +2,14 @@
 pub mod cluster;
 pub mod connect;
 pub mod endpoint;
-pub(crate) mod informational;
-mod last_words;
+mod health;
+pub mod host_port;
 pub mod load_balancer;
 pub mod pool;
-pub mod read_size;
+pub mod protocol;
 mod response_time;
 pub mod settings;
+pub mod sink;
 pub mod split;
+pub mod timer;
 pub mod tls;

@@ -1,7 +1,7 @@
 //! A route's split: which subset of the service gets the next request.
 //!
-//! One weighted draw per request, so that shares hold whatever other routes or workers do. A subset that nobody
-//! answers for (no endpoint, or every breaker open) leaves its share to the others; a share of 0 stays 0. A retry that
+//! One weighted draw per request, so that shares hold whatever other routes or workers do. A subset in
+//! which no endpoint can take a request (there is none, or every breaker is open) leaves its share to the others; a share of 0 stays 0. A retry that
 //! has no endpoint left goes to another subset. Compiled from `RouteSettings::split`.
 
 use rand::{Rng, RngExt};

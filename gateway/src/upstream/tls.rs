@@ -1,4 +1,4 @@
-//! TLS towards a service: whom a connection trusts, and the name that the other side must prove to have.
+//! TLS towards a service: which certificates a connection trusts, and the name that the endpoint must prove.
 //!
 //! What is made of files is made by the control plane ([`crate::tls::client_config`]); here is only what a new
 //! connection needs.
@@ -17,11 +17,14 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
+use super::host_port::HostPort;
+
 /// How TLS is spoken with a service, as the configuration says it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct UpstreamTls {
     pub files: TlsOptions,
-    /// Any certificate will do. Then TLS protects from listeners, and not from who pretends to be the service.
+    /// Every certificate is accepted. Then TLS protects from eavesdroppers, and not from a program that pretends to be the
+    /// service.
     pub insecure: bool,
 }
 
@@ -70,10 +73,9 @@ pub struct EndpointTls {
 }
 
 impl EndpointTls {
-    /// `authority` is `host:port` of the endpoint; without another name its host is the one that is asked for.
-    pub fn new(client: Arc<ClientTls>, authority: &str) -> Self {
-        let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-        let host = client.server_name.as_deref().unwrap_or(host);
+    /// Unless the configuration has another name, the endpoint must prove to be the host that it is called.
+    pub fn new(client: Arc<ClientTls>, authority: &HostPort) -> Self {
+        let host = client.server_name.as_deref().unwrap_or(authority.host());
         let name = ServerName::try_from(host.trim_matches(['[', ']'])).map(|name| name.to_owned());
         let name = name.map_err(|_| format!("`{host}` is no name that a certificate could have"));
         Self { client, name }
@@ -84,7 +86,7 @@ impl EndpointTls {
     }
 
     /// # Errors
-    /// The other side does not speak TLS, or proves to be somebody else, or nobody that is trusted.
+    /// The endpoint does not speak TLS, or proves another name, or one that is not trusted.
     pub async fn handshake(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let config = self.client.config.as_ref().map_err(|why| io::Error::other(why.as_str()))?;
         let name = self.name.as_ref().map_err(|why| io::Error::other(why.as_str()))?;
@@ -97,10 +99,14 @@ impl EndpointTls {
 mod tests {
     use super::*;
 
+    fn called(authority: &str) -> HostPort {
+        HostPort::new(authority, ([192, 0, 2, 1], 443).into())
+    }
+
     fn named(server_name: Option<&str>, authority: &str) -> EndpointTls {
         let files = TlsOptions { server_name: server_name.map(str::to_owned), ..TlsOptions::default() };
         let tls = UpstreamTls { files, insecure: false };
-        EndpointTls::new(Arc::new(ClientTls::new(Err(String::new()), &tls, 0)), authority)
+        EndpointTls::new(Arc::new(ClientTls::new(Err(String::new()), &tls, 0)), &called(authority))
     }
 
     #[test]
@@ -110,14 +116,14 @@ mod tests {
         assert_eq!(name(named(None, "192.0.2.1:443")), Ok("192.0.2.1".to_owned()));
         assert_eq!(name(named(None, "[2001:db8::1]:443")), Ok("2001:db8::1".to_owned()));
         assert_eq!(name(named(Some("orders.internal"), "192.0.2.1:443")), Ok("orders.internal".to_owned()));
-        assert!(name(named(None, "a b:443")).is_err());
+        assert!(name(named(None, "a/b:443")).is_err());
     }
 
     #[test]
     fn connections_take_each_others_place_only_where_they_trust_the_same_and_ask_for_the_same() {
         let one = named(None, "a.internal:443");
-        let same = EndpointTls::new(Arc::clone(&one.client), "a.internal:8443");
-        let other_name = EndpointTls::new(Arc::clone(&one.client), "b.internal:443");
+        let same = EndpointTls::new(Arc::clone(&one.client), &called("a.internal:8443"));
+        let other_name = EndpointTls::new(Arc::clone(&one.client), &called("b.internal:443"));
         let like_it = named(None, "a.internal:443");
         let others = [same, other_name, like_it].map(|other| other.identity() == one.identity());
         assert_eq!(others, [true, false, false]);

@@ -134,6 +134,22 @@ async fn bodies_stream_while_they_are_being_sent() {
 }
 
 #[tokio::test]
+async fn content_of_unknown_length_reaches_the_service_whatever_the_method_is() {
+    let backend = Backend::named("one").await;
+    let gateway = TestGateway::start(&to(backend.addr, "")).await;
+    for method in ["GET", "HEAD", "DELETE", "POST"] {
+        let fields =
+            "host: gw\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+        let sent = format!("{method} /x HTTP/1.1\r\n{fields}");
+        let (answer, _) = raw(gateway.http, &[sent.as_bytes()], false, Duration::from_secs(5)).await;
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{method}: {}", String::from_utf8_lossy(&answer));
+        let seen = backend.only_seen();
+        assert_eq!((seen.method().as_str(), &seen.body()[..]), (method, &b"hello"[..]));
+        assert_eq!(seen.headers().get("transfer-encoding").unwrap(), "chunked", "{method}");
+    }
+}
+
+#[tokio::test]
 async fn one_upstream_connection_serves_many_requests() {
     let backend = Backend::named("one").await;
     let gateway = TestGateway::start(&format!("workers: 1\n{}", to(backend.addr, ""))).await;

@@ -14,7 +14,7 @@ const IN_RANGE: &[(&str, &str, &str)] = &[
     ("admission/path.rs", "canonical", "behind a match in the text"),
     ("admission/path.rs", "segment", "where a search in the text ended"),
     ("admission/path.rs", "table", "a table of 256, by a byte"),
-    ("connection/frames.rs", "self.prefix", "an array, by a constant"),
+    ("downstream/frames.rs", "self.prefix", "an array, by a constant"),
     ("file_account.rs", "]", "an array, by an enum with as many variants"),
     ("file_account.rs", "self.places", "an array, by an enum with as many variants"),
     ("file_account.rs", "self.waiting", "an array, by an enum with as many variants"),

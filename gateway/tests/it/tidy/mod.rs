@@ -170,7 +170,7 @@ fn clocks_are_read_only_in_clock_rs() {
 fn randomness_comes_from_the_worker() {
     forbid("take `rng` as an argument", &["rand::rng()", "thread_rng", "rand::random"], |source| {
         // The worker seeds its generator once, at start.
-        source.is_of_the_data_plane() && !source.is_in(&["worker.rs"])
+        source.is_of_the_data_plane() && !source.is_in(&["worker/mod.rs"])
     });
 }
 

@@ -5,7 +5,7 @@
 
 /// Counts over the frames of one block.
 #[derive(Debug)]
-pub(super) struct FieldCount {
+pub(crate) struct FieldCount {
     fields: u32,
     at: At,
 }
@@ -34,12 +34,12 @@ enum At {
 }
 
 impl FieldCount {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { fields: 0, at: At::Field }
     }
 
     /// The next bytes of the block.
-    pub(super) fn pass(&mut self, mut bytes: &[u8]) {
+    pub(crate) fn pass(&mut self, mut bytes: &[u8]) {
         while let Some((&byte, rest)) = bytes.split_first() {
             if let At::String { left, strings } = self.at {
                 let skipped = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
@@ -72,7 +72,7 @@ impl FieldCount {
     }
 
     /// The block is over: its fields. The next one begins.
-    pub(super) fn end(&mut self) -> u32 {
+    pub(crate) fn end(&mut self) -> u32 {
         std::mem::replace(self, Self::new()).fields
     }
 

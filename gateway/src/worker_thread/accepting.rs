@@ -8,8 +8,7 @@ use std::{rc::Rc, time::Duration};
 
 use tokio::net::TcpListener;
 
-use super::WorkerState;
-use crate::{admission::Scheme, connection, file_account::Scarce, metrics::Rare};
+use crate::{admission::Scheme, connection, file_account::Scarce, metrics::Rare, worker::WorkerState};
 
 /// After an accept error (the system is out of files), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -1,4 +1,4 @@
-//! Where a connection stands, and what the worker's sweep does about it.
+//! Where a client's connection stands, and what the worker's sweep does about it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -9,28 +9,17 @@ use std::{
 };
 
 use http::{HeaderMap, StatusCode};
-use slab::Slab;
 
-use super::{
-    budget::FrameBudget,
-    frames::FrameHead,
-    informational::Queue,
-    refusals::Refusals,
-    report::{HEADER_TIMEOUT, LogPace, SHED},
-};
+use super::{Ended, HEADER_TIMEOUT, SHED, budget::FrameBudget, frames::FrameHead, informational::Queue};
 use crate::{
     admission::Scheme,
     clock::Clock,
     listen::{Http2Settings, ListenSettings},
-    metrics::{Metrics, Rare},
 };
-
-/// Why a connection ended other than by being closed; the label of a metric.
-pub(super) type Ended = &'static str;
 
 /// Where a connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     /// TLS handshake, or protocol not known yet.
     Opening,
     /// No request, no byte of one.
@@ -43,46 +32,46 @@ pub(super) enum Phase {
 
 #[derive(Debug)]
 pub struct ConnectionState {
-    phase: Cell<Phase>,
+    pub(super) phase: Cell<Phase>,
     since: Cell<Instant>,
     /// `since` is a reading of the clock and not the worker's last one, which may be a second old.
     is_exact: Cell<bool>,
     requests: Cell<u32>,
     /// The last request has a body that was not read to its end.
-    pub(super) has_unread_body: Cell<bool>,
+    pub(crate) has_unread_body: Cell<bool>,
     /// Bytes of request bodies that are held, over all streams.
     held_bytes: Rc<Cell<u64>>,
     /// Requests that have begun; none: the protocol's own opening is not over.
     begun: Cell<u32>,
     /// Bytes of response bodies that went out, over all requests.
     delivered: Cell<u64>,
-    /// Finish what is in flight, then close.
-    pub(super) close: Cell<bool>,
-    /// Close now.
-    pub(super) kill: Cell<bool>,
-    /// Why, where that is known and counted already.
-    pub(super) killed_for: Cell<Option<Ended>>,
-    /// Its place is needed.
-    pub(super) is_shed: Cell<bool>,
-    /// Idle for so long that it should hold no buffers. Of no more use when a request has begun: what is left of its body
-    /// must stay with the hyper that knows where it ends.
-    park: Cell<bool>,
-    /// It holds none.
-    pub(super) is_parked: Cell<bool>,
+    /// The connection is to finish what is in flight, and to close then.
+    pub(crate) close: Cell<bool>,
+    /// The connection is to close now.
+    pub(crate) kill: Cell<bool>,
+    /// Why it is to close now, where that is known and counted already.
+    pub(crate) killed_for: Cell<Option<Ended>>,
+    /// Another client needs its place.
+    pub(crate) is_shed: Cell<bool>,
+    /// The connection has been idle for so long that it should hold no buffers. Withdrawn when a request begins: the unread
+    /// rest of its body is known only to the hyper connection that reads it.
+    pub(super) park: Cell<bool>,
+    /// It holds no buffers.
+    pub(crate) is_parked: Cell<bool>,
     /// Since when the peer has taken nothing of what is to be written.
     blocked_since: Cell<Option<Instant>>,
-    pub(super) is_http2: Cell<bool>,
+    pub(crate) is_http2: Cell<bool>,
     /// HTTP/2: bytes have come since the last sweep.
     heard: Cell<bool>,
-    /// HTTP/2: since when none have.
+    /// HTTP/2: since when no bytes have come.
     silent_since: Cell<Instant>,
-    ping: Cell<Ping>,
-    pub(super) informational: Queue,
-    frames: FrameBudget,
+    pub(super) ping: Cell<Ping>,
+    pub(crate) informational: Queue,
+    pub(super) frames: FrameBudget,
     /// The client's frames are past their budget.
     flood: Cell<Option<Ended>>,
-    pub(super) waker: RefCell<Option<Waker>>,
-    scheme: Scheme,
+    pub(crate) waker: RefCell<Option<Waker>>,
+    pub(super) scheme: Scheme,
     worker_clock: Rc<Clock>,
 }
 
@@ -118,7 +107,7 @@ impl ConnectionState {
     }
 
     /// Away from the request path, so that the clock is read.
-    pub(super) fn enter(&self, phase: Phase) {
+    pub(crate) fn enter(&self, phase: Phase) {
         self.phase.set(phase);
         self.since.set(self.worker_clock.now());
         self.is_exact.set(true);
@@ -148,12 +137,12 @@ impl ConnectionState {
     }
 
     /// A stream whose response is over keeps the connection busy.
-    pub(super) fn linger_began(&self) {
+    pub(crate) fn linger_began(&self) {
         self.requests.set(self.requests.get() + 1);
         self.enter_soon(Phase::Busy);
     }
 
-    pub(super) fn linger_ended(&self) {
+    pub(crate) fn linger_ended(&self) {
         self.request_ended(false);
     }
 
@@ -179,7 +168,7 @@ impl ConnectionState {
     }
 
     /// HTTP/1.1: sends an informational response. `false`: the client takes them too slowly.
-    pub(super) fn inform(&self, status: StatusCode, fields: &HeaderMap) -> bool {
+    pub(crate) fn inform(&self, status: StatusCode, fields: &HeaderMap) -> bool {
         let is_sent = self.informational.push(status, fields);
         self.wake();
         is_sent
@@ -198,7 +187,7 @@ impl ConnectionState {
 
     /// On HTTP/2, bytes may be frames of any kind: only a request says that one has begun. On HTTP/1, empty lines before
     /// a request are nothing (RFC 9112 §2.2): the connection stays idle, and its idle time goes on.
-    pub(super) fn bytes_arrived(&self, bytes: &[u8]) {
+    pub(crate) fn bytes_arrived(&self, bytes: &[u8]) {
         let is_nothing = || bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'));
         if self.phase.get() == Phase::Idle && !self.is_http2.get() && !is_nothing() {
             self.enter_soon(Phase::Head);
@@ -208,14 +197,14 @@ impl ConnectionState {
     /// The bytes that came are read, and they were no whole request head: its time begins now, and not at the worker's
     /// last reading of the clock, or the connection would end before its time. A head that comes at once costs no
     /// reading.
-    pub(super) fn waits_for_bytes(&self) {
+    pub(crate) fn waits_for_bytes(&self) {
         if self.phase.get() == Phase::Head && !self.is_exact.get() {
             self.enter(Phase::Head);
         }
     }
 
     /// The connection is HTTP/2, with a budget of frames.
-    pub(super) fn is_http2_with(&self, frames: Http2Settings, fields_max: usize) {
+    pub(crate) fn is_http2_with(&self, frames: Http2Settings, fields_max: usize) {
         self.is_http2.set(true);
         self.frames.limit(frames, fields_max);
         self.silent_since.set(self.worker_clock.now());
@@ -223,12 +212,12 @@ impl ConnectionState {
     }
 
     /// HTTP/2: bytes came, whatever they are.
-    pub(super) fn client_lives(&self) {
+    pub(crate) fn client_lives(&self) {
         self.heard.set(true);
     }
 
     /// Whether a PING is to be sent now.
-    pub(super) fn takes_ping(&self) -> bool {
+    pub(crate) fn takes_ping(&self) -> bool {
         let is_due = self.ping.get() == Ping::Due;
         if is_due {
             self.ping.set(Ping::Sent);
@@ -237,7 +226,7 @@ impl ConnectionState {
     }
 
     /// Another second has passed.
-    fn listen_for_client(&self, now: Instant) {
+    pub(super) fn listen_for_client(&self, now: Instant) {
         if self.heard.take() {
             self.silent_since.set(now);
             self.ping.set(Ping::NotNeeded);
@@ -245,12 +234,12 @@ impl ConnectionState {
     }
 
     /// The head of a frame from the client.
-    pub(super) fn frame_arrived(&self, head: &FrameHead) {
+    pub(crate) fn frame_arrived(&self, head: &FrameHead) {
         self.note_flood(self.frames.arrived(head));
     }
 
     /// All frames of a header block came.
-    pub(super) fn header_block_arrived(&self, fields: u32) {
+    pub(crate) fn header_block_arrived(&self, fields: u32) {
         self.note_flood(self.frames.block_arrived(fields));
     }
 
@@ -261,7 +250,7 @@ impl ConnectionState {
     }
 
     /// The head of a frame to the client.
-    pub(super) fn frame_sent(&self, head: &FrameHead) {
+    pub(crate) fn frame_sent(&self, head: &FrameHead) {
         self.frames.sent(head);
     }
 
@@ -272,7 +261,7 @@ impl ConnectionState {
 
     /// What became of a write or a flush: pending means that the peer takes nothing at the moment. A flush counts, since
     /// TLS takes more than it can pass on.
-    pub(super) fn wrote<T>(&self, result: &Poll<io::Result<T>>) {
+    pub(crate) fn wrote<T>(&self, result: &Poll<io::Result<T>>) {
         match result {
             Poll::Pending if self.blocked_since.get().is_none() => {
                 self.blocked_since.set(Some(self.worker_clock.now()));
@@ -283,12 +272,12 @@ impl ConnectionState {
     }
 
     /// Whether the sweep has asked to park the connection, and it still can be: nothing is under way, in or out.
-    pub(super) fn takes_parking(&self) -> bool {
+    pub(crate) fn takes_parking(&self) -> bool {
         self.park.take() && self.phase.get() == Phase::Idle && self.blocked_since.get().is_none()
     }
 
     /// What the sweep does with the connection, and the reason for the metric.
-    fn verdict(&self, now: Instant, listen: &ListenSettings) -> Verdict {
+    pub(super) fn verdict(&self, now: Instant, listen: &ListenSettings) -> Verdict {
         let age = now.saturating_duration_since(self.since.get());
         let opening = match self.phase.get() {
             Phase::Opening | Phase::Head => true,
@@ -324,7 +313,7 @@ impl ConnectionState {
     }
 
     /// Since when nothing is under way, or only a head that does not come to its end; `None`: a request is served.
-    pub(super) fn quiet_since(&self) -> Option<(Instant, Quiet)> {
+    pub(crate) fn quiet_since(&self) -> Option<(Instant, Quiet)> {
         let quiet = match self.phase.get() {
             Phase::Opening if self.scheme == Scheme::Https => Quiet::Handshake,
             Phase::Opening | Phase::Head => Quiet::Head,
@@ -336,7 +325,7 @@ impl ConnectionState {
     }
 
     /// Gives its place to another client. A client that does not go when it is asked to is cut when it is asked again.
-    pub(super) fn shed(&self) {
+    pub(crate) fn shed(&self) {
         self.is_shed.set(true);
         if self.close.replace(true) || matches!(self.phase.get(), Phase::Opening | Phase::Head) {
             self.kill.set(true);
@@ -345,7 +334,7 @@ impl ConnectionState {
         self.wake();
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
@@ -354,7 +343,7 @@ impl ConnectionState {
 
 /// Whether an HTTP/2 client that has been silent is asked for a sign of life (RFC 9113 §6.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ping {
+pub(super) enum Ping {
     NotNeeded,
     Due,
     Sent,
@@ -362,7 +351,7 @@ enum Ping {
 
 /// What a connection without a request waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Quiet {
+pub(crate) enum Quiet {
     /// The next request.
     Idle,
     /// The end of a head, or the beginning of the first one.
@@ -372,7 +361,7 @@ pub(super) enum Quiet {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+pub(super) enum Verdict {
     Keep,
     /// Let go of its buffers.
     Park,
@@ -383,80 +372,6 @@ enum Verdict {
     Kill(Ended),
 }
 
-/// The open connections of one worker.
-#[derive(Debug, Default)]
-pub struct ConnectionTable {
-    pub(super) open: RefCell<Slab<Rc<ConnectionState>>>,
-    pub(super) log_pace: LogPace,
-    pub(crate) refusals: Refusals,
-}
-
-impl ConnectionTable {
-    pub fn len(&self) -> usize {
-        self.open.borrow().len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Closes connections that are past their timeout, and begins another second of their budgets. Once a second.
-    pub fn sweep(&self, now: Instant, listen: &ListenSettings, metrics: &Metrics) {
-        for (_, state) in self.open.borrow().iter() {
-            state.frames.second_passed();
-            state.listen_for_client(now);
-            match state.verdict(now, listen) {
-                Verdict::Keep => continue,
-                Verdict::Park => state.park.set(true),
-                Verdict::Ping => state.ping.set(Ping::Due),
-                Verdict::Close => state.close.set(true),
-                Verdict::Kill(reason) => {
-                    if !state.kill.replace(true) {
-                        state.killed_for.set(Some(reason));
-                        metrics.count(Rare::ConnectionError, state.scheme.as_str(), reason);
-                    }
-                }
-            }
-            state.wake();
-        }
-    }
-
-    /// HTTP/2 connections get their GOAWAY now; HTTP/1.1 learns of the drain by `Connection: close`.
-    pub fn begin_drain(&self) {
-        self.close_where(|state| state.is_http2.get());
-    }
-
-    /// Closes what has no request in flight. A connection that has not come as far as HTTP has nothing to finish.
-    pub fn close_idle(&self) {
-        for (_, state) in self.open.borrow().iter().filter(|(_, state)| state.phase.get() == Phase::Opening) {
-            state.kill.set(true);
-        }
-        self.close_where(|_| true);
-    }
-
-    /// Closes everything.
-    pub fn kill_all(&self) {
-        for (_, state) in self.open.borrow().iter() {
-            state.kill.set(true);
-            state.wake();
-        }
-    }
-
-    /// Lets each look at what has changed.
-    pub(crate) fn wake_all(&self) {
-        for (_, state) in self.open.borrow().iter() {
-            state.wake();
-        }
-    }
-
-    fn close_where(&self, wanted: impl Fn(&ConnectionState) -> bool) {
-        for (_, state) in self.open.borrow().iter().filter(|(_, state)| wanted(state)) {
-            state.close.set(true);
-            state.wake();
-        }
-    }
-}
-
 /// A client that pauses for longer than this is most likely away for longer still.
 const PARK_AFTER: Duration = Duration::from_secs(1);
 
@@ -465,7 +380,7 @@ const PING_AFTER: Duration = Duration::from_secs(20);
 /// A client that sends nothing for so long after a PING is gone.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection that was told to close and still has not is cut after this.
+/// A connection that should have closed by itself is cut after this.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
@@ -473,7 +388,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::testing;
+    use crate::{downstream::ConnectionTable, metrics::Metrics, testing};
 
     const SECOND: Duration = Duration::from_secs(1);
 

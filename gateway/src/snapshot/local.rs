@@ -1,183 +1,36 @@
-//! The compiled, immutable world that one request sees, and how workers come to the newest one.
-//!
-//! The control plane publishes whole [`Snapshot`]s; a generation word tells workers that there is a new one.
-//! A worker looks at that word once per request and swaps its own [`LocalSnapshot`] between requests; a request
-//! that has begun keeps the one it started with. Request path: one atomic load, no lock, no shared count.
+//! A worker's own view of a snapshot: what it has for each route, cluster and endpoint, in memory that no other core touches.
 
 use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
-    ops::Deref,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
 
-use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue};
 use rand::rngs::SmallRng;
 
+use super::{Route, Snapshot};
 use crate::{
-    access_log::AccessLogSettings,
-    admission::AdmissionLimits,
-    auth::provider::{HeldKeys, LocalProvider, Provider},
+    auth::provider::LocalProvider,
     clock::Clock,
     file_account::Desk,
     headers::{HeaderRules, MadeField},
-    listen::ListenSettings,
-    message::GuardedNames,
     metrics::{ClusterSample, InstanceSample, Metrics, RouteSample},
-    policy::{
-        Policies, clients::imply, headers::Headers, of_route::Shown, rate_limit::RateLimit,
-        rewrite::UpstreamHost,
-    },
-    router::Router,
     upstream::{
         cluster::Cluster,
-        endpoint::EndpointState,
+        endpoint::StateHandle,
         load_balancer::Cursor,
         pool::{EndpointPool, PoolKey},
-        split::Split,
         tls::EndpointTls,
     },
 };
-
-/// Everything a request may need.
-pub struct Snapshot {
-    /// What comes from `routes.yaml` alone; the same `Arc` while only endpoints or keys change.
-    pub table: Arc<RouteTable>,
-    /// By the index that routes hold.
-    pub clusters: Vec<Arc<Cluster>>,
-    /// Keys by provider index.
-    pub keys: Vec<HeldKeys>,
-    /// Changes whenever keys or auth settings change: verified tokens of another generation are forgotten.
-    pub auth_generation: u64,
-    pub tls: Option<Arc<rustls::ServerConfig>>,
-}
-
-/// Routes, policies and limits of one configuration.
-pub struct RouteTable {
-    pub router: Router,
-    pub routes: Vec<Arc<Route>>,
-    pub auth: Vec<Arc<Provider>>,
-    /// Names of fields that the sender of a request may not decide.
-    pub names: Arc<GuardedNames>,
-    /// For what the gateway answers where there is no route.
-    pub unrouted: Policies,
-    pub admission: AdmissionLimits,
-    pub listen: ListenSettings,
-    pub access_log: AccessLogSettings,
-}
-
-/// One compiled route: small, and what equals that of other routes is shared with them ([`Interner`]).
-///
-/// [`Interner`]: crate::interner::Interner
-pub struct Route {
-    pub name: Arc<str>,
-    pub service: Arc<str>,
-    /// Index into [`Snapshot::clusters`]; `None`: nobody is asked, since there is a `redirect`.
-    pub cluster: Option<usize>,
-    /// Shares several of them; then `cluster` is the first that has a share.
-    pub split: Option<Split>,
-    pub policies: Policies,
-    /// What `/api/v1/routes` and `millgate routes` show.
-    pub view: Box<RouteView>,
-}
-
-impl Route {
-    /// What passes this route would pass the other one. A limit of the other one counts as one of this route if that has an
-    /// equal one, such as one that both have from `defaults`.
-    pub fn is_as_strict_as(&self, other: &Self) -> bool {
-        let (own, others) = (&self.policies, &other.policies);
-        let is_known =
-            || !own.auth.is_empty() && own.auth.iter().all(|provider| others.auth.contains(provider));
-        let has_equal = |limit: &Arc<RateLimit>| own.rate_limit.iter().any(|own| own.is_equal_to(limit));
-        std::ptr::eq(self, other)
-            || (others.rate_limit.iter().all(has_equal)
-                && others.clients.iter().all(|rule| imply(&own.clients, rule))
-                && (others.auth.is_empty() || is_known())
-                && own.require.implies(&others.require))
-    }
-
-    pub fn limits(&self) -> &[Arc<RateLimit>] {
-        &self.policies.rate_limit
-    }
-
-    pub fn header_rules(&self) -> &Headers {
-        &self.policies.headers
-    }
-
-    /// What `Host` is to be instead of the client's.
-    pub fn upstream_host(&self) -> Option<&UpstreamHost> {
-        self.policies.rewrite.as_ref()?.host.as_ref()
-    }
-}
-
-/// A route as its owner wrote it, for people and tools.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct RouteView {
-    pub name: Arc<str>,
-    pub methods: Vec<String>,
-    pub host: String,
-    pub path: String,
-    /// Empty where there is a `redirect` alone.
-    pub service: Arc<str>,
-    /// The only subset of the service that gets requests.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub subset: Option<String>,
-    /// Subsets of the service and their shares.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub split: Vec<SplitView>,
-    #[serde(flatten)]
-    pub policies: Shown,
-    pub priority: i32,
-    /// `file`, or the service that declared it: `consul:dc1/orders`.
-    pub origin: String,
-    /// Line in the configuration file; 0 for a declared route.
-    pub line: u32,
-}
-
-/// One part of a split.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct SplitView {
-    pub subset: String,
-    pub share: u32,
-}
-
-/// Where the control plane puts a snapshot and workers find it.
-pub struct Publisher {
-    current: ArcSwap<Snapshot>,
-    /// Written after `current` (Release), read by every request (Acquire).
-    generation: AtomicU64,
-}
-
-impl Publisher {
-    pub fn new(first: Snapshot) -> Self {
-        Self { current: ArcSwap::from_pointee(first), generation: AtomicU64::new(1) }
-    }
-
-    pub fn publish(&self, snapshot: Snapshot) {
-        self.current.store(Arc::new(snapshot));
-        self.generation.fetch_add(1, Ordering::Release);
-    }
-
-    pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
-    }
-
-    /// The newest snapshot. For the control plane and for a worker that has seen a new generation.
-    pub fn load(&self) -> Arc<Snapshot> {
-        self.current.load_full()
-    }
-}
 
 /// A worker's view of one snapshot: the shared part, and what only this worker has for it.
 pub struct LocalSnapshot {
     pub shared: Arc<Snapshot>,
     pub routes: Vec<Rc<LocalRoute>>,
-    /// Rules for responses of [`RouteTable::unrouted`], as those of the routes.
+    /// Rules for responses of [`RouteTable::unrouted`](super::RouteTable::unrouted), as those of the routes.
     pub unrouted_rules: Rc<HeaderRules>,
     pub clusters: Vec<Rc<LocalCluster>>,
     /// By the index that routes hold.
@@ -238,21 +91,9 @@ pub struct LocalEndpoint {
     pub pool: Rc<EndpointPool>,
     /// Its name in logs.
     pub instance: Rc<str>,
+    /// Its name in requests, as a value of this worker's own.
+    pub authority: HeaderValue,
     pub metrics: Rc<RefCell<InstanceSample>>,
-}
-
-/// An endpoint's shared state, held by a count that only this worker touches: guards of requests clone this and
-/// not the `Arc`, whose count all cores would share.
-#[derive(Clone)]
-#[expect(clippy::redundant_allocation, reason = "the outer count is the point: it is this worker's own")]
-pub struct StateHandle(Rc<Arc<EndpointState>>);
-
-impl Deref for StateHandle {
-    type Target = EndpointState;
-
-    fn deref(&self) -> &EndpointState {
-        &self.0
-    }
 }
 
 /// All pools of a worker. They outlive a snapshot: an endpoint that stays keeps its connections.
@@ -384,15 +225,16 @@ fn local_cluster(
         let tls = endpoint.tls().map(|tls| EndpointTls::new(Arc::clone(tls), endpoint.authority()));
         let address = endpoint.address();
         let pool = pools.entry(EndpointPool::key_of(address, tls.as_ref())).or_insert_with(|| {
-            let pool =
-                EndpointPool::new(address, tls, cluster.settings.policies.pool.clone(), Rc::clone(clock));
+            let own = (Rc::clone(clock), Rc::clone(&metrics.large_reads));
+            let pool = EndpointPool::new(address, tls, cluster.settings.policies.pool.clone(), own);
             Rc::new(pool.within(Rc::clone(files)))
         });
         pool.configure(&cluster.settings.policies.pool);
         LocalEndpoint {
-            state: StateHandle(Rc::new(Arc::clone(endpoint.state()))),
+            state: StateHandle::new(endpoint.state()),
             pool: Rc::clone(pool),
             instance: Rc::from(endpoint.key().as_str()),
+            authority: own_value(endpoint.authority().as_value()),
             metrics: metrics.instance(&cluster.name, endpoint.key().as_str()),
         }
     });

@@ -35,7 +35,7 @@ pub fn bind_shared(
 ) -> Result<(SocketAddr, Vec<TcpListener>), ListenError> {
     let failed = |source| ListenError { address, key, source };
     // SO_REUSEPORT would let a second gateway of the same user join silently and take half of the connections.
-    // A plain bind first tells whether somebody is there.
+    // A plain bind first shows whether another process listens there.
     drop(bind(address, false).map_err(failed)?);
     let first = bind(address, true).map_err(failed)?;
     let bound = first.local_addr().map_err(failed)?;
@@ -56,7 +56,7 @@ pub fn bind_single(address: SocketAddr, key: &'static str) -> Result<TcpListener
 
 /// Lets no new handshake begin on a listener, while those that have begun may end and be accepted.
 ///
-/// Closing a listener resets every connection that the kernel has completed and nobody has accepted: to its client it
+/// Closing a listener resets every connection that the kernel has completed and the worker has not accepted: to its client it
 /// was accepted. So a drain first drops SYN segments with a socket filter (classic BPF on the TCP header), takes what is
 /// in the queue, and closes then. A client whose SYN was dropped sends it again, and is refused by then.
 ///

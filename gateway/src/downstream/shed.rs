@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::state::{ConnectionState, ConnectionTable, Quiet};
+use super::{
+    state::{ConnectionState, Quiet},
+    table::ConnectionTable,
+};
 
 /// A client between two requests of one page is not idle.
 const IDLE_MIN: Duration = Duration::from_secs(1);
@@ -62,7 +65,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::{admission::Scheme, clock::Clock, connection::state::Phase};
+    use crate::{admission::Scheme, clock::Clock, downstream::Phase};
 
     #[test]
     fn heads_that_do_not_end_go_after_a_second_where_nothing_has_been_quiet_for_longer() {

@@ -5,19 +5,19 @@ use super::fields::FieldCount;
 
 /// What a frame begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FrameHead {
-    pub(super) kind: u8,
-    pub(super) flags: u8,
-    pub(super) stream: u32,
+pub(crate) struct FrameHead {
+    pub(crate) kind: u8,
+    pub(crate) flags: u8,
+    pub(crate) stream: u32,
     /// Of the payload.
-    pub(super) bytes: u32,
+    pub(crate) bytes: u32,
     /// The beginning of the payload, for the kinds that [`prefix_bytes`] names.
     prefix: [u8; PREFIX_BYTES_MAX],
 }
 
 impl FrameHead {
     /// Content of a DATA frame, without padding.
-    pub(super) fn content_bytes(&self) -> u32 {
+    pub(crate) fn content_bytes(&self) -> u32 {
         let padding = if self.is_padded() { 1 + u32::from(self.prefix[0]) } else { 0 };
         self.bytes.saturating_sub(padding)
     }
@@ -38,7 +38,7 @@ impl FrameHead {
     }
 
     /// The code of RST_STREAM or GOAWAY.
-    pub(super) fn error_code(&self) -> Option<u32> {
+    pub(crate) fn error_code(&self) -> Option<u32> {
         let [.., a, b, c, d] = self.prefix;
         match self.kind {
             kind::RST_STREAM => self.prefix.first_chunk().copied().map(u32::from_be_bytes),
@@ -52,12 +52,12 @@ impl FrameHead {
     }
 }
 
-pub(super) mod kind {
-    pub(in super::super) const DATA: u8 = 0;
-    pub(in super::super) const HEADERS: u8 = 1;
-    pub(in super::super) const RST_STREAM: u8 = 3;
-    pub(in super::super) const GOAWAY: u8 = 7;
-    pub(in super::super) const CONTINUATION: u8 = 9;
+pub(crate) mod kind {
+    pub(crate) const DATA: u8 = 0;
+    pub(crate) const HEADERS: u8 = 1;
+    pub(crate) const RST_STREAM: u8 = 3;
+    pub(crate) const GOAWAY: u8 = 7;
+    pub(crate) const CONTINUATION: u8 = 9;
 }
 
 const END_HEADERS: u8 = 4;
@@ -66,7 +66,7 @@ const PRIORITY: u8 = 0x20;
 
 /// What [`FrameScan::pass`] finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found<'a> {
+pub(crate) enum Found<'a> {
     Frame(&'a FrameHead),
     /// A header block of so many fields is over.
     Block {
@@ -76,7 +76,7 @@ pub(super) enum Found<'a> {
 
 /// Finds frame heads in one direction of a connection. It holds 17 bytes of a head at most, and skips payloads.
 #[derive(Debug)]
-pub(super) struct FrameScan {
+pub(crate) struct FrameScan {
     head: [u8; HEAD_BYTES + PREFIX_BYTES_MAX],
     filled: u8,
     /// Of the frame's payload, not passed yet.
@@ -89,7 +89,7 @@ pub(super) struct FrameScan {
 }
 
 impl FrameScan {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             head: [0; HEAD_BYTES + PREFIX_BYTES_MAX],
             filled: 0,
@@ -101,7 +101,7 @@ impl FrameScan {
     }
 
     /// The next bytes of the stream; `each` gets the heads that they complete.
-    pub(super) fn pass(&mut self, mut bytes: &[u8], mut each: impl FnMut(Found<'_>)) {
+    pub(crate) fn pass(&mut self, mut bytes: &[u8], mut each: impl FnMut(Found<'_>)) {
         while !bytes.is_empty() {
             if self.left > 0 {
                 let skipped = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
@@ -148,7 +148,7 @@ impl FrameScan {
     }
 
     /// Whether the next byte begins a frame.
-    pub(super) fn is_between_frames(&self) -> bool {
+    pub(crate) fn is_between_frames(&self) -> bool {
         self.left == 0 && self.filled == 0
     }
 

@@ -17,11 +17,11 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::connection::ResponseSink;
+use crate::upstream::sink::ResponseSink;
 
 /// Where the informational responses of one upstream connection go.
 #[derive(Default)]
-pub struct Informational {
+pub(super) struct Informational {
     /// A final response head has not begun.
     is_awaited: Cell<bool>,
     /// `None`: the client would not understand them.
@@ -30,13 +30,13 @@ pub struct Informational {
 
 impl Informational {
     /// A request is sent.
-    pub(crate) fn begin(&self, sink: Option<ResponseSink>) {
+    pub(super) fn begin(&self, sink: Option<ResponseSink>) {
         self.is_awaited.set(sink.is_some());
         *self.sink.borrow_mut() = sink;
     }
 
     /// The response is over: the connection waits for another client.
-    pub(crate) fn end(&self) {
+    pub(super) fn end(&self) {
         self.is_awaited.set(false);
         *self.sink.borrow_mut() = None;
     }
@@ -49,7 +49,7 @@ impl Informational {
 }
 
 /// A byte stream that is read for informational responses.
-pub(crate) struct Informed<I> {
+pub(super) struct Informed<I> {
     io: I,
     informational: Rc<Informational>,
     /// The beginning of a head that is not complete yet.
@@ -57,7 +57,7 @@ pub(crate) struct Informed<I> {
 }
 
 impl<I> Informed<I> {
-    pub(crate) fn new(io: I, informational: Rc<Informational>) -> Self {
+    pub(super) fn new(io: I, informational: Rc<Informational>) -> Self {
         Self { io, informational, partial: Vec::new() }
     }
 
@@ -146,9 +146,9 @@ fn parse(bytes: &[u8]) -> Parsed {
 }
 
 /// Largest response head. nginx's default is 4 or 8 KiB, HAProxy's 16.
-pub(crate) const RESPONSE_HEAD_BYTES_MAX: usize = 32 * 1024;
+pub(super) const RESPONSE_HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Header lines of a response: hyper's own limit, and Envoy's default.
-pub(crate) const RESPONSE_LINES_MAX: usize = 100;
+pub(super) const RESPONSE_LINES_MAX: usize = 100;
 
 /// What all informational heads of HTTP/1.1 begin with (RFC 9112 §4).
 const BEGINNING: &[u8] = b"HTTP/1.1 1";

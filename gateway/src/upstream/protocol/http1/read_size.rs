@@ -17,8 +17,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 
 /// The reads of one connection.
 #[derive(Debug)]
-pub struct ReadSize {
+pub(super) struct ReadSize {
     now: Rc<Cell<usize>>,
+    /// The worker's connections that have had large reads.
+    all_grown: Rc<Cell<u64>>,
     grown: Option<Grown>,
 }
 
@@ -27,26 +29,28 @@ pub struct ReadSize {
 struct Grown(Rc<Cell<u64>>);
 
 impl ReadSize {
-    /// The knob of `io`, and `io` with it.
-    pub(crate) fn of<I: AsyncRead>(io: I) -> (Self, SizedReads<I>) {
+    /// The knob of `io`, and `io` with it. `all_grown` counts the worker's connections that have had large reads.
+    pub(super) fn of<I: AsyncRead>(io: I, all_grown: &Rc<Cell<u64>>) -> (Self, SizedReads<I>) {
         let now = Rc::new(Cell::new(USUAL_BYTES));
-        (Self { now: Rc::clone(&now), grown: None }, SizedReads { io: io.take(0), now })
+        let size = Self { now: Rc::clone(&now), all_grown: Rc::clone(all_grown), grown: None };
+        (size, SizedReads { io: io.take(0), now })
     }
 
-    /// Large reads from now on; `grown` counts the worker's connections that have had any.
-    pub(crate) fn enlarge(&mut self, grown: &Rc<Cell<u64>>) {
+    /// Reads are large from now on.
+    pub(super) fn enlarge(&mut self) {
         if self.grown.is_none() {
-            if grown.get() >= LARGE_READS_MAX {
+            let all = self.all_grown.get();
+            if all >= LARGE_READS_MAX {
                 return;
             }
-            grown.set(grown.get() + 1);
-            self.grown = Some(Grown(Rc::clone(grown)));
+            self.all_grown.set(all + 1);
+            self.grown = Some(Grown(Rc::clone(&self.all_grown)));
         }
         self.now.set(READ_BYTES_MAX);
     }
 
     /// As at first: the next response may go to another client.
-    pub(crate) fn reset(&self) {
+    pub(super) fn reset(&self) {
         self.now.set(USUAL_BYTES);
     }
 }
@@ -59,7 +63,7 @@ impl Drop for Grown {
 
 /// A byte stream whose reads are as large as its [`ReadSize`] says.
 #[derive(Debug)]
-pub(crate) struct SizedReads<I> {
+pub(super) struct SizedReads<I> {
     io: Take<I>,
     now: Rc<Cell<usize>>,
 }
@@ -104,12 +108,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for SizedReads<I> {
 
 /// The largest read, and so the largest buffer of an upstream connection. Half of it costs some 10 % more for each GiB,
 /// twice of it nothing less.
-pub(crate) const READ_BYTES_MAX: usize = 256 * 1024;
+pub(super) const READ_BYTES_MAX: usize = 256 * 1024;
 /// The usual read. hyper doubles its buffer when a read fills it: one byte less than 32 KiB leaves it there.
 const USUAL_BYTES: usize = 32 * 1024 - 1;
 /// What a client's connection must have taken before reads for it are large. Linux keeps up to 4 MiB to be sent for a peer
 /// that reads nothing (`tcp_wmem`), and the peer's own side keeps some; past twice that it has read.
-pub(crate) const PROOF_BYTES: u64 = 8 * 1024 * 1024;
+pub(super) const PROOF_BYTES: u64 = 8 * 1024 * 1024;
 /// Connections of one worker that have large buffers: at most some 48 MiB, if the client of each stops reading.
 const LARGE_READS_MAX: u64 = 64;
 
@@ -126,10 +130,10 @@ mod tests {
     #[tokio::test]
     async fn reads_are_small_until_they_are_enlarged_and_after_they_are_reset() {
         let (mut peer, io) = tokio::io::duplex(4 * READ_BYTES_MAX);
-        let (mut size, mut io) = ReadSize::of(io);
+        let (mut size, mut io) = ReadSize::of(io, &Rc::default());
         peer.write_all(&vec![0; 3 * READ_BYTES_MAX]).await.unwrap();
         assert_eq!(read_of(&mut io).await, USUAL_BYTES);
-        size.enlarge(&Rc::default());
+        size.enlarge();
         assert_eq!(read_of(&mut io).await, READ_BYTES_MAX);
         size.reset();
         assert_eq!(read_of(&mut io).await, USUAL_BYTES);
@@ -139,8 +143,8 @@ mod tests {
     async fn no_more_connections_grow_than_are_counted_and_one_that_ends_makes_room() {
         let grown = Rc::new(Cell::new(0));
         let enlarged = || {
-            let (mut size, _) = ReadSize::of(tokio::io::empty());
-            size.enlarge(&grown);
+            let (mut size, _) = ReadSize::of(tokio::io::empty(), &grown);
+            size.enlarge();
             size
         };
         let mut sizes: Vec<_> = (0..=LARGE_READS_MAX).map(|_| enlarged()).collect();
@@ -148,7 +152,7 @@ mod tests {
         assert!(large(&sizes[0]) && !large(sizes.last().unwrap()));
         sizes[0].reset();
         assert_eq!(grown.get(), LARGE_READS_MAX, "its buffer is still large");
-        sizes[0].enlarge(&grown);
+        sizes[0].enlarge();
         assert!(large(&sizes[0]), "and may be used again");
         sizes.swap_remove(0);
         assert!(large(&enlarged()));

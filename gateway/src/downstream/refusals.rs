@@ -6,7 +6,7 @@
 
 use std::{borrow::Cow, cell::RefCell, collections::VecDeque, net::IpAddr, time::Duration};
 
-use super::state::Ended;
+use super::Ended;
 use crate::printable::printable;
 
 /// What was refused, and how often.
@@ -44,7 +44,7 @@ impl Refusal {
 pub(crate) struct Refusals(RefCell<VecDeque<Refusal>>);
 
 impl Refusals {
-    pub(super) fn add(
+    pub(crate) fn add(
         &self,
         at: Duration,
         (client, listener): (IpAddr, &'static str),

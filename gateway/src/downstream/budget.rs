@@ -7,14 +7,14 @@
 use std::cell::Cell;
 
 use super::{
+    Ended,
     frames::{FrameHead, kind},
-    state::Ended,
 };
 use crate::listen::Http2Settings;
 
 /// Of one connection.
 #[derive(Debug)]
-pub(super) struct FrameBudget {
+pub(crate) struct FrameBudget {
     /// Control frames of a second, and half resets.
     control_max: Cell<i32>,
     resets_max: Cell<i32>,
@@ -30,7 +30,7 @@ pub(super) struct FrameBudget {
 
 impl FrameBudget {
     /// With no limit before [`FrameBudget::limit`].
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             control_max: Cell::new(i32::MAX),
             resets_max: Cell::new(i32::MAX),
@@ -42,7 +42,7 @@ impl FrameBudget {
     }
 
     /// The connection is HTTP/2. What came with its preface counts.
-    pub(super) fn limit(&self, settings: Http2Settings, fields_max: usize) {
+    pub(crate) fn limit(&self, settings: Http2Settings, fields_max: usize) {
         let number = |max: Option<u32>| max.and_then(|max| i32::try_from(max).ok()).unwrap_or(i32::MAX);
         self.control_max.set(number(settings.frames_per_second));
         self.resets_max.set(number(settings.resets).saturating_mul(2));
@@ -50,7 +50,7 @@ impl FrameBudget {
     }
 
     /// A frame of the client; the reason to end the connection, if it was one too many.
-    pub(super) fn arrived(&self, head: &FrameHead) -> Option<Ended> {
+    pub(crate) fn arrived(&self, head: &FrameHead) -> Option<Ended> {
         match head.kind {
             kind::HEADERS => {
                 self.earn(CONTROL_PER_REQUEST);
@@ -78,7 +78,7 @@ impl FrameBudget {
     }
 
     /// A header block of so many fields came, as above. It is not decoded yet.
-    pub(super) fn block_arrived(&self, fields: u32) -> Option<Ended> {
+    pub(crate) fn block_arrived(&self, fields: u32) -> Option<Ended> {
         if fields <= self.fields_max.get() {
             return None;
         }
@@ -91,13 +91,13 @@ impl FrameBudget {
 
     /// A frame of ours. What the client gets it may acknowledge: WINDOW_UPDATE for content, for the stream and the
     /// connection, and PING to measure the way.
-    pub(super) fn sent(&self, head: &FrameHead) {
+    pub(crate) fn sent(&self, head: &FrameHead) {
         if head.kind == kind::DATA && head.bytes >= DATA_BYTES_MIN {
             self.earn(CONTROL_PER_DATA_SENT);
         }
     }
 
-    pub(super) fn second_passed(&self) {
+    pub(crate) fn second_passed(&self) {
         self.control.set(0);
         let back = self.resets_max.get() / RESETS_BACK_IN_SECONDS;
         self.resets.set((self.resets.get() - back.max(2)).max(0));
@@ -115,9 +115,9 @@ impl FrameBudget {
 }
 
 /// Reasons for the metric and the log.
-pub(super) const CONTROL_FLOOD: Ended = "control_flood";
-pub(super) const RESET_FLOOD: Ended = "reset_flood";
-pub(super) const HEADER_FLOOD: Ended = "header_flood";
+pub(crate) const CONTROL_FLOOD: Ended = "control_flood";
+pub(crate) const RESET_FLOOD: Ended = "reset_flood";
+pub(crate) const HEADER_FLOOD: Ended = "header_flood";
 
 /// Header sections that are refused for the number of their fields may have so many times the fields of one that is not. A
 /// section just past the limit gets its 431 ten times: a page whose cookies are too many loads after a new connection. A

@@ -1,0 +1,75 @@
+//! Informational responses (1xx) that wait for an HTTP/1.1 client.
+//!
+//! hyper's server has no way to send one. They are written under it, when nothing of an earlier response is on its way and
+//! before the final response begins.
+
+use std::{
+    cell::{Cell, RefCell},
+    fmt::Write as _,
+};
+
+use bytes::{Buf, BytesMut};
+use http::{HeaderMap, StatusCode};
+
+/// Informational responses that an HTTP/1.1 client has not taken yet.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    bytes: RefCell<BytesMut>,
+    /// Some of them are out: the rest must follow before anything else.
+    is_begun: Cell<bool>,
+    /// Nothing of an earlier response waits in hyper's buffer.
+    is_flushed: Cell<bool>,
+}
+
+impl Queue {
+    /// `false`: too much waits already.
+    pub(crate) fn push(&self, status: StatusCode, fields: &HeaderMap) -> bool {
+        let mut bytes = self.bytes.borrow_mut();
+        let before = bytes.len();
+        let reason = status.canonical_reason().unwrap_or_default();
+        // Writing to memory does not fail.
+        let _ = write!(bytes, "HTTP/1.1 {} {reason}\r\n", status.as_str());
+        for (name, value) in fields {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                bytes.extend_from_slice(part);
+            }
+        }
+        bytes.extend_from_slice(b"\r\n");
+        let fits = bytes.len() <= QUEUE_BYTES_MAX;
+        if !fits {
+            bytes.truncate(before);
+        }
+        fits
+    }
+
+    /// What is to be written now. `hyper_writes`: hyper is about to write, which may be the final response.
+    pub(crate) fn next(&self, hyper_writes: bool) -> Option<BytesMut> {
+        let may_go = !hyper_writes || self.is_flushed.get() || self.is_begun.get();
+        (may_go && !self.bytes.borrow().is_empty()).then(|| self.bytes.take())
+    }
+
+    /// So much of it was written.
+    pub(crate) fn advance(&self, mut next: BytesMut, count: usize) {
+        next.advance(count);
+        self.is_begun.set(!next.is_empty() && (count > 0 || self.is_begun.get()));
+        if !next.is_empty() {
+            *self.bytes.borrow_mut() = next;
+        }
+    }
+
+    /// All that hyper had is written, or `false`: hyper has begun to write.
+    pub(crate) fn set_flushed(&self, is_flushed: bool) {
+        self.is_flushed.set(is_flushed);
+    }
+
+    /// The final response comes next, and hyper puts it behind what is still there of an earlier one: what has not begun
+    /// cannot come before it any more.
+    pub(crate) fn expire(&self) {
+        if !self.is_flushed.get() && !self.is_begun.get() {
+            self.bytes.borrow_mut().clear();
+        }
+    }
+}
+
+/// One head of the largest size that a service may send.
+const QUEUE_BYTES_MAX: usize = 32 * 1024;

@@ -1,0 +1,89 @@
+//! The open connections of one worker, and its sweep over them.
+
+use std::{cell::RefCell, rc::Rc, time::Instant};
+
+use slab::Slab;
+
+use super::{
+    log_pace::LogPace,
+    refusals::Refusals,
+    state::{ConnectionState, Phase, Ping, Verdict},
+};
+use crate::{
+    config::settings::ListenSettings,
+    metrics::{Metrics, Rare},
+};
+
+/// The open connections of one worker.
+#[derive(Debug, Default)]
+pub struct ConnectionTable {
+    pub(crate) open: RefCell<Slab<Rc<ConnectionState>>>,
+    pub(crate) log_pace: LogPace,
+    pub(crate) refusals: Refusals,
+}
+
+impl ConnectionTable {
+    pub fn len(&self) -> usize {
+        self.open.borrow().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Closes connections that are past their timeout, and begins another second of their budgets. Once a second.
+    pub fn sweep(&self, now: Instant, listen: &ListenSettings, metrics: &Metrics) {
+        for (_, state) in self.open.borrow().iter() {
+            state.frames.second_passed();
+            state.listen_for_client(now);
+            match state.verdict(now, listen) {
+                Verdict::Keep => continue,
+                Verdict::Park => state.park.set(true),
+                Verdict::Ping => state.ping.set(Ping::Due),
+                Verdict::Close => state.close.set(true),
+                Verdict::Kill(reason) => {
+                    if !state.kill.replace(true) {
+                        state.killed_for.set(Some(reason));
+                        metrics.count(Rare::ConnectionError, state.scheme.as_str(), reason);
+                    }
+                }
+            }
+            state.wake();
+        }
+    }
+
+    /// HTTP/2 connections get their GOAWAY now; HTTP/1.1 learns of the drain by `Connection: close`.
+    pub fn begin_drain(&self) {
+        self.close_where(|state| state.is_http2.get());
+    }
+
+    /// Closes what has no request in flight. A connection that has not come as far as HTTP has nothing to finish.
+    pub fn close_idle(&self) {
+        for (_, state) in self.open.borrow().iter().filter(|(_, state)| state.phase.get() == Phase::Opening) {
+            state.kill.set(true);
+        }
+        self.close_where(|_| true);
+    }
+
+    /// Closes everything.
+    pub fn kill_all(&self) {
+        for (_, state) in self.open.borrow().iter() {
+            state.kill.set(true);
+            state.wake();
+        }
+    }
+
+    /// Lets each look at what has changed.
+    pub(crate) fn wake_all(&self) {
+        for (_, state) in self.open.borrow().iter() {
+            state.wake();
+        }
+    }
+
+    fn close_where(&self, wanted: impl Fn(&ConnectionState) -> bool) {
+        for (_, state) in self.open.borrow().iter().filter(|(_, state)| wanted(state)) {
+            state.close.set(true);
+            state.wake();
+        }
+    }
+}

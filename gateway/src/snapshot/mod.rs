@@ -1,0 +1,131 @@
+//! The compiled, immutable world that one request sees, and how workers come to the newest one.
+//!
+//! The control plane publishes whole [`Snapshot`]s; a generation word shows workers that there is a new one.
+//! A worker looks at that word once per request and swaps its own [`LocalSnapshot`] between requests; a request
+//! that has begun keeps the one it started with. Request path: one atomic load, no lock, no shared count.
+
+mod local;
+mod publish;
+
+use std::sync::Arc;
+
+pub(crate) use self::local::own_value;
+pub use self::{
+    local::{LocalCluster, LocalEndpoint, LocalRoute, LocalSnapshot, Pools},
+    publish::Publisher,
+};
+use crate::{
+    access_log::AccessLogSettings,
+    admission::AdmissionLimits,
+    auth::provider::{HeldKeys, Provider},
+    listen::ListenSettings,
+    message::GuardedNames,
+    policy::{
+        Policies, clients::imply, headers::Headers, of_route::Shown, rate_limit::RateLimit,
+        rewrite::UpstreamHost,
+    },
+    router::Router,
+    upstream::{cluster::Cluster, split::Split},
+};
+
+/// Everything a request may need.
+pub struct Snapshot {
+    /// What comes from `routes.yaml` alone; the same `Arc` while only endpoints or keys change.
+    pub table: Arc<RouteTable>,
+    /// By the index that routes hold.
+    pub clusters: Vec<Arc<Cluster>>,
+    /// Keys by provider index.
+    pub keys: Vec<HeldKeys>,
+    /// Changes whenever keys or auth settings change: verified tokens of another generation are forgotten.
+    pub auth_generation: u64,
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// Routes, policies and limits of one configuration.
+pub struct RouteTable {
+    pub router: Router,
+    pub routes: Vec<Arc<Route>>,
+    pub auth: Vec<Arc<Provider>>,
+    /// Names of fields that the sender of a request may not decide.
+    pub names: Arc<GuardedNames>,
+    /// For what the gateway answers where there is no route.
+    pub unrouted: Policies,
+    pub admission: AdmissionLimits,
+    pub listen: ListenSettings,
+    pub access_log: AccessLogSettings,
+}
+
+/// One compiled route: small, and what equals that of other routes is shared with them ([`Interner`]).
+///
+/// [`Interner`]: crate::interner::Interner
+pub struct Route {
+    pub name: Arc<str>,
+    pub service: Arc<str>,
+    /// Index into [`Snapshot::clusters`]; `None`: the route has a `redirect` alone.
+    pub cluster: Option<usize>,
+    /// Shares several of them; then `cluster` is the first that has a share.
+    pub split: Option<Split>,
+    pub policies: Policies,
+    /// What `/api/v1/routes` and `millgate routes` show.
+    pub view: Box<RouteView>,
+}
+
+impl Route {
+    /// What passes this route would pass the other one. A limit of the other one counts as one of this route if that has an
+    /// equal one, such as one that both have from `defaults`.
+    pub fn is_as_strict_as(&self, other: &Self) -> bool {
+        let (own, others) = (&self.policies, &other.policies);
+        let is_known =
+            || !own.auth.is_empty() && own.auth.iter().all(|provider| others.auth.contains(provider));
+        let has_equal = |limit: &Arc<RateLimit>| own.rate_limit.iter().any(|own| own.is_equal_to(limit));
+        std::ptr::eq(self, other)
+            || (others.rate_limit.iter().all(has_equal)
+                && others.clients.iter().all(|rule| imply(&own.clients, rule))
+                && (others.auth.is_empty() || is_known())
+                && own.require.implies(&others.require))
+    }
+
+    pub fn limits(&self) -> &[Arc<RateLimit>] {
+        &self.policies.rate_limit
+    }
+
+    pub fn header_rules(&self) -> &Headers {
+        &self.policies.headers
+    }
+
+    /// What `Host` is to be instead of the client's.
+    pub fn upstream_host(&self) -> Option<&UpstreamHost> {
+        self.policies.rewrite.as_ref()?.host.as_ref()
+    }
+}
+
+/// A route as its owner wrote it, for people and tools.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct RouteView {
+    pub name: Arc<str>,
+    pub methods: Vec<String>,
+    pub host: String,
+    pub path: String,
+    /// Empty where there is a `redirect` alone.
+    pub service: Arc<str>,
+    /// The only subset of the service that gets requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subset: Option<String>,
+    /// Subsets of the service and their shares.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub split: Vec<SplitView>,
+    #[serde(flatten)]
+    pub policies: Shown,
+    pub priority: i32,
+    /// `file`, or the service that declared it: `consul:dc1/orders`.
+    pub origin: String,
+    /// Line in the configuration file; 0 for a declared route.
+    pub line: u32,
+}
+
+/// One part of a split.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct SplitView {
+    pub subset: String,
+    pub share: u32,
+}

@@ -1,0 +1,42 @@
+//! Where a service's informational responses (1xx) go: on HTTP/1.1 to the queue of the client's connection, on HTTP/2 to the
+//! task of the stream.
+
+use std::rc::Rc;
+
+use http::{HeaderMap, Response, StatusCode};
+
+use crate::{
+    body::Activity,
+    downstream::ConnectionState,
+    headers::{self, HeaderRules},
+    metrics::{Metrics, Rare},
+};
+
+/// The client of one request, as far as informational responses go to it.
+#[derive(Clone)]
+pub struct ResponseSink {
+    pub connection: Rc<ConnectionState>,
+    /// `None` on HTTP/1.1.
+    pub stream: Option<Rc<Activity>>,
+    /// The route's rules for responses say which fields clients may see.
+    pub rules: Rc<HeaderRules>,
+    pub metrics: Rc<Metrics>,
+}
+
+impl ResponseSink {
+    /// Sends a service's response on, unless the client takes them so slowly that too many wait.
+    pub(super) fn send(&self, status: StatusCode, mut fields: HeaderMap) {
+        headers::apply_informational(&mut fields, &self.rules);
+        let is_sent = match &self.stream {
+            Some(stream) => {
+                let mut response = Response::new(());
+                *response.status_mut() = status;
+                *response.headers_mut() = fields;
+                stream.inform(response)
+            }
+            None => self.connection.inform(status, &fields),
+        };
+        let result = if is_sent { "forwarded" } else { "dropped" };
+        self.metrics.count(Rare::Informational, result, "");
+    }
+}

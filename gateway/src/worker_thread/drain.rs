@@ -1,0 +1,109 @@
+//! The end of a worker: it stops accepting, and lets what is in flight end for as long as `drain.timeout`.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::{Accepting, listen::refuse_handshakes};
+use crate::worker::{Drained, WorkerState};
+
+/// Connections that the kernel has completed were accepted as far as their client knows: no new ones may begin, those
+/// that are under way get [`HANDSHAKES_END`], each accept loop gets turns until its queue is empty, and the listeners
+/// close.
+pub(super) async fn stop_accepting(worker: &WorkerState, accepting: Vec<Accepting>) {
+    worker.draining.set(true);
+    for Accepting { listener, .. } in &accepting {
+        if let Err(error) = refuse_handshakes(&**listener) {
+            tracing::debug!(%error, "a connection that arrives at this moment may be reset");
+        }
+    }
+    tokio::time::sleep(HANDSHAKES_END).await;
+    for _ in 0..ACCEPT_TURNS {
+        let before = worker.metrics.connections.accepted.get();
+        for _ in 0..YIELDS_PER_TURN {
+            tokio::task::yield_now().await;
+        }
+        if worker.metrics.connections.accepted.get() == before {
+            break;
+        }
+    }
+    for Accepting { task, .. } in accepting {
+        task.abort();
+    }
+    worker.connections.begin_drain();
+}
+
+/// A drain under way. The worker's loop goes on meanwhile: timeouts, logs and scrapes do not stop.
+pub(super) struct Drain {
+    began: Instant,
+    timeout: Duration,
+    idle_closed: bool,
+    /// Connections that were open when the time was over.
+    cut: Option<usize>,
+    done: oneshot::Sender<Drained>,
+}
+
+impl Drain {
+    pub(super) fn begin(worker: &WorkerState, timeout: Duration, done: oneshot::Sender<Drained>) -> Self {
+        Self { began: worker.clock.now(), timeout, idle_closed: false, cut: None, done }
+    }
+
+    /// `Some` when nothing is left, or the time is over.
+    pub(super) fn step(&mut self, worker: &WorkerState) -> Option<Drained> {
+        if worker.connections.is_empty() {
+            return Some(Drained { cut: self.cut.unwrap_or(0) });
+        }
+        let elapsed = worker.clock.now().saturating_duration_since(self.began);
+        if elapsed >= self.timeout {
+            let cut = *self.cut.get_or_insert_with(|| worker.out_of_time());
+            if elapsed >= self.timeout + LAST_REPLIES {
+                worker.connections.kill_all();
+                return Some(Drained { cut });
+            }
+        }
+        if !self.idle_closed && elapsed >= DRAIN_IDLE_GRACE.min(self.timeout / 2) {
+            self.idle_closed = true;
+            worker.connections.close_idle();
+        }
+        None
+    }
+}
+
+/// Lets connections that were cut end, so that their requests are counted and logged, and answers the drain.
+pub(super) async fn finish(worker: &WorkerState, drain: Option<Drain>, drained: Drained) {
+    for _ in 0..drained.cut.saturating_add(1).saturating_mul(YIELDS_PER_TURN) {
+        if worker.connections.is_empty() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    worker.access_log.hand_over();
+    if let Some(drain) = drain {
+        let _ = drain.done.send(drained);
+    }
+}
+
+/// When the time is over, for local replies to requests that have no answer. A client that does not take its own in this
+/// time gets none.
+const LAST_REPLIES: Duration = Duration::from_millis(500);
+/// Turns that the accept queues get to empty themselves; each takes at least one connection, and a backlog is
+/// [`BACKLOG`](super::listen::BACKLOG) long.
+const ACCEPT_TURNS: usize = 4096;
+/// Yields to the event loop, of which at least one polls the sockets.
+const YIELDS_PER_TURN: usize = 3;
+
+impl WorkerState {
+    /// Lets all that is under way see that the drain's time is over. Returns how many connections are open.
+    fn out_of_time(&self) -> usize {
+        self.is_out_of_time.set(true);
+        self.connections.wake_all();
+        self.activities.wake_all();
+        self.connections.len()
+    }
+}
+
+/// Longer than a round trip around the world, so that a handshake that has begun can end.
+const HANDSHAKES_END: Duration = Duration::from_millis(300);
+/// While draining, idle HTTP/1.1 connections stay open this long: their client may be sending at this moment,
+/// and gets its answer with `Connection: close` instead of a reset.
+const DRAIN_IDLE_GRACE: Duration = Duration::from_secs(1);

@@ -1,0 +1,110 @@
+//! The thread of a worker: its own single-threaded runtime, its own `SO_REUSEPORT` listeners, and the loop of its commands and
+//! ticks. What it drives is a [`WorkerState`].
+
+mod accepting;
+mod drain;
+pub mod listen;
+mod sweep;
+
+use std::{rc::Rc, thread::JoinHandle, time::Duration};
+
+use tokio::{net::TcpListener, runtime::LocalOptions};
+
+use self::drain::{Drain, finish, stop_accepting};
+use crate::{
+    metrics::Rare,
+    request::probe,
+    worker::{Command, WorkerSetup, WorkerState},
+};
+
+/// Starts the worker's thread.
+///
+/// # Errors
+/// The thread or its runtime cannot be made.
+pub fn start(setup: WorkerSetup) -> std::io::Result<JoinHandle<()>> {
+    let (built, outcome) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new().name(format!("worker-{}", setup.index)).spawn(move || {
+        // A local runtime belongs to its thread, so it is made there. Tasks go straight onto its queue; a `LocalSet`
+        // on a runtime of its own would be a second queue, with a second wake-up for every event.
+        match tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
+        {
+            Ok(runtime) => {
+                let _ = built.send(Ok(()));
+                runtime.block_on(run(setup));
+            }
+            Err(error) => _ = built.send(Err(error)),
+        }
+    })?;
+    // A thread that ends without a word has panicked while building; its join says so.
+    outcome.recv().unwrap_or(Ok(()))?;
+    Ok(thread)
+}
+
+async fn run(mut setup: WorkerSetup) {
+    let worker = WorkerState::new(&setup);
+    let mut accepting = Vec::new();
+    for (listener, scheme) in setup.listeners.drain(..) {
+        match TcpListener::from_std(listener) {
+            Ok(listener) => {
+                let (listener, worker) = (Rc::new(listener), Rc::clone(&worker));
+                let accept = accepting::accept(Rc::clone(&listener), scheme, worker);
+                accepting.push(Accepting { listener, task: tokio::task::spawn_local(accept) });
+            }
+            Err(error) => tracing::error!(%error, worker = setup.index, "listener cannot be used"),
+        }
+    }
+    tokio::task::spawn_local(accepting::make_room(Rc::clone(&worker)));
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = 0;
+    let mut drain: Option<Drain> = None;
+    loop {
+        tokio::select! {
+            command = setup.commands.recv() => match command {
+                Some(Command::Sample(reply)) => {
+                    let _ = reply.send(worker.metrics.sample());
+                }
+                Some(Command::Refusals(reply)) => {
+                    let _ = reply.send(worker.connections.refusals.copy());
+                }
+                Some(Command::Drain { timeout, done }) => {
+                    stop_accepting(&worker, std::mem::take(&mut accepting)).await;
+                    drain = Some(Drain::begin(&worker, timeout, done));
+                }
+                None => return,
+            },
+            () = worker.connection_closed.notified(), if drain.is_some() => {}
+            _ = tick.tick() => {
+                ticks += 1;
+                worker.end_what_stands_still();
+                worker.access_log.hand_over();
+                let left_out = worker.access_log.take_left_out();
+                if left_out > 0 {
+                    worker.metrics.count_many(Rare::RefusalNotLogged, "", "", left_out);
+                }
+                for (reason, lines) in worker.access_log.take_dropped().into_iter().filter(|(_, n)| *n > 0) {
+                    worker.metrics.count_many(Rare::LogDropped, reason, "", lines);
+                }
+                if ticks % TICKS_PER_SWEEP == 0 {
+                    worker.sweep();
+                    probe::unasked(&worker);
+                }
+            }
+        }
+        if let Some(drained) = drain.as_mut().and_then(|drain| drain.step(&worker)) {
+            finish(&worker, drain.take(), drained).await;
+            return;
+        }
+    }
+}
+
+/// A listener and the loop that accepts from it.
+struct Accepting {
+    listener: Rc<TcpListener>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// Log buffers are handed over this often.
+const TICK: Duration = Duration::from_millis(100);
+/// Every so many ticks the worker sweeps: pools, timeouts, wall clock.
+const TICKS_PER_SWEEP: u32 = 10;
