@@ -30,6 +30,7 @@ pub mod router;
 mod seldom;
 mod small_writes;
 pub mod snapshot;
+#[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub mod testing;
 pub mod tls;
