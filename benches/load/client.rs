@@ -30,6 +30,24 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    pub(crate) fn new(port: u16, path: &str, certificate: Option<PathBuf>) -> Self {
+        Self { port, path: path.to_owned(), certificate }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    }
+
+    /// What a request over HTTP/2 asks for.
+    pub(crate) fn uri(&self) -> String {
+        format!("https://{}{}", self.address(), self.path)
+    }
+
+    /// How TLS is spoken to it; `None`: it is not.
+    pub(crate) fn tls(&self) -> anyhow::Result<Option<Arc<ClientConfig>>> {
+        self.certificate.as_deref().map(certificate::client).transpose()
+    }
+
     /// The arguments that this was parsed from.
     pub(crate) fn args(port: u16, path: &str, certificate: Option<&PathBuf>) -> Vec<String> {
         let mut args = vec!["--port".into(), port.to_string(), "--path".into(), path.to_owned()];
@@ -40,9 +58,7 @@ impl Target {
     }
 
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
-        let Self { port, path, certificate } = self;
-        let tls = certificate.as_deref().map(certificate::client).transpose()?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
+        let (address, path, tls) = (self.address(), &self.path, self.tls()?);
         let request =
             |close: &str| format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{close}\r\n").into_bytes();
         Ok(Client { address, tls, kept: request(""), last: request("Connection: close\r\n") })
@@ -83,8 +99,7 @@ impl Client {
 
     /// One request and its answer, on a connection that both sides keep.
     pub(crate) async fn ask(&self, connection: &mut Connection) -> anyhow::Result<Answer> {
-        connection.stream.write_all(&self.kept).await?;
-        connection.answer().await
+        connection.exchange(&self.kept).await
     }
 
     /// One request on a connection of its own, and its answer up to the connection's end.
@@ -115,6 +130,12 @@ pub(crate) struct Answer {
 }
 
 impl Connection {
+    /// A whole request, and its answer.
+    pub(crate) async fn exchange(&mut self, request: &[u8]) -> anyhow::Result<Answer> {
+        self.stream.write_all(request).await?;
+        self.answer().await
+    }
+
     async fn answer(&mut self) -> anyhow::Result<Answer> {
         let head = loop {
             if let Some(head) = Head::read(&self.buffer)? {

@@ -8,7 +8,10 @@
 
 #![expect(clippy::cast_precision_loss, reason = "what is counted in one run stays far below 2^52")]
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -39,6 +42,7 @@ mod scenario;
 mod stage;
 mod statistics;
 mod tokens;
+mod train;
 mod turns;
 mod verification;
 mod wrk;
@@ -74,7 +78,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 1)]
     load_core: u32,
     /// The program under test
-    #[arg(long, default_value = "target/release/millgate")]
+    #[arg(long, default_value = "target/dist/millgate")]
     millgate: PathBuf,
     /// A second build of it as one more peer, `baseline`: before and after a change in one run
     #[arg(long)]
@@ -90,7 +94,26 @@ pub(crate) struct Options {
     keep: bool,
 }
 
-/// Parts that `load` starts as processes of their own, so that they can be pinned and accounted.
+impl Options {
+    /// Millgate alone. A second one, which is never started, keeps all other programs out.
+    fn of_one(millgate: &Path, proxy_core: u32, load_core: u32) -> Self {
+        Self {
+            peers: vec!["millgate".to_owned()],
+            scenario: Vec::new(),
+            rounds: 1,
+            seconds: 1,
+            proxy_core,
+            load_core,
+            millgate: millgate.to_owned(),
+            baseline: None,
+            results: PathBuf::new(),
+            no_results: true,
+            keep: false,
+        }
+    }
+}
+
+/// `train`, and parts that `load` starts as processes of their own, so that they can be pinned and accounted.
 #[derive(Debug, Subcommand)]
 enum Part {
     /// Answers every request; prints its addresses, one a line
@@ -108,6 +131,8 @@ enum Part {
     /// Clients that stay
     #[command(hide = true)]
     Hold(hold::Hold),
+    /// Lets our own clients at a Millgate that is built to write a profile (deploy/build-dist)
+    Train(train::Train),
     /// Checks signatures of tokens and nothing else
     #[command(hide = true)]
     Verification(verification::Verification),
@@ -121,6 +146,7 @@ fn main() -> ExitCode {
         Some(Part::Handshakes(handshakes)) => handshakes.run(),
         Some(Part::Paced(paced)) => paced.run(),
         Some(Part::Hold(hold)) => hold.run(),
+        Some(Part::Train(train)) => train.run(),
         Some(Part::Verification(verification)) => verification.run(),
         None => compare(&options),
     };

@@ -6,7 +6,7 @@ use std::{
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -117,6 +117,20 @@ impl Proxy {
 
     pub(crate) fn pid(&self) -> u32 {
         self.process.0.id()
+    }
+
+    /// Ends it as an operator does, and waits until it has ended by itself.
+    pub(crate) fn stop(mut self, timeout: Duration) -> anyhow::Result<ExitStatus> {
+        let signalled = Command::new("kill").arg(self.pid().to_string()).status()?;
+        ensure!(signalled.success(), "kill: {signalled}");
+        let deadline = Instant::now() + timeout;
+        loop {
+            match self.process.0.try_wait()? {
+                Some(status) => return Ok(status),
+                None if Instant::now() > deadline => bail!("does not end within {timeout:?}"),
+                None => thread::sleep(POLL),
+            }
+        }
     }
 }
 

@@ -167,6 +167,11 @@ impl<'a> Stage<'a> {
         })
     }
 
+    /// (path, token) of each different request to a subject.
+    pub(crate) fn requests(&self, ready: &Ready) -> Vec<(String, Option<&str>)> {
+        self.scenario.requests(&ready.subject, &self.tokens)
+    }
+
     /// Our own clients.
     pub(crate) fn own(&self, ready: &Ready) -> Own {
         Own {

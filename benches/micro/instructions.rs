@@ -1,4 +1,4 @@
-//! `cargo bench -p benches --bench instructions`: instructions of each subject, counted by valgrind's callgrind.
+//! `cargo bench -p micro --bench instructions`: instructions of each subject, counted by valgrind's callgrind.
 //!
 //! Gungraun runs each bench in a process of its own and counts only what happens in [`calls`]. Budgets, and what checks
 //! them: `budgets.rs`.

@@ -259,7 +259,7 @@ const WARM_UP: usize = 200;
 
 /// Within the token's life, which ends in the year 2100.
 const NOW: u64 = 1_795_000_000;
-const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/micro/fixtures");
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures");
 const PLAIN: &str = include_str!("fixtures/plain.yaml");
 const EVERYTHING: &str = include_str!("fixtures/everything.yaml");
 const TOKEN: &str = include_str!("fixtures/token.txt");

@@ -1,4 +1,4 @@
-//! `cargo bench -p benches --bench time`: how long each subject takes on this machine, for people.
+//! `cargo bench -p micro --bench time`: how long each subject takes on this machine, for people.
 //!
 //! Times of two runs differ by more than most changes do. What must not get slower has a budget in instructions
 //! (`instructions.rs`).

@@ -35,6 +35,7 @@ mod seldom;
 mod small_writes;
 pub mod snapshot;
 pub mod syntax;
+#[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub mod testing;
 pub mod tls;

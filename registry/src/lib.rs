@@ -26,6 +26,7 @@ mod http;
 mod server;
 mod state;
 mod store;
+#[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub mod testing;
 pub mod types;

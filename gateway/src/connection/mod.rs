@@ -55,6 +55,7 @@ pub fn spawn(stream: TcpStream, peer: SocketAddr, scheme: Scheme, place: Place, 
 }
 
 /// Serves HTTP in cleartext in a task of this worker on anything that reads and writes.
+#[cfg(any(test, feature = "testing"))]
 pub(crate) fn spawn_cleartext<I>(io: I, peer: SocketAddr, worker: Rc<WorkerState>)
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,

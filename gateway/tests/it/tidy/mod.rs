@@ -1,5 +1,6 @@
 //! The house rules that a compiler does not check (docs/ARCHITECTURE.md, "Invariants").
 
+mod duplicates;
 mod floors;
 mod imports;
 mod indexing;

@@ -120,7 +120,7 @@ fn count() -> anyhow::Result<Counts> {
             "bench",
             "--locked",
             "--package",
-            "benches",
+            "micro",
             "--bench",
             "instructions",
             "--",
