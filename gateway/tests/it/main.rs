@@ -13,6 +13,7 @@ mod body_ends;
 mod body_time;
 mod both_protocols;
 mod broken_config;
+mod broken_responses;
 mod bypass;
 mod certificate_dates;
 mod commands;
