@@ -53,6 +53,7 @@ mod key_sources;
 mod left_out_keys;
 mod limits_together;
 mod local_replies;
+mod log_files;
 mod log_forms;
 mod log_losses;
 mod look_alike_names;
