@@ -71,6 +71,7 @@ mod registry_doubt;
 mod reload;
 mod repeated_bodies;
 mod rewriting;
+mod service_reloads;
 mod shares;
 mod shutdown_waits;
 mod slow_uploads;
