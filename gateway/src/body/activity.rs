@@ -259,7 +259,7 @@ impl Activity {
         }
     }
 
-    fn end(&self, cause: Cause) {
+    pub(crate) fn end(&self, cause: Cause) {
         self.ended.set(Some(cause));
         if let (Cause::ClientStalled, Some(connection)) = (cause, &self.connection) {
             connection.kill();

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, path::Path, rc::Rc};
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, Version};
+use http::{Response, Version};
 use http_body_util::{BodyExt, Empty};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -14,11 +14,7 @@ use tokio::{
 };
 
 use super::{Activity, BodyError, ClientBody, RequestBody, Upload, UploadLimits};
-use crate::{
-    admission::Scheme,
-    connection::{ConnectionContext, ConnectionState},
-    testing::{self, Prepared},
-};
+use crate::testing::{self, Prepared};
 
 const ROUTES: &str = "version: 1\nroutes:\n  - {path: /*, service: items}\n\
     services: {items: {hosts: [\"192.0.2.1:80\"]}}\naccess_log: {format: off}\n";
@@ -48,16 +44,7 @@ where
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let worker = testing::worker_with_endpoints(&prepared.setup).await.unwrap();
-        let state = Rc::new(ConnectionState::new(Scheme::Http, &worker.clock));
-        let connection = Rc::new(ConnectionContext {
-            peer: ([127, 0, 0, 1], 1).into(),
-            peer_text: HeaderValue::from_static("127.0.0.1"),
-            scheme: Scheme::Http,
-            authority: RefCell::default(),
-            state,
-            held: Rc::default(),
-            worker: Rc::clone(&worker),
-        });
+        let connection = testing::connection_of(&worker);
         let (client, body) = client(framing).await;
         let limits = UploadLimits { bytes_max: None, keep_max };
         let activity = Activity::new(Some(Rc::clone(&connection.state)));

@@ -378,3 +378,6 @@ impl Drop for Exchange {
         self.finish();
     }
 }
+
+#[cfg(test)]
+mod tests;

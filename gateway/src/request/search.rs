@@ -205,3 +205,6 @@ fn pick<'a>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
