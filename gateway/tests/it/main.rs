@@ -1,4 +1,4 @@
-//! All integration tests of the gateway, in one binary.
+//! All integration tests of the gateway, in one binary, but for those that promise times of less than a second (`tests/timed`).
 
 mod support;
 
@@ -7,10 +7,8 @@ mod admin_limits;
 mod allocations;
 mod attacks;
 mod auth_reasons;
-mod balancers;
 mod blame;
 mod body_ends;
-mod body_time;
 mod both_protocols;
 mod broken_config;
 mod broken_responses;
@@ -42,7 +40,6 @@ mod framing;
 mod gathered_bodies;
 mod hanging_endpoints;
 mod header_bombs;
-mod header_time;
 mod hidden_values;
 mod informational;
 mod inherited_trust;
@@ -56,6 +53,7 @@ mod local_replies;
 mod log_files;
 mod log_forms;
 mod log_losses;
+mod long_uploads;
 mod look_alike_names;
 mod methods;
 mod missing_rights;

@@ -156,6 +156,23 @@ fn clocks_are_read_only_in_clock_rs() {
     );
 }
 
+/// Beside the other tests of a machine with two cores, nothing is sure to happen within such a time.
+#[test]
+fn times_of_less_than_a_second_are_promised_in_a_binary_of_their_own() {
+    let mut found = Vec::new();
+    for source in everything().iter().filter(|source| source.name.starts_with("gateway/tests/it/")) {
+        for (at, code) in source.code() {
+            let bounds = code.split("elapsed() < Duration::from_millis(").skip(1);
+            let mut numbers =
+                bounds.filter_map(|rest| rest.split(')').next()?.replace('_', "").parse::<u32>().ok());
+            if numbers.any(|ms| ms < 1000) {
+                found.push(format!("{}:{at}: {}", source.name, code.trim()));
+            }
+        }
+    }
+    assert!(found.is_empty(), "belongs to gateway/tests/timed:\n{}", found.join("\n"));
+}
+
 #[test]
 fn randomness_comes_from_the_worker() {
     forbid("take `rng` as an argument", &["rand::rng()", "thread_rng", "rand::random"], |source| {
