@@ -71,7 +71,6 @@ mod tests {
 
     /// Status and content. With `panics`, something else has the worker's random numbers, which is a bug of the gateway and
     /// a panic where the request needs them.
-    #[expect(clippy::await_holding_refcell_ref, reason = "that is the bug")]
     async fn answer<F>(worker: &WorkerState, panics: bool, response: F) -> (u16, String)
     where
         F: Future<Output = hyper::Result<Response<Incoming>>>,

@@ -66,15 +66,16 @@ const ROWS: [Row; 6] = [
 
 /// A route and a service of one name for each row and protocol, with a breaker that one failure opens.
 async fn gateway(services: &[(String, RawBackend, &str)], fine: &Backend) -> TestGateway {
-    let mut routes = "routes:\n  - {path: /fine, service: fine}\n".to_owned();
-    let mut named = format!("services:\n  fine: {{hosts: [\"{}\"]}}\n", fine.addr);
+    let mut routes = vec!["routes:\n  - {path: /fine, service: fine}\n".to_owned()];
+    let mut named = vec![format!("services:\n  fine: {{hosts: [\"{}\"]}}\n", fine.addr)];
     for (name, service, idle) in services {
-        routes += &format!("  - {{path: /{name}, service: {name}, timeout: {{idle: {idle}}}}}\n");
-        named += &format!(
+        routes.push(format!("  - {{path: /{name}, service: {name}, timeout: {{idle: {idle}}}}}\n"));
+        named.push(format!(
             "  {name}: {{hosts: [\"{}\"], breaker: {{min: 1, errors: 50%, open: 5m}}, outlier: off}}\n",
             service.addr
-        );
+        ));
     }
+    let (routes, named) = (routes.concat(), named.concat());
     let log = "access_log: {format: json, file: access.log}\n";
     TestGateway::start(&format!("workers: 1\n{log}{routes}{named}")).await
 }

@@ -23,7 +23,7 @@ async fn announced(client: &mut FrameClient, identifier: u16) -> Option<u32> {
     let values = settings.payload.chunks_exact(6).map(|entry| {
         (u16::from_be_bytes([entry[0], entry[1]]), u32::from_be_bytes(entry[2..].try_into().unwrap()))
     });
-    values.filter(|(name, _)| *name == identifier).map(|(_, value)| value).last()
+    values.filter(|(name, _)| *name == identifier).map(|(_, value)| value).next_back()
 }
 
 #[tokio::test]

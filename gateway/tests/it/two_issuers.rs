@@ -172,7 +172,7 @@ async fn of_several_rejections_the_one_is_reported_that_says_most_and_each_provi
     let down = Issuer::publishing(&[&x]).await;
     down.is(Mode::Down);
     let backend = Backend::named("one").await;
-    let mut config = format!(
+    let config = format!(
         "workers: 1\naccess_log: {{format: json, file: access.log}}\nservices: {{one: {{hosts: [\"{}\"]}}}}\n\
          auth:\n{}{}  named: {{issuer: \"{}\", jwks_file: x.json, audience: api}}\n  \
          down: {{jwks: \"{}\", audience: api}}\nroutes:\n",
@@ -182,10 +182,11 @@ async fn of_several_rejections_the_one_is_reported_that_says_most_and_each_provi
         ISSUERS[0],
         down.url()
     );
-    for pair in ["x, y", "y, x", "x, down", "down, x", "named, y", "y, named"] {
+    let routes = ["x, y", "y, x", "x, down", "down, x", "named, y", "y, named"].map(|pair| {
         let path = pair.replace(", ", "-");
-        config += &format!("  - {{path: /{path}, service: one, auth: [{pair}]}}\n");
-    }
+        format!("  - {{path: /{path}, service: one, auth: [{pair}]}}\n")
+    });
+    let config = config + &routes.concat();
     let gateway = TestGateway::start_in(dir, &config).await;
     let claims = |issuer: &str, audience: &str, expires: u64| json!({"iss": issuer, "sub": "ann", "aud": audience, "exp": expires});
     let (later, past) = (4_102_444_800, 1_700_000_000);

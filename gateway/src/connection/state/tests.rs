@@ -81,7 +81,7 @@ impl Standing {
         let clock = Rc::new(Clock::new());
         let state = ConnectionState::new(Scheme::Http, &clock);
         let now = clock.now() + 1000 * SECOND;
-        let before = |seconds: f32| now - Duration::from_secs_f32(seconds);
+        let before = |seconds: f32| now.checked_sub(Duration::from_secs_f32(seconds)).unwrap();
         state.phase.set(self.phase);
         state.is_http2.set(self.is_http2);
         state.begun.set(self.begun);

@@ -44,6 +44,7 @@ use State::{Due, DueByConnect, Fine, Open, Out};
 impl State {
     fn set(self, cluster: &LocalCluster, index: usize, now: Instant) {
         let (shared, state) = (&cluster.shared, &cluster.endpoints[index].state);
+        let a_pause_ago = now.checked_sub(PAUSE).unwrap();
         let fails = |sign, at| {
             let outlier = shared.outlier.as_ref().unwrap();
             outlier.record(state.outlier(), state.outlier().began(), sign, at, || true).unwrap();
@@ -51,8 +52,8 @@ impl State {
         match self {
             Fine => {}
             Out => fails(Sign::GatewayFailed, now),
-            Due => fails(Sign::GatewayFailed, now - PAUSE),
-            DueByConnect => fails(Sign::ConnectFailed, now - PAUSE),
+            Due => fails(Sign::GatewayFailed, a_pause_ago),
+            DueByConnect => fails(Sign::ConnectFailed, a_pause_ago),
             Open => {
                 let permit = shared.breaker.as_ref().unwrap().check(state.clone(), now, || 1).unwrap();
                 permit.record(Outcome::Failure, now, || true).unwrap();
@@ -160,7 +161,9 @@ fn each_endpoint_is_tried_once_the_ejected_ones_last_and_those_with_an_open_brea
                     state.set(cluster, index, now);
                 }
                 let mut search = Search::new(plan, cluster, None);
-                tried.iter().for_each(|index| search.leave_out(*index));
+                for index in tried {
+                    search.leave_out(*index);
+                }
                 let found = search.pick(is_free, now, exchange, &mut SmallRng::seed_from_u64(1));
                 let found = Found::of(found);
                 assert!(
