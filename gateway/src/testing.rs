@@ -143,6 +143,21 @@ pub(crate) async fn worker_with<F: Future<Output = ()> + 'static>(
     Ok(worker)
 }
 
+/// A connection of a client at 127.0.0.1, for tests of what belongs to one.
+#[cfg(test)]
+pub(crate) fn connection_of(worker: &Rc<WorkerState>) -> Rc<crate::request::ConnectionContext> {
+    let scheme = crate::admission::Scheme::Http;
+    Rc::new(crate::request::ConnectionContext {
+        peer: ([127, 0, 0, 1], 40_000).into(),
+        peer_text: http::HeaderValue::from_static("127.0.0.1"),
+        scheme,
+        authority: std::cell::RefCell::default(),
+        state: Rc::new(crate::downstream::ConnectionState::new(scheme, &worker.clock)),
+        held: Rc::default(),
+        worker: Rc::clone(worker),
+    })
+}
+
 /// Connects the worker with every endpoint, and a client with the worker.
 async fn connect_all(setup: &WorkerSetup) -> hyper::Result<DuplexStream> {
     let worker = worker_with_endpoints(setup).await?;

@@ -9,13 +9,10 @@
 //! One desk for each provider and source, shared by the workers and the control thread. No request with a token that is known
 //! comes here.
 //!
-//! [`Pace`]: super::pace::Pace
+//! [`Pace`]: crate::control::keys::pace::Pace
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -36,7 +33,7 @@ pub struct KeyDesk {
     stranger: AtomicBool,
     asked: Notify,
     progress: watch::Sender<Progress>,
-    report: Mutex<FetchReport>,
+    report: watch::Sender<FetchReport>,
 }
 
 /// Numbers of fetches, from 1.
@@ -99,7 +96,7 @@ impl KeyDesk {
         }
     }
 
-    /// Who has asked since the last fetch began.
+    /// The kind of request that has asked since the last fetch began.
     pub(crate) fn asker(&self) -> Option<Asker> {
         match (self.regular.load(Ordering::Acquire), self.stranger.load(Ordering::Acquire)) {
             (true, _) => Some(Asker::Regular),
@@ -113,7 +110,7 @@ impl KeyDesk {
         self.asked.notified().await;
     }
 
-    /// A fetch begins, for all who have asked; its number.
+    /// A fetch begins, for all requests that have asked. Returns its number.
     pub(crate) fn begin(&self) -> u64 {
         // Cleared before the number is raised: a request that reads the new number and asks then, asks for the next one.
         for flag in [&self.regular, &self.stranger] {
@@ -141,11 +138,11 @@ impl KeyDesk {
     }
 
     pub fn report(&self) -> FetchReport {
-        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.report.borrow().clone()
     }
 
     pub fn record(&self, change: impl FnOnce(&mut FetchReport)) {
-        change(&mut self.report.lock().unwrap_or_else(PoisonError::into_inner));
+        self.report.send_modify(change);
     }
 }
 

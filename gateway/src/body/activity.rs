@@ -258,7 +258,7 @@ impl Activity {
         }
     }
 
-    pub(super) fn end(&self, cause: Cause) {
+    pub(crate) fn end(&self, cause: Cause) {
         self.ended.set(Some(cause));
         if let (Cause::ClientStalled, Some(connection)) = (cause, &self.connection) {
             connection.kill();

@@ -14,11 +14,7 @@ use tokio::{
 };
 
 use super::{Activity, BodyError, ClientBody, RequestBody, Surroundings, Upload, UploadLimits};
-use crate::{
-    admission::Scheme,
-    downstream::ConnectionState,
-    testing::{self, Prepared},
-};
+use crate::testing::{self, Prepared};
 
 const ROUTES: &str = "version: 1\nroutes:\n  - {path: /*, service: items}\n\
     services: {items: {hosts: [\"192.0.2.1:80\"]}}\naccess_log: {format: off}\n";
@@ -48,15 +44,15 @@ where
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let worker = testing::worker_with_endpoints(&prepared.setup).await.unwrap();
-        let state = Rc::new(ConnectionState::new(Scheme::Http, &worker.clock));
+        let connection = testing::connection_of(&worker);
         let surroundings = Surroundings {
             clock: Rc::clone(&worker.clock),
             metrics: Rc::clone(&worker.metrics),
-            held: [Rc::clone(&worker.held_bytes), state.held_bytes()],
+            held: [Rc::clone(&worker.held_bytes), connection.state.held_bytes()],
         };
         let (client, body) = client(framing).await;
         let limits = UploadLimits { bytes_max: None, keep_max };
-        let activity = Activity::new(Some(state));
+        let activity = Activity::new(Some(Rc::clone(&connection.state)));
         let body = ClientBody::Http1(body);
         let upload = Upload::new(body, Version::HTTP_11, limits, surroundings, activity);
         test(client, RequestBody::of(Rc::clone(&upload)), upload).await;

@@ -384,42 +384,4 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-    use crate::{downstream::ConnectionTable, metrics::Metrics, testing};
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    #[test]
-    fn a_silent_http2_client_gets_a_ping_and_one_that_does_not_answer_it_is_cut() {
-        let routes = "version: 1\nroutes:\n  - {path: /*, service: items}\n\
-            services: {items: {hosts: [\"192.0.2.1:80\"]}}\naccess_log: {format: off}\n";
-        let (settings, _) = testing::compile(routes, Path::new("")).unwrap();
-        let clock = Rc::new(Clock::new());
-        let (table, metrics) = (ConnectionTable::default(), Metrics::default());
-        for (answers, is_cut) in [(true, false), (false, true)] {
-            let state = Rc::new(ConnectionState::new(Scheme::Http, &clock));
-            state.is_http2_with(settings.listen.http2, 100);
-            state.request_began();
-            let began = clock.now();
-            let key = table.open.borrow_mut().insert(Rc::clone(&state));
-            let mut pings = Vec::new();
-            for second in 0..45 {
-                table.sweep(began + SECOND * second, &settings.listen, &metrics);
-                if state.takes_ping() {
-                    pings.push(second);
-                    if answers {
-                        state.client_lives();
-                    }
-                }
-                assert!(!state.kill.get() || second >= 30, "{second}");
-            }
-            assert_eq!(pings.first(), Some(&20));
-            assert_eq!(pings.len(), if answers { 2 } else { 1 }, "{pings:?}");
-            assert_eq!(state.kill.get(), is_cut);
-            table.open.borrow_mut().remove(key);
-        }
-    }
-}
+mod tests;

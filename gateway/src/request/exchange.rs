@@ -389,3 +389,6 @@ impl Drop for Exchange {
         self.finish();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -198,3 +198,5 @@ fn kind_of(exchange: &Exchange) -> u32 {
     // Never 0, which stands for none.
     u32::from_le_bytes([a, b, c, d]) | 1
 }
+#[cfg(test)]
+mod tests;

@@ -122,6 +122,29 @@ async fn clients_that_never_say_a_word_hold_no_place_for_long() {
     }
 }
 
+/// The number is one of all listeners together, and not of each.
+#[tokio::test]
+async fn two_listeners_have_one_number_of_clients_between_them() {
+    let silent = RawBackend::answering(b"", false).await;
+    let listen = config(", max_connections: 4", silent.addr)
+        .replace("http: \"127.0.0.1:0\"", "http: [\"127.0.0.1:0\", \"127.0.0.1:0\"]");
+    let gateway = TestGateway::start(&listen).await;
+    let addresses = gateway.http_addrs().to_vec();
+    let mut clients = Vec::new();
+    for address in [addresses[0], addresses[0], addresses[0], addresses[1]] {
+        clients.push(ask(address).await);
+    }
+    eventually("three and one are at the service", || async { silent.connections() == 4 }).await;
+    let (one, another) = (ask(addresses[0]).await, ask(addresses[1]).await);
+    let waiting = "millgate_file_places_waiting{part=\"clients\"} 2";
+    eventually("one more of each listener waits", || gateway.shows(waiting)).await;
+    assert_eq!((used(&gateway).await, silent.connections()), (4, 4));
+    clients.drain(..2);
+    eventually("both are served", || async { silent.connections() == 6 }).await;
+    drop((clients, one, another));
+    eventually("every place is given back", || async { used(&gateway).await == 0 }).await;
+}
+
 /// A place that is free goes to the client that is there: with one shared wake-up, the loop of the listener that has no
 /// client took it, and the other one stood still.
 #[tokio::test]

@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use crate::support::{
+    DEADLINE,
     backend::{Backend, RawBackend, closed_port},
     client::{Connection, get, header, http2, json, raw, request, send, status, text},
     eventually,
@@ -169,8 +170,8 @@ async fn a_body_over_the_limit_is_refused_by_its_length_and_by_its_bytes() {
     let reply = send(gateway.http, request("POST", "/x", "0123456789a")).await;
     assert_eq!((reply.status().as_u16(), json(&reply)["code"].as_str()), (413, Some("body_too_large")));
     let chunked =
-        b"POST /x HTTP/1.1\r\nhost: gw\r\ntransfer-encoding: chunked\r\n\r\nb\r\n0123456789a\r\n0\r\n\r\n";
-    let (answer, _) = raw(gateway.http, &[chunked], false, Duration::from_millis(500)).await;
+        b"POST /x HTTP/1.1\r\nhost: gw\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\nb\r\n0123456789a\r\n0\r\n\r\n";
+    let (answer, _) = raw(gateway.http, &[chunked], false, DEADLINE).await;
     assert!(answer.starts_with(b"HTTP/1.1 413"), "{}", String::from_utf8_lossy(&answer));
     assert_eq!(backend.take_seen().iter().filter(|seen| seen.body().len() > 10).count(), 0);
 }

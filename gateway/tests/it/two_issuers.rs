@@ -154,3 +154,76 @@ async fn one_subject_of_two_issuers_is_two_users() {
             .eq(expected.map(|p| ("ann", p)))
     );
 }
+
+/// `name` and the file of its key set, without an issuer: it is asked of any token.
+fn of_any(name: &str) -> String {
+    format!("  {name}: {{jwks_file: {name}.json, audience: api}}\n")
+}
+
+/// What the client gets, and which provider's reason stands in the log: the one that says most, whatever their order.
+#[tokio::test]
+async fn of_several_rejections_the_one_is_reported_that_says_most_and_each_provider_has_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = ["x", "y", "z"].map(|name| (name, SigningKey::new(Some("k"))));
+    for (name, key) in &keys {
+        std::fs::write(dir.path().join(format!("{name}.json")), key.jwks()).unwrap();
+    }
+    let [x, y, z] = keys.map(|(_, key)| key);
+    let down = Issuer::publishing(&[&x]).await;
+    down.is(Mode::Down);
+    let backend = Backend::named("one").await;
+    let config = format!(
+        "workers: 1\naccess_log: {{format: json, file: access.log}}\nservices: {{one: {{hosts: [\"{}\"]}}}}\n\
+         auth:\n{}{}  named: {{issuer: \"{}\", jwks_file: x.json, audience: api}}\n  \
+         down: {{jwks: \"{}\", audience: api}}\nroutes:\n",
+        backend.addr,
+        of_any("x"),
+        of_any("y"),
+        ISSUERS[0],
+        down.url()
+    );
+    let routes = ["x, y", "y, x", "x, down", "down, x", "named, y", "y, named"].map(|pair| {
+        let path = pair.replace(", ", "-");
+        format!("  - {{path: /{path}, service: one, auth: [{pair}]}}\n")
+    });
+    let config = config + &routes.concat();
+    let gateway = TestGateway::start_in(dir, &config).await;
+    let claims = |issuer: &str, audience: &str, expires: u64| json!({"iss": issuer, "sub": "ann", "aud": audience, "exp": expires});
+    let (later, past) = (4_102_444_800, 1_700_000_000);
+    let of = |key: &SigningKey| key.signed(&claims("https://any.test", "api", later));
+    let late = |key: &SigningKey| key.signed(&claims("https://any.test", "api", past));
+    let named = |key: &SigningKey| key.signed(&claims(ISSUERS[0], "api", later));
+    // Route, token, status, and provider and reason of the log.
+    let rows = [
+        ("x-y", of(&x), 200, None),
+        ("x-y", of(&y), 200, None),
+        ("y-x", of(&x), 200, None),
+        // Both say the same: the first of the route.
+        ("x-y", of(&z), 401, Some(("x", "bad_signature"))),
+        ("y-x", of(&z), 401, Some(("y", "bad_signature"))),
+        // Only the provider that knows the key can know that the token has expired.
+        ("x-y", late(&y), 401, Some(("y", "expired"))),
+        ("y-x", late(&y), 401, Some(("y", "expired"))),
+        // What is not known may be good.
+        ("x-down", of(&x), 200, None),
+        ("down-x", of(&x), 200, None),
+        ("x-down", of(&y), 503, Some(("down", "keys_unavailable"))),
+        ("down-x", of(&y), 503, Some(("down", "keys_unavailable"))),
+        // The one that is named, and then those that take any.
+        ("named-y", named(&x), 200, None),
+        ("y-named", named(&x), 200, None),
+        ("y-named", named(&y), 200, None),
+        ("y-named", of(&x), 401, Some(("y", "bad_signature"))),
+        ("y-named", named(&z), 401, Some(("named", "bad_signature"))),
+    ];
+    for (at, (route, token, status, reason)) in rows.iter().enumerate() {
+        let reply = send(gateway.http, bearing(get(&format!("/{route}")), token)).await;
+        assert_eq!(reply.status(), *status, "row {at}, {route}: {}", text(&reply));
+        let Some((provider, reason)) = reason else { continue };
+        let series = format!("millgate_auth_failures_total{{provider=\"{provider}\",reason=\"{reason}\"}} ");
+        let before = rows[..at].iter().filter(|row| row.3 == Some((*provider, *reason))).count();
+        let line = format!("{series}{}", before + 1);
+        assert!(gateway.shows(&line).await, "row {at}, {route}: {line}");
+    }
+    drop(down);
+}

@@ -160,14 +160,21 @@ impl EndpointPool {
         }
     }
 
-    /// Closes what was idle or open for too long, and what the upstream has closed. Once a second.
+    /// Closes what was idle or open for too long, what the upstream has closed, and the longest-idle ones of those that are
+    /// more than a new configuration allows. Once a second.
     pub fn prune(&self, now: Instant) {
-        let limits = self.limits.borrow();
-        self.idle.borrow_mut().retain(|(opened, since)| {
+        let (limits, mut idle) = (self.limits.borrow(), self.idle.borrow_mut());
+        idle.retain(|(opened, since)| {
             !opened.connection.is_closed()
                 && now.saturating_duration_since(*since) < limits.idle
                 && now.saturating_duration_since(opened.at) < limits.max_age
         });
+        let surplus = idle.len().saturating_sub(limits.idle_max);
+        if surplus > 0 {
+            idle.sort_by_key(|(_, since)| *since);
+            idle.drain(..surplus);
+            self.surplus.set(self.surplus.get() + surplus as u64);
+        }
     }
 
     /// Closes every idle connection (the endpoint is gone, or the worker drains).

@@ -192,25 +192,46 @@ pub(crate) struct RawBackend {
     pub(crate) connections: Arc<AtomicUsize>,
     /// Every byte received, over all connections.
     pub(crate) received: Arc<Mutex<Vec<u8>>>,
+    heads: Arc<AtomicUsize>,
+    gate: Arc<watch::Sender<bool>>,
     task: JoinHandle<()>,
 }
 
 impl RawBackend {
     /// Writes `answer` after each request head, then closes if `close`, else reads on.
     pub(crate) async fn answering(answer: &'static [u8], close: bool) -> Self {
+        let backend = Self::held(answer, close).await;
+        backend.release();
+        backend
+    }
+
+    /// As [`Self::answering`], but no answer is written before [`Self::release`].
+    pub(crate) async fn held(answer: &'static [u8], close: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let connections = Arc::new(AtomicUsize::new(0));
+        let (connections, heads) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let received = Arc::new(Mutex::new(Vec::new()));
-        let (count, log) = (Arc::clone(&connections), Arc::clone(&received));
+        let gate = Arc::new(watch::channel(false).0);
+        let count = Arc::clone(&connections);
+        let seen = (Arc::clone(&received), Arc::clone(&heads), Arc::clone(&gate));
         let task = tokio::spawn(async move {
             let mut open = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::SeqCst);
-                open.spawn(script(stream, answer, close, Arc::clone(&log)));
+                open.spawn(script(stream, answer, close, seen.clone()));
             }
         });
-        Self { addr, connections, received, task }
+        Self { addr, connections, received, heads, gate, task }
+    }
+
+    /// Answers all requests that wait, and from now on each one at once.
+    pub(crate) fn release(&self) {
+        self.gate.send_replace(true);
+    }
+
+    /// Request heads that came.
+    pub(crate) fn requests(&self) -> usize {
+        self.heads.load(Ordering::SeqCst)
     }
 
     pub(crate) fn connections(&self) -> usize {
@@ -224,7 +245,11 @@ impl Drop for RawBackend {
     }
 }
 
-async fn script(mut stream: TcpStream, answer: &'static [u8], close: bool, log: Arc<Mutex<Vec<u8>>>) {
+/// Every byte received, the number of heads, and whether they are answered.
+type Seen = (Arc<Mutex<Vec<u8>>>, Arc<AtomicUsize>, Arc<watch::Sender<bool>>);
+
+async fn script(mut stream: TcpStream, answer: &'static [u8], close: bool, (log, heads, gate): Seen) {
+    let mut open = gate.subscribe();
     let mut pending = Vec::new();
     let mut buffer = [0; 16 * 1024];
     loop {
@@ -237,6 +262,8 @@ async fn script(mut stream: TcpStream, answer: &'static [u8], close: bool, log: 
         }
         if let Some(end) = pending.windows(4).position(|w| w == b"\r\n\r\n") {
             pending.drain(..end + 4);
+            heads.fetch_add(1, Ordering::SeqCst);
+            let _ = open.wait_for(|open| *open).await;
             if stream.write_all(answer).await.is_err() || close {
                 return;
             }

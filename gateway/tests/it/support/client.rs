@@ -119,6 +119,29 @@ pub(crate) async fn raw(
     (answer, closed)
 }
 
+/// Sends `pieces` pieces of `piece`, one every `pause`, and returns the answer.
+pub(crate) async fn upload_slowly(
+    addr: SocketAddr,
+    piece: &[u8],
+    pieces: usize,
+    pause: std::time::Duration,
+) -> String {
+    let mut client = TcpStream::connect(addr).await.unwrap();
+    let length = piece.len() * pieces;
+    let head =
+        format!("POST / HTTP/1.1\r\nhost: gw\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+    client.write_all(head.as_bytes()).await.unwrap();
+    for _ in 0..pieces {
+        tokio::time::sleep(pause).await;
+        if client.write_all(piece).await.is_err() {
+            break;
+        }
+    }
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(super::DEADLINE, client.read_to_end(&mut answer)).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
 /// What a load run saw.
 #[derive(Debug, Default)]
 pub(crate) struct Load {

@@ -1,0 +1,237 @@
+//! Which endpoint a request's next attempt goes to, from what is known of each.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use http::{HeaderValue, Method};
+use rand::{SeedableRng, rngs::SmallRng};
+use tokio::task::LocalSet;
+
+use super::*;
+use crate::{
+    policy::{circuit_breaker::Outcome, outlier::Sign},
+    request::id::RequestId,
+    testing::{self, Prepared},
+    upstream::split::Split,
+};
+
+/// Two services stand for two subsets of one: both are clusters.
+fn routes() -> String {
+    let policies = "outlier: {connect_failures: 1, gateway_failures: 1, pause: 5s, max: 100%, panic: 0%}, \
+        breaker: {min: 1, errors: 100%, open: 5s}";
+    format!(
+        "version: 1\nroutes:\n  - {{path: /*, service: two}}\n  - {{path: /one, service: one}}\naccess_log: {{format: off}}\nservices:\n  \
+         two: {{hosts: [\"127.0.0.1:9\", \"127.0.0.2:9\"], {policies}}}\n  \
+         one: {{hosts: [\"127.0.0.3:9\"], {policies}}}\n"
+    )
+}
+
+/// What is known of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Fine,
+    /// Ejected, for as long as the test lasts.
+    Out,
+    /// Its pause is over: a request is its probe.
+    Due,
+    /// Its pause is over: a connect is its probe.
+    DueByConnect,
+    /// Its breaker is open.
+    Open,
+}
+
+use State::{Due, DueByConnect, Fine, Open, Out};
+
+impl State {
+    fn set(self, cluster: &LocalCluster, index: usize, now: Instant) {
+        let (shared, state) = (&cluster.shared, &cluster.endpoints[index].state);
+        let a_pause_ago = now.checked_sub(PAUSE).unwrap();
+        let fails = |sign, at| {
+            let outlier = shared.outlier.as_ref().unwrap();
+            outlier.record(state.outlier(), state.outlier().began(), sign, at, || true).unwrap();
+        };
+        match self {
+            Fine => {}
+            Out => fails(Sign::GatewayFailed, now),
+            Due => fails(Sign::GatewayFailed, a_pause_ago),
+            DueByConnect => fails(Sign::ConnectFailed, a_pause_ago),
+            Open => {
+                let permit = shared.breaker.as_ref().unwrap().check(state.clone(), now, || 1).unwrap();
+                permit.record(Outcome::Failure, now, || true).unwrap();
+            }
+        }
+    }
+}
+
+/// That of the outlier detection.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// What a search came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// Which endpoint, and whether the attempt decides if it comes back.
+    At(usize, bool),
+    /// Either of the two.
+    Any,
+    /// `breaker_open`: the client is told when to come back.
+    Broken,
+    /// `no_healthy_endpoint`.
+    Nothing,
+}
+
+use Found::{Any, At, Broken, Nothing};
+
+impl Found {
+    fn of(result: Result<Picked<'_>, Error>) -> Self {
+        match result {
+            Ok(picked) => At(picked.index, picked.probe.is_some()),
+            Err(Error::BreakerOpen { retry_after }) => {
+                assert!(retry_after <= Duration::from_secs(5));
+                Broken
+            }
+            Err(Error::NoHealthyEndpoint(Absence::Tried)) => Nothing,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    fn is(self, result: Self) -> bool {
+        self == result || (self == Any && matches!(result, At(_, false)))
+    }
+}
+
+/// Runs `test` with a worker, and a plan and an exchange for a request to the service `two`, or to both in these shares.
+fn with_plan(shares: Option<[u32; 2]>, test: impl FnOnce(&Plan<'_>, &mut Exchange, Instant)) {
+    let (prepared, (_, own)) = (
+        Prepared::new(&routes(), Path::new("")).unwrap(),
+        testing::compile(&routes(), Path::new("")).unwrap(),
+    );
+    // A route that only this test has.
+    let routes = Arc::into_inner(own.table).unwrap().routes;
+    let mut route = routes.into_iter().find(|route| &*route.service == "two").unwrap();
+    let index = |name: &str| own.clusters.iter().position(|cluster| &*cluster.name == name).unwrap();
+    let parts = shares.map(|[two, one]| [(index("two"), two), (index("one"), one)]);
+    Arc::get_mut(&mut route).unwrap().split = parts.and_then(|parts| Split::compile(&parts));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let worker = testing::worker_with_endpoints(&prepared.setup).await.unwrap();
+        // Later than each of its clusters, so that something can have happened before.
+        let now = worker.clock.now() + 10 * PAUSE;
+        let id = RequestId(HeaderValue::from_static("id"));
+        let connection = testing::connection_of(&worker);
+        let mut exchange = Exchange::new(connection, id, now, [127, 0, 0, 1].into(), None);
+        let snapshot = worker.snapshot();
+        test(&Plan { snapshot: &snapshot, route: &route, worker: &worker }, &mut exchange, now);
+    });
+}
+
+/// Rows: what the two endpoints are like, which of them were tried, whether the method is safe to repeat, and what is
+/// found where an attempt costs nothing and where it does.
+#[test]
+fn each_endpoint_is_tried_once_the_ejected_ones_last_and_those_with_an_open_breaker_never() {
+    for (states, tried, is_safe, free, costly) in [
+        ([Fine, Fine], &[][..], true, Any, Any),
+        ([Fine, Fine], &[0], true, At(1, false), At(1, false)),
+        ([Fine, Fine], &[1, 0], true, Nothing, Nothing),
+        // Ejected: better than none, where it costs nothing.
+        ([Out, Fine], &[], true, At(1, false), At(1, false)),
+        ([Fine, Out], &[0], true, At(1, false), Nothing),
+        ([Out, Out], &[], true, Any, Nothing),
+        ([Out, Out], &[1], true, At(0, false), Nothing),
+        ([Out, Out], &[1, 0], true, Nothing, Nothing),
+        // A request that goes elsewhere if it fails is a probe; one that would be lost is none.
+        ([Due, Out], &[], true, At(0, true), At(0, true)),
+        ([Out, Due], &[0], false, At(1, false), Nothing),
+        ([Due, Fine], &[], false, At(1, false), At(1, false)),
+        // A connect beside the traffic is the probe, and no request.
+        ([DueByConnect, Fine], &[], true, At(1, false), At(1, false)),
+        ([DueByConnect, Out], &[1], true, At(0, false), Nothing),
+        // An open breaker is never passed. The client is told when to come back where all of them are open.
+        ([Open, Fine], &[], true, At(1, false), At(1, false)),
+        ([Open, Open], &[], true, Broken, Broken),
+        ([Open, Out], &[], true, At(1, false), Nothing),
+        ([Open, Out], &[1], true, Nothing, Nothing),
+        ([Open, Fine], &[1], true, Nothing, Nothing),
+        ([Open, Open], &[1], true, Broken, Broken),
+        ([Open, Due], &[], true, At(1, true), At(1, true)),
+    ] {
+        for (is_free, expected) in [(true, free), (false, costly)] {
+            with_plan(None, |plan, exchange, now| {
+                exchange.method = if is_safe { Method::GET } else { Method::POST };
+                let cluster = plan.cluster(exchange).unwrap();
+                for (index, state) in states.into_iter().enumerate() {
+                    state.set(cluster, index, now);
+                }
+                let mut search = Search::new(plan, cluster, None);
+                for index in tried {
+                    search.leave_out(*index);
+                }
+                let found = search.pick(is_free, now, exchange, &mut SmallRng::seed_from_u64(1));
+                let found = Found::of(found);
+                assert!(
+                    expected.is(found),
+                    "{states:?}, tried {tried:?}, safe: {is_safe}, free: {is_free}: {found:?} and not {expected:?}"
+                );
+            });
+        }
+    }
+}
+
+#[test]
+fn first_attempts_take_turns_and_further_ones_take_none() {
+    with_plan(None, |plan, exchange, now| {
+        let rng = &mut SmallRng::seed_from_u64(1);
+        let cluster = plan.cluster(exchange).unwrap();
+        let mut first = || Search::new(plan, cluster, None).first(now, exchange, rng).unwrap().index;
+        let turns = [first(), first(), first(), first()];
+        assert_eq!(turns, [turns[0], 1 - turns[0], turns[0], 1 - turns[0]]);
+        let rng = &mut SmallRng::seed_from_u64(1);
+        for expected in [turns[0], 1 - turns[0], turns[0]] {
+            let mut search = Search::new(plan, cluster, None);
+            let first = search.first(now, exchange, rng).unwrap().index;
+            assert_eq!(first, expected);
+            search.leave_out(first);
+            assert_eq!(search.pick(false, now, exchange, rng).unwrap().index, 1 - first, "the other one");
+        }
+    });
+}
+
+fn cluster<'a>(plan: &Plan<'a>, name: &str) -> &'a Rc<LocalCluster> {
+    plan.snapshot.clusters.iter().find(|cluster| &*cluster.shared.name == name).unwrap()
+}
+
+#[test]
+fn a_request_stays_in_its_subset_until_that_is_used_up_and_goes_to_one_with_a_share() {
+    for (shares, expected) in [([1, 1], Ok("one")), ([100, 0], Err(Nothing))] {
+        with_plan(Some(shares), |plan, exchange, now| {
+            let rng = &mut SmallRng::seed_from_u64(1);
+            let mut search = Search::new(plan, cluster(plan, "two"), None);
+            for _ in 0..2 {
+                let picked = search.pick(true, now, exchange, rng).unwrap();
+                assert_eq!(&*picked.cluster.shared.name, "two");
+                let index = picked.index;
+                drop(picked);
+                search.leave_out(index);
+            }
+            let elsewhere = search.pick(true, now, exchange, rng);
+            let is =
+                elsewhere.map(|picked| &*picked.cluster.shared.name).map_err(|error| Found::of(Err(error)));
+            assert_eq!(is, expected, "{shares:?}");
+            search.leave_out(0);
+            assert_eq!(Found::of(search.pick(true, now, exchange, rng)), Nothing, "all of them are used up");
+        });
+    }
+}
+
+#[test]
+fn a_subset_that_no_request_can_be_sent_to_leaves_its_share_to_the_other() {
+    with_plan(Some([1, 99]), |plan, exchange, now| {
+        let chosen = |exchange: &Exchange| &*plan.cluster(exchange).unwrap().shared.name;
+        Out.set(cluster(plan, "one"), 0, now);
+        for _ in 0..20 {
+            assert_eq!(chosen(exchange), "two");
+        }
+        for (index, state) in [Open, Out].into_iter().enumerate() {
+            state.set(cluster(plan, "two"), index, now);
+        }
+        assert_eq!(chosen(exchange), "two", "where none can take it, the route's own service says why");
+    });
+}
