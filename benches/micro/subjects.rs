@@ -3,7 +3,7 @@
 //! Inputs are fixed and short, so that neither the branch that a processor takes in vectorised searches nor a random
 //! seed matters much. Whatever is made once (configuration, keys, connections) is made before the measuring begins.
 
-use std::{fmt::Write as _, hint::black_box, path::Path, sync::Arc, time::Duration};
+use std::{fmt::Write as _, hint::black_box, path::Path, rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, request::Parts};
 use millgate::{

@@ -11,6 +11,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    fmt::Write as _,
     sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
@@ -255,18 +256,19 @@ impl NewEntry {
     /// One item of the list `keys`, in YAML. Texts are written as JSON, which YAML reads alike.
     pub(crate) fn to_yaml(&self, key: &str) -> String {
         let mut text = format!("  - name: {}\n    sha256: {}\n", json!(self.name), to_hex(&hash_of(key)));
+        // Writing into a String cannot fail.
         for (field, values) in [("scopes", &self.scopes), ("roles", &self.roles)] {
             if !values.is_empty() {
-                text += &format!("    {field}: {}\n", json!(values));
+                let _ = writeln!(text, "    {field}: {}", json!(values));
             }
         }
         if !self.claims.is_empty() {
             let claims: BTreeMap<_, _> = self.claims.iter().map(|(name, value)| (name, value)).collect();
-            text += &format!("    claims: {}\n", json!(claims));
+            let _ = writeln!(text, "    claims: {}", json!(claims));
         }
         if let Some(expires) = self.expires {
             let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(expires));
-            text += &format!("    expires: {at}\n");
+            let _ = writeln!(text, "    expires: {at}");
         }
         text
     }
@@ -314,7 +316,11 @@ fn from_hex(text: &str) -> Option<[u8; SHA256_OUTPUT_LEN]> {
 }
 
 fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing into a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn seconds(text: &str) -> Option<u64> {

@@ -9,15 +9,37 @@
 //! the token is refused, which bounds guessing; a limit that refuses in the second stage gives the charges of the first one
 //! back. Cost: a limit that is alone in its stage is charged without a look.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{net::IpAddr, ops::Deref, sync::Arc, time::Instant};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 use super::{
     limit_key,
     rate_limit::{LimitKey, Limited, Quota, RateLimit},
 };
 use crate::auth::Identity;
+
+/// A limit as one worker has it.
+#[derive(Debug)]
+pub struct LocalLimit {
+    shared: Arc<RateLimit>,
+    /// `RateLimit-Policy`, as a value of the worker's own.
+    pub policy: HeaderValue,
+}
+
+impl LocalLimit {
+    pub fn new(shared: &Arc<RateLimit>, policy: HeaderValue) -> Self {
+        Self { shared: Arc::clone(shared), policy }
+    }
+}
+
+impl Deref for LocalLimit {
+    type Target = RateLimit;
+
+    fn deref(&self) -> &RateLimit {
+        &self.shared
+    }
+}
 
 /// When a limit can be looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,29 +53,28 @@ pub enum Stage {
 /// One request before the limits of its route.
 #[derive(Debug)]
 pub struct LimitCheck<'a> {
-    limits: &'a [Arc<RateLimit>],
+    limits: &'a [LocalLimit],
     client: IpAddr,
     headers: &'a HeaderMap,
     now: Instant,
-    /// Index and quota of the charged limit with the least left; of equal ones, the first in the file.
-    tightest: Option<(usize, Quota)>,
+    /// The charged limit with the least left, its index and quota; of equal ones, the first in the file.
+    tightest: Option<(usize, &'a LocalLimit, Quota)>,
 }
 
 /// The limit that refuses the request: of several, the one that does so for the longest time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refused {
-    /// Index of the limit.
-    pub at: usize,
+#[derive(Debug, Clone, Copy)]
+pub struct Refused<'a> {
+    pub limit: &'a LocalLimit,
     pub limited: Limited,
 }
 
 impl<'a> LimitCheck<'a> {
-    pub fn new(limits: &'a [Arc<RateLimit>], client: IpAddr, headers: &'a HeaderMap, now: Instant) -> Self {
+    pub fn new(limits: &'a [LocalLimit], client: IpAddr, headers: &'a HeaderMap, now: Instant) -> Self {
         Self { limits, client, headers, now, tightest: None }
     }
 
     /// Charges the request to all limits of this stage. An error leaves no limit of any stage charged.
-    pub fn check(&mut self, stage: Stage, identity: Option<&Identity>) -> Result<(), Refused> {
+    pub fn check(&mut self, stage: Stage, identity: Option<&Identity>) -> Result<(), Refused<'a>> {
         let verdict = self.look(stage, identity).and_then(|()| self.charge(stage, identity));
         if verdict.is_err() && stage == Stage::Identified {
             self.give_back(Stage::Anyone, self.limits.len(), identity);
@@ -61,40 +82,41 @@ impl<'a> LimitCheck<'a> {
         verdict
     }
 
-    /// What the client is told of: the limit with the least left, by its index.
-    pub fn tightest(&self) -> Option<(usize, Quota)> {
-        self.tightest
+    /// What the client learns of: the limit with the least left, and its quota.
+    pub fn tightest(&self) -> Option<(&'a LocalLimit, Quota)> {
+        self.tightest.map(|(_, limit, quota)| (limit, quota))
     }
 
-    fn look(&self, stage: Stage, identity: Option<&Identity>) -> Result<(), Refused> {
+    fn look(&self, stage: Stage, identity: Option<&Identity>) -> Result<(), Refused<'a>> {
         if self.of(stage).nth(1).is_none() {
             return Ok(());
         }
-        let mut longest: Option<Refused> = None;
-        for (at, limit) in self.of(stage) {
+        let mut longest: Option<Refused<'_>> = None;
+        for (_, limit) in self.of(stage) {
             if let Err(limited) = limit.look(self.key(limit, identity), self.now)
                 && longest.is_none_or(|known| known.limited.retry_after < limited.retry_after)
             {
-                longest = Some(Refused { at, limited });
+                longest = Some(Refused { limit, limited });
             }
         }
         longest.map_or(Ok(()), Err)
     }
 
-    fn charge(&mut self, stage: Stage, identity: Option<&Identity>) -> Result<(), Refused> {
+    fn charge(&mut self, stage: Stage, identity: Option<&Identity>) -> Result<(), Refused<'a>> {
         let mut tightest = self.tightest;
         for (at, limit) in self.of(stage) {
             match limit.check(self.key(limit, identity), self.now) {
                 Ok(quota) => {
-                    let is_tighter =
-                        |(other, known): (usize, Quota)| (quota.remaining, at) < (known.remaining, other);
+                    let is_tighter = |(other, _, known): (usize, _, Quota)| {
+                        (quota.remaining, at) < (known.remaining, other)
+                    };
                     if tightest.is_none_or(is_tighter) {
-                        tightest = Some((at, quota));
+                        tightest = Some((at, limit, quota));
                     }
                 }
                 Err(limited) => {
                     self.give_back(stage, at, identity);
-                    return Err(Refused { at, limited });
+                    return Err(Refused { limit, limited });
                 }
             }
         }
@@ -109,8 +131,8 @@ impl<'a> LimitCheck<'a> {
         }
     }
 
-    fn of(&self, stage: Stage) -> impl Iterator<Item = (usize, &'a RateLimit)> + use<'a> {
-        let limits = self.limits.iter().map(|limit| &**limit).enumerate();
+    fn of(&self, stage: Stage) -> impl Iterator<Item = (usize, &'a LocalLimit)> + use<'a> {
+        let limits = self.limits.iter().enumerate();
         limits.filter(move |(_, limit)| limit.needs_identity() == (stage == Stage::Identified))
     }
 
@@ -132,7 +154,7 @@ mod tests {
         syntax::diagnostics::Span,
     };
 
-    fn limits(now: Instant, keys: usize, all: &[(u32, RateLimitKey)]) -> Vec<Arc<RateLimit>> {
+    fn limits(now: Instant, keys: usize, all: &[(u32, RateLimitKey)]) -> Vec<LocalLimit> {
         let budget = Arc::new(KeyBudget::new(keys, now));
         let compile = |(burst, key): &(u32, RateLimitKey)| {
             let settings = RateLimitSpec {
@@ -143,7 +165,8 @@ mod tests {
                 key: key.clone(),
                 span: Span::default(),
             };
-            Arc::new(RateLimit::compile(&settings, &budget).unwrap())
+            let limit = Arc::new(RateLimit::compile(&settings, &budget).unwrap());
+            LocalLimit::new(&limit, limit.policy_value().clone())
         };
         all.iter().map(compile).collect()
     }
@@ -153,11 +176,14 @@ mod tests {
     }
 
     /// One request: the index of the limit that refuses it.
-    fn request(limits: &[Arc<RateLimit>], ip: &str, user: &str, now: Instant) -> Result<(), usize> {
+    fn request(limits: &[LocalLimit], ip: &str, user: &str, now: Instant) -> Result<(), usize> {
         let (headers, identity) = (HeaderMap::new(), verified(user));
         let mut check = LimitCheck::new(limits, ip.parse().unwrap(), &headers, now);
-        check.check(Stage::Anyone, None).map_err(|refused| refused.at)?;
-        check.check(Stage::Identified, Some(&identity)).map_err(|refused| refused.at)
+        let at = |refused: Refused<'_>| {
+            limits.iter().position(|limit| std::ptr::eq(limit, refused.limit)).unwrap()
+        };
+        check.check(Stage::Anyone, None).map_err(at)?;
+        check.check(Stage::Identified, Some(&identity)).map_err(at)
     }
 
     fn left(limit: &RateLimit, key: LimitKey, now: Instant) -> u32 {
@@ -253,10 +279,11 @@ mod tests {
         let limits = limits(now, 100, &[(9, User), (5, Ip), (5, Route)]);
         let (headers, identity) = (HeaderMap::new(), verified("ann"));
         let mut check = LimitCheck::new(&limits, "192.0.2.1".parse().unwrap(), &headers, now);
-        assert_eq!(check.tightest(), None);
+        assert!(check.tightest().is_none());
         check.check(Stage::Anyone, None).unwrap();
         check.check(Stage::Identified, Some(&identity)).unwrap();
-        let (at, quota) = check.tightest().unwrap();
-        assert_eq!((at, quota.remaining), (1, 4));
+        let (limit, quota) = check.tightest().unwrap();
+        assert!(std::ptr::eq(limit, &raw const limits[1]));
+        assert_eq!(quota.remaining, 4);
     }
 }

@@ -45,38 +45,35 @@ pub(crate) async fn check(
     parts: &Parts,
     exchange: &mut Exchange,
 ) -> Result<Option<QuotaFields>, Error> {
-    let compiled = &route.shared().policies;
-    if compiled.rate_limit.is_empty() && compiled.auth.is_empty() {
+    let policies = &route.shared().policies;
+    if route.limits.is_empty() && policies.auth.is_empty() {
         return Ok(None);
     }
-    let mut limits = LimitCheck::new(&compiled.rate_limit, exchange.client, &parts.headers, exchange.started);
+    let mut limits = LimitCheck::new(&route.limits, exchange.client, &parts.headers, exchange.started);
     limits.check(Stage::Anyone, None).map_err(|refused| limited(route, exchange, &refused))?;
-    if !compiled.auth.is_empty() {
-        exchange.identity = Some(authenticate(snapshot, route.shared(), parts, exchange).await?);
-        if let Some(identity) = &exchange.identity
-            && let Err(missing) = compiled.require.check(identity)
-        {
-            return Err(insufficient(snapshot, route.shared(), exchange, identity, missing));
+    if !policies.auth.is_empty() {
+        let identity = authenticate(snapshot, route.shared(), parts, exchange).await?;
+        let verdict = policies.require.check(&identity);
+        let identity = exchange.identity.insert(identity);
+        if let Err(missing) = verdict {
+            let identity = Rc::clone(identity);
+            return Err(insufficient(snapshot, route.shared(), exchange, &identity, missing));
         }
     }
     let identity = exchange.identity.as_deref();
     limits.check(Stage::Identified, identity).map_err(|refused| limited(route, exchange, &refused))?;
-    Ok(limits.tightest().and_then(|(at, quota)| {
-        let (limit, policy) = compiled.rate_limit.get(at).zip(route.limit_policies.get(at))?;
-        Some((policy.clone(), limit.state_value(&quota)))
-    }))
+    Ok(limits.tightest().map(|(limit, quota)| (limit.policy.clone(), limit.state_value(&quota))))
 }
 
 /// The refusal by a limit, counted.
-fn limited(route: &LocalRoute, exchange: &Exchange, refused: &limit_check::Refused) -> Error {
-    let limit = route.shared().policies.rate_limit.get(refused.at).zip(route.limit_policies.get(refused.at));
-    let Some((limit, policy)) = limit else { return Error::Internal };
+fn limited(route: &LocalRoute, exchange: &Exchange, refused: &limit_check::Refused<'_>) -> Error {
+    let limit_check::Refused { limit, limited } = refused;
     exchange.worker().metrics.count(Rare::RateLimited, &route.shared().name, limit.name());
     Error::RateLimited(Box::new(RateLimited {
-        policy: policy.clone(),
-        state: limit.refusal_value(&refused.limited),
+        policy: limit.policy.clone(),
+        state: limit.refusal_value(limited),
         violated: Box::from(limit.name()),
-        retry_after: refused.limited.retry_after,
+        retry_after: limited.retry_after,
     }))
 }
 

@@ -244,7 +244,7 @@ impl Error {
             "title": row.status.canonical_reason().unwrap_or("Error"),
             "status": row.status.as_u16(),
             "code": row.code,
-            "detail": self.to_string(),
+            "detail": sentence(&self.to_string()),
             "instance": format!("urn:uuid:{request_id}"),
             "request_id": request_id,
         });
@@ -357,6 +357,14 @@ fn row(status: StatusCode, code: &'static str, proxy_status: &'static str, blame
 
 fn challenge(headers: &mut HeaderMap, accepted: &AcceptedKinds, parameters: &str) {
     set(headers, &header::WWW_AUTHENTICATE, &accepted.challenge(parameters));
+}
+
+/// The words of an error as a sentence of their own.
+fn sentence(words: &str) -> String {
+    let mut rest = words.chars();
+    let first = rest.next().map(|first| first.to_ascii_uppercase());
+    let end = if words.ends_with('.') { "" } else { "." };
+    first.into_iter().chain(rest).chain(end.chars()).collect()
 }
 
 /// Text that came from configuration can hold what a header value may not; then the field is left out.

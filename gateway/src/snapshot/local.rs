@@ -17,6 +17,7 @@ use crate::{
     file_account::Desk,
     headers::{HeaderRules, MadeField},
     metrics::{ClusterSample, InstanceSample, Metrics, RouteSample},
+    policy::limit_check::LocalLimit,
     upstream::{
         cluster::Cluster,
         endpoint::StateHandle,
@@ -44,8 +45,7 @@ pub struct LocalRoute {
     /// that all workers had in common would travel between their cores with every request.
     pub request_rules: Rc<HeaderRules>,
     pub response_rules: Rc<HeaderRules>,
-    /// `RateLimit-Policy` by the index of the limit.
-    pub limit_policies: Box<[HeaderValue]>,
+    pub limits: Box<[LocalLimit]>,
 }
 
 impl LocalRoute {
@@ -54,11 +54,11 @@ impl LocalRoute {
             metrics: metrics.route(&route.name, &route.service),
             request_rules: rules.of(&route.policies.headers.request),
             response_rules: rules.of(&route.policies.headers.response),
-            limit_policies: route
+            limits: route
                 .policies
                 .rate_limit
                 .iter()
-                .map(|limit| own_value(limit.policy_value()))
+                .map(|limit| LocalLimit::new(limit, own_value(limit.policy_value())))
                 .collect(),
             shared: Arc::clone(route),
         }

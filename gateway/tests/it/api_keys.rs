@@ -77,7 +77,7 @@ async fn a_key_lets_its_client_in_and_the_service_learns_who_it_is() {
     let missing = guarded.ask(get("/orders")).await;
     assert_eq!(code(&missing), (401, "token_missing".into()));
     assert_eq!(header(&missing, "www-authenticate"), r#"ApiKey realm="api""#);
-    assert!(text(&missing).contains("an API key is required"), "{}", text(&missing));
+    assert!(text(&missing).contains("An API key is required."), "{}", text(&missing));
     for wrong in ["mgk_wrong", &guarded.acme[..guarded.acme.len() - 1], "acme"] {
         let refused = guarded.ask(with_key("/orders", wrong)).await;
         assert_eq!(code(&refused), (401, "token_invalid".into()), "{wrong}");
@@ -101,7 +101,7 @@ async fn a_route_takes_a_token_or_a_key_and_says_so() {
     assert_eq!(guarded.ask(with_key("/x", &guarded.acme)).await.status(), 200);
     let missing = guarded.ask(get("/x")).await;
     assert_eq!(header(&missing, "www-authenticate"), r#"Bearer realm="api", ApiKey realm="api""#);
-    assert!(text(&missing).contains("a bearer token or an API key is required"), "{}", text(&missing));
+    assert!(text(&missing).contains("A bearer token or an API key is required."), "{}", text(&missing));
     // A key is not looked for where tokens stand, and the other way round.
     assert_eq!(code(&guarded.ask(bearing(get("/x"), &guarded.acme)).await), (401, "token_invalid".into()));
     assert_eq!(code(&guarded.ask(with_key("/x", &token)).await), (401, "token_invalid".into()));

@@ -41,8 +41,8 @@ async fn why_a_service_has_no_endpoint_is_said_and_the_log_names_the_subset() {
         ))
         .await;
     gateway.ready().await;
-    assert_eq!(detail(&gateway, "/v3").await, "subset `v3` of the service matches 0 of 1 healthy instances");
-    assert_eq!(detail(&gateway, "/none").await, "no healthy instance of the service is registered");
+    assert_eq!(detail(&gateway, "/v3").await, "Subset `v3` of the service matches 0 of 1 healthy instances.");
+    assert_eq!(detail(&gateway, "/none").await, "No healthy instance of the service is registered.");
     let is_logged =
         || async { std::fs::read_to_string(&file).is_ok_and(|log| log.contains("\"subset\":\"v3\"")) };
     eventually("the log names the subset", is_logged).await;
@@ -53,7 +53,7 @@ async fn a_registry_that_never_answered_is_not_said_to_have_no_instance() {
     let mut registry = Registry::embedded().await.unwrap();
     registry.kill().await;
     let gateway = registry.gateway_with("routes:\n  - {path: /**, service: web}\n").await;
-    assert_eq!(detail(&gateway, "/x").await, "the registry has not answered for this service yet");
+    assert_eq!(detail(&gateway, "/x").await, "The registry has not answered for this service yet.");
     let is_there = || async { value(&gateway, "millgate_discovery_age_seconds").await > Some(0.0) };
     eventually("its age is a series from the start", is_there).await;
     assert_eq!(value(&gateway, "millgate_discovery_last_success_timestamp_seconds").await, None);

@@ -56,7 +56,7 @@ async fn says_what_is_missing(rules: Option<&str>, right: &str) {
     let is_detail = || async {
         let reply = send(gateway.http, get("/x")).await;
         assert_eq!(reply.status(), 503);
-        json(&reply)["detail"] == "the gateway may not see the instances of the service in the registry"
+        json(&reply)["detail"] == "The gateway may not see the instances of the service in the registry."
     };
     eventually("and to clients", is_detail).await;
     eventually("and is an event", || async { kinds(&gateway).await == ["rights_missing"] }).await;

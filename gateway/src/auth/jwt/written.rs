@@ -134,13 +134,10 @@ fn read_audience(node: &Node, sink: &mut Diagnostics) -> Audience {
 fn read_keys(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<At<Keys>> {
     let mut found: Vec<(&str, At<Keys>)> = Vec::new();
     for name in ["jwks", "jwks_file", "public_key_file", "hs256_secret_file"] {
-        let keys = match name {
-            "jwks" => fields.value(name, sink, |text| key_url(text).map(Keys::JwksUrl)),
-            _ => {
-                let format = FORMATS.into_iter().find(|format| format.field == name);
-                format.and_then(|format| {
-                    fields.value(name, sink, |text| some_text(text).map(|text| Keys::File(text, format)))
-                })
+        let keys = match FORMATS.into_iter().find(|format| format.field == name) {
+            None => fields.value(name, sink, |text| key_url(text).map(Keys::JwksUrl)),
+            Some(format) => {
+                fields.value(name, sink, |text| some_text(text).map(|text| Keys::File(text, format)))
             }
         };
         found.extend(keys.map(|keys| (name, keys)));
