@@ -23,7 +23,6 @@ use crate::{
     control::{
         Controller,
         admin::Admin,
-        client_config,
         declared::DeclaredRoutes,
         ending,
         event::{EVENTS_MAX, Event, hints},
@@ -32,6 +31,7 @@ use crate::{
         keys::{kept::KeptKeys, left_out::LeftOut},
         metrics::{Exporter, Sources},
         origin::{First, Origin},
+        registry::client_config,
         status::Status,
     },
     file_account::{self, FileAccount},

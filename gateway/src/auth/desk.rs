@@ -1,15 +1,13 @@
-//! Where a request whose token no known key verifies meets the fetch of its provider's keys.
+//! The meeting place of requests whose token no known key verifies, and the fetches of their provider's keys.
 //!
-//! The known set may be older than the token's key, so the token is neither good nor bad until a fetch is over that began after
-//! the request had come. [`KeyDesk::ask`] gives a [`Question`], which hears of each fetch that ends: the control loop says so when
-//! the snapshot with what was fetched is published. Where a fetch is under way, its end may be answer enough; where not, or where
-//! it was not ([`Question::insist`]), another one is asked for. When a fetch may begin is [`Pace`]'s to say, so
-//! questions cannot make the gateway hammer an issuer, however many there are.
+//! The known set may be older than the token's key, so the token is neither valid nor invalid until a fetch is over that began
+//! after the request had come. [`KeyDesk::ask`] gives a [`Question`], which learns of each fetch that ends: the control loop
+//! reports the end when the snapshot with the fetched keys is published. If a fetch is running, its end may be answer enough;
+//! otherwise, or if it was not ([`Question::insist`]), another one is asked for. The control plane decides when a fetch may
+//! begin (`control/keys/pace.rs`), so requests cannot make the gateway hammer an issuer, however many there are.
 //!
-//! One desk for each provider and source, shared by the workers and the control thread. No request with a token that is known
-//! comes here.
-//!
-//! [`Pace`]: crate::control::keys::pace::Pace
+//! There is one desk for each provider and source, shared by the workers and the control thread. A request with a known token
+//! never comes here.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},

@@ -14,7 +14,6 @@ pub mod source;
 pub mod twins;
 
 pub use load::{Loaded, load, parse};
-pub(crate) use raw::listen::url_or;
 pub use source::{ConfigKey, ConfigSource};
 
 pub use crate::syntax::diagnostics::{Diagnostic, Report, Severity, Source, Span};

@@ -10,7 +10,7 @@ use super::{
     state::{ConnectionState, Phase, Ping, Verdict},
 };
 use crate::{
-    config::settings::ListenSettings,
+    listen::ListenSettings,
     metrics::{Metrics, Rare},
 };
 

@@ -213,6 +213,28 @@ fn canonical(network: IpNet) -> IpNet {
     narrow.and_then(|(address, prefix)| Ipv4Net::new(address, prefix).ok()).map_or(network, IpNet::V4)
 }
 
+/// The same; a text without a scheme probably means this one.
+pub(crate) fn url_or(text: &str, scheme: &str) -> Result<String, Invalid> {
+    let refuse =
+        |label: &str| Invalid::new(BAD_VALUE, "a URL that begins with `http://` or `https://`", label);
+    let uri = text.parse::<http::Uri>();
+    let parts = uri.as_ref().map(|uri| (uri.scheme_str(), uri.authority()));
+    match parts {
+        Ok((Some("http" | "https"), Some(authority))) if authority.as_str().contains('@') => {
+            Err(refuse("user and password do not belong into a URL"))
+        }
+        Ok((Some("http" | "https"), Some(authority))) if !authority.host().is_empty() => Ok(text.to_owned()),
+        _ if text.contains("://") || text.is_empty() || scheme.is_empty() => Err(refuse("not an `http` URL")),
+        _ => {
+            let with_scheme = format!("{scheme}://{text}");
+            Err(match url_or(&with_scheme, "") {
+                Ok(_) => refuse("the scheme is missing").help(format!("write `{with_scheme}`")),
+                Err(_) => refuse("not a URL"),
+            })
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,13 +1,12 @@
-//! JSON Web Tokens (RFC 7519, RFC 8725): who sends this request, and may they.
+//! JSON Web Tokens (RFC 7519, RFC 8725): is a token valid, and whose is it.
 //!
-//! jsonwebtoken reads tokens and keys, aws-lc-rs checks signatures (`signature.rs` says why not jsonwebtoken); the rules
-//! for header and claims are here, because they need `now` and are stricter than that crate's: `iss`, `aud` and `exp` must be there with the right JSON type, `nbf` is
-//! obeyed, a `crit` header is refused (RFC 7515 §4.1.11), a claim that occurs twice is refused. The algorithm
-//! comes from the key and the configuration, never from the token alone, so a public key cannot serve as an
-//! HMAC secret. What a token says of itself before its signature is known to be good decides two things only: which provider
-//! is asked (`iss`), and whether a fetch of keys could help it. `jku`, `jwk`, `x5u` and `x5c` are ignored: no content of a token causes a request. What a
-//! failed check found goes to the log as a word ([`JwtRejection::reason`]); the client learns only
-//! [`RejectionCode`]. Compiled from `AuthSettings`.
+//! jsonwebtoken reads tokens and keys, aws-lc-rs checks signatures (`signature.rs` gives the reason). The rules for header and
+//! claims are here, because they need `now` and are stricter than that crate's: `iss`, `aud` and `exp` must be there with the
+//! right JSON type, `nbf` is obeyed, a `crit` header is refused (RFC 7515 §4.1.11), and so is a claim that occurs twice. The
+//! algorithm comes from the key and the configuration, never from the token alone, so a public key cannot serve as an HMAC
+//! secret. Before its signature is verified, the content of a token decides two things only: which provider checks it (`iss`),
+//! and whether newer keys could help it. `jku`, `jwk`, `x5u` and `x5c` are ignored: no content of a token causes a request. The
+//! log gets the reason of a rejection as a word ([`JwtRejection::reason`]); the client learns only [`Told`].
 //!
 //! Units: seconds since 1970. Limits: [`TOKEN_BYTES_MAX`], [`KID_BYTES_MAX`].
 
@@ -15,6 +14,7 @@ mod claims;
 mod header;
 mod keys;
 mod signature;
+mod unusable;
 pub(crate) mod written;
 
 use std::sync::Arc;
@@ -25,12 +25,13 @@ pub(crate) use self::written::Written;
 pub use self::{
     claims::issuer_of,
     header::LastHeader,
-    keys::{KeyError, KeySet, Skipped, Unusable},
+    keys::{KeyError, KeySet, Skipped},
+    unusable::Unusable,
     written::JwtSettings,
 };
 use self::{claims::payload_of, signature::SignatureFault};
 use super::{
-    Check, CredentialKind, Fit, Identity, Words,
+    Check, CredentialKind, CredentialWords, Fit, Identity,
     claims::{ClaimTexts, Projection, claim_texts},
     rejection::{AuthRejection, Told},
     settings::{CredentialSource, FileReader, KeySource, ProviderSettings},
@@ -199,8 +200,13 @@ impl CredentialKind for Jwt {
     type Settings = JwtSettings;
     type Keys = KeySet;
 
-    const WORDS: &'static Words =
-        &Words { scheme: "Bearer", credential: "token", wanted: "a bearer token", plural: "tokens" };
+    const WORDS: &'static CredentialWords = &CredentialWords {
+        scheme: "Bearer",
+        has_claims: true,
+        credential: "token",
+        wanted: "a bearer token",
+        plural: "tokens",
+    };
     const KEY_FIELDS: &'static [&'static str] = &KEY_FIELDS;
     const FIELDS: &'static [&'static str] = &["audience", "require", "algorithms", "leeway"];
 

@@ -10,13 +10,12 @@ use crate::{
         Keys as KeySet,
         settings::{FileFormat, FileReader, KeySource},
     },
-    config::url_or,
     syntax::{
         claims::{self, Claims},
         diagnostics::{Diagnostic, Diagnostics, code},
         fields::{Fields, choice, is_word, one_or_many, some_text, values},
         tree::{At, Node},
-        units::{Invalid, duration_in, minutes},
+        units::{Invalid, duration_in, minutes, url_or},
     },
 };
 
@@ -280,7 +279,7 @@ fn check_algorithms(written: &Written, is_secret: bool, sink: &mut Diagnostics) 
         }
         let (message, help) = if is_hmac {
             (
-                "`HS256` needs `hs256_secret_file`, or `api_keys_file` for API keys",
+                "`HS256` needs `hs256_secret_file`",
                 "make a second provider for it; a route can accept both: `auth: [main, dev]`",
             )
         } else {

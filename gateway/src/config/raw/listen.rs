@@ -15,7 +15,7 @@ use crate::{
         diagnostics::{Diagnostic, Diagnostics, Span, code},
         fields::{Fields, Known, is_word, some_text, value},
         tree::{At, Node, Value},
-        units::{Invalid, count, duration_in, in_yaml, millis, minutes, network, size_in},
+        units::{Invalid, count, duration_in, in_yaml, millis, minutes, network, size_in, url_or},
     },
 };
 
@@ -278,28 +278,6 @@ pub(crate) fn http_url(text: &str) -> Result<String, Invalid> {
 /// An `http` or `https` URL, kept as written.
 pub(crate) fn any_http_url(text: &str) -> Result<String, Invalid> {
     url_or(text, "http")
-}
-
-/// The same; a text without a scheme probably means this one.
-pub(crate) fn url_or(text: &str, scheme: &str) -> Result<String, Invalid> {
-    let refuse =
-        |label: &str| Invalid::new(code::BAD_VALUE, "a URL that begins with `http://` or `https://`", label);
-    let uri = text.parse::<http::Uri>();
-    let parts = uri.as_ref().map(|uri| (uri.scheme_str(), uri.authority()));
-    match parts {
-        Ok((Some("http" | "https"), Some(authority))) if authority.as_str().contains('@') => {
-            Err(refuse("user and password do not belong into a URL"))
-        }
-        Ok((Some("http" | "https"), Some(authority))) if !authority.host().is_empty() => Ok(text.to_owned()),
-        _ if text.contains("://") || text.is_empty() || scheme.is_empty() => Err(refuse("not an `http` URL")),
-        _ => {
-            let with_scheme = format!("{scheme}://{text}");
-            Err(match url_or(&with_scheme, "") {
-                Ok(_) => refuse("the scheme is missing").help(format!("write `{with_scheme}`")),
-                Err(_) => refuse("not a URL"),
-            })
-        }
-    }
 }
 
 pub(crate) const KIB: u64 = 1024;

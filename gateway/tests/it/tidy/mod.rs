@@ -44,7 +44,9 @@ const PURE: [&str; 8] = [
     "upstream/split.rs",
 ];
 
-const FILE_LINES_MAX: usize = 400;
+const FILE_LINES_MAX: usize = 350;
+/// Of tests and benches.
+const TEST_FILE_LINES_MAX: usize = 400;
 /// Files of tests that are longer; the list only shrinks.
 const LONG_TEST_FILES: [&str; 3] =
     ["gateway/tests/it/commands.rs", "gateway/tests/it/declared_routes.rs", "gateway/tests/it/instances.rs"];
@@ -250,9 +252,11 @@ fn every_file_says_what_it_promises() {
 #[test]
 fn files_and_functions_are_small() {
     let mut long = Vec::new();
+    let products: Vec<String> = sources().into_iter().map(|source| source.name).collect();
     for source in everything() {
         let lines = source.code().count();
-        if lines > FILE_LINES_MAX && !LONG_TEST_FILES.contains(&source.name.as_str()) {
+        let max = if products.contains(&source.name) { FILE_LINES_MAX } else { TEST_FILE_LINES_MAX };
+        if lines > max && !LONG_TEST_FILES.contains(&source.name.as_str()) {
             long.push(format!("{}: {lines} lines of code", source.name));
         }
     }
