@@ -75,7 +75,7 @@ fn jwt_hit() -> Subject {
     provider.check(TOKEN, NOW).expect("the token is valid");
     let headers = client_headers();
     Box::new(move || {
-        let found = find_credential(black_box(&headers), None, provider.sources());
+        let found = find_credential(black_box(&headers), None, provider.sources(), true);
         let token = found.ok().and_then(|found| found.credential).expect("the request has a token");
         assert!(black_box(provider.known(token, NOW)).is_some());
     })

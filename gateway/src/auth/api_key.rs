@@ -11,7 +11,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    fmt::Write as _,
+    fmt::{self, Write as _},
     sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
@@ -22,11 +22,14 @@ use aws_lc_rs::{
 };
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL};
 use http::HeaderName;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, SeqAccess, Visitor},
+};
 use serde_json::{Value, json};
 
 use super::{
-    Check, CredentialKind, Fit, Identity, KeyList, Keys, Words,
+    Check, CredentialKind, CredentialWords, Fit, Identity, KeyList, Keys,
     claims::{ClaimFault, Payload, Projection},
     rejection::{AuthRejection, Told},
     settings::{CredentialSource, FileFormat, FileReader, KeySource, ProviderSettings},
@@ -86,8 +89,9 @@ struct WrittenKey {
     #[serde(default)]
     roles: Vec<String>,
     #[serde(default)]
-    claims: BTreeMap<String, Value>,
-    /// RFC 3339, or a date, which begins at midnight UTC.
+    claims: BTreeMap<String, Texts>,
+    /// RFC 3339, or a date, which begins at midnight UTC. Nothing behind the word is an error: a template's variable was empty.
+    #[serde(default, deserialize_with = "given")]
     expires: Option<String>,
 }
 
@@ -96,8 +100,13 @@ impl CredentialKind for ApiKey {
     type Settings = ApiKeySettings;
     type Keys = ApiKeys;
 
-    const WORDS: &'static Words =
-        &Words { scheme: "ApiKey", credential: "API key", wanted: "an API key", plural: "API keys" };
+    const WORDS: &'static CredentialWords = &CredentialWords {
+        scheme: "ApiKey",
+        has_claims: false,
+        credential: "API key",
+        wanted: "an API key",
+        plural: "API keys",
+    };
     const KEY_FIELDS: &'static [&'static str] = &[FILE.field];
     const FIELDS: &'static [&'static str] = &[];
 
@@ -165,7 +174,9 @@ impl ApiKeys {
                 "the file is empty; write `keys: []`, or make a key with `millgate key new`".to_owned()
             );
         }
-        let document: Document = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+        let options = serde_saphyr::options! { budget: serde_saphyr::budget! { max_nodes: NODES_MAX } };
+        let document: Document =
+            serde_saphyr::from_str_with_options(text, options).map_err(|error| without_content(&error))?;
         if document.keys.len() > KEYS_MAX {
             return Err(format!("the file has {} keys; at most {KEYS_MAX} fit", document.keys.len()));
         }
@@ -193,6 +204,59 @@ impl ApiKeys {
     }
 }
 
+/// A text, or a list of texts. A number or `true` is refused: as YAML reads them, `007` is 7, and two long account numbers are one.
+struct Texts(Value);
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrList;
+        impl<'de> Visitor<'de> for TextOrList {
+            type Value = Texts;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a claim in quotes (`tenant: \"007\"`), or a list of texts")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Texts, E> {
+                Ok(Texts(Value::String(text.to_owned())))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Texts, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(Texts(value)) = list.next_element()? {
+                    texts.push(value);
+                }
+                Ok(Texts(Value::Array(texts)))
+            }
+        }
+        deserializer.deserialize_any(TextOrList)
+    }
+}
+
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(deserializer).map(Some)
+}
+
+/// What a parser says, without anything of the file: the wrong file may be a secret, and a key may stand where its hash should.
+fn without_content(error: &serde_saphyr::Error) -> String {
+    let at =
+        error.location().map_or(String::new(), |at| format!("line {}, column {}: ", at.line(), at.column()));
+    let text = error.without_snippet().to_string();
+    // CredentialWords of ours, and names of fields; nothing that is as long as a secret.
+    let is_ours = ["unknown field", "missing field", "duplicate", "a claim in quotes"]
+        .iter()
+        .any(|words| text.contains(words));
+    let is_short =
+        text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').all(|word| word.len() <= WORD_BYTES_MAX);
+    let what = text.lines().next().filter(|_| is_ours && is_short);
+    format!(
+        "{at}{}",
+        what.unwrap_or(
+            "this is not what stands in a file of API keys: `keys:` and a list of `name` and `sha256`"
+        )
+    )
+}
+
 impl KeyList for ApiKeys {
     fn len(&self) -> usize {
         self.entries.len()
@@ -206,8 +270,11 @@ impl KeyList for ApiKeys {
 impl Entry {
     fn of(written: WrittenKey) -> Result<Self, String> {
         let WrittenKey { name, sha256, scopes, roles, claims, expires } = written;
-        if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
-            return Err(format!("a name has 1 to {NAME_BYTES_MAX} bytes and no control character"));
+        let is_shown_unchanged = name.trim() == name && !name.chars().any(char::is_control);
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || !is_shown_unchanged {
+            return Err(format!(
+                "a name has 1 to {NAME_BYTES_MAX} bytes, no white space at its ends, and no control character"
+            ));
         }
         let hash = from_hex(&sha256)
             .ok_or("`sha256` must be 64 hexadecimal digits; make a key with `millgate key new`")?;
@@ -228,7 +295,7 @@ impl Entry {
         };
         let mut all = json!({"sub": name, "scope": scopes.join(" "), "roles": roles});
         if let Value::Object(members) = &mut all {
-            members.extend(claims);
+            members.extend(claims.into_iter().map(|(name, Texts(value))| (name, value)));
         }
         Ok(Self { name: name.into(), hash, claims: all.to_string().into_bytes().into(), valid_until })
     }
@@ -278,12 +345,25 @@ impl NewEntry {
     /// # Errors
     /// The result would not be read as it is meant.
     pub(crate) fn added_to(&self, text: &str, key: &str) -> Result<String, String> {
-        let mut text = match text.trim() {
-            "" | "keys: []" => "keys:\n".to_owned(),
-            _ if text.ends_with('\n') => text.to_owned(),
-            _ => format!("{text}\n"),
-        };
-        text += &self.to_yaml(key);
+        let is_content = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
+        let is_empty_list =
+            |line: &str| line.split('#').next().is_some_and(|line| line.trim_end() == "keys: []");
+        let item = text.lines().find(|line| line.trim_start().starts_with("- "));
+        let indent = item.map_or(2, |line| line.len() - line.trim_start().len());
+        let mut all = String::new();
+        for line in text.lines() {
+            all += if is_empty_list(line) { "keys:" } else { line };
+            all.push('\n');
+        }
+        if text.lines().find(is_content).is_none() {
+            all += "keys:\n";
+        }
+        for line in self.to_yaml(key).lines() {
+            all += &" ".repeat(indent);
+            all += line.get(2..).unwrap_or_default();
+            all.push('\n');
+        }
+        let text = all;
         match ApiKeys::read(text.as_bytes()) {
             Ok(keys) if keys.find(key).is_some() => Ok(text),
             Ok(_) => Err("the entry would not be one of its keys".to_owned()),
@@ -343,6 +423,10 @@ const KEY_BYTES: usize = 32;
 const KEY_PREFIX: &str = "mgk_";
 /// About 2 MiB of a file, a second to read; past this a system that issues tokens is the better tool.
 const KEYS_MAX: usize = 10_000;
+/// Of a file of 4 MiB; the default of the library stops before that.
+const NODES_MAX: usize = 4_000_000;
+/// The longest name of a field is shorter, and each secret is longer.
+const WORD_BYTES_MAX: usize = 24;
 /// Names stand in header fields, logs and lists.
 const NAME_BYTES_MAX: usize = 128;
 
@@ -448,11 +532,30 @@ mod tests {
             (format!("keys: [{{name: a, sha256: {hash}, expires: soon}}]"), "`soon` is not a time"),
             (format!("keys: [{{name: a, sha256: {hash}, claims: {{sub: root}}}}]"), "the field `name`"),
             (format!("keys: [{{name: a, sha256: {hash}, scopes: ['a b']}}]"), "not a scope"),
+            (format!("keys: [{{name: ' a', sha256: {hash}}}]"), "no white space at its ends"),
+            (format!("keys: [{{name: a, sha256: {hash}, claims: {{tenant: 007}}}}]"), "a claim in quotes"),
+            (format!("keys: [{{name: a, sha256: {hash}, claims: {{tenant: no}}}}]"), "a claim in quotes"),
+            (
+                format!("keys: [{{name: a, sha256: {hash}, claims: {{tenant: [90071992547409931234]}}}}]"),
+                "a claim in quotes",
+            ),
+            (format!("keys: [{{name: a, sha256: {hash}, expires: }}]"), "line 1"),
         ] {
             let reason = ApiKeys::read(text.as_bytes()).unwrap_err();
             assert!(reason.contains(words), "{text} gave {reason}");
         }
         assert_eq!(ApiKeys::read(b"keys: []").unwrap().len(), 0, "the last key may be taken away");
+        let secret = new_key().unwrap();
+        for text in [
+            secret.clone(),
+            format!("keys:\n  - name: x\n    key: {secret}"),
+            format!("keys:\n  - {secret}: x"),
+            format!("keys:\n  - [{secret}]"),
+            format!("{secret}:\n  - ["),
+        ] {
+            let reason = ApiKeys::read(text.as_bytes()).unwrap_err();
+            assert!(!reason.contains(&secret[4..]), "{reason}");
+        }
     }
 
     #[test]
@@ -461,7 +564,7 @@ mod tests {
         assert!(first.starts_with(KEY_PREFIX) && first != second);
         let odd =
             NewEntry { claims: vec![("note".into(), "a: \"b\" #c".into())], ..entry("say \"hi\": {x}") };
-        for empty in ["", "\n", "keys: []\n"] {
+        for empty in ["", "\n", "keys: []\n", "# My keys.\nkeys: [] # none\n", "# Nothing yet.\n"] {
             let text = entry("acme").added_to(empty, &first).unwrap();
             let text = odd.added_to(text.trim_end(), &second).unwrap();
             let keys = ApiKeys::read(text.as_bytes()).unwrap();
@@ -469,6 +572,8 @@ mod tests {
             let reason = entry("acme").added_to(&text, &new_key().unwrap()).unwrap_err();
             assert!(reason.contains("two keys have the name `acme`"), "{reason}");
         }
+        let plain = format!("keys:\n- name: a\n  sha256: {}\n", to_hex(&hash_of("a")));
+        assert_eq!(ApiKeys::read(odd.added_to(&plain, &first).unwrap().as_bytes()).unwrap().len(), 2);
         let flow = format!("keys: [{{name: a, sha256: {}}}]\n", to_hex(&hash_of("a")));
         assert!(entry("acme").added_to(&flow, &first).is_err());
     }

@@ -8,8 +8,8 @@
 //! with what PHP folds (`.` and a blank are `_`) and cuts off (`[…]`), after `;` as well as `&`, after a comma or a blank; the word
 //! `Bearer` before any white space. A further token in such a spelling is one more token.
 //!
-//! Cookies are shared by everything on a domain. One that no service can read claims from ([`is_foreign`]) is another program's: it
-//! counts only where there is no token, and then as a wrong one.
+//! Cookies are shared by everything on a domain. If credentials have claims, a cookie that no service can read claims from
+//! ([`is_foreign`]) is another program's: it counts only where there is no token, and then as a wrong one.
 
 use http::{HeaderMap, HeaderName, header};
 
@@ -30,6 +30,14 @@ impl BadPlacement {
         match self {
             Self::Repeated => "token_repeated",
             Self::Malformed => "token_malformed",
+        }
+    }
+
+    /// What the client must do.
+    pub fn cure(self) -> &'static str {
+        match self {
+            Self::Repeated => "must stand in one place, once",
+            Self::Malformed => "must have only letters, digits and `-._~+/=`",
         }
     }
 }
@@ -69,17 +77,19 @@ impl<'a> From<Option<&'a str>> for Found<'a> {
     }
 }
 
-/// Looks into each of the places. `query` is the part of the request's URI after `?`.
+/// Looks into each of the places. `query` is the part of the request's URI after `?`. `has_claims`: credentials are tokens,
+/// whose claims others can read.
 pub fn find_credential<'a>(
     headers: &'a HeaderMap,
     query: Option<&'a str>,
     sources: &[CredentialSource],
+    has_claims: bool,
 ) -> Result<Found<'a>, BadPlacement> {
     let mut found = Found::default();
     for source in sources {
         found.merge(match source {
             CredentialSource::Bearer => bearer(headers)?.into(),
-            CredentialSource::Cookie(name) => cookie(headers, name)?,
+            CredentialSource::Cookie(name) => cookie(headers, name, has_claims)?,
             CredentialSource::Header(name) => header(headers, name)?.into(),
             CredentialSource::Query(name) => parameter(query, name)?.into(),
         })?;
@@ -140,7 +150,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
 }
 
 /// All `Cookie` lines (HTTP/2 splits them, RFC 9113 §8.2.3); a cookie may be set for several paths at once.
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Found<'a>, BadPlacement> {
+fn cookie<'a>(headers: &'a HeaderMap, name: &str, has_claims: bool) -> Result<Found<'a>, BadPlacement> {
     let mut found = Found::default();
     for line in headers.get_all(header::COOKIE) {
         // RFC 2109 had commas, too, and old services still have.
@@ -155,7 +165,7 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Found<'a>, BadPlacem
                         .strip_prefix(b"\"")
                         .and_then(|value| value.strip_suffix(b"\""))
                         .unwrap_or(value);
-                    found.merge(if is_foreign(unquoted) {
+                    found.merge(if has_claims && is_foreign(unquoted) {
                         Found { credential: None, foreign: some(unquoted).transpose() }
                     } else {
                         some(unquoted)?.into()
@@ -328,7 +338,8 @@ mod tests {
         for (name, value) in lines {
             map.append(*name, HeaderValue::from_static(value));
         }
-        let found = find_credential(&map, Some("a=1&access_token=q.q.q&b"), sources).and_then(Found::any);
+        let found =
+            find_credential(&map, Some("a=1&access_token=q.q.q&b"), sources, true).and_then(Found::any);
         found.map(|token| token.map(str::to_owned))
     }
 
@@ -436,7 +447,7 @@ mod tests {
         let read = |query: &str| {
             let sources = [CredentialSource::Query("access_token".into())];
             let headers = HeaderMap::new();
-            let found = find_credential(&headers, Some(query), &sources).and_then(Found::any);
+            let found = find_credential(&headers, Some(query), &sources, true).and_then(Found::any);
             found.map(|token| token.map(str::to_owned))
         };
         for name in [
@@ -494,7 +505,7 @@ mod tests {
         ] {
             let mut map = HeaderMap::new();
             map.insert(header::COOKIE, HeaderValue::from_bytes(line).unwrap());
-            let found = find_credential(&map, None, &cookies).and_then(Found::any);
+            let found = find_credential(&map, None, &cookies, true).and_then(Found::any);
             assert_eq!(found, Err(BadPlacement::Repeated), "{}", line.escape_ascii());
         }
         for name in
@@ -511,7 +522,10 @@ mod tests {
     fn a_no_break_space_does_not_hide_the_scheme() {
         let mut map = HeaderMap::new();
         map.insert(header::AUTHORIZATION, HeaderValue::from_bytes(b"Bearer\xa0a.b.c").unwrap());
-        assert_eq!(find_credential(&map, None, &[CredentialSource::Bearer]), Err(BadPlacement::Malformed));
+        assert_eq!(
+            find_credential(&map, None, &[CredentialSource::Bearer], true),
+            Err(BadPlacement::Malformed)
+        );
     }
 
     #[test]
@@ -557,7 +571,8 @@ mod tests {
     #[test]
     fn a_token_is_borrowed_from_the_request() {
         let headers = headers(&[("authorization", "Bearer a.b.c")]);
-        let token = find_credential(&headers, None, &[CredentialSource::Bearer]).unwrap().credential.unwrap();
+        let token =
+            find_credential(&headers, None, &[CredentialSource::Bearer], true).unwrap().credential.unwrap();
         let line = headers[header::AUTHORIZATION].as_bytes().as_ptr_range();
         assert!(line.contains(&token.as_ptr()));
     }

@@ -110,7 +110,7 @@ pub(crate) trait CredentialKind: Sized {
     /// What credentials are checked against. It comes from a [`KeySource`], and may be replaced at any time.
     type Keys: KeyList;
 
-    const WORDS: &'static Words;
+    const WORDS: &'static CredentialWords;
     /// The fields that hold keys, or say where they are: a provider with one of them is of this kind.
     const KEY_FIELDS: &'static [&'static str];
     /// Its further own fields.
@@ -171,9 +171,11 @@ pub enum Fit {
 
 /// How a kind of credential is called.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Words {
+pub struct CredentialWords {
     /// In `WWW-Authenticate` (RFC 9110 §11.1).
     pub scheme: &'static str,
+    /// The credential has claims that others can read, so a cookie without them is not one.
+    pub has_claims: bool,
     pub credential: &'static str,
     pub wanted: &'static str,
     pub plural: &'static str,
@@ -254,7 +256,7 @@ macro_rules! authenticators {
                 }
             }
 
-            pub(crate) fn words(&self) -> &'static Words {
+            pub(crate) fn words(&self) -> &'static CredentialWords {
                 match self { $(Self::$name(_) => <$kind as CredentialKind>::WORDS),+ }
             }
 
@@ -316,7 +318,7 @@ authenticators! {
 struct KindRow {
     keys: &'static [&'static str],
     others: &'static [&'static str],
-    words: &'static Words,
+    words: &'static CredentialWords,
     read: fn(&Fields<'_>, &mut Diagnostics) -> KindWritten,
 }
 
@@ -329,7 +331,8 @@ impl KindWritten {
     /// The kind whose keys are named, or the first of the list.
     fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self {
         let is_there = |name: &&str| fields.get(name).is_some() || fields.is_misspelt(name);
-        let named = KINDS.iter().find(|kind| kind.keys.iter().any(is_there));
+        // An `issuer` beside a file of API keys is the mistake, and not the file.
+        let named = KINDS.iter().rfind(|kind| kind.keys.iter().any(is_there));
         let Some(kind) = named.or(KINDS.first()) else { return Self::unreadable() };
         for other in KINDS.iter().filter(|other| other.words != kind.words) {
             for name in other.keys.iter().chain(other.others).filter(|name| !kind.others.contains(name)) {
@@ -346,7 +349,7 @@ impl KindWritten {
 }
 
 /// A provider has keys of one kind.
-fn field_of_another_kind(span: Span, name: &str, words: &Words) -> Diagnostic {
+fn field_of_another_kind(span: Span, name: &str, words: &CredentialWords) -> Diagnostic {
     let message = format!("`{name}` belongs to a provider that checks {}", words.plural);
     Diagnostic::error(code::CONFLICT, span, message)
         .label("this provider has keys of another kind")

@@ -2,9 +2,12 @@
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
+use http::request::Parts;
+
 use super::{
-    Authenticator, Check, Fit, Identity, Keys, Words,
+    Authenticator, Check, CredentialWords, Fit, Identity, Keys,
     cache::IdentityCache,
+    credentials::{BadPlacement, Found, find_credential},
     desk::KeyDesk,
     rejection::AuthRejection,
     settings::{CredentialSource, ProviderSettings},
@@ -67,8 +70,21 @@ impl LocalProvider {
         &self.shared.sources
     }
 
-    pub fn words(&self) -> &'static Words {
+    pub fn words(&self) -> &'static CredentialWords {
         self.shared.authenticator.words()
+    }
+
+    /// In `WWW-Authenticate`: that of the header field where the credential is expected, or else that of the kind.
+    pub fn scheme(&self) -> &'static str {
+        if self.sources().contains(&CredentialSource::Bearer) { "Bearer" } else { self.words().scheme }
+    }
+
+    /// Looks into each place of this provider.
+    ///
+    /// # Errors
+    /// Something that is not a credential stands there, or there are several.
+    pub fn find<'a>(&self, parts: &'a Parts) -> Result<Found<'a>, BadPlacement> {
+        find_credential(&parts.headers, parts.uri.query(), self.sources(), self.words().has_claims)
     }
 
     pub fn fit(&self, issuer: Option<&str>) -> Fit {

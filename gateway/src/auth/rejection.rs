@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::Words;
+use super::CredentialWords;
 
 /// A credential that is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,16 +51,16 @@ impl AuthRejection {
     }
 }
 
-/// The kinds of credentials that a route accepts, each once; the one that was refused comes first.
+/// The kinds of credentials that a route accepts, each once, with their schemes; the one that was refused comes first.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AcceptedKinds(Box<[&'static Words]>);
+pub struct AcceptedKinds(Box<[(&'static str, &'static CredentialWords)]>);
 
 impl AcceptedKinds {
-    pub fn new(kinds: impl IntoIterator<Item = &'static Words>) -> Self {
+    pub fn new(kinds: impl IntoIterator<Item = (&'static str, &'static CredentialWords)>) -> Self {
         let mut all = Vec::new();
-        for words in kinds {
-            if !all.contains(&words) {
-                all.push(words);
+        for kind in kinds {
+            if !all.contains(&kind) {
+                all.push(kind);
             }
         }
         Self(all.into())
@@ -68,17 +68,22 @@ impl AcceptedKinds {
 
     /// "token", or "API key".
     pub fn credential(&self) -> &'static str {
-        self.0.first().map_or("credential", |words| words.credential)
+        self.0.first().map_or("credential", |(_, words)| words.credential)
     }
 
-    /// The value of `WWW-Authenticate`: one challenge for each kind. `parameters` are those of RFC 6750 §3, and stand in the
-    /// challenge of bearer tokens only.
+    /// The value of `WWW-Authenticate`: one challenge for each scheme. `parameters` are those of RFC 6750 §3: they stand in the
+    /// challenge of what was refused, if its scheme is that of bearer tokens.
     pub fn challenge(&self, parameters: &str) -> String {
         let mut value = String::new();
-        for words in &self.0 {
-            let separator = if value.is_empty() { "" } else { ", " };
-            let parameters = if words.scheme == "Bearer" { parameters } else { "" };
-            value = format!(r#"{value}{separator}{} realm="api"{parameters}"#, words.scheme);
+        let mut schemes = Vec::new();
+        for (at, (scheme, _)) in self.0.iter().enumerate() {
+            if schemes.contains(scheme) {
+                continue;
+            }
+            schemes.push(*scheme);
+            let separator = if at == 0 { "" } else { ", " };
+            let parameters = if at == 0 && *scheme == "Bearer" { parameters } else { "" };
+            value = format!(r#"{value}{separator}{scheme} realm="api"{parameters}"#);
         }
         value
     }
@@ -87,9 +92,12 @@ impl AcceptedKinds {
 /// "a bearer token", or "a bearer token or an API key".
 impl fmt::Display for AcceptedKinds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, words) in self.0.iter().enumerate() {
-            write!(f, "{}{}", if at == 0 { "" } else { " or " }, words.wanted)?;
+        let mut all: Vec<&str> = Vec::new();
+        for (_, words) in &self.0 {
+            if !all.contains(&words.wanted) {
+                all.push(words.wanted);
+            }
         }
-        Ok(())
+        f.write_str(&all.join(" or "))
     }
 }

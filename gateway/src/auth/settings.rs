@@ -11,10 +11,11 @@ use http::HeaderName;
 use super::{FORWARD, Keys, KindSettings, KindWritten, PROVIDER};
 use crate::{
     headers::settable as header,
+    message::names,
     syntax::{
         claims::claim_name,
         diagnostics::{Diagnostic, Diagnostics, Span, code},
-        fields::{Fields, key, named_entries, value},
+        fields::{Fields, key, named_entries, one_or_many, value},
         hidden::Hidden,
         tree::{At, Node, Value},
         units::{Invalid, count},
@@ -124,9 +125,7 @@ impl Written {
         }
         Self {
             kind: KindWritten::read(&fields, sink),
-            from: fields
-                .values("from", sink, credential_source)
-                .map(|sources| sources.into_iter().map(|at| at.value).collect()),
+            from: read_sources(&fields, sink),
             separators: forward
                 .iter()
                 .filter_map(|forward| Some((forward.header.clone(), forward.separator?)))
@@ -171,6 +170,18 @@ impl Written {
     }
 }
 
+fn read_sources(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<Vec<CredentialSource>> {
+    let sources = fields.values("from", sink, credential_source)?;
+    if let Some(node) = fields.get("from").filter(|node| one_or_many(node).is_empty()) {
+        sink.push(
+            Diagnostic::error(code::BAD_VALUE, node.span, "`from` names no place")
+                .label("no request could have a credential")
+                .help("name one, such as `from: [header:X-Api-Key]`, or leave `from` out"),
+        );
+    }
+    Some(sources.into_iter().map(|at| at.value).collect())
+}
+
 fn credential_source(text: &str) -> Result<CredentialSource, Invalid> {
     let expected = "`bearer`, `cookie:NAME`, `header:NAME` or `query:NAME`";
     let refuse = |label: &str| Invalid::new(code::BAD_VALUE, expected, label);
@@ -179,9 +190,15 @@ fn credential_source(text: &str) -> Result<CredentialSource, Invalid> {
         Some((_, "")) => Err(refuse("the name is missing")),
         Some(("cookie", name)) => Ok(CredentialSource::Cookie(name.to_owned())),
         Some(("query", name)) => Ok(CredentialSource::Query(name.to_owned())),
-        Some(("header", name)) => HeaderName::from_str(name)
-            .map(CredentialSource::Header)
-            .map_err(|_| refuse("this is not a header name")),
+        Some(("header", name)) => {
+            let name = HeaderName::from_str(name).map_err(|_| refuse("this is not a header name"))?;
+            match names::Kind::of(name.as_str()) {
+                names::Kind::HopByHop | names::Kind::Framing => {
+                    Err(refuse("this header is about the connection or the length"))
+                }
+                _ => Ok(CredentialSource::Header(name)),
+            }
+        }
         _ => Err(refuse("not one of them")),
     }
 }

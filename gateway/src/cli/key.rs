@@ -2,7 +2,9 @@
 
 use std::{
     fmt::Display,
-    fs, io,
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -46,7 +48,7 @@ pub struct New {
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     claim: Vec<(String, String)>,
     /// Validity from now, e.g. 90d; without it the key is valid until its entry is removed
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = lifetime)]
     ttl: Option<Duration>,
     /// Add the entry to this file of keys, which is made if it does not exist; without it the entry is printed
     #[arg(long, value_name = "FILE")]
@@ -72,35 +74,80 @@ impl Key {
                 )),
                 Err(reason) => return fail(reason),
             },
-            None => say(format_args!(
-                "Add this to the file of `api_keys_file`, below `keys:`; the key is shown this once:\n{}",
-                entry.to_yaml(&key)
-            )),
+            None => match entry.added_to("", &key) {
+                Err(reason) => return fail(reason),
+                Ok(_) => say(format_args!(
+                    "Add this to the file of `api_keys_file`, below `keys:`; the key is shown this once:\n{}",
+                    entry.to_yaml(&key)
+                )),
+            },
         }
         print(key, ExitCode::SUCCESS)
     }
 }
 
-/// Replaces the file whole, or leaves it as it is.
+/// Replaces the file whole, or leaves it as it is. Further commands wait for this one.
 fn add(entry: &NewEntry, path: &Path, key: &str) -> Result<(), String> {
     let of_file = |reason: &dyn Display| format!("{}: {reason}", path.display());
-    let before = match fs::read_to_string(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        before => before.map_err(|error| of_file(&error))?,
-    };
-    let text = entry.added_to(&before, key).map_err(|reason| {
-        of_file(&format_args!(
-            "the key cannot be added ({reason}); correct the file, or leave out `--file` and add the entry by hand"
-        ))
-    })?;
-    // In the same folder, so that the file is replaced in one step.
-    let beside = path.with_extension(format!("{}.tmp", std::process::id()));
-    let write = || {
-        fs::write(&beside, text)?;
-        if let Ok(known) = fs::metadata(path) {
-            fs::set_permissions(&beside, known.permissions())?;
+    let (path, file) = locked(path).map_err(|error| of_file(&error))?;
+    let write = || -> io::Result<Result<(), String>> {
+        let known = file.metadata()?;
+        let before = fs::read_to_string(&path)?;
+        let text = match entry.added_to(&before, key) {
+            Ok(text) => text,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        // In the same folder, so that the file is replaced in one step.
+        let beside = path.with_extension(format!("{}.tmp", std::process::id()));
+        let mut options = fs::OpenOptions::new();
+        let mut new = options.write(true).create_new(true).mode(0o600).open(&beside)?;
+        let made = new
+            .write_all(text.as_bytes())
+            .and_then(|()| fchown(&new, Some(known.uid()), Some(known.gid())))
+            .and_then(|()| new.set_permissions(known.permissions()))
+            .and_then(|()| new.sync_all())
+            .and_then(|()| fs::rename(&beside, &path));
+        if made.is_err() {
+            let _ = fs::remove_file(&beside);
         }
-        fs::rename(&beside, path)
+        made.map(Ok)
     };
-    write().map_err(|error| of_file(&error))
+    match write() {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(reason)) => Err(of_file(&format_args!(
+            "the key cannot be added ({reason}); correct the file, or leave out `--file` and add the entry by hand"
+        ))),
+        Err(error) => Err(of_file(&error)),
+    }
 }
+
+/// The file behind the name, made if it does not exist, with a lock on it.
+fn locked(path: &Path) -> io::Result<(PathBuf, fs::File)> {
+    loop {
+        let mut options = fs::OpenOptions::new();
+        // A link to a file that does not exist yet is followed, too.
+        let file = options.read(true).append(true).create(true).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        file.lock()?;
+        // Another command may have replaced the file since it was opened.
+        let target = fs::canonicalize(path)?;
+        if fs::metadata(&target)?.ino() == file.metadata()?.ino() {
+            return Ok((target, file));
+        }
+    }
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let ttl = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (TTL_MIN..=TTL_MAX).contains(&ttl) {
+        Ok(ttl)
+    } else {
+        Err("a key is valid for 1s to 3650d".to_owned())
+    }
+}
+
+const TTL_MIN: Duration = Duration::from_secs(1);
+/// Ten years: longer is a slip of the keyboard, or a key without an end.
+const TTL_MAX: Duration = Duration::from_hours(3650 * 24);

@@ -35,3 +35,12 @@ pub fn read_keys(settings: &Settings) -> Result<Vec<NamedKeys>, Vec<Diagnostic>>
     }
     if problems.is_empty() { Ok(read) } else { Err(problems) }
 }
+
+/// Those that can be read; errors belong to the report of the configuration.
+pub(super) fn readable(settings: &Settings) -> Vec<NamedKeys> {
+    let read = settings.auth.iter().filter_map(|provider| {
+        let keys = keys::read(&provider.keys).ok()??;
+        Some((Arc::from(provider.name.as_str()), ProviderKeys { source: provider.keys.clone(), keys }))
+    });
+    read.collect()
+}

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     auth::{
         Fit, Identity,
-        credentials::{BadPlacement, Found, find_credential},
+        credentials::{BadPlacement, Found},
         jwt,
         provider::LocalProvider,
         rejection::{AcceptedKinds, AuthRejection, Told},
@@ -131,11 +131,11 @@ fn look<'a>(
     let now = unix_seconds(exchange);
     let misplaced = |provider: &LocalProvider, placement: BadPlacement| {
         failed(exchange, provider.name(), placement.reason(), None);
-        Error::TokenPlacement(accepted(snapshot, route, Some(provider)))
+        Error::TokenPlacement(accepted(snapshot, route, Some(provider)), placement)
     };
     let (mut all, mut known, mut first) = (Found::default(), None, None);
     for provider in snapshot.providers_of(route) {
-        let found = find(provider, parts);
+        let found = provider.find(parts);
         // What another provider than the accepting one expects is not verified, and would reach the service all the same.
         let merged = found.and_then(|found| all.merge(found).map(|()| found.credential));
         let credential = merged.map_err(|placement| misplaced(provider, placement))?;
@@ -154,10 +154,6 @@ fn look<'a>(
         (Err(placement), Some(first)) => Err(misplaced(first, placement)),
         (Err(_), None) => Err(Error::Internal),
     }
-}
-
-fn find<'a>(provider: &LocalProvider, parts: &'a Parts) -> Result<Found<'a>, BadPlacement> {
-    find_credential(&parts.headers, parts.uri.query(), provider.sources())
 }
 
 /// Counts why a credential is refused, and keeps it for the log: the client learns less.
@@ -184,7 +180,7 @@ fn verify<'s>(
     let mut most: Option<(&LocalProvider, AuthRejection)> = None;
     for fit in [Fit::Named, Fit::Any] {
         for provider in snapshot.providers_of(route) {
-            let is_there = || find(provider, parts).and_then(Found::any) == Ok(Some(credential));
+            let is_there = || provider.find(parts).and_then(Found::any) == Ok(Some(credential));
             if provider.fit(issuer.as_deref()) != fit || !is_there() {
                 continue;
             }
@@ -198,7 +194,11 @@ fn verify<'s>(
         }
     }
     Err(most.map_or_else(
-        || (snapshot.providers_of(route).next(), AuthRejection::of_no_provider()),
+        || {
+            let holds_it =
+                |provider: &&LocalProvider| provider.find(parts).and_then(Found::any) == Ok(Some(credential));
+            (snapshot.providers_of(route).find(holds_it), AuthRejection::of_no_provider())
+        },
         |(provider, rejection)| (Some(provider), rejection),
     ))
 }
@@ -227,8 +227,8 @@ fn unix_seconds(exchange: &Exchange) -> u64 {
 
 /// The kinds of credentials that the route accepts, for the challenge; that of `refused` first.
 fn accepted(snapshot: &LocalSnapshot, route: &Route, refused: Option<&LocalProvider>) -> AcceptedKinds {
-    let all = snapshot.providers_of(route).map(LocalProvider::words);
-    AcceptedKinds::new(refused.map(LocalProvider::words).into_iter().chain(all))
+    let named = |provider: &LocalProvider| (provider.scheme(), provider.words());
+    AcceptedKinds::new(refused.into_iter().chain(snapshot.providers_of(route)).map(named))
 }
 
 fn insufficient(

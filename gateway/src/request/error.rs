@@ -13,7 +13,7 @@ use serde_json::json;
 use super::exchange::flags;
 use crate::{
     admission::{self, Refusal},
-    auth::rejection::AcceptedKinds,
+    auth::{credentials::BadPlacement, rejection::AcceptedKinds},
     message::names,
     policy::concurrency::Overloaded,
     upstream::cluster::Absence,
@@ -34,8 +34,8 @@ pub enum Error {
     TokenMissing(AcceptedKinds),
     #[error("the {} is not acceptable", .0.credential())]
     TokenInvalid(AcceptedKinds),
-    #[error("the {} must stand in one place, once", .0.credential())]
-    TokenPlacement(AcceptedKinds),
+    #[error("the {} {}", .0.credential(), .1.cure())]
+    TokenPlacement(AcceptedKinds, BadPlacement),
     #[error("the {} has expired", .0.credential())]
     TokenExpired(AcceptedKinds),
     #[error("the {} lacks what this route requires", .accepted.credential())]
@@ -167,7 +167,7 @@ impl Error {
                 row(StatusCode::REQUEST_TIMEOUT, flags::REQUEST_TIMEOUT, "http_request_error", Downstream)
             }
             // RFC 6750 §3.1: invalid_request is a 400.
-            Self::RequestBodyInvalid | Self::TokenPlacement(_) => {
+            Self::RequestBodyInvalid | Self::TokenPlacement(..) => {
                 row(StatusCode::BAD_REQUEST, "bad_request", "http_request_error", Downstream)
             }
             // Sent to a client that may still read; counted and logged as 499.
@@ -289,7 +289,7 @@ impl Error {
             }
             // RFC 6750 §3: no error code when no token was presented.
             Self::TokenMissing(accepted) => challenge(headers, &accepted, ""),
-            Self::TokenPlacement(accepted) => {
+            Self::TokenPlacement(accepted, _) => {
                 challenge(headers, &accepted, r#", error="invalid_request""#);
             }
             Self::TokenInvalid(accepted) => challenge(headers, &accepted, r#", error="invalid_token""#),
@@ -380,7 +380,7 @@ mod tests {
     use crate::auth::{CredentialKind as _, jwt::Jwt};
 
     fn accepted() -> AcceptedKinds {
-        AcceptedKinds::new([Jwt::WORDS])
+        AcceptedKinds::new([("Bearer", Jwt::WORDS)])
     }
 
     fn limited() -> Error {
@@ -413,7 +413,13 @@ mod tests {
             (Error::TokenMissing(accepted()), 401, "token_missing", "http_request_error", Downstream),
             (Error::TokenInvalid(accepted()), 401, "token_invalid", "http_request_error", Downstream),
             (Error::TokenExpired(accepted()), 401, "token_expired", "http_request_error", Downstream),
-            (Error::TokenPlacement(accepted()), 400, "bad_request", "http_request_error", Downstream),
+            (
+                Error::TokenPlacement(accepted(), BadPlacement::Repeated),
+                400,
+                "bad_request",
+                "http_request_error",
+                Downstream,
+            ),
             (
                 Error::InsufficientScope { accepted: accepted(), scope: None },
                 403,

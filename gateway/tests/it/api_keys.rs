@@ -102,9 +102,20 @@ async fn a_route_takes_a_token_or_a_key_and_says_so() {
     let missing = guarded.ask(get("/x")).await;
     assert_eq!(header(&missing, "www-authenticate"), r#"Bearer realm="api", ApiKey realm="api""#);
     assert!(text(&missing).contains("A bearer token or an API key is required."), "{}", text(&missing));
-    // A key is not looked for where tokens stand, and the other way round.
-    assert_eq!(code(&guarded.ask(bearing(get("/x"), &guarded.acme)).await), (401, "token_invalid".into()));
-    assert_eq!(code(&guarded.ask(with_key("/x", &token)).await), (401, "token_invalid".into()));
+    // A key is not looked for where tokens stand, and the other way round. What was refused is named first.
+    let no_token = guarded.ask(bearing(get("/x"), &guarded.acme)).await;
+    assert_eq!(code(&no_token), (401, "token_invalid".into()));
+    assert_eq!(
+        header(&no_token, "www-authenticate"),
+        r#"Bearer realm="api", error="invalid_token", ApiKey realm="api""#
+    );
+    let no_key = guarded.ask(with_key("/x", &token)).await;
+    assert_eq!(code(&no_key), (401, "token_invalid".into()));
+    assert_eq!(header(&no_key, "www-authenticate"), r#"ApiKey realm="api", Bearer realm="api""#);
+    assert!(text(&no_key).contains("The API key is not acceptable."), "{}", text(&no_key));
+    let odd = guarded.ask(with_key("/x", "$odd")).await;
+    assert_eq!(code(&odd), (400, "bad_request".into()));
+    assert!(text(&odd).contains("must have only letters, digits and"), "{}", text(&odd));
 }
 
 #[tokio::test]
@@ -142,6 +153,69 @@ async fn a_key_that_is_removed_stops_and_a_damaged_file_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_removed_stops_also_while_another_part_of_the_configuration_is_wrong() {
+    let guarded = Guarded::start("auth: partners").await;
+    let status = async || guarded.ask(with_key("/x", &guarded.acme)).await.status().as_u16();
+    assert_eq!(status().await, 200);
+    let config = std::fs::read_to_string(guarded.gateway.dir.path().join("routes.yaml")).unwrap();
+    let path = |name: &str| guarded.gateway.dir.path().join(name);
+    std::fs::write(path("aside"), format!("{config}oops: 1\n")).unwrap();
+    std::fs::rename(path("aside"), path("routes.yaml")).unwrap();
+    std::fs::write(path("aside"), "keys: []\n").unwrap();
+    std::fs::rename(path("aside"), path("keys.yaml")).unwrap();
+    eventually("the removed key is refused", async || status().await == 401).await;
+}
+
+#[tokio::test]
+async fn a_key_in_a_cookie_counts_beside_another_one() {
+    let (dir, backend) = (folder(), Backend::named("one").await);
+    let mut keys = Vec::new();
+    for name in ["acme", "bob"] {
+        keys.push(
+            run(dir.path(), &["key", "new", name, "--file", "keys.yaml"]).await.out.trim_end().to_owned(),
+        );
+    }
+    let config = format!(
+        "auth: {{partners: {{api_keys_file: keys.yaml, from: [header:X-Api-Key, cookie:key]}}}}\n\
+         routes: [{{path: /**, service: one, auth: partners}}]\nservices: {{one: {{hosts: [\"{}\"]}}}}\n",
+        backend.addr
+    );
+    let gateway = TestGateway::start_in(dir, &config).await;
+    let ask = async |header: Option<&str>, cookie: &str| {
+        let mut request = header.map_or_else(|| get("/x"), |key| with_key("/x", key));
+        request.headers_mut().insert("cookie", format!("key={cookie}").parse().unwrap());
+        send(gateway.http, request).await.status().as_u16()
+    };
+    assert_eq!(ask(None, &keys[1]).await, 200);
+    assert_eq!(ask(Some(&keys[0]), &keys[0]).await, 200, "the same one twice");
+    assert_eq!(ask(Some(&keys[0]), &keys[1]).await, 400);
+}
+
+#[tokio::test]
+async fn commands_that_add_keys_at_once_lose_none_and_follow_a_link() {
+    let dir = folder();
+    std::fs::create_dir(dir.path().join("real")).unwrap();
+    std::os::unix::fs::symlink("real/keys.yaml", dir.path().join("keys.yaml")).unwrap();
+    let mut commands = tokio::task::JoinSet::new();
+    for number in 0..12 {
+        let dir = dir.path().to_owned();
+        commands.spawn(async move {
+            run(&dir, &["key", "new", &format!("k{number}"), "--file", "keys.yaml"])
+                .await
+                .expect(0, &["is added"]);
+        });
+    }
+    commands.join_all().await;
+    assert!(std::fs::symlink_metadata(dir.path().join("keys.yaml")).unwrap().is_symlink());
+    let text = std::fs::read_to_string(dir.path().join("real/keys.yaml")).unwrap();
+    assert_eq!(text.matches("- name:").count(), 12, "{text}");
+    assert_eq!(std::fs::read_dir(dir.path().join("real")).unwrap().count(), 1, "nothing is left beside it");
+    run(dir.path(), &["key", "new", "a", "--file", "real"]).await.expect(1, &["real: "]);
+    run(dir.path(), &["key", "new", "a", "--ttl", "100000y"]).await.expect(2, &["1s to 3650d"]);
+    run(dir.path(), &["key", "new", "a", "--claim", "sub=root"]).await.expect(1, &["the field `name`"]);
+}
+
+#[tokio::test]
 async fn a_provider_has_keys_of_one_kind_and_the_command_leaves_a_wrong_file_alone() {
     let dir = folder();
     run(dir.path(), &["key", "new", "a", "--ttl", "1d"])
@@ -160,6 +234,17 @@ async fn a_provider_has_keys_of_one_kind_and_the_command_leaves_a_wrong_file_alo
     );
     let words = ["`audience` belongs to a provider that checks tokens"];
     run(dir.path(), &["check", "-c", "routes.yaml"]).await.expect(1, &words);
+    for (fields, words) in [
+        ("issuer: \"https://issuer.test\"", "`issuer` belongs to a provider that checks tokens"),
+        ("from: []", "`from` names no place"),
+        ("from: [header:Host]", "about the connection or the length"),
+    ] {
+        write_config(
+            dir.path(),
+            &format!("auth: {{partners: {{api_keys_file: keys.yaml, {fields}}}}}\n{routes}"),
+        );
+        run(dir.path(), &["check", "-c", "routes.yaml"]).await.expect(1, &[words]);
+    }
     write_config(dir.path(), &format!("auth: {{partners: {{api_keys_file: keys.yaml}}}}\n{routes}"));
     let words = ["the keys of `partners` cannot be used", "keys.yaml", "sha256"];
     run(dir.path(), &["check", "-c", "routes.yaml"]).await.expect(1, &words);

@@ -34,7 +34,7 @@ async fn a_client_that_is_slower_than_the_minimum_learns_it() {
     let began = Instant::now();
     let answer = upload_slowly(gateway.http, &[b'x'; 20], 58, Duration::from_millis(200)).await;
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
-    assert!(answer.contains("the request body came slower than 1024 bytes/s"), "{answer}");
+    assert!(answer.contains("The request body came slower than 1024 bytes/s"), "{answer}");
     assert!(began.elapsed() > Duration::from_secs(10));
 }
 

@@ -81,7 +81,7 @@ async fn a_client_that_pauses_for_too_long_learns_what_was_seen() {
         let (answer, _) = raw(gateway.http, &[head.as_bytes()], false, Duration::from_secs(2)).await;
         let answer = String::from_utf8_lossy(&answer);
         assert!(answer.starts_with("HTTP/1.1 408"), "{body} {framing}: {answer}");
-        assert!(answer.contains("no byte of the request body arrived for 300ms"), "{answer}");
+        assert!(answer.contains("No byte of the request body arrived for 300ms."), "{answer}");
     }
 }
 
