@@ -1,6 +1,6 @@
 //! Limits outlive the table in which they stand: one that stays as it is keeps its counts.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{KeyBudget, RateLimit, RateLimitError, RateLimitKey, RateLimitSpec};
 
@@ -13,8 +13,11 @@ pub(crate) struct Limits<'a> {
     budget: &'a Arc<KeyBudget>,
     /// Limits `per service`: one bucket for all routes of the service that have the same limit, which is known by its
     /// name and its settings.
-    shared: HashMap<(String, String, String), Arc<RateLimit>>,
+    shared: HashMap<OfService, Arc<RateLimit>>,
 }
+
+/// What one bucket of a service is known by: service, name of the limit, requests, period, burst.
+type OfService = (String, String, u32, Duration, u32);
 
 impl<'a> Limits<'a> {
     /// `previous`: each route with its service and its limits.
@@ -39,7 +42,8 @@ impl<'a> Limits<'a> {
         service: &str,
         settings: &RateLimitSpec,
     ) -> Result<Arc<RateLimit>, RateLimitError> {
-        let key = (service.to_owned(), settings.name.clone(), settings.to_string());
+        let RateLimitSpec { name, requests, period, burst, .. } = settings;
+        let key = (service.to_owned(), name.clone(), *requests, *period, *burst);
         if settings.key == RateLimitKey::Service
             && let Some(limit) = self.shared.get(&key)
         {
