@@ -82,7 +82,7 @@ fn jwt_hit() -> Subject {
 }
 
 fn jwt_miss() -> Subject {
-    let provider = provider(&compile(&EVERYTHING.replace("audience:", "cache: 0, audience:")));
+    let provider = provider(&compile(&EVERYTHING.replace("    audience:", "    cache: 0\n    audience:")));
     Box::new(move || {
         assert!(black_box(provider.check(black_box(TOKEN), NOW)).is_ok());
     })
