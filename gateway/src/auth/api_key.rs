@@ -242,7 +242,7 @@ fn without_content(error: &serde_saphyr::Error) -> String {
     let at =
         error.location().map_or(String::new(), |at| format!("line {}, column {}: ", at.line(), at.column()));
     let text = error.without_snippet().to_string();
-    // CredentialWords of ours, and names of fields; nothing that is as long as a secret.
+    // Our own words and names of fields pass; nothing that is as long as a secret.
     let is_ours = ["unknown field", "missing field", "duplicate", "a claim in quotes"]
         .iter()
         .any(|words| text.contains(words));
