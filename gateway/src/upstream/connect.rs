@@ -2,10 +2,7 @@
 
 use std::{io, rc::Rc, time::Instant};
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 
 use super::{
     pool::{EndpointPool, Lease, Room},
@@ -71,9 +68,10 @@ async fn open(to: &EndpointPool, deadline: Instant) -> Result<Connection, Connec
 }
 
 /// A connection over `io`, which is not a socket.
+#[cfg(any(test, feature = "testing"))]
 pub(crate) async fn over<I>(io: I, to: &Rc<EndpointPool>, now: Instant) -> hyper::Result<Lease>
 where
-    I: AsyncRead + AsyncWrite + Unpin + 'static,
+    I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
 {
     let connection = Connection::open(io, &to.large_reads).await?;
     Ok(Lease::new(connection, None, now, Rc::clone(to)))
