@@ -65,6 +65,10 @@ impl Key {
             Ok(key) => key,
             Err(reason) => return fail(reason),
         };
+        // Before a file is touched, or made.
+        if let Err(reason) = entry.added_to("", &key) {
+            return fail(reason);
+        }
         match file {
             Some(file) => match add(&entry, &file, &key) {
                 Ok(()) => say(format_args!(
@@ -74,13 +78,10 @@ impl Key {
                 )),
                 Err(reason) => return fail(reason),
             },
-            None => match entry.added_to("", &key) {
-                Err(reason) => return fail(reason),
-                Ok(_) => say(format_args!(
-                    "Add this to the file of `api_keys_file`, below `keys:`; the key is shown this once:\n{}",
-                    entry.to_yaml(&key)
-                )),
-            },
+            None => say(format_args!(
+                "Add this to the file of `api_keys_file`, below `keys:`; the key is shown this once:\n{}",
+                entry.to_yaml(&key)
+            )),
         }
         print(key, ExitCode::SUCCESS)
     }

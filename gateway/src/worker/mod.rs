@@ -1,5 +1,5 @@
 //! What one worker has: all that a request on its core can reach. Workers share nothing on the request path except for the
-//! words listed in docs/ARCHITECTURE.md. The thread that drives it is [`crate::worker_thread`].
+//! words listed in docs/SHARED-STATE.md. The thread that drives it is [`crate::worker_thread`].
 
 mod hint;
 mod setup;

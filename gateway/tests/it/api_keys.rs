@@ -212,7 +212,11 @@ async fn commands_that_add_keys_at_once_lose_none_and_follow_a_link() {
     assert_eq!(std::fs::read_dir(dir.path().join("real")).unwrap().count(), 1, "nothing is left beside it");
     run(dir.path(), &["key", "new", "a", "--file", "real"]).await.expect(1, &["real: "]);
     run(dir.path(), &["key", "new", "a", "--ttl", "100000y"]).await.expect(2, &["1s to 3650d"]);
-    run(dir.path(), &["key", "new", "a", "--claim", "sub=root"]).await.expect(1, &["the field `name`"]);
+    for file in [&[][..], &["--file", "fresh.yaml"]] {
+        let args = [&["key", "new", "a", "--claim", "sub=root"], file].concat();
+        run(dir.path(), &args).await.expect(1, &["the field `name`"]);
+    }
+    assert!(!dir.path().join("fresh.yaml").exists());
 }
 
 #[tokio::test]

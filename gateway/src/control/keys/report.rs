@@ -70,7 +70,10 @@ fn age(at: Duration, now: Duration) -> f64 {
 
 /// For `/metrics`.
 pub(in crate::control) fn families(out: &mut Families, snapshot: &Snapshot, now: Duration) {
-    let mut family = out.gauge("millgate_keys", "Usable keys of a provider; 0: its tokens get 503");
+    let mut family = out.gauge(
+        "millgate_keys",
+        "Usable keys of a provider; 0: its credentials get 503, or 401 where a file holds no API key",
+    );
     for (provider, held) in held(snapshot) {
         let keys = held.set.as_ref().map_or(0, |set| set.len());
         family.add(&[("provider", &provider.name)], count(keys as u64));
