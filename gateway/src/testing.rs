@@ -158,6 +158,24 @@ pub(crate) fn connection_of(worker: &Rc<WorkerState>) -> Rc<crate::request::Conn
     })
 }
 
+/// A GET of a client at 127.0.0.1.
+#[cfg(test)]
+pub(crate) fn exchange_of(
+    worker: &Rc<WorkerState>,
+    started: std::time::Instant,
+) -> Box<crate::request::exchange::Exchange> {
+    let facts = crate::request::exchange::RequestFacts {
+        id: crate::request::id::RequestId(http::HeaderValue::from_static("id")),
+        started,
+        client: [127, 0, 0, 1].into(),
+        peer_is_trusted: false,
+        method: http::Method::GET,
+        version: http::Version::HTTP_11,
+        body: crate::request::exchange::DeclaredBody::None,
+    };
+    crate::request::exchange::Exchange::new(connection_of(worker), facts, None)
+}
+
 /// Connects the worker with every endpoint, and a client with the worker.
 async fn connect_all(setup: &WorkerSetup) -> hyper::Result<DuplexStream> {
     let worker = worker_with_endpoints(setup).await?;

@@ -19,11 +19,12 @@ use super::{
     exchange::Exchange,
     picked::Picked,
     search::{Plan, Search},
-    send::Attempt,
+    send::{Attempt, Sent},
     spare::Spare,
-    taken::Taken,
+    verdict::Witness,
 };
 use crate::{
+    access_log::Outcome,
     body::{RequestBody, Upload},
     metrics::Rare,
     policy::rewrite::UpstreamHost,
@@ -37,8 +38,8 @@ use crate::{
     },
 };
 
-/// Sends the request until an endpoint answers, or nothing more may be tried. What an answered request has taken is in the
-/// exchange then. `upload`: of the request's body, if it has one.
+/// Sends the request until an endpoint answers, or nothing more may be tried. The exchange gets what an answered request has
+/// taken. `upload`: of the request's body, if it has one.
 pub(super) async fn run(
     plan: &Plan<'_>,
     unsent: &mut Unsent,
@@ -48,7 +49,7 @@ pub(super) async fn run(
     let worker = plan.worker;
     let cluster = plan.cluster(exchange).ok_or(Error::NoHealthyEndpoint(Absence::Tried))?;
     // Also for a request that finds no endpoint.
-    exchange.subset.clone_from(&cluster.subset);
+    exchange.attempts.subset.clone_from(&cluster.subset);
     let mut search = Search::new(plan, cluster, upload);
     let in_flight = cluster.shared.concurrency.check(&exchange.holder())?;
     if let Some(upload) = upload {
@@ -60,11 +61,11 @@ pub(super) async fn run(
     let mut picked = search.first(exchange.ready, exchange, &mut *worker.rng.borrow_mut())?;
     let (mut now, mut spent) = (exchange.ready, Spent::default());
     // Would be the client's if no better one comes.
-    let mut kept: Option<(Answered, Option<Taken>)> = None;
+    let mut kept: Option<(Sent, Witness)> = None;
     let error = loop {
         let index = picked.index;
         let (cluster, endpoint) = (picked.cluster, picked.endpoint);
-        exchange.attempt_begins(cluster, endpoint);
+        exchange.attempts.begins(cluster, endpoint);
         if let (Some(request), Some(UpstreamHost::Instance)) = (&mut *unsent, plan.route.upstream_host()) {
             request.headers_mut().insert(header::HOST, endpoint.authority.clone());
         }
@@ -74,22 +75,23 @@ pub(super) async fn run(
         let given = if repeats && is_probe { deadline.of_a_probe() } else { deadline };
         let attempt = Attempt::new(picked, given, (now, repeats), upload, worker);
         let result = attempt.run(unsent, exchange).await;
-        exchange.has_tried(&result, |status| !retries.may_follow_status(status, is_probe));
-        if let Some(taken) = &mut exchange.taken {
-            taken.witness = Some(attempt.into_witness());
-        }
         let (phase, error) = match result {
-            // How most requests end.
-            Ok(answered) if !retries.may_follow_status(answered.response.status(), is_probe) => {
-                exchange.hold(in_flight);
-                return Ok(answered);
+            Ok(sent) => {
+                let status = sent.answered.response.status();
+                let is_final = !retries.may_follow_status(status, is_probe);
+                exchange.attempts.ends(Outcome::Answered(status.as_u16()), is_final);
+                let witness = attempt.into_witness();
+                // How most requests end.
+                if is_final {
+                    return Ok(sent.answered(witness, in_flight, exchange));
+                }
+                kept = Some((sent, witness));
+                (Phase::Status(status), None)
             }
-            Ok(answered) => {
-                let phase = Phase::Status(answered.response.status());
-                kept = Some((answered, exchange.taken.take()));
-                (phase, None)
+            Err(failed) => {
+                exchange.attempts.ends(Outcome::Failed(failed.reason()), false);
+                (failed.phase, Some(failed.error))
             }
-            Err(failed) => (failed.phase, Some(failed.error)),
         };
         let request = unsent.take().or_else(|| again(spare?, upload));
         let Some(request) = request else { break error };
@@ -101,11 +103,7 @@ pub(super) async fn run(
         (picked, spent, now, *unsent) = (next.to, next.spent, at, Some(request));
     };
     match kept {
-        Some((answered, taken)) => {
-            exchange.taken = taken;
-            exchange.hold(in_flight);
-            Ok(answered)
-        }
+        Some((sent, witness)) => Ok(sent.answered(witness, in_flight, exchange)),
         None => Err(error.unwrap_or(Error::Internal)),
     }
 }
@@ -178,7 +176,7 @@ fn follow<'a>(
     } else {
         search.leave_out(index);
     }
-    let failure = Failure { phase, method: &exchange.method, body_is_replayable: true, is_probe };
+    let failure = Failure { phase, method: &exchange.request.method, body_is_replayable: true, is_probe };
     let mut rng = worker.rng.borrow_mut();
     let budget = &cluster.shared.retry_budget;
     let is_free = matches!(phase, Phase::Connect | Phase::Refused);

@@ -38,31 +38,33 @@ use crate::{
 /// Ready values of `RateLimit-Policy` and `RateLimit`.
 pub(crate) type QuotaFields = (HeaderValue, HeaderValue);
 
-/// Lets the request pass, with what the client is told of its quota, and keeps its identity in the exchange.
+/// Who the client is, if the route requires that, and what the response says of its quota. A request that may not pass is an error.
 pub(crate) async fn check(
     snapshot: &LocalSnapshot,
     route: &LocalRoute,
     parts: &Parts,
     exchange: &mut Exchange,
-) -> Result<Option<QuotaFields>, Error> {
+) -> Result<(Option<Rc<Identity>>, Option<QuotaFields>), Error> {
     let policies = &route.shared().policies;
     if route.limits.is_empty() && policies.auth.is_empty() {
-        return Ok(None);
+        return Ok((None, None));
     }
-    let mut limits = LimitCheck::new(&route.limits, exchange.client, &parts.headers, exchange.started);
+    let mut limits =
+        LimitCheck::new(&route.limits, exchange.request.client, &parts.headers, exchange.request.started);
     limits.check(Stage::Anyone, None).map_err(|refused| limited(route, exchange, &refused))?;
+    let mut identity = None;
     if !policies.auth.is_empty() {
-        let identity = authenticate(snapshot, route.shared(), parts, exchange).await?;
-        let verdict = policies.require.check(&identity);
-        let identity = exchange.identity.insert(identity);
-        if let Err(missing) = verdict {
-            let identity = Rc::clone(identity);
-            return Err(insufficient(snapshot, route.shared(), exchange, &identity, missing));
+        let proved = authenticate(snapshot, route.shared(), parts, exchange).await?;
+        exchange.identified(&proved);
+        if let Err(missing) = policies.require.check(&proved) {
+            return Err(insufficient(snapshot, route.shared(), exchange, &proved, missing));
         }
+        identity = Some(proved);
     }
-    let identity = exchange.identity.as_deref();
-    limits.check(Stage::Identified, identity).map_err(|refused| limited(route, exchange, &refused))?;
-    Ok(limits.tightest().map(|(limit, quota)| (limit.policy.clone(), limit.state_value(&quota))))
+    let verdict = limits.check(Stage::Identified, identity.as_deref());
+    verdict.map_err(|refused| limited(route, exchange, &refused))?;
+    let quota = limits.tightest().map(|(limit, quota)| (limit.policy.clone(), limit.state_value(&quota)));
+    Ok((identity, quota))
 }
 
 /// The refusal by a limit, counted.
@@ -98,7 +100,7 @@ async fn authenticate(
     {
         // Boxed: it is rare, and large beside what every request carries.
         let settled = Box::pin(doubt::settle(route, provider, credential, exchange)).await;
-        exchange.ready = exchange.worker().clock.now();
+        exchange.waited(exchange.worker().clock.now());
         match settled {
             Ok(identity) => return Ok(identity),
             Err(settled) => rejection = settled,
@@ -158,8 +160,7 @@ fn look<'a>(
 
 /// Counts why a credential is refused, and keeps it for the log: the client learns less.
 fn failed(exchange: &Exchange, provider: &str, reason: &'static str, claim: Option<Box<str>>) {
-    // The first stands.
-    let _ = exchange.auth_failure.set(AuthFailure { reason, claim });
+    exchange.auth_failed(AuthFailure { reason, claim });
     exchange.worker().metrics.count(Rare::AuthFailure, provider, reason);
 }
 
@@ -218,11 +219,11 @@ fn verify_by(
 
 /// The client, as limits count it.
 fn client_of(exchange: &Exchange) -> LimitKey {
-    LimitKey::of_ip(exchange.client)
+    LimitKey::of_ip(exchange.request.client)
 }
 
 fn unix_seconds(exchange: &Exchange) -> u64 {
-    exchange.worker().clock.unix(exchange.started).as_secs()
+    exchange.worker().clock.unix(exchange.request.started).as_secs()
 }
 
 /// The kinds of credentials that the route accepts, for the challenge; that of `refused` first.

@@ -22,35 +22,31 @@ use crate::{
 };
 
 /// What becomes of a request before any route.
-pub(super) enum Entrance<'a> {
-    Open(&'a Admitted),
+pub(super) enum Entrance {
+    Open(Admitted),
     /// `OPTIONS *`, or a client that is to come over TLS.
     Answered(Response<Bytes>),
 }
 
-/// The request's one reading, kept in the exchange.
-pub(super) fn admit<'a>(
+/// The request's one reading.
+pub(super) fn admit(
     connection: &ConnectionContext,
     snapshot: &LocalSnapshot,
     parts: &Parts,
-    exchange: &'a mut Exchange,
-) -> Result<Entrance<'a>, Error> {
+    exchange: &mut Exchange,
+) -> Result<Entrance, Error> {
     let limits = &snapshot.shared.table.admission;
     let mut last = connection.authority.borrow_mut();
-    let verdict =
-        admission::admit(parts, limits, connection.arrival(exchange.peer_is_trusted), last.as_ref());
-    if !matches!(verdict, Ok(Admission::Forward(_))) {
-        exchange.refused_target = parts.uri.path_and_query().cloned();
-    }
+    let is_trusted = exchange.request.peer_is_trusted;
+    let verdict = admission::admit(parts, limits, connection.arrival(is_trusted), last.as_ref());
     match verdict {
         Ok(Admission::Forward(admitted)) => {
             if !last.as_ref().is_some_and(|last| Rc::ptr_eq(last, admitted.authority())) {
                 *last = Some(Rc::clone(admitted.authority()));
             }
-            let is_trusted = exchange.peer_is_trusted;
-            let admitted = exchange.admitted.insert(admitted);
+            exchange.admitted(&admitted);
             match snapshot.shared.table.listen.https_redirect {
-                Some(port) if !came_over_tls(admitted, &parts.headers, is_trusted) => {
+                Some(port) if !came_over_tls(&admitted, &parts.headers, is_trusted) => {
                     let location = redirect::to_https(admitted.host(), port, admitted.target());
                     let location = location.ok_or(Error::Internal)?;
                     Ok(Entrance::Answered(redirection(redirect::TO_HTTPS, location)))
@@ -58,8 +54,14 @@ pub(super) fn admit<'a>(
                 _ => Ok(Entrance::Open(admitted)),
             }
         }
-        Ok(Admission::LocalOptions) => Ok(Entrance::Answered(options_reply())),
-        Err(refusal) => Err(Error::Refused(refusal)),
+        Ok(Admission::LocalOptions) => {
+            exchange.stays_outside(parts.uri.path_and_query());
+            Ok(Entrance::Answered(options_reply()))
+        }
+        Err(refusal) => {
+            exchange.stays_outside(parts.uri.path_and_query());
+            Err(Error::Refused(refusal))
+        }
     }
 }
 
@@ -71,11 +73,11 @@ fn came_over_tls(admitted: &Admitted, headers: &HeaderMap, peer_is_trusted: bool
 }
 
 /// The route; for a preflight that it answers, the route of the request that is announced, and its method.
-pub(super) fn find_route_or_preflight(
-    snapshot: &LocalSnapshot,
+pub(super) fn find_route_or_preflight<'a>(
+    snapshot: &'a LocalSnapshot,
     parts: &Parts,
     admitted: &Admitted,
-) -> Result<(Rc<LocalRoute>, Option<Method>), Error> {
+) -> Result<(&'a Rc<LocalRoute>, Option<Method>), Error> {
     if let Some(announced) = cors::announced(&parts.method, &parts.headers)
         && let Ok(route) = find_route(snapshot, parts, &announced, admitted)
         && route.shared().policies.cors.is_some()
@@ -94,23 +96,23 @@ pub(super) fn preflight_reply(route: &LocalRoute, exchange: &Exchange) -> Respon
 }
 
 /// The route that takes an admitted request. A path that has two readings needs a route that allows it ([`readings`]).
-fn find_route(
-    snapshot: &LocalSnapshot,
+fn find_route<'a>(
+    snapshot: &'a LocalSnapshot,
     parts: &Parts,
     method: &Method,
     admitted: &Admitted,
-) -> Result<Rc<LocalRoute>, Error> {
+) -> Result<&'a Rc<LocalRoute>, Error> {
     let router = &snapshot.shared.table.router;
     let found = match router.lookup(admitted.host(), admitted.path(), method, &parts.headers) {
         Match::Route(index) => snapshot.routes.get(index).ok_or(Error::RouteNotFound),
         Match::MethodNotAllowed(allow) => Err(Error::MethodNotAllowed { allow }),
         Match::NotFound => Err(Error::RouteNotFound),
     };
-    let Some(odd) = admitted.odd() else { return found.map(Rc::clone) };
+    let Some(odd) = admitted.odd() else { return found };
     let route = found
         .ok()
         .filter(|route| route.shared().policies.allow_in_path.with(Oddities::ALWAYS).contains(odd.found));
     let route = route.ok_or(Error::Refused(odd.refusal))?;
     readings::check(snapshot, route.shared(), (method, &parts.headers), (admitted, odd))?;
-    Ok(Rc::clone(route))
+    Ok(route)
 }

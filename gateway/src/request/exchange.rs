@@ -4,77 +4,76 @@
 //! gone, panic) drops it, and the drop counts the request and writes its access-log line, so no path can
 //! forget to.
 
+mod log_line;
+
 use std::{cell::OnceCell, net::IpAddr, rc::Rc, time::Instant};
 
 use http::{Method, Request, StatusCode, Version, header, uri::PathAndQuery};
 
-use super::{ConnectionContext, id::RequestId, taken::Taken, tried::Tried};
+use super::{ConnectionContext, attempts::Attempts, id::RequestId, taken::Taken};
 use crate::{
     admission::{Admitted, Scheme},
     auth::Identity,
     body::{Activity, Cause, ClientBody, Limits, Surroundings, Upload, UploadLimits, Watch},
     headers::Facts,
+    message::Authority,
     metrics::{Rare, method_label},
-    policy::{
-        clients::ClientDenied,
-        concurrency::{Holder, Slot},
-    },
-    snapshot::{LocalCluster, LocalEndpoint, LocalRoute},
+    policy::{clients::ClientDenied, concurrency::Holder},
+    snapshot::LocalRoute,
     upstream::sink::ResponseSink,
     worker::WorkerState,
 };
 
-/// One request's facts. Boxed once; moved into the response body so that it lives as long as the response.
-pub struct Exchange {
-    connection: Rc<ConnectionContext>,
+/// What is known of a request when its head is complete.
+pub struct RequestFacts {
     pub id: RequestId,
     pub started: Instant,
-    /// When it could be sent: at once, or when its body had been gathered. Deadlines run from here.
-    pub ready: Instant,
     pub client: IpAddr,
     /// The peer is one of `listen.trusted_proxies`.
     pub peer_is_trusted: bool,
     pub method: Method,
     pub version: Version,
-    /// Target of a request that was refused or answered at admission, as received; `None` if it was admitted.
-    pub refused_target: Option<PathAndQuery>,
-    /// Host, path and query as they were authorised and forwarded; `None` if the request was refused before.
-    pub admitted: Option<Admitted>,
-    pub route: Option<Rc<LocalRoute>>,
-    /// The claims of the verified token.
-    pub identity: Option<Rc<Identity>>,
-    /// Why its token was refused.
-    pub auth_failure: OnceCell<AuthFailure>,
-    /// Why it may not use the route from where it is.
-    pub denied: Option<ClientDenied>,
-    /// Of the service, where the route names one or splits.
-    pub subset: Option<Rc<str>>,
-    pub instance: Option<Rc<str>>,
-    pub attempts: u32,
-    /// Empty where the first attempt was a good one.
-    pub tried: Tried,
-    /// When the last attempt was sent, and when its response head was there.
-    pub upstream_began: Option<Instant>,
-    pub upstream_ended: Option<Instant>,
-    /// Of the response whose head was handed over; `None`: the client left before.
-    pub status: Option<StatusCode>,
     /// Whether the request has a body that must be read before the connection can take another request.
     pub(crate) body: DeclaredBody,
+}
+
+/// One request's facts. Boxed once; moved into the response body so that it lives as long as the response.
+///
+/// Each phase of the request reports what it found out by one method, and hands it to the next phase as a value of its own:
+/// what is kept here is for metrics, the log line and local replies.
+pub struct Exchange {
+    connection: Rc<ConnectionContext>,
+    pub request: RequestFacts,
+    /// When the request could be sent: at once, or when its body had been gathered. Deadlines run from here.
+    pub ready: Instant,
+    /// Path and query: as they were authorised and forwarded, or as received if the request was refused at admission.
+    target: Option<PathAndQuery>,
+    /// `None`: the request was not admitted.
+    authority: Option<Rc<Authority>>,
+    route: Option<Rc<LocalRoute>>,
+    identity: Option<Rc<Identity>>,
+    /// Why authentication refused the request.
+    auth_failure: OnceCell<AuthFailure>,
+    /// Why the request may not use the route from its address.
+    denied: Option<ClientDenied>,
+    pub(super) attempts: Attempts,
+    /// Of the response whose head was handed over; `None`: the client left before.
+    status: Option<StatusCode>,
+    /// What went wrong, in the words of the error table (or [`flags`]); [`flags::NONE`] if nothing did.
+    flag: &'static str,
+    bytes_out: u64,
+    /// The response was handed over completely.
+    complete: bool,
     /// The request body on its way; `None`: there is none, or it was not asked for.
-    pub upload: Option<Rc<Upload>>,
+    upload: Option<Rc<Upload>>,
     /// The upstream connection that the response comes by, and what goes back with it.
-    pub taken: Option<Taken>,
+    taken: Option<Taken>,
     /// What moves; `None`: nothing that takes its time yet.
     activity: Option<Rc<Activity>>,
     /// How long it may stand still.
-    pub(crate) limits: Option<Limits>,
+    limits: Option<Limits>,
     /// HTTP/1.1; a stream of HTTP/2 is watched by its own task.
     watch: Option<Watch>,
-    /// What went wrong, in the words of the error table (or [`flags`]); [`flags::NONE`] if nothing did.
-    pub flag: &'static str,
-    pub bytes_out: u64,
-    /// The response was handed over completely.
-    pub complete: bool,
 }
 
 /// For the operator: the client is not told.
@@ -133,44 +132,100 @@ const SHORT_BODY_BYTES: u64 = 4 * 1024;
 impl Exchange {
     pub fn new(
         connection: Rc<ConnectionContext>,
-        id: RequestId,
-        started: Instant,
-        client: IpAddr,
+        request: RequestFacts,
         activity: Option<Rc<Activity>>,
     ) -> Box<Self> {
         connection.state.request_began();
         Box::new(Self {
             connection,
-            id,
-            started,
-            ready: started,
-            client,
-            peer_is_trusted: false,
-            method: Method::GET,
-            version: Version::HTTP_11,
-            refused_target: None,
-            admitted: None,
+            ready: request.started,
+            request,
+            target: None,
+            authority: None,
             route: None,
             identity: None,
             auth_failure: OnceCell::new(),
             denied: None,
-            subset: None,
-            instance: None,
-            attempts: 0,
-            tried: Tried::default(),
-            upstream_began: None,
-            upstream_ended: None,
+            attempts: Attempts::default(),
             status: None,
-            body: DeclaredBody::None,
+            flag: flags::NONE,
+            bytes_out: 0,
+            complete: false,
             upload: None,
             taken: None,
             activity,
             limits: None,
             watch: None,
-            flag: flags::NONE,
-            bytes_out: 0,
-            complete: false,
         })
+    }
+
+    /// The request was refused or answered at admission. `target`: as received.
+    pub(super) fn stays_outside(&mut self, target: Option<&PathAndQuery>) {
+        self.target = target.cloned();
+    }
+
+    /// The request has one reading.
+    pub(super) fn admitted(&mut self, admitted: &Admitted) {
+        self.target = Some(admitted.target().clone());
+        self.authority = Some(Rc::clone(admitted.authority()));
+    }
+
+    /// The route that takes the request.
+    pub(super) fn routed(&mut self, route: &Rc<LocalRoute>) {
+        self.route = Some(Rc::clone(route));
+    }
+
+    /// The route does not serve clients at this address.
+    pub(super) fn denied(&mut self, denied: ClientDenied) {
+        self.denied = Some(denied);
+    }
+
+    /// Authentication refuses the request. The first reason stands.
+    pub(super) fn auth_failed(&self, failure: AuthFailure) {
+        let _ = self.auth_failure.set(failure);
+    }
+
+    /// The client has proved who it is.
+    pub(super) fn identified(&mut self, identity: &Rc<Identity>) {
+        self.identity = Some(Rc::clone(identity));
+    }
+
+    /// The request waited for its body, or for keys, until `now`.
+    pub(super) fn waited(&mut self, now: Instant) {
+        self.ready = now;
+    }
+
+    /// A service has answered. What the request has taken is given back with the end of the response.
+    pub(super) fn answered(&mut self, taken: Taken) {
+        self.taken = Some(taken);
+    }
+
+    /// The head of the response goes to the client.
+    pub(super) fn responds(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+
+    /// The gateway answers itself, for this reason.
+    pub(super) fn refused(&mut self, reason: &'static str) {
+        self.flag = reason;
+    }
+
+    /// The response ends before its end, for this reason. Returns whether that is the first one.
+    pub(super) fn broke(&mut self, reason: &'static str) -> bool {
+        let is_first = self.flag == flags::NONE;
+        if is_first {
+            self.flag = reason;
+        }
+        is_first
+    }
+
+    /// The response was handed over completely: what the request has taken goes back.
+    pub(super) fn completed(&mut self) {
+        if let Some(taken) = self.taken.take() {
+            let is_sent = self.upload.as_ref().is_none_or(|upload| upload.complete.get());
+            taken.release(is_sent, &self.connection.worker);
+        }
+        self.complete = true;
     }
 
     pub fn worker(&self) -> &Rc<WorkerState> {
@@ -204,13 +259,13 @@ impl Exchange {
             metrics: Rc::clone(&worker.metrics),
             held: [Rc::clone(&worker.held_bytes), self.connection.state.held_bytes()],
         };
-        let upload = Upload::new(body, self.version, limits, surroundings, activity);
+        let upload = Upload::new(body, self.request.version, limits, surroundings, activity);
         Rc::clone(self.upload.insert(upload))
     }
 
     /// The request is answered and nothing has read its body. HTTP/1.1's connection knows by itself what to do about it.
     pub(crate) fn leave(&self, body: Option<ClientBody>) {
-        if self.version == Version::HTTP_2
+        if self.request.version == Version::HTTP_2
             && let (Some(_), Some(activity)) = (&body, &self.activity)
         {
             activity.leave(body);
@@ -219,10 +274,10 @@ impl Exchange {
 
     /// Where informational responses go. `None`: the client speaks HTTP/1.0, which has none (RFC 9110 §15.2).
     pub(crate) fn response_sink(&self) -> Option<ResponseSink> {
-        if self.version < Version::HTTP_11 {
+        if self.request.version < Version::HTTP_11 {
             return None;
         }
-        let stream = self.activity.as_ref().filter(|_| self.version == Version::HTTP_2);
+        let stream = self.activity.as_ref().filter(|_| self.request.version == Version::HTTP_2);
         let connection = &self.connection;
         Some(ResponseSink {
             connection: Rc::clone(&connection.state),
@@ -240,20 +295,6 @@ impl Exchange {
         }
     }
 
-    /// One more attempt, and whose it is.
-    pub fn attempt_begins(&mut self, cluster: &LocalCluster, endpoint: &LocalEndpoint) {
-        self.attempts += 1;
-        self.instance = Some(Rc::clone(&endpoint.instance));
-        self.subset.clone_from(&cluster.subset);
-    }
-
-    /// The slot of the service is given back with the connection that the response comes by.
-    pub(crate) fn hold(&mut self, slot: Slot) {
-        if let Some(taken) = &mut self.taken {
-            taken.cluster = Some(slot);
-        }
-    }
-
     /// Status of the response; [`CLIENT_CLOSED_REQUEST`] where there was none.
     pub fn status_code(&self) -> u16 {
         self.status.map_or(CLIENT_CLOSED_REQUEST, |status| status.as_u16())
@@ -261,11 +302,22 @@ impl Exchange {
 
     /// Path as it was authorised; as received if the request was refused before.
     pub fn path(&self) -> &str {
-        match (&self.admitted, &self.refused_target) {
-            (Some(admitted), _) => admitted.path(),
-            (None, Some(refused)) => refused.path(),
-            (None, None) => "",
-        }
+        self.target.as_ref().map_or("", PathAndQuery::path)
+    }
+
+    /// The route that takes the request; `None`: none does, or none was looked for.
+    pub(super) fn route(&self) -> Option<&Rc<LocalRoute>> {
+        self.route.as_ref()
+    }
+
+    /// The request body on its way; `None`: there is none, or it was not asked for.
+    pub(super) fn upload(&self) -> Option<&Rc<Upload>> {
+        self.upload.as_ref()
+    }
+
+    /// What the request that was answered has taken.
+    pub(super) fn taken(&mut self) -> Option<&mut Taken> {
+        self.taken.as_mut()
     }
 
     /// Bytes of the response's body go to the client. Returns how many its connection has taken so far, as far as that says
@@ -273,12 +325,12 @@ impl Exchange {
     pub(crate) fn handed_over(&mut self, bytes: u64) -> u64 {
         self.bytes_out += bytes;
         let taken = self.connection.state.handed_over(bytes);
-        if self.version <= Version::HTTP_11 { taken } else { 0 }
+        if self.request.version <= Version::HTTP_11 { taken } else { 0 }
     }
 
     /// Host as it was routed by.
     pub fn host(&self) -> Option<&str> {
-        self.admitted.as_ref().map(Admitted::host)
+        Some(self.authority.as_ref()?.host())
     }
 
     /// Bytes of the request body that came so far.
@@ -289,38 +341,39 @@ impl Exchange {
     /// Who asks for a slot of a service. A trusted proxy's connection carries many clients, and where it names none, its
     /// address is not one of a client.
     pub fn holder(&self) -> Holder<'_> {
-        let is_clients_own = self.version == Version::HTTP_2 && !self.peer_is_trusted;
-        let is_proxy = self.peer_is_trusted && self.client == self.connection.peer.ip().to_canonical();
+        let is_clients_own = self.request.version == Version::HTTP_2 && !self.request.peer_is_trusted;
+        let is_proxy =
+            self.request.peer_is_trusted && self.request.client == self.connection.peer.ip().to_canonical();
         Holder {
             connection: is_clients_own.then_some(&self.connection.held),
-            client: (!is_proxy).then_some(self.client),
+            client: (!is_proxy).then_some(self.request.client),
         }
     }
 
     /// Some of the request's body was not read.
     pub(crate) fn has_unread_body(&self) -> bool {
         let is_read = self.upload.as_ref().is_some_and(|upload| upload.received.get().is_some());
-        self.body != DeclaredBody::None && !is_read
+        self.request.body != DeclaredBody::None && !is_read
     }
 
     /// So much of it that the connection cannot go on to another request.
     pub(crate) fn must_close(&self) -> bool {
-        self.version <= Version::HTTP_11
+        self.request.version <= Version::HTTP_11
             && self.has_unread_body()
-            && (self.body == DeclaredBody::Long || self.upload.is_some())
+            && (self.request.body == DeclaredBody::Long || self.upload.is_some())
     }
 
     /// The client's address as text, where there is one already.
     pub(crate) fn known_client_text(&self) -> Option<&[u8]> {
-        let is_peer = self.client == self.connection.peer.ip();
+        let is_peer = self.request.client == self.connection.peer.ip();
         is_peer.then_some(self.connection.peer_text.as_bytes())
     }
 
     /// What header rules may ask for.
     pub(crate) fn facts(&self) -> Facts<'_> {
         Facts {
-            client: self.client,
-            request_id: &self.id.0,
+            client: self.request.client,
+            request_id: &self.request.id.0,
             claims: self.identity.as_deref().map(|identity| &identity.claims),
         }
     }
@@ -354,8 +407,8 @@ impl Exchange {
     fn finish(&mut self) {
         let worker = Rc::clone(&self.connection.worker);
         let ended = worker.clock.now();
-        let duration = ended.saturating_duration_since(self.started);
-        let upstream = match (self.upstream_began, self.upstream_ended) {
+        let duration = ended.saturating_duration_since(self.request.started);
+        let upstream = match (self.attempts.began, self.attempts.ended) {
             (Some(began), Some(ended)) => Some(ended.saturating_duration_since(began)),
             _ => None,
         };
@@ -368,11 +421,11 @@ impl Exchange {
         let cell = self.route.as_ref().map_or(&worker.unmatched, |route| &route.metrics);
         {
             let mut sample = cell.borrow_mut();
-            sample.count(method_label(&self.method), self.status_code(), 1);
+            sample.count(method_label(&self.request.method), self.status_code(), 1);
             sample.duration.record(duration);
             // Overhead is measured to the response head: what follows is the client's pace.
             // And not while a client sends its body.
-            if let (Some(upstream), Some(head)) = (upstream, self.upstream_ended) {
+            if let (Some(upstream), Some(head)) = (upstream, self.attempts.ended) {
                 let ours = head.saturating_duration_since(self.ready).saturating_sub(upstream);
                 sample.overhead.record(ours);
             }

@@ -5,7 +5,8 @@ use http::{Response, Uri, Version, header, request::Parts, uri::PathAndQuery};
 
 use super::{ConnectionContext, error::Error, exchange::Exchange};
 use crate::{
-    admission::Framing,
+    admission::{Admitted, Framing},
+    auth::Identity,
     headers::{self, ForwardContext, ResponseContext, ResponseFraming},
     policy::rewrite::UpstreamHost,
     snapshot::{LocalRoute, LocalSnapshot, Route, own_value},
@@ -16,25 +17,25 @@ pub(super) fn write_upstream_head(
     parts: &mut Parts,
     snapshot: &LocalSnapshot,
     route: &LocalRoute,
-    framing: Framing,
+    (admitted, framing): (&Admitted, Framing),
+    identity: Option<&Identity>,
     exchange: &Exchange,
     connection: &ConnectionContext,
 ) -> Result<(), Error> {
-    let admitted = exchange.admitted.as_ref().ok_or(Error::Internal)?;
     let (target, prefix) = upstream_target(route.shared(), admitted.target())?;
     let context = ForwardContext {
         prefix,
         survey: admitted.survey(),
         peer: &connection.peer_text,
-        peer_is_trusted: exchange.peer_is_trusted,
+        peer_is_trusted: exchange.request.peer_is_trusted,
         scheme: admitted.scheme(),
         authority: admitted.authority(),
-        method: &exchange.method,
-        version: exchange.version,
+        method: &exchange.request.method,
+        version: exchange.request.version,
         framing,
-        request_id: &exchange.id.0,
+        request_id: &exchange.request.id.0,
         names: &snapshot.shared.table.names,
-        forward: exchange.identity.as_ref().map_or(&[][..], |identity| &identity.forward),
+        forward: identity.map_or(&[][..], |identity| &identity.forward),
         rules: &route.request_rules,
     };
     headers::apply_request(&mut parts.headers, &context);
@@ -59,7 +60,10 @@ pub(super) fn write_client_head<B>(
 ) {
     let (version, rules) = (response.version(), &route.response_rules);
     let fields = response.headers_mut();
-    headers::apply_response(fields, &ResponseContext { framing, version, request_id: &exchange.id.0, rules });
+    headers::apply_response(
+        fields,
+        &ResponseContext { framing, version, request_id: &exchange.request.id.0, rules },
+    );
     if !rules.made.is_empty() {
         headers::apply_made(fields, rules, &exchange.facts());
     }

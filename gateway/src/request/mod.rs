@@ -5,6 +5,7 @@
 //! The order of policies is this code, not a stack of types.
 
 mod attempt;
+mod attempts;
 mod auth;
 mod context;
 mod entrance;
@@ -13,7 +14,6 @@ pub mod exchange;
 mod guard;
 mod head;
 pub(crate) mod id;
-mod log_line;
 mod picked;
 pub(crate) mod probe;
 mod readings;
@@ -24,7 +24,6 @@ mod send;
 mod silence;
 mod spare;
 mod taken;
-pub(crate) mod tried;
 mod verdict;
 
 use std::{convert::Infallible, pin::pin, rc::Rc};
@@ -39,7 +38,7 @@ use self::{
     auth::QuotaFields,
     entrance::{Entrance, admit, find_route_or_preflight, preflight_reply},
     error::Error,
-    exchange::{DeclaredBody, Exchange},
+    exchange::{DeclaredBody, Exchange, RequestFacts},
     guard::{Panicked, guarded},
     head::{write_client_head, write_upstream_head},
     id::{RequestId, new_request_id},
@@ -81,7 +80,7 @@ pub async fn serve(
     };
     let mut response = match result {
         Ok(Ok(Answer::Upstream(response))) => {
-            exchange.status = Some(response.status());
+            exchange.responds(response.status());
             upstream_reply(response, exchange)
         }
         Ok(Ok(Answer::Local(response))) => {
@@ -134,12 +133,17 @@ fn begin(
         if trusted { headers::client_ip(peer, request.headers(), proxies) } else { peer.to_canonical() };
     let id = headers::trusted_request_id(request.headers(), trusted)
         .map_or_else(|| new_request_id(worker, started), |id| RequestId(id.clone()));
-    let mut exchange = Exchange::new(Rc::clone(connection), id, started, client, activity);
+    let facts = RequestFacts {
+        id,
+        started,
+        client,
+        peer_is_trusted: trusted,
+        method: request.method().clone(),
+        version: request.version(),
+        body: DeclaredBody::of(request),
+    };
+    let exchange = Exchange::new(Rc::clone(connection), facts, activity);
     connection.state.close_after(snapshot.shared.table.listen.max_requests_per_connection);
-    exchange.peer_is_trusted = trusted;
-    exchange.method = request.method().clone();
-    exchange.version = request.version();
-    exchange.body = DeclaredBody::of(request);
     exchange
 }
 
@@ -154,10 +158,13 @@ async fn forward(
 ) -> Result<Answer, Error> {
     let (mut parts, body) = request.into_parts();
     let body = unread.insert(body);
-    *cors = Cors::answer(snapshot.shared.table.unrouted.cors.as_deref(), &parts.headers, None);
+    let unrouted = snapshot.shared.table.unrouted.cors.as_deref();
+    if unrouted.is_some() {
+        *cors = Cors::answer(unrouted, &parts.headers, None);
+    }
 
     // Admission: what has two readings is refused before anything is decided on it, and what the sender cannot know goes.
-    let peer_is_trusted = exchange.peer_is_trusted;
+    let peer_is_trusted = exchange.request.peer_is_trusted;
     let admitted = match admit(connection, snapshot, &parts, exchange)? {
         Entrance::Open(admitted) => admitted,
         Entrance::Answered(response) => return Ok(Answer::Local(response)),
@@ -171,23 +178,25 @@ async fn forward(
     }
 
     // 5. Route.
-    let (route, preflight) = find_route_or_preflight(snapshot, &parts, admitted)?;
+    let (route, preflight) = find_route_or_preflight(snapshot, &parts, &admitted)?;
     let framing = admitted.framing().resolve(body.is_end_stream());
     let asks_for_upgrade = admitted.survey().has(Found::Upgrade);
-    exchange.route = Some(Rc::clone(&route));
+    exchange.routed(route);
     let policies = &route.shared().policies;
-    *cors = Cors::answer(policies.cors.as_deref(), &parts.headers, preflight.as_ref());
+    if policies.cors.is_some() || cors.is_some() {
+        *cors = Cors::answer(policies.cors.as_deref(), &parts.headers, preflight.as_ref());
+    }
 
     // 6. Request policies, in this order: where from, which page, who is it and may they, how often, how much.
     if !policies.clients.is_empty() {
         check_address(&policies.clients, &snapshot.shared.table.listen.trusted_proxies, &parts, exchange)?;
     }
     if preflight.is_some() {
-        return Ok(Answer::Local(preflight_reply(&route, exchange)));
+        return Ok(Answer::Local(preflight_reply(route, exchange)));
     }
-    let quota = auth::check(snapshot, &route, &parts, exchange).await?;
+    let (identity, quota) = auth::check(snapshot, route, &parts, exchange).await?;
     if let Some(redirect) = &policies.redirect {
-        let mut response = redirect_reply(redirect, &route, exchange)?;
+        let mut response = redirect_reply(redirect, route, &admitted, exchange)?;
         add_quota(response.headers_mut(), quota);
         return Ok(Answer::Local(response));
     }
@@ -200,7 +209,8 @@ async fn forward(
     }
 
     // 7. Request headers, and the target: the canonical path that was authorised is the one that is sent.
-    write_upstream_head(&mut parts, snapshot, &route, framing, exchange, connection)?;
+    let seen = (&admitted, framing);
+    write_upstream_head(&mut parts, snapshot, route, seen, identity.as_deref(), exchange, connection)?;
     exchange.limit(Limits { idle: policies.timeout.idle(), min_rate: policies.timeout.min_rate() });
     let keep_max = policies.retry.kept_bytes(&parts.method);
     let limits = UploadLimits { bytes_max: policies.body_limit, keep_max };
@@ -213,7 +223,7 @@ async fn forward(
         if policies.body == BodyStart::Gather {
             upload.gather().await.map_err(body_failed)?;
         }
-        exchange.ready = exchange.worker().clock.now();
+        exchange.waited(exchange.worker().clock.now());
     }
 
     // 8 to 11. Endpoint, connection, exchange with the upstream, outcome; again where that is safe and allowed.
@@ -226,7 +236,7 @@ async fn forward(
     }
 
     // 12. Response headers.
-    write_client_head(&mut response, framing, &route, exchange);
+    write_client_head(&mut response, framing, route, exchange);
     add_quota(response.headers_mut(), quota);
     Ok(Answer::Upstream(response))
 }
@@ -238,10 +248,10 @@ fn check_address(
     exchange: &mut Exchange,
 ) -> Result<(), Error> {
     let claimed = headers::claimed(&parts.headers, trusted_proxies);
-    let addresses = std::iter::once(Some(exchange.client)).chain(claimed);
+    let addresses = std::iter::once(Some(exchange.request.client)).chain(claimed);
     clients::check(rules, addresses).map_err(|denied| {
         // The client is not told which of its addresses it was.
-        exchange.denied = Some(denied);
+        exchange.denied(denied);
         Error::ClientDenied
     })
 }

@@ -6,7 +6,8 @@ use hyper::body::Incoming;
 
 use super::{error::Error, exchange::Exchange, head::upstream_target, response_body::ResponseBody};
 use crate::{
-    admission, headers,
+    admission::{self, Admitted},
+    headers,
     message::names,
     metrics::Rare,
     policy::redirect::Redirect,
@@ -24,11 +25,11 @@ pub(crate) fn refusal(
         return farewell(error, &exchange);
     }
     let reason = error.reason();
-    exchange.flag = reason;
-    let route = exchange.route.as_ref().map(|route| &*route.shared().name);
+    exchange.refused(reason);
+    let route = exchange.route().map(|route| &*route.shared().name);
     exchange.worker().metrics.count(Rare::LocalReply, route.unwrap_or("(none)"), reason);
-    let mut response = error.into_response(exchange.id.as_str(), route);
-    let rules = exchange.route.as_ref().map_or(&snapshot.unrouted_rules, |route| &route.response_rules);
+    let mut response = error.into_response(exchange.request.id.as_str(), route);
+    let rules = exchange.route().map_or(&snapshot.unrouted_rules, |route| &route.response_rules);
     if !rules.is_empty() {
         headers::apply_rules_to_local_reply(response.headers_mut(), rules, &exchange.facts());
     }
@@ -50,8 +51,8 @@ pub(crate) fn upstream_reply(
 /// Ends a request whose client has left: the exchange is dropped unanswered, which counts and logs it as that. A client
 /// that has closed only its own side of the connection learns what became of its request.
 fn farewell(error: Error, exchange: &Exchange) -> Response<ResponseBody> {
-    let mut response = error.into_response(exchange.id.as_str(), None).map(ResponseBody::bare);
-    if exchange.version == Version::HTTP_2 {
+    let mut response = error.into_response(exchange.request.id.as_str(), None).map(ResponseBody::bare);
+    if exchange.request.version == Version::HTTP_2 {
         response.headers_mut().remove(header::CONNECTION);
     }
     response
@@ -60,17 +61,17 @@ fn farewell(error: Error, exchange: &Exchange) -> Response<ResponseBody> {
 /// A response that no service has a part in.
 pub(crate) fn local_reply(response: Response<Bytes>, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
     let (mut parts, bytes) = response.into_parts();
-    exchange.status = Some(parts.status);
-    parts.headers.insert(&names::X_REQUEST_ID, exchange.id.0.clone());
+    exchange.responds(parts.status);
+    parts.headers.insert(&names::X_REQUEST_ID, exchange.request.id.0.clone());
     if exchange.must_close() {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    if exchange.version == Version::HTTP_2 {
+    if exchange.request.version == Version::HTTP_2 {
         // RFC 9113 §8.2.2: connection-specific fields are malformed in HTTP/2.
         parts.headers.remove(header::CONNECTION);
     }
     // RFC 9110 §9.3.2: the fields that GET would get, and no content.
-    let bytes = if exchange.method == Method::HEAD {
+    let bytes = if exchange.request.method == Method::HEAD {
         parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
         Bytes::new()
     } else {
@@ -83,9 +84,9 @@ pub(crate) fn local_reply(response: Response<Bytes>, mut exchange: Box<Exchange>
 pub(super) fn redirect_reply(
     redirect: &Redirect,
     route: &LocalRoute,
+    admitted: &Admitted,
     exchange: &Exchange,
 ) -> Result<Response<Bytes>, Error> {
-    let admitted = exchange.admitted.as_ref().ok_or(Error::Internal)?;
     let (target, _) = upstream_target(route.shared(), admitted.target())?;
     let authority = admitted.authority();
     let port = authority.port_text().to_str().map_err(|_| Error::Internal)?;

@@ -57,11 +57,9 @@ impl ResponseBody {
         if let Some(activity) = &self.activity {
             activity.response_is_over();
         }
-        let Some(mut exchange) = self.exchange.take() else { return };
-        if let Some(taken) = exchange.taken.take() {
-            taken.release(exchange.worker());
+        if let Some(mut exchange) = self.exchange.take() {
+            exchange.completed();
         }
-        exchange.complete = true;
     }
 
     /// What `data` is to the connection: bytes that are counted as they go out. A response that is over with them, on
@@ -69,7 +67,7 @@ impl ResponseBody {
     fn hand_over(&mut self, data: Bytes) -> Chunk {
         if let Some(exchange) = &mut self.exchange {
             let delivered = exchange.handed_over(data.len() as u64);
-            if let Some(taken) = &mut exchange.taken {
+            if let Some(taken) = exchange.taken() {
                 taken.lease.client_took(delivered);
             }
             if self.activity.is_none() && !self.source.is_end_stream() {
@@ -98,16 +96,17 @@ impl ResponseBody {
     /// The response ends before its end: whose fault it is.
     fn fail(&mut self, error: BodyError) -> BodyError {
         let Some(exchange) = &mut self.exchange else { return error };
-        let upload = exchange.upload.as_ref().and_then(|upload| upload.failure.get());
-        if exchange.flag == flags::NONE {
-            exchange.flag = match upload {
-                Some(failure) => body_failed(failure).row().code,
-                None if error == BodyError::Idle => flags::BODY_TIMEOUT,
-                None => flags::UPSTREAM_TRUNCATED,
-            };
-            if let (None, Some(taken)) = (upload, &exchange.taken) {
-                taken.broke_off(exchange.worker());
-            }
+        let upload = exchange.upload().and_then(|upload| upload.failure.get());
+        let reason = match upload {
+            Some(failure) => body_failed(failure).row().code,
+            None if error == BodyError::Idle => flags::BODY_TIMEOUT,
+            None => flags::UPSTREAM_TRUNCATED,
+        };
+        let worker = Rc::clone(exchange.worker());
+        if exchange.broke(reason)
+            && let (None, Some(taken)) = (upload, exchange.taken())
+        {
+            taken.broke_off(&worker);
         }
         error
     }

@@ -33,7 +33,7 @@ impl<'a> Plan<'a> {
     pub(super) fn cluster(&self, exchange: &Exchange) -> Option<&'a Rc<LocalCluster>> {
         let rng = &mut *exchange.worker().rng.borrow_mut();
         // If no subset can take it, the first one says why.
-        let part = self.part(exchange.started, rng, |_| true);
+        let part = self.part(exchange.request.started, rng, |_| true);
         part.or_else(|| self.snapshot.clusters.get(self.route.cluster?))
     }
 
@@ -76,7 +76,7 @@ impl<'a> Search<'a> {
     fn outlasts_a_failure(&self, exchange: &Exchange) -> bool {
         let has_body =
             self.upload.is_none_or(|upload| upload.received.get().is_some() && upload.can_replay());
-        has_body && self.plan.route.policies.retry.outlasts_a_failure(&exchange.method, self.spent)
+        has_body && self.plan.route.policies.retry.outlasts_a_failure(&exchange.request.method, self.spent)
     }
 
     /// An endpoint for the first attempt.
@@ -178,7 +178,7 @@ fn pick<'a>(
             continue;
         }
         let Some(breaker) = health.breaker else { return Ok(picked) };
-        match breaker.check(endpoint.state.clone(), now, || kind_of(exchange)) {
+        match breaker.check(endpoint.state.clone(), now, || kind_of(search.plan.route, exchange)) {
             Ok(permit) => return Ok(Picked { permit: Some(permit), ..picked }),
             // Between pick and check another worker took the last probe: another endpoint may still be free.
             Err(open) if excluded.len() + 1 >= cluster.endpoints.len() => {
@@ -190,9 +190,9 @@ fn pick<'a>(
 }
 
 /// One number for requests of one kind: the same route and path.
-fn kind_of(exchange: &Exchange) -> u32 {
+fn kind_of(route: &Route, exchange: &Exchange) -> u32 {
     let mut hasher = foldhash::fast::FixedState::default().build_hasher();
-    exchange.route.as_ref().map(|route| &route.shared().name).hash(&mut hasher);
+    route.name.hash(&mut hasher);
     exchange.path().hash(&mut hasher);
     let [a, b, c, d, ..] = hasher.finish().to_le_bytes();
     // Never 0, which stands for none.

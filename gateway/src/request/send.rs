@@ -10,8 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::StatusCode;
-
 use super::{
     error::{Blame, Error},
     exchange::Exchange,
@@ -21,10 +19,9 @@ use super::{
     verdict::{Deed, NO_ANSWER, Verdict, Waiting, Witness},
 };
 use crate::{
-    access_log::{OneAttempt, Outcome},
     body::{BodyError, Cause, Upload},
     metrics::Spot,
-    policy::{retry::Phase, timeout::Deadline},
+    policy::{concurrency::Slot, retry::Phase, timeout::Deadline},
     snapshot::{LocalCluster, LocalEndpoint},
     upstream::{
         connect::{ConnectError, connect},
@@ -35,6 +32,21 @@ use crate::{
     },
     worker::WorkerState,
 };
+
+/// A request that was answered, with what it has taken for that.
+pub(super) struct Sent {
+    pub(super) answered: Answered,
+    lease: Lease,
+    endpoint: InFlight<StateHandle>,
+}
+
+impl Sent {
+    /// The client gets this response. What the request has taken goes into the exchange, and the response comes out.
+    pub(super) fn answered(self, witness: Witness, slot: Slot, exchange: &mut Exchange) -> Answered {
+        exchange.answered(Taken { lease: self.lease, _endpoint: self.endpoint, _slot: slot, witness });
+        self.answered
+    }
+}
 
 /// Why an attempt gave no response.
 pub(super) struct Failed {
@@ -88,9 +100,8 @@ impl<'a> Attempt<'a> {
         Self { cluster, endpoint, deadline, now, began, upload, repeats, worker, verdict }
     }
 
-    /// What an answered request has taken is put into the exchange. In place, as all that is large here.
-    pub(super) async fn run(&self, unsent: &mut Unsent, exchange: &mut Exchange) -> Result<Answered, Failed> {
-        exchange.upstream_began = Some(self.began);
+    pub(super) async fn run(&self, unsent: &mut Unsent, exchange: &mut Exchange) -> Result<Sent, Failed> {
+        exchange.attempts.began = Some(self.began);
         let guard = InFlight::begin(self.endpoint.state.clone());
         let waiting = Waiting {
             verdict: &self.verdict,
@@ -101,8 +112,8 @@ impl<'a> Attempt<'a> {
         let result = self.send(unsent, guard, &waiting, exchange).await;
         waiting.over();
         let ended = self.worker.clock.now();
-        exchange.upstream_ended = Some(ended);
-        let status = result.as_ref().map_or(NO_ANSWER, |answered| answered.response.status().as_u16());
+        exchange.attempts.ended = Some(ended);
+        let status = result.as_ref().map_or(NO_ANSWER, |sent| sent.answered.response.status().as_u16());
         self.count(status, ended.saturating_duration_since(self.began), result.as_ref().err());
         if let Some(deed) = self.deed(&result) {
             if self.cluster.shared.balancer.uses_response_times() {
@@ -147,8 +158,8 @@ impl<'a> Attempt<'a> {
         unsent: &mut Unsent,
         guard: InFlight<StateHandle>,
         waiting: &Waiting<'_>,
-        exchange: &mut Exchange,
-    ) -> Result<Answered, Failed> {
+        exchange: &Exchange,
+    ) -> Result<Sent, Failed> {
         let mut lease = self.lease().await?;
         let answered = loop {
             let Some(request) = unsent.take() else {
@@ -180,14 +191,7 @@ impl<'a> Attempt<'a> {
             self.endpoint.pool.clear();
             lease = self.lease().await?;
         };
-        exchange.taken = Some(Taken {
-            lease,
-            upload: self.upload.cloned(),
-            endpoint: guard,
-            cluster: None,
-            witness: None,
-        });
-        Ok(answered)
+        Ok(Sent { answered, lease, endpoint: guard })
     }
 
     async fn keep_waiting<F: Future<Output = Result<T, E>>, T, E>(
@@ -232,9 +236,9 @@ impl<'a> Attempt<'a> {
     }
 
     /// What the endpoint did; `None`: what happened was caused elsewhere.
-    fn deed(&self, result: &Result<Answered, Failed>) -> Option<Deed> {
+    fn deed(&self, result: &Result<Sent, Failed>) -> Option<Deed> {
         let failed = match result {
-            Ok(answered) => return Some(Deed::Answered(answered.response.status())),
+            Ok(sent) => return Some(Deed::Answered(sent.answered.response.status())),
             Err(failed) => failed,
         };
         match failed.error {
@@ -327,28 +331,5 @@ pub(crate) fn body_failed(failure: BodyError) -> Error {
         BodyError::Gone => Error::ClientGone,
         // The last two are never the fate of an upload.
         BodyError::Broken | BodyError::Idle | BodyError::Replaced => Error::RequestBodyInvalid,
-    }
-}
-
-impl Exchange {
-    /// The last attempt is over. The first one leaves no trace if its status `is_final`.
-    pub(super) fn has_tried(
-        &mut self,
-        result: &Result<Answered, Failed>,
-        is_final: impl FnOnce(StatusCode) -> bool,
-    ) {
-        let outcome = match result {
-            Ok(answered) if self.tried.is_empty() && is_final(answered.response.status()) => return,
-            Ok(answered) => Outcome::Answered(answered.response.status().as_u16()),
-            Err(failed) => Outcome::Failed(failed.reason()),
-        };
-        let (Some(instance), Some(began), Some(ended)) =
-            (&self.instance, self.upstream_began, self.upstream_ended)
-        else {
-            return;
-        };
-        let took = ended.saturating_duration_since(began);
-        let instance = Rc::clone(instance);
-        self.tried.add(OneAttempt { instance, outcome, began, took });
     }
 }

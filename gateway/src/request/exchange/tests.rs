@@ -2,7 +2,6 @@
 
 use std::{path::Path, time::Duration};
 
-use http::HeaderValue;
 use tokio::task::LocalSet;
 
 use super::*;
@@ -19,11 +18,8 @@ fn with_worker(test: impl FnOnce(&Rc<WorkerState>)) {
     });
 }
 
-/// Of a client at 127.0.0.1.
 fn exchange(worker: &Rc<WorkerState>) -> Box<Exchange> {
-    let id = RequestId(HeaderValue::from_static("id"));
-    let (connection, now) = (testing::connection_of(worker), worker.clock.now());
-    Exchange::new(connection, id, now, [127, 0, 0, 1].into(), None)
+    testing::exchange_of(worker, worker.clock.now())
 }
 
 /// How often each was counted without a route, by method and status.
@@ -104,7 +100,7 @@ fn a_connection_goes_on_after_a_request_of_which_nothing_is_left_or_a_little_tha
             (Version::HTTP_2, Long, true, false),
         ] {
             let mut exchange = exchange(worker);
-            (exchange.version, exchange.body) = (version, body);
+            (exchange.request.version, exchange.request.body) = (version, body);
             let is = (exchange.has_unread_body(), exchange.must_close());
             assert_eq!(is, (is_unread, must_close), "{version:?}, {body:?}");
         }
@@ -124,7 +120,8 @@ fn a_share_is_a_connections_or_a_clients_where_that_is_one_clients_alone() {
             (Version::HTTP_11, true, peer, false, None),
         ] {
             let mut exchange = exchange(worker);
-            (exchange.version, exchange.peer_is_trusted, exchange.client) = (version, is_trusted, client);
+            let facts = &mut exchange.request;
+            (facts.version, facts.peer_is_trusted, facts.client) = (version, is_trusted, client);
             let holder = exchange.holder();
             let is = (holder.connection.is_some(), holder.client);
             assert_eq!(is, (connection, expected), "{version:?}, trusted: {is_trusted}, {client}");

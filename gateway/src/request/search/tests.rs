@@ -2,14 +2,13 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method};
+use http::Method;
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::task::LocalSet;
 
 use super::*;
 use crate::{
     policy::{circuit_breaker::Outcome, outlier::Sign},
-    request::id::RequestId,
     testing::{self, Prepared},
     upstream::split::Split,
 };
@@ -115,9 +114,7 @@ fn with_plan(shares: Option<[u32; 2]>, test: impl FnOnce(&Plan<'_>, &mut Exchang
         let worker = testing::worker_with_endpoints(&prepared.setup).await.unwrap();
         // Later than each of its clusters, so that something can have happened before.
         let now = worker.clock.now() + 10 * PAUSE;
-        let id = RequestId(HeaderValue::from_static("id"));
-        let connection = testing::connection_of(&worker);
-        let mut exchange = Exchange::new(connection, id, now, [127, 0, 0, 1].into(), None);
+        let mut exchange = testing::exchange_of(&worker, now);
         let snapshot = worker.snapshot();
         test(&Plan { snapshot: &snapshot, route: &route, worker: &worker }, &mut exchange, now);
     });
@@ -155,7 +152,7 @@ fn each_endpoint_is_tried_once_the_ejected_ones_last_and_those_with_an_open_brea
     ] {
         for (is_free, expected) in [(true, free), (false, costly)] {
             with_plan(None, |plan, exchange, now| {
-                exchange.method = if is_safe { Method::GET } else { Method::POST };
+                exchange.request.method = if is_safe { Method::GET } else { Method::POST };
                 let cluster = plan.cluster(exchange).unwrap();
                 for (index, state) in states.into_iter().enumerate() {
                     state.set(cluster, index, now);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::exchange::{Exchange, flags};
+use super::{Exchange, flags};
 use crate::access_log::{AccessLog, LogEntry};
 
 impl Exchange {
@@ -19,29 +19,30 @@ impl Exchange {
         if is_left_out || !log.takes(self.status_code(), self.is_refusal(), ended) {
             return;
         }
-        let head = self.upstream_ended.map_or(duration, |head| head.saturating_duration_since(self.started));
+        let head =
+            self.attempts.ended.map_or(duration, |head| head.saturating_duration_since(self.request.started));
         let failure = self.auth_failure.get();
         let entry = LogEntry {
-            request_id: self.id.as_str(),
-            client: self.client,
+            request_id: self.request.id.as_str(),
+            client: self.request.client,
             client_text: self.known_client_text(),
-            method: self.method.as_str(),
+            method: self.request.method.as_str(),
             host: self.host(),
             path: self.path(),
-            version: self.version,
+            version: self.request.version,
             is_tls: self.is_tls(),
             status: self.status_code(),
             bytes_in: self.bytes_in(),
             bytes_out: self.bytes_out,
-            started: self.started,
+            started: self.request.started,
             duration,
             upstream,
             overhead: head.saturating_sub(upstream.unwrap_or_default()),
             route: route.map(|route| (&*route.shared().name, route.cluster_name())),
-            subset: self.subset.as_deref(),
-            instance: self.instance.as_deref(),
-            attempts: self.attempts,
-            tried: self.tried.all(),
+            subset: self.attempts.subset.as_deref(),
+            instance: self.attempts.instance.as_deref(),
+            attempts: self.attempts.number,
+            tried: self.attempts.list(),
             user: self.user(),
             provider: self.provider(),
             denied: self.denied.as_ref(),
