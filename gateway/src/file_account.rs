@@ -98,6 +98,7 @@ impl Budget {
         Self { limit, reserve, clients, upstreams: most }
     }
 
+    /// The number of files that clients and upstream connections share.
     pub(crate) fn shared(&self) -> usize {
         (self.limit - self.reserve).max(1)
     }
@@ -185,6 +186,7 @@ impl FileAccount {
             .any(|what| self.places[*what as usize].available_permits() == 0)
     }
 
+    /// Whether a connection waits for a place of any kind.
     pub fn is_anything_waiting(&self) -> bool {
         [Scarce::Clients, Scarce::Upstreams, Scarce::Files].into_iter().any(|what| self.waiting(what) > 0)
     }

@@ -101,6 +101,7 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
+    /// Compiles the configuration and makes the setup of a worker for it.
     pub(crate) fn new(routes_yaml: &str, dir: &Path) -> Result<Self, String> {
         let (settings, snapshot) = compile(routes_yaml, dir)?;
         let (sink, log) = match settings.access_log.format {

@@ -6,6 +6,7 @@ use http::{HeaderValue, Version, header, request::Parts};
 use super::Refusal;
 use crate::message::{Found, Framing, Survey, parse_length};
 
+/// How the request's content is delimited, or why two programs could disagree about that.
 pub(super) fn check_request(parts: &Parts, survey: Survey) -> Result<Framing, Refusal> {
     let length = if survey.has(Found::ContentLength) { check_content_length(parts)? } else { None };
     let without_coding = match length {

@@ -38,6 +38,7 @@ impl Oddities {
     /// The oddities that every route allows.
     pub const ALWAYS: Self = Self::ONLY_PARAMETERS;
 
+    /// The oddities of both sets.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -50,6 +51,7 @@ impl Oddities {
             .any(|one| self.contains(one))
     }
 
+    /// Whether all oddities of `other` are in this set.
     pub fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }

@@ -103,6 +103,7 @@ fn check_segments(path: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Refuses a segment that is a dot segment, with or without parameters.
 pub(super) fn check_dot_segment(segment: &str) -> Result<(), Refusal> {
     match without_parameters(segment) {
         "." | ".." => Err(Refusal::TargetDotSegment),
@@ -117,6 +118,7 @@ pub(super) fn without_parameters(segment: &str) -> &str {
     &segment[..end]
 }
 
+/// The value of a hexadecimal digit.
 pub(super) fn hex_digit(byte: u8) -> Option<u8> {
     match byte {
         b'0'..=b'9' => Some(byte - b'0'),

@@ -35,6 +35,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// The status of the local reply.
     pub fn status(self) -> StatusCode {
         self.row().0
     }

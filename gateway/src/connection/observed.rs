@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{ConnectionContext, report};
 use crate::downstream::frames::{Found, FrameHead, FrameScan, kind};
 
+/// A byte stream of a client's connection that records what passes through it.
 pub(super) struct Observed<S> {
     stream: S,
     context: Rc<ConnectionContext>,

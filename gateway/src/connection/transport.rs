@@ -15,6 +15,7 @@ use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use super::{ConnectionContext, remember_waker, until_killed};
 use crate::{downstream::ConnectionState, small_writes::SmallWrites};
 
+/// The byte stream of one connection.
 pub(super) struct Transport<I> {
     io: SmallWrites<I>,
     /// Bytes that were read already; the next read returns them.

@@ -20,6 +20,7 @@ pub(super) struct Windows {
 struct Large(Rc<Cell<u64>>);
 
 impl Windows {
+    /// The windows for a new connection: large ones, unless too many connections of the worker have them.
     pub(super) fn of(worker: &WorkerState) -> Self {
         let large = &worker.large_windows;
         if large.get() >= LARGE_MAX {

@@ -19,8 +19,8 @@ pub struct RouteConflict {
     pub message: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 /// The kind of a conflict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConflictKind {
     /// Both have the same host, path shape, conditions and priority, and a method in common.
     Duplicate,
@@ -30,6 +30,7 @@ pub enum ConflictKind {
     Dead,
 }
 
+/// All conflicts between the routes, in the order of the file.
 pub(super) fn find(
     router: &Router,
     matches: &[RouteMatch],

@@ -81,6 +81,7 @@ impl Precedence {
     }
 }
 
+/// The rank of these conditions.
 pub(super) fn condition_rank(headers: &[HeaderCondition], methods: &[Method]) -> ConditionRank {
     ConditionRank {
         headers: Reverse(headers.len()),
@@ -152,6 +153,7 @@ pub(super) struct Hosts<T> {
 }
 
 impl<T: Default> Hosts<T> {
+    /// The value for a host pattern, which is made if there is none.
     pub(super) fn entry(&mut self, host: &HostClass) -> &mut T {
         match host {
             HostClass::Exact(host) => self.exact.entry(host.clone()).or_default(),

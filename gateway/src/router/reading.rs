@@ -24,10 +24,12 @@ pub struct Spelling {
 }
 
 impl Spelling {
+    /// Whether the literals of the path match in any case of their ASCII letters.
     pub fn any_case(self) -> bool {
         self.case_insensitive == Some(true)
     }
 
+    /// Whether the route matches its path with a slash at the end as well.
     pub fn trailing_slash(self) -> bool {
         self.trailing_slash_same == Some(true)
     }

@@ -12,6 +12,7 @@ use std::{num::NonZero, ops::ControlFlow, sync::Arc};
 use super::{Map, precedence::Segment, reading::without_parameters};
 use crate::interner::Interner;
 
+/// The path patterns of one host, with their routes.
 #[derive(Debug)]
 pub(super) struct Tree {
     nodes: Vec<Node>,

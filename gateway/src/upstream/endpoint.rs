@@ -101,10 +101,12 @@ impl Endpoint {
         self.tls.as_ref()
     }
 
+    /// The share of requests, relative to the other endpoints of the cluster.
     pub fn weight(&self) -> u32 {
         self.weight
     }
 
+    /// The state that all workers share.
     pub fn state(&self) -> &Arc<EndpointState> {
         &self.state
     }

@@ -27,6 +27,7 @@ impl Health<'_> {
         self.breaker.is_none_or(|breaker| breaker.is_routable(endpoint.state().breaker(), now))
     }
 
+    /// Whether the endpoint is ejected, or its breaker is not closed.
     pub(super) fn is_out(&self, endpoint: &Endpoint, now: Instant) -> bool {
         let state = endpoint.state();
         (self.outlier.is_some() && !state.outlier().is_in())

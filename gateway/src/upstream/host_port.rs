@@ -33,6 +33,7 @@ impl HostPort {
         &self.value
     }
 
+    /// The host, without the brackets of an IPv6 address.
     pub fn host(&self) -> &str {
         &self.host
     }

@@ -52,6 +52,7 @@ impl ClientTls {
         Self { number, config, server_name: tls.files.server_name.clone(), fingerprint }
     }
 
+    /// Whether the files gave a configuration. Otherwise every connection fails.
     pub fn is_usable(&self) -> bool {
         self.config.is_ok()
     }
@@ -80,6 +81,7 @@ impl EndpointTls {
         Self { client, name }
     }
 
+    /// The identity of connections that are made with these parameters.
     pub fn identity(&self) -> TlsIdentity {
         TlsIdentity { client: self.client.number, name: self.name.clone() }
     }

@@ -10,8 +10,8 @@ use aws_lc_rs::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
 
-#[derive(Debug, Clone)]
 /// A parsed key, for one algorithm.
+#[derive(Debug, Clone)]
 pub(super) enum Verifier {
     Public(ParsedPublicKey),
     Secret(Box<hmac::Key>),

@@ -109,10 +109,12 @@ impl EndpointPool {
         }
     }
 
+    /// The key under which a worker finds this pool.
     pub fn key(&self) -> PoolKey {
         Self::key_of(self.address, self.tls.as_ref())
     }
 
+    /// The key of the pool for this destination.
     pub fn key_of(address: SocketAddr, tls: Option<&EndpointTls>) -> PoolKey {
         PoolKey { address, tls: tls.map(EndpointTls::identity) }
     }
