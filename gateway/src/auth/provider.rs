@@ -44,7 +44,7 @@ impl Provider {
 pub struct HeldKeys {
     /// `None` until they were read or fetched.
     pub set: Option<Arc<Keys>>,
-    /// Where a request asks for newer keys. `None`: the keys are in a file, which is read again when it changes.
+    /// Where requests wait for newer keys. `None`: the keys are in a file, which is read again when it changes.
     pub desk: Option<Arc<KeyDesk>>,
 }
 

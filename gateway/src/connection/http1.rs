@@ -1,7 +1,7 @@
 //! HTTP/1 on one connection, with hyper while there is something to do, and without it while the connection is idle.
 //!
 //! Between requests hyper keeps a read buffer, a write buffer and its state, some 20 KiB, for as long as the connection
-//! is open. When the sweep finds a connection idle, it asks the connection's task to park it: hyper is taken apart and
+//! is open. When the sweep finds a connection idle, it lets the connection's task park it: hyper is taken apart and
 //! only the transport stays. When the next bytes arrive, hyper is built anew. That costs a few allocations after a
 //! pause, and nothing for a busy client.
 

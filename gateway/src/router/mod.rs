@@ -15,8 +15,8 @@
 //! - A segment is compared with its encodings decoded and up to its `;`, in the request and in the pattern ([`reading`]). To
 //!   services `/%40me` is `/@me` and `/admin;x` is `/admin`, so these must not bypass the routes that protect the plain
 //!   forms.
-//! - `case_insensitive: true` makes the literals of a route match in any case of their ASCII letters, and `trailing_slash:
-//!   same` makes the route match its path with a slash at the end as well.
+//! - `case_insensitive: true` makes the literals of a route match in any case of their ASCII letters, and
+//!   `trailing_slash: same` makes the route match its path with a slash at the end as well.
 //! - A route for GET also takes HEAD (RFC 9110 §9.3.2), unless a route of the same rank has HEAD among its methods.
 //!
 //! A lookup walks a tree of segments with backtracking. Each literal is one hash look-up, so the time does not depend on the

@@ -13,9 +13,9 @@
 //!   "The power of two choices in randomized load balancing", 2001).
 //! - least: the endpoint with the fewest requests in flight per weight, among [`LEAST_SCAN_MAX`] endpoints from the
 //!   schedule's next turn on. These are all endpoints of a usual cluster, and a moving sample of a larger one.
-//! - peak_ewma: two draws as for p2c, of which the endpoint with the lower cost wins: its [response
-//!   time](super::response_time) times one more than its requests in flight per weight (the peak EWMA of tower and
-//!   linkerd). For instances that differ in speed.
+//! - peak_ewma: two draws as for p2c, of which the endpoint with the lower cost wins: its
+//!   [response time](super::response_time) times one more than its requests in flight per weight (the peak EWMA of tower
+//!   and linkerd). For instances that differ in speed.
 //! - random: one draw.
 
 use std::{
