@@ -15,8 +15,8 @@
 
 use std::borrow::Cow;
 
-/// Other spellings of its path that a route takes, because its service does. `None`: the file does not mention it, which
-/// means no. Where the file says no, `check` does not warn.
+/// Other spellings of its path that a route takes, because its service does. `None`: it is not written, and the route does
+/// not take them. Where the opposite is written, `check` does not warn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Spelling {
     pub case_insensitive: Option<bool>,
