@@ -18,7 +18,7 @@ pub struct ListenSettings {
     pub admin: Option<SocketAddr>,
     /// The names under which the admin listener answers, in addition to its address.
     pub admin_hosts: Vec<String>,
-    /// The networks of peers whose forwarding fields are believed.
+    /// The networks of peers whose forwarding fields are trusted.
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// Names of header fields in lower case, or beginnings of names with `*` after them. Such fields are removed unless a
     /// trusted proxy sends them.

@@ -45,7 +45,7 @@ pub(super) fn check(
 }
 
 /// The scheme that the request was made for. A scheme that is not the listener's is a statement about an earlier hop,
-/// as `X-Forwarded-Proto` is: it is believed if a trusted proxy that ended TLS sends it, and refused from all other
+/// as `X-Forwarded-Proto` is: it is accepted from a trusted proxy that ended TLS, and refused from all other
 /// peers. (h2 does not report `:scheme` without `:authority`; the scheme is the listener's then.)
 pub(super) fn check_scheme(target: &Uri, arrival: Arrival) -> Result<Scheme, Refusal> {
     let Some(stated) = target.scheme_str() else { return Ok(arrival.scheme) };

@@ -181,7 +181,7 @@ const UNSENT_BYTES_MAX: u32 = 512 * 1024;
 /// The beginning of the HTTP/2 connection preface (RFC 9113 §3.4). It is not an HTTP/1 method.
 const HTTP2_PREFACE_START: &[u8] = b"PRI ";
 
-/// Runs `future` until it ends. `None`: the sweep has killed the connection before.
+/// Runs `future` until it ends. `None`: the sweep has killed the connection first.
 async fn until_killed<F: Future>(state: &ConnectionState, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     std::future::poll_fn(move |cx| {

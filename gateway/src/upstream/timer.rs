@@ -36,7 +36,7 @@ impl Wait {
 }
 
 impl Timer {
-    /// Waits for `future`. `None`: the wait has ended before.
+    /// Waits for `future`. `None`: the wait has ended first.
     pub async fn bound<F, W>(&mut self, wait: W, mut future: F) -> Option<F::Output>
     where
         F: Future + Unpin,

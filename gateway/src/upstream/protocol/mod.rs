@@ -1,7 +1,7 @@
 //! The protocols of upstream connections: a closed set, behind a [`Lease`](super::pool::Lease).
 //!
 //! A request arrives here in one form, whatever the protocol is: with a target in origin form, `Host`, `Content-Length`
-//! where the length of its body is known, and no other hop-by-hop field. The file of a protocol does everything else that
+//! where the length of its body is known, and without hop-by-hop fields. The file of a protocol does everything else that
 //! is specific to it: the version, how content is delimited, and when a connection can serve another request. Another
 //! protocol is another file here, and another variant of [`Connection`].
 
