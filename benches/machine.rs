@@ -1,4 +1,4 @@
-//! Where and what was measured: goes into every result.
+//! The machine and the commit of a measurement, which are part of every result.
 
 use std::{fmt, fs, process::Command};
 
@@ -9,7 +9,7 @@ pub(crate) struct Machine {
     pub(crate) cpu: String,
     pub(crate) cores: usize,
     pub(crate) kernel: String,
-    /// Of the working tree; `+` at its end says that files were changed after it.
+    /// The commit of the working tree; `+` at its end means that files were changed after it.
     pub(crate) commit: String,
 }
 
@@ -36,7 +36,7 @@ impl fmt::Display for Machine {
 
 fn commit() -> String {
     let Some(mut commit) = git(&["rev-parse", "--short=10", "HEAD"]) else { return "unknown".to_owned() };
-    // Results that were just written are no change of what is measured.
+    // Results that were just written do not change what is measured.
     if git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|changes| !changes.is_empty()) {
         commit.push('+');
     }

@@ -1,4 +1,5 @@
-//! All instances: one listener on every address of the loopback network. Each answers with its own address.
+//! All instances: one listener on every address of the loopback network. The answer to a request is its own
+//! address.
 
 use std::{convert::Infallible, net::Ipv4Addr};
 

@@ -1,5 +1,5 @@
-//! Instances of many nodes, written into the catalog as their agents would. One agent with ten thousand services would be
-//! what is measured: it goes through all of them at every change of one.
+//! Instances on many nodes, written into the catalog as their agents would write them. With one agent, the agent would be
+//! measured: it goes through all of its services at every change of one.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ pub(crate) struct Catalog {
     url: String,
 }
 
-/// One instance of a service, on a node that it shares with instances of others.
+/// One instance of a service, on a node that it shares with instances of other services.
 pub(crate) struct Place<'a> {
     pub(crate) service: &'a str,
-    /// Counts over all services.
+    /// The number of the instance among those of all services.
     pub(crate) number: usize,
     pub(crate) id: String,
 }
@@ -67,6 +67,6 @@ impl Place<'_> {
     }
 }
 
-/// Nodes that the instances are on.
+/// The number of nodes on which the instances are.
 const NODES: usize = 100;
 const DEADLINE: Duration = Duration::from_secs(30);

@@ -1,18 +1,18 @@
-//! The gateway's worker and those who ask it for the fixed service have the first core; everything else has the others:
-//! the gateway's control plane, the registry, the load. So what the fixed service feels of changes is what they cost the
-//! worker, and not that somebody else wanted its core.
+//! The gateway's worker and the process that requests the fixed service have the first core; everything else has the
+//! other cores: the gateway's control plane, the registry, the load. So a delay of the fixed service is what changes
+//! cost the worker, and not another process on its core.
 
 use std::{fs, process::Command};
 
 use anyhow::{Context, ensure};
 
-/// What is apart from the rest.
+/// The processes that are pinned apart from the rest.
 pub(crate) struct Apart {
     pub(crate) gateway: u32,
     pub(crate) fixed: u32,
 }
 
-/// Pins this process, its children and all their threads. On a machine with one core nothing is done.
+/// Pins this process, its children and all their threads. On a machine with one core it does nothing.
 pub(crate) fn share_out(apart: &Apart) -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism()?.get();
     if cores < 2 {
@@ -46,7 +46,7 @@ fn children(of: u32) -> anyhow::Result<Vec<u32>> {
     for entry in fs::read_dir("/proc")? {
         let path = entry?.path();
         let Some(id) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else { continue };
-        // One that ended meanwhile is nobody's child.
+        // A process that has ended meanwhile has no parent.
         let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
         let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse().ok());
         if parent == Some(of) {

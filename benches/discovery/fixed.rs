@@ -1,6 +1,6 @@
-//! Requests to a service that is not in the registry: what those feel who have nothing to do with the changes.
+//! Requests to a service that is not in the registry: the effect of changes on services that do not change.
 //!
-//! The service and who asks it are a process of their own ([`crate::cores`]): the machine's cores are few, and their waiting
+//! The service and its client are a separate process ([`crate::cores`]), because the machine has few cores, and their wait
 //! for one is not the gateway's.
 
 use std::{
@@ -38,7 +38,7 @@ impl Fixed {
         self.child.id()
     }
 
-    /// Asks for this long, one request every millisecond; how long each took. Blocks.
+    /// Sends one request every millisecond for this long, and returns how long each took. Blocks.
     pub(crate) fn ask(&mut self, gateway: SocketAddr, time: Duration) -> anyhow::Result<Vec<Duration>> {
         writeln!(self.questions, "{gateway} {}", time.as_millis())?;
         let line = self.line()?;
@@ -56,13 +56,13 @@ impl Fixed {
 
 impl Drop for Fixed {
     fn drop(&mut self) {
-        // Fails only if it is gone already.
+        // This fails only if the process has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// What the other process does: answers on a port that it prints, and asks as each line of its input says.
+/// The work of the other process: it answers on a port that it prints, and sends requests as each line of its input demands.
 pub(crate) async fn serve() -> anyhow::Result<()> {
     println!("{}", backend::start().await?);
     while let Some(line) = tokio::task::spawn_blocking(|| std::io::stdin().lock().lines().next()).await? {

@@ -1,4 +1,4 @@
-//! The gateway as a process, and a client that asks it one request after the other.
+//! The gateway as a process, and a client that sends it one request after the other.
 
 use std::{
     fmt::Write as _,
@@ -105,7 +105,7 @@ impl Gateway {
 
     /// The sum of all series of a metric, at most a second old.
     pub(crate) async fn metric(&self, name: &str) -> anyhow::Result<f64> {
-        // The control loop copies what its watches counted once a second.
+        // Once a second, the control loop copies what its watches have counted.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let (_, text) = Asking::connect(self.admin).await?.get("/metrics").await?;
         let text = String::from_utf8_lossy(&text).into_owned();
@@ -128,7 +128,7 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        // Fails only if it is gone already.
+        // This fails only if the process has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -143,7 +143,7 @@ impl Asking {
         Ok(Self { sender })
     }
 
-    /// Status and content.
+    /// The status and the content of the answer.
     pub(crate) async fn get(&mut self, path: &str) -> anyhow::Result<(u16, Bytes)> {
         self.sender.ready().await?;
         let request = Request::get(path).header("host", "localhost").body(Empty::new())?;
@@ -152,7 +152,7 @@ impl Asking {
         Ok((status, response.into_body().collect().await?.to_bytes()))
     }
 
-    /// Asks until the answer is as wanted; when that was.
+    /// Sends requests until the answer is `wanted`. Returns the time of that answer.
     pub(crate) async fn until(
         &mut self,
         path: &str,
@@ -169,7 +169,7 @@ impl Asking {
             if now > give_up {
                 bail!("{path}: no sign of {what} within {CHANGE_TIMEOUT:?}; the last answer is {status}");
             }
-            // Asking without a pause would take the core from those who are measured.
+            // Without a pause, the requests would take the core from the processes that are measured.
             tokio::time::sleep(PAUSE).await;
         }
     }
@@ -179,11 +179,11 @@ fn free_port() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
-/// A blocking query for every service, whatever their number: a Consul in cleartext would have to allow as many
+/// One blocking query for every service, whatever their number. A Consul in cleartext must allow as many
 /// connections (`limits.http_max_conns_per_client`); over HTTPS they share one.
 const MAX_WATCHES: usize = 1000;
 const READY_TIMEOUT: Duration = Duration::from_mins(2);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Adds half of itself to what is measured.
+/// Adds half of itself to the measured times.
 const PAUSE: Duration = Duration::from_millis(1);

@@ -1,4 +1,4 @@
-//! From the registration of one instance to the first request that it answers, one at a time.
+//! The time from the registration of one instance to the first request that it answers, for one instance at a time.
 
 use std::time::Duration;
 
@@ -27,8 +27,8 @@ impl Lag {
         let source = Source::start(options.registry).await?;
         let port = backend::start().await?;
         let names: Vec<String> = (0..self.services).map(|at| format!("lag-{at}")).collect();
-        // An instance that is critical, so that no service is ever without any: Consul wakes the queries for all empty
-        // services whenever one more becomes empty.
+        // An instance that is critical, so that no service is ever empty: Consul wakes the queries for all empty
+        // services whenever another one becomes empty.
         for (at, name) in names.iter().enumerate() {
             let address = backend::address(at, 1).to_string();
             let mut registration = ServiceRegistration::http(name, format!("{name}-stays"), &address, port);

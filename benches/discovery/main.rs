@@ -1,8 +1,8 @@
-//! `discovery`: how long it takes until what a service tells the registry is where requests go.
+//! `discovery`: the time from a service's registration until requests reach it.
 //!
-//! `lag` registers an instance and asks the gateway until it answers, many times, at an idle gateway. `scale` does it among
-//! 10,000 instances of 500 services while 100 changes a second go on. The gateway is a process of its own with one
-//! worker; the time runs from the moment at which the registration is sent. See `docs/PERFORMANCE.md`.
+//! `lag` registers an instance and sends requests to an idle gateway until the instance answers, many times. `scale` does
+//! the same among 10,000 instances of 500 services while 100 changes per second go on. The gateway is a separate process
+//! with one worker; the time starts when the registration is sent. See `docs/PERFORMANCE.md`.
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -1,4 +1,4 @@
-//! What is printed and kept of a run.
+//! The printed and the stored results of a run.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{Options, machine::Machine};
 
-/// Sorted.
+/// Quantiles of sorted values.
 pub(crate) struct Distribution {
     pub(crate) p50: Duration,
     pub(crate) p90: Duration,
@@ -19,7 +19,7 @@ pub(crate) struct Distribution {
 impl Distribution {
     pub(crate) fn of(mut values: Vec<Duration>) -> Self {
         values.sort_unstable();
-        // The smallest value that at least this share does not exceed.
+        // The smallest value that this share of the values, or more, does not exceed.
         let at = |share: usize| {
             values.get((values.len() * share).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default()
         };
@@ -69,7 +69,7 @@ impl Report {
         self.document.insert(what.to_owned(), json!(value));
     }
 
-    /// Judges the first distribution.
+    /// Compares the first distribution with a goal.
     pub(crate) fn goal(&mut self, what: &str, holds: impl Fn(&Distribution) -> bool) {
         let [p50, p90, p99, max] = self.first.unwrap_or_default();
         let verdict =

@@ -1,4 +1,4 @@
-//! Many services with many instances, and changes all the time.
+//! Many services with many instances that change all the time.
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
@@ -64,7 +64,7 @@ impl Scale {
         report.finish()
     }
 
-    /// Instance 0 of each service is passing, the others are critical.
+    /// Instance 0 of each service is passing, and the others are critical.
     async fn register_all(&self, catalog: &Catalog, names: &Arc<[String]>, port: u16) -> anyhow::Result<()> {
         let mut tasks = JoinSet::new();
         for first in 0..REGISTRARS {
@@ -90,7 +90,8 @@ impl Scale {
         Ok(())
     }
 
-    /// One service after the other gets another passing instance, and loses the one it had: two changes.
+    /// One service after the other gets another passing instance and loses the last one, which are two
+    /// changes.
     async fn change(
         &self,
         gateway: &Gateway,
@@ -125,7 +126,7 @@ impl Scale {
     }
 }
 
-/// `first`: the number of the service's first instance.
+/// `first` is the number of the service's first instance.
 fn place(service: &str, first: usize, instance: usize) -> Place<'_> {
     Place { service, number: first + instance, id: format!("{service}-{instance}") }
 }

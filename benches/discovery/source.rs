@@ -12,7 +12,7 @@ pub(crate) struct Source {
     pub(crate) client: Client,
     pub(crate) catalog: Catalog,
     pub(crate) url: String,
-    /// What a configuration must say beside the address, in YAML's flow form.
+    /// The fields that a configuration needs in addition to the address, in YAML's flow form.
     pub(crate) tls: String,
     _registry: Registry,
 }
@@ -80,5 +80,5 @@ impl Source {
 }
 
 const NO_CONSUL: &str = "there is no Consul: set CONSUL_BIN to its path (`.ci/consul` fetches one)";
-/// In the certificate that `consul tls cert create` makes for a server of dc1.
+/// The name in the certificate that `consul tls cert create` makes for a server of dc1.
 const SERVER_NAME: &str = "server.dc1.consul";

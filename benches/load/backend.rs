@@ -1,7 +1,7 @@
-//! The service behind the proxies: answers every request with the same JSON body, keep-alive. A request's body is read
-//! to its end and forgotten.
+//! The service behind the proxies: it answers every request with the same JSON body, and keeps connections alive. A
+//! request's body is read to its end and dropped.
 //!
-//! Several listeners stand for several endpoints. Each thread serves its share of them; there is one thread for each
+//! Several listeners represent several endpoints. Each thread serves its share of them. There is one thread for each
 //! core that the backend may use, which is one unless a scenario has several workers.
 
 use std::{convert::Infallible, fmt::Write as _, io::Write, net::Ipv4Addr};
@@ -84,7 +84,7 @@ async fn accept(listener: TcpListener, body: Bytes) -> std::io::Result<()> {
         stream.set_nodelay(true)?;
         let body = body.clone();
         let service = service_fn(move |request| answer(request, body.clone()));
-        // A connection that a proxy cuts ends only itself.
+        // A connection that a proxy cuts ends alone.
         tokio::task::spawn_local(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     }
 }
@@ -92,7 +92,7 @@ async fn accept(listener: TcpListener, body: Bytes) -> std::io::Result<()> {
 async fn answer(request: Request<Incoming>, body: Bytes) -> Result<Response<Full<Bytes>>, Infallible> {
     let mut upload = request.into_body();
     while !upload.is_end_stream() {
-        // One that breaks off breaks the connection, and that is hyper's to notice.
+        // A body that breaks off breaks the connection, which hyper notices.
         let Some(Ok(_)) = upload.frame().await else { break };
     }
     let mut response = Response::new(Full::new(body));
@@ -101,7 +101,7 @@ async fn answer(request: Request<Incoming>, body: Bytes) -> Result<Response<Full
     Ok(response)
 }
 
-/// A JSON object of exactly `bytes` bytes; at least the 13 of an empty one.
+/// A JSON object of exactly `bytes` bytes, and at least the 13 of an empty one.
 fn content(bytes: usize) -> Bytes {
     const BEFORE: &str = r#"{"filler":""#;
     const AFTER: &str = r#""}"#;

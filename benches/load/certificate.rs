@@ -1,4 +1,5 @@
-//! The proxies' certificate: ECDSA P-256, made anew for each run; and a client that trusts it and resumes nothing.
+//! The proxies' certificate (ECDSA P-256, made anew for each run), and a client configuration that trusts it and
+//! resumes no session.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -10,7 +11,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 
-/// Writes `server.pem` and `server.key`, and both in `server.both.pem`, which is how HAProxy wants them.
+/// Writes `server.pem` and `server.key`, and both in `server.both.pem`, as HAProxy needs them.
 pub(crate) fn make(dir: &Path) -> anyhow::Result<()> {
     let made = rcgen::generate_simple_self_signed([NAME.to_owned()])?;
     let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
@@ -27,7 +28,7 @@ pub(crate) fn name() -> ServerName<'static> {
     ServerName::try_from(NAME).expect("a constant that is a name")
 }
 
-/// TLS 1.3 only, and every handshake a full one.
+/// TLS 1.3 only, with full handshakes only.
 pub(crate) fn client(certificate: &Path) -> anyhow::Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(certificate).context("no certificate")?)?;

@@ -1,5 +1,5 @@
-//! Our own HTTP/1.1 client, for what wrk and h2load cannot do: full TLS handshakes, a constant rate, and clients that
-//! stop. It knows as much of HTTP as the answers of the backend need.
+//! An HTTP/1.1 client for what wrk and h2load cannot do: full TLS handshakes, a constant rate, and clients that stop.
+//! It implements only the part of HTTP that the backend's answers need.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -17,7 +17,7 @@ use tokio_rustls::{TlsConnector, rustls::ClientConfig};
 
 use crate::certificate;
 
-/// Whom to ask, and what.
+/// The destination of requests.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Target {
     #[arg(long)]
@@ -38,17 +38,17 @@ impl Target {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
-    /// What a request over HTTP/2 asks for.
+    /// The URI of a request over HTTP/2.
     pub(crate) fn uri(&self) -> String {
         format!("https://{}{}", self.address(), self.path)
     }
 
-    /// How TLS is spoken to it; `None`: it is not.
+    /// The TLS configuration for it. `None`: in cleartext.
     pub(crate) fn tls(&self) -> anyhow::Result<Option<Arc<ClientConfig>>> {
         self.certificate.as_deref().map(certificate::client).transpose()
     }
 
-    /// The arguments that this was parsed from.
+    /// The arguments from which this is parsed.
     pub(crate) fn args(port: u16, path: &str, certificate: Option<&PathBuf>) -> Vec<String> {
         let mut args = vec!["--port".into(), port.to_string(), "--path".into(), path.to_owned()];
         if let Some(certificate) = certificate {
@@ -69,7 +69,7 @@ impl Target {
 pub(crate) struct Client {
     address: SocketAddr,
     tls: Option<Arc<ClientConfig>>,
-    /// A request on a connection that stays, and one that is its connection's last.
+    /// A request on a connection that stays open, and one that is the last of its connection.
     kept: Vec<u8>,
     last: Vec<u8>,
 }
@@ -77,7 +77,7 @@ pub(crate) struct Client {
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
 
-/// A connection to the proxy; what was read and not used is kept in `buffer`.
+/// A connection to the proxy. `buffer` has bytes that were read and not used.
 pub(crate) struct Connection {
     stream: Box<dyn Stream>,
     buffer: Vec<u8>,
@@ -102,17 +102,17 @@ impl Client {
         connection.exchange(&self.kept).await
     }
 
-    /// One request on a connection of its own, and its answer up to the connection's end.
+    /// Sends one request on a new connection, and reads the answer up to the connection's end.
     pub(crate) async fn ask_once(&self) -> anyhow::Result<Answer> {
         let mut connection = self.connect().await?;
         connection.stream.write_all(&self.last).await?;
         let answer = connection.answer().await?;
-        // The proxy closes. How it takes leave (with `close_notify` or without) is none of our business.
+        // The proxy closes. Whether it sends `close_notify` does not matter here.
         let _ = connection.stream.read(&mut [0]).await;
         Ok(answer)
     }
 
-    /// Asks, and reads no more than the first bytes of the answer.
+    /// Sends a request, and reads only the first bytes of the answer.
     pub(crate) async fn ask_and_stall(&self, connection: &mut Connection) -> anyhow::Result<()> {
         connection.stream.write_all(&self.kept).await?;
         let mut start = [0; b"HTTP/1.1 200".len()];
@@ -125,12 +125,12 @@ impl Client {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    /// Of head and body.
+    /// The bytes of head and body.
     pub(crate) bytes: usize,
 }
 
 impl Connection {
-    /// A whole request, and its answer.
+    /// Sends a whole request, and reads its answer.
     pub(crate) async fn exchange(&mut self, request: &[u8]) -> anyhow::Result<Answer> {
         self.stream.write_all(request).await?;
         self.answer().await
@@ -167,7 +167,7 @@ struct Head {
 }
 
 impl Head {
-    /// `None`: it is not complete yet.
+    /// `None`: the head is not complete yet.
     fn read(buffer: &[u8]) -> anyhow::Result<Option<Self>> {
         let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
         let head = std::str::from_utf8(buffer.get(..end).unwrap_or_default())?;

@@ -1,4 +1,4 @@
-//! What the table says about one subject, by what was measured.
+//! The columns of the table for one subject, by what was measured.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -10,19 +10,19 @@ use crate::{launch::Started, memory::Held, statistics::Spread, turns::Turn};
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) cells: Vec<String>,
-    /// What is compared, round after round.
+    /// The figures that are compared, round after round.
     pub(crate) figures: Vec<f64>,
-    /// Requests/s, where there are some.
+    /// The requests per second, if there are any.
     pub(crate) rates: Vec<f64>,
     pub(crate) notes: Vec<String>,
     pub(crate) summary: Value,
 }
 
-/// What a unit of work is.
+/// The unit of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Per {
     Request,
-    /// Bodies in both directions.
+    /// The bodies in both directions.
     Gib {
         upload_bytes: usize,
     },
@@ -46,7 +46,7 @@ impl Per {
         }
     }
 
-    /// Of one unit; a unit costs microseconds or milliseconds.
+    /// The cost of one unit, in microseconds or milliseconds.
     fn of(self, us: f64, turn: &Turn) -> f64 {
         match self {
             Self::Request => us / turn.load.requests as f64,
@@ -71,20 +71,20 @@ struct Turns {
     p50_us: Spread,
     p99_us: Spread,
     p999_us: Spread,
-    /// Of a request in microseconds, or of a GiB in milliseconds.
+    /// The cost of a request in microseconds, or of a GiB in milliseconds.
     user: Spread,
     system: Spread,
     cpu: Spread,
-    /// Share of its core that the proxy was on: below 0.9 or so, the load generator was the limit.
+    /// The share of its core that the proxy used. Below 0.9 or so, the load generator was the limit.
     busy: Spread,
-    /// Share of the turn that it was ready to run and something else had its core.
+    /// The share of the turn for which it was ready to run while something else had its core.
     waited: Spread,
     memory_mib: Spread,
     peak_mib: Spread,
     socket_errors: u64,
 }
 
-/// `None` for a subject without turns.
+/// `None`: the subject had no turns.
 pub(crate) fn turns(name: &str, turns: &[Turn], per: Per) -> Option<Row> {
     let spread = |value: &dyn Fn(&Turn) -> f64| Spread::of(turns.iter().map(value));
     let upload_bytes = if let Per::Gib { upload_bytes } = per { upload_bytes } else { 0 };
@@ -103,7 +103,7 @@ pub(crate) fn turns(name: &str, turns: &[Turn], per: Per) -> Option<Row> {
         peak_mib: spread(&|turn| turn.peak_kib as f64 / KIB_PER_MIB)?,
         socket_errors: turns.iter().map(|turn| turn.load.socket_errors).sum(),
     };
-    // Who does its work alone has no latency.
+    // A subject without a load generator has no latency.
     let ms = |us: Spread| if us.max > 0.0 { format!("{:.2}", us.median / 1e3) } else { "–".to_owned() };
     let Turns { user, system, cpu, .. } = &summary;
     let cost = format!(
@@ -140,7 +140,7 @@ pub(crate) fn turns(name: &str, turns: &[Turn], per: Per) -> Option<Row> {
     })
 }
 
-/// A proxy that shares its core has colder caches; from here on the table says so.
+/// A proxy that shares its core has colder caches. Above this share, the table has a note.
 const WAITED_MAX: f64 = 0.1;
 
 pub(crate) const HELD: &[&str] = &[

@@ -1,16 +1,16 @@
-//! Which cores the proxies have, and which the load.
+//! The cores of the proxies, and those of the load.
 
-/// One worker has one core of its own, and so has the load. Several workers have as many cores, the load all others;
-/// a machine with too few lets them share.
+/// One worker has one core, and so has the load. Several workers have as many cores, and the load all others; on a
+/// machine with too few, they share.
 #[derive(Debug)]
 pub(crate) struct Cores {
     proxy: Vec<u32>,
     load: Vec<u32>,
-    /// Nobody shares, and the load has cores enough to keep the workers busy.
+    /// No core is shared, and the load has enough cores to keep the workers busy.
     pub(crate) free: bool,
 }
 
-/// Cores that a generator and the backend need for each of the proxy's workers.
+/// The number of cores that a generator and the backend need for each worker of the proxy.
 const LOAD_CORES_PER_WORKER: usize = 2;
 
 impl Cores {
@@ -29,7 +29,7 @@ impl Cores {
         Self { proxy, load, free }
     }
 
-    /// For `taskset`.
+    /// The list for `taskset`.
     pub(crate) fn proxy(&self, workers: usize) -> String {
         list(self.proxy.get(..workers).unwrap_or(&self.proxy))
     }

@@ -1,15 +1,16 @@
-//! What a proxy's processes have cost so far, as the kernel accounts it.
+//! The resources that a proxy's processes have used so far, as the kernel accounts them. Linux only.
 //!
-//! CPU time comes from `/proc/PID/task/*/schedstat` (nanoseconds on the CPU, exact); `/proc/PID/stat` has the split
-//! into user and system, which many kernels sample by the clock tick, so the exact sum is divided in its proportion.
-//! Memory is the proportional set size: pages that master and worker share count once. Linux only.
+//! CPU time comes from `/proc/PID/task/*/schedstat` (nanoseconds on the CPU, exact). `/proc/PID/stat` has the division
+//! into user and system time, which many kernels sample by the clock tick, so the exact sum is divided in its
+//! proportion. Memory is the proportional set size: pages that master and worker share count once.
 
 use std::{collections::HashMap, fs, io, ops::Sub};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-/// CPU time, in nanoseconds and in clock ticks, and time spent ready to run while somebody else had the core.
+/// CPU time, in nanoseconds and in clock ticks, and the time for which it was ready to run while another process had
+/// the core.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Cpu {
     ns: u64,
@@ -19,7 +20,7 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
-    /// Of a process and all its descendants that live.
+    /// The CPU time of a process and all its living descendants.
     pub(crate) fn of(pid: u32) -> anyhow::Result<Self> {
         let mut sum = Self::default();
         for pid in family(pid)? {
@@ -41,7 +42,7 @@ impl Cpu {
         Ok(sum)
     }
 
-    /// Microseconds: (user, system).
+    /// The user and the system time in microseconds.
     pub(crate) fn split_us(self) -> (f64, f64) {
         let ticks = (self.user_ticks + self.system_ticks).max(1);
         let total = self.ns as f64 / 1e3;
@@ -86,22 +87,22 @@ fn kib(text: &str, name: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Most that a process and its descendants had resident at a time, in KiB, since [`forget_peak`]. Pages that they share
+/// The largest resident memory of a process and its descendants since [`forget_peak`], in KiB. Pages that they share
 /// count in each.
 pub(crate) fn peak_kib(pid: u32) -> anyhow::Result<u64> {
     let mut sum = 0;
     for pid in family(pid)? {
         let Some(status) = living(fs::read_to_string(format!("/proc/{pid}/status")))? else { continue };
-        // One that has ended and is not waited for has no memory.
+        // A process that has ended, but was not waited for, has no memory.
         sum += kib(&status, "VmHWM:").unwrap_or(0);
     }
     Ok(sum)
 }
 
-/// From here on the peak counts anew.
+/// Starts a new measurement of the peak.
 pub(crate) fn forget_peak(pid: u32) -> anyhow::Result<()> {
     for pid in family(pid)? {
-        // A kernel without this counts from the process's start, and the peak is then only larger.
+        // A kernel without this counts from the start of the process, which only makes the peak larger.
         let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
     }
     Ok(())
@@ -113,10 +114,11 @@ pub(crate) fn waited_for_ticks() -> anyhow::Result<u64> {
     children_ticks(&stat).context("/proc/self/stat is not as expected")
 }
 
-/// `USER_HZ`: what the kernel tells its ticks in, whatever its own clock does.
+/// `USER_HZ`: the unit in which the kernel reports its ticks, whatever its own clock is.
 pub(crate) const TICKS_PER_S: f64 = 100.0;
 
-/// What was read of a process or thread; `None`: it has ended meanwhile, as descendants and threads may at any time.
+/// The content that was read for a process or thread. `None`: it has ended meanwhile, as descendants and threads may at
+/// any time.
 fn living<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     match read {
         Ok(read) => Ok(Some(read)),
@@ -127,7 +129,7 @@ fn living<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// "No such process" of Linux: what a file of `/proc` says that was opened while its process lived.
+/// "No such process" on Linux: the error of a file of `/proc` that was opened while its process lived.
 const ESRCH: i32 = 3;
 
 /// A process and its descendants.
@@ -135,7 +137,7 @@ fn family(root: u32) -> anyhow::Result<Vec<u32>> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // Processes of others come and go meanwhile.
+        // Other processes come and go meanwhile.
         let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
         if let Some(parent) = fields(&stat).and_then(|mut fields| fields.nth(1)?.parse().ok()) {
             children.entry(parent).or_default().push(pid);
@@ -150,18 +152,18 @@ fn family(root: u32) -> anyhow::Result<Vec<u32>> {
     Ok(family)
 }
 
-/// Fields of `/proc/PID/stat` from the third (state) on. The second, the name, may hold spaces and brackets.
+/// The fields of `/proc/PID/stat` from the third (state) on. The second, the name, may contain spaces and brackets.
 fn fields(stat: &str) -> Option<std::str::SplitWhitespace<'_>> {
     stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace())
 }
 
-/// (on the CPU, waiting for it), in nanoseconds.
+/// The time on the CPU and the time of waiting for it, in nanoseconds.
 fn times(schedstat: &str) -> Option<(u64, u64)> {
     let mut words = schedstat.split(' ');
     Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
 }
 
-/// (utime, stime): fields 14 and 15 (proc_pid_stat(5)).
+/// utime and stime: fields 14 and 15 (proc_pid_stat(5)).
 fn ticks(stat: &str) -> Option<(u64, u64)> {
     let mut fields = fields(stat)?.skip(11);
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))

@@ -1,4 +1,4 @@
-//! What makes the requests, and what it saw.
+//! The generators of requests, and their results.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,19 +15,19 @@ use crate::{
     wrk::Wrk,
 };
 
-/// One turn as the generator saw it.
+/// One turn, as the generator saw it.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Load {
     pub(crate) requests: u64,
-    /// Of answers, heads included; those of answers that were not complete at the end, too.
+    /// The bytes of answers, with their heads, including answers that were not complete at the end.
     pub(crate) bytes: u64,
     pub(crate) duration_us: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
     pub(crate) p999_us: f64,
-    /// Connections refused, cut or silent for two seconds.
+    /// Connections that were refused, cut, or silent for two seconds.
     pub(crate) socket_errors: u64,
-    /// Answers of 400 and above.
+    /// Answers with a status of 400 or above.
     pub(crate) status_errors: u64,
 }
 
@@ -36,7 +36,7 @@ impl Load {
         self.requests as f64 / (self.duration_us / 1e6)
     }
 
-    /// An error where this says nothing about a proxy that works.
+    /// An error if the result is not that of a working proxy.
     pub(crate) fn checked(self) -> anyhow::Result<Self> {
         ensure!(self.requests > 0 || self.bytes > 0, "no request was answered");
         ensure!(self.status_errors == 0, "{} of {} answers were errors", self.status_errors, self.requests);
@@ -44,14 +44,14 @@ impl Load {
     }
 }
 
-/// Answers that one of our own generators saw. A turn has some hundred thousand at most, so all latencies are kept and
-/// quantiles are exact.
+/// The answers that a generator of this program received. A turn has at most some hundred thousand, so all latencies
+/// are kept and quantiles are exact.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     latencies_us: Vec<f64>,
     bytes: usize,
     errors: u64,
-    /// Without latency.
+    /// Answers without a measured latency.
     counted: usize,
 }
 
@@ -66,7 +66,7 @@ impl Seen {
         self.counted += answers;
     }
 
-    /// For what was read elsewhere.
+    /// For latencies that were read elsewhere.
     pub(crate) fn from_latencies(latencies_us: Vec<f64>) -> Self {
         Self { latencies_us, ..Self::default() }
     }
@@ -85,7 +85,7 @@ impl Seen {
     pub(crate) fn load(mut self, duration: Duration) -> Load {
         self.latencies_us.sort_by(f64::total_cmp);
         let quantile = |per_mille: usize| {
-            // The smallest latency that as many are not above.
+            // The smallest latency that so many are not above.
             let rank = (self.latencies_us.len() * per_mille).div_ceil(1000);
             self.latencies_us.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
         };
@@ -102,7 +102,7 @@ impl Seen {
     }
 }
 
-/// A generator of a closed loop, ready to be let at one subject.
+/// A generator of a closed loop, prepared for one subject.
 #[derive(Debug)]
 pub(crate) enum Tool {
     Wrk(Wrk),
@@ -121,7 +121,7 @@ impl Tool {
     }
 }
 
-/// Our own clients, in a process of their own.
+/// The clients of this program, as a separate process.
 #[derive(Debug)]
 pub(crate) struct Own {
     pub(crate) path: String,
@@ -152,7 +152,7 @@ impl Own {
     }
 }
 
-/// The JSON that one of our own parts printed.
+/// Runs a part of this program and reads the JSON that it prints.
 pub(crate) fn said_by<T: serde::de::DeserializeOwned>(
     command: &mut std::process::Command,
     name: &Path,

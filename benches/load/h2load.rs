@@ -1,4 +1,5 @@
-//! HTTP/2: h2load, closed loop, some streams on each connection. It prints no quantiles; its log of requests has them.
+//! HTTP/2: h2load, a closed loop with several streams on each connection. It prints no quantiles; they come from its
+//! log of requests.
 
 use std::{
     fs,
@@ -14,7 +15,7 @@ use crate::{
     scenario::Scenario,
 };
 
-/// h2load, ready to be let at one subject.
+/// h2load, prepared for one subject.
 #[derive(Debug)]
 pub(crate) struct H2load {
     program: PathBuf,
@@ -38,7 +39,7 @@ impl H2load {
     }
 
     pub(crate) fn run(&self, port: u16, duration: Duration) -> anyhow::Result<Load> {
-        // It appends.
+        // h2load appends to its log.
         let _ = fs::remove_file(&self.log);
         let output = pinned(&self.cores, &self.program)
             .args(["--threads=1", "--npn-list=h2"])
@@ -67,7 +68,7 @@ impl H2load {
 #[derive(Debug, PartialEq, Eq)]
 struct Summary {
     succeeded: u64,
-    /// Errors of all kinds; of these, `errored` have no answer.
+    /// Errors of all kinds. Of these, `errored` have no answer.
     failed: u64,
     errored: u64,
     bytes: u64,
@@ -93,7 +94,7 @@ impl Summary {
     }
 }
 
-/// One line for each request: when it began, status, microseconds.
+/// The log has one line for each request: when it began, status, microseconds.
 fn latencies_us(log: &str) -> Vec<f64> {
     log.lines().filter_map(|line| line.rsplit('\t').next()?.trim().parse().ok()).collect()
 }

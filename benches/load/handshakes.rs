@@ -1,4 +1,4 @@
-//! Closed loop of full TLS handshakes: each request on a connection of its own, nothing is resumed.
+//! A closed loop of full TLS handshakes: each request has its own connection, and no session is resumed.
 
 use std::time::{Duration, Instant};
 

@@ -19,11 +19,11 @@ pub(crate) struct Hold {
     stall: bool,
 }
 
-/// Clients that connect at a time: fewer than any proxy's backlog holds.
+/// The largest number of clients that connect at the same time, which is less than any proxy's backlog.
 const CONNECTING_MAX: usize = 64;
 
 impl Hold {
-    /// Prints one line when all clients are where they stay, and then waits until it is ended.
+    /// Prints one line when all clients have reached their state, and then waits until it is ended.
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         let client = Rc::new(self.target.client()?);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

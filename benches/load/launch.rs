@@ -1,7 +1,8 @@
-//! From exec to the first answer.
+//! The time from exec to the first answer.
 //!
-//! The thread that starts a program is pinned to its core before, so the program inherits that and no other program
-//! runs in between. The thread that asks has the other core, and asks again without a pause that could be seen.
+//! The thread that starts a program is pinned to the program's core before, so that the program inherits this and
+//! no other program runs in between. The thread that sends the requests has the other core, and repeats them
+//! without a noticeable pause.
 
 use std::{
     collections::BTreeMap,
@@ -21,17 +22,17 @@ use crate::{
     stage::{Ready, Stage},
 };
 
-/// Far below what any proxy needs, and long enough not to take the machine's time from it.
+/// Far less than any proxy needs, and long enough not to take time from it.
 const POLL: Duration = Duration::from_micros(100);
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// In each round; a start takes milliseconds.
+/// The number of starts in each round; a start takes milliseconds.
 const STARTS: u32 = 10;
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Started {
     pub(crate) round: u32,
     pub(crate) ms: f64,
-    /// CPU until then, with all that the kernel did for exec.
+    /// The CPU time until then, with everything that the kernel did for exec.
     pub(crate) cpu_ms: f64,
     pub(crate) memory_kib: u64,
 }
@@ -39,7 +40,7 @@ pub(crate) struct Started {
 pub(crate) fn measure(stage: &Stage<'_>) -> anyhow::Result<BTreeMap<String, Vec<Started>>> {
     stay_on(&stage.load_cores)?;
     let mut starts: BTreeMap<String, Vec<Started>> = BTreeMap::new();
-    // One more, for files that nobody had read yet.
+    // One more round, because the first one reads files that are not cached yet.
     for round in 0..=stage.rounds * STARTS {
         let first = round as usize % stage.subjects.len();
         for ready in stage.subjects.iter().cycle().skip(first).take(stage.subjects.len()) {
@@ -59,7 +60,7 @@ fn start(ready: &Ready, round: u32) -> anyhow::Result<Started> {
     command.args(start.args()).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     let (sender, receiver) = mpsc::channel();
     let cores = start.cores.to_owned();
-    // Linux pins threads, and a child inherits from the thread that made it.
+    // Linux pins threads, and a child inherits from the thread that started it.
     let starter = thread::spawn(move || -> anyhow::Result<Running> {
         stay_on(&cores)?;
         sender.send(Instant::now())?;

@@ -1,10 +1,10 @@
-//! `load`: what a request, a client or a start costs in Millgate, beside other proxies doing the same work on the same
-//! machine.
+//! `load`: the cost of a request, a client or a start in Millgate, compared with other proxies that do the same work on
+//! the same machine.
 //!
-//! One call starts a backend and the proxies, each proxy alone on one core, the load and the backend on the other; lets
-//! the load at the proxies in turn, several rounds; and says for each what that cost in CPU time or memory of the
-//! proxy's own processes, as the kernel accounts it. Absolute numbers belong to the machine and the hour. The claim is
-//! the ratio of two proxies in the same round. See `docs/PERFORMANCE.md`.
+//! One call starts a backend and the proxies, with each proxy alone on one core, and the load and the backend on the
+//! other. It sends load to the proxies in turn, in several rounds, and reports for each what that cost in CPU time or
+//! memory of the proxy's own processes, as the kernel accounts it. Absolute numbers belong to the machine and the hour;
+//! the claim is the ratio of two proxies in the same round. See `docs/PERFORMANCE.md`.
 
 #![expect(clippy::cast_precision_loss, reason = "what is counted in one run stays far below 2^52")]
 

@@ -1,6 +1,6 @@
-//! What clients cost in memory: many that are idle, or some that do not read.
+//! The memory that clients cost: many idle clients, or some that do not read.
 //!
-//! A proxy starts anew for each turn, because what one turn made it take it may never give back.
+//! A proxy is started anew for each turn, because it may never return the memory of an earlier one.
 
 use std::{
     collections::BTreeMap,
@@ -21,10 +21,10 @@ use crate::{
     stage::{Ready, Stage},
 };
 
-/// Long enough for a proxy to give back what it does not need.
+/// Long enough for a proxy to return the memory that it does not need.
 const REST: Duration = Duration::from_secs(5);
 
-/// Clients at a time before anything is counted.
+/// The number of concurrent clients before the measurement.
 const WARMING: usize = 8;
 
 /// Sizes in KiB. `before`, `at_once` and `rested` are the proxy's proportional set size.
@@ -33,13 +33,13 @@ pub(crate) struct Held {
     pub(crate) round: u32,
     pub(crate) clients: usize,
     pub(crate) before_kib: u64,
-    /// Just after the last client has come to where it stays.
+    /// Just after the last client has reached its state.
     pub(crate) at_once_kib: u64,
     /// Five seconds later.
     pub(crate) rested_kib: u64,
-    /// Most that was resident at a time.
+    /// The largest resident memory.
     pub(crate) peak_kib: u64,
-    /// What the kernel's sockets hold more than before, those of clients and backend included.
+    /// The additional memory of the kernel's sockets, including those of clients and backend.
     pub(crate) sockets_kib: Option<i64>,
 }
 
@@ -66,7 +66,8 @@ fn hold(stage: &Stage<'_>, ready: &Ready, round: u32, stall: bool) -> anyhow::Re
     let own = stage.own(ready);
     let clients = own.connections;
     if !stall {
-        // Connections to the endpoints and what belongs to the first requests are there before.
+        // The connections to the endpoints, and everything that belongs to first requests, are made before
+        // the measurement.
         let few = Own { connections: WARMING, ..stage.own(ready) };
         few.run("handshakes", proxy.port, Duration::from_secs(1), &[])?.checked()?;
     }

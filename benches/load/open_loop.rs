@@ -1,6 +1,7 @@
-//! Open loop: what a request costs, and how long it takes, at a rate that no proxy is busy with.
+//! Open loop: the cost and the time of a request at a rate that keeps no proxy busy.
 //!
-//! The rates are shares of what nginx answered in a closed loop just before, so every proxy gets the same ones.
+//! The rates are shares of what nginx has answered in a closed loop just before, so that every proxy gets the
+//! same ones.
 
 use std::collections::BTreeMap;
 
@@ -13,16 +14,16 @@ use crate::{
     turns::{Turn, turn},
 };
 
-/// Of the reference's requests/s.
+/// Shares of the reference's requests per second.
 const SHARES: [f64; 2] = [0.25, 0.5];
-/// The rates come from its peak; where it is missing, from Millgate's.
+/// The rates come from the peak of this subject, or from Millgate's if it is missing.
 const REFERENCE: &str = "nginx";
 
 /// All turns at one rate.
 #[derive(Debug, Serialize)]
 pub(crate) struct Rate {
     pub(crate) share: f64,
-    /// Whose peak it is a share of.
+    /// The subject of whose peak it is a share.
     pub(crate) of: String,
     pub(crate) requests_per_s: f64,
     pub(crate) turns: BTreeMap<String, Vec<Turn>>,

@@ -1,8 +1,8 @@
 //! Open loop: requests at a constant rate over kept connections, whatever the answers take.
 //!
-//! Latency counts from the moment at which the rate says that the request is due. One that finds every connection busy
-//! waits for the first that is free, and its wait counts: there is no coordinated omission. A thread of its own gives the
-//! pace, because tokio's timer counts in milliseconds; the kernel wakes it up to 0.1 ms late, which counts too.
+//! Latency counts from the moment at which the request is due by the rate. A request that finds every connection busy
+//! waits for the first free one, and its wait counts: there is no coordinated omission. A separate thread gives the pace,
+//! because tokio's timer counts in milliseconds. The kernel wakes it up to 0.1 ms late, which counts too.
 
 use std::{
     cell::RefCell,
@@ -72,7 +72,7 @@ impl Paced {
         drop(due);
         let mut seen = Seen::default();
         for connection in connections {
-            // A connection with a request that was never answered would make the result better than it was.
+            // Leaving out a connection whose request was never answered would make the result better than it was.
             let answers = tokio::time::timeout(ANSWER_TIMEOUT, connection).await;
             seen.add(answers.context("an answer did not come")???);
         }
@@ -90,12 +90,12 @@ struct Pace {
 }
 
 impl Pace {
-    /// When a request is due.
+    /// The time when a request is due.
     fn at(&self, number: u32) -> Instant {
         self.began + self.interval * number
     }
 
-    /// Says each request when it is due.
+    /// Sends the time of each request when it is due.
     fn tick(&self, end: Instant, due: &UnboundedSender<Instant>) {
         for at in (0..).map(|number| self.at(number)).take_while(|at| *at < end) {
             thread::sleep(at.saturating_duration_since(Instant::now()));
@@ -106,7 +106,7 @@ impl Pace {
     }
 }
 
-/// Which connection takes the next request, and requests that none could take yet.
+/// The free connections, and the requests that had to wait for one.
 #[derive(Debug, Default)]
 struct Queue {
     free: VecDeque<usize>,
@@ -115,7 +115,7 @@ struct Queue {
 }
 
 impl Queue {
-    /// The connection for a request that is due; without one it waits.
+    /// The connection for a request that is due. Without a free one, the request waits.
     fn hand_out(&mut self, due: Instant) -> Option<usize> {
         self.asked += 1;
         let free = self.free.pop_front();
@@ -125,7 +125,7 @@ impl Queue {
         free
     }
 
-    /// What a connection that has its answer does next; without a request it is free.
+    /// The next request for a connection that has its answer. Without one the connection is free.
     fn next(&mut self, number: usize) -> Option<Instant> {
         let due = self.late.pop_front();
         if due.is_none() {

@@ -1,17 +1,17 @@
-//! Placeholders in a proxy's configuration, and what they stand for.
+//! The placeholders in a proxy's configuration, and their values.
 
 use std::path::Path;
 
 use anyhow::bail;
 
-/// What a configuration's placeholders stand for.
+/// The values of a configuration's placeholders.
 #[derive(Debug)]
 pub(crate) struct Places<'a> {
     pub(crate) port: u16,
     pub(crate) admin_port: u16,
-    /// Of this proxy's own folder: logs and temporary files.
+    /// This proxy's folder for logs and temporary files.
     pub(crate) dir: &'a Path,
-    /// Where the keys of the tokens and of TLS lie.
+    /// The folder with the keys of the tokens and of TLS.
     pub(crate) keys: &'a Path,
     pub(crate) endpoint_ports: &'a [u16],
     pub(crate) routes: usize,
@@ -19,7 +19,8 @@ pub(crate) struct Places<'a> {
 }
 
 impl Places<'_> {
-    /// Fills in a configuration. A line with `@ENDPOINT…@` or `@ROUTE@` is repeated for each of them.
+    /// Fills in a configuration. A line with `@ENDPOINT…@` or `@ROUTE@` is repeated for each endpoint or
+    /// route.
     pub(crate) fn fill(&self, template: &str) -> anyhow::Result<String> {
         let mut text = String::new();
         for line in template.lines() {

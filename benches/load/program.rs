@@ -1,4 +1,4 @@
-//! The programs that are compared: where each is, what it calls itself, and how it is started.
+//! The programs that are compared: where each one is, its version, and how it is started.
 
 use std::{
     env,
@@ -16,7 +16,7 @@ pub(crate) enum Program {
     Haproxy,
     Envoy,
     Relay,
-    /// No proxy: checks signatures and nothing else (`verification.rs`).
+    /// Not a proxy: it only checks signatures (`verification.rs`).
     Verification,
 }
 
@@ -33,7 +33,7 @@ impl Program {
         })
     }
 
-    /// Where the program is; `None`: this machine does not have it.
+    /// The path of the program. `None`: this machine does not have it.
     pub(crate) fn find(self, millgate: &Path) -> Option<PathBuf> {
         match self {
             Self::Millgate => millgate.is_file().then(|| millgate.to_owned()),
@@ -44,7 +44,7 @@ impl Program {
         }
     }
 
-    /// First line of what it says about itself.
+    /// The first line of its own report of its version.
     pub(crate) fn version(self, path: &Path) -> String {
         let flag = match self {
             Self::Nginx | Self::Haproxy => "-v",
@@ -55,7 +55,7 @@ impl Program {
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said);
         let line = said.trim().lines().next().unwrap_or("unknown").trim();
-        // Envoy says where it lies, too, which is nobody's business in a result.
+        // Envoy reports its path, too, which does not belong into a result.
         line.replace(&path.display().to_string(), &path.file_name().unwrap_or_default().to_string_lossy())
     }
 
@@ -82,9 +82,9 @@ impl Program {
     }
 }
 
-/// What a program's arguments are made of.
+/// The parameters of a program's arguments.
 pub(crate) struct Invocation<'a> {
-    /// Filled in.
+    /// The configuration, with its placeholders filled in.
     pub(crate) config: &'a Path,
     pub(crate) dir: &'a Path,
     pub(crate) port: u16,
@@ -92,7 +92,7 @@ pub(crate) struct Invocation<'a> {
     pub(crate) endpoint_ports: &'a [u16],
 }
 
-/// Names beside `PATH`: where Debian keeps daemons.
+/// Folders in addition to `PATH`, where Debian has daemons.
 const DAEMON_DIRS: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
 
 pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
@@ -101,7 +101,7 @@ pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
     dirs.map(|dir| dir.join(name)).find(|path| path.is_file())
 }
 
-/// A command that stays on these cores (as `taskset` writes them) and may open as many files as the machine lets it.
+/// A command that stays on these cores (in the form of `taskset`) and may open as many files as the machine allows.
 pub(crate) fn pinned(cores: &str, program: &Path) -> Command {
     const RAISED: &str = r#"ulimit -S -n "$(ulimit -H -n)"; exec taskset --cpu-list "$@""#;
     let mut command = Command::new("sh");

@@ -1,4 +1,4 @@
-//! A proxy that runs: started on its cores, and known to be ready because it answered.
+//! A running proxy: it is started on its cores, and ready when it has answered.
 
 use std::{
     fs,
@@ -21,13 +21,14 @@ use crate::{
     program::{Invocation, pinned},
 };
 
-/// A process that ends with us.
+/// A process that ends with this one.
 #[derive(Debug)]
 pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // TERM first, so that a master takes its workers with it; `kill` because the standard library sends no TERM.
+        // TERM comes first, so that a master ends its workers. `kill` is used because the standard library cannot
+        // send TERM.
         let _ = Command::new("kill").arg(self.0.id().to_string()).stderr(Stdio::null()).status();
         let deadline = Instant::now() + TERM_TIMEOUT;
         while Instant::now() < deadline {
@@ -52,12 +53,12 @@ pub(crate) struct Proxy {
     pub(crate) port: u16,
 }
 
-/// What to start.
+/// The parameters of a start.
 #[derive(Debug)]
 pub(crate) struct Start<'a> {
     pub(crate) program: Program,
     pub(crate) path: &'a Path,
-    /// Filled in.
+    /// The configuration, with its placeholders filled in.
     pub(crate) config: PathBuf,
     pub(crate) dir: &'a Path,
     pub(crate) cores: &'a str,
@@ -77,7 +78,7 @@ impl Start<'_> {
         })
     }
 
-    /// Where the program's output goes.
+    /// The file for the program's output.
     pub(crate) fn log(&self) -> PathBuf {
         self.dir.join("output.log")
     }
@@ -107,7 +108,7 @@ impl Proxy {
             }
             thread::sleep(POLL);
         }
-        // A proxy that lets everybody in does less than the others, and its number would be a lie.
+        // A proxy that accepts every request does less than the others, and its number would be wrong.
         if probe.token_is_checked {
             let status = probe.ask(start.port, None)?;
             ensure!(status == 401, "a request without a token is answered with {status}, not 401");
@@ -143,18 +144,18 @@ pub(crate) fn tail(log: &Path) -> String {
 
 const TAIL_LINES: usize = 8;
 
-/// One request as the load generator will send it, but always a GET.
+/// One request like those of the load generator, but always a GET.
 #[derive(Debug)]
 pub(crate) struct Probe {
     pub(crate) path: String,
     pub(crate) token: Option<String>,
     pub(crate) token_is_checked: bool,
-    /// The proxy speaks TLS.
+    /// The TLS configuration if the proxy uses TLS.
     pub(crate) tls: Option<Arc<ClientConfig>>,
 }
 
 impl Probe {
-    /// The status of the answer.
+    /// Sends the request and returns the status of the answer.
     pub(crate) fn ask(&self, port: u16, token: Option<&str>) -> anyhow::Result<u16> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let stream = TcpStream::connect_timeout(&address, ANSWER_TIMEOUT)?;
@@ -185,7 +186,7 @@ fn status(mut stream: impl Read + Write, request: &str) -> anyhow::Result<u16> {
 const STATUS_LINE_BYTES: usize = 12;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A port that is free now. Another program could take it before the proxy does; then the proxy says so.
+/// A port that is free now. If another program takes it before the proxy does, the proxy reports that.
 pub(crate) fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }

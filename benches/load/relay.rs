@@ -1,7 +1,7 @@
-//! The floor: a relay on the same runtime that reads bytes and writes bytes and looks at none of them.
+//! The floor: a relay on the same runtime that copies bytes and examines none of them.
 //!
-//! One upstream connection for each client connection, the endpoints in turn. What a proxy costs above this is
-//! its own doing; what this costs is the kernel's and the event loop's.
+//! It has one upstream connection for each client connection, to the endpoints in turn. Its cost is that of
+//! the kernel and of the event loop; what a proxy costs beyond it is the proxy's own.
 
 use std::{
     io::Write,

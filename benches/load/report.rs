@@ -1,4 +1,4 @@
-//! What a run found: a table for people, and a file with every turn.
+//! The results of a run: a table for people, and a file with every turn.
 
 use std::{fmt::Write as _, fs, path::PathBuf, time::SystemTime};
 
@@ -13,10 +13,10 @@ use crate::{
 
 /// One table.
 struct Section {
-    /// Empty where there is one table only.
+    /// Empty if there is only one table.
     title: String,
     columns: &'static [&'static str],
-    /// Millgate first.
+    /// Millgate comes first.
     rows: Vec<Row>,
 }
 
@@ -31,12 +31,13 @@ impl Section {
         self.rows.iter().find(|row| row.name == name)
     }
 
-    /// Millgate's figure over a subject's, the turns of one round paired. Below 1, Millgate costs less.
+    /// Millgate's figure divided by a subject's, in pairs of turns of one round. Below 1, Millgate costs
+    /// less.
     fn ratio(&self, scenario: &Scenario, row: &Row) -> Option<Spread> {
         let millgate = self.row("millgate")?;
         let above = match &scenario.above {
             None => &[][..],
-            // What is left of Millgate's figure compares with nobody else's.
+            // The rest of Millgate's figure cannot be compared with other subjects.
             Some(_) if !scenario.at_most.contains_key(&row.name) => return None,
             Some(name) => &self.row(name)?.figures,
         };
@@ -117,7 +118,7 @@ pub(crate) fn table(scenario: &Scenario, results: &Results) -> String {
     text
 }
 
-/// What does not fit into a table: targets of another form, and doubts.
+/// Results that do not fit into a table: targets of another form, and doubts.
 fn notes(scenario: &Scenario, results: &Results, section: &Section) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(most) = scenario.at_most_itself {
@@ -155,7 +156,7 @@ fn verdict(measured: Option<Spread>, relation: &str, bound: f64) -> String {
     format!("{relation} {bound:.2} {met}")
 }
 
-/// The whole run, raw numbers included. `DATE-COMMIT-SCENARIO.json`.
+/// Writes the whole run, with raw numbers, to `DATE-COMMIT-SCENARIO.json`.
 pub(crate) fn write(
     scenario: &Scenario,
     results: &Results,

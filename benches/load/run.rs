@@ -18,16 +18,16 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Results {
     pub(crate) findings: Findings,
-    /// User and system seconds of `millgate check`, where the scenario has a target for them.
+    /// User and system seconds of `millgate check`, if the scenario has a target for them.
     pub(crate) check_seconds: Option<f64>,
-    /// Nobody shared a core.
+    /// No core was shared.
     pub(crate) cores_were_free: bool,
     pub(crate) versions: BTreeMap<String, String>,
-    /// Subjects that did not run, and why.
+    /// Subjects that did not run, and the reasons.
     pub(crate) left_out: BTreeMap<String, String>,
 }
 
-/// By subject, round after round.
+/// The findings by subject, round after round.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Findings {

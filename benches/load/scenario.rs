@@ -1,5 +1,5 @@
-//! A scenario: the work that all proxies do, and each proxy's configuration for it. Files: `benches/load/scenarios`,
-//! configurations beside them in `benches/load/configs`.
+//! A scenario: the work that all proxies do, and each proxy's configuration for it. Scenarios are in
+//! `benches/load/scenarios`, configurations in `benches/load/configs`.
 
 use std::{
     collections::BTreeMap,
@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::proxy::Program;
 
-/// As written in the file.
+/// The scenario as written in its file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Scenario {
     #[serde(skip)]
     pub(crate) name: String,
-    /// For people: what the work is.
+    /// A description of the work, for people.
     pub(crate) does: String,
     #[serde(default)]
     pub(crate) measures: Measures,
@@ -27,29 +27,29 @@ pub(crate) struct Scenario {
     pub(crate) endpoints: usize,
     pub(crate) response_bytes: usize,
     pub(crate) connections: usize,
-    /// Requests at a time on one connection; only `h2load` makes more than one.
+    /// The number of concurrent requests on one connection. Only `h2load` makes more than one.
     #[serde(default = "one")]
     pub(crate) streams: usize,
-    /// Each request comes on a connection of its own.
+    /// Each request has its own connection.
     #[serde(default)]
     pub(crate) new_connections: bool,
-    /// Clients speak TLS 1.3 to the proxy; the certificate is ECDSA P-256 and made anew for each run.
+    /// Clients use TLS 1.3. The certificate is ECDSA P-256 and made anew for each run.
     #[serde(default)]
     pub(crate) tls: bool,
-    /// Each request is a POST with a body of as many bytes; 0 = GET.
+    /// Each request is a POST with a body of so many bytes. 0: GET.
     #[serde(default)]
     pub(crate) upload_bytes: usize,
-    /// May hold `{route}`: then the requests go to all routes of the subject in turn.
+    /// May contain `{route}`: then the requests go to all routes of the subject in turn.
     pub(crate) path: String,
-    /// RS256 tokens of as many users, sent in turn; 0 = none.
+    /// The number of RS256 tokens, each of another user, which are sent in turn. 0: none.
     #[serde(default)]
     pub(crate) tokens: usize,
-    /// By name; a name that is a program's needs no `program`.
+    /// The subjects by name. A subject with the name of a program needs no `program`.
     pub(crate) subjects: BTreeMap<String, Subject>,
-    /// Programs that cannot do this work, and why.
+    /// Programs that cannot do this work, and the reasons.
     #[serde(default)]
     pub(crate) left_out: BTreeMap<String, String>,
-    /// Only what Millgate's figure has above that of this subject is compared.
+    /// Only the difference between Millgate's figure and that of this subject is compared.
     #[serde(default)]
     pub(crate) above: Option<String>,
     /// Targets: Millgate's figure is at most this multiple of the subject's.
@@ -58,10 +58,10 @@ pub(crate) struct Scenario {
     /// Target: Millgate's figure is at most this, in its own unit.
     #[serde(default)]
     pub(crate) at_most_itself: Option<f64>,
-    /// Targets where every worker has cores of its own: Millgate's requests/s are at least this multiple of the subject's.
+    /// Targets where every worker has its own core: Millgate's requests/s are at least this multiple of the subject's.
     #[serde(default)]
     pub(crate) at_least_rate: BTreeMap<String, f64>,
-    /// Target: `millgate check` of Millgate's configuration takes at most so many seconds of CPU.
+    /// Target: `millgate check` of Millgate's configuration takes at most so many seconds of CPU time.
     #[serde(default)]
     pub(crate) check_seconds_at_most: Option<f64>,
 }
@@ -85,7 +85,7 @@ pub(crate) enum Measures {
     Start,
 }
 
-/// What makes the requests of a closed loop.
+/// The program that makes the requests of a closed loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Generator {
@@ -93,7 +93,8 @@ pub(crate) enum Generator {
     Wrk,
     /// HTTP/2.
     H2load,
-    /// Our own: TLS, a connection for each request, no resumption. wrk resumes where the server lets it.
+    /// This program's own clients: TLS, a connection for each request, no resumption. wrk resumes where the server allows
+    /// it.
     Handshakes,
 }
 
@@ -101,31 +102,31 @@ pub(crate) enum Generator {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Subject {
-    /// Default: the subject's own name.
+    /// Default: the program with the subject's name.
     pub(crate) program: Option<Program>,
-    /// In `benches/load/configs`; the relay has none.
+    /// The file in `benches/load/configs`; the relay has none.
     pub(crate) config: Option<PathBuf>,
     #[serde(default = "one")]
     pub(crate) routes: usize,
-    /// It knows only as many of the scenario's endpoints; default: all.
+    /// The subject uses only so many of the scenario's endpoints. Default: all.
     pub(crate) endpoints: Option<usize>,
-    /// Each has a core.
+    /// Each worker has a core.
     #[serde(default = "one")]
     pub(crate) workers: usize,
     #[serde(default)]
     pub(crate) tokens: TokenUse,
 }
 
-/// What happens to the scenario's tokens at one subject.
+/// The use of the scenario's tokens at one subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum TokenUse {
     /// A request without one is refused.
     #[default]
     Checked,
-    /// They are sent, and nobody looks at them.
+    /// Tokens are sent, but not checked.
     Ignored,
-    /// None is sent.
+    /// No token is sent.
     None,
 }
 
@@ -167,7 +168,7 @@ impl Scenario {
         Ok(scenario)
     }
 
-    /// (path, token) of each different request to a subject.
+    /// The path and the token of each different request to a subject.
     pub(crate) fn requests<'a>(
         &self,
         subject: &Subject,
@@ -184,7 +185,7 @@ impl Scenario {
             .collect()
     }
 
-    /// Of all subjects, the one with most.
+    /// The largest number of workers of a subject.
     pub(crate) fn workers(&self) -> usize {
         self.subjects.values().map(|subject| subject.workers).max().unwrap_or(1)
     }

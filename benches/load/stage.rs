@@ -1,4 +1,4 @@
-//! What a scenario needs around its measurement: keys, certificate, backend, and every subject ready to be started.
+//! The surroundings of a measurement: keys, certificate, backend, and every subject, ready to be started.
 
 use std::{
     collections::BTreeMap,
@@ -29,14 +29,14 @@ pub(crate) struct Stage<'a> {
     pub(crate) scenario: &'a Scenario,
     pub(crate) subjects: Vec<Ready>,
     pub(crate) versions: BTreeMap<String, String>,
-    /// Subjects that do not run, and why.
+    /// Subjects that do not run, and the reasons.
     pub(crate) left_out: BTreeMap<String, String>,
     pub(crate) rounds: u32,
-    /// How long one turn is.
+    /// The length of one turn.
     pub(crate) turn: Duration,
     pub(crate) load_cores: String,
     tokens: Vec<String>,
-    /// Ends before its folder goes.
+    /// Dropped before its folder.
     backend: Running,
     dir: tempfile::TempDir,
 }
@@ -51,7 +51,7 @@ pub(crate) struct Ready {
     pub(crate) cores: String,
     pub(crate) endpoint_ports: Vec<u16>,
     pub(crate) probe: Probe,
-    /// Its own folder, and that of keys.
+    /// The folder of this subject, and that of keys.
     dir: PathBuf,
     keys: PathBuf,
 }
@@ -64,7 +64,7 @@ impl<'a> Stage<'a> {
             options.millgate.display()
         );
         let mut dir = tempfile::Builder::new().prefix("millgate-load-").tempdir()?;
-        // Workers that give up root must reach their folders.
+        // Workers that give up root must be able to read their folders.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
         if options.keep {
             dir.disable_cleanup(true);
@@ -139,7 +139,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// What goes wrong after that is no proxy's doing.
+    /// Whether the backend has ended. Errors after that are not a proxy's.
     pub(crate) fn backend_ended(&mut self) -> bool {
         !matches!(self.backend.0.try_wait(), Ok(None))
     }
@@ -167,12 +167,12 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// (path, token) of each different request to a subject.
+    /// The path and the token of each different request to a subject.
     pub(crate) fn requests(&self, ready: &Ready) -> Vec<(String, Option<&str>)> {
         self.scenario.requests(&ready.subject, &self.tokens)
     }
 
-    /// Our own clients.
+    /// The clients of this program.
     pub(crate) fn own(&self, ready: &Ready) -> Own {
         Own {
             path: ready.probe.path.clone(),
@@ -217,13 +217,13 @@ impl Ready {
         Proxy::start(&self.prepare()?, &self.probe)
     }
 
-    /// For a subject that is no proxy.
+    /// The invocation of a subject that is not a proxy.
     pub(crate) fn invocation<'a>(&'a self, config: &'a Path, port: u16) -> Invocation<'a> {
         Invocation { config, dir: &self.dir, port, workers: self.subject.workers, endpoint_ports: &[] }
     }
 }
 
-/// Starts the backend; returns the ports of its endpoints.
+/// Starts the backend, and returns the ports of its endpoints.
 fn backend(scenario: &Scenario, cores: &Cores) -> anyhow::Result<(Running, Vec<u16>)> {
     let mut child = pinned(&cores.load(), &std::env::current_exe()?)
         .args(["backend", "--endpoints", &scenario.endpoints.to_string()])
@@ -242,8 +242,8 @@ fn backend(scenario: &Scenario, cores: &Cores) -> anyhow::Result<(Running, Vec<u
     Ok((running, ports))
 }
 
-/// Subjects to run, and asked-for ones that this scenario leaves out. Millgate's own variants always run, and so does
-/// what is no peer; programs beside it where they are asked for, or nothing is.
+/// The subjects to run, and the selected ones that this scenario leaves out. Millgate's variants and subjects that
+/// are not peers always run; other programs run if they are selected, or if none is.
 fn chosen(
     scenario: &Scenario,
     peers: &[String],

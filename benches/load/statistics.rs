@@ -1,4 +1,4 @@
-//! Median and spread of a handful of rounds.
+//! The median and the range of a few rounds.
 
 use serde::Serialize;
 

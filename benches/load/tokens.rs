@@ -1,4 +1,5 @@
-//! RS256 tokens for the scenarios with authentication: made anew for each run, so no key lies in the repository.
+//! RS256 tokens for the scenarios with authentication. They are made anew for each run, so the repository contains
+//! no key.
 
 use std::{
     fs,
@@ -14,8 +15,8 @@ use serde_json::json;
 /// Longer than any run.
 const TTL: Duration = Duration::from_hours(4);
 
-/// Writes the public key in the two forms that proxies read (`issuer.pem`, `jwks.json`); returns `count` tokens of
-/// as many users, which also stand in `tokens.txt`.
+/// Writes the public key in the two forms that proxies read (`issuer.pem`, `jwks.json`). Returns `count` tokens of
+/// as many users, which are also in `tokens.txt`.
 pub(crate) fn make(count: usize, dir: &Path) -> anyhow::Result<Vec<String>> {
     let key = KeyPair::generate_for(&PKCS_RSA_SHA256).context("no RSA key")?;
     let signing = EncodingKey::from_rsa_pem(key.serialize_pem().as_bytes())?;

@@ -1,8 +1,8 @@
-//! `load train`: our own clients at one Millgate, kind of request by kind of request, so that a build that counts its branches
+//! `load train`: sends load to a Millgate, one kind of request after the other, so that a build that counts its branches
 //! writes a profile of real work. `deploy/build-dist` calls it.
 //!
-//! Nothing is measured here. Each kind has a Millgate of its own, which is stopped as an operator stops it: the profile
-//! is written at the end of the process. All requests are made by this one thread.
+//! Nothing is measured here. Each kind has a separate Millgate, which is stopped as an operator stops it, because the
+//! profile is written when the process ends. This one thread makes all requests.
 
 use std::{
     sync::Arc,
@@ -40,8 +40,8 @@ pub(crate) struct Train {
     seconds: u64,
 }
 
-/// Scenarios whose configuration and sizes are used, and how their requests are made. What is not trained is laid out
-/// as code that hardly ever runs; so there is one of each kind that a gateway serves all day.
+/// The scenarios whose configuration and sizes are used, and how their requests are made. Code that is not trained is
+/// treated as code that hardly ever runs, so there is one scenario for each kind of request that a gateway commonly serves.
 const KINDS: [(&str, Kind); 8] = [
     ("plain", Kind::Kept),
     ("everything", Kind::Kept),
@@ -59,7 +59,7 @@ enum Kind {
     Kept,
     /// HTTP/1.1 on a connection for each request.
     Once,
-    /// HTTP/2 over TLS, several requests at a time on each connection.
+    /// HTTP/2 over TLS, with several concurrent requests on each connection.
     Http2,
 }
 
@@ -80,7 +80,7 @@ impl Train {
         Ok(())
     }
 
-    /// Requests that were answered, all of them with 200.
+    /// Returns the number of requests that were answered, all of them with 200.
     fn train(&self, stage: &Stage<'_>, ready: &Ready, kind: Kind) -> anyhow::Result<u64> {
         let proxy = ready.start()?;
         let certificate = stage.scenario.tls.then(|| stage.dir().join(certificate::CERTIFICATE));
@@ -121,7 +121,7 @@ impl Train {
     }
 }
 
-/// The first and the last core that this process may use; in a container these are seldom 0 and 1.
+/// The first and the last core that this process may use. In a container these are seldom 0 and 1.
 fn ends(process_status: &str) -> Option<(u32, u32)> {
     let list = process_status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
     let mut cores = list.trim().split(['-', ',']).map(str::parse);
@@ -129,7 +129,7 @@ fn ends(process_status: &str) -> Option<(u32, u32)> {
     Some((first, cores.next_back().unwrap_or(Ok(first)).ok()?))
 }
 
-/// All of 1,000 tokens are used by 64 clients.
+/// 64 clients use all of 1,000 tokens.
 const REQUESTS_PER_CLIENT: usize = 16;
 /// A build that counts needs some time to drain and to write its counts.
 const EXIT_TIMEOUT: Duration = Duration::from_mins(1);
@@ -198,7 +198,7 @@ async fn http2(target: &Target, streams: usize, end: Instant) -> anyhow::Result<
     while let Some(stream) = asking.join_next().await {
         answered += stream??;
     }
-    // Without its last sender the connection says goodbye and ends.
+    // Without its last sender, the connection sends its goodbye and ends.
     drop(sender);
     connection.await??;
     Ok(answered)

@@ -1,7 +1,7 @@
 //! Closed loop: each proxy gets its turn, round by round.
 //!
-//! A round begins with another proxy each time, so that none always runs after the same one. Proxies that are not
-//! in turn sit idle. What a proxy costs is read just before and just after its turn.
+//! Each round begins with another proxy, so that none always runs after the same one. The other proxies are idle
+//! meanwhile. The cost of a proxy is read just before and just after its turn.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,20 +16,20 @@ use crate::{
     stage::{Ready, Stage},
 };
 
-/// What one turn of one proxy gave.
+/// The result of one turn of one proxy.
 #[derive(Debug, Serialize)]
 pub(crate) struct Turn {
     pub(crate) round: u32,
     #[serde(flatten)]
     pub(crate) load: Load,
-    /// Microseconds of CPU of all processes of the proxy.
+    /// Microseconds of CPU time of all processes of the proxy.
     pub(crate) user_us: f64,
     pub(crate) system_us: f64,
-    /// Microseconds that it was ready to run and something else had the core.
+    /// Microseconds for which it was ready to run while something else had the core.
     pub(crate) waited_us: f64,
     /// Proportional set size just after the turn.
     pub(crate) memory_kib: u64,
-    /// Most that was resident at a time during the turn.
+    /// The largest resident memory during the turn.
     pub(crate) peak_kib: u64,
 }
 
@@ -39,14 +39,14 @@ impl Turn {
     }
 }
 
-/// Work, and what it cost.
+/// The work, and its cost.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Work {
     pub(crate) load: Load,
     pub(crate) cpu: Cpu,
 }
 
-/// Let `generate` at a proxy and read what that cost it.
+/// Lets `generate` load a proxy, and reads what that costs the proxy.
 pub(crate) fn turn(
     proxy: &Proxy,
     round: u32,
@@ -73,7 +73,7 @@ enum Contender<'a> {
         proxy: Proxy,
         tool: Tool,
     },
-    /// No proxy: it does its work itself.
+    /// Not a proxy: it does its work without a load generator.
     Alone(&'a Ready),
 }
 
@@ -98,8 +98,8 @@ impl Contender<'_> {
     }
 }
 
-/// Connections, pools and caches fill before anything is counted: each endpoint is reached some times, and each token
-/// is seen.
+/// The time for connections, pools and caches to fill before the measurement: each endpoint is reached several times,
+/// and each token is used.
 fn warm_up(endpoints: usize, tokens: usize) -> Duration {
     Duration::from_secs(1 + (endpoints / 500).max(tokens / 1000) as u64)
 }

@@ -1,4 +1,4 @@
-//! The load generator: wrk, closed loop. Its script is made here, and prints the numbers as JSON.
+//! The load generator wrk, a closed loop. Its script is made here and prints the numbers as JSON.
 
 use std::{
     fmt::Write as _,
@@ -15,7 +15,7 @@ use crate::{
     scenario::{Scenario, Subject},
 };
 
-/// wrk, ready to be let at one subject.
+/// wrk, prepared for one subject.
 #[derive(Debug)]
 pub(crate) struct Wrk {
     program: PathBuf,

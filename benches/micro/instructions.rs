@@ -1,7 +1,7 @@
 //! `cargo bench -p micro --bench instructions`: instructions of each subject, counted by valgrind's callgrind.
 //!
-//! Gungraun runs each bench in a process of its own and counts only what happens in [`calls`]. Budgets, and what checks
-//! them: `budgets.rs`.
+//! Gungraun runs each bench in a separate process and counts only what happens in [`calls`]. `budgets.rs` has the
+//! budgets and checks them.
 
 use gungraun::{Callgrind, prelude::*};
 
@@ -29,7 +29,7 @@ fn calls(mut subject: Subject) -> Subject {
     for _ in 0..BATCH {
         subject();
     }
-    // Given back, so that dropping it is not counted.
+    // Returned, so that dropping it is not counted.
     subject
 }
 

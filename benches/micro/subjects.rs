@@ -1,7 +1,8 @@
-//! What is measured: once as instruction counts with a budget (`instructions.rs`), once as time for people (`time.rs`).
+//! The subjects: measured once as instruction counts with a budget (`instructions.rs`), and once as time, for people
+//! (`time.rs`).
 //!
 //! Inputs are fixed and short, so that neither the branch that a processor takes in vectorised searches nor a random
-//! seed matters much. Whatever is made once (configuration, keys, connections) is made before the measuring begins.
+//! seed matters much. Everything that is made once (configuration, keys, connections) is made before the measurement.
 
 use std::{fmt::Write as _, hint::black_box, path::Path, rc::Rc, sync::Arc, time::Duration};
 
@@ -22,7 +23,7 @@ use rand::{SeedableRng, rngs::SmallRng};
 pub(crate) type Subject = Box<dyn FnMut()>;
 type Make = fn() -> Subject;
 
-/// Names, and what makes them ready to run. The names are those of `budgets.json`.
+/// The name of each subject, and the function that prepares it. The names are those of `budgets.json`.
 pub(crate) const ALL: [(&str, Make); 15] = [
     ("router_10", || router(10)),
     ("router_10000", || router(10_000)),
@@ -126,7 +127,7 @@ fn balancer(balance: &str, endpoints: usize) -> Subject {
     })
 }
 
-/// In cleartext, from a stranger.
+/// A request in cleartext, from a peer that is not trusted.
 const ARRIVAL: Arrival = Arrival { scheme: Scheme::Http, peer_is_trusted: false };
 
 fn admission() -> Subject {
@@ -134,7 +135,7 @@ fn admission() -> Subject {
     let parts = request_parts();
     let last = admitted(&parts, &snapshot).map(|admitted| Rc::clone(admitted.authority()));
     Box::new(move || {
-        // As on a connection that has seen a request already.
+        // As on a connection that has had a request already.
         let (parts, last) = (black_box(&parts), last.as_ref());
         let admitted = admission::admit(parts, &snapshot.table.admission, ARRIVAL, last);
         assert!(matches!(black_box(admitted), Ok(Admission::Forward(_))));
@@ -196,8 +197,8 @@ fn headers_response() -> Subject {
     })
 }
 
-/// A whole request: client, worker and service in one thread, in memory. What client and service do for it is in the
-/// number; it is the same for all.
+/// A whole request: client, worker and service in one thread, in memory. The number includes the work of client and
+/// service, which is the same for all subjects.
 fn proxied(routes: &str, header: &str) -> Subject {
     let request = format!("GET /items/7 HTTP/1.1\r\n{CLIENT_LINES}{header}\r\n");
     let mut harness = Harness::new(routes, Path::new(FIXTURES)).expect("the worker starts");
@@ -233,8 +234,8 @@ fn client_headers() -> HeaderMap {
     headers
 }
 
-/// Fresh copies for work that changes its input. They are made before [`BATCH`] calls and not in them; a clock that runs
-/// on sees one copy for each call.
+/// Fresh copies for work that changes its input. They are made before [`BATCH`] calls and not during them; with a clock
+/// that keeps running, each call has one copy.
 struct Copies {
     original: HeaderMap,
     ready: Vec<HeaderMap>,
@@ -253,7 +254,8 @@ impl Copies {
     }
 }
 
-/// Calls under one instruction count. What happens only now and then (a buffer is full) has its share in it.
+/// The number of calls under one instruction count. Work that is done only now and then (a buffer is full) has its share
+/// in it.
 pub(crate) const BATCH: usize = 100;
 const WARM_UP: usize = 200;
 

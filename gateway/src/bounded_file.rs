@@ -1,4 +1,5 @@
-//! Reading a configuration and the files that it names, of any kind: a device has no end, and a pipe may never begin.
+//! Reading files whose size and kind are not known, such as a configuration and the files that it names. A device has
+//! no end, and a pipe may never begin, so only regular files of a bounded size are read.
 
 use std::{
     fs::{self, File},
@@ -7,16 +8,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// All of a regular file of at most [`BYTES_MAX`].
+/// Reads a regular file.
+///
+/// # Errors
+/// The file cannot be read, is not a regular file, or is larger than [`BYTES_MAX`].
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // Before it is opened: opening a pipe waits for a writer.
+    // Checked before the file is opened, because opening a pipe waits for a writer.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
     }
     read_any(path)
 }
 
-/// As [`read`], from a file of any kind: the command line may name a pipe.
+/// As [`read`], but accepts a file of any kind, because the command line may name a pipe.
 pub(crate) fn read_any(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(BYTES_MAX + 1).read_to_end(&mut bytes)?;
@@ -26,7 +30,7 @@ pub(crate) fn read_any(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A hash of all contents; a file that cannot be read is part of it, too.
+/// A hash over the contents of all `files`. For a file that cannot be read, the kind of the error is hashed.
 pub(crate) fn content_fingerprint(files: &[PathBuf]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for file in files {
@@ -35,7 +39,8 @@ pub(crate) fn content_fingerprint(files: &[PathBuf]) -> u64 {
     hasher.finish()
 }
 
-/// The same, with `text` as the content of the first file: what was really read from it.
+/// As [`content_fingerprint`], with `text` as the content of the first file: the text that was loaded, even if the
+/// file has changed since.
 pub(crate) fn loaded_fingerprint(files: &[PathBuf], text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     hash_bytes(text.as_bytes(), &mut hasher);
@@ -56,8 +61,8 @@ fn hash_bytes(bytes: &[u8], hasher: &mut DefaultHasher) {
     bytes.hash(hasher);
 }
 
-/// A thousand routes with every key set are below 1 MiB, a key set of a large provider or a chain of certificates is a
-/// fraction of that; past this it is the wrong file.
+/// The largest file in bytes. A thousand routes with every key set have less than 1 MiB; the key set of a large
+/// provider or a chain of certificates has a fraction of that. A larger file is the wrong file.
 pub(crate) const BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 #[cfg(test)]

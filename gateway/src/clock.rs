@@ -1,7 +1,8 @@
-//! The one door to time.
+//! The only file that reads a clock.
 //!
-//! Every other file gets `now` handed in. A worker reads the clock where time may have passed (a request
-//! begins, an attempt ends, a response ends); what may be a second old uses [`Clock::coarse`].
+//! All other code gets `now` as an argument. A worker reads the clock where time may have passed (a request
+//! begins, an attempt ends, a response ends). [`Clock::coarse`] is for uses in which a time may be a second
+//! old.
 
 use std::{
     cell::{Cell, RefCell},
@@ -11,34 +12,36 @@ use std::{
 use bytes::Bytes;
 use http::HeaderValue;
 
-/// Monotonic time.
+/// The monotonic time.
 pub fn now() -> Instant {
     Instant::now()
 }
 
-/// Wall time since the Unix epoch; zero if the machine's clock is before it.
+/// The wall time since the Unix epoch; zero if the machine's clock is before it.
 pub fn unix_now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// When a timer that is set now and runs for `after` ends.
+/// The instant at which a timer ends that is set now and runs for `after`. At most [`LONGEST`] from now,
+/// where `after` is too long for an instant.
 pub fn timer_end(after: Duration) -> tokio::time::Instant {
     let now = tokio::time::Instant::now();
     now.checked_add(after).unwrap_or_else(|| now + LONGEST)
 }
 
-/// Thirty years. An instant cannot hold every duration; nobody waits longer.
+/// Thirty years: longer than any wait, and short enough for an instant, which cannot represent every
+/// duration.
 pub const LONGEST: Duration = Duration::from_hours(30 * 365 * 24);
 
 /// A worker's clock: monotonic reads, and wall time computed from them.
 ///
-/// The pair (monotonic, wall) is taken anew at every [`Clock::tick`], so a step of the wall clock is followed
-/// within one tick and a request costs one clock read less.
+/// The pair (monotonic, wall) is read anew at every [`Clock::tick`]. So the worker follows a step of the wall
+/// clock within one tick, and a request needs one clock read less.
 #[derive(Debug)]
 pub struct Clock {
     base: Cell<(Instant, Duration)>,
     coarse: Cell<Instant>,
-    /// Seconds since the Unix epoch, and the same as an HTTP date.
+    /// Seconds since the Unix epoch, and the same time as an HTTP date.
     http_date: RefCell<(u64, HeaderValue)>,
 }
 
@@ -52,38 +55,39 @@ impl Clock {
         }
     }
 
-    /// Reads the clock, and remembers the reading for [`Clock::coarse`].
+    /// Reads the monotonic clock, and keeps the reading for [`Clock::coarse`].
     pub fn now(&self) -> Instant {
         let now = now();
         self.coarse.set(now);
         now
     }
 
-    /// The last reading: at most one tick old.
+    /// The last reading, which is at most one tick old.
     pub fn coarse(&self) -> Instant {
         self.coarse.get()
     }
 
-    /// Wall time of a monotonic reading, since the Unix epoch.
+    /// The wall time of a monotonic reading, since the Unix epoch.
     pub fn unix(&self, at: Instant) -> Duration {
         let (mono, wall) = self.base.get();
         if at >= mono { wall + (at - mono) } else { wall.saturating_sub(mono - at) }
     }
 
-    /// The time of the last reading as `Date` has it (RFC 9110 §6.6.1), written once a second.
+    /// The time of the last reading in the form of a `Date` field (RFC 9110 §6.6.1). The text is made once a
+    /// second.
     pub fn http_date(&self) -> HeaderValue {
         let seconds = self.unix(self.coarse()).as_secs();
         let mut date = self.http_date.borrow_mut();
         if date.0 != seconds {
             let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
-            // A date is visible ASCII; the fallback is never taken.
+            // A date is visible ASCII, so the fallback is never taken.
             let value = HeaderValue::from_maybe_shared(Bytes::from(text));
             *date = (seconds, value.unwrap_or(HeaderValue::from_static("")));
         }
         date.1.clone()
     }
 
-    /// Called once a second by the worker.
+    /// Reads both clocks. The worker calls it once a second.
     pub fn tick(&self) {
         self.base.set((self.now(), unix_now()));
     }

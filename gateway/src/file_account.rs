@@ -1,11 +1,11 @@
-//! One account of files: every client connection and every upstream connection takes its place here before it opens a
-//! file, over all workers, and gives it back when it is closed.
+//! The account of files: every client connection and every upstream connection of any worker takes a place here before it
+//! opens a file, and returns it when it is closed.
 //!
-//! The operating system gives a process a number of files and refuses the next one to the part of the process that
-//! happens to need it: the admin listener, a reload, a log. So the two parts that can grow, clients and upstream
-//! connections, share what is left after [`Budget::reserve`], and neither can take the last eighth from the other. A
-//! part that finds no place asks the workers to make room ([`FileAccount::next_call`]): idle upstream connections go
-//! first, then the clients that have been idle for longest (`worker_thread::accepting`). Whatever still finds none waits in
+//! The operating system gives a process a limited number of files, and refuses the next file to the part of the process
+//! that happens to need it: the admin listener, a reload, a log. So the two parts that can grow, clients and upstream
+//! connections, share what is left after [`Budget::reserve`], and each leaves an eighth of it to the other. A part that
+//! finds no place makes the workers close what is idle ([`FileAccount::next_call`]): first idle upstream connections, then
+//! the clients that have been idle for longest (`worker_thread::accepting`). Whatever finds no place even then waits in
 //! order of arrival.
 
 use std::sync::{
@@ -16,30 +16,30 @@ use std::sync::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-/// Name look-ups at a time.
+/// The largest number of name look-ups at the same time.
 pub const LOOKUPS_MAX: usize = 32;
-/// Connections of the admin listener at a time.
+/// The largest number of connections of the admin listener at the same time.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
-/// Standard streams, configuration, certificates, state, logs, file events, the registry's long polls of a small
-/// configuration, and sockets that the kernel still closes.
+/// Files for the standard streams, the configuration, certificates, state, logs, file events, the registry's long polls of
+/// a small configuration, and sockets that the kernel is still closing.
 const RESERVE_BASE: usize = 64;
-/// A runtime has an epoll, an event and a pair for signals.
+/// A runtime has an epoll, an event, and a pair of sockets for signals.
 const RESERVE_PER_WORKER: usize = 4;
-/// A listener, and the client that it has accepted and that waits for its place.
+/// A listener, and the accepted client that waits for its place.
 const RESERVE_PER_LISTENER: usize = 2;
-/// Key sets are fetched, with a redirect at most.
+/// A fetch of a key set, with at most one redirect.
 const RESERVE_PER_PROVIDER: usize = 2;
 /// A name look-up reads a file or queries a server.
 const RESERVE_PER_LOOKUP: usize = 1;
-/// Clients leave an eighth to upstream connections, and the other way round.
+/// Clients leave one part in so many to upstream connections, and upstream connections leave the same to clients.
 const OTHERS_PART: usize = 8;
 /// More files than any machine gives to a process.
 const FILES_MAX: usize = 100_000_000;
-/// Where the system does not say what its limit is.
+/// The limit that is assumed where the system does not report one.
 const FILES_DEFAULT: usize = 1024;
 
-/// Raises the soft limit of open files to the hard one, and returns what it is now. A process that was started with
-/// `ulimit -n 1024` and may have a million has no reason to refuse clients.
+/// Raises the soft limit of open files to the hard limit, and returns the limit in force. A process that was started with
+/// `ulimit -n 1024` but may have a million files has no reason to refuse clients.
 pub fn raise_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
@@ -55,33 +55,33 @@ pub fn raise_limit() -> usize {
 /// How many files each part of the process may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
-    /// The process's limit, or `limits.files`.
+    /// The process's limit, or `limits.files` if that is less.
     pub limit: usize,
-    /// Kept for admin, registry, keys, logs, configuration and runtimes.
+    /// Files kept for the admin listener, registry, keys, logs, configuration and runtimes.
     pub reserve: usize,
     pub clients: usize,
     pub upstreams: usize,
 }
 
-/// What a configuration needs files for.
+/// The numbers of a configuration that determine how many files it needs.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Needs {
     /// `limits.files`.
     pub files_max: Option<usize>,
     pub workers: usize,
     pub listeners: usize,
-    /// Long polls of the registry at a time.
+    /// The largest number of the registry's long polls at the same time.
     pub watches: usize,
-    /// Providers whose keys may be fetched.
+    /// The number of providers, whose keys may be fetched.
     pub providers: usize,
-    /// Names that are looked up for services without a registry.
+    /// The number of names that are looked up for services without a registry.
     pub names: usize,
     /// `listen.max_connections`.
     pub clients_max: Option<usize>,
 }
 
 impl Budget {
-    /// `limit`: of the process.
+    /// Divides the files of a process. `limit` is how many files the process may have.
     pub fn new(limit: usize, needs: &Needs) -> Self {
         let limit = needs.files_max.map_or(limit, |files| files.min(limit));
         let reserve = RESERVE_BASE
@@ -90,7 +90,7 @@ impl Budget {
             + needs.watches
             + RESERVE_PER_PROVIDER * needs.providers
             + RESERVE_PER_LOOKUP * needs.names.min(LOOKUPS_MAX);
-        // With very few files nothing goes well, but requests go on.
+        // With very few files other parts fail, but requests are served.
         let reserve = reserve.min(limit / 2);
         let shared = limit - reserve;
         let most = (shared - shared / OTHERS_PART).max(1);
@@ -98,44 +98,45 @@ impl Budget {
         Self { limit, reserve, clients, upstreams: most }
     }
 
+    /// The number of files that clients and upstream connections share.
     pub(crate) fn shared(&self) -> usize {
         (self.limit - self.reserve).max(1)
     }
 }
 
-/// What there may be too little of.
+/// The kinds of places that can run out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Scarce {
-    /// Places of clients: `listen.max_connections`.
+    /// Places of client connections: `listen.max_connections`.
     Clients,
     /// Places of upstream connections.
     Upstreams,
-    /// Files that both share.
+    /// Files, which clients and upstream connections share.
     Files,
 }
 
-/// The account of one process.
+/// The account of one process, shared by all workers.
 #[derive(Debug)]
 pub struct FileAccount {
     budget: Budget,
-    /// By [`Scarce`]. A semaphore is one word while there are places, and a queue in order of arrival when there are none.
+    /// Indexed by [`Scarce`]. A semaphore is one word while places are free, and a queue in order of arrival otherwise.
     places: [Arc<Semaphore>; 3],
-    /// By [`Scarce`]: how many wait.
+    /// Indexed by [`Scarce`]: how many connections wait for such a place.
     waiting: [AtomicUsize; 3],
     calls: Box<[Calls]>,
 }
 
-/// How a worker learns that it should make room.
+/// Signals to a worker that it should make room.
 #[derive(Debug, Default)]
 struct Calls {
-    /// Something of its own waits.
+    /// A connection of the worker itself waits.
     own: Notify,
-    /// Another worker could not make room.
+    /// A connection of another worker waits, and that worker could not make room.
     others: Notify,
 }
 
-/// A place in the account; dropping it gives the place back.
+/// A place in the account; dropping it returns the place.
 #[derive(Debug)]
 #[must_use = "dropping it gives the place back"]
 pub struct Place {
@@ -158,38 +159,39 @@ impl FileAccount {
         &self.budget
     }
 
-    /// How many there are.
+    /// The number of places of this kind, free or taken.
     pub fn places(&self, what: Scarce) -> usize {
         [self.budget.clients, self.budget.upstreams, self.budget.shared()][what as usize]
     }
 
-    /// Places taken; of files, those that the other two have together.
+    /// The number of places taken. For [`Scarce::Files`], clients and upstream connections together.
     pub fn used(&self, what: Scarce) -> usize {
         self.places(what).saturating_sub(self.places[what as usize].available_permits())
     }
 
-    /// How many wait for a place.
+    /// The number of connections that wait for such a place.
     pub fn waiting(&self, what: Scarce) -> usize {
         self.waiting[what as usize].load(Ordering::Relaxed)
     }
 
-    /// Something waits for what an idle upstream connection holds.
+    /// Whether a connection waits for a place that an idle upstream connection takes up.
     pub fn is_upstream_waiting(&self) -> bool {
         self.waiting(Scarce::Upstreams) + self.waiting(Scarce::Files) > 0
     }
 
-    /// Another client would have to wait.
+    /// Whether another client would have to wait.
     pub fn is_full(&self) -> bool {
         [Scarce::Clients, Scarce::Files]
             .iter()
             .any(|what| self.places[*what as usize].available_permits() == 0)
     }
 
+    /// Whether a connection waits for a place of any kind.
     pub fn is_anything_waiting(&self) -> bool {
         [Scarce::Clients, Scarce::Upstreams, Scarce::Files].into_iter().any(|what| self.waiting(what) > 0)
     }
 
-    /// Waits until `worker` is asked to make room. `true`: it is the one that needs it.
+    /// Waits until `worker` should make room. `true`: the worker needs the room itself. `false`: another worker does.
     pub async fn next_call(&self, worker: usize) -> bool {
         let Some(calls) = self.calls.get(worker) else { return std::future::pending().await };
         tokio::select! {
@@ -198,7 +200,7 @@ impl FileAccount {
         }
     }
 
-    /// Asks all other workers to make room.
+    /// Signals to all other workers that they should make room.
     pub fn call_others(&self, worker: usize) {
         for (_, calls) in self.calls.iter().enumerate().filter(|(index, _)| *index != worker) {
             calls.others.notify_one();
@@ -216,7 +218,7 @@ impl FileAccount {
         Some(Place { _of_kind: take(kind)?, _file: take(Scarce::Files)? })
     }
 
-    /// `None` never comes: nothing closes the semaphores.
+    /// Waits for a place. It never returns `None`, because nothing closes the semaphores.
     async fn take(&self, what: Scarce, worker: usize) -> Option<OwnedSemaphorePermit> {
         let places = &self.places[what as usize];
         if let Ok(permit) = Arc::clone(places).try_acquire_owned() {
@@ -230,7 +232,7 @@ impl FileAccount {
     }
 }
 
-/// Counts one that waits until it is dropped: by then it has its place, or has given up.
+/// Counts a waiting connection until this is dropped: then it has its place, or has given up.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
@@ -246,7 +248,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// One worker's side of the account.
+/// One worker's access to the account.
 #[derive(Debug)]
 pub struct Desk {
     pub account: Arc<FileAccount>,
@@ -254,17 +256,17 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// A place for a client that was accepted.
+    /// Waits for a place for an accepted client.
     pub async fn client(&self) -> Option<Place> {
         self.account.place(Scarce::Clients, self.worker).await
     }
 
-    /// A place for a connection to an endpoint, if there is one now.
+    /// Takes a place for a connection to an endpoint, if one is free.
     pub fn upstream_now(&self) -> Option<Place> {
         self.account.place_now(Scarce::Upstreams)
     }
 
-    /// Waits for it.
+    /// Waits for a place for a connection to an endpoint.
     pub async fn upstream(&self) -> Option<Place> {
         self.account.place(Scarce::Upstreams, self.worker).await
     }

@@ -1,11 +1,11 @@
-//! Equal values, held once.
+//! Equal values that share one allocation.
 //!
-//! Of thousands of routes most have the timeouts, retries and header rules of the defaults. What a request reads of its
-//! route is then in the cache because requests of other routes read it too.
+//! Of thousands of routes, most have the timeouts, retries and header rules of the defaults. Sharing these means that a
+//! request finds what it reads of its route in the processor's cache, because requests of other routes read it too.
 
 use std::{collections::HashSet, hash::Hash, sync::Arc};
 
-/// The values so far. Lives while a configuration is compiled; what it gave out lives on.
+/// The values so far. It exists while a configuration is compiled; the values that it returned live on.
 #[derive(Debug)]
 pub(crate) struct Interner<T: ?Sized> {
     known: HashSet<Arc<T>, foldhash::fast::RandomState>,
@@ -18,7 +18,7 @@ impl<T: ?Sized> Default for Interner<T> {
 }
 
 impl<T: ?Sized + Eq + Hash> Interner<T> {
-    /// The value that is equal to this one and came first.
+    /// Returns the first value that is equal to `value`.
     pub(crate) fn share(&mut self, value: Arc<T>) -> Arc<T> {
         if let Some(known) = self.known.get(&*value) {
             return Arc::clone(known);

@@ -1,7 +1,7 @@
 //! Millgate: an API gateway for services that register in Consul.
 //!
-//! The way of one request is `request/mod.rs`; the map of the house is `docs/ARCHITECTURE.md`. An embedder starts a
-//! [`Gateway`] from a `routes.yaml`.
+//! `request/mod.rs` shows the way of one request; `docs/ARCHITECTURE.md` is the map of the modules. An embedder
+//! starts a [`Gateway`] from a `routes.yaml`.
 
 pub mod access_log;
 pub mod admission;

@@ -1,48 +1,55 @@
-//! How the gateway listens, as the configuration says: addresses, and how long and how large what clients send may be. Plain data,
-//! for every room that serves a connection.
+//! The settings of `listen`: addresses, and how large and how slow the messages of clients may be. Plain data for every room
+//! that serves a connection.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::syntax::diagnostics::Span;
 
+/// The section `listen` of a configuration, with defaults filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenSettings {
-    /// Cleartext listeners: HTTP/1.1, and HTTP/2 with prior knowledge.
+    /// Cleartext listeners. They serve HTTP/1.1, and HTTP/2 with prior knowledge.
     pub http: Vec<SocketAddr>,
-    /// The port of `https` to which they send every client; `None`: they serve.
+    /// The port of `https` to which the cleartext listeners redirect every client. `None`: they serve requests themselves.
     pub https_redirect: Option<u16>,
+    /// The TLS listener. `None`: there is none.
     pub https: Option<HttpsSettings>,
-    /// `None` is `off`.
+    /// The admin listener. `None`: `off`.
     pub admin: Option<SocketAddr>,
-    /// Names under which the admin listener answers, beside its address.
+    /// The names under which the admin listener answers, in addition to its address.
     pub admin_hosts: Vec<String>,
+    /// The networks of peers whose forwarding fields are trusted.
     pub trusted_proxies: Vec<ipnet::IpNet>,
-    /// Names, or beginnings of names with `*` after them, in lower case: removed unless a trusted proxy sends them.
+    /// Names of header fields in lower case, or beginnings of names with `*` after them. Such fields are removed unless a
+    /// trusted proxy sends them.
     pub untrusted_headers: Vec<String>,
-    /// First byte to end of headers.
+    /// The longest time from the first byte of a request head to its end.
     pub header_timeout: Duration,
-    /// Keep-alive between requests.
+    /// The longest time that a connection may be idle between requests.
     pub idle_timeout: Duration,
+    /// The largest number of header lines of a request.
     pub max_headers: usize,
+    /// The largest header section of a request, in bytes.
     pub max_header_bytes: usize,
-    /// Client connections, over all workers; `None`: as many as there are files for.
+    /// The largest number of client connections, over all workers. `None`: as many as there are files for.
     pub max_connections: Option<usize>,
-    /// HTTP/2 concurrent streams of one connection.
+    /// The largest number of concurrent streams of an HTTP/2 connection.
     pub max_streams: u32,
-    /// Requests after which a connection ends; `None`: it does not.
+    /// The number of requests after which a connection ends. `None`: it has no limit.
     pub max_requests_per_connection: Option<u32>,
     pub http2: Http2Settings,
 }
 
-/// What an HTTP/2 client may ask for that is no progress; `None` = any number.
+/// Limits of what an HTTP/2 client may send without advancing a request. `None`: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Http2Settings {
-    /// Frames of a second that are neither a request nor content.
+    /// The largest number of control frames per second: frames that are neither a request nor content.
     pub frames_per_second: Option<u32>,
-    /// Requests that are taken back, beyond half of all.
+    /// The largest number of requests that a client may reset, beyond half of all its requests.
     pub resets: Option<u32>,
 }
 
+/// The TLS listener of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpsSettings {
     pub bind: SocketAddr,

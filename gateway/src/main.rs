@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-/// Requests are many small allocations that are freed on the same thread; see docs/DEPENDENCIES.md.
+/// A request makes many small allocations that are freed on the same thread. docs/DEPENDENCIES.md has the
+/// reasons for this allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

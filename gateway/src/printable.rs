@@ -1,9 +1,9 @@
-//! Text that others wrote, for a log or a terminal.
+//! Text from other programs and people, made safe for a log or a terminal.
 
 use std::borrow::Cow;
 
-/// `text` with everything escaped that would end a line, move a cursor or turn the direction of writing. Names, tags and
-/// outputs of checks come from whoever may register a service.
+/// Escapes the characters of `text` that would end a line, move a cursor or change the direction of writing. Names, tags
+/// and outputs of checks are written by anyone who may register a service.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(is_hidden) {
         return Cow::Borrowed(text);
@@ -19,7 +19,8 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Controls (C0, C1), line separators, and the marks that Unicode's bidirectional algorithm obeys (UAX #9 §2).
+/// Whether `c` is a control character (C0, C1), a line separator, or a mark that Unicode's bidirectional algorithm obeys
+/// (UAX #9 §2).
 pub(crate) fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

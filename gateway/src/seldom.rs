@@ -1,14 +1,15 @@
-//! A line of the log that every event could cause: it is written once in an interval, with the number of those that
-//! were not.
+//! A limit for lines of the log that a frequent event causes: one line is written per interval, with the number of
+//! those that were left out.
 
 use std::{
     cell::Cell,
     time::{Duration, Instant},
 };
 
-/// At most one such line per worker and place in this time.
+/// At most one such line per worker and place is written in this time.
 const INTERVAL: Duration = Duration::from_secs(10);
 
+/// The state of one kind of line.
 #[derive(Debug, Default)]
 pub(crate) struct Seldom {
     last: Cell<Option<Instant>>,
@@ -16,7 +17,8 @@ pub(crate) struct Seldom {
 }
 
 impl Seldom {
-    /// `Some`: the line may be written, and so many were left out since the last one.
+    /// `Some`: the line may be written now; the number is how many were left out since the last one. `None`: it is
+    /// left out.
     pub(crate) fn due(&self, now: Instant) -> Option<u64> {
         if self.last.get().is_some_and(|last| now.saturating_duration_since(last) < INTERVAL) {
             self.skipped.set(self.skipped.get() + 1);

@@ -1,8 +1,8 @@
-//! One worker without sockets: what the tests and benches of a request's cost run on. No part of the interface.
+//! One worker without sockets, on which tests and benches measure the cost of a request. Not a part of the interface.
 //!
 //! Client, gateway and service are tasks of one thread, and the bytes between them stay in memory. Client and service
-//! use the same buffers again and again: after the first requests, whatever allocates is the gateway or a library
-//! that it calls.
+//! use the same buffers again and again, so after the first requests only the gateway and the libraries that it calls
+//! allocate.
 
 use std::{io, path::Path, rc::Rc, sync::Arc, thread::JoinHandle};
 
@@ -36,10 +36,10 @@ pub const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nc
     {\"id\":7,\"name\":\"An item with a name of any length\",\"price\":\"12.50\",\"currency\":\"EUR\",\
     \"tags\":[\"one\",\"two\",\"three\",\"four\"]}";
 
-/// Compiles a configuration as a start of the gateway does. Relative files that it names are in `dir`.
+/// Compiles a configuration as the gateway does when it starts. Relative file names in it are relative to `dir`.
 ///
 /// # Errors
-/// The report of what is wrong with it.
+/// The configuration is wrong; the text is the report of all findings.
 pub fn compile(routes_yaml: &str, dir: &Path) -> Result<(Settings, Snapshot), String> {
     jwt::install_crypto_provider();
     let loaded =
@@ -52,19 +52,20 @@ pub fn compile(routes_yaml: &str, dir: &Path) -> Result<(Settings, Snapshot), St
     Ok((loaded.settings, snapshot))
 }
 
-/// A worker, one client connection to it, and one idle connection to each endpoint. All endpoints give [`ANSWER`].
+/// A worker, one client connection to it, and one idle connection to each endpoint. All endpoints answer with
+/// [`ANSWER`].
 pub struct Harness {
     client: DuplexStream,
     answer: Box<[u8]>,
     runtime: LocalRuntime,
-    /// Held, because a worker whose control plane is gone is not what is measured.
+    /// Kept, because a worker whose control plane is gone is not what is measured.
     _control: mpsc::Sender<Command>,
     _log: Option<JoinHandle<()>>,
 }
 
 impl Harness {
     /// # Errors
-    /// The configuration is wrong, or the system refuses a runtime or the log's thread.
+    /// The configuration is wrong, or the system does not give a runtime or the log's thread.
     pub fn new(routes_yaml: &str, dir: &Path) -> Result<Self, String> {
         let failed = |error: io::Error| error.to_string();
         let Prepared { setup, control, log } = Prepared::new(routes_yaml, dir)?;
@@ -77,10 +78,11 @@ impl Harness {
         Ok(Self { client, answer, runtime, _control: control, _log: log })
     }
 
-    /// Sends one request and returns the whole response: head, and content with a Content-Length.
+    /// Sends one request and returns the whole response: its head, and its content, which must have a
+    /// `Content-Length`.
     ///
     /// # Errors
-    /// The gateway closed the connection, or the response is larger than 64 KiB.
+    /// The gateway has closed the connection, or the response is larger than 64 KiB.
     pub fn exchange(&mut self, request: &[u8]) -> io::Result<&[u8]> {
         let Self { client, answer, runtime, .. } = self;
         let bytes = runtime.block_on(async {
@@ -91,7 +93,7 @@ impl Harness {
     }
 }
 
-/// What a worker is started with, and what must live as long as it.
+/// The setup of a worker, and what must live as long as the worker.
 pub(crate) struct Prepared {
     pub(crate) setup: WorkerSetup,
     control: mpsc::Sender<Command>,
@@ -99,6 +101,7 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
+    /// Compiles the configuration and makes the setup of a worker for it.
     pub(crate) fn new(routes_yaml: &str, dir: &Path) -> Result<Self, String> {
         let (settings, snapshot) = compile(routes_yaml, dir)?;
         let (sink, log) = match settings.access_log.format {
@@ -121,12 +124,12 @@ impl Prepared {
     }
 }
 
-/// A worker with an idle connection to each endpoint. All endpoints give [`ANSWER`].
+/// A worker with an idle connection to each endpoint. All endpoints answer with [`ANSWER`].
 pub(crate) async fn worker_with_endpoints(setup: &WorkerSetup) -> hyper::Result<Rc<WorkerState>> {
     worker_with(setup, answer_all).await
 }
 
-/// A worker with an idle connection to each endpoint, which `serve` serves.
+/// A worker with an idle connection to each endpoint. `serve` is the service's side of such a connection.
 pub(crate) async fn worker_with<F: Future<Output = ()> + 'static>(
     setup: &WorkerSetup,
     serve: impl Fn(DuplexStream) -> F,
@@ -143,7 +146,7 @@ pub(crate) async fn worker_with<F: Future<Output = ()> + 'static>(
     Ok(worker)
 }
 
-/// A connection of a client at 127.0.0.1, for tests of what belongs to one.
+/// A connection of a client at 127.0.0.1, for tests of code that needs one.
 #[cfg(test)]
 pub(crate) fn connection_of(worker: &Rc<WorkerState>) -> Rc<crate::request::ConnectionContext> {
     let scheme = crate::admission::Scheme::Http;
@@ -184,7 +187,7 @@ async fn connect_all(setup: &WorkerSetup) -> hyper::Result<DuplexStream> {
     Ok(client)
 }
 
-/// The service: one connection.
+/// The service's side of one connection.
 async fn answer_all(mut stream: DuplexStream) {
     let mut request = vec![0; MESSAGE_BYTES_MAX];
     while read_message(&mut stream, &mut request).await.is_ok() {
@@ -194,7 +197,7 @@ async fn answer_all(mut stream: DuplexStream) {
     }
 }
 
-/// Reads one message into `buffer`; how many bytes it has.
+/// Reads one message into `buffer`, and returns its length in bytes.
 async fn read_message(stream: &mut DuplexStream, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     loop {
@@ -209,7 +212,7 @@ async fn read_message(stream: &mut DuplexStream, buffer: &mut [u8]) -> io::Resul
     }
 }
 
-/// Header names are in lower case, as hyper writes them.
+/// Whether the message is complete. Header names are in lower case, as hyper writes them.
 fn is_complete(message: &[u8]) -> bool {
     let Some(head) = memchr::memmem::find(message, b"\r\n\r\n") else { return false };
     let (head, content) = message.split_at(head + 4);
@@ -220,7 +223,7 @@ fn is_complete(message: &[u8]) -> bool {
     content.len() >= length
 }
 
-/// Larger than every message here.
+/// More than the bytes of any message here.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
 #[cfg(test)]

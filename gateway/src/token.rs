@@ -1,4 +1,4 @@
-//! Development tokens: signed with a key file that is at hand. Not an issuer.
+//! Tokens for development, signed with a key file on this machine. This is not an issuer for production.
 
 use std::{
     io::Read as _,
@@ -11,26 +11,27 @@ use serde_json::{Map, Value, json};
 
 use crate::{auth::jwt, clock};
 
-/// What to sign, and with what.
+/// The content of a token, and the key that signs it.
 #[derive(Debug, Clone, Default)]
 pub struct MintOptions {
-    /// PEM private key (RSA → RS256, P-256 → ES256, Ed25519 → EdDSA), or the bytes of an HS256 secret.
+    /// A PEM private key (RSA → RS256, P-256 → ES256, Ed25519 → EdDSA), or the bytes of an HS256 secret.
     pub key_file: PathBuf,
     pub subject: String,
     pub scopes: Vec<String>,
-    /// One is written as `role`, several as the list `roles`; a route's `require: {role: …}` reads both.
+    /// One role is written as the claim `role`, several as the list `roles`; a route's `require: {role: …}` reads
+    /// both.
     pub roles: Vec<String>,
     pub issuer: Option<String>,
     pub audience: Option<String>,
-    /// From now.
+    /// How long the token is valid from now.
     pub ttl: Duration,
-    /// `kid` of the header.
+    /// The `kid` of the header.
     pub key_id: Option<String>,
-    /// Further claims.
+    /// Further claims, as text.
     pub claims: Vec<(String, String)>,
 }
 
-/// Why no token was made.
+/// The reason that no token was made.
 #[derive(Debug, thiserror::Error)]
 pub enum MintError {
     #[error("cannot read the key {}: {source}", path.display())]
@@ -46,7 +47,7 @@ pub enum MintError {
 /// Signs a token.
 ///
 /// # Errors
-/// The key file cannot be read or has no key that signs, or an option has a value that makes no sense.
+/// The key file cannot be read or has no key that signs, or an option has a value that is not allowed.
 pub fn mint(options: &MintOptions) -> Result<String, MintError> {
     jwt::install_crypto_provider();
     let claims = claims(options)?;
@@ -55,7 +56,7 @@ pub fn mint(options: &MintOptions) -> Result<String, MintError> {
     let unusable = |reason| MintError::Key { path: options.key_file.clone(), reason };
     let (algorithm, key) = signing_key(&bytes).map_err(unusable)?;
     let header = Header { kid: options.key_id.clone(), ..Header::new(algorithm) };
-    // A curve or a length that the algorithm does not take shows only here.
+    // Only signing shows a curve or a length that the algorithm does not accept.
     jsonwebtoken::encode(&header, &claims, &key).map_err(|_| unusable(pem_advice(&bytes)))
 }
 
@@ -68,7 +69,8 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// PEM tells what it is; anything else is a secret, without the line end that editors add.
+/// The algorithm and key of a file. A PEM file states its kind; any other content is a secret, without the line end
+/// that editors add.
 fn signing_key(bytes: &[u8]) -> Result<(Algorithm, EncodingKey), &'static str> {
     if memchr::memmem::find(bytes, PEM_MARK).is_none() {
         return secret(bytes.trim_ascii_end()).map(|secret| (Algorithm::HS256, secret));
@@ -92,7 +94,8 @@ fn secret(bytes: &[u8]) -> Result<EncodingKey, &'static str> {
     Ok(EncodingKey::from_secret(bytes))
 }
 
-/// What to do about a PEM file that does not sign, from the label of its last block: OpenSSL writes parameters first.
+/// Advice about a PEM file that does not sign, from the label of its last block, because OpenSSL writes parameters
+/// first.
 fn pem_advice(bytes: &[u8]) -> &'static str {
     let text = String::from_utf8_lossy(bytes);
     let label = text.rsplit("-----BEGIN ").next().and_then(|rest| rest.split("-----").next()).unwrap_or("");
@@ -147,13 +150,13 @@ fn claims(options: &MintOptions) -> Result<Map<String, Value>, MintError> {
 }
 
 const PEM_MARK: &[u8] = b"-----BEGIN ";
-/// An RSA key of 16,384 bits is below 13 KiB; past this it is the wrong file.
+/// An RSA key of 16,384 bits has less than 13 KiB; a larger file is the wrong file.
 const KEY_BYTES_MAX: u64 = 64 * 1024;
 const SECRET_BYTES_MIN: usize = 32;
 const TTL_MIN: Duration = Duration::from_secs(1);
-/// Ten years: longer is a slip of the keyboard, and a token for development needs no more.
+/// Ten years. A longer time is a typing error; a token for development needs less.
 const TTL_MAX: Duration = Duration::from_hours(3650 * 24);
-/// Claims that have an option of their own; as further claims they would be overwritten without a word.
+/// Claims that have their own option. As further claims they would be overwritten silently.
 const OWN_OPTIONS: [&str; 7] = ["sub", "iss", "aud", "scope", "role", "iat", "exp"];
 
 #[cfg(test)]
@@ -162,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    /// The reason that a key file with this content is refused with.
+    /// The reason for which a key file with this content is refused.
     fn refused(content: &str) -> String {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, content).unwrap();

@@ -1,11 +1,11 @@
-//! Tables from turns that are made up.
+//! Tables from invented turns.
 
 use std::collections::BTreeMap;
 
 use super::*;
 use crate::{generator::Load, memory::Held, turns::Turn};
 
-/// A thousand requests of as many MiB in a second.
+/// A thousand requests of 1 MiB each in a second.
 fn turn(round: u32, cpu_us: f64) -> Turn {
     let load = Load {
         requests: 1000,

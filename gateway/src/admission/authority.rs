@@ -1,4 +1,4 @@
-//! Which host a request is for: Host, `:authority` and an absolute-form target must all say the same one.
+//! The host that a request is for: Host, `:authority` and an absolute-form target must all have the same one.
 
 use std::rc::Rc;
 
@@ -7,8 +7,8 @@ use http::{HeaderValue, Uri, Version, header, request::Parts};
 use super::{Arrival, Refusal};
 use crate::message::{Authority, HostAndPort, Scheme};
 
-/// The authority of a request. `last` is that of the connection's last request: nearly always it is the same one, and
-/// then nothing is parsed or allocated.
+/// The authority of a request. `last` is that of the connection's last request. Usually it is the same, and then
+/// nothing is parsed or allocated.
 pub(super) fn check(
     parts: &Parts,
     scheme: Scheme,
@@ -20,7 +20,7 @@ pub(super) fn check(
     if lines.next().is_some() {
         return Err(Refusal::HostRepeated);
     }
-    // HTTP/2 `:authority`, or an absolute-form target.
+    // The `:authority` of HTTP/2, or an absolute-form target.
     let target = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
     let written = match (line, target) {
         (Some(line), Some(target)) => {
@@ -30,7 +30,7 @@ pub(super) fn check(
             line
         }
         (Some(line), None) => line,
-        // RFC 9113 §8.3.1: `:authority` stands for Host. In HTTP/1.1, RFC 9112 §3.2 demands Host all the same.
+        // `:authority` replaces Host (RFC 9113 §8.3.1). HTTP/1.1 requires Host in any case (RFC 9112 §3.2).
         (None, Some(target)) if parts.version > Version::HTTP_11 => target,
         (None, Some(target)) => {
             read(target)?;
@@ -44,9 +44,9 @@ pub(super) fn check(
     }
 }
 
-/// The scheme that the request was made for. One that is not the listener's is a statement about an earlier hop, as
-/// `X-Forwarded-Proto` is: believed of a trusted proxy that ended TLS, refused from anything else. (h2 does not pass
-/// `:scheme` on without `:authority`; then it is the listener's.)
+/// The scheme that the request was made for. A scheme that is not the listener's is a statement about an earlier hop,
+/// as `X-Forwarded-Proto` is: it is accepted from a trusted proxy that ended TLS, and refused from all other
+/// peers. (h2 does not report `:scheme` without `:authority`; the scheme is the listener's then.)
 pub(super) fn check_scheme(target: &Uri, arrival: Arrival) -> Result<Scheme, Refusal> {
     let Some(stated) = target.scheme_str() else { return Ok(arrival.scheme) };
     let stated = Scheme::parse(stated).ok_or(Refusal::SchemeMismatch)?;

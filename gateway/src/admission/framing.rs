@@ -1,11 +1,12 @@
-//! How a request's content is delimited (RFC 9112 §6). Anything that another program could delimit elsewhere is
-//! refused: request smuggling is two programs that disagree about where a message ends.
+//! How a request's content is delimited (RFC 9112 §6). A message is refused if another program could find a different
+//! end of it: request smuggling needs two programs that disagree about where a message ends.
 
 use http::{HeaderValue, Version, header, request::Parts};
 
 use super::Refusal;
 use crate::message::{Found, Framing, Survey, parse_length};
 
+/// How the request's content is delimited, or why two programs could disagree about that.
 pub(super) fn check_request(parts: &Parts, survey: Survey) -> Result<Framing, Refusal> {
     let length = if survey.has(Found::ContentLength) { check_content_length(parts)? } else { None };
     let without_coding = match length {
@@ -20,25 +21,25 @@ pub(super) fn check_request(parts: &Parts, survey: Survey) -> Result<Framing, Re
     let Some(coding) = transfer_encoding.next() else {
         return Ok(without_coding);
     };
-    // RFC 9112 §6.1: Transfer-Encoding in an HTTP/1.0 message is faulty framing. HTTP/2 has none at all.
+    // Transfer-Encoding in an HTTP/1.0 message is faulty framing (RFC 9112 §6.1), and HTTP/2 does not have it.
     if parts.version != Version::HTTP_11 {
         return Err(Refusal::TransferEncodingVersion);
     }
-    // hyper looks only at the last line's last item.
+    // hyper reads only the last item of the last line.
     if transfer_encoding.next().is_some() {
         return Err(Refusal::TransferEncodingInvalid);
     }
     check_transfer_coding(coding)?;
-    // RFC 9112 §6.1 allows forwarding with Transfer-Encoding alone. hyper does that and hides the Content-Length from
-    // us; where both are visible, refusing is the other allowed answer.
+    // RFC 9112 §6.1 allows two answers to a message with both fields: forwarding it with Transfer-Encoding alone, or
+    // refusing it. hyper does the first and hides the Content-Length; where both are visible, it is refused here.
     if length.is_some() {
         return Err(Refusal::ContentLengthAndTransferEncoding);
     }
     Ok(Framing::Chunked)
 }
 
-/// Several lines with one value are one (RFC 9110 §8.6). hyper makes them one on HTTP/1.1, h2 does not; either way the
-/// service gets one line.
+/// Several lines with one value count as one (RFC 9110 §8.6). hyper joins them on HTTP/1.1, h2 does not; in both cases
+/// the service gets one line.
 fn check_content_length(parts: &Parts) -> Result<Option<u64>, Refusal> {
     let mut known = None;
     for line in parts.headers.get_all(header::CONTENT_LENGTH) {
@@ -51,8 +52,8 @@ fn check_content_length(parts: &Parts) -> Result<Option<u64>, Refusal> {
     Ok(known)
 }
 
-/// One coding, `chunked`. A known other coding under a final `chunked` is honest but not supported: 501
-/// (RFC 9112 §6.1); everything else is 400.
+/// Accepts one coding, `chunked`. Other known codings before a final `chunked` are valid but not supported: 501 (RFC
+/// 9112 §6.1). Everything else is 400.
 fn check_transfer_coding(value: &HeaderValue) -> Result<(), Refusal> {
     let value = value.as_bytes().trim_ascii();
     if value.eq_ignore_ascii_case(b"chunked") {

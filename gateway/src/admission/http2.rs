@@ -1,17 +1,17 @@
-//! What HTTP/1.1's parser does with a header section before admission sees it, done for HTTP/2.
+//! Gives an HTTP/2 header section the form that HTTP/1.1's parser gives to one before admission.
 //!
-//! httparse removes the whitespace around a value, and a browser that speaks HTTP/1.1 sends one Cookie line. h2 hands
-//! over both as they came. Whatever compares values afterwards (conditions of routes, keys of limits, tokens) must see
-//! on HTTP/2 what it would see on HTTP/1.1, so this comes before everything else that reads the section.
+//! httparse removes the whitespace around a value, and a browser that uses HTTP/1.1 sends one Cookie line. h2 returns
+//! both as they arrived. All code that compares values later (conditions of routes, keys of limits, tokens) must see the
+//! same values on HTTP/2 as on HTTP/1.1, so this comes before everything else that reads the section.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, header};
 
 use super::Refusal;
 
-/// Gives a request's header section the form that HTTP/1.1's has, or notes why it cannot have it, which [`super::admit`]
-/// says later. This is done when the request is accepted: hundreds of streams may wait for their turn then, and each
-/// field, which costs its sender a byte, takes 70 bytes.
+/// Gives a request's header section the form that it has on HTTP/1.1. If that is not possible, the reason is noted and
+/// [`super::admit`] refuses the request later. It is done when the request is accepted, because hundreds of streams may
+/// wait for their turn then, and a field that costs its sender one byte takes 70 bytes here.
 pub(crate) fn receive<B>(request: &mut Request<B>, header_lines_max: usize) {
     let verdict = normalise(request.headers_mut(), header_lines_max);
     if let Err(refusal) = verdict {
@@ -22,7 +22,7 @@ pub(crate) fn receive<B>(request: &mut Request<B>, header_lines_max: usize) {
     }
 }
 
-/// In the extensions of a request that [`receive`] has refused.
+/// The refusal by [`receive`], in the extensions of a request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Refused(pub(super) Refusal);
 
@@ -31,8 +31,8 @@ fn normalise(headers: &mut HeaderMap, header_lines_max: usize) -> Result<(), Ref
     if headers.len() > header_lines_max {
         return Err(Refusal::TooManyHeaders);
     }
-    // RFC 9113 §8.2.1: a value that begins or ends with a space or a tab is malformed. A service would trim it and
-    // read what the gateway has not compared.
+    // A value that begins or ends with a space or a tab is malformed (RFC 9113 §8.2.1). A service would trim it and read
+    // a value that the gateway has not compared.
     if headers.values().any(|value| is_padded(value.as_bytes())) {
         return Err(Refusal::HeaderPadded);
     }
@@ -44,8 +44,8 @@ fn is_padded(value: &[u8]) -> bool {
     value.first().is_some_and(is_space) || value.last().is_some_and(is_space)
 }
 
-/// RFC 9113 §8.2.3: HTTP/2 may split Cookie into several fields; before the message goes to anything else they are
-/// one, joined with `; `.
+/// Joins the crumbs of a cookie. HTTP/2 may split Cookie into several fields, and these must be joined with `; ` before
+/// the message goes to anything that is not HTTP/2 (RFC 9113 §8.2.3).
 fn join_cookies(headers: &mut HeaderMap, crumbs_max: usize) -> Result<(), Refusal> {
     let mut crumbs = headers.get_all(header::COOKIE).iter();
     if crumbs.by_ref().nth(1).is_none() {
@@ -62,22 +62,21 @@ fn join_cookies(headers: &mut HeaderMap, crumbs_max: usize) -> Result<(), Refusa
         }
         joined.put_slice(crumb.as_bytes());
     }
-    // Valid values and the separator make a valid value.
+    // Valid values and the separator make a valid value, so the error never occurs.
     let joined = HeaderValue::from_maybe_shared(Bytes::from(joined)).map_err(|_| Refusal::TooManyCookies)?;
     headers.insert(header::COOKIE, joined);
     Ok(())
 }
 
-/// Crumbs of one cookie header that a request may have: as many as it may have header lines, and at least
-/// [`CRUMBS_MIN`].
+/// The largest number of crumbs of a request's cookie: as many as its header lines may be, and at least [`CRUMBS_MIN`].
 pub(crate) fn crumbs_max(header_lines_max: usize) -> usize {
     header_lines_max.max(CRUMBS_MIN)
 }
 
 const SEPARATOR: &[u8] = b"; ";
 
-/// Browsers keep 180 cookies of a site and send each as a crumb of its own; a crumb costs the gateway some 70 bytes and
-/// its sender one.
+/// Browsers keep 180 cookies for a site and send each as a crumb. A crumb costs the gateway some 70 bytes and its sender
+/// one.
 const CRUMBS_MIN: usize = 256;
 
 #[cfg(test)]

@@ -1,24 +1,24 @@
-//! Admission: what must hold of a request before anything else looks at it.
+//! Admission: the checks that a request must pass before any other code decides on it.
 //!
-//! hyper and h2 check syntax; they leave open questions whose answers two programs can read differently: several
-//! Host lines, a target that names another host, a Transfer-Encoding list, an encoded slash. Admission refuses
-//! each message that has two readings, and gives the rest one reading, [`Admitted`], which routing, limits,
-//! authentication, logs and the upstream all use. Nothing after it looks at the request line again.
+//! hyper and h2 check syntax, but leave open questions that two programs can answer differently: several Host lines, a
+//! target with another host, a list in Transfer-Encoding, an encoded slash. Admission refuses each message that has two
+//! readings, and gives every other one a single reading, [`Admitted`], which routing, limits, authentication, logs and the
+//! upstream all use. Code after admission does not read the request line again.
 //!
 //! Decided here:
-//! - Methods: all that are registered (RFC 9110 §16.1) and those that some route names; CONNECT and TRACE are
-//!   405, any other token is 501 (RFC 9110 §9.1). Method names are case-sensitive: `get` is not GET.
-//! - `OPTIONS *` asks the gateway itself and is answered locally.
-//! - No protocol upgrade is tunnelled. `Upgrade: h2c` is ignored; a client that needs another protocol gets 501 where a route
-//!   would have sent its request to a service ([`needs_upgrade`]).
-//! - An HTTP/1.0 request without Host is refused: there is nothing to route it by.
-//! - Every refusal ends the downstream connection (HTTP/1) or the stream (HTTP/2): after a message with two
-//!   readings, nobody knows where the next one starts.
+//! - Methods: all registered ones (RFC 9110 §16.1) and those in the routes of the configuration are admitted. CONNECT and
+//!   TRACE are 405, any other token is 501 (RFC 9110 §9.1). Method names are case-sensitive: `get` is not GET.
+//! - `OPTIONS *` is a request to the gateway itself, which answers it.
+//! - Protocol upgrades are not tunnelled. `Upgrade: h2c` is ignored; a client that needs another protocol gets 501 where a
+//!   route would have sent its request to a service ([`needs_upgrade`]).
+//! - An HTTP/1.0 request without Host is refused, because routing needs a host.
+//! - Every refusal ends the downstream connection (HTTP/1) or the stream (HTTP/2): after a message with two readings, it is
+//!   not certain where the next one starts.
 //!
 //! Limits: target bytes (414), header bytes, header lines and crumbs of a cookie (431), options in Connection (400).
 //!
-//! Both protocols get the same verdict on the same request. What HTTP/1.1's parser normalises or refuses and h2 does
-//! not, `http2` does; where h2 refuses below, with RST_STREAM or GOAWAY, `tests/it/both_protocols.rs` lists it.
+//! Both protocols get the same verdict on the same request. `http2` does what HTTP/1.1's parser normalises or refuses and h2
+//! does not. `tests/it/both_protocols.rs` lists the requests that h2 refuses below admission, with RST_STREAM or GOAWAY.
 
 mod authority;
 mod framing;
@@ -49,24 +49,25 @@ pub(crate) use crate::message::parse_length;
 pub use crate::message::{Authority, Framing, Scheme};
 use crate::message::{Found, GuardedNames, Survey, names};
 
-/// Methods for the `Allow` field of a 405 that admission itself gives (RFC 9110 §15.5.6).
+/// The methods in the `Allow` field of a 405 that admission gives (RFC 9110 §15.5.6).
 pub const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
-/// Bounds and names that come from the configuration.
+/// The bounds and names of admission that come from the configuration.
 #[derive(Debug, Clone)]
 pub struct AdmissionLimits {
     target_bytes_max: usize,
     header_bytes_max: usize,
     header_lines_max: usize,
-    /// Methods beyond the registered ones that some route names.
+    /// Methods beyond the registered ones that some route has.
     extension_methods: Vec<Method>,
-    /// What some route allows in its paths.
+    /// The oddities that some route allows in its paths.
     oddities: Oddities,
-    /// `Connection` may not name those that carry a verified identity upstream, or what a trusted peer says.
+    /// The names that `Connection` may not contain: fields that carry a verified identity upstream, and fields that only a
+    /// trusted peer may send.
     names: Arc<GuardedNames>,
 }
 
-/// How large the header section of a request may be.
+/// The limits of a request's header section.
 #[derive(Debug, Clone, Copy)]
 pub struct HeaderBounds {
     pub bytes_max: usize,
@@ -74,7 +75,7 @@ pub struct HeaderBounds {
 }
 
 impl AdmissionLimits {
-    /// `methods`: that routes name; `oddities`: what some route allows in its paths.
+    /// `methods` are those of the routes, and `oddities` those that some route allows in its paths.
     pub fn compile<'m>(
         bounds: HeaderBounds,
         methods: impl IntoIterator<Item = &'m Method>,
@@ -100,26 +101,26 @@ impl AdmissionLimits {
     }
 }
 
-/// Where a request came in.
+/// The circumstances in which a request arrived.
 #[derive(Debug, Clone, Copy)]
 pub struct Arrival {
-    /// Of the listener.
+    /// The scheme of the listener.
     pub scheme: Scheme,
     /// The peer is one of `listen.trusted_proxies`.
     pub peer_is_trusted: bool,
 }
 
-/// The verdict on a request that may stay.
+/// The verdict on a request that is not refused.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Admission {
-    /// Route and forward it.
+    /// The request is to be routed and forwarded.
     Forward(Admitted),
-    /// `OPTIONS *`: answer 204 with `Allow`; no route and no upstream is involved (RFC 9110 §9.3.7).
+    /// `OPTIONS *`: the answer is 204 with `Allow`, without a route or an upstream (RFC 9110 §9.3.7).
     LocalOptions,
 }
 
-/// A request's one reading. Owns what it holds (shared bytes, so cloning the common case copies nothing), because
-/// the headers that it came from are edited before they are sent.
+/// The one reading of a request. It owns its parts, because the headers of the request are edited before they are sent; the
+/// bytes are shared, so that usually nothing is copied.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Admitted {
     target: PathAndQuery,
@@ -131,7 +132,7 @@ pub struct Admitted {
 }
 
 impl Admitted {
-    /// What of the path its route must allow.
+    /// The oddities of the path, which its route must allow.
     pub fn odd(&self) -> Option<Odd> {
         self.odd
     }
@@ -141,31 +142,32 @@ impl Admitted {
         self.authority.host()
     }
 
+    /// The host and port of the request.
     pub fn authority(&self) -> &Rc<Authority> {
         &self.authority
     }
 
-    /// The listener's, unless a trusted proxy's target names the other one.
+    /// The scheme of the listener, unless the target from a trusted proxy has the other one.
     pub fn scheme(&self) -> Scheme {
         self.scheme
     }
 
-    /// What the header section held.
+    /// The kinds of fields that the header section contains.
     pub fn survey(&self) -> Survey {
         self.survey
     }
 
-    /// Canonical path ([`canonical_path`]).
+    /// The canonical path ([`canonical_path`]).
     pub fn path(&self) -> &str {
         self.target.path()
     }
 
-    /// Query as received, byte by byte, without `?`.
+    /// The query as received, byte by byte, without `?`.
     pub fn query(&self) -> Option<&str> {
         self.target.query()
     }
 
-    /// Canonical path and query: the origin-form target for the upstream.
+    /// The canonical path and the query: the origin-form target for the upstream.
     pub fn target(&self) -> &PathAndQuery {
         &self.target
     }
@@ -176,8 +178,11 @@ impl Admitted {
     }
 }
 
-/// Refuses what has two readings or is past a limit, and reads the rest once. `last` is the authority of the
-/// connection's last request, if there was one. An HTTP/2 request has been through [`http2::receive`].
+/// Refuses a request that has two readings or is past a limit, and reads any other once. `last` is the authority of the
+/// connection's last request, if there was one. An HTTP/2 request must have been through [`http2::receive`].
+///
+/// # Errors
+/// The reason of the refusal.
 pub fn admit(
     parts: &Parts,
     limits: &AdmissionLimits,
@@ -206,8 +211,8 @@ pub fn admit(
     Ok(Admission::Forward(Admitted { target, scheme, authority, framing, survey, odd }))
 }
 
-/// The same for both protocols, whatever their own encoding of it takes. What the HTTP library takes is more
-/// (`connection::head_bytes_max`), so that it is this that refuses.
+/// Checks the size of the target and of the header section, in the same way for both protocols, whatever their encodings
+/// take. The HTTP libraries accept more (`connection::head_bytes_max`), so that the refusal is given here.
 fn check_size(parts: &Parts, survey: Survey, limits: &AdmissionLimits) -> Result<(), Refusal> {
     let target_bytes = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if target_bytes > limits.target_bytes_max {
@@ -254,13 +259,13 @@ fn is_forbidden(method: &Method) -> bool {
     matches!(*method, Method::CONNECT | Method::TRACE) || method.as_str() == "PRI"
 }
 
-/// Beyond the standard ones. A route without methods takes them, as it takes any method.
+/// Whether the method is registered, beyond the standard ones. A route without methods takes these, as it takes any method.
 fn is_registered(method: &Method) -> bool {
     REGISTERED_METHODS.binary_search(&method.as_str()).is_ok()
 }
 
-/// Connection names fields that end at this hop, and they are removed (RFC 9110 §7.6.1). A client that names what
-/// frames, authenticates or attributes the request would have us remove that, so those names are refused.
+/// `Connection` contains the names of fields that end at this hop, and these are removed (RFC 9110 §7.6.1). A client could
+/// have the gateway remove fields that frame, authenticate or attribute the request, so their names are refused.
 fn check_connection(parts: &Parts, limits: &AdmissionLimits) -> Result<(), Refusal> {
     let mut options = 0;
     for line in parts.headers.get_all(header::CONNECTION) {
@@ -283,25 +288,25 @@ fn check_connection(parts: &Parts, limits: &AdmissionLimits) -> Result<(), Refus
     Ok(())
 }
 
-/// RFC 9110 §10.1.1: the only expectation is `100-continue`; any other is 417. hyper sends the `100` at the
-/// first poll of the body, so whatever may refuse the request must have done so by then.
+/// The only expectation is `100-continue`; any other is 417 (RFC 9110 §10.1.1). hyper sends the `100` when the body is first
+/// polled, so every check that may refuse the request must come before that.
 fn check_expect(parts: &Parts) -> Result<(), Refusal> {
     let mut lines = parts.headers.get_all(header::EXPECT).iter();
     let is_understood = lines.next().is_none_or(|line| line.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     if is_understood && lines.next().is_none() { Ok(()) } else { Err(Refusal::ExpectationFailed) }
 }
 
-/// A target is a path, or absolute-form. `GET admin` reaches us as authority-form (RFC 9112 §3.2.3), which belongs to
+/// A target is a path, or in absolute-form. `GET admin` arrives as authority-form (RFC 9112 §3.2.3), which belongs to
 /// CONNECT alone.
 fn check_form(parts: &Parts) -> Result<(), Refusal> {
     let is_authority_form = parts.uri.scheme().is_none() && parts.uri.authority().is_some();
-    // RFC 9113 §8.3.1. An absolute-form target of HTTP/1.1 may leave its path out, and h2 takes `:path: ?x` as well.
+    // RFC 9113 §8.3.1. In HTTP/1.1 an absolute-form target may have an empty path, and h2 accepts `:path: ?x` as well.
     let is_pathless = parts.version > Version::HTTP_11
         && !parts.uri.path_and_query().is_some_and(|target| target.as_str().starts_with(['/', '*']));
     if is_authority_form || is_pathless { Err(Refusal::TargetForm) } else { Ok(()) }
 }
 
-/// The target for the upstream, always in origin-form; `None` for `OPTIONS *`.
+/// The target for the upstream, which is always in origin-form. `None` for `OPTIONS *`.
 fn check_target(parts: &Parts, allowed: Oddities) -> Result<Option<(PathAndQuery, Option<Odd>)>, Refusal> {
     let Some(target) = parts.uri.path_and_query() else {
         return Err(Refusal::TargetForm);
@@ -315,10 +320,10 @@ fn check_target(parts: &Parts, allowed: Oddities) -> Result<Option<(PathAndQuery
     target::canonical_target(target, allowed).map(Some)
 }
 
-/// Longest path and query, in bytes. RFC 9112 §3 asks for at least 8000.
+/// The longest path and query, in bytes. RFC 9112 §3 asks for at least 8000.
 pub(crate) const TARGET_BYTES_MAX: usize = 8 << 10;
 
-/// The registry of RFC 9110 §16.1.1 without the standard methods, without those that are refused, and with QUERY. Sorted.
+/// The registry of RFC 9110 §16.1.1 without the standard methods and those that are refused, and with QUERY. Sorted.
 pub(crate) const REGISTERED_METHODS: [&str; 30] = [
     "ACL",
     "BASELINE-CONTROL",
@@ -352,10 +357,10 @@ pub(crate) const REGISTERED_METHODS: [&str; 30] = [
     "VERSION-CONTROL",
 ];
 
-/// Longest method that a route may add. The longest registered one has 17 bytes.
+/// The longest method that a route may add. The longest registered one has 17 bytes.
 pub(crate) const METHOD_BYTES_MAX: usize = 32;
 
-/// Options in all Connection lines together. Honest requests have one or two.
+/// The largest number of options in all Connection lines together. Honest requests have one or two.
 const CONNECTION_OPTIONS_MAX: usize = 32;
 
 /// `: ` and CRLF of one header line.

@@ -1,15 +1,16 @@
-//! Paths that are refused unless their route allows them (`allow_in_path`): services exist whose names need them, such as
-//! GitLab (`/projects/group%2Fname`), RabbitMQ (`/api/queues/%2F/q`) and npm (`/@scope%2fname`).
+//! Odd paths: paths that are refused unless their route allows them (`allow_in_path`). Some services have names that need
+//! them, such as GitLab (`/projects/group%2Fname`), RabbitMQ (`/api/queues/%2F/q`) and npm (`/@scope%2fname`).
 //!
-//! What is allowed is never decoded and never a separator: the path is matched, authorised, logged and sent in one form, which
-//! is the canonical one otherwise. Some programs behind read it in another way all the same, so it passes only if no such reading
-//! ([`lenient_readings`]: decoded once, or as often as it goes, slashes merged) has a dot segment or a control character, or gives
-//! its sender what no plain path would (`request/readings.rs`). What no route can allow: an encoded backslash, encodings that are
-//! none or no UTF-8, dot segments, and an empty segment before `;` that is not the last.
+//! An allowed oddity is never decoded and never a separator: the path is matched, authorised, logged and sent in one form,
+//! which is canonical in all other respects. Since some services read such a path differently, it passes only if none of
+//! these readings ([`lenient_readings`]: decoded once or several times, slashes merged) has a dot segment or a control
+//! character, or gives its sender what a plain path would not (`request/readings.rs`). No route can allow an encoded
+//! backslash, invalid encodings and encodings that are not UTF-8, dot segments, and an empty segment before `;` that is not
+//! the last.
 //!
-//! A last segment of nothing but `;parameters` needs no word in the file: servlet containers write `/;jsessionid=A` into the
-//! links of their first page. To them it is a slash at the end, to others the text of a segment, and the same test of both
-//! readings decides.
+//! A last segment that is only `;parameters` is always allowed, because servlet containers write `/;jsessionid=A` into the
+//! links of their first page. Servlet containers read it as a slash at the end, other programs as the text of a segment, and
+//! the same test of both readings decides.
 
 use percent_encoding::{AsciiSet, percent_decode_str, utf8_percent_encode};
 
@@ -18,7 +19,7 @@ use super::{
     path::{PATH_BYTES, check_dot_segment, decodes_again, hex_digit, is_unreserved, without_parameters},
 };
 
-/// A set of what a path has, or of what a route allows.
+/// The oddities that a path has, or that a route allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Oddities(u8);
 
@@ -26,43 +27,48 @@ impl Oddities {
     pub const NONE: Self = Self(0);
     /// `%2F`
     pub const ENCODED_SLASH: Self = Self(1);
-    /// `%25` before two digits: decoded twice it is something else.
+    /// `%25` before two digits, which is something else when decoded twice.
     pub const ENCODED_PERCENT: Self = Self(1 << 1);
     /// `//`
     pub const DOUBLE_SLASH: Self = Self(1 << 2);
-    /// Characters that RFC 3986 has encoded: `"`, `<`, `>`, `^`, a backtick, `{`, `|`, `}`.
+    /// Characters that must be encoded by RFC 3986: `"`, `<`, `>`, `^`, a backtick, `{`, `|`, `}`.
     pub const RAW: Self = Self(1 << 3);
     /// `/;x` at the end.
     pub const ONLY_PARAMETERS: Self = Self(1 << 4);
-    /// What every route takes.
+    /// The oddities that every route allows.
     pub const ALWAYS: Self = Self::ONLY_PARAMETERS;
 
+    /// The oddities of both sets.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Some programs see a separator, or the end of a segment, where others do not.
+    /// Whether some programs see a separator, or the end of a segment, where others do not.
     fn has_separators(self) -> bool {
         [Self::ENCODED_SLASH, Self::ENCODED_PERCENT, Self::DOUBLE_SLASH]
             .into_iter()
             .any(|one| self.contains(one))
     }
 
+    /// Whether all oddities of `other` are in this set.
     pub fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 }
 
-/// What of a path its route must allow.
+/// The oddities of a path, which its route must allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Odd {
     pub found: Oddities,
-    /// Where it does not.
+    /// The refusal if the route does not allow them.
     pub refusal: Refusal,
 }
 
-/// The one form of a path that is refused (`refusal`) where nothing is allowed.
+/// The one form of a path that the strict rules refuse with `refusal`.
+///
+/// # Errors
+/// `refusal` if the path has an oddity that is not in `allowed`, and the reason if no route can allow it.
 pub(crate) fn canonical(path: &str, allowed: Oddities, refusal: Refusal) -> Result<(String, Odd), Refusal> {
     if !path.starts_with('/') {
         return Err(Refusal::TargetForm);
@@ -91,7 +97,7 @@ pub(crate) fn canonical(path: &str, allowed: Oddities, refusal: Refusal) -> Resu
     Ok((canonical, Odd { found, refusal }))
 }
 
-/// As for every path, and what else it has.
+/// Decodes as for every path, and returns the oddities that it found.
 fn decode(path: &str) -> Result<(String, Oddities), Refusal> {
     let mut found = Oddities::NONE;
     let mut canonical = Vec::with_capacity(path.len());
@@ -129,12 +135,12 @@ fn decode(path: &str) -> Result<(String, Oddities), Refusal> {
     Ok((canonical, found))
 }
 
-/// The path as programs read it that decode it once or too often, take each slash for a separator and merge empty segments,
-/// or take what follows a double slash for a host (RFC 3986 §4.2, as URL parsers do with the target of a request);
-/// each reading as a canonical path again.
+/// The readings of a path in programs that decode it once or several times, treat each slash as a separator and merge empty
+/// segments, or treat the text after a double slash as a host (RFC 3986 §4.2, as URL parsers do with the target of a
+/// request). Each reading is a canonical path again.
 ///
 /// Programs also differ in when they cut parameters off: before they decode, before they merge, or never. With a separator
-/// that some of them see and others do not, there would be too many readings, so such a path has no `;` in any form.
+/// that some of them see and others do not, there would be too many readings, so such a path may not have `;` in any form.
 pub(crate) fn lenient_readings(canonical: &str, found: Oddities) -> Result<Vec<String>, Refusal> {
     let mut readings = Vec::new();
     let mut add = |text: &str, canonical: fn(&str) -> String| {
@@ -167,7 +173,7 @@ pub(crate) fn lenient_readings(canonical: &str, found: Oddities) -> Result<Vec<S
     Ok(readings)
 }
 
-/// The path behind what a URL parser takes for a host.
+/// The path after the part that a URL parser takes for a host.
 fn behind_host(text: &str) -> Option<&str> {
     let is_separator = |c: char| matches!(c, '/' | '\\');
     let host = text.trim_start_matches(is_separator);
@@ -175,7 +181,7 @@ fn behind_host(text: &str) -> Option<&str> {
     is_host.then(|| host.find(is_separator).and_then(|end| host.get(end..)).unwrap_or("/"))
 }
 
-/// `text` without its empty segments. `canonical`: makes the text of a segment canonical.
+/// `text` without its empty segments. `canonical` makes the text of a segment canonical.
 fn merged(text: &str, canonical: impl Fn(&str) -> String) -> Result<String, Refusal> {
     let is_separator = |c: char| matches!(c, '/' | '\\');
     let mut merged = String::with_capacity(text.len());
@@ -193,9 +199,10 @@ fn merged(text: &str, canonical: impl Fn(&str) -> String) -> Result<String, Refu
     Ok(merged)
 }
 
-/// Programs decode twice by mistake, and a proxy between may do so once more. Each pass reads the whole path.
+/// The largest number of times that a path is decoded. Programs decode twice by mistake, and a proxy before them may do so
+/// once more.
 const DECODINGS_MAX: usize = 3;
-/// Stands in front of what is text to a program that knows no parameters: no route has it as a literal.
+/// A sign before text that is only text to programs without parameters: no route has it as a literal.
 const ANY_TEXT: &str = "~";
-/// What a canonical path has encoded of text, beside what is encoded in any case.
+/// Characters that are encoded in the text of a canonical path, in addition to those that are always encoded.
 const NOT_ASCII: &AsciiSet = &AsciiSet::EMPTY.add(b'%');

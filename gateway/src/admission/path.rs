@@ -1,21 +1,25 @@
 //! The canonical path: one form that is matched, authorised, counted, logged and forwarded.
 //!
-//! - Percent-encoded unreserved characters are decoded, once; other encodings get upper-case digits
-//!   (RFC 3986 §6.2.2). A path that changes is forwarded changed.
-//! - Refused, because some program behind the gateway reads them differently: dot segments, also encoded and also
-//!   before `;parameters`; empty segments (`//`); encoded slash, backslash and control characters; a percent sign
-//!   that would form a new encoding when decoded once more; encodings that are not UTF-8; bytes outside visible
-//!   ASCII; the characters `"`, `<`, `>`, `\`, `^`, a backtick, `{`, `|`, `}`, which RFC 3986 has encoded.
-//! - `;parameters` are kept. The router compares a segment up to its `;`, so that `/admin;x` is `/admin` to it.
+//! - Percent-encoded unreserved characters are decoded, once; other encodings get upper-case digits (RFC 3986
+//!   §6.2.2). A path that changes is forwarded changed.
+//! - Refused, because some services read them differently: dot segments, also encoded and also before
+//!   `;parameters`; empty segments (`//`); encoded slash, backslash and control characters; a percent sign that
+//!   would form a new encoding when decoded once more; encodings that are not UTF-8; bytes outside visible ASCII;
+//!   the characters `"`, `<`, `>`, `\`, `^`, a backtick, `{`, `|`, `}`, which must be encoded by RFC 3986.
+//! - `;parameters` are kept. The router compares a segment up to its `;`, so that it reads `/admin;x` as
+//!   `/admin`.
 //! - A trailing slash is kept and is significant.
 //!
-//! A fragment never arrives: the HTTP parser has cut it off.
+//! A fragment never arrives, because the HTTP parser cuts it off.
 
 use std::borrow::Cow;
 
 use super::Refusal;
 
-/// The canonical form of `path`, or why it has none. Canonical paths are returned as they are.
+/// The canonical form of `path`. A path that is canonical is returned as it is.
+///
+/// # Errors
+/// The reason for which the path has no canonical form.
 pub fn canonical_path(path: &str) -> Result<Cow<'_, str>, Refusal> {
     if !path.starts_with('/') {
         return Err(Refusal::TargetForm);
@@ -66,7 +70,7 @@ fn decode_unreserved(path: &str) -> Result<Cow<'_, str>, Refusal> {
     Ok(if canonical == path { Cow::Borrowed(path) } else { Cow::Owned(canonical) })
 }
 
-/// A percent sign would form a new encoding when decoded once more.
+/// Whether a percent sign would form a new encoding when decoded once more.
 pub(super) fn decodes_again(canonical: &str) -> bool {
     let begins_with_digits = |after: &str| {
         let mut digits = after.bytes();
@@ -75,7 +79,7 @@ pub(super) fn decodes_again(canonical: &str) -> bool {
     canonical.match_indices("%25").any(|(at, sign)| begins_with_digits(&canonical[at + sign.len()..]))
 }
 
-/// Checked on the result, since `%25%34%31` becomes `%2541` only by decoding.
+/// Checks the path after decoding, because only that makes `%2541` of `%25%34%31`.
 fn check_decoded(canonical: &str, beyond_ascii: bool) -> Result<(), Refusal> {
     if decodes_again(canonical) {
         return Err(Refusal::TargetEncoding);
@@ -99,6 +103,7 @@ fn check_segments(path: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Refuses a segment that is a dot segment, with or without parameters.
 pub(super) fn check_dot_segment(segment: &str) -> Result<(), Refusal> {
     match without_parameters(segment) {
         "." | ".." => Err(Refusal::TargetDotSegment),
@@ -106,13 +111,14 @@ pub(super) fn check_dot_segment(segment: &str) -> Result<(), Refusal> {
     }
 }
 
-/// A segment up to its `;`, written or encoded.
+/// A segment up to its `;`, which may be encoded.
 pub(super) fn without_parameters(segment: &str) -> &str {
     let end = segment.find(';').unwrap_or(segment.len());
     let end = segment.find("%3B").map_or(end, |encoded| encoded.min(end));
     &segment[..end]
 }
 
+/// The value of a hexadecimal digit.
 pub(super) fn hex_digit(byte: u8) -> Option<u8> {
     match byte {
         b'0'..=b'9' => Some(byte - b'0'),
@@ -127,7 +133,7 @@ pub(super) const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// Bytes that a path may hold as they are; every byte has its place, so no look-up can miss.
+/// The bytes that a path may contain unencoded. Every byte has an entry, so that indexing cannot fail.
 pub(super) const PATH_BYTES: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0x21_u8;

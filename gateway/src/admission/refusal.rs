@@ -1,8 +1,8 @@
-//! Why admission refuses a request: one table of status, code and text.
+//! The reasons for which admission refuses a request: one table of status, code and text.
 
 use http::StatusCode;
 
-/// Each ends the downstream connection (HTTP/1) or stream (HTTP/2).
+/// The reason of a refusal. Each refusal ends the downstream connection (HTTP/1) or stream (HTTP/2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refusal {
     TargetTooLong,
@@ -35,16 +35,17 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// The status of the local reply.
     pub fn status(self) -> StatusCode {
         self.row().0
     }
 
-    /// Stable word for problem bodies, logs and metrics.
+    /// A stable word for problem bodies, logs and metrics.
     pub fn code(self) -> &'static str {
         self.row().1
     }
 
-    /// One sentence for the client; holds nothing that the client sent.
+    /// One sentence for the client. It contains nothing that the client sent.
     pub fn detail(self) -> &'static str {
         self.row().2
     }

@@ -1,4 +1,4 @@
-//! The target of a request with its canonical path, or with an odd one that a route allows.
+//! The target of a request, with its canonical path or with an odd path that a route allows.
 
 use std::borrow::Cow;
 
@@ -11,12 +11,13 @@ use super::{
     path::canonical_path,
 };
 
-/// Canonical path with the query unchanged, and what its route must allow. `allowed`: what some route does.
+/// The canonical path with the unchanged query, and the oddities that its route must allow. `allowed` are
+/// those that some route allows.
 pub(super) fn canonical_target(
     target: &PathAndQuery,
     allowed: Oddities,
 ) -> Result<(PathAndQuery, Option<Odd>), Refusal> {
-    // An absolute target may leave its path out: `http://host?q` has the path `/` (RFC 9110 §4.2.3).
+    // An absolute target may have an empty path: `http://host?q` has the path `/` (RFC 9110 §4.2.3).
     let (path, odd) = match canonical_path(target.path()) {
         Ok(path) => (path, None),
         Err(refusal) if allowed != Oddities::NONE => {

@@ -1,11 +1,12 @@
-//! API keys: a file of hashes, each with a name and what its holder may do.
+//! API keys: a file of hashes, each with a name and the rights of its holder.
 //!
-//! A key is random text that one client holds; the file has its SHA-256 hash, so that a copy of the file lets nobody in. A fast
-//! hash without salt is right for keys of [`KEY_BYTES`] random bytes, which cannot be guessed, and wrong for passwords: only
-//! `millgate key new` should make keys. The hash finds the entry by its first eight bytes, and all bytes are then compared in
-//! constant time; what the time of the search tells about a hash helps nobody to find a key. An entry becomes an identity as the
-//! claims of a token do: `sub` is its name, `scope` and `roles` are its lists, and `claims` may hold more. The file is read
-//! again when it changes, and workers then forget what they remember, so a key that was removed stops at once.
+//! A key is random text that one client has. The file contains its SHA-256 hash, so that a copy of the file does not admit
+//! anyone. A fast hash without salt is right for keys of [`KEY_BYTES`] random bytes, which cannot be guessed, and wrong for
+//! passwords: only `millgate key new` should make keys. The first eight bytes of the hash find the entry, and all bytes are
+//! then compared in constant time; the time of the search may reveal bytes of a hash, which does not help to find a key. An
+//! entry becomes an identity in the same way as the claims of a token: `sub` is its name, `scope` and `roles` are its lists,
+//! and `claims` may have more. The file is read again when it changes, and workers then forget the identities that they
+//! remember, so a removed key stops working at once.
 //!
 //! Units: seconds since 1970. Limits: [`KEYS_MAX`] keys, names of [`NAME_BYTES_MAX`] bytes.
 
@@ -40,18 +41,18 @@ use crate::syntax::{
     tree::At,
 };
 
-/// What a provider of API keys checks, without its keys.
+/// The compiled form of a provider of API keys, without its keys.
 #[derive(Debug, Clone)]
 pub struct ApiKey {
     provider: Arc<str>,
     projection: Projection,
 }
 
-/// `api_keys_file` as written; `None`: an error is reported.
+/// `api_keys_file` as written. `None`: an error is reported.
 #[derive(Debug)]
 pub(crate) struct Written(Option<At<String>>);
 
-/// A provider of API keys has nothing beside what all providers have.
+/// A provider of API keys has no settings in addition to those of all providers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiKeySettings;
 
@@ -59,7 +60,7 @@ pub struct ApiKeySettings;
 #[derive(Debug, Clone, PartialEq)]
 pub struct ApiKeys {
     entries: Box<[Entry]>,
-    /// By the first bytes of the hash.
+    /// The index of each entry by the first bytes of its hash.
     places: HashMap<u64, usize>,
 }
 
@@ -67,12 +68,12 @@ pub struct ApiKeys {
 struct Entry {
     name: Box<str>,
     hash: [u8; SHA256_OUTPUT_LEN],
-    /// A JSON object, read as the claims of a token are.
+    /// A JSON object, which is read like the claims of a token.
     claims: Box<[u8]>,
     valid_until: u64,
 }
 
-/// The file.
+/// The whole file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
@@ -90,7 +91,8 @@ struct WrittenKey {
     roles: Vec<String>,
     #[serde(default)]
     claims: BTreeMap<String, Texts>,
-    /// RFC 3339, or a date, which begins at midnight UTC. Nothing behind the word is an error: a template's variable was empty.
+    /// RFC 3339, or a date, which means midnight UTC. An empty value is an error, because it is probably an empty variable
+    /// of a template.
     #[serde(default, deserialize_with = "given")]
     expires: Option<String>,
 }
@@ -163,10 +165,10 @@ impl ApiKey {
 }
 
 impl ApiKeys {
-    /// Reads a file.
+    /// Reads a file of keys.
     ///
     /// # Errors
-    /// What is wrong with it, without the name of the file.
+    /// What is wrong with the file, without its name.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|_| "the file is not UTF-8".to_owned())?;
         if text.trim().is_empty() {
@@ -204,7 +206,8 @@ impl ApiKeys {
     }
 }
 
-/// A text, or a list of texts. A number or `true` is refused: as YAML reads them, `007` is 7, and two long account numbers are one.
+/// A text, or a list of texts. A number or `true` is refused, because YAML reads `007` as 7, and rounds two long account
+/// numbers to one.
 struct Texts(Value);
 
 impl<'de> Deserialize<'de> for Texts {
@@ -237,12 +240,13 @@ fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D
     String::deserialize(deserializer).map(Some)
 }
 
-/// What a parser says, without anything of the file: the wrong file may be a secret, and a key may stand where its hash should.
+/// The parser's error, without any content of the file: the wrong file may be a secret, and a key may be where its hash
+/// should be.
 fn without_content(error: &serde_saphyr::Error) -> String {
     let at =
         error.location().map_or(String::new(), |at| format!("line {}, column {}: ", at.line(), at.column()));
     let text = error.without_snippet().to_string();
-    // Our own words and names of fields pass; nothing that is as long as a secret.
+    // The gateway's own words and names of fields pass; words as long as a secret do not.
     let is_ours = ["unknown field", "missing field", "duplicate", "a claim in quotes"]
         .iter()
         .any(|words| text.contains(words));
@@ -301,14 +305,17 @@ impl Entry {
     }
 }
 
-/// A new key. The text is shown once; the file has its hash.
+/// Makes a new key. Its text is shown once; the file has its hash.
+///
+/// # Errors
+/// The system has no randomness.
 pub(crate) fn new_key() -> Result<String, &'static str> {
     let mut bytes = [0; KEY_BYTES];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| "the system has no randomness")?;
     Ok(format!("{KEY_PREFIX}{}", BASE64URL.encode(bytes)))
 }
 
-/// What is to stand in the file for a key.
+/// The content of a key's entry in the file.
 #[derive(Debug, Default)]
 pub(crate) struct NewEntry {
     pub(crate) name: String,
@@ -320,7 +327,7 @@ pub(crate) struct NewEntry {
 }
 
 impl NewEntry {
-    /// One item of the list `keys`, in YAML. Texts are written as JSON, which YAML reads alike.
+    /// One item of the list `keys`, in YAML. Texts are written as JSON, which YAML reads in the same way.
     pub(crate) fn to_yaml(&self, key: &str) -> String {
         let mut text = format!("  - name: {}\n    sha256: {}\n", json!(self.name), to_hex(&hash_of(key)));
         // Writing into a String cannot fail.
@@ -340,10 +347,11 @@ impl NewEntry {
         text
     }
 
-    /// The text of a file of keys with this entry at its end. `text`: the file as it is; empty where there is none.
+    /// The text of a file of keys with this entry added at its end. `text` is the current content of the file, or empty if
+    /// there is none.
     ///
     /// # Errors
-    /// The result would not be read as it is meant.
+    /// The gateway could not read the result, or would read something else.
     pub(crate) fn added_to(&self, text: &str, key: &str) -> Result<String, String> {
         let is_content = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
         let is_empty_list =
@@ -378,7 +386,7 @@ fn hash_of(key: &str) -> [u8; SHA256_OUTPUT_LEN] {
     hash
 }
 
-/// Where the entry of a hash is found.
+/// The number by which the entry of a hash is found.
 fn place(hash: &[u8; SHA256_OUTPUT_LEN]) -> u64 {
     hash.first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
 }
@@ -414,20 +422,20 @@ static FILE: FileFormat = FileFormat {
     what: "file of API keys",
     parse: |bytes| ApiKeys::read(bytes).map(Keys::ApiKey),
 };
-/// Claims that have a field of their own.
+/// Claims that are set by fields of their own.
 const OWN_FIELDS: [(&str, &str); 5] =
     [("sub", "name"), ("scope", "scopes"), ("scp", "scopes"), ("role", "roles"), ("roles", "roles")];
-/// 256 bits: guessing is hopeless whatever the hash.
+/// 256 bits, which cannot be guessed, however fast the hash is.
 const KEY_BYTES: usize = 32;
-/// So that tools which look for leaked secrets know one.
+/// A prefix by which tools that search for leaked secrets recognise a key.
 const KEY_PREFIX: &str = "mgk_";
-/// About 2 MiB of a file, a second to read; past this a system that issues tokens is the better tool.
+/// A file of about 2 MiB, which takes a second to read. With more clients, a system that issues tokens is the better tool.
 const KEYS_MAX: usize = 10_000;
-/// Of a file of 4 MiB; the default of the library stops before that.
+/// Enough for a file of 4 MiB. The library's default is less.
 const NODES_MAX: usize = 4_000_000;
-/// The longest name of a field is shorter, and each secret is longer.
+/// The names of fields are shorter than this, and secrets are longer.
 const WORD_BYTES_MAX: usize = 24;
-/// Names stand in header fields, logs and lists.
+/// Names appear in header fields, logs and lists.
 const NAME_BYTES_MAX: usize = 128;
 
 #[cfg(test)]

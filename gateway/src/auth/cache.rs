@@ -1,26 +1,28 @@
-//! Credentials that were found valid a moment ago: one map per provider and worker.
+//! Credentials that were found valid lately: one map per provider and worker.
 //!
-//! A credential is found by all of its bytes; a hash only finds the place, and of two credentials with one hash the later is
-//! remembered. Only success is remembered, and only until the second in which the check would refuse it. When keys or
-//! settings change, the worker begins a new map. When a map is full, CLOCK (Corbató, 1968: second chance) makes room: a
-//! hand passes over the places, spares what was used since it last came by, and takes the first that was not or whose time
-//! is over; it moves at most [`HAND_STEPS_MAX`] places, so an insertion is O(1). Limit: `cache` of the provider.
+//! A credential is compared with all of its bytes; a hash only finds its place, and of two credentials with one hash the
+//! later one is remembered. Only success is remembered, and only until the second in which the check would refuse it. When
+//! keys or settings change, the worker begins a new map. When a map is full, CLOCK (Corbató, 1968: second chance) makes
+//! room: a hand moves over the places, spares one that was used since the hand last passed, and replaces the first one that
+//! was not used or has expired. It moves at most [`HAND_STEPS_MAX`] places, so an insertion is O(1). Limit: `cache` of the
+//! provider.
 
 use std::{collections::HashMap, hash::BuildHasher, rc::Rc};
 
 use super::{Identity, jwt::LastHeader};
 
-/// What a worker remembers of one provider.
+/// The identities that a worker remembers of one provider.
 #[derive(Debug)]
 pub struct IdentityCache {
     max: usize,
     places: Vec<Place>,
-    /// By hash: the place to give away is found without reading a credential that was in use long ago.
+    /// The index of each place by hash, so that a place can be replaced without reading its credential, which was not used
+    /// for long.
     index: HashMap<u64, usize, foldhash::fast::RandomState>,
-    /// Seeded at random: senders choose credentials.
+    /// Seeded at random, because clients choose credentials.
     hasher: foldhash::quality::RandomState,
     hand: usize,
-    /// The header that a token of this provider had last.
+    /// The header of the last token of this provider.
     pub(super) last_header: LastHeader,
 }
 
@@ -33,7 +35,7 @@ struct Place {
 }
 
 impl IdentityCache {
-    /// A limit of 0 remembers nothing.
+    /// With a limit of 0 nothing is remembered.
     pub fn new(max: usize) -> Self {
         Self {
             max,
@@ -45,7 +47,7 @@ impl IdentityCache {
         }
     }
 
-    /// The identity that the check of this very credential gave, while it is valid at `now` (seconds since 1970).
+    /// The identity of this exact credential from an earlier check, if it is valid at `now` (seconds since 1970).
     pub fn get(&mut self, token: &str, now: u64) -> Option<Rc<Identity>> {
         let place = self.places.get_mut(*self.index.get(&self.hasher.hash_one(token))?)?;
         if *place.token != *token {
@@ -78,7 +80,7 @@ impl IdentityCache {
         self.index.insert(hash, at);
     }
 
-    /// The place to give away; only for a full map.
+    /// The place to replace. The map must be full.
     fn victim(&mut self, now: u64) -> usize {
         for _ in 1..HAND_STEPS_MAX {
             let at = self.step();
@@ -98,7 +100,7 @@ impl IdentityCache {
     }
 }
 
-/// Places that one insertion looks at.
+/// The largest number of places that one insertion checks.
 const HAND_STEPS_MAX: usize = 16;
 
 #[cfg(test)]

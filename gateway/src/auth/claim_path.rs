@@ -1,21 +1,20 @@
-//! Claims inside other claims: `realm_access.roles` is the member `roles` of the claim `realm_access`.
+//! Paths to claims inside other claims: `realm_access.roles` is the member `roles` of the claim `realm_access`.
 //!
-//! A claim that is called exactly as the configuration writes it comes first, so that `https://example.com/roles` is one name.
-//! Otherwise each dot leads one object deeper, `\.` is a dot in a name and `\\` a backslash. Only objects are entered, lists
-//! are not.
+//! A claim whose name is exactly the written path has precedence, so that `https://example.com/roles` is one name. Otherwise
+//! each dot leads into an object, `\.` is a dot in a name and `\\` a backslash. A path does not lead into lists.
 
 use crate::syntax::claims::steps;
 
 /// The names that lead to a claim, outermost first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClaimPath {
-    /// As the configuration writes it: what the claim is asked for by.
+    /// The path as the configuration has it, which is also the name of the claim in requests for it.
     pub(super) written: Box<str>,
     pub(super) steps: Box<[Box<str>]>,
 }
 
 impl ClaimPath {
-    /// `None`: the text can be nothing but the name of a claim.
+    /// `None`: the text can only be the name of a claim.
     pub(super) fn of(written: &str) -> Option<Self> {
         if !written.contains(['.', '\\']) {
             return None;

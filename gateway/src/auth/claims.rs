@@ -1,8 +1,8 @@
-//! The claims of a credential: read from JSON, and turned into an [`Identity`].
+//! The claims of a credential: they are read from JSON and become an [`Identity`].
 //!
-//! Which kind of credential they come from makes no difference here. A name that occurs twice is refused (RFC 7519 §4), a
-//! path such as `realm_access.roles` leads into objects ([`ClaimPath`]), integers beyond 64 bits keep their digits, and a
-//! forwarded claim that no header field can carry unchanged refuses the credential.
+//! All kinds of credentials share this. A name that occurs twice is refused (RFC 7519 §4), a path such as
+//! `realm_access.roles` leads into objects ([`ClaimPath`]), integers beyond 64 bits keep their digits, and a credential is
+//! refused if a claim that is forwarded cannot be written unchanged into a header field.
 
 use std::{
     borrow::Cow,
@@ -21,36 +21,39 @@ use serde_json::{Value, value::RawValue};
 
 use super::{Identity, claim_path::ClaimPath, settings::ProviderSettings};
 
-/// Claims and their accepted texts.
+/// Claims, each with its accepted texts.
 pub(crate) type ClaimTexts = Box<[(Box<str>, Box<[Box<str>]>)]>;
 
+/// The claims in the form in which requests compare them.
 pub(crate) fn claim_texts(claims: &[(String, Vec<String>)]) -> ClaimTexts {
     let boxed = |texts: &[String]| texts.iter().map(|text| text.as_str().into()).collect();
     claims.iter().map(|(name, texts)| (name.as_str().into(), boxed(texts))).collect()
 }
 
-/// Why claims make no identity.
+/// The reason that claims do not make an identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ClaimFault {
-    /// Not a JSON object, or a name occurs twice in it.
+    /// The claims are not a JSON object, or a name occurs in it twice.
     Malformed,
-    /// This claim, which is forwarded, cannot be written into a header field without changing its meaning.
+    /// This claim, which is forwarded, cannot be written into a header field without a change of its meaning.
     NotForwardable(Box<str>),
 }
 
-/// What a provider takes from claims.
+/// The claims that a provider uses, and how.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Projection {
-    /// Claim, header field, and what stands between the texts of a list.
+    /// The claim, the header field, and the separator between the texts of a list.
     forward: Box<[(Box<str>, HeaderName, char)]>,
-    /// Names of claims that an [`Identity`] keeps. Not all: identities are remembered by the thousand.
+    /// The names of the claims that an [`Identity`] keeps. They are not all claims, because thousands of identities are
+    /// remembered.
     kept: Box<[Box<str>]>,
-    /// Of all that are asked for, those that may lie inside others.
+    /// The paths of all claims in use that may be inside others.
     paths: Box<[ClaimPath]>,
 }
 
 impl Projection {
-    /// `kept`: claims that requirements, limits and header values name. `own`: claims that the provider itself compares.
+    /// `kept` are the claims that requirements, limits and header values use; `own` are those that the provider itself
+    /// compares.
     pub(super) fn new(
         settings: &ProviderSettings,
         kept: impl IntoIterator<Item = Box<str>>,
@@ -71,14 +74,15 @@ impl Projection {
         Self { paths: paths.into(), forward, kept }
     }
 
-    /// Completes `claims` with what is asked for and needs more than a look at their names.
+    /// Adds to `claims` those that are in use and need more than a look-up by name.
     pub(super) fn complete(&self, payload: &Payload, claims: &mut ClaimSet<'_>) -> Result<(), ClaimFault> {
         let asked = self.forward.iter().map(|(claim, ..)| claim).chain(&self.kept).map(|name| &**name);
         payload.restore_integers(claims, asked);
         payload.add_nested(claims, &self.paths)
     }
 
-    /// `claims`: completed. `valid_until`: the first second, since 1970, in which the credential is not valid any more.
+    /// Makes the identity. `claims` must be complete. `valid_until` is the first second since 1970 in which the credential
+    /// is no longer valid.
     pub(super) fn identity(
         &self,
         provider: &Arc<str>,
@@ -100,26 +104,27 @@ impl Projection {
     }
 }
 
-/// The JSON text of claims, which may not be verified yet. Names and values are read from it where it lies.
+/// The JSON text of claims, which may not be verified yet. Names and values are borrowed from it.
 #[derive(Debug)]
 pub(super) struct Payload(Vec<u8>);
 
-/// The members of a JSON object in which no name occurs twice (RFC 7519 §4: refuse, or take the last one; we refuse).
-/// Sorted by name.
+/// The members of a JSON object in which no name occurs twice, sorted by name. RFC 7519 §4 allows refusing such a name, or
+/// taking the last one; it is refused here.
 #[derive(Debug)]
 pub(super) struct ClaimSet<'a, V = Value>(Vec<(Cow<'a, str>, V)>);
 
 impl Payload {
-    /// `json`: the text of an object.
+    /// `json` is the text of an object.
     pub(super) fn new(json: Vec<u8>) -> Self {
         Self(json)
     }
 
+    /// The claims, by name.
     pub(super) fn claims(&self) -> Result<ClaimSet<'_>, ClaimFault> {
         ClaimSet::read(&self.0)
     }
 
-    /// The claims that lie inside others, beside these under the names by which they are asked for.
+    /// Adds the claims that are inside others, under the names that the configuration uses.
     fn add_nested(&self, claims: &mut ClaimSet<'_>, paths: &[ClaimPath]) -> Result<(), ClaimFault> {
         for ClaimPath { written, steps } in paths {
             if claims.get(written).is_none()
@@ -132,7 +137,8 @@ impl Payload {
         Ok(())
     }
 
-    /// Read from the text: a name that occurs twice in an object on the way would be gone from its value.
+    /// Finds a claim inside others. It is read from the text, because a parsed value would have lost a name that occurs
+    /// twice in an object on the path.
     fn nested(&self, steps: &[Box<str>]) -> Result<Option<Value>, ClaimFault> {
         let mut text = self.0.as_slice();
         let mut found = None;
@@ -147,8 +153,8 @@ impl Payload {
         Ok(found.map(exact))
     }
 
-    /// Integers beyond 64 bits (account numbers, snowflakes) as they are written: rounded, two accounts would be one. The text
-    /// is read again only where there may be one.
+    /// Restores integers beyond 64 bits (account numbers, snowflakes) as they are written: rounded, two accounts could
+    /// become one. The text is read again only if it may contain such an integer.
     fn restore_integers<'n>(&self, claims: &mut ClaimSet<'_>, asked: impl Iterator<Item = &'n str>) {
         let mut members: Option<HashMap<Cow<'_, str>, &RawValue>> = None;
         for name in asked {
@@ -217,7 +223,7 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for ClaimSet<'de, V> {
     }
 }
 
-/// Whether the claim, or one of the texts of its list, is one of these.
+/// Whether the claim, or one element of its list, is one of these texts.
 pub(crate) fn is_one_of(claim: Option<&Value>, texts: &[Box<str>]) -> bool {
     let is_wanted =
         |value: &Value| text(value).is_some_and(|text| texts.iter().any(|wanted| **wanted == *text));
@@ -228,7 +234,7 @@ pub(crate) fn is_one_of(claim: Option<&Value>, texts: &[Box<str>]) -> bool {
     }
 }
 
-/// A string, or the strings of a list. Anything else grants nothing.
+/// A string, or the strings of a list. Any other value has no texts and so grants nothing.
 fn texts(value: Option<&Value>) -> impl Iterator<Item = &str> {
     let (one, list) = match value {
         Some(Value::String(text)) => (Some(text.as_str()), &[][..]),
@@ -238,6 +244,7 @@ fn texts(value: Option<&Value>) -> impl Iterator<Item = &str> {
     one.into_iter().chain(list.iter().filter_map(Value::as_str))
 }
 
+/// The text of a string, a number or a truth value. `None`: the value is another one.
 pub(super) fn text(value: &Value) -> Option<Cow<'_, str>> {
     match value {
         Value::String(text) => Some(Cow::Borrowed(text)),
@@ -247,11 +254,10 @@ pub(super) fn text(value: &Value) -> Option<Cow<'_, str>> {
     }
 }
 
-/// The headers that carry identity to the upstream. A claim that is missing, null or an empty list makes
-/// none.
+/// The header fields that carry the identity to the upstream. A claim that is missing, null or an empty list makes no field.
 ///
-/// A claim that no header can carry refuses the credential. To leave such a header out would be worse: the
-/// upstream trusts it, and a request without it may pass for an anonymous or an internal one.
+/// A credential with a claim that no header field can carry is refused. Leaving such a field out would be worse: the
+/// upstream trusts it, and may treat a request without it as anonymous or internal.
 fn forwarded(
     forward: &[(Box<str>, HeaderName, char)],
     claims: &ClaimSet<'_>,
@@ -267,20 +273,20 @@ fn forwarded(
             },
             Some(value) => text(value).ok_or_else(refused)?,
         };
-        // Readers of headers strip white space at the ends: " admin" would arrive as "admin".
+        // Readers of header fields strip white space at the ends, so " admin" would arrive as "admin".
         if value.trim() != value {
             return Err(refused());
         }
-        // UTF-8 beyond ASCII passes as it is (RFC 9110 §5.5, obs-text); control characters do not.
+        // UTF-8 beyond ASCII passes unchanged (RFC 9110 §5.5, obs-text); control characters do not.
         let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| refused())?;
         headers.push((name.clone(), value));
     }
     Ok(headers)
 }
 
-/// Texts with a separator between. What would make two texts of one, say a role that was never given, or end the header,
-/// is percent-encoded, and so is `%` itself: no two lists arrive as one. An empty text or null is left out.
-/// `None`: there is a list or an object in it.
+/// Texts with a separator between them. A character that would split a text into two, for example into a role that was never
+/// given, or that would end the header, is percent-encoded, and so is `%` itself: two different lists never arrive as one.
+/// An empty text or null is left out. `None`: the list contains a list or an object.
 fn joined(list: &[Value], separator: char) -> Option<String> {
     let mut words = String::new();
     for value in list.iter().filter(|value| !value.is_null()) {
@@ -299,7 +305,7 @@ fn joined(list: &[Value], separator: char) -> Option<String> {
 fn push_encoded(out: &mut String, word: &str, separator: char) {
     let last = word.char_indices().next_back().map_or(0, |(at, _)| at);
     for (at, c) in word.char_indices() {
-        // Readers that split at spaces split at other white space, too, and all of them strip it at the ends.
+        // Readers that split at spaces also split at other white space, and all readers strip it at the ends.
         let divides = c == separator || (c.is_whitespace() && (separator == ' ' || at == 0 || at == last));
         if !divides && c != '%' && !c.is_control() {
             out.push(c);
@@ -312,7 +318,7 @@ fn push_encoded(out: &mut String, word: &str, separator: char) {
     }
 }
 
-/// Whether the library has made a floating-point number of an integer, or of another number.
+/// Whether the library has turned an integer, or another number, into a floating-point number.
 fn may_be_rounded(value: &Value) -> bool {
     match value {
         Value::Number(number) => number.is_f64(),
@@ -322,7 +328,7 @@ fn may_be_rounded(value: &Value) -> bool {
     }
 }
 
-/// The value with each integer beyond 64 bits as a text of its digits.
+/// The value, with each integer beyond 64 bits as the text of its digits.
 fn exact(raw: &RawValue) -> Value {
     let text = raw.get();
     let is_integer = text.strip_prefix('-').unwrap_or(text).bytes().all(|byte| byte.is_ascii_digit());
@@ -338,5 +344,5 @@ fn exact(raw: &RawValue) -> Value {
     if is_integer && may_be_rounded(&value) { Value::String(text.to_owned()) } else { value }
 }
 
-/// Room that is made for claims before they are counted; tokens of identity providers have about this many.
+/// The room for claims before they are counted. Tokens of identity providers have about this many.
 const CLAIMS_EXPECTED: usize = 12;

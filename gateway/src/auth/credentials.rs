@@ -1,26 +1,28 @@
-//! Where a request carries its token.
+//! The places of a credential, a token or an API key, in a request.
 //!
-//! Only the configured places are looked at. A request that carries two different tokens is refused (RFC 6750
-//! §2: one method per request): gateway and upstream might believe different ones. The same token in two
-//! places is harmless, as browsers send cookies along whatever else they send; so is a place that is empty.
+//! Only the configured places are searched. A request with two different credentials is refused (RFC 6750 §2: one method per
+//! request), because gateway and upstream might accept different ones. The same credential in two places is harmless, since
+//! browsers always send cookies; so is an empty place.
 //!
-//! A place has every name that some service reads as its own: of parameters and cookies decoded, trimmed and in any case,
-//! with what PHP folds (`.` and a blank are `_`) and cuts off (`[…]`), after `;` as well as `&`, after a comma or a blank; the word
-//! `Bearer` before any white space. A further token in such a spelling is one more token.
+//! A place has every name that some service reads as its own. Names of parameters and cookies are compared decoded, trimmed
+//! and in any case, with the characters that PHP replaces (`.` and a blank are `_`) or cuts off (`[…]`); they begin after
+//! `;` as well as `&`, after a comma or a blank. The word `Bearer` may precede any white space. A credential under such a
+//! spelling counts as a further one.
 //!
-//! Cookies are shared by everything on a domain. If credentials have claims, a cookie that no service can read claims from
-//! ([`is_foreign`]) is another program's: it counts only where there is no token, and then as a wrong one.
+//! All programs on a domain share its cookies. If credentials have claims, a cookie from which no service can read claims
+//! ([`is_foreign`]) belongs to another program. It counts only if the request has no other credential, and then as an
+//! invalid one.
 
 use http::{HeaderMap, HeaderName, header};
 
 use super::settings::CredentialSource;
 
-/// The request is wrong, whatever its token says (400 `bad_request`).
+/// The request is malformed, whatever its credential is (400 `bad_request`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BadPlacement {
-    /// More than one `Authorization` line, or different tokens in the configured places.
+    /// There is more than one `Authorization` line, or the configured places have different credentials.
     Repeated,
-    /// Something that cannot be a token stands where one should.
+    /// A place contains something that cannot be a credential.
     Malformed,
 }
 
@@ -33,7 +35,7 @@ impl BadPlacement {
         }
     }
 
-    /// What the client must do.
+    /// What the client must do, as the end of a sentence about the credential.
     pub fn cure(self) -> &'static str {
         match self {
             Self::Repeated => "must stand in one place, once",
@@ -42,16 +44,16 @@ impl BadPlacement {
     }
 }
 
-/// What a request has where a token is looked for, without a copy.
+/// The content of the places in a request, borrowed from it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Found<'a> {
     pub credential: Option<&'a str>,
-    /// Somebody else's cookie, and what it would be as a token.
+    /// The value of another program's cookie, or what is wrong with it as a credential.
     pub foreign: Option<Result<&'a str, BadPlacement>>,
 }
 
 impl<'a> Found<'a> {
-    /// What is to be verified.
+    /// The credential to verify.
     pub fn any(self) -> Result<Option<&'a str>, BadPlacement> {
         match (self.credential, self.foreign) {
             (None, Some(foreign)) => foreign.map(Some),
@@ -59,7 +61,7 @@ impl<'a> Found<'a> {
         }
     }
 
-    /// Adds what was found in other places.
+    /// Adds the content of other places.
     pub fn merge(&mut self, other: Self) -> Result<(), BadPlacement> {
         merge(&mut self.credential, other.credential)?;
         self.foreign = match (self.foreign, other.foreign) {
@@ -77,8 +79,11 @@ impl<'a> From<Option<&'a str>> for Found<'a> {
     }
 }
 
-/// Looks into each of the places. `query` is the part of the request's URI after `?`. `has_claims`: credentials are tokens,
-/// whose claims others can read.
+/// Searches each of the places. `query` is the part of the request's URI after `?`. `has_claims`: credentials are tokens
+/// whose claims other programs can read.
+///
+/// # Errors
+/// A place contains something that is not a credential, or the places contain different ones.
 pub fn find_credential<'a>(
     headers: &'a HeaderMap,
     query: Option<&'a str>,
@@ -108,7 +113,7 @@ fn merge<'a>(found: &mut Option<&'a str>, token: Option<&'a str>) -> Result<(), 
     }
 }
 
-/// RFC 6750 §2.1. Another scheme is not a token, but neither may it hide one in the same line.
+/// The credential of an `Authorization` line (RFC 6750 §2.1). A line with another scheme has none, and must not hide one.
 fn bearer(headers: &HeaderMap) -> Result<Option<&str>, BadPlacement> {
     let mut lines = headers.get_all(header::AUTHORIZATION).iter();
     let Some(line) = lines.next() else { return Ok(None) };
@@ -119,7 +124,7 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, BadPlacement> {
     if let Some(rest) = without_scheme(line) {
         return valid(rest).map(Some);
     }
-    // A word of its own, as a search for `Bearer` finds it.
+    // `Bearer` as a separate word, which a search for it would find.
     let hides_one = (1..line.len()).any(|at| {
         let follows_a_word = line.get(at - 1).is_some_and(u8::is_ascii_alphanumeric);
         let rest = line.get(at..).unwrap_or_default();
@@ -129,8 +134,8 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, BadPlacement> {
     if hides_one { Err(BadPlacement::Malformed) } else { Ok(None) }
 }
 
-/// What follows `Bearer`, in any case (RFC 9110 §11.1). The word ends where no scheme's name goes on: services split at any
-/// white space, also at the no-break space that Python sees in 0xA0.
+/// The text after `Bearer`, in any case (RFC 9110 §11.1). The word ends at any character that cannot be part of a scheme:
+/// services split at any white space, even at the no-break space that Python reads in 0xA0.
 fn without_scheme(value: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = value.trim_ascii().split_at_checked(SCHEME.len())?;
     let goes_on = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
@@ -138,7 +143,7 @@ fn without_scheme(value: &[u8]) -> Option<&[u8]> {
     is_bearer.then(|| rest.trim_ascii())
 }
 
-/// A header of its own, with or without the word `Bearer`.
+/// A separate header field, with or without the word `Bearer`.
 fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, BadPlacement> {
     let mut lines = headers.get_all(name).iter();
     let Some(line) = lines.next() else { return Ok(None) };
@@ -149,11 +154,12 @@ fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
     some(without_scheme(value).unwrap_or(value))
 }
 
-/// All `Cookie` lines (HTTP/2 splits them, RFC 9113 §8.2.3); a cookie may be set for several paths at once.
+/// The cookie `name` in all `Cookie` lines (HTTP/2 splits them, RFC 9113 §8.2.3). A cookie may be set for several paths at
+/// once.
 fn cookie<'a>(headers: &'a HeaderMap, name: &str, has_claims: bool) -> Result<Found<'a>, BadPlacement> {
     let mut found = Found::default();
     for line in headers.get_all(header::COOKIE) {
-        // RFC 2109 had commas, too, and old services still have.
+        // RFC 2109 allowed commas, too, and old services still do.
         for pair in line.as_bytes().split(|byte| matches!(byte, b';' | b',')) {
             let mut rest = pair;
             while let Some((key, value)) = split_once(rest, b'=') {
@@ -171,7 +177,7 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str, has_claims: bool) -> Result<Fo
                         some(unquoted)?.into()
                     })?;
                 }
-                // To Python's `SimpleCookie` a blank ends a value, and another cookie may follow.
+                // Python's `SimpleCookie` ends a value at a blank, and another cookie may follow.
                 let begin = value.iter().position(|&byte| !is_space(byte)).unwrap_or(value.len());
                 let value = value.get(begin..).unwrap_or_default();
                 let Some(end) = value.iter().position(|&byte| is_space(byte)) else { break };
@@ -182,16 +188,16 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str, has_claims: bool) -> Result<Fo
     Ok(found)
 }
 
-/// Whether no service reads claims in this value of a cookie, not even one that believes a token which it does not verify:
-/// decoded as leniently as any does, its second part is not the beginning of a JSON object. What could be quoted in some way
-/// (`\"`, `\\`, bytes beyond ASCII) is not taken for another program's.
+/// Whether no service reads claims in this value of a cookie, not even a service that does not verify tokens: the second
+/// part, decoded as leniently as any service does, is not the beginning of a JSON object. A value that could be quoted in
+/// some way (`\"`, `\\`, bytes beyond ASCII) is not foreign.
 fn is_foreign(value: &[u8]) -> bool {
     if !value.iter().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\')) {
         return false;
     }
     let second = Decoded { rest: value }.skip_while(|&byte| byte != b'.').skip(1);
     let (mut bits, mut held) = (0_u32, 0);
-    // As Node does: what is not of the alphabet is passed over.
+    // Characters outside the alphabet are skipped, as Node does.
     for sextet in second.take_while(|&byte| byte != b'.').filter_map(of_base64) {
         (bits, held) = (bits << 6 | u32::from(sextet), held + 6);
         if held < 8 {
@@ -207,7 +213,7 @@ fn is_foreign(value: &[u8]) -> bool {
     true
 }
 
-/// Of either alphabet (RFC 4648 §4 and §5).
+/// The value of a digit of either alphabet (RFC 4648 §4 and §5).
 fn of_base64(byte: u8) -> Option<u8> {
     match byte {
         b'A'..=b'Z' => Some(byte - b'A'),
@@ -219,11 +225,11 @@ fn of_base64(byte: u8) -> Option<u8> {
     }
 }
 
-/// `&` separates; to older services `;` does as well.
+/// The parameter `name` of a query. `&` separates parameters; in older services `;` does as well.
 fn parameter<'a>(query: Option<&'a str>, name: &str) -> Result<Option<&'a str>, BadPlacement> {
     let mut found = None;
     for pair in query.unwrap_or_default().split(['&', ';']) {
-        // No percent decoding of the value: no character of a token needs it.
+        // The value is not percent-decoded, because no character of a credential needs encoding.
         if let Some((key, value)) = pair.split_once('=')
             && is_read_as(key.as_bytes(), name)
         {
@@ -233,15 +239,16 @@ fn parameter<'a>(query: Option<&'a str>, name: &str) -> Result<Option<&'a str>, 
     Ok(found)
 }
 
-/// What some service takes for white space around a name: in Latin-1 and in UTF-8 there is some beyond ASCII (U+0085, U+00A0,
-/// U+2003), which Python, Node and others trim. No name of a token has such bytes, so all of them are taken for it.
+/// Whether some service treats the byte as white space around a name. Latin-1 and UTF-8 have white space beyond ASCII
+/// (U+0085, U+00A0, U+2003), which Python, Node and others trim. No configured name has such bytes, so all of them count as
+/// white space.
 fn is_space(byte: u8) -> bool {
     byte.is_ascii_whitespace() || byte == 0x0b || !byte.is_ascii()
 }
 
-/// Whether some service reads a parameter or cookie of that `written` name as `name`.
+/// Whether some service reads a parameter or cookie with the name `written` as `name`.
 fn is_read_as(written: &[u8], name: &str) -> bool {
-    // PHP's rule: also a bracket that is never closed.
+    // PHP's rule, which applies to a bracket that is never closed, too.
     let fold = |byte: u8| match byte {
         b'.' | b' ' | b'+' | b'[' => b'_',
         _ => byte.to_ascii_lowercase(),
@@ -251,11 +258,11 @@ fn is_read_as(written: &[u8], name: &str) -> bool {
     if !name.bytes().all(|wanted| read.next().is_some_and(|byte| fold(byte) == fold(wanted))) {
         return false;
     }
-    // `name[…]` is a list, and to a program in C a name ends at a zero.
+    // `name[…]` is a list, and a program in C ends a name at a zero.
     read.find(|byte| !is_blank(byte)).is_none_or(|byte| matches!(byte, b'[' | 0))
 }
 
-/// Bytes with `%HH` decoded, once; and `%u00HH`, which Microsoft's services read.
+/// Bytes with `%HH` decoded once, and `%u00HH`, which Microsoft's services decode.
 struct Decoded<'a> {
     rest: &'a [u8],
 }
@@ -285,7 +292,7 @@ impl Iterator for Decoded<'_> {
     }
 }
 
-/// An empty place holds no token.
+/// The credential of a place. An empty place has none.
 fn some(token: &[u8]) -> Result<Option<&str>, BadPlacement> {
     if token.is_empty() { Ok(None) } else { valid(token).map(Some) }
 }
@@ -295,10 +302,10 @@ fn split_once(bytes: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
     Some((&bytes[..at], &bytes[at + 1..]))
 }
 
-/// `b64token` of RFC 6750 §2.1.
+/// Checks that a credential is a `b64token` (RFC 6750 §2.1).
 fn valid(token: &[u8]) -> Result<&str, BadPlacement> {
-    // All of it is looked at, with no way out in between: most tokens are good, and a loop without a branch and without a
-    // table looks at 16 bytes at once. A token has about 700.
+    // The loop reads all bytes and has no early exit: most tokens are valid, and a loop without branches and tables reads 16
+    // bytes at once. A token has about 700.
     let all_good = token.iter().fold(true, |good, &byte| good & is_of_a_token(byte));
     if token.is_empty() || !all_good {
         return Err(BadPlacement::Malformed);
@@ -306,7 +313,7 @@ fn valid(token: &[u8]) -> Result<&str, BadPlacement> {
     std::str::from_utf8(token).map_err(|_| BadPlacement::Malformed)
 }
 
-/// Letters, digits, and `-._~+/=`; `-./` stand before the digits.
+/// Letters, digits, and `-._~+/=`. The range includes `-./`, which come before the digits.
 #[expect(clippy::needless_bitwise_bool, reason = "without a branch, many bytes are looked at at once")]
 fn is_of_a_token(byte: u8) -> bool {
     let is_letter = (byte | 0x20).is_ascii_lowercase();
@@ -517,7 +524,7 @@ mod tests {
         assert_eq!(found(&[("cookie", "session=a b")], &cookies), MALFORMED);
     }
 
-    /// Python decodes a header as Latin-1, where 0xA0 is white space.
+    /// Python decodes a header as Latin-1, in which 0xA0 is white space.
     #[test]
     fn a_no_break_space_does_not_hide_the_scheme() {
         let mut map = HeaderMap::new();
@@ -546,15 +553,15 @@ mod tests {
         for (cookie, is_foreign) in [
             ("7f3a", true),
             ("s%3AqYc.b0uW%2Fx", true),
-            ("eyJpZCI6MX0.X-abc.c2ln", true), // itsdangerous: its claims are in front, and it is no token
+            ("eyJpZCI6MX0.X-abc.c2ln", true), // itsdangerous: its claims come first, and it is not a token
             (".eJw.X-abc.c2ln", true),
             ("a|b:c$d", true),
             ("x.eyJzdWIiOiJyb290In0.y", false),
             ("x.eyJzdWIiOiJyb290In0", false),
             ("x%2EeyJzdWIiOiJyb290In0%2Ey", false),
             ("x.%65yJzdWIiOiJyb290In0.y", false),
-            ("x.IHsic3ViIjoicm9vdCJ9.y", false),    // a blank in front
-            ("x.77u_eyJzdWIiOiJyb290In0.y", false), // a byte order mark
+            ("x.IHsic3ViIjoicm9vdCJ9.y", false),    // a blank comes first
+            ("x.77u_eyJzdWIiOiJyb290In0.y", false), // a byte order mark comes first
             ("x.e!yJzdWIiOiJyb290In0.y", false),
             ("x\\056eyJzdWIiOiJyb290In0.y", false), // quoted as Python reads it
         ] {

@@ -1,13 +1,14 @@
-//! The meeting place of requests whose token no known key verifies, and the fetches of their provider's keys.
+//! The desk of a provider: requests whose token no known key verifies wait here for a fetch of the provider's keys.
 //!
-//! The known set may be older than the token's key, so the token is neither valid nor invalid until a fetch is over that began
-//! after the request had come. [`KeyDesk::ask`] gives a [`Question`], which learns of each fetch that ends: the control loop
-//! reports the end when the snapshot with the fetched keys is published. If a fetch is running, its end may be answer enough;
-//! otherwise, or if it was not ([`Question::insist`]), another one is asked for. The control plane decides when a fetch may
-//! begin (`control/keys/pace.rs`), so requests cannot make the gateway hammer an issuer, however many there are.
+//! The known keys may be older than the token's key. So the token is neither valid nor invalid until a fetch has ended that
+//! began after the request arrived. [`KeyDesk::ask`] returns a [`Question`], which receives the end of each fetch: the
+//! control loop reports the end when the snapshot with the fetched keys is published. If a fetch is running, its result may
+//! be sufficient; if none is running, or if the result was not sufficient ([`Question::insist`]), the question requests
+//! another one. The control plane decides when a fetch may begin (`control/keys/pace.rs`), so that requests cannot make the
+//! gateway flood an issuer, however many they are.
 //!
-//! There is one desk for each provider and source, shared by the workers and the control thread. A request with a known token
-//! never comes here.
+//! There is one desk for each provider and source, shared by the workers and the control thread. A request with a known
+//! token does not use it.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -16,17 +17,19 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-/// Whose token it is.
+/// The kind of client that sent the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asker {
-    /// A client that has shown a good token lately.
+    /// A client that has sent a valid token lately.
     Regular,
+    /// Any other client.
     Stranger,
 }
 
+/// The requests for fetches of one provider's keys, and the progress of these fetches.
 #[derive(Debug, Default)]
 pub struct KeyDesk {
-    /// Set by requests, cleared by the fetch that begins.
+    /// Set by requests, and cleared when a fetch begins.
     regular: AtomicBool,
     stranger: AtomicBool,
     asked: Notify,
@@ -34,47 +37,47 @@ pub struct KeyDesk {
     report: watch::Sender<FetchReport>,
 }
 
-/// Numbers of fetches, from 1.
+/// The progress of fetches, which are numbered from 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Progress {
     begun: u64,
-    /// The last one that is over, with its keys in the published snapshot.
+    /// The number of the last fetch that has ended, with its keys in the published snapshot.
     ended: u64,
-    /// It brought no keys.
+    /// The last fetch brought no keys.
     failed: bool,
 }
 
-/// What is known of a provider's fetches, for people. Times are wall time since the Unix epoch.
+/// The state of a provider's fetches, for status pages. Times are wall time since the Unix epoch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FetchReport {
-    /// When the keys in use were fetched last.
+    /// The time when the keys in use were fetched last.
     pub fetched: Option<Duration>,
-    /// The keys in use are those that an earlier process has kept.
+    /// The keys in use were saved by an earlier process.
     pub is_kept: bool,
     pub good: u64,
     pub failed: u64,
-    /// Of the last fetch.
+    /// The error of the last fetch.
     pub error: Option<String>,
-    /// When the next one begins, if no token asks for one before.
+    /// The time when the next fetch begins, if no token causes one before.
     pub next: Option<Duration>,
 }
 
-/// How a fetch has ended.
+/// The result of a fetch, as a question sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// It began before the question: its answer may be older than the token.
+    /// The fetch began before the question, so its keys may be older than the token's.
     Older,
-    /// It began after the question: what it does not know, the issuer does not vouch for.
+    /// The fetch began after the question. The issuer does not vouch for a key that is not among its keys.
     Newer,
     Failed,
 }
 
 impl KeyDesk {
-    /// Asks for a fetch unless one is under way. `None`: the last one has failed and none is under way, so there is nothing to
-    /// wait for now.
+    /// Requests a fetch unless one is running. `None`: the last one has failed and none is running, so waiting is pointless
+    /// now.
     pub fn ask(&self, asker: Asker) -> Option<Question<'_>> {
         let mut progress = self.progress.subscribe();
-        // Read before the flag is set: a fetch that begins in between is a newer one, and one more is no harm.
+        // Read before the flag is set: a fetch that begins in between counts as newer, and one more does no harm.
         let now = *progress.borrow_and_update();
         let is_under_way = now.begun > now.ended;
         if !is_under_way {
@@ -94,7 +97,7 @@ impl KeyDesk {
         }
     }
 
-    /// The kind of request that has asked since the last fetch began.
+    /// The kind of client that has requested a fetch since the last one began.
     pub(crate) fn asker(&self) -> Option<Asker> {
         match (self.regular.load(Ordering::Acquire), self.stranger.load(Ordering::Acquire)) {
             (true, _) => Some(Asker::Regular),
@@ -103,14 +106,15 @@ impl KeyDesk {
         }
     }
 
-    /// Waits for a first question since the last fetch began.
+    /// Waits for the first request for a fetch since the last one began.
     pub(crate) async fn asked(&self) {
         self.asked.notified().await;
     }
 
-    /// A fetch begins, for all requests that have asked. Returns its number.
+    /// Marks the beginning of a fetch, for all requests that wait. Returns its number.
     pub(crate) fn begin(&self) -> u64 {
-        // Cleared before the number is raised: a request that reads the new number and asks then, asks for the next one.
+        // The flags are cleared before the number is raised. So a request that reads the new number and then sets a flag
+        // requests the next fetch.
         for flag in [&self.regular, &self.stranger] {
             flag.swap(false, Ordering::AcqRel);
         }
@@ -122,7 +126,7 @@ impl KeyDesk {
         number
     }
 
-    /// A fetch is over, and what it brought is published.
+    /// Marks the end of a fetch whose keys, if any, are published.
     pub fn end(&self, number: u64, failed: bool) {
         self.progress.send_modify(|progress| {
             progress.ended = progress.ended.max(number);
@@ -130,42 +134,44 @@ impl KeyDesk {
         });
     }
 
-    /// There will be no other fetch: the provider has another source, or is gone.
+    /// Ends all waiting: there will be no other fetch, because the provider has another source or is gone.
     pub fn close(&self) {
         self.end(u64::MAX, true);
     }
 
+    /// The state of the provider's fetches.
     pub fn report(&self) -> FetchReport {
         self.report.borrow().clone()
     }
 
+    /// Changes the state that [`KeyDesk::report`] returns.
     pub fn record(&self, change: impl FnOnce(&mut FetchReport)) {
         self.report.send_modify(change);
     }
 }
 
-/// A request that waits.
+/// A request that waits for a fetch.
 #[derive(Debug)]
 pub struct Question<'a> {
     desk: &'a KeyDesk,
     asker: Asker,
     progress: watch::Receiver<Progress>,
-    /// The last fetch that had begun when it asked.
+    /// The number of the last fetch that had begun when the question was made.
     begun: u64,
-    /// The last one of whose end it knows.
+    /// The number of the last fetch whose end was received.
     ended: u64,
 }
 
 impl Question<'_> {
-    /// What the last fetch brought was no answer: asks for another one.
+    /// Requests another fetch, because the keys of the last one were not sufficient.
     pub fn insist(&self) {
         self.desk.raise(self.asker);
     }
 
-    /// Waits for the next fetch that ends.
+    /// Waits for the next end of a fetch.
     pub async fn end(&mut self) -> End {
         let known = self.ended;
-        // The sender is the desk's, so it is there.
+        // The desk owns the sender, so the error never occurs.
         let Ok(progress) = self.progress.wait_for(|progress| progress.ended > known).await.map(|now| *now)
         else {
             return End::Failed;

@@ -1,22 +1,23 @@
-//! Requests of a worker that wait for newer keys, and the clients that have a reason to.
+//! The requests of a worker that wait for newer keys, and the clients that have a reason to wait.
 //!
-//! Limit: [`WAITING_MAX`] for each worker; clients that have not shown a valid token lately leave half of it to the others.
+//! Limit: [`WAITING_MAX`] for each worker. Clients that have not sent a valid token lately may use only half of it.
 
 use std::cell::{Cell, RefCell};
 
 use super::{desk::Asker, regulars::Regulars};
 
+/// The waiting requests of one worker.
 #[derive(Debug, Default)]
 pub(crate) struct Doubts {
     waiting: Cell<usize>,
     pub(crate) regulars: RefCell<Regulars>,
 }
 
-/// The place of one request that waits, given back by its drop.
+/// The place of one waiting request. Dropping it returns the place.
 pub(crate) struct WaitingPlace<'a>(&'a Cell<usize>);
 
 impl<'a> WaitingPlace<'a> {
-    /// `None`: no place is left for such an asker.
+    /// `None`: no place is left for such a client.
     pub(crate) fn take(doubts: &'a Doubts, asker: Asker) -> Option<Self> {
         let max = match asker {
             Asker::Regular => WAITING_MAX,
@@ -36,7 +37,8 @@ impl Drop for WaitingPlace<'_> {
     }
 }
 
-/// Requests that wait in one worker. Each holds the head of a request and its connection, some kilobytes.
+/// The largest number of waiting requests in one worker. Each holds the head of a request and its connection, some
+/// kilobytes.
 const WAITING_MAX: usize = 2048;
 
 #[cfg(test)]

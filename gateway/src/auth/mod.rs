@@ -1,12 +1,12 @@
-//! Who sends a request: providers check credentials, and every kind of credential becomes one [`Identity`].
+//! Authentication: providers check credentials, and every kind of credential becomes an [`Identity`].
 //!
-//! The list below is all that the rest of the gateway knows of the kinds of providers. A kind is one file or folder and
-//! one line: what it reads from `auth.<name>`, how its keys are written, and one verb, [`CredentialKind::check`]. Where a credential
-//! stands in a request ([`credentials`]), which claims become header fields ([`claims`]), what a worker remembers
-//! ([`cache`]), how a request waits for newer keys ([`desk`]), and what the client learns of a refusal ([`rejection`]) is
-//! common to all kinds.
+//! The list at the end of this file is all that the rest of the gateway uses of the kinds of providers. A kind is one file
+//! or folder and one line of the list: the fields that it reads from `auth.<name>`, the format of its keys, and one verb,
+//! [`CredentialKind::check`]. All kinds share the places of credentials in a request ([`credentials`]), the claims that
+//! become header fields ([`claims`]), the memory of a worker ([`cache`]), the wait of a request for newer keys ([`desk`]),
+//! and the client's view of a refusal ([`rejection`]).
 //!
-//! Everything here is pure but for the cells of a worker: reading files and fetching keys is the control plane's part.
+//! Everything here is pure, except for the cells of a worker. The control plane reads files and fetches keys.
 
 pub mod api_key;
 pub mod cache;
@@ -37,7 +37,7 @@ use crate::syntax::{
     tree::At,
 };
 
-/// Fields of a provider, of whatever kind.
+/// The fields of a provider, of all kinds.
 pub(crate) static PROVIDER: Known = Known {
     what: "an auth provider",
     prefix: "",
@@ -58,35 +58,37 @@ pub(crate) static PROVIDER: Known = Known {
     ],
     later: &[],
 };
+/// The fields of a claim of `forward` that is written as a map.
 pub(crate) static FORWARD: Known =
     Known { what: "a claim of `forward`", prefix: "forward.", fields: &["header", "separator"], later: &[] };
 
-/// What the gateway knows of the client of a request, because a provider vouches for it.
+/// The facts about the client of a request for which a provider vouches.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Identity {
-    /// Name of the provider: a subject is one of its provider's.
+    /// The name of the provider. Subjects of different providers are different clients.
     pub provider: Arc<str>,
-    /// `sub`.
+    /// The claim `sub`.
     pub subject: Option<Box<str>>,
-    /// The words of `scope` and `scp`.
+    /// The words of the claims `scope` and `scp`.
     pub scopes: Box<[Box<str>]>,
-    /// `role` and `roles`.
+    /// The texts of the claims `role` and `roles`.
     pub roles: Box<[Box<str>]>,
-    /// The first second, since 1970, in which the credential is not valid any more.
+    /// The first second since 1970 in which the credential is no longer valid.
     pub valid_until: u64,
     /// Header fields for the upstream request, made from the claims that the provider forwards.
     pub forward: Vec<(HeaderName, HeaderValue)>,
-    /// The claims that limits, requirements and header values name.
+    /// The claims that limits, requirements and header values use.
     pub claims: BTreeMap<Box<str>, Value>,
 }
 
 impl Identity {
-    /// Is the credential still valid at `now`, seconds since 1970? RFC 7519 §4.1.4: "on or after" its end it is not.
+    /// Whether the credential is still valid at `now`, in seconds since 1970. It is not valid "on or after" its end (RFC
+    /// 7519 §4.1.4).
     pub fn is_valid_at(&self, now: u64) -> bool {
         now < self.valid_until
     }
 
-    /// Of a subject and nothing else.
+    /// An identity that has only a subject.
     #[cfg(test)]
     pub(crate) fn of(provider: &str, subject: Option<&str>) -> Self {
         Self {
@@ -103,17 +105,17 @@ impl Identity {
 
 /// One kind of provider.
 pub(crate) trait CredentialKind: Sized {
-    /// Its own fields as they are written.
+    /// The provider's own fields as written.
     type Written: fmt::Debug;
-    /// The same with defaults, checked.
+    /// The same fields with defaults, checked.
     type Settings: fmt::Debug + Clone + PartialEq + Eq;
-    /// What credentials are checked against. It comes from a [`KeySource`], and may be replaced at any time.
+    /// The keys against which credentials are checked. They come from a [`KeySource`], and may be replaced at any time.
     type Keys: KeyList;
 
     const WORDS: &'static CredentialWords;
-    /// The fields that hold keys, or say where they are: a provider with one of them is of this kind.
+    /// The fields that contain keys, or the place of keys. A provider with one of them is of this kind.
     const KEY_FIELDS: &'static [&'static str];
-    /// Its further own fields.
+    /// The further fields of this kind.
     const FIELDS: &'static [&'static str];
 
     fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self::Written;
@@ -123,45 +125,46 @@ pub(crate) trait CredentialKind: Sized {
         files: &mut FileReader<'_>,
         sink: &mut Diagnostics,
     ) -> (Self::Settings, KeySource);
-    /// Where credentials of this kind stand unless `from` says otherwise.
+    /// The places of such credentials in a request where `from` is not written.
     fn default_sources() -> Vec<CredentialSource>;
-    /// `kept`: claims that an identity keeps.
+    /// Compiles a provider. `kept` are the claims that an identity keeps.
     ///
     /// # Errors
-    /// The provider could accept nothing.
+    /// The provider could not accept any credential.
     fn compile(
         settings: &ProviderSettings,
         own: &Self::Settings,
         kept: Vec<Box<str>>,
     ) -> Result<Self, String>;
-    /// Whether a credential is worth a check. `issuer`: what the credential says of its issuer, which is not verified.
+    /// Whether this provider may check a credential. `issuer` is the issuer that the credential claims; it is not verified.
     fn fit(&self, issuer: Option<&str>) -> Fit;
-    /// `keys`: `None` until they were first loaded.
+    /// Checks a credential. `keys` is `None` until keys were loaded for the first time.
     ///
     /// # Errors
-    /// The credential is not valid, or nothing is known of it yet.
+    /// The credential is not valid, or it cannot be decided because there are no keys yet.
     fn check(
         &self,
         keys: Option<&Self::Keys>,
         credential: &str,
         with: Check<'_>,
     ) -> Result<Identity, AuthRejection>;
-    /// With variables as they are written; `None`: it has none, or takes any.
+    /// The issuer, with variables as they are written. `None`: the kind has no issuer, or the provider accepts any.
     fn shown_issuer(&self) -> Option<&str> {
         None
     }
 }
 
-/// What is there for one check.
+/// The further arguments of a check.
 pub(crate) struct Check<'a> {
     /// Seconds since 1970.
     pub(crate) now: u64,
-    /// Newer keys can be asked for.
+    /// Whether newer keys can be fetched.
     pub(crate) has_newer_keys: bool,
     pub(crate) last_header: &'a mut LastHeader,
 }
 
-/// Whether a provider is to be asked about a credential: first those that it names, then those that take any.
+/// Whether a provider may check a credential. The providers that the credential names come first, then those that accept
+/// any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fit {
     Named,
@@ -169,49 +172,49 @@ pub enum Fit {
     Other,
 }
 
-/// How a kind of credential is called.
+/// The names of a kind of credential.
 #[derive(Debug, PartialEq, Eq)]
 pub struct CredentialWords {
-    /// In `WWW-Authenticate` (RFC 9110 §11.1).
+    /// The scheme in `WWW-Authenticate` (RFC 9110 §11.1).
     pub scheme: &'static str,
-    /// The credential has claims that others can read, so a cookie without them is not one.
+    /// The credential has claims that other programs can read, so a cookie value without claims is not such a credential.
     pub has_claims: bool,
     pub credential: &'static str,
     pub wanted: &'static str,
     pub plural: &'static str,
 }
 
-/// The keys of a provider, as people and tools see them.
+/// The keys of a provider, as reports show them.
 pub(crate) trait KeyList: fmt::Debug + Clone + PartialEq {
     fn len(&self) -> usize;
-    /// `None`: a key without a name.
+    /// The name of each key. `None`: a key without a name.
     fn names(&self) -> Vec<Option<&str>>;
-    /// Members of the source that cannot be used.
+    /// Entries of the source that cannot be used.
     fn skipped(&self) -> &[Skipped] {
         &[]
     }
-    /// The public part, for a gateway that starts while the issuer is away. `None`: there is none.
+    /// The public keys, for a gateway that starts while the issuer cannot be reached. `None`: the keys are not public.
     fn to_jwks(&self) -> Option<Value> {
         None
     }
 }
 
-/// The closed types over all kinds, and what is derived from the list.
+/// The closed types over all kinds, and the functions that are derived from the list.
 macro_rules! authenticators {
     ($($name:ident($kind:ty, keys: $keys:ty, settings: $settings:ty, written: $written:ty)),+ $(,)?) => {
-        /// What checks the credentials of one provider.
+        /// Checks the credentials of one provider.
         #[derive(Debug, Clone)]
         pub enum Authenticator { $($name($kind)),+ }
 
-        /// What they are checked against.
+        /// The keys of one provider, against which credentials are checked.
         #[derive(Debug, Clone, PartialEq)]
         pub enum Keys { $($name($keys)),+ }
 
-        /// What only one kind of provider has.
+        /// The settings that only one kind of provider has.
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub enum KindSettings { $($name($settings)),+ }
 
-        /// The same as it is written.
+        /// The same settings as written.
         #[derive(Debug)]
         pub(crate) enum KindWritten { $($name($written)),+ }
 
@@ -247,7 +250,7 @@ macro_rules! authenticators {
 
         impl Authenticator {
             /// # Errors
-            /// The provider could accept nothing.
+            /// The provider could not accept any credential.
             pub(crate) fn compile(settings: &ProviderSettings, kept: Vec<Box<str>>) -> Result<Self, String> {
                 match &settings.kind {
                     $(KindSettings::$name(own) => {
@@ -260,6 +263,7 @@ macro_rules! authenticators {
                 match self { $(Self::$name(_) => <$kind as CredentialKind>::WORDS),+ }
             }
 
+            /// Whether the provider may check a credential that claims this issuer.
             pub(crate) fn fit(&self, issuer: Option<&str>) -> Fit {
                 match self { $(Self::$name(kind) => kind.fit(issuer)),+ }
             }
@@ -269,7 +273,7 @@ macro_rules! authenticators {
             }
 
             /// # Errors
-            /// The credential is not valid, or nothing is known of it yet.
+            /// The credential is not valid, or it cannot be decided because there are no keys yet.
             pub(crate) fn check(
                 &self,
                 keys: Option<&Keys>,
@@ -278,13 +282,14 @@ macro_rules! authenticators {
             ) -> Result<Identity, AuthRejection> {
                 match (self, keys) {
                     $((Self::$name(kind), Some(Keys::$name(keys))) => kind.check(Some(keys), credential, with),)+
-                    // Keys of another kind are as good as none; a provider's source gives its own kind only.
+                    // Keys of another kind count as no keys. The source of a provider gives only keys of its own kind.
                     $((Self::$name(kind), _) => kind.check(None, credential, with),)+
                 }
             }
         }
 
         impl Keys {
+            /// The number of usable keys.
             pub fn len(&self) -> usize {
                 match self { $(Self::$name(keys) => KeyList::len(keys)),+ }
             }
@@ -293,14 +298,17 @@ macro_rules! authenticators {
                 self.len() == 0
             }
 
+            /// The name of each usable key. `None`: a key without a name.
             pub fn names(&self) -> Vec<Option<&str>> {
                 match self { $(Self::$name(keys) => KeyList::names(keys)),+ }
             }
 
+            /// The entries of the source that cannot be used.
             pub fn skipped(&self) -> &[Skipped] {
                 match self { $(Self::$name(keys) => KeyList::skipped(keys)),+ }
             }
 
+            /// The public keys as a JWK set. `None`: the keys are not public.
             pub fn to_jwks(&self) -> Option<Value> {
                 match self { $(Self::$name(keys) => KeyList::to_jwks(keys)),+ }
             }
@@ -314,7 +322,7 @@ authenticators! {
     ApiKey(api_key::ApiKey, keys: api_key::ApiKeys, settings: api_key::ApiKeySettings, written: api_key::Written),
 }
 
-/// One kind, as a provider of it is written.
+/// How the fields of one kind of provider are read.
 struct KindRow {
     keys: &'static [&'static str],
     others: &'static [&'static str],
@@ -323,15 +331,15 @@ struct KindRow {
 }
 
 impl KindWritten {
-    /// Of all kinds: the fields that hold keys.
+    /// The fields of all kinds that contain keys.
     fn key_fields() -> impl Iterator<Item = &'static str> {
         KINDS.iter().flat_map(|kind| kind.keys).copied()
     }
 
-    /// The kind whose keys are named, or the first of the list.
+    /// Reads a provider as the kind whose key fields are written, or as the first kind of the list.
     fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self {
         let is_there = |name: &&str| fields.get(name).is_some() || fields.is_misspelt(name);
-        // An `issuer` beside a file of API keys is the mistake, and not the file.
+        // If an `issuer` is written beside a file of API keys, the error is reported for the `issuer`.
         let named = KINDS.iter().rfind(|kind| kind.keys.iter().any(is_there));
         let Some(kind) = named.or(KINDS.first()) else { return Self::unreadable() };
         for other in KINDS.iter().filter(|other| other.words != kind.words) {
@@ -342,13 +350,13 @@ impl KindWritten {
         (kind.read)(fields, sink)
     }
 
-    /// Stands for a provider that could not be read at all; the error is reported.
+    /// Replaces a provider that could not be read at all. The error is reported.
     fn unreadable() -> Self {
         Self::Jwt(jwt::Written::unreadable())
     }
 }
 
-/// A provider has keys of one kind.
+/// The finding that a provider of one kind has a field of another kind.
 fn field_of_another_kind(span: Span, name: &str, words: &CredentialWords) -> Diagnostic {
     let message = format!("`{name}` belongs to a provider that checks {}", words.plural);
     Diagnostic::error(code::CONFLICT, span, message)

@@ -1,4 +1,4 @@
-//! One provider: compiled, with its keys, and with what one worker remembers of it.
+//! A provider in three parts: its compiled form, its keys, and what one worker remembers of it.
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
@@ -13,22 +13,22 @@ use super::{
     settings::{CredentialSource, ProviderSettings},
 };
 
-/// A provider as the configuration says, without its keys, which come and go.
+/// The compiled form of a provider, without its keys, which change at other times.
 #[derive(Debug, Clone)]
 pub struct Provider {
     pub name: Arc<str>,
     pub authenticator: Authenticator,
-    /// Where its credentials stand in a request, in order.
+    /// The places of its credentials in a request, in order.
     pub sources: Box<[CredentialSource]>,
-    /// Identities that each worker remembers.
+    /// The largest number of identities that each worker remembers.
     pub cache_max: usize,
 }
 
 impl Provider {
-    /// `kept`: claims that an identity keeps.
+    /// Compiles a provider. `kept` are the claims that an identity keeps.
     ///
     /// # Errors
-    /// The provider could accept nothing.
+    /// The provider could not accept any credential.
     pub fn compile(settings: &ProviderSettings, kept: Vec<Box<str>>) -> Result<Self, String> {
         Ok(Self {
             name: Arc::from(settings.name.as_str()),
@@ -44,12 +44,11 @@ impl Provider {
 pub struct HeldKeys {
     /// `None` until they were read or fetched.
     pub set: Option<Arc<Keys>>,
-    /// Where a request asks for newer ones; `None`: they are in a file, which a reload reads.
+    /// Where requests wait for newer keys. `None`: the keys are in a file, which is read again when it changes.
     pub desk: Option<Arc<KeyDesk>>,
 }
 
-/// A worker's view of one provider. When keys or settings change, the worker begins a new one, without what the old one
-/// remembers.
+/// A worker's copy of one provider. When keys or settings change, the worker begins a new one, which remembers nothing.
 #[derive(Debug)]
 pub struct LocalProvider {
     shared: Arc<Provider>,
@@ -58,6 +57,7 @@ pub struct LocalProvider {
 }
 
 impl LocalProvider {
+    /// A copy that remembers nothing yet.
     pub fn new(shared: Arc<Provider>, keys: HeldKeys) -> Self {
         Self { cache: RefCell::new(IdentityCache::new(shared.cache_max)), shared, keys }
     }
@@ -70,46 +70,51 @@ impl LocalProvider {
         &self.shared.sources
     }
 
+    /// The names of the kind of credential.
     pub fn words(&self) -> &'static CredentialWords {
         self.shared.authenticator.words()
     }
 
-    /// In `WWW-Authenticate`: that of the header field where the credential is expected, or else that of the kind.
+    /// The scheme in `WWW-Authenticate`: that of the header field in which the credential is expected, and otherwise
+    /// that of the kind.
     pub fn scheme(&self) -> &'static str {
         if self.sources().contains(&CredentialSource::Bearer) { "Bearer" } else { self.words().scheme }
     }
 
-    /// Looks into each place of this provider.
+    /// Searches each place of this provider.
     ///
     /// # Errors
-    /// Something that is not a credential stands there, or there are several.
+    /// A place contains something that is not a credential, or the places contain different ones.
     pub fn find<'a>(&self, parts: &'a Parts) -> Result<Found<'a>, BadPlacement> {
         find_credential(&parts.headers, parts.uri.query(), self.sources(), self.words().has_claims)
     }
 
+    /// Whether this provider may check a credential that claims this issuer.
     pub fn fit(&self, issuer: Option<&str>) -> Fit {
         self.shared.authenticator.fit(issuer)
     }
 
+    /// Where requests wait for newer keys. `None`: the keys are not fetched.
     pub fn desk(&self) -> Option<&Arc<KeyDesk>> {
         self.keys.desk.as_ref()
     }
 
-    /// Does the other one ask for keys at the same place? Then it is this provider after a change of its keys.
+    /// Whether both use the same desk. Then `other` is this provider before or after a change of its keys.
     pub fn is_same_as(&self, other: &Self) -> bool {
         let is_same_desk = |own| other.desk().is_some_and(|desk| Arc::ptr_eq(own, desk));
         self.name() == other.name() && self.desk().is_some_and(is_same_desk)
     }
 
-    /// What a check of this very credential said lately, if it would say so again at `now` (seconds since 1970).
+    /// The identity of this exact credential from an earlier check, if a check at `now` (seconds since 1970) would
+    /// return it again.
     pub fn known(&self, credential: &str, now: u64) -> Option<Rc<Identity>> {
         self.cache.borrow_mut().get(credential, now)
     }
 
-    /// Checks the credential, and remembers the identity.
+    /// Checks the credential, and remembers its identity.
     ///
     /// # Errors
-    /// The credential is not valid, or nothing is known of it yet.
+    /// The credential is not valid, or it cannot be decided because there are no keys yet.
     pub fn check(&self, credential: &str, now: u64) -> Result<Rc<Identity>, AuthRejection> {
         let mut cache = self.cache.borrow_mut();
         let with =

@@ -1,22 +1,23 @@
-//! Clients that have shown a good token lately. One of these with a token that no known key verifies is a sign of new keys; a
-//! stranger with such a token is most often only that.
+//! Regulars: clients that have sent a valid token lately. If a regular sends a token that no known key verifies, there are
+//! probably new keys; if another client does, the token is probably just wrong.
 //!
-//! A table of fixed size ([`PLACES`]) and one place for each address, so that a flood of addresses costs no memory. Two addresses
-//! with one place push each other out. It decides how soon keys are fetched, and never whether a token is good.
+//! It is a table of fixed size ([`PLACES`]) with one place for each address, so that a flood of addresses costs no memory.
+//! Two addresses with the same place replace each other. The table decides how soon keys are fetched, and never whether a
+//! token is valid.
 
 use std::hash::{BuildHasher, Hash};
 
-/// A worker's table.
+/// The regulars of one worker.
 #[derive(Debug, Default)]
 pub(crate) struct Regulars {
-    /// Seeded at random: senders choose addresses.
+    /// Seeded at random, because clients choose addresses.
     hasher: foldhash::quality::RandomState,
-    /// Empty until the first is learned.
+    /// Empty until the first client is recorded.
     places: Vec<u64>,
 }
 
 impl Regulars {
-    /// A token of this client was verified. `client`: its address, as limits count it.
+    /// Records that a token of this client was verified. `client` is its address in the form that limits count.
     pub(crate) fn learn(&mut self, client: impl Hash) {
         if self.places.is_empty() {
             self.places.resize(PLACES, 0);
@@ -27,6 +28,7 @@ impl Regulars {
         }
     }
 
+    /// Whether a token of this client was verified lately.
     pub(crate) fn knows(&self, client: impl Hash) -> bool {
         let (place, mark) = self.place(client);
         self.places.get(place) == Some(&mark)
@@ -34,7 +36,7 @@ impl Regulars {
 
     fn place(&self, client: impl Hash) -> (usize, u64) {
         let hash = self.hasher.hash_one(client);
-        // Truncation is the point: the low bits choose the place. 0 is an empty one.
+        // Truncation is intended: the low bits choose the place. 0 marks an empty place.
         (usize::try_from(hash % PLACES as u64).unwrap_or(0), hash.max(1))
     }
 }

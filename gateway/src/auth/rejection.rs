@@ -1,25 +1,25 @@
-//! Why a credential is refused, and what the client learns of it.
+//! The reasons for which credentials are refused, and what the client learns of them.
 //!
-//! The reason is one word for logs and metrics; the client learns only [`Told`] and a challenge (RFC 9110 §11.6.1), so
-//! that a refusal does not help to guess.
+//! The reason is one word for logs and metrics. The client learns only [`Told`] and a challenge (RFC 9110 §11.6.1), so that
+//! a refusal does not help an attacker to guess.
 
 use std::fmt;
 
 use super::CredentialWords;
 
-/// A credential that is not accepted.
+/// The rejection of a credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuthRejection {
     /// One word for logs and metrics.
     pub reason: &'static str,
-    /// The claim that the reason is about.
+    /// The claim that is the reason.
     pub claim: Option<Box<str>>,
     pub told: Told,
-    /// Newer keys could let the credential pass.
+    /// Newer keys could make the credential valid.
     pub is_doubtful: bool,
 }
 
-/// What the client learns.
+/// The part of a rejection that the client learns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Told {
     /// `token_invalid`
@@ -31,17 +31,17 @@ pub enum Told {
 }
 
 impl AuthRejection {
-    /// The provider's keys are not known yet.
+    /// The provider's keys are not loaded yet.
     pub fn unavailable() -> Self {
         Self { reason: "keys_unavailable", claim: None, told: Told::Unavailable, is_doubtful: false }
     }
 
-    /// No provider of the route is responsible for the issuer that the credential names.
+    /// No provider of the route accepts the issuer that the credential names.
     pub fn of_no_provider() -> Self {
         Self { reason: "wrong_issuer", claim: Some("iss".into()), told: Told::Invalid, is_doubtful: false }
     }
 
-    /// Of several rejections, the one with the highest rank says most: not known yet, then too late, then wrong.
+    /// The usefulness of a rejection among several: undecided ranks highest, then expired, then invalid.
     pub fn rank(&self) -> u8 {
         match (self.is_doubtful, self.told) {
             (true, _) | (_, Told::Unavailable) => 2,
@@ -51,11 +51,12 @@ impl AuthRejection {
     }
 }
 
-/// The kinds of credentials that a route accepts, each once, with their schemes; the one that was refused comes first.
+/// The kinds of credentials that a route accepts, each once, with their schemes. The kind that was refused comes first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AcceptedKinds(Box<[(&'static str, &'static CredentialWords)]>);
 
 impl AcceptedKinds {
+    /// Leaves out repetitions.
     pub fn new(kinds: impl IntoIterator<Item = (&'static str, &'static CredentialWords)>) -> Self {
         let mut all = Vec::new();
         for kind in kinds {
@@ -66,13 +67,13 @@ impl AcceptedKinds {
         Self(all.into())
     }
 
-    /// "token", or "API key".
+    /// "token" or "API key".
     pub fn credential(&self) -> &'static str {
         self.0.first().map_or("credential", |(_, words)| words.credential)
     }
 
-    /// The value of `WWW-Authenticate`: one challenge for each scheme. `parameters` are those of RFC 6750 §3: they stand in the
-    /// challenge of what was refused, if its scheme is that of bearer tokens.
+    /// The value of `WWW-Authenticate`: one challenge for each scheme. `parameters` are those of RFC 6750 §3. They are added
+    /// to the first challenge, if its scheme is that of bearer tokens.
     pub fn challenge(&self, parameters: &str) -> String {
         let mut value = String::new();
         let mut schemes = Vec::new();

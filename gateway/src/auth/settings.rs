@@ -1,8 +1,8 @@
-//! `auth.<name>`: a provider as it is written, and what that means once it is checked.
+//! `auth.<name>`: a provider as written, and its settings after the checks.
 //!
-//! What all kinds of providers have is here: a name, where the credential stands in a request, which claims become header
-//! fields, how many identities are remembered. The rest belongs to the kind ([`super::CredentialKind`]); which kind a provider is
-//! follows from the field that holds its keys.
+//! This module has the parts that all kinds of providers share: a name, the places of the credential in a request, the
+//! claims that become header fields, and the number of remembered identities. The rest belongs to the kind
+//! ([`super::CredentialKind`]), which follows from the field that has the provider's keys.
 
 use std::{path::PathBuf, str::FromStr as _};
 
@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// A provider as it is written: every field optional, places kept.
+/// A provider as written: every field is optional, and places are kept.
 #[derive(Debug)]
 pub(crate) struct Written {
     pub(super) kind: KindWritten,
@@ -33,63 +33,63 @@ pub(crate) struct Written {
     hidden: Hidden,
 }
 
-/// One provider.
+/// The settings of one provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProviderSettings {
     pub name: String,
-    /// What only this kind of provider has.
+    /// The settings that only this kind of provider has.
     pub kind: KindSettings,
     pub keys: KeySource,
-    /// Places to look for the credential, in order.
+    /// The places to search for the credential, in order.
     pub from: Vec<CredentialSource>,
-    /// Claim → header field. The same fields from the client are always removed.
+    /// Claims and the header fields in which they are forwarded. The same fields from the client are always removed.
     pub forward: Vec<(String, HeaderName)>,
-    /// By header field: what stands between the texts of a list, where it is not a space.
+    /// For each header field, the separator between the texts of a list, where it is not a space.
     pub separators: Vec<(HeaderName, char)>,
-    /// Identities that each worker remembers; 0: none.
+    /// The largest number of identities that each worker remembers; 0: none.
     pub cache_max: usize,
-    /// Variables in `keys` and `issuer`, wherever these are shown.
+    /// The variables in `keys` and `issuer`, which are hidden wherever these are shown.
     pub hidden: Hidden,
     pub span: Span,
 }
 
 impl ProviderSettings {
-    /// Equal in meaning, wherever it stands in the file.
+    /// Whether both mean the same, wherever they are in the file.
     pub fn same_as(&self, other: &Self) -> bool {
         *self == Self { span: self.span, ..other.clone() }
     }
 
-    /// What stands between the texts of a list in this header field.
+    /// The separator between the texts of a list in this header field.
     pub fn separator(&self, header: &HeaderName) -> char {
         self.separators.iter().find(|(name, _)| name == header).map_or(' ', |(_, separator)| *separator)
     }
 }
 
-/// Where a provider's keys come from.
+/// The source of a provider's keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySource {
-    /// OIDC discovery: `<issuer>/.well-known/openid-configuration` names the JWKS.
+    /// OIDC discovery: the URL of the JWKS is in `<issuer>/.well-known/openid-configuration`.
     Issuer(String),
     JwksUrl(String),
-    /// Read again when it changes.
+    /// A file, which is read again when it changes.
     File(PathBuf, &'static FileFormat),
 }
 
 impl KeySource {
-    /// From a URL, in the background.
+    /// Whether the keys are fetched from a URL, in the background.
     pub fn is_fetched(&self) -> bool {
         matches!(self, Self::Issuer(_) | Self::JwksUrl(_))
     }
 }
 
-/// How the keys in a file are written.
+/// The format of the keys in a file.
 #[derive(Debug)]
 pub struct FileFormat {
-    /// The field of the provider that names such a file.
+    /// The field of the provider that has the name of such a file.
     pub field: &'static str,
-    /// What such a file is, for messages.
+    /// The kind of file, for messages.
     pub what: &'static str,
-    /// The error says what is wrong, without the name of the file.
+    /// Reads the content. The error describes what is wrong, without the name of the file.
     pub parse: fn(&[u8]) -> Result<Keys, String>,
 }
 
@@ -101,7 +101,7 @@ impl PartialEq for FileFormat {
 
 impl Eq for FileFormat {}
 
-/// Where a credential stands in a request.
+/// A place of a credential in a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CredentialSource {
     /// `Authorization: Bearer …`
@@ -111,11 +111,12 @@ pub enum CredentialSource {
     Query(String),
 }
 
-/// Reads a file that the configuration names; an error is reported, and the file is watched from then on.
+/// Reads a file that is named in the configuration. An error is reported, and the file is watched from then on.
 pub(crate) type FileReader<'a> =
     dyn FnMut(&At<String>, &str, &mut Diagnostics) -> Option<(PathBuf, Vec<u8>)> + 'a;
 
 impl Written {
+    /// Reads the value of `auth.<name>`.
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
         let Some(fields) = Fields::of(node, &PROVIDER, sink) else { return Self::unreadable() };
         let forward = fields.get("forward").map(|node| read_forward(node, sink)).unwrap_or_default();
@@ -136,7 +137,7 @@ impl Written {
         }
     }
 
-    /// Stands for a provider that could not be read at all; the error is reported.
+    /// Replaces a provider that could not be read at all. The error is reported.
     fn unreadable() -> Self {
         Self {
             kind: KindWritten::unreadable(),
@@ -148,7 +149,7 @@ impl Written {
         }
     }
 
-    /// With defaults; files are read.
+    /// The settings, with defaults filled in and files read.
     pub(crate) fn resolve(
         &self,
         name: &At<String>,
@@ -209,7 +210,7 @@ struct Forward {
     separator: Option<char>,
 }
 
-/// `claim: Header`, or `claim: {header: Header, separator: ","}`.
+/// Reads entries of the form `claim: Header` or `claim: {header: Header, separator: ","}`.
 fn read_forward(node: &Node, sink: &mut Diagnostics) -> Vec<Forward> {
     let mut all: Vec<Forward> = Vec::new();
     for entry in named_entries(node, "`forward`", sink) {
@@ -236,7 +237,7 @@ fn read_forward(node: &Node, sink: &mut Diagnostics) -> Vec<Forward> {
     all
 }
 
-/// One character that is no part of an encoding.
+/// Reads one character that is not part of a percent-encoding.
 fn separator(text: &str) -> Result<char, Invalid> {
     let mut chars = text.chars();
     match (chars.next(), chars.next()) {
@@ -247,5 +248,5 @@ fn separator(text: &str) -> Result<char, Invalid> {
     }
 }
 
-/// A verified credential is some hundred bytes; ten thousand clients of one gateway are many.
+/// A verified credential takes some hundred bytes, and few gateways have ten thousand clients.
 const CACHE_MAX: usize = 10_000;

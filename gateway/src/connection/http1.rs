@@ -1,8 +1,9 @@
-//! HTTP/1 on one connection, with hyper while there is something to do and without it while there is not.
+//! HTTP/1 on one connection, with hyper while there is something to do, and without it while the connection is idle.
 //!
 //! Between requests hyper keeps a read buffer, a write buffer and its state, some 20 KiB, for as long as the connection
-//! is open. When the sweep finds the connection idle it asks to park it: hyper is taken apart and only the transport
-//! stays. The next bytes build hyper anew, which costs a few allocations once in a while and nothing for a busy client.
+//! is open. When the sweep finds a connection idle, it lets the connection's task park it: hyper is taken apart and
+//! only the transport stays. When the next bytes arrive, hyper is built anew. That costs a few allocations after a
+//! pause, and nothing for a busy client.
 
 use std::{pin::Pin, rc::Rc, task::Poll};
 
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{body::ClientBody, downstream::Phase, request};
 
-/// Serves requests until the connection closes. Bytes are there already.
+/// Serves requests until the connection closes. The first bytes have arrived already.
 pub(super) async fn serve<I>(
     mut transport: Transport<I>,
     context: &Rc<ConnectionContext>,
@@ -37,7 +38,7 @@ where
         }
         let _parked = Gauge::up(context, |connections| &connections.parked);
         context.state.is_parked.set(true);
-        // A client that is gone between two requests has done nothing wrong, however it went.
+        // A client may leave between two requests in any way; that is not an error.
         let came = transport.wait_for_request().await.unwrap_or(false);
         context.state.is_parked.set(false);
         if !came {
@@ -46,7 +47,7 @@ where
     }
 }
 
-/// `None`: the connection is closed.
+/// Serves requests with hyper until the connection is parked. `None`: it is closed.
 async fn serve_until_parked<I>(
     transport: Transport<I>,
     context: &Rc<ConnectionContext>,
@@ -89,7 +90,7 @@ where
         return is_parked.map(|_| None);
     }
     is_parked?;
-    // Bytes of the next request that came with the last one.
+    // The beginning of the next request, if it arrived together with the last one.
     transport.put_back(&parts.read_buf);
     Ok(Some(transport))
 }
@@ -101,7 +102,7 @@ fn builder(context: &ConnectionContext) -> http1::Builder {
     builder
         .max_buf_size(BUFFER_BYTES_MAX.max(head_bytes_max(listen)))
         .max_header_size(head_bytes_max(listen))
-        // Timeouts are the sweep's.
+        // The worker's sweep enforces the timeouts.
         .header_read_timeout(None);
     if listen.max_headers > HEADERS_MAX_DEFAULT {
         builder.max_headers(listen.max_headers);
@@ -109,9 +110,10 @@ fn builder(context: &ConnectionContext) -> http1::Builder {
     builder
 }
 
-/// Read and write buffer of one HTTP/1 connection, or [`head_bytes_max`] where that is more; hyper's default is 408 KiB.
+/// The size of each of the two buffers, for reads and for writes, of an HTTP/1 connection, or [`head_bytes_max`] where
+/// that is more. hyper's default is 408 KiB.
 const BUFFER_BYTES_MAX: usize = 32 * 1024;
-/// hyper's own limit, which costs nothing as long as it is not set.
+/// hyper's own limit of fields. If any limit is set, hyper allocates for each request, so this one is not set.
 const HEADERS_MAX_DEFAULT: usize = 100;
 
 #[cfg(test)]
@@ -128,7 +130,7 @@ mod tests {
         testing::{self, Prepared},
     };
 
-    /// The gateway's side takes a whole response, as TLS does, and passes on little of it.
+    /// The gateway's side takes a whole response at once, as TLS does, and passes on little of it.
     #[test]
     fn a_connection_whose_last_response_is_not_out_yet_is_not_parked() {
         let routes = "version: 1\nroutes:\n  - {path: /*, service: items}\n\
@@ -141,7 +143,7 @@ mod tests {
             let io = BufWriter::new(ours);
             connection::spawn_cleartext(io, ([127, 0, 0, 1], 40_000).into(), worker.clone());
             client.write_all(b"GET /7 HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
-            // As many bytes as fit came; the rest waits, though the request is over.
+            // As many bytes as fit have arrived; the rest waits, although the request is over.
             let mut response = vec![0; 64];
             client.read_exact(&mut response).await.unwrap();
             let listen = &worker.snapshot().shared.table.listen;

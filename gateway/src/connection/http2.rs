@@ -1,7 +1,7 @@
 //! HTTP/2 on one connection: h2 serves it, and each stream is a task ([`Streams`]).
 //!
-//! A client that has gone without a word is found by PING (RFC 9113 §6.7): the worker's sweep says when one is due, and
-//! closes a connection on which nothing comes after it.
+//! PING (RFC 9113 §6.7) finds clients that are gone without closing: the worker's sweep decides when one is due, and
+//! closes a connection on which nothing arrives after it.
 
 use std::{
     pin::pin,
@@ -26,7 +26,7 @@ where
 {
     let state = &context.state;
     let windows = Windows::of(&context.worker);
-    // Not kept: a snapshot ends when the configuration that it is of does.
+    // The snapshot is not kept, because it must end when its configuration is replaced.
     let (builder, max_headers) = {
         let snapshot = context.worker.snapshot();
         let listen = &snapshot.shared.table.listen;
@@ -80,36 +80,36 @@ fn builder(listen: &ListenSettings, windows: &Windows) -> server::Builder {
         .initial_window_size(windows.stream)
         .initial_connection_window_size(windows.connection)
         .max_send_buffer_size(SEND_BUFFER)
-        // Streams that are taken back before they were accepted have cost next to nothing. How many may be, over time, is
-        // the frame budget's matter; so here a page may be left with all its requests in one segment.
+        // A stream that the client resets before it was accepted has cost next to nothing, and the frame budget limits
+        // their number over time. So this limit lets a client that leaves a page reset all its requests in one segment.
         .max_pending_accept_reset_streams(usize::try_from(listen.max_streams).unwrap_or(usize::MAX))
         .max_local_error_reset_streams(listen.http2.resets.and_then(|resets| usize::try_from(resets).ok()));
     builder
 }
 
-/// Sends a PING that is due, and takes the answer to the last one: its bytes count as a sign of life, so that nothing is
-/// left to do about it.
+/// Sends a PING that is due, and takes the answer to the last one. The answer needs no further step: its bytes count as a
+/// sign of life.
 fn keep_alive(pings: &mut PingPong, state: &ConnectionState, cx: &mut Context<'_>) {
     let _ = pings.poll_pong(cx);
     if state.takes_ping() {
-        // Fails while the last one is unanswered, which the sweep knows.
+        // This fails while the last PING is unanswered; the sweep deals with that.
         let _ = pings.send_ping(Ping::opaque());
     }
 }
 
-/// What h2 takes of a header section, and announces to the client. It counts 32 bytes more for each field (RFC 9113
-/// §6.5.2), and a cookie has many before they are joined.
+/// The largest header section in bytes that h2 accepts and announces to the client. h2 counts 32 bytes more for each
+/// field (RFC 9113 §6.5.2), and a cookie may be many fields before they are joined.
 fn header_list_bytes_max(listen: &ListenSettings) -> u32 {
     let fields = fields_max(listen.max_headers);
     u32::try_from(head_bytes_max(listen) + fields * FIELD_OVERHEAD_BYTES).unwrap_or(u32::MAX)
 }
 
-/// A header section with more is certainly refused.
+/// A header section with more fields than this is refused in any case.
 fn fields_max(max_headers: usize) -> usize {
     max_headers + admission::crumbs_max(max_headers) + PSEUDO_FIELDS
 }
 
-/// Envoy's advice for an edge proxy where it differs from h2's defaults.
+/// The bytes of a stream's response that h2 may buffer; its default is 400 KiB.
 const SEND_BUFFER: usize = 64 * 1024;
 const FIELD_OVERHEAD_BYTES: usize = 32;
 /// `:method`, `:scheme`, `:authority`, `:path`.

@@ -1,12 +1,12 @@
-//! Closing a connection under a client that still talks (RFC 9112 §9.6).
+//! Closing a connection whose client is still sending (RFC 9112 §9.6).
 //!
-//! Whoever closes a socket with bytes in it that were not read resets the connection, and the reset can overtake the
-//! response: the client sees a broken pipe instead of its 413. So the gateway closes its own side first, and then reads and
-//! drops what the client still sends, for a bounded time and number of bytes. nginx does the same (`lingering_close`).
+//! Closing a socket that has unread bytes resets the connection, and the reset can overtake the response: the client sees a
+//! broken pipe instead of its 413. So the gateway closes its own side first, and then reads and drops what the client still
+//! sends, up to a limit of time and bytes. nginx does the same (`lingering_close`).
 //!
-//! HTTP/2 has the same fault in small: a stream whose response is complete may be reset to stop the upload (RFC 9113 §8.1),
-//! and clients such as curl 7.88 and httpx then drop the response that they have. So the reset waits as the close does, for
-//! a few streams of a connection at a time.
+//! HTTP/2 has the same problem with streams: a server whose response is complete may reset the stream to stop the upload
+//! (RFC 9113 §8.1), but clients such as curl 7.88 and httpx then drop the response that they have. So such a reset waits in
+//! the same way, for a few streams of a connection at a time.
 
 use std::{
     cell::Cell,
@@ -23,12 +23,12 @@ use hyper::rt::{Read, ReadBuf, Write};
 use super::{ConnectionContext, transport::Transport, until_killed};
 use crate::{body::ClientBody, downstream::Phase, metrics::Rare};
 
-/// Reads until the client has closed its side, too. The gateway's side is closed already.
+/// Reads until the client has closed its side, too, or until a limit. The gateway's side is closed already.
 pub(super) async fn linger<I>(mut transport: Transport<I>, context: &Rc<ConnectionContext>)
 where
     I: Read + Write + Unpin + 'static,
 {
-    // What comes is not the beginning of a request.
+    // What arrives now is not the beginning of a request.
     context.state.enter(Phase::Busy);
     let mut space = vec![MaybeUninit::uninit(); BUFFER_BYTES];
     let read = async || {
@@ -45,8 +45,8 @@ where
     }
 }
 
-/// Reads until the client has sent the whole request, or takes it back. The response is out, or handed to h2; with `rest`
-/// goes the stream, and a reset if the client is not at its end.
+/// Reads until the client has sent the whole request or has reset the stream. The response has been sent, or handed to h2.
+/// Dropping `rest` drops the stream, and resets it if the client has not finished.
 pub(super) async fn linger_on_stream(
     mut rest: Box<ClientBody>,
     lingering: Rc<Lingering>,
@@ -56,7 +56,7 @@ pub(super) async fn linger_on_stream(
     let read = async || {
         poll_fn(|cx| {
             Poll::Ready(match ready!(rest.poll_data(cx)) {
-                // What is empty, as the end's own frame may be, ends it as well.
+                // An empty frame ends it as well; the last frame may be one.
                 Some(Ok(data)) => data.len(),
                 Some(Err(_)) | None => 0,
             })
@@ -70,12 +70,13 @@ pub(super) async fn linger_on_stream(
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
-    /// The client has sent all, or pauses.
+    /// The client has sent everything, or pauses.
     ByClient,
     AtLimit,
 }
 
-/// Reads until there is nothing more (`read` says 0), or too much. `dropped` counts the bytes, and those of others.
+/// Reads until `read` returns 0, or until a limit is reached. `dropped` counts the bytes; streams of one connection share
+/// it.
 async fn drop_all(mut read: impl AsyncFnMut() -> usize, dropped: &Cell<usize>) -> Ended {
     let reading = async {
         while dropped.get() < BYTES_MAX {
@@ -97,11 +98,11 @@ fn count(context: &ConnectionContext) {
 #[derive(Debug, Default)]
 pub(super) struct Lingering {
     streams: Cell<u32>,
-    /// That they have dropped; from 0 again when none is left.
+    /// The bytes that they have dropped. The count starts at 0 again when none of them is left.
     bytes: Cell<usize>,
 }
 
-/// Of one stream. The connection is busy meanwhile.
+/// The place of one lingering stream. While it exists, the connection counts as busy.
 struct Place<'a> {
     lingering: &'a Lingering,
     context: &'a ConnectionContext,
@@ -132,11 +133,11 @@ impl Drop for Place<'_> {
 
 /// A client that has sent nothing for so long is waiting for something else.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// As nginx's `lingering_time`: 3 MB at a megabit per second.
+/// The same as nginx's `lingering_time`: 3 MB at a megabit per second.
 const TIME_MAX: Duration = Duration::from_secs(30);
-/// Many times what is sent before a client looks at the response; some look only at the end.
+/// Many times what a client sends before it reads the response. Some clients read it only at the end.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
 const BUFFER_BYTES: usize = 16 * 1024;
-/// Of one HTTP/2 connection: a folder that is uploaded by a client whose token has expired. Browsers send six at a time,
-/// curl and most libraries one.
+/// For each HTTP/2 connection. An example is a client whose token has expired and which uploads a folder: browsers send six
+/// files at a time, curl and most libraries one.
 const STREAMS_MAX: u32 = 16;

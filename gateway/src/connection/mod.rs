@@ -1,15 +1,16 @@
-//! An accepted socket: TLS, protocol, and hyper serving requests on it until it closes.
+//! An accepted client connection: TLS, choice of the protocol, and the requests on it until it closes.
 //!
-//! hyper has one timer for "head incomplete" and "idle between requests", and arms it per request. Here each
-//! connection keeps a phase instead, set as bytes and requests pass, and the worker sweeps all phases once a
-//! second: two separate timeouts (`listen.header_timeout`, `listen.idle_timeout`), never early and at most a second
-//! late, and no timer on the request path.
+//! hyper has one timer for "head incomplete" and "idle between requests", and arms it per request. Here each connection
+//! keeps a phase instead, which changes as bytes and requests pass, and the worker checks the phases of all connections once
+//! a second. So the two timeouts (`listen.header_timeout`, `listen.idle_timeout`) are separate, never end early and at most
+//! a second late, and the request path sets no timer.
 //!
-//! hyper's buffers and state for a connection are large next to what an idle one needs. So hyper gets a connection when
-//! its first bytes are there, and an HTTP/1 connection that has been idle for a sweep is taken from it again
+//! hyper's buffers and state for a connection are large compared to what an idle connection needs. So hyper gets a
+//! connection when its first bytes have arrived, and gives an HTTP/1 connection back when it has been idle for a sweep
 //! ([`http1`]).
 //!
-//! HTTP/2 frames are counted below h2, which has no budget for those that are no progress ([`observed`], [`crate::downstream::budget`]).
+//! HTTP/2 frames are counted below h2, because h2 has no budget for frames that do not advance a request ([`observed`],
+//! [`crate::downstream::budget`]).
 
 mod http1;
 mod http2;
@@ -49,12 +50,13 @@ use crate::{
     worker::WorkerState,
 };
 
-/// Serves an accepted socket in a task of this worker. It keeps its place in the account of files until it is closed.
+/// Serves an accepted socket in a task of this worker. The connection keeps its place in the account of files until it is
+/// closed.
 pub fn spawn(stream: TcpStream, peer: SocketAddr, scheme: Scheme, place: Place, worker: Rc<WorkerState>) {
     spawn_with(peer, scheme, Some(place), worker, async move |context| serve(stream, &context).await);
 }
 
-/// Serves HTTP in cleartext in a task of this worker on anything that reads and writes.
+/// Serves HTTP in cleartext in a task of this worker, on any stream that can be read and written.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) fn spawn_cleartext<I>(io: I, peer: SocketAddr, worker: Rc<WorkerState>)
 where
@@ -79,7 +81,7 @@ where
     tokio::task::spawn_local(async move {
         let _entry = entry;
         let peer_text = HeaderValue::from_str(&peer.ip().to_canonical().to_string());
-        // An address is visible ASCII; the fallback is never taken.
+        // An address is visible ASCII, so the fallback is never taken.
         let peer_text = peer_text.unwrap_or(HeaderValue::from_static("unknown"));
         let context = Rc::new(ConnectionContext {
             worker,
@@ -97,11 +99,11 @@ where
     });
 }
 
-/// Removes the connection from the table however its task ends.
+/// Removes the connection from the table, however its task ends.
 struct Entry {
     worker: Rc<WorkerState>,
     key: usize,
-    /// `None`: not a socket.
+    /// `None` where the connection is not a socket and so takes up no file.
     _place: Option<Place>,
 }
 
@@ -119,7 +121,7 @@ async fn serve(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result<(),
     SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX).map_err(|_| "socket")?;
     match context.scheme {
         Scheme::Http => serve_cleartext(transport(stream, context), context).await,
-        // Boxed. Otherwise a connection in cleartext would have room for the state of a handshake.
+        // Boxed, because otherwise a connection in cleartext would also have room for the state of a handshake.
         Scheme::Https => Box::pin(serve_tls(stream, context)).await,
     }
 }
@@ -150,7 +152,7 @@ where
 
 async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result<(), Failure> {
     let config = context.worker.snapshot().shared.tls.clone().ok_or("no_certificate")?;
-    // Boxed for its own time only.
+    // Boxed, so that the room for it is given back after the handshake.
     let handshake = Box::pin(TlsAcceptor::from(config).accept(stream));
     let Some(stream) = until_killed(&context.state, handshake).await else { return Ok(()) };
     let stream = stream.map_err(|error| Failure { reason: "tls_handshake", detail: error.to_string() })?;
@@ -168,17 +170,18 @@ async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result
     http1::serve(transport, context).await
 }
 
-/// What the kernel keeps beyond the bytes that are on their way to a client. It would keep up to 4 MiB, and take nothing more
-/// before a third of that is gone: a client that reads 20 KB in a second would look like one that reads nothing for a
-/// minute. With 512 KiB, twice the largest read for it, it is asked again after thirteen seconds. Measured over loopback, the
-/// median of nine rounds on a busy machine: a client that stops reading leaves 539 KiB here instead of 4,049; a response of
-/// 1 GiB takes as long as without a limit (0.93 of it) and 6 % more of our CPU time; with 128 KiB it would be 37 % more.
+/// The unsent bytes that the kernel may buffer for a client, beyond those that are on their way to it. By default the kernel
+/// would keep up to 4 MiB, and take no more before a third of that is gone: a client that reads 20 KB per second would look
+/// for a minute like a client that reads nothing. With 512 KiB, twice the largest read for it, the kernel takes more bytes for
+/// such a client after thirteen seconds. Measured over loopback, the median of nine rounds on a busy machine: a client that
+/// stops reading leaves 539 KiB here instead of 4,049; a response of 1 GiB takes as long as without a limit (factor 0.93)
+/// and 6 % more CPU time of the gateway; with 128 KiB it would be 37 % more.
 const UNSENT_BYTES_MAX: u32 = 512 * 1024;
 
-/// How the HTTP/2 connection preface begins (RFC 9113 §3.4), and no HTTP/1 method.
+/// The beginning of the HTTP/2 connection preface (RFC 9113 §3.4). It is not an HTTP/1 method.
 const HTTP2_PREFACE_START: &[u8] = b"PRI ";
 
-/// `None` when the sweep has killed the connection meanwhile.
+/// Runs `future` until it ends. `None`: the sweep has killed the connection first.
 async fn until_killed<F: Future>(state: &ConnectionState, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     std::future::poll_fn(move |cx| {
@@ -191,19 +194,19 @@ async fn until_killed<F: Future>(state: &ConnectionState, future: F) -> Option<F
     .await
 }
 
-/// What the HTTP library takes of a request's head before admission has its say: enough for a target and a header
-/// section at their limits, and so much more that it is admission which refuses, with a status, a reason and a line in
-/// the log, unless the head is absurd.
+/// The largest request head in bytes that hyper and h2 accept before admission sees it. It has room for a target and a
+/// header section at their limits and for some more, so that all but absurd heads are refused by admission, with a status, a
+/// reason and a line in the access log.
 fn head_bytes_max(listen: &ListenSettings) -> usize {
     listen.max_header_bytes + admission::TARGET_BYTES_MAX + HEAD_BYTES_BEYOND
 }
 
-/// Method, version and what is past the limits.
+/// Room for the method, the version, and a head that is past the limits of admission.
 const HEAD_BYTES_BEYOND: usize = 16 * 1024;
 
 fn remember_waker(state: &ConnectionState, cx: &Context<'_>) {
     let mut waker = state.waker.borrow_mut();
-    // A task keeps one waker for its life, so this clones once per connection.
+    // A task keeps one waker all its life, so this clones once per connection.
     if waker.as_ref().is_none_or(|known| !known.will_wake(cx.waker())) {
         *waker = Some(cx.waker().clone());
     }
@@ -221,12 +224,12 @@ fn classify(error: &hyper::Error) -> Failure {
     } else {
         "io"
     };
-    // hyper's own sentence, without the bytes that the client sent.
+    // hyper's description of the error, which does not contain the bytes that the client sent.
     let detail = if error.is_parse() { error.to_string() } else { String::new() };
     Failure { reason, detail }
 }
 
-/// Counts a connection while it lives.
+/// Counts a connection in a gauge until it is dropped.
 struct Gauge {
     context: Rc<ConnectionContext>,
     which: fn(&crate::metrics::Connections) -> &Cell<u64>,

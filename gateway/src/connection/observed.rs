@@ -1,8 +1,8 @@
-//! A socket, or TLS on one, whose bytes are looked at on their way to and from hyper.
+//! A byte stream (TCP, or TLS on it) that examines the bytes on their way to and from hyper or h2.
 //!
-//! HTTP/1: when a request head begins. HTTP/2: the head of each frame, which counts against the connection's budget
-//! ([`crate::downstream::budget`]), and the frames by which h2 refuses something, which hyper does not report. The bytes are not
-//! copied; a frame costs some nanoseconds, and HTTP/1 one comparison for a read or a write.
+//! In HTTP/1 it notices when a request head begins. In HTTP/2 it reads the head of each frame: these count against the
+//! connection's budget ([`crate::downstream::budget`]), and some of them are refusals by h2, which h2 does not report. The
+//! bytes are not copied. A frame costs some nanoseconds; with HTTP/1, a read or write costs one comparison.
 
 use std::{
     io::{self, IoSlice},
@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{ConnectionContext, report};
 use crate::downstream::frames::{Found, FrameHead, FrameScan, kind};
 
+/// A byte stream of a client's connection that records what passes through it.
 pub(super) struct Observed<S> {
     stream: S,
     context: Rc<ConnectionContext>,
@@ -25,9 +26,9 @@ pub(super) struct Observed<S> {
     last_stream: u32,
 }
 
-/// What the first bytes of the client are.
+/// The protocol, as far as the client's first bytes show it.
 enum Protocol {
-    /// So many bytes of the HTTP/2 preface came.
+    /// So many bytes of the HTTP/2 preface have arrived, and nothing that differs from it.
     Open(usize),
     Http1,
     Http2,
@@ -78,7 +79,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Observed<S> {
         }
     }
 
-    /// The beginning of HTTP/2 that h2 sends before the client's preface is there counts, too.
+    /// Frames that h2 sends before the client's preface has arrived count, too.
     fn sent<'a>(&mut self, bufs: impl Iterator<Item = &'a [u8]>, mut count: usize) {
         if matches!(self.protocol, Protocol::Http1) {
             return;
@@ -100,7 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Observed<S> {
         }
     }
 
-    /// RFC 9113 §6.8, as far as the socket takes it at once: the connection ends in any case.
+    /// Sends a GOAWAY frame (RFC 9113 §6.8) as far as the socket takes it at once: the connection ends in any case.
     fn say_goodbye(&mut self, cx: &mut Context<'_>) {
         if !self.outbound.is_between_frames() {
             return;
@@ -169,8 +170,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Observed<S> {
     }
 }
 
-/// What h2 refuses, by the frame that it sends: the kind of the frame and the code as words for a metric. `None`: it is
-/// not a refusal of something malformed.
+/// The refusal that a frame from h2 expresses: the frame's scope and its error code, as words for a metric. `None`: the
+/// frame does not refuse something malformed.
 fn refusal(head: &FrameHead) -> Option<(&'static str, &'static str)> {
     let scope = if head.kind == kind::GOAWAY { "connection" } else { "stream" };
     let code = match head.error_code()? {

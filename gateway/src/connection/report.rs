@@ -1,6 +1,8 @@
-//! Requests and connections that were refused below admission: counted each, logged at a pace.
+//! Reports requests and connections that were refused below admission: counts each one, and logs them at a
+//! limited rate.
 //!
-//! hyper and h2 answer what they cannot parse before the gateway sees a request, so that no access log has it.
+//! hyper and h2 answer what they cannot parse before the gateway sees a request, so the access log does not
+//! contain these.
 
 use super::ConnectionContext;
 use crate::{
@@ -8,10 +10,10 @@ use crate::{
     metrics::Rare,
 };
 
-/// Why a connection could not be served to its end.
+/// The reason for which a connection was not served to its end.
 pub(super) struct Failure {
     pub(super) reason: Ended,
-    /// In the library's words; may be empty.
+    /// The library's description; may be empty.
     pub(super) detail: String,
 }
 
@@ -21,7 +23,7 @@ impl From<Ended> for Failure {
     }
 }
 
-/// A connection has ended in an error.
+/// Reports a connection that has ended with an error.
 pub(super) fn ended(context: &ConnectionContext, failure: &Failure) {
     let Failure { reason, detail } = failure;
     let listener = context.scheme.as_str();
@@ -38,14 +40,15 @@ pub(super) fn ended(context: &ConnectionContext, failure: &Failure) {
     }
 }
 
-/// A connection is closed. If the sweep or the want of a place has ended it, that is counted already.
+/// Reports a connection that is closed. If the sweep closed it, or it gave its place to another client, it is
+/// counted already.
 pub(super) fn closed(context: &ConnectionContext) {
     if let Some(reason) = context.state.killed_for.get().filter(|reason| LISTED.contains(reason)) {
         list(context, reason, "");
     }
 }
 
-/// h2 has refused a stream, or the connection, with this code.
+/// Reports that h2 has refused a stream, or the connection, with this code.
 pub(super) fn refused_by_h2(context: &ConnectionContext, scope: &'static str, code: &'static str) {
     context.worker.metrics.count(Rare::Http2Refusal, scope, code);
     list(context, "http2", &format!("{scope}: {code}"));
@@ -61,7 +64,7 @@ fn list(context: &ConnectionContext, reason: Ended, detail: &str) {
     context.worker.connections.refusals.add(clock.unix(clock.now()), client, (reason, detail));
 }
 
-/// What the gateway ended, or could not begin. A client that leaves is not refused.
+/// Connections that the gateway ended or could not begin. A client that leaves is not refused.
 const LISTED: [Ended; 9] = [
     "bad_request",
     "head_too_large",
@@ -73,11 +76,11 @@ const LISTED: [Ended; 9] = [
     budget::RESET_FLOOD,
     budget::HEADER_FLOOD,
 ];
-/// Of those, what no honest client does.
+/// Those of `LISTED` that no honest client causes.
 const LOGGED: [Ended; 5] =
     ["bad_request", "head_too_large", budget::CONTROL_FLOOD, budget::RESET_FLOOD, budget::HEADER_FLOOD];
 
-/// How many lines were left out since the last one; `None`: this one is, too.
+/// The number of lines that were left out since the last one. `None`: this line is left out, too.
 fn may_log(context: &ConnectionContext) -> Option<u64> {
     context.worker.connections.log_pace.next(context.worker.clock.coarse())
 }

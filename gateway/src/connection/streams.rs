@@ -1,9 +1,9 @@
 //! HTTP/2 streams: each is a task of the worker, from the request's head to the response's last byte.
 //!
-//! A response goes as its client grants windows, and h2 has no timeout for that. So when the exchange stands still
-//! ([`Activity`]), the task ends, which resets the stream and gives back everything that the exchange holds.
+//! A response advances as its client grants windows, and h2 has no timeout for that. So when the exchange stands still
+//! ([`Activity`]), the task ends, which resets the stream and releases everything that the exchange holds.
 //!
-//! A stream whose request was answered before its body was read stays for a while, with nothing but that body
+//! A stream whose request was answered before its body was read stays for a while and holds only that body
 //! ([`linger`](super::linger)).
 
 use std::{
@@ -40,7 +40,7 @@ impl Streams {
         Self { connection, max_headers, lingering: Rc::default() }
     }
 
-    /// Serves a request whose head has come.
+    /// Serves a request whose head has arrived.
     pub(super) fn begin(&self, request: Request<RecvStream>, reply: SendResponse<Chunk>) {
         let (parts, stream) = request.into_parts();
         let body = ClientBody::of_stream(stream, &parts.headers);
@@ -50,7 +50,8 @@ impl Streams {
         let (connection, lingering) = (Rc::clone(&self.connection), Rc::clone(&self.lingering));
         let worker = &connection.worker;
         let watch = worker.activities.watch(&activity, worker.clock.coarse());
-        // Boxed, so that a stream does not keep room for the request while its response waits for a client: 4 KiB of some 5.
+        // Boxed, so that a stream does not keep room for the request, 4 KiB of some 5, while its response waits for a
+        // client.
         let serving = Box::pin(request::serve(Rc::clone(&connection), request, Some(Rc::clone(&activity))));
         tokio::task::spawn_local(async move {
             let _watch = watch;
@@ -58,7 +59,7 @@ impl Streams {
             let activity = Closing(activity);
             let activity = &activity.0;
             {
-                // Gone before the stream lingers, with all that it holds.
+                // Dropped with all that it holds before the stream lingers.
                 let mut responding = pin!(respond(serving, reply, activity, &connection));
                 until_stalled(activity, |cx| responding.as_mut().poll(cx)).await;
             }
@@ -67,7 +68,7 @@ impl Streams {
                 None => activity.poll_rest(),
             };
             if let Some(Some(rest)) = until_stalled(activity, rest).await {
-                // Boxed: most streams have no such rest.
+                // Boxed, because most streams have no such rest.
                 let mut lingering = Box::pin(linger_on_stream(rest, lingering, connection));
                 until_stalled(activity, |cx| lingering.as_mut().poll(cx)).await;
             }
@@ -75,7 +76,8 @@ impl Streams {
     }
 }
 
-/// Takes what is left of the request's body out of the stream's [`Activity`], which buffers in h2 may hold for longer.
+/// On drop, takes the unread rest of the request's body out of the stream's [`Activity`], which buffers in h2 may keep alive
+/// for longer.
 struct Closing(Rc<Activity>);
 
 impl Drop for Closing {
@@ -84,7 +86,7 @@ impl Drop for Closing {
     }
 }
 
-/// `None`: the client does not take its response.
+/// Polls until there is a result. `None`: the client does not read its response.
 async fn until_stalled<T>(
     activity: &Activity,
     mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
@@ -99,8 +101,8 @@ async fn until_stalled<T>(
     .await
 }
 
-/// Sends the response that `serving` gives. An error is the end of the stream: the client has reset it, or its connection is
-/// gone, and the exchange, which is dropped here, logs that.
+/// Sends the response that `serving` returns. An error is the end of the stream: the client has reset it, or its connection
+/// is gone. The exchange, which is dropped here, logs that.
 async fn respond<S, E>(
     mut serving: Pin<Box<S>>,
     mut reply: SendResponse<Chunk>,
@@ -126,7 +128,8 @@ where
     drop(serving);
     let Ok(response) = served else { return Ok(()) };
     let (mut parts, body) = response.into_parts();
-    // RFC 9113 §8.2.2: malformed in HTTP/2. A service's own went with the other fields of its connection.
+    // A `Connection` field is malformed in HTTP/2 (RFC 9113 §8.2.2). One of the service was removed with the other
+    // hop-by-hop fields.
     parts.headers.remove(header::CONNECTION);
     parts.headers.entry(header::DATE).or_insert_with(|| connection.worker.clock.http_date());
     let is_over = body.is_end_stream();
@@ -137,8 +140,8 @@ where
     if is_over { Ok(()) } else { send_body(body, stream).await }
 }
 
-/// Sends a response's content as the client grants room for it. One chunk is held meanwhile: room is asked for when there is
-/// something to send, so that a body that pauses keeps none from other streams of the connection.
+/// Sends a response's content as the client grants room for it. One chunk is held meanwhile. Room is requested only when
+/// there is something to send, so that a body that pauses takes none from other streams of the connection.
 async fn send_body(mut body: ResponseBody, mut stream: SendStream<Chunk>) -> Result<(), h2::Error> {
     loop {
         let frame = std::future::poll_fn(|cx| match stream.poll_reset(cx)? {

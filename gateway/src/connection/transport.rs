@@ -1,5 +1,5 @@
-//! The byte stream of a connection, under hyper: it can wait for bytes without holding a buffer for them, and knows when
-//! the peer takes nothing.
+//! The byte stream of a connection, below hyper. It can wait for bytes without holding a buffer for them, and notices
+//! when the peer takes nothing.
 
 use std::{
     io,
@@ -15,9 +15,10 @@ use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use super::{ConnectionContext, remember_waker, until_killed};
 use crate::{downstream::ConnectionState, small_writes::SmallWrites};
 
+/// The byte stream of one connection.
 pub(super) struct Transport<I> {
     io: SmallWrites<I>,
-    /// Read already; the next read gets it.
+    /// Bytes that were read already; the next read returns them.
     ahead: Bytes,
     state: Rc<ConnectionState>,
 }
@@ -27,9 +28,9 @@ impl<I: Read + Write + Unpin> Transport<I> {
         Self { io: SmallWrites(io), ahead: Bytes::new(), state: Rc::clone(&context.state) }
     }
 
-    /// Puts bytes back that were read and not used: the beginning of a next request.
+    /// Puts back bytes that were read and not used: the beginning of the next request.
     pub(super) fn put_back(&mut self, bytes: &[u8]) {
-        // Copied: even an empty slice would keep the buffer that it was cut from.
+        // Copied, because even an empty slice would keep the buffer alive from which it was cut.
         self.ahead = [bytes, &self.ahead].concat().into();
     }
 
@@ -37,8 +38,8 @@ impl<I: Read + Write + Unpin> Transport<I> {
         self.ahead.starts_with(bytes)
     }
 
-    /// Until a request begins. Empty lines before it are nothing (RFC 9112 §2.2), and are not kept. `false`: nothing
-    /// will come, or the connection is to close.
+    /// Waits until a request begins. Empty lines before it are skipped (RFC 9112 §2.2). `false`: nothing will arrive, or
+    /// the connection is to close.
     pub(super) async fn wait_for_request(&mut self) -> io::Result<bool> {
         self.wait_until(|ahead| {
             let begins = request_begins(ahead);
@@ -48,7 +49,8 @@ impl<I: Read + Write + Unpin> Transport<I> {
         .await
     }
 
-    /// Until there is something to read that is `beginning` or certainly is not. `false`: as above.
+    /// Waits until the bytes that have arrived are `beginning`, or certainly are not. `false`: as for
+    /// `wait_for_request`.
     pub(super) async fn wait_while_within(&mut self, beginning: &[u8]) -> io::Result<bool> {
         self.wait_until(|ahead| {
             !ahead.is_empty() && (ahead.len() >= beginning.len() || !beginning.starts_with(ahead))
@@ -67,7 +69,7 @@ impl<I: Read + Write + Unpin> Transport<I> {
                 return Poll::Ready(Ok(None));
             }
             while !is_enough(&mut self.ahead) {
-                // On the stack, and only while something is there: an idle connection holds no buffer.
+                // On the stack, and only while there is something to read: an idle connection holds no buffer.
                 let mut space = [MaybeUninit::uninit(); FIRST_BYTES_MAX];
                 let mut next = ReadBuf::uninit(&mut space);
                 ready!(Pin::new(&mut self.io).poll_read(cx, next.unfilled()))?;
@@ -82,14 +84,14 @@ impl<I: Read + Write + Unpin> Transport<I> {
         if let Some(came) = came {
             return Ok(came);
         }
-        // What TLS has to say at the end. The sweep cuts a peer that does not take it.
+        // TLS ends with a message of its own. The sweep closes the connection of a peer that does not take it.
         let closing = std::future::poll_fn(|cx| Pin::new(&mut self.io).poll_shutdown(cx));
         let _ = until_killed(&state, closing).await;
         Ok(false)
     }
 }
 
-/// Where the request begins after empty lines. hyper takes these, with or without CR.
+/// The index of the request's first byte, after empty lines. hyper skips these, too, with or without CR.
 fn request_begins(bytes: &[u8]) -> usize {
     let mut rest = bytes;
     while let Some(next) = rest.strip_prefix(b"\r\n").or_else(|| rest.strip_prefix(b"\n")) {
@@ -98,7 +100,7 @@ fn request_begins(bytes: &[u8]) -> usize {
     bytes.len() - rest.len()
 }
 
-/// A request head without large cookies; what is longer is read on by hyper.
+/// A request head without large cookies. hyper reads the rest of a longer head.
 const FIRST_BYTES_MAX: usize = 2048;
 
 impl<I: Read + Unpin> Read for Transport<I> {
@@ -119,7 +121,7 @@ impl<I: Read + Unpin> Read for Transport<I> {
 }
 
 impl<I: Write + Unpin> Transport<I> {
-    /// Writes informational responses that may go now. `hyper_writes`: hyper has something to write, too.
+    /// Writes informational responses that may be sent now. `hyper_writes`: hyper has something to write, too.
     fn write_informational(&mut self, hyper_writes: bool, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(next) = self.state.informational.next(hyper_writes) {
             let result = Pin::new(&mut self.io).poll_write(cx, &next);
@@ -136,7 +138,7 @@ impl<I: Write + Unpin> Transport<I> {
         Poll::Ready(Ok(()))
     }
 
-    /// hyper is about to write.
+    /// Must be called before hyper writes.
     fn before_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.write_informational(true, cx))?;
         self.state.informational.set_flushed(false);

@@ -1,9 +1,9 @@
-//! How much an HTTP/2 client may send before the gateway has passed it on.
+//! HTTP/2 windows of client connections: how many bytes a client may send before the gateway has passed them on.
 //!
 //! A client sends one window in each round trip: with 64 KiB and 150 ms, 9 MB take 20 seconds. So windows are large, and
-//! what they can cost is bounded: the connection's window bounds what all its streams hold together (a stream's window is
-//! opened again only for bytes that were passed on), and only so many connections of a worker have large ones. hyper sets
-//! windows at the start of a connection and lets nothing but its own estimate change them, which knows no budget.
+//! their memory is bounded in two ways. The connection's window bounds what all its streams hold together, because only
+//! bytes that were passed on open a window again; and at most `LARGE_MAX` connections of a worker have large windows.
+//! hyper sets windows when a connection starts and later changes them only by its own estimate, which has no budget.
 
 use std::{cell::Cell, rc::Rc};
 
@@ -16,10 +16,11 @@ pub(super) struct Windows {
     _large: Option<Large>,
 }
 
-/// A connection with large windows counts until it ends.
+/// The mark of a connection with large windows, which is counted until it ends.
 struct Large(Rc<Cell<u64>>);
 
 impl Windows {
+    /// The windows for a new connection: large ones, unless too many connections of the worker have them.
     pub(super) fn of(worker: &WorkerState) -> Self {
         let large = &worker.large_windows;
         if large.get() >= LARGE_MAX {
@@ -39,11 +40,11 @@ impl Drop for Large {
 
 /// 7 MB/s for one upload at 150 ms.
 const LARGE_STREAM: u32 = 1024 * 1024;
-/// Two uploads that their services do not take leave the connection's others waiting.
+/// Two uploads whose services do not read fill it; the connection's other uploads then wait.
 const LARGE_CONNECTION: u32 = 2 * 1024 * 1024;
-/// At most 128 MiB of a worker, if every service stops reading at once.
+/// At most 128 MiB of memory per worker, if every service stops reading at once.
 const LARGE_MAX: u64 = 64;
-/// What a client may send before it knows any other value (RFC 9113 §6.9.2).
+/// The window that every client has before it gets another value (RFC 9113 §6.9.2).
 const SMALL_STREAM: u32 = 64 * 1024;
 const SMALL_CONNECTION: u32 = 256 * 1024;
 

@@ -1,4 +1,4 @@
-//! Routes that contradict each other: found when the configuration is compiled, all of them.
+//! Routes that contradict each other. All conflicts are found when the configuration is compiled.
 
 use std::ops::ControlFlow;
 
@@ -9,26 +9,28 @@ use super::{
     precedence::{forms, in_lower_case},
 };
 
-/// Two routes, of which one cannot take the requests that it matches.
+/// A conflict of two routes: one of them cannot take the requests that it matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteConflict {
     pub kind: ConflictKind,
-    /// The route at fault: the later one in the file, or the dead one.
+    /// The index of the route at fault: the later one in the file, or the dead one.
     pub route: usize,
     pub other: usize,
     pub message: String,
 }
 
+/// The kind of a conflict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConflictKind {
-    /// Same host, path shape, conditions and priority, and a method in common.
+    /// Both have the same host, path shape, conditions and priority, and a method in common.
     Duplicate,
-    /// Some request fits both, and neither is more specific.
+    /// Some requests match both, and neither is more specific.
     Ambiguous,
-    /// Whatever fits it goes to routes that come first.
+    /// All requests that match it go to routes that come first.
     Dead,
 }
 
+/// All conflicts between the routes, in the order of the file.
 pub(super) fn find(
     router: &Router,
     matches: &[RouteMatch],
@@ -50,7 +52,7 @@ pub(super) fn find(
     conflicts
 }
 
-/// Equal precedence: neighbours in match order.
+/// Conflicts between routes of equal precedence, which are neighbours in match order.
 fn ties(router: &Router, matches: &[RouteMatch], precedences: &[Precedence]) -> Vec<RouteConflict> {
     let mut conflicts = Vec::new();
     for tied in router.match_order.chunk_by(|&a, &b| precedences[a] == precedences[b]) {
@@ -79,7 +81,8 @@ fn tie(router: &Router, matches: &[RouteMatch], route: usize, other: usize) -> O
     Some(RouteConflict { kind, route, other, message })
 }
 
-/// The first route, in match order, that leaves nothing to `route`; where several share the work, the first of them.
+/// The first route, in match order, that leaves no request to `route`. If several routes together leave none, it is the
+/// first of these.
 fn covered_by(
     router: &Router,
     matches: &[RouteMatch],
@@ -92,7 +95,7 @@ fn covered_by(
         methods => methods.iter().map(Some).collect(),
     };
     let cover = Cover { router, precedences, written, route };
-    // One more than the deepest pattern: the slash at the end that a route may take as well.
+    // One more than the deepest pattern, for the slash at the end that a route may take as well.
     let depth_max = precedences.iter().map(|precedence| precedence.path.len()).max().unwrap_or(0) + 1;
     let mut first = None;
     for path in forms(&written[route], &matches[route]) {
@@ -112,7 +115,7 @@ struct Cover<'a> {
 }
 
 impl Cover<'_> {
-    /// The route that takes all requests of `route` with these paths and this method (`None`: every one).
+    /// The route that takes all requests of `route` with these paths and this method (`None`: every method).
     fn taker(&self, path: &[Segment], method: Option<&Method>, depth_max: usize) -> Option<usize> {
         let own = &self.precedences[self.route];
         let headers = &self.router.routes[self.route].headers;
@@ -138,8 +141,8 @@ impl Cover<'_> {
         taker.or_else(|| self.takers_of_subtree(path, method, depth_max))
     }
 
-    /// A subtree is its root, the same with a slash at its end, and the subtrees of all segments below; different routes
-    /// may take these.
+    /// As `taker`, for a path that is a subtree: its root, the root with a slash at its end, and the subtrees of all
+    /// segments below. Different routes may take these.
     fn takers_of_subtree(
         &self,
         path: &[Segment],
@@ -152,7 +155,7 @@ impl Cover<'_> {
         }
         let with_slash = [prefix, &[Segment::Literal("".into())]].concat();
         let first = self.taker(&with_slash, method, depth_max)?;
-        // There is no path without its first slash.
+        // Every path has its first slash.
         if !prefix.is_empty() {
             self.taker(prefix, method, depth_max)?;
         }
@@ -162,7 +165,7 @@ impl Cover<'_> {
     }
 }
 
-/// Whether `other`, which takes what `path` does in some case, takes it in every case in which `path` does.
+/// Whether `other`, which matches what `path` matches in some case, does so in every case in which `path` does.
 fn in_every_case(other: &[Segment], path: &[Segment]) -> bool {
     other.iter().zip(path).all(|(other, own)| match other {
         Segment::Literal(_) => other == own,
@@ -170,7 +173,7 @@ fn in_every_case(other: &[Segment], path: &[Segment]) -> bool {
     })
 }
 
-/// Every method, for `None`.
+/// Whether the route takes this method (`None`: every method).
 fn takes_method(conditions: &Conditions, method: Option<&Method>) -> bool {
     match method {
         Some(method) => conditions.method_fit(method).is_some(),
@@ -178,7 +181,7 @@ fn takes_method(conditions: &Conditions, method: Option<&Method>) -> bool {
     }
 }
 
-/// Whenever `conditions` hold, `others` do.
+/// Whether `others` are met whenever `conditions` are.
 fn implies(conditions: &[HeaderCondition], others: &[HeaderCondition]) -> bool {
     others.iter().all(|other| {
         conditions.iter().any(|condition| {
@@ -187,7 +190,7 @@ fn implies(conditions: &[HeaderCondition], others: &[HeaderCondition]) -> bool {
     })
 }
 
-/// Some field would need two values at once. A message may well have both, on two lines, but only on purpose.
+/// Whether some field would need two values at once. A request can have both, on two lines, but only on purpose.
 fn exclude_each_other(a: &[HeaderCondition], b: &[HeaderCondition]) -> bool {
     a.iter().any(|one| {
         b.iter().any(|two| {

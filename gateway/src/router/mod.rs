@@ -1,25 +1,27 @@
-//! Routing: which route a request takes.
+//! Routing: which route takes a request.
 //!
-//! Among the routes that match a request, the most specific one wins, by one fixed order that the file's order
-//! cannot change: higher `priority`; then host (exact, then the longest `*.` suffix, then any); then the path
-//! segment by segment (literal, `{name}`, `*`, `**`); then a path that has to be in its letter case; then more header conditions, of these more with a value; then
-//! a method condition. That order is the derived `Ord` of [`Precedence`].
+//! Among the routes that match a request, the most specific one wins. The order is fixed, and the order in the file cannot
+//! change it: higher `priority`; then host (exact, then the longest `*.` suffix, then any); then the path segment by segment
+//! (literal, `{name}`, `*`, `**`); then a path whose letter case matters; then more header conditions, and of equally many
+//! those with more values; then a method condition. This order is the derived `Ord` of [`Precedence`].
 //!
-//! A route that does not match in any respect is passed over for the next: a more specific host without a fitting
-//! path falls back to a less specific host, a path whose methods do not fit to a less specific path. Only if some
-//! route fits in all but the method is the answer 405, with the methods of all such routes.
+//! A route that does not match in some respect is passed over for the next one: a more specific host without a fitting path
+//! falls back to a less specific host, and a path whose methods do not fit falls back to a less specific path. The answer is
+//! 405 only if no route matches and some routes fit in everything except the method; `Allow` then has the methods of all of
+//! these.
 //!
-//! - Path patterns: `/a/b` only itself; `*` and `{name}` one segment that is not empty; a final `/**` everything
-//!   below, and the prefix itself with or without a trailing slash. `/a/b` does not match `/a/b/`.
-//! - A segment is compared with its encodings decoded and up to its `;`, in the request and in the pattern ([`reading`]):
-//!   `/%40me` is `/@me` and `/admin;x` is `/admin` to services, so they must not slip past the routes that protect those.
-//! - `case_insensitive: true` makes the literals of a route match in any case of their ASCII letters, `trailing_slash: same`
-//!   makes it take its path with a slash at the end as well.
-//! - A route for GET also takes HEAD (RFC 9110 §9.3.2), unless a route of the same rank names HEAD itself.
+//! - Path patterns: `/a/b` matches only itself; `*` and `{name}` match one segment that is not empty; a final `/**` matches
+//!   everything below, and the prefix itself with or without a trailing slash. `/a/b` does not match `/a/b/`.
+//! - A segment is compared with its encodings decoded and up to its `;`, in the request and in the pattern ([`reading`]). To
+//!   services `/%40me` is `/@me` and `/admin;x` is `/admin`, so these must not bypass the routes that protect the plain
+//!   forms.
+//! - `case_insensitive: true` makes the literals of a route match in any case of their ASCII letters, and
+//!   `trailing_slash: same` makes the route match its path with a slash at the end as well.
+//! - A route for GET also takes HEAD (RFC 9110 §9.3.2), unless a route of the same rank has HEAD among its methods.
 //!
-//! Lookup walks a tree of segments with backtracking; literals are one hash look-up each, so the number of routes
-//! does not count. It visits a node at most once and allocates nothing, except for the 405, for a path with a `%`, and
-//! where some route takes any case.
+//! A lookup walks a tree of segments with backtracking. Each literal is one hash look-up, so the time does not depend on the
+//! number of routes. It visits a node at most once, and allocates nothing except for a 405, for a path with a `%`, and where
+//! some route matches in any case.
 
 mod conflicts;
 pub(crate) mod path_cures;
@@ -41,34 +43,35 @@ pub use self::{
 use self::{precedence::Hosts, tree::Tree};
 use crate::interner::Interner;
 
-/// All routes, compiled. Routes are named by their index in the list that [`Router::compile`] got.
+/// All routes, compiled. A route is identified by its index in the list that [`Router::compile`] got.
 #[derive(Debug)]
 pub struct Router {
     routes: Vec<Conditions>,
     /// One per distinct priority, highest first.
     levels: Vec<Level>,
     match_order: Vec<usize>,
-    /// Some route takes any letter case: then the trees are in lower case, and routes that ask for their case look at the
-    /// path once more.
+    /// Some route matches in any letter case. Then the trees are in lower case, and a route whose case matters compares the
+    /// path with its pattern once more.
     is_in_lower_case: bool,
 }
 
-/// What a lookup finds.
+/// The result of a lookup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Match {
+    /// The index of the route that takes the request.
     Route(usize),
     /// Some route fits in everything except its methods: 405 with this `Allow`.
     MethodNotAllowed(HeaderValue),
     NotFound,
 }
 
-/// What a route requires beyond host and path.
+/// What a route requires in addition to its host and path.
 #[derive(Debug)]
 struct Conditions {
-    /// Empty = any. Interned: a lookup reads it for every route that it visits.
+    /// Empty: any method. Interned, because a lookup reads it for every route that it visits.
     methods: Arc<[Method]>,
     headers: Box<[HeaderCondition]>,
-    /// The pattern of a route that requires its case, where the trees are in lower case.
+    /// The pattern of a route whose case matters, where the trees are in lower case.
     written: Option<Box<[Segment]>>,
     takes_any_case: bool,
 }
@@ -81,7 +84,10 @@ struct Level {
 }
 
 impl Router {
-    /// Compiles the routes, or returns every pair of which one can never match or neither is more specific.
+    /// Compiles the routes.
+    ///
+    /// # Errors
+    /// All pairs of routes of which one can never match, or of which neither is more specific.
     pub fn compile(routes: &[RouteMatch]) -> Result<Self, Vec<RouteConflict>> {
         let written: Vec<Vec<Segment>> = routes.iter().map(precedence::segments).collect();
         let all = routes.iter().zip(&written);
@@ -91,7 +97,7 @@ impl Router {
         match_order.sort_by(|&a, &b| precedences[a].cmp(&precedences[b]));
         let mut levels: Vec<Level> = Vec::new();
         let mut texts = Interner::default();
-        // In match order, so that each node lists its routes most specific first.
+        // The routes are inserted in match order, so that each node lists its most specific route first.
         for &route in &match_order {
             let precedence = &precedences[route];
             let Reverse(priority) = precedence.priority;
@@ -122,7 +128,8 @@ impl Router {
         if conflicts.is_empty() { Ok(compiled) } else { Err(conflicts) }
     }
 
-    /// `host` in lower case without port, `path` canonical: [`crate::admission::Admitted`] has both.
+    /// Finds the route for a request. `host` is in lower case and without port, and `path` is canonical, as
+    /// [`crate::admission::Admitted`] has both.
     pub fn lookup(&self, host: &str, path: &str, method: &Method, headers: &HeaderMap) -> Match {
         let path = &*reading::compared(path);
         let mut method_refused = false;
@@ -147,13 +154,13 @@ impl Router {
         }
     }
 
-    /// The routes in the order in which they are tried.
+    /// The indexes of the routes in the order in which they are tried.
     pub fn table(&self) -> &[usize] {
         &self.match_order
     }
 
-    /// Of a route that takes HEAD for its GET and a later one of the same node that names HEAD (or no method), the
-    /// later one wins only if both ask the same beyond that.
+    /// Chooses between `implicit`, a route for GET that takes HEAD as well, and `explicit`, a later route of the same node
+    /// that has HEAD among its methods, or any method. The later one wins only if both are equal in all other conditions.
     fn prefer(&self, implicit: Option<usize>, explicit: usize) -> ControlFlow<usize> {
         let rank = |route: usize| {
             let Conditions { headers, methods, takes_any_case, .. } = &self.routes[route];
@@ -165,7 +172,8 @@ impl Router {
         }
     }
 
-    /// Shows `visit` each list of routes whose host and path (as it is [`reading::compared`]) match, in match order, until it breaks.
+    /// Calls `visit` with each list of routes whose host and path match, in match order, until it breaks. `path` is as
+    /// [`reading::compared`] returns it.
     fn visit_matching(
         &self,
         host: &str,
@@ -196,7 +204,7 @@ impl Router {
         methods.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         methods.dedup();
         let names: Vec<&str> = methods.into_iter().map(Method::as_str).collect();
-        // Methods are tokens, so the fallback is never taken; RFC 9110 §10.2.1 gives it the meaning "none".
+        // Methods are tokens, so the fallback is never taken. RFC 9110 §10.2.1 gives an empty `Allow` the meaning "none".
         HeaderValue::try_from(names.join(", ")).unwrap_or(HeaderValue::from_static(""))
     }
 }
@@ -219,12 +227,12 @@ impl Conditions {
         }
     }
 
-    /// The path is in the case that the route requires, and all header conditions hold.
+    /// Whether the path is in the case that the route requires, and all header conditions are met.
     fn hold(&self, path: &str, headers: &HeaderMap) -> bool {
         self.written.as_ref().is_none_or(|written| is_written(path, written)) && self.headers_hold(headers)
     }
 
-    /// All conditions hold, each on any line of its field.
+    /// Whether all conditions are met, each by any line of its field.
     fn headers_hold(&self, headers: &HeaderMap) -> bool {
         self.headers.iter().all(|condition| match &condition.value {
             None => headers.contains_key(&condition.name),
@@ -233,7 +241,7 @@ impl Conditions {
     }
 }
 
-/// Whether `path`, which matches the pattern in some case, does so in the pattern's own.
+/// Whether `path`, which matches the pattern in some case, does so in the pattern's own case.
 fn is_written(path: &str, pattern: &[Segment]) -> bool {
     let segments = path.strip_prefix('/').unwrap_or(path).split('/');
     let mut pairs = pattern.iter().zip(segments);
@@ -243,7 +251,7 @@ fn is_written(path: &str, pattern: &[Segment]) -> bool {
     })
 }
 
-/// Configuration fixes the keys, so a peer cannot make them collide.
+/// The keys come from the configuration, so a peer cannot make them collide.
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! Paths as other products write them, and the same in ours: regular expressions, `:id`, rules of Traefik, hosts in front.
+//! Paths in the forms of other products, and the same paths in the form of this gateway: regular expressions, `:id`, rules
+//! of Traefik, hosts before the path.
 //!
-//! A cure is offered only when the readers of `path` and `host` take it, so that no cure leads to the next error.
+//! A cure is offered only if the readers of `path` and `host` accept it, so that it does not lead to the next error.
 
 use percent_encoding::percent_decode_str;
 
@@ -10,7 +11,8 @@ use super::{
 };
 use crate::syntax::units::{Invalid, in_yaml};
 
-/// `GET|HEAD /products/**`, `/users/{id}`. A pattern in the form of another product is refused with its form here.
+/// Reads `GET|HEAD /products/**`, `/users/{id}` and the like. The refusal of a pattern in the form of another product
+/// contains its form here.
 pub(crate) fn path_or_cure(text: &str) -> Result<PathPattern, Invalid> {
     path_pattern(text).map_err(|invalid| match cure(text) {
         Some(cure) => Invalid {
@@ -22,7 +24,7 @@ pub(crate) fn path_or_cure(text: &str) -> Result<PathPattern, Invalid> {
     })
 }
 
-/// As [`path_prefix`], with what to write instead where the text begins with a prefix.
+/// As [`path_prefix`]. Where the text begins with a valid prefix, the refusal contains that.
 pub(crate) fn prefix_or_cure(text: &str) -> Result<String, Invalid> {
     path_prefix(text).map_err(|refusal| {
         match prefix(text).filter(|cure| cure != text && path_prefix(cure).is_ok()) {
@@ -32,14 +34,14 @@ pub(crate) fn prefix_or_cure(text: &str) -> Result<String, Invalid> {
     })
 }
 
-/// What to write, and what is wrong with the form that was used.
+/// The text to write instead, and what is wrong with the form that was used.
 #[derive(Debug, PartialEq, Eq)]
 struct Cure {
     label: Option<&'static str>,
     help: String,
 }
 
-/// Of a text that is no path pattern. `None`: what was meant cannot be known.
+/// The cure for a text that is not a path pattern. `None`: its meaning is not certain.
 fn cure(text: &str) -> Option<Cure> {
     rule_of_traefik(text)
         .or_else(|| extension(text))
@@ -47,7 +49,7 @@ fn cure(text: &str) -> Option<Cure> {
         .or_else(|| without_slash(text))
 }
 
-/// `*.php`, `/*.php`: of files, wherever they are.
+/// `*.php`, `/*.php`: patterns for files in any folder.
 fn extension(text: &str) -> Option<Cure> {
     let ending = text.strip_prefix('/').unwrap_or(text).strip_prefix("*.")?;
     let is_ending = !ending.is_empty() && ending.bytes().all(|byte| byte.is_ascii_alphanumeric());
@@ -120,7 +122,7 @@ fn written_otherwise(text: &str) -> Option<Cure> {
     Some(Cure { label, help })
 }
 
-/// "write `…`", if our readers take it.
+/// "write `…`", if the readers accept it.
 fn written(path: &str, host: Option<&str>) -> Option<String> {
     path_pattern(path).ok()?;
     let Some(host) = host else { return Some(format!("write `{path}`")) };
@@ -128,14 +130,15 @@ fn written(path: &str, host: Option<&str>) -> Option<String> {
     Some(format!("write `path: {path}` and `host: {}`", in_yaml(host)))
 }
 
-/// The methods as we write them, with a space behind; the rest; and whether nothing stood between the two.
+/// The methods in the form of this gateway, with a space after them; the rest of the text; and whether the space between the
+/// two is missing.
 fn methods_in_front(text: &str) -> (String, &str, bool) {
     let is_of_methods = |c: char| c.is_ascii_alphabetic() || matches!(c, ',' | '|' | ' ');
     let end = text.find(|c: char| !is_of_methods(c)).unwrap_or(0);
     let (front, rest) = text.split_at(end);
     let words: Vec<String> =
         front.split([',', '|', ' ']).filter(|word| !word.is_empty()).map(str::to_ascii_uppercase).collect();
-    // `api.example.com/users` begins with letters, too.
+    // A host, as in `api.example.com/users`, begins with letters, too.
     if words.is_empty()
         || !rest.starts_with('/')
         || words.iter().any(|word| !METHODS.contains(&word.as_str()))
@@ -152,7 +155,7 @@ enum Sign {
     Prefix,
 }
 
-/// What stands in front of nginx's and Kong's paths: `~* ^/users`, `^~ /users/`, `= /users`, `~/users`.
+/// Splits off the sign before the path in the forms of nginx and Kong: `~* ^/users`, `^~ /users/`, `= /users`, `~/users`.
 fn without_sign(text: &str) -> (&str, Sign) {
     for (sign, meaning) in [("~*", Sign::Regex), ("^~", Sign::Prefix), ("~", Sign::Regex), ("=", Sign::None)]
     {
@@ -163,7 +166,8 @@ fn without_sign(text: &str) -> (&str, Sign) {
     (text, Sign::None)
 }
 
-/// `api.example.com/users`, `https://shop.example:8443/users`, `/users`. `None`: neither.
+/// The host and the path of `api.example.com/users`, `https://shop.example:8443/users` or `/users`. `None`: the text has
+/// another form.
 fn host_in_front(text: &str) -> Option<(Option<&str>, &str)> {
     let without_scheme = text.split_once("://").map_or(text, |(_, rest)| rest);
     if without_scheme.trim_start_matches('^').starts_with('/') {
@@ -191,7 +195,7 @@ fn below(path: &str) -> String {
     }
 }
 
-/// Each segment in our words. `None`: the first character is no slash.
+/// The path with each segment in the form of this gateway. `None`: it does not begin with a slash, or has a dot segment.
 fn segments(path: &str) -> Option<String> {
     let path =
         path.split(['?', '#']).next().filter(|_| !path.contains('(') && !path.contains('{')).unwrap_or(path);
@@ -204,7 +208,7 @@ fn segments(path: &str) -> Option<String> {
             "" if index == last && !all.is_empty() => all.push("**".to_owned()),
             // `/` alone, and slashes in a row.
             "" => {}
-            // Resolved before routing; the result is not known.
+            // Other products resolve these before routing; what the pattern means is not certain.
             "." | ".." => return None,
             _ => all.extend(segment(part, index == last)),
         }
@@ -212,7 +216,7 @@ fn segments(path: &str) -> Option<String> {
     Some(format!("/{}", all.join("/")))
 }
 
-/// At the slashes that stand in no bracket.
+/// Splits a path at the slashes that are not inside brackets.
 fn split(path: &str) -> Vec<&str> {
     let mut depth = 0_usize;
     let at_top = |c: char| {
@@ -226,7 +230,7 @@ fn split(path: &str) -> Vec<&str> {
     path.split(at_top).collect()
 }
 
-/// One segment; of a last one with a `*` behind a text, two.
+/// One segment in the form of this gateway. A last segment that is a text with `*` after it becomes two.
 fn segment(text: &str, is_last: bool) -> Vec<String> {
     let one = |text: &str| vec![text.to_owned()];
     let unescaped = text.replace('\\', "");
@@ -256,7 +260,7 @@ fn segment(text: &str, is_last: bool) -> Vec<String> {
     one("*")
 }
 
-/// `:id`, `<int:id>`, `{id:[0-9]+}`, `(?P<id>…)`, `{id}.txt`, `*rest`.
+/// The name of a parameter in the forms `:id`, `<int:id>`, `{id:[0-9]+}`, `(?P<id>…)`, `{id}.txt` and `*rest`.
 fn name_of_parameter(text: &str) -> Option<&str> {
     let inside = if let Some(after) = text.strip_prefix([':', '*']) {
         after
@@ -269,7 +273,7 @@ fn name_of_parameter(text: &str) -> Option<&str> {
     } else {
         return None;
     };
-    // Of two in one segment, neither is the whole.
+    // If a segment has two names, neither is the name of the whole.
     if text.matches('{').count() > 1 && !text.contains(':') {
         return None;
     }
@@ -280,7 +284,7 @@ fn name_of_parameter(text: &str) -> Option<&str> {
     name.bytes().next().is_some_and(|first| !first.is_ascii_digit()).then_some(name)
 }
 
-/// The texts in front of the first segment that is none.
+/// The plain segments at the beginning of the text.
 fn prefix(text: &str) -> Option<String> {
     let plain = text.trim_start_matches(['~', '^', '=', ' ']);
     let plain =
@@ -295,7 +299,8 @@ fn prefix(text: &str) -> Option<String> {
     (!texts.is_empty()).then(|| format!("/{}", texts.join("/")))
 }
 
-/// Something in a pattern that we take as text, and that other products do not: the segment, and the path that was probably meant.
+/// Finds a segment that is text to this gateway and something else to other products. Returns the segment, and the path that
+/// was probably meant.
 pub(crate) fn taken_as_text(path: &str) -> Option<(&str, String)> {
     let is_foreign = |segment: &&str| {
         let is_parameter = segment.len() > 1 && segment.starts_with(':');
@@ -365,7 +370,7 @@ mod tests {
             ("Method(`POST`) && Path(`/users`)", "write `POST /users`"),
         ] {
             let found = cure(text).map(|cure| cure.help).unwrap_or_default();
-            // Behind the first of these is why.
+            // The reason begins with the first of these.
             let end =
                 ["; `*` and", ": it takes", "; requests"].iter().filter_map(|why| found.find(why)).min();
             assert_eq!(&found[..end.unwrap_or(found.len())], expected, "{text}");

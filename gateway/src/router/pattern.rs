@@ -1,8 +1,8 @@
-//! Path patterns, host patterns and methods: their syntax, and how to say what is wrong with it.
+//! The syntax of path patterns, host patterns and methods, and the texts of errors in them.
 //!
-//! `/a/b` is exact, `/a/*` has any one segment, `/a/{id}` the same with a name, `/a/**` everything below and `/a`
-//! itself. Patterns hold only characters that stand for themselves in a request's path (RFC 3986 §3.3), and letters beyond
-//! ASCII, which requests have as percent-encoded UTF-8 (RFC 3987 §3.1): `/café` is kept as `/caf%C3%A9`.
+//! `/a/b` is exact, `/a/*` matches any one segment, `/a/{id}` the same with a name, `/a/**` everything below and `/a`
+//! itself. A pattern has only characters that stand for themselves in a request's path (RFC 3986 §3.3), and letters beyond
+//! ASCII, which requests contain as percent-encoded UTF-8 (RFC 3987 §3.1): `/café` is kept as `/caf%C3%A9`.
 
 use http::Method;
 use percent_encoding::{AsciiSet, utf8_percent_encode};
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// `path:` of a route: methods may stand in front of the pattern.
+/// `path:` of a route: a pattern, and the methods before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PathPattern {
     pub(crate) methods: Vec<Method>,
@@ -26,14 +26,14 @@ pub(crate) struct PathPattern {
 }
 
 impl PathPattern {
-    /// The same methods in front of another path, as one writes it.
+    /// The same methods before another path, as it is written in the configuration.
     pub(crate) fn with_path(&self, path: &str) -> String {
         let methods: Vec<&str> = self.methods.iter().map(Method::as_str).collect();
         if methods.is_empty() { path.to_owned() } else { format!("{} {path}", methods.join("|")) }
     }
 }
 
-/// `GET|HEAD /products/**`, `/users/{id}`.
+/// Reads `path:` of a route, such as `GET|HEAD /products/**` or `/users/{id}`.
 pub(crate) fn path_pattern(text: &str) -> Result<PathPattern, Invalid> {
     let text = text.trim();
     let Some((words, path)) = text.split_once(char::is_whitespace).filter(|_| !text.starts_with('/')) else {
@@ -53,7 +53,8 @@ pub(crate) fn path_pattern(text: &str) -> Result<PathPattern, Invalid> {
     Ok(PathPattern { methods, path: encoded(path) })
 }
 
-/// `GET`, in capitals as in the request; a registered method, or another one that services behind the gateway know.
+/// Reads a method such as `GET`, which is in capitals as in a request. It is a registered method, or another one that
+/// services use.
 pub(crate) fn method(text: &str) -> Result<Method, Invalid> {
     let expected = format!("one of {}, or another method in capitals", quoted_list(&METHODS));
     let refuse = |label: String| Invalid::new(code::BAD_VALUE, expected.clone(), label);
@@ -71,10 +72,10 @@ pub(crate) fn method(text: &str) -> Result<Method, Invalid> {
         return Err(refuse(format!("`{text}` never passes the gateway")).help("remove it"));
     }
     let known = || METHODS.into_iter().chain(REGISTERED_METHODS);
-    // Names are case-sensitive, and in capitals wherever they are in use.
+    // Method names are case-sensitive, and all that are in use are in capitals.
     let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
     let is_method = !text.is_empty() && text.len() <= METHOD_BYTES_MAX && text.chars().all(is_name);
-    // A word with a letter more (`BDELETE`) is rather a method of its own than a slip.
+    // A word that is a known method with a letter added (`BDELETE`) is more likely a method of its own than a typing error.
     let is_slip = |method: &&str| text.len() <= method.len() && strsim::osa_distance(text, method) == 1;
     match METHODS.into_iter().find(is_slip).or_else(|| did_you_mean(text, known()).filter(|_| !is_method)) {
         Some(method) => Err(refuse(format!("did you mean `{method}`?"))),
@@ -156,24 +157,24 @@ fn check_segment<'a>(segment: &'a str, names: &mut Vec<&'a str>) -> Result<(), I
     }
 }
 
-/// A segment that is a text.
+/// Whether a segment of a pattern is plain text.
 pub(super) fn is_plain_segment(segment: &str) -> bool {
     !matches!(segment, "" | "." | "..") && segment.chars().all(stands_for_itself)
 }
 
-/// RFC 3986 §3.3: `pchar` without percent-encoding, and without `*`, which is ours; and what can be seen of all that is beyond
-/// ASCII.
+/// Whether a character of a pattern stands for itself: `pchar` (RFC 3986 §3.3) without percent-encoding and without `*`,
+/// which is a sign of patterns; and visible characters beyond ASCII.
 fn stands_for_itself(c: char) -> bool {
     let is_beyond = !c.is_ascii() && c != char::REPLACEMENT_CHARACTER && !c.is_whitespace() && !is_hidden(c);
     c.is_ascii_alphanumeric() || "-._~!$&'()+,;=:@".contains(c) || is_beyond
 }
 
-/// As requests have it: everything beyond ASCII in UTF-8, percent-encoded.
+/// The path as requests contain it: everything beyond ASCII in UTF-8 and percent-encoded.
 fn encoded(path: &str) -> String {
     utf8_percent_encode(path, &AsciiSet::EMPTY).to_string()
 }
 
-/// `shop.example`, `*.shop.example`, `*`.
+/// Reads a host pattern: `shop.example`, `*.shop.example` or `*`.
 pub(crate) fn host_pattern(text: &str) -> Result<HostPattern, Invalid> {
     let expected = "a host name such as `shop.example` or `*.shop.example`";
     let refuse = |label: &str| Invalid::new(code::BAD_VALUE, expected, label);
@@ -226,7 +227,7 @@ pub(crate) fn host_pattern(text: &str) -> Result<HostPattern, Invalid> {
     Ok(if is_suffix { HostPattern::Suffix(format!(".{host}")) } else { HostPattern::Exact(host) })
 }
 
-/// `strip` and `add` of `rewrite`: a literal prefix.
+/// Reads `strip` or `add` of `rewrite`: a literal prefix.
 pub(crate) fn path_prefix(text: &str) -> Result<String, Invalid> {
     let label = if !text.starts_with('/') {
         "a prefix begins with `/`"

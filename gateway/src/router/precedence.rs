@@ -1,4 +1,4 @@
-//! Which of two routes comes first: the derived `Ord` of [`Precedence`] is the rule, its fields are the steps.
+//! Which of two routes comes first: the derived `Ord` of [`Precedence`] is the rule, and its fields are the steps.
 
 use std::{cmp::Reverse, ops::ControlFlow};
 
@@ -10,48 +10,50 @@ use super::{
 };
 use crate::admission::canonical_path;
 
-/// Lesser is more specific and is tried earlier.
+/// The rank of a route. The lesser of two is more specific and is tried earlier.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Precedence {
     pub priority: Reverse<i32>,
     pub host: HostClass,
-    /// In lower case: a route that takes any case is no less specific than its path says.
+    /// In lower case, so that a route that matches in any case is as specific as its path.
     pub path: Vec<Segment>,
     pub case: Case,
     pub conditions: ConditionRank,
 }
 
-/// Of two routes of one path, the one that requires its case comes first.
+/// Of two routes with one path, the one whose letter case matters comes first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Case {
     Exact(Vec<Segment>),
     Any,
 }
 
+/// The host of a route: an exact name comes before a suffix, and a longer suffix before a shorter one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HostClass {
     Exact(Box<str>),
-    /// `.shop.example`; the longer the more specific.
+    /// `.shop.example`. A longer suffix is more specific.
     Suffix(Reverse<usize>, Box<str>),
     Any,
 }
 
-/// One segment of a pattern. The order of the variants is the order of matching; a pattern that has ended comes
-/// before one that goes on, which puts `/a` before `/a/**`.
+/// One segment of a pattern. The order of the variants is the order of matching. A pattern that has ended comes before
+/// one that goes on, which puts `/a` before `/a/**`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Segment {
     Literal(Box<str>),
-    /// In lower case, with a letter in it; matches in any case.
+    /// A text in lower case that has a letter and matches in any case.
     AnyCase(Box<str>),
     /// `{name}`
     Named,
     /// `*`
     Star,
-    /// `**`, always last
+    /// `**`, which is always last
     Subtree,
 }
 
-/// More header conditions, of these more with a value, then any method condition at all.
+/// The rank of a route's conditions: more header conditions come first, then more of them with a value, then any method
+/// condition at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConditionRank {
     headers: Reverse<usize>,
@@ -60,7 +62,7 @@ pub struct ConditionRank {
 }
 
 impl Precedence {
-    /// `written`: [`segments`] of the route.
+    /// The rank of a route. `written` is the result of [`segments`] for it.
     pub(super) fn of(route: &RouteMatch, written: &[Segment]) -> Self {
         let takes_any_case = written.iter().any(|segment| matches!(segment, Segment::AnyCase(_)));
         Self {
@@ -79,6 +81,7 @@ impl Precedence {
     }
 }
 
+/// The rank of these conditions.
 pub(super) fn condition_rank(headers: &[HeaderCondition], methods: &[Method]) -> ConditionRank {
     ConditionRank {
         headers: Reverse(headers.len()),
@@ -87,7 +90,8 @@ pub(super) fn condition_rank(headers: &[HeaderCondition], methods: &[Method]) ->
     }
 }
 
-/// The paths by which a route stands in the tree: its own, and where it takes it, the same with a slash at the end.
+/// The paths under which a route is in the tree: its own and, where the route takes it, the same path with a slash at
+/// the end.
 pub(super) fn forms(path: &[Segment], route: &RouteMatch) -> impl Iterator<Item = Vec<Segment>> {
     let ends_otherwise = match path.last() {
         None | Some(Segment::Subtree) => true,
@@ -99,7 +103,7 @@ pub(super) fn forms(path: &[Segment], route: &RouteMatch) -> impl Iterator<Item 
     std::iter::once(path.to_vec()).chain(slashed)
 }
 
-/// The pattern, with the literals as they are compared.
+/// The segments of a route's pattern, with the literals in the form in which they are compared.
 pub(super) fn segments(route: &RouteMatch) -> Vec<Segment> {
     let (pattern, any_case) = (route.path.as_str(), route.spelling.any_case());
     let pattern = pattern.strip_prefix('/').unwrap_or(pattern);
@@ -121,7 +125,7 @@ pub(super) fn segments(route: &RouteMatch) -> Vec<Segment> {
     pattern.split('/').enumerate().map(segment).collect()
 }
 
-/// The texts of all literals in lower case.
+/// The path with the texts of all literals in lower case.
 pub(super) fn in_lower_case(path: &[Segment]) -> Vec<Segment> {
     let lower = |segment: &Segment| match segment {
         Segment::Literal(text) | Segment::AnyCase(text) => Segment::Literal(text.to_ascii_lowercase().into()),
@@ -130,8 +134,9 @@ pub(super) fn in_lower_case(path: &[Segment]) -> Vec<Segment> {
     path.iter().map(lower).collect()
 }
 
-/// Requests arrive in canonical form and are compared as [`compared`] reads them, so a literal must be in that form. One
-/// that has none stays as it is; it matches nothing, and the configuration's own check of `path` has refused it before.
+/// A literal in the form of request paths, which are canonical and compared as [`compared`] reads them. A literal
+/// without a canonical form stays as it is. It matches nothing, and the configuration's check of `path` has refused it
+/// already.
 fn canonical_literal(text: &str) -> Box<str> {
     let path = format!("/{text}");
     let canonical = canonical_path(&path);
@@ -139,7 +144,7 @@ fn canonical_literal(text: &str) -> Box<str> {
     without_parameters(&compared(literal)).into()
 }
 
-/// Something per host pattern.
+/// A value for each host pattern.
 #[derive(Debug, Default)]
 pub(super) struct Hosts<T> {
     exact: Map<Box<str>, T>,
@@ -148,6 +153,7 @@ pub(super) struct Hosts<T> {
 }
 
 impl<T: Default> Hosts<T> {
+    /// The value for a host pattern, which is made if there is none.
     pub(super) fn entry(&mut self, host: &HostClass) -> &mut T {
         match host {
             HostClass::Exact(host) => self.exact.entry(host.clone()).or_default(),
@@ -158,7 +164,7 @@ impl<T: Default> Hosts<T> {
 }
 
 impl<T> Hosts<T> {
-    /// What fits `host`, most specific first, until `visit` breaks.
+    /// Calls `visit` with each value whose pattern fits `host`, most specific first, until it breaks.
     pub(super) fn visit_matching<B>(
         &self,
         host: &str,
@@ -170,7 +176,8 @@ impl<T> Hosts<T> {
         self.visit_suffixes(host, 1, visit)
     }
 
-    /// What fits every host that `host` does, `host` itself included.
+    /// Calls `visit` with each value whose pattern fits every host that `host` fits, including that of `host` itself,
+    /// until it breaks.
     pub(super) fn visit_covering<B>(
         &self,
         host: &HostClass,
@@ -183,7 +190,8 @@ impl<T> Hosts<T> {
         }
     }
 
-    /// Suffixes of `host` that begin with a dot at `from` or later, longest first, then what fits any host.
+    /// Calls `visit` with the values of the suffixes of `host` that begin with a dot at `from` or later, longest first,
+    /// and then with that of any host.
     fn visit_suffixes<B>(
         &self,
         host: &str,

@@ -1,22 +1,22 @@
-//! How a path is read where it is compared: the one reading of the router, of conflict detection, of the lists of
-//! `auto_routes` and of `rewrite.strip`.
+//! The form in which paths are compared: by the router, in conflict detection, in the lists of `auto_routes`, and by
+//! `rewrite.strip`.
 //!
 //! Services decode a path before they look for its handler: `/%40me` runs the handler of `/@me` in Flask, Django, Starlette
-//! and Tomcat. So a path is *compared* with its encodings decoded, once, and *forwarded* as it came.
+//! and Tomcat. So a path is *compared* with its encodings decoded, once, and *forwarded* as it arrived.
 //!
-//! - Every encoded ASCII character is decoded, except for `%25` and `%2F`: a bare `%` or a further `/` is not text of a segment,
-//!   so nothing unencoded could equal them.
-//! - Encodings beyond ASCII stay, with upper-case digits as in every canonical path: two of them are equal exactly if what
-//!   they decode to is.
-//! - A segment is compared up to its `;`, written or as `%3B`: some services cut parameters off before they decode, others
-//!   see `;` because a proxy between has decoded it.
+//! - Every encoded ASCII character is decoded, except for `%25` and `%2F`: a bare `%` and a further `/` are not text of a
+//!   segment, so nothing unencoded can be equal to them.
+//! - Encodings beyond ASCII stay, with upper-case digits as in every canonical path: two of them are equal exactly if they
+//!   decode to the same text.
+//! - A segment is compared up to its `;`, written or as `%3B`: some services cut parameters off before they decode, and
+//!   others get a `;` because a proxy before them has decoded it.
 //!
-//! Nothing is allocated for a path without a `%`.
+//! A path without a `%` needs no allocation.
 
 use std::borrow::Cow;
 
-/// Other spellings of its path that a route takes, because its service does. `None`: the file has no word about it, which means
-/// no; where the file says no, `check` does not warn.
+/// Other spellings of its path that a route takes, because its service does. `None`: it is not written, and the route does
+/// not take them. Where the opposite is written, `check` does not warn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Spelling {
     pub case_insensitive: Option<bool>,
@@ -24,16 +24,19 @@ pub struct Spelling {
 }
 
 impl Spelling {
+    /// Whether the literals of the path match in any case of their ASCII letters.
     pub fn any_case(self) -> bool {
         self.case_insensitive == Some(true)
     }
 
+    /// Whether the route matches its path with a slash at the end as well.
     pub fn trailing_slash(self) -> bool {
         self.trailing_slash_same == Some(true)
     }
 }
 
-/// `path` as it is compared, segment by segment. Parameters are still there: [`without_parameters`].
+/// `path` in the form in which it is compared, segment by segment. Parameters are still in it; [`without_parameters`]
+/// removes them.
 pub fn compared(path: &str) -> Cow<'_, str> {
     let Some(first) = memchr::memchr(b'%', path.as_bytes()) else { return Cow::Borrowed(path) };
     let (plain, rest) = path.split_at(first);
@@ -51,7 +54,7 @@ pub fn compared(path: &str) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
-/// The ASCII character that `%` and the first two digits of `after` stand for, where it is one that is decoded.
+/// The ASCII character that `%` and the first two digits of `after` encode. `None`: it is not one that is decoded.
 fn decoded(after: &str) -> Option<u8> {
     let digits =
         after.as_bytes().get(..ENCODED_DIGITS).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit))?;
@@ -60,13 +63,13 @@ fn decoded(after: &str) -> Option<u8> {
     (octet.is_ascii() && !matches!(octet, b'%' | b'/')).then_some(octet)
 }
 
-/// The part of a segment that is compared.
+/// The part of a segment that is compared: the text before its parameters.
 pub fn without_parameters(segment: &str) -> &str {
     memchr::memchr(b';', segment.as_bytes()).map_or(segment, |end| &segment[..end])
 }
 
-/// `path` without `prefix`, at a segment boundary; empty where the prefix was all of it. The prefix is recognised as the router recognises a
-/// pattern; what remains is as it was written.
+/// `path` without `prefix`, which must end at a segment boundary; empty where the prefix is the whole path. The prefix is
+/// compared as the router compares a pattern; the rest is returned as it was written.
 pub fn strip<'a>(path: &'a str, prefix: &str, any_case: bool) -> Option<&'a str> {
     let mut rest = path;
     for wanted in prefix.trim_matches('/').split('/').filter(|wanted| !wanted.is_empty()) {

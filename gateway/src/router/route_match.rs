@@ -4,36 +4,38 @@ use http::{HeaderName, HeaderValue, Method};
 
 use super::reading::Spelling;
 
-/// All that the router knows of a route.
+/// Everything that the router uses of a route.
 #[derive(Debug, Clone, Default)]
 pub struct RouteMatch {
-    /// For the text of a conflict.
+    /// The name in the text of a conflict.
     pub name: String,
-    /// Empty = any method.
+    /// Empty: any method.
     pub methods: Vec<Method>,
     pub host: HostPattern,
-    /// As written: `/users/**`, `/users/{id}`. Its syntax is checked.
+    /// The pattern as written, such as `/users/**` or `/users/{id}`. Its syntax has been checked.
     pub path: String,
     pub spelling: Spelling,
-    /// Each condition must be met.
+    /// All of these conditions must be met.
     pub headers: Vec<HeaderCondition>,
-    /// Overrides "most specific first"; higher wins.
+    /// Precedes all other rules of the order; a higher value wins.
     pub priority: i32,
 }
 
+/// The hosts that a route matches.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum HostPattern {
     #[default]
     Any,
-    /// Lower case, without port.
+    /// In lower case, without port.
     Exact(String),
-    /// `*.shop.example` is kept as `.shop.example`: one or more labels in front.
+    /// `*.shop.example` is kept as `.shop.example`. It matches hosts with one or more labels before that.
     Suffix(String),
 }
 
+/// A condition on a header field of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeaderCondition {
     pub name: HeaderName,
-    /// `None`: the header must be present.
+    /// The value that one line of the field must have. `None`: the field must be present.
     pub value: Option<HeaderValue>,
 }

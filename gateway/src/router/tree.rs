@@ -1,10 +1,10 @@
-//! The paths of one host: a tree of segments, its nodes in one vector.
+//! The paths of one host: a tree of segments, with its nodes in one vector.
 //!
-//! With many routes a lookup finds nothing of its route in the cache, so what it reads is small: a node is less than a
-//! cache line, the nodes of one pattern are neighbours, and a text is held once however many patterns have it.
+//! With many routes, a lookup does not find its route in the processor's cache, so it reads little memory: a node is
+//! smaller than a cache line, the nodes of one pattern are neighbours, and patterns share equal texts.
 //!
-//! Children are visited most specific first, and a node's own routes before its subtree's, so the routes come out in
-//! the order of [`super::Precedence`]. Each node is visited at most once; the depth of the recursion is that of the
+//! Children are visited most specific first, and a node's own routes before its subtree's, so the routes come in the
+//! order of [`super::Precedence`]. Each node is visited at most once. The depth of the recursion is that of the
 //! longest configured pattern, and does not depend on the request's path.
 
 use std::{num::NonZero, ops::ControlFlow, sync::Arc};
@@ -12,10 +12,11 @@ use std::{num::NonZero, ops::ControlFlow, sync::Arc};
 use super::{Map, precedence::Segment, reading::without_parameters};
 use crate::interner::Interner;
 
+/// The path patterns of one host, with their routes.
 #[derive(Debug)]
 pub(super) struct Tree {
     nodes: Vec<Node>,
-    /// Routes of all nodes.
+    /// The routes of all nodes. A `List` is a part of it.
     lists: Vec<usize>,
 }
 
@@ -26,14 +27,14 @@ struct Node {
     star: Option<Child>,
     /// Routes that end here, most specific first.
     routes: List,
-    /// Routes with `**` here, most specific first.
+    /// Routes that have `**` here, most specific first.
     subtree: List,
 }
 
-/// An index of a node that is not the root.
+/// The index of a node that is not the root.
 type Child = NonZero<u32>;
 
-/// Children, by index, and their texts. One is the rule far from the root, and needs no hash.
+/// Children by index, with their texts. Most nodes far from the root have one child, which needs no hash.
 #[derive(Debug, Default)]
 enum Literals {
     #[default]
@@ -51,7 +52,7 @@ struct List {
 
 impl List {
     fn push(&mut self, lists: &mut Vec<usize>, route: usize) {
-        // The routes of a node come one after the other, as a rule.
+        // Usually the routes of a node are inserted one after the other.
         if self.end as usize != lists.len() {
             let start = lists.len();
             lists.extend_from_within(self.start as usize..self.end as usize);
@@ -77,7 +78,7 @@ impl Literals {
         }
     }
 
-    /// The child of `text`, which becomes `new` if there was none.
+    /// The child of `text`. If there is none, it becomes `new`.
     fn child(&mut self, text: Arc<str>, new: Child) -> Child {
         match self {
             Self::None => {
@@ -96,11 +97,11 @@ impl Literals {
 }
 
 impl Tree {
-    /// Within one node, routes must be inserted most specific first.
+    /// Inserts a route. Routes of the same node must be inserted most specific first.
     pub(super) fn insert(&mut self, pattern: &[Segment], route: usize, texts: &mut Interner<str>) {
         let mut at = ROOT;
         for segment in pattern {
-            // There is the root, so the fallback is never taken.
+            // The root exists, so the fallback is never taken.
             let new = NonZero::new(small(self.nodes.len())).unwrap_or(Child::MAX);
             let node = &mut self.nodes[at as usize];
             let child = match segment {
@@ -119,7 +120,7 @@ impl Tree {
         self.nodes[at as usize].routes.push(&mut self.lists, route);
     }
 
-    /// Shows `visit` the routes of each pattern that matches `path`, most specific first, until it breaks.
+    /// Calls `visit` with the routes of each pattern that matches `path`, most specific first, until it breaks.
     pub(super) fn visit_matching<B>(
         &self,
         path: &str,
@@ -128,7 +129,7 @@ impl Tree {
         self.descend(ROOT, Some(path.strip_prefix('/').unwrap_or(path)), visit)
     }
 
-    /// `rest` is what follows the slash after the segments so far; `None` is the path's end.
+    /// `rest` is the path after the next slash; `None` is the end of the path.
     fn descend<B>(
         &self,
         at: u32,
@@ -155,7 +156,7 @@ impl Tree {
         self.show(node.subtree, visit)
     }
 
-    /// Shows `visit` the routes of each pattern that matches every path which `pattern` matches.
+    /// Calls `visit` with the routes of each pattern that matches every path which `pattern` matches, until it breaks.
     pub(super) fn visit_covering<B>(
         &self,
         pattern: &[Segment],
@@ -198,7 +199,7 @@ impl Tree {
     }
 }
 
-/// An index in half the space. No configuration that could be read has four thousand million segments.
+/// An index in half the space. A configuration that can be read has fewer than four thousand million segments.
 fn small(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }

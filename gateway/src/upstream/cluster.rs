@@ -1,4 +1,4 @@
-//! A cluster: the equivalent endpoints of one service, with one balancer and the protections around it.
+//! A cluster: the equivalent endpoints of one service, with one balancer and the protections around them.
 
 use std::{sync::Arc, time::Instant};
 
@@ -10,11 +10,12 @@ use crate::policy::{
     retry::RetryBudget,
 };
 
-/// What one `services.<name>` entry, or one of its subsets, compiles to, with the endpoints known now. Immutable: a change of the
-/// registry makes a new one, and what must survive (in-flight counts, breaker state, budgets) is carried over.
+/// The compiled form of one `services.<name>` entry, or of one of its subsets, with the endpoints that are known now. It is
+/// immutable: a change of the registry makes a new one, and state that must survive (in-flight counts, breaker state,
+/// budgets) is carried over.
 ///
-/// The subsets of a service are clusters of their own, so that each has its balancer and its numbers. What protects the
-/// service (an endpoint's state, the concurrency limit, the retry budget) is the same for all of them.
+/// Each subset of a service is a cluster of its own, with its balancer and its numbers. The protections of a service (an
+/// endpoint's state, the concurrency limit, the retry budget) are shared by all its subsets.
 pub struct Cluster {
     /// `products`, or `products/canary` for a subset.
     pub name: Arc<str>,
@@ -26,19 +27,20 @@ pub struct Cluster {
     pub outlier: Option<OutlierDetector>,
     pub concurrency: ConcurrencyLimit,
     pub retry_budget: Arc<RetryBudget>,
-    /// Which of the source's targets serves: 0 unless requests go to a datacenter of `failover`.
+    /// The index of the source's target that serves: 0 unless requests go to a datacenter of `failover`.
     pub target: usize,
-    /// Why there is no endpoint, while there is none.
+    /// The reason that there is no endpoint, while there is none.
     pub absence: Absence,
-    /// What this was compiled from.
+    /// The settings from which this was compiled.
     pub settings: ServiceSettings,
+    /// The other inputs from which this was compiled.
     pub basis: Basis,
 }
 
-/// Why no endpoint of a service can be asked, as a sentence for clients and the log.
+/// The reason that no endpoint of a service can take a request, as a sentence for clients and the log.
 #[derive(Debug, Clone, PartialEq, Eq, Default, thiserror::Error)]
 pub enum Absence {
-    /// Each was tried, or is left out for its failures.
+    /// Each endpoint was tried, or is left out because of its failures.
     #[default]
     #[error("no instance of the service can take the request")]
     Tried,
@@ -61,16 +63,16 @@ pub enum Absence {
     NotResolved,
 }
 
-/// What was known when a cluster was compiled. While it is the same, so is the cluster.
+/// The inputs of a cluster other than its settings. As long as they are the same, the cluster is kept.
 #[derive(Default)]
 pub struct Basis {
-    /// The registry's instances, the same list and not only an equal one.
+    /// The registry's instances. Two are the same only if they are one list in memory.
     pub instances: Option<Arc<[Instance]>>,
-    /// Counts the changes of resolved names.
+    /// The number of changes of the resolved names.
     pub names: u64,
-    /// Counts the changes of what TLS is spoken with.
+    /// The number of changes of the TLS configuration.
     pub tls: u64,
-    /// The registry may hide instances.
+    /// The registry may have left out instances.
     pub hidden: bool,
 }
 
@@ -85,12 +87,12 @@ impl PartialEq for Basis {
 }
 
 impl Cluster {
-    /// What keeps requests from its endpoints.
+    /// The protections that keep requests from its endpoints.
     pub fn health(&self) -> Health<'_> {
         Health { breaker: self.breaker.as_ref(), outlier: self.outlier.as_ref() }
     }
 
-    /// Is there an endpoint that takes requests?
+    /// Whether some endpoint takes requests.
     pub fn can_be_asked(&self, now: Instant) -> bool {
         let health = self.health();
         self.endpoints
@@ -98,13 +100,13 @@ impl Cluster {
             .any(|endpoint| !health.is_ejected(endpoint, now) && health.is_closed(endpoint, now))
     }
 
-    /// Endpoints that are ejected now, without the one at `except`.
+    /// The number of endpoints that are ejected now, without the one at `except`.
     pub fn ejected(&self, except: usize) -> usize {
         let others = self.others(except);
         others.filter(|endpoint| self.outlier.is_some() && !endpoint.state().outlier().is_in()).count()
     }
 
-    /// Endpoints that are ejected or whose breaker is not closed, without the one at `except`.
+    /// The number of endpoints that are ejected or whose breaker is not closed, without the one at `except`.
     pub fn out(&self, except: usize, now: Instant) -> usize {
         let health = self.health();
         self.others(except).filter(|endpoint| health.is_out(endpoint, now)).count()
@@ -114,7 +116,7 @@ impl Cluster {
         self.endpoints.iter().enumerate().filter(move |(at, _)| *at != except).map(|(_, endpoint)| endpoint)
     }
 
-    /// What is watched in the registry for the endpoints in use; `None` for fixed hosts.
+    /// The registry's watch for the endpoints in use. `None` for fixed hosts.
     pub fn watched(&self) -> Option<&WatchTarget> {
         self.settings.source.targets().get(self.target)
     }

@@ -1,4 +1,4 @@
-//! A new connection to an endpoint.
+//! Opening a new connection to an endpoint.
 
 use std::{io, rc::Rc, time::Instant};
 
@@ -9,17 +9,17 @@ use super::{
     protocol::Connection,
 };
 
-/// Why there is no connection. Nothing of the request was sent, so another endpoint may be tried.
+/// The reason that there is no connection. No byte of the request was sent, so another endpoint may be tried.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("no answer within the connect timeout")]
     Timeout,
-    /// This machine has no file or port left for another connection; the endpoint knows nothing of it.
+    /// This machine has no file or port left for another connection. The endpoint is not involved.
     #[error("no socket left: {0}")]
     Exhausted(io::Error),
     #[error(transparent)]
     Io(io::Error),
-    /// The endpoint speaks no TLS, or did not prove a name that is trusted.
+    /// The endpoint does not speak TLS, or did not prove a name that is trusted.
     #[error("TLS: {0}")]
     Tls(io::Error),
     #[error("handshake: {0}")]
@@ -27,7 +27,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// The endpoint speaks TLS, and did not prove that it has the name that it should have.
+    /// Whether the endpoint speaks TLS, but did not prove that it has the expected name.
     pub fn is_about_the_certificate(&self) -> bool {
         let Self::Tls(error) = self else { return false };
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
@@ -35,13 +35,14 @@ impl ConnectError {
     }
 }
 
-/// Connects until `deadline` and starts the task that drives the connection on this worker.
+/// Connects until `deadline`, and starts the task that drives the connection on this worker. If an idle connection of the
+/// pool becomes free while this waits for a file, it returns that one.
 ///
 /// # Errors
-/// The endpoint refused, cannot be reached, did not accept in time, or did not prove its name; or this machine has no port or
-/// file left.
+/// The endpoint refused the connection, cannot be reached, did not accept in time, or did not prove its name; or this
+/// machine has no port or file left.
 pub async fn connect(to: &Rc<EndpointPool>, deadline: Instant, now: Instant) -> Result<Lease, ConnectError> {
-    // As the system would say if this gateway did not count its files itself.
+    // The error that the system would give if this gateway did not count its files itself.
     let exhausted = || ConnectError::Exhausted(io::Error::from_raw_os_error(EMFILE));
     let room = tokio::time::timeout_at(deadline.into(), to.room()).await;
     let (place, has_waited) = match room.map_err(|_| exhausted())? {
@@ -49,7 +50,7 @@ pub async fn connect(to: &Rc<EndpointPool>, deadline: Instant, now: Instant) -> 
         Room::Place { place, has_waited } => (place, has_waited),
     };
     let opened = open(to, deadline).await.map_err(|error| match error {
-        // The endpoint did not have its time.
+        // The endpoint did not have the whole time.
         ConnectError::Timeout if has_waited => exhausted(),
         error => error,
     });
@@ -60,14 +61,14 @@ async fn open(to: &EndpointPool, deadline: Instant) -> Result<Connection, Connec
     let late = |_| ConnectError::Timeout;
     let connecting = TcpStream::connect(to.address);
     let stream = tokio::time::timeout_at(deadline.into(), connecting).await.map_err(late)??;
-    // Without it, the last segment of a request waits for the peer's delayed ACK (Nagle).
+    // Without this, the last segment of a request waits for the peer's delayed ACK (Nagle).
     stream.set_nodelay(true)?;
     let Some(tls) = &to.tls else { return Ok(Connection::open(stream, &to.large_reads).await?) };
     let secured = tokio::time::timeout_at(deadline.into(), tls.handshake(stream)).await.map_err(late)?;
     Ok(Connection::open(secured.map_err(ConnectError::Tls)?, &to.large_reads).await?)
 }
 
-/// A connection over `io`, which is not a socket.
+/// Opens a connection over `io`, which is not a socket.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) async fn over<I>(io: I, to: &Rc<EndpointPool>, now: Instant) -> hyper::Result<Lease>
 where

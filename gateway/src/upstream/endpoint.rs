@@ -1,7 +1,7 @@
-//! One address in a cluster, and what all workers know of it.
+//! One address in a cluster, and the state of it that all workers share.
 //!
-//! An [`Endpoint`] is part of a snapshot and immutable; its [`EndpointState`] (requests in flight, breaker)
-//! is shared by all workers and carried into the next snapshot by [`EndpointKey`].
+//! An [`Endpoint`] is part of a snapshot and immutable. Its [`EndpointState`] (requests in flight, breaker) is
+//! shared by all workers, and carried into the next snapshot by [`EndpointKey`].
 
 use std::{
     fmt,
@@ -18,28 +18,28 @@ use std::{
 use super::{host_port::HostPort, response_time::ResponseTime, tls::ClientTls};
 use crate::policy::{circuit_breaker::BreakerState, outlier::OutlierState};
 
-/// What makes an endpoint the same one in the next snapshot: its address and, if the registry knows one, the
-/// instance behind it. A new instance at an old address starts with a clean record.
+/// The identity of an endpoint across snapshots: its address and, if the registry has one, the instance at that
+/// address. A new instance at an old address starts with new state.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndpointKey {
     /// `address#id`, or only the address.
     text: Box<str>,
-    /// Datacenter and node of the instance: its id is unique only there.
+    /// The datacenter and node of the instance, because its id is unique only there.
     node: Option<(Box<str>, Box<str>)>,
 }
 
 impl EndpointKey {
-    /// Of an address that the configuration names.
+    /// The key of an address in the configuration.
     pub fn address(address: SocketAddr) -> Self {
         Self { text: address.to_string().into(), node: None }
     }
 
-    /// Of an instance in the registry: datacenter, node and id.
+    /// The key of an instance in the registry, from its datacenter, node and id.
     pub fn instance(address: SocketAddr, (datacenter, node, id): (&str, &str, &str)) -> Self {
         Self { text: format!("{address}#{id}").into(), node: Some((datacenter.into(), node.into())) }
     }
 
-    /// The endpoint's name for people: unique in its cluster.
+    /// The endpoint's name for people. It is unique in its cluster.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -51,6 +51,7 @@ impl fmt::Display for EndpointKey {
     }
 }
 
+/// One address to which requests can be sent.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     key: EndpointKey,
@@ -62,8 +63,8 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// `weight` is relative to the other endpoints of the cluster and held to 1..=[`WEIGHT_MAX`]: an
-    /// instance that wants no traffic is not an endpoint. `state` is the carried one, or [`EndpointState::new`].
+    /// `weight` is relative to the other endpoints of the cluster and limited to 1..=[`WEIGHT_MAX`]; an instance
+    /// of weight 0 must not become an endpoint. `state` is the state carried over, or [`EndpointState::new`].
     pub fn new(
         key: EndpointKey,
         address: SocketAddr,
@@ -75,7 +76,7 @@ impl Endpoint {
         Self { key, address, authority: HostPort::new(authority, address), weight, state, tls: None }
     }
 
-    /// The same, spoken with over TLS; `None`: in cleartext.
+    /// The same endpoint with this TLS configuration. `None`: in cleartext.
     #[must_use]
     pub fn over(self, tls: Option<Arc<ClientTls>>) -> Self {
         Self { tls, ..self }
@@ -85,44 +86,47 @@ impl Endpoint {
         &self.key
     }
 
-    /// Where to connect.
+    /// The address to connect to.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What the endpoint is called in requests and in TLS.
+    /// The endpoint's name in requests and in TLS.
     pub fn authority(&self) -> &HostPort {
         &self.authority
     }
 
-    /// What TLS is spoken with; `None`: HTTP in cleartext.
+    /// The TLS configuration. `None`: HTTP in cleartext.
     pub fn tls(&self) -> Option<&Arc<ClientTls>> {
         self.tls.as_ref()
     }
 
+    /// The share of requests, relative to the other endpoints of the cluster.
     pub fn weight(&self) -> u32 {
         self.weight
     }
 
+    /// The state that all workers share.
     pub fn state(&self) -> &Arc<EndpointState> {
         &self.state
     }
 }
 
-/// Shared by all workers. On cache lines of its own, so that a busy endpoint does not slow its neighbours.
+/// The state of one endpoint, shared by all workers. It has its own cache lines, so that a busy endpoint does
+/// not slow its neighbours.
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct EndpointState {
-    /// Written by [`InFlight`] only.
+    /// Written only by [`InFlight`].
     in_flight: AtomicU32,
     outlier: OutlierState,
     breaker: BreakerState,
-    /// Kept only where the balancer asks for it.
+    /// Recorded only where the balancer uses it.
     response_time: ResponseTime,
 }
 
 impl EndpointState {
-    /// Nothing in flight, not ejected, breaker closed.
+    /// The state of a new endpoint: no requests in flight, not ejected, breaker closed.
     pub fn new(now: Instant) -> Self {
         Self {
             in_flight: AtomicU32::new(0),
@@ -132,7 +136,7 @@ impl EndpointState {
         }
     }
 
-    /// Requests under way to this endpoint, over all workers.
+    /// The number of requests in flight to this endpoint, over all workers.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
     }
@@ -162,8 +166,8 @@ impl AsRef<BreakerState> for EndpointState {
     }
 }
 
-/// An endpoint's shared state, held by a count that only this worker touches: guards of requests clone this and
-/// not the `Arc`, whose count all cores would share.
+/// A handle to an endpoint's shared state whose count only this worker touches. Guards of requests clone this
+/// instead of the `Arc`, whose count all cores would share.
 #[derive(Clone)]
 #[expect(clippy::redundant_allocation, reason = "the outer count is the point: it is this worker's own")]
 pub struct StateHandle(Rc<Arc<EndpointState>>);
@@ -182,10 +186,10 @@ impl Deref for StateHandle {
     }
 }
 
-/// Counts one request as under way until it is dropped.
+/// Counts one request as in flight until it is dropped.
 ///
-/// `S` is any handle to the state (`&`, `Rc`, `Arc`): a response body that streams needs an owned one, a
-/// worker that holds its snapshot by `Rc` need not touch a reference count that other cores share.
+/// `S` is any handle to the state (`&`, `Rc`, `Arc`). A response body that streams needs an owned handle, and a
+/// worker that holds its snapshot by `Rc` avoids a reference count that other cores share.
 #[derive(Debug)]
 #[must_use = "dropping the guard ends the count"]
 pub struct InFlight<S: Deref<Target = EndpointState>>(S);
@@ -203,7 +207,7 @@ impl<S: Deref<Target = EndpointState>> Drop for InFlight<S> {
     }
 }
 
-/// Largest weight; Consul's own limit is the same.
+/// The largest weight; Consul has the same limit.
 pub const WEIGHT_MAX: u32 = 65_535;
 
 #[cfg(test)]

@@ -1,24 +1,25 @@
-//! `host:port`, as an endpoint is called in requests (`Host`, `:authority`) and in TLS.
+//! `host:port`: the name of an endpoint in requests (`Host`, `:authority`) and in TLS.
 
 use std::net::SocketAddr;
 
 use http::HeaderValue;
 
-/// Compiled once: a request and a connection read it, and parse nothing.
+/// The name of an endpoint in the forms that requests and connections need. It is compiled once, so that these parse
+/// nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPort {
     value: HeaderValue,
-    /// Of the host in `value`, without the brackets of an IPv6 address.
+    /// The host in `value`, without the brackets of an IPv6 address.
     host: Box<str>,
 }
 
 impl HostPort {
-    /// Of an endpoint at `address` that is called `text` in the configuration or the registry. A text that is not a header
-    /// value cannot have been resolved to an address; then the endpoint is called by its address.
+    /// The name of the endpoint at `address` that the configuration or the registry calls `text`. A text that is not a
+    /// header value cannot have been resolved to an address; the address becomes the name then.
     pub fn new(text: &str, address: SocketAddr) -> Self {
         let address = address.to_string();
         let text = if text.bytes().all(|byte| byte.is_ascii_graphic()) { text } else { &address };
-        // Visible ASCII is a header value; the fallback is never taken.
+        // Visible ASCII is a header value, so the fallback is never taken.
         let value = HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
         let host = text.rsplit_once(':').map_or(text, |(host, _)| host).trim_matches(['[', ']']).into();
         Self { value, host }
@@ -32,6 +33,7 @@ impl HostPort {
         &self.value
     }
 
+    /// The host, without the brackets of an IPv6 address.
     pub fn host(&self) -> &str {
         &self.host
     }

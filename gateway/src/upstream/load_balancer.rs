@@ -1,20 +1,21 @@
-//! Load balancing: which endpoint of a cluster gets the next attempt.
+//! Load balancing: which endpoint of a cluster gets the next attempt. Compiled from `Balance`.
 //!
-//! All schemes honour weights through one precomputed schedule, in which each endpoint has as many turns as
-//! its weight, spread evenly (turn k of weight w stands at (k + ½)/w of the cycle, like the
-//! earliest-deadline-first order of packet schedulers). Equal weights need no schedule. An endpoint that was
-//! tried for this request, is ejected, or whose breaker lets nothing through is passed over: a few random draws spread its
-//! share over all others instead of giving it to its neighbour, then a scan finds what there is. While too few are
-//! left (`outlier.panic`), ejected endpoints are picked like the others. A pick is O(1) as long as most endpoints can be
-//! used, and O(endpoints) when hardly any can. Compiled from `Balance`.
+//! All schemes honour weights through one precomputed schedule, in which each endpoint has as many turns as its weight,
+//! spread evenly (turn k of weight w is at (k + ½)/w of the cycle, as in the earliest-deadline-first order of packet
+//! schedulers). Equal weights need no schedule. An endpoint is passed over if this request has tried it, if it is ejected,
+//! or if its breaker lets no request through: a few random draws spread its share over all others instead of giving it to
+//! its neighbour, and then a scan finds any endpoint that is left. While too few are left (`outlier.panic`), ejected
+//! endpoints are picked like the others. A pick is O(1) as long as most endpoints can be used, and O(endpoints) when
+//! hardly any can.
 //!
-//! - round robin: the schedule in order. The cursor is the worker's own; workers start at random places.
-//! - p2c: two draws from the schedule, the one with fewer requests in flight per weight (Mitzenmacher, "The
-//!   power of two choices in randomized load balancing", 2001).
-//! - least: fewest requests in flight per weight, looking at [`LEAST_SCAN_MAX`] endpoints from the schedule's
-//!   next turn on: all of them in a usual cluster, a moving sample in a larger one.
-//! - peak_ewma: two draws as p2c, the one with the smaller product of its [response time](super::response_time) and of the
-//!   requests in flight per weight with one more (tower's and linkerd's peak EWMA). For instances that differ in speed.
+//! - round robin: the schedule in order. Each worker has its own cursor, which starts at a random place.
+//! - p2c: two draws from the schedule, of which the endpoint with fewer requests in flight per weight wins (Mitzenmacher,
+//!   "The power of two choices in randomized load balancing", 2001).
+//! - least: the endpoint with the fewest requests in flight per weight, among [`LEAST_SCAN_MAX`] endpoints from the
+//!   schedule's next turn on. These are all endpoints of a usual cluster, and a moving sample of a larger one.
+//! - peak_ewma: two draws as for p2c, of which the endpoint with the lower cost wins: its
+//!   [response time](super::response_time) times one more than its requests in flight per weight (the peak EWMA of tower
+//!   and linkerd). For instances that differ in speed.
 //! - random: one draw.
 
 use std::{
@@ -37,31 +38,31 @@ pub enum LoadBalancer {
     Random(Schedule),
 }
 
-/// Why no endpoint can take an attempt.
+/// The reason that no endpoint can take an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoEndpoint {
     /// The cluster has no endpoint.
     Empty,
-    /// The breakers of all endpoints are open (or wait for their probes).
+    /// The breakers of all endpoints are open, or wait for their probes.
     AllBroken {
-        /// Until the first of them may let a request through.
+        /// The time until the first breaker may let a request through.
         retry_after: Duration,
     },
-    /// What could be asked has been tried for this request.
+    /// This request has tried every endpoint that can be used.
     AllExcluded,
 }
 
-/// A worker's place in one cluster's schedule; survives changes of the endpoints.
+/// A worker's place in one cluster's schedule. It survives changes of the endpoints.
 #[derive(Debug, Clone, Copy)]
 pub struct Cursor(usize);
 
 impl Cursor {
-    /// Starts at a random place, so that workers do not march in step.
+    /// Starts at a random place, so that workers do not pick the same endpoints in the same order.
     pub fn new(rng: &mut impl Rng) -> Self {
         Self(rng.random_range(0..=u32::MAX as usize))
     }
 
-    /// The next turn. [`LoadBalancer::pick`] takes it from the cursor that it is given.
+    /// Returns this turn and moves on to the next one. [`LoadBalancer::pick`] calls it for its cursor.
     pub(crate) fn advance(&mut self) -> usize {
         let turn = self.0;
         self.0 = turn.wrapping_add(1);
@@ -70,6 +71,7 @@ impl Cursor {
 }
 
 impl LoadBalancer {
+    /// Makes the balancer for `endpoints`, from their weights.
     pub fn compile(balance: Balance, endpoints: &[Endpoint]) -> Self {
         let weights: Vec<u32> = endpoints.iter().map(Endpoint::weight).collect();
         let schedule = Schedule::compile(&weights);
@@ -82,14 +84,17 @@ impl LoadBalancer {
         }
     }
 
-    /// Whether the endpoints' response times are to be kept: a service pays only for what its balancer uses.
+    /// Whether the endpoints' response times must be recorded. Other balancers do not pay for that.
     pub fn uses_response_times(&self) -> bool {
         matches!(self, Self::PeakEwma(_))
     }
 
-    /// Index of the endpoint for the next attempt. `endpoints` are those that it was compiled for; `excluded`
-    /// are indexes that this request has tried. An ejected endpoint whose pause is over may be picked: the caller makes
-    /// the probe.
+    /// The index of the endpoint for the next attempt. `endpoints` must be those for which this was compiled; `excluded`
+    /// are the indexes that this request has tried. The result may be an ejected endpoint whose pause is over; the caller
+    /// then makes the attempt its probe.
+    ///
+    /// # Errors
+    /// No endpoint can take the attempt.
     pub fn pick(
         &self,
         (endpoints, health): (&[Endpoint], Health<'_>),
@@ -114,13 +119,13 @@ impl LoadBalancer {
     }
 }
 
-/// What one pick chooses from.
+/// The arguments of one pick.
 struct Choice<'a> {
     endpoints: &'a [Endpoint],
     health: Health<'a>,
     excluded: &'a [usize],
     now: Instant,
-    /// Found out at the first endpoint that is ejected.
+    /// Computed at the first endpoint that is ejected.
     is_panic: Cell<Option<bool>>,
 }
 
@@ -141,14 +146,14 @@ impl Choice<'_> {
         })
     }
 
-    /// Requests in flight and weight: compared crosswise, a quotient without a division.
+    /// Requests in flight and weight. They are compared crosswise, which compares quotients without a division.
     fn load(&self, index: usize) -> Option<(u64, u64)> {
         let endpoint = self.endpoints.get(index)?;
         Some((u64::from(endpoint.state().in_flight()), u64::from(endpoint.weight())))
     }
 
-    /// Is `a` less loaded than `b`? A tie is `false`: the first drawn wins, so idle endpoints share by
-    /// weight.
+    /// Whether `a` is less loaded than `b`. A tie is `false`: the first draw wins, so that idle endpoints share requests
+    /// by weight.
     fn is_less_loaded(&self, a: usize, b: usize) -> bool {
         match (self.load(a), self.load(b)) {
             (Some((a, a_weight)), Some((b, b_weight))) => a * b_weight < b * a_weight,
@@ -156,7 +161,7 @@ impl Choice<'_> {
         }
     }
 
-    /// Is a request at `a` likely to be answered sooner than at `b`? A tie is `false`, as above.
+    /// Whether a response of `a` is likely to come sooner than one of `b`. A tie is `false`, as above.
     fn is_cheaper(&self, a: usize, b: usize) -> bool {
         let cost = |index: usize| {
             let endpoint = self.endpoints.get(index)?;
@@ -197,8 +202,8 @@ impl Choice<'_> {
         (0..count).find_map(|step| self.usable((start + step) % count))
     }
 
-    /// Broken is what we say when no breaker lets anything through, tried or not: that is for the client to
-    /// wait for. Otherwise the request has used up its endpoints.
+    /// The reason that no endpoint was found. If no breaker lets a request through, whether or not this request has tried
+    /// its endpoint, the client can wait for that. Otherwise the request has used up its endpoints.
     fn why_none(&self) -> NoEndpoint {
         let Some(breaker) = self.health.breaker else { return NoEndpoint::AllExcluded };
         let states = || self.endpoints.iter().map(|endpoint| endpoint.state().breaker());
@@ -210,10 +215,10 @@ impl Choice<'_> {
     }
 }
 
-/// Whose turn it is, by weight.
+/// The order of the endpoints' turns, by weight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schedule {
-    /// Endpoint indexes in order of their turns; empty when all weights are equal.
+    /// The endpoints' indexes in the order of their turns. Empty if all weights are equal.
     turns: Box<[u32]>,
     endpoints: usize,
 }
@@ -229,16 +234,16 @@ impl Schedule {
             .zip(&weights)
             .flat_map(|(index, &weight)| (0..weight).map(move |turn| (2 * turn + 1, weight, index)))
             .collect();
-        // (2k + 1)/2w, compared crosswise; a stable sort keeps equal moments in the endpoints' order.
+        // (2k + 1)/2w, compared crosswise. A stable sort keeps equal moments in the order of the endpoints.
         turns.sort_by(|a, b| (a.0 * b.1).cmp(&(b.0 * a.1)));
         Self { turns: turns.into_iter().map(|turn| turn.2).collect(), endpoints }
     }
 
-    /// The endpoint at a place of the endlessly repeated schedule. Only for a cluster that is not empty.
+    /// The endpoint at a place of the schedule, which repeats endlessly. The cluster must not be empty.
     fn at(&self, turn: usize) -> usize {
         match self.turns.len() {
             0 => turn % self.endpoints.max(1),
-            // The remainder is in range; should it ever not be, the first endpoint is as good as any.
+            // The remainder is in range, so the fallback is never taken.
             turns => self.turns.get(turn % turns).map_or(0, |&index| index as usize),
         }
     }
@@ -248,7 +253,7 @@ impl Schedule {
     }
 }
 
-/// The same proportions with at most about [`TURNS_MAX`] turns; the lightest keep one.
+/// The same proportions with at most about [`TURNS_MAX`] turns. The lightest endpoints keep one turn.
 fn reduced(weights: &[u32]) -> Vec<u64> {
     let divisor = weights.iter().fold(0, |divisor, &weight| gcd(divisor, weight)).max(1);
     let weights = weights.iter().map(|&weight| u64::from(weight / divisor));
@@ -263,11 +268,11 @@ fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Endpoints that `least` looks at in one pick.
+/// The largest number of endpoints that `least` compares in one pick.
 pub const LEAST_SCAN_MAX: usize = 128;
-/// Random draws before a scan.
+/// The number of random draws before a scan.
 const DRAWS_MAX: usize = 4;
-/// Turns of a schedule: 256 KiB, and a weight of one in 65,536 is still distinct.
+/// The largest number of turns of a schedule: 256 KiB of memory, and a weight of one in 65,536 is still distinct.
 const TURNS_MAX: u64 = 65_536;
 
 #[cfg(test)]
@@ -418,7 +423,7 @@ mod tests {
         let now = Instant::now();
         let endpoints = endpoints(&[1, 2, 5], now);
         for balance in ALL {
-            // With three endpoints p2c's second draw, when it meets the first, evens the shares out a little.
+            // With three endpoints, the second draw of p2c evens the shares out a little when it hits the first.
             let shares = shares(balance, &endpoints, &[], 8_000, now);
             for (share, expected) in shares.iter().zip([1_000, 2_000, 5_000]) {
                 assert!(share.abs_diff(expected) < 200, "{balance:?}: {shares:?}");
@@ -472,15 +477,15 @@ mod tests {
         for balance in ALL {
             let shares = shares(balance, &endpoints, &[], 9_000, now);
             assert_eq!(shares[4], 0);
-            // `least` looks on from the broken one's turn, so its neighbour is where that turn ends while all
-            // are idle; under load the numbers in flight even that out.
+            // `least` goes on from the turn of the broken endpoint, so its neighbour gets that turn while all are idle.
+            // Under load, the numbers in flight even that out.
             if balance != Balance::Least {
                 assert!(shares.iter().max().unwrap() < &1_200, "{balance:?}: {shares:?}");
             }
         }
     }
 
-    /// As when a zone is down, and its endpoints stand side by side.
+    /// This happens when a zone is down and its endpoints are next to each other.
     #[test]
     fn the_share_of_a_broken_row_does_not_fall_on_its_neighbour() {
         let now = Instant::now();

@@ -1,9 +1,9 @@
-//! How long an endpoint takes to answer: a moving average that goes up at once and down slowly (peak EWMA).
+//! The response time of an endpoint: a moving average that rises at once and falls slowly (peak EWMA). Unit: seconds.
 //!
-//! A response that is slower than the average replaces it; a faster one moves it by `1 - e^(-Δt/τ)`, where Δt is the time since
-//! the last response and τ is [`DECAY`]. Without responses the average decays towards nothing, so that an endpoint which was slow
-//! is tried again. Source: tower's `load::PeakEwma` and linkerd2-proxy, both after Twitter's Finagle. Unit: seconds. A failure
-//! counts only where it makes the average longer: an endpoint that fails quickly is not a quick one.
+//! A response that is slower than the average replaces it; a faster one moves it by `1 - e^(-Δt/τ)`, where Δt is the time
+//! since the last response and τ is [`DECAY`]. Without responses the average decays towards zero, so that an endpoint that
+//! was slow is tried again. A failure counts only if it is slower than the average, because an endpoint that fails quickly
+//! is not fast. Source: `load::PeakEwma` of tower and linkerd2-proxy, both after Twitter's Finagle.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -14,17 +14,17 @@ use std::{
 #[derive(Debug)]
 pub struct ResponseTime {
     began: Instant,
-    /// Milliseconds from `began` to the last response, and the average in seconds as an `f32`.
+    /// The milliseconds from `began` to the last response, and the average in seconds as an `f32`.
     word: AtomicU64,
 }
 
 impl ResponseTime {
-    /// Nothing was measured: [`UNKNOWN`], so that a new endpoint gets requests, and not all of them.
+    /// Before the first response the average is [`UNKNOWN`], so that a new endpoint gets some requests, but not all.
     pub fn new(now: Instant) -> Self {
         Self { began: now, word: AtomicU64::new(pack(0, UNKNOWN.as_secs_f32())) }
     }
 
-    /// An attempt took so long. `has_failed`: it counts only if it was slow.
+    /// Records how long an attempt took. `has_failed`: it counts only if it was slower than the average.
     pub fn record(&self, took: Duration, has_failed: bool, now: Instant) {
         let (took, at) = (took.as_secs_f32(), self.millis(now));
         let learned = |word| {
@@ -39,24 +39,24 @@ impl ResponseTime {
             };
             Some(pack(at, new))
         };
-        // Nothing else depends on the word, so no order is needed.
+        // Nothing else depends on the word, so no memory order is needed.
         let _ = self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, learned);
     }
 
-    /// The average as it is now, in seconds; never nothing, so that requests in flight always count.
+    /// The average at `now`, in seconds. It is never zero, so that requests in flight always matter.
     pub fn seconds(&self, now: Instant) -> f32 {
         let (last, average) = unpack(self.word.load(Ordering::Relaxed));
         (average * decay(self.millis(now).wrapping_sub(last))).max(SHORTEST.as_secs_f32())
     }
 
-    /// Starts anew after 49 days; a difference stays right.
+    /// Wraps after 49 days; differences stay correct.
     fn millis(&self, now: Instant) -> u32 {
         let millis = now.saturating_duration_since(self.began).as_millis();
         u32::try_from(millis & u128::from(u32::MAX)).unwrap_or_default()
     }
 }
 
-/// What is left of an average after so many milliseconds.
+/// The factor of an average that is left after so many milliseconds.
 fn decay(millis: u32) -> f32 {
     (-Duration::from_millis(millis.into()).as_secs_f32() / DECAY.as_secs_f32()).exp()
 }
@@ -66,7 +66,7 @@ fn pack(at: u32, average: f32) -> u64 {
 }
 
 fn unpack(word: u64) -> (u32, f32) {
-    // Each half fits; the fallback is never taken.
+    // Each half fits, so the fallback is never taken.
     let half = |half: u64| u32::try_from(half & u64::from(u32::MAX)).unwrap_or_default();
     (half(word >> 32), f32::from_bits(half(word)))
 }
@@ -94,7 +94,7 @@ mod tests {
         assert!(close(time.seconds(now), 0.03));
         time.record(2 * SECOND, false, now);
         assert!(close(time.seconds(now), 2.0));
-        // e^-1 of it after the decay time, with and without quick responses.
+        // After the decay time e^-1 of it is left, with and without quick responses.
         assert!(close(time.seconds(now + DECAY), 2.0 / std::f32::consts::E));
         time.record(Duration::from_millis(1), false, now + DECAY);
         assert!(close(time.seconds(now + DECAY), 2.0 / std::f32::consts::E + 0.000_63));

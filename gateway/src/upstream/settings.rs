@@ -1,4 +1,4 @@
-//! Services: where their instances are, how requests are spread over them, and what protects them.
+//! Settings of services: where their instances are, how requests are spread over them, and what protects them.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -10,11 +10,11 @@ use crate::{
     syntax::diagnostics::Span,
 };
 
-/// One service that routes name, whole or a subset of it. What protects a service is shared by its subsets.
+/// One service to which routes lead, whole or a subset of it. The subsets of a service share its protections.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServiceSettings {
     pub name: String,
-    /// Only this part of its instances.
+    /// The part of its instances that belong to the subset. `None`: all of them.
     pub subset: Option<SubsetSettings>,
     pub source: EndpointSource,
     /// `None`: HTTP in cleartext.
@@ -25,20 +25,20 @@ pub struct ServiceSettings {
 }
 
 impl ServiceSettings {
-    /// Equal in meaning: a service that only moved to another line of the file is the same.
+    /// Whether both mean the same. A service that only moved to another line of the file is the same.
     pub fn same_as(&self, other: &Self) -> bool {
         let Self { name, subset, source, tls, shares, policies, span: _ } = self;
         (name, subset, source, tls, shares, policies)
             == (&other.name, &other.subset, &other.source, &other.tls, &other.shares, &other.policies)
     }
 
-    /// With at least some of its instances.
+    /// Whether connections to at least some of its instances use TLS.
     pub fn speaks_tls(&self) -> bool {
         let by_tag = self.subset.iter().flat_map(|subset| &subset.by_tag);
         self.tls.is_some() || by_tag.into_iter().any(|rule| rule.tls.is_some())
     }
 
-    /// Unique among all: `products`, or `products/canary` for a subset.
+    /// The name, unique among all services and subsets: `products`, or `products/canary` for a subset.
     pub fn full_name(&self) -> Cow<'_, str> {
         match &self.subset {
             None => Cow::Borrowed(&self.name),
@@ -47,18 +47,18 @@ impl ServiceSettings {
     }
 }
 
-/// One of `services.<name>.subsets`, or what the tags of a declared route make of its service.
+/// One of `services.<name>.subsets`, or the subset that a declared route's tags make of its service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubsetSettings {
     pub name: String,
     pub selector: Selector,
-    /// Instances with one of these tags are treated in a way of their own; empty = all alike.
+    /// Rules for the instances with certain tags. Empty: all instances are treated alike.
     pub by_tag: Vec<TagRule>,
 }
 
 impl SubsetSettings {
-    /// What the instance's tags mean for it: its own share of the requests (of several the first one; 0 = none), and how TLS
-    /// is spoken with it (of several one that requires a proof).
+    /// The effect of the instance's tags: its own share of the requests (the first one that is not 0; 0: it has no own
+    /// share), and its TLS settings (of several, those that verify the endpoint).
     pub fn rules_of(&self, instance: &Instance) -> (u32, Option<&UpstreamTls>) {
         let says = |text: &String| {
             let in_metadata = || {
@@ -73,28 +73,30 @@ impl SubsetSettings {
     }
 }
 
-/// How each instance with the tag, or with `KEY=VALUE` in its metadata, is treated.
+/// A rule for each instance that has the tag, or `KEY=VALUE` in its metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TagRule {
     pub tag: String,
-    /// Share of the requests, independent of its weight in the registry, in units of 1 / [`SHARE_UNITS`]; 0 = none of its own.
+    /// The share of the requests, independent of the weight in the registry, in units of 1 / [`SHARE_UNITS`]. 0: it has no
+    /// own share.
     pub share: u32,
-    /// How TLS is spoken with it; `None`: as with the service.
+    /// The TLS settings for these instances. `None`: those of the service.
     pub tls: Option<UpstreamTls>,
 }
 
-/// Ten thousandths: a share of one in a hundred instances with a hundredth of the requests is still exact.
+/// Ten thousandths: if one in a hundred instances gets a hundredth of the requests, its share is still exact.
 pub const SHARE_UNITS: u32 = 10_000;
 
+/// Where the endpoints of a service come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EndpointSource {
     Consul(ConsulSource),
-    /// `host:port` each; names are resolved off the request path.
+    /// `host:port` each. Names are resolved off the request path.
     Hosts(Vec<String>),
 }
 
 impl EndpointSource {
-    /// What is watched in the registry, in order of preference; nothing for fixed hosts.
+    /// The watches in the registry, in order of preference. Empty for fixed hosts.
     pub fn targets(&self) -> &[WatchTarget] {
         match self {
             Self::Consul(consul) => &consul.targets,
@@ -106,16 +108,16 @@ impl EndpointSource {
 /// Instances of a service in Consul.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsulSource {
-    /// One for each datacenter, never none: the first one with a routable instance serves.
+    /// One watch for each datacenter, at least one. The first datacenter with a routable instance serves.
     pub targets: Vec<WatchTarget>,
     pub selector: Selector,
     pub policy: HealthPolicy,
-    /// Name of the tagged address to connect to; where an instance has none of it, its ordinary one.
+    /// The name of the tagged address to connect to. An instance without it is reached at its ordinary address.
     pub address: Option<String>,
 }
 
 impl ConsulSource {
-    /// All routable instances of the service, in the agent's datacenter.
+    /// All routable instances of the service in the agent's datacenter.
     pub fn service(name: impl Into<String>) -> Self {
         Self {
             targets: vec![WatchTarget::service(name)],
@@ -126,14 +128,14 @@ impl ConsulSource {
     }
 }
 
-/// Which instances are meant: those with all of the tags and all of the meta pairs.
+/// A condition on instances: those with all of the tags and all of the meta pairs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Selector {
     pub tags: Vec<String>,
     pub meta: BTreeMap<String, String>,
 }
 
-/// Up to which status an instance gets requests.
+/// The statuses in which an instance gets requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum HealthPolicy {
     /// All checks pass.

@@ -1,5 +1,5 @@
-//! Where a service's informational responses (1xx) go: on HTTP/1.1 to the queue of the client's connection, on HTTP/2 to the
-//! task of the stream.
+//! The destination of a service's informational responses (1xx): on HTTP/1.1 the queue of the client's connection, on HTTP/2
+//! the task of the stream.
 
 use std::rc::Rc;
 
@@ -12,19 +12,19 @@ use crate::{
     metrics::{Metrics, Rare},
 };
 
-/// The client of one request, as far as informational responses go to it.
+/// The part of a client's request that forwarding informational responses needs.
 #[derive(Clone)]
 pub struct ResponseSink {
     pub connection: Rc<ConnectionState>,
-    /// `None` on HTTP/1.1.
+    /// The stream of HTTP/2. `None` on HTTP/1.1.
     pub stream: Option<Rc<Activity>>,
-    /// The route's rules for responses say which fields clients may see.
+    /// The route's rules for responses, which decide the fields that clients may see.
     pub rules: Rc<HeaderRules>,
     pub metrics: Rc<Metrics>,
 }
 
 impl ResponseSink {
-    /// Sends a service's response on, unless the client takes them so slowly that too many wait.
+    /// Forwards a service's informational response. It is dropped if too many wait because the client reads slowly.
     pub(super) fn send(&self, status: StatusCode, mut fields: HeaderMap) {
         headers::apply_informational(&mut fields, &self.rules);
         let is_sent = match &self.stream {

@@ -1,25 +1,25 @@
-//! A route's split: which subset of the service gets the next request.
+//! A route's split: which subset of the service gets the next request. Compiled from `RouteSettings::split`.
 //!
-//! One weighted draw per request, so that shares hold whatever other routes or workers do. A subset in
-//! which no endpoint can take a request (there is none, or every breaker is open) leaves its share to the others; a share of 0 stays 0. A retry that
-//! has no endpoint left goes to another subset. Compiled from `RouteSettings::split`.
+//! There is one weighted draw per request, so the shares do not depend on other routes and workers. A subset in which no
+//! endpoint can take a request (it has none, or every breaker is open) leaves its share to the others; a share of 0 stays 0.
+//! A retry that finds no endpoint left goes to another subset.
 
 use rand::{Rng, RngExt};
 
 /// The shares of one route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
-    /// Index of the cluster, and its share; at least one.
+    /// The index and the share of each cluster. There is at least one.
     parts: Box<[(usize, u32)]>,
 }
 
 impl Split {
-    /// `None`: nothing is split.
+    /// `None`: there is no split.
     pub fn compile(parts: &[(usize, u32)]) -> Option<Self> {
         (!parts.is_empty()).then(|| Self { parts: parts.into() })
     }
 
-    /// Index of the cluster for a request. `None`: none of those with a share can be asked.
+    /// The index of the cluster for a request. `None`: no cluster with a share can take it.
     pub fn pick(&self, can_be_asked: impl Fn(usize) -> bool, rng: &mut impl Rng) -> Option<usize> {
         let first = self.draw(|_| true, rng)?;
         if can_be_asked(first) { Some(first) } else { self.draw(can_be_asked, rng) }
@@ -51,7 +51,7 @@ mod tests {
 
     const PICKS: u32 = 20_000;
 
-    /// Picks of clusters 0, 1, 2 among [`PICKS`].
+    /// The number of picks of the clusters 0, 1 and 2 among [`PICKS`].
     fn shares(parts: &[(usize, u32)], can_be_asked: impl Fn(usize) -> bool) -> [u32; 3] {
         let split = Split::compile(parts).unwrap();
         let mut rng = SmallRng::seed_from_u64(7);
@@ -65,7 +65,7 @@ mod tests {
     }
 
     fn is_about(count: u32, share: f64) -> bool {
-        // Five standard deviations.
+        // Within five standard deviations.
         let expected = share * f64::from(PICKS);
         (f64::from(count) - expected).abs() <= 5.0 * (expected * (1.0 - share)).sqrt()
     }

@@ -9,22 +9,23 @@ use std::{
 
 use tokio::time::Sleep;
 
-/// One timer for the life of a connection. Moving the end of a timer that runs costs nearly nothing; making,
-/// registering and removing one for each request costs a lock of the runtime's wheel each time.
+/// One timer for the life of a connection. Moving the end of a running timer costs nearly nothing; making,
+/// registering and removing one for each request would take a lock of the runtime's timer wheel each time.
 #[derive(Debug, Default)]
 pub struct Timer(Option<Pin<Box<Sleep>>>);
 
-/// When a wait is over.
+/// When a wait ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
     Until(Instant),
-    /// Not known yet; the task is woken when it is.
+    /// The end is not known yet. The task is woken when it is.
+    /// The wait has ended.
     Open,
     Over,
 }
 
 impl Wait {
-    /// This wait, if it does not end later than that.
+    /// This wait, or `latest` if that is earlier.
     #[must_use]
     pub fn at_most(self, latest: Instant) -> Self {
         match self {
@@ -35,7 +36,7 @@ impl Wait {
 }
 
 impl Timer {
-    /// `future`'s output, or `None` when the end of the wait comes first.
+    /// Waits for `future`. `None`: the wait has ended first.
     pub async fn bound<F, W>(&mut self, wait: W, mut future: F) -> Option<F::Output>
     where
         F: Future + Unpin,

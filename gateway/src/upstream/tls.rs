@@ -1,7 +1,6 @@
-//! TLS towards a service: which certificates a connection trusts, and the name that the endpoint must prove.
+//! TLS towards a service: the certificates that a connection trusts, and the name that the endpoint must prove.
 //!
-//! What is made of files is made by the control plane ([`crate::tls::client_config`]); here is only what a new
-//! connection needs.
+//! The control plane reads the files ([`crate::tls::client_config`]); this module has only what a new connection needs.
 
 use std::{
     fmt, io,
@@ -19,24 +18,24 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::host_port::HostPort;
 
-/// How TLS is spoken with a service, as the configuration says it.
+/// The TLS settings of a service, as the configuration has them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct UpstreamTls {
     pub files: TlsOptions,
-    /// Every certificate is accepted. Then TLS protects from eavesdroppers, and not from a program that pretends to be the
+    /// Every certificate is accepted. TLS then protects against eavesdropping, but not against a program that poses as the
     /// service.
     pub insecure: bool,
 }
 
-/// What [`UpstreamTls`] became. Shared by all endpoints of all services that have the same.
+/// The compiled form of [`UpstreamTls`]. All endpoints of all services with the same settings share it.
 pub struct ClientTls {
-    /// No other one has it.
+    /// A number that identifies this value.
     number: u64,
-    /// The error: it could not be made, which every connection then says.
+    /// The error that prevented the configuration; every connection reports it.
     config: Result<Arc<ClientConfig>, String>,
-    /// Instead of the endpoint's own name.
+    /// The name that endpoints must prove, instead of their own.
     server_name: Option<String>,
-    /// Of the files that it was made of.
+    /// The fingerprint of the files from which it was made.
     pub fingerprint: u64,
 }
 
@@ -53,27 +52,28 @@ impl ClientTls {
         Self { number, config, server_name: tls.files.server_name.clone(), fingerprint }
     }
 
+    /// Whether the files gave a configuration. Otherwise every connection fails.
     pub fn is_usable(&self) -> bool {
         self.config.is_ok()
     }
 }
 
-/// Equal for connections that may take each other's place: to the same name, trusting the same.
+/// Equal for connections that can replace each other, because they trust the same certificates and expect the same name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TlsIdentity {
     client: u64,
     name: Result<ServerName<'static>, String>,
 }
 
-/// What a connection to one endpoint needs.
+/// The TLS parameters of a connection to one endpoint.
 pub struct EndpointTls {
     client: Arc<ClientTls>,
-    /// The error: what should be the name is none.
+    /// The error: the text is not a name that a certificate could have.
     name: Result<ServerName<'static>, String>,
 }
 
 impl EndpointTls {
-    /// Unless the configuration has another name, the endpoint must prove to be the host that it is called.
+    /// Unless the configuration has another name, the endpoint must prove the host by which it is called.
     pub fn new(client: Arc<ClientTls>, authority: &HostPort) -> Self {
         let host = client.server_name.as_deref().unwrap_or(authority.host());
         let name = ServerName::try_from(host.trim_matches(['[', ']'])).map(|name| name.to_owned());
@@ -81,16 +81,19 @@ impl EndpointTls {
         Self { client, name }
     }
 
+    /// The identity of connections that are made with these parameters.
     pub fn identity(&self) -> TlsIdentity {
         TlsIdentity { client: self.client.number, name: self.name.clone() }
     }
 
+    /// Does the TLS handshake as a client.
+    ///
     /// # Errors
     /// The endpoint does not speak TLS, or proves another name, or one that is not trusted.
     pub async fn handshake(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let config = self.client.config.as_ref().map_err(|why| io::Error::other(why.as_str()))?;
         let name = self.name.as_ref().map_err(|why| io::Error::other(why.as_str()))?;
-        // A count that all workers share, once for each new connection.
+        // This count is shared by all workers; it changes once for each new connection.
         TlsConnector::from(Arc::clone(config)).connect(name.clone(), stream).await
     }
 }

@@ -1,5 +1,5 @@
-//! What one worker has: all that a request on its core can reach. Workers share nothing on the request path except for the
-//! words listed in docs/SHARED-STATE.md. The thread that drives it is [`crate::worker_thread`].
+//! The state of one worker: everything that a request on its core can reach. Workers share nothing on the request path
+//! except for the words listed in docs/SHARED-STATE.md. The thread that drives a worker is [`crate::worker_thread`].
 
 mod hint;
 mod setup;
@@ -30,7 +30,7 @@ use crate::{
     snapshot::{LocalSnapshot, Pools, Publisher},
 };
 
-/// Everything a request on this core can reach.
+/// Everything that a request on this core can reach.
 pub struct WorkerState {
     publisher: Arc<Publisher>,
     seen_generation: Cell<u64>,
@@ -38,24 +38,24 @@ pub struct WorkerState {
     pub(crate) pools: RefCell<Pools>,
     pub clock: Rc<Clock>,
     pub rng: RefCell<SmallRng>,
-    /// Where request ids are cut from.
+    /// The memory from which request ids are cut.
     pub ids: RefCell<BytesMut>,
     pub metrics: Rc<Metrics>,
     pub unmatched: Rc<RefCell<RouteSample>>,
     pub access_log: AccessLog,
     pub(crate) doubts: Doubts,
-    /// Verified tokens found in the cache, and those that had to be verified.
+    /// The numbers of verified credentials found in a cache, and of those that had to be verified, since the last sweep.
     pub token_hits: Cell<u64>,
     pub token_misses: Cell<u64>,
     pub draining: Cell<bool>,
-    /// Draining, and `drain.timeout` is over: what has not ended is ended.
+    /// The worker is draining and `drain.timeout` is over, so that unfinished requests are ended.
     pub is_out_of_time: Cell<bool>,
     pub connections: ConnectionTable,
-    /// Exchanges that have a body on its way.
+    /// Exchanges that are sending or receiving a body.
     pub activities: Rc<Activities>,
-    /// HTTP/2 connections that have large windows.
+    /// The number of HTTP/2 connections that have large windows.
     pub(crate) large_windows: Rc<Cell<u64>>,
-    /// Bytes of request bodies that are held.
+    /// The bytes of request bodies that are held in memory.
     pub held_bytes: Rc<Cell<u64>>,
     pub connection_closed: Notify,
     pub files: Rc<Desk>,
@@ -69,7 +69,7 @@ impl WorkerState {
         let metrics = Rc::new(Metrics::default());
         let mut pools = Pools::default();
         let generation = setup.publisher.generation();
-        // The one place where a worker's randomness comes from.
+        // The only place in which a worker takes randomness from the system.
         let mut rng = SmallRng::from_rng(&mut rand::rng());
         let files = Rc::new(Desk { account: Arc::clone(&setup.files), worker: setup.index });
         let shared = setup.publisher.load();
@@ -103,7 +103,7 @@ impl WorkerState {
         })
     }
 
-    /// The newest snapshot; swaps the worker's own when the control plane has published one.
+    /// The newest snapshot. If the control plane has published one, the worker's own is replaced first.
     pub fn snapshot(&self) -> Rc<LocalSnapshot> {
         let generation = self.publisher.generation();
         if generation != self.seen_generation.get() {

@@ -1,4 +1,4 @@
-//! What a worker is started with, and the commands that it gets.
+//! What a worker needs to start, and the commands that it receives.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,15 +10,15 @@ use crate::{
     metrics::WorkerSample, snapshot::Publisher,
 };
 
-/// Commands waiting for a worker; the control plane sends one at a time.
+/// The largest number of commands that wait for a worker. The control plane sends one at a time.
 pub const COMMANDS_MAX: usize = 16;
 
-/// What the control plane asks of a worker.
+/// A command from the control plane to a worker.
 pub enum Command {
     Sample(oneshot::Sender<WorkerSample>),
-    /// The last refusals that no access log has.
+    /// Send the last refusals below admission, which no access log contains.
     Refusals(oneshot::Sender<Vec<Refusal>>),
-    /// Stop accepting, finish what is in flight, answer when done or when the time is over.
+    /// Stop accepting, finish what is in flight, and answer when nothing is left or when `timeout` is over.
     Drain {
         timeout: Duration,
         done: oneshot::Sender<Drained>,
@@ -28,11 +28,11 @@ pub enum Command {
 /// What was left when a drain ended.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Drained {
-    /// Connections closed because the time was over.
+    /// The number of connections closed because the time was over.
     pub cut: usize,
 }
 
-/// What a worker thread is started with.
+/// What a worker thread needs to start.
 pub struct WorkerSetup {
     pub index: usize,
     pub publisher: Arc<Publisher>,
@@ -40,6 +40,6 @@ pub struct WorkerSetup {
     pub commands: mpsc::Receiver<Command>,
     pub hints: Hints,
     pub log: Option<LogSink>,
-    /// Of the process.
+    /// The account of the whole process.
     pub files: Arc<FileAccount>,
 }

@@ -1,8 +1,9 @@
-//! Accepting clients, each with its place in the account of files, and making room where there is none.
+//! Accepting clients, each with a place in the account of files, and making room where no place is free.
 //!
-//! A client is accepted first and waits for its place then: so a place goes to a client that is there, on whichever
-//! listener and worker, and never to a listener that only might get one. A process that has used up its places drops
-//! what has been idle for longest, as nginx does (`ngx_drain_connections`): first upstream connections, then clients.
+//! A client is accepted first and waits for its place then. So places go only to clients that are there, on any
+//! listener and worker, and no listener keeps one for a client that might come. A process that has used up its places
+//! closes what has been idle for longest, as nginx does (`ngx_drain_connections`): first upstream connections, then
+//! clients.
 
 use std::{rc::Rc, time::Duration};
 
@@ -10,13 +11,14 @@ use tokio::net::TcpListener;
 
 use crate::{admission::Scheme, connection, file_account::Scarce, metrics::Rare, worker::WorkerState};
 
-/// After an accept error (the system is out of files), so that the loop does not spin.
+/// The pause after an accept error (the system is out of files), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Of what is idle, at most so much goes at a time, and at most an eighth: as many as nginx closes.
+/// At most so many idle connections, and at most an eighth of them, are closed in advance at a time: as many as nginx
+/// closes.
 const SHED_MAX: usize = 32;
 const SHED_PART: usize = 8;
 
-/// Accepts for as long as the task lives.
+/// Accepts clients for as long as the task lives.
 pub(super) async fn accept(listener: Rc<TcpListener>, scheme: Scheme, worker: Rc<WorkerState>) {
     loop {
         match listener.accept().await {
@@ -28,12 +30,12 @@ pub(super) async fn accept(listener: Rc<TcpListener>, scheme: Scheme, worker: Rc
                 connection::spawn(stream, peer, scheme, place, Rc::clone(&worker));
             }
             Err(error) => {
-                // ECONNABORTED is the client's doing; EMFILE and ENFILE end when connections close.
+                // The client causes ECONNABORTED; EMFILE and ENFILE end when connections close.
                 worker.metrics.connections.refused.set(worker.metrics.connections.refused.get() + 1);
                 if let Some(more) = worker.accept_errors.due(worker.clock.coarse()) {
                     tracing::warn!(%error, more, "a connection could not be accepted");
                 }
-                // Not upstream connections: the client that would be accepted needs one as well.
+                // Upstream connections stay open: the client that would be accepted needs one as well.
                 worker.shed_clients(1, "system");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
@@ -41,7 +43,7 @@ pub(super) async fn accept(listener: Rc<TcpListener>, scheme: Scheme, worker: Rc
     }
 }
 
-/// Makes room whenever something waits for it, for as long as the task lives.
+/// Makes room whenever a connection waits for it, for as long as the task lives.
 pub(super) async fn make_room(worker: Rc<WorkerState>) {
     loop {
         let is_own = worker.files.account.next_call(worker.files.worker).await;
@@ -52,7 +54,8 @@ pub(super) async fn make_room(worker: Rc<WorkerState>) {
 }
 
 impl WorkerState {
-    /// Closes what is idle here, if anything waits for a place. `true`: something closes, or nothing waits.
+    /// Closes idle connections of this worker if any connection waits for a place. `true`: one is being closed, or
+    /// none waits.
     pub(super) fn make_room(&self) -> bool {
         let account = &self.files.account;
         let [clients, upstreams, files] =
@@ -95,7 +98,7 @@ impl WorkerState {
     }
 }
 
-/// How many of `idle` go where `wanted` wait: some more, since others will come.
+/// How many of `idle` connections are closed when `wanted` connections wait: some more, because others will come.
 fn at_a_time(idle: usize, wanted: usize) -> usize {
     wanted.max(SHED_MAX.min(idle / SHED_PART)).min(idle)
 }

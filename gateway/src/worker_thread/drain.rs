@@ -1,4 +1,4 @@
-//! The end of a worker: it stops accepting, and lets what is in flight end for as long as `drain.timeout`.
+//! The end of a worker: it stops accepting, and lets what is in flight end within `drain.timeout`.
 
 use std::time::{Duration, Instant};
 
@@ -7,9 +7,9 @@ use tokio::sync::oneshot;
 use super::{Accepting, listen::refuse_handshakes};
 use crate::worker::{Drained, WorkerState};
 
-/// Connections that the kernel has completed were accepted as far as their client knows: no new ones may begin, those
-/// that are under way get [`HANDSHAKES_END`], each accept loop gets turns until its queue is empty, and the listeners
-/// close.
+/// Stops accepting without losing a connection. To a client, a connection that the kernel has completed is accepted. So
+/// no new handshake may begin, those that have begun get [`HANDSHAKES_END`], each accept loop runs until its queue is
+/// empty, and then the listeners close.
 pub(super) async fn stop_accepting(worker: &WorkerState, accepting: Vec<Accepting>) {
     worker.draining.set(true);
     for Accepting { listener, .. } in &accepting {
@@ -33,12 +33,12 @@ pub(super) async fn stop_accepting(worker: &WorkerState, accepting: Vec<Acceptin
     worker.connections.begin_drain();
 }
 
-/// A drain under way. The worker's loop goes on meanwhile: timeouts, logs and scrapes do not stop.
+/// A drain under way. The worker's loop goes on meanwhile, with timeouts, logs and scrapes.
 pub(super) struct Drain {
     began: Instant,
     timeout: Duration,
     idle_closed: bool,
-    /// Connections that were open when the time was over.
+    /// The number of connections that were open when the time was over.
     cut: Option<usize>,
     done: oneshot::Sender<Drained>,
 }
@@ -48,7 +48,7 @@ impl Drain {
         Self { began: worker.clock.now(), timeout, idle_closed: false, cut: None, done }
     }
 
-    /// `Some` when nothing is left, or the time is over.
+    /// Advances the drain. `Some` when no connection is left, or the time is over.
     pub(super) fn step(&mut self, worker: &WorkerState) -> Option<Drained> {
         if worker.connections.is_empty() {
             return Some(Drained { cut: self.cut.unwrap_or(0) });
@@ -69,7 +69,8 @@ impl Drain {
     }
 }
 
-/// Lets connections that were cut end, so that their requests are counted and logged, and answers the drain.
+/// Lets the connections that were cut end, so that their requests are counted and logged, and reports the end of the
+/// drain.
 pub(super) async fn finish(worker: &WorkerState, drain: Option<Drain>, drained: Drained) {
     for _ in 0..drained.cut.saturating_add(1).saturating_mul(YIELDS_PER_TURN) {
         if worker.connections.is_empty() {
@@ -83,17 +84,17 @@ pub(super) async fn finish(worker: &WorkerState, drain: Option<Drain>, drained: 
     }
 }
 
-/// When the time is over, for local replies to requests that have no answer. A client that does not take its own in this
-/// time gets none.
+/// The time after `drain.timeout` in which requests without an answer get a local reply. A client that does not read its
+/// reply in this time gets none.
 const LAST_REPLIES: Duration = Duration::from_millis(500);
-/// Turns that the accept queues get to empty themselves; each takes at least one connection, and a backlog is
-/// [`BACKLOG`](super::listen::BACKLOG) long.
+/// The largest number of turns for the accept loops to empty their queues. Each turn takes at least one connection, and
+/// a queue has at most [`BACKLOG`](super::listen::BACKLOG).
 const ACCEPT_TURNS: usize = 4096;
-/// Yields to the event loop, of which at least one polls the sockets.
+/// Yields to the event loop per turn, of which at least one polls the sockets.
 const YIELDS_PER_TURN: usize = 3;
 
 impl WorkerState {
-    /// Lets all that is under way see that the drain's time is over. Returns how many connections are open.
+    /// Makes all requests under way notice that the drain's time is over. Returns the number of open connections.
     fn out_of_time(&self) -> usize {
         self.is_out_of_time.set(true);
         self.connections.wake_all();
@@ -104,6 +105,6 @@ impl WorkerState {
 
 /// Longer than a round trip around the world, so that a handshake that has begun can end.
 const HANDSHAKES_END: Duration = Duration::from_millis(300);
-/// While draining, idle HTTP/1.1 connections stay open this long: their client may be sending at this moment,
-/// and gets its answer with `Connection: close` instead of a reset.
+/// While draining, idle HTTP/1.1 connections stay open this long. Their client may be sending at this moment, and gets
+/// its answer with `Connection: close` instead of a reset.
 const DRAIN_IDLE_GRACE: Duration = Duration::from_secs(1);

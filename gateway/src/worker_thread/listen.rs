@@ -1,4 +1,4 @@
-//! Listening sockets: one per worker and address, sharing the port by `SO_REUSEPORT`.
+//! Listening sockets: one per worker and address, which share the port by `SO_REUSEPORT`.
 
 use std::{
     io,
@@ -10,32 +10,33 @@ use socket2::{Domain, Protocol, Socket, Type};
 #[cfg(target_os = "linux")]
 use socket2::{SockFilter, SockRef};
 
-/// Connections that the kernel completes before a worker accepts them, per listener.
+/// The number of connections per listener that the kernel completes before a worker accepts them.
 pub const BACKLOG: i32 = 1024;
 
-/// Why an address cannot be listened on.
+/// The reason that an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address} ({key}): {source}{}", advice(source))]
 pub struct ListenError {
     pub address: SocketAddr,
-    /// The key of `routes.yaml` that named the address.
+    /// The key of `routes.yaml` that has the address.
     pub key: &'static str,
     #[source]
     pub source: io::Error,
 }
 
-/// Binds `address` once per worker. With port 0 the first socket picks the port and the others join it.
+/// Binds `address` once per worker, and returns the bound address. With port 0 the first socket picks the port and the
+/// others join it.
 ///
 /// # Errors
-/// The address is taken, not ours, or needs a privilege.
+/// The address is taken, does not belong to this machine, or needs a privilege.
 pub fn bind_shared(
     address: SocketAddr,
     key: &'static str,
     workers: usize,
 ) -> Result<(SocketAddr, Vec<TcpListener>), ListenError> {
     let failed = |source| ListenError { address, key, source };
-    // SO_REUSEPORT would let a second gateway of the same user join silently and take half of the connections.
-    // A plain bind first shows whether another process listens there.
+    // SO_REUSEPORT would let a second gateway of the same user join silently and take half of the connections. A plain bind
+    // first shows whether another process listens there.
     drop(bind(address, false).map_err(failed)?);
     let first = bind(address, true).map_err(failed)?;
     let bound = first.local_addr().map_err(failed)?;
@@ -46,7 +47,7 @@ pub fn bind_shared(
     Ok((bound, listeners))
 }
 
-/// Binds an address for one listener alone (admin).
+/// Binds an address for a single listener, such as the admin listener.
 ///
 /// # Errors
 /// As [`bind_shared`].
@@ -54,14 +55,14 @@ pub fn bind_single(address: SocketAddr, key: &'static str) -> Result<TcpListener
     bind(address, false).map_err(|source| ListenError { address, key, source })
 }
 
-/// Lets no new handshake begin on a listener, while those that have begun may end and be accepted.
+/// Stops new handshakes on a listener, while those that have begun may end and be accepted.
 ///
-/// Closing a listener resets every connection that the kernel has completed and the worker has not accepted: to its client it
-/// was accepted. So a drain first drops SYN segments with a socket filter (classic BPF on the TCP header), takes what is
-/// in the queue, and closes then. A client whose SYN was dropped sends it again, and is refused by then.
+/// Closing a listener resets every connection that the kernel has completed and the worker has not accepted, although the
+/// client sees it as accepted. So a drain first drops SYN segments with a socket filter (classic BPF on the TCP header),
+/// then takes what is in the queue, and closes last. A client whose SYN was dropped sends it again, and is refused then.
 ///
 /// # Errors
-/// The kernel does not take the filter; then a drain has that race, a few microseconds long.
+/// The kernel does not take the filter. The drain may then reset a connection that arrives within a few microseconds.
 #[cfg(target_os = "linux")]
 pub fn refuse_handshakes(listener: &impl AsFd) -> io::Result<()> {
     SockRef::from(listener).attach_filter(&SYN_DROPPED)
@@ -74,7 +75,7 @@ pub fn refuse_handshakes(_listener: &impl AsFd) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// The filter sees the segment from its TCP header on. RFC 9293 §3.1: the flags are byte 13, SYN 0x02, ACK 0x10.
+/// The filter reads the segment from its TCP header on. RFC 9293 §3.1: the flags are byte 13, SYN 0x02, ACK 0x10.
 #[cfg(target_os = "linux")]
 const SYN_DROPPED: [SockFilter; 5] = [
     SockFilter::new(LOAD_BYTE, 0, 0, 13),
@@ -95,7 +96,7 @@ const RETURN: u16 = 0x06;
 
 fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A restart must not wait for the TIME_WAIT of the connections before it.
+    // A restart must not wait for the TIME_WAIT of earlier connections.
     socket.set_reuse_address(true)?;
     if shared {
         socket.set_reuse_port(true)?;

@@ -1,5 +1,5 @@
-//! The thread of a worker: its own single-threaded runtime, its own `SO_REUSEPORT` listeners, and the loop of its commands and
-//! ticks. What it drives is a [`WorkerState`].
+//! The thread of a worker: its single-threaded runtime, its `SO_REUSEPORT` listeners, and the loop for its commands and
+//! ticks. It drives a [`WorkerState`].
 
 mod accepting;
 mod drain;
@@ -17,15 +17,15 @@ use crate::{
     worker::{Command, WorkerSetup, WorkerState},
 };
 
-/// Starts the worker's thread.
+/// Starts the thread of a worker, and returns when its runtime is there.
 ///
 /// # Errors
 /// The thread or its runtime cannot be made.
 pub fn start(setup: WorkerSetup) -> std::io::Result<JoinHandle<()>> {
     let (built, outcome) = std::sync::mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name(format!("worker-{}", setup.index)).spawn(move || {
-        // A local runtime belongs to its thread, so it is made there. Tasks go straight onto its queue; a `LocalSet`
-        // on a runtime of its own would be a second queue, with a second wake-up for every event.
+        // A local runtime belongs to its thread, so it is made there. Its tasks go straight onto its queue; a `LocalSet` on
+        // another runtime would be a second queue, with a second wake-up for every event.
         match tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
         {
             Ok(runtime) => {
@@ -35,7 +35,7 @@ pub fn start(setup: WorkerSetup) -> std::io::Result<JoinHandle<()>> {
             Err(error) => _ = built.send(Err(error)),
         }
     })?;
-    // A thread that ends without a word has panicked while building; its join says so.
+    // A thread that ends without a result has panicked while building the runtime; joining it reports that.
     outcome.recv().unwrap_or(Ok(()))?;
     Ok(thread)
 }
@@ -98,13 +98,13 @@ async fn run(mut setup: WorkerSetup) {
     }
 }
 
-/// A listener and the loop that accepts from it.
+/// A listener and the task that accepts from it.
 struct Accepting {
     listener: Rc<TcpListener>,
     task: tokio::task::JoinHandle<()>,
 }
 
-/// Log buffers are handed over this often.
+/// The interval at which log buffers are handed over and stalled bodies are found.
 const TICK: Duration = Duration::from_millis(100);
-/// Every so many ticks the worker sweeps: pools, timeouts, wall clock.
+/// The worker sweeps pools, timeouts and the wall clock once in so many ticks.
 const TICKS_PER_SWEEP: u32 = 10;

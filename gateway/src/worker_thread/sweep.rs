@@ -1,8 +1,9 @@
-//! What a worker looks at when no request makes it: bodies that stand still, pools, timeouts, its clock.
+//! The periodic work of a worker, which no request causes: stalled bodies, pools, timeouts, its clock.
 
 use crate::{metrics::Rare, worker::WorkerState};
 
 impl WorkerState {
+    /// Ends exchanges whose body has stood still for too long.
     pub(super) fn end_what_stands_still(&self) {
         let stalled = self.activities.look(self.clock.now());
         if stalled > 0 {
@@ -10,9 +11,10 @@ impl WorkerState {
         }
     }
 
+    /// Does the work of each second. `worker_thread` calls it.
     pub(super) fn sweep(&self) {
         self.clock.tick();
-        // Also without requests a worker must let go of endpoints that are gone.
+        // A worker without requests, too, must release the endpoints that are gone.
         let snapshot = self.snapshot();
         let now = self.clock.coarse();
         for pool in self.pools.borrow().values() {
@@ -31,7 +33,7 @@ impl WorkerState {
             }
         }
         self.connections.sweep(now, &snapshot.shared.table.listen, &self.metrics);
-        // What was not idle when it was looked for may be now.
+        // A connection that was busy when a place was needed may be idle now.
         if self.files.account.is_anything_waiting() {
             self.make_room();
         }

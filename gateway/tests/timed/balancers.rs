@@ -1,4 +1,4 @@
-//! Balancers that learn from what endpoints do.
+//! Balancers that learn from the responses of endpoints.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::support::{
     gateway::TestGateway,
 };
 
-/// Answers each request with `slow`, after a pause.
+/// A service that answers each request with `slow`, after a pause.
 async fn slow(pause: Duration) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -49,6 +49,7 @@ async fn peak_ewma_sends_few_requests_to_an_instance_that_answers_slowly() {
         let reply = send(gateway.http, get("/x")).await;
         counts[usize::from(text(&reply) == "quick")] += 1;
     }
-    // By chance the first; again if the quick one was held up for longer than that.
+    // The slow endpoint may get the first request by chance, and further ones if the quick one was delayed
+    // for longer than that.
     assert!(counts[0] <= 10, "slow, quick: {counts:?}");
 }

@@ -1,4 +1,4 @@
-//! How long a body may take: pauses and rates bound it, in both directions together, and not the time for an answer.
+//! The time of a body: pauses and rates limit it, in both directions together; the time for an answer does not.
 
 use std::{
     convert::Infallible,
@@ -38,7 +38,7 @@ async fn an_upload_may_take_longer_than_the_answer_may() {
     for body in ["gather", "stream"] {
         let route = format!("timeout: {{total: 300ms, idle: 1s}}, body: {body}");
         let gateway = gateway(service.addr, &route).await;
-        // Four times as long as `total`, and below and above what is gathered.
+        // Four times as long as `total`, with fewer and with more bytes than are gathered.
         for bytes in [1000, 100_000] {
             let answer = upload_slowly(gateway.http, &vec![b'x'; bytes], 6, Duration::from_millis(200)).await;
             assert!(answer.starts_with("HTTP/1.1 200"), "{body} {bytes}: {answer}");
@@ -92,7 +92,7 @@ async fn streaming() -> (TestGateway, TcpListener) {
     (gateway(addr, "timeout: {total: 500ms, idle: 600ms}, body: stream").await, listener)
 }
 
-/// The head of a response comes with the head of the request. What was read so far.
+/// Sends the head of a response as soon as the head of the request is there. Returns the bytes read so far.
 async fn begin_to_answer(service: &TcpListener) -> (TcpStream, Vec<u8>) {
     let (mut stream, _) = service.accept().await.unwrap();
     let mut read = Vec::new();
@@ -101,7 +101,7 @@ async fn begin_to_answer(service: &TcpListener) -> (TcpStream, Vec<u8>) {
     (stream, read)
 }
 
-/// The service's head comes at once; then it reads what the client sends in small pieces for longer than `idle`.
+/// The service sends its head at once, and then reads for longer than `idle` what the client sends in small pieces.
 #[tokio::test]
 async fn a_silent_response_lives_as_long_as_the_upload_moves() {
     let (gateway, listener) = streaming().await;
@@ -152,7 +152,7 @@ async fn a_silent_upload_lives_as_long_as_the_response_moves() {
     tokio::time::timeout(DEADLINE, async { tokio::join!(service, client) }).await.unwrap();
 }
 
-/// The response has begun, so no status can say it: the log does.
+/// The response has begun, so no status can report it; the log does.
 #[tokio::test]
 async fn the_log_names_the_side_that_was_silent() {
     let log = "access_log: {format: json, file: access.log}\n";

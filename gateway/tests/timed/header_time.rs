@@ -1,4 +1,5 @@
-//! `listen.header_timeout` of HTTP/1.1: never early, and not begun by what is no request.
+//! `listen.header_timeout` of HTTP/1.1: it never ends early, and bytes that are not part of a request do not
+//! start it.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,7 @@ async fn backend() -> Backend {
     Backend::with(|_| Response::new(Bytes::new())).await
 }
 
-/// A connection that has had an answer.
+/// A connection that has received an answer.
 async fn served(gateway: &TestGateway) -> TcpStream {
     let mut client = TcpStream::connect(gateway.http).await.unwrap();
     client.set_nodelay(true).unwrap();
@@ -54,17 +55,18 @@ async fn are_parked(gateway: &TestGateway, connections: usize) {
     .await;
 }
 
-/// How long the gateway keeps the connection; it sends nothing more.
+/// The time for which the gateway keeps the connection. The client sends nothing more.
 async fn until_closed(client: &mut TcpStream, began: Instant) -> Duration {
     let closed = tokio::time::timeout(Duration::from_secs(20), client.read(&mut [0; 64])).await;
     assert!(matches!(closed.expect("the gateway closes it"), Ok(0) | Err(_)));
     began.elapsed()
 }
 
-/// Less than the second after which the worker looks again, so that a reading of the clock from then is too old.
+/// Less than the second between two sweeps of the worker, so that a clock reading of the last sweep is too old.
 const HEADER_TIMEOUT: Duration = Duration::from_millis(900);
 
-/// The connections begin their heads all over such a second, and nothing else makes the worker read its clock.
+/// The connections begin their heads at times spread over such a second, and nothing else makes the worker read
+/// its clock.
 #[tokio::test]
 async fn half_a_head_has_all_of_its_time_on_a_fresh_and_on_a_parked_connection() {
     let backend = backend().await;
@@ -102,7 +104,7 @@ async fn half_a_head_has_all_of_its_time_on_a_fresh_and_on_a_parked_connection()
     }
 }
 
-/// RFC 9112 §2.2: before a request they are to be ignored.
+/// RFC 9112 §2.2: empty lines before a request are to be ignored.
 #[tokio::test]
 async fn empty_lines_leave_a_connection_idle_busy_or_parked() {
     let backend = backend().await;
@@ -115,7 +117,7 @@ async fn empty_lines_leave_a_connection_idle_busy_or_parked() {
             client.write_all(piece).await.unwrap();
         }
     }
-    // Another connection's head runs out of its time meanwhile.
+    // The head of another connection runs into its timeout meanwhile.
     let mut late = TcpStream::connect(gateway.http).await.unwrap();
     late.write_all(b"GET").await.unwrap();
     until_closed(&mut late, Instant::now()).await;

@@ -1,4 +1,4 @@
-//! What an endpoint is blamed for that was tried when most of the time was gone.
+//! The blame for an endpoint that was tried when most of the time was gone.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -18,7 +18,7 @@ async fn breaker(gateway: &TestGateway, addr: SocketAddr) -> String {
     one["breaker"].as_str().unwrap().to_owned()
 }
 
-/// The second attempt has what the first one left of the time.
+/// The second attempt has the time that the first one left.
 #[tokio::test]
 async fn an_endpoint_that_was_tried_late_is_not_blamed_for_the_time_that_was_gone() {
     let silent = RawBackend::answering(b"", false).await;
@@ -31,7 +31,7 @@ async fn an_endpoint_that_was_tried_late_is_not_blamed_for_the_time_that_was_gon
         silent.addr
     ))
     .await;
-    // Whichever is first: a request that begins at the silent one leaves 300 ms for the slow one.
+    // Either may be first. A request that begins at the silent one leaves 300 ms for the slow one.
     eventually("the silent one's breaker is open", || async {
         let _ = status(gateway.http, "/x").await;
         breaker(&gateway, silent.addr).await != "closed"
@@ -40,7 +40,7 @@ async fn an_endpoint_that_was_tried_late_is_not_blamed_for_the_time_that_was_gon
     assert_eq!(breaker(&gateway, slow).await, "closed");
 }
 
-/// Answers each request after a pause.
+/// A service that answers each request after a pause.
 async fn slow_answer(pause: Duration) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();

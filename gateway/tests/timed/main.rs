@@ -1,5 +1,5 @@
-//! Tests that promise times of less than a second. They are a binary of their own, because `cargo test` runs one binary after the
-//! other: what the suite does at the same time would be their time.
+//! Tests of times below a second. They are a separate binary, because `cargo test` runs one binary after the other: what the
+//! other tests do at the same time would count in these times.
 
 #[allow(dead_code, reason = "each binary of tests uses a part of it")]
 #[path = "../it/support/mod.rs"]

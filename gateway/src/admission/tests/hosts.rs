@@ -1,4 +1,4 @@
-//! Which host and scheme a request is for.
+//! The host and scheme that a request is for.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Admission against the framing cases and against each rule's two sides.
+//! Admission against the framing cases, and against both sides of each rule.
 
 mod hosts;
 mod paths;
@@ -30,7 +30,8 @@ fn limits() -> AdmissionLimits {
 
 const DIRECT: Arrival = Arrival { scheme: Scheme::Http, peer_is_trusted: false };
 
-/// The head of a raw HTTP/1 message (latin-1), as hyper would hand it over; `None` if its types cannot hold it.
+/// The head of a raw HTTP/1 message (latin-1) in the form that hyper returns. `None` if hyper's types cannot
+/// hold it.
 fn parse(raw: &str) -> Option<Parts> {
     let (head, _) = raw.trim_start_matches("\r\n").split_once("\r\n\r\n")?;
     let mut lines = head.split("\r\n");
@@ -75,7 +76,7 @@ fn h2(uri: &str, headers: &[(&str, &str)]) -> Parts {
     request.body(()).expect("a request").into_parts().0
 }
 
-/// The cases whose bytes are made by a rule.
+/// The cases whose bytes are generated.
 fn long_case(id: &str) -> Option<String> {
     let head = |line: &str| format!("{line} HTTP/1.1\r\nHost: gw\r\n");
     Some(match id {
@@ -115,12 +116,12 @@ fn admission_answers_the_framing_cases_as_the_table_says() {
         };
         let raw = case["request"].as_str().map(str::to_owned).or_else(|| long_case(id)).expect("the bytes");
         let Some(parts) = parse(&raw) else {
-            // hyper's types refuse it before us.
+            // hyper's types refuse it before admission.
             assert_eq!(id, "E24");
             continue;
         };
         let answer = match admit(&parts, &limits(), DIRECT, None) {
-            // Where a route would have sent it on.
+            // A route would have sent it to a service.
             Ok(Admission::Forward(_)) if needs_upgrade(&parts) => "R501".to_owned(),
             Ok(Admission::Forward(_)) => "F".to_owned(),
             Ok(Admission::LocalOptions) => "local_options".to_owned(),
@@ -232,7 +233,7 @@ fn a_message_at_a_limit_passes_and_one_past_it_does_not() {
     assert!(target(TARGET_BYTES_MAX).is_ok());
     assert_eq!(target(TARGET_BYTES_MAX + 1), Err(Refusal::TargetTooLong));
 
-    // Host is one line of the hundred.
+    // Host is one of the hundred lines.
     let lines =
         |count: usize| check(&format!("GET /a HTTP/1.1\r\nHost: gw\r\n{}\r\n", "x: y\r\n".repeat(count - 1)));
     assert!(lines(100).is_ok());

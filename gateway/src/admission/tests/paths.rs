@@ -1,4 +1,4 @@
-//! The canonical path: examples, and the property that it reads the same to everyone.
+//! The canonical path: examples, and the property that all programs read it alike.
 
 use std::borrow::Cow;
 
@@ -141,7 +141,7 @@ fn no_route_can_allow_a_path_that_some_reading_leads_out_of_its_place() {
     }
 }
 
-/// RFC 3986 as a second program would read it: decode everything, drop parameters, resolve dots, merge slashes.
+/// RFC 3986 as another program may read it: decode everything, drop parameters, resolve dots, merge slashes.
 fn lenient_reading(path: &str) -> Vec<String> {
     let decoded = percent_encoding::percent_decode_str(path).decode_utf8_lossy().replace('\\', "/");
     let mut segments: Vec<String> = Vec::new();
@@ -180,7 +180,7 @@ proptest! {
         if let Ok(canonical) = canonical_path(&path) {
             let again = canonical_path(&canonical);
             prop_assert_eq!(again.as_deref(), Ok(&*canonical), "idempotent");
-            // `;` inside an encoding counts as data to the strict program, as a delimiter to the lenient one.
+            // `;` inside an encoding is data to the strict program, and a delimiter to the lenient one.
             if !canonical.contains("%3B") {
                 prop_assert_eq!(strict_reading(&canonical), lenient_reading(&canonical));
             }
@@ -207,7 +207,7 @@ proptest! {
                 prop_assert!(!names.clone().any(|name| matches!(name, "." | "..")), "{} reads {}", path, reading);
                 reading = percent_encoding::percent_decode_str(&reading).decode_utf8_lossy().into_owned();
             }
-            // What needs no permission has the same form with it.
+            // A path that needs no permission has the same form with one.
             if let Ok(strict) = canonical_path(&path) {
                 prop_assert_eq!(&*strict, &*canonical);
             }

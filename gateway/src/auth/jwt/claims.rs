@@ -1,4 +1,5 @@
-//! The claims of a token whose signature is valid: are they for this gateway, and is it their time?
+//! The checks of a token's claims once its signature is valid: whether it is for this gateway, and valid at
+//! this time.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::Value;
@@ -11,7 +12,7 @@ use super::{
     Jwt, JwtRejection,
 };
 
-/// The claims of a token. They are not verified.
+/// The claims of a token, which are not verified.
 pub(super) fn payload_of(token: &str) -> Result<Payload, JwtRejection> {
     let encoded = token.split('.').nth(1).ok_or(JwtRejection::Malformed)?;
     URL_SAFE_NO_PAD.decode(encoded).map(Payload::new).map_err(|_| JwtRejection::Malformed)
@@ -26,14 +27,15 @@ impl From<ClaimFault> for JwtRejection {
     }
 }
 
-/// What a token says of its issuer. It is not verified: it only chooses the provider that verifies the token.
+/// The issuer that a token claims. It is not verified: it only chooses the provider that verifies the token.
 pub fn issuer_of(token: &str) -> Option<Box<str>> {
     let payload = payload_of(token).ok()?;
     let claims = payload.claims().ok()?;
     claims.get("iss")?.as_str().map(Into::into)
 }
 
-/// RFC 7519 §4.1. Expiry is checked last: `token_expired` tells the client that a fresh token would do.
+/// Checks the claims (RFC 7519 §4.1). Expiry is checked last, because `token_expired` means to the client
+/// that a fresh token is enough.
 pub(super) fn check(jwt: &Jwt, payload: &Payload, now: u64) -> Result<Identity, JwtRejection> {
     let mut claims = payload.claims()?;
     check_issuer(jwt, claims.get("iss"))?;
@@ -57,7 +59,7 @@ pub(super) fn check(jwt: &Jwt, payload: &Payload, now: u64) -> Result<Identity, 
     Ok(jwt.projection.identity(&jwt.provider, subject, claims, valid_until)?)
 }
 
-/// One string, exactly the configured one: a list of issuers has no meaning (RFC 7519 §4.1.1).
+/// Requires one string, exactly the configured one. A list of issuers has no meaning (RFC 7519 §4.1.1).
 fn check_issuer(jwt: &Jwt, iss: Option<&Value>) -> Result<(), JwtRejection> {
     match (iss, &jwt.issuer) {
         (Some(Value::String(iss)), Some(expected)) if **iss == **expected => Ok(()),
@@ -67,9 +69,9 @@ fn check_issuer(jwt: &Jwt, iss: Option<&Value>) -> Result<(), JwtRejection> {
     }
 }
 
-/// A string or a list of strings, one of which must be ours.
+/// Requires a string or a list of strings, one of which is configured.
 ///
-/// With `audience: none` a token that has one is not for us (RFC 7519 §4.1.3).
+/// With `audience: none`, a token that has an audience is not for this gateway (RFC 7519 §4.1.3).
 fn check_audience(jwt: &Jwt, aud: Option<&Value>) -> Result<(), JwtRejection> {
     let is_ours = |aud: &str| jwt.audience.iter().any(|ours| **ours == *aud);
     let found = match aud {
@@ -83,7 +85,7 @@ fn check_audience(jwt: &Jwt, aud: Option<&Value>) -> Result<(), JwtRejection> {
     if found { Ok(()) } else { Err(JwtRejection::WrongAudience) }
 }
 
-/// What stands in the place of an audience, or beside it.
+/// Requires the claims that replace an audience or are required in addition to it.
 fn check_required(jwt: &Jwt, claims: &ClaimSet<'_>) -> Result<(), JwtRejection> {
     match jwt.required.iter().find(|(name, texts)| !is_one_of(claims.get(name), texts)) {
         Some((name, _)) => Err(JwtRejection::WrongClaim(name.clone())),
@@ -91,8 +93,8 @@ fn check_required(jwt: &Jwt, claims: &ClaimSet<'_>) -> Result<(), JwtRejection> 
     }
 }
 
-/// A NumericDate (RFC 7519 §2) in whole seconds, rounded down. Nothing past the year 9999: that is a date in
-/// milliseconds, a token that would never expire.
+/// A NumericDate (RFC 7519 §2) in whole seconds, rounded down. A time past the year 9999 is refused: it is
+/// probably in milliseconds, and such a token would never expire.
 fn time(claims: &ClaimSet<'_>, name: &'static str) -> Result<Option<u64>, JwtRejection> {
     let Some(value) = claims.get(name) else { return Ok(None) };
     let seconds = match value {
@@ -126,7 +128,7 @@ mod tests {
         *,
     };
 
-    /// The verdict on good claims with some changed; `"<none>"` removes one.
+    /// The verdict on valid claims of which some are changed; `"<none>"` removes one.
     fn check_claims(more: Value) -> Result<Identity, JwtRejection> {
         check(&es256(json!({}), &with(claims(), more)))
     }
@@ -165,7 +167,7 @@ mod tests {
             json!(true),
         ] {
             let verdict = check_claims(json!({ "exp": exp }));
-            // Lists and objects do not even pass the library's reading of the claims.
+            // Lists and objects are refused already when the library reads the claims.
             let expected = [Err(JwtRejection::BadClaim("exp")), Err(JwtRejection::Malformed)];
             assert!(expected.contains(&verdict), "{exp}: {verdict:?}");
         }
@@ -370,7 +372,7 @@ mod tests {
             ("text.a", json!(null)),
             ("sub.a", json!(null)),
         ] {
-            // Beside others of the same claim, as a configuration may ask for them.
+            // Together with other parts of the same claim, as a configuration may have them.
             let kept: BTreeSet<&str> = ["realm_access", "realm_access.roles", name].into();
             let kept: Vec<&str> = kept.into_iter().collect();
             let verified = verified_by(&settings(), &kept, &payload).unwrap();

@@ -1,15 +1,16 @@
-//! The header of a token: which algorithm and which key, and is it a token at all.
+//! The header of a token: its algorithm and its key, and whether it is an access token.
 
 use jsonwebtoken::{Algorithm, Header};
 
 use super::{JwtRejection, KID_BYTES_MAX};
 
-/// The header that was read last, and its text. Tokens of one issuer differ in their claims and hardly ever in their
-/// header, which costs as much to read as the claims do. What is read depends on the text alone, so it stays true.
+/// The text of the last header and what was read from it. Tokens of one issuer differ in their claims but hardly
+/// ever in their header, which takes as long to read as the claims. The result depends only on the text, so it stays
+/// correct.
 #[derive(Debug, Default)]
 pub struct LastHeader(Option<(Box<str>, KeyName)>);
 
-/// What a header asks for.
+/// The algorithm and the key that a header names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct KeyName {
     pub(super) algorithm: Algorithm,
@@ -17,13 +18,13 @@ pub(super) struct KeyName {
 }
 
 impl LastHeader {
-    /// The header of this token.
+    /// The content of this token's header.
     pub(super) fn or_read(&mut self, token: &str) -> Result<&KeyName, JwtRejection> {
-        // What is in front of the last two parts, as jsonwebtoken cuts it.
+        // The text before the last two parts, cut as jsonwebtoken does.
         let cut = |text: &str| text.rfind('.').ok_or(JwtRejection::Malformed);
         let message = &token[..cut(token)?];
         let text = &message[..cut(message)?];
-        // One that cannot be read takes nothing away.
+        // A header that cannot be read leaves the last one in place.
         if self.0.as_ref().is_none_or(|(known, _)| **known != *text) {
             let name = read(token)?;
             self.0 = Some((text.into(), name));
@@ -38,7 +39,7 @@ fn read(token: &str) -> Result<KeyName, JwtRejection> {
     Ok(KeyName { algorithm: header.alg, kid: header.kid.map(Into::into) })
 }
 
-/// RFC 7515 §4.1: what must not be in a header that we accept.
+/// Refuses headers that an accepted token must not have (RFC 7515 §4.1).
 fn check(header: &Header) -> Result<(), JwtRejection> {
     if header.crit.is_some() {
         return Err(JwtRejection::CriticalHeader);
@@ -46,7 +47,7 @@ fn check(header: &Header) -> Result<(), JwtRejection> {
     if header.kid.as_ref().is_some_and(|kid| kid.len() > KID_BYTES_MAX) {
         return Err(JwtRejection::Malformed);
     }
-    // A type that names a profile of JWT (`logout+jwt`, `dpop+jwt`) is for what it says, except for access
+    // A type that names a profile of JWT (`logout+jwt`, `dpop+jwt`) is only for that purpose, except for access
     // tokens (RFC 9068 §2.1), under any vendor's prefix.
     let is_for_something_else = |typ: &str| {
         let typ = typ.to_ascii_lowercase();

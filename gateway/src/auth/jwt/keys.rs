@@ -1,9 +1,9 @@
-//! Verification keys: JWKS (RFC 7517), PEM, shared secrets.
+//! The keys that verify tokens: JWKS (RFC 7517), PEM, shared secrets.
 //!
-//! A key is bound to its algorithms when it is read: to the `alg` of the JWK, else to those of its type and
-//! curve. JWKs that cannot verify a signature for us are skipped, each with a reason; a set without a usable
-//! key is an error, so that a bad document never replaces good keys. Limits: [`KEYS_MAX`] keys, RSA from
-//! 2,048 bits, secrets from [`SECRET_BYTES_MIN`] bytes (RFC 7518 §3.2 and §3.3).
+//! A key is bound to its algorithms when it is read: to the `alg` of the JWK, or otherwise to all of its type and curve.
+//! JWKs that cannot verify signatures here are skipped, each with a reason. A set without a usable key is an error, so that
+//! a bad document never replaces good keys. Limits: [`KEYS_MAX`] keys, RSA with at least 2,048 bits, secrets of at least
+//! [`SECRET_BYTES_MIN`] bytes (RFC 7518 §3.2 and §3.3).
 
 use std::fmt;
 
@@ -25,7 +25,7 @@ use super::{
 #[derive(Debug, Clone, PartialEq)]
 pub struct KeySet {
     keys: Box<[Key]>,
-    /// From a PEM or a secret: there is one key, and whatever `kid` a token names is this one.
+    /// The set is from a PEM file or a secret: it has one key, which any `kid` of a token means.
     nameless: bool,
     skipped: Box<[Skipped]>,
 }
@@ -34,12 +34,12 @@ pub struct KeySet {
 struct Key {
     kid: Option<Box<str>>,
     decoding: DecodingKey,
-    /// By algorithm.
+    /// The prepared verifier for each algorithm.
     verifiers: Box<[(Algorithm, Verifier)]>,
 }
 
 impl Key {
-    /// Ready for all of `algorithms`.
+    /// A key that is prepared for all of `algorithms`.
     fn new(kid: Option<&str>, decoding: DecodingKey, algorithms: &[Algorithm]) -> Result<Self, KeyRefused> {
         let ready = |&algorithm: &Algorithm| {
             Verifier::new(&decoding, algorithm).map(|verifier| (algorithm, verifier))
@@ -48,7 +48,7 @@ impl Key {
         Ok(Self { kid: kid.map(Into::into), verifiers, decoding })
     }
 
-    /// Its public part. `None`: a shared secret has none.
+    /// The public part of the key as a JWK. `None`: a shared secret has none.
     fn to_jwk(&self) -> Option<Value> {
         if self.decoding.family() == AlgorithmFamily::Hmac {
             return None;
@@ -71,7 +71,7 @@ impl Key {
     }
 }
 
-/// All bytes are compared: equal sets verify the same tokens.
+/// All bytes are compared, so that equal sets verify the same tokens.
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
         use DecodingKeyKind::{RsaModulusExponent, SecretOrDer};
@@ -104,12 +104,13 @@ impl Skipped {
     }
 }
 
-/// Of a text of any length what can be shown.
+/// The beginning of a text, short enough to be shown.
 fn cut(text: &str) -> Box<str> {
     text.chars().take(super::KID_BYTES_MAX).collect()
 }
 
-/// `rsa-1` (RSA, RSA-OAEP): not for signatures. What the set says of itself is to be escaped.
+/// `rsa-1` (RSA, RSA-OAEP): not for signatures. The texts come from the set, so the output must be escaped before it is
+/// shown.
 impl fmt::Display for Skipped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "`{}`", self.kid.as_deref().unwrap_or("-"))?;
@@ -151,7 +152,7 @@ impl fmt::Display for Reasons<'_> {
         for (index, Skipped { kid, why, .. }) in self.0.iter().enumerate() {
             let separator = if index == 0 { "" } else { "; " };
             match kid {
-                // `escape_debug`: the set comes from the network, the message goes to a terminal.
+                // `escape_debug`, because the set comes from the network and the message goes to a terminal.
                 Some(kid) => write!(f, "{separator}`{}`: {why}", kid.escape_debug())?,
                 None => write!(f, "{separator}key {}: {why}", index + 1)?,
             }
@@ -161,7 +162,10 @@ impl fmt::Display for Reasons<'_> {
 }
 
 impl KeySet {
-    /// A JWK set, as issuers publish it.
+    /// Reads a JWK set as issuers publish it.
+    ///
+    /// # Errors
+    /// The document is not a JWK set, has too many keys, or has no usable one.
     pub fn from_jwks(json: &[u8]) -> Result<Self, KeyError> {
         #[derive(Deserialize)]
         struct Document {
@@ -186,7 +190,10 @@ impl KeySet {
         Ok(Self { keys: keys.into(), nameless: false, skipped: skipped.into() })
     }
 
-    /// One public key in PEM: RSA (PKCS#1 or SPKI), EC P-256 or P-384, Ed25519.
+    /// Reads one public key in PEM: RSA (PKCS#1 or SPKI), EC P-256 or P-384, Ed25519.
+    ///
+    /// # Errors
+    /// The text is not such a key, or the key is too weak.
     pub fn from_pem(pem: &[u8]) -> Result<Self, KeyError> {
         if memchr::memmem::find(pem, b"PRIVATE KEY-----").is_some() {
             return Err(KeyError::PrivateKey);
@@ -198,14 +205,17 @@ impl KeySet {
             .or_else(|_| DecodingKey::from_ec_pem(pem))
             .or_else(|_| DecodingKey::from_ed_pem(pem))
             .map_err(|_| KeyError::NotPem)?;
-        // By way of a JWK, so that there is one place that judges keys.
+        // The key becomes a JWK, so that one function judges all keys.
         let jwk = Jwk::from_decoding_key(&decoding, None).map_err(|_| KeyError::NotPem)?;
         let key =
             judge(&jwk).map_err(|why| KeyError::NoUsableKey([Skipped::of(&Value::Null)(why)].into()))?;
         Ok(Self { keys: [key].into(), nameless: true, skipped: Box::default() })
     }
 
-    /// A secret for HS256. White space at the end is not part of it: editors add line ends.
+    /// Reads a secret for HS256. White space at the end is not part of it, because editors add line ends.
+    ///
+    /// # Errors
+    /// The secret is too short.
     pub fn from_secret(secret: &[u8]) -> Result<Self, KeyError> {
         let secret = secret.trim_ascii_end();
         if secret.len() < SECRET_BYTES_MIN {
@@ -217,19 +227,19 @@ impl KeySet {
         Ok(Self { keys: [key].into(), nameless: true, skipped: Box::default() })
     }
 
-    /// The public keys as a document that [`KeySet::from_jwks`] reads as these keys: nothing else that an issuer publishes, by
-    /// mistake a private key, is in it. `None`: a secret is not public.
+    /// The public keys as a document that [`KeySet::from_jwks`] reads as the same keys. It contains nothing else that an
+    /// issuer may publish, such as a private key by mistake. `None`: a secret is not public.
     pub fn to_jwks(&self) -> Option<Value> {
         let keys = self.keys.iter().map(Key::to_jwk).collect::<Option<Vec<_>>>()?;
         Some(serde_json::json!({ "keys": keys }))
     }
 
-    /// `kid` of each usable key.
+    /// The `kid` of each usable key.
     pub fn names(&self) -> impl Iterator<Item = Option<&str>> {
         self.keys.iter().map(|key| key.kid.as_deref())
     }
 
-    /// Number of usable keys.
+    /// The number of usable keys.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
@@ -238,14 +248,15 @@ impl KeySet {
         self.keys.is_empty()
     }
 
-    /// What was left out, for a warning.
+    /// The keys that were left out, for a warning.
     pub fn skipped(&self) -> &[Skipped] {
         &self.skipped
     }
 
-    /// Keys to try, in the order of the set: those that the token names and that use its algorithm. A token without a `kid` leaves
-    /// no choice if only one key fits, and otherwise means one without a name. An issuer may have two of either while it replaces
-    /// a key, hence more than one; never more than [`CANDIDATES_MAX`].
+    /// The keys to try, in the order of the set: those that the token names and that use its algorithm. If a token has no
+    /// `kid` and several keys fit, only keys without a name are meant. An issuer may have two keys of one name, or two
+    /// without a name, while it replaces a key, so the result may be more than one; it is never more than
+    /// [`CANDIDATES_MAX`].
     pub(super) fn candidates<'a>(
         &'a self,
         kid: Option<&'a str>,
@@ -343,9 +354,9 @@ fn algorithms_of(parameters: &AlgorithmParameters) -> Result<&'static [Algorithm
     }
 }
 
-/// Keys read from one set; issuers have two to ten.
+/// The largest number of keys that are read from one set. Issuers have two to ten.
 const KEYS_MAX: usize = 100;
-/// Keys tried for one token.
+/// The largest number of keys that are tried for one token.
 const CANDIDATES_MAX: usize = 4;
 /// RFC 7518 §3.2: as long as the hash.
 pub(super) const SECRET_BYTES_MIN: usize = 32;

@@ -1,12 +1,13 @@
-//! JSON Web Tokens (RFC 7519, RFC 8725): is a token valid, and whose is it.
+//! JSON Web Tokens (RFC 7519, RFC 8725): whether a token is valid, and the identity that it gives.
 //!
-//! jsonwebtoken reads tokens and keys, aws-lc-rs checks signatures (`signature.rs` gives the reason). The rules for header and
-//! claims are here, because they need `now` and are stricter than that crate's: `iss`, `aud` and `exp` must be there with the
-//! right JSON type, `nbf` is obeyed, a `crit` header is refused (RFC 7515 §4.1.11), and so is a claim that occurs twice. The
-//! algorithm comes from the key and the configuration, never from the token alone, so a public key cannot serve as an HMAC
-//! secret. Before its signature is verified, the content of a token decides two things only: which provider checks it (`iss`),
-//! and whether newer keys could help it. `jku`, `jwk`, `x5u` and `x5c` are ignored: no content of a token causes a request. The
-//! log gets the reason of a rejection as a word ([`JwtRejection::reason`]); the client learns only [`Told`].
+//! jsonwebtoken reads tokens and keys, and aws-lc-rs checks signatures (`signature.rs` has the reason). The rules for header
+//! and claims are here, because they need `now` and are stricter than those of that crate: `iss`, `aud` and `exp` must be
+//! present with the right JSON type, `nbf` is obeyed, and a token is refused if it has a `crit` header (RFC 7515 §4.1.11) or
+//! a claim that occurs twice. The algorithm comes from the key and the configuration, never from the token alone, so a
+//! public key cannot serve as an HMAC secret. Before its signature is verified, the content of a token decides only which
+//! provider checks it (`iss`), and whether newer keys could make it valid. `jku`, `jwk`, `x5u` and `x5c` are ignored: no
+//! content of a token causes a request. The log gets the reason of a rejection as a word ([`JwtRejection::reason`]); the
+//! client learns only [`Told`].
 //!
 //! Units: seconds since 1970. Limits: [`TOKEN_BYTES_MAX`], [`KID_BYTES_MAX`].
 
@@ -38,37 +39,36 @@ use super::{
 };
 use crate::syntax::{diagnostics::Diagnostics, fields::Fields, tree::At};
 
-/// What a provider of tokens checks, without its keys, which come and go.
+/// The compiled form of a provider of tokens, without its keys, which change at other times.
 #[derive(Debug, Clone)]
 pub struct Jwt {
     provider: Arc<str>,
     issuer: Option<Box<str>>,
-    /// With variables as they are written.
+    /// The issuer, with variables as they are written.
     shown_issuer: Option<Box<str>>,
-    /// Empty: a token has none, and `required` says whom it is for.
+    /// Empty: tokens have no audience, and `required` decides for which service they are.
     audience: Box<[Box<str>]>,
-    /// Claims that a token must have, and what one of their texts must be.
+    /// Claims that a token must have, each with its accepted texts.
     required: ClaimTexts,
     algorithms: Box<[Algorithm]>,
     leeway: u64,
     projection: Projection,
 }
 
-/// Why a token is not valid.
+/// The reason that a token is not valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JwtRejection {
-    /// Not three parts of base64url with JSON inside, too long, a claim twice, or an `alg` that does not
-    /// exist (`none` is one of those).
+    /// The token is not three parts of base64url with JSON inside, is too long, has a claim twice, or has an `alg` that does
+    /// not exist (`none` is one of those).
     Malformed,
     /// The provider or the key does not use this algorithm.
     UnsupportedAlgorithm,
-    /// `crit`: we understand no extension that must be understood.
+    /// The header has `crit`: no extension is supported that must be understood.
     CriticalHeader,
-    /// `typ` or `cty` say that it is something else than an access token (RFC 8725 §3.11), or it is
-    /// encrypted.
+    /// By `typ` or `cty` it is not an access token (RFC 8725 §3.11), or it is encrypted.
     WrongType,
-    /// No key has this `kid`; the issuer may have a new one, so the keys may be fetched again. `None`: the
-    /// token names no key and not exactly one fits.
+    /// No key has this `kid`. The issuer may have a new key, so the keys may be fetched again. `None`: the token names no
+    /// key, and it is not certain which one it means.
     UnknownKey {
         kid: Option<Box<str>>,
     },
@@ -81,13 +81,13 @@ pub enum JwtRejection {
     WrongAudience,
     /// This claim, which the provider requires, is missing or different.
     WrongClaim(Box<str>),
-    /// This claim, which is forwarded, cannot be written into a header without changing its meaning.
+    /// This claim, which is forwarded, cannot be written into a header without a change of its meaning.
     NotForwardable(Box<str>),
     /// The provider's keys were never loaded.
     KeysUnavailable,
 }
 
-/// A provider that could accept nothing.
+/// The provider could not accept any token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum JwtError {
     #[error("no algorithm is accepted")]
@@ -98,17 +98,17 @@ pub enum JwtError {
     NoAudience,
 }
 
-/// Makes aws-lc-rs the cryptography of jsonwebtoken; call it once at start. Further calls change nothing.
+/// Makes aws-lc-rs the cryptography of jsonwebtoken. It must be called once at start; further calls change nothing.
 pub fn install_crypto_provider() {
-    // An error says that one is installed already.
+    // An error means that one is installed already.
     let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
 }
 
 impl Jwt {
-    /// `kept`: claims that an identity keeps beside those that have fields of their own.
+    /// Compiles a provider. `kept` are the claims that an identity keeps, in addition to those with fields of their own.
     ///
     /// # Errors
-    /// The provider could accept nothing.
+    /// The provider could not accept any token.
     pub fn compile(
         settings: &ProviderSettings,
         own: &JwtSettings,
@@ -137,10 +137,11 @@ impl Jwt {
         })
     }
 
-    /// Is the token valid at `now` (seconds since 1970)? `keys` are `None` until they were first loaded.
+    /// Checks whether the token is valid at `now` (seconds since 1970). `keys` is `None` until keys were loaded for the
+    /// first time.
     ///
     /// # Errors
-    /// Why it is not.
+    /// The reason that the token is not valid.
     pub fn verify(
         &self,
         keys: Option<&KeySet>,
@@ -156,14 +157,14 @@ impl Jwt {
             return Err(JwtRejection::UnsupportedAlgorithm);
         }
         let Some(keys) = keys else {
-            // What the claims alone refuse, no key lets through.
+            // A token whose claims are refused is refused whatever the keys are.
             claims::check(self, &payload_of(token)?, now)?;
             return Err(JwtRejection::KeysUnavailable);
         };
         let mut rejection = JwtRejection::BadSignature;
         for key in keys.candidates(header.kid.as_deref(), header.algorithm)? {
             match key.check(token) {
-                // Nothing is read from the claims before the signature is known to be good.
+                // Nothing is read from the claims before the signature has been verified.
                 Ok(()) => return claims::check(self, &payload_of(token)?, now),
                 Err(SignatureFault::Malformed) => return Err(JwtRejection::Malformed),
                 Err(SignatureFault::Bad) => rejection = JwtRejection::BadSignature,
@@ -172,8 +173,8 @@ impl Jwt {
         Err(rejection)
     }
 
-    /// Could newer keys let a token pass that `rejection` refused? Not if its header or its claims refuse it whatever its
-    /// signature, so that only a token which could be good is a reason to fetch keys.
+    /// Whether newer keys could make a token valid that `rejection` refused. They could not if its header or its claims are
+    /// refused whatever its signature is, so only a token that could be valid causes a fetch of keys.
     pub fn depends_on_keys(
         &self,
         rejection: &JwtRejection,
@@ -182,10 +183,11 @@ impl Jwt {
         last_header: &mut LastHeader,
     ) -> bool {
         let is_of_keys = match rejection {
-            // The claims were looked at.
+            // The claims have been checked.
             JwtRejection::KeysUnavailable => return true,
             JwtRejection::UnknownKey { .. } | JwtRejection::BadSignature => true,
-            // Of the provider, or of the keys: a key may have been replaced by one of another type.
+            // The provider may not accept the algorithm, or no key may have it; a key may have been replaced by one of
+            // another type.
             JwtRejection::UnsupportedAlgorithm => {
                 last_header.or_read(token).is_ok_and(|header| self.algorithms.contains(&header.algorithm))
             }
@@ -278,7 +280,7 @@ impl JwtRejection {
         }
     }
 
-    /// The claim that the reason is about.
+    /// The claim that is the reason.
     pub fn claim(&self) -> Option<&str> {
         match self {
             Self::BadClaim(claim) => Some(claim),
@@ -311,17 +313,16 @@ impl JwtRejection {
     }
 }
 
-/// Longest token; clients that send more are refused before any work is done.
+/// The longest token. A longer one is refused before any work is done.
 pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
-/// Longest `kid`; key identifiers are names or hashes.
+/// The longest `kid`. Key identifiers are names or hashes.
 pub const KID_BYTES_MAX: usize = 128;
-/// Fields that say where keys of tokens are.
+/// The fields that contain the place of a provider's keys for tokens.
 const KEY_FIELDS: [&str; 5] = ["issuer", "jwks", "jwks_file", "public_key_file", "hs256_secret_file"];
 
 #[cfg(test)]
 pub(crate) mod tests {
-    //! The attacks that implementations fell for (RFC 8725), and tokens that hold. Tests of claims stand
-    //! there.
+    //! The attacks to which implementations have fallen (RFC 8725), and valid tokens. `claims` has the tests of claims.
 
     use std::{sync::LazyLock, time::Duration};
 
@@ -340,7 +341,7 @@ pub(crate) mod tests {
         syntax::{diagnostics::Span, hidden::Hidden},
     };
 
-    /// Any moment will do.
+    /// Any moment.
     pub(super) const NOW: u64 = 1_800_000_000;
     pub(super) const LEEWAY: u64 = 30;
     const SECRET: &[u8] = b"thirty-two bytes of shared secret";
@@ -378,7 +379,7 @@ pub(crate) mod tests {
         Issuer { rsa, rsa_key, ec_key, ed_key: EncodingKey::from_ed_der(&ed.serialize_der()), keys }
     });
 
-    /// A provider's settings, without what has no part in a check.
+    /// A provider's settings, without those that no check uses.
     #[derive(Clone)]
     pub(super) struct Given {
         pub(super) issuer: Option<String>,
@@ -425,7 +426,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// A provider that forwards nothing.
+    /// A provider that forwards no claim.
     pub(crate) fn provider() -> ProviderSettings {
         ProviderSettings {
             name: "main".into(),
@@ -461,7 +462,7 @@ pub(crate) mod tests {
         base
     }
 
-    /// Header and payload as they are, signed: whatever a real library would refuse to make.
+    /// A signed token with this header and payload, which may be ones that a library would refuse to make.
     pub(super) fn signed(header: &str, payload: &[u8], key: &EncodingKey, algorithm: Algorithm) -> String {
         LazyLock::force(&ISSUER);
         let message = format!("{}.{}", BASE64URL.encode(header), BASE64URL.encode(payload));
@@ -551,7 +552,7 @@ pub(crate) mod tests {
     #[test]
     fn a_token_may_have_as_many_bytes_as_the_limit_says() {
         let padded = |bytes: usize| es256(json!({}), &with(claims(), json!({ "pad": "x".repeat(bytes) })));
-        // Three bytes make four characters, so the lengths step over the limit.
+        // Three bytes make four characters, so some lengths around the limit cannot occur.
         let fits = padded(12_104);
         assert!((TOKEN_BYTES_MAX - 4..=TOKEN_BYTES_MAX).contains(&fits.len()), "{}", fits.len());
         assert!(check(&fits).is_ok());
@@ -578,8 +579,7 @@ pub(crate) mod tests {
                 let header = with(json!({"alg": "HS256"}), json!({ "kid": kid })).to_string();
                 let token = signed(&header, claims().to_string().as_bytes(), &key, Algorithm::HS256);
                 assert_eq!(check(&token), Err(JwtRejection::UnsupportedAlgorithm));
-                // Not even where a careless configuration accepts HMAC: the key is bound to its own
-                // algorithm.
+                // Not even where a careless configuration accepts HMAC, because the key is bound to its own algorithm.
                 let jwt = Given { algorithms: vec![Algorithm::HS256], ..settings() }.compile().unwrap();
                 assert!(jwt.verify(Some(&ISSUER.keys), &token, NOW, &mut LastHeader::default()).is_err());
                 let pem_keys = KeySet::from_pem(pem.as_bytes()).unwrap();
@@ -595,7 +595,7 @@ pub(crate) mod tests {
         let header = json!({"alg": "RS256", "kid": "ec"}).to_string();
         let token = signed(&header, claims().to_string().as_bytes(), &ISSUER.rsa_key, Algorithm::RS256);
         assert_eq!(check(&token), Err(JwtRejection::UnsupportedAlgorithm));
-        // PS256 is an algorithm of RSA keys, but neither of this one (`alg`: RS256) nor of the provider.
+        // RSA keys can use PS256, but neither this key (`alg`: RS256) nor the provider does.
         let header = json!({"alg": "PS256", "kid": "rsa"}).to_string();
         let token = signed(&header, claims().to_string().as_bytes(), &ISSUER.rsa_key, Algorithm::PS256);
         assert_eq!(check(&token), Err(JwtRejection::UnsupportedAlgorithm));

@@ -1,7 +1,7 @@
-//! A key that is ready to verify signatures of one algorithm.
+//! A key that is prepared to verify signatures of one algorithm.
 //!
 //! jsonwebtoken parses a public key anew for every token, which costs more than the verification itself. So the key is
-//! parsed when its set is read, and tokens are verified with it by aws-lc-rs, as jsonwebtoken would.
+//! parsed when its set is read, and aws-lc-rs verifies tokens with it, as jsonwebtoken would.
 
 use aws_lc_rs::{
     hmac,
@@ -10,20 +10,21 @@ use aws_lc_rs::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
 
+/// A parsed key, for one algorithm.
 #[derive(Debug, Clone)]
 pub(super) enum Verifier {
     Public(ParsedPublicKey),
     Secret(Box<hmac::Key>),
 }
 
-/// The key does not fit the algorithm, or the cryptography refuses it.
+/// The key does not fit the algorithm, or the cryptography library refuses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct KeyRefused;
 
-/// Why a signature was not accepted.
+/// The reason that a signature was not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SignatureFault {
-    /// Not three parts, or the third is not base64url.
+    /// The token does not have three parts, or the third is not base64url.
     Malformed,
     Bad,
 }
@@ -45,10 +46,10 @@ impl Verifier {
         }
     }
 
-    /// Is the last part of the token a signature of the others (RFC 7515 §5.2)?
+    /// Checks that the last part of the token is a signature of the others (RFC 7515 §5.2).
     pub(super) fn check(&self, token: &str) -> Result<(), SignatureFault> {
         let (message, encoded) = token.rsplit_once('.').ok_or(SignatureFault::Malformed)?;
-        // As large as the signature of RSA with 8192 bits.
+        // The length of an RSA signature with 8192 bits.
         let mut space = [0; 1024];
         let bytes =
             URL_SAFE_NO_PAD.decode_slice(encoded, &mut space).map_err(|_| SignatureFault::Malformed)?;

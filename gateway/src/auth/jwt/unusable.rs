@@ -1,12 +1,12 @@
-//! Which keys cannot verify tokens, and why. Among them are public keys that are too weak: short RSA keys, bad exponents, points
-//! that are not on the curve or of small order. Limit: RSA from [`RSA_BITS_MIN`] bits (RFC 7518 §3.3).
+//! Keys that cannot verify tokens, and the reasons. Among them are weak public keys: short RSA keys, bad exponents, points
+//! that are not on the curve or of small order. Limit: RSA keys need [`RSA_BITS_MIN`] bits (RFC 7518 §3.3).
 
 use jsonwebtoken::{
     AlgorithmFamily, DecodingKey, DecodingKeyKind,
     jwk::{AlgorithmParameters, EllipticCurve},
 };
 
-/// Why a key cannot verify tokens.
+/// The reason that a key cannot verify tokens.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
     #[error("not a JSON Web Key")]
@@ -31,7 +31,7 @@ pub enum Unusable {
     Refused,
 }
 
-/// aws-lc would refuse most of these keys too, but without a reason.
+/// aws-lc would refuse most of these keys, too, but without a reason.
 pub(super) fn check_strength(key: &DecodingKey, parameters: &AlgorithmParameters) -> Result<(), Unusable> {
     let point_bytes = match parameters {
         AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P384 => 2 * 48 + 1,
@@ -65,8 +65,8 @@ fn is_bad_exponent(e: &[u8]) -> bool {
     bits(e) < 2 || e.last().is_none_or(|byte| byte % 2 == 0)
 }
 
-/// Canonical (y below 2²⁵⁵ − 19, RFC 8032 §5.1.3) and not one of the points of small order, for which one
-/// signature verifies many messages.
+/// Canonical (y below 2²⁵⁵ − 19, RFC 8032 §5.1.3), and not one of the points of small order, for which one signature
+/// verifies many messages.
 fn is_good_ed25519(point: &[u8]) -> bool {
     let Ok(mut y) = <[u8; 32]>::try_from(point) else { return false };
     y[31] &= 0x7F; // the sign of x

@@ -1,4 +1,4 @@
-//! What `auth.<name>` says of tokens: where keys come from, what a token must say, which algorithms sign it.
+//! The fields of `auth.<name>` about tokens: the source of keys, the required claims, and the accepted algorithms.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -19,13 +19,13 @@ use crate::{
     },
 };
 
-/// As written.
+/// The fields as written.
 #[derive(Debug)]
 pub(crate) struct Written {
     issuer: Option<At<String>>,
-    /// The one key source besides the issuer's own.
+    /// The key source, unless it is the issuer itself.
     keys: Option<At<Keys>>,
-    /// Something was written for the keys, right or wrong.
+    /// Some key source was written, valid or not.
     keys_given: bool,
     audience: Option<At<Audience>>,
     require: Claims,
@@ -33,18 +33,19 @@ pub(crate) struct Written {
     leeway: Option<Duration>,
 }
 
-/// What a provider of tokens has beside what all providers have.
+/// The settings of a provider of tokens in addition to those of all providers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JwtSettings {
-    /// Required `iss`; `None` accepts a token with any issuer or none.
+    /// The required `iss`. `None`: a token may have any issuer, or none.
     pub issuer: Option<String>,
-    /// Required `aud`: one of these. Empty: a token has none, and `require` is not empty.
+    /// The required `aud`: one of these. Empty: a token must not have one, and `require` is not empty.
     pub audience: Vec<String>,
-    /// Claims that a token must have to be accepted, and their texts: one of them, or in the list that the claim is.
+    /// Claims that a token must have, each with its accepted texts. The claim must be one of them, or a list that
+    /// contains one.
     pub require: Vec<(String, Vec<String>)>,
-    /// Accepted algorithms by their JWA names; all of one family per key type, never `none`.
+    /// The accepted algorithms: either HMAC or public-key ones, and never `none`.
     pub algorithms: Vec<Algorithm>,
-    /// Clock skew allowed for `exp` and `nbf`.
+    /// The allowed clock skew for `exp` and `nbf`.
     pub leeway: Duration,
 }
 
@@ -77,6 +78,7 @@ impl Written {
         }
     }
 
+    /// Replaces settings that could not be read. The error is reported.
     pub(in crate::auth) fn unreadable() -> Self {
         Self {
             issuer: None,
@@ -153,7 +155,7 @@ fn read_keys(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<At<Keys>> {
     found.into_iter().next().map(|(_, keys)| keys)
 }
 
-/// A URL; what is rather a file has fields of its own.
+/// Reads a URL. The refusal of a text that looks like a file contains the field for it.
 fn key_url(text: &str) -> Result<String, Invalid> {
     let ends = |end: &str| text.to_ascii_lowercase().ends_with(end);
     let field = match () {
@@ -179,8 +181,8 @@ fn algorithm(text: &str) -> Result<Algorithm, Invalid> {
     choice(text, &ALGORITHMS, &[])
 }
 
-/// Tokens without an audience are accepted only where something else says whom they are for: an issuer makes them for
-/// every service that trusts it.
+/// Tokens without an audience are accepted only if another claim decides for which service they are, because an
+/// issuer makes tokens for every service that trusts it.
 fn audience(written: &Written, sink: &mut Diagnostics) -> Vec<String> {
     let span = match &written.audience {
         Some(At { value: Audience::AnyOf(names), .. }) => return names.clone(),
@@ -200,7 +202,7 @@ fn audience(written: &Written, sink: &mut Diagnostics) -> Vec<String> {
     Vec::new()
 }
 
-/// Whoever is between could replace the keys, and sign tokens.
+/// Warns of keys over HTTP: an attacker on the path could replace the keys and sign tokens.
 fn warn_of_clear_text(written: &Written, keys: &KeySource, sink: &mut Diagnostics) {
     let (url, span) = match (keys, &written.keys, &written.issuer) {
         (KeySource::JwksUrl(url), Some(at), _) => (url, at.span),
@@ -245,7 +247,7 @@ fn key_source(
         Keys::File(file, format) => (file, *format),
     };
     let read = files(&At { value: file.clone(), span: *span }, format.what, sink);
-    // RFC 7518 §3.2: a key of the same size as the hash output or larger must be used.
+    // RFC 7518 §3.2: the key must be at least as long as the hash.
     let is_weak =
         |bytes: &[u8]| *format == HS256_SECRET_FILE && bytes.trim_ascii().len() < keys::SECRET_BYTES_MIN;
     if read.as_ref().is_some_and(|(_, bytes)| is_weak(bytes)) {
@@ -269,7 +271,7 @@ fn set(keys: Result<keys::KeySet, keys::KeyError>) -> Result<KeySet, String> {
     keys.map(KeySet::Jwt).map_err(|error| error.to_string())
 }
 
-/// A public key used as an HMAC secret is the classic forgery, so the two families never meet in one provider.
+/// Using a public key as an HMAC secret is the classic forgery, so one provider never accepts both families.
 fn check_algorithms(written: &Written, is_secret: bool, sink: &mut Diagnostics) {
     let Some(algorithms) = &written.algorithms else { return };
     for algorithm in algorithms {
@@ -291,7 +293,7 @@ fn check_algorithms(written: &Written, is_secret: bool, sink: &mut Diagnostics) 
     }
 }
 
-/// Claims that are alike in all tokens of an issuer, or in all of a kind.
+/// Claims that are equal in all tokens of an issuer, or in all tokens of a kind.
 const SAID_OF_EVERY_TOKEN: [&str; 6] = ["iss", "exp", "nbf", "iat", "token_use", "typ"];
 const ASYMMETRIC: [Algorithm; 3] = [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
 const LEEWAY: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! Routing by examples; [`oracle`] and [`spelling`] hold the property tests.
+//! Routing by examples. [`oracle`] and [`spelling`] have the property tests.
 
 mod oracle;
 mod spelling;
@@ -7,7 +7,7 @@ use http::HeaderName;
 
 use super::{HostPattern, reading::Spelling, *};
 
-/// A route for `METHOD|METHOD /path`, as the configuration writes it.
+/// A route for `METHOD|METHOD /path`, as in the configuration.
 fn route(spec: &str) -> RouteMatch {
     let (methods, path) = match spec.split_once(' ') {
         Some((methods, path)) => (methods.split('|').map(method).collect(), path),
@@ -16,7 +16,7 @@ fn route(spec: &str) -> RouteMatch {
     RouteMatch { name: spec.to_owned(), methods, path: path.to_owned(), ..RouteMatch::default() }
 }
 
-/// The same, with what else of its path it takes.
+/// As [`route`], with other spellings of its path that it takes.
 fn lenient(case_insensitive: bool, trailing_slash: bool, spec: &str) -> RouteMatch {
     let spelling =
         Spelling { case_insensitive: Some(case_insensitive), trailing_slash_same: Some(trailing_slash) };
@@ -39,7 +39,7 @@ fn with_priority(priority: i32, spec: &str) -> RouteMatch {
     RouteMatch { priority, ..route(spec) }
 }
 
-/// `name` or `name=value` each.
+/// As [`route`], with a condition for each `name` or `name=value`.
 fn with_headers(conditions: &[&str], spec: &str) -> RouteMatch {
     let condition = |text: &&str| {
         let (name, value) = text.split_once('=').map_or((*text, None), |(name, value)| (name, Some(value)));
@@ -255,7 +255,7 @@ fn a_lenient_route_takes_its_path_in_any_case_and_with_a_slash() {
             ("GET gw/", Ok(6)),
         ],
     );
-    // Taking any case makes no route less specific.
+    // A route that matches in any case is no less specific for that.
     let beside_an_open_one = [lenient(true, false, "/api/admin"), route("/api/**"), route("/API/open/**")];
     let rows = [
         ("GET gw/api/admin", Ok(0)),
@@ -335,7 +335,7 @@ fn routes_that_nothing_reaches_are_dead() {
     assert_eq!(conflicts(&["GET /a/{id}", "HEAD /a/*"].map(route)), [(Dead, 1, 0)]);
     assert_eq!(conflicts(&[with_priority(1, "/**"), on_host("*.example", "/a")]), [(Dead, 1, 0)]);
     assert_eq!(conflicts(&[with_priority(1, "/a/**"), with_headers(&["x"], "/a")]), [(Dead, 1, 0)]);
-    // Several routes may share the work of covering a subtree.
+    // Several routes may together cover a subtree.
     assert_eq!(conflicts(&["/", "/{x}/**", "/**"].map(route)), [(Dead, 2, 0)]);
     assert_eq!(
         conflicts(&["/a", "/a/", "/a/{x}", "/a/{x}/", "/a/*/{y}/**", "/a/**"].map(route)),
@@ -378,7 +378,7 @@ fn ten_thousand_routes_are_as_near_as_one() {
     assert_eq!(compiled.lookup("gw", "/r7777/1/y", &Method::GET, &HeaderMap::new()), Match::Route(10_000));
 }
 
-/// The longest path that admission lets in, against patterns that invite backtracking.
+/// The longest path that admission accepts, against patterns that invite backtracking.
 #[test]
 fn a_path_of_thousands_of_segments_ends_with_the_deepest_pattern() {
     let routes = ["/a/**", "/a/{x}/{y}/{z}/end", "/a/*/*/*/*/end", "/{a}/{b}/{c}/{d}/{e}/{f}/g"].map(route);

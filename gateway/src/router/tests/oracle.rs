@@ -1,4 +1,4 @@
-//! The router against an oracle that shares no code with it: the rule once more, in the simplest words. Of all
+//! The router against an oracle that shares no code with it and states the rule in the simplest way: of all
 //! routes that match, the one with the greatest key wins.
 
 use std::cmp::Reverse;
@@ -66,7 +66,7 @@ fn key(
     ))
 }
 
-/// The option says something of this pattern only if it has a letter.
+/// The option has an effect on this pattern only if the pattern has a letter.
 fn takes_any_case(route: &RouteMatch) -> bool {
     let mut literals = route.path.split('/').filter(|part| !part.starts_with('{'));
     route.spelling.case_insensitive == Some(true) && literals.any(|part| part.contains(char::is_alphabetic))
@@ -95,7 +95,7 @@ fn path_class(route: &RouteMatch, path: &str) -> Option<Vec<u8>> {
         rest = after;
     }
     if rest == Some("") && route.spelling.trailing_slash_same == Some(true) && !path.ends_with("//") {
-        // A slash that is taken by the option comes before one that is written: the pattern has ended before it.
+        // A slash that the option allows comes before a written one, because the pattern has ended before it.
         class.push(5);
         rest = None;
     }
@@ -145,7 +145,7 @@ fn any_route() -> impl Strategy<Value = RouteMatch> {
     )
 }
 
-/// Every request that the alphabet of [`any_route`] can tell apart: `z`, `1` and DELETE stand for all the rest.
+/// Every request that the routes of [`any_route`] can distinguish: `z`, `1` and DELETE represent all others.
 fn all_requests() -> Vec<(&'static str, String, Method, HeaderMap)> {
     let mut paths = vec!["/".to_owned()];
     let mut longer = vec![String::new()];
@@ -203,7 +203,8 @@ proptest! {
                     (Match::Route(route), Some(expected)) => *route == expected,
                     (Match::Route(_), None) | (_, Some(_)) => false,
                     (refused, None) => {
-                        // 405 exactly if some method would be let through, and then Allow names those.
+                        // The answer is 405 exactly if some method would be accepted, and then `Allow` has
+                        // those.
                         let others = [Method::GET, Method::HEAD, Method::POST];
                         let allowed: Vec<&str> = others.iter()
                             .filter(|other| winner(&routes, host, path, other, headers).is_some())

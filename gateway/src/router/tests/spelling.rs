@@ -1,4 +1,4 @@
-//! Every way to write a path that services take for the same one, against an oracle that shares no code with the router:
+//! All spellings of a path that services treat as the same path, against an oracle that shares no code with the router:
 //! each segment is percent-decoded as Flask, Django and Starlette do, and cut at `;` as Tomcat does.
 
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{admission::canonical_path, router::pattern::path_pattern};
 
-/// What a service sees of a path.
+/// The segments of a path as a service reads them.
 fn seen_by_service(path: &str) -> Vec<String> {
     let decode = |segment: &str| {
         let text = percent_decode_str(segment).decode_utf8().expect("UTF-8").into_owned();
@@ -22,7 +22,7 @@ fn taken(router: &Router, path: &str) -> Match {
     router.lookup("gw", path, &Method::GET, &HeaderMap::new())
 }
 
-/// Characters of a segment: RFC 3986 §3.3, and those that can only come encoded.
+/// The characters of a segment: those of RFC 3986 §3.3, and those that are always encoded.
 fn segment_bytes() -> impl Iterator<Item = u8> {
     (0x21..0x7f).filter(|byte| !matches!(byte, b'/' | b'%'))
 }
@@ -32,12 +32,12 @@ fn no_character_of_a_closed_path_has_a_spelling_that_falls_to_an_open_route() {
     for byte in segment_bytes().filter(|byte| !matches!(byte, b'\\' | b'*' | b'{' | b'}')) {
         let plain = char::from(byte);
         let closed = format!("/x{plain}y");
-        // What only comes encoded can only be written so in a pattern, too.
+        // A character that is always encoded in requests must be encoded in a pattern, too.
         let encoded = [format!("/x%{byte:02X}y"), format!("/x%{byte:02x}y")];
         let pattern = if canonical_path(&closed).is_ok() { &closed } else { &encoded[0] };
         let router = compile(&[route(pattern), route("/**")]);
         for written in encoded.iter().chain([&closed]) {
-            // What admission refuses reaches no service.
+            // A path that admission refuses reaches no service.
             let Ok(canonical) = canonical_path(written) else { continue };
             assert_eq!(taken(&router, &canonical), Match::Route(0), "{written} for {pattern}");
         }
@@ -64,7 +64,7 @@ fn any_path() -> impl Strategy<Value = String> {
     proptest::collection::vec(segment, 1..3).prop_map(|segments| format!("/{}", segments.join("/")))
 }
 
-/// The same segments with every character encoded that may be.
+/// The same segments, with every character encoded that may be.
 fn encoded(path: &str) -> String {
     let mut text = String::new();
     let mut rest = path.chars();
@@ -90,7 +90,7 @@ proptest! {
         let (Ok(pattern), Ok(path)) = (canonical_path(&closed), canonical_path(&asked)) else { return Ok(()) };
         let suffix = if below { "/**" } else { "" };
         let spec = format!("{pattern}{suffix}");
-        // A pattern such as `/*` is none of a literal path.
+        // A pattern such as `/*` does not match a literal path.
         prop_assume!(!pattern.split('/').any(|part| matches!(part, "*" | "**")));
         let router = compile(&[route(&spec), route("/**")]);
         let (guarded, seen) = (seen_by_service(&pattern), seen_by_service(&path));
@@ -106,7 +106,7 @@ proptest! {
         }
     }
 
-    /// A pattern is read as `check` reads it; a path comes in UTF-8, encoded throughout or where it must be.
+    /// The pattern is written as `check` reads it; the path is in UTF-8, with all of it encoded or only what must be.
     #[test]
     fn a_closed_path_beyond_ascii_is_what_services_decode_to_it(closed in "\\PC{1,5}", asked in "\\PC{1,5}") {
         let Ok(pattern) = path_pattern(&format!("/{closed}")) else { return Ok(()) };
@@ -131,7 +131,7 @@ proptest! {
     ) {
         let Ok(pattern) = canonical_path(&closed) else { return Ok(()) };
         prop_assume!(!pattern.split('/').any(|part| matches!(part, "*" | "**")));
-        // Open routes that are as near as can be: everything below each segment of the closed path.
+        // Open routes that are as close as possible: everything below each segment of the closed path.
         let (parent, _) = pattern.rsplit_once('/').expect("a slash");
         let mut open = vec![route("/**")];
         if !parent.is_empty() {

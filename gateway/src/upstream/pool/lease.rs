@@ -1,4 +1,4 @@
-//! A connection in use, and how it comes back to its pool.
+//! A connection in use, and its return to the pool.
 
 use std::{rc::Rc, time::Instant};
 
@@ -15,25 +15,26 @@ use crate::{
     },
 };
 
-/// An open connection. Boxed once: it goes from the pool to a request and back with each of them.
+/// An open connection. It is boxed once, because it moves from the pool to a request and back for each of them.
 pub(super) struct Pooled {
     pub(super) connection: Connection,
     /// Bounds the wait for each response head.
     timer: Timer,
     pub(super) at: Instant,
     is_reused: bool,
-    /// In the account of files; `None`: not a socket.
+    /// The place in the account of files. `None`: it is not a socket.
     _place: Option<Place>,
 }
 
-/// A connection that one request has. Dropping it closes the connection; [`Lease::release`] gives it back to its pool.
+/// A connection that one request uses. Dropping the lease closes the connection; [`Lease::release`] returns it to its
+/// pool.
 pub struct Lease {
     opened: Box<Pooled>,
     pool: Rc<EndpointPool>,
 }
 
 impl Lease {
-    /// A new connection that was opened at `at`.
+    /// A new connection, opened at `at`.
     pub(in crate::upstream) fn new(
         connection: Connection,
         place: Option<Place>,
@@ -49,15 +50,15 @@ impl Lease {
         Self { opened, pool }
     }
 
-    /// Whether the connection has served a request before. Then a failure may only mean that the endpoint had closed it
+    /// Whether the connection has served a request before. Then a failure may only mean that the endpoint has closed it
     /// meanwhile.
     pub fn is_reused(&self) -> bool {
         self.opened.is_reused
     }
 
-    /// Sends a request. The future's output is its response, whose body is still to come, or why there is none; the timer
-    /// bounds the wait for it. A failure before a byte of the request was written puts it into `unsent`. `sink`: where
-    /// informational responses go.
+    /// Sends a request. The future returns the response, whose body is still to come, or the error; the caller bounds the
+    /// wait with the timer. A failure before any byte of the request was written puts the request into `unsent`. `sink`
+    /// receives informational responses.
     pub fn send<'a>(
         &'a mut self,
         request: Request<RequestBody>,
@@ -68,14 +69,14 @@ impl Lease {
         (connection.send(request, unsent, sink), timer)
     }
 
-    /// The client's connection has taken so many bytes of response bodies so far. A client that has proved to read gets
-    /// large reads.
+    /// Reports how many bytes of response bodies the client's connection has taken so far. Once a client has proved that
+    /// it reads, reads for it are large.
     pub fn client_took(&mut self, bytes: u64) {
         self.opened.connection.client_took(bytes);
     }
 
-    /// The response was read to its end. `is_sent`: so was the request. If the connection can serve another one, it goes
-    /// back to its pool.
+    /// Ends a request whose response was read to its end. `is_sent`: the request was sent to its end, too. If the
+    /// connection can serve another request, it returns to its pool.
     pub fn release(self, is_sent: bool) {
         if self.opened.connection.finish(is_sent) {
             self.pool.checkin(self.opened);

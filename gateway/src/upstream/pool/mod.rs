@@ -1,8 +1,8 @@
-//! Idle upstream connections of one worker, per endpoint.
+//! The idle upstream connections of one worker, per endpoint.
 //!
-//! Last in, first out: the warmest connection is used again and the surplus ages out. Nothing here is shared
-//! between cores. A request has a connection as a [`Lease`], which gives it back; dropping the lease closes it. Limits:
-//! `services.<name>.pool`.
+//! The last connection in is the first one out, so that the warmest connection is used again and the surplus ages out.
+//! Cores share none of this. A request uses a connection as a [`Lease`], which returns it; dropping the lease closes it.
+//! Limits: `services.<name>.pool`.
 
 mod lease;
 
@@ -25,36 +25,37 @@ use crate::{
     policy::pool::PoolSettings,
 };
 
-/// Idle connections looked at for one request before a new one is opened. A connection is passed over only
-/// while its last response is being finished, which one turn of the event loop settles.
+/// The largest number of idle connections that are checked for one request before a new one is opened. A connection is
+/// passed over only while its last response is being finished, which takes one turn of the event loop.
 const LOOKED_AT_MAX: usize = 4;
 
-/// At most one line about failed connects per worker and endpoint in this time.
+/// At most one line about failed connects per worker and endpoint is logged in this time.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// Where connections lead. Two endpoints that have this in common have one pool.
+/// The destination of connections. Two endpoints with the same key share a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PoolKey {
     address: SocketAddr,
     tls: Option<TlsIdentity>,
 }
 
-/// Idle connections to one endpoint.
+/// The idle connections of one worker to one endpoint.
 pub struct EndpointPool {
     pub address: SocketAddr,
     /// `None`: HTTP in cleartext.
     pub tls: Option<EndpointTls>,
     idle: RefCell<Vec<(Box<Pooled>, Instant)>>,
     limits: RefCell<PoolSettings>,
-    /// Connections closed because `idle_max` were there already, since the last [`EndpointPool::take_surplus`].
+    /// The number of connections closed because `idle_max` were there already, since the last
+    /// [`EndpointPool::take_surplus`].
     surplus: Cell<u64>,
     last_logged: Cell<Option<Instant>>,
     clock: Rc<Clock>,
-    /// Counts the worker's connections with large reads.
+    /// The number of the worker's connections with large reads.
     pub(super) large_reads: Rc<Cell<u64>>,
     /// `None`: the connections are not sockets.
     files: Option<Rc<Desk>>,
-    /// Requests that wait in [`EndpointPool::room`], and how they learn of a connection that has come back.
+    /// The number of requests that wait in [`EndpointPool::room`]. `returned` wakes one when a connection comes back.
     waiting: Cell<usize>,
     returned: Notify,
 }
@@ -81,13 +82,13 @@ impl EndpointPool {
         }
     }
 
-    /// The same, whose connections are in the account of files.
+    /// The same pool, whose connections take places in the account of files.
     #[must_use]
     pub fn within(self, files: Rc<Desk>) -> Self {
         Self { files: Some(files), ..self }
     }
 
-    /// Waits for the place of another connection, or for one of these that becomes idle meanwhile.
+    /// Waits for a place for another connection, or for one of this pool that becomes idle meanwhile.
     pub async fn room(self: &Rc<Self>) -> Room {
         let Some(files) = &self.files else { return Room::Place { place: None, has_waited: false } };
         if let Some(place) = files.upstream_now() {
@@ -100,7 +101,7 @@ impl EndpointPool {
                 place = &mut place => return Room::Place { place, has_waited: true },
                 () = self.returned.notified() => {}
             }
-            // A turn of the event loop later its last response is finished.
+            // One turn of the event loop later, its last response is finished.
             tokio::task::yield_now().await;
             if let Some(lease) = self.checkout() {
                 return Room::Idle(lease);
@@ -108,22 +109,24 @@ impl EndpointPool {
         }
     }
 
+    /// The key under which a worker finds this pool.
     pub fn key(&self) -> PoolKey {
         Self::key_of(self.address, self.tls.as_ref())
     }
 
+    /// The key of the pool for this destination.
     pub fn key_of(address: SocketAddr, tls: Option<&EndpointTls>) -> PoolKey {
         PoolKey { address, tls: tls.map(EndpointTls::identity) }
     }
 
-    /// Limits of a new configuration; what is too much now goes at the next [`EndpointPool::prune`].
+    /// Sets the limits of a new configuration. Connections beyond them are closed at the next [`EndpointPool::prune`].
     pub fn configure(&self, limits: &PoolSettings) {
         if *self.limits.borrow() != *limits {
             limits.clone_into(&mut self.limits.borrow_mut());
         }
     }
 
-    /// A connection that can take a request now, if there is one.
+    /// An idle connection that can take a request now, if there is one.
     pub fn checkout(self: &Rc<Self>) -> Option<Lease> {
         let mut idle = self.idle.borrow_mut();
         let mut looked_at = 0;
@@ -142,11 +145,11 @@ impl EndpointPool {
         None
     }
 
-    /// Takes a connection back. If the pool is full it closes it.
+    /// Takes a connection back, or closes it if the pool is full.
     fn checkin(&self, opened: Box<Pooled>) {
         let mut idle = self.idle.borrow_mut();
         let is_waited_for = self.waiting.get() > 0;
-        // A connection is not kept for later when others wait for its place.
+        // A connection is not kept while others wait for its place.
         let is_wanted =
             !is_waited_for && self.files.as_ref().is_some_and(|files| files.account.is_upstream_waiting());
         let has_room = idle.len() < self.limits.borrow().idle_max && !is_wanted;
@@ -160,8 +163,8 @@ impl EndpointPool {
         }
     }
 
-    /// Closes what was idle or open for too long, what the upstream has closed, and the longest-idle ones of those that are
-    /// more than a new configuration allows. Once a second.
+    /// Closes the connections that were idle or open for too long, those that the upstream has closed, and the longest-idle
+    /// ones beyond the limit of a new configuration. The worker calls it once a second.
     pub fn prune(&self, now: Instant) {
         let (limits, mut idle) = (self.limits.borrow(), self.idle.borrow_mut());
         idle.retain(|(opened, since)| {
@@ -177,17 +180,17 @@ impl EndpointPool {
         }
     }
 
-    /// Closes every idle connection (the endpoint is gone, or the worker drains).
+    /// Closes every idle connection, because the endpoint is gone or the worker drains.
     pub fn clear(&self) {
         self.idle.borrow_mut().clear();
     }
 
-    /// Since when each of its connections is idle.
+    /// The time since which each of its connections is idle.
     pub fn idle_since(&self) -> Vec<Instant> {
         self.idle.borrow().iter().map(|(_, since)| *since).collect()
     }
 
-    /// Closes what has been idle since then or longer. Returns how many that were.
+    /// Closes the connections that have been idle since `until` or longer, and returns how many there were.
     pub fn close_idle_until(&self, until: Instant) -> usize {
         let mut idle = self.idle.borrow_mut();
         let before = idle.len();
@@ -195,7 +198,7 @@ impl EndpointPool {
         before - idle.len()
     }
 
-    /// May the log have a line about why there is no connection? Otherwise every request would write one.
+    /// Whether the log may have a line about a failed connect. Otherwise every request would write one.
     pub fn may_log(&self, now: Instant) -> bool {
         let is_due = self.last_logged.get().is_none_or(|at| now.saturating_duration_since(at) >= LOG_EVERY);
         if is_due {
@@ -204,14 +207,15 @@ impl EndpointPool {
         is_due
     }
 
+    /// Returns the number of surplus connections that were closed since the last call.
     pub fn take_surplus(&self) -> u64 {
         self.surplus.replace(0)
     }
 }
 
-/// What [`EndpointPool::room`] found.
+/// The result of [`EndpointPool::room`].
 pub enum Room {
-    /// For a new connection; `None`: it is not a socket.
+    /// A place for a new connection. `None`: it is not a socket.
     Place {
         place: Option<Place>,
         has_waited: bool,
@@ -219,7 +223,7 @@ pub enum Room {
     Idle(Lease),
 }
 
-/// Counts a request that waits until it is dropped.
+/// Counts a waiting request until it is dropped.
 struct WaitsFor<'a>(&'a Cell<usize>);
 
 impl<'a> WaitsFor<'a> {

@@ -1,8 +1,8 @@
-//! What is spoken with an endpoint over one connection: a closed set, behind a [`Lease`](super::pool::Lease).
+//! The protocols of upstream connections: a closed set, behind a [`Lease`](super::pool::Lease).
 //!
-//! A request comes here in one form, whatever the protocol is: a target in origin form; `Host`; `Content-Length` where the
-//! length of its body is known; and no other field that ends at this hop. All that a protocol makes of it is in the
-//! protocol's own file: the version, how content is delimited, when a connection can serve another request. Another
+//! A request arrives here in one form, whatever the protocol is: with a target in origin form, `Host`, `Content-Length`
+//! where the length of its body is known, and without hop-by-hop fields. The file of a protocol does everything else that
+//! is specific to it: the version, how content is delimited, and when a connection can serve another request. Another
 //! protocol is another file here, and another variant of [`Connection`].
 
 pub(super) mod http1;
@@ -17,8 +17,8 @@ use self::http1::Http1;
 use super::sink::ResponseSink;
 use crate::{body::RequestBody, headers::ResponseFraming};
 
-/// A request that waits to be sent. Empty once bytes of it may have left; a failure before that leaves it here, so that
-/// nothing needs to be handed back through the layers that it went down.
+/// A request that waits to be sent. `None` once bytes of it may have left. A failure before that leaves the request here,
+/// so that the layers above need not return it.
 pub type Unsent = Option<Request<RequestBody>>;
 
 /// The head of a response, with a body that is still to come.
@@ -27,13 +27,14 @@ pub struct Answered {
     pub framing: ResponseFraming,
 }
 
-/// Why a request that was sent has no response.
+/// The reason that a request has no response.
 #[derive(Debug)]
 pub enum SendError {
-    /// The endpoint ended TLS with an alert. In TLS 1.3 that is how it refuses our certificate, after a handshake that was
-    /// over for us (RFC 8446 §4.4.2.4, §6.2).
+    /// The endpoint ended TLS with an alert. In TLS 1.3 an endpoint refuses a client's certificate in this way, after a
+    /// handshake that was complete for the client (RFC 8446 §4.4.2.4, §6.2).
     Alert(String),
-    /// What came is not a response that may be passed on; the reason is for the log.
+    /// The endpoint sent something that is not a response, or not one that may be forwarded. The text is the reason, for
+    /// the log.
     Invalid(Cow<'static, str>),
     /// The connection has ended.
     Ended,
@@ -45,8 +46,8 @@ pub(super) enum Connection {
 }
 
 impl Connection {
-    /// Begins to speak over `io`, which need not be a socket, in a task of this worker. `large_reads` counts the worker's
-    /// connections with large reads.
+    /// Starts the protocol over `io`, which need not be a socket, in a task of this worker. `large_reads` counts the
+    /// worker's connections with large reads.
     pub(super) async fn open<I>(io: I, large_reads: &Rc<Cell<u64>>) -> hyper::Result<Self>
     where
         I: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -54,14 +55,14 @@ impl Connection {
         Http1::open(io, large_reads).await.map(Self::Http1)
     }
 
-    /// The endpoint has closed it.
+    /// Whether the endpoint has closed the connection.
     pub(super) fn is_closed(&self) -> bool {
         match self {
             Self::Http1(connection) => connection.is_closed(),
         }
     }
 
-    /// It can take a request now.
+    /// Whether the connection can take a request now.
     pub(super) fn is_ready(&self) -> bool {
         match self {
             Self::Http1(connection) => connection.is_ready(),
@@ -87,7 +88,7 @@ impl Connection {
         }
     }
 
-    /// A request is over, of which nothing is left in the connection. Returns whether it can serve another one.
+    /// Ends a request of which nothing is left in the connection. Returns whether the connection can serve another one.
     pub(super) fn finish(&self, is_sent: bool) -> bool {
         match self {
             Self::Http1(connection) => connection.finish(is_sent),

@@ -1,4 +1,4 @@
-//! A certificate authority of a test's own.
+//! A certificate authority for one test.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ impl Authority {
         self.0.pem()
     }
 
-    /// For a host name or an address.
+    /// Makes a certificate for a host name or an address.
     pub(crate) fn certify(&self, name: &str) -> Certified {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
@@ -34,13 +34,13 @@ impl Authority {
         Certified { cert: cert.pem(), key: key.serialize_pem() }
     }
 
-    /// Proves to be `name`.
+    /// The configuration of a server that proves the name `name`.
     pub(crate) fn server(&self, name: &str) -> ServerConfig {
         let (chain, key) = self.certify(name).der();
         ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap()
     }
 
-    /// Believes what this authority has certified, and offers these protocols (ALPN).
+    /// The configuration of a client that trusts this authority and offers these protocols (ALPN).
     pub(crate) fn client(&self, protocols: &[&[u8]]) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem().as_bytes()).unwrap()).unwrap();
@@ -49,7 +49,7 @@ impl Authority {
         Arc::new(config)
     }
 
-    /// Lets in only clients that this authority has certified, too.
+    /// As [`Self::server`], for a server that accepts only clients that this authority has certified.
     pub(crate) fn server_that_asks(&self, name: &str) -> ServerConfig {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem().as_bytes()).unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! Backends: one that answers what a closure says, and one that writes raw bytes.
+//! Backends: one whose answers come from a closure, and one that writes raw bytes.
 
 use std::{
     convert::Infallible,
@@ -25,7 +25,7 @@ use tokio_rustls::TlsAcceptor;
 
 type Handler = dyn Fn(&Request<Bytes>) -> Response<Bytes> + Send + Sync;
 
-/// An HTTP/1.1 service that remembers what it was asked.
+/// An HTTP/1.1 service that keeps the requests that it gets.
 pub(crate) struct Backend {
     pub(crate) addr: SocketAddr,
     seen: Arc<Mutex<Vec<Request<Bytes>>>>,
@@ -53,13 +53,13 @@ impl Backend {
         Self::start(Arc::new(handler), Some(TlsAcceptor::from(Arc::new(config)))).await
     }
 
-    /// At an address that was another backend's.
+    /// As [`Self::named`], at an address that another backend had.
     pub(crate) async fn named_at(name: &'static str, addr: SocketAddr) -> Self {
         let handler = move |_: &Request<Bytes>| Response::new(Bytes::from_static(name.as_bytes()));
         Self::start_at(addr, Arc::new(handler), None).await
     }
 
-    /// Closes the port. Connections that are open get one more answer, which says that it is the last one.
+    /// Closes the port. Each open connection gets one more answer, which announces that it is the last one.
     pub(crate) async fn leave(&self) {
         self.leaving.send_replace(true);
         let closed = async || TcpStream::connect(self.addr).await.is_err();
@@ -90,7 +90,7 @@ impl Backend {
         Self { addr, seen, served, connections, leaving, task: tokio::spawn(accept) }
     }
 
-    /// Requests answered so far.
+    /// The number of requests answered so far.
     pub(crate) fn served(&self) -> usize {
         self.served.load(Ordering::SeqCst)
     }
@@ -99,12 +99,12 @@ impl Backend {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// The requests seen since the last call.
+    /// The requests received since the last call.
     pub(crate) fn take_seen(&self) -> Vec<Request<Bytes>> {
         std::mem::take(&mut *self.seen.lock().unwrap())
     }
 
-    /// The one request seen since the last call.
+    /// The only request received since the last call.
     pub(crate) fn only_seen(&self) -> Request<Bytes> {
         let mut seen = self.take_seen();
         assert_eq!(seen.len(), 1, "expected one request: {seen:?}");
@@ -118,7 +118,7 @@ impl Drop for Backend {
     }
 }
 
-/// Requests seen, requests answered, connections accepted.
+/// The requests received, the number answered, and the number of connections accepted.
 type Counts = (Arc<Mutex<Vec<Request<Bytes>>>>, Arc<AtomicUsize>, Arc<AtomicUsize>);
 
 async fn accept(
@@ -128,12 +128,12 @@ async fn accept(
     (seen, served, connections): Counts,
     leaving: Arc<watch::Sender<bool>>,
 ) {
-    // Dropped with this task, so that a stopped backend also closes its open connections.
+    // Dropped with this task, so that a stopped backend closes its open connections, too.
     let mut open = tokio::task::JoinSet::new();
     let mut left = leaving.subscribe();
     loop {
         let accepted = tokio::select! {
-            // What the kernel has completed is accepted first: it would be reset with the port.
+            // Connections that the kernel has completed are accepted first, because they would be reset with the port.
             biased;
             accepted = listener.accept() => accepted,
             _ = left.wait_for(|left| *left) => break,
@@ -161,7 +161,7 @@ async fn accept(
         stream.set_nodelay(true).unwrap();
         let tls = tls.clone();
         open.spawn(async move {
-            // A client that goes away, or does not trust this side, is not this side's business.
+            // A client that leaves, or does not trust this server, is not an error here.
             let Some(tls) = tls else {
                 let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
                 return;
@@ -175,10 +175,11 @@ async fn accept(
     while open.join_next().await.is_some() {}
 }
 
-/// An address at which nothing listens. It is not given away again while this process lives, but a backend can be started at it.
+/// An address at which nothing listens. The system does not assign it again while this process lives, but a backend can be
+/// started at it.
 pub(crate) fn closed_port() -> SocketAddr {
     let socket = TcpSocket::new_v4().unwrap();
-    // Two sockets may be bound to one address if both say so and neither listens yet.
+    // Two sockets may be bound to one address if both allow it and neither listens yet.
     socket.set_reuseaddr(true).unwrap();
     socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
     let addr = socket.local_addr().unwrap();
@@ -186,7 +187,7 @@ pub(crate) fn closed_port() -> SocketAddr {
     addr
 }
 
-/// A backend that reads one request head per connection and then does what its script says with the socket.
+/// A backend that reads one request head per connection and then follows a script.
 pub(crate) struct RawBackend {
     pub(crate) addr: SocketAddr,
     pub(crate) connections: Arc<AtomicUsize>,
@@ -198,7 +199,7 @@ pub(crate) struct RawBackend {
 }
 
 impl RawBackend {
-    /// Writes `answer` after each request head, then closes if `close`, else reads on.
+    /// Writes `answer` after each request head, and then closes the connection if `close`, or otherwise reads on.
     pub(crate) async fn answering(answer: &'static [u8], close: bool) -> Self {
         let backend = Self::held(answer, close).await;
         backend.release();
@@ -229,7 +230,7 @@ impl RawBackend {
         self.gate.send_replace(true);
     }
 
-    /// Request heads that came.
+    /// The number of request heads received.
     pub(crate) fn requests(&self) -> usize {
         self.heads.load(Ordering::SeqCst)
     }
@@ -245,7 +246,7 @@ impl Drop for RawBackend {
     }
 }
 
-/// Every byte received, the number of heads, and whether they are answered.
+/// All bytes received, the number of heads, and whether they are answered now.
 type Seen = (Arc<Mutex<Vec<u8>>>, Arc<AtomicUsize>, Arc<watch::Sender<bool>>);
 
 async fn script(mut stream: TcpStream, answer: &'static [u8], close: bool, (log, heads, gate): Seen) {

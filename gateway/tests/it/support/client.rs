@@ -72,7 +72,7 @@ where
     sender
 }
 
-/// Sends one request on a connection of its own.
+/// Sends one request on a new connection.
 pub(crate) async fn send(addr: SocketAddr, request: Request<Full<Bytes>>) -> Reply {
     Connection::open(addr).await.send(request).await
 }
@@ -95,8 +95,8 @@ pub(crate) fn header<'a>(reply: &'a Reply, name: &str) -> &'a str {
     reply.headers().get(name).map_or("", |value| value.to_str().unwrap())
 }
 
-/// Writes bytes in the given pieces and reads until the gateway closes or `patience` is over.
-/// `true`: the gateway closed.
+/// Writes bytes in the given pieces and reads until the gateway closes or `patience` is over. `true`: the
+/// gateway has closed the connection.
 pub(crate) async fn raw(
     addr: SocketAddr,
     pieces: &[&[u8]],
@@ -142,16 +142,16 @@ pub(crate) async fn upload_slowly(
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// What a load run saw.
+/// The result of a load run.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
     pub(crate) sent: usize,
-    /// Every answer that was not `200`, and every request without an answer.
+    /// Every answer other than `200`, and every request without an answer.
     pub(crate) failed: Vec<String>,
 }
 
-/// `clients` keep-alive connections send `path` until `until` resolves. A client opens a new connection when the
-/// gateway announced that it closes the old one (`Connection: close`), as any client does.
+/// `clients` keep-alive connections send `path` until `stop` is notified, or `stop_at` requests were sent. A client opens a
+/// new connection when the gateway has announced that it closes the old one (`Connection: close`), as any client does.
 pub(crate) async fn load(
     addr: SocketAddr,
     path: &'static str,
@@ -195,7 +195,7 @@ async fn one_client(
     while !stopped.load(SeqCst) && sent.load(SeqCst) < stop_at {
         let mut open = match connection.take() {
             Some(open) => open,
-            // Not accepted: the gateway does not listen (any more), so this request never reached it.
+            // The connection was not accepted: the gateway no longer listens, so this request never reached it.
             None => match Connection::try_open(addr).await {
                 Ok(open) => open,
                 Err(_) => break,

@@ -1,4 +1,4 @@
-//! Two datacenters that one agent knows: real ones, or two embedded registries behind a front that looks at `dc`.
+//! Two datacenters that one agent knows: real ones, or two embedded registries behind a front that reads `dc`.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 
 pub(crate) struct Federation {
-    /// Where the gateway asks: an agent of `dc1`.
+    /// The agent that the gateway uses, in `dc1`.
     pub(crate) url: String,
     pub(crate) dc1: Client,
     pub(crate) dc2: Client,
@@ -67,7 +67,7 @@ fn client(url: &str) -> Client {
     Client::new(ClientConfig::new(url)).unwrap()
 }
 
-/// To the datacenter that `dc` names, as a server of Consul does.
+/// Forwards to the datacenter in `dc`, as a server of Consul does.
 async fn forward(urls: [String; 2], request: Request) -> Response {
     let query = request.uri().query().unwrap_or_default();
     let at = usize::from(query.split('&').any(|pair| pair == "dc=dc2"));

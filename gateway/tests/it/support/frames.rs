@@ -1,6 +1,7 @@
-//! HTTP/2 by hand: frames as bytes, header blocks of literals, and a client that writes and reads them as it likes.
+//! HTTP/2 by hand: frames as bytes, header blocks of literals, and a client that writes and reads them in any way.
 //!
-//! For requests that no library would send. Frames are RFC 9113 §4.1, header blocks RFC 7541 §6.2.2 without Huffman.
+//! It is for requests that no library would send. Frames follow RFC 9113 §4.1, header blocks RFC 7541 §6.2.2 without
+//! Huffman.
 
 #![allow(dead_code, reason = "words of the protocol, whether or not a test uses each of them")]
 
@@ -41,7 +42,7 @@ pub(crate) const INITIAL_WINDOW_SIZE: u16 = 4;
 
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Largest payload that a server takes without being asked.
+/// The largest payload that a server accepts unless it announces more.
 const PAYLOAD_MAX: usize = 16 * 1024;
 
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -76,7 +77,7 @@ pub(crate) fn data(stream: u32, flags: u8, content: &[u8]) -> Vec<u8> {
     frame(DATA, flags, stream, content)
 }
 
-/// One field, never indexed and as it stands: also what no library would encode.
+/// One field, never indexed and not encoded, which may be one that no library would encode.
 pub(crate) fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0x10];
     for text in [name, value] {
@@ -104,7 +105,7 @@ pub(crate) fn block(fields: &[Field<'_>]) -> Vec<u8> {
     fields.iter().flat_map(|(name, value)| literal(name, value)).collect()
 }
 
-/// HEADERS, and as many CONTINUATION as the block needs.
+/// HEADERS, and as many CONTINUATION frames as the block needs.
 pub(crate) fn headers(stream: u32, flags: u8, fields: &[Field<'_>]) -> Vec<u8> {
     let block = block(fields);
     let mut parts = block.chunks(PAYLOAD_MAX).peekable();
@@ -128,7 +129,7 @@ pub(crate) fn request<'a>(scheme: &'a str, method: &'a str, path: &'a str) -> Ve
     ]
 }
 
-/// How bytes are cut into writes.
+/// How bytes are divided into writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {
     Whole,
@@ -158,7 +159,7 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// The code of RST_STREAM or GOAWAY.
+    /// The error code of RST_STREAM or GOAWAY.
     pub(crate) fn error_code(&self) -> Option<u32> {
         let code = match self.kind {
             RST_STREAM => self.payload.get(..4)?,
@@ -168,14 +169,14 @@ impl Frame {
         Some(u32::from_be_bytes(code.try_into().unwrap()))
     }
 
-    /// `:status` of a response's HEADERS; it is the first field.
+    /// `:status` of a response's HEADERS, which is the first field.
     pub(crate) fn status(&self) -> Option<u16> {
         if self.kind != HEADERS {
             return None;
         }
         // Size updates of the table may come first.
         let mut block = self.payload.iter().copied().skip_while(|byte| byte & 0xe0 == 0x20);
-        // Static table, or its name with a literal value.
+        // An entry of the static table, or its name with a literal value.
         match block.next()? {
             indexed @ 0x88..=0x8e => Some([200, 204, 206, 304, 400, 404, 500][usize::from(indexed - 0x88)]),
             0x48 | 0x08 | 0x18 => {
@@ -189,7 +190,7 @@ impl Frame {
     }
 }
 
-/// Three digits (RFC 7541, appendix B: `0` to `2` have five bits, the others six).
+/// Decodes three digits (RFC 7541, appendix B: `0` to `2` have five bits, the others six).
 fn huffman_digits(text: &[u8]) -> Vec<u8> {
     let mut bits = text.iter().flat_map(|byte| (0..8).rev().map(move |at| byte >> at & 1));
     let mut digits = Vec::new();
@@ -206,31 +207,31 @@ fn huffman_digits(text: &[u8]) -> Vec<u8> {
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// One connection. Nothing is answered unless a test does so.
+/// One connection. It answers nothing by itself.
 pub(crate) struct FrameClient {
-    /// What `:scheme` has to say on it.
+    /// The value that `:scheme` must have on it.
     pub(crate) scheme: &'static str,
     stream: Box<dyn Stream>,
     read: Vec<u8>,
 }
 
 impl FrameClient {
-    /// In cleartext with prior knowledge; preface and empty SETTINGS are sent.
+    /// Connects in cleartext with prior knowledge, and sends the preface and empty SETTINGS.
     pub(crate) async fn open(addr: SocketAddr) -> Self {
         Self::open_with(addr, &[]).await
     }
 
-    /// With SETTINGS of its own.
+    /// As [`Self::open`], with these SETTINGS.
     pub(crate) async fn open_with(addr: SocketAddr, values: &[(u16, u32)]) -> Self {
         Self::over("http", connect(addr).await, values).await
     }
 
-    /// On a stream of the test's own.
+    /// As [`Self::open`], on a stream that the test has made.
     pub(crate) async fn on(stream: Box<dyn Stream>, scheme: &'static str) -> Self {
         Self::over(scheme, stream, &[]).await
     }
 
-    /// Over TLS to the name `gw`, for which `authority` has certified the gateway.
+    /// Connects over TLS to the name `gw`, for which `authority` has certified the gateway.
     pub(crate) async fn open_tls(addr: SocketAddr, authority: &Authority, values: &[(u16, u32)]) -> Self {
         Self::over("https", connect_tls(addr, authority, b"h2").await, values).await
     }
@@ -251,17 +252,17 @@ impl FrameClient {
         headers(stream, 0, &[&request(self.scheme, method, path)[..], fields].concat())
     }
 
-    /// Panics if the gateway has closed.
+    /// Sends bytes. Panics if the gateway has closed the connection.
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         assert!(self.try_send(bytes, Cut::Whole).await, "the gateway closed the connection");
     }
 
-    /// Each part in a write of its own; `false`: the gateway has closed.
+    /// Sends each part in one write. `false`: the gateway has closed the connection.
     pub(crate) async fn try_send(&mut self, bytes: &[u8], cut: Cut) -> bool {
         write(&mut self.stream, bytes, cut).await
     }
 
-    /// The next frame; `None`: the gateway closed.
+    /// The next frame. `None`: the gateway has closed the connection.
     pub(crate) async fn next(&mut self) -> Option<Frame> {
         loop {
             if let Some(frame) = take(&mut self.read) {
@@ -275,12 +276,12 @@ impl FrameClient {
         }
     }
 
-    /// The next frame, if it comes within `patience`. Outer `None`: it did not.
+    /// The next frame, if it arrives within `patience`. The outer `None`: it did not.
     pub(crate) async fn next_within(&mut self, patience: Duration) -> Option<Option<Frame>> {
         tokio::time::timeout(patience, self.next()).await.ok()
     }
 
-    /// Frames are read until one of them is `wanted`; `None`: the gateway closed before.
+    /// Reads frames until one of them is `wanted`. `None`: the gateway closed the connection before.
     pub(crate) async fn until(&mut self, wanted: impl Fn(&Frame) -> bool) -> Option<Frame> {
         let reading = async {
             loop {
@@ -293,7 +294,7 @@ impl FrameClient {
         tokio::time::timeout(DEADLINE, reading).await.expect("the frame comes, or the end")
     }
 
-    /// As [`Self::until`] of a client that answers SETTINGS and PING, and whose connection stays open.
+    /// As [`Self::until`], for a client that answers SETTINGS and PING, and whose connection must stay open.
     pub(crate) async fn next_where(&mut self, wanted: impl Fn(&Frame) -> bool) -> Frame {
         let is_question = |frame: &Frame| [SETTINGS, PING].contains(&frame.kind) && frame.flags & ACK == 0;
         loop {
@@ -309,7 +310,7 @@ impl FrameClient {
         }
     }
 
-    /// What became of a request: its status, or the code with which its stream or the connection ended.
+    /// The outcome of a request: its status, or the code with which its stream or the connection ended.
     pub(crate) async fn outcome(&mut self, stream: u32) -> Outcome {
         let of_it =
             |frame: &Frame| frame.kind == GOAWAY || (frame.stream == stream && frame.kind != WINDOW_UPDATE);
@@ -324,8 +325,8 @@ impl FrameClient {
         }
     }
 
-    /// Sends `first` as it is cut and then `again` until the gateway closes, and reads meanwhile. What was read, and how
-    /// long it took from the first byte; fails after [`DEADLINE`].
+    /// Sends `first` in the given parts and then `again` until the gateway closes, and reads meanwhile. Returns the
+    /// frames that were read, and the time since the first byte. Fails after [`DEADLINE`].
     pub(crate) async fn flood(self, first: &[u8], cut: Cut, again: Vec<u8>) -> (Vec<Frame>, Duration) {
         let (mut reader, mut writer) = tokio::io::split(self.stream);
         let began = std::time::Instant::now();
@@ -352,7 +353,7 @@ impl FrameClient {
     }
 }
 
-/// The first frame of what was read, if all of it is there.
+/// Takes the first frame out of the bytes, if all of it is there.
 fn take(read: &mut Vec<u8>) -> Option<Frame> {
     let head = read.first_chunk::<9>()?;
     let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
@@ -363,7 +364,7 @@ fn take(read: &mut Vec<u8>) -> Option<Frame> {
     Some(Frame { kind, flags, stream, payload })
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Status(u16),
@@ -372,7 +373,7 @@ pub(crate) enum Outcome {
     Closed,
 }
 
-/// Each part in a write of its own; `false`: the gateway has closed.
+/// Sends each part in one write. `false`: the gateway has closed the connection.
 pub(crate) async fn write(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8], cut: Cut) -> bool {
     for part in cut.parts(bytes) {
         if stream.write_all(part).await.is_err() || stream.flush().await.is_err() {
@@ -382,7 +383,7 @@ pub(crate) async fn write(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8], 
     true
 }
 
-/// Over TLS to the name `gw`, with one protocol offered.
+/// Connects over TLS to the name `gw`, and offers one protocol.
 pub(crate) async fn connect_tls(
     addr: SocketAddr,
     authority: &Authority,
@@ -399,19 +400,19 @@ pub(crate) async fn connect(addr: SocketAddr) -> TcpStream {
     stream
 }
 
-/// A gateway of one worker with a listener of each kind.
+/// A gateway with one worker and a listener of each kind.
 pub(crate) struct Listeners {
     pub(crate) gateway: TestGateway,
     authority: Authority,
 }
 
 impl Listeners {
-    /// `listen`: further entries, each with a comma before it. `config`: everything else.
+    /// `listen` has further entries, each with a comma before it; `config` is everything else.
     pub(crate) async fn start(listen: &str, config: &str) -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), listen, config).await
     }
 
-    /// With files that the configuration refers to already in `dir`.
+    /// As [`Self::start`], in a folder that already has the files to which the configuration refers.
     pub(crate) async fn start_in(dir: TempDir, listen: &str, config: &str) -> Self {
         let authority = Authority::new();
         let certified = authority.certify("gw");
@@ -423,12 +424,12 @@ impl Listeners {
         Self { gateway, authority }
     }
 
-    /// An HTTP/2 connection.
+    /// Opens an HTTP/2 connection.
     pub(crate) async fn open(&self, over_tls: bool) -> FrameClient {
         self.open_with(over_tls, &[]).await
     }
 
-    /// With SETTINGS of its own.
+    /// As [`Self::open`], with these SETTINGS.
     pub(crate) async fn open_with(&self, over_tls: bool, values: &[(u16, u32)]) -> FrameClient {
         if over_tls {
             FrameClient::open_tls(self.gateway.https_addr().unwrap(), &self.authority, values).await
@@ -437,7 +438,7 @@ impl Listeners {
         }
     }
 
-    /// A connection for bytes of HTTP/1.1.
+    /// Opens a connection for bytes of HTTP/1.1.
     pub(crate) async fn open_http1(&self, over_tls: bool) -> Box<dyn Stream> {
         if over_tls {
             let addr = self.gateway.https_addr().unwrap();

@@ -19,12 +19,12 @@ pub(crate) struct TestGateway {
 }
 
 impl TestGateway {
-    /// `config` without `version` and `listen`: those are added, with free ports.
+    /// `config` has neither `version` nor `listen`; these are added, with free ports.
     pub(crate) async fn start(config: &str) -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), config).await
     }
 
-    /// With files that the configuration refers to already in `dir`.
+    /// As [`Self::start`], in a folder that already has the files to which the configuration refers.
     pub(crate) async fn start_in(dir: TempDir, config: &str) -> Self {
         write_config(dir.path(), config);
         let gateway = start(dir.path()).await;
@@ -49,12 +49,12 @@ impl TestGateway {
         self.admin_addr().unwrap()
     }
 
-    /// Is this a line of its metrics?
+    /// Whether this is a line of its metrics.
     pub(crate) async fn shows(&self, line: &str) -> bool {
         text(&send(self.admin(), get("/metrics")).await).lines().any(|shown| shown == line)
     }
 
-    /// Drains and stops; how many connections were cut.
+    /// Drains and stops it. Returns the number of connections that were cut.
     pub(crate) async fn stop(mut self) -> usize {
         self.gateway.take().unwrap().shutdown().await
     }
@@ -78,7 +78,7 @@ pub(crate) fn config_path(dir: &Path) -> PathBuf {
     dir.join("routes.yaml")
 }
 
-/// Written aside and renamed, so that a watcher never reads half a file.
+/// The file is written under another name and renamed, so that a watcher never reads half a file.
 pub(crate) fn write_config(dir: &Path, config: &str) {
     let log = if config.contains("access_log:") { "" } else { "access_log: {format: off}\n" };
     let listen = if config.contains("listen:") {
@@ -87,7 +87,7 @@ pub(crate) fn write_config(dir: &Path, config: &str) {
         "listen: {http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\"}\n"
     };
     let workers = if config.contains("workers:") { "" } else { "workers: 2\n" };
-    // Every request of the tests is for `gw`, also those to the admin listener.
+    // Every request of the tests is for `gw`, including those to the admin listener.
     let text = format!("version: 1\n{workers}{listen}{log}{config}")
         .replace("admin: \"127.0.0.1:0\"", "admin: \"127.0.0.1:0\", admin_hosts: [gw]");
     let aside = dir.join("routes.yaml.new");

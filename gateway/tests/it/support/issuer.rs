@@ -1,4 +1,4 @@
-//! An issuer of tokens that is up, slow or down when the test says so, and the keys that it signs with.
+//! An issuer of tokens that a test can make slow or take down, and the keys with which it signs.
 
 use std::{
     net::SocketAddr,
@@ -21,17 +21,17 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What the issuer does with a request for its keys.
+/// How the issuer treats a request for its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     Up,
-    /// It answers with the keys of the moment when it was asked, and only when it is another mode's turn.
+    /// It answers with the keys that it had when the request arrived, and only after the mode has changed.
     Slow,
     /// 500.
     Down,
 }
 
-/// Publishes a set of keys at any path.
+/// Publishes a set of keys at every path.
 pub(crate) struct Issuer {
     addr: SocketAddr,
     jwks: Arc<Mutex<String>>,
@@ -58,12 +58,12 @@ impl Issuer {
         issuer
     }
 
-    /// From now on these keys are its keys.
+    /// Replaces its keys by these.
     pub(crate) fn publish(&self, keys: &[&SigningKey]) {
         self.publish_beside(keys, &[]);
     }
 
-    /// With further members of the set, which are no signing keys.
+    /// As [`Self::publish`], with further members of the set that are not signing keys.
     pub(crate) fn publish_beside(&self, keys: &[&SigningKey], others: &[Value]) {
         let keys: Vec<Value> = keys.iter().map(|key| key.jwk()).chain(others.iter().cloned()).collect();
         *self.jwks.lock().unwrap() = json!({ "keys": keys }).to_string();
@@ -73,7 +73,7 @@ impl Issuer {
         self.mode.send_replace(mode);
     }
 
-    /// How often it was asked for its keys.
+    /// The number of requests for its keys.
     pub(crate) fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
@@ -107,7 +107,7 @@ async fn serve(
     let status = if mode == Mode::Down { "500 Internal Server Error" } else { "200 OK" };
     let length = body.len();
     let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
-    // A client that has left needs no answer.
+    // A client that has left does not need an answer.
     let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
     let _ = stream.shutdown().await;
 }
@@ -128,7 +128,7 @@ impl SigningKey {
         Self { dir, kid: kid.map(str::to_owned), x }
     }
 
-    /// A set of this key alone.
+    /// A key set that has only this key.
     pub(crate) fn jwks(&self) -> String {
         json!({ "keys": [self.jwk()] }).to_string()
     }
@@ -141,7 +141,7 @@ impl SigningKey {
         jwk
     }
 
-    /// For the audience `api`.
+    /// A token for the audience `api`.
     pub(crate) fn token(&self, subject: &str) -> String {
         self.token_with(subject, |_| {})
     }
@@ -160,7 +160,7 @@ impl SigningKey {
         mint(&options).unwrap()
     }
 
-    /// With these claims and no others.
+    /// A token with exactly these claims.
     pub(crate) fn signed(&self, claims: &Value) -> String {
         let pem = std::fs::read(self.dir.path().join("signing.key")).unwrap();
         let key = jsonwebtoken::EncodingKey::from_ed_pem(&pem).unwrap();

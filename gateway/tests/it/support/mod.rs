@@ -12,15 +12,16 @@ pub(crate) mod tokens;
 
 use std::{future::Future, time::Duration};
 
-/// Longest that any event of a test may take; only a failure waits for it.
+/// The longest time that any event of a test may take. Only a failure waits for so long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Waits until `condition` holds, asking again in short steps; panics with `what` after [`DEADLINE`].
+/// Waits until `condition` is true, which is checked in short intervals. Panics with `what` after
+/// [`DEADLINE`].
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl FnMut() -> F) {
     within(DEADLINE, what, condition).await;
 }
 
-/// As [`eventually`] with a deadline that is part of what is tested.
+/// As [`eventually`], with a deadline that the test itself checks.
 pub(crate) async fn within<F: Future<Output = bool>>(
     deadline: Duration,
     what: &str,

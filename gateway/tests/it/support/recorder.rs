@@ -1,4 +1,4 @@
-//! A service that keeps every byte that it gets, connection by connection.
+//! A service that keeps every byte that it receives, by connection.
 
 use std::{
     net::SocketAddr,
@@ -11,11 +11,11 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What came on one connection.
+/// The data of one connection.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Recorded {
     pub(crate) bytes: Vec<u8>,
-    /// The gateway has closed it.
+    /// The gateway has closed the connection.
     pub(crate) closed: bool,
 }
 
@@ -25,7 +25,7 @@ impl Recorded {
     }
 }
 
-/// Answers each connection once, when `after` bytes of it have come, and reads on until it is closed.
+/// A service that answers each connection once, after `after` bytes of it, and reads on until it is closed.
 pub(crate) struct Recorder {
     pub(crate) addr: SocketAddr,
     connections: Arc<Mutex<Vec<Recorded>>>,
@@ -33,7 +33,7 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// Never answers.
+    /// A service that never answers.
     pub(crate) async fn silent() -> Self {
         Self::answering(usize::MAX, b"").await
     }
@@ -65,7 +65,7 @@ impl Recorder {
         self.connections.lock().unwrap().iter().all(|connection| connection.closed)
     }
 
-    /// Bytes over all connections.
+    /// The number of bytes received, over all connections.
     pub(crate) fn received(&self) -> usize {
         self.connections.lock().unwrap().iter().map(|connection| connection.bytes.len()).sum()
     }

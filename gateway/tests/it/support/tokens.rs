@@ -8,9 +8,9 @@ use http_body_util::Full;
 use millgate::token::{MintOptions, mint};
 use tempfile::TempDir;
 
-/// What a provider with `hs256_secret_file: secret.key` verifies.
+/// The key of a provider with `hs256_secret_file: secret.key`.
 pub(crate) const GOOD: &str = "secret.key";
-/// A key beside it that no provider knows.
+/// A key that no provider has.
 pub(crate) const WRONG: &str = "wrong.key";
 
 /// A folder for a gateway, with both keys.
@@ -21,12 +21,12 @@ pub(crate) fn folder() -> TempDir {
     dir
 }
 
-/// For the audience `api`, signed with the key that `dir` has under this name.
+/// A token for the audience `api`, signed with the key that has this name in `dir`.
 pub(crate) fn token(dir: &Path, key: &str, subject: &str) -> String {
     token_with(dir, key, |options| subject.clone_into(&mut options.subject))
 }
 
-/// With further claims.
+/// As [`token`], with other options.
 pub(crate) fn token_with(dir: &Path, key: &str, change: impl FnOnce(&mut MintOptions)) -> String {
     let mut options = MintOptions {
         key_file: dir.join(key),

@@ -1,10 +1,11 @@
-//! A service's informational responses (1xx), read under hyper's client on their way to the client.
+//! Forwards a service's informational responses (1xx), which are read below hyper's client.
 //!
 //! A proxy must forward them (RFC 9110 §15.2). hyper's client reports them only to a callback that is made anew for each
 //! request, which costs four allocations. Here the bytes of a response are compared with the beginning of such a head,
-//! until its final head has begun; what is found is read with the parser that hyper uses. Not one byte is changed.
+//! until its final head has begun. A head that is found is parsed with the parser that hyper uses. No byte is changed.
 //!
-//! 100 ends here: it answers an expectation that the gateway has met itself. 101 is refused, and nothing may follow it.
+//! 100 ends here, because it answers an expectation that the gateway has met itself. 101 is refused, and no other one is
+//! forwarded after it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -19,23 +20,23 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::upstream::sink::ResponseSink;
 
-/// Where the informational responses of one upstream connection go.
+/// The destination of the informational responses of one upstream connection.
 #[derive(Default)]
 pub(super) struct Informational {
-    /// A final response head has not begun.
+    /// The final response head has not begun.
     is_awaited: Cell<bool>,
-    /// `None`: the client would not understand them.
+    /// `None`: the client's protocol does not have them.
     sink: RefCell<Option<ResponseSink>>,
 }
 
 impl Informational {
-    /// A request is sent.
+    /// A request is being sent.
     pub(super) fn begin(&self, sink: Option<ResponseSink>) {
         self.is_awaited.set(sink.is_some());
         *self.sink.borrow_mut() = sink;
     }
 
-    /// The response is over: the connection waits for another client.
+    /// The response is over, and the connection waits for another client.
     pub(super) fn end(&self) {
         self.is_awaited.set(false);
         *self.sink.borrow_mut() = None;
@@ -48,7 +49,7 @@ impl Informational {
     }
 }
 
-/// A byte stream that is read for informational responses.
+/// A byte stream in whose reads informational responses are found.
 pub(super) struct Informed<I> {
     io: I,
     informational: Rc<Informational>,
@@ -61,7 +62,7 @@ impl<I> Informed<I> {
         Self { io, informational, partial: Vec::new() }
     }
 
-    /// hyper refuses a head that is longer.
+    /// Gives up where hyper refuses a head because of its length.
     fn give_up_if_too_long(&mut self) {
         if self.partial.len() > RESPONSE_HEAD_BYTES_MAX {
             self.partial = Vec::new();
@@ -80,7 +81,7 @@ impl<I> Informed<I> {
                 self.partial = Vec::new();
                 return self.informational.is_awaited.set(false);
             }
-            // A head ends where the parser says, which takes bare line feeds, too; only a line feed can end it.
+            // The parser decides where a head ends, and accepts bare line feeds, too. Only a line feed can end it.
             if !bytes.contains(&b'\n') {
                 return self.give_up_if_too_long();
             }
@@ -104,7 +105,7 @@ impl<I> Informed<I> {
     }
 }
 
-/// What stands at the beginning of bytes.
+/// The result of parsing the beginning of some bytes.
 enum Parsed {
     Partial,
     /// An informational head of so many bytes.
@@ -145,12 +146,12 @@ fn parse(bytes: &[u8]) -> Parsed {
     Parsed::Head { bytes: end, status, headers }
 }
 
-/// Largest response head. nginx's default is 4 or 8 KiB, HAProxy's 16.
+/// The largest response head in bytes. nginx's default is 4 or 8 KiB, HAProxy's 16.
 pub(super) const RESPONSE_HEAD_BYTES_MAX: usize = 32 * 1024;
-/// Header lines of a response: hyper's own limit, and Envoy's default.
+/// The largest number of header lines of a response: hyper's own limit, and Envoy's default.
 pub(super) const RESPONSE_LINES_MAX: usize = 100;
 
-/// What all informational heads of HTTP/1.1 begin with (RFC 9112 §4).
+/// The beginning of all informational heads of HTTP/1.1 (RFC 9112 §4).
 const BEGINNING: &[u8] = b"HTTP/1.1 1";
 const CONTINUE: u16 = 100;
 const SWITCHING_PROTOCOLS: u16 = 101;

@@ -1,8 +1,8 @@
-//! What a service says although it takes no more of the request.
+//! Receives the response of a service that takes no more of the request.
 //!
 //! A service may answer 413 and close in the middle of an upload. The next write then fails, and hyper would give up the
-//! connection with the answer unread. Here a failed write only ends the writing: reads go on until the answer is there, or
-//! the connection ends without one. Such a connection is never used again.
+//! connection with the response unread. Here a failed write only ends the writing: reads go on until the response is
+//! there, or the connection ends without one. Such a connection is never used again.
 
 use std::{
     cell::Cell,
@@ -14,7 +14,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A byte stream whose writes may fail while its reads go on.
+/// A byte stream whose reads go on when its writes fail.
 #[derive(Debug)]
 pub(super) struct LastWords<I> {
     io: I,
@@ -27,7 +27,7 @@ impl<I> LastWords<I> {
         Self { io, broken }
     }
 
-    /// A failed write waits for ever: its task goes on by what it reads.
+    /// Turns a failed write into one that waits for ever. Reads wake the task from then on.
     fn note<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if matches!(result, Poll::Ready(Err(_))) {
             self.broken.set(true);

@@ -1,4 +1,4 @@
-//! HTTP/1.1 with an endpoint: one request at a time, by hyper's client.
+//! HTTP/1.1 with an endpoint: one request at a time, sent by hyper's client.
 
 pub(super) mod informational;
 mod last_words;
@@ -22,13 +22,13 @@ use self::{
 use super::{Answered, SendError, Unsent};
 use crate::{body::RequestBody, headers, small_writes::SmallWrites, upstream::sink::ResponseSink};
 
-/// One connection and the task that drives it.
+/// One connection, and the task that drives it.
 pub(in crate::upstream) struct Http1 {
     sender: SendRequest<RequestBody>,
     reads: ReadSize,
-    /// Of the response that is awaited.
+    /// Forwards the informational responses before the awaited response.
     informational: Rc<Informational>,
-    /// A write has failed: what is still read is the last.
+    /// A write has failed, so the connection is only read until the response is there.
     broken: Rc<Cell<bool>>,
     /// The framing of the last response allows another request.
     is_reusable: bool,
@@ -50,7 +50,7 @@ impl Http1 {
             .handshake(SmallWrites(TokioIo::new(io)))
             .await?;
         let task = tokio::task::spawn_local(async move {
-            // Its failures reach the request through the sender.
+            // The request gets its failures through the sender.
             let _ = connection.await;
         });
         let task = task.abort_handle();
@@ -93,7 +93,7 @@ impl Http1 {
         }
     }
 
-    /// RFC 9112 §9.3: a response that came before the whole request was sent leaves the connection unusable.
+    /// A response that ended before the whole request was sent leaves the connection unusable (RFC 9112 §9.3).
     pub(super) fn finish(&self, is_sent: bool) -> bool {
         let is_usable = self.is_reusable && is_sent && !self.sender.is_closed() && !self.broken.get();
         if is_usable {
@@ -111,8 +111,8 @@ impl Drop for Http1 {
     }
 }
 
-/// The version, and chunks where the length is not known: hyper's client sends no content of unknown length for GET or HEAD
-/// that does not say so.
+/// Sets the version, and chunked coding where the length is not known: for GET and HEAD, hyper's client sends content of
+/// unknown length only if the head says so.
 fn write_framing(request: &mut Request<RequestBody>) {
     *request.version_mut() = Version::HTTP_11;
     if !request.body().is_empty() && !request.headers().contains_key(header::CONTENT_LENGTH) {
@@ -134,7 +134,7 @@ fn send_error(error: &hyper::Error) -> SendError {
     }
 }
 
-/// What the other side said in TLS to end the connection.
+/// The TLS alert with which the endpoint has ended the connection.
 fn alert(error: &hyper::Error) -> Option<String> {
     let io: &io::Error = error.source()?.downcast_ref()?;
     let inner = io.get_ref()?.downcast_ref()?;
@@ -150,7 +150,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs `test` with a connection, the service at its other end, and the worker's count of large reads.
+    /// Runs `test` with a connection, the service's end of it, and the worker's count of large reads.
     async fn with_connection(test: impl AsyncFnOnce(Http1, DuplexStream, Rc<Cell<u64>>)) {
         let (ours, service) = duplex(1 << 16);
         let large_reads = Rc::<Cell<u64>>::default();

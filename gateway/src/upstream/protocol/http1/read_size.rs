@@ -1,9 +1,9 @@
-//! How much one read of an upstream connection may take.
+//! The largest number of bytes that one read of an upstream connection may take.
 //!
-//! Large reads make a large response cheaper: with 256 KiB, 64 MiB cost four fifths of what they cost with 32. But a client
-//! that stops reading holds what was read for it, some three reads of it. So a read is small until the client's
-//! connection has taken more than the kernel keeps for a client that reads nothing ([`PROOF_BYTES`]), and no more than
-//! [`LARGE_READS_MAX`] connections of a worker have had large ones.
+//! Large reads make a large response cheaper: with 256 KiB, 64 MiB cost four fifths of what they cost with 32 KiB. But for
+//! a client that stops reading, the gateway holds some three such reads. So a read is small until the client's connection
+//! has taken more than the kernel keeps for a client that reads nothing ([`PROOF_BYTES`]), and at most [`LARGE_READS_MAX`]
+//! connections of a worker may have large reads.
 
 use std::{
     cell::Cell,
@@ -15,28 +15,30 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 
-/// The reads of one connection.
+/// The read size of one connection.
 #[derive(Debug)]
 pub(super) struct ReadSize {
     now: Rc<Cell<usize>>,
-    /// The worker's connections that have had large reads.
+    /// The number of the worker's connections that have had large reads.
     all_grown: Rc<Cell<u64>>,
     grown: Option<Grown>,
 }
 
-/// hyper keeps a buffer as large as the largest reads were, so the connection counts until it ends.
+/// The mark of a connection that has had large reads. hyper keeps a buffer as large as the largest read was, so the
+/// connection is counted until it ends.
 #[derive(Debug)]
 struct Grown(Rc<Cell<u64>>);
 
 impl ReadSize {
-    /// The knob of `io`, and `io` with it. `all_grown` counts the worker's connections that have had large reads.
+    /// Returns the control of the read size, and `io` under it. `all_grown` counts the worker's connections that have had
+    /// large reads.
     pub(super) fn of<I: AsyncRead>(io: I, all_grown: &Rc<Cell<u64>>) -> (Self, SizedReads<I>) {
         let now = Rc::new(Cell::new(USUAL_BYTES));
         let size = Self { now: Rc::clone(&now), all_grown: Rc::clone(all_grown), grown: None };
         (size, SizedReads { io: io.take(0), now })
     }
 
-    /// Reads are large from now on.
+    /// Makes reads large from now on, if the worker has not too many such connections.
     pub(super) fn enlarge(&mut self) {
         if self.grown.is_none() {
             let all = self.all_grown.get();
@@ -49,7 +51,7 @@ impl ReadSize {
         self.now.set(READ_BYTES_MAX);
     }
 
-    /// As at first: the next response may go to another client.
+    /// Makes reads small again, because the next response may go to another client.
     pub(super) fn reset(&self) {
         self.now.set(USUAL_BYTES);
     }
@@ -61,7 +63,7 @@ impl Drop for Grown {
     }
 }
 
-/// A byte stream whose reads are as large as its [`ReadSize`] says.
+/// A byte stream whose reads are as large as its [`ReadSize`] allows.
 #[derive(Debug)]
 pub(super) struct SizedReads<I> {
     io: Take<I>,
@@ -106,15 +108,17 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for SizedReads<I> {
     }
 }
 
-/// The largest read, and so the largest buffer of an upstream connection. Half of it costs some 10 % more for each GiB,
-/// twice of it nothing less.
+/// The largest read, and so the largest buffer of an upstream connection. With half of it, each GiB costs some 10 % more;
+/// with twice as much, it costs no less.
 pub(super) const READ_BYTES_MAX: usize = 256 * 1024;
-/// The usual read. hyper doubles its buffer when a read fills it: one byte less than 32 KiB leaves it there.
+/// The usual read. hyper doubles its buffer when a read fills it; with one byte less than 32 KiB the buffer stays at that
+/// size.
 const USUAL_BYTES: usize = 32 * 1024 - 1;
-/// What a client's connection must have taken before reads for it are large. Linux keeps up to 4 MiB to be sent for a peer
-/// that reads nothing (`tcp_wmem`), and the peer's own side keeps some; past twice that it has read.
+/// The bytes that a client's connection must have taken before reads for it are large. Linux may keep up to 4 MiB for a
+/// peer that reads nothing (`tcp_wmem`), and the peer's own side keeps some; a client that has taken twice that has read.
 pub(super) const PROOF_BYTES: u64 = 8 * 1024 * 1024;
-/// Connections of one worker that have large buffers: at most some 48 MiB, if the client of each stops reading.
+/// The largest number of a worker's connections with large buffers: at most some 48 MiB, if the client of each stops
+/// reading.
 const LARGE_READS_MAX: u64 = 64;
 
 #[cfg(test)]
