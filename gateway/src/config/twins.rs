@@ -23,7 +23,7 @@ use std::{
 use http::{HeaderMap, Method};
 
 use self::{
-    gate::Gate,
+    gate::GateParts,
     sample::{Respelling, Sample, client_paths, host_fits, path_fits, upstream_path},
 };
 use super::settings::{EndpointSource, RouteSettings, Settings};
@@ -38,7 +38,7 @@ pub(super) fn warnings(settings: &Settings) -> Vec<Diagnostic> {
     let Ok(router) = Router::compile(&RouteSettings::matches(&settings.routes)) else { return Vec::new() };
     let search = Search::new(settings, router);
     let mut neighbours = HashMap::new();
-    let closed = (0..settings.routes.len()).filter(|at| !Gate::of(&settings.routes[*at]).is_open());
+    let closed = (0..settings.routes.len()).filter(|at| !GateParts::of(&settings.routes[*at]).is_open());
     let found = closed.filter_map(|at| search.twins_of(at, &mut neighbours));
     said::warnings(settings, &found.collect::<Vec<_>>())
 }
@@ -126,7 +126,7 @@ struct Search<'a> {
 }
 
 /// By destination and a route with the gate.
-type Known<'a> = HashMap<usize, Vec<(Gate<'a>, Rc<Neighbours>)>>;
+type Known<'a> = HashMap<usize, Vec<(GateParts<'a>, Rc<Neighbours>)>>;
 
 impl<'a> Search<'a> {
     fn new(settings: &'a Settings, router: Router) -> Self {
@@ -175,7 +175,7 @@ impl<'a> Search<'a> {
 
     /// Found once for each destination and gate: most routes of a file share theirs.
     fn neighbours(&self, closed: usize, known: &mut Known<'a>) -> Rc<Neighbours> {
-        let (gate, destination) = (Gate::of(self.route(closed)), self.destination[closed]);
+        let (gate, destination) = (GateParts::of(self.route(closed)), self.destination[closed]);
         let of_destination = known.entry(destination).or_default();
         if let Some((_, found)) = of_destination.iter().find(|(other, _)| *other == gate) {
             return Rc::clone(found);
@@ -197,7 +197,7 @@ impl<'a> Search<'a> {
                 rewrites.push(key);
                 found.rewriting.push(at);
             }
-            if found.open.len() < TRIED_MAX && Gate::of(other).is_open() && other.methods.is_empty() {
+            if found.open.len() < TRIED_MAX && GateParts::of(other).is_open() && other.methods.is_empty() {
                 found.open.push(at);
             }
         }
@@ -211,7 +211,7 @@ impl<'a> Search<'a> {
         let [one, two] = [other, closed].map(|at| self.destination[at]);
         let is_same = one == two && !self.destinations[one].is_empty()
             || !self.destinations[one].is_disjoint(&self.destinations[two]);
-        is_same && !Gate::of(self.route(other)).is_as_strict_as(&Gate::of(self.route(closed)))
+        is_same && !GateParts::of(self.route(other)).is_as_strict_as(&GateParts::of(self.route(closed)))
     }
 
     /// Side by side for one path, only what asks for less is no decision: another provider is one.
@@ -221,7 +221,7 @@ impl<'a> Search<'a> {
     }
 
     fn asks_for_less(&self, other: usize, closed: usize) -> bool {
-        Gate::of(self.route(closed)).asks_for_more_than(&Gate::of(self.route(other)))
+        GateParts::of(self.route(closed)).is_stricter_than(&GateParts::of(self.route(other)))
     }
 
     fn is_clients(&self, condition: &HeaderCondition) -> bool {
@@ -272,7 +272,7 @@ impl<'a> Search<'a> {
 
     fn other_methods(&self, own: &Request, neighbours: &Neighbours, twins: &mut Twins) {
         let (closed, route) = (twins.closed, self.route(twins.closed));
-        let is_open = |at: usize| Gate::of(self.route(at)).is_open() && self.is_weaker(at, closed);
+        let is_open = |at: usize| GateParts::of(self.route(at)).is_open() && self.is_weaker(at, closed);
         let path = route.hidden.path.shown(&route.path);
         for method in &self.methods {
             let Some(taker) = self.taker(own, method).filter(|taker| *taker != closed) else { continue };

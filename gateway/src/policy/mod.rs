@@ -14,6 +14,7 @@ pub mod circuit_breaker;
 pub mod clients;
 pub mod concurrency;
 pub mod cors;
+pub(crate) mod gate;
 pub mod headers;
 pub mod limit_check;
 pub mod limit_key;

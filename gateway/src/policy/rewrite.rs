@@ -58,16 +58,49 @@ impl Rewrite {
     /// `None` is never the case: the parts were valid in a target, so their joint is one.
     pub fn apply<'a>(&self, target: &'a PathAndQuery, any_case: bool) -> Option<(Uri, Option<&'a str>)> {
         let written = target.path();
-        let stripped = self.strip.as_deref().and_then(|prefix| reading::strip(written, prefix, any_case));
-        let path = stripped.unwrap_or(written);
-        let prefix = stripped.and_then(|rest| written.strip_suffix(rest));
-        let add = self.add.as_deref().unwrap_or("").trim_end_matches('/');
-        // Where the prefix was all of the path, what is added stands alone, and something must stand there.
-        let slash = if add.is_empty() && path.is_empty() { "/" } else { "" };
+        let path = rewritten(self.strip.as_deref(), self.add.as_deref(), written, any_case);
         let query = target.query().map_or(String::new(), |query| format!("?{query}"));
-        let joint = PathAndQuery::try_from(format!("{add}{path}{slash}{query}")).ok()?;
-        Some((Uri::from(joint), prefix))
+        let joint = PathAndQuery::try_from(format!("{path}{query}")).ok()?;
+        Some((Uri::from(joint), path.prefix))
     }
+}
+
+/// A path as a service gets it.
+pub(crate) struct Rewritten<'a, 'p> {
+    /// What was stripped, as it was written; `None`: nothing was.
+    prefix: Option<&'p str>,
+    added: &'a str,
+    rest: &'p str,
+}
+
+impl fmt::Display for Rewritten<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Where the prefix was all of the path, what is added stands alone, and something must stand there.
+        let slash = if self.added.is_empty() && self.rest.is_empty() { "/" } else { "" };
+        write!(f, "{}{}{slash}", self.added, self.rest)
+    }
+}
+
+/// The path that a service gets for `path`. `any_case`: the prefix is compared as the path was.
+pub(crate) fn rewritten<'a, 'p>(
+    strip: Option<&str>,
+    add: Option<&'a str>,
+    path: &'p str,
+    any_case: bool,
+) -> Rewritten<'a, 'p> {
+    let stripped = strip.and_then(|prefix| reading::strip(path, prefix, any_case));
+    Rewritten {
+        prefix: stripped.and_then(|rest| path.strip_suffix(rest)),
+        added: add.unwrap_or_default().trim_end_matches('/'),
+        rest: stripped.unwrap_or(path),
+    }
+}
+
+/// The other way: what is left of the path that a service gets without what was added to it. `None`: `add` is not its beginning,
+/// so the rewrite makes no such path.
+pub(crate) fn without_added<'a>(add: Option<&str>, sent: &'a str) -> Option<&'a str> {
+    let add = add.unwrap_or_default().trim_end_matches('/');
+    sent.strip_prefix(add).filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 impl RoutePolicy for Rewrite {

@@ -11,7 +11,7 @@ use http::{HeaderMap, Method};
 use super::{error::Error, head::upstream_target};
 use crate::{
     admission::{self, Admitted, Odd, Refusal},
-    policy::rewrite::Rewrite,
+    policy::rewrite::{Rewrite, without_added},
     router::Match,
     snapshot::{LocalSnapshot, Route},
 };
@@ -136,8 +136,7 @@ impl Plain<'_> {
 /// The path that a rewrite turns into `sent`. `None`: it makes no such path.
 fn written_for(rewrite: Option<&Rewrite>, prefix: &str, sent: &str) -> Option<String> {
     let Some(rewrite) = rewrite else { return Some(sent.to_owned()) };
-    let add = rewrite.add.as_deref().unwrap_or_default().trim_end_matches('/');
-    let rest = sent.strip_prefix(add).filter(|rest| rest.is_empty() || rest.starts_with('/'))?;
+    let rest = without_added(rewrite.add.as_deref(), sent)?;
     Some(format!("{}{rest}", prefix.trim_end_matches('/')))
 }
 

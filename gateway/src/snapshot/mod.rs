@@ -21,8 +21,7 @@ use crate::{
     listen::ListenSettings,
     message::GuardedNames,
     policy::{
-        Policies, clients::imply, headers::Headers, of_route::Shown, rate_limit::RateLimit,
-        rewrite::UpstreamHost,
+        Policies, gate::Gate, headers::Headers, of_route::Shown, rate_limit::RateLimit, rewrite::UpstreamHost,
     },
     router::Router,
     upstream::{cluster::Cluster, split::Split},
@@ -75,14 +74,9 @@ impl Route {
     /// equal one, such as one that both have from `defaults`.
     pub fn is_as_strict_as(&self, other: &Self) -> bool {
         let (own, others) = (&self.policies, &other.policies);
-        let is_known =
-            || !own.auth.is_empty() && own.auth.iter().all(|provider| others.auth.contains(provider));
         let has_equal = |limit: &Arc<RateLimit>| own.rate_limit.iter().any(|own| own.is_equal_to(limit));
         std::ptr::eq(self, other)
-            || (others.rate_limit.iter().all(has_equal)
-                && others.clients.iter().all(|rule| imply(&own.clients, rule))
-                && (others.auth.is_empty() || is_known())
-                && own.require.implies(&others.require))
+            || (others.rate_limit.iter().all(has_equal) && gate(own).is_as_strict_as(&gate(others)))
     }
 
     pub fn limits(&self) -> &[Arc<RateLimit>] {
@@ -97,6 +91,10 @@ impl Route {
     pub fn upstream_host(&self) -> Option<&UpstreamHost> {
         self.policies.rewrite.as_ref()?.host.as_ref()
     }
+}
+
+fn gate(policies: &Policies) -> Gate<'_, usize> {
+    Gate { clients: &policies.clients, auth: &policies.auth, require: &policies.require }
 }
 
 /// A route as its owner wrote it, for people and tools.

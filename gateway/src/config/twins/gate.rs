@@ -1,23 +1,19 @@
-//! What a route asks of a client, and which of two routes asks for more.
+//! What a route asks of a client, as it is written.
 
 use crate::{
     config::settings::RouteSettings,
-    policy::{
-        auth,
-        clients::{ClientRule, imply},
-        require::Requirement,
-    },
+    policy::{auth, clients::ClientRule, gate::Gate, require::Requirement},
 };
 
-/// Addresses, tokens and what they say. Limits are not part of it: many routes have their own.
+/// The owned parts of a [`Gate`].
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Gate<'a> {
+pub(super) struct GateParts<'a> {
     clients: Vec<ClientRule>,
     auth: Vec<&'a str>,
     require: Requirement,
 }
 
-impl<'a> Gate<'a> {
+impl<'a> GateParts<'a> {
     pub(super) fn of(route: &'a RouteSettings) -> Self {
         let policies = &route.policies;
         Self {
@@ -31,18 +27,16 @@ impl<'a> Gate<'a> {
         self.auth.is_empty() && self.clients.is_empty()
     }
 
-    /// Every request that passes it would pass `other`.
     pub(super) fn is_as_strict_as(&self, other: &Self) -> bool {
-        let is_known =
-            || !self.auth.is_empty() && self.auth.iter().all(|provider| other.auth.contains(provider));
-        (other.auth.is_empty() || is_known())
-            && other.clients.iter().all(|rule| imply(&self.clients, rule))
-            && self.require.implies(&other.require)
+        self.gate().is_as_strict_as(&other.gate())
     }
 
-    /// Its requests are a part of those that pass `other`, and not all of them.
-    pub(super) fn asks_for_more_than(&self, other: &Self) -> bool {
-        self.is_as_strict_as(other) && !other.is_as_strict_as(self)
+    pub(super) fn is_stricter_than(&self, other: &Self) -> bool {
+        self.gate().is_stricter_than(&other.gate())
+    }
+
+    fn gate(&self) -> Gate<'_, &'a str> {
+        Gate { clients: &self.clients, auth: &self.auth, require: &self.require }
     }
 }
 
@@ -62,8 +56,8 @@ mod tests {
         let routes =
             load::parse("routes.yaml", &text, Path::new(""), &|_| None).unwrap_or_else(|e| panic!("{e}"));
         let [one, other] = &routes.settings.routes[..] else { panic!("two routes") };
-        let (one, other) = (Gate::of(one), Gate::of(other));
-        (one.is_as_strict_as(&other), one.asks_for_more_than(&other))
+        let (one, other) = (GateParts::of(one), GateParts::of(other));
+        (one.is_as_strict_as(&other), one.is_stricter_than(&other))
     }
 
     #[test]

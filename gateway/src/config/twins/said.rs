@@ -4,7 +4,7 @@ use http::Method;
 
 use super::{
     Difference, Twin, Twins,
-    gate::Gate,
+    gate::GateParts,
     sample::{self, Respelling},
 };
 use crate::{
@@ -47,7 +47,8 @@ fn warning(settings: &Settings, all: &[&Twins]) -> Option<Diagnostic> {
     let route = |at: usize| settings.routes.get(at);
     let closed = route(first.closed)?;
     let twins = examples_of(all);
-    let is_open = twins.iter().filter_map(|twin| route(twin.taker)).all(|other| Gate::of(other).is_open());
+    let is_open =
+        twins.iter().filter_map(|twin| route(twin.taker)).all(|other| GateParts::of(other).is_open());
     let whose = match all.len() {
         1 if is_open => "this closed one".to_owned(),
         1 => "this one".to_owned(),
@@ -135,7 +136,7 @@ fn spelling_cure(twins: &[&Twin]) -> Option<String> {
 
 /// What ends the twin, one thing for each kind.
 fn cure(twin: &Twin, closed: &RouteSettings, other: &RouteSettings) -> String {
-    let open = if Gate::of(other).is_open() { "the open route" } else { "the route that asks for less" };
+    let open = if GateParts::of(other).is_open() { "the open route" } else { "the route that asks for less" };
     let is_beside = closed.path == other.path;
     let at_host = || match host(other) {
         Some(host) => format!("hosts: close this path with `host: {host}` as well"),

@@ -4,7 +4,8 @@ use http::HeaderValue;
 
 use crate::{
     config::settings::RouteSettings,
-    router::{HostPattern, reading},
+    policy::rewrite::{rewritten, without_added},
+    router::HostPattern,
 };
 
 /// In which spelling a path differs from that of a closed route.
@@ -88,23 +89,13 @@ impl Sample {
 /// The path that the service gets of a request for `path`.
 pub(super) fn upstream_path(route: &RouteSettings, path: &str) -> String {
     let rewrite = &route.policies.rewrite;
-    let prefix = rewrite.stripped();
-    let stripped = prefix.and_then(|prefix| reading::strip(path, prefix, route.policies.spelling.any_case()));
-    let add = rewrite.added().unwrap_or_default().trim_end_matches('/');
-    match format!("{add}{}", stripped.unwrap_or(path)) {
-        empty if empty.is_empty() => "/".to_owned(),
-        path => path,
-    }
+    rewritten(rewrite.stripped(), rewrite.added(), path, route.policies.spelling.any_case()).to_string()
 }
 
 /// Paths of which the service would get `upstream` by the route, if it takes them.
 pub(super) fn client_paths(route: &RouteSettings, upstream: &str) -> Vec<String> {
     let rewrite = &route.policies.rewrite;
-    let add = rewrite.added().unwrap_or_default().trim_end_matches('/');
-    let Some(rest) = upstream.strip_prefix(add).filter(|rest| rest.is_empty() || rest.starts_with('/'))
-    else {
-        return Vec::new();
-    };
+    let Some(rest) = without_added(rewrite.added(), upstream) else { return Vec::new() };
     let prefix = rewrite.stripped().map(|prefix| prefix.trim_matches('/'));
     let with_prefix = prefix.filter(|prefix| !prefix.is_empty()).map(|prefix| format!("/{prefix}{rest}"));
     with_prefix.into_iter().chain(Some(rest.to_owned()).filter(|rest| !rest.is_empty())).collect()
