@@ -140,7 +140,9 @@ impl<I: Write + Unpin> Transport<I> {
 
     /// Must be called before hyper writes.
     fn before_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.write_informational(true, cx))?;
+        if self.state.informational.has_any() {
+            ready!(self.write_informational(true, cx))?;
+        }
         self.state.informational.set_flushed(false);
         Poll::Ready(Ok(()))
     }
@@ -157,7 +159,9 @@ impl<I: Write + Unpin> Write for Transport<I> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // hyper flushes when it has nothing left to write.
         self.state.informational.set_flushed(true);
-        ready!(self.write_informational(false, cx))?;
+        if self.state.informational.has_any() {
+            ready!(self.write_informational(false, cx))?;
+        }
         let result = Pin::new(&mut self.io).poll_flush(cx);
         self.state.wrote(&result);
         result

@@ -42,10 +42,15 @@ impl Queue {
         fits
     }
 
+    /// Some wait, which hardly ever is so.
+    pub(crate) fn has_any(&self) -> bool {
+        !self.bytes.borrow().is_empty()
+    }
+
     /// What is to be written now. `hyper_writes`: hyper is about to write, which may be the final response.
     pub(crate) fn next(&self, hyper_writes: bool) -> Option<BytesMut> {
         let may_go = !hyper_writes || self.is_flushed.get() || self.is_begun.get();
-        (may_go && !self.bytes.borrow().is_empty()).then(|| self.bytes.take())
+        (may_go && self.has_any()).then(|| self.bytes.take())
     }
 
     /// So much of it was written.

@@ -19,7 +19,7 @@ use super::{
     exchange::Exchange,
     picked::Picked,
     search::{Plan, Search},
-    send::{Attempt, Sent},
+    send::{AnswerSlot, Attempt, Sent},
     spare::Spare,
     verdict::Witness,
 };
@@ -38,14 +38,15 @@ use crate::{
     },
 };
 
-/// Sends the request until an endpoint answers, or nothing more may be tried. The exchange gets what an answered request has
-/// taken. `upload`: of the request's body, if it has one.
+/// Sends the request until an endpoint answers, or nothing more may be tried. The response is put into `answer`; the exchange gets
+/// what an answered request has taken. `upload`: of the request's body, if it has one.
 pub(super) async fn run(
     plan: &Plan<'_>,
     unsent: &mut Unsent,
+    answer: &mut AnswerSlot,
     upload: Option<&Rc<Upload>>,
     exchange: &mut Exchange,
-) -> Result<Answered, Error> {
+) -> Result<(), Error> {
     let worker = plan.worker;
     let cluster = plan.cluster(exchange).ok_or(Error::NoHealthyEndpoint(Absence::Tried))?;
     // Also for a request that finds no endpoint.
@@ -61,7 +62,7 @@ pub(super) async fn run(
     let mut picked = search.first(exchange.ready, exchange, &mut *worker.rng.borrow_mut())?;
     let (mut now, mut spent) = (exchange.ready, Spent::default());
     // Would be the client's if no better one comes.
-    let mut kept: Option<(Sent, Witness)> = None;
+    let mut kept: Option<(Option<Answered>, Sent, Witness)> = None;
     let error = loop {
         let index = picked.index;
         let (cluster, endpoint) = (picked.cluster, picked.endpoint);
@@ -74,18 +75,19 @@ pub(super) async fn run(
         let (repeats, is_probe) = (spare.is_some(), picked.probe.is_some());
         let given = if repeats && is_probe { deadline.of_a_probe() } else { deadline };
         let attempt = Attempt::new(picked, given, (now, repeats), upload, worker);
-        let result = attempt.run(unsent, exchange).await;
+        let result = attempt.run(unsent, answer, exchange).await;
         let (phase, error) = match result {
             Ok(sent) => {
-                let status = sent.answered.response.status();
+                let status = sent.status;
                 let is_final = !retries.may_follow_status(status, is_probe);
                 exchange.attempts.ends(Outcome::Answered(status.as_u16()), is_final);
                 let witness = attempt.into_witness();
                 // How most requests end.
                 if is_final {
-                    return Ok(sent.answered(witness, in_flight, exchange));
+                    sent.answers(witness, in_flight, exchange);
+                    return Ok(());
                 }
-                kept = Some((sent, witness));
+                kept = Some((answer.take(), sent, witness));
                 (Phase::Status(status), None)
             }
             Err(failed) => {
@@ -103,7 +105,11 @@ pub(super) async fn run(
         (picked, spent, now, *unsent) = (next.to, next.spent, at, Some(request));
     };
     match kept {
-        Some((sent, witness)) => Ok(sent.answered(witness, in_flight, exchange)),
+        Some((answered, sent, witness)) => {
+            *answer = answered;
+            sent.answers(witness, in_flight, exchange);
+            Ok(())
+        }
         None => Err(error.unwrap_or(Error::Internal)),
     }
 }

@@ -30,7 +30,6 @@ use std::{convert::Infallible, pin::pin, rc::Rc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header, request::Parts};
-use hyper::body::Incoming;
 use ipnet::IpNet;
 
 pub use self::context::ConnectionContext;
@@ -45,7 +44,7 @@ use self::{
     reply::{local_reply, redirect_reply, refusal, upstream_reply},
     response_body::ResponseBody,
     search::Plan,
-    send::body_failed,
+    send::{AnswerSlot, body_failed},
 };
 use crate::{
     admission,
@@ -72,26 +71,27 @@ pub async fn serve(
     // 4. One snapshot for the whole request.
     let snapshot = connection.worker.snapshot();
     let mut exchange = begin(&connection, &snapshot, &request, activity);
-    let (mut unread, mut cors) = (None, None);
+    let (mut unread, mut cors, mut answer) = (None, None, None);
     let result = {
         // Pinned here, so that the state of a request is never moved.
-        let forward = pin!(forward(&connection, &snapshot, request, (&mut unread, &mut cors), &mut exchange));
+        let left = Left { unread: &mut unread, cors: &mut cors, answer: &mut answer };
+        let forward = pin!(forward(&connection, &snapshot, request, left, &mut exchange));
         guarded(&connection.worker.is_out_of_time, forward).await
     };
-    let mut response = match result {
-        Ok(Ok(Answer::Upstream(response))) => {
+    let mut response = match (result, answer) {
+        (Ok(Ok(Answer::Upstream)), Some(Answered { response, .. })) => {
             exchange.responds(response.status());
             upstream_reply(response, exchange)
         }
-        Ok(Ok(Answer::Local(response))) => {
+        (Ok(Ok(Answer::Local(response))), _) => {
             exchange.leave(unread);
             local_reply(response, exchange)
         }
-        Ok(Err(error)) => {
+        (Ok(Err(error)), _) => {
             exchange.leave(unread);
             refusal(error, exchange, &snapshot)
         }
-        Err(Panicked) => {
+        (Err(Panicked) | Ok(Ok(Answer::Upstream)), _) => {
             connection.worker.metrics.count(Rare::Panic, "", "");
             refusal(Error::Internal, exchange, &snapshot)
         }
@@ -112,9 +112,18 @@ pub async fn serve(
 
 /// What the core came to.
 enum Answer {
-    /// Its connection is the exchange's.
-    Upstream(Response<Incoming>),
+    /// A service's response, which is in [`Left::answer`]; its connection is the exchange's.
+    Upstream,
     Local(Response<Bytes>),
+}
+
+/// What is left of a request when [`forward`] has ended, however it has.
+struct Left<'a> {
+    /// The request's body, until something reads it.
+    unread: &'a mut Option<ClientBody>,
+    /// What the response says to a browser, whatever it is.
+    cors: &'a mut Option<cors::Answer>,
+    answer: &'a mut AnswerSlot,
 }
 
 /// Step 3: the facts that are known when the head is complete.
@@ -147,13 +156,12 @@ fn begin(
     exchange
 }
 
-/// Steps 5 to 12. `unread`: where the request's body is until something reads it. `cors`: what the response says to a browser,
-/// whoever makes it.
+/// Steps 5 to 12.
 async fn forward(
     connection: &ConnectionContext,
     snapshot: &LocalSnapshot,
     request: Request<ClientBody>,
-    (unread, cors): (&mut Option<ClientBody>, &mut Option<cors::Answer>),
+    Left { unread, cors, answer }: Left<'_>,
     exchange: &mut Exchange,
 ) -> Result<Answer, Error> {
     let (mut parts, body) = request.into_parts();
@@ -229,16 +237,17 @@ async fn forward(
     // 8 to 11. Endpoint, connection, exchange with the upstream, outcome; again where that is safe and allowed.
     let plan = Plan { snapshot, route: route.shared(), worker: &connection.worker };
     let mut unsent = Some(Request::from_parts(parts, body));
-    let Answered { mut response, framing } =
-        attempt::run(&plan, &mut unsent, upload.as_ref(), exchange).await?;
+    attempt::run(&plan, &mut unsent, answer, upload.as_ref(), exchange).await?;
     if let Some(upload) = &upload {
         upload.release();
     }
 
     // 12. Response headers.
-    write_client_head(&mut response, framing, route, exchange);
-    add_quota(response.headers_mut(), quota);
-    Ok(Answer::Upstream(response))
+    if let Some(Answered { response, framing }) = answer {
+        write_client_head(response, *framing, route, exchange);
+        add_quota(response.headers_mut(), quota);
+    }
+    Ok(Answer::Upstream)
 }
 
 fn check_address(

@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::StatusCode;
+
 use super::{
     error::{Blame, Error},
     exchange::Exchange,
@@ -33,18 +35,20 @@ use crate::{
     worker::WorkerState,
 };
 
-/// A request that was answered, with what it has taken for that.
+/// Where the response of the last attempt is put, once: it is large, and goes through many hands.
+pub(super) type AnswerSlot = Option<Answered>;
+
+/// What a request that was answered has taken for that.
 pub(super) struct Sent {
-    pub(super) answered: Answered,
+    pub(super) status: StatusCode,
     lease: Lease,
     endpoint: InFlight<StateHandle>,
 }
 
 impl Sent {
-    /// The client gets this response. What the request has taken goes into the exchange, and the response comes out.
-    pub(super) fn answered(self, witness: Witness, slot: Slot, exchange: &mut Exchange) -> Answered {
+    /// The client gets this response: what the request has taken goes into the exchange.
+    pub(super) fn answers(self, witness: Witness, slot: Slot, exchange: &mut Exchange) {
         exchange.answered(Taken { lease: self.lease, _endpoint: self.endpoint, _slot: slot, witness });
-        self.answered
     }
 }
 
@@ -100,7 +104,12 @@ impl<'a> Attempt<'a> {
         Self { cluster, endpoint, deadline, now, began, upload, repeats, worker, verdict }
     }
 
-    pub(super) async fn run(&self, unsent: &mut Unsent, exchange: &mut Exchange) -> Result<Sent, Failed> {
+    pub(super) async fn run(
+        &self,
+        unsent: &mut Unsent,
+        answer: &mut AnswerSlot,
+        exchange: &mut Exchange,
+    ) -> Result<Sent, Failed> {
         exchange.attempts.began = Some(self.began);
         let guard = InFlight::begin(self.endpoint.state.clone());
         let waiting = Waiting {
@@ -109,11 +118,11 @@ impl<'a> Attempt<'a> {
             since: Cell::new(None),
             upload: self.upload,
         };
-        let result = self.send(unsent, guard, &waiting, exchange).await;
+        let result = self.send((unsent, answer), guard, &waiting, exchange).await;
         waiting.over();
         let ended = self.worker.clock.now();
         exchange.attempts.ended = Some(ended);
-        let status = result.as_ref().map_or(NO_ANSWER, |sent| sent.answered.response.status().as_u16());
+        let status = result.as_ref().map_or(NO_ANSWER, |sent| sent.status.as_u16());
         self.count(status, ended.saturating_duration_since(self.began), result.as_ref().err());
         if let Some(deed) = self.deed(&result) {
             if self.cluster.shared.balancer.uses_response_times() {
@@ -155,13 +164,13 @@ impl<'a> Attempt<'a> {
 
     async fn send(
         &self,
-        unsent: &mut Unsent,
+        (unsent, answer): (&mut Unsent, &mut AnswerSlot),
         guard: InFlight<StateHandle>,
         waiting: &Waiting<'_>,
         exchange: &Exchange,
     ) -> Result<Sent, Failed> {
         let mut lease = self.lease().await?;
-        let answered = loop {
+        let status = loop {
             let Some(request) = unsent.take() else {
                 return Err(Failed { error: Error::Internal, phase: Phase::Final });
             };
@@ -180,7 +189,11 @@ impl<'a> Attempt<'a> {
             };
             let Some(sent) = sent else { return Err(self.late()) };
             let error = match sent {
-                Ok(answered) => break answered,
+                Ok(answered) => {
+                    let status = answered.response.status();
+                    *answer = Some(answered);
+                    break status;
+                }
                 Err(error) => error,
             };
             // The service had closed this connection while it was idle, and no byte of the request was written: what
@@ -191,7 +204,7 @@ impl<'a> Attempt<'a> {
             self.endpoint.pool.clear();
             lease = self.lease().await?;
         };
-        Ok(Sent { answered, lease, endpoint: guard })
+        Ok(Sent { status, lease, endpoint: guard })
     }
 
     async fn keep_waiting<F: Future<Output = Result<T, E>>, T, E>(
@@ -238,7 +251,7 @@ impl<'a> Attempt<'a> {
     /// What the endpoint did; `None`: what happened was caused elsewhere.
     fn deed(&self, result: &Result<Sent, Failed>) -> Option<Deed> {
         let failed = match result {
-            Ok(sent) => return Some(Deed::Answered(sent.answered.response.status())),
+            Ok(sent) => return Some(Deed::Answered(sent.status)),
             Err(failed) => failed,
         };
         match failed.error {

@@ -72,9 +72,6 @@ impl<I> Informed<I> {
 
     fn pass(&mut self, mut bytes: &[u8]) {
         while self.informational.is_awaited.get() && !bytes.is_empty() {
-            if self.partial.is_empty() && !may_begin(bytes) {
-                return self.informational.is_awaited.set(false);
-            }
             let before = self.partial.len();
             self.partial.extend_from_slice(bytes);
             if !may_begin(&self.partial) {
@@ -119,7 +116,10 @@ enum Parsed {
 
 /// Whether bytes are, or may become, the beginning of an informational head.
 fn may_begin(bytes: &[u8]) -> bool {
-    bytes.iter().zip(BEGINNING).all(|(byte, expected)| byte == expected)
+    match bytes.get(..BEGINNING.len()) {
+        Some(beginning) => beginning == BEGINNING,
+        None => BEGINNING.starts_with(bytes),
+    }
 }
 
 fn parse(bytes: &[u8]) -> Parsed {
@@ -165,7 +165,13 @@ impl<I: AsyncRead + Unpin> AsyncRead for Informed<I> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
         if self.informational.is_awaited.get() {
-            self.pass(buf.filled().get(before..).unwrap_or_default());
+            let bytes = buf.filled().get(before..).unwrap_or_default();
+            // A final response from its first byte on, as nearly all are.
+            if self.partial.is_empty() && !bytes.is_empty() && !may_begin(bytes) {
+                self.informational.is_awaited.set(false);
+            } else {
+                self.pass(bytes);
+            }
         }
         Poll::Ready(Ok(()))
     }

@@ -76,8 +76,11 @@ impl<I: AsyncRead + Unpin> AsyncRead for SizedReads<I> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let limit = self.now.get() as u64;
-        self.io.set_limit(limit);
+        let limit = self.now.get();
+        if buf.remaining() <= limit {
+            return Pin::new(self.io.get_mut()).poll_read(cx, buf);
+        }
+        self.io.set_limit(limit as u64);
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
