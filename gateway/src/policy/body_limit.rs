@@ -1,7 +1,7 @@
-//! The largest request body that a route takes.
+//! `body_limit`: the largest request body that a route accepts.
 //!
-//! A request that declares more is refused before anything of it is sent (413); one that declares nothing is broken off where it
-//! goes beyond. Unit: bytes.
+//! A request that declares a larger body is refused before any part of it is sent (413). A body without a declared length is broken
+//! off where it exceeds the limit. Unit: bytes.
 
 use super::of_route::{Compile, RoutePolicy, replace};
 use crate::syntax::{
@@ -19,7 +19,7 @@ pub(crate) enum BodyLimit {
 
 impl RoutePolicy for BodyLimit {
     type Written = Option<BodyLimit>;
-    /// `None`: a body of any size.
+    /// `None`: a body may have any size.
     type Compiled = Option<u64>;
     const KEYS: &'static [&'static str] = &["body_limit"];
 
@@ -55,5 +55,5 @@ impl BodyLimit {
     }
 }
 
-/// docs/DEFAULTS.md argues it.
+/// 10 MiB; docs/DEFAULTS.md has the reason.
 pub(crate) const DEFAULT: BodyLimit = BodyLimit::Bytes(10 * 1024 * 1024);

@@ -1,4 +1,4 @@
-//! What of a request's target a service gets to see: without a prefix, with another one, and under which name of a host.
+//! `rewrite`: the path and the host that a service gets: without a prefix, with another prefix, with another `Host`.
 
 use std::fmt;
 
@@ -18,6 +18,7 @@ use crate::{
     },
 };
 
+/// `rewrite` as written.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Written {
     pub(crate) strip: Option<At<String>>,
@@ -35,34 +36,36 @@ impl Written {
     }
 }
 
+/// The rewriting of one route's requests.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rewrite {
     /// Prefix to remove, e.g. `/api`.
     pub strip: Option<String>,
     /// Prefix to add after stripping.
     pub add: Option<String>,
-    /// `None`: the service gets the `Host` that the client asked for.
+    /// `None`: the service gets the client's `Host`.
     pub host: Option<UpstreamHost>,
 }
 
-/// `Host` in requests to a service.
+/// The `Host` of requests to a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpstreamHost {
+    /// A fixed name.
     Name(HeaderValue),
     /// The instance's own address and port.
     Instance,
 }
 
 impl Rewrite {
-    /// The target that a service gets, and the prefix that was stripped from it. `any_case`: the prefix is compared as the path was.
-    /// `None` is never the case: the parts were valid in a target, so their joint is one.
+    /// The target that a service gets, and the prefix that was stripped from it. `any_case`: the prefix is compared without regard to
+    /// case, as the route's path was. Never `None` in practice: the parts were valid in a target, so the result is valid.
     pub fn apply<'a>(&self, target: &'a PathAndQuery, any_case: bool) -> Option<(Uri, Option<&'a str>)> {
         let written = target.path();
         let stripped = self.strip.as_deref().and_then(|prefix| reading::strip(written, prefix, any_case));
         let path = stripped.unwrap_or(written);
         let prefix = stripped.and_then(|rest| written.strip_suffix(rest));
         let add = self.add.as_deref().unwrap_or("").trim_end_matches('/');
-        // Where the prefix was all of the path, what is added stands alone, and something must stand there.
+        // If the prefix was the whole path and nothing is added, the path still needs a slash.
         let slash = if add.is_empty() && path.is_empty() { "/" } else { "" };
         let query = target.query().map_or(String::new(), |query| format!("?{query}"));
         let joint = PathAndQuery::try_from(format!("{add}{path}{slash}{query}")).ok()?;
@@ -72,7 +75,7 @@ impl Rewrite {
 
 impl RoutePolicy for Rewrite {
     type Written = Written;
-    /// `None`: the target goes as it came. Boxed: few routes have one.
+    /// `None`: the target is sent unchanged. It is boxed since few routes have one.
     type Compiled = Option<Box<Rewrite>>;
     const KEYS: &'static [&'static str] = &["rewrite"];
     const MAPS: &'static [&'static Known] = &[&REWRITE];
@@ -126,7 +129,7 @@ impl RoutePolicy for Rewrite {
     }
 }
 
-/// `orders.internal`, `orders.internal:8080`, `{instance}`.
+/// Reads `orders.internal`, `orders.internal:8080` or `{instance}`.
 pub(crate) fn parse_host(text: &str) -> Result<UpstreamHost, Invalid> {
     if text == "{instance}" {
         return Ok(UpstreamHost::Instance);
