@@ -48,9 +48,9 @@ pub(crate) static HTTP2: Known = Known {
     later: &[],
 };
 
-/// An honest client opens with some ten, and measures its bandwidth with a few each second.
+/// An honest client opens a connection with about ten control frames, and sends a few each second to measure its bandwidth.
 const FRAMES_MIN: u32 = 50;
-/// Ten requests at a time are taken back when a page is left.
+/// A browser resets about ten requests at a time when its user leaves a page.
 const RESETS_MIN: u32 = 10;
-/// Past it a number is `off`.
+/// A larger number would be as good as `off`.
 const FRAMES_MAX: u32 = 100_000_000;

@@ -1,4 +1,4 @@
-//! The files that a configuration names: found relative to it, checked to be readable, remembered to be watched.
+//! The files that a configuration names: their paths are relative to it, they are checked to be readable, and listed to be watched.
 
 use std::{
     path::{Path, PathBuf},
@@ -24,12 +24,12 @@ impl Files {
         Self { base_dir: base_dir.to_owned(), paths: Vec::new() }
     }
 
-    /// Where a file named in the configuration is. Relative names start at the configuration's own folder.
+    /// The path of a file that the configuration names. Relative names start at the configuration's own folder.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.base_dir.join(name)
     }
 
-    /// The path of a file that must be readable now. Its content is the user's business, except for its length.
+    /// Reads a file that must be readable now and not too long. Its content is not checked here. `None`: the error is reported.
     pub(crate) fn readable(
         &mut self,
         name: &At<String>,
@@ -37,7 +37,7 @@ impl Files {
         sink: &mut Diagnostics,
     ) -> Option<ReadFile> {
         let path = self.path(&name.value);
-        // Remembered even when it cannot be read: it may appear later, and then a reload succeeds.
+        // It is listed even if it cannot be read: it may appear later, and then a reload succeeds.
         if !self.paths.contains(&path) {
             self.paths.push(path.clone());
         }
@@ -49,7 +49,7 @@ impl Files {
                     name.span,
                     format!("cannot read the {what}: {error}"),
                 );
-                // The name itself stands in the marked line, unless a variable holds it; then it is not ours to show.
+                // The marked line contains the name, unless it comes from a variable, whose value is not shown.
                 let is_relative = Path::new(&name.value).is_relative();
                 sink.push(match self.base_dir.display().to_string() {
                     dir if is_relative && !dir.is_empty() => {
@@ -62,7 +62,7 @@ impl Files {
         }
     }
 
-    /// As `readable`, and warns where clients or services refuse the certificate because of the time.
+    /// Reads a certificate as [`Files::readable`] does, and warns if peers refuse it, or soon will, because of its validity.
     pub(crate) fn certificate(
         &mut self,
         name: &At<String>,

@@ -1,4 +1,4 @@
-//! What a route asks of a client, and which of two routes asks for more.
+//! The gate of a route, which is what it requires of clients, and the comparison of two gates.
 
 use crate::{
     config::settings::RouteSettings,
@@ -9,7 +9,7 @@ use crate::{
     },
 };
 
-/// Addresses, tokens and what they say. Limits are not part of it: many routes have their own.
+/// The addresses, providers and claims that a route requires. Limits are not part of it: many routes have their own.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Gate<'a> {
     clients: Vec<ClientRule>,
@@ -31,7 +31,7 @@ impl<'a> Gate<'a> {
         self.auth.is_empty() && self.clients.is_empty()
     }
 
-    /// Every request that passes it would pass `other`.
+    /// Whether every request that passes this gate would pass `other`.
     pub(super) fn is_as_strict_as(&self, other: &Self) -> bool {
         let is_known =
             || !self.auth.is_empty() && self.auth.iter().all(|provider| other.auth.contains(provider));
@@ -40,7 +40,7 @@ impl<'a> Gate<'a> {
             && self.require.implies(&other.require)
     }
 
-    /// Its requests are a part of those that pass `other`, and not all of them.
+    /// Whether the requests that pass this gate are a proper subset of those that pass `other`.
     pub(super) fn asks_for_more_than(&self, other: &Self) -> bool {
         self.is_as_strict_as(other) && !other.is_as_strict_as(self)
     }
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
     use crate::config::load;
 
-    /// Of two routes with these fields, what holds of the first one's gate.
+    /// Whether the first of two routes with these fields is as strict as the other, and whether it asks for more.
     fn compared(one: &str, other: &str) -> (bool, bool) {
         let text = format!(
             "version: 1\nauth: {{main: {{jwks: \"http://127.0.0.1:1/k\", audience: a}}, other: {{jwks: \"http://127.0.0.1:1/k\", audience: b}}}}\n\
