@@ -90,12 +90,7 @@ const RARE: [(Rare, &str, &str, &[&str]); 23] = [
         "Refusals past access_log.refusals_per_second that the access log's sample left out",
         &[],
     ),
-    (
-        Rare::TokenCache,
-        "millgate_token_cache_total",
-        "Look-ups in the cache of verified tokens",
-        &["result"],
-    ),
+    (Rare::TokenCache, "millgate_token_cache_total", "Look-ups in the cache of verified tokens", &["result"]),
     (
         Rare::KeyWait,
         "millgate_keys_waits_total",
