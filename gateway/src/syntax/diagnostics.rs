@@ -1,15 +1,15 @@
-//! Findings as they are collected, with the advice of the format that is read.
+//! The list of findings, with the advice of the format that is read.
 
 use super::advice::{self, Advice};
 pub(crate) use super::report::did_you_mean;
 pub use super::report::{Diagnostic, Report, Severity, Source, Span, code};
 
-/// Findings as they are collected; every stage adds to the same list.
+/// The list to which every stage of reading adds its findings.
 #[derive(Debug)]
 pub struct Diagnostics {
     found: Vec<Diagnostic>,
     advice: &'static Advice,
-    /// Names of the file's providers: a cure that asks for a token names one.
+    /// Names of the file's providers, for help that proposes to name one.
     providers: Vec<String>,
 }
 
@@ -20,7 +20,7 @@ impl Default for Diagnostics {
 }
 
 impl Diagnostics {
-    /// `advice`: of the format.
+    /// An empty list with the advice of a format.
     pub(crate) fn with(advice: &'static Advice) -> Self {
         Self { found: Vec::new(), advice, providers: Vec::new() }
     }
@@ -41,7 +41,7 @@ impl Diagnostics {
         self.found.push(diagnostic);
     }
 
-    /// Unless it is there: what several routes inherit is wrong once.
+    /// Adds a finding unless the list has it already, since an error that several routes inherit is one finding.
     pub fn push_once(&mut self, diagnostic: Diagnostic) {
         if !self.found.contains(&diagnostic) {
             self.found.push(diagnostic);
