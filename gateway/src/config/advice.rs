@@ -16,6 +16,7 @@ use crate::{
     },
 };
 
+/// The advice of `routes.yaml`, which its reader adds to findings.
 pub(crate) static ADVICE: Advice =
     Advice { word, place_of_field: raw::place_of_field, value: foreign_values::cure, shape: shapes::cure };
 

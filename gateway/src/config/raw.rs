@@ -51,6 +51,7 @@ pub(crate) struct Named<T> {
     pub(crate) value: T,
 }
 
+/// The top-level `access_log`.
 #[derive(Debug, Default)]
 pub(crate) struct AccessLog {
     pub(crate) format: Option<AccessLogFormat>,
@@ -60,6 +61,7 @@ pub(crate) struct AccessLog {
     pub(crate) refusals_per_second: Option<u32>,
 }
 
+/// `drain`.
 #[derive(Debug, Default)]
 pub(crate) struct Drain {
     pub(crate) notice: Option<Duration>,
@@ -236,6 +238,7 @@ pub(crate) fn later(span: Span, what: &str, sink: &mut Diagnostics) {
     sink.push(not_supported(span, what));
 }
 
+/// The top of the file.
 pub(crate) static FILE: Known = Known {
     what: "the file",
     prefix: "",

@@ -87,6 +87,7 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All reasons, in the order of the variants.
     pub const ALL: [Self; 6] = [
         Self::Invalid,
         Self::Unsupported,
@@ -118,6 +119,7 @@ pub struct Rejection {
 }
 
 impl Rejection {
+    /// A rejection with its reason and one sentence for the owner of the service.
     pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
     }

@@ -95,6 +95,7 @@ impl<'a> HostAndPort<'a> {
         Some(Self { host, port, whole })
     }
 
+    /// Whether both are the same host and port, with the default port of `scheme`.
     pub(crate) fn is_same(&self, other: &Self, scheme: Scheme) -> bool {
         let port = |authority: &Self| authority.port.unwrap_or(scheme.default_port());
         self.host.eq_ignore_ascii_case(other.host) && port(self) == port(other)

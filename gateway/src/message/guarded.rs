@@ -63,6 +63,7 @@ pub(crate) enum Verdict {
 }
 
 impl GuardedNames {
+    /// Compiles the names of a configuration.
     pub fn compile(names: ConfiguredNames) -> Self {
         let ConfiguredNames { identity, tokens, decides, untrusted } = names;
         let (identity, tokens) = (sorted(identity), sorted(tokens));
@@ -87,6 +88,7 @@ impl GuardedNames {
         self.prefilter.may_match(name)
     }
 
+    /// Whether a provider forwards claims in the field.
     pub(crate) fn is_identity(&self, name: &str) -> bool {
         self.identity.iter().any(|identity| identity.as_str() == name)
     }

@@ -8,6 +8,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
+    /// The scheme in lower case, as in a URL.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",

@@ -50,6 +50,7 @@ impl Survey {
         survey
     }
 
+    /// Whether the request has a field of this kind.
     pub(crate) fn has(self, what: Found) -> bool {
         self.found & what as u16 != 0
     }

@@ -37,6 +37,7 @@ impl RoutePolicy for BodyLimit {
 }
 
 impl BodyLimit {
+    /// Reads a size between 1 B and 1 TiB, or `off`.
     pub(crate) fn parse(text: &str) -> Result<Self, Invalid> {
         match text {
             "off" | "false" => Ok(Self::Off),
@@ -47,6 +48,7 @@ impl BodyLimit {
         }
     }
 
+    /// The limit in bytes. `None`: a body may have any size.
     pub(crate) fn bytes(self) -> Option<u64> {
         match self {
             Self::Off => None,

@@ -107,6 +107,7 @@ impl Direction {
         }
     }
 
+    /// The compiled rules of one direction.
     pub(crate) fn rules(&self) -> HeaderRules {
         let mut rules =
             HeaderRules { remove: self.remove.clone().unwrap_or_default(), ..HeaderRules::default() };

@@ -28,6 +28,7 @@ pub struct LocalLimit {
 }
 
 impl LocalLimit {
+    /// One worker's handle to a limit. `policy` is the worker's own `RateLimit-Policy` value.
     pub fn new(shared: &Arc<RateLimit>, policy: HeaderValue) -> Self {
         Self { shared: Arc::clone(shared), policy }
     }
@@ -69,6 +70,7 @@ pub struct Refused<'a> {
 }
 
 impl<'a> LimitCheck<'a> {
+    /// The check of a request from `client` that arrived at `now`.
     pub fn new(limits: &'a [LocalLimit], client: IpAddr, headers: &'a HeaderMap, now: Instant) -> Self {
         Self { limits, client, headers, now, tightest: None }
     }

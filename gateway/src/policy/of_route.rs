@@ -106,6 +106,7 @@ pub(crate) struct BadOption {
 }
 
 impl BadOption {
+    /// The error for an option whose whole value is not valid.
     pub(crate) fn of(option: &str, why: Invalid) -> Self {
         Self { what: format!("`{option}`"), why }
     }
@@ -164,6 +165,7 @@ enum ShownValue {
 }
 
 impl Shown {
+    /// The entry with this name, if it is a text.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         match self.get(name)? {
             ShownValue::Text(text) => Some(text),
@@ -171,6 +173,7 @@ impl Shown {
         }
     }
 
+    /// The entry with this name, if it is a list; otherwise an empty list.
     pub(crate) fn list(&self, name: &str) -> &[String] {
         match self.get(name) {
             Some(ShownValue::List(list)) => list,
@@ -178,6 +181,7 @@ impl Shown {
         }
     }
 
+    /// The entry with this name, if it is a number; otherwise 0.
     pub(crate) fn number(&self, name: &str) -> u64 {
         match self.get(name) {
             Some(ShownValue::Number(number)) => *number,
@@ -210,10 +214,12 @@ pub(crate) struct View<'a> {
 }
 
 impl View<'_> {
+    /// Adds a text, with variables in place of their values.
     pub(crate) fn text(&mut self, name: &'static str, text: &str) {
         self.shown.0.push((name, ShownValue::Text(self.hidden.shown(text))));
     }
 
+    /// Adds a number.
     pub(crate) fn number(&mut self, name: &'static str, number: u64) {
         self.shown.0.push((name, ShownValue::Number(number)));
     }

@@ -79,6 +79,7 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// The label of metrics, and the word in logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect_failures",

@@ -37,6 +37,7 @@ pub(crate) struct All {
 
 #[cfg(test)]
 impl Written {
+    /// A requirement of claims only.
     pub(crate) fn claims(claims: Claims) -> Self {
         Self::All(All { scopes: None, roles: None, claims, span: Span::default() })
     }
@@ -143,6 +144,7 @@ impl<'a> InsufficientScope<'a> {
 }
 
 impl Requirement {
+    /// The compiled requirements; nothing is required if none are written.
     pub(crate) fn of(written: Option<&Written>) -> Self {
         let Some(Written::All(all)) = written else { return Self::default() };
         let boxed = |texts: Option<&Vec<String>>| {

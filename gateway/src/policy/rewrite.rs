@@ -27,10 +27,12 @@ pub(crate) struct Written {
 }
 
 impl Written {
+    /// The prefix that is removed.
     pub(crate) fn stripped(&self) -> Option<&str> {
         self.strip.as_ref().map(|at| at.value.as_str())
     }
 
+    /// The prefix that is added.
     pub(crate) fn added(&self) -> Option<&str> {
         self.add.as_deref()
     }

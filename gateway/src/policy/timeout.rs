@@ -149,6 +149,7 @@ pub(crate) enum MinRate {
 }
 
 impl MinRate {
+    /// Reads a rate such as `240B/s`, or `off`.
     pub(crate) fn parse(text: &str) -> Result<Self, Invalid> {
         match text {
             "off" | "false" => Ok(Self::Off),
@@ -188,6 +189,7 @@ pub struct Deadline {
 }
 
 impl Timeouts {
+    /// The compiled timeouts, with defaults for parts that are not written.
     pub(crate) fn of(written: &Written) -> Self {
         let value = |part: &Option<At<Duration>>| part.as_ref().map(|at| at.value);
         let total = written.total.unwrap_or(TOTAL).min(LONGEST);

@@ -85,10 +85,12 @@ impl Route {
                 && own.require.implies(&others.require))
     }
 
+    /// The rate limits of the route.
     pub fn limits(&self) -> &[Arc<RateLimit>] {
         &self.policies.rate_limit
     }
 
+    /// The header rules of the route.
     pub fn header_rules(&self) -> &Headers {
         &self.policies.headers
     }

@@ -62,6 +62,7 @@ pub(crate) fn of_provider(node: &Node, sink: &mut Diagnostics) -> Claims {
     Fields::of(node, &REQUIRE, sink).map(|fields| read(&fields, sink)).unwrap_or_default()
 }
 
+/// The map `require` of a provider.
 pub(crate) static REQUIRE: Known =
     Known { what: "`require` of a provider", prefix: "require.", fields: &["claim"], later: &[] };
 

@@ -25,18 +25,22 @@ impl Diagnostics {
         Self { found: Vec::new(), advice, providers: Vec::new() }
     }
 
+    /// The advice of the format.
     pub(crate) fn advice(&self) -> &'static Advice {
         self.advice
     }
 
+    /// Sets the names of the file's providers.
     pub(crate) fn name_providers(&mut self, names: Vec<String>) {
         self.providers = names;
     }
 
+    /// The names of the file's providers.
     pub(crate) fn providers(&self) -> &[String] {
         &self.providers
     }
 
+    /// Adds a finding.
     pub fn push(&mut self, diagnostic: Diagnostic) {
         self.found.push(diagnostic);
     }
@@ -48,14 +52,17 @@ impl Diagnostics {
         }
     }
 
+    /// Adds findings.
     pub fn extend(&mut self, others: impl IntoIterator<Item = Diagnostic>) {
         self.found.extend(others);
     }
 
+    /// Whether some finding refuses the file.
     pub fn has_errors(&self) -> bool {
         self.found.iter().any(|d| d.severity == Severity::Error)
     }
 
+    /// The findings, in the order in which they were added.
     pub fn into_vec(self) -> Vec<Diagnostic> {
         self.found
     }

@@ -38,6 +38,7 @@ impl<'n> Fields<'n> {
         Some(Self { span: node.span, known, advice: sink.advice(), entries })
     }
 
+    /// The value of a field.
     pub(crate) fn get(&self, name: &str) -> Option<&'n Node> {
         self.entry(name).map(|entry| &entry.value)
     }
@@ -47,6 +48,7 @@ impl<'n> Fields<'n> {
         self.get(name).map(Node::hidden).unwrap_or_default()
     }
 
+    /// The key and the value of a field.
     pub(crate) fn entry(&self, name: &str) -> Option<&'n Entry> {
         self.entries.iter().find(|entry| entry.key.value == name)
     }
@@ -109,6 +111,7 @@ impl<'n> Fields<'n> {
         Some(values(self.get(name)?, &self.full_name(name), sink, parse))
     }
 
+    /// The name of a field in messages, with the prefix of its map.
     pub(crate) fn full_name(&self, name: &str) -> String {
         format!("{}{name}", self.known.prefix)
     }
@@ -181,6 +184,7 @@ pub(crate) fn one_or_many(node: &Node) -> &[Node] {
     }
 }
 
+/// Parses the values of a list, or one value. Refused values are reported and left out.
 pub(crate) fn values<T>(
     node: &Node,
     name: &str,
@@ -315,6 +319,7 @@ pub(crate) fn choice<T: Clone>(text: &str, words: &[(&str, T)], later: &[&str]) 
     ))
 }
 
+/// The words in backquotes, with commas.
 pub(crate) fn quoted_list(words: &[&str]) -> String {
     words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }

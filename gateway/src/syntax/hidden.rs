@@ -49,6 +49,7 @@ impl Hidden {
         self.0.sort_by_key(|variable| Reverse(variable.value.len()));
     }
 
+    /// Adds the variables of another part of the file.
     pub fn extend(&mut self, other: &Self) {
         for Variable { value, written } in &other.0 {
             self.add(value, written);

@@ -11,12 +11,14 @@ pub(crate) struct At<T> {
     pub(crate) span: Span,
 }
 
+/// A node of the tree: a value and its place.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) span: Span,
     pub(crate) value: Value,
 }
 
+/// The value of a node.
 #[derive(Debug)]
 pub(crate) enum Value {
     Null,
@@ -59,6 +61,7 @@ impl Node {
     }
 }
 
+/// A key of a map, and its value.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) key: At<String>,

@@ -51,10 +51,12 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
+    /// An error with this code, place and message.
     pub fn error(code: &'static str, span: Span, message: impl Into<String>) -> Self {
         Self::new(Severity::Error, code, span, message.into())
     }
 
+    /// A warning with this code, place and message.
     pub fn warning(code: &'static str, span: Span, message: impl Into<String>) -> Self {
         Self::new(Severity::Warning, code, span, message.into())
     }
@@ -63,24 +65,28 @@ impl Diagnostic {
         Self { severity, code, message, span, label: String::new(), help: None, related: Vec::new() }
     }
 
+    /// Sets the text beside the marked place.
     #[must_use]
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.label = label.into();
         self
     }
 
+    /// Sets the help.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 
+    /// Sets the help, unless it is `None`.
     #[must_use]
     pub(crate) fn help_if(mut self, help: Option<String>) -> Self {
         self.help = help.or(self.help);
         self
     }
 
+    /// Adds another place that belongs to the finding.
     #[must_use]
     pub fn related(mut self, span: Span, label: impl Into<String>) -> Self {
         self.related.push((span, label.into()));
@@ -91,9 +97,13 @@ impl Diagnostic {
 /// The codes of findings, in one list so that each is used once. E00x belong to the text, E01x to fields, E02x to values, E03x to
 /// routes, E04x to auth, E05x to names, E06x to parts that cannot be compiled or opened. W codes are warnings.
 pub mod code {
+    /// The text is not valid YAML.
     pub const SYNTAX: &str = "E001";
+    /// A key that a map has twice.
     pub const DUPLICATE_KEY: &str = "E002";
+    /// An environment variable that is not set, or is written in a wrong form.
     pub const UNSET_VARIABLE: &str = "E003";
+    /// A file that cannot be read.
     pub const UNREADABLE: &str = "E004";
     /// YAML that this format does not allow: anchors, tags, several documents.
     pub const YAML_FEATURE: &str = "E005";
@@ -101,26 +111,33 @@ pub mod code {
     pub const NOT_FROM_CONSUL: &str = "E006";
     /// A file of another gateway.
     pub const OTHER_PRODUCT: &str = "E007";
+    /// A required field is missing.
     pub const MISSING_FIELD: &str = "E010";
     /// A value of the wrong kind, such as a map instead of a text.
     pub const WRONG_KIND: &str = "E011";
+    /// A field that the format does not have.
     pub const UNKNOWN_FIELD: &str = "E012";
     /// A planned part of the format that this version does not have.
     pub const NOT_SUPPORTED: &str = "E013";
+    /// A version of the format that this gateway does not read.
     pub const FILE_VERSION: &str = "E014";
     /// A value without a unit, or with an unknown one.
     pub const BAD_UNIT: &str = "E020";
+    /// A value outside of its range.
     pub const OUT_OF_RANGE: &str = "E021";
     /// A value that is not allowed.
     pub const BAD_VALUE: &str = "E022";
+    /// A path or pattern that is not valid.
     pub const BAD_PATH: &str = "E023";
     /// Two fields of one map that exclude each other.
     pub const CONFLICT: &str = "E024";
+    /// Two routes with one name.
     pub const DUPLICATE_NAME: &str = "E030";
     /// This route can never match.
     pub const DEAD_ROUTE: &str = "E031";
     /// Two routes match some requests, and neither is more specific.
     pub const AMBIGUOUS_ROUTE: &str = "E032";
+    /// Two listeners with one address.
     pub const ADDRESS_TWICE: &str = "E033";
     /// Two routes match the same requests.
     pub const DUPLICATE_ROUTE: &str = "E034";
@@ -128,29 +145,39 @@ pub mod code {
     pub const ROUTE_WITHOUT_AUTH: &str = "E040";
     /// A policy needs a verified identity on a route that is open.
     pub const NEEDS_AUTH: &str = "E041";
+    /// A provider without a source of keys, or with several that exclude each other.
     pub const KEY_SOURCE: &str = "E042";
+    /// Signature algorithms that do not fit the keys of a provider.
     pub const ALGORITHMS: &str = "E043";
+    /// A shared secret that is too short.
     pub const WEAK_SECRET: &str = "E044";
     /// `audience: none` without another field that restricts the accepted tokens.
     pub const NO_AUDIENCE: &str = "E045";
+    /// A name that the file does not define.
     pub const UNKNOWN_NAME: &str = "E050";
     /// A provider that could not accept any token.
     pub const PROVIDER: &str = "E060";
     /// Key files without a usable key.
     pub const KEYS: &str = "E061";
+    /// A certificate or its key that cannot be used.
     pub const CERTIFICATE: &str = "E062";
     /// A limit that cannot be counted.
     pub const RATE_LIMIT: &str = "E063";
     /// The access log cannot be opened.
     pub const LOG_FILE: &str = "E064";
+    /// A policy that no route uses.
     pub const UNUSED_POLICY: &str = "W001";
+    /// A service that no route uses.
     pub const UNUSED_SERVICE: &str = "W002";
+    /// A provider that no route uses.
     pub const UNUSED_AUTH: &str = "W003";
+    /// A secret in the configuration file itself.
     pub const SECRET_IN_FILE: &str = "W005";
     /// A field with its old name, which still works.
     pub const OLD_NAME: &str = "W006";
     /// A request that matches an open route may reach the service as one of a closed route.
     pub const OPEN_TWIN: &str = "W010";
+    /// Keys that are fetched without TLS.
     pub const KEYS_IN_CLEAR_TEXT: &str = "W011";
     /// One client could use half of each service.
     pub const AT_THE_EDGE: &str = "W012";
@@ -175,10 +202,12 @@ pub struct Source {
 }
 
 impl Source {
+    /// A text under its name.
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
         Self { name: name.into(), text: text.into() }
     }
 
+    /// The text of a file.
     pub(crate) fn of_path(path: &Path, text: String) -> Self {
         Self { name: path.display().to_string(), text }
     }
@@ -208,22 +237,26 @@ pub struct Report {
 }
 
 impl Report {
+    /// A report of findings, which are sorted by place. Secrets in the text are replaced by stars.
     pub fn new(source: Source, mut diagnostics: Vec<Diagnostic>) -> Self {
         diagnostics.sort_by_key(|d| (d.span.line, d.span.column));
         let source = Source { text: redacted(&source.text), ..source };
         Self { source, diagnostics, files: Vec::new() }
     }
 
+    /// Sets the files that the configuration names.
     #[must_use]
     pub fn with_files(mut self, files: Vec<PathBuf>) -> Self {
         self.files = files;
         self
     }
 
+    /// Number of errors.
     pub fn errors(&self) -> usize {
         self.count(Severity::Error)
     }
 
+    /// Number of warnings.
     pub fn warnings(&self) -> usize {
         self.count(Severity::Warning)
     }

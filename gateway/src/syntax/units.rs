@@ -23,10 +23,12 @@ pub struct Invalid {
 }
 
 impl Invalid {
+    /// A refusal without help.
     pub fn new(code: &'static str, expected: impl Into<String>, label: impl Into<String>) -> Self {
         Self { code, expected: expected.into(), label: label.into(), help: None }
     }
 
+    /// Sets the text to write instead.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
@@ -64,10 +66,12 @@ pub fn duration_in(text: &str, range: RangeInclusive<Duration>) -> Result<Durati
     within(duration, range, |d| show_duration(*d))
 }
 
+/// A duration of milliseconds.
 pub(crate) const fn millis(number: u64) -> Duration {
     Duration::from_millis(number)
 }
 
+/// A duration of minutes.
 pub(crate) const fn minutes(number: u64) -> Duration {
     Duration::from_mins(number)
 }
@@ -193,6 +197,7 @@ fn within<T: PartialOrd>(
     Err(Invalid::new(OUT_OF_RANGE, expected, "out of range"))
 }
 
+/// Whether the text has only ASCII digits, at least one.
 pub(crate) fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }

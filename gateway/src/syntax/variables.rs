@@ -9,12 +9,14 @@ use super::{
     report::{Diagnostic, Span, code},
 };
 
+/// A value whose variables have been replaced.
 pub(crate) struct Expanded {
     pub(crate) text: String,
     pub(crate) from_variable: bool,
     pub(crate) hidden: Hidden,
 }
 
+/// Why a variable cannot be replaced.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum VariableError {
     Unset {

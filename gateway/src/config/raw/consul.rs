@@ -39,6 +39,7 @@ pub(crate) struct Consul {
     pub(crate) unready_after: Option<Duration>,
 }
 
+/// Consul's ACL token, which `Debug` does not print.
 pub(crate) struct Token {
     pub(crate) text: String,
     /// The file contains the secret itself, and not a variable.
@@ -52,6 +53,7 @@ impl fmt::Debug for Token {
 }
 
 impl Consul {
+    /// Reads the map `discovery.consul`.
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
         let Some(fields) = Fields::of(node, &CONSUL, sink) else { return Self::default() };
         let token = fields.get("token").and_then(|node| match &node.value {

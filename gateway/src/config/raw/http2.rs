@@ -7,12 +7,14 @@ use crate::syntax::{
     units::count,
 };
 
+/// `listen.http2`.
 #[derive(Debug, Default)]
 pub(crate) struct Http2 {
     pub(crate) frames_per_second: Option<Budget>,
     pub(crate) resets: Option<Budget>,
 }
 
+/// A budget of frames, or `off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Budget {
     Off,
@@ -20,6 +22,7 @@ pub(crate) enum Budget {
 }
 
 impl Http2 {
+    /// Reads the map `listen.http2`.
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
         let Some(fields) = Fields::of(node, &HTTP2, sink) else { return Self::default() };
         Self {

@@ -13,6 +13,7 @@ use crate::{
     },
 };
 
+/// `services.<name>.consul`.
 #[derive(Debug, Default)]
 pub(crate) struct Consul {
     pub(crate) name: Option<String>,
@@ -27,6 +28,7 @@ pub(crate) struct Consul {
 }
 
 impl Consul {
+    /// Reads the map `services.<name>.consul`.
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Option<Self> {
         let fields = Fields::of(node, &CONSUL, sink)?;
         let only_passing = fields.value("only_passing", sink, boolean);

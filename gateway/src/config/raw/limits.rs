@@ -7,6 +7,7 @@ use crate::syntax::{
     units::{count, share_per_mille},
 };
 
+/// `limits`.
 #[derive(Debug, Default)]
 pub(crate) struct Limits {
     pub(crate) rate_keys_max: Option<usize>,
@@ -25,6 +26,7 @@ pub(crate) enum Share {
 }
 
 impl Limits {
+    /// Reads the map `limits`.
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
         let Some(fields) = Fields::of(node, &LIMITS, sink) else { return Self::default() };
         let files = fields.get("files").filter(|node| !is_word(node, "auto"));

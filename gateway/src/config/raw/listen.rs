@@ -19,6 +19,7 @@ use crate::{
     },
 };
 
+/// `listen`.
 #[derive(Debug, Default)]
 pub(crate) struct Listen {
     pub(crate) http: Option<Vec<At<SocketAddr>>>,
@@ -45,6 +46,7 @@ pub(crate) enum HttpsPort {
     Number(u16),
 }
 
+/// `listen.https`.
 #[derive(Debug)]
 pub(crate) struct Https {
     pub(crate) bind: Option<At<SocketAddr>>,
@@ -53,6 +55,7 @@ pub(crate) struct Https {
     pub(crate) span: Span,
 }
 
+/// `listen.admin`.
 #[derive(Debug)]
 pub(crate) enum Admin {
     Off,
@@ -60,6 +63,7 @@ pub(crate) enum Admin {
 }
 
 impl Listen {
+    /// Reads the map `listen`.
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
         let Some(fields) = Fields::of(node, &LISTEN, sink) else { return Self::default() };
         Self {

@@ -52,6 +52,7 @@ pub(crate) fn read_policies(node: &Node, known: &'static Known, sink: &mut Diagn
 }
 
 impl Route {
+    /// Reads one element of `routes`.
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Option<Self> {
         let fields = Fields::of(node, &ROUTE, sink)?;
         fields.need("path", "path: /users/**", sink);

@@ -43,6 +43,7 @@ pub(crate) struct Tls {
 }
 
 impl Service {
+    /// Reads one entry of `services`.
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
         let Some(fields) = Fields::of(node, &SERVICE, sink) else { return Self::default() };
         for of_consul in ["consul", "subsets"] {

@@ -10,6 +10,7 @@ use crate::{
     policy::concurrency::ShareSettings,
 };
 
+/// The defaults of fields that do not belong to a policy.
 pub(crate) struct Defaults {
     pub(crate) workers: usize,
     pub(crate) listen: ListenDefaults,
@@ -24,6 +25,7 @@ pub(crate) struct Defaults {
     pub(crate) rate_keys_max: usize,
 }
 
+/// The defaults of `listen`.
 pub(crate) struct ListenDefaults {
     pub(crate) http: SocketAddr,
     pub(crate) admin: SocketAddr,
@@ -37,6 +39,7 @@ pub(crate) struct ListenDefaults {
 }
 
 impl Defaults {
+    /// The defaults on this machine, with one worker for each core.
     pub(crate) fn new() -> Self {
         Self {
             workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),

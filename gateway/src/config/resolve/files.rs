@@ -14,12 +14,14 @@ use crate::{
     tls::validity::{Standing, Validity},
 };
 
+/// The files that one configuration names.
 pub(crate) struct Files {
     base_dir: PathBuf,
     paths: Vec<PathBuf>,
 }
 
 impl Files {
+    /// A list without files. Relative names start at `base_dir`.
     pub(crate) fn new(base_dir: &Path) -> Self {
         Self { base_dir: base_dir.to_owned(), paths: Vec::new() }
     }
@@ -76,6 +78,7 @@ impl Files {
         Some(file)
     }
 
+    /// The paths of all named files, to be watched.
     pub(crate) fn into_paths(self) -> Vec<PathBuf> {
         self.paths
     }
@@ -108,6 +111,7 @@ fn out_of_time(validity: &Validity, now: Duration, what: &str, span: Span) -> Op
     Some(Diagnostic::warning(code::CERTIFICATE_TIME, span, message).label(label).help(help))
 }
 
+/// A file that has been read.
 pub(crate) struct ReadFile {
     pub(crate) path: PathBuf,
     pub(crate) bytes: Vec<u8>,

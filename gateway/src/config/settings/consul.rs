@@ -43,6 +43,7 @@ pub enum Consistency {
 pub struct Secret(String);
 
 impl Secret {
+    /// Wraps a secret.
     pub fn new(value: String) -> Self {
         Self(value)
     }

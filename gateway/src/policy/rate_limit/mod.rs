@@ -153,6 +153,7 @@ impl RateLimit {
             == (&other.name, other.requests, other.period, other.burst, &other.key)
     }
 
+    /// The settings from which the limit was compiled.
     pub(crate) fn spec(&self) -> &RateLimitSpec {
         &self.settings
     }

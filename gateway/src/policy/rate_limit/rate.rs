@@ -24,6 +24,7 @@ pub(crate) struct Rate {
 }
 
 impl Rate {
+    /// Reads a rate. For a rate in the words of another product, the error proposes ours.
     pub(crate) fn parse(text: &str) -> Result<Self, Invalid> {
         Self::parse_ours(text).map_err(|invalid| {
             match written_otherwise(text).filter(|cure| Self::parse_ours(cure).is_ok()) {

@@ -45,6 +45,7 @@ impl Written {
         self.budget_per_mille.map_or(BUDGET, ratio)
     }
 
+    /// The number of retries, or the default.
     pub(crate) fn retries(&self) -> u32 {
         self.retries.unwrap_or(RETRIES)
     }
@@ -119,6 +120,7 @@ impl RoutePolicy for Retry {
 }
 
 impl Retry {
+    /// The compiled policy, with defaults for fields that are not written.
     pub(crate) fn of(written: &Written) -> Self {
         let (backoff_min, backoff_max) = written.backoff.unwrap_or((BACKOFF_MIN, BACKOFF_MAX));
         let on = written.on.as_deref();
