@@ -293,9 +293,9 @@ mod tests {
     }
 
     const HEAD: &str = "# Coming from another gateway\n\n\
-        What other gateways call a thing, and what stands in `routes.yaml` instead. `millgate check` knows these words, too, and says so at\n\
-        the place where one stands; a whole file of another product is recognised by its first keys. Every example here is loaded by a test.\n\
-        This page is made of `gateway/src/config/advice/foreign_words.txt`: `UPDATE_GOLDEN=1 cargo test -p millgate --lib foreign_words` writes it.\n";
+        Words of other gateways, and the fields of `routes.yaml` with the same meaning. `millgate check` recognises these words, too, and names ours\n\
+        at their place; a whole file of another product is recognised by its first keys. A test loads every example of this page.\n\
+        This page is made from `gateway/src/config/advice/foreign_words.txt`: `UPDATE_GOLDEN=1 cargo test -p millgate --lib foreign_words` writes it.\n";
 
     #[test]
     fn the_page_of_the_documentation_is_the_table() {
