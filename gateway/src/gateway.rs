@@ -198,7 +198,8 @@ impl Gateway {
         &self.config
     }
 
-    /// Waits until the registry and the resolver have responded for every service that a route names.
+    /// Waits until the registry and the resolver have responded for every service that a route names, and there are keys of every
+    /// provider or the wait for them has been long enough.
     pub async fn ready(&self) {
         self.status.synced().await;
     }

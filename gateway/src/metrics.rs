@@ -44,7 +44,7 @@ pub struct Histogram {
     pub counts: [u64; LATENCY_BOUNDS.len() + 1],
 }
 
-/// A duration with its bucket in a [`Histogram`], so that several histograms find the bucket once.
+/// A duration with its bucket, which is the same in every [`Histogram`], so that it is searched once for several of them.
 #[derive(Debug, Clone, Copy)]
 pub struct Spot {
     ns: u64,
@@ -333,8 +333,8 @@ fn sweep<K, V>(cells: &mut HashMap<K, Rc<V>>, at: &Cell<usize>) {
     }
 }
 
-/// Routes, clusters or instances that a worker keeps at least, also unused ones, whose counters go on when they come back. It is
-/// bounded because services write the names of declared routes, and may write new ones without end.
+/// Number of routes, clusters or instances from which a worker removes unused ones. Below it, unused ones stay, so that their
+/// counters go on when they come back. The number is bounded because services may declare routes with new names without end.
 const SERIES_KEPT: usize = 4096;
 
 impl RouteSample {

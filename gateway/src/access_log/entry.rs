@@ -26,7 +26,7 @@ pub struct LogEntry<'a> {
     pub bytes_out: u64,
     pub started: Instant,
     pub duration: Duration,
-    /// Time that attempts waited for the service; `None`: the service has not responded to any.
+    /// Time of the last attempt, from sending to the response head; `None`: the service has not responded.
     pub upstream: Option<Duration>,
     /// Time until the response head, without [`Self::upstream`].
     pub overhead: Duration,

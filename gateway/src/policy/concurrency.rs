@@ -32,8 +32,8 @@ use foldhash::quality::RandomState;
 
 use crate::file_account::Budget;
 
-/// The parts of a service's slots that one connection, one client and all uploads may have while others need slots. Unit:
-/// thousandths of `max_inflight`; `None` = off.
+/// The parts of a service's slots that one connection and one client may have while others need slots, and that all uploads
+/// may have together. Unit: thousandths of `max_inflight`; `None` = off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ShareSettings {
     pub per_connection: Option<u16>,
