@@ -66,8 +66,8 @@ impl AccessLog {
         self.refusals.max.set(settings.refusals_per_second);
     }
 
-    /// Whether a request is logged: by its status, by the sample, or by the budget of refusals. It must be called once for each
-    /// request, since it advances the sample.
+    /// Whether a request is logged: by its status, by the sample, or by the budget of refusals. It must be called once for
+    /// each request, since it advances the sample.
     pub fn takes(&self, status: u16, is_refusal: bool, ended: Instant) -> bool {
         if self.sink.is_none() {
             return false;
@@ -275,7 +275,8 @@ fn refused(out: &mut Vec<u8>, x: &LogEntry<'_>) {
     }
 }
 
-/// Writes a line in Apache's combined format with the request id at its end. Referer and user agent are not logged, so they are `-`.
+/// Writes a line in Apache's combined format with the request id at its end. Referer and user agent are not logged, so they
+/// are `-`.
 fn combined_line(out: &mut Vec<u8>, x: &LogEntry<'_>, wall: Duration) {
     let _ = write!(out, "{} - ", x.client);
     plain(out, x.user.unwrap_or("-"));
@@ -296,8 +297,8 @@ fn apache_time(wall: Duration) -> String {
     }
 }
 
-/// Writes a JSON string with the escapes that RFC 8259 §7 requires, and those of [`is_hidden`], since lines are read in terminals
-/// and by programs that end a line at U+2028.
+/// Writes a JSON string with the escapes that RFC 8259 §7 requires, and those of [`is_hidden`], since lines are read in
+/// terminals and by programs that end a line at U+2028.
 fn string(out: &mut Vec<u8>, text: &str) {
     // The loop has no early exit, which is several times as fast for nearly all texts.
     if text.bytes().fold(true, |bare, byte| bare & is_bare(byte)) {

@@ -46,7 +46,8 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct RunOptions {
     pub config: ConfigSource,
-    /// Folder for last known instances, declared routes and keys, with a folder for each registry; `None`: in memory only.
+    /// Folder for last known instances, declared routes and keys, with a folder for each registry; `None`: in memory
+    /// only.
     pub state_dir: Option<PathBuf>,
 }
 
@@ -198,8 +199,8 @@ impl Gateway {
         &self.config
     }
 
-    /// Waits until the registry and the resolver have responded for every service that a route names, and there are keys of every
-    /// provider or the wait for them has been long enough.
+    /// Waits until the registry and the resolver have responded for every service that a route names, and there are
+    /// keys of every provider or the wait for them has been long enough.
     pub async fn ready(&self) {
         self.status.synced().await;
     }
@@ -229,8 +230,8 @@ impl Gateway {
         }
     }
 
-    /// Stops accepting, finishes requests in flight within `drain.timeout`, and ends all threads. Returns the number of
-    /// connections whose requests were cut off. Also returns when a thread, a pipe or a disk hangs.
+    /// Stops accepting, finishes requests in flight within `drain.timeout`, and ends all threads. Returns the number
+    /// of connections whose requests were cut off. Also returns when a thread, a pipe or a disk hangs.
     pub async fn shutdown(self) -> usize {
         let (reply, answer) = oneshot::channel();
         let patience = self.status.drain().map_or(Duration::ZERO, |drain| ending::drain_patience(&drain));

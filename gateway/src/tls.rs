@@ -56,8 +56,8 @@ pub fn server_config(cert_file: &Path, key_file: &Path) -> Result<Arc<ServerConf
     Ok(Arc::new(config))
 }
 
-/// Makes the TLS configuration for connections to a service. It reads the authorities that verify the service's certificate and
-/// the client certificate, which takes milliseconds of file access.
+/// Makes the TLS configuration for connections to a service. It reads the authorities that verify the service's certificate
+/// and the client certificate, which takes milliseconds of file access.
 ///
 /// # Errors
 /// A file cannot be read or used, or no authority would be trusted; the text is one sentence.

@@ -12,7 +12,8 @@ pub struct AccessLogSettings {
     pub file: Option<PathBuf>,
     /// The place of the file's name in the configuration.
     pub file_span: Span,
-    /// Share of requests that are logged, in thousandths. Responses with status 500 and above are always logged.
+    /// Share of requests that are logged, in thousandths. Responses with status 500 and above are always
+    /// logged.
     pub sample_per_mille: u32,
     /// Refusals per second that each worker logs although the sample leaves them out; 0 is `off`.
     pub refusals_per_second: u32,

@@ -1,7 +1,7 @@
 //! The thread that writes the access log, and the queue to it.
 //!
-//! Lines that cannot be written are lost and counted. A line that was written in part is ended before the next one, so that
-//! two lines are never joined.
+//! Lines that cannot be written are lost and counted. A line that was written in part is ended before the next one, so
+//! that two lines are never joined.
 
 use std::{
     fs::{File, OpenOptions},
@@ -149,8 +149,8 @@ fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).read(is_pipe).open(path)
 }
 
-/// Whether the file ends in half a line, left by a process that was killed or a disk that was full. A file that cannot be read
-/// counts as whole.
+/// Whether the file ends in half a line, left by a process that was killed or a disk that was full. A file that cannot be
+/// read counts as whole.
 fn is_torn(path: &Path) -> bool {
     let last = || {
         let metadata = path.metadata()?;

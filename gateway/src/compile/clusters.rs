@@ -166,8 +166,8 @@ fn found(service: &ServiceSettings, world: &World, target: usize) -> Vec<Found> 
 }
 
 /// Turns shares into weights. Endpoints with a share of their own get it, and the others get the rest by their weights.
-/// Shares that sum up to more than the whole, or to less if there are no other instances, are scaled in proportion. If nothing is
-/// left for the others, they get no requests. (Fabio's rules, <https://fabiolb.net/feature/traffic-shaping/>.)
+/// Shares that sum up to more than the whole, or to less if there are no other instances, are scaled in proportion. If
+/// nothing is left for the others, they get no requests. (Fabio's rules, <https://fabiolb.net/feature/traffic-shaping/>.)
 fn by_shares(mut found: Vec<Found>) -> Vec<Found> {
     let shared: u64 = found.iter().map(|one| u64::from(one.share)).sum();
     let others = found.iter().filter(|one| one.share == 0);

@@ -1,5 +1,5 @@
-//! Help that is added to findings about `routes.yaml`: our names for words, values and shapes of other products, and the place
-//! where a field belongs.
+//! Help that is added to findings about `routes.yaml`: our names for words, values and shapes of other products, and the
+//! place where a field belongs.
 
 mod carried;
 mod foreign_values;

@@ -5,7 +5,8 @@ use crate::syntax::{
     tree::{Entry, Node, Value},
 };
 
-/// The finding for a file of another product. `root` is the text as YAML, if it is YAML. `None`: the file is ours, or unknown.
+/// The finding for a file of another product. `root` is the text as YAML, if it is YAML. `None`: the file is ours, or
+/// unknown.
 pub(crate) fn recognised(text: &str, root: Option<&Node>) -> Option<Diagnostic> {
     let entries: &[Entry] = match root.map(|node| &node.value) {
         Some(Value::Map(entries)) => entries,

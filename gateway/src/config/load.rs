@@ -1,7 +1,8 @@
 //! Loading: from `routes.yaml` on disk to [`Settings`], or to a report of all errors.
 //!
-//! Loading is all or nothing and changes no state, so a reload may try it at any time and keep the running configuration.
-//! It reads the file itself and the files that it names (secrets, keys, certificates), and no other files.
+//! Loading is all or nothing and changes no state, so a reload may try it at any time and keep the running
+//! configuration. It reads the file itself and the files that it names (secrets, keys, certificates), and no
+//! other files.
 
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,7 @@
 //! `routes.yaml` as written: every field is optional, units are read, places are kept, and layers are not merged.
 //!
-//! Each file of this room has one part of the format: the struct, the table of its keys, and its reader, which uses the tools of
-//! [`syntax`](crate::syntax). Defaults are in `resolve::defaults`.
+//! Each file of this room has one part of the format: the struct, the table of its keys, and its reader, which uses the
+//! tools of [`syntax`](crate::syntax). Defaults are in `resolve::defaults`.
 
 pub(crate) mod auto_routes;
 pub(crate) mod consul;
@@ -68,7 +68,8 @@ pub(crate) struct Drain {
     pub(crate) timeout: Option<Duration>,
 }
 
-/// Reads the text. `None`: the text is not YAML, its top is not a map, or it is a file of another product; the error is reported.
+/// Reads the text. `None`: the text is not YAML, its top is not a map, or it is a file of another product; the error is
+/// reported.
 pub(crate) fn read(text: &str, env: Environment<'_>, sink: &mut Diagnostics) -> Option<File> {
     let mut of_the_text = Diagnostics::default();
     let root = tree::parse(text, env, &mut of_the_text);

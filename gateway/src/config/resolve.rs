@@ -1,8 +1,9 @@
-//! From the file as written to effective [`Settings`]: defaults are applied, policies merged, names replaced by indexes.
+//! From the file as written to effective [`Settings`]: defaults are applied, policies merged, names replaced by
+//! indexes.
 //!
 //! The merge rule is: built-in default < `defaults` < each policy in `use`, left to right < the route. Scalars
-//! replace, maps merge by key, lists replace. Resolving goes on after an error, so that all errors are found; its result is
-//! then incomplete, and the caller drops it.
+//! replace, maps merge by key, lists replace. Resolving goes on after an error, so that all errors are found; its
+//! result is then incomplete, and the caller drops it.
 
 pub(super) mod defaults;
 pub(super) mod files;

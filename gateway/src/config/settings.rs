@@ -1,8 +1,8 @@
 //! Effective settings: the meaning of `routes.yaml` once defaults, policies and routes are merged.
 //!
-//! `raw` mirrors the file, `settings` contains its meaning, and workers use the snapshot that is compiled from them. Settings are
-//! plain data: units are typed, names are checked, every field has its value. `config::resolve` makes them. This module
-//! reads neither files nor a clock nor the network.
+//! `raw` mirrors the file, `settings` contains its meaning, and workers use the snapshot that is compiled
+//! from them. Settings are plain data: units are typed, names are checked, every field has its value.
+//! `config::resolve` makes them. This module reads neither files nor a clock nor the network.
 
 mod auto_routes;
 mod consul;

@@ -21,7 +21,8 @@ pub enum ConfigSource {
     Key(Box<ConfigKey>),
 }
 
-/// The key `consul://path/to/key`, in the Consul that the environment names (`CONSUL_HTTP_ADDR` and similar variables).
+/// The key `consul://path/to/key`, in the Consul that the environment names (`CONSUL_HTTP_ADDR` and similar
+/// variables).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigKey {
     pub key: String,
@@ -47,8 +48,9 @@ impl ConfigSource {
         Ok(Self::Key(Box::new(ConfigKey { key: key.to_owned(), consul: ClientConfig::from_env() })))
     }
 
-    /// Loads a configuration from a text of this source. Relative names of files start at the folder of the file, or at the
-    /// working directory for a key. A text from a key cannot change the connection through which it came, nor use its token.
+    /// Loads a configuration from a text of this source. Relative names of files start at the folder of the file, or
+    /// at the working directory for a key. A text from a key cannot change the connection through which it came, nor
+    /// use its token.
     pub fn parse_text(&self, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
         let env = match self {
             Self::File(_) => Environment::of_file(env),

@@ -2,12 +2,13 @@
 //! of the same service: one with another provider, without a role, or for other addresses. Limits are not compared: many routes
 //! have their own.
 //!
-//! Each closed route is tested with samples of its own requests in which one thing is different (spelling, method, host, headers,
-//! the path after `rewrite`), and the router finds the routes that they match. A closed route that accepts any case, or a slash
-//! at the end, has no twins of that spelling. A spelling is not tested if the file says that the service distinguishes it.
+//! Each closed route is tested with samples of its own requests in which one thing is different (spelling, method, host,
+//! headers, the path after `rewrite`), and the router finds the routes that they match. A closed route that accepts any case, or
+//! a slash at the end, has no twins of that spelling. A spelling is not tested if the file says that the service distinguishes
+//! it.
 //!
-//! Differences that the file states side by side are intended, and are not reported: an open route that names the method that the
-//! closed one leaves out, two exact hosts with the same path, another provider for one method or header of the same path.
+//! Differences that the file states side by side are intended, and are not reported: an open route that names the method that
+//! the closed one leaves out, two exact hosts with the same path, another provider for one method or header of the same path.
 
 mod gate;
 mod said;

@@ -3,7 +3,8 @@
 use super::Declaration;
 use crate::router::{HostPattern, reading::without_parameters};
 
-/// A rule that lets services with certain names declare routes on one of its hosts and below one of its paths.
+/// A rule that lets services with certain names declare routes on one of its hosts and below one of its
+/// paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowRule {
     /// Globs of names: `*` stands for any characters.
@@ -68,8 +69,8 @@ fn is_any(segment: &str) -> bool {
     segment == "*" || (segment.starts_with('{') && segment.ends_with('}'))
 }
 
-/// Whether the name matches the glob, in which `*` stands for any characters or none. Only the last star is ever retried, so the
-/// work is at most the product of both lengths.
+/// Whether the name matches the glob, in which `*` stands for any characters or none. Only the last star is
+/// ever retried, so the work is at most the product of both lengths.
 pub fn fits(glob: &[u8], name: &[u8]) -> bool {
     let (mut g, mut n) = (0, 0);
     let mut star: Option<(usize, usize)> = None;

@@ -1,5 +1,6 @@
-//! The standing of a service that declares routes, by its instances. A route is useless to clients while no instance of its service
-//! can serve, so it gives way to the same route of a service that has one. Proxies beside other instances cannot declare routes.
+//! The standing of a service that declares routes, by its instances. A route is useless to clients while no instance of its
+//! service can serve, so it gives way to the same route of a service that has one. Proxies beside other instances cannot declare
+//! routes.
 
 use std::collections::BTreeMap;
 

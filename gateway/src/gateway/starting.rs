@@ -1,4 +1,5 @@
-//! The parts that a gateway binds and starts: its sockets, the access log, the workers, and the thread of the control plane.
+//! The parts that a gateway binds and starts: its sockets, the access log, the workers, and the thread of the
+//! control plane.
 
 use std::{
     net::{SocketAddr, TcpListener},

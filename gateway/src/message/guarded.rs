@@ -1,8 +1,8 @@
 //! Names of request fields that their sender may not decide, in addition to those of [`Kind`]. They are compiled from the
 //! configuration.
 //!
-//! - Identity: fields in which a provider forwards claims. They are removed from every request, on open routes too, and before the
-//!   route is chosen, so that conditions and limits never trust them.
+//! - Identity: fields in which a provider forwards claims. They are removed from every request, on open routes too, and before
+//!   the route is chosen, so that conditions and limits never trust them.
 //! - Look-alikes: CGI, and WSGI, PHP and Rack after it, make a variable of a name by folding every byte other than letters and
 //!   digits, so `X-User-Id`, `X_User.Id` and `X!User~Id` are one variable. A name is removed from every request if it folds to,
 //!   but is not, one that the gateway or a rule sets or removes, that carries a token, by which a route is chosen or a limit

@@ -1,5 +1,5 @@
-//! Facts about messages that more than one room uses: names of fields and which of them are not trusted, the authority, the scheme
-//! and the framing of a request. [`admission`](crate::admission) refuses requests by these facts, and
+//! Facts about messages that more than one room uses: names of fields and which of them are not trusted, the authority, the
+//! scheme and the framing of a request. [`admission`](crate::admission) refuses requests by these facts, and
 //! [`headers`](crate::headers) edits messages by them. This room is pure.
 
 mod authority;

@@ -1,7 +1,7 @@
 //! A first look at a field's name: its first and its third letter show that it is not in a set, or that it may be.
 //!
-//! The gateway treats few fields of a message specially. Two bytes of a name are enough to recognise most others, where a
-//! comparison or a fold would read all of it. (The second byte of many names is the `-` of `x-`.)
+//! The gateway treats few fields of a message specially. Two bytes of a name are enough to recognise most others,
+//! where a comparison or a fold would read all of it. (The second byte of many names is the `-` of `x-`.)
 
 /// The pairs of first and third letters of the names in a set.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +59,8 @@ const fn third_letter(name: &str) -> usize {
     }
 }
 
-/// The place of each third byte. Digits share places with letters; place 0 is for bytes that fold to `-`, and for shorter names.
+/// The place of each third byte. Digits share places with letters; place 0 is for bytes that fold to `-`, and for
+/// shorter names.
 const PLACES: [u8; 256] = {
     let mut places = [0; 256];
     let mut byte = 0_u8;

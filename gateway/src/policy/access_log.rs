@@ -1,4 +1,5 @@
-//! `access_log` of a route: whether its requests are logged. The top-level `access_log` decides where the log goes and its sample.
+//! `access_log` of a route: whether its requests are logged. The top-level `access_log` decides where the log goes and its
+//! sample.
 
 use super::of_route::{Compile, RoutePolicy, replace};
 use crate::syntax::{

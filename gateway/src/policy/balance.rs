@@ -1,4 +1,5 @@
-//! `balance`: how the requests of a service are spread over its endpoints, which the [balancer](crate::upstream::load_balancer) does.
+//! `balance`: how the requests of a service are spread over its endpoints, which the [balancer](crate::upstream::load_balancer)
+//! does.
 
 use super::of_service::ServicePolicy;
 use crate::syntax::{

@@ -1,7 +1,7 @@
 //! `body_limit`: the largest request body that a route accepts.
 //!
-//! A request that declares a larger body is refused before any part of it is sent (413). A body without a declared length is broken
-//! off where it exceeds the limit. Unit: bytes.
+//! A request that declares a larger body is refused before any part of it is sent (413). A body without a declared length is
+//! broken off where it exceeds the limit. Unit: bytes.
 
 use super::of_route::{Compile, RoutePolicy, replace};
 use crate::syntax::{

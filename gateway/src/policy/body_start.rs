@@ -10,7 +10,8 @@ use crate::syntax::{
 /// `gather` or `stream`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum BodyStart {
-    /// The endpoint is chosen when the body's end or its first bytes have arrived, so slots and connections do not wait for a client.
+    /// The endpoint is chosen when the body's end or its first bytes have arrived, so slots and connections do not wait for a
+    /// client.
     #[default]
     Gather,
     /// The endpoint is chosen when the request head has arrived.

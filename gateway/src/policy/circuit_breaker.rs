@@ -5,11 +5,11 @@
 //! failures reached `error_ratio`. After `open` it lets at most `probes` requests through at a time; when
 //! that many have succeeded it closes, one failure opens it again. Compiled from `BreakerSettings`.
 //!
-//! Some failures prove that the endpoint is at fault: a failed connect, a reset, a timeout, a broken response. A status,
-//! or a client that gave up waiting, only makes it likely: one client can cause both with one bad path. Where proved
-//! failures alone would not trip the breaker, the caller decides whether one more endpoint may be out, so that one
-//! client cannot take out a whole service. For the same reason, after a probe that failed by its status, requests of
-//! the same kind cannot be the next probe until `open` has passed once more.
+//! Some failures prove that the endpoint is at fault: a failed connect, a reset, a timeout, a broken response. A
+//! status, or a client that gave up waiting, only makes it likely: one client can cause both with one bad path. Where
+//! proved failures alone would not trip the breaker, the caller decides whether one more endpoint may be out, so that
+//! one client cannot take out a whole service. For the same reason, after a probe that failed by its status, requests
+//! of the same kind cannot be the next probe until `open` has passed once more.
 //!
 //! One [`BreakerState`] per endpoint is shared by all workers and carried across snapshots. Its phase is one
 //! word, changed by compare-and-swap only, so a trip happens once and probes are counted exactly. A permit
@@ -81,8 +81,8 @@ pub enum State {
 pub enum Transition {
     Opened(Opened),
     Closed,
-    /// The failures would have tripped the breaker, but proved failures alone would not, and the largest permitted number of
-    /// endpoints is out already.
+    /// The failures would have tripped the breaker, but proved failures alone would not, and the largest permitted
+    /// number of endpoints is out already.
     Spared(Seen),
 }
 
@@ -131,7 +131,8 @@ impl CircuitBreaker {
         }
     }
 
-    /// Whether [`CircuitBreaker::check`] would let a request through. It costs one load and changes nothing, for the balancer.
+    /// Whether [`CircuitBreaker::check`] would let a request through. It costs one load and changes nothing, for the
+    /// balancer.
     pub fn is_routable(&self, state: &BreakerState, now: Instant) -> bool {
         match state.phase() {
             Phase::Closed => true,
@@ -182,7 +183,8 @@ impl CircuitBreaker {
         Seen { failures: counts.failures, requests: counts.total, window: self.window }
     }
 
-    /// Gives a permit if a request may go to this endpoint. Closed costs one load; an ended `open` becomes half-open here.
+    /// Gives a permit if a request may go to this endpoint. Closed costs one load; an ended `open` becomes half-open
+    /// here.
     ///
     /// `state` is any handle (`&`, `Rc`, `Arc`) to a value that contains the endpoint's breaker state; the
     /// permit keeps it. `kind` returns the number of the request's kind (never 0) and is called only for probes.
@@ -213,7 +215,8 @@ impl CircuitBreaker {
                     let Some(over_for_ms) = over_for_ms else {
                         return Err(Open { retry_after: self.retry_after(state, now) });
                     };
-                    // Requests of the kind that failed the last probe wait for `open` once more, so that another kind can come first.
+                    // Requests of the kind that failed the last probe wait for `open` once more, so that another kind
+                    // can come first.
                     let failed_before = state.failed_kind.load(Ordering::Relaxed) == kind;
                     if failed_before && over_for_ms < self.open_ms {
                         let left = self.open_ms - over_for_ms;

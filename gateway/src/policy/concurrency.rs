@@ -111,7 +111,8 @@ pub struct Holder<'a> {
 }
 
 impl ConcurrencyLimit {
-    /// Compiles the limit of a cluster. `carried` is the limit of the same cluster in the previous snapshot: its counts go on.
+    /// Compiles the limit of a cluster. `carried` is the limit of the same cluster in the previous snapshot: its counts go
+    /// on.
     pub fn compile(
         max_inflight: u32,
         shares: ShareSettings,
@@ -251,8 +252,8 @@ impl Drop for UploadCount {
     }
 }
 
-/// The numbers of slots that one connection has, by service. A connection has requests to few services at a time, and at most
-/// `listen.max_streams` requests, so a list is enough.
+/// The numbers of slots that one connection has, by service. A connection has requests to few services at a time, and at
+/// most `listen.max_streams` requests, so a list is enough.
 #[derive(Debug, Default)]
 pub struct Held(RefCell<Vec<(usize, u32)>>);
 

@@ -1,4 +1,5 @@
-//! `headers`: fields that a route removes, sets and adds, in requests and in responses. [`headers`](crate::headers) applies the rules.
+//! `headers`: fields that a route removes, sets and adds, in requests and in responses. [`headers`](crate::headers) applies the
+//! rules.
 
 pub(crate) mod cures;
 

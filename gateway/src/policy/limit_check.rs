@@ -1,7 +1,7 @@
 //! The rate limits of one request, which is charged to all of them or to none.
 //!
-//! A request that one limit refuses must not be charged to the others: otherwise one address that is limited would use up the
-//! limit that a route has for all clients. So all limits are looked at first and then charged, and the order of the list
+//! A request that one limit refuses must not be charged to the others: otherwise one address that is limited would use up
+//! the limit that a route has for all clients. So all limits are looked at first and then charged, and the order of the list
 //! changes nothing. Looking and charging are two steps, and workers share the counters: if another worker takes the last
 //! request in between, the charges are given back.
 //!
@@ -58,7 +58,8 @@ pub struct LimitCheck<'a> {
     client: IpAddr,
     headers: &'a HeaderMap,
     now: Instant,
-    /// The charged limit with the fewest requests left, with its index and quota. Of equal limits, it is the first in the file.
+    /// The charged limit with the fewest requests left, with its index and quota. Of equal limits, it is the first in the
+    /// file.
     tightest: Option<(usize, &'a LocalLimit, Quota)>,
 }
 
@@ -268,7 +269,8 @@ mod tests {
                 });
             }
         });
-        // A request may have been refused for a charge that another worker gave back later, so the last ones pass one by one.
+        // A request may have been refused for a charge that another worker gave back later, so the last ones pass one by
+        // one.
         while request(&limits, "192.0.2.1", "ann", now).is_ok() {
             passed.fetch_add(1, Ordering::Relaxed);
         }

@@ -1,6 +1,7 @@
 //! The trait of a service's policies, and the code that is derived from the list of them in [`super`].
 //!
-//! A service is written once, in `services`, so nothing is laid over it, and its clusters are compiled from the values as read.
+//! A service is written once, in `services`, so nothing is laid over it, and its clusters are compiled from the values as
+//! read.
 
 use std::fmt::Debug;
 

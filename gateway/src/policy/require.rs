@@ -172,8 +172,8 @@ impl Requirement {
         }
     }
 
-    /// Whether every identity that meets these requirements also meets `other`. May return false although it is so, never the
-    /// reverse.
+    /// Whether every identity that meets these requirements also meets `other`. May return false although it
+    /// is so, never the reverse.
     pub fn implies(&self, other: &Self) -> bool {
         let is_part = |inner: &[Box<str>], outer: &[Box<str>]| {
             !inner.is_empty() && inner.iter().all(|text| outer.contains(text))

@@ -59,8 +59,8 @@ pub enum UpstreamHost {
 }
 
 impl Rewrite {
-    /// The target that a service gets, and the prefix that was stripped from it. `any_case`: the prefix is compared without regard to
-    /// case, as the route's path was. Never `None` in practice: the parts were valid in a target, so the result is valid.
+    /// The target that a service gets, and the prefix that was stripped from it. `any_case`: the prefix is compared without regard
+    /// to case, as the route's path was. Never `None` in practice: the parts were valid in a target, so the result is valid.
     pub fn apply<'a>(&self, target: &'a PathAndQuery, any_case: bool) -> Option<(Uri, Option<&'a str>)> {
         let written = target.path();
         let stripped = self.strip.as_deref().and_then(|prefix| reading::strip(written, prefix, any_case));

@@ -1,8 +1,8 @@
 //! Timeouts: how long a request, one attempt, a connect and a silent body may take.
 //!
 //! `total` runs from the end of the request to the response head, over all attempts and the pauses between them. While a
-//! body is on its way, in either direction, `idle` and `min_rate` apply. This module only computes instants: it neither reads
-//! a clock nor sets a timer.
+//! body is on its way, in either direction, `idle` and `min_rate` apply. This module only computes instants: it neither
+//! reads a clock nor sets a timer.
 
 use std::{
     fmt,
@@ -245,8 +245,8 @@ impl Deadline {
         Self { at: self.at.max(at + self.timeouts.total), ..self }
     }
 
-    /// The deadline of an attempt at an endpoint that is most likely still broken. It has half of the usual time, which leaves
-    /// the other half for another endpoint.
+    /// The deadline of an attempt at an endpoint that is most likely still broken. It has half of the usual time, which
+    /// leaves the other half for another endpoint.
     #[must_use]
     pub fn of_a_probe(self) -> Self {
         let timeouts = Timeouts { per_try: Some(self.usual() / 2), ..self.timeouts };

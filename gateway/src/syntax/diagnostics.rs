@@ -45,7 +45,8 @@ impl Diagnostics {
         self.found.push(diagnostic);
     }
 
-    /// Adds a finding unless the list has it already, since an error that several routes inherit is one finding.
+    /// Adds a finding unless the list has it already, since an error that several routes inherit is one
+    /// finding.
     pub fn push_once(&mut self, diagnostic: Diagnostic) {
         if !self.found.contains(&diagnostic) {
             self.found.push(diagnostic);

@@ -21,7 +21,8 @@ pub(crate) struct Fields<'n> {
 }
 
 impl<'n> Fields<'n> {
-    /// Checks every key of a map. An absent value counts as an empty map. `None`: the value is not a map, which is reported.
+    /// Checks every key of a map. An absent value counts as an empty map. `None`: the value is not a map, which is
+    /// reported.
     pub(crate) fn of(node: &'n Node, known: &'static Known, sink: &mut Diagnostics) -> Option<Self> {
         let entries: &[Entry] = match &node.value {
             Value::Map(entries) => entries,

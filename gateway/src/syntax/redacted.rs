@@ -1,7 +1,7 @@
 //! The text of a configuration without the secrets that it contains, so that it can be shown.
 //!
-//! A finding shows its line, and reports go to logs. So the value of each key with the name of a secret is replaced, character by
-//! character, which keeps all places. Variables stay, since the text does not contain their values.
+//! A finding shows its line, and reports go to logs. So the value of each key with the name of a secret is replaced,
+//! character by character, which keeps all places. Variables stay, since the text does not contain their values.
 
 /// `text` with stars for the values of secret keys.
 pub(super) fn redacted(text: &str) -> String {

@@ -94,8 +94,8 @@ impl Diagnostic {
     }
 }
 
-/// The codes of findings, in one list so that each is used once. E00x belong to the text, E01x to fields, E02x to values, E03x to
-/// routes, E04x to auth, E05x to names, E06x to parts that cannot be compiled or opened. W codes are warnings.
+/// The codes of findings, in one list so that each is used once. E00x belong to the text, E01x to fields, E02x to values, E03x
+/// to routes, E04x to auth, E05x to names, E06x to parts that cannot be compiled or opened. W codes are warnings.
 pub mod code {
     /// The text is not valid YAML.
     pub const SYNTAX: &str = "E001";

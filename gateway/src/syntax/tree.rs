@@ -1,7 +1,7 @@
 //! YAML as a tree of nodes with their places.
 //!
-//! This module reads the parser's events itself instead of deserializing into structs, because serde stops at the first
-//! error and a report has all of them. Anchors, aliases, merge keys, tags and several documents are
+//! This module reads the parser's events itself instead of deserializing into structs, because serde stops at
+//! the first error and a report has all of them. Anchors, aliases, merge keys, tags and several documents are
 //! refused: `policies` replaces their usual purposes, and an alias can expand a small file into a huge one.
 
 use std::collections::HashMap;
@@ -165,7 +165,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Warns about a text that looks like a variable. It may be a valid value, and a field that refuses it reports an error.
+    /// Warns about a text that looks like a variable. It may be a valid value, and a field that refuses it
+    /// reports an error.
     fn report_foreign_variable(&mut self, text: &str, span: Span) {
         if let Some(name) = foreign_variables::of_environment(text) {
             let message = format!("`{text}` is a text, not a variable");

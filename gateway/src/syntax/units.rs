@@ -36,7 +36,8 @@ impl Invalid {
     }
 }
 
-/// Reads a duration such as `250ms`, `2s`, `1m30s` or `1h` within `range`. Proposals for a bare number are within it, too.
+/// Reads a duration such as `250ms`, `2s`, `1m30s` or `1h` within `range`. Proposals for a bare number are within it,
+/// too.
 pub fn duration_in(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, Invalid> {
     let refuse = |label: &str| Invalid::new(BAD_UNIT, "a duration such as `250ms`, `2s` or `1m30s`", label);
     let fits = |text: &str| humantime::parse_duration(text).is_ok_and(|duration| range.contains(&duration));
@@ -76,7 +77,8 @@ pub(crate) const fn minutes(number: u64) -> Duration {
     Duration::from_mins(number)
 }
 
-/// Reads a size such as `512B`, `256KiB` or `10MB` within `range`, in bytes. Proposals for a bare number are within it, too.
+/// Reads a size such as `512B`, `256KiB` or `10MB` within `range`, in bytes. Proposals for a bare number are within it,
+/// too.
 pub fn size_in(text: &str, range: RangeInclusive<u64>) -> Result<u64, Invalid> {
     let refuse = |label: &str| Invalid::new(BAD_UNIT, "a size such as `64KiB` or `10MB`", label);
     if is_number(text) {

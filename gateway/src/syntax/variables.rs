@@ -1,7 +1,7 @@
 //! `${NAME}`, `${NAME:-default}`, `${NAME:?message}` in values; `$${` is a literal `${`.
 //!
-//! As in POSIX shells (XCU §2.6.2), the forms with a colon treat an empty variable as unset. Unlike in a shell, a plain
-//! `${NAME}` that is unset is an error: a gateway must not start with an empty address or audience.
+//! As in POSIX shells (XCU §2.6.2), the forms with a colon treat an empty variable as unset. Unlike in a shell, a
+//! plain `${NAME}` that is unset is an error: a gateway must not start with an empty address or audience.
 
 use super::{
     environment::{Environment, Withheld},

@@ -35,8 +35,9 @@ pub enum Standing {
     Expired,
 }
 
-/// Time before the end of a certificate from which it is reported: enough for two attempts of a weekly job to renew it, and for a
-/// person after that. ACME clients renew a certificate of 90 days 30 days before its end, so a usual renewal is not reported.
+/// Time before the end of a certificate from which it is reported: enough for two attempts of a weekly job to renew it, and
+/// for a person after that. ACME clients renew a certificate of 90 days 30 days before its end, so a usual renewal is not
+/// reported.
 pub const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
 
 impl Validity {

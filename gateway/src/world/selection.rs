@@ -1,7 +1,8 @@
-//! Selection: which of the registry's instances belong to a service, which of them may get requests, and by which address.
+//! Selection: which of the registry's instances belong to a service, which of them may get requests, and by which
+//! address.
 //!
-//! Instances are selected here and not in the query, so that any number of services, subsets and policies share one watch,
-//! and an instance that is left out can be distinguished from one that is gone.
+//! Instances are selected here and not in the query, so that any number of services, subsets and policies share one
+//! watch, and an instance that is left out can be distinguished from one that is gone.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -16,7 +17,8 @@ use crate::{
     upstream::cluster::Absence,
 };
 
-/// Whether the instance belongs to the service by its tags and meta, including those of the subset. Its health does not matter.
+/// Whether the instance belongs to the service by its tags and meta, including those of the subset. Its health does
+/// not matter.
 pub fn is_meant(service: &ServiceSettings, instance: &Instance) -> bool {
     let EndpointSource::Consul(source) = &service.source else { return false };
     let subset = service.subset.as_ref().map(|subset| &subset.selector);

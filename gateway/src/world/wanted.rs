@@ -21,7 +21,8 @@ pub fn names(settings: &Settings, world: &World) -> BTreeSet<String> {
             EndpointSource::Hosts(hosts) => {
                 names.extend(hosts.iter().filter(|host| host.parse::<SocketAddr>().is_err()).cloned());
             }
-            // Instances of each status are looked up, so that an instance that becomes healthy has its addresses already.
+            // Instances of each status are looked up, so that an instance that becomes healthy has its addresses
+            // already.
             EndpointSource::Consul(source) => {
                 let known = source.targets.iter().filter_map(|target| world.instances.get(target));
                 let meant = known.flat_map(|list| list.iter()).filter(|i| selection::is_meant(service, i));

@@ -125,8 +125,8 @@ pub fn without_repeats(candidates: Vec<Accepted>) -> Vec<Accepted> {
     kept
 }
 
-/// Refuses candidates past the limits, and all but the first of those that match the same requests, since each would be in
-/// conflict with each other one.
+/// Refuses candidates past the limits, and all but the first of those that match the same requests, since each would be
+/// in conflict with each other one.
 fn bound(
     candidates: Vec<Accepted>,
     before: &Before<'_>,
@@ -177,7 +177,8 @@ fn claim(declaration: &Declaration) -> String {
 
 /// Most routes of a service. More routes are most likely a mistake in a generator of tags.
 pub(super) const ROUTES_OF_SERVICE_MAX: usize = 100;
-/// Most declared routes. It is enough for a thousand services with two routes each, and such a table compiles in milliseconds.
+/// Most declared routes. It is enough for a thousand services with two routes each, and such a table compiles in
+/// milliseconds.
 const ROUTES_MAX: usize = 2000;
 /// Each such service costs one blocking query, and any client of the registry that may register services can add one.
 pub(super) const METADATA_SERVICES_MAX: usize = 1000;

@@ -24,7 +24,8 @@ impl<'a> Services<'a> {
         self.index_of(service, None)
     }
 
-    /// The index for a route: of the whole service, or of a subset with the shares and protocols of the route's tags.
+    /// The index for a route: of the whole service, or of a subset with the shares and protocols of the
+    /// route's tags.
     pub(super) fn index(&mut self, candidate: &Accepted) -> usize {
         let is_weighted = candidate.by_tag.iter().any(|known| known.share > 0);
         let word = if is_weighted { "weighted" } else { "https" };

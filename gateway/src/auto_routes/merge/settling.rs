@@ -49,9 +49,9 @@ impl Table<'_> {
         [firm, &new].concat()
     }
 
-    /// The routes of the table that give way, by index, with the conflict. Routes before `first` never do. Unless `all` is set, a
-    /// route that has lost cannot make another one lose. With `all`, every new route in a conflict gives way, so that settling
-    /// ends.
+    /// The routes of the table that give way, by index, with the conflict. Routes before `first` never do. Unless
+    /// `all` is set, a route that has lost cannot make another one lose. With `all`, every new route in a conflict
+    /// gives way, so that settling ends.
     fn losers(
         &self,
         conflicts: &[RouteConflict],
@@ -102,5 +102,6 @@ fn rejection(at: usize, conflict: &RouteConflict, table: &[RouteSettings], stati
     Rejection::new(Reason::Conflict, detail)
 }
 
-/// Conflicts that appear only after others are solved are rare. After this many passes, all routes in a conflict give way.
+/// Conflicts that appear only after others are solved are rare. After this many passes, all routes in a conflict
+/// give way.
 const CAREFUL_PASSES: usize = 8;

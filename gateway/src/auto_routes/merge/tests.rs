@@ -274,8 +274,8 @@ fn a_service_may_declare_a_hundred_routes() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// For any declarations, the table compiles, every declaration is in it or refused, and a route in the table that
-    /// is still declared stays.
+    /// For any declarations, the table compiles, every declaration is in it or refused, and a route in the table
+    /// that is still declared stays.
     #[test]
     fn the_table_always_compiles_and_what_works_stays(
         before in prop::collection::vec((0..4u8, 0..14usize), 0..8),

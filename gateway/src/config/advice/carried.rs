@@ -13,8 +13,8 @@ use crate::{
     },
 };
 
-/// Help such as "write `path: /users`". `example` is our field as the table shows it, such as `path: /users/**` if the other
-/// product's word means a beginning. `None`: the field cannot express the value in the same form.
+/// Help such as "write `path: /users`". `example` is our field as the table shows it, such as `path: /users/**` if the
+/// other product's word means a beginning. `None`: the field cannot express the value in the same form.
 pub(super) fn help(example: &str, node: &Node) -> Option<String> {
     let (field, shown) = example.split_once(": ")?;
     let Value::Scalar(scalar) = &node.value else { return None };

@@ -1,8 +1,10 @@
-//! Help where the file has a map, a list or a single value, as other products have it, and another kind is needed.
+//! Help where the file has a map, a list or a single value, as other products have it, and another kind is
+//! needed.
 
 use crate::{config::raw::listen::address, syntax::tree::Value};
 
-/// Help for `what`, named as in the message: "a route", "`listen`". `wants_value`: neither a map nor a list is accepted.
+/// Help for `what`, named as in the message: "a route", "`listen`". `wants_value`: neither a map nor a list
+/// is accepted.
 pub(super) fn cure(what: &str, wants_value: bool, found: &Value) -> Option<String> {
     if let ("`listen`", Value::Scalar(scalar)) = (what, found)
         && !scalar.from_variable

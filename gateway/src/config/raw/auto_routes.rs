@@ -1,4 +1,5 @@
-//! `discovery.consul.auto_routes` as written: which tags declare routes, and which routes services may declare.
+//! `discovery.consul.auto_routes` as written: which tags declare routes, and which routes services may
+//! declare.
 
 use super::route::Route;
 use crate::{

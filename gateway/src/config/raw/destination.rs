@@ -1,5 +1,5 @@
-//! `service` of a route, which is a name. Findings for addresses, lists and shares, as other products have them here, name the place
-//! where they belong.
+//! `service` of a route, which is a name. Findings for addresses, lists and shares, as other products have them here, name
+//! the place where they belong.
 
 use super::service::address_in;
 use crate::{

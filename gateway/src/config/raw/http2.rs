@@ -51,7 +51,8 @@ pub(crate) static HTTP2: Known = Known {
     later: &[],
 };
 
-/// An honest client opens a connection with about ten control frames, and sends a few each second to measure its bandwidth.
+/// An honest client opens a connection with about ten control frames, and sends a few each second to measure
+/// its bandwidth.
 const FRAMES_MIN: u32 = 50;
 /// A browser resets about ten requests at a time when its user leaves a page.
 const RESETS_MIN: u32 = 10;

@@ -180,7 +180,8 @@ fn addresses_in_other_words(text: &str, addresses: &[String], expected: &str) ->
     }
 }
 
-/// The addresses in `http://users:9001/api`, `127.0.0.1:9001 weight=5` or `a:80, b:80`, in the form that `hosts` accepts.
+/// The addresses in `http://users:9001/api`, `127.0.0.1:9001 weight=5` or `a:80, b:80`, in the form that
+/// `hosts` accepts.
 pub(super) fn address_in(text: &str) -> Option<Vec<String>> {
     let one = |text: &str| {
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));

@@ -1,4 +1,5 @@
-//! The files that a configuration names: their paths are relative to it, they are checked to be readable, and listed to be watched.
+//! The files that a configuration names: their paths are relative to it, they are checked to be readable, and listed
+//! to be watched.
 
 use std::{
     path::{Path, PathBuf},
@@ -31,7 +32,8 @@ impl Files {
         self.base_dir.join(name)
     }
 
-    /// Reads a file that must be readable now and not too long. Its content is not checked here. `None`: the error is reported.
+    /// Reads a file that must be readable now and not too long. Its content is not checked here. `None`: the error is
+    /// reported.
     pub(crate) fn readable(
         &mut self,
         name: &At<String>,
@@ -64,7 +66,8 @@ impl Files {
         }
     }
 
-    /// Reads a certificate as [`Files::readable`] does, and warns if peers refuse it, or soon will, because of its validity.
+    /// Reads a certificate as [`Files::readable`] does, and warns if peers refuse it, or soon will, because of its
+    /// validity.
     pub(crate) fn certificate(
         &mut self,
         name: &At<String>,

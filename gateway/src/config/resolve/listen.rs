@@ -1,4 +1,5 @@
-//! Listeners and the connection to the registry: from the file, otherwise from the environment, otherwise the default.
+//! Listeners and the connection to the registry: from the file, otherwise from the environment, otherwise the
+//! default.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -163,7 +164,8 @@ pub(super) fn advise_client_share(raw: &Listen, sink: &mut Diagnostics) {
     }
 }
 
-/// Whether clients of the public network may reach this address. A wildcard counts as public, since it includes all addresses.
+/// Whether clients of the public network may reach this address. A wildcard counts as public, since it includes
+/// all addresses.
 fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => !(v4.is_loopback() || v4.is_private() || v4.is_link_local()),
@@ -177,7 +179,8 @@ fn clash(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || same_family_wildcard)
 }
 
-/// Consul's own variables (`CONSUL_HTTP_ADDR`, `…_SSL`, `…_TOKEN`, `…_TOKEN_FILE`) fill the fields that the file leaves out.
+/// Consul's own variables (`CONSUL_HTTP_ADDR`, `…_SSL`, `…_TOKEN`, `…_TOKEN_FILE`) fill the fields that the file
+/// leaves out.
 pub(super) fn resolve_consul(
     raw: &Consul,
     defaults: &Defaults,
@@ -227,7 +230,8 @@ impl Connection {
     }
 }
 
-/// Refuses the fields of a connection in a configuration from a key in Consul: another address would get the gateway's token.
+/// Refuses the fields of a connection in a configuration from a key in Consul: another address would get the
+/// gateway's token.
 pub(super) fn refuse_connection(raw: &Consul, sink: &mut Diagnostics) {
     let spans = |of: &Option<At<String>>| of.as_ref().map(|at| at.span);
     let fields = [
@@ -298,7 +302,8 @@ fn resolve_connection(
     }
 }
 
-/// The file that the configuration names, otherwise the one that Consul's variable names, relative to the working directory.
+/// The file that the configuration names, otherwise the one that Consul's variable names, relative to the working
+/// directory.
 fn tls_file(
     ours: Option<&At<String>>,
     variable: &str,
@@ -328,7 +333,8 @@ fn address_of_environment(
     defaults: &Defaults,
     sink: &mut Diagnostics,
 ) -> String {
-    // The variables are read in one place: a token that a command sends through TLS must not be sent in cleartext here.
+    // The variables are read in one place: a token that a command sends through TLS must not be sent in cleartext
+    // here.
     let address = ClientConfig::from_lookup(env).address;
     http_url(&with_scheme(&address)).unwrap_or_else(|invalid| {
         let message = format!("the environment variable `CONSUL_HTTP_ADDR` must be {}", invalid.expected);

@@ -37,8 +37,8 @@ impl<'a> Services<'a> {
         Self { raw, tls, defaults, index: HashMap::new(), settings: Vec::new() }
     }
 
-    /// The index of a service that a route names, or of a subset of it. A service without an entry is the Consul service of
-    /// that name. `None`: the service has no such subset, which is reported.
+    /// The index of a service that a route names, or of a subset of it. A service without an entry is the Consul
+    /// service of that name. `None`: the service has no such subset, which is reported.
     pub(super) fn index(
         &mut self,
         name: &At<String>,
@@ -92,7 +92,8 @@ fn find_subset(
     None
 }
 
-/// The settings of a service of the registry without an entry, and those of all entries, whether or not a route names them.
+/// The settings of a service of the registry without an entry, and those of all entries, whether or not a route
+/// names them.
 pub(super) fn resolve_all(
     raw: &[Named<Service>],
     tls: &[Option<UpstreamTls>],

@@ -22,8 +22,8 @@ pub struct AutoRoutesSettings {
 }
 
 impl AutoRoutesSettings {
-    /// The settings of a service of the registry: its entry, or the defaults under its name. If an entry of that name is for
-    /// another service, the service of the registry is called `consul:NAME`.
+    /// The settings of a service of the registry: its entry, or the defaults under its name. If an entry of that
+    /// name is for another service, the service of the registry is called `consul:NAME`.
     pub fn service_of(&self, service: &str) -> ServiceSettings {
         let of_name = self.services.iter().find(|entry| entry.name == service);
         if let Some(entry) = of_name.filter(|entry| is_named(&entry.source, service)) {

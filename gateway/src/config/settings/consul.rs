@@ -23,7 +23,8 @@ pub struct ConsulSettings {
     /// Most blocking queries at one agent at a time, over cleartext.
     pub max_watches: usize,
     pub flap_damping: bool,
-    /// Time for which instances stay in use although a registry that is failing, or has lost its data, removed them; zero is `off`.
+    /// Time for which instances stay in use although a registry that is failing, or has lost its data, removed them; zero
+    /// is `off`.
     pub doubt: Duration,
     /// `/readyz` returns 503 when the registry has not responded for a service for this long; `None` is `off`.
     pub unready_after: Option<Duration>,

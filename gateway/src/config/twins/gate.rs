@@ -9,7 +9,8 @@ use crate::{
     },
 };
 
-/// The addresses, providers and claims that a route requires. Limits are not part of it: many routes have their own.
+/// The addresses, providers and claims that a route requires. Limits are not part of it: many routes have
+/// their own.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Gate<'a> {
     clients: Vec<ClientRule>,
@@ -53,7 +54,8 @@ mod tests {
     use super::*;
     use crate::config::load;
 
-    /// Whether the first of two routes with these fields is as strict as the other, and whether it asks for more.
+    /// Whether the first of two routes with these fields is as strict as the other, and whether it asks for
+    /// more.
     fn compared(one: &str, other: &str) -> (bool, bool) {
         let text = format!(
             "version: 1\nauth: {{main: {{jwks: \"http://127.0.0.1:1/k\", audience: a}}, other: {{jwks: \"http://127.0.0.1:1/k\", audience: b}}}}\n\

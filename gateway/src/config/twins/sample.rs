@@ -39,7 +39,8 @@ impl Sample {
         Self { segments: texts.collect(), is_subtree }
     }
 
-    /// A sample below the beginning of a pattern with `/**`, so deep that other patterns are unlikely to name such a path.
+    /// A sample below the beginning of a pattern with `/**`, so deep that other patterns are unlikely to name
+    /// such a path.
     pub(super) fn deep(pattern: &str) -> Self {
         let mut sample = Self::of(pattern);
         if sample.is_subtree {
@@ -74,7 +75,8 @@ impl Sample {
         if spelling.trailing_slash_same.is_none() && !ends_in_slash {
             others.push((Respelling::Slash, format!("{}/", self.path())));
         }
-        // Express and ASP.NET, which accept any case, do not handle extensions. A segment with an extension does not get a second one.
+        // Express and ASP.NET, which accept any case, do not handle extensions. A segment with an extension
+        // does not get a second one.
         let ends_in_word =
             last.is_some_and(|(text, literal)| *literal && !text.is_empty() && !text.contains('.'));
         let may_take_one = spelling.trailing_slash_same != Some(false) && !spelling.any_case();

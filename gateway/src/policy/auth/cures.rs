@@ -1,6 +1,7 @@
 //! Help for files that require tokens, or checked certificates, in the words of other products.
 //!
-//! A cure never opens what was meant to be closed: it proposes `auth: none` only for a value such as `false` or `off`.
+//! A cure never opens what was meant to be closed: it proposes `auth: none` only for a value such as `false` or
+//! `off`.
 
 use crate::syntax::tree::{Node, Value};
 
@@ -26,7 +27,8 @@ pub(crate) fn provider(name: Option<&str>) -> String {
     }
 }
 
-/// Help for a word whose usual cure (`example`) would switch a check off although the file wants it. `None`: the usual cure fits.
+/// Help for a word whose usual cure (`example`) would switch a check off although the file wants it. `None`: the
+/// usual cure fits.
 pub(crate) fn kept_check(example: &str, theirs: &Node) -> Option<&'static str> {
     let checks = [
         ("insecure: true", "leave it away: certificates are checked unless `insecure: true` says otherwise"),

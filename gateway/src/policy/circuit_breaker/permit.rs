@@ -30,8 +30,8 @@ where
         Self { breaker, state, epoch, probe, settled: false }
     }
 
-    /// Records the outcome, and returns the change of phase that it caused. `may_open` says whether one more endpoint may be
-    /// out; it is called only where failures that are not proved would open the breaker.
+    /// Records the outcome, and returns the change of phase that it caused. `may_open` says whether one more endpoint may
+    /// be out; it is called only where failures that are not proved would open the breaker.
     pub fn record(
         mut self,
         outcome: Outcome,

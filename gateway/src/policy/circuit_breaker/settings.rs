@@ -30,8 +30,8 @@ pub struct BreakerSettings {
     pub probes: u32,
     /// The failures that are counted.
     pub count: FailureKinds,
-    /// Failures that do not prove an endpoint to be at fault (statuses, clients that gave up) open no more than this share of
-    /// a cluster's breakers, 0.0..=1.0.
+    /// Failures that do not prove an endpoint to be at fault (statuses, clients that gave up) open no more than this
+    /// share of a cluster's breakers, 0.0..=1.0.
     pub max_by_status: f32,
 }
 

@@ -1,4 +1,5 @@
-//! The state of one endpoint's breaker, shared by all workers: its phase in one word, its windows, and the counts that opened it.
+//! The state of one endpoint's breaker, shared by all workers: its phase in one word, its windows, and the counts
+//! that opened it.
 
 use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
@@ -59,8 +60,8 @@ impl BreakerState {
         Counts { failures: low_half(counts >> 32), total: low_half(counts) }
     }
 
-    /// Stores the counts that open the breaker. Called before the word changes, so that a reader of an open phase finds its
-    /// counts. Workers that race to open the breaker have nearly the same counts.
+    /// Stores the counts that open the breaker. Called before the word changes, so that a reader of an open phase
+    /// finds its counts. Workers that race to open the breaker have nearly the same counts.
     pub(super) fn opens_by(&self, counts: Counts) {
         let counts = u64::from(counts.failures) << 32 | u64::from(counts.total);
         self.opened_by.store(counts, Ordering::Relaxed);

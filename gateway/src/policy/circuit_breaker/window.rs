@@ -64,8 +64,8 @@ impl Slot {
         }
     }
 
-    /// Turns a success of this slot into a failure. If the slot has no success, the success was counted in an earlier slot, and
-    /// the failure becomes one more outcome of this one.
+    /// Turns a success of this slot into a failure. If the slot has no success, the success was counted in an
+    /// earlier slot, and the failure becomes one more outcome of this one.
     fn turn_to_failure(&self, tag: Tag) {
         let mut seen = self.0.load(Ordering::Relaxed);
         while Self::read(seen, tag).is_some_and(|slot| slot.failures < slot.total) {

@@ -51,7 +51,8 @@ impl<'a> Limits<'a> {
         {
             return Ok(Arc::clone(limit));
         }
-        // A bucket `per service` belongs to the service: a route that moves to another service does not take it along.
+        // A bucket `per service` belongs to the service: a route that moves to another service does not take it
+        // along.
         let carried = match settings.key {
             RateLimitKey::Service => {
                 self.services.get(service).and_then(|old| old.iter().copied().find(|l| l.matches(settings)))

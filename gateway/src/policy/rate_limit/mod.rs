@@ -1,10 +1,10 @@
 //! Rate limiting: at most `requests` per `period` for each key, bursts up to `burst`.
 //!
-//! The algorithm is GCRA (ITU-T I.371) by governor, with eight bytes of state per key, behind a store of our own. At most
-//! `limits.rate_keys` keys are tracked over all limits together ([`KeyBudget`]). Past that, new keys share
-//! one overflow cell per limit, so memory is bounded and every request is limited. A tracked key stays
-//! tracked until it is back to full, so a flood of new keys cannot free a limited key. At
-//! the limit the gateway refuses (429 with `Retry-After`) and never queues.
+//! The algorithm is GCRA (ITU-T I.371) by governor, with eight bytes of state per key, behind a store of our own. At
+//! most `limits.rate_keys` keys are tracked over all limits together ([`KeyBudget`]). Past that, new keys share one
+//! overflow cell per limit, so memory is bounded and every request is limited. A tracked key stays tracked until it is
+//! back to full, so a flood of new keys cannot free a limited key. At the limit the gateway refuses (429 with
+//! `Retry-After`) and never queues.
 //!
 //! Cells are shared by all workers: one look-up under a shard's read lock and one compare-and-swap per
 //! request. Units: nanoseconds since the budget was made; headers carry whole seconds, rounded up. Header
@@ -127,7 +127,8 @@ impl RateLimit {
         }
     }
 
-    /// Whether a request of this key would pass. Nothing is counted, and a key that is not tracked does not become tracked.
+    /// Whether a request of this key would pass. Nothing is counted, and a key that is not tracked does not become
+    /// tracked.
     pub fn look(&self, key: LimitKey, now: Instant) -> Result<(), Limited> {
         let arrival = Arrival { key, now_ns: self.store.budget.nanos(now), is_look: true };
         self.limiter.check_key(&arrival).map(|_| ()).map_err(|refusal| self.limited(&refusal))
@@ -178,7 +179,8 @@ impl RateLimit {
         self.store.budget.key_of(bytes)
     }
 
-    /// The key of a text that is unambiguous only together with its source, such as a subject of one of several providers.
+    /// The key of a text that is unambiguous only together with its source, such as a subject of one of several
+    /// providers.
     pub fn key_within(&self, source: &str, text: &[u8]) -> LimitKey {
         self.store.budget.key_within(source, text)
     }
@@ -323,7 +325,8 @@ impl KeyBudget {
     }
 
     fn key_within(&self, source: &str, text: &[u8]) -> LimitKey {
-        // Clients choose the text, so its hash needs a secret key. The configuration fixes the sources, whose hash needs none.
+        // Clients choose the text, so its hash needs a secret key. The configuration fixes the sources, whose hash
+        // needs none.
         let LimitKey(key) = self.key_of(text);
         let salt =
             source.bytes().fold(FNV_BASIS, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME));
@@ -361,8 +364,9 @@ struct Arrival {
     is_look: bool,
 }
 
-/// A clock that always shows zero. governor reads its clock in each check, but our callers pass `now`. GCRA only compares
-/// times, so the store shifts the cells instead: they contain absolute times, and governor gets them relative to the arrival.
+/// A clock that always shows zero. governor reads its clock in each check, but our callers pass `now`. GCRA only
+/// compares times, so the store shifts the cells instead: they contain absolute times, and governor gets them relative
+/// to the arrival.
 #[derive(Debug)]
 struct Frozen;
 
@@ -388,7 +392,8 @@ impl CappedStore {
         Self { cells, overflow: InMemoryState::default(), budget }
     }
 
-    /// When the key is back to full. A key that is not tracked is full, or counts in the overflow cell if the budget is used up.
+    /// When the key is back to full. A key that is not tracked is full, or counts in the overflow cell if the budget
+    /// is used up.
     fn full_at(&self, key: LimitKey) -> u64 {
         match self.cells.get(&key) {
             Some(cell) => full_at(&cell),
@@ -397,8 +402,8 @@ impl CappedStore {
         }
     }
 
-    /// Makes the key full one interval earlier. The overflow cell gets nothing back, since it is not known whether this key
-    /// was counted in it: it may refuse too much, but never too little.
+    /// Makes the key full one interval earlier. The overflow cell gets nothing back, since it is not known whether
+    /// this key was counted in it: it may refuse too much, but never too little.
     fn give_back(&self, key: LimitKey, interval: Duration) {
         let interval = Nanos::from(interval);
         if let Some(cell) = self.cells.get(&key) {

@@ -145,8 +145,8 @@ impl Retry {
         may_follow && self.methods.contains(method)
     }
 
-    /// Whether an attempt that breaks or times out is followed by another one, in a request with these attempts whose body can
-    /// be sent again. The budget may still refuse.
+    /// Whether an attempt that breaks or times out is followed by another one, in a request with these attempts whose body
+    /// can be sent again. The budget may still refuse.
     pub fn outlasts_a_failure(&self, method: &Method, spent: Spent) -> bool {
         self.on.reset && self.on.timeout && spent.charged < self.retries && self.methods.contains(method)
     }
@@ -163,8 +163,8 @@ impl Retry {
         if repeats { self.body_bytes_max as u64 } else { 0 }
     }
 
-    /// Decides whether another attempt follows the failed one, and charges it. `left` is the time that the request has left.
-    /// `pick` finds an endpoint that can take the attempt; it is called before a retry is charged.
+    /// Decides whether another attempt follows the failed one, and charges it. `left` is the time that the request has
+    /// left. `pick` finds an endpoint that can take the attempt; it is called before a retry is charged.
     pub fn check<R: Rng, T>(
         &self,
         failure: &Failure<'_>,

@@ -149,7 +149,8 @@ impl Retry {
     }
 }
 
-/// Warns about `on` beside `retries: 0`, which has no effect: not even a failed connect is followed by another attempt.
+/// Warns about `on` beside `retries: 0`, which has no effect: not even a failed connect is followed by
+/// another attempt.
 fn report_no_retries(fields: &Fields<'_>, retries: Option<u32>, sink: &mut Diagnostics) {
     if retries == Some(0)
         && let Some(on) = fields.get("on")
