@@ -1,9 +1,9 @@
 //! Access log: one line per request, written by a thread of its own.
 //!
 //! A worker formats into its own buffer and hands full buffers (32 KiB, or ten times a second) to the [`writer`]
-//! over a bounded queue. When the disk cannot follow or is full, lines are dropped and counted
-//! (`millgate_log_dropped_total`): a request never waits for a log. Tokens, queries and other headers are
-//! never written. Fields: docs/ACCESS-LOG.md.
+//! over a bounded queue. When the disk is too slow or full, lines are dropped and counted
+//! (`millgate_log_dropped_total`): a request never waits for the log. Tokens, queries and other headers are
+//! never written. docs/ACCESS-LOG.md describes the fields.
 
 mod entry;
 mod settings;
@@ -27,13 +27,13 @@ use crate::{clock::Clock, printable::is_hidden};
 /// A worker hands over its buffer at this size.
 const CHUNK_BYTES: usize = 32 * 1024;
 
-/// One worker's side.
+/// The access log of one worker.
 pub struct AccessLog {
     sink: Option<LogSink>,
     format: Cell<AccessLogFormat>,
     sample_per_mille: Cell<u32>,
     refusals: SecondBudget,
-    /// Position in the sampling sequence; a counter, not a random number, so that 10 % is 10 %.
+    /// Position in the sampling sequence. It is a counter and not a random number, so that 10 % is exactly 10 %.
     turn: Cell<u32>,
     buffer: RefCell<Vec<u8>>,
     buffered_lines: Cell<u64>,
@@ -43,6 +43,7 @@ pub struct AccessLog {
 }
 
 impl AccessLog {
+    /// The access log of a worker. Without a sink, nothing is logged.
     pub fn new(sink: Option<LogSink>, settings: &AccessLogSettings, clock: std::rc::Rc<Clock>) -> Self {
         Self {
             sink,
@@ -58,14 +59,15 @@ impl AccessLog {
         }
     }
 
-    /// Takes over format and sampling of a new configuration. The file itself stays until a restart.
+    /// Applies format and sampling of a new configuration. The file itself stays until a restart.
     pub fn configure(&self, settings: &AccessLogSettings) {
         self.format.set(settings.format);
         self.sample_per_mille.set(settings.sample_per_mille);
         self.refusals.max.set(settings.refusals_per_second);
     }
 
-    /// Whether a request is logged: by its status, by the sample, or by the budget of refusals. Call it once for each request.
+    /// Whether a request is logged: by its status, by the sample, or by the budget of refusals. It must be called once for
+    /// each request, since it advances the sample.
     pub fn takes(&self, status: u16, is_refusal: bool, ended: Instant) -> bool {
         if self.sink.is_none() {
             return false;
@@ -99,7 +101,7 @@ impl AccessLog {
         }
     }
 
-    /// Hands what is buffered to the writer; called ten times a second and at the end.
+    /// Hands the buffered lines to the writer. Called ten times a second and at the end.
     pub fn hand_over(&self) {
         let Some(sink) = &self.sink else { return };
         let lines = self.buffered_lines.replace(0);
@@ -112,21 +114,22 @@ impl AccessLog {
         }
     }
 
-    /// Lines dropped since the last call because the writer was behind, and those that it could not write, of any worker.
+    /// Numbers of lines dropped since the last call: those of this worker that the full queue did not take, and those of any
+    /// worker that could not be written.
     pub fn take_dropped(&self) -> [(&'static str, u64); 2] {
         let failed = self.sink.as_ref().map_or(0, LogSink::take_lost);
         [("behind", self.dropped.replace(0)), ("write", failed)]
     }
 
-    /// Refusals since the last call that the sample left out, and the budget did not let in.
+    /// Number of refusals since the last call that neither the sample nor the budget included.
     pub fn take_left_out(&self) -> u64 {
         self.refusals.left_out.replace(0)
     }
 }
 
-/// So many in each second of wall time.
+/// A budget for each second of wall time.
 struct SecondBudget {
-    /// 0: there is no budget, and nothing to count.
+    /// 0 means that the budget is off, and left-out refusals are not counted.
     max: Cell<u32>,
     second: Cell<u64>,
     taken: Cell<u32>,
@@ -153,7 +156,7 @@ impl SecondBudget {
     }
 }
 
-/// The timestamp as far as it is the same for a whole second: `2026-11-24T17:19:55.`.
+/// The part of the timestamp that stays the same for a whole second: `2026-11-24T17:19:55.`.
 #[derive(Default)]
 struct Second {
     unix: u64,
@@ -161,7 +164,7 @@ struct Second {
 }
 
 impl Second {
-    /// A timestamp in two parts: this second, and the millisecond in it.
+    /// A timestamp in two parts: the text of the second, and the millisecond in it.
     fn at(&mut self, wall: Duration) -> (&str, u32) {
         if self.unix != wall.as_secs() || self.text.is_empty() {
             let whole = Duration::from_secs(wall.as_secs());
@@ -174,7 +177,7 @@ impl Second {
     }
 }
 
-/// Numbers without `std::fmt`, which takes ten times as long as everything else here.
+/// Writes a line of JSON. Numbers do not go through `std::fmt`, which takes ten times as long as the rest of the line.
 fn json_line(out: &mut Vec<u8>, x: &LogEntry<'_>, (second, millisecond): (&str, u32)) {
     out.extend_from_slice(br#"{"ts":""#);
     out.extend_from_slice(second.as_bytes());
@@ -234,7 +237,7 @@ fn json_line(out: &mut Vec<u8>, x: &LogEntry<'_>, (second, millisecond): (&str, 
     out.extend_from_slice(b"}\n");
 }
 
-/// The attempts of a request that had more than a good one.
+/// Writes the attempts of a request, unless its first attempt was good.
 fn tried(out: &mut Vec<u8>, x: &LogEntry<'_>) {
     if x.tried.is_empty() {
         return;
@@ -257,7 +260,7 @@ fn tried(out: &mut Vec<u8>, x: &LogEntry<'_>) {
     out.push(b']');
 }
 
-/// Which address may not use the route, and why its token was refused.
+/// Writes the address that may not use the route, and the reason why a credential was refused.
 fn refused(out: &mut Vec<u8>, x: &LogEntry<'_>) {
     if let Some(denied) = x.denied {
         let _ = write!(out, r#","denied_address":"{denied}""#);
@@ -272,7 +275,8 @@ fn refused(out: &mut Vec<u8>, x: &LogEntry<'_>) {
     }
 }
 
-/// Apache's combined format, then the request id. Referer and user agent are not kept, so they are `-`.
+/// Writes a line in Apache's combined format with the request id at its end. Referer and user agent are not logged, so they
+/// are `-`.
 fn combined_line(out: &mut Vec<u8>, x: &LogEntry<'_>, wall: Duration) {
     let _ = write!(out, "{} - ", x.client);
     plain(out, x.user.unwrap_or("-"));
@@ -293,10 +297,10 @@ fn apache_time(wall: Duration) -> String {
     }
 }
 
-/// JSON string with every escape that RFC 8259 §7 asks for, and with those of [`is_hidden`]: a line is read in terminals
-/// and by programs that end it at U+2028.
+/// Writes a JSON string with the escapes that RFC 8259 §7 requires, and those of [`is_hidden`], since lines are read in
+/// terminals and by programs that end a line at U+2028.
 fn string(out: &mut Vec<u8>, text: &str) {
-    // Without a way out in between, which is several times as fast on what nearly all texts are.
+    // The loop has no early exit, which is several times as fast for nearly all texts.
     if text.bytes().fold(true, |bare, byte| bare & is_bare(byte)) {
         out.push(b'"');
         out.extend_from_slice(text.as_bytes());
@@ -311,7 +315,7 @@ fn string(out: &mut Vec<u8>, text: &str) {
     let mut rest = text;
     while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_hidden(*c)) {
         plain_json(out, rest.get(..at).unwrap_or_default());
-        // All of them are in the basic plane, so one unit of UTF-16 is all that it takes.
+        // All hidden characters are in the basic plane, so one unit of UTF-16 is enough.
         let _ = write!(out, "\\u{:04x}", u32::from(c));
         rest = rest.get(at + c.len_utf8()..).unwrap_or_default();
     }
@@ -319,7 +323,7 @@ fn string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
-/// As serde writes it, without the quotes.
+/// Writes the text as serde does, without the quotes.
 fn plain_json(out: &mut Vec<u8>, text: &str) {
     let start = out.len();
     let _ = serde_json::to_writer(&mut *out, text);
@@ -329,7 +333,7 @@ fn plain_json(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-/// Text for the space-separated format: what could break the line is replaced.
+/// Writes a text for the space-separated format. Characters that could break the line are replaced.
 fn plain(out: &mut Vec<u8>, text: &str) {
     out.extend(text.bytes().map(|b| if b.is_ascii_graphic() && b != b'"' { b } else { b'_' }));
 }
@@ -342,7 +346,7 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
-/// A byte that a JSON string shows as it is.
+/// Whether a JSON string contains this byte as it is.
 #[expect(clippy::needless_bitwise_bool, reason = "without a branch, many bytes are looked at at once")]
 fn is_bare(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\')
@@ -353,14 +357,14 @@ fn number(out: &mut Vec<u8>, name: &[u8], number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// Milliseconds with microsecond digits, without going through floating point.
+/// Writes milliseconds with three decimals, without floating point.
 fn millis(out: &mut Vec<u8>, name: &[u8], duration: Duration) {
     number(out, name, duration.as_secs() * 1000 + u64::from(duration.subsec_millis()));
     out.push(b'.');
     out.extend_from_slice(&three_digits(duration.subsec_micros() % 1000));
 }
 
-/// With leading zeros; of a number below 1000.
+/// The digits of a number below 1000, with leading zeros.
 fn three_digits(number: u32) -> [u8; 3] {
     [number / 100, number / 10, number].map(|digits| b'0' + u8::try_from(digits % 10).unwrap_or(0))
 }

@@ -1,4 +1,4 @@
-//! Starting and stopping a gateway inside a process: what `millgate run`, the demo and the tests use.
+//! Starts and stops a gateway inside a process, for `millgate run`, the demo and the tests.
 
 mod starting;
 
@@ -42,11 +42,12 @@ use crate::{
     world::{ProviderKeys, World, tls_clients::TlsClients},
 };
 
-/// How a gateway is started.
+/// The options with which a gateway is started.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
     pub config: ConfigSource,
-    /// Where last known instances are kept, of each registry apart; `None`: in memory only.
+    /// Folder for last known instances, declared routes and keys, with a folder for each registry; `None`: in memory
+    /// only.
     pub state_dir: Option<PathBuf>,
 }
 
@@ -56,7 +57,7 @@ impl Default for RunOptions {
     }
 }
 
-/// Why a gateway did not start. Prints as a full report for the person who started it.
+/// Why a gateway did not start. `Display` writes a full report for its operator.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("{0}")]
@@ -71,7 +72,7 @@ pub enum StartError {
     Registry(String),
 }
 
-/// A gateway that runs. Dropping it without [`Gateway::shutdown`] stops nothing: its threads end with the process.
+/// A running gateway. Dropping it without [`Gateway::shutdown`] does not stop it: its threads end with the process.
 pub struct Gateway {
     events: mpsc::Sender<Event>,
     status: Arc<Status>,
@@ -85,10 +86,10 @@ pub struct Gateway {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// `refused`: the report of a newer configuration than the one that is used.
+/// The status of a gateway that starts. `refused` is the report of a newer configuration than the one in use.
 fn first_status(loaded: &Loaded, refused: Option<&Report>) -> Arc<Status> {
     let status = Status::new();
-    // The report is printed when the sockets are open.
+    // The caller prints the report when the sockets are open.
     let _ = status.record_warnings(&loaded.warnings);
     if let Some(report) = refused {
         status.record_refused(report);
@@ -98,10 +99,10 @@ fn first_status(loaded: &Loaded, refused: Option<&Report>) -> Arc<Status> {
 
 impl Gateway {
     /// Loads the configuration, binds, starts workers and control plane, and returns once connections are accepted.
-    /// Where the configuration is a key, this waits while Consul is away, unless the last accepted one is known.
+    /// If the configuration is a key, this waits while Consul is unreachable, unless the last accepted one is on disk.
     ///
     /// # Errors
-    /// The configuration is wrong, an address cannot be bound, or the system refuses a thread or a file.
+    /// The configuration is not valid, an address cannot be bound, or the system refuses a thread or a file.
     pub async fn start(options: RunOptions) -> Result<Self, StartError> {
         jwt::install_crypto_provider();
         let kept_keys = KeptKeys::new(options.state_dir.as_deref());
@@ -168,48 +169,53 @@ impl Gateway {
         Ok(Self { events, status, publisher, http, https, admin, config, warnings, log, threads })
     }
 
-    /// First cleartext address, with the port that was really bound.
+    /// The first cleartext address, with the port that was bound.
     pub fn http_addr(&self) -> Option<SocketAddr> {
         self.http.first().copied()
     }
 
+    /// All cleartext addresses, with the ports that were bound.
     pub fn http_addrs(&self) -> &[SocketAddr] {
         &self.http
     }
 
+    /// The address of the TLS listener, with the port that was bound.
     pub fn https_addr(&self) -> Option<SocketAddr> {
         self.https
     }
 
+    /// The address of the admin listener, with the port that was bound.
     pub fn admin_addr(&self) -> Option<SocketAddr> {
         self.admin
     }
 
-    /// What the configuration that the gateway was started with probably does not mean; may be empty.
+    /// Warnings about the configuration with which the gateway was started; may be empty.
     pub fn warnings(&self) -> &Report {
         &self.warnings
     }
 
+    /// The source of the configuration.
     pub fn config(&self) -> &ConfigSource {
         &self.config
     }
 
-    /// Waits until something is known of every service that a route names.
+    /// Waits until the registry and the resolver have responded for every service that a route names, and there are
+    /// keys of every provider or the wait for them has been long enough.
     pub async fn ready(&self) {
         self.status.synced().await;
     }
 
-    /// Routes, and services with the number of their routable endpoints.
+    /// The number of routes, and the services with the numbers of their routable endpoints.
     pub fn summary(&self) -> (usize, Vec<(String, usize)>) {
         let snapshot = self.publisher.load();
         let services = snapshot.clusters.iter().map(|c| (c.name.to_string(), c.endpoints.len()));
         (snapshot.table.routes.len(), services.collect())
     }
 
-    /// Reads the configuration again. All or nothing.
+    /// Reads the configuration again, and applies all of it or nothing.
     ///
     /// # Errors
-    /// The report of what is wrong with it; the running configuration stays.
+    /// The configuration is refused: the text is its report, and the running configuration stays.
     pub async fn reload(&self) -> Result<(), String> {
         let (reply, answer) = oneshot::channel();
         let gone = || "the gateway is stopping".to_owned();
@@ -224,8 +230,8 @@ impl Gateway {
         }
     }
 
-    /// Stops accepting, finishes what is in flight within `drain.timeout`, ends all threads. Returns how many
-    /// connections still had something under way, which was ended. Ends also when a thread, a pipe or a disk does not.
+    /// Stops accepting, finishes requests in flight within `drain.timeout`, and ends all threads. Returns the number
+    /// of connections whose requests were cut off. Also returns when a thread, a pipe or a disk hangs.
     pub async fn shutdown(self) -> usize {
         let (reply, answer) = oneshot::channel();
         let patience = self.status.drain().map_or(Duration::ZERO, |drain| ending::drain_patience(&drain));
@@ -243,21 +249,21 @@ impl Gateway {
     }
 }
 
-/// What a first configuration becomes.
+/// The parts of a gateway that are made from its first configuration.
 struct Made {
-    /// With what services declared when the gateway ran last.
+    /// The settings with the routes that services declared when the gateway ran last.
     settings: Settings,
     snapshot: crate::snapshot::Snapshot,
     world: World,
     declared: DeclaredRoutes,
     budget: Arc<KeyBudget>,
-    /// Whose state it begins with, and where that is.
+    /// The registry whose stored state is used. `store` contains that state.
     registry: Option<RegistryIdentity>,
     store: Option<LastKnownGood>,
 }
 
 impl Made {
-    /// What this configuration is with what was kept of its registry and its issuers.
+    /// Makes the parts from a configuration and the stored state of its registry and its issuers.
     fn of(loaded: &Loaded, state_dir: Option<&Path>, kept_keys: &KeptKeys) -> Result<Self, Report> {
         let budget = Arc::new(KeyBudget::new(loaded.settings.rate_keys_max, clock::now()));
         let registry = registry_of(&loaded.settings);
@@ -270,7 +276,7 @@ impl Made {
     }
 }
 
-/// Forgets what no configuration has named for long.
+/// Removes stored state that configurations have not named for a long time.
 fn tidy_state(kept: &Kept, store: Option<&LastKnownGood>, settings: &Settings) {
     let now = SystemTime::UNIX_EPOCH + clock::unix_now();
     if let Some(store) = store {
@@ -284,13 +290,16 @@ fn registry_of(settings: &Settings) -> Option<RegistryIdentity> {
     RegistryIdentity::of(&client_config(settings.consul.as_ref()?)).ok()
 }
 
-/// What an earlier process has kept.
+/// State that an earlier process has stored.
 pub(crate) struct Known<'a> {
     pub(crate) instances: Option<&'a LastKnownGood>,
     pub(crate) keys: &'a KeptKeys,
 }
 
-/// Everything that can be known before the first socket is bound.
+/// Makes the first settings, snapshot and world, before a socket is bound.
+///
+/// # Errors
+/// The configuration cannot be compiled, or a file that it names cannot be used.
 pub(crate) fn first_snapshot(
     loaded: &Loaded,
     declared: &mut DeclaredRoutes,
@@ -332,7 +341,7 @@ pub(crate) fn first_snapshot(
     Ok((settings, snapshot, world))
 }
 
-/// Keys of issuers that an earlier process has fetched serve until they are fetched anew.
+/// Takes over the keys that an earlier process has fetched, which are used until they are fetched again.
 fn recall_keys(world: &mut World, settings: &Settings, kept: &KeptKeys) {
     for auth in &settings.auth {
         let Some(desk) = world.desk_of(auth).map(Arc::clone) else { continue };
@@ -346,7 +355,7 @@ fn recall_keys(world: &mut World, settings: &Settings, kept: &KeptKeys) {
     }
 }
 
-/// The account of files, within what the system allows this process.
+/// Opens the account of files, within the limit that the system sets for this process.
 fn open_account(settings: &Settings) -> Arc<FileAccount> {
     let limit = file_account::raise_limit();
     let budget = compile::file_budget(limit, settings);

@@ -1,9 +1,9 @@
-//! Counters of one worker, and what a scrape makes of them.
+//! Counters of one worker.
 //!
-//! A worker counts in plain cells that only it can see: no atomic, no lock, no cache line shared between cores.
-//! A scrape asks every worker for a copy ([`WorkerSample`]), and `control::metrics` merges the copies into the
-//! Prometheus exposition. Labels never carry a path, a user or an address; unknown methods count as `OTHER`,
-//! unmatched requests as route `(none)`. Names: docs/METRICS.md.
+//! A worker counts in plain cells of its own: without atomics, locks, or cache lines that cores share.
+//! For a scrape, every worker sends a copy ([`WorkerSample`]), and `control::metrics` merges the copies into the
+//! Prometheus exposition. Labels never contain a path, a user or a client's address; unknown methods count as `OTHER`,
+//! unmatched requests as route `(none)`. docs/METRICS.md lists all metrics.
 
 mod instance;
 
@@ -19,7 +19,7 @@ use http::Method;
 
 pub use self::instance::InstanceSample;
 
-/// Upper bounds in seconds: OpenTelemetry's advice for HTTP, with three finer steps that a gateway needs.
+/// Upper bounds of the buckets in seconds: those that OpenTelemetry recommends for HTTP, with three finer steps below.
 pub const LATENCY_BOUNDS: [f64; 17] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 const LATENCY_BOUNDS_NS: [u64; 17] = {
@@ -34,9 +34,9 @@ const LATENCY_BOUNDS_NS: [u64; 17] = {
     out
 };
 
-/// Fixed buckets, not cumulative; the last one is everything above the last bound.
+/// A histogram of durations with fixed buckets, which are not cumulative. The last bucket counts values above the last bound.
 ///
-/// In this order, so that the sum is beside the buckets of short times: one cache line for most requests.
+/// The order of the fields puts the sum beside the buckets of short times: one cache line for most requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Histogram {
@@ -44,7 +44,7 @@ pub struct Histogram {
     pub counts: [u64; LATENCY_BOUNDS.len() + 1],
 }
 
-/// Where a value belongs in every [`Histogram`].
+/// A duration with its bucket, which is the same in every [`Histogram`], so that it is searched once for several of them.
 #[derive(Debug, Clone, Copy)]
 pub struct Spot {
     ns: u64,
@@ -52,19 +52,22 @@ pub struct Spot {
 }
 
 impl Spot {
+    /// Finds the bucket of a duration.
     pub fn of(value: Duration) -> Self {
         let ns = u64::try_from(value.as_nanos()).unwrap_or(u64::MAX);
-        // Linear from below: most requests of a gateway end in the first few buckets.
+        // The search is linear from below, since most requests of a gateway are in the first few buckets.
         let bucket = LATENCY_BOUNDS_NS.iter().position(|bound| ns <= *bound).unwrap_or(LATENCY_BOUNDS.len());
         Self { ns, bucket }
     }
 }
 
 impl Histogram {
+    /// Counts a duration.
     pub fn record(&mut self, value: Duration) {
         self.add(Spot::of(value));
     }
 
+    /// Counts a duration whose bucket is known.
     pub fn add(&mut self, spot: Spot) {
         if let Some(count) = self.counts.get_mut(spot.bucket) {
             *count += 1;
@@ -72,7 +75,7 @@ impl Histogram {
         self.sum_ns = self.sum_ns.saturating_add(spot.ns);
     }
 
-    /// The bound below which this share of all lies; `None`: there is no such bound.
+    /// The smallest bound below which this share (0.0..=1.0) of all values lies. `None`: it is above the last bound.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         #[expect(clippy::cast_precision_loss, reason = "no worker counts 2^52 requests")]
         let wanted = self.total() as f64 * share;
@@ -85,6 +88,7 @@ impl Histogram {
         })
     }
 
+    /// Adds the values of another histogram.
     pub fn merge(&mut self, other: &Self) {
         for (mine, theirs) in self.counts.iter_mut().zip(other.counts) {
             *mine += theirs;
@@ -92,12 +96,13 @@ impl Histogram {
         self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
     }
 
+    /// Number of values.
     pub fn total(&self) -> u64 {
         self.counts.iter().sum()
     }
 }
 
-/// Method label: the registered ones by name, everything else as one.
+/// The label of a method: the usual methods by name, all others as `OTHER`.
 pub fn method_label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -111,35 +116,35 @@ pub fn method_label(method: &Method) -> &'static str {
     }
 }
 
-/// What one route has seen. Carried across snapshots by (route, service).
+/// One worker's counters of one route, carried across snapshots by (route, service).
 ///
-/// In this order, so that what every request counts shares a cache line.
+/// The order of the fields keeps what every request counts in one cache line.
 #[derive(Debug, Clone, Default)]
 #[repr(C)]
 pub struct RouteSample {
     pub request_bytes: u64,
     pub response_bytes: u64,
-    /// By (method, status): a handful of pairs, so a list beats a map.
+    /// Numbers of requests by method and status. There are a few pairs, so a list beats a map.
     pub requests: Vec<(&'static str, u16, u64)>,
     pub duration: Histogram,
     /// The gateway's own time: duration without the wait for the upstream.
     pub overhead: Histogram,
 }
 
-/// What one cluster has seen. Carried across snapshots by service name.
+/// One worker's counters of one cluster, carried across snapshots by service name.
 #[derive(Debug, Clone, Default)]
 pub struct ClusterSample {
-    /// By status; 0 = no answer (connect failed, reset, timeout).
+    /// Numbers of attempts by status; 0 stands for no response (failed connect, reset, timeout).
     pub attempts: Vec<(u16, u64)>,
     pub duration: Histogram,
     pub connections_opened: u64,
     pub connections_reused: u64,
 }
 
-/// A counter that rarely moves; its two label values are in `docs/METRICS.md`.
+/// A counter that rarely changes. Each variant names its two labels; `docs/METRICS.md` has their values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Rare {
-    /// (route, reason): local replies by the word of the error table.
+    /// (route, reason): local replies by the reason in docs/ERRORS.md.
     LocalReply,
     /// (route, policy)
     RateLimited,
@@ -151,9 +156,9 @@ pub enum Rare {
     RetryBudgetExhausted,
     /// (service, reason): endpoints left out by outlier detection.
     Ejection,
-    /// (service, reason): ejections that did not happen, because as many endpoints as may be were out.
+    /// (service, reason): ejections that did not happen, because the largest permitted number of endpoints was out.
     EjectionSpared,
-    /// (service, ""): breakers that stayed closed for the same reason.
+    /// (service, ""): breakers that stayed closed for the reason of `EjectionSpared`.
     BreakerSpared,
     /// (service, ""): requests to ejected endpoints, because too few others were left.
     PanicPick,
@@ -163,21 +168,21 @@ pub enum Rare {
     Shed,
     /// (listener, reason): connections that ended before a request could be served.
     ConnectionError,
-    /// ("stream" or "connection", code): RST_STREAM and GOAWAY by which h2 refused something malformed.
+    /// ("stream" or "connection", code): RST_STREAM and GOAWAY with which h2 refused malformed input.
     Http2Refusal,
     /// ("", "")
     Panic,
-    /// (reason, ""): access-log lines lost.
+    /// (reason, ""): lost lines of the access log.
     LogDropped,
-    /// ("", ""): refusals that the access log's sample left out, past `access_log.refusals_per_second`.
+    /// ("", ""): refusals past `access_log.refusals_per_second` that the access log's sample left out.
     RefusalNotLogged,
     /// ("hit" or "miss", "")
     TokenCache,
-    /// (provider, how it ended): requests that waited for keys.
+    /// (provider, outcome): requests that waited for keys.
     KeyWait,
-    /// ("", ""): the client went away before the response was complete.
+    /// ("", ""): clients that left before their response was complete.
     ClientGone,
-    /// ("", ""): the client took nothing of its response, or took it too slowly.
+    /// ("", ""): clients that did not read their response, or read it too slowly.
     ClientStalled,
     /// ("", ""): HTTP/2 connections that began with small windows.
     SmallWindows,
@@ -187,15 +192,15 @@ pub enum Rare {
     NotGathered,
 }
 
-/// Most distinct series of [`Rare`] that one worker keeps; past it they count under the label `(other)`.
-/// Labels come from configuration and fixed words, so this is reached only by a very large configuration.
+/// Most distinct series of [`Rare`] that one worker keeps; past it, new ones count under the label `(other)`.
+/// Labels come from the configuration and fixed words, so only a very large configuration reaches this.
 const RARE_SERIES_MAX: usize = 20_000;
 
 /// Route and service.
 pub type RouteKey = (Arc<str>, Arc<str>);
-/// Service, and instance of it.
+/// Service and instance.
 pub type InstanceKey = (Arc<str>, Box<str>);
-/// What, and its two label values.
+/// A rare counter and its two label values.
 pub type RareKey = (Rare, Box<str>, Box<str>);
 
 /// One worker's counters.
@@ -205,21 +210,21 @@ pub struct Metrics {
     clusters: RefCell<HashMap<Arc<str>, Rc<RefCell<ClusterSample>>>>,
     instances: RefCell<HashMap<InstanceKey, Rc<RefCell<InstanceSample>>>>,
     rare: RefCell<HashMap<RareKey, u64>>,
-    /// With so many routes, clusters, or instances, those that are gone are looked for.
+    /// Numbers of cells at which unused cells are removed.
     next_sweep: SweepAt,
     pub connections: Connections,
     /// Upstream connections that have had large reads.
     pub large_reads: Rc<Cell<u64>>,
 }
 
-/// Open connections by what they speak, and all that were ever accepted.
+/// One worker's numbers of client connections.
 #[derive(Debug, Default)]
 pub struct Connections {
-    /// All that were accepted and are not closed.
+    /// Connections that were accepted and are not closed.
     pub open: Cell<u64>,
     pub http1: Cell<u64>,
     pub http2: Cell<u64>,
-    /// Of the HTTP/1 ones: idle, and without buffers.
+    /// HTTP/1 connections that are idle and have no buffers.
     pub parked: Cell<u64>,
     pub tls_handshakes: Cell<u64>,
     pub accepted: Cell<u64>,
@@ -231,10 +236,10 @@ pub struct Connections {
 pub struct WorkerSample {
     pub routes: Vec<(RouteKey, RouteSample)>,
     pub clusters: Vec<(Arc<str>, ClusterSample)>,
-    /// Those that were asked.
+    /// Instances that have had attempts.
     pub instances: Vec<(InstanceKey, InstanceSample)>,
     pub rare: Vec<(RareKey, u64)>,
-    /// Connections whose protocol is not known yet: no byte of a request, or of the TLS that goes before it.
+    /// Connections whose protocol is not known yet, since the first bytes of a request, or its TLS handshake, are missing.
     pub new: u64,
     pub http1: u64,
     pub http2: u64,
@@ -246,7 +251,7 @@ pub struct WorkerSample {
 }
 
 impl Metrics {
-    /// The cell of a route; made at snapshot swap, not per request.
+    /// The cell of a route. Called for a new snapshot, not for each request.
     pub fn route(&self, route: &Arc<str>, service: &Arc<str>) -> Rc<RefCell<RouteSample>> {
         let mut routes = self.routes.borrow_mut();
         sweep(&mut routes, &self.next_sweep.routes);
@@ -254,24 +259,26 @@ impl Metrics {
         Rc::clone(routes.entry(key).or_default())
     }
 
-    /// The cell of a cluster; made at snapshot swap.
+    /// The cell of a cluster. Called for a new snapshot.
     pub fn cluster(&self, service: &Arc<str>) -> Rc<RefCell<ClusterSample>> {
         let mut clusters = self.clusters.borrow_mut();
         sweep(&mut clusters, &self.next_sweep.clusters);
         Rc::clone(clusters.entry(Arc::clone(service)).or_default())
     }
 
-    /// The cell of an instance; made at snapshot swap.
+    /// The cell of an instance. Called for a new snapshot.
     pub fn instance(&self, service: &Arc<str>, instance: &str) -> Rc<RefCell<InstanceSample>> {
         let mut instances = self.instances.borrow_mut();
         sweep(&mut instances, &self.next_sweep.instances);
         Rc::clone(instances.entry((Arc::clone(service), Box::from(instance))).or_default())
     }
 
+    /// Adds one to a rare counter with these label values.
     pub fn count(&self, what: Rare, first: &str, second: &str) {
         self.count_many(what, first, second, 1);
     }
 
+    /// Adds `n` to a rare counter with these label values.
     pub fn count_many(&self, what: Rare, first: &str, second: &str, n: u64) {
         let mut rare = self.rare.borrow_mut();
         let key = (what, Box::from(first), Box::from(second));
@@ -318,7 +325,7 @@ impl Default for SweepAt {
     }
 }
 
-/// Forgets cells that no snapshot uses, once there are many. Where most are in use, the next sweep is far.
+/// Removes cells that no snapshot uses, once there are many. The next sweep is at twice the number of cells in use.
 fn sweep<K, V>(cells: &mut HashMap<K, Rc<V>>, at: &Cell<usize>) {
     if cells.len() >= at.get() {
         cells.retain(|_, cell| Rc::strong_count(cell) > 1);
@@ -326,11 +333,12 @@ fn sweep<K, V>(cells: &mut HashMap<K, Rc<V>>, at: &Cell<usize>) {
     }
 }
 
-/// Routes, clusters, and instances, that a worker remembers beside those in use: one that comes back counts on. Names of declared
-/// routes are written by services, and a generator of tags never ends.
+/// Number of routes, clusters or instances from which a worker removes unused ones. Below it, unused ones stay, so that their
+/// counters go on when they come back. The number is bounded because services may declare routes with new names without end.
 const SERIES_KEPT: usize = 4096;
 
 impl RouteSample {
+    /// Counts `n` requests with this method and status.
     pub fn count(&mut self, method: &'static str, status: u16, n: u64) {
         match self.requests.iter_mut().find(|(m, s, _)| *s == status && *m == method) {
             Some((.., count)) => *count += n,
@@ -338,6 +346,7 @@ impl RouteSample {
         }
     }
 
+    /// Adds the counters of another worker.
     pub fn merge(&mut self, other: &Self) {
         for (method, status, n) in &other.requests {
             self.count(method, *status, *n);
@@ -350,6 +359,7 @@ impl RouteSample {
 }
 
 impl ClusterSample {
+    /// Counts `n` attempts with this status.
     pub fn count(&mut self, status: u16, n: u64) {
         match self.attempts.iter_mut().find(|(s, _)| *s == status) {
             Some((_, count)) => *count += n,
@@ -357,6 +367,7 @@ impl ClusterSample {
         }
     }
 
+    /// Adds the counters of another worker.
     pub fn merge(&mut self, other: &Self) {
         for (status, n) in &other.attempts {
             self.count(*status, *n);

@@ -1,5 +1,5 @@
-//! TLS towards clients and services: rustls with aws-lc-rs, TLS 1.2 and 1.3. Clients are offered `h2` and `http/1.1` (ALPN),
-//! services are asked for `http/1.1`.
+//! TLS with clients and services: rustls with aws-lc-rs, TLS 1.2 and 1.3. By ALPN, listeners accept `h2` and `http/1.1`, and
+//! connections to services offer `http/1.1`.
 
 pub mod validity;
 
@@ -25,10 +25,10 @@ pub enum TlsError {
     Mismatch { cert: PathBuf, key: PathBuf, reason: String },
 }
 
-/// Reads certificate and key and builds what a listener serves with.
+/// Reads a certificate chain and its key, and makes the TLS configuration of a listener.
 ///
 /// # Errors
-/// A file is missing or no PEM, or the key does not belong to the certificate.
+/// A file is missing or is not PEM, or the key does not belong to the certificate.
 pub fn server_config(cert_file: &Path, key_file: &Path) -> Result<Arc<ServerConfig>, TlsError> {
     let certificate = |reason: String| TlsError::Certificate { path: cert_file.into(), reason };
     let bytes = bounded_file::read(cert_file).map_err(|error| certificate(error.to_string()))?;
@@ -56,10 +56,11 @@ pub fn server_config(cert_file: &Path, key_file: &Path) -> Result<Arc<ServerConf
     Ok(Arc::new(config))
 }
 
-/// Reads what a service's certificate is checked with, and what we show it. Takes milliseconds of file access.
+/// Makes the TLS configuration for connections to a service. It reads the authorities that verify the service's certificate
+/// and the client certificate, which takes milliseconds of file access.
 ///
 /// # Errors
-/// A file cannot be read or used, or nobody would be trusted; one sentence.
+/// A file cannot be read or used, or no authority would be trusted; the text is one sentence.
 pub fn client_config(tls: &UpstreamTls) -> Result<Arc<ClientConfig>, String> {
     let config =
         if tls.insecure { tls.files.client_config_without_proof() } else { tls.files.client_config() };

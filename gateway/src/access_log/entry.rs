@@ -1,4 +1,4 @@
-//! What a line of the access log contains about one request.
+//! The content of a line of the access log.
 
 use std::{
     net::IpAddr,
@@ -10,11 +10,11 @@ use http::Version;
 
 use crate::policy::clients::ClientDenied;
 
-/// One request that is over.
+/// The log entry of one request that has ended.
 pub struct LogEntry<'a> {
     pub request_id: &'a str,
     pub client: IpAddr,
-    /// The same as text, where there is one already.
+    /// The client's address as text, if the text exists already.
     pub client_text: Option<&'a [u8]>,
     pub method: &'a str,
     pub host: Option<&'a str>,
@@ -26,29 +26,29 @@ pub struct LogEntry<'a> {
     pub bytes_out: u64,
     pub started: Instant,
     pub duration: Duration,
-    /// `None`: no attempt was answered.
+    /// Time of the last attempt, from sending to the response head; `None`: the service has not responded.
     pub upstream: Option<Duration>,
-    /// Until the response head, without what [`Self::upstream`] took.
+    /// Time until the response head, without [`Self::upstream`].
     pub overhead: Duration,
     /// The route, and the service that it names.
     pub route: Option<(&'a str, &'a str)>,
     pub subset: Option<&'a str>,
     pub instance: Option<&'a str>,
     pub attempts: u32,
-    /// Empty where the first attempt was a good one.
+    /// The attempts; empty if the first attempt was good.
     pub tried: &'a [OneAttempt],
-    /// `sub` of the verified token, and the provider that verified it.
+    /// The subject of the verified identity. `provider` is the provider that verified it.
     pub user: Option<&'a str>,
     pub provider: Option<&'a str>,
-    /// Which address may not use the route.
+    /// The address that may not use the route.
     pub denied: Option<&'a ClientDenied>,
-    /// Why the token was refused, and the claim that it is about.
+    /// The reason why the credential was refused, and the claim that caused it.
     pub auth_failure: Option<(&'static str, Option<&'a str>)>,
-    /// What went wrong, in a word; `-`: nothing did.
+    /// The flag of docs/ACCESS-LOG.md for how the request ended; `-`: without a problem.
     pub flag: &'static str,
 }
 
-/// An attempt that is over.
+/// One attempt that has ended.
 #[derive(Debug)]
 pub struct OneAttempt {
     pub instance: Rc<str>,
@@ -57,9 +57,11 @@ pub struct OneAttempt {
     pub took: Duration,
 }
 
+/// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
+    /// The instance responded with this status.
     Answered(u16),
-    /// In the word of the error table.
+    /// The attempt failed with this reason of docs/ERRORS.md.
     Failed(&'static str),
 }

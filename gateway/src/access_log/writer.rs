@@ -1,7 +1,7 @@
 //! The thread that writes the access log, and the queue to it.
 //!
-//! What the disk does not take is lost and counted, and never joins another line: a line that was written in part is
-//! ended before the next one.
+//! Lines that cannot be written are lost and counted. A line that was written in part is ended before the next one, so
+//! that two lines are never joined.
 
 use std::{
     fs::{File, OpenOptions},
@@ -23,19 +23,19 @@ const QUEUE_CHUNKS_MAX: usize = 64;
 
 enum Message {
     Lines(Vec<u8>),
-    /// Look at [`Shared::reopen`].
+    /// Makes the writer read [`Shared::reopen`].
     Wake,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Lines that were handed over and could not be written.
+    /// Number of lines that the writer got and could not write.
     lost: AtomicU64,
-    /// The file was rotated: open it again. A flag, so that it is not lost when the queue is full.
+    /// The file was rotated and must be opened again. It is a flag, so that it is not lost when the queue is full.
     reopen: AtomicBool,
 }
 
-/// The writer thread's end of the queue; one per gateway, cloned into every worker.
+/// The senders' end of the queue to the writer thread. A gateway has one queue, and each worker a clone of the sink.
 #[derive(Clone)]
 pub struct LogSink {
     queue: SyncSender<Message>,
@@ -58,14 +58,14 @@ impl LogSink {
         Ok((sink, thread))
     }
 
-    /// Asks the writer to open its file again (after rotation).
+    /// Makes the writer open its file again, after rotation.
     pub fn reopen(&self) {
         self.shared.reopen.store(true, Ordering::Release);
-        // When the queue is full, there is something that wakes it.
+        // If the queue is full, its messages wake the writer anyway.
         let _ = self.queue.try_send(Message::Wake);
     }
 
-    /// `false`: the writer is behind, and the lines are lost.
+    /// Hands lines to the writer. Returns false if the queue is full, and the lines are lost.
     pub(super) fn write(&self, lines: Vec<u8>) -> bool {
         match self.queue.try_send(Message::Lines(lines)) {
             Ok(()) => true,
@@ -73,9 +73,9 @@ impl LogSink {
         }
     }
 
-    /// Lines that were handed over and could not be written, since the last call of any worker.
+    /// Number of lines that could not be written since the last call of any worker.
     pub(super) fn take_lost(&self) -> u64 {
-        // Written rarely, so this reads what is in the core's own cache.
+        // The count changes rarely, so this load mostly hits the core's own cache.
         if self.shared.lost.load(Ordering::Relaxed) == 0 {
             0
         } else {
@@ -93,13 +93,13 @@ impl LogSink {
 struct Target {
     file: Option<PathBuf>,
     out: Box<dyn Write + Send>,
-    /// The last line was written in part.
+    /// The last line was written only in part.
     is_torn: bool,
 }
 
 impl Target {
     fn open(file: Option<PathBuf>) -> io::Result<Self> {
-        // Not `io::stdout()`: its buffer would hold the rest of a line that the disk did not take.
+        // Not `io::stdout()`, whose buffer would keep the rest of a line that could not be written.
         let Some(path) = &file else {
             let out = Box::new(File::from(io::stdout().as_fd().try_clone_to_owned()?));
             return Ok(Self { file, out, is_torn: false });
@@ -119,7 +119,7 @@ impl Target {
         }
     }
 
-    /// Writes whole lines. The error comes with the number of those that are lost.
+    /// Writes whole lines. The error contains the number of lost lines.
     fn write(&mut self, lines: &[u8]) -> Result<(), (io::Error, u64)> {
         let lost = |rest: &[u8]| memchr::memchr_iter(b'\n', rest).count() as u64;
         if self.is_torn {
@@ -144,16 +144,17 @@ impl Target {
 }
 
 fn append(path: &Path) -> io::Result<File> {
-    // A named pipe that is opened for writing alone waits for its reader; one that is opened for both does not (fifo(7)).
+    // Opening a named pipe for writing alone waits for its reader; opening it for both does not (fifo(7)).
     let is_pipe = path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
     OpenOptions::new().create(true).append(true).read(is_pipe).open(path)
 }
 
-/// A process that was killed, or a disk that was full, left half a line. What cannot be read is taken as whole.
+/// Whether the file ends in half a line, left by a process that was killed or a disk that was full. A file that cannot be
+/// read counts as whole.
 fn is_torn(path: &Path) -> bool {
     let last = || {
         let metadata = path.metadata()?;
-        // A device and a pipe have no end to look at.
+        // A device and a pipe have no end that could be read.
         if !metadata.is_file() || metadata.len() == 0 {
             return Ok(b'\n');
         }
@@ -166,7 +167,7 @@ fn is_torn(path: &Path) -> bool {
     last().is_ok_and(|byte| byte != b'\n')
 }
 
-/// The writer thread, until all senders are gone.
+/// Runs the writer thread until all senders are dropped.
 fn write_all(target: &mut Target, messages: &Receiver<Message>, shared: &Shared) {
     let failures = Seldom::default();
     while let Ok(message) = messages.recv() {
@@ -189,7 +190,7 @@ mod tests {
 
     use super::*;
 
-    /// A disk with so many bytes left, which it takes in pieces.
+    /// A disk with a number of free bytes, which it writes in pieces.
     #[derive(Clone, Default)]
     struct Disk(Arc<Mutex<(Vec<u8>, usize)>>);
 
@@ -255,7 +256,7 @@ mod tests {
         let mut target = Target::open(Some(path.clone())).unwrap();
         target.write(b"next\n").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "whole\nhal\nnext\n");
-        // Rotated: the new file begins with a line.
+        // After rotation, the new file begins with a whole line.
         std::fs::rename(&path, dir.path().join("access.log.1")).unwrap();
         target.is_torn = true;
         target.reopen();

@@ -1,10 +1,10 @@
-//! Declared routes behind the routes of the file.
+//! Merges declared routes into the table, behind the routes of the file.
 //!
-//! Every route of the file comes before every declared one ([`PRIORITY`]), whatever is more specific: a tag takes no
-//! request away from a route that an operator wrote. Of two declared routes that match the same requests the one that
-//! is in the table stays, so that a route which works is never dropped for a new one; one whose service has no instance to ask
-//! gives way to one whose service has ([`Claim`]). Between new ones the order of the
-//! services' names decides, which is the same on every gateway. A declaration that lost is tried again at each change.
+//! Every route of the file comes before every declared one ([`PRIORITY`]), even if the declared one is more specific: a tag
+//! cannot take requests away from a route that an operator wrote. Of two declared routes that match the same requests the one
+//! in the table stays, so that a new route never replaces one that works; but a route whose service has no instance that can
+//! serve gives way to one whose service has ([`Claim`]). Between new ones the order of the
+//! services' names decides, which is the same on every gateway. A refused declaration is tried again at each change.
 
 mod candidates;
 mod services;
@@ -27,7 +27,7 @@ use crate::{
 
 pub use candidates::without_repeats;
 
-/// What services declare now: their names, with the tags that are about routes, and the like texts of metadata.
+/// The declarations of services: their names, with the tags and texts of metadata that declare routes.
 pub type Declared = BTreeMap<String, Vec<String>>;
 
 /// A declared route in the table.
@@ -35,13 +35,14 @@ pub type Declared = BTreeMap<String, Vec<String>>;
 pub struct Accepted {
     pub service: String,
     pub tag: String,
-    /// Its weight and protocol are in `by_tag`.
+    /// The declaration without its weight and protocol, which are in `by_tag`.
     pub declaration: Declaration,
-    /// Tags that say the same route and how their instances are treated, in the order of their texts.
+    /// How the instances of each tag with the same route are treated, in the order of the tags' texts.
     pub by_tag: Vec<TagRule>,
 }
 
 impl Accepted {
+    /// The route that a service declares with this tag.
     pub fn new(service: String, tag: String, declaration: &Declaration) -> Self {
         let (share, tls) = (declaration.weight.unwrap_or(0), declaration.tls.clone());
         let is_rule = share > 0 || tls.is_some();
@@ -49,17 +50,17 @@ impl Accepted {
         Self { service, tag, declaration: declaration.of_all_instances(), by_tag }
     }
 
-    /// Of the same service, and matching and doing the same; how its instances are treated may differ.
+    /// Whether both have the same service, match and policies. The treatment of instances may differ.
     pub fn is_same_route(&self, other: &Self) -> bool {
         self.service == other.service && self.declaration == other.declaration
     }
 
-    /// Equal for the same route ([`Accepted::is_same_route`]).
+    /// A key that is equal for the same route ([`Accepted::is_same_route`]).
     fn key(&self) -> (String, String) {
         (self.service.clone(), self.declaration.to_string())
     }
 
-    /// Every tag without which it would be another route.
+    /// The tags that make up this route.
     pub fn tags(&self) -> impl Iterator<Item = &str> {
         let own = (!self.by_tag.iter().any(|known| known.tag == self.tag)).then_some(self.tag.as_str());
         own.into_iter().chain(self.by_tag.iter().map(|known| known.tag.as_str()))
@@ -77,23 +78,23 @@ pub struct Rejected {
 /// Numbers of declarations that are not in the table.
 pub type Refused = BTreeMap<Reason, usize>;
 
-/// The file's settings with the declared routes that were taken.
+/// The file's settings with the accepted routes.
 #[derive(Debug)]
 pub struct Merged {
     pub settings: Settings,
-    /// In the order in which they came into the table.
+    /// The accepted routes, in the order in which they came into the table.
     pub accepted: Vec<Accepted>,
-    /// By service and tag; at most [`LISTED_OF_SERVICE_MAX`] of a service and [`LISTED_MAX`] of all.
+    /// The refused declarations by service and tag, at most [`LISTED_OF_SERVICE_MAX`] of a service and [`LISTED_MAX`] of all.
     pub rejected: Vec<Rejected>,
-    /// How many were refused for each reason, also those that are not listed.
+    /// Numbers of refused declarations by reason, including those that are not listed.
     pub refused: Refused,
-    /// Services without a route of their own whose instances decide whether they get one; at most [`CONTENDERS_MAX`]. They
-    /// are in the settings.
+    /// Services without an accepted route whose instances decide whether they get one, at most [`CONTENDERS_MAX`]. The settings
+    /// contain them.
     pub contenders: BTreeSet<String>,
 }
 
-/// Adds what is `declared` to the settings of the file. `datacenter` is part of a route's origin, if it is known. `file`
-/// compiles by itself.
+/// Adds the `declared` routes to the settings of the file, which compile without them. `datacenter` becomes part of a route's
+/// origin, if it is known.
 pub fn merge(
     file: &Settings,
     auto: &AutoRoutesSettings,
@@ -121,7 +122,7 @@ pub fn merge(
             ..auto.route_of(&candidate.declaration)
         })
         .collect();
-    // What is in the table first, by itself: a route of the file may have come into its way. Then what is new.
+    // Routes in the table come first, by themselves, since a new route of the file may be in their way. New routes follow.
     let ranks = before.ranks();
     let rank = |candidate: &Accepted| ranks.get(&candidate.key()).copied();
     let mut claims: BTreeMap<Claim, Vec<usize>> = BTreeMap::new();
@@ -133,11 +134,11 @@ pub fn merge(
     for members in claims.into_values() {
         kept = table.settle(&kept, members, &mut merged.rejected);
     }
-    // A service that has no instance for a while does not move within the table.
+    // A service without an instance for a while keeps its place in the table.
     kept.sort_by_key(|at| (candidates.get(*at).and_then(rank).unwrap_or(usize::MAX), *at));
     let mut used: HashSet<usize> =
         kept.iter().filter_map(|at| routes.get(*at)).filter_map(|route| route.service).collect();
-    // Their instances are followed whether or not a route is known yet.
+    // The instances of services with metadata are watched before a route of theirs is known.
     let followed = with_metadata(auto, declared, &mut merged.rejected);
     used.extend(followed.into_iter().map(|service| services.whole(service)));
     let holders =
@@ -159,28 +160,28 @@ pub fn merge(
     merged
 }
 
-/// Services that could have a route if their instances were others.
+/// Services that would get a route if the state of their instances changed.
 fn contenders(rejected: &[Rejected], before: &Before<'_>, holders: &HashSet<&str>) -> BTreeSet<String> {
     let is_one = |rejected: &&Rejected| {
         rejected.why.reason == Reason::Conflict || before.standing(&rejected.service) == Standing::Side
     };
     let all = rejected.iter().filter(is_one).map(|rejected| &rejected.service);
-    // Those with another route are followed for that.
+    // Services with another route are watched already.
     let all: BTreeSet<&String> = all.filter(|service| !holders.contains(service.as_str())).collect();
     all.into_iter().take(CONTENDERS_MAX).cloned().collect()
 }
 
-/// What there is before a merge.
+/// The state before a merge.
 #[derive(Debug, Clone, Copy)]
 pub struct Before<'a> {
-    /// What is in the table now, oldest first.
+    /// The routes in the table, oldest first.
     pub incumbents: &'a [Accepted],
-    /// How the services stand.
+    /// The standings of the services.
     pub standings: &'a Standings,
 }
 
 impl Before<'_> {
-    /// The rank of each incumbent by its meaning, not by its text: another tag of the same meaning may be all that is left of it.
+    /// The rank of each incumbent by its meaning, not by its text: another tag with the same meaning may have replaced it.
     fn ranks(&self) -> HashMap<(String, String), usize> {
         self.incumbents.iter().enumerate().map(|(rank, known)| (known.key(), rank)).collect()
     }
@@ -194,7 +195,8 @@ impl Before<'_> {
     }
 }
 
-/// As many as an operator reads: each is reported, compared at each change and looked for among the instances.
+/// Limits the listed refusals to a number that an operator can read. Each listed one is reported, compared at each change and
+/// looked for among the instances.
 fn listed(rejected: Vec<Rejected>) -> Vec<Rejected> {
     let mut listed: Vec<Rejected> = Vec::new();
     let mut of_service = 0;
@@ -208,7 +210,7 @@ fn listed(rejected: Vec<Rejected>) -> Vec<Rejected> {
     listed
 }
 
-/// With each of its tags: their owners need not be the same.
+/// Refuses a candidate, with an entry for each of its tags, since the tags may have different owners.
 fn reject(candidate: &Accepted, why: &Rejection, rejected: &mut Vec<Rejected>) {
     rejected.extend(candidate.tags().map(|tag| Rejected {
         service: candidate.service.clone(),
@@ -221,7 +223,7 @@ fn route_name(service: &str, declaration: &Declaration, datacenter: Option<&str>
     format!("{} {}", origin(service, datacenter), declaration.condition())
 }
 
-/// `consul:dc1/orders`.
+/// The origin of a declared route, such as `consul:dc1/orders`.
 pub fn origin(service: &str, datacenter: Option<&str>) -> String {
     match datacenter {
         Some(datacenter) => format!("consul:{datacenter}/{service}"),
@@ -229,11 +231,11 @@ pub fn origin(service: &str, datacenter: Option<&str>) -> String {
     }
 }
 
-/// Below every priority of the file (-1000 to 1000).
+/// Priority of declared routes, below every priority of the file (-1000 to 1000).
 pub const PRIORITY: i32 = -1001;
-/// Each is one blocking query, caused by every client of the registry that may register a service.
+/// Each contender costs one blocking query, and any client of the registry that may register services can add one.
 const CONTENDERS_MAX: usize = 100;
-/// Refused declarations that are listed and reported.
+/// Most refused declarations of a service that are listed and reported. `LISTED_MAX` is the limit of all services together.
 const LISTED_OF_SERVICE_MAX: usize = 20;
 const LISTED_MAX: usize = 1000;
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Settings and the world → clusters: which endpoints a service has now, and what they keep from before. Pure.
+//! Makes clusters from settings and the world: the endpoints that a service has now, with their state from before.
 //!
-//! An endpoint stays the same as long as the instance behind it and its address do: then a change of its weight, its
-//! status or its neighbours costs it neither its breaker's memory nor its requests in flight nor its connections.
+//! An endpoint stays the same as long as its instance and its address stay the same. Then a change of its weight, its
+//! status or its neighbours does not affect its breaker's state, its requests in flight or its connections.
 
 use std::{cell::OnceCell, collections::HashMap, net::SocketAddr, sync::Arc, time::Instant};
 
@@ -25,11 +25,11 @@ use crate::{
     world::{World, selection},
 };
 
-/// By the index of the service. Clusters that did not change are the same `Arc` as in `previous`.
+/// The clusters by the index of their service. Clusters that did not change are the same `Arc` as in `previous`.
 pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluster>]) -> Vec<Arc<Cluster>> {
     let now = clock::now();
     let known = Known { clusters: previous, by_name: OnceCell::new() };
-    // A service may have had some until now, or have some from now on.
+    // A service may have had subsets until now, or have some from now on.
     let before = previous.iter().map(|cluster| &cluster.settings);
     let has_subsets = settings.services.iter().chain(before).any(|service| service.subset.is_some());
     let shares = budget_shares(settings);
@@ -46,7 +46,7 @@ pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluste
         let like_before = old.filter(|old| {
             old.target == target && old.retry_budget.matches(share) && old.settings.same_as(service)
         });
-        // Of many services hardly one changes at a time: for the others this is all.
+        // Of many services hardly one changes at a time, and all others end here.
         if let Some(same) = like_before.filter(|old| old.basis == basis) {
             made.push(Arc::clone(same));
             continue;
@@ -88,7 +88,7 @@ pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluste
     made
 }
 
-/// Never `None`: a service that wants TLS never gets cleartext instead.
+/// The TLS client of a service. If it is missing, connects fail: a service with TLS never gets cleartext instead.
 fn tls_client(tls: &UpstreamTls, world: &World) -> Arc<ClientTls> {
     let unknown = || Arc::new(ClientTls::new(Err("TLS was not set up".to_owned()), tls, 0));
     world.tls_clients.get(tls).map_or_else(unknown, Arc::clone)
@@ -97,7 +97,7 @@ fn tls_client(tls: &UpstreamTls, world: &World) -> Arc<ClientTls> {
 /// The previous snapshot's clusters, by name.
 struct Known<'a> {
     clusters: &'a [Arc<Cluster>],
-    /// Made once, and only if a service moved: as a rule a name is where it was.
+    /// Made at most once, when a service has another index than before, which is rare.
     by_name: OnceCell<HashMap<&'a str, &'a Arc<Cluster>>>,
 }
 
@@ -111,19 +111,19 @@ impl<'a> Known<'a> {
     }
 }
 
-/// An endpoint to be: key, address, authority, weight.
+/// A future endpoint: key, address, authority, weight.
 struct Found {
     key: EndpointKey,
     address: SocketAddr,
     authority: String,
     weight: u32,
-    /// Of the requests, whatever its weight is; 0 = none of its own.
+    /// Share of the requests that a tag gives to the endpoint, in units of 1 / [`SHARE_UNITS`]; 0 = none.
     share: u32,
     tls: Option<Arc<ClientTls>>,
 }
 
-/// What can be routed to, in a stable order. A host name with several addresses is as many endpoints, each with the
-/// instance's weight.
+/// The routable endpoints of a service, in a stable order. A host name with several addresses becomes several endpoints, each
+/// with the instance's weight.
 fn found(service: &ServiceSettings, world: &World, target: usize) -> Vec<Found> {
     let addresses = |name: &str| match name.parse::<SocketAddr>() {
         Ok(address) => vec![address],
@@ -160,25 +160,25 @@ fn found(service: &ServiceSettings, world: &World, target: usize) -> Vec<Found> 
         }
     }
     found.sort_by(|a, b| a.key.cmp(&b.key));
-    // The same instance, listed twice.
+    // An instance may be listed twice.
     found.dedup_by(|a, b| a.key.as_str() == b.key.as_str());
     if found.iter().any(|one| one.share > 0) { by_shares(found) } else { found }
 }
 
-/// Weights that give each its share: those with one of their own get it, the others what is left, by their weights.
-/// Shares of more than the whole, or of less where there is no other instance, are taken in proportion. An instance without a
-/// share gets no requests. (Fabio's rules, <https://fabiolb.net/feature/traffic-shaping/>.)
+/// Turns shares into weights. Endpoints with a share of their own get it, and the others get the rest by their weights.
+/// Shares that sum up to more than the whole, or to less if there are no other instances, are scaled in proportion. If
+/// nothing is left for the others, they get no requests. (Fabio's rules, <https://fabiolb.net/feature/traffic-shaping/>.)
 fn by_shares(mut found: Vec<Found>) -> Vec<Found> {
     let shared: u64 = found.iter().map(|one| u64::from(one.share)).sum();
     let others = found.iter().filter(|one| one.share == 0);
     let weights: u64 = others.map(|one| u64::from(one.weight)).sum();
     let left = u64::from(SHARE_UNITS).saturating_sub(shared);
-    // Both over the same denominator, so that no share is rounded before the last step.
+    // Both have the same denominator, so that shares are rounded only in the last step.
     let exact = |one: &Found| match one.share {
         0 => left * u64::from(one.weight),
         share => u64::from(share) * weights.max(1),
     };
-    // An endpoint holds no more than that, and all must be held to it in proportion.
+    // Weights above the largest permitted one are scaled down, all in proportion.
     let largest = found.iter().map(exact).max().unwrap_or(0);
     let scale = largest.div_ceil(u64::from(WEIGHT_MAX)).max(1);
     for one in &mut found {
@@ -200,8 +200,8 @@ fn is_same(old: &Cluster, found: &[Found]) -> bool {
         })
 }
 
-/// With the states that they have in `relatives`: the clusters of the same service, of before and of this snapshot.
-/// Those agree on what they share; the first one that knows an endpoint counts.
+/// Endpoints with the states that they have in `relatives`: the clusters of the same service in the previous snapshot and in
+/// this one. Clusters with the same endpoint share its state, so the first one is used.
 fn endpoints(found: &[Found], relatives: &[&Cluster], now: Instant) -> Vec<Endpoint> {
     let mut known: HashMap<&EndpointKey, &Endpoint> = HashMap::new();
     for endpoint in relatives.iter().flat_map(|cluster| &cluster.endpoints) {
@@ -219,7 +219,7 @@ fn endpoints(found: &[Found], relatives: &[&Cluster], now: Instant) -> Vec<Endpo
         .collect()
 }
 
-/// By name of the service: its routes share its budget, and the most careful of them sets it.
+/// Retry budgets by name of the service. The routes of a service share its budget, which is the smallest of theirs.
 fn budget_shares(settings: &Settings) -> HashMap<&str, f32> {
     let mut shares: HashMap<&str, f32> = HashMap::new();
     for route in &settings.routes {
@@ -232,7 +232,7 @@ fn budget_shares(settings: &Settings) -> HashMap<&str, f32> {
     shares
 }
 
-/// Share of requests that retries may add, where no route of a service says otherwise.
+/// Share of requests that retries may add to a service without routes.
 const RETRY_BUDGET_DEFAULT: f32 = 0.2;
 
 #[cfg(test)]
@@ -292,7 +292,7 @@ mod tests {
         let before = compile(&settings("routes: [{path: /all, service: web}]\n"), &known, &[]);
         let after = compile(&settings(SPLIT), &known, &before);
         assert!(Arc::ptr_eq(before[0].endpoints[1].state(), after[2].endpoints[0].state()));
-        // An instance that moves to the other subset is the same one.
+        // An instance that moves to the other subset keeps its state.
         let moved = compile(&settings(SPLIT), &world([instance("a", "v1"), instance("b", "v1")]), &after);
         assert!(moved[2].endpoints.is_empty());
         assert!(Arc::ptr_eq(before[0].endpoints[1].state(), moved[1].endpoints[1].state()));
@@ -336,7 +336,7 @@ mod tests {
             (&[(500, 1), (0, 1), (0, 1)][..], &[50, 475, 475][..]),
             (&[(500, 1), (500, 1), (0, 1)], &[50, 50, 900]),
             (&[(1000, 9), (0, 1), (0, 2)], &[100, 300, 600]),
-            // More than the whole, and nobody for what is left.
+            // Shares of more than the whole, without other instances.
             (&[(9000, 1), (9000, 1)], &[500, 500]),
             (&[(9000, 1), (6000, 1), (0, 1)], &[600, 400]),
             (&[(1000, 1), (3000, 1)], &[250, 750]),

@@ -1,4 +1,4 @@
-//! Which files a configuration needs.
+//! The number of open files that a configuration needs.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use crate::{
     file_account::{Budget, Needs},
 };
 
-/// `limit`: of the process.
+/// The account of files for a configuration. `limit` is the number of files that the process may have open.
 pub fn file_budget(limit: usize, settings: &Settings) -> Budget {
     let watches = settings.consul.as_ref().map_or(0, |consul| match settings.auto_routes {
         // Any number of services may declare routes.
@@ -26,7 +26,7 @@ pub fn file_budget(limit: usize, settings: &Settings) -> Budget {
     Budget::new(limit, &needs)
 }
 
-/// Names that are looked up for services without a registry.
+/// Number of host names that are looked up for services with `hosts`.
 fn names(settings: &Settings) -> usize {
     let hosts = settings.services.iter().filter_map(|service| match &service.source {
         EndpointSource::Hosts(hosts) => Some(hosts),

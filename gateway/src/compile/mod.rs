@@ -1,5 +1,5 @@
-//! Settings and the world → snapshot. The only constructor of what workers run; pure, except for the files of certificates that
-//! [`tls`] opens.
+//! Makes the snapshot from settings and the world. Nothing else makes snapshots. This room is pure, except for the files of
+//! certificates that [`tls`] reads.
 
 mod clusters;
 mod files;
@@ -28,10 +28,10 @@ use crate::{
     world::World,
 };
 
-/// Compiles routes and policies; limiters of unchanged limits are carried over from `previous`.
+/// Compiles routes and policies. Limits that did not change keep their counts from `previous`.
 ///
 /// # Errors
-/// Every route that is a duplicate or dead, every limit or provider that cannot be compiled.
+/// One finding for each route that is a duplicate, ambiguous or dead, and for each limit or provider that cannot be compiled.
 pub fn table(
     settings: &Settings,
     previous: Option<&RouteTable>,
@@ -159,7 +159,7 @@ fn view(settings: &Settings, route: &RouteSettings, policies: Shown, service: &s
 /// Reads certificate and key of the TLS listener.
 ///
 /// # Errors
-/// A file is missing, no PEM, or the pair does not fit.
+/// A file is missing or is not PEM, or the key does not fit the certificate.
 pub fn tls(settings: &Settings) -> Result<Option<Arc<rustls::ServerConfig>>, Diagnostic> {
     let Some(https) = &settings.listen.https else { return Ok(None) };
     server_config(&https.cert_file, &https.key_file)
@@ -171,7 +171,7 @@ fn held_keys(auth: &ProviderSettings, world: &World) -> HeldKeys {
     HeldKeys { set: world.keys_of(auth).map(Arc::clone), desk: world.desk_of(auth).map(Arc::clone) }
 }
 
-/// Puts table, endpoints and keys together. Clusters that did not change are the same `Arc` as before.
+/// Makes the snapshot from the table, the endpoints and the keys. Clusters that did not change are the same `Arc` as before.
 pub fn snapshot(
     settings: &Settings,
     table: Arc<RouteTable>,

@@ -1,4 +1,4 @@
-//! What admission and the editing of headers take from a configuration: names, methods and numbers.
+//! The names, methods and numbers of a configuration that admission and header editing need.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::{
     policy::of_route::Asked,
 };
 
-/// Names of fields that providers, routes and their policies give a meaning.
+/// Names of fields to which providers, routes and policies give a meaning.
 pub(super) fn configured(settings: &Settings) -> ConfiguredNames {
     let forwarded = settings.auth.iter().flat_map(|provider| &provider.forward);
     let tokens = settings.auth.iter().flat_map(|provider| &provider.from);

@@ -1,4 +1,5 @@
-//! What `routes.yaml` adds to a finding: what words, values and shapes of other products are here, and where a field belongs.
+//! Help that is added to findings about `routes.yaml`: our names for words, values and shapes of other products, and the
+//! place where a field belongs.
 
 mod carried;
 mod foreign_values;
@@ -15,6 +16,7 @@ use crate::{
     },
 };
 
+/// The advice of `routes.yaml`, which its reader adds to findings.
 pub(crate) static ADVICE: Advice =
     Advice { word, place_of_field: raw::place_of_field, value: foreign_values::cure, shape: shapes::cure };
 
@@ -22,7 +24,7 @@ fn word(known: &Known, entry: &Entry, providers: &[String]) -> Option<ForeignWor
     let name = entry.key.value.as_str();
     let word = foreign_words::find(known.what, known.fields, name)?;
     let help = if known.later.contains(&name) {
-        // This version does not have the field, so the value does not count.
+        // This version does not have the field, so the value does not matter.
         word.help(None)
     } else if let Some(help) = word.fields().and_then(|fields| cures::kept_check(fields, &entry.value)) {
         help.to_owned()

@@ -1,11 +1,12 @@
-//! Whole files of other products, known by their first keys or lines: one finding instead of one for each of their words.
+//! Whole files of other products, recognised by some keys or lines: one finding instead of one for each word.
 
 use crate::syntax::{
     diagnostics::{Diagnostic, Span, code},
     tree::{Entry, Node, Value},
 };
 
-/// `root`: the text as YAML, if it is that. `None`: nothing that we know, or a file of ours.
+/// The finding for a file of another product. `root` is the text as YAML, if it is YAML. `None`: the file is ours, or
+/// unknown.
 pub(crate) fn recognised(text: &str, root: Option<&Node>) -> Option<Diagnostic> {
     let entries: &[Entry] = match root.map(|node| &node.value) {
         Some(Value::Map(entries)) => entries,
@@ -85,7 +86,7 @@ fn by_keys(entries: &[Entry]) -> Option<(Product, Span)> {
     })
 }
 
-/// Of texts that are no YAML, or YAML by accident.
+/// Recognises texts that are not YAML, or are YAML by accident.
 fn by_lines(text: &str) -> Option<(Product, Span)> {
     let lines = || text.lines().enumerate().map(|(at, line)| (at, line, line.trim()));
     let at = |(index, line, trimmed): (usize, &str, &str)| {

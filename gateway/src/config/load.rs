@@ -1,7 +1,8 @@
-//! From `routes.yaml` on disk to [`Settings`], or to a report of everything that is wrong with it.
+//! Loading: from `routes.yaml` on disk to [`Settings`], or to a report of all errors.
 //!
-//! Loading is all or nothing and changes no state, so a reload may call it at any time and keep what runs.
-//! It reads the file itself and the files it names (secrets, keys, certificates), nothing else.
+//! Loading is all or nothing and changes no state, so a reload may try it at any time and keep the running
+//! configuration. It reads the file itself and the files that it names (secrets, keys, certificates), and no
+//! other files.
 
 use std::path::{Path, PathBuf};
 
@@ -36,13 +37,16 @@ impl Loaded {
         self.refuse(self.warnings.clone())
     }
 
-    /// What a later stage found wrong, as a report on the same text.
+    /// A report of errors that a later stage found, with the same text.
     pub fn refuse(&self, diagnostics: Vec<Diagnostic>) -> Report {
         Report::new(self.source.clone(), diagnostics).with_files(self.secrets_and_files.clone())
     }
 }
 
-/// Reads a configuration file. `env` answers for `${NAME}` and for Consul's own variables.
+/// Loads a configuration file. `env` looks up environment variables: those of `${NAME}`, and Consul's own.
+///
+/// # Errors
+/// The file cannot be read, or its configuration is not valid; the report has all errors.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
     let text = read_text(path).map_err(|reason| unreadable(path, &reason))?;
     let base_dir = path.parent().unwrap_or(Path::new(""));
@@ -50,7 +54,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
     parse(&source.name, &source.text, base_dir, env)
 }
 
-/// The same from text. Relative files that it names are looked up in `base_dir`.
+/// Loads a configuration from its text, as [`load()`] does. Relative names of files start at `base_dir`.
 pub fn parse(
     name: &str,
     text: &str,
@@ -60,7 +64,7 @@ pub fn parse(
     parse_in(name, text, base_dir, Environment::of_file(env))
 }
 
-/// As [`parse`], with what the text may take from the process.
+/// Loads a configuration as [`parse`] does, with the environment that the text may use.
 pub(super) fn parse_in(
     name: &str,
     text: &str,
@@ -86,7 +90,7 @@ pub(super) fn parse_in(
     }
 }
 
-/// Where a field refuses a text, that it is taken as a text is no news.
+/// Removes warnings that a value is taken as text if the same value is also refused.
 fn without_echoes(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
     let refused: Vec<Span> =
         diagnostics.iter().filter(|d| d.severity == Severity::Error).map(|d| d.span).collect();

@@ -1,6 +1,6 @@
-//! `routes.yaml`: the text → what is written → effective settings. [`compile`](crate::compile) makes the snapshot of them.
+//! `routes.yaml`: from its text to effective settings, of which [`compile`](crate::compile) makes the snapshot.
 //!
-//! [`load()`] reads a file into [`Loaded`], or says everything that is wrong with it in one [`Report`]. Inside, `raw`
+//! [`load()`] reads a file into [`Loaded`], or reports all of its errors in one [`Report`]. Inside, `raw`
 //! mirrors the file with the place of each value, and `resolve` merges defaults, policies and routes into
 //! [`settings::Settings`].
 

@@ -1,7 +1,7 @@
-//! `routes.yaml` as it is written: every field optional, units read, places kept, nothing merged.
+//! `routes.yaml` as written: every field is optional, units are read, places are kept, and layers are not merged.
 //!
-//! Each file here holds one part of the format: the struct, the table of its keys, and how it is read with the tools of
-//! [`syntax`](crate::syntax). Defaults are in `resolve::defaults`.
+//! Each file of this room has one part of the format: the struct, the table of its keys, and its reader, which uses the
+//! tools of [`syntax`](crate::syntax). Defaults are in `resolve::defaults`.
 
 pub(crate) mod auto_routes;
 pub(crate) mod consul;
@@ -51,22 +51,25 @@ pub(crate) struct Named<T> {
     pub(crate) value: T,
 }
 
+/// The top-level `access_log`.
 #[derive(Debug, Default)]
 pub(crate) struct AccessLog {
     pub(crate) format: Option<AccessLogFormat>,
     pub(crate) file: Option<At<String>>,
     pub(crate) sample_per_mille: Option<u16>,
-    /// 0: `off`.
+    /// 0 is `off`.
     pub(crate) refusals_per_second: Option<u32>,
 }
 
+/// `drain`.
 #[derive(Debug, Default)]
 pub(crate) struct Drain {
     pub(crate) notice: Option<Duration>,
     pub(crate) timeout: Option<Duration>,
 }
 
-/// Reads the text. `None`: it is not YAML, its top is not a map, or it is another product's.
+/// Reads the text. `None`: the text is not YAML, its top is not a map, or it is a file of another product; the error is
+/// reported.
 pub(crate) fn read(text: &str, env: Environment<'_>, sink: &mut Diagnostics) -> Option<File> {
     let mut of_the_text = Diagnostics::default();
     let root = tree::parse(text, env, &mut of_the_text);
@@ -112,7 +115,7 @@ pub(crate) fn read(text: &str, env: Environment<'_>, sink: &mut Diagnostics) -> 
             items(node, "`routes`", sink).iter().filter_map(|item| Route::read(item, sink)).collect();
         let is_empty = matches!(&node.value, Value::Null)
             || matches!(&node.value, Value::List(items) if items.is_empty());
-        // With declared routes there may be none in the file.
+        // A file may have no routes if services declare routes.
         if is_empty && file.consul.auto_routes.is_none() {
             let span = fields.entry("routes").map_or(node.span, |entry| entry.key.span);
             sink.push(
@@ -155,7 +158,7 @@ fn named<T>(
     let mut entries = Vec::new();
     for entry in named_entries(node, what, sink) {
         check_name(&entry.key, what, sink);
-        // Where the value is an empty map there is no place in it; findings then stand at the name.
+        // An empty value has no place, so its findings have the place of the name.
         let read_at = match &entry.value.value {
             Value::Null => read(&Node { span: entry.key.span, value: Value::Null }, sink),
             _ => read(&entry.value, sink),
@@ -218,7 +221,7 @@ impl Drain {
     }
 }
 
-/// Where a field stands that was written in another map, and how it is written there.
+/// The map in which a misplaced field belongs, and how the field is written there.
 pub(crate) fn place_of_field(name: &str) -> Option<(&'static str, String)> {
     let maps: [(&Known, &str, &str, &str); 5] = [
         (&route::ROUTE, "a route, or into `defaults`", "", ""),
@@ -231,10 +234,12 @@ pub(crate) fn place_of_field(name: &str) -> Option<(&'static str, String)> {
     Some((place, format!("{before}{name}: …{after}")))
 }
 
+/// Reports a value that this version does not support yet.
 pub(crate) fn later(span: Span, what: &str, sink: &mut Diagnostics) {
     sink.push(not_supported(span, what));
 }
 
+/// The top of the file.
 pub(crate) static FILE: Known = Known {
     what: "the file",
     prefix: "",
@@ -266,12 +271,12 @@ pub(crate) static DRAIN: Known =
     Known { what: "`drain`", prefix: "drain.", fields: &["notice", "timeout"], later: &[] };
 
 const FILE_VERSION: u32 = 1;
-/// More threads than any machine has cores; past it is a typing mistake.
+/// A larger number is a typing mistake: no machine has more cores.
 const WORKERS_MAX: usize = 1024;
-/// No log takes more; past it is a typing mistake.
+/// A larger number is a typing mistake: a log cannot take more lines.
 const REFUSALS_MAX: u32 = 1_000_000;
 
-/// Every kind of map whose keys are known.
+/// Every kind of map in the format.
 #[cfg(test)]
 pub(crate) fn maps() -> Vec<&'static Known> {
     let own = [

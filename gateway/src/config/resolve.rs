@@ -1,8 +1,9 @@
-//! From the file as written to effective [`Settings`]: defaults applied, policies merged, names turned into indexes.
+//! From the file as written to effective [`Settings`]: defaults are applied, policies merged, names replaced by
+//! indexes.
 //!
-//! The one merge rule: built-in default < `defaults` < each policy in `use`, left to right < the route. Scalars
-//! replace, maps merge by key, lists replace. Resolving goes on after an error, so that all of them are found; what
-//! it returns then is incomplete, and the caller throws it away.
+//! The merge rule is: built-in default < `defaults` < each policy in `use`, left to right < the route. Scalars
+//! replace, maps merge by key, lists replace. Resolving goes on after an error, so that all errors are found; its
+//! result is then incomplete, and the caller drops it.
 
 pub(super) mod defaults;
 pub(super) mod files;
@@ -63,7 +64,7 @@ pub(super) fn resolve(
             service,
         }
     });
-    // After an error, what looks unused may be used by the part that could not be read.
+    // After an error, an entry that looks unused may be used in a part that could not be read.
     if !sink.has_errors() {
         warn_all_unused(file, &routes, &services, sink);
         no_effect::report_strips(file, sink);
@@ -97,7 +98,7 @@ pub(super) fn resolve(
     }
 }
 
-/// What one connection and one client may hold of each service.
+/// The shares of each service's slots: of one connection, of one client, and of uploads.
 fn shares(raw: &Limits, defaults: ShareSettings) -> ShareSettings {
     let share = |raw: Option<Share>, default| match raw {
         None => default,
@@ -125,7 +126,7 @@ fn warn_all_unused(file: &File, routes: &Routes<'_>, services: &Services<'_>, si
     warn_unused(&file.policies, &routes.used_policies, code::UNUSED_POLICY, "policy", sink);
     let mut used = services.used_names();
     if file.consul.auto_routes.is_some() {
-        // It may declare a route itself.
+        // A service in the registry may declare routes itself, so it is not unused.
         let in_registry = file.services.iter().filter(|entry| entry.value.hosts.is_none());
         used.extend(in_registry.map(|entry| entry.name.value.clone()));
     }

@@ -1,8 +1,8 @@
-//! Effective settings: what `routes.yaml` means once defaults, policies and routes are merged.
+//! Effective settings: the meaning of `routes.yaml` once defaults, policies and routes are merged.
 //!
-//! `raw` mirrors the file, `settings` is its meaning, the snapshot is what workers run. Everything here is
-//! plain data: units are typed, names are checked, every field has its value. `config::resolve` is the only
-//! producer, `compile` the only consumer. Nothing here reads a file, a clock or the network.
+//! `raw` mirrors the file, `settings` contains its meaning, and workers use the snapshot that is compiled
+//! from them. Settings are plain data: units are typed, names are checked, every field has its value.
+//! `config::resolve` makes them. This module reads neither files nor a clock nor the network.
 
 mod auto_routes;
 mod consul;
@@ -31,28 +31,28 @@ use crate::{
 /// The whole configuration of one gateway.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Worker threads; one per core unless the file says otherwise.
+    /// Worker threads; one per core by default.
     pub workers: usize,
     pub listen: ListenSettings,
-    /// `None` when no service needs a registry (all have `hosts`).
+    /// `None`: no service needs a registry, since all have `hosts`.
     pub consul: Option<ConsulSettings>,
     pub auth: Vec<ProviderSettings>,
     pub routes: Vec<RouteSettings>,
     pub services: Vec<ServiceSettings>,
-    /// `defaults`: for what the gateway answers where there is no route.
+    /// `defaults`, for the gateway's replies to requests without a route.
     pub unrouted: policy::Written,
     pub access_log: AccessLogSettings,
     pub drain: DrainSettings,
-    /// Cap of tracked rate-limit keys over all limits.
+    /// Most rate-limit keys that all limits may track together.
     pub rate_keys_max: usize,
-    /// Files that the process may have open; `None`: as many as the system allows.
+    /// Most files that the process may have open; `None`: as many as the system allows.
     pub files_max: Option<usize>,
-    /// `None`: services declare no routes.
+    /// `None`: services cannot declare routes.
     pub auto_routes: Option<AutoRoutesSettings>,
 }
 
 impl Settings {
-    /// Names of the claims that requirements and limits read, each once.
+    /// Names of the claims that policies of the routes need.
     pub fn claims_asked_for(&self) -> BTreeSet<Box<str>> {
         let mut asked = Asked::default();
         for route in &self.routes {
@@ -62,10 +62,11 @@ impl Settings {
     }
 }
 
+/// The times of a drain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DrainSettings {
-    /// Ready says 503 for this long before listeners stop.
+    /// `/readyz` returns 503 for this long before the listeners stop.
     pub notice: Duration,
-    /// Requests in flight may take this long.
+    /// Longest time that is left to requests in flight.
     pub timeout: Duration,
 }

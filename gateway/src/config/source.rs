@@ -1,4 +1,4 @@
-//! Where a configuration comes from: a file, or a key in Consul's KV.
+//! The source of a configuration: a file, or a key in Consul's KV store.
 
 use std::{
     ffi::OsStr,
@@ -14,14 +14,15 @@ use crate::syntax::{
     environment::Environment,
 };
 
-/// A file, or a key that many gateways can share.
+/// The source of a configuration: a file, or a key that many gateways can share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConfigSource {
     File(PathBuf),
     Key(Box<ConfigKey>),
 }
 
-/// `consul://path/to/key`, at the Consul that the environment names (`CONSUL_HTTP_ADDR` and its kin).
+/// The key `consul://path/to/key`, in the Consul that the environment names (`CONSUL_HTTP_ADDR` and similar
+/// variables).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigKey {
     pub key: String,
@@ -29,7 +30,7 @@ pub struct ConfigKey {
 }
 
 impl ConfigSource {
-    /// Reads what somebody wrote after `-c`: `consul://…` is a key, anything else a file.
+    /// Reads the argument of `-c`: `consul://…` is a key, any other text a file.
     ///
     /// # Errors
     /// `consul://` without a key.
@@ -47,9 +48,9 @@ impl ConfigSource {
         Ok(Self::Key(Box::new(ConfigKey { key: key.to_owned(), consul: ClientConfig::from_env() })))
     }
 
-    /// Reads text that came from here into a configuration. Relative files that it names are looked up beside a
-    /// file, and in the working directory for a key. What comes from a key cannot change the connection that it came
-    /// through, nor ask for its token.
+    /// Loads a configuration from a text of this source. Relative names of files start at the folder of the file, or
+    /// at the working directory for a key. A text from a key cannot change the connection through which it came, nor
+    /// use its token.
     pub fn parse_text(&self, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
         let env = match self {
             Self::File(_) => Environment::of_file(env),
@@ -58,7 +59,7 @@ impl ConfigSource {
         load::parse_in(&self.to_string(), text, self.base_dir(), env)
     }
 
-    /// As [`ConfigSource::parse_text`], for bytes that somebody put under a key.
+    /// Loads a configuration from the bytes of a key, as [`ConfigSource::parse_text`] does.
     pub fn parse_bytes(&self, bytes: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
         match std::str::from_utf8(bytes) {
             Ok(text) => self.parse_text(text, env),
@@ -66,7 +67,7 @@ impl ConfigSource {
         }
     }
 
-    /// The report of a configuration that could not be had at all.
+    /// The report for a configuration that could not be read at all.
     pub fn unreadable(&self, reason: &str, help: &str) -> Report {
         let message = format!("cannot read the configuration: {reason}");
         let finding = Diagnostic::error(code::UNREADABLE, Span::default(), message).help(help);
@@ -81,7 +82,7 @@ impl ConfigSource {
     }
 }
 
-/// As it is named in messages and reports.
+/// The source's name in messages and reports.
 impl fmt::Display for ConfigSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -92,13 +93,15 @@ impl fmt::Display for ConfigSource {
 }
 
 impl ConfigKey {
+    /// A client for the Consul that has the key.
+    ///
     /// # Errors
     /// The environment names an address, token file or CA file that cannot be used.
     pub fn client(&self) -> Result<Client, ClientError> {
         Client::new(self.consul.clone())
     }
 
-    /// What to do when there is no such key.
+    /// Help for a key that does not exist.
     pub fn advice(&self) -> String {
         format!("put it there with `consul kv put {} @routes.yaml`", self.key)
     }
@@ -161,7 +164,7 @@ mod tests {
             let finding =
                 report.diagnostics.iter().find(|finding| finding.code == code::NOT_FROM_CONSUL).unwrap();
             assert!(finding.message.ends_with(&format!("cannot set `discovery.consul.{name}`")), "{report}");
-            // Nothing of it is used where a file says it.
+            // A file may have the field.
             assert!(parse("routes.yaml").unwrap().parse_text(&text, &|_| None).is_ok(), "{field}");
         }
         let hosts = "version: 1\ndiscovery: {consul: {address: http://evil.test:8500}}\nroutes: [{path: /a, service: a}]\n\

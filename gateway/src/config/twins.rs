@@ -1,13 +1,14 @@
-//! Weak twins of closed routes: requests that the service may treat as those of a closed route, and that a route of the same
-//! service takes which asks for less: another provider, no role, other addresses. Limits are not looked at: many routes have
-//! their own.
+//! Weak twins of closed routes: requests that the service may treat as those of a closed route, and that match a weaker route
+//! of the same service: one with another provider, without a role, or for other addresses. Limits are not compared: many routes
+//! have their own.
 //!
-//! Each closed route is tried with samples of its own requests in which one thing is different (spelling, method, host, headers,
-//! what `rewrite` makes of a path), and the router says what takes them. So a route that takes any case, or a slash at the end,
-//! has nothing to report; neither has one that says that its service does not.
+//! Each closed route is tested with samples of its own requests in which one thing is different (spelling, method, host,
+//! headers, the path after `rewrite`), and the router finds the routes that they match. A closed route that accepts any case, or
+//! a slash at the end, has no twins of that spelling. A spelling is not tested if the file says that the service distinguishes
+//! it.
 //!
-//! What the file says side by side is meant, and is not reported: an open route that names the method that the closed one leaves
-//! out, two names of one path that are both exact hosts, another provider for one method or header of the same path.
+//! Differences that the file states side by side are intended, and are not reported: an open route that names the method that
+//! the closed one leaves out, two exact hosts with the same path, another provider for one method or header of the same path.
 
 mod gate;
 mod said;
@@ -33,7 +34,7 @@ use crate::{
     syntax::diagnostics::Diagnostic,
 };
 
-/// What a file has of such twins. None where routes conflict: that is an error of its own.
+/// Warnings about the weak twins in a configuration. There are none if routes conflict, which is an error of its own.
 pub(super) fn warnings(settings: &Settings) -> Vec<Diagnostic> {
     let Ok(router) = Router::compile(&RouteSettings::matches(&settings.routes)) else { return Vec::new() };
     let search = Search::new(settings, router);
@@ -43,7 +44,7 @@ pub(super) fn warnings(settings: &Settings) -> Vec<Diagnostic> {
     said::warnings(settings, &found.collect::<Vec<_>>())
 }
 
-/// In what a request differs from those of the closed route, or why another route takes one of its own.
+/// How a request differs from those of the closed route, or why one of its own requests matches another route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Difference {
     Respelling(Respelling),
@@ -56,26 +57,27 @@ enum Difference {
     Host,
     /// The other route is for fewer hosts.
     NarrowHost,
-    /// Without what the closed route asks for.
+    /// The request lacks a header that the closed route needs.
     NoHeader,
-    /// With what the other route asks for.
+    /// The request has the headers that the other route needs.
     Header,
-    /// `rewrite` makes it the same.
+    /// After `rewrite`, the service gets the same path.
     Rewrite,
-    /// None that a cure of its own is known for.
+    /// A difference without a cure of its own.
     Other,
 }
 
+/// A request that a service may treat as one of a closed route, although it matches a weaker one.
 #[derive(Debug)]
 struct Twin {
     difference: Difference,
-    /// As it is shown, without what variables stand for.
+    /// The request as it is shown, without values of variables.
     example: String,
-    /// The route that takes it.
+    /// The route that the request matches.
     taker: usize,
 }
 
-/// What a closed route has of them, one of each kind.
+/// The twins of a closed route, one of each kind.
 #[derive(Debug)]
 struct Twins {
     closed: usize,
@@ -88,7 +90,7 @@ impl Twins {
     }
 
     fn add(&mut self, difference: Difference, example: impl Into<String>, taker: usize) {
-        // Of each kind one example is enough.
+        // One example of each kind is enough.
         if !self.has(difference) {
             self.found.push(Twin { difference, example: example.into(), taker });
         }
@@ -103,13 +105,13 @@ struct Request {
     headers: HeaderMap,
 }
 
-/// Routes of the same service that ask for less than one gate.
+/// Routes of the same service that are weaker than one gate.
 #[derive(Debug, Default)]
 struct Neighbours {
     hosts: Vec<HostPattern>,
-    /// With conditions that a client can meet.
+    /// Routes with header conditions that a client can meet.
     with_headers: Vec<usize>,
-    /// One for each way in which a path is rewritten.
+    /// One route for each way of rewriting a path.
     rewriting: Vec<usize>,
     open: Vec<usize>,
 }
@@ -118,14 +120,14 @@ struct Search<'a> {
     settings: &'a Settings,
     router: Router,
     untrusted: GuardedNames,
-    /// Those that most routes name, and some that few do.
+    /// The methods that most routes name, and some rare ones.
     methods: Vec<Method>,
-    /// Of each route: what it leads to, as an index into `destinations`.
+    /// The destination of each route, as an index into `destinations`.
     destination: Vec<usize>,
     destinations: Vec<BTreeSet<String>>,
 }
 
-/// By destination and a route with the gate.
+/// Neighbours by destination and gate.
 type Known<'a> = HashMap<usize, Vec<(GateParts<'a>, Rc<Neighbours>)>>;
 
 impl<'a> Search<'a> {
@@ -173,7 +175,7 @@ impl<'a> Search<'a> {
         (!twins.found.is_empty()).then_some(twins)
     }
 
-    /// Found once for each destination and gate: most routes of a file share theirs.
+    /// The neighbours of a closed route. They are found once for each destination and gate, which most routes of a file share.
     fn neighbours(&self, closed: usize, known: &mut Known<'a>) -> Rc<Neighbours> {
         let (gate, destination) = (GateParts::of(self.route(closed)), self.destination[closed]);
         let of_destination = known.entry(destination).or_default();
@@ -206,7 +208,7 @@ impl<'a> Search<'a> {
         found
     }
 
-    /// It lets requests pass that the closed route would refuse, to what may be the same program.
+    /// Whether the other route lets requests pass that the closed one would refuse, to the same destination.
     fn is_weaker(&self, other: usize, closed: usize) -> bool {
         let [one, two] = [other, closed].map(|at| self.destination[at]);
         let is_same = one == two && !self.destinations[one].is_empty()
@@ -214,7 +216,7 @@ impl<'a> Search<'a> {
         is_same && !GateParts::of(self.route(other)).is_as_strict_as(&GateParts::of(self.route(closed)))
     }
 
-    /// Side by side for one path, only what asks for less is no decision: another provider is one.
+    /// Whether the other route makes a twin. Another provider for the same path is intended, so there only a weaker gate counts.
     fn is_twin(&self, other: usize, closed: usize) -> bool {
         let is_beside = self.route(other).path == self.route(closed).path;
         self.is_weaker(other, closed) && (!is_beside || self.asks_for_less(other, closed))
@@ -235,7 +237,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// The first twin among the takers of the request by the methods of the closed route.
+    /// The first twin among the routes that the request matches with the methods of the closed route.
     fn twin(&self, request: &Request, closed: usize, is_twin: impl Fn(usize) -> bool) -> Option<usize> {
         let methods = &*self.route(closed).methods;
         let methods = if methods.is_empty() { &METHODS[..] } else { methods };
@@ -252,7 +254,7 @@ impl<'a> Search<'a> {
             let is_own = |method: &&Method| self.taker(&request, method) == Some(closed);
             methods.iter().filter(is_own).collect::<Vec<_>>()
         };
-        // Another route may be there for the beginning of a subtree.
+        // Another route may match the beginning of a subtree.
         let samples = [Sample::of(&route.path), Sample::deep(&route.path)];
         let samples = samples.into_iter().map(|sample| (own_methods(&sample), sample));
         let Some((methods, sample)) = samples.into_iter().find(|(methods, _)| !methods.is_empty()) else {
@@ -278,7 +280,7 @@ impl<'a> Search<'a> {
             let Some(taker) = self.taker(own, method).filter(|taker| *taker != closed) else { continue };
             let (other, shown) = (self.route(taker), format!("{method} {path}"));
             if !route.methods.is_empty() && !route.methods.contains(method) {
-                // A route that names a method means it, and so does one that asks for something else.
+                // A route that names the method is intended, and so is one with another provider.
                 if is_open(taker) && other.methods.is_empty() {
                     twins.add(Difference::Method, shown, taker);
                 }
@@ -287,7 +289,7 @@ impl<'a> Search<'a> {
                     twins.add(Difference::Priority, shown, taker);
                 }
             } else if !other.methods.is_empty() {
-                // Beside an open route that would take the other methods, the closed one cannot name its own.
+                // If an open route takes the other methods, the closed route cannot name its own.
                 let takes_the_rest = |at: &usize| {
                     path_fits(&self.route(*at).path, &own.path) && host_fits(&self.route(*at).host, &own.host)
                 };
@@ -317,7 +319,7 @@ impl<'a> Search<'a> {
             let request = Request { host, ..own.clone() };
             let is_twin = |taker: usize| {
                 let other = self.route(taker);
-                // Two names of one path stand side by side.
+                // Two exact hosts with the same path are intended.
                 let is_named = matches!(other.host, HostPattern::Exact(_));
                 let is_meant = !is_inside && is_named && other.path == route.path;
                 other.host != route.host && !is_meant && self.is_twin(taker, closed)
@@ -353,7 +355,7 @@ impl<'a> Search<'a> {
             };
             let is_twin = |taker: usize| taker == *at && self.is_twin(taker, closed);
             let alone = with_conditions(HeaderMap::new(), &other.headers);
-            // What is trusted comes from a proxy, and stays.
+            // Trusted headers come from a proxy, so they stay in the request.
             let trusted = route.headers.iter().filter(|condition| !self.is_clients(condition));
             let alone = with_conditions(alone, &trusted.cloned().collect::<Vec<_>>());
             let added = with_conditions(own.headers.clone(), &other.headers);
@@ -396,7 +398,7 @@ impl<'a> Search<'a> {
     }
 }
 
-/// With values that meet the conditions, beside those that are there.
+/// Adds values that meet the conditions to the headers.
 fn with_conditions(mut headers: HeaderMap, conditions: &[HeaderCondition]) -> HeaderMap {
     for condition in conditions {
         headers.append(condition.name.clone(), condition.value.clone().unwrap_or(sample::VALUE));
@@ -404,7 +406,7 @@ fn with_conditions(mut headers: HeaderMap, conditions: &[HeaderCondition]) -> He
     headers
 }
 
-/// What a route leads to: addresses, and names in Consul whatever their tags, since instances of one name are one program.
+/// The destination of a route: addresses, and names in Consul without tags, since instances of one name are the same program.
 fn places_of(settings: &Settings, route: &RouteSettings) -> BTreeSet<String> {
     let services = route.service.into_iter().chain(route.split.iter().map(|(at, _)| *at));
     let services = services.filter_map(|at| settings.services.get(at));
@@ -420,8 +422,8 @@ fn places_of(settings: &Settings, route: &RouteSettings) -> BTreeSet<String> {
     places.collect()
 }
 
-/// Hosts, headers and rewrites of neighbours that are tried for one closed route.
+/// Most hosts, headers and rewrites of neighbours that are tested for one closed route.
 const TRIED_MAX: usize = 64;
-/// HEAD goes with GET, and OPTIONS is what browsers ask without a token. Frameworks run the handler of a path for PROPFIND, LOCK
-/// and others as well.
+/// The usual methods. HEAD goes with GET, and browsers send OPTIONS without credentials. `Search::methods` adds PROPFIND, LOCK
+/// and QUERY, for which frameworks may run the handler of a path as well.
 const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];

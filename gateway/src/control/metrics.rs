@@ -164,7 +164,8 @@ impl Exporter {
     fn control(&self, out: &mut Families, snapshot: &Snapshot) {
         let (status, budget) = (&self.sources.status, &self.sources.budget);
         status.config().families(out);
-        let mut reloads = out.counter("millgate_config_reloads_total", "Configurations read, by result");
+        let mut reloads =
+            out.counter("millgate_config_reloads_total", "Configurations that were read, by result");
         reloads.add(&[("result", "accepted")], count(status.reloads_ok.load(Ordering::Relaxed)));
         reloads.add(&[("result", "refused")], count(status.reloads_refused.load(Ordering::Relaxed)));
         let mut warnings =
@@ -172,13 +173,16 @@ impl Exporter {
         for (code, number) in status.warnings() {
             warnings.add(&[("code", code)], count(number));
         }
-        out.gauge("millgate_ready", "1 while /readyz answers 200")
+        out.gauge("millgate_ready", "1 while /readyz returns 200")
             .add(&[], f64::from(u8::from(status.is_ready())));
         out.gauge("millgate_rate_limit_keys", "Keys that rate limits track now")
             .add(&[], count(budget.used() as u64));
-        out.counter("millgate_rate_limit_overflow_total", "Checks of new keys past limits.rate_keys")
-            .add(&[], count(budget.overflowed()));
-        out.gauge("millgate_build_info", "Always 1; the version is the label")
+        out.counter(
+            "millgate_rate_limit_overflow_total",
+            "Checks of new keys that share an overflow bucket, past limits.rate_keys",
+        )
+        .add(&[], count(budget.overflowed()));
+        out.gauge("millgate_build_info", "Always 1; the label is the version")
             .add(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
         out.counter("millgate_discovery_updates_total", "Changes of instances that the registry reported")
             .add(&[], count(status.updates.load(Ordering::Relaxed)));
@@ -190,7 +194,7 @@ impl Exporter {
         }
         out.histogram(
             "millgate_discovery_update_duration_seconds",
-            "From the registry's answer to the snapshot that routes by it",
+            "Time from the registry's response to the snapshot that uses it",
         )
         .add_histogram(&[], &status.update_duration());
         status.certificates.families(out);
@@ -201,7 +205,7 @@ impl Exporter {
 
 /// Routes that services declare.
 fn declared(out: &mut Families, report: &DeclaredReport) {
-    out.gauge("millgate_declared_routes", "Routes that services declare with tags, in the table")
+    out.gauge("millgate_declared_routes", "Declared routes that are in the table")
         .add(&[], count(report.accepted as u64));
     let mut refused =
         out.gauge("millgate_declared_routes_refused", "Declared routes that are not in the table, by reason");
@@ -212,20 +216,20 @@ fn declared(out: &mut Families, report: &DeclaredReport) {
 
 /// The key that holds the configuration.
 fn followed_key(out: &mut Families, key: &FollowStats, deleted: bool) {
-    out.gauge("millgate_config_key_present", "0 after the configuration's key was deleted")
+    out.gauge("millgate_config_key_present", "0 after the key of the configuration was deleted, 1 otherwise")
         .add(&[], f64::from(u8::from(!deleted)));
     // It counts from the start where Consul has not answered since.
     if let Some(last) = key.last_success.or(key.started) {
         let age = clock::now().saturating_duration_since(last.into()).as_secs_f64();
         out.gauge(
             "millgate_config_key_age_seconds",
-            "Time since Consul last answered for the configuration's key",
+            "Time since Consul last responded for the key of the configuration",
         )
         .add(&[], age);
     }
-    out.counter("millgate_config_key_queries_total", "Queries for the configuration's key")
+    out.counter("millgate_config_key_queries_total", "Queries for the key of the configuration")
         .add(&[], count(key.queries));
-    out.counter("millgate_config_key_errors_total", "Queries for the configuration's key that failed")
+    out.counter("millgate_config_key_errors_total", "Failed queries for the key of the configuration")
         .add(&[], count(key.errors));
 }
 
@@ -252,10 +256,10 @@ fn routes(out: &mut Families, samples: &[WorkerSample]) {
     let histograms: [Histograms; 2] = [
         (
             "millgate_request_duration_seconds",
-            "First byte of the request to last byte of the response",
+            "Time from the first byte of the request to the last byte of the response",
             |s| &s.duration,
         ),
-        ("millgate_overhead_seconds", "The gateway's own share of the time to the response head", |s| {
+        ("millgate_overhead_seconds", "The gateway's own part of the time to the response head", |s| {
             &s.overhead
         }),
     ];
@@ -284,20 +288,27 @@ fn clusters(out: &mut Families, samples: &[WorkerSample]) {
     }
     let mut merged: Vec<_> = merged.into_iter().collect();
     merged.sort_by(|a, b| a.0.cmp(&b.0));
-    let mut family =
-        out.counter("millgate_upstream_requests_total", "Attempts by service and status; `none` = no answer");
+    let mut family = out.counter(
+        "millgate_upstream_requests_total",
+        "Attempts by service and status; `none` stands for no response",
+    );
     for (service, sample) in &merged {
         for (code, n) in &sample.attempts {
             let code = if *code == 0 { "none".to_owned() } else { code.to_string() };
             family.add(&[("service", service), ("code", &code)], count(*n));
         }
     }
-    let mut family = out.histogram("millgate_upstream_duration_seconds", "An attempt: sent to response head");
+    let mut family = out.histogram(
+        "millgate_upstream_duration_seconds",
+        "Time of an attempt from sending to the response head",
+    );
     for (service, sample) in &merged {
         family.add_histogram(&[("service", service)], &sample.duration);
     }
-    let mut family =
-        out.counter("millgate_upstream_connections_total", "Upstream connections used, opened or reused");
+    let mut family = out.counter(
+        "millgate_upstream_connections_total",
+        "Upstream connections that attempts used, opened or reused",
+    );
     for (service, sample) in &merged {
         family.add(&[("service", service), ("how", "opened")], count(sample.connections_opened));
         family.add(&[("service", service), ("how", "reused")], count(sample.connections_reused));
@@ -310,15 +321,15 @@ fn connections(out: &mut Families, samples: &[WorkerSample]) {
     family.add(&[("protocol", "new")], sum(|s| s.new));
     family.add(&[("protocol", "http1")], sum(|s| s.http1));
     family.add(&[("protocol", "http2")], sum(|s| s.http2));
-    out.gauge("millgate_connections_parked", "Idle client connections that hold no buffers")
+    out.gauge("millgate_connections_parked", "Idle client connections that have no buffers")
         .add(&[], sum(|s| s.parked));
-    out.gauge("millgate_upstream_large_buffers", "Connections to endpoints that have buffers of 256 KiB")
+    out.gauge("millgate_upstream_large_buffers", "Upstream connections with buffers of 256 KiB")
         .add(&[], sum(|s| s.large_reads));
-    out.counter("millgate_connections_accepted_total", "Client connections accepted")
+    out.counter("millgate_connections_accepted_total", "Client connections that were accepted")
         .add(&[], sum(|s| s.accepted));
     out.counter("millgate_accept_errors_total", "Client connections that could not be accepted")
         .add(&[], sum(|s| s.refused));
-    out.counter("millgate_tls_handshakes_total", "TLS handshakes completed")
+    out.counter("millgate_tls_handshakes_total", "TLS handshakes that were completed")
         .add(&[], sum(|s| s.tls_handshakes));
 }
 
@@ -336,13 +347,14 @@ fn endpoints(out: &mut Families, snapshot: &Snapshot) {
     }
     let mut family = out.gauge(
         "millgate_failover_position",
-        "Datacenter that serves: 0 the service's own, else its place in `failover`",
+        "Datacenter that serves a service: 0 is its own, otherwise the place in `failover`",
     );
     for cluster in clusters.iter().filter(|cluster| cluster.settings.source.targets().len() > 1) {
         family.add(&[("service", &cluster.name)], count(cluster.target as u64));
     }
     let small: Vec<_> = clusters.iter().filter(|c| c.endpoints.len() <= INSTANCE_SERIES_MAX).collect();
-    let mut family = out.gauge("millgate_breaker_state", "Circuit breaker: 0 closed, 1 half-open, 2 open");
+    let mut family =
+        out.gauge("millgate_breaker_state", "State of a circuit breaker: 0 closed, 1 half-open, 2 open");
     for cluster in small.iter().filter(|cluster| cluster.breaker.is_some()) {
         for endpoint in &cluster.endpoints {
             let Some(breaker) = &cluster.breaker else { continue };
@@ -355,7 +367,7 @@ fn endpoints(out: &mut Families, snapshot: &Snapshot) {
         }
     }
     let mut family =
-        out.gauge("millgate_endpoint_ejected", "1 while outlier detection leaves the endpoint out");
+        out.gauge("millgate_endpoint_ejected", "1 while outlier detection leaves an endpoint out");
     for cluster in small.iter().filter(|cluster| cluster.outlier.is_some()) {
         for endpoint in &cluster.endpoints {
             let ejected = f64::from(u8::from(!endpoint.state().outlier().is_in()));
@@ -363,7 +375,7 @@ fn endpoints(out: &mut Families, snapshot: &Snapshot) {
         }
     }
     let mut family =
-        out.counter("millgate_breaker_transitions_total", "Circuit breaker changes, by new state");
+        out.counter("millgate_breaker_transitions_total", "Changes of circuit breakers, by new state");
     for cluster in small {
         for endpoint in &cluster.endpoints {
             let made = endpoint.state().breaker().transitions();

@@ -1,9 +1,10 @@
-//! Which services may declare which routes. Without a rule that permits it, nothing is.
+//! Allow-rules: which services may declare which routes. A route that no rule permits is refused.
 
 use super::Declaration;
 use crate::router::{HostPattern, reading::without_parameters};
 
-/// A service whose name fits may declare a route on one of the hosts and below one of the paths.
+/// A rule that lets services with certain names declare routes on one of its hosts and below one of its
+/// paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowRule {
     /// Globs of names: `*` stands for any characters.
@@ -15,19 +16,20 @@ pub struct AllowRule {
 }
 
 impl AllowRule {
+    /// Whether the service may declare this route by this rule.
     pub fn permits(&self, service: &str, declaration: &Declaration) -> bool {
         self.names(service)
             && self.hosts.iter().any(|host| host_covers(host, &declaration.host))
             && self.paths.iter().any(|path| path_covers(path, &declaration.path))
     }
 
-    /// Whether the rule is about this service.
+    /// Whether the rule applies to this service.
     pub fn names(&self, service: &str) -> bool {
         self.services.iter().any(|glob| fits(glob.as_bytes(), service.as_bytes()))
     }
 }
 
-/// Everything that `declared` matches, `allowed` matches too.
+/// Whether `allowed` matches every host that `declared` matches.
 fn host_covers(allowed: &HostPattern, declared: &HostPattern) -> bool {
     match (allowed, declared) {
         (HostPattern::Any, _) => true,
@@ -58,7 +60,7 @@ fn path_covers(allowed: &str, declared: &str) -> bool {
     declared.next().is_none()
 }
 
-/// As the router compares them: up to the `;`. Patterns have no encodings.
+/// The segments as the router compares them: up to the `;`. Patterns have no encodings.
 fn segments(path: &str) -> impl Iterator<Item = &str> {
     path.trim_start_matches('/').split('/').map(without_parameters)
 }
@@ -67,7 +69,8 @@ fn is_any(segment: &str) -> bool {
     segment == "*" || (segment.starts_with('{') && segment.ends_with('}'))
 }
 
-/// `*` in a glob stands for any characters, also none. Linear in both, so that no name makes it slow.
+/// Whether the name matches the glob, in which `*` stands for any characters or none. Only the last star is
+/// ever retried, so the work is at most the product of both lengths.
 pub fn fits(glob: &[u8], name: &[u8]) -> bool {
     let (mut g, mut n) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
@@ -79,7 +82,7 @@ pub fn fits(glob: &[u8], name: &[u8]) -> bool {
             g += 1;
             n += 1;
         } else if let Some((at, taken)) = star {
-            // The last star takes one character more.
+            // The last star matches one more character.
             star = Some((at, taken + 1));
             g = at + 1;
             n = taken + 1;

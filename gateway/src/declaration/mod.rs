@@ -1,7 +1,7 @@
-//! What a service declares with a tag in the registry: a route, and how the instances with the tag are treated.
+//! Declarations: with a tag in the registry, a service declares a route, and how the instances with the tag are treated.
 //!
-//! Everyone who may register a service may write a tag, so a declaration is a request, not an order: [`tags`] reads it, [`allow`]
-//! checks it against the operator's lists, [`standing`] says what the service's instances mean for it. Everything in this room is pure.
+//! Every owner of a service may write tags, so a declaration is a request, not an order: [`tags`] reads it, [`allow`]
+//! checks it against the operator's lists, and [`standing`] ranks it by the service's instances. This room is pure.
 
 pub mod allow;
 pub mod standing;
@@ -20,22 +20,22 @@ use crate::{
 /// One route as a tag declares it. Its text ([`fmt::Display`]) is the native form of the tag, without the prefix.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Declaration {
-    /// Empty: any.
+    /// Any method matches if it is empty.
     pub methods: Vec<Method>,
     pub host: HostPattern,
-    /// As in the file: `/orders/**`.
+    /// A pattern as in the file: `/orders/**`.
     pub path: String,
-    /// One more layer of the policies of the file.
+    /// A layer of policies over those of the file.
     pub policies: policy::Written,
-    /// Share of the route's requests that goes to each instance with the tag, in units of 1 / [`SHARE_UNITS`]; `None`:
-    /// the instance takes its part of what is left.
+    /// Share of the route's requests that each instance with the tag gets, in units of 1 / [`SHARE_UNITS`]; `None`:
+    /// the instance gets its part of the rest.
     pub weight: Option<u32>,
-    /// How TLS is spoken with each instance that has the tag; `None`: as with the service.
+    /// TLS settings for each instance with the tag; `None`: those of the service.
     pub tls: Option<UpstreamTls>,
 }
 
 impl Declaration {
-    /// What it matches, as one would say it: `GET shop.example/orders/**`.
+    /// The match as a text: `GET shop.example/orders/**`.
     pub fn condition(&self) -> String {
         let methods: Vec<&str> = self.methods.iter().map(Method::as_str).collect();
         let space = if methods.is_empty() { "" } else { " " };
@@ -47,7 +47,7 @@ impl Declaration {
         format!("{}{space}{host}{}", methods.join(","), self.path)
     }
 
-    /// The same route, however the instances with the tag are treated.
+    /// The same route without the treatment of the instances with the tag.
     #[must_use]
     pub fn of_all_instances(&self) -> Self {
         Self { weight: None, tls: None, ..self.clone() }
@@ -74,19 +74,20 @@ impl fmt::Display for Declaration {
 pub enum Reason {
     /// The tag cannot be read.
     Invalid,
-    /// It requires something that the gateway cannot do, or that a tag may not decide.
+    /// The tag requires something that the gateway cannot do, or that a tag may not decide.
     Unsupported,
-    /// No allow-list has its host and path.
+    /// An allow-list with its host and path is missing.
     NotAllowed,
-    /// The file's routes take everything that it would match.
+    /// The file's routes match all of its requests first.
     StaticRoute,
-    /// Another declared route, which works, matches the same requests.
+    /// Another declared route in the table matches the same requests.
     Conflict,
-    /// Past a limit on the number of declared routes.
+    /// A limit on the number of declared routes is reached.
     TooMany,
 }
 
 impl Reason {
+    /// All reasons, in the order of the variants.
     pub const ALL: [Self; 6] = [
         Self::Invalid,
         Self::Unsupported,
@@ -109,7 +110,7 @@ impl Reason {
     }
 }
 
-/// A declaration that was not taken.
+/// Why a declaration was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
     pub reason: Reason,
@@ -118,6 +119,7 @@ pub struct Rejection {
 }
 
 impl Rejection {
+    /// A rejection with its reason and one sentence for the owner of the service.
     pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
     }

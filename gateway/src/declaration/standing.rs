@@ -1,28 +1,28 @@
-//! What the instances of a service mean for its declarations: a route is of no use to clients while no instance of its service can
-//! serve, so it gives way to the same route of a service that has one; and what stands beside instances declares nothing.
+//! The standing of a service that declares routes, by its instances. A route is useless to clients while no instance of its
+//! service can serve, so it gives way to the same route of a service that has one. Proxies beside other instances cannot declare
+//! routes.
 
 use std::collections::BTreeMap;
 
-/// How a service stands, by its instances in the registry.
+/// The standing of a service, by its instances in the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Standing {
-    /// The registry has not answered.
+    /// The registry has not responded.
     #[default]
     Unknown,
     /// An instance can serve.
     Serves,
-    /// None can be.
+    /// The registry has responded, and no instance can serve.
     Idle,
-    /// All of its instances are of a kind that stands beside or in front of others. Consul copies the tags of a service to its
-    /// proxy.
+    /// All instances are proxies beside other instances, or gateways. Consul copies the tags of a service to its proxy.
     Side,
 }
 
-/// By service of the registry; a missing one is unknown.
+/// Standings by service of the registry; a missing one is unknown.
 pub type Standings = BTreeMap<String, Standing>;
 
-/// In which order declarations get what they ask for, the first in front. A route that is there stays there, unless its
-/// service is known to have no instance for it and another's has.
+/// The order in which declarations get their route: earlier variants first. A route in the table stays there, unless its
+/// service is known to have no instance that can serve and another service has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Claim {
     Incumbent,
@@ -32,6 +32,7 @@ pub enum Claim {
 }
 
 impl Claim {
+    /// The claim of a service with this standing. `is_incumbent`: its route is in the table already.
     pub fn of(standing: Standing, is_incumbent: bool) -> Self {
         match (standing, is_incumbent) {
             (Standing::Idle | Standing::Side, true) => Self::IdleIncumbent,

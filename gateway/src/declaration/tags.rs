@@ -1,19 +1,20 @@
-//! Tags that declare routes: our own form, and the part of Fabio's `urlprefix-` that means the same here.
+//! Tags that declare routes: our own form, and the part of Fabio's `urlprefix-` that has the same meaning here.
 //!
-//! Native: `millgate.route=[METHODS ]HOST/PATH [OPTION=VALUE …]`. Methods are separated by `,` or `|`; `*` or none is
-//! any. No host is any host. The path is a pattern as in the file: `/orders` is exact, `/orders/**` is everything
-//! below. Options: `strip`, `add`, `host`, `redirect`, `allow`, `deny`, `timeout`, `weight`, `proto=http|https`,
-//! `tlsskipverify`.
+//! Native: `millgate.route=[METHODS ]HOST/PATH [OPTION=VALUE …]`. Methods are separated by `,` or `|`; `*` or none means
+//! any method. Without a host, the route matches any host. The path is a pattern as in the file: `/orders` is exact, `/orders/**`
+//! includes everything below. Options: `strip`, `add`, `host`, `redirect`, `allow`, `deny`, `timeout`, `weight`,
+//! `proto=http|https`, `tlsskipverify`.
 //!
-//! Fabio (<https://fabiolb.net/feature/>): `urlprefix-HOST/PATH [OPTION …]`. The path is a prefix; it becomes a subtree
-//! here, so `/orders` takes `/orders/1` and not `/orders-old`. Options: `strip`, `prepend`, `host`, `redirect`, `allow`, `deny`, `weight`,
-//! `proto=http|https`, `tlsskipverify`. Every other option changes how a request is treated (`auth`, `pxyproto`, …), so a tag with one is refused as a whole.
+//! Fabio (<https://fabiolb.net/feature/>): `urlprefix-HOST/PATH [OPTION …]`. The path is a prefix and becomes a subtree
+//! here, so `/orders` matches `/orders/1` and not `/orders-old`. Options: `strip`, `prepend`, `host`, `redirect`, `allow`, `deny`,
+//! `weight`, `proto=http|https`, `tlsskipverify`. Every other option (`auth`, `pxyproto`, …) changes how a request is treated, so a
+//! tag with one is refused as a whole.
 //!
-//! An instance with the bare tag `millgate` may say the same in its metadata: `millgate-route`, `millgate-route-1`, … with
+//! An instance with the bare tag `millgate` may declare the same in its metadata: `millgate-route`, `millgate-route-1`, … with
 //! the text that follows `millgate.route=`.
 //!
-//! `weight` is Fabio's: the share of the route's requests that each instance with the tag gets. `proto` and `tlsskipverify` are
-//! about the instances with the tag, too.
+//! `weight` is Fabio's: the share of the route's requests that each instance with the tag gets. `proto` and `tlsskipverify`
+//! concern the instances with the tag, too.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -27,24 +28,24 @@ use crate::{
     upstream::settings::SHARE_UNITS,
 };
 
-/// Which tags declare routes.
+/// The forms of tags that declare routes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TagForms {
-    /// `millgate` of `millgate.route=`; `None`: native tags declare nothing.
+    /// The prefix of native tags, such as `millgate` in `millgate.route=`; `None`: native tags are ignored.
     pub native: Option<String>,
-    /// `urlprefix-`; `None`: Fabio's tags declare nothing.
+    /// The prefix of Fabio's tags, such as `urlprefix-`; `None`: Fabio's tags are ignored.
     pub fabio: Option<String>,
 }
 
 impl Default for TagForms {
-    /// Both forms with the prefixes that they have by default.
+    /// Both forms with their default prefixes.
     fn default() -> Self {
         Self { native: Some(NATIVE_PREFIX.to_owned()), fabio: Some(FABIO_PREFIX.to_owned()) }
     }
 }
 
 impl TagForms {
-    /// Reads a tag. `None`: it is about something else. `datacenter`: what Fabio's `$DC` stands for, if that is known.
+    /// Reads a tag. `None`: the tag does not declare a route. `datacenter` is the value of Fabio's `$DC`, if it is known.
     pub fn read(&self, tag: &str, datacenter: Option<&str>) -> Option<Result<Declaration, Rejection>> {
         let tag = tag.trim();
         if let Some(text) = self.native_text(tag).or_else(|| self.metadata_text(tag)) {
@@ -54,24 +55,24 @@ impl TagForms {
         Some(bounded(text).and_then(|text| fabio(text, datacenter)))
     }
 
-    /// Does it declare a route, right or wrong?
+    /// Whether the tag declares a route, valid or not.
     pub fn is_route(&self, tag: &str) -> bool {
         let tag = tag.trim();
         self.native_text(tag).is_some() || self.fabio.as_deref().is_some_and(|prefix| tag.starts_with(prefix))
     }
 
-    /// Whether the tag says that the metadata of the instance declares routes, too. Metadata is not in the list of services,
-    /// so a tag has to point to it.
+    /// Whether the tag announces that the instance's metadata declares routes, too. The list of services does not contain
+    /// metadata, so a tag must point to it.
     pub fn points_to_metadata(&self, tag: &str) -> bool {
         self.native.as_deref() == Some(tag.trim())
     }
 
-    /// Is it the text of metadata that declares a route, as [`TagForms::in_metadata`] makes it?
+    /// Whether the text is metadata that declares a route, as [`TagForms::in_metadata`] returns it.
     pub fn is_metadata(&self, text: &str) -> bool {
         self.metadata_text(text).is_some()
     }
 
-    /// What an instance's metadata declares, `KEY=VALUE` each; [`TagForms::read`] reads it.
+    /// The declarations in an instance's metadata as `KEY=VALUE`, which [`TagForms::read`] reads.
     pub fn in_metadata<'m>(
         &self,
         meta: &'m BTreeMap<String, String>,
@@ -83,7 +84,7 @@ impl TagForms {
         tag.strip_prefix(self.native.as_deref()?)?.strip_prefix(".route=")
     }
 
-    /// `millgate-route=…`, `millgate-route-1=…`: keys of metadata have no dots.
+    /// The text of `millgate-route=…` or `millgate-route-1=…`: keys of metadata cannot contain dots.
     fn metadata_text<'t>(&self, text: &'t str) -> Option<&'t str> {
         let (key, value) =
             text.strip_prefix(self.native.as_deref()?)?.strip_prefix("-route")?.split_once('=')?;
@@ -103,7 +104,7 @@ fn native(text: &str) -> Result<Declaration, Rejection> {
     let mut words = text.split_whitespace();
     let mut target = words.next().ok_or_else(|| invalid("it names no path"))?;
     let mut methods = Vec::new();
-    // Neither a method nor `*` has a slash, and every target has one.
+    // Neither a method nor `*` contains a slash, and every target contains one.
     if !target.contains('/') {
         methods = read_methods(target)?;
         target = words
@@ -141,7 +142,7 @@ fn fabio(text: &str, datacenter: Option<&str>) -> Result<Declaration, Rejection>
     Ok(declaration)
 }
 
-/// Options of Fabio that mean the same here.
+/// Translates an option of Fabio that has the same meaning here.
 fn in_our_words<'t>(option: &'t str, value: &'t str) -> Result<(&'t str, Cow<'t, str>), Rejection> {
     let value = Cow::Borrowed(value);
     match (option, &*value) {
@@ -157,7 +158,7 @@ fn in_our_words<'t>(option: &'t str, value: &'t str) -> Result<(&'t str, Cow<'t,
     }
 }
 
-/// With the datacenter for `$DC` or `${DC}` in the host; Fabio knows no other variable.
+/// Replaces `$DC` or `${DC}` in the host by the datacenter; Fabio has no other variable.
 fn expanded<'t>(target: &'t str, datacenter: Option<&str>) -> Result<Cow<'t, str>, Rejection> {
     let (host, path) = target.split_at(target.find('/').unwrap_or(target.len()));
     if !host.contains('$') {
@@ -184,12 +185,12 @@ fn expanded<'t>(target: &'t str, datacenter: Option<&str>) -> Result<Cow<'t, str
     Ok(Cow::Owned(text))
 }
 
-/// Without an option.
+/// A declaration without options.
 fn plain(methods: Vec<Method>, host: HostPattern, path: String) -> Declaration {
     Declaration { methods, host, path, policies: policy::Written::default(), weight: None, tls: None }
 }
 
-/// An option about instances, or one of a policy. Options are in any order.
+/// Reads an option about instances, or one of a policy. Options may be in any order.
 fn read_option(declaration: &mut Declaration, option: &str, value: &str) -> Result<(), Rejection> {
     match (option, value) {
         ("weight", _) => declaration.weight = share(value)?,
@@ -216,7 +217,7 @@ fn not_taken(option: &str) -> Rejection {
     unsupported(format!("the option `{option}` is not taken from a tag"))
 }
 
-/// `0.05`; 0 is no share of its own, as with Fabio.
+/// Reads a share such as `0.05`. As in Fabio, 0 means that the instance has no share of its own.
 fn share(value: &str) -> Result<Option<u32>, Rejection> {
     let refuse = || invalid(format!("`weight` must be a share from 0 to 1, such as `0.05`: `{value}`"));
     let (whole, fraction) = value.split_once('.').unwrap_or((value, ""));
@@ -241,7 +242,7 @@ fn share(value: &str) -> Result<Option<u32>, Rejection> {
     }
 }
 
-/// Each once: of two values one would have to be ignored.
+/// Reads the options. An option that is given twice is refused, since one of its values would be ignored.
 fn options<'t>(words: impl Iterator<Item = &'t str>) -> Result<Vec<(&'t str, &'t str)>, Rejection> {
     let mut options: Vec<(&str, &str)> = Vec::new();
     for word in words {
@@ -274,7 +275,7 @@ fn read_methods(word: &str) -> Result<Vec<Method>, Rejection> {
     Ok(methods)
 }
 
-/// `shop.example/orders` → host and path; without a host, any.
+/// Splits `shop.example/orders` into host and path. Without a host, any host matches.
 fn split_target(target: &str) -> Result<(HostPattern, &str), Rejection> {
     let (host, path) = target.split_at(target.find('/').unwrap_or(target.len()));
     let host = match host {
@@ -296,11 +297,11 @@ fn unsupported(detail: impl Into<String>) -> Rejection {
     Rejection::new(Reason::Unsupported, detail)
 }
 
-/// In front of `.route=`.
+/// The default prefix of native tags, in front of `.route=`.
 pub const NATIVE_PREFIX: &str = "millgate";
 /// Fabio's default for `registry.consul.tagprefix`.
 pub const FABIO_PREFIX: &str = "urlprefix-";
-/// As long as a value of service metadata may be; Consul itself limits tags only by the size of a request.
+/// The same limit as Consul's for a value of service metadata; Consul limits tags only by the size of a request.
 const TAG_BYTES_MAX: usize = 512;
 /// Decimal places of [`SHARE_UNITS`].
 const SHARE_PLACES: usize = 4;

@@ -1,4 +1,5 @@
-//! What a gateway binds and starts: its sockets, the access log, the workers, and the thread of the control plane.
+//! The parts that a gateway binds and starts: its sockets, the access log, the workers, and the thread of the
+//! control plane.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -27,12 +28,12 @@ use crate::{
     },
 };
 
-/// Sockets by what they speak, bound before anything is started.
+/// The sockets of a gateway by protocol, bound before any thread is started.
 pub(super) struct Bound {
     pub(super) http: Vec<SocketAddr>,
     pub(super) https: Option<SocketAddr>,
     pub(super) admin: Option<(SocketAddr, TcpListener)>,
-    /// By worker.
+    /// Listening sockets by worker.
     pub(super) listeners: Vec<Vec<(TcpListener, Scheme)>>,
 }
 
@@ -82,7 +83,7 @@ pub(super) fn start_log(
     Ok(Some(sink))
 }
 
-/// What all workers are started with.
+/// The values with which all workers are started.
 pub(super) struct DataPlane<'a> {
     pub(super) publisher: &'a Arc<Publisher>,
     pub(super) log: Option<&'a LogSink>,
@@ -136,7 +137,7 @@ pub(super) fn start_control(
                 }
                 Box::pin(controller.run(events)).await;
             });
-            // A look-up of a name may hang for as long as the resolver likes; nobody needs it any more.
+            // A name look-up may hang for a long time in the resolver, and its result is not needed any more.
             runtime.shutdown_background();
         })
         .map_err(failed)

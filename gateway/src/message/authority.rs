@@ -9,12 +9,12 @@ use http::{HeaderValue, Version};
 
 use super::scheme::Scheme;
 
-/// Host and port of a request, as every later step reads them.
+/// Host and port of a request, in the one form in which every later step reads them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authority {
-    /// As the client wrote it.
+    /// The text as the client wrote it.
     written: Box<[u8]>,
-    /// That decided which port is the default one.
+    /// The scheme whose default port is left out.
     scheme: Scheme,
     host_line: HeaderValue,
     host_bytes: usize,
@@ -23,34 +23,34 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Reads one authority as a client wrote it. `None`: it is not one.
+    /// Reads one authority as a client wrote it. `None`: the text is not an authority.
     pub(crate) fn parse(written: &[u8], scheme: Scheme) -> Option<Self> {
         HostAndPort::parse(written)?.settle(scheme)
     }
 
-    /// Host to route by: lower case, without port and root dot; an IPv6 address keeps its brackets.
+    /// The host for routing, in lower case and without port and root dot; an IPv6 address keeps its brackets.
     pub fn host(&self) -> &str {
         // The authority is ASCII by construction; an empty host matches no configured one.
         let host = self.host_line.as_bytes().get(..self.host_bytes).unwrap_or_default();
         std::str::from_utf8(host).unwrap_or_default()
     }
 
-    /// `Host` for the upstream: [`Self::host`] with the port, unless that is the scheme's default.
+    /// `Host` for the upstream: [`Self::host`] with the port, unless it is the scheme's default.
     pub fn host_line(&self) -> &HeaderValue {
         &self.host_line
     }
 
-    /// `None` is the scheme's default.
+    /// The port; `None` is the scheme's default.
     pub fn port(&self) -> Option<u16> {
         self.port
     }
 
-    /// The port that the client used, also where it is the default one.
+    /// The port that the client used, written even if it is the default one.
     pub fn port_text(&self) -> &HeaderValue {
         &self.port_text
     }
 
-    /// Whether it was read from this text, for this scheme.
+    /// Whether the authority was read from this text, for this scheme.
     pub(crate) fn is_of(&self, written: &[u8], scheme: Scheme) -> bool {
         *self.written == *written && self.scheme == scheme
     }
@@ -61,16 +61,16 @@ impl Authority {
     }
 }
 
-/// One authority as it is written, in its parts.
+/// The parts of one authority as it is written.
 pub(crate) struct HostAndPort<'a> {
-    /// As received, without the root dot.
+    /// The host as received, without the root dot.
     host: &'a str,
     port: Option<u16>,
     whole: &'a [u8],
 }
 
 impl<'a> HostAndPort<'a> {
-    /// `None`: it is not an authority.
+    /// Reads one authority. `None`: the text is not an authority.
     pub(crate) fn parse(whole: &'a [u8]) -> Option<Self> {
         let text = std::str::from_utf8(whole).ok()?;
         let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -95,12 +95,13 @@ impl<'a> HostAndPort<'a> {
         Some(Self { host, port, whole })
     }
 
+    /// Whether both are the same host and port, with the default port of `scheme`.
     pub(crate) fn is_same(&self, other: &Self, scheme: Scheme) -> bool {
         let port = |authority: &Self| authority.port.unwrap_or(scheme.default_port());
         self.host.eq_ignore_ascii_case(other.host) && port(self) == port(other)
     }
 
-    /// The one form that is compared, routed and forwarded.
+    /// The canonical form, which is compared, routed and forwarded.
     fn settle(&self, scheme: Scheme) -> Option<Authority> {
         let port = self.port.filter(|&port| port != scheme.default_port());
         let mut text = self.host.to_ascii_lowercase();

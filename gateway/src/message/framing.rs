@@ -1,20 +1,20 @@
 //! How the content of a message is delimited.
 
-/// As the header section of a request says.
+/// How the header section of a request delimits the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
-    /// No content.
+    /// The request has no content.
     None,
-    /// Exactly this many bytes.
+    /// The content has exactly this many bytes.
     Length(u64),
-    /// HTTP/1.1 chunks; the length is not known.
+    /// The content comes in HTTP/1.1 chunks, and its length is not known.
     Chunked,
-    /// HTTP/2 without Content-Length: only the stream shows whether there is content.
+    /// HTTP/2 without Content-Length: only the stream shows whether the request has content.
     Unstated,
 }
 
 impl Framing {
-    /// Settles [`Self::Unstated`], given whether the body had ended when the header section was complete.
+    /// Resolves [`Self::Unstated`]. `end_of_stream`: the stream ended with the header section.
     #[must_use]
     pub fn resolve(self, end_of_stream: bool) -> Self {
         match self {
@@ -25,7 +25,7 @@ impl Framing {
     }
 }
 
-/// `1*DIGIT` (RFC 9110 §8.6) that fits in 64 bits. `u64::from_str` alone would take a plus sign.
+/// Reads `1*DIGIT` (RFC 9110 §8.6) that fits in 64 bits. `u64::from_str` alone would accept a plus sign.
 pub(crate) fn parse_length(value: &[u8]) -> Option<u64> {
     if !value.iter().all(u8::is_ascii_digit) {
         return None;

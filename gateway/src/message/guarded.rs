@@ -1,45 +1,47 @@
-//! Names of request fields that their sender may not decide, beyond what [`Kind`] knows: compiled from the configuration.
+//! Names of request fields that their sender may not decide, in addition to those of [`Kind`]. They are compiled from the
+//! configuration.
 //!
-//! - Identity: what a provider forwards claims in. Removed from every request, on open routes too, and before the route is
-//!   chosen, so that no condition and no limit believes it.
-//! - Look-alikes: CGI, and WSGI, PHP and Rack after it, make a variable of a name by folding every byte that is no letter or
-//!   digit, so `X-User-Id`, `X_User.Id` and `X!User~Id` are one variable. A name that folds like one which the gateway or a
-//!   rule sets or removes, which holds a token, by which a route is chosen or a limit counts, or which [`Kind`] knows, and
-//!   is not that name, is removed from every request.
-//! - Untrusted: what proxies report and services believe (`listen.headers.untrusted`). Removed, with look-alikes, unless the peer
-//!   is one of `listen.trusted_proxies`.
+//! - Identity: fields in which a provider forwards claims. They are removed from every request, on open routes too, and before
+//!   the route is chosen, so that conditions and limits never trust them.
+//! - Look-alikes: CGI, and WSGI, PHP and Rack after it, make a variable of a name by folding every byte other than letters and
+//!   digits, so `X-User-Id`, `X_User.Id` and `X!User~Id` are one variable. A name is removed from every request if it folds to,
+//!   but is not, one that the gateway or a rule sets or removes, that carries a token, by which a route is chosen or a limit
+//!   counts, or that [`Kind`] contains.
+//! - Untrusted: fields that proxies write and services trust (`listen.headers.untrusted`). They are removed, with look-alikes,
+//!   unless the peer is one of `listen.trusted_proxies`.
 //!
-//! A name whose first and third letter none of these has costs no more than that look.
+//! For most other names, a look at the first and the third letter is enough ([`Prefilter`]).
 
 use http::HeaderName;
 
 use super::{names::Kind, prefilter::Prefilter};
 
-/// Names to which a configuration gives a meaning. Their order does not count.
+/// Names to which a configuration gives a meaning. Their order does not matter.
 #[derive(Debug, Clone, Default)]
 pub struct ConfiguredNames {
-    /// A provider forwards claims in them.
+    /// Fields in which a provider forwards claims.
     pub identity: Vec<HeaderName>,
-    /// They hold a token.
+    /// Fields that carry a token.
     pub tokens: Vec<HeaderName>,
-    /// A route is chosen by them, a limit counts by them, or a rule sets or removes them.
+    /// Fields by which a route is chosen or a limit counts, or which a rule sets or removes.
     pub decides: Vec<HeaderName>,
-    /// Names, or beginnings of names with `*` after them: what only a trusted peer may say.
+    /// Fields that only a trusted peer may send: names, or beginnings of names with `*` after them.
     pub untrusted: Vec<String>,
 }
 
+/// The compiled names of fields that the sender of a request may not decide.
 #[derive(Debug, Clone)]
 pub struct GuardedNames {
     identity: Box<[HeaderName]>,
     tokens: Box<[HeaderName]>,
-    /// What the gateway or a rule sets, removes or decides by, and what holds a token.
+    /// Fields that the gateway or a rule sets, removes or decides by, and fields that carry a token.
     answered: Box<[HeaderName]>,
-    /// The same, folded.
+    /// The names of `answered`, folded.
     folded: Box<[Box<str>]>,
-    /// Of these the ones that are not plain themselves: a plain name may look like them. Empty as a rule.
+    /// The folded names of `answered` that are not plain, so that a plain name may look like them. Usually empty.
     folded_unusual: Box<[Box<str>]>,
     untrusted: NameSet,
-    /// What may be one of all these, or look like one, or be a name that [`Kind`] knows.
+    /// Matches all names that may be one of these, or look like one, or belong to a [`Kind`] other than end-to-end.
     prefilter: Prefilter,
 }
 
@@ -49,16 +51,19 @@ impl Default for GuardedNames {
     }
 }
 
-/// What becomes of a field that is otherwise end-to-end.
+/// The decision on a field of [`Kind::EndToEnd`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
+    /// The field passes.
     Passes,
-    /// Only from trusted peers.
+    /// The field passes only from trusted peers.
     Untrusted,
+    /// The field looks like a guarded one, and is removed.
     LooksLikeAnother,
 }
 
 impl GuardedNames {
+    /// Compiles the names of a configuration.
     pub fn compile(names: ConfiguredNames) -> Self {
         let ConfiguredNames { identity, tokens, decides, untrusted } = names;
         let (identity, tokens) = (sorted(identity), sorted(tokens));
@@ -78,27 +83,28 @@ impl GuardedNames {
         }
     }
 
-    /// Whether it may be a name that anything is known of; `false` is certain.
+    /// Whether the name may be a guarded one or belong to a [`Kind`] other than end-to-end; `false` is certain.
     pub(crate) fn may_know(&self, name: &str) -> bool {
         self.prefilter.may_match(name)
     }
 
+    /// Whether a provider forwards claims in the field.
     pub(crate) fn is_identity(&self, name: &str) -> bool {
         self.identity.iter().any(|identity| identity.as_str() == name)
     }
 
-    /// A field that carries the client's identity, must come from a verified token, and does not hold that token itself.
+    /// Whether the field carries the client's identity, must come from a verified token, and is not the token itself.
     pub(crate) fn is_claimed_identity(&self, name: &str) -> bool {
         let holds_a_token = || self.tokens.iter().any(|token| token.as_str() == name);
         self.is_identity(name) && Kind::of(name) == Kind::EndToEnd && !holds_a_token()
     }
 
-    /// Whether naming the field in Connection would take away what a trusted peer says.
+    /// Whether only trusted peers may send the field, so that a client must not remove it by naming it in Connection.
     pub(crate) fn is_untrusted(&self, name: &str) -> bool {
         self.untrusted.contains(name)
     }
 
-    /// On a name of [`Kind::EndToEnd`].
+    /// Decides on a field of [`Kind::EndToEnd`].
     pub(crate) fn verdict(&self, name: &str) -> Verdict {
         if !is_plain(name) {
             return self.verdict_on_unusual(name);
@@ -135,25 +141,25 @@ fn sorted(mut names: Vec<HeaderName>) -> Box<[HeaderName]> {
     names.into()
 }
 
-/// Folding leaves it as it is.
+/// Whether folding leaves the name as it is.
 fn is_plain(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// The one name that all look-alikes have: in lower case, with `-` for every byte that is no letter or digit.
+/// Folds a name to the form that all look-alikes share: lower case, with `-` for every byte other than letters and digits.
 pub fn fold(name: &str) -> Box<str> {
     let fold = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
     name.chars().map(fold).collect::<String>().into()
 }
 
-/// Folded names, and beginnings of names.
+/// A set of folded names and beginnings of names.
 #[derive(Debug, Clone)]
 struct NameSet {
-    /// Sorted, and none of them is contained in another: only the last one that is not after a name can contain it.
+    /// Sorted, and no pattern contains another: only the last pattern that is not after a name can contain it.
     patterns: Box<[Pattern]>,
 }
 
-/// Ordered by its text: a beginning stands before all that begin so.
+/// Ordered by its text, so a beginning comes before all names that begin with it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Pattern {
     text: Box<str>,
@@ -161,7 +167,7 @@ struct Pattern {
 }
 
 impl Pattern {
-    /// `x-a`, or `x-b-*` for all names that begin so.
+    /// Reads `x-a`, or `x-b-*` for all names with that beginning.
     fn of(text: &str) -> Self {
         let beginning = text.strip_suffix('*');
         Self { text: fold(beginning.unwrap_or(text)), is_whole: beginning.is_none() }
@@ -171,7 +177,7 @@ impl Pattern {
         if self.is_whole { *self.text == *name } else { name.starts_with(&*self.text) }
     }
 
-    /// The filter that also knows this one.
+    /// The filter with this pattern added.
     fn known_to(&self, prefilter: Prefilter) -> Prefilter {
         if self.is_whole { prefilter.with_name(&self.text) } else { prefilter.with_beginning(&self.text) }
     }
@@ -210,7 +216,7 @@ mod tests {
     #[test]
     fn every_byte_that_is_no_letter_or_digit_folds() {
         let names = guarded(&["x-user-id"], &["x-original-url", "X-SSL-*"]);
-        // RFC 9110 §5.6.2: what a name may hold beside letters and digits.
+        // RFC 9110 §5.6.2: the bytes that a name may contain beside letters and digits.
         for byte in "!#$%&'*+.^_`|~".chars() {
             let text = format!("x{byte}user{byte}id");
             assert_eq!(names.verdict(&text), Verdict::LooksLikeAnother, "{text}");

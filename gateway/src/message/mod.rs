@@ -1,6 +1,6 @@
-//! What a message is made of, as far as more than one room reads it: names of fields and which of them may not be believed, the
-//! authority, the scheme and the framing of a request. [`admission`](crate::admission) refuses by these facts, and
-//! [`headers`](crate::headers) edits by them. Everything here is pure.
+//! Facts about messages that more than one room uses: names of fields and which of them are not trusted, the authority, the
+//! scheme and the framing of a request. [`admission`](crate::admission) refuses requests by these facts, and
+//! [`headers`](crate::headers) edits messages by them. This room is pure.
 
 mod authority;
 mod framing;

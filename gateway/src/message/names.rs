@@ -1,4 +1,4 @@
-//! Header names that the gateway treats specially, and what each of them is.
+//! Header names that the gateway treats specially, and their kinds.
 
 use http::HeaderName;
 
@@ -15,36 +15,36 @@ pub static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 pub static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 pub static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What a field is to a gateway.
+/// How a gateway treats a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Ends at this hop.
+    /// The field ends at this hop.
     HopByHop,
-    /// States where the message ends or which host it is for; the gateway writes it anew.
+    /// The field states where the message ends, or its host; the gateway writes it anew.
     Framing,
-    /// Proves the client's identity.
+    /// The field proves the client's identity.
     Credential,
-    /// A proxy's word about where the request came from.
+    /// A proxy states in the field where the request came from.
     Forwarding,
-    /// Made by the gateway for every request.
+    /// The gateway makes the field for every request.
     Managed,
-    /// All other fields: they pass unchanged.
+    /// Any other field, which passes unchanged.
     EndToEnd,
 }
 
-/// The one list of names: what [`Kind::of`] compares with, and what its prefilter knows.
+/// Makes [`Kind::of`] and its prefilter from one list of names.
 macro_rules! kinds {
     (
         names: { $($kind:ident: $($name:literal)|+,)+ }
         beginnings: { $($beginning_kind:ident: $beginning:literal,)+ }
     ) => {
         impl Kind {
-            /// What may be a name that is not [`Self::EndToEnd`].
+            /// Matches all names that may not be [`Self::EndToEnd`].
             pub(super) const PREFILTER: Prefilter = Prefilter::EMPTY
                 $($(.with_name($name))+)+
                 $(.with_beginning($beginning))+;
 
-            /// `name` is in lower case, as [`HeaderName::as_str`] gives it.
+            /// The kind of a name, which is in lower case as [`HeaderName::as_str`] returns it.
             pub(crate) fn of(name: &str) -> Self {
                 match name {
                     $($($name)|+ => Self::$kind,)+
@@ -71,13 +71,13 @@ kinds! {
 }
 
 impl Kind {
-    /// Whether naming it in Connection is refused.
+    /// Whether a request that names the field in Connection is refused.
     pub(crate) fn is_protected(self) -> bool {
         matches!(self, Self::Framing | Self::Credential | Self::Forwarding)
     }
 }
 
-/// Connection options that name no field. (`upgrade` names one, but its removal is certain anyway.)
+/// Whether a Connection option does not name a field. (`upgrade` names one, which is always removed.)
 pub(crate) fn is_plain_connection_option(option: &[u8]) -> bool {
     ["keep-alive", "close", "upgrade"].iter().any(|plain| option.eq_ignore_ascii_case(plain.as_bytes()))
 }

@@ -1,25 +1,25 @@
-//! A first look at a field's name: its first and its third letter say that it is none of a set, or that it may be one.
+//! A first look at a field's name: its first and its third letter show that it is not in a set, or that it may be.
 //!
-//! Nearly every field of a message is none that the gateway treats specially. Two bytes of its name show that, where a
-//! comparison or a fold would read all of it. (The second byte of many names is the `-` of `x-`.)
+//! The gateway treats few fields of a message specially. Two bytes of a name are enough to recognise most others,
+//! where a comparison or a fold would read all of it. (The second byte of many names is the `-` of `x-`.)
 
-/// Pairs of a first and a third letter that names of the set have.
+/// The pairs of first and third letters of the names in a set.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Prefilter {
-    /// By third letter, a bit for each first letter.
+    /// By third letter: a bit for each first letter.
     first_letters: [u32; THIRDS],
 }
 
 impl Prefilter {
     pub(super) const EMPTY: Self = Self { first_letters: [0; THIRDS] };
 
-    /// The same, for one name more.
+    /// The filter with one more name.
     pub(super) const fn with_name(mut self, name: &str) -> Self {
         self.first_letters[third_letter(name)] |= first_letter(name);
         self
     }
 
-    /// The same, for all names more that begin so.
+    /// The filter with all names that have this beginning.
     pub(super) const fn with_beginning(mut self, beginning: &str) -> Self {
         if beginning.len() >= 3 {
             return self.with_name(beginning);
@@ -33,17 +33,17 @@ impl Prefilter {
         self
     }
 
-    /// Whether the name may be one of the set, or fold to one; `false` is certain.
+    /// Whether the name may be in the set, or fold to a name in it; `false` is certain.
     pub(super) const fn may_match(&self, name: &str) -> bool {
         match first_letter(name) {
-            // Folded, it may begin with another byte.
+            // The folded name may begin with another byte.
             0 => true,
             letter => self.first_letters[third_letter(name)] & letter != 0,
         }
     }
 }
 
-/// One bit for it; 0 for what is no small letter.
+/// The bit of the first letter; 0 for a byte that is not a lower-case letter.
 const fn first_letter(name: &str) -> u32 {
     match name.as_bytes() {
         [letter @ b'a'..=b'z', ..] => 1 << (*letter - b'a'),
@@ -51,7 +51,7 @@ const fn first_letter(name: &str) -> u32 {
     }
 }
 
-/// The same for a byte and for what it folds to.
+/// The place of the third byte, which is the same for a byte and for its folded form.
 const fn third_letter(name: &str) -> usize {
     match name.as_bytes() {
         [_, _, letter, ..] => PLACES[*letter as usize] as usize,
@@ -59,7 +59,8 @@ const fn third_letter(name: &str) -> usize {
     }
 }
 
-/// Of each byte in third place. Digits share with letters; 0 is for all that fold to `-`, and for none.
+/// The place of each third byte. Digits share places with letters; place 0 is for bytes that fold to `-`, and for
+/// shorter names.
 const PLACES: [u8; 256] = {
     let mut places = [0; 256];
     let mut byte = 0_u8;

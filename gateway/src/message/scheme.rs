@@ -8,6 +8,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
+    /// The scheme in lower case, as in a URL.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -15,7 +16,7 @@ impl Scheme {
         }
     }
 
-    /// The scheme of a target (RFC 3986 §3.1: in any case).
+    /// Reads the scheme of a target, in upper or lower case (RFC 3986 §3.1).
     pub(crate) fn parse(text: &str) -> Option<Self> {
         [Self::Http, Self::Https].into_iter().find(|scheme| text.eq_ignore_ascii_case(scheme.as_str()))
     }

@@ -1,8 +1,8 @@
-//! One pass over a request's header section, so that no later step has to look for a field that is not there.
+//! One pass over a request's header section, so that later steps do not look for fields that are missing.
 //!
 //! A look-up in a header map hashes the name; a request would need a dozen of them, nearly all in vain. The survey
-//! reads each line once and keeps a bit for every kind of field that some step looks for. A bit only means
-//! that there is one: the step reads the field from the map itself.
+//! reads each line once and keeps a bit for every kind of field that some step looks for. A bit only shows
+//! that the request has such a field: the step reads the field from the map itself.
 
 use http::{HeaderMap, HeaderName};
 
@@ -11,7 +11,7 @@ use super::{
     names::Kind,
 };
 
-/// What the header section of a request holds.
+/// The kinds of fields that the header section of a request contains, and its size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Survey {
     found: u16,
@@ -28,18 +28,19 @@ pub(crate) enum Found {
     TransferEncoding = 1 << 2,
     Expect = 1 << 3,
     Via = 1 << 4,
-    /// Ends at this hop from any sender, or could be taken for a field that only the gateway writes.
+    /// A field that ends at this hop from any sender, or looks like a field that only the gateway writes.
     Dropped = 1 << 5,
-    /// The word of a proxy about earlier hops: stays only if that proxy is trusted.
+    /// A field in which a proxy describes earlier hops. It stays only if that proxy is trusted.
     Forwarding = 1 << 6,
-    /// Another field that is believed of trusted peers only.
+    /// Another field that only trusted peers may send.
     Untrusted = 1 << 7,
-    /// Carries an identity to the service.
+    /// A field that carries an identity to the service.
     Identity = 1 << 8,
     Upgrade = 1 << 9,
 }
 
 impl Survey {
+    /// Surveys the header section of a request.
     pub fn of(headers: &HeaderMap, names: &GuardedNames) -> Self {
         let mut survey = Self::default();
         for (name, value) in headers {
@@ -49,16 +50,17 @@ impl Survey {
         survey
     }
 
+    /// Whether the request has a field of this kind.
     pub(crate) fn has(self, what: Found) -> bool {
         self.found & what as u16 != 0
     }
 
-    /// Whether there is something for [`remove_claimed`](crate::headers::remove_claimed).
+    /// Whether the request has fields that [`remove_claimed`](crate::headers::remove_claimed) removes.
     pub(crate) fn has_claimed(self, peer_is_trusted: bool) -> bool {
         self.has(Found::Identity) || (self.has(Found::Untrusted) && !peer_is_trusted)
     }
 
-    /// Whether some field does not pass to the service.
+    /// Whether some field is not sent to the service.
     pub(crate) fn has_dropped(self, peer_is_trusted: bool) -> bool {
         self.has(Found::Dropped) || (self.has(Found::Forwarding) && !peer_is_trusted)
     }
@@ -70,7 +72,7 @@ fn found(name: &HeaderName, names: &GuardedNames) -> u16 {
         return 0;
     }
     let dropped = Found::Dropped as u16;
-    // It may be of another kind as well: checks look for their own bit.
+    // An identity field may be of another kind as well, so both bits are set.
     let identity = if names.is_identity(name) { Found::Identity as u16 | dropped } else { 0 };
     identity
         | match Kind::of(name) {

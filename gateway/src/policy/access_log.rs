@@ -1,4 +1,5 @@
-//! Whether the requests of a route are in the access log at all. What is logged of them is `access_log` at the top of the file.
+//! `access_log` of a route: whether its requests are logged. The top-level `access_log` decides where the log goes and its
+//! sample.
 
 use super::of_route::{Compile, RoutePolicy, replace};
 use crate::syntax::{
@@ -8,7 +9,7 @@ use crate::syntax::{
     units::boolean,
 };
 
-/// The policy. A route that says nothing is logged.
+/// The policy. A route without it is logged.
 pub(crate) enum LogThis {}
 
 impl RoutePolicy for LogThis {

@@ -1,4 +1,5 @@
-//! `allow_in_path`: what a route takes in its paths that [`admission`](crate::admission) refuses otherwise.
+//! `allow_in_path`: what a route accepts in its paths although [`admission`](crate::admission) refuses it
+//! elsewhere.
 
 use super::of_route::{Check, Compile, RoutePolicy, replace};
 use crate::{

@@ -1,7 +1,7 @@
-//! Which providers vouch for the clients of a route.
+//! `auth`: the providers whose credentials a route accepts.
 //!
-//! A route takes a token of any of them, or is open. As soon as the file has a provider, every route must name one or be declared open,
-//! so that no route is open by accident. [`access`](crate::access) checks the tokens.
+//! A route accepts credentials of any provider that it names, or is open. As soon as the file has a provider, every route must name
+//! one or be declared open, so that a route is never open by accident. [`auth`](crate::auth) checks the credentials.
 
 pub(crate) mod cures;
 
@@ -12,25 +12,26 @@ use crate::syntax::{
     tree::{At, Value},
 };
 
+/// `auth` as written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// `none`: no token is asked for.
+    /// `none`: the route needs no credentials.
     Open,
-    /// A token of any of these providers.
+    /// The route needs credentials of any of these providers.
     AnyOf(Vec<At<String>>),
-    /// Could not be read; the error is reported.
+    /// The value could not be read, and the error is reported.
     Broken,
 }
 
 impl RoutePolicy for Access {
     type Written = Option<At<Access>>;
-    /// Indexes of the providers; empty: the route is open.
+    /// Indexes of the providers; the route is open if it is empty.
     type Compiled = Box<[usize]>;
     const KEYS: &'static [&'static str] = &["auth"];
 
     fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self::Written {
         let Some(node) = fields.get("auth") else {
-            // Of a word that means it, that is the finding.
+            // A misspelt `auth` has been reported already.
             return fields.is_misspelt("auth").then_some(At { value: Access::Broken, span: fields.span });
         };
         let at = |value| At { value, span: node.span };
@@ -105,7 +106,7 @@ impl RoutePolicy for Access {
     }
 }
 
-/// Names of the providers.
+/// Names of the providers that a route names.
 pub(crate) fn names(written: Option<&At<Access>>) -> impl Iterator<Item = &str> {
     let names = match written {
         Some(At { value: Access::AnyOf(names), .. }) => names.as_slice(),
@@ -114,7 +115,7 @@ pub(crate) fn names(written: Option<&At<Access>>) -> impl Iterator<Item = &str> 
     names.iter().map(|name| name.value.as_str())
 }
 
-/// Is it known that a token is not asked for? `None`: an error was reported.
+/// Whether the route needs no credentials. `None`: this is not known, since an error was reported.
 pub(crate) fn is_open(written: Option<&At<Access>>, providers: &[&str]) -> Option<bool> {
     match written.map(|at| &at.value) {
         None => providers.is_empty().then_some(true),
@@ -126,7 +127,7 @@ pub(crate) fn is_open(written: Option<&At<Access>>, providers: &[&str]) -> Optio
     }
 }
 
-/// Something needs a token on a route that is open.
+/// The error for a policy that needs an identity on a route that is open.
 pub(super) fn needed(span: Span, route: Span, message: &str) -> Diagnostic {
     Diagnostic::error(code::NEEDS_AUTH, span, message).related(route, "the route that is open")
 }

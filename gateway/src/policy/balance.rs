@@ -1,4 +1,5 @@
-//! `balance`: how the requests of a service are spread over its endpoints. The [balancer](crate::upstream::load_balancer) does it.
+//! `balance`: how the requests of a service are spread over its endpoints, which the [balancer](crate::upstream::load_balancer)
+//! does.
 
 use super::of_service::ServicePolicy;
 use crate::syntax::{
@@ -7,8 +8,10 @@ use crate::syntax::{
     tree::Node,
 };
 
+/// How the balancer of a service picks an endpoint. Each kind counts the weights of the endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Balance {
+    /// The endpoints take turns.
     RoundRobin,
     /// Two random choices, the one with fewer requests in flight per weight.
     P2c,
@@ -16,6 +19,7 @@ pub enum Balance {
     Least,
     /// Two random choices, the one with the smaller product of response time and requests in flight per weight.
     PeakEwma,
+    /// One random choice.
     Random,
 }
 

@@ -1,7 +1,7 @@
-//! The largest request body that a route takes.
+//! `body_limit`: the largest request body that a route accepts.
 //!
-//! A request that declares more is refused before anything of it is sent (413); one that declares nothing is broken off where it
-//! goes beyond. Unit: bytes.
+//! A request that declares a larger body is refused before any part of it is sent (413). A body without a declared length is
+//! broken off where it exceeds the limit. Unit: bytes.
 
 use super::of_route::{Compile, RoutePolicy, replace};
 use crate::syntax::{
@@ -19,7 +19,7 @@ pub(crate) enum BodyLimit {
 
 impl RoutePolicy for BodyLimit {
     type Written = Option<BodyLimit>;
-    /// `None`: a body of any size.
+    /// `None`: a body may have any size.
     type Compiled = Option<u64>;
     const KEYS: &'static [&'static str] = &["body_limit"];
 
@@ -37,6 +37,7 @@ impl RoutePolicy for BodyLimit {
 }
 
 impl BodyLimit {
+    /// Reads a size between 1 B and 1 TiB, or `off`.
     pub(crate) fn parse(text: &str) -> Result<Self, Invalid> {
         match text {
             "off" | "false" => Ok(Self::Off),
@@ -47,6 +48,7 @@ impl BodyLimit {
         }
     }
 
+    /// The limit in bytes. `None`: a body may have any size.
     pub(crate) fn bytes(self) -> Option<u64> {
         match self {
             Self::Off => None,
@@ -55,5 +57,5 @@ impl BodyLimit {
     }
 }
 
-/// docs/DEFAULTS.md argues it.
+/// 10 MiB; docs/DEFAULTS.md has the reason.
 pub(crate) const DEFAULT: BodyLimit = BodyLimit::Bytes(10 * 1024 * 1024);

@@ -1,4 +1,4 @@
-//! When a request with a body is sent: with its head, or when the body is there.
+//! `body`: when a request with a body is sent: with its head, or when the body has arrived.
 
 use super::of_route::{Compile, RoutePolicy, replace};
 use crate::syntax::{
@@ -10,10 +10,11 @@ use crate::syntax::{
 /// `gather` or `stream`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum BodyStart {
-    /// The endpoint is chosen when the body's end or its first bytes are there: slots and connections do not wait for a client.
+    /// The endpoint is chosen when the body's end or its first bytes have arrived, so slots and connections do not wait for a
+    /// client.
     #[default]
     Gather,
-    /// The endpoint is chosen with the head.
+    /// The endpoint is chosen when the request head has arrived.
     Stream,
 }
 

@@ -1,21 +1,21 @@
-//! Circuit breaking: an endpoint that keeps failing is left alone for a while.
+//! Circuit breaking: an endpoint that keeps failing gets no requests for a while.
 //!
 //! closed → open → half-open → closed (or open again). `closed` lets traffic through. The breaker trips when,
 //! over a sliding window of [`SLOTS`] slots, at least `requests_min` outcomes were seen and their share of
 //! failures reached `error_ratio`. After `open` it lets at most `probes` requests through at a time; when
 //! that many have succeeded it closes, one failure opens it again. Compiled from `BreakerSettings`.
 //!
-//! Some failures prove that the endpoint is at fault: a failed connect, a reset, a timeout, a broken answer. A status,
-//! or a client that gave up waiting, only makes it likely: one client can cause both with one bad path. Where proved
-//! failures alone would not trip the breaker, the caller decides whether one more endpoint may be out, so that no
-//! client can take out a whole service. For the same reason a probe that failed by its status is not followed by
-//! another one of the same kind of request while others may come.
+//! Some failures prove that the endpoint is at fault: a failed connect, a reset, a timeout, a broken response. A
+//! status, or a client that gave up waiting, only makes it likely: one client can cause both with one bad path. Where
+//! proved failures alone would not trip the breaker, the caller decides whether one more endpoint may be out, so that
+//! one client cannot take out a whole service. For the same reason, after a probe that failed by its status, requests
+//! of the same kind cannot be the next probe until `open` has passed once more.
 //!
 //! One [`BreakerState`] per endpoint is shared by all workers and carried across snapshots. Its phase is one
 //! word, changed by compare-and-swap only, so a trip happens once and probes are counted exactly. A permit
-//! remembers the epoch (phase changes so far) that it was given in: outcomes of requests that began before a
-//! change are not counted after it. The word says when the breaker opened and not until when: a reload that
-//! shortens `open`, or switches the breaker off, counts at once.
+//! contains the epoch (phase changes so far) in which it was given: outcomes of requests that began before a
+//! change are not counted after it. The word contains the time when the breaker opened, not the time until which it
+//! stays open: a reload that shortens `open`, or switches the breaker off, takes effect at once.
 //!
 //! Units: milliseconds since the state was made. Limits: a million outcomes per slot, past which the slot
 //! stops counting and keeps its ratio; 65,535 probes.
@@ -41,7 +41,7 @@ use self::{
     window::{Counts, SLOTS},
 };
 
-/// Compiled parameters; small, so a permit carries its own copy.
+/// The compiled parameters of one service's breakers. They are small, so a permit has its own copy.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CircuitBreaker {
     error_ratio: f64,
@@ -52,13 +52,13 @@ pub struct CircuitBreaker {
     window: Duration,
 }
 
-/// What became of a request that had a permit.
+/// How a request that had a permit ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Success,
-    /// Failed, but what failed may be the request: a status, or a client that gave up.
+    /// The request failed, and the request itself may be the cause: a status, or a client that gave up.
     Suspect,
-    /// Failed by what the endpoint did.
+    /// The endpoint is proved to be at fault.
     Failure,
 }
 
@@ -68,7 +68,7 @@ impl Outcome {
     }
 }
 
-/// The phase as people see it.
+/// The phase as metrics and the admin API show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     Closed,
@@ -81,12 +81,12 @@ pub enum State {
 pub enum Transition {
     Opened(Opened),
     Closed,
-    /// The failures would have tripped it, none of them is proved against the endpoint, and as many endpoints as may be
-    /// are out already.
+    /// The failures would have tripped the breaker, but proved failures alone would not, and the largest permitted
+    /// number of endpoints is out already.
     Spared(Seen),
 }
 
-/// Why a breaker opened, and for how long.
+/// Why a breaker opened, and how long it stays open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opened {
     /// `None`: a probe failed.
@@ -94,7 +94,7 @@ pub struct Opened {
     pub open: Duration,
 }
 
-/// What the window held.
+/// The counts of a breaker's sliding window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     pub failures: u32,
@@ -102,14 +102,14 @@ pub struct Seen {
     pub window: Duration,
 }
 
-/// The endpoint must not be asked now.
+/// The breaker is open: the endpoint must not get a request now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Open {
-    /// Until the breaker may let a request through; zero when it waits for probes that are under way.
+    /// Time until the breaker may let a request through; zero while it waits for probes that are in flight.
     pub retry_after: Duration,
 }
 
-/// Phase changes since the state was made, by target.
+/// Numbers of phase changes since the state was made, by the phase that followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Transitions {
     pub opened: u32,
@@ -118,8 +118,8 @@ pub struct Transitions {
 }
 
 impl CircuitBreaker {
-    /// Cannot fail: the settings were checked when they were read. Zeros that would never trip or never close
-    /// are lifted to one.
+    /// Compiles settings, which were checked when they were read, so this cannot fail. Zeros that would never trip or
+    /// never close become one.
     pub fn compile(settings: &BreakerSettings) -> Self {
         Self {
             error_ratio: f64::from(settings.error_ratio),
@@ -131,7 +131,8 @@ impl CircuitBreaker {
         }
     }
 
-    /// Would [`CircuitBreaker::check`] let a request through? For the balancer: one load, changes nothing.
+    /// Whether [`CircuitBreaker::check`] would let a request through. It costs one load and changes nothing, for the
+    /// balancer.
     pub fn is_routable(&self, state: &BreakerState, now: Instant) -> bool {
         match state.phase() {
             Phase::Closed => true,
@@ -140,7 +141,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// When an open breaker lets its first probe through, which may be in the past; `None` in closed, and once it has.
+    /// When an open breaker lets its first probe through, which may be in the past. `None` in closed and in half-open.
     pub fn open_until(&self, state: &BreakerState) -> Option<Instant> {
         match state.phase() {
             Phase::Closed | Phase::HalfOpen { .. } => None,
@@ -148,7 +149,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// Until a request may be let through: zero in closed, and in half-open, where it is not known.
+    /// Time until a request may be let through. Zero in closed, and in half-open, where the time is not known.
     pub fn retry_after(&self, state: &BreakerState, now: Instant) -> Duration {
         match state.phase() {
             Phase::Closed | Phase::HalfOpen { .. } => Duration::ZERO,
@@ -168,7 +169,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// What the window holds now, for the admin API; until the breaker is closed again, what it held when it opened.
+    /// The counts for the admin API: those of the window in closed, otherwise those with which the breaker opened.
     pub fn seen(&self, state: &BreakerState, now: Instant) -> Seen {
         let word = Word::unpack(state.word.load(Ordering::Relaxed));
         if word.phase == Phase::Closed {
@@ -182,10 +183,14 @@ impl CircuitBreaker {
         Seen { failures: counts.failures, requests: counts.total, window: self.window }
     }
 
-    /// May a request go to this endpoint? Closed costs one load; an ended `open` turns into half-open here.
+    /// Gives a permit if a request may go to this endpoint. Closed costs one load; an ended `open` becomes half-open
+    /// here.
     ///
-    /// `state` is any handle (`&`, `Rc`, `Arc`) to something that holds the endpoint's breaker state; the
-    /// permit keeps it. `kind` tells requests of one kind from others (never 0); it is asked only for probes.
+    /// `state` is any handle (`&`, `Rc`, `Arc`) to a value that contains the endpoint's breaker state; the
+    /// permit keeps it. `kind` returns the number of the request's kind (never 0) and is called only for probes.
+    ///
+    /// # Errors
+    /// [`Open`] where the breaker is open, or half-open with all of its probes in flight.
     pub fn check<S>(&self, state: S, now: Instant, kind: impl FnOnce() -> u32) -> Result<Permit<S>, Open>
     where
         S: Deref,
@@ -210,7 +215,8 @@ impl CircuitBreaker {
                     let Some(over_for_ms) = over_for_ms else {
                         return Err(Open { retry_after: self.retry_after(state, now) });
                     };
-                    // Requests of the kind that failed the last probe wait as long again for one of another kind.
+                    // Requests of the kind that failed the last probe wait for `open` once more, so that another kind
+                    // can come first.
                     let failed_before = state.failed_kind.load(Ordering::Relaxed) == kind;
                     if failed_before && over_for_ms < self.open_ms {
                         let left = self.open_ms - over_for_ms;
@@ -230,7 +236,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// Counts an outcome in the closed phase; a failure may trip the breaker.
+    /// Counts an outcome in the closed phase. A failure may trip the breaker.
     fn count(
         &self,
         state: &BreakerState,
@@ -250,7 +256,7 @@ impl CircuitBreaker {
         if outcome.is_failure() { self.trip(state, epoch, now, may_open) } else { None }
     }
 
-    /// The endpoint broke off a response that was counted as a success.
+    /// Turns a counted success into a failure, because the endpoint broke off the response later.
     pub fn take_back(
         &self,
         state: &BreakerState,
@@ -291,7 +297,7 @@ impl CircuitBreaker {
         state.swap(Word::closed(epoch).pack(), open).ok().map(|()| Transition::Opened(opened))
     }
 
-    /// Counts the outcome of a probe; `None` is a probe that was dropped without one.
+    /// Counts the outcome of a probe. `None` stands for a probe that was dropped without an outcome.
     fn settle(
         &self,
         state: &BreakerState,
@@ -311,7 +317,7 @@ impl CircuitBreaker {
             let in_flight = in_flight.saturating_sub(1);
             let mut is_success = |outcome| match outcome {
                 Outcome::Success => true,
-                // It answers, and may not be left out for what it answers.
+                // The endpoint responds, and its statuses may not take one more endpoint out.
                 Outcome::Suspect => {
                     *stays_closed.get_or_insert_with(|| may_open.take().is_some_and(|may_open| !may_open()))
                 }
@@ -422,7 +428,7 @@ mod tests {
             send(&breaker, &state, Outcome::Failure, now);
         }
         assert_eq!(send(&breaker, &state, Outcome::Failure, now + 10 * SECOND), None);
-        // Within the window they still count.
+        // Within the window the outcomes still count.
         for age in [11, 12] {
             assert_eq!(send(&breaker, &state, Outcome::Failure, now + age * SECOND), None);
         }
@@ -566,7 +572,7 @@ mod tests {
         assert!(
             matches!(fail(Outcome::Suspect, false), Some(Transition::Spared(seen)) if seen.failures == 4)
         );
-        // A quarter of all is proved, which is below the ratio.
+        // A quarter of all outcomes is proved, which is below the ratio.
         for _ in 0..2 {
             assert!(matches!(fail(Outcome::Failure, false), Some(Transition::Spared(_))));
         }

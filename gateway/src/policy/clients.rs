@@ -1,4 +1,4 @@
-//! Which addresses may use a route.
+//! `clients`: the addresses that may use a route.
 //!
 //! The address is the client's: the peer's, or what a trusted proxy (`listen.trusted_proxies`) states. A peer that is not trusted may
 //! still be a proxy that is missing in that list, so every address that the request claims in `X-Forwarded-For` must be allowed
@@ -17,7 +17,7 @@ use crate::syntax::{
     units::{Invalid, network},
 };
 
-/// What is not written is inherited; an empty list is no restriction.
+/// `clients` as written. A field that is not written is inherited; an empty list restricts nothing.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Written {
     allow: Option<Vec<IpNet>>,
@@ -27,7 +27,7 @@ pub(crate) struct Written {
 }
 
 impl Written {
-    /// All of them must let a client through.
+    /// The rules of the file and of the tag. A client must pass all of them.
     pub(crate) fn rules(&self) -> Vec<ClientRule> {
         let of_file = ClientRule {
             allow: self.allow.clone().unwrap_or_default(),
@@ -41,7 +41,7 @@ impl Written {
 
 impl RoutePolicy for ClientRule {
     type Written = Written;
-    /// Empty: any client.
+    /// Any client may use the route if it is empty.
     type Compiled = Arc<[ClientRule]>;
     const KEYS: &'static [&'static str] = &["clients"];
     const MAPS: &'static [&'static Known] = &[&CLIENTS];
@@ -103,8 +103,8 @@ impl RoutePolicy for ClientRule {
     }
 }
 
-/// `10.0.0.0/8,192.0.2.7`, each with Fabio's `ip:` in front or without it. In one order, so that the same networks are the
-/// same declaration.
+/// Reads `10.0.0.0/8,192.0.2.7`, where each network may have Fabio's `ip:` in front. The result is sorted, so that the same
+/// networks in another order are the same declaration.
 fn declared_networks(value: &str) -> Result<Vec<IpNet>, Invalid> {
     let mut networks = Vec::new();
     for text in value.split(',') {
@@ -116,7 +116,7 @@ fn declared_networks(value: &str) -> Result<Vec<IpNet>, Invalid> {
     Ok(networks)
 }
 
-/// At least one.
+/// Reads one network or a list of them, and reports an empty list.
 fn networks(node: &Node, what: &str, sink: &mut Diagnostics) -> Vec<IpNet> {
     if one_or_many(node).is_empty() {
         sink.push(
@@ -136,23 +136,22 @@ fn networks(node: &Node, what: &str, sink: &mut Diagnostics) -> Vec<IpNet> {
     values(node, what, sink, parse).into_iter().map(|at| at.value).collect()
 }
 
-/// One list of each kind. A route has the file's rule and that of the tag which declared it, and all must let a client
-/// through.
+/// One list of each kind. A route has the file's rule and the rule of the tag which declared it, and a client must pass both.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct ClientRule {
-    /// Empty: any address.
+    /// Any address is allowed if it is empty.
     pub allow: Vec<IpNet>,
-    /// Goes before `allow`.
+    /// A denied address is refused even if `allow` has it.
     pub deny: Vec<IpNet>,
 }
 
-/// `10.0.0.0/8,192.0.2.1/32`.
+/// Writes networks as `10.0.0.0/8,192.0.2.1/32`.
 pub fn networks_text(networks: &[IpNet]) -> String {
     let texts: Vec<String> = networks.iter().map(ToString::to_string).collect();
     texts.join(",")
 }
 
-/// Every address that passes all of `rules` passes `rule`.
+/// Whether every address that passes all of `rules` also passes `rule`. May return false although it is so, never the reverse.
 pub(crate) fn imply(rules: &[ClientRule], rule: &ClientRule) -> bool {
     let is_within = |inner: &[IpNet], outer: &[IpNet]| {
         let outer = IpNet::aggregate(&outer.to_vec());
@@ -170,14 +169,14 @@ pub(crate) fn imply(rules: &[ClientRule], rule: &ClientRule) -> bool {
     is_allowed && rule.deny.iter().all(is_denied)
 }
 
-/// Why the client must not use the route: for the log.
+/// Why a client must not use a route. `Display` writes the access log's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientDenied {
-    /// Of this address, its own or one that it claims.
+    /// This address is not allowed; it is the client's own or one that the request claims.
     Address(IpAddr),
-    /// An address that it claims cannot be read.
+    /// An address that the request claims cannot be read.
     Unreadable,
-    /// It claims more than [`ADDRESSES_MAX`].
+    /// The request claims more than [`ADDRESSES_MAX`] addresses.
     TooMany,
 }
 
@@ -192,7 +191,7 @@ impl fmt::Display for ClientDenied {
 }
 
 impl ClientRule {
-    /// The rule admits every client.
+    /// Whether the rule admits every client.
     pub fn is_empty(&self) -> bool {
         self.allow.is_empty() && self.deny.is_empty()
     }
@@ -203,11 +202,11 @@ impl ClientRule {
     }
 }
 
-/// Do all rules let all of these addresses through? `None` is an address that cannot be read: in no network, so it passes
-/// where nothing but `deny` is asked.
+/// Checks that every address passes every rule. `None` stands for an address that cannot be read: it is in no network, so it
+/// passes rules that have only `deny`.
 ///
 /// # Errors
-/// One of them does not, or there are more than [`ADDRESSES_MAX`].
+/// An address does not pass, or there are more than [`ADDRESSES_MAX`].
 pub fn check(
     rules: &[ClientRule],
     addresses: impl IntoIterator<Item = Option<IpAddr>>,
@@ -230,7 +229,7 @@ pub fn check(
 
 static CLIENTS: Known =
     Known { what: "`clients`", prefix: "clients.", fields: &["allow", "deny"], later: &[] };
-/// More proxies than any request comes by; each address is compared with each network.
+/// Most addresses of one request, since each is compared with each network. No real request passes so many proxies.
 pub const ADDRESSES_MAX: usize = 64;
 
 #[cfg(test)]

@@ -1,19 +1,21 @@
-//! Concurrency limit: at most `max_inflight` requests under way to one cluster, over all workers, and of these not more
+//! Concurrency limit: at most `max_inflight` requests in flight to one cluster, over all workers, and of these not more
 //! than a share for one connection or one client while others need the rest.
 //!
-//! One atomic count; past the limit we refuse (503 `overloaded`) and never queue, so a slow service costs a
-//! bounded number of requests. Compiled from `ServiceSettings::max_inflight` and `shares`. The counts are carried into
-//! the next snapshot, where the limits themselves may be others.
+//! The limit is one atomic count; past it the gateway refuses (503 `overloaded`) and never queues, so a slow service costs
+//! a bounded number of requests. It is compiled from `max_inflight` of the service and the shares ([`ShareSettings`]). The
+//! counts are carried into the next snapshot, where the limits themselves may differ.
 //!
 //! A connection (or a client) that has its share gets more only while at least half of the slots are free. So one client
-//! alone may have half of a service, however small that is, and whatever it does, the other half is for those who have
+//! alone may have half of a service, however small the service is, and the other half is always left to clients that have
 //! less than their share.
 //!
-//! Requests whose body is still on its way hold their slot at the pace of their clients. So they have three quarters of the
-//! slots at most, and while they have half of these, a client must be faster ([`UploadPlace::is_short`]).
+//! A request whose body is still on its way keeps its slot for as long as its client takes to send the body. So such
+//! requests have only a part of the slots ([`ShareSettings::uploads`]), and while they have half of that part, a client
+//! must be faster ([`UploadPlace::is_short`]).
 //!
-//! Where the process has fewer places for connections than a service has slots, shares are of those ([`Places`]). Uploads to
-//! all services together have three eighths of the places that clients and services share, each with two connections.
+//! Where the process has fewer places for connections than a service has slots, shares are shares of those places
+//! ([`Places`]). Uploads to all services together have three eighths of the places that clients and services share, each
+//! with two connections.
 
 use std::{
     cell::RefCell,
@@ -30,30 +32,31 @@ use foldhash::quality::RandomState;
 
 use crate::file_account::Budget;
 
-/// What one connection, and one client, may hold of a service's slots while others need them; in thousandths of
-/// `max_inflight`, `None` = off.
+/// The parts of a service's slots that one connection and one client may have while others need slots, and that all uploads
+/// may have together. Unit: thousandths of `max_inflight`; `None` = off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ShareSettings {
     pub per_connection: Option<u16>,
     pub per_client: Option<u16>,
-    /// What all requests have together whose body is on its way, in any case.
+    /// The most that requests whose body is still on its way may have together, at any time.
     pub uploads: Option<u16>,
 }
 
-/// What the process's files allow to all services together.
+/// The limits that the process's files set for all services together.
 #[derive(Debug)]
 pub struct Places {
-    /// Connections to services.
+    /// Places for connections to services.
     connections: u32,
-    /// Uploads, and how many there are.
+    /// Most uploads at a time. `uploads` counts them.
     uploads_max: u32,
     uploads: Arc<AtomicU32>,
 }
 
 impl Places {
+    /// The places of a process with these files.
     pub fn of(files: &Budget) -> Arc<Self> {
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX).max(1);
-        // A client that uploads has a connection, and one to its service.
+        // An upload takes two places: a client's connection, and one to its service.
         let uploads_max = part(number(files.shared() / 2), UPLOADS_OF_FILES);
         Arc::new(Self { connections: number(files.upstreams), uploads_max, uploads: Arc::default() })
     }
@@ -64,52 +67,52 @@ impl Places {
     }
 }
 
-/// In thousandths: as [`ShareSettings::uploads`] is by default.
+/// Thousandths, the same as the default of [`ShareSettings::uploads`].
 const UPLOADS_OF_FILES: u16 = 750;
 
 /// The limit of one cluster.
 #[derive(Debug, Clone)]
 pub struct ConcurrencyLimit {
     max: u32,
-    /// Past it a connection or a client that has its share gets no more.
+    /// Past this number of slots, a connection or a client that has its share gets no more.
     half: u32,
     places: Arc<Places>,
-    /// Slots that one connection may have in any case.
+    /// Slots that one connection may have at any time.
     connection_share: u32,
-    /// Of one client, and what each has; `None`: not limited.
+    /// Slots that one client may have at any time, and the counts of all clients. `None`: clients are not limited.
     client_share: Option<(u32, Arc<ClientCounts>)>,
-    /// Of uploads, and how many have one; `None`: not limited.
+    /// Slots for uploads, and the count of uploads. `None`: uploads are not limited.
     uploads: Option<(u32, Arc<AtomicU32>)>,
     in_flight: Arc<AtomicU32>,
 }
 
-/// Whose slots are used up.
+/// Which slots are used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overloaded {
-    /// The service's.
+    /// All slots of the service.
     Service,
-    /// Those of the connection, while others need the rest.
+    /// The share of the connection, while others need the rest.
     Connection,
-    /// Those of the client, likewise.
+    /// The share of the client, while others need the rest.
     Client,
-    /// Those of uploads.
+    /// The service's slots for uploads.
     Uploads,
-    /// What the process's files allow to uploads to all services together.
+    /// The places that the process's files leave to uploads to all services together.
     UploadFiles,
 }
 
-/// Who asks for a slot.
+/// The connection and the client that a slot is for.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Holder<'a> {
-    /// `None`: a connection that has one request at a time, or that carries the requests of many clients.
+    /// `None`: the connection has one request at a time, or carries the requests of many clients.
     pub connection: Option<&'a Rc<Held>>,
-    /// `None`: not known.
+    /// `None`: the client is not known.
     pub client: Option<IpAddr>,
 }
 
 impl ConcurrencyLimit {
-    /// `carried` is the limit of the same cluster in the snapshot before: requests that it counts still
-    /// count.
+    /// Compiles the limit of a cluster. `carried` is the limit of the same cluster in the previous snapshot: its counts go
+    /// on.
     pub fn compile(
         max_inflight: u32,
         shares: ShareSettings,
@@ -130,10 +133,13 @@ impl ConcurrencyLimit {
         }
     }
 
-    /// One more request? The slot holds the place until it is dropped.
+    /// Gives a slot to one more request, which has it until the slot is dropped.
     ///
-    /// The slot owns a reference to the count: the reference count lies on the cache line that the count's
+    /// The slot owns a reference to the count. The reference count lies on the cache line that the count's
     /// own update has just taken, so this shares nothing more between cores.
+    ///
+    /// # Errors
+    /// The slots of the service, or the share of the connection or of the client, are used up.
     pub fn check(&self, holder: &Holder<'_>) -> Result<Slot, Overloaded> {
         let (client, of_client) = match (&self.client_share, holder.client) {
             (Some((share, counts)), Some(client)) => {
@@ -159,7 +165,10 @@ impl ConcurrencyLimit {
         }
     }
 
-    /// May a request have a slot whose body is still on its way? `None`: as any other.
+    /// Gives a place to a request whose body is still on its way. `None`: uploads are not limited.
+    ///
+    /// # Errors
+    /// The places for uploads, of the service or of the process, are used up.
     pub fn check_upload(&self) -> Result<Option<UploadPlace>, Overloaded> {
         let Some((max, count)) = &self.uploads else { return Ok(None) };
         let of_service = UploadCount::take(count, *max).ok_or(Overloaded::Uploads)?;
@@ -169,28 +178,29 @@ impl ConcurrencyLimit {
         Ok(Some(UploadPlace([of_service, of_process])))
     }
 
-    /// Over a reload they are the same.
+    /// The process's places, which stay the same over a reload.
     pub(crate) fn places(&self) -> &Arc<Places> {
         &self.places
     }
 
-    /// Requests under way, for metrics.
+    /// Requests in flight, for metrics.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// Most requests in flight (`max_inflight`).
     pub fn max(&self) -> u32 {
         self.max
     }
 }
 
-/// A share of the slots, at least one.
+/// This share of the slots, at least one slot.
 fn part(max: u32, per_mille: u16) -> u32 {
     let part = (u64::from(max) * u64::from(per_mille)).div_ceil(1000);
     u32::try_from(part).unwrap_or(max).max(1)
 }
 
-/// A request's place among those under way.
+/// The place of one request among those in flight, given back when it is dropped.
 #[derive(Debug)]
 #[must_use = "dropping the slot gives the place back"]
 pub struct Slot {
@@ -208,19 +218,19 @@ impl Drop for Slot {
     }
 }
 
-/// The place of a request among those whose body is on its way: of its service, and of the process.
+/// The place of a request among those whose body is on its way, in its service and in the process.
 #[derive(Debug)]
 #[must_use = "dropping the place gives it back"]
 pub struct UploadPlace([UploadCount; 2]);
 
 impl UploadPlace {
-    /// Half of the places are taken: others may need this one.
+    /// Whether half of the places are taken, so that other requests may need this one.
     pub fn is_short(&self) -> bool {
         self.0.iter().any(|UploadCount { count, max }| count.load(Ordering::Relaxed) >= max.div_ceil(2))
     }
 }
 
-/// One of a count, given back when dropped.
+/// One of a counted number of uploads, given back when it is dropped.
 #[derive(Debug)]
 struct UploadCount {
     count: Arc<AtomicU32>,
@@ -242,8 +252,8 @@ impl Drop for UploadCount {
     }
 }
 
-/// The slots that one connection has, of each service. A connection has requests to few services at a time, and at most
-/// `listen.max_streams` requests, so a list is enough.
+/// The numbers of slots that one connection has, by service. A connection has requests to few services at a time, and at
+/// most `listen.max_streams` requests, so a list is enough.
 #[derive(Debug, Default)]
 pub struct Held(RefCell<Vec<(usize, u32)>>);
 
@@ -277,20 +287,20 @@ impl Held {
     }
 }
 
-/// A service is known by the address of its count, which lives at least as long as the slots that are counted.
+/// The key of a service is the address of its count, which lives at least as long as the counted slots.
 fn key_of(count: &Arc<AtomicU32>) -> usize {
     Arc::as_ptr(count).addr()
 }
 
-/// How many requests each client has under way: cells that clients share by chance, so that their number is fixed. Of the
-/// two cells of a client the one with less counts: to take a client's share away, others must meet it in both.
+/// Requests in flight by client, in a fixed number of cells which clients share by chance. A client has one cell in each of
+/// two rows, and the smaller count is its number: other clients must share both cells to take away its share.
 #[derive(Debug)]
 pub struct ClientCounts {
     rows: [Box<[AtomicU32]>; 2],
     hash: [RandomState; 2],
 }
 
-/// 16 KiB for a service, and 2048 clients at a time with hardly a meeting in both rows.
+/// Cells of a row. A service takes 16 KiB, and of 2048 clients at a time hardly two share the cells of both rows.
 const CELLS: usize = 2048;
 
 impl Default for ClientCounts {
@@ -301,9 +311,9 @@ impl Default for ClientCounts {
 }
 
 impl ClientCounts {
-    /// Counts one more, and how many there were before.
+    /// Counts one more request of a client, and returns their number before it.
     fn enter(counts: &Arc<Self>, client: IpAddr) -> (ClientPlace, u32) {
-        // As for rate limits: one customer has at least a /64.
+        // IPv6 counts by /64, as for rate limits: one customer has at least a /64.
         let client = match client.to_canonical() {
             IpAddr::V4(v4) => u64::from(v4.to_bits()),
             IpAddr::V6(v6) => u64::try_from(v6.to_bits() >> 64).unwrap_or_default() | 1 << 63,
@@ -318,7 +328,7 @@ impl ClientCounts {
     }
 }
 
-/// One request of a client.
+/// One counted request of a client.
 #[derive(Debug)]
 struct ClientPlace {
     counts: Arc<ClientCounts>,
@@ -378,10 +388,10 @@ mod tests {
         let (hog, other) = [&hog, &other].map(|held| Holder { connection: Some(held), client: None }).into();
         let mut slots: Vec<_> = (0..8).map(|_| limit.check(&hog).unwrap()).collect();
         assert_eq!(limit.check(&hog).unwrap_err(), Overloaded::Connection);
-        // Another one has its share of two in any case, and no more either.
+        // Another connection gets its share of two, and no more either.
         slots.extend([limit.check(&other).unwrap(), limit.check(&other).unwrap()]);
         assert_eq!(limit.check(&other).unwrap_err(), Overloaded::Connection);
-        // Who has one request at a time gets the rest.
+        // Connections with one request at a time get the rest.
         slots.extend((0..6).map(|_| limit.check(&ANY).unwrap()));
         assert_eq!(limit.check(&ANY).unwrap_err(), Overloaded::Service);
         drop(slots);
@@ -423,7 +433,7 @@ mod tests {
         assert_eq!(limit.check(&at("2001:db8::9")).unwrap_err(), Overloaded::Client);
         let _other = limit.check(&at("2001:db8:0:1::9")).unwrap();
         let _v4 = limit.check(&at("192.0.2.1")).unwrap();
-        // Carried over: a reload forgets nobody.
+        // A reload carries the counts over.
         let after = ConcurrencyLimit::compile(16, shares(None, Some(200)), &Places::any(), Some(&limit));
         assert_eq!(after.check(&at("2001:db8::9")).unwrap_err(), Overloaded::Client);
         drop(slots);
@@ -443,7 +453,7 @@ mod tests {
                 assert_eq!(places[0].is_short(), number >= short_at, "{number} of {max}");
             }
             assert_eq!(limit.check_upload().unwrap_err(), Overloaded::Uploads);
-            // Carried over, also into another limit.
+            // A reload carries the count over, also to another limit.
             let after = ConcurrencyLimit::compile(max, shares, &Places::any(), Some(&limit));
             assert_eq!(after.check_upload().unwrap_err(), Overloaded::Uploads);
             places.pop();
@@ -477,7 +487,7 @@ mod tests {
         assert_eq!(alone.len(), 40);
         let beside: Vec<_> = (0..80).map_while(|_| limit.check(&other).ok()).collect();
         assert_eq!(beside.len(), 10);
-        // Two services, and one number of uploads.
+        // Two services share the process's number of uploads.
         let (files, settings) = (places(80, 30), ShareSettings { uploads: Some(750), ..OFF });
         let limits = [(); 2].map(|()| ConcurrencyLimit::compile(1024, settings, &files, None));
         let mut uploads: Vec<_> = (0..30).map(|at| limits[at % 2].check_upload().unwrap()).collect();

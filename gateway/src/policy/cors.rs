@@ -1,12 +1,14 @@
-//! CORS: which pages of other origins may read what a route answers (Fetch standard, <https://fetch.spec.whatwg.org/#http-cors-protocol>).
+//! CORS: which pages of other origins may read a route's responses (Fetch standard,
+//! <https://fetch.spec.whatwg.org/#http-cors-protocol>).
 //!
-//! The gateway speaks the protocol alone: it answers preflights itself, for the route that the announced method would take and
-//! before it asks for a token, since a browser sends none with them; and it writes the fields of every response of the
-//! route, its own refusals included, because a browser shows a script nothing of a response without them. What a service says of
-//! CORS is removed. Where the answer depends on the origin, `Vary: Origin` says so, also to requests that have none.
+//! The gateway speaks the protocol alone. It answers preflights itself, for the route that the announced method would take and
+//! before authentication, since a browser sends no credentials with them. It writes the fields of every response of the
+//! route, its own refusals included, because a browser hides a response without them from the script. CORS fields of the service
+//! are removed. Where the fields depend on the origin, the response has `Vary: Origin`, also if the request has no origin.
 //!
-//! An origin is compared byte by byte, as it is serialised: scheme and host in lower case, without the scheme's own port. `*.` stands
-//! for one or more labels in front of a host and for nothing else. `null` is never in a list: every sandboxed page has it.
+//! An origin is compared byte by byte, as it is serialised: scheme and host in lower case, without the scheme's default port. `*.`
+//! stands for one or more labels in front of a host and for nothing else. `null` is refused in lists, since every sandboxed page
+//! has it.
 //! Unit of `max_age`: seconds. Limits: [`ASKED_BYTES_MAX`], [`MAX_AGE_MAX`].
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -24,16 +26,17 @@ use crate::{
     },
 };
 
+/// `cors` as written.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Written {
-    /// Empty: `off`.
+    /// An empty list is `off`.
     origins: Option<At<Vec<Origin>>>,
     methods: Option<Vec<Method>>,
     headers: Option<Vec<HeaderName>>,
     expose: Option<Vec<HeaderName>>,
     credentials: Option<bool>,
     max_age: Option<Duration>,
-    /// Where a map without origins stands.
+    /// The place of a map without `origins`.
     rest: Option<Span>,
 }
 
@@ -42,7 +45,7 @@ pub(crate) struct Written {
 enum Origin {
     Any,
     Exact(String),
-    /// `https://*.shop.example:8443` is `https://`, `.shop.example:8443`.
+    /// `https://*.shop.example:8443` becomes `https://` and `.shop.example:8443`.
     Below {
         scheme: String,
         end: String,
@@ -53,20 +56,20 @@ enum Origin {
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Cors {
     origins: Box<[Origin]>,
-    /// `None`: the method that is announced, since the route takes it.
+    /// `None`: the announced method is allowed, since the route takes it.
     methods: Option<HeaderValue>,
-    /// `None`: what is asked for.
+    /// `None`: the requested headers are allowed.
     headers: Option<HeaderValue>,
     expose: Option<HeaderValue>,
     credentials: bool,
     max_age: HeaderValue,
 }
 
-/// What the response to one request says to the browser.
+/// The CORS fields of the response to one request.
 #[derive(Debug)]
 pub struct Answer {
     fields: Vec<(HeaderName, HeaderValue)>,
-    /// Another origin would get another answer.
+    /// Another origin would get other fields.
     depends_on_origin: bool,
 }
 
@@ -78,7 +81,7 @@ impl RoutePolicy for Cors {
     const MAPS: &'static [&'static Known] = &[&CORS];
     const IS_FOR_NO_ROUTE: bool = true;
 
-    /// `off`, one origin, a list of them, or a map.
+    /// Reads `off`, one origin, a list of origins, or a map.
     fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Written {
         let Some(node) = fields.get("cors") else { return Written::default() };
         if is_word(node, "off") {
@@ -127,7 +130,7 @@ impl RoutePolicy for Cors {
         if written.credentials != Some(true) {
             return;
         }
-        // Fetch, "CORS protocol and credentials": with credentials a browser takes no `*`.
+        // Fetch, "CORS protocol and credentials": a browser refuses `*` together with credentials.
         let all_fields = written.expose.iter().flatten().any(|name| name == "*");
         let message = if origins.contains(&Origin::Any) {
             "`cors.credentials` does not go with the origin `*`"
@@ -158,7 +161,7 @@ impl RoutePolicy for Cors {
 }
 
 impl Cors {
-    /// `None`: nothing is allowed.
+    /// Compiles the policy. `None`: no origins are written.
     fn of(written: &Written) -> Option<Self> {
         let names = |list: &Option<Vec<HeaderName>>| joined(list.as_ref()?.iter().map(HeaderName::as_str));
         let max_age = written.max_age.unwrap_or(MAX_AGE).as_secs();
@@ -172,8 +175,8 @@ impl Cors {
         })
     }
 
-    /// What the response to a request with these fields says, if there is a policy. `announced`: the method of a preflight that is
-    /// answered by it.
+    /// The CORS fields of the response to a request with these fields, if there is a policy. `announced` is the method of a
+    /// preflight, if the response answers one.
     pub fn answer(policy: Option<&Self>, request: &HeaderMap, announced: Option<&Method>) -> Option<Answer> {
         let policy = policy?;
         let mut fields = Vec::new();
@@ -213,12 +216,12 @@ impl Cors {
 
     /// The origin as the response allows it.
     fn allowed(&self, request: &HeaderMap) -> Option<HeaderValue> {
-        // Also to a request without an origin: a cache may give its answer to a page (Fetch, "CORS protocol and HTTP caches").
+        // Also for a request without an origin: a cache may use its response for a page (Fetch, "CORS protocol and HTTP caches").
         if self.allows_any() {
             return Some(HeaderValue::from_static("*"));
         }
         let mut lines = request.get_all(header::ORIGIN).iter();
-        // Of several lines none is the browser's.
+        // A browser sends one line, so several lines are not from a browser.
         let origin = lines.next().filter(|_| lines.next().is_none())?;
         self.allows(origin.as_bytes()).then(|| origin.clone())
     }
@@ -236,7 +239,7 @@ impl Cors {
     }
 }
 
-/// The method that a preflight announces (Fetch, "CORS-preflight request"). `None`: it is another request.
+/// The method that a preflight announces (Fetch, "CORS-preflight request"). `None`: the request is not a preflight.
 pub fn announced(request: &Method, fields: &HeaderMap) -> Option<Method> {
     if *request != Method::OPTIONS || !fields.contains_key(header::ORIGIN) {
         return None;
@@ -245,13 +248,13 @@ pub fn announced(request: &Method, fields: &HeaderMap) -> Option<Method> {
 }
 
 impl Answer {
-    /// Takes the place of what the service says.
+    /// Replaces the service's CORS fields in a response.
     pub fn apply(self, headers: &mut HeaderMap) {
         for name in &OURS {
             headers.remove(name);
         }
         headers.extend(self.fields);
-        // RFC 9110 §12.5.5: a cache must not give the answer for one origin to another.
+        // RFC 9110 §12.5.5: a cache must not use the response for one origin for another.
         if self.depends_on_origin && !varies_by_origin(headers) {
             headers.append(header::VARY, HeaderValue::from_static("Origin"));
         }
@@ -264,12 +267,12 @@ fn varies_by_origin(headers: &HeaderMap) -> bool {
     names.map(<[u8]>::trim_ascii).any(|name| name == b"*" || name.eq_ignore_ascii_case(b"origin"))
 }
 
-/// A copy: a clone would count references that all workers have in common.
+/// Copies the bytes of a value, since a clone would count references on a cache line that all workers share.
 fn own(value: &HeaderValue) -> HeaderValue {
     HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone())
 }
 
-/// Names with commas between, as browsers write `Access-Control-Request-Headers`.
+/// Whether the value is a list of names with commas, as browsers write `Access-Control-Request-Headers`.
 fn is_list(value: &HeaderValue) -> bool {
     let is_in = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~, ".contains(byte);
     value.len() <= ASKED_BYTES_MAX && value.as_bytes().iter().all(is_in)
@@ -283,7 +286,7 @@ fn bare<T>(list: Vec<At<T>>) -> Vec<T> {
     list.into_iter().map(|at| at.value).collect()
 }
 
-/// `None`: there is none.
+/// Joins names with commas. `None`: there are no names.
 fn joined<'a>(names: impl Iterator<Item = &'a str>) -> Option<HeaderValue> {
     let names: Vec<&str> = names.collect();
     HeaderValue::try_from(names.join(", ")).ok().filter(|value| !value.is_empty())
@@ -300,7 +303,7 @@ fn origins(node: &Node, what: &str, sink: &mut Diagnostics) -> At<Vec<Origin>> {
     At { value: bare(list), span: node.span }
 }
 
-/// `https://app.example`, `https://*.shop.example`, `http://localhost:3000`, `*`.
+/// Reads `https://app.example`, `https://*.shop.example`, `http://localhost:3000` or `*`.
 fn origin(text: &str) -> Result<Origin, Invalid> {
     let expected = "an origin such as `https://app.example` or `https://*.shop.example`";
     let refuse = |label: &str| Invalid::new(code::BAD_VALUE, expected, label);
@@ -344,7 +347,7 @@ fn origin(text: &str) -> Result<Origin, Invalid> {
         "https" => Some(443),
         _ => None,
     };
-    // As browsers serialise it (HTML, "serialization of an origin").
+    // Browsers leave out the default port (HTML, "serialization of an origin").
     let port = port.filter(|port| Some(*port) != own_port).map(|port| format!(":{port}")).unwrap_or_default();
     let is_address = host.starts_with('[') && host.ends_with(']');
     if !is_address || host.trim_matches(['[', ']']).parse::<std::net::Ipv6Addr>().is_err() {
@@ -367,14 +370,14 @@ fn header_name(text: &str) -> Result<HeaderName, Invalid> {
         .map_err(|_| Invalid::new(code::BAD_VALUE, "a header name such as `X-Total`", "not a header name"))
 }
 
-/// Not `*`, in which a browser does not include `Authorization`, and which means nothing with credentials.
+/// Reads a header name. `*` is refused: for browsers it does not include `Authorization`, and means nothing with credentials.
 fn asked_header(text: &str) -> Result<HeaderName, Invalid> {
     let refuse = || Invalid::new(code::BAD_VALUE, "a header name such as `X-Api-Key`", "not a header name");
     let help = "leave `headers` out: then a page may send what its browser asks for";
     if text == "*" { Err(refuse().help(help)) } else { header_name(text) }
 }
 
-/// As it would be written.
+/// The origin as it is written in the file.
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -400,11 +403,11 @@ const OURS: [HeaderName; 6] = [
     header::ACCESS_CONTROL_ALLOW_HEADERS,
     header::ACCESS_CONTROL_MAX_AGE,
 ];
-/// Longer lists are not repeated; a browser writes some hundred bytes.
+/// A longer list of requested headers is not repeated in the response. Browsers write some hundred bytes.
 const ASKED_BYTES_MAX: usize = 1024;
-/// docs/DEFAULTS.md argues it.
+/// docs/DEFAULTS.md has the reason.
 const MAX_AGE: Duration = Duration::from_mins(10);
-/// Firefox keeps an answer no longer, other browsers forget it sooner.
+/// Firefox caches a preflight's response for no longer than this, other browsers for less.
 const MAX_AGE_MAX: Duration = Duration::from_hours(24);
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! `headers`: what a route removes, sets and adds, in requests and in responses. [`headers`](crate::headers) applies the rules.
+//! `headers`: fields that a route removes, sets and adds, in requests and in responses. [`headers`](crate::headers) applies the
+//! rules.
 
 pub(crate) mod cures;
 
@@ -20,13 +21,14 @@ use crate::{
     },
 };
 
+/// `headers` as written.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Written {
     pub(crate) request: Direction,
     pub(crate) response: Direction,
 }
 
-/// Rules for one direction. `set` and `add` merge by the name of the field.
+/// Rules for one direction. `set` and `add` are merged by the name of the field.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Direction {
     set: Vec<(HeaderName, FieldValue)>,
@@ -37,11 +39,11 @@ pub(crate) struct Direction {
 #[derive(Debug, Clone, PartialEq)]
 enum FieldValue {
     Fixed(HeaderValue),
-    /// With something of the request in it.
+    /// A value that contains a part of the request.
     Made(MadeValue),
 }
 
-/// The rules of one route.
+/// The header rules of one route, for its requests and its responses.
 #[derive(Debug)]
 pub struct Headers {
     pub request: Arc<HeaderRules>,
@@ -53,11 +55,11 @@ impl RoutePolicy for Headers {
     type Compiled = Headers;
     const KEYS: &'static [&'static str] = &["headers"];
     const MAPS: &'static [&'static Known] = &[&HEADERS, &HEADER_RULES];
-    /// A browser shows a script no status without the fields that the rules of `defaults` may set.
+    /// A script sees a response only with CORS fields, which the rules of `defaults` may set.
     const IS_FOR_NO_ROUTE: bool = true;
 
     fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Written {
-        // In a route, a map of plain values holds conditions.
+        // In a route, a map of plain values contains conditions.
         let may_be_conditions = fields.may_have("match_headers");
         let node = fields.get("headers").filter(|node| !(may_be_conditions && are_conditions(node)));
         let rules = node.and_then(|node| Fields::of(node, &HEADERS, sink));
@@ -106,6 +108,7 @@ impl Direction {
         }
     }
 
+    /// The compiled rules of one direction.
     pub(crate) fn rules(&self) -> HeaderRules {
         let mut rules =
             HeaderRules { remove: self.remove.clone().unwrap_or_default(), ..HeaderRules::default() };
@@ -164,7 +167,7 @@ fn field_value(text: &str) -> Result<FieldValue, Invalid> {
     }
 }
 
-/// A `headers` map whose values are maps holds rules (`request`, `response`); one of plain values holds conditions.
+/// Whether a `headers` map contains conditions, which are plain values. Rules (`request`, `response`) are maps.
 pub(crate) fn are_conditions(node: &Node) -> bool {
     let Value::Map(entries) = &node.value else { return false };
     !entries.is_empty() && !entries.iter().any(|entry| matches!(entry.value.value, Value::Map(_)))

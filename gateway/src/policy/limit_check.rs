@@ -1,13 +1,13 @@
-//! The limits of one request, which is charged to all of them or to none.
+//! The rate limits of one request, which is charged to all of them or to none.
 //!
-//! One that another limit refuses must cost the others nothing: otherwise one address that is limited uses up what a route
-//! has for everybody. So all limits are looked at first and then charged, and the order of the list changes nothing. Looking
-//! and charging are two steps, and workers share the counters: where another worker was faster in between, what was
-//! charged is given back.
+//! A request that one limit refuses must not be charged to the others: otherwise one address that is limited would use up
+//! the limit that a route has for all clients. So all limits are looked at first and then charged, and the order of the list
+//! changes nothing. Looking and charging are two steps, and workers share the counters: if another worker takes the last
+//! request in between, the charges are given back.
 //!
-//! There are two stages. Limits whose key needs no identity come before the token ([`Stage::Anyone`]) and stay charged when
-//! the token is refused, which bounds guessing; a limit that refuses in the second stage gives the charges of the first one
-//! back. Cost: a limit that is alone in its stage is charged without a look.
+//! There are two stages. Limits whose key needs no identity are checked before authentication ([`Stage::Anyone`]) and stay
+//! charged when authentication fails, which bounds guessing. A limit that refuses in the second stage gives the charges of
+//! the first stage back. Cost: a limit that is alone in its stage is charged without a look.
 
 use std::{net::IpAddr, ops::Deref, sync::Arc, time::Instant};
 
@@ -19,15 +19,16 @@ use super::{
 };
 use crate::auth::Identity;
 
-/// A limit as one worker has it.
+/// One worker's handle to a rate limit, with a copy of its header value.
 #[derive(Debug)]
 pub struct LocalLimit {
     shared: Arc<RateLimit>,
-    /// `RateLimit-Policy`, as a value of the worker's own.
+    /// The worker's own copy of the `RateLimit-Policy` value.
     pub policy: HeaderValue,
 }
 
 impl LocalLimit {
+    /// One worker's handle to a limit. `policy` is the worker's own `RateLimit-Policy` value.
     pub fn new(shared: &Arc<RateLimit>, policy: HeaderValue) -> Self {
         Self { shared: Arc::clone(shared), policy }
     }
@@ -41,27 +42,28 @@ impl Deref for LocalLimit {
     }
 }
 
-/// When a limit can be looked at.
+/// When a limit can be checked: before or after authentication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Its key needs no identity.
+    /// The limit's key needs no identity.
     Anyone,
-    /// Its key is in the verified token.
+    /// The limit's key comes from the verified identity.
     Identified,
 }
 
-/// One request before the limits of its route.
+/// The check of one request against the limits of its route.
 #[derive(Debug)]
 pub struct LimitCheck<'a> {
     limits: &'a [LocalLimit],
     client: IpAddr,
     headers: &'a HeaderMap,
     now: Instant,
-    /// The charged limit with the least left, its index and quota; of equal ones, the first in the file.
+    /// The charged limit with the fewest requests left, with its index and quota. Of equal limits, it is the first in the
+    /// file.
     tightest: Option<(usize, &'a LocalLimit, Quota)>,
 }
 
-/// The limit that refuses the request: of several, the one that does so for the longest time.
+/// The limit that refuses the request. If several do, it is the one that refuses for the longest time.
 #[derive(Debug, Clone, Copy)]
 pub struct Refused<'a> {
     pub limit: &'a LocalLimit,
@@ -69,11 +71,15 @@ pub struct Refused<'a> {
 }
 
 impl<'a> LimitCheck<'a> {
+    /// The check of a request from `client` that arrived at `now`.
     pub fn new(limits: &'a [LocalLimit], client: IpAddr, headers: &'a HeaderMap, now: Instant) -> Self {
         Self { limits, client, headers, now, tightest: None }
     }
 
-    /// Charges the request to all limits of this stage. An error leaves no limit of any stage charged.
+    /// Charges the request to all limits of this stage.
+    ///
+    /// # Errors
+    /// A limit refuses. Then the request is not charged to any limit of any stage.
     pub fn check(&mut self, stage: Stage, identity: Option<&Identity>) -> Result<(), Refused<'a>> {
         let verdict = self.look(stage, identity).and_then(|()| self.charge(stage, identity));
         if verdict.is_err() && stage == Stage::Identified {
@@ -82,7 +88,7 @@ impl<'a> LimitCheck<'a> {
         verdict
     }
 
-    /// What the client learns of: the limit with the least left, and its quota.
+    /// The limit with the fewest requests left, and its quota, for the response's fields.
     pub fn tightest(&self) -> Option<(&'a LocalLimit, Quota)> {
         self.tightest.map(|(_, limit, quota)| (limit, quota))
     }
@@ -124,7 +130,7 @@ impl<'a> LimitCheck<'a> {
         Ok(())
     }
 
-    /// Takes the charges of this stage's limits before `end` back.
+    /// Gives back the charges of this stage's limits before `end`.
     fn give_back(&self, stage: Stage, end: usize, identity: Option<&Identity>) {
         for (_, limit) in self.of(stage).take_while(|(at, _)| *at < end) {
             limit.give_back(self.key(limit, identity));
@@ -175,7 +181,7 @@ mod tests {
         Identity::of("main", Some(subject))
     }
 
-    /// One request: the index of the limit that refuses it.
+    /// Checks one request. An error is the index of the limit that refuses it.
     fn request(limits: &[LocalLimit], ip: &str, user: &str, now: Instant) -> Result<(), usize> {
         let (headers, identity) = (HeaderMap::new(), verified(user));
         let mut check = LimitCheck::new(limits, ip.parse().unwrap(), &headers, now);
@@ -240,7 +246,7 @@ mod tests {
     #[test]
     fn past_the_cap_of_keys_refusals_stay_refusals() {
         let now = Instant::now();
-        // The route's key has the only place; all addresses share a cell.
+        // The route's key takes the only place, so all addresses share a cell.
         let limits = limits(now, 1, &[(4, Route), (2, Ip)]);
         let verdicts = [1, 2, 3, 4].map(|host: u8| request(&limits, &format!("192.0.2.{host}"), "ann", now));
         assert_eq!(verdicts, [Ok(()), Ok(()), Err(1), Err(1)]);
@@ -263,7 +269,8 @@ mod tests {
                 });
             }
         });
-        // A refusal may have met what another worker was about to give back, so the last ones pass one by one.
+        // A request may have been refused for a charge that another worker gave back later, so the last ones pass one by
+        // one.
         while request(&limits, "192.0.2.1", "ann", now).is_ok() {
             passed.fetch_add(1, Ordering::Relaxed);
         }

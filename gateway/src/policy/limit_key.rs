@@ -1,9 +1,9 @@
-//! Whose bucket a request counts in.
+//! The bucket of a rate limit in which a request counts.
 //!
-//! A request that lacks what its limit asks for (no such claim, no such header) counts by its address: a client
-//! must not get out of a limit by leaving something out. So does one whose header has several lines that are not the same:
-//! the service may take any of them, and the client could count in the bucket of another. A subject or a claim is one of its
-//! issuer's: of two providers that know an `ann`, each has its own.
+//! A request without the claim or the header of its limit counts by its address: a client must not get out of a limit by
+//! leaving something out. The same holds for a header with several different lines: the service may read any of them, and
+//! the client could count in the bucket of another. A subject or a claim belongs to its provider: if two providers have a
+//! subject `ann`, each of the two has its own bucket.
 
 use std::net::IpAddr;
 
@@ -33,7 +33,7 @@ pub fn of(limit: &RateLimit, client: IpAddr, identity: Option<&Identity>, header
     by_text.unwrap_or_else(|| LimitKey::of_ip(client))
 }
 
-/// `None` where there is none, or more than one.
+/// The value of all lines of a header. `None`: the header is missing, or its lines differ.
 fn only_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;

@@ -1,5 +1,5 @@
-//! `max_inflight`: requests under way to a whole service; past it the answer is 503 `overloaded`. [`concurrency`](super::concurrency)
-//! counts them.
+//! `max_inflight`: the most requests in flight to a whole service, past which the reply is 503 `overloaded`.
+//! [`concurrency`](super::concurrency) counts them.
 
 use super::of_service::ServicePolicy;
 use crate::syntax::{diagnostics::Diagnostics, fields::value, tree::Node, units::count};

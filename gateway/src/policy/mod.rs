@@ -1,8 +1,9 @@
 //! The policies: one file or folder each, all of one shape.
 //!
-//! [`of_route`] says what a policy of a route is, [`of_service`] what one of a service is. The lists below are all that the rest of the gateway knows of them: which fields a
-//! route may have, how they are read, merged, checked, compiled and shown is derived from it. A policy acts where
-//! [`forward`](crate::request) calls its verb: the order is code, and not the order of the list.
+//! [`of_route`] defines a policy of a route, [`of_service`] a policy of a service. The lists below are all that the rest of the
+//! gateway uses: the fields that a route or a service may have, and the reading, merging, checking, compiling and showing of
+//! policies, are derived from them. A policy acts where [`forward`](crate::request) calls its verb: the order of evaluation is
+//! code, not the order of the list.
 
 pub(crate) mod access_log;
 pub(crate) mod allow_in_path;
@@ -40,7 +41,8 @@ use self::{
 };
 use crate::syntax::{diagnostics::Diagnostics, fields::Fields, hidden::Hidden};
 
-// Name in `Written` and `Policies`, and the policy. The order is that of evaluation, from the choice of the route to the log.
+// Each line has the name in `Written` and `Policies`, and the policy. The order is that of evaluation, from the choice of the route
+// to the log.
 route_policies! {
     spelling: crate::router::reading::Spelling,
     allow_in_path: crate::admission::Oddities,
@@ -59,7 +61,7 @@ route_policies! {
     access_log: access_log::LogThis,
 }
 
-// The same for `services`.
+// Each line has the name in `ServicePolicies`, and the policy.
 service_policies! {
     balance: balance::Balance,
     breaker: circuit_breaker::CircuitBreaker,
@@ -68,5 +70,5 @@ service_policies! {
     pool: pool::PoolSettings,
 }
 
-/// Policies of the format that this version does not have yet.
+/// Policies that the format reserves and this version does not have yet.
 pub(crate) const LATER: &[&str] = &["compress", "upgrade", "buffer"];

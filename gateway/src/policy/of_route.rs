@@ -1,8 +1,8 @@
-//! What a policy of a route is, and what is derived from the list of them in [`super`].
+//! The trait of a route's policies, and the code that is derived from the list of them in [`super`].
 //!
 //! A policy is written in several layers: `defaults`, the policies that a route uses, the route, the tag that declared it. All
-//! layers have the same form ([`Written`](super::Written)) and are laid over each other; what comes out is checked where the
-//! file is read, and compiled where a route table is made. So there are two types of each policy, as written and as compiled, and
+//! layers have the same form ([`Written`](super::Written)) and are laid over each other; the result is checked where the
+//! file is read, and compiled where a route table is made. So each policy has two types, as written and as compiled, and
 //! one way between them.
 
 use std::{
@@ -27,31 +27,32 @@ use crate::{
     },
 };
 
-/// A policy of a route: how it is read, merged, checked, compiled and shown. `request::forward` calls its verb.
+/// A policy of a route: how it is read, merged, checked, compiled and shown. `request::forward` calls the policy's verb.
 pub(crate) trait RoutePolicy {
-    /// As one layer has it. Every field is optional: what is not written is inherited.
+    /// The policy as one layer has it. Every field is optional: a field that is not written is inherited.
     type Written: Debug + Clone + Default + PartialEq;
-    /// As a route has it.
+    /// The policy as a compiled route has it.
     type Compiled;
-    /// Its fields in a route; never none.
+    /// The policy's fields in a route, at least one.
     const KEYS: &'static [&'static str];
-    /// The maps that stand in these fields.
+    /// The maps in these fields.
     #[cfg_attr(not(test), expect(dead_code, reason = "a test looks for each of their fields in the example"))]
     const MAPS: &'static [&'static Known] = &[];
-    /// It is about one route, so neither `defaults` nor `policies` can have it.
+    /// The policy concerns one route, so neither `defaults` nor `policies` can have it.
     const IS_OF_ONE_ROUTE: bool = false;
-    /// That of `defaults` also governs what the gateway answers where there is no route.
+    /// The policy in `defaults` also applies to the gateway's replies to requests without a route.
     const IS_FOR_NO_ROUTE: bool = false;
 
-    /// A tag may say it only where the operator trusts services fully.
+    /// A tag may declare the policy only where the operator trusts services fully.
     const NEEDS_TRUST: bool = false;
 
+    /// Reads the policy of one layer, and reports errors to `sink`.
     fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self::Written;
 
     /// Lays `top` over `under`: scalars replace, maps merge by key, lists replace.
     fn overlay(under: &mut Self::Written, top: &Self::Written);
 
-    /// Takes an option of a tag that declares a route. `None`: it is not one of its options, or no tag may say it.
+    /// Reads an option of a tag that declares a route. `None`: the policy has no such option.
     fn read_option(
         _written: &mut Self::Written,
         _option: &str,
@@ -60,41 +61,43 @@ pub(crate) trait RoutePolicy {
         None
     }
 
-    /// Writes what a tag says, as its options.
+    /// Writes the policy of a tag as the tag's options.
     fn write_options(_written: &Self::Written, _to: &mut fmt::Formatter<'_>) -> fmt::Result {
         Ok(())
     }
 
-    /// Lays what a tag says over what the file says.
+    /// Lays the policy of a tag over that of the file.
     fn declare(under: &mut Self::Written, tag: &Self::Written) {
         Self::overlay(under, tag);
     }
 
-    /// Reports what cannot be meant, now that all layers are known.
+    /// Reports contradictions, now that all layers are merged.
     fn check(_written: &Self::Written, _with: &mut Check<'_>) {}
 
-    /// Names what it needs of a request.
+    /// Adds the header fields and claims that the policy needs.
     fn ask(_written: &Self::Written, _asked: &mut Asked) {}
 
+    /// Compiles the policy of one route from its merged layers.
     fn compile(written: &Self::Written, with: &mut Compile<'_, '_>) -> Self::Compiled;
 
+    /// Adds the policy to the view of its route.
     fn show(_compiled: &Self::Compiled, _view: &mut View<'_>) {}
 }
 
-/// What a policy is checked against.
+/// The surroundings of a policy that [`RoutePolicy::check`] needs.
 pub(crate) struct Check<'a> {
     /// All policies of the route.
     pub(crate) route: &'a Written,
-    /// Where the route is.
+    /// The place of the route.
     pub(crate) place: Span,
     /// Names of all providers.
     pub(crate) providers: &'a [&'a str],
-    /// The error where nothing says who may use the route.
+    /// The error message for a route that neither names a provider nor is declared open.
     pub(crate) silent: &'static str,
     pub(crate) sink: &'a mut Diagnostics,
 }
 
-/// An option of a tag that cannot be meant.
+/// An option of a tag with a value that is not valid.
 #[derive(Debug)]
 pub(crate) struct BadOption {
     /// The option, or the part of it that is wrong.
@@ -103,23 +106,24 @@ pub(crate) struct BadOption {
 }
 
 impl BadOption {
+    /// The error for an option whose whole value is not valid.
     pub(crate) fn of(option: &str, why: Invalid) -> Self {
         Self { what: format!("`{option}`"), why }
     }
 }
 
-/// What policies need of a request.
+/// The parts of a request that policies need.
 #[derive(Debug, Default)]
 pub(crate) struct Asked {
-    /// Fields that they decide by, or write.
+    /// Header fields that policies read or write.
     pub(crate) fields: Vec<HeaderName>,
-    /// Claims of a token.
+    /// Claims of the identity.
     pub(crate) claims: BTreeSet<Box<str>>,
 }
 
-/// What a policy is compiled with.
+/// The surroundings of a policy that [`RoutePolicy::compile`] needs.
 pub(crate) struct Compile<'a, 'p> {
-    /// Names of the route and of its service.
+    /// Name of the route. `service` is the name of its service.
     pub(crate) route: &'a str,
     pub(crate) service: &'a str,
     /// All policies of the route.
@@ -127,28 +131,28 @@ pub(crate) struct Compile<'a, 'p> {
     /// Names of all providers, by their indexes.
     pub(crate) providers: &'a [&'a str],
     pub(crate) limits: &'a mut Limits<'p>,
-    /// Equal values of all routes are held once.
+    /// Stores equal values of all routes once.
     pub(crate) shared: &'a mut Shared,
     pub(crate) problems: &'a mut Vec<Diagnostic>,
 }
 
-/// What routes have in common, by its type.
+/// Values that routes have in common, by their type.
 #[derive(Debug, Default)]
 pub(crate) struct Shared(HashMap<TypeId, Box<dyn Any>>);
 
 impl Shared {
-    /// The value that is equal to this one and came first.
+    /// The first value that was equal to this one.
     pub(crate) fn share<T: Eq + Hash + ?Sized + 'static>(&mut self, value: Arc<T>) -> Arc<T> {
         let of_type = self.0.entry(TypeId::of::<T>()).or_insert_with(|| Box::new(Interner::<T>::default()));
         match of_type.downcast_mut::<Interner<T>>() {
             Some(interner) => interner.share(value),
-            // It was made for this type two lines above.
+            // Not reached: the entry was made for this type two lines above.
             None => value,
         }
     }
 }
 
-/// What `/api/v1/routes` and `millgate routes` show of the policies of one route, in the order of the list.
+/// The policies of one route as `/api/v1/routes` and `millgate routes` show them, in the order of the list.
 #[derive(Debug, Clone, Default)]
 pub struct Shown(Vec<(&'static str, ShownValue)>);
 
@@ -161,6 +165,7 @@ enum ShownValue {
 }
 
 impl Shown {
+    /// The entry with this name, if it is a text.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         match self.get(name)? {
             ShownValue::Text(text) => Some(text),
@@ -168,6 +173,7 @@ impl Shown {
         }
     }
 
+    /// The entry with this name, if it is a list; otherwise an empty list.
     pub(crate) fn list(&self, name: &str) -> &[String] {
         match self.get(name) {
             Some(ShownValue::List(list)) => list,
@@ -175,6 +181,7 @@ impl Shown {
         }
     }
 
+    /// The entry with this name, if it is a number; otherwise 0.
     pub(crate) fn number(&self, name: &str) -> u64 {
         match self.get(name) {
             Some(ShownValue::Number(number)) => *number,
@@ -197,25 +204,27 @@ impl serde::Serialize for Shown {
     }
 }
 
-/// Where one policy puts what is to be shown of it.
+/// The view of a route, to which each policy adds its entries.
 pub(crate) struct View<'a> {
     pub(crate) shown: &'a mut Shown,
-    /// The variables in what was written.
+    /// The environment variables in the policy as written, whose values are not shown.
     pub(crate) hidden: &'a Hidden,
     /// Names of all providers, by their indexes.
     pub(crate) providers: &'a [&'a str],
 }
 
 impl View<'_> {
+    /// Adds a text, with variables in place of their values.
     pub(crate) fn text(&mut self, name: &'static str, text: &str) {
         self.shown.0.push((name, ShownValue::Text(self.hidden.shown(text))));
     }
 
+    /// Adds a number.
     pub(crate) fn number(&mut self, name: &'static str, number: u64) {
         self.shown.0.push((name, ShownValue::Number(number)));
     }
 
-    /// Adds items to a list, which is shown where it is empty, too. Several policies may have items in it.
+    /// Adds items to a list. Several policies may add to it, and an empty list is shown, too.
     pub(crate) fn items(&mut self, name: &'static str, items: impl IntoIterator<Item = String>) {
         let items = items.into_iter().map(|item| self.hidden.shown(&item));
         let known = self.shown.0.iter_mut().find(|(known, _)| *known == name);
@@ -228,14 +237,14 @@ impl View<'_> {
     }
 }
 
-/// What `top` says replaces what is `under` it.
+/// Replaces `under` by `top`, if `top` is written.
 pub(crate) fn replace<T: Clone>(under: &mut Option<T>, top: Option<&T>) {
     if let Some(top) = top {
         *under = Some(top.clone());
     }
 }
 
-/// One list of all of them.
+/// Joins lists into one.
 pub(crate) const fn joined<const LENGTH: usize>(lists: &[&[&'static str]]) -> [&'static str; LENGTH] {
     let mut all = [""; LENGTH];
     let (mut list, mut at) = (0, 0);
@@ -261,15 +270,15 @@ pub(crate) const fn length(lists: &[&[&'static str]]) -> usize {
     length
 }
 
-/// Derives from the list what is done with every policy: the fields that a route may have, and reading, merging, checking,
-/// compiling and showing them.
+/// Derives from the list the code that concerns every policy: the fields that a route may have, and the reading, merging,
+/// checking, compiling and showing of the policies.
 macro_rules! route_policies {
     ($($name:ident: $policy:ty,)*) => {
         /// The policies of one layer, as written.
         #[derive(Debug, Clone, Default, PartialEq)]
         pub struct Written {
             $(pub(crate) $name: <$policy as RoutePolicy>::Written,)*
-            /// The variables in it.
+            /// The environment variables in the layer.
             pub(crate) hidden: Variables,
         }
 
@@ -278,14 +287,14 @@ macro_rules! route_policies {
             $(pub(crate) $name: <$policy as RoutePolicy>::Compiled,)*
         }
 
-        /// Of each policy, those that stand in its fields.
+        /// The environment variables in the fields of each policy.
         #[derive(Debug, Clone, Default, PartialEq)]
         pub(crate) struct Variables {
             $($name: Hidden,)*
         }
 
         impl Written {
-            /// What stands in a route, in `defaults` or in one of `policies`.
+            /// Reads the policies of a route, of `defaults`, or of one of `policies`.
             pub(crate) fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self {
                 let mut written = Self::default();
                 $(if <$policy as RoutePolicy>::KEYS.iter().any(|key| fields.may_have(key)) {
@@ -297,24 +306,24 @@ macro_rules! route_policies {
                 written
             }
 
-            /// What `top` says wins, what it leaves out stays.
+            /// Lays `top` over this layer: fields of `top` win, and fields that it leaves out stay.
             pub(crate) fn overlay(&mut self, top: &Self) {
                 $(<$policy as RoutePolicy>::overlay(&mut self.$name, &top.$name);
                 self.hidden.$name.extend(&top.hidden.$name);)*
             }
 
-            /// Takes an option of a tag. `None`: no policy has such an option.
+            /// Reads an option of a tag. `None`: no policy has such an option.
             pub(crate) fn read_option(&mut self, option: &str, value: &str) -> Option<Result<(), BadOption>> {
                 None$(.or_else(|| <$policy as RoutePolicy>::read_option(&mut self.$name, option, value)))*
             }
 
-            /// Writes the options of a tag that says the same.
+            /// Writes the options of a tag that declares these policies.
             pub(crate) fn write_options(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
                 $(<$policy as RoutePolicy>::write_options(&self.$name, to)?;)*
                 Ok(())
             }
 
-            /// The first policy in it that a tag may not decide without trust.
+            /// The field of the first policy in this layer that a tag may declare only with full trust.
             pub(crate) fn needs_trust(&self) -> Option<&'static str> {
                 $(if <$policy as RoutePolicy>::NEEDS_TRUST && self.$name != Default::default() {
                     return <$policy as RoutePolicy>::KEYS.first().copied();
@@ -322,25 +331,27 @@ macro_rules! route_policies {
                 None
             }
 
-            /// As [`Self::overlay`], with what a tag may say.
+            /// Lays the policies of a tag over this layer, as far as a tag may declare them.
             pub(crate) fn declare(&mut self, tag: &Self) {
                 $(<$policy as RoutePolicy>::declare(&mut self.$name, &tag.$name);)*
             }
 
-            /// Reports what cannot be meant. All layers are in it.
+            /// Reports contradictions. All layers must be merged.
             pub(crate) fn check(&self, with: &mut Check<'_>) {
                 $(<$policy as RoutePolicy>::check(&self.$name, with);)*
             }
 
+            /// Adds the header fields and claims that the policies need.
             pub(crate) fn ask(&self, asked: &mut Asked) {
                 $(<$policy as RoutePolicy>::ask(&self.$name, asked);)*
             }
 
+            /// Compiles all policies of one route.
             pub(crate) fn compile(&self, with: &mut Compile<'_, '_>) -> Policies {
                 Policies { $($name: <$policy as RoutePolicy>::compile(&self.$name, with),)* }
             }
 
-            /// Of `defaults`: for what the gateway answers where there is no route.
+            /// Compiles the policies of `defaults` that apply to the gateway's replies to requests without a route.
             pub(crate) fn compile_for_no_route(&self, with: &mut Compile<'_, '_>) -> Policies {
                 let mut written = Self::default();
                 $(if <$policy as RoutePolicy>::IS_FOR_NO_ROUTE {
@@ -351,7 +362,7 @@ macro_rules! route_policies {
         }
 
         impl Policies {
-            /// `written`: what they were compiled from.
+            /// The policies as the admin API shows them. `written` is the layer that they were compiled from.
             pub(crate) fn show(&self, written: &Written, providers: &[&str]) -> Shown {
                 let mut shown = Shown::default();
                 $(let mut view = View { shown: &mut shown, hidden: &written.hidden.$name, providers };
@@ -360,9 +371,9 @@ macro_rules! route_policies {
             }
         }
 
-        /// The fields of a route that are policies.
+        /// The fields of a route that belong to policies.
         pub(crate) const OF_ROUTE: &[&str] = &joined::<{ length(ALL) }>(ALL);
-        /// Those that `defaults` and `policies` can have.
+        /// The policies' fields that `defaults` and `policies` can have.
         pub(crate) const OF_ALL: &[&str] = &joined::<{ length(COMMON) }>(COMMON);
         const ALL: &[&[&str]] = &[$(<$policy as RoutePolicy>::KEYS),*];
         const COMMON: &[&[&str]] =

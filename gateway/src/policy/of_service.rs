@@ -1,29 +1,30 @@
-//! What a policy of a service is, and what is derived from the list of them in [`super`].
+//! The trait of a service's policies, and the code that is derived from the list of them in [`super`].
 //!
-//! A service is written once, in `services`, so nothing is laid over it: what is read is what its clusters are compiled from.
+//! A service is written once, in `services`, so nothing is laid over it, and its clusters are compiled from the values as
+//! read.
 
 use std::fmt::Debug;
 
 use crate::syntax::{diagnostics::Diagnostics, fields::Known, tree::Node};
 
-/// A policy of a service: how it is read, and what it is where nothing is written.
+/// A policy of a service: how it is read, and its default.
 pub(crate) trait ServicePolicy {
-    /// As a service has it. Services whose values are equal are treated alike.
+    /// The policy's settings in a service.
     type Settings: Debug + Clone + PartialEq;
-    /// Its field in a service.
+    /// The policy's field in a service.
     const KEY: &'static str;
-    /// The maps that stand in this field.
+    /// The maps in this field.
     #[cfg_attr(not(test), expect(dead_code, reason = "a test looks for each of their fields in the example"))]
     const MAPS: &'static [&'static Known] = &[];
 
-    /// docs/DEFAULTS.md argues it.
+    /// The settings of a service without the field. docs/DEFAULTS.md has the reasons.
     fn by_default() -> Self::Settings;
 
-    /// What the field holds. `None`: it cannot be read, which is reported.
+    /// Reads the value of the field. `None`: the value cannot be read, which is reported to `sink`.
     fn read(node: &Node, sink: &mut Diagnostics) -> Option<Self::Settings>;
 }
 
-/// Derives from the list what is done with every policy of a service.
+/// Derives from the list the code that concerns every policy of a service.
 macro_rules! service_policies {
     ($($name:ident: $policy:ty,)*) => {
         /// The policies of one service.
@@ -39,6 +40,7 @@ macro_rules! service_policies {
         }
 
         impl ServicePolicies {
+            /// Reads the policies of one entry of `services`; a field that is not written has its default.
             pub(crate) fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self {
                 let mut read = Self::default();
                 $(if let Some(node) = fields.get(<$policy as ServicePolicy>::KEY)
@@ -50,7 +52,7 @@ macro_rules! service_policies {
             }
         }
 
-        /// The fields of a service that are policies.
+        /// The fields of a service that belong to policies.
         pub(crate) const OF_SERVICE: &[&str] = &[$(<$policy as ServicePolicy>::KEY),*];
 
         /// Every map in these fields.

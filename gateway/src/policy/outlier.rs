@@ -1,17 +1,19 @@
 //! Outlier detection: an endpoint that cannot be reached, or that fails as a gateway does, is left out for a while.
 //!
 //! An endpoint is ejected after `connect_failures` connects in a row that failed, or after `gateway_failures`
-//! requests in a row that ended in a reset, a timeout, a broken answer or 502 to 504. One success ends a row. An endpoint
-//! that hangs is found out before its requests time out: `unanswered` of them wait for far longer than is usual, and since the
-//! first of them was sent it has answered nothing, while another endpoint has; any answer disproves that. An
-//! ejection lasts `pause`, doubled each time, at most [`PAUSE_MAX`]; an endpoint that then stays in for as long as
-//! its last pause begins again at `pause`. When the pause is over, one probe decides: one connect where connects had
-//! failed, one request otherwise. A request that can be sent again elsewhere may be that probe at once, one that would be
-//! lost only after as long a time again: where there are others, it never is. At most a share `max` of a cluster's endpoints is out at once, and while fewer than
-//! `panic` of them are left, ejections are ignored and all are tried (Envoy's panic threshold).
+//! requests in a row that ended in a reset, a timeout, a broken response or 502 to 504. One success ends a row. An endpoint
+//! that hangs is detected before its requests time out: `unanswered` of them wait for far longer than usual, and since the
+//! first of them was sent this endpoint has sent no response, while another endpoint has. Any response disproves that.
 //!
-//! This is not the circuit breaker: that one needs a number of requests and a share of failures, which is right for
-//! failures that an endpoint answers with and far too slow for an endpoint that is gone.
+//! An ejection lasts `pause`, doubled each time, at most [`PAUSE_MAX`]; after an endpoint has stayed in for as long as
+//! its last pause, the next ejection lasts `pause` again. When the pause is over, one probe decides: one connect where
+//! connects had failed, one request otherwise. A request that can be sent again elsewhere may be that probe at once. A
+//! request that would be lost may be the probe only after as long a time again, so it rarely is. At most a share `max` of a
+//! cluster's endpoints is out at once, and while fewer than `panic` of them are left, ejections are ignored and all are
+//! tried (Envoy's panic threshold).
+//!
+//! The circuit breaker is a different policy: it needs a number of requests and a share of failures, which suits an
+//! endpoint that responds with errors and is far too slow for an endpoint that is gone.
 //!
 //! One [`OutlierState`] per endpoint is shared by all workers and carried across snapshots. Its phase is one word, changed
 //! by compare-and-swap only; zero is "in", so that a pick costs one load. Units: milliseconds since the state was made.
@@ -31,7 +33,7 @@ pub use self::settings::OutlierSettings;
 pub use self::state::{Began, OutlierState, Probe};
 use self::state::{Word, millis};
 
-/// Compiled parameters of one cluster.
+/// The compiled parameters of one cluster.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OutlierDetector {
     connect_failures: u32,
@@ -42,21 +44,21 @@ pub struct OutlierDetector {
     panic: f32,
 }
 
-/// What one attempt showed about its endpoint.
+/// Evidence about an endpoint from one attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sign {
     /// A new connection was made.
     Connected,
     /// A connect was refused, or was not answered in time.
     ConnectFailed,
-    /// An answer that shows a working endpoint.
+    /// A response that shows a working endpoint.
     Answered,
-    /// A reset, a timeout, a broken answer, or a status that a gateway would give.
+    /// A reset, a timeout, a broken response, or a status that gateways send.
     GatewayFailed,
 }
 
 impl Sign {
-    /// A status is held against the endpoint only where it says that the endpoint could not do its work.
+    /// The sign of a status. Only statuses by which an endpoint reports that it could not do its work are failures: 502 to 504.
     pub fn of(status: StatusCode) -> Self {
         match status {
             StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
@@ -67,16 +69,17 @@ impl Sign {
     }
 }
 
-/// Which row of failures led to an ejection; the label of a metric.
+/// The row of failures that led to an ejection. [`Reason::as_str`] is the label of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     Connect,
     Gateway,
-    /// It answers nothing.
+    /// The endpoint sends no responses.
     Silence,
 }
 
 impl Reason {
+    /// The label of metrics, and the word in logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect_failures",
@@ -86,7 +89,7 @@ impl Reason {
     }
 }
 
-/// What a sign changed, for logs, events and metrics.
+/// The change that a sign caused, for logs, events and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     Ejected {
@@ -97,7 +100,7 @@ pub enum Change {
         /// Ejections without a calm time between them, this one included.
         ejections: u32,
     },
-    /// The row is complete, but as many endpoints as may be are out already.
+    /// The row is complete, but the largest permitted number of endpoints is out already.
     Spared {
         reason: Reason,
     },
@@ -107,18 +110,18 @@ pub enum Change {
     },
 }
 
-/// What showed that an endpoint is well again.
+/// The evidence that an endpoint works again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
     Probe,
-    /// A request that was sent to it nevertheless, since too few others were left.
+    /// A response to a request that was sent during the ejection, since too few other endpoints were left.
     Attempt,
-    /// The answer to a request from before the ejection.
+    /// The response to a request from before the ejection.
     LateAnswer,
 }
 
 impl Proof {
-    /// For people.
+    /// The text for log lines.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Probe => "a probe succeeded",
@@ -128,7 +131,7 @@ impl Proof {
     }
 }
 
-/// Where an endpoint stands.
+/// Whether an endpoint gets requests, or why and until when it does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     In,
@@ -136,19 +139,19 @@ pub enum Standing {
         reason: Reason,
         until: Instant,
     },
-    /// Its pause is over: it waits for its probe.
+    /// The pause is over, and the endpoint waits for its probe.
     Due {
         reason: Reason,
         since: Instant,
     },
-    /// A probe is under way.
+    /// A probe is in flight.
     Probing {
         reason: Reason,
     },
 }
 
 impl OutlierDetector {
-    /// Cannot fail: the settings were checked when they were read.
+    /// Compiles settings, which were checked when they were read, so this cannot fail.
     pub fn compile(settings: &OutlierSettings) -> Self {
         Self {
             connect_failures: settings.connect_failures.unwrap_or(u32::MAX),
@@ -160,21 +163,21 @@ impl OutlierDetector {
         }
     }
 
-    /// How many of `endpoints` may be out at once.
+    /// The largest number of `endpoints` that may be out at once.
     #[expect(clippy::cast_precision_loss, reason = "no cluster has 16 million endpoints")]
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and `endpoints`")]
     pub fn out_max(&self, endpoints: usize) -> usize {
         (endpoints as f32 * self.max) as usize
     }
 
-    /// Are so few of `endpoints` left that all are tried?
+    /// Whether so few of `endpoints` are left that ejections are ignored.
     #[expect(clippy::cast_precision_loss, reason = "no cluster has 16 million endpoints")]
     pub fn is_panic(&self, left: usize, endpoints: usize) -> bool {
         (left as f32) < endpoints as f32 * self.panic
     }
 
-    /// Learns what an attempt showed that began when the state's word was `began`. `may_eject` is asked only when the row
-    /// is complete: it says whether one more endpoint may be out.
+    /// Records the sign of an attempt, which began when the state's word was `began`. `may_eject` says whether one more
+    /// endpoint may be out; it is called only when the row is complete.
     pub fn record(
         &self,
         state: &OutlierState,
@@ -204,13 +207,13 @@ impl OutlierDetector {
         match Word::unpack(state.word.load(Ordering::Acquire)) {
             Word::In if failures >= needed => {
                 if !may_eject() {
-                    // The row begins anew, so that this is asked and counted once in a row and not with each failure.
+                    // The row begins anew, so that `Spared` is reported once for each row and not for each failure.
                     row.store(0, Ordering::Relaxed);
                     return Some(Change::Spared { reason });
                 }
                 self.eject(state, Word::In, reason, failures, now)
             }
-            // The probe failed. Other attempts began before it and show nothing new.
+            // The probe failed. Other attempts began before it, so their failures are not new evidence.
             probing @ Word::Probing { .. } if began.word == probing.pack() => {
                 self.eject(state, probing, reason, failures, now)
             }
@@ -218,8 +221,8 @@ impl OutlierDetector {
         }
     }
 
-    /// Learns that a request which the endpoint has had since `asked` has waited for longer than is usual; `is_new`: it is told
-    /// for the first time. `may_eject`: another endpoint has answered meanwhile, and one more may be out.
+    /// Records that a request, sent at `asked`, has waited for longer than usual. `is_new` is true the first time that this
+    /// request is recorded. `may_eject` says whether another endpoint has responded meanwhile, and one more may be out.
     pub fn suspect(
         &self,
         state: &OutlierState,
@@ -237,7 +240,7 @@ impl OutlierDetector {
         self.eject(state, Word::In, Reason::Silence, waiting, now)
     }
 
-    /// An endpoint that was thought to answer nothing has answered a request of before.
+    /// Takes an endpoint back that was ejected for silence, because it has responded to an earlier request.
     pub fn acquit(&self, state: &OutlierState, now: Instant) -> Option<Change> {
         match state.come_back(state.began(), |reason| reason == Reason::Silence, now)? {
             Change::Returned { reason, .. } => Some(Change::Returned { reason, proof: Proof::LateAnswer }),
@@ -268,12 +271,12 @@ impl OutlierDetector {
         Some(Change::Ejected { reason, failures, pause, ejections: level })
     }
 
-    /// Whether a request that is lost if it fails may be the probe of an endpoint whose pause has been over for `over`.
+    /// Whether a request that cannot be sent again may be the probe of an endpoint whose pause has been over for `over`.
     pub fn may_risk(&self, state: &OutlierState, over: Duration) -> bool {
         millis(over) >= self.pause(state.ejections())
     }
 
-    /// Of the ejection with this number.
+    /// Pause of the ejection with this number, in milliseconds.
     fn pause(&self, level: u32) -> u64 {
         let doublings = level.saturating_sub(1).min(DOUBLINGS_MAX);
         (self.pause_ms << doublings).min(millis(PAUSE_MAX))
@@ -281,15 +284,15 @@ impl OutlierDetector {
 }
 
 fn end_row(failures: &AtomicU32) {
-    // Nearly always there was none: a load that all cores may share, and no store.
+    // Nearly always the row is empty: then there is a load, which leaves the cache line shared, and no store.
     if failures.load(Ordering::Relaxed) != 0 {
         failures.store(0, Ordering::Relaxed);
     }
 }
 
-/// The longest pause. An endpoint that is back gets requests within this time.
+/// The longest pause. An endpoint that works again gets a probe within about this time.
 pub const PAUSE_MAX: Duration = Duration::from_mins(1);
-/// Past these the pause is [`PAUSE_MAX`] whatever `pause` is.
+/// After this many doublings the pause is [`PAUSE_MAX`] for any value of `pause`.
 const DOUBLINGS_MAX: u32 = 16;
 
 #[cfg(test)]
@@ -366,7 +369,7 @@ mod tests {
         for _ in 0..4 {
             record(&state, Sign::GatewayFailed, now);
         }
-        // A connection says nothing about answers.
+        // A connection is not evidence that the endpoint responds.
         record(&state, Sign::Connected, now);
         assert!(matches!(
             record(&state, Sign::GatewayFailed, now),
@@ -428,7 +431,7 @@ mod tests {
         }
         assert_eq!(detector().record(&state, began, Sign::Answered, now, || true), None);
         assert!(!state.is_in(), "its connection was there before");
-        // Where all endpoints are tried, one that answers is back.
+        // While all endpoints are tried, an endpoint that responds is taken back.
         assert!(matches!(record(&state, Sign::Answered, now), Some(Change::Returned { .. })));
     }
 
@@ -456,7 +459,7 @@ mod tests {
             detector().suspect(&state, (asked, is_new), told, || others)
         };
         assert_eq!([10, 20, 30, 40].map(|ms| wait(ms, true, true)), [None; 4]);
-        // It answered something meanwhile: the row begins anew, and requests of before are no witnesses.
+        // A response in between begins the row anew, and earlier requests no longer count.
         state.answered(now + 45 * MILLISECOND);
         assert_eq!(wait(40, true, true), None);
         assert_eq!([50, 51, 52, 53].map(|ms| wait(ms, true, true)), [None; 4]);

@@ -1,4 +1,4 @@
-//! `pool`: idle connections to a service that are kept for later requests. The [pool](crate::upstream::pool) keeps them.
+//! `pool`: the idle connections to a service that the [pool](crate::upstream::pool) keeps for later requests.
 
 use std::time::Duration;
 
@@ -10,12 +10,14 @@ use crate::syntax::{
     units::{count, duration_in, millis, minutes},
 };
 
-/// Upstream connections of one worker to one endpoint.
+/// Limits of one worker's idle connections to one endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolSettings {
     /// Idle connections kept per endpoint.
     pub idle_max: usize,
+    /// Time after which an idle connection is closed.
     pub idle: Duration,
+    /// Age past which a connection is not used again.
     pub max_age: Duration,
 }
 

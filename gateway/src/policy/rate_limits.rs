@@ -1,4 +1,4 @@
-//! `rate_limit` as it is written: one limit, or several.
+//! `rate_limit` of a route: one limit, or several.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::syntax::{
     tree::{At, Node, Value},
 };
 
-/// One limit, and where it stands.
+/// One limit as written, with its place.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Limit {
     rate: Rate,
@@ -24,13 +24,13 @@ pub(crate) struct Limit {
 }
 
 impl RoutePolicy for RateLimit {
-    /// Empty is `off`.
+    /// An empty list is `off`.
     type Written = Option<Vec<Limit>>;
     type Compiled = Box<[Arc<RateLimit>]>;
     const KEYS: &'static [&'static str] = &["rate_limit"];
     const MAPS: &'static [&'static Known] = &[&RATE_LIMIT];
 
-    /// `100/s per user`, a list of those, `{rate, burst, per}`, or `off`.
+    /// Reads `100/s per user`, `{rate, burst, per}`, a list of these, or `off`.
     fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self::Written {
         let node = fields.get("rate_limit")?;
         if is_word(node, "off") {
@@ -113,7 +113,7 @@ fn read_limit(node: &Node, sink: &mut Diagnostics) -> Option<Limit> {
     Some(Limit { rate, span })
 }
 
-/// The limits with what they leave out: a limit without a key is per user, on an open route per address.
+/// The limits with their defaults: a limit without a key is per user, or per address on an open route.
 pub(crate) fn specs(written: Option<&[Limit]>, is_open: bool) -> Vec<RateLimitSpec> {
     let by_default = if is_open { RateLimitKey::Ip } else { RateLimitKey::User };
     let limits = written.unwrap_or_default().iter().map(|Limit { rate, span }| RateLimitSpec {
@@ -132,8 +132,8 @@ pub(crate) fn specs(written: Option<&[Limit]>, is_open: bool) -> Vec<RateLimitSp
     specs
 }
 
-/// A single limit is `default`; of several, each has the name of its key. Those with one key are numbered by their settings,
-/// since a limit is known by its name and must stay the same when the list is written in another order.
+/// The name of a limit. A single limit is `default`; each of several has the name of its key. Limits with the same key are
+/// numbered in the order of their settings, since a reload recognises a limit by its name, whatever the order of the list.
 fn limit_name(at: usize, limit: &RateLimitSpec, all: &[RateLimitSpec]) -> String {
     if all.len() == 1 {
         return "default".to_owned();

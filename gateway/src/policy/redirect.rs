@@ -1,9 +1,9 @@
-//! Routes that send the client elsewhere.
+//! `redirect`: a route that sends the client to another URL.
 //!
-//! A target is a URL or a path, with `{path}`, `{host}` and `{port}` in it: the path as the service would get it (after
-//! `rewrite`), the host that was asked for, and its port, also where it is the scheme's own. With `{path}` the request's query goes along, unless the target has its own. What a client
-//! sent stands in no place where it could name another host: paths have no empty segments
-//! ([`admission`](crate::admission)), what follows one is looked at in [`Redirect::new`], and a host has the form of one.
+//! A target is a URL or a path, and may contain `{path}`, `{host}` and `{port}`: the path as the service would get it (after
+//! `rewrite`), the request's host, and its port, which is written even if it is the scheme's default. With `{path}` the request's
+//! query is kept, unless the target has its own. The parts that a client sent cannot name another host: paths have no empty segments
+//! ([`admission`](crate::admission)), [`Redirect::new`] checks the text around a path, and a host has the form of a host.
 
 use std::fmt;
 
@@ -20,15 +20,15 @@ use crate::syntax::{
 
 impl RoutePolicy for Redirect {
     type Written = Option<Redirect>;
-    /// Boxed: few routes have one.
+    /// It is boxed since few routes have one.
     type Compiled = Option<Box<Redirect>>;
     const KEYS: &'static [&'static str] = &["redirect"];
     const MAPS: &'static [&'static Known] = &[&REDIRECT];
     const IS_OF_ONE_ROUTE: bool = true;
-    /// Otherwise a service could send the clients of a host that it shares with others anywhere.
+    /// Otherwise a service could send the clients of a host that it shares with other services to any site.
     const NEEDS_TRUST: bool = true;
 
-    /// The target alone, or a map with the status, too.
+    /// Reads a target, or a map with a target and a status.
     fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self::Written {
         let Entry { key, value: node } = fields.entry("redirect")?;
         for other in ["service", "subset", "split"].iter().filter_map(|name| fields.entry(name)) {
@@ -56,7 +56,7 @@ impl RoutePolicy for Redirect {
         replace(under, top.as_ref());
     }
 
-    /// `301,https://shop.example{path}`.
+    /// Reads `301,https://shop.example{path}`.
     fn read_option(written: &mut Self::Written, option: &str, value: &str) -> Option<Result<(), BadOption>> {
         if option != "redirect" {
             return None;
@@ -91,7 +91,7 @@ impl RoutePolicy for Redirect {
     }
 }
 
-/// `https://shop.example{path}`.
+/// Reads a target such as `https://shop.example{path}`.
 pub(crate) fn parse_target(status: StatusCode, target: &str) -> Result<Redirect, Invalid> {
     let expected = "a URL or a path such as `https://shop.example{path}`";
     if let Some(found) = foreign_variables::in_redirect(target) {
@@ -104,7 +104,7 @@ pub(crate) fn parse_target(status: StatusCode, target: &str) -> Result<Redirect,
     Redirect::new(status, target).map_err(|why| Invalid::new(code::BAD_VALUE, expected, why))
 }
 
-/// `308`.
+/// Reads a status such as `308`.
 pub(crate) fn parse_status(text: &str) -> Result<StatusCode, Invalid> {
     let found = STATUSES.into_iter().find(|status| status.as_str() == text);
     found.ok_or_else(|| {
@@ -112,7 +112,7 @@ pub(crate) fn parse_status(text: &str) -> Result<StatusCode, Invalid> {
     })
 }
 
-/// A 3xx answer with a `Location` (RFC 9110 §15.4).
+/// A 3xx reply with a `Location` (RFC 9110 §15.4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redirect {
     pub status: StatusCode,
@@ -129,8 +129,10 @@ enum Part {
 }
 
 impl Redirect {
+    /// A redirect with this status to this target.
+    ///
     /// # Errors
-    /// What is wrong with the target.
+    /// The status is not one of a redirect, or the target is not valid; the text says why.
     pub fn new(status: StatusCode, target: &str) -> Result<Self, &'static str> {
         if !STATUSES.contains(&status) {
             return Err("no status of a redirect");
@@ -158,7 +160,7 @@ impl Redirect {
             let (text, after) = rest.split_at(at);
             parts.push(Part::Text(text.to_owned()));
             let known = [(Part::Path, PATH), (Part::Host, HOST), (Part::Port, PORT)];
-            // It is one of them, since none was left over above.
+            // It is one of them: any other brace was refused above.
             let Some((part, name)) = known.into_iter().find(|(_, name)| after.starts_with(name)) else {
                 break;
             };
@@ -171,8 +173,8 @@ impl Redirect {
         Ok(Self { status, target: parts, keeps_query })
     }
 
-    /// `Location` for a request with this host and port, and this path and query. `None`: it is no header value, which what
-    /// passed admission always is.
+    /// `Location` for a request with this host and port, and this path and query. `None`: the result is not a valid header value,
+    /// which does not happen to a request that passed admission.
     pub fn location(
         &self,
         (host, port): (&str, &str),
@@ -196,10 +198,10 @@ impl Redirect {
     }
 }
 
-/// Status of [`to_https`]: the method and the body go along.
+/// Status of [`to_https`], with which the client repeats the method and the body.
 pub const TO_HTTPS: StatusCode = StatusCode::PERMANENT_REDIRECT;
 
-/// The same request over TLS, at this port of the same host.
+/// `Location` that sends a client to the same target over TLS, at this port of the same host.
 pub fn to_https(host: &str, port: u16, target: &PathAndQuery) -> Option<HeaderValue> {
     let text = match port {
         HTTPS_PORT => format!("https://{host}{target}"),
@@ -208,7 +210,7 @@ pub fn to_https(host: &str, port: u16, target: &PathAndQuery) -> Option<HeaderVa
     HeaderValue::try_from(text).ok()
 }
 
-/// `308 https://shop.example{path}`.
+/// Writes `308 https://shop.example{path}`.
 impl fmt::Display for Redirect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.status.as_u16(), self.target_text())
@@ -216,7 +218,7 @@ impl fmt::Display for Redirect {
 }
 
 impl Redirect {
-    /// As it would be written.
+    /// The target as it is written in the file.
     pub fn target_text(&self) -> String {
         let texts = self.target.iter().map(|part| match part {
             Part::Text(text) => text.as_str(),
@@ -234,7 +236,7 @@ const HTTPS_PORT: u16 = 443;
 const PATH: &str = "{path}";
 const HOST: &str = "{host}";
 const PORT: &str = "{port}";
-/// Those with a `Location` that a client follows by itself.
+/// The statuses whose `Location` a client follows without its user.
 const STATUSES: [StatusCode; 5] = [
     StatusCode::MOVED_PERMANENTLY,
     StatusCode::FOUND,

@@ -1,4 +1,4 @@
-//! What a route requires of a token that is valid: scopes, roles, claims.
+//! `require`: the scopes, roles and claims that a verified identity must have to use a route.
 
 use std::sync::Arc;
 
@@ -18,13 +18,15 @@ use crate::syntax::{
     fields::{Fields, Known, is_word, some_text},
 };
 
+/// `require` as written.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Written {
-    /// `none`: takes back what `defaults` or a policy requires.
+    /// `none`: cancels the requirements of `defaults` or of a policy.
     Nothing,
     All(All),
 }
 
+/// Requirements that an identity must all meet.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct All {
     pub(crate) scopes: Option<Vec<String>>,
@@ -35,6 +37,7 @@ pub(crate) struct All {
 
 #[cfg(test)]
 impl Written {
+    /// A requirement of claims only.
     pub(crate) fn claims(claims: Claims) -> Self {
         Self::All(All { scopes: None, roles: None, claims, span: Span::default() })
     }
@@ -52,7 +55,7 @@ impl RoutePolicy for Requirement {
             return Some(Written::Nothing);
         }
         let fields = Fields::of(node, &REQUIRE, sink)?;
-        // RFC 6749 §3.3: a scope value has no spaces; a string with spaces is a list of them.
+        // RFC 6749 §3.3: a scope value has no spaces; a string with spaces is a list of scopes.
         let scopes = fields
             .values("scope", sink, some_text)
             .map(|list| list.iter().flat_map(|at| at.value.split_whitespace()).map(str::to_owned).collect());
@@ -110,6 +113,7 @@ impl RoutePolicy for Requirement {
     }
 }
 
+/// The requirements of a route: all of the scopes, one of the roles, and all of the claims.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Requirement {
     scopes: Box<[Box<str>]>,
@@ -117,19 +121,19 @@ pub struct Requirement {
     claims: ClaimTexts,
 }
 
-/// The token holds but does not suffice (403).
+/// The identity is valid but does not meet the requirements (403).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InsufficientScope<'a> {
     /// A required scope is missing.
     Scope,
-    /// None of the accepted roles is there.
+    /// The identity has none of the accepted roles.
     Role,
-    /// This claim, which is required, is missing or different.
+    /// This required claim is missing or different.
     Claim(&'a str),
 }
 
 impl<'a> InsufficientScope<'a> {
-    /// What is missing: for the log.
+    /// The missing part, for the log.
     pub fn what(self) -> &'a str {
         match self {
             Self::Scope => "scope",
@@ -140,6 +144,7 @@ impl<'a> InsufficientScope<'a> {
 }
 
 impl Requirement {
+    /// The compiled requirements; nothing is required if none are written.
     pub(crate) fn of(written: Option<&Written>) -> Self {
         let Some(Written::All(all)) = written else { return Self::default() };
         let boxed = |texts: Option<&Vec<String>>| {
@@ -152,7 +157,7 @@ impl Requirement {
         }
     }
 
-    /// Does the token carry every scope, one of the roles and every claim?
+    /// Checks that the identity has every scope, one of the roles and every claim.
     pub fn check(&self, verified: &Identity) -> Result<(), InsufficientScope<'_>> {
         if !self.scopes.iter().all(|scope| verified.scopes.contains(scope)) {
             return Err(InsufficientScope::Scope);
@@ -167,7 +172,8 @@ impl Requirement {
         }
     }
 
-    /// Every token that has what this asks for has what `other` asks for.
+    /// Whether every identity that meets these requirements also meets `other`. May return false although it
+    /// is so, never the reverse.
     pub fn implies(&self, other: &Self) -> bool {
         let is_part = |inner: &[Box<str>], outer: &[Box<str>]| {
             !inner.is_empty() && inner.iter().all(|text| outer.contains(text))
@@ -179,12 +185,12 @@ impl Requirement {
             })
     }
 
-    /// Nothing is asked: every token that holds suffices.
+    /// Whether every valid identity meets the requirements.
     pub fn is_empty(&self) -> bool {
         self.scopes.is_empty() && self.roles.is_empty() && self.claims.is_empty()
     }
 
-    /// All scopes, for `scope="…"` in `WWW-Authenticate` (RFC 6750 §3); `None` if no scope is asked.
+    /// All scopes, for `scope="…"` in `WWW-Authenticate` (RFC 6750 §3). `None`: a scope is not required.
     pub fn scope_value(&self) -> Option<HeaderValue> {
         if self.scopes.is_empty() {
             return None;
@@ -219,7 +225,7 @@ mod tests {
         }
     }
 
-    /// What is missing. Of a claim, `|` stands between the texts.
+    /// The missing part. `|` separates the accepted texts of a claim.
     fn check(scopes: &[&str], roles: &[&str], claims: &[(&str, &str)]) -> Option<String> {
         let owned = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
         let texts = |texts: &str| texts.split('|').map(ToOwned::to_owned).collect();

@@ -1,4 +1,4 @@
-//! What of a request's target a service gets to see: without a prefix, with another one, and under which name of a host.
+//! `rewrite`: the path and the host that a service gets: without a prefix, with another prefix, with another `Host`.
 
 use std::fmt;
 
@@ -18,6 +18,7 @@ use crate::{
     },
 };
 
+/// `rewrite` as written.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Written {
     pub(crate) strip: Option<At<String>>,
@@ -26,36 +27,40 @@ pub(crate) struct Written {
 }
 
 impl Written {
+    /// The prefix that is removed.
     pub(crate) fn stripped(&self) -> Option<&str> {
         self.strip.as_ref().map(|at| at.value.as_str())
     }
 
+    /// The prefix that is added.
     pub(crate) fn added(&self) -> Option<&str> {
         self.add.as_deref()
     }
 }
 
+/// The rewriting of one route's requests.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rewrite {
     /// Prefix to remove, e.g. `/api`.
     pub strip: Option<String>,
     /// Prefix to add after stripping.
     pub add: Option<String>,
-    /// `None`: the service gets the `Host` that the client asked for.
+    /// `None`: the service gets the client's `Host`.
     pub host: Option<UpstreamHost>,
 }
 
-/// `Host` in requests to a service.
+/// The `Host` of requests to a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpstreamHost {
+    /// A fixed name.
     Name(HeaderValue),
     /// The instance's own address and port.
     Instance,
 }
 
 impl Rewrite {
-    /// The target that a service gets, and the prefix that was stripped from it. `any_case`: the prefix is compared as the path was.
-    /// `None` is never the case: the parts were valid in a target, so their joint is one.
+    /// The target that a service gets, and the prefix that was stripped from it. `any_case`: the prefix is compared without regard
+    /// to case, as the route's path was. Never `None` in practice: the parts were valid in a target, so the result is valid.
     pub fn apply<'a>(&self, target: &'a PathAndQuery, any_case: bool) -> Option<(Uri, Option<&'a str>)> {
         let written = target.path();
         let path = rewritten(self.strip.as_deref(), self.add.as_deref(), written, any_case);
@@ -75,7 +80,7 @@ pub(crate) struct Rewritten<'a, 'p> {
 
 impl fmt::Display for Rewritten<'_, '_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Where the prefix was all of the path, what is added stands alone, and something must stand there.
+        // If the prefix was the whole path and nothing is added, the path still needs a slash.
         let slash = if self.added.is_empty() && self.rest.is_empty() { "/" } else { "" };
         write!(f, "{}{}{slash}", self.added, self.rest)
     }
@@ -105,7 +110,7 @@ pub(crate) fn without_added<'a>(add: Option<&str>, sent: &'a str) -> Option<&'a 
 
 impl RoutePolicy for Rewrite {
     type Written = Written;
-    /// `None`: the target goes as it came. Boxed: few routes have one.
+    /// `None`: the target is sent unchanged. It is boxed since few routes have one.
     type Compiled = Option<Box<Rewrite>>;
     const KEYS: &'static [&'static str] = &["rewrite"];
     const MAPS: &'static [&'static Known] = &[&REWRITE];
@@ -159,7 +164,7 @@ impl RoutePolicy for Rewrite {
     }
 }
 
-/// `orders.internal`, `orders.internal:8080`, `{instance}`.
+/// Reads `orders.internal`, `orders.internal:8080` or `{instance}`.
 pub(crate) fn parse_host(text: &str) -> Result<UpstreamHost, Invalid> {
     if text == "{instance}" {
         return Ok(UpstreamHost::Instance);

@@ -1,4 +1,4 @@
-//! `case_insensitive` and `trailing_slash`: which other spellings of its path a route takes. The [`router`](crate::router) finds it by them.
+//! `case_insensitive` and `trailing_slash`: the other spellings of its path by which the [`router`](crate::router) finds a route.
 
 use super::of_route::{Compile, RoutePolicy, replace};
 use crate::{

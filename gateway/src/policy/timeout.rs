@@ -1,8 +1,8 @@
 //! Timeouts: how long a request, one attempt, a connect and a silent body may take.
 //!
 //! `total` runs from the end of the request to the response head, over all attempts and the pauses between them. While a
-//! body is on its way, in either direction, `idle` and `min_rate` govern it. Reads no clock and
-//! sets no timer.
+//! body is on its way, in either direction, `idle` and `min_rate` apply. This module only computes instants: it neither
+//! reads a clock nor sets a timer.
 
 use std::{
     fmt,
@@ -21,6 +21,7 @@ use crate::{
     },
 };
 
+/// `timeout` as written.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Written {
     total: Option<Duration>,
@@ -31,7 +32,7 @@ pub(crate) struct Written {
 }
 
 impl Written {
-    /// Of the whole request, and nothing else.
+    /// A timeout of the whole request only.
     #[cfg(test)]
     pub(crate) fn total(total: Option<Duration>) -> Self {
         Self { total, ..Self::default() }
@@ -44,7 +45,7 @@ impl RoutePolicy for Timeouts {
     const KEYS: &'static [&'static str] = &["timeout"];
     const MAPS: &'static [&'static Known] = &[&TIMEOUT];
 
-    /// `3s` is the total.
+    /// Reads a map, or a duration, which is the total.
     fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Written {
         let Some(node) = fields.get("timeout") else { return Written::default() };
         let total = |text: &str| duration_in(text, millis(1)..=minutes(24 * 60));
@@ -75,7 +76,7 @@ impl RoutePolicy for Timeouts {
                 .label("one attempt cannot take longer than all of them")
                 .help("write a longer `total`, or a shorter `try`"),
             );
-            // It is reported once.
+            // Without it, `check` does not report it again.
             timeout.per_try = None;
         }
         timeout
@@ -83,7 +84,7 @@ impl RoutePolicy for Timeouts {
 
     fn overlay(under: &mut Written, top: &Written) {
         if top.total.is_some() {
-            // What was written beside another total is not reported where this one is shorter.
+            // A part that was written beside another total is not reported if this total is shorter.
             for inherited in [&mut under.connect, &mut under.per_try].into_iter().flatten() {
                 inherited.span = Span::default();
             }
@@ -95,7 +96,7 @@ impl RoutePolicy for Timeouts {
         replace(&mut under.min_rate, top.min_rate.as_ref());
     }
 
-    /// The total.
+    /// Reads `timeout`, which is the total.
     fn read_option(written: &mut Written, option: &str, value: &str) -> Option<Result<(), BadOption>> {
         if option != "timeout" {
             return None;
@@ -127,7 +128,7 @@ impl RoutePolicy for Timeouts {
     }
 }
 
-/// Without a place, the part was written beside another total.
+/// Warns about a part that is longer than the total. A part without a place was written beside another total.
 fn report_longer_than(total: Duration, name: &str, part: Option<&At<Duration>>, sink: &mut Diagnostics) {
     if let Some(part) = part.filter(|part| part.value > total && part.span != Span::default()) {
         let message = format!("`timeout.{name}` is longer than `timeout.total`");
@@ -140,7 +141,7 @@ fn report_longer_than(total: Duration, name: &str, part: Option<&At<Duration>>, 
     }
 }
 
-/// Bytes in a second, or `off`.
+/// The least rate of a body: bytes per second, or `off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MinRate {
     Off,
@@ -148,6 +149,7 @@ pub(crate) enum MinRate {
 }
 
 impl MinRate {
+    /// Reads a rate such as `240B/s`, or `off`.
     pub(crate) fn parse(text: &str) -> Result<Self, Invalid> {
         match text {
             "off" | "false" => Ok(Self::Off),
@@ -187,13 +189,14 @@ pub struct Deadline {
 }
 
 impl Timeouts {
+    /// The compiled timeouts, with defaults for parts that are not written.
     pub(crate) fn of(written: &Written) -> Self {
         let value = |part: &Option<At<Duration>>| part.as_ref().map(|at| at.value);
         let total = written.total.unwrap_or(TOTAL).min(LONGEST);
         Self {
             total,
             connect: value(&written.connect).unwrap_or(CONNECT).min(LONGEST),
-            // An inherited `try` that is not shorter than the route's own total says nothing more than the total.
+            // An inherited `try` that is not shorter than the route's own total has no effect.
             per_try: value(&written.per_try).filter(|per_try| *per_try < total),
             idle: written.idle.unwrap_or(IDLE),
             min_rate: match written.min_rate {
@@ -204,12 +207,12 @@ impl Timeouts {
         }
     }
 
-    /// Starts the clock of one request that is ready to be sent at `now`.
+    /// The deadline of one request that is ready to be sent at `now`.
     pub fn apply(&self, now: Instant) -> Deadline {
         Deadline { at: now + self.total, timeouts: *self }
     }
 
-    /// From the end of the request to the response head.
+    /// Longest time from the end of the request to the response head.
     pub fn total(&self) -> Duration {
         self.total
     }
@@ -219,37 +222,38 @@ impl Timeouts {
         self.idle
     }
 
-    /// Bytes per second that a client sends or takes at least, while it is waited for.
+    /// Least bytes per second that a client must send or take while the gateway waits for it.
     pub fn min_rate(&self) -> Option<u64> {
         self.min_rate
     }
 }
 
 impl Deadline {
-    /// When the request as a whole is over.
+    /// When the time of the whole request is over.
     pub fn at(&self) -> Instant {
         self.at
     }
 
-    /// What a first attempt has that begins with the request.
+    /// Time of a first attempt that begins with the request.
     pub fn usual(&self) -> Duration {
         self.timeouts.per_try.map_or(self.timeouts.total, |per_try| per_try.min(self.timeouts.total))
     }
 
-    /// As it is when the end of the request came at `at`.
+    /// The deadline of a request whose end came at `at`.
     #[must_use]
     pub fn received(self, at: Instant) -> Self {
         Self { at: self.at.max(at + self.timeouts.total), ..self }
     }
 
-    /// For an attempt at an endpoint that is most likely still broken: half of the usual time is left for another one.
+    /// The deadline of an attempt at an endpoint that is most likely still broken. It has half of the usual time, which
+    /// leaves the other half for another endpoint.
     #[must_use]
     pub fn of_a_probe(self) -> Self {
         let timeouts = Timeouts { per_try: Some(self.usual() / 2), ..self.timeouts };
         Self { timeouts, ..self }
     }
 
-    /// When an attempt that begins at `now` is over: after `try`, and never later than the request.
+    /// When the time of an attempt that begins at `now` is over: after `try`, and never later than the request.
     pub fn attempt(&self, now: Instant) -> Instant {
         self.timeouts.per_try.map_or(self.at, |per_try| self.at.min(now + per_try))
     }
@@ -267,7 +271,7 @@ static TIMEOUT: Known = Known {
     later: &[],
 };
 
-// docs/DEFAULTS.md argues each of these.
+// docs/DEFAULTS.md has the reason for each default.
 const TOTAL: Duration = Duration::from_secs(15);
 const CONNECT: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_mins(1);

@@ -1,4 +1,4 @@
-//! A worker's own view of a snapshot: what it has for each route, cluster and endpoint, in memory that no other core touches.
+//! A worker's own view of a snapshot: its values for each route, cluster and endpoint, in memory that no other core touches.
 
 use std::{
     cell::RefCell,
@@ -27,22 +27,23 @@ use crate::{
     },
 };
 
-/// A worker's view of one snapshot: the shared part, and what only this worker has for it.
+/// A worker's view of one snapshot: the shared part, and the worker's own values for it.
 pub struct LocalSnapshot {
     pub shared: Arc<Snapshot>,
     pub routes: Vec<Rc<LocalRoute>>,
-    /// Rules for responses of [`RouteTable::unrouted`](super::RouteTable::unrouted), as those of the routes.
+    /// The worker's own response rules of [`RouteTable::unrouted`](super::RouteTable::unrouted).
     pub unrouted_rules: Rc<HeaderRules>,
     pub clusters: Vec<Rc<LocalCluster>>,
-    /// By the index that routes hold.
+    /// The providers of credentials, by the index that routes contain.
     pub providers: Vec<Rc<LocalProvider>>,
 }
 
+/// One worker's values for one route.
 pub struct LocalRoute {
     shared: Arc<Route>,
     pub metrics: Rc<RefCell<RouteSample>>,
-    /// Values that go into messages, as this worker's own: a clone of one counts references, and the count of a value
-    /// that all workers had in common would travel between their cores with every request.
+    /// The worker's own copies of values for messages: a clone of a value counts references, and the count of a shared value
+    /// would travel between cores with every request.
     pub request_rules: Rc<HeaderRules>,
     pub response_rules: Rc<HeaderRules>,
     pub limits: Box<[LocalLimit]>,
@@ -64,43 +65,46 @@ impl LocalRoute {
         }
     }
 
+    /// The compiled route, which all workers share.
     pub fn shared(&self) -> &Route {
         &self.shared
     }
 
+    /// The name of the route's service; empty for a route that redirects.
     pub fn cluster_name(&self) -> &str {
         &self.shared.service
     }
 }
 
+/// One worker's values for one cluster.
 pub struct LocalCluster {
     pub shared: Arc<Cluster>,
-    /// Its name in logs; `None`: the whole service.
+    /// The subset's name in logs; `None`: the cluster is a whole service.
     pub subset: Option<Rc<str>>,
-    /// The balancer's position: per worker, so that picking shares nothing.
+    /// The balancer's position. Each worker has its own, so that picking shares nothing.
     pub cursor: RefCell<Cursor>,
-    /// By endpoint index.
+    /// The endpoints, by the index that the cluster has for them.
     pub endpoints: Vec<LocalEndpoint>,
     pub metrics: Rc<RefCell<ClusterSample>>,
 }
 
-/// What this worker has for one endpoint.
+/// One worker's values for one endpoint.
 #[derive(Clone)]
 pub struct LocalEndpoint {
     pub state: StateHandle,
     pub pool: Rc<EndpointPool>,
-    /// Its name in logs.
+    /// The endpoint's name in logs and metrics.
     pub instance: Rc<str>,
-    /// Its name in requests, as a value of this worker's own.
+    /// The endpoint's `Host`, as the worker's own value.
     pub authority: HeaderValue,
     pub metrics: Rc<RefCell<InstanceSample>>,
 }
 
-/// All pools of a worker. They outlive a snapshot: an endpoint that stays keeps its connections.
+/// All pools of a worker. They outlive a snapshot, so an endpoint that stays keeps its connections.
 pub type Pools = HashMap<PoolKey, Rc<EndpointPool>, foldhash::fast::RandomState>;
 
 impl LocalSnapshot {
-    /// Builds the worker's view, taking over what `previous` has for routes and clusters that did not change.
+    /// Builds the worker's view. Routes and clusters that did not change are taken over from `previous`.
     pub fn build(
         shared: Arc<Snapshot>,
         previous: Option<&Self>,
@@ -123,7 +127,7 @@ impl LocalSnapshot {
         let old = previous.map_or(&[][..], |old| &old.clusters);
         let clusters = shared.clusters.iter().enumerate().map(|(index, cluster)| {
             let is_it = |known: &&Rc<LocalCluster>| Arc::ptr_eq(&known.shared, cluster);
-            // As a rule a cluster is where it was.
+            // Usually a cluster has the same index as before.
             let known = old.get(index).filter(is_it).or_else(|| old.iter().find(is_it));
             known.map_or_else(|| local_cluster(cluster, pools, metrics, own, rng), Rc::clone)
         });
@@ -137,13 +141,13 @@ impl LocalSnapshot {
         local
     }
 
-    /// Those that vouch for the clients of the route.
+    /// The providers whose credentials the route accepts.
     pub fn providers_of(&self, route: &Route) -> impl Iterator<Item = &LocalProvider> {
         route.policies.auth.iter().filter_map(|&at| self.providers.get(at)).map(|provider| &**provider)
     }
 
-    /// Forgets the pools of endpoints that are gone with a cluster of before: their idle connections close, those in
-    /// use finish.
+    /// Removes the pools of endpoints that only replaced clusters had. Their idle connections are closed, and connections in
+    /// use finish their request.
     fn drop_unused(&self, old: &[Rc<LocalCluster>], pools: &mut Pools) {
         let is_kept = |index: usize, cluster: &Rc<LocalCluster>| {
             self.clusters.get(index).is_some_and(|new| Rc::ptr_eq(new, cluster))
@@ -171,10 +175,10 @@ fn local_providers(shared: &Snapshot) -> Vec<Rc<LocalProvider>> {
     all.map(|(provider, keys)| Rc::new(LocalProvider::new(Arc::clone(provider), keys.clone()))).collect()
 }
 
-/// This worker's copies of rules: one of each, as the routes share them.
+/// The worker's copies of header rules. Routes that share rules share a copy.
 #[derive(Default)]
 struct OwnRules {
-    /// By the address of the original, which lives as long as its routes.
+    /// Copies by the address of the original, which lives as long as its routes.
     copies: HashMap<*const HeaderRules, Rc<HeaderRules>, foldhash::fast::RandomState>,
 }
 
@@ -185,7 +189,7 @@ impl OwnRules {
     }
 }
 
-/// The same rules in memory of their own.
+/// Copies rules into memory of their own.
 fn own_rules(rules: &HeaderRules) -> HeaderRules {
     let own = |fields: &[(HeaderName, HeaderValue)]| {
         fields.iter().map(|(name, value)| (own_name(name), own_value(value))).collect()
@@ -203,11 +207,11 @@ fn own_rules(rules: &HeaderRules) -> HeaderRules {
 }
 
 fn own_name(name: &HeaderName) -> HeaderName {
-    // What was a name is one again; the fallback is never taken.
+    // A valid name stays valid, so the fallback is never taken.
     HeaderName::from_bytes(name.as_str().as_bytes()).unwrap_or_else(|_| name.clone())
 }
 
-/// The same value in memory of its own: its count is touched by one core only.
+/// Copies a value into memory of its own, so that only one core counts its references.
 pub(crate) fn own_value(value: &HeaderValue) -> HeaderValue {
     let mut own = HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
     own.set_sensitive(value.is_sensitive());

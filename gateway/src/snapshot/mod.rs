@@ -1,8 +1,8 @@
-//! The compiled, immutable world that one request sees, and how workers come to the newest one.
+//! The compiled, immutable configuration and world that one request sees, and how workers get the newest one.
 //!
 //! The control plane publishes whole [`Snapshot`]s; a generation word shows workers that there is a new one.
-//! A worker looks at that word once per request and swaps its own [`LocalSnapshot`] between requests; a request
-//! that has begun keeps the one it started with. Request path: one atomic load, no lock, no shared count.
+//! A worker reads that word once per request and swaps its own [`LocalSnapshot`] between requests; a request
+//! that has begun keeps its snapshot. This costs a request one atomic load, without a lock or a shared count.
 
 mod local;
 mod publish;
@@ -27,15 +27,15 @@ use crate::{
     upstream::{cluster::Cluster, split::Split},
 };
 
-/// Everything a request may need.
+/// The compiled configuration with the endpoints and keys of one moment.
 pub struct Snapshot {
-    /// What comes from `routes.yaml` alone; the same `Arc` while only endpoints or keys change.
+    /// The part that comes from `routes.yaml` and declared routes; the same `Arc` while only endpoints or keys change.
     pub table: Arc<RouteTable>,
-    /// By the index that routes hold.
+    /// Clusters by the index that routes contain.
     pub clusters: Vec<Arc<Cluster>>,
     /// Keys by provider index.
     pub keys: Vec<HeldKeys>,
-    /// Changes whenever keys or auth settings change: verified tokens of another generation are forgotten.
+    /// Changes whenever keys or auth settings change: verified tokens of another generation are not used again.
     pub auth_generation: u64,
     pub tls: Option<Arc<rustls::ServerConfig>>,
 }
@@ -47,31 +47,31 @@ pub struct RouteTable {
     pub auth: Vec<Arc<Provider>>,
     /// Names of fields that the sender of a request may not decide.
     pub names: Arc<GuardedNames>,
-    /// For what the gateway answers where there is no route.
+    /// Policies of the gateway's replies to requests without a route.
     pub unrouted: Policies,
     pub admission: AdmissionLimits,
     pub listen: ListenSettings,
     pub access_log: AccessLogSettings,
 }
 
-/// One compiled route: small, and what equals that of other routes is shared with them ([`Interner`]).
+/// One compiled route. It is small, and shares equal values with other routes ([`Interner`]).
 ///
 /// [`Interner`]: crate::interner::Interner
 pub struct Route {
     pub name: Arc<str>,
     pub service: Arc<str>,
-    /// Index into [`Snapshot::clusters`]; `None`: the route has a `redirect` alone.
+    /// Index into [`Snapshot::clusters`]; `None`: the route has a `redirect` and no service.
     pub cluster: Option<usize>,
-    /// Shares several of them; then `cluster` is the first that has a share.
+    /// Splits the requests among several clusters; then `cluster` is the first that has a share.
     pub split: Option<Split>,
     pub policies: Policies,
-    /// What `/api/v1/routes` and `millgate routes` show.
+    /// The route as `/api/v1/routes` and `millgate routes` show it.
     pub view: Box<RouteView>,
 }
 
 impl Route {
-    /// What passes this route would pass the other one. A limit of the other one counts as one of this route if that has an
-    /// equal one, such as one that both have from `defaults`.
+    /// Whether every request that passes this route would pass the other one. A limit of the other route must have an equal
+    /// limit in this route, such as one that both have from `defaults`.
     pub fn is_as_strict_as(&self, other: &Self) -> bool {
         let (own, others) = (&self.policies, &other.policies);
         let has_equal = |limit: &Arc<RateLimit>| own.rate_limit.iter().any(|own| own.is_equal_to(limit));
@@ -79,15 +79,17 @@ impl Route {
             || (others.rate_limit.iter().all(has_equal) && gate(own).is_as_strict_as(&gate(others)))
     }
 
+    /// The rate limits of the route.
     pub fn limits(&self) -> &[Arc<RateLimit>] {
         &self.policies.rate_limit
     }
 
+    /// The header rules of the route.
     pub fn header_rules(&self) -> &Headers {
         &self.policies.headers
     }
 
-    /// What `Host` is to be instead of the client's.
+    /// The `Host` for the service instead of the client's, if the route has one.
     pub fn upstream_host(&self) -> Option<&UpstreamHost> {
         self.policies.rewrite.as_ref()?.host.as_ref()
     }
@@ -97,14 +99,14 @@ fn gate(policies: &Policies) -> Gate<'_, usize> {
     Gate { clients: &policies.clients, auth: &policies.auth, require: &policies.require }
 }
 
-/// A route as its owner wrote it, for people and tools.
+/// A route as the admin API and `millgate routes` show it.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct RouteView {
     pub name: Arc<str>,
     pub methods: Vec<String>,
     pub host: String,
     pub path: String,
-    /// Empty where there is a `redirect` alone.
+    /// Empty if the route has a `redirect` and no service.
     pub service: Arc<str>,
     /// The only subset of the service that gets requests.
     #[serde(skip_serializing_if = "Option::is_none")]

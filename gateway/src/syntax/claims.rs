@@ -1,4 +1,4 @@
-//! `require: {claim: …}`, of a route or of a provider.
+//! Names of claims, and `require: {claim: …}` of a route or of a provider.
 
 use super::{
     diagnostics::{Diagnostic, Diagnostics, code},
@@ -7,7 +7,7 @@ use super::{
     units::Invalid,
 };
 
-/// A claim, or one inside others: `tenant`, `realm_access.roles`.
+/// Reads the name of a claim, or of one inside others: `tenant`, `realm_access.roles`.
 pub(crate) fn claim_name(text: &str) -> Result<String, Invalid> {
     if names_a_claim(text) {
         return Ok(text.to_owned());
@@ -36,10 +36,10 @@ pub(crate) fn steps(written: &str) -> Option<Vec<String>> {
     (!steps.iter().any(String::is_empty)).then_some(steps)
 }
 
-/// Claims, and of each the texts of which it must have one.
+/// Required claims, each with the texts that it may have.
 pub(crate) type Claims = Vec<(String, Vec<String>)>;
 
-/// The field `claim` of a `require`.
+/// Reads the field `claim` of a `require`.
 pub(crate) fn read(require: &Fields<'_>, sink: &mut Diagnostics) -> Claims {
     let Some(node) = require.get("claim") else { return Vec::new() };
     let mut claims = Vec::new();
@@ -57,11 +57,12 @@ pub(crate) fn read(require: &Fields<'_>, sink: &mut Diagnostics) -> Claims {
     claims
 }
 
-/// The field `require` of a provider.
+/// Reads the field `require` of a provider.
 pub(crate) fn of_provider(node: &Node, sink: &mut Diagnostics) -> Claims {
     Fields::of(node, &REQUIRE, sink).map(|fields| read(&fields, sink)).unwrap_or_default()
 }
 
+/// The map `require` of a provider.
 pub(crate) static REQUIRE: Known =
     Known { what: "`require` of a provider", prefix: "require.", fields: &["claim"], later: &[] };
 

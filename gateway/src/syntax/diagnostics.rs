@@ -1,15 +1,15 @@
-//! Findings as they are collected, with the advice of the format that is read.
+//! The list of findings, with the advice of the format that is read.
 
 use super::advice::{self, Advice};
 pub(crate) use super::report::did_you_mean;
 pub use super::report::{Diagnostic, Report, Severity, Source, Span, code};
 
-/// Findings as they are collected; every stage adds to the same list.
+/// The list to which every stage of reading adds its findings.
 #[derive(Debug)]
 pub struct Diagnostics {
     found: Vec<Diagnostic>,
     advice: &'static Advice,
-    /// Names of the file's providers: a cure that asks for a token names one.
+    /// Names of the file's providers, for help that proposes to name one.
     providers: Vec<String>,
 }
 
@@ -20,42 +20,50 @@ impl Default for Diagnostics {
 }
 
 impl Diagnostics {
-    /// `advice`: of the format.
+    /// An empty list with the advice of a format.
     pub(crate) fn with(advice: &'static Advice) -> Self {
         Self { found: Vec::new(), advice, providers: Vec::new() }
     }
 
+    /// The advice of the format.
     pub(crate) fn advice(&self) -> &'static Advice {
         self.advice
     }
 
+    /// Sets the names of the file's providers.
     pub(crate) fn name_providers(&mut self, names: Vec<String>) {
         self.providers = names;
     }
 
+    /// The names of the file's providers.
     pub(crate) fn providers(&self) -> &[String] {
         &self.providers
     }
 
+    /// Adds a finding.
     pub fn push(&mut self, diagnostic: Diagnostic) {
         self.found.push(diagnostic);
     }
 
-    /// Unless it is there: what several routes inherit is wrong once.
+    /// Adds a finding unless the list has it already, since an error that several routes inherit is one
+    /// finding.
     pub fn push_once(&mut self, diagnostic: Diagnostic) {
         if !self.found.contains(&diagnostic) {
             self.found.push(diagnostic);
         }
     }
 
+    /// Adds findings.
     pub fn extend(&mut self, others: impl IntoIterator<Item = Diagnostic>) {
         self.found.extend(others);
     }
 
+    /// Whether some finding refuses the file.
     pub fn has_errors(&self) -> bool {
         self.found.iter().any(|d| d.severity == Severity::Error)
     }
 
+    /// The findings, in the order in which they were added.
     pub fn into_vec(self) -> Vec<Diagnostic> {
         self.found
     }

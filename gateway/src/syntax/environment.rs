@@ -1,8 +1,8 @@
-//! What a text may take from the process that reads it.
+//! The environment that a text may use of the process that reads it.
 //!
 //! A file belongs to the user that starts the process, and may use all of its environment. A text from Consul belongs to
-//! every holder of a token that may write its key, and that does not entitle to the process's own credential for Consul: such a
-//! text uses the connection that it came through as it is, and cannot read the variables that have its secret.
+//! every holder of a token that may write its key. This right does not include the process's own credential for Consul: such a
+//! text cannot change the connection through which it came, and cannot read the variables that contain its secret.
 
 use millgate_registry::ClientConfig;
 
@@ -13,21 +13,22 @@ pub(crate) struct Environment<'a> {
     connection: Option<&'a ClientConfig>,
 }
 
-/// A variable that this text must not see.
+/// The error for a variable that the text must not read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Withheld;
 
 impl<'a> Environment<'a> {
+    /// The environment of a file.
     pub(crate) fn of_file(lookup: &'a dyn Fn(&str) -> Option<String>) -> Self {
         Self { lookup, connection: None }
     }
 
-    /// Of a text that came through `connection`.
+    /// The environment of a text that came through `connection`.
     pub(crate) fn of_key(lookup: &'a dyn Fn(&str) -> Option<String>, connection: &'a ClientConfig) -> Self {
         Self { lookup, connection: Some(connection) }
     }
 
-    /// For `${NAME}` in the text.
+    /// The value for `${NAME}` in the text. `None`: the variable is not set.
     pub(crate) fn variable(&self, name: &str) -> Result<Option<String>, Withheld> {
         if self.connection.is_some() && WITHHELD.contains(&name) {
             Err(Withheld)
@@ -36,16 +37,16 @@ impl<'a> Environment<'a> {
         }
     }
 
-    /// What the text does not ask for itself.
+    /// A variable that the reader looks up itself, independently of the text. An empty one counts as not set.
     pub(crate) fn get(&self, name: &str) -> Option<String> {
         (self.lookup)(name).filter(|value| !value.is_empty())
     }
 
-    /// The connection to Consul that the text came through, and that it cannot change.
+    /// The connection to Consul through which the text came. `None`: the text is from a file.
     pub(crate) fn connection(&self) -> Option<&'a ClientConfig> {
         self.connection
     }
 }
 
-/// What Consul's own tools read a secret from.
+/// The variables from which Consul's own tools read a secret.
 const WITHHELD: [&str; 2] = ["CONSUL_HTTP_TOKEN", "CONSUL_HTTP_AUTH"];

@@ -1,4 +1,4 @@
-//! Strict reading of maps and values: unknown keys, missing keys and bad values each become a finding, and reading
+//! Strict reading of maps and values: each unknown key, missing key and bad value becomes a finding, and reading
 //! goes on, so that one pass over the file finds all of them.
 
 pub(crate) use super::known::Known;
@@ -12,7 +12,7 @@ use super::{
     units::Invalid,
 };
 
-/// The fields of one map, all known.
+/// The fields of one map, whose keys have been checked.
 pub(crate) struct Fields<'n> {
     pub(crate) span: Span,
     known: &'static Known,
@@ -21,7 +21,8 @@ pub(crate) struct Fields<'n> {
 }
 
 impl<'n> Fields<'n> {
-    /// Checks every key of a map. An absent value counts as an empty map.
+    /// Checks every key of a map. An absent value counts as an empty map. `None`: the value is not a map, which is
+    /// reported.
     pub(crate) fn of(node: &'n Node, known: &'static Known, sink: &mut Diagnostics) -> Option<Self> {
         let entries: &[Entry] = match &node.value {
             Value::Map(entries) => entries,
@@ -38,25 +39,27 @@ impl<'n> Fields<'n> {
         Some(Self { span: node.span, known, advice: sink.advice(), entries })
     }
 
+    /// The value of a field.
     pub(crate) fn get(&self, name: &str) -> Option<&'n Node> {
         self.entry(name).map(|entry| &entry.value)
     }
 
-    /// The variables in it.
+    /// The environment variables in the value of a field.
     pub(crate) fn hidden(&self, name: &str) -> Hidden {
         self.get(name).map(Node::hidden).unwrap_or_default()
     }
 
+    /// The key and the value of a field.
     pub(crate) fn entry(&self, name: &str) -> Option<&'n Entry> {
         self.entries.iter().find(|entry| entry.key.value == name)
     }
 
-    /// Whether it is a field of such a map.
+    /// Whether this kind of map has such a field.
     pub(crate) fn may_have(&self, name: &str) -> bool {
         self.known.fields.contains(&name)
     }
 
-    /// As `get`, but absence is an error. `example` is shown as the fix.
+    /// The value of a field that must be present. The error for an absent field proposes `example`.
     pub(crate) fn need(&self, name: &str, example: &str, sink: &mut Diagnostics) -> Option<&'n Node> {
         let found = self.get(name);
         if found.is_none() && !self.is_misspelt(name) {
@@ -70,7 +73,7 @@ impl<'n> Fields<'n> {
         found
     }
 
-    /// A key that was reported as unknown is probably this one.
+    /// Whether a key that was reported as unknown probably means this field.
     pub(crate) fn is_misspelt(&self, name: &str) -> bool {
         let is_unknown = |entry: &&Entry| !self.known.fields.contains(&entry.key.value.as_str());
         self.entries.iter().filter(is_unknown).any(|entry| match (self.advice.word)(self.known, entry, &[]) {
@@ -79,7 +82,7 @@ impl<'n> Fields<'n> {
         })
     }
 
-    /// One value, parsed; `None` when it is absent or was refused.
+    /// A parsed value with its place. `None`: the field is absent, or the value was refused, which is reported.
     pub(crate) fn value<T>(
         &self,
         name: &str,
@@ -89,7 +92,7 @@ impl<'n> Fields<'n> {
         value(self.get(name)?, &self.full_name(name), sink, parse)
     }
 
-    /// As `value`, where the place is of no interest.
+    /// A parsed value as in [`Self::value`], without its place.
     pub(crate) fn plain<T>(
         &self,
         name: &str,
@@ -99,7 +102,7 @@ impl<'n> Fields<'n> {
         self.value(name, sink, parse).map(|at| at.value)
     }
 
-    /// One value or a list of them, each parsed.
+    /// The parsed values of a list, or of one value.
     pub(crate) fn values<T>(
         &self,
         name: &str,
@@ -109,6 +112,7 @@ impl<'n> Fields<'n> {
         Some(values(self.get(name)?, &self.full_name(name), sink, parse))
     }
 
+    /// The name of a field in messages, with the prefix of its map.
     pub(crate) fn full_name(&self, name: &str) -> String {
         format!("{}{name}", self.known.prefix)
     }
@@ -143,13 +147,13 @@ fn check_key(entry: &Entry, known: &'static Known, sink: &mut Diagnostics) {
     });
 }
 
-/// Something of the format that this version does not have.
+/// The error for a part of the format that this version does not have.
 pub(crate) fn not_supported(span: Span, what: &str) -> Diagnostic {
     Diagnostic::error(code::NOT_SUPPORTED, span, format!("{what} is not supported by this version"))
         .label("remove it")
 }
 
-/// The entries of a map whose keys are chosen by the user.
+/// The entries of a map whose keys are names that the user chooses.
 pub(crate) fn named_entries<'n>(node: &'n Node, what: &str, sink: &mut Diagnostics) -> &'n [Entry] {
     match &node.value {
         Value::Map(entries) => entries,
@@ -173,7 +177,7 @@ pub(crate) fn items<'n>(node: &'n Node, what: &str, sink: &mut Diagnostics) -> &
     }
 }
 
-/// A list, or one value that stands for a list of one.
+/// The items of a list; a single value counts as a list of one.
 pub(crate) fn one_or_many(node: &Node) -> &[Node] {
     match &node.value {
         Value::List(items) => items,
@@ -181,6 +185,7 @@ pub(crate) fn one_or_many(node: &Node) -> &[Node] {
     }
 }
 
+/// Parses the values of a list, or one value. Refused values are reported and left out.
 pub(crate) fn values<T>(
     node: &Node,
     name: &str,
@@ -190,7 +195,7 @@ pub(crate) fn values<T>(
     one_or_many(node).iter().filter_map(|item| value(item, name, sink, &mut parse)).collect()
 }
 
-/// One value, parsed. What the value is stays out of the message when a variable is in it.
+/// Parses one value. The error does not contain the value if it comes from a variable.
 pub(crate) fn value<T>(
     node: &Node,
     name: &str,
@@ -207,7 +212,7 @@ pub(crate) fn value<T>(
     }
 }
 
-/// A key that the user chooses, parsed. `what` is at the beginning of the message.
+/// Parses a key that the user chooses. `what` begins the error message.
 pub(crate) fn key<T>(
     key: &At<String>,
     what: &str,
@@ -235,7 +240,7 @@ fn refused(span: Span, name: &str, scalar: &Scalar, invalid: Invalid, advice: &A
     finding.help_if((advice.value)(name, &scalar.text).or(invalid.help))
 }
 
-/// The text of a value.
+/// The scalar of a node. `None`: the node is of another kind, which is reported.
 pub(crate) fn scalar<'n>(node: &'n Node, name: &str, sink: &mut Diagnostics) -> Option<&'n Scalar> {
     match &node.value {
         Value::Scalar(scalar) => Some(scalar),
@@ -273,13 +278,13 @@ fn wrong_kind(span: Span, what: &str, wanted: Wanted, found: &Value, advice: &Ad
         .help_if((advice.shape)(what, wanted == Wanted::Value, found))
 }
 
-/// For short forms that take one word besides a map.
+/// Whether the value is this word, for short forms beside a map. `false` counts as `off`, and `true` as `on`.
 pub(crate) fn is_word(node: &Node, word: &str) -> bool {
     let Value::Scalar(scalar) = &node.value else { return false };
     scalar.text == word || matches!((word, &*scalar.text), ("off", "false") | ("on", "true"))
 }
 
-/// A list without an entry that leaves nothing of its setting.
+/// Warns about an empty list that leaves its setting without effect.
 pub(crate) fn report_empty(fields: &Fields<'_>, name: &str, label: &str, sink: &mut Diagnostics) {
     if let Some(node) = fields.get(name)
         && matches!(&node.value, Value::List(items) if items.is_empty())
@@ -290,7 +295,7 @@ pub(crate) fn report_empty(fields: &Fields<'_>, name: &str, label: &str, sink: &
     }
 }
 
-/// One of a few words. `later` are words of the format that this version does not have.
+/// Reads one of a few words. `later` are words of the format that this version does not have.
 pub(crate) fn choice<T: Clone>(text: &str, words: &[(&str, T)], later: &[&str]) -> Result<T, Invalid> {
     if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
         return Ok(value.clone());
@@ -315,11 +320,12 @@ pub(crate) fn choice<T: Clone>(text: &str, words: &[(&str, T)], later: &[&str]) 
     ))
 }
 
+/// The words in backquotes, with commas.
 pub(crate) fn quoted_list(words: &[&str]) -> String {
     words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 
-/// A name that stands for nothing in the file.
+/// The error for a name that the file does not define.
 pub(crate) fn unknown_name<'a>(
     what: &str,
     name: &At<String>,
@@ -342,7 +348,7 @@ pub(crate) fn unknown_name<'a>(
     }
 }
 
-/// Any text that is not empty.
+/// Reads a text that must not be empty.
 pub(crate) fn some_text(text: &str) -> Result<String, Invalid> {
     if text.is_empty() {
         return Err(Invalid::new(code::BAD_VALUE, "a text", "this is empty"));
@@ -350,7 +356,7 @@ pub(crate) fn some_text(text: &str) -> Result<String, Invalid> {
     Ok(text.to_owned())
 }
 
-/// A name as services, providers, policies and routes have it.
+/// Reads a name of a service, provider, policy or route.
 pub(crate) fn name(text: &str) -> Result<String, Invalid> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let expected = "a name of letters, digits, `-`, `_` and `.`, at most 128 long";

@@ -1,10 +1,10 @@
-//! Variables of other products in a value: parts of the request, such as `$host`, `$1`, `{uri}`, `%REQ(:path)%`, and variables of the
-//! environment, such as `$NAME`. Here they are texts, or are called otherwise.
+//! Variables of other products in a value: parts of the request, such as `$host`, `$1`, `{uri}`, `%REQ(:path)%`, and environment
+//! variables, such as `$NAME`. In our format they are plain text, or have another form.
 
 /// A variable of another product in a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Found<'a> {
-    /// As it is written.
+    /// The variable as it is written.
     pub(crate) text: &'a str,
     meaning: Meaning,
 }
@@ -20,12 +20,13 @@ enum Meaning {
     ForwardedFor,
     RequestId,
     Subject,
-    /// Of a regular expression.
+    /// A group of a regular expression.
     Capture,
     Other,
 }
 
-/// The name of an environment variable: `$NAME`, `{$NAME}`, `{env.NAME}`, `%NAME%`, `{{ env "NAME" }}`, as shells, Caddy, Windows and KrakenD have them.
+/// The name of an environment variable as shells, Caddy, Windows and KrakenD write it: `$NAME`, `{$NAME}`, `{env.NAME}`, `%NAME%`,
+/// `{{ env "NAME" }}`.
 pub(crate) fn of_environment(text: &str) -> Option<&str> {
     let inner = |before: &str, after: &str| text.strip_prefix(before)?.strip_suffix(after);
     let name = inner("{$", "}")
@@ -41,25 +42,25 @@ pub(crate) fn of_environment(text: &str) -> Option<&str> {
     let is_name = name.len() > 1
         && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
         && name.starts_with(|c: char| c.is_ascii_uppercase());
-    // Of Envoy, and about a request.
+    // Envoy's variables of this form are parts of a request.
     let is_requests =
         text.starts_with('%') && (name.starts_with("DOWNSTREAM_") || name.starts_with("UPSTREAM_"));
     (is_name && !is_requests).then_some(name)
 }
 
-/// The first one in a target of `redirect`, where `{path}`, `{host}` and `{port}` are ours.
+/// The first foreign variable in a target of `redirect`, where `{path}`, `{host}` and `{port}` are ours.
 pub(crate) fn in_redirect(text: &str) -> Option<Found<'_>> {
     all(text).into_iter().find(|found| !["{path}", "{host}", "{port}"].contains(&found.text))
 }
 
-/// The first one in the value of a header.
+/// The first foreign variable in the value of a header.
 pub(crate) fn in_header(text: &str) -> Option<Found<'_>> {
     let is_ours = |found: &Found<'_>| ["{client}", "{request_id}"].contains(&found.text);
     // `$1` may be a price.
     all(text).into_iter().find(|found| found.meaning != Meaning::Capture && !is_ours(found))
 }
 
-/// The target in our words, if our reader takes it.
+/// Help for a target of `redirect`: the target in our words if `is_target` accepts it, otherwise the list of our words.
 pub(crate) fn redirect_cure(text: &str, is_target: impl FnOnce(&str) -> bool) -> String {
     const OURS: &str =
         "only `{path}`, `{host}` and `{port}` are replaced; the query goes along with `{path}`";
@@ -92,7 +93,7 @@ pub(crate) fn redirect_cure(text: &str, is_target: impl FnOnce(&str) -> bool) ->
     format!("write `\"{target}\"`: {path}")
 }
 
-/// What to do with one in the value of a header rule.
+/// Help for a foreign variable in the value of a header rule.
 pub(crate) fn header_cure(value: &str, found: Found<'_>) -> String {
     let ours = match found.meaning {
         Meaning::Client => "{client}",
@@ -119,13 +120,13 @@ pub(crate) fn header_cure(value: &str, found: Found<'_>) -> String {
     if found.text == value { format!("write `\"{ours}\"`") } else { format!("put `{ours}` in its place") }
 }
 
-/// From left to right.
+/// All foreign variables in a text, from left to right.
 fn all(text: &str) -> Vec<Found<'_>> {
     let mut all = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find(['$', '{', '%']) {
         rest = &rest[at..];
-        // A brace that is written.
+        // `{{` stands for a brace.
         if let Some(after) = rest.strip_prefix("{{") {
             rest = after;
             continue;
@@ -142,7 +143,7 @@ fn all(text: &str) -> Vec<Found<'_>> {
     all
 }
 
-/// Of what may be a variable at the beginning of the text.
+/// Length in bytes of a possible variable at the beginning of the text.
 fn length_of(text: &str) -> Option<usize> {
     let end = |from: usize, is_in: fn(char) -> bool| {
         text[from..].find(|c: char| !is_in(c)).map_or(text.len(), |end| from + end)
@@ -164,7 +165,7 @@ fn meaning(written: &str) -> Option<Meaning> {
     if written.starts_with('$') && is_digit {
         return Some(Meaning::Capture);
     }
-    // Words of Caddy; OData has `/$query`.
+    // Caddy has these words without `$`, and OData has `/$query`.
     if written.starts_with('$') && ["query", "path", "port", "remote", "hostport"].contains(&name) {
         return None;
     }

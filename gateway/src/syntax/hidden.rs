@@ -1,17 +1,18 @@
-//! What came from variables is shown as it is written: `/hooks/${KEY}`.
+//! Values of environment variables are hidden: a text is shown as it is written, such as `/hooks/${KEY}`.
 //!
-//! A file takes secrets from `${…}`, and its texts are shown in many places: names of routes stand in metrics, logs and error
-//! documents, URLs in errors of what is behind them. Each part of the file knows the variables in it, and its texts go through
-//! [`Hidden::shown`] on their way to one of these places. Names of services and instances, addresses and files are what they are
-//! called, wherever that came from.
+//! A file takes secrets from `${…}`, and its texts are shown in many places: names of routes in metrics, logs and error
+//! documents, URLs in errors of the programs behind them. Each part of the file keeps a list of its variables, and its texts go
+//! through [`Hidden::shown`] on their way to one of these places. Names of services and instances, addresses and files are shown
+//! with their values, even if these come from variables.
 
 use std::{cmp::Reverse, fmt};
 
-/// The variables of a part of the file: what each stands for, and how it is written.
+/// The variables of a part of the file: the value of each, and how the variable is written.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Hidden(Vec<Variable>);
 
-/// Those of a route, by what is shown of it: each part has its own, since the variable of `rate_limit: ${N}/s` has nothing to do with a path.
+/// The variables of a route's path and host. Each has its own list, since a variable in `rate_limit: ${N}/s` must not replace parts
+/// of a path.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OfRoute {
     pub path: Hidden,
@@ -19,7 +20,7 @@ pub struct OfRoute {
 }
 
 impl OfRoute {
-    /// With those of what is laid over it.
+    /// Adds the variables of another layer.
     pub fn extend(&mut self, other: &Self) {
         let Self { path, host } = self;
         let pairs = [(path, &other.path), (host, &other.host)];
@@ -36,7 +37,7 @@ struct Variable {
 }
 
 impl Hidden {
-    /// Adds a variable with what it stands for, in the forms that a text may take on its way: as it is, in lower case (hosts), in upper
+    /// Adds a variable with its value, in the forms that the value may take on its way: as it is, in lower case (hosts), in upper
     /// case (other spellings of a path), and with letters beyond ASCII encoded (paths).
     pub fn add(&mut self, value: &str, written: &str) {
         for value in [value.to_owned(), value.to_lowercase(), value.to_uppercase(), encoded(value)] {
@@ -44,21 +45,22 @@ impl Hidden {
                 self.0.push(Variable { value, written: written.to_owned() });
             }
         }
-        // What holds another value goes before it.
+        // A value that contains another one is replaced before it.
         self.0.sort_by_key(|variable| Reverse(variable.value.len()));
     }
 
+    /// Adds the variables of another part of the file.
     pub fn extend(&mut self, other: &Self) {
         for Variable { value, written } in &other.0 {
             self.add(value, written);
         }
     }
 
-    /// The text with variables for what they stand for.
+    /// The text with the values of variables replaced by the variables as written.
     pub fn shown(&self, text: &str) -> String {
         let mut shown = String::with_capacity(text.len());
         let mut rest = text;
-        // From left to right and never twice: the text that replaces a value is not searched.
+        // The search goes from left to right, and does not search the text that replaces a value.
         while let Some(first) = rest.chars().next() {
             if let Some(Variable { value, written }) =
                 self.0.iter().find(|known| rest.starts_with(&known.value))

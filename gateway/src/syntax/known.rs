@@ -1,10 +1,10 @@
-//! One kind of map of a format.
+//! The description of one kind of map in a format.
 
-/// What may stand in one kind of map.
+/// The fields of one kind of map.
 pub(crate) struct Known {
-    /// "a route", "`listen`": names the map in messages.
+    /// The map's name in messages: "a route", "`listen`".
     pub(crate) what: &'static str,
-    /// Stands in front of field names in messages: `listen.`.
+    /// Text in front of field names in messages: `listen.`.
     pub(crate) prefix: &'static str,
     pub(crate) fields: &'static [&'static str],
     /// Fields of the format that this version does not have yet.

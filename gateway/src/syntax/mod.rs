@@ -1,8 +1,8 @@
-//! The toolkit that reads a configuration file: YAML with the place of each value, `${NAME}`, maps that are read strictly, units,
-//! and findings. It knows no field of the format.
+//! The toolkit that reads a configuration file: YAML with the place of each value, `${NAME}`, strict maps, units,
+//! and findings. The fields of the format are defined in other rooms.
 //!
-//! [`tree`] reads the text, [`fields`] reads one map of it, [`units`] one value, and each adds what it finds to
-//! [`Diagnostics`](diagnostics::Diagnostics). What a format knows about habits of other products it gives as [`advice`].
+//! [`tree`] reads the text, [`fields`] one map of it, [`units`] one value, and each adds its findings to
+//! [`Diagnostics`](diagnostics::Diagnostics). A format adds its help for the words of other products as [`advice`].
 
 pub(crate) mod advice;
 pub(crate) mod claims;

@@ -1,4 +1,4 @@
-//! A tree of values that know their place in the file.
+//! A tree of values with their places in the file.
 
 use std::fmt;
 
@@ -11,26 +11,28 @@ pub(crate) struct At<T> {
     pub(crate) span: Span,
 }
 
+/// A node of the tree: a value and its place.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) span: Span,
     pub(crate) value: Value,
 }
 
+/// The value of a node.
 #[derive(Debug)]
 pub(crate) enum Value {
     Null,
     Scalar(Scalar),
     List(Vec<Node>),
     Map(Vec<Entry>),
-    /// An error was reported here already; readers stay silent.
+    /// An error was reported here already, so readers do not report another one.
     Broken,
 }
 
-/// Everything that is not a list or a map is text; the reader of the field decides what it means.
+/// Any value other than a list or a map is text, and the reader of the field interprets it.
 pub(crate) struct Scalar {
     pub(crate) text: String,
-    /// Part of the text came from an environment variable and must not be shown.
+    /// A part of the text comes from an environment variable and must not be shown.
     pub(crate) from_variable: bool,
     pub(crate) hidden: Hidden,
 }
@@ -42,7 +44,7 @@ impl fmt::Debug for Scalar {
 }
 
 impl Node {
-    /// All variables in it.
+    /// All environment variables in the node.
     pub(crate) fn hidden(&self) -> Hidden {
         let mut hidden = Hidden::default();
         self.add_hidden(&mut hidden);
@@ -59,6 +61,7 @@ impl Node {
     }
 }
 
+/// A key of a map, and its value.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) key: At<String>,

@@ -1,8 +1,7 @@
-//! The text of a configuration as it may be shown: without the secrets that were written into it.
+//! The text of a configuration without the secrets that it contains, so that it can be shown.
 //!
-//! A finding shows the line that it is about, and reports go to logs. So the value of each key whose name says that it is a
-//! secret is replaced, character by character, which leaves every place where it was. Variables stay: what they stand for
-//! is not in the text.
+//! A finding shows its line, and reports go to logs. So the value of each key with the name of a secret is replaced,
+//! character by character, which keeps all places. Variables stay, since the text does not contain their values.
 
 /// `text` with stars for the values of secret keys.
 pub(super) fn redacted(text: &str) -> String {
@@ -13,7 +12,7 @@ pub(super) fn redacted(text: &str) -> String {
     out
 }
 
-/// Each part of the line is read once, however long it is.
+/// Adds a line without its secrets. Each part of the line is read once, so the time is linear in its length.
 fn push_line(out: &mut String, line: &str) {
     let (mut rest, mut is_in_flow) = (line, false);
     while let Some(colon) = rest.find(':') {
@@ -28,7 +27,7 @@ fn push_line(out: &mut String, line: &str) {
         if gap.is_empty() || !names_a_secret(key.strip_suffix("_file").unwrap_or(key)) {
             continue;
         }
-        // Of a list or a map, what is in it is looked at.
+        // The loop goes on inside a list or a map.
         if value.starts_with(['{', '[']) {
             continue;
         }
@@ -50,7 +49,7 @@ fn key_before(text: &str) -> &str {
     &text[text.trim_end_matches(is_part).len()..]
 }
 
-/// Bytes of a value that begins here, with its quotes.
+/// Length in bytes of the value that begins here, with its quotes.
 fn value_length(value: &str, is_in_flow: bool) -> usize {
     if let Some(quote) = value.chars().next().filter(|first| matches!(first, '"' | '\'')) {
         return value[1..].find(quote).map_or(value.trim_end().len(), |end| end + 2);
@@ -65,10 +64,10 @@ fn names_a_secret(key: &str) -> bool {
     SECRET_ENDINGS.iter().any(|ending| key.ends_with(ending))
 }
 
-/// The value of a key that names a secret, or the file of one.
+/// Whether the value of a key with the name of a secret, or of a secret's file, is a secret itself.
 fn is_secret(key: &str, value: &str) -> bool {
     let text = value.trim_matches(['"', '\'']);
-    // The secret instead of the name of its file: names of files are shorter, or have an ending.
+    // The value may be the secret instead of its file's name: names of files are shorter, or have an extension.
     let is_name = key.ends_with("_file") && (text.len() < SECRET_BYTES_MIN || text.contains('.'));
     // `cors.credentials` is a switch.
     let is_switch = matches!(text, "true" | "false");
@@ -91,7 +90,7 @@ const SECRET_ENDINGS: [&str; 10] = [
     "authorization",
     "credentials",
 ];
-/// As short as a secret may be.
+/// Length of the shortest permitted secret.
 const SECRET_BYTES_MIN: usize = 32;
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! Errors and warnings about a configuration, with the place in the file.
+//! Errors and warnings about a configuration, with their places in the file.
 //!
-//! A [`Diagnostic`] is one finding: a stable code, one sentence, the place, and what to do about it. A [`Report`]
-//! is all findings of one file, printed in the order of the file with the source line under each.
-//! Values that came from environment variables never stand in a diagnostic: the source line shows `${NAME}`. Neither do secrets
-//! that the text itself holds ([`redacted`]).
+//! A [`Diagnostic`] is one finding: a stable code, one sentence, the place, and help. A [`Report`]
+//! contains all findings of one file, printed in the order of the file with the source line under each.
+//! A diagnostic never contains values of environment variables, since the source line shows `${NAME}`, nor secrets
+//! that the text itself contains ([`redacted`]).
 
 use std::{
     fmt,
@@ -24,11 +24,12 @@ pub struct Span {
     pub length: u32,
 }
 
+/// Whether a finding refuses the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
     /// The file is refused.
     Error,
-    /// The file works, but probably does not do what was meant.
+    /// The file is accepted, but probably does not do what its author intends.
     Warning,
 }
 
@@ -36,24 +37,26 @@ pub enum Severity {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
     pub severity: Severity,
-    /// Stable: `E…` for errors, `W…` for warnings; see [`code`].
+    /// Stable code: `E…` for errors, `W…` for warnings; see [`code`].
     pub code: &'static str,
-    /// What is wrong, in one sentence without a full stop.
+    /// The problem in one sentence, without a full stop.
     pub message: String,
     pub span: Span,
-    /// Stands beside the marked text; may be empty.
+    /// Text beside the marked place; may be empty.
     pub label: String,
-    /// What to do.
+    /// Advice for a correction.
     pub help: Option<String>,
-    /// Other places that belong to the finding.
+    /// Other places that belong to the finding, with their labels.
     pub related: Vec<(Span, String)>,
 }
 
 impl Diagnostic {
+    /// An error with this code, place and message.
     pub fn error(code: &'static str, span: Span, message: impl Into<String>) -> Self {
         Self::new(Severity::Error, code, span, message.into())
     }
 
+    /// A warning with this code, place and message.
     pub fn warning(code: &'static str, span: Span, message: impl Into<String>) -> Self {
         Self::new(Severity::Warning, code, span, message.into())
     }
@@ -62,24 +65,28 @@ impl Diagnostic {
         Self { severity, code, message, span, label: String::new(), help: None, related: Vec::new() }
     }
 
+    /// Sets the text beside the marked place.
     #[must_use]
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.label = label.into();
         self
     }
 
+    /// Sets the help.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 
+    /// Sets the help, unless it is `None`.
     #[must_use]
     pub(crate) fn help_if(mut self, help: Option<String>) -> Self {
         self.help = help.or(self.help);
         self
     }
 
+    /// Adds another place that belongs to the finding.
     #[must_use]
     pub fn related(mut self, span: Span, label: impl Into<String>) -> Self {
         self.related.push((span, label.into()));
@@ -87,102 +94,125 @@ impl Diagnostic {
     }
 }
 
-/// The codes in one list, so that none is used twice. E0xx belong to the text, E02x to values, E03x to routes, E04x to auth,
-/// E05x to names.
+/// The codes of findings, in one list so that each is used once. E00x belong to the text, E01x to fields, E02x to values, E03x
+/// to routes, E04x to auth, E05x to names, E06x to parts that cannot be compiled or opened. W codes are warnings.
 pub mod code {
+    /// The text is not valid YAML.
     pub const SYNTAX: &str = "E001";
+    /// A key that a map has twice.
     pub const DUPLICATE_KEY: &str = "E002";
+    /// An environment variable that is not set, or is written in a wrong form.
     pub const UNSET_VARIABLE: &str = "E003";
+    /// A file that cannot be read.
     pub const UNREADABLE: &str = "E004";
-    /// YAML that we do not take: anchors, tags, several documents.
+    /// YAML that this format does not allow: anchors, tags, several documents.
     pub const YAML_FEATURE: &str = "E005";
-    /// What a text that Consul holds cannot say or ask for: it belongs to the process that reads it.
+    /// A setting or a variable that a text from Consul cannot use, since it belongs to the process that reads the text.
     pub const NOT_FROM_CONSUL: &str = "E006";
     /// A file of another gateway.
     pub const OTHER_PRODUCT: &str = "E007";
+    /// A required field is missing.
     pub const MISSING_FIELD: &str = "E010";
-    /// A map where a value belongs, and the like.
+    /// A value of the wrong kind, such as a map instead of a text.
     pub const WRONG_KIND: &str = "E011";
+    /// A field that the format does not have.
     pub const UNKNOWN_FIELD: &str = "E012";
-    /// Known and planned, but not in this version.
+    /// A planned part of the format that this version does not have.
     pub const NOT_SUPPORTED: &str = "E013";
+    /// A version of the format that this gateway does not read.
     pub const FILE_VERSION: &str = "E014";
-    /// A value without its unit, or with one that is not understood.
+    /// A value without a unit, or with an unknown one.
     pub const BAD_UNIT: &str = "E020";
+    /// A value outside of its range.
     pub const OUT_OF_RANGE: &str = "E021";
-    /// A value that is none of the allowed ones.
+    /// A value that is not allowed.
     pub const BAD_VALUE: &str = "E022";
+    /// A path or pattern that is not valid.
     pub const BAD_PATH: &str = "E023";
     /// Two fields of one map that exclude each other.
     pub const CONFLICT: &str = "E024";
+    /// Two routes with one name.
     pub const DUPLICATE_NAME: &str = "E030";
     /// This route can never match.
     pub const DEAD_ROUTE: &str = "E031";
     /// Two routes match some requests, and neither is more specific.
     pub const AMBIGUOUS_ROUTE: &str = "E032";
+    /// Two listeners with one address.
     pub const ADDRESS_TWICE: &str = "E033";
     /// Two routes match the same requests.
     pub const DUPLICATE_ROUTE: &str = "E034";
     /// An auth provider exists, and a route neither names one nor is declared open.
     pub const ROUTE_WITHOUT_AUTH: &str = "E040";
-    /// Something needs a verified token on a route that is open.
+    /// A policy needs a verified identity on a route that is open.
     pub const NEEDS_AUTH: &str = "E041";
+    /// A provider without a source of keys, or with several that exclude each other.
     pub const KEY_SOURCE: &str = "E042";
+    /// Signature algorithms that do not fit the keys of a provider.
     pub const ALGORITHMS: &str = "E043";
+    /// A shared secret that is too short.
     pub const WEAK_SECRET: &str = "E044";
-    /// `audience: none`, and no other field restricts which tokens are meant.
+    /// `audience: none` without another field that restricts the accepted tokens.
     pub const NO_AUDIENCE: &str = "E045";
+    /// A name that the file does not define.
     pub const UNKNOWN_NAME: &str = "E050";
-    /// A provider that could accept no token.
+    /// A provider that could not accept any token.
     pub const PROVIDER: &str = "E060";
     /// Key files without a usable key.
     pub const KEYS: &str = "E061";
+    /// A certificate or its key that cannot be used.
     pub const CERTIFICATE: &str = "E062";
     /// A limit that cannot be counted.
     pub const RATE_LIMIT: &str = "E063";
     /// The access log cannot be opened.
     pub const LOG_FILE: &str = "E064";
+    /// A policy that no route uses.
     pub const UNUSED_POLICY: &str = "W001";
+    /// A service that no route uses.
     pub const UNUSED_SERVICE: &str = "W002";
+    /// A provider that no route uses.
     pub const UNUSED_AUTH: &str = "W003";
+    /// A secret in the configuration file itself.
     pub const SECRET_IN_FILE: &str = "W005";
-    /// A field that has another name now. The old one still works.
+    /// A field with its old name, which still works.
     pub const OLD_NAME: &str = "W006";
-    /// An open route takes what a service may take for a closed one.
+    /// A request that matches an open route may reach the service as one of a closed route.
     pub const OPEN_TWIN: &str = "W010";
+    /// Keys that are fetched without TLS.
     pub const KEYS_IN_CLEAR_TEXT: &str = "W011";
-    /// One client could hold half of each service.
+    /// One client could use half of each service.
     pub const AT_THE_EDGE: &str = "W012";
-    /// Something is written that cannot do anything.
+    /// A setting without effect.
     pub const NO_EFFECT: &str = "W013";
-    /// What every client can say of itself is believed.
+    /// Statements that any client can make about itself are trusted.
     pub const TRUSTS_EVERYONE: &str = "W014";
-    /// What other products read as a pattern or as a variable is a text here.
+    /// A pattern or a variable of other products is plain text here.
     pub const TAKEN_AS_TEXT: &str = "W015";
-    /// Clients refuse a certificate that has expired or is not valid yet.
+    /// Peers refuse a certificate that has expired or is not valid yet, or will soon refuse one.
     pub const CERTIFICATE_TIME: &str = "W016";
-    /// A list takes the place of a default that protects.
+    /// A list replaces a default that protects.
     pub const DEFAULT_REPLACED: &str = "W017";
 }
 
-/// The text that diagnostics point into.
+/// The text to which the places of diagnostics refer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Source {
-    /// As the user wrote it on the command line.
+    /// The name of the file or key as on the command line.
     pub name: String,
     pub text: String,
 }
 
 impl Source {
+    /// A text under its name.
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
         Self { name: name.into(), text: text.into() }
     }
 
+    /// The text of a file.
     pub(crate) fn of_path(path: &Path, text: String) -> Self {
         Self { name: path.display().to_string(), text }
     }
 
-    /// Byte range of a span; `None` when it does not lie in the text.
+    /// Byte range of a span. `None`: the span is not in the text.
     fn range(&self, span: Span) -> Option<Range<usize>> {
         let line_index = usize::try_from(span.line).ok()?.checked_sub(1)?;
         let mut line_start = 0;
@@ -202,27 +232,31 @@ impl Source {
 pub struct Report {
     pub source: Source,
     pub diagnostics: Vec<Diagnostic>,
-    /// The files that the configuration names: a change of one may heal what is wrong.
+    /// The files that the configuration names, since a change of one may remove an error.
     pub files: Vec<PathBuf>,
 }
 
 impl Report {
+    /// A report of findings, which are sorted by place. Secrets in the text are replaced by stars.
     pub fn new(source: Source, mut diagnostics: Vec<Diagnostic>) -> Self {
         diagnostics.sort_by_key(|d| (d.span.line, d.span.column));
         let source = Source { text: redacted(&source.text), ..source };
         Self { source, diagnostics, files: Vec::new() }
     }
 
+    /// Sets the files that the configuration names.
     #[must_use]
     pub fn with_files(mut self, files: Vec<PathBuf>) -> Self {
         self.files = files;
         self
     }
 
+    /// Number of errors.
     pub fn errors(&self) -> usize {
         self.count(Severity::Error)
     }
 
+    /// Number of warnings.
     pub fn warnings(&self) -> usize {
         self.count(Severity::Warning)
     }
@@ -231,7 +265,7 @@ impl Report {
         self.diagnostics.iter().filter(|d| d.severity == severity).count()
     }
 
-    /// Every finding with its source line, then one line that counts them. `color` adds ANSI colours.
+    /// The report as text: every finding with its source line, then one line that counts them. `color` adds ANSI colours.
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         let mut out = String::new();
@@ -254,7 +288,7 @@ impl Report {
             None => title.element(Origin::path(self.source.name.as_str())),
         };
         match &diagnostic.help {
-            // The renderer prints messages as they are; the help may quote the file, so escapes are made visible.
+            // The renderer does not change messages, and the help may quote the file, so control characters are made visible.
             Some(help) => group.element(Level::HELP.message(normalize_untrusted_str(help))),
             None => group,
         }
@@ -292,7 +326,7 @@ impl Report {
         }
     }
 
-    /// The same findings for machines: `check --json`.
+    /// The findings as JSON, for `check --json`.
     pub fn to_json(&self) -> serde_json::Value {
         let place =
             |span: Span| serde_json::json!({"line": span.line, "column": span.column, "length": span.length});
@@ -330,7 +364,7 @@ impl std::error::Error for Report {}
 pub(crate) fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     let similarity = |candidate: &str| {
-        // One slip of the finger in a short word weighs too much in the first measure.
+        // In a short word, a single slip counts too much in this measure.
         let least = if is_one_slip(&word, candidate) { SIMILARITY_MIN } else { 0.0 };
         strsim::jaro_winkler(&word, candidate).max(least)
     };
@@ -342,7 +376,7 @@ pub(crate) fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = 
         .map(|(_, candidate)| candidate)
 }
 
-/// One letter too many, too few, wrong, or in the wrong place.
+/// Whether the words differ by one letter that is added, missing, wrong, or swapped with its neighbour.
 pub(crate) fn is_one_slip(word: &str, candidate: &str) -> bool {
     word.len() >= 3 && strsim::osa_distance(&word.to_lowercase(), candidate) == 1
 }

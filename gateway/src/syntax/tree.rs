@@ -1,8 +1,8 @@
-//! YAML as a tree of nodes that know their place.
+//! YAML as a tree of nodes with their places.
 //!
-//! We read the parser's events ourselves instead of deserializing into structs, because serde stops at the first
-//! error and a configuration deserves all of them. Anchors, aliases, merge keys, tags and several documents are
-//! refused: `policies` does what they are used for, and an alias can multiply a small file into a huge one.
+//! This module reads the parser's events itself instead of deserializing into structs, because serde stops at
+//! the first error and a report has all of them. Anchors, aliases, merge keys, tags and several documents are
+//! refused: `policies` replaces their usual purposes, and an alias can expand a small file into a huge one.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ use super::{
     variables::{self, Expanded},
 };
 
-/// Reads one document. `None`: the text is not YAML at all, and the reason is in `sink`.
+/// Reads one document. `None`: the text is not YAML, which is reported.
 pub(crate) fn parse(text: &str, env: Environment<'_>, sink: &mut Diagnostics) -> Option<Node> {
     let mut options = Options::default();
     options.set_emit_comments(false);
@@ -89,7 +89,7 @@ impl<'a> Builder<'a> {
             }
             _ => self.refuse_anchor_or_tag(span),
         };
-        // A block map has no mark of its own; its first key is where the eye looks for it.
+        // A block map has no mark of its own, so its place is that of its first key.
         let span = match &value {
             Value::Map(entries) if span.length == 0 => entries.first().map_or(span, |entry| entry.key.span),
             _ => span,
@@ -127,7 +127,7 @@ impl<'a> Builder<'a> {
         Ok(if is_broken { Value::Broken } else { Value::Map(entries) })
     }
 
-    /// Keys are taken as they are written: variables stand in values only.
+    /// Reads a key. Keys are not expanded: variables are allowed in values only.
     fn key(&mut self, event: Event<'a>, mark: Mark) -> Result<Option<At<String>>, ScanError> {
         let span = span_of(mark);
         match event {
@@ -165,7 +165,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// As a value it may be right, so this is a warning; a field that refuses it says so itself.
+    /// Warns about a text that looks like a variable. It may be a valid value, and a field that refuses it
+    /// reports an error.
     fn report_foreign_variable(&mut self, text: &str, span: Span) {
         if let Some(name) = foreign_variables::of_environment(text) {
             let message = format!("`{text}` is a text, not a variable");
@@ -195,7 +196,7 @@ fn span_of(mark: Mark) -> Span {
     Span { line: small(mark.start.line()), column: small(mark.start.col() + 1), length: small(length) }
 }
 
-/// In the indentation of the line, or of a later one.
+/// The first tab in the indentation of this line, or of a later one.
 fn first_tab(text: &str, line: usize) -> Option<Span> {
     let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     text.lines().enumerate().skip(line - 1).find_map(|(at, source)| {
@@ -208,12 +209,12 @@ fn first_tab(text: &str, line: usize) -> Option<Span> {
 fn syntax_error(error: &ScanError, text: &str) -> Diagnostic {
     let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let marker = error.marker();
-    // The end of the text is reported one line past the last; show the last line instead.
+    // The parser reports the end of the text one line past the last one, so the last line is shown.
     let line = marker.line().clamp(1, text.lines().count().max(1));
     let span = Span { line: small(line), column: small(marker.col() + 1), length: 1 };
     let source_line = text.lines().nth(line - 1).unwrap_or_default();
     let finding = Diagnostic::error(code::SYNTAX, span, format!("not valid YAML: {}", error.info()));
-    // The parser stops at the end of the line before.
+    // For a tab, the parser stops at the end of the line before it.
     if error.info().contains("tab")
         && let Some(span) = first_tab(text, line)
     {
@@ -238,5 +239,5 @@ fn syntax_error(error: &ScanError, text: &str) -> Diagnostic {
 
 const POLICIES_INSTEAD: &str =
     "settings that several routes share belong into `policies` (and `use`) or `defaults`";
-/// The format itself is at most seven deep.
+/// Deepest nesting; the format itself needs at most seven levels.
 const NESTING_MAX: usize = 32;

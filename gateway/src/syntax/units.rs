@@ -1,7 +1,7 @@
-//! Units as people write them: durations, sizes, shares, rates, counts, each with its allowed range.
+//! Values with units: durations, sizes, shares, counts, networks and URLs, each with its allowed range.
 //!
-//! A number without a unit is refused wherever a unit is meant: `timeout: 30` is seconds for one reader and
-//! milliseconds for the next. Every refusal says what is expected and, where it can be guessed, what to write.
+//! A number without a unit is refused where a unit is needed, since `timeout: 30` means seconds to one reader and
+//! milliseconds to another. Every refusal names the expected form and, where it can be guessed, the text to write.
 
 use std::{fmt::Display, net::IpAddr, ops::RangeInclusive, str::FromStr, time::Duration};
 
@@ -10,23 +10,25 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::report::code::{BAD_UNIT, BAD_VALUE, OUT_OF_RANGE};
 
-/// Why a value was refused. `expected` never holds the value itself, so it can be shown for secrets too.
+/// Why a value was refused. `expected` never contains the value itself, so it can be shown for secrets, too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalid {
     pub code: &'static str,
     /// Completes "… must be …".
     pub expected: String,
-    /// What is wrong with the value; may quote it.
+    /// The problem with the value; may quote it.
     pub label: String,
-    /// What to write instead; may quote the value.
+    /// The text to write instead; may quote the value.
     pub help: Option<String>,
 }
 
 impl Invalid {
+    /// A refusal without help.
     pub fn new(code: &'static str, expected: impl Into<String>, label: impl Into<String>) -> Self {
         Self { code, expected: expected.into(), label: label.into(), help: None }
     }
 
+    /// Sets the text to write instead.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
@@ -34,7 +36,8 @@ impl Invalid {
     }
 }
 
-/// `250ms`, `2s`, `1m30s`, `1h`, within `range`. What is offered instead is within it, too.
+/// Reads a duration such as `250ms`, `2s`, `1m30s` or `1h` within `range`. Proposals for a bare number are within it,
+/// too.
 pub fn duration_in(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, Invalid> {
     let refuse = |label: &str| Invalid::new(BAD_UNIT, "a duration such as `250ms`, `2s` or `1m30s`", label);
     let fits = |text: &str| humantime::parse_duration(text).is_ok_and(|duration| range.contains(&duration));
@@ -64,15 +67,18 @@ pub fn duration_in(text: &str, range: RangeInclusive<Duration>) -> Result<Durati
     within(duration, range, |d| show_duration(*d))
 }
 
+/// A duration of milliseconds.
 pub(crate) const fn millis(number: u64) -> Duration {
     Duration::from_millis(number)
 }
 
+/// A duration of minutes.
 pub(crate) const fn minutes(number: u64) -> Duration {
     Duration::from_mins(number)
 }
 
-/// `512B`, `256KiB`, `10MB` in bytes, within `range`. What is offered instead is within it, too.
+/// Reads a size such as `512B`, `256KiB` or `10MB` within `range`, in bytes. Proposals for a bare number are within it,
+/// too.
 pub fn size_in(text: &str, range: RangeInclusive<u64>) -> Result<u64, Invalid> {
     let refuse = |label: &str| Invalid::new(BAD_UNIT, "a size such as `64KiB` or `10MB`", label);
     if is_number(text) {
@@ -92,7 +98,7 @@ pub fn size_in(text: &str, range: RangeInclusive<u64>) -> Result<u64, Invalid> {
     within(bytes.as_u64(), range, |bytes| show_size(*bytes))
 }
 
-/// `20%`, `0.5%`: in thousandths.
+/// Reads a share such as `20%` or `0.5%`, in thousandths.
 pub fn share_per_mille(text: &str) -> Result<u16, Invalid> {
     let refuse = |label: &str| Invalid::new(BAD_UNIT, "a share such as `20%`", label);
     let Some(number) = text.strip_suffix('%') else {
@@ -117,12 +123,12 @@ pub fn share_per_mille(text: &str) -> Result<u16, Invalid> {
     })
 }
 
-/// Shares are thousandths in the file; policies calculate with ratios.
+/// The ratio of a share in thousandths, with which policies calculate.
 pub(crate) fn ratio(per_mille: u16) -> f32 {
     f32::from(per_mille) / 1000.0
 }
 
-/// A whole number within `range`.
+/// Reads a whole number within `range`.
 pub fn count<T>(text: &str, range: RangeInclusive<T>) -> Result<T, Invalid>
 where
     T: FromStr + PartialOrd + Display,
@@ -138,7 +144,7 @@ where
     }
 }
 
-/// `true` and `false`, and the words people use for them.
+/// Reads `true`, `false`, `on` or `off`. The refusal of another word for them proposes one of the first two.
 pub fn boolean(text: &str) -> Result<bool, Invalid> {
     match text {
         "true" | "on" => Ok(true),
@@ -154,7 +160,7 @@ pub fn boolean(text: &str) -> Result<bool, Invalid> {
     }
 }
 
-/// A text as one writes it in YAML: in quotes where its first character would mean something else (YAML 1.2 §5.3).
+/// The text as a YAML value: in quotes if its first character has another meaning in YAML (YAML 1.2 §5.3).
 pub fn in_yaml(text: &str) -> String {
     if text.starts_with(['*', '[', '{', '&', '!', '|', '>', '%', '@', '#', '"', '\'', '`']) {
         format!("\"{text}\"")
@@ -163,7 +169,7 @@ pub fn in_yaml(text: &str) -> String {
     }
 }
 
-/// The shortest way to write a duration: `1m30s`.
+/// The shortest text of a duration: `1m30s`.
 pub fn show_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     if duration.subsec_nanos() == 0 && seconds >= 3600 && seconds.is_multiple_of(3600) {
@@ -172,7 +178,7 @@ pub fn show_duration(duration: Duration) -> String {
     humantime::format_duration(duration).to_string().replace(' ', "")
 }
 
-/// A size in the largest binary unit that divides it.
+/// The text of a size, in the largest binary unit that divides it.
 pub fn show_size(bytes: u64) -> String {
     let (unit, divisor) = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)]
         .into_iter()
@@ -193,11 +199,12 @@ fn within<T: PartialOrd>(
     Err(Invalid::new(OUT_OF_RANGE, expected, "out of range"))
 }
 
+/// Whether the text has only ASCII digits, at least one.
 pub(crate) fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// `10.0.0.0/8`, or one address.
+/// Reads a network such as `10.0.0.0/8`, or one address.
 pub fn network(text: &str) -> Result<IpNet, Invalid> {
     let expected = "a network such as `10.0.0.0/8`, or one IP address";
     text.parse::<IpNet>()
@@ -206,14 +213,14 @@ pub fn network(text: &str) -> Result<IpNet, Invalid> {
         .map_err(|_| Invalid::new(BAD_VALUE, expected, "not a network"))
 }
 
-/// IPv4 networks that are written as IPv6 (RFC 4291 §2.5.5.2), as IPv4: so are the addresses that they are compared with.
+/// Turns an IPv4 network that is written as IPv6 (RFC 4291 §2.5.5.2) into IPv4, as the compared addresses are.
 fn canonical(network: IpNet) -> IpNet {
     let IpNet::V6(wide) = network else { return network };
     let narrow = wide.addr().to_ipv4_mapped().zip(wide.prefix_len().checked_sub(96));
     narrow.and_then(|(address, prefix)| Ipv4Net::new(address, prefix).ok()).map_or(network, IpNet::V4)
 }
 
-/// The same; a text without a scheme probably means this one.
+/// Reads an `http` or `https` URL, which is kept as written. The refusal of a URL without a scheme proposes `scheme`.
 pub(crate) fn url_or(text: &str, scheme: &str) -> Result<String, Invalid> {
     let refuse =
         |label: &str| Invalid::new(BAD_VALUE, "a URL that begins with `http://` or `https://`", label);

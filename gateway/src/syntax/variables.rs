@@ -1,7 +1,7 @@
 //! `${NAME}`, `${NAME:-default}`, `${NAME:?message}` in values; `$${` is a literal `${`.
 //!
-//! As in POSIX shells (XCU §2.6.2), the forms with a colon treat an empty variable as unset. Unlike a shell, a plain
-//! `${NAME}` that is unset is an error: an empty address or audience would be worse than no start.
+//! As in POSIX shells (XCU §2.6.2), the forms with a colon treat an empty variable as unset. Unlike in a shell, a
+//! plain `${NAME}` that is unset is an error: a gateway must not start with an empty address or audience.
 
 use super::{
     environment::{Environment, Withheld},
@@ -9,12 +9,14 @@ use super::{
     report::{Diagnostic, Span, code},
 };
 
+/// A value whose variables have been replaced.
 pub(crate) struct Expanded {
     pub(crate) text: String,
     pub(crate) from_variable: bool,
     pub(crate) hidden: Hidden,
 }
 
+/// Why a variable cannot be replaced.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum VariableError {
     Unset {
@@ -25,7 +27,7 @@ pub(crate) enum VariableError {
         name: String,
         message: String,
     },
-    /// The text is Consul's, and the variable holds a secret of the gateway.
+    /// The text is from Consul, and the variable contains a secret of the gateway.
     Withheld {
         name: String,
     },
@@ -34,7 +36,10 @@ pub(crate) enum VariableError {
     },
 }
 
-/// Replaces every variable, or returns what is wrong with each.
+/// Replaces every variable.
+///
+/// # Errors
+/// One error for each variable that cannot be replaced.
 pub(crate) fn expand(text: &str, env: Environment<'_>) -> Result<Expanded, Vec<VariableError>> {
     let mut expanded =
         Expanded { text: String::with_capacity(text.len()), from_variable: false, hidden: Hidden::default() };
@@ -104,7 +109,7 @@ fn one<'a>(inside: &'a str, env: Environment<'_>) -> Result<Found<'a>, VariableE
 }
 
 impl VariableError {
-    /// The finding, at the variable itself where it can be found inside the value.
+    /// The finding for the error, at the variable itself if it is found inside the value.
     pub(crate) fn diagnostic(&self, value: Span, source: &str) -> Diagnostic {
         let needle = match self {
             Self::Unset { name } => format!("${{{name}}}"),

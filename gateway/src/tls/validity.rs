@@ -1,7 +1,7 @@
-//! From when until when a certificate is valid, and for which name: the few fields of X.509 (RFC 5280 §4.1) that an operator
-//! must know in time. rustls checks the certificates of others and looks at none of these in our own.
+//! The validity and the name of a certificate: the few fields of X.509 (RFC 5280 §4.1) of which an operator must learn in
+//! time. rustls checks them in certificates of peers, but not in the gateway's own.
 //!
-//! x509-parser reads them; what it cannot read gives `None`.
+//! x509-parser reads the fields; a certificate that it cannot read gives `None`.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
@@ -14,44 +14,45 @@ use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude
 
 use crate::{bounded_file, printable::printable};
 
-/// When a chain of certificates is valid. Times are wall time since the Unix epoch.
+/// The validity of a certificate chain. Times are wall time since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Validity {
     /// The latest beginning of the chain.
     pub not_before: Duration,
-    /// The earliest end of the chain: its clients refuse it from then on.
+    /// The earliest end of the chain. Peers refuse the chain after it.
     pub not_after: Duration,
-    /// First DNS name or address of the leaf.
+    /// First DNS name or address of the leaf certificate.
     pub name: Option<String>,
 }
 
-/// What the dates of a certificate mean now.
+/// Whether a certificate is valid at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     NotYetValid,
     Good,
-    /// It ends in less than [`EXPIRES_SOON`].
+    /// The certificate is valid and ends in less than [`EXPIRES_SOON`].
     ExpiresSoon,
     Expired,
 }
 
-/// Time for two attempts of a weekly job to renew a certificate, and for a person after that. ACME clients renew a
-/// certificate of 90 days 30 days before its end, so this is past what is usual.
+/// Time before the end of a certificate from which it is reported: enough for two attempts of a weekly job to renew it, and
+/// for a person after that. ACME clients renew a certificate of 90 days 30 days before its end, so a usual renewal is not
+/// reported.
 pub const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
 
 impl Validity {
-    /// Of the PEM file with a chain. `None`: there is no certificate in it that can be read.
+    /// The validity of the chain in a PEM file. `None`: the file contains no certificate, or one that cannot be read.
     pub fn of_file(file: &Path) -> Option<Self> {
         Self::of_pem(&bounded_file::read(file).ok()?)
     }
 
-    /// Of the text of such a file.
+    /// The validity of the chain in the text of a PEM file.
     pub fn of_pem(text: &[u8]) -> Option<Self> {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(text).collect::<Result<_, _>>().ok()?;
         Self::of_chain(&chain)
     }
 
-    /// Of a chain, leaf first.
+    /// The validity of a chain, leaf first.
     pub fn of_chain(chain: &[CertificateDer<'_>]) -> Option<Self> {
         let mut whole: Option<Self> = None;
         for certificate in chain {
@@ -63,6 +64,7 @@ impl Validity {
         whole
     }
 
+    /// Whether the chain is valid at `now`, as wall time since the Unix epoch.
     pub fn standing(&self, now: Duration) -> Standing {
         // RFC 5280 §4.1.2.5: the period includes both dates.
         if now > self.not_after {
@@ -77,11 +79,11 @@ impl Validity {
     }
 }
 
-/// The fields of one certificate.
+/// Reads the fields of one certificate.
 fn read(der: &[u8]) -> Option<Validity> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let dates = certificate.validity();
-    // What is before 1970 is as good as 1970.
+    // A time before 1970 counts as 1970.
     let since_1970 = |time: ASN1Time| Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0));
     let names = certificate.subject_alternative_name().ok().flatten();
     Some(Validity {
@@ -119,7 +121,7 @@ mod tests {
         params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
     }
 
-    /// Both forms of dates: X.509 writes years from 2050 on with four digits.
+    /// Dates have two forms: X.509 writes years from 2050 on with four digits.
     #[test]
     fn dates_and_name_are_those_that_were_certified() {
         for (names, name, until, seconds) in [

@@ -1,19 +1,19 @@
-//! Which of several datacenters serves a service: the first in order of preference that has an instance which can serve.
+//! Failover: the datacenter that serves a service is the first in order of preference with an instance that can serve.
 //!
-//! A datacenter without an instance is left at once, since its requests would fail. A better one gets them back when it has been
-//! able to serve for [`HOLD_DOWN`] without a break, so that a datacenter that comes and goes does not take the requests along
-//! each time. A datacenter that the registry has not reported on yet was never left: requests go to it without a wait. While
-//! none can serve, nothing changes.
+//! A datacenter without such an instance is left at once, since requests to it would fail. A preferred one gets the requests back
+//! when it has been able to serve for [`HOLD_DOWN`] without a break, so that a datacenter that comes and goes does not move the
+//! requests each time. If the registry had not reported on a preferred datacenter before, requests go to it without a wait. While
+//! no datacenter can serve, the choice does not change.
 
 use std::time::{Duration, Instant};
 
-/// The choice for one service.
+/// The choice of a datacenter for one service.
 #[derive(Debug, Default)]
 pub struct Failover {
     active: usize,
-    /// Those in front of the active one were only unknown when it was chosen.
+    /// When the active datacenter was chosen, the registry had not reported on some preferred one.
     is_provisional: bool,
-    /// A better datacenter, and since when it could serve.
+    /// A preferred datacenter, and the time since which it can serve.
     better: Option<(usize, Instant)>,
 }
 
@@ -23,8 +23,8 @@ impl Failover {
         self.active
     }
 
-    /// Decides. `can_serve`, by datacenter: whether it has an instance that can serve. `None`: the registry has not answered yet.
-    /// Returns whether another one serves from now on.
+    /// Chooses the datacenter, and returns whether it is another one than before. `can_serve` has, by datacenter, whether it has
+    /// an instance that can serve; `None`: the registry has not responded yet.
     pub fn choose(&mut self, can_serve: &[Option<bool>], now: Instant) -> bool {
         let Some(best) = can_serve.iter().position(|can| *can == Some(true)) else {
             self.better = None;
@@ -40,7 +40,7 @@ impl Failover {
             self.go_to(best, can_serve);
             return true;
         }
-        // It is in front of the active one, which can serve.
+        // The best datacenter is preferred to the active one, which can serve.
         match self.better {
             Some((known, since)) if known == best => {
                 let is_held = now.saturating_duration_since(since) < HOLD_DOWN;
@@ -56,7 +56,7 @@ impl Failover {
         }
     }
 
-    /// Whether [`Failover::choose`] would move if only the time had changed.
+    /// Whether [`Failover::choose`] would choose another datacenter now with the same `can_serve` as before.
     pub fn is_due(&self, now: Instant) -> bool {
         self.better.is_some_and(|(_, since)| now.saturating_duration_since(since) >= HOLD_DOWN)
     }
@@ -72,18 +72,19 @@ fn is_unknown_before(can_serve: &[Option<bool>], at: usize) -> bool {
     can_serve.iter().take(at).any(Option::is_none)
 }
 
-/// A service's requests went from one datacenter to another.
+/// A move of a service's requests from one datacenter to another.
 #[derive(Debug)]
 pub struct Moved {
     pub service: String,
-    /// `None`: the agent's own.
+    /// `None`: the agent's own datacenter.
     pub from: Option<String>,
     pub to: Option<String>,
-    /// To one that is preferred.
+    /// The move goes to a preferred datacenter.
     pub is_return: bool,
 }
 
 impl Moved {
+    /// Logs the move.
     pub fn log(&self) {
         let own = "the agent's own";
         let (service, from, to) =
@@ -96,7 +97,7 @@ impl Moved {
     }
 }
 
-/// Longer than a restart that fails again, and short enough for an operator who waits for the traffic to come back.
+/// Longer than a restart that fails again, and short enough for an operator who waits for the requests to come back.
 const HOLD_DOWN: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
@@ -106,7 +107,7 @@ mod tests {
     const YES: Option<bool> = Some(true);
     const NO: Option<bool> = Some(false);
 
-    /// Steps: seconds, who can serve, who serves then.
+    /// Each step has the seconds, the datacenters that can serve, and the one that is expected to serve then.
     fn check(steps: &[(u64, &[Option<bool>], usize)]) {
         let start = Instant::now();
         let mut failover = Failover::default();
@@ -165,7 +166,7 @@ mod tests {
     #[test]
     fn a_datacenter_that_was_only_unknown_is_not_held_down() {
         check(&[(0, &[None, YES], 1), (1, &[YES, YES], 0)]);
-        // It has spoken: from now on it is one that was left.
+        // The registry has reported on it: from now on it counts as a datacenter that was left.
         check(&[(0, &[None, YES], 1), (1, &[NO, YES], 1), (2, &[YES, YES], 1), (12, &[YES, YES], 0)]);
     }
 

@@ -1,7 +1,7 @@
-//! What is known beside the file: the registry's instances, resolved names, providers' keys.
+//! The world outside the file: the registry's instances, resolved names, providers' keys.
 //!
-//! Everything is stored under what it was requested for, and forgotten when the settings no longer request it. That counts most for
-//! keys, which must never verify a token for another source than their own.
+//! Each value is stored under the request that it belongs to, and removed when the settings no longer make that request. This
+//! matters most for keys, which must never verify a token for another source than their own.
 
 pub mod failover;
 pub mod selection;
@@ -32,30 +32,30 @@ use crate::{
     upstream::cluster::Basis,
 };
 
-/// Owned by the control loop; a snapshot is made of it and the settings.
+/// The world as far as it is known now. The control loop owns it, and snapshots are made from it and the settings.
 #[derive(Default)]
 pub struct World {
     pub instances: HashMap<WatchTarget, Arc<[Instance]>>,
-    /// Of what is from disk: how old it was at the start.
+    /// Age at the start of instances that come from disk.
     pub ages: HashMap<WatchTarget, Duration>,
-    /// Of these there are only proxies and gateways of a mesh.
+    /// Targets whose instances are all proxies and gateways of a mesh.
     pub side_kinds: HashSet<WatchTarget>,
-    /// The ACL token may not read these, or their instances.
+    /// Targets that the ACL token may not read, or whose instances it may not read.
     pub hidden: HashSet<WatchTarget>,
-    /// By `host:port`; no address: looked up, and not found yet.
+    /// Addresses by `host:port`. An empty list: the name was looked up and not found yet.
     pub resolved: HashMap<String, Vec<SocketAddr>>,
     pub tls: Option<Arc<rustls::ServerConfig>>,
     pub tls_clients: TlsClients,
     keys: HashMap<Arc<str>, ProviderKeys>,
     keys_generation: u64,
-    /// Of the providers whose keys are fetched.
+    /// Desks of the providers whose keys are fetched.
     desks: HashMap<Arc<str>, (KeySource, Arc<KeyDesk>)>,
     names_generation: u64,
-    /// By the service's full name, of those that have several datacenters.
+    /// The choices of services with several datacenters, by full name.
     failovers: HashMap<String, Failover>,
 }
 
-/// One provider's keys, and where they are from.
+/// One provider's keys, and their source.
 #[derive(Debug, Clone)]
 pub struct ProviderKeys {
     pub source: KeySource,
@@ -63,13 +63,13 @@ pub struct ProviderKeys {
 }
 
 impl World {
-    /// Whether there is an answer about every service, even if only that it has no instance. Of a service with several
-    /// datacenters, the first one must have answered, or one that can serve in its place.
+    /// Whether the registry and the resolver have responded for every service, even if it has no instance. For a service with
+    /// several datacenters, there must be a response for the first one, or for one that can serve instead.
     pub fn knows_all(&self, settings: &Settings) -> bool {
         settings.services.iter().all(|service| self.knows(service))
     }
 
-    /// As [`World::knows_all`], of one service.
+    /// Whether there is a response for one service, as in [`World::knows_all`].
     pub fn knows(&self, service: &ServiceSettings) -> bool {
         match &service.source {
             EndpointSource::Hosts(hosts) => hosts
@@ -82,7 +82,7 @@ impl World {
         }
     }
 
-    /// What its instances make of the routes that a service declares.
+    /// The standing of a service that declares routes, by its instances.
     pub fn standing(&self, service: &ServiceSettings) -> Standing {
         let EndpointSource::Consul(source) = &service.source else { return Standing::Unknown };
         if source.targets.iter().any(|target| self.side_kinds.contains(target)) {
@@ -103,7 +103,7 @@ impl World {
         }
     }
 
-    /// Which of a service's datacenters serves: an index into its source's targets.
+    /// The datacenter that serves a service: an index into its source's targets.
     pub fn datacenter_of(&self, service: &ServiceSettings) -> usize {
         match &service.source {
             source if source.targets().len() < 2 => 0,
@@ -111,7 +111,7 @@ impl World {
         }
     }
 
-    /// Decides anew which datacenter serves each service that has several. Returns what changed.
+    /// Chooses the datacenter of each service that has several, and returns the moves.
     pub fn choose_datacenters(&mut self, settings: &Settings, now: Instant) -> Vec<Moved> {
         let mut failovers = std::mem::take(&mut self.failovers);
         let mut moves = Vec::new();
@@ -141,7 +141,7 @@ impl World {
         moves
     }
 
-    /// What a cluster of this service would be made of now.
+    /// The inputs from which a cluster of this service would be made now.
     pub fn basis(&self, service: &ServiceSettings, target: usize) -> Basis {
         let target = service.source.targets().get(target);
         let instances = target.and_then(|target| self.instances.get(target)).map(Arc::clone);
@@ -150,12 +150,12 @@ impl World {
         Basis { instances, names: self.names_generation, tls, hidden }
     }
 
-    /// Whether a return to a preferred datacenter is due that only time was needed for.
+    /// Whether a return to a preferred datacenter is due because its hold-down is over.
     pub fn is_move_due(&self, now: Instant) -> bool {
         self.failovers.values().any(|failover| failover.is_due(now))
     }
 
-    /// Whether the datacenter has an instance that can serve. `None`: the registry, or a name look-up, has not answered yet.
+    /// Whether the datacenter has an instance that can serve. `None`: the registry or the resolver has not responded yet.
     fn can_serve(&self, service: &ServiceSettings, source: &ConsulSource, at: usize) -> Option<bool> {
         self.instances.get(source.targets.get(at)?)?;
         let mut answer = Some(false);
@@ -173,25 +173,25 @@ impl World {
         answer
     }
 
-    /// The keys that verify a provider's tokens: those of its own source.
+    /// The keys that verify a provider's tokens, if they come from its own source.
     pub fn keys_of(&self, auth: &ProviderSettings) -> Option<&Arc<Keys>> {
         let held = self.keys.get(auth.name.as_str())?;
         (held.source == auth.keys).then_some(&held.keys)
     }
 
-    /// Where requests wait for newer keys; `None`: they are in a file.
+    /// The desk at which requests wait for newer keys; `None`: the provider's keys are not fetched.
     pub fn desk_of(&self, auth: &ProviderSettings) -> Option<&Arc<KeyDesk>> {
         let (source, desk) = self.desks.get(auth.name.as_str())?;
         (*source == auth.keys).then_some(desk)
     }
 
-    /// Whether there is a set of each provider, of any age.
+    /// Whether there are keys of each provider, of any age.
     pub fn knows_keys(&self, settings: &Settings) -> bool {
         settings.auth.iter().all(|auth| self.keys_of(auth).is_some())
     }
 
-    /// Opens a desk for each provider whose keys are fetched, and closes those of other sources. `fresh`: desks that are open
-    /// already, by provider.
+    /// Opens a desk for each provider whose keys are fetched, and closes desks of other sources. `fresh` contains desks that are
+    /// open already, by provider.
     pub fn open_desks(&mut self, settings: &Settings, fresh: &HashMap<Arc<str>, Arc<KeyDesk>>) {
         let wanted = |name: &str, source: &KeySource| {
             settings.auth.iter().any(|auth| auth.name == name && auth.keys == *source)
@@ -212,12 +212,12 @@ impl World {
         }
     }
 
-    /// Changes whenever keys or auth settings change: verified tokens of another generation are forgotten.
+    /// Changes whenever keys or auth settings change: verified tokens of another generation are not used again.
     pub fn keys_generation(&self) -> u64 {
         self.keys_generation
     }
 
-    /// Takes over a provider's keys. `false`: they are the ones in use.
+    /// Stores a provider's keys. Returns false if they are in use already.
     pub fn learn_keys(&mut self, provider: Arc<str>, new: ProviderKeys) -> bool {
         let held = self.keys.get(&provider);
         if held.is_some_and(|held| held.source == new.source && held.keys == new.keys) {
@@ -228,8 +228,8 @@ impl World {
         true
     }
 
-    /// Takes over a look-up. `false`: nothing is new. A failed one, without addresses, counts as an answer but takes
-    /// nothing away: a resolver that is away is no evidence about the host.
+    /// Stores the addresses of a look-up, and returns whether they count. A failed look-up, without addresses, counts only if it
+    /// is the first one: a resolver that fails is not evidence about the host.
     pub fn learn_addresses(&mut self, name: String, addresses: Vec<SocketAddr>) -> bool {
         if addresses.is_empty() && self.resolved.contains_key(&name) {
             return false;
@@ -239,7 +239,7 @@ impl World {
         true
     }
 
-    /// Takes over the registry's answer. Returns the one before.
+    /// Stores the registry's response, and returns the one before.
     pub fn learn_instances(
         &mut self,
         target: WatchTarget,
@@ -254,21 +254,21 @@ impl World {
         self.instances.insert(target, instances)
     }
 
-    /// Forgets all answers of a registry.
+    /// Removes all responses of a registry.
     pub fn forget_instances(&mut self) {
         self.instances.clear();
         self.ages.clear();
         self.side_kinds.clear();
     }
 
-    /// Forgets what `new` settings do not ask for. `old`: those in use so far.
+    /// Removes values that the `new` settings do not need. `old` are the settings in use so far.
     pub fn keep_for(&mut self, old: &Settings, new: &Settings) {
         self.keys.retain(|name, held| {
             new.auth.iter().any(|auth| *auth.name == **name && auth.keys == held.source)
         });
         let is_same_auth = old.auth.len() == new.auth.len()
             && old.auth.iter().zip(&new.auth).all(|(old, new)| old.same_as(new));
-        // A remembered token has only the claims that were required when it was verified.
+        // A cached token has only the claims that were needed when it was verified.
         if !is_same_auth || old.claims_asked_for() != new.claims_asked_for() {
             self.keys_generation += 1;
         }
@@ -320,7 +320,7 @@ mod tests {
         }
     }
 
-    /// With the keys that its provider's source gave.
+    /// A world with keys from the source of its provider.
     fn world(settings: &Settings) -> World {
         let mut world = World::default();
         assert!(world.learn_keys("main".into(), keys(&settings.auth[0], 1)));
@@ -334,7 +334,7 @@ mod tests {
         assert!(world.keys_of(&old.auth[0]).is_some());
         world.keep_for(&old, &new);
         assert!(world.keys_of(&new.auth[0]).is_none());
-        // Late, from a fetch that was under way.
+        // A fetch that was under way ends late.
         world.learn_keys("main".into(), keys(&old.auth[0], 1));
         assert!(world.keys_of(&new.auth[0]).is_none());
     }
@@ -427,7 +427,7 @@ mod tests {
         let moves = world.choose_datacenters(&settings, now);
         assert_eq!((moves.len(), world.datacenter_of(service)), (1, 1));
         assert!(world.choose_datacenters(&settings, now).is_empty(), "told once");
-        // The own datacenter speaks for the first time.
+        // The registry reports on the own datacenter for the first time.
         world.instances.insert(own.clone(), instances(Status::Passing));
         assert!(world.choose_datacenters(&settings, now).iter().all(|moved| moved.is_return));
         assert_eq!(world.datacenter_of(service), 0);

@@ -1,7 +1,8 @@
-//! Which of the registry's instances a service means, which of them may get requests, and by which address.
+//! Selection: which of the registry's instances belong to a service, which of them may get requests, and by which
+//! address.
 //!
-//! Selecting is done here and not in the query, so that any number of services, subsets and policies share one watch,
-//! and an instance that is left out can still be distinguished from one that is gone.
+//! Instances are selected here and not in the query, so that any number of services, subsets and policies share one
+//! watch, and an instance that is left out can be distinguished from one that is gone.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -16,7 +17,8 @@ use crate::{
     upstream::cluster::Absence,
 };
 
-/// Whether this is one of the service's instances, healthy or not, by tags and meta, those of its subset included.
+/// Whether the instance belongs to the service by its tags and meta, including those of the subset. Its health does
+/// not matter.
 pub fn is_meant(service: &ServiceSettings, instance: &Instance) -> bool {
     let EndpointSource::Consul(source) = &service.source else { return false };
     let subset = service.subset.as_ref().map(|subset| &subset.selector);
@@ -61,7 +63,7 @@ pub fn absence(service: &ServiceSettings, world: &World, at: usize) -> Absence {
     }
 }
 
-/// Where the service reaches this instance: `host:port`; IPv6 in brackets.
+/// The address at which this instance is reached: `host:port`, with IPv6 in brackets.
 pub fn host_port(source: &ConsulSource, instance: &Instance) -> String {
     let (address, port) = instance.reached_by(source.address.as_deref());
     match address.parse::<IpAddr>() {
@@ -70,13 +72,13 @@ pub fn host_port(source: &ConsulSource, instance: &Instance) -> String {
     }
 }
 
-/// As [`host_port`], if the host is a name that has to be looked up.
+/// The address of [`host_port`], if its host is a name that must be looked up.
 pub fn host_name(source: &ConsulSource, instance: &Instance) -> Option<String> {
     let (address, port) = instance.reached_by(source.address.as_deref());
     address.parse::<IpAddr>().is_err().then(|| format!("{address}:{port}"))
 }
 
-/// Whether any of them has a host name as one of its addresses.
+/// Whether some instance has a host name among its addresses.
 pub fn has_names(instances: &[Instance]) -> bool {
     instances.iter().any(|instance| {
         let tagged = instance.tagged_addresses.values().map(|tagged| &tagged.address);

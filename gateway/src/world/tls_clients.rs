@@ -1,7 +1,7 @@
-//! What services that speak TLS are connected to with: made of files, kept while these are the same.
+//! TLS clients for connections to services. They are made from files, and kept while the content of the files stays the same.
 //!
-//! One for each way in which services want it, not one for each service. A new one costs every connection that was made
-//! with the old one, so one is only made anew when a file has other content.
+//! Services with the same TLS settings share a client. A new client ends the use of every connection that was made
+//! with the old one, so a client is replaced only when the content of a file has changed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,7 +17,7 @@ use crate::{
     upstream::tls::{ClientTls, UpstreamTls},
 };
 
-/// By what the services ask for.
+/// TLS clients by the TLS settings of services.
 #[derive(Default)]
 pub struct TlsClients {
     known: HashMap<UpstreamTls, Arc<ClientTls>>,
@@ -25,11 +25,10 @@ pub struct TlsClients {
 }
 
 impl TlsClients {
-    /// Those that `settings` need, as far as possible the ones that are known; and those that are known already, for tags
-    /// that still ask for them.
+    /// Makes the clients that `settings` need. Known clients are kept, also those that only tags may still need.
     ///
     /// # Errors
-    /// Files that cannot be used, one finding for each service that names them.
+    /// Files cannot be used: one finding for each set of TLS settings.
     pub fn prepare(&self, settings: &Settings) -> Result<Self, Vec<Diagnostic>> {
         let known = self.known.iter().filter(|(_, client)| client.is_usable());
         let known = known.map(|(tls, client)| (tls.clone(), Arc::clone(client))).collect();
@@ -58,8 +57,8 @@ impl TlsClients {
         if problems.is_empty() { Ok(prepared) } else { Err(problems) }
     }
 
-    /// Adds what only tags require, and forgets what is no longer required. What cannot be made is logged, and refused to each
-    /// attempt to connect.
+    /// Adds the clients that only tags need, and removes clients that are no longer needed. A client that cannot be made is
+    /// logged, and each connect with it fails.
     pub fn complete(&mut self, settings: &Settings) {
         let of_tags = settings.services.iter().filter_map(|service| service.subset.as_ref());
         let of_tags = of_tags.flat_map(|subset| &subset.by_tag).filter_map(|rule| rule.tls.as_ref());
@@ -78,11 +77,12 @@ impl TlsClients {
         }
     }
 
-    /// Changes with everything here.
+    /// Changes whenever a client changes.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
+    /// The client for these settings.
     pub fn get(&self, tls: &UpstreamTls) -> Option<&Arc<ClientTls>> {
         self.known.get(tls)
     }

@@ -1,5 +1,5 @@
-//! What may be declared at all: declarations that can be read, that a rule allows, and that are not too many. Of those
-//! that match the same requests only the first is left, before a table is compiled.
+//! Candidates: declarations that can be read, that a rule allows, and that are within the limits. Of candidates
+//! that match the same requests only the first is kept, before a table is compiled.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use crate::{
     syntax::fields::name as service_name,
 };
 
-/// Everything that may be declared, in the order of claims; incumbents in their own, then by name of service and text.
+/// All candidates in the order of claims. Incumbents keep their order, new ones are ordered by name of service and text.
 pub(super) fn candidates(
     auto: &AutoRoutesSettings,
     declared: &Declared,
@@ -32,13 +32,13 @@ pub(super) fn candidates(
             match auto.forms.read(tag, datacenter) {
                 None => {}
                 Some(Err(why)) => rejected.push(refuse(why)),
-                // Else it could have the name of a subset, or of another service's cluster.
                 Some(Ok(_)) if before.standing(service) == Standing::Side => {
                     let detail = format!(
                         "all instances of `{service}` are proxies beside others, which declare themselves"
                     );
                     rejected.push(refuse(Rejection::new(Reason::Unsupported, detail)));
                 }
+                // A name that is not valid could be that of a subset, or of another service's cluster.
                 Some(Ok(_)) if let Some(why) = &bad_name => {
                     let detail = format!("the service must have {}: {}", why.expected, why.label);
                     rejected.push(refuse(Rejection::new(Reason::Unsupported, detail)));
@@ -61,12 +61,12 @@ pub(super) fn candidates(
                 }
             }
         }
-        // Of two that match the same requests the one that keeps clients out goes first.
+        // Of two that match the same requests the one that restricts clients comes first.
         if let Some(own) = candidates.get_mut(first..) {
             own.sort_by_key(|candidate| candidate.declaration.policies.clients.rules().is_empty());
         }
     }
-    // Stable: new ones keep the order of services and tags.
+    // The sort is stable, so new candidates keep the order of services and tags.
     candidates.sort_by_cached_key(|candidate| {
         let rank = ranks.get(&candidate.key()).copied();
         (before.claim(&candidate.service, rank.is_some()), rank.unwrap_or(usize::MAX))
@@ -74,7 +74,7 @@ pub(super) fn candidates(
     bound(without_repeats(candidates), before, datacenter, rejected)
 }
 
-/// Services whose metadata declares routes, as far as the lists name them at all: at most [`METADATA_SERVICES_MAX`].
+/// Services whose metadata declares routes, as far as a rule names them, at most [`METADATA_SERVICES_MAX`].
 pub(super) fn with_metadata<'a>(
     auto: &AutoRoutesSettings,
     declared: &'a Declared,
@@ -101,14 +101,14 @@ pub(super) fn with_metadata<'a>(
     followed
 }
 
-/// The option with which a service would decide what is the operator's to decide.
+/// The first option that only fully trusted services may use. `None`: the declaration has none.
 fn untrusted(auto: &AutoRoutesSettings, declaration: &Declaration) -> Option<&'static str> {
     let skips_proof = declaration.tls.as_ref().is_some_and(|tls| tls.insecure);
     let option = declaration.policies.needs_trust().or(skips_proof.then_some("tlsskipverify"));
     option.filter(|_| !auto.trusts_fully)
 }
 
-/// Several texts of one service may mean the same, or differ only in how their instances are treated; that is one route.
+/// Joins candidates of one service that are the same route, or differ only in how their instances are treated.
 pub fn without_repeats(candidates: Vec<Accepted>) -> Vec<Accepted> {
     let mut firsts: HashMap<(String, String), usize> = HashMap::new();
     let mut kept: Vec<Accepted> = Vec::new();
@@ -125,8 +125,8 @@ pub fn without_repeats(candidates: Vec<Accepted>) -> Vec<Accepted> {
     kept
 }
 
-/// Each of those that match the same requests would be in conflict with each other one: the first of them stays, before
-/// the table is compiled.
+/// Refuses candidates past the limits, and all but the first of those that match the same requests, since each would be
+/// in conflict with each other one.
 fn bound(
     candidates: Vec<Accepted>,
     before: &Before<'_>,
@@ -165,7 +165,7 @@ fn bound(
     kept
 }
 
-/// What it matches, as the router reads it: names of segments, and what follows a `;`, make no difference.
+/// The match as the router reads it, without the names of segments and without the text after a `;`.
 fn claim(declaration: &Declaration) -> String {
     let path = declaration.path.split('/').map(|segment| match without_parameters(segment) {
         text if text.starts_with('{') => "*",
@@ -175,9 +175,10 @@ fn claim(declaration: &Declaration) -> String {
     Declaration { path, ..declaration.clone() }.condition()
 }
 
-/// More is a generator that has gone wrong.
+/// Most routes of a service. More routes are most likely a mistake in a generator of tags.
 pub(super) const ROUTES_OF_SERVICE_MAX: usize = 100;
-/// Enough for a thousand services with two routes each; a table of this size compiles in milliseconds.
+/// Most declared routes. It is enough for a thousand services with two routes each, and such a table compiles in
+/// milliseconds.
 const ROUTES_MAX: usize = 2000;
-/// Each is one blocking query, caused by every client of the registry that may register a service.
+/// Each such service costs one blocking query, and any client of the registry that may register services can add one.
 pub(super) const METADATA_SERVICES_MAX: usize = 1000;

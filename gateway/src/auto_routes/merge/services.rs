@@ -1,16 +1,16 @@
-//! The services that declared routes lead to.
+//! The services of declared routes.
 
 use std::collections::{HashMap, HashSet};
 
 use super::Accepted;
 use crate::config::settings::{AutoRoutesSettings, Selector, ServiceSettings, Settings, SubsetSettings};
 
-/// The services of the file, and behind them those that only declared routes name.
+/// The services of the file, followed by those that only declared routes name.
 pub(super) struct Services<'a> {
     auto: &'a AutoRoutesSettings,
     file: &'a Settings,
     added: Vec<ServiceSettings>,
-    /// By name in the registry, and of the subset.
+    /// Indexes by the name in the registry and the name of the subset.
     indexes: HashMap<(String, Option<String>), usize>,
 }
 
@@ -19,11 +19,13 @@ impl<'a> Services<'a> {
         Self { auto, file, added: Vec::new(), indexes: HashMap::new() }
     }
 
+    /// The index of a whole service.
     pub(super) fn whole(&mut self, service: &str) -> usize {
         self.index_of(service, None)
     }
 
-    /// Of the whole service, or of what the tags of its instances make of it for this route.
+    /// The index for a route: of the whole service, or of a subset with the shares and protocols of the
+    /// route's tags.
     pub(super) fn index(&mut self, candidate: &Accepted) -> usize {
         let is_weighted = candidate.by_tag.iter().any(|known| known.share > 0);
         let word = if is_weighted { "weighted" } else { "https" };
@@ -52,7 +54,7 @@ impl<'a> Services<'a> {
         index
     }
 
-    /// Adds those in `used` to the settings; their new indexes by the old ones.
+    /// Adds the services in `used` to the settings, and returns their new indexes by the old ones.
     pub(super) fn add_to(self, settings: &mut Settings, used: &HashSet<usize>) -> HashMap<usize, usize> {
         let first = settings.services.len();
         let mut moved = HashMap::new();

@@ -1,4 +1,4 @@
-//! Which declared routes give way: the table is compiled until no route is in conflict with another.
+//! Settling: the table is compiled, and declared routes give way, until no route is in conflict with another.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::{
     router::{ConflictKind, RouteConflict, Router},
 };
 
-/// Routes of the file, then declared ones in the order of their ranks.
+/// The routes of the file, and the declared ones in the order of their ranks.
 pub(super) struct Table<'a> {
     pub(super) statics: usize,
     pub(super) file: &'a [RouteSettings],
@@ -18,7 +18,7 @@ pub(super) struct Table<'a> {
 }
 
 impl Table<'_> {
-    /// Adds `new` to what is `firm`, both as indexes of candidates, without those that are in conflict.
+    /// Adds the `new` candidates that are not in conflict to the `firm` ones. Both are indexes of candidates.
     pub(super) fn settle(
         &self,
         firm: &[usize],
@@ -49,8 +49,9 @@ impl Table<'_> {
         [firm, &new].concat()
     }
 
-    /// Which routes of the table give way, by index, and to what; those before `first` do not. Careful: a route that
-    /// lost already makes no other one lose. Not careful: everything in a conflict gives way, so that it ends.
+    /// The routes of the table that give way, by index, with the conflict. Routes before `first` never do. Unless
+    /// `all` is set, a route that has lost cannot make another one lose. With `all`, every new route in a conflict
+    /// gives way, so that settling ends.
     fn losers(
         &self,
         conflicts: &[RouteConflict],
@@ -65,7 +66,7 @@ impl Table<'_> {
             let (older, newer) = (conflict.route.min(conflict.other), conflict.route.max(conflict.other));
             let losers = match newer {
                 newer if newer >= first && (all || !lost.contains_key(&older)) => newer..newer + 1,
-                // Several new routes together leave nothing to one that is there: the newest of them goes.
+                // Several new routes together match all requests of one in the table: the newest of them gives way.
                 newer if newer < first && newer >= self.statics && all => first..end,
                 newer if newer < first && newer >= self.statics && end > first => end - 1..end,
                 _ => continue,
@@ -79,7 +80,7 @@ impl Table<'_> {
 }
 
 fn rejection(at: usize, conflict: &RouteConflict, table: &[RouteSettings], statics: usize) -> Rejection {
-    // What it matches is taken by the other one; or it would take something from one that is in the table.
+    // The other route matches its requests first, or it would match those of a route in the table.
     let other = if conflict.route == at { conflict.other } else { conflict.route };
     let name = table.get(other).map_or("", |route| route.name.as_str());
     if other < statics {
@@ -101,5 +102,6 @@ fn rejection(at: usize, conflict: &RouteConflict, table: &[RouteSettings], stati
     Rejection::new(Reason::Conflict, detail)
 }
 
-/// Conflicts that come to light only after others are solved are rare; past this the rest gives way at once.
+/// Conflicts that appear only after others are solved are rare. After this many passes, all routes in a conflict
+/// give way.
 const CAREFUL_PASSES: usize = 8;

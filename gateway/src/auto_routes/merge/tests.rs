@@ -1,4 +1,4 @@
-//! What comes into the table, what stays in it, and what is refused.
+//! Which declarations come into the table, which stay in it, and which are refused.
 
 use std::{path::Path, time::Duration};
 
@@ -38,7 +38,7 @@ fn merged(file: &Settings, declared: &Declared, incumbents: &[Accepted]) -> Merg
     standing(file, declared, incumbents, &[])
 }
 
-/// As [`merged`], where these services stand so.
+/// Merges as [`merged`] does, with these standings of services.
 fn standing(
     file: &Settings,
     declared: &Declared,
@@ -71,11 +71,11 @@ fn a_holder_without_an_instance_loses_its_route_to_a_service_that_has_one() {
         assert_eq!(merged.contenders.iter().collect::<Vec<_>>(), [other], "it is followed");
         assert!(merged.settings.services.iter().any(|service| service.name == other));
     }
-    // It is the incumbent now, and stays.
+    // The route of green is the incumbent now, and stays.
     let green = standing(&file, &both, &blue, &[("blue", Idle), ("green", Serves)]).accepted;
     let merged = standing(&file, &both, &green, &[("blue", Serves), ("green", Serves)]);
     assert_eq!(merged.accepted[0].service, "green");
-    // Neither is there yet: the one that can serve, whatever its name.
+    // Neither is in the table yet: the service that can serve comes first, whatever its name.
     assert_eq!(standing(&file, &both, &[], &[("green", Serves)]).accepted[0].service, "green");
 }
 
@@ -209,7 +209,7 @@ fn tags_that_differ_in_their_weight_are_one_route_whose_instances_have_shares() 
     assert_eq!(service.full_name(), "web/weighted /a/**");
     let share = TagRule { tag: "millgate.route=/a/** weight=0.05".to_owned(), share: 500, tls: None };
     assert_eq!(service.subset.as_ref().unwrap().by_tag, [share]);
-    // The weight goes, and what works stays before a new one that says the same.
+    // The weight is removed, and the route in the table comes before a new one with the same match.
     let other = declared(&[("a", &["/a/** weight=0.5"]), ("web", &["/a/**"])]);
     let later = merged(&file, &other, &weighted.accepted);
     assert_eq!(outcome(&later), (vec!["web /a/**".to_owned()], vec!["a conflict".to_owned()]));
@@ -274,8 +274,8 @@ fn a_service_may_declare_a_hundred_routes() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever is declared: the table compiles, every declaration is in it or refused, and what was in the table
-    /// and still is declared stays.
+    /// For any declarations, the table compiles, every declaration is in it or refused, and a route in the table
+    /// that is still declared stays.
     #[test]
     fn the_table_always_compiles_and_what_works_stays(
         before in prop::collection::vec((0..4u8, 0..14usize), 0..8),
@@ -303,7 +303,7 @@ proptest! {
             .chain(second.rejected.iter().map(|known| (known.service.as_str(), known.tag.as_str())))
             .collect();
         for (service, tag) in now.iter().flat_map(|(service, tags)| tags.iter().map(move |tag| (service, tag))) {
-            // What says the same as a tag with a share, and has none itself, is part of that route.
+            // A tag without a share is part of the route that a tag with a share declares, too.
             let is_told = told.contains(&(service, tag))
                 || (tag.ends_with("=/a") && told.iter().any(|(of, with)| of == service && with.contains("=/a weight")));
             prop_assert!(is_told, "{} of {}", tag, service);
@@ -362,7 +362,7 @@ fn of_two_like_routes_of_a_service_the_one_that_keeps_somebody_out_comes_first()
     let new = merged(&file, &declared(tags), &[]);
     assert_eq!(outcome(&new).0, ["adm /a", "zeta /b"]);
     assert_eq!(new.settings.routes[1].policies.clients.rules().len(), 1);
-    // What is in the table stays all the same.
+    // A route in the table stays all the same.
     let open = merged(&file, &declared(&[("adm", &["/a"])]), &[]);
     let later = merged(&file, &declared(tags), &open.accepted);
     assert!(later.settings.routes[1].policies.clients.rules().is_empty());

@@ -1,4 +1,4 @@
-//! The value that stood behind a word of another product, behind our word for it, where our reader takes it.
+//! Help for a word of another product that keeps its value: our word with the same value, if our reader accepts it.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use crate::{
     },
 };
 
-/// "write `path: /users`". `example`: our field as the table shows it, such as `path: /users/**` where their word means a
-/// beginning. `None`: the field cannot express the value in the same form.
+/// Help such as "write `path: /users`". `example` is our field as the table shows it, such as `path: /users/**` if the
+/// other product's word means a beginning. `None`: the field cannot express the value in the same form.
 pub(super) fn help(example: &str, node: &Node) -> Option<String> {
     let (field, shown) = example.split_once(": ")?;
     let Value::Scalar(scalar) = &node.value else { return None };
@@ -26,7 +26,7 @@ pub(super) fn help(example: &str, node: &Node) -> Option<String> {
         "path" => path_or_cure(text).map(drop),
         "service" | "name" => name(text).map(drop),
         "host" => host_pattern(text).map(drop),
-        // A number alone has the period in their word.
+        // A bare number has its period in the other product's word.
         "rate_limit" | "rate" if text.contains(['/', ' ']) => Rate::parse(text).map(drop),
         "body_limit" => BodyLimit::parse(text).map(drop),
         "retry" | "retries" => count::<u32>(text, 0..=10).map(drop),

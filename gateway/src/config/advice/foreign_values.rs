@@ -1,6 +1,6 @@
-//! Values as other gateways write them: what they are called here, or that they are not there.
+//! Help for values as other gateways write them: our value, or that Millgate has none.
 
-/// What to write instead of a refused value of the field `name`. `None`: the reader's own words are the best known.
+/// The value to write instead of a refused one of the field `name`. `None`: the reader's own help is the best.
 pub(super) fn cure(name: &str, text: &str) -> Option<String> {
     let field = name.rsplit('.').next().unwrap_or(name);
     if field == "access_log" && text.contains('/') {
@@ -13,7 +13,7 @@ pub(super) fn cure(name: &str, text: &str) -> Option<String> {
     VALUES.iter().find(is_it).map(|(.., cure)| (*cure).to_owned())
 }
 
-/// The field, the words of others in lower case with `_`, and the cure.
+/// The field, the values of other products in lower case with `_`, and the cure.
 const VALUES: [(&str, &str, &str); 25] = [
     ("balance", "least_conn leastconn least_request least_connections leastrequest", "write `least`"),
     (

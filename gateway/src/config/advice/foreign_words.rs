@@ -1,15 +1,15 @@
-//! Words of other gateways: what they are called here, or that they are not there.
+//! Help for fields as other gateways name them: our field, or that Millgate has none.
 //!
-//! The table is `foreign_words.txt`: one line for the words that mean one thing in one kind of map. A word that stands there is
-//! answered before any guess about spelling. Tests write every example of the table into a file and load it, and compare the
-//! table with docs/FROM-OTHER-GATEWAYS.md, which is made of it.
+//! The table is `foreign_words.txt`: one line for the words that mean one thing in one kind of map. The table is used
+//! before any guess about spelling. Tests load every example of the table as a file, and compare the
+//! table with docs/FROM-OTHER-GATEWAYS.md, which is made from it.
 
 use std::sync::LazyLock;
 
 /// One line of the table.
 #[derive(Debug)]
 pub(crate) struct Word {
-    /// The kind of map in which the words stand: `route`, `service`, `retry`.
+    /// The kind of map that contains the words: `route`, `service`, `retry`.
     place: &'static str,
     theirs: Vec<&'static str>,
     products: &'static str,
@@ -26,8 +26,8 @@ enum Cure {
     NotThere,
 }
 
-/// What to say about a key of the map that `what` names ([`super::raw::fields::Known::what`]) and whose fields are `fields`.
-/// `None`: no word of the table.
+/// The line of the table for a key of the map that `what` names (`Known::what`) and whose fields are `fields`.
+/// `None`: the table does not contain the key.
 pub(crate) fn find(what: &str, fields: &[&str], key: &str) -> Option<&'static Word> {
     let (place, key) = (place_of(what), folded(key));
     let is_it = |word: &&Word| word.place == place && word.theirs.iter().any(|theirs| folded(theirs) == key);
@@ -37,7 +37,7 @@ pub(crate) fn find(what: &str, fields: &[&str], key: &str) -> Option<&'static Wo
 }
 
 impl Word {
-    /// The field of the same map that the word means.
+    /// The field of the same map with the same meaning.
     pub(crate) fn field(&self) -> Option<&'static str> {
         match self.cure {
             Cure::Here(example) => example.split(':').next(),
@@ -45,7 +45,7 @@ impl Word {
         }
     }
 
-    /// All fields of the same map, with values.
+    /// All fields of the same map with this meaning, with example values.
     pub(crate) fn fields(&self) -> Option<&'static str> {
         match self.cure {
             Cure::Here(example) => Some(example),
@@ -53,12 +53,12 @@ impl Word {
         }
     }
 
-    /// The field with a value, if it is one field.
+    /// The field with an example value, if it is a single field.
     pub(crate) fn example(&self) -> Option<&'static str> {
         self.fields().filter(|example| !example.contains(" & "))
     }
 
-    /// Stands beside the marked word.
+    /// The label beside the marked word.
     pub(crate) fn label(&self) -> String {
         let whose = match self.products {
             several if several.contains(" and ") || several.contains("other") => String::new(),
@@ -73,7 +73,7 @@ impl Word {
         }
     }
 
-    /// What to do. `theirs`: with the value that stood there.
+    /// The help. `theirs` is our field with the value that the file has, if it can be carried over.
     pub(crate) fn help(&self, theirs: Option<String>) -> String {
         match self.cure {
             Cure::Here(example) => {
@@ -91,7 +91,7 @@ impl Word {
     }
 }
 
-/// "a route", "`listen.https`", "the file" without what is around the name.
+/// The bare name in "a route", "`listen.https`" or "the file".
 fn place_of(what: &str) -> &str {
     let bare = ["an ", "a ", "the "].iter().find_map(|article| what.strip_prefix(article)).unwrap_or(what);
     match bare.trim_matches('`') {
@@ -107,7 +107,7 @@ fn folded(word: &str) -> String {
 
 static TABLE: LazyLock<Vec<Word>> = LazyLock::new(|| read(include_str!("foreign_words.txt")));
 
-/// A line that is not understood is left out; a test counts them.
+/// Reads the table. A line in another form is left out; a test counts the lines.
 fn read(text: &'static str) -> Vec<Word> {
     let mut place = "";
     let mut words = Vec::new();
@@ -174,7 +174,7 @@ mod tests {
         }
     }
 
-    /// The example in a file around it.
+    /// A file that contains the example of a word.
     fn file_with(word: &Word) -> Option<String> {
         let (place, example) = match word.cure {
             Cure::NotThere => return None,
@@ -293,9 +293,9 @@ mod tests {
     }
 
     const HEAD: &str = "# Coming from another gateway\n\n\
-        What other gateways call a thing, and what stands in `routes.yaml` instead. `millgate check` knows these words, too, and says so at\n\
-        the place where one stands; a whole file of another product is recognised by its first keys. Every example here is loaded by a test.\n\
-        This page is made of `gateway/src/config/advice/foreign_words.txt`: `UPDATE_GOLDEN=1 cargo test -p millgate --lib foreign_words` writes it.\n";
+        Words of other gateways, and the fields of `routes.yaml` with the same meaning. `millgate check` recognises these words, too, and names ours\n\
+        at their place; a whole file of another product is recognised by its first keys. A test loads every example of this page.\n\
+        This page is made from `gateway/src/config/advice/foreign_words.txt`: `UPDATE_GOLDEN=1 cargo test -p millgate --lib foreign_words` writes it.\n";
 
     #[test]
     fn the_page_of_the_documentation_is_the_table() {

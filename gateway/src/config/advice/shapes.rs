@@ -1,8 +1,10 @@
-//! What to write where a map, a list or one value of another kind stands, as it is the habit elsewhere.
+//! Help where the file has a map, a list or a single value, as other products have it, and another kind is
+//! needed.
 
 use crate::{config::raw::listen::address, syntax::tree::Value};
 
-/// `what` as in the message: "a route", "`listen`"; `wants_value`: not a map, and not a list.
+/// Help for `what`, named as in the message: "a route", "`listen`". `wants_value`: neither a map nor a list
+/// is accepted.
 pub(super) fn cure(what: &str, wants_value: bool, found: &Value) -> Option<String> {
     if let ("`listen`", Value::Scalar(scalar)) = (what, found)
         && !scalar.from_variable
@@ -16,7 +18,7 @@ pub(super) fn cure(what: &str, wants_value: bool, found: &Value) -> Option<Strin
     SHAPES.iter().find(row).map(|(.., cure)| (*cure).to_owned())
 }
 
-/// `80`, `:80`, `127.0.0.1:80`.
+/// The address in `80`, `:80` or `127.0.0.1:80`.
 fn listen_address(text: &str) -> Option<String> {
     let port = text.trim_start_matches(['*', ':']);
     let with_any_address = format!("0.0.0.0:{port}");
@@ -44,7 +46,7 @@ impl Found {
 
 use Found::{List, Map, One};
 
-/// The map or field, whether it wants one value, what is found instead, and the cure.
+/// The map or field, whether it needs a single value, the kind that was found instead, and the cure.
 const SHAPES: [(&str, bool, &[Found], &str); 26] = [
     (
         "the file",

@@ -1,4 +1,5 @@
-//! `discovery.consul.auto_routes` as written: which tags declare routes, and what services may declare.
+//! `discovery.consul.auto_routes` as written: which tags declare routes, and which routes services may
+//! declare.
 
 use super::route::Route;
 use crate::{
@@ -20,17 +21,18 @@ use crate::{
     },
 };
 
+/// `discovery.consul.auto_routes`.
 #[derive(Debug)]
 pub(crate) struct AutoRoutes {
     pub(crate) forms: TagForms,
     pub(crate) allow: Vec<AllowRule>,
     pub(crate) trusts_fully: bool,
-    /// `auth` and `use` of every declared route; the rest of it is empty.
+    /// `auth` and `use` of every declared route; all other fields are empty.
     pub(crate) rules: Route,
 }
 
 impl AutoRoutes {
-    /// `None`: off, or not readable. `key`: where `auto_routes` stands.
+    /// Reads the map. `key` is the place of `auto_routes`. `None`: it is off, or cannot be read.
     pub(crate) fn read(key: Span, node: &Node, sink: &mut Diagnostics) -> Option<Self> {
         if is_word(node, "off") {
             return None;
@@ -100,7 +102,7 @@ enum Source {
     Fabio,
 }
 
-/// One element of `allow`.
+/// Reads one element of `allow`.
 fn read_rule(node: &Node, sink: &mut Diagnostics) -> Option<AllowRule> {
     let fields = Fields::of(node, &ALLOW, sink)?;
     fields.need("services", "services: \"shop-*\"", sink);

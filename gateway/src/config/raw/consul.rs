@@ -19,7 +19,7 @@ use crate::{
 /// `discovery.consul`.
 #[derive(Debug, Default)]
 pub(crate) struct Consul {
-    /// Empty: the environment's.
+    /// If it is empty, the environment has the address.
     pub(crate) addresses: Vec<At<String>>,
     pub(crate) token: Option<At<Token>>,
     pub(crate) token_file: Option<At<String>>,
@@ -35,13 +35,14 @@ pub(crate) struct Consul {
     pub(crate) max_watches: Option<usize>,
     pub(crate) flap_damping: Option<bool>,
     pub(crate) doubt: Option<Duration>,
-    /// `off` is as if it was not there.
+    /// `off` reads as `None`.
     pub(crate) unready_after: Option<Duration>,
 }
 
+/// Consul's ACL token, which `Debug` does not print.
 pub(crate) struct Token {
     pub(crate) text: String,
-    /// The secret itself stands in the file.
+    /// The file contains the secret itself, and not a variable.
     pub(crate) in_file: bool,
 }
 
@@ -52,6 +53,7 @@ impl fmt::Debug for Token {
 }
 
 impl Consul {
+    /// Reads the map `discovery.consul`.
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
         let Some(fields) = Fields::of(node, &CONSUL, sink) else { return Self::default() };
         let token = fields.get("token").and_then(|node| match &node.value {
@@ -105,7 +107,7 @@ impl Consul {
     }
 }
 
-/// `off` is no time at all.
+/// Reads `doubt`; `off` is zero.
 fn doubt(node: &Node, sink: &mut Diagnostics) -> Option<Duration> {
     if is_word(node, "off") {
         return Some(Duration::ZERO);

@@ -1,4 +1,5 @@
-//! `service` of a route: a name. Addresses, lists and shares, as other products have them here, are told where they belong.
+//! `service` of a route, which is a name. Findings for addresses, lists and shares, as other products have them here, name
+//! the place where they belong.
 
 use super::service::address_in;
 use crate::{
@@ -22,7 +23,7 @@ pub(super) fn read_service(fields: &Fields<'_>, sink: &mut Diagnostics) -> Optio
     value(node, "service", sink, name)
 }
 
-/// An address, a list or shares where a name belongs.
+/// The finding for an address, a list or shares in the place of a name.
 fn service_of_others(node: &Node) -> Option<Diagnostic> {
     match &node.value {
         Value::Map(entries) if entries.iter().any(|entry| FIELDS_OF_OTHERS.contains(&entry.key.value.as_str())) => {
@@ -58,7 +59,7 @@ fn service_of_others(node: &Node) -> Option<Diagnostic> {
     }
 }
 
-/// `{name: users, port: 80}`, as Kubernetes, Kong and Traefik have it, in our words.
+/// Help for `{name: users, port: 80}`, as Kubernetes, Kong and Traefik have it.
 fn described_service(entries: &[Entry]) -> String {
     let text = |names: &[&str]| {
         let entry = entries.iter().find(|entry| names.contains(&entry.key.value.as_str()))?;
@@ -87,7 +88,7 @@ fn described_service(entries: &[Entry]) -> String {
     }
 }
 
-/// Of `http://users:9001/api` and other addresses: a name, and the service of this name.
+/// Help for `http://users:9001/api` and other addresses: a name, and the service of this name.
 pub(crate) fn service_cure(text: &str) -> Option<String> {
     if !text.contains([':', '/']) {
         return None;
@@ -110,6 +111,6 @@ pub(crate) fn service_cure(text: &str) -> Option<String> {
     ))
 }
 
-/// Of a map that describes one service.
+/// Keys by which a map of another product describes one service.
 const FIELDS_OF_OTHERS: [&str; 8] =
     ["name", "port", "url", "host", "address", "protocol", "scheme", "namespace"];

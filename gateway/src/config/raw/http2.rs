@@ -7,12 +7,14 @@ use crate::syntax::{
     units::count,
 };
 
+/// `listen.http2`.
 #[derive(Debug, Default)]
 pub(crate) struct Http2 {
     pub(crate) frames_per_second: Option<Budget>,
     pub(crate) resets: Option<Budget>,
 }
 
+/// A budget of frames, or `off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Budget {
     Off,
@@ -20,6 +22,7 @@ pub(crate) enum Budget {
 }
 
 impl Http2 {
+    /// Reads the map `listen.http2`.
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
         let Some(fields) = Fields::of(node, &HTTP2, sink) else { return Self::default() };
         Self {
@@ -48,9 +51,10 @@ pub(crate) static HTTP2: Known = Known {
     later: &[],
 };
 
-/// An honest client opens with some ten, and measures its bandwidth with a few each second.
+/// An honest client opens a connection with about ten control frames, and sends a few each second to measure
+/// its bandwidth.
 const FRAMES_MIN: u32 = 50;
-/// Ten requests at a time are taken back when a page is left.
+/// A browser resets about ten requests at a time when its user leaves a page.
 const RESETS_MIN: u32 = 10;
-/// Past it a number is `off`.
+/// A larger number would be as good as `off`.
 const FRAMES_MAX: u32 = 100_000_000;

@@ -1,4 +1,4 @@
-//! Which instances of a service: `services.<name>.consul` and `services.<name>.subsets` as written.
+//! The instances of a service: `services.<name>.consul` and `services.<name>.subsets` as written.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +13,7 @@ use crate::{
     },
 };
 
+/// `services.<name>.consul`.
 #[derive(Debug, Default)]
 pub(crate) struct Consul {
     pub(crate) name: Option<String>,
@@ -27,6 +28,7 @@ pub(crate) struct Consul {
 }
 
 impl Consul {
+    /// Reads the map `services.<name>.consul`.
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Option<Self> {
         let fields = Fields::of(node, &CONSUL, sink)?;
         let only_passing = fields.value("only_passing", sink, boolean);
@@ -59,7 +61,7 @@ impl Consul {
     }
 }
 
-/// `subsets`: each a part of the service's instances.
+/// Reads `subsets`, each of which is a part of the service's instances.
 pub(crate) fn read_subsets(node: &Node, sink: &mut Diagnostics) -> Vec<Named<Selector>> {
     let mut subsets = Vec::new();
     for entry in named_entries(node, "`subsets`", sink) {
@@ -78,7 +80,7 @@ pub(crate) fn read_subsets(node: &Node, sink: &mut Diagnostics) -> Vec<Named<Sel
     subsets
 }
 
-/// Nothing stands there. What is there and could not be read is a finding already.
+/// Whether the subset has no conditions. Conditions that could not be read are reported already.
 fn is_empty(subset: &Node) -> bool {
     match &subset.value {
         Value::Null => true,
@@ -115,7 +117,7 @@ fn read_selector(fields: &Fields<'_>, sink: &mut Diagnostics) -> Selector {
     Selector { tags: tags.into_iter().map(|at| at.value).collect(), meta }
 }
 
-/// Consul refuses other keys, so no instance could have one.
+/// Reports keys that Consul refuses, since no instance can have them.
 fn check_meta_key(key: &At<String>, sink: &mut Diagnostics) {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     if key.value.is_empty() || key.value.len() > META_KEY_MAX || !key.value.chars().all(allowed) {

@@ -1,4 +1,4 @@
-//! `limits` as written: what the process and all services together may take.
+//! `limits` as written: limits of the process and of all services together.
 
 use crate::syntax::{
     diagnostics::Diagnostics,
@@ -7,10 +7,11 @@ use crate::syntax::{
     units::{count, share_per_mille},
 };
 
+/// `limits`.
 #[derive(Debug, Default)]
 pub(crate) struct Limits {
     pub(crate) rate_keys_max: Option<usize>,
-    /// `auto` is as if it was not there.
+    /// `auto` reads as `None`.
     pub(crate) files: Option<usize>,
     pub(crate) per_connection: Option<Share>,
     pub(crate) per_client: Option<Share>,
@@ -25,6 +26,7 @@ pub(crate) enum Share {
 }
 
 impl Limits {
+    /// Reads the map `limits`.
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
         let Some(fields) = Fields::of(node, &LIMITS, sink) else { return Self::default() };
         let files = fields.get("files").filter(|node| !is_word(node, "auto"));
@@ -40,7 +42,7 @@ impl Limits {
     }
 }
 
-/// `on`: what `on` stands for where it is not the default.
+/// Reads a share. `on` is the share that the word `on` stands for; `None` is the default.
 fn read_share(fields: &Fields<'_>, name: &str, on: Option<Share>, sink: &mut Diagnostics) -> Option<Share> {
     let node = fields.get(name)?;
     if is_word(node, "off") {
@@ -52,7 +54,7 @@ fn read_share(fields: &Fields<'_>, name: &str, on: Option<Share>, sink: &mut Dia
     value(node, &fields.full_name(name), sink, share_per_mille).map(|at| Share::PerMille(at.value))
 }
 
-/// An eighth, as a connection has.
+/// An eighth, which is also the default share of a connection.
 const PER_CLIENT_ON: Share = Share::PerMille(125);
 
 pub(crate) static LIMITS: Known = Known {
@@ -62,7 +64,7 @@ pub(crate) static LIMITS: Known = Known {
     later: &[],
 };
 
-/// A key takes some 100 bytes: the upper end is 10 GB.
+/// A key takes about 100 bytes, so the largest number takes 10 GB.
 const RATE_KEYS: std::ops::RangeInclusive<usize> = 1..=100_000_000;
-/// The lower end is what a gateway needs for itself with a few clients.
+/// The smallest number is enough for the gateway itself and a few clients.
 const FILES: std::ops::RangeInclusive<usize> = 64..=100_000_000;

@@ -19,6 +19,7 @@ use crate::{
     },
 };
 
+/// `listen`.
 #[derive(Debug, Default)]
 pub(crate) struct Listen {
     pub(crate) http: Option<Vec<At<SocketAddr>>>,
@@ -38,13 +39,14 @@ pub(crate) struct Listen {
     pub(crate) http2: Http2,
 }
 
-/// Where `listen.http` sends its clients.
+/// The port of `https` URLs to which `listen.http` redirects its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HttpsPort {
     OfTheListener,
     Number(u16),
 }
 
+/// `listen.https`.
 #[derive(Debug)]
 pub(crate) struct Https {
     pub(crate) bind: Option<At<SocketAddr>>,
@@ -53,6 +55,7 @@ pub(crate) struct Https {
     pub(crate) span: Span,
 }
 
+/// `listen.admin`.
 #[derive(Debug)]
 pub(crate) enum Admin {
     Off,
@@ -60,6 +63,7 @@ pub(crate) enum Admin {
 }
 
 impl Listen {
+    /// Reads the map `listen`.
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
         let Some(fields) = Fields::of(node, &LISTEN, sink) else { return Self::default() };
         Self {
@@ -85,7 +89,7 @@ impl Listen {
     }
 }
 
-/// `listen.http`: an address, a list of them, or a map with `bind`.
+/// Reads `listen.http`: an address, a list of addresses, or a map with `bind`.
 fn read_http(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<Vec<At<SocketAddr>>> {
     let node = fields.get("http")?;
     if !matches!(node.value, Value::Map(_)) {
@@ -103,7 +107,7 @@ fn read_http_redirect(node: &Node, sink: &mut Diagnostics) -> Option<At<HttpsPor
     fields.value("redirect", sink, https_port)
 }
 
-/// `https`, or `https:443` where clients know the TLS listener by another port.
+/// Reads `https`, or `https:443` for clients that reach the TLS listener at another port than its own.
 fn https_port(text: &str) -> Result<HttpsPort, Invalid> {
     let expected = "`https`, or `https:PORT` where clients see another port than the listener's";
     let refuse = |label: &str| Invalid::new(code::BAD_VALUE, expected, label);
@@ -117,7 +121,7 @@ fn https_port(text: &str) -> Result<HttpsPort, Invalid> {
     }
 }
 
-/// `listen.headers`.
+/// Reads `listen.headers`.
 fn read_untrusted(node: &Node, sink: &mut Diagnostics) -> Option<At<Vec<String>>> {
     let fields = Fields::of(node, &LISTEN_HEADERS, sink)?;
     let names = fields.values("untrusted", sink, untrusted_name)?;
@@ -131,12 +135,12 @@ fn read_untrusted(node: &Node, sink: &mut Diagnostics) -> Option<At<Vec<String>>
     Some(At { value: names.into_iter().map(|at| at.value).collect(), span })
 }
 
-/// `X-Original-URL`, `X-SSL-Client-*`.
+/// Reads a name such as `X-Original-URL` or `X-SSL-Client-*`.
 fn untrusted_name(text: &str) -> Result<String, Invalid> {
     let refuse = |label: &str| {
         Invalid::new(code::BAD_VALUE, "a header name such as `X-Original-URL` or `X-SSL-Client-*`", label)
     };
-    // As a header's name it would take the place of the names that are meant.
+    // As a header's name, `Default` would replace the default names although it is meant to add them.
     if text != "default" && matches!(text.to_ascii_lowercase().as_str(), "default" | "defaults") {
         return Err(refuse("not the word for the names that are the default").help("write `default`"));
     }
@@ -191,13 +195,13 @@ impl Admin {
     }
 }
 
-/// May be empty, so that `${NAME:-}` can mean "none".
+/// Reads a text that may be empty, so that `${NAME:-}` can mean "none".
 #[expect(clippy::unnecessary_wraps, reason = "one of the parsers that `Fields` takes")]
 pub(super) fn any_text(text: &str) -> Result<String, Invalid> {
     Ok(text.to_owned())
 }
 
-/// `127.0.0.1:8080`, `[::1]:8080`. Port 0 lets the system choose.
+/// Reads an address such as `127.0.0.1:8080` or `[::1]:8080`. With port 0 the system chooses a port.
 pub(crate) fn address(text: &str) -> Result<SocketAddr, Invalid> {
     let expected = "an IP address and a port, such as `0.0.0.0:8080` or `[::1]:8080`";
     text.parse().map_err(|_| {
@@ -233,7 +237,7 @@ fn plain_list<T>(list: Option<Vec<At<T>>>) -> Vec<T> {
     list.unwrap_or_default().into_iter().map(|at| at.value).collect()
 }
 
-/// A name as it stands in `Host`, without a port.
+/// Reads a name as it is in `Host`, without a port.
 fn host_name(text: &str) -> Result<String, Invalid> {
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     if !text.is_empty() && text.len() <= 253 && text.bytes().all(is_name) {
@@ -246,7 +250,7 @@ fn host_name(text: &str) -> Result<String, Invalid> {
     ))
 }
 
-/// `cert_file` and `key_file`, both or none. A variable may leave them empty.
+/// Reads `cert_file` and `key_file`, of which the file has both or none. A variable may leave them empty.
 pub(crate) fn read_pair(
     fields: &Fields<'_>,
     sink: &mut Diagnostics,
@@ -262,7 +266,7 @@ pub(crate) fn read_pair(
     (cert_file, key_file)
 }
 
-/// `http://host:port` or `https://host:port`, without a path.
+/// Reads `http://host:port` or `https://host:port`, without a path.
 pub(crate) fn http_url(text: &str) -> Result<String, Invalid> {
     let url = any_http_url(text)?;
     let refuse =
@@ -275,14 +279,14 @@ pub(crate) fn http_url(text: &str) -> Result<String, Invalid> {
     refuse("a path belongs to no agent").map_err(|invalid| invalid.help(format!("write `{without}`")))
 }
 
-/// An `http` or `https` URL, kept as written.
+/// Reads an `http` or `https` URL, which is kept as written.
 pub(crate) fn any_http_url(text: &str) -> Result<String, Invalid> {
     url_or(text, "http")
 }
 
 pub(crate) const KIB: u64 = 1024;
 
-/// Twice the default list; more is no list of names that somebody has looked at.
+/// About twice the default list. A longer list is most likely generated by mistake.
 const UNTRUSTED_MAX: usize = 256;
 
 pub(crate) static LISTEN: Known = Known {

@@ -1,6 +1,6 @@
 //! `routes[]`, `defaults` and `policies.<name>` as written.
 //!
-//! What the three share are the policies, which are laid over each other later ([`policy::Written`]).
+//! All three have policies, which are laid over each other later ([`policy::Written`]).
 
 use http::{HeaderName, HeaderValue, Method};
 
@@ -26,6 +26,7 @@ use crate::{
     },
 };
 
+/// One element of `routes`.
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) name: Option<At<String>>,
@@ -41,16 +42,17 @@ pub(crate) struct Route {
     pub(crate) uses: Vec<At<String>>,
     pub(crate) own: policy::Written,
     pub(crate) hidden: OfRoute,
-    /// Where the route begins.
+    /// The place where the route begins.
     pub(crate) span: Span,
 }
 
-/// `defaults`, or one of `policies`.
+/// Reads `defaults`, or one of `policies`.
 pub(crate) fn read_policies(node: &Node, known: &'static Known, sink: &mut Diagnostics) -> policy::Written {
     Fields::of(node, known, sink).map(|fields| policy::Written::read(&fields, sink)).unwrap_or_default()
 }
 
 impl Route {
+    /// Reads one element of `routes`.
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Option<Self> {
         let fields = Fields::of(node, &ROUTE, sink)?;
         fields.need("path", "path: /users/**", sink);
@@ -73,7 +75,7 @@ impl Route {
     }
 }
 
-/// What other products would read in it is only warned of: a segment may begin with a colon.
+/// Reads `path`. Patterns of other products are only warned of, since a segment may begin with a colon.
 fn read_path(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<At<PathPattern>> {
     if let Some(Node { span, value: Value::List(_) }) = fields.get("path") {
         sink.push(
@@ -84,7 +86,7 @@ fn read_path(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<At<PathPatte
         return None;
     }
     let path = fields.value("path", sink, path_or_cure)?;
-    // A value of a variable is not ours to show.
+    // The value of a variable is never shown.
     let is_written = matches!(&fields.get("path")?.value, Value::Scalar(scalar) if !scalar.from_variable);
     if let Some((text, meant)) = taken_as_text(&path.value.path).filter(|_| is_written) {
         sink.push(
@@ -142,7 +144,7 @@ fn read_split(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<Vec<(At<Str
     } else {
         return Some(parts);
     };
-    // Where a share could not be read, that is the finding.
+    // A share that could not be read is reported already.
     if parts.len() == entries.len() {
         sink.push(
             Diagnostic::error(code::OUT_OF_RANGE, span, message)
@@ -170,7 +172,7 @@ fn read_conditions(fields: &Fields<'_>, sink: &mut Diagnostics) -> Vec<HeaderCon
     conditions
 }
 
-/// `"*"` asks only that the header is there.
+/// Reads the value of a condition; `"*"` accepts any value of the header.
 #[expect(clippy::option_option, reason = "outer: could be read; inner: a value is asked for")]
 fn read_condition_value(node: &Node, sink: &mut Diagnostics) -> Option<Option<HeaderValue>> {
     if matches!(&node.value, Value::Scalar(scalar) if scalar.text.starts_with("re:")) {
@@ -184,12 +186,12 @@ fn read_condition_value(node: &Node, sink: &mut Diagnostics) -> Option<Option<He
     value(node, "match_headers", sink, header_value).map(|at| Some(at.value))
 }
 
-/// Every request of such a route looks at all of them.
+/// Each request of such a route goes through all of its parts.
 const SPLIT_MAX: usize = 16;
-/// A share of one in a hundred thousand is as fine as a test can tell.
+/// A test cannot measure a finer share than one in a hundred thousand.
 const SPLIT_WEIGHT_MAX: u32 = 100_000;
 
-/// What a route has beside its policies.
+/// The fields of a route that are not policies.
 const OWN: &[&str] =
     &["path", "methods", "host", "match_headers", "name", "priority", "service", "subset", "split", "use"];
 const ROUTE_FIELDS: &[&[&str]] = &[OWN, policy::OF_ROUTE];

@@ -1,4 +1,4 @@
-//! `services.<name>` as written: where its endpoints are and how they are treated.
+//! `services.<name>` as written: the service's endpoints and its policies.
 
 use rustls_pki_types::ServerName;
 
@@ -21,12 +21,13 @@ use crate::{
     },
 };
 
+/// An entry of `services`.
 #[derive(Debug, Default)]
 pub(crate) struct Service {
     pub(crate) consul: Option<Consul>,
     pub(crate) subsets: Vec<Named<Selector>>,
     pub(crate) hosts: Option<Vec<String>>,
-    /// `None`: HTTP in cleartext.
+    /// `None`: the service speaks HTTP in cleartext.
     pub(crate) tls: Option<Tls>,
     pub(crate) policies: ServicePolicies,
 }
@@ -42,6 +43,7 @@ pub(crate) struct Tls {
 }
 
 impl Service {
+    /// Reads one entry of `services`.
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
         let Some(fields) = Fields::of(node, &SERVICE, sink) else { return Self::default() };
         for of_consul in ["consul", "subsets"] {
@@ -66,7 +68,7 @@ impl Service {
     }
 }
 
-/// Is it HTTPS?
+/// Reads `protocol`, and returns whether it is HTTPS.
 fn read_protocol(fields: &Fields<'_>, sink: &mut Diagnostics) -> bool {
     let protocols = [("http", false), ("https", true)];
     let protocol = fields.value("protocol", sink, |text| choice(text, &protocols, &["h2c", "grpc", "grpcs"]));
@@ -133,7 +135,7 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// `host:port`, where the host is a name, an IPv4 address or `[IPv6]`.
+/// Reads `host:port`, where the host is a name, an IPv4 address or `[IPv6]`.
 fn host_and_port(text: &str) -> Result<String, Invalid> {
     let expected = "a host and a port, such as `127.0.0.1:9001` or `users.internal:80`";
     let refuse = |label: &str| Invalid::new(code::BAD_VALUE, expected, label);
@@ -178,7 +180,8 @@ fn addresses_in_other_words(text: &str, addresses: &[String], expected: &str) ->
     }
 }
 
-/// The addresses in `http://users:9001/api`, `127.0.0.1:9001 weight=5`, `a:80, b:80`: those that we take.
+/// The addresses in `http://users:9001/api`, `127.0.0.1:9001 weight=5` or `a:80, b:80`, in the form that
+/// `hosts` accepts.
 pub(super) fn address_in(text: &str) -> Option<Vec<String>> {
     let one = |text: &str| {
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));

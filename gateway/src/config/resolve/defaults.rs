@@ -1,4 +1,4 @@
-//! Every built-in default, in one place. `docs/DEFAULTS.md` gives the reason for each.
+//! The built-in defaults that do not belong to a policy. `docs/DEFAULTS.md` gives the reason for each.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -10,6 +10,7 @@ use crate::{
     policy::concurrency::ShareSettings,
 };
 
+/// The defaults of fields that do not belong to a policy.
 pub(crate) struct Defaults {
     pub(crate) workers: usize,
     pub(crate) listen: ListenDefaults,
@@ -24,6 +25,7 @@ pub(crate) struct Defaults {
     pub(crate) rate_keys_max: usize,
 }
 
+/// The defaults of `listen`.
 pub(crate) struct ListenDefaults {
     pub(crate) http: SocketAddr,
     pub(crate) admin: SocketAddr,
@@ -37,6 +39,7 @@ pub(crate) struct ListenDefaults {
 }
 
 impl Defaults {
+    /// The defaults on this machine, with one worker for each core.
     pub(crate) fn new() -> Self {
         Self {
             workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
@@ -70,9 +73,9 @@ impl Defaults {
     }
 }
 
-/// Names that proxies write and services believe; docs/DEFAULTS.md says what each kind does.
+/// Names of headers that proxies write and services trust; docs/DEFAULTS.md describes each kind.
 const UNTRUSTED_HEADERS: [&str; 106] = [
-    // Another path, host or method than the one that was authorised.
+    // They name another path, host or method than the authorised one.
     "x-original-*",
     "x-rewrite-url",
     "x-http-method-override",
@@ -92,7 +95,7 @@ const UNTRUSTED_HEADERS: [&str; 106] = [
     "x-invoke-*",
     "x-matched-path",
     "x-now-route-matches",
-    // Who the client is by its certificate.
+    // They name the client by its certificate.
     "client-cert",
     "client-cert-chain",
     "cert-chain-*",
@@ -111,7 +114,7 @@ const UNTRUSTED_HEADERS: [&str; 106] = [
     "x-amzn-mtls-*",
     "cf-client-cert-*",
     "x-proxiedentit*",
-    // Who the client is by the word of a proxy that asked.
+    // They name the client as a proxy has authenticated it.
     "remote-*",
     "x-remote-*",
     "x-proxy-*",
@@ -150,7 +153,7 @@ const UNTRUSTED_HEADERS: [&str; 106] = [
     "x-appengine-*",
     "x-cloudtasks-*",
     "x-cloudscheduler*",
-    // Where the client is, and by which scheme it came.
+    // They state the client's address, its location, or the scheme of its request.
     "true-client-ip",
     "cf-connecting-*",
     "cf-pseudo-ipv4",
@@ -180,7 +183,7 @@ const UNTRUSTED_HEADERS: [&str; 106] = [
     "front-end-https",
     "x-scheme",
     "x-url-scheme",
-    // Which file the service is to send.
+    // They name the file that the service is to send.
     "x-sendfile-type",
     "x-accel-*",
 ];

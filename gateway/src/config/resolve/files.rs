@@ -1,4 +1,5 @@
-//! The files that a configuration names: found relative to it, checked to be readable, remembered to be watched.
+//! The files that a configuration names: their paths are relative to it, they are checked to be readable, and listed
+//! to be watched.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,22 +15,25 @@ use crate::{
     tls::validity::{Standing, Validity},
 };
 
+/// The files that one configuration names.
 pub(crate) struct Files {
     base_dir: PathBuf,
     paths: Vec<PathBuf>,
 }
 
 impl Files {
+    /// A list without files. Relative names start at `base_dir`.
     pub(crate) fn new(base_dir: &Path) -> Self {
         Self { base_dir: base_dir.to_owned(), paths: Vec::new() }
     }
 
-    /// Where a file named in the configuration is. Relative names start at the configuration's own folder.
+    /// The path of a file that the configuration names. Relative names start at the configuration's own folder.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.base_dir.join(name)
     }
 
-    /// The path of a file that must be readable now. Its content is the user's business, except for its length.
+    /// Reads a file that must be readable now and not too long. Its content is not checked here. `None`: the error is
+    /// reported.
     pub(crate) fn readable(
         &mut self,
         name: &At<String>,
@@ -37,7 +41,7 @@ impl Files {
         sink: &mut Diagnostics,
     ) -> Option<ReadFile> {
         let path = self.path(&name.value);
-        // Remembered even when it cannot be read: it may appear later, and then a reload succeeds.
+        // It is listed even if it cannot be read: it may appear later, and then a reload succeeds.
         if !self.paths.contains(&path) {
             self.paths.push(path.clone());
         }
@@ -49,7 +53,7 @@ impl Files {
                     name.span,
                     format!("cannot read the {what}: {error}"),
                 );
-                // The name itself stands in the marked line, unless a variable holds it; then it is not ours to show.
+                // The marked line contains the name, unless it comes from a variable, whose value is not shown.
                 let is_relative = Path::new(&name.value).is_relative();
                 sink.push(match self.base_dir.display().to_string() {
                     dir if is_relative && !dir.is_empty() => {
@@ -62,7 +66,8 @@ impl Files {
         }
     }
 
-    /// As `readable`, and warns where clients or services refuse the certificate because of the time.
+    /// Reads a certificate as [`Files::readable`] does, and warns if peers refuse it, or soon will, because of its
+    /// validity.
     pub(crate) fn certificate(
         &mut self,
         name: &At<String>,
@@ -76,6 +81,7 @@ impl Files {
         Some(file)
     }
 
+    /// The paths of all named files, to be watched.
     pub(crate) fn into_paths(self) -> Vec<PathBuf> {
         self.paths
     }
@@ -108,6 +114,7 @@ fn out_of_time(validity: &Validity, now: Duration, what: &str, span: Span) -> Op
     Some(Diagnostic::warning(code::CERTIFICATE_TIME, span, message).label(label).help(help))
 }
 
+/// A file that has been read.
 pub(crate) struct ReadFile {
     pub(crate) path: PathBuf,
     pub(crate) bytes: Vec<u8>,

@@ -1,4 +1,5 @@
-//! Listeners and the registry's address: what the file says, else the environment, else the default.
+//! Listeners and the connection to the registry: from the file, otherwise from the environment, otherwise the
+//! default.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -67,7 +68,7 @@ pub(super) fn resolve(
     }
 }
 
-/// The port that clients of the cleartext listeners are sent to.
+/// The port to which the cleartext listeners redirect their clients.
 fn https_redirect(raw: &Listen, sink: &mut Diagnostics) -> Option<u16> {
     let redirect = raw.http_redirect.as_ref()?;
     let https = raw.https.as_ref().and_then(|https| https.bind.as_ref());
@@ -97,7 +98,7 @@ fn budget(raw: Option<Budget>, default: Option<u32>) -> Option<u32> {
     }
 }
 
-/// `default` in a list stands for the names that are the default.
+/// The untrusted headers. `default` in the list stands for the default names.
 fn untrusted(written: Option<&At<Vec<String>>>, defaults: &[&str], sink: &mut Diagnostics) -> Vec<String> {
     let all = || defaults.iter().map(|&name| name.to_owned());
     let Some(At { value: names, span }) = written else { return all().collect() };
@@ -105,7 +106,7 @@ fn untrusted(written: Option<&At<Vec<String>>>, defaults: &[&str], sink: &mut Di
     if others.clone().count() < names.len() {
         return others.chain(all()).collect();
     }
-    // A list that has some of the default was chosen from it.
+    // A list with names of the default was chosen from it on purpose.
     let is_known = |name: &String| defaults.iter().any(|known| known.eq_ignore_ascii_case(name));
     if let Some(first) = names.first().filter(|_| !names.iter().any(is_known)) {
         let message = "`listen.headers.untrusted` has no name of the default, and takes its place";
@@ -127,7 +128,7 @@ fn resolve_https(raw: &Https, files: &mut Files, sink: &mut Diagnostics) -> Opti
     })
 }
 
-/// With SO_REUSEPORT two listeners on one address would both bind, and share connections at random.
+/// Reports two listeners on one address: with SO_REUSEPORT both would bind, and share connections at random.
 fn report_address_twice(raw: &Listen, sink: &mut Diagnostics) {
     let mut seen: Vec<&At<SocketAddr>> = Vec::new();
     let https = raw.https.as_ref().and_then(|https| https.bind.as_ref());
@@ -147,7 +148,7 @@ fn report_address_twice(raw: &Listen, sink: &mut Diagnostics) {
     }
 }
 
-/// A gateway that the public reaches without a proxy knows its clients by their address.
+/// Advises a share per client on a public listener without trusted proxies, where an address is a client.
 pub(super) fn advise_client_share(raw: &Listen, sink: &mut Diagnostics) {
     let https = raw.https.as_ref().and_then(|https| https.bind.as_ref());
     let mut bound = raw.http.iter().flatten().chain(https);
@@ -163,7 +164,8 @@ pub(super) fn advise_client_share(raw: &Listen, sink: &mut Diagnostics) {
     }
 }
 
-/// Also every address of the machine: one of them may be public.
+/// Whether clients of the public network may reach this address. A wildcard counts as public, since it includes
+/// all addresses.
 fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => !(v4.is_loopback() || v4.is_private() || v4.is_link_local()),
@@ -177,7 +179,8 @@ fn clash(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || same_family_wildcard)
 }
 
-/// Consul's own variables (`CONSUL_HTTP_ADDR`, `…_SSL`, `…_TOKEN`, `…_TOKEN_FILE`) fill what the file leaves open.
+/// Consul's own variables (`CONSUL_HTTP_ADDR`, `…_SSL`, `…_TOKEN`, `…_TOKEN_FILE`) fill the fields that the file
+/// leaves out.
 pub(super) fn resolve_consul(
     raw: &Consul,
     defaults: &Defaults,
@@ -206,7 +209,7 @@ pub(super) fn resolve_consul(
     }
 }
 
-/// Where Consul is, and how it is proved who asks.
+/// Consul's addresses, and the gateway's credentials for it.
 struct Connection {
     address: String,
     further_addresses: Vec<String>,
@@ -227,7 +230,8 @@ impl Connection {
     }
 }
 
-/// A text that Consul holds comes with its connection: another address would get the gateway's token.
+/// Refuses the fields of a connection in a configuration from a key in Consul: another address would get the
+/// gateway's token.
 pub(super) fn refuse_connection(raw: &Consul, sink: &mut Diagnostics) {
     let spans = |of: &Option<At<String>>| of.as_ref().map(|at| at.span);
     let fields = [
@@ -264,7 +268,7 @@ fn resolve_connection(
     if token.is_none() && token_file.is_none() {
         token = env("CONSUL_HTTP_TOKEN").map(Secret::new);
         if token.is_none() {
-            // As for Consul's own tools, the name is relative to the working directory, not to our file.
+            // As in Consul's own tools, the name is relative to the working directory, not to our file.
             token_file = env("CONSUL_HTTP_TOKEN_FILE").map(|value| {
                 let path = std::path::absolute(&value).map_or(value, |path| path.display().to_string());
                 At { value: path, span: Span::default() }
@@ -298,7 +302,8 @@ fn resolve_connection(
     }
 }
 
-/// A file of ours, or else the one that a variable of Consul's tools names, relative to the working directory.
+/// The file that the configuration names, otherwise the one that Consul's variable names, relative to the working
+/// directory.
 fn tls_file(
     ours: Option<&At<String>>,
     variable: &str,
@@ -318,7 +323,7 @@ fn tls_file(
     files.readable(&At { value: path, span: Span::default() }, &what, sink).map(|file| file.path)
 }
 
-/// Consul's own tools accept an address without a scheme.
+/// The address with a scheme, since Consul's own tools accept an address without one.
 fn with_scheme(address: &str) -> String {
     if address.contains("://") { address.to_owned() } else { format!("http://{address}") }
 }
@@ -328,7 +333,8 @@ fn address_of_environment(
     defaults: &Defaults,
     sink: &mut Diagnostics,
 ) -> String {
-    // Read in one place: a token that a command sends through TLS must not go out in clear text here.
+    // The variables are read in one place: a token that a command sends through TLS must not be sent in cleartext
+    // here.
     let address = ClientConfig::from_lookup(env).address;
     http_url(&with_scheme(&address)).unwrap_or_else(|invalid| {
         let message = format!("the environment variable `CONSUL_HTTP_ADDR` must be {}", invalid.expected);

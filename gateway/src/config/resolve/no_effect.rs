@@ -1,4 +1,4 @@
-//! Settings that are right by themselves and cannot do what they were written for.
+//! Warnings about settings that are valid but cannot have the intended effect.
 
 use ipnet::IpNet;
 
@@ -11,7 +11,8 @@ use crate::{
     },
 };
 
-/// A peer in one of `trusted_proxies` says itself which address, scheme and request id it has, and escapes limits per address.
+/// Warns about wide networks in `trusted_proxies`: a trusted peer may state any address, scheme and request id, and so escapes
+/// limits per address.
 pub(super) fn report_wide_trust(trusted: &[At<IpNet>], sink: &mut Diagnostics) {
     for At { span, .. } in trusted.iter().filter(|at| is_wider_than_private(&at.value)) {
         let message = "a network of `listen.trusted_proxies` is wider than any private one: whoever connects from there is believed";
@@ -26,7 +27,7 @@ pub(super) fn report_wide_trust(trusted: &[At<IpNet>], sink: &mut Diagnostics) {
     }
 }
 
-/// No private network is larger than 10.0.0.0/8 (RFC 1918) and fc00::/7 (RFC 4193).
+/// Whether the network is larger than every private one. The largest are 10.0.0.0/8 (RFC 1918) and fc00::/7 (RFC 4193).
 fn is_wider_than_private(network: &IpNet) -> bool {
     match network {
         IpNet::V4(v4) => v4.prefix_len() < 8,
@@ -34,7 +35,7 @@ fn is_wider_than_private(network: &IpNet) -> bool {
     }
 }
 
-/// A prefix that is in the path of no route that has it. Of several routes that share it, one is enough.
+/// Warns about a `rewrite.strip` that is in the path of none of its routes.
 pub(super) fn report_strips(file: &File, sink: &mut Diagnostics) {
     let mut seen: Vec<(&At<String>, &Route, bool)> = Vec::new();
     for route in &file.routes {
@@ -59,7 +60,7 @@ pub(super) fn report_strips(file: &File, sink: &mut Diagnostics) {
     }
 }
 
-/// As the policies are laid over each other.
+/// The `rewrite.strip` of a route, from the topmost layer that has one.
 fn strip_of<'f>(file: &'f File, route: &'f Route) -> Option<&'f At<String>> {
     let policy = |name: &At<String>| file.policies.iter().find(|policy| policy.name.value == name.value);
     let mut used = route.uses.iter().rev().filter_map(policy);
@@ -67,7 +68,7 @@ fn strip_of<'f>(file: &'f File, route: &'f Route) -> Option<&'f At<String>> {
     route.own.rewrite.strip.as_ref().or_else(of_policies).or(file.defaults.rewrite.strip.as_ref())
 }
 
-/// Is there a path that the pattern takes, and from which the prefix is taken away?
+/// Whether the pattern matches a path that begins with the prefix.
 fn can_begin_with(pattern: &str, prefix: &str) -> bool {
     let mut wanted = prefix.split('/').filter(|segment| !segment.is_empty());
     let mut sample = String::new();

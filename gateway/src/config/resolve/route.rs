@@ -1,4 +1,4 @@
-//! Routes: merged, named, and checked against the providers, policies and services that they mention.
+//! Routes: they are merged, named, and checked against the providers, policies and services that they name.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -25,9 +25,9 @@ use crate::{
 pub(super) struct Routes<'a> {
     file: &'a File,
     names: HashMap<String, Span>,
-    /// Routes that the file gives no name, by the name that is made for them.
+    /// Indexes of routes without a name in the file, by the name that is made for them.
     unnamed: BTreeMap<String, Vec<usize>>,
-    /// What routes inherit, by the names of the policies that they use.
+    /// The inherited layers of routes, merged, by the names of the policies that they use.
     inherited: HashMap<Vec<&'a str>, Arc<policy::Written>>,
     pub(super) used_policies: HashSet<String>,
     pub(super) used_auth: HashSet<String>,
@@ -47,7 +47,7 @@ impl<'a> Routes<'a> {
         }
     }
 
-    /// Checks one route and, where nothing essential is missing, adds its settings.
+    /// Checks one route, and adds its settings if nothing essential is missing.
     pub(super) fn add(&mut self, route: &Route, services: &mut Services<'_>, sink: &mut Diagnostics) {
         let place = route.path.as_ref().map_or(route.span, |path| path.span);
         let settings = self.without_place(route, "this route does not say who may use it", place, sink);
@@ -65,8 +65,8 @@ impl<'a> Routes<'a> {
         self.settings.push(RouteSettings { name, methods, path, service, split, ..settings });
     }
 
-    /// Gives each route without a name the one that is made for it. Those that differ only in values of their conditions are
-    /// numbered in the order of these, which are in no name, so that another order in the file changes no name.
+    /// Names the routes that have no name in the file. Routes that differ only in the values of their conditions get numbers in
+    /// the order of these values, so that the names do not depend on the order of the file.
     pub(super) fn name_the_rest(&mut self) {
         for (made, mut routes) in std::mem::take(&mut self.unnamed) {
             let conditions = |at: &usize| {
@@ -91,8 +91,8 @@ impl<'a> Routes<'a> {
         }
     }
 
-    /// Everything of a route but its name, methods, path and service. `silent`: the error where nothing says who may
-    /// use it.
+    /// The settings of a route except its name, methods, path and service. `silent` is the error message for a route that
+    /// neither names a provider nor is declared open.
     pub(super) fn without_place(
         &mut self,
         route: &Route,
@@ -163,7 +163,7 @@ impl<'a> Routes<'a> {
 /// [`RouteSettings::service`] and [`RouteSettings::split`].
 type Destination = (Option<usize>, Vec<(usize, u32)>);
 
-/// The service, or the parts of it that share the requests; nobody where there is a redirect. `None`: not known, because of an error that is reported.
+/// The service, or the parts of it that share the requests; a route with a redirect has none. `None`: an error was reported.
 fn destination(route: &Route, services: &mut Services<'_>, sink: &mut Diagnostics) -> Option<Destination> {
     if route.own.redirect.is_some() {
         return Some((None, Vec::new()));
@@ -173,17 +173,17 @@ fn destination(route: &Route, services: &mut Services<'_>, sink: &mut Diagnostic
         return Some((Some(services.index(name, route.subset.as_ref(), sink)?), Vec::new()));
     };
     let parts = split.iter();
-    // All of them are looked up, so that all errors are found.
+    // All parts are looked up, so that all errors are found.
     let parts: Vec<Option<(usize, u32)>> =
         parts.map(|(subset, weight)| Some((services.index(name, Some(subset), sink)?, *weight))).collect();
     let parts: Vec<(usize, u32)> = parts.into_iter().collect::<Option<_>>()?;
-    // Who is asked, for the reason, when no part can be: not one whose share is nothing.
+    // The part whose state is reported when no part has an endpoint. A part without a share must not be it.
     let first = parts.iter().find(|(_, share)| *share > 0).or(parts.first())?.0;
     Some((Some(first), parts))
 }
 
-/// `GET|HEAD shop.example/products/** [x-beta]`: what the route matches, as one would say it. The value of a condition may be a
-/// secret, and names go into logs, metrics and error documents; `[x-beta=*]` is any value.
+/// The name of a route by its match, such as `GET|HEAD shop.example/products/** [x-beta]`. It contains no values of conditions,
+/// which may be secrets, since names go into logs, metrics and error documents; `[x-beta=*]` stands for any value.
 fn made_name(route: &Route, methods: &[Method], path: &str) -> String {
     let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
     let host = match &route.host {

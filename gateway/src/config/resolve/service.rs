@@ -1,4 +1,4 @@
-//! Services: the ones that routes name, each once, with or without an entry in `services`.
+//! Services: each service that a route names, once, with or without an entry in `services`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -22,13 +22,13 @@ pub(super) struct Services<'a> {
     raw: &'a [Named<Service>],
     tls: &'a [Option<UpstreamTls>],
     defaults: &'a Defaults,
-    /// By name and subset.
+    /// Indexes into `settings`, by name and subset.
     index: HashMap<(String, Option<String>), usize>,
     pub(super) settings: Vec<ServiceSettings>,
 }
 
 impl<'a> Services<'a> {
-    /// `tls`: of the entries, as [`resolve_tls`] gives it.
+    /// `tls` has the TLS settings of each entry, as [`resolve_tls`] returns them.
     pub(super) fn new(
         raw: &'a [Named<Service>],
         tls: &'a [Option<UpstreamTls>],
@@ -37,8 +37,8 @@ impl<'a> Services<'a> {
         Self { raw, tls, defaults, index: HashMap::new(), settings: Vec::new() }
     }
 
-    /// The index of a service that a route names, or of a subset of it. Without an entry it is the Consul service of
-    /// that name. `None`: it has no such subset, which is reported.
+    /// The index of a service that a route names, or of a subset of it. A service without an entry is the Consul
+    /// service of that name. `None`: the service has no such subset, which is reported.
     pub(super) fn index(
         &mut self,
         name: &At<String>,
@@ -92,7 +92,8 @@ fn find_subset(
     None
 }
 
-/// What a service of the registry is without an entry, and all entries, whether or not a route names them.
+/// The settings of a service of the registry without an entry, and those of all entries, whether or not a route
+/// names them.
 pub(super) fn resolve_all(
     raw: &[Named<Service>],
     tls: &[Option<UpstreamTls>],
@@ -105,7 +106,7 @@ pub(super) fn resolve_all(
     (resolve("", &Service::default(), None, span, defaults), entries.collect())
 }
 
-/// Of each entry, read once: an entry can be several services.
+/// The TLS settings of each entry. They are read once, since an entry can become several services.
 pub(super) fn resolve_tls(
     raw: &[Named<Service>],
     files: &mut Files,

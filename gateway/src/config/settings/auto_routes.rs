@@ -1,29 +1,29 @@
-//! `discovery.consul.auto_routes`, as it is meant once defaults and policies are merged.
+//! `discovery.consul.auto_routes` once defaults and policies are merged.
 
 use std::sync::Arc;
 
 use super::{EndpointSource, RouteSettings, ServiceSettings};
 use crate::declaration::{Declaration, allow::AllowRule, tags::TagForms};
 
-/// What services may declare, and what every declared route has in addition to its tag.
+/// The routes that services may declare, and the policies of every declared route beside those of its tag.
 #[derive(Debug, Clone)]
 pub struct AutoRoutesSettings {
     pub forms: TagForms,
-    /// One of them must permit a route.
+    /// At least one of these rules must permit a route.
     pub allow: Vec<AllowRule>,
-    /// Tags may also exempt an instance from proving its name, and send clients elsewhere.
+    /// Tags may also exempt an instance from proving its name, and redirect clients.
     pub trusts_fully: bool,
-    /// A route with the file's defaults: who may use it, limits, timeouts. A tag changes none of the first two.
+    /// A route with the file's defaults: authentication, limits, timeouts. A tag cannot change the first two.
     pub template: RouteSettings,
-    /// The entries of `services`, for those that declare routes and that no route of the file names.
+    /// The entries of `services`, for services that declare routes and that no route of the file names.
     pub services: Vec<ServiceSettings>,
-    /// A service of the registry without an entry.
+    /// The settings of a service of the registry without an entry.
     pub service: ServiceSettings,
 }
 
 impl AutoRoutesSettings {
-    /// The settings of a service of the registry: its entry, or the defaults under its name. An entry of that name
-    /// which means something else keeps the name; then the other one is `consul:NAME`.
+    /// The settings of a service of the registry: its entry, or the defaults under its name. If an entry of that
+    /// name is for another service, the service of the registry is called `consul:NAME`.
     pub fn service_of(&self, service: &str) -> ServiceSettings {
         let of_name = self.services.iter().find(|entry| entry.name == service);
         if let Some(entry) = of_name.filter(|entry| is_named(&entry.source, service)) {
@@ -35,7 +35,7 @@ impl AutoRoutesSettings {
         settings
     }
 
-    /// The template with the fields of a tag, except its place in the table and its service.
+    /// The template with the fields of a tag, except for its name and its service.
     pub fn route_of(&self, declaration: &Declaration) -> RouteSettings {
         let mut route = RouteSettings {
             methods: declaration.methods.clone(),
@@ -48,7 +48,7 @@ impl AutoRoutesSettings {
     }
 }
 
-/// Is it this service of the registry?
+/// Whether the source is this service of the registry.
 fn is_named(source: &EndpointSource, service: &str) -> bool {
     source.targets().first().is_some_and(|target| target.service == service)
 }

@@ -1,33 +1,36 @@
-//! The registry: where it is, how it is spoken with, how far its answers are trusted.
+//! The registry: its addresses, how it is queried, and how far its responses are trusted.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
 use millgate_registry::TlsOptions;
 
+/// The settings of `discovery.consul`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsulSettings {
     /// `http://host:port` or `https://host:port`.
     pub address: String,
-    /// Asked when another agent fails, and for a share of the services from the beginning.
+    /// Other agents. They are queried when an agent fails, and for a share of the services from the beginning.
     pub further_addresses: Vec<String>,
     pub tls: TlsOptions,
     pub token: Option<Secret>,
     pub token_file: Option<PathBuf>,
     pub datacenter: Option<String>,
     pub consistency: Consistency,
-    /// A `stale` answer that is older is checked with the leader.
+    /// A `stale` response that is older than this is checked with the leader.
     pub max_stale: Duration,
     /// Longest wait of a blocking query.
     pub wait: Duration,
-    /// Blocking queries at one agent at once, over cleartext.
+    /// Most blocking queries at one agent at a time, over cleartext.
     pub max_watches: usize,
     pub flap_damping: bool,
-    /// How long instances stay in use that a registry in trouble, or one without its memory, took away; zero: they do not.
+    /// Time for which instances stay in use although a registry that is failing, or has lost its data, removed them; zero
+    /// is `off`.
     pub doubt: Duration,
-    /// `/readyz` says 503 when the registry has not answered for a service for this long; `None` = it does not.
+    /// `/readyz` returns 503 when the registry has not responded for a service for this long; `None` is `off`.
     pub unready_after: Option<Duration>,
 }
 
+/// Consul's consistency mode of queries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Consistency {
     #[default]
@@ -36,15 +39,16 @@ pub enum Consistency {
     Consistent,
 }
 
-/// A secret from the file: never printed.
+/// A secret from the file, which `Debug` does not print.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
+    /// Wraps a secret.
     pub fn new(value: String) -> Self {
         Self(value)
     }
-    /// The secret itself. Only for the place that sends or checks it.
+    /// The secret itself, for the code that sends or checks it.
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! Routes: what they match, which clients may use them, and what happens to their requests.
+//! Routes: their matches, their policies and their services.
 
 use std::sync::Arc;
 
@@ -10,36 +10,37 @@ use crate::{
     syntax::{diagnostics::Span, hidden::OfRoute},
 };
 
+/// The settings of one route.
 #[derive(Debug, Clone)]
 pub struct RouteSettings {
-    /// Unique; from the file, or made from methods, host and path.
+    /// Unique name, from the file or made from methods, host and path.
     pub name: String,
     /// Empty = any method.
     pub methods: Vec<Method>,
     pub host: HostPattern,
-    /// As written: `/users/**`, `/users/{id}`. Syntax is checked.
+    /// The pattern as written, with valid syntax: `/users/**`, `/users/{id}`.
     pub path: String,
-    /// Every condition must hold.
+    /// Conditions that a request must all meet.
     pub headers: Vec<HeaderCondition>,
     /// Overrides "most specific first"; higher wins.
     pub priority: i32,
-    /// Index into `Settings::services`; where there is a `split`, of its first part that has a share. `None`: there is a
-    /// `redirect`, and no service.
+    /// Index into `Settings::services`; with a `split`, it is the first part that has a share. `None`: the route has a
+    /// `redirect` and no service.
     pub service: Option<usize>,
     /// Parts of the service (indexes into `Settings::services`) and their shares; empty = no split.
     pub split: Vec<(usize, u32)>,
-    /// As they are written, all layers over each other. Routes without policies of their own have them in common.
+    /// The policies as written, with all layers merged. Routes without policies of their own share one value.
     pub policies: Arc<policy::Written>,
-    /// The service that declared it, as in `consul:dc1/orders`; `None`: the file.
+    /// The service that declared the route, as in `consul:dc1/orders`; `None`: the route is from the file.
     pub origin: Option<String>,
-    /// Variables in what it matches, for wherever it is shown.
+    /// Environment variables in the match, whose values are not shown.
     pub hidden: OfRoute,
-    /// Where the route stands (its `path:` value).
+    /// The place of the route's `path` value.
     pub span: Span,
 }
 
 impl RouteSettings {
-    /// What the router knows of it.
+    /// The match for the router.
     pub fn to_match(&self) -> RouteMatch {
         RouteMatch {
             name: self.name.clone(),
@@ -52,7 +53,7 @@ impl RouteSettings {
         }
     }
 
-    /// Of all routes, in their order.
+    /// The matches of all routes, in their order.
     pub fn matches(routes: &[Self]) -> Vec<RouteMatch> {
         routes.iter().map(Self::to_match).collect()
     }

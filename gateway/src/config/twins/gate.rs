@@ -1,4 +1,4 @@
-//! What a route asks of a client, as it is written.
+//! The gate of a route as it is written.
 
 use crate::{
     config::settings::RouteSettings,
@@ -27,10 +27,12 @@ impl<'a> GateParts<'a> {
         self.auth.is_empty() && self.clients.is_empty()
     }
 
+    /// [`Gate::is_as_strict_as`].
     pub(super) fn is_as_strict_as(&self, other: &Self) -> bool {
         self.gate().is_as_strict_as(&other.gate())
     }
 
+    /// [`Gate::is_stricter_than`].
     pub(super) fn is_stricter_than(&self, other: &Self) -> bool {
         self.gate().is_stricter_than(&other.gate())
     }
@@ -47,7 +49,8 @@ mod tests {
     use super::*;
     use crate::config::load;
 
-    /// Of two routes with these fields, what holds of the first one's gate.
+    /// Whether the first of two routes with these fields is as strict as the other, and whether it asks for
+    /// more.
     fn compared(one: &str, other: &str) -> (bool, bool) {
         let text = format!(
             "version: 1\nauth: {{main: {{jwks: \"http://127.0.0.1:1/k\", audience: a}}, other: {{jwks: \"http://127.0.0.1:1/k\", audience: b}}}}\n\

@@ -1,4 +1,4 @@
-//! What is said of twins: one warning for all closed routes that have the same ones, with an example of each kind and one cure.
+//! The warnings about twins: one for all closed routes with the same twins, with an example and a cure of each kind.
 
 use http::Method;
 
@@ -16,10 +16,10 @@ use crate::{
     },
 };
 
-/// Of one closed route, with the routes that take them.
+/// The kinds of one closed route's twins, with the routes that they match.
 type Kinds = Vec<(Difference, usize)>;
 
-/// One for all closed routes that have the same kinds of twins at the same routes.
+/// The warnings: one for all closed routes that have the same kinds of twins at the same routes.
 pub(super) fn warnings(settings: &Settings, found: &[Twins]) -> Vec<Diagnostic> {
     let mut groups: Vec<(Kinds, Vec<&Twins>)> = Vec::new();
     for twins in found {
@@ -34,7 +34,7 @@ pub(super) fn warnings(settings: &Settings, found: &[Twins]) -> Vec<Diagnostic> 
     groups.iter().filter_map(|(_, all)| warning(settings, all)).collect()
 }
 
-/// All spellings have one cure.
+/// The kind of a difference. All spellings are one kind, since they have one cure.
 fn kind(difference: Difference) -> Difference {
     match difference {
         Difference::Respelling(_) => Difference::Respelling(Respelling::Case),
@@ -82,7 +82,7 @@ fn warning(settings: &Settings, all: &[&Twins]) -> Option<Diagnostic> {
     Some(warning)
 }
 
-/// The first of each kind.
+/// The first twin of each kind.
 fn examples_of<'a>(all: &[&'a Twins]) -> Vec<&'a Twin> {
     let mut examples: Vec<&Twin> = Vec::new();
     for twin in all.iter().flat_map(|twins| &twins.found) {
@@ -94,7 +94,7 @@ fn examples_of<'a>(all: &[&'a Twins]) -> Vec<&'a Twin> {
     examples
 }
 
-/// Of several closed routes.
+/// The names of the closed routes. `None`: there is only one.
 fn names(settings: &Settings, all: &[&Twins]) -> Option<String> {
     let names = all.iter().filter_map(|twins| settings.routes.get(twins.closed));
     let shown: Vec<String> = names.take(NAMES_MAX).map(|route| format!("`{}`", route.name)).collect();
@@ -134,7 +134,7 @@ fn spelling_cure(twins: &[&Twin]) -> Option<String> {
     (!cures.is_empty()).then(|| cures.join("; "))
 }
 
-/// What ends the twin, one thing for each kind.
+/// The change of the file that removes the twin.
 fn cure(twin: &Twin, closed: &RouteSettings, other: &RouteSettings) -> String {
     let open = if GateParts::of(other).is_open() { "the open route" } else { "the route that asks for less" };
     let is_beside = closed.path == other.path;
@@ -184,7 +184,7 @@ fn cure(twin: &Twin, closed: &RouteSettings, other: &RouteSettings) -> String {
     }
 }
 
-/// As it is written in the file; `None`: any.
+/// The host of a route as it is written in the file. `None`: the route matches any host.
 pub(super) fn host(route: &RouteSettings) -> Option<String> {
     let host = match &route.host {
         HostPattern::Any => return None,
@@ -194,8 +194,8 @@ pub(super) fn host(route: &RouteSettings) -> Option<String> {
     Some(route.hidden.host.shown(&in_yaml(&host)))
 }
 
-/// A path by which the service gets what it gets for a closed route. What `rewrite` alone says may come from a variable, so it is
-/// not shown.
+/// A path for which the service gets the same path as for a closed route. A prefix that only `rewrite` contains may come from a
+/// variable, so it is not shown.
 pub(super) fn rewritten(closed: &RouteSettings, other: &RouteSettings, path: &str) -> String {
     let added = closed.policies.rewrite.added();
     let stripped = other.policies.rewrite.stripped();
@@ -209,9 +209,9 @@ pub(super) fn rewritten(closed: &RouteSettings, other: &RouteSettings, path: &st
     closed.hidden.path.shown(&other.hidden.path.shown(&sample::shown(path)))
 }
 
-/// Behind a path that is not shown.
+/// Follows a path whose rewritten form is not shown.
 const REWRITTEN: &str = " after rewriting";
-/// More names than that are in no line.
+/// Most names in one warning.
 const NAMES_MAX: usize = 50;
-/// No route has a higher one.
+/// The highest priority that a route can have.
 const PRIORITY_MAX: i32 = 1000;

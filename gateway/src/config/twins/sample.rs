@@ -1,4 +1,4 @@
-//! Requests that a route takes, and the same in other spellings.
+//! Sample requests of a route, and the same in other spellings.
 
 use http::HeaderValue;
 
@@ -8,7 +8,7 @@ use crate::{
     router::HostPattern,
 };
 
-/// In which spelling a path differs from that of a closed route.
+/// The kind of another spelling of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Respelling {
     Case,
@@ -19,13 +19,13 @@ pub(super) enum Respelling {
 /// A path that a pattern matches, segment by segment.
 #[derive(Debug, Clone)]
 pub(super) struct Sample {
-    /// Text, and whether it is the pattern's own.
+    /// The text of each segment, and whether the pattern contains it literally.
     segments: Vec<(String, bool)>,
     is_subtree: bool,
 }
 
 impl Sample {
-    /// Of a pattern with `/**` its beginning.
+    /// A sample of a pattern; of a pattern with `/**`, it is the path of its beginning.
     pub(super) fn of(pattern: &str) -> Self {
         let mut segments: Vec<&str> = pattern.trim_start_matches('/').split('/').collect();
         let is_subtree = segments.last() == Some(&"**");
@@ -40,7 +40,8 @@ impl Sample {
         Self { segments: texts.collect(), is_subtree }
     }
 
-    /// Below the pattern's beginning, so far that no other pattern is likely to name a path of it.
+    /// A sample below the beginning of a pattern with `/**`, so deep that other patterns are unlikely to name
+    /// such a path.
     pub(super) fn deep(pattern: &str) -> Self {
         let mut sample = Self::of(pattern);
         if sample.is_subtree {
@@ -53,7 +54,7 @@ impl Sample {
         joined(self.segments.iter().map(|(text, _)| text.as_str()))
     }
 
-    /// The path in other spellings that the route does not decide about.
+    /// The path in other spellings, of those kinds that the route's fields do not decide.
     pub(super) fn others(&self, route: &RouteSettings) -> Vec<(Respelling, String)> {
         let spelling = route.policies.spelling;
         let mut others = Vec::new();
@@ -66,7 +67,7 @@ impl Sample {
                 one[at] = turned;
                 others.push((Respelling::Case, joined(one)));
             }
-            // What has no letters has no other case.
+            // A path without letters has no other case.
             others.retain(|(_, path)| *path != self.path());
             others.dedup();
         }
@@ -75,7 +76,8 @@ impl Sample {
         if spelling.trailing_slash_same.is_none() && !ends_in_slash {
             others.push((Respelling::Slash, format!("{}/", self.path())));
         }
-        // Express and ASP.NET, which take any case, know no extensions; and what has one has no second.
+        // Express and ASP.NET, which accept any case, do not handle extensions. A segment with an extension
+        // does not get a second one.
         let ends_in_word =
             last.is_some_and(|(text, literal)| *literal && !text.is_empty() && !text.contains('.'));
         let may_take_one = spelling.trailing_slash_same != Some(false) && !spelling.any_case();
@@ -86,13 +88,13 @@ impl Sample {
     }
 }
 
-/// The path that the service gets of a request for `path`.
+/// The path that the service gets for a request with `path`.
 pub(super) fn upstream_path(route: &RouteSettings, path: &str) -> String {
     let rewrite = &route.policies.rewrite;
     rewritten(rewrite.stripped(), rewrite.added(), path, route.policies.spelling.any_case()).to_string()
 }
 
-/// Paths of which the service would get `upstream` by the route, if it takes them.
+/// Paths for which the service would get `upstream` through the route, if they match it.
 pub(super) fn client_paths(route: &RouteSettings, upstream: &str) -> Vec<String> {
     let rewrite = &route.policies.rewrite;
     let Some(rest) = without_added(rewrite.added(), upstream) else { return Vec::new() };
@@ -101,7 +103,7 @@ pub(super) fn client_paths(route: &RouteSettings, upstream: &str) -> Vec<String>
     with_prefix.into_iter().chain(Some(rest.to_owned()).filter(|rest| !rest.is_empty())).collect()
 }
 
-/// A path of samples as a pattern.
+/// The path of a sample, shown as a pattern.
 pub(super) fn shown(path: &str) -> String {
     let one = format!("/{SEGMENT}");
     path.replacen(&one.repeat(DEPTH), "/**", 1).replace(&one, "/*")
@@ -124,7 +126,7 @@ pub(super) fn host_fits(pattern: &HostPattern, host: &str) -> bool {
     }
 }
 
-/// The pattern takes such a path, if no other one does.
+/// Whether the pattern matches the path, apart from more specific patterns.
 pub(super) fn path_fits(pattern: &str, path: &str) -> bool {
     let mut texts = path.trim_start_matches('/').split('/');
     for wanted in pattern.trim_start_matches('/').split('/') {
@@ -153,10 +155,10 @@ fn in_other_case(text: &str, is_literal: bool) -> String {
     }
 }
 
-/// Of a condition that asks only that the header is there.
+/// The value for a condition that accepts any value.
 pub(super) const VALUE: HeaderValue = HeaderValue::from_static("sample");
-/// No route names it.
+/// A host that routes do not name.
 pub(super) const ANY_HOST: &str = "sample.invalid";
-/// Stands for any segment. No configuration has it as a literal.
+/// A text for any segment, which configurations do not contain.
 const SEGMENT: &str = "sample-segment";
 const DEPTH: usize = 3;

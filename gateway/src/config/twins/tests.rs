@@ -1,4 +1,4 @@
-//! What is found, and that the cure which is named ends it.
+//! Which twins are found, and that the named cure removes them.
 
 use std::path::Path;
 
@@ -30,7 +30,7 @@ fn found(routes: &[&str]) -> Vec<(String, String)> {
     warned(&format!("routes:\n{}", list(routes))).into_iter().map(|(_, label, help)| (label, help)).collect()
 }
 
-/// Of an open route and a closed one.
+/// Label and help of each warning about an open route and a closed one.
 fn beside(open: &str, closed: &str) -> Vec<(String, String)> {
     found(&[&format!("{open}, auth: none"), &format!("{closed}, auth: main")])
 }
@@ -42,7 +42,7 @@ fn one(found: Vec<(String, String)>, what: &str) -> (String, String) {
 }
 
 const CATCH_ALL: &str = "path: /**, service: s, auth: none";
-/// The service takes paths as they are written.
+/// Fields of a route whose service distinguishes all spellings.
 const EXACT: &str = "case_insensitive: false, trailing_slash: exact";
 
 #[test]
@@ -235,7 +235,7 @@ fn methods_that_the_closed_route_leaves_out_or_the_open_one_names_are_found() {
         assert!(help.contains(cure), "{route}: {help}");
         assert_eq!(found(&[open, &cured]), [], "{cured}");
     }
-    // Beside a catch-all the closed route has to name none, and the open one says what it is for.
+    // Beside a catch-all the closed route has to name no methods, and the open one names its own.
     assert_eq!(found(&[CATCH_ALL, read, &closed("/admin")]), []);
 }
 
@@ -252,7 +252,7 @@ fn paths_that_the_service_gets_for_the_same_are_found() {
     let closed = format!("path: /api/admin/**, rewrite: {{strip: /api}}, service: s, auth: main, {EXACT}");
     let (label, _) = one(found(&[CATCH_ALL, &closed]), "strip of the closed route");
     assert_eq!(label, "`/admin/**` would pass it unchecked");
-    // What stands in no path may be a variable's.
+    // A prefix that is in no path may come from a variable.
     let closed = format!("path: /admin, rewrite: {{add: /v2}}, service: s, auth: main, {EXACT}");
     let (label, help) = one(found(&[CATCH_ALL, &closed]), "add of the closed route");
     assert_eq!(label, "`/admin after rewriting` would pass it unchecked");

@@ -29,7 +29,7 @@ pub(super) fn families(out: &mut Families, snapshot: &Snapshot, samples: &[Worke
     let shown: Vec<_> = shown.filter_map(|key| Some((key, seen.get(&key)?))).collect();
     let mut family = out.counter(
         "millgate_endpoint_requests_total",
-        "Attempts by service, instance and status; `none` = no answer",
+        "Attempts by service, instance and status; `none` stands for no response",
     );
     for ((service, instance), sample) in &shown {
         for (code, n) in &sample.attempts {
@@ -38,14 +38,16 @@ pub(super) fn families(out: &mut Families, snapshot: &Snapshot, samples: &[Worke
         }
     }
     let mut family =
-        out.counter("millgate_endpoint_failures_total", "Attempts that failed by the instance's doing");
+        out.counter("millgate_endpoint_failures_total", "Attempts that failed because of the instance");
     for ((service, instance), sample) in &shown {
         for (reason, n) in &sample.failures {
             family.add(&[("service", service), ("instance", instance), ("reason", reason)], count(*n));
         }
     }
-    let mut family = out
-        .histogram("millgate_endpoint_duration_seconds", "An attempt at the instance: sent to response head");
+    let mut family = out.histogram(
+        "millgate_endpoint_duration_seconds",
+        "Time of an attempt at an instance from sending to the response head",
+    );
     for ((service, instance), sample) in &shown {
         let labels = [("service", *service), ("instance", *instance)];
         family.add_histogram_of(&labels, &sample.duration, |bound| BOUNDS.contains(&bound));

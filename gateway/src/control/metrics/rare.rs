@@ -9,55 +9,65 @@ use crate::{
 
 /// Name, help and label names of each rare counter.
 const RARE: [(Rare, &str, &str, &[&str]); 23] = [
-    (Rare::LocalReply, "millgate_local_replies_total", "Responses made by the gateway", &["route", "reason"]),
+    (
+        Rare::LocalReply,
+        "millgate_local_replies_total",
+        "Responses that the gateway made itself",
+        &["route", "reason"],
+    ),
     (
         Rare::RateLimited,
         "millgate_rate_limited_total",
-        "Requests refused by a rate limit",
+        "Requests that a rate limit refused",
         &["route", "policy"],
     ),
-    (Rare::AuthFailure, "millgate_auth_failures_total", "Tokens refused", &["provider", "reason"]),
+    (
+        Rare::AuthFailure,
+        "millgate_auth_failures_total",
+        "Credentials that were refused",
+        &["provider", "reason"],
+    ),
     (Rare::Retry, "millgate_retries_total", "Attempts after the first", &["service", "reason"]),
     (
         Rare::RetryBudgetExhausted,
         "millgate_retry_budget_exhausted_total",
-        "Retries that the budget refused",
+        "Retries that the retry budget refused",
         &["service"],
     ),
     (
         Rare::Ejection,
         "millgate_ejections_total",
-        "Endpoints that outlier detection left out, by what had failed in a row",
+        "Ejections by outlier detection, by the failures in a row",
         &["service", "reason"],
     ),
     (
         Rare::EjectionSpared,
         "millgate_ejections_spared_total",
-        "Endpoints not ejected, since as many as `outlier.max` allows were out",
+        "Ejections that did not happen, because as many endpoints as `outlier.max` allows were out",
         &["service", "reason"],
     ),
     (
         Rare::BreakerSpared,
         "millgate_breaker_spared_total",
-        "Failures after which a breaker stayed closed, since `breaker.max_by_status` of the endpoints were out",
+        "Failures after which a breaker stayed closed, because as many endpoints as `breaker.max_by_status` allows were out",
         &["service"],
     ),
     (
         Rare::PanicPick,
         "millgate_panic_picks_total",
-        "Attempts at ejected endpoints, since fewer than `outlier.panic` of the endpoints were left",
+        "Attempts at ejected endpoints, because less than the share `outlier.panic` of the endpoints was left",
         &["service"],
     ),
     (
         Rare::PoolFull,
         "millgate_pool_full_total",
-        "Connections closed because the pool had enough",
+        "Upstream connections that were closed because the pool had enough",
         &["service"],
     ),
     (
         Rare::Shed,
         "millgate_connections_shed_total",
-        "Idle connections closed to make room",
+        "Idle connections that were closed to make room",
         &["what", "reason"],
     ),
     (
@@ -72,19 +82,19 @@ const RARE: [(Rare, &str, &str, &[&str]); 23] = [
         "Streams and connections that the HTTP/2 library refused as malformed",
         &["scope", "code"],
     ),
-    (Rare::Panic, "millgate_panics_total", "Requests ended by a bug in the gateway", &[]),
-    (Rare::LogDropped, "millgate_log_dropped_total", "Access-log lines lost, by reason", &["reason"]),
+    (Rare::Panic, "millgate_panics_total", "Requests that a bug in the gateway ended", &[]),
+    (Rare::LogDropped, "millgate_log_dropped_total", "Lost lines of the access log, by reason", &["reason"]),
     (
         Rare::RefusalNotLogged,
         "millgate_log_refusals_left_out_total",
-        "Refusals that the access log's sample left out, past access_log.refusals_per_second",
+        "Refusals past access_log.refusals_per_second that the access log's sample left out",
         &[],
     ),
     (Rare::TokenCache, "millgate_token_cache_total", "Look-ups in the cache of verified tokens", &["result"]),
     (
         Rare::KeyWait,
         "millgate_keys_waits_total",
-        "Requests whose token no known key verified, by how the wait for newer keys ended",
+        "Requests that waited for newer keys because no known key verified their token, by result",
         &["provider", "result"],
     ),
     (
@@ -96,7 +106,7 @@ const RARE: [(Rare, &str, &str, &[&str]); 23] = [
     (
         Rare::ClientStalled,
         "millgate_client_stalled_total",
-        "Responses ended because their client took nothing of them, or took them too slowly",
+        "Responses that were ended because their client did not read them, or read them too slowly",
         &[],
     ),
     (
@@ -108,13 +118,13 @@ const RARE: [(Rare, &str, &str, &[&str]); 23] = [
     (
         Rare::Informational,
         "millgate_informational_responses_total",
-        "Informational responses (1xx) of services, by what became of them",
+        "Informational responses (1xx) of services, by result",
         &["result"],
     ),
     (
         Rare::NotGathered,
         "millgate_bodies_not_gathered_total",
-        "Requests sent on before their body was gathered, because too much was held already",
+        "Requests that got an instance before their body was gathered, because too many bytes were held already",
         &["limit"],
     ),
 ];

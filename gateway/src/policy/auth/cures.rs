@@ -1,10 +1,11 @@
-//! What to write where a file requires tokens, or checked certificates, in the words of other products.
+//! Help for files that require tokens, or checked certificates, in the words of other products.
 //!
-//! A cure never opens what was meant to be closed: only where the value says no is `auth: none` the word for it.
+//! A cure never opens what was meant to be closed: it proposes `auth: none` only for a value such as `false` or
+//! `off`.
 
 use crate::syntax::tree::{Node, Value};
 
-/// `theirs`: the value of a word such as `jwt`; `providers`: the names of the file's providers.
+/// Help for the value `theirs` of a word such as `jwt`; `providers` are the names of the file's providers.
 pub(crate) fn auth(theirs: &Node, providers: &[String]) -> String {
     if says_no(theirs) {
         return "write `auth: none` to open the route to everyone".to_owned();
@@ -16,7 +17,7 @@ pub(crate) fn auth(theirs: &Node, providers: &[String]) -> String {
     format!("{}: this provider checks the token", provider(named.or(providers.first()).map(String::as_str)))
 }
 
-/// With a token of the provider, or of one that is to be added.
+/// Help that names a provider; without a name, it proposes to add one.
 pub(crate) fn provider(name: Option<&str>) -> String {
     match name {
         Some(name) => format!("write `auth: {name}`"),
@@ -26,7 +27,8 @@ pub(crate) fn provider(name: Option<&str>) -> String {
     }
 }
 
-/// For a word whose cure would switch a check off, where the file wants the check. `None`: it does not.
+/// Help for a word whose usual cure (`example`) would switch a check off although the file wants it. `None`: the
+/// usual cure fits.
 pub(crate) fn kept_check(example: &str, theirs: &Node) -> Option<&'static str> {
     let checks = [
         ("insecure: true", "leave it away: certificates are checked unless `insecure: true` says otherwise"),

@@ -1,11 +1,11 @@
-//! Leave to ask an endpoint, which learns what became of it.
+//! The permit to send one request to an endpoint, with which the outcome of the request is recorded.
 
 use std::{ops::Deref, time::Instant};
 
 use super::{BreakerState, CircuitBreaker, Outcome, Transition};
 
-/// Leave to ask an endpoint once. Dropped without an outcome (the client left, or the request never reached
-/// the endpoint) it counts for nothing, and a probe's place is free again.
+/// The permit to send one request to an endpoint. A permit that is dropped without an outcome (the client left, or the
+/// request never reached the endpoint) is not counted, and a probe's place is free again.
 #[derive(Debug)]
 #[must_use = "a permit that is dropped records nothing"]
 pub struct Permit<S>
@@ -16,7 +16,7 @@ where
     breaker: CircuitBreaker,
     state: S,
     epoch: u16,
-    /// A probe, by a request of this kind.
+    /// The kind of the request, if it is a probe.
     probe: Option<u32>,
     settled: bool,
 }
@@ -30,8 +30,8 @@ where
         Self { breaker, state, epoch, probe, settled: false }
     }
 
-    /// Learns the outcome. Says when that changed the phase. `may_open` is asked where failures that are not proved would
-    /// open the breaker: may one more endpoint be out?
+    /// Records the outcome, and returns the change of phase that it caused. `may_open` says whether one more endpoint may
+    /// be out; it is called only where failures that are not proved would open the breaker.
     pub fn record(
         mut self,
         outcome: Outcome,
@@ -46,12 +46,12 @@ where
         }
     }
 
-    /// The request decides whether the breaker closes.
+    /// Whether the outcome of this request decides if the breaker closes.
     pub fn is_probe(&self) -> bool {
         self.probe.is_some()
     }
 
-    /// Phase changes before this permit was given.
+    /// Number of phase changes before this permit was given, modulo 2¹⁴.
     pub fn epoch(&self) -> u16 {
         self.epoch
     }

@@ -1,4 +1,4 @@
-//! `breaker` of a service: its parameters, and what counts as a failure.
+//! `breaker` of a service: its parameters, and the failures that it counts.
 
 use std::time::Duration;
 
@@ -15,39 +15,43 @@ use crate::{
     },
 };
 
-/// Circuit breaker of one endpoint.
+/// The parameters of a circuit breaker.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BreakerSettings {
-    /// Trips at this share of errors, 0.0..=1.0.
+    /// The breaker trips at this share of errors, 0.0..=1.0.
     pub error_ratio: f32,
-    /// … once at least this many requests were seen in the window.
+    /// The breaker does not trip before this many requests were counted in the window.
     pub requests_min: u32,
+    /// Length of the sliding window.
     pub window: Duration,
     /// Time in `open` before probes are let through.
     pub open: Duration,
-    /// Probes in `half-open`; all must succeed to close.
+    /// Probes in `half-open`; all must succeed before the breaker closes.
     pub probes: u32,
-    /// What counts as a failure.
+    /// The failures that are counted.
     pub count: FailureKinds,
-    /// Failures that are not proved against an endpoint (statuses, clients that gave up) open no more than this share of
-    /// a cluster's breakers, 0.0..=1.0.
+    /// Failures that do not prove an endpoint to be at fault (statuses, clients that gave up) open no more than this
+    /// share of a cluster's breakers, 0.0..=1.0.
     pub max_by_status: f32,
 }
 
 /// Which failures a breaker counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailureKinds {
+    /// Connects that failed.
     pub connect: bool,
-    /// Connections that the endpoint broke, and answers that are not HTTP.
+    /// Connections that the endpoint broke, and responses that are not HTTP.
     pub reset: bool,
+    /// Attempts without a response in time.
     pub timeout: bool,
-    /// In order.
+    /// Statuses, in ascending order.
     pub statuses: Vec<StatusCode>,
 }
 
 impl FailureKinds {
+    /// Whether a response with this status is a failure.
     pub fn has(&self, status: StatusCode) -> bool {
-        // Nearly every answer is below all of them.
+        // Nearly every status is below all of them.
         self.statuses.first().is_some_and(|lowest| status >= *lowest)
             && self.statuses.binary_search(&status).is_ok()
     }
@@ -114,7 +118,7 @@ impl ServicePolicy for CircuitBreaker {
     }
 }
 
-/// docs/DEFAULTS.md argues each of them.
+/// docs/DEFAULTS.md has the reason for each value.
 impl Default for BreakerSettings {
     fn default() -> Self {
         Self {
@@ -149,7 +153,7 @@ enum Counted {
     ServerErrors,
 }
 
-/// A share of errors.
+/// A share of errors in thousandths, more than zero.
 fn errors(text: &str) -> Result<u16, Invalid> {
     match share_per_mille(text)? {
         0 => Err(Invalid::new(code::OUT_OF_RANGE, "more than `0%`", "the breaker would always be open")

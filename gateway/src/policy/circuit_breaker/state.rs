@@ -1,4 +1,5 @@
-//! What all workers know of one endpoint's breaker: its phase in one word, its windows, and what opened it.
+//! The state of one endpoint's breaker, shared by all workers: its phase in one word, its windows, and the counts
+//! that opened it.
 
 use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
@@ -10,27 +11,27 @@ use super::{
     window::{Counts, Window},
 };
 
-/// What all workers know of one endpoint.
+/// The state of one endpoint's breaker, which all workers share.
 #[derive(Debug)]
 pub struct BreakerState {
     /// Phase, epoch and payload: see [`Word`]. Written by any worker with compare-and-swap (acquire-release).
     pub(super) word: AtomicU64,
-    /// All outcomes, and the failures that are proved.
+    /// Counts of all outcomes. `proved` counts the proved failures only.
     pub(super) window: Window,
     pub(super) proved: Window,
-    /// What the window held when the breaker opened last: failures, outcomes.
+    /// The window's counts when the breaker opened last: failures in the upper 32 bits, outcomes in the lower 32.
     opened_by: AtomicU64,
-    /// Of the request that failed the last probe by its status; 0 = none did.
+    /// Kind of the request whose status failed the last probe; 0 if none did.
     pub(super) failed_kind: AtomicU32,
     opened: AtomicU32,
     half_opened: AtomicU32,
     closed: AtomicU32,
-    /// Zero of the millisecond count.
+    /// The instant from which milliseconds are counted.
     base: Instant,
 }
 
 impl BreakerState {
-    /// Closed, nothing seen. `now` becomes the zero of its clock.
+    /// A closed breaker without outcomes. Its milliseconds are counted from `now`.
     pub fn new(now: Instant) -> Self {
         Self {
             word: AtomicU64::new(Word { phase: Phase::Closed, epoch: 0 }.pack()),
@@ -53,19 +54,20 @@ impl BreakerState {
         self.base + Duration::from_millis(ms)
     }
 
-    /// What the window held when the breaker opened last.
+    /// The window's counts when the breaker opened last.
     pub(super) fn opened_by(&self) -> Counts {
         let counts = self.opened_by.load(Ordering::Relaxed);
         Counts { failures: low_half(counts >> 32), total: low_half(counts) }
     }
 
-    /// Before the word, so that whoever sees the breaker open sees why. Workers that race for it saw nearly the same.
+    /// Stores the counts that open the breaker. Called before the word changes, so that a reader of an open phase
+    /// finds its counts. Workers that race to open the breaker have nearly the same counts.
     pub(super) fn opens_by(&self, counts: Counts) {
         let counts = u64::from(counts.failures) << 32 | u64::from(counts.total);
         self.opened_by.store(counts, Ordering::Relaxed);
     }
 
-    /// Phase changes so far.
+    /// Numbers of phase changes so far.
     pub fn transitions(&self) -> Transitions {
         Transitions {
             opened: self.opened.load(Ordering::Relaxed),
@@ -155,6 +157,6 @@ pub(super) fn millis(duration: Duration) -> u64 {
 }
 
 pub(super) const EPOCH_MASK: u16 = (1 << 14) - 1;
-/// Largest payload of a phase word: 8,900 years in milliseconds; half of it is the latest moment, so that a
-/// sum of two still fits.
+/// Largest payload of a phase word: 8,900 years in milliseconds. Half of it is the latest moment, so that the
+/// sum of two moments still fits.
 pub(super) const PAYLOAD_MAX: u64 = (1 << 48) - 1;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug, Default)]
 pub(super) struct Window([Slot; SLOTS]);
 
-/// What a window holds.
+/// Outcomes of a window, and the failures among them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) total: u32,
@@ -14,17 +14,17 @@ pub(super) struct Counts {
 }
 
 impl Window {
-    /// One more outcome at `tick`.
+    /// Counts an outcome at `tick`.
     pub(super) fn record(&self, epoch: u16, tick: u64, failed: bool) {
         self.slot(tick).record(Tag::new(epoch, tick), failed);
     }
 
-    /// An outcome that was counted as a success has turned out to be a failure.
+    /// Turns an outcome that was counted as a success into a failure.
     pub(super) fn turn_to_failure(&self, epoch: u16, tick: u64) {
         self.slot(tick).turn_to_failure(Tag::new(epoch, tick));
     }
 
-    /// Of the ticks up to this one.
+    /// Counts of the last [`SLOTS`] ticks, up to this one.
     pub(super) fn counts(&self, epoch: u16, tick: u64) -> Counts {
         let oldest = tick.saturating_sub(SLOTS as u64 - 1);
         let slots = (oldest..=tick).filter_map(|tick| self.slot(tick).counts(Tag::new(epoch, tick)));
@@ -40,8 +40,8 @@ impl Window {
     }
 }
 
-/// One slot of the window: bits 0–19 failures, 20–39 outcomes, 40–63 the tag they belong to. A slot whose tag
-/// is not the asked one is empty, so nothing ever has to be cleared: neither as time goes on nor on closing.
+/// One slot of the window: bits 0–19 failures, 20–39 outcomes, 40–63 their tag. A slot with another tag than the
+/// current one counts as empty, so slots are never cleared: neither as time goes on nor when the breaker closes.
 #[derive(Debug, Default)]
 struct Slot(AtomicU64);
 
@@ -64,7 +64,8 @@ impl Slot {
         }
     }
 
-    /// Where the success was counted in an earlier slot, this is one more outcome of this slot.
+    /// Turns a success of this slot into a failure. If the slot has no success, the success was counted in an
+    /// earlier slot, and the failure becomes one more outcome of this one.
     fn turn_to_failure(&self, tag: Tag) {
         let mut seen = self.0.load(Ordering::Relaxed);
         while Self::read(seen, tag).is_some_and(|slot| slot.failures < slot.total) {
@@ -76,7 +77,7 @@ impl Slot {
         self.record(tag, true);
     }
 
-    /// If the slot holds this tag's.
+    /// The slot's counts. `None`: the slot has another tag.
     fn counts(&self, tag: Tag) -> Option<Counts> {
         Self::read(self.0.load(Ordering::Acquire), tag)
     }
@@ -103,7 +104,7 @@ impl Tag {
 
 /// Slots of the sliding window: it forgets in steps of a tenth.
 pub(super) const SLOTS: usize = 10;
-/// Outcomes that one slot can hold.
+/// Outcomes that one slot can count.
 const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
 const COUNT_BITS: u32 = 20;
 const TAG_SHIFT: u32 = 2 * COUNT_BITS;

@@ -1,4 +1,4 @@
-//! Headers as other products write them: `Host`, and variables in values.
+//! Help for headers as other products write them: `Host`, and variables in values.
 
 use crate::{
     policy::rewrite::parse_host,
@@ -9,7 +9,7 @@ use crate::{
     },
 };
 
-/// `Host` belongs to `rewrite`.
+/// Help for a rule that sets `Host`, which belongs to `rewrite`.
 pub(crate) fn host(entry: &Entry) -> Option<String> {
     let Value::Scalar(scalar) = &entry.value.value else { return None };
     if !entry.key.value.eq_ignore_ascii_case("host") {
@@ -24,7 +24,7 @@ pub(crate) fn host(entry: &Entry) -> Option<String> {
     })
 }
 
-/// It may be meant as a text, so this is a warning.
+/// Warns about another product's variable in a value. It may be meant as a text, so this is not an error.
 pub(crate) fn report_variable(node: &Node, what: &str, sink: &mut Diagnostics) {
     let Value::Scalar(scalar) = &node.value else { return };
     if scalar.from_variable {
@@ -44,7 +44,7 @@ pub(crate) fn report_variable(node: &Node, what: &str, sink: &mut Diagnostics) {
     );
 }
 
-/// Of a value that is refused.
+/// Help for a refused value that contains another product's variable.
 pub(crate) fn variable(text: &str) -> Option<String> {
     foreign_variables::in_header(text).map(|found| foreign_variables::header_cure(text, found))
 }

@@ -13,20 +13,20 @@ use crate::{
     },
 };
 
-/// When one endpoint is left out.
+/// The parameters of outlier detection.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutlierSettings {
     /// Failed connects in a row; `None` = off.
     pub connect_failures: Option<u32>,
-    /// Resets, timeouts, broken answers and 502 to 504 in a row; `None` = off.
+    /// Resets, timeouts, broken responses and 502 to 504 in a row; `None` = off.
     pub gateway_failures: Option<u32>,
-    /// Requests that wait far longer than usual while no answer at all comes; `None` = off.
+    /// Requests that wait far longer than usual while the endpoint sends no response at all; `None` = off.
     pub unanswered: Option<u32>,
     /// The first ejection lasts this long, each further one twice as long.
     pub pause: Duration,
     /// At most this share of a cluster's endpoints is out at once, 0.0..=1.0.
     pub max: f32,
-    /// While a smaller share of them is left, ejections are ignored, 0.0..=1.0.
+    /// While a smaller share of the endpoints is left, ejections are ignored, 0.0..=1.0.
     pub panic: f32,
 }
 
@@ -71,7 +71,7 @@ impl ServicePolicy for OutlierDetector {
     }
 }
 
-/// docs/DEFAULTS.md argues each of them.
+/// docs/DEFAULTS.md has the reason for each value.
 impl Default for OutlierSettings {
     fn default() -> Self {
         Self {

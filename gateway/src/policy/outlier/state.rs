@@ -1,4 +1,4 @@
-//! What all workers know of one endpoint's ejections: where it stands in one word, and its failures in a row.
+//! The state of one endpoint's ejections, shared by all workers: its phase in one word, and its failures in a row.
 
 use std::{
     ops::Deref,
@@ -8,52 +8,53 @@ use std::{
 
 use super::{Change, Proof, Reason, Standing};
 
-/// The word of an [`OutlierState`] when an attempt began.
+/// The phase of an [`OutlierState`] when an attempt began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Began {
     pub(super) word: u64,
-    /// When the last ejection before it ended.
+    /// When the last ejection before the attempt ended.
     returned_ms: u64,
 }
 
 impl Began {
-    /// The endpoint was in.
+    /// Whether the endpoint was in.
     pub fn was_in(self) -> bool {
         self.word == IN
     }
 
-    /// The endpoint was in, and since then it was out and came back: what failed of before was judged with that ejection.
+    /// Whether the endpoint was in, and has been out and come back since then: that ejection has settled earlier failures.
     pub(super) fn is_judged(self, state: &OutlierState) -> bool {
         self.was_in() && self.returned_ms != state.returned_ms.load(Ordering::Relaxed)
     }
 }
 
-/// What all workers know of one endpoint.
+/// The state of one endpoint's outlier detection, which all workers share.
 #[derive(Debug)]
 pub struct OutlierState {
-    /// See [`Word`]. Written by any worker with compare-and-swap (acquire-release).
+    /// The phase: see [`Word`]. Written by any worker with compare-and-swap (acquire-release).
     pub(super) word: AtomicU64,
-    /// In a row.
+    /// Failed connects in a row. `gateway_failures` counts failed requests in a row.
     pub(super) connect_failures: AtomicU32,
     pub(super) gateway_failures: AtomicU32,
-    /// Requests that wait for too long since the last answer: `answered_ms` in the upper 48 bits, their number in the lower 16.
+    /// Requests that have waited for too long since the last response: `answered_ms` in the upper 48 bits, their number in the
+    /// lower 16.
     unanswered: AtomicU64,
     /// Ejections without a calm time between them.
     pub(super) level: AtomicU32,
     /// When the last ejection ended.
     pub(super) returned_ms: AtomicU64,
-    /// When the head of a response came last, from any request.
+    /// When the last response head of any request came.
     answered_ms: AtomicU64,
-    /// When an answer came last that a request had waited for unusually long.
+    /// When the last response came for which a request had waited unusually long.
     late_ms: AtomicU64,
-    /// Ejections because it answers nothing, ever.
+    /// Ejections for silence since the state was made.
     pub(super) silences: AtomicU32,
-    /// Zero of the millisecond count.
+    /// The instant from which milliseconds are counted.
     base: Instant,
 }
 
 impl OutlierState {
-    /// In, nothing seen.
+    /// The state of an endpoint that is in, without failures. Its milliseconds are counted from `now`.
     pub fn new(now: Instant) -> Self {
         Self {
             word: AtomicU64::new(Word::In.pack()),
@@ -69,7 +70,7 @@ impl OutlierState {
         }
     }
 
-    /// For an attempt that begins now, and will be recorded.
+    /// The phase for an attempt that begins now, with which its sign is recorded later.
     pub fn began(&self) -> Began {
         self.began_with(self.word.load(Ordering::Relaxed))
     }
@@ -78,12 +79,12 @@ impl OutlierState {
         Began { word, returned_ms: self.returned_ms.load(Ordering::Relaxed) }
     }
 
-    /// One load.
+    /// Whether the endpoint is not ejected. It costs one load.
     pub fn is_in(&self) -> bool {
         self.word.load(Ordering::Relaxed) == IN
     }
 
-    /// Ejected because it answers nothing.
+    /// Whether the endpoint is ejected for silence.
     pub fn is_silent(&self) -> bool {
         matches!(
             Word::unpack(self.word.load(Ordering::Relaxed)),
@@ -91,30 +92,30 @@ impl OutlierState {
         )
     }
 
-    /// How often it was ejected because it answers nothing.
+    /// Number of ejections for silence.
     pub fn silences(&self) -> u32 {
         self.silences.load(Ordering::Relaxed)
     }
 
-    /// Ejected, and the pause is over: one probe may be made.
+    /// Whether the endpoint is ejected and its pause is over, so that one probe may be made.
     pub fn is_due(&self, now: Instant) -> bool {
         self.due(now).is_some()
     }
 
-    /// Why it was ejected, and for how long the pause has been over.
+    /// The word, the reason of the ejection, and the time for which the pause has been over. `None`: a probe is not due.
     fn due(&self, now: Instant) -> Option<(Word, Reason, Duration)> {
         let now_ms = self.ms(now);
         let (word, reason, since_ms) = match Word::unpack(self.word.load(Ordering::Acquire)) {
             word @ Word::Out { until_ms, reason } => (word, reason, until_ms),
-            // Whoever made that probe has not come back, which a guard prevents; a state must not hang on it all the same.
+            // The probe was never recorded or dropped. A guard prevents that, but the endpoint must not stay out if it happens.
             word @ Word::Probing { since_ms, reason } => (word, reason, since_ms + millis(PROBE_MAX)),
             Word::In => return None,
         };
         Some((word, reason, Duration::from_millis(now_ms.checked_sub(since_ms)?)))
     }
 
-    /// Takes the one probe that may be made now, if `may` be made for this reason this long after the pause. `state` is any
-    /// handle to something that holds this state.
+    /// Takes the one probe that may be made now, if `may` accepts the reason of the ejection and the time since the pause
+    /// ended. `state` is any handle to a value that contains this state.
     pub fn probe<S>(state: S, now: Instant, may: impl FnOnce(Reason, Duration) -> bool) -> Option<Probe<S>>
     where
         S: Deref,
@@ -133,8 +134,7 @@ impl OutlierState {
         Some(Probe { state, began, reason })
     }
 
-    /// In again, if the endpoint stands where it stood when the attempt began, and was out for a reason that the attempt
-    /// has disproved.
+    /// Ends the ejection, if the phase is the one in which the attempt began, and the attempt has disproved the reason.
     pub(super) fn come_back(
         &self,
         began: Began,
@@ -154,7 +154,7 @@ impl OutlierState {
         Some(Change::Returned { reason, proof })
     }
 
-    /// For the admin API and metrics.
+    /// The phase for the admin API and metrics.
     pub fn standing(&self, now: Instant) -> Standing {
         match Word::unpack(self.word.load(Ordering::Relaxed)) {
             Word::In => Standing::In,
@@ -170,29 +170,29 @@ impl OutlierState {
         }
     }
 
-    /// The head of a response came, whatever it says.
+    /// Records that a response head came, with any status.
     pub fn answered(&self, now: Instant) {
         self.answered_ms.store(self.ms(now), Ordering::Relaxed);
     }
 
-    /// Whether the endpoint has answered any request since then.
+    /// Whether the endpoint has responded to any request since `then`.
     pub fn has_answered_since(&self, then: Instant) -> bool {
         self.answered_ms.load(Ordering::Relaxed) >= self.ms(then).max(1)
     }
 
-    /// The answer that comes now is one to a request that has waited for long.
+    /// Records that the response which comes now is for a request that has waited for long.
     pub fn answered_late(&self, now: Instant) {
         self.late_ms.store(self.ms(now), Ordering::Relaxed);
     }
 
-    /// Whether the endpoint has answered since then, and goes on after the last request that had to wait.
+    /// Whether the endpoint has responded since `then`, and has gone on responding after its last late response.
     pub fn is_quick_since(&self, then: Instant) -> bool {
         let late_ms = self.late_ms.load(Ordering::Relaxed);
         let is_over = late_ms == 0 || self.answered_ms.load(Ordering::Relaxed) > late_ms + LATE_LASTS_MS;
         self.has_answered_since(then) && is_over
     }
 
-    /// How many requests have waited for too long since the last answer, with one more where it `is_new`.
+    /// Number of requests that have waited for too long since the last response. `is_new` counts one more.
     pub(super) fn unanswered(&self, is_new: bool) -> u32 {
         let since = self.answered_ms.load(Ordering::Relaxed) << UNANSWERED_BITS;
         let mut seen = self.unanswered.load(Ordering::Relaxed);
@@ -227,8 +227,8 @@ impl AsRef<OutlierState> for OutlierState {
     }
 }
 
-/// The right to make the one probe of an ejected endpoint. Dropped before a sign was recorded (the client left), it gives
-/// the right back.
+/// The right to make the one probe of an ejected endpoint. If it is dropped before a sign was recorded (the client left), a
+/// new probe is due at once.
 #[derive(Debug)]
 #[must_use = "a probe that is dropped shows nothing"]
 pub struct Probe<S>
@@ -246,12 +246,12 @@ where
     S: Deref,
     S::Target: AsRef<OutlierState>,
 {
-    /// What is to be probed: a connect is enough where connects had failed.
+    /// Why the endpoint was ejected. A connect is a sufficient probe where connects had failed.
     pub fn reason(&self) -> Reason {
         self.reason
     }
 
-    /// What the probe's sign is recorded with.
+    /// The phase with which the probe's sign is recorded.
     pub fn began(&self) -> Began {
         self.began
     }
@@ -265,7 +265,7 @@ where
     fn drop(&mut self) {
         let Word::Probing { since_ms, reason } = Word::unpack(self.began.word) else { return };
         let due = Word::Out { until_ms: since_ms, reason }.pack();
-        // Fails where a sign was recorded.
+        // This fails if a sign was recorded, and then nothing is to be done.
         let word = &(*self.state).as_ref().word;
         let _ = word.compare_exchange(self.began.word, due, Ordering::AcqRel, Ordering::Relaxed);
     }
@@ -318,7 +318,7 @@ pub(super) const IN: u64 = 0;
 pub(super) const MS_MAX: u64 = (1 << 60) - 1;
 const UNANSWERED_BITS: u32 = 16;
 const UNANSWERED_MAX: u64 = (1 << UNANSWERED_BITS) - 1;
-/// What comes so soon after a late answer may be that answer, or one of its kind.
+/// A response so soon after a late one may be that late response, or another late one.
 const LATE_LASTS_MS: u64 = 100;
 /// A probe that takes longer is over: no attempt lasts for a day.
 const PROBE_MAX: Duration = Duration::from_hours(24);

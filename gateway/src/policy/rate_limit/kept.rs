@@ -1,26 +1,25 @@
-//! Limits outlive the table in which they stand: one that stays as it is keeps its counts.
+//! Rate limits over a reload: a limit that stays the same keeps its counts.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{KeyBudget, RateLimit, RateLimitError, RateLimitKey, RateLimitSpec};
 
-/// Makes limits, or takes over those that stay as they are.
+/// Makes the limits of a route table, and takes over those of the previous table that stay the same.
 pub(crate) struct Limits<'a> {
-    /// Of the previous table, by route name.
+    /// The limits of the previous table, by route name.
     routes: HashMap<&'a str, &'a [Arc<RateLimit>]>,
-    /// Of the previous table: limits `per service` by service name.
+    /// The limits `per service` of the previous table, by service name.
     services: HashMap<&'a str, Vec<&'a Arc<RateLimit>>>,
     budget: &'a Arc<KeyBudget>,
-    /// Limits `per service`: one bucket for all routes of the service that have the same limit, which is known by its
-    /// name and its settings.
+    /// The limits `per service` made so far. All routes of a service with the same limit share one bucket.
     shared: HashMap<OfService, Arc<RateLimit>>,
 }
 
-/// What one bucket of a service is known by: service, name of the limit, requests, period, burst.
+/// The key of a service's bucket: service, name of the limit, requests, period, burst.
 type OfService = (String, String, u32, Duration, u32);
 
 impl<'a> Limits<'a> {
-    /// `previous`: each route with its service and its limits.
+    /// `previous` contains each route of the previous table with its service and its limits.
     pub(crate) fn new(
         previous: impl Iterator<Item = (&'a str, &'a str, &'a [Arc<RateLimit>])>,
         budget: &'a Arc<KeyBudget>,
@@ -35,7 +34,10 @@ impl<'a> Limits<'a> {
         limits
     }
 
-    /// The limit of a route of a service.
+    /// The limit with these settings for a route of a service.
+    ///
+    /// # Errors
+    /// A limit with these settings cannot be counted.
     pub(in crate::policy) fn of(
         &mut self,
         route: &str,
@@ -49,12 +51,13 @@ impl<'a> Limits<'a> {
         {
             return Ok(Arc::clone(limit));
         }
-        // A bucket belongs to what it is per: a route may move to another service, and leaves its bucket behind.
+        // A bucket `per service` belongs to the service: a route that moves to another service does not take it
+        // along.
         let carried = match settings.key {
             RateLimitKey::Service => {
                 self.services.get(service).and_then(|old| old.iter().copied().find(|l| l.matches(settings)))
             }
-            // Wherever it stood in the list.
+            // The position in the list does not matter.
             _ => self.routes.get(route).and_then(|old| old.iter().find(|known| known.matches(settings))),
         };
         let limit = match carried {

@@ -1,10 +1,10 @@
 //! Rate limiting: at most `requests` per `period` for each key, bursts up to `burst`.
 //!
-//! GCRA (ITU-T I.371) by governor, eight bytes of state per key, behind a store of our own. At most
-//! `limits.rate_keys` keys are tracked over all limits together ([`KeyBudget`]); past that, new keys share
-//! one overflow cell per limit, so memory is bounded and nobody is let through unlimited. Keys that are
-//! tracked stay tracked until they are back to full, so a flood of new keys frees no key that is limited. At
-//! the limit we refuse (429 with `Retry-After`); we never queue.
+//! The algorithm is GCRA (ITU-T I.371) by governor, with eight bytes of state per key, behind a store of our own. At
+//! most `limits.rate_keys` keys are tracked over all limits together ([`KeyBudget`]). Past that, new keys share one
+//! overflow cell per limit, so memory is bounded and every request is limited. A tracked key stays tracked until it is
+//! back to full, so a flood of new keys cannot free a limited key. At the limit the gateway refuses (429 with
+//! `Retry-After`) and never queues.
 //!
 //! Cells are shared by all workers: one look-up under a shard's read lock and one compare-and-swap per
 //! request. Units: nanoseconds since the budget was made; headers carry whole seconds, rounded up. Header
@@ -46,33 +46,33 @@ pub use self::spec::{RateLimitKey, RateLimitSpec};
 pub struct RateLimit {
     settings: RateLimitSpec,
     interval: Duration,
-    /// governor keeps its state store to itself unless it is given one that is shared.
+    /// The limiter owns its store, so it gets a shared one.
     limiter: RateLimiter<Arrival, SharedStore, Frozen, StateInformationMiddleware>,
     store: Arc<CappedStore>,
     policy_value: HeaderValue,
 }
 
-/// What is left after a request that was let through.
+/// The requests that are left after a request that passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
     /// Requests per period.
     pub limit: u32,
-    /// Requests that could follow at once.
+    /// Requests that may follow at once.
     pub remaining: u32,
-    /// Until all of `burst` is there again.
+    /// Time until all of `burst` is available again.
     pub reset: Duration,
 }
 
-/// Too many requests.
+/// A refusal: the key has used up its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limited {
     /// Requests per period.
     pub limit: u32,
-    /// Until a request of this key passes.
+    /// Time until a request of this key passes.
     pub retry_after: Duration,
 }
 
-/// A limit that cannot be counted.
+/// Why a limit cannot be compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RateLimitError {
     #[error("a rate limit needs at least one request and a burst of at least one")]
@@ -86,11 +86,12 @@ pub enum RateLimitError {
 }
 
 impl RateLimit {
-    /// Both let as much through, counted by the same key.
+    /// Whether both limits have the same settings.
     pub fn is_equal_to(&self, other: &Self) -> bool {
         std::ptr::eq(self, other) || self.settings == other.settings
     }
 
+    /// Compiles a limit whose keys count against `budget`.
     pub fn compile(settings: &RateLimitSpec, budget: &Arc<KeyBudget>) -> Result<Self, RateLimitError> {
         let (Some(requests), Some(burst)) =
             (NonZeroU32::new(settings.requests), NonZeroU32::new(settings.burst))
@@ -113,7 +114,7 @@ impl RateLimit {
         })
     }
 
-    /// May a request of this key pass? If so, it has been counted.
+    /// Counts a request of this key, if it may pass.
     pub fn check(&self, key: LimitKey, now: Instant) -> Result<Quota, Limited> {
         let arrival = Arrival { key, now_ns: self.store.budget.nanos(now), is_look: false };
         match self.limiter.check_key(&arrival) {
@@ -126,7 +127,8 @@ impl RateLimit {
         }
     }
 
-    /// Would a request of this key pass? Nothing is counted, and a key that is not tracked takes no place.
+    /// Whether a request of this key would pass. Nothing is counted, and a key that is not tracked does not become
+    /// tracked.
     pub fn look(&self, key: LimitKey, now: Instant) -> Result<(), Limited> {
         let arrival = Arrival { key, now_ns: self.store.budget.nanos(now), is_look: true };
         self.limiter.check_key(&arrival).map(|_| ()).map_err(|refusal| self.limited(&refusal))
@@ -145,28 +147,29 @@ impl RateLimit {
         }
     }
 
-    /// Would `settings` compile to this limit? Then a reload keeps it, with all its counts.
+    /// Whether `settings` would compile to this limit. If so, a reload keeps the limit with all its counts.
     pub fn matches(&self, settings: &RateLimitSpec) -> bool {
         let (mine, other) = (&self.settings, settings);
         (&mine.name, mine.requests, mine.period, mine.burst, &mine.key)
             == (&other.name, other.requests, other.period, other.burst, &other.key)
     }
 
+    /// The settings from which the limit was compiled.
     pub(crate) fn spec(&self) -> &RateLimitSpec {
         &self.settings
     }
 
-    /// Where a request's key comes from.
+    /// The part of a request from which its key is made.
     pub fn key_source(&self) -> &RateLimitKey {
         &self.settings.key
     }
 
-    /// Can it be looked at before the request's token is verified?
+    /// Whether the key comes from the identity, so that the limit is checked after authentication.
     pub fn needs_identity(&self) -> bool {
         matches!(self.settings.key, RateLimitKey::User | RateLimitKey::Claim(_))
     }
 
-    /// The policy's name in headers and problem documents.
+    /// The limit's name in headers and problem documents.
     pub fn name(&self) -> &str {
         &self.settings.name
     }
@@ -176,13 +179,14 @@ impl RateLimit {
         self.store.budget.key_of(bytes)
     }
 
-    /// The key of a text that only its source makes unambiguous: a subject of one of several issuers.
+    /// The key of a text that is unambiguous only together with its source, such as a subject of one of several
+    /// providers.
     pub fn key_within(&self, source: &str, text: &[u8]) -> LimitKey {
         self.store.budget.key_within(source, text)
     }
 
-    /// Forgets keys that are back to full; they are as good as new. Gives their number. For the control
-    /// thread, every few seconds: it holds one shard at a time.
+    /// Stops tracking keys that are back to full, and returns their number. The control thread calls this every few
+    /// seconds; it locks one shard at a time.
     pub fn sweep(&self, now: Instant) -> usize {
         self.store.sweep(self.store.budget.nanos(now))
     }
@@ -192,17 +196,17 @@ impl RateLimit {
         self.store.cells.len()
     }
 
-    /// `RateLimit-Policy: "user";q=100;w=1`. With more than one limit, one line each.
+    /// The value of `RateLimit-Policy`, such as `"user";q=100;w=1`. Each of several limits has a line of its own.
     pub fn policy_value(&self) -> &HeaderValue {
         &self.policy_value
     }
 
-    /// `RateLimit: "user";r=42;t=1`: what is left, and the seconds until all is there again.
+    /// The value of `RateLimit`, such as `"user";r=42;t=1`: requests left, and seconds until all are available again.
     pub fn state_value(&self, quota: &Quota) -> HeaderValue {
         self.state(quota.remaining, quota.reset)
     }
 
-    /// `RateLimit: "user";r=0;t=1` of a refusal; `t` agrees with `Retry-After`.
+    /// The value of `RateLimit` in a refusal, such as `"user";r=0;t=1`; `t` agrees with `Retry-After`.
     pub fn refusal_value(&self, limited: &Limited) -> HeaderValue {
         self.state(0, limited.retry_after.max(Duration::from_secs(1)))
     }
@@ -212,7 +216,7 @@ impl RateLimit {
         push_name(&mut text, &self.settings.name);
         // Writing into a String cannot fail.
         let _ = write!(text, ";r={remaining};t={}", seconds_up(reset));
-        // Nor can this: `compile` refused names that are no header text.
+        // This cannot fail either: `compile` refused names that are not valid in a header value.
         HeaderValue::try_from(text).unwrap_or_else(|_| self.policy_value.clone())
     }
 }
@@ -227,7 +231,7 @@ fn policy_value(settings: &RateLimitSpec) -> Result<HeaderValue, RateLimitError>
     HeaderValue::try_from(text).map_err(|_| RateLimitError::Name)
 }
 
-/// A structured-field string (RFC 9651 §4.1.6).
+/// Writes a structured-field string (RFC 9651 §4.1.6).
 fn push_name(text: &mut String, name: &str) {
     text.push('"');
     for char in name.chars() {
@@ -243,19 +247,19 @@ fn seconds_up(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
-/// Whose requests are counted together.
+/// The key of requests that are counted together.
 ///
-/// An address is its own key. A text is hashed to 128 bits with two independently keyed SipHash-1-3:
-/// outsiders cannot search for a text that shares another's bucket, and among a million keys two collide by
-/// accident with a chance of 1.5 · 10⁻²⁷ (n²/2¹²⁹).
+/// The key of an address is the address. A text is hashed to 128 bits with two independently keyed SipHash-1-3:
+/// a client cannot search for a text that shares another text's bucket, and among a million keys the probability of
+/// an accidental collision is 1.5 · 10⁻²⁷ (n²/2¹²⁹).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LimitKey(u128);
 
 impl LimitKey {
-    /// One bucket for everybody: a route's or a service's.
+    /// The key of a bucket that all requests of a route or a service share.
     pub const SHARED: Self = Self(0);
 
-    /// IPv4 by address, IPv6 by /64: one customer has at least that much of it.
+    /// The key of an address. IPv4 counts by address and IPv6 by /64, since one customer has at least a /64.
     pub fn of_ip(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(v4) => Self(v4.to_ipv6_mapped().to_bits()),
@@ -264,20 +268,21 @@ impl LimitKey {
     }
 }
 
-/// How many keys all limits together may track. One per process.
+/// The number of keys that all limits together may track. A process has one budget.
 #[derive(Debug)]
 pub struct KeyBudget {
-    /// Set by a reload.
+    /// Most tracked keys; a reload may change it.
     max: AtomicUsize,
-    /// Never raised above `max`: a place is taken before its key is inserted.
+    /// Tracked keys. A place is taken before its key is inserted, so this is never raised above `max`.
     used: AtomicUsize,
     overflowed: AtomicU64,
     hashers: [RandomState; 2],
-    /// Zero of the nanosecond count.
+    /// The instant from which nanoseconds are counted.
     base: Instant,
 }
 
 impl KeyBudget {
+    /// A budget of `max` keys. Nanoseconds are counted from `now`.
     pub fn new(max: usize, now: Instant) -> Self {
         Self {
             max: AtomicUsize::new(max),
@@ -288,28 +293,29 @@ impl KeyBudget {
         }
     }
 
-    /// Keys tracked, over all limits.
+    /// Keys that all limits track together.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// Most keys that all limits may track together.
     pub fn max(&self) -> usize {
         self.max.load(Ordering::Relaxed)
     }
 
-    /// Another cap from now on. What is tracked past a lower one stays until it is swept.
+    /// Changes the most tracked keys. Keys past a lower maximum stay tracked until they are swept.
     pub fn set_max(&self, max: usize) {
         self.max.store(max, Ordering::Relaxed);
     }
 
-    /// Requests that were counted in an overflow cell.
+    /// Number of requests that were counted in an overflow cell.
     pub fn overflowed(&self) -> u64 {
         self.overflowed.load(Ordering::Relaxed)
     }
 
     fn key_of(&self, bytes: &[u8]) -> LimitKey {
         let [high, low] = &self.hashers;
-        // The bytes are all that is hashed, so their length need not be.
+        // The hash covers nothing but the bytes, so their length need not be hashed.
         let hash = |keyed: &RandomState| {
             let mut hasher = keyed.build_hasher();
             hasher.write(bytes);
@@ -319,7 +325,8 @@ impl KeyBudget {
     }
 
     fn key_within(&self, source: &str, text: &[u8]) -> LimitKey {
-        // Clients choose the text, whose hash has a key that they do not know; the configuration fixes the sources.
+        // Clients choose the text, so its hash needs a secret key. The configuration fixes the sources, whose hash
+        // needs none.
         let LimitKey(key) = self.key_of(text);
         let salt =
             source.bytes().fold(FNV_BASIS, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME));
@@ -328,7 +335,7 @@ impl KeyBudget {
 
     fn nanos(&self, now: Instant) -> u64 {
         let since = now.saturating_duration_since(self.base).as_nanos();
-        // Half the range leaves room for the addition of a burst.
+        // Half of the range leaves room to add a burst.
         u64::try_from(since).unwrap_or(u64::MAX).min(u64::MAX / 2)
     }
 
@@ -348,17 +355,17 @@ impl KeyBudget {
     }
 }
 
-/// A request as governor sees it: its key, and the time we were given.
+/// A request as governor's key: the key of the limit, and the time of the request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Arrival {
     key: LimitKey,
     now_ns: u64,
-    /// The verdict is wanted, and no cell changes.
+    /// The request is only looked at, and does not change a cell.
     is_look: bool,
 }
 
-/// governor reads its clock in each check, but we are given `now`. GCRA only compares times, so it may as
-/// well stand at zero while the store moves the cells: they hold absolute times and are handed out relative
+/// A clock that always shows zero. governor reads its clock in each check, but our callers pass `now`. GCRA only
+/// compares times, so the store shifts the cells instead: they contain absolute times, and governor gets them relative
 /// to the arrival.
 #[derive(Debug)]
 struct Frozen;
@@ -371,7 +378,7 @@ impl Clock for Frozen {
     }
 }
 
-/// Cells by key, within the budget. A cell is the moment at which its key is back to full.
+/// Cells by key, within the budget. A cell contains the moment at which its key is back to full.
 #[derive(Debug)]
 struct CappedStore {
     cells: DashMap<LimitKey, InMemoryState, foldhash::fast::RandomState>,
@@ -385,7 +392,8 @@ impl CappedStore {
         Self { cells, overflow: InMemoryState::default(), budget }
     }
 
-    /// When the key is back to full, if it were counted now.
+    /// When the key is back to full. A key that is not tracked is full, or counts in the overflow cell if the budget
+    /// is used up.
     fn full_at(&self, key: LimitKey) -> u64 {
         match self.cells.get(&key) {
             Some(cell) => full_at(&cell),
@@ -394,8 +402,8 @@ impl CappedStore {
         }
     }
 
-    /// The key is back to full one interval earlier. The cell that keys share past the cap gets nothing back, since it
-    /// cannot be known whether this key was counted in it: it is rather too strict.
+    /// Makes the key full one interval earlier. The overflow cell gets nothing back, since it is not known whether
+    /// this key was counted in it: it may refuse too much, but never too little.
     fn give_back(&self, key: LimitKey, interval: Duration) {
         let interval = Nanos::from(interval);
         if let Some(cell) = self.cells.get(&key) {
@@ -427,7 +435,7 @@ impl Drop for CappedStore {
     }
 }
 
-/// Reads a cell: an update that is refused is a look.
+/// Reads a cell by an update that is refused.
 fn full_at(cell: &InMemoryState) -> u64 {
     let look = cell.measure_and_replace(&NotKeyed::NonKey, |full_at| {
         Err::<((), Nanos), _>(full_at.map_or(0, Nanos::as_u64))
@@ -435,7 +443,7 @@ fn full_at(cell: &InMemoryState) -> u64 {
     look.err().unwrap_or(0)
 }
 
-/// The orphan rule wants a type of ours around the `Arc`.
+/// A type of our own around the `Arc`, as the orphan rule requires.
 #[derive(Debug)]
 struct SharedStore(Arc<CappedStore>);
 
@@ -465,7 +473,7 @@ impl StateStore for SharedStore {
             Entry::Vacant(place) => {
                 place.insert(InMemoryState::default()).measure_and_replace(&NotKeyed::NonKey, decide_relative)
             }
-            // Another worker was faster; the place that we took is not needed.
+            // Another worker inserted the key first, so the place taken above is given back.
             Entry::Occupied(cell) => {
                 store.budget.release(1);
                 cell.get().measure_and_replace(&NotKeyed::NonKey, decide_relative)
@@ -477,10 +485,10 @@ impl StateStore for SharedStore {
 /// FNV-1a (draft-eastlake-fnv-17).
 const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 const FNV_PRIME: u64 = 0x0100_0000_01b3;
-/// Shards of a limit's map: a sweep of a million keys holds one of them for some 100 µs; an empty limit costs
+/// Shards of a limit's map. A sweep of a million keys locks each of them for about 100 µs; an empty limit takes
 /// 8 KiB.
 const SHARDS: usize = 64;
-/// Longest time in which a burst comes back: a hundred years.
+/// Longest time until a burst is available again: a hundred years.
 const BURST_LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
 
 #[cfg(test)]
@@ -547,7 +555,7 @@ mod tests {
         assert_eq!(Err(limited), limit.check(key, now));
         limit.give_back(key);
         assert_eq!(limit.check(key, now).unwrap().remaining, 0);
-        // More than there is never comes back.
+        // A key never gets back more than its burst.
         for _ in 0..5 {
             limit.give_back(key);
         }
@@ -568,7 +576,7 @@ mod tests {
     }
 
     proptest! {
-        /// The oracle is a token bucket in exact integers: another algorithm for the same promise.
+        /// The oracle is a token bucket in exact integers, another algorithm for the same limit.
         #[test]
         fn it_agrees_with_a_token_bucket(
             burst in 1_u32..6,
@@ -658,7 +666,7 @@ mod tests {
                         if limit.check(LimitKey::SHARED, now).is_ok() {
                             passed.fetch_add(1, Ordering::Relaxed);
                         }
-                        // Half of these keys are raced for by all workers.
+                        // All workers race for half of these keys.
                         let _ = limit.check(limit.key_of(&(round * (worker % 2)).to_be_bytes()), now);
                     }
                 });

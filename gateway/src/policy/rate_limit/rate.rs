@@ -1,4 +1,4 @@
-//! `100/s burst 200 per user`: how a rate is written, and what is said about one in the words of other products.
+//! `100/s burst 200 per user`: how a rate is written, and help for rates in the words of other products.
 
 use std::{str::FromStr as _, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::syntax::{
     units::{Invalid, count, is_number},
 };
 
-/// `100/s`, `5/m burst 3 per ip`.
+/// A rate as written, such as `100/s` or `5/m burst 3 per ip`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rate {
     pub(crate) requests: u32,
@@ -24,10 +24,11 @@ pub(crate) struct Rate {
 }
 
 impl Rate {
+    /// Reads a rate. For a rate in the words of another product, the error proposes ours.
     pub(crate) fn parse(text: &str) -> Result<Self, Invalid> {
         Self::parse_ours(text).map_err(|invalid| {
             match written_otherwise(text).filter(|cure| Self::parse_ours(cure).is_ok()) {
-                // The period may be any.
+                // A bare number may mean any period.
                 Some(cure) if is_number(text) => invalid.help(format!("write `{cure}` or `{text}/m`")),
                 Some(cure) => Invalid { label: "written in another way here".to_owned(), ..invalid }
                     .help(format!("write `{cure}`")),
@@ -77,7 +78,7 @@ fn requests_per_period(text: &str) -> Result<(u32, Duration), Invalid> {
     Ok((requests, Duration::from_secs(seconds)))
 }
 
-/// `10r/s`, `100/minute`, `100 per second`, `5 req/s per ip`, `100`, `100/s ip` in our words.
+/// Translates `10r/s`, `100/minute`, `100 per second`, `5 req/s per ip`, `100` and `100/s ip` into our words.
 fn written_otherwise(text: &str) -> Option<String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, rest) = text.split_at(digits);
@@ -120,13 +121,13 @@ fn unit_of(word: &str) -> Option<&'static str> {
     }
 }
 
-/// The number after `burst`.
+/// Reads the number after `burst`.
 pub(crate) fn burst(text: &str) -> Result<u32, Invalid> {
     count(text, 1..=REQUESTS_MAX)
         .map_err(|e| Invalid::new(e.code, format!("followed by {} after `burst`", e.expected), e.label))
 }
 
-/// The word after `per`.
+/// Reads the word after `per`.
 pub(crate) fn rate_key(text: &str) -> Result<RateLimitKey, Invalid> {
     let expected = "counted per `ip`, `user`, `route`, `service`, `claim:NAME` or `header:NAME`";
     let refuse = |label: String| Invalid::new(BAD_VALUE, expected, label);
@@ -150,7 +151,7 @@ pub(crate) fn rate_key(text: &str) -> Result<RateLimitKey, Invalid> {
 }
 
 const RATE_FORM: &str = "a rate such as `100/s`, `100/s per user` or `5/m burst 3 per ip`";
-/// Past a billion a limit is a typing mistake, and cell arithmetic in nanoseconds would lose precision.
+/// A limit past a billion is a typing mistake, and intervals in nanoseconds would lose precision.
 const REQUESTS_MAX: u32 = 1_000_000_000;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What one limit counts, and for whom.
+//! The settings of one rate limit: its rate, its burst and its key.
 
 use std::{fmt, time::Duration};
 
@@ -6,18 +6,21 @@ use http::HeaderName;
 
 use crate::syntax::diagnostics::Span;
 
+/// The settings of one limit: at most `requests` per `period` for each key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RateLimitSpec {
-    /// Policy name in `RateLimit-Policy`: `default`, or made from the key (`ip`, `user`, …).
+    /// Name in `RateLimit-Policy`: `default`, or made from the key (`ip`, `user`, …).
     pub name: String,
     pub requests: u32,
     pub period: Duration,
+    /// Requests that may come at once.
     pub burst: u32,
     pub key: RateLimitKey,
+    /// The place of the limit in the file.
     pub span: Span,
 }
 
-/// As it would be written in the file: `100/s burst 200 per user`.
+/// The limit as it is written in the file: `100/s burst 200 per user`.
 impl fmt::Display for RateLimitSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/", self.requests)?;
@@ -42,16 +45,19 @@ impl fmt::Display for RateLimitSpec {
     }
 }
 
+/// The part of a request by which a limit counts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RateLimitKey {
-    /// Client address; IPv6 by /64.
+    /// The client's address; IPv6 by /64.
     Ip,
-    /// `sub` of the verified token.
+    /// The subject of the verified identity.
     User,
     /// One bucket for the route.
     Route,
     /// One bucket for the service.
     Service,
+    /// A claim of the verified identity.
     Claim(String),
+    /// A header field of the request.
     Header(HeaderName),
 }

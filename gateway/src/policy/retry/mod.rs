@@ -1,13 +1,13 @@
-//! Retries: whether a failed attempt is followed by another, where to, and after what pause.
+//! Retries: whether a failed attempt is followed by another, at which endpoint, and after which pause.
 //!
 //! What may be repeated follows from what the endpoint can have seen. A failed connect and a request that was handed
-//! back unsent (RFC 9113 §8.7: it was not processed) are safe for every method, and cost no endpoint any work: the
-//! request goes to the next endpoint at once. Such attempts are bounded by the number of endpoints, since each endpoint is
-//! tried once, and by nothing else. Anything later is repeated for the configured methods only (RFC 9110 §9.2.2:
-//! idempotent ones, unless the operator knows better), needs a body that can be sent again, and is charged: at most
-//! `retries` of them for one request, and a share `budget` of the cluster's requests over the last [`BUDGET_TTL`] (the
+//! back unsent (RFC 9113 §8.7: it was not processed) are safe for every method, and cost the endpoints no work: the
+//! request goes to the next endpoint at once. Only the number of endpoints bounds such attempts, since each endpoint is
+//! tried once. After a later failure, a request is repeated for the configured methods only (RFC 9110 §9.2.2:
+//! idempotent methods, unless the operator adds others), needs a body that can be sent again, and is charged: at most
+//! `retries` for one request, and a share `budget` of the cluster's requests over the last [`BUDGET_TTL`] (the
 //! budget is tower's), with [`FREE_PER_SECOND`] on top so that a quiet service can retry at all. The endpoint is picked
-//! before anything is charged. The pause is drawn evenly from `min..=min·2ⁿ`, at most `max`, so that clients of one
+//! before a retry is charged. The pause is drawn evenly from `min..=min·2ⁿ`, at most `max`, so that the clients of one
 //! failure do not come back together.
 
 mod written;
@@ -35,12 +35,13 @@ pub struct Retry {
     body_bytes_max: usize,
 }
 
-/// Failures without a status after which there may be another attempt.
+/// The failures without a status after which another attempt may follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(clippy::struct_excessive_bools, reason = "a set of four")]
 pub struct RetryCauses {
+    /// A connect failed.
     pub connect: bool,
-    /// The endpoint closed a reused connection before answering, or refused the stream.
+    /// The endpoint closed a reused connection before it responded, or refused the stream.
     pub refused: bool,
     /// The endpoint broke the connection after the request was sent.
     pub reset: bool,
@@ -48,40 +49,40 @@ pub struct RetryCauses {
     pub timeout: bool,
 }
 
-/// An attempt that did not give an answer worth keeping.
+/// A failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failure<'a> {
     pub phase: Phase,
     pub method: &'a Method,
-    /// There was no body, or all of it can be sent again.
+    /// The request has no body, or all of the body can be sent again.
     pub body_is_replayable: bool,
-    /// The endpoint was out, and the request was to show whether it still fails.
+    /// The endpoint was ejected, and the attempt was its probe.
     pub is_probe: bool,
 }
 
-/// How far the attempt came.
+/// How far a failed attempt came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// No connection: nothing was sent.
+    /// The connect failed, and nothing was sent.
     Connect,
     /// The request was handed back: no byte of it was sent, or the endpoint refused the stream without processing it
     /// (`REFUSED_STREAM`, or past `GOAWAY`'s last stream).
     Refused,
-    /// A reused connection was closed before the first byte of a response: most likely it was idle too long,
+    /// A reused connection was closed before the first byte of a response. Most likely it was idle for too long,
     /// but the endpoint may have seen the request.
     ReusedConnectionClosed,
-    /// The endpoint answered with this status.
+    /// The endpoint responded with this status.
     Status(StatusCode),
-    /// The request was sent, and the endpoint closed the connection without an answer, or answered what is not HTTP.
+    /// The request was sent, and the endpoint closed the connection without a response, or its response was not HTTP.
     Reset,
-    /// The request was sent, and no answer came in the time of the attempt.
+    /// The request was sent, and no response came in the time of the attempt.
     Timeout,
     /// Another attempt would end in the same way, or the client is the cause.
     Final,
 }
 
 impl Phase {
-    /// One word for metrics.
+    /// The label of metrics.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Connect => "connect",
@@ -95,75 +96,75 @@ impl Phase {
     }
 }
 
-/// What one request has had so far.
+/// The attempts of one request that count towards its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Spent {
-    /// Retries that were charged.
+    /// Charged retries.
     pub charged: u32,
-    /// Attempts after a reused connection that was closed.
+    /// Attempts that followed a closed reused connection without charge.
     pub stale: u32,
 }
 
-/// Another attempt: at `to`, after the pause.
+/// The next attempt: at `to`, after the pause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Next<T> {
     pub to: T,
     pub pause: Duration,
-    /// With this attempt.
+    /// The request's attempts, this one included.
     pub spent: Spent,
 }
 
-/// Why there is no other attempt.
+/// Why another attempt does not follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoRetry {
-    /// Not this kind of failure, this method or this body.
+    /// The failure, the method or the body does not allow another attempt.
     NotRetryable,
-    /// As many retries as the route allows.
+    /// The request has had as many retries as the route allows.
     RetriesUsed,
     /// No endpoint can take the attempt.
     NoEndpoint,
     /// The pause would outlast the request.
     OutOfTime,
-    /// The cluster's retries are at their share of its requests.
+    /// The cluster's retries have reached their share of its requests.
     BudgetExhausted,
 }
 
-/// What another attempt costs.
+/// The cost of another attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Price {
     Nothing,
-    /// Nothing, once in a request.
+    /// Nothing the first time in a request, then one retry.
     StaleConnection,
     OneRetry,
 }
 
 impl Retry {
-    /// Could a request that has had this be sent again after bytes of it were sent? Then it must be kept.
+    /// Whether a request with these attempts may be sent again after bytes of it were sent. If so, it must be kept.
     pub fn may_repeat(&self, method: &Method, spent: Spent) -> bool {
         let may_follow = spent.charged < self.retries || (self.retries > 0 && spent.stale == 0);
         may_follow && self.methods.contains(method)
     }
 
-    /// Is an attempt that breaks or times out followed by another one, in a request that has had this and whose body can be
-    /// sent again? The budget may still say no.
+    /// Whether an attempt that breaks or times out is followed by another one, in a request with these attempts whose body
+    /// can be sent again. The budget may still refuse.
     pub fn outlasts_a_failure(&self, method: &Method, spent: Spent) -> bool {
         self.on.reset && self.on.timeout && spent.charged < self.retries && self.methods.contains(method)
     }
 
-    /// May an answer with this status be followed by another attempt at all? A probe that shows what the endpoint was left
-    /// out for is not the client's, whatever `on` says.
+    /// Whether another attempt may follow a response with this status. If a probe fails as the endpoint failed before its
+    /// ejection, the client does not get that response, whatever `on` is.
     pub fn may_follow_status(&self, status: StatusCode, is_probe: bool) -> bool {
         self.on_status.contains(&status) || (is_probe && Sign::of(status) == Sign::GatewayFailed)
     }
 
-    /// Largest body of a request with this method that is kept to be sent again.
+    /// Largest body, in bytes, that is kept to be sent again for a request with this method.
     pub fn kept_bytes(&self, method: &Method) -> u64 {
         let repeats = self.retries > 0 && self.methods.contains(method);
         if repeats { self.body_bytes_max as u64 } else { 0 }
     }
 
-    /// Is the failed attempt followed by another, and which? `left` is the time that the request has, `pick` finds an
-    /// endpoint that can take the attempt; it is asked before anything is charged.
+    /// Decides whether another attempt follows the failed one, and charges it. `left` is the time that the request has
+    /// left. `pick` finds an endpoint that can take the attempt; it is called before a retry is charged.
     pub fn check<R: Rng, T>(
         &self,
         failure: &Failure<'_>,
@@ -224,11 +225,11 @@ impl Retry {
     }
 }
 
-/// How much retrying one cluster can bear. Shared by its routes and workers, kept across snapshots.
+/// The retries that one cluster may have, shared by its routes and workers and kept across snapshots.
 ///
 /// tower's budget takes a lock and reads tokio's clock in each call, which would be once per request. So
-/// requests are counted here with one relaxed add, and only every `BATCH`th reaches the budget, as one
-/// deposit that is worth a whole batch.
+/// requests are counted here with one relaxed add, and only every `BATCH`th request becomes a deposit in the budget,
+/// which stands for the whole batch.
 #[derive(Debug)]
 pub struct RetryBudget {
     share: f32,
@@ -237,7 +238,7 @@ pub struct RetryBudget {
 }
 
 impl RetryBudget {
-    /// `share`: retries per request, 0.0..=1.0; what is outside is brought inside.
+    /// A budget of `share` retries per request. A share outside 0.0..=1.0 becomes the nearest bound.
     pub fn new(share: f32) -> Self {
         let share = bounded(share);
         #[allow(clippy::cast_precision_loss)] // BATCH is a small power of two
@@ -249,12 +250,12 @@ impl RetryBudget {
         }
     }
 
-    /// Would a budget of `share` be the same? Then this one is carried over into the next snapshot.
+    /// Whether a budget of `share` would be the same. If so, this one is carried over into the next snapshot.
     pub fn matches(&self, share: f32) -> bool {
         self.share.to_bits() == bounded(share).to_bits()
     }
 
-    /// Counts a request (not its retries).
+    /// Counts a request, but not its retries.
     pub fn deposit(&self) {
         if self.pending.fetch_add(1, Ordering::Relaxed) % BATCH == BATCH - 1 {
             self.tower.deposit();
@@ -272,10 +273,10 @@ fn bounded(share: f32) -> f32 {
 
 /// Requests that are deposited together.
 const BATCH: u32 = 64;
-/// How long a request's share can be used for a retry.
+/// Time for which a request's share can pay for a retry.
 pub const BUDGET_TTL: Duration = Duration::from_secs(10);
-/// Retries per second that need no requests to pay for them. Requests are deposited in batches, and a service with few
-/// requests must be able to retry each of them: ten a second are no load for any endpoint.
+/// Retries per second that are free. Requests are deposited in batches, and a service with few
+/// requests must be able to retry each of them. Ten a second are a negligible load for any endpoint.
 pub const FREE_PER_SECOND: u32 = 10;
 
 #[cfg(test)]
@@ -412,7 +413,7 @@ mod tests {
         }
     }
 
-    /// Ten seconds' free retries and a fifth of the requests; a batch that is not full does not count yet.
+    /// The budget is ten seconds' free retries and a fifth of the requests. A batch that is not full does not count yet.
     #[test]
     fn retries_stop_at_their_share_of_the_requests() {
         let (retry, budget) = (retry(), RetryBudget::new(0.2));

@@ -1,4 +1,4 @@
-//! `retry` as it is written, how it is read and merged, and what of it can have no effect.
+//! `retry` as it is written: how it is read, merged and compiled, and warnings for values without effect.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,16 +16,17 @@ use crate::{
     },
 };
 
+/// `retry` as written.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Written {
     retries: Option<u32>,
     on: Option<Vec<RetryOn>>,
-    /// With the place of the list.
+    /// The methods, with the place of the list.
     methods: Option<At<Vec<Method>>>,
     budget_per_mille: Option<u16>,
-    /// First and longest pause.
+    /// The first and the longest pause.
     backoff: Option<(Duration, Duration)>,
-    /// Largest body that is kept to be sent again; 0 is `off`.
+    /// Largest body that is kept to be sent again, in bytes; 0 is `off`.
     body_bytes_max: Option<u64>,
 }
 
@@ -44,6 +45,7 @@ impl Written {
         self.budget_per_mille.map_or(BUDGET, ratio)
     }
 
+    /// The number of retries, or the default.
     pub(crate) fn retries(&self) -> u32 {
         self.retries.unwrap_or(RETRIES)
     }
@@ -60,7 +62,7 @@ impl RoutePolicy for Retry {
     const KEYS: &'static [&'static str] = &["retry"];
     const MAPS: &'static [&'static Known] = &[&RETRY];
 
-    /// `off`, or the number of retries.
+    /// Reads `off`, the number of retries, or a map.
     fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Written {
         let Some(node) = fields.get("retry") else { return Written::default() };
         let retries = |text: &str| count(text, 0..=RETRIES_MAX);
@@ -118,6 +120,7 @@ impl RoutePolicy for Retry {
 }
 
 impl Retry {
+    /// The compiled policy, with defaults for fields that are not written.
     pub(crate) fn of(written: &Written) -> Self {
         let (backoff_min, backoff_max) = written.backoff.unwrap_or((BACKOFF_MIN, BACKOFF_MAX));
         let on = written.on.as_deref();
@@ -146,7 +149,8 @@ impl Retry {
     }
 }
 
-/// What is said beside `retries: 0` has no effect: not even a connect is tried again.
+/// Warns about `on` beside `retries: 0`, which has no effect: not even a failed connect is followed by
+/// another attempt.
 fn report_no_retries(fields: &Fields<'_>, retries: Option<u32>, sink: &mut Diagnostics) {
     if retries == Some(0)
         && let Some(on) = fields.get("on")
@@ -159,7 +163,7 @@ fn report_no_retries(fields: &Fields<'_>, retries: Option<u32>, sink: &mut Diagn
     }
 }
 
-/// `retries`, or the word of version 0.1 for it.
+/// Reads `retries`, or `attempts`, its name in version 0.1.
 fn read_retries(
     fields: &Fields<'_>,
     sink: &mut Diagnostics,
@@ -200,7 +204,7 @@ fn retry_on(text: &str) -> Result<RetryOn, Invalid> {
     }
 }
 
-/// `25ms..250ms`; one value means that every pause may be as long.
+/// Reads `25ms..250ms`. A single value is the length of every pause.
 fn backoff(text: &str) -> Result<(Duration, Duration), Invalid> {
     let (first, longest) = text.split_once("..").unwrap_or((text, text));
     let range = || Duration::ZERO..=minutes(1);
@@ -220,7 +224,7 @@ fn backoff(text: &str) -> Result<(Duration, Duration), Invalid> {
     Ok((first, longest))
 }
 
-/// A request with a body is sent again only if the body was kept.
+/// Warns about methods with bodies where bodies are not kept, since such a request is not sent again.
 fn report_bodies_that_are_not_kept(written: &Written, sink: &mut Diagnostics) {
     let has_no_effect = written.retries() > 0 && written.body_bytes_max() == 0;
     let Some(methods) = written.methods.as_ref().filter(|_| has_no_effect) else { return };
@@ -241,12 +245,12 @@ static RETRY: Known = Known {
     fields: &["retries", "on", "methods", "budget", "backoff", "body", "attempts"],
     later: &[],
 };
-/// Each retry is a whole request more; past ten it is a typing mistake.
+/// Each retry is one more request to the service, and a number past ten is a typing mistake.
 const RETRIES_MAX: u32 = 10;
-/// Bodies are kept in memory, one for each request under way.
+/// Bodies are kept in memory, one for each request in flight.
 const RETRY_BODY_BYTES_MAX: u64 = 16 << 20;
 
-// docs/DEFAULTS.md argues each of these.
+// docs/DEFAULTS.md has the reason for each default.
 const RETRIES: u32 = 1;
 const METHODS: [Method; 3] = [Method::GET, Method::HEAD, Method::OPTIONS];
 const BUDGET: f32 = 0.2;
