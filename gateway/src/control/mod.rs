@@ -46,10 +46,10 @@ use self::{
     declared::DeclaredRoutes,
     discovery::Discovery,
     drain::Drain,
-    event::{EVENTS_MAX, Event, Inbox},
+    event::{EVENTS_MAX, Event, Fetched, Inbox},
     files::FileWatch,
     kept::{ClusterFollow, Kept},
-    keys::{Fetched, KeyFetch, kept::KeptKeys, left_out::LeftOut},
+    keys::{KeyFetch, kept::KeptKeys, left_out::LeftOut},
     origin::Origin,
     status::Status,
 };
