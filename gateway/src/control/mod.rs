@@ -16,6 +16,7 @@ pub mod event;
 mod exposition;
 mod file_places;
 pub mod files;
+mod files_in_use;
 mod health;
 pub mod kept;
 mod kept_file;
