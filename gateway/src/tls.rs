@@ -25,11 +25,29 @@ pub enum TlsError {
     Mismatch { cert: PathBuf, key: PathBuf, reason: String },
 }
 
+/// What a listener for TLS serves with.
+#[derive(Debug, Clone)]
+pub struct ServerTls {
+    pub config: Arc<ServerConfig>,
+    /// The content of both files before they were read ([`pair_fingerprint`]).
+    pub fingerprint: u64,
+}
+
 /// Reads a certificate chain and its key, and makes the TLS configuration of a listener.
 ///
 /// # Errors
 /// A file is missing or is not PEM, or the key does not belong to the certificate.
-pub fn server_config(cert_file: &Path, key_file: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn server_tls(cert_file: &Path, key_file: &Path) -> Result<ServerTls, TlsError> {
+    let fingerprint = pair_fingerprint(cert_file, key_file);
+    Ok(ServerTls { config: server_config(cert_file, key_file)?, fingerprint })
+}
+
+/// Changes with the content of a certificate or its key.
+pub fn pair_fingerprint(cert_file: &Path, key_file: &Path) -> u64 {
+    bounded_file::content_fingerprint(&[cert_file.to_owned(), key_file.to_owned()])
+}
+
+fn server_config(cert_file: &Path, key_file: &Path) -> Result<Arc<ServerConfig>, TlsError> {
     let certificate = |reason: String| TlsError::Certificate { path: cert_file.into(), reason };
     let bytes = bounded_file::read(cert_file).map_err(|error| certificate(error.to_string()))?;
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&bytes)

@@ -13,7 +13,7 @@ use std::{
 
 use tracing::Level;
 
-use super::logging::line;
+use super::line::line;
 
 /// Lines that wait to be written; a line of the log has some 200 bytes.
 const QUEUE_LINES_MAX: usize = 4096;

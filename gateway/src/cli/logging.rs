@@ -7,10 +7,9 @@
 use std::{
     fmt::Display,
     process::ExitCode,
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-use serde_json::{Value, json};
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
@@ -23,12 +22,11 @@ use tracing_subscriber::{
 
 use super::{
     diagnostics::{self, Diagnostics, InBackground},
-    is_coloured, variable,
+    is_coloured,
+    line::{is_json, line, use_json},
+    variable,
 };
 use crate::clock;
-
-/// Set once, before anything is said.
-static IS_JSON: AtomicBool = AtomicBool::new(false);
 
 /// For a process that serves: from now on the log goes to standard error, and nothing waits for that to be read. `RUST_LOG`
 /// overrides `level`, `MILLGATE_LOG_FORMAT` chooses the form. Dropping what is returned waits a moment for what is written.
@@ -62,7 +60,7 @@ pub(super) fn init(level: &str) {
         },
     };
     let format = variable("MILLGATE_LOG_FORMAT").map(|format| format.to_string_lossy().into_owned());
-    IS_JSON.store(format.as_deref() == Some("json"), Ordering::Relaxed);
+    use_json(format.as_deref() == Some("json"));
     let filtered = tracing_subscriber::registry().with(filter).with(Libraries);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(|| Diagnostics)
@@ -85,24 +83,6 @@ pub(super) fn init(level: &str) {
 pub fn fail(message: impl Display) -> ExitCode {
     diagnostics::write(&line(Level::ERROR, message));
     ExitCode::FAILURE
-}
-
-pub(super) fn is_json() -> bool {
-    IS_JSON.load(Ordering::Relaxed)
-}
-
-/// What goes to standard error for `message`: the line itself, or one event of the log, whatever `RUST_LOG` leaves out.
-pub(super) fn line(level: Level, message: impl Display) -> String {
-    if is_json() { event(level, &json!({"message": message.to_string()})) } else { format!("{message}\n") }
-}
-
-/// One event, as the log writes it.
-pub(super) fn event(level: Level, fields: &Value) -> String {
-    let time = std::time::UNIX_EPOCH + clock::unix_now();
-    let timestamp = humantime::format_rfc3339_micros(time).to_string();
-    let event =
-        json!({"timestamp": timestamp, "level": level.as_str(), "fields": fields, "target": "millgate"});
-    format!("{event}\n")
 }
 
 /// Decides which lines of libraries are written.

@@ -10,6 +10,7 @@ pub mod consul_client;
 mod diagnostics;
 pub mod health;
 pub mod key;
+mod line;
 pub mod logging;
 pub mod registry;
 pub mod routes;
@@ -168,20 +169,20 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 /// One line to standard error, or one event of a log in JSON; there is nowhere to say that it cannot be written.
-fn say(line: impl Display) {
-    diagnostics::write(&logging::line(Level::INFO, line));
+fn say(text: impl Display) {
+    diagnostics::write(&line::line(Level::INFO, text));
 }
 
 /// Prints an error for people and gives exit code 1.
 fn fail(message: impl Display) -> ExitCode {
-    let mark = if logging::is_json() { "" } else { "error: " };
+    let mark = if line::is_json() { "" } else { "error: " };
     logging::fail(format_args!("{mark}{message}"))
 }
 
 /// Prints findings, with colours for people.
 fn say_report(report: &Report) {
     let level = if report.errors() > 0 { Level::ERROR } else { Level::WARN };
-    diagnostics::write(&logging::line(level, report.render(is_coloured() && !logging::is_json())));
+    diagnostics::write(&line::line(level, report.render(is_coloured() && !line::is_json())));
 }
 
 /// <https://no-color.org>: any value but the empty one.

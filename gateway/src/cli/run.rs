@@ -10,7 +10,7 @@ use tracing::Level;
 use super::{
     ConfigArg, LOG_LEVEL,
     consul_client::{VERIFIED_ANYWAY, is_verification_refused},
-    diagnostics, fail, logging, say, say_report, variable,
+    diagnostics, fail, line, logging, say, say_report, variable,
 };
 use crate::gateway::{Gateway, RunOptions, StartError};
 
@@ -114,7 +114,7 @@ async fn serve(options: RunOptions) -> ExitCode {
 /// Standard error, because standard output is the access log's.
 fn announce(gateway: &Gateway) {
     let (routes, services) = gateway.summary();
-    if logging::is_json() {
+    if line::is_json() {
         announce_as_event(gateway, routes, services);
     } else {
         announce_as_text(gateway, routes, &services);
@@ -155,7 +155,7 @@ fn announce_as_event(gateway: &Gateway, routes: usize, services: Vec<(String, us
         "services": services,
         "admin": gateway.admin_addr().map(|address| format!("http://{address}")),
     });
-    diagnostics::write(&logging::event(Level::INFO, &fields));
+    diagnostics::write(&line::event(Level::INFO, &fields));
 }
 
 fn with_instances(service: &str, count: usize) -> String {

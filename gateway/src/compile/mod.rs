@@ -23,7 +23,7 @@ use crate::{
     router::{ConflictKind, HostPattern, RouteConflict, Router},
     snapshot::{Route, RouteTable, RouteView, Snapshot, SplitView},
     syntax::diagnostics::{Diagnostic, code},
-    tls::server_config,
+    tls::{ServerTls, server_tls},
     upstream::split::Split,
     world::World,
 };
@@ -160,9 +160,9 @@ fn view(settings: &Settings, route: &RouteSettings, policies: Shown, service: &s
 ///
 /// # Errors
 /// A file is missing or is not PEM, or the key does not fit the certificate.
-pub fn tls(settings: &Settings) -> Result<Option<Arc<rustls::ServerConfig>>, Diagnostic> {
+pub fn tls(settings: &Settings) -> Result<Option<ServerTls>, Diagnostic> {
     let Some(https) = &settings.listen.https else { return Ok(None) };
-    server_config(&https.cert_file, &https.key_file)
+    server_tls(&https.cert_file, &https.key_file)
         .map(Some)
         .map_err(|error| Diagnostic::error(code::CERTIFICATE, https.span, error.to_string()))
 }
@@ -182,7 +182,7 @@ pub fn snapshot(
         clusters: clusters::compile(settings, world, previous.map_or(&[][..], |old| &old.clusters)),
         keys: settings.auth.iter().map(|auth| held_keys(auth, world)).collect(),
         auth_generation: world.keys_generation(),
-        tls: world.tls.clone(),
+        tls: world.tls.as_ref().map(|tls| Arc::clone(&tls.config)),
         table,
     }
 }

@@ -5,19 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use millgate_registry::{Catalog, Client, FollowHandle, FollowOptions, follow_catalog};
 use tokio::sync::mpsc;
 
-use super::event::Event;
+use super::event::{CatalogNews, Event};
 use crate::{auto_routes::merge::Declared, declaration::tags::TagForms};
-
-/// What the list of services says of routes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CatalogNews {
-    /// All that there are, also without such tags.
-    pub services: Declared,
-    /// Services were left out because of the token's rights.
-    pub filtered: bool,
-    /// The agent's, or the one that is configured; `None`: not known.
-    pub datacenter: Option<String>,
-}
 
 /// Where news go, and of which registry they are.
 pub struct Events {

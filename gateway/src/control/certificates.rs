@@ -45,14 +45,23 @@ pub struct Remark {
 impl Certificates {
     /// Reads those of a configuration that was accepted.
     pub fn read(&self, settings: &Settings) {
+        self.read_except(settings, &HashSet::new());
+    }
+
+    /// Reads the certificates again. What is known of the files in `unusable` stays: what they had before is in use.
+    pub(super) fn read_except(&self, settings: &Settings, unusable: &HashSet<PathBuf>) {
+        let mut known = self.lock();
         let mut seen = HashSet::new();
         let named = files(settings).into_iter().filter(|named| seen.insert(named.clone()));
-        let read = named.filter_map(|(listener, file)| {
+        let mut before = std::mem::take(&mut *known);
+        known.extend(named.filter_map(|(listener, file)| {
+            if unusable.contains(&file) {
+                let at = before.iter().position(|old| old.listener == listener && old.file == file)?;
+                return Some(before.swap_remove(at));
+            }
             let validity = Validity::of_file(&file)?;
             Some(Certificate { listener, file, validity, reported: None })
-        });
-        let read = read.collect();
-        *self.lock() = read;
+        }));
     }
 
     /// What is to be reported at `now`, wall time since the Unix epoch.

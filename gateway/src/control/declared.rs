@@ -19,7 +19,7 @@ use millgate_registry::Instance;
 use serde::{Deserialize, Serialize};
 
 use self::changes::changes;
-use super::{catalog::CatalogNews, kept_file, warming::Warming};
+use super::{event::CatalogNews, kept_file, warming::Warming};
 use crate::{
     auto_routes::merge::{Accepted, Before, Declared, Merged, Refused, Rejected, merge, without_repeats},
     config::settings::{AutoRoutesSettings, ServiceSettings, Settings},

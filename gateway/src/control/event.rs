@@ -6,9 +6,9 @@ use bytes::Bytes;
 use millgate_registry::ServiceUpdate;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{catalog::CatalogNews, keys::Fetched};
 use crate::{
-    auth::{Keys, settings::KeySource},
+    auth::{Keys, desk::KeyDesk, settings::KeySource},
+    auto_routes::merge::Declared,
     worker::{Hint, Hints},
 };
 
@@ -36,6 +36,36 @@ pub enum Event {
     Hint(Hint),
     /// Stop serving; answered when everything is drained.
     Drain { reply: oneshot::Sender<usize> },
+}
+
+/// The list of services, as far as routes are declared in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CatalogNews {
+    /// Every service of the registry, also one without such tags.
+    pub services: Declared,
+    /// The registry left services out because of the token's rights.
+    pub filtered: bool,
+    /// The agent's datacenter, or the configured one; `None` while it is not known.
+    pub datacenter: Option<String>,
+}
+
+/// A fetch of a provider's keys that is over. Requests may wait for it until [`Fetched::publish`].
+pub struct Fetched {
+    desk: Arc<KeyDesk>,
+    number: u64,
+    failed: bool,
+}
+
+impl Fetched {
+    /// `number`: what [`KeyDesk::begin`] returned for this fetch.
+    pub fn new(desk: Arc<KeyDesk>, number: u64, failed: bool) -> Self {
+        Self { desk, number, failed }
+    }
+
+    /// Releases the requests that wait for this fetch: what it brought is in the published snapshot.
+    pub fn publish(&self) {
+        self.desk.end(self.number, self.failed);
+    }
 }
 
 impl Event {

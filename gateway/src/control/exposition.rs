@@ -12,6 +12,9 @@ pub(super) fn count(n: u64) -> f64 {
     n as f64
 }
 
+/// A family's name and help text, and how its value is read from a `T`.
+pub(super) type Reading<T, N> = (&'static str, &'static str, fn(&T) -> N);
+
 /// Families under construction.
 #[derive(Default)]
 pub(super) struct Families(Vec<MetricFamily>);

@@ -18,6 +18,12 @@ pub type NamedKeys = (Arc<str>, ProviderKeys);
 /// # Errors
 /// Every key file that cannot be read or holds no usable key.
 pub fn read_keys(settings: &Settings) -> Result<Vec<NamedKeys>, Vec<Diagnostic>> {
+    let (read, problems) = read_each(settings);
+    if problems.is_empty() { Ok(read) } else { Err(problems) }
+}
+
+/// The keys that can be read, and a finding for every other key file.
+pub(super) fn read_each(settings: &Settings) -> (Vec<NamedKeys>, Vec<Diagnostic>) {
     let mut read = Vec::new();
     let mut problems = Vec::new();
     for ProviderSettings { name, keys: source, hidden, span, .. } in &settings.auth {
@@ -33,14 +39,5 @@ pub fn read_keys(settings: &Settings) -> Result<Vec<NamedKeys>, Vec<Diagnostic>>
             }
         }
     }
-    if problems.is_empty() { Ok(read) } else { Err(problems) }
-}
-
-/// Those that can be read; errors belong to the report of the configuration.
-pub(super) fn readable(settings: &Settings) -> Vec<NamedKeys> {
-    let read = settings.auth.iter().filter_map(|provider| {
-        let keys = keys::read(&provider.keys).ok()??;
-        Some((Arc::from(provider.name.as_str()), ProviderKeys { source: provider.keys.clone(), keys }))
-    });
-    read.collect()
+    (read, problems)
 }

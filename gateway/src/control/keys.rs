@@ -17,7 +17,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use self::pace::Pace;
-use super::event::Event;
+use super::event::{Event, Fetched};
 use crate::{
     auth::{
         Keys,
@@ -138,20 +138,6 @@ struct Fetch {
     have_keys: bool,
 }
 
-/// A fetch that is over.
-pub struct Fetched {
-    desk: Arc<KeyDesk>,
-    number: u64,
-    failed: bool,
-}
-
-impl Fetched {
-    /// What it brought is in the published snapshot: requests that wait for it may look.
-    pub fn publish(&self) {
-        self.desk.end(self.number, self.failed);
-    }
-}
-
 impl Fetch {
     async fn run(mut self) {
         let mut retry = FIRST_RETRY;
@@ -182,7 +168,7 @@ impl Fetch {
                 provider: Arc::clone(&self.provider),
                 source: self.source.clone(),
                 keys,
-                fetched: Fetched { desk: Arc::clone(&self.desk), number, failed },
+                fetched: Fetched::new(Arc::clone(&self.desk), number, failed),
             };
             if self.events.send(event).await.is_err() {
                 return;

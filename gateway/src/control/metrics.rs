@@ -24,7 +24,7 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
 use super::{
     declared::DeclaredReport,
-    exposition::{Families, count},
+    exposition::{Families, Reading, count},
     file_places,
     keys::report,
     status::Status,
@@ -233,8 +233,6 @@ fn followed_key(out: &mut Families, key: &FollowStats, deleted: bool) {
         .add(&[], count(key.errors));
 }
 
-/// Name, help, and how the number is read.
-pub(super) type Shown<T, N> = (&'static str, &'static str, fn(&T) -> N);
 type Histograms = (&'static str, &'static str, fn(&RouteSample) -> &Histogram);
 
 fn routes(out: &mut Families, samples: &[WorkerSample]) {
@@ -269,7 +267,7 @@ fn routes(out: &mut Families, samples: &[WorkerSample]) {
             family.add_histogram(&[("route", route), ("service", service)], read(sample));
         }
     }
-    let bytes: [Shown<RouteSample, u64>; 2] = [
+    let bytes: [Reading<RouteSample, u64>; 2] = [
         ("millgate_request_bytes_total", "Bytes of request bodies", |s| s.request_bytes),
         ("millgate_response_bytes_total", "Bytes of response bodies", |s| s.response_bytes),
     ];

@@ -16,6 +16,7 @@ pub mod event;
 mod exposition;
 mod file_places;
 pub mod files;
+mod files_in_use;
 mod health;
 pub mod kept;
 mod kept_file;
@@ -46,10 +47,10 @@ use self::{
     declared::DeclaredRoutes,
     discovery::Discovery,
     drain::Drain,
-    event::{EVENTS_MAX, Event, Inbox},
+    event::{EVENTS_MAX, Event, Fetched, Inbox},
     files::FileWatch,
     kept::{ClusterFollow, Kept},
-    keys::{Fetched, KeyFetch, kept::KeptKeys, left_out::LeftOut},
+    keys::{KeyFetch, kept::KeptKeys, left_out::LeftOut},
     origin::Origin,
     status::Status,
 };

@@ -67,27 +67,12 @@ impl Controller {
                 tracing::error!(config = %source, "configuration refused, the running one stays:\n{report}");
                 self.watch_for_repair(&report, background);
                 self.status.record_refused(&report);
-                self.read_keys_in_use();
+                self.read_files_in_use(&report);
                 Err(report.to_string())
             }
         };
         self.read_again = Some((read_at, result.clone()));
         result
-    }
-
-    /// Key files of the running configuration count also where something else of the new one is wrong: a key that was taken
-    /// back must not stay valid because of a mistake in another file.
-    fn read_keys_in_use(&mut self) {
-        let mut is_any_new = false;
-        for (provider, keys) in key_files::readable(&self.settings) {
-            if self.world.learn_keys(Arc::clone(&provider), keys) {
-                tracing::info!(%provider, "the keys of this provider were read again, though the configuration was refused");
-                is_any_new = true;
-            }
-        }
-        if is_any_new {
-            self.publish();
-        }
     }
 
     /// The key that holds the configuration has another value.

@@ -9,13 +9,12 @@ use millgate_registry::{WatchState, WatchStats, WatchTarget};
 use serde_json::{Value, json};
 
 use super::{
-    exposition::{Families, count},
-    metrics::Shown,
+    exposition::{Families, Reading, count},
     status::Watched,
 };
 use crate::{clock, snapshot::Snapshot};
 
-const COUNTERS: [Shown<WatchStats, u64>; 5] = [
+const COUNTERS: [Reading<WatchStats, u64>; 5] = [
     ("millgate_discovery_queries_total", "Queries sent to the registry", |s| s.queries),
     ("millgate_discovery_wakeups_total", "Blocking queries that were answered before their time", |s| {
         s.wakeups
@@ -25,7 +24,7 @@ const COUNTERS: [Shown<WatchStats, u64>; 5] = [
     ("millgate_discovery_too_stale_total", "Answers older than discovery.consul.max_stale", |s| s.too_stale),
 ];
 
-const GAUGES: [Shown<WatchStats, u64>; 7] = [
+const GAUGES: [Reading<WatchStats, u64>; 7] = [
     ("millgate_discovery_index", "Index of the latest answer; 0 while it starts over", |s| s.index),
     ("millgate_discovery_fresh", "1 while the latest query was answered", |s| {
         u64::from(s.state == WatchState::Fresh)

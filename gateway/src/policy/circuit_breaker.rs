@@ -256,11 +256,12 @@ impl CircuitBreaker {
         if outcome.is_failure() { self.trip(state, epoch, now, may_open) } else { None }
     }
 
-    /// Turns a counted success into a failure, because the endpoint broke off the response later.
+    /// The endpoint broke off a response whose head was counted as `counted` in this epoch. One request is one outcome: a head
+    /// that was a failure already is not counted again, but the failure is proved now.
     pub fn take_back(
         &self,
         state: &BreakerState,
-        epoch: u16,
+        (epoch, counted): (u16, Outcome),
         now: Instant,
         may_open: impl FnOnce() -> bool,
     ) -> Option<Transition> {
@@ -268,7 +269,9 @@ impl CircuitBreaker {
             return None;
         }
         let tick = state.ms(now) / self.slot_ms;
-        state.window.turn_to_failure(epoch, tick);
+        if counted == Outcome::Success {
+            state.window.turn_to_failure(epoch, tick);
+        }
         state.proved.record(epoch, tick, true);
         self.trip(state, epoch, now, may_open)
     }
@@ -631,9 +634,27 @@ mod tests {
             let permit = breaker.check(&state, now, || 1).unwrap();
             let epoch = permit.epoch();
             let _ = permit.record(Outcome::Success, now, || true);
-            opened = opens(breaker.take_back(&state, epoch, now, || false));
+            opened = opens(breaker.take_back(&state, (epoch, Outcome::Success), now, || false));
         }
         assert!(opened, "four of four, each proved");
+    }
+
+    #[test]
+    fn a_failed_response_that_also_breaks_off_is_one_failure() {
+        let (breaker, now) = (breaker(), Instant::now());
+        let state = BreakerState::new(now);
+        for outcome in [Outcome::Success, Outcome::Success, Outcome::Suspect] {
+            let permit = breaker.check(&state, now, || 1).unwrap();
+            let epoch = permit.epoch();
+            assert_eq!(permit.record(outcome, now, || true), None);
+            if outcome == Outcome::Suspect {
+                assert_eq!(breaker.take_back(&state, (epoch, outcome), now, || true), None);
+            }
+        }
+        let seen = breaker.seen(&state, now);
+        assert_eq!((seen.failures, seen.requests), (1, 3));
+        let proved = state.proved.counts(0, 0);
+        assert_eq!(proved.failures, 1, "a broken response proves it");
     }
 
     #[test]

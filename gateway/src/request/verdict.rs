@@ -53,8 +53,8 @@ pub(super) struct Witness {
     pub(super) cluster: Rc<LocalCluster>,
     pub(super) index: usize,
     began: Began,
-    /// Of the breaker's permit; `None`: there is no breaker.
-    epoch: Option<u16>,
+    /// In which epoch the breaker has counted the response's head, and as what; `None`: it has not.
+    counted: Option<(u16, Outcome)>,
     /// Given back when the attempt ends without a sign.
     _probe: Option<OutlierProbe>,
     /// The head of the response is a good one; its content is still to come.
@@ -65,19 +65,19 @@ impl Verdict {
     pub(super) fn new(picked: Picked<'_>) -> Self {
         let Picked { cluster, index, endpoint, permit, probe } = picked;
         let began = probe.as_ref().map_or_else(|| endpoint.state.outlier().began(), OutlierProbe::began);
-        let epoch = permit.as_ref().map(BreakerPermit::epoch);
         let cluster = Rc::clone(cluster);
-        let witness = Witness { cluster, index, began, epoch, _probe: probe, is_answered: false };
+        let witness = Witness { cluster, index, began, counted: None, _probe: probe, is_answered: false };
         Self { witness, permit }
     }
 
     /// Learns what the endpoint did. `worker` logs and counts what that changes.
     pub(super) fn record(&mut self, deed: Deed, now: Instant, worker: &WorkerState) {
         let outcome = outcome(deed, &self.witness.cluster);
-        if let (Some(outcome), Some(permit)) = (outcome, self.permit.take())
-            && let Some(changed) = permit.record(outcome, now, || self.witness.may_open(now))
-        {
-            self.witness.report_breaker(changed, worker, now);
+        if let (Some(outcome), Some(permit)) = (outcome, self.permit.take()) {
+            self.witness.counted = Some((permit.epoch(), outcome));
+            if let Some(changed) = permit.record(outcome, now, || self.witness.may_open(now)) {
+                self.witness.report_breaker(changed, worker, now);
+            }
         }
         if let (Deed::Answered(_), Some(endpoint)) = (deed, self.witness.endpoint()) {
             endpoint.state.outlier().answered(now);
@@ -167,11 +167,11 @@ impl Witness {
     pub(super) fn broke_off(&self, now: Instant, worker: &WorkerState) {
         let shared = &self.cluster.shared;
         let counts = shared.settings.policies.breaker.as_ref().is_some_and(|breaker| breaker.count.reset);
-        if let (Some(breaker), Some(epoch), Some(endpoint), true) =
-            (&shared.breaker, self.epoch, self.endpoint(), counts)
+        if let (Some(breaker), Some(counted), Some(endpoint), true) =
+            (&shared.breaker, self.counted, self.endpoint(), counts)
         {
             let state = endpoint.state.breaker();
-            if let Some(changed) = breaker.take_back(state, epoch, now, || self.may_open(now)) {
+            if let Some(changed) = breaker.take_back(state, counted, now, || self.may_open(now)) {
                 self.report_breaker(changed, worker, now);
             }
         }

@@ -29,6 +29,7 @@ use crate::{
     },
     config::settings::{ConsulSource, EndpointSource, ServiceSettings, Settings},
     declaration::standing::Standing,
+    tls::ServerTls,
     upstream::cluster::Basis,
 };
 
@@ -44,7 +45,8 @@ pub struct World {
     pub hidden: HashSet<WatchTarget>,
     /// Addresses by `host:port`. An empty list: the name was looked up and not found yet.
     pub resolved: HashMap<String, Vec<SocketAddr>>,
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Of `listen.https`.
+    pub tls: Option<ServerTls>,
     pub tls_clients: TlsClients,
     keys: HashMap<Arc<str>, ProviderKeys>,
     keys_generation: u64,

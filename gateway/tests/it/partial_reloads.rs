@@ -3,12 +3,15 @@
 //! Before: a changed `listen.http` left an empty event and a metric that said 1, and of a certificate that was replaced before
 //! its key the event said "1 error".
 
-use std::path::Path;
+use std::{net::SocketAddr, path::Path};
 
 use rcgen::generate_simple_self_signed;
 use serde_json::{Value, json as value};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use crate::support::{
+    authority::{Authority, Certified},
     backend::{Backend, closed_port},
     client::{get, json, send, status},
     eventually,
@@ -109,6 +112,48 @@ async fn a_certificate_that_was_replaced_before_its_key_is_named_with_its_place(
     gateway.reload().await.unwrap();
     assert_eq!(shown(&gateway).await["refused"], Value::Null);
     assert!(!gateway.shows(&line).await);
+}
+
+/// Each file aside first, so that the watcher never sees half of one.
+fn replace_pair(dir: &Path, cert: &Certified, key: &Certified) {
+    for (name, text) in [("key.pem", &key.key), ("cert.pem", &cert.cert)] {
+        std::fs::write(dir.join("aside"), text).unwrap();
+        std::fs::rename(dir.join("aside"), dir.join(name)).unwrap();
+    }
+}
+
+/// Whether the listener proves to be `shop.example` to a client that believes this authority.
+async fn is_believed(authority: &Authority, address: SocketAddr) -> bool {
+    let connector = TlsConnector::from(authority.client(&[b"http/1.1"]));
+    let stream = TcpStream::connect(address).await.unwrap();
+    connector.connect("shop.example".try_into().unwrap(), stream).await.is_ok()
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_renewed_is_presented_also_while_another_part_of_the_configuration_is_wrong() {
+    let (backend, before, after) = (Backend::named("one").await, Authority::new(), Authority::new());
+    let dir = tempfile::tempdir().unwrap();
+    let pair = before.certify("shop.example");
+    replace_pair(dir.path(), &pair, &pair);
+    let https =
+        "http: \"127.0.0.1:0\", https: {bind: \"127.0.0.1:0\", cert_file: cert.pem, key_file: key.pem}";
+    let good = config("", https, &backend);
+    let gateway = TestGateway::start_in(dir, &good).await;
+    let address = gateway.https_addr().unwrap();
+    assert!(is_believed(&before, address).await);
+    gateway.rewrite(&format!("{good}oops: 1\n"));
+    gateway.reload().await.unwrap_err();
+    let pair = after.certify("shop.example");
+    replace_pair(gateway.dir.path(), &pair, &pair);
+    eventually("the new certificate is presented", || is_believed(&after, address)).await;
+    // A pair that cannot be used changes nothing, in a configuration that is wrong elsewhere and in one that is not.
+    replace_pair(gateway.dir.path(), &before.certify("shop.example"), &pair);
+    for text in [format!("{good}oops: 1\n"), good] {
+        gateway.rewrite(&text);
+        gateway.reload().await.unwrap_err();
+        assert!(is_believed(&after, address).await, "what was read before stays");
+    }
+    assert_eq!(shown(&gateway).await["refused"]["code"], "E062");
 }
 
 /// What a reload cannot begin to use it refuses: without this, it was accepted, and the registry was not asked any more.

@@ -136,6 +136,22 @@ async fn a_file_that_is_replaced_counts_without_a_reload() {
     assert_eq!(status(gateway.http, "/x").await, 200, "what runs stays");
 }
 
+#[tokio::test]
+async fn a_file_that_is_replaced_counts_also_while_another_part_of_the_configuration_is_wrong() {
+    let (authority, next) = (Authority::new(), Authority::new());
+    let backend = Backend::over_tls("next", next.server("127.0.0.1")).await;
+    let text = config(backend.addr, ", tls: {ca_file: ca.pem}");
+    let gateway = TestGateway::start_in(folder_with_ca(&authority), &text).await;
+    gateway.rewrite(&format!("{text}oops: 1\n"));
+    gateway.reload().await.unwrap_err();
+    assert_eq!(status(gateway.http, "/x").await, 502);
+    write(gateway.dir.path(), "ca.pem", &next.pem());
+    eventually("the new authority is believed", || async { status(gateway.http, "/x").await == 200 }).await;
+    write(gateway.dir.path(), "ca.pem", "not a certificate\n");
+    gateway.reload().await.unwrap_err();
+    assert_eq!(status(gateway.http, "/x").await, 200, "what runs stays");
+}
+
 fn text_has(reply: &crate::support::client::Reply, line: &str) -> bool {
     text(reply).lines().any(|found| found == line)
 }

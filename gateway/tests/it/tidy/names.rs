@@ -39,7 +39,6 @@ const TWO_MEANINGS: &[(&str, &str, &str)] = &[
     ("gateway", "Services", "of a configuration; of declared routes; the command"),
     ("gateway", "Severity", "of a finding; of a rule of the command `consul`"),
     ("gateway", "Share", "as written; of the memory for bodies"),
-    ("gateway", "Shown", "of a route's policies; of a metric"),
     ("gateway", "Standing", "of a declared route; of an endpoint; of a certificate"),
     ("gateway", "Token", "as written; the command"),
     ("gateway", "Verdict", "on a header field; on an attempt"),

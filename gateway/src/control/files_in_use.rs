@@ -1,0 +1,91 @@
+//! Files of the running configuration that are read again although a new configuration was refused: keys of providers, the pair of
+//! `listen.https`, and what services are connected to with.
+//!
+//! A key that was revoked must not stay valid, and a certificate must not expire, because of a mistake in another file. A file that
+//! cannot be used leaves in use what was read before, and is reported.
+
+use std::{collections::HashSet, path::PathBuf, sync::Arc};
+
+use super::{Controller, key_files};
+use crate::{
+    compile,
+    syntax::diagnostics::{Diagnostic, Report},
+    tls::pair_fingerprint,
+};
+
+/// What was found while the files were read.
+#[derive(Default)]
+struct Found {
+    is_any_new: bool,
+    problems: Vec<Diagnostic>,
+    /// Certificates that are not in use, because they or their keys cannot be used.
+    unusable: HashSet<PathBuf>,
+}
+
+impl Controller {
+    /// `report` is of the refused configuration; what it says already is not reported again.
+    pub(super) fn read_files_in_use(&mut self, report: &Report) {
+        let mut found = Found::default();
+        self.read_keys(&mut found);
+        self.read_certificate(&mut found);
+        self.read_tls_of_services(&mut found);
+        let is_said = |problem: &Diagnostic| {
+            let mut said = report.diagnostics.iter();
+            said.any(|one| one.message == problem.message && one.label == problem.label)
+        };
+        for Diagnostic { message, label, .. } in found.problems.iter().filter(|problem| !is_said(problem)) {
+            tracing::error!(reason = label, "{message}; what was read before stays in use");
+        }
+        if found.is_any_new {
+            self.status.certificates.read_except(&self.settings, &found.unusable);
+            self.look_at_certificates();
+            self.publish();
+        }
+    }
+
+    fn read_keys(&mut self, found: &mut Found) {
+        let (keys, problems) = key_files::read_each(&self.settings);
+        found.problems.extend(problems);
+        for (provider, keys) in keys {
+            if self.world.learn_keys(Arc::clone(&provider), keys) {
+                tracing::info!(%provider, "the keys of this provider were read again, though the configuration was refused");
+                found.is_any_new = true;
+            }
+        }
+    }
+
+    fn read_certificate(&mut self, found: &mut Found) {
+        let (Some(https), Some(known)) = (&self.settings.listen.https, &self.world.tls) else { return };
+        if pair_fingerprint(&https.cert_file, &https.key_file) == known.fingerprint {
+            return;
+        }
+        match compile::tls(&self.settings) {
+            Ok(tls) => {
+                tracing::info!(
+                    "the certificate of `listen.https` was read again, though the configuration was refused"
+                );
+                self.world.tls = tls;
+                found.is_any_new = true;
+            }
+            Err(problem) => {
+                found.unusable.insert(https.cert_file.clone());
+                found.problems.push(problem);
+            }
+        }
+    }
+
+    fn read_tls_of_services(&mut self, found: &mut Found) {
+        let (clients, unusable) = self.world.tls_clients.read_again(&self.settings);
+        for unusable in unusable {
+            found.unusable.extend(unusable.cert_file);
+            found.problems.push(unusable.finding);
+        }
+        if clients.generation() != self.world.tls_clients.generation() {
+            tracing::info!(
+                "files of TLS with services were read again, though the configuration was refused"
+            );
+            found.is_any_new = true;
+        }
+        self.world.tls_clients = clients;
+    }
+}
