@@ -46,6 +46,10 @@ macro_rules! kinds {
 
             /// The kind of a name, which is in lower case as [`HeaderName::as_str`] returns it.
             pub(crate) fn of(name: &str) -> Self {
+                // Two letters show it for most names, where a comparison would read all of it.
+                if !Self::PREFILTER.may_match(name) {
+                    return Self::EndToEnd;
+                }
                 match name {
                     $($($name)|+ => Self::$kind,)+
                     $(_ if name.starts_with($beginning) => Self::$beginning_kind,)+

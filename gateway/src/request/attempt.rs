@@ -77,17 +77,17 @@ pub(super) async fn run(
         let attempt = Attempt::new(picked, given, (now, repeats), upload, worker);
         let result = attempt.run(unsent, answer, exchange).await;
         let (phase, error) = match result {
-            Ok(sent) => {
-                let status = sent.status;
+            Ok(reply) => {
+                let status = reply.status;
                 let is_final = !retries.may_follow_status(status, is_probe);
                 exchange.attempts.ends(Outcome::Answered(status.as_u16()), is_final);
                 let witness = attempt.into_witness();
                 // How most requests end.
                 if is_final {
-                    sent.answers(witness, in_flight, exchange);
+                    reply.answers(witness, in_flight, exchange);
                     return Ok(());
                 }
-                kept = Some((answer.take(), sent, witness));
+                kept = Some((answer.take(), reply, witness));
                 (Phase::Status(status), None)
             }
             Err(failed) => {
@@ -105,9 +105,9 @@ pub(super) async fn run(
         (picked, spent, now, *unsent) = (next.to, next.spent, at, Some(request));
     };
     match kept {
-        Some((answered, sent, witness)) => {
+        Some((answered, reply, witness)) => {
             *answer = answered;
-            sent.answers(witness, in_flight, exchange);
+            reply.answers(witness, in_flight, exchange);
             Ok(())
         }
         None => Err(error.unwrap_or(Error::Internal)),
