@@ -172,6 +172,11 @@ impl Admitted {
         &self.target
     }
 
+    /// The same, and nothing else.
+    pub fn into_target(self) -> PathAndQuery {
+        self.target
+    }
+
     /// How the request's content is delimited.
     pub fn framing(&self) -> Framing {
         self.framing

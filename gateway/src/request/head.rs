@@ -17,12 +17,15 @@ pub(super) fn write_upstream_head(
     parts: &mut Parts,
     snapshot: &LocalSnapshot,
     route: &LocalRoute,
-    (admitted, framing): (&Admitted, Framing),
+    (admitted, framing): (Admitted, Framing),
     identity: Option<&Identity>,
     exchange: &Exchange,
     connection: &ConnectionContext,
 ) -> Result<(), Error> {
-    let (target, prefix) = upstream_target(route.shared(), admitted.target())?;
+    let (rewritten, prefix) = match rewrite(route.shared(), admitted.target())? {
+        Some((target, prefix)) => (Some(target), prefix),
+        None => (None, None),
+    };
     let context = ForwardContext {
         prefix,
         survey: admitted.survey(),
@@ -46,7 +49,7 @@ pub(super) fn write_upstream_head(
     if let Some(UpstreamHost::Name(host)) = route.shared().upstream_host() {
         parts.headers.insert(header::HOST, own_value(host));
     }
-    parts.uri = target;
+    parts.uri = rewritten.unwrap_or_else(|| Uri::from(admitted.into_target()));
     parts.extensions.clear();
     Ok(())
 }
@@ -71,14 +74,19 @@ pub(super) fn write_client_head<B>(
     *response.version_mut() = Version::HTTP_11;
 }
 
+/// The rewritten target and the prefix that was stripped from it; `None`: the target is sent as it is.
+fn rewrite<'a>(route: &Route, target: &'a PathAndQuery) -> Result<Option<(Uri, Option<&'a str>)>, Error> {
+    let policies = &route.policies;
+    let rewrite = policies.rewrite.as_ref();
+    let rewrite =
+        rewrite.map(|rewrite| rewrite.apply(target, policies.spelling.any_case()).ok_or(Error::Internal));
+    rewrite.transpose()
+}
+
 /// Origin-form target (RFC 9112 §3.2.1), rewritten where the route says so, and the prefix that was stripped from it.
 pub(super) fn upstream_target<'a>(
     route: &Route,
     target: &'a PathAndQuery,
 ) -> Result<(Uri, Option<&'a str>), Error> {
-    let policies = &route.policies;
-    match &policies.rewrite {
-        Some(rewrite) => rewrite.apply(target, policies.spelling.any_case()).ok_or(Error::Internal),
-        None => Ok((Uri::from(target.clone()), None)),
-    }
+    Ok(rewrite(route, target)?.unwrap_or_else(|| (Uri::from(target.clone()), None)))
 }

@@ -48,11 +48,12 @@ use self::{
 };
 use crate::{
     admission,
-    body::{Activity, ClientBody, Limits, RequestBody, UploadLimits},
+    body::{Activity, ClientBody, Limits, RequestBody, Upload, UploadLimits},
     headers,
     message::{Found, names},
     metrics::Rare,
     policy::{
+        Policies,
         body_start::BodyStart,
         clients::{self, ClientRule},
         cors::{self, Cors},
@@ -71,7 +72,9 @@ pub async fn serve(
     // 4. One snapshot for the whole request.
     let snapshot = connection.worker.snapshot();
     let mut exchange = begin(&connection, &snapshot, &request, activity);
-    let (mut unread, mut cors, mut answer) = (None, None, None);
+    // For a response without a route.
+    let mut cors = Cors::answer(snapshot.shared.table.unrouted.cors.as_deref(), request.headers(), None);
+    let (mut unread, mut answer) = (None, None);
     let result = {
         // Pinned here, so that the state of a request is never moved.
         let left = Left { unread: &mut unread, cors: &mut cors, answer: &mut answer };
@@ -166,10 +169,6 @@ async fn forward(
 ) -> Result<Answer, Error> {
     let (mut parts, body) = request.into_parts();
     let body = unread.insert(body);
-    let unrouted = snapshot.shared.table.unrouted.cors.as_deref();
-    if unrouted.is_some() {
-        *cors = Cors::answer(unrouted, &parts.headers, None);
-    }
 
     // Admission: what has two readings is refused before anything is decided on it, and what the sender cannot know goes.
     let peer_is_trusted = exchange.request.peer_is_trusted;
@@ -217,14 +216,9 @@ async fn forward(
     }
 
     // 7. Request headers, and the target: the canonical path that was authorised is the one that is sent.
-    let seen = (&admitted, framing);
+    let seen = (admitted, framing);
     write_upstream_head(&mut parts, snapshot, route, seen, identity.as_deref(), exchange, connection)?;
-    exchange.limit(Limits { idle: policies.timeout.idle(), min_rate: policies.timeout.min_rate() });
-    let keep_max = policies.retry.kept_bytes(&parts.method);
-    let limits = UploadLimits { bytes_max: policies.body_limit, keep_max };
-    // Most requests have no body, and then there is nothing to wait for.
-    let received = unread.take_if(|body| !body.is_end_stream());
-    let upload = received.map(|body| exchange.receive(body, limits));
+    let upload = begin_upload(unread, policies, exchange);
     let body = upload.as_ref().map_or_else(RequestBody::default, |upload| RequestBody::of(Rc::clone(upload)));
     if let Some(upload) = &upload {
         // A slot, an instance and a connection are not for waiting for a client.
@@ -248,6 +242,18 @@ async fn forward(
         add_quota(response.headers_mut(), quota);
     }
     Ok(Answer::Upstream)
+}
+
+/// Begins to receive the request's body; `None`: it has none, as most requests, and then there is nothing to wait for.
+fn begin_upload(
+    unread: &mut Option<ClientBody>,
+    policies: &Policies,
+    exchange: &mut Exchange,
+) -> Option<Rc<Upload>> {
+    exchange.limit(Limits { idle: policies.timeout.idle(), min_rate: policies.timeout.min_rate() });
+    let keep_max = policies.retry.kept_bytes(&exchange.request.method);
+    let body = unread.take_if(|body| !body.is_end_stream())?;
+    Some(exchange.receive(body, UploadLimits { bytes_max: policies.body_limit, keep_max }))
 }
 
 fn check_address(
