@@ -9,7 +9,9 @@
 //! What the file says side by side is meant, and is not reported: an open route that names the method that the closed one leaves
 //! out, two names of one path that are both exact hosts, another provider for one method or header of the same path.
 
+mod destination;
 mod gate;
+mod rewritten;
 mod said;
 mod sample;
 #[cfg(test)]
@@ -23,10 +25,11 @@ use std::{
 use http::{HeaderMap, Method};
 
 use self::{
+    destination::places_of,
     gate::Gate,
-    sample::{Respelling, Sample, client_paths, host_fits, path_fits, upstream_path},
+    sample::{Respelling, Sample, host_fits, path_fits},
 };
-use super::settings::{EndpointSource, RouteSettings, Settings};
+use super::settings::{RouteSettings, Settings};
 use crate::{
     message::{ConfiguredNames, GuardedNames, fold},
     router::{HeaderCondition, HostPattern, Match, Router},
@@ -62,6 +65,8 @@ enum Difference {
     Header,
     /// `rewrite` makes it the same.
     Rewrite,
+    /// It is for another host, of which the service gets the same name.
+    RewrittenHost,
     /// None that a cure of its own is known for.
     Other,
 }
@@ -170,6 +175,7 @@ impl<'a> Search<'a> {
         self.other_hosts(&own, &neighbours, &mut twins);
         self.other_headers(&own, &neighbours, &mut twins);
         self.rewritten(&own, &neighbours, &mut twins);
+        self.other_hosts_of_one_name(&own, &neighbours, &mut twins);
         (!twins.found.is_empty()).then_some(twins)
     }
 
@@ -366,34 +372,6 @@ impl<'a> Search<'a> {
             }
         }
     }
-
-    fn rewritten(&self, own: &Request, neighbours: &Neighbours, twins: &mut Twins) {
-        let (closed, route) = (twins.closed, self.route(twins.closed));
-        let upstream = upstream_path(route, &own.path);
-        for at in &neighbours.rewriting {
-            if twins.has(Difference::Rewrite) {
-                break;
-            }
-            let other = self.route(*at);
-            let host = match &other.host {
-                HostPattern::Any => own.host.clone(),
-                pattern => sample::host(pattern),
-            };
-            for path in client_paths(other, &upstream).into_iter().filter(|path| *path != own.path) {
-                let request = Request { host: host.clone(), path, ..own.clone() };
-                let leads_there = |taker: usize| {
-                    upstream_path(self.route(taker), &request.path) == upstream
-                        && self.is_weaker(taker, closed)
-                };
-                let Some(taker) = self.twin(&request, closed, leads_there) else { continue };
-                twins.add(
-                    Difference::Rewrite,
-                    said::rewritten(route, self.route(taker), &request.path),
-                    taker,
-                );
-            }
-        }
-    }
 }
 
 /// With values that meet the conditions, beside those that are there.
@@ -402,22 +380,6 @@ fn with_conditions(mut headers: HeaderMap, conditions: &[HeaderCondition]) -> He
         headers.append(condition.name.clone(), condition.value.clone().unwrap_or(sample::VALUE));
     }
     headers
-}
-
-/// What a route leads to: addresses, and names in Consul whatever their tags, since instances of one name are one program.
-fn places_of(settings: &Settings, route: &RouteSettings) -> BTreeSet<String> {
-    let services = route.service.into_iter().chain(route.split.iter().map(|(at, _)| *at));
-    let services = services.filter_map(|at| settings.services.get(at));
-    let places = services.flat_map(|service| {
-        let places: Vec<String> = match &service.source {
-            EndpointSource::Hosts(hosts) => hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
-            EndpointSource::Consul(consul) => {
-                consul.targets.iter().map(|target| format!("consul:{}", target.service)).collect()
-            }
-        };
-        places.into_iter().chain(Some(format!("name:{}", service.name)))
-    });
-    places.collect()
 }
 
 /// Hosts, headers and rewrites of neighbours that are tried for one closed route.
