@@ -16,7 +16,8 @@ JSON, one object on one line: {routes: [...]}, in match order, each with
   subset, split               parts of the service, only where the route names them; split: [{subset, share}]
   methods                     empty: any
   auth, require, rate_limits  what a request must pass; empty: nothing
-  redirect, cors              only where there is one: status and target; origins that may read the answers
+  redirect                    only where there is one: status and target
+  cors, cors_credentials      only where there is a policy: origins that may read the answers; whether with credentials
   timeout_ms, retries         of the whole request; attempts after the first
   priority, line              `priority` of the route; its line in the file
   origin                      `file`; a running gateway also has `consul:DC/SERVICE` for declared routes";
