@@ -7,7 +7,7 @@ use clap::Args;
 use super::{ConfigArg, consul_client::columns, fail, load, print, say, say_report};
 use crate::{auth::jwt, clock, compile, policy::rate_limit::KeyBudget, snapshot::RouteView};
 
-/// What scripts may rely on. Fields may be added, none changes or goes away.
+/// The help text about JSON. Scripts rely on it: fields may be added, but none changes or goes away.
 const JSON: &str = "\
 The first route that matches a request takes it. `*` in METHODS or HOST is any.
 
@@ -69,7 +69,7 @@ impl Routes {
     }
 }
 
-/// Columns as wide as their widest cell.
+/// The table as text, with columns as wide as their widest cell.
 fn text(views: &[&RouteView]) -> String {
     let head = ["METHODS", "HOST", "PATH", "SERVICE", "AUTH", "REQUIRE", "RATE LIMIT", "TIMEOUT", "RETRIES"];
     let mut rows = vec![head.map(str::to_owned)];
@@ -91,7 +91,7 @@ fn text(views: &[&RouteView]) -> String {
     columns(&rows)
 }
 
-/// `products`, `products/canary`, `products {v1: 95, canary: 5}`, or `-> 308 https://shop.example{path}`.
+/// The cell SERVICE: `products`, `products/canary`, `products {v1: 95, canary: 5}`, or `-> 308 https://shop.example{path}`.
 fn service(view: &RouteView) -> String {
     if let Some(redirect) = view.policies.text("redirect") {
         return format!("-> {redirect}");
