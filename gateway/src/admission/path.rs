@@ -3,7 +3,8 @@
 //! - Percent-encoded unreserved characters are decoded, once; other encodings get upper-case digits (RFC 3986
 //!   §6.2.2). A path that changes is forwarded changed.
 //! - Refused, because some services read them differently: dot segments, also encoded and also before
-//!   `;parameters`; empty segments (`//`); encoded slash, backslash and control characters; a percent sign that
+//!   `;parameters`; empty segments (`//`); encoded slash, backslash and control characters (those of
+//!   Unicode, also beyond ASCII); a percent sign that
 //!   would form a new encoding when decoded once more; encodings that are not UTF-8; bytes outside visible ASCII;
 //!   the characters `"`, `<`, `>`, `\`, `^`, a backtick, `{`, `|`, `}`, which must be encoded by RFC 3986.
 //! - `;parameters` are kept. The router compares a segment up to its `;`, so that it reads `/admin;x` as
@@ -84,8 +85,12 @@ fn check_decoded(canonical: &str, beyond_ascii: bool) -> Result<(), Refusal> {
     if decodes_again(canonical) {
         return Err(Refusal::TargetEncoding);
     }
-    if beyond_ascii && percent_encoding::percent_decode_str(canonical).decode_utf8().is_err() {
-        return Err(Refusal::TargetEncoding);
+    if beyond_ascii {
+        let text = percent_encoding::percent_decode_str(canonical).decode_utf8();
+        // U+0080 to U+009F are control characters, too.
+        if text.map_or(true, |text| text.contains(char::is_control)) {
+            return Err(Refusal::TargetEncoding);
+        }
     }
     Ok(())
 }

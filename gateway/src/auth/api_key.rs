@@ -1,27 +1,28 @@
 //! API keys: a file of hashes, each with a name and the rights of its holder.
 //!
 //! A key is random text that one client has. The file contains its SHA-256 hash, so that a copy of the file does not admit
-//! anyone. A fast hash without salt is right for keys of [`KEY_BYTES`] random bytes, which cannot be guessed, and wrong for
+//! anyone. A fast hash without salt is right for keys of 32 random bytes, which cannot be guessed, and wrong for
 //! passwords: only `millgate key new` should make keys. The first eight bytes of the hash find the entry, and all bytes are
 //! then compared in constant time; the time of the search may reveal bytes of a hash, which does not help to find a key. An
 //! entry becomes an identity in the same way as the claims of a token: `sub` is its name, `scope` and `roles` are its lists,
 //! and `claims` may have more. The file is read again when it changes, and workers then forget the identities that they
 //! remember, so a removed key stops working at once.
 //!
-//! Units: seconds since 1970. Limits: [`KEYS_MAX`] keys, names of [`NAME_BYTES_MAX`] bytes.
+//! Units: seconds since 1970. Limits: [`KEYS_MAX`] keys, names of [`NAME_BYTES_MAX`] bytes, claims of [`CLAIM_BYTES_MAX`] bytes.
+
+mod new_entry;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    fmt::{self, Write as _},
+    fmt,
     sync::Arc,
-    time::{Duration, UNIX_EPOCH},
+    time::UNIX_EPOCH,
 };
 
 use aws_lc_rs::{
     constant_time::verify_slices_are_equal,
     digest::{SHA256, SHA256_OUTPUT_LEN, digest},
 };
-use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL};
 use http::HeaderName;
 use serde::{
     Deserialize, Deserializer,
@@ -29,16 +30,20 @@ use serde::{
 };
 use serde_json::{Value, json};
 
+pub(crate) use self::new_entry::{NewEntry, new_key};
 use super::{
     Check, CredentialKind, CredentialWords, Fit, Identity, KeyList, Keys,
     claims::{ClaimFault, Payload, Projection},
     rejection::{AuthRejection, Told},
     settings::{CredentialSource, FileFormat, FileReader, KeySource, ProviderSettings},
 };
-use crate::syntax::{
-    diagnostics::Diagnostics,
-    fields::{Fields, some_text},
-    tree::At,
+use crate::{
+    printable::printable,
+    syntax::{
+        diagnostics::Diagnostics,
+        fields::{Fields, some_text},
+        tree::At,
+    },
 };
 
 /// The compiled form of a provider of API keys, without its keys.
@@ -250,8 +255,9 @@ fn without_content(error: &serde_saphyr::Error) -> String {
     let is_ours = ["unknown field", "missing field", "duplicate", "a claim in quotes"]
         .iter()
         .any(|words| text.contains(words));
-    let is_short =
-        text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').all(|word| word.len() <= WORD_BYTES_MAX);
+    // A key may have these marks in it (RFC 6750 §2.1).
+    let is_of_key = |c: char| c.is_ascii_alphanumeric() || "-._~+/=".contains(c);
+    let is_short = text.split(|c| !is_of_key(c)).all(|word| word.len() <= WORD_BYTES_MAX);
     let what = text.lines().next().filter(|_| is_ours && is_short);
     format!(
         "{at}{}",
@@ -286,10 +292,19 @@ impl Entry {
             let field = OWN_FIELDS.iter().find(|(own, _)| own == claim).map_or("", |(_, field)| field);
             return Err(format!("the claim `{claim}` is what the field `{field}` sets"));
         }
-        if let Some(scope) =
-            scopes.iter().find(|scope| scope.is_empty() || scope.contains(char::is_whitespace))
-        {
-            return Err(format!("`{scope}` is not a scope: it is empty or has white space"));
+        let is_no_part = |c: char| c.is_whitespace() || c.is_control();
+        if let Some(scope) = scopes.iter().find(|scope| scope.is_empty() || scope.contains(is_no_part)) {
+            let scope = printable(scope);
+            return Err(format!(
+                "`{scope}` is not a scope: it is empty, or has white space or a control character"
+            ));
+        }
+        let lists = [("scopes", &scopes), ("roles", &roles)];
+        if let Some((field, _)) = lists.iter().find(|(_, texts)| is_too_long(&json!(texts))) {
+            return Err(format!("`{field}` has more than {CLAIM_BYTES_MAX} bytes"));
+        }
+        for (claim, Texts(value)) in &claims {
+            check_claim(value).map_err(|reason| format!("the claim `{}` {reason}", printable(claim)))?;
         }
         let valid_until = match &expires {
             None => u64::MAX,
@@ -305,79 +320,26 @@ impl Entry {
     }
 }
 
-/// Makes a new key. Its text is shown once; the file has its hash.
-///
-/// # Errors
-/// The system has no randomness.
-pub(crate) fn new_key() -> Result<String, &'static str> {
-    let mut bytes = [0; KEY_BYTES];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| "the system has no randomness")?;
-    Ok(format!("{KEY_PREFIX}{}", BASE64URL.encode(bytes)))
+/// A provider may forward each claim: a header field that cannot carry the value unchanged would refuse each request of the key.
+/// Control characters in a list are percent-encoded when it is forwarded.
+fn check_claim(value: &Value) -> Result<(), String> {
+    match value {
+        Value::String(text) if text.contains(char::is_control) => {
+            return Err("has a control character, which no header field can carry".to_owned());
+        }
+        Value::String(text) if text.trim() != text => {
+            return Err("has white space at an end, which is lost in a header field".to_owned());
+        }
+        Value::Array(list) if list.iter().any(Value::is_array) => {
+            return Err("has a list inside its list, which no header field can carry".to_owned());
+        }
+        _ => {}
+    }
+    if is_too_long(value) { Err(format!("has more than {CLAIM_BYTES_MAX} bytes")) } else { Ok(()) }
 }
 
-/// The content of a key's entry in the file.
-#[derive(Debug, Default)]
-pub(crate) struct NewEntry {
-    pub(crate) name: String,
-    pub(crate) scopes: Vec<String>,
-    pub(crate) roles: Vec<String>,
-    pub(crate) claims: Vec<(String, String)>,
-    /// Seconds since 1970.
-    pub(crate) expires: Option<u64>,
-}
-
-impl NewEntry {
-    /// One item of the list `keys`, in YAML. Texts are written as JSON, which YAML reads in the same way.
-    pub(crate) fn to_yaml(&self, key: &str) -> String {
-        let mut text = format!("  - name: {}\n    sha256: {}\n", json!(self.name), to_hex(&hash_of(key)));
-        // Writing into a String cannot fail.
-        for (field, values) in [("scopes", &self.scopes), ("roles", &self.roles)] {
-            if !values.is_empty() {
-                let _ = writeln!(text, "    {field}: {}", json!(values));
-            }
-        }
-        if !self.claims.is_empty() {
-            let claims: BTreeMap<_, _> = self.claims.iter().map(|(name, value)| (name, value)).collect();
-            let _ = writeln!(text, "    claims: {}", json!(claims));
-        }
-        if let Some(expires) = self.expires {
-            let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(expires));
-            let _ = writeln!(text, "    expires: {at}");
-        }
-        text
-    }
-
-    /// The text of a file of keys with this entry added at its end. `text` is the current content of the file, or empty if
-    /// there is none.
-    ///
-    /// # Errors
-    /// The gateway could not read the result, or would read something else.
-    pub(crate) fn added_to(&self, text: &str, key: &str) -> Result<String, String> {
-        let is_content = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
-        let is_empty_list =
-            |line: &str| line.split('#').next().is_some_and(|line| line.trim_end() == "keys: []");
-        let item = text.lines().find(|line| line.trim_start().starts_with("- "));
-        let indent = item.map_or(2, |line| line.len() - line.trim_start().len());
-        let mut all = String::new();
-        for line in text.lines() {
-            all += if is_empty_list(line) { "keys:" } else { line };
-            all.push('\n');
-        }
-        if text.lines().find(is_content).is_none() {
-            all += "keys:\n";
-        }
-        for line in self.to_yaml(key).lines() {
-            all += &" ".repeat(indent);
-            all += line.get(2..).unwrap_or_default();
-            all.push('\n');
-        }
-        let text = all;
-        match ApiKeys::read(text.as_bytes()) {
-            Ok(keys) if keys.find(key).is_some() => Ok(text),
-            Ok(_) => Err("the entry would not be one of its keys".to_owned()),
-            Err(reason) => Err(reason),
-        }
-    }
+fn is_too_long(value: &Value) -> bool {
+    value.to_string().len() > CLAIM_BYTES_MAX
 }
 
 fn hash_of(key: &str) -> [u8; SHA256_OUTPUT_LEN] {
@@ -403,14 +365,6 @@ fn from_hex(text: &str) -> Option<[u8; SHA256_OUTPUT_LEN]> {
     Some(bytes)
 }
 
-fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing into a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 fn seconds(text: &str) -> Option<u64> {
     let midnight = format!("{text}T00:00:00Z");
     let time = humantime::parse_rfc3339(text).or_else(|_| humantime::parse_rfc3339(&midnight)).ok()?;
@@ -425,10 +379,6 @@ static FILE: FileFormat = FileFormat {
 /// Claims that are set by fields of their own.
 const OWN_FIELDS: [(&str, &str); 5] =
     [("sub", "name"), ("scope", "scopes"), ("scp", "scopes"), ("role", "roles"), ("roles", "roles")];
-/// 256 bits, which cannot be guessed, however fast the hash is.
-const KEY_BYTES: usize = 32;
-/// A prefix by which tools that search for leaked secrets recognise a key.
-const KEY_PREFIX: &str = "mgk_";
 /// A file of about 2 MiB, which takes a second to read. With more clients, a system that issues tokens is the better tool.
 const KEYS_MAX: usize = 10_000;
 /// Enough for a file of 4 MiB. The library's default is less.
@@ -437,11 +387,14 @@ const NODES_MAX: usize = 4_000_000;
 const WORD_BYTES_MAX: usize = 24;
 /// Names appear in header fields, logs and lists.
 const NAME_BYTES_MAX: usize = 128;
+/// Of one claim, as JSON. Services commonly take header fields of 8 KiB in all.
+const CLAIM_BYTES_MAX: usize = 4096;
 
 #[cfg(test)]
 mod tests {
     use super::{
         super::{jwt::LastHeader, provider::Provider, settings::ProviderSettings},
+        new_entry::{KEY_PREFIX, to_hex},
         *,
     };
 
@@ -548,21 +501,48 @@ mod tests {
                 "a claim in quotes",
             ),
             (format!("keys: [{{name: a, sha256: {hash}, expires: }}]"), "line 1"),
+            (
+                format!("keys: [{{name: a, sha256: {hash}, claims: {{tenant: \"x\\ny\"}}}}]"),
+                "the key `a`: the claim `tenant` has a control character",
+            ),
+            (
+                format!("keys: [{{name: a, sha256: {hash}, claims: {{tenant: ' x'}}}}]"),
+                "the claim `tenant` has white space at an end",
+            ),
+            (
+                format!("keys: [{{name: a, sha256: {hash}, claims: {{tenant: [[x]]}}}}]"),
+                "the claim `tenant` has a list inside its list",
+            ),
+            (
+                format!("keys: [{{name: a, sha256: {hash}, claims: {{tenant: {}}}}}]", "x".repeat(4095)),
+                "the claim `tenant` has more than 4096 bytes",
+            ),
+            (
+                format!("keys: [{{name: a, sha256: {hash}, roles: [{}]}}]", "x".repeat(4095)),
+                "`roles` has more than 4096 bytes",
+            ),
+            (format!("keys: [{{name: a, sha256: {hash}, scopes: [\"a\\x01\"]}}]"), "not a scope"),
         ] {
             let reason = ApiKeys::read(text.as_bytes()).unwrap_err();
             assert!(reason.contains(words), "{text} gave {reason}");
         }
+        for fits in ["x".repeat(4094), "[\"x\\ny\"]".to_owned(), "''".to_owned()] {
+            let text = format!("keys: [{{name: a, sha256: {hash}, claims: {{tenant: {fits}}}}}]");
+            assert!(ApiKeys::read(text.as_bytes()).is_ok(), "{text}");
+        }
         assert_eq!(ApiKeys::read(b"keys: []").unwrap().len(), 0, "the last key may be taken away");
-        let secret = new_key().unwrap();
-        for text in [
-            secret.clone(),
-            format!("keys:\n  - name: x\n    key: {secret}"),
-            format!("keys:\n  - {secret}: x"),
-            format!("keys:\n  - [{secret}]"),
-            format!("{secret}:\n  - ["),
-        ] {
+        let secrets = [new_key().unwrap(), "mgk_SDtQzU_lhpLnltdFRwzC-YlnswXljVoEB7FuLt4j8RI".to_owned()];
+        for text in secrets.iter().flat_map(|secret| {
+            [
+                secret.clone(),
+                format!("keys:\n  - name: x\n    key: {secret}"),
+                format!("keys:\n  - {secret}: x"),
+                format!("keys:\n  - [{secret}]"),
+                format!("{secret}:\n  - ["),
+            ]
+        }) {
             let reason = ApiKeys::read(text.as_bytes()).unwrap_err();
-            assert!(!reason.contains(&secret[4..]), "{reason}");
+            assert!(secrets.iter().all(|secret| !reason.contains(&secret[4..])), "{reason}");
         }
     }
 

@@ -26,7 +26,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Written {
     pub(super) kind: KindWritten,
-    from: Option<Vec<CredentialSource>>,
+    from: Option<Vec<At<CredentialSource>>>,
     forward: Vec<(String, HeaderName)>,
     separators: Vec<(HeaderName, char)>,
     cache_max: Option<usize>,
@@ -137,6 +137,20 @@ impl Written {
         }
     }
 
+    /// Header fields of `from`, or of its default, with their places.
+    pub(crate) fn header_sources<'a>(
+        &'a self,
+        resolved: &'a ProviderSettings,
+    ) -> impl Iterator<Item = (&'a HeaderName, Span)> {
+        let written = self.from.as_deref().unwrap_or_default();
+        resolved.from.iter().enumerate().filter_map(|(at, source)| match source {
+            CredentialSource::Header(name) => {
+                Some((name, written.get(at).map_or(resolved.span, |at| at.span)))
+            }
+            CredentialSource::Bearer | CredentialSource::Cookie(_) | CredentialSource::Query(_) => None,
+        })
+    }
+
     /// Replaces a provider that could not be read at all. The error is reported.
     fn unreadable() -> Self {
         Self {
@@ -159,7 +173,10 @@ impl Written {
         let (kind, keys) = self.kind.resolve(name, files, sink);
         ProviderSettings {
             name: name.value.clone(),
-            from: self.from.clone().unwrap_or_else(|| kind.default_sources()),
+            from: match &self.from {
+                Some(from) => from.iter().map(|at| at.value.clone()).collect(),
+                None => kind.default_sources(),
+            },
             kind,
             keys,
             forward: self.forward.clone(),
@@ -171,7 +188,7 @@ impl Written {
     }
 }
 
-fn read_sources(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<Vec<CredentialSource>> {
+fn read_sources(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<Vec<At<CredentialSource>>> {
     let sources = fields.values("from", sink, credential_source)?;
     if let Some(node) = fields.get("from").filter(|node| one_or_many(node).is_empty()) {
         sink.push(
@@ -180,7 +197,7 @@ fn read_sources(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<Vec<Crede
                 .help("name one, such as `from: [header:X-Api-Key]`, or leave `from` out"),
         );
     }
-    Some(sources.into_iter().map(|at| at.value).collect())
+    Some(sources)
 }
 
 fn credential_source(text: &str) -> Result<CredentialSource, Invalid> {

@@ -20,7 +20,7 @@ use crate::{
     world::tls_clients::TlsClients,
 };
 
-/// What scripts may rely on. Fields may be added, none changes or goes away.
+/// The help text about JSON. Scripts rely on it: fields may be added, but none changes or goes away.
 const JSON: &str = "\
 JSON, one object on one line of standard output, with the same exit code:
   file         the file as it was named; empty when none was found
@@ -74,13 +74,13 @@ impl Check {
     }
 }
 
-/// A script that asked for JSON gets it also when there is no file.
+/// A script that wants JSON gets it also when the file cannot be read.
 fn nowhere(reason: String) -> Report {
     let finding = Diagnostic::error(code::UNREADABLE, Span::default(), reason);
     Report::new(Source::default(), vec![finding])
 }
 
-/// Loads and compiles everything that `run` would, and collects what it finds.
+/// Loads and compiles everything that `run` would, and collects the findings.
 pub fn check(source: &ConfigSource) -> Report {
     match load(source) {
         Ok(loaded) => findings(&loaded),
@@ -88,7 +88,7 @@ pub fn check(source: &ConfigSource) -> Report {
     }
 }
 
-/// The same, and fetches the keys of each provider once.
+/// As [`findings`], and fetches the keys of each provider once.
 fn check_online(source: &ConfigSource) -> Report {
     let loaded = match load(source) {
         Ok(loaded) => loaded,
@@ -119,12 +119,12 @@ fn unanswered(loaded: &Loaded) -> Result<Vec<Diagnostic>, String> {
             found.push(keys::unanswered(auth, &reason).help("correct the source, or start the issuer"));
         }
     }
-    // A look-up of a name may hang; nobody waits for it.
+    // A look-up of a name may hang; the process does not wait for it.
     runtime.shutdown_background();
     Ok(found)
 }
 
-/// What compiling finds, and what loading had to remark.
+/// The findings of compiling, with those of loading.
 pub fn findings(loaded: &Loaded) -> Report {
     jwt::install_crypto_provider();
     let budget = Arc::new(KeyBudget::new(loaded.settings.rate_keys_max, clock::now()));
@@ -138,8 +138,8 @@ pub fn findings(loaded: &Loaded) -> Report {
     loaded.refuse(found)
 }
 
-/// `run` opens the file before anything else, and makes no folders. Whether this user may write there is not tried: the one that
-/// runs may be another.
+/// `run` opens the file before anything else, and makes no folders. Whether this user may write there is not tried, because the
+/// user of `run` may be another one.
 fn log_without_a_folder(log: &AccessLogSettings) -> Option<Diagnostic> {
     let path = log.file.as_ref().filter(|_| log.format != AccessLogFormat::Off)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());

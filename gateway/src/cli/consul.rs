@@ -1,4 +1,4 @@
-//! `millgate consul lint`: what is wrong with what is registered, before a request finds it.
+//! `millgate consul lint`: finds mistakes in what is registered, before requests meet them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,7 +31,7 @@ pub enum Consul {
     Lint(Lint),
 }
 
-/// What scripts may rely on. Fields may be added, none changes or goes away.
+/// The help text about JSON. Scripts rely on it: fields may be added, but none changes or goes away.
 const JSON: &str = "\
 Findings have stable codes:
   L001 error    a port that no socket has          L008 error    services declare the same route
@@ -97,7 +97,7 @@ impl Lint {
         }
         let all = all_instances(&client, names.into_iter()).await.map_err(|error| error.to_string())?;
         if let Some((name, _)) = all.iter().find(|(_, entries)| entries.is_empty()) {
-            // Between the two queries a service may have gone; all of them have not.
+            // A service may have gone between the two queries; not all of them have.
             if all.values().all(Vec::is_empty) {
                 return Err(format!(
                     "Consul shows service `{name}` but no instance of any service; the token lacks `node:read` \
@@ -145,7 +145,7 @@ fn plural(count: usize, word: &str) -> String {
     if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
 }
 
-/// Looks at every address that requests would go to: does its name have an address, does somebody listen?
+/// Tries every address that requests would go to: does the name have an address, does a program listen there?
 async fn reach(all: &BTreeMap<String, Vec<ServiceEntry>>) -> Reach {
     let instances = all.values().flatten().filter(|entry| Instance::status_of(entry) == Status::Passing);
     let addresses: BTreeSet<(String, u16)> =
@@ -204,5 +204,5 @@ async fn connect(host: &str, port: u16) -> Outcome {
 /// Consul's servers register themselves under this name.
 const OWN_SERVICE: &str = "consul";
 const CONNECTIONS_MAX: usize = 64;
-/// A connection within one data centre takes milliseconds.
+/// A connection within one data centre takes milliseconds; a slower one counts as failed.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -1,4 +1,4 @@
-//! What the commands that talk to Consul share: how it is named, how it is asked, how an answer is laid out.
+//! What the commands for Consul have in common: its address, bounded queries, and the layout of tables.
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
 
@@ -9,7 +9,7 @@ use tokio::{sync::Semaphore, task::JoinSet};
 use super::{fail, say, variable};
 use crate::printable::printable;
 
-/// Which Consul.
+/// The address of Consul.
 #[derive(Debug, Args)]
 pub struct ConsulArg {
     /// Consul's address [default: $CONSUL_HTTP_ADDR, else http://127.0.0.1:8500]. The token and the rest of the
@@ -19,7 +19,7 @@ pub struct ConsulArg {
 }
 
 impl ConsulArg {
-    /// Runs `work` with a client; an error that it returns is printed, exit code 1.
+    /// Runs `work` with a client; an error that it returns is printed, with exit code 1.
     pub fn run<F: Future<Output = Result<ExitCode, String>>>(
         &self,
         work: impl FnOnce(Client) -> F,
@@ -40,24 +40,24 @@ impl ConsulArg {
             Err(error) => return fail(error),
         };
         let done = runtime.block_on(work(client));
-        // A look-up of a name may hang; nobody waits for it.
+        // A look-up of a name may hang; the process does not wait for it.
         runtime.shutdown_background();
         done.unwrap_or_else(fail)
     }
 }
 
-/// Does the environment ask not to verify Consul's certificate? Read as Consul's own tools read it.
+/// Whether the environment switches off the check of Consul's certificate, in the spellings of Consul's own tools.
 pub fn is_verification_refused() -> bool {
     variable("CONSUL_HTTP_SSL_VERIFY")
         .and_then(|text| text.to_str().map(str::to_ascii_lowercase))
         .is_some_and(|text| ["0", "f", "false"].contains(&text.as_str()))
 }
 
-/// What to say then.
+/// The warning for that case.
 pub const VERIFIED_ANYWAY: &str = "CONSUL_HTTP_SSL_VERIFY=false has no effect: Consul's certificate is always verified; \
      name the authority that signed it with CONSUL_CACERT";
 
-/// All instances of all `services`, asked for with a bounded number of queries at once.
+/// Reads all instances of `services`, with a bounded number of queries at once.
 ///
 /// # Errors
 /// The first query that failed.
@@ -77,7 +77,7 @@ pub async fn all_instances(
     }
     let mut all = BTreeMap::new();
     while let Some(answer) = queries.join_next().await {
-        // A query that panicked has said so on standard error.
+        // A query that panicked has logged it.
         let Ok(answer) = answer else { continue };
         let (service, mut entries) = answer?;
         entries.sort_by(|a, b| (&a.node.node, &a.service.id).cmp(&(&b.node.node, &b.service.id)));
@@ -86,7 +86,7 @@ pub async fn all_instances(
     Ok(all)
 }
 
-/// Rows as columns that are as wide as their widest cell, up to [`CELL_CHARS_MAX`]. Cells are what others wrote.
+/// Lays rows out in columns that are as wide as their widest cell, up to [`CELL_CHARS_MAX`]. The text of cells is foreign.
 pub fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let rows: Vec<[String; N]> =
         rows.iter().map(|row| std::array::from_fn(|at| shortened(&printable(&row[at])))).collect();
@@ -105,14 +105,14 @@ pub fn columns<const N: usize>(rows: &[[String; N]]) -> String {
 fn shortened(text: &str) -> String {
     match text.char_indices().nth(CELL_CHARS_MAX) {
         None => text.to_owned(),
-        // With the last character that fits as the sign that there is more.
+        // The last character that fits becomes a mark that the text goes on.
         Some(_) => text.chars().take(CELL_CHARS_MAX - 1).chain(['…']).collect(),
     }
 }
 
-/// A line or two of a terminal; the JSON form has all. A width in a format string ends at 65535.
+/// A line or two of a terminal; the JSON form has the whole text. A width in a format string ends at 65535.
 const CELL_CHARS_MAX: usize = 160;
-/// An agent serves 200 connections of one address by default; a command is not the only one that needs some.
+/// By default, an agent serves 200 connections of one address; other programs need some of them.
 const QUERIES_MAX: usize = 16;
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Standard error for a process that serves: whatever is said goes through a bounded queue to a thread, so that a pipe
-//! whose reader has stopped holds up neither a worker nor the end of the process.
+//! Standard error for a process that serves: every line goes through a bounded queue to a thread. So a pipe whose reader has
+//! stopped holds up neither a worker nor the end of the process.
 
 use std::{
     io::{self, Write},
@@ -15,25 +15,25 @@ use tracing::Level;
 
 use super::line::line;
 
-/// Lines that wait to be written; a line of the log has some 200 bytes.
+/// Lines in the queue; a line of the log has some 200 bytes.
 const QUEUE_LINES_MAX: usize = 4096;
-/// At the end of the process, for what still waits.
+/// At the end of the process, the wait for lines that are still in the queue.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 enum Message {
     Text(Vec<u8>),
-    /// Answer when everything before it is written.
+    /// Answered when everything before it is written.
     Flush(SyncSender<()>),
 }
 
 static QUEUE: OnceLock<SyncSender<Message>> = OnceLock::new();
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// Writes what still waits when it is dropped, as far as that takes no longer than [`PATIENCE`].
+/// Writes the rest of the queue when it is dropped, for at most [`PATIENCE`].
 #[must_use = "dropping it waits for what was said so far"]
 pub struct InBackground;
 
-/// From now on nothing in this process waits for standard error.
+/// Starts the thread. From now on nothing in this process waits for standard error.
 pub(super) fn in_background() -> InBackground {
     let (queue, messages) = sync_channel(QUEUE_LINES_MAX);
     let thread = std::thread::Builder::new().name("diagnostics".into()).spawn(move || write_all(&messages));
@@ -47,7 +47,7 @@ impl Drop for InBackground {
     fn drop(&mut self) {
         let Some(queue) = QUEUE.get() else { return };
         let (done, is_done) = sync_channel(1);
-        // A full queue is one that is not read: then there is nothing to wait for.
+        // If the queue is full, standard error is not read, and a wait would be in vain.
         if queue.try_send(Message::Flush(done)).is_ok() {
             let _ = is_done.recv_timeout(PATIENCE);
         }
@@ -59,7 +59,7 @@ fn write_all(messages: &Receiver<Message>) {
         match message {
             Message::Text(text) => {
                 let mut out = io::stderr();
-                // There is nowhere to say that it cannot be written.
+                // If standard error cannot be written, there is no other place for this line.
                 let _ = out.write_all(&text);
                 let lost = LOST.swap(0, Ordering::Relaxed);
                 if lost > 0 {
@@ -73,12 +73,12 @@ fn write_all(messages: &Receiver<Message>) {
     }
 }
 
-/// In one piece, as the log's lines are.
+/// Writes a text in one piece, as the log's lines are written.
 pub(super) fn write(text: &str) {
     let _ = Diagnostics.write_all(text.as_bytes());
 }
 
-/// Standard error, through the queue where there is one.
+/// Standard error, through the queue once it is started.
 pub(super) struct Diagnostics;
 
 impl Write for Diagnostics {

@@ -1,4 +1,4 @@
-//! `millgate health`: exit 0 when a running gateway is ready. For images without a shell.
+//! `millgate health`: exit code 0 if a running gateway is ready, for images without a shell.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -52,7 +52,7 @@ impl Health {
     }
 }
 
-/// Scheme, host and port, without the slash at the end. An address without a scheme is what `listen.admin` says.
+/// Scheme, host and port, without a slash at the end. An address without a scheme is valid, as in `listen.admin`.
 fn base_url(text: &str) -> Result<String, String> {
     let text = match text {
         // An empty variable counts as unset.
@@ -61,7 +61,7 @@ fn base_url(text: &str) -> Result<String, String> {
         _ => format!("http://{}", text.trim_end_matches('/')),
     };
     let is_base = text.parse::<Uri>().is_ok_and(|uri| {
-        // `Uri` takes a port that is none, and then says that there is no port.
+        // `Uri` accepts an invalid port, and then reports that there is none.
         let is_address = uri.authority().is_some_and(|authority| {
             !authority.host().is_empty()
                 && (authority.as_str() == authority.host() || authority.port_u16().is_some())

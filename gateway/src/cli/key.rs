@@ -65,7 +65,7 @@ impl Key {
             Ok(key) => key,
             Err(reason) => return fail(reason),
         };
-        // Before a file is touched, or made.
+        // Before a file is opened or made.
         if let Err(reason) = entry.added_to("", &key) {
             return fail(reason);
         }
@@ -87,7 +87,7 @@ impl Key {
     }
 }
 
-/// Replaces the file whole, or leaves it as it is. Further commands wait for this one.
+/// Replaces the whole file, or leaves it as it is. Other `millgate key new` commands wait meanwhile.
 fn add(entry: &NewEntry, path: &Path, key: &str) -> Result<(), String> {
     let of_file = |reason: &dyn Display| format!("{}: {reason}", path.display());
     let (path, file) = locked(path).map_err(|error| of_file(&error))?;
@@ -98,7 +98,7 @@ fn add(entry: &NewEntry, path: &Path, key: &str) -> Result<(), String> {
             Ok(text) => text,
             Err(reason) => return Ok(Err(reason)),
         };
-        // In the same folder, so that the file is replaced in one step.
+        // It is in the same folder, so that the file is replaced in one step.
         let beside = path.with_extension(format!("{}.tmp", std::process::id()));
         let mut options = fs::OpenOptions::new();
         let mut new = options.write(true).create_new(true).mode(0o600).open(&beside)?;
@@ -122,7 +122,7 @@ fn add(entry: &NewEntry, path: &Path, key: &str) -> Result<(), String> {
     }
 }
 
-/// The file behind the name, made if it does not exist, with a lock on it.
+/// Opens the file, through links, and locks it. The file is made if it does not exist.
 fn locked(path: &Path) -> io::Result<(PathBuf, fs::File)> {
     loop {
         let mut options = fs::OpenOptions::new();
@@ -150,5 +150,5 @@ fn lifetime(text: &str) -> Result<Duration, String> {
 }
 
 const TTL_MIN: Duration = Duration::from_secs(1);
-/// Ten years: longer is a slip of the keyboard, or a key without an end.
+/// Ten years. A longer time is a slip of the keyboard, or means a key without an end.
 const TTL_MAX: Duration = Duration::from_hours(3650 * 24);

@@ -1,8 +1,8 @@
-//! What the process writes to standard error: its log, as text or as JSON, and how much of it libraries may write.
+//! The log on standard error, as text or as JSON, and a bound for lines of libraries.
 //!
-//! Where JSON is asked for, every line is one event: the start-up lines, reports, errors and panics as well. Lines of libraries are
-//! bounded, since a client can cause them: rustls has one for each handshake that names an address. The watcher of files has none
-//! below a warning: its line about a written file, written into the folder that it watches, would be the cause of the next.
+//! With `MILLGATE_LOG_FORMAT=json` every line is one event: also start-up lines, reports, errors and panics. Lines of libraries
+//! are bounded, since a client can cause them: rustls has one for each handshake that names an address. The file watcher's lines
+//! below a warning are dropped: its line about a written file, written into the folder that it watches, would cause the next one.
 
 use std::{
     fmt::Display,
@@ -28,8 +28,8 @@ use super::{
 };
 use crate::clock;
 
-/// For a process that serves: from now on the log goes to standard error, and nothing waits for that to be read. `RUST_LOG`
-/// overrides `level`, `MILLGATE_LOG_FORMAT` chooses the form. Dropping what is returned waits a moment for what is written.
+/// Starts the log of a process that serves: it goes to standard error, and nothing waits for that to be read. `RUST_LOG`
+/// overrides `level`, `MILLGATE_LOG_FORMAT` chooses the form. Dropping the result waits a moment for unwritten lines.
 pub fn start(level: &str) -> InBackground {
     let said = diagnostics::in_background();
     init(level);
@@ -38,7 +38,7 @@ pub fn start(level: &str) -> InBackground {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current();
         let thread = thread.name().unwrap_or_default();
-        // Empty unless RUST_BACKTRACE asks for it.
+        // Empty unless RUST_BACKTRACE is set.
         let backtrace = std::backtrace::Backtrace::capture();
         let backtrace = match backtrace.status() {
             std::backtrace::BacktraceStatus::Captured => format!("\n{backtrace}"),
@@ -49,7 +49,7 @@ pub fn start(level: &str) -> InBackground {
     said
 }
 
-/// Diagnostics to standard error; `RUST_LOG` overrides the level.
+/// Starts the log; `RUST_LOG` overrides `level`.
 pub(super) fn init(level: &str) {
     let rust_log = variable("RUST_LOG");
     let (filter, wrong_filter) = match rust_log.as_ref().map(|text| text.to_string_lossy()) {
@@ -64,7 +64,7 @@ pub(super) fn init(level: &str) {
     let filtered = tracing_subscriber::registry().with(filter).with(Libraries);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(|| Diagnostics)
-        // Its report of a closed standard error goes to standard error, and panics.
+        // Otherwise the library reports a closed standard error on standard error, and panics.
         .log_internal_errors(false);
     let _ = if is_json() {
         filtered.with(lines.json()).try_init()
@@ -79,13 +79,13 @@ pub(super) fn init(level: &str) {
     }
 }
 
-/// An error that ends the process, for people, and its exit code.
+/// Prints an error that ends the process, and returns its exit code.
 pub fn fail(message: impl Display) -> ExitCode {
     diagnostics::write(&line(Level::ERROR, message));
     ExitCode::FAILURE
 }
 
-/// Decides which lines of libraries are written.
+/// The filter for lines of libraries.
 struct Libraries;
 
 impl<S: Subscriber> Layer<S> for Libraries {
@@ -93,7 +93,7 @@ impl<S: Subscriber> Layer<S> for Libraries {
         let metadata = event.metadata();
         let mut known = Target(metadata.target().to_owned());
         if known.0 == "log" {
-            // It came by the `log` crate, and its target is a field.
+            // The event came through the `log` crate, and its target is a field.
             event.record(&mut known);
         }
         let target = &*known.0;
@@ -101,7 +101,7 @@ impl<S: Subscriber> Layer<S> for Libraries {
             return true;
         }
         if *metadata.level() > Level::INFO {
-            // These levels are written only where RUST_LOG asks for them.
+            // These levels are written only if RUST_LOG includes them.
             return !target.starts_with(WATCHER);
         }
         let (may_write, left_out) = BUDGET.take(clock::unix_now().as_secs());
@@ -126,7 +126,7 @@ impl Visit for Target {
     fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
 }
 
-/// Lines in each second. Two threads at the boundary of a second may write one more.
+/// A number of lines for each second. Two threads at the boundary of a second may write one more.
 struct Budget {
     second: AtomicU64,
     written: AtomicU32,
@@ -138,7 +138,7 @@ impl Budget {
         Self { second: AtomicU64::new(0), written: AtomicU32::new(0), left_out: AtomicU64::new(0) }
     }
 
-    /// Whether a line may be written, and how many were left out before it.
+    /// Whether a line may be written, and the number of lines that were left out before it.
     fn take(&self, second: u64) -> (bool, u64) {
         if self.second.swap(second, Ordering::Relaxed) != second {
             self.written.store(0, Ordering::Relaxed);
@@ -154,9 +154,9 @@ impl Budget {
 
 static BUDGET: Budget = Budget::new();
 
-/// Lines of libraries from `info` on, in a second. What matters among them is said again.
+/// Lines of libraries with level `info` or above, per second. Important ones come again.
 const LINES_MAX: u32 = 10;
-/// The beginning of the names of our own crates.
+/// The names of our own crates begin with one of these.
 const OWN: [&str; 3] = ["millgate", "sample_services", "demo"];
 const WATCHER: &str = "notify";
 

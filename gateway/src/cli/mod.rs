@@ -1,8 +1,7 @@
 //! The command line: one file per verb.
 //!
-//! Exit codes: 0 done, 1 failed (a wrong configuration, something not reachable), 2 wrong usage (clap's).
-//! Results go to standard output, everything that is said about them to standard error. A reader of either that has
-//! gone away is no failure.
+//! Exit codes: 0 done, 1 failed (a wrong configuration, a server that is not reachable), 2 wrong usage (clap's). Results go to
+//! standard output, messages to standard error. It is not a failure if the reader of either is gone.
 
 pub mod check;
 pub mod consul;
@@ -89,9 +88,9 @@ pub struct ConfigArg {
 }
 
 impl ConfigArg {
-    /// What to read, and the reason to say when there is nothing.
+    /// The source of the configuration. The error says where one was looked for.
     fn source(&self) -> Result<ConfigSource, String> {
-        // A file that somebody named is taken even when it does not exist: another one is not what was meant.
+        // A named file is used even if it does not exist: another file would not be the one that was meant.
         if let Some(named) = self.config.clone().or_else(|| variable("MILLGATE_CONFIG")) {
             return ConfigSource::parse(&named);
         }
@@ -108,7 +107,7 @@ impl ConfigArg {
     }
 }
 
-/// Reads a configuration once, from wherever it is.
+/// Reads a configuration once, from a file or from Consul.
 fn load(source: &ConfigSource) -> Result<Loaded, Report> {
     match source {
         ConfigSource::File(path) => load::load(path, &environment),
@@ -116,7 +115,7 @@ fn load(source: &ConfigSource) -> Result<Loaded, Report> {
     }
 }
 
-/// Parses the arguments and does what they say.
+/// Parses the arguments and runs their verb.
 pub fn main() -> ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|error| with_option_of_file(error).exit());
     match cli.verb {
@@ -133,7 +132,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// A file without the option in front of it, as other programs take it: `millgate check routes.yaml`.
+/// Adds a tip for a file without its option, which other programs accept: `millgate check routes.yaml`.
 fn with_option_of_file(mut error: clap::Error) -> clap::Error {
     let has_file =
         std::env::args().nth(1).is_some_and(|verb| ["run", "check", "routes"].contains(&verb.as_str()));
@@ -148,8 +147,8 @@ fn with_option_of_file(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// Prints a result, with a line end, and gives `code`. `println!` panics when the reader has gone (`| head -1`);
-/// that is nothing to fail for, but a full disk is.
+/// Prints a result with a line end, and returns `code`. `println!` panics when the reader is gone (`| head -1`). That is not a
+/// failure, but a full disk is.
 fn print(result: impl Display, code: ExitCode) -> ExitCode {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{result}").and_then(|()| out.flush()) {
@@ -160,7 +159,7 @@ fn print(result: impl Display, code: ExitCode) -> ExitCode {
     }
 }
 
-/// An argument `NAME=VALUE`.
+/// Parses an argument `NAME=VALUE`.
 fn pair(text: &str) -> Result<(String, String), String> {
     text.split_once('=')
         .filter(|(name, _)| !name.is_empty())
@@ -168,30 +167,30 @@ fn pair(text: &str) -> Result<(String, String), String> {
         .ok_or_else(|| format!("`{text}` is not NAME=VALUE"))
 }
 
-/// One line to standard error, or one event of a log in JSON; there is nowhere to say that it cannot be written.
+/// Writes one line, or one event in JSON, to standard error. If that fails, there is no other place for it.
 fn say(text: impl Display) {
     diagnostics::write(&line::line(Level::INFO, text));
 }
 
-/// Prints an error for people and gives exit code 1.
+/// Prints an error and returns exit code 1.
 fn fail(message: impl Display) -> ExitCode {
     let mark = if line::is_json() { "" } else { "error: " };
     logging::fail(format_args!("{mark}{message}"))
 }
 
-/// Prints findings, with colours for people.
+/// Prints findings, with colours on a terminal.
 fn say_report(report: &Report) {
     let level = if report.errors() > 0 { Level::ERROR } else { Level::WARN };
     diagnostics::write(&line::line(level, report.render(is_coloured() && !line::is_json())));
 }
 
-/// <https://no-color.org>: any value but the empty one.
+/// Whether standard error is a terminal and `NO_COLOR` is unset (<https://no-color.org>).
 fn is_coloured() -> bool {
     use std::io::IsTerminal;
     std::io::stderr().is_terminal() && variable("NO_COLOR").is_none()
 }
 
-/// An environment variable; an empty one counts as unset, because that is how wrappers leave them out.
+/// An environment variable. An empty one counts as unset, because wrappers leave variables out in this way.
 fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }

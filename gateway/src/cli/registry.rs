@@ -7,7 +7,7 @@ use millgate_registry::{Compat, EmbeddedRegistry, MasterToken, RegistryOptions};
 
 use super::{LOG_LEVEL, fail, logging, say, until_terminated};
 
-/// What to do with it once it runs.
+/// The help text: how to use the registry once it runs.
 const USE: &str = "\
 Services and gateways use it when CONSUL_HTTP_ADDR is the address that it prints; without that
 variable they look at 127.0.0.1:8500. SIGTERM or SIGINT ends it, exit 0; what was registered is
@@ -22,7 +22,7 @@ pub struct Registry {
     /// Directory that keeps what is registered and stored; made if absent, used by one process at a time
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// File with a token that clients have to send; who sends none reads nothing and changes nothing
+    /// File with a token that clients have to send; without it they read nothing and change nothing
     ///
     /// The token may stand in the variable MILLGATE_REGISTRY_TOKEN instead.
     #[arg(long, value_name = "FILE")]
@@ -92,14 +92,14 @@ impl Registry {
         if let Err(error) = until_terminated().await {
             return fail(error);
         }
-        // As for `run`: a second signal does not wait.
+        // As for `run`, a second signal ends the process at once.
         tokio::select! {
             () = registry.shutdown() => ExitCode::SUCCESS,
             _ = until_terminated() => ExitCode::FAILURE,
         }
     }
 
-    /// From the file, else from the environment, where an empty value is none.
+    /// The token: from the file, otherwise from the environment, where an empty value is not a token.
     fn token(&self) -> Result<Option<MasterToken>, String> {
         if let Some(file) = &self.token_file {
             let text = std::fs::read_to_string(file)
@@ -119,5 +119,5 @@ fn address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "expected an IP address and a port, as in 127.0.0.1:8500 or [::1]:8500")
 }
 
-/// Not an argument: arguments are seen by everybody on the machine.
+/// A token is never an argument: every user of the machine sees arguments.
 const TOKEN_VARIABLE: &str = "MILLGATE_REGISTRY_TOKEN";

@@ -7,7 +7,7 @@ use clap::Args;
 use super::{ConfigArg, consul_client::columns, fail, load, print, say, say_report};
 use crate::{auth::jwt, clock, compile, policy::rate_limit::KeyBudget, snapshot::RouteView};
 
-/// What scripts may rely on. Fields may be added, none changes or goes away.
+/// The help text about JSON. Scripts rely on it: fields may be added, but none changes or goes away.
 const JSON: &str = "\
 The first route that matches a request takes it. `*` in METHODS or HOST is any.
 
@@ -16,7 +16,8 @@ JSON, one object on one line: {routes: [...]}, in match order, each with
   subset, split               parts of the service, only where the route names them; split: [{subset, share}]
   methods                     empty: any
   auth, require, rate_limits  what a request must pass; empty: nothing
-  redirect, cors              only where there is one: status and target; origins that may read the answers
+  redirect                    only where there is one: status and target
+  cors, cors_credentials      only where there is a policy: origins that may read the answers; whether with credentials
   timeout_ms, retries         of the whole request; attempts after the first
   priority, line              `priority` of the route; its line in the file
   origin                      `file`; a running gateway also has `consul:DC/SERVICE` for declared routes";
@@ -68,7 +69,7 @@ impl Routes {
     }
 }
 
-/// Columns as wide as their widest cell.
+/// The table as text, with columns as wide as their widest cell.
 fn text(views: &[&RouteView]) -> String {
     let head = ["METHODS", "HOST", "PATH", "SERVICE", "AUTH", "REQUIRE", "RATE LIMIT", "TIMEOUT", "RETRIES"];
     let mut rows = vec![head.map(str::to_owned)];
@@ -90,7 +91,7 @@ fn text(views: &[&RouteView]) -> String {
     columns(&rows)
 }
 
-/// `products`, `products/canary`, `products {v1: 95, canary: 5}`, or `-> 308 https://shop.example{path}`.
+/// The cell SERVICE: `products`, `products/canary`, `products {v1: 95, canary: 5}`, or `-> 308 https://shop.example{path}`.
 fn service(view: &RouteView) -> String {
     if let Some(redirect) = view.policies.text("redirect") {
         return format!("-> {redirect}");

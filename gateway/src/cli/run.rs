@@ -14,7 +14,7 @@ use super::{
 };
 use crate::gateway::{Gateway, RunOptions, StartError};
 
-/// The start-up lines wait this long for the registry, so that they can say how many instances there are.
+/// The start-up lines wait this long for the registry, so that they have the number of instances.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 const SIGNALS: &str = "\
@@ -50,7 +50,7 @@ impl Run {
         match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => {
                 let code = runtime.block_on(serve(options));
-                // What a second signal leaves behind is not waited for.
+                // After a second signal, unfinished tasks are dropped.
                 runtime.shutdown_background();
                 code
             }
@@ -64,7 +64,7 @@ async fn serve(options: RunOptions) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail(format!("signals cannot be handled: {error}")),
     };
-    // A start may wait for Consul; a signal to stop does not wait for it.
+    // A start may wait for Consul, but a signal to stop ends it at once.
     let started = tokio::select! {
         started = Gateway::start(options) => started,
         _ = signals.terminate.recv() => return ExitCode::SUCCESS,
@@ -72,7 +72,7 @@ async fn serve(options: RunOptions) -> ExitCode {
     };
     let gateway = match started {
         Ok(gateway) => gateway,
-        // A report has its own layout.
+        // A report has a layout of its own.
         Err(StartError::Config(report)) => {
             say_report(&report);
             return ExitCode::FAILURE;
@@ -83,8 +83,8 @@ async fn serve(options: RunOptions) -> ExitCode {
     announce(&gateway);
     loop {
         tokio::select! {
-            // A reload can wait for the registry; a signal to stop does not wait for it. What is wrong with a
-            // configuration is in the log already.
+            // A reload can wait for the registry, but a signal to stop ends it at once. The log has the report of a wrong
+            // configuration already.
             _ = signals.hangup.recv() => tokio::select! {
                 _ = gateway.reload() => gateway.reopen_logs(),
                 _ = signals.terminate.recv() => break,
@@ -111,7 +111,7 @@ async fn serve(options: RunOptions) -> ExitCode {
     }
 }
 
-/// Standard error, because standard output is the access log's.
+/// Prints the start-up lines to standard error; standard output belongs to the access log.
 fn announce(gateway: &Gateway) {
     let (routes, services) = gateway.summary();
     if line::is_json() {
@@ -141,7 +141,7 @@ fn announce_as_text(gateway: &Gateway, routes: usize, services: &[(String, usize
     }
 }
 
-/// The same in one event; `services` with the number of their instances.
+/// The start-up lines as one event; `services` has the number of instances of each.
 fn announce_as_event(gateway: &Gateway, routes: usize, services: Vec<(String, usize)>) {
     let http: Vec<String> = gateway.http_addrs().iter().map(|address| format!("http://{address}")).collect();
     let services: serde_json::Map<String, Value> =
@@ -184,7 +184,7 @@ impl Signals {
     }
 }
 
-/// The variable, systemd's directory, else the XDG base directory for state.
+/// The first of: the variable, systemd's directory, the XDG base directory for state.
 fn default_state_dir() -> Option<PathBuf> {
     if let Some(dir) = variable("MILLGATE_STATE_DIR").or_else(|| variable("STATE_DIRECTORY")) {
         return Some(PathBuf::from(dir));

@@ -33,7 +33,7 @@ pub enum Services {
     Deregister(Deregister),
 }
 
-/// What scripts may rely on. Fields may be added, none changes or goes away.
+/// The help text about JSON. Scripts rely on it: fields may be added, but none changes or goes away.
 const LIST_JSON: &str = "\
 JSON, one object on one line: {services: [{name, instances, passing, warning, critical, maintenance, unusable, tags}]}.
 `unusable` instances have no port or no address that a gateway could use.";
@@ -160,7 +160,7 @@ impl List {
     }
 }
 
-/// One service in the list.
+/// One line of the list of services.
 struct Counted<'a> {
     name: &'a str,
     instances: usize,
@@ -216,7 +216,7 @@ impl Show {
     }
 }
 
-/// What the columns do not say: checks that fail, and why a gateway leaves the instance out.
+/// Lines for what the columns do not have: failing checks, and why a gateway leaves the instance out.
 fn notes(entry: &ServiceEntry) -> Vec<String> {
     let id = &entry.service.id;
     let failing = entry.checks.iter().filter(|check| check.status != "passing");
@@ -229,7 +229,7 @@ fn notes(entry: &ServiceEntry) -> Vec<String> {
     failing.chain(unusable).collect()
 }
 
-/// The instances of a service that there is.
+/// The instances of a service; an error if there is no such service.
 async fn entries_of(client: &Client, name: &str) -> Result<Vec<ServiceEntry>, String> {
     let answer = client.health_service(name, &QueryOptions::default()).await;
     let entries = answer.map_err(|error| error.to_string())?.entries;
@@ -373,7 +373,7 @@ fn time(text: &str) -> Result<Duration, String> {
     time_from(text, Duration::from_millis(100))
 }
 
-/// Consul takes less for a minute, without a word.
+/// Consul silently raises a shorter time to a minute.
 fn removal_time(text: &str) -> Result<Duration, String> {
     time_from(text, Duration::from_mins(1))
 }
@@ -412,5 +412,5 @@ fn grpc_target(text: &str) -> Result<String, &'static str> {
         .ok_or("expected HOST:PORT or HOST:PORT/SERVICE, as in 127.0.0.1:9090/shop.Orders")
 }
 
-/// A check's output is somebody's log; the beginning says what is wrong.
+/// The output of a check may be a long log; its beginning has the fault.
 const OUTPUT_CHARS_MAX: usize = 200;

@@ -13,7 +13,7 @@ pub enum Token {
     Mint(Mint),
 }
 
-/// The way from nothing to a request that is let through.
+/// The help text: from nothing to a request that passes.
 const EXAMPLE: &str = "\
 A key pair for development, and a token that this provider accepts:
   auth: {main: {issuer: https://issuer.test, audience: api, public_key_file: public.pem}}

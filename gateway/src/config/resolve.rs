@@ -43,7 +43,7 @@ pub(super) fn resolve(
         files.readable(name, what, sink).map(|file| (file.path, file.bytes))
     };
     let auth = file.auth.iter().map(|provider| provider.value.resolve(&provider.name, &mut read_file, sink));
-    let auth = auth.collect();
+    let auth: Vec<_> = auth.collect();
     let tls = service::resolve_tls(&file.services, files, sink);
     let mut services = Services::new(&file.services, &tls, &defaults);
     let mut routes = Routes::new(file);
@@ -79,9 +79,11 @@ pub(super) fn resolve(
     if env.connection().is_some() {
         listen::refuse_connection(&file.consul, sink);
     }
+    let listen = listen::resolve(&file.listen, &defaults, files, sink);
+    no_effect::report_removed_sources(&file.auth, &auth, &listen, sink);
     Settings {
         workers: file.workers.unwrap_or(defaults.workers),
-        listen: listen::resolve(&file.listen, &defaults, files, sink),
+        listen,
         consul: needs_consul.then(|| listen::resolve_consul(&file.consul, &defaults, files, env, sink)),
         auth,
         routes,

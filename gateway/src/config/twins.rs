@@ -10,7 +10,9 @@
 //! Differences that the file states side by side are intended, and are not reported: an open route that names the method that
 //! the closed one leaves out, two exact hosts with the same path, another provider for one method or header of the same path.
 
+mod destination;
 mod gate;
+mod rewritten;
 mod said;
 mod sample;
 #[cfg(test)]
@@ -24,10 +26,11 @@ use std::{
 use http::{HeaderMap, Method};
 
 use self::{
+    destination::places_of,
     gate::GateParts,
-    sample::{Respelling, Sample, client_paths, host_fits, path_fits, upstream_path},
+    sample::{Respelling, Sample, host_fits, path_fits},
 };
-use super::settings::{EndpointSource, RouteSettings, Settings};
+use super::settings::{RouteSettings, Settings};
 use crate::{
     message::{ConfiguredNames, GuardedNames, fold},
     router::{HeaderCondition, HostPattern, Match, Router},
@@ -63,6 +66,8 @@ enum Difference {
     Header,
     /// After `rewrite`, the service gets the same path.
     Rewrite,
+    /// It is for another host, of which the service gets the same name.
+    RewrittenHost,
     /// A difference without a cure of its own.
     Other,
 }
@@ -172,6 +177,7 @@ impl<'a> Search<'a> {
         self.other_hosts(&own, &neighbours, &mut twins);
         self.other_headers(&own, &neighbours, &mut twins);
         self.rewritten(&own, &neighbours, &mut twins);
+        self.other_hosts_of_one_name(&own, &neighbours, &mut twins);
         (!twins.found.is_empty()).then_some(twins)
     }
 
@@ -368,34 +374,6 @@ impl<'a> Search<'a> {
             }
         }
     }
-
-    fn rewritten(&self, own: &Request, neighbours: &Neighbours, twins: &mut Twins) {
-        let (closed, route) = (twins.closed, self.route(twins.closed));
-        let upstream = upstream_path(route, &own.path);
-        for at in &neighbours.rewriting {
-            if twins.has(Difference::Rewrite) {
-                break;
-            }
-            let other = self.route(*at);
-            let host = match &other.host {
-                HostPattern::Any => own.host.clone(),
-                pattern => sample::host(pattern),
-            };
-            for path in client_paths(other, &upstream).into_iter().filter(|path| *path != own.path) {
-                let request = Request { host: host.clone(), path, ..own.clone() };
-                let leads_there = |taker: usize| {
-                    upstream_path(self.route(taker), &request.path) == upstream
-                        && self.is_weaker(taker, closed)
-                };
-                let Some(taker) = self.twin(&request, closed, leads_there) else { continue };
-                twins.add(
-                    Difference::Rewrite,
-                    said::rewritten(route, self.route(taker), &request.path),
-                    taker,
-                );
-            }
-        }
-    }
 }
 
 /// Adds values that meet the conditions to the headers.
@@ -406,23 +384,7 @@ fn with_conditions(mut headers: HeaderMap, conditions: &[HeaderCondition]) -> He
     headers
 }
 
-/// The destination of a route: addresses, and names in Consul without tags, since instances of one name are the same program.
-fn places_of(settings: &Settings, route: &RouteSettings) -> BTreeSet<String> {
-    let services = route.service.into_iter().chain(route.split.iter().map(|(at, _)| *at));
-    let services = services.filter_map(|at| settings.services.get(at));
-    let places = services.flat_map(|service| {
-        let places: Vec<String> = match &service.source {
-            EndpointSource::Hosts(hosts) => hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
-            EndpointSource::Consul(consul) => {
-                consul.targets.iter().map(|target| format!("consul:{}", target.service)).collect()
-            }
-        };
-        places.into_iter().chain(Some(format!("name:{}", service.name)))
-    });
-    places.collect()
-}
-
-/// Most hosts, headers and rewrites of neighbours that are tested for one closed route.
+/// Hosts, headers and rewrites of neighbours that are tried for one closed route.
 const TRIED_MAX: usize = 64;
 /// The usual methods. HEAD goes with GET, and browsers send OPTIONS without credentials. `Search::methods` adds PROPFIND, LOCK
 /// and QUERY, for which frameworks may run the handler of a path as well.

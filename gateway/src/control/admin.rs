@@ -1,7 +1,7 @@
-//! Admin listener: health, metrics and the JSON view of what the gateway does. Never on the public listener.
+//! Admin listener: health, metrics and the JSON view of the gateway. It is never the public listener.
 //!
-//! It has the public listener's time limits, few connections, and files of its own in the account: whatever clients do, it
-//! answers; whatever happens to it, clients are served.
+//! It has the public listener's time limits, few connections, and files of its own in the account. So it answers whatever clients
+//! do, and clients are served whatever happens to it.
 
 use std::{
     net::TcpListener,
@@ -35,7 +35,7 @@ pub struct Admin {
     pub publisher: Arc<Publisher>,
     pub status: Arc<Status>,
     pub exporter: Exporter,
-    /// Where the configuration comes from.
+    /// The source of the configuration.
     pub config: String,
 }
 
@@ -74,7 +74,7 @@ pub async fn serve(listener: TcpListener, admin: Admin) -> std::io::Result<()> {
     match never.await {}
 }
 
-/// Lines of `/readyz` about services; the rest is in `/api/v1/services`.
+/// Services that `/readyz` lists at most; `/api/v1/services` has all.
 const DETAILS_MAX: usize = 20;
 /// RFC 9110 §15.5.20.
 const MISDIRECTED: (StatusCode, &str) = (
@@ -105,12 +105,12 @@ fn router(admin: Arc<Admin>) -> Router {
         .with_state(admin)
 }
 
-/// The process turns.
+/// `/livez`: the process runs.
 async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// Something is known of every service, recently enough, there are keys of every provider, and the gateway does not drain.
+/// `/readyz`: every service is known, and recently enough, there are keys of every provider, and the gateway does not drain.
 /// `?verbose` lists the checks.
 async fn readyz(State(admin): State<Arc<Admin>>, Query(query): Query<Vec<(String, String)>>) -> Response {
     let draining = admin.status.draining.load(std::sync::atomic::Ordering::Relaxed);
@@ -135,7 +135,7 @@ async fn readyz(State(admin): State<Arc<Admin>>, Query(query): Query<Vec<(String
     (status, text).into_response()
 }
 
-/// What a check does not fail for, and whoever looks should know.
+/// Remarks that operators need, though no check fails because of them.
 fn details(status: &Status, verbose: bool) -> Vec<String> {
     let mut details = status.missing_rights();
     let more = details.len().saturating_sub(DETAILS_MAX);
@@ -167,7 +167,7 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     }
 }
 
-/// The compiled table in match order, and the declared routes that are not in it.
+/// `/api/v1/routes`: the compiled table in match order, and the declared routes that are not in it.
 async fn routes(State(admin): State<Arc<Admin>>) -> Json<Value> {
     let snapshot = admin.publisher.load();
     let table = &snapshot.table;
@@ -178,12 +178,12 @@ async fn routes(State(admin): State<Arc<Admin>>) -> Json<Value> {
     Json(json!({ "routes": routes, "refused": refused, "waiting": waiting }))
 }
 
-/// Which configuration is in use, what of it waits for a restart, and why the last one was refused.
+/// `/api/v1/config`: the configuration in use, the part of it that waits for a restart, and why the last one was refused.
 async fn config(State(admin): State<Arc<Admin>>) -> Json<Value> {
     Json(admin.status.config().json(&admin.config))
 }
 
-/// Clients that were refused before there was a request that the access log could have, oldest first.
+/// `/api/v1/refusals`: clients that were refused before they had sent a request for the access log, oldest first.
 async fn refusals(State(admin): State<Arc<Admin>>) -> Json<Value> {
     let time = |at| humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + at).to_string();
     let refusals = admin.exporter.refusals().await.into_iter().map(|refusal| {
@@ -200,7 +200,7 @@ async fn refusals(State(admin): State<Arc<Admin>>) -> Json<Value> {
     Json(json!({ "refusals": refusals.collect::<Vec<_>>() }))
 }
 
-/// What happened lately, oldest first.
+/// `/api/v1/events`: the latest events, oldest first.
 async fn events(State(admin): State<Arc<Admin>>) -> Json<Value> {
     let notes = admin.status.notes().into_iter().map(|note| {
         let time = humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + note.at).to_string();
@@ -209,7 +209,7 @@ async fn events(State(admin): State<Arc<Admin>>) -> Json<Value> {
     Json(json!({ "events": notes.collect::<Vec<_>>() }))
 }
 
-/// Services with their endpoints, breakers and watches.
+/// `/api/v1/services`: services with their endpoints, breakers and watches.
 async fn services(State(admin): State<Arc<Admin>>) -> Json<Value> {
     let snapshot = admin.publisher.load();
     let now = clock::now();
@@ -246,14 +246,14 @@ async fn services(State(admin): State<Arc<Admin>>) -> Json<Value> {
     Json(json!({ "services": services.collect::<Vec<_>>() }))
 }
 
-/// Where the service has `failover`: all its datacenters in order of preference; `null` is the agent's own.
+/// For a service with `failover`: all its datacenters in order of preference; `null` is the agent's own.
 fn failover(cluster: &Cluster) -> Option<Value> {
     let targets = cluster.settings.source.targets();
     let shown = |(at, target): (usize, &WatchTarget)| json!({"datacenter": target.datacenter.as_deref(), "active": at == cluster.target});
     (targets.len() > 1).then(|| targets.iter().enumerate().map(shown).collect())
 }
 
-/// Providers with their key sets: age, errors, next fetch.
+/// `/api/v1/keys`: providers with their key sets, errors and the next fetch.
 async fn keys(State(admin): State<Arc<Admin>>) -> Json<Value> {
     Json(report::json(&admin.publisher.load(), clock::unix_now()))
 }

@@ -1,4 +1,4 @@
-//! Follows the list of services, for the routes that they declare ([`super::declared`]).
+//! Follows the list of services for declared routes ([`super::declared`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,13 +8,13 @@ use tokio::sync::mpsc;
 use super::event::{CatalogNews, Event};
 use crate::{auto_routes::merge::Declared, declaration::tags::TagForms};
 
-/// Where news go, and of which registry they are.
+/// The receiver of the events, and the registry that they are from.
 pub struct Events {
     pub sender: mpsc::Sender<Event>,
     pub registry: u64,
 }
 
-/// Follows the list of services until dropped.
+/// Follows the list of services until it is dropped.
 pub struct CatalogFollow {
     forms: TagForms,
     task: tokio::task::JoinHandle<()>,
@@ -25,7 +25,7 @@ impl CatalogFollow {
         Self { task: tokio::spawn(follow(client, datacenter, forms.clone(), events)), forms }
     }
 
-    /// Does it keep the tags that these forms read?
+    /// Whether it keeps the tags that these forms read.
     pub fn serves(&self, forms: &TagForms) -> bool {
         self.forms == *forms
     }
@@ -41,7 +41,7 @@ async fn follow(client: Client, datacenter: Option<String>, forms: TagForms, eve
     let keep = move |catalog: Catalog| (of_routes(catalog.services, &forms), catalog.filtered_by_acls);
     let (updates, mut received) = mpsc::channel(1);
     let _handle: FollowHandle = follow_catalog(client.clone(), FollowOptions::default(), keep, updates);
-    // A token without `agent:read` does not tell; then origins have no datacenter.
+    // A token without `agent:read` cannot read the datacenter; then origins have none.
     let mut own: Option<String> = datacenter;
     while let Some((services, filtered)) = received.recv().await {
         if own.is_none() {
@@ -55,10 +55,10 @@ async fn follow(client: Client, datacenter: Option<String>, forms: TagForms, eve
     }
 }
 
-/// All services, with the tags that are about routes.
+/// All services, with their tags about routes.
 fn of_routes(services: BTreeMap<String, Vec<String>>, forms: &TagForms) -> Declared {
     let tags = |tags: Vec<String>| -> Vec<String> {
-        // Sorted and once each.
+        // Sorted, and without duplicates.
         let is_kept = |tag: &String| forms.is_route(tag) || forms.points_to_metadata(tag);
         tags.into_iter().filter(is_kept).collect::<BTreeSet<_>>().into_iter().collect()
     };

@@ -1,7 +1,7 @@
-//! The certificates that the gateway shows to others, and the warning before one of them ends: in the log, as an event and as a
+//! The certificates that the gateway presents, and the warning before one of them expires: in the log, as an event and as a
 //! metric, at the start, at each reload, once a day, and in the second in which one expires.
 //!
-//! An expired certificate breaks no file and no reload: without this, the clients learn of it first.
+//! An expired certificate does not break a file or a reload. Without this warning, clients would notice it first.
 
 use std::{
     collections::HashSet,
@@ -16,7 +16,7 @@ use crate::{
     tls::validity::{Standing, Validity},
 };
 
-/// A warning that still holds is repeated after this.
+/// A warning is repeated after this time, as long as its reason lasts.
 const REPEATED: Duration = Duration::from_hours(24);
 
 const CONSUL: &str = "discovery.consul";
@@ -26,29 +26,29 @@ const CONSUL: &str = "discovery.consul";
 pub struct Certificates(Mutex<Vec<Certificate>>);
 
 struct Certificate {
-    /// Where it is shown: `https`, `services.NAME` or `discovery.consul`.
+    /// Where the gateway presents it: `https`, `services.NAME` or `discovery.consul`.
     listener: String,
     file: PathBuf,
     validity: Validity,
-    /// What was last reported of it, and when.
+    /// The last report about it, and its time.
     reported: Option<(Standing, Duration)>,
 }
 
 /// Something about a certificate that an operator must know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remark {
-    /// Of the event.
+    /// The kind of the event.
     pub kind: &'static str,
     pub text: String,
 }
 
 impl Certificates {
-    /// Reads those of a configuration that was accepted.
+    /// Reads the certificates of a configuration that was accepted.
     pub fn read(&self, settings: &Settings) {
         self.read_except(settings, &HashSet::new());
     }
 
-    /// Reads the certificates again. What is known of the files in `unusable` stays: what they had before is in use.
+    /// Reads the certificates again, except for the files in `unusable`: for those, the certificate from before is still in use.
     pub(super) fn read_except(&self, settings: &Settings, unusable: &HashSet<PathBuf>) {
         let mut known = self.lock();
         let mut seen = HashSet::new();
@@ -64,7 +64,7 @@ impl Certificates {
         }));
     }
 
-    /// What is to be reported at `now`, wall time since the Unix epoch.
+    /// The remarks that are due at `now`, wall time since the Unix epoch.
     pub fn look(&self, now: Duration) -> Vec<Remark> {
         self.lock().iter_mut().filter_map(|certificate| certificate.look(now)).collect()
     }
@@ -120,14 +120,14 @@ impl Certificate {
         Some(Remark { kind, text })
     }
 
-    /// Of its leaf; where that has none, of its file.
+    /// The name in the leaf; without one, the name of the file.
     fn name(&self) -> String {
         let of_file = || self.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         self.validity.name.clone().unwrap_or_else(of_file)
     }
 }
 
-/// Where certificates are shown, and the files that they are in.
+/// Every place where the gateway presents a certificate, with the file of it.
 fn files(settings: &Settings) -> Vec<(String, PathBuf)> {
     let mut files = Vec::new();
     let mut add = |listener: String, file: Option<&Path>| {

@@ -1,7 +1,8 @@
-//! What is shown of the configuration: the one in use, what of it waits for a restart, and why the last one was refused.
+//! What the admin listener shows of the configuration: the one in use, the part of it that waits for a restart, and why the last
+//! one was refused.
 //!
-//! In `/api/v1/config`, in the metrics and, as one line each, in the events. No line of the source stands there: it may hold
-//! what is not for each reader of the admin listener.
+//! It is in `/api/v1/config`, in the metrics and, as one line each, in the events. They have no line of the source, because it
+//! may contain what not every reader of the admin listener may see.
 
 use std::time::Duration;
 
@@ -13,11 +14,11 @@ use crate::syntax::diagnostics::{Diagnostic, Report, Severity};
 /// The last attempts to load a configuration.
 #[derive(Debug, Clone, Default)]
 pub struct ConfigState {
-    /// Wall time since the Unix epoch of the last success.
+    /// Wall time of the last success, since the Unix epoch.
     pub succeeded: Duration,
-    /// The configuration that was refused last, if none was accepted since.
+    /// The last refused configuration, if none was accepted since.
     pub refused: Option<Refused>,
-    /// Keys of the configuration in use that are as they were when the process started.
+    /// Keys of the configuration in use whose new values wait for the next start.
     pub waiting: Vec<&'static str>,
     /// Warnings of the configuration in use.
     pub(super) warnings: Vec<Warned>,
@@ -35,7 +36,7 @@ pub struct Refused {
     text: String,
 }
 
-/// A warning without its place: what stays the same when lines move.
+/// A warning without its place, which changes when lines move.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Warned {
     pub(super) code: &'static str,
@@ -60,7 +61,7 @@ impl Refused {
         Self { at, errors: report.errors(), place, code, text }
     }
 
-    /// One line for the events.
+    /// The text of the event, one line.
     pub(super) fn line(&self) -> String {
         let more = match self.errors.saturating_sub(1) {
             0 => String::new(),
@@ -71,7 +72,7 @@ impl Refused {
     }
 }
 
-/// What is wrong, and the words beside the marked text.
+/// The message of a finding, with the words beside the marked text.
 fn words(found: &Diagnostic) -> String {
     match &*found.label {
         "" => found.message.clone(),
@@ -102,7 +103,7 @@ impl ConfigState {
         }
     }
 
-    /// `/api/v1/config`; `source` is where the configuration comes from.
+    /// The body of `/api/v1/config`. `source`: where the configuration comes from.
     pub(super) fn json(&self, source: &str) -> Value {
         let time = |at| humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + at).to_string();
         let refused = self.refused.as_ref().map(|refused| {

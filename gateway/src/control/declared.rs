@@ -1,10 +1,10 @@
-//! Routes that services declare, as they come and go: the list of services is followed, and what it says becomes
-//! routes behind those of the file ([`crate::auto_routes`]).
+//! Declared routes: the list of services is followed, and its tags become routes behind those of the file
+//! ([`crate::auto_routes`]).
 //!
-//! A tag that is gone while its service stays takes its route away at once. A service that is gone from the list keeps
-//! its routes while its instances are known, so that an answer which a token cut short takes nothing away: the watch of
-//! its instances decides that with more care. After that they stay for [`GONE_FOR`] and answer 503, as a route of the
-//! file does. What was declared is kept on disk, so that a gateway which starts while Consul is away has its routes.
+//! A tag that is gone while its service stays takes its route away at once. A service that is gone from the list keeps its routes
+//! while its instances are known, so an answer that a token cut short takes nothing away: the watch of its instances decides with
+//! more care. After that the routes stay for [`GONE_FOR`] and answer 503, as a route of the file does. Declarations are kept on
+//! disk, so a gateway that starts while Consul is down has its routes.
 
 mod changes;
 mod report;
@@ -31,50 +31,50 @@ use crate::{
 pub use changes::Change;
 pub use report::{DeclaredReport, RejectedView, look_at};
 
-/// What is declared, and what came of it.
+/// The declarations, and what became of them.
 #[derive(Debug, Default)]
 pub struct DeclaredRoutes {
-    /// With services that are no longer in the list, and are kept.
+    /// By service; also services that are gone from the list and are kept.
     services: Declared,
-    /// What the metadata of their instances declares, for those with a tag that points to it.
+    /// Declarations in the metadata of instances, for services with a tag that points to it.
     metadata: Declared,
     /// How the services stood when the table was made.
     standings: Standings,
-    /// Services that would have a route if they had instances, or others had none.
+    /// Services whose routes depend on whether they, or others, have instances.
     contenders: BTreeSet<String>,
-    /// Another table may come of what metadata declares, or of how services stand now.
+    /// Metadata or the standing of services has changed, so that another table may be due.
     has_news: bool,
-    /// Those, and since when they also have no instance.
+    /// Services that are gone from the list, and since when they also have no instance.
     gone: BTreeMap<String, Option<Instant>>,
-    /// The last list was cut short, so what is missing in it may be there.
+    /// The last list was cut short: a service that it lacks may still exist.
     filtered: bool,
     datacenter: Option<String>,
     heard: Heard,
     accepted: Vec<Accepted>,
-    /// What is accepted and not in the table yet.
+    /// Accepted declarations that are not in the table yet.
     warming: Warming,
     rejected: Vec<Rejected>,
     refused: Refused,
-    /// Ids and tags of instances that no watch follows, by service: for the report of what was refused.
+    /// Ids and tags of instances that no watch follows, by service, for the report of refused declarations.
     seen: BTreeMap<String, Vec<(String, Vec<String>)>>,
-    /// The table of the last run, in its order; read with the first merge, which knows the forms of tags.
+    /// The last run's table in its order, read with the first merge, which knows the forms of tags.
     remembered: Vec<(String, String)>,
     memory: Option<PathBuf>,
 }
 
-/// What is known of declarations is from here.
+/// Where the known declarations are from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Heard {
     #[default]
     Nothing,
-    /// Another registry: the next list takes the place of all of it.
+    /// From another registry: the next list replaces all of them.
     OfAnother,
-    /// The registry, or the disk.
+    /// From the registry in use, or from disk.
     OfThis,
 }
 
 impl DeclaredRoutes {
-    /// With what was declared when the gateway ran last. `folder` is that of the registry's state.
+    /// Begins with the declarations of the last run. `folder`: the state of the registry.
     pub fn remembered(folder: Option<&Path>) -> Self {
         let memory = folder.map(|dir| dir.join(FILE));
         let record = memory.as_deref().and_then(load);
@@ -90,13 +90,13 @@ impl DeclaredRoutes {
         known
     }
 
-    /// From now on the registry's state is in this folder.
+    /// Keeps the state in this folder from now on.
     pub fn keep_in(&mut self, folder: Option<&Path>) {
         self.memory = folder.map(|dir| dir.join(FILE));
         self.save(&self.accepted);
     }
 
-    /// Another registry is asked from now on, whose state is in this folder. What is in the table stays until it answers.
+    /// Another registry is used from now on; its state is in this folder. The table stays until that registry answers.
     pub fn begin_anew(&mut self, folder: Option<&Path>) {
         self.memory = folder.map(|dir| dir.join(FILE));
         if self.heard != Heard::Nothing {
@@ -104,7 +104,7 @@ impl DeclaredRoutes {
         }
     }
 
-    /// Is there nothing to wait for before the table is complete?
+    /// Whether the table is complete, as far as it depends on declarations.
     pub fn is_heard(&self, settings: &Settings) -> bool {
         self.heard != Heard::Nothing || settings.auto_routes.is_none()
     }
@@ -113,7 +113,7 @@ impl DeclaredRoutes {
         self.accepted.len()
     }
 
-    /// Takes over a list of services. `false`: it says nothing new.
+    /// Takes over a list of services. `false`: nothing in it is new.
     pub fn learn(&mut self, news: CatalogNews) -> bool {
         let before = (self.services.clone(), self.datacenter.clone(), self.heard);
         let mut services = news.services;
@@ -128,7 +128,7 @@ impl DeclaredRoutes {
             }
         }
         services.retain(|_, tags| !tags.is_empty());
-        // What was seen of instances belongs to the tags of that time.
+        // What is known of instances belongs to the tags of that time.
         self.seen.retain(|service, _| services.get(service) == before.0.get(service));
         (self.services, self.filtered) = (services, news.filtered);
         self.heard = Heard::OfThis;
@@ -138,8 +138,8 @@ impl DeclaredRoutes {
         before != (self.services.clone(), self.datacenter.clone(), Heard::OfThis)
     }
 
-    /// Takes over what the metadata of a service's instances declares, if a tag points to it. Where there is no instance
-    /// it stays, as tags do.
+    /// Takes over the declarations in the metadata of a service's instances, if a tag points to it. Without an instance they
+    /// stay, as those in tags do.
     pub fn learn_metadata(&mut self, auto: &AutoRoutesSettings, world: &World, service: &str) {
         let points = |tags: &Vec<String>| tags.iter().any(|tag| auto.forms.points_to_metadata(tag));
         if !self.services.get(service).is_some_and(points) {
@@ -161,7 +161,7 @@ impl DeclaredRoutes {
         }
     }
 
-    /// As [`DeclaredRoutes::learn_metadata`], of all services: tags came or went.
+    /// As [`DeclaredRoutes::learn_metadata`], for all services, after tags came or went.
     pub fn relearn_metadata(&mut self, auto: &AutoRoutesSettings, world: &World) {
         let points = |tags: &Vec<String>| tags.iter().any(|tag| auto.forms.points_to_metadata(tag));
         let pointing =
@@ -172,7 +172,8 @@ impl DeclaredRoutes {
         }
     }
 
-    /// Looks at how a service stands now. That counts where services contend for a route, and where it is none that may have one.
+    /// Notices how one service stands now. A change matters where services contend for a route, and where it is about proxies of a
+    /// mesh, which may declare none.
     pub fn learn_standing(&mut self, auto: &AutoRoutesSettings, world: &World, service: &str) {
         let Some(old) = self.standings.get(service).copied() else { return };
         let new = world.standing(&auto.service_of(service));
@@ -180,18 +181,18 @@ impl DeclaredRoutes {
         self.has_news |= old != new && (is_side || !self.contenders.is_empty());
     }
 
-    /// Takes over how all services that declare something stand now.
+    /// Takes over how all services with declarations stand.
     pub fn relearn_standings(&mut self, auto: &AutoRoutesSettings, world: &World) {
         let standing = |service: &String| (service.clone(), world.standing(&auto.service_of(service)));
         self.standings = self.services.keys().map(standing).collect();
     }
 
-    /// Has metadata declared something since the last table, or do services stand otherwise so that another may come of it?
+    /// Whether metadata or the standing of services has changed since the last table, so that another one may be due.
     pub fn has_news(&self) -> bool {
         self.has_news
     }
 
-    /// What tags and metadata declare together.
+    /// The declarations of tags and of metadata together.
     fn all(&self, auto: &AutoRoutesSettings) -> Declared {
         let mut all = self.services.clone();
         for (service, texts) in &self.metadata {
@@ -204,7 +205,7 @@ impl DeclaredRoutes {
         all
     }
 
-    /// What was kept on disk, once it is known how tags are read.
+    /// Separates tags from metadata in what was kept on disk, once the forms of tags are known.
     fn recall(&mut self, auto: &AutoRoutesSettings) {
         for (service, tags) in &mut self.services {
             let texts: Vec<String> = tags.extract_if(.., |tag| auto.forms.is_metadata(tag)).collect();
@@ -221,7 +222,7 @@ impl DeclaredRoutes {
         self.accepted = without_repeats(self.remembered.drain(..).filter_map(read).collect());
     }
 
-    /// Forgets services that are gone for long enough. `false`: none.
+    /// Forgets services that have been gone for long enough. `false`: there was none.
     pub fn expire(&mut self, auto: &AutoRoutesSettings, world: &World, now: Instant) -> bool {
         if self.filtered {
             return false;
@@ -246,8 +247,8 @@ impl DeclaredRoutes {
         &self.warming
     }
 
-    /// The settings of the file with what is declared now, and what is different from before. The first routes of a
-    /// service wait while it `is_known` to nobody ([`Warming`]): then the settings have the service and no route of it.
+    /// The settings of the file with the declared routes, and the differences from before. The first routes of a service wait
+    /// until it `is_known` ([`Warming`]); until then the settings have the service, but no route of it.
     pub fn merge(
         &mut self,
         file: &Settings,
@@ -283,8 +284,8 @@ impl DeclaredRoutes {
         (settings, changes)
     }
 
-    /// Takes the routes that wait out of the settings, whose first `statics` routes are the file's. Returns what is in
-    /// the table, and the services that nothing is known of and that wait no longer.
+    /// Takes the routes that wait out of the settings, whose first `statics` routes are the file's. Returns the declarations in
+    /// the table, and the services that are not known and no longer wait.
     fn live(
         &mut self,
         settings: &mut Settings,
@@ -321,7 +322,7 @@ impl DeclaredRoutes {
     }
 }
 
-/// Instances that a watch follows: those of a service that declares a route which was taken.
+/// The instances of a service that watches follow, because a route that it declares is in the table.
 fn instances<'a>(
     auto: &AutoRoutesSettings,
     world: &'a World,
@@ -335,7 +336,7 @@ fn instances<'a>(
 struct Record {
     version: u32,
     datacenter: Option<String>,
-    /// Service and tag, in the order of the table.
+    /// Service and tag of each declaration, in the order of the table.
     tags: Vec<(String, String)>,
 }
 
@@ -343,7 +344,7 @@ fn load(path: &Path) -> Option<Record> {
     kept_file::read_json(path).filter(|record: &Record| record.version == VERSION)
 }
 
-/// A restart of the last instance takes less; and a 503 tells more than a 404 while it lasts.
+/// The restart of a service's last instance takes less, and meanwhile a 503 says more than a 404.
 const GONE_FOR: Duration = Duration::from_mins(1);
 const FILE: &str = "declared+routes.json";
 const VERSION: u32 = 1;
@@ -441,7 +442,7 @@ mod tests {
         assert_eq!(merged, expect("/a", "a b", &["route_declared"]), "b is watched");
         let merged = names(declared.merge(&file(), |_| true, now));
         assert_eq!(merged, expect("/a /b", "a b", &["route_declared"]));
-        // Another registry, say: what works is not taken away.
+        // As after a change of the registry: what works is not taken away.
         declared.learn(news(&[("a", "/new"), ("b", "/b")]));
         let merged = names(declared.merge(&file(), |_| false, now));
         assert_eq!(merged, expect("/b /new", "b a", &["route_withdrawn", "route_declared"]));

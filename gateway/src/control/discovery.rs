@@ -20,16 +20,16 @@ use crate::{
     },
 };
 
-/// Names are looked up again this often; the resolver does not tell how long an answer is valid.
+/// Names are looked up again after this time; the resolver does not report how long an answer is valid.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
-/// After a failed look-up.
+/// Pause after a failed look-up.
 const RESOLVE_RETRY: Duration = Duration::from_secs(2);
-/// This many watches begin together.
+/// Watches that begin together.
 const AT_ONCE: usize = 20;
-/// More begin within this time each, all together.
+/// Where more watches begin together, their starts are spread over this time for each, at most over [`START_SPREAD_MAX`].
 const START_SPREAD: Duration = Duration::from_millis(20);
 const START_SPREAD_MAX: Duration = Duration::from_secs(5);
-/// Names followed at once; past it instances with further names are not routable, which is said.
+/// Names that are looked up. Instances with further names are not routable, and the log has a warning.
 const NAMES_MAX: usize = 10_000;
 
 /// The watches and look-ups that the current settings need.
@@ -37,10 +37,10 @@ pub struct Discovery {
     events: mpsc::Sender<Event>,
     updates: mpsc::Sender<ServiceUpdate>,
     client: Option<Client>,
-    /// Counts the registries that were used.
+    /// The number of registries that were used so far.
     registry: u64,
     options: WatchOptions,
-    /// What is known of these was said by another registry.
+    /// Services whose known instances are from another registry.
     distrusted: HashSet<WatchTarget>,
     watches: BTreeMap<WatchTarget, WatchHandle>,
     look_ups: HashMap<String, tokio::task::JoinHandle<()>>,
@@ -60,39 +60,39 @@ impl Discovery {
         }
     }
 
-    /// Uses another registry from now on. Every watch starts anew; what is known stays until it answers.
+    /// Uses another registry from now on. Every watch begins anew; what is known stays until that registry answers.
     pub fn use_client(&mut self, client: Option<Client>, options: WatchOptions) {
         self.watches.clear();
         self.client = client;
         self.registry += 1;
-        // What the watches from before sent has their number.
+        // Updates that earlier watches have sent carry the earlier number.
         self.updates = forward(self.events.clone(), self.registry);
         self.options = options;
     }
 
-    /// Every watch starts anew, as of a registry of which nothing is known.
+    /// Every watch begins anew, without anything that was known.
     pub fn start_over(&mut self) {
         let (client, options) = (self.client.take(), self.options.clone());
         self.use_client(client, options);
     }
 
-    /// What is known was said by another registry: it is used until this one answers, whose confirmed word is not doubted
-    /// because of it.
+    /// Everything known is from another registry. It is used until this registry answers; then its confirmed answer counts at
+    /// once, even if it is empty.
     pub fn distrust(&mut self, world: &World) {
         self.distrusted = world.instances.keys().cloned().collect();
     }
 
-    /// The registry in use has spoken of this.
+    /// The registry in use has answered about this service.
     pub fn heard(&mut self, target: &WatchTarget) {
         self.distrusted.remove(target);
     }
 
-    /// Which of the registries that were used it is that is used now. Events say which one they are from.
+    /// The number of the registry in use. Events carry the number of the registry that they are from.
     pub fn registry(&self) -> u64 {
         self.registry
     }
 
-    /// The registry in use.
+    /// A client of the registry in use.
     pub fn client(&self) -> Option<&Client> {
         self.client.as_ref()
     }
@@ -103,7 +103,7 @@ impl Discovery {
         self.watches.retain(|target, _| wanted.contains(target));
         if let Some(client) = &self.client {
             let new = wanted.iter().filter(|target| !self.watches.contains_key(*target)).count();
-            // A few ask at once; hundreds would be a burst for the agent.
+            // A few queries at once are fine; hundreds would be a burst for the agent.
             let start_within = if new <= AT_ONCE {
                 Duration::ZERO
             } else {
@@ -111,8 +111,8 @@ impl Discovery {
             };
             for target in wanted {
                 if !self.watches.contains_key(&target) {
-                    // With what is in use, from disk or from before the token changed, say, so that the first answer
-                    // cannot take it away unconfirmed.
+                    // The watch begins with the instances in use (from disk, or from before the token changed), so that the first
+                    // answer cannot take them away unconfirmed.
                     let seed = world.instances.get(&target).map(|instances| Seed {
                         instances: Arc::clone(instances),
                         of_this_registry: !self.distrusted.contains(&target),
@@ -155,12 +155,12 @@ impl Discovery {
         }
     }
 
-    /// Is this update of something that is still wanted, by the registry that is asked?
+    /// Whether an update is about a service that is still followed, and from the registry in use.
     pub fn follows(&self, target: &WatchTarget, registry: u64) -> bool {
         self.registry == registry && self.watches.contains_key(target)
     }
 
-    /// As [`Discovery::follows`], of a look-up.
+    /// As [`Discovery::follows`], for a look-up.
     pub fn follows_name(&self, name: &str) -> bool {
         self.look_ups.contains_key(name)
     }
@@ -178,7 +178,7 @@ impl Drop for Discovery {
     }
 }
 
-/// Where watches send their updates, which go on with the number of their registry.
+/// The channel for updates of watches; each goes on as an event with the number of its registry.
 fn forward(events: mpsc::Sender<Event>, registry: u64) -> mpsc::Sender<ServiceUpdate> {
     let (updates, mut received) = mpsc::channel::<ServiceUpdate>(64);
     tokio::spawn(async move {
@@ -191,9 +191,9 @@ fn forward(events: mpsc::Sender<Event>, registry: u64) -> mpsc::Sender<ServiceUp
     updates
 }
 
-/// All addresses, sorted.
+/// All addresses of a name, sorted.
 async fn resolve(name: String) -> std::io::Result<Vec<SocketAddr>> {
-    // Nothing closes it.
+    // The semaphore is never closed.
     let _turn = LOOKUPS.acquire().await.map_err(std::io::Error::other)?;
     let mut addresses: Vec<SocketAddr> = tokio::net::lookup_host(name).await?.collect();
     addresses.sort_unstable();
@@ -201,7 +201,7 @@ async fn resolve(name: String) -> std::io::Result<Vec<SocketAddr>> {
     Ok(addresses)
 }
 
-/// Each has a thread and a file or two while it is looked up, which the account of files keeps for it.
+/// Each look-up has a thread and a file or two, for which the account of files has a reserve.
 static LOOKUPS: Semaphore = Semaphore::const_new(LOOKUPS_MAX);
 
 /// Sends the addresses of `name` whenever they change, until the receiver is gone.
@@ -210,7 +210,7 @@ where
     R: Fn(String) -> F,
     F: Future<Output = std::io::Result<Vec<SocketAddr>>>,
 {
-    // `None` until anything was said of the name.
+    // `None` until the first result was sent.
     let mut last: Option<Vec<SocketAddr>> = None;
     let mut failing = false;
     loop {
@@ -220,14 +220,14 @@ where
                 (Some(addresses), RESOLVE_EVERY)
             }
             Err(error) => {
-                // The last answer stays in use: a resolver that is away says nothing about the host.
+                // The last answer stays in use: a resolver that is down proves nothing about the host.
                 if !failing {
                     let known = last.as_ref().is_some_and(|addresses| !addresses.is_empty());
                     let rest = if known { "the last addresses stay in use" } else { "it has no address yet" };
                     tracing::warn!(%name, %error, "host name could not be resolved; {rest}");
                 }
                 failing = true;
-                // A first failure is told, too: one bad name must not keep the gateway unready.
+                // A first failure is sent, too: one bad name must not keep the gateway unready.
                 (last.is_none().then(Vec::new), RESOLVE_RETRY)
             }
         };

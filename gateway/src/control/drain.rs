@@ -1,7 +1,6 @@
-//! The way to the end: readiness goes first, then the listeners, then the requests in flight.
+//! The end of serving: readiness goes first, then the listeners, then the requests in flight.
 //!
-//! It goes on beside the loop, so that until the last request is answered instances are followed and metrics
-//! tell what happens.
+//! The drain runs beside the loop, so that instances are followed and metrics are exact until the last request is answered.
 
 use std::{pin::Pin, time::Duration};
 
@@ -12,10 +11,10 @@ use crate::{
     worker::{Command, Drained},
 };
 
-/// Longer than any drain may take after its own timeout, before the loop gives up on a worker.
+/// Added to the drain's own timeout; after it, the loop gives up on a worker.
 pub(super) const SLACK: Duration = Duration::from_secs(5);
 
-/// A drain under way, and who waits for it.
+/// A drain under way, and the channel for its result.
 pub(super) struct Drain {
     work: Pin<Box<dyn Future<Output = usize>>>,
     done: oneshot::Sender<usize>,
@@ -30,7 +29,7 @@ impl Drain {
         Self { work: Box::pin(drain(workers, settings)), done }
     }
 
-    /// Waits until the drain is over and tells who waits for it. Without a drain it waits for ever.
+    /// Waits until the drain is over and sends its result. Without a drain it never returns.
     pub(super) async fn finish(drain: &mut Option<Self>) {
         let Some(Self { work, .. }) = drain else { return std::future::pending().await };
         let cut = work.await;
@@ -40,11 +39,11 @@ impl Drain {
     }
 }
 
-/// Returns how many connections were cut.
+/// The number of connections that were cut.
 async fn drain(workers: Vec<mpsc::Sender<Command>>, settings: DrainSettings) -> usize {
     tokio::time::sleep(settings.notice).await;
     let timeout = settings.timeout;
-    // One for all: workers that are stuck are not waited for one after the other.
+    // One deadline for all workers, so that several stuck ones cost no more than one.
     let deadline = tokio::time::Instant::now() + timeout + SLACK;
     let mut replies = Vec::new();
     for worker in &workers {

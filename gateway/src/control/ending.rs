@@ -7,27 +7,27 @@ use tokio::time::Instant;
 use super::drain;
 use crate::config::settings::DrainSettings;
 
-/// After the drain, for threads that still write something: the access log, last known instances. A pipe that nobody
-/// reads, or a disk that hangs, would take for ever.
+/// For threads that write something after the drain: the access log and the last known instances. Without a limit, a pipe without
+/// a reader or a disk that hangs would stop the end for ever.
 const THREADS_END: Duration = Duration::from_secs(3);
-/// Between two looks at whether the threads have ended.
+/// Time between two looks at whether the threads have ended.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// How long the control plane may take to drain, whatever happens to it.
+/// The longest time that the control plane may take to drain.
 pub fn drain_patience(settings: &DrainSettings) -> Duration {
-    // The workers have one deadline together, and the control plane needs a moment to say what came of it.
+    // All workers have one deadline, and the control plane needs a moment to report.
     settings.notice + settings.timeout + 2 * drain::SLACK
 }
 
-/// Waits until the threads have ended, but no longer than [`THREADS_END`]: those that have not are left to the end of the
-/// process. `true`: all have.
+/// Waits until the threads have ended, at most for [`THREADS_END`]; those that are left end with the process. `true`: all have
+/// ended.
 pub async fn join(threads: Vec<JoinHandle<()>>) -> bool {
     let deadline = Instant::now() + THREADS_END;
     while !threads.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
         tokio::time::sleep(LOOK).await;
     }
     let (ended, left): (Vec<_>, Vec<_>) = threads.into_iter().partition(JoinHandle::is_finished);
-    // A thread that panicked has said so.
+    // A thread that panicked has logged it.
     for thread in ended {
         let _ = thread.join();
     }

@@ -1,4 +1,4 @@
-//! Everything that can change the gateway's world, as one enum, and the order in which it is handled.
+//! Everything that can change the gateway's world, as one enum, and the order in which the control loop handles it.
 
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
@@ -12,29 +12,31 @@ use crate::{
     worker::{Hint, Hints},
 };
 
-/// What the control loop reacts to, one at a time.
+/// One event of the control loop, which handles them one at a time.
 pub enum Event {
-    /// SIGHUP or the embedder asks for a reload; the answer is the report of a configuration that was refused.
+    /// SIGHUP, or the program that embeds the gateway, requests a reload. The error of the answer is the report of a refused
+    /// configuration.
     Reload { asked: Instant, reply: oneshot::Sender<Result<(), String>> },
-    /// A file that the configuration is made of may have changed, which was seen at this time.
+    /// A file of the configuration may have changed; the time is when the change was seen.
     FilesChanged(Instant),
-    /// The key that holds the configuration has another value; `None`: it was deleted.
+    /// The Consul key with the configuration has another value; `None`: the key was deleted.
     ConfigKey(Option<Bytes>),
-    /// Other services or tags declare routes. `registry`: see [`Discovery::registry`](super::discovery::Discovery::registry).
+    /// The list of services or their tags changed. `registry`: see
+    /// [`Discovery::registry`](super::discovery::Discovery::registry).
     Catalog { news: CatalogNews, registry: u64 },
-    /// The cluster that the registry says it is.
+    /// The name of the registry's cluster.
     Cluster { name: String, registry: u64 },
-    /// Which instances of a service have which tags: ids and tags.
+    /// The instances of a service, each with its id and its tags.
     Seen { service: String, instances: Vec<(String, Vec<String>)> },
     /// The registry's answer about one service changed.
     Service { update: ServiceUpdate, registry: u64 },
-    /// A host name was resolved anew; no address: it could not be, and never was.
+    /// The addresses of a host name changed. The list is empty if the first look-up failed.
     Resolved { name: String, addresses: Vec<std::net::SocketAddr> },
-    /// A fetch of a provider's keys is over; `None`: it brought none. `source` may no longer be the provider's.
+    /// A fetch of a provider's keys is over; `None`: it failed. The provider may have another source by now.
     Keys { provider: Arc<str>, source: KeySource, keys: Option<Arc<Keys>>, fetched: Fetched },
     /// A worker's hint.
     Hint(Hint),
-    /// Stop serving; answered when everything is drained.
+    /// Stop serving. The answer, when everything is drained, is the number of connections that were cut.
     Drain { reply: oneshot::Sender<usize> },
 }
 
@@ -69,7 +71,7 @@ impl Fetched {
 }
 
 impl Event {
-    /// Is it a change of files? One that was seen later stands for both.
+    /// Whether it is a change of files. One that was seen at `later` replaces both.
     fn sees_by(&mut self, later: Instant) -> bool {
         let Self::FilesChanged(seen) = self else { return false };
         *seen = later.max(*seen);
@@ -77,16 +79,16 @@ impl Event {
     }
 }
 
-/// Events waiting for the loop, and those set aside waiting for it. Senders wait when it is full; hints of workers
-/// are dropped.
+/// The most events in the loop's channel, and the most that are set aside. Senders wait while the channel is full; hints of
+/// workers are dropped.
 pub const EVENTS_MAX: usize = 1024;
 
-/// Where workers put their hints: they become events, unless too many wait already.
+/// The function that workers call with hints. A hint becomes an event, unless the channel is full.
 pub fn hints(events: mpsc::Sender<Event>) -> Hints {
     Arc::new(move |hint: Hint| _ = events.try_send(Event::Hint(hint)))
 }
 
-/// The loop's events: first those set aside while something else was waited for, then the channel's.
+/// The loop's events: first those that were set aside while the loop waited for another one, then the channel's.
 pub struct Inbox {
     channel: mpsc::Receiver<Event>,
     /// At most [`EVENTS_MAX`].
@@ -106,19 +108,19 @@ impl Inbox {
         }
     }
 
-    /// The next event, if one is there.
+    /// The next event, if one is there; it does not wait.
     pub fn try_next(&mut self) -> Option<Event> {
         self.aside.pop_front().or_else(|| self.channel.try_recv().ok())
     }
 
-    /// Waits for an event that was not seen yet: those set aside stay there. `None`: there is no more room beside
-    /// them, or no sender.
+    /// Waits for an event that the loop has not seen yet; those set aside stay there. `None`: there is no room to set more aside,
+    /// or every sender is gone.
     pub async fn arrival(&mut self) -> Option<Event> {
         if self.aside.len() < EVENTS_MAX { self.channel.recv().await } else { None }
     }
 
-    /// Keeps an event for later, behind those kept before. A drain goes first: nothing after it matters. Returns whether it
-    /// is one, which ends whatever else is waited for.
+    /// Sets an event aside, behind the earlier ones. A drain goes first, because nothing after it matters. Returns whether the
+    /// event is a drain, which ends every other wait.
     pub fn set_aside(&mut self, event: Event) -> bool {
         let is_drain = matches!(event, Event::Drain { .. });
         match event {

@@ -1,4 +1,4 @@
-//! Metric families as the exposition format has them, built one after the other.
+//! Metric families in the data model of the exposition format, built one after the other.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ impl Families {
         self.begin(name, help, MetricType::HISTOGRAM)
     }
 
-    /// Without those that nothing was added to.
+    /// All families with at least one sample.
     pub(super) fn into_non_empty(self) -> Vec<MetricFamily> {
         self.0.into_iter().filter(|family| !family.get_metric().is_empty()).collect()
     }
@@ -70,7 +70,7 @@ impl Family<'_> {
         self.add_histogram_of(labels, value, |_| true);
     }
 
-    /// With those of the buckets whose bound `is_shown`.
+    /// Adds a histogram with the buckets whose bound `is_shown`.
     pub(super) fn add_histogram_of(
         &mut self,
         labels: &[(&str, &str)],

@@ -1,8 +1,8 @@
-//! Tells when a file of the configuration may have changed.
+//! Notices when a file of the configuration may have changed.
 //!
-//! Watches the folders, not the files: editors replace files, Kubernetes swaps a symlink. Any event only means
-//! "read again and compare", so nothing depends on what kind of event a platform reports. File systems that
-//! report nothing (NFS, some overlays) are covered by looking every [`POLL`].
+//! Watches the folders, not the files: editors replace files, Kubernetes swaps a symlink. An event only means "read again and
+//! compare", so the kind of event that a platform reports does not matter. File systems without events (NFS, some overlays) are
+//! covered by a look every [`POLL`].
 
 use std::{
     collections::BTreeSet,
@@ -20,24 +20,25 @@ use tokio::sync::mpsc;
 use super::event::Event;
 use crate::{bounded_file::content_fingerprint, clock};
 
-/// Looking anyway, for file systems without events.
+/// Time between two looks that no event caused, for file systems without events.
 const POLL: Duration = Duration::from_secs(5);
-/// A save is several events: wait until this long nothing came.
+/// A save is several events. The watch waits until none came for this time.
 const SETTLE: Duration = Duration::from_millis(50);
-/// … but not longer than this: something else may write to the folder all the time.
+/// The longest such wait: another program may write to the folder all the time.
 const SETTLE_MAX: Duration = Duration::from_millis(500);
 
 /// Watches `files` until dropped.
 pub struct FileWatch {
     files: Arc<[PathBuf]>,
-    /// The fingerprint of what was read or told last.
+    /// The fingerprint of what was last read or reported.
     known: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl FileWatch {
-    /// Sends [`Event::FilesChanged`] whenever the content of one of `files` is not what it was. `known` is
-    /// [`loaded_fingerprint`](crate::bounded_file::loaded_fingerprint) of what is in use, so that a change between reading and watching is seen, too.
+    /// Sends [`Event::FilesChanged`] whenever the content of one of `files` changes. `known` is the
+    /// [`loaded_fingerprint`](crate::bounded_file::loaded_fingerprint) of what is in use, so a change between reading and
+    /// watching is seen, too.
     pub fn start(files: Vec<PathBuf>, known: u64, events: mpsc::Sender<Event>) -> Self {
         let files: Arc<[PathBuf]> = files.into();
         let known = Arc::new(AtomicU64::new(known));
@@ -45,7 +46,7 @@ impl FileWatch {
         Self { files, known, task }
     }
 
-    /// What the files hold now is read without the watch: it is no news.
+    /// Takes the present content of the files as known: the caller reads it now, so no event is needed.
     pub fn learn(&self) {
         self.known.store(content_fingerprint(&self.files), Ordering::Relaxed);
     }
@@ -62,7 +63,7 @@ impl Drop for FileWatch {
 }
 
 async fn watch(files: Arc<[PathBuf]>, known: Arc<AtomicU64>, events: mpsc::Sender<Event>) {
-    // One slot is enough: a second event before the first is handled says nothing new.
+    // One slot is enough: a second hint before the first is handled adds nothing.
     let (hint, mut hints) = mpsc::channel::<()>(1);
     let watcher = watch_folders(&files, hint);
     if let Err(error) = &watcher {
@@ -71,7 +72,7 @@ async fn watch(files: Arc<[PathBuf]>, known: Arc<AtomicU64>, events: mpsc::Sende
     }
     loop {
         let (looked_at, seen) = (Arc::clone(&files), clock::now());
-        // Cancelled only with the runtime, which is the end of this task, too.
+        // It fails only when the runtime ends, and this task with it.
         let Ok(now) = tokio::task::spawn_blocking(move || content_fingerprint(&looked_at)).await else {
             return;
         };
@@ -89,7 +90,7 @@ async fn watch(files: Arc<[PathBuf]>, known: Arc<AtomicU64>, events: mpsc::Sende
     }
 }
 
-/// Waits until no more hints come, or the watcher is gone, or [`SETTLE_MAX`] is over.
+/// Waits until no more hints come, the watcher is gone, or [`SETTLE_MAX`] is over.
 async fn settle(hints: &mut mpsc::Receiver<()>) {
     let quiet = async { while let Ok(Some(())) = tokio::time::timeout(SETTLE, hints.recv()).await {} };
     let _ = tokio::time::timeout(SETTLE_MAX, quiet).await;
@@ -112,7 +113,8 @@ fn watch_folders(files: &[PathBuf], hint: mpsc::Sender<()>) -> notify::Result<Re
     Ok(watcher)
 }
 
-/// Which limit was met, as far as the error says: its words speak of files and disks, and mean neither.
+/// The setting to raise, where the error is a limit of inotify. Its own text speaks of open files or of disk space, which is
+/// misleading.
 fn cure(error: &notify::Error) -> Option<&'static str> {
     let by_code = |code| match code {
         EMFILE => {
@@ -128,11 +130,12 @@ fn cure(error: &notify::Error) -> Option<&'static str> {
     }
 }
 
-/// Linux has `inotify` alone say these of its own limits.
+/// Error numbers of Linux; inotify uses them for its own limits.
 const EMFILE: i32 = 24;
 const ENOSPC: i32 = 28;
 
-/// Looking at a file is an event as well: without this, each look would be the cause of the next.
+/// Whether an event may mean a change. Reading a file is an event as well: without this filter, each look would cause the next
+/// one.
 fn may_be_change(event: &notify::Result<notify::Event>) -> bool {
     event.as_ref().map_or(true, |event| !event.kind.is_access())
 }

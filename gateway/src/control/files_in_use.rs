@@ -1,8 +1,8 @@
-//! Files of the running configuration that are read again although a new configuration was refused: keys of providers, the pair of
-//! `listen.https`, and what services are connected to with.
+//! Files of the running configuration that are read again although a new configuration was refused: the keys of providers, the
+//! certificate and key of `listen.https`, and the certificates of TLS with services.
 //!
-//! A key that was revoked must not stay valid, and a certificate must not expire, because of a mistake in another file. A file that
-//! cannot be used leaves in use what was read before, and is reported.
+//! A key that was revoked must not stay valid, and a certificate must not expire, because of a mistake in another file. If a file
+//! cannot be used, what was read before stays in use, and the log has the reason.
 
 use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
     tls::pair_fingerprint,
 };
 
-/// What was found while the files were read.
+/// The result of reading the files.
 #[derive(Default)]
 struct Found {
     is_any_new: bool,
@@ -23,7 +23,7 @@ struct Found {
 }
 
 impl Controller {
-    /// `report` is of the refused configuration; what it says already is not reported again.
+    /// `report`: of the refused configuration. A problem that is in it is not logged again.
     pub(super) fn read_files_in_use(&mut self, report: &Report) {
         let mut found = Found::default();
         self.read_keys(&mut found);

@@ -13,7 +13,7 @@ use crate::{
     upstream::{cluster::Cluster, endpoint::Endpoint},
 };
 
-/// The breaker's state as one word, and what its window holds, or held when it opened. `None`: switched off.
+/// The breaker's state as one word, with the counts of its window, or those at which it opened. `None`: the breaker is off.
 pub(super) fn breaker(
     cluster: &Cluster,
     endpoint: &Endpoint,
@@ -36,7 +36,7 @@ pub(super) fn breaker(
     (Some(word), Some(window))
 }
 
-/// Where the endpoint stands, and its failures in a row. `None`: switched off.
+/// The state of outlier detection for the endpoint, with its failures in a row. `None`: outlier detection is off.
 pub(super) fn outlier(cluster: &Cluster, endpoint: &Endpoint, now: Instant) -> Option<Value> {
     cluster.outlier.as_ref()?;
     let state = endpoint.state().outlier();

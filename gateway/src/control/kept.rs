@@ -1,9 +1,9 @@
-//! What is kept on disk about registries: a folder for each in the state directory.
+//! State of registries on disk: one folder for each registry in the state directory.
 //!
-//! What one registry said is never used as another's, so gateways of several registries can share a state directory, and
-//! one whose configuration names another registry begins with nothing. Which registry it is follows from the agents'
-//! addresses and the datacenter ([`RegistryIdentity`]): that is known while no agent answers. Where the registry says which
-//! cluster it is, another one at the same addresses is another registry, too.
+//! State of one registry is never used for another. So gateways of several registries can share a state directory, and a gateway
+//! whose configuration names another registry begins with nothing. A registry is identified by the agents' addresses and the
+//! datacenter ([`RegistryIdentity`]), which are known while no agent answers. If the registry reports the name of its cluster,
+//! another cluster at the same addresses is another registry, too.
 
 use std::{
     fs::{self, File},
@@ -22,9 +22,9 @@ pub struct Kept {
     state_dir: Option<PathBuf>,
     registry: Option<RegistryIdentity>,
     saver: Option<Saver>,
-    /// What is kept was said by this cluster, if it said which one it is.
+    /// The cluster that the kept state is from, if it is known.
     cluster: Option<String>,
-    /// The cluster has said since the start which one it is.
+    /// Whether the registry has reported its cluster since the start.
     has_met: bool,
 }
 
@@ -32,22 +32,22 @@ pub struct Kept {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     Same,
-    /// The first one, or other agents of which one was there before: what is known is still true, and has another place
-    /// on disk.
+    /// The first registry, or one of whose agents at least one was there before. What is known stays valid, and moves to another
+    /// folder.
     Like,
-    /// Nothing that is known is from it.
+    /// Nothing that is known came from this registry.
     Another,
 }
 
 impl Kept {
-    /// `state_dir`: `None` keeps nothing. `registry`: whose state the gateway began with.
+    /// `state_dir`: `None` keeps nothing. `registry`: the one whose state the gateway began with.
     pub fn new(state_dir: Option<PathBuf>, registry: Option<RegistryIdentity>) -> Self {
         let mut kept = Self { state_dir, registry, saver: None, cluster: None, has_met: false };
         kept.begin();
         kept
     }
 
-    /// From now on this registry is asked. A configuration that no client can be made of changes nothing.
+    /// Keeps the state of this registry from now on. A configuration that is not valid for a client changes nothing.
     pub fn use_registry(&mut self, config: &ClientConfig) -> Change {
         let Ok(new) = RegistryIdentity::of(config) else { return Change::Same };
         let change = match &self.registry {
@@ -61,15 +61,15 @@ impl Kept {
     }
 
     fn begin(&mut self) {
-        // The old saver writes what still waits.
+        // Dropping the old saver writes what it has not written yet.
         self.saver = self.start_saver();
         let mark = self.folder().and_then(|folder| kept_file::read(&folder.join(MARK)));
         self.cluster = mark.and_then(|text| String::from_utf8(text).ok()).filter(|name| !name.is_empty());
         self.has_met = false;
     }
 
-    /// The registry says which cluster it is. `true`: what the gateway began with is from another one. A cluster that changes
-    /// later is one that lost its memory, which the watches see for themselves.
+    /// Takes the name of the registry's cluster. `true`: the state that the gateway began with is from another cluster. A cluster
+    /// whose name changes later has lost its memory, which the watches notice themselves.
     pub fn meet(&mut self, cluster: String) -> bool {
         let is_another = !self.has_met && self.cluster.as_ref().is_some_and(|known| *known != cluster);
         self.has_met = true;
@@ -80,19 +80,19 @@ impl Kept {
         is_another
     }
 
-    /// Where the state of the registry in use is.
+    /// The folder with the state of the registry in use.
     pub fn folder(&self) -> Option<PathBuf> {
         Some(folder(self.state_dir.as_deref()?, self.registry.as_ref()?))
     }
 
-    /// At a start: the state of registries past [`REGISTRIES_MAX`] goes, those first that no gateway was started with for
-    /// the longest time. A failure is said: it costs some kilobytes.
+    /// Removes the state of registries past [`REGISTRIES_MAX`]: first of those that no gateway was started with for the longest
+    /// time. A failure is logged; it costs some kilobytes.
     pub fn forget_unused(&self, now: SystemTime) {
         let (Some(state_dir), Some(used)) = (&self.state_dir, self.folder()) else { return };
         if let Err(error) = forget_unused(state_dir, &used, now) {
             tracing::warn!(dir = %state_dir.display(), %error, "the state directory cannot be kept in order");
         }
-        // Until 0.1 instances were kept here, without a word of whose they are.
+        // Version 0.1 kept instances here, without the name of their registry.
         if let Some(old) = open(state_dir) {
             old.forget_unnamed([], now);
         }
@@ -112,7 +112,7 @@ impl Kept {
     }
 }
 
-/// Asks the registry which cluster it is, until dropped.
+/// Polls the registry for the name of its cluster, until dropped.
 pub struct ClusterFollow(tokio::task::JoinHandle<()>);
 
 impl ClusterFollow {
@@ -144,12 +144,12 @@ impl Drop for ClusterFollow {
     }
 }
 
-/// Where the state of this registry is.
+/// The folder for the state of this registry.
 pub fn folder(state_dir: &Path, registry: &RegistryIdentity) -> PathBuf {
     state_dir.join(registry.folder_name())
 }
 
-/// A folder that cannot be used costs the memory across restarts, not the start.
+/// Without a usable folder the gateway starts all the same; it remembers nothing across restarts.
 pub fn open(folder: &Path) -> Option<LastKnownGood> {
     LastKnownGood::open(folder)
         .inspect_err(|error| tracing::warn!(dir = %folder.display(), %error, "last known instances are kept in memory only"))
@@ -176,13 +176,13 @@ fn forget_unused(state_dir: &Path, used: &Path, now: SystemTime) -> io::Result<(
     Ok(())
 }
 
-/// Of one user on one machine; a few kilobytes each.
+/// Registries of one user on one machine; each needs a few kilobytes.
 const REGISTRIES_MAX: usize = 32;
-/// Of every name that [`RegistryIdentity::folder_name`] gives.
+/// The beginning of every name that [`RegistryIdentity::folder_name`] gives.
 const PREFIX: &str = "consul+";
-/// Its time is that of the last start, and its content the name of the cluster.
+/// The file's time is that of the last start, its content the name of the cluster.
 const MARK: &str = "cluster";
-/// A cluster that was made anew while the gateway runs is known by its name for the next start.
+/// The next start knows a cluster that was made anew while the gateway ran by its name.
 const ASK_EVERY: Duration = Duration::from_mins(5);
 const ASK_AGAIN: Duration = Duration::from_secs(15);
 

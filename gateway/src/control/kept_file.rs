@@ -1,5 +1,5 @@
-//! Small files in the state directory that a later start reads: written whole or not at all, and readable by their
-//! owner only. Calls block on the disk and belong on the control plane.
+//! Small files in the state directory for a later start. Each is written whole or not at all, and only its owner can read it.
+//! Calls block on the disk and belong on the control plane.
 
 use std::{
     fs::{self, File},
@@ -9,7 +9,7 @@ use std::{
 
 use serde::de::DeserializeOwned;
 
-/// What was kept; `None` if there is nothing that can be read, which is said unless the file is absent.
+/// The content of a file; `None` if it cannot be read, which is logged unless the file is absent.
 pub(super) fn read(path: &Path) -> Option<Vec<u8>> {
     fs::read(path)
         .inspect_err(|error| {
@@ -20,7 +20,7 @@ pub(super) fn read(path: &Path) -> Option<Vec<u8>> {
         .ok()
 }
 
-/// As [`read`], for a JSON record. A file that makes no sense is logged and counts as absent: it is a cache, never a truth.
+/// As [`read`], for a JSON record. A file that cannot be parsed is logged and counts as absent: it is a cache.
 pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&read(path)?)
         .inspect_err(|error| {
@@ -29,8 +29,8 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
         .ok()
 }
 
-/// Replaces what is kept, unless it is the same. `false`: it could not be written, which is logged, and the caller may try
-/// again; the gateway does without.
+/// Replaces the content, unless it is the same. `false`: it could not be written, which is logged. The caller may try again; the
+/// gateway works without the file.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> bool {
     try_write(path, bytes)
         .inspect_err(|error| {

@@ -1,4 +1,4 @@
-//! The keys of providers that are in files.
+//! Reads the keys of providers that have them in files.
 
 use std::sync::Arc;
 
@@ -10,19 +10,19 @@ use crate::{
     world::ProviderKeys,
 };
 
-/// Provider and its keys.
+/// The name of a provider, and its keys.
 pub type NamedKeys = (Arc<str>, ProviderKeys);
 
-/// Reads all of them.
+/// Reads the key files of all providers.
 ///
 /// # Errors
-/// Every key file that cannot be read or holds no usable key.
+/// A finding for each key file that cannot be read or has no usable key.
 pub fn read_keys(settings: &Settings) -> Result<Vec<NamedKeys>, Vec<Diagnostic>> {
     let (read, problems) = read_each(settings);
     if problems.is_empty() { Ok(read) } else { Err(problems) }
 }
 
-/// The keys that can be read, and a finding for every other key file.
+/// The keys of all files that can be read, and a finding for each other one.
 pub(super) fn read_each(settings: &Settings) -> (Vec<NamedKeys>, Vec<Diagnostic>) {
     let mut read = Vec::new();
     let mut problems = Vec::new();

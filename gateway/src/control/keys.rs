@@ -1,8 +1,8 @@
-//! Keys of token issuers: read from files at a reload, fetched from URLs in the background.
+//! Keys of providers: read from files at a reload, fetched from URLs in the background.
 //!
-//! A set that was fetched stays in use until a newer one arrives, whatever the issuer does meanwhile, and across restarts
-//! ([`kept`]). Fetches happen at start, when the answer's `Cache-Control: max-age` is over, and when a request asks at the
-//! provider's [desk](crate::auth::desk) because no known key verifies its token. [`pace`] says how often those may be.
+//! A set that was fetched stays in use until a newer one arrives, even if the issuer is down, and across restarts ([`kept`]). The
+//! gateway fetches at start, when the answer's `Cache-Control: max-age` is over, and when a request needs a newer set because no
+//! known key verifies its token (the provider's [desk](crate::auth::desk)). [`pace`] bounds how often the last may happen.
 
 pub mod kept;
 pub mod left_out;
@@ -33,25 +33,25 @@ use crate::{
     },
 };
 
-/// The shortest time that `max-age` can ask for.
+/// The shortest time between two fetches that `max-age` can set.
 const REFRESH_MIN: Duration = Duration::from_secs(10);
-/// Without `max-age`, and as the longest time that `max-age` can ask for: rotation must be noticed.
+/// The time without `max-age`, and the longest that it can set: a rotation must be noticed.
 const REFRESH_DEFAULT: Duration = Duration::from_mins(5);
 const REFRESH_MAX: Duration = Duration::from_hours(1);
-/// After a failure, twice as long after each further one.
+/// The pause after a failure; it doubles with each further one.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_mins(1);
-/// While there is no set, tokens get 503: try often.
+/// The longest pause while there is no set: tokens get 503, so the gateway tries often.
 const RETRY_MAX_WITHOUT_KEYS: Duration = Duration::from_secs(5);
-/// A token asks for the next try: it may come this soon after a failure.
+/// After a failure, a token that needs a newer set can cause the next try after this time.
 const RETRY_ASKED: Duration = Duration::from_secs(2);
 const DEADLINE: Duration = Duration::from_secs(10);
 const DOCUMENT_BYTES_MAX: usize = 1024 * 1024;
 
-/// Keys that are in files.
+/// Reads the keys of a provider that has them in a file; `None`: they are fetched.
 ///
 /// # Errors
-/// A file cannot be read or holds no usable key; the text names the file.
+/// The file cannot be read or has no usable key; the text names the file.
 pub fn read(source: &KeySource) -> Result<Option<Arc<Keys>>, String> {
     let KeySource::File(path, format) = source else { return Ok(None) };
     let bytes = bounded_file::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -59,7 +59,7 @@ pub fn read(source: &KeySource) -> Result<Option<Arc<Keys>>, String> {
     Ok(Some(Arc::new(keys)))
 }
 
-/// Fetches keys once; how many there are. `None`: they are in a file.
+/// Fetches keys once and returns their number. `None`: they are in a file.
 ///
 /// # Errors
 /// The source does not answer, or has no usable key; the text names the URL.
@@ -71,20 +71,20 @@ pub async fn try_fetch(auth: &ProviderSettings, http: &HttpClient) -> Option<Res
     Some(fetched.map(|(keys, _)| keys.len()).map_err(|reason| auth.hidden.shown(&printable(&reason))))
 }
 
-/// The keys of this provider cannot be fetched, because of `reason`.
+/// The finding for a provider whose keys cannot be fetched, because of `reason`.
 pub fn unanswered(auth: &ProviderSettings, reason: &str) -> Diagnostic {
     let message = format!("the keys of `{}` cannot be fetched: {reason}", auth.name);
     Diagnostic::error(code::KEYS, auth.span, message)
 }
 
-/// Fetches one provider's keys until dropped.
+/// Fetches one provider's keys in the background, until dropped.
 pub struct KeyFetch {
     source: KeySource,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl KeyFetch {
-    /// For the requests that ask at `desk`.
+    /// Starts fetching. Requests that need a newer set wait at `desk`.
     pub fn start(
         auth: &ProviderSettings,
         desk: Arc<KeyDesk>,
@@ -109,7 +109,7 @@ impl KeyFetch {
         self.source == *source
     }
 
-    /// Does it fetch what `auth` wants? Then it goes on through a reload.
+    /// Whether it fetches from the source of `auth`, so that it can go on after a reload.
     pub fn serves(&self, auth: &ProviderSettings) -> bool {
         self.source == auth.keys
     }
@@ -179,7 +179,7 @@ impl Fetch {
 
     /// How long until the next try.
     fn failed(&self, reason: &str, retry: &mut Duration) -> Duration {
-        // It may quote what the issuer wrote.
+        // The reason may quote what the issuer wrote.
         let reason = self.hidden.shown(&printable(reason));
         tracing::warn!(provider = %self.provider, %reason, have_keys = self.have_keys, "keys could not be fetched");
         self.desk.record(|report| {
@@ -192,7 +192,7 @@ impl Fetch {
         wait
     }
 
-    /// Waits until it is time for the next fetch, or until one is due that was asked for; who has asked.
+    /// Waits until the next fetch is due, by time or because a request needs it; returns the kind of request that caused it.
     async fn rest(&self, wait: Duration, failed: bool, pace: &Pace) -> Option<Asker> {
         let now = clock::now();
         let end = now + wait;
@@ -212,7 +212,7 @@ impl Fetch {
 struct Http<'a>(&'a HttpClient);
 
 impl Http<'_> {
-    /// The set, and how long it is good for.
+    /// The set, and the time until the next fetch.
     async fn keys(&self, source: &KeySource) -> Result<(Keys, Duration), String> {
         let url = match source {
             KeySource::Issuer(issuer) => self.discover(issuer).await?,
@@ -254,8 +254,9 @@ impl Http<'_> {
     }
 }
 
-/// RFC 8414 §2: key URLs are `https`. One in clear text is believed only where the issuer is no better protected: it is `http`
-/// itself, by the word of the file, and not on this machine with its keys elsewhere. Redirects are not followed.
+/// Whether a key URL that an issuer names is as safe as the issuer. RFC 8414 §2: key URLs are `https`. One in clear text is
+/// accepted only if the issuer is no better protected: the configuration names it with `http`, and it is not on this machine
+/// while its keys are elsewhere. Redirects are not followed.
 fn is_as_safe(url: &str, issuer: &str) -> bool {
     let parse = |text: &str| text.parse::<Uri>().ok();
     let (Some(keys), Some(issuer)) = (parse(url), parse(issuer)) else { return false };

@@ -1,8 +1,8 @@
 //! `/metrics`: the workers' samples and the control plane's own numbers as Prometheus families.
 //!
-//! A scrape asks every worker for a copy of its counters; a worker that does not answer within
-//! [`SAMPLE_PATIENCE`] is represented by its last copy, so that counters never go backwards. The merged state
-//! stands behind a `prometheus::core::Collector`; the crate's registry and encoder do the rest.
+//! Each scrape takes a copy of every worker's counters. For a worker that does not answer within [`SAMPLE_PATIENCE`], its last
+//! copy counts, so counters never go backwards. The merged numbers stand behind a `prometheus::core::Collector`; the crate's
+//! registry and encoder do the rest.
 
 pub(super) mod instances;
 mod rare;
@@ -40,12 +40,12 @@ use crate::{
     worker::Command,
 };
 
-/// A worker answers between two polls of its event loop; longer means that it is stuck.
+/// A worker answers between two polls of its event loop. One that needs longer is stuck.
 const SAMPLE_PATIENCE: Duration = Duration::from_secs(1);
-/// Endpoints get a series each only in services of at most this many; larger ones are summed up.
+/// Endpoints have a series each in services of at most this many; those of larger services are summed up.
 const INSTANCE_SERIES_MAX: usize = 50;
 
-/// Answers scrapes.
+/// Collects and encodes the metrics of the gateway.
 pub struct Exporter {
     registry: Registry,
     merged: Arc<Mutex<Vec<MetricFamily>>>,
@@ -53,7 +53,7 @@ pub struct Exporter {
     last: AsyncMutex<Vec<WorkerSample>>,
 }
 
-/// Where the numbers come from.
+/// The sources of the numbers.
 pub struct Sources {
     pub workers: Vec<mpsc::Sender<Command>>,
     pub publisher: Arc<Publisher>,
@@ -63,7 +63,7 @@ pub struct Sources {
     pub admin: Arc<SideCounts>,
 }
 
-/// The registry's view of what the last scrape merged.
+/// The collector that the crate's registry reads: it has what the last scrape merged.
 struct Merged {
     families: Arc<Mutex<Vec<MetricFamily>>>,
     desc: Vec<Desc>,
@@ -92,12 +92,12 @@ impl Exporter {
         Ok(Self { registry, merged, sources, last })
     }
 
-    /// What the admin listener counts.
+    /// The counters of the admin listener.
     pub fn admin_connections(&self) -> Arc<SideCounts> {
         Arc::clone(&self.sources.admin)
     }
 
-    /// The last refusals that no access log has, the latest last; without those of workers that do not answer.
+    /// The last refusals that are in no access log, the latest last; those of workers that do not answer are missing.
     pub async fn refusals(&self) -> Vec<Refusal> {
         let replies: Vec<_> = self.ask(Command::Refusals).collect();
         let deadline = tokio::time::Instant::now() + SAMPLE_PATIENCE;
@@ -108,7 +108,7 @@ impl Exporter {
         merge_refusals(known)
     }
 
-    /// Puts a question to each worker. `None`: it has too many already.
+    /// Sends a command to each worker. `None` for a worker whose queue is full.
     fn ask<T>(
         &self,
         question: fn(oneshot::Sender<T>) -> Command,
@@ -135,7 +135,7 @@ impl Exporter {
     pub(super) async fn samples(&self) -> Vec<WorkerSample> {
         let mut last = self.last.lock().await;
         let replies: Vec<_> = self.ask(Command::Sample).collect();
-        // One for all: workers that are stuck are not waited for one after the other.
+        // One deadline for all workers, so that several stuck ones cost no more than one.
         let deadline = tokio::time::Instant::now() + SAMPLE_PATIENCE;
         for (known, reply) in last.iter_mut().zip(replies) {
             let Some(reply) = reply else { continue };
@@ -203,7 +203,7 @@ impl Exporter {
     }
 }
 
-/// Routes that services declare.
+/// Numbers of declared routes.
 fn declared(out: &mut Families, report: &DeclaredReport) {
     out.gauge("millgate_declared_routes", "Declared routes that are in the table")
         .add(&[], count(report.accepted as u64));
@@ -214,11 +214,11 @@ fn declared(out: &mut Families, report: &DeclaredReport) {
     }
 }
 
-/// The key that holds the configuration.
+/// Numbers of the Consul key with the configuration.
 fn followed_key(out: &mut Families, key: &FollowStats, deleted: bool) {
     out.gauge("millgate_config_key_present", "0 after the key of the configuration was deleted, 1 otherwise")
         .add(&[], f64::from(u8::from(!deleted)));
-    // It counts from the start where Consul has not answered since.
+    // Until Consul has answered, the age counts from the start.
     if let Some(last) = key.last_success.or(key.started) {
         let age = clock::now().saturating_duration_since(last.into()).as_secs_f64();
         out.gauge(

@@ -1,8 +1,8 @@
 //! The control plane: one thread, one loop, one enum of events.
 //!
-//! Whatever happens outside of requests (the file changed, an instance came or went, keys were rotated, a
-//! signal) arrives here as an [`Event`], changes the [`World`], and becomes a new snapshot for the workers.
-//! A configuration that is wrong never replaces one that runs.
+//! Whatever happens outside of requests (a file changed, an instance came or went, keys were rotated, a signal) arrives here as
+//! an [`Event`], changes the [`World`], and becomes a new snapshot for the workers. A wrong configuration never replaces one that
+//! runs.
 
 pub mod admin;
 pub mod catalog;
@@ -64,28 +64,28 @@ use crate::{
     world::{ProviderKeys, World, selection},
 };
 
-/// Cells of rate limits that are full again are dropped this often.
+/// Time between two sweeps, which drop cells of rate limits that are full again.
 const SWEEP: Duration = Duration::from_secs(5);
-/// A start waits this long for the first keys of each provider before it says that it is ready.
+/// A start is not ready before the first keys of each provider are known, or this time is over.
 const FIRST_KEYS: Duration = Duration::from_secs(10);
-/// How often the statistics of watches are taken over for admin and metrics.
+/// Time between two looks at the statistics of watches, for admin listener and metrics.
 const STATISTICS: Duration = Duration::from_secs(1);
 
 /// Everything the loop owns.
 pub struct Controller {
     pub origin: Origin,
-    /// Of the file, with what services declare.
+    /// The settings in use: those of the file, with the declared routes.
     pub settings: Settings,
-    /// Of the file alone.
+    /// The settings of the file alone.
     pub file: Settings,
     pub declared: DeclaredRoutes,
-    /// What the process was started with: sockets, workers and the log's file are as these say.
+    /// The settings at the start of the process: its sockets, workers and log file follow these.
     pub started: Settings,
-    /// Of the configuration in use.
+    /// The files of the configuration in use.
     pub files: Vec<PathBuf>,
-    /// Of what is in use ([`Origin::fingerprint`]).
+    /// The fingerprint of the configuration in use ([`Origin::fingerprint`]).
     pub fingerprint: u64,
-    /// When the configuration was last read again, and what came of it.
+    /// When the configuration was last read again, and the result.
     pub read_again: Option<(Instant, Result<(), String>)>,
     pub world: World,
     pub publisher: Arc<Publisher>,
@@ -99,23 +99,23 @@ pub struct Controller {
     pub events: mpsc::Sender<Event>,
 }
 
-/// What runs in the background for the current settings.
+/// The tasks that the current settings need.
 struct Background {
     discovery: Discovery,
     fetches: HashMap<Arc<str>, KeyFetch>,
-    /// Fetches of keys that are over, until what they brought is published.
+    /// Fetches of keys that are over, until the snapshot with their keys is published.
     fetched: Vec<Fetched>,
     files: FileWatch,
-    /// Where the configuration is a key.
+    /// Follows the Consul key, if the configuration is in one.
     key: Option<FollowHandle>,
-    /// Where services may declare routes.
+    /// Follows the list of services, if services may declare routes.
     catalog: Option<CatalogFollow>,
-    /// Where state is kept.
+    /// Learns the name of the registry's cluster, if state is kept.
     cluster: Option<ClusterFollow>,
 }
 
 impl Controller {
-    /// The loop. Ends when the gateway has drained.
+    /// The loop. It ends when the gateway has drained.
     pub async fn run(mut self, events: mpsc::Receiver<Event>) {
         let mut inbox = Inbox::new(events);
         let mut background = Background {
@@ -170,8 +170,8 @@ impl Controller {
         }
     }
 
-    /// Handles one event and what else is waiting, then publishes once. At most [`EVENTS_MAX`] are taken together,
-    /// so that publishing does not wait for a quiet moment.
+    /// Handles one event and those that wait behind it, then publishes once. At most [`EVENTS_MAX`] are handled together, so that
+    /// publishing does not depend on a quiet moment.
     async fn handle(
         &mut self,
         event: Event,
@@ -192,10 +192,10 @@ impl Controller {
                     let result = self.reload_once(asked, inbox, background).await;
                     let _ = reply.send(result);
                 }
-                // Files no longer matter, and a second drain is answered by its dropped reply channel.
+                // Changes of files no longer matter. A second drain is answered by its dropped reply channel.
                 Event::FilesChanged(_) | Event::ConfigKey(_) | Event::Drain { .. } if drain.is_some() => {}
                 Event::FilesChanged(seen) => {
-                    // The report is in the log and in the status; nobody waits for it.
+                    // The report is in the log and in the status; no caller waits for it.
                     let _ = self.reload_once(seen, inbox, background).await;
                 }
                 Event::ConfigKey(value) => self.learn_key(value, inbox, background).await,
@@ -226,10 +226,10 @@ impl Controller {
         }
     }
 
-    /// Takes an event that changes the world. `false`: nothing that a snapshot shows.
+    /// Takes an event that changes the world. `false`: no snapshot would show a difference.
     fn learn(&mut self, event: Event, background: &mut Background) -> bool {
         match event {
-            // What was on its way while a reload made it needless is not taken in.
+            // An event that was on its way when a reload made it needless is dropped.
             Event::Service { update, registry }
                 if !background.discovery.follows(&update.target, registry) =>
             {
@@ -265,7 +265,7 @@ impl Controller {
             }
             Event::Keys { provider, source, keys, fetched } => {
                 background.fetched.push(fetched);
-                // What was on its way while a reload made it needless is not taken in.
+                // Keys that were on their way when a reload made them needless are dropped.
                 let Some(keys) = keys.filter(|_| self.wants_keys(&provider, &source)) else { return false };
                 self.kept_keys.save(&provider, &source, &keys, clock::unix_now());
                 return self.world.learn_keys(provider, ProviderKeys { source, keys });
@@ -286,7 +286,7 @@ impl Controller {
             self.declared.learn_metadata(auto, &self.world, &service);
             self.declared.learn_standing(auto, &self.world, &service);
         }
-        // As a rule instances have addresses, and then all others need not be looked through.
+        // Most instances have addresses; only a name makes a look at all others necessary.
         if [old, Some(new)].iter().flatten().any(|list| selection::has_names(list)) {
             background.discovery.follow_names(&self.settings, &self.world);
         }
@@ -332,7 +332,7 @@ impl Controller {
         self.status.set_known(is_discovered, self.world.knows_keys(&self.settings));
     }
 
-    /// An issuer that is away for so long does not keep routes of others out of service.
+    /// Ends the wait for keys: an issuer that is down must not keep routes with other providers out of service.
     fn do_without_keys(&self) {
         if self.status.knows_keys() {
             return;
@@ -345,14 +345,14 @@ impl Controller {
     }
 }
 
-/// A tick that does not catch up: what it does is for the moment.
+/// A timer that skips missed ticks.
 fn every(period: Duration) -> tokio::time::Interval {
     let mut interval = tokio::time::interval(period);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     interval
 }
 
-/// The process's environment, for `${VAR}` in the file.
+/// Reads a variable of the process's environment, for `${VAR}` in the file.
 pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }

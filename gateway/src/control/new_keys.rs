@@ -1,8 +1,8 @@
 //! A reload that gives a provider another source of keys: the new set is fetched before the switch.
 //!
-//! Until the reload is done, the old set verifies tokens. A provider that has good keys is not switched to a source that does not
-//! answer within [`WAIT_MAX`], or fails [`TRIES`] times: the reload is refused and says why, as for a key file that cannot be read. A provider that had no
-//! keys loses nothing; it is switched, with a warning.
+//! Until the reload is done, the old set verifies tokens. If a provider has good keys and its new source does not answer within
+//! [`WAIT_MAX`], or fails [`TRIES`] times, the reload is refused with the reason, as for a key file that cannot be read. A
+//! provider without keys is switched all the same, with a warning.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
     world::ProviderKeys,
 };
 
-/// Fetches that a reload has begun, by provider, and what they brought.
+/// Fetches that a reload has begun, by provider, with their results.
 #[derive(Default)]
 pub(super) struct NewKeys {
     fetches: HashMap<Arc<str>, KeyFetch>,
@@ -81,7 +81,7 @@ impl Controller {
         if problems.is_empty() { Ok(fresh) } else { Err(problems) }
     }
 
-    /// The reload is accepted, and its settings are in use.
+    /// Puts the new sources into use: the reload is accepted, and `self.settings` are the new ones.
     pub(super) fn use_new_keys(&mut self, new: NewKeys, background: &mut Background) {
         self.world.open_desks(&self.settings, &new.desks);
         background.fetches.extend(new.fetches);
@@ -91,7 +91,7 @@ impl Controller {
         }
     }
 
-    /// What has nothing to do with the new sources is learned or waits for the loop; a drain ends the wait.
+    /// Waits for the fetches. Events about other things are set aside for the loop; a drain ends the wait.
     async fn wait_for_keys(&mut self, fresh: &mut NewKeys, inbox: &mut Inbox, background: &mut Background) {
         let deadline = tokio::time::Instant::now() + WAIT_MAX;
         while !fresh.is_complete() {
@@ -116,14 +116,14 @@ impl Controller {
         }
     }
 
-    /// Of the source in use.
+    /// Whether the source in use has given the provider keys.
     fn has_good_keys(&self, provider: &str) -> bool {
         let known = self.settings.auth.iter().find(|auth| auth.name == provider);
         known.is_some_and(|auth| self.world.keys_of(auth).is_some())
     }
 }
 
-/// An issuer that is there answers within a second, also the second time.
+/// A working issuer answers within a second, also at the second try.
 const WAIT_MAX: Duration = Duration::from_secs(5);
-/// A second apart.
+/// The tries are a second apart.
 const TRIES: u32 = 2;

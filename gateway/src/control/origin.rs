@@ -1,9 +1,9 @@
-//! The configuration's text: had at start, read again at a reload, followed where it is a key in Consul.
+//! The configuration's text: read at start and at a reload, followed if it is in a Consul key.
 //!
-//! A key is followed as a file is: a text that is wrong, a key that was deleted, a Consul that is away never take the
-//! running configuration away. The last text that was accepted is kept in the state directory, so that a gateway
-//! starts while Consul is down, with it or with a key whose text is broken at that moment. Without one, a start waits
-//! for Consul; a missing key, a refused token or a wrong text are errors, as a missing or wrong file is.
+//! A key is treated as a file is: a wrong text, a deleted key or a Consul that is down never ends the running configuration. The
+//! last accepted text is kept in the state directory. A gateway starts with it while Consul is down, or while the key has a
+//! broken text. Without it, a start waits for Consul; a missing key, a refused token and a wrong text are errors, as a missing or
+//! wrong file is.
 
 use std::{
     fmt::Write as _,
@@ -29,7 +29,7 @@ use crate::{
     syntax::diagnostics::Report,
 };
 
-/// Where the configuration is from, and what is known of it.
+/// The source of the configuration, and what is known of it.
 pub struct Origin {
     source: ConfigSource,
     key: Option<KeyOrigin>,
@@ -37,27 +37,27 @@ pub struct Origin {
 
 struct KeyOrigin {
     client: Client,
-    /// What the key held when it was last there; it may be wrong, and then another text runs.
+    /// The last known text of the key. It may be wrong; then an earlier one runs.
     latest: Bytes,
-    /// Consul said so itself; else `latest` is from disk.
+    /// Whether Consul has sent `latest`; otherwise it is from disk.
     heard: bool,
-    /// Where the last accepted text is kept.
+    /// The file with the last accepted text.
     kept: Option<PathBuf>,
 }
 
-/// A first configuration that works.
+/// The configuration of a start.
 pub struct First<T> {
     pub origin: Origin,
     pub loaded: Loaded,
-    /// What the caller made of it.
+    /// The result of the caller's `compile`.
     pub made: T,
-    /// Why it is the last known one and not the one that the source has now.
+    /// Why the source's present text is not in use, but the last accepted one is.
     pub refused: Option<Report>,
 }
 
 impl Origin {
-    /// Gets a first configuration that `compile` accepts. For a key this waits while Consul is away, unless an earlier
-    /// configuration is in `state_dir`.
+    /// Reads the first configuration that `compile` accepts. For a key it waits while Consul is down, unless `state_dir` has an
+    /// earlier configuration.
     ///
     /// # Errors
     /// The report of what is wrong with it.
@@ -110,7 +110,7 @@ impl Origin {
         &self.source
     }
 
-    /// Follows the key from now on; `None` for a file.
+    /// Follows the key; `None` for a file.
     pub fn follow(&self, events: mpsc::Sender<Event>) -> Option<FollowHandle> {
         let (ConfigSource::Key(key), Some(origin)) = (&self.source, &self.key) else {
             return None;
@@ -123,8 +123,8 @@ impl Origin {
                 }
             }
         });
-        // An empty text is no configuration. So whatever is there, or that nothing is, will be news: also that the key
-        // has what runs already, and nothing is wrong any more.
+        // It starts with an empty text, which is not a configuration. So the first answer is an event in any case, also if the
+        // key was deleted, or has again the text that runs.
         let known = if origin.heard { origin.latest.clone() } else { Bytes::new() };
         Some(follow_key(
             origin.client.clone(),
@@ -135,14 +135,14 @@ impl Origin {
         ))
     }
 
-    /// Takes over what the key holds now.
+    /// Takes a new text of the key.
     pub fn learn(&mut self, value: Bytes) {
         if let Some(key) = &mut self.key {
             (key.latest, key.heard) = (value, true);
         }
     }
 
-    /// Reads the configuration. A key is not asked again: its latest text is here already.
+    /// Reads the configuration. A key's latest text is here already, so Consul is not queried.
     ///
     /// # Errors
     /// The report of what is wrong with it.
@@ -155,14 +155,14 @@ impl Origin {
         }
     }
 
-    /// Keeps a text that was accepted for the next start.
+    /// Keeps an accepted text for the next start.
     pub fn accepted(&self, loaded: &Loaded) {
         if let Some(KeyOrigin { kept: Some(path), .. }) = &self.key {
             kept_file::write(path, loaded.source.text.as_bytes());
         }
     }
 
-    /// The files whose change is a reason to read the configuration again.
+    /// The files to watch: a change of one is a reason to read the configuration again.
     pub fn watched_files(&self, named: &[PathBuf]) -> Vec<PathBuf> {
         let own = match &self.source {
             ConfigSource::File(path) => Some(path.clone()),
@@ -171,7 +171,7 @@ impl Origin {
         own.into_iter().chain(named.iter().cloned()).collect()
     }
 
-    /// Of `files`, as [`Origin::watched_files`] gave them, when `text` was read from the source.
+    /// The fingerprint of `files`, as [`Origin::watched_files`] returned them, when `text` was read from the source.
     pub fn fingerprint(&self, files: &[PathBuf], text: &str) -> u64 {
         match &self.source {
             ConfigSource::File(_) => loaded_fingerprint(files, text),
@@ -180,7 +180,7 @@ impl Origin {
     }
 }
 
-/// Asks until Consul says something, or something else can be started with.
+/// Queries Consul until it answers, or until the gateway can start with another text.
 async fn first_text(
     source: &ConfigSource,
     key: &ConfigKey,
@@ -200,7 +200,7 @@ async fn first_text(
             }
             Err(error) => error,
         };
-        // It does not help to ask again where the token may not, or the settings are wrong.
+        // Another try is useless if the token is refused or the settings are wrong.
         if !error.may_pass() || has_other() {
             return Err(source.unreadable(&error.to_string(), USE_ENVIRONMENT));
         }
@@ -216,7 +216,7 @@ async fn first_text(
 /// Reads the text once, for commands that only look at it.
 ///
 /// # Errors
-/// Consul cannot be asked, or has no such key.
+/// Consul does not answer, or has no such key.
 pub fn read_key(source: &ConfigSource, key: &ConfigKey) -> Result<Bytes, Report> {
     let failed = |reason: String| source.unreadable(&reason, USE_ENVIRONMENT);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -227,12 +227,14 @@ pub fn read_key(source: &ConfigSource, key: &ConfigKey) -> Result<Bytes, Report>
     runtime.block_on(first_text(source, key, &client, || true))
 }
 
-/// Where the last accepted text of a key is kept: beside all else of its registry, since another one may have such a key, too.
+/// The file for the last accepted text of a key. It is in the folder of its registry, because another registry may have a key of
+/// this name.
 fn kept_at(state_dir: &Path, key: &ConfigKey) -> Option<PathBuf> {
     let dir = kept::folder(state_dir, &RegistryIdentity::of(&key.consul).ok()?);
     let mut name = format!("config+{}", utf8_percent_encode(&key.key, NON_ALPHANUMERIC));
     if name.len() > FILE_NAME_BYTES_MAX {
-        // Another long key may begin like this one; its configuration must not start this gateway.
+        // The name is cut, and another long key may begin with the same characters; its configuration must not start this
+        // gateway.
         let digest = digest(&SHA256, key.key.as_bytes());
         name.truncate(FILE_NAME_BYTES_MAX);
         name.push('+');
@@ -245,7 +247,7 @@ fn kept_at(state_dir: &Path, key: &ConfigKey) -> Option<PathBuf> {
 
 const USE_ENVIRONMENT: &str = "Consul is the one that CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN and CONSUL_HTTP_TOKEN_FILE name; \
      the token needs `key \"…\" { policy = \"read\" }`";
-/// Between two tries of a start that waits for Consul.
+/// Pause between two tries of a start that waits for Consul.
 const RETRY_MIN: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// File systems allow 255 bytes; the suffix needs some.

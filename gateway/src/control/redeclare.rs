@@ -1,4 +1,4 @@
-//! What services declare becomes part of the table, and leaves it.
+//! Puts declared routes into the table, and takes them out of it.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::{
 use crate::{clock, compile, config::settings::Settings, snapshot::RouteTable};
 
 impl Controller {
-    /// Other services or tags declare routes: makes a new table, if that changes it.
+    /// Makes a new table after a change of services or tags, if that changes the table.
     pub(super) fn redeclare(&mut self, background: &mut Background) {
         let previous = self.publisher.load();
         let world = &self.world;
@@ -35,7 +35,7 @@ impl Controller {
                 self.follow(background);
                 self.publish_table(Arc::new(table));
             }
-            // What was merged compiles; if not, what runs is better than nothing.
+            // A merged table compiles. If it did not, the running one would be better than none.
             Err(problems) => {
                 let why = problems.first().map_or("", |problem| problem.message.as_str());
                 tracing::error!(why, "declared routes cannot be compiled; the table stays as it is");
@@ -44,12 +44,12 @@ impl Controller {
         self.report_refused(background);
     }
 
-    /// At a reload: the file's settings and table, with what is declared.
+    /// At a reload: adds the declared routes to the file's settings and table.
     pub(super) fn with_declared(&mut self, file: Settings, table: RouteTable) -> (Settings, RouteTable) {
         if let Some(auto) = &file.auto_routes {
             self.declared.relearn_standings(auto, &self.world);
         }
-        // A reload waits for new services itself.
+        // The reload waits for new services itself.
         let (settings, changes) = self.declared.merge(&file, |_| true, clock::now());
         self.file = file;
         self.tell(&changes);
@@ -68,12 +68,12 @@ impl Controller {
         }
     }
 
-    /// Once a second: ends what is gone for long enough, and shows what instances say by now.
+    /// Once a second: removes routes of services that are gone for long enough, and takes changes that instances caused.
     pub(super) fn look_at_declared(&mut self, background: &mut Background) {
         let Some(auto) = &self.file.auto_routes else { return };
         let now = clock::now();
         let has_expired = self.declared.expire(auto, &self.world, now);
-        // Metadata that came during a reload, when its table was made already, is seen here.
+        // Metadata that arrived during a reload, after its table was made, is taken here.
         let is_due = self.declared.warming().is_due(&self.world, now) || self.declared.has_news();
         if has_expired || is_due {
             self.redeclare(background);
@@ -97,7 +97,7 @@ impl Controller {
         }
     }
 
-    /// Asks for the instances of services that no watch follows, so that the report can name them.
+    /// Queries the instances of services that no watch follows, so that the report can name them.
     fn report_refused(&mut self, background: &Background) {
         if let (Some(auto), Some(client)) = (&self.file.auto_routes, background.discovery.client()) {
             let services = self.declared.unseen(auto, &self.world);
@@ -136,5 +136,5 @@ fn same_names<T>(new: &[T], old: &[T], name: impl Fn(&T) -> &String) -> bool {
     new.len() == old.len() && new.iter().zip(old).all(|(new, old)| name(new) == name(old))
 }
 
-/// Changes told at once: one service that declares thousands of routes drowns neither the log nor the events.
+/// Changes that are logged at once: one service that declares thousands of routes must flood neither the log nor the events.
 const TOLD_MAX: usize = 50;

@@ -1,4 +1,4 @@
-//! Which registry the gateway speaks with: a client of it, and whether what is known was said by the same one.
+//! The client of the registry, and the decision whether known state came from the same registry.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::{
 use crate::config::settings::{Consistency, ConsulSettings};
 
 impl Controller {
-    /// At the start, and when a reload changes how the registry is spoken with.
+    /// Called at the start, and when a reload changes `discovery.consul`.
     pub(super) fn use_registry(&mut self, background: &mut Background) {
         (background.catalog, background.cluster) = (None, None);
         let Some(consul) = &self.settings.consul else {
@@ -47,7 +47,7 @@ impl Controller {
         self.follow_cluster(background);
     }
 
-    /// Where state is kept, it must be known whose it is.
+    /// Learns the name of the cluster, if state is kept.
     pub(super) fn follow_cluster(&self, background: &mut Background) {
         let client = background.discovery.client().filter(|_| self.kept.folder().is_some());
         let start = |client: &Client| {
@@ -56,7 +56,7 @@ impl Controller {
         background.cluster = client.map(start);
     }
 
-    /// What the gateway began with was said by another cluster at the same address: it begins with nothing.
+    /// The state that the gateway began with is from another cluster at the same address: the gateway forgets it.
     pub(super) fn forget_registry(&mut self, background: &mut Background) {
         tracing::warn!(
             "another Consul cluster answers at this address than when this state was kept; it is not used"
@@ -70,7 +70,7 @@ impl Controller {
     }
 }
 
-/// How the registry is spoken with.
+/// The settings of a client for this registry.
 pub(crate) fn client_config(consul: &ConsulSettings) -> ClientConfig {
     let mut config = ClientConfig::from_env();
     config.address.clone_from(&consul.address);

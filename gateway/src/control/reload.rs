@@ -1,8 +1,8 @@
-//! Reading the configuration again: all or nothing.
+//! Reading the configuration again: all of it or nothing.
 //!
-//! Everything that can fail is made before anything is changed, and a refused configuration leaves what runs as it
-//! is. Sockets, threads and the log's file belong to the process: what a reload says of them counts from the next
-//! start on, and the log says so.
+//! Everything that can fail is made before anything is changed, and a refused configuration leaves the running one as it is,
+//! except for renewed files ([`super::files_in_use`]). Sockets, threads and the log's file belong to the process: their new
+//! values take effect at the next start, which the log reports.
 
 use std::{
     path::PathBuf,
@@ -26,13 +26,13 @@ use crate::{
     syntax::diagnostics::{Diagnostic, Report, Span, code},
 };
 
-/// A reload that brings new services waits this long for the registry's first word on them, so that a route
-/// does not answer 503 only because its service is new.
+/// A reload with new services waits this long for the registry's first answer about them, so that a new route does not begin with
+/// 503.
 const FIRST_WORD: Duration = Duration::from_secs(3);
 
 impl Controller {
-    /// Unless what was asked for at this time was done since then, with all that was there to read: a file that is replaced
-    /// together with a SIGHUP is read once.
+    /// Reloads, unless the configuration was read after the time `asked`: a file that is replaced together with a SIGHUP is read
+    /// once.
     pub(super) async fn reload_once(
         &mut self,
         asked: Instant,
@@ -45,7 +45,7 @@ impl Controller {
         }
     }
 
-    /// The error is the report of a configuration that was refused.
+    /// Reloads. The error is the report of a refused configuration.
     pub(super) async fn reload(
         &mut self,
         inbox: &mut Inbox,
@@ -53,7 +53,7 @@ impl Controller {
     ) -> Result<(), String> {
         let source = self.origin.source().to_string();
         let read_at = clock::now();
-        // Before it is read: what changes from here on is news to the watch.
+        // Before the files are read: a change from here on is an event of the watch.
         background.files.learn();
         let result = match self.try_reload(inbox, background).await {
             Ok(waiting) => {
@@ -75,7 +75,7 @@ impl Controller {
         result
     }
 
-    /// The key that holds the configuration has another value.
+    /// Takes a new value of the Consul key with the configuration, and reloads.
     pub(super) async fn learn_key(
         &mut self,
         value: Option<bytes::Bytes>,
@@ -89,11 +89,11 @@ impl Controller {
             return;
         };
         self.origin.learn(value);
-        // The report is in the log and in the status; nobody waits for it.
+        // The report is in the log and in the status; no caller waits for it.
         let _ = self.reload(inbox, background).await;
     }
 
-    /// The keys whose new values take effect at the next restart.
+    /// Returns the keys of `routes.yaml` whose new values take effect at the next restart.
     async fn try_reload(
         &mut self,
         inbox: &mut Inbox,
@@ -102,7 +102,7 @@ impl Controller {
         let mut loaded = self.origin.load()?;
         let waiting = needs_restart(&self.started, &loaded.settings);
         if waiting.contains(&HTTPS) {
-            // Clients are sent to the listener that there is.
+            // Redirects lead to the listener that is open now.
             loaded.settings.listen.https_redirect = self.settings.listen.https_redirect;
         }
         let loaded = loaded;
@@ -117,7 +117,7 @@ impl Controller {
         if self.status.record_warnings(&loaded.warnings) && !loaded.warnings.is_empty() {
             tracing::warn!(config = %self.origin.source(), "configuration accepted with warnings:\n{}", loaded.report());
         }
-        // Nothing can fail from here on.
+        // From here on nothing can fail.
         if !waiting.is_empty() {
             tracing::warn!(keys = waiting.join(", "), "these changes take effect at the next restart");
         }
@@ -149,7 +149,7 @@ impl Controller {
         Ok(waiting)
     }
 
-    /// Where the registry is spoken with in another way, can it be?
+    /// If the connection to the registry changes: whether a client can be made for it.
     fn check_registry(&self, new: &Settings) -> Result<(), Diagnostic> {
         let changed = new.consul.as_ref().filter(|_| new.consul != self.settings.consul);
         let Some(consul) = changed else { return Ok(()) };
@@ -160,8 +160,8 @@ impl Controller {
         })
     }
 
-    /// Waits until something is known of every service, so that the new table does not begin with 503. What has
-    /// nothing to do with that waits for the loop; a drain ends the wait.
+    /// Waits until every service is known, so that the new table does not begin with 503. Events about other things wait for the
+    /// loop; a drain ends the wait.
     async fn wait_for_first_word(&mut self, inbox: &mut Inbox, background: &mut Background) {
         let deadline = tokio::time::Instant::now() + FIRST_WORD;
         while !self.world.knows_all(&self.settings) {
@@ -180,7 +180,7 @@ impl Controller {
         }
     }
 
-    /// Starts what the settings need and does not run, ends what they no longer need.
+    /// Starts the tasks that the settings need and that do not run, and ends those that they no longer need.
     pub(super) fn follow(&self, background: &mut Background) {
         background.discovery.follow(&self.settings, &self.world);
         self.record_watches(background);
@@ -198,14 +198,14 @@ impl Controller {
         }
     }
 
-    /// A file that only the refused configuration names may be what is missing.
+    /// Also watches files that only the refused configuration names: one of them may be what is missing.
     fn watch_for_repair(&self, report: &Report, background: &mut Background) {
         let named = report.files.iter().filter(|file| !self.files.contains(file));
         let files = self.files.iter().chain(named).cloned().collect();
         self.watch(files, &report.source.text, background);
     }
 
-    /// Watches `files`; `text` was read from the source.
+    /// Watches `files`; `text` is what was read from the source.
     fn watch(&self, files: Vec<PathBuf>, text: &str, background: &mut Background) {
         if files != background.files.files() {
             let known = self.origin.fingerprint(&files, text);
@@ -216,7 +216,7 @@ impl Controller {
 
 const HTTPS: &str = "listen.https";
 
-/// The keys of `routes.yaml` that say something else than the process was started with, and need a new one.
+/// The keys of `routes.yaml` whose values differ from those at the start and take effect at the next one.
 fn needs_restart(started: &Settings, new: &Settings) -> Vec<&'static str> {
     let bind = |settings: &Settings| settings.listen.https.as_ref().map(|https| https.bind);
     let log_begins = |settings: &Settings| settings.access_log.format != AccessLogFormat::Off;
@@ -228,7 +228,7 @@ fn needs_restart(started: &Settings, new: &Settings) -> Vec<&'static str> {
         ("limits.files", started.files_max != new.files_max),
         ("workers", started.workers != new.workers),
         ("access_log.file", started.access_log.file != new.access_log.file),
-        // Without a log there is no thread that writes one; the other way round it only has nothing to do.
+        // The thread that writes the log exists only if the process started with a log. Switching the log off needs no restart.
         ("access_log.format", !log_begins(started) && log_begins(new)),
     ];
     keys.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()

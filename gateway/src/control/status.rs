@@ -1,4 +1,4 @@
-//! What the control plane tells about itself: readiness, reloads, watches. Read by admin and metrics.
+//! What the control plane reports about itself: readiness, reloads, watches. Admin listener and metrics read it.
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
@@ -27,43 +27,43 @@ use crate::{
     worker::Hint,
 };
 
-/// Shared by the control loop (writer) and the admin listener (reader). Never touched by a request.
+/// State that the control loop writes and the admin listener reads. No request touches it.
 pub struct Status {
-    /// All of the next two.
+    /// Whether both of the next two are true.
     synced: watch::Sender<bool>,
     discovered: AtomicBool,
     keys_known: AtomicBool,
     pub draining: AtomicBool,
-    /// Of the configuration in use.
+    /// The drain settings of the configuration in use.
     drain: Mutex<Option<DrainSettings>>,
     pub reloads_ok: AtomicU64,
     pub reloads_refused: AtomicU64,
     config: Mutex<ConfigState>,
     watches: Mutex<BTreeMap<WatchTarget, Watched>>,
-    /// The registry has not answered for a service for longer than is allowed.
+    /// The registry has not answered about a service for longer than `unready_after`.
     overdue: AtomicBool,
     key: Mutex<Option<FollowStats>>,
-    /// `None`: services may declare no routes.
+    /// `None`: services may not declare routes.
     declared: Mutex<Option<DeclaredReport>>,
     journal: Mutex<VecDeque<Note>>,
-    /// The key that holds the configuration was deleted.
+    /// The Consul key with the configuration was deleted.
     pub key_deleted: AtomicBool,
     pub updates: AtomicU64,
     pub certificates: Certificates,
-    /// From the registry's answer to the published snapshot.
+    /// From an answer of the registry to the published snapshot.
     update_duration: Mutex<Histogram>,
 }
 
 /// What is known of one watch.
 #[derive(Debug, Clone)]
 pub struct Watched {
-    /// Of the moment at which they are read.
+    /// The statistics at the last look.
     pub stats: WatchStats,
     monitor: WatchMonitor,
     pub history: Arc<History>,
-    /// Over the last [`RATE_OVER`].
+    /// Queries per second over the last [`RATE_OVER`].
     pub queries_per_second: f64,
-    /// Queries at the beginning of what the rate is computed over.
+    /// When the rate's time began, and the number of queries at that moment.
     rate_from: (Instant, u64),
 }
 
@@ -90,8 +90,8 @@ impl Status {
         }
     }
 
-    /// Something is known of every service that a route names, and there are keys of every provider, or they were waited for
-    /// long enough. What is known stays so: a service that a later reload brings is no reason to take the others out of service.
+    /// Sets what is known: all services that routes name, and keys of every provider (or the wait for them is over). Once known,
+    /// it stays so: a service that a later reload adds must not take the others out of service.
     pub fn set_known(&self, services: bool, keys: bool) {
         for (known, now) in [(&self.discovered, services), (&self.keys_known, keys)] {
             if now {
@@ -134,12 +134,13 @@ impl Status {
         self.is_synced() && self.is_fresh() && !self.draining.load(Ordering::Relaxed)
     }
 
-    /// False only where `discovery.consul.unready_after` asks for it.
+    /// Whether the registry has answered about all services recently enough. Always true without
+    /// `discovery.consul.unready_after`.
     pub fn is_fresh(&self) -> bool {
         !self.overdue.load(Ordering::Relaxed)
     }
 
-    /// `waiting`: keys whose new values the process takes at its next start.
+    /// A configuration was accepted. `waiting`: keys whose new values take effect at the next start.
     pub fn record_accepted(&self, summary: String, waiting: Vec<&'static str>) {
         self.reloads_ok.fetch_add(1, Ordering::Relaxed);
         self.note("config_accepted", summary);
@@ -157,7 +158,7 @@ impl Status {
         lock(&self.config).refused = Some(refused);
     }
 
-    /// Of a configuration that was accepted. `true`: they are others than before, and stand in the list of events.
+    /// Takes the warnings of an accepted configuration. `true`: they differ from those before, and are in the list of events.
     pub fn record_warnings(&self, warnings: &[Diagnostic]) -> bool {
         let warnings: Vec<Warned> = warnings.iter().map(Warned::of).collect();
         let before = std::mem::replace(&mut lock(&self.config).warnings, warnings.clone());
@@ -170,7 +171,7 @@ impl Status {
         true
     }
 
-    /// How many warnings of each code the configuration in use has.
+    /// The number of warnings with each code in the configuration in use.
     pub fn warnings(&self) -> BTreeMap<&'static str, u64> {
         let mut by_code = BTreeMap::new();
         for warning in &lock(&self.config).warnings {
@@ -183,12 +184,12 @@ impl Status {
         lock(&self.config).clone()
     }
 
-    /// The registry reported other instances of a service.
+    /// Counts a change of a service's instances.
     pub fn count_update(&self) {
         self.updates.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Answers of the registry are in a published snapshot now.
+    /// The registry's answers of these times are in a published snapshot now.
     pub fn record_published(&self, answered_at: &[tokio::time::Instant]) {
         let mut durations = lock(&self.update_duration);
         for at in answered_at {
@@ -200,12 +201,12 @@ impl Status {
         *lock(&self.declared) = report;
     }
 
-    /// Routes that services declare.
+    /// Sets what is shown of declared routes.
     pub fn declared(&self) -> Option<DeclaredReport> {
         lock(&self.declared).clone()
     }
 
-    /// Remembers something that happened. Past [`NOTES_MAX`] the oldest is forgotten.
+    /// Adds an event to the list. Past [`NOTES_MAX`] the oldest is forgotten.
     pub fn note(&self, kind: &'static str, text: String) {
         let mut journal = lock(&self.journal);
         if journal.len() >= NOTES_MAX {
@@ -214,18 +215,18 @@ impl Status {
         journal.push_back(Note { at: clock::unix_now(), kind, text });
     }
 
-    /// A worker's hint.
+    /// Takes a worker's hint.
     pub fn take_hint(&self, hint: Hint) {
         let Hint::Health { kind, text } = hint;
         self.note(kind, text);
     }
 
-    /// What happened, oldest first.
+    /// The events, oldest first.
     pub fn notes(&self) -> Vec<Note> {
         lock(&self.journal).iter().cloned().collect()
     }
 
-    /// How the key that holds the configuration is followed; `None` where it is a file.
+    /// Sets the statistics of the Consul key with the configuration; `None`: it is in a file.
     pub fn record_key(&self, stats: Option<FollowStats>) {
         *lock(&self.key) = stats;
     }
@@ -238,7 +239,7 @@ impl Status {
         *lock(&self.update_duration)
     }
 
-    /// `unready_after`: a service without an answer for longer takes the gateway out of service.
+    /// Takes the statistics of the watches. `unready_after`: a service without an answer for longer makes the gateway unready.
     pub fn record_watches<'a>(
         &self,
         watches: impl Iterator<Item = (&'a WatchTarget, &'a WatchHandle)>,
@@ -280,19 +281,19 @@ impl Status {
         watches
     }
 
-    /// What the token may not see, as of the last look.
+    /// The services that the token may not read, at the last look.
     pub fn hidden(&self) -> HashSet<WatchTarget> {
         let watches = lock(&self.watches);
         let hidden = watches.iter().filter(|(_, watched)| watched.stats.missing_rights.is_some());
         hidden.map(|(target, _)| target.clone()).collect()
     }
 
-    /// What the token may not see, one sentence for each service.
+    /// One sentence for each service that the token may not read.
     pub fn missing_rights(&self) -> Vec<String> {
         self.watches().into_values().filter_map(|watched| watched.stats.missing_rights).collect()
     }
 
-    /// Why the registry has not answered for services of which nothing is known: each error once, with the number of services.
+    /// Why services are still unknown: each error of the registry once, with the number of services.
     pub fn unanswered(&self) -> BTreeMap<String, usize> {
         let mut errors = BTreeMap::new();
         for stats in self.watches().into_values().map(|watched| watched.stats) {
@@ -303,25 +304,25 @@ impl Status {
         errors
     }
 
-    /// Services of which the last word in use is not the registry's latest: its last query failed, or there was none yet.
+    /// Services whose instances in use may be out of date: the last query failed, or there was none yet.
     pub fn stale_services(&self) -> usize {
         self.watches().values().filter(|watched| watched.stats.state != WatchState::Fresh).count()
     }
 }
 
-/// Something that happened in the control plane.
+/// One event of the control plane.
 #[derive(Debug, Clone)]
 pub struct Note {
     /// Wall time since the Unix epoch.
     pub at: Duration,
-    /// A stable word.
+    /// The kind, a stable word.
     pub kind: &'static str,
     pub text: String,
 }
 
-/// A day of deploys; a note is one line.
+/// About a day of deploys; an event is one line.
 const NOTES_MAX: usize = 512;
-/// Warnings of one configuration that become notes: more would push everything else out of the list. The log has all.
+/// Warnings of one configuration that become events: more would push all others out of the list. The log has all of them.
 const WARNINGS_NOTED_MAX: usize = 32;
 impl Watched {
     fn new(handle: &WatchHandle, before: Option<&Self>, now: Instant) -> Self {
@@ -341,11 +342,11 @@ impl Watched {
     }
 }
 
-/// Long enough for a blocking query now and then to be a number above 0.
+/// Long enough for a rare blocking query to be a number above 0.
 const RATE_OVER: Duration = Duration::from_secs(10);
 
-/// A service of which nothing was ever known is what [`Status::is_synced`] stands for. What is from disk has its time from
-/// the start on: how old it was there says nothing about the registry of today.
+/// Services that were never known are not counted here: [`Status::is_synced`] covers them. For what is from disk, the time begins
+/// with the start, because its age says nothing about the registry now.
 fn is_overdue(stats: &WatchStats, unready_after: Option<Duration>, now: Instant) -> bool {
     let from_disk = stats.started.filter(|_| stats.state != WatchState::NeverSynced);
     let age = stats.last_success.or(from_disk).map(|at| now.saturating_duration_since(at.into()));
@@ -358,7 +359,7 @@ impl Default for Status {
     }
 }
 
-/// A panic while the lock was held leaves plain data that is still right to read.
+/// If a thread panicked with the lock, the plain data behind it is still valid.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,9 +1,9 @@
-//! Services whose first routes wait until the registry has spoken of their instances.
+//! Services whose first routes wait until the registry has answered about their instances.
 //!
-//! A tag is seen in the list of services before the watch of its service has answered, and a route that goes live in
-//! between answers 503 for an instance that is there. So it waits for that answer, at most [`WAIT_MAX`]: a service of
-//! which nothing can be learned (a token without permission, a datacenter that is away) gets its routes then, and 503
-//! tells what a 404 would hide.
+//! A tag is in the list of services before the watch of its service has an answer. A route that went live in between would answer
+//! 503 although there is an instance. So it waits for that answer, at most [`WAIT_MAX`]. A service of which nothing can be
+//! learned (a token without permission, a datacenter that is down) gets its routes then: a 503 shows the fault, which a 404 would
+//! hide.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,15 +12,14 @@ use std::{
 
 use crate::{config::settings::ServiceSettings, world::World};
 
-/// Who waits, and since when.
+/// The services that wait, and since when.
 #[derive(Debug, Default)]
 pub struct Warming {
     waiting: BTreeMap<String, (ServiceSettings, Instant)>,
 }
 
 impl Warming {
-    /// `unknown`: services that have no route yet, and of which the registry has not spoken. Returns those whose wait is
-    /// over all the same.
+    /// `unknown`: services without a route and without an answer of the registry. Returns those whose wait is over all the same.
     pub fn wait_for(&mut self, unknown: BTreeMap<String, ServiceSettings>, now: Instant) -> BTreeSet<String> {
         let mut before = std::mem::take(&mut self.waiting);
         let mut over = BTreeSet::new();
@@ -39,14 +38,14 @@ impl Warming {
         self.waiting.contains_key(service)
     }
 
-    /// Is it time for another table? As soon as half of those that wait are known, so that a thousand services that come
-    /// together need ten tables and not a thousand.
+    /// Whether another table is due: as soon as half of the waiting services are known. So a thousand services that come together
+    /// need ten tables, not a thousand.
     pub fn has_news(&self, world: &World) -> bool {
         let known = self.waiting.values().filter(|(service, _)| world.knows(service)).count();
         known > 0 && known * 2 >= self.waiting.len()
     }
 
-    /// As [`Warming::has_news`], for whoever looks now and then: is anybody's wait over?
+    /// As [`Warming::has_news`], for a caller that looks once a second: whether one of them is known, or its wait is over.
     pub fn is_due(&self, world: &World, now: Instant) -> bool {
         self.waiting.values().any(|(service, since)| is_over(*since, now) || world.knows(service))
     }
@@ -60,8 +59,8 @@ fn is_over(since: Instant, now: Instant) -> bool {
     now.saturating_duration_since(since) >= WAIT_MAX
 }
 
-/// A registry that answers does so within milliseconds, also for hundreds of watches that begin together; a service's
-/// owner who waits longer needs an answer that says what is wrong.
+/// A working registry answers within milliseconds, also for hundreds of watches that begin together. After more than this, an
+/// error says more than a missing route.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
 #[cfg(test)]

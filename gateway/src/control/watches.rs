@@ -1,6 +1,6 @@
-//! What is told of the watches: in `/metrics` and in `/api/v1/services`.
+//! What `/metrics` and `/api/v1/services` show of the watches.
 //!
-//! By the name of the service in the configuration: two of them may follow one service of the registry, and one
+//! Watches are listed by the name of the service in the configuration: two names may follow one service of the registry, and a
 //! service may be followed by tag or datacenter.
 
 use std::{collections::BTreeMap, time::Duration};

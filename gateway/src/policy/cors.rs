@@ -11,13 +11,16 @@
 //! has it.
 //! Unit of `max_age`: seconds. Limits: [`ASKED_BYTES_MAX`], [`MAX_AGE_MAX`].
 
-use std::{fmt, sync::Arc, time::Duration};
+mod origin;
+
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
+use self::origin::{AllowedOrigin, origin};
 use super::of_route::{Check, Compile, RoutePolicy, View, replace};
 use crate::{
-    router::pattern::{host_pattern, method},
+    router::pattern::method,
     syntax::{
         diagnostics::{Diagnostic, Diagnostics, Span, code},
         fields::{Fields, Known, is_word, one_or_many, values},
@@ -29,34 +32,22 @@ use crate::{
 /// `cors` as written.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Written {
-    /// An empty list is `off`.
-    origins: Option<At<Vec<Origin>>>,
+    /// Empty: `off`.
+    origins: Option<At<Vec<AllowedOrigin>>>,
     methods: Option<Vec<Method>>,
     headers: Option<Vec<HeaderName>>,
-    expose: Option<Vec<HeaderName>>,
-    credentials: Option<bool>,
+    expose: Option<Vec<At<HeaderName>>>,
+    credentials: Option<At<bool>>,
     max_age: Option<Duration>,
     /// The place of a map without `origins`.
     rest: Option<Span>,
 }
 
-/// One entry of `origins`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Origin {
-    Any,
-    Exact(String),
-    /// `https://*.shop.example:8443` becomes `https://` and `.shop.example:8443`.
-    Below {
-        scheme: String,
-        end: String,
-    },
-}
-
 /// The policy of a route.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Cors {
-    origins: Box<[Origin]>,
-    /// `None`: the announced method is allowed, since the route takes it.
+    origins: Box<[AllowedOrigin]>,
+    /// `None`: the method that is announced, since the route takes it.
     methods: Option<HeaderValue>,
     /// `None`: the requested headers are allowed.
     headers: Option<HeaderValue>,
@@ -98,8 +89,8 @@ impl RoutePolicy for Cors {
             origins: fields.get("origins").map(|node| origins(node, "cors.origins", sink)),
             methods: fields.values("methods", sink, method).map(bare),
             headers: fields.values("headers", sink, asked_header).map(bare),
-            expose: fields.values("expose", sink, header_name).map(bare),
-            credentials: fields.plain("credentials", sink, boolean),
+            expose: fields.values("expose", sink, header_name),
+            credentials: fields.value("credentials", sink, boolean),
             max_age: fields.plain("max_age", sink, |text| duration_in(text, Duration::ZERO..=MAX_AGE_MAX)),
             rest: (fields.get("origins").is_none() && !fields.is_misspelt("origins")).then_some(node.span),
         }
@@ -127,25 +118,24 @@ impl RoutePolicy for Cors {
             }
             return;
         };
-        if written.credentials != Some(true) {
-            return;
-        }
-        // Fetch, "CORS protocol and credentials": a browser refuses `*` together with credentials.
-        let all_fields = written.expose.iter().flatten().any(|name| name == "*");
-        let message = if origins.contains(&Origin::Any) {
-            "`cors.credentials` does not go with the origin `*`"
-        } else if all_fields && !origins.is_empty() {
-            "`cors.credentials` does not go with `*` in `cors.expose`"
+        let Some(credentials) = written.credentials.as_ref().filter(|at| at.value) else { return };
+        // Fetch, "CORS protocol and credentials": with credentials a browser takes no `*`.
+        let all_fields = written.expose.iter().flatten().find(|name| name.value == "*");
+        let finding = if origins.contains(&AllowedOrigin::Any) {
+            Diagnostic::error(code::CONFLICT, *span, "`cors.credentials` does not go with the origin `*`")
+                .label("every page could use what a browser has stored for its user, so browsers refuse it")
+                .help(
+                    "name the origins, such as `origins: [\"https://app.example\"]`, or write `credentials: false`",
+                )
+        } else if let Some(all_fields) = all_fields.filter(|_| !origins.is_empty()) {
+            let message = "`cors.credentials` does not go with `*` in `cors.expose`";
+            Diagnostic::error(code::CONFLICT, all_fields.span, message)
+                .label("with credentials, browsers take `*` for the name of one header")
+                .help("name the headers, such as `expose: [X-Total]`, or write `credentials: false`")
         } else {
             return;
         };
-        with.sink.push_once(
-            Diagnostic::error(code::CONFLICT, *span, message)
-                .label("every page could use what a browser has stored for its user, so browsers refuse it")
-                .help(
-                    "name the origins, such as `origins: [\"https://app.example\"]`, or remove `credentials`",
-                ),
-        );
+        with.sink.push_once(finding.related(credentials.span, "`credentials` is set here"));
     }
 
     fn compile(written: &Written, with: &mut Compile<'_, '_>) -> Option<Arc<Cors>> {
@@ -156,6 +146,7 @@ impl RoutePolicy for Cors {
     fn show(cors: &Option<Arc<Cors>>, view: &mut View<'_>) {
         if let Some(cors) = cors {
             view.items("cors", cors.origins.iter().map(ToString::to_string));
+            view.flag("cors_credentials", cors.credentials);
         }
     }
 }
@@ -163,14 +154,13 @@ impl RoutePolicy for Cors {
 impl Cors {
     /// Compiles the policy. `None`: no origins are written.
     fn of(written: &Written) -> Option<Self> {
-        let names = |list: &Option<Vec<HeaderName>>| joined(list.as_ref()?.iter().map(HeaderName::as_str));
         let max_age = written.max_age.unwrap_or(MAX_AGE).as_secs();
         Some(Self {
             origins: written.origins.as_ref()?.value.as_slice().into(),
             methods: written.methods.as_ref().and_then(|list| joined(list.iter().map(Method::as_str))),
-            headers: names(&written.headers),
-            expose: names(&written.expose),
-            credentials: written.credentials.unwrap_or_default(),
+            headers: written.headers.as_ref().and_then(|list| joined(list.iter().map(HeaderName::as_str))),
+            expose: written.expose.as_ref().and_then(|list| joined(list.iter().map(|at| at.value.as_str()))),
+            credentials: written.credentials.as_ref().is_some_and(|at| at.value),
             max_age: HeaderValue::from(max_age),
         })
     }
@@ -211,7 +201,7 @@ impl Cors {
     }
 
     fn allows_any(&self) -> bool {
-        self.origins.contains(&Origin::Any)
+        self.origins.contains(&AllowedOrigin::Any)
     }
 
     /// The origin as the response allows it.
@@ -227,15 +217,7 @@ impl Cors {
     }
 
     fn allows(&self, origin: &[u8]) -> bool {
-        self.origins.iter().any(|known| match known {
-            Origin::Any => true,
-            Origin::Exact(text) => text.as_bytes() == origin,
-            Origin::Below { scheme, end } => {
-                let front =
-                    origin.strip_prefix(scheme.as_bytes()).and_then(|rest| rest.strip_suffix(end.as_bytes()));
-                front.is_some_and(|front| front.split(|byte| *byte == b'.').all(is_label))
-            }
-        })
+        self.origins.iter().any(|known| known.is(origin))
     }
 }
 
@@ -278,10 +260,6 @@ fn is_list(value: &HeaderValue) -> bool {
     value.len() <= ASKED_BYTES_MAX && value.as_bytes().iter().all(is_in)
 }
 
-fn is_label(label: &[u8]) -> bool {
-    !label.is_empty() && label.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
-}
-
 fn bare<T>(list: Vec<At<T>>) -> Vec<T> {
     list.into_iter().map(|at| at.value).collect()
 }
@@ -292,7 +270,7 @@ fn joined<'a>(names: impl Iterator<Item = &'a str>) -> Option<HeaderValue> {
     HeaderValue::try_from(names.join(", ")).ok().filter(|value| !value.is_empty())
 }
 
-fn origins(node: &Node, what: &str, sink: &mut Diagnostics) -> At<Vec<Origin>> {
+fn origins(node: &Node, what: &str, sink: &mut Diagnostics) -> At<Vec<AllowedOrigin>> {
     if one_or_many(node).is_empty() {
         let message = format!("`{what}` is empty");
         sink.push(
@@ -301,68 +279,6 @@ fn origins(node: &Node, what: &str, sink: &mut Diagnostics) -> At<Vec<Origin>> {
     }
     let list = values(node, what, sink, origin);
     At { value: bare(list), span: node.span }
-}
-
-/// Reads `https://app.example`, `https://*.shop.example`, `http://localhost:3000` or `*`.
-fn origin(text: &str) -> Result<Origin, Invalid> {
-    let expected = "an origin such as `https://app.example` or `https://*.shop.example`";
-    let refuse = |label: &str| Invalid::new(code::BAD_VALUE, expected, label);
-    if text == "*" {
-        return Ok(Origin::Any);
-    }
-    if text == "null" {
-        return Err(refuse("every page in a sandbox has this origin, whoever wrote it"));
-    }
-    let Some((scheme, rest)) = text.split_once("://") else {
-        let with_scheme = format!("https://{text}");
-        let refusal = refuse("the scheme is missing");
-        let is_host = text.contains('.') || text.starts_with("localhost");
-        return Err(if is_host && origin(&with_scheme).is_ok() {
-            refusal.help(format!("write `{with_scheme}`"))
-        } else {
-            refusal
-        });
-    };
-    let (scheme, rest) = (scheme.to_ascii_lowercase(), rest.to_ascii_lowercase());
-    if let Some((bare, _)) = rest.split_once(['/', '?', '#']) {
-        let bare = format!("{scheme}://{bare}");
-        let refusal = refuse("an origin has no path");
-        return Err(if origin(&bare).is_ok() { refusal.help(format!("write `{bare}`")) } else { refusal });
-    }
-    // RFC 3986 §3.1.
-    let is_of_scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
-    if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !scheme.chars().all(is_of_scheme) {
-        return Err(refuse("not a scheme"));
-    }
-    let (host, port) = match rest.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => {
-            let port =
-                port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(|| refuse("not a port"))?;
-            (host, Some(port))
-        }
-        _ => (rest.as_str(), None),
-    };
-    let own_port = match scheme.as_str() {
-        "http" => Some(80),
-        "https" => Some(443),
-        _ => None,
-    };
-    // Browsers leave out the default port (HTML, "serialization of an origin").
-    let port = port.filter(|port| Some(*port) != own_port).map(|port| format!(":{port}")).unwrap_or_default();
-    let is_address = host.starts_with('[') && host.ends_with(']');
-    if !is_address || host.trim_matches(['[', ']']).parse::<std::net::Ipv6Addr>().is_err() {
-        host_pattern(host).map_err(|invalid| match host {
-            _ if !host.is_ascii() => {
-                refuse("browsers write such a name in ASCII").help("write it as `xn--…`")
-            }
-            _ => refuse(&invalid.label),
-        })?;
-    }
-    match host.strip_prefix('*') {
-        Some("") => Err(refuse("a host must follow `*.`").help("write `*` for every origin")),
-        Some(end) => Ok(Origin::Below { scheme: format!("{scheme}://"), end: format!("{end}{port}") }),
-        None => Ok(Origin::Exact(format!("{scheme}://{host}{port}"))),
-    }
 }
 
 fn header_name(text: &str) -> Result<HeaderName, Invalid> {
@@ -375,17 +291,6 @@ fn asked_header(text: &str) -> Result<HeaderName, Invalid> {
     let refuse = || Invalid::new(code::BAD_VALUE, "a header name such as `X-Api-Key`", "not a header name");
     let help = "leave `headers` out: then a page may send what its browser asks for";
     if text == "*" { Err(refuse().help(help)) } else { header_name(text) }
-}
-
-/// The origin as it is written in the file.
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Any => f.write_str("*"),
-            Self::Exact(text) => f.write_str(text),
-            Self::Below { scheme, end } => write!(f, "{scheme}*{end}"),
-        }
-    }
 }
 
 static CORS: Known = Known {
@@ -417,9 +322,8 @@ mod tests {
     fn cors(texts: &[&str], credentials: bool) -> Arc<Cors> {
         let value = texts.iter().map(|text| origin(text).unwrap()).collect();
         let origins = Some(At { value, span: Span::default() });
-        Arc::new(
-            Cors::of(&Written { origins, credentials: Some(credentials), ..Written::default() }).unwrap(),
-        )
+        let credentials = Some(At { value: credentials, span: Span::default() });
+        Arc::new(Cors::of(&Written { origins, credentials, ..Written::default() }).unwrap())
     }
 
     fn fields(lines: &[(&'static str, &str)]) -> HeaderMap {
@@ -484,6 +388,17 @@ mod tests {
             ("https://app.example:*", None),
             ("1x://app.example", None),
             ("https://bücher.example", Some("write it as `xn--…`")),
+            (
+                "https://a.example, https://b.example",
+                Some(r#"write a list: `["https://a.example", "https://b.example"]`"#),
+            ),
+            ("https://a.example b.example", None),
+            ("http://[0:0::1]:3000", Some("write `http://[::1]:3000`")),
+            ("http://[::ffff:192.0.2.1]", Some("write `http://[::ffff:c000:201]`")),
+            ("http://127.1", None),
+            ("http://0x7f000001", None),
+            ("http://*.168.0.1", None),
+            ("http://192.168.0.256", None),
             ("", None),
         ] {
             assert_eq!(
@@ -496,6 +411,8 @@ mod tests {
             ("https://App.example:443", "https://app.example"),
             ("http://[::1]:3000", "http://[::1]:3000"),
             ("capacitor://localhost", "capacitor://localhost"),
+            ("http://192.168.0.1:8080", "http://192.168.0.1:8080"),
+            ("https://a1.example2.x9", "https://a1.example2.x9"),
             ("https://*.a.example:8443", "https://*.a.example:8443"),
             ("*", "*"),
         ] {

@@ -162,6 +162,7 @@ enum ShownValue {
     Text(String),
     List(Vec<String>),
     Number(u64),
+    Flag(bool),
 }
 
 impl Shown {
@@ -169,7 +170,7 @@ impl Shown {
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         match self.get(name)? {
             ShownValue::Text(text) => Some(text),
-            ShownValue::List(_) | ShownValue::Number(_) => None,
+            ShownValue::List(_) | ShownValue::Number(_) | ShownValue::Flag(_) => None,
         }
     }
 
@@ -177,7 +178,7 @@ impl Shown {
     pub(crate) fn list(&self, name: &str) -> &[String] {
         match self.get(name) {
             Some(ShownValue::List(list)) => list,
-            Some(ShownValue::Text(_) | ShownValue::Number(_)) | None => &[],
+            Some(ShownValue::Text(_) | ShownValue::Number(_) | ShownValue::Flag(_)) | None => &[],
         }
     }
 
@@ -185,7 +186,7 @@ impl Shown {
     pub(crate) fn number(&self, name: &str) -> u64 {
         match self.get(name) {
             Some(ShownValue::Number(number)) => *number,
-            Some(ShownValue::Text(_) | ShownValue::List(_)) | None => 0,
+            Some(ShownValue::Text(_) | ShownValue::List(_) | ShownValue::Flag(_)) | None => 0,
         }
     }
 
@@ -222,6 +223,10 @@ impl View<'_> {
     /// Adds a number.
     pub(crate) fn number(&mut self, name: &'static str, number: u64) {
         self.shown.0.push((name, ShownValue::Number(number)));
+    }
+
+    pub(crate) fn flag(&mut self, name: &'static str, flag: bool) {
+        self.shown.0.push((name, ShownValue::Flag(flag)));
     }
 
     /// Adds items to a list. Several policies may add to it, and an empty list is shown, too.

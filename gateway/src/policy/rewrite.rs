@@ -36,6 +36,10 @@ impl Written {
     pub(crate) fn added(&self) -> Option<&str> {
         self.add.as_deref()
     }
+
+    pub(crate) fn upstream_host(&self) -> Option<&UpstreamHost> {
+        self.host.as_ref()
+    }
 }
 
 /// The rewriting of one route's requests.

@@ -1,13 +1,13 @@
 //! API keys beside tokens: one identity for limits, requirements and forwarded header fields, whatever it comes from.
 
-use http::Request;
-use http_body_util::Full;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Empty, Full};
 
 use crate::{
     commands::run,
     support::{
         backend::Backend,
-        client::{Reply, get, header, json, send, text},
+        client::{Reply, get, header, http2, json, send, text},
         eventually,
         gateway::{TestGateway, write_config},
         tokens::{self, bearing, folder, token},
@@ -164,6 +164,73 @@ async fn a_key_that_is_removed_stops_also_while_another_part_of_the_configuratio
     std::fs::write(path("aside"), "keys: []\n").unwrap();
     std::fs::rename(path("aside"), path("keys.yaml")).unwrap();
     eventually("the removed key is refused", async || status().await == 401).await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_removed_stops_at_every_gateway_that_has_its_file() {
+    let one = Guarded::start("auth: partners").await;
+    let file = one.gateway.dir.path().join("keys.yaml");
+    let config = format!(
+        "auth: {{partners: {{api_keys_file: {}}}}}\nroutes: [{{path: /**, service: one, auth: partners}}]\n\
+         services: {{one: {{hosts: [\"{}\"]}}}}\n",
+        file.display(),
+        one.backend.addr
+    );
+    let other = TestGateway::start(&config).await;
+    let status = async |key: &str| {
+        let replies = [one.ask(with_key("/x", key)).await, send(other.http, with_key("/x", key)).await];
+        replies.map(|reply| reply.status().as_u16())
+    };
+    assert_eq!((status(&one.acme).await, status(&one.slow).await), ([200; 2], [200; 2]));
+    let before = std::fs::read_to_string(&file).unwrap();
+    let (_, rest) = before.split_once("  - name: \"slow\"").unwrap();
+    std::fs::write(file.with_extension("new"), format!("keys:\n  - name: \"slow\"{rest}")).unwrap();
+    std::fs::rename(file.with_extension("new"), &file).unwrap();
+    eventually("both refuse the removed key", async || status(&one.acme).await == [401; 2]).await;
+    assert_eq!(status(&one.slow).await, [200; 2]);
+}
+
+#[tokio::test]
+async fn keys_count_over_http2_as_they_do_over_http1() {
+    let guarded = Guarded::start("auth: partners, require: {scope: orders:read}").await;
+    let mut client = http2::<Empty<bytes::Bytes>>(guarded.gateway.http).await;
+    let mut ask = async |path: &str, keys: &[&str]| {
+        let request = keys
+            .iter()
+            .fold(Request::get(format!("http://gw{path}")), |request, key| request.header("x-api-key", *key));
+        client.ready().await.unwrap();
+        let reply = client.send_request(request.body(Empty::new()).unwrap()).await.unwrap();
+        let (parts, body) = reply.into_parts();
+        Response::from_parts(parts, body.collect().await.unwrap().to_bytes())
+    };
+    let (acme, slow) = (guarded.acme.as_str(), guarded.slow.as_str());
+    assert_eq!(ask("/x", &[acme]).await.status(), 200);
+    assert_eq!(guarded.backend.only_seen().headers()["x-client"], "acme");
+    assert_eq!(ask(&format!("/x?key={acme}"), &[]).await.status(), 200);
+    let missing = ask("/x", &[]).await;
+    assert_eq!(code(&missing), (401, "token_missing".into()));
+    assert_eq!(header(&missing, "www-authenticate"), r#"ApiKey realm="api""#);
+    assert_eq!(code(&ask("/x", &["mgk_wrong"]).await), (401, "token_invalid".into()));
+    assert_eq!(code(&ask("/x", &[slow]).await), (403, "insufficient_scope".into()));
+    assert_eq!(code(&ask("/x", &[acme, slow]).await), (400, "bad_request".into()), "two different keys");
+}
+
+#[tokio::test]
+async fn a_claim_that_no_header_can_carry_is_refused_when_its_file_is_read() {
+    let guarded = Guarded::start("auth: partners").await;
+    let dir = guarded.gateway.dir.path();
+    let claim = format!("note={}", "x".repeat(5000));
+    let words = ["`bob`: the claim `note` has more than 4096 bytes"];
+    run(dir, &["key", "new", "bob", "--claim", &claim, "--file", "keys.yaml"]).await.expect(1, &words);
+    let file = dir.join("keys.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace(r#""tenant":"blue""#, r#""tenant":"blue\nX-Role: root""#)).unwrap();
+    let words =
+        ["the keys of `partners` cannot be used", "`acme`: the claim `tenant` has a control character"];
+    run(dir, &["check", "-c", "routes.yaml"]).await.expect(1, &words);
+    let report = guarded.gateway.reload().await.unwrap_err();
+    assert!(report.contains(words[1]), "{report}");
+    assert_eq!(guarded.ask(with_key("/x", &guarded.acme)).await.status(), 200, "the keys from before stay");
 }
 
 #[tokio::test]

@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::Full;
+use serde_json::json as value;
 
 use crate::support::{
     backend::Backend,
-    client::{Reply, get, header, request, send},
+    client::{Reply, get, header, json, request, send},
     gateway::TestGateway,
     tokens,
 };
@@ -134,4 +135,19 @@ async fn every_reply_has_the_fields_the_gateways_own_included() {
     let reply = send(gateway.http, get("/small")).await;
     assert_eq!(told(&reply), ["", "", ""], "no origin, no fields: {reply:?}");
     assert_eq!(reply.headers().get_all("vary").iter().next_back().unwrap(), "Origin");
+}
+
+#[tokio::test]
+async fn the_table_of_routes_has_the_origins_and_whether_they_get_credentials() {
+    let (gateway, _backend) = gateway().await;
+    let routes = json(&send(gateway.admin(), get("/api/v1/routes")).await)["routes"].clone();
+    let shown = |path: &str, method: &str| {
+        let all = routes.as_array().unwrap().iter();
+        let mut of_path = all.filter(|route| route["path"] == path);
+        let route = of_path.find(|route| route["methods"].to_string().contains(method)).unwrap();
+        (route["cors"].clone(), route["cors_credentials"].clone())
+    };
+    assert_eq!(shown("/small", ""), (value!([APP, "https://*.shop.example"]), value!(true)));
+    assert_eq!(shown("/public", "GET"), (value!(["*"]), value!(false)));
+    assert_eq!(shown("/own/**", "DELETE"), (value!(null), value!(null)));
 }

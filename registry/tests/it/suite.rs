@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millgate_registry::{CheckStatus, Client, Lease, QueryOptions, ServiceRegistration, Status, WatchState};
+use millgate_registry::{CheckStatus, Lease, QueryOptions, ServiceRegistration, Status, WatchState};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -19,7 +19,6 @@ on_both_registries!(
     a_registry_that_is_gone_changes_nothing,
     a_registry_that_is_back_with_a_lower_index_is_followed,
     an_unrelated_change_does_not_wake_a_watch,
-    a_service_that_appears_while_others_disappear_is_seen_within_half_a_second,
     a_lease_registers_again_what_the_registry_forgot,
     a_lease_waits_for_a_registry_that_is_not_there_yet,
     a_lease_without_ttl_is_registered_and_deregistered,
@@ -172,34 +171,6 @@ async fn an_unrelated_change_does_not_wake_a_watch(backend: Backend) {
     watched.until("warning", |list| list[0].status == Status::Warning).await;
     let woken = watched.handle.stats().queries - before;
     assert!(woken <= 2, "woken {woken} times for one change");
-}
-
-/// The agent tells the catalog in its own time.
-async fn catalog_lists(client: &Client, service: &str, listed: bool) {
-    let begin = Instant::now();
-    while client.catalog_services().await.unwrap().contains_key(service) != listed {
-        assert!(begin.elapsed() < PATIENCE, "{service} is listed: never {listed}");
-    }
-}
-
-/// Consul wakes the queries of services without instances whenever one more has none; of all of them whose names have
-/// no beginning in common with a service that exists.
-async fn a_service_that_appears_while_others_disappear_is_seen_within_half_a_second(backend: Backend) {
-    let client = client(&backend.url());
-    for service in ["a", "b", "d", "e", "f"] {
-        let mut watched = Watched::start(&backend.url(), service, quick());
-        assert_eq!(watched.next().await, []);
-        while watched.handle.stats().wakeups < 6 {
-            client.register(&ServiceRegistration::http("gone", "gone", "10.0.0.1", 80)).await.unwrap();
-            catalog_lists(&client, "gone", true).await;
-            client.deregister("gone").await.unwrap();
-            catalog_lists(&client, "gone", false).await;
-        }
-        let begin = Instant::now();
-        client.register(&ServiceRegistration::http(service, service, "10.0.0.1", 80)).await.unwrap();
-        assert_eq!(ids(&watched.next().await), [service]);
-        assert!(begin.elapsed() < Duration::from_millis(500), "{:?}", begin.elapsed());
-    }
 }
 
 async fn a_lease_registers_again_what_the_registry_forgot(mut backend: Backend) {

@@ -15,6 +15,7 @@ fn a_path_has_one_canonical_form() {
         ("/adm%69n", "/admin"),
         ("/%7e/%2D%2e%5f", "/~/-._"),
         ("/caf%c3%a9", "/caf%C3%A9"),
+        ("/%c2%a0/%C3%80", "/%C2%A0/%C3%80"),
         ("/admin%20", "/admin%20"),
         ("/admin+", "/admin+"),
         ("/a;v=1/b;w", "/a;v=1/b;w"),
@@ -55,6 +56,8 @@ fn a_path_with_two_readings_is_refused() {
             &["//", "//admin", "/a//b", "/admin//", "/;/admin", "/a/;x", "/%3B/a", "//evil/a"],
         ),
         (TargetEncoding, &["/%2f", "/a%2F..%2fadmin", "/%5c", "/a%00.png", "/%0d%0aX:1", "/%09", "/%7f"]),
+        // Also U+0080 to U+009F, which terminals obey.
+        (TargetEncoding, &["/%C2%80", "/a/%c2%9F", "/%C2%85x", "/caf%C3%A9%C2%9B31m", "/%C2%90;a"]),
         (
             TargetEncoding,
             &["/%252e%252e/", "/%2561dmin", "/%25%34%31", "/%", "/%2", "/%g1", "/%uff0e", "/%zz"],

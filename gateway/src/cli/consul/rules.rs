@@ -1,4 +1,4 @@
-//! The rules of `millgate consul lint`: from instances and what was seen of their addresses to findings. Pure.
+//! The rules of `millgate consul lint`: findings from instances and from the result of trying their addresses. Pure.
 
 mod words;
 
@@ -17,10 +17,10 @@ use crate::{
     printable::printable,
 };
 
-/// What trying every address has shown; nothing, if nothing was tried.
+/// The result of trying every address; empty if none was tried.
 #[derive(Debug, Default)]
 pub struct Reach {
-    /// Why no connection came about.
+    /// By address: why a connection failed.
     pub unreachable: BTreeMap<(String, u16), String>,
     /// Host names without an address.
     pub nameless: BTreeSet<String>,
@@ -28,7 +28,7 @@ pub struct Reach {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
-    /// Requests fail, or go where they should not.
+    /// Requests fail, or reach the wrong instance.
     Error,
     Warning,
 }
@@ -53,7 +53,7 @@ pub enum Rule {
     MetadataUnread,
 }
 
-/// One thing that is wrong, and where.
+/// One finding, with its place.
 #[derive(Debug)]
 pub struct Finding {
     pub rule: Rule,
@@ -63,7 +63,7 @@ pub struct Finding {
     pub message: String,
 }
 
-/// Everything that is wrong, by service and instance.
+/// All findings, by service and instance.
 pub fn findings(all: &BTreeMap<String, Vec<ServiceEntry>>, reach: &Reach, forms: &TagForms) -> Vec<Finding> {
     let mut found = Vec::new();
     for (service, entries) in all {
@@ -186,7 +186,7 @@ fn none_passing(service: &str, entries: &[ServiceEntry], add: &mut Add<'_>) {
     }
 }
 
-/// A tag is said once, with the instances that have it.
+/// A tag has one finding, with all instances that have it.
 fn route_tags(entries: &[ServiceEntry], forms: &TagForms, add: &mut Add<'_>) {
     for (tag, ids) in tags_by_instances(entries, forms) {
         let Some(Err(why)) = forms.read(&tag, datacenter(entries)) else { continue };
@@ -199,7 +199,7 @@ fn route_tags(entries: &[ServiceEntry], forms: &TagForms, add: &mut Add<'_>) {
 }
 
 fn routes_differ(entries: &[ServiceEntry], forms: &TagForms, add: &mut Add<'_>) {
-    // A canary says the same route as the others, and its share of it.
+    // A canary declares the same route as the others, with its share.
     let mut routes: BTreeMap<String, (String, BTreeSet<&str>)> = BTreeMap::new();
     for (tag, ids) in tags_by_instances(entries, forms) {
         let route = match forms.read(&tag, datacenter(entries)) {
@@ -217,7 +217,7 @@ fn routes_differ(entries: &[ServiceEntry], forms: &TagForms, add: &mut Add<'_>) 
     }
 }
 
-/// Where the service is.
+/// The datacenter of the service.
 fn datacenter(entries: &[ServiceEntry]) -> Option<&str> {
     entries.first().map(|entry| entry.node.datacenter.as_str())
 }
@@ -236,14 +236,14 @@ fn points(entry: &ServiceEntry, forms: &TagForms) -> bool {
     entry.service.tags.iter().any(|tag| forms.points_to_metadata(tag))
 }
 
-/// What the instance declares, with tags and with metadata that is read.
+/// The declarations of an instance, in tags and in metadata that is read.
 fn declarations<'a>(entry: &'a ServiceEntry, forms: &'a TagForms) -> impl Iterator<Item = String> + use<'a> {
     let tags = entry.service.tags.iter().filter(|tag| forms.is_route(tag)).cloned();
     let is_read = points(entry, forms);
     tags.chain(forms.in_metadata(&entry.service.meta).filter(move |_| is_read))
 }
 
-/// The texts that declare routes, with the instances that have them.
+/// The texts that declare routes, with their instances.
 fn tags_by_instances<'a>(entries: &'a [ServiceEntry], forms: &TagForms) -> BTreeMap<String, Vec<&'a str>> {
     let mut tags: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for entry in entries {

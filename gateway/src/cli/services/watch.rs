@@ -42,7 +42,7 @@ impl Watch {
     }
 
     async fn follow(&self, client: Client) -> Result<ExitCode, String> {
-        // A name that is misspelt would be watched for ever.
+        // Without this, a misspelt name would be watched for ever.
         entries_of(&client, &self.name).await?;
         let (updates, mut received) = mpsc::channel(16);
         let target = WatchTarget::service(&self.name);
@@ -57,7 +57,7 @@ impl Watch {
                     let now = by_identity(&update.instances);
                     for change in changes(&known, &now) {
                         let mut out = std::io::stdout().lock();
-                        // A reader that has gone away wants no more.
+                        // The reader is gone and needs no further lines.
                         if writeln!(out, "{}", self.line(&change)).and_then(|()| out.flush()).is_err() {
                             return Ok(ExitCode::SUCCESS);
                         }
@@ -122,7 +122,7 @@ fn changes<'a>(before: &'a ByIdentity, now: &'a ByIdentity) -> Vec<Change<'a>> {
     gone.chain(present).collect()
 }
 
-/// What changed beside the status, in words.
+/// Changes other than of the status, in words.
 fn differences(before: &Instance, now: &Instance) -> Vec<String> {
     let mut said = Vec::new();
     if host_port(before) != host_port(now) {

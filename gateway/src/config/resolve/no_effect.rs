@@ -1,9 +1,13 @@
 //! Warnings about settings that are valid but cannot have the intended effect.
 
+use http::HeaderName;
 use ipnet::IpNet;
 
 use crate::{
-    config::raw::{File, route::Route},
+    auth::settings as auth,
+    config::raw::{File, Named, route::Route},
+    listen::ListenSettings,
+    message::{ConfiguredNames, GuardedNames, fold, names::Kind},
     router::reading,
     syntax::{
         diagnostics::{Diagnostic, Diagnostics, code},
@@ -32,6 +36,41 @@ fn is_wider_than_private(network: &IpNet) -> bool {
     match network {
         IpNet::V4(v4) => v4.prefix_len() < 8,
         IpNet::V6(v6) => v6.prefix_len() < 7,
+    }
+}
+
+/// A header field that the gateway removes before it looks for a credential, unless a trusted proxy has sent it.
+pub(super) fn report_removed_sources(
+    providers: &[Named<auth::Written>],
+    resolved: &[auth::ProviderSettings],
+    listen: &ListenSettings,
+    sink: &mut Diagnostics,
+) {
+    let untrusted = listen.untrusted_headers.clone();
+    let names = GuardedNames::compile(ConfiguredNames { untrusted, ..ConfiguredNames::default() });
+    let is_removed = |name: &HeaderName| {
+        Kind::of(name.as_str()) == Kind::EndToEnd && names.is_untrusted(&fold(name.as_str()))
+    };
+    let sources = providers.iter().zip(resolved).flat_map(|(written, one)| written.value.header_sources(one));
+    for (name, span) in sources.filter(|(name, _)| is_removed(name)) {
+        let finding = if listen.trusted_proxies.is_empty() {
+            let message =
+                format!("no request has a credential in `header:{name}`: the gateway removes this header");
+            Diagnostic::error(code::PROVIDER, span, message)
+                .label("`listen.headers.untrusted` has it, and no peer is trusted")
+                .help(
+                    "take another header, such as `header:X-Api-Key`; if a proxy adds this one, name the proxy in \
+                     `listen.trusted_proxies`",
+                )
+        } else {
+            let message = format!(
+                "only trusted proxies can send a credential in `header:{name}`: the gateway removes this header from other peers"
+            );
+            Diagnostic::warning(code::NO_EFFECT, span, message)
+                .label("`listen.headers.untrusted` has it")
+                .help("if clients send the credential themselves, take another header, such as `header:X-Api-Key`")
+        };
+        sink.push(finding);
     }
 }
 

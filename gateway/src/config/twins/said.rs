@@ -178,6 +178,9 @@ fn cure(twin: &Twin, closed: &RouteSettings, other: &RouteSettings) -> String {
             format!("rewriting: close `{}` as well", twin.example)
         }
         Difference::Rewrite => format!("rewriting: close {open} as well"),
+        Difference::RewrittenHost => {
+            format!("hosts: the service gets one `Host` of both, by `rewrite.host`; close {open} as well")
+        }
         Difference::Priority | Difference::Other | Difference::Respelling(_) => {
             format!("close {open} as well")
         }

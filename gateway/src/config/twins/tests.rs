@@ -6,6 +6,7 @@ use crate::{config::load, syntax::diagnostics::code};
 
 const SERVICES: &str = "services: {s: {hosts: [\"127.0.0.1:1\"]}, other: {hosts: [\"127.0.0.1:2\"]}, \
      both: {hosts: [\"127.0.0.1:3\", \"127.0.0.1:1\"]}, \
+     near: {hosts: [\"localhost:1\"]}, v6: {hosts: [\"[::1]:1\"]}, \
      all: {consul: {name: api}}, tagged: {consul: {name: api, tag: v1}}}\n";
 
 /// Message, label and help of each warning.
@@ -264,11 +265,44 @@ fn paths_that_the_service_gets_for_the_same_are_found() {
 }
 
 #[test]
+fn hosts_that_are_one_to_the_service_are_found() {
+    let public = "path: /**, host: www.example, service: s, auth: none";
+    let closed = "path: /**, host: admin.example, service: s, auth: main";
+    let to = |host: &str| format!(", rewrite: {{host: \"{host}\"}}");
+    let (inside, instance, elsewhere) = (to("s.internal"), to("{instance}"), to("other.internal"));
+    for (open_more, closed_more, is_found) in [
+        ("", "", false),
+        (&*inside, &*inside, true),
+        (&instance, &instance, true),
+        (&to("admin.example"), "", true),
+        ("", &to("www.example"), true),
+        (&inside, &elsewhere, false),
+        (&inside, "", false),
+    ] {
+        let (open, closed) = (format!("{public}{open_more}"), format!("{closed}{closed_more}"));
+        let found = found(&[&open, &closed]);
+        if is_found {
+            let (label, help) = one(found, &closed);
+            assert_eq!(label, "`/** of www.example` would pass it unchecked");
+            assert!(help.contains("`Host`") && help.contains("close the open route as well"), "{help}");
+        } else {
+            assert_eq!(found, [], "{open} beside {closed}");
+        }
+    }
+    let closed = format!("path: /admin/**, host: admin.example, service: s, auth: main, {EXACT}{inside}");
+    let (label, _) = one(found(&[&format!("{public}{inside}"), &closed]), "a part of the paths");
+    assert_eq!(label, "`/admin/** of www.example` would pass it unchecked");
+}
+
+#[test]
 fn services_are_compared_by_what_they_lead_to() {
     for (open, closed, is_found) in [
         ("s", "both", true),
         ("both", "s", true),
         ("all", "tagged", true),
+        ("s", "near", true),
+        ("near", "v6", true),
+        ("near", "other", false),
         ("s", "other", false),
         ("s", "all", false),
     ] {

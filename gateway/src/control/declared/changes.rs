@@ -1,4 +1,4 @@
-//! What a new table of declared routes changed, in words.
+//! The differences between two tables of declared routes, in words.
 
 use crate::{
     auto_routes::merge::{Accepted, Rejected},
@@ -7,18 +7,18 @@ use crate::{
     upstream::settings::SHARE_UNITS,
 };
 
-/// What changed, in words, for the log and `/api/v1/events`.
+/// One difference in words, for the log and `/api/v1/events`.
 pub struct Change {
     pub kind: &'static str,
     pub text: String,
 }
 
-/// Differences of what was in the table and what was refused, before and now.
+/// What was put into the table, taken out of it, or refused since the last one.
 pub(super) fn changes(
     accepted: (&[Accepted], &[Accepted]),
     rejected: (&[Rejected], &[Rejected]),
 ) -> Vec<Change> {
-    // Everybody who may register a service writes these texts, and they go to a log and to terminals.
+    // The texts were written by those who may register a service, and they go to a log and to terminals.
     let said = |known: &Accepted| {
         printable(&format!("`{}` by service `{}`", known.declaration.condition(), known.service)).into_owned()
     };
@@ -47,7 +47,7 @@ pub(super) fn changes(
         .collect()
 }
 
-/// How each instance with one of the tags is treated now.
+/// How the gateway treats each instance with one of the tags now.
 fn rules(known: &Accepted, route: &str) -> String {
     let rule = |of: &TagRule| {
         let share = (of.share > 0).then(|| {

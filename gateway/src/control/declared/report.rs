@@ -1,4 +1,4 @@
-//! What `/api/v1/routes` and metrics show of declared routes: which were refused, why, and which instances ask for them.
+//! What `/api/v1/routes` and metrics show of declared routes: which were refused, why, and the instances that declare them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,19 +12,19 @@ use crate::{
     declaration::Reason, world::World,
 };
 
-/// What `/api/v1/routes` shows of declarations.
+/// What `/api/v1/routes` shows of declared routes.
 #[derive(Debug, Clone, Default)]
 pub struct DeclaredReport {
     pub accepted: usize,
-    /// Services whose routes wait until something is known of their instances.
+    /// Services whose routes wait until their instances are known.
     pub waiting: Vec<String>,
-    /// As many as are listed; `refused` has the numbers of all.
+    /// Refused declarations, up to the number that is listed; `refused` counts all.
     pub rejected: Vec<RejectedView>,
     pub refused: Refused,
 }
 
 impl DeclaredReport {
-    /// How many were refused for each reason.
+    /// The number of refused declarations for each reason.
     pub fn by_reason(&self) -> impl Iterator<Item = (&'static str, usize)> {
         Reason::ALL
             .into_iter()
@@ -39,12 +39,12 @@ pub struct RejectedView {
     pub tag: String,
     pub reason: &'static str,
     pub detail: String,
-    /// Ids of the instances that have the tag, as far as they are known; at most [`INSTANCES_LISTED_MAX`].
+    /// Ids of the instances with the tag, as far as they are known; at most [`INSTANCES_LISTED_MAX`].
     pub instances: Vec<String>,
 }
 
 impl DeclaredRoutes {
-    /// For `/api/v1/routes` and metrics.
+    /// The report as of now.
     pub fn report(&self, auto: &AutoRoutesSettings, world: &World) -> DeclaredReport {
         let mut with_tags: BTreeMap<&str, BTreeMap<&str, BTreeSet<&str>>> = BTreeMap::new();
         for rejected in &self.rejected {
@@ -87,8 +87,8 @@ impl DeclaredRoutes {
         DeclaredReport { accepted: self.accepted.len(), waiting, rejected, refused: self.refused.clone() }
     }
 
-    /// Services with a refused declaration whose instances nobody has looked at: at most [`LOOKS_MAX`] at a time. They
-    /// count as looked at from now on.
+    /// Services with a refused declaration whose instances were not queried yet: at most [`LOOKS_MAX`] at a time. From now on
+    /// they count as queried.
     pub fn unseen(&mut self, auto: &AutoRoutesSettings, world: &World) -> Vec<String> {
         let refused: BTreeSet<&String> = self.rejected.iter().map(|rejected| &rejected.service).collect();
         let is_unseen = |service: &&String| {
@@ -99,7 +99,7 @@ impl DeclaredRoutes {
         unseen
     }
 
-    /// Takes over which instances of a service have which tags.
+    /// Takes over the tags of a service's instances.
     pub fn see(&mut self, service: String, instances: Vec<(String, Vec<String>)>) {
         if self.services.contains_key(&service) {
             self.seen.insert(service, instances);
@@ -107,11 +107,11 @@ impl DeclaredRoutes {
     }
 }
 
-/// Asks once which instances of `services` have which tags.
+/// Queries once which instances of `services` have which tags.
 pub async fn look_at(client: Client, services: Vec<String>, events: mpsc::Sender<Event>) {
     for service in services {
         let answer = client.health_service(&service, &QueryOptions::default()).await;
-        // The watch of the list says what is wrong with the registry; the report goes without these ids.
+        // The watch of the list reports what is wrong with the registry; this report has no ids then.
         let entries = answer.map(|answer| answer.entries).unwrap_or_default();
         let instances = entries.into_iter().map(|entry| (entry.service.id, entry.service.tags)).collect();
         if events.send(Event::Seen { service, instances }).await.is_err() {
@@ -120,7 +120,7 @@ pub async fn look_at(client: Client, services: Vec<String>, events: mpsc::Sender
     }
 }
 
-/// Services that are looked at after one change, for the report.
+/// Services that are queried after one change, for the report.
 const LOOKS_MAX: usize = 20;
-/// Of those that have a tag which was refused: enough to find who deploys it.
+/// Listed instances of one refused tag: enough to find the deployment.
 const INSTANCES_LISTED_MAX: usize = 20;

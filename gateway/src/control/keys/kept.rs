@@ -1,9 +1,9 @@
-//! The last good key set of each provider on disk, so that a gateway which starts while an issuer is away verifies tokens.
+//! The last good key set of each provider on disk, so that a gateway that starts while an issuer is down verifies tokens.
 //!
-//! Only public parts are written, with the source that they came from: a set is never used for another one. A set that was
-//! fetched longer than [`USABLE`] ago is not used: the issuer may have taken a key back since. One small file for each provider
-//! and source, replaced whole, so that gateways which share a state directory keep each their own. Calls block on the disk and
-//! belong on the control plane.
+//! Only public parts are written, with their source: a set is never used for another source. A set that was fetched longer than
+//! [`USABLE`] ago is not used, because the issuer may have revoked a key since. There is one small file for each provider and
+//! source, replaced whole, so gateways with one state directory keep each their own. Calls block on the disk and belong on the
+//! control plane.
 
 use std::{
     collections::HashMap,
@@ -28,7 +28,7 @@ use crate::{
     control::kept_file,
 };
 
-/// The folder of the files, and what is in them.
+/// The folder of the files, and their content.
 #[derive(Debug, Default)]
 pub struct KeptKeys {
     folder: Option<PathBuf>,
@@ -46,18 +46,18 @@ struct Written {
 struct Record {
     version: u32,
     source: String,
-    /// Seconds since 1970.
+    /// Time of the fetch, in seconds since 1970.
     fetched: u64,
     jwks: Value,
 }
 
 impl KeptKeys {
-    /// `None`: nothing is kept.
+    /// `None`: no sets are kept.
     pub fn new(state_dir: Option<&Path>) -> Self {
         Self { folder: state_dir.map(|dir| dir.join(FOLDER)), written: HashMap::new() }
     }
 
-    /// What was kept for this provider and its source, and when it was fetched (wall time since the Unix epoch).
+    /// The set that was kept for this provider and its source, and the time of its fetch (wall time since the Unix epoch).
     pub fn load(&self, auth: &ProviderSettings, now: Duration) -> Option<(Keys, Duration)> {
         let source = name_of(&auth.keys)?;
         let path = self.path(&auth.name, &source)?;
@@ -71,7 +71,7 @@ impl KeptKeys {
         is_usable.then_some((Keys::Jwt(keys), fetched))
     }
 
-    /// Keeps a set that was fetched at `now`. A set that is kept already is written again only to say that it was seen.
+    /// Keeps a set that was fetched at `now`. The same set is written again only to renew its time.
     pub fn save(&mut self, provider: &Arc<str>, source: &KeySource, keys: &Arc<Keys>, now: Duration) {
         let is_written = self.written.get(provider).is_some_and(|written| {
             written.source == *source
@@ -91,8 +91,8 @@ impl KeptKeys {
         }
     }
 
-    /// At a start: forgets sets that are not used any more, and those past [`FILES_MAX`], the oldest first. Another gateway may
-    /// use this directory, so what this configuration does not name is no reason.
+    /// At a start: removes sets that are too old, and those past [`FILES_MAX`], the oldest first. Another gateway may use this
+    /// directory, so sets that this configuration does not name stay.
     pub fn forget_unusable(&self, now: SystemTime) {
         let Some(folder) = &self.folder else { return };
         if let Err(error) = forget_unusable(folder, now) {
@@ -102,7 +102,7 @@ impl KeptKeys {
 
     fn path(&self, provider: &str, source: &str) -> Option<PathBuf> {
         let mut name = utf8_percent_encode(provider, NON_ALPHANUMERIC).to_string();
-        // Names that are cut may collide; the record names its source, so that would be a miss and not a mix-up.
+        // Names that are cut may collide. The record has its source, so a collision is a miss, not a mix-up.
         name.truncate(FILE_NAME_BYTES_MAX);
         name.push('+');
         for byte in digest(&SHA256, source.as_bytes()).as_ref().iter().take(8) {
@@ -133,7 +133,7 @@ fn forget_unusable(folder: &Path, now: SystemTime) -> io::Result<()> {
     Ok(())
 }
 
-/// `None`: keys in files need no copy.
+/// A name for the source of a set. `None`: keys in files need no copy.
 fn name_of(source: &KeySource) -> Option<String> {
     match source {
         KeySource::Issuer(url) => Some(format!("issuer {url}")),
@@ -144,13 +144,13 @@ fn name_of(source: &KeySource) -> Option<String> {
 
 const FOLDER: &str = "keys";
 const VERSION: u32 = 1;
-/// File systems take 255, with what comes after it.
+/// File systems allow 255 bytes, with the suffix.
 const FILE_NAME_BYTES_MAX: usize = 200;
-/// Of all gateways that share the directory; some kilobytes each.
+/// Sets of all gateways that share the directory; each has some kilobytes.
 const FILES_MAX: usize = 256;
-/// Longer than an outage, shorter than a key that was taken back should live on.
+/// Longer than an outage, and shorter than a revoked key should live on.
 const USABLE: Duration = Duration::from_hours(7 * 24);
-/// A set that does not change is fetched every few minutes.
+/// A set that stays the same is fetched every few minutes; its time on disk is renewed this often.
 const WRITTEN_AGAIN_AFTER: Duration = Duration::from_hours(1);
 /// The wall clock may have been set back a little since.
 const CLOCK_STEP_MAX: Duration = Duration::from_hours(1);

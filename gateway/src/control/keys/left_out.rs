@@ -1,7 +1,7 @@
-//! Members of key sets that verify nothing: logged once for each set that comes into use.
+//! Members of key sets that cannot verify anything: logged once for each set that comes into use.
 //!
-//! An issuer may publish keys that are not for signatures, and that is no fault: it is an `info` line. Anything else may be why
-//! good tokens get 401: a warning, and an event. Limit: [`NAMED_MAX`] of a set are named.
+//! An issuer may publish keys that are not for signatures, which is an `info` line. Any other member may be the reason why good
+//! tokens get 401: a warning, and an event. At most [`NAMED_MAX`] members of a set are named.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -16,12 +16,12 @@ use crate::{
     world::World,
 };
 
-/// The sets that were told of, by provider.
+/// The sets that were logged, by provider.
 #[derive(Debug, Default)]
 pub struct LeftOut(HashMap<Arc<str>, Arc<Keys>>);
 
 impl LeftOut {
-    /// Logs what is left out of each set that is new since the last time.
+    /// Logs the unusable members of each set that is new since the last call.
     pub(in crate::control) fn tell(&mut self, settings: &Settings, world: &World, status: &Status) {
         self.0.retain(|name, _| settings.auth.iter().any(|auth| auth.name == **name));
         for auth in &settings.auth {

@@ -1,9 +1,9 @@
 //! How soon a token that no known key verifies leads to a fetch of keys.
 //!
-//! Clients that have shown a good token lately get one [`BETWEEN`] after the last one began: new keys are known within about a
-//! second, and their requests wait for that long. Strangers get the same as long as they have credit ([`STRANGERS_BURST`]
-//! fetches, one more each [`STRANGERS_EVERY`]); they use up their own credit only, so a flood of invented tokens costs the issuer
-//! six requests a minute and delays no regular. Pure: `now` is an argument.
+//! Clients with a good token lately (regulars) get a fetch [`BETWEEN`] after the last one began: new keys are known within about
+//! a second, and their requests wait for that long. Strangers get the same while they have credit ([`STRANGERS_BURST`] fetches,
+//! one more each [`STRANGERS_EVERY`]). They use up only their own credit, so a flood of invented tokens costs the issuer six
+//! requests a minute and does not delay a regular. Pure: `now` is an argument.
 
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,11 @@ use crate::auth::desk::Asker;
 
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// The last fetch.
+    /// When the last fetch began.
     began: Instant,
-    /// Fetches that strangers may still ask for.
+    /// Fetches that strangers may still cause.
     credit: u32,
-    /// When the credit grew last, or was whole.
+    /// When the credit last grew, or was complete.
     credited: Instant,
 }
 
@@ -25,7 +25,7 @@ impl Pace {
         Self { began: now, credit: STRANGERS_BURST, credited: now }
     }
 
-    /// When a fetch may begin that `asker` has asked for.
+    /// The earliest time of a fetch for this kind of client.
     pub(super) fn due(&self, asker: Asker) -> Instant {
         let soonest = self.began + BETWEEN;
         match asker {
@@ -34,7 +34,7 @@ impl Pace {
         }
     }
 
-    /// A fetch begins; `asker`: for whose sake, `None`: it was time.
+    /// A fetch begins, for this kind of client; `None`: it was due by time.
     pub(super) fn begin(&mut self, asker: Option<Asker>, now: Instant) {
         self.began = now;
         let earned = now.saturating_duration_since(self.credited).as_secs() / STRANGERS_EVERY.as_secs();
@@ -51,9 +51,9 @@ impl Pace {
     }
 }
 
-/// At most one fetch in this time, whoever asks.
+/// The least time between two fetches.
 const BETWEEN: Duration = Duration::from_secs(1);
-/// Half a minute of a stranger who asks all the time, or a day of tokens that came too late.
+/// Enough for half a minute of a stranger's requests, or for a day of tokens that came too late.
 const STRANGERS_BURST: u32 = 30;
 const STRANGERS_EVERY: Duration = Duration::from_secs(10);
 

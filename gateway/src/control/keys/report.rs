@@ -1,4 +1,4 @@
-//! What people and dashboards are told of each provider's keys: how old they are, what went wrong, when they are fetched next.
+//! What admin listener and metrics show of each provider's keys: their age, the last error, the next fetch.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -15,7 +15,7 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// For `/api/v1/keys`. `now`: wall time since the Unix epoch.
+/// The body of `/api/v1/keys`. `now`: wall time since the Unix epoch.
 pub(in crate::control) fn json(snapshot: &Snapshot, now: Duration) -> Value {
     let providers = held(snapshot).map(|(provider, held)| {
         let report = held.desk.as_ref().map(|desk| desk.report());
@@ -42,7 +42,7 @@ fn held(snapshot: &Snapshot) -> impl Iterator<Item = (&Provider, &HeldKeys)> {
     snapshot.table.auth.iter().map(|provider| &**provider).zip(&snapshot.keys)
 }
 
-/// Where the keys in use are from.
+/// The source of the keys in use.
 fn from(held: &HeldKeys, report: Option<&FetchReport>) -> Option<&'static str> {
     held.set.as_ref()?;
     Some(match report {
@@ -68,7 +68,7 @@ fn age(at: Duration, now: Duration) -> f64 {
     now.saturating_sub(at).as_secs_f64()
 }
 
-/// For `/metrics`.
+/// The families for `/metrics`.
 pub(in crate::control) fn families(out: &mut Families, snapshot: &Snapshot, now: Duration) {
     let mut family = out.gauge(
         "millgate_keys",

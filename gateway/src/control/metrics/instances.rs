@@ -1,4 +1,4 @@
-//! Attempts, failures and durations of each instance: the one that fails behind retries stands out here.
+//! Attempts, failures and durations of each instance, so that one which fails behind retries stands out.
 //!
 //! Only instances in use have series, and only in services of at most [`INSTANCE_SERIES_MAX`]. Their histograms have six buckets
 //! instead of seventeen.
@@ -14,7 +14,7 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// Of the bounds of all durations.
+/// Bounds of these histograms, a part of those of all durations.
 const BOUNDS: [f64; 6] = [0.005, 0.025, 0.1, 0.5, 2.5, 10.0];
 
 pub(super) fn families(out: &mut Families, snapshot: &Snapshot, samples: &[WorkerSample]) {
@@ -54,8 +54,8 @@ pub(super) fn families(out: &mut Families, snapshot: &Snapshot, samples: &[Worke
     }
 }
 
-/// One instance in `/api/v1/services`, however many the service has: attempts, failures by reason, and the bounds below which half
-/// and 99 % of the attempts lie.
+/// One instance in `/api/v1/services`, whatever the size of its service: attempts, failures by reason, and the bounds below which
+/// half and 99 % of the attempts lie.
 pub(in crate::control) fn json(sample: &InstanceSample) -> Value {
     let attempts: u64 = sample.attempts.iter().map(|(_, n)| n).sum();
     let failures: Map<String, Value> =
@@ -64,7 +64,7 @@ pub(in crate::control) fn json(sample: &InstanceSample) -> Value {
     json!({"attempts": attempts, "failures": failures, "p50_seconds": within(0.5), "p99_seconds": within(0.99)})
 }
 
-/// By service and instance.
+/// The samples of all workers, by service and instance.
 pub(in crate::control) fn merged(samples: &[WorkerSample]) -> HashMap<(&str, &str), InstanceSample> {
     let mut merged: HashMap<(&str, &str), InstanceSample> = HashMap::new();
     for ((service, instance), sample) in samples.iter().flat_map(|worker| &worker.instances) {

@@ -1,4 +1,4 @@
-//! Counters that rarely move: their names, and the workers' samples merged.
+//! Counters that rarely change: their names, and the merged samples of the workers.
 
 use std::collections::HashMap;
 

@@ -2,7 +2,7 @@
 
 use super::Severity;
 
-/// What is said of each finding of a rule.
+/// The words for the findings of a rule.
 pub(super) struct Words {
     /// Stable.
     pub(super) code: &'static str,
