@@ -11,7 +11,7 @@ pub(super) struct Words {
     pub(super) help: &'static str,
 }
 
-/// In the order of [`Rule`].
+/// In the order of [`Rule`](super::Rule).
 pub(super) static WORDS: [Words; 15] = [
     Words {
         code: "L001",
