@@ -5,7 +5,7 @@
 //! protocol's own file: the version, how content is delimited, when a connection can serve another request. Another
 //! protocol is another file here, and another variant of [`Connection`].
 
-pub(super) mod http1;
+pub(super) mod hyper_http1;
 
 use std::{borrow::Cow, cell::Cell, rc::Rc};
 
@@ -13,7 +13,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use self::http1::Http1;
+use self::hyper_http1::HyperHttp1;
 use super::sink::ResponseSink;
 use crate::{body::RequestBody, headers::ResponseFraming};
 
@@ -41,7 +41,7 @@ pub enum SendError {
 
 /// One connection to an endpoint. Dropping it closes it.
 pub(super) enum Connection {
-    Http1(Http1),
+    HyperHttp1(HyperHttp1),
 }
 
 impl Connection {
@@ -51,20 +51,20 @@ impl Connection {
     where
         I: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        Http1::open(io, large_reads).await.map(Self::Http1)
+        HyperHttp1::open(io, large_reads).await.map(Self::HyperHttp1)
     }
 
     /// The endpoint has closed it.
     pub(super) fn is_closed(&self) -> bool {
         match self {
-            Self::Http1(connection) => connection.is_closed(),
+            Self::HyperHttp1(connection) => connection.is_closed(),
         }
     }
 
     /// It can take a request now.
     pub(super) fn is_ready(&self) -> bool {
         match self {
-            Self::Http1(connection) => connection.is_ready(),
+            Self::HyperHttp1(connection) => connection.is_ready(),
         }
     }
 
@@ -76,21 +76,21 @@ impl Connection {
         sink: Option<ResponseSink>,
     ) -> impl Future<Output = Result<Answered, SendError>> + 'a {
         match self {
-            Self::Http1(connection) => connection.send(request, unsent, sink),
+            Self::HyperHttp1(connection) => connection.send(request, unsent, sink),
         }
     }
 
     /// See [`Lease::client_took`](super::pool::Lease::client_took).
     pub(super) fn client_took(&mut self, bytes: u64) {
         match self {
-            Self::Http1(connection) => connection.client_took(bytes),
+            Self::HyperHttp1(connection) => connection.client_took(bytes),
         }
     }
 
     /// A request is over, of which nothing is left in the connection. Returns whether it can serve another one.
     pub(super) fn finish(&self, is_sent: bool) -> bool {
         match self {
-            Self::Http1(connection) => connection.finish(is_sent),
+            Self::HyperHttp1(connection) => connection.finish(is_sent),
         }
     }
 }

@@ -23,7 +23,7 @@ use super::{Answered, SendError, Unsent};
 use crate::{body::RequestBody, headers, small_writes::SmallWrites, upstream::sink::ResponseSink};
 
 /// One connection and the task that drives it.
-pub(in crate::upstream) struct Http1 {
+pub(in crate::upstream) struct HyperHttp1 {
     sender: SendRequest<RequestBody>,
     reads: ReadSize,
     /// Of the response that is awaited.
@@ -35,7 +35,7 @@ pub(in crate::upstream) struct Http1 {
     task: AbortHandle,
 }
 
-impl Http1 {
+impl HyperHttp1 {
     pub(super) async fn open<I>(io: I, large_reads: &Rc<Cell<u64>>) -> hyper::Result<Self>
     where
         I: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -104,7 +104,7 @@ impl Http1 {
     }
 }
 
-impl Drop for Http1 {
+impl Drop for HyperHttp1 {
     fn drop(&mut self) {
         self.informational.end();
         self.task.abort();
@@ -151,12 +151,12 @@ mod tests {
     use super::*;
 
     /// Runs `test` with a connection, the service at its other end, and the worker's count of large reads.
-    async fn with_connection(test: impl AsyncFnOnce(Http1, DuplexStream, Rc<Cell<u64>>)) {
+    async fn with_connection(test: impl AsyncFnOnce(HyperHttp1, DuplexStream, Rc<Cell<u64>>)) {
         let (ours, service) = duplex(1 << 16);
         let large_reads = Rc::<Cell<u64>>::default();
         LocalSet::new()
             .run_until(async {
-                let connection = Http1::open(ours, &large_reads).await.unwrap();
+                let connection = HyperHttp1::open(ours, &large_reads).await.unwrap();
                 test(connection, service, large_reads).await;
             })
             .await;
