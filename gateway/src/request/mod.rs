@@ -31,7 +31,6 @@ use std::{convert::Infallible, pin::pin, rc::Rc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header, request::Parts};
-use hyper::body::Incoming;
 use ipnet::IpNet;
 
 pub use self::context::ConnectionContext;
@@ -60,7 +59,7 @@ use crate::{
         cors::{self, Cors},
     },
     snapshot::LocalSnapshot,
-    upstream::protocol::Answered,
+    upstream::protocol::{Answered, Content},
 };
 
 /// Answers one request; whatever goes wrong inside becomes a local reply.
@@ -114,7 +113,7 @@ pub async fn serve(
 /// What the core came to.
 enum Answer {
     /// Its connection is the exchange's.
-    Upstream(Response<Incoming>),
+    Upstream(Response<Content>),
     Local(Response<Bytes>),
 }
 

@@ -2,11 +2,8 @@
 
 use std::{rc::Rc, time::Instant};
 
-use http::Request;
-
 use super::EndpointPool;
 use crate::{
-    body::RequestBody,
     file_account::Place,
     upstream::{
         protocol::{Answered, Connection, SendError, Unsent},
@@ -55,17 +52,16 @@ impl Lease {
         self.opened.is_reused
     }
 
-    /// Sends a request. The future's output is its response, whose body is still to come, or why there is none; the timer
-    /// bounds the wait for it. A failure before a byte of the request was written puts it into `unsent`. `sink`: where
-    /// informational responses go.
+    /// Sends the request in `unsent`. The future's output is its response, whose body is still to come, or why there is none;
+    /// the timer bounds the wait for it. The request is in `unsent` again after a failure before a byte of it was written.
+    /// `sink`: where informational responses go.
     pub fn send<'a>(
         &'a mut self,
-        request: Request<RequestBody>,
         unsent: &'a mut Unsent,
         sink: Option<ResponseSink>,
     ) -> (impl Future<Output = Result<Answered, SendError>> + 'a, &'a mut Timer) {
         let Pooled { connection, timer, .. } = &mut *self.opened;
-        (connection.send(request, unsent, sink), timer)
+        (connection.send(unsent, sink), timer)
     }
 
     /// The client's connection has taken so many bytes of response bodies so far. A client that has proved to read gets
@@ -76,7 +72,7 @@ impl Lease {
 
     /// The response was read to its end. `is_sent`: so was the request. If the connection can serve another one, it goes
     /// back to its pool.
-    pub fn release(self, is_sent: bool) {
+    pub fn release(mut self, is_sent: bool) {
         if self.opened.connection.finish(is_sent) {
             self.pool.checkin(self.opened);
         }

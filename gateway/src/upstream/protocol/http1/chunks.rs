@@ -51,15 +51,13 @@ pub(super) struct Undone {
 }
 
 /// Why bytes are not chunks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ChunkFault {
-    #[error("a chunk has no valid size")]
     Size,
-    #[error("a line of a chunk has no valid end")]
     LineEnd,
-    #[error("a chunk extension has a control character, or all of them are longer than 16 KiB")]
+    /// A control character, or all of them together are too long.
     Extension,
-    #[error("a trailer is not a valid field, or there are more than 100 of them or 32 KiB")]
+    /// Not a valid field, or too many of them.
     Trailer,
 }
 
@@ -155,10 +153,11 @@ impl Chunks {
                 self.trailer_lines += 1;
                 Ok(State::TrailerName)
             }
-            (State::TrailerName, b':') => Ok(State::TrailerValue),
+            (State::TrailerName, b':') | (State::TrailerValue, b'\t' | 32..=126 | 128..=255) => {
+                Ok(State::TrailerValue)
+            }
             (State::TrailerName, _) if is_token(byte) => Ok(State::TrailerName),
             (State::TrailerValue, b'\r') => Ok(State::TrailerLf),
-            (State::TrailerValue, b'\t' | 32..=126 | 128..=255) => Ok(State::TrailerValue),
             (State::TrailerLf, b'\n') => Ok(State::Line),
             (State::EndLf, b'\n') => Ok(State::End),
             _ => Err(ChunkFault::Trailer),
@@ -176,8 +175,8 @@ const SIZE_DIGITS_MAX: u8 = 16;
 /// hyper's limit.
 const EXTENSION_BYTES_MAX: usize = 16 * 1024;
 /// As of a head.
-const TRAILER_BYTES_MAX: usize = super::response_head::HEAD_BYTES_MAX;
-const TRAILER_LINES_MAX: usize = super::response_head::LINES_MAX;
+const TRAILER_BYTES_MAX: usize = super::response_head::RESPONSE_HEAD_BYTES_MAX;
+const TRAILER_LINES_MAX: usize = super::response_head::RESPONSE_LINES_MAX;
 
 #[cfg(test)]
 mod tests {

@@ -19,7 +19,7 @@ use crate::headers::{FramingReading, ResponseFault, ResponseFraming};
 
 /// What the head of a response depends on besides its bytes.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Request {
+pub(super) struct Expected {
     /// HEAD: the response has no content, whatever its fields say.
     pub(super) is_head: bool,
 }
@@ -45,6 +45,8 @@ pub(super) struct FinalHead {
     pub(super) response: Response<()>,
     pub(super) framing: ResponseFraming,
     pub(super) content: Delimited,
+    /// All bytes after the head, if they are few and they need no change: in the memory of the fields.
+    pub(super) behind: Option<Bytes>,
     /// As far as this head is concerned, the connection can serve another request.
     pub(super) keeps_alive: bool,
 }
@@ -64,7 +66,7 @@ pub(super) enum Delimited {
 /// Why bytes are not a head that may be passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum HeadFault {
-    #[error("its head has more than {LINES_MAX} lines or {HEAD_BYTES_MAX} bytes")]
+    #[error("its head has more than {RESPONSE_LINES_MAX} lines or {RESPONSE_HEAD_BYTES_MAX} bytes")]
     TooLarge,
     #[error("it does not begin with a status line")]
     Start,
@@ -81,16 +83,16 @@ pub(super) enum HeadFault {
 ///
 /// # Errors
 /// It is not a head that may be passed on, or becomes none, whatever follows.
-pub(super) fn parse(bytes: &[u8], request: Request, headers: &mut HeaderMap) -> Result<Parsed, HeadFault> {
+pub(super) fn parse(bytes: &[u8], expected: Expected, headers: &mut HeaderMap) -> Result<Parsed, HeadFault> {
     if bytes.first().is_some_and(|first| *first != b'H') {
         return Err(HeadFault::Start);
     }
-    let mut lines = [const { MaybeUninit::uninit() }; LINES_MAX];
+    let mut lines = [const { MaybeUninit::uninit() }; RESPONSE_LINES_MAX];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
     let end = match config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut lines) {
-        Ok(httparse::Status::Complete(end)) if end <= HEAD_BYTES_MAX => end,
-        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Ok(Parsed::Partial),
+        Ok(httparse::Status::Complete(end)) if end <= RESPONSE_HEAD_BYTES_MAX => end,
+        Ok(httparse::Status::Partial) if bytes.len() < RESPONSE_HEAD_BYTES_MAX => return Ok(Parsed::Partial),
         Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(HeadFault::TooLarge),
         Err(error) => return Err(HeadFault::Syntax(error)),
     };
@@ -100,7 +102,8 @@ pub(super) fn parse(bytes: &[u8], request: Request, headers: &mut HeaderMap) -> 
     if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
         let mut response = Response::new(());
         (*response.status_mut(), *response.version_mut()) = (status, version);
-        append_fields(head, parsed.headers, response.headers_mut(), |_, _| Ok(()))?;
+        let shared = Bytes::copy_from_slice(head);
+        append_fields(&shared, head, parsed.headers, response.headers_mut(), |_, _| Ok(()))?;
         return Ok(Parsed::Informational { bytes: end, response });
     }
     if status == StatusCode::SWITCHING_PROTOCOLS {
@@ -108,13 +111,17 @@ pub(super) fn parse(bytes: &[u8], request: Request, headers: &mut HeaderMap) -> 
     }
     let mut framing = FramingReading::default();
     let mut connection = Persistence::default();
-    append_fields(head, parsed.headers, headers, |name, value| {
+    let is_chunked = parsed.headers.iter().any(|line| line.name.eq_ignore_ascii_case("transfer-encoding"));
+    let behind = bytes.len() - end;
+    let is_small = !is_chunked && behind > 0 && behind <= SHARED_BYTES_MAX;
+    let shared = Bytes::copy_from_slice(if is_small { bytes } else { head });
+    append_fields(&shared, head, parsed.headers, headers, |name, value| {
         if *name == header::CONNECTION {
             connection.read(value);
         }
         framing.read(name, value, version).map_err(HeadFault::Framing)
     })?;
-    let content = delimited(&framing, status, request)?;
+    let content = delimited(&framing, status, expected)?;
     let mut response = Response::new(());
     (*response.status_mut(), *response.version_mut()) = (status, version);
     *response.headers_mut() = std::mem::take(headers);
@@ -124,14 +131,19 @@ pub(super) fn parse(bytes: &[u8], request: Request, headers: &mut HeaderMap) -> 
         response,
         framing: framing.framing(status),
         content,
+        behind: is_small.then(|| shared.slice(end..)),
         keeps_alive: connection.keeps_alive(version) && ends_with_crlf(head, parsed.headers),
     }))
 }
 
 /// RFC 9112 §6.3, in its order. A 2xx to CONNECT is not there: the gateway forwards no CONNECT.
-fn delimited(framing: &FramingReading, status: StatusCode, request: Request) -> Result<Delimited, HeadFault> {
+fn delimited(
+    framing: &FramingReading,
+    status: StatusCode,
+    expected: Expected,
+) -> Result<Delimited, HeadFault> {
     let never = status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
-    if never || request.is_head {
+    if never || expected.is_head {
         return Ok(Delimited::Nothing);
     }
     if framing.is_chunked() {
@@ -145,14 +157,14 @@ fn delimited(framing: &FramingReading, status: StatusCode, request: Request) -> 
     }
 }
 
-/// Appends all fields. Their values share one copy of the head.
+/// Appends all fields. Their values share one copy of the bytes that begin with the head.
 fn append_fields(
+    shared: &Bytes,
     head: &[u8],
     lines: &[httparse::Header<'_>],
     to: &mut HeaderMap,
     mut read: impl FnMut(&HeaderName, &[u8]) -> Result<(), HeadFault>,
 ) -> Result<(), HeadFault> {
-    let shared = Bytes::copy_from_slice(head);
     to.reserve(lines.len());
     for line in lines {
         let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| HeadFault::Value)?;
@@ -210,9 +222,11 @@ impl Persistence {
 }
 
 /// Largest response head. nginx's default is 4 or 8 KiB, HAProxy's 16.
-pub(super) const HEAD_BYTES_MAX: usize = 32 * 1024;
+pub(super) const RESPONSE_HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Field lines of a response: hyper's own limit, and Envoy's default.
-pub(super) const LINES_MAX: usize = 100;
+pub(super) const RESPONSE_LINES_MAX: usize = 100;
+/// Content of this size lies in the memory of its head: one allocation less for most responses.
+const SHARED_BYTES_MAX: usize = 8 * 1024;
 /// hyper keeps the two numbers above for itself, and its server sends such a response on.
 const LENGTH_MAX: u64 = u64::MAX - 2;
 

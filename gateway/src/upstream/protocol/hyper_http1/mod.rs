@@ -19,7 +19,7 @@ use self::{
     last_words::LastWords,
     read_size::{PROOF_BYTES, READ_BYTES_MAX, ReadSize},
 };
-use super::{Answered, SendError, Unsent};
+use super::{Answered, Content, SendError, Unsent};
 use crate::{body::RequestBody, headers, small_writes::SmallWrites, upstream::sink::ResponseSink};
 
 /// One connection and the task that drives it.
@@ -65,26 +65,23 @@ impl HyperHttp1 {
         self.sender.is_ready()
     }
 
-    pub(super) fn send<'a>(
-        &'a mut self,
-        mut request: Request<RequestBody>,
-        unsent: &'a mut Unsent,
+    pub(super) async fn send(
+        &mut self,
+        unsent: &mut Unsent,
         sink: Option<ResponseSink>,
-    ) -> impl Future<Output = Result<Answered, SendError>> + 'a {
+    ) -> Result<Answered, SendError> {
+        let Some(mut request) = unsent.take() else { return Err(SendError::Ended) };
         write_framing(&mut request);
         self.informational.begin(sink);
         self.is_reusable = false;
-        let sending = self.sender.try_send_request(request);
-        async move {
-            let response = sending.await.map_err(|mut error| {
-                *unsent = error.take_message();
-                send_error(&error.into_error())
-            })?;
-            let framing = headers::check_response(&response)
-                .map_err(|fault| SendError::Invalid(fault.detail().into()))?;
-            self.is_reusable = framing.reusable;
-            Ok(Answered { response, framing })
-        }
+        let response = self.sender.try_send_request(request).await.map_err(|mut error| {
+            *unsent = error.take_message();
+            send_error(&error.into_error())
+        })?;
+        let framing =
+            headers::check_response(&response).map_err(|fault| SendError::Invalid(fault.detail().into()))?;
+        self.is_reusable = framing.reusable;
+        Ok(Answered { response: response.map(Content::HyperHttp1), framing })
     }
 
     pub(super) fn client_took(&mut self, bytes: u64) {
@@ -185,8 +182,8 @@ mod tests {
                     service.write_all(answer.as_bytes()).await.unwrap();
                     head
                 };
-                let mut unsent = None;
-                let (answered, head) = tokio::join!(connection.send(request(), &mut unsent, None), serve);
+                let mut unsent = Some(request());
+                let (answered, head) = tokio::join!(connection.send(&mut unsent, None), serve);
                 assert_eq!(&head, b"GET /items/7 HTTP/1.1\r");
                 // Its body is still to come.
                 let _answered = answered.unwrap();
@@ -201,8 +198,8 @@ mod tests {
         with_connection(async |mut connection, service, _| {
             drop(service);
             tokio::task::yield_now().await;
-            let mut unsent = None;
-            let sent = connection.send(request(), &mut unsent, None).await;
+            let mut unsent = Some(request());
+            let sent = connection.send(&mut unsent, None).await;
             assert!(matches!(sent, Err(SendError::Ended)));
             assert_eq!(unsent.unwrap().uri(), "/items/7");
         })

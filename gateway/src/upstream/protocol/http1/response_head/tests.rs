@@ -6,7 +6,7 @@ use super::*;
 use crate::headers::check_response;
 
 fn parsed(bytes: &[u8], is_head: bool) -> Result<Parsed, HeadFault> {
-    parse(bytes, Request { is_head }, &mut HeaderMap::new())
+    parse(bytes, Expected { is_head }, &mut HeaderMap::new())
 }
 
 fn read(bytes: &[u8], is_head: bool) -> FinalHead {
@@ -144,15 +144,27 @@ fn a_head_that_may_not_be_passed_on_is_refused_at_every_length() {
 #[test]
 fn a_head_is_limited_in_bytes_and_in_lines() {
     let of_bytes = |bytes: usize| format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "a".repeat(bytes - 24));
-    assert_eq!(read(of_bytes(HEAD_BYTES_MAX).as_bytes(), false).bytes, HEAD_BYTES_MAX);
-    for long in [of_bytes(HEAD_BYTES_MAX + 1), "HTTP/1.1 200 ".to_owned() + &"a".repeat(HEAD_BYTES_MAX)] {
+    assert_eq!(read(of_bytes(RESPONSE_HEAD_BYTES_MAX).as_bytes(), false).bytes, RESPONSE_HEAD_BYTES_MAX);
+    for long in [
+        of_bytes(RESPONSE_HEAD_BYTES_MAX + 1),
+        "HTTP/1.1 200 ".to_owned() + &"a".repeat(RESPONSE_HEAD_BYTES_MAX),
+    ] {
         assert_eq!(parsed(long.as_bytes(), false).unwrap_err(), HeadFault::TooLarge);
-        assert_eq!(parsed(&long.as_bytes()[..HEAD_BYTES_MAX], false).unwrap_err(), HeadFault::TooLarge);
-        assert!(matches!(parsed(&long.as_bytes()[..HEAD_BYTES_MAX - 1], false), Ok(Parsed::Partial)));
+        assert_eq!(
+            parsed(&long.as_bytes()[..RESPONSE_HEAD_BYTES_MAX], false).unwrap_err(),
+            HeadFault::TooLarge
+        );
+        assert!(matches!(
+            parsed(&long.as_bytes()[..RESPONSE_HEAD_BYTES_MAX - 1], false),
+            Ok(Parsed::Partial)
+        ));
     }
     let of_lines = |lines: usize| format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(lines));
-    assert_eq!(read(of_lines(LINES_MAX).as_bytes(), false).response.headers().len(), LINES_MAX);
-    assert_eq!(fault_of(of_lines(LINES_MAX + 1).as_bytes()), HeadFault::TooLarge);
+    assert_eq!(
+        read(of_lines(RESPONSE_LINES_MAX).as_bytes(), false).response.headers().len(),
+        RESPONSE_LINES_MAX
+    );
+    assert_eq!(fault_of(of_lines(RESPONSE_LINES_MAX + 1).as_bytes()), HeadFault::TooLarge);
 }
 
 #[test]
