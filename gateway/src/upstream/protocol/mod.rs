@@ -5,6 +5,8 @@
 //! protocol's own file: the version, how content is delimited, when a connection can serve another request. Another
 //! protocol is another file here, and another variant of [`Connection`].
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod differential;
 mod http1;
 pub(super) mod hyper_http1;
 
