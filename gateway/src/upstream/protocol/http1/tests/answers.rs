@@ -242,6 +242,26 @@ async fn large_content_comes_whole_in_reads_of_any_size() {
 }
 
 #[tokio::test]
+async fn bytes_behind_large_content_are_seen_with_its_end() {
+    on_a_worker(async {
+        for bytes in [40_000, 50_000, 90_000] {
+            let (mut connection, mut service) = connection(1 << 20);
+            let serve = async {
+                read_head(&mut service).await;
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\n\r\n");
+                let answer = [head.as_bytes(), &vec![b'a'; bytes], b"HTTP/1.1 200 OK\r\n"].concat();
+                service.write_all(&answer).await.unwrap();
+                service
+            };
+            let (outcome, _service) = tokio::join!(exchange(&mut connection, get("/")), serve);
+            assert_eq!(outcome, Outcome::Whole(200, vec![b'a'; bytes]));
+            assert!(!connection.finish(true), "{bytes}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn content_of_which_the_connection_is_closed_breaks_off() {
     on_a_worker(async {
         let (mut connection, mut service) = connection(1 << 16);

@@ -6,11 +6,20 @@ use super::*;
 pub(super) struct Faulty {
     io: DuplexStream,
     left: usize,
+    fault: Fault,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Write,
+    /// It takes nothing, without an error.
+    Nothing,
+    Flush,
 }
 
 impl Faulty {
     pub(super) fn new(io: DuplexStream, left: usize) -> Self {
-        Self { io, left }
+        Self { io, left, fault: Fault::Write }
     }
 }
 
@@ -26,8 +35,10 @@ impl AsyncRead for Faulty {
 
 impl AsyncWrite for Faulty {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.left == 0 {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        match self.fault {
+            Fault::Write if self.left == 0 => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            Fault::Nothing if self.left == 0 => return Poll::Ready(Ok(0)),
+            _ => {}
         }
         let taken = buf.len().min(self.left);
         let polled = Pin::new(&mut self.io).poll_write(cx, &buf[..taken]);
@@ -38,6 +49,9 @@ impl AsyncWrite for Faulty {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.fault == Fault::Flush {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
@@ -168,6 +182,30 @@ async fn a_write_that_waits_leaves_the_request_whole() {
 }
 
 #[tokio::test]
+async fn a_write_that_takes_nothing_and_a_flush_that_fails_are_failures() {
+    on_a_worker(async {
+        let (ours, _service) = duplex(1 << 16);
+        let faulty = Faulty { io: ours, left: 0, fault: Fault::Nothing };
+        let mut connection = Http1::open(faulty, FailedWrite::SentNothing, &Rc::default());
+        let mut unsent = Some(get("/"));
+        assert!(matches!(connection.send(&mut unsent, None).await, Err(SendError::Ended)));
+        assert!(unsent.is_some());
+
+        let (ours, mut service) = duplex(1 << 16);
+        let faulty = Faulty { io: ours, left: usize::MAX, fault: Fault::Flush };
+        let mut connection = Http1::open(faulty, FailedWrite::SentNothing, &Rc::default());
+        let serve = async {
+            read_head(&mut service).await;
+            service.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        };
+        let (outcome, ()) = tokio::join!(exchange(&mut connection, get("/")), serve);
+        assert_eq!(outcome, Outcome::Whole(204, Vec::new()));
+        assert!(!connection.finish(true), "some of the request may be held back for ever");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_failed_write_proves_nothing_where_it_may_send_some() {
     on_a_worker(async {
         let (ours, mut service) = duplex(1 << 16);
@@ -192,6 +230,12 @@ async fn a_connection_that_has_ended_or_spoken_gets_no_request() {
             for looks in [false, true] {
                 let (mut connection, mut service) = connection(1 << 16);
                 assert!(!connection.is_closed() && !connection.is_closed());
+                let serve = async {
+                    read_head(&mut service).await;
+                    service.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+                };
+                tokio::join!(exchange(&mut connection, get("/another")), serve);
+                assert!(connection.finish(true));
                 service.write_all(spoken).await.unwrap();
                 let service = if spoken.is_empty() {
                     drop(service);
