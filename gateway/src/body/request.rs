@@ -20,13 +20,24 @@ struct Cursor {
     upload: Rc<Upload>,
     generation: u32,
     at: u64,
+    /// Was handed over, and came back unsent.
+    unsent: Bytes,
 }
 
 impl RequestBody {
     /// The body from its first byte, for the newest attempt.
     pub(crate) fn of(upload: Rc<Upload>) -> Self {
         let generation = upload.generation();
-        Self(Some(Box::new(Cursor { upload, generation, at: 0 })))
+        Self(Some(Box::new(Cursor { upload, generation, at: 0, unsent: Bytes::new() })))
+    }
+
+    /// This was handed over last, and no byte of it was sent. It comes again.
+    pub(crate) fn put_back(&mut self, data: Bytes) {
+        if let Some(cursor) = &mut self.0
+            && !data.is_empty()
+        {
+            cursor.unsent = data;
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -47,6 +58,9 @@ impl Body for RequestBody {
         if cursor.generation != cursor.upload.generation() {
             return Poll::Ready(Some(Err(BodyError::Replaced)));
         }
+        if !cursor.unsent.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut cursor.unsent)))));
+        }
         let polled = ready!(cursor.upload.poll_from(cursor.at, cx));
         if let Some(Ok(data)) = &polled {
             cursor.at += data.len() as u64;
@@ -56,12 +70,16 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         self.0.as_ref().is_none_or(|cursor| {
-            cursor.generation == cursor.upload.generation() && cursor.upload.is_over(cursor.at)
+            let is_newest = cursor.generation == cursor.upload.generation();
+            is_newest && cursor.unsent.is_empty() && cursor.upload.is_over(cursor.at)
         })
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |cursor| cursor.upload.size_hint(cursor.at))
+        self.0.as_ref().map_or_else(
+            || SizeHint::with_exact(0),
+            |cursor| cursor.upload.size_hint(cursor.at - cursor.unsent.len() as u64),
+        )
     }
 }
 

@@ -95,6 +95,27 @@ fn another_attempt_begins_at_the_first_byte_and_the_one_before_gets_nothing_more
 }
 
 #[test]
+fn content_that_was_not_sent_after_all_comes_again() {
+    with_upload("content-length: 9", 0, async |mut client, mut body, upload| {
+        client.write_all(b"12345").await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(next(&mut body).await, Some(Ok(bytes("12345"))));
+            assert_eq!(http_body::Body::size_hint(&body).exact(), Some(4));
+            body.put_back(bytes("12345"));
+            assert_eq!(http_body::Body::size_hint(&body).exact(), Some(9));
+        }
+        client.write_all(b"6789").await.unwrap();
+        assert_eq!(next(&mut body).await, Some(Ok(bytes("12345"))));
+        assert_eq!(next(&mut body).await, Some(Ok(bytes("6789"))));
+        assert!(http_body::Body::is_end_stream(&body) && upload.complete.get());
+        body.put_back(bytes("6789"));
+        assert!(!http_body::Body::is_end_stream(&body), "the last of it is still to be sent");
+        assert_eq!(next(&mut body).await, Some(Ok(bytes("6789"))));
+        assert_eq!(next(&mut body).await, None);
+    });
+}
+
+#[test]
 fn past_the_limit_a_body_is_sent_once() {
     with_upload("content-length: 9", 5, async |mut client, mut body, upload| {
         client.write_all(b"12345").await.unwrap();

@@ -6,6 +6,7 @@
 
 mod authority;
 mod forwarded;
+mod http1_response;
 mod path;
 mod round_trip;
 mod strict;
@@ -16,6 +17,7 @@ mod yaml;
 pub use self::{
     authority::authority,
     forwarded::forwarded,
+    http1_response::http1_response,
     path::path,
     round_trip::round_trip,
     tag::tag,

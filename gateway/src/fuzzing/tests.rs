@@ -157,6 +157,46 @@ const HTTP1: &[&str] = &[
     "Upgrade: h2c\r\n",
     "Host: a\r\n",
 ];
+const HTTP1_RESPONSE: &[&str] = &[
+    "HTTP/1.1 200 OK\r\n",
+    "HTTP/1.1 200 OK\r\n",
+    "HTTP/1.0 200 OK\r\n",
+    "HTTP/1.1 204 No Content\r\n",
+    "HTTP/1.1 304 Not Modified\r\n",
+    "HTTP/1.1 100 Continue\r\n\r\n",
+    "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
+    "HTTP/1.1 101 Switching Protocols\r\n",
+    "HTTP/1.1 500\r\n",
+    "Content-Length: 5\r\n",
+    "Content-Length: 5, 5\r\n",
+    "Content-Length: 05\r\n",
+    "Content-Length: 6\r\n",
+    "Content-Length: 18446744073709551614\r\n",
+    "Transfer-Encoding: chunked\r\n",
+    "transfer-encoding:\tChunked \r\n",
+    "Transfer-Encoding: gzip, chunked\r\n",
+    "Connection: close\r\n",
+    "Connection: keep-alive\r\n",
+    "Connection: x-a, \u{e9}, close\r\n",
+    "X-A: b\r\n",
+    " b\r\n",
+    "X-A : b\r\n",
+    "\r\n",
+    "\r\n",
+    "\r\n",
+    "\n",
+    "\r",
+    "hello",
+    "hello",
+    "5\r\nhello\r\n",
+    "3;a=b\r\nabc\r\n",
+    "2;\u{1}\r\nab\r\n",
+    "0\r\n\r\n",
+    "0\r\nsum: 1\r\n\r\n",
+    "0\r\nsum: 1\n\r\n",
+    "00000000000000005\r\nhello\r\n",
+    "ffffffffffffffff\r\n",
+];
 
 const NEAR_PATH: &str = "(/(a|b\\.|\\.{1,3}|%2[eE]|%2541|%25|41|%c3%a9|%3B|;x|%2[fF]|%5C|%7e|\\||%)?){1,5}";
 const NEAR_AUTHORITY: &str =
@@ -177,6 +217,12 @@ const NEAR_HTTP1: &str = "((GET|HEAD|POST|PUT) /[ab]?(\\?q)? HTTP/1\\.1\r\nHost:
     Content-Length: 5\r\n(X: y\r\n)?\r\nhello|\
     Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n|\
     Transfer-Encoding: chunked\r\n\r\n(5\r\nhello\r\n){0,2}0\r\n\r\n)){1,4}(GET / HT)?";
+/// Its first byte chooses the method and the cuts.
+const NEAR_HTTP1_RESPONSE: &str = "[ -~](HTTP/1\\.1 10[023] A\r\n(Link: a\r\n)?\r\n)?HTTP/1\\.[01] (200|204|304|500)( OK)?\r\n\
+    (Connection: (close|keep-alive|x)\r\n)?(X: y\r?\n)?(\
+    \r\n(hello)?|\
+    Content-Length: [05]\r\n\r\n(hello)?(HTTP/1.1 200 OK\r\n\r\n)?|\
+    (Content-Length: 5\r\n)?Transfer-Encoding: chunked\r\n\r\n(0{0,16}5(;a=b| |\t|;\r)?\r\nhello\r\n){0,2}(0\r\n(sum: 1\r?\n)?\r\n)?(HT)?)";
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
@@ -210,6 +256,11 @@ proptest! {
     #[test]
     fn a_configuration_has_the_shape_that_another_reader_sees(data in of(NEAR_YAML, YAML)) {
         super::yaml(&data);
+    }
+
+    #[test]
+    fn a_response_is_seen_as_hypers_client_sees_it(data in of(NEAR_HTTP1_RESPONSE, HTTP1_RESPONSE)) {
+        super::http1_response(&data);
     }
 
     #[test]

@@ -35,7 +35,8 @@ pub use self::{
     made::{Facts, MadeField, MadeValue, apply_made},
     request::{ForwardContext, apply_request, remove_claimed, trusted_request_id},
     response::{
-        ResponseContext, ResponseFault, ResponseFraming, apply_informational, apply_response, check_response,
+        FramingReading, ResponseContext, ResponseFault, ResponseFraming, apply_informational, apply_response,
+        check_response,
     },
     rules::HeaderRules,
 };

@@ -57,37 +57,69 @@ pub fn check_response<B>(response: &Response<B>) -> Result<ResponseFraming, Resp
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(ResponseFault::SwitchingProtocols);
     }
-    let mut length = Length::default();
-    let mut codings = 0;
-    let (mut has_dropped, mut names_fields) = (false, false);
+    let mut reading = FramingReading::default();
     for (name, value) in response.headers() {
+        reading.read(name, value.as_bytes(), response.version())?;
+    }
+    Ok(reading.framing(response.status()))
+}
+
+/// What the fields of a final response say about its framing, field by field.
+#[derive(Default)]
+pub struct FramingReading {
+    length: Length,
+    is_chunked: bool,
+    has_dropped: bool,
+    names_fields: bool,
+}
+
+impl FramingReading {
+    /// Reads the next field.
+    ///
+    /// # Errors
+    /// With this field the end of the response is not certain.
+    pub fn read(&mut self, name: &HeaderName, value: &[u8], version: Version) -> Result<(), ResponseFault> {
         if *name == header::CONTENT_LENGTH {
-            length.read(value)?;
+            self.length.read(value)?;
         } else if *name == header::TRANSFER_ENCODING {
-            codings += 1;
-            let is_chunked = value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
-            if codings > 1 || !is_chunked || response.version() < Version::HTTP_11 {
+            let is_chunked = value.trim_ascii().eq_ignore_ascii_case(b"chunked");
+            if self.is_chunked || !is_chunked || version < Version::HTTP_11 {
                 return Err(ResponseFault::TransferEncoding);
             }
-            has_dropped = true;
+            self.is_chunked = true;
+            self.has_dropped = true;
         } else {
-            has_dropped |= is_dropped(name);
+            self.has_dropped |= is_dropped(name);
             // What it names is removed, and that may be the length.
-            names_fields |= *name == header::CONNECTION && names_a_field(value);
+            self.names_fields |= *name == header::CONNECTION && names_a_field(value);
+        }
+        Ok(())
+    }
+
+    /// Transfer-Encoding says so. Chunks overrule a length (RFC 9112 §6.3).
+    pub fn is_chunked(&self) -> bool {
+        self.is_chunked
+    }
+
+    pub fn content_length(&self) -> Option<u64> {
+        self.length.value
+    }
+
+    /// After the last field.
+    pub fn framing(&self, status: StatusCode) -> ResponseFraming {
+        let (length, is_chunked) = (&self.length, self.is_chunked);
+        if status == StatusCode::NO_CONTENT {
+            return without_content(length, is_chunked, self.has_dropped);
+        }
+        let is_canonical = if is_chunked { length.value.is_none() } else { length.is_canonical() };
+        ResponseFraming {
+            // RFC 9112 §6.3: chunks overrule the length, and the pair may be an attempt at response splitting.
+            content_length: length.value.filter(|_| !is_chunked),
+            reusable: !is_chunked || length.value.is_none(),
+            is_written: is_canonical && !self.names_fields,
+            has_dropped: self.has_dropped,
         }
     }
-    if response.status() == StatusCode::NO_CONTENT {
-        return Ok(without_content(&length, codings > 0, has_dropped));
-    }
-    let is_chunked = codings > 0;
-    let is_canonical = if is_chunked { length.value.is_none() } else { length.is_canonical() };
-    Ok(ResponseFraming {
-        // RFC 9112 §6.3: chunks overrule the length, and the pair may be an attempt at response splitting.
-        content_length: length.value.filter(|_| !is_chunked),
-        reusable: !is_chunked || length.value.is_none(),
-        is_written: is_canonical && !names_fields,
-        has_dropped,
-    })
 }
 
 /// RFC 9110 §8.6: a 204 has no Content-Length, since it has no content; HTTP/2 clients refuse one that has. (304 and
@@ -103,8 +135,8 @@ fn without_content(length: &Length, is_chunked: bool, has_dropped: bool) -> Resp
 }
 
 /// Whether a Connection line names a field and does not only say `close` or `keep-alive`.
-fn names_a_field(line: &HeaderValue) -> bool {
-    let mut options = line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+fn names_a_field(line: &[u8]) -> bool {
+    let mut options = line.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
     !options.all(is_plain_connection_option)
 }
 
@@ -151,10 +183,10 @@ struct Length {
 }
 
 impl Length {
-    fn read(&mut self, line: &HeaderValue) -> Result<(), ResponseFault> {
+    fn read(&mut self, line: &[u8]) -> Result<(), ResponseFault> {
         self.lines += 1;
-        self.is_plain = is_canonical_length(line.as_bytes());
-        for item in line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+        self.is_plain = is_canonical_length(line);
+        for item in line.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
             let bytes = parse_length(item).ok_or(ResponseFault::ContentLength)?;
             if self.value.is_some_and(|known| known != bytes) {
                 return Err(ResponseFault::ContentLength);

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, Version, header};
-use hyper::body::Incoming;
 
 use super::{error::Error, exchange::Exchange, head::upstream_target, response_body::ResponseBody};
 use crate::{
@@ -12,6 +11,7 @@ use crate::{
     metrics::Rare,
     policy::redirect::Redirect,
     snapshot::{LocalRoute, LocalSnapshot},
+    upstream::protocol::Content,
 };
 
 /// Answers for the gateway itself: what `error` is to the client, the log and the metrics. The route's rules for responses
@@ -38,7 +38,7 @@ pub(crate) fn refusal(
 
 /// A service's response. One that refuses a request before all of it was read ends the connection, as our own do.
 pub(crate) fn upstream_reply(
-    mut response: Response<Incoming>,
+    mut response: Response<Content>,
     exchange: Box<Exchange>,
 ) -> Response<ResponseBody> {
     let refuses = response.status().is_client_error() || response.status().is_server_error();

@@ -8,13 +8,15 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::{
     exchange::{Exchange, flags},
     send::body_failed,
 };
-use crate::body::{Activity, BodyError, Cause, Chunk};
+use crate::{
+    body::{Activity, BodyError, Cause, Chunk},
+    upstream::protocol::Content,
+};
 
 /// A response's content.
 pub struct ResponseBody {
@@ -27,7 +29,7 @@ pub struct ResponseBody {
 
 enum Source {
     Local(Option<Bytes>),
-    Upstream(Incoming),
+    Upstream(Content),
 }
 
 impl ResponseBody {
@@ -43,7 +45,7 @@ impl ResponseBody {
     }
 
     /// The upstream's body; its connection goes back to its pool when the last byte has been read.
-    pub fn upstream(body: Incoming, exchange: Box<Exchange>) -> Self {
+    pub fn upstream(body: Content, exchange: Box<Exchange>) -> Self {
         Self::new(Source::Upstream(body), exchange)
     }
 

@@ -171,14 +171,14 @@ impl<'a> Attempt<'a> {
     ) -> Result<Sent, Failed> {
         let mut lease = self.lease().await?;
         let status = loop {
-            let Some(request) = unsent.take() else {
+            if unsent.is_none() {
                 return Err(Failed { error: Error::Internal, phase: Phase::Final });
-            };
+            }
             // The time that a connect took is not the time that the endpoint had.
             let since = if lease.is_reused() { self.began } else { self.worker.clock.now() };
             waiting.since.set(Some(since));
             let sent = {
-                let (sending, timer) = lease.send(request, unsent, exchange.response_sink());
+                let (sending, timer) = lease.send(unsent, exchange.response_sink());
                 let mut sending = pin!(sending);
                 let look = since + LOOK;
                 match timer.bound(|cx| self.wait(cx).at_most(look), sending.as_mut()).await {

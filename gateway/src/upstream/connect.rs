@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use super::{
     pool::{EndpointPool, Lease, Room},
-    protocol::Connection,
+    protocol::{Connection, FailedWrite},
 };
 
 /// The reason that there is no connection. No byte of the request was sent, so another endpoint may be tried.
@@ -63,9 +63,12 @@ async fn open(to: &EndpointPool, deadline: Instant) -> Result<Connection, Connec
     let stream = tokio::time::timeout_at(deadline.into(), connecting).await.map_err(late)??;
     // Without this, the last segment of a request waits for the peer's delayed ACK (Nagle).
     stream.set_nodelay(true)?;
-    let Some(tls) = &to.tls else { return Ok(Connection::open(stream, &to.large_reads).await?) };
+    let Some(tls) = &to.tls else {
+        return Ok(Connection::open(stream, (to.http1(), FailedWrite::SentNothing), &to.large_reads).await?);
+    };
     let secured = tokio::time::timeout_at(deadline.into(), tls.handshake(stream)).await.map_err(late)?;
-    Ok(Connection::open(secured.map_err(ConnectError::Tls)?, &to.large_reads).await?)
+    let stream = secured.map_err(ConnectError::Tls)?;
+    Ok(Connection::open(stream, (to.http1(), FailedWrite::MaySendSome), &to.large_reads).await?)
 }
 
 /// Opens a connection over `io`, which is not a socket.
@@ -74,7 +77,7 @@ pub(crate) async fn over<I>(io: I, to: &Rc<EndpointPool>, now: Instant) -> hyper
 where
     I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
 {
-    let connection = Connection::open(io, &to.large_reads).await?;
+    let connection = Connection::open(io, (to.http1(), FailedWrite::SentNothing), &to.large_reads).await?;
     Ok(Lease::new(connection, None, now, Rc::clone(to)))
 }
 

@@ -40,3 +40,28 @@ impl ResponseSink {
         self.metrics.count(Rare::Informational, result, "");
     }
 }
+
+/// A sink for tests, and where what went into it can be taken from.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn recorded() -> (ResponseSink, Recorded) {
+    let clock = Rc::new(crate::clock::Clock::new());
+    let stream = Activity::new(None);
+    let sink = ResponseSink {
+        connection: Rc::new(ConnectionState::new(crate::message::Scheme::Http, &clock)),
+        stream: Some(Rc::clone(&stream)),
+        rules: Rc::default(),
+        metrics: Rc::default(),
+    };
+    (sink, Recorded(stream))
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) struct Recorded(Rc<Activity>);
+
+#[cfg(any(test, feature = "fuzzing"))]
+impl Recorded {
+    pub(crate) fn take(&self) -> Vec<(StatusCode, HeaderMap)> {
+        let taken = std::iter::from_fn(|| self.0.take_informational());
+        taken.map(|response| (response.status(), response.headers().clone())).collect()
+    }
+}

@@ -12,15 +12,13 @@ use millgate::testing::Harness;
 type Cause = (u64, &'static str);
 
 /// Every proxied request without a body.
-const PLAIN: [Cause; 8] = [
+const PLAIN: [Cause; 6] = [
     (1, "hyper, server: read buffer of 8 KiB; the last one still belongs to the last request's head"),
     (1, "hyper, server: the head is split off that buffer, which becomes shared (bytes)"),
     (1, "Exchange: what is known of a request until it is counted and logged"),
     (1, "Spare::of: the head once more, in case the connection turns out to be closed"),
-    (1, "hyper, client: oneshot channel that the response comes through (tokio)"),
-    (1, "hyper, client: read buffer of 8 KiB, as on the server's side"),
-    (1, "hyper, client: the response's head is split off that buffer"),
-    (1, "hyper, client: channel that the response's body comes through"),
+    (1, "response_head::parse: head and content, copied out of the worker's buffer"),
+    (1, "response_head::parse: that copy becomes shared by the fields and the content (bytes)"),
 ];
 
 /// The same with a cached token, a limit for each user, a breaker, power of two choices and an access log.

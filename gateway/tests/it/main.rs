@@ -33,6 +33,7 @@ mod discovery_words;
 mod drain_deadline;
 mod drain_notice;
 mod durable_registry;
+mod failed_attempts;
 mod faults;
 mod files_account;
 mod frame_budgets;

@@ -2,11 +2,8 @@
 
 use std::{rc::Rc, time::Instant};
 
-use http::Request;
-
 use super::EndpointPool;
 use crate::{
-    body::RequestBody,
     file_account::Place,
     upstream::{
         protocol::{Answered, Connection, SendError, Unsent},
@@ -56,17 +53,16 @@ impl Lease {
         self.opened.is_reused
     }
 
-    /// Sends a request. The future returns the response, whose body is still to come, or the error; the caller bounds the
-    /// wait with the timer. A failure before any byte of the request was written puts the request into `unsent`. `sink`
-    /// receives informational responses.
+    /// Sends the request in `unsent`. The future returns the response, whose body is still to come, or the error; the caller bounds
+    /// the wait with the timer. The request stays in `unsent`, or is there again, after a failure before any byte of it was
+    /// written. `sink` receives informational responses.
     pub fn send<'a>(
         &'a mut self,
-        request: Request<RequestBody>,
         unsent: &'a mut Unsent,
         sink: Option<ResponseSink>,
     ) -> (impl Future<Output = Result<Answered, SendError>> + 'a, &'a mut Timer) {
         let Pooled { connection, timer, .. } = &mut *self.opened;
-        (connection.send(request, unsent, sink), timer)
+        (connection.send(unsent, sink), timer)
     }
 
     /// Reports how many bytes of response bodies the client's connection has taken so far. Once a client has proved that
@@ -77,7 +73,7 @@ impl Lease {
 
     /// Ends a request whose response was read to its end. `is_sent`: the request was sent to its end, too. If the
     /// connection can serve another request, it returns to its pool.
-    pub fn release(self, is_sent: bool) {
+    pub fn release(mut self, is_sent: bool) {
         if self.opened.connection.finish(is_sent) {
             self.pool.checkin(self.opened);
         }

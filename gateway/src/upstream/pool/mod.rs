@@ -22,7 +22,7 @@ use super::tls::{EndpointTls, TlsIdentity};
 use crate::{
     clock::Clock,
     file_account::{Desk, Place},
-    policy::pool::PoolSettings,
+    policy::pool::{Http1Client, PoolSettings},
 };
 
 /// The largest number of idle connections that are checked for one request before a new one is opened. A connection is
@@ -107,6 +107,11 @@ impl EndpointPool {
                 return Room::Idle(lease);
             }
         }
+    }
+
+    /// The client that speaks over new connections.
+    pub(super) fn http1(&self) -> Http1Client {
+        self.limits.borrow().http1
     }
 
     /// The key under which a worker finds this pool.
@@ -245,7 +250,8 @@ mod tests {
 
     #[test]
     fn the_log_has_a_line_about_an_endpoint_once_in_ten_seconds() {
-        let limits = PoolSettings { idle_max: 1, idle: Duration::ZERO, max_age: Duration::ZERO };
+        let (http1, max_age) = (Http1Client::Ours, Duration::ZERO);
+        let limits = PoolSettings { idle_max: 1, idle: Duration::ZERO, max_age, http1 };
         let address = ([127, 0, 0, 1], 1).into();
         let pool = EndpointPool::new(address, None, limits, (Rc::new(Clock::new()), Rc::default()));
         let now = crate::clock::now();

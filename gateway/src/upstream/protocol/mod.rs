@@ -5,17 +5,32 @@
 //! is specific to it: the version, how content is delimited, and when a connection can serve another request. Another
 //! protocol is another file here, and another variant of [`Connection`].
 
-pub(super) mod http1;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod differential;
+mod http1;
+pub(super) mod hyper_http1;
 
-use std::{borrow::Cow, cell::Cell, rc::Rc};
+use std::{
+    borrow::Cow,
+    cell::Cell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
 
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use self::http1::Http1;
+pub(super) use self::http1::FailedWrite;
+use self::{
+    http1::{Http1, Http1Content},
+    hyper_http1::HyperHttp1,
+};
 use super::sink::ResponseSink;
-use crate::{body::RequestBody, headers::ResponseFraming};
+use crate::{body::RequestBody, headers::ResponseFraming, policy::pool::Http1Client};
 
 /// A request that waits to be sent. `None` once bytes of it may have left. A failure before that leaves the request here,
 /// so that the layers above need not return it.
@@ -23,7 +38,7 @@ pub type Unsent = Option<Request<RequestBody>>;
 
 /// The head of a response, with a body that is still to come.
 pub struct Answered {
-    pub response: Response<Incoming>,
+    pub response: Response<Content>,
     pub framing: ResponseFraming,
 }
 
@@ -40,44 +55,63 @@ pub enum SendError {
     Ended,
 }
 
+/// The content of a response, still to come. Dropping it before its end leaves its connection unusable.
+pub enum Content {
+    Http1(Http1Content),
+    HyperHttp1(Incoming),
+}
+
+/// The content of a response broke off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BrokenOff;
+
 /// One connection to an endpoint. Dropping it closes it.
 pub(super) enum Connection {
     Http1(Http1),
+    HyperHttp1(HyperHttp1),
 }
 
 impl Connection {
-    /// Starts the protocol over `io`, which need not be a socket, in a task of this worker. `large_reads` counts the
-    /// worker's connections with large reads.
-    pub(super) async fn open<I>(io: I, large_reads: &Rc<Cell<u64>>) -> hyper::Result<Self>
+    /// Starts the protocol over `io`, which need not be a socket. `large_reads` counts the worker's connections with large reads.
+    pub(super) async fn open<I>(
+        io: I,
+        (client, failed_write): (Http1Client, FailedWrite),
+        large_reads: &Rc<Cell<u64>>,
+    ) -> hyper::Result<Self>
     where
         I: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        Http1::open(io, large_reads).await.map(Self::Http1)
+        match client {
+            Http1Client::Ours => Ok(Self::Http1(Http1::open(io, failed_write, large_reads))),
+            Http1Client::Hyper => HyperHttp1::open(io, large_reads).await.map(Self::HyperHttp1),
+        }
     }
 
     /// Whether the endpoint has closed the connection.
     pub(super) fn is_closed(&self) -> bool {
         match self {
             Self::Http1(connection) => connection.is_closed(),
+            Self::HyperHttp1(connection) => connection.is_closed(),
         }
     }
 
     /// Whether the connection can take a request now.
     pub(super) fn is_ready(&self) -> bool {
         match self {
-            Self::Http1(connection) => connection.is_ready(),
+            Self::Http1(_) => true,
+            Self::HyperHttp1(connection) => connection.is_ready(),
         }
     }
 
     /// See [`Lease::send`](super::pool::Lease::send).
-    pub(super) fn send<'a>(
-        &'a mut self,
-        request: Request<RequestBody>,
-        unsent: &'a mut Unsent,
+    pub(super) async fn send(
+        &mut self,
+        unsent: &mut Unsent,
         sink: Option<ResponseSink>,
-    ) -> impl Future<Output = Result<Answered, SendError>> + 'a {
+    ) -> Result<Answered, SendError> {
         match self {
-            Self::Http1(connection) => connection.send(request, unsent, sink),
+            Self::Http1(connection) => connection.send(unsent, sink).await,
+            Self::HyperHttp1(connection) => connection.send(unsent, sink).await,
         }
     }
 
@@ -85,13 +119,44 @@ impl Connection {
     pub(super) fn client_took(&mut self, bytes: u64) {
         match self {
             Self::Http1(connection) => connection.client_took(bytes),
+            Self::HyperHttp1(connection) => connection.client_took(bytes),
         }
     }
 
     /// Ends a request of which nothing is left in the connection. Returns whether the connection can serve another one.
-    pub(super) fn finish(&self, is_sent: bool) -> bool {
+    pub(super) fn finish(&mut self, is_sent: bool) -> bool {
         match self {
             Self::Http1(connection) => connection.finish(is_sent),
+            Self::HyperHttp1(connection) => connection.finish(is_sent),
+        }
+    }
+}
+
+impl Body for Content {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        match &mut *self {
+            Self::Http1(content) => Pin::new(content).poll_frame(cx).map_err(|_| BrokenOff),
+            Self::HyperHttp1(content) => Pin::new(content).poll_frame(cx).map_err(|_| BrokenOff),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(content) => content.is_end_stream(),
+            Self::HyperHttp1(content) => content.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(content) => content.size_hint(),
+            Self::HyperHttp1(content) => content.size_hint(),
         }
     }
 }

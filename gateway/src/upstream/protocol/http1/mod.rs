@@ -1,104 +1,106 @@
-//! HTTP/1.1 with an endpoint: one request at a time, sent by hyper's client.
+//! HTTP/1.1 with an endpoint: one request at a time, in the future of the request.
+//!
+//! There is no task and no channel: the future that waits for a response reads it. The one exception is an answer that comes before
+//! its request was sent as a whole: then a task sends the rest, because a client that sends all of its request before it
+//! reads, and a service that answers early and long, would otherwise wait for each other.
+//!
+//! A head is parsed, checked and framed in one pass ([`response_head`]); what may be written of a request is in
+//! [`request_head`]; content is cut and joined in [`outgoing`] and [`content`]; bytes move in [`wire`].
 
-pub(super) mod informational;
-mod last_words;
-mod read_size;
+mod chunks;
+mod content;
+mod outgoing;
+mod reads;
+mod request_head;
+mod response_head;
+mod scratch;
+mod sending;
+mod wire;
 
-use std::{cell::Cell, error::Error as _, io, rc::Rc};
+use std::{cell::Cell, rc::Rc};
 
-use http::{HeaderValue, Request, Version, header};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use http::Request;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::AbortHandle,
 };
 
+pub(super) use self::content::Http1Content;
+pub(in crate::upstream) use self::wire::FailedWrite;
 use self::{
-    informational::{Informational, Informed, RESPONSE_HEAD_BYTES_MAX, RESPONSE_LINES_MAX},
-    last_words::LastWords,
-    read_size::{PROOF_BYTES, READ_BYTES_MAX, ReadSize},
+    outgoing::{Outgoing, RequestContent},
+    reads::Reads,
+    sending::{Heard, Sending},
+    wire::Wire,
 };
-use super::{Answered, SendError, Unsent};
-use crate::{body::RequestBody, headers, small_writes::SmallWrites, upstream::sink::ResponseSink};
+use super::{Answered, Content, SendError};
+use crate::upstream::sink::ResponseSink;
 
-/// One connection, and the task that drives it.
+/// One connection.
 pub(in crate::upstream) struct Http1 {
-    sender: SendRequest<RequestBody>,
-    reads: ReadSize,
-    /// Forwards the informational responses before the awaited response.
-    informational: Rc<Informational>,
-    /// A write has failed, so the connection is only read until the response is there.
-    broken: Rc<Cell<bool>>,
+    wire: Rc<Wire>,
+    reads: Reads,
     /// The framing of the last response allows another request.
     is_reusable: bool,
-    task: AbortHandle,
+    /// Sends the rest of a request that was answered early.
+    upload: Option<AbortHandle>,
 }
 
 impl Http1 {
-    pub(super) async fn open<I>(io: I, large_reads: &Rc<Cell<u64>>) -> hyper::Result<Self>
+    /// `large_reads` counts the worker's connections with large reads.
+    pub(super) fn open<I>(io: I, failed_write: FailedWrite, large_reads: &Rc<Cell<u64>>) -> Self
     where
         I: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let broken = Rc::new(Cell::new(false));
-        let informational = Rc::<Informational>::default();
-        let io = Informed::new(LastWords::new(io, Rc::clone(&broken)), Rc::clone(&informational));
-        let (reads, io) = ReadSize::of(io, large_reads);
-        let (sender, connection) = http1::Builder::new()
-            .max_header_size(RESPONSE_HEAD_BYTES_MAX)
-            .max_buf_size(READ_BYTES_MAX)
-            .handshake(SmallWrites(TokioIo::new(io)))
-            .await?;
-        let task = tokio::task::spawn_local(async move {
-            // The request gets its failures through the sender.
-            let _ = connection.await;
-        });
-        let task = task.abort_handle();
-        Ok(Self { sender, reads, informational, broken, is_reusable: true, task })
+        let wire = Wire::new(io, failed_write);
+        Self { wire, reads: Reads::new(large_reads), is_reusable: true, upload: None }
     }
 
+    /// The endpoint has closed it, or sent what no request has asked for.
     pub(super) fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+        !self.wire.is_silent()
     }
 
-    pub(super) fn is_ready(&self) -> bool {
-        self.sender.is_ready()
-    }
-
-    pub(super) fn send<'a>(
-        &'a mut self,
-        mut request: Request<RequestBody>,
-        unsent: &'a mut Unsent,
+    /// See [`Lease::send`](crate::upstream::pool::Lease::send).
+    pub(super) async fn send<B: RequestContent + 'static>(
+        &mut self,
+        unsent: &mut Option<Request<B>>,
         sink: Option<ResponseSink>,
-    ) -> impl Future<Output = Result<Answered, SendError>> + 'a {
-        write_framing(&mut request);
-        self.informational.begin(sink);
+    ) -> Result<Answered, SendError> {
         self.is_reusable = false;
-        let sending = self.sender.try_send_request(request);
-        async move {
-            let response = sending.await.map_err(|mut error| {
-                *unsent = error.take_message();
-                send_error(&error.into_error())
-            })?;
-            let framing = headers::check_response(&response)
-                .map_err(|fault| SendError::Invalid(fault.detail().into()))?;
-            self.is_reusable = framing.reusable;
-            Ok(Answered { response, framing })
+        self.wire.begin();
+        let Heard { response, framing, keeps_alive, rest } = Sending::new(&self.wire, unsent, sink).await?;
+        self.is_reusable = keeps_alive && framing.reusable;
+        if let Some(rest) = rest {
+            self.go_on_sending(rest);
         }
+        Ok(Answered { response: response.map(Content::Http1), framing })
+    }
+
+    fn go_on_sending<B: RequestContent + 'static>(&mut self, mut rest: Outgoing<B>) {
+        let wire = Rc::clone(&self.wire);
+        wire.has_upload.set(true);
+        let task = tokio::task::spawn_local(async move {
+            let sent = std::future::poll_fn(|cx| rest.poll(cx, &wire)).await;
+            wire.has_upload.set(false);
+            if sent.is_err() {
+                wire.close();
+            }
+        });
+        self.upload = Some(task.abort_handle());
     }
 
     pub(super) fn client_took(&mut self, bytes: u64) {
-        if bytes >= PROOF_BYTES {
-            self.reads.enlarge();
-        }
+        self.reads.client_took(bytes, &self.wire);
     }
 
     /// A response that ended before the whole request was sent leaves the connection unusable (RFC 9112 §9.3).
-    pub(super) fn finish(&self, is_sent: bool) -> bool {
-        let is_usable = self.is_reusable && is_sent && !self.sender.is_closed() && !self.broken.get();
+    pub(super) fn finish(&mut self, is_sent: bool) -> bool {
+        let is_whole = is_sent && self.wire.is_sent.get() && self.wire.is_at_rest.get();
+        let is_usable = self.is_reusable && is_whole;
         if is_usable {
-            self.reads.reset();
-            self.informational.end();
+            Reads::reset(&self.wire);
+            self.upload = None;
         }
         is_usable
     }
@@ -106,119 +108,12 @@ impl Http1 {
 
 impl Drop for Http1 {
     fn drop(&mut self) {
-        self.informational.end();
-        self.task.abort();
+        if let Some(upload) = self.upload.take() {
+            upload.abort();
+        }
+        self.wire.close();
     }
-}
-
-/// Sets the version, and chunked coding where the length is not known: for GET and HEAD, hyper's client sends content of
-/// unknown length only if the head says so.
-fn write_framing(request: &mut Request<RequestBody>) {
-    *request.version_mut() = Version::HTTP_11;
-    if !request.body().is_empty() && !request.headers().contains_key(header::CONTENT_LENGTH) {
-        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-}
-
-fn send_error(error: &hyper::Error) -> SendError {
-    if let Some(alert) = alert(error) {
-        SendError::Alert(alert)
-    } else if error.is_parse_too_large() {
-        let limits =
-            format!("its head has more than {RESPONSE_LINES_MAX} lines or {RESPONSE_HEAD_BYTES_MAX} bytes");
-        SendError::Invalid(limits.into())
-    } else if error.is_parse() {
-        SendError::Invalid(error.to_string().into())
-    } else {
-        SendError::Ended
-    }
-}
-
-/// The TLS alert with which the endpoint has ended the connection.
-fn alert(error: &hyper::Error) -> Option<String> {
-    let io: &io::Error = error.source()?.downcast_ref()?;
-    let inner = io.get_ref()?.downcast_ref()?;
-    matches!(inner, rustls::Error::AlertReceived(_)).then(|| io.to_string())
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
-        task::LocalSet,
-    };
-
-    use super::*;
-
-    /// Runs `test` with a connection, the service's end of it, and the worker's count of large reads.
-    async fn with_connection(test: impl AsyncFnOnce(Http1, DuplexStream, Rc<Cell<u64>>)) {
-        let (ours, service) = duplex(1 << 16);
-        let large_reads = Rc::<Cell<u64>>::default();
-        LocalSet::new()
-            .run_until(async {
-                let connection = Http1::open(ours, &large_reads).await.unwrap();
-                test(connection, service, large_reads).await;
-            })
-            .await;
-    }
-
-    fn request() -> Request<RequestBody> {
-        let mut request = Request::new(RequestBody::default());
-        *request.uri_mut() = http::Uri::from_static("/items/7");
-        *request.version_mut() = Version::HTTP_2;
-        request.headers_mut().insert(header::HOST, HeaderValue::from_static("items:80"));
-        request
-    }
-
-    #[tokio::test]
-    async fn a_connection_goes_on_only_after_two_whole_messages_with_one_reading() {
-        for (fields, is_sent, goes_on) in [
-            ("content-length: 3", true, true),
-            ("content-length: 3", false, false),
-            ("content-length: 3\r\ntransfer-encoding: chunked", true, false),
-        ] {
-            with_connection(async |mut connection, mut service, _| {
-                let serve = async {
-                    let mut head = [0; 22];
-                    service.read_exact(&mut head).await.unwrap();
-                    let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n");
-                    service.write_all(answer.as_bytes()).await.unwrap();
-                    head
-                };
-                let mut unsent = None;
-                let (answered, head) = tokio::join!(connection.send(request(), &mut unsent, None), serve);
-                assert_eq!(&head, b"GET /items/7 HTTP/1.1\r");
-                // Its body is still to come.
-                let _answered = answered.unwrap();
-                assert_eq!(connection.finish(is_sent), goes_on, "{fields} {is_sent}");
-            })
-            .await;
-        }
-    }
-
-    #[tokio::test]
-    async fn a_request_of_which_no_byte_was_written_comes_back() {
-        with_connection(async |mut connection, service, _| {
-            drop(service);
-            tokio::task::yield_now().await;
-            let mut unsent = None;
-            let sent = connection.send(request(), &mut unsent, None).await;
-            assert!(matches!(sent, Err(SendError::Ended)));
-            assert_eq!(unsent.unwrap().uri(), "/items/7");
-        })
-        .await;
-    }
-
-    #[tokio::test]
-    async fn reads_are_large_for_a_client_that_has_proved_to_read() {
-        with_connection(async |mut connection, _service, large_reads| {
-            connection.client_took(PROOF_BYTES - 1);
-            assert_eq!(large_reads.get(), 0);
-            connection.client_took(PROOF_BYTES);
-            assert_eq!(large_reads.get(), 1);
-            drop(connection);
-            assert_eq!(large_reads.get(), 0);
-        })
-        .await;
-    }
-}
+mod tests;

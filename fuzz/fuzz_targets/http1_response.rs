@@ -1,0 +1,5 @@
+//! See [`millgate::fuzzing::http1_response`].
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| millgate::fuzzing::http1_response(data));

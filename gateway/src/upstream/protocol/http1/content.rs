@@ -1,0 +1,250 @@
+//! The content of a response, read as the client takes it.
+//!
+//! Where it ends is known to [`Http1Content`] alone, not to the connection: once it is over, it has let go of the connection, so
+//! that nothing can read another response through it. Small content that came with its head is there at once. The rest is
+//! read into the worker's buffer and copied as long as little comes, and into memory of its own, without a copy, when much
+//! comes.
+
+use std::{
+    ops::Range,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+
+use super::{
+    super::BrokenOff,
+    chunks::{ChunkFault, Chunks},
+    response_head::Delimited,
+    wire::Wire,
+};
+
+/// The content of one response.
+pub struct Http1Content(State);
+
+enum State {
+    Over,
+    /// It cannot be read any further. The reader learns this one turn later: hyper's server drops what it has not written yet
+    /// when a body fails, and that would be the head and all content before.
+    Failed {
+        is_due: bool,
+    },
+    /// All of it is here. `is_exact`: its head said how long it is.
+    Whole {
+        bytes: Bytes,
+        is_exact: bool,
+    },
+    /// Boxed: most responses are whole at once, and this would lie in every response.
+    Reading(Box<Reading>),
+}
+
+struct Reading {
+    wire: Rc<Wire>,
+    left: Left,
+    /// Http1Content that came with the head.
+    first: Bytes,
+    /// Where large reads go. What was read is split off; when all of it is dropped, its memory is used again.
+    buffer: BytesMut,
+    /// The last read was large, so the next one may be, too.
+    reads_much: bool,
+}
+
+/// What is still to come.
+enum Left {
+    Length(u64),
+    Chunks(Chunks),
+    UntilClose,
+}
+
+/// What bytes of the connection were.
+struct Found {
+    content: Range<usize>,
+    is_over: bool,
+    /// Bytes follow that belong to no response.
+    has_rest: bool,
+}
+
+impl Http1Content {
+    /// Of a response whose head has been read; `read` came with it, and `shared` is the same in memory that may be kept.
+    pub(super) fn new(
+        delimited: Delimited,
+        (read, shared): (&mut [u8], Option<&Bytes>),
+        wire: &Rc<Wire>,
+    ) -> Self {
+        let mut left = match delimited {
+            Delimited::Nothing => {
+                wire.is_at_rest.set(read.is_empty());
+                return Self(State::Over);
+            }
+            Delimited::Length(length) => Left::Length(length),
+            Delimited::Chunked => Left::Chunks(Chunks::default()),
+            Delimited::ByClose => Left::UntilClose,
+        };
+        let Ok(found) = left.find(read) else { return Self(State::Failed { is_due: false }) };
+        let reads_much = read.len() >= COPY_BYTES_MAX;
+        let first = match shared {
+            Some(shared) => shared.slice(found.content),
+            None => Bytes::copy_from_slice(read.get(found.content).unwrap_or_default()),
+        };
+        if found.is_over {
+            wire.is_at_rest.set(!found.has_rest);
+            return Self(State::Whole { bytes: first, is_exact: matches!(left, Left::Length(_)) });
+        }
+        let buffer = BytesMut::new();
+        Self(State::Reading(Box::new(Reading { wire: Rc::clone(wire), left, first, buffer, reads_much })))
+    }
+}
+
+impl Left {
+    /// Takes as much of `read` as belongs to the content.
+    fn find(&mut self, read: &mut [u8]) -> Result<Found, ChunkFault> {
+        match self {
+            Self::Length(left) => {
+                let taken = read.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= taken as u64;
+                Ok(Found { content: 0..taken, is_over: *left == 0, has_rest: taken < read.len() })
+            }
+            Self::Chunks(chunks) => {
+                let undone = chunks.undo(read)?;
+                let has_rest = undone.used < read.len();
+                Ok(Found { content: undone.content, is_over: chunks.is_over(), has_rest })
+            }
+            Self::UntilClose => Ok(Found { content: 0..read.len(), is_over: false, has_rest: false }),
+        }
+    }
+
+    /// The end of the connection.
+    fn end(&self) -> Result<(Bytes, bool), BrokenOff> {
+        match self {
+            Self::UntilClose => Ok((Bytes::new(), true)),
+            Self::Length(_) | Self::Chunks(_) => Err(BrokenOff),
+        }
+    }
+}
+
+impl Reading {
+    /// The next content, and whether it is the last. Only the last may be empty.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Bytes, bool), BrokenOff>> {
+        if !self.first.is_empty() {
+            return Poll::Ready(Ok((std::mem::take(&mut self.first), false)));
+        }
+        loop {
+            let polled = if self.takes_much() { self.poll_large(cx) } else { self.poll_small(cx) };
+            let Poll::Ready(read) = polled else {
+                if self.wire.has_upload.get() {
+                    self.wire.remember_reader(cx);
+                }
+                return Poll::Pending;
+            };
+            let (content, is_over) = read?;
+            if is_over || !content.is_empty() {
+                return Poll::Ready(Ok((content, is_over)));
+            }
+        }
+    }
+
+    fn takes_much(&self) -> bool {
+        match self.left {
+            Left::Length(left) => left > COPY_BYTES_MAX as u64,
+            Left::Chunks(_) | Left::UntilClose => self.reads_much,
+        }
+    }
+
+    /// Into the worker's buffer, from where it is copied.
+    fn poll_small(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Bytes, bool), BrokenOff>> {
+        let Self { wire, left, reads_much, .. } = self;
+        let read = ready!(wire.poll_read(cx, |read| {
+            if read.is_empty() {
+                return left.end();
+            }
+            *reads_much = read.len() >= COPY_BYTES_MAX;
+            let found = left.find(read).map_err(|_| BrokenOff)?;
+            wire.is_at_rest.set(found.is_over && !found.has_rest);
+            Ok((Bytes::copy_from_slice(read.get(found.content).unwrap_or_default()), found.is_over))
+        }));
+        Poll::Ready(read.unwrap_or(Err(BrokenOff)))
+    }
+
+    /// Into the buffer of its own, from which it is split off.
+    fn poll_large(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Bytes, bool), BrokenOff>> {
+        let Self { wire, left, buffer, reads_much, .. } = self;
+        let mut limit = wire.read_bytes.get();
+        if let Left::Length(left) = left {
+            // One byte more shows what follows, and that nothing is left to be read.
+            limit = limit.min(usize::try_from(*left).map_or(limit, |left| left.saturating_add(1)));
+        }
+        // It is empty: all that was read was split off.
+        if buffer.capacity() < limit / 2 {
+            buffer.reserve(limit);
+        }
+        match ready!(wire.poll_append(cx, buffer, limit)) {
+            Ok(0) => return Poll::Ready(left.end()),
+            Ok(read) => *reads_much = read >= COPY_BYTES_MAX,
+            Err(_) => return Poll::Ready(Err(BrokenOff)),
+        }
+        let found = left.find(buffer).map_err(|_| BrokenOff)?;
+        wire.is_at_rest.set(found.is_over && !found.has_rest);
+        let mut content = buffer.split().freeze();
+        content.truncate(found.content.end);
+        content.advance(found.content.start);
+        Poll::Ready(Ok((content, found.is_over)))
+    }
+}
+
+impl Body for Http1Content {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        let content = match &mut self.0 {
+            State::Over => return Poll::Ready(None),
+            State::Failed { is_due: true } => return Poll::Ready(Some(Err(BrokenOff))),
+            State::Failed { is_due } => {
+                *is_due = true;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            State::Whole { bytes, .. } => {
+                let bytes = std::mem::take(bytes);
+                self.0 = State::Over;
+                bytes
+            }
+            State::Reading(reading) => {
+                let Ok((content, is_over)) = ready!(reading.poll_next(cx)) else {
+                    self.0 = State::Failed { is_due: false };
+                    return self.poll_frame(cx);
+                };
+                if is_over {
+                    self.0 = State::Over;
+                }
+                content
+            }
+        };
+        Poll::Ready((!content.is_empty()).then(|| Ok(Frame::data(content))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.0, State::Over)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            State::Over => SizeHint::with_exact(0),
+            State::Whole { bytes, is_exact: true } => SizeHint::with_exact(bytes.len() as u64),
+            State::Reading(reading) => match reading.left {
+                Left::Length(left) => SizeHint::with_exact(left.saturating_add(reading.first.len() as u64)),
+                Left::Chunks(_) | Left::UntilClose => SizeHint::default(),
+            },
+            State::Whole { .. } | State::Failed { .. } => SizeHint::default(),
+        }
+    }
+}
+
+/// Reads of at least this size go on without a copy. Below it, a copy costs less than memory of its own.
+const COPY_BYTES_MAX: usize = 8 * 1024;
