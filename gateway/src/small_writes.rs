@@ -1,7 +1,7 @@
 //! Small vectored writes as plain ones.
 //!
 //! hyper hands a message to the socket as head and content, two buffers. `writev` takes both at once, but goes the way
-//! of files: it locks the position, imports the vector, asks whoever watches files. `send` does nothing of that. For a
+//! of files: it locks the position, imports the vector, notifies watchers of files. `send` does nothing of that. For a
 //! message of the size that most have, copying it into one buffer and sending that is cheaper by some 3 % of all
 //! that a request costs; past [`COPY_BYTES_MAX`] the copy would cost more than it saves.
 

@@ -81,7 +81,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Until the route is known, and after it has no say any more.
+    /// The limits that hold before there is a route, and when the route's no longer hold.
     const DEFAULT: Self = Self { idle: Duration::from_mins(1), min_rate: Some(240) };
 }
 

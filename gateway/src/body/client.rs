@@ -56,7 +56,7 @@ impl ClientBody {
         }
     }
 
-    /// The next content. `None`: the body is over, and [`ClientBody::is_end_stream`] is true if the client says so.
+    /// The next content. `None`: the body is over, and [`ClientBody::is_end_stream`] is true if the client has ended it.
     /// Trailers are dropped.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Request bodies in flight, and the clock of both directions.
 //!
 //! [`Upload`] reads the client's body under a size limit, and holds its first bytes until an instance is chosen and for a
-//! retry; [`RequestBody`] carries it to an endpoint, once for each attempt. One place says how each of them ends. Dropping
+//! retry; [`RequestBody`] carries it to an endpoint, once for each attempt. The end of each is recorded in one place. Dropping
 //! any of them at any point is right: an unfinished upstream connection is closed, never pooled. [`Activity`] decides how
 //! long a body of either direction may stand still; content on its way back is
 //! [`ResponseBody`](crate::request::response_body::ResponseBody). Trailers are not forwarded (RFC 9110 §6.5.1 allows it).

@@ -1,6 +1,6 @@
 //! The client's request body: read once, sent as often as attempts need it.
 //!
-//! An upload has one end, and it says which: the client's own, or what went wrong. Otherwise a service would take what
+//! An upload has one end, which is recorded: the client's own, or a failure. Otherwise a service would take what
 //! came so far for the whole request. Only END_STREAM ends an HTTP/2 request (RFC 9113 §8.1), and only as many bytes as
 //! `Content-Length` promises end one that has it.
 
@@ -22,7 +22,7 @@ use crate::{
     policy::concurrency::{ConcurrencyLimit, Overloaded},
 };
 
-/// What the sending side of a request knows of its body; shared with the body while it streams.
+/// The state of a request's body for the sending side; shared with the body while it streams.
 pub struct Upload {
     client: RefCell<Client>,
     pub(crate) activity: Rc<Activity>,

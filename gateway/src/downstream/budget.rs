@@ -2,7 +2,7 @@
 //!
 //! h2 answers or ignores such frames for as long as they come, which costs a core for a client that sends nothing
 //! else. A connection has a budget of them for each second and more for each frame that is progress, and a stock of
-//! resets. Past either it ends. Nothing here reads a clock: the worker's sweep says when a second is over.
+//! resets. Past either it ends. Nothing here reads a clock: the worker's sweep reports the end of a second.
 
 use std::cell::Cell;
 
@@ -143,7 +143,7 @@ const DATA_BYTES_MIN: u32 = 16;
 /// A bound for the counter.
 const CONTROL_SAVED_MAX: i32 = 1 << 24;
 
-/// The stock of resets is back in this time, twenty in each second of 256: a field that asks again with each key pressed
+/// The stock of resets is back in this time, twenty in each second of 256: an input that requests again with each key pressed
 /// takes nearly every request back, a few in a second and all day long.
 const RESETS_BACK_IN_SECONDS: i32 = 12;
 

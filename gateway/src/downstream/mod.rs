@@ -1,4 +1,4 @@
-//! A client's connection, as far as the rooms above know it: where it stands, what its frames have used of their budget, what
+//! A client's connection, as the rooms above see it: its phase, what its frames have used of their budget, what
 //! waits to be written to it. What serves it is [`crate::connection`].
 
 pub(crate) mod budget;

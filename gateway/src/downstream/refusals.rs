@@ -1,7 +1,7 @@
 //! The last refusals that no access log has: a client spoke no HTTP, no TLS, or did not come to the end of its first head.
 //!
 //! Each worker keeps its last [`ROWS_MAX`] distinct ones; an address that is refused again for the same reason is the same row,
-//! so that one client that knocks all the time does not push out the others. `/api/v1/refusals` asks the workers for them. The
+//! so that one client that returns all the time does not displace the others. `/api/v1/refusals` collects them from the workers. The
 //! counters of the metrics have all.
 
 use std::{borrow::Cow, cell::RefCell, collections::VecDeque, net::IpAddr, time::Duration};
@@ -31,7 +31,7 @@ impl Refusal {
         key(self) == key(other) && self.detail == other.detail
     }
 
-    /// Takes over what another worker knows of the same client and reason.
+    /// Adds another worker's record of the same client and reason.
     fn join(&mut self, other: &Self) {
         self.times += other.times;
         self.first = self.first.min(other.first);

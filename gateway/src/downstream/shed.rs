@@ -17,7 +17,7 @@ const OPENING_MIN: Duration = Duration::from_secs(3);
 const HEAD_MIN: Duration = Duration::from_secs(1);
 
 impl ConnectionTable {
-    /// Closes the clients that have been idle for longest: of so many idle ones, `number` says how many. Their places are
+    /// Closes the clients that have been idle for longest: `number` computes how many, from the number of idle ones. Their places are
     /// free a moment later.
     pub(crate) fn shed_idle(&self, now: Instant, number: impl FnOnce(usize) -> usize) -> Shed {
         let open = self.open.borrow();

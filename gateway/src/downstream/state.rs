@@ -185,7 +185,7 @@ impl ConnectionState {
         self.wake();
     }
 
-    /// On HTTP/2, bytes may be frames of any kind: only a request says that one has begun. On HTTP/1, empty lines before
+    /// On HTTP/2, bytes may be frames of any kind: only a request proves that one has begun. On HTTP/1, empty lines before
     /// a request are nothing (RFC 9112 §2.2): the connection stays idle, and its idle time goes on.
     pub(crate) fn bytes_arrived(&self, bytes: &[u8]) {
         let is_nothing = || bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'));
@@ -271,7 +271,7 @@ impl ConnectionState {
         }
     }
 
-    /// Whether the sweep has asked to park the connection, and it still can be: nothing is under way, in or out.
+    /// Whether the sweep has requested to park the connection, and that is still possible: nothing is under way, in or out.
     pub(crate) fn takes_parking(&self) -> bool {
         self.park.take() && self.phase.get() == Phase::Idle && self.blocked_since.get().is_none()
     }
@@ -324,7 +324,7 @@ impl ConnectionState {
         (!self.kill.get()).then_some((self.since.get(), quiet))
     }
 
-    /// Gives its place to another client. A client that does not go when it is asked to is cut when it is asked again.
+    /// Gives its place to another client. A client that does not leave at the first request is cut at the second.
     pub(crate) fn shed(&self) {
         self.is_shed.set(true);
         if self.close.replace(true) || matches!(self.phase.get(), Phase::Opening | Phase::Head) {
@@ -341,7 +341,7 @@ impl ConnectionState {
     }
 }
 
-/// Whether an HTTP/2 client that has been silent is asked for a sign of life (RFC 9113 §6.7).
+/// Whether an HTTP/2 client that has been silent gets a PING (RFC 9113 §6.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ping {
     NotNeeded,

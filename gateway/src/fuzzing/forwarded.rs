@@ -68,7 +68,7 @@ fn read(hop: &[u8]) -> Option<IpAddr> {
             match port.strip_prefix(':') {
                 None if port.is_empty() => inside.parse().ok()?,
                 None => return None,
-                // The library knows scopes of link-local addresses.
+                // The library accepts scopes of link-local addresses.
                 Some(_) => {
                     return text.parse::<std::net::SocketAddrV6>().ok().map(|at| at.ip().to_canonical());
                 }

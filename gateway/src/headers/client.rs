@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::message::names::X_FORWARDED_FOR;
 
-/// Whether the gateway believes what this peer says about earlier hops.
+/// Whether the peer is trusted to describe earlier hops.
 pub fn is_trusted(peer: IpAddr, trusted_proxies: &[IpNet]) -> bool {
     let peer = peer.to_canonical();
     trusted_proxies.iter().any(|net| net.contains(&peer))

@@ -83,7 +83,7 @@ impl MadeValue {
         Ok(Some(Self(parts.into())))
     }
 
-    /// Names of the claims that it asks for.
+    /// Names of the claims that the value contains.
     pub fn claims(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|part| match part {
             Part::Claim(name) => Some(&**name),

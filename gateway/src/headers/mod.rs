@@ -12,7 +12,7 @@
 //!   are not forwarded.
 //! - Names are folded (all but letters and digits to `-`) and those that then equal a name which the gateway or a rule sets
 //!   or removes are dropped: services that build variables from names cannot tell them apart ([`GuardedNames`](crate::message::GuardedNames)).
-//! - What only a proxy can know and services believe (`X-Original-URL`, `Client-Cert`, `True-Client-IP`, …) is dropped unless
+//! - A field that only a proxy can fill and that services trust (`X-Original-URL`, `Client-Cert`, `True-Client-IP`, …) is dropped unless
 //!   the peer is trusted, and before the route is chosen.
 //! - `Expect` is met by the gateway itself and not passed on.
 //! - `Server` of the service is never touched.
@@ -74,7 +74,7 @@ fn append_via(headers: &mut HeaderMap, received: Version) {
     headers.append(header::VIA, hop);
 }
 
-/// Removes what Connection names and every field for which `is_dropped` says so.
+/// Removes what Connection names and every field for which `is_dropped` is true.
 fn remove_fields(headers: &mut HeaderMap, is_dropped: impl Fn(&HeaderName) -> bool) {
     // Allocates only if there is something to remove.
     let mut dropped: Vec<HeaderName> = Vec::new();

@@ -11,7 +11,7 @@ use crate::message::{
     },
 };
 
-/// What the gateway knows about a request and its headers must say.
+/// The facts of a request from which its header section is written.
 #[derive(Debug, Clone, Copy)]
 pub struct ForwardContext<'a> {
     /// Of the header section as it is now.
@@ -37,7 +37,7 @@ pub struct ForwardContext<'a> {
     pub rules: &'a HeaderRules,
 }
 
-/// Turns the client's header section into the service's. What a protocol says besides to delimit content is the matter of
+/// Turns the client's header section into the service's. The fields by which a protocol delimits content are written by
 /// [`crate::upstream::protocol`].
 pub fn apply_request(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
     if context.survey.has_dropped(context.peer_is_trusted) {
@@ -55,8 +55,8 @@ pub fn apply_request(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
     apply_rules(headers, context.rules);
 }
 
-/// Removes what the sender of the request cannot know: the identity that only a token proves, and, unless the peer is trusted, what
-/// proxies report. It runs before anything is decided: a route's conditions and the keys of limits must not believe it either.
+/// Removes what the sender of the request may not claim: the identity that only a credential proves, and, unless the peer is trusted, what
+/// proxies report. It runs before anything is decided: a route's conditions and the keys of limits must not depend on it either.
 pub fn remove_claimed(headers: &mut HeaderMap, names: &GuardedNames, peer_is_trusted: bool) {
     let is_claimed = |name: &&HeaderName| {
         let name = name.as_str();
@@ -104,7 +104,7 @@ fn write_framing(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
                 headers.remove(header::CONTENT_LENGTH);
             }
         }
-        // RFC 9110 §8.6: a method that anticipates content says so when there is none.
+        // RFC 9110 §8.6: a method that anticipates content gets a length of 0 when there is none.
         Framing::None if matches!(*context.method, Method::POST | Method::PUT | Method::PATCH) => {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }

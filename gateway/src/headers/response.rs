@@ -8,14 +8,14 @@ use crate::message::{
     parse_length,
 };
 
-/// How a response's content is delimited, and what that says about the connection it came by.
+/// How a response's content is delimited, and whether its connection can be used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResponseFraming {
     /// Content-Length to pass on. `None`: there is none, or chunks overrule it.
     pub content_length: Option<u64>,
     /// False if the message could be read in two ways, so that the connection may hold bytes of either reading.
     pub reusable: bool,
-    /// The header section says just that length, on one line, in its only form.
+    /// The header section has just that length, on one line, in canonical form.
     is_written: bool,
     /// Some field ends at this hop.
     has_dropped: bool,
@@ -41,7 +41,7 @@ impl ResponseFault {
     }
 }
 
-/// What the gateway knows about a response and its headers must say.
+/// The facts of a response from which its header section is written.
 #[derive(Debug, Clone, Copy)]
 pub struct ResponseContext<'a> {
     pub framing: ResponseFraming,
@@ -64,7 +64,7 @@ pub fn check_response<B>(response: &Response<B>) -> Result<ResponseFraming, Resp
     Ok(reading.framing(response.status()))
 }
 
-/// What the fields of a final response say about its framing, field by field.
+/// The framing of a final response, read field by field.
 #[derive(Default)]
 pub struct FramingReading {
     length: Length,
@@ -96,7 +96,7 @@ impl FramingReading {
         Ok(())
     }
 
-    /// Transfer-Encoding says so. Chunks overrule a length (RFC 9112 §6.3).
+    /// There is a Transfer-Encoding. Chunks overrule a length (RFC 9112 §6.3).
     pub fn is_chunked(&self) -> bool {
         self.is_chunked
     }
@@ -134,7 +134,7 @@ fn without_content(length: &Length, is_chunked: bool, has_dropped: bool) -> Resp
     }
 }
 
-/// Whether a Connection line names a field and does not only say `close` or `keep-alive`.
+/// Whether a Connection line names a field, besides `close` or `keep-alive`.
 fn names_a_field(line: &[u8]) -> bool {
     let mut options = line.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
     !options.all(is_plain_connection_option)
@@ -196,7 +196,7 @@ impl Length {
         Ok(())
     }
 
-    /// There is none, or one line that says it in its only form.
+    /// There is no line, or one in canonical form.
     fn is_canonical(&self) -> bool {
         self.lines == 0 || (self.lines == 1 && self.is_plain)
     }

@@ -38,7 +38,10 @@ use crate::{
 /// Ready values of `RateLimit-Policy` and `RateLimit`.
 pub(crate) type QuotaFields = (HeaderValue, HeaderValue);
 
-/// Who the client is, if the route requires that, and what the response says of its quota. A request that may not pass is an error.
+/// The identity of the client, if the route requires one, and the quota fields of the response.
+///
+/// # Errors
+/// The request may not pass.
 pub(crate) async fn check(
     snapshot: &LocalSnapshot,
     route: &LocalRoute,
@@ -165,7 +168,7 @@ fn failed(exchange: &Exchange, provider: &str, reason: &'static str, claim: Opti
 }
 
 /// The first provider that accepts the credential, of those that its issuer names and then of those that take any; or the
-/// rejection that says most, and whose it is.
+/// most specific rejection, with its provider.
 fn verify<'s>(
     snapshot: &'s LocalSnapshot,
     route: &Route,

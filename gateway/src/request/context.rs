@@ -12,7 +12,7 @@ use crate::{
     worker::WorkerState,
 };
 
-/// A client's connection, as its requests know it.
+/// A client's connection, with what all of its requests share.
 pub struct ConnectionContext {
     pub worker: Rc<WorkerState>,
     pub peer: SocketAddr,

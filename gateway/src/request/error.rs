@@ -1,4 +1,4 @@
-//! Every failure that the gateway answers itself, and ONE table of what the client is told.
+//! Every failure that the gateway answers itself, and one table of the responses.
 //!
 //! Codes are stable: the same word stands in the problem body, the access log, the metric and the dashboard.
 //! Status recommendations follow RFC 9209 §2.3 (Proxy-Status error types); where a gateway's habit differs, the
@@ -67,7 +67,7 @@ pub enum Error {
     ConnectFailed,
     #[error("the service's instance did not accept the connection in time")]
     ConnectTimeout,
-    /// `certificate`: it speaks TLS, and did not prove to be who it should be.
+    /// `certificate`: the endpoint speaks TLS, and its certificate was not accepted.
     #[error("no trusted TLS connection to the service's instance")]
     UpstreamTls { certificate: bool },
     #[error("the service's instance closed the connection before answering")]
@@ -93,7 +93,7 @@ pub enum Error {
     Internal,
 }
 
-/// What a refused client needs to know to slow down.
+/// The values that a limited client needs to slow down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RateLimited {
     /// Ready values of `RateLimit-Policy` and `RateLimit`.
@@ -224,7 +224,7 @@ impl Error {
         }
     }
 
-    /// The word in the access log and the metric: the code, or which limit it was where the client need not know.
+    /// The word in the access log and the metric: the code, or the limit that was met, if the code does not name it.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::ShareUsed { client: false } => "connection_share",
@@ -235,7 +235,7 @@ impl Error {
         }
     }
 
-    /// The local reply: RFC 9457 problem body, `Proxy-Status`, and the fields that the status asks for.
+    /// The local reply: RFC 9457 problem body, `Proxy-Status`, and the fields that the status requires.
     pub fn into_response(self, request_id: &str, route: Option<&str>) -> Response<Bytes> {
         let row = self.row();
         let retry_after = self.retry_after().map(whole_seconds);
@@ -310,7 +310,7 @@ impl Error {
         }
     }
 
-    /// How long the client should wait, where the gateway knows.
+    /// How long the client should wait, if the gateway can compute it.
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited(limited) => Some(limited.retry_after),

@@ -64,7 +64,7 @@ pub struct Exchange {
     bytes_out: u64,
     /// The response was handed over completely.
     complete: bool,
-    /// The request body on its way; `None`: there is none, or it was not asked for.
+    /// The request body while it is received. `None`: the request has none, or it was not read.
     upload: Option<Rc<Upload>>,
     /// The upstream connection that the response comes by, and what goes back with it.
     taken: Option<Taken>,
@@ -76,7 +76,7 @@ pub struct Exchange {
     watch: Option<Watch>,
 }
 
-/// For the operator: the client is not told.
+/// The reason for the log and the metric. It is not sent to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuthFailure {
     /// That of the metric.
@@ -85,7 +85,7 @@ pub struct AuthFailure {
     pub claim: Option<Box<str>>,
 }
 
-/// nginx's number for "the client closed the request": logs and dashboards know it, no client ever sees it.
+/// nginx's number for "the client closed the request": it appears in logs and dashboards, and is never sent.
 pub const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// Words of the access log for what happens after the response head; no status can tell it any more.
@@ -185,7 +185,7 @@ impl Exchange {
         let _ = self.auth_failure.set(failure);
     }
 
-    /// The client has proved who it is.
+    /// Authentication has accepted the client.
     pub(super) fn identified(&mut self, identity: &Rc<Identity>) {
         self.identity = Some(Rc::clone(identity));
     }
@@ -263,7 +263,7 @@ impl Exchange {
         Rc::clone(self.upload.insert(upload))
     }
 
-    /// The request is answered and nothing has read its body. HTTP/1.1's connection knows by itself what to do about it.
+    /// The request is answered and nothing has read its body. On HTTP/1.1, hyper drops or drains it with the connection.
     pub(crate) fn leave(&self, body: Option<ClientBody>) {
         if self.request.version == Version::HTTP_2
             && let (Some(_), Some(activity)) = (&body, &self.activity)
@@ -310,7 +310,7 @@ impl Exchange {
         self.route.as_ref()
     }
 
-    /// The request body on its way; `None`: there is none, or it was not asked for.
+    /// The request body while it is received. `None`: the request has none, or it was not read.
     pub(super) fn upload(&self) -> Option<&Rc<Upload>> {
         self.upload.as_ref()
     }
@@ -338,8 +338,8 @@ impl Exchange {
         self.upload.as_ref().map_or(0, |upload| upload.bytes.get())
     }
 
-    /// Who asks for a slot of a service. A trusted proxy's connection carries many clients, and where it names none, its
-    /// address is not one of a client.
+    /// The connection and the client to which a slot of a service is charged. A trusted proxy's connection carries many
+    /// clients; where the proxy names none, its own address stands for none of them.
     pub fn holder(&self) -> Holder<'_> {
         let is_clients_own = self.request.version == Version::HTTP_2 && !self.request.peer_is_trusted;
         let is_proxy =

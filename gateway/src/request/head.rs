@@ -1,5 +1,5 @@
 //! The two heads that the gateway writes: of the request as the service gets it, and of the response as the client gets
-//! it. The target is the canonical path that was authorised, rewritten where the route says so.
+//! it. The target is the canonical path that was authorised, rewritten if the route has a `rewrite`.
 
 use http::{Response, Uri, Version, header, request::Parts, uri::PathAndQuery};
 
@@ -83,7 +83,7 @@ fn rewrite<'a>(route: &Route, target: &'a PathAndQuery) -> Result<Option<(Uri, O
     rewrite.transpose()
 }
 
-/// Origin-form target (RFC 9112 §3.2.1), rewritten where the route says so, and the prefix that was stripped from it.
+/// Origin-form target (RFC 9112 §3.2.1), rewritten if the route has a `rewrite`, and the prefix that was stripped from it.
 pub(super) fn upstream_target<'a>(
     route: &Route,
     target: &'a PathAndQuery,

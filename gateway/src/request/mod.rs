@@ -106,7 +106,7 @@ pub async fn serve(
         return Ok(response);
     }
     connection.state.response_begins();
-    // HTTP/2 connections are told by GOAWAY instead.
+    // An HTTP/2 connection gets a GOAWAY instead.
     if connection.is_closing() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -124,7 +124,7 @@ enum Answer {
 struct Left<'a> {
     /// The request's body, until something reads it.
     unread: &'a mut Option<ClientBody>,
-    /// What the response says to a browser, whatever it is.
+    /// The CORS fields of the response, a service's or a local one.
     cors: &'a mut Option<cors::Answer>,
     answer: &'a mut AnswerSlot,
 }
@@ -170,7 +170,7 @@ async fn forward(
     let (mut parts, body) = request.into_parts();
     let body = unread.insert(body);
 
-    // Admission: what has two readings is refused before anything is decided on it, and what the sender cannot know goes.
+    // Admission: a message with two readings is refused before anything is decided on it, and claims of the sender are removed.
     let peer_is_trusted = exchange.request.peer_is_trusted;
     let admitted = match admit(connection, snapshot, &parts, exchange)? {
         Entrance::Open(admitted) => admitted,
@@ -194,7 +194,7 @@ async fn forward(
         *cors = Cors::answer(policies.cors.as_deref(), &parts.headers, preflight.as_ref());
     }
 
-    // 6. Request policies, in this order: where from, which page, who is it and may they, how often, how much.
+    // 6. Request policies, in this order: address, CORS preflight, identity and requirement, limits, redirect, upgrade, body size.
     if !policies.clients.is_empty() {
         check_address(&policies.clients, &snapshot.shared.table.listen.trusted_proxies, &parts, exchange)?;
     }
@@ -265,7 +265,7 @@ fn check_address(
     let claimed = headers::claimed(&parts.headers, trusted_proxies);
     let addresses = std::iter::once(Some(exchange.request.client)).chain(claimed);
     clients::check(rules, addresses).map_err(|denied| {
-        // The client is not told which of its addresses it was.
+        // The response does not name the address.
         exchange.denied(denied);
         Error::ClientDenied
     })

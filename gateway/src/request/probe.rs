@@ -50,7 +50,7 @@ pub(super) fn admit_ejected(
     }
 }
 
-/// Endpoints whose connects had failed and that no request has asked for since their pause was over: a service without
+/// Endpoints whose connects had failed and that no request has been sent to since their pause was over: a service without
 /// traffic would show them as ejected for ever, and its next request would find one endpoint less.
 pub(crate) fn unasked(worker: &Rc<WorkerState>) {
     let (snapshot, now) = (worker.snapshot(), worker.clock.now());

@@ -2,8 +2,8 @@
 //!
 //! A route that has `allow_in_path` takes such a path, and a service may read it as another one. The path passes only if each
 //! of these readings is one that its sender could have had with a plain path: by this route, or by another one of the same
-//! service that asks for no more. Where no route has the plain path, the reading must stay beneath the literal beginning of
-//! the route's own path, and must not be what another route of the service makes of a plain path and asks more for.
+//! service that requires no more. Where no route has the plain path, the reading must stay beneath the literal beginning of
+//! the route's own path, and must not be what another route of the service makes of a plain path and that requires more.
 //! The readings are those of the path that the service gets, after `rewrite`.
 
 use http::{HeaderMap, Method};
@@ -26,7 +26,7 @@ pub(super) fn check(
     (method, headers): (&Method, &HeaderMap),
     (admitted, odd): (&Admitted, Odd),
 ) -> Result<(), Error> {
-    // Nothing reaches a service; what the client asks for next is a request of its own.
+    // Nothing reaches a service; the next request of the client is checked by itself.
     if route.policies.redirect.is_some() {
         return Ok(());
     }
@@ -63,7 +63,7 @@ enum Taken<'a> {
 }
 
 impl Plain<'_> {
-    /// Whether a plain path brings `reading` to the service, for no more than this route asks for.
+    /// Whether a plain path brings `reading` to the service, without more than this route requires.
     fn gives(&self, reading: &str) -> bool {
         let written = written_for(self.route.policies.rewrite.as_deref(), self.prefix, reading);
         let is_beneath = match written.as_deref().map(|path| (path, self.lookup(path))) {
@@ -79,7 +79,7 @@ impl Plain<'_> {
         is_beneath && self.is_nowhere_dearer(reading)
     }
 
-    /// No route of the service asks for more than this one to bring `reading` to it.
+    /// Whether no route of the service that brings `reading` to it requires more than this one.
     fn is_nowhere_dearer(&self, reading: &str) -> bool {
         let allows = |path: &str| match self.lookup(path) {
             Taken::Here | Taken::Nowhere => true,

@@ -104,7 +104,7 @@ pub(super) fn redirection(status: StatusCode, location: HeaderValue) -> Response
     response
 }
 
-/// `OPTIONS *` asks about the gateway itself (RFC 9110 §9.3.7).
+/// The response to `OPTIONS *`, which is about the gateway itself (RFC 9110 §9.3.7).
 pub(super) fn options_reply() -> Response<Bytes> {
     let mut response = no_content();
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(admission::ALLOW));

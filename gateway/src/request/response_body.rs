@@ -153,7 +153,7 @@ impl Body for ResponseBody {
         Poll::Ready(match result {
             Some(Ok(data)) => {
                 let chunk = this.hand_over(data);
-                // hyper does not poll past the last byte of a body whose length it knows.
+                // hyper does not poll past the last byte of a body that has a length.
                 if this.is_end_stream() {
                     this.complete();
                 }

@@ -32,7 +32,7 @@ impl<'a> Plan<'a> {
     /// The service, or the subset of it whose turn it is. Attempts of one request stay there as long as they can.
     pub(super) fn cluster(&self, exchange: &Exchange) -> Option<&'a Rc<LocalCluster>> {
         let rng = &mut *exchange.worker().rng.borrow_mut();
-        // If no subset can take it, the first one says why.
+        // If no subset can take the request, the error is that of the first one.
         let part = self.part(exchange.request.started, rng, |_| true);
         part.or_else(|| self.snapshot.clusters.get(self.route.cluster?))
     }

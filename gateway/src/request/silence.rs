@@ -1,4 +1,4 @@
-//! The wait for an answer that does not come, once it is longer than [`LOOK`]: what it says about the endpoint, and whether it
+//! The wait for a response, once it is longer than [`LOOK`]: what it proves about the endpoint, and whether it
 //! goes on.
 //!
 //! A request that waits far longer than the service's requests usually do is a witness against its endpoint, as long as that
@@ -32,7 +32,7 @@ pub(super) struct Silence<'a> {
 }
 
 impl Silence<'_> {
-    /// `sending`'s output; `None`: the wait is over, or is not worth going on with. `wait` is the attempt's own end, `asked` since
+    /// `sending`'s output; `None`: the wait is over, or is not worth going on with. `wait` is the attempt's own end, `asked`: since
     /// when the endpoint has had the request.
     pub(super) async fn bound<F: Future<Output = Result<T, E>>, T, E>(
         &self,

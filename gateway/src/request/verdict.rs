@@ -2,7 +2,7 @@
 //!
 //! Both learn only what the endpoint did: a connect that it did not accept, its answer, its reset, its silence while the
 //! gateway waited for it. What the client or this machine caused (a broken upload, no socket left) teaches nothing. A
-//! client that gives up says something only if the endpoint had the whole request for [`PATIENCE`] and answered no
+//! client that gives up is evidence only if the endpoint had the whole request for [`PATIENCE`] and answered no
 //! request at all in that time.
 
 use std::{
@@ -340,18 +340,18 @@ fn sign(deed: Deed) -> Sign {
     }
 }
 
-/// How long an endpoint must have been silent towards everybody before a client that gives up says something about it.
+/// How long an endpoint must have answered no request before a client that gives up is evidence against it.
 /// Shorter, and a client could blame it for being impatient.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Nearly all requests of this worker to the service wait for less; `None`: there were too few to know.
+/// Nearly all requests of this worker to the service wait for less; `None`: there were too few of them.
 pub(super) fn usual(cluster: &LocalCluster) -> Option<Duration> {
     let metrics = cluster.metrics.borrow();
     let known = metrics.duration.total() >= KNOWN_MIN;
     metrics.duration.quantile(USUAL).filter(|_| known)
 }
 
-/// Requests that this worker has sent to the service before it knows what is usual.
+/// Requests that this worker has sent to the service before their usual wait is taken for known.
 const KNOWN_MIN: u64 = 20;
 /// The share of requests that are usual. A service with more slow ones than this is slow.
 const USUAL: f64 = 0.95;

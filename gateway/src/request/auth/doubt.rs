@@ -1,7 +1,7 @@
 //! A credential that no known key verifies and that could be valid: its issuer may have a newer key.
 //!
-//! "Cannot know yet" is not "refused". The request asks for a fetch of the keys and waits, at most [`WAIT_MAX`] and never longer
-//! than the route gives its service, until a fetch is over that began after it had asked. Only what those keys do not verify either
+//! A key that is not known yet is not a refusal. The request triggers a fetch of the keys and waits, at most [`WAIT_MAX`] and never longer
+//! than the route gives its service, until a fetch is over that began after its own trigger. Only what those keys do not verify either
 //! gets 401. Where the issuer does not answer, or too many requests wait already ([`Doubts`]), the request gets 503 with
 //! `Retry-After`. A credential that a worker remembers, or that a known key verifies, never comes here.
 //!

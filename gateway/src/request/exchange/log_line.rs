@@ -52,7 +52,7 @@ impl Exchange {
         log.write(&entry, ended);
     }
 
-    /// The gateway has refused the request. The operator is asked about one of four hundred, so these lines have a budget of their own.
+    /// The gateway has refused the request with a 4xx status. Operators look for these lines, so they have a sampling budget of their own.
     fn is_refusal(&self) -> bool {
         (400..500).contains(&self.status_code()) && ![flags::NONE, flags::CLIENT_GONE].contains(&self.flag)
     }

@@ -211,7 +211,7 @@ struct Doubts {
     about_the_connection: bool,
     /// A size of more than 16 digits, a control character in an extension, or a bare LF in a trailer.
     about_chunks: bool,
-    /// hyper's client is not asked for informational responses after one of HTTP/1.0.
+    /// hyper's client does not report informational responses after one of HTTP/1.0.
     has_old_informational: bool,
 }
 

@@ -56,7 +56,7 @@ impl Http1 {
         Self { wire, reads: Reads::new(large_reads), is_reusable: true, upload: None }
     }
 
-    /// The endpoint has closed it, or sent what no request has asked for.
+    /// The endpoint has closed the connection, or sent bytes without a request.
     pub(super) fn is_closed(&self) -> bool {
         !self.wire.is_silent()
     }

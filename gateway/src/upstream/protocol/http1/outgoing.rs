@@ -34,7 +34,7 @@ pub(super) struct Outgoing<B> {
     back: &'static [u8],
 }
 
-/// The request's body has failed, or it has not the length that its head says. The request can never be completed.
+/// The request's body has failed, or its length is not the one in its head. The request can never be completed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BodyFailed;
 

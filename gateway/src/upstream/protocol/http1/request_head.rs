@@ -9,7 +9,7 @@ use http_body::Body;
 pub(super) enum Delimiting {
     /// There is no content.
     Nothing,
-    /// So many bytes, as Content-Length says.
+    /// As many bytes as Content-Length states.
     Length(u64),
     Chunked,
 }

@@ -20,7 +20,7 @@ use crate::headers::{FramingReading, ResponseFault, ResponseFraming};
 /// What the head of a response depends on besides its bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Expected {
-    /// HEAD: the response has no content, whatever its fields say.
+    /// HEAD: the response has no content, whatever its fields contain.
     pub(super) is_head: bool,
 }
 
@@ -199,7 +199,7 @@ fn keep_reason(response: &mut Response<()>, reason: Option<&str>) {
     }
 }
 
-/// What Connection says about the connection itself (RFC 9112 §9.3): `close` in any of its lines wins.
+/// The effect of Connection on the connection itself (RFC 9112 §9.3): `close` in any of its lines wins.
 #[derive(Default)]
 struct Persistence {
     closes: bool,
@@ -212,7 +212,7 @@ impl Persistence {
             line.split(|&byte| byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(option))
         };
         self.closes |= says(b"close");
-        // Only HTTP/1.0 needs to be asked to go on, and by nothing that is doubtful.
+        // Only HTTP/1.0 needs `keep-alive` to go on, and only where the framing is not doubtful.
         self.keeps_alive |= line.is_ascii() && says(b"keep-alive");
     }
 

@@ -68,7 +68,7 @@ impl<'a, B: RequestContent> Sending<'a, B> {
 
     /// The first write. Until some of it has left, the request is whole, and it is in `unsent`.
     fn poll_begin(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        // A service that has closed the connection, or speaks without being asked, gets no request.
+        // A service that has closed the connection, or has sent bytes without a request, gets no request.
         if let Poll::Ready(read) = self.wire.poll_read(cx, |_| ()) {
             return Poll::Ready(Err(read.err().map_or(SendError::Ended, |error| send_error(&error))));
         }
