@@ -1,6 +1,6 @@
 //! HTTP/1.1 with an endpoint: one request at a time, in the future of the request.
 //!
-//! There is no task and no channel: whoever waits for a response reads it. The one exception is an answer that comes before
+//! There is no task and no channel: the task that waits for a response reads it. The one exception is an answer that comes before
 //! its request was sent as a whole: then a task sends the rest, because a client that sends all of its request before it
 //! reads, and a service that answers early and long, would otherwise wait for each other.
 //!
