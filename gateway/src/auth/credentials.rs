@@ -4,7 +4,7 @@
 //! request), because gateway and upstream might accept different ones. The same credential in two places is harmless, since
 //! browsers always send cookies; so is an empty place.
 //!
-//! A place has every name that some service reads as its own. Names of parameters and cookies are compared decoded, trimmed
+//! A place is found under every spelling of its name that some service accepts. Names of parameters and cookies are compared decoded, trimmed
 //! and in any case, with the characters that PHP replaces (`.` and a blank are `_`) or cuts off (`[…]`); they begin after
 //! `;` as well as `&`, after a comma or a blank. The word `Bearer` may precede any white space. A credential under such a
 //! spelling counts as a further one.

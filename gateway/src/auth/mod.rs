@@ -1,6 +1,6 @@
 //! Authentication: providers check credentials, and every kind of credential becomes an [`Identity`].
 //!
-//! The list at the end of this file is all that the rest of the gateway uses of the kinds of providers. A kind is one file
+//! The list in `authenticators!` in this file is all that the rest of the gateway uses of the kinds of providers. A kind is one file
 //! or folder and one line of the list: the fields that it reads from `auth.<name>`, the format of its keys, and one verb,
 //! [`CredentialKind::check`]. All kinds share the places of credentials in a request ([`credentials`]), the claims that
 //! become header fields ([`claims`]), the memory of a worker ([`cache`]), the wait of a request for newer keys ([`desk`]),

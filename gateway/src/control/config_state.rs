@@ -20,6 +20,8 @@ pub struct ConfigState {
     pub refused: Option<Refused>,
     /// Keys of the configuration in use whose new values wait for the next start.
     pub waiting: Vec<&'static str>,
+    /// Files of the configuration in use whose new content cannot be used, while a new configuration is refused: one sentence each.
+    pub(super) unusable: Vec<String>,
     /// Warnings of the configuration in use.
     pub(super) warnings: Vec<Warned>,
 }
@@ -73,7 +75,7 @@ impl Refused {
 }
 
 /// The message of a finding, with the words beside the marked text.
-fn words(found: &Diagnostic) -> String {
+pub(super) fn words(found: &Diagnostic) -> String {
     match &*found.label {
         "" => found.message.clone(),
         label => format!("{}: {label}", found.message),
@@ -94,6 +96,11 @@ impl ConfigState {
         if let Some(refused) = &self.refused {
             family.add(&[("place", &refused.place), ("code", refused.code)], 1.0);
         }
+        out.gauge(
+            "millgate_config_files_unusable",
+            "Files of the configuration in use whose new content cannot be used, while a new configuration is refused",
+        )
+        .add(&[], u32::try_from(self.unusable.len()).map_or(f64::MAX, f64::from));
         let mut family = out.gauge(
             "millgate_config_waiting_for_restart",
             "1 for each key whose new value takes effect at the next restart",
@@ -116,6 +123,7 @@ impl ConfigState {
             "accepted": time(self.succeeded),
             "waiting_for_restart": self.waiting,
             "refused": refused,
+            "unusable_files": self.unusable,
             "warnings": warnings,
         })
     }

@@ -6,7 +6,7 @@
 
 use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
-use super::{Controller, key_files};
+use super::{Controller, config_state::words, key_files};
 use crate::{
     compile,
     syntax::diagnostics::{Diagnostic, Report},
@@ -23,20 +23,23 @@ struct Found {
 }
 
 impl Controller {
-    /// `report`: of the refused configuration. A problem that is in it is not logged again.
+    /// `report`: of the refused configuration. A problem that is in it is not logged again, nor one that was there at the last
+    /// refusal.
     pub(super) fn read_files_in_use(&mut self, report: &Report) {
         let mut found = Found::default();
         self.read_keys(&mut found);
         self.read_certificate(&mut found);
         self.read_tls_of_services(&mut found);
-        let is_said = |problem: &Diagnostic| {
-            let mut said = report.diagnostics.iter();
-            said.any(|one| one.message == problem.message && one.label == problem.label)
-        };
-        for Diagnostic { message, label, .. } in found.problems.iter().filter(|problem| !is_said(problem)) {
-            tracing::error!(reason = label, "{message}; what was read before stays in use");
+        let reported: Vec<_> = report.diagnostics.iter().map(words).collect();
+        for problem in self.status.record_unusable(found.problems.iter().map(words).collect()) {
+            if !reported.contains(&problem) {
+                tracing::error!("{problem}; the content that was read before stays in use");
+            }
         }
         if found.is_any_new {
+            let text =
+                "files of the configuration in use were read again, though a new configuration was refused";
+            self.status.note("files_read_again", text.to_owned());
             self.status.certificates.read_except(&self.settings, &found.unusable);
             self.look_at_certificates();
             self.publish();

@@ -149,6 +149,19 @@ impl Status {
         }
         let mut config = lock(&self.config);
         (config.succeeded, config.refused, config.waiting) = (clock::unix_now(), None, waiting);
+        config.unusable.clear();
+    }
+
+    /// Files of the configuration in use that cannot be used as they are now, one sentence each. Returns those that are new.
+    pub(super) fn record_unusable(&self, unusable: Vec<String>) -> Vec<String> {
+        let mut config = lock(&self.config);
+        let new: Vec<_> = unusable.iter().filter(|text| !config.unusable.contains(text)).cloned().collect();
+        config.unusable = unusable;
+        drop(config);
+        for text in &new {
+            self.note("file_unusable", text.clone());
+        }
+        new
     }
 
     pub fn record_refused(&self, report: &Report) {

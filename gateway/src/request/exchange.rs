@@ -68,7 +68,7 @@ pub struct Exchange {
     upload: Option<Rc<Upload>>,
     /// The upstream connection that the response comes by, and what goes back with it.
     taken: Option<Taken>,
-    /// What moves; `None`: nothing that takes its time yet.
+    /// The progress of both bodies. `None`: no body has taken longer than one poll so far.
     activity: Option<Rc<Activity>>,
     /// How long it may stand still.
     limits: Option<Limits>,
@@ -79,9 +79,9 @@ pub struct Exchange {
 /// The reason for the log and the metric. It is not sent to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuthFailure {
-    /// That of the metric.
+    /// The value of the label `reason` in `millgate_auth_failures_total`.
     pub reason: &'static str,
-    /// What it is about: the name of a claim, or `scope` or `role` where those are required.
+    /// The part of the credential that failed: the name of a claim, or `scope` or `role` where those are required.
     pub claim: Option<Box<str>>,
 }
 
@@ -236,7 +236,7 @@ impl Exchange {
         self.activity.as_ref()
     }
 
-    /// What moves; from now on the worker looks at it.
+    /// The progress of both bodies. From now on the worker's sweep watches it.
     pub(crate) fn activity(&mut self) -> Rc<Activity> {
         if let Some(activity) = &self.activity {
             return Rc::clone(activity);

@@ -69,7 +69,7 @@ pub async fn serve(
     activity: Option<Rc<Activity>>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let version = request.version();
-    // 4. One snapshot for the whole request.
+    // One snapshot for the whole request.
     let snapshot = connection.worker.snapshot();
     let mut exchange = begin(&connection, &snapshot, &request, activity);
     // For a response without a route.
@@ -120,7 +120,7 @@ enum Answer {
     Local(Response<Bytes>),
 }
 
-/// What is left of a request when [`forward`] has ended, however it has.
+/// The parts of a request that outlive [`forward`], also when it ends with an error or a panic.
 struct Left<'a> {
     /// The request's body, until something reads it.
     unread: &'a mut Option<ClientBody>,
@@ -159,7 +159,7 @@ fn begin(
     exchange
 }
 
-/// Steps 5 to 12.
+/// Steps 4 to 12.
 async fn forward(
     connection: &ConnectionContext,
     snapshot: &LocalSnapshot,
@@ -170,7 +170,7 @@ async fn forward(
     let (mut parts, body) = request.into_parts();
     let body = unread.insert(body);
 
-    // Admission: a message with two readings is refused before anything is decided on it, and claims of the sender are removed.
+    // 4. Admission: a message with two readings is refused before anything is decided on it, and claims of the sender are removed.
     let peer_is_trusted = exchange.request.peer_is_trusted;
     let admitted = match admit(connection, snapshot, &parts, exchange)? {
         Entrance::Open(admitted) => admitted,

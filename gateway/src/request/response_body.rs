@@ -64,8 +64,8 @@ impl ResponseBody {
         }
     }
 
-    /// What `data` is to the connection: bytes that are counted as they go out. A response that is over with them, on
-    /// HTTP/1.1, holds nothing while they wait there; its connection has a timeout of its own.
+    /// The data as a chunk for the connection, which counts its bytes when they are written. The last chunk of an HTTP/1.1 response
+    /// holds nothing of the exchange while it waits to be written; the connection's own timeout bounds that wait.
     fn hand_over(&mut self, data: Bytes) -> Chunk {
         if let Some(exchange) = &mut self.exchange {
             let delivered = exchange.handed_over(data.len() as u64);

@@ -54,7 +54,7 @@ impl<'a> Plan<'a> {
 pub(super) struct Search<'a> {
     plan: &'a Plan<'a>,
     upload: Option<&'a Rc<Upload>>,
-    /// What the request will have had with the attempt that is looked for.
+    /// The retries that the request will have used with the next attempt.
     pub(super) spent: Spent,
     /// Where it is now.
     cluster: &'a Rc<LocalCluster>,
@@ -144,7 +144,8 @@ impl<'a> Search<'a> {
     }
 }
 
-/// An endpoint that has not been tried, its breaker's permit, and the probe if it is one. `heeds`: ejections count.
+/// An endpoint that the request has not tried, with its breaker's permit, and the right to probe if the endpoint was ejected and is due.
+/// `heeds`: ejected endpoints are left out.
 fn pick<'a>(
     search: &Search<'a>,
     heeds: bool,

@@ -236,7 +236,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// The side that is waited for has caused it.
+    /// The failure of an attempt whose time is over, by the side that was waited for: the client with its body, or the endpoint.
     fn late(&self) -> Failed {
         let (error, phase) = match self.upload.and_then(|upload| upload.activity.ended()) {
             Some(Cause::ClientSilent(silence)) => (Error::RequestSilent(silence), Phase::Final),
@@ -248,7 +248,7 @@ impl<'a> Attempt<'a> {
         Failed { error, phase }
     }
 
-    /// What the endpoint did; `None`: what happened was caused elsewhere.
+    /// The endpoint's behaviour, for its breaker and outlier detection. `None`: the client or this machine caused the result.
     fn deed(&self, result: &Result<Sent, Failed>) -> Option<Deed> {
         let failed = match result {
             Ok(sent) => return Some(Deed::Answered(sent.status)),

@@ -48,7 +48,7 @@ pub(super) struct Verdict {
     permit: Option<BreakerPermit>,
 }
 
-/// What is needed to blame an endpoint also after its response has begun.
+/// The endpoint of an attempt, and the facts by which a failure that comes after the response head is counted against it.
 pub(super) struct Witness {
     pub(super) cluster: Rc<LocalCluster>,
     pub(super) index: usize,

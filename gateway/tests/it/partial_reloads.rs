@@ -13,7 +13,7 @@ use tokio_rustls::TlsConnector;
 use crate::support::{
     authority::{Authority, Certified},
     backend::{Backend, closed_port},
-    client::{get, json, send, status},
+    client::{get, json, send, status, text},
     eventually,
     gateway::TestGateway,
 };
@@ -148,12 +148,24 @@ async fn a_certificate_that_is_renewed_is_presented_also_while_another_part_of_t
     eventually("the new certificate is presented", || is_believed(&after, address)).await;
     // A pair that cannot be used changes nothing, in a configuration that is wrong elsewhere and in one that is not.
     replace_pair(gateway.dir.path(), &before.certify("shop.example"), &pair);
-    for text in [format!("{good}oops: 1\n"), good] {
-        gateway.rewrite(&text);
+    for config in [format!("{good}oops: 1\n"), format!("{good}oops: 2\n"), good.clone()] {
+        gateway.rewrite(&config);
         gateway.reload().await.unwrap_err();
         assert!(is_believed(&after, address).await, "what was read before stays");
+        // The first error of the configuration is another one, and the fault of the file is beside it, once.
+        let events = json(&send(gateway.admin(), get("/api/v1/events")).await);
+        let of_kind =
+            |kind| events["events"].as_array().unwrap().iter().filter(|one| one["kind"] == kind).count();
+        assert_eq!((of_kind("file_unusable"), of_kind("files_read_again")), (1, 1), "{config}: {events}");
+        assert_eq!(shown(&gateway).await["unusable_files"].as_array().unwrap().len(), 1);
+        let metrics = send(gateway.admin(), get("/metrics")).await;
+        assert!(text(&metrics).contains("\nmillgate_config_files_unusable 1\n"));
     }
     assert_eq!(shown(&gateway).await["refused"]["code"], "E062");
+    let pair = after.certify("shop.example");
+    replace_pair(gateway.dir.path(), &pair, &pair);
+    gateway.reload().await.unwrap();
+    assert_eq!(shown(&gateway).await["unusable_files"].as_array().unwrap().len(), 0);
 }
 
 /// What a reload cannot begin to use it refuses: without this, it was accepted, and the registry was not asked any more.
