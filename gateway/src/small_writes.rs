@@ -60,7 +60,8 @@ impl<I: Read + Unpin> Read for SmallWrites<I> {
     }
 }
 
-/// All buffers in one. What does not fit is left for the next write, as with any write that takes only a part.
+/// Joins the buffers. The rest that does not fit is left for the next write, as after any write that takes only a
+/// part.
 fn joined<'a>(bufs: &[IoSlice<'_>], space: &'a mut [u8]) -> &'a [u8] {
     let mut filled = 0;
     for buf in bufs {
@@ -71,7 +72,7 @@ fn joined<'a>(bufs: &[IoSlice<'_>], space: &'a mut [u8]) -> &'a [u8] {
     space.get(..filled).unwrap_or_default()
 }
 
-/// A head and a content of the usual size.
+/// Size in bytes of a head and a content as most messages have them.
 const COPY_BYTES_MAX: usize = 1024;
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! What the worker ends because it stands still, or because its client is too slow ([`Activity`] has what moves).
+//! The exchanges that the worker ends because they stand still, or because their client is too slow ([`Activity`] counts
+//! what moves).
 
 use std::{
     cell::RefCell,
@@ -11,7 +12,7 @@ use slab::Slab;
 use super::activity::{Activity, Awaited, Cause, wake};
 use crate::policy::concurrency::UploadPlace;
 
-/// The exchanges of one worker that have a body on its way.
+/// The exchanges of one worker in which a body is being received or sent.
 #[derive(Debug, Default)]
 pub struct Activities(RefCell<Slab<Entry>>);
 
@@ -22,19 +23,20 @@ struct Entry {
     sent: u64,
     taken: u64,
     looked: Instant,
-    /// Since when nothing has moved although something is waited for.
+    /// The time since which no byte has moved although one side is waited for.
     still_since: Instant,
-    /// How much longer the client may be waited for: it earns time by what it moves.
+    /// The time for which the client may still be waited for: it earns time by the bytes that it moves.
     patience: Duration,
 }
 
-/// Keeps an exchange in the table.
+/// Keeps an exchange in the table until it is dropped.
 pub(crate) struct Watch {
     table: Rc<Activities>,
     key: usize,
 }
 
 impl Activities {
+    /// Adds an exchange to the table. It is removed when the result is dropped.
     pub(crate) fn watch(self: &Rc<Self>, activity: &Rc<Activity>, now: Instant) -> Watch {
         let entry = Entry {
             activity: Rc::clone(activity),
@@ -48,14 +50,15 @@ impl Activities {
         Watch { table: Rc::clone(self), key: self.0.borrow_mut().insert(entry) }
     }
 
-    /// Lets each stream look at what has changed.
+    /// Wakes the tasks of all streams, so that each sees what has changed.
     pub(crate) fn wake_all(&self) {
         for (_, entry) in self.0.borrow().iter() {
             wake(&entry.activity.response_waker);
         }
     }
 
-    /// Ends what stands still. Returns how many responses were not taken by their client.
+    /// Ends the exchanges that stand still or are too slow. Returns the number of responses that their clients did not
+    /// take.
     pub(crate) fn look(&self, now: Instant) -> u64 {
         let mut stalled = 0;
         for (_, entry) in self.0.borrow_mut().iter_mut() {
@@ -90,7 +93,7 @@ impl Entry {
         let rate = limits.min_rate?.saturating_mul(if is_short { SHORT_FACTOR } else { 1 });
         let (bytes, cause) = match cause {
             Cause::ClientStalled => (taken, cause),
-            // A service that has answered may talk with its client at any pace.
+            // A service that has begun its response may receive the rest of the request at any pace.
             Cause::ClientSilent(_) if activity.response.get() == Awaited::Not => {
                 (sent, Cause::ClientSlow(rate))
             }
@@ -118,11 +121,11 @@ impl Drop for Watch {
     }
 }
 
-/// A client that is waited for may move nothing for this long, or for `timeout.idle` where that is more; then its rate
-/// counts.
+/// The longest time in which a client that is waited for may move no byte (or `timeout.idle`, if that is longer). After
+/// it, the client's rate counts.
 const RATE_GRACE: Duration = Duration::from_secs(10);
-/// While places for uploads are short, a client must be this much faster, and may move nothing for [`RATE_GRACE`] at most:
-/// 3.8 KB/s with the default, half of what a phone at the edge of its network sends.
+/// The factor on `timeout.min_rate` while places for uploads are short; a client may then move no byte for [`RATE_GRACE`]
+/// at most. With the default this is 3.8 KB/s, half of what a phone at the edge of its network sends.
 const SHORT_FACTOR: u64 = 16;
 
 #[cfg(test)]
@@ -135,7 +138,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Lets `step` happen every tenth of a second; how long it took until the exchange was ended, and why.
+    /// Runs `step` every tenth of a second. Returns the time until the exchange was ended, and the cause.
     fn run(limits: Limits, seconds: u32, mut step: impl FnMut(&Activity, u32)) -> Option<(Duration, Cause)> {
         let (table, activity) = (Rc::new(Activities::default()), Activity::new(None));
         activity.limit(limits);

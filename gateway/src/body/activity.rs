@@ -1,14 +1,14 @@
-//! One clock for each exchange: what moves in either direction counts for both.
+//! The activity of an exchange: bytes that move in either direction count for both.
 //!
-//! Four sides can be waited for: the client that sends, the client that takes, the service that takes, the service that
-//! sends. Bytes that move anywhere are counted here as they pass; no clock is read and no timer is set. The worker looks
-//! at all exchanges ten times a second ([`Activities::look`](super::Activities::look)) and ends those in which nothing has moved for
-//! `timeout.idle`, or in which the client, while it is waited for, moves less than `timeout.min_rate`. It also ends what
-//! hyper does not poll, as it does with a response whose client takes nothing: bytes that were handed to hyper are not
-//! bytes that the client has taken, so each buffer of a response counts as it goes out ([`Chunk`]).
+//! An exchange can wait for one of four sides: the client that sends, the client that takes, the service that takes, the service
+//! that sends. Bytes that move anywhere are counted here as they pass; the clock is not read and no timer is set. The worker looks
+//! at all exchanges ten times a second ([`Activities::look`](super::Activities::look)) and ends those in which no byte has moved
+//! for `timeout.idle`, or in which the client, while it is waited for, moves less than `timeout.min_rate`. It also ends exchanges
+//! that hyper does not poll, such as a response whose client takes nothing: bytes that were handed to hyper are not bytes that the
+//! client has taken, so each buffer of a response counts when it goes out ([`Chunk`]).
 //!
-//! An exchange whose body is there at once is never in the table. The memory is one entry for each exchange with a body
-//! on its way.
+//! An exchange whose body is there at once is never in the table. The memory is one entry for each exchange with a body that is
+//! being received or sent.
 
 use std::{
     cell::{Cell, RefCell},
@@ -24,7 +24,7 @@ use http::Response;
 use super::ClientBody;
 use crate::{downstream::ConnectionState, policy::concurrency::UploadPlace};
 
-/// What moves in one exchange, and what is waited for.
+/// The bytes that move in one exchange, and the side that is waited for.
 #[derive(Debug)]
 pub struct Activity {
     pub(super) limits: Cell<Limits>,
@@ -32,51 +32,56 @@ pub struct Activity {
     pub(super) moved: Cell<u64>,
     /// Bytes that the client has sent.
     pub(super) sent: Cell<u64>,
-    /// Bytes that were handed over for the client, and those of them that went out.
+    /// Bytes that were handed over for the client.
     handed: Cell<u64>,
+    /// Bytes of those that went out to the client.
     pub(super) taken: Cell<u64>,
     upload: Cell<Awaited>,
     pub(super) response: Cell<Awaited>,
     ended: Cell<Option<Cause>>,
-    /// Of the task that reads the request's body, and of the task that sends the response.
+    /// The task that reads the request's body.
     upload_waker: RefCell<Option<Waker>>,
+    /// The task that sends the response.
     pub(super) response_waker: RefCell<Option<Waker>>,
     rest: RefCell<Rest>,
-    /// HTTP/2: informational responses that the stream's task has not sent yet.
+    /// Informational responses that the stream's task has not sent yet; HTTP/2 only.
     informational: RefCell<VecDeque<Response<()>>>,
-    /// The client is waited for with a slot of a service.
+    /// The place for uploads that the request has while it waits for its client with a slot of a service.
     pub(super) place: RefCell<Option<UploadPlace>>,
-    /// HTTP/1.1: ending a response that is not taken ends its connection. HTTP/2 has a task for each stream.
+    /// The connection, on HTTP/1.1 only: if the client does not take a response, the connection ends. HTTP/2 has a task for each
+    /// stream.
     connection: Option<Rc<ConnectionState>>,
 }
 
-/// Where one direction stands.
+/// The side that one direction of an exchange waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Awaited {
-    /// It has not begun, or it is over.
+    /// The direction has not begun, or it is over.
     Not,
     ForClient,
     ForService,
 }
 
-/// HTTP/2: what is left of a request's body, which can outlive its exchange.
+/// The unread rest of a request's body, which can outlive its exchange; HTTP/2 only.
 #[derive(Debug, Default)]
 enum Rest {
     #[default]
     Nothing,
-    /// Not known: an [`Upload`](super::Upload) is there, which the connection to a service may hold for longer than the exchange.
+    /// The rest is not known yet: an [`Upload`](super::Upload) has it, and the connection to a service may keep that for longer
+    /// than the exchange lives.
     Uploading,
-    /// Boxed: it is rare.
+    /// The body that nothing will read. Boxed, since it is rare.
     Left(Box<ClientBody>),
-    /// The stream's task is over, so nothing will read it.
+    /// The stream's task is over, and no rest is kept any more.
     Closed,
 }
 
 /// How long an exchange may stand still, and how slow its client may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
+    /// The longest time without a byte in either direction.
     pub(crate) idle: Duration,
-    /// Bytes per second.
+    /// The lowest rate of the client in bytes per second. `None`: any rate is allowed.
     pub(crate) min_rate: Option<u64>,
 }
 
@@ -85,21 +90,21 @@ impl Limits {
     const DEFAULT: Self = Self { idle: Duration::from_mins(1), min_rate: Some(240) };
 }
 
-/// Why an exchange was ended.
+/// The cause for which the worker ended an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
     /// The client sent nothing of its request for this long.
     ClientSilent(Duration),
-    /// The client sent its request slower than so many bytes per second.
+    /// The client sent its request more slowly than this many bytes per second.
     ClientSlow(u64),
     /// The client took nothing of its response, or took it too slowly.
     ClientStalled,
-    /// The service neither took what was left of the request, nor sent what was left of its response.
+    /// The service neither took the rest of the request, nor sent the rest of its response.
     ServiceSilent,
 }
 
 impl Activity {
-    /// `connection`: of HTTP/1.1.
+    /// The activity of a new exchange. `connection` is that of HTTP/1.1; `None` on HTTP/2.
     pub(crate) fn new(connection: Option<Rc<ConnectionState>>) -> Rc<Self> {
         Rc::new(Self {
             limits: Cell::new(Limits::DEFAULT),
@@ -119,38 +124,40 @@ impl Activity {
         })
     }
 
+    /// Sets the limits of the exchange.
     pub(crate) fn limit(&self, limits: Limits) {
         self.limits.set(limits);
     }
 
+    /// The cause for which the exchange was ended. `None`: it was not.
     pub(crate) fn ended(&self) -> Option<Cause> {
         self.ended.get()
     }
 
-    /// The client takes nothing of its response: nothing that waits for it should go on.
+    /// Whether the exchange was ended because the client takes nothing of its response, so that no task should wait for it.
     pub(crate) fn is_stalled(&self) -> bool {
         self.ended.get() == Some(Cause::ClientStalled)
     }
 
-    /// Until the request is there as a whole.
+    /// Keeps a place for uploads until the whole request has been received.
     pub(super) fn hold(&self, place: Option<UploadPlace>) {
         *self.place.borrow_mut() = place;
     }
 
-    /// The client is waited for, with a part of its request.
+    /// The client is waited for, which has sent a part of its request.
     pub(super) fn waits_for_request(&self, cx: &Context<'_>) {
         self.upload.set(Awaited::ForClient);
         remember(&self.upload_waker, cx);
     }
 
-    /// Bytes of the request came; now the service has to take them.
+    /// Bytes of the request came. The service has to take them now.
     pub(super) fn request_came(&self, bytes: usize) {
         self.upload.set(Awaited::ForService);
         self.sent.set(self.sent.get() + bytes as u64);
         self.moved(bytes);
     }
 
-    /// What came of the request is held, and nothing waits for more.
+    /// The bytes of the request that came are held, and no more are waited for.
     pub(super) fn request_rests(&self) {
         self.upload.set(Awaited::Not);
     }
@@ -161,18 +168,20 @@ impl Activity {
         self.moved(bytes);
     }
 
-    /// The request is there as a whole, or nothing more of it is wanted.
+    /// The whole request has been received, or no more of it is needed.
     pub(super) fn request_is_over(&self) {
         self.upload.set(Awaited::Not);
         drop(self.place.take());
         wake(&self.response_waker);
     }
 
+    /// An upload has the request's body.
     pub(super) fn upload_began(&self) {
         *self.rest.borrow_mut() = Rest::Uploading;
     }
 
-    /// Nothing will read this: the stream's task drops what still comes. `None`: all of it was read.
+    /// Leaves a rest that nothing will read to the stream's task, which drops the bytes that still come. `None`: the whole body was
+    /// read.
     pub(crate) fn leave(&self, rest: Option<ClientBody>) {
         let is_closed = matches!(*self.rest.borrow(), Rest::Closed);
         if !is_closed {
@@ -181,13 +190,13 @@ impl Activity {
         self.request_is_over();
     }
 
-    /// The stream's task is over: drops the rest of the request, and keeps none that comes later. Buffers of a response own
-    /// this activity, and h2 drops them under its lock, which the drop of a request's body takes as well.
+    /// The stream's task is over: drops the rest of the request, and keeps none that comes later. Buffers of a response own this
+    /// activity, and h2 drops them under its lock, which the drop of a request's body takes as well.
     pub(crate) fn close(&self) {
         drop(self.rest.replace(Rest::Closed));
     }
 
-    /// What nothing will read, once that is known.
+    /// The rest of the body that nothing will read, as soon as it is known. `None`: there is no rest.
     pub(crate) fn poll_rest(&self) -> Poll<Option<Box<ClientBody>>> {
         match self.rest.take() {
             Rest::Uploading => {
@@ -199,7 +208,7 @@ impl Activity {
         }
     }
 
-    /// Sends an informational response. `false`: too many wait already.
+    /// Passes an informational response to the stream's task. Returns false if too many wait already.
     pub(crate) fn inform(&self, response: Response<()>) -> bool {
         let mut waiting = self.informational.borrow_mut();
         let has_room = waiting.len() < INFORMATIONAL_MAX;
@@ -210,33 +219,35 @@ impl Activity {
         has_room
     }
 
+    /// The next informational response that waits.
     pub(crate) fn take_informational(&self) -> Option<Response<()>> {
         self.informational.borrow_mut().pop_front()
     }
 
-    /// The task that sends the response waits; what for is not known to this clock.
+    /// The task that sends the response waits for something that is not counted here.
     pub(crate) fn remember_task(&self, cx: &Context<'_>) {
         remember(&self.response_waker, cx);
     }
 
-    /// The service is waited for, with a part of its response.
+    /// The service is waited for, which has sent a part of its response.
     pub(crate) fn waits_for_response(&self, cx: &Context<'_>) {
         self.response.set(Awaited::ForService);
         remember(&self.response_waker, cx);
     }
 
-    /// Bytes of the response came and were handed over.
+    /// Bytes of the response came and were handed over to the client's connection.
     pub(crate) fn response_came(&self, bytes: usize) {
         self.response.set(Awaited::ForClient);
         self.handed.set(self.handed.get() + bytes as u64);
         self.moved(bytes);
     }
 
-    /// Nothing more of the response will come.
+    /// The response will have no more bytes.
     pub(crate) fn response_is_over(&self) {
         self.response.set(Awaited::Not);
     }
 
+    /// Bytes of the response go out to the client.
     pub(super) fn response_goes(&self, bytes: usize) {
         self.taken.set(self.taken.get() + bytes as u64);
         self.moved(bytes);
@@ -246,7 +257,7 @@ impl Activity {
         self.moved.set(self.moved.get() + bytes as u64);
     }
 
-    /// Why the exchange would end, if nothing moves.
+    /// The cause for which the exchange would end if no byte moves. `None`: no side is waited for.
     pub(super) fn waits_for(&self, limits: Limits) -> Option<Cause> {
         if self.handed.get() > self.taken.get() {
             return Some(Cause::ClientStalled);
@@ -258,6 +269,7 @@ impl Activity {
         }
     }
 
+    /// Ends the exchange, and wakes the tasks that wait in it.
     pub(crate) fn end(&self, cause: Cause) {
         self.ended.set(Some(cause));
         if let (Cause::ClientStalled, Some(connection)) = (cause, &self.connection) {
@@ -281,7 +293,7 @@ pub(super) fn wake(place: &RefCell<Option<Waker>>) {
     }
 }
 
-/// Bytes of a response; they count as taken when the connection writes them.
+/// Bytes of a response. They count as taken when the connection writes them.
 #[derive(Debug, Default)]
 pub struct Chunk {
     bytes: Bytes,
@@ -289,6 +301,7 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    /// `activity` counts the bytes when they are written.
     pub(crate) fn new(bytes: Bytes, activity: Option<Rc<Activity>>) -> Self {
         Self { bytes, activity }
     }
@@ -311,5 +324,5 @@ impl Buf for Chunk {
     }
 }
 
-/// Informational responses that wait for a stream's task: what a service sends in one turn of the event loop.
+/// The largest number of informational responses that wait for a stream's task: what a service sends in one turn of the event loop.
 const INFORMATIONAL_MAX: usize = 16;

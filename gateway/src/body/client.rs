@@ -1,4 +1,4 @@
-//! What a client sends as the body of its request, by the protocol that it came over.
+//! The body of a request as the client sends it, by protocol.
 
 use std::{
     error::Error as _,
@@ -16,20 +16,20 @@ use hyper::body::Incoming;
 use super::BodyError;
 use crate::admission::parse_length;
 
-/// A request's body on its way from the client.
+/// The body of a request while the client sends it.
 #[derive(Debug)]
 pub enum ClientBody {
     Http1(Incoming),
     Http2(StreamBody),
 }
 
-/// The body that an HTTP/2 stream carries.
+/// The body of a request on an HTTP/2 stream.
 #[derive(Debug)]
 pub struct StreamBody {
     stream: RecvStream,
-    /// As `Content-Length` declares it; h2 refuses a body of another length.
+    /// Length in bytes as `Content-Length` declares it; h2 refuses a body of another length.
     length: Option<u64>,
-    /// All content came; a trailer section may follow.
+    /// Whether all content has come; a trailer section may follow.
     is_content_over: bool,
 }
 
@@ -40,7 +40,7 @@ impl ClientBody {
         Self::Http2(StreamBody { stream, length, is_content_over: false })
     }
 
-    /// Nothing more will come, and that is the client's own end.
+    /// Whether the client has ended the body.
     pub(crate) fn is_end_stream(&self) -> bool {
         match self {
             Self::Http1(body) => body.is_end_stream(),
@@ -48,7 +48,7 @@ impl ClientBody {
         }
     }
 
-    /// Length of the whole body; `None`: the client has not declared it.
+    /// Length of the whole body in bytes. `None`: the client has not declared it.
     pub(crate) fn length(&self) -> Option<u64> {
         match self {
             Self::Http1(body) => body.size_hint().exact(),
@@ -83,7 +83,7 @@ impl StreamBody {
         if !self.is_content_over {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
-                    // Fails only for more bytes than came.
+                    // This fails only for more bytes than came.
                     let _ = self.stream.flow_control().release_capacity(data.len());
                     return Poll::Ready(Some(Ok(data)));
                 }
@@ -95,14 +95,15 @@ impl StreamBody {
     }
 }
 
-/// RFC 9110 §8.6: several equal lengths are one. Admission refuses a header section that has no single length.
+/// The declared length. RFC 9110 §8.6: several equal lengths are one. Admission refuses a header section without a
+/// single length.
 fn declared_length(headers: &HeaderMap) -> Option<u64> {
     let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
     let first = lines.next()?.as_bytes().split(|&byte| byte == b',').next()?;
     parse_length(first.trim_ascii())
 }
 
-/// A connection that ended is a client that left; everything else is a body that is not valid.
+/// If the connection ended, the client has left; every other error means that the body is not valid.
 fn http1_cause(error: &hyper::Error) -> BodyError {
     let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
     let is_gone = source.is_some_and(|error| {
@@ -114,8 +115,8 @@ fn http1_cause(error: &hyper::Error) -> BodyError {
     if is_gone || error.is_incomplete_message() { BodyError::Gone } else { BodyError::Broken }
 }
 
-/// A stream that was reset, whatever the code, or whose connection ended: `NO_ERROR` is not the end of a body either
-/// (RFC 9113 §8.1 lets only a server use it so).
+/// If the stream was reset, with any code, or its connection ended, the client has left. `NO_ERROR` is not the end
+/// of a body either (RFC 9113 §8.1 allows only a server to use it so).
 fn http2_cause(error: &h2::Error) -> BodyError {
     if error.is_remote() || error.is_io() { BodyError::Gone } else { BodyError::Broken }
 }

@@ -1,4 +1,4 @@
-//! How many bytes of request bodies a worker, and each connection, holds at a time.
+//! The bytes of request bodies that a worker, and each connection, holds, and their limits.
 
 use std::{cell::Cell, rc::Rc};
 
@@ -9,16 +9,16 @@ pub(super) struct Share {
     mine: Cell<u64>,
 }
 
-/// Which limit was reached.
+/// The name of the limit that was reached.
 pub(super) type Full = &'static str;
 
 impl Share {
-    /// `counts`: the bytes that the worker holds, and those of the connection.
+    /// `counts` are the bytes that the worker holds, and those that the connection holds.
     pub(super) fn of(counts: [Rc<Cell<u64>>; 2]) -> Self {
         Self { counts, mine: Cell::new(0) }
     }
 
-    /// Whether a request may hold another piece.
+    /// Whether the request may hold another piece; the error is the limit that was reached.
     pub(super) fn has_room(&self) -> Result<(), Full> {
         let [worker, connection] = &self.counts;
         if worker.get() >= WORKER_BYTES_MAX {
@@ -30,6 +30,7 @@ impl Share {
         }
     }
 
+    /// Sets the number of bytes that the request holds.
     pub(super) fn set(&self, bytes: u64) {
         let before = self.mine.replace(bytes);
         for count in &self.counts {
@@ -44,7 +45,9 @@ impl Drop for Share {
     }
 }
 
-/// A thousand requests that each hold 64 KiB, or four thousand that wait with nothing but their heads.
+/// Limit of a worker in bytes: a thousand requests that each hold 64 KiB, or four thousand that wait with
+/// nothing but their heads.
 const WORKER_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Sixteen of them: one HTTP/2 connection must not hold what all others need.
+/// Limit of a connection in bytes: sixteen such requests, so that one HTTP/2 connection cannot hold what all
+/// others need.
 const CONNECTION_BYTES_MAX: u64 = 1024 * 1024;

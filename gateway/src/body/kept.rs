@@ -1,8 +1,8 @@
-//! The bytes of a request's body that the gateway holds: until they are sent, and for a retry as long as they are all
-//! there.
+//! The bytes of a request's body that the gateway holds: until they are sent, and for a retry as long as all of them
+//! are there.
 //!
-//! Small pieces are copied into one buffer, large ones are kept as they came: a piece pins the buffer that it was read
-//! into, 8 KiB and more, however few bytes of it are the piece.
+//! Small pieces are copied into one buffer, large ones are kept as they came. A piece pins the buffer into which it
+//! was read, of 8 KiB and more, even if the piece is only a few bytes of it.
 
 use std::collections::VecDeque;
 
@@ -12,36 +12,39 @@ use bytes::{Bytes, BytesMut};
 #[derive(Debug)]
 pub(super) struct Kept {
     pieces: VecDeque<Bytes>,
-    /// Behind the pieces: small ones that came last.
+    /// Small pieces that came last, behind `pieces`.
     tail: BytesMut,
-    /// Place of the first byte that is still here.
+    /// Place in the body of the first byte that is still held.
     start: u64,
     end: u64,
-    /// With more than this the first bytes are let go.
+    /// If the body is longer than this, its first bytes are dropped when they are sent.
     max: u64,
-    /// All bytes from the first one are here.
+    /// Whether all bytes from the first one on are held.
     is_whole: bool,
 }
 
 impl Kept {
+    /// `max` is the length in bytes up to which the whole body is held for a retry.
     pub(super) fn new(max: u64) -> Self {
         Self { pieces: VecDeque::new(), tail: BytesMut::new(), start: 0, end: 0, max, is_whole: max > 0 }
     }
 
+    /// Whether all bytes from the first one on are held.
     pub(super) fn is_whole(&self) -> bool {
         self.is_whole
     }
 
+    /// Place in the body behind the last byte that was read.
     pub(super) fn end(&self) -> u64 {
         self.end
     }
 
-    /// Bytes that are here.
+    /// Number of bytes that are held.
     pub(super) fn len(&self) -> u64 {
         self.end - self.start
     }
 
-    /// Takes bytes that nothing has been sent of.
+    /// Holds bytes of which none has been sent.
     pub(super) fn hold(&mut self, data: &Bytes) {
         self.end += data.len() as u64;
         if self.end > self.max {
@@ -59,7 +62,7 @@ impl Kept {
         }
     }
 
-    /// Notes bytes that are sent as they come: held for a retry if it can still have all of them.
+    /// Notes bytes that are sent as they come. They are held for a retry if all bytes can still be held.
     pub(super) fn pass(&mut self, data: &Bytes) {
         let end = self.end + data.len() as u64;
         if self.is_whole && end <= self.max {
@@ -71,12 +74,12 @@ impl Kept {
         }
     }
 
-    /// No retry will come: what is sent goes.
+    /// No retry will follow: bytes that are sent need not be held.
     pub(super) fn release(&mut self) {
         self.is_whole = false;
     }
 
-    /// The bytes from `at` on, or some of them; `None`: they have not been read yet.
+    /// The bytes from `at` on, or some of them. `None`: they have not been read yet.
     pub(super) fn from(&mut self, at: u64) -> Option<Bytes> {
         if at >= self.end {
             return None;
@@ -97,11 +100,11 @@ impl Kept {
         None
     }
 
-    /// Lets go of pieces that end at or before `at`.
+    /// Drops pieces that end at or before `at`.
     pub(super) fn forget_before(&mut self, at: u64) {
         if self.end <= at {
             self.start = self.end;
-            // The list's own memory, too.
+            // The memory of the list is freed, too.
             (self.pieces, self.tail) = (VecDeque::new(), BytesMut::new());
             return;
         }
@@ -120,7 +123,8 @@ impl Kept {
     }
 }
 
-/// Half of hyper's smallest read buffer: what is kept pins at most twice its size.
+/// Pieces below this size in bytes are copied. It is half of hyper's smallest read buffer, so held bytes pin at most
+/// twice their size.
 const COPIED_BELOW_BYTES: usize = 4096;
 
 #[cfg(test)]

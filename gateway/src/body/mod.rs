@@ -1,4 +1,4 @@
-//! Request bodies in flight, and the clock of both directions.
+//! The bodies of requests while they are received and sent, and the activity of both directions.
 //!
 //! [`Upload`] reads the client's body under a size limit, and holds its first bytes until an instance is chosen and for a
 //! retry; [`RequestBody`] carries it to an endpoint, once for each attempt. The end of each is recorded in one place. Dropping
@@ -29,7 +29,7 @@ pub(crate) use self::{
     upload::Surroundings,
 };
 
-/// Why a body ended early.
+/// The reason for which a body ended early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
     #[error("body is larger than the route accepts")]

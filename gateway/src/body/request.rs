@@ -1,4 +1,4 @@
-//! The request's body on its way to one endpoint.
+//! The request's body as it is sent to one endpoint.
 
 use std::{
     pin::Pin,
@@ -11,11 +11,11 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::{BodyError, Upload};
 
-/// The client's body for one attempt. Most requests have none; then this is one word.
+/// The client's body for one attempt. Most requests have no body; then this is one word.
 #[derive(Default)]
 pub struct RequestBody(Option<Box<Cursor>>);
 
-/// A place in an [`Upload`].
+/// A position in an [`Upload`].
 struct Cursor {
     upload: Rc<Upload>,
     generation: u32,
@@ -40,6 +40,7 @@ impl RequestBody {
         }
     }
 
+    /// Whether the request has no body.
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
     }
@@ -54,7 +55,7 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(cursor) = &mut self.0 else { return Poll::Ready(None) };
-        // An end here would complete a request that was given up.
+        // An end of the stream here would complete a request that was given up.
         if cursor.generation != cursor.upload.generation() {
             return Poll::Ready(Some(Err(BodyError::Replaced)));
         }

@@ -1,4 +1,4 @@
-//! What attempts get of one upload: the client is an HTTP/1.1 connection in memory.
+//! The bytes that attempts get from one upload. The client is an HTTP/1.1 connection in memory.
 
 use std::{cell::RefCell, path::Path, rc::Rc};
 
@@ -26,7 +26,7 @@ async fn client(framing: &str) -> (DuplexStream, Incoming) {
     let sender = RefCell::new(Some(sender));
     let service = service_fn(move |request: http::Request<Incoming>| {
         let _ = sender.borrow_mut().take().unwrap().send(request.into_body());
-        // hyper reads on for as long as the request is being served.
+        // hyper keeps reading for as long as the request is being served.
         std::future::pending::<Result<Response<Empty<Bytes>>, std::io::Error>>()
     });
     tokio::task::spawn_local(http1::Builder::new().serve_connection(TokioIo::new(ours), service));
@@ -75,7 +75,7 @@ fn another_attempt_begins_at_the_first_byte_and_the_one_before_gets_nothing_more
         client.write_all(b"3\r\none\r\n").await.unwrap();
         assert_eq!(next(&mut first).await, Some(Ok(bytes("one"))));
         let mut second = upload.replay().unwrap();
-        // It waits for the client, as a connection does that is about to be closed.
+        // The first attempt waits for the client, as a connection does that is about to be closed.
         client.write_all(b"3\r\ntwo\r\n").await.unwrap();
         assert_eq!(next(&mut first).await, Some(Err(BodyError::Replaced)));
         assert_eq!(next(&mut second).await, Some(Ok(bytes("one"))));

@@ -29,47 +29,49 @@ pub struct Upload {
     clock: Rc<Clock>,
     metrics: Rc<Metrics>,
     share: Share,
-    /// As the client declared it.
+    /// Length in bytes as the client declared it.
     length: Option<u64>,
     /// Longest body that the route accepts.
     max: u64,
     version: Version,
-    /// Of the [`RequestBody`] that may read. An older one belongs to an attempt that was given up.
+    /// Number of the [`RequestBody`] that may read. An older one belongs to an attempt that was given up.
     generation: Cell<u32>,
     /// Bytes that came from the client.
     pub bytes: Cell<u64>,
-    /// When the whole body had come from the client.
+    /// The time at which the whole body had come from the client.
     pub received: Cell<Option<Instant>>,
-    /// The whole body was handed to the upstream connection of the newest attempt.
+    /// Whether the whole body was handed to the upstream connection of the newest attempt.
     pub complete: Cell<bool>,
+    /// The reason for which the upload failed.
     pub failure: Cell<Option<BodyError>>,
 }
 
 #[derive(Debug)]
 struct Client {
-    /// `None`: it ended.
+    /// `None`: the body has ended.
     body: Option<ClientBody>,
     kept: Kept,
 }
 
-/// What bounds an upload.
+/// The limits of an upload.
 #[derive(Debug, Clone, Copy)]
 pub struct UploadLimits {
-    /// Longest body that the route accepts.
+    /// Longest body in bytes that the route accepts. `None`: any length is accepted.
     pub bytes_max: Option<u64>,
-    /// First bytes that are held for a retry.
+    /// Length in bytes up to which the body is held for a retry.
     pub keep_max: u64,
 }
 
-/// What an upload needs of its worker and its connection.
+/// The parts of the worker and the connection that an upload uses.
 pub(crate) struct Surroundings {
     pub(crate) clock: Rc<Clock>,
     pub(crate) metrics: Rc<Metrics>,
-    /// Bytes of request bodies that are held: by the worker, and by the connection.
+    /// Bytes of request bodies that are held by the worker, and by the connection.
     pub(crate) held: [Rc<Cell<u64>>; 2],
 }
 
 impl Upload {
+    /// Begins an upload of `body`.
     pub(crate) fn new(
         body: ClientBody,
         version: Version,
@@ -98,8 +100,8 @@ impl Upload {
         })
     }
 
-    /// The body again, from its first byte, for another attempt. From now on the body of the attempt before gets nothing
-    /// more. `None`: not all that was read is still here, or the upload has failed.
+    /// The body again, from its first byte, for another attempt. From now on the body of the attempt before gets no more
+    /// bytes. `None`: some of the bytes that were read are no longer held, or the upload has failed.
     pub fn replay(self: &Rc<Self>) -> Option<RequestBody> {
         if self.failure.get().is_some() || !self.client.borrow().kept.is_whole() {
             return None;
@@ -110,12 +112,12 @@ impl Upload {
         Some(RequestBody::of(Rc::clone(self)))
     }
 
-    /// Whether [`Upload::replay`] would give a body.
+    /// Whether [`Upload::replay`] would return a body.
     pub fn can_replay(&self) -> bool {
         self.failure.get().is_none() && self.client.borrow().kept.is_whole()
     }
 
-    /// No retry will follow: bytes that were held for one are let go.
+    /// No retry will follow: drops the bytes that were held for one.
     pub fn release(&self) {
         let mut client = self.client.borrow_mut();
         client.kept.release();
@@ -125,8 +127,8 @@ impl Upload {
         self.share.set(client.kept.len());
     }
 
-    /// Reads the body's first bytes, up to its end or [`GATHERED_BYTES`], and holds them for the attempts to come. With too
-    /// much held already it goes on without them.
+    /// Reads the body's first bytes, up to its end or [`GATHERED_BYTES`], and holds them for the attempts. If too many
+    /// bytes are held already, the request goes on without them.
     ///
     /// # Errors
     /// The body ended early.
@@ -158,10 +160,10 @@ impl Upload {
         Poll::Ready(Ok(()))
     }
 
-    /// A slot is taken. If the client is still waited for, the request has one that is for such.
+    /// Takes a place for uploads, after a slot, if the client is still waited for.
     ///
     /// # Errors
-    /// All of these are taken.
+    /// All places for uploads are taken.
     pub fn take_place(&self, limit: &ConcurrencyLimit) -> Result<(), Overloaded> {
         if self.received.get().is_none() {
             self.activity.hold(limit.check_upload()?);
@@ -173,18 +175,18 @@ impl Upload {
         self.generation.get()
     }
 
-    /// All that will come was read, and `at` is behind it.
+    /// Whether the whole body was read, and `at` is behind it.
     pub(super) fn is_over(&self, at: u64) -> bool {
         self.received.get().is_some() && at >= self.bytes.get()
     }
 
-    /// What is left behind `at`.
+    /// The size of the rest behind `at`.
     pub(super) fn size_hint(&self, at: u64) -> SizeHint {
         let length = if self.received.get().is_some() { Some(self.bytes.get()) } else { self.length };
         length.map_or_else(SizeHint::default, |length| SizeHint::with_exact(length.saturating_sub(at)))
     }
 
-    /// The next bytes behind `at`, for the newest attempt. `None`: the end.
+    /// The next bytes behind `at`, for the newest attempt. `None`: the body ends there.
     pub(super) fn poll_from(&self, at: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         let mut client = self.client.borrow_mut();
         if let Some(failure) = self.failure.get() {
@@ -219,7 +221,7 @@ impl Upload {
         self.share.set(client.kept.len());
     }
 
-    /// The next bytes that the client sends. `None`: its own end.
+    /// The next bytes that the client sends. `None`: the client has ended the body.
     fn poll_client(
         &self,
         client: &mut Client,
@@ -246,7 +248,7 @@ impl Upload {
             Poll::Ready(None) => Err(BodyError::Gone),
         };
         if !matches!(result, Ok(Some(_))) || body.is_end_stream() {
-            // What is left after a failure on HTTP/2 is the stream's.
+            // After a failure on HTTP/2, the stream's task gets the rest.
             if result.is_ok() || self.version != Version::HTTP_2 {
                 client.body = None;
             }
@@ -258,8 +260,8 @@ impl Upload {
         Poll::Ready(result.map_err(|error| self.fail(error)).transpose())
     }
 
-    /// Whether the end that the library reports is the client's. HTTP/1.1's chunks have their own end, which the library
-    /// does not report before it has come.
+    /// Whether the end that the library reports is the client's. Chunks of HTTP/1.1 have an end of their own, which the
+    /// library does not report before it has come.
     fn is_true_end(&self, body: &ClientBody) -> bool {
         let has_own_end = self.version != Version::HTTP_2 && self.length.is_none();
         has_own_end || body.is_end_stream()
@@ -281,9 +283,9 @@ impl Drop for Upload {
     }
 }
 
-/// What a request costs that waits for its client, its bytes apart: its head, and the state of its stream. It takes no slot
-/// meanwhile, so nothing else bounds how many there are.
+/// What a request that waits for its client costs in bytes besides its body: its head, and the state of its stream. It
+/// takes no slot meanwhile, so only these bytes bound the number of such requests.
 const WAITING_BYTES: u64 = 16 * 1024;
 
-/// What is read of a body before an endpoint is chosen: all of most requests.
+/// The bytes of a body that are read before an endpoint is chosen. Most bodies are not longer.
 const GATHERED_BYTES: u64 = 64 * 1024;

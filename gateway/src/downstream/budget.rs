@@ -1,4 +1,4 @@
-//! How much an HTTP/2 client may ask for that is no progress: control frames, and requests that it takes back.
+//! The budget of an HTTP/2 client for frames that are not progress: control frames, and requests that it resets.
 //!
 //! h2 answers or ignores such frames for as long as they come, which costs a core for a client that sends nothing
 //! else. A connection has a budget of them for each second and more for each frame that is progress, and a stock of
@@ -12,24 +12,25 @@ use super::{
 };
 use crate::listen::Http2Settings;
 
-/// Of one connection.
+/// The budget of one connection.
 #[derive(Debug)]
 pub(crate) struct FrameBudget {
-    /// Control frames of a second, and half resets.
+    /// Control frames that are allowed in a second.
     control_max: Cell<i32>,
+    /// Half resets that are in the stock.
     resets_max: Cell<i32>,
-    /// Of one header block.
+    /// Fields that one header block may have.
     fields_max: Cell<u32>,
-    /// Of this second: what control frames have used beyond what progress has earned.
+    /// Control frames of this second, minus those that progress has earned.
     control: Cell<i32>,
-    /// Half resets that were used of the stock.
+    /// Half resets of the stock that have been used.
     resets: Cell<i32>,
-    /// Fields of header blocks with more than that; a second gives `fields_max` of them back.
+    /// Fields of header blocks with too many of them; each second gives `fields_max` of them back.
     oversized: Cell<u32>,
 }
 
 impl FrameBudget {
-    /// With no limit before [`FrameBudget::limit`].
+    /// A budget without limits. [`FrameBudget::limit`] sets them.
     pub(crate) fn new() -> Self {
         Self {
             control_max: Cell::new(i32::MAX),
@@ -41,7 +42,7 @@ impl FrameBudget {
         }
     }
 
-    /// The connection is HTTP/2. What came with its preface counts.
+    /// Sets the limits of an HTTP/2 connection. Frames that came with its preface count.
     pub(crate) fn limit(&self, settings: Http2Settings, fields_max: usize) {
         let number = |max: Option<u32>| max.and_then(|max| i32::try_from(max).ok()).unwrap_or(i32::MAX);
         self.control_max.set(number(settings.frames_per_second));
@@ -49,7 +50,7 @@ impl FrameBudget {
         self.fields_max.set(u32::try_from(fields_max).unwrap_or(u32::MAX));
     }
 
-    /// A frame of the client; the reason to end the connection, if it was one too many.
+    /// Counts a frame of the client. Returns the reason to end the connection if the budget is used up.
     pub(crate) fn arrived(&self, head: &FrameHead) -> Option<Ended> {
         match head.kind {
             kind::HEADERS => {
@@ -65,7 +66,7 @@ impl FrameBudget {
                 }
             }
             _ => {
-                // A long one is more work.
+                // A long frame is more work.
                 let weight = 1 + i32::try_from(head.bytes / CONTROL_BYTES).unwrap_or(i32::MAX / 2);
                 let used = self.control.get().saturating_add(weight);
                 self.control.set(used);
@@ -77,7 +78,7 @@ impl FrameBudget {
         None
     }
 
-    /// A header block of so many fields came, as above. It is not decoded yet.
+    /// Counts a header block with this number of fields, which is not decoded yet. Returns as [`FrameBudget::arrived`].
     pub(crate) fn block_arrived(&self, fields: u32) -> Option<Ended> {
         if fields <= self.fields_max.get() {
             return None;
@@ -85,18 +86,19 @@ impl FrameBudget {
         let before = self.oversized.get();
         let used = before.saturating_add(fields);
         self.oversized.set(used);
-        // Alone it gets its 431, however large it is.
+        // A single block gets its 431, however large it is.
         (before > 0 && used > self.oversized_max()).then_some(HEADER_FLOOD)
     }
 
-    /// A frame of ours. What the client gets it may acknowledge: WINDOW_UPDATE for content, for the stream and the
-    /// connection, and PING to measure the way.
+    /// Counts a frame of the gateway. The client may acknowledge what it gets: by WINDOW_UPDATE for content, for the
+    /// stream and the connection, and by PING to measure the bandwidth.
     pub(crate) fn sent(&self, head: &FrameHead) {
         if head.kind == kind::DATA && head.bytes >= DATA_BYTES_MIN {
             self.earn(CONTROL_PER_DATA_SENT);
         }
     }
 
+    /// Begins another second: control frames start anew, and resets and fields come back in part.
     pub(crate) fn second_passed(&self) {
         self.control.set(0);
         let back = self.resets_max.get() / RESETS_BACK_IN_SECONDS;
@@ -108,39 +110,45 @@ impl FrameBudget {
         self.fields_max.get().saturating_mul(OVERSIZED_BLOCKS)
     }
 
-    /// What is earned and not used is gone with the second.
+    /// Adds control frames for a frame that is progress. Frames that are earned and not used are lost at the end of the
+    /// second.
     fn earn(&self, frames: i32) {
         self.control.set(self.control.get().saturating_sub(frames).max(-CONTROL_SAVED_MAX));
     }
 }
 
-/// Reasons for the metric and the log.
+/// The client sent too many control frames. This and the two below are reasons in the metric and the log.
 pub(crate) const CONTROL_FLOOD: Ended = "control_flood";
+/// The client reset too many requests.
 pub(crate) const RESET_FLOOD: Ended = "reset_flood";
+/// The client sent too many header blocks with too many fields.
 pub(crate) const HEADER_FLOOD: Ended = "header_flood";
 
-/// Header sections that are refused for the number of their fields may have so many times the fields of one that is not. A
-/// section just past the limit gets its 431 ten times: a page whose cookies are too many loads after a new connection. A
-/// section can have 2,900 fields, which cost h2 200 KiB and a quarter of a millisecond, and as many sections as
-/// `listen.max_streams` are decoded before the first is refused: the second of those ends its connection undecoded.
+/// Header sections that are refused for the number of their fields may together have this many times the fields of one
+/// that is allowed. A section just past the limit gets its 431 ten times, so that a page with too many cookies loads after
+/// a new connection. A section can have 2,900 fields, which cost h2 200 KiB and a quarter of a millisecond, and as many
+/// sections as `listen.max_streams` are decoded before the first is refused. So the second one of that size ends its
+/// connection undecoded.
 const OVERSIZED_BLOCKS: u32 = 10;
 
 /// A frame of this many bytes counts twice: a SETTINGS frame of 16 KiB has 2,730 settings.
 const CONTROL_BYTES: u32 = 256;
 
-/// More for each HEADERS: PRIORITY, WINDOW_UPDATE for the response, a frame that means nothing (RFC 8701).
+/// Control frames that each HEADERS frame earns: PRIORITY, WINDOW_UPDATE for the response, a frame of a reserved type (RFC
+/// 8701).
 const CONTROL_PER_REQUEST: i32 = 10;
 
-/// More for each DATA frame from the client, and to it. The most eager clients answer each of ours with WINDOW_UPDATE for
-/// stream and connection, and a PING that measures the bandwidth. (Envoy allows 10.)
+/// Control frames that each DATA frame from the client earns.
 const CONTROL_PER_DATA: i32 = 1;
+/// Control frames that each DATA frame to the client earns. The most eager clients answer each of them with WINDOW_UPDATE
+/// for stream and connection, and with a PING that measures the bandwidth. (Envoy allows 10.)
 const CONTROL_PER_DATA_SENT: i32 = 4;
 
-/// A response that goes out in smaller pieces does so because its client opens the window byte by byte: that is no
-/// progress.
+/// Smallest DATA frame to the client, in bytes, that counts as progress. Smaller ones go out only if the client opens its
+/// window byte by byte.
 const DATA_BYTES_MIN: u32 = 16;
 
-/// A bound for the counter.
+/// Bound of the counter.
 const CONTROL_SAVED_MAX: i32 = 1 << 24;
 
 /// The stock of resets is back in this time, twenty in each second of 256: an input that requests again with each key pressed
@@ -152,7 +160,7 @@ mod tests {
     use super::super::frames::{Found, FrameScan};
     use super::*;
 
-    /// The head of a frame; a payload without content where it is looked at.
+    /// The head of a frame, with an empty payload where the payload is read.
     fn heads(kind: u8, bytes: u16) -> FrameHead {
         let mut found = None;
         let [high, low] = bytes.to_be_bytes();
@@ -164,7 +172,7 @@ mod tests {
         found.unwrap()
     }
 
-    /// Frames of these kinds, in turn, until the connection ends; `None`: it did not.
+    /// Frames of these kinds, in turn, until the connection ends. `None`: it did not end.
     fn ends_after(budget: &FrameBudget, kinds: &[u8], frames: usize) -> Option<(usize, Ended)> {
         let turns = kinds.iter().cycle().take(frames).enumerate();
         turns.into_iter().find_map(|(at, &kind)| Some((at, budget.arrived(&heads(kind, 0))?)))
@@ -176,7 +184,7 @@ mod tests {
         budget
     }
 
-    /// The defaults.
+    /// The budget by default.
     fn by_default() -> FrameBudget {
         limited(Some(1000), Some(256))
     }
@@ -229,7 +237,7 @@ mod tests {
             assert_eq!(ends_after(&budget, &[kind::HEADERS], 128), None);
             assert_eq!(ends_after(&budget, &[kind::RST_STREAM], 128), None);
         }
-        // Twenty in a second, each taken back, for a day.
+        // Twenty requests in a second, each of them reset, for a day.
         let budget = by_default();
         for _ in 0..86_400 {
             assert_eq!(ends_after(&budget, &[kind::HEADERS, kind::RST_STREAM], 40), None);
@@ -262,7 +270,7 @@ mod tests {
             let budget = limited(None, Some(resets));
             let allowed = usize::try_from(resets).unwrap();
             assert_eq!(ends_after(&budget, &[kind::RST_STREAM], allowed + 1), Some((allowed, RESET_FLOOD)));
-            // What was used comes back in twelve seconds.
+            // The stock is back after twelve seconds.
             (0..12).for_each(|_| budget.second_passed());
             assert!(ends_after(&budget, &[kind::RST_STREAM], allowed / 2).is_none(), "{resets}");
         }

@@ -1,20 +1,20 @@
-//! How many fields an HTTP/2 header block has, counted as it passes and without decoding it (RFC 7541 §6).
+//! The number of fields in an HTTP/2 header block, counted as the block passes and without decoding it (RFC 7541 §6).
 //!
-//! A byte of a block can be a whole field, which costs h2 and the header map 70 bytes and some time. The library counts
+//! A byte of a block can be a whole field, which costs h2 and the header map 70 bytes and some time. The library limits
 //! bytes, not fields, and decodes all blocks of a read before the gateway sees the first request.
 
-/// Counts over the frames of one block.
+/// Counts the fields over the frames of one block.
 #[derive(Debug)]
 pub(crate) struct FieldCount {
     fields: u32,
     at: At,
 }
 
-/// Where in a block the next byte is.
+/// The meaning of the block's next byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
     Field,
-    /// The rest of an index or a size; then so many strings.
+    /// The rest of an index or of a size. This number of strings follows.
     Number {
         strings: u8,
     },
@@ -71,7 +71,7 @@ impl FieldCount {
         }
     }
 
-    /// The block is over: its fields. The next one begins.
+    /// Ends the block and returns its number of fields. The next block begins.
     pub(crate) fn end(&mut self) -> u32 {
         std::mem::replace(self, Self::new()).fields
     }
@@ -80,7 +80,7 @@ impl FieldCount {
         let (prefix, is_field, has_value) = match byte {
             0x80.. => (0x7f, true, false),
             0x40.. => (0x3f, true, true),
-            // The size of the dynamic table.
+            // A new size of the dynamic table.
             0x20.. => (0x1f, false, false),
             _ => (0x0f, true, true),
         };

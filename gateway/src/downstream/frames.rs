@@ -1,28 +1,31 @@
-//! The heads of HTTP/2 frames (RFC 9113 §4.1) in a byte stream, in whatever pieces it comes, and how many fields each header
-//! block has.
+//! The heads of HTTP/2 frames (RFC 9113 §4.1) in a byte stream, in whatever pieces it comes, and the number of fields of
+//! each header block.
 
 use super::fields::FieldCount;
 
-/// What a frame begins with.
+/// The head of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FrameHead {
+    /// Type of the frame, one of [`kind`] or another.
     pub(crate) kind: u8,
+    /// Flags of the frame, whose meaning depends on the type.
     pub(crate) flags: u8,
+    /// Number of the stream; 0 is the connection.
     pub(crate) stream: u32,
-    /// Of the payload.
+    /// Length of the payload in bytes.
     pub(crate) bytes: u32,
-    /// The beginning of the payload, for the kinds that [`prefix_bytes`] names.
+    /// The first bytes of the payload, in the types that [`prefix_bytes`] lists.
     prefix: [u8; PREFIX_BYTES_MAX],
 }
 
 impl FrameHead {
-    /// Content of a DATA frame, without padding.
+    /// Length in bytes of the content of a DATA frame, without padding.
     pub(crate) fn content_bytes(&self) -> u32 {
         let padding = if self.is_padded() { 1 + u32::from(self.prefix[0]) } else { 0 };
         self.bytes.saturating_sub(padding)
     }
 
-    /// Of a header block, behind the prefix and before the padding.
+    /// Length in bytes of a header block in this frame, behind the prefix and before the padding.
     fn block_bytes(&self) -> u32 {
         let behind = self.bytes.saturating_sub(prefix_bytes(self.kind, self.flags, self.bytes));
         match self.kind {
@@ -32,7 +35,7 @@ impl FrameHead {
         }
     }
 
-    /// A header block ends with it.
+    /// Whether a header block ends with this frame.
     fn ends_block(&self) -> bool {
         matches!(self.kind, kind::HEADERS | kind::CONTINUATION) && self.flags & END_HEADERS != 0
     }
@@ -52,6 +55,7 @@ impl FrameHead {
     }
 }
 
+/// Types of frames (RFC 9113 §6) that are read here.
 pub(crate) mod kind {
     pub(crate) const DATA: u8 = 0;
     pub(crate) const HEADERS: u8 = 1;
@@ -64,26 +68,26 @@ const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 const PRIORITY: u8 = 0x20;
 
-/// What [`FrameScan::pass`] finds.
+/// The parts that [`FrameScan::pass`] finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found<'a> {
     Frame(&'a FrameHead),
-    /// A header block of so many fields is over.
+    /// The end of a header block, with its number of fields.
     Block {
         fields: u32,
     },
 }
 
-/// Finds frame heads in one direction of a connection. It holds 17 bytes of a head at most, and skips payloads.
+/// Finds frame heads in one direction of a connection. It keeps at most 17 bytes of a head, and skips payloads.
 #[derive(Debug)]
 pub(crate) struct FrameScan {
     head: [u8; HEAD_BYTES + PREFIX_BYTES_MAX],
     filled: u8,
-    /// Of the frame's payload, not passed yet.
+    /// Bytes of the frame's payload that have not passed yet.
     left: u32,
-    /// How much of that is a header block.
+    /// Bytes of these that belong to a header block.
     block_left: u32,
-    /// `left` is the last of a block.
+    /// Whether a header block ends with them.
     ends_block: bool,
     fields: FieldCount,
 }
@@ -100,7 +104,7 @@ impl FrameScan {
         }
     }
 
-    /// The next bytes of the stream; `each` gets the heads that they complete.
+    /// Reads the next bytes of the stream. `each` gets the heads and the ends of blocks that they complete.
     pub(crate) fn pass(&mut self, mut bytes: &[u8], mut each: impl FnMut(Found<'_>)) {
         while !bytes.is_empty() {
             if self.left > 0 {
@@ -152,7 +156,7 @@ impl FrameScan {
         self.left == 0 && self.filled == 0
     }
 
-    /// Bytes of head and prefix, as far as is known.
+    /// Number of bytes of head and prefix, as far as the bytes so far determine it.
     fn wanted(&self) -> usize {
         if usize::from(self.filled) < HEAD_BYTES {
             return HEAD_BYTES;
@@ -173,7 +177,7 @@ impl FrameScan {
     }
 }
 
-/// How much of a payload is looked at or left out: the length of padding, a priority, an error code.
+/// Number of the payload's first bytes that are read or skipped: the length of padding, a priority, an error code.
 fn prefix_bytes(kind: u8, flags: u8, bytes: u32) -> u32 {
     let wanted = match kind {
         kind::DATA if flags & PADDED != 0 => 1,

@@ -1,7 +1,7 @@
 //! Informational responses (1xx) that wait for an HTTP/1.1 client.
 //!
-//! hyper's server has no way to send one. They are written under it, when nothing of an earlier response is on its way and
-//! before the final response begins.
+//! hyper's server cannot send them. They are written to its transport, when hyper has written all of an earlier response
+//! and before the final response begins.
 
 use std::{
     cell::{Cell, RefCell},
@@ -15,14 +15,14 @@ use http::{HeaderMap, StatusCode};
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     bytes: RefCell<BytesMut>,
-    /// Some of them are out: the rest must follow before anything else.
+    /// Whether some of the bytes have been written: the rest must follow before anything else.
     is_begun: Cell<bool>,
-    /// Nothing of an earlier response waits in hyper's buffer.
+    /// Whether hyper has written all of an earlier response.
     is_flushed: Cell<bool>,
 }
 
 impl Queue {
-    /// `false`: too much waits already.
+    /// Adds an informational response. Returns false if too much waits already.
     pub(crate) fn push(&self, status: StatusCode, fields: &HeaderMap) -> bool {
         let mut bytes = self.bytes.borrow_mut();
         let before = bytes.len();
@@ -42,18 +42,18 @@ impl Queue {
         fits
     }
 
-    /// Some wait, which hardly ever is so.
+    /// Whether any response waits, which is rare.
     pub(crate) fn has_any(&self) -> bool {
         !self.bytes.borrow().is_empty()
     }
 
-    /// What is to be written now. `hyper_writes`: hyper is about to write, which may be the final response.
+    /// The bytes to write now. `hyper_writes`: hyper is about to write, possibly the final response.
     pub(crate) fn next(&self, hyper_writes: bool) -> Option<BytesMut> {
         let may_go = !hyper_writes || self.is_flushed.get() || self.is_begun.get();
         (may_go && self.has_any()).then(|| self.bytes.take())
     }
 
-    /// So much of it was written.
+    /// `count` bytes of `next` were written; the rest waits again.
     pub(crate) fn advance(&self, mut next: BytesMut, count: usize) {
         next.advance(count);
         self.is_begun.set(!next.is_empty() && (count > 0 || self.is_begun.get()));
@@ -62,13 +62,13 @@ impl Queue {
         }
     }
 
-    /// All that hyper had is written, or `false`: hyper has begun to write.
+    /// Notes whether hyper has written all of its buffer, or has begun to write.
     pub(crate) fn set_flushed(&self, is_flushed: bool) {
         self.is_flushed.set(is_flushed);
     }
 
-    /// The final response comes next, and hyper puts it behind what is still there of an earlier one: what has not begun
-    /// cannot come before it any more.
+    /// Drops the responses that have not begun, if hyper will put the final response directly behind the rest of an
+    /// earlier one: nothing can come between them then.
     pub(crate) fn expire(&self) {
         if !self.is_flushed.get() && !self.is_begun.get() {
             self.bytes.borrow_mut().clear();
@@ -76,5 +76,5 @@ impl Queue {
     }
 }
 
-/// One head of the largest size that a service may send.
+/// Largest number of bytes that wait: one head of the largest size that a service may send.
 const QUEUE_BYTES_MAX: usize = 32 * 1024;

@@ -1,11 +1,11 @@
-//! How often a worker logs that it has refused a client's connection.
+//! The pace at which a worker logs that it has refused a client's connection.
 
 use std::{
     cell::Cell,
     time::{Duration, Instant},
 };
 
-/// One line per worker in [`LOG_INTERVAL`], so that a scanner does not write the log.
+/// At most one line per worker in [`LOG_INTERVAL`], so that a scanner does not fill the log.
 #[derive(Debug, Default)]
 pub(crate) struct LogPace {
     last_logged: Cell<Option<Instant>>,
@@ -13,7 +13,7 @@ pub(crate) struct LogPace {
 }
 
 impl LogPace {
-    /// How many lines were left out since the last one; `None`: this one is left out, too.
+    /// The number of lines that were left out since the last one. `None`: this line is left out, too.
     pub(crate) fn next(&self, now: Instant) -> Option<u64> {
         let is_soon = |last: Instant| now.saturating_duration_since(last) < LOG_INTERVAL;
         if self.last_logged.get().is_some_and(is_soon) {

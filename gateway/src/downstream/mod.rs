@@ -18,10 +18,10 @@ pub use self::{
     table::ConnectionTable,
 };
 
-/// Why a connection ended other than by being closed; the label of a metric.
+/// The reason for which the gateway or an error ended a connection; the label of a metric.
 pub(crate) type Ended = &'static str;
 
-/// A client that did not come to the end of a head in its time.
+/// The client did not send the end of a request head in time.
 pub(crate) const HEADER_TIMEOUT: Ended = "header_timeout";
-/// A client that had not come to the end of a head gave its place to another one.
+/// The connection was closed before the end of a request head, because another client needed its place.
 pub(crate) const SHED: Ended = "shed";

@@ -1,4 +1,4 @@
-//! The last refusals that no access log has: a client spoke no HTTP, no TLS, or did not come to the end of its first head.
+//! The last refusals that no access log has: the client did not speak HTTP or TLS, or did not send the end of its first head.
 //!
 //! Each worker keeps its last [`ROWS_MAX`] distinct ones; an address that is refused again for the same reason is the same row,
 //! so that one client that returns all the time does not displace the others. `/api/v1/refusals` collects them from the workers. The
@@ -9,19 +9,22 @@ use std::{borrow::Cow, cell::RefCell, collections::VecDeque, net::IpAddr, time::
 use super::Ended;
 use crate::printable::printable;
 
-/// What was refused, and how often.
+/// Equal refusals, with their number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// Wall time since the Unix epoch, of the first time and of the last one.
+    /// Wall time of the first one, since the Unix epoch.
     pub first: Duration,
+    /// Wall time of the last one, since the Unix epoch.
     pub last: Duration,
+    /// Number of equal refusals.
     pub times: u64,
+    /// Address of the client.
     pub client: IpAddr,
     /// `http` or `https`.
     pub listener: &'static str,
-    /// As in `millgate_connection_errors_total`; `http2` where the HTTP/2 library refused something.
+    /// The reason, as in `millgate_connection_errors_total`; `http2` if the HTTP/2 library refused a stream or a connection.
     pub reason: &'static str,
-    /// In the library's words, or the code; may be empty.
+    /// The words of the library, or the error code; may be empty.
     pub detail: Box<str>,
 }
 
@@ -39,11 +42,12 @@ impl Refusal {
     }
 }
 
-/// Those of one worker, the latest last.
+/// The last refusals of one worker, the latest last.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals(RefCell<VecDeque<Refusal>>);
 
 impl Refusals {
+    /// Adds a refusal at this wall time, to the row of equal ones if there is one.
     pub(crate) fn add(
         &self,
         at: Duration,
@@ -63,12 +67,13 @@ impl Refusals {
         rows.push_back(new);
     }
 
+    /// A copy of all rows.
     pub(crate) fn copy(&self) -> Vec<Refusal> {
         self.0.borrow().iter().cloned().collect()
     }
 }
 
-/// Those of all workers in one list, the latest last.
+/// The refusals of all workers in one list, the latest last.
 pub fn merge(of_workers: impl IntoIterator<Item = Vec<Refusal>>) -> Vec<Refusal> {
     let mut all: Vec<Refusal> = Vec::new();
     for refusal in of_workers.into_iter().flatten() {
@@ -81,7 +86,7 @@ pub fn merge(of_workers: impl IntoIterator<Item = Vec<Refusal>>) -> Vec<Refusal>
     all
 }
 
-/// Without what a terminal would obey, and not longer than a line.
+/// The detail without control characters, cut to [`DETAIL_CHARS_MAX`].
 fn shown(detail: &str) -> Box<str> {
     let detail = match detail.char_indices().nth(DETAIL_CHARS_MAX) {
         Some((end, _)) => detail.get(..end).unwrap_or_default(),
@@ -93,7 +98,8 @@ fn shown(detail: &str) -> Box<str> {
     }
 }
 
-/// Each has some 200 bytes. A person reads no more, and a look for a known one costs less than the refusal.
+/// Largest number of rows. Each has some 200 bytes; people read no more of them, and the search for an equal row costs less
+/// than the refusal.
 const ROWS_MAX: usize = 100;
 const DETAIL_CHARS_MAX: usize = 120;
 

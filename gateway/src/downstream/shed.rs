@@ -1,4 +1,4 @@
-//! Which clients are closed when there is no place for another one: those that have sent nothing for longest.
+//! Shedding: if there is no place for another client, those that have sent nothing for longest are closed.
 
 use std::time::{Duration, Instant};
 
@@ -7,13 +7,13 @@ use super::{
     table::ConnectionTable,
 };
 
-/// A client between two requests of one page is not idle.
+/// A client is idle only after this time, which is longer than the pause between two requests of one page.
 const IDLE_MIN: Duration = Duration::from_secs(1);
-/// A client that has not sent its first byte, or its whole head: a TLS handshake takes two round trips, on a bad network
+/// The time for the first byte or the whole head of a new client: a TLS handshake takes two round trips, on a bad network
 /// two seconds.
 const OPENING_MIN: Duration = Duration::from_secs(3);
-/// As much for a head, where no client has been quiet for longer: nearly every head comes at once, and such as never end
-/// come again as soon as they are closed.
+/// The time for a head, if no client has been quiet for longer: nearly every head comes at once, and clients that never
+/// end one come back as soon as they are closed.
 const HEAD_MIN: Duration = Duration::from_secs(1);
 
 impl ConnectionTable {
@@ -41,12 +41,12 @@ impl ConnectionTable {
     }
 }
 
-/// What is closed to make room.
+/// The result of shedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Shed {
     /// Clients that are being closed.
     pub(crate) closing: usize,
-    /// Those of them that were not yet.
+    /// Clients of these that were not being closed before.
     pub(crate) new: usize,
 }
 
@@ -89,7 +89,7 @@ mod tests {
             table.shed_idle(now, |idle| idle).closing
         };
         assert_eq!(shed(500), 0);
-        // A client that is idle between requests goes first.
+        // A client that is idle between requests is closed first.
         let idle = open(Scheme::Http, Phase::Idle, 1);
         assert_eq!(shed(1500), 1);
         assert!(idle.close.get() && !head.kill.get());

@@ -1,4 +1,4 @@
-//! Where a client's connection stands, and what the worker's sweep does about it.
+//! The state of a client's connection, and the verdict of the worker's sweep on it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,12 +17,12 @@ use crate::{
     listen::{Http2Settings, ListenSettings},
 };
 
-/// Where a connection stands.
+/// The phase in which a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// TLS handshake, or protocol not known yet.
+    /// In the TLS handshake, or before the protocol is known.
     Opening,
-    /// No request, no byte of one.
+    /// No request is being served, and no byte of a head has come.
     Idle,
     /// A request head has begun.
     Head,
@@ -30,45 +30,47 @@ pub(crate) enum Phase {
     Busy,
 }
 
+/// The state of one client connection. Its task and its requests report to it; the worker's sweep reads it.
 #[derive(Debug)]
 pub struct ConnectionState {
     pub(super) phase: Cell<Phase>,
     since: Cell<Instant>,
-    /// `since` is a reading of the clock and not the worker's last one, which may be a second old.
+    /// Whether `since` was read from the clock; otherwise it is the worker's last reading, which may be a second old.
     is_exact: Cell<bool>,
     requests: Cell<u32>,
     /// The last request has a body that was not read to its end.
     pub(crate) has_unread_body: Cell<bool>,
     /// Bytes of request bodies that are held, over all streams.
     held_bytes: Rc<Cell<u64>>,
-    /// Requests that have begun; none: the protocol's own opening is not over.
+    /// Number of requests that have begun. At 0, the opening of the protocol is not over.
     begun: Cell<u32>,
     /// Bytes of response bodies that went out, over all requests.
     delivered: Cell<u64>,
-    /// The connection is to finish what is in flight, and to close then.
+    /// The connection is to finish its requests in flight, and to close then.
     pub(crate) close: Cell<bool>,
     /// The connection is to close now.
     pub(crate) kill: Cell<bool>,
-    /// Why it is to close now, where that is known and counted already.
+    /// The reason for which it is to close now, if the reason is known and counted already.
     pub(crate) killed_for: Cell<Option<Ended>>,
-    /// Another client needs its place.
+    /// Another client needs the place of this one.
     pub(crate) is_shed: Cell<bool>,
-    /// The connection has been idle for so long that it should hold no buffers. Withdrawn when a request begins: the unread
-    /// rest of its body is known only to the hyper connection that reads it.
+    /// The connection has been idle for so long that it should give up its buffers. Withdrawn when a request begins: the
+    /// unread rest of its body is known only to the hyper connection that reads it.
     pub(super) park: Cell<bool>,
-    /// It holds no buffers.
+    /// The connection has no buffers.
     pub(crate) is_parked: Cell<bool>,
-    /// Since when the peer has taken nothing of what is to be written.
+    /// The time since which the peer has taken none of the bytes that are to be written.
     blocked_since: Cell<Option<Instant>>,
+    /// The connection speaks HTTP/2.
     pub(crate) is_http2: Cell<bool>,
-    /// HTTP/2: bytes have come since the last sweep.
+    /// Whether bytes have come since the last sweep; HTTP/2 only.
     heard: Cell<bool>,
-    /// HTTP/2: since when no bytes have come.
+    /// The time since which no bytes have come; HTTP/2 only.
     silent_since: Cell<Instant>,
     pub(super) ping: Cell<Ping>,
     pub(crate) informational: Queue,
     pub(super) frames: FrameBudget,
-    /// The client's frames are past their budget.
+    /// The reason for which the client's frames are past their budget.
     flood: Cell<Option<Ended>>,
     pub(crate) waker: RefCell<Option<Waker>>,
     pub(super) scheme: Scheme,
@@ -76,6 +78,7 @@ pub struct ConnectionState {
 }
 
 impl ConnectionState {
+    /// The state of a connection that has just been accepted.
     pub(crate) fn new(scheme: Scheme, clock: &Rc<Clock>) -> Self {
         Self {
             phase: Cell::new(Phase::Opening),
@@ -106,21 +109,21 @@ impl ConnectionState {
         }
     }
 
-    /// Away from the request path, so that the clock is read.
+    /// Enters a phase, with a reading of the clock: it is not on the path of a request.
     pub(crate) fn enter(&self, phase: Phase) {
         self.phase.set(phase);
         self.since.set(self.worker_clock.now());
         self.is_exact.set(true);
     }
 
-    /// With the worker's last reading of the clock.
+    /// Enters a phase, with the worker's last reading of the clock.
     fn enter_soon(&self, phase: Phase) {
         self.phase.set(phase);
         self.since.set(self.worker_clock.coarse());
         self.is_exact.set(false);
     }
 
-    /// A request head is complete.
+    /// A request begins: its head is complete.
     pub fn request_began(&self) {
         self.requests.set(self.requests.get() + 1);
         self.begun.set(self.begun.get().saturating_add(1));
@@ -128,25 +131,26 @@ impl ConnectionState {
         self.enter_soon(Phase::Busy);
     }
 
-    /// Lets the connection end when so many requests have begun on it: the one that begins now is answered, and the
-    /// client learns that it is the last.
+    /// Closes the connection after the request that begins now, if this many requests have begun on it. The response
+    /// announces the close.
     pub(crate) fn close_after(&self, requests_max: Option<u32>) {
         if requests_max.is_some_and(|max| self.begun.get() >= max) && !self.close.replace(true) {
             self.wake();
         }
     }
 
-    /// A stream whose response is over keeps the connection busy.
+    /// A stream whose response is over keeps the connection busy, until [`ConnectionState::linger_ended`].
     pub(crate) fn linger_began(&self) {
         self.requests.set(self.requests.get() + 1);
         self.enter_soon(Phase::Busy);
     }
 
+    /// A stream that kept the connection busy is over.
     pub(crate) fn linger_ended(&self) {
         self.request_ended(false);
     }
 
-    /// Its response is over. The clock has been read for that at this moment.
+    /// The response to a request is over. The clock was read for that a moment ago.
     pub(crate) fn request_ended(&self, has_unread_body: bool) {
         self.has_unread_body.set(has_unread_body);
         let left = self.requests.get().saturating_sub(1);
@@ -156,30 +160,31 @@ impl ConnectionState {
         }
     }
 
-    /// Bytes of a response's body go out. Returns how many went so far, over all responses.
+    /// Counts bytes of a response's body that go out. Returns their number so far, over all responses.
     pub(crate) fn handed_over(&self, bytes: u64) -> u64 {
         let delivered = self.delivered.get().saturating_add(bytes);
         self.delivered.set(delivered);
         delivered
     }
 
+    /// The count of bytes of request bodies that the connection's requests hold.
     pub(crate) fn held_bytes(&self) -> Rc<Cell<u64>> {
         Rc::clone(&self.held_bytes)
     }
 
-    /// HTTP/1.1: sends an informational response. `false`: the client takes them too slowly.
+    /// Sends an informational response on HTTP/1.1. Returns false if the client takes them too slowly.
     pub(crate) fn inform(&self, status: StatusCode, fields: &HeaderMap) -> bool {
         let is_sent = self.informational.push(status, fields);
         self.wake();
         is_sent
     }
 
-    /// HTTP/1.1: the final response comes next.
+    /// The final response comes next on HTTP/1.1.
     pub(crate) fn response_begins(&self) {
         self.informational.expire();
     }
 
-    /// Closes the connection now, with what is under way on it.
+    /// Closes the connection now, with the requests that are in flight on it.
     pub(crate) fn kill(&self) {
         self.kill.set(true);
         self.wake();
@@ -194,8 +199,8 @@ impl ConnectionState {
         }
     }
 
-    /// The bytes that came are read, and they were no whole request head: its time begins now, and not at the worker's
-    /// last reading of the clock, or the connection would end before its time. A head that comes at once costs no
+    /// The bytes that came have been read, and they were not a whole request head. The time of the head begins now, and not
+    /// at the worker's last reading of the clock, or the connection would end early. A head that comes at once costs no
     /// reading.
     pub(crate) fn waits_for_bytes(&self) {
         if self.phase.get() == Phase::Head && !self.is_exact.get() {
@@ -203,7 +208,7 @@ impl ConnectionState {
         }
     }
 
-    /// The connection is HTTP/2, with a budget of frames.
+    /// The connection speaks HTTP/2, with this budget of frames.
     pub(crate) fn is_http2_with(&self, frames: Http2Settings, fields_max: usize) {
         self.is_http2.set(true);
         self.frames.limit(frames, fields_max);
@@ -211,12 +216,12 @@ impl ConnectionState {
         self.enter(Phase::Idle);
     }
 
-    /// HTTP/2: bytes came, whatever they are.
+    /// Bytes of any kind came on HTTP/2.
     pub(crate) fn client_lives(&self) {
         self.heard.set(true);
     }
 
-    /// Whether a PING is to be sent now.
+    /// Whether a PING is to be sent now. It counts as sent then.
     pub(crate) fn takes_ping(&self) -> bool {
         let is_due = self.ping.get() == Ping::Due;
         if is_due {
@@ -225,7 +230,7 @@ impl ConnectionState {
         is_due
     }
 
-    /// Another second has passed.
+    /// Notes at the sweep, once a second, whether bytes have come.
     pub(super) fn listen_for_client(&self, now: Instant) {
         if self.heard.take() {
             self.silent_since.set(now);
@@ -233,12 +238,12 @@ impl ConnectionState {
         }
     }
 
-    /// The head of a frame from the client.
+    /// Counts the head of a frame from the client.
     pub(crate) fn frame_arrived(&self, head: &FrameHead) {
         self.note_flood(self.frames.arrived(head));
     }
 
-    /// All frames of a header block came.
+    /// Counts a header block, of which all frames have come.
     pub(crate) fn header_block_arrived(&self, fields: u32) {
         self.note_flood(self.frames.block_arrived(fields));
     }
@@ -249,18 +254,18 @@ impl ConnectionState {
         }
     }
 
-    /// The head of a frame to the client.
+    /// Counts the head of a frame to the client.
     pub(crate) fn frame_sent(&self, head: &FrameHead) {
         self.frames.sent(head);
     }
 
-    /// Why the client's frames end the connection, if they do.
+    /// The reason for which the client's frames end the connection. `None`: they do not.
     pub(crate) fn flood(&self) -> Option<&'static str> {
         self.flood.get()
     }
 
-    /// What became of a write or a flush: pending means that the peer takes nothing at the moment. A flush counts, since
-    /// TLS takes more than it can pass on.
+    /// Notes the result of a write or a flush. Pending means that the peer takes nothing at the moment. A flush counts,
+    /// since TLS takes more than it can pass on.
     pub(crate) fn wrote<T>(&self, result: &Poll<io::Result<T>>) {
         match result {
             Poll::Pending if self.blocked_since.get().is_none() => {
@@ -276,7 +281,7 @@ impl ConnectionState {
         self.park.take() && self.phase.get() == Phase::Idle && self.blocked_since.get().is_none()
     }
 
-    /// What the sweep does with the connection, and the reason for the metric.
+    /// The verdict of the sweep on the connection, with the reason for the metric.
     pub(super) fn verdict(&self, now: Instant, listen: &ListenSettings) -> Verdict {
         let age = now.saturating_duration_since(self.since.get());
         let opening = match self.phase.get() {
@@ -312,7 +317,8 @@ impl ConnectionState {
         }
     }
 
-    /// Since when nothing is under way, or only a head that does not come to its end; `None`: a request is served.
+    /// The time since which no request is served, and what is waited for. `None`: a request is served, or the connection
+    /// closes already.
     pub(crate) fn quiet_since(&self) -> Option<(Instant, Quiet)> {
         let quiet = match self.phase.get() {
             Phase::Opening if self.scheme == Scheme::Https => Quiet::Handshake,
@@ -356,31 +362,35 @@ pub(crate) enum Quiet {
     Idle,
     /// The end of a head, or the beginning of the first one.
     Head,
-    /// TLS.
+    /// The end of the TLS handshake.
     Handshake,
 }
 
+/// What the sweep does with a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
+    /// Nothing.
     Keep,
-    /// Let go of its buffers.
+    /// Give up its buffers.
     Park,
-    /// Find out whether the client is still there.
+    /// Send a PING, to find out whether the client is still there.
     Ping,
-    /// Finish what is under way.
+    /// Finish the requests in flight, then close.
     Close,
+    /// Close now, for this reason.
     Kill(Ended),
 }
 
-/// A client that pauses for longer than this is most likely away for longer still.
+/// Idle time after which a connection gives up its buffers. A client that pauses for longer is most likely away for much
+/// longer.
 const PARK_AFTER: Duration = Duration::from_secs(1);
 
-/// An HTTP/2 client that has sent nothing for so long gets a PING.
+/// An HTTP/2 client that has sent nothing for this long gets a PING.
 const PING_AFTER: Duration = Duration::from_secs(20);
-/// A client that sends nothing for so long after a PING is gone.
+/// A client that sends nothing for this long after a PING is gone.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection that should have closed by itself is cut after this.
+/// The time after which a connection is cut that should have closed by itself.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

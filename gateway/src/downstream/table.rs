@@ -23,15 +23,18 @@ pub struct ConnectionTable {
 }
 
 impl ConnectionTable {
+    /// Number of open connections.
     pub fn len(&self) -> usize {
         self.open.borrow().len()
     }
 
+    /// Whether no connection is open.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Closes connections that are past their timeout, and begins another second of their budgets. Once a second.
+    /// Closes connections that are past a timeout, and begins another second of their budgets. It runs once a
+    /// second.
     pub fn sweep(&self, now: Instant, listen: &ListenSettings, metrics: &Metrics) {
         for (_, state) in self.open.borrow().iter() {
             state.frames.second_passed();
@@ -52,12 +55,14 @@ impl ConnectionTable {
         }
     }
 
-    /// HTTP/2 connections get their GOAWAY now; HTTP/1.1 learns of the drain by `Connection: close`.
+    /// Begins the drain: HTTP/2 connections get their GOAWAY now, HTTP/1.1 clients get `Connection: close` with
+    /// their next response.
     pub fn begin_drain(&self) {
         self.close_where(|state| state.is_http2.get());
     }
 
-    /// Closes what has no request in flight. A connection that has not come as far as HTTP has nothing to finish.
+    /// Closes connections without a request in flight. A connection that has not reached HTTP has nothing to
+    /// finish.
     pub fn close_idle(&self) {
         for (_, state) in self.open.borrow().iter().filter(|(_, state)| state.phase.get() == Phase::Opening) {
             state.kill.set(true);
@@ -65,7 +70,7 @@ impl ConnectionTable {
         self.close_where(|_| true);
     }
 
-    /// Closes everything.
+    /// Closes all connections now.
     pub fn kill_all(&self) {
         for (_, state) in self.open.borrow().iter() {
             state.kill.set(true);
@@ -73,7 +78,7 @@ impl ConnectionTable {
         }
     }
 
-    /// Lets each look at what has changed.
+    /// Wakes the tasks of all connections, so that each sees what has changed.
     pub(crate) fn wake_all(&self) {
         for (_, state) in self.open.borrow().iter() {
             state.wake();

@@ -1,11 +1,12 @@
-//! The authority: one that is accepted is read alike by the `http` library, and its canonical form means the same.
+//! Authorities: the `http` library reads an accepted authority alike, and its canonical form has the same meaning.
 
 use crate::{admission::Scheme, message::Authority};
 
-/// Host and port of an accepted authority are those that another parser reads, and are read again from the canonical form.
+/// Checks that another parser reads the same host and port from an accepted authority, and that they are read again from
+/// its canonical form.
 ///
 /// # Panics
-/// The property does not hold.
+/// The property is violated.
 pub fn authority(data: &[u8]) {
     for (scheme, default_port) in [(Scheme::Http, 80), (Scheme::Https, 443)] {
         let Some(read) = Authority::parse(data, scheme) else { continue };

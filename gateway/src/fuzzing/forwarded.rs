@@ -1,4 +1,4 @@
-//! Forwarded addresses: the client's address is what the nearest untrusted hop cannot choose.
+//! Forwarded addresses: the nearest untrusted hop cannot choose the client's address.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -7,11 +7,11 @@ use ipnet::IpNet;
 
 use crate::headers::{claimed, client_ip, is_trusted};
 
-/// Whatever stands left of the client's address does not change it, and an untrusted peer is the client itself. Each line of
-/// the data is one line of `X-Forwarded-For`.
+/// Checks that entries left of the client's address do not change it, and that an untrusted peer is the client itself. Each
+/// line of the data is one line of `X-Forwarded-For`.
 ///
 /// # Panics
-/// The property does not hold.
+/// The property is violated.
 pub fn forwarded(data: &[u8]) {
     let trusted: [IpNet; 2] = ["10.0.0.0/8", "fd00::/8"].map(|text| text.parse().expect("a network"));
     let lines: Vec<HeaderValue> =
@@ -40,7 +40,7 @@ fn of_lines(lines: &[HeaderValue]) -> HeaderMap {
     lines.iter().map(|line| (name.clone(), line.clone())).collect()
 }
 
-/// From all hops in one list, the farthest first, with the peer at its end.
+/// The expected client, from all hops in one list, the farthest first, with the peer at its end.
 fn oracle(peer: IpAddr, lines: &[HeaderValue], trusted: &[IpNet]) -> IpAddr {
     let whole = lines.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b","[..]);
     let mut hops: Vec<Option<IpAddr>> = match lines {
@@ -48,7 +48,7 @@ fn oracle(peer: IpAddr, lines: &[HeaderValue], trusted: &[IpNet]) -> IpAddr {
         _ => whole.split(|byte| *byte == b',').map(read).collect(),
     };
     hops.push(Some(peer));
-    // From the right: the first that is untrusted; or that is followed by one that cannot be read.
+    // From the right: the first hop that is untrusted, or that is followed by one that cannot be read.
     let mut client = peer;
     for hop in hops.into_iter().rev() {
         let Some(address) = hop else { return client };

@@ -1,5 +1,5 @@
-//! What `fuzz/` calls: one function per target. Each takes any bytes and panics when its property does not hold. The module
-//! is not a part of the product: it is built for tests and with the feature `fuzzing`.
+//! The functions that `fuzz/` calls, one per target. Each takes any bytes and panics if its property is violated. The
+//! module is not a part of the product: it is built for tests and with the feature `fuzzing`.
 //!
 //! The tests below call each function with some hundred inputs, made of words that the reader under test accepts, so that
 //! the properties are also checked on stable. `docs/BUILDING.md` has the command for a long run.

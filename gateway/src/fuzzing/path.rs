@@ -1,11 +1,11 @@
-//! The canonical path: it is canonical to itself, and every other reader sees the same segments in it.
+//! The canonical path: it is canonical to itself, and every other reader finds the same segments in it.
 
 use crate::admission::{Oddities, Refusal, canonical_odd, canonical_path, lenient_readings};
 
-/// A path that admission accepts has one reading; so has a path with oddities that a route allows.
+/// Checks that a path which admission accepts has one reading, also if it has oddities that a route allows.
 ///
 /// # Panics
-/// The property does not hold.
+/// The property is violated.
 pub fn path(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let canonical = canonical_path(text);
@@ -23,7 +23,7 @@ pub fn path(data: &[u8]) {
     assert_eq!(decoded(odd.as_bytes()), decoded(text.as_bytes()), "the same bytes");
     for reading in lenient_readings(&odd, what.found).expect("they were read before") {
         let mut bytes = reading.into_bytes();
-        // As often as it goes: each pass makes the text shorter.
+        // Decoded until nothing changes: each pass makes the text shorter.
         while let decoded = decoded(&bytes)
             && decoded != bytes
         {
@@ -49,12 +49,12 @@ fn check_one_reading(text: &str, canonical: &str) {
     assert!(!is_dot_segment(last) && !before.iter().any(|segment| is_dot_segment(segment)), "no dot segment");
 }
 
-/// Up to its parameters.
+/// Whether a segment is a dot segment; its parameters do not count.
 fn is_dot_segment(segment: &[u8]) -> bool {
     matches!(segment.split(|byte| *byte == b';').next(), Some(b"." | b".."))
 }
 
-/// Percent-decoded once; what is not an encoding stays.
+/// Decodes percent-encodings once; other text stays.
 fn decoded(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut rest = text;

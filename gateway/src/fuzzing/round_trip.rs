@@ -1,5 +1,5 @@
-//! HTTP/1 through the gateway: bytes of a client, a worker in memory, and a strict reader as the service. What the gateway
-//! sends is a sequence of requests with one reading each, and none that the client did not make.
+//! HTTP/1 through the gateway: bytes of a client, a worker in memory, and a strict reader as the service. The gateway must send a
+//! sequence of requests with one reading each, and only requests that the client made.
 
 use std::{cell::RefCell, path::Path, rc::Rc};
 
@@ -18,13 +18,13 @@ thread_local! {
     static GATEWAY: Prepared = Prepared::new(ROUTES, Path::new("")).expect("a configuration that is right");
 }
 
-/// Whatever a client sends, the service receives well-formed requests. Where a strict reader understands the client's bytes,
-/// they are some of the client's requests, in their order and with their bodies, and so are the responses.
+/// Checks that the service receives well-formed requests from any bytes of a client. If a strict reader understands the client's
+/// bytes, the requests are some of the client's, in their order and with their bodies, and the responses are well-formed, too.
 ///
 /// # Panics
-/// The property does not hold.
+/// The property is violated.
 pub fn round_trip(data: &[u8]) {
-    // A request with `Expect` waits for a word of the service before it sends its body; `PRI` begins HTTP/2.
+    // A request with `Expect` waits for an interim response before it sends its body; `PRI` begins HTTP/2.
     if data.len() > INPUT_BYTES_MAX || data.starts_with(b"PRI") || contains_expect(data) {
         return;
     }
@@ -54,7 +54,8 @@ pub fn round_trip(data: &[u8]) {
     assert!(from_service <= sent_on.len(), "a response of the service to each of its requests");
 }
 
-/// What the client gets. All tasks run on this thread and in memory, so when none of them has anything to do, nothing comes any more.
+/// Returns the bytes that the client gets. All tasks run on this thread and in memory, so when all of them are idle, no more bytes
+/// come.
 fn exchange(gateway: &Prepared, data: &[u8], received: &Rc<RefCell<Vec<u8>>>) -> Vec<u8> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
@@ -71,7 +72,7 @@ fn exchange(gateway: &Prepared, data: &[u8], received: &Rc<RefCell<Vec<u8>>>) ->
     })
 }
 
-/// `None`: nothing comes.
+/// The result of the read. `None`: no bytes come.
 async fn when_not_quiet(read: impl Future<Output = std::io::Result<usize>>) -> Option<usize> {
     let quiet = async {
         for _ in 0..QUIET_TURNS {
@@ -85,7 +86,7 @@ async fn when_not_quiet(read: impl Future<Output = std::io::Result<usize>>) -> O
     }
 }
 
-/// The service: a response to each request that is whole.
+/// The service, which responds to each request that is whole.
 async fn answer_each(mut stream: DuplexStream, received: Rc<RefCell<Vec<u8>>>) {
     let (mut bytes, mut answered) = (Vec::new(), 0);
     loop {
@@ -113,9 +114,9 @@ fn contains_expect(data: &[u8]) -> bool {
 const ROUTES: &str = "version: 1\nroutes:\n  - {path: /**, service: items}\n\
     services: {items: {hosts: [\"192.0.2.1:80\"]}}\naccess_log: {format: off}\n";
 const EXPECT: &[u8] = b"expect";
-/// Less than the buffers in memory, so that no side waits for the other.
+/// Largest input in bytes. It is less than the buffers in memory, so that no side waits for the other.
 const INPUT_BYTES_MAX: usize = 16 * 1024;
-/// More than the tasks of an exchange hand on to each other between two bytes for the client.
+/// Turns of the event loop after which the tasks are idle: more than an exchange needs between two bytes for the client.
 const QUIET_TURNS: usize = 64;
 
 #[cfg(test)]

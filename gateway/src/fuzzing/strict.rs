@@ -1,7 +1,7 @@
-//! A strict reader of HTTP/1.1 (RFC 9112), written for the tests only: what a service could read in one way alone. It refuses
-//! whatever a lenient parser forgives.
+//! A strict reader of HTTP/1.1 (RFC 9112), written for the tests only. It refuses what a lenient parser forgives, so it
+//! accepts only messages that a service can read in one way.
 
-/// One message, request or response.
+/// One message, a request or a response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Message {
     /// The request line or the status line.
@@ -21,14 +21,14 @@ impl Message {
     }
 }
 
-/// How a sequence of messages ends.
+/// The end of a sequence of messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Rest {
-    /// With the end of a message.
+    /// The sequence ends with the end of a message.
     Nothing,
-    /// In the middle of a message, of which nothing is wrong so far.
+    /// It ends in the middle of a message, which is valid so far.
     Partial,
-    /// With something that is not a message.
+    /// It ends with bytes that are not a message.
     Malformed(String),
 }
 
@@ -63,7 +63,7 @@ pub(super) fn responses(bytes: &[u8], methods: &[&str]) -> (Vec<Message>, Rest) 
     })
 }
 
-/// Which rule of RFC 9112 §6.3 gives the length of a body.
+/// The rule of RFC 9112 §6.3 that gives the length of a body.
 enum Expected {
     Request,
     Response,
@@ -85,7 +85,7 @@ fn read_all(bytes: &[u8], expect: &dyn Fn(&str) -> Result<Expected, String>) -> 
     (messages, Rest::Nothing)
 }
 
-/// `None`: it is not complete.
+/// `None`: the part is not complete.
 type Read<'a, T> = Result<Option<(T, &'a [u8])>, String>;
 
 fn message<'a>(bytes: &'a [u8], expect: &dyn Fn(&str) -> Result<Expected, String>) -> Read<'a, Message> {
@@ -127,7 +127,7 @@ fn message<'a>(bytes: &'a [u8], expect: &dyn Fn(&str) -> Result<Expected, String
             Some((body, rest)) => (body.to_vec(), rest),
             None => return Ok(None),
         },
-        // Until the connection ends.
+        // The body ends with the connection.
         (Expected::Response, false, None) => (rest.to_vec(), &[][..]),
     };
     Ok(Some((Message { start, body }, rest)))
@@ -144,7 +144,7 @@ fn framing(codings: &[&[u8]], lengths: &[&[u8]]) -> Result<(bool, Option<usize>)
     }
 }
 
-/// Without extensions and trailers.
+/// Reads a chunked body; extensions and trailers are refused.
 fn chunks(mut bytes: &[u8]) -> Read<'_, Vec<u8>> {
     let mut body = Vec::new();
     loop {
@@ -167,7 +167,7 @@ fn chunks(mut bytes: &[u8]) -> Read<'_, Vec<u8>> {
     }
 }
 
-/// A line without its CRLF: visible ASCII, spaces, tabs and bytes beyond ASCII, and neither CR nor LF alone.
+/// Reads a line without its CRLF: visible ASCII, spaces, tabs and bytes beyond ASCII, without a CR or LF alone.
 fn line(bytes: &[u8]) -> Read<'_, &[u8]> {
     let is_of_line = |byte: &u8| matches!(byte, b'\t' | b' '..=b'~' | 0x80..);
     let end = bytes.iter().position(|byte| !is_of_line(byte)).unwrap_or(bytes.len());
@@ -183,7 +183,7 @@ fn is_digits(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(u8::is_ascii_digit)
 }
 
-/// RFC 9110 §5.6.2.
+/// Whether the text is a token (RFC 9110 §5.6.2).
 fn is_token(text: &[u8]) -> bool {
     let is_of_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     !text.is_empty() && text.iter().all(is_of_token)

@@ -1,11 +1,11 @@
-//! Tags that declare routes: what was read from a tag is read again from the text that is shown for it.
+//! Tags that declare routes: the text that is shown for a tag is read as the same route.
 
 use crate::declaration::tags::TagForms;
 
-/// The native text of a declaration declares the same route, whatever form the tag had.
+/// Checks that the native text of a declaration declares the same route, whatever form the tag had.
 ///
 /// # Panics
-/// The property does not hold.
+/// The property is violated.
 pub fn tag(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let forms = TagForms::default();
@@ -18,13 +18,13 @@ pub fn tag(data: &[u8]) {
         );
         let Some(Ok(declaration)) = read else { continue };
         let shown = declaration.to_string();
-        // Networks and shares are shown in full, so the text may be longer than a tag may be. A path beyond ASCII is shown as
-        // requests have it, percent-encoded, which a pattern must not be.
+        // Networks and shares are shown in full, so the text may be longer than a tag is allowed to be. A path beyond ASCII
+        // is shown as it stands in requests, percent-encoded, which a pattern must not be.
         if shown.len() <= TAG_BYTES_MAX && !shown.contains('%') {
             assert_eq!(forms.read(&format!("millgate.route={shown}"), None), Some(Ok(declaration)), "{tag}");
         }
     }
 }
 
-/// As the reader of tags has it.
+/// Largest length of a tag in bytes, as in the reader of tags.
 const TAG_BYTES_MAX: usize = 512;

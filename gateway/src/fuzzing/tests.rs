@@ -1,9 +1,9 @@
-//! Every target on a few hundred inputs, made of words that the reader under test knows and of any bytes between them.
+//! Every target with a few hundred inputs, made of words of the language under test and of any bytes between them.
 
 use proptest::{collection, prelude::*, sample, string};
 
-/// What is nearly right, by a regular expression; or any of these words, one after another, with a byte of any kind here and
-/// there.
+/// Inputs that are nearly right, by a regular expression; or any of these words, one after another, with a byte of any value here
+/// and there.
 fn of(near: &'static str, words: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
     let near = string::string_regex(near).expect("an expression").prop_map(String::into_bytes);
     let word = sample::select(words).prop_map(|word| word.as_bytes().to_vec());
@@ -203,7 +203,7 @@ const NEAR_AUTHORITY: &str =
     "(a|B-c|a_b|A\\.TEST|1\\.2\\.3\\.4|\\[::1\\]|\\[FE80::1\\]|u@a)\\.?(:|:80|:443|:8080|:00080|:65536|:x)?";
 const NEAR_TAG: &str = "(GET |POST,GET |\\* )?(shop\\.test|\\*\\.a\\.test)?/(a|\\{id\\})?(/\\*\\*)?( strip=/a)?( add=/b)?\
     ( redirect=30[12],/x)?( (allow|deny)=(ip:)?10\\.0\\.0\\.0/[78],::1)?( timeout=[1-9]s)?( weight=0\\.[0-9]{1,5})?( proto=https)?";
-/// `{"alg":"EdDSA"}` or `{"alg":"none"}`; claims that are right, claims with a name twice, or none; a signature of the right length.
+/// `{"alg":"EdDSA"}` or `{"alg":"none"}`; valid claims, claims with a name twice, or an empty set; a signature of the right length.
 const NEAR_TOKEN: &str = "(eyJhbGciOiJFZERTQSJ9|eyJhbGciOiJub25lIn0)\\.\
     (eyJpc3MiOiJodHRwczovL2lzc3Vlci50ZXN0IiwiYXVkIjoiYXBpIiwiZXhwIjoxODAwMDAwMDYwfQ|eyJpc3MiOiJhIiwiaXNzIjoiYiJ9|e30)\\.\
     (A{86}|c2ln|)";
@@ -274,7 +274,7 @@ proptest! {
     }
 }
 
-/// Inputs for which a property had to be said more exactly.
+/// Inputs after which a property had to be stated more exactly.
 #[test]
 fn what_a_long_run_found_passes() {
     super::path(b"/%C2%9A");

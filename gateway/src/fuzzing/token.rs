@@ -1,5 +1,5 @@
-//! Tokens and key sets: nothing passes without its key, what is remembered changes no verdict, and a key set is read again
-//! from its public part.
+//! Tokens and key sets: a token does not pass without its key, the cached header does not change a verdict, and a key set
+//! is read again from its public part.
 
 use std::{cell::RefCell, path::Path};
 
@@ -24,10 +24,11 @@ thread_local! {
     };
 }
 
-/// No text is a token of an issuer whose key made no signature, and the issuer that it claims is what another reader sees.
+/// Checks that no text is a token of an issuer whose key made no signature, and that another reader finds the same issuer
+/// in it.
 ///
 /// # Panics
-/// The property does not hold.
+/// The property is violated.
 pub fn token(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     PROVIDER.with(|(provider, keys, last)| {
@@ -46,10 +47,11 @@ pub fn token(data: &[u8]) {
     }
 }
 
-/// Every key of a set is used or left out with a reason, and the public part of those that are used is the same set.
+/// Checks that every key of a set is used or is skipped with a reason, and that the public part of the used keys is the
+/// same set.
 ///
 /// # Panics
-/// The property does not hold.
+/// The property is violated.
 pub fn jwks(data: &[u8]) {
     install_crypto_provider();
     let Ok(keys) = KeySet::from_jwks(data) else { return };
@@ -69,7 +71,7 @@ pub fn jwks(data: &[u8]) {
 const ROUTES: &str = "version: 1\n\
     auth: {main: {issuer: \"https://issuer.test\", jwks: \"https://issuer.test/keys\", audience: api}}\n\
     routes: [{path: /, service: items, auth: main}]\nservices: {items: {hosts: [\"192.0.2.1:80\"]}}\n";
-/// The example of RFC 8410 §10.1.
+/// The example key of RFC 8410 §10.1.
 const KEY: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n\
     -----END PUBLIC KEY-----\n";
 const NOW: u64 = 1_800_000_000;

@@ -1,5 +1,5 @@
-//! The tree of a configuration: what is read without a finding has the shape that another YAML reader sees, and what is found
-//! can be shown.
+//! The tree of a configuration: another YAML reader sees the same shape in a text without a finding, and findings can be
+//! shown.
 
 use std::fmt;
 
@@ -17,10 +17,10 @@ use crate::{
     },
 };
 
-/// A text that is read without a finding is YAML to another reader, too, with the same maps and lists.
+/// Checks that a text without a finding is YAML to another reader, too, with the same maps and lists.
 ///
 /// # Panics
-/// The property does not hold.
+/// The property is violated.
 pub fn yaml(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let nothing = |_: &str| None;
@@ -38,7 +38,7 @@ pub fn yaml(data: &[u8]) {
     assert!(!report.to_string().contains('\u{1b}'), "no control sequence of the text reaches the terminal");
 }
 
-/// What a YAML document is without its texts.
+/// The shape of a YAML document, without its texts.
 #[derive(Debug, PartialEq, Eq)]
 enum Shape {
     Scalar,
@@ -55,7 +55,7 @@ fn shape(node: &Node) -> Shape {
     }
 }
 
-/// Takes any scalar for a scalar, so that no rule about types of YAML plays a part.
+/// Reads any scalar as a scalar, so that the YAML types of scalars do not matter.
 struct AnyValue;
 
 macro_rules! scalars {

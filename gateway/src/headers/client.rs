@@ -1,4 +1,4 @@
-//! The client's address behind proxies that we trust.
+//! The client's address behind trusted proxies.
 
 use std::net::IpAddr;
 
@@ -13,11 +13,11 @@ pub fn is_trusted(peer: IpAddr, trusted_proxies: &[IpNet]) -> bool {
     trusted_proxies.iter().any(|net| net.contains(&peer))
 }
 
-/// The address nearest to us that no trusted proxy has.
+/// The address of the client: the nearest one that is not a trusted proxy's.
 ///
-/// `X-Forwarded-For` is walked from the right, since each proxy appends the address that it saw: everything left of
-/// the first untrusted address is that client's own claim. A value that is no address ends the walk at the proxy
-/// which wrote it. If all are trusted, the leftmost one made the request.
+/// `X-Forwarded-For` is walked from the right, since each proxy appends the address that it saw. Everything left of the first
+/// untrusted address is only that client's claim. A value that is not an address ends the walk at the proxy that wrote it. If
+/// all addresses are trusted, the leftmost one made the request.
 pub fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> IpAddr {
     let mut nearest = peer.to_canonical();
     let lines = headers.get_all(&X_FORWARDED_FOR).iter();
@@ -31,15 +31,15 @@ pub fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -
     nearest
 }
 
-/// Every address that the request claims to have come by, of whatever origin, except those of trusted proxies; `None` where one
-/// cannot be read.
+/// Every address in `X-Forwarded-For`, whether a proxy or the client wrote it, except those of trusted proxies. `None` stands
+/// for a value that is not an address.
 pub fn claimed(headers: &HeaderMap, trusted_proxies: &[IpNet]) -> impl Iterator<Item = Option<IpAddr>> {
     let lines = headers.get_all(&X_FORWARDED_FOR).iter();
     let hops = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(parse_hop);
     hops.filter(|hop| hop.is_none_or(|hop| !is_trusted(hop, trusted_proxies)))
 }
 
-/// An address, as some proxies write it with brackets or a port.
+/// Parses an address, which some proxies write with brackets or a port.
 fn parse_hop(hop: &[u8]) -> Option<IpAddr> {
     let hop = std::str::from_utf8(hop).ok()?.trim_ascii();
     if let Ok(address) = hop.parse::<IpAddr>() {

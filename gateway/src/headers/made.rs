@@ -1,8 +1,8 @@
-//! Values of header rules that have something of the request in them: `{client}`, `{request_id}`, `{claim:NAME}`.
+//! Values of header rules that contain facts of the request: `{client}`, `{request_id}`, `{claim:NAME}`.
 //!
-//! `{{` stands for a brace. A claim is the text of a string, number or boolean, or the texts of a list with spaces between. A
-//! field whose claim a request does not have, or cannot be written as a header, is not made; with `set` it is removed, so that
-//! what a client sends under this name never passes for it.
+//! `{{` stands for a brace. A claim becomes the text of a string, number or boolean, or the texts of a list with spaces
+//! between them. If the request does not have the claim, or the claim cannot be written as a header value, the field is not
+//! made. With `set` it is also removed, so that a value that the client sends under this name never passes for the claim.
 
 use std::{collections::BTreeMap, fmt::Write, net::IpAddr};
 
@@ -12,15 +12,18 @@ use serde_json::Value;
 use super::HeaderRules;
 use crate::syntax::claims::names_a_claim;
 
-/// A field of `set` or `add`.
+/// A field of `set` or `add` whose value contains facts of the request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MadeField {
+    /// Name of the field.
     pub name: HeaderName,
+    /// Value of the field.
     pub value: MadeValue,
-    /// Of `add`.
+    /// Whether the field is one of `add`, which keeps the values that are there.
     pub is_added: bool,
 }
 
+/// A value that contains facts of the request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MadeValue(Box<[Part]>);
 
@@ -32,20 +35,22 @@ enum Part {
     Claim(Box<str>),
 }
 
-/// What of a request a value may have in it.
+/// The facts of a request that a value may contain.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
+    /// Address of the client.
     pub client: IpAddr,
+    /// Id of the request.
     pub request_id: &'a HeaderValue,
-    /// Of a verified token.
+    /// Claims of a verified credential.
     pub claims: Option<&'a BTreeMap<Box<str>, Value>>,
 }
 
 impl MadeValue {
-    /// `None`: the text stands for itself.
+    /// Parses a value of a rule. `None`: the text contains no word in braces, and stands for itself.
     ///
     /// # Errors
-    /// What is wrong with a word in braces.
+    /// A word in braces is not one of those that are replaced.
     pub fn parse(text: &str) -> Result<Option<Self>, &'static str> {
         let mut parts = Vec::new();
         let (mut plain, mut rest) = (String::new(), text);
@@ -102,7 +107,7 @@ impl MadeValue {
                 Part::Claim(name) => push_claim(&mut text, facts.claims?.get(&**name)?)?,
             }
         }
-        // Readers strip white space at the ends, and would take one identity for another.
+        // Readers strip white space at both ends, and would mistake one identity for another.
         if text.trim() != text {
             return None;
         }
@@ -110,7 +115,7 @@ impl MadeValue {
     }
 }
 
-/// JSON in a value is not meant, and neither is what no name can be.
+/// Whether the text in braces is meant as a word to replace. JSON is not, and neither is a text that cannot be a name.
 fn is_word(word: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | ':' | '.' | '/' | '\\');
     !word.is_empty() && word.chars().all(is_plain)
@@ -125,7 +130,7 @@ fn push_claim(text: &mut String, claim: &Value) -> Option<()> {
                 if at > 0 {
                     text.push(' ');
                 }
-                // A text with a space would arrive as two.
+                // A text with a space would arrive as two texts.
                 let is_one =
                     item.as_str().is_none_or(|item| !item.is_empty() && !item.contains(char::is_whitespace));
                 if item.is_array() || !is_one {
@@ -139,7 +144,7 @@ fn push_claim(text: &mut String, claim: &Value) -> Option<()> {
     Some(())
 }
 
-/// The fields of `rules` that are made for this message.
+/// Makes the fields of `rules` that contain facts of the request.
 pub fn apply_made(headers: &mut HeaderMap, rules: &HeaderRules, facts: &Facts<'_>) {
     for MadeField { name, value, is_added } in &rules.made {
         let value = value.of(facts);

@@ -1,23 +1,23 @@
-//! Header fields on their way through: what ends at this hop, what the gateway adds about the request, and what the
+//! The header fields of requests and responses: the fields that end at this hop, those that the gateway adds, and those that the
 //! route adds.
 //!
-//! The order is the promise. First everything goes that the sender may not decide (hop-by-hop fields, forwarding
-//! fields of a peer that is not trusted, identity headers, names that only look different); then the gateway adds
-//! its own. So nothing that a client sends, and nothing that it names in Connection, can remove or replace what
-//! the gateway adds. Route rules come last: the operator has the last word.
+//! The order is a guarantee. First all fields are removed that the sender may not decide (hop-by-hop fields, forwarding fields of a
+//! peer that is not trusted, identity headers, names that only look different). Then the gateway adds its own. So a client cannot
+//! remove or replace what the gateway adds, by any field that it sends or names in Connection. Route rules come last, since the
+//! operator decides.
 //!
-//! - Hop-by-hop (RFC 9110 §7.6.1): `Connection` and all that any of its lines names, `Keep-Alive`, `TE`, `Trailer`,
-//!   `Transfer-Encoding`, `Upgrade`, `HTTP2-Settings`, `Proxy-*` of a request (with `Proxy` itself, which CGI would
-//!   read as `HTTP_PROXY`) and the proxy authentication fields of a response. `TE: trailers` goes too: trailers
-//!   are not forwarded.
+//! - Hop-by-hop (RFC 9110 §7.6.1): `Connection` and every field that one of its lines names, `Keep-Alive`, `TE`, `Trailer`,
+//!   `Transfer-Encoding`, `Upgrade`, `HTTP2-Settings`, `Proxy-*` of a request (with `Proxy` itself, which CGI would read as
+//!   `HTTP_PROXY`) and the proxy authentication fields of a response. `TE: trailers` is removed, too, since trailers are not
+//!   forwarded.
 //! - Names are folded (all but letters and digits to `-`) and those that then equal a name which the gateway or a rule sets
 //!   or removes are dropped: services that build variables from names cannot tell them apart ([`GuardedNames`](crate::message::GuardedNames)).
 //! - A field that only a proxy can fill and that services trust (`X-Original-URL`, `Client-Cert`, `True-Client-IP`, …) is dropped unless
 //!   the peer is trusted, and before the route is chosen.
-//! - `Expect` is met by the gateway itself and not passed on.
+//! - The gateway itself answers `Expect`, and does not pass it on.
 //! - `Server` of the service is never touched.
 //!
-//! Everything here edits or decides; nothing waits, logs or builds a response.
+//! The code here edits or decides; it does not wait, log or build a response.
 
 mod client;
 mod made;
@@ -41,11 +41,11 @@ pub use self::{
     rules::HeaderRules,
 };
 
-/// Our name in `Via` and `Proxy-Status`.
+/// The gateway's name in `Via` and `Proxy-Status`.
 pub const PSEUDONYM: &str = "millgate";
 
-/// True if the request has been through gateways of our name so often that it must be going in a circle (508).
-/// A chain of gateways (edge, then inner) is normal, so the first meetings are allowed.
+/// Whether the request has passed so many gateways of our name that it must be in a loop (508). A chain of gateways (edge, then
+/// inner) is normal, so [`VIA_HOPS_MAX`] of them are allowed.
 pub fn is_loop(headers: &HeaderMap) -> bool {
     let ours = headers
         .get_all(header::VIA)
@@ -57,13 +57,13 @@ pub fn is_loop(headers: &HeaderMap) -> bool {
     ours > VIA_HOPS_MAX
 }
 
-/// `received-protocol RWS received-by [ RWS comment ]` (RFC 9110 §7.6.3).
+/// Whether this hop is a gateway of our name: `received-protocol RWS received-by [ RWS comment ]` (RFC 9110 §7.6.3).
 fn is_our_hop(hop: &[u8]) -> bool {
     let mut words = hop.split(|&byte| byte == b' ' || byte == b'\t').filter(|word| !word.is_empty());
     words.nth(1).is_some_and(|received_by| received_by.eq_ignore_ascii_case(PSEUDONYM.as_bytes()))
 }
 
-/// Says which protocol the message arrived by.
+/// Appends this hop to `Via`, with the protocol by which the message arrived.
 fn append_via(headers: &mut HeaderMap, received: Version) {
     let hop = match received {
         Version::HTTP_09 | Version::HTTP_10 => HeaderValue::from_static("1.0 millgate"),
@@ -76,7 +76,7 @@ fn append_via(headers: &mut HeaderMap, received: Version) {
 
 /// Removes what Connection names and every field for which `is_dropped` is true.
 fn remove_fields(headers: &mut HeaderMap, is_dropped: impl Fn(&HeaderName) -> bool) {
-    // Allocates only if there is something to remove.
+    // Allocates only if there is a field to remove.
     let mut dropped: Vec<HeaderName> = Vec::new();
     for line in headers.get_all(header::CONNECTION) {
         let options = line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
@@ -89,7 +89,7 @@ fn remove_fields(headers: &mut HeaderMap, is_dropped: impl Fn(&HeaderName) -> bo
     }
 }
 
-/// Remove, then set, then add: a rule can both clear what came and put its own in place.
+/// Applies the rules: remove, then set, then add. So one set of rules can remove the fields that came and add its own.
 pub fn apply_rules(headers: &mut HeaderMap, rules: &HeaderRules) {
     for name in &rules.remove {
         headers.remove(name);
@@ -102,8 +102,8 @@ pub fn apply_rules(headers: &mut HeaderMap, rules: &HeaderRules) {
     }
 }
 
-/// The rules for responses, on a reply of the gateway itself. The fields of the reply win: a rule that lets a service's responses be
-/// cached for an hour must not do so to a 429. Only fields that name the answering program may be changed or removed.
+/// Applies the rules for responses to a local reply. The fields of the reply win: a rule that lets a service's responses be cached
+/// for an hour must not do so to a 429. Rules may change or remove only the fields that name the answering program.
 pub fn apply_rules_to_local_reply(headers: &mut HeaderMap, rules: &HeaderRules, facts: &Facts<'_>) {
     let own = std::mem::take(headers);
     apply_rules(headers, rules);
@@ -121,22 +121,22 @@ pub fn apply_rules_to_local_reply(headers: &mut HeaderMap, rules: &HeaderRules, 
     }
 }
 
-/// One Content-Length line in the only form that has one reading.
+/// Writes one Content-Length line in the only form that has one reading.
 fn write_content_length(headers: &mut HeaderMap, bytes: u64) {
     let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
     let is_written = lines.next().is_some_and(|line| is_canonical_length(line.as_bytes()));
-    // One line with a canonical number can only be `bytes`, from which it was read.
+    // A single line with a canonical number is `bytes` itself, which was read from it.
     if !is_written || lines.next().is_some() {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes));
     }
 }
 
-/// Decimal, no leading zero (RFC 9110 §8.6).
+/// Whether a length is decimal without a leading zero (RFC 9110 §8.6).
 fn is_canonical_length(digits: &[u8]) -> bool {
     digits.iter().all(u8::is_ascii_digit) && (digits.len() == 1 || !digits.starts_with(b"0"))
 }
 
-/// Own entries in `Via` that still pass: as many gateways of our name may stand in one line.
+/// The largest number of `Via` entries of our name with which a request passes: that many gateways of our name may be in one chain.
 const VIA_HOPS_MAX: usize = 4;
 
 #[cfg(test)]

@@ -14,26 +14,31 @@ use crate::message::{
 /// The facts of a request from which its header section is written.
 #[derive(Debug, Clone, Copy)]
 pub struct ForwardContext<'a> {
-    /// Of the header section as it is now.
+    /// The survey of the header section as it is now.
     pub survey: Survey,
-    /// The connection's other end as text, without port. Made once per connection.
+    /// The peer's address as text, without port. Made once per connection.
     pub peer: &'a HeaderValue,
-    /// The peer is one of `listen.trusted_proxies`: its word about earlier hops is passed on.
+    /// Whether the peer is one of `listen.trusted_proxies`, whose fields about earlier hops are passed on.
     pub peer_is_trusted: bool,
-    /// That the client used, as far as is known ([`crate::admission::Admitted::scheme`]).
+    /// The scheme that the client used, as far as it is known ([`crate::admission::Admitted::scheme`]).
     pub scheme: Scheme,
+    /// The host and port that the client requested.
     pub authority: &'a Authority,
+    /// Method of the request.
     pub method: &'a Method,
-    /// That the request arrived by.
+    /// Version of HTTP by which the request arrived.
     pub version: Version,
-    /// Resolved ([`Framing::resolve`]).
+    /// Framing of the content, resolved ([`Framing::resolve`]).
     pub framing: Framing,
+    /// Id of the request.
     pub request_id: &'a HeaderValue,
-    /// What `rewrite.strip` took from the path.
+    /// The prefix that `rewrite.strip` took from the path.
     pub prefix: Option<&'a str>,
+    /// The names that are removed from requests.
     pub names: &'a GuardedNames,
-    /// Verified claims of this request.
+    /// Fields with verified claims of this request.
     pub forward: &'a [(HeaderName, HeaderValue)],
+    /// The route's rules for requests.
     pub rules: &'a HeaderRules,
 }
 
@@ -69,7 +74,7 @@ pub fn remove_claimed(headers: &mut HeaderMap, names: &GuardedNames, peer_is_tru
     }
 }
 
-/// The request id that a trusted peer gave, if it is fit to be logged and sent on: 1 to 128 visible characters.
+/// The request id that a trusted peer sent, if it is fit for the log and the service: 1 to 128 visible characters.
 pub fn trusted_request_id(headers: &HeaderMap, peer_is_trusted: bool) -> Option<&HeaderValue> {
     let value = if peer_is_trusted { headers.get(&X_REQUEST_ID)? } else { return None };
     let fit = (1..=REQUEST_ID_BYTES_MAX).contains(&value.len())
@@ -85,14 +90,14 @@ fn is_dropped(name: &HeaderName, context: &ForwardContext<'_>) -> bool {
         Kind::HopByHop => true,
         Kind::Framing => *name == header::TRANSFER_ENCODING,
         Kind::Forwarding => !context.peer_is_trusted,
-        // Via names the earlier hops, from any sender.
+        // Via names the earlier hops, and is kept from every sender.
         Kind::Managed => *name != header::VIA,
         Kind::Credential => false,
         Kind::EndToEnd => context.names.verdict(name.as_str()) == Verdict::LooksLikeAnother,
     }
 }
 
-/// One Host, and one statement of where the content ends.
+/// Writes one Host line, and one statement of where the content ends.
 fn write_framing(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
     if !context.authority.is_the_host_line(context.version) {
         headers.insert(header::HOST, context.authority.host_line().clone());
@@ -112,13 +117,14 @@ fn write_framing(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
     }
 }
 
-/// What a trusted peer reported stays and the peer's address is appended; otherwise only what we see ourselves is reported.
+/// Writes the forwarding fields. The fields of a trusted peer stay, and its address is appended; otherwise the fields contain only
+/// what the gateway itself sees.
 fn write_forwarding(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
     if let Some(prefix) = context.prefix {
         write_prefix(headers, prefix);
     }
     let scheme = HeaderValue::from_static(context.scheme.as_str());
-    // After the fields of peers that are not trusted are gone, only a trusted one can have sent any.
+    // Fields of untrusted peers have been removed, so only a trusted peer can have sent any that are left.
     if !context.survey.has(Found::Forwarding) || !context.peer_is_trusted {
         headers.insert(&X_FORWARDED_FOR, context.peer.clone());
         headers.insert(&X_FORWARDED_PROTO, scheme);
@@ -137,7 +143,7 @@ fn write_forwarding(headers: &mut HeaderMap, context: &ForwardContext<'_>) {
     }
 }
 
-/// Of the scheme that the trusted peer's client used.
+/// The default port of the scheme that the trusted peer's client used.
 fn default_port(proto: Option<&HeaderValue>) -> Option<HeaderValue> {
     match proto?.as_bytes() {
         b"https" => Some(HeaderValue::from_static("443")),
@@ -146,7 +152,7 @@ fn default_port(proto: Option<&HeaderValue>) -> Option<HeaderValue> {
     }
 }
 
-/// What the service must put before its paths in links, after what a trusted peer has stripped before.
+/// Writes the prefix that the service must put before its paths in links, after a prefix that a trusted peer has stripped before.
 fn write_prefix(headers: &mut HeaderMap, prefix: &str) {
     let before = headers.get(&X_FORWARDED_PREFIX).map_or(&b""[..], HeaderValue::as_bytes);
     let before = before.strip_suffix(b"/").unwrap_or(before);
@@ -155,7 +161,7 @@ fn write_prefix(headers: &mut HeaderMap, prefix: &str) {
     }
 }
 
-/// All lines of a field in one list, with `last` at the end; `None` if there is no line.
+/// All lines of a field in one list, with `last` at the end. `None`: there is no line.
 fn joined(headers: &HeaderMap, name: &HeaderName, last: &HeaderValue) -> Option<HeaderValue> {
     let mut lines = headers.get_all(name).iter();
     let mut text = lines.next()?.as_bytes().to_vec();
@@ -166,7 +172,8 @@ fn joined(headers: &HeaderMap, name: &HeaderName, last: &HeaderValue) -> Option<
     HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok()
 }
 
-/// Host, length or coding, X-Forwarded-{For,Proto,Host,Port,Prefix}, Via, X-Request-ID.
+/// The largest number of fields that [`apply_request`] adds: Host, length or coding, X-Forwarded-{For,Proto,Host,Port,Prefix}, Via,
+/// X-Request-ID.
 const MANAGED_FIELDS: usize = 9;
 
 const REQUEST_ID_BYTES_MAX: usize = 128;

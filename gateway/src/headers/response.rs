@@ -13,25 +13,28 @@ use crate::message::{
 pub struct ResponseFraming {
     /// Content-Length to pass on. `None`: there is none, or chunks overrule it.
     pub content_length: Option<u64>,
-    /// False if the message could be read in two ways, so that the connection may hold bytes of either reading.
+    /// False if the message can be read in two ways, so that bytes of either reading may be left on the connection.
     pub reusable: bool,
     /// The header section has just that length, on one line, in canonical form.
     is_written: bool,
-    /// Some field ends at this hop.
+    /// Whether some field ends at this hop.
     has_dropped: bool,
 }
 
-/// A response that must not be passed on: 502 `upstream_protocol_error`, and the connection is closed.
+/// The reason for which a response must not be passed on. The client gets 502 `upstream_protocol_error`, and the connection
+/// is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ResponseFault {
+    /// Transfer-Encoding is not exactly `chunked`.
     TransferEncoding,
+    /// Content-Length does not have a single value.
     ContentLength,
-    /// 101, though the request did not ask to switch protocols: what follows would not be HTTP.
+    /// The status is 101, though the request did not ask to switch protocols: the bytes that follow would not be HTTP.
     SwitchingProtocols,
 }
 
 impl ResponseFault {
-    /// For the log; the client learns only the error's code.
+    /// The reason for the log. The client gets only the code of the error.
     pub fn detail(self) -> &'static str {
         match self {
             Self::TransferEncoding => "the service's Transfer-Encoding is not exactly chunked",
@@ -44,15 +47,18 @@ impl ResponseFault {
 /// The facts of a response from which its header section is written.
 #[derive(Debug, Clone, Copy)]
 pub struct ResponseContext<'a> {
+    /// Framing of the content, as [`check_response`] read it.
     pub framing: ResponseFraming,
-    /// That the response arrived by.
+    /// Version of HTTP by which the response arrived.
     pub version: Version,
+    /// Id of the request.
     pub request_id: &'a HeaderValue,
+    /// The route's rules for responses.
     pub rules: &'a HeaderRules,
 }
 
-/// Refuses a response whose end is not certain. hyper's client has looked at the last Transfer-Encoding line and
-/// at contradicting lengths only. One pass over the header section, which also finds what [`apply_response`] has to do.
+/// Refuses a response whose end is not certain. hyper's client checks only the last Transfer-Encoding line, and
+/// contradicting lengths. One pass over the header section also finds the work of [`apply_response`].
 pub fn check_response<B>(response: &Response<B>) -> Result<ResponseFraming, ResponseFault> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(ResponseFault::SwitchingProtocols);
@@ -122,9 +128,9 @@ impl FramingReading {
     }
 }
 
-/// RFC 9110 §8.6: a 204 has no Content-Length, since it has no content; HTTP/2 clients refuse one that has. (304 and
-/// responses to HEAD may have the length that GET would have got; 1xx have a reading of their own.) What the service sends
-/// all the same would be read as the beginning of the connection's next response.
+/// The framing of a 204. RFC 9110 §8.6: a 204 has no Content-Length, since it has no content; HTTP/2 clients refuse one
+/// that has. (304 and responses to HEAD may have the length that the response to GET would have; 1xx are read elsewhere.)
+/// Content that the service sends all the same would be read as the beginning of the connection's next response.
 fn without_content(length: &Length, is_chunked: bool, has_dropped: bool) -> ResponseFraming {
     ResponseFraming {
         content_length: None,
@@ -155,11 +161,11 @@ pub fn apply_response(headers: &mut HeaderMap, context: &ResponseContext<'_>) {
     apply_rules(headers, context.rules);
 }
 
-/// Turns the fields of a service's informational response into the client's. What belongs to the final response is removed:
-/// CORS, the request id, and every field that the route's rules remove or set.
+/// Turns the fields of a service's informational response into the client's. Fields that belong to the final response are
+/// removed: CORS, the request id, and every field that the route's rules remove or set.
 pub fn apply_informational(headers: &mut HeaderMap, rules: &HeaderRules) {
     let is_final = |name: &HeaderName| {
-        // What the gateway or the route writes into the final response, and CORS, which belongs to it.
+        // The fields that the gateway or the route writes into the final response, and CORS, which belongs to it.
         *name == header::CONTENT_LENGTH
             || *name == X_REQUEST_ID
             || name.as_str().starts_with("access-control-")
@@ -173,8 +179,8 @@ pub fn apply_informational(headers: &mut HeaderMap, rules: &HeaderRules) {
     append_via(headers, Version::HTTP_11);
 }
 
-/// What all Content-Length lines together mean. RFC 9112 §6.3 (5): several equal values are one; anything else is
-/// an error.
+/// The meaning of all Content-Length lines together. RFC 9112 §6.3 (5): several equal values are one; anything else is an
+/// error.
 #[derive(Default)]
 struct Length {
     value: Option<u64>,
@@ -202,7 +208,7 @@ impl Length {
     }
 }
 
-/// `Proxy-Status` stays: RFC 9209 makes it end-to-end.
+/// Whether a field ends at this hop. `Proxy-Status` does not: RFC 9209 makes it end-to-end.
 fn is_dropped(name: &HeaderName) -> bool {
     match Kind::of(name.as_str()) {
         Kind::HopByHop => *name != "proxy-status",

@@ -1,4 +1,4 @@
-//! Names and values of header fields, as configuration may write them.
+//! Names and values of header fields that configuration may write.
 
 use std::str::FromStr as _;
 
@@ -9,13 +9,14 @@ use crate::{
     syntax::{diagnostics::code, units::Invalid},
 };
 
+/// A value that configuration may write: any text without control characters.
 pub(crate) fn header_value(text: &str) -> Result<HeaderValue, Invalid> {
     HeaderValue::from_str(text)
         .map_err(|_| Invalid::new(code::BAD_VALUE, "a header value", "control characters are not allowed"))
 }
 
-/// A header that configuration may write. Framing and connection headers (RFC 9110 §7.6.1, RFC 9112 §6) belong to
-/// the gateway alone: a rule for them would be a way to smuggle requests.
+/// A header that configuration may write. The gateway alone writes framing and connection headers (RFC 9110
+/// §7.6.1, RFC 9112 §6): a rule for them would be a way to smuggle requests.
 pub(crate) fn settable_header(text: &str) -> Result<HeaderName, Invalid> {
     let name = HeaderName::from_str(text).map_err(|_| {
         Invalid::new(code::BAD_VALUE, "a header name such as `X-User-Id`", "not a header name")
@@ -24,7 +25,7 @@ pub(crate) fn settable_header(text: &str) -> Result<HeaderName, Invalid> {
     let is_of_the_gateway = match Kind::of(&folded) {
         Kind::HopByHop => *folded != *"proxy-status",
         Kind::Framing => true,
-        // Where the request came through is added, and what it expects is met.
+        // The gateway adds its own hop to Via, and answers Expect itself.
         Kind::Managed => matches!(&*folded, "via" | "expect"),
         Kind::Credential | Kind::Forwarding | Kind::EndToEnd => false,
     };

@@ -22,7 +22,7 @@ fn fields(lines: &[(&str, &str)]) -> HeaderMap {
     headers
 }
 
-/// What a request looks like to the gateway, unless a test says otherwise.
+/// A request as the gateway sees it. The defaults are those of a plain GET from an untrusted peer.
 struct Case {
     peer_is_trusted: bool,
     scheme: Scheme,
@@ -197,11 +197,11 @@ fn a_trusted_peers_word_is_kept_and_its_address_appended() {
     assert_eq!(lines(&headers, "x-forwarded-for"), ["203.0.113.9, 10.0.0.1, 192.0.2.7"]);
     assert_eq!(lines(&headers, "x-forwarded-proto"), ["http"]);
     assert_eq!(lines(&headers, "forwarded"), ["for=203.0.113.9"]);
-    // The caller decides which id the request has, by `trusted_request_id`.
+    // The caller decides by `trusted_request_id` which id the request has.
     assert_eq!(lines(&headers, "x-request-id"), ["id-1"]);
 }
 
-/// A proxy in front that ends TLS says so, and often nothing of the port.
+/// A proxy that ends TLS in front of the gateway often sends the scheme without the port.
 #[test]
 fn the_port_is_that_of_the_scheme_which_a_trusted_peer_names() {
     for (ours, said, port) in [
@@ -218,7 +218,7 @@ fn the_port_is_that_of_the_scheme_which_a_trusted_peer_names() {
     let named = |case: Case| case.apply(&[("x-forwarded-proto", "https"), ("x-forwarded-port", "8443")]);
     let headers = named(Case { peer_is_trusted: true, ..Case::default() });
     assert_eq!(lines(&headers, "x-forwarded-port"), ["8443"]);
-    // The client named one.
+    // The client named a port.
     let headers = Case { peer_is_trusted: true, port: Some(8080), ..Case::default() }
         .apply(&[("x-forwarded-proto", "https")]);
     assert_eq!(lines(&headers, "x-forwarded-port"), ["8080"]);
@@ -298,7 +298,7 @@ fn the_content_is_framed_anew() {
     assert_eq!(framed(Method::POST, Framing::Length(5), "00005"), both("5", ""));
     assert_eq!(framed(Method::POST, Framing::Length(0), "0"), both("0", ""));
     assert_eq!(framed(Method::GET, Framing::Chunked, "5"), both("", ""));
-    // A method that anticipates content says that there is none.
+    // For a method that anticipates content, a length of 0 is written if there is none.
     for (method, length) in [(Method::POST, "0"), (Method::PUT, "0"), (Method::PATCH, "0"), (Method::GET, "")]
     {
         let headers = Case { method, ..Case::default() }.apply(&[]);
@@ -366,15 +366,15 @@ fn the_client_is_the_nearest_address_that_no_trusted_proxy_has() {
         let headers = fields(&lines.iter().map(|line| ("x-forwarded-for", *line)).collect::<Vec<_>>());
         client_ip(peer.parse::<IpAddr>().expect("an address"), &headers, &nets).to_string()
     };
-    // The peer itself, if it is not trusted: its header is only a claim.
+    // The client is the peer itself if that is not trusted: its header is only a claim.
     assert_eq!(client("192.0.2.7", &["203.0.113.9"]), "192.0.2.7");
     assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");
     assert_eq!(client("10.0.0.1", &["203.0.113.9"]), "203.0.113.9");
     assert_eq!(client("10.0.0.1", &["1.1.1.1, 203.0.113.9, 10.9.9.9"]), "203.0.113.9");
     assert_eq!(client("10.0.0.1", &["1.1.1.1", "203.0.113.9 ,10.9.9.9"]), "203.0.113.9");
-    // All trusted: the leftmost.
+    // If all addresses are trusted, the leftmost one is the client.
     assert_eq!(client("10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
-    // What is no address ends the walk at the proxy that wrote it.
+    // A value that is not an address ends the walk at the proxy that wrote it.
     assert_eq!(client("10.0.0.1", &["203.0.113.9, unknown, 10.0.0.2"]), "10.0.0.2");
     assert_eq!(client("10.0.0.1", &["203.0.113.9,"]), "10.0.0.1");
     // Other spellings.

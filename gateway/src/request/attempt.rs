@@ -1,11 +1,11 @@
-//! Attempts: endpoint, connection, request, response head, outcome; and again where that is safe.
+//! Attempts at a request: endpoint, connection, request, response head, outcome, and a retry if that is safe.
 //!
-//! Attempt 1 is not a retry. Whether another one follows is one decision ([`crate::policy::retry::Retry::check`]); it picks
-//! the endpoint before it charges anything. An answer that may be retried is kept meanwhile: it is the client's if no
-//! better one comes. No attempt follows once a byte of an answer went to the client. What an attempt takes (in-flight
-//! counts, breaker permit, connection) is given back by `Drop`, so a client that goes away needs no code here. Which
-//! endpoint an attempt goes to is decided in [`super::search`], one send and what its failure means in [`super::send`],
-//! what that proves against the endpoint in [`crate::request::verdict`].
+//! Attempt 1 is not a retry. [`crate::policy::retry::Retry::check`] alone decides whether another attempt follows; it picks the
+//! endpoint before it charges anything. A response that may be retried is kept meanwhile: the client gets it if no better one
+//! comes. No attempt follows once a byte of a response went to the client. The values that an attempt takes (in-flight counts,
+//! breaker permit, connection) are given back by `Drop`, so a client that goes away needs no code here. [`super::search`] picks
+//! the endpoint of an attempt, [`super::send`] makes one send and classifies its failure, [`crate::request::verdict`] decides what
+//! that proves against the endpoint.
 
 use std::{
     rc::Rc,
@@ -38,8 +38,8 @@ use crate::{
     },
 };
 
-/// Sends the request until an endpoint answers, or nothing more may be tried. The response is put into `answer`; the exchange gets
-/// what an answered request has taken. `upload`: of the request's body, if it has one.
+/// Sends the request until an endpoint answers or no further attempt is allowed. The response is put into `answer`; the exchange
+/// gets the connection and the guards of the answered request. `upload` is the request's body, if it has one.
 pub(super) async fn run(
     plan: &Plan<'_>,
     unsent: &mut Unsent,
@@ -61,7 +61,7 @@ pub(super) async fn run(
     let retries = &plan.route.policies.retry;
     let mut picked = search.first(exchange.ready, exchange, &mut *worker.rng.borrow_mut())?;
     let (mut now, mut spent) = (exchange.ready, Spent::default());
-    // Would be the client's if no better one comes.
+    // The response that the client gets if no better one comes.
     let mut kept: Option<(Option<Answered>, Sent, Witness)> = None;
     let error = loop {
         let index = picked.index;
@@ -71,7 +71,7 @@ pub(super) async fn run(
             request.headers_mut().insert(header::HOST, endpoint.authority.clone());
         }
         let spare = spare_of(unsent.as_ref(), upload, retries, spent);
-        // A probe leaves the time for another attempt, where there can be one.
+        // A probe leaves time for another attempt, if there can be one.
         let (repeats, is_probe) = (spare.is_some(), picked.probe.is_some());
         let given = if repeats && is_probe { deadline.of_a_probe() } else { deadline };
         let attempt = Attempt::new(picked, given, (now, repeats), upload, worker);
@@ -82,7 +82,7 @@ pub(super) async fn run(
                 let is_final = !retries.may_follow_status(status, is_probe);
                 exchange.attempts.ends(Outcome::Answered(status.as_u16()), is_final);
                 let witness = attempt.into_witness();
-                // How most requests end.
+                // Most requests end here.
                 if is_final {
                     reply.answers(witness, in_flight, exchange);
                     return Ok(());
@@ -114,7 +114,7 @@ pub(super) async fn run(
     }
 }
 
-/// The next attempt after its pause, and when that is. `None`: no endpoint can take it any more.
+/// The next attempt after its pause, and the time at which it begins. `None`: no endpoint can take it any more.
 async fn rested<'a>(
     mut next: Next<Picked<'a>>,
     search: &mut Search<'a>,
@@ -127,14 +127,15 @@ async fn rested<'a>(
     tokio::time::sleep(next.pause).await;
     let worker = exchange.worker();
     let now = worker.clock.now();
-    // What was free to take the attempt before the pause may be out by now, and another one not.
+    // The endpoint that could take the attempt before the pause may be ejected or its breaker open by now; another one is picked
+    // then.
     if !next.to.still_takes(now) {
         next.to = search.pick(false, now, exchange, &mut *worker.rng.borrow_mut()).ok()?;
     }
     Some((next, now))
 }
 
-/// Kept where the request may be sent again after bytes of it were sent. What was not sent needs no spare.
+/// A copy of the head, made if the request may be sent again after bytes of it were sent. An unsent request needs no copy.
 fn spare_of(
     unsent: Option<&Request<RequestBody>>,
     upload: Option<&Rc<Upload>>,
@@ -146,7 +147,7 @@ fn spare_of(
     (has_body && retries.may_repeat(request.method(), spent)).then(|| Spare::of(request))
 }
 
-/// The request from its first byte on, if all that was read of its body is still kept.
+/// The request from its first byte on, if all bytes that were read of its body are still kept.
 fn again(spare: Spare, upload: Option<&Rc<Upload>>) -> Option<Request<RequestBody>> {
     let body = match upload {
         Some(upload) => upload.replay()?,
@@ -155,7 +156,7 @@ fn again(spare: Spare, upload: Option<&Rc<Upload>>) -> Option<Request<RequestBod
     spare.into_request(body)
 }
 
-/// What the request has left of `timeout.total`, which runs from the moment when it has been received whole.
+/// The rest of the request's `timeout.total`, which runs from the moment at which the whole request has been received.
 fn left(deadline: &Deadline, upload: Option<&Rc<Upload>>, now: Instant) -> Duration {
     let deadline = match upload.map(|upload| upload.received.get()) {
         Some(Some(at)) => deadline.received(at),
@@ -177,7 +178,7 @@ fn follow<'a>(
     let worker = exchange.worker();
     let cluster = search.cluster();
     if phase == Phase::ReusedConnectionClosed {
-        // Says nothing about its endpoint, which may be tried again; but what else is idle there is as old.
+        // The close proves nothing about the endpoint, which may be tried again; but its other idle connections are as old.
         cluster.endpoints.get(index)?.pool.clear();
     } else {
         search.leave_out(index);

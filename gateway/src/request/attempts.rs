@@ -1,4 +1,4 @@
-//! The attempts of one request, for metrics and the access log: where, with what outcome, when and for how long.
+//! The attempts of one request, for metrics and the access log: instance, outcome, begin and duration.
 
 use std::{rc::Rc, time::Instant};
 
@@ -10,27 +10,29 @@ use crate::{
 /// The attempts of one request.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
+    /// Number of attempts so far.
     pub(super) number: u32,
-    /// Subset of the service, where the route names one or splits.
+    /// Subset of the service, if the route names one or splits its requests.
     pub(super) subset: Option<Rc<str>>,
     /// Instance of the last attempt.
     pub(super) instance: Option<Rc<str>>,
-    /// When the last attempt was sent, and when its response head was there.
+    /// The time at which the last attempt began.
     pub(super) began: Option<Instant>,
+    /// The time at which the last attempt ended: its response head had come, or it had failed.
     pub(super) ended: Option<Instant>,
-    /// Empty where the first attempt was a good one, as it nearly always is.
+    /// Empty if the first attempt was the final one, which is nearly always so.
     list: Vec<OneAttempt>,
 }
 
 impl Attempts {
-    /// One more attempt, at this endpoint.
+    /// Begins one more attempt, at this endpoint.
     pub(super) fn begins(&mut self, cluster: &LocalCluster, endpoint: &LocalEndpoint) {
         self.number += 1;
         self.instance = Some(Rc::clone(&endpoint.instance));
         self.subset.clone_from(&cluster.subset);
     }
 
-    /// The last attempt is over. The first one leaves no trace in the list if it `is_final`.
+    /// Ends the last attempt. If it was the first one and `is_final`, it is not put into the list.
     pub(super) fn ends(&mut self, outcome: Outcome, is_final: bool) {
         if is_final && self.list.is_empty() {
             return;
@@ -43,20 +45,20 @@ impl Attempts {
         self.add(OneAttempt { instance, outcome, began, took });
     }
 
-    /// The list, where there is one.
+    /// The list of attempts; empty if the first one was the final one.
     pub(super) fn list(&self) -> &[OneAttempt] {
         &self.list
     }
 
-    /// Past [`LIST_MAX`] the last one takes the place of the one before it.
+    /// Adds an attempt. From [`LIST_MAX`] attempts on, it replaces the last one in the list.
     fn add(&mut self, attempt: OneAttempt) {
         self.list.truncate(LIST_MAX - 1);
         self.list.push(attempt);
     }
 }
 
-/// Connects that fail are free, and there may be as many as there are instances. The line would be longer than a person reads;
-/// `attempts` has their number.
+/// The largest number of attempts in the list. Failed connects are free, and there may be as many as there are instances; a
+/// longer line would not be read. `attempts` has their number.
 const LIST_MAX: usize = 16;
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
-//! Who may use a route, and how often: checked in the order of what the answers cost.
+//! Authentication and rate limits of a route, checked in the order of their cost.
 //!
-//! Limits whose key needs no identity (address, route, service, header) come first, since a signature costs a hundred times
-//! as much: they bound how many a stranger can have checked. A request that authentication refuses has been charged to them.
-//! Then come the credential, what the route requires of it, and the limits whose key it holds. A request that a limit refuses is
-//! charged to none of them ([`LimitCheck`]).
+//! Limits whose key needs no identity (address, route, service, header) come first: they bound the number of signatures that an
+//! unauthenticated client can have checked, and a signature costs a hundred times as much as a limit. A request that authentication
+//! refuses has been charged to these limits. Then follow the credential, the requirements of the route, and the limits whose key
+//! comes from the identity. A request that a limit refuses is charged to none of them ([`LimitCheck`]).
 //!
-//! Of several providers, those come first that have verified this very credential lately, then the ones that a token names as
-//! its issuer. A token that no known key verifies may be signed with a newer key: see [`doubt`].
+//! If a route has several providers, the worker first looks for one that has verified this very credential lately. Then come the
+//! providers of the issuer that the token names. A token that no known key verifies may be signed with a newer key: see [`doubt`].
 
 mod doubt;
 
@@ -70,7 +70,7 @@ pub(crate) async fn check(
     Ok((identity, quota))
 }
 
-/// The refusal by a limit, counted.
+/// Counts the refusal by a limit and returns it as an error.
 fn limited(route: &LocalRoute, exchange: &Exchange, refused: &limit_check::Refused<'_>) -> Error {
     let limit_check::Refused { limit, limited } = refused;
     exchange.worker().metrics.count(Rare::RateLimited, &route.shared().name, limit.name());
@@ -82,7 +82,7 @@ fn limited(route: &LocalRoute, exchange: &Exchange, refused: &limit_check::Refus
     }))
 }
 
-/// The identity of the client, which one of the route's providers vouches for.
+/// The identity of the client, verified by one of the route's providers.
 async fn authenticate(
     snapshot: &LocalSnapshot,
     route: &Route,
@@ -101,7 +101,7 @@ async fn authenticate(
     if let Some(provider) = provider
         && rejection.is_doubtful
     {
-        // Boxed: it is rare, and large beside what every request carries.
+        // Boxed: the wait is rare, and its state would be large in every request's future.
         let settled = Box::pin(doubt::settle(route, provider, credential, exchange)).await;
         exchange.waited(exchange.worker().clock.now());
         match settled {
@@ -118,15 +118,17 @@ async fn authenticate(
     })
 }
 
-/// A request's credential, as it is found.
+/// The credential of a request.
 enum Seen<'a> {
-    /// Verified lately.
+    /// The worker has verified it lately, and has its identity.
     Known(Rc<Identity>),
+    /// The worker has not verified it lately.
     New(&'a str),
+    /// The request has no credential.
     Nothing,
 }
 
-/// Looks at each place where a provider of the route expects its credential, and at what the worker remembers.
+/// Searches each place in which a provider of the route expects its credential, and the credentials that the worker has cached.
 fn look<'a>(
     snapshot: &LocalSnapshot,
     route: &Route,
@@ -141,7 +143,7 @@ fn look<'a>(
     let (mut all, mut known, mut first) = (Found::default(), None, None);
     for provider in snapshot.providers_of(route) {
         let found = provider.find(parts);
-        // What another provider than the accepting one expects is not verified, and would reach the service all the same.
+        // A credential for another provider than the accepting one would not be verified, and would still reach the service.
         let merged = found.and_then(|found| all.merge(found).map(|()| found.credential));
         let credential = merged.map_err(|placement| misplaced(provider, placement))?;
         if known.is_none() {
@@ -161,7 +163,7 @@ fn look<'a>(
     }
 }
 
-/// Counts why a credential is refused, and keeps it for the log: the client learns less.
+/// Counts the reason for which a credential is refused, and keeps it for the log. The response does not contain it.
 fn failed(exchange: &Exchange, provider: &str, reason: &'static str, claim: Option<Box<str>>) {
     exchange.auth_failed(AuthFailure { reason, claim });
     exchange.worker().metrics.count(Rare::AuthFailure, provider, reason);
@@ -207,7 +209,7 @@ fn verify<'s>(
     ))
 }
 
-/// The credential is checked, and what was verified is remembered.
+/// Checks the credential; the provider caches the verified identity.
 fn verify_by(
     provider: &LocalProvider,
     credential: &str,
@@ -220,7 +222,7 @@ fn verify_by(
     Ok(identity)
 }
 
-/// The client, as limits count it.
+/// The client's address as the key of a limit.
 fn client_of(exchange: &Exchange) -> LimitKey {
     LimitKey::of_ip(exchange.request.client)
 }
@@ -229,7 +231,7 @@ fn unix_seconds(exchange: &Exchange) -> u64 {
     exchange.worker().clock.unix(exchange.request.started).as_secs()
 }
 
-/// The kinds of credentials that the route accepts, for the challenge; that of `refused` first.
+/// The kinds of credentials that the route accepts, for the challenge. The kind of `refused` comes first.
 fn accepted(snapshot: &LocalSnapshot, route: &Route, refused: Option<&LocalProvider>) -> AcceptedKinds {
     let named = |provider: &LocalProvider| (provider.scheme(), provider.words());
     AcceptedKinds::new(refused.into_iter().chain(snapshot.providers_of(route)).map(named))

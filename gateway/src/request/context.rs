@@ -1,4 +1,4 @@
-//! What every request of one connection shares.
+//! The state that all requests of one connection share.
 
 use std::{cell::RefCell, net::SocketAddr, rc::Rc};
 
@@ -14,24 +14,30 @@ use crate::{
 
 /// A client's connection, with what all of its requests share.
 pub struct ConnectionContext {
+    /// The worker that serves the connection.
     pub worker: Rc<WorkerState>,
+    /// Address of the TCP peer: the client, or a proxy.
     pub peer: SocketAddr,
     /// The peer's address as a header value, made once.
     pub peer_text: HeaderValue,
+    /// Scheme by which the client reached the gateway.
     pub scheme: Scheme,
-    /// Of the last request; the next one nearly always has the same.
+    /// Authority of the last request. The next request nearly always has the same one, which is then not
+    /// parsed again.
     pub authority: RefCell<Option<Rc<Authority>>>,
+    /// State of the connection.
     pub state: Rc<ConnectionState>,
-    /// Slots of services that its requests have.
+    /// Slots of services that the connection's requests have.
     pub held: Rc<Held>,
 }
 
 impl ConnectionContext {
+    /// How a request of this connection arrived, for admission.
     pub(crate) fn arrival(&self, peer_is_trusted: bool) -> Arrival {
         Arrival { scheme: self.scheme, peer_is_trusted }
     }
 
-    /// Whether it ends with what is in flight.
+    /// Whether the connection closes when its requests in flight have ended.
     pub(crate) fn is_closing(&self) -> bool {
         self.worker.draining.get() || self.state.close.get()
     }

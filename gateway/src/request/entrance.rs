@@ -1,4 +1,5 @@
-//! What becomes of a request before any policy: it is admitted and has a route, is answered at once, or is refused.
+//! The first steps of a request, before any policy: it is admitted and gets a route, is answered at once, or is
+//! refused.
 
 use std::rc::Rc;
 
@@ -21,14 +22,15 @@ use crate::{
     snapshot::{LocalRoute, LocalSnapshot},
 };
 
-/// What becomes of a request before any route.
+/// The result of admission, before a route is looked up.
 pub(super) enum Entrance {
+    /// The request gets a route.
     Open(Admitted),
-    /// `OPTIONS *`, or a client that is to come over TLS.
+    /// The request is answered at once: `OPTIONS *`, or a redirect of a cleartext request to HTTPS.
     Answered(Response<Bytes>),
 }
 
-/// The request's one reading.
+/// Checks that the request has one reading only, and answers the requests that need no route.
 pub(super) fn admit(
     connection: &ConnectionContext,
     snapshot: &LocalSnapshot,
@@ -65,14 +67,16 @@ pub(super) fn admit(
     }
 }
 
-/// To this gateway, or to a trusted proxy in front, which would be sent in a circle otherwise.
+/// Whether the client reached this gateway by TLS, or reached a trusted proxy in front of it so. Without the latter, a
+/// proxy that ends TLS would get the same redirect again and again.
 fn came_over_tls(admitted: &Admitted, headers: &HeaderMap, peer_is_trusted: bool) -> bool {
     let stated = || headers.get(&names::X_FORWARDED_PROTO).map(HeaderValue::as_bytes);
     admitted.scheme() == Scheme::Https
         || (peer_is_trusted && stated().is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https")))
 }
 
-/// The route; for a preflight that it answers, the route of the request that is announced, and its method.
+/// The route of the request. For a preflight request to a route with CORS, it is the route of the announced request,
+/// with the announced method.
 pub(super) fn find_route_or_preflight<'a>(
     snapshot: &'a LocalSnapshot,
     parts: &Parts,
@@ -87,7 +91,8 @@ pub(super) fn find_route_or_preflight<'a>(
     Ok((find_route(snapshot, parts, &parts.method, admitted)?, None))
 }
 
-/// Before authentication: a browser sends no token with a preflight.
+/// The response to a preflight request. It comes before authentication, since a browser sends no credential with a
+/// preflight.
 pub(super) fn preflight_reply(route: &LocalRoute, exchange: &Exchange) -> Response<Bytes> {
     let mut response = no_content();
     headers::apply_rules(response.headers_mut(), &route.response_rules);

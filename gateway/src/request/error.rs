@@ -1,8 +1,8 @@
 //! Every failure that the gateway answers itself, and one table of the responses.
 //!
 //! Codes are stable: the same word stands in the problem body, the access log, the metric and the dashboard.
-//! Status recommendations follow RFC 9209 §2.3 (Proxy-Status error types); where a gateway's habit differs, the
-//! row says so. Internal detail goes to the log, the code and one sentence to the client.
+//! Statuses follow the recommendations of RFC 9209 §2.3 (Proxy-Status error types); a comment gives the reason
+//! where a row differs from them. The client gets the code and one sentence; internal detail goes to the log.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
     upstream::cluster::Absence,
 };
 
-/// A failure of one request.
+/// A failure of one request that the gateway answers itself. [`Error::row`] has the status and the words of each.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("{}", .0.detail())]
@@ -54,7 +54,8 @@ pub enum Error {
     BreakerOpen { retry_after: Duration },
     #[error("too many requests to the service are in flight")]
     Overloaded,
-    /// Others need the rest. `client`: of all its connections together.
+    /// The connection (or, with `client`, all connections of the client together) has its share of the slots; the
+    /// rest is for others.
     #[error("too many requests to the service are in flight for this {}", if *.client { "client" } else { "connection" })]
     ShareUsed { client: bool },
     #[error("too many uploads to the service are in flight")]
@@ -86,7 +87,8 @@ pub enum Error {
     RequestBodyInvalid,
     #[error("the client left before the end of its request")]
     ClientGone,
-    /// `drain.timeout` is over. Without a `Retry-After`: the service may have done what was asked.
+    /// `drain.timeout` is over. The response has no `Retry-After`, since the service may have processed the
+    /// request.
     #[error("the gateway is shutting down, and this request has not ended in time")]
     DrainTimeout,
     #[error("the gateway failed on this request")]
@@ -96,35 +98,42 @@ pub enum Error {
 /// The values that a limited client needs to slow down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RateLimited {
-    /// Ready values of `RateLimit-Policy` and `RateLimit`.
+    /// Ready value of `RateLimit-Policy`.
     pub policy: HeaderValue,
+    /// Ready value of `RateLimit`.
     pub state: HeaderValue,
     /// Name of the limit that refused.
     pub violated: Box<str>,
+    /// Time until the limit takes a request again.
     pub retry_after: Duration,
 }
 
-/// Who caused the failure.
+/// The side that caused the failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
+    /// The client.
     Downstream,
+    /// The service, or the connection to it.
     Upstream,
+    /// The gateway itself.
     Gateway,
 }
 
 /// One line of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
+    /// Status of the response.
     pub status: StatusCode,
     /// Stable word (docs/ERRORS.md).
     pub code: &'static str,
     /// RFC 9209 §2.3 error type.
     pub proxy_status: &'static str,
+    /// The side that caused the failure.
     pub blame: Blame,
 }
 
 impl Error {
-    /// The table. Exhaustive on purpose: a new variant does not compile without its row.
+    /// The row of this failure. The match has no wildcard, so a new variant does not compile without its row.
     pub fn row(&self) -> Row {
         use Blame::{Downstream, Gateway, Upstream};
         match self {
@@ -170,7 +179,7 @@ impl Error {
             Self::RequestBodyInvalid | Self::TokenPlacement(..) => {
                 row(StatusCode::BAD_REQUEST, "bad_request", "http_request_error", Downstream)
             }
-            // Sent to a client that may still read; counted and logged as 499.
+            // Sent because the client may still read; counted and logged as 499.
             Self::ClientGone => {
                 row(StatusCode::BAD_REQUEST, flags::CLIENT_GONE, "http_request_error", Downstream)
             }
@@ -283,11 +292,11 @@ impl Error {
                 }
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            // What a client sends on because it expects the other protocol would be read as a request.
+            // Bytes that the client sends next, in the expected protocol, would be read as a request.
             Self::ClientGone | Self::UpgradeUnsupported => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            // RFC 6750 §3: no error code when no token was presented.
+            // RFC 6750 §3: a challenge has no error code if the request has no token.
             Self::TokenMissing(accepted) => challenge(headers, &accepted, ""),
             Self::TokenPlacement(accepted, _) => {
                 challenge(headers, &accepted, r#", error="invalid_request""#);
@@ -359,7 +368,7 @@ fn challenge(headers: &mut HeaderMap, accepted: &AcceptedKinds, parameters: &str
     set(headers, &header::WWW_AUTHENTICATE, &accepted.challenge(parameters));
 }
 
-/// The words of an error as a sentence of their own.
+/// The words of an error as a sentence: with a capital letter and a full stop.
 fn sentence(words: &str) -> String {
     let mut rest = words.chars();
     let first = rest.next().map(|first| first.to_ascii_uppercase());
@@ -367,7 +376,8 @@ fn sentence(words: &str) -> String {
     first.into_iter().chain(rest).chain(end.chars()).collect()
 }
 
-/// Text that came from configuration can hold what a header value may not; then the field is left out.
+/// Sets a field. Text from the configuration can contain bytes that are not allowed in a header value; then the
+/// field is left out.
 fn set(headers: &mut HeaderMap, name: &http::HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
@@ -392,7 +402,7 @@ mod tests {
         }))
     }
 
-    /// The contract with clients, row by row.
+    /// The rows are the contract with clients.
     #[test]
     fn every_failure_has_its_row() {
         use Blame::{Downstream, Gateway, Upstream};

@@ -1,8 +1,7 @@
 //! The facts of one request, from its first byte to the last byte of its response.
 //!
-//! An [`Exchange`] is made when a request head is complete. Whatever ends the request (response sent, client
-//! gone, panic) drops it, and the drop counts the request and writes its access-log line, so no path can
-//! forget to.
+//! An [`Exchange`] is made when a request head is complete. However the request ends (response sent, client gone, panic),
+//! the exchange is dropped, and the drop counts the request and writes its access-log line, so no path can leave that out.
 
 mod log_line;
 
@@ -24,10 +23,13 @@ use crate::{
     worker::WorkerState,
 };
 
-/// What is known of a request when its head is complete.
+/// The facts about a request that are known when its head is complete.
 pub struct RequestFacts {
+    /// Id of the request, in the log, in local replies and for the service.
     pub id: RequestId,
+    /// The time at which the head was complete. Timeouts and durations count from it.
     pub started: Instant,
+    /// Address of the client: the peer, or the client that a trusted proxy names.
     pub client: IpAddr,
     /// The peer is one of `listen.trusted_proxies`.
     pub peer_is_trusted: bool,
@@ -37,42 +39,42 @@ pub struct RequestFacts {
     pub(crate) body: DeclaredBody,
 }
 
-/// One request's facts. Boxed once; moved into the response body so that it lives as long as the response.
+/// The facts of one request. Boxed once, and moved into the response body, so that it lives as long as the response.
 ///
-/// Each phase of the request reports what it found out by one method, and hands it to the next phase as a value of its own:
-/// what is kept here is for metrics, the log line and local replies.
+/// Each phase of the request reports its result by one method, and hands it to the next phase as a value of its own. The
+/// values here are for metrics, the log line and local replies.
 pub struct Exchange {
     connection: Rc<ConnectionContext>,
     pub request: RequestFacts,
-    /// When the request could be sent: at once, or when its body had been gathered. Deadlines run from here.
+    /// The time at which the request could be sent: at once, or when its body had been gathered. Deadlines run from here.
     pub ready: Instant,
-    /// Path and query: as they were authorised and forwarded, or as received if the request was refused at admission.
+    /// Path and query as they were authorised and forwarded, or as received if the request was refused at admission.
     target: Option<PathAndQuery>,
     /// `None`: the request was not admitted.
     authority: Option<Rc<Authority>>,
     route: Option<Rc<LocalRoute>>,
     identity: Option<Rc<Identity>>,
-    /// Why authentication refused the request.
+    /// The reason for which authentication refused the request.
     auth_failure: OnceCell<AuthFailure>,
-    /// Why the request may not use the route from its address.
+    /// The reason for which clients at this address may not use the route.
     denied: Option<ClientDenied>,
     pub(super) attempts: Attempts,
-    /// Of the response whose head was handed over; `None`: the client left before.
+    /// Status of the response whose head was handed over. `None`: the client left before that.
     status: Option<StatusCode>,
-    /// What went wrong, in the words of the error table (or [`flags`]); [`flags::NONE`] if nothing did.
+    /// The failure, in the words of the error table (or [`flags`]); [`flags::NONE`] if nothing failed.
     flag: &'static str,
     bytes_out: u64,
     /// The response was handed over completely.
     complete: bool,
     /// The request body while it is received. `None`: the request has none, or it was not read.
     upload: Option<Rc<Upload>>,
-    /// The upstream connection that the response comes by, and what goes back with it.
+    /// The upstream connection from which the response comes, and the guards that are given back with it.
     taken: Option<Taken>,
     /// The progress of both bodies. `None`: no body has taken longer than one poll so far.
     activity: Option<Rc<Activity>>,
-    /// How long it may stand still.
+    /// The limits on how long the exchange may stand still, and how slow its client may be.
     limits: Option<Limits>,
-    /// HTTP/1.1; a stream of HTTP/2 is watched by its own task.
+    /// Watches the activity on HTTP/1.1. On HTTP/2, the task of the stream watches it.
     watch: Option<Watch>,
 }
 
@@ -88,8 +90,9 @@ pub struct AuthFailure {
 /// nginx's number for "the client closed the request": it appears in logs and dashboards, and is never sent.
 pub const CLIENT_CLOSED_REQUEST: u16 = 499;
 
-/// Words of the access log for what happens after the response head; no status can tell it any more.
+/// Words of the access log for failures after the response head, which the status cannot show any more.
 pub mod flags {
+    /// The request ended without a failure.
     pub const NONE: &str = "-";
     /// The client left before its response was complete.
     pub const CLIENT_GONE: &str = "client_gone";
@@ -101,35 +104,40 @@ pub mod flags {
     pub const CLIENT_STALLED: &str = "client_stalled";
     /// The client paused for too long, or was too slow, in the middle of its request, when the response had begun.
     pub const REQUEST_TIMEOUT: &str = "request_timeout";
-    /// It had not ended when `drain.timeout` was over.
+    /// The request had not ended when `drain.timeout` was over.
     pub const DRAIN_TIMEOUT: &str = "drain_timeout";
 }
 
 /// The request's body, as its head declares it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DeclaredBody {
+    /// The request has no body.
     None,
-    /// Most likely it came with the head, and hyper drops it on the way to the next request.
+    /// At most [`SHORT_BODY_BYTES`]: most likely the body came with the head, and hyper drops it before the next request.
     Short,
+    /// Longer, of unknown length, or sent only after a 100 (Continue).
     Long,
 }
 
 impl DeclaredBody {
+    /// The body that this request declares.
     pub(crate) fn of(request: &Request<ClientBody>) -> Self {
         let body = request.body();
         if body.is_end_stream() {
             return Self::None;
         }
         let is_short = body.length().is_some_and(|length| length <= SHORT_BODY_BYTES);
-        // A client that waits for a 100 has not sent it.
+        // A client that waits for a 100 has not sent its body.
         if is_short && !request.headers().contains_key(header::EXPECT) { Self::Short } else { Self::Long }
     }
 }
 
-/// What one read of a head brings along.
+/// The largest body, in bytes, that most likely comes with the head in one read.
 const SHORT_BODY_BYTES: u64 = 4 * 1024;
 
 impl Exchange {
+    /// Begins an exchange, which counts as a request of its connection until it is dropped. `activity`: that of an HTTP/2
+    /// stream.
     pub fn new(
         connection: Rc<ConnectionContext>,
         request: RequestFacts,
@@ -159,7 +167,7 @@ impl Exchange {
         })
     }
 
-    /// The request was refused or answered at admission. `target`: as received.
+    /// The request was refused or answered at admission. `target` is the target as received.
     pub(super) fn stays_outside(&mut self, target: Option<&PathAndQuery>) {
         self.target = target.cloned();
     }
@@ -195,7 +203,7 @@ impl Exchange {
         self.ready = now;
     }
 
-    /// A service has answered. What the request has taken is given back with the end of the response.
+    /// A service has answered. The values that the request has taken are given back at the end of the response.
     pub(super) fn answered(&mut self, taken: Taken) {
         self.taken = Some(taken);
     }
@@ -205,12 +213,12 @@ impl Exchange {
         self.status = Some(status);
     }
 
-    /// The gateway answers itself, for this reason.
+    /// The gateway answers the request itself, for this reason.
     pub(super) fn refused(&mut self, reason: &'static str) {
         self.flag = reason;
     }
 
-    /// The response ends before its end, for this reason. Returns whether that is the first one.
+    /// The response breaks off for this reason. Returns whether it is the first reason.
     pub(super) fn broke(&mut self, reason: &'static str) -> bool {
         let is_first = self.flag == flags::NONE;
         if is_first {
@@ -219,7 +227,7 @@ impl Exchange {
         is_first
     }
 
-    /// The response was handed over completely: what the request has taken goes back.
+    /// The response was handed over completely, and the values that the request has taken are given back.
     pub(super) fn completed(&mut self) {
         if let Some(taken) = self.taken.take() {
             let is_sent = self.upload.as_ref().is_none_or(|upload| upload.complete.get());
@@ -228,10 +236,12 @@ impl Exchange {
         self.complete = true;
     }
 
+    /// The worker that serves the request.
     pub fn worker(&self) -> &Rc<WorkerState> {
         &self.connection.worker
     }
 
+    /// The exchange's activity, if it has one already.
     pub(crate) fn known_activity(&self) -> Option<&Rc<Activity>> {
         self.activity.as_ref()
     }
@@ -272,7 +282,7 @@ impl Exchange {
         }
     }
 
-    /// Where informational responses go. `None`: the client speaks HTTP/1.0, which has none (RFC 9110 §15.2).
+    /// The sink for informational responses. `None`: the client speaks HTTP/1.0, which has none (RFC 9110 §15.2).
     pub(crate) fn response_sink(&self) -> Option<ResponseSink> {
         if self.request.version < Version::HTTP_11 {
             return None;
@@ -287,7 +297,7 @@ impl Exchange {
         })
     }
 
-    /// How long the exchange may stand still, and how slow its client may be.
+    /// Sets how long the exchange may stand still, and how slow its client may be.
     pub(crate) fn limit(&mut self, limits: Limits) {
         self.limits = Some(limits);
         if let Some(activity) = &self.activity {
@@ -295,17 +305,17 @@ impl Exchange {
         }
     }
 
-    /// Status of the response; [`CLIENT_CLOSED_REQUEST`] where there was none.
+    /// Status of the response; [`CLIENT_CLOSED_REQUEST`] if there was none.
     pub fn status_code(&self) -> u16 {
         self.status.map_or(CLIENT_CLOSED_REQUEST, |status| status.as_u16())
     }
 
-    /// Path as it was authorised; as received if the request was refused before.
+    /// Path as it was authorised, or as received if the request was refused before.
     pub fn path(&self) -> &str {
         self.target.as_ref().map_or("", PathAndQuery::path)
     }
 
-    /// The route that takes the request; `None`: none does, or none was looked for.
+    /// The route of the request. `None`: no route takes it, or none was looked up.
     pub(super) fn route(&self) -> Option<&Rc<LocalRoute>> {
         self.route.as_ref()
     }
@@ -315,25 +325,25 @@ impl Exchange {
         self.upload.as_ref()
     }
 
-    /// What the request that was answered has taken.
+    /// The values that an answered request has taken.
     pub(super) fn taken(&mut self) -> Option<&mut Taken> {
         self.taken.as_mut()
     }
 
-    /// Bytes of the response's body go to the client. Returns how many its connection has taken so far, as far as that says
-    /// something about the client: HTTP/2 has a window of its own for each stream.
+    /// Counts bytes of the response's body that go to the client. Returns how many bytes the client's connection has taken
+    /// so far, or 0 on HTTP/2, where each stream has a window of its own and the number proves nothing about this one.
     pub(crate) fn handed_over(&mut self, bytes: u64) -> u64 {
         self.bytes_out += bytes;
         let taken = self.connection.state.handed_over(bytes);
         if self.request.version <= Version::HTTP_11 { taken } else { 0 }
     }
 
-    /// Host as it was routed by.
+    /// Host by which the request was routed.
     pub fn host(&self) -> Option<&str> {
         Some(self.authority.as_ref()?.host())
     }
 
-    /// Bytes of the request body that came so far.
+    /// Bytes of the request body that have come so far.
     pub fn bytes_in(&self) -> u64 {
         self.upload.as_ref().map_or(0, |upload| upload.bytes.get())
     }
@@ -350,26 +360,26 @@ impl Exchange {
         }
     }
 
-    /// Some of the request's body was not read.
+    /// Whether some of the request's body was not read.
     pub(crate) fn has_unread_body(&self) -> bool {
         let is_read = self.upload.as_ref().is_some_and(|upload| upload.received.get().is_some());
         self.request.body != DeclaredBody::None && !is_read
     }
 
-    /// So much of it that the connection cannot go on to another request.
+    /// Whether the unread rest of the body prevents another request on this connection.
     pub(crate) fn must_close(&self) -> bool {
         self.request.version <= Version::HTTP_11
             && self.has_unread_body()
             && (self.request.body == DeclaredBody::Long || self.upload.is_some())
     }
 
-    /// The client's address as text, where there is one already.
+    /// The client's address as text, if the connection has it already.
     pub(crate) fn known_client_text(&self) -> Option<&[u8]> {
         let is_peer = self.request.client == self.connection.peer.ip();
         is_peer.then_some(self.connection.peer_text.as_bytes())
     }
 
-    /// What header rules may ask for.
+    /// The values that header rules may refer to.
     pub(crate) fn facts(&self) -> Facts<'_> {
         Facts {
             client: self.request.client,
@@ -378,21 +388,22 @@ impl Exchange {
         }
     }
 
-    /// `sub` of the verified token.
+    /// `sub` of the verified credential.
     pub fn user(&self) -> Option<&str> {
         self.identity.as_ref()?.subject.as_deref()
     }
 
-    /// The provider that verified it: a `sub` is one of its issuer's.
+    /// The provider that verified the credential. A `sub` is unique for one issuer only.
     pub fn provider(&self) -> Option<&str> {
         Some(&self.identity.as_ref()?.provider)
     }
 
+    /// Whether the client's connection uses TLS.
     pub fn is_tls(&self) -> bool {
         self.connection.scheme == Scheme::Https
     }
 
-    /// Who ended an exchange before its end, and the client only where no other has.
+    /// The reason why an exchange ended early. The client is named only if nothing else caused the end.
     fn why_incomplete(&self) -> &'static str {
         match self.activity.as_ref().and_then(|activity| activity.ended()) {
             Some(Cause::ClientStalled) => flags::CLIENT_STALLED,
@@ -423,8 +434,8 @@ impl Exchange {
             let mut sample = cell.borrow_mut();
             sample.count(method_label(&self.request.method), self.status_code(), 1);
             sample.duration.record(duration);
-            // Overhead is measured to the response head: what follows is the client's pace.
-            // And not while a client sends its body.
+            // Overhead is measured up to the response head, since the client sets the pace of the rest, and without the
+            // time in which the client sends its body.
             if let (Some(upstream), Some(head)) = (upstream, self.attempts.ended) {
                 let ours = head.saturating_duration_since(self.ready).saturating_sub(upstream);
                 sample.overhead.record(ours);

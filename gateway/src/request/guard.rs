@@ -1,4 +1,4 @@
-//! What holds for a request whatever happens in it: a panic ends that request only, and the end of the drain ends it at once.
+//! The guard around a request: a panic ends that request only, and the end of the drain ends the request at once.
 
 use std::{
     cell::Cell,
@@ -13,8 +13,8 @@ use super::error::Error;
 /// A panic inside one request.
 pub(super) struct Panicked;
 
-/// Runs a request's future so that a panic ends that request only; the worker and its other requests go on. One that has no
-/// answer when the drain's time is over gets one from the gateway.
+/// Runs a request's future so that a panic ends that request only; the worker and its other requests go on. A request without
+/// a response at the end of the drain's time gets a local reply.
 pub(super) fn guarded<T>(
     is_out_of_time: &Cell<bool>,
     mut future: Pin<&mut impl Future<Output = Result<T, Error>>>,
@@ -23,7 +23,7 @@ pub(super) fn guarded<T>(
         if is_out_of_time.get() {
             return Poll::Ready(Ok(Err(Error::DrainTimeout)));
         }
-        // Unwind safety: after a panic the future is never polled again, and what it borrowed is plain data.
+        // Unwind safety: after a panic the future is never polled again, and the values that it borrowed are plain data.
         match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
             Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
             Ok(Poll::Pending) => Poll::Pending,
@@ -58,8 +58,8 @@ mod tests {
         assert!(matches!(guarded(&in_time, pin!(async { Ok(7) })).await, Ok(Ok(7))));
     }
 
-    /// One slot, which a request that panics must give back. The peer is trusted, so that its id is the request's and no
-    /// random number is needed for one.
+    /// A service with one slot, which a request that panics must give back. The peer is trusted, so that its id is used as
+    /// the request's and no random number is needed for one.
     const ROUTES: &str = "version: 1\nlisten: {http: \"127.0.0.1:0\", trusted_proxies: [127.0.0.1]}\n\
         routes:\n  - {path: /*, service: items}\naccess_log: {format: off}\n\
         services: {items: {hosts: [\"192.0.2.1:80\"], max_inflight: 1}}\n";
@@ -69,8 +69,8 @@ mod tests {
         request.body(Empty::new()).unwrap()
     }
 
-    /// Status and content. With `panics`, something else has the worker's random numbers, which is a bug of the gateway and
-    /// a panic where the request needs them.
+    /// Status and content. With `panics`, the test borrows the worker's random numbers, as a bug of the gateway could, and
+    /// the request panics when it needs them.
     async fn answer<F>(worker: &WorkerState, panics: bool, response: F) -> (u16, String)
     where
         F: Future<Output = hyper::Result<Response<Incoming>>>,

@@ -12,7 +12,7 @@ use crate::{
     snapshot::{LocalRoute, LocalSnapshot, Route, own_value},
 };
 
-/// Makes the request's head what the upstream is to see.
+/// Turns the client's request head into the one that the service gets.
 pub(super) fn write_upstream_head(
     parts: &mut Parts,
     snapshot: &LocalSnapshot,
@@ -45,7 +45,7 @@ pub(super) fn write_upstream_head(
     if !route.request_rules.made.is_empty() {
         headers::apply_made(&mut parts.headers, &route.request_rules, &exchange.facts());
     }
-    // Where it is the instance's address, each attempt has its own.
+    // If the host is the instance's address, each attempt sets its own.
     if let Some(UpstreamHost::Name(host)) = route.shared().upstream_host() {
         parts.headers.insert(header::HOST, own_value(host));
     }
@@ -54,7 +54,7 @@ pub(super) fn write_upstream_head(
     Ok(())
 }
 
-/// Makes the response's head what the client is to see.
+/// Turns the service's response head into the one that the client gets.
 pub(super) fn write_client_head<B>(
     response: &mut Response<B>,
     framing: ResponseFraming,
@@ -70,7 +70,7 @@ pub(super) fn write_client_head<B>(
     if !rules.made.is_empty() {
         headers::apply_made(fields, rules, &exchange.facts());
     }
-    // RFC 9112 §2.6: an intermediary answers in its own version, not in the service's.
+    // RFC 9112 §2.6: an intermediary responds in its own version, not in the service's.
     *response.version_mut() = Version::HTTP_11;
 }
 

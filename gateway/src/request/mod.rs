@@ -1,8 +1,8 @@
-//! The way of one request, read top to bottom.
+//! The path of one request through the gateway, to be read from top to bottom.
 //!
-//! [`serve`] is the infallible shell: id, timing, panic guard, local replies. [`forward`] is the fallible core,
-//! phase by phase in the order in which they happen; each phase is one call into the module that decides it.
-//! The order of policies is this code, not a stack of types.
+//! [`serve`] is the infallible shell: id, timing, panic guard, local replies. [`forward`] is the fallible core, phase by
+//! phase in the order in which they happen; each phase is one call into the module that decides it. The order of policies
+//! is the order of this code, not a stack of types.
 
 mod attempt;
 mod attempts;
@@ -62,7 +62,7 @@ use crate::{
     upstream::protocol::Answered,
 };
 
-/// Answers one request; whatever goes wrong inside becomes a local reply.
+/// Answers one request. Every failure inside becomes a local reply.
 pub async fn serve(
     connection: Rc<ConnectionContext>,
     request: Request<ClientBody>,
@@ -113,19 +113,21 @@ pub async fn serve(
     Ok(response)
 }
 
-/// What the core came to.
+/// How [`forward`] ends when it does not fail.
 enum Answer {
-    /// A service's response, which is in [`Left::answer`]; its connection is the exchange's.
+    /// A service's response, which is in [`Left::answer`]. The exchange has its connection.
     Upstream,
+    /// A response of the gateway itself.
     Local(Response<Bytes>),
 }
 
 /// The parts of a request that outlive [`forward`], also when it ends with an error or a panic.
 struct Left<'a> {
-    /// The request's body, until something reads it.
+    /// The request's body, until it is read.
     unread: &'a mut Option<ClientBody>,
     /// The CORS fields of the response, a service's or a local one.
     cors: &'a mut Option<cors::Answer>,
+    /// The service's response.
     answer: &'a mut AnswerSlot,
 }
 
@@ -207,7 +209,7 @@ async fn forward(
         add_quota(response.headers_mut(), quota);
         return Ok(Answer::Local(response));
     }
-    // After everything that another protocol would have to pass, too.
+    // After all policies, which a request for another protocol has to pass, too.
     if asks_for_upgrade && admission::needs_upgrade(&parts) {
         return Err(Error::UpgradeUnsupported);
     }
@@ -221,14 +223,14 @@ async fn forward(
     let upload = begin_upload(unread, policies, exchange);
     let body = upload.as_ref().map_or_else(RequestBody::default, |upload| RequestBody::of(Rc::clone(upload)));
     if let Some(upload) = &upload {
-        // A slot, an instance and a connection are not for waiting for a client.
+        // A request waits for its client before it takes a slot, an instance or a connection.
         if policies.body == BodyStart::Gather {
             upload.gather().await.map_err(body_failed)?;
         }
         exchange.waited(exchange.worker().clock.now());
     }
 
-    // 8 to 11. Endpoint, connection, exchange with the upstream, outcome; again where that is safe and allowed.
+    // 8 to 11. Endpoint, connection, exchange with the upstream, outcome; another attempt if that is safe and allowed.
     let plan = Plan { snapshot, route: route.shared(), worker: &connection.worker };
     let mut unsent = Some(Request::from_parts(parts, body));
     attempt::run(&plan, &mut unsent, answer, upload.as_ref(), exchange).await?;

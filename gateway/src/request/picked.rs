@@ -1,4 +1,4 @@
-//! An endpoint that was picked for one attempt, and what it took to pick it.
+//! An endpoint that was picked for one attempt, with the breaker's permit and the right to probe.
 
 use std::{rc::Rc, time::Instant};
 
@@ -8,24 +8,28 @@ use crate::{
     upstream::endpoint::StateHandle,
 };
 
-/// A breaker's permit, held by a count of this worker.
+/// A breaker's permit.
 pub(super) type BreakerPermit = Permit<StateHandle>;
 /// The right to probe an ejected endpoint.
 pub(super) type OutlierProbe = Probe<StateHandle>;
 
 /// An endpoint for one attempt. Dropping it gives back the permit and the right to probe.
 pub(super) struct Picked<'a> {
+    /// The cluster of the endpoint.
     pub(super) cluster: &'a Rc<LocalCluster>,
+    /// Index of the endpoint in the cluster.
     pub(super) index: usize,
+    /// The endpoint itself.
     pub(super) endpoint: &'a LocalEndpoint,
-    /// `None`: there is no breaker.
+    /// `None`: the service has no breaker.
     pub(super) permit: Option<BreakerPermit>,
-    /// The attempt decides whether the endpoint comes back.
+    /// If there is one, the attempt decides whether the ejected endpoint returns.
     pub(super) probe: Option<OutlierProbe>,
 }
 
 impl Picked<'_> {
-    /// Whether the endpoint would be picked at this later time, too. One that is probed is expected to be out.
+    /// Whether the endpoint would be picked at this later time, too. A probed endpoint is expected to be
+    /// ejected or to have an open breaker.
     pub(super) fn still_takes(&self, now: Instant) -> bool {
         let shared = &self.cluster.shared;
         let Some(endpoint) = shared.endpoints.get(self.index) else { return false };

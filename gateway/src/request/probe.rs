@@ -1,8 +1,9 @@
-//! Probes of ejected endpoints: what may decide whether one comes back.
+//! Probes of ejected endpoints: the connects and requests that may end an ejection.
 //!
-//! Where connects had failed, a connect decides, made beside the traffic: by the first request after the pause, or by the
-//! worker where none comes. Where requests had failed, a request decides. One that would go elsewhere if it failed may be
-//! it at once, and has half of its time for it; one that would be lost waits for such a one as long as the pause was.
+//! If connects had failed, a connect decides. It is made in a task of its own: by the first request after the pause, or by
+//! the worker if no request comes. If requests had failed, a request decides. A request that goes to another endpoint if it
+//! fails may be the probe at once, and has half of its time for it. A request that would be lost may be the probe only when
+//! the endpoint has waited for another one for as long as the pause was.
 
 use std::{
     rc::Rc,
@@ -20,8 +21,9 @@ use crate::{
     worker::WorkerState,
 };
 
-/// May an ejected endpoint that was picked have this request? If it may, the request is its probe, or too few endpoints are
-/// left. `outlasts_a_failure`: the request goes elsewhere if this attempt fails. `deadline`: of a connect that begins now.
+/// Whether a picked endpoint that is ejected may get this request. It may if the request is its probe, or if too few
+/// endpoints are left. `outlasts_a_failure`: the request goes to another endpoint if this attempt fails. `deadline` is that
+/// of a connect which begins now.
 pub(super) fn admit_ejected(
     picked: &mut Picked<'_>,
     (now, worker): (Instant, &Rc<WorkerState>),
@@ -67,7 +69,7 @@ pub(crate) fn unasked(worker: &Rc<WorkerState>) {
     }
 }
 
-/// Connects in a task of this worker: no request waits for an endpoint that is most likely still gone.
+/// Connects in a task of this worker, so that no request waits for an endpoint that is most likely still gone.
 fn by_connect(
     picked: &Picked<'_>,
     probe: OutlierProbe,
@@ -84,15 +86,15 @@ fn by_connect(
                 verdict.witness.connected(now, &worker);
                 lease.release(true);
             }
-            // This machine's trouble; the endpoint stays where it was, until its next probe.
+            // This machine lacks a resource; the endpoint stays ejected until its next probe.
             Err(ConnectError::Exhausted(_)) => {}
             Err(_) => verdict.record(Deed::ConnectFailed, now, &worker),
         }
     });
 }
 
-/// Connects that one worker begins in one look, once a second. A hundred endpoints of a service without traffic are looked
-/// at within seconds, and no look is a burst.
+/// The largest number of connects that one worker begins in one look, once a second. The endpoints of a service without
+/// traffic are probed within seconds, and a look is never a burst.
 const UNASKED_MAX: usize = 16;
-/// What a connect may take where there is no route to ask; `timeout.connect` is that by default.
+/// The deadline of a connect that belongs to no route: the default of `timeout.connect`.
 const CONNECT_MAX: Duration = Duration::from_secs(1);

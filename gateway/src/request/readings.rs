@@ -1,4 +1,4 @@
-//! Paths that programs read in more than one way, and what their senders may gain by that: nothing.
+//! Paths that programs read in more than one way. Their senders must gain nothing by that.
 //!
 //! A route that has `allow_in_path` takes such a path, and a service may read it as another one. The path passes only if each
 //! of these readings is one that its sender could have had with a plain path: by this route, or by another one of the same
@@ -16,10 +16,10 @@ use crate::{
     snapshot::{LocalSnapshot, Route},
 };
 
-/// Lets an odd path pass its route, or refuses it.
+/// Checks that the sender of an odd path gains nothing by it.
 ///
 /// # Errors
-/// A reading is not to be had with a plain path.
+/// A plain path would not give the sender each reading of the path.
 pub(super) fn check(
     snapshot: &LocalSnapshot,
     route: &Route,
@@ -41,24 +41,26 @@ pub(super) fn check(
     }
 }
 
-/// What plain paths give to the sender of a request.
+/// The readings that plain paths give to the sender of a request.
 struct Plain<'a> {
     snapshot: &'a LocalSnapshot,
     route: &'a Route,
     method: &'a Method,
     headers: &'a HeaderMap,
     host: &'a str,
-    /// What the route strips, as it is written in this request.
+    /// The prefix that the route strips, as it is written in this request.
     prefix: &'a str,
 }
 
-/// What the table makes of a path.
+/// The result of a path's look-up in the route table.
 enum Taken<'a> {
-    /// By this route.
+    /// This route takes the path.
     Here,
+    /// Another route takes it.
     By(&'a Route),
-    /// By these routes, for other methods.
+    /// These routes take it, for other methods.
     Otherwise(Vec<&'a Route>),
+    /// No route takes it.
     Nowhere,
 }
 
@@ -103,7 +105,8 @@ impl Plain<'_> {
             )
     }
 
-    /// A plain path of the other one is not this one's to give.
+    /// Whether plain paths of the other route are not for this route to give: it redirects, leads to another service, or has
+    /// stricter rules.
     fn is_weaker_than(&self, other: &Route) -> bool {
         other.policies.redirect.is_some()
             || other.service != self.route.service
@@ -133,14 +136,14 @@ impl Plain<'_> {
     }
 }
 
-/// The path that a rewrite turns into `sent`. `None`: it makes no such path.
+/// The path that a rewrite turns into `sent`. `None`: the rewrite makes no such path.
 fn written_for(rewrite: Option<&Rewrite>, prefix: &str, sent: &str) -> Option<String> {
     let Some(rewrite) = rewrite else { return Some(sent.to_owned()) };
     let rest = without_added(rewrite.add.as_deref(), sent)?;
     Some(format!("{}{rest}", prefix.trim_end_matches('/')))
 }
 
-/// Whether a path begins with what `pattern` has in front of its first wildcard, which must be more than a slash.
+/// Whether a path begins with the literal part of `pattern` before its first wildcard, which must be more than a slash.
 fn is_beneath(pattern: &str, path: &str) -> bool {
     let literal = pattern.split(['{', '*', '$']).next().unwrap_or_default();
     let last_slash = literal.rfind('/').unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Local replies: what the gateway itself answers, in the fields of both protocols.
+//! Local replies: responses of the gateway itself, with the fields of both protocols.
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, Version, header};
@@ -14,8 +14,8 @@ use crate::{
     upstream::protocol::Content,
 };
 
-/// Answers for the gateway itself: what `error` is to the client, the log and the metrics. The route's rules for responses
-/// hold here, too (without a route those of `defaults`): a browser shows a script no status without the CORS fields.
+/// The local reply for `error`, which is also logged and counted. The route's rules for responses apply to it, too
+/// (without a route those of `defaults`): without the CORS fields, a browser shows a script no status.
 pub(crate) fn refusal(
     error: Error,
     mut exchange: Box<Exchange>,
@@ -36,7 +36,7 @@ pub(crate) fn refusal(
     local_reply(response, exchange)
 }
 
-/// A service's response. One that refuses a request before all of it was read ends the connection, as our own do.
+/// A service's response. If it refuses a request that was not read whole, the connection closes, as after a local reply.
 pub(crate) fn upstream_reply(
     mut response: Response<Content>,
     exchange: Box<Exchange>,
@@ -48,8 +48,8 @@ pub(crate) fn upstream_reply(
     response.map(|body| ResponseBody::upstream(body, exchange))
 }
 
-/// Ends a request whose client has left: the exchange is dropped unanswered, which counts and logs it as that. A client
-/// that has closed only its own side of the connection learns what became of its request.
+/// The response to a request whose client has left. The exchange is dropped unanswered, and is counted and logged as such.
+/// A client that has closed only its own side of the connection still gets the response.
 fn farewell(error: Error, exchange: &Exchange) -> Response<ResponseBody> {
     let mut response = error.into_response(exchange.request.id.as_str(), None).map(ResponseBody::bare);
     if exchange.request.version == Version::HTTP_2 {
@@ -58,7 +58,7 @@ fn farewell(error: Error, exchange: &Exchange) -> Response<ResponseBody> {
     response
 }
 
-/// A response that no service has a part in.
+/// Sends a response in which no service has a part.
 pub(crate) fn local_reply(response: Response<Bytes>, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
     let (mut parts, bytes) = response.into_parts();
     exchange.responds(parts.status);
@@ -70,7 +70,7 @@ pub(crate) fn local_reply(response: Response<Bytes>, mut exchange: Box<Exchange>
         // RFC 9113 §8.2.2: connection-specific fields are malformed in HTTP/2.
         parts.headers.remove(header::CONNECTION);
     }
-    // RFC 9110 §9.3.2: the fields that GET would get, and no content.
+    // RFC 9110 §9.3.2: the fields of a response to GET, without content.
     let bytes = if exchange.request.method == Method::HEAD {
         parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
         Bytes::new()
@@ -80,7 +80,7 @@ pub(crate) fn local_reply(response: Response<Bytes>, mut exchange: Box<Exchange>
     Response::from_parts(parts, ResponseBody::local(bytes, exchange))
 }
 
-/// RFC 9110 §15.4. The path is the one that a service would get.
+/// The response of a route that redirects (RFC 9110 §15.4). The path is the one that a service would get.
 pub(super) fn redirect_reply(
     redirect: &Redirect,
     route: &LocalRoute,

@@ -1,4 +1,4 @@
-//! A response on its way to the client.
+//! The content of a response while it goes to the client.
 
 use std::{
     pin::Pin,
@@ -18,12 +18,12 @@ use crate::{
     upstream::protocol::Content,
 };
 
-/// A response's content.
+/// The content of a response: the service's, or the gateway's own.
 pub struct ResponseBody {
     source: Source,
-    /// Holds the upstream connection too ([`Exchange::taken`]).
+    /// Also has the upstream connection ([`Exchange::taken`]).
     exchange: Option<Box<Exchange>>,
-    /// Outlives the exchange: what was handed over last still has to be taken.
+    /// Outlives the exchange, since the client still has to take the last bytes.
     activity: Option<Rc<Activity>>,
 }
 
@@ -39,7 +39,7 @@ impl ResponseBody {
         Self::new(Source::Local(bytes), exchange)
     }
 
-    /// A local reply that belongs to no exchange any more.
+    /// A local reply that belongs to no exchange.
     pub fn bare(bytes: Bytes) -> Self {
         Self { source: Source::Local(Some(bytes)), exchange: None, activity: None }
     }
@@ -54,7 +54,7 @@ impl ResponseBody {
         Self { source, exchange: Some(exchange), activity }
     }
 
-    /// Everything was read: the connection may serve the next request, the exchange is over.
+    /// The whole body was read: the connection may serve the next request, and the exchange is over.
     fn complete(&mut self) {
         if let Some(activity) = &self.activity {
             activity.response_is_over();
@@ -82,7 +82,7 @@ impl ResponseBody {
         Chunk::new(data, self.activity.clone())
     }
 
-    /// The service has nothing more at the moment.
+    /// Waits for the service, which has sent no more content yet.
     fn wait(&mut self, cx: &Context<'_>) -> Poll<BodyError> {
         let Some(exchange) = &mut self.exchange else { return Poll::Pending };
         let activity = self.activity.get_or_insert_with(|| exchange.activity());
@@ -95,7 +95,7 @@ impl ResponseBody {
         }
     }
 
-    /// The response ends before its end: whose fault it is.
+    /// Ends a response early, with the reason for log and metrics.
     fn fail(&mut self, error: BodyError) -> BodyError {
         let Some(exchange) = &mut self.exchange else { return error };
         let upload = exchange.upload().and_then(|upload| upload.failure.get());

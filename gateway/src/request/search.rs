@@ -1,7 +1,7 @@
 //! The endpoint for a request's next attempt: which subset of the service, and which endpoint of it.
 //!
-//! Every endpoint is tried once in a request, and ejected ones only when no other is left: a request that costs an
-//! endpoint nothing (its connect fails) is better tried there than failed.
+//! Each endpoint is tried once in a request. Ejected endpoints are tried only when all others have been: an attempt
+//! that costs an endpoint nothing (because its connect fails) is better than a failed request.
 
 use std::{
     borrow::Cow,
@@ -21,7 +21,7 @@ use crate::{
     worker::WorkerState,
 };
 
-/// Where a request goes.
+/// The route and the snapshot by which a request is sent.
 pub(super) struct Plan<'a> {
     pub snapshot: &'a LocalSnapshot,
     pub route: &'a Route,
@@ -29,7 +29,8 @@ pub(super) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// The service, or the subset of it whose turn it is. Attempts of one request stay there as long as they can.
+    /// The service's cluster, or that of the subset whose turn it is. All attempts of one request stay in it as long
+    /// as they can.
     pub(super) fn cluster(&self, exchange: &Exchange) -> Option<&'a Rc<LocalCluster>> {
         let rng = &mut *exchange.worker().rng.borrow_mut();
         // If no subset can take the request, the error is that of the first one.
@@ -56,10 +57,11 @@ pub(super) struct Search<'a> {
     upload: Option<&'a Rc<Upload>>,
     /// The retries that the request will have used with the next attempt.
     pub(super) spent: Spent,
-    /// Where it is now.
+    /// The cluster that is searched now.
     cluster: &'a Rc<LocalCluster>,
-    /// Indexes of its endpoints.
+    /// Indexes of endpoints in this cluster that the request has tried.
     tried: Vec<usize>,
+    /// Clusters without an endpoint that can take another attempt.
     used_up: Vec<&'a Rc<LocalCluster>>,
 }
 
@@ -72,14 +74,14 @@ impl<'a> Search<'a> {
         Self { plan, upload, spent: Spent::default(), cluster, tried: Vec::new(), used_up: Vec::new() }
     }
 
-    /// Whether the request goes elsewhere if the attempt that is looked for fails, whatever the endpoint does.
+    /// Whether the request goes to another endpoint if the next attempt fails, however the endpoint fails.
     fn outlasts_a_failure(&self, exchange: &Exchange) -> bool {
         let has_body =
             self.upload.is_none_or(|upload| upload.received.get().is_some() && upload.can_replay());
         has_body && self.plan.route.policies.retry.outlasts_a_failure(&exchange.request.method, self.spent)
     }
 
-    /// An endpoint for the first attempt.
+    /// Picks an endpoint for the first attempt.
     pub(super) fn first(
         &mut self,
         now: Instant,
@@ -87,14 +89,14 @@ impl<'a> Search<'a> {
         rng: &mut impl Rng,
     ) -> Result<Picked<'a>, Error> {
         let picked = self.pick(true, now, exchange, rng)?;
-        // Only first attempts take turns: a pick that leads to no attempt would skip an endpoint, and of two endpoints
-        // always the same one.
+        // The cursor advances for first attempts only: a pick that leads to no attempt would skip an endpoint, and
+        // with two endpoints always the same one.
         picked.cluster.cursor.borrow_mut().advance();
         Ok(picked)
     }
 
-    /// An endpoint that can take an attempt now, in this subset or in another one. The error says why none of the last
-    /// one can. `is_free`: the attempt costs nothing, so an ejected endpoint is better than none.
+    /// Picks an endpoint that can take an attempt now, in this subset or in another one. The error has the reason of
+    /// the last subset. `is_free`: the attempt costs nothing, so an ejected endpoint is better than none.
     pub(super) fn pick(
         &mut self,
         is_free: bool,
@@ -117,7 +119,7 @@ impl<'a> Search<'a> {
         self.cluster
     }
 
-    /// Leaves an endpoint out from now on.
+    /// Excludes an endpoint from the search.
     pub(super) fn leave_out(&mut self, index: usize) {
         self.tried.push(index);
     }
@@ -130,7 +132,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// To a subset that was not used up, if one can take the request.
+    /// Moves the search to a subset that is not used up, if one can take the request.
     fn go_elsewhere(&mut self, now: Instant, rng: &mut impl Rng) -> bool {
         let is_new = |cluster: &Rc<LocalCluster>| {
             let mut known = self.used_up.iter().chain([&self.cluster]);
@@ -181,7 +183,7 @@ fn pick<'a>(
         let Some(breaker) = health.breaker else { return Ok(picked) };
         match breaker.check(endpoint.state.clone(), now, || kind_of(search.plan.route, exchange)) {
             Ok(permit) => return Ok(Picked { permit: Some(permit), ..picked }),
-            // Between pick and check another worker took the last probe: another endpoint may still be free.
+            // Another worker took the last probe between pick and check. Another endpoint may still be free.
             Err(open) if excluded.len() + 1 >= cluster.endpoints.len() => {
                 return Err(NoEndpoint::AllBroken { retry_after: open.retry_after });
             }
@@ -190,13 +192,13 @@ fn pick<'a>(
     }
 }
 
-/// One number for requests of one kind: the same route and path.
+/// One number for requests of one kind, that is, with the same route and path. It is never 0.
 fn kind_of(route: &Route, exchange: &Exchange) -> u32 {
     let mut hasher = foldhash::fast::FixedState::default().build_hasher();
     route.name.hash(&mut hasher);
     exchange.path().hash(&mut hasher);
     let [a, b, c, d, ..] = hasher.finish().to_le_bytes();
-    // Never 0, which stands for none.
+    // 0 stands for no kind.
     u32::from_le_bytes([a, b, c, d]) | 1
 }
 #[cfg(test)]

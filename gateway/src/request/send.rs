@@ -1,4 +1,4 @@
-//! One attempt at one endpoint: a connection, one send, and what its failure means.
+//! One attempt at one endpoint: a connection, one send, and the meaning of its failure.
 
 use std::{
     cell::{Cell, RefCell},
@@ -35,10 +35,10 @@ use crate::{
     worker::WorkerState,
 };
 
-/// Where the response of the last attempt is put, once: it is large, and goes through many hands.
+/// The place for the response of the last attempt. The response is large, and is moved only once, into this place.
 pub(super) type AnswerSlot = Option<Answered>;
 
-/// What a request that was answered has taken for that.
+/// The values that an answered request has taken, and the status of its response.
 pub(super) struct Sent {
     pub(super) status: StatusCode,
     lease: Lease,
@@ -52,14 +52,14 @@ impl Sent {
     }
 }
 
-/// Why an attempt gave no response.
+/// The failure of an attempt that gave no response.
 pub(super) struct Failed {
     pub(super) error: Error,
     pub(super) phase: Phase,
 }
 
 impl Failed {
-    /// For the access log.
+    /// The word in the access log.
     pub(super) fn reason(&self) -> &'static str {
         match self.phase {
             Phase::ReusedConnectionClosed => "connection_closed",
@@ -67,14 +67,15 @@ impl Failed {
         }
     }
 
-    /// What went wrong, if the instance has a part in it: it may close an idle connection whenever it likes.
+    /// The word in the instance's metrics, if the instance caused the failure. It may close an idle connection at any
+    /// time.
     fn of_the_instance(&self) -> Option<&'static str> {
         let is_its = self.error.row().blame == Blame::Upstream && self.phase != Phase::ReusedConnectionClosed;
         is_its.then(|| self.reason())
     }
 }
 
-/// One attempt at one endpoint.
+/// One attempt at one endpoint, until it has a response or fails.
 pub(super) struct Attempt<'a> {
     cluster: &'a LocalCluster,
     endpoint: &'a LocalEndpoint,
@@ -82,7 +83,7 @@ pub(super) struct Attempt<'a> {
     now: Instant,
     began: Instant,
     upload: Option<&'a Rc<Upload>>,
-    /// The request could be sent again if this attempt fails.
+    /// Whether the request could be sent again if this attempt fails.
     repeats: bool,
     worker: &'a WorkerState,
     verdict: RefCell<Verdict>,
@@ -98,12 +99,13 @@ impl<'a> Attempt<'a> {
     ) -> Self {
         let (cluster, endpoint) = (picked.cluster, picked.endpoint);
         let verdict = RefCell::new(Verdict::new(picked));
-        // Read again, though `now` is a few microseconds old: the difference is the gateway's own share, which
+        // Read again, though `now` is a few microseconds old: the difference is the gateway's own time, which
         // `millgate_overhead_seconds` shows.
         let began = worker.clock.now();
         Self { cluster, endpoint, deadline, now, began, upload, repeats, worker, verdict }
     }
 
+    /// Makes the attempt. The response is put into `answer`; metrics, breaker and outlier detection get the outcome.
     pub(super) async fn run(
         &self,
         unsent: &mut Unsent,
@@ -133,7 +135,8 @@ impl<'a> Attempt<'a> {
         result
     }
 
-    /// From the end of the request: a client that sends slowly makes no endpoint slow.
+    /// Records the response time from the end of the request, so that a client that sends slowly makes no endpoint look
+    /// slow.
     fn note_response_time(&self, deed: Deed, ended: Instant) {
         let received = self.upload.and_then(|upload| upload.received.get());
         let asked = received.map_or(self.began, |at| at.max(self.began));
@@ -142,7 +145,7 @@ impl<'a> Attempt<'a> {
         self.endpoint.state.response_time().record(took, has_failed, ended);
     }
 
-    /// For the service, and for the instance.
+    /// Counts the attempt for the service and for the instance.
     fn count(&self, status: u16, took: Duration, failed: Option<&Failed>) {
         let took = Spot::of(took);
         {
@@ -157,7 +160,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// What is needed to blame the endpoint later.
+    /// The witness, which can blame the endpoint later.
     pub(super) fn into_witness(self) -> Witness {
         self.verdict.into_inner().witness
     }
@@ -196,8 +199,8 @@ impl<'a> Attempt<'a> {
                 }
                 Err(error) => error,
             };
-            // The service had closed this connection while it was idle, and no byte of the request was written: what
-            // else is idle is as stale, so take a new one.
+            // The service had closed this connection while it was idle, and no byte of the request was written. The
+            // other idle connections are as old, so a new one is made.
             if !lease.is_reused() || unsent.is_none() {
                 return Err(self.send_failed(error, unsent, lease.is_reused()));
             }
@@ -222,7 +225,7 @@ impl<'a> Attempt<'a> {
         silence.bound(timer, sending, |cx| self.wait(cx), asked).await
     }
 
-    /// When the wait for the head of a response is over. As long as the request is on its way its clock bounds the wait;
+    /// The end of the wait for the response head. While the request is being received, its own limits bound the wait;
     /// the route's deadlines run from its end.
     fn wait(&self, cx: &Context<'_>) -> Wait {
         let Some(upload) = self.upload else { return Wait::Until(self.deadline.attempt(self.now)) };
@@ -265,13 +268,14 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// An attempt late in a request has what is left, and an endpoint is not to blame for having had too little.
+    /// Whether the endpoint had enough time. A late attempt has only the rest of the request's time, and the endpoint is
+    /// not to blame for that.
     fn had_its_time(&self) -> bool {
         let given = self.deadline.attempt(self.now).saturating_duration_since(self.now);
         given * 2 >= self.deadline.usual()
     }
 
-    /// An idle connection, or a new one.
+    /// Takes an idle connection, or makes a new one.
     async fn lease(&self) -> Result<Lease, Failed> {
         if let Some(lease) = self.endpoint.pool.checkout() {
             self.cluster.metrics.borrow_mut().connections_reused += 1;
@@ -304,7 +308,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// What a send error means. A request of which no byte was written is in `unsent`.
+    /// The meaning of a send error. A request of which no byte was written is in `unsent`.
     fn send_failed(&self, error: SendError, unsent: &Unsent, reused: bool) -> Failed {
         if let Some(failure) = self.upload.and_then(|upload| upload.failure.get()) {
             return Failed { error: body_failed(failure), phase: Phase::Final };
@@ -342,7 +346,7 @@ pub(crate) fn body_failed(failure: BodyError) -> Error {
         BodyError::Silent(silence) => Error::RequestSilent(silence),
         BodyError::Slow(rate) => Error::RequestSlow(rate),
         BodyError::Gone => Error::ClientGone,
-        // The last two are never the fate of an upload.
+        // An upload never ends with one of the last two.
         BodyError::Broken | BodyError::Idle | BodyError::Replaced => Error::RequestBodyInvalid,
     }
 }

@@ -1,11 +1,11 @@
 //! The wait for a response, once it is longer than [`LOOK`]: what it proves about the endpoint, and whether it
 //! goes on.
 //!
-//! A request that waits far longer than the service's requests usually do is a witness against its endpoint, as long as that
-//! endpoint has answered nothing at all since it got the request. Enough witnesses eject it before the first of them times
-//! out, if another endpoint has answered meanwhile: where all are slow, or one kind of request is, nothing is concluded. A
-//! request that could be sent again elsewhere waits there for half of its time at most. No request that is answered within
-//! [`LOOK`] comes here.
+//! A request that waits far longer than is usual for the service is a witness against its endpoint, as long as that endpoint has
+//! answered no request since it got this one. Enough witnesses eject the endpoint before the first of them times out, if another
+//! endpoint has answered meanwhile: if all endpoints are slow, or one kind of request is, no endpoint is ejected. A request that
+//! could be sent again to another endpoint waits there for half of its time at most. A request that is answered within [`LOOK`]
+//! never comes here.
 
 use std::{
     cell::{Cell, RefCell},
@@ -22,12 +22,12 @@ use crate::{
     worker::WorkerState,
 };
 
-/// One wait.
+/// One wait for a response.
 pub(super) struct Silence<'a> {
     pub(super) cluster: &'a LocalCluster,
     pub(super) verdict: &'a RefCell<Verdict>,
     pub(super) worker: &'a WorkerState,
-    /// The longest wait for an endpoint that answers nothing; `None`: the request could not be sent again.
+    /// The longest wait for an endpoint that answers no request. `None`: the request could not be sent again.
     pub(super) half: Option<Duration>,
 }
 
@@ -42,8 +42,8 @@ impl Silence<'_> {
         asked: impl Fn() -> Instant,
     ) -> Option<F::Output> {
         let (mut is_counted, mut next) = (false, self.worker.clock.now());
-        // The endpoint was out for its silence while this request waited. That it answers others again gives this one no
-        // answer.
+        // The endpoint was ejected for its silence while this request waited. That it answers other requests again does not answer
+        // this one.
         let (mut was_silent, mut silences) = (false, None);
         loop {
             let is_over = Cell::new(false);
@@ -54,7 +54,7 @@ impl Silence<'_> {
             };
             if let Some(sent) = timer.bound(up_to_next, sending.as_mut()).await {
                 let now = self.worker.clock.now();
-                // The endpoint has had the request for less than that where the client was slow.
+                // If the client was slow, the endpoint has had the whole request for a shorter time.
                 if sent.is_ok() && now.saturating_duration_since(asked()) >= LOOK {
                     self.verdict.borrow().witness.answers_after_all(now, self.worker);
                 }
@@ -79,12 +79,13 @@ impl Silence<'_> {
     }
 }
 
-/// What is far longer than requests to this service wait. Where nothing is usual yet, no wait is unusual.
+/// A wait from which on a request is a witness against its endpoint. If no usual wait is known yet, no wait is unusual.
 fn unusual(cluster: &LocalCluster) -> Duration {
     usual(cluster).map_or(Duration::MAX, |usual| (usual * UNUSUAL_TIMES).max(LOOK))
 }
 
-/// No wait is looked at earlier or more often: an endpoint may collect garbage.
+/// The time after which a wait is looked at, and the time between looks: a shorter pause of an endpoint may be its garbage
+/// collection.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
-/// A wait of so many times what is usual is none of the usual ones.
+/// A wait of this many times the usual one is unusual.
 const UNUSUAL_TIMES: u32 = 10;

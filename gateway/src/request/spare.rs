@@ -1,13 +1,15 @@
-//! A spare of a request: its head once more, in case the upstream has closed the connection on which it was sent.
+//! A spare of a request: a copy of its head, in case the upstream has closed the connection on which the request was
+//! sent.
 //!
-//! Nearly every spare is thrown away unused, so it is made cheaply: names and values are copied into one buffer, and
-//! only a retry makes a header map of them. A clone of the map would take two allocations and touch the reference count
-//! of every value, for each request.
+//! Nearly every spare is dropped unused, so it is made cheaply: names and values are copied into one buffer, and only a
+//! retry makes a header map from them. A clone of the map would take two allocations and touch the reference count of
+//! every value, for each request.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 use crate::body::RequestBody;
 
+/// A copy of a request's head.
 #[derive(Debug)]
 pub(super) struct Spare {
     method: Method,
@@ -17,7 +19,7 @@ pub(super) struct Spare {
 }
 
 impl Spare {
-    /// Of the head alone.
+    /// Copies the head; the body is not copied.
     pub(super) fn of(request: &Request<RequestBody>) -> Self {
         let mut fields = Vec::with_capacity(TYPICAL_BYTES);
         for (name, value) in request.headers() {
@@ -29,7 +31,7 @@ impl Spare {
         Self { method: request.method().clone(), uri: request.uri().clone(), fields }
     }
 
-    /// The request again, with this body. `None` if the copy cannot be read, which would be a mistake of this file.
+    /// The request again, with this body. `None` if the copy cannot be read, which would be a bug in this file.
     pub(super) fn into_request(self, body: RequestBody) -> Option<Request<RequestBody>> {
         let mut headers = HeaderMap::new();
         let mut rest = &*self.fields;
@@ -51,7 +53,8 @@ impl Spare {
     }
 }
 
-/// Of a name and of its value: 16 bits, as HTTP libraries have no longer names, and 48 bits.
+/// Lengths of a name and of its value, in bytes: 16 bits for the name, as HTTP libraries allow no longer ones, and 48
+/// bits for the value.
 type Lengths = [u8; 8];
 
 fn pack(name: usize, value: usize) -> Lengths {
@@ -67,7 +70,7 @@ fn unpack(lengths: Lengths) -> Option<(usize, usize)> {
 /// A name has at most 65,535 bytes (`http::header::HeaderName`).
 const NAME_BITS: u32 = 16;
 
-/// The head of a browser's request with the gateway's own fields; longer ones grow the buffer.
+/// Size in bytes of the head of a browser's request with the gateway's own fields. A longer head grows the buffer.
 const TYPICAL_BYTES: usize = 1024;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a request that was answered has taken, until its response is over.
+//! The values that an answered request has taken, until its response is over.
 
 use super::verdict::Witness;
 use crate::{
@@ -10,18 +10,19 @@ use crate::{
     worker::WorkerState,
 };
 
-/// The connection that the response comes by, and the guards that count the request. Dropping it closes the connection.
+/// The connection from which the response comes, and the guards that count the request. Dropping it closes the
+/// connection.
 pub(super) struct Taken {
     pub(super) lease: Lease,
     pub(super) _endpoint: InFlight<StateHandle>,
     /// The slot of the service.
     pub(super) _slot: Slot,
-    /// To be blamed if the response breaks off.
+    /// Blames the endpoint if the response breaks off.
     pub(super) witness: Witness,
 }
 
 impl Taken {
-    /// The response was read to its end. `is_sent`: so was the request.
+    /// Gives all of it back after the response was read to its end. `is_sent`: the request was sent to its end, too.
     pub(super) fn release(self, is_sent: bool, worker: &WorkerState) {
         self.witness.completed(worker);
         self.lease.release(is_sent);

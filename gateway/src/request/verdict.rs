@@ -1,4 +1,4 @@
-//! What an attempt proves about its endpoint, and what breaker and outlier detection learn from it.
+//! Verdicts: what an attempt proves about its endpoint, for breaker and outlier detection.
 //!
 //! Both learn only what the endpoint did: a connect that it did not accept, its answer, its reset, its silence while the
 //! gateway waited for it. What the client or this machine caused (a broken upload, no socket left) teaches nothing. A
@@ -29,20 +29,21 @@ use crate::{
 /// What an endpoint did with an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Deed {
-    /// Refused the connection, or spoke no TLS that is trusted.
+    /// The endpoint refused the connection, or its TLS handshake failed or was not trusted.
     ConnectFailed,
-    /// Did not answer a connect in time.
+    /// The endpoint did not accept a connect in time.
     ConnectTimedOut,
+    /// The endpoint responded with this status.
     Answered(StatusCode),
-    /// Broke the connection, or answered what is not HTTP.
+    /// The endpoint broke the connection, or its response was not valid HTTP.
     Reset,
-    /// Was silent for as long as it had.
+    /// The endpoint did not respond within its time.
     TimedOut,
-    /// Was silent until the client gave up.
+    /// The endpoint did not respond until the client gave up.
     Abandoned,
 }
 
-/// The endpoint of one attempt, and what the attempt may teach about it.
+/// The endpoint of one attempt, and the permit with which the breaker learns its outcome.
 pub(super) struct Verdict {
     pub(super) witness: Witness,
     permit: Option<BreakerPermit>,
@@ -53,11 +54,11 @@ pub(super) struct Witness {
     pub(super) cluster: Rc<LocalCluster>,
     pub(super) index: usize,
     began: Began,
-    /// In which epoch the breaker has counted the response's head, and as what; `None`: it has not.
+    /// The epoch and the outcome with which the breaker has counted the response's head. `None`: it has not.
     counted: Option<(u16, Outcome)>,
-    /// Given back when the attempt ends without a sign.
+    /// Given back if the attempt ends without a sign.
     _probe: Option<OutlierProbe>,
-    /// The head of the response is a good one; its content is still to come.
+    /// The head of the response is not a failure, and its content is still to come.
     is_answered: bool,
 }
 
@@ -70,7 +71,7 @@ impl Verdict {
         Self { witness, permit }
     }
 
-    /// Learns what the endpoint did. `worker` logs and counts what that changes.
+    /// Records what the endpoint did. `worker` logs and counts the changes that follow from it.
     pub(super) fn record(&mut self, deed: Deed, now: Instant, worker: &WorkerState) {
         let outcome = outcome(deed, &self.witness.cluster);
         if let (Some(outcome), Some(permit)) = (outcome, self.permit.take()) {
@@ -84,7 +85,8 @@ impl Verdict {
         }
         match sign(deed) {
             Sign::Answered => {
-                // A row of failures ends when the content has come, too; an ejection ends now: a response may last for hours.
+                // A row of failures ends only when the content has come, too; an ejection ends now, since a response may last
+                // for hours.
                 self.witness.is_answered = true;
                 if !self.witness.began.was_in() {
                     self.witness.sign(Sign::Answered, now, worker);
@@ -96,7 +98,7 @@ impl Verdict {
 }
 
 impl Witness {
-    /// A new connection was made.
+    /// Records that a new connection was made.
     pub(super) fn connected(&self, now: Instant, worker: &WorkerState) {
         self.sign(Sign::Connected, now, worker);
     }
@@ -105,8 +107,8 @@ impl Witness {
         let shared = &self.cluster.shared;
         let (Some(outlier), Some(endpoint)) = (&shared.outlier, self.endpoint()) else { return };
         let may_eject = || {
-            // What a connect shows is certain. Failed requests may be those of one client, so what breakers have taken
-            // out counts as well.
+            // The evidence of a connect is certain. Failed requests may be those of one client, so endpoints that breakers
+            // have taken out count as well.
             let out = match sign {
                 Sign::ConnectFailed => shared.ejected(self.index),
                 _ => shared.out(self.index, now),
@@ -119,7 +121,7 @@ impl Witness {
         }
     }
 
-    /// A request waits for far longer than is usual; the endpoint has had it since `asked`.
+    /// Records that a request waits for far longer than is usual. The endpoint has had it since `asked`.
     pub(super) fn waits(&self, (asked, is_new): (Instant, bool), now: Instant, worker: &WorkerState) {
         let shared = &self.cluster.shared;
         let (Some(outlier), Some(endpoint)) = (&shared.outlier, self.endpoint()) else { return };
@@ -136,7 +138,7 @@ impl Witness {
         }
     }
 
-    /// The answer to a request that had waited for long.
+    /// Records the response to a request that had waited for long.
     pub(super) fn answers_after_all(&self, now: Instant, worker: &WorkerState) {
         let (Some(outlier), Some(endpoint)) = (&self.cluster.shared.outlier, self.endpoint()) else { return };
         endpoint.state.outlier().answered_late(now);
@@ -145,25 +147,25 @@ impl Witness {
         }
     }
 
-    /// How often the endpoint was out because it answered nothing.
+    /// How many times the endpoint was ejected because it answered no request.
     pub(super) fn silences(&self) -> u32 {
         self.endpoint().map_or(0, |endpoint| endpoint.state.outlier().silences())
     }
 
-    /// The endpoint is out because it answers nothing.
+    /// Whether the endpoint is ejected because it answers no request.
     pub(super) fn is_silent(&self) -> bool {
         let is_out = self.cluster.shared.outlier.is_some();
         is_out && self.endpoint().is_some_and(|endpoint| endpoint.state.outlier().is_silent())
     }
 
-    /// The response came whole.
+    /// Records that the response came whole.
     pub(super) fn completed(&self, worker: &WorkerState) {
         if self.is_answered {
             self.sign(Sign::Answered, worker.clock.coarse(), worker);
         }
     }
 
-    /// The endpoint broke off its response, or paused in it for too long.
+    /// Records that the endpoint broke off its response, or paused in it for too long.
     pub(super) fn broke_off(&self, now: Instant, worker: &WorkerState) {
         let shared = &self.cluster.shared;
         let counts = shared.settings.policies.breaker.as_ref().is_some_and(|breaker| breaker.count.reset);
@@ -182,7 +184,7 @@ impl Witness {
         self.cluster.endpoints.get(self.index)
     }
 
-    /// May one more endpoint be left out for what is not proved?
+    /// Whether one more endpoint may be left out on evidence that is not proof.
     fn may_open(&self, now: Instant) -> bool {
         let shared = &self.cluster.shared;
         let max = shared.settings.policies.breaker.as_ref().map_or(0.0, |breaker| breaker.max_by_status);
@@ -200,7 +202,7 @@ impl Witness {
             Change::Ejected { reason, failures, pause, ejections } => {
                 let usual = (reason == Reason::Silence).then(|| usual(&self.cluster)).flatten();
                 let usual = usual.map_or_else(String::new, |usual| {
-                    // A whole one is easier to read.
+                    // Whole milliseconds are easier to read.
                     let ms = usual.as_millis() + 1;
                     format!(" where {} % wait for less than {ms}ms", USUAL * 100.0)
                 });
@@ -257,18 +259,18 @@ impl Witness {
     }
 }
 
-/// Watches over the time in which an endpoint has the whole request and has not answered. Dropped before
+/// Watches over the time in which an endpoint has the whole request and has not answered. If it is dropped before
 /// [`Waiting::over`], the client has given up.
 pub(super) struct Waiting<'a> {
     pub(super) verdict: &'a RefCell<Verdict>,
     pub(super) worker: &'a WorkerState,
-    /// Since when the endpoint has had the whole request; `None`: it has not.
+    /// The time since which the endpoint has had the whole request. `None`: it has not.
     pub(super) since: Cell<Option<Instant>>,
     pub(super) upload: Option<&'a Rc<Upload>>,
 }
 
 impl Waiting<'_> {
-    /// The attempt has ended in another way.
+    /// Ends the watch, since the attempt has ended by itself.
     pub(super) fn over(&self) {
         self.since.set(None);
     }
@@ -299,22 +301,22 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// The status in metrics of an attempt that had none.
+/// The status in metrics of an attempt without a response.
 pub(super) const NO_ANSWER: u16 = 0;
 
-/// Wall time for people.
+/// Wall-clock time as people read it.
 fn at(worker: &WorkerState, when: Instant) -> impl std::fmt::Display {
     humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + worker.clock.unix(when))
 }
 
-/// What the breaker learns; `None`: this is not counted.
+/// The outcome that the breaker records. `None`: it does not count this deed.
 fn outcome(deed: Deed, cluster: &LocalCluster) -> Option<Outcome> {
     let count = &cluster.shared.settings.policies.breaker.as_ref()?.count;
     match deed {
         Deed::Answered(status) if count.has(status) => Some(Outcome::Suspect),
         Deed::Answered(_) => Some(Outcome::Success),
-        // A refused connect costs nothing, and an endpoint that is back should be tried at once: where outlier detection
-        // looks at connects, it leaves the endpoint out, and never the last ones.
+        // A refused connect costs nothing, and an endpoint that is back should be tried at once. If outlier detection counts
+        // connects, it ejects the endpoint, and never ejects the last ones.
         Deed::ConnectFailed => {
             let is_outliers = cluster
                 .shared
@@ -353,5 +355,5 @@ pub(super) fn usual(cluster: &LocalCluster) -> Option<Duration> {
 
 /// Requests that this worker has sent to the service before their usual wait is taken for known.
 const KNOWN_MIN: u64 = 20;
-/// The share of requests that are usual. A service with more slow ones than this is slow.
+/// The share of requests whose wait is usual. If more than the rest are slow, the service is slow.
 const USUAL: f64 = 0.95;

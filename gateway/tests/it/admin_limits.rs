@@ -91,7 +91,7 @@ async fn a_head_that_is_slow_and_a_connection_that_is_idle_are_closed() {
     .await;
 }
 
-/// A client that asks for a large page and reads none of it holds its place no longer than an idle one.
+/// A client that requests a large page and reads none of it keeps its place no longer than an idle one.
 #[tokio::test]
 async fn a_client_that_does_not_read_its_answer_is_cut() {
     let backend = Backend::named("one").await;

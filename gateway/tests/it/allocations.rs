@@ -1,4 +1,5 @@
-//! Allocation budgets: how often a request allocates on the way that most requests take, who does it, and why.
+//! Allocation budgets: the number of allocations of a request on the path that most requests take, the owner of each,
+//! and the reason.
 //!
 //! Counted is the worker's thread alone: gateway, hyper and tokio. Client and service run on it too, but read into
 //! and write from buffers that they made before (`testing::Harness`), so they add nothing. A reallocation counts as one.

@@ -18,7 +18,7 @@ use crate::{
 struct Guarded {
     gateway: TestGateway,
     backend: Backend,
-    /// Of `acme`, who may read orders, and of `slow`, who may not.
+    /// The key of `acme`, which may read orders. `slow` is the key of a client that may not.
     acme: String,
     slow: String,
 }

@@ -2,9 +2,9 @@
 //! without the attack, the attackers are gone in time, and the gateway's memory does not grow.
 //!
 //! The gateway is a process of its own, with one worker and the limit of open files that the machine gives, and with 1024.
-//! The suite runs each attack for a moment. `benches/attacks` runs the same against a release build for as long as it takes to
-//! tell latencies apart: over cleartext and TLS, frames in one segment, in two, and byte by byte; gateway and attackers on
-//! different cores, and attackers in what the honest client leaves of theirs.
+//! The suite runs each attack for a moment. `benches/attacks` runs the same against a release build for as long as latencies
+//! need to be distinguished: over cleartext and TLS, frames in one segment, in two, and byte by byte; gateway and attackers on
+//! different cores, and attackers in the CPU time that the honest client leaves of theirs.
 
 mod honest;
 mod kinds;
@@ -27,7 +27,8 @@ struct Plan {
     /// One turn of the honest client, alone and beside an attack.
     turn: Duration,
     rounds: usize,
-    /// How much slower than alone is no finding, whatever the ratio; `None`: what this run shows (see [`noise_ms`]).
+    /// The slowdown in this many milliseconds is not a finding, whatever the ratio. `None`: the noise of this run (see
+    /// [`noise_ms`]).
     floor_ms: Option<f64>,
     /// An attacker may be late by this.
     late: Duration,
@@ -57,7 +58,7 @@ impl Plan {
         }
     }
 
-    /// What `benches/attacks` says.
+    /// The settings of `benches/attacks`.
     fn of_the_bench() -> Option<Self> {
         let said = |name: &str| std::env::var(format!("MILLGATE_ATTACKS_{name}")).ok();
         let names = said("KINDS").unwrap_or_default();
@@ -83,7 +84,7 @@ impl Plan {
         if self.is_whole { all } else { vec![all[kind as usize % all.len()]] }
     }
 
-    /// An attack that holds connections takes its time until it has them all.
+    /// An attack that collects connections takes its time until it has them all.
     fn turn(&self, kind: Kind) -> Duration {
         self.turn.max(kind.gathers_for() + Duration::from_millis(100))
     }
@@ -183,7 +184,7 @@ impl Row {
             let beside = honest::turn(&rig.target, plan.turn(kind)).await;
             over.send_replace(true);
             row.attacked.add(&attacked.await.expect("attackers do not panic"));
-            // What ends with the attack is no part of the next turn.
+            // Requests that end with the attack do not count in the next turn.
             rig.rests().await;
             row.grown_kib = row.grown_kib.max(rig.peak_kib().saturating_sub(before));
             row.rounds.push((alone.quantile_ms(990), beside.quantile_ms(990)));

@@ -55,7 +55,7 @@ async fn the_log_line_of_a_refused_token_has_its_reason_and_its_claim() {
         ("/role", good("api", issuer), 403, "insufficient_scope", "role"),
         ("/claim", good("api", issuer), 403, "insufficient_scope", "org.unit"),
         ("/any?t=x", good("api", issuer), 400, "token_repeated", ""),
-        // What one provider refuses and another accepts is no failure.
+        // A token that one provider refuses and another accepts is not a failure.
         ("/two", token(dir, WRONG, "ann"), 200, "", ""),
     ];
     for (path, token, status, reason, claim) in &rows {

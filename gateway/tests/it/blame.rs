@@ -39,7 +39,7 @@ async fn endpoint(gateway: &TestGateway, addr: SocketAddr) -> Value {
     endpoints.into_iter().find(|one| one["address"] == addr.to_string()).unwrap_or_default()
 }
 
-/// The status says 200; the content never comes to its end.
+/// The status is 200, but the content never ends.
 #[tokio::test]
 async fn responses_that_break_off_eject_their_endpoint_and_trip_its_breaker() {
     let torn = RawBackend::answering(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf", true).await;
@@ -253,7 +253,7 @@ async fn long_answer(sick: Arc<AtomicBool>) -> SocketAddr {
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
             let sick = Arc::clone(&sick);
-            // A connection without a request holds up no other one.
+            // A connection without a request does not delay another one.
             tokio::spawn(async move {
                 // Read and not only `readable`, which may be wrong: an answer to no request would be a fault of this service.
                 let asked = client.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0);

@@ -1,5 +1,5 @@
 //! One admission for both protocols: the same request over HTTP/1.1 and HTTP/2 gets the same verdict, and the service
-//! sees the same of it. Where the protocols themselves differ, the row says so.
+//! sees the same of it. If the protocols themselves differ, the row has both verdicts.
 
 mod rows;
 
@@ -34,8 +34,8 @@ struct Row {
 enum Verdict {
     /// This status from both.
     Both(u16),
-    /// Refused by both, with a 4xx or, on HTTP/2, with RST_STREAM or GOAWAY. h2 has no other word for a malformed
-    /// request (RFC 9113 §8.1.1), and for a field that HPACK's types cannot hold it ends the connection.
+    /// Refused by both, with a 4xx or, on HTTP/2, with RST_STREAM or GOAWAY. h2 has no other reply to a malformed
+    /// request (RFC 9113 §8.1.1), and it ends the connection for a field that HPACK's types cannot contain.
     Refused,
     /// HTTP/1.1 takes it with this status; RFC 9113 makes it malformed (§8.2.1, §8.2.2), or this protocol alone.
     Http1Only(u16),
@@ -275,7 +275,7 @@ async fn a_condition_on_cookies_sees_crumbs_as_one_cookie() {
     assert_eq!(reply.into_body(), "tried");
 }
 
-/// What the service is told of scheme and port for `:scheme` or an absolute-form target on the cleartext listener.
+/// The scheme and port that the service gets for `:scheme` or an absolute-form target on the cleartext listener.
 async fn stated(trusted: &str, scheme: &str, further: &[Field<'_>]) -> (Outcome, u16, Vec<[String; 2]>) {
     let backend = Backend::named("one").await;
     let listeners = Listeners::start(trusted, &to(backend.addr)).await;
@@ -357,7 +357,7 @@ async fn trailers_do_not_pass_and_broken_ones_break_the_request_in_both_protocol
             assert!([by_http1, by_http2].iter().flatten().all(|(.., body)| body != "hello"), "{name}");
         }
     }
-    // h2 drops pseudo-fields of trailers, which RFC 9113 §8.1 calls malformed: they say nothing to anything here.
+    // h2 drops pseudo-fields of trailers, which RFC 9113 §8.1 calls malformed: they have no effect here.
     let mut client = listeners.open(false).await;
     let head = client.head(1, "POST", "/x", &[]);
     client

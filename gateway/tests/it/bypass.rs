@@ -257,7 +257,7 @@ async fn no_spelling_of_a_closed_path_runs_its_handler_without_a_token() {
     );
 }
 
-/// GOOD is verified; ROOT, which nothing has verified, must reach no handler of a request that is let through.
+/// GOOD is verified; ROOT, which is not, must not reach the handler of a request that is let through.
 async fn no_other_token_is_seen(folder: &Path, framework: &'static str) {
     let guarded = Guarded::start(folder, framework).await;
     let (good, root) = (guarded.token(GOOD, "ann"), guarded.token(WRONG, "root"));

@@ -36,7 +36,7 @@ pub(crate) fn millgate(dir: &Path, args: &[&str]) -> Command {
     command
 }
 
-/// What a command that ended said.
+/// The exit code and the output of a command.
 pub(crate) struct Said {
     pub(crate) code: Option<i32>,
     pub(crate) out: String,
@@ -71,7 +71,7 @@ pub(crate) async fn ended(mut command: Command) -> Said {
     tokio::time::timeout(DEADLINE, command.output()).await.expect("the command ends").unwrap().into()
 }
 
-/// A command that goes on, and what it said until it was ready.
+/// A command that goes on, and its output until it was ready.
 pub(crate) struct Serving {
     child: Child,
     pub(crate) lines: Vec<String>,
@@ -93,7 +93,7 @@ impl Serving {
             let line = tokio::time::timeout(DEADLINE, reader.next_line()).await.unwrap().unwrap();
             lines.push(line.unwrap_or_else(|| panic!("ended before it was ready: {lines:?}")));
         }
-        // Whatever it says later must not fill the pipe.
+        // Later output must not fill the pipe.
         let later = Arc::<Mutex<Vec<String>>>::default();
         let said = Arc::clone(&later);
         tokio::spawn(async move {
@@ -118,7 +118,7 @@ impl Serving {
         self.child.id().unwrap()
     }
 
-    /// What it has said since it was ready.
+    /// The output since the command was ready.
     pub(crate) fn lines_since(&self) -> Vec<String> {
         self.later.lock().unwrap().clone()
     }
@@ -335,7 +335,7 @@ async fn a_second_gateway_does_not_join_the_port_of_the_first() {
 #[tokio::test]
 async fn an_address_that_cannot_be_listened_on_says_why() {
     let dir = tempfile::tempdir().unwrap();
-    // TEST-NET-1 (RFC 5737) is nobody's address.
+    // TEST-NET-1 (RFC 5737) is not the address of any machine.
     write_config(dir.path(), &format!("listen: {{http: \"192.0.2.1:18080\", admin: off}}\n{GOOD}"));
     run(dir.path(), &["run"]).await.expect(1, &["192.0.2.1:18080", "does not have that address"]);
     let same = "listen: {http: \"127.0.0.1:18080\", admin: \"127.0.0.1:18080\"}\n";
@@ -381,7 +381,7 @@ async fn health_is_0_only_where_a_gateway_says_that_it_is_ready() {
     let said = health(gateway.value("admin")).await;
     assert_eq!((said.code, said.out.as_str()), (Some(0), "ready\n"));
     health(gateway.value("http")).await.expect(1, &["answered 404", "not the admin listener"]);
-    // Nobody has said anything about the instances of this one.
+    // No registry has reported the instances of this one.
     write_config(
         dir.path(),
         &format!(

@@ -150,7 +150,7 @@ async fn a_start_without_consul_waits_for_it(mut registry: Registry) {
     tokio::pin!(waiting);
     let early = tokio::time::timeout(Duration::from_millis(300), &mut waiting).await;
     assert!(early.is_err(), "there is nothing to start with");
-    // Nobody asks meanwhile: a future does nothing on its own.
+    // No query is sent meanwhile: a future does nothing until it is polled.
     registry.restart().await;
     put(&registry, &config("/first", &backend)).await;
     let gateway = tokio::time::timeout(DEADLINE, waiting).await.unwrap().unwrap();

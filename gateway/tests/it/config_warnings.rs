@@ -1,4 +1,5 @@
-//! What `millgate check` warns of is said by `run` and by each reload that changes it, too: whoever reloads does not check.
+//! The warnings of `millgate check` are also logged by `run` and by each reload that changes them, since a reload runs
+//! without `check`.
 
 use crate::{
     commands::Serving,
@@ -27,7 +28,7 @@ fn folder() -> tempfile::TempDir {
     dir
 }
 
-/// Events of this kind, and what the metric says.
+/// The number of events of this kind, and whether the metric is there.
 async fn warned(gateway: &TestGateway) -> (usize, bool) {
     let events = send(gateway.admin(), get("/api/v1/events")).await;
     let metrics = send(gateway.admin(), get("/metrics")).await;

@@ -100,7 +100,7 @@ async fn clients_that_never_say_a_word_hold_no_place_for_long() {
     for at in 0..4 {
         let mut client = TcpStream::connect(gateway.http).await.unwrap();
         if at % 2 == 0 {
-            // An HTTP/2 client that answers neither the PING of a graceful end nor anything else.
+            // An HTTP/2 client that does not answer the PING of a graceful end, or anything else.
             client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
         }
         silent.push(client);

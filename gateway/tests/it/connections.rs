@@ -1,4 +1,4 @@
-//! Clients that are slow, silent or leave: whose fault it is, and that nothing stays behind.
+//! Clients that are slow, silent or leave: the blame is right, and nothing stays behind.
 
 use std::time::Duration;
 
@@ -136,7 +136,7 @@ async fn a_client_that_leaves_is_499_in_the_metrics_and_not_an_error_of_ours() {
 
 #[tokio::test]
 async fn no_retry_is_sent_when_the_time_is_over() {
-    // Nobody accepts: the backlog of a listener that is never polled takes the connection, the answer never comes.
+    // The backlog of a listener that is never polled takes the connection, and the answer never comes.
     let silent = RawBackend::answering(b"", false).await;
     let live = Backend::named("live").await;
     let config = format!(

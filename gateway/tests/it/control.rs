@@ -1,4 +1,4 @@
-//! What the control plane holds on to, and lets go of, when the configuration changes or the end comes.
+//! What the control plane keeps and what it gives up when the configuration changes or the gateway stops.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -108,7 +108,7 @@ async fn a_drain_does_not_wait_for_a_reload_that_waits_for_the_registry() {
         "discovery: {{consul: {{address: \"http://{}\"}}}}\nroutes:\n  - {{path: /**, service: web}}\n",
         silent.addr
     ));
-    // The file watcher notices; the reload asks the registry and waits for its first word.
+    // The file watcher sees the change; the reload queries the registry and waits for its first answer.
     eventually("the registry is asked", || async { silent.connections() > 0 }).await;
     let stopped = tokio::time::timeout(Duration::from_secs(2), gateway.stop()).await;
     assert_eq!(stopped.expect("the drain ends the wait"), 0);
@@ -216,7 +216,7 @@ async fn a_file_that_was_missing_heals_a_refused_configuration_when_it_appears()
     let report = gateway.reload().await.unwrap_err();
     assert!(report.contains("cannot read the key set"), "{report}");
     assert_eq!(status(gateway.http, "/x").await, 200, "the running configuration stays");
-    // Its folder is new, too, so there is no event: the file is found by looking.
+    // Its folder is new, too, so there is no event of the file system: the file is found by a periodic look.
     let folder = gateway.dir.path().join("keys");
     std::fs::create_dir(&folder).unwrap();
     std::fs::write(folder.join("jwks.json"), &issuer.jwks).unwrap();

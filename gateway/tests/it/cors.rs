@@ -1,4 +1,5 @@
-//! CORS: what a browser is told about pages of other origins, by the gateway alone (Fetch standard, "CORS protocol").
+//! CORS: the gateway alone decides what a browser may do with pages of other origins (Fetch standard, "CORS
+//! protocol").
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};

@@ -1,5 +1,5 @@
-//! An answer to the control plane (Consul, keys of an issuer) that ends before its end is not believed, whatever it says: what came
-//! of it here is valid JSON each time.
+//! An answer to the control plane (Consul, keys of an issuer) that is cut off is not used, whatever it contains: each time, the
+//! part that came is valid JSON.
 
 use std::{
     sync::{
@@ -27,7 +27,7 @@ use crate::support::{
 /// The key of RFC 7517, appendix A.1.
 const BODY: &str = r#"{"keys": [{"kty": "EC", "crv": "P-256", "kid": "1", "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4", "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]}"#;
 
-/// ES256 by key `1`, until 2100, and with a signature of ones: 401 where that key is known, 503 where none is.
+/// ES256 by key `1`, until 2100, and with a signature of ones: 401 if that key is known, 503 if no key is.
 const TOKEN: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6IjEifQ.eyJzdWIiOiJhbm4iLCJhdWQiOiJhcGkiLCJleHAiOjQxMDI0NDQ4MDB9.AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQ";
 
 /// How an answer ends.

@@ -129,7 +129,7 @@ async fn a_critical_holder_gives_its_route_to_a_passing_service_in_either_order(
     gateway.ready().await;
     eventually("blue is refused again", || async { refused(&gateway).await == ["blue conflict"] }).await;
     assert!(answers(&gateway, "green").await);
-    // And goes back when that is no longer so.
+    // The route goes to the other service when its holder has no healthy instance any more.
     set(&registry, "green", &green, CheckStatus::Critical).await;
     eventually("blue has it", || answers(&gateway, "blue")).await;
     gateway.restart().await;

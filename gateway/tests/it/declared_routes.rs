@@ -187,7 +187,7 @@ async fn a_declared_route_is_closed_where_there_is_auth(registry: Registry) {
     assert_eq!(status(gateway.http, "/open").await, 404);
 }
 
-/// In front of a registry: holds back what it says of instances until it is let through.
+/// A proxy before a registry. It holds answers about instances back until it is opened.
 struct Front {
     url: String,
     open: tokio::sync::watch::Sender<bool>,
@@ -222,7 +222,7 @@ impl Front {
         Self { url, open, held, task }
     }
 
-    /// Waits until the gateway asks for the instances of a service.
+    /// Waits until the gateway has queried the instances of a service.
     async fn asked(&mut self) {
         self.held.wait_for(|held| *held > 0).await.unwrap();
     }
@@ -404,7 +404,7 @@ async fn instances_are_spoken_with_as_their_own_tags_say(registry: Registry) {
     register(&registry, "shop", "clear-1", &clear, &["urlprefix-/shop"]).await;
     let https = "urlprefix-/shop proto=https tlsskipverify=true";
     register(&registry, "shop", "secure-1", &secure, &[https]).await;
-    // What the file says of a service counts for its declared routes, too.
+    // The settings of a service in the file apply to its declared routes, too.
     register(&registry, "own", "own-1", &own, &["millgate.route=/own"]).await;
     register(&registry, "unproven", "unproven-1", &secure, &["millgate.route=/unproven proto=https"]).await;
     let dir = tempfile::tempdir().unwrap();
@@ -479,7 +479,7 @@ async fn metadata_is_read_after_a_reload_that_allows_it(registry: Registry) {
     let gateway = TestGateway::start(&config("other")).await;
     gateway.ready().await;
     assert_eq!(status(gateway.http, "/shop/1").await, 404);
-    // Once: the file is seen to have changed, and nothing else happens after it.
+    // Rewritten once: the change of the file is seen, and nothing else happens after it.
     gateway.rewrite(&config("shop"));
     eventually("the route is there", || answers(&gateway, "/shop/1", "shop")).await;
 }

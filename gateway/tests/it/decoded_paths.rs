@@ -60,7 +60,7 @@ async fn an_encoded_spelling_of_a_closed_path_needs_the_token_of_the_closed_path
         assert_eq!(client.send(request(method, path, "")).await.status(), 401, "{method} {path}");
     }
     assert_eq!(backend.served(), 0);
-    // What is no spelling of a closed path stays open, and goes on as it came.
+    // A path that is not a spelling of a closed path stays open, and goes on as it came.
     for path in ["/%40you", "/x%3Ay/a%21", "/caf%C3%A9%20x", "/100%25", "/v1/things%3Apurge"] {
         assert_eq!(client.send(get(path)).await.status(), 200, "{path}");
         assert_eq!(backend.only_seen().uri(), path);

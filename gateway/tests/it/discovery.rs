@@ -34,7 +34,7 @@ impl Registry {
         Some(Self::Embedded { running: Some(running), addr })
     }
 
-    /// `None`: not on this machine; the rig has said so, or failed where servers are required.
+    /// `None`: Consul is not on this machine. The rig has printed that, or fails if servers are required.
     pub(crate) async fn consul() -> Option<Self> {
         ConsulProcess::start().await.map(Self::Consul)
     }
@@ -202,7 +202,7 @@ async fn with_both_gone_the_answer_is_503_and_the_route_stays(registry: Registry
     eventually("both are routed to", || reaches(&gateway, &["a", "b"])).await;
     registry.client().deregister("a").await.unwrap();
     registry.client().deregister("b").await.unwrap();
-    // An empty answer is asked for again before it is believed.
+    // An empty answer is confirmed by another query before it is used.
     eventually("no instance is left", || async { status(gateway.http, "/x").await == 503 }).await;
     let reply = send(gateway.http, get("/x")).await;
     assert_eq!(json(&reply)["code"], "no_healthy_endpoint");

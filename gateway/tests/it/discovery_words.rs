@@ -1,4 +1,4 @@
-//! What is said of services without an endpoint, and of data whose registry does not answer.
+//! The messages about services without an endpoint, and about data whose registry does not answer.
 
 use millgate_registry::ServiceRegistration;
 

@@ -1,4 +1,5 @@
-//! `drain.timeout` is over: what has no answer gets one, what is in the middle of one is cut, and the log says why.
+//! `drain.timeout` is over: requests without an answer get one, responses that have begun are cut, and the log has
+//! the reason.
 
 use std::{net::SocketAddr, path::Path};
 

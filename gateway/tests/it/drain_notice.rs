@@ -35,7 +35,7 @@ async fn streams_that_are_open_and_those_on_their_way_are_served_to_the_end_and_
     let notice = client.until(|frame| frame.kind == GOAWAY).await.unwrap();
     assert_eq!((notice.error_code(), last_stream(&notice)), (Some(NO_ERROR), i32::MAX.cast_unsigned()));
     eventually("nothing more is accepted", || async { TcpStream::connect(http).await.is_err() }).await;
-    // Sent before its client can know the last stream: it is served as well.
+    // The request was sent before its client could have the number of the last stream, and is served as well.
     client.send(&client.get(5, "/c")).await;
     eventually("it is at the service", || async { service.requests() == 3 }).await;
     let ping = client.until(|frame| frame.kind == PING && frame.flags & ACK == 0).await.unwrap();

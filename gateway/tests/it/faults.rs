@@ -1,7 +1,7 @@
 //! What Consul does on its bad days, done to a real one (1.8.7), with requests flowing all the time.
 //!
-//! Each scenario promises the same two things: not one request to an instance that lives fails, and the gateway asks the
-//! registry at most ten times in any ten seconds. And when the day is over, a new instance is routed to.
+//! Each scenario promises the same two things: not one request to an instance that lives fails, and the gateway sends the
+//! registry at most ten queries in any ten seconds. And when the day is over, a new instance is routed to.
 //!
 //! Each names what it stands for: the protection without which it fails.
 

@@ -124,7 +124,7 @@ async fn clients_that_send_one_request_and_stay_stop_neither_others_nor_admin_no
     drop(hogs);
 }
 
-/// What the account cannot know: the system lowers the limit under a process that runs.
+/// A change that the account cannot see: the system lowers the limit under a process that runs.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_process_that_is_out_of_files_does_not_spin_serves_what_is_open_and_recovers() {
@@ -162,7 +162,7 @@ async fn a_process_that_is_out_of_files_does_not_spin_serves_what_is_open_and_re
     }
 }
 
-/// A limit of files that the system sets below the hard one is no limit of ours.
+/// A limit of files that the system sets below the hard one is not a limit of the gateway.
 #[tokio::test]
 async fn the_soft_limit_of_files_is_raised_to_the_hard_one() {
     let dir = tempfile::tempdir().unwrap();

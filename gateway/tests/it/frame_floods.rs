@@ -51,7 +51,7 @@ async fn a_request_by_hand_is_answered_however_its_frames_are_cut() {
     }
 }
 
-/// Frames that are no progress, by what they are. Stream 1 is open.
+/// Frames that are not progress, by their type. Stream 1 is open.
 fn control_frames() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("PING", ping()),
@@ -216,7 +216,7 @@ async fn endless_header_blocks_and_streams_that_break_their_window_end_their_con
         assert!(took < GONE, "{took:?}");
         assert!(frames.iter().any(|frame| frame.error_code().is_some()));
     }
-    // Where all frames come in one read, h2 ends the connection before it writes what it says of its streams.
+    // If all frames come in one read, h2 ends the connection before it writes its refusals of streams.
     eventually("what h2 refuses is counted", || async {
         let metrics = send(listeners.gateway.admin(), get("/metrics")).await;
         text(&metrics).lines().any(|line| line.starts_with("millgate_http2_refusals_total{"))

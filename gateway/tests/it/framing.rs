@@ -1,7 +1,8 @@
 //! HTTP/1.1 framing, live: every request of `tests/cases/http1-framing.json` that this version decides goes through
 //! a real gateway, whole and cut into pieces, and a recording service counts what arrives.
 //!
-//! `http1-framing-expected.json` says what must happen; cases marked `later` belong to checks that are not built.
+//! `http1-framing-expected.json` has the expected results; cases marked `later` belong to checks that are not
+//! built.
 
 use std::time::Duration;
 
@@ -65,7 +66,7 @@ fn cases() -> Vec<Case> {
     decided.collect()
 }
 
-/// The cases that are too long to stand in the file; its notes say how they are made.
+/// The cases that are too long for the file; its notes describe how they are made.
 fn long(id: &str) -> String {
     match id {
         "D16" => "\r\n".repeat(20_000) + "GET /a HTTP/1.1\r\nHost: gw\r\n\r\n",
@@ -292,7 +293,7 @@ async fn what_is_wrong_with(answer: &Answer) -> Option<String> {
 
 #[tokio::test]
 async fn bytes_that_no_request_asked_for_never_answer_the_next_one() {
-    // R27: the service says 408 on an idle connection, as some do before they close it.
+    // The service sends a 408 on an idle connection, as some do before they close it.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let service = tokio::spawn(async move {

@@ -87,7 +87,7 @@ async fn a_long_body_is_sent_on_when_its_first_part_is_there() {
     eventually("the rest arrives", || async { service.received() > 1_000_000 }).await;
 }
 
-/// The gateway says 100 when it begins to gather: by then every policy has let the request pass.
+/// The gateway sends the 100 when it begins to gather: by then every policy has let the request pass.
 #[tokio::test]
 async fn a_client_that_expects_a_100_gets_it() {
     let service = Backend::with(|request| Response::new(request.body().clone())).await;
@@ -108,7 +108,7 @@ async fn a_client_that_expects_a_100_gets_it() {
     assert!(answer.starts_with(b"HTTP/1.1 413 "), "{}", String::from_utf8_lossy(&answer));
 }
 
-/// A connection may hold 1 MiB of bodies; what comes past it goes on at once.
+/// A connection may hold 1 MiB of bodies; bytes beyond that go on at once.
 #[tokio::test]
 async fn one_connection_holds_no_more_than_its_part() {
     let service = Recorder::silent().await;

@@ -84,7 +84,7 @@ impl Drop for Hanging {
     }
 }
 
-/// One worker, and enough answers that it knows what is usual.
+/// A gateway with one worker, which has had enough answers to have a usual time.
 async fn gateway(instances: [SocketAddr; 2], route: &str, service: &str) -> TestGateway {
     let config = format!("workers: 1\n{}", to(&hosts(instances), route, &format!(", breaker: off{service}")));
     let gateway = TestGateway::start(&config).await;

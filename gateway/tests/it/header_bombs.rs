@@ -1,5 +1,5 @@
-//! HTTP/2 header sections whose fields cost their sender a byte and the gateway seventy: memory stays bounded, and whoever
-//! sends many of them is cut.
+//! HTTP/2 header sections whose fields cost their sender a byte and the gateway seventy: memory stays bounded, and a
+//! client that sends many of them is cut.
 //!
 //! A process of its own, whose memory is its own.
 
@@ -132,7 +132,7 @@ async fn of_large_sections_one_is_decoded_for_each_connection_however_they_come(
     assert!(refused <= Cut::ALL.len(), "{refused}");
 }
 
-/// As many as admission takes are no flood, however often.
+/// As many fields as admission takes are not a flood, however often they come.
 #[tokio::test]
 async fn sections_at_the_limit_are_served_for_ever() {
     let gateway = Gateway::start().await;

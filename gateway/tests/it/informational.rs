@@ -23,7 +23,7 @@ const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n
 const FLOOD: usize = 60_000;
 const FINAL: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// Answers by path; `/waits` sends its final response when it is told to.
+/// Answers by path; `/waits` sends its final response when it is notified.
 async fn service() -> (SocketAddr, Arc<Notify>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (addr, go_on) = (listener.local_addr().unwrap(), Arc::new(Notify::new()));

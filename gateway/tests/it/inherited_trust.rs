@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// An issuer over TLS, whose discovery document names this URL for its keys; `None`: one of its own.
+/// An issuer over TLS, whose discovery document has this URL for its keys. `None`: a URL of its own.
 async fn issuer(authority: &Authority, keys: Option<String>) -> Backend {
     let own: Arc<OnceLock<String>> = Arc::default();
     let url = Arc::clone(&own);

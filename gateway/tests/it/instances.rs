@@ -92,7 +92,7 @@ async fn service(gateway: &TestGateway, name: &str) -> Value {
     list.iter_mut().find(|service| service["name"] == name).map(Value::take).unwrap_or_default()
 }
 
-/// Is `count` of `total` the share `expected`, as far as chance tells? Five standard deviations.
+/// Whether `count` of `total` is about the share `expected`: within five standard deviations.
 fn is_about(count: u32, total: u32, expected: f64) -> bool {
     let (count, total) = (f64::from(count), f64::from(total));
     (count - total * expected).abs() <= 5.0 * (total * expected * (1.0 - expected)).sqrt()
@@ -188,7 +188,7 @@ async fn a_host_name_is_resolved_and_what_cannot_be_connected_to_is_left_out_alo
     eventually("a", || reaches(&gateway, "/", &["a"])).await;
     let skipped = || async { service(&gateway, "web").await["watch"]["skipped_instances"] == 4 };
     eventually("three ports and a proxy are counted", skipped).await;
-    // A level and no sum of all answers: it falls when the last of them is mended.
+    // A level, not a sum of all answers: it falls when the last of them is corrected.
     assert!(gateway.shows(r#"millgate_discovery_skipped_instances{service="web"} 4"#).await);
     assert!(gateway.shows("# TYPE millgate_discovery_skipped_instances gauge").await);
     let endpoints = service(&gateway, "web").await["endpoints"].to_string();
@@ -429,7 +429,7 @@ async fn a_subset_gets_only_its_own_instances_and_a_split_its_shares(registry: R
     eventually("the log tells the subset", logged).await;
     assert_eq!(service(&gateway, "web/canary").await["endpoints"].as_array().unwrap().len(), 1);
 
-    // An empty subset: its share goes to the others, a route that asks for it says 503.
+    // If the subset is empty, its share goes to the others, and a route that names it gets 503.
     registry.client().deregister("c").await.unwrap();
     within(SOON, "no canary", || async { status(gateway.http, "/canary").await == 503 }).await;
     assert!(reaches(&gateway, "/split", &["a", "b"]).await);

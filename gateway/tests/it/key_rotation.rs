@@ -1,4 +1,4 @@
-//! A token that no known key verifies is not refused before its issuer was asked: it waits, or gets 503.
+//! A token that no known key verifies is not refused before its issuer was queried: it waits, or gets 503.
 //!
 //! Before: a new signing key cost 401s until the next fetch, for ten seconds after a stranger's token had used up the pace, and for
 //! minutes where the new key had the name of the old one or none.
@@ -106,7 +106,7 @@ async fn a_strangers_token_does_not_use_up_the_pace_of_fetches() {
     let (old, new) = (SigningKey::new(Some("old")), SigningKey::new(Some("new")));
     let guarded = Guarded::by(&old).await;
     assert_eq!(guarded.ask(&old.token("ann")).await.status(), 200);
-    // Refused: a fetch that it has asked for does not know its key either.
+    // Refused, because the keys of the fetch that it caused do not verify it either.
     let stranger = SigningKey::new(Some("new"));
     for _ in 0..2 {
         assert_eq!(code(&guarded.ask(&stranger.token("mallory")).await), (401, "token_invalid".to_owned()));

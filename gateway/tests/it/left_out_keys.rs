@@ -1,4 +1,4 @@
-//! What a key set has and the gateway cannot use is told once for each set.
+//! The keys of a set that the gateway cannot use are logged once for each set.
 //!
 //! Before: such keys were left out without a word, and their tokens got 401 `unknown_key`.
 
@@ -67,12 +67,12 @@ async fn each_set_with_keys_that_cannot_be_used_is_told_once_with_their_names_an
     assert!(gateway.shows("millgate_keys_left_out{provider=\"main\"} 4").await);
     assert!(gateway.shows("millgate_keys_left_out{provider=\"file\"} 1").await);
 
-    // The same set again, by a token that asks for newer keys and by a reload.
+    // The same set again, by a token that causes a fetch and by a reload.
     assert_eq!(ask(&SigningKey::new(Some("unknown"))).await, 401);
     assert!(issuer.asked() >= 2);
     gateway.reload().await.unwrap();
     assert_eq!(told(&gateway).await, first);
-    // Another set: a usable key more is no news of what is left out, and a key less that cannot be used is.
+    // Another set: one more usable key does not change what is left out, and one unusable key less does.
     let three = SigningKey::new(Some("three"));
     issuer.publish_beside(&[&one, &three], &[curve]);
     eventually("the new set is in use", || async { ask(&three).await == 200 }).await;

@@ -1,7 +1,7 @@
 //! A request is charged to all of its limits or to none of them, and a limit stays the same one wherever it is written.
 //!
-//! Before: each limit was looked at and charged by itself, in the order of the list. One address that was limited used up what
-//! its route had for everybody: 40 of its requests, 35 of which got 429, and then 12 other addresses got 429, too. With the same
+//! Before: each limit was checked and charged by itself, in the order of the list. One address that was limited used up what its
+//! route had for all clients: 40 of its requests, 35 of which got 429, and then 12 other addresses got 429, too. With the same
 //! limits nginx 1.22 (`limit_req` twice, in either order) answers 200 to all 12, HAProxy 2.6 (two stick tables) 429.
 
 use http::Request;

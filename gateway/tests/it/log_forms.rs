@@ -1,4 +1,4 @@
-//! What the process writes to standard error: one event a line where JSON is asked for, and no line that causes the next.
+//! The output to standard error: one event a line if JSON is requested, and no line that causes the next.
 //!
 //! Before: a log in JSON began with five plain lines; `RUST_LOG=trace` into the configuration's folder wrote 55 MB in a second; each
 //! TLS handshake for an address wrote a line.
@@ -41,7 +41,7 @@ impl Run {
         std::fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default()
     }
 
-    /// Events, each with its line. Fails where a line is no event.
+    /// Events, each with its line. Fails if a line is not an event.
     fn events(&self) -> Vec<Value> {
         let written = self.written();
         let whole = written.rsplit_once('\n').map_or("", |(whole, _)| whole);
@@ -111,7 +111,7 @@ async fn a_log_in_the_folder_that_is_watched_does_not_wake_the_watcher() {
     assert!(!run.written().contains("inotify event"));
 }
 
-/// A ClientHello for a host name, in whose place an address stands.
+/// A ClientHello for a host name, with an address in the place of the name.
 fn hello_for_an_address(authority: &Authority) -> Vec<u8> {
     let (name, address) = ("abc.d.e.f", "127.0.0.1");
     let config = authority.client(&[b"http/1.1"]);

@@ -1,4 +1,4 @@
-//! Names that services cannot tell from those that the gateway answers for, and names that only a proxy may use.
+//! Names that services cannot distinguish from those that the gateway answers for, and names that only a proxy may use.
 //!
 //! Before: lighttpd's CGI saw `HTTP_X_USER_ID=root` of `X!User!Id: root` in front of the verified one (1.4.69 does so for each of the
 //! 14 bytes that a name may have beside letters, digits and `-`), and `X-Original-URL`,

@@ -1,4 +1,5 @@
-//! All integration tests of the gateway, in one binary, but for those that promise times of less than a second (`tests/timed`).
+//! All integration tests of the gateway, in one binary, except for those that promise times of less than a second
+//! (`tests/timed`).
 
 mod support;
 

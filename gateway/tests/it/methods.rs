@@ -27,7 +27,7 @@ async fn a_registered_method_reaches_the_service_and_another_one_where_a_route_n
         ("PURGE", "/listed", 200),
         ("M-SEARCH", "/listed", 200),
         ("BDELETE", "/named", 200),
-        // A method that some route names is known; a route without methods takes it.
+        // A method that some route names is accepted; a route without methods takes it.
         ("PURGE", "/any", 200),
         ("PROPFIND", "/named", 405),
         ("BMOVE", "/any", 501),

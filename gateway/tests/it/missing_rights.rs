@@ -1,4 +1,4 @@
-//! What a gateway says whose ACL token does not show it the services that it needs.
+//! The messages of a gateway whose ACL token may not see the services that the gateway needs.
 
 use millgate_registry::{ServiceRegistration, testing::ConsulServer};
 
@@ -50,7 +50,7 @@ async fn says_what_is_missing(rules: Option<&str>, right: &str) {
     let mut gateway = gateway(&consul, &token).await;
     let is_said = || async { readyz(&gateway).await.1.contains(right) };
     eventually("what the token lacks is said", is_said).await;
-    // Nothing was ever known of the service: another gateway serves it, or none does.
+    // No instance of the service was ever seen: another gateway serves it, or none does.
     let (code, said) = readyz(&gateway).await;
     assert!(code == 503 && said.contains("service `web`"), "{code} {said}");
     let is_detail = || async {
@@ -67,7 +67,7 @@ async fn says_what_is_missing(rules: Option<&str>, right: &str) {
     let all_is_well = || async { kinds(&gateway).await == ["rights_missing", "rights_restored"] };
     eventually("which is an event, too", all_is_well).await;
     assert_eq!(readyz(&gateway).await, (200, "ok\n".to_owned()));
-    // What is known stays in use, and a gateway that has it is ready.
+    // Known instances stay in use, and a gateway that has them is ready.
     std::fs::write(gateway.dir.path().join("token"), token).unwrap();
     gateway.restart().await;
     gateway.ready().await;

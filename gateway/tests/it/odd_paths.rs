@@ -144,7 +144,7 @@ async fn a_last_segment_of_parameters_passes_where_both_of_its_readings_have_the
     }
 }
 
-/// A service whose URL parser takes what follows `//` for a host, as `new URL(target, base)` does (RFC 3986 §4.2).
+/// A service whose URL parser takes the text after `//` for a host, as `new URL(target, base)` does (RFC 3986 §4.2).
 #[tokio::test]
 async fn what_follows_a_double_slash_may_be_a_host() {
     let (gateway, backend) = gateway(&format!(

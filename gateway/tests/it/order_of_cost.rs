@@ -1,4 +1,5 @@
-//! What is cheap to know is asked first: limits that need no identity bound how many signatures a stranger can have checked.
+//! Cheap checks come first: limits that need no identity bound the number of signatures that an unknown client can have
+//! checked.
 //!
 //! Before: `5/s per ip` was looked at after the token, and 32,700 wrong signatures a second were checked and answered.
 

@@ -168,7 +168,8 @@ async fn a_certificate_that_is_renewed_is_presented_also_while_another_part_of_t
     assert_eq!(shown(&gateway).await["unusable_files"].as_array().unwrap().len(), 0);
 }
 
-/// What a reload cannot begin to use it refuses: without this, it was accepted, and the registry was not asked any more.
+/// A reload refuses a registry that it cannot use: without this, the reload was accepted, and the registry was not queried any
+/// more.
 #[tokio::test]
 async fn a_registry_that_could_not_be_asked_is_no_accepted_reload() {
     let backend = Backend::named("one").await;
@@ -187,7 +188,7 @@ async fn a_registry_that_could_not_be_asked_is_no_accepted_reload() {
     );
 }
 
-/// As clients' connections, those of the admin listener are counted before they have said a word.
+/// Like clients' connections, those of the admin listener are counted before their first byte.
 #[tokio::test]
 async fn silent_connections_of_the_admin_listener_are_in_its_gauge() {
     let backend = Backend::named("one").await;
@@ -196,6 +197,6 @@ async fn silent_connections_of_the_admin_listener_are_in_its_gauge() {
     for _ in 0..3 {
         silent.push(tokio::net::TcpStream::connect(gateway.admin()).await.unwrap());
     }
-    // The one that asks is the fourth.
+    // The connection of the request is the fourth.
     eventually("all are counted", || gateway.shows("millgate_admin_connections 4")).await;
 }

@@ -407,7 +407,7 @@ async fn past_max_inflight_requests_are_refused_at_once() {
 #[tokio::test]
 async fn a_connection_that_the_service_closed_while_idle_is_replaced_without_a_failure() {
     let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-    // Closes after every answer without having said so.
+    // Closes after every answer without announcing it.
     let closing = RawBackend::answering(answer, true).await;
     let config = format!(
         "workers: 1\nroutes:\n  - {{path: /**, service: s}}\nservices:\n  s: {{hosts: [\"{}\"]}}\n",

@@ -1,7 +1,7 @@
-//! Which request finds out whether an ejected endpoint is back.
+//! The request that finds out whether an ejected endpoint is back.
 //!
-//! HAProxy asks with health checks, nginx with whatever request comes first after `fail_timeout`, Envoy with all of them:
-//! with one broken endpoint of two and `POST`s alone, five fail there for each ejection.
+//! HAProxy probes with health checks, nginx with whatever request comes first after `fail_timeout`, Envoy with all of
+//! them: with one broken endpoint of two and `POST`s alone, five fail there for each ejection.
 
 use std::time::{Duration, Instant};
 

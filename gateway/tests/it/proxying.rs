@@ -323,7 +323,7 @@ async fn a_service_is_called_by_its_own_name_where_the_route_says_so() {
     let gateway = TestGateway::start(&config).await;
     let own = up.addr.to_string();
     for (path, host) in [("/as-asked", "gw"), ("/named", "orders.internal:80"), ("/instance", &own)] {
-        // Twice: one of them asks the instance that is down first, and is tried again.
+        // Twice: one of them goes to the instance that is down first, and is tried again.
         for _ in 0..2 {
             assert_eq!(status(gateway.http, path).await, 200);
             let seen = up.only_seen();

@@ -1,5 +1,5 @@
-//! A client that was refused can be told why: refusals are in a sampled access log, and what was refused below the log is in a
-//! list on the admin listener.
+//! The reason of a refusal can be found: refusals are in a sampled access log, and those below the log are in a list on the
+//! admin listener.
 //!
 //! Before: 25 answers 429 at `sample: 1%` left no line, and a 90 KB head, a bad version or no TLS left only a number.
 

@@ -32,7 +32,7 @@ async fn answers(gateway: &TestGateway) -> bool {
     status(gateway.http, "/x").await == 200
 }
 
-/// What the gateway's watch says.
+/// A value of the gateway's watch.
 async fn watch(gateway: &TestGateway, what: &str) -> u64 {
     let services = json(&send(gateway.admin(), get("/api/v1/services")).await);
     services["services"][0]["watch"][what].as_u64().unwrap_or(0)
@@ -79,7 +79,7 @@ async fn an_instance_that_registers_again_is_never_missed(mut registry: Registry
     assert!(answers(&gateway).await);
 }
 
-/// A registry that does not say which cluster it is may be the same one, without its memory.
+/// A registry that does not report its cluster may be the same one, without its memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_that_starts_beside_an_empty_registry_doubts_it_too() {
     let mut registry = Registry::embedded().await.unwrap();

@@ -107,7 +107,7 @@ impl Process {
                 break;
             }
         }
-        // Whatever it says later must not fill the pipe.
+        // Later output must not fill the pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Self { child, http: http.expect("the start-up lines name the address") }
     }
@@ -158,7 +158,7 @@ async fn sigterm_does_not_wait_for_a_reload_that_waits_for_the_registry() {
     let backend = Backend::named("one").await;
     let dir = tempfile::tempdir().unwrap();
     let mut gateway = Process::start(dir.path(), &config(&backend, "first")).await;
-    // Nobody answers there, so the reload waits three seconds for a first word on `web`.
+    // This registry never answers, so the reload waits three seconds for a first answer about `web`.
     let silent = crate::support::backend::RawBackend::answering(b"", false).await;
     let more = format!(
         "discovery: {{consul: {{address: \"http://{}\"}}}}\n{}",

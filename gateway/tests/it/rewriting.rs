@@ -1,4 +1,5 @@
-//! What a route changes on a request's way: its path, what it says of the way, and values that are the request's own.
+//! The changes of a route to a request: its path, its forwarding fields, and values that contain facts of the
+//! request.
 
 use http::Request;
 use http_body_util::Full;
@@ -56,7 +57,7 @@ async fn a_stripped_prefix_is_said_to_the_service_and_leaves_no_slash_behind() {
             let expected = match (prefix, before) {
                 (Some(prefix), _) => vec![format!("{before}{prefix}")],
                 (None, "") => vec![],
-                // What a trusted proxy says passes as it is.
+                // The value of a trusted proxy passes as it is.
                 (None, _) => vec!["/shop/".to_owned()],
             };
             assert_eq!(said, expected, "{path}");

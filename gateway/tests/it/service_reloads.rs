@@ -1,5 +1,5 @@
-//! Breakers and idle connections of a service whose settings a reload changes: the new settings count at once, and what is
-//! known of its endpoints stays.
+//! Breakers and idle connections of a service whose settings a reload changes: the new settings count at once, and the
+//! state of its endpoints stays.
 
 use std::net::SocketAddr;
 

@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// Answers at once, except for `/hold`: that it never answers.
+/// Answers at once, except for `/hold`, which it never answers.
 struct Holding {
     addr: SocketAddr,
     held: Arc<AtomicUsize>,
@@ -208,7 +208,7 @@ async fn check_advises_a_share_per_client_at_the_edge_only() {
 #[tokio::test]
 async fn an_address_has_its_share_over_all_its_connections_where_that_is_asked_for() {
     let service = Holding::start().await;
-    // The client's address is what the proxy says, so one machine can be many.
+    // The proxy names the client's address, so one machine can be many clients.
     let more = "listen: {http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", trusted_proxies: [127.0.0.1]}\n\
                 limits: {per_client: 12.5%}\n";
     let gateway = TestGateway::start(&config(&service, 16, more)).await;

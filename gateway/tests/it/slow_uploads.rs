@@ -1,5 +1,5 @@
-//! Uploads hold a slot of their service at the pace of their clients. Slow ones leave room for requests that are there, and
-//! go when others need their place.
+//! Uploads hold a slot of their service at the pace of their clients. Slow ones leave room for complete requests, and end
+//! when others need their place.
 
 use std::{
     net::SocketAddr,

@@ -67,7 +67,7 @@ async fn honest_clients_get_no_wrong_answer_and_nothing_is_left_over() {
     while Instant::now() < ends {
         every_second.tick().await;
         reloads += 1;
-        // At first no instance is known to be bad, and the budget of retries is that of a quiet service.
+        // At first the state of the instances is unknown, and the budget of retries is that of a quiet service.
         if reloads == ALONE {
             for _ in 0..clients::OTHERS {
                 running.spawn(clients::other(http, SmallRng::from_rng(&mut rng), Arc::clone(&seen)));
@@ -120,8 +120,8 @@ fn address(gateway: &Serving, name: &str) -> SocketAddr {
     gateway.value(name).parse().unwrap()
 }
 
-/// The instances stay the same, and so must what is known of them. Six of seven may be bad at once, which takes more retries
-/// than any budget allows unless all of them may be left out.
+/// The instances stay the same, and so must their states. Six of seven may be bad at once, which takes more retries than any
+/// budget allows unless all of them may be left out.
 fn write(dir: &Path, addrs: &[SocketAddr], reload: u64) {
     let hosts: Vec<_> = addrs.iter().map(|addr| format!("\"{addr}\"")).collect();
     let text = format!(
@@ -139,7 +139,7 @@ fn write(dir: &Path, addrs: &[SocketAddr], reload: u64) {
     std::fs::rename(dir.join("routes.yaml.new"), dir.join("routes.yaml")).unwrap();
 }
 
-/// What the gateway holds.
+/// The resources that the gateway has in use.
 #[derive(Debug)]
 struct Left {
     /// Requests that hold a slot of the service (`max_inflight`).

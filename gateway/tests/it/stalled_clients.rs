@@ -1,4 +1,5 @@
-//! Clients that ask and do not take the answer: what their requests hold is given back after `timeout.idle`.
+//! Clients that send requests and do not take the responses: what their requests hold is given back after
+//! `timeout.idle`.
 //!
 //! Peers: nginx ends such a stream after `send_timeout` (60 s), HAProxy after `timeout client`; Envoy after
 //! `stream_idle_timeout` (5 min).
@@ -35,7 +36,7 @@ async fn listeners(service: SocketAddr, timeout: &str) -> Listeners {
     Listeners::start("", &config).await
 }
 
-/// Answers with as many bytes as the path says.
+/// Answers with the number of bytes that the path names.
 async fn service() -> Backend {
     Backend::with(|request| {
         let bytes = request.uri().path().trim_start_matches('/').parse().unwrap();

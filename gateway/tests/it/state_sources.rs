@@ -1,4 +1,4 @@
-//! What one registry said is never used as another's: two registries, one user, one state folder.
+//! The answers of one registry are never used as another's: two registries, one user, one state folder.
 
 use std::path::{Path, PathBuf};
 
@@ -98,7 +98,7 @@ async fn instances_of_one_registry_are_not_served_for_another(mut one: Registry)
     eventually("b is routed to", || async { answer(&gateway_of_other).await == "b" }).await;
     gateway.shutdown().await;
     gateway_of_other.shutdown().await;
-    // Each begins with what its own registry said.
+    // Each begins with the answers of its own registry.
     one.kill().await;
     other.kill().await;
     for (name, instance) in [("one", "a"), ("other", "b")] {
@@ -108,7 +108,7 @@ async fn instances_of_one_registry_are_not_served_for_another(mut one: Registry)
     }
 }
 
-/// Consul says which cluster it is, by the trust domain of its mesh; the embedded registry does not.
+/// Consul reports its cluster, by the trust domain of its mesh; the embedded registry does not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_cluster_at_the_same_address_is_another_registry() {
     let Some(mut registry) = Registry::consul().await else { return };

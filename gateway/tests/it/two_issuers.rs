@@ -1,4 +1,4 @@
-//! Of several providers on a route, a token is asked of the one that it names; what the others lack does not matter.
+//! If a route has several providers, the token's own provider checks it; what the others lack does not matter.
 //!
 //! Before: the last provider's verdict was the answer, a good token of the second counted as a failure of the first and had its
 //! keys fetched, and users of two issuers with one `sub` shared their limits.
@@ -155,12 +155,12 @@ async fn one_subject_of_two_issuers_is_two_users() {
     );
 }
 
-/// `name` and the file of its key set, without an issuer: it is asked of any token.
+/// A provider `name` with its key set in a file and without an issuer: it checks any token.
 fn of_any(name: &str) -> String {
     format!("  {name}: {{jwks_file: {name}.json, audience: api}}\n")
 }
 
-/// What the client gets, and which provider's reason stands in the log: the one that says most, whatever their order.
+/// The response, and the provider whose reason stands in the log: the most specific one, whatever the order of providers.
 #[tokio::test]
 async fn of_several_rejections_the_one_is_reported_that_says_most_and_each_provider_has_its_own() {
     let dir = tempfile::tempdir().unwrap();
@@ -198,13 +198,13 @@ async fn of_several_rejections_the_one_is_reported_that_says_most_and_each_provi
         ("x-y", of(&x), 200, None),
         ("x-y", of(&y), 200, None),
         ("y-x", of(&x), 200, None),
-        // Both say the same: the first of the route.
+        // Both have the same reason, so the first provider of the route is named.
         ("x-y", of(&z), 401, Some(("x", "bad_signature"))),
         ("y-x", of(&z), 401, Some(("y", "bad_signature"))),
-        // Only the provider that knows the key can know that the token has expired.
+        // Only the provider that has the key can find that the token has expired.
         ("x-y", late(&y), 401, Some(("y", "expired"))),
         ("y-x", late(&y), 401, Some(("y", "expired"))),
-        // What is not known may be good.
+        // A token that cannot be checked may be good.
         ("x-down", of(&x), 200, None),
         ("down-x", of(&x), 200, None),
         ("x-down", of(&y), 503, Some(("down", "keys_unavailable"))),

@@ -1,4 +1,4 @@
-//! Responses to requests whose body nothing reads to its end: they reach clients that look only after the last byte.
+//! Responses to requests whose body is not read to its end: they reach clients that read only after their last byte.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -131,7 +131,7 @@ async fn lingering_ends_when_the_client_pauses_or_never_stops() {
     let mut answer = Vec::new();
     pauses.read_to_end(&mut answer).await.unwrap();
     assert!(answer.starts_with(b"HTTP/1.1 401"), "{}", String::from_utf8_lossy(&answer));
-    // A short pause is none: the gateway's side is closed, and it reads on.
+    // A short pause does not end the wait: the gateway has closed its side, and it reads on.
     for _ in 0..3 {
         pauses.write_all(b"x").await.expect("the gateway reads");
         tokio::time::sleep(Duration::from_millis(300)).await;

@@ -19,7 +19,7 @@ use crate::{
     unread_bodies::refusing_service,
 };
 
-/// SETTINGS_HEADER_TABLE_SIZE: each response says its status in full.
+/// SETTINGS_HEADER_TABLE_SIZE: each response has its status in full.
 const NO_TABLE: [(u16, u32); 1] = [(1, 0)];
 const BYTES: usize = 3_000_000;
 
@@ -312,7 +312,7 @@ async fn curl_gets_the_status_of_a_refused_upload() {
     }
 }
 
-/// h2 holds its lock while it drops what is left of a response. What is left of a request must not be dropped by that.
+/// h2 has its lock while it drops the rest of a response. The rest of a request must not be dropped by that.
 #[tokio::test]
 async fn a_stream_that_ends_with_an_unread_request_and_an_unsent_response_does_not_hold_up_its_worker() {
     let service = Backend::named("s").await;

@@ -1,6 +1,7 @@
-//! A client that cannot go on without another protocol is told so; one that only would like another HTTP is served.
+//! A client that cannot go on without another protocol gets 501; one that only prefers another HTTP version is
+//! served.
 //!
-//! Before: `Upgrade: websocket` went on as a plain GET, and nothing said so.
+//! Before: `Upgrade: websocket` went on as a plain GET, and nothing reported it.
 
 use std::time::Duration;
 
@@ -90,7 +91,7 @@ async fn what_cannot_go_on_without_another_protocol_gets_501_and_the_rest_is_ser
     .await;
 }
 
-/// RFC 8441 §3: not before the server has said that it knows `:protocol`, and this one does not say so.
+/// RFC 8441 §3: the method is allowed only after the server has announced `:protocol`, which this one does not.
 #[tokio::test]
 async fn an_extended_connect_ends_its_stream_and_no_other() {
     let backend = Backend::named("one").await;

@@ -60,7 +60,7 @@ async fn a_service_that_cannot_prove_its_name_gets_no_request() {
     for (addr, tls, error) in [
         (named.addr, ca, certificate),
         (strange.addr, ca, certificate),
-        // The system's authorities know neither.
+        // Neither is signed by an authority of the system.
         (named.addr, "", certificate),
         (clear.addr, ca, protocol),
         (clear.addr, ", tls: {insecure: true}", protocol),

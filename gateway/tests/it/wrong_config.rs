@@ -145,7 +145,7 @@ fn broken() -> Vec<Case> {
     .collect()
 }
 
-/// Applies what a finding says to write, in each way in which a reader might, and looks whether fewer findings are left.
+/// Applies the advice of each finding, in each way in which a reader might, and checks that fewer findings are left.
 #[test]
 fn what_a_finding_says_to_write_is_accepted() {
     let dir = folder();

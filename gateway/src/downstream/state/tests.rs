@@ -1,4 +1,4 @@
-//! What the sweep does with a connection, from where it stands and for how long.
+//! The verdict of the sweep on a connection, by its phase and its times.
 
 use std::path::Path;
 
@@ -42,17 +42,17 @@ fn a_silent_http2_client_gets_a_ping_and_one_that_does_not_answer_it_is_cut() {
     }
 }
 
-/// Where a connection stands, in seconds before the sweep.
+/// The state of a connection, with times in seconds before the sweep.
 #[derive(Debug, Clone, Copy)]
 struct Standing {
     phase: Phase,
     is_http2: bool,
-    /// Requests that have begun on it.
+    /// Requests that have begun on the connection.
     begun: u32,
     in_phase: f32,
-    /// Its client takes nothing.
+    /// The client has taken nothing for this time.
     blocked: Option<f32>,
-    /// HTTP/2: nothing came.
+    /// No bytes have come for this time; HTTP/2 only.
     silent: f32,
     ping: Ping,
     is_parked: bool,
@@ -100,14 +100,14 @@ fn each_timeout_ends_what_it_is_for_and_not_before_its_time() {
     assert_eq!((listen.header_timeout, listen.idle_timeout), (10 * SECOND, 60 * SECOND));
     let kill = Verdict::Kill;
     for (standing, expected) in [
-        // A head, or what comes before it.
+        // A head, or the time before it.
         (Standing { in_phase: 9.9, ..NEW }, Verdict::Keep),
         (Standing { in_phase: 10.0, ..NEW }, kill(HEADER_TIMEOUT)),
         (Standing { in_phase: 9.9, ..HEAD }, Verdict::Keep),
         (Standing { in_phase: 10.0, ..HEAD }, kill(HEADER_TIMEOUT)),
         (Standing { in_phase: 9.9, ..PREFACE }, Verdict::Keep),
         (Standing { in_phase: 10.0, ..PREFACE }, kill(HEADER_TIMEOUT)),
-        // A request may take as long as its route lets it.
+        // A request may take as long as its route allows.
         (Standing { in_phase: 900.0, ..BUSY }, Verdict::Keep),
         (Standing { in_phase: 900.0, ..STREAMS }, Verdict::Keep),
         // Between requests.
@@ -123,12 +123,12 @@ fn each_timeout_ends_what_it_is_for_and_not_before_its_time() {
         (Standing { in_phase: 59.9, ..HTTP2 }, Verdict::Keep),
         (Standing { in_phase: 60.0, ..HTTP2 }, Verdict::Close),
         (Standing { in_phase: 65.0, ..HTTP2 }, kill("close_timeout")),
-        // A client that takes nothing of its responses.
+        // The client takes nothing of its responses.
         (Standing { blocked: Some(59.9), ..BUSY }, Verdict::Keep),
         (Standing { blocked: Some(60.0), ..BUSY }, kill("write_timeout")),
         (Standing { blocked: Some(60.0), ..STREAMS }, kill("write_timeout")),
         (Standing { blocked: Some(60.0), in_phase: 70.0, ..IDLE }, kill("write_timeout")),
-        // A client that may be gone.
+        // The client may be gone.
         (Standing { silent: 19.9, ..STREAMS }, Verdict::Keep),
         (Standing { silent: 20.0, ..STREAMS }, Verdict::Ping),
         (Standing { silent: 20.0, ..HTTP2 }, Verdict::Ping),
@@ -138,7 +138,7 @@ fn each_timeout_ends_what_it_is_for_and_not_before_its_time() {
         (Standing { silent: 30.0, ping: Ping::Sent, ..HTTP2 }, kill("timeout")),
         (Standing { silent: 900.0, ..BUSY }, Verdict::Keep),
         (Standing { silent: 900.0, ..PARKED }, Verdict::Keep),
-        // Of two reasons, the one that says what the connection was about.
+        // With two reasons, the verdict has the one that describes the connection.
         (Standing { in_phase: 10.0, blocked: Some(60.0), ..HEAD }, kill(HEADER_TIMEOUT)),
         (Standing { in_phase: 65.0, silent: 30.0, ping: Ping::Sent, ..HTTP2 }, kill("timeout")),
         (Standing { in_phase: 60.0, silent: 20.0, ..HTTP2 }, Verdict::Close),

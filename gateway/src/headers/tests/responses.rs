@@ -1,4 +1,4 @@
-//! What a response keeps, loses and is refused for.
+//! The fields that a response keeps and loses, and the faults for which it is refused.
 
 use http::{Response, StatusCode};
 

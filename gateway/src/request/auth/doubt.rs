@@ -22,7 +22,7 @@ use crate::{
     snapshot::Route,
 };
 
-/// Waits until it is known whether the keys of this provider verify the credential.
+/// Waits until the keys of this provider either verify or refuse the credential, or [`WAIT_MAX`] is over.
 pub(super) async fn settle(
     route: &Route,
     provider: &LocalProvider,
@@ -50,7 +50,7 @@ pub(super) async fn settle(
     settled
 }
 
-/// Looks again after each fetch that ends, until one has an answer.
+/// Checks the credential again after each fetch that ends, until the result is final.
 async fn answer(
     asked: &LocalProvider,
     credential: &str,
@@ -60,10 +60,10 @@ async fn answer(
     loop {
         let end = question.end().await;
         let snapshot = exchange.worker().snapshot();
-        // After a reload the provider may be gone, or have its keys from elsewhere.
+        // After a reload the provider may be gone, or may get its keys from another source.
         let provider = snapshot.providers.iter().find(|provider| provider.is_same_as(asked));
         let provider = provider.ok_or_else(AuthRejection::unavailable)?;
-        // Many requests may wait with one credential.
+        // Many requests may wait with the same credential, and another one may have verified it.
         if let Some(known) = provider.known(credential, unix_seconds(exchange)) {
             return Ok(known);
         }
@@ -76,5 +76,6 @@ async fn answer(
     }
 }
 
-/// As long as a fetch may take. It is one more wait for a client that has a token; for an issuer that is slow it is enough.
+/// The longest wait, which is as long as a fetch may take. It is enough for a slow issuer, and bounds the wait of a client with any
+/// token.
 const WAIT_MAX: Duration = Duration::from_secs(10);

@@ -6,7 +6,7 @@ use super::{Exchange, flags};
 use crate::access_log::{AccessLog, LogEntry};
 
 impl Exchange {
-    /// `upstream`: how long the last attempt took.
+    /// Writes the line of this request, if the log takes it. `upstream` is the duration of the last attempt.
     pub(super) fn log(
         &self,
         log: &AccessLog,

@@ -1,4 +1,4 @@
-//! What a request's facts come to: its status, its flag, whose slots it takes, and whether its connection can go on.
+//! Results of a request's facts: its status, its flag, the owner of its slot, and whether its connection can go on.
 
 use std::{path::Path, time::Duration};
 
@@ -22,7 +22,7 @@ fn exchange(worker: &Rc<WorkerState>) -> Box<Exchange> {
     testing::exchange_of(worker, worker.clock.now())
 }
 
-/// How often each was counted without a route, by method and status.
+/// The requests that were counted without a route: method, status, and how many.
 fn counted(worker: &WorkerState) -> Vec<(&'static str, u16, u64)> {
     worker.unmatched.borrow().requests.clone()
 }
@@ -38,7 +38,7 @@ fn however_a_request_ends_its_drop_counts_it_once_and_a_client_that_left_beside_
         for (at, (status, is_complete, shown, gone)) in [
             (Some(StatusCode::OK), true, 200, 0),
             (Some(StatusCode::BAD_GATEWAY), true, 502, 0),
-            // The client left in the middle of a response, and before there was one.
+            // The client left in the middle of a response, or before it began.
             (Some(StatusCode::NOT_FOUND), false, 404, 1),
             (None, false, CLIENT_CLOSED_REQUEST, 1),
         ]
@@ -114,7 +114,7 @@ fn a_share_is_a_connections_or_a_clients_where_that_is_one_clients_alone() {
         for (version, is_trusted, client, connection, expected) in [
             (Version::HTTP_11, false, peer, false, Some(peer)),
             (Version::HTTP_2, false, peer, true, Some(peer)),
-            // A proxy carries many: those that it names have shares of their own, and those that it does not have none.
+            // A proxy carries many clients: each client that it names has a share of its own, and the others have none.
             (Version::HTTP_2, true, behind, false, Some(behind)),
             (Version::HTTP_2, true, peer, false, None),
             (Version::HTTP_11, true, peer, false, None),

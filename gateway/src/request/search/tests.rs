@@ -1,4 +1,4 @@
-//! Which endpoint a request's next attempt goes to, from what is known of each.
+//! The endpoint of a request's next attempt, from the state of each endpoint.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     upstream::split::Split,
 };
 
-/// Two services stand for two subsets of one: both are clusters.
+/// Two services stand for two subsets of one service: each compiles to a cluster.
 fn routes() -> String {
     let policies = "outlier: {connect_failures: 1, gateway_failures: 1, pause: 5s, max: 100%, panic: 0%}, \
         breaker: {min: 1, errors: 100%, open: 5s}";
@@ -24,15 +24,15 @@ fn routes() -> String {
     )
 }
 
-/// What is known of an endpoint.
+/// The state of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Fine,
-    /// Ejected, for as long as the test lasts.
+    /// It is ejected for as long as the test lasts.
     Out,
-    /// Its pause is over: a request is its probe.
+    /// Its pause is over, and a request is its probe.
     Due,
-    /// Its pause is over: a connect is its probe.
+    /// Its pause is over, and a connect is its probe.
     DueByConnect,
     /// Its breaker is open.
     Open,
@@ -61,17 +61,17 @@ impl State {
     }
 }
 
-/// That of the outlier detection.
+/// The pause of the outlier detection.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// What a search came to.
+/// The result of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
-    /// Which endpoint, and whether the attempt decides if it comes back.
+    /// The index of the endpoint, and whether the attempt is its probe.
     At(usize, bool),
-    /// Either of the two.
+    /// One of the two endpoints, not as a probe.
     Any,
-    /// `breaker_open`: the client is told when to come back.
+    /// `breaker_open`, with a `Retry-After`.
     Broken,
     /// `no_healthy_endpoint`.
     Nothing,
@@ -97,13 +97,14 @@ impl Found {
     }
 }
 
-/// Runs `test` with a worker, and a plan and an exchange for a request to the service `two`, or to both in these shares.
+/// Runs `test` with a worker, and with a plan and an exchange for a request to the service `two`, or to both in these
+/// shares.
 fn with_plan(shares: Option<[u32; 2]>, test: impl FnOnce(&Plan<'_>, &mut Exchange, Instant)) {
     let (prepared, (_, own)) = (
         Prepared::new(&routes(), Path::new("")).unwrap(),
         testing::compile(&routes(), Path::new("")).unwrap(),
     );
-    // A route that only this test has.
+    // A route that only this test has, and may change.
     let routes = Arc::into_inner(own.table).unwrap().routes;
     let mut route = routes.into_iter().find(|route| &*route.service == "two").unwrap();
     let index = |name: &str| own.clusters.iter().position(|cluster| &*cluster.name == name).unwrap();
@@ -112,7 +113,7 @@ fn with_plan(shares: Option<[u32; 2]>, test: impl FnOnce(&Plan<'_>, &mut Exchang
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let worker = testing::worker_with_endpoints(&prepared.setup).await.unwrap();
-        // Later than each of its clusters, so that something can have happened before.
+        // Later than the making of each cluster, so that failures can lie before it.
         let now = worker.clock.now() + 10 * PAUSE;
         let mut exchange = testing::exchange_of(&worker, now);
         let snapshot = worker.snapshot();
@@ -120,28 +121,28 @@ fn with_plan(shares: Option<[u32; 2]>, test: impl FnOnce(&Plan<'_>, &mut Exchang
     });
 }
 
-/// Rows: what the two endpoints are like, which of them were tried, whether the method is safe to repeat, and what is
-/// found where an attempt costs nothing and where it does.
+/// Each row has the states of the two endpoints, the endpoints that were tried, whether the method is safe to repeat,
+/// and the results for an attempt that is free and for one that is not.
 #[test]
 fn each_endpoint_is_tried_once_the_ejected_ones_last_and_those_with_an_open_breaker_never() {
     for (states, tried, is_safe, free, costly) in [
         ([Fine, Fine], &[][..], true, Any, Any),
         ([Fine, Fine], &[0], true, At(1, false), At(1, false)),
         ([Fine, Fine], &[1, 0], true, Nothing, Nothing),
-        // Ejected: better than none, where it costs nothing.
+        // An ejected endpoint is better than none if the attempt is free.
         ([Out, Fine], &[], true, At(1, false), At(1, false)),
         ([Fine, Out], &[0], true, At(1, false), Nothing),
         ([Out, Out], &[], true, Any, Nothing),
         ([Out, Out], &[1], true, At(0, false), Nothing),
         ([Out, Out], &[1, 0], true, Nothing, Nothing),
-        // A request that goes elsewhere if it fails is a probe; one that would be lost is none.
+        // A request that goes to another endpoint if it fails is a probe; one that would be lost is not.
         ([Due, Out], &[], true, At(0, true), At(0, true)),
         ([Out, Due], &[0], false, At(1, false), Nothing),
         ([Due, Fine], &[], false, At(1, false), At(1, false)),
-        // A connect beside the traffic is the probe, and no request.
+        // The probe is a connect beside the traffic, not this request.
         ([DueByConnect, Fine], &[], true, At(1, false), At(1, false)),
         ([DueByConnect, Out], &[1], true, At(0, false), Nothing),
-        // An open breaker is never passed. The client is told when to come back where all of them are open.
+        // An open breaker is never passed. The reply has a time to return if all breakers are open.
         ([Open, Fine], &[], true, At(1, false), At(1, false)),
         ([Open, Open], &[], true, Broken, Broken),
         ([Open, Out], &[], true, At(1, false), Nothing),

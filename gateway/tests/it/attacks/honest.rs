@@ -31,7 +31,7 @@ use crate::support::{
 const RATE: u32 = 400;
 /// Every so manieth request is the first one of a connection of its own.
 const NEW_EVERY: usize = 16;
-/// An answer that takes longer is none.
+/// A response that takes longer counts as missing.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the client got.
@@ -137,7 +137,7 @@ impl Client {
         if let Some(mut open) = kept {
             match open.try_send(get(PATH)).await {
                 Ok(reply) => return self.keep(open, reply.status()),
-                // It was closed while nothing was under way; no byte of the request was sent.
+                // The connection was closed while it was idle; no byte of the request was sent.
                 Err(error) if error.is_canceled() || error.is_closed() => {}
                 Err(error) => return Err(format!("on a kept connection: {error:?}")),
             }

@@ -1,4 +1,4 @@
-//! What attackers do: floods that come back as often as they are ended, and connections that hold what they have.
+//! The attackers: floods that come back as often as they are ended, and connections that keep what they have.
 
 use std::{
     net::SocketAddr,
@@ -178,7 +178,7 @@ pub(crate) async fn attack(
             let _ = tokio::time::timeout_at(comes, over.wait_for(|over| *over)).await;
             while !*over.borrow() {
                 lives.push(life(kind, &target, over_tls, cut, &mut over).await);
-                // In its own turn: those whom one sweep has ended must not come back at once, either.
+                // In its own turn: connections that one sweep has ended must not come back at once, either.
                 while comes <= tokio::time::Instant::now() {
                     comes += kind.pause();
                 }

@@ -41,7 +41,7 @@ impl Row {
     async fn start((instances, rate): (usize, u32)) -> Self {
         let mut backends = Vec::new();
         for _ in 0..instances {
-            // What it says of `/busy` is no failure of an instance, and a reason to retry.
+            // A 429 for `/busy` is not a failure of the instance, but a reason to retry.
             let answer = |request: &http::Request<Bytes>| {
                 let status = if request.uri().path().ends_with("/busy") { 429 } else { 200 };
                 Response::builder().status(status).body(Bytes::from_static(b"one")).unwrap()
@@ -114,7 +114,7 @@ async fn a_port_that_closes_under_traffic_fails_no_request() {
     no_row_fails_a_request(rows, TestGateway::start(&config).await).await;
 }
 
-/// Checks run every ten seconds: the registry knows nothing of it, or not at once.
+/// Checks run every ten seconds, so the registry does not see the failure, or not at once.
 async fn a_port_that_closes_fails_no_request_before_the_registry_knows_of_it(registry: Registry) {
     let (mut rows, mut routes) = (Vec::new(), String::new());
     for row in SLOW.into_iter().chain(FAST) {

@@ -1,4 +1,4 @@
-//! A gateway, four instances, a proxy before Consul that counts and can be told to fail, and load.
+//! A gateway, four instances, a proxy before Consul that counts and can be set to fail, and load.
 
 use std::{
     future::Future,
@@ -78,7 +78,7 @@ pub(super) fn on_a_thread_of_its_own<F: Future<Output = ()>>(scenario: impl FnOn
 }
 
 pub(super) struct Rig {
-    /// One before each agent that the gateway may ask.
+    /// One before each agent that the gateway may query.
     proxies: Vec<Proxy>,
     gateway: TestGateway,
     instances: Vec<Backend>,
@@ -91,7 +91,7 @@ impl Rig {
         Self::start_asking(&[consul], consul, token).await
     }
 
-    /// The gateway asks any of `agents`; the instances are registered with `home`.
+    /// The gateway queries any of `agents`; the instances are registered with `home`.
     pub(super) async fn start_asking(
         agents: &[&ConsulServer],
         home: &ConsulServer,
@@ -193,7 +193,7 @@ impl Rig {
         &self.proxies[agent]
     }
 
-    /// Which of the agents the gateway asked last.
+    /// The agent that the gateway queried last.
     pub(super) fn asked(&self) -> usize {
         let last = |at: &usize| self.proxies[*at].requests().last().map(|(at, _)| *at);
         (0..self.proxies.len()).max_by_key(last).unwrap()
@@ -342,7 +342,7 @@ impl Acl {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
     None,
-    /// Reads the request and says nothing, as long as the connection is open.
+    /// Reads the request and sends nothing, as long as the connection is open.
     Silence,
     /// Half of the body, then the end.
     Truncate,

@@ -113,7 +113,7 @@ async fn http2(
 pub(crate) async fn other(gateway: SocketAddr, mut rng: SmallRng, seen: Arc<Seen>) -> Vec<String> {
     while !seen.over.load(SeqCst) {
         let (choice, pause) = (rng.random_range(0..7), Duration::from_millis(rng.random_range(1..400)));
-        // Past the gateway's own limits, in case one does not hold.
+        // Longer than the gateway's own limits, in case one of them fails.
         let _ = tokio::time::timeout(Duration::from_secs(8), mischief(gateway, choice, pause)).await;
         seen.mischief.fetch_add(1, SeqCst);
     }

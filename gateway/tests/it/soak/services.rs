@@ -66,7 +66,7 @@ impl Services {
         }));
     }
 
-    /// All but the healthy one do something else from now on.
+    /// All instances except the healthy one do something else from now on.
     pub(crate) fn shuffle(&self, rng: &mut impl Rng) {
         for mood in &self.moods[1..] {
             *mood.lock().unwrap() = OTHERS[rng.random_range(0..OTHERS.len())];
@@ -87,7 +87,7 @@ impl Drop for Services {
     }
 }
 
-/// Answers with the path that was asked for; of `/large/…` with much more.
+/// Answers with the path of the request; `/large/…` gets much more.
 async fn serve(mut stream: TcpStream, mood: Arc<Mutex<Mood>>, truncated: Arc<AtomicU64>) {
     if *mood.lock().unwrap() == Mood::Refuses {
         return;
@@ -116,7 +116,7 @@ async fn serve(mut stream: TcpStream, mood: Arc<Mutex<Mood>>, truncated: Arc<Ato
     }
 }
 
-/// What is not read yet is thrown away, and the peer told so.
+/// Drops the bytes that were not read, and resets the connection.
 fn reset(stream: &TcpStream) {
     let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
@@ -129,7 +129,7 @@ async fn trickle(stream: &mut TcpStream, answer: &[u8]) -> std::io::Result<()> {
     stream.write_all(&answer[answer.len().min(20)..]).await
 }
 
-/// The path of the next request, whose content is read and thrown away. `None`: there is none.
+/// The path of the next request, whose content is read and dropped. `None`: there is no further request.
 async fn next_request(stream: &mut TcpStream, pending: &mut Vec<u8>) -> Option<String> {
     let mut buffer = vec![0; 16 * 1024];
     let end = loop {

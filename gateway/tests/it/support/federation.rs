@@ -1,4 +1,5 @@
-//! Two datacenters that one agent knows: real ones, or two embedded registries behind a front that reads `dc`.
+//! Two datacenters that one agent reaches: real ones, or two embedded registries behind a front that reads
+//! `dc`.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Names of types: what a configuration says and what is made of it are told apart by one convention, and one name has one
+//! Names of types: one convention distinguishes what a configuration contains from what is made of it, and one name has one
 //! meaning in a crate.
 //!
 //! The convention: the compiled type has the bare name (`Retry`). What is written in `routes.yaml` is `Written` in the module
