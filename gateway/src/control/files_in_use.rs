@@ -9,6 +9,7 @@ use std::{collections::HashSet, path::PathBuf, sync::Arc};
 use super::{Controller, config_state::words, key_files};
 use crate::{
     compile,
+    printable::printable,
     syntax::diagnostics::{Diagnostic, Report},
     tls::pair_fingerprint,
 };
@@ -33,6 +34,7 @@ impl Controller {
         let reported: Vec<_> = report.diagnostics.iter().map(words).collect();
         for problem in self.status.record_unusable(found.problems.iter().map(words).collect()) {
             if !reported.contains(&problem) {
+                let problem = printable(&problem);
                 tracing::error!("{problem}; the content that was read before stays in use");
             }
         }
