@@ -3,7 +3,7 @@
 //! A [`Diagnostic`] is one finding: a stable code, one sentence, the place, and help. A [`Report`]
 //! contains all findings of one file, printed in the order of the file with the source line under each.
 //! A diagnostic never contains values of environment variables, since the source line shows `${NAME}`, nor secrets
-//! that the text itself contains ([`redacted`]), nor API keys.
+//! that the text itself contains ([`redacted`]).
 
 use std::{
     fmt,
@@ -13,7 +13,7 @@ use std::{
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, normalize_untrusted_str};
 
-use super::redacted::{redacted, without_api_keys};
+use super::redacted::redacted;
 
 /// A place in a configuration file. Lines and columns count from 1; 0 = unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -62,35 +62,34 @@ impl Diagnostic {
     }
 
     fn new(severity: Severity, code: &'static str, span: Span, message: String) -> Self {
-        let message = without_api_keys(message);
         Self { severity, code, message, span, label: String::new(), help: None, related: Vec::new() }
     }
 
     /// Sets the text beside the marked place.
     #[must_use]
     pub fn label(mut self, label: impl Into<String>) -> Self {
-        self.label = without_api_keys(label.into());
+        self.label = label.into();
         self
     }
 
     /// Sets the help.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(without_api_keys(help.into()));
+        self.help = Some(help.into());
         self
     }
 
     /// Sets the help, unless it is `None`.
     #[must_use]
     pub(crate) fn help_if(mut self, help: Option<String>) -> Self {
-        self.help = help.map(without_api_keys).or(self.help);
+        self.help = help.or(self.help);
         self
     }
 
     /// Adds another place that belongs to the finding.
     #[must_use]
     pub fn related(mut self, span: Span, label: impl Into<String>) -> Self {
-        self.related.push((span, without_api_keys(label.into())));
+        self.related.push((span, label.into()));
         self
     }
 }
