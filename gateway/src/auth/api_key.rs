@@ -319,8 +319,12 @@ impl Entry {
             Some(text) => seconds(text)
                 .ok_or("`expires` is not a time; write `2027-01-31` or `2027-01-31T12:00:00Z`")?,
         };
-        let mut all = json!({"sub": name, "scope": scopes.join(" "), "roles": roles});
+        let mut all = json!({"sub": name, "roles": roles});
         if let Value::Object(members) = &mut all {
+            // An identity header without a value would differ from that of a token without scopes, which is omitted.
+            if !scopes.is_empty() {
+                members.insert("scope".to_owned(), scopes.join(" ").into());
+            }
             members.extend(claims.into_iter().map(|(name, Texts(value))| (name, value)));
         }
         Ok(Self { name: name.into(), hash, claims: all.to_string().into_bytes().into(), valid_until })
@@ -457,6 +461,15 @@ mod tests {
             identity.forward.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         assert_eq!(forward, [("x-client", &b"acme"[..]), ("x-tenant", b"blue")]);
         assert_eq!(check(&provider, &keys, "key-2", NOW).unwrap().subject.as_deref(), Some("other"));
+    }
+
+    #[test]
+    fn a_key_without_scopes_forwards_no_scope() {
+        let scoped = NewEntry { scopes: vec!["a".into(), "b".into()], ..entry("other") };
+        let keys = file(&[("key-1", entry("acme")), ("key-2", scoped)]);
+        let provider = Provider::compile(&settings(&[("scope", "x-scopes")]), vec![]).unwrap();
+        let forward = |key| check(&provider, &keys, key, NOW).unwrap().forward.len();
+        assert_eq!((forward("key-1"), forward("key-2")), (0, 1));
     }
 
     #[test]
