@@ -42,6 +42,7 @@ use crate::{
     syntax::{
         diagnostics::Diagnostics,
         fields::{Fields, some_text},
+        redacted::without_keys,
         tree::At,
     },
 };
@@ -175,6 +176,11 @@ impl ApiKeys {
     /// # Errors
     /// What is wrong with the file, without its name.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
+        // A key may be where a name should be.
+        Self::parsed(bytes).map_err(without_keys)
+    }
+
+    fn parsed(bytes: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|_| "the file is not UTF-8".to_owned())?;
         if text.trim().is_empty() {
             return Err(
@@ -190,7 +196,7 @@ impl ApiKeys {
         let (mut entries, mut places) = (Vec::new(), HashMap::new());
         let mut names = HashSet::new();
         for written in document.keys {
-            let name = written.name.clone();
+            let name = printable(&written.name).into_owned();
             let entry = Entry::of(written).map_err(|reason| format!("the key `{name}`: {reason}"))?;
             if !names.insert(entry.name.clone()) {
                 return Err(format!("two keys have the name `{name}`"));
@@ -290,13 +296,15 @@ impl Entry {
             .ok_or("`sha256` must be 64 hexadecimal digits; make a key with `millgate key new`")?;
         if let Some(claim) = claims.keys().find(|claim| OWN_FIELDS.iter().any(|(own, _)| own == claim)) {
             let field = OWN_FIELDS.iter().find(|(own, _)| own == claim).map_or("", |(_, field)| field);
+            let claim = printable(claim);
             return Err(format!("the claim `{claim}` is what the field `{field}` sets"));
         }
         let is_no_part = |c: char| c.is_whitespace() || c.is_control();
-        if let Some(scope) = scopes.iter().find(|scope| scope.is_empty() || scope.contains(is_no_part)) {
-            let scope = printable(scope);
+        // A message quotes no value, because a key may have been pasted into any field.
+        if let Some(at) = scopes.iter().position(|scope| scope.is_empty() || scope.contains(is_no_part)) {
             return Err(format!(
-                "`{scope}` is not a scope: it is empty, or has white space or a control character"
+                "item {} of `scopes` is not a scope: it is empty, or has white space or a control character",
+                at + 1
             ));
         }
         let lists = [("scopes", &scopes), ("roles", &roles)];
@@ -308,12 +316,15 @@ impl Entry {
         }
         let valid_until = match &expires {
             None => u64::MAX,
-            Some(text) => seconds(text).ok_or_else(|| {
-                format!("`{text}` is not a time; write `2027-01-31` or `2027-01-31T12:00:00Z`")
-            })?,
+            Some(text) => seconds(text)
+                .ok_or("`expires` is not a time; write `2027-01-31` or `2027-01-31T12:00:00Z`")?,
         };
-        let mut all = json!({"sub": name, "scope": scopes.join(" "), "roles": roles});
+        let mut all = json!({"sub": name, "roles": roles});
         if let Value::Object(members) = &mut all {
+            // An identity header without a value would differ from that of a token without scopes, which is omitted.
+            if !scopes.is_empty() {
+                members.insert("scope".to_owned(), scopes.join(" ").into());
+            }
             members.extend(claims.into_iter().map(|(name, Texts(value))| (name, value)));
         }
         Ok(Self { name: name.into(), hash, claims: all.to_string().into_bytes().into(), valid_until })
@@ -394,9 +405,11 @@ const CLAIM_BYTES_MAX: usize = 4096;
 mod tests {
     use super::{
         super::{jwt::LastHeader, provider::Provider, settings::ProviderSettings},
-        new_entry::{KEY_PREFIX, to_hex},
+        new_entry::to_hex,
         *,
     };
+
+    use crate::syntax::redacted::KEY_PREFIX;
 
     const NOW: u64 = 1_800_000_000;
 
@@ -451,6 +464,15 @@ mod tests {
     }
 
     #[test]
+    fn a_key_without_scopes_forwards_no_scope() {
+        let scoped = NewEntry { scopes: vec!["a".into(), "b".into()], ..entry("other") };
+        let keys = file(&[("key-1", entry("acme")), ("key-2", scoped)]);
+        let provider = Provider::compile(&settings(&[("scope", "x-scopes")]), vec![]).unwrap();
+        let forward = |key| check(&provider, &keys, key, NOW).unwrap().forward.len();
+        assert_eq!((forward("key-1"), forward("key-2")), (0, 1));
+    }
+
+    #[test]
     fn only_a_key_of_the_file_is_valid_and_only_until_it_expires() {
         let keys = file(&[("key-1", NewEntry { expires: Some(NOW), ..entry("acme") })]);
         let provider = Provider::compile(&settings(&[]), vec![]).unwrap();
@@ -490,7 +512,7 @@ mod tests {
                 format!("keys: [{{name: a, sha256: {hash}}}, {{name: a, sha256: {other}}}]"),
                 "two keys have the name `a`",
             ),
-            (format!("keys: [{{name: a, sha256: {hash}, expires: soon}}]"), "`soon` is not a time"),
+            (format!("keys: [{{name: a, sha256: {hash}, expires: soon}}]"), "`expires` is not a time"),
             (format!("keys: [{{name: a, sha256: {hash}, claims: {{sub: root}}}}]"), "the field `name`"),
             (format!("keys: [{{name: a, sha256: {hash}, scopes: ['a b']}}]"), "not a scope"),
             (format!("keys: [{{name: ' a', sha256: {hash}}}]"), "no white space at its ends"),
@@ -539,11 +561,21 @@ mod tests {
                 format!("keys:\n  - {secret}: x"),
                 format!("keys:\n  - [{secret}]"),
                 format!("{secret}:\n  - ["),
+                format!("keys: [{{name: a, sha256: {}, expires: {secret}}}]", "0".repeat(64)),
+                format!("keys: [{{name: {secret}, sha256: b}}]"),
+                format!("keys: [{{name: a, sha256: {}, scopes: ['{secret} x']}}]", "0".repeat(64)),
+                format!("keys: [{{name: a, sha256: {}, claims: {{{secret}: ' x'}}}}]", "0".repeat(64)),
             ]
         }) {
             let reason = ApiKeys::read(text.as_bytes()).unwrap_err();
             assert!(secrets.iter().all(|secret| !reason.contains(&secret[4..])), "{reason}");
         }
+    }
+
+    #[test]
+    fn a_name_cannot_add_a_line_to_a_log() {
+        let reason = ApiKeys::read(b"keys: [{name: \"a\\e[31m\\nERROR forged\", sha256: b}]").unwrap_err();
+        assert!(reason.contains("ERROR forged") && !reason.contains(char::is_control), "{reason}");
     }
 
     #[test]

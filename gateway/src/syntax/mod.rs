@@ -13,7 +13,7 @@ pub(crate) mod foreign_variables;
 pub mod hidden;
 mod known;
 mod node;
-mod redacted;
+pub(crate) mod redacted;
 mod report;
 pub(crate) mod tree;
 pub mod units;

@@ -2,6 +2,7 @@
 //!
 //! A finding shows its line, and reports go to logs. So the value of each key with the name of a secret is replaced,
 //! character by character, which keeps all places. Variables stay, since the text does not contain their values.
+//! An API key that `millgate key new` made is replaced wherever it is, because its prefix shows what it is.
 
 /// `text` with stars for the values of secret keys.
 pub(super) fn redacted(text: &str) -> String {
@@ -9,6 +10,29 @@ pub(super) fn redacted(text: &str) -> String {
     for line in text.split_inclusive('\n') {
         push_line(&mut out, line);
     }
+    without_keys(out)
+}
+
+/// `text` with stars for each word that begins like an API key of `millgate key new`.
+pub(crate) fn without_keys(text: String) -> String {
+    // Messages may have changed the case of what they quote. ASCII case does not change offsets.
+    let lower = text.to_ascii_lowercase();
+    let Some(mut at) = lower.find(KEY_PREFIX) else { return text };
+    let (mut out, mut rest) = (String::with_capacity(text.len()), 0);
+    // RFC 6750 §2.1.
+    let is_of_key = |c: char| c.is_ascii_alphanumeric() || "-._~+/=".contains(c);
+    loop {
+        let word = &text[at..];
+        let length = word.find(|c| !is_of_key(c)).unwrap_or(word.len());
+        out.push_str(&text[rest..at]);
+        out.extend(std::iter::repeat_n('*', length));
+        rest = at + length;
+        match lower[rest..].find(KEY_PREFIX) {
+            Some(next) => at = rest + next,
+            None => break,
+        }
+    }
+    out.push_str(&text[rest..]);
     out
 }
 
@@ -61,7 +85,7 @@ fn value_length(value: &str, is_in_flow: bool) -> usize {
 
 fn names_a_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase().replace('-', "_");
-    SECRET_ENDINGS.iter().any(|ending| key.ends_with(ending))
+    SECRET_NAMES.contains(&key.as_str()) || SECRET_ENDINGS.iter().any(|ending| key.ends_with(ending))
 }
 
 /// Whether the value of a key with the name of a secret, or of a secret's file, is a secret itself.
@@ -70,7 +94,7 @@ fn is_secret(key: &str, value: &str) -> bool {
     // The value may be the secret instead of its file's name: names of files are shorter, or have an extension.
     let is_name = key.ends_with("_file") && (text.len() < SECRET_BYTES_MIN || text.contains('.'));
     // `cors.credentials` is a switch.
-    let is_switch = matches!(text, "true" | "false");
+    let is_switch = matches!(text, "true" | "false" | "yes" | "no" | "on" | "off");
     !is_name
         && !is_switch
         && !text.is_empty()
@@ -90,6 +114,10 @@ const SECRET_ENDINGS: [&str; 10] = [
     "authorization",
     "credentials",
 ];
+/// Whole names, since other fields end with these words.
+const SECRET_NAMES: [&str; 3] = ["key", "keys", "api_keys"];
+/// What keys of `millgate key new` begin with.
+pub(crate) const KEY_PREFIX: &str = "mgk_";
 /// Length of the shortest permitted secret.
 const SECRET_BYTES_MIN: usize = 32;
 
@@ -118,6 +146,13 @@ mod tests {
             ("secret:", "secret:"),
             ("secret: \"open", "secret: *****"),
             ("path: /a", "path: /a"),
+            ("api_keys: [{name: a, key: hunter2}]", "api_keys: [{name: a, key: *******}]"),
+            ("keys: hunter2", "keys: *******"),
+            ("api_keys_file: keys.yaml", "api_keys_file: keys.yaml"),
+            ("api_keys_file: mgk_a-b_c", "api_keys_file: *********"),
+            ("path: /x/mgk_aB9?MGK_c, mgk_d", "path: /x/*******?*****, *****"),
+            ("cors: {allow_credentials: yes}", "cors: {allow_credentials: yes}"),
+            ("cookie_key: a", "cookie_key: a"),
         ] {
             assert_eq!(redacted(line), shown, "{line}");
             assert_eq!(redacted(line).chars().count(), line.chars().count(), "{line}");

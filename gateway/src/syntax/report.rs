@@ -13,7 +13,7 @@ use std::{
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, normalize_untrusted_str};
 
-use super::redacted::redacted;
+use super::redacted::{redacted, without_keys};
 
 /// A place in a configuration file. Lines and columns count from 1; 0 = unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -91,6 +91,14 @@ impl Diagnostic {
     pub fn related(mut self, span: Span, label: impl Into<String>) -> Self {
         self.related.push((span, label.into()));
         self
+    }
+
+    /// Replaces API keys in all texts: a key may have been written in any place, and messages quote values.
+    fn hide_keys(&mut self) {
+        let labels = self.related.iter_mut().map(|(_, label)| label);
+        for text in [&mut self.message, &mut self.label].into_iter().chain(&mut self.help).chain(labels) {
+            *text = without_keys(std::mem::take(text));
+        }
     }
 }
 
@@ -240,6 +248,9 @@ impl Report {
     /// A report of findings, which are sorted by place. Secrets in the text are replaced by stars.
     pub fn new(source: Source, mut diagnostics: Vec<Diagnostic>) -> Self {
         diagnostics.sort_by_key(|d| (d.span.line, d.span.column));
+        for diagnostic in &mut diagnostics {
+            diagnostic.hide_keys();
+        }
         let source = Source { text: redacted(&source.text), ..source };
         Self { source, diagnostics, files: Vec::new() }
     }

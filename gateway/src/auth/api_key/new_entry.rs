@@ -10,6 +10,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL};
 use serde_json::json;
 
 use super::{ApiKeys, hash_of};
+use crate::syntax::redacted::KEY_PREFIX;
 
 /// A new key. The text is shown once; the file has its hash.
 pub(crate) fn new_key() -> Result<String, &'static str> {
@@ -92,5 +93,3 @@ pub(super) fn to_hex(bytes: &[u8]) -> String {
 
 /// 256 bits: guessing is hopeless whatever the hash.
 const KEY_BYTES: usize = 32;
-/// So that tools which look for leaked secrets know one.
-pub(super) const KEY_PREFIX: &str = "mgk_";
