@@ -265,6 +265,34 @@ fn paths_that_the_service_gets_for_the_same_are_found() {
 }
 
 #[test]
+fn an_open_route_whose_rewrite_leads_into_a_closed_path_is_found() {
+    for (open, closed, is_found) in [
+        ("path: /users, rewrite: {add: /admin}", "path: /admin/**", true),
+        ("path: /v1/**, rewrite: {strip: /v1, add: /admin/users}", "path: /admin/**", true),
+        ("path: /xin/**, rewrite: {add: /admin}", "path: /admin/**", true),
+        // Neither a path of the one nor a path of the other leads into both.
+        ("path: \"/{t}/x\", rewrite: {add: /admin}", "path: /admin/a/**", true),
+        (
+            "path: \"/v1/{t}/x\", rewrite: {strip: /v1, add: /in}",
+            "path: /c/a/**, rewrite: {strip: /c, add: /in}",
+            true,
+        ),
+        ("path: /users, rewrite: {add: /public}", "path: /admin/**", false),
+        ("path: /users, rewrite: {add: /static}", "path: /**", false),
+        (
+            "path: /api/admin/login, rewrite: {strip: /api}",
+            "path: /api/admin/**, rewrite: {strip: /api}",
+            false,
+        ),
+        ("path: /health", "path: /api/**, rewrite: {strip: /api}", false),
+    ] {
+        let found = beside(&format!("{open}, service: s"), &format!("{closed}, service: s, {EXACT}"));
+        assert_eq!(found.len(), usize::from(is_found), "{open} beside {closed}: {found:?}");
+        assert!(found.iter().all(|(_, help)| help.contains("rewriting: close")), "{found:?}");
+    }
+}
+
+#[test]
 fn hosts_that_are_one_to_the_service_are_found() {
     let public = "path: /**, host: www.example, service: s, auth: none";
     let closed = "path: /**, host: admin.example, service: s, auth: main";
