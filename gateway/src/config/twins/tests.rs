@@ -257,7 +257,7 @@ fn paths_that_the_service_gets_for_the_same_are_found() {
     let closed = format!("path: /admin, rewrite: {{add: /v2}}, service: s, auth: main, {EXACT}");
     let (label, help) = one(found(&[CATCH_ALL, &closed]), "add of the closed route");
     assert_eq!(label, "`/admin after rewriting` would pass it unchecked");
-    assert!(help.contains("rewriting: close the open route as well"), "{help}");
+    assert!(help.contains("rewriting: close the open route `/**` as well"), "{help}");
     let added = "path: /**, service: s, auth: none, rewrite: {add: /v2}";
     let closed = format!("path: /v2/admin, service: s, auth: main, {EXACT}");
     let (label, help) = one(found(&[added, &closed]), "add of the open route");
@@ -289,6 +289,17 @@ fn an_open_route_whose_rewrite_leads_into_a_closed_path_is_found() {
         let found = beside(&format!("{open}, service: s"), &format!("{closed}, service: s, {EXACT}"));
         assert_eq!(found.len(), usize::from(is_found), "{open} beside {closed}: {found:?}");
         assert!(found.iter().all(|(_, help)| help.contains("rewriting: close")), "{found:?}");
+    }
+}
+
+#[test]
+fn the_cure_of_a_rewritten_path_names_the_route_that_would_still_take_it() {
+    let closed = format!("path: /admin/**, service: s, {EXACT}");
+    for path in ["\"/{t}/**\"", "\"/*/x\""] {
+        let found =
+            beside(&format!("path: {path}, name: tenants, service: s, rewrite: {{add: /admin}}"), &closed);
+        let (_, help) = one(found, path);
+        assert!(help.contains("rewriting: close the open route `tenants` as well"), "{help}");
     }
 }
 
