@@ -118,6 +118,8 @@ struct Neighbours {
     with_headers: Vec<usize>,
     /// One route for each way of rewriting a path.
     rewriting: Vec<usize>,
+    /// Routes that add or strip a prefix.
+    with_rewrite: Vec<usize>,
     open: Vec<usize>,
 }
 
@@ -177,6 +179,7 @@ impl<'a> Search<'a> {
         self.other_hosts(&own, &neighbours, &mut twins);
         self.other_headers(&own, &neighbours, &mut twins);
         self.rewritten(&own, &neighbours, &mut twins);
+        self.rewritten_into(&own, &neighbours, &mut twins);
         self.other_hosts_of_one_name(&own, &neighbours, &mut twins);
         (!twins.found.is_empty()).then_some(twins)
     }
@@ -204,6 +207,11 @@ impl<'a> Search<'a> {
             if rewrites.len() < TRIED_MAX && !rewrites.contains(&key) {
                 rewrites.push(key);
                 found.rewriting.push(at);
+            }
+            let rewrite = &other.policies.rewrite;
+            let is_rewriting = rewrite.stripped().is_some() || rewrite.added().is_some();
+            if found.with_rewrite.len() < TRIED_MAX && is_rewriting {
+                found.with_rewrite.push(at);
             }
             if found.open.len() < TRIED_MAX && GateParts::of(other).is_open() && other.methods.is_empty() {
                 found.open.push(at);
@@ -249,6 +257,13 @@ impl<'a> Search<'a> {
         let methods = if methods.is_empty() { &METHODS[..] } else { methods };
         let takers = methods.iter().filter_map(|method| self.taker(request, method));
         takers.filter(|taker| *taker != closed).find(|taker| is_twin(*taker))
+    }
+
+    /// Whether the closed route takes the request with one of its methods.
+    fn is_taken_by(&self, request: &Request, closed: usize) -> bool {
+        let methods = &*self.route(closed).methods;
+        let methods = if methods.is_empty() { &METHODS[..] } else { methods };
+        methods.iter().any(|method| self.taker(request, method) == Some(closed))
     }
 
     fn other_spellings(&self, own: &Request, twins: &mut Twins) {

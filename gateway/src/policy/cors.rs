@@ -127,6 +127,11 @@ impl RoutePolicy for Cors {
                 .help(
                     "name the origins, such as `origins: [\"https://app.example\"]`, or write `credentials: false`",
                 )
+        } else if let Some(wide) = origins.iter().find(|origin| origin.is_below_one_label()) {
+            let message = format!("`cors.credentials` does not go with the origin `{wide}`");
+            Diagnostic::error(code::CONFLICT, *span, message)
+                .label("anyone can register a host below this label")
+                .help("name your own domain, such as `https://*.shop.example`, or write `credentials: false`")
         } else if let Some(all_fields) = all_fields.filter(|_| !origins.is_empty()) {
             let message = "`cors.credentials` does not go with `*` in `cors.expose`";
             Diagnostic::error(code::CONFLICT, all_fields.span, message)
@@ -332,6 +337,27 @@ mod tests {
 
     fn answer(cors: &Arc<Cors>, request: &HeaderMap, announced: Option<&Method>) -> Answer {
         Cors::answer(Some(cors), request, announced).unwrap()
+    }
+
+    #[test]
+    fn credentials_do_not_go_with_a_wildcard_directly_below_one_label() {
+        for (text, is_refused) in [
+            ("https://*.com", true),
+            ("https://*.Com:8443", true),
+            ("https://*.shop.example", false),
+            ("https://com", false),
+            ("http://*.localhost:3000", false),
+        ] {
+            for credentials in [true, false] {
+                let file = format!(
+                    "version: 1\nroutes: [{{path: /a, service: s, cors: {{origins: [\"{text}\"], credentials: {credentials}}}}}]\n\
+                     services: {{s: {{hosts: [\"127.0.0.1:1\"]}}}}\n"
+                );
+                let read =
+                    crate::config::load::parse("routes.yaml", &file, std::path::Path::new(""), &|_| None);
+                assert_eq!(read.is_err(), is_refused && credentials, "{file}");
+            }
+        }
     }
 
     #[test]

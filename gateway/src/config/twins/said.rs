@@ -172,12 +172,15 @@ fn cure(twin: &Twin, closed: &RouteSettings, other: &RouteSettings) -> String {
                 names.join(", ")
             )
         }
+        // An own closed route helps only if its pattern is more specific than that of the taker.
         Difference::Rewrite
-            if !twin.example.ends_with(REWRITTEN) && twin.example != other.hidden.path.shown(&other.path) =>
+            if !twin.example.ends_with(REWRITTEN)
+                && twin.example != other.hidden.path.shown(&other.path)
+                && is_narrower(&twin.example, &other.path) =>
         {
             format!("rewriting: close `{}` as well", twin.example)
         }
-        Difference::Rewrite => format!("rewriting: close {open} as well"),
+        Difference::Rewrite => format!("rewriting: close {open} `{}` as well", other.name),
         Difference::RewrittenHost => {
             format!("hosts: the service gets one `Host` of both, by `rewrite.host`; close {open} as well")
         }
@@ -185,6 +188,15 @@ fn cure(twin: &Twin, closed: &RouteSettings, other: &RouteSettings) -> String {
             format!("close {open} as well")
         }
     }
+}
+
+/// Whether a route for the example would win over the pattern: it has a literal segment where the pattern has none.
+fn is_narrower(example: &str, pattern: &str) -> bool {
+    let is_literal = |text: &str| !text.starts_with(['*', '{']);
+    let mut wanted = pattern.split('/');
+    let found = example.split('/').map(|text| (text, wanted.next().unwrap_or("**")));
+    let mut different = found.filter(|(text, wanted)| is_literal(text) != is_literal(wanted));
+    different.next().is_some_and(|(text, _)| is_literal(text))
 }
 
 /// The host of a route as it is written in the file. `None`: the route matches any host.

@@ -43,11 +43,27 @@ impl Sample {
     /// A sample below the beginning of a pattern with `/**`, so deep that other patterns are unlikely to name
     /// such a path.
     pub(super) fn deep(pattern: &str) -> Self {
-        let mut sample = Self::of(pattern);
-        if sample.is_subtree {
-            sample.segments.extend(std::iter::repeat_n((SEGMENT.to_owned(), false), DEPTH));
+        Self::of(pattern).deepened()
+    }
+
+    fn deepened(mut self) -> Self {
+        if self.is_subtree {
+            self.segments.extend(std::iter::repeat_n((SEGMENT.to_owned(), false), DEPTH));
         }
-        sample
+        self
+    }
+
+    /// What both match, in the spelling of `self`.
+    fn meet(&self, other: &Self) -> Option<Self> {
+        let at = |at: usize| match (self.segments.get(at), other.segments.get(at)) {
+            (Some((one, true)), Some((two, true))) if !one.eq_ignore_ascii_case(two) => None,
+            (Some(own), Some((_, false))) | (Some(own @ (_, true)), Some(_)) => Some(own.clone()),
+            (Some(_), Some(theirs)) => Some(theirs.clone()),
+            (Some(own), None) => other.is_subtree.then(|| own.clone()),
+            (None, theirs) => theirs.filter(|_| self.is_subtree).cloned(),
+        };
+        let segments = (0..self.segments.len().max(other.segments.len())).map(at).collect::<Option<_>>()?;
+        Some(Self { segments, is_subtree: self.is_subtree && other.is_subtree })
     }
 
     pub(super) fn path(&self) -> String {
@@ -92,6 +108,41 @@ impl Sample {
 pub(super) fn upstream_path(route: &RouteSettings, path: &str) -> String {
     let rewrite = &route.policies.rewrite;
     rewritten(rewrite.stripped(), rewrite.added(), path, route.policies.spelling.any_case()).to_string()
+}
+
+/// Paths that the service may get through both routes, by what `rewrite` makes of their patterns.
+pub(super) fn shared_upstreams(one: &RouteSettings, other: &RouteSettings) -> Vec<String> {
+    let (ones, others) = (upstream_patterns(one), upstream_patterns(other));
+    let pairs = ones.iter().flat_map(|one| others.iter().map(move |other| (one, other)));
+    // What a catch-all sends has no prefix that another route could add.
+    let pairs = pairs.filter(|(one, _)| one.segments.iter().any(|(_, is_literal)| *is_literal));
+    // Each spelling of a segment is tried, since one of the routes may accept any case.
+    let shared = pairs.flat_map(|(one, other)| [one.meet(other), other.meet(one)]).flatten();
+    let mut paths: Vec<String> =
+        shared.flat_map(|sample| [sample.path(), sample.deepened().path()]).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    paths
+}
+
+/// The patterns of the paths that a service gets: with and without the prefix of `strip`, as far as the pattern allows both.
+fn upstream_patterns(route: &RouteSettings) -> Vec<Sample> {
+    let (rewrite, own) = (&route.policies.rewrite, Sample::of(&route.path));
+    let stripped = rewrite.stripped().and_then(|prefix| {
+        let prefix = Sample::of(&format!("/{}/**", prefix.trim_matches('/')));
+        let mut met = own.meet(&prefix)?;
+        met.segments.drain(..prefix.segments.len());
+        Some(met)
+    });
+    let added = rewrite.added().map(|prefix| prefix.trim_matches('/')).filter(|prefix| !prefix.is_empty());
+    let patterns = stripped.into_iter().chain(Some(own));
+    patterns
+        .map(|mut pattern| {
+            let added = added.into_iter().flat_map(|prefix| prefix.split('/'));
+            pattern.segments.splice(0..0, added.map(|text| (text.to_owned(), true)));
+            pattern
+        })
+        .collect()
 }
 
 /// Paths for which the service would get `upstream` through the route, if they match it.

@@ -38,6 +38,16 @@ impl AllowedOrigin {
     }
 }
 
+impl AllowedOrigin {
+    /// Whether it is a wildcard directly below one label, such as `https://*.com`. Names below `localhost` are of the own machine
+    /// (RFC 6761 §6.3).
+    pub(super) fn is_below_one_label(&self) -> bool {
+        let Self::Below { end, .. } = self else { return false };
+        let host = end.split(':').next().unwrap_or_default().trim_matches('.');
+        !host.contains('.') && host != "localhost"
+    }
+}
+
 /// As it would be written.
 impl fmt::Display for AllowedOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -14,6 +14,8 @@ pub(super) struct Chunks {
     /// Of the chunk: its size while that is read, then what is left of its data.
     left: u64,
     size_digits: u8,
+    /// Blanks behind the size of this chunk.
+    blanks: usize,
     /// Bytes of chunk lines that are not a size, of the whole content.
     extension_bytes: usize,
     trailer_bytes: usize,
@@ -107,14 +109,14 @@ impl Chunks {
             (State::Size, b'A'..=b'F') => self.digit(byte - b'A' + 10),
             (State::Size, _) if self.size_digits == 0 => Err(ChunkFault::Size),
             (State::Size | State::Space | State::Extension, b'\r') => Ok(State::SizeLf),
-            (State::Size | State::Space, b' ' | b'\t') => self.extension(State::Space),
+            (State::Size | State::Space, b' ' | b'\t') => self.blank(),
             (State::Size | State::Space, b';') => self.extension(State::Extension),
             (State::Size | State::Space, _) => Err(ChunkFault::Size),
             // A reader that takes a bare LF for the end of the line would see another message.
             (State::Extension, 0..=8 | 10..=31 | 127) => Err(ChunkFault::Extension),
             (State::Extension, _) => self.extension(State::Extension),
             (State::SizeLf, b'\n') => {
-                self.size_digits = 0;
+                (self.size_digits, self.blanks) = (0, 0);
                 Ok(if self.left == 0 { State::Line } else { State::Data })
             }
             (State::DataCr, b'\r') => Ok(State::DataLf),
@@ -134,6 +136,12 @@ impl Chunks {
         self.size_digits += 1;
         self.left = (self.left << 4) | u64::from(digit);
         Ok(State::Size)
+    }
+
+    /// Blanks behind a size. Some services pad every size with them, so they are bounded for each line and not for the content.
+    fn blank(&mut self) -> Result<State, ChunkFault> {
+        self.blanks += 1;
+        if self.blanks > LINE_BLANKS_MAX { Err(ChunkFault::Extension) } else { Ok(State::Space) }
     }
 
     fn extension(&mut self, next: State) -> Result<State, ChunkFault> {
@@ -174,6 +182,8 @@ fn is_token(byte: u8) -> bool {
 const SIZE_DIGITS_MAX: u8 = 16;
 /// hyper's limit.
 const EXTENSION_BYTES_MAX: usize = 16 * 1024;
+/// Blanks behind the size of one chunk.
+const LINE_BLANKS_MAX: usize = 256;
 /// As of a head.
 const TRAILER_BYTES_MAX: usize = super::response_head::RESPONSE_HEAD_BYTES_MAX;
 const TRAILER_LINES_MAX: usize = super::response_head::RESPONSE_LINES_MAX;
@@ -280,8 +290,9 @@ mod tests {
         for (message, is_taken) in [
             (repeated(&[("0;", 1), ("x", 16_382), ("\r\n\r\n", 1)]), true),
             (repeated(&[("0;", 1), ("x", 16_383), ("\r\n\r\n", 1)]), false),
-            (repeated(&[("0", 1), (" ", 16_383), ("\r\n\r\n", 1)]), true),
-            (repeated(&[("0", 1), (" ", 16_384), ("\r\n\r\n", 1)]), false),
+            (repeated(&[("0", 1), (" ", 256), ("\r\n\r\n", 1)]), true),
+            (repeated(&[("0", 1), (" ", 257), ("\r\n\r\n", 1)]), false),
+            (repeated(&[("1        \r\nx\r\n", 5000), ("0\r\n\r\n", 1)]), true),
             // For the whole content, not for each chunk.
             (repeated(&[("1;x\r\na\r\n", 8_191), ("0\r\n\r\n", 1)]), true),
             (repeated(&[("1;x\r\na\r\n", 8_192), ("0\r\n\r\n", 1)]), false),

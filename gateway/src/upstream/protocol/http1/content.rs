@@ -50,6 +50,8 @@ struct Reading {
     buffer: BytesMut,
     /// The last read was large, so the next one may be, too.
     reads_much: bool,
+    /// Bytes that were read since others had their turn.
+    since_pause: usize,
 }
 
 /// What is still to come.
@@ -94,7 +96,14 @@ impl Http1Content {
             return Self(State::Whole { bytes: first, is_exact: matches!(left, Left::Length(_)) });
         }
         let buffer = BytesMut::new();
-        Self(State::Reading(Box::new(Reading { wire: Rc::clone(wire), left, first, buffer, reads_much })))
+        Self(State::Reading(Box::new(Reading {
+            wire: Rc::clone(wire),
+            left,
+            first,
+            buffer,
+            reads_much,
+            since_pause: 0,
+        })))
     }
 }
 
@@ -132,6 +141,12 @@ impl Reading {
             return Poll::Ready(Ok((std::mem::take(&mut self.first), false)));
         }
         loop {
+            // Chunks of a few bytes are a hundred times what the client gets of them, so its pace is no bound.
+            if self.since_pause >= TURN_BYTES_MAX {
+                self.since_pause = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let polled = if self.takes_much() { self.poll_large(cx) } else { self.poll_small(cx) };
             let Poll::Ready(read) = polled else {
                 if self.wire.has_upload.get() {
@@ -155,8 +170,9 @@ impl Reading {
 
     /// Into the worker's buffer, from where it is copied.
     fn poll_small(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Bytes, bool), BrokenOff>> {
-        let Self { wire, left, reads_much, .. } = self;
+        let Self { wire, left, reads_much, since_pause, .. } = self;
         let read = ready!(wire.poll_read(cx, |read| {
+            *since_pause += read.len();
             if read.is_empty() {
                 return left.end();
             }
@@ -170,7 +186,7 @@ impl Reading {
 
     /// Into the buffer of its own, from which it is split off.
     fn poll_large(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Bytes, bool), BrokenOff>> {
-        let Self { wire, left, buffer, reads_much, .. } = self;
+        let Self { wire, left, buffer, reads_much, since_pause, .. } = self;
         let mut limit = wire.read_bytes.get();
         if let Left::Length(left) = left {
             // One byte more shows what follows, and that nothing is left to be read.
@@ -182,7 +198,10 @@ impl Reading {
         }
         match ready!(wire.poll_append(cx, buffer, limit)) {
             Ok(0) => return Poll::Ready(left.end()),
-            Ok(read) => *reads_much = read >= COPY_BYTES_MAX,
+            Ok(read) => {
+                *reads_much = read >= COPY_BYTES_MAX;
+                *since_pause += read;
+            }
             Err(_) => return Poll::Ready(Err(BrokenOff)),
         }
         let found = left.find(buffer).map_err(|_| BrokenOff)?;
@@ -246,5 +265,7 @@ impl Body for Http1Content {
     }
 }
 
+/// What one response may read before the worker's other tasks have a turn.
+const TURN_BYTES_MAX: usize = 1024 * 1024;
 /// Reads of at least this size go on without a copy. Below it, a copy costs less than memory of its own.
 const COPY_BYTES_MAX: usize = 8 * 1024;

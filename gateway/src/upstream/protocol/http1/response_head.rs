@@ -31,6 +31,8 @@ pub(super) enum Parsed {
     Partial,
     /// A 1xx response of so many bytes. The response that the request waits for is still to come.
     Informational {
+        /// False if a line ends with a bare LF: the connection is not used again.
+        has_crlf: bool,
         bytes: usize,
         response: Response<()>,
     },
@@ -104,7 +106,8 @@ pub(super) fn parse(bytes: &[u8], expected: Expected, headers: &mut HeaderMap) -
         (*response.status_mut(), *response.version_mut()) = (status, version);
         let shared = Bytes::copy_from_slice(head);
         append_fields(&shared, head, parsed.headers, response.headers_mut(), |_, _| Ok(()))?;
-        return Ok(Parsed::Informational { bytes: end, response });
+        let has_crlf = ends_with_crlf(head, parsed.headers);
+        return Ok(Parsed::Informational { bytes: end, response, has_crlf });
     }
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(HeadFault::Framing(ResponseFault::SwitchingProtocols));

@@ -50,6 +50,8 @@ struct HeadReader {
     sink: Option<ResponseSink>,
     /// The beginning of a head that is not complete.
     partial: Vec<u8>,
+    /// An informational head had a line that ends with a bare LF.
+    is_doubtful: bool,
     /// The map of the request, emptied: its memory is used for the response.
     headers: HeaderMap,
 }
@@ -62,7 +64,8 @@ impl<'a, B: RequestContent> Sending<'a, B> {
     ) -> Self {
         let is_head = unsent.as_ref().is_some_and(|request| *request.method() == Method::HEAD);
         let expected = Expected { is_head };
-        let reader = HeadReader { expected, sink, partial: Vec::new(), headers: HeaderMap::new() };
+        let reader =
+            HeadReader { expected, sink, partial: Vec::new(), is_doubtful: false, headers: HeaderMap::new() };
         Self { wire, unsent, reader, is_new: true, outgoing: None }
     }
 
@@ -187,11 +190,13 @@ impl HeadReader {
                     self.partial.extend_from_slice(bytes);
                     return Ok(None);
                 }
-                Parsed::Informational { bytes: end, response } => {
+                Parsed::Informational { bytes: end, response, has_crlf } => {
+                    self.is_doubtful |= !has_crlf;
                     bytes = bytes.get_mut(end..).unwrap_or_default();
                     self.forward(response);
                 }
-                Parsed::Final(head) => {
+                Parsed::Final(mut head) => {
+                    head.keeps_alive &= !self.is_doubtful;
                     let behind = bytes.get_mut(head.bytes..).unwrap_or_default();
                     let content = Http1Content::new(head.content, (behind, head.behind.as_ref()), wire);
                     return Ok(Some((head, content)));

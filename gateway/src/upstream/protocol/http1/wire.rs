@@ -73,7 +73,9 @@ impl Wire {
     /// has noted, and calls the system only if there is some.
     pub(super) fn is_silent(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        let is_silent = self.poll_read(&mut cx, |_| ()).is_pending();
+        // Without the budget of the task: once that is used up, every stream would look silent.
+        let read = std::future::poll_fn(|cx| self.poll_read(cx, |_| ()));
+        let is_silent = pin!(tokio::task::unconstrained(read)).poll(&mut cx).is_pending();
         if !is_silent {
             self.close();
         }
@@ -82,7 +84,12 @@ impl Wire {
 
     /// Closes the connection. A response that is still read breaks off.
     pub(super) fn close(&self) {
-        drop(self.io.take());
+        if let Some(mut io) = self.io.take()
+            && self.failed_write == FailedWrite::MaySendSome
+        {
+            // TLS says that nothing follows (RFC 8446 §6.1), as far as the socket takes it at once.
+            let _ = Pin::new(&mut io).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+        }
         if let Some(reader) = self.reader.take() {
             reader.wake();
         }

@@ -213,7 +213,7 @@ fn a_line_that_ends_with_lf_alone_is_read_and_leaves_the_connection_unusable() {
 fn informational_heads_are_told_apart_and_end_where_they_end() {
     for status in [100, 102, 103, 199] {
         let head = format!("HTTP/1.1 {status} Any\r\nLink: </x>\r\nContent-Length: 5\r\n\r\n");
-        let Ok(Parsed::Informational { bytes, response }) =
+        let Ok(Parsed::Informational { bytes, response, .. }) =
             parsed((head.clone() + "HTTP/1.1 2").as_bytes(), false)
         else {
             panic!("{status}")
