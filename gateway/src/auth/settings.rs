@@ -240,7 +240,7 @@ fn read_forward(node: &Node, sink: &mut Diagnostics) -> Vec<Forward> {
             }
             _ => (Some(&entry.value), None),
         };
-        let header = header.and_then(|node| value(node, "forward", sink, header::settable_header));
+        let header = header.and_then(|node| value(node, "forward", sink, header::identity_header));
         let Some(header) = header else { continue };
         if let Some(Forward { claim, .. }) = all.iter().find(|known| known.header == header.value) {
             sink.push(

@@ -40,9 +40,51 @@ pub(crate) fn settable_header(text: &str) -> Result<HeaderName, Invalid> {
     Ok(name)
 }
 
+/// A header in which a verified claim may be forwarded: one that configuration may write, and in which services expect neither the way
+/// of the request nor a credential.
+pub(crate) fn identity_header(text: &str) -> Result<HeaderName, Invalid> {
+    let name = settable_header(text)?;
+    let is_taken = matches!(
+        &*fold(name.as_str()),
+        "authorization"
+            | "cookie"
+            | "forwarded"
+            | "x-forwarded-for"
+            | "x-forwarded-host"
+            | "x-forwarded-port"
+            | "x-forwarded-prefix"
+            | "x-forwarded-proto"
+            | "x-real-ip"
+            | "x-request-id"
+    );
+    if is_taken {
+        let expected = "a header of your own, such as `X-User-Id`";
+        return Err(Invalid::new(code::BAD_VALUE, expected, "this header has another meaning for services"));
+    }
+    Ok(name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_claim_takes_no_header_that_services_read_as_something_else() {
+        for text in ["X-User-Id", "X-Forwarded-User", "X-Forwarded-Email", "Remote-User"] {
+            assert!(identity_header(text).is_ok(), "{text}");
+        }
+        for text in [
+            "X-Forwarded-For",
+            "x_forwarded_for",
+            "X-Request-Id",
+            "Authorization",
+            "Cookie",
+            "Forwarded",
+            "Via",
+        ] {
+            assert!(identity_header(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn framing_headers_cannot_be_configured() {

@@ -218,6 +218,13 @@ impl Exchange {
         self.flag = reason;
     }
 
+    /// The service sent something that is not content.
+    pub(super) fn content_is_invalid(&self, reason: &'static str) {
+        if let Some(taken) = &self.taken {
+            taken.lease.log_refused(reason, self.connection.worker.clock.coarse());
+        }
+    }
+
     /// The response breaks off for this reason. Returns whether it is the first reason.
     pub(super) fn broke(&mut self, reason: &'static str) -> bool {
         let is_first = self.flag == flags::NONE;

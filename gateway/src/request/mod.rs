@@ -72,9 +72,7 @@ pub async fn serve(
     // One snapshot for the whole request.
     let snapshot = connection.worker.snapshot();
     let mut exchange = begin(&connection, &snapshot, &request, activity);
-    // For a response without a route.
-    let mut cors = Cors::answer(snapshot.shared.table.unrouted.cors.as_deref(), request.headers(), None);
-    let (mut unread, mut answer) = (None, None);
+    let (mut unread, mut cors, mut answer) = (None, None, None);
     let result = {
         // Pinned here, so that the state of a request is never moved.
         let left = Left { unread: &mut unread, cors: &mut cors, answer: &mut answer };
@@ -171,6 +169,7 @@ async fn forward(
 ) -> Result<Answer, Error> {
     let (mut parts, body) = request.into_parts();
     let body = unread.insert(body);
+    *cors = Cors::answer(snapshot.shared.table.unrouted.cors.as_deref(), &parts.headers, None);
 
     // 4. Admission: a message with two readings is refused before anything is decided on it, and claims of the sender are removed.
     let peer_is_trusted = exchange.request.peer_is_trusted;
@@ -181,7 +180,6 @@ async fn forward(
     if admitted.survey().has(Found::Via) && headers::is_loop(&parts.headers) {
         return Err(Error::LoopDetected);
     }
-
     if admitted.survey().has_claimed(peer_is_trusted) {
         headers::remove_claimed(&mut parts.headers, &snapshot.shared.table.names, peer_is_trusted);
     }

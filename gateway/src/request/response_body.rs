@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     body::{Activity, BodyError, Cause, Chunk},
-    upstream::protocol::Content,
+    upstream::protocol::{BrokenOff, Content},
 };
 
 /// The content of a response: the service's, or the gateway's own.
@@ -141,7 +141,12 @@ impl Body for ResponseBody {
                             break Some(Ok(data));
                         }
                     }
-                    Poll::Ready(Some(Err(_))) => break Some(Err(BodyError::Broken)),
+                    Poll::Ready(Some(Err(BrokenOff { reason }))) => {
+                        if let (Some(reason), Some(exchange)) = (reason, &mut this.exchange) {
+                            exchange.content_is_invalid(reason);
+                        }
+                        break Some(Err(BodyError::Broken));
+                    }
                     Poll::Ready(None) => break None,
                     Poll::Pending => {
                         let error = std::task::ready!(this.wait(cx));

@@ -302,12 +302,6 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    fn log_refused_answer(&self, reason: &str) {
-        if self.endpoint.pool.may_log(self.now) {
-            tracing::warn!(endpoint = %self.endpoint.pool.address, reason, "upstream answer refused");
-        }
-    }
-
     /// The meaning of a send error. A request of which no byte was written is in `unsent`.
     fn send_failed(&self, error: SendError, unsent: &Unsent, reused: bool) -> Failed {
         if let Some(failure) = self.upload.and_then(|upload| upload.failure.get()) {
@@ -320,7 +314,7 @@ impl<'a> Attempt<'a> {
             }
             _ if unsent.is_some() => (Error::UpstreamReset, Phase::Refused),
             SendError::Invalid(reason) => {
-                self.log_refused_answer(&reason);
+                self.endpoint.pool.log_refused(&reason, self.now);
                 (Error::UpstreamProtocolError, Phase::Reset)
             }
             _ if reused => (Error::UpstreamReset, Phase::ReusedConnectionClosed),

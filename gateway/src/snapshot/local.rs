@@ -225,14 +225,17 @@ fn local_cluster(
     (clock, files): (&Rc<Clock>, &Rc<Desk>),
     rng: &mut SmallRng,
 ) -> Rc<LocalCluster> {
+    let service: Rc<str> = Rc::from(cluster.settings.name.as_str());
     let endpoints = cluster.endpoints.iter().map(|endpoint| {
         let tls = endpoint.tls().map(|tls| EndpointTls::new(Arc::clone(tls), endpoint.authority()));
         let address = endpoint.address();
-        let pool = pools.entry(EndpointPool::key_of(address, tls.as_ref())).or_insert_with(|| {
-            let own = (Rc::clone(clock), Rc::clone(&metrics.large_reads));
-            let pool = EndpointPool::new(address, tls, cluster.settings.policies.pool.clone(), own);
-            Rc::new(pool.within(Rc::clone(files)))
-        });
+        let pool =
+            pools.entry(EndpointPool::key_of((&service, address), tls.as_ref())).or_insert_with(|| {
+                let own = (Rc::clone(clock), Rc::clone(&metrics.large_reads));
+                let destination = (Rc::clone(&service), address);
+                let pool = EndpointPool::new(destination, tls, cluster.settings.policies.pool.clone(), own);
+                Rc::new(pool.within(Rc::clone(files)))
+            });
         pool.configure(&cluster.settings.policies.pool);
         LocalEndpoint {
             state: StateHandle::new(endpoint.state()),
@@ -278,7 +281,8 @@ mod tests {
     fn an_endpoint_that_stays_keeps_its_pool_and_one_that_goes_loses_it() {
         let snapshot = |hosts: &str| {
             let text = format!(
-                "version: 1\nroutes: [{{path: /, service: a}}]\nservices: {{a: {{hosts: [{hosts}]}}}}\n"
+                "version: 1\nroutes: [{{path: /, service: a}}, {{path: /b, service: b}}]\n\
+                 services: {{a: {{hosts: [{hosts}]}}, b: {{hosts: [\"192.0.2.1:1\"]}}}}\n"
             );
             let loaded =
                 crate::config::parse("routes.yaml", &text, std::path::Path::new(""), &|_| None).unwrap();
@@ -312,9 +316,10 @@ mod tests {
             (local, ports)
         };
         let (first, ports) = build("\"192.0.2.1:1\", \"192.0.2.1:2\"", None);
-        assert_eq!(ports, [1, 2]);
+        // The other service has settings of its own, and so a pool of its own at the same address.
+        assert_eq!(ports, [1, 1, 2]);
         let (second, ports) = build("\"192.0.2.1:1\", \"192.0.2.1:3\"", Some(&first));
-        assert_eq!(ports, [1, 3]);
+        assert_eq!(ports, [1, 1, 3]);
         let pool = |local: &LocalSnapshot| Rc::clone(&local.clusters[0].endpoints[0].pool);
         assert!(Rc::ptr_eq(&pool(&first), &pool(&second)));
     }

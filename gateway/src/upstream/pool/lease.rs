@@ -71,6 +71,11 @@ impl Lease {
         self.opened.connection.client_took(bytes);
     }
 
+    /// Logs that the endpoint sent what cannot be forwarded, at most once in ten seconds for an endpoint.
+    pub fn log_refused(&self, reason: &str, now: Instant) {
+        self.pool.log_refused(reason, now);
+    }
+
     /// Ends a request whose response was read to its end. `is_sent`: the request was sent to its end, too. If the
     /// connection can serve another request, it returns to its pool.
     pub fn release(mut self, is_sent: bool) {

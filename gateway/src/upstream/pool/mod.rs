@@ -32,15 +32,18 @@ const LOOKED_AT_MAX: usize = 4;
 /// At most one line about failed connects per worker and endpoint is logged in this time.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// The destination of connections. Two endpoints with the same key share a pool.
+/// The destination of connections. Two endpoints with the same key share a pool: those of subsets do. Two services do not, since each has its
+/// own `pool` settings.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PoolKey {
+    service: Rc<str>,
     address: SocketAddr,
     tls: Option<TlsIdentity>,
 }
 
 /// The idle connections of one worker to one endpoint.
 pub struct EndpointPool {
+    service: Rc<str>,
     pub address: SocketAddr,
     /// `None`: HTTP in cleartext.
     pub tls: Option<EndpointTls>,
@@ -62,12 +65,13 @@ pub struct EndpointPool {
 
 impl EndpointPool {
     pub fn new(
-        address: SocketAddr,
+        (service, address): (Rc<str>, SocketAddr),
         tls: Option<EndpointTls>,
         limits: PoolSettings,
         (clock, large_reads): (Rc<Clock>, Rc<Cell<u64>>),
     ) -> Self {
         Self {
+            service,
             address,
             tls,
             idle: RefCell::default(),
@@ -116,12 +120,12 @@ impl EndpointPool {
 
     /// The key under which a worker finds this pool.
     pub fn key(&self) -> PoolKey {
-        Self::key_of(self.address, self.tls.as_ref())
+        Self::key_of((&self.service, self.address), self.tls.as_ref())
     }
 
     /// The key of the pool for this destination.
-    pub fn key_of(address: SocketAddr, tls: Option<&EndpointTls>) -> PoolKey {
-        PoolKey { address, tls: tls.map(EndpointTls::identity) }
+    pub fn key_of((service, address): (&Rc<str>, SocketAddr), tls: Option<&EndpointTls>) -> PoolKey {
+        PoolKey { service: Rc::clone(service), address, tls: tls.map(EndpointTls::identity) }
     }
 
     /// Sets the limits of a new configuration. Connections beyond them are closed at the next [`EndpointPool::prune`].
@@ -212,6 +216,13 @@ impl EndpointPool {
         is_due
     }
 
+    /// Logs that the endpoint sent what cannot be forwarded.
+    pub fn log_refused(&self, reason: &str, now: Instant) {
+        if self.may_log(now) {
+            tracing::warn!(endpoint = %self.address, reason, "upstream answer refused");
+        }
+    }
+
     /// Returns the number of surplus connections that were closed since the last call.
     pub fn take_surplus(&self) -> u64 {
         self.surplus.replace(0)
@@ -253,7 +264,12 @@ mod tests {
         let (http1, max_age) = (Http1Client::Ours, Duration::ZERO);
         let limits = PoolSettings { idle_max: 1, idle: Duration::ZERO, max_age, http1 };
         let address = ([127, 0, 0, 1], 1).into();
-        let pool = EndpointPool::new(address, None, limits, (Rc::new(Clock::new()), Rc::default()));
+        let pool = EndpointPool::new(
+            (Rc::from("items"), address),
+            None,
+            limits,
+            (Rc::new(Clock::new()), Rc::default()),
+        );
         let now = crate::clock::now();
         let logged = [0, 1, 9_999, 10_000, 10_001].map(|ms| pool.may_log(now + Duration::from_millis(ms)));
         assert_eq!(logged, [true, false, false, true, false]);

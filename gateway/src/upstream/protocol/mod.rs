@@ -63,7 +63,10 @@ pub enum Content {
 
 /// The content of a response broke off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BrokenOff;
+pub struct BrokenOff {
+    /// The endpoint sent something that is not content. `None`: the connection ended.
+    pub reason: Option<&'static str>,
+}
 
 /// One connection to an endpoint. Dropping it closes it.
 pub(super) enum Connection {
@@ -141,8 +144,10 @@ impl Body for Content {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         match &mut *self {
-            Self::Http1(content) => Pin::new(content).poll_frame(cx).map_err(|_| BrokenOff),
-            Self::HyperHttp1(content) => Pin::new(content).poll_frame(cx).map_err(|_| BrokenOff),
+            Self::Http1(content) => Pin::new(content).poll_frame(cx),
+            Self::HyperHttp1(content) => {
+                Pin::new(content).poll_frame(cx).map_err(|_| BrokenOff { reason: None })
+            }
         }
     }
 

@@ -20,6 +20,8 @@ pub(super) struct Chunks {
     extension_bytes: usize,
     trailer_bytes: usize,
     trailer_lines: usize,
+    /// What came behind content of the same read is not chunks.
+    fault: Option<ChunkFault>,
 }
 
 /// What comes next.
@@ -63,7 +65,26 @@ pub(super) enum ChunkFault {
     Trailer,
 }
 
+impl ChunkFault {
+    /// For the log.
+    pub(super) fn detail(self) -> &'static str {
+        match self {
+            Self::Size => "a chunk's size is not a hexadecimal number of at most 16 digits",
+            Self::LineEnd => "a line of a chunk does not end where it should",
+            Self::Extension => {
+                "chunk extensions have control characters, or more bytes than 16 KiB, or 256 blanks in one line"
+            }
+            Self::Trailer => "the trailer section is not valid, or too long",
+        }
+    }
+}
+
 impl Chunks {
+    /// Why the content cannot be read further than to the end of what was found.
+    pub(super) fn fault(&self) -> Option<ChunkFault> {
+        self.fault
+    }
+
     pub(super) fn is_over(&self) -> bool {
         self.state == State::End
     }
@@ -71,7 +92,7 @@ impl Chunks {
     /// Reads on, until the bytes or the message end. What is left of `bytes` besides the content is of no use afterwards.
     ///
     /// # Errors
-    /// The bytes are not chunks. The content must not be read any further.
+    /// The bytes are not chunks. The content must not be read any further. After content, the error is in [`Chunks::fault`].
     pub(super) fn undo(&mut self, bytes: &mut [u8]) -> Result<Undone, ChunkFault> {
         let mut content = 0..0;
         let mut used = 0;
@@ -95,7 +116,14 @@ impl Chunks {
             } else {
                 let Some(&byte) = bytes.get(used) else { break };
                 used += 1;
-                self.state = self.step(byte)?;
+                match self.step(byte) {
+                    Ok(state) => self.state = state,
+                    Err(fault) if content.is_empty() => return Err(fault),
+                    Err(fault) => {
+                        self.fault = Some(fault);
+                        break;
+                    }
+                }
             }
         }
         Ok(Undone { content, used })
@@ -204,6 +232,9 @@ mod tests {
             let mut piece = message[from..to].to_vec();
             let undone = chunks.undo(&mut piece)?;
             content.extend_from_slice(&piece[undone.content]);
+            if let Some(fault) = chunks.fault() {
+                return Err(fault);
+            }
             if chunks.is_over() {
                 return Ok(Some((content, message.len() - from - undone.used)));
             }

@@ -31,6 +31,7 @@ enum State {
     /// when a body fails, and that would be the head and all content before.
     Failed {
         is_due: bool,
+        reason: Option<&'static str>,
     },
     /// All of it is here. `is_exact`: its head said how long it is.
     Whole {
@@ -85,7 +86,10 @@ impl Http1Content {
             Delimited::Chunked => Left::Chunks(Chunks::default()),
             Delimited::ByClose => Left::UntilClose,
         };
-        let Ok(found) = left.find(read) else { return Self(State::Failed { is_due: false }) };
+        let found = match left.find(read) {
+            Ok(found) => found,
+            Err(fault) => return Self(State::Failed { is_due: false, reason: Some(fault.detail()) }),
+        };
         let reads_much = read.len() >= COPY_BYTES_MAX;
         let first = match shared {
             Some(shared) => shared.slice(found.content),
@@ -129,7 +133,7 @@ impl Left {
     fn end(&self) -> Result<(Bytes, bool), BrokenOff> {
         match self {
             Self::UntilClose => Ok((Bytes::new(), true)),
-            Self::Length(_) | Self::Chunks(_) => Err(BrokenOff),
+            Self::Length(_) | Self::Chunks(_) => Err(ENDED),
         }
     }
 }
@@ -139,6 +143,11 @@ impl Reading {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Bytes, bool), BrokenOff>> {
         if !self.first.is_empty() {
             return Poll::Ready(Ok((std::mem::take(&mut self.first), false)));
+        }
+        if let Left::Chunks(chunks) = &self.left
+            && let Some(fault) = chunks.fault()
+        {
+            return Poll::Ready(Err(invalid(fault)));
         }
         loop {
             // Chunks of a few bytes are a hundred times what the client gets of them, so its pace is no bound.
@@ -177,11 +186,11 @@ impl Reading {
                 return left.end();
             }
             *reads_much = read.len() >= COPY_BYTES_MAX;
-            let found = left.find(read).map_err(|_| BrokenOff)?;
+            let found = left.find(read).map_err(invalid)?;
             wire.is_at_rest.set(found.is_over && !found.has_rest);
             Ok((Bytes::copy_from_slice(read.get(found.content).unwrap_or_default()), found.is_over))
         }));
-        Poll::Ready(read.unwrap_or(Err(BrokenOff)))
+        Poll::Ready(read.unwrap_or(Err(ENDED)))
     }
 
     /// Into the buffer of its own, from which it is split off.
@@ -202,15 +211,22 @@ impl Reading {
                 *reads_much = read >= COPY_BYTES_MAX;
                 *since_pause += read;
             }
-            Err(_) => return Poll::Ready(Err(BrokenOff)),
+            Err(_) => return Poll::Ready(Err(ENDED)),
         }
-        let found = left.find(buffer).map_err(|_| BrokenOff)?;
+        let found = left.find(buffer).map_err(invalid)?;
         wire.is_at_rest.set(found.is_over && !found.has_rest);
         let mut content = buffer.split().freeze();
         content.truncate(found.content.end);
         content.advance(found.content.start);
         Poll::Ready(Ok((content, found.is_over)))
     }
+}
+
+/// The connection ended before the content.
+const ENDED: BrokenOff = BrokenOff { reason: None };
+
+fn invalid(fault: ChunkFault) -> BrokenOff {
+    BrokenOff { reason: Some(fault.detail()) }
 }
 
 impl Body for Http1Content {
@@ -223,8 +239,10 @@ impl Body for Http1Content {
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let content = match &mut self.0 {
             State::Over => return Poll::Ready(None),
-            State::Failed { is_due: true } => return Poll::Ready(Some(Err(BrokenOff))),
-            State::Failed { is_due } => {
+            State::Failed { is_due: true, reason } => {
+                return Poll::Ready(Some(Err(BrokenOff { reason: *reason })));
+            }
+            State::Failed { is_due, .. } => {
                 *is_due = true;
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -235,9 +253,12 @@ impl Body for Http1Content {
                 bytes
             }
             State::Reading(reading) => {
-                let Ok((content, is_over)) = ready!(reading.poll_next(cx)) else {
-                    self.0 = State::Failed { is_due: false };
-                    return self.poll_frame(cx);
+                let (content, is_over) = match ready!(reading.poll_next(cx)) {
+                    Ok(next) => next,
+                    Err(BrokenOff { reason }) => {
+                        self.0 = State::Failed { is_due: false, reason };
+                        return self.poll_frame(cx);
+                    }
                 };
                 if is_over {
                     self.0 = State::Over;

@@ -1,6 +1,7 @@
 //! The client against services that are written out byte by byte, over memory.
 
 mod answers;
+mod bounds;
 mod failures;
 mod feed;
 mod uploads;
