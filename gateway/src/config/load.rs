@@ -172,6 +172,26 @@ mod tests {
     }
 
     #[test]
+    fn an_api_key_is_in_no_finding_wherever_it_was_pasted() {
+        let key = crate::auth::api_key::new_key().unwrap();
+        for line in [
+            "auth: {main: {api_keys: [{name: a, key: KEY}]}}",
+            "auth: {main: {api_keys_file: KEY, from: KEY}}",
+            "auth: {main: {KEY: 1}}",
+            "auth: {main: {issuer: KEY, audience: a}}",
+            "KEY: 1",
+            "listen: {http: KEY}",
+            "services: {KEY: {hosts: [KEY], protocol: KEY}}",
+        ] {
+            let text = format!("version: 1\n{}\nroutes: []\n", line.replace("KEY", &key));
+            let report = parse("routes.yaml", &text, Path::new(""), &|_| None).err().unwrap();
+            let shown = report.render(false);
+            assert!(report.errors() > 0 && !shown.contains(&key), "{line}: {shown}");
+            assert!(report.diagnostics.iter().all(|found| !found.message.contains(&key)), "{line}");
+        }
+    }
+
+    #[test]
     fn the_plain_case_is_two_lines_and_everything_else_has_a_default() {
         let settings = check("version: 1\nroutes:\n  - path: /users/**\n    service: users\n");
         assert_eq!(settings.listen.http, ["0.0.0.0:8080".parse().unwrap()]);
