@@ -4,19 +4,32 @@
 //! "The same" is: the status, version, reason and fields of the response; its content and whether it is whole; the
 //! informational responses before it; and whether the connection may serve another request. Stricter is to refuse a response,
 //! to break one off, or not to use a connection again.
+//!
+//! hyper's client is used as it comes, with the checks of [`FramingReading`] on its responses. The product does not contain it.
 
-use std::{cell::RefCell, future::poll_fn, pin::pin, rc::Rc};
+use std::{cell::RefCell, future::poll_fn, pin::Pin, pin::pin, rc::Rc, sync::mpsc};
 
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
-use http_body_util::BodyExt;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, response};
+use http_body::Body;
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1::{self as hypers, SendRequest};
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     runtime::Runtime,
-    task::LocalSet,
+    task::{AbortHandle, LocalSet},
 };
 
-use super::{Answered, Connection, FailedWrite, SendError};
-use crate::{body::RequestBody, policy::pool::Http1Client, upstream::sink};
+use super::{
+    Answered,
+    http1::{FailedWrite, Http1},
+};
+use crate::{
+    body::RequestBody,
+    headers::{FramingReading, ResponseFraming},
+    upstream::sink::{self, ResponseSink},
+};
 
 /// What a service writes.
 #[derive(Debug)]
@@ -44,7 +57,27 @@ struct Head {
     version: Version,
     reason: Option<Vec<u8>>,
     fields: HeaderMap,
-    framing: crate::headers::ResponseFraming,
+    framing: ResponseFraming,
+}
+
+/// A response whose content is still to come.
+type Received = (Head, Pin<Box<dyn Body<Data = Bytes, Error = ()>>>);
+
+/// A connection of either client.
+enum Client {
+    Hypers {
+        sender: SendRequest<Empty<Bytes>>,
+        task: AbortHandle,
+        /// The framing of the last response allows another request.
+        is_reusable: bool,
+    },
+    Ours(Http1),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Whose {
+    Hypers,
+    Ours,
 }
 
 /// The first byte of `data` chooses the method and the cuts; the rest is what the service writes.
@@ -64,7 +97,7 @@ pub(crate) fn compare(data: &[u8]) {
 fn check(service: &Service<'_>) {
     let (hypers, ours) = ON_A_WORKER.with(|(runtime, tasks)| {
         tasks.block_on(runtime, async {
-            (seen(Http1Client::Hyper, service).await, seen(Http1Client::Ours, service).await)
+            (seen(Whose::Hypers, service).await, seen(Whose::Ours, service).await)
         })
     });
     let shown = || {
@@ -79,7 +112,7 @@ fn check(service: &Service<'_>) {
         return;
     };
     assert_eq!(Some(head), hypers.head.as_ref(), "{}", shown());
-    assert!(doubts.has_old_informational || ours.informational == hypers.informational, "{}", shown());
+    assert_eq!(ours.informational, hypers.informational, "{}", shown());
     if ours.is_whole {
         assert!(hypers.is_whole && ours.content == hypers.content, "whole only for us: {}", shown());
     } else {
@@ -99,12 +132,114 @@ thread_local! {
     };
 }
 
-/// One exchange with a connection of `client`; and, if it may serve another request, another one.
-async fn seen(client: Http1Client, service: &Service<'_>) -> Seen {
+impl Client {
+    async fn open(whose: Whose, io: DuplexStream) -> Self {
+        match whose {
+            Whose::Hypers => {
+                let (sender, connection) = hypers::handshake(TokioIo::new(io)).await.expect("a connection");
+                let task = tokio::task::spawn_local(async move {
+                    // Its failures reach the request through the sender.
+                    let _ = connection.await;
+                });
+                Self::Hypers { sender, task: task.abort_handle(), is_reusable: true }
+            }
+            Whose::Ours => Self::Ours(Http1::open(io, FailedWrite::SentNothing, &Rc::default())),
+        }
+    }
+
+    /// Sends a request without content. `None`: there is no response that may be passed on.
+    async fn send(&mut self, method: &Method, sink: ResponseSink) -> Option<Received> {
+        match self {
+            Self::Hypers { sender, is_reusable, .. } => {
+                *is_reusable = false;
+                let response = send_by_hyper(sender, request(method, Empty::new()), &sink).await?;
+                let framing = framing(&response)?;
+                *is_reusable = framing.reusable;
+                let (head, body) = response.into_parts();
+                Some((Head::of(head, framing), Box::pin(body.map_err(|_| ()))))
+            }
+            Self::Ours(connection) => {
+                let mut unsent = Some(request(method, RequestBody::default()));
+                let sent = connection.send(&mut unsent, Some(sink)).await;
+                let Ok(Answered { response, framing }) = sent else { return None };
+                let (head, body) = response.into_parts();
+                Some((Head::of(head, framing), Box::pin(body.map_err(|_| ()))))
+            }
+        }
+    }
+
+    /// Whether the connection may serve another request after one that was sent and answered as a whole.
+    fn finish(&mut self) -> bool {
+        match self {
+            Self::Hypers { sender, is_reusable, .. } => *is_reusable && !sender.is_closed(),
+            Self::Ours(connection) => connection.finish(true),
+        }
+    }
+
+    /// Whether the connection may take a request now.
+    fn is_usable(&self) -> bool {
+        match self {
+            Self::Hypers { sender, .. } => !sender.is_closed() && sender.is_ready(),
+            Self::Ours(connection) => !connection.is_closed(),
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if let Self::Hypers { task, .. } = self {
+            task.abort();
+        }
+    }
+}
+
+/// hyper reports informational responses to a callback. As the gateway does, those are passed on that HTTP/1.1 has, except for
+/// 100, which answers an expectation that the gateway has met itself.
+async fn send_by_hyper(
+    sender: &mut SendRequest<Empty<Bytes>>,
+    mut request: Request<Empty<Bytes>>,
+    sink: &ResponseSink,
+) -> Option<Response<hyper::body::Incoming>> {
+    let (found, informational) = mpsc::channel();
+    hyper::ext::on_informational(&mut request, move |response| {
+        if response.status() != StatusCode::CONTINUE && response.version() == Version::HTTP_11 {
+            let _ = found.send((response.status(), response.headers().clone()));
+        }
+    });
+    let sent = sender.send_request(request).await;
+    for (status, fields) in informational.try_iter() {
+        sink.send(status, fields);
+    }
+    sent.ok()
+}
+
+/// hyper checks only the last Transfer-Encoding line, and contradicting lengths; and it takes 101 for the response.
+fn framing<B>(response: &Response<B>) -> Option<ResponseFraming> {
+    let mut reading = FramingReading::default();
+    for (name, value) in response.headers() {
+        reading.read(name, value.as_bytes(), response.version()).ok()?;
+    }
+    let status = response.status();
+    (status != StatusCode::SWITCHING_PROTOCOLS).then(|| reading.framing(status))
+}
+
+impl Head {
+    fn of(head: response::Parts, framing: ResponseFraming) -> Self {
+        let reason: Option<&hyper::ext::ReasonPhrase> = head.extensions.get();
+        Self {
+            status: head.status,
+            version: head.version,
+            reason: reason.map(|reason| reason.as_bytes().to_vec()),
+            fields: head.headers,
+            framing,
+        }
+    }
+}
+
+/// One exchange with a connection; and, if it may serve another request, another one.
+async fn seen(whose: Whose, service: &Service<'_>) -> Seen {
     let (ours, mut theirs) = duplex(1 << 18);
-    let large_reads = Rc::default();
-    let opened = Connection::open(ours, (client, FailedWrite::SentNothing), &large_reads).await;
-    let mut connection = opened.expect("a connection");
+    let mut client = Client::open(whose, ours).await;
     let (sink, recorded) = sink::recorded();
     let seen = RefCell::new(Seen {
         informational: Vec::new(),
@@ -115,10 +250,11 @@ async fn seen(client: Http1Client, service: &Service<'_>) -> Seen {
     });
     {
         let exchange = async {
-            let sent = connection.send(&mut Some(request(&service.method)), Some(sink)).await;
-            read(sent, &seen).await;
+            if let Some(received) = client.send(&service.method, sink).await {
+                read(received, &seen).await;
+            }
             let is_whole = seen.borrow().is_whole;
-            seen.borrow_mut().goes_on = is_whole && connection.finish(true);
+            seen.borrow_mut().goes_on = is_whole && client.finish();
         };
         let mut exchange = pin!(exchange);
         let mut is_over = false;
@@ -139,36 +275,27 @@ async fn seen(client: Http1Client, service: &Service<'_>) -> Seen {
     let mut seen = seen.into_inner();
     seen.informational = recorded.take();
     // What is closed after all, or by what came last.
-    seen.goes_on = seen.goes_on && !connection.is_closed() && connection.is_ready();
+    seen.goes_on = seen.goes_on && client.is_usable();
     if seen.goes_on {
         let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nsecond";
         let next = Service { method: Method::GET, bytes: answer, cuts: Vec::new() };
         let serve = serve(&mut theirs, &next);
-        let mut unsent = Some(request(&Method::GET));
-        let (sent, ()) = tokio::join!(connection.send(&mut unsent, None), serve);
-        let content = sent.expect("a second response").response.into_body().collect().await;
-        assert_eq!(content.expect("its content").to_bytes(), "second");
+        let (received, ()) = tokio::join!(client.send(&Method::GET, sink::recorded().0), serve);
+        let (_, body) = received.expect("a second response");
+        assert_eq!(body.collect().await.expect("its content").to_bytes(), "second");
     }
     seen
 }
 
-fn request(method: &Method) -> Request<RequestBody> {
-    let mut request = Request::new(RequestBody::default());
+fn request<B>(method: &Method, body: B) -> Request<B> {
+    let mut request = Request::new(body);
     *request.method_mut() = method.clone();
-    request.headers_mut().insert(http::header::HOST, HeaderValue::from_static("a.test"));
+    request.headers_mut().insert(header::HOST, HeaderValue::from_static("a.test"));
     request
 }
 
-async fn read(sent: Result<Answered, SendError>, seen: &RefCell<Seen>) {
-    let Ok(Answered { response, framing }) = sent else { return };
-    let (head, mut body) = response.into_parts();
-    seen.borrow_mut().head = Some(Head {
-        status: head.status,
-        version: head.version,
-        reason: head.extensions.get().map(|reason: &hyper::ext::ReasonPhrase| reason.as_bytes().to_vec()),
-        fields: head.headers,
-        framing,
-    });
+async fn read((head, mut body): Received, seen: &RefCell<Seen>) {
+    seen.borrow_mut().head = Some(head);
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else { return };
         if let Ok(data) = frame.into_data() {
@@ -202,7 +329,6 @@ async fn settle() {
 }
 
 /// Reasons to be stricter, found by another reading of the bytes.
-#[expect(clippy::struct_excessive_bools, reason = "each is found apart from the others")]
 #[derive(Debug, Default)]
 struct Doubts {
     /// Empty lines stand before a status line, where RFC 9112 §2.2 allows them only to requests.
@@ -211,8 +337,6 @@ struct Doubts {
     about_the_connection: bool,
     /// A size of more than 16 digits, a control character in an extension, or a bare LF in a trailer.
     about_chunks: bool,
-    /// hyper's client does not report informational responses after one of HTTP/1.0.
-    has_old_informational: bool,
 }
 
 impl Doubts {
@@ -226,7 +350,6 @@ impl Doubts {
             let Ok(httparse::Status::Complete(end)) = response.parse(rest) else { return doubts };
             let (head, behind) = rest.split_at(end);
             let is_informational = matches!(response.code, Some(100..=199));
-            doubts.has_old_informational |= is_informational && response.version == Some(0);
             let of_connection = |line: &&httparse::Header<'_>| line.name.eq_ignore_ascii_case("connection");
             doubts.about_the_connection |=
                 response.headers.iter().filter(of_connection).any(|line| !line.value.is_ascii());
