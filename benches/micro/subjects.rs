@@ -11,7 +11,7 @@ use millgate::{
     admission::{self, Admission, Admitted, Arrival, Framing, Scheme},
     auth::{credentials::find_credential, provider::LocalProvider},
     clock,
-    headers::{self, ForwardContext, ResponseContext},
+    headers::{self, Facts, ForwardContext, ResponseContext},
     policy::limit_key,
     snapshot::Snapshot,
     testing::{self, Harness},
@@ -155,10 +155,12 @@ fn headers_request() -> Subject {
     let identity = [(HeaderName::from_static("x-user-id"), HeaderValue::from_static("user-0001"))];
     let peer = HeaderValue::from_static("192.0.2.7");
     let request_id = HeaderValue::from_static("01939f2e-7c4a-7000-8000-0123456789ab");
-    let mut copies = Copies::of(client_headers());
+    let fields = client_headers();
     Box::new(move || {
         let context = ForwardContext {
             prefix: None,
+            host: None,
+            has_content: false,
             survey: admitted.survey(),
             peer: &peer,
             peer_is_trusted: false,
@@ -171,8 +173,9 @@ fn headers_request() -> Subject {
             names: &snapshot.table.names,
             forward: &identity,
             rules: &snapshot.table.routes[0].header_rules().request,
+            facts: Facts { client: [192, 0, 2, 7].into(), request_id: &request_id, claims: None },
         };
-        headers::apply_request(black_box(copies.next()), &context);
+        black_box(headers::write_request(black_box(&fields), "/items/7?fields=name,price", &context));
     })
 }
 

@@ -73,7 +73,7 @@ impl Harness {
             .enable_all()
             .build_local(LocalOptions::default())
             .map_err(failed)?;
-        let client = runtime.block_on(connect_all(&setup)).map_err(|error| error.to_string())?;
+        let client = runtime.block_on(async { connect_all(&setup) });
         let answer = vec![0; MESSAGE_BYTES_MAX].into_boxed_slice();
         Ok(Self { client, answer, runtime, _control: control, _log: log })
     }
@@ -124,26 +124,26 @@ impl Prepared {
     }
 }
 
-/// A worker with an idle connection to each endpoint. All endpoints answer with [`ANSWER`].
-pub(crate) async fn worker_with_endpoints(setup: &WorkerSetup) -> hyper::Result<Rc<WorkerState>> {
-    worker_with(setup, answer_all).await
+/// A worker with an idle connection to each endpoint. It runs on the runtime that calls this. All endpoints answer with [`ANSWER`].
+pub(crate) fn worker_with_endpoints(setup: &WorkerSetup) -> Rc<WorkerState> {
+    worker_with(setup, answer_all)
 }
 
 /// A worker with an idle connection to each endpoint. `serve` is the service's side of such a connection.
-pub(crate) async fn worker_with<F: Future<Output = ()> + 'static>(
+pub(crate) fn worker_with<F: Future<Output = ()> + 'static>(
     setup: &WorkerSetup,
     serve: impl Fn(DuplexStream) -> F,
-) -> hyper::Result<Rc<WorkerState>> {
+) -> Rc<WorkerState> {
     let worker = WorkerState::new(setup);
     let now = worker.clock.now();
     for cluster in &worker.snapshot().clusters {
         for endpoint in &cluster.endpoints {
             let (ours, services) = duplex(MESSAGE_BYTES_MAX);
             tokio::task::spawn_local(serve(services));
-            connect::over(ours, &endpoint.pool, now).await?.release(true);
+            connect::over(ours, &endpoint.pool, now).release(true);
         }
     }
-    Ok(worker)
+    worker
 }
 
 /// A connection of a client at 127.0.0.1, for tests of code that needs one.
@@ -180,11 +180,11 @@ pub(crate) fn exchange_of(
 }
 
 /// Connects the worker with every endpoint, and a client with the worker.
-async fn connect_all(setup: &WorkerSetup) -> hyper::Result<DuplexStream> {
-    let worker = worker_with_endpoints(setup).await?;
+fn connect_all(setup: &WorkerSetup) -> DuplexStream {
+    let worker = worker_with_endpoints(setup);
     let (client, ours) = duplex(MESSAGE_BYTES_MAX);
     connection::spawn_cleartext(ours, ([127, 0, 0, 1], 40_000).into(), worker);
-    Ok(client)
+    client
 }
 
 /// The service's side of one connection.

@@ -43,7 +43,7 @@ where
     let prepared = Prepared::new(ROUTES, Path::new("")).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
-        let worker = testing::worker_with_endpoints(&prepared.setup).await.unwrap();
+        let worker = testing::worker_with_endpoints(&prepared.setup);
         let connection = testing::connection_of(&worker);
         let surroundings = Surroundings {
             clock: Rc::clone(&worker.clock),

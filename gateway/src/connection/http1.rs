@@ -138,7 +138,7 @@ mod tests {
         let prepared = Prepared::new(routes, Path::new("")).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         LocalSet::new().block_on(&runtime, async {
-            let worker = testing::worker_with_endpoints(&prepared.setup).await.unwrap();
+            let worker = testing::worker_with_endpoints(&prepared.setup);
             let (mut client, ours) = duplex(64);
             let io = BufWriter::new(ours);
             connection::spawn_cleartext(io, ([127, 0, 0, 1], 40_000).into(), worker.clone());

@@ -62,7 +62,7 @@ mod tests {
         let prepared = Prepared::new(routes, Path::new("")).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, async {
-            let worker = testing::worker_with_endpoints(&prepared.setup).await.unwrap();
+            let worker = testing::worker_with_endpoints(&prepared.setup);
             let mut all: Vec<_> = (0..=LARGE_MAX).map(|_| Windows::of(&worker)).collect();
             assert_eq!((all[0].stream, all.last().unwrap().stream), (LARGE_STREAM, SMALL_STREAM));
             all.swap_remove(0);

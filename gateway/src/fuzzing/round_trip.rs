@@ -61,7 +61,7 @@ fn exchange(gateway: &Prepared, data: &[u8], received: &Rc<RefCell<Vec<u8>>>) ->
         tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     runtime.expect("a runtime").block_on(async {
         let serve = |stream| answer_each(stream, Rc::clone(received));
-        let worker = worker_with(&gateway.setup, serve).await.expect("endpoints in memory");
+        let worker = worker_with(&gateway.setup, serve);
         let (mut client, ours) = duplex(MESSAGE_BYTES_MAX);
         connection::spawn_cleartext(ours, ([127, 0, 0, 1], 40_000).into(), worker);
         let mut answer = Vec::new();

@@ -96,7 +96,8 @@ impl MadeValue {
         })
     }
 
-    fn of(&self, facts: &Facts<'_>) -> Option<HeaderValue> {
+    /// The value for one request. `None`: no field is made.
+    pub(super) fn of(&self, facts: &Facts<'_>) -> Option<HeaderValue> {
         let mut text = String::new();
         for part in &self.0 {
             match part {

@@ -22,6 +22,7 @@
 mod client;
 mod made;
 mod request;
+mod request_head;
 mod response;
 mod rules;
 pub(crate) mod settable;
@@ -33,7 +34,8 @@ use crate::message::names;
 pub use self::{
     client::{claimed, client_ip, is_trusted},
     made::{Facts, MadeField, MadeValue, apply_made},
-    request::{ForwardContext, apply_request, remove_claimed, trusted_request_id},
+    request::{ForwardContext, remove_claimed, trusted_request_id, write_request},
+    request_head::{Delimiting, RequestHead},
     response::{
         FramingReading, ResponseContext, ResponseFault, ResponseFraming, apply_informational, apply_response,
         check_response,
@@ -63,15 +65,19 @@ fn is_our_hop(hop: &[u8]) -> bool {
     words.nth(1).is_some_and(|received_by| received_by.eq_ignore_ascii_case(PSEUDONYM.as_bytes()))
 }
 
-/// Appends this hop to `Via`, with the protocol by which the message arrived.
+/// Appends this hop to `Via`.
 fn append_via(headers: &mut HeaderMap, received: Version) {
-    let hop = match received {
-        Version::HTTP_09 | Version::HTTP_10 => HeaderValue::from_static("1.0 millgate"),
-        Version::HTTP_2 => HeaderValue::from_static("2 millgate"),
-        Version::HTTP_3 => HeaderValue::from_static("3 millgate"),
-        _ => HeaderValue::from_static("1.1 millgate"),
-    };
-    headers.append(header::VIA, hop);
+    headers.append(header::VIA, HeaderValue::from_static(via(received)));
+}
+
+/// This hop, with the protocol by which the message arrived.
+fn via(received: Version) -> &'static str {
+    match received {
+        Version::HTTP_09 | Version::HTTP_10 => "1.0 millgate",
+        Version::HTTP_2 => "2 millgate",
+        Version::HTTP_3 => "3 millgate",
+        _ => "1.1 millgate",
+    }
 }
 
 /// Removes what Connection names and every field for which `is_dropped` is true.
@@ -118,16 +124,6 @@ pub fn apply_rules_to_local_reply(headers: &mut HeaderMap, rules: &HeaderRules, 
         for value in own.get_all(&name) {
             headers.append(name.clone(), value.clone());
         }
-    }
-}
-
-/// Writes one Content-Length line in the only form that has one reading.
-fn write_content_length(headers: &mut HeaderMap, bytes: u64) {
-    let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
-    let is_written = lines.next().is_some_and(|line| is_canonical_length(line.as_bytes()));
-    // A single line with a canonical number is `bytes` itself, which was read from it.
-    if !is_written || lines.next().is_some() {
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes));
     }
 }
 

@@ -1,6 +1,8 @@
 //! Header editing, rule by rule.
 
+mod reference;
 mod responses;
+mod written;
 
 use std::net::IpAddr;
 
@@ -23,6 +25,7 @@ fn fields(lines: &[(&str, &str)]) -> HeaderMap {
 }
 
 /// A request as the gateway sees it. The defaults are those of a plain GET from an untrusted peer.
+#[derive(Debug)]
 struct Case {
     peer_is_trusted: bool,
     scheme: Scheme,
@@ -30,6 +33,8 @@ struct Case {
     method: Method,
     version: Version,
     framing: Framing,
+    host: Option<HeaderValue>,
+    prefix: Option<String>,
     forward: Vec<(HeaderName, HeaderValue)>,
     rules: HeaderRules,
 }
@@ -43,6 +48,8 @@ impl Default for Case {
             method: Method::GET,
             version: Version::HTTP_11,
             framing: Framing::None,
+            host: None,
+            prefix: None,
             forward: vec![],
             rules: HeaderRules::default(),
         }
@@ -51,19 +58,25 @@ impl Default for Case {
 
 impl Case {
     fn apply(&self, lines: &[(&str, &str)]) -> HeaderMap {
-        let mut headers = fields(lines);
-        let host_line = lines.iter().find(|(name, _)| *name == "host").map(|(_, value)| (*value).to_owned());
+        let headers = fields(lines);
+        self.with_context(&headers, |context| written::fields_of(&write_request(&headers, "/", context)))
+    }
+
+    fn with_context<T>(&self, headers: &HeaderMap, with: impl FnOnce(&ForwardContext<'_>) -> T) -> T {
+        let host_line = headers.get(header::HOST).map(|line| line.to_str().expect("ASCII").to_owned());
         let own = || self.port.map_or("gw".to_owned(), |port| format!("gw:{port}"));
         let authority = host_line.unwrap_or_else(own);
-        let HeaderRules { set, add, remove, made: _ } = &self.rules;
+        let HeaderRules { set, add, remove, made } = &self.rules;
         let written = set.iter().chain(add).map(|(name, _)| name);
+        let forwarded = self.forward.iter().map(|(name, _)| name.clone());
         let names = GuardedNames::compile(ConfiguredNames {
-            identity: vec![HeaderName::from_static("x-user-id")],
-            decides: written.chain(remove).cloned().collect(),
+            identity: forwarded.chain([HeaderName::from_static("x-user-id")]).collect(),
+            decides: written.chain(remove).chain(made.iter().map(|made| &made.name)).cloned().collect(),
             ..ConfiguredNames::default()
         });
-        let context = ForwardContext {
-            survey: Survey::of(&headers, &names),
+        let request_id = HeaderValue::from_static("id-1");
+        with(&ForwardContext {
+            survey: Survey::of(headers, &names),
             peer: &HeaderValue::from_static("192.0.2.7"),
             peer_is_trusted: self.peer_is_trusted,
             scheme: self.scheme,
@@ -71,14 +84,15 @@ impl Case {
             method: &self.method,
             version: self.version,
             framing: self.framing,
-            request_id: &HeaderValue::from_static("id-1"),
-            prefix: None,
+            has_content: self.framing != Framing::None,
+            host: self.host.as_ref(),
+            request_id: &request_id,
+            prefix: self.prefix.as_deref(),
             names: &names,
             forward: &self.forward,
             rules: &self.rules,
-        };
-        apply_request(&mut headers, &context);
-        headers
+            facts: Facts { client: [192, 0, 2, 7].into(), request_id: &request_id, claims: None },
+        })
     }
 }
 
@@ -297,7 +311,7 @@ fn the_content_is_framed_anew() {
     assert_eq!(framed(Method::POST, Framing::Length(5), "5"), both("5", ""));
     assert_eq!(framed(Method::POST, Framing::Length(5), "00005"), both("5", ""));
     assert_eq!(framed(Method::POST, Framing::Length(0), "0"), both("0", ""));
-    assert_eq!(framed(Method::GET, Framing::Chunked, "5"), both("", ""));
+    assert_eq!(framed(Method::GET, Framing::Chunked, "5"), both("", "chunked"));
     // For a method that anticipates content, a length of 0 is written if there is none.
     for (method, length) in [(Method::POST, "0"), (Method::PUT, "0"), (Method::PATCH, "0"), (Method::GET, "")]
     {

@@ -5,7 +5,7 @@
 
 use std::net::Ipv6Addr;
 
-use http::{HeaderValue, Version};
+use http::HeaderValue;
 
 use super::scheme::Scheme;
 
@@ -53,11 +53,6 @@ impl Authority {
     /// Whether the authority was read from this text, for this scheme.
     pub(crate) fn is_of(&self, written: &[u8], scheme: Scheme) -> bool {
         *self.written == *written && self.scheme == scheme
-    }
-
-    /// Whether a request of this version has the canonical `Host` line already.
-    pub(crate) fn is_the_host_line(&self, version: Version) -> bool {
-        version <= Version::HTTP_11 && *self.written == *self.host_line.as_bytes()
     }
 }
 

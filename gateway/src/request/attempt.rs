@@ -12,15 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, header};
-
 use super::{
     error::Error,
     exchange::Exchange,
     picked::Picked,
     search::{Plan, Search},
     send::{AnswerSlot, Attempt, Sent},
-    spare::Spare,
     verdict::Witness,
 };
 use crate::{
@@ -29,12 +26,12 @@ use crate::{
     metrics::Rare,
     policy::rewrite::UpstreamHost,
     policy::{
-        retry::{Failure, Next, NoRetry, Phase, Retry, Spent},
+        retry::{Failure, Next, NoRetry, Phase, Spent},
         timeout::Deadline,
     },
     upstream::{
         cluster::Absence,
-        protocol::{Answered, Unsent},
+        protocol::{Answered, UpstreamRequest},
     },
 };
 
@@ -42,7 +39,7 @@ use crate::{
 /// gets the connection and the guards of the answered request. `upload` is the request's body, if it has one.
 pub(super) async fn run(
     plan: &Plan<'_>,
-    unsent: &mut Unsent,
+    request: &mut UpstreamRequest,
     answer: &mut AnswerSlot,
     upload: Option<&Rc<Upload>>,
     exchange: &mut Exchange,
@@ -67,15 +64,17 @@ pub(super) async fn run(
         let index = picked.index;
         let (cluster, endpoint) = (picked.cluster, picked.endpoint);
         exchange.attempts.begins(cluster, endpoint);
-        if let (Some(request), Some(UpstreamHost::Instance)) = (&mut *unsent, plan.route.upstream_host()) {
-            request.headers_mut().insert(header::HOST, endpoint.authority.clone());
+        if plan.route.upstream_host() == Some(&UpstreamHost::Instance) {
+            request.head.set_host(&endpoint.authority);
         }
-        let spare = spare_of(unsent.as_ref(), upload, retries, spent);
+        // A request of which bytes were sent may be sent again if all that was read of its body is still kept.
+        let can_replay = upload.is_none_or(|upload| upload.can_replay());
+        let repeats = can_replay && retries.may_repeat(&exchange.request.method, spent);
         // A probe leaves time for another attempt, if there can be one.
-        let (repeats, is_probe) = (spare.is_some(), picked.probe.is_some());
+        let is_probe = picked.probe.is_some();
         let given = if repeats && is_probe { deadline.of_a_probe() } else { deadline };
         let attempt = Attempt::new(picked, given, (now, repeats), upload, worker);
-        let result = attempt.run(unsent, answer, exchange).await;
+        let result = attempt.run(request, answer, exchange).await;
         let (phase, error) = match result {
             Ok(reply) => {
                 let status = reply.status;
@@ -95,14 +94,18 @@ pub(super) async fn run(
                 (failed.phase, Some(failed.error))
             }
         };
-        let request = unsent.take().or_else(|| again(spare?, upload));
-        let Some(request) = request else { break error };
+        if request.body.is_none() && repeats {
+            request.body = again(upload);
+        }
+        if request.body.is_none() {
+            break error;
+        }
         now = worker.clock.now();
         let left = left(&deadline, upload, now);
         let failed = (phase, index, is_probe);
         let Some(next) = follow(plan, &mut search, failed, spent, (left, now), exchange) else { break error };
         let Some((next, at)) = rested(next, &mut search, now, exchange).await else { break error };
-        (picked, spent, now, *unsent) = (next.to, next.spent, at, Some(request));
+        (picked, spent, now) = (next.to, next.spent, at);
     };
     match kept {
         Some((answered, reply, witness)) => {
@@ -135,25 +138,12 @@ async fn rested<'a>(
     Some((next, now))
 }
 
-/// A copy of the head, made if the request may be sent again after bytes of it were sent. An unsent request needs no copy.
-fn spare_of(
-    unsent: Option<&Request<RequestBody>>,
-    upload: Option<&Rc<Upload>>,
-    retries: &Retry,
-    spent: Spent,
-) -> Option<Spare> {
-    let request = unsent?;
-    let has_body = upload.is_none_or(|upload| upload.can_replay());
-    (has_body && retries.may_repeat(request.method(), spent)).then(|| Spare::of(request))
-}
-
-/// The request from its first byte on, if all bytes that were read of its body are still kept.
-fn again(spare: Spare, upload: Option<&Rc<Upload>>) -> Option<Request<RequestBody>> {
-    let body = match upload {
-        Some(upload) => upload.replay()?,
-        None => RequestBody::default(),
-    };
-    spare.into_request(body)
+/// The body from its first byte on, if all bytes that were read of it are still kept.
+fn again(upload: Option<&Rc<Upload>>) -> Option<RequestBody> {
+    match upload {
+        Some(upload) => upload.replay(),
+        None => Some(RequestBody::default()),
+    }
 }
 
 /// The rest of the request's `timeout.total`, which runs from the moment at which the whole request has been received.

@@ -87,7 +87,7 @@ mod tests {
         let prepared = Prepared::new(ROUTES, Path::new("")).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         LocalSet::new().block_on(&runtime, async {
-            let worker = testing::worker_with_endpoints(&prepared.setup).await.unwrap();
+            let worker = testing::worker_with_endpoints(&prepared.setup);
             let (client, ours) = duplex(MESSAGE_BYTES_MAX);
             connection::spawn_cleartext(ours, ([127, 0, 0, 1], 40_000).into(), Rc::clone(&worker));
             test(Rc::clone(&worker), TokioIo::new(client)).await;

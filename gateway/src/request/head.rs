@@ -1,33 +1,39 @@
 //! The two heads that the gateway writes: of the request as the service gets it, and of the response as the client gets
 //! it. The target is the canonical path that was authorised, rewritten if the route has a `rewrite`.
 
-use http::{Response, Uri, Version, header, request::Parts, uri::PathAndQuery};
+use http::{HeaderMap, Response, Uri, Version, uri::PathAndQuery};
 
 use super::{ConnectionContext, error::Error, exchange::Exchange};
 use crate::{
     admission::{Admitted, Framing},
     auth::Identity,
-    headers::{self, ForwardContext, ResponseContext, ResponseFraming},
+    headers::{self, ForwardContext, RequestHead, ResponseContext, ResponseFraming},
     policy::rewrite::UpstreamHost,
-    snapshot::{LocalRoute, LocalSnapshot, Route, own_value},
+    snapshot::{LocalRoute, LocalSnapshot, Route},
 };
 
-/// Turns the client's request head into the one that the service gets.
+/// Writes the head that the service gets, from what the client sent. `has_content`: the request has a body that is still to come.
 pub(super) fn write_upstream_head(
-    parts: &mut Parts,
+    fields: &HeaderMap,
     snapshot: &LocalSnapshot,
     route: &LocalRoute,
-    (admitted, framing): (Admitted, Framing),
+    (admitted, framing, has_content): (&Admitted, Framing, bool),
     identity: Option<&Identity>,
     exchange: &Exchange,
     connection: &ConnectionContext,
-) -> Result<(), Error> {
+) -> Result<RequestHead, Error> {
     let (rewritten, prefix) = match rewrite(route.shared(), admitted.target())? {
         Some((target, prefix)) => (Some(target), prefix),
         None => (None, None),
     };
+    let target = rewritten.as_ref().map_or(Some(admitted.target()), Uri::path_and_query);
     let context = ForwardContext {
         prefix,
+        // If the host is the instance's address, each attempt sets its own.
+        host: match route.shared().upstream_host() {
+            Some(UpstreamHost::Name(host)) => Some(host),
+            Some(UpstreamHost::Instance) | None => None,
+        },
         survey: admitted.survey(),
         peer: &connection.peer_text,
         peer_is_trusted: exchange.request.peer_is_trusted,
@@ -36,22 +42,14 @@ pub(super) fn write_upstream_head(
         method: &exchange.request.method,
         version: exchange.request.version,
         framing,
+        has_content,
         request_id: &exchange.request.id.0,
         names: &snapshot.shared.table.names,
         forward: identity.map_or(&[][..], |identity| &identity.forward),
         rules: &route.request_rules,
+        facts: exchange.facts(),
     };
-    headers::apply_request(&mut parts.headers, &context);
-    if !route.request_rules.made.is_empty() {
-        headers::apply_made(&mut parts.headers, &route.request_rules, &exchange.facts());
-    }
-    // If the host is the instance's address, each attempt sets its own.
-    if let Some(UpstreamHost::Name(host)) = route.shared().upstream_host() {
-        parts.headers.insert(header::HOST, own_value(host));
-    }
-    parts.uri = rewritten.unwrap_or_else(|| Uri::from(admitted.into_target()));
-    parts.extensions.clear();
-    Ok(())
+    Ok(headers::write_request(fields, target.map_or("/", PathAndQuery::as_str), &context))
 }
 
 /// Turns the service's response head into the one that the client gets.

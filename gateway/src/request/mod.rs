@@ -22,7 +22,6 @@ pub(crate) mod response_body;
 mod search;
 mod send;
 mod silence;
-mod spare;
 mod taken;
 mod verdict;
 
@@ -59,7 +58,7 @@ use crate::{
         cors::{self, Cors},
     },
     snapshot::LocalSnapshot,
-    upstream::protocol::Answered,
+    upstream::protocol::{Answered, UpstreamRequest},
 };
 
 /// Answers one request. Every failure inside becomes a local reply.
@@ -216,8 +215,10 @@ async fn forward(
     }
 
     // 7. Request headers, and the target: the canonical path that was authorised is the one that is sent.
-    let seen = (admitted, framing);
-    write_upstream_head(&mut parts, snapshot, route, seen, identity.as_deref(), exchange, connection)?;
+    let seen = (&admitted, framing, !body.is_end_stream());
+    let identity = identity.as_deref();
+    let head = write_upstream_head(&parts.headers, snapshot, route, seen, identity, exchange, connection)?;
+    let memory = emptied(parts);
     let upload = begin_upload(unread, policies, exchange);
     let body = upload.as_ref().map_or_else(RequestBody::default, |upload| RequestBody::of(Rc::clone(upload)));
     if let Some(upload) = &upload {
@@ -230,8 +231,8 @@ async fn forward(
 
     // 8 to 11. Endpoint, connection, exchange with the upstream, outcome; another attempt if that is safe and allowed.
     let plan = Plan { snapshot, route: route.shared(), worker: &connection.worker };
-    let mut unsent = Some(Request::from_parts(parts, body));
-    attempt::run(&plan, &mut unsent, answer, upload.as_ref(), exchange).await?;
+    let mut request = UpstreamRequest { head, body: Some(body), memory };
+    attempt::run(&plan, &mut request, answer, upload.as_ref(), exchange).await?;
     if let Some(upload) = &upload {
         upload.release();
     }
@@ -242,6 +243,13 @@ async fn forward(
         add_quota(response.headers_mut(), quota);
     }
     Ok(Answer::Upstream)
+}
+
+/// The client's head is not needed any more. The memory of its fields is used for those of the response; that of its bytes is
+/// free for the client's connection.
+fn emptied(mut parts: Parts) -> HeaderMap {
+    parts.headers.clear();
+    parts.headers
 }
 
 /// Begins to receive the request's body; `None`: it has none, as most requests, and then there is nothing to wait for.

@@ -29,7 +29,7 @@ use crate::{
         connect::{ConnectError, connect},
         endpoint::{InFlight, StateHandle},
         pool::Lease,
-        protocol::{Answered, SendError, Unsent},
+        protocol::{Answered, SendError, UpstreamRequest},
         timer::{Timer, Wait},
     },
     worker::WorkerState,
@@ -108,7 +108,7 @@ impl<'a> Attempt<'a> {
     /// Makes the attempt. The response is put into `answer`; metrics, breaker and outlier detection get the outcome.
     pub(super) async fn run(
         &self,
-        unsent: &mut Unsent,
+        request: &mut UpstreamRequest,
         answer: &mut AnswerSlot,
         exchange: &mut Exchange,
     ) -> Result<Sent, Failed> {
@@ -120,7 +120,7 @@ impl<'a> Attempt<'a> {
             since: Cell::new(None),
             upload: self.upload,
         };
-        let result = self.send((unsent, answer), guard, &waiting, exchange).await;
+        let result = self.send((request, answer), guard, &waiting, exchange).await;
         waiting.over();
         let ended = self.worker.clock.now();
         exchange.attempts.ended = Some(ended);
@@ -167,21 +167,21 @@ impl<'a> Attempt<'a> {
 
     async fn send(
         &self,
-        (unsent, answer): (&mut Unsent, &mut AnswerSlot),
+        (request, answer): (&mut UpstreamRequest, &mut AnswerSlot),
         guard: InFlight<StateHandle>,
         waiting: &Waiting<'_>,
         exchange: &Exchange,
     ) -> Result<Sent, Failed> {
         let mut lease = self.lease().await?;
         let status = loop {
-            if unsent.is_none() {
+            if request.body.is_none() {
                 return Err(Failed { error: Error::Internal, phase: Phase::Final });
             }
             // The time that a connect took is not the time that the endpoint had.
             let since = if lease.is_reused() { self.began } else { self.worker.clock.now() };
             waiting.since.set(Some(since));
             let sent = {
-                let (sending, timer) = lease.send(unsent, exchange.response_sink());
+                let (sending, timer) = lease.send(request, exchange.response_sink());
                 let mut sending = pin!(sending);
                 let look = since + LOOK;
                 match timer.bound(|cx| self.wait(cx).at_most(look), sending.as_mut()).await {
@@ -201,8 +201,8 @@ impl<'a> Attempt<'a> {
             };
             // The service had closed this connection while it was idle, and no byte of the request was written. The
             // other idle connections are as old, so a new one is made.
-            if !lease.is_reused() || unsent.is_none() {
-                return Err(self.send_failed(error, unsent, lease.is_reused()));
+            if !lease.is_reused() || request.body.is_none() {
+                return Err(self.send_failed(error, request, lease.is_reused()));
             }
             self.endpoint.pool.clear();
             lease = self.lease().await?;
@@ -302,8 +302,8 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// The meaning of a send error. A request of which no byte was written is in `unsent`.
-    fn send_failed(&self, error: SendError, unsent: &Unsent, reused: bool) -> Failed {
+    /// The meaning of a send error. A request of which no byte was written has its body.
+    fn send_failed(&self, error: SendError, request: &UpstreamRequest, reused: bool) -> Failed {
         if let Some(failure) = self.upload.and_then(|upload| upload.failure.get()) {
             return Failed { error: body_failed(failure), phase: Phase::Final };
         }
@@ -312,7 +312,7 @@ impl<'a> Attempt<'a> {
                 self.log_no_tls(&alert);
                 (Error::UpstreamTls { certificate: false }, Phase::Final)
             }
-            _ if unsent.is_some() => (Error::UpstreamReset, Phase::Refused),
+            _ if request.body.is_some() => (Error::UpstreamReset, Phase::Refused),
             SendError::Invalid(reason) => {
                 self.endpoint.pool.log_refused(&reason, self.now);
                 (Error::UpstreamProtocolError, Phase::Reset)
@@ -329,7 +329,7 @@ fn connect_failed(error: &ConnectError) -> Failed {
         ConnectError::Timeout => Error::ConnectTimeout,
         ConnectError::Exhausted(_) => Error::OutOfSockets,
         ConnectError::Tls(_) => Error::UpstreamTls { certificate: error.is_about_the_certificate() },
-        ConnectError::Io(_) | ConnectError::Handshake(_) => Error::ConnectFailed,
+        ConnectError::Io(_) => Error::ConnectFailed,
     };
     Failed { error, phase: Phase::Connect }
 }

@@ -212,7 +212,7 @@ fn own_name(name: &HeaderName) -> HeaderName {
 }
 
 /// Copies a value into memory of its own, so that only one core counts its references.
-pub(crate) fn own_value(value: &HeaderValue) -> HeaderValue {
+fn own_value(value: &HeaderValue) -> HeaderValue {
     let mut own = HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
     own.set_sensitive(value.is_sensitive());
     own

@@ -9,7 +9,6 @@ mod publish;
 
 use std::sync::Arc;
 
-pub(crate) use self::local::own_value;
 pub use self::{
     local::{LocalCluster, LocalEndpoint, LocalRoute, LocalSnapshot, Pools},
     publish::Publisher,

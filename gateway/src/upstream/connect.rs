@@ -22,8 +22,6 @@ pub enum ConnectError {
     /// The endpoint does not speak TLS, or did not prove a name that is trusted.
     #[error("TLS: {0}")]
     Tls(io::Error),
-    #[error("handshake: {0}")]
-    Handshake(#[from] hyper::Error),
 }
 
 impl ConnectError {
@@ -35,7 +33,7 @@ impl ConnectError {
     }
 }
 
-/// Connects until `deadline`, and starts the task that drives the connection on this worker. If an idle connection of the
+/// Connects until `deadline`. If an idle connection of the
 /// pool becomes free while this waits for a file, it returns that one.
 ///
 /// # Errors
@@ -64,21 +62,21 @@ async fn open(to: &EndpointPool, deadline: Instant) -> Result<Connection, Connec
     // Without this, the last segment of a request waits for the peer's delayed ACK (Nagle).
     stream.set_nodelay(true)?;
     let Some(tls) = &to.tls else {
-        return Ok(Connection::open(stream, (to.http1(), FailedWrite::SentNothing), &to.large_reads).await?);
+        return Ok(Connection::open(stream, FailedWrite::SentNothing, &to.large_reads));
     };
     let secured = tokio::time::timeout_at(deadline.into(), tls.handshake(stream)).await.map_err(late)?;
     let stream = secured.map_err(ConnectError::Tls)?;
-    Ok(Connection::open(stream, (to.http1(), FailedWrite::MaySendSome), &to.large_reads).await?)
+    Ok(Connection::open(stream, FailedWrite::MaySendSome, &to.large_reads))
 }
 
 /// Opens a connection over `io`, which is not a socket.
 #[cfg(any(test, feature = "testing"))]
-pub(crate) async fn over<I>(io: I, to: &Rc<EndpointPool>, now: Instant) -> hyper::Result<Lease>
+pub(crate) fn over<I>(io: I, to: &Rc<EndpointPool>, now: Instant) -> Lease
 where
     I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
 {
-    let connection = Connection::open(io, (to.http1(), FailedWrite::SentNothing), &to.large_reads).await?;
-    Ok(Lease::new(connection, None, now, Rc::clone(to)))
+    let connection = Connection::open(io, FailedWrite::SentNothing, &to.large_reads);
+    Lease::new(connection, None, now, Rc::clone(to))
 }
 
 impl From<io::Error> for ConnectError {

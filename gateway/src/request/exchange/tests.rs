@@ -14,7 +14,7 @@ fn with_worker(test: impl FnOnce(&Rc<WorkerState>)) {
     let prepared = Prepared::new(ROUTES, Path::new("")).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
-        test(&testing::worker_with_endpoints(&prepared.setup).await.unwrap());
+        test(&testing::worker_with_endpoints(&prepared.setup));
     });
 }
 

@@ -112,7 +112,7 @@ fn with_plan(shares: Option<[u32; 2]>, test: impl FnOnce(&Plan<'_>, &mut Exchang
     Arc::get_mut(&mut route).unwrap().split = parts.and_then(|parts| Split::compile(&parts));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
-        let worker = testing::worker_with_endpoints(&prepared.setup).await.unwrap();
+        let worker = testing::worker_with_endpoints(&prepared.setup);
         // Later than the making of each cluster, so that failures can lie before it.
         let now = worker.clock.now() + 10 * PAUSE;
         let mut exchange = testing::exchange_of(&worker, now);

@@ -6,7 +6,7 @@ use super::EndpointPool;
 use crate::{
     file_account::Place,
     upstream::{
-        protocol::{Answered, Connection, SendError, Unsent},
+        protocol::{Answered, Connection, SendError, UpstreamRequest},
         sink::ResponseSink,
         timer::Timer,
     },
@@ -53,16 +53,16 @@ impl Lease {
         self.opened.is_reused
     }
 
-    /// Sends the request in `unsent`. The future returns the response, whose body is still to come, or the error; the caller bounds
-    /// the wait with the timer. The request stays in `unsent`, or is there again, after a failure before any byte of it was
-    /// written. `sink` receives informational responses.
+    /// Sends the request. The future returns the response, whose body is still to come, or the error; the caller bounds the wait
+    /// with the timer. After a failure before any byte of it was written, the request still has its body. `sink` receives
+    /// informational responses.
     pub fn send<'a>(
         &'a mut self,
-        unsent: &'a mut Unsent,
+        request: &'a mut UpstreamRequest,
         sink: Option<ResponseSink>,
     ) -> (impl Future<Output = Result<Answered, SendError>> + 'a, &'a mut Timer) {
         let Pooled { connection, timer, .. } = &mut *self.opened;
-        (connection.send(unsent, sink), timer)
+        (connection.send(request, sink), timer)
     }
 
     /// Reports how many bytes of response bodies the client's connection has taken so far. Once a client has proved that

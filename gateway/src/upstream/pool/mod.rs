@@ -22,7 +22,7 @@ use super::tls::{EndpointTls, TlsIdentity};
 use crate::{
     clock::Clock,
     file_account::{Desk, Place},
-    policy::pool::{Http1Client, PoolSettings},
+    policy::pool::PoolSettings,
 };
 
 /// The largest number of idle connections that are checked for one request before a new one is opened. A connection is
@@ -113,11 +113,6 @@ impl EndpointPool {
         }
     }
 
-    /// The client that speaks over new connections.
-    pub(super) fn http1(&self) -> Http1Client {
-        self.limits.borrow().http1
-    }
-
     /// The key under which a worker finds this pool.
     pub fn key(&self) -> PoolKey {
         Self::key_of((&self.service, self.address), self.tls.as_ref())
@@ -146,7 +141,7 @@ impl EndpointPool {
             let (opened, _) = idle.get(at)?;
             if opened.connection.is_closed() {
                 idle.swap_remove(at);
-            } else if opened.connection.is_ready() {
+            } else {
                 let (opened, _) = idle.swap_remove(at);
                 return Some(Lease::of_idle(opened, Rc::clone(self)));
             }
@@ -261,8 +256,7 @@ mod tests {
 
     #[test]
     fn the_log_has_a_line_about_an_endpoint_once_in_ten_seconds() {
-        let (http1, max_age) = (Http1Client::Ours, Duration::ZERO);
-        let limits = PoolSettings { idle_max: 1, idle: Duration::ZERO, max_age, http1 };
+        let limits = PoolSettings { idle_max: 1, idle: Duration::ZERO, max_age: Duration::ZERO };
         let address = ([127, 0, 0, 1], 1).into();
         let pool = EndpointPool::new(
             (Rc::from("items"), address),

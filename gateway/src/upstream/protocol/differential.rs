@@ -22,12 +22,12 @@ use tokio::{
 };
 
 use super::{
-    Answered,
+    Answered, UpstreamRequest,
     http1::{FailedWrite, Http1},
 };
 use crate::{
     body::RequestBody,
-    headers::{FramingReading, ResponseFraming},
+    headers::{Delimiting, FramingReading, RequestHead, ResponseFraming},
     upstream::sink::{self, ResponseSink},
 };
 
@@ -152,15 +152,17 @@ impl Client {
         match self {
             Self::Hypers { sender, is_reusable, .. } => {
                 *is_reusable = false;
-                let response = send_by_hyper(sender, request(method, Empty::new()), &sink).await?;
+                let response = send_by_hyper(sender, request(method), &sink).await?;
                 let framing = framing(&response)?;
                 *is_reusable = framing.reusable;
                 let (head, body) = response.into_parts();
                 Some((Head::of(head, framing), Box::pin(body.map_err(|_| ()))))
             }
             Self::Ours(connection) => {
-                let mut unsent = Some(request(method, RequestBody::default()));
-                let sent = connection.send(&mut unsent, Some(sink)).await;
+                let head = RequestHead::plain(method, "/", Delimiting::Nothing);
+                let body = Some(RequestBody::default());
+                let mut request = UpstreamRequest { head, body, memory: HeaderMap::new() };
+                let sent = connection.send(&mut request, Some(sink)).await;
                 let Ok(Answered { response, framing }) = sent else { return None };
                 let (head, body) = response.into_parts();
                 Some((Head::of(head, framing), Box::pin(body.map_err(|_| ()))))
@@ -287,8 +289,8 @@ async fn seen(whose: Whose, service: &Service<'_>) -> Seen {
     seen
 }
 
-fn request<B>(method: &Method, body: B) -> Request<B> {
-    let mut request = Request::new(body);
+fn request(method: &Method) -> Request<Empty<Bytes>> {
+    let mut request = Request::new(Empty::new());
     *request.method_mut() = method.clone();
     request.headers_mut().insert(header::HOST, HeaderValue::from_static("a.test"));
     request

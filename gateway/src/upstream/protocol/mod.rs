@@ -1,14 +1,12 @@
 //! The protocols of upstream connections: a closed set, behind a [`Lease`](super::pool::Lease).
 //!
-//! A request arrives here in one form, whatever the protocol is: with a target in origin form, `Host`, `Content-Length`
-//! where the length of its body is known, and without hop-by-hop fields. The file of a protocol does everything else that
-//! is specific to it: the version, how content is delimited, and when a connection can serve another request. Another
-//! protocol is another file here, and another variant of [`Connection`].
+//! A request arrives here in one form, whatever the protocol is: as the head that an HTTP/1.1 service gets, and its body. The
+//! file of a protocol does everything else that is specific to it: how content is cut, and when a connection can serve another
+//! request. Another protocol is another file here, and another variant of [`Connection`].
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod differential;
 mod http1;
-pub(super) mod hyper_http1;
 
 use std::{
     borrow::Cow,
@@ -19,22 +17,26 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub(super) use self::http1::FailedWrite;
-use self::{
-    http1::{Http1, Http1Content},
-    hyper_http1::HyperHttp1,
-};
+use self::http1::{Http1, Http1Content};
 use super::sink::ResponseSink;
-use crate::{body::RequestBody, headers::ResponseFraming, policy::pool::Http1Client};
+use crate::{
+    body::RequestBody,
+    headers::{RequestHead, ResponseFraming},
+};
 
-/// A request that waits to be sent. `None` once bytes of it may have left. A failure before that leaves the request here,
-/// so that the layers above need not return it.
-pub type Unsent = Option<Request<RequestBody>>;
+/// A request on its way to a service. It stays with its owner, so that each attempt sends the same head.
+pub struct UpstreamRequest<B = RequestBody> {
+    pub head: RequestHead,
+    /// `None` once bytes of the request may have left. A failure before that leaves the body here.
+    pub body: Option<B>,
+    /// An empty map. Its memory is used for the fields of the response.
+    pub memory: HeaderMap,
+}
 
 /// The head of a response, with a body that is still to come.
 pub struct Answered {
@@ -58,7 +60,6 @@ pub enum SendError {
 /// The content of a response, still to come. Dropping it before its end leaves its connection unusable.
 pub enum Content {
     Http1(Http1Content),
-    HyperHttp1(Incoming),
 }
 
 /// The content of a response broke off.
@@ -71,50 +72,32 @@ pub struct BrokenOff {
 /// One connection to an endpoint. Dropping it closes it.
 pub(super) enum Connection {
     Http1(Http1),
-    HyperHttp1(HyperHttp1),
 }
 
 impl Connection {
     /// Starts the protocol over `io`, which need not be a socket. `large_reads` counts the worker's connections with large reads.
-    pub(super) async fn open<I>(
-        io: I,
-        (client, failed_write): (Http1Client, FailedWrite),
-        large_reads: &Rc<Cell<u64>>,
-    ) -> hyper::Result<Self>
+    pub(super) fn open<I>(io: I, failed_write: FailedWrite, large_reads: &Rc<Cell<u64>>) -> Self
     where
         I: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        match client {
-            Http1Client::Ours => Ok(Self::Http1(Http1::open(io, failed_write, large_reads))),
-            Http1Client::Hyper => HyperHttp1::open(io, large_reads).await.map(Self::HyperHttp1),
-        }
+        Self::Http1(Http1::open(io, failed_write, large_reads))
     }
 
     /// Whether the endpoint has closed the connection.
     pub(super) fn is_closed(&self) -> bool {
         match self {
             Self::Http1(connection) => connection.is_closed(),
-            Self::HyperHttp1(connection) => connection.is_closed(),
-        }
-    }
-
-    /// Whether the connection can take a request now.
-    pub(super) fn is_ready(&self) -> bool {
-        match self {
-            Self::Http1(_) => true,
-            Self::HyperHttp1(connection) => connection.is_ready(),
         }
     }
 
     /// See [`Lease::send`](super::pool::Lease::send).
     pub(super) async fn send(
         &mut self,
-        unsent: &mut Unsent,
+        request: &mut UpstreamRequest,
         sink: Option<ResponseSink>,
     ) -> Result<Answered, SendError> {
         match self {
-            Self::Http1(connection) => connection.send(unsent, sink).await,
-            Self::HyperHttp1(connection) => connection.send(unsent, sink).await,
+            Self::Http1(connection) => connection.send(request, sink).await,
         }
     }
 
@@ -122,7 +105,6 @@ impl Connection {
     pub(super) fn client_took(&mut self, bytes: u64) {
         match self {
             Self::Http1(connection) => connection.client_took(bytes),
-            Self::HyperHttp1(connection) => connection.client_took(bytes),
         }
     }
 
@@ -130,7 +112,6 @@ impl Connection {
     pub(super) fn finish(&mut self, is_sent: bool) -> bool {
         match self {
             Self::Http1(connection) => connection.finish(is_sent),
-            Self::HyperHttp1(connection) => connection.finish(is_sent),
         }
     }
 }
@@ -145,23 +126,18 @@ impl Body for Content {
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         match &mut *self {
             Self::Http1(content) => Pin::new(content).poll_frame(cx),
-            Self::HyperHttp1(content) => {
-                Pin::new(content).poll_frame(cx).map_err(|_| BrokenOff { reason: None })
-            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Http1(content) => content.is_end_stream(),
-            Self::HyperHttp1(content) => content.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Http1(content) => content.size_hint(),
-            Self::HyperHttp1(content) => content.size_hint(),
         }
     }
 }

@@ -4,14 +4,13 @@
 //! its request was sent as a whole: then a task sends the rest, because a client that sends all of its request before it
 //! reads, and a service that answers early and long, would otherwise wait for each other.
 //!
-//! A head is parsed, checked and framed in one pass ([`response_head`]); what may be written of a request is in
-//! [`request_head`]; content is cut and joined in [`outgoing`] and [`content`]; bytes move in [`wire`].
+//! The head of a request is written before it comes here ([`RequestHead`](crate::headers::RequestHead)); that of a response is
+//! parsed, checked and framed in one pass ([`response_head`]); content is cut and joined in [`outgoing`] and [`content`]; bytes move in [`wire`].
 
 mod chunks;
 mod content;
 mod outgoing;
 mod reads;
-mod request_head;
 mod response_head;
 mod scratch;
 mod sending;
@@ -19,7 +18,6 @@ mod wire;
 
 use std::{cell::Cell, rc::Rc};
 
-use http::Request;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::AbortHandle,
@@ -33,7 +31,7 @@ use self::{
     sending::{Heard, Sending},
     wire::Wire,
 };
-use super::{Answered, Content, SendError};
+use super::{Answered, Content, SendError, UpstreamRequest};
 use crate::upstream::sink::ResponseSink;
 
 /// One connection.
@@ -64,12 +62,12 @@ impl Http1 {
     /// See [`Lease::send`](crate::upstream::pool::Lease::send).
     pub(super) async fn send<B: RequestContent + 'static>(
         &mut self,
-        unsent: &mut Option<Request<B>>,
+        request: &mut UpstreamRequest<B>,
         sink: Option<ResponseSink>,
     ) -> Result<Answered, SendError> {
         self.is_reusable = false;
         self.wire.begin();
-        let Heard { response, framing, keeps_alive, rest } = Sending::new(&self.wire, unsent, sink).await?;
+        let Heard { response, framing, keeps_alive, rest } = Sending::new(&self.wire, request, sink).await?;
         self.is_reusable = keeps_alive && framing.reusable;
         if let Some(rest) = rest {
             self.go_on_sending(rest);

@@ -9,8 +9,8 @@ use std::{
 use bytes::{Buf, Bytes};
 use http_body::Body;
 
-use super::{request_head::Delimiting, wire::Wire};
-use crate::body::RequestBody;
+use super::wire::Wire;
+use crate::{body::RequestBody, headers::Delimiting};
 
 /// The content of a request.
 pub(in crate::upstream) trait RequestContent: Body<Data = Bytes> + Unpin {

@@ -12,13 +12,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{HeaderMap, Method, Response, StatusCode, Version};
+use http::{HeaderMap, Response, StatusCode, Version};
 
 use super::{
-    super::SendError,
+    super::{SendError, UpstreamRequest},
     content::Http1Content,
     outgoing::{BodyFailed, Encoder, Outgoing, Piece, RequestContent, poll_content},
-    request_head,
     response_head::{Expected, FinalHead, HeadFault, Parsed, RESPONSE_HEAD_BYTES_MAX, parse},
     wire::{FailedWrite, Wire},
 };
@@ -27,7 +26,7 @@ use crate::{headers::ResponseFraming, upstream::sink::ResponseSink};
 /// See [`Http1::send`](super::Http1::send).
 pub(super) struct Sending<'a, B> {
     wire: &'a Rc<Wire>,
-    unsent: &'a mut Option<http::Request<B>>,
+    request: &'a mut UpstreamRequest<B>,
     reader: HeadReader,
     /// Nothing was written.
     is_new: bool,
@@ -52,39 +51,40 @@ struct HeadReader {
     partial: Vec<u8>,
     /// An informational head had a line that ends with a bare LF.
     is_doubtful: bool,
-    /// The map of the request, emptied: its memory is used for the response.
+    /// Empty. Its memory is used for the response.
     headers: HeaderMap,
 }
 
 impl<'a, B: RequestContent> Sending<'a, B> {
     pub(super) fn new(
         wire: &'a Rc<Wire>,
-        unsent: &'a mut Option<http::Request<B>>,
+        request: &'a mut UpstreamRequest<B>,
         sink: Option<ResponseSink>,
     ) -> Self {
-        let is_head = unsent.as_ref().is_some_and(|request| *request.method() == Method::HEAD);
-        let expected = Expected { is_head };
+        let expected = Expected { is_head: request.head.is_head() };
         let reader =
             HeadReader { expected, sink, partial: Vec::new(), is_doubtful: false, headers: HeaderMap::new() };
-        Self { wire, unsent, reader, is_new: true, outgoing: None }
+        Self { wire, request, reader, is_new: true, outgoing: None }
     }
 
-    /// The first write. Until some of it has left, the request is whole, and it is in `unsent`.
+    /// The first write. Until some of it has left, the request has its body.
     fn poll_begin(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         // A service that has closed the connection, or has sent bytes without a request, gets no request.
         if let Poll::Ready(read) = self.wire.poll_read(cx, |_| ()) {
             return Poll::Ready(Err(read.err().map_or(SendError::Ended, |error| send_error(&error))));
         }
-        let Some(request) = &mut *self.unsent else { return Poll::Ready(Err(SendError::Ended)) };
+        let UpstreamRequest { head, body: to_send, memory } = &mut *self.request;
+        let Some(body) = to_send else { return Poll::Ready(Err(SendError::Ended)) };
         let mut front = self.wire.scratch.for_a_write();
-        let mut encoder = Encoder::new(request_head::write(request, &mut front));
+        front.extend_from_slice(head.bytes());
+        let mut encoder = Encoder::new(head.content());
         let mut piece = Piece::default();
         if encoder != Encoder::Over
-            && let Poll::Ready(next) = poll_content(request.body_mut(), cx)
+            && let Poll::Ready(next) = poll_content(body, cx)
         {
             let first = next.and_then(|next| encoder.encode(next, &mut front));
             let Ok(first) = first else {
-                *self.unsent = None;
+                *to_send = None;
                 return Poll::Ready(Err(SendError::Ended));
             };
             piece = first;
@@ -94,19 +94,17 @@ impl<'a, B: RequestContent> Sending<'a, B> {
             Poll::Ready(Ok(written)) => written,
             Poll::Ready(Err(_)) if self.wire.failed_write == FailedWrite::MaySendSome => {
                 self.is_new = false;
-                *self.unsent = None;
+                *to_send = None;
                 return Poll::Ready(Ok(()));
             }
             nothing => {
-                request.body_mut().put_back(piece.content);
+                body.put_back(piece.content);
                 return nothing.map(|_| Err(SendError::Ended));
             }
         };
-        let Some(request) = self.unsent.take() else { return Poll::Ready(Err(SendError::Ended)) };
+        let Some(body) = to_send.take() else { return Poll::Ready(Err(SendError::Ended)) };
         self.is_new = false;
-        let (mut head, body) = request.into_parts();
-        head.headers.clear();
-        self.reader.headers = head.headers;
+        self.reader.headers = std::mem::take(memory);
         if encoder == Encoder::Over
             && written == front.len() + piece.content.len() + piece.back.len()
             && let Poll::Ready(Ok(())) = self.wire.poll_flush(cx)

@@ -67,8 +67,10 @@ async fn served(method: &'static str, pieces: &[&[u8]], closes: bool) -> (Outcom
         }
         Some(service)
     };
-    let (outcome, _service) =
-        tokio::join!(exchange(&mut connection, request(method, "/", FedBody::default())), serve);
+    let (outcome, _service) = tokio::join!(
+        exchange(&mut connection, request(method, "/", FedBody::default(), Delimiting::Nothing)),
+        serve
+    );
     let goes_on = connection.finish(true);
     (outcome, goes_on)
 }
@@ -133,7 +135,7 @@ async fn bytes_behind_a_response_end_the_use_of_its_connection() {
                             settle().await;
                         }
                     };
-                    let sent = request(method, "/", FedBody::default());
+                    let sent = request(method, "/", FedBody::default(), Delimiting::Nothing);
                     let (outcome, ()) = tokio::join!(exchange(&mut connection, sent), serve);
                     assert!(matches!(outcome, Outcome::Whole(_, read) if read == content));
                     // What comes in a read of its own is found when the pool looks at the idle connection.
@@ -160,7 +162,7 @@ async fn a_connection_serves_one_request_after_the_other() {
                 service.write_all(bytes).await.unwrap();
                 head
             };
-            let sent = request(method, "/items?x=1", FedBody::default());
+            let sent = request(method, "/items?x=1", FedBody::default(), Delimiting::Nothing);
             let (outcome, head) = tokio::join!(exchange(&mut connection, sent), serve);
             assert_eq!(head, format!("{method} /items?x=1 HTTP/1.1\r\nhost: a.test\r\n\r\n"));
             assert!(matches!(outcome, Outcome::Whole(_, read) if read == content));
@@ -182,7 +184,7 @@ async fn content_that_is_over_reads_nothing_of_the_next_response() {
                 let answer = format!("HTTP/1.1 200 OK\r\n{framing}{}{end}", "a".repeat(70_000));
                 service.write_all(answer.as_bytes()).await.unwrap();
             };
-            let mut unsent = Some(get("/"));
+            let mut unsent = get("/");
             let (answered, ()) = tokio::join!(connection.send(&mut unsent, None), serve);
             let mut old = answered.unwrap().response.into_body();
             while old.frame().await.is_some() {}
@@ -192,7 +194,7 @@ async fn content_that_is_over_reads_nothing_of_the_next_response() {
                 service.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nsecret").await.unwrap();
                 service
             };
-            unsent = Some(get("/"));
+            unsent = get("/");
             let (answered, _service) = tokio::join!(connection.send(&mut unsent, None), serve);
             assert!(old.frame().await.is_none());
             assert_eq!(outcome_of(answered.unwrap()).await, Outcome::Whole(200, b"secret".to_vec()));
@@ -265,7 +267,7 @@ async fn bytes_behind_large_content_are_seen_with_its_end() {
 async fn content_of_which_the_connection_is_closed_breaks_off() {
     on_a_worker(async {
         let (mut connection, mut service) = connection(1 << 16);
-        let mut unsent = Some(get("/"));
+        let mut unsent = get("/");
         let serve = async {
             read_head(&mut service).await;
             service.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\nhello").await.unwrap();
@@ -297,7 +299,7 @@ async fn informational_responses_go_to_the_sink_wherever_they_are_cut() {
                 service.write_all(second).await.unwrap();
             };
             let (sink, got) = crate::upstream::sink::recorded();
-            let mut unsent = Some(get("/"));
+            let mut unsent = get("/");
             let (answered, ()) = tokio::join!(connection.send(&mut unsent, Some(sink)), serve);
             assert_eq!(answered.unwrap().response.status(), 200);
             let got: Vec<_> =

@@ -58,7 +58,7 @@ async fn a_response_that_never_pauses_lets_others_have_their_turn() {
         let mut connection = Http1::open(service, FailedWrite::SentNothing, &Rc::default());
         // Large reads, as after a large download.
         connection.client_took(u64::MAX);
-        let answered = connection.send(&mut Some(get("/")), None).await.unwrap();
+        let answered = connection.send(&mut get("/"), None).await.unwrap();
         let mut body = answered.response.into_body();
         let mut turns = Vec::new();
         std::future::poll_fn(|cx| {
@@ -143,7 +143,7 @@ async fn content_before_a_broken_chunk_arrives_and_the_reason_is_known() {
                 let response = [HEAD, broken.as_bytes()].concat();
                 service.write_all(&response).await.unwrap();
             };
-            let mut request = Some(get("/"));
+            let mut request = get("/");
             let (answered, ()) = tokio::join!(connection.send(&mut request, None), serve);
             let mut body = answered.unwrap().response.into_body();
             assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "ok", "{broken:?}");

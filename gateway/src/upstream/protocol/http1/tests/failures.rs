@@ -60,30 +60,26 @@ impl AsyncWrite for Faulty {
     }
 }
 
-/// A request, made anew for each attempt that a spare would be used for.
-type Make = fn() -> Request<FedBody>;
+/// A request, whose body is made anew for each attempt after one that has used it up.
+type Make = fn() -> UpstreamRequest<FedBody>;
 
 /// Requests with the bytes that an endpoint must get.
 fn requests() -> Vec<(Make, &'static str)> {
     vec![
         (|| get("/items/7"), "GET /items/7 HTTP/1.1\r\nhost: a.test\r\n\r\n"),
         (
-            || request("PUT", "/items/8", FedBody::whole(&[b"hello", b" world"])),
+            || request("PUT", "/items/8", FedBody::whole(&[b"hello", b" world"]), Delimiting::Chunked),
             "PUT /items/8 HTTP/1.1\r\nhost: a.test\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n",
         ),
         (
-            || {
-                let mut request = request("PUT", "/items/9", FedBody::whole(&[b"hello", b" world"]));
-                request.headers_mut().insert("content-length", HeaderValue::from_static("11"));
-                request
-            },
+            || request("PUT", "/items/9", FedBody::whole(&[b"hello", b" world"]), Delimiting::Length(11)),
             "PUT /items/9 HTTP/1.1\r\nhost: a.test\r\ncontent-length: 11\r\n\r\nhello world",
         ),
     ]
 }
 
 /// Sends over a connection that has served another request before, whose service ends it after so many bytes.
-async fn failed_attempt(make: Make, takes: usize, writes_fail: bool) -> Option<Request<FedBody>> {
+async fn failed_attempt(make: Make, takes: usize, writes_fail: bool) -> UpstreamRequest<FedBody> {
     const OTHER: &str = "GET /another HTTP/1.1\r\nhost: a.test\r\n\r\n";
     let (ours, mut service) = duplex(1 << 16);
     let left = if writes_fail { OTHER.len() + takes } else { usize::MAX };
@@ -104,7 +100,7 @@ async fn failed_attempt(make: Make, takes: usize, writes_fail: bool) -> Option<R
         service.read_exact(&mut read).await.unwrap();
         drop(service);
     };
-    let mut unsent = Some(make());
+    let mut unsent = make();
     let attempt = async {
         if takes == 0 && !writes_fail {
             settle().await;
@@ -122,13 +118,13 @@ async fn an_attempt_that_fails_at_any_byte_is_followed_by_the_same_request() {
         for (make, expected) in requests() {
             for writes_fail in [false, true] {
                 for takes in 0..expected.len() {
-                    let unsent = failed_attempt(make, takes, writes_fail).await;
+                    let mut again = failed_attempt(make, takes, writes_fail).await;
                     assert_eq!(
-                        unsent.is_some(),
+                        again.body.is_some(),
                         takes == 0,
                         "{expected} {takes}: proof that nothing was sent"
                     );
-                    let again = unsent.unwrap_or_else(make);
+                    again.body = again.body.or_else(|| make().body);
                     // The next endpoint, over a connection that has served others, too.
                     let (mut connection, mut service) = connection(1 << 16);
                     let serve = async {
@@ -155,7 +151,7 @@ async fn a_write_that_waits_leaves_the_request_whole() {
             let (mut ours, mut service) = duplex(1);
             ours.write_all(b"x").await.unwrap();
             let mut connection = Http1::open(ours, FailedWrite::SentNothing, &Rc::default());
-            let mut unsent = Some(make());
+            let mut unsent = make();
             {
                 let mut sending = std::pin::pin!(connection.send(&mut unsent, None));
                 for _ in 0..3 {
@@ -166,7 +162,8 @@ async fn a_write_that_waits_leaves_the_request_whole() {
             }
             drop(connection);
             service.read_to_end(&mut Vec::new()).await.unwrap();
-            let again = unsent.expect("nothing was sent");
+            assert!(unsent.body.is_some(), "nothing was sent");
+            let again = unsent;
             let (mut connection, mut service) = super::connection(1 << 16);
             let serve = async {
                 let mut read = vec![0; expected.len()];
@@ -187,9 +184,9 @@ async fn a_write_that_takes_nothing_and_a_flush_that_fails_are_failures() {
         let (ours, _service) = duplex(1 << 16);
         let faulty = Faulty { io: ours, left: 0, fault: Fault::Nothing };
         let mut connection = Http1::open(faulty, FailedWrite::SentNothing, &Rc::default());
-        let mut unsent = Some(get("/"));
+        let mut unsent = get("/");
         assert!(matches!(connection.send(&mut unsent, None).await, Err(SendError::Ended)));
-        assert!(unsent.is_some());
+        assert!(unsent.body.is_some());
 
         let (ours, mut service) = duplex(1 << 16);
         let faulty = Faulty { io: ours, left: usize::MAX, fault: Fault::Flush };
@@ -210,13 +207,13 @@ async fn a_failed_write_proves_nothing_where_it_may_send_some() {
     on_a_worker(async {
         let (ours, mut service) = duplex(1 << 16);
         let mut connection = Http1::open(Faulty::new(ours, 0), FailedWrite::MaySendSome, &Rc::default());
-        let mut unsent = Some(get("/"));
+        let mut unsent = get("/");
         let serve = async {
             settle().await;
             service.write_all(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n").await.unwrap();
         };
         let (sent, ()) = tokio::join!(connection.send(&mut unsent, None), serve);
-        assert!(unsent.is_none());
+        assert!(unsent.body.is_none());
         assert_eq!(sent.unwrap().response.status(), 503);
         assert!(!connection.finish(true));
     })
@@ -246,10 +243,10 @@ async fn a_connection_that_has_ended_or_spoken_gets_no_request() {
                 if looks {
                     assert!(connection.is_closed() && connection.is_closed());
                 }
-                let mut unsent = Some(get("/items/7"));
+                let mut unsent = get("/items/7");
                 let sent = connection.send(&mut unsent, None).await;
                 assert!(matches!(sent, Err(SendError::Ended)));
-                assert_eq!(unsent.unwrap().uri(), "/items/7");
+                assert!(unsent.body.is_some());
                 if let Some(mut service) = service {
                     let mut read = Vec::new();
                     drop(connection);
@@ -290,7 +287,7 @@ impl AsyncWrite for Alerted {
 async fn an_alert_is_reported_as_one() {
     on_a_worker(async {
         let mut connection = Http1::open(Alerted, FailedWrite::MaySendSome, &Rc::default());
-        let sent = connection.send(&mut Some(get("/")), None).await;
+        let sent = connection.send(&mut get("/"), None).await;
         assert!(matches!(sent, Err(SendError::Alert(text)) if text.contains("CertificateRequired")));
     })
     .await;
@@ -329,7 +326,7 @@ async fn a_head_without_an_end_is_refused_at_its_limit_however_it_comes() {
                 let head = [&b"HTTP/1.1 200 OK\r\nx: "[..], &vec![b'a'; 70_000]].concat();
                 let _ = service.write_all(&head).await;
             };
-            let mut unsent = Some(get("/"));
+            let mut unsent = get("/");
             let send = async {
                 let sent = connection.send(&mut unsent, None).await;
                 drop(connection);

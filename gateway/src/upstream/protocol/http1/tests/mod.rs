@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::HeaderMap;
 use http_body_util::BodyExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
@@ -23,6 +23,7 @@ use tokio::{
 
 use self::feed::{FedBody, Feed};
 use super::*;
+use crate::headers::{Delimiting, RequestHead};
 
 /// Runs `test` on a worker of its own.
 async fn on_a_worker(test: impl Future<Output = ()>) {
@@ -35,16 +36,18 @@ fn connection(capacity: usize) -> (Http1, DuplexStream) {
     (Http1::open(ours, FailedWrite::SentNothing, &Rc::default()), service)
 }
 
-fn get(path: &'static str) -> Request<FedBody> {
-    request("GET", path, FedBody::default())
+fn get(path: &'static str) -> UpstreamRequest<FedBody> {
+    request("GET", path, FedBody::default(), Delimiting::Nothing)
 }
 
-fn request(method: &'static str, path: &'static str, body: FedBody) -> Request<FedBody> {
-    let mut request = Request::new(body);
-    *request.method_mut() = method.parse().unwrap();
-    *request.uri_mut() = http::Uri::from_static(path);
-    request.headers_mut().insert("host", HeaderValue::from_static("a.test"));
-    request
+fn request(
+    method: &'static str,
+    path: &'static str,
+    body: FedBody,
+    content: Delimiting,
+) -> UpstreamRequest<FedBody> {
+    let head = RequestHead::plain(&method.parse().unwrap(), path, content);
+    UpstreamRequest { head, body: Some(body), memory: HeaderMap::new() }
 }
 
 /// What the connection makes of one request: status and content, or where it ended.
@@ -58,8 +61,8 @@ enum Outcome {
 }
 
 /// Sends a request and reads its response.
-async fn exchange(connection: &mut Http1, request: Request<FedBody>) -> Outcome {
-    match connection.send(&mut Some(request), None).await {
+async fn exchange(connection: &mut Http1, mut request: UpstreamRequest<FedBody>) -> Outcome {
+    match connection.send(&mut request, None).await {
         Ok(answered) => outcome_of(answered).await,
         Err(SendError::Invalid(_)) => Outcome::Invalid,
         Err(_) => Outcome::NoHead,
