@@ -31,6 +31,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
 use crate::message::names;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::response::remove_hop_by_hop;
 pub use self::{
     client::{claimed, client_ip, is_trusted},
     made::{Facts, MadeField, MadeValue, apply_made},
@@ -38,7 +40,6 @@ pub use self::{
     request_head::{Delimiting, RequestHead},
     response::{
         FramingReading, ResponseContext, ResponseFault, ResponseFraming, apply_informational, apply_response,
-        check_response,
     },
     rules::HeaderRules,
 };
@@ -85,14 +86,25 @@ fn remove_fields(headers: &mut HeaderMap, is_dropped: impl Fn(&HeaderName) -> bo
     // Allocates only if there is a field to remove.
     let mut dropped: Vec<HeaderName> = Vec::new();
     for line in headers.get_all(header::CONNECTION) {
-        let options = line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
-        let names = options.filter(|option| !names::is_plain_connection_option(option));
-        dropped.extend(names.filter_map(|option| HeaderName::from_bytes(option).ok()));
+        dropped.extend(named_in(line.as_bytes()));
     }
     dropped.extend(headers.keys().filter(|name| is_dropped(name)).cloned());
     for name in dropped {
         headers.remove(name);
     }
+}
+
+/// Removes the fields that a line of Connection names.
+pub fn remove_named(headers: &mut HeaderMap, line: &[u8]) {
+    for name in named_in(line) {
+        headers.remove(name);
+    }
+}
+
+fn named_in(line: &[u8]) -> impl Iterator<Item = HeaderName> {
+    let options = line.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+    let names = options.filter(|option| !names::is_plain_connection_option(option));
+    names.filter_map(|option| HeaderName::from_bytes(option).ok())
 }
 
 /// Applies the rules: remove, then set, then add. So one set of rules can remove the fields that came and add its own.

@@ -1,6 +1,6 @@
 //! The response's header section, from what the service sent to what the client gets.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 
 use super::{HeaderRules, append_via, apply_rules, is_canonical_length, remove_fields};
 use crate::message::{
@@ -17,8 +17,6 @@ pub struct ResponseFraming {
     pub reusable: bool,
     /// The header section has just that length, on one line, in canonical form.
     is_written: bool,
-    /// Whether some field ends at this hop.
-    has_dropped: bool,
 }
 
 /// The reason for which a response must not be passed on. The client gets 502 `upstream_protocol_error`, and the connection
@@ -47,7 +45,7 @@ impl ResponseFault {
 /// The facts of a response from which its header section is written.
 #[derive(Debug, Clone, Copy)]
 pub struct ResponseContext<'a> {
-    /// Framing of the content, as [`check_response`] read it.
+    /// Framing of the content, as [`FramingReading`] read it.
     pub framing: ResponseFraming,
     /// Version of HTTP by which the response arrived.
     pub version: Version,
@@ -57,49 +55,41 @@ pub struct ResponseContext<'a> {
     pub rules: &'a HeaderRules,
 }
 
-/// Refuses a response whose end is not certain. hyper's client checks only the last Transfer-Encoding line, and
-/// contradicting lengths. One pass over the header section also finds the work of [`apply_response`].
-pub fn check_response<B>(response: &Response<B>) -> Result<ResponseFraming, ResponseFault> {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(ResponseFault::SwitchingProtocols);
-    }
-    let mut reading = FramingReading::default();
-    for (name, value) in response.headers() {
-        reading.read(name, value.as_bytes(), response.version())?;
-    }
-    Ok(reading.framing(response.status()))
-}
-
-/// The framing of a final response, read field by field.
+/// The framing of a final response, read field by field, and which fields end at this hop.
 #[derive(Default)]
 pub struct FramingReading {
     length: Length,
     is_chunked: bool,
-    has_dropped: bool,
     names_fields: bool,
 }
 
 impl FramingReading {
-    /// Reads the next field.
+    /// Reads the next field. False: it ends at this hop, and is not passed on.
     ///
     /// # Errors
     /// With this field the end of the response is not certain.
-    pub fn read(&mut self, name: &HeaderName, value: &[u8], version: Version) -> Result<(), ResponseFault> {
+    pub fn read(&mut self, name: &HeaderName, value: &[u8], version: Version) -> Result<bool, ResponseFault> {
         if *name == header::CONTENT_LENGTH {
             self.length.read(value)?;
-        } else if *name == header::TRANSFER_ENCODING {
+            return Ok(true);
+        }
+        if *name == header::TRANSFER_ENCODING {
             let is_chunked = value.trim_ascii().eq_ignore_ascii_case(b"chunked");
             if self.is_chunked || !is_chunked || version < Version::HTTP_11 {
                 return Err(ResponseFault::TransferEncoding);
             }
             self.is_chunked = true;
-            self.has_dropped = true;
-        } else {
-            self.has_dropped |= is_dropped(name);
-            // What it names is removed, and that may be the length.
-            self.names_fields |= *name == header::CONNECTION && names_a_field(value);
+            return Ok(false);
         }
-        Ok(())
+        // What it names is removed, and that may be the length.
+        self.names_fields |= *name == header::CONNECTION && names_a_field(value);
+        Ok(!is_dropped(name))
+    }
+
+    /// Whether a `Connection` line names a field, besides `close` or `keep-alive`. Such fields end at this hop, too:
+    /// [`remove_named`](super::remove_named).
+    pub fn names_fields(&self) -> bool {
+        self.names_fields
     }
 
     /// There is a Transfer-Encoding. Chunks overrule a length (RFC 9112 §6.3).
@@ -115,7 +105,7 @@ impl FramingReading {
     pub fn framing(&self, status: StatusCode) -> ResponseFraming {
         let (length, is_chunked) = (&self.length, self.is_chunked);
         if status == StatusCode::NO_CONTENT {
-            return without_content(length, is_chunked, self.has_dropped);
+            return without_content(length, is_chunked);
         }
         let is_canonical = if is_chunked { length.value.is_none() } else { length.is_canonical() };
         ResponseFraming {
@@ -123,7 +113,6 @@ impl FramingReading {
             content_length: length.value.filter(|_| !is_chunked),
             reusable: !is_chunked || length.value.is_none(),
             is_written: is_canonical && !self.names_fields,
-            has_dropped: self.has_dropped,
         }
     }
 }
@@ -131,12 +120,11 @@ impl FramingReading {
 /// The framing of a 204. RFC 9110 §8.6: a 204 has no Content-Length, since it has no content; HTTP/2 clients refuse one
 /// that has. (304 and responses to HEAD may have the length that the response to GET would have; 1xx are read elsewhere.)
 /// Content that the service sends all the same would be read as the beginning of the connection's next response.
-fn without_content(length: &Length, is_chunked: bool, has_dropped: bool) -> ResponseFraming {
+fn without_content(length: &Length, is_chunked: bool) -> ResponseFraming {
     ResponseFraming {
         content_length: None,
         reusable: !is_chunked && length.value.unwrap_or(0) == 0,
         is_written: length.value.is_none(),
-        has_dropped,
     }
 }
 
@@ -146,11 +134,8 @@ fn names_a_field(line: &[u8]) -> bool {
     !options.all(is_plain_connection_option)
 }
 
-/// Turns the service's header section into the client's.
+/// Turns the service's header section, without the fields that end at this hop, into the client's.
 pub fn apply_response(headers: &mut HeaderMap, context: &ResponseContext<'_>) {
-    if context.framing.has_dropped {
-        remove_fields(headers, is_dropped);
-    }
     match context.framing.content_length {
         _ if context.framing.is_written => {}
         Some(bytes) => _ = headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes)),
@@ -206,6 +191,12 @@ impl Length {
     fn is_canonical(&self) -> bool {
         self.lines == 0 || (self.lines == 1 && self.is_plain)
     }
+}
+
+/// Removes the fields that end at this hop.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    remove_fields(headers, is_dropped);
 }
 
 /// Whether a field ends at this hop. `Proxy-Status` does not: RFC 9209 makes it end-to-end.

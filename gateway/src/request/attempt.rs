@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::Method;
+
 use super::{
     error::Error,
     exchange::Exchange,
@@ -26,7 +28,7 @@ use crate::{
     metrics::Rare,
     policy::rewrite::UpstreamHost,
     policy::{
-        retry::{Failure, Next, NoRetry, Phase, Spent},
+        retry::{Failure, Next, NoRetry, Phase, Retry, Spent},
         timeout::Deadline,
     },
     upstream::{
@@ -67,9 +69,7 @@ pub(super) async fn run(
         if plan.route.upstream_host() == Some(&UpstreamHost::Instance) {
             request.head.set_host(&endpoint.authority);
         }
-        // A request of which bytes were sent may be sent again if all that was read of its body is still kept.
-        let can_replay = upload.is_none_or(|upload| upload.can_replay());
-        let repeats = can_replay && retries.may_repeat(&exchange.request.method, spent);
+        let repeats = repeats(upload, &exchange.request.method, retries, spent);
         // A probe leaves time for another attempt, if there can be one.
         let is_probe = picked.probe.is_some();
         let given = if repeats && is_probe { deadline.of_a_probe() } else { deadline };
@@ -94,9 +94,7 @@ pub(super) async fn run(
                 (failed.phase, Some(failed.error))
             }
         };
-        if request.body.is_none() && repeats {
-            request.body = again(upload);
-        }
+        request.body = request.body.take().or_else(|| again(repeats, upload));
         if request.body.is_none() {
             break error;
         }
@@ -138,9 +136,15 @@ async fn rested<'a>(
     Some((next, now))
 }
 
-/// The body from its first byte on, if all bytes that were read of it are still kept.
-fn again(upload: Option<&Rc<Upload>>) -> Option<RequestBody> {
+/// Whether a request of which bytes were sent may be sent again.
+fn repeats(upload: Option<&Rc<Upload>>, method: &Method, retries: &Retry, spent: Spent) -> bool {
+    upload.is_none_or(|upload| upload.can_replay()) && retries.may_repeat(method, spent)
+}
+
+/// The body from its first byte on, if it may be sent again and all bytes that were read of it are still kept.
+fn again(repeats: bool, upload: Option<&Rc<Upload>>) -> Option<RequestBody> {
     match upload {
+        _ if !repeats => None,
         Some(upload) => upload.replay(),
         None => Some(RequestBody::default()),
     }

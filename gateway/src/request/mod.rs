@@ -215,8 +215,7 @@ async fn forward(
     }
 
     // 7. Request headers, and the target: the canonical path that was authorised is the one that is sent.
-    let seen = (&admitted, framing, !body.is_end_stream());
-    let identity = identity.as_deref();
+    let (seen, identity) = ((&admitted, framing, !body.is_end_stream()), identity.as_deref());
     let head = write_upstream_head(&parts.headers, snapshot, route, seen, identity, exchange, connection)?;
     let memory = emptied(parts);
     let upload = begin_upload(unread, policies, exchange);

@@ -1,5 +1,4 @@
-//! Attempts over HTTP/1.1 that end in the middle, and requests that are answered in the middle, over real connections and with
-//! each of the clients that speak to services.
+//! Attempts over HTTP/1.1 that end in the middle, and requests that are answered in the middle, over real connections.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -8,12 +7,12 @@ use tokio::{
 
 use crate::support::{DEADLINE, gateway::TestGateway};
 
-/// One route to one service, whose connections are of this client.
-async fn gateway(listener: &TcpListener, http1: &str) -> TestGateway {
+/// One route to one service.
+async fn gateway(listener: &TcpListener) -> TestGateway {
     let addr = listener.local_addr().unwrap();
     let config = format!(
         "workers: 1\nroutes:\n  - {{path: /**, service: s, body_limit: 64MiB, retry: {{methods: [PUT]}}}}\n\
-         services: {{s: {{hosts: [\"{addr}\"], breaker: off, outlier: off, pool: {{http1: {http1}}}}}}}\n"
+         services: {{s: {{hosts: [\"{addr}\"], breaker: off, outlier: off}}}}\n"
     );
     TestGateway::start(&config).await
 }
@@ -60,24 +59,18 @@ async fn what_follows(listener: &TcpListener, client: &mut TcpStream, takes: usi
 
 #[tokio::test]
 async fn an_attempt_that_ends_at_any_byte_is_followed_by_the_same_bytes() {
-    for http1 in ["ours", "hyper"] {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let gateway = gateway(&listener, http1).await;
-        let mut client = TcpStream::connect(gateway.http).await.unwrap();
-        let whole = tokio::time::timeout(DEADLINE, what_follows(&listener, &mut client, 0)).await.unwrap();
-        assert!(
-            whole.starts_with("PUT /items/7?x=1 HTTP/1.1\r\n") && whole.ends_with("\r\n\r\nhello world"),
-            "{whole}"
-        );
-        for takes in 1..whole.len() {
-            let following = what_follows(&listener, &mut client, takes);
-            let message = tokio::time::timeout(DEADLINE, following).await.unwrap();
-            assert_eq!(
-                without_id(&message),
-                without_id(&whole),
-                "{http1}: {takes} bytes of the first attempt were read"
-            );
-        }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = gateway(&listener).await;
+    let mut client = TcpStream::connect(gateway.http).await.unwrap();
+    let whole = tokio::time::timeout(DEADLINE, what_follows(&listener, &mut client, 0)).await.unwrap();
+    assert!(
+        whole.starts_with("PUT /items/7?x=1 HTTP/1.1\r\n") && whole.ends_with("\r\n\r\nhello world"),
+        "{whole}"
+    );
+    for takes in 1..whole.len() {
+        let following = what_follows(&listener, &mut client, takes);
+        let message = tokio::time::timeout(DEADLINE, following).await.unwrap();
+        assert_eq!(without_id(&message), without_id(&whole), "{takes} bytes of the first attempt were read");
     }
 }
 
@@ -86,38 +79,36 @@ const BYTES: usize = 24 * 1024 * 1024;
 
 #[tokio::test]
 async fn an_upload_goes_on_while_nothing_takes_its_early_answer() {
-    for http1 in ["ours", "hyper"] {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let gateway = gateway(&listener, http1).await;
-        let serve = async {
-            let (stream, _) = listener.accept().await.unwrap();
-            let (mut reads, mut writes) = stream.into_split();
-            let answer = async {
-                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {BYTES}\r\n\r\n");
-                writes.write_all(head.as_bytes()).await.unwrap();
-                writes.write_all(&vec![b'a'; BYTES]).await.unwrap();
-            };
-            let take = async {
-                let mut buffer = vec![0; 1 << 16];
-                let mut taken = 0;
-                while taken < BYTES {
-                    let read = reads.read(&mut buffer).await.unwrap();
-                    assert!(read > 0, "the upload ends at {taken}");
-                    taken += read;
-                }
-            };
-            tokio::join!(answer, take);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = gateway(&listener).await;
+    let serve = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        let (mut reads, mut writes) = stream.into_split();
+        let answer = async {
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {BYTES}\r\n\r\n");
+            writes.write_all(head.as_bytes()).await.unwrap();
+            writes.write_all(&vec![b'a'; BYTES]).await.unwrap();
         };
-        let ask = async {
-            let mut client = TcpStream::connect(gateway.http).await.unwrap();
-            let head = format!("POST /items HTTP/1.1\r\nhost: gw\r\ncontent-length: {BYTES}\r\n\r\n");
-            client.write_all(head.as_bytes()).await.unwrap();
-            client.write_all(&vec![b'u'; BYTES]).await.unwrap();
-            let mut answer = vec![0; BYTES];
-            client.read_exact(&mut answer).await.unwrap();
-            assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n") && answer.ends_with(b"aaaa"));
+        let take = async {
+            let mut buffer = vec![0; 1 << 16];
+            let mut taken = 0;
+            while taken < BYTES {
+                let read = reads.read(&mut buffer).await.unwrap();
+                assert!(read > 0, "the upload ends at {taken}");
+                taken += read;
+            }
         };
-        let both = async { tokio::join!(serve, ask) };
-        tokio::time::timeout(DEADLINE, both).await.unwrap_or_else(|_| panic!("{http1}: it stands still"));
-    }
+        tokio::join!(answer, take);
+    };
+    let ask = async {
+        let mut client = TcpStream::connect(gateway.http).await.unwrap();
+        let head = format!("POST /items HTTP/1.1\r\nhost: gw\r\ncontent-length: {BYTES}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(&vec![b'u'; BYTES]).await.unwrap();
+        let mut answer = vec![0; BYTES];
+        client.read_exact(&mut answer).await.unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n") && answer.ends_with(b"aaaa"));
+    };
+    let both = async { tokio::join!(serve, ask) };
+    tokio::time::timeout(DEADLINE, both).await.expect("both go on");
 }

@@ -1,11 +1,12 @@
 //! The fields that a response keeps and loses, and the faults for which it is refused.
 
-use http::{Response, StatusCode};
+use http::StatusCode;
 
 use super::{super::*, *};
 
 pub(super) fn response(context_rules: &HeaderRules, fields_in: &[(&str, &str)]) -> HeaderMap {
     let mut headers = fields(fields_in);
+    remove_hop_by_hop(&mut headers);
     let context = ResponseContext {
         framing: framing_of(Version::HTTP_11, 200, fields_in).expect("a response"),
         version: Version::HTTP_11,
@@ -21,9 +22,12 @@ fn framing_of(
     status: u16,
     fields_in: &[(&str, &str)],
 ) -> Result<ResponseFraming, ResponseFault> {
-    let mut response = Response::builder().status(status).version(version).body(()).expect("a response");
-    *response.headers_mut() = fields(fields_in);
-    check_response(&response)
+    let mut reading = FramingReading::default();
+    for (name, value) in fields_in {
+        let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+        reading.read(&name, value.as_bytes(), version)?;
+    }
+    Ok(reading.framing(StatusCode::from_u16(status).expect("a status")))
 }
 
 #[test]
@@ -37,6 +41,7 @@ fn a_204_goes_on_without_a_length_and_its_connection_is_given_up_where_content_m
         let framing = framing_of(Version::HTTP_11, 204, fields_in).expect("a response");
         assert_eq!((framing.content_length, framing.reusable), (None, reusable), "{fields_in:?}");
         let mut headers = fields(fields_in);
+        remove_hop_by_hop(&mut headers);
         let rules = HeaderRules::default();
         let id = HeaderValue::from_static("id-1");
         let context = ResponseContext { framing, version: Version::HTTP_11, request_id: &id, rules: &rules };
@@ -72,7 +77,6 @@ fn a_response_whose_end_is_uncertain_is_refused() {
     assert_eq!(framing(&twice), Err(ResponseFault::TransferEncoding));
     let old = framing_of(Version::HTTP_10, 200, &[("transfer-encoding", "chunked")]);
     assert_eq!(old, Err(ResponseFault::TransferEncoding));
-    assert_eq!(framing_of(Version::HTTP_11, 101, &[]), Err(ResponseFault::SwitchingProtocols));
     assert_eq!(StatusCode::SWITCHING_PROTOCOLS, 101);
 }
 

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     body::RequestBody,
-    headers::{Delimiting, FramingReading, RequestHead, ResponseFraming},
+    headers::{Delimiting, FramingReading, RequestHead, ResponseFraming, remove_hop_by_hop},
     upstream::sink::{self, ResponseSink},
 };
 
@@ -155,7 +155,8 @@ impl Client {
                 let response = send_by_hyper(sender, request(method), &sink).await?;
                 let framing = framing(&response)?;
                 *is_reusable = framing.reusable;
-                let (head, body) = response.into_parts();
+                let (mut head, body) = response.into_parts();
+                remove_hop_by_hop(&mut head.headers);
                 Some((Head::of(head, framing), Box::pin(body.map_err(|_| ()))))
             }
             Self::Ours(connection) => {

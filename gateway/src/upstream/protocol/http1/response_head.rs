@@ -1,4 +1,4 @@
-//! The head of a response: its status, its fields and how its content is delimited, in one pass.
+//! The head of a response: its status, the fields that go on to the client, and how its content is delimited, in one pass.
 //!
 //! The bytes are parsed by `httparse`, which refuses what has two readings inside a line: bare CR, folded lines (RFC 9112
 //! §5.2), white space before a colon (§5.1), control characters. What the fields mean together is read by the same
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 use hyper::ext::ReasonPhrase;
 
-use crate::headers::{FramingReading, ResponseFault, ResponseFraming};
+use crate::headers::{FramingReading, ResponseFault, ResponseFraming, remove_named};
 
 /// What the head of a response depends on besides its bytes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -105,7 +105,7 @@ pub(super) fn parse(bytes: &[u8], expected: Expected, headers: &mut HeaderMap) -
         let mut response = Response::new(());
         (*response.status_mut(), *response.version_mut()) = (status, version);
         let shared = Bytes::copy_from_slice(head);
-        append_fields(&shared, head, parsed.headers, response.headers_mut(), |_, _| Ok(()))?;
+        append_fields(&shared, head, parsed.headers, response.headers_mut(), |_, _| Ok(true))?;
         let has_crlf = ends_with_crlf(head, parsed.headers);
         return Ok(Parsed::Informational { bytes: end, response, has_crlf });
     }
@@ -124,6 +124,10 @@ pub(super) fn parse(bytes: &[u8], expected: Expected, headers: &mut HeaderMap) -
         }
         framing.read(name, value, version).map_err(HeadFault::Framing)
     })?;
+    if framing.names_fields() {
+        let is_connection = |line: &&httparse::Header<'_>| line.name.eq_ignore_ascii_case("connection");
+        parsed.headers.iter().filter(is_connection).for_each(|line| remove_named(headers, line.value));
+    }
     let content = delimited(&framing, status, expected)?;
     let mut response = Response::new(());
     (*response.status_mut(), *response.version_mut()) = (status, version);
@@ -160,24 +164,29 @@ fn delimited(
     }
 }
 
-/// Appends all fields. Their values share one copy of the bytes that begin with the head.
+/// Appends the fields for which `read` returns true. Their values share one copy of the bytes that begin with the head.
 fn append_fields(
     shared: &Bytes,
     head: &[u8],
     lines: &[httparse::Header<'_>],
     to: &mut HeaderMap,
-    mut read: impl FnMut(&HeaderName, &[u8]) -> Result<(), HeadFault>,
+    mut read: impl FnMut(&HeaderName, &[u8]) -> Result<bool, HeadFault>,
 ) -> Result<(), HeadFault> {
-    to.reserve(lines.len());
+    to.reserve(lines.len() + ADDED_FIELDS);
     for line in lines {
         let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| HeadFault::Value)?;
-        read(&name, line.value)?;
+        if !read(&name, line.value)? {
+            continue;
+        }
         let from = offset(head, line.value);
         let value = HeaderValue::from_maybe_shared(shared.slice(from..from + line.value.len()));
         to.append(name, value.map_err(|_| HeadFault::Value)?);
     }
     Ok(())
 }
+
+/// The gateway's own fields, with those of most rules: a map that has room for them does not grow.
+const ADDED_FIELDS: usize = 6;
 
 /// Where `part` begins in `whole`, of which it is a part. An empty part may be anywhere.
 fn offset(whole: &[u8], part: &[u8]) -> usize {
