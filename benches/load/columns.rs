@@ -14,6 +14,8 @@ pub(crate) struct Row {
     pub(crate) figures: Vec<f64>,
     /// The requests per second, if there are any.
     pub(crate) rates: Vec<f64>,
+    /// The medians of user and system time, in the unit of the figures.
+    pub(crate) split: Option<(f64, f64)>,
     pub(crate) notes: Vec<String>,
     pub(crate) summary: Value,
 }
@@ -43,6 +45,13 @@ impl Per {
             Self::Gib { .. } => {
                 &["MiB/s", "user + system = ms/GiB (min..max)", "busy", "MiB", "peak resident MiB"]
             }
+        }
+    }
+
+    pub(crate) fn unit(self) -> &'static str {
+        match self {
+            Self::Request => "µs/request",
+            Self::Gib { .. } => "ms/GiB",
         }
     }
 
@@ -135,6 +144,7 @@ pub(crate) fn turns(name: &str, turns: &[Turn], per: Per) -> Option<Row> {
         cells,
         figures: turns.iter().map(|turn| per.of(turn.cpu_us(), turn)).collect(),
         rates: turns.iter().map(|turn| turn.load.requests_per_s()).collect(),
+        split: Some((summary.user.median, summary.system.median)),
         notes,
         summary: serde_json::to_value(summary).ok()?,
     })
@@ -176,6 +186,7 @@ pub(crate) fn held(name: &str, held: &[Held]) -> Option<Row> {
         cells,
         figures: held.iter().map(|turn| turn.kib_per_client(turn.rested_kib)).collect(),
         rates: Vec::new(),
+        split: None,
         notes: Vec::new(),
         summary: serde_json::json!({"kib_per_client": rested, "kib_per_client_at_once": at_once, "socket_kib_per_client": sockets}),
     })
@@ -198,6 +209,7 @@ pub(crate) fn starts(name: &str, starts: &[Started]) -> Option<Row> {
         cells,
         figures: starts.iter().map(|start| start.ms).collect(),
         rates: Vec::new(),
+        split: None,
         notes: Vec::new(),
         summary: serde_json::json!({"ms": ms, "cpu_ms": cpu, "memory_mib": memory}),
     })

@@ -42,6 +42,14 @@ impl Load {
         ensure!(self.status_errors == 0, "{} of {} answers were errors", self.status_errors, self.requests);
         Ok(self)
     }
+
+    /// An error if the answers are shorter than those of the backend. Then a proxy did less work than the others.
+    pub(crate) fn whole(self, response_bytes: usize) -> anyhow::Result<Self> {
+        let Self { requests, bytes, .. } = self;
+        let least = requests * response_bytes as u64;
+        ensure!(bytes >= least, "{bytes} bytes in {requests} answers, which have {response_bytes} each");
+        Ok(self)
+    }
 }
 
 /// The answers that a generator of this program received. A turn has at most some hundred thousand, so all latencies
@@ -183,5 +191,12 @@ mod tests {
         let mut seen = Seen::default();
         seen.record(Duration::ZERO, Answer { status: 503, bytes: 1 });
         assert!(seen.load(Duration::from_secs(1)).checked().is_err());
+    }
+
+    #[test]
+    fn answers_without_the_backends_content_are_no_result() {
+        let load = Load { requests: 10, bytes: 1200, ..Load::default() };
+        assert!(load.whole(120).is_ok());
+        assert!(load.whole(121).is_err());
     }
 }

@@ -56,7 +56,7 @@ pub(crate) fn measure(stage: &Stage<'_>) -> anyhow::Result<BTreeMap<String, Vec<
 fn start(ready: &Ready, round: u32) -> anyhow::Result<Started> {
     let start = ready.prepare()?;
     let output = File::create(start.log())?;
-    let mut command = Command::new(start.path);
+    let mut command = start.executable.command();
     command.args(start.args()).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     let (sender, receiver) = mpsc::channel();
     let cores = start.cores.to_owned();
@@ -96,7 +96,7 @@ fn stay_on(cores: &str) -> anyhow::Result<()> {
 pub(crate) fn check_seconds(ready: &Ready) -> anyhow::Result<f64> {
     let start = ready.prepare()?;
     let before = cost::waited_for_ticks()?;
-    let output = Command::new(start.path).arg("check").arg("-c").arg(&start.config).output()?;
+    let output = start.executable.command().arg("check").arg("-c").arg(&start.config).output()?;
     ensure!(output.status.success(), "millgate check: {}", String::from_utf8_lossy(&output.stderr));
     Ok((cost::waited_for_ticks()? - before) as f64 / cost::TICKS_PER_S)
 }

@@ -16,6 +16,8 @@ use std::{
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
+use crate::program::{Build, Executable};
+
 mod backend;
 mod certificate;
 mod client;
@@ -58,8 +60,8 @@ struct Load {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Proxies beside Millgate: nginx, haproxy, envoy, relay; `millgate` is a second Millgate, whose ratio to the
-    /// first is the noise of this run [default: all that the scenario knows]
+    /// Proxies beside Millgate: nginx, haproxy, envoy, relay; `millgate` runs the first build a second time, and their
+    /// ratio is the noise of this run [default: all that the scenario knows]
     #[arg(long, value_delimiter = ',')]
     peers: Vec<String>,
     /// Names in `benches/load/scenarios`
@@ -77,12 +79,15 @@ pub(crate) struct Options {
     /// Core of the load and the backend
     #[arg(long, default_value_t = 1)]
     load_core: u32,
-    /// The program under test
-    #[arg(long, default_value = "target/dist/millgate")]
-    millgate: PathBuf,
-    /// A second build of it as one more peer, `baseline`: before and after a change in one run
-    #[arg(long)]
-    baseline: Option<PathBuf>,
+    /// A build of Millgate. Several (`--bin old=PATH --bin new=PATH`) are compared in the same rounds
+    #[arg(long = "bin", value_name = "NAME=PATH", default_value = "millgate=target/dist/millgate")]
+    builds: Vec<Build>,
+    /// The command that runs nginx, as `.ci/debian` prints it [default: nginx on the PATH]
+    #[arg(long, value_name = "COMMAND")]
+    nginx: Option<Executable>,
+    /// The command that runs HAProxy, as `.ci/debian` prints it [default: haproxy on the PATH]
+    #[arg(long, value_name = "COMMAND")]
+    haproxy: Option<Executable>,
     /// Where results are kept
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/results"))]
     results: PathBuf,
@@ -104,8 +109,9 @@ impl Options {
             seconds: 1,
             proxy_core,
             load_core,
-            millgate: millgate.to_owned(),
-            baseline: None,
+            builds: vec![Build { name: "millgate".to_owned(), path: millgate.to_owned() }],
+            nginx: None,
+            haproxy: None,
             results: PathBuf::new(),
             no_results: true,
             keep: false,
@@ -162,6 +168,7 @@ fn main() -> ExitCode {
 fn compare(options: &Options) -> anyhow::Result<()> {
     let machine = machine::Machine::look();
     println!("{machine}");
+    let mut all = Vec::new();
     for name in &options.scenario {
         let scenario = scenario::Scenario::read(name)?;
         let results =
@@ -171,6 +178,10 @@ fn compare(options: &Options) -> anyhow::Result<()> {
             let path = report::write(&scenario, &results, &machine, options)?;
             println!("written to {}", path.display());
         }
+        all.push((scenario, results));
+    }
+    if all.len() > 1 {
+        print!("{}", report::summary(&all));
     }
     Ok(())
 }

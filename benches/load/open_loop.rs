@@ -16,7 +16,7 @@ use crate::{
 
 /// Shares of the reference's requests per second.
 const SHARES: [f64; 2] = [0.25, 0.5];
-/// The rates come from the peak of this subject, or from Millgate's if it is missing.
+/// The rates come from the peak of this subject, or from that of the first build of Millgate if it is missing.
 const REFERENCE: &str = "nginx";
 
 /// All turns at one rate.
@@ -38,8 +38,9 @@ pub(crate) fn measure(stage: &Stage<'_>) -> anyhow::Result<Vec<Rate>> {
         peaks.insert(ready.name.as_str(), load.requests_per_s());
         proxies.push((ready, proxy));
     }
-    let of = if peaks.contains_key(REFERENCE) { REFERENCE } else { "millgate" };
-    let peak = *peaks.get(of).context("nobody whose peak gives the rates")?;
+    let first = stage.builds.names.first().map_or("", String::as_str);
+    let of = if peaks.contains_key(REFERENCE) { REFERENCE } else { first };
+    let peak = *peaks.get(of).context("no proxy whose peak gives the rates")?;
     let mut rates: Vec<Rate> = SHARES
         .map(|share| Rate { share, of: of.to_owned(), requests_per_s: peak * share, turns: BTreeMap::new() })
         .into();
@@ -49,7 +50,7 @@ pub(crate) fn measure(stage: &Stage<'_>) -> anyhow::Result<Vec<Rate>> {
             for (ready, proxy) in proxies.iter().cycle().skip(first).take(proxies.len()) {
                 let own = stage.own(ready);
                 let per_s = rate.requests_per_s.to_string();
-                let turn = turn(proxy, round, || {
+                let turn = turn(proxy, round, stage.scenario.response_bytes, || {
                     own.run("paced", proxy.port, stage.turn, &["--rate", &per_s])?.checked()
                 })
                 .with_context(|| format!("{}, round {round}, {per_s} requests/s", ready.name))?;

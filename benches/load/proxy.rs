@@ -18,7 +18,7 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 pub(crate) use crate::program::Program;
 use crate::{
     certificate,
-    program::{Invocation, pinned},
+    program::{Executable, Invocation},
 };
 
 /// A process that ends with this one.
@@ -57,7 +57,7 @@ pub(crate) struct Proxy {
 #[derive(Debug)]
 pub(crate) struct Start<'a> {
     pub(crate) program: Program,
-    pub(crate) path: &'a Path,
+    pub(crate) executable: &'a Executable,
     /// The configuration, with its placeholders filled in.
     pub(crate) config: PathBuf,
     pub(crate) dir: &'a Path,
@@ -88,7 +88,9 @@ impl Proxy {
     /// Starts a proxy and waits until it answers the probe with 200.
     pub(crate) fn start(start: &Start<'_>, probe: &Probe) -> anyhow::Result<Self> {
         let output = File::create(start.log())?;
-        let child = pinned(start.cores, start.path)
+        let child = start
+            .executable
+            .pinned(start.cores)
             .args(start.args())
             .stdout(output.try_clone()?)
             .stderr(output)

@@ -11,18 +11,19 @@ use crate::{
     memory::{self, Held},
     open_loop::{self, Rate},
     scenario::{Measures, Scenario},
-    stage::Stage,
+    stage::{Builds, Stage},
     turns::{self, Turn},
 };
 
 #[derive(Debug)]
 pub(crate) struct Results {
     pub(crate) findings: Findings,
-    /// User and system seconds of `millgate check`, if the scenario has a target for them.
-    pub(crate) check_seconds: Option<f64>,
+    /// User and system seconds of `millgate check` of each build, if the scenario has a target for them.
+    pub(crate) check_seconds: BTreeMap<String, f64>,
     /// No core was shared.
     pub(crate) cores_were_free: bool,
     pub(crate) versions: BTreeMap<String, String>,
+    pub(crate) builds: Builds,
     /// Subjects that did not run, and the reasons.
     pub(crate) left_out: BTreeMap<String, String>,
 }
@@ -41,17 +42,18 @@ pub(crate) fn run(scenario: &Scenario, options: &Options, machine_cores: usize) 
     let machine_cores = u32::try_from(machine_cores)?;
     let cores = Cores::share_out(scenario.workers(), machine_cores, options.proxy_core, options.load_core);
     let mut stage = Stage::set(scenario, options, &cores)?;
-    let millgate = stage.subjects.iter().find(|ready| ready.name == "millgate");
-    let check_seconds = millgate
-        .filter(|_| scenario.check_seconds_at_most.is_some())
-        .map(launch::check_seconds)
-        .transpose()?;
+    let mut check_seconds = BTreeMap::new();
+    if scenario.check_seconds_at_most.is_some() {
+        for ready in stage.subjects.iter().filter(|ready| stage.builds.names.contains(&ready.name)) {
+            check_seconds.insert(ready.name.clone(), launch::check_seconds(ready)?);
+        }
+    }
     let findings = match measure(&stage, scenario.measures) {
         Err(error) if stage.backend_ended() => return Err(error.context("the backend ended meanwhile")),
         findings => findings?,
     };
-    let Stage { versions, left_out, .. } = stage;
-    Ok(Results { findings, check_seconds, cores_were_free: cores.free, versions, left_out })
+    let Stage { versions, builds, left_out, .. } = stage;
+    Ok(Results { findings, check_seconds, cores_were_free: cores.free, versions, builds, left_out })
 }
 
 fn measure(stage: &Stage<'_>, measures: Measures) -> anyhow::Result<Findings> {

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::proxy::Program;
+use crate::{proxy::Program, stage::MILLGATE};
 
 /// The scenario as written in its file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -61,6 +61,9 @@ pub(crate) struct Scenario {
     /// Targets where every worker has its own core: Millgate's requests/s are at least this multiple of the subject's.
     #[serde(default)]
     pub(crate) at_least_rate: BTreeMap<String, f64>,
+    /// Target: Millgate's user time for a request, in microseconds.
+    #[serde(default)]
+    pub(crate) user_us_at_most: Option<f64>,
     /// Target: `millgate check` of Millgate's configuration takes at most so many seconds of CPU time.
     #[serde(default)]
     pub(crate) check_seconds_at_most: Option<f64>,
@@ -150,8 +153,15 @@ impl Scenario {
                     Some(Program::named(name).with_context(|| format!("{name}: which program?"))?);
             }
         }
-        if !scenario.subjects.contains_key("millgate") {
+        if !scenario.subjects.contains_key(MILLGATE) {
             bail!("Millgate is not a subject");
+        }
+        for (name, subject) in &scenario.subjects {
+            let begins = name.starts_with(MILLGATE);
+            ensure!(
+                begins == (subject.program == Some(Program::Millgate)),
+                "{name}: only Millgate's subjects are called so"
+            );
         }
         let targets = scenario.at_most.keys().chain(scenario.at_least_rate.keys()).chain(&scenario.above);
         for name in targets {

@@ -18,7 +18,7 @@ use crate::{
     generator::{Own, Tool},
     h2load::H2load,
     places::Places,
-    program::{Invocation, Program, on_path, pinned},
+    program::{Build, Executable, Invocation, Program, on_path, pinned},
     proxy::{Probe, Proxy, Running, Start, free_port},
     scenario::{Generator, Scenario, Subject, TokenUse, folder},
     tokens,
@@ -29,6 +29,8 @@ pub(crate) struct Stage<'a> {
     pub(crate) scenario: &'a Scenario,
     pub(crate) subjects: Vec<Ready>,
     pub(crate) versions: BTreeMap<String, String>,
+    /// Millgate's subjects, and what each of them is.
+    pub(crate) builds: Builds,
     /// Subjects that do not run, and the reasons.
     pub(crate) left_out: BTreeMap<String, String>,
     pub(crate) rounds: u32,
@@ -41,13 +43,40 @@ pub(crate) struct Stage<'a> {
     dir: tempfile::TempDir,
 }
 
+/// The builds of Millgate in the order in which they were given.
+#[derive(Debug, Default)]
+pub(crate) struct Builds {
+    pub(crate) names: Vec<String>,
+    /// For each of Millgate's subjects in this run: its build, and the scenario's name for it.
+    pub(crate) subjects: BTreeMap<String, (String, String)>,
+}
+
+impl Builds {
+    /// The name that the scenario has for a subject.
+    pub(crate) fn scenario_name<'a>(&'a self, subject: &'a str) -> &'a str {
+        self.subjects.get(subject).map_or(subject, |(_, name)| name)
+    }
+
+    /// The name of a subject beside this build, by the scenario's name for it: Millgate's subjects are the build's own.
+    pub(crate) fn subject(build: &str, scenario_name: &str) -> String {
+        let variant = scenario_name.strip_prefix(MILLGATE);
+        variant.map_or_else(|| scenario_name.to_owned(), |variant| format!("{build}{variant}"))
+    }
+
+    /// Whether it means something to divide a build's figure by a subject's. Another build's variants are that build's affair.
+    pub(crate) fn comparable(&self, build: &str, subject: &str) -> bool {
+        subject != build
+            && self.subjects.get(subject).is_none_or(|(of, name)| of == build || name == MILLGATE)
+    }
+}
+
 /// A subject that can be started.
 #[derive(Debug)]
 pub(crate) struct Ready {
     pub(crate) name: String,
     pub(crate) subject: Subject,
     pub(crate) program: Program,
-    pub(crate) path: PathBuf,
+    pub(crate) executable: Executable,
     pub(crate) cores: String,
     pub(crate) endpoint_ports: Vec<u16>,
     pub(crate) probe: Probe,
@@ -58,11 +87,11 @@ pub(crate) struct Ready {
 
 impl<'a> Stage<'a> {
     pub(crate) fn set(scenario: &'a Scenario, options: &Options, cores: &Cores) -> anyhow::Result<Self> {
-        ensure!(
-            options.millgate.is_file(),
-            "{}: not found; build it or give --millgate",
-            options.millgate.display()
-        );
+        for Build { name, path } in &options.builds {
+            ensure!(path.is_file(), "{}: not found; build it or give another with --bin", path.display());
+            let named = options.builds.iter().filter(|build| build.name == *name);
+            ensure!(named.count() == 1, "two builds have the name {name}");
+        }
         let mut dir = tempfile::Builder::new().prefix("millgate-load-").tempdir()?;
         // Workers that give up root must be able to read their folders.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
@@ -76,11 +105,15 @@ impl<'a> Stage<'a> {
             certificate::make(dir.path())?;
         }
         let (backend, ports) = backend(scenario, cores)?;
-        let (subjects, left_out) = chosen(scenario, &options.peers, options.baseline.is_some());
+        let (subjects, left_out) = chosen(scenario, options);
         let mut stage = Self {
             scenario,
             subjects: Vec::new(),
             versions: BTreeMap::new(),
+            builds: Builds {
+                names: options.builds.iter().map(|build| build.name.clone()).collect(),
+                ..Builds::default()
+            },
             left_out,
             rounds: options.rounds,
             turn: Duration::from_secs(options.seconds.into()),
@@ -89,8 +122,8 @@ impl<'a> Stage<'a> {
             backend,
             dir,
         };
-        for (name, subject) in subjects {
-            stage.add(name, subject, &ports, options, cores)?;
+        for chosen in subjects {
+            stage.add(chosen, &ports, options, cores)?;
         }
         for (name, why) in &stage.left_out {
             println!("{name}: {why}, left out");
@@ -100,21 +133,22 @@ impl<'a> Stage<'a> {
 
     fn add(
         &mut self,
-        name: String,
-        subject: Subject,
+        Chosen { name, subject, of, build }: Chosen<'_>,
         ports: &[u16],
         options: &Options,
         cores: &Cores,
     ) -> anyhow::Result<()> {
         let program = subject.program.context("a subject without program")?;
-        let build = options.baseline.as_ref().filter(|_| name == "baseline").unwrap_or(&options.millgate);
-        let Some(path) = program.find(build) else {
+        let Some(executable) = program.find(build, options)? else {
             self.left_out.insert(name, "not found".to_owned());
             return Ok(());
         };
-        self.versions.insert(name.clone(), program.version(&path));
+        self.versions.insert(name.clone(), program.version(&executable));
+        if program == Program::Millgate {
+            self.builds.subjects.insert(name.clone(), (build.name.clone(), of));
+        }
         let dir = self.dir().join(&name);
-        fs::create_dir(&dir)?;
+        fs::create_dir(&dir).with_context(|| format!("{name}: two subjects of this name?"))?;
         let requests = self.scenario.requests(&subject, &self.tokens);
         let (request, token) = requests.first().context("a scenario without requests")?;
         let certificate = self.dir().join(certificate::CERTIFICATE);
@@ -128,7 +162,7 @@ impl<'a> Stage<'a> {
         self.subjects.push(Ready {
             name,
             program,
-            path,
+            executable,
             cores: cores.proxy(subject.workers),
             endpoint_ports: ports.iter().take(endpoints).copied().collect(),
             probe,
@@ -203,7 +237,7 @@ impl Ready {
         }
         Ok(Start {
             program: self.program,
-            path: &self.path,
+            executable: &self.executable,
             config,
             dir: &self.dir,
             cores: &self.cores,
@@ -222,6 +256,9 @@ impl Ready {
         Invocation { config, dir: &self.dir, port, workers: self.subject.workers, endpoint_ports: &[] }
     }
 }
+
+/// The subject that all others are compared with. Millgate's other subjects have names that begin with it.
+pub(crate) const MILLGATE: &str = "millgate";
 
 /// Starts the backend, and returns the ports of its endpoints.
 fn backend(scenario: &Scenario, cores: &Cores) -> anyhow::Result<(Running, Vec<u16>)> {
@@ -242,28 +279,47 @@ fn backend(scenario: &Scenario, cores: &Cores) -> anyhow::Result<(Running, Vec<u
     Ok((running, ports))
 }
 
-/// The subjects to run, and the selected ones that this scenario leaves out. Millgate's variants and subjects that
-/// are not peers always run; other programs run if they are selected, or if none is.
-fn chosen(
-    scenario: &Scenario,
-    peers: &[String],
-    baseline: bool,
-) -> (Vec<(String, Subject)>, BTreeMap<String, String>) {
+/// A subject that takes part.
+struct Chosen<'a> {
+    name: String,
+    subject: Subject,
+    /// The scenario's name for it.
+    of: String,
+    /// Of Millgate's subjects: the build that it runs.
+    build: &'a Build,
+}
+
+/// The subjects to run, and the selected ones that this scenario leaves out. Millgate's variants, in every build, and subjects
+/// that are not peers always run; other programs run if they are selected, or if none is.
+fn chosen<'a>(scenario: &Scenario, options: &'a Options) -> (Vec<Chosen<'a>>, BTreeMap<String, String>) {
+    let Options { peers, builds, .. } = options;
     let asked = |name: &str, subject: &Subject| {
         let program = subject.program;
         peers.is_empty() || peers.iter().any(|peer| peer == name || Program::named(peer) == program)
     };
-    let always = [Some(Program::Millgate), Some(Program::Verification)];
-    let mut subjects: Vec<_> = scenario
-        .subjects
-        .iter()
-        .filter(|(name, subject)| always.contains(&subject.program) || asked(name, subject))
-        .map(|(name, subject)| (name.clone(), subject.clone()))
-        .collect();
-    if let Some(millgate) = scenario.subjects.get("millgate") {
-        let again = peers.iter().any(|peer| peer == "millgate").then_some("millgate-again");
-        let baseline = baseline.then_some("baseline");
-        subjects.extend(again.into_iter().chain(baseline).map(|name| (name.to_owned(), millgate.clone())));
+    let mut subjects = Vec::new();
+    for (of, subject) in &scenario.subjects {
+        let mut add = |name: String, build: &'a Build| {
+            subjects.push(Chosen { name, subject: subject.clone(), of: of.clone(), build });
+        };
+        match (subject.program, of.strip_prefix(MILLGATE)) {
+            (Some(Program::Millgate), Some(variant)) => {
+                for build in builds {
+                    add(format!("{}{variant}", build.name), build);
+                }
+            }
+            // There is at least one build; other programs do not look at it.
+            (program, _) if program == Some(Program::Verification) || asked(of, subject) => {
+                builds.iter().take(1).for_each(|build| add(of.clone(), build));
+            }
+            _ => {}
+        }
+    }
+    if let (Some(millgate), Some(build)) = (scenario.subjects.get(MILLGATE), builds.first())
+        && peers.iter().any(|peer| peer == MILLGATE)
+    {
+        let (name, of) = (format!("{}-again", build.name), format!("{MILLGATE}-again"));
+        subjects.push(Chosen { name, subject: millgate.clone(), of, build });
     }
     let known = |peer: &str| {
         scenario
@@ -290,9 +346,15 @@ mod tests {
     use super::*;
 
     fn names(scenario: &str, peers: &[&str]) -> (Vec<String>, Vec<String>) {
-        let peers: Vec<String> = peers.iter().map(|&peer| peer.to_owned()).collect();
-        let (subjects, left_out) = chosen(&Scenario::read(scenario).unwrap(), &peers, false);
-        (subjects.into_iter().map(|(name, _)| name).collect(), left_out.into_keys().collect())
+        names_of(&[MILLGATE], scenario, peers)
+    }
+
+    fn names_of(builds: &[&str], scenario: &str, peers: &[&str]) -> (Vec<String>, Vec<String>) {
+        let mut options = Options::of_one(Path::new("/m"), 0, 1);
+        options.peers = peers.iter().map(|&peer| peer.to_owned()).collect();
+        options.builds = builds.iter().map(|name| format!("{name}=/m").parse().unwrap()).collect();
+        let (subjects, left_out) = chosen(&Scenario::read(scenario).unwrap(), &options);
+        (subjects.into_iter().map(|chosen| chosen.name).collect(), left_out.into_keys().collect())
     }
 
     #[test]
@@ -309,8 +371,14 @@ mod tests {
 
     #[test]
     fn what_cannot_do_the_work_is_left_out_and_said() {
-        let (subjects, left_out) = names("everything", &["nginx", "haproxy", "squid"]);
+        let (subjects, left_out) = names("everything", &["relay", "haproxy", "squid"]);
         assert_eq!(subjects, ["haproxy", "millgate", "millgate-plain"]);
-        assert_eq!(left_out, ["nginx", "squid"]);
+        assert_eq!(left_out, ["relay", "squid"]);
+    }
+
+    #[test]
+    fn each_build_runs_with_all_variants_of_millgate() {
+        let builds = names_of(&["old", "new"], "everything", &["haproxy", "millgate"]).0;
+        assert_eq!(builds, ["haproxy", "old", "new", "old-plain", "new-plain", "old-again"]);
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cost::{self, Cpu},
     generator::{Load, Tool, said_by},
-    program::{Program, pinned},
+    program::Program,
     proxy::Proxy,
     stage::{Ready, Stage},
 };
@@ -46,15 +46,16 @@ pub(crate) struct Work {
     pub(crate) cpu: Cpu,
 }
 
-/// Lets `generate` load a proxy, and reads what that costs the proxy.
+/// Lets `generate` load a proxy, and reads what that costs the proxy. Each response has a content of `response_bytes`.
 pub(crate) fn turn(
     proxy: &Proxy,
     round: u32,
+    response_bytes: usize,
     generate: impl FnOnce() -> anyhow::Result<Load>,
 ) -> anyhow::Result<Turn> {
     cost::forget_peak(proxy.pid())?;
     let before = Cpu::of(proxy.pid())?;
-    let load = generate()?;
+    let load = generate()?.whole(response_bytes)?;
     let cpu = Cpu::of(proxy.pid())? - before;
     let (memory_kib, peak_kib) = (cost::memory_kib(proxy.pid())?, cost::peak_kib(proxy.pid())?);
     Ok(Turn { memory_kib, peak_kib, ..of(&Work { load, cpu }, round) })
@@ -86,13 +87,15 @@ impl Contender<'_> {
 
     fn take(&self, stage: &Stage<'_>, round: u32, duration: Duration) -> anyhow::Result<Turn> {
         match self {
-            Self::Proxy { proxy, tool, .. } => turn(proxy, round, || tool.run(proxy.port, duration)),
+            Self::Proxy { proxy, tool, .. } => {
+                turn(proxy, round, stage.scenario.response_bytes, || tool.run(proxy.port, duration))
+            }
             Self::Alone(ready) => {
-                let mut command = pinned(&ready.cores, &ready.path);
+                let mut command = ready.executable.pinned(&ready.cores);
                 command.args(ready.program.args(&ready.invocation(stage.dir(), 0)));
                 command.arg("--keys").arg(stage.dir());
                 command.args(["--seconds", &duration.as_secs().to_string()]);
-                Ok(of(&said_by(&mut command, &ready.path)?, round))
+                Ok(of(&said_by(&mut command, &ready.executable.path)?, round))
             }
         }
     }

@@ -35,11 +35,23 @@ fn results(turns: &[(&str, &[f64])]) -> Results {
     let findings = Findings::Turns(turns.collect());
     Results {
         findings,
-        check_seconds: None,
+        check_seconds: BTreeMap::new(),
         cores_were_free: false,
         versions: BTreeMap::new(),
+        builds: builds(&["millgate"], &["millgate"]),
         left_out: BTreeMap::new(),
     }
+}
+
+fn builds(names: &[&str], subjects: &[&str]) -> Builds {
+    let of = |name: &&str| {
+        let subjects = subjects
+            .iter()
+            .map(|subject| (Builds::subject(name, subject), ((*name).to_owned(), (*subject).to_owned())));
+        subjects.collect::<Vec<_>>()
+    };
+    let subjects = names.iter().flat_map(of).collect();
+    Builds { names: names.iter().map(|&name| name.to_owned()).collect(), subjects }
 }
 
 fn plain(at_most: &[(&str, f64)]) -> Scenario {
@@ -125,6 +137,52 @@ fn the_time_of_check_is_judged_beside_the_table() {
     let mut scenario = plain(&[]);
     scenario.check_seconds_at_most = Some(1.0);
     let mut results = results(&[("millgate", &[1.0])]);
-    results.check_seconds = Some(0.25);
+    results.check_seconds = BTreeMap::from([("millgate".to_owned(), 0.25)]);
     assert!(table(&scenario, &results).contains("took 0.25 s of CPU: ≤ 1.00 met"));
+}
+
+#[test]
+fn each_build_has_a_column_of_ratios_and_its_own_variants() {
+    let mut scenario = Scenario::read("everything").unwrap();
+    scenario.at_most = BTreeMap::from([("nginx".to_owned(), 0.9), ("millgate-plain".to_owned(), 1.25)]);
+    let mut results = results(&[
+        ("new", &[16_000.0]),
+        ("new-plain", &[10_000.0]),
+        ("nginx", &[20_000.0]),
+        ("old", &[20_000.0]),
+        ("old-plain", &[20_000.0]),
+    ]);
+    results.builds = builds(&["old", "new"], &["millgate", "millgate-plain"]);
+    let text = table(&scenario, &results);
+    assert!(text.contains("| old ÷ it (min..max) | new ÷ it (min..max) | target |"), "{text}");
+    let ends = |name: &str, end: &str| {
+        let row = text.lines().find(|line| line.starts_with(&format!("| {name} |"))).unwrap();
+        assert!(row.ends_with(end), "{row}");
+    };
+    ends("nginx", "| **1.00** (1.00..1.00) | **0.80** (0.80..0.80) | ≤ 0.90: old missed, new met |");
+    ends("old", "| – | **0.80** (0.80..0.80) | – |");
+    ends("new-plain", "| – | **1.60** (1.60..1.60) | ≤ 1.25 missed |");
+    let all = summary(&[(scenario, results)]);
+    let line = "| everything | new | nginx | **0.80** (0.80..0.80) | ≤ 0.90 met | 4.0 + 12.0 µs/request | 5.0 + 15.0 µs/request |";
+    assert!(all.contains(line), "{all}");
+    assert!(!all.contains("| old-plain | **0.80**"), "{all}");
+}
+
+#[test]
+fn user_time_has_a_target_of_its_own() {
+    let mut scenario = plain(&[]);
+    scenario.user_us_at_most = Some(4.0);
+    let of = |us: &[f64]| table(&scenario, &results(&[("millgate", us)]));
+    assert!(of(&[16_000.0]).contains("user time of millgate: 4.0 µs/request: ≤ 4.00 met"));
+    assert!(of(&[17_000.0]).contains("≤ 4.00 missed"));
+}
+
+#[test]
+fn the_versions_of_builds_and_peers_stand_above_the_table() {
+    let mut results = results(&[("millgate", &[1.0])]);
+    let versions =
+        [("millgate", "millgate 0.2.0"), ("nginx", "nginx/1.30.6"), ("nginx-buffers", "nginx/1.30.6")];
+    results.versions = versions.map(|(name, version)| (name.to_owned(), version.to_owned())).into();
+    let text = table(&plain(&[]), &results);
+    assert!(text.contains("Versions: millgate: millgate 0.2.0; nginx: nginx/1.30.6\n"), "{text}");
 }
