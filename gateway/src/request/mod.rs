@@ -28,7 +28,7 @@ mod verdict;
 use std::{convert::Infallible, pin::pin, rc::Rc};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, header, request::Parts};
 use ipnet::IpNet;
 
 pub use self::context::ConnectionContext;
@@ -71,11 +71,12 @@ pub async fn serve(
     // One snapshot for the whole request.
     let snapshot = connection.worker.snapshot();
     let mut exchange = begin(&connection, &snapshot, &request, activity);
-    let (mut unread, mut cors, mut answer) = (None, None, None);
+    // Head and future stay here, so that the state of a request is never moved.
+    let (mut parts, body) = request.into_parts();
+    let (mut unread, mut cors, mut answer) = (Some(body), None, None);
     let result = {
-        // Pinned here, so that the state of a request is never moved.
         let left = Left { unread: &mut unread, cors: &mut cors, answer: &mut answer };
-        let forward = pin!(forward(&connection, &snapshot, request, left, &mut exchange));
+        let forward = pin!(forward(&connection, &snapshot, &mut parts, left, &mut exchange));
         guarded(&connection.worker.is_out_of_time, forward).await
     };
     let mut response = match (result, answer) {
@@ -162,17 +163,16 @@ fn begin(
 async fn forward(
     connection: &ConnectionContext,
     snapshot: &LocalSnapshot,
-    request: Request<ClientBody>,
+    parts: &mut Parts,
     Left { unread, cors, answer }: Left<'_>,
     exchange: &mut Exchange,
 ) -> Result<Answer, Error> {
-    let (mut parts, body) = request.into_parts();
-    let body = unread.insert(body);
+    let Some(body) = unread else { return Err(Error::Internal) };
     *cors = Cors::answer(snapshot.shared.table.unrouted.cors.as_deref(), &parts.headers, None);
 
     // 4. Admission: a message with two readings is refused before anything is decided on it, and claims of the sender are removed.
     let peer_is_trusted = exchange.request.peer_is_trusted;
-    let admitted = match admit(connection, snapshot, &parts, exchange)? {
+    let admitted = match admit(connection, snapshot, parts, exchange)? {
         Entrance::Open(admitted) => admitted,
         Entrance::Answered(response) => return Ok(Answer::Local(response)),
     };
@@ -184,7 +184,7 @@ async fn forward(
     }
 
     // 5. Route.
-    let (route, preflight) = find_route_or_preflight(snapshot, &parts, &admitted)?;
+    let (route, preflight) = find_route_or_preflight(snapshot, parts, &admitted)?;
     let framing = admitted.framing().resolve(body.is_end_stream());
     let asks_for_upgrade = admitted.survey().has(Found::Upgrade);
     exchange.routed(route);
@@ -195,19 +195,19 @@ async fn forward(
 
     // 6. Request policies, in this order: address, CORS preflight, identity and requirement, limits, redirect, upgrade, body size.
     if !policies.clients.is_empty() {
-        check_address(&policies.clients, &snapshot.shared.table.listen.trusted_proxies, &parts, exchange)?;
+        check_address(&policies.clients, &snapshot.shared.table.listen.trusted_proxies, parts, exchange)?;
     }
     if preflight.is_some() {
         return Ok(Answer::Local(preflight_reply(route, exchange)));
     }
-    let (identity, quota) = auth::check(snapshot, route, &parts, exchange).await?;
+    let (identity, quota) = auth::check(snapshot, route, parts, exchange).await?;
     if let Some(redirect) = &policies.redirect {
         let mut response = redirect_reply(redirect, route, &admitted, exchange)?;
         add_quota(response.headers_mut(), quota);
         return Ok(Answer::Local(response));
     }
     // After all policies, which a request for another protocol has to pass, too.
-    if asks_for_upgrade && admission::needs_upgrade(&parts) {
+    if asks_for_upgrade && admission::needs_upgrade(parts) {
         return Err(Error::UpgradeUnsupported);
     }
     if policies.body_limit.is_some_and(|max| body.length().unwrap_or(0) > max) {
@@ -246,9 +246,10 @@ async fn forward(
 
 /// The client's head is not needed any more. The memory of its fields is used for those of the response; that of its bytes is
 /// free for the client's connection.
-fn emptied(mut parts: Parts) -> HeaderMap {
+fn emptied(parts: &mut Parts) -> HeaderMap {
+    parts.uri = Uri::default();
     parts.headers.clear();
-    parts.headers
+    std::mem::take(&mut parts.headers)
 }
 
 /// Begins to receive the request's body; `None`: it has none, as most requests, and then there is nothing to wait for.

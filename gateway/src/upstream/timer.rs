@@ -19,8 +19,8 @@ pub struct Timer(Option<Pin<Box<Sleep>>>);
 pub enum Wait {
     Until(Instant),
     /// The end is not known yet. The task is woken when it is.
-    /// The wait has ended.
     Open,
+    /// The wait has ended.
     Over,
 }
 
