@@ -20,7 +20,9 @@ use crate::support::{
 
 const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\nx-internal: 7\r\nx-set: of the service\r\naccess-control-allow-origin: *\r\nx-request-id: of-the-service\r\n\
     connection: x-hop\r\nx-hop: 1\r\ncontent-length: 3\r\n\r\n";
-const FLOOD: usize = 60_000;
+/// As short as can be: nearly as many as one request may get.
+const SHORT: &str = "HTTP/1.1 103 E\r\n\r\n";
+const FLOOD: usize = 3_600;
 const FINAL: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 /// Answers by path; `/waits` sends its final response when it is notified.
@@ -79,7 +81,12 @@ async fn answer_all(mut stream: TcpStream, go_on: Arc<Notify>) {
                     .await
             }
             "/hangs" => say(HINTS.as_bytes()).await,
-            "/flood" => say(format!("{}{FINAL}", HINTS.repeat(FLOOD)).as_bytes()).await,
+            "/flood" => say(format!("{}{FINAL}", SHORT.repeat(FLOOD)).as_bytes()).await,
+            "/endless" => {
+                // It fails when the gateway closes the connection.
+                while say(HINTS.repeat(100).as_bytes()).await {}
+                false
+            }
             // The content looks like a head.
             "/content" => {
                 let length = HINTS.len();
@@ -260,7 +267,7 @@ async fn a_client_that_takes_them_slowly_gets_the_final_response_and_costs_no_mo
     socket.set_recv_buffer_size(16 * 1024).unwrap();
     let mut client = socket.connect(gateway.http).await.unwrap();
     client.write_all(request("/flood", true).as_bytes()).await.unwrap();
-    // 4.5 MB, while the client reads nothing of it.
+    // They come at once, with what the gateway adds they are five times what it keeps, and the client reads nothing of them.
     let dropped = "millgate_informational_responses_total{result=\"dropped\"}";
     let metrics = async || text(&send(gateway.admin(), get("/metrics")).await).to_owned();
     eventually("some are dropped", async || metrics().await.contains(dropped)).await;
@@ -275,4 +282,15 @@ async fn a_client_that_takes_them_slowly_gets_the_final_response_and_costs_no_mo
         metrics.split(&name).nth(1).and_then(|rest| rest.lines().next()?.parse::<usize>().ok()).unwrap()
     };
     assert_eq!((count("forwarded"), count("forwarded") + count("dropped")), (sent, FLOOD));
+}
+
+#[tokio::test]
+async fn a_service_that_sends_them_without_end_has_not_answered() {
+    let (service, _) = service().await;
+    let gateway = gateway(service).await;
+    let heads = heads(&gateway, &request("/endless", true)).await;
+    assert_eq!(statuses(&heads).last(), Some(&"502"), "{} responses", heads.len());
+    let last = heads.last().unwrap();
+    assert!(last.contains("\"code\":\"upstream_protocol_error\""), "{last}");
+    assert!(heads.len() <= 64 * 1024 / HINTS.len() + 1, "{} responses", heads.len());
 }

@@ -76,6 +76,8 @@ pub(super) enum HeadFault {
     Syntax(httparse::Error),
     #[error("its head has an invalid status or field")]
     Value,
+    #[error("its informational responses have more than {INFORMATIONAL_BYTES_MAX} bytes")]
+    Informational,
     #[error("{}", .0.detail())]
     Framing(ResponseFault),
 }
@@ -237,6 +239,9 @@ impl Persistence {
 pub(super) const RESPONSE_HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Field lines of a response: hyper's own limit, and Envoy's default.
 pub(super) const RESPONSE_LINES_MAX: usize = 100;
+/// Informational heads before one response, in bytes, and so four thousand of them at most: room for one 102 each second for a
+/// quarter of an hour. Go's client takes five of them; nginx forwards as many bytes as one head may have, and drops the rest.
+pub(super) const INFORMATIONAL_BYTES_MAX: usize = 64 * 1024;
 /// Content of this size lies in the memory of its head: one allocation less for most responses.
 const SHARED_BYTES_MAX: usize = 8 * 1024;
 /// hyper keeps the two numbers above for itself, and its server sends such a response on.

@@ -18,7 +18,9 @@ use super::{
     super::{SendError, UpstreamRequest},
     content::Http1Content,
     outgoing::{BodyFailed, Encoder, Outgoing, Piece, RequestContent, poll_content},
-    response_head::{Expected, FinalHead, HeadFault, Parsed, RESPONSE_HEAD_BYTES_MAX, parse},
+    response_head::{
+        Expected, FinalHead, HeadFault, INFORMATIONAL_BYTES_MAX, Parsed, RESPONSE_HEAD_BYTES_MAX, parse,
+    },
     wire::{FailedWrite, Wire},
 };
 use crate::{headers::ResponseFraming, upstream::sink::ResponseSink};
@@ -51,6 +53,8 @@ struct HeadReader {
     partial: Vec<u8>,
     /// An informational head had a line that ends with a bare LF.
     is_doubtful: bool,
+    /// Bytes of informational heads.
+    informational_bytes: usize,
     /// Empty. Its memory is used for the response.
     headers: HeaderMap,
 }
@@ -61,9 +65,14 @@ impl<'a, B: RequestContent> Sending<'a, B> {
         request: &'a mut UpstreamRequest<B>,
         sink: Option<ResponseSink>,
     ) -> Self {
-        let expected = Expected { is_head: request.head.is_head() };
-        let reader =
-            HeadReader { expected, sink, partial: Vec::new(), is_doubtful: false, headers: HeaderMap::new() };
+        let reader = HeadReader {
+            expected: Expected { is_head: request.head.is_head() },
+            sink,
+            partial: Vec::new(),
+            is_doubtful: false,
+            informational_bytes: 0,
+            headers: HeaderMap::new(),
+        };
         Self { wire, request, reader, is_new: true, outgoing: None }
     }
 
@@ -190,6 +199,10 @@ impl HeadReader {
                 }
                 Parsed::Informational { bytes: end, response, has_crlf } => {
                     self.is_doubtful |= !has_crlf;
+                    self.informational_bytes += end;
+                    if self.informational_bytes > INFORMATIONAL_BYTES_MAX {
+                        return Err(invalid(HeadFault::Informational));
+                    }
                     bytes = bytes.get_mut(end..).unwrap_or_default();
                     self.forward(response);
                 }

@@ -339,3 +339,49 @@ async fn a_head_without_an_end_is_refused_at_its_limit_however_it_comes() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_informational_responses_of_one_request_have_a_bound_in_bytes() {
+    // 64 bytes, of which 1024 are exactly allowed.
+    let one = format!("HTTP/1.1 102 Processing\r\nx: {}\r\n\r\n", "a".repeat(32));
+    assert_eq!(one.len(), 64);
+    on_a_worker(async {
+        for (count, more, is_answered) in [
+            (1024, "", true),
+            (1023, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 E\r\n\r\n", true),
+            (1024, "HTTP/1.1 100 \r\n\r\n", false),
+            (1 << 20, "", false),
+        ] {
+            for capacity in [1 << 17, 999] {
+                let (mut connection, mut service) = connection(capacity);
+                let serve = async {
+                    read_head(&mut service).await;
+                    for _ in 0..count {
+                        // It fails when the connection is dropped.
+                        if service.write_all(one.as_bytes()).await.is_err() {
+                            return None;
+                        }
+                    }
+                    let end = format!("{more}HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+                    let _ = service.write_all(end.as_bytes()).await;
+                    Some(service)
+                };
+                let run = async {
+                    let mut unsent = Some(get("/"));
+                    let sent = connection.send(&mut unsent, None).await;
+                    if let Err(SendError::Invalid(reason)) = &sent {
+                        assert_eq!(reason, "its informational responses have more than 65536 bytes");
+                        drop(connection);
+                        return false;
+                    }
+                    assert_eq!(outcome_of(sent.unwrap()).await, Outcome::Whole(200, b"ok".to_vec()));
+                    assert!(connection.finish(true));
+                    true
+                };
+                let (answered, _service) = tokio::join!(run, serve);
+                assert_eq!(answered, is_answered, "{count} {more:?} {capacity}");
+            }
+        }
+    })
+    .await;
+}
