@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::{
+    error::Error,
     exchange::{Exchange, flags},
     send::body_failed,
 };
@@ -96,14 +97,10 @@ impl ResponseBody {
     }
 
     /// Ends a response early, with the reason for log and metrics.
-    fn fail(&mut self, error: BodyError) -> BodyError {
+    fn fail(&mut self, error: BodyError, flag: &'static str) -> BodyError {
         let Some(exchange) = &mut self.exchange else { return error };
         let upload = exchange.upload().and_then(|upload| upload.failure.get());
-        let reason = match upload {
-            Some(failure) => body_failed(failure).row().code,
-            None if error == BodyError::Idle => flags::BODY_TIMEOUT,
-            None => flags::UPSTREAM_TRUNCATED,
-        };
+        let reason = upload.map_or(flag, |failure| body_failed(failure).row().code);
         let worker = Rc::clone(exchange.worker());
         if exchange.broke(reason)
             && let (None, Some(taken)) = (upload, exchange.taken())
@@ -142,15 +139,20 @@ impl Body for ResponseBody {
                         }
                     }
                     Poll::Ready(Some(Err(BrokenOff { reason }))) => {
-                        if let (Some(reason), Some(exchange)) = (reason, &mut this.exchange) {
+                        let Some(reason) = reason else {
+                            break Some(Err((BodyError::Broken, flags::UPSTREAM_TRUNCATED)));
+                        };
+                        if let Some(exchange) = &this.exchange {
                             exchange.content_is_invalid(reason);
                         }
-                        break Some(Err(BodyError::Broken));
+                        break Some(Err((BodyError::Broken, Error::UpstreamProtocolError.row().code)));
                     }
                     Poll::Ready(None) => break None,
                     Poll::Pending => {
                         let error = std::task::ready!(this.wait(cx));
-                        break Some(Err(error));
+                        let is_idle = error == BodyError::Idle;
+                        let flag = if is_idle { flags::BODY_TIMEOUT } else { flags::UPSTREAM_TRUNCATED };
+                        break Some(Err((error, flag)));
                     }
                 }
             },
@@ -164,7 +166,7 @@ impl Body for ResponseBody {
                 }
                 Some(Ok(Frame::data(chunk)))
             }
-            Some(Err(error)) => Some(Err(this.fail(error))),
+            Some(Err((error, flag))) => Some(Err(this.fail(error, flag))),
             None => {
                 this.complete();
                 None

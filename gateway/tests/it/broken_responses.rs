@@ -17,50 +17,65 @@ struct Row {
     answer: &'static [u8],
     /// The service closes its connection after that; otherwise it stands still.
     closes: bool,
+    flag: &'static str,
 }
 
 impl Row {
-    fn flag(&self) -> &'static str {
-        if self.closes { "upstream_truncated" } else { "body_timeout" }
-    }
-
     /// Far away where it must not be what ends the response.
     fn idle(&self) -> &'static str {
-        if self.closes { "1m" } else { "500ms" }
+        if self.flag == "body_timeout" { "500ms" } else { "1m" }
     }
 }
 
 /// Each has `half` as its content, as far as it comes.
-const ROWS: [Row; 6] = [
+const ROWS: [Row; 8] = [
     Row {
         what: "a length of which a part comes",
         answer: b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf",
         closes: true,
+        flag: "upstream_truncated",
     },
     Row {
         what: "chunks without the last one",
         answer: b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
         closes: true,
+        flag: "upstream_truncated",
     },
     Row {
         what: "a chunk that is cut",
         answer: b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n64\r\nhalf",
         closes: true,
+        flag: "upstream_truncated",
     },
     Row {
         what: "a last chunk without the end of the trailers",
         answer: b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\n",
         closes: true,
+        flag: "upstream_truncated",
     },
     Row {
         what: "a length of which a part does not come in time",
         answer: b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf",
         closes: false,
+        flag: "body_timeout",
     },
     Row {
         what: "chunks that do not go on",
         answer: b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
         closes: false,
+        flag: "body_timeout",
+    },
+    Row {
+        what: "a chunk whose size is not a number",
+        answer: b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\nfour\r\n",
+        closes: false,
+        flag: "upstream_protocol_error",
+    },
+    Row {
+        what: "trailers that are not fields",
+        answer: b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\nx y\r\n\r\n",
+        closes: true,
+        flag: "upstream_protocol_error",
     },
 ];
 
@@ -109,7 +124,7 @@ async fn a_response_that_is_not_whole_is_never_taken_for_one_and_is_held_against
         let what = format!("{name}: {}", row.what);
         let line = lines.iter().find(|line| line["path"] == format!("/{name}")).unwrap();
         let logged = ["status", "flags", "bytes_out"].map(|field| line[field].clone());
-        assert_eq!(logged, [Value::from(200), Value::from(row.flag()), Value::from(4)], "{what}: {line}");
+        assert_eq!(logged, [Value::from(200), Value::from(row.flag), Value::from(4)], "{what}: {line}");
         let labels = format!("route=\"/{name}\",service=\"{name}\"");
         for shown in [
             format!("millgate_requests_total{{{labels},method=\"GET\",code=\"200\"}} 1"),
