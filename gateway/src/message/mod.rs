@@ -18,3 +18,10 @@ pub use self::{
     survey::Survey,
 };
 pub(crate) use self::{authority::HostAndPort, framing::parse_length, guarded::Verdict, survey::Found};
+
+/// `value` marked as sensitive, which only HTTP/2 reads: HPACK leaves it out of its table (RFC 7541 §7.1.3). It is for values that no later
+/// message repeats: h2 would search all of them in the table for each new one.
+pub(crate) fn never_indexed(mut value: http::HeaderValue) -> http::HeaderValue {
+    value.set_sensitive(true);
+    value
+}

@@ -5,13 +5,18 @@ use std::time::Instant;
 use http::HeaderValue;
 use rand::Rng;
 
-use crate::worker::WorkerState;
+use crate::{message::never_indexed, worker::WorkerState};
 
 /// A request id as a header value, which is always visible ASCII.
 #[derive(Debug, Clone)]
 pub struct RequestId(pub HeaderValue);
 
 impl RequestId {
+    /// `id` has been checked to be visible ASCII.
+    pub(super) fn of(id: HeaderValue) -> Self {
+        Self(never_indexed(id))
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         // Ids are UUID text or checked visible ASCII; the fallback is never used.
@@ -37,7 +42,7 @@ pub(super) fn new_request_id(worker: &WorkerState, now: Instant) -> RequestId {
     ids.extend_from_slice(text.as_bytes());
     let text = ids.split().freeze();
     // UUID text is visible ASCII; the fallback is never used.
-    RequestId(HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static("-")))
+    RequestId::of(HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static("-")))
 }
 
 /// Bytes of a hundred ids. An old buffer is freed with the last of its ids.

@@ -144,7 +144,7 @@ fn begin(
     let client =
         if trusted { headers::client_ip(peer, request.headers(), proxies) } else { peer.to_canonical() };
     let id = headers::trusted_request_id(request.headers(), trusted)
-        .map_or_else(|| new_request_id(worker, started), |id| RequestId(id.clone()));
+        .map_or_else(|| new_request_id(worker, started), |id| RequestId::of(id.clone()));
     let facts = RequestFacts {
         id,
         started,

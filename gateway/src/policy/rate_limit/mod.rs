@@ -217,7 +217,8 @@ impl RateLimit {
         // Writing into a String cannot fail.
         let _ = write!(text, ";r={remaining};t={}", seconds_up(reset));
         // This cannot fail either: `compile` refused names that are not valid in a header value.
-        HeaderValue::try_from(text).unwrap_or_else(|_| self.policy_value.clone())
+        let value = HeaderValue::try_from(text).unwrap_or_else(|_| self.policy_value.clone());
+        crate::message::never_indexed(value)
     }
 }
 
