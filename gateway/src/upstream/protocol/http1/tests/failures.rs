@@ -367,7 +367,7 @@ async fn the_informational_responses_of_one_request_have_a_bound_in_bytes() {
                     Some(service)
                 };
                 let run = async {
-                    let mut unsent = Some(get("/"));
+                    let mut unsent = get("/");
                     let sent = connection.send(&mut unsent, None).await;
                     if let Err(SendError::Invalid(reason)) = &sent {
                         assert_eq!(reason, "its informational responses have more than 65536 bytes");
