@@ -184,3 +184,18 @@ fn a_head_is_read_as_what_it_was_written_from() {
         x-forwarded-port: 80\r\nvia: 1.1 millgate\r\nx-request-id: id-1\r\n\r\n";
     assert_eq!(std::str::from_utf8(head.bytes()).expect("ASCII"), expected);
 }
+
+/// Admission refuses such a request; the writer alone still leaves no field without a value.
+#[test]
+fn what_a_trusted_peer_names_in_connection_is_written_anew() {
+    let headers = fields(&[
+        ("host", "a.test"),
+        ("connection", "x-forwarded-for, X-Forwarded-Proto"),
+        ("x-forwarded-for", "203.0.113.9"),
+        ("x-forwarded-proto", "https"),
+    ]);
+    let case = Case { peer_is_trusted: true, ..Case::default() };
+    let written = case.with_context(&headers, |context| fields_of(&write_request(&headers, "/", context)));
+    assert_eq!(lines(&written, "x-forwarded-for"), ["192.0.2.7"]);
+    assert_eq!(lines(&written, "x-forwarded-proto"), ["http"]);
+}
