@@ -25,7 +25,7 @@ use std::{
     cell::{Cell, RefCell},
     future::Future,
     net::SocketAddr,
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
 };
@@ -180,6 +180,13 @@ const UNSENT_BYTES_MAX: u32 = 512 * 1024;
 
 /// The beginning of the HTTP/2 connection preface (RFC 9113 §3.4). It is not an HTTP/1 method.
 const HTTP2_PREFACE_START: &[u8] = b"PRI ";
+
+/// A future in a box of its own, made there. `Box::pin` would make it on the stack and move it, some kilobytes that are nearly all unused
+/// at that time.
+fn boxed<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    let place = Box::new_uninit();
+    Box::into_pin(Box::write(place, make()))
+}
 
 /// Runs `future` until it ends. `None`: the sweep has killed the connection first.
 async fn until_killed<F: Future>(state: &ConnectionState, future: F) -> Option<F::Output> {
