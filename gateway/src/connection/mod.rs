@@ -33,7 +33,6 @@ use std::{
 use http::HeaderValue;
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
-use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -117,8 +116,6 @@ impl Drop for Entry {
 }
 
 async fn serve(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result<(), Failure> {
-    stream.set_nodelay(true).map_err(|_| "socket")?;
-    SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX).map_err(|_| "socket")?;
     match context.scheme {
         Scheme::Http => serve_cleartext(transport(stream, context), context).await,
         // Boxed, because otherwise a connection in cleartext would also have room for the state of a handshake.
@@ -169,14 +166,6 @@ async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result
     }
     http1::serve(transport, context).await
 }
-
-/// The unsent bytes that the kernel may buffer for a client, beyond those that are on their way to it. By default the kernel
-/// would keep up to 4 MiB, and take no more before a third of that is gone: a client that reads 20 KB per second would look
-/// for a minute like a client that reads nothing. With 512 KiB, twice the largest read for it, the kernel takes more bytes for
-/// such a client after thirteen seconds. Measured over loopback, the median of nine rounds on a busy machine: a client that
-/// stops reading leaves 539 KiB here instead of 4,049; a response of 1 GiB takes as long as without a limit (factor 0.93)
-/// and 6 % more CPU time of the gateway; with 128 KiB it would be 37 % more.
-const UNSENT_BYTES_MAX: u32 = 512 * 1024;
 
 /// The beginning of the HTTP/2 connection preface (RFC 9113 §3.4). It is not an HTTP/1 method.
 const HTTP2_PREFACE_START: &[u8] = b"PRI ";
