@@ -77,7 +77,8 @@ where
     let state = Rc::new(ConnectionState::new(scheme, &worker.clock));
     let key = worker.connections.open.borrow_mut().insert(Rc::clone(&state));
     let entry = Entry { worker: Rc::clone(&worker), key, _place: place };
-    tokio::task::spawn_local(async move {
+    // Boxed, because tokio moves a task's future several times.
+    tokio::task::spawn_local(boxed(|| async move {
         let _entry = entry;
         let peer_text = HeaderValue::from_str(&peer.ip().to_canonical().to_string());
         // An address is visible ASCII, so the fallback is never taken.
@@ -95,7 +96,7 @@ where
             Err(failure) => report::ended(&context, &failure),
             Ok(()) => report::closed(&context),
         }
-    });
+    }));
 }
 
 /// Removes the connection from the table, however its task ends.
@@ -141,7 +142,8 @@ where
         return Ok(());
     }
     if transport.starts_with(HTTP2_PREFACE_START) {
-        http2::serve(transport, context).await
+        // Boxed, because otherwise a connection of HTTP/1 would also have room for the state of h2.
+        boxed(|| http2::serve(transport, context)).await
     } else {
         http1::serve(transport, context).await
     }
@@ -158,7 +160,7 @@ async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let mut transport = transport(stream, context);
     if is_http2 {
-        return http2::serve(transport, context).await;
+        return boxed(|| http2::serve(transport, context)).await;
     }
     context.state.enter(Phase::Idle);
     if !transport.wait_for_request().await.map_err(|_| "read")? {
