@@ -13,6 +13,7 @@ use std::{
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
+    level_filters::{LevelFilter, STATIC_MAX_LEVEL},
 };
 use tracing_subscriber::{
     EnvFilter, Layer,
@@ -52,9 +53,12 @@ pub fn start(level: &str) -> InBackground {
 /// Starts the log; `RUST_LOG` overrides `level`.
 pub(super) fn init(level: &str) {
     let rust_log = variable("RUST_LOG");
-    let (filter, wrong_filter) = match rust_log.as_ref().map(|text| text.to_string_lossy()) {
+    let rust_log = rust_log.as_ref().map(|text| text.to_string_lossy());
+    let without_trace = rust_log.as_ref().filter(|_| STATIC_MAX_LEVEL < LevelFilter::TRACE);
+    let without_trace = without_trace.map(|text| without_trace_level(text));
+    let (filter, wrong_filter) = match without_trace.as_deref().or(rust_log.as_deref()) {
         None => (EnvFilter::new(level), None),
-        Some(text) => match EnvFilter::try_new(&text) {
+        Some(text) => match EnvFilter::try_new(text) {
             Ok(filter) => (filter, None),
             Err(error) => (EnvFilter::new(level), Some(error)),
         },
@@ -77,6 +81,31 @@ pub(super) fn init(level: &str) {
     if let Some(format) = format.filter(|format| !["json", "text"].contains(&format.as_str())) {
         tracing::warn!(%format, "MILLGATE_LOG_FORMAT is neither `json` nor `text`; taking `text`");
     }
+}
+
+/// `filter` with the level `debug` in the place of `trace`, which release builds do not contain: the spans of h2 and tokio would cost each
+/// request some hundred instructions. The library would report each such part in plain lines on standard error, which are no
+/// events.
+fn without_trace_level(filter: &str) -> String {
+    let parts = filter.split(',').map(|part| {
+        // A span and its fields stand in brackets; a level is behind them and behind a `=`, or it is the whole part.
+        let (before, end) = part.trim().rsplit_once(']').map_or(("", part.trim()), |(span, end)| (span, end));
+        let bracket = if before.is_empty() { "" } else { "]" };
+        let (target, level) = match end.rsplit_once('=') {
+            Some((target, level)) => (Some(target), level),
+            None if before.is_empty() && end.parse::<LevelFilter>().is_ok() => (None, end),
+            // A name alone stands for all of its levels.
+            None => (Some(end), ""),
+        };
+        let is_trace = target.is_some() && level.is_empty()
+            || level.parse().is_ok_and(|level: LevelFilter| level == LevelFilter::TRACE);
+        match (target, is_trace) {
+            _ if !is_trace || part.trim().is_empty() => part.to_owned(),
+            (Some(target), _) => format!("{before}{bracket}{target}=debug"),
+            (None, _) => "debug".to_owned(),
+        }
+    });
+    parts.collect::<Vec<_>>().join(",")
 }
 
 /// Prints an error that ends the process, and returns its exit code.
@@ -163,6 +192,33 @@ const WATCHER: &str = "notify";
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_without_the_level_trace_is_otherwise_the_same() {
+        for (filter, without) in [
+            ("", ""),
+            ("trace", "debug"),
+            ("TRACE", "debug"),
+            ("5", "debug"),
+            ("info", "info"),
+            ("off,millgate=warn", "off,millgate=warn"),
+            ("info,h2=trace,hyper=5", "info,h2=debug,hyper=debug"),
+            ("millgate", "millgate=debug"),
+            ("millgate=", "millgate=debug"),
+            ("warn, millgate", "warn,millgate=debug"),
+            ("millgate[serve]=info", "millgate[serve]=info"),
+            ("millgate[serve]", "millgate[serve]=debug"),
+            ("[{name=trace}]=trace,info", "[{name=trace}]=debug,info"),
+        ] {
+            let made = without_trace_level(filter);
+            assert_eq!(made, without, "{filter}");
+            let hint = EnvFilter::try_new(&made).unwrap().max_level_hint();
+            // A filter by the value of a field has no hint.
+            assert!(hint <= Some(LevelFilter::DEBUG) || made.contains('{'), "{made}");
+        }
+        // What is not a filter is reported as it was.
+        assert!(EnvFilter::try_new(without_trace_level("a=b=trace")).is_err());
+    }
 
     #[test]
     fn so_many_lines_a_second_and_the_next_one_says_how_many_were_left_out() {

@@ -24,8 +24,8 @@ mod windows;
 use std::{
     cell::{Cell, RefCell},
     future::Future,
-    net::SocketAddr,
-    pin::pin,
+    net::{IpAddr, SocketAddr},
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
 };
@@ -33,7 +33,6 @@ use std::{
 use http::HeaderValue;
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
-use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -78,17 +77,16 @@ where
     let state = Rc::new(ConnectionState::new(scheme, &worker.clock));
     let key = worker.connections.open.borrow_mut().insert(Rc::clone(&state));
     let entry = Entry { worker: Rc::clone(&worker), key, _place: place };
-    tokio::task::spawn_local(async move {
+    // Boxed, because tokio moves a task's future several times.
+    tokio::task::spawn_local(boxed(|| async move {
         let _entry = entry;
-        let peer_text = HeaderValue::from_str(&peer.ip().to_canonical().to_string());
-        // An address is visible ASCII, so the fallback is never taken.
-        let peer_text = peer_text.unwrap_or(HeaderValue::from_static("unknown"));
+        let authority = worker.last_authority.borrow().clone();
         let context = Rc::new(ConnectionContext {
-            worker,
             peer,
-            peer_text,
+            peer_text: address_text(peer.ip().to_canonical()),
             scheme,
-            authority: RefCell::default(),
+            authority: RefCell::new(authority),
+            worker,
             state,
             held: Rc::default(),
         });
@@ -96,7 +94,25 @@ where
             Err(failure) => report::ended(&context, &failure),
             Ok(()) => report::closed(&context),
         }
-    });
+    }));
+}
+
+/// An address as a header value. The four numbers of IPv4 are written without `fmt`, which takes 1,300 instructions.
+fn address_text(address: IpAddr) -> HeaderValue {
+    let text = match address {
+        IpAddr::V4(address) => {
+            let mut text = String::with_capacity("255.255.255.255".len());
+            let mut number = itoa::Buffer::new();
+            for (at, octet) in address.octets().into_iter().enumerate() {
+                text.push_str(if at == 0 { "" } else { "." });
+                text.push_str(number.format(octet));
+            }
+            text
+        }
+        IpAddr::V6(address) => address.to_string(),
+    };
+    // An address is visible ASCII, so the fallback is never taken.
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
 /// Removes the connection from the table, however its task ends.
@@ -117,8 +133,6 @@ impl Drop for Entry {
 }
 
 async fn serve(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result<(), Failure> {
-    stream.set_nodelay(true).map_err(|_| "socket")?;
-    SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX).map_err(|_| "socket")?;
     match context.scheme {
         Scheme::Http => serve_cleartext(transport(stream, context), context).await,
         // Boxed, because otherwise a connection in cleartext would also have room for the state of a handshake.
@@ -144,7 +158,8 @@ where
         return Ok(());
     }
     if transport.starts_with(HTTP2_PREFACE_START) {
-        http2::serve(transport, context).await
+        // Boxed, because otherwise a connection of HTTP/1 would also have room for the state of h2.
+        boxed(|| http2::serve(transport, context)).await
     } else {
         http1::serve(transport, context).await
     }
@@ -161,7 +176,7 @@ async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let mut transport = transport(stream, context);
     if is_http2 {
-        return http2::serve(transport, context).await;
+        return boxed(|| http2::serve(transport, context)).await;
     }
     context.state.enter(Phase::Idle);
     if !transport.wait_for_request().await.map_err(|_| "read")? {
@@ -170,16 +185,15 @@ async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result
     http1::serve(transport, context).await
 }
 
-/// The unsent bytes that the kernel may buffer for a client, beyond those that are on their way to it. By default the kernel
-/// would keep up to 4 MiB, and take no more before a third of that is gone: a client that reads 20 KB per second would look
-/// for a minute like a client that reads nothing. With 512 KiB, twice the largest read for it, the kernel takes more bytes for
-/// such a client after thirteen seconds. Measured over loopback, the median of nine rounds on a busy machine: a client that
-/// stops reading leaves 539 KiB here instead of 4,049; a response of 1 GiB takes as long as without a limit (factor 0.93)
-/// and 6 % more CPU time of the gateway; with 128 KiB it would be 37 % more.
-const UNSENT_BYTES_MAX: u32 = 512 * 1024;
-
 /// The beginning of the HTTP/2 connection preface (RFC 9113 §3.4). It is not an HTTP/1 method.
 const HTTP2_PREFACE_START: &[u8] = b"PRI ";
+
+/// A future in a box of its own, made there. `Box::pin` would make it on the stack and move it, some kilobytes that are nearly all unused
+/// at that time.
+fn boxed<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    let place = Box::new_uninit();
+    Box::into_pin(Box::write(place, make()))
+}
 
 /// Runs `future` until it ends. `None`: the sweep has killed the connection first.
 async fn until_killed<F: Future>(state: &ConnectionState, future: F) -> Option<F::Output> {
@@ -247,5 +261,18 @@ impl Drop for Gauge {
     fn drop(&mut self) {
         let cell = (self.which)(&self.context.worker.metrics.connections);
         cell.set(cell.get().saturating_sub(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_written_as_the_standard_library_writes_it() {
+        for text in ["0.0.0.0", "10.0.1.255", "255.255.255.255", "::1", "2001:db8::a:1"] {
+            let address: IpAddr = text.parse().unwrap();
+            assert_eq!(address_text(address), text);
+        }
     }
 }

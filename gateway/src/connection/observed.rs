@@ -41,7 +41,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Observed<S> {
             context: Rc::clone(context),
             protocol: Protocol::Open(0),
             inbound: FrameScan::new(),
-            outbound: FrameScan::new(),
+            outbound: FrameScan::of_heads(),
             last_stream: 0,
         }
     }

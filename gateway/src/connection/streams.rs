@@ -19,7 +19,7 @@ use http::{Request, Response, header};
 use http_body::Body;
 
 use super::{
-    ConnectionContext,
+    ConnectionContext, boxed,
     linger::{Lingering, linger_on_stream},
 };
 use crate::{
@@ -52,8 +52,9 @@ impl Streams {
         let watch = worker.activities.watch(&activity, worker.clock.coarse());
         // Boxed, so that a stream does not keep room for the request, 4 KiB of some 5, while its response waits for a
         // client.
-        let serving = Box::pin(request::serve(Rc::clone(&connection), request, Some(Rc::clone(&activity))));
-        tokio::task::spawn_local(async move {
+        let serving = boxed(|| request::serve(Rc::clone(&connection), request, Some(Rc::clone(&activity))));
+        // Boxed, because tokio moves a task's future several times.
+        tokio::task::spawn_local(boxed(|| async move {
             let _watch = watch;
             // Dropped last, however the task ends.
             let activity = Closing(activity);
@@ -72,7 +73,7 @@ impl Streams {
                 let mut lingering = Box::pin(linger_on_stream(rest, lingering, connection));
                 until_stalled(activity, |cx| lingering.as_mut().poll(cx)).await;
             }
-        });
+        }));
     }
 }
 
@@ -119,9 +120,7 @@ where
         }
         match served {
             Poll::Ready(served) => Poll::Ready(Ok(served)),
-            Poll::Pending => {
-                reply.poll_reset(cx).map(|reason| Err(reason.map_or_else(|error| error, Into::into)))
-            }
+            Poll::Pending => reply.poll_reset(cx).map(|reason| Err(ended(reason))),
         }
     })
     .await?;
@@ -144,8 +143,8 @@ where
 /// there is something to send, so that a body that pauses takes none from other streams of the connection.
 async fn send_body(mut body: ResponseBody, mut stream: SendStream<Chunk>) -> Result<(), h2::Error> {
     loop {
-        let frame = std::future::poll_fn(|cx| match stream.poll_reset(cx)? {
-            Poll::Ready(reason) => Poll::Ready(Err(h2::Error::from(reason))),
+        let frame = std::future::poll_fn(|cx| match stream.poll_reset(cx) {
+            Poll::Ready(reason) => Poll::Ready(Err(ended(reason))),
             Poll::Pending => Pin::new(&mut body).poll_frame(cx).map(Ok),
         })
         .await?;
@@ -172,12 +171,13 @@ async fn send_body(mut body: ResponseBody, mut stream: SendStream<Chunk>) -> Res
     }
 }
 
+/// Waits until the client takes a byte. A stream that was reset has no room.
 async fn wait_for_room(stream: &mut SendStream<Chunk>) -> Result<(), h2::Error> {
     std::future::poll_fn(|cx| {
-        if let Poll::Ready(reason) = stream.poll_reset(cx)? {
-            return Poll::Ready(Err(reason.into()));
-        }
         while stream.capacity() == 0 {
+            if let Poll::Ready(reason) = stream.poll_reset(cx) {
+                return Poll::Ready(Err(ended(reason)));
+            }
             match std::task::ready!(stream.poll_capacity(cx)).transpose()? {
                 Some(_) => {}
                 // The stream is not open any more.
@@ -187,4 +187,9 @@ async fn wait_for_room(stream: &mut SendStream<Chunk>) -> Result<(), h2::Error> 
         Poll::Ready(Ok(()))
     })
     .await
+}
+
+/// The error that says why a stream was reset.
+fn ended(reason: Result<Reason, h2::Error>) -> h2::Error {
+    reason.map_or_else(|error| error, Into::into)
 }

@@ -89,12 +89,20 @@ pub(crate) struct FrameScan {
     block_left: u32,
     /// Whether a header block ends with them.
     ends_block: bool,
+    counts_fields: bool,
     fields: FieldCount,
 }
 
 impl FrameScan {
+    /// A scan for frame heads and for the ends of header blocks.
     pub(crate) const fn new() -> Self {
+        Self { counts_fields: true, ..Self::of_heads() }
+    }
+
+    /// A scan for frame heads alone. The gateway's own header blocks are not counted.
+    pub(crate) const fn of_heads() -> Self {
         Self {
+            counts_fields: false,
             head: [0; HEAD_BYTES + PREFIX_BYTES_MAX],
             filled: 0,
             left: 0,
@@ -127,8 +135,10 @@ impl FrameScan {
                 let head = self.parse();
                 self.left = head.bytes.saturating_sub(prefix_bytes(head.kind, head.flags, head.bytes));
                 self.filled = 0;
-                self.block_left = head.block_bytes();
-                self.ends_block = head.ends_block();
+                if self.counts_fields {
+                    self.block_left = head.block_bytes();
+                    self.ends_block = head.ends_block();
+                }
                 each(Found::Frame(&head));
                 self.end_payload(&mut each);
             }
@@ -254,6 +264,21 @@ mod tests {
             });
         }
         assert_eq!(codes.first().zip(codes.last()), Some((&8, &11)));
+    }
+
+    #[test]
+    fn a_scan_of_heads_finds_no_blocks() {
+        let stream = [frame(kind::HEADERS, END_HEADERS, 1, &[0x82; 300]), frame(6, 0, 0, &[0; 8])].concat();
+        for cut in 1..stream.len() {
+            let (mut scan, mut kinds) = (FrameScan::of_heads(), Vec::new());
+            for piece in stream.chunks(cut) {
+                scan.pass(piece, |part| match part {
+                    Found::Frame(head) => kinds.push(head.kind),
+                    Found::Block { .. } => panic!("cut into {cut}"),
+                });
+            }
+            assert_eq!(kinds, [kind::HEADERS, 6], "cut into {cut}");
+        }
     }
 
     #[test]

@@ -22,8 +22,8 @@ pub struct ConnectionContext {
     pub peer_text: HeaderValue,
     /// Scheme by which the client reached the gateway.
     pub scheme: Scheme,
-    /// Authority of the last request. The next request nearly always has the same one, which is then not
-    /// parsed again.
+    /// Authority of the last request, of any connection of the worker at first. The next request nearly always has the same one, which is
+    /// then not parsed again.
     pub authority: RefCell<Option<Rc<Authority>>>,
     /// State of the connection.
     pub state: Rc<ConnectionState>,

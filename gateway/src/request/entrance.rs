@@ -45,6 +45,7 @@ pub(super) fn admit(
         Ok(Admission::Forward(admitted)) => {
             if !last.as_ref().is_some_and(|last| Rc::ptr_eq(last, admitted.authority())) {
                 *last = Some(Rc::clone(admitted.authority()));
+                last.clone_into(&mut connection.worker.last_authority.borrow_mut());
             }
             exchange.admitted(&admitted);
             match snapshot.shared.table.listen.https_redirect {

@@ -25,6 +25,7 @@ use crate::{
     clock::Clock,
     downstream::ConnectionTable,
     file_account::Desk,
+    message::Authority,
     metrics::{Metrics, RouteSample},
     seldom::Seldom,
     snapshot::{LocalSnapshot, Pools, Publisher},
@@ -51,6 +52,8 @@ pub struct WorkerState {
     /// The worker is draining and `drain.timeout` is over, so that unfinished requests are ended.
     pub is_out_of_time: Cell<bool>,
     pub connections: ConnectionTable,
+    /// The authority of the last request whose connection had another one, with which new connections begin.
+    pub(crate) last_authority: RefCell<Option<Rc<Authority>>>,
     /// Exchanges that are sending or receiving a body.
     pub activities: Rc<Activities>,
     /// The number of HTTP/2 connections that have large windows.
@@ -93,6 +96,7 @@ impl WorkerState {
             draining: Cell::new(false),
             is_out_of_time: Cell::new(false),
             connections: ConnectionTable::default(),
+            last_authority: RefCell::default(),
             activities: Rc::default(),
             held_bytes: Rc::default(),
             large_windows: Rc::default(),
