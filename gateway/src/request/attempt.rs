@@ -94,8 +94,7 @@ pub(super) async fn run(
                 (failed.phase, Some(failed.error))
             }
         };
-        request.body = request.body.take().or_else(|| again(repeats, upload));
-        if request.body.is_none() {
+        if !restore(request, repeats, upload) {
             break error;
         }
         now = worker.clock.now();
@@ -141,13 +140,13 @@ fn repeats(upload: Option<&Rc<Upload>>, method: &Method, retries: &Retry, spent:
     upload.is_none_or(|upload| upload.can_replay()) && retries.may_repeat(method, spent)
 }
 
-/// The body from its first byte on, if it may be sent again and all bytes that were read of it are still kept.
-fn again(repeats: bool, upload: Option<&Rc<Upload>>) -> Option<RequestBody> {
-    match upload {
-        _ if !repeats => None,
-        Some(upload) => upload.replay(),
-        None => Some(RequestBody::default()),
+/// Gives the request its body again, from its first byte on. False: bytes of the request were sent, and it may not be sent
+/// again, or some of its body is not kept any more.
+fn restore(request: &mut UpstreamRequest, repeats: bool, upload: Option<&Rc<Upload>>) -> bool {
+    if request.body.is_none() && repeats {
+        request.body = upload.map_or_else(|| Some(RequestBody::default()), |upload| upload.replay());
     }
+    request.body.is_some()
 }
 
 /// The rest of the request's `timeout.total`, which runs from the moment at which the whole request has been received.
