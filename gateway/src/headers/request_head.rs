@@ -4,9 +4,9 @@
 //! It is written once, when all that it depends on has been decided, and every attempt sends the same bytes. Only `Host` may
 //! differ from attempt to attempt, and it comes first (RFC 9110 §7.2).
 
-use std::{io::Write, ops::Range};
+use std::ops::Range;
 
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, header};
 
 /// The head of a request: its bytes, and what a connection must know of them.
 #[derive(Debug)]
@@ -65,8 +65,9 @@ impl RequestHead {
         match content {
             Delimiting::Nothing if states_nothing => self.bytes.extend_from_slice(b"content-length: 0\r\n"),
             Delimiting::Nothing => {}
-            // Writing into a Vec cannot fail.
-            Delimiting::Length(bytes) => _ = write!(self.bytes, "content-length: {bytes}\r\n"),
+            Delimiting::Length(bytes) => {
+                self.push(header::CONTENT_LENGTH.as_str(), itoa::Buffer::new().format(bytes).as_bytes());
+            }
             Delimiting::Chunked => self.bytes.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         }
         self.bytes.extend_from_slice(b"\r\n");
