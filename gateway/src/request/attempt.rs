@@ -144,7 +144,10 @@ fn repeats(upload: Option<&Rc<Upload>>, method: &Method, retries: &Retry, spent:
 /// again, or some of its body is not kept any more.
 fn restore(request: &mut UpstreamRequest, repeats: bool, upload: Option<&Rc<Upload>>) -> bool {
     if request.body.is_none() && repeats {
-        request.body = upload.map_or_else(|| Some(RequestBody::default()), |upload| upload.replay());
+        request.body = match upload {
+            Some(upload) => upload.replay(),
+            None => Some(RequestBody::default()),
+        };
     }
     request.body.is_some()
 }
