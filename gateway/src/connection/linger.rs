@@ -23,14 +23,13 @@ use hyper::rt::{Read, ReadBuf, Write};
 use super::{ConnectionContext, transport::Transport, until_killed};
 use crate::{body::ClientBody, downstream::Phase, metrics::Rare};
 
-/// Ends the gateway's side, and reads until the client has ended its own, too, or until a limit.
+/// Reads until the client has closed its side, too, or until a limit. The gateway's side is closed already.
 pub(super) async fn linger<I>(mut transport: Transport<I>, context: &Rc<ConnectionContext>)
 where
     I: Read + Write + Unpin + 'static,
 {
     // What arrives now is not the beginning of a request.
     context.state.enter(Phase::Busy);
-    transport.end().await;
     let mut space = vec![MaybeUninit::uninit(); BUFFER_BYTES];
     let read = async || {
         poll_fn(|cx| {

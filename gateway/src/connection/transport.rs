@@ -2,7 +2,6 @@
 //! when the peer takes nothing.
 
 use std::{
-    future::poll_fn,
     io,
     mem::MaybeUninit,
     pin::Pin,
@@ -14,39 +13,25 @@ use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 
 use super::{ConnectionContext, remember_waker, until_killed};
-use crate::{admission::Scheme, downstream::ConnectionState, small_writes::SmallWrites};
+use crate::{downstream::ConnectionState, small_writes::SmallWrites};
 
 /// The byte stream of one connection.
 pub(super) struct Transport<I> {
     io: SmallWrites<I>,
     /// Bytes that were read already; the next read returns them.
     ahead: Bytes,
-    /// The bytes go to a socket as they are.
-    is_cleartext: bool,
     state: Rc<ConnectionState>,
 }
 
 impl<I: Read + Write + Unpin> Transport<I> {
     pub(super) fn new(io: I, context: &ConnectionContext) -> Self {
-        Self {
-            io: SmallWrites(io),
-            ahead: Bytes::new(),
-            is_cleartext: context.scheme == Scheme::Http,
-            state: Rc::clone(&context.state),
-        }
+        Self { io: SmallWrites(io), ahead: Bytes::new(), state: Rc::clone(&context.state) }
     }
 
     /// Puts back bytes that were read and not used: the beginning of the next request.
     pub(super) fn put_back(&mut self, bytes: &[u8]) {
         // Copied, because even an empty slice would keep the buffer alive from which it was cut.
         self.ahead = [bytes, &self.ahead].concat().into();
-    }
-
-    /// Ends the gateway's side of the connection, if that has not been done, while the client may still send.
-    pub(super) async fn end(&mut self) {
-        if self.is_cleartext {
-            let _ = poll_fn(|cx| Pin::new(&mut self.io).poll_shutdown(cx)).await;
-        }
     }
 
     pub(super) fn starts_with(&self, bytes: &[u8]) -> bool {
@@ -75,7 +60,7 @@ impl<I: Read + Write + Unpin> Transport<I> {
 
     async fn wait_until(&mut self, is_enough: impl Fn(&mut Bytes) -> bool) -> io::Result<bool> {
         let state = Rc::clone(&self.state);
-        let came: Option<bool> = poll_fn(|cx| {
+        let came: Option<bool> = std::future::poll_fn(|cx| {
             remember_waker(&state, cx);
             if state.kill.get() {
                 return Poll::Ready(io::Result::Ok(Some(false)));
@@ -100,7 +85,7 @@ impl<I: Read + Write + Unpin> Transport<I> {
             return Ok(came);
         }
         // TLS ends with a message of its own. The sweep closes the connection of a peer that does not take it.
-        let closing = poll_fn(|cx| Pin::new(&mut *self).poll_shutdown(cx));
+        let closing = std::future::poll_fn(|cx| Pin::new(&mut self.io).poll_shutdown(cx));
         let _ = until_killed(&state, closing).await;
         Ok(false)
     }
@@ -182,12 +167,7 @@ impl<I: Write + Unpin> Write for Transport<I> {
         result
     }
 
-    /// The last step before the connection is dropped or [`Transport::end`] is called. A socket in cleartext sends the same when it is
-    /// closed, so a system call is saved; TLS has a message of its own.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_cleartext {
-            return Poll::Ready(Ok(()));
-        }
         let result = Pin::new(&mut self.io).poll_shutdown(cx);
         self.state.wrote(&result);
         result
