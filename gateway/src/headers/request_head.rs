@@ -90,6 +90,12 @@ impl RequestHead {
         self.is_head
     }
 
+    /// Frees the bytes of a head that is not sent again.
+    pub(crate) fn free(&mut self) {
+        self.bytes = Vec::new();
+        self.host = 0..0;
+    }
+
     /// Writes another `Host`.
     pub(crate) fn set_host(&mut self, host: &HeaderValue) {
         let end = self.host.start + host.len();

@@ -69,11 +69,11 @@ pub(super) async fn run(
         if plan.route.upstream_host() == Some(&UpstreamHost::Instance) {
             request.head.set_host(&endpoint.authority);
         }
-        let repeats = repeats(upload, &exchange.request.method, retries, spent);
+        request.repeats = repeats(upload, &exchange.request.method, retries, spent);
         // A probe leaves time for another attempt, if there can be one.
         let is_probe = picked.probe.is_some();
-        let given = if repeats && is_probe { deadline.of_a_probe() } else { deadline };
-        let attempt = Attempt::new(picked, given, (now, repeats), upload, worker);
+        let given = if request.repeats && is_probe { deadline.of_a_probe() } else { deadline };
+        let attempt = Attempt::new(picked, given, (now, request.repeats), upload, worker);
         let result = attempt.run(request, answer, exchange).await;
         let (phase, error) = match result {
             Ok(reply) => {
@@ -94,7 +94,7 @@ pub(super) async fn run(
                 (failed.phase, Some(failed.error))
             }
         };
-        if !restore(request, repeats, upload) {
+        if !restore(request, upload) {
             break error;
         }
         now = worker.clock.now();
@@ -142,8 +142,8 @@ fn repeats(upload: Option<&Rc<Upload>>, method: &Method, retries: &Retry, spent:
 
 /// Gives the request its body again, from its first byte on. False: bytes of the request were sent, and it may not be sent
 /// again, or some of its body is not kept any more.
-fn restore(request: &mut UpstreamRequest, repeats: bool, upload: Option<&Rc<Upload>>) -> bool {
-    if request.body.is_none() && repeats {
+fn restore(request: &mut UpstreamRequest, upload: Option<&Rc<Upload>>) -> bool {
+    if request.body.is_none() && request.repeats {
         request.body = match upload {
             Some(upload) => upload.replay(),
             None => Some(RequestBody::default()),

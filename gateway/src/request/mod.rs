@@ -29,6 +29,7 @@ use std::{convert::Infallible, pin::pin, rc::Rc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, header, request::Parts};
+use http_body::Body as _;
 use ipnet::IpNet;
 
 pub use self::context::ConnectionContext;
@@ -214,10 +215,7 @@ async fn forward(
         return Err(Error::BodyTooLarge);
     }
 
-    // 7. Request headers, and the target: the canonical path that was authorised is the one that is sent.
-    let (seen, identity) = ((&admitted, framing, !body.is_end_stream()), identity.as_deref());
-    let head = write_upstream_head(&parts.headers, snapshot, route, seen, identity, exchange, connection)?;
-    let memory = emptied(parts);
+    // 7. The body, then the head: its target is the canonical path that was authorised.
     let upload = begin_upload(unread, policies, exchange);
     let body = upload.as_ref().map_or_else(RequestBody::default, |upload| RequestBody::of(Rc::clone(upload)));
     if let Some(upload) = &upload {
@@ -227,10 +225,14 @@ async fn forward(
         }
         exchange.waited(exchange.worker().clock.now());
     }
+    // Only now is it certain whether a body of unknown length has any content.
+    let (seen, identity) = ((&admitted, framing, !body.is_end_stream()), identity.as_deref());
+    let head = write_upstream_head(&parts.headers, snapshot, route, seen, identity, exchange, connection)?;
+    let memory = emptied(parts);
 
     // 8 to 11. Endpoint, connection, exchange with the upstream, outcome; another attempt if that is safe and allowed.
     let plan = Plan { snapshot, route: route.shared(), worker: &connection.worker };
-    let mut request = UpstreamRequest { head, body: Some(body), memory };
+    let mut request = UpstreamRequest::new(head, body, memory);
     attempt::run(&plan, &mut request, answer, upload.as_ref(), exchange).await?;
     if let Some(upload) = &upload {
         upload.release();

@@ -33,8 +33,8 @@ impl ConnectError {
     }
 }
 
-/// Connects until `deadline`. If an idle connection of the
-/// pool becomes free while this waits for a file, it returns that one.
+/// Connects until `deadline`. If an idle connection of the pool becomes free while this waits for a file, it returns that
+/// one.
 ///
 /// # Errors
 /// The endpoint refused the connection, cannot be reached, did not accept in time, or did not prove its name; or this

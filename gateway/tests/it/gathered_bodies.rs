@@ -186,3 +186,31 @@ async fn a_body_reaches_the_instance_that_is_there() {
         }
     }
 }
+
+/// Only its end shows that a body of unknown length has no content. The service then gets none, in the form that its method asks
+/// for: some refuse a GET with chunks.
+#[tokio::test]
+async fn a_body_that_turns_out_empty_is_sent_as_none() {
+    for (method, length) in [("GET", None), ("DELETE", None), ("POST", Some("0")), ("PUT", Some("0"))] {
+        let service = Recorder::silent().await;
+        let gateway = gateway(service.addr, "", "").await;
+        let mut client = TcpStream::connect(gateway.http).await.unwrap();
+        let head = format!("{method} /x HTTP/1.1\r\nhost: gw\r\ntransfer-encoding: chunked\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(b"0\r\n\r\n").await.unwrap();
+        let mut client = FrameClient::open(gateway.http).await;
+        let head = client.head(1, method, "/x", &[]);
+        client.send(&[head, data(1, 1, b"")].concat()).await;
+        eventually("both requests arrive", || async {
+            let heads = service.connections();
+            heads.len() == 2 && heads.iter().all(|bytes| bytes.ends_with(b"\r\n\r\n"))
+        })
+        .await;
+        for recorded in service.connections() {
+            let text = String::from_utf8(recorded.bytes).unwrap();
+            assert!(!text.contains("transfer-encoding"), "{text}");
+            let stated = text.lines().find_map(|line| line.strip_prefix("content-length: "));
+            assert_eq!(stated, length, "{text}");
+        }
+    }
+}

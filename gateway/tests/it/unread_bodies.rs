@@ -191,3 +191,35 @@ async fn the_last_words_of_a_service_reach_the_client() {
         }
     }
 }
+
+/// Bytes that the gateway does not read any more must not turn the end of its response into a reset: a client of HTTP/1.0 then
+/// takes the whole response for a part, and programs get an error instead of it.
+#[tokio::test]
+async fn a_client_that_sends_more_than_is_read_gets_the_end_of_its_response() {
+    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listeners = listeners(service.local_addr().unwrap()).await;
+    let gateway = &listeners.gateway;
+    for (version, more) in
+        [("1.0", "\r\n"), ("1.0", "GET /open HTTP/1.0\r\n\r\n"), ("1.1", "GET /open HTTP/1.1\r\n")]
+    {
+        let mut client = TcpStream::connect(gateway.http).await.unwrap();
+        let head = format!("GET /open HTTP/{version}\r\nhost: gw\r\nconnection: close\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        let (mut stream, _) = service.accept().await.unwrap();
+        let mut read = Vec::new();
+        while !read.ends_with(b"\r\n\r\n") {
+            read.push(stream.read_u8().await.unwrap());
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nfirst").await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.windows(5).any(|part| part == b"first") {
+            answer.push(client.read_u8().await.unwrap());
+        }
+        client.write_all(more.as_bytes()).await.unwrap();
+        stream.write_all(b" and last").await.unwrap();
+        drop(stream);
+        let rest = tokio::time::timeout(DEADLINE, client.read_to_end(&mut answer)).await.expect("an end");
+        assert!(rest.is_ok(), "HTTP/{version} {more:?}: {rest:?}");
+        assert!(String::from_utf8(answer).unwrap().contains("last"), "HTTP/{version} {more:?}");
+    }
+}

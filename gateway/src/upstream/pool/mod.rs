@@ -25,8 +25,8 @@ use crate::{
     policy::pool::PoolSettings,
 };
 
-/// The largest number of idle connections that are checked for one request before a new one is opened. A connection is
-/// passed over only while its last response is being finished, which takes one turn of the event loop.
+/// The largest number of idle connections that are checked for one request before a new one is opened. Connections that the
+/// endpoint has closed are dropped.
 const LOOKED_AT_MAX: usize = 4;
 
 /// At most one line about failed connects per worker and endpoint is logged in this time.
@@ -133,16 +133,9 @@ impl EndpointPool {
     /// An idle connection that can take a request now, if there is one.
     pub fn checkout(self: &Rc<Self>) -> Option<Lease> {
         let mut idle = self.idle.borrow_mut();
-        let mut looked_at = 0;
-        let mut at = idle.len();
-        while at > 0 && looked_at < LOOKED_AT_MAX {
-            at -= 1;
-            looked_at += 1;
-            let (opened, _) = idle.get(at)?;
-            if opened.connection.is_closed() {
-                idle.swap_remove(at);
-            } else {
-                let (opened, _) = idle.swap_remove(at);
+        for _ in 0..LOOKED_AT_MAX {
+            let (opened, _) = idle.pop()?;
+            if !opened.connection.is_closed() {
                 return Some(Lease::of_idle(opened, Rc::clone(self)));
             }
         }

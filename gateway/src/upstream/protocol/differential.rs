@@ -161,8 +161,7 @@ impl Client {
             }
             Self::Ours(connection) => {
                 let head = RequestHead::plain(method, "/", Delimiting::Nothing);
-                let body = Some(RequestBody::default());
-                let mut request = UpstreamRequest { head, body, memory: HeaderMap::new() };
+                let mut request = UpstreamRequest::new(head, RequestBody::default(), HeaderMap::new());
                 let sent = connection.send(&mut request, Some(sink)).await;
                 let Ok(Answered { response, framing }) = sent else { return None };
                 let (head, body) = response.into_parts();

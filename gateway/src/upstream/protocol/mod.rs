@@ -34,8 +34,19 @@ pub struct UpstreamRequest<B = RequestBody> {
     pub head: RequestHead,
     /// `None` once bytes of the request may have left. A failure before that leaves the body here.
     pub body: Option<B>,
+    /// The request may be sent again after bytes of it have left. Otherwise the head is freed when it was sent.
+    pub repeats: bool,
+    /// Bytes of the informational responses to it, in all attempts.
+    pub(super) informational_bytes: usize,
     /// An empty map. Its memory is used for the fields of the response.
-    pub memory: HeaderMap,
+    memory: HeaderMap,
+}
+
+impl<B> UpstreamRequest<B> {
+    /// `memory` is an empty map.
+    pub fn new(head: RequestHead, body: B, memory: HeaderMap) -> Self {
+        Self { head, body: Some(body), repeats: true, informational_bytes: 0, memory }
+    }
 }
 
 /// The head of a response, with a body that is still to come.

@@ -70,7 +70,7 @@ impl<'a, B: RequestContent> Sending<'a, B> {
             sink,
             partial: Vec::new(),
             is_doubtful: false,
-            informational_bytes: 0,
+            informational_bytes: request.informational_bytes,
             headers: HeaderMap::new(),
         };
         Self { wire, request, reader, is_new: true, outgoing: None }
@@ -82,7 +82,7 @@ impl<'a, B: RequestContent> Sending<'a, B> {
         if let Poll::Ready(read) = self.wire.poll_read(cx, |_| ()) {
             return Poll::Ready(Err(read.err().map_or(SendError::Ended, |error| send_error(&error))));
         }
-        let UpstreamRequest { head, body: to_send, memory } = &mut *self.request;
+        let UpstreamRequest { head, body: to_send, repeats, memory, .. } = &mut *self.request;
         let Some(body) = to_send else { return Poll::Ready(Err(SendError::Ended)) };
         let mut front = self.wire.scratch.for_a_write();
         front.extend_from_slice(head.bytes());
@@ -114,6 +114,9 @@ impl<'a, B: RequestContent> Sending<'a, B> {
         let Some(body) = to_send.take() else { return Poll::Ready(Err(SendError::Ended)) };
         self.is_new = false;
         self.reader.headers = std::mem::take(memory);
+        if !*repeats {
+            head.free();
+        }
         if encoder == Encoder::Over
             && written == front.len() + piece.content.len() + piece.back.len()
             && let Poll::Ready(Ok(())) = self.wire.poll_flush(cx)
@@ -132,6 +135,7 @@ impl<'a, B: RequestContent> Sending<'a, B> {
                 Ok(read) => read?,
                 Err(error) => return Poll::Ready(Err(send_error(&error))),
             };
+            self.request.informational_bytes = self.reader.informational_bytes;
             if let Some((head, content)) = read {
                 return Poll::Ready(Ok(Heard {
                     response: head.response.map(|()| content),

@@ -385,3 +385,43 @@ async fn the_informational_responses_of_one_request_have_a_bound_in_bytes() {
     })
     .await;
 }
+
+/// A service that is tried again must not get the bound anew.
+#[tokio::test]
+async fn the_bound_of_informational_responses_holds_over_all_attempts() {
+    on_a_worker(async {
+        let one = format!("HTTP/1.1 102 Processing\r\nx: {}\r\n\r\n", "a".repeat(32));
+        let mut request = get("/");
+        for (count, is_answered) in [(600, true), (600, false)] {
+            let (mut connection, mut service) = connection(1 << 17);
+            let serve = async {
+                read_head(&mut service).await;
+                let all = one.repeat(count) + "HTTP/1.1 503 A\r\ncontent-length: 0\r\n\r\n";
+                service.write_all(all.as_bytes()).await.unwrap();
+            };
+            let (sent, ()) = tokio::join!(connection.send(&mut request, None), serve);
+            assert_eq!(sent.is_ok(), is_answered);
+            request.body = Some(FedBody::default());
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_head_that_is_not_sent_again_is_freed_when_it_was_sent() {
+    on_a_worker(async {
+        for repeats in [true, false] {
+            let (mut connection, mut service) = connection(1 << 16);
+            let mut request = get("/");
+            request.repeats = repeats;
+            let serve = async {
+                read_head(&mut service).await;
+                service.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            };
+            let (sent, ()) = tokio::join!(connection.send(&mut request, None), serve);
+            assert!(sent.is_ok());
+            assert_eq!(!request.head.bytes().is_empty(), repeats);
+        }
+    })
+    .await;
+}

@@ -47,7 +47,7 @@ fn request(
     content: Delimiting,
 ) -> UpstreamRequest<FedBody> {
     let head = RequestHead::plain(&method.parse().unwrap(), path, content);
-    UpstreamRequest { head, body: Some(body), memory: HeaderMap::new() }
+    UpstreamRequest::new(head, body, HeaderMap::new())
 }
 
 /// What the connection makes of one request: status and content, or where it ended.
