@@ -164,7 +164,9 @@ async fn while_the_issuer_is_slow_a_new_key_waits_and_a_known_one_does_not() {
 async fn a_wait_is_no_longer_than_the_routes_time_and_ends_with_503() {
     let (old, new) = (SigningKey::new(Some("k")), SigningKey::new(Some("k")));
     let guarded = Guarded::with(&old, ", timeout: 1500ms").await;
-    assert_eq!(guarded.ask(&old.token("ann")).await.status(), 200);
+    // On a busy machine the first fetch may take longer than the route's time.
+    eventually("the first keys are there", async || guarded.ask(&old.token("ann")).await.status() == 200)
+        .await;
     guarded.issuer.is(Mode::Slow);
     let reply = guarded.ask(&new.token("ann")).await;
     assert_eq!(code(&reply), (503, "keys_unavailable".to_owned()));
