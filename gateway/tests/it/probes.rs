@@ -32,6 +32,7 @@ async fn eject(gateway: &TestGateway) {
 }
 
 /// Three `POST`s for each `GET`, until there were this many ejections. All of them must succeed.
+/// The pauses of these tests are long: a client that stands still for another pause makes a `POST` the probe, as it should.
 async fn mixed_traffic(gateway: &TestGateway, ejections: f64) {
     let mut client = Connection::open(gateway.http).await;
     let began = Instant::now();
@@ -48,7 +49,7 @@ async fn mixed_traffic(gateway: &TestGateway, ejections: f64) {
 #[tokio::test]
 async fn no_post_is_the_probe_of_an_endpoint_that_breaks_while_there_are_requests_to_repeat() {
     let (bad, good) = (RawBackend::answering(b"", true).await, Backend::named("good").await);
-    let service = ", breaker: off, outlier: {gateway_failures: 2, pause: 100ms}";
+    let service = ", breaker: off, outlier: {gateway_failures: 2, pause: 500ms}";
     let gateway = TestGateway::start(&two(&bad, &good, "", service)).await;
     eject(&gateway).await;
     mixed_traffic(&gateway, 4.0).await;
@@ -59,7 +60,7 @@ async fn no_post_is_the_probe_of_an_endpoint_that_breaks_while_there_are_request
 async fn no_get_is_lost_to_the_probe_of_an_endpoint_that_answers_502() {
     let bad = Backend::with(|_| Response::builder().status(502).body("bad".into()).unwrap()).await;
     let good = Backend::named("good").await;
-    let service = ", breaker: off, outlier: {gateway_failures: 2, pause: 100ms}";
+    let service = ", breaker: off, outlier: {gateway_failures: 2, pause: 500ms}";
     let config = format!("workers: 1\n{}", to(&hosts([bad.addr, good.addr]), "", service));
     let gateway = TestGateway::start(&config).await;
     eject(&gateway).await;
@@ -71,7 +72,7 @@ async fn no_get_is_lost_to_the_probe_of_an_endpoint_that_answers_502() {
 #[tokio::test]
 async fn no_request_is_lost_to_the_probe_of_an_endpoint_that_hangs_while_there_are_some_to_repeat() {
     let (bad, good) = (RawBackend::answering(b"", false).await, Backend::named("good").await);
-    let service = ", breaker: off, outlier: {gateway_failures: 1, pause: 100ms}";
+    let service = ", breaker: off, outlier: {gateway_failures: 1, pause: 500ms}";
     let gateway = TestGateway::start(&two(&bad, &good, ", timeout: 2s", service)).await;
     eject(&gateway).await;
     mixed_traffic(&gateway, 3.0).await;
@@ -109,7 +110,7 @@ async fn where_nothing_can_be_repeated_a_request_is_the_probe_after_another_paus
 #[tokio::test]
 async fn a_service_without_traffic_finds_out_by_itself_that_a_port_is_open_again() {
     let (dead, good) = (closed_port(), Backend::named("good").await);
-    let service = ", breaker: off, outlier: {pause: 100ms}";
+    let service = ", breaker: off, outlier: {pause: 500ms}";
     let gateway = TestGateway::start(&to(&hosts([dead, good.addr]), "", service)).await;
     eject(&gateway).await;
     let served = good.served();
