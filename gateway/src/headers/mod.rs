@@ -102,9 +102,13 @@ pub fn remove_named(headers: &mut HeaderMap, line: &[u8]) {
 }
 
 fn named_in(line: &[u8]) -> impl Iterator<Item = HeaderName> {
+    naming_options(line).filter_map(|option| HeaderName::from_bytes(option).ok())
+}
+
+/// The options of a line of Connection that name a field: all but `close`, `keep-alive` and `upgrade`.
+fn naming_options(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     let options = line.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
-    let names = options.filter(|option| !names::is_plain_connection_option(option));
-    names.filter_map(|option| HeaderName::from_bytes(option).ok())
+    options.filter(|option| !names::is_plain_connection_option(option))
 }
 
 /// Applies the rules: remove, then set, then add. So one set of rules can remove the fields that came and add its own.

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 
 use super::{
-    Facts, HeaderRules, MadeField,
+    Facts, HeaderRules, MadeField, naming_options,
     request_head::{Delimiting, RequestHead},
     via,
 };
@@ -11,7 +11,7 @@ use crate::message::{
     Authority, Found, Framing, GuardedNames, Scheme, Survey, Verdict,
     names::{
         Kind, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PREFIX, X_FORWARDED_PROTO,
-        X_REQUEST_ID, is_plain_connection_option,
+        X_REQUEST_ID,
     },
 };
 
@@ -198,21 +198,14 @@ pub(super) fn is_dropped(name: &HeaderName, context: &ForwardContext<'_>) -> boo
 
 /// Whether some `Connection` line names a field.
 fn names_a_field(fields: &HeaderMap) -> bool {
-    fields.get_all(header::CONNECTION).iter().any(|line| options(line).any(names_one))
+    fields.get_all(header::CONNECTION).iter().any(|line| naming_options(line.as_bytes()).next().is_some())
 }
 
-/// Whether a `Connection` line names this field.
+/// Whether a `Connection` line names this field. Admission bounds the number of options.
 fn is_named(fields: &HeaderMap, name: &HeaderName) -> bool {
-    let is_this = |option: &[u8]| names_one(option) && option.eq_ignore_ascii_case(name.as_str().as_bytes());
-    fields.get_all(header::CONNECTION).iter().any(|line| options(line).any(is_this))
-}
-
-fn options(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
-}
-
-fn names_one(option: &[u8]) -> bool {
-    !is_plain_connection_option(option)
+    let mut lines = fields.get_all(header::CONNECTION).iter();
+    let name = name.as_str().as_bytes();
+    lines.any(|line| naming_options(line.as_bytes()).any(|option| option.eq_ignore_ascii_case(name)))
 }
 
 /// Whether the gateway writes this field of a trusted peer anew, with what it adds.

@@ -2,9 +2,9 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 
-use super::{HeaderRules, append_via, apply_rules, is_canonical_length, remove_fields};
+use super::{HeaderRules, append_via, apply_rules, is_canonical_length, naming_options, remove_fields};
 use crate::message::{
-    names::{Kind, X_REQUEST_ID, is_plain_connection_option},
+    names::{Kind, X_REQUEST_ID},
     parse_length,
 };
 
@@ -82,7 +82,7 @@ impl FramingReading {
             return Ok(false);
         }
         // What it names is removed, and that may be the length.
-        self.names_fields |= *name == header::CONNECTION && names_a_field(value);
+        self.names_fields |= *name == header::CONNECTION && naming_options(value).next().is_some();
         Ok(!is_dropped(name))
     }
 
@@ -126,12 +126,6 @@ fn without_content(length: &Length, is_chunked: bool) -> ResponseFraming {
         reusable: !is_chunked && length.value.unwrap_or(0) == 0,
         is_written: length.value.is_none(),
     }
-}
-
-/// Whether a Connection line names a field, besides `close` or `keep-alive`.
-fn names_a_field(line: &[u8]) -> bool {
-    let mut options = line.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
-    !options.all(is_plain_connection_option)
 }
 
 /// Turns the service's header section, without the fields that end at this hop, into the client's.
