@@ -40,6 +40,7 @@ pub mod syntax;
 pub mod testing;
 pub mod tls;
 pub mod token;
+mod tunnel;
 pub mod upstream;
 pub mod worker;
 pub mod worker_thread;

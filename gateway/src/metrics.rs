@@ -158,6 +158,8 @@ pub enum Rare {
     Ejection,
     /// (service, reason): ejections that did not happen, because the largest permitted number of endpoints was out.
     EjectionSpared,
+    /// (service, reason): tunnels that have ended.
+    TunnelEnded,
     /// (service, ""): breakers that stayed closed for the reason of `EjectionSpared`.
     BreakerSpared,
     /// (service, ""): requests to ejected endpoints, because too few others were left.

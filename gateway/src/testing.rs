@@ -157,6 +157,7 @@ pub(crate) fn connection_of(worker: &Rc<WorkerState>) -> Rc<crate::request::Conn
         authority: std::cell::RefCell::default(),
         state: Rc::new(crate::downstream::ConnectionState::new(scheme, &worker.clock)),
         held: Rc::default(),
+        tunnel: std::cell::RefCell::default(),
         worker: Rc::clone(worker),
     })
 }

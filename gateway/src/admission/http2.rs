@@ -5,7 +5,8 @@
 //! same values on HTTP/2 as on HTTP/1.1, so this comes before everything else that reads the section.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Request, header};
+use h2::ext::Protocol;
+use http::{HeaderMap, HeaderValue, Method, Request, header};
 
 use super::Refusal;
 
@@ -13,6 +14,10 @@ use super::Refusal;
 /// [`super::admit`] refuses the request later. It is done when the request is accepted, because hundreds of streams may
 /// wait for their turn then, and a field that costs its sender one byte takes 70 bytes here.
 pub(crate) fn receive<B>(request: &mut Request<B>, header_lines_max: usize) {
+    if *request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_some() {
+        // RFC 8441: the handshake of a tunnel, which is a GET on HTTP/1.1. Routes and policies see one form of it.
+        *request.method_mut() = Method::GET;
+    }
     let verdict = normalise(request.headers_mut(), header_lines_max);
     if let Err(refusal) = verdict {
         if matches!(refusal, Refusal::TooManyCookies | Refusal::TooManyHeaders) {

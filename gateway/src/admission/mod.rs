@@ -9,8 +9,8 @@
 //! - Methods: all registered ones (RFC 9110 §16.1) and those in the routes of the configuration are admitted. CONNECT and
 //!   TRACE are 405, any other token is 501 (RFC 9110 §9.1). Method names are case-sensitive: `get` is not GET.
 //! - `OPTIONS *` is a request to the gateway itself, which answers it.
-//! - Protocol upgrades are not tunnelled. `Upgrade: h2c` is ignored; a client that needs another protocol gets 501 where a
-//!   route would have sent its request to a service ([`needs_upgrade`]).
+//! - `Upgrade: h2c` is ignored. An extended CONNECT (RFC 8441) is read as GET, so that a route takes it as it takes the handshake
+//!   of HTTP/1.1; all other protocols are the route's decision.
 //! - An HTTP/1.0 request without Host is refused, because routing needs a host.
 //! - Every refusal ends the downstream connection (HTTP/1) or the stream (HTTP/2): after a message with two readings, it is
 //!   not certain where the next one starts.
@@ -38,7 +38,7 @@ pub(crate) use self::odd_path::canonical as canonical_odd;
 pub(crate) use self::{
     http2::{crumbs_max, receive},
     odd_path::lenient_readings,
-    upgrade::needs_upgrade,
+    upgrade::{asked_protocols, is_extended_connect, is_other_http},
 };
 pub use self::{
     odd_path::{Odd, Oddities},

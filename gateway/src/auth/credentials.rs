@@ -16,6 +16,7 @@
 use http::{HeaderMap, HeaderName, header};
 
 use super::settings::CredentialSource;
+use crate::headers::list_members;
 
 /// The request is malformed, whatever its credential is (400 `bad_request`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +98,7 @@ pub fn find_credential<'a>(
             CredentialSource::Cookie(name) => cookie(headers, name, has_claims)?,
             CredentialSource::Header(name) => header(headers, name)?.into(),
             CredentialSource::Query(name) => parameter(query, name)?.into(),
+            CredentialSource::Subprotocol(prefix) => subprotocol(headers, prefix)?.into(),
         })?;
     }
     Ok(found)
@@ -223,6 +225,20 @@ fn of_base64(byte: u8) -> Option<u8> {
         b'/' | b'_' => Some(63),
         _ => None,
     }
+}
+
+/// The members of `Sec-WebSocket-Protocol` that are credentials: they begin with the prefix, in any case. The service does not get
+/// them ([`remove_subprotocols`](crate::headers::remove_subprotocols)).
+fn subprotocol<'a>(headers: &'a HeaderMap, prefix: &str) -> Result<Option<&'a str>, BadPlacement> {
+    let mut found = None;
+    for member in list_members(headers, &header::SEC_WEBSOCKET_PROTOCOL) {
+        if let Some((start, credential)) = member.split_at_checked(prefix.len())
+            && start.eq_ignore_ascii_case(prefix.as_bytes())
+        {
+            merge(&mut found, some(credential)?)?;
+        }
+    }
+    Ok(found)
 }
 
 /// The parameter `name` of a query. `&` separates parameters; in older services `;` does as well.

@@ -109,6 +109,8 @@ pub enum CredentialSource {
     Cookie(String),
     Header(HeaderName),
     Query(String),
+    /// A member of `Sec-WebSocket-Protocol` that begins with this prefix. A browser can set no other field of a WebSocket.
+    Subprotocol(String),
 }
 
 /// Reads a file that is named in the configuration. An error is reported, and the file is watched from then on.
@@ -147,7 +149,10 @@ impl Written {
             CredentialSource::Header(name) => {
                 Some((name, written.get(at).map_or(resolved.span, |at| at.span)))
             }
-            CredentialSource::Bearer | CredentialSource::Cookie(_) | CredentialSource::Query(_) => None,
+            CredentialSource::Bearer
+            | CredentialSource::Cookie(_)
+            | CredentialSource::Query(_)
+            | CredentialSource::Subprotocol(_) => None,
         })
     }
 
@@ -201,13 +206,20 @@ fn read_sources(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<Vec<At<Cr
 }
 
 fn credential_source(text: &str) -> Result<CredentialSource, Invalid> {
-    let expected = "`bearer`, `cookie:NAME`, `header:NAME` or `query:NAME`";
+    let expected = "`bearer`, `cookie:NAME`, `header:NAME`, `query:NAME` or `subprotocol:PREFIX`";
     let refuse = |label: &str| Invalid::new(code::BAD_VALUE, expected, label);
     match text.split_once(':') {
         None if text == "bearer" => Ok(CredentialSource::Bearer),
+        Some(("subprotocol", "")) => {
+            Err(refuse("the prefix is missing").help("write `subprotocol:bearer.`, for example"))
+        }
         Some((_, "")) => Err(refuse("the name is missing")),
         Some(("cookie", name)) => Ok(CredentialSource::Cookie(name.to_owned())),
         Some(("query", name)) => Ok(CredentialSource::Query(name.to_owned())),
+        // A subprotocol is a token, and a field name is one.
+        Some(("subprotocol", prefix)) => HeaderName::from_str(prefix)
+            .map(|_| CredentialSource::Subprotocol(prefix.to_owned()))
+            .map_err(|_| refuse("no subprotocol can begin with this")),
         Some(("header", name)) => {
             let name = HeaderName::from_str(name).map_err(|_| refuse("this is not a header name"))?;
             match names::Kind::of(name.as_str()) {

@@ -12,6 +12,7 @@ use crate::{
     policy::{
         circuit_breaker::CircuitBreaker,
         concurrency::{ConcurrencyLimit, Places},
+        max_tunnels::TunnelLimit,
         outlier::OutlierDetector,
         retry::RetryBudget,
     },
@@ -77,6 +78,10 @@ pub(super) fn compile(settings: &Settings, world: &World, previous: &[Arc<Cluste
                 service.shares,
                 &places,
                 limit,
+            ),
+            tunnels: TunnelLimit::compile(
+                service.policies.max_tunnels,
+                relatives.first().map(|cluster| &cluster.tunnels),
             ),
             retry_budget: budget.map_or_else(|| Arc::new(RetryBudget::new(share)), Arc::clone),
             target,

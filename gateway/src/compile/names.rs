@@ -24,7 +24,10 @@ pub(super) fn configured(settings: &Settings) -> ConfiguredNames {
         tokens: tokens
             .filter_map(|source| match source {
                 CredentialSource::Header(name) => Some(name.clone()),
-                CredentialSource::Bearer | CredentialSource::Cookie(_) | CredentialSource::Query(_) => None,
+                CredentialSource::Bearer
+                | CredentialSource::Cookie(_)
+                | CredentialSource::Query(_)
+                | CredentialSource::Subprotocol(_) => None,
             })
             .collect(),
         decides: conditions.map(|condition| condition.name.clone()).chain(asked.fields).collect(),

@@ -17,7 +17,7 @@ use hyper::{
 
 use super::{
     ConnectionContext, Gauge, classify, head_bytes_max, linger::linger, remember_waker, report::Failure,
-    transport::Transport,
+    transport::Transport, tunnel::run_on_connection,
 };
 use crate::{body::ClientBody, downstream::Phase, request};
 
@@ -83,6 +83,15 @@ where
     let is_refused = is_parked.as_ref().is_err_and(hyper::Error::is_parse);
     let parts = connection.into_parts();
     let mut transport = parts.io;
+    if let Some(tunnel) = context.tunnel.take() {
+        // hyper ends at a 101, and does not close the connection.
+        if is_parked.is_ok() && !state.kill.get() {
+            // The client may have sent its first bytes right behind the handshake.
+            transport.put_back(&parts.read_buf);
+            run_on_connection(tunnel, transport, context).await;
+        }
+        return is_parked.map(|_| None);
+    }
     if is_parked.as_ref().is_ok_and(|is_parked| !is_parked) || is_refused {
         if (is_refused || state.has_unread_body.get()) && !state.kill.get() {
             linger(transport, context).await;

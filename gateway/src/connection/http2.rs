@@ -74,6 +74,8 @@ where
 
 fn builder(listen: &ListenSettings, windows: &Windows) -> server::Builder {
     let mut builder = server::Builder::new();
+    // RFC 8441 §3: clients may begin tunnels.
+    builder.enable_connect_protocol();
     builder
         .max_concurrent_streams(listen.max_streams)
         .max_header_list_size(header_list_bytes_max(listen))

@@ -19,6 +19,7 @@ mod observed;
 mod report;
 mod streams;
 mod transport;
+mod tunnel;
 mod windows;
 
 use std::{
@@ -89,6 +90,7 @@ where
             worker,
             state,
             held: Rc::default(),
+            tunnel: RefCell::default(),
         });
         match serve(Rc::clone(&context)).await {
             Err(failure) => report::ended(&context, &failure),

@@ -21,6 +21,7 @@ use http_body::Body;
 use super::{
     ConnectionContext, boxed,
     linger::{Lingering, linger_on_stream},
+    tunnel::run_on_stream,
 };
 use crate::{
     admission,
@@ -126,11 +127,17 @@ where
     .await?;
     drop(serving);
     let Ok(response) = served else { return Ok(()) };
-    let (mut parts, body) = response.into_parts();
+    let (mut parts, mut body) = response.into_parts();
     // A `Connection` field is malformed in HTTP/2 (RFC 9113 §8.2.2). One of the service was removed with the other
     // hop-by-hop fields.
     parts.headers.remove(header::CONNECTION);
     parts.headers.entry(header::DATE).or_insert_with(|| connection.worker.clock.http_date());
+    if let Some(tunnel) = body.take_tunnel() {
+        let stream = reply.send_response(Response::from_parts(parts, ()), false)?;
+        // Boxed, because most streams are no tunnels.
+        Box::pin(run_on_stream(tunnel, stream)).await;
+        return Ok(());
+    }
     let is_over = body.is_end_stream();
     if !is_over && let Some(length) = body.size_hint().exact() {
         parts.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());

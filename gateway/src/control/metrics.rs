@@ -343,6 +343,10 @@ fn endpoints(out: &mut Families, snapshot: &Snapshot) {
     for cluster in &clusters {
         family.add(&[("service", &cluster.name)], f64::from(cluster.concurrency.in_flight()));
     }
+    let mut family = out.gauge("millgate_tunnels_open", "Tunnels that are open to a service");
+    for cluster in &clusters {
+        family.add(&[("service", &cluster.name)], f64::from(cluster.tunnels.open()));
+    }
     let mut family = out.gauge(
         "millgate_failover_position",
         "Datacenter that serves a service: 0 is its own, otherwise the place in `failover`",

@@ -20,6 +20,7 @@
 //! The code here edits or decides; it does not wait, log or build a response.
 
 mod client;
+mod handshake;
 mod made;
 mod request;
 mod request_head;
@@ -35,6 +36,7 @@ use crate::message::names;
 pub(crate) use self::response::remove_hop_by_hop;
 pub use self::{
     client::{claimed, client_ip, is_trusted},
+    handshake::{Handshake, apply_switched, is_switched, remove_subprotocols},
     made::{Facts, MadeField, MadeValue, apply_made},
     request::{ForwardContext, remove_claimed, trusted_request_id, write_request},
     request_head::{Delimiting, RequestHead},
@@ -103,6 +105,13 @@ pub fn remove_named(headers: &mut HeaderMap, line: &[u8]) {
 
 fn named_in(line: &[u8]) -> impl Iterator<Item = HeaderName> {
     naming_options(line).filter_map(|option| HeaderName::from_bytes(option).ok())
+}
+
+/// The members of a list, over all of its lines (RFC 9110 §5.6.1).
+pub(crate) fn list_members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    let lines = headers.get_all(name).into_iter();
+    let members = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii);
+    members.filter(|member| !member.is_empty())
 }
 
 /// The options of a line of Connection that name a field: all but `close`, `keep-alive` and `upgrade`.

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 
 use super::{
-    Facts, HeaderRules, MadeField, naming_options,
+    Facts, Handshake, HeaderRules, MadeField, naming_options,
     request_head::{Delimiting, RequestHead},
     via,
 };
@@ -48,6 +48,8 @@ pub struct ForwardContext<'a> {
     pub forward: &'a [(HeaderName, HeaderValue)],
     /// The route's rules for requests.
     pub rules: &'a HeaderRules,
+    /// The handshake of another protocol. `None`: the request is a plain one.
+    pub handshake: Option<&'a Handshake>,
     /// The values that the rules may refer to.
     pub facts: Facts<'a>,
 }
@@ -69,7 +71,10 @@ pub fn write_request(fields: &HeaderMap, target: &str, context: &ForwardContext<
             head.push(name, value.as_bytes());
         }
     }
-    let head = head.end(&context.facts);
+    let mut head = head.end(&context.facts);
+    if let Some(handshake) = context.handshake {
+        handshake.write(&mut head);
+    }
     let delimiting = match context.framing {
         Framing::Length(bytes) => Delimiting::Length(bytes),
         Framing::Chunked | Framing::Unstated if context.has_content => Delimiting::Chunked,
@@ -91,7 +96,8 @@ fn write_clients(fields: &HeaderMap, context: &ForwardContext<'_>, head: &mut Ru
         let is_left_out = is_framing
             || has_dropped && is_dropped(name, context)
             || names_fields && is_named(fields, name)
-            || joins && is_joined(name, context);
+            || joins && is_joined(name, context)
+            || context.handshake.is_some_and(|handshake| handshake.replaces(name));
         if !is_left_out {
             head.push(name, value.as_bytes());
         }

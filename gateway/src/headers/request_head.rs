@@ -16,6 +16,7 @@ pub struct RequestHead {
     host: Range<usize>,
     content: Delimiting,
     is_head: bool,
+    asks_for_upgrade: bool,
 }
 
 /// How the content of a request is delimited.
@@ -41,7 +42,8 @@ impl RequestHead {
         bytes.extend_from_slice(host.as_bytes());
         let host = start..bytes.len();
         bytes.extend_from_slice(b"\r\n");
-        Self { bytes, host, content: Delimiting::Nothing, is_head: *method == Method::HEAD }
+        let is_head = *method == Method::HEAD;
+        Self { bytes, host, content: Delimiting::Nothing, is_head, asks_for_upgrade: false }
     }
 
     /// A head without further fields, to `a.test`.
@@ -57,6 +59,13 @@ impl RequestHead {
         self.bytes.extend_from_slice(b": ");
         self.bytes.extend_from_slice(value);
         self.bytes.extend_from_slice(b"\r\n");
+    }
+
+    /// Adds the two fields that ask for another protocol (RFC 9110 §7.8).
+    pub(super) fn ask_for_upgrade(&mut self, protocol: &[u8]) {
+        self.push(header::CONNECTION.as_str(), b"upgrade");
+        self.push(header::UPGRADE.as_str(), protocol);
+        self.asks_for_upgrade = true;
     }
 
     /// Ends the head with the one field that delimits the content. `states_nothing`: a length of 0 is written, too
@@ -88,6 +97,11 @@ impl RequestHead {
     /// HEAD: the response has no content, whatever its fields contain.
     pub fn is_head(&self) -> bool {
         self.is_head
+    }
+
+    /// The response may switch the connection to another protocol.
+    pub fn asks_for_upgrade(&self) -> bool {
+        self.asks_for_upgrade
     }
 
     /// Frees the bytes of a head that is not sent again.

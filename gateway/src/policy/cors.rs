@@ -221,6 +221,11 @@ impl Cors {
         self.allows(origin.as_bytes()).then(|| origin.clone())
     }
 
+    /// Whether pages of this origin may act with the user's cookies.
+    pub(crate) fn allows_cookies(&self, origin: &[u8]) -> bool {
+        self.credentials && self.allows(origin)
+    }
+
     fn allows(&self, origin: &[u8]) -> bool {
         self.origins.iter().any(|known| known.is(origin))
     }

@@ -20,6 +20,7 @@ pub mod headers;
 pub mod limit_check;
 pub mod limit_key;
 pub(crate) mod max_inflight;
+pub(crate) mod max_tunnels;
 pub(crate) mod of_route;
 pub(crate) mod of_service;
 pub mod outlier;
@@ -32,6 +33,7 @@ pub mod retry;
 pub mod rewrite;
 pub(crate) mod spelling;
 pub mod timeout;
+pub(crate) mod upgrade;
 
 use std::fmt;
 
@@ -52,6 +54,7 @@ route_policies! {
     require: require::Requirement,
     rate_limit: rate_limit::RateLimit,
     redirect: redirect::Redirect,
+    upgrade: upgrade::Upgrade,
     body_limit: body_limit::BodyLimit,
     rewrite: rewrite::Rewrite,
     headers: headers::Headers,
@@ -67,8 +70,9 @@ service_policies! {
     breaker: circuit_breaker::CircuitBreaker,
     outlier: outlier::OutlierDetector,
     max_inflight: max_inflight::MaxInflight,
+    max_tunnels: max_tunnels::MaxTunnels,
     pool: pool::PoolSettings,
 }
 
 /// Policies that the format reserves and this version does not have yet.
-pub(crate) const LATER: &[&str] = &["compress", "upgrade", "buffer"];
+pub(crate) const LATER: &[&str] = &["compress", "buffer"];

@@ -29,6 +29,7 @@ pub(crate) struct Written {
     per_try: Option<At<Duration>>,
     idle: Option<Duration>,
     min_rate: Option<MinRate>,
+    tunnel: Option<Duration>,
 }
 
 impl Written {
@@ -63,6 +64,7 @@ impl RoutePolicy for Timeouts {
             per_try: per_try.clone(),
             idle: fields.plain("idle", sink, |t| duration_in(t, millis(10)..=minutes(24 * 60))),
             min_rate: fields.plain("min_rate", sink, MinRate::parse),
+            tunnel: fields.plain("tunnel", sink, |t| duration_in(t, millis(100)..=minutes(24 * 60))),
         };
         if let (Some(per_try), Some(total)) = (per_try, timeout.total)
             && per_try.value > total
@@ -94,6 +96,7 @@ impl RoutePolicy for Timeouts {
         replace(&mut under.per_try, top.per_try.as_ref());
         replace(&mut under.idle, top.idle.as_ref());
         replace(&mut under.min_rate, top.min_rate.as_ref());
+        replace(&mut under.tunnel, top.tunnel.as_ref());
     }
 
     /// Reads `timeout`, which is the total.
@@ -179,6 +182,7 @@ pub struct Timeouts {
     per_try: Option<Duration>,
     idle: Duration,
     min_rate: Option<u64>,
+    tunnel: Duration,
 }
 
 /// The instant by which one request must have its response head.
@@ -204,6 +208,7 @@ impl Timeouts {
                 Some(MinRate::BytesPerSecond(rate)) => Some(rate),
                 None => Some(MIN_RATE),
             },
+            tunnel: written.tunnel.unwrap_or(TUNNEL),
         }
     }
 
@@ -220,6 +225,11 @@ impl Timeouts {
     /// Longest silence while a body is on its way, in both directions together.
     pub fn idle(&self) -> Duration {
         self.idle
+    }
+
+    /// Longest silence in a tunnel, in both directions together.
+    pub fn tunnel(&self) -> Duration {
+        self.tunnel
     }
 
     /// Least bytes per second that a client must send or take while the gateway waits for it.
@@ -267,7 +277,7 @@ impl Deadline {
 static TIMEOUT: Known = Known {
     what: "`timeout`",
     prefix: "timeout.",
-    fields: &["total", "connect", "try", "idle", "min_rate"],
+    fields: &["total", "connect", "try", "idle", "min_rate", "tunnel"],
     later: &[],
 };
 
@@ -275,6 +285,7 @@ static TIMEOUT: Known = Known {
 const TOTAL: Duration = Duration::from_secs(15);
 const CONNECT: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_mins(1);
+const TUNNEL: Duration = Duration::from_hours(1);
 /// Bytes per second.
 const MIN_RATE: u64 = 240;
 
@@ -326,6 +337,7 @@ mod tests {
             per_try: longest,
             idle: Some(Duration::MAX),
             min_rate: None,
+            tunnel: None,
         };
         let now = Instant::now();
         let deadline = Timeouts::of(&written).apply(now);

@@ -4,6 +4,7 @@ use std::{cell::RefCell, net::SocketAddr, rc::Rc};
 
 use http::HeaderValue;
 
+use super::tunnel::Tunnel;
 use crate::{
     admission::{Arrival, Scheme},
     downstream::ConnectionState,
@@ -29,6 +30,8 @@ pub struct ConnectionContext {
     pub state: Rc<ConnectionState>,
     /// Slots of services that the connection's requests have.
     pub held: Rc<Held>,
+    /// The tunnel that an HTTP/1.1 connection becomes, as soon as hyper has written the 101.
+    pub(crate) tunnel: RefCell<Option<Box<Tunnel>>>,
 }
 
 impl ConnectionContext {

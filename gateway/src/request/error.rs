@@ -44,8 +44,16 @@ pub enum Error {
     KeysUnavailable,
     #[error("the limit of this route is used up")]
     RateLimited(Box<RateLimited>),
-    #[error("the client asks for another protocol (Upgrade), and this version passes none on")]
+    #[error("the client asks for another protocol, and this route allows none of those that it names")]
     UpgradeUnsupported,
+    #[error(
+        "the handshake of another protocol is not valid: it is a GET without content, and WebSocket needs one Sec-WebSocket-Key of 16 bytes"
+    )]
+    UpgradeInvalid,
+    #[error("a page of another site may not open a WebSocket with this user's cookies")]
+    OriginDenied,
+    #[error("too many tunnels to the service are open")]
+    TunnelsFull,
     #[error("the request body is larger than this route accepts")]
     BodyTooLarge,
     #[error("{0}")]
@@ -169,6 +177,12 @@ impl Error {
             Self::UpgradeUnsupported => {
                 row(StatusCode::NOT_IMPLEMENTED, "upgrade_unsupported", "http_request_error", Downstream)
             }
+            Self::OriginDenied => {
+                row(StatusCode::FORBIDDEN, "origin_denied", "http_request_denied", Downstream)
+            }
+            Self::UpgradeInvalid => {
+                row(StatusCode::BAD_REQUEST, "upgrade_invalid", "http_request_error", Downstream)
+            }
             Self::BodyTooLarge => {
                 row(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "http_request_error", Downstream)
             }
@@ -196,6 +210,7 @@ impl Error {
             | Self::ShareUsed { .. }
             | Self::UploadsFull
             | Self::UploadFilesFull
+            | Self::TunnelsFull
             | Self::OutOfSockets => {
                 row(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "connection_limit_reached", Gateway)
             }
@@ -240,6 +255,7 @@ impl Error {
             Self::ShareUsed { client: true } => "client_share",
             Self::UploadsFull => "uploads_share",
             Self::UploadFilesFull => "uploads_files",
+            Self::TunnelsFull => "max_tunnels",
             _ => self.row().code,
         }
     }
@@ -293,7 +309,7 @@ impl Error {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             // Bytes that the client sends next, in the expected protocol, would be read as a request.
-            Self::ClientGone | Self::UpgradeUnsupported => {
+            Self::ClientGone | Self::UpgradeUnsupported | Self::UpgradeInvalid => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             // RFC 6750 §3: a challenge has no error code if the request has no token.
@@ -329,6 +345,7 @@ impl Error {
             | Self::UploadsFull
             | Self::UploadFilesFull
             | Self::OutOfSockets
+            | Self::TunnelsFull
             | Self::KeysUnavailable => Some(Duration::from_secs(1)),
             _ => None,
         }

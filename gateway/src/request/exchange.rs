@@ -64,6 +64,8 @@ pub struct Exchange {
     /// The failure, in the words of the error table (or [`flags`]); [`flags::NONE`] if nothing failed.
     flag: &'static str,
     bytes_out: u64,
+    /// Bytes that came from the client through a tunnel. `None`: the request has not become one.
+    tunnelled: Option<u64>,
     /// The response was handed over completely.
     complete: bool,
     /// The request body while it is received. `None`: the request has none, or it was not read.
@@ -104,6 +106,12 @@ pub mod flags {
     pub const CLIENT_STALLED: &str = "client_stalled";
     /// The client paused for too long, or was too slow, in the middle of its request, when the response had begun.
     pub const REQUEST_TIMEOUT: &str = "request_timeout";
+    /// A tunnel in which no byte moved for `timeout.tunnel`.
+    pub const TUNNEL_IDLE: &str = "tunnel_idle";
+    /// One side of a tunnel took nothing of what was there for it.
+    pub const TUNNEL_STALLED: &str = "tunnel_stalled";
+    /// The gateway closed the tunnel because it shuts down.
+    pub const TUNNEL_DRAINED: &str = "tunnel_drained";
     /// The request had not ended when `drain.timeout` was over.
     pub const DRAIN_TIMEOUT: &str = "drain_timeout";
 }
@@ -158,6 +166,7 @@ impl Exchange {
             status: None,
             flag: flags::NONE,
             bytes_out: 0,
+            tunnelled: None,
             complete: false,
             upload: None,
             taken: None,
@@ -208,6 +217,24 @@ impl Exchange {
         self.taken = Some(taken);
     }
 
+    /// The request has become a tunnel: it gives back its slot of the service, since it may last for hours.
+    pub(super) fn becomes_tunnel(&mut self) {
+        self.tunnelled = Some(0);
+        if let Some(taken) = &mut self.taken {
+            taken.slot = None;
+        }
+    }
+
+    /// The tunnel has ended, with so many bytes from the client and from the service. `flag`: the reason. `None`: the client's
+    /// connection ended first.
+    pub(super) fn tunnel_ended(&mut self, from_client: u64, from_service: u64, flag: Option<&'static str>) {
+        (self.tunnelled, self.bytes_out) = (Some(from_client), from_service);
+        if let Some(flag) = flag {
+            self.flag = flag;
+            self.completed();
+        }
+    }
+
     /// The head of the response goes to the client.
     pub(super) fn responds(&mut self, status: StatusCode) {
         self.status = Some(status);
@@ -241,6 +268,11 @@ impl Exchange {
             taken.release(is_sent, &self.connection.worker);
         }
         self.complete = true;
+    }
+
+    /// The client's connection.
+    pub(super) fn connection(&self) -> Rc<ConnectionContext> {
+        Rc::clone(&self.connection)
     }
 
     /// The worker that serves the request.
@@ -352,7 +384,8 @@ impl Exchange {
 
     /// Bytes of the request body that have come so far.
     pub fn bytes_in(&self) -> u64 {
-        self.upload.as_ref().map_or(0, |upload| upload.bytes.get())
+        let uploaded = || self.upload.as_ref().map_or(0, |upload| upload.bytes.get());
+        self.tunnelled.unwrap_or_else(uploaded)
     }
 
     /// The connection and the client to which a slot of a service is charged. A trusted proxy's connection carries many
@@ -436,11 +469,19 @@ impl Exchange {
                 worker.metrics.count(Rare::ClientGone, "", "");
             }
         }
+        if self.tunnelled.is_some() {
+            let service = self.route.as_ref().map_or("", |route| route.cluster_name());
+            let end = if self.flag == flags::NONE { "closed" } else { self.flag };
+            worker.metrics.count(Rare::TunnelEnded, service, end);
+        }
+        let head =
+            self.attempts.ended.map_or(duration, |head| head.saturating_duration_since(self.request.started));
         let cell = self.route.as_ref().map_or(&worker.unmatched, |route| &route.metrics);
         {
             let mut sample = cell.borrow_mut();
             sample.count(method_label(&self.request.method), self.status_code(), 1);
-            sample.duration.record(duration);
+            // A tunnel lasts as long as its client wants; its handshake is what was waited for.
+            sample.duration.record(if self.tunnelled.is_some() { head } else { duration });
             // Overhead is measured up to the response head, since the client sets the pace of the rest, and without the
             // time in which the client sends its body.
             if let (Some(upstream), Some(head)) = (upstream, self.attempts.ended) {

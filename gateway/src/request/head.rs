@@ -7,18 +7,27 @@ use super::{ConnectionContext, error::Error, exchange::Exchange};
 use crate::{
     admission::{Admitted, Framing},
     auth::Identity,
-    headers::{self, ForwardContext, RequestHead, ResponseContext, ResponseFraming},
+    headers::{self, ForwardContext, Handshake, RequestHead, ResponseContext, ResponseFraming},
     policy::rewrite::UpstreamHost,
     snapshot::{LocalRoute, LocalSnapshot, Route},
 };
 
-/// Writes the head that the service gets, from what the client sent. `has_content`: the request has a body that is still to come.
+/// What was found out about a request.
+#[derive(Clone, Copy)]
+pub(super) struct HeadFacts<'a> {
+    pub(super) admitted: &'a Admitted,
+    pub(super) framing: Framing,
+    /// The request has a body that is still to come.
+    pub(super) has_content: bool,
+    pub(super) identity: Option<&'a Identity>,
+}
+
+/// Writes the head that the service gets, from what the client sent. `handshake`: that of another protocol.
 pub(super) fn write_upstream_head(
     fields: &HeaderMap,
     snapshot: &LocalSnapshot,
     route: &LocalRoute,
-    (admitted, framing, has_content): (&Admitted, Framing, bool),
-    identity: Option<&Identity>,
+    (HeadFacts { admitted, framing, has_content, identity }, handshake): (HeadFacts<'_>, Option<&Handshake>),
     exchange: &Exchange,
     connection: &ConnectionContext,
 ) -> Result<RequestHead, Error> {
@@ -47,6 +56,7 @@ pub(super) fn write_upstream_head(
         names: &snapshot.shared.table.names,
         forward: identity.map_or(&[][..], |identity| &identity.forward),
         rules: &route.request_rules,
+        handshake,
         facts: exchange.facts(),
     };
     Ok(headers::write_request(fields, target.map_or("/", PathAndQuery::as_str), &context))

@@ -23,6 +23,7 @@ mod search;
 mod send;
 mod silence;
 mod taken;
+mod tunnel;
 mod verdict;
 
 use std::{convert::Infallible, pin::pin, rc::Rc};
@@ -33,18 +34,20 @@ use http_body::Body as _;
 use ipnet::IpNet;
 
 pub use self::context::ConnectionContext;
+pub(crate) use self::tunnel::Tunnel;
 use self::{
     auth::QuotaFields,
     entrance::{Entrance, admit, find_route_or_preflight, preflight_reply},
     error::Error,
     exchange::{DeclaredBody, Exchange, RequestFacts},
     guard::{Panicked, guarded},
-    head::{write_client_head, write_upstream_head},
+    head::{HeadFacts, write_client_head, write_upstream_head},
     id::{RequestId, new_request_id},
-    reply::{local_reply, redirect_reply, refusal, upstream_reply},
+    reply::{local_reply, redirect_reply, refusal, tunnel_reply, upstream_reply},
     response_body::ResponseBody,
     search::Plan,
     send::{AnswerSlot, body_failed},
+    tunnel::TunnelRequest,
 };
 use crate::{
     admission,
@@ -58,7 +61,7 @@ use crate::{
         clients::{self, ClientRule},
         cors::{self, Cors},
     },
-    snapshot::LocalSnapshot,
+    snapshot::{LocalRoute, LocalSnapshot},
     upstream::protocol::{Answered, UpstreamRequest},
 };
 
@@ -74,16 +77,23 @@ pub async fn serve(
     let mut exchange = begin(&connection, &snapshot, &request, activity);
     // Head and future stay here, so that the state of a request is never moved.
     let (mut parts, body) = request.into_parts();
-    let (mut unread, mut cors, mut answer) = (Some(body), None, None);
+    let (mut unread, mut cors, mut answer, mut asked) = (Some(body), None, None, None);
     let result = {
-        let left = Left { unread: &mut unread, cors: &mut cors, answer: &mut answer };
+        let left = Left { unread: &mut unread, cors: &mut cors, answer: &mut answer, asked: &mut asked };
         let forward = pin!(forward(&connection, &snapshot, &mut parts, left, &mut exchange));
         guarded(&connection.worker.is_out_of_time, forward).await
     };
     let mut response = match (result, answer) {
         (Ok(Ok(Answer::Upstream)), Some(Answered { response, .. })) => {
+            if asked.is_some() {
+                // The service does not switch: nothing reads what the client sends on its stream.
+                exchange.leave(unread);
+            }
             exchange.responds(response.status());
             upstream_reply(response, exchange)
+        }
+        (Ok(Ok(Answer::Tunnel)), Some(answered)) => {
+            tunnel_reply(answered, asked, unread, (exchange, &snapshot))
         }
         (Ok(Ok(Answer::Local(response))), _) => {
             exchange.leave(unread);
@@ -93,7 +103,7 @@ pub async fn serve(
             exchange.leave(unread);
             refusal(error, exchange, &snapshot)
         }
-        (Err(Panicked) | Ok(Ok(Answer::Upstream)), _) => {
+        (Err(Panicked) | Ok(Ok(Answer::Upstream | Answer::Tunnel)), _) => {
             connection.worker.metrics.count(Rare::Panic, "", "");
             refusal(Error::Internal, exchange, &snapshot)
         }
@@ -106,7 +116,7 @@ pub async fn serve(
     }
     connection.state.response_begins();
     // An HTTP/2 connection gets a GOAWAY instead.
-    if connection.is_closing() {
+    if connection.is_closing() && connection.tunnel.borrow().is_none() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
@@ -116,6 +126,8 @@ pub async fn serve(
 enum Answer {
     /// A service's response, which is in [`Left::answer`]. The exchange has its connection.
     Upstream,
+    /// The same, and the service has switched to the protocol of [`Left::asked`].
+    Tunnel,
     /// A response of the gateway itself.
     Local(Response<Bytes>),
 }
@@ -128,6 +140,8 @@ struct Left<'a> {
     cors: &'a mut Option<cors::Answer>,
     /// The service's response.
     answer: &'a mut AnswerSlot,
+    /// The tunnel that the client asks for.
+    asked: &'a mut Option<TunnelRequest>,
 }
 
 /// Step 3: the facts that are known when the head is complete.
@@ -165,7 +179,7 @@ async fn forward(
     connection: &ConnectionContext,
     snapshot: &LocalSnapshot,
     parts: &mut Parts,
-    Left { unread, cors, answer }: Left<'_>,
+    Left { unread, cors, answer, asked }: Left<'_>,
     exchange: &mut Exchange,
 ) -> Result<Answer, Error> {
     let Some(body) = unread else { return Err(Error::Internal) };
@@ -187,7 +201,6 @@ async fn forward(
     // 5. Route.
     let (route, preflight) = find_route_or_preflight(snapshot, parts, &admitted)?;
     let framing = admitted.framing().resolve(body.is_end_stream());
-    let asks_for_upgrade = admitted.survey().has(Found::Upgrade);
     exchange.routed(route);
     let policies = &route.shared().policies;
     if policies.cors.is_some() || cors.is_some() {
@@ -208,15 +221,16 @@ async fn forward(
         return Ok(Answer::Local(response));
     }
     // After all policies, which a request for another protocol has to pass, too.
-    if asks_for_upgrade && admission::needs_upgrade(parts) {
-        return Err(Error::UpgradeUnsupported);
+    if admitted.survey().has(Found::Upgrade) || admission::is_extended_connect(parts) {
+        *asked = tunnel::ask((parts, body), route, snapshot, (connection, admitted.authority()))?;
     }
     if policies.body_limit.is_some_and(|max| body.length().unwrap_or(0) > max) {
         return Err(Error::BodyTooLarge);
     }
 
     // 7. The body, then the head: its target is the canonical path that was authorised.
-    let upload = begin_upload(unread, policies, exchange);
+    // What comes through a tunnel is no body.
+    let upload = if asked.is_none() { begin_upload(unread, policies, exchange) } else { None };
     let body = upload.as_ref().map_or_else(RequestBody::default, |upload| RequestBody::of(Rc::clone(upload)));
     if let Some(upload) = &upload {
         // A request waits for its client before it takes a slot, an instance or a connection.
@@ -226,8 +240,14 @@ async fn forward(
         exchange.waited(exchange.worker().clock.now());
     }
     // Only now is it certain whether a body of unknown length has any content.
-    let (seen, identity) = ((&admitted, framing, !body.is_end_stream()), identity.as_deref());
-    let head = write_upstream_head(&parts.headers, snapshot, route, seen, identity, exchange, connection)?;
+    let seen = HeadFacts {
+        admitted: &admitted,
+        framing,
+        has_content: !body.is_end_stream(),
+        identity: identity.as_deref(),
+    };
+    let handshake = asked.as_ref().map(|asked| &asked.handshake);
+    let head = write_upstream_head(&parts.headers, snapshot, route, (seen, handshake), exchange, connection)?;
     let memory = emptied(parts);
 
     // 8 to 11. Endpoint, connection, exchange with the upstream, outcome; another attempt if that is safe and allowed.
@@ -238,12 +258,23 @@ async fn forward(
         upload.release();
     }
 
-    // 12. Response headers.
-    if let Some(Answered { response, framing }) = answer {
-        write_client_head(response, *framing, route, exchange);
-        add_quota(response.headers_mut(), quota);
-    }
-    Ok(Answer::Upstream)
+    // 12. Response head.
+    answer_client(answer, asked.as_ref(), quota, route, exchange)
+}
+
+/// Step 12: the head of a service's response becomes the one that the client gets.
+fn answer_client(
+    answer: &mut AnswerSlot,
+    asked: Option<&TunnelRequest>,
+    quota: Option<QuotaFields>,
+    route: &LocalRoute,
+    exchange: &Exchange,
+) -> Result<Answer, Error> {
+    let Some(Answered { response, framing }) = answer else { return Err(Error::Internal) };
+    let switches = tunnel::switches(response, asked, exchange)?;
+    write_client_head(response, *framing, route, exchange);
+    add_quota(response.headers_mut(), quota);
+    Ok(if switches { Answer::Tunnel } else { Answer::Upstream })
 }
 
 /// The client's head is not needed any more. The memory of its fields is used for those of the response; that of its bytes is

@@ -3,15 +3,22 @@
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, Version, header};
 
-use super::{error::Error, exchange::Exchange, head::upstream_target, response_body::ResponseBody};
+use super::{
+    error::Error,
+    exchange::Exchange,
+    head::upstream_target,
+    response_body::ResponseBody,
+    tunnel::{Tunnel, TunnelRequest},
+};
 use crate::{
     admission::{self, Admitted},
+    body::ClientBody,
     headers,
     message::names,
     metrics::Rare,
     policy::redirect::Redirect,
     snapshot::{LocalRoute, LocalSnapshot},
-    upstream::protocol::Content,
+    upstream::protocol::{Answered, Content},
 };
 
 /// The local reply for `error`, which is also logged and counted. The route's rules for responses apply to it, too
@@ -46,6 +53,32 @@ pub(crate) fn upstream_reply(
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response.map(|body| ResponseBody::upstream(body, exchange))
+}
+
+/// The response that begins a tunnel. On HTTP/1.1 the connection becomes the tunnel when this response is written; on HTTP/2 the
+/// stream does, and its task takes the tunnel from the response.
+pub(crate) fn tunnel_reply(
+    answered: Answered,
+    asked: Option<TunnelRequest>,
+    stream: Option<ClientBody>,
+    (mut exchange, snapshot): (Box<Exchange>, &LocalSnapshot),
+) -> Response<ResponseBody> {
+    let Answered { response, .. } = answered;
+    let (parts, content) = response.into_parts();
+    let (Some(asked), Some(service)) = (asked, content.switched()) else {
+        return refusal(Error::Internal, exchange, snapshot);
+    };
+    exchange.responds(parts.status);
+    let is_http2 = exchange.request.version == Version::HTTP_2;
+    let connection = exchange.connection();
+    let tunnel = Box::new(Tunnel::begin(asked, service, stream, exchange));
+    let body = if is_http2 {
+        ResponseBody::tunnel(tunnel)
+    } else {
+        *connection.tunnel.borrow_mut() = Some(tunnel);
+        ResponseBody::bare(Bytes::new())
+    };
+    Response::from_parts(parts, body)
 }
 
 /// The response to a request whose client has left. The exchange is dropped unanswered, and is counted and logged as such.

@@ -13,6 +13,7 @@ use super::{
     error::Error,
     exchange::{Exchange, flags},
     send::body_failed,
+    tunnel::Tunnel,
 };
 use crate::{
     body::{Activity, BodyError, Cause, Chunk},
@@ -31,6 +32,8 @@ pub struct ResponseBody {
 enum Source {
     Local(Option<Bytes>),
     Upstream(Content),
+    /// The stream becomes a tunnel, and this response has no content.
+    Tunnel(Option<Box<Tunnel>>),
 }
 
 impl ResponseBody {
@@ -48,6 +51,19 @@ impl ResponseBody {
     /// The upstream's body; its connection goes back to its pool when the last byte has been read.
     pub fn upstream(body: Content, exchange: Box<Exchange>) -> Self {
         Self::new(Source::Upstream(body), exchange)
+    }
+
+    /// The beginning of a tunnel on HTTP/2.
+    pub(super) fn tunnel(tunnel: Box<Tunnel>) -> Self {
+        Self { source: Source::Tunnel(Some(tunnel)), exchange: None, activity: None }
+    }
+
+    /// The tunnel that begins with this response. `None`: it is an ordinary response.
+    pub(crate) fn take_tunnel(&mut self) -> Option<Box<Tunnel>> {
+        match &mut self.source {
+            Source::Tunnel(tunnel) => tunnel.take(),
+            Source::Local(_) | Source::Upstream(_) => None,
+        }
     }
 
     fn new(source: Source, exchange: Box<Exchange>) -> Self {
@@ -116,6 +132,7 @@ impl Source {
         match self {
             Self::Local(bytes) => bytes.is_none(),
             Self::Upstream(body) => body.is_end_stream(),
+            Self::Tunnel(_) => true,
         }
     }
 }
@@ -131,6 +148,7 @@ impl Body for ResponseBody {
         let this = &mut *self;
         let result = match &mut this.source {
             Source::Local(bytes) => bytes.take().map(Ok),
+            Source::Tunnel(_) => None,
             Source::Upstream(body) => loop {
                 match Pin::new(&mut *body).poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => {
@@ -182,6 +200,7 @@ impl Body for ResponseBody {
         match &self.source {
             Source::Local(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Source::Upstream(body) => body.size_hint(),
+            Source::Tunnel(_) => SizeHint::default(),
         }
     }
 }

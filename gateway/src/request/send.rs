@@ -48,7 +48,7 @@ pub(super) struct Sent {
 impl Sent {
     /// The client gets this response: what the request has taken goes into the exchange.
     pub(super) fn answers(self, witness: Witness, slot: Slot, exchange: &mut Exchange) {
-        exchange.answered(Taken { lease: self.lease, _endpoint: self.endpoint, _slot: slot, witness });
+        exchange.answered(Taken { lease: self.lease, _endpoint: self.endpoint, slot: Some(slot), witness });
     }
 }
 

@@ -16,7 +16,7 @@ pub(super) struct Taken {
     pub(super) lease: Lease,
     pub(super) _endpoint: InFlight<StateHandle>,
     /// The slot of the service.
-    pub(super) _slot: Slot,
+    pub(super) slot: Option<Slot>,
     /// Blames the endpoint if the response breaks off.
     pub(super) witness: Witness,
 }

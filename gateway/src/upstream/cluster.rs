@@ -6,8 +6,8 @@ use millgate_registry::{Instance, WatchTarget};
 
 use super::{endpoint::Endpoint, health::Health, load_balancer::LoadBalancer, settings::ServiceSettings};
 use crate::policy::{
-    circuit_breaker::CircuitBreaker, concurrency::ConcurrencyLimit, outlier::OutlierDetector,
-    retry::RetryBudget,
+    circuit_breaker::CircuitBreaker, concurrency::ConcurrencyLimit, max_tunnels::TunnelLimit,
+    outlier::OutlierDetector, retry::RetryBudget,
 };
 
 /// The compiled form of one `services.<name>` entry, or of one of its subsets, with the endpoints that are known now. It is
@@ -26,6 +26,7 @@ pub struct Cluster {
     /// `None`: switched off.
     pub outlier: Option<OutlierDetector>,
     pub concurrency: ConcurrencyLimit,
+    pub tunnels: TunnelLimit,
     pub retry_budget: Arc<RetryBudget>,
     /// The index of the source's target that serves: 0 unless requests go to a datacenter of `failover`.
     pub target: usize,

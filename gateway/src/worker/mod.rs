@@ -29,6 +29,7 @@ use crate::{
     metrics::{Metrics, RouteSample},
     seldom::Seldom,
     snapshot::{LocalSnapshot, Pools, Publisher},
+    tunnel::open::OpenTunnels,
 };
 
 /// Everything that a request on this core can reach.
@@ -60,6 +61,8 @@ pub struct WorkerState {
     pub(crate) large_windows: Rc<Cell<u64>>,
     /// The bytes of request bodies that are held in memory.
     pub held_bytes: Rc<Cell<u64>>,
+    /// Tunnels that are open.
+    pub(crate) tunnels: Rc<OpenTunnels>,
     pub connection_closed: Notify,
     pub files: Rc<Desk>,
     pub(crate) accept_errors: Seldom,
@@ -100,6 +103,7 @@ impl WorkerState {
             activities: Rc::default(),
             held_bytes: Rc::default(),
             large_windows: Rc::default(),
+            tunnels: Rc::default(),
             connection_closed: Notify::new(),
             files,
             accept_errors: Seldom::default(),

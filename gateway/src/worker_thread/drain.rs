@@ -31,6 +31,7 @@ pub(super) async fn stop_accepting(worker: &WorkerState, accepting: Vec<Acceptin
         task.abort();
     }
     worker.connections.begin_drain();
+    worker.tunnels.wake_all();
 }
 
 /// A drain under way. The worker's loop goes on meanwhile, with timeouts, logs and scrapes.
@@ -99,6 +100,7 @@ impl WorkerState {
         self.is_out_of_time.set(true);
         self.connections.wake_all();
         self.activities.wake_all();
+        self.tunnels.wake_all();
         self.connections.len()
     }
 }

@@ -122,7 +122,9 @@ fn admission_answers_the_framing_cases_as_the_table_says() {
         };
         let answer = match admit(&parts, &limits(), DIRECT, None) {
             // A route would have sent it to a service.
-            Ok(Admission::Forward(_)) if needs_upgrade(&parts) => "R501".to_owned(),
+            Ok(Admission::Forward(_)) if asked_protocols(&parts).any(|protocol| !is_other_http(protocol)) => {
+                "R501".to_owned()
+            }
             Ok(Admission::Forward(_)) => "F".to_owned(),
             Ok(Admission::LocalOptions) => "local_options".to_owned(),
             Err(refusal) => format!("R{}", refusal.status().as_u16()),

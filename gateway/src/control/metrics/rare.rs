@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Name, help and label names of each rare counter.
-const RARE: [(Rare, &str, &str, &[&str]); 23] = [
+const RARE: [(Rare, &str, &str, &[&str]); 24] = [
     (
         Rare::LocalReply,
         "millgate_local_replies_total",
@@ -33,6 +33,12 @@ const RARE: [(Rare, &str, &str, &[&str]); 23] = [
         "millgate_retry_budget_exhausted_total",
         "Retries that the retry budget refused",
         &["service"],
+    ),
+    (
+        Rare::TunnelEnded,
+        "millgate_tunnels_ended_total",
+        "Tunnels that have ended, by the reason",
+        &["service", "reason"],
     ),
     (
         Rare::Ejection,

@@ -22,6 +22,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub(super) use self::http1::FailedWrite;
+pub use self::http1::SwitchedConnection;
 use self::http1::{Http1, Http1Content};
 use super::sink::ResponseSink;
 use crate::{
@@ -71,6 +72,15 @@ pub enum SendError {
 /// The content of a response, still to come. Dropping it before its end leaves its connection unusable.
 pub enum Content {
     Http1(Http1Content),
+}
+
+impl Content {
+    /// The connection, if the response has switched it to another protocol.
+    pub fn switched(self) -> Option<SwitchedConnection> {
+        match self {
+            Self::Http1(content) => content.switched(),
+        }
+    }
 }
 
 /// The content of a response broke off.

@@ -438,6 +438,15 @@ impl Listeners {
         }
     }
 
+    /// Opens a connection for a client of HTTP/2 that makes its frames itself.
+    pub(crate) async fn open_h2(&self, over_tls: bool) -> Box<dyn Stream> {
+        if over_tls {
+            Box::new(connect_tls(self.gateway.https_addr().unwrap(), &self.authority, b"h2").await)
+        } else {
+            Box::new(connect(self.gateway.http).await)
+        }
+    }
+
     /// Opens a connection for bytes of HTTP/1.1.
     pub(crate) async fn open_http1(&self, over_tls: bool) -> Box<dyn Stream> {
         if over_tls {

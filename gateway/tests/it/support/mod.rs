@@ -6,9 +6,11 @@ pub(crate) mod client;
 pub(crate) mod federation;
 pub(crate) mod frames;
 pub(crate) mod gateway;
+pub(crate) mod h2_stream;
 pub(crate) mod issuer;
 pub(crate) mod recorder;
 pub(crate) mod tokens;
+pub(crate) mod websocket;
 
 use std::{future::Future, time::Duration};
 

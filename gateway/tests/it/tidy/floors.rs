@@ -55,6 +55,7 @@ const GATEWAY: House = House {
         &["auth"],
         &["headers"],
         &["message"],
+        &["tunnel"],
         &["file_account"],
         &["bounded_file", "clock", "interner", "metrics", "printable", "seldom", "small_writes", "syntax"],
     ],

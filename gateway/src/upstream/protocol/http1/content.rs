@@ -6,6 +6,7 @@
 //! comes.
 
 use std::{
+    io,
     ops::Range,
     pin::Pin,
     rc::Rc,
@@ -14,6 +15,7 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
+use tokio::io::ReadBuf;
 
 use super::{
     super::BrokenOff,
@@ -21,12 +23,18 @@ use super::{
     response_head::Delimited,
     wire::Wire,
 };
+use crate::tunnel::TunnelEnd;
 
 /// The content of one response.
 pub struct Http1Content(State);
 
 enum State {
     Over,
+    /// The connection has switched to another protocol, and there is no content. `ahead` came behind the head.
+    Switched {
+        wire: Rc<Wire>,
+        ahead: Bytes,
+    },
     /// It cannot be read any further. The reader learns this one turn later: hyper's server drops what it has not written yet
     /// when a body fails, and that would be the head and all content before.
     Failed {
@@ -85,6 +93,10 @@ impl Http1Content {
             Delimited::Length(length) => Left::Length(length),
             Delimited::Chunked => Left::Chunks(Chunks::default()),
             Delimited::ByClose => Left::UntilClose,
+            Delimited::Switched => {
+                let ahead = Bytes::copy_from_slice(read);
+                return Self(State::Switched { wire: Rc::clone(wire), ahead });
+            }
         };
         let found = match left.find(read) {
             Ok(found) => found,
@@ -108,6 +120,47 @@ impl Http1Content {
             reads_much,
             since_pause: 0,
         })))
+    }
+}
+
+impl Http1Content {
+    /// The connection, if it has switched to another protocol. It must not outlive its lease.
+    pub(in crate::upstream) fn switched(self) -> Option<SwitchedConnection> {
+        match self.0 {
+            State::Switched { wire, ahead } => Some(SwitchedConnection { wire, ahead }),
+            _ => None,
+        }
+    }
+}
+
+/// A connection that has switched to another protocol.
+pub struct SwitchedConnection {
+    wire: Rc<Wire>,
+    ahead: Bytes,
+}
+
+impl SwitchedConnection {
+    /// The bytes that came behind the head of the response.
+    pub(crate) fn ahead(&self) -> &Bytes {
+        &self.ahead
+    }
+}
+
+impl TunnelEnd for SwitchedConnection {
+    fn poll_read(&mut self, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.wire.poll_read_into(cx, to)
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.wire.poll_write_bytes(cx, bytes)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.wire.poll_flush(cx)
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.wire.poll_shutdown(cx)
     }
 }
 
@@ -238,7 +291,7 @@ impl Body for Http1Content {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let content = match &mut self.0 {
-            State::Over => return Poll::Ready(None),
+            State::Over | State::Switched { .. } => return Poll::Ready(None),
             State::Failed { is_due: true, reason } => {
                 return Poll::Ready(Some(Err(BrokenOff { reason: *reason })));
             }
@@ -270,12 +323,12 @@ impl Body for Http1Content {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.0, State::Over)
+        matches!(self.0, State::Over | State::Switched { .. })
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            State::Over => SizeHint::with_exact(0),
+            State::Over | State::Switched { .. } => SizeHint::with_exact(0),
             State::Whole { bytes, is_exact: true } => SizeHint::with_exact(bytes.len() as u64),
             State::Reading(reading) => match reading.left {
                 Left::Length(left) => SizeHint::with_exact(left.saturating_add(reading.first.len() as u64)),

@@ -24,6 +24,7 @@ use tokio::{
 };
 
 pub(super) use self::content::Http1Content;
+pub use self::content::SwitchedConnection;
 pub(in crate::upstream) use self::wire::FailedWrite;
 use self::{
     outgoing::{Outgoing, RequestContent},

@@ -22,6 +22,8 @@ use crate::headers::{FramingReading, ResponseFault, ResponseFraming, remove_name
 pub(super) struct Expected {
     /// HEAD: the response has no content, whatever its fields contain.
     pub(super) is_head: bool,
+    /// The request asks for another protocol, so the response may switch to it.
+    pub(super) may_switch: bool,
 }
 
 /// What stands at the beginning of bytes.
@@ -63,6 +65,8 @@ pub(super) enum Delimited {
     Chunked,
     /// With the connection.
     ByClose,
+    /// What follows is another protocol.
+    Switched,
 }
 
 /// Why bytes are not a head that may be passed on.
@@ -112,7 +116,7 @@ pub(super) fn parse(bytes: &[u8], expected: Expected, headers: &mut HeaderMap) -
         return Ok(Parsed::Informational { bytes: end, response, has_crlf });
     }
     if status == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(HeadFault::Framing(ResponseFault::SwitchingProtocols));
+        return switched((bytes, end), &parsed, expected, headers);
     }
     let mut framing = FramingReading::default();
     let mut connection = Persistence::default();
@@ -142,6 +146,44 @@ pub(super) fn parse(bytes: &[u8], expected: Expected, headers: &mut HeaderMap) -
         content,
         behind: is_small.then(|| shared.slice(end..)),
         keeps_alive: connection.keeps_alive(version) && ends_with_crlf(head, parsed.headers),
+    }))
+}
+
+/// A 101 (RFC 9110 §15.2.2). `Connection` and `Upgrade` stay, since they are what it means; whether the protocol is the one
+/// that was asked for is checked later, with the request ([`Handshake`](crate::headers::Handshake)).
+fn switched(
+    (bytes, end): (&[u8], usize),
+    parsed: &httparse::Response<'_, '_>,
+    expected: Expected,
+    headers: &mut HeaderMap,
+) -> Result<Parsed, HeadFault> {
+    let fault = HeadFault::Framing(ResponseFault::SwitchingProtocols);
+    if !expected.may_switch || parsed.version != Some(1) {
+        return Err(fault);
+    }
+    let head = bytes.get(..end).unwrap_or_default();
+    let mut framing = FramingReading::default();
+    append_fields(&Bytes::copy_from_slice(head), head, parsed.headers, headers, |name, value| {
+        let passes = framing.read(name, value, Version::HTTP_11).map_err(|_| fault)?;
+        let switches = *name == header::CONNECTION || *name == header::UPGRADE;
+        Ok(switches || (passes && *name != header::CONTENT_LENGTH))
+    })?;
+    let is_connection = |line: &&httparse::Header<'_>| line.name.eq_ignore_ascii_case("connection");
+    parsed.headers.iter().filter(is_connection).for_each(|line| remove_named(headers, line.value));
+    // A 101 has no content (RFC 9110 §8.6); a length of 0 does no harm.
+    if framing.is_chunked() || framing.content_length().unwrap_or(0) > 0 {
+        return Err(fault);
+    }
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = std::mem::take(headers);
+    Ok(Parsed::Final(FinalHead {
+        bytes: end,
+        response,
+        framing: FramingReading::default().framing(StatusCode::SWITCHING_PROTOCOLS),
+        content: Delimited::Switched,
+        behind: None,
+        keeps_alive: false,
     }))
 }
 

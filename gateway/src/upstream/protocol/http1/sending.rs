@@ -66,7 +66,10 @@ impl<'a, B: RequestContent> Sending<'a, B> {
         sink: Option<ResponseSink>,
     ) -> Self {
         let reader = HeadReader {
-            expected: Expected { is_head: request.head.is_head() },
+            expected: Expected {
+                is_head: request.head.is_head(),
+                may_switch: request.head.asks_for_upgrade(),
+            },
             sink,
             partial: Vec::new(),
             is_doubtful: false,

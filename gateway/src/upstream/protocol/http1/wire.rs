@@ -151,6 +151,21 @@ impl Wire {
         self.with_io(|io| Pin::new(io).poll_flush(cx))
     }
 
+    /// One read into a buffer of the caller.
+    pub(super) fn poll_read_into(&self, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.with_io(|io| Pin::new(io).poll_read(cx, to))
+    }
+
+    /// One write of these bytes, or of some of them.
+    pub(super) fn poll_write_bytes(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.with_io(|io| Pin::new(io).poll_write(cx, bytes))
+    }
+
+    /// Ends the direction towards the service.
+    pub(super) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with_io(|io| Pin::new(io).poll_shutdown(cx))
+    }
+
     /// The task that waits for content; [`Wire::close`] wakes it.
     pub(super) fn remember_reader(&self, cx: &Context<'_>) {
         *self.reader.borrow_mut() = Some(cx.waker().clone());

@@ -4,7 +4,7 @@ use super::*;
 use crate::headers::remove_hop_by_hop;
 
 fn parsed(bytes: &[u8], is_head: bool) -> Result<Parsed, HeadFault> {
-    parse(bytes, Expected { is_head }, &mut HeaderMap::new())
+    parse(bytes, Expected { is_head, may_switch: false }, &mut HeaderMap::new())
 }
 
 fn read(bytes: &[u8], is_head: bool) -> FinalHead {
