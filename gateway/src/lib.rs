@@ -18,6 +18,7 @@ pub mod control;
 pub mod declaration;
 pub mod downstream;
 pub mod file_account;
+mod freed_memory;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -38,6 +38,7 @@ where
         }
         let _parked = Gauge::up(context, |connections| &connections.parked);
         context.state.is_parked.set(true);
+        context.worker.freed_memory.of_connection();
         // A client may leave between two requests in any way; that is not an error.
         let came = transport.wait_for_request().await.unwrap_or(false);
         context.state.is_parked.set(false);

@@ -130,6 +130,7 @@ impl Drop for Entry {
         self.worker.connections.open.borrow_mut().try_remove(self.key);
         let open = &self.worker.metrics.connections.open;
         open.set(open.get().saturating_sub(1));
+        self.worker.freed_memory.of_connection();
         self.worker.connection_closed.notify_one();
     }
 }

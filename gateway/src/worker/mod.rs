@@ -25,6 +25,7 @@ use crate::{
     clock::Clock,
     downstream::ConnectionTable,
     file_account::Desk,
+    freed_memory::FreedMemory,
     message::Authority,
     metrics::{Metrics, RouteSample},
     seldom::Seldom,
@@ -61,6 +62,7 @@ pub struct WorkerState {
     pub(crate) large_windows: Rc<Cell<u64>>,
     /// The bytes of request bodies that are held in memory.
     pub held_bytes: Rc<Cell<u64>>,
+    pub(crate) freed_memory: FreedMemory,
     /// Tunnels that are open.
     pub(crate) tunnels: Rc<OpenTunnels>,
     pub connection_closed: Notify,
@@ -103,6 +105,7 @@ impl WorkerState {
             activities: Rc::default(),
             held_bytes: Rc::default(),
             large_windows: Rc::default(),
+            freed_memory: FreedMemory::default(),
             tunnels: Rc::default(),
             connection_closed: Notify::new(),
             files,

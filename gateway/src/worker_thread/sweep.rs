@@ -33,6 +33,7 @@ impl WorkerState {
             }
         }
         self.connections.sweep(now, &snapshot.shared.table.listen, &self.metrics);
+        self.freed_memory.second_passed();
         // A connection that was busy when a place was needed may be idle now.
         if self.files.account.is_anything_waiting() {
             self.make_room();

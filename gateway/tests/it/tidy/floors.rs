@@ -57,7 +57,17 @@ const GATEWAY: House = House {
         &["message"],
         &["tunnel"],
         &["file_account"],
-        &["bounded_file", "clock", "interner", "metrics", "printable", "seldom", "small_writes", "syntax"],
+        &[
+            "bounded_file",
+            "clock",
+            "freed_memory",
+            "interner",
+            "metrics",
+            "printable",
+            "seldom",
+            "small_writes",
+            "syntax",
+        ],
     ],
     upwards: &[],
 };
