@@ -22,7 +22,7 @@ use bytes::{Buf, Bytes};
 use http::Response;
 
 use super::ClientBody;
-use crate::{downstream::ConnectionState, policy::concurrency::UploadPlace};
+use crate::{downstream::ConnectionState, headers, policy::concurrency::UploadPlace};
 
 /// The bytes that move in one exchange, and the side that is waited for.
 #[derive(Debug)]
@@ -217,6 +217,12 @@ impl Activity {
             wake(&self.response_waker);
         }
         has_room
+    }
+
+    /// Tells a client that waits with its body to send it (RFC 9110 §10.1.1). On HTTP/1.1, hyper does that.
+    pub(crate) fn invite_body(&self) {
+        // If too many wait already, the client sends its body after a while.
+        let _ = self.inform(headers::invitation());
     }
 
     /// The next informational response that waits.

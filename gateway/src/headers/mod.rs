@@ -42,6 +42,7 @@ pub use self::{
     request_head::{Delimiting, RequestHead},
     response::{
         FramingReading, ResponseContext, ResponseFault, ResponseFraming, apply_informational, apply_response,
+        invitation,
     },
     rules::HeaderRules,
 };

@@ -1,6 +1,6 @@
 //! The response's header section, from what the service sent to what the client gets.
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 
 use super::{HeaderRules, append_via, apply_rules, is_canonical_length, naming_options, remove_fields};
 use crate::message::{
@@ -138,6 +138,13 @@ pub fn apply_response(headers: &mut HeaderMap, context: &ResponseContext<'_>) {
     append_via(headers, context.version);
     headers.insert(&X_REQUEST_ID, context.request_id.clone());
     apply_rules(headers, context.rules);
+}
+
+/// The response that invites a client to send the body with which it waits (RFC 9110 §15.2.1).
+pub fn invitation() -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::CONTINUE;
+    response
 }
 
 /// Turns the fields of a service's informational response into the client's. Fields that belong to the final response are

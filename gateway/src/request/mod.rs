@@ -53,7 +53,7 @@ use crate::{
     admission,
     body::{Activity, ClientBody, Limits, RequestBody, Upload, UploadLimits},
     headers,
-    message::{Found, names},
+    message::{Found, Survey, names},
     metrics::Rare,
     policy::{
         Policies,
@@ -229,8 +229,7 @@ async fn forward(
     }
 
     // 7. The body, then the head: its target is the canonical path that was authorised.
-    // What comes through a tunnel is no body.
-    let upload = if asked.is_none() { begin_upload(unread, policies, exchange) } else { None };
+    let upload = begin_upload(unread, asked.as_ref(), admitted.survey(), policies, exchange);
     let body = upload.as_ref().map_or_else(RequestBody::default, |upload| RequestBody::of(Rc::clone(upload)));
     if let Some(upload) = &upload {
         // A request waits for its client before it takes a slot, an instance or a connection.
@@ -285,16 +284,23 @@ fn emptied(parts: &mut Parts) -> HeaderMap {
     std::mem::take(&mut parts.headers)
 }
 
-/// Begins to receive the request's body; `None`: it has none, as most requests, and then there is nothing to wait for.
+/// Begins to receive the request's body. `None`: it has none, as most requests, and then there is nothing to wait for.
 fn begin_upload(
     unread: &mut Option<ClientBody>,
+    asked: Option<&TunnelRequest>,
+    survey: Survey,
     policies: &Policies,
     exchange: &mut Exchange,
 ) -> Option<Rc<Upload>> {
     exchange.limit(Limits { idle: policies.timeout.idle(), min_rate: policies.timeout.min_rate() });
     let keep_max = policies.retry.kept_bytes(&exchange.request.method);
-    let body = unread.take_if(|body| !body.is_end_stream())?;
-    Some(exchange.receive(body, UploadLimits { bytes_max: policies.body_limit, keep_max }))
+    // What comes through a tunnel is no body.
+    let body = unread.take_if(|body| asked.is_none() && !body.is_end_stream())?;
+    let upload = exchange.receive(body, UploadLimits { bytes_max: policies.body_limit, keep_max });
+    if survey.has(Found::Expect) && exchange.request.version == Version::HTTP_2 {
+        upload.activity.invite_body();
+    }
+    Some(upload)
 }
 
 fn check_address(

@@ -13,8 +13,10 @@ use tokio::{
 
 use crate::support::{
     DEADLINE,
+    backend::Backend,
     client::{get, raw, send, text},
     eventually,
+    frames::{END_STREAM, Field, FrameClient, Outcome, data},
     gateway::TestGateway,
 };
 
@@ -293,4 +295,37 @@ async fn a_service_that_sends_them_without_end_has_not_answered() {
     let last = heads.last().unwrap();
     assert!(last.contains("\"code\":\"upstream_protocol_error\""), "{last}");
     assert!(heads.len() <= 64 * 1024 / HINTS.len() + 1, "{} responses", heads.len());
+}
+
+/// curl waits a second with a large upload unless it is invited; other clients wait for longer.
+#[tokio::test]
+async fn a_client_of_http2_that_waits_with_its_body_is_invited_or_gets_its_refusal() {
+    let backend = Backend::named("one").await;
+    let gateway = TestGateway::start(&format!(
+        "access_log: {{format: off}}\nroutes:\n\
+         \x20 - {{path: /small, service: s, body_limit: 1KiB}}\n\
+         \x20 - {{path: /gathers, service: s}}\n\
+         \x20 - {{path: /streams, service: s, body: stream}}\n\
+         services: {{s: {{hosts: [\"{}\"]}}}}\n",
+        backend.addr
+    ))
+    .await;
+    let stream = 1;
+    for path in ["/gathers", "/streams"] {
+        let mut client = FrameClient::open(gateway.http).await;
+        let fields: [Field<'_>; 2] = [(b"expect", b"100-continue"), (b"content-length", b"5")];
+        client.send(&client.head(stream, "POST", path, &fields)).await;
+        assert_eq!(client.outcome(stream).await, Outcome::Status(100), "{path}");
+        client.send(&data(stream, END_STREAM, b"hello")).await;
+        assert_eq!(client.outcome(stream).await, Outcome::Status(200), "{path}");
+        let seen = backend.only_seen();
+        assert_eq!(seen.body(), "hello");
+        assert!(!seen.headers().contains_key("expect"));
+    }
+    let fields: [Field<'_>; 2] = [(b"expect", b"100-continue"), (b"content-length", b"5000")];
+    for (path, status) in [("/small", 413), ("/none", 404)] {
+        let mut client = FrameClient::open(gateway.http).await;
+        client.send(&client.head(stream, "POST", path, &fields)).await;
+        assert_eq!(client.outcome(stream).await, Outcome::Status(status), "{path}: no body is wanted");
+    }
 }
