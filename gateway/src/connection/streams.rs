@@ -158,7 +158,10 @@ async fn send_body(mut body: ResponseBody, mut stream: SendStream<Chunk>) -> Res
         let chunk = match frame {
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(chunk) => chunk,
-                Err(_trailers) => continue,
+                Err(frame) => {
+                    let Ok(trailers) = frame.into_trailers() else { continue };
+                    return stream.send_trailers(trailers);
+                }
             },
             Some(Err(_)) => {
                 stream.send_reset(Reason::INTERNAL_ERROR);

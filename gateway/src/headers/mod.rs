@@ -42,7 +42,7 @@ pub use self::{
     request_head::{Delimiting, RequestHead},
     response::{
         FramingReading, ResponseContext, ResponseFault, ResponseFraming, apply_informational, apply_response,
-        invitation,
+        apply_trailers, invitation, remove_dropped,
     },
     rules::HeaderRules,
 };

@@ -140,6 +140,42 @@ pub fn apply_response(headers: &mut HeaderMap, context: &ResponseContext<'_>) {
     apply_rules(headers, context.rules);
 }
 
+/// Turns the trailers of a service into those of the client. A field that frames, routes or authenticates a message, or controls
+/// caches, has no meaning behind the content (RFC 9110 §6.5.1), and what the gateway or the route decides about the head holds here, too.
+pub fn apply_trailers(trailers: &mut HeaderMap, rules: &HeaderRules) {
+    let is_unfit = |name: &HeaderName| {
+        Kind::of(name.as_str()) != Kind::EndToEnd
+            || UNFIT_TRAILERS.contains(&name.as_str())
+            || rules.remove.contains(name)
+            || rules.set.iter().any(|(set, _)| set == name)
+            || rules.made.iter().any(|made| made.name == *name)
+    };
+    remove_fields(trailers, is_unfit);
+}
+
+/// Fields of a response that must be known before its content.
+const UNFIT_TRAILERS: [&str; 14] = [
+    "age",
+    "cache-control",
+    "content-encoding",
+    "content-range",
+    "content-type",
+    "date",
+    "expires",
+    "location",
+    "proxy-authenticate",
+    "retry-after",
+    "set-cookie",
+    "vary",
+    "warning",
+    "www-authenticate",
+];
+
+/// Removes the fields that end at this hop.
+pub fn remove_dropped(headers: &mut HeaderMap) {
+    remove_fields(headers, is_dropped);
+}
+
 /// The response that invites a client to send the body with which it waits (RFC 9110 §15.2.1).
 pub fn invitation() -> Response<()> {
     let mut response = Response::new(());

@@ -94,7 +94,7 @@ pub(super) async fn run(
                 (failed.phase, Some(failed.error))
             }
         };
-        if !restore(request, upload) {
+        if !restore(request, upload, phase) {
             break error;
         }
         now = worker.clock.now();
@@ -142,8 +142,10 @@ fn repeats(upload: Option<&Rc<Upload>>, method: &Method, retries: &Retry, spent:
 
 /// Gives the request its body again, from its first byte on. False: bytes of the request were sent, and it may not be sent
 /// again, or some of its body is not kept any more.
-fn restore(request: &mut UpstreamRequest, upload: Option<&Rc<Upload>>) -> bool {
-    if request.body.is_none() && request.repeats {
+fn restore(request: &mut UpstreamRequest, upload: Option<&Rc<Upload>>, phase: Phase) -> bool {
+    // What was not processed may be sent again, whatever it does, if it is there.
+    let was_refused = phase == Phase::Refused && upload.is_none_or(|upload| upload.can_replay());
+    if request.body.is_none() && (request.repeats || was_refused) {
         request.body = match upload {
             Some(upload) => upload.replay(),
             None => Some(RequestBody::default()),
@@ -175,7 +177,7 @@ fn follow<'a>(
     let cluster = search.cluster();
     if phase == Phase::ReusedConnectionClosed {
         // The close proves nothing about the endpoint, which may be tried again; but its other idle connections are as old.
-        cluster.endpoints.get(index)?.pool.clear();
+        cluster.endpoints.get(index)?.pool.clear_idle();
     } else {
         search.leave_out(index);
     }

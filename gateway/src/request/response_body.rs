@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
 
 use super::{
@@ -17,6 +18,7 @@ use super::{
 };
 use crate::{
     body::{Activity, BodyError, Cause, Chunk},
+    headers,
     upstream::protocol::{BrokenOff, Content},
 };
 
@@ -127,6 +129,13 @@ impl ResponseBody {
     }
 }
 
+/// The trailers as the client gets them. `None`: the client cannot take any, or none is left.
+fn pass_on(mut trailers: HeaderMap, exchange: Option<&Exchange>) -> Option<HeaderMap> {
+    let exchange = exchange.filter(|exchange| exchange.request.version == Version::HTTP_2)?;
+    headers::apply_trailers(&mut trailers, &exchange.route()?.response_rules);
+    (!trailers.is_empty()).then_some(trailers)
+}
+
 impl Source {
     fn is_end_stream(&self) -> bool {
         match self {
@@ -146,14 +155,20 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Chunk>, BodyError>>> {
         let this = &mut *self;
+        let mut trailers = None;
         let result = match &mut this.source {
             Source::Local(bytes) => bytes.take().map(Ok),
             Source::Tunnel(_) => None,
             Source::Upstream(body) => loop {
                 match Pin::new(&mut *body).poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => {
-                        if let Ok(data) = frame.into_data() {
-                            break Some(Ok(data));
+                        let frame = match frame.into_data() {
+                            Ok(data) => break Some(Ok(data)),
+                            Err(frame) => frame,
+                        };
+                        if let Ok(came) = frame.into_trailers() {
+                            trailers = pass_on(came, this.exchange.as_deref());
+                            break None;
                         }
                     }
                     Poll::Ready(Some(Err(BrokenOff { reason }))) => {
@@ -187,7 +202,7 @@ impl Body for ResponseBody {
             Some(Err((error, flag))) => Some(Err(this.fail(error, flag))),
             None => {
                 this.complete();
-                None
+                trailers.map(|trailers| Ok(Frame::trailers(trailers)))
             }
         })
     }

@@ -204,7 +204,7 @@ impl<'a> Attempt<'a> {
             if !lease.is_reused() || request.body.is_none() {
                 return Err(self.send_failed(error, request, lease.is_reused()));
             }
-            self.endpoint.pool.clear();
+            self.endpoint.pool.clear_idle();
             lease = self.lease().await?;
         };
         Ok(Sent { status, lease, endpoint: guard })
@@ -313,6 +313,7 @@ impl<'a> Attempt<'a> {
                 (Error::UpstreamTls { certificate: false }, Phase::Final)
             }
             _ if request.body.is_some() => (Error::UpstreamReset, Phase::Refused),
+            SendError::Unprocessed => (Error::UpstreamReset, Phase::Refused),
             SendError::Invalid(reason) => {
                 self.endpoint.pool.log_refused(&reason, self.now);
                 (Error::UpstreamProtocolError, Phase::Reset)

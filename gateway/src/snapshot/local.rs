@@ -229,13 +229,15 @@ fn local_cluster(
     let endpoints = cluster.endpoints.iter().map(|endpoint| {
         let tls = endpoint.tls().map(|tls| EndpointTls::new(Arc::clone(tls), endpoint.authority()));
         let address = endpoint.address();
-        let pool =
-            pools.entry(EndpointPool::key_of((&service, address), tls.as_ref())).or_insert_with(|| {
-                let own = (Rc::clone(clock), Rc::clone(&metrics.large_reads));
-                let destination = (Rc::clone(&service), address);
-                let pool = EndpointPool::new(destination, tls, cluster.settings.policies.pool.clone(), own);
-                Rc::new(pool.within(Rc::clone(files)))
-            });
+        let version = cluster.settings.version;
+        let key = EndpointPool::key_of((&service, address), (tls.as_ref(), version));
+        let pool = pools.entry(key).or_insert_with(|| {
+            let own = (Rc::clone(clock), Rc::clone(&metrics.large_reads));
+            let destination = (Rc::clone(&service), address);
+            let pool =
+                EndpointPool::new(destination, (tls, version), cluster.settings.policies.pool.clone(), own);
+            Rc::new(pool.within(Rc::clone(files)))
+        });
         pool.configure(&cluster.settings.policies.pool);
         LocalEndpoint {
             state: StateHandle::new(endpoint.state()),

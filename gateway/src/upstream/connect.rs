@@ -2,12 +2,17 @@
 
 use std::{io, rc::Rc, time::Instant};
 
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 use super::{
-    pool::{EndpointPool, Lease, Room},
-    protocol::{Connection, FailedWrite},
+    pool::{EndpointPool, Lease, Room, SharedConnections, Turn},
+    protocol::{Connection, FailedWrite, http2::connection::SharedConnection},
+    settings::HttpVersion,
 };
+use crate::{file_account::Place, message::Scheme};
 
 /// The reason that there is no connection. No byte of the request was sent, so another endpoint may be tried.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +45,17 @@ impl ConnectError {
 /// The endpoint refused the connection, cannot be reached, did not accept in time, or did not prove its name; or this
 /// machine has no port or file left.
 pub async fn connect(to: &Rc<EndpointPool>, deadline: Instant, now: Instant) -> Result<Lease, ConnectError> {
+    match &to.shared {
+        Some(shared) if !shared.speaks_http1() => connect_shared(to, shared, deadline, now).await,
+        _ => connect_alone(to, deadline, now).await,
+    }
+}
+
+async fn connect_alone(
+    to: &Rc<EndpointPool>,
+    deadline: Instant,
+    now: Instant,
+) -> Result<Lease, ConnectError> {
     // The error that the system would give if this gateway did not count its files itself.
     let exhausted = || ConnectError::Exhausted(io::Error::from_raw_os_error(EMFILE));
     let room = tokio::time::timeout_at(deadline.into(), to.room()).await;
@@ -47,27 +63,99 @@ pub async fn connect(to: &Rc<EndpointPool>, deadline: Instant, now: Instant) -> 
         Room::Idle(lease) => return Ok(lease),
         Room::Place { place, has_waited } => (place, has_waited),
     };
-    let opened = open(to, deadline).await.map_err(|error| match error {
+    open(to, place, (deadline, now)).await.map_err(|error| match error {
         // The endpoint did not have the whole time.
         ConnectError::Timeout if has_waited => exhausted(),
         error => error,
-    });
-    Ok(Lease::new(opened?, place, now, Rc::clone(to)))
+    })
 }
 
-async fn open(to: &EndpointPool, deadline: Instant) -> Result<Connection, ConnectError> {
+/// Connects to an endpoint that may speak HTTP/2, or waits for another request that does so, until `deadline`.
+async fn connect_shared(
+    to: &Rc<EndpointPool>,
+    shared: &SharedConnections,
+    deadline: Instant,
+    now: Instant,
+) -> Result<Lease, ConnectError> {
+    loop {
+        match shared.turn() {
+            Turn::Opens(_guard) => return connect_alone(to, deadline, now).await,
+            Turn::Waits(opening) => {
+                let waited = tokio::time::timeout_at(deadline.into(), opening.wait()).await;
+                waited.map_err(|_| ConnectError::Timeout)?;
+            }
+        }
+        if let Some(lease) = to.checkout() {
+            return Ok(lease);
+        }
+        if shared.speaks_http1() {
+            return connect_alone(to, deadline, now).await;
+        }
+    }
+}
+
+async fn open(
+    to: &Rc<EndpointPool>,
+    place: Option<Place>,
+    (deadline, now): (Instant, Instant),
+) -> Result<Lease, ConnectError> {
     let late = |_| ConnectError::Timeout;
     let connecting = TcpStream::connect(to.address);
     let stream = tokio::time::timeout_at(deadline.into(), connecting).await.map_err(late)??;
     // Without this, the last segment of a request waits for the peer's delayed ACK (Nagle).
     stream.set_nodelay(true)?;
+    let version = to.version();
     let Some(tls) = &to.tls else {
-        return Ok(Connection::open(stream, FailedWrite::SentNothing, &to.large_reads));
+        if version != HttpVersion::Http1 {
+            return start_http2(stream, Scheme::Http, (to, place), (deadline, now)).await;
+        }
+        let connection = Connection::open(stream, FailedWrite::SentNothing, &to.large_reads);
+        return Ok(Lease::new(connection, place, now, Rc::clone(to)));
     };
-    let secured = tokio::time::timeout_at(deadline.into(), tls.handshake(stream)).await.map_err(late)?;
+    let offered: &[&[u8]] = match version {
+        HttpVersion::Http1 => &[],
+        HttpVersion::Http2 => &[H2],
+        HttpVersion::Either => &[H2, b"http/1.1"],
+    };
+    let secured =
+        tokio::time::timeout_at(deadline.into(), tls.handshake(stream, offered)).await.map_err(late)?;
     let stream = secured.map_err(ConnectError::Tls)?;
-    Ok(Connection::open(stream, FailedWrite::MaySendSome, &to.large_reads))
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(H2);
+    if is_http2 {
+        return start_http2(stream, Scheme::Https, (to, place), (deadline, now)).await;
+    }
+    if version == HttpVersion::Http2 {
+        return Err(ConnectError::Tls(io::Error::other("the endpoint does not choose HTTP/2 (ALPN `h2`)")));
+    }
+    if let Some(shared) = &to.shared {
+        shared.chose_http1(true);
+    }
+    let connection = Connection::open(stream, FailedWrite::MaySendSome, &to.large_reads);
+    Ok(Lease::new(connection, place, now, Rc::clone(to)))
 }
+
+async fn start_http2<I>(
+    io: I,
+    scheme: Scheme,
+    (to, place): (&Rc<EndpointPool>, Option<Place>),
+    (deadline, now): (Instant, Instant),
+) -> Result<Lease, ConnectError>
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let opening = SharedConnection::open(io, scheme, place, now);
+    let opened =
+        tokio::time::timeout_at(deadline.into(), opening).await.map_err(|_| ConnectError::Timeout)?;
+    let connection = opened.map_err(|error| ConnectError::Io(io::Error::other(error)))?;
+    if let Some(shared) = &to.shared {
+        shared.chose_http1(false);
+        shared.add(&connection);
+    }
+    Ok(Lease::of_shared(&connection, Rc::clone(to)))
+}
+
+/// The name of HTTP/2 in ALPN (RFC 9113 §3.1).
+const H2: &[u8] = b"h2";
 
 /// Opens a connection over `io`, which is not a socket.
 #[cfg(any(test, feature = "testing"))]

@@ -19,6 +19,7 @@ pub struct ServiceSettings {
     pub source: EndpointSource,
     /// `None`: HTTP in cleartext.
     pub tls: Option<UpstreamTls>,
+    pub version: HttpVersion,
     pub shares: ShareSettings,
     pub policies: ServicePolicies,
     pub span: Span,
@@ -27,9 +28,10 @@ pub struct ServiceSettings {
 impl ServiceSettings {
     /// Whether both mean the same. A service that only moved to another line of the file is the same.
     pub fn same_as(&self, other: &Self) -> bool {
-        let Self { name, subset, source, tls, shares, policies, span: _ } = self;
-        (name, subset, source, tls, shares, policies)
-            == (&other.name, &other.subset, &other.source, &other.tls, &other.shares, &other.policies)
+        let Self { name, subset, source, tls, version, shares, policies, span: _ } = self;
+        let of_other = (&other.name, &other.subset, &other.source, &other.tls, &other.version);
+        (name, subset, source, tls, version) == of_other
+            && (shares, policies) == (&other.shares, &other.policies)
     }
 
     /// Whether connections to at least some of its instances use TLS.
@@ -45,6 +47,17 @@ impl ServiceSettings {
             Some(subset) => Cow::Owned(format!("{}/{}", self.name, subset.name)),
         }
     }
+}
+
+/// The version of HTTP that a service gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum HttpVersion {
+    #[default]
+    Http1,
+    /// By ALPN over TLS; in cleartext without asking (RFC 9113 §3.3: prior knowledge).
+    Http2,
+    /// The one that the service chooses by ALPN.
+    Either,
 }
 
 /// One of `services.<name>.subsets`, or the subset that a declared route's tags make of its service.

@@ -86,15 +86,24 @@ impl EndpointTls {
         TlsIdentity { client: self.client.number, name: self.name.clone() }
     }
 
-    /// Does the TLS handshake as a client.
+    /// Does the TLS handshake as a client. `protocols` are offered by ALPN (RFC 7301), in this order; none: there is no offer.
     ///
     /// # Errors
-    /// The endpoint does not speak TLS, or proves another name, or one that is not trusted.
-    pub async fn handshake(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    /// The endpoint does not speak TLS, or proves another name, or one that is not trusted, or speaks none of the protocols.
+    pub async fn handshake(
+        &self,
+        stream: TcpStream,
+        protocols: &[&[u8]],
+    ) -> io::Result<TlsStream<TcpStream>> {
         let config = self.client.config.as_ref().map_err(|why| io::Error::other(why.as_str()))?;
         let name = self.name.as_ref().map_err(|why| io::Error::other(why.as_str()))?;
         // This count is shared by all workers; it changes once for each new connection.
-        TlsConnector::from(Arc::clone(config)).connect(name.clone(), stream).await
+        let connector = TlsConnector::from(Arc::clone(config));
+        if protocols.is_empty() {
+            return connector.connect(name.clone(), stream).await;
+        }
+        let protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        connector.with_alpn(protocols).connect(name.clone(), stream).await
     }
 }
 

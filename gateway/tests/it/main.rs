@@ -45,6 +45,8 @@ mod hanging_endpoints;
 mod header_blocks;
 mod header_bombs;
 mod hidden_values;
+mod http2_responses;
+mod http2_services;
 mod informational;
 mod inherited_trust;
 mod instance_numbers;

@@ -19,6 +19,7 @@ use crate::{
         tree::{At, Node},
         units::{Invalid, boolean, in_yaml},
     },
+    upstream::settings::HttpVersion,
 };
 
 /// An entry of `services`.
@@ -29,6 +30,8 @@ pub(crate) struct Service {
     pub(crate) hosts: Option<Vec<String>>,
     /// `None`: the service speaks HTTP in cleartext.
     pub(crate) tls: Option<Tls>,
+    /// The version of HTTP.
+    pub(crate) version: HttpVersion,
     pub(crate) policies: ServicePolicies,
 }
 
@@ -57,22 +60,29 @@ impl Service {
                 );
             }
         }
-        let https = read_protocol(&fields, sink);
+        let (https, version) = read_protocol(&fields, sink);
         Self {
             consul: fields.get("consul").and_then(|node| Consul::read(node, sink)),
             subsets: fields.get("subsets").map(|node| read_subsets(node, sink)).unwrap_or_default(),
             hosts: read_hosts(&fields, sink),
             tls: https.then(|| fields.get("tls").map(|node| Tls::read(node, sink)).unwrap_or_default()),
+            version,
             policies: ServicePolicies::read(&fields, sink),
         }
     }
 }
 
-/// Reads `protocol`, and returns whether it is HTTPS.
-fn read_protocol(fields: &Fields<'_>, sink: &mut Diagnostics) -> bool {
-    let protocols = [("http", false), ("https", true)];
-    let protocol = fields.value("protocol", sink, |text| choice(text, &protocols, &["h2c", "grpc", "grpcs"]));
-    let https = protocol.as_ref().is_some_and(|protocol| protocol.value);
+/// Reads `protocol`, and returns whether connections use TLS, and the version of HTTP.
+fn read_protocol(fields: &Fields<'_>, sink: &mut Diagnostics) -> (bool, HttpVersion) {
+    let protocols = [
+        ("http", (false, HttpVersion::Http1)),
+        ("https", (true, HttpVersion::Http1)),
+        ("h2c", (false, HttpVersion::Http2)),
+        ("h2", (true, HttpVersion::Http2)),
+        ("auto", (true, HttpVersion::Either)),
+    ];
+    let protocol = fields.value("protocol", sink, |text| choice(text, &protocols, &["grpc", "grpcs"]));
+    let (https, version) = protocol.as_ref().map_or((false, HttpVersion::Http1), |protocol| protocol.value);
     if let Some(tls) = fields.entry("tls").filter(|_| !https) {
         let finding = Diagnostic::error(code::CONFLICT, tls.key.span, "`tls` needs `protocol: https`")
             .help("write `protocol: https`, or remove `tls`");
@@ -81,7 +91,7 @@ fn read_protocol(fields: &Fields<'_>, sink: &mut Diagnostics) -> bool {
             None => finding.label("without it requests go to the service in cleartext"),
         });
     }
-    https
+    (https, version)
 }
 
 impl Tls {

@@ -149,6 +149,7 @@ fn resolve(
         subset: None,
         source,
         tls: tls.cloned(),
+        version: raw.version,
         shares: defaults.shares,
         policies: raw.policies.clone(),
         span,

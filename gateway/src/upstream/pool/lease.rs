@@ -6,7 +6,10 @@ use super::EndpointPool;
 use crate::{
     file_account::Place,
     upstream::{
-        protocol::{Answered, Connection, SendError, UpstreamRequest},
+        protocol::{
+            Answered, Connection, SendError, UpstreamRequest,
+            http2::{Http2Stream, connection::SharedConnection},
+        },
         sink::ResponseSink,
         timer::Timer,
     },
@@ -39,6 +42,14 @@ impl Lease {
         pool: Rc<EndpointPool>,
     ) -> Self {
         let opened = Pooled { connection, timer: Timer::default(), at, is_reused: false, _place: place };
+        Self { opened: Box::new(opened), pool }
+    }
+
+    /// A place on a connection of HTTP/2.
+    pub(in crate::upstream) fn of_shared(connection: &Rc<SharedConnection>, pool: Rc<EndpointPool>) -> Self {
+        let (at, is_reused) = (connection.opened, connection.has_served());
+        let connection = Connection::Http2(Http2Stream::on(connection));
+        let opened = Pooled { connection, timer: Timer::default(), at, is_reused, _place: None };
         Self { opened: Box::new(opened), pool }
     }
 

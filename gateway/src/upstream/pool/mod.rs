@@ -5,6 +5,7 @@
 //! Limits: `services.<name>.pool`.
 
 mod lease;
+mod shared;
 
 use std::{
     cell::{Cell, RefCell},
@@ -18,7 +19,11 @@ use tokio::sync::Notify;
 
 pub use self::lease::Lease;
 use self::lease::Pooled;
-use super::tls::{EndpointTls, TlsIdentity};
+pub(super) use self::shared::{SharedConnections, Turn};
+use super::{
+    settings::HttpVersion,
+    tls::{EndpointTls, TlsIdentity},
+};
 use crate::{
     clock::Clock,
     file_account::{Desk, Place},
@@ -39,6 +44,7 @@ pub struct PoolKey {
     service: Rc<str>,
     address: SocketAddr,
     tls: Option<TlsIdentity>,
+    version: HttpVersion,
 }
 
 /// The idle connections of one worker to one endpoint.
@@ -47,6 +53,8 @@ pub struct EndpointPool {
     pub address: SocketAddr,
     /// `None`: HTTP in cleartext.
     pub tls: Option<EndpointTls>,
+    /// The connections of HTTP/2. `None`: the service gets HTTP/1.1.
+    pub(super) shared: Option<SharedConnections>,
     idle: RefCell<Vec<(Box<Pooled>, Instant)>>,
     limits: RefCell<PoolSettings>,
     /// The number of connections closed because `idle_max` were there already, since the last
@@ -66,7 +74,7 @@ pub struct EndpointPool {
 impl EndpointPool {
     pub fn new(
         (service, address): (Rc<str>, SocketAddr),
-        tls: Option<EndpointTls>,
+        (tls, version): (Option<EndpointTls>, HttpVersion),
         limits: PoolSettings,
         (clock, large_reads): (Rc<Clock>, Rc<Cell<u64>>),
     ) -> Self {
@@ -74,6 +82,7 @@ impl EndpointPool {
             service,
             address,
             tls,
+            shared: SharedConnections::of(version),
             idle: RefCell::default(),
             limits: RefCell::new(limits),
             surplus: Cell::new(0),
@@ -115,12 +124,20 @@ impl EndpointPool {
 
     /// The key under which a worker finds this pool.
     pub fn key(&self) -> PoolKey {
-        Self::key_of((&self.service, self.address), self.tls.as_ref())
+        Self::key_of((&self.service, self.address), (self.tls.as_ref(), self.version()))
+    }
+
+    /// The version of HTTP that the endpoint gets.
+    pub(super) fn version(&self) -> HttpVersion {
+        self.shared.as_ref().map_or(HttpVersion::Http1, SharedConnections::version)
     }
 
     /// The key of the pool for this destination.
-    pub fn key_of((service, address): (&Rc<str>, SocketAddr), tls: Option<&EndpointTls>) -> PoolKey {
-        PoolKey { service: Rc::clone(service), address, tls: tls.map(EndpointTls::identity) }
+    pub fn key_of(
+        (service, address): (&Rc<str>, SocketAddr),
+        (tls, version): (Option<&EndpointTls>, HttpVersion),
+    ) -> PoolKey {
+        PoolKey { service: Rc::clone(service), address, tls: tls.map(EndpointTls::identity), version }
     }
 
     /// Sets the limits of a new configuration. Connections beyond them are closed at the next [`EndpointPool::prune`].
@@ -132,6 +149,11 @@ impl EndpointPool {
 
     /// An idle connection that can take a request now, if there is one.
     pub fn checkout(self: &Rc<Self>) -> Option<Lease> {
+        if let Some(shared) = &self.shared
+            && let Some(connection) = shared.find()
+        {
+            return Some(Lease::of_shared(&connection, Rc::clone(self)));
+        }
         let mut idle = self.idle.borrow_mut();
         for _ in 0..LOOKED_AT_MAX {
             let (opened, _) = idle.pop()?;
@@ -164,6 +186,9 @@ impl EndpointPool {
     /// ones beyond the limit of a new configuration. The worker calls it once a second.
     pub fn prune(&self, now: Instant) {
         let (limits, mut idle) = (self.limits.borrow(), self.idle.borrow_mut());
+        if let Some(shared) = &self.shared {
+            shared.prune(&limits, now);
+        }
         idle.retain(|(opened, since)| {
             !opened.connection.is_closed()
                 && now.saturating_duration_since(*since) < limits.idle
@@ -177,8 +202,16 @@ impl EndpointPool {
         }
     }
 
-    /// Closes every idle connection, because the endpoint is gone or the worker drains.
+    /// Closes every idle connection, and takes no new request on a shared one, because the endpoint is gone or the worker drains.
     pub fn clear(&self) {
+        self.clear_idle();
+        if let Some(shared) = &self.shared {
+            shared.clear();
+        }
+    }
+
+    /// Closes every idle connection, because the endpoint has closed one that is as old.
+    pub(crate) fn clear_idle(&self) {
         self.idle.borrow_mut().clear();
     }
 
@@ -253,7 +286,7 @@ mod tests {
         let address = ([127, 0, 0, 1], 1).into();
         let pool = EndpointPool::new(
             (Rc::from("items"), address),
-            None,
+            (None, HttpVersion::Http1),
             limits,
             (Rc::new(Clock::new()), Rc::default()),
         );

@@ -7,6 +7,7 @@
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod differential;
 mod http1;
+pub(super) mod http2;
 
 use std::{
     borrow::Cow,
@@ -23,7 +24,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub(super) use self::http1::FailedWrite;
 pub use self::http1::SwitchedConnection;
-use self::http1::{Http1, Http1Content};
+use self::{
+    http1::{Http1, Http1Content, RequestContent},
+    http2::{Http2Content, Http2Stream},
+};
 use super::sink::ResponseSink;
 use crate::{
     body::RequestBody,
@@ -65,6 +69,8 @@ pub enum SendError {
     /// The endpoint sent something that is not a response, or not one that may be forwarded. The text is the reason, for
     /// the log.
     Invalid(Cow<'static, str>),
+    /// The endpoint refused the request before it looked at it, or has closed the connection without having seen it (RFC 9113 §8.7).
+    Unprocessed,
     /// The connection has ended.
     Ended,
 }
@@ -72,6 +78,7 @@ pub enum SendError {
 /// The content of a response, still to come. Dropping it before its end leaves its connection unusable.
 pub enum Content {
     Http1(Http1Content),
+    Http2(Http2Content),
 }
 
 impl Content {
@@ -79,6 +86,7 @@ impl Content {
     pub fn switched(self) -> Option<SwitchedConnection> {
         match self {
             Self::Http1(content) => content.switched(),
+            Self::Http2(_) => None,
         }
     }
 }
@@ -93,6 +101,8 @@ pub struct BrokenOff {
 /// One connection to an endpoint. Dropping it closes it.
 pub(super) enum Connection {
     Http1(Http1),
+    /// The place of one request on a connection that many share.
+    Http2(Http2Stream),
 }
 
 impl Connection {
@@ -108,6 +118,7 @@ impl Connection {
     pub(super) fn is_closed(&self) -> bool {
         match self {
             Self::Http1(connection) => connection.is_closed(),
+            Self::Http2(stream) => stream.is_closed(),
         }
     }
 
@@ -119,6 +130,8 @@ impl Connection {
     ) -> Result<Answered, SendError> {
         match self {
             Self::Http1(connection) => connection.send(request, sink).await,
+            // Boxed, so that requests to other services have no room for it.
+            Self::Http2(stream) => Box::pin(stream.send(request, sink)).await,
         }
     }
 
@@ -126,6 +139,8 @@ impl Connection {
     pub(super) fn client_took(&mut self, bytes: u64) {
         match self {
             Self::Http1(connection) => connection.client_took(bytes),
+            // Its windows are bounded from the start.
+            Self::Http2(_) => {}
         }
     }
 
@@ -133,6 +148,8 @@ impl Connection {
     pub(super) fn finish(&mut self, is_sent: bool) -> bool {
         match self {
             Self::Http1(connection) => connection.finish(is_sent),
+            // The connection stays where it is; only this place on it ends.
+            Self::Http2(_) => false,
         }
     }
 }
@@ -147,18 +164,21 @@ impl Body for Content {
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         match &mut *self {
             Self::Http1(content) => Pin::new(content).poll_frame(cx),
+            Self::Http2(content) => Pin::new(content).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Http1(content) => content.is_end_stream(),
+            Self::Http2(content) => content.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Http1(content) => content.size_hint(),
+            Self::Http2(content) => content.size_hint(),
         }
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod client;
 pub(crate) mod federation;
 pub(crate) mod frames;
 pub(crate) mod gateway;
+pub(crate) mod h2_service;
 pub(crate) mod h2_stream;
 pub(crate) mod issuer;
 pub(crate) mod recorder;

@@ -211,7 +211,7 @@ fn local_replies_get_their_status_in_error_rs_only() {
             "request/error.rs",
             "request/exchange.rs",
             "request/reply.rs",
-            "upstream/protocol/http1/",
+            "upstream/protocol/",
         ]);
         source.is_of_the_data_plane() && !decides
     });

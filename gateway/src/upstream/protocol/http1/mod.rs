@@ -23,11 +23,11 @@ use tokio::{
     task::AbortHandle,
 };
 
-pub(super) use self::content::Http1Content;
 pub use self::content::SwitchedConnection;
 pub(in crate::upstream) use self::wire::FailedWrite;
+pub(super) use self::{content::Http1Content, outgoing::RequestContent};
 use self::{
-    outgoing::{Outgoing, RequestContent},
+    outgoing::Outgoing,
     reads::Reads,
     sending::{Heard, Sending},
     wire::Wire,

@@ -1,0 +1,63 @@
+//! The head of a request as HTTP/2 sends it, from the form that it has for HTTP/1.1.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Request, Uri, header};
+
+use super::super::SendError;
+use crate::message::Scheme;
+
+/// The request of a head that this gateway has written. `Host` becomes `:authority` (RFC 9113 §8.3.1), and what only HTTP/1.1 has
+/// is left out.
+pub(super) fn read(head: &[u8], scheme: Scheme) -> Result<Request<()>, SendError> {
+    let invalid = || SendError::Invalid("the request has no form in HTTP/2".into());
+    // The values share one copy.
+    let head = Bytes::copy_from_slice(head);
+    let lines = memchr::memchr_iter(b'\n', &head).count();
+    let mut fields = vec![httparse::EMPTY_HEADER; lines];
+    let mut parsed = httparse::Request::new(&mut fields);
+    parsed.parse(&head).map_err(|_| invalid())?;
+    let mut request = Request::new(());
+    let headers = request.headers_mut();
+    headers.reserve(parsed.headers.len());
+    let mut authority = "";
+    for field in parsed.headers.iter() {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| invalid())?;
+        if name == header::HOST {
+            authority = std::str::from_utf8(field.value).map_err(|_| invalid())?;
+        } else if name != header::TRANSFER_ENCODING && name != header::CONNECTION && name != header::UPGRADE {
+            let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value));
+            headers.append(name, value.map_err(|_| invalid())?);
+        }
+    }
+    // The gateway passes trailers on to clients that can take them; gRPC demands the field.
+    headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    *request.method_mut() =
+        Method::from_bytes(parsed.method.unwrap_or_default().as_bytes()).map_err(|_| invalid())?;
+    let uri = Uri::builder().scheme(scheme.as_str()).authority(authority);
+    *request.uri_mut() =
+        uri.path_and_query(parsed.path.unwrap_or_default()).build().map_err(|_| invalid())?;
+    Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_stay_in_their_order_and_those_of_the_connection_go() {
+        let head = b"POST /a?b=1 HTTP/1.1\r\nhost: a.test:8080\r\nx: 1\r\ny: \xff\r\nx: 2\r\ncontent-length: 3\r\n\r\n";
+        let request = read(head, Scheme::Http).unwrap();
+        assert_eq!(
+            (request.method(), request.uri().to_string()),
+            (&Method::POST, "http://a.test:8080/a?b=1".to_owned())
+        );
+        let fields: Vec<_> =
+            request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let expected: [(&str, &[u8]); 5] =
+            [("x", b"1"), ("x", b"2"), ("y", b"\xff"), ("content-length", b"3"), ("te", b"trailers")];
+        assert_eq!(fields.len(), expected.len());
+        assert!(expected.iter().all(|field| fields.contains(field)), "{fields:?}");
+        let chunked = b"PUT / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+        assert_eq!(read(chunked, Scheme::Https).unwrap().headers().len(), 1);
+    }
+}
