@@ -168,14 +168,15 @@ pub(crate) fn exchange_of(
     worker: &Rc<WorkerState>,
     started: std::time::Instant,
 ) -> Box<crate::request::exchange::Exchange> {
-    let facts = crate::request::exchange::RequestFacts {
+    let facts = crate::request::facts::RequestFacts {
         id: crate::request::id::RequestId(http::HeaderValue::from_static("id")),
         started,
         client: [127, 0, 0, 1].into(),
         peer_is_trusted: false,
         method: http::Method::GET,
         version: http::Version::HTTP_11,
-        body: crate::request::exchange::DeclaredBody::None,
+        body: crate::request::facts::DeclaredBody::None,
+        grpc: None,
     };
     crate::request::exchange::Exchange::new(connection_of(worker), facts, None)
 }

@@ -190,6 +190,8 @@ pub struct Timeouts {
 pub struct Deadline {
     at: Instant,
     timeouts: Timeouts,
+    /// The client's own deadline, which nothing extends.
+    latest: Option<Instant>,
 }
 
 impl Timeouts {
@@ -214,7 +216,7 @@ impl Timeouts {
 
     /// The deadline of one request that is ready to be sent at `now`.
     pub fn apply(&self, now: Instant) -> Deadline {
-        Deadline { at: now + self.total, timeouts: *self }
+        Deadline { at: now + self.total, timeouts: *self, latest: None }
     }
 
     /// Longest time from the end of the request to the response head.
@@ -239,6 +241,17 @@ impl Timeouts {
 }
 
 impl Deadline {
+    /// The same, ended by the client's own deadline.
+    #[must_use]
+    pub fn at_latest(self, latest: Option<Instant>) -> Self {
+        Self { at: latest.map_or(self.at, |latest| self.at.min(latest)), latest, ..self }
+    }
+
+    /// The client's own deadline.
+    pub fn latest(&self) -> Option<Instant> {
+        self.latest
+    }
+
     /// When the time of the whole request is over.
     pub fn at(&self) -> Instant {
         self.at
@@ -252,7 +265,8 @@ impl Deadline {
     /// The deadline of a request whose end came at `at`.
     #[must_use]
     pub fn received(self, at: Instant) -> Self {
-        Self { at: self.at.max(at + self.timeouts.total), ..self }
+        let at = self.at.max(at + self.timeouts.total);
+        Self { at: self.latest.map_or(at, |latest| at.min(latest)), ..self }
     }
 
     /// The deadline of an attempt at an endpoint that is most likely still broken. It has half of the usual time, which

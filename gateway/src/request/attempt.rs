@@ -56,19 +56,19 @@ pub(super) async fn run(
         upload.take_place(&cluster.shared.concurrency)?;
     }
     cluster.shared.retry_budget.deposit();
-    let deadline = plan.route.policies.timeout.apply(exchange.ready);
+    let deadline = plan.route.policies.timeout.apply(exchange.ready).at_latest(exchange.request.call_ends());
     let retries = &plan.route.policies.retry;
     let mut picked = search.first(exchange.ready, exchange, &mut *worker.rng.borrow_mut())?;
     let (mut now, mut spent) = (exchange.ready, Spent::default());
     // The response that the client gets if no better one comes.
     let mut kept: Option<(Option<Answered>, Sent, Witness)> = None;
     let error = loop {
-        let index = picked.index;
-        let (cluster, endpoint) = (picked.cluster, picked.endpoint);
+        let (index, cluster, endpoint) = (picked.index, picked.cluster, picked.endpoint);
         exchange.attempts.begins(cluster, endpoint);
         if plan.route.upstream_host() == Some(&UpstreamHost::Instance) {
             request.head.set_host(&endpoint.authority);
         }
+        request.call_left = deadline.latest().map(|latest| latest.saturating_duration_since(now));
         request.repeats = repeats(upload, &exchange.request.method, retries, spent);
         // A probe leaves time for another attempt, if there can be one.
         let is_probe = picked.probe.is_some();

@@ -5,11 +5,16 @@
 
 mod log_line;
 
-use std::{cell::OnceCell, net::IpAddr, rc::Rc, time::Instant};
+use std::{cell::OnceCell, rc::Rc, time::Instant};
 
-use http::{Method, Request, StatusCode, Version, header, uri::PathAndQuery};
+use http::{StatusCode, Version, uri::PathAndQuery};
 
-use super::{ConnectionContext, attempts::Attempts, id::RequestId, taken::Taken};
+use super::{
+    ConnectionContext,
+    attempts::Attempts,
+    facts::{DeclaredBody, RequestFacts},
+    taken::Taken,
+};
 use crate::{
     admission::{Admitted, Scheme},
     auth::Identity,
@@ -22,22 +27,6 @@ use crate::{
     upstream::sink::ResponseSink,
     worker::WorkerState,
 };
-
-/// The facts about a request that are known when its head is complete.
-pub struct RequestFacts {
-    /// Id of the request, in the log, in local replies and for the service.
-    pub id: RequestId,
-    /// The time at which the head was complete. Timeouts and durations count from it.
-    pub started: Instant,
-    /// Address of the client: the peer, or the client that a trusted proxy names.
-    pub client: IpAddr,
-    /// The peer is one of `listen.trusted_proxies`.
-    pub peer_is_trusted: bool,
-    pub method: Method,
-    pub version: Version,
-    /// Whether the request has a body that must be read before the connection can take another request.
-    pub(crate) body: DeclaredBody,
-}
 
 /// The facts of one request. Boxed once, and moved into the response body, so that it lives as long as the response.
 ///
@@ -115,33 +104,6 @@ pub mod flags {
     /// The request had not ended when `drain.timeout` was over.
     pub const DRAIN_TIMEOUT: &str = "drain_timeout";
 }
-
-/// The request's body, as its head declares it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum DeclaredBody {
-    /// The request has no body.
-    None,
-    /// At most [`SHORT_BODY_BYTES`]: most likely the body came with the head, and hyper drops it before the next request.
-    Short,
-    /// Longer, of unknown length, or sent only after a 100 (Continue).
-    Long,
-}
-
-impl DeclaredBody {
-    /// The body that this request declares.
-    pub(crate) fn of(request: &Request<ClientBody>) -> Self {
-        let body = request.body();
-        if body.is_end_stream() {
-            return Self::None;
-        }
-        let is_short = body.length().is_some_and(|length| length <= SHORT_BODY_BYTES);
-        // A client that waits for a 100 has not sent its body.
-        if is_short && !request.headers().contains_key(header::EXPECT) { Self::Short } else { Self::Long }
-    }
-}
-
-/// The largest body, in bytes, that most likely comes with the head in one read.
-const SHORT_BODY_BYTES: u64 = 4 * 1024;
 
 impl Exchange {
     /// Begins an exchange, which counts as a request of its connection until it is dropped. `activity`: that of an HTTP/2

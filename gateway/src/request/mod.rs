@@ -11,6 +11,8 @@ mod context;
 mod entrance;
 pub mod error;
 pub mod exchange;
+pub(crate) mod facts;
+mod grpc;
 mod guard;
 mod head;
 pub(crate) mod id;
@@ -39,7 +41,8 @@ use self::{
     auth::QuotaFields,
     entrance::{Entrance, admit, find_route_or_preflight, preflight_reply},
     error::Error,
-    exchange::{DeclaredBody, Exchange, RequestFacts},
+    exchange::Exchange,
+    facts::{DeclaredBody, RequestFacts},
     guard::{Panicked, guarded},
     head::{HeadFacts, write_client_head, write_upstream_head},
     id::{RequestId, new_request_id},
@@ -160,6 +163,7 @@ fn begin(
         if trusted { headers::client_ip(peer, request.headers(), proxies) } else { peer.to_canonical() };
     let id = headers::trusted_request_id(request.headers(), trusted)
         .map_or_else(|| new_request_id(worker, started), |id| RequestId::of(id.clone()));
+    let body = DeclaredBody::of(request);
     let facts = RequestFacts {
         id,
         started,
@@ -167,7 +171,8 @@ fn begin(
         peer_is_trusted: trusted,
         method: request.method().clone(),
         version: request.version(),
-        body: DeclaredBody::of(request),
+        body,
+        grpc: if body == DeclaredBody::None { None } else { grpc::call(request.headers()) },
     };
     let exchange = Exchange::new(Rc::clone(connection), facts, activity);
     connection.state.close_after(snapshot.shared.table.listen.max_requests_per_connection);
@@ -233,7 +238,7 @@ async fn forward(
     let body = upload.as_ref().map_or_else(RequestBody::default, |upload| RequestBody::of(Rc::clone(upload)));
     if let Some(upload) = &upload {
         // A request waits for its client before it takes a slot, an instance or a connection.
-        if policies.body == BodyStart::Gather {
+        if policies.body == BodyStart::Gather && exchange.request.grpc.is_none() {
             upload.gather().await.map_err(body_failed)?;
         }
         exchange.waited(exchange.worker().clock.now());
@@ -292,11 +297,14 @@ fn begin_upload(
     policies: &Policies,
     exchange: &mut Exchange,
 ) -> Option<Rc<Upload>> {
-    exchange.limit(Limits { idle: policies.timeout.idle(), min_rate: policies.timeout.min_rate() });
+    let is_call = exchange.request.grpc.is_some();
+    let min_rate = policies.timeout.min_rate().filter(|_| !is_call);
+    exchange.limit(Limits { idle: policies.timeout.idle(), min_rate });
     let keep_max = policies.retry.kept_bytes(&exchange.request.method);
     // What comes through a tunnel is no body.
     let body = unread.take_if(|body| asked.is_none() && !body.is_end_stream())?;
-    let upload = exchange.receive(body, UploadLimits { bytes_max: policies.body_limit, keep_max });
+    let upload = exchange
+        .receive(body, UploadLimits { bytes_max: policies.body_limit.filter(|_| !is_call), keep_max });
     if survey.has(Found::Expect) && exchange.request.version == Version::HTTP_2 {
         upload.activity.invite_body();
     }

@@ -6,6 +6,7 @@ use http::{HeaderValue, Method, Response, StatusCode, Version, header};
 use super::{
     error::Error,
     exchange::Exchange,
+    grpc,
     head::upstream_target,
     response_body::ResponseBody,
     tunnel::{Tunnel, TunnelRequest},
@@ -35,12 +36,17 @@ pub(crate) fn refusal(
     exchange.refused(reason);
     let route = exchange.route().map(|route| &*route.shared().name);
     exchange.worker().metrics.count(Rare::LocalReply, route.unwrap_or("(none)"), reason);
+    let detail = error.to_string();
     let mut response = error.into_response(exchange.request.id.as_str(), route);
     let rules = exchange.route().map_or(&snapshot.unrouted_rules, |route| &route.response_rules);
     if !rules.is_empty() {
         headers::apply_rules_to_local_reply(response.headers_mut(), rules, &exchange.facts());
     }
-    local_reply(response, exchange)
+    let status = response.status();
+    if exchange.request.grpc.is_some() {
+        response = grpc::into_error(response, &detail);
+    }
+    reply(response, status, exchange)
 }
 
 /// A service's response. If it refuses a request that was not read whole, the connection closes, as after a local reply.
@@ -92,9 +98,19 @@ fn farewell(error: Error, exchange: &Exchange) -> Response<ResponseBody> {
 }
 
 /// Sends a response in which no service has a part.
-pub(crate) fn local_reply(response: Response<Bytes>, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
+pub(crate) fn local_reply(response: Response<Bytes>, exchange: Box<Exchange>) -> Response<ResponseBody> {
+    let status = response.status();
+    reply(response, status, exchange)
+}
+
+/// As [`local_reply`]. `status` is the one for log and metrics: a gRPC call that is refused gets 200.
+fn reply(
+    response: Response<Bytes>,
+    status: StatusCode,
+    mut exchange: Box<Exchange>,
+) -> Response<ResponseBody> {
     let (mut parts, bytes) = response.into_parts();
-    exchange.responds(parts.status);
+    exchange.responds(status);
     parts.headers.insert(&names::X_REQUEST_ID, exchange.request.id.0.clone());
     if exchange.must_close() {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -15,6 +15,7 @@ use http::StatusCode;
 use super::{
     error::{Blame, Error},
     exchange::Exchange,
+    grpc,
     picked::Picked,
     silence::{LOOK, Silence},
     taken::Taken,
@@ -193,7 +194,9 @@ impl<'a> Attempt<'a> {
             let Some(sent) = sent else { return Err(self.late()) };
             let error = match sent {
                 Ok(answered) => {
-                    let status = answered.response.status();
+                    let is_call = exchange.request.grpc.is_some();
+                    let response = &answered.response;
+                    let status = if is_call { grpc::status_of(response) } else { response.status() };
                     *answer = Some(answered);
                     break status;
                 }
@@ -235,7 +238,7 @@ impl<'a> Attempt<'a> {
         }
         match upload.received.get() {
             Some(at) => Wait::Until(self.deadline.received(at).attempt(self.now.max(at))),
-            None => Wait::Open,
+            None => self.deadline.latest().map_or(Wait::Open, Wait::Until),
         }
     }
 

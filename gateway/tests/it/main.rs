@@ -41,6 +41,7 @@ mod frame_budgets;
 mod frame_floods;
 mod framing;
 mod gathered_bodies;
+mod grpc;
 mod hanging_endpoints;
 mod header_blocks;
 mod header_bombs;

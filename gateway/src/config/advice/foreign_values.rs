@@ -14,7 +14,7 @@ pub(super) fn cure(name: &str, text: &str) -> Option<String> {
 }
 
 /// The field, the values of other products in lower case with `_`, and the cure.
-const VALUES: [(&str, &str, &str); 25] = [
+const VALUES: [(&str, &str, &str); 27] = [
     ("balance", "least_conn leastconn least_request least_connections leastrequest", "write `least`"),
     (
         "balance",
@@ -33,15 +33,13 @@ const VALUES: [(&str, &str, &str); 25] = [
         "first pick_first static_rr passthrough original_dst cluster_provided",
         "write `round_robin`, or leave `balance` away",
     ),
-    (
-        "protocol",
-        "h2c h2 http2 http/2 grpc grpcs",
-        "write `http` or `https`: services are asked with HTTP/1.1 in this version",
-    ),
+    ("protocol", "http2 http/2", "write `h2c` for HTTP/2 in cleartext, or `h2` for HTTP/2 over TLS"),
     ("protocol", "tls ssl", "write `https`"),
+    ("protocol", "http3 h3 quic", "write `http` or `h2`: services get HTTP/1.1 or HTTP/2"),
+    ("protocol", "ws wss", "write `http` or `https`: WebSocket passes on every route by default"),
     (
         "protocol",
-        "tcp udp fastcgi uwsgi ws wss",
+        "tcp udp fastcgi uwsgi",
         "write `http` or `https`: the gateway speaks nothing else with services",
     ),
     ("retry.on", "connect_failure conn_failure error connection_error connect_error", "write `connect`"),

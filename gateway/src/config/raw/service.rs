@@ -80,8 +80,10 @@ fn read_protocol(fields: &Fields<'_>, sink: &mut Diagnostics) -> (bool, HttpVers
         ("h2c", (false, HttpVersion::Http2)),
         ("h2", (true, HttpVersion::Http2)),
         ("auto", (true, HttpVersion::Either)),
+        ("grpc", (false, HttpVersion::Http2)),
+        ("grpcs", (true, HttpVersion::Http2)),
     ];
-    let protocol = fields.value("protocol", sink, |text| choice(text, &protocols, &["grpc", "grpcs"]));
+    let protocol = fields.value("protocol", sink, |text| choice(text, &protocols, &[]));
     let (https, version) = protocol.as_ref().map_or((false, HttpVersion::Http1), |protocol| protocol.value);
     if let Some(tls) = fields.entry("tls").filter(|_| !https) {
         let finding = Diagnostic::error(code::CONFLICT, tls.key.span, "`tls` needs `protocol: https`")

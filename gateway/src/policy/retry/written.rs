@@ -186,7 +186,7 @@ fn read_retries(
 
 fn retry_on(text: &str) -> Result<RetryOn, Invalid> {
     let refuse = |label: &str| {
-        let expected = "`connect`, `refused`, `reset`, `timeout`, or a status that may pass by itself: `408`, `425`, `429`, `500` to `599`";
+        let expected = "`connect`, `refused`, `reset`, `timeout`, a status that may pass by itself (`408`, `425`, `429`, `500` to `599`), or one of gRPC (`unavailable`, `resource_exhausted`, `deadline_exceeded`, `internal`)";
         Invalid::new(code::BAD_VALUE, expected, label)
     };
     match text {
@@ -194,6 +194,11 @@ fn retry_on(text: &str) -> Result<RetryOn, Invalid> {
         "refused" => Ok(RetryOn::Refused),
         "reset" => Ok(RetryOn::Reset),
         "timeout" => Ok(RetryOn::Timeout),
+        // Statuses of gRPC; those that a service sends are read as these of HTTP.
+        "unavailable" => Ok(RetryOn::Status(StatusCode::SERVICE_UNAVAILABLE)),
+        "resource_exhausted" => Ok(RetryOn::Status(StatusCode::TOO_MANY_REQUESTS)),
+        "deadline_exceeded" => Ok(RetryOn::Status(StatusCode::GATEWAY_TIMEOUT)),
+        "internal" => Ok(RetryOn::Status(StatusCode::INTERNAL_SERVER_ERROR)),
         _ => match text.parse::<u16>().map(StatusCode::from_u16) {
             Ok(Ok(status)) if matches!(status.as_u16(), 408 | 425 | 429 | 500..=599) => {
                 Ok(RetryOn::Status(status))

@@ -1,6 +1,6 @@
 //! Results of a request's facts: its status, its flag, the owner of its slot, and whether its connection can go on.
 
-use std::{path::Path, time::Duration};
+use std::{net::IpAddr, path::Path, time::Duration};
 
 use tokio::task::LocalSet;
 

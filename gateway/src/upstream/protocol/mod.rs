@@ -15,6 +15,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -41,6 +42,8 @@ pub struct UpstreamRequest<B = RequestBody> {
     pub body: Option<B>,
     /// The request may be sent again after bytes of it have left. Otherwise the head is freed when it was sent.
     pub repeats: bool,
+    /// What is left of the deadline of a gRPC call. `None`: the request is none, or has none.
+    pub call_left: Option<Duration>,
     /// Bytes of the informational responses to it, in all attempts.
     pub(super) informational_bytes: usize,
     /// An empty map. Its memory is used for the fields of the response.
@@ -50,7 +53,7 @@ pub struct UpstreamRequest<B = RequestBody> {
 impl<B> UpstreamRequest<B> {
     /// `memory` is an empty map.
     pub fn new(head: RequestHead, body: B, memory: HeaderMap) -> Self {
-        Self { head, body: Some(body), repeats: true, informational_bytes: 0, memory }
+        Self { head, body: Some(body), repeats: true, call_left: None, informational_bytes: 0, memory }
     }
 }
 

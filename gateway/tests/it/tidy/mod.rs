@@ -210,6 +210,7 @@ fn local_replies_get_their_status_in_error_rs_only() {
             "policy/",
             "request/error.rs",
             "request/exchange.rs",
+            "request/grpc.rs",
             "request/reply.rs",
             "upstream/protocol/",
         ]);

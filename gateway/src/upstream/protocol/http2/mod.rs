@@ -55,7 +55,7 @@ impl Http2Stream {
         // The peer may allow no further stream for now.
         let mut requests = self.connection.requests();
         poll_fn(|cx| requests.poll_ready(cx)).await.map_err(|_| SendError::Ended)?;
-        let head = head::read(request.head.bytes(), self.connection.scheme())?;
+        let head = head::read(request.head.bytes(), self.connection.scheme(), request.call_left)?;
         let is_head = request.head.is_head();
         let has_content = !matches!(request.head.content(), Delimiting::Nothing | Delimiting::Length(0));
         let Ok((response, stream)) = requests.send_request(head, !has_content) else {

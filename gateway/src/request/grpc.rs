@@ -1,0 +1,182 @@
+//! gRPC calls: what is special about them, and their errors.
+//!
+//! A call is recognised by its content type. It is a stream of messages in both directions, so its body is sent as it comes, whatever
+//! `body` of the route is, and neither `body_limit` nor `timeout.min_rate` apply to it. The client's deadline bounds it, and its services get
+//! what is left of it. Errors of the gateway come as gRPC has them: as status 200 with `grpc-status`, in one HEADERS frame.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use super::facts::GrpcCall;
+
+/// The call that a request with these fields is. `None`: it is another request.
+pub(super) fn call(headers: &HeaderMap) -> Option<GrpcCall> {
+    is_call(headers).then(|| GrpcCall { timeout: timeout(headers) })
+}
+
+fn is_call(headers: &HeaderMap) -> bool {
+    let Some(kind) = headers.get(header::CONTENT_TYPE) else { return false };
+    let Some((start, rest)) = kind.as_bytes().split_at_checked(CONTENT_TYPE.len()) else { return false };
+    let ends = rest.first().is_none_or(|next| matches!(next, b'+' | b';' | b' '));
+    start.eq_ignore_ascii_case(CONTENT_TYPE.as_bytes()) && ends
+}
+
+/// The client's deadline, from the beginning of the call (gRPC over HTTP/2, "Timeout"): up to eight digits and a unit. `None`: there is
+/// none, or it cannot be read.
+fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(&TIMEOUT)?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+/// The status that stands for the status of a call, for retries, breaker and metrics. A response whose head has no `grpc-status` is none that
+/// has failed at once.
+pub(super) fn status_of<B>(response: &Response<B>) -> StatusCode {
+    match response.headers().get(&STATUS).map(HeaderValue::as_bytes) {
+        Some(number) => http_status(number),
+        None => response.status(),
+    }
+}
+
+/// The opposite of [`number`], as far as there is one.
+fn http_status(number: &[u8]) -> StatusCode {
+    match number {
+        b"0" => StatusCode::OK,
+        b"3" | b"9" | b"11" => StatusCode::BAD_REQUEST,
+        b"4" => StatusCode::GATEWAY_TIMEOUT,
+        b"5" => StatusCode::NOT_FOUND,
+        b"6" | b"10" => StatusCode::CONFLICT,
+        b"7" => StatusCode::FORBIDDEN,
+        b"8" => StatusCode::TOO_MANY_REQUESTS,
+        b"12" => StatusCode::NOT_IMPLEMENTED,
+        b"14" => StatusCode::SERVICE_UNAVAILABLE,
+        b"16" => StatusCode::UNAUTHORIZED,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// The number of the status (gRPC, "Status codes and their use") for a status of HTTP, in the sense that the gateway gives to it.
+fn number(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        // DEADLINE_EXCEEDED
+        408 | 504 => "4",
+        // PERMISSION_DENIED
+        403 => "7",
+        // RESOURCE_EXHAUSTED
+        413 | 429 | 431 => "8",
+        // UNIMPLEMENTED: what a client gets for a method that a server does not know.
+        404 | 405 | 501 => "12",
+        // UNAVAILABLE
+        502 | 503 => "14",
+        // UNAUTHENTICATED
+        401 => "16",
+        // INTERNAL
+        _ => "13",
+    }
+}
+
+/// Turns an error's response into that of a call. The fields of the error stay.
+pub(super) fn into_error(response: Response<Bytes>, detail: &str) -> Response<Bytes> {
+    let (mut parts, _) = response.into_parts();
+    let status = number(parts.status);
+    parts.status = StatusCode::OK;
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+    parts.headers.insert(&STATUS, HeaderValue::from_static(status));
+    if let Ok(message) = HeaderValue::try_from(utf8_percent_encode(detail, UNFIT).to_string()) {
+        parts.headers.insert(&MESSAGE, message);
+    }
+    Response::from_parts(parts, Bytes::new())
+}
+
+/// The form of `grpc-message`: visible ASCII and blanks stay, except `%`.
+const UNFIT: &AsciiSet = &CONTROLS.add(b'%');
+
+const CONTENT_TYPE: &str = "application/grpc";
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: HeaderName, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name, HeaderValue::try_from(value).unwrap())])
+    }
+
+    #[test]
+    fn a_call_has_the_content_type_of_one_and_a_call_of_grpc_web_has_not() {
+        for (kind, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("Application/gRPC; charset=utf-8", true),
+            ("application/grpc-web", false),
+            ("application/grpc-web-text", false),
+            ("application/json", false),
+            ("application/grp", false),
+        ] {
+            assert_eq!(is_call(&headers(header::CONTENT_TYPE, kind)), expected, "{kind}");
+        }
+        assert!(!is_call(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_timeout_has_up_to_eight_digits_and_a_unit() {
+        for (text, expected) in [
+            ("1H", Some(Duration::from_hours(1))),
+            ("2M", Some(Duration::from_mins(2))),
+            ("3S", Some(Duration::from_secs(3))),
+            ("250m", Some(Duration::from_millis(250))),
+            ("7u", Some(Duration::from_micros(7))),
+            ("99999999n", Some(Duration::from_nanos(99_999_999))),
+            ("99999999H", Some(Duration::from_hours(99_999_999))),
+            ("0S", Some(Duration::ZERO)),
+            ("123456789S", None),
+            ("S", None),
+            ("", None),
+            ("-1S", None),
+            ("1s", None),
+            ("1.5S", None),
+        ] {
+            assert_eq!(timeout(&headers(TIMEOUT, text)), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_a_head_with_the_status_of_grpc_and_a_message_that_can_be_read() {
+        for (status, number) in [
+            (401, "16"),
+            (403, "7"),
+            (404, "12"),
+            (429, "8"),
+            (502, "14"),
+            (503, "14"),
+            (504, "4"),
+            (500, "13"),
+        ] {
+            let mut response = Response::new(Bytes::from_static(b"{}"));
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            response.headers_mut().insert(header::RETRY_AFTER, 1.into());
+            let response = into_error(response, "100 % of the \u{201c}slots\u{201d}");
+            assert_eq!((response.status(), response.body().len()), (StatusCode::OK, 0));
+            assert_eq!(response.headers()[&STATUS], number);
+            assert_eq!(response.headers()[&MESSAGE], "100 %25 of the %E2%80%9Cslots%E2%80%9D");
+            assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        }
+    }
+}
