@@ -71,6 +71,7 @@ mod partial_reloads;
 mod policies;
 mod probes;
 mod proxying;
+mod real_clients;
 mod refusals;
 mod registry_doubt;
 mod reload;
