@@ -89,6 +89,8 @@ where
         if is_parked.is_ok() && !state.kill.get() {
             // The client may have sent its first bytes right behind the handshake.
             transport.put_back(&parts.read_buf);
+            // A tunnel may last for hours, and this is a buffer of hyper.
+            drop(parts.read_buf);
             run_on_connection(tunnel, transport, context).await;
         }
         return is_parked.map(|_| None);

@@ -27,6 +27,8 @@ pub(super) async fn run_on_connection<I>(
 ) where
     I: Read + Write + Unpin + 'static,
 {
+    // hyper's buffers are gone.
+    context.worker.freed_memory.of_connection();
     until_killed(&context.state, Box::pin(tunnel.run(ConnectionEnd(transport)))).await;
 }
 

@@ -182,6 +182,9 @@ impl Exchange {
     /// The request has become a tunnel: it gives back its slot of the service, since it may last for hours.
     pub(super) fn becomes_tunnel(&mut self) {
         self.tunnelled = Some(0);
+        // What was cut from larger buffers, of the connection and of the worker, would keep all of them.
+        self.target = self.target.take().and_then(|target| PathAndQuery::try_from(target.as_str()).ok());
+        self.request.id = self.request.id.copied();
         if let Some(taken) = &mut self.taken {
             taken.slot = None;
         }

@@ -17,6 +17,11 @@ impl RequestId {
         Self(never_indexed(id))
     }
 
+    /// The same id in memory of its own, for a request that lasts.
+    pub(super) fn copied(&self) -> Self {
+        HeaderValue::from_bytes(self.0.as_bytes()).map_or_else(|_| self.clone(), Self::of)
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         // Ids are UUID text or checked visible ASCII; the fallback is never used.
