@@ -49,6 +49,7 @@ mod hidden_values;
 mod http2_hostile_services;
 mod http2_responses;
 mod http2_services;
+mod http2_unprocessed;
 mod informational;
 mod inherited_trust;
 mod instance_numbers;
