@@ -59,7 +59,6 @@ use crate::{
     message::{Found, Survey, names},
     metrics::Rare,
     policy::{
-        Policies,
         body_start::BodyStart,
         clients::{self, ClientRule},
         cors::{self, Cors},
@@ -234,7 +233,7 @@ async fn forward(
     }
 
     // 7. The body, then the head: its target is the canonical path that was authorised.
-    let upload = begin_upload(unread, asked.as_ref(), admitted.survey(), policies, exchange);
+    let upload = begin_upload(unread, asked.as_ref(), admitted.survey(), (snapshot, route), exchange);
     let body = upload.as_ref().map_or_else(RequestBody::default, |upload| RequestBody::of(Rc::clone(upload)));
     if let Some(upload) = &upload {
         // A request waits for its client before it takes a slot, an instance or a connection.
@@ -294,15 +293,18 @@ fn begin_upload(
     unread: &mut Option<ClientBody>,
     asked: Option<&TunnelRequest>,
     survey: Survey,
-    policies: &Policies,
+    (snapshot, route): (&LocalSnapshot, &LocalRoute),
     exchange: &mut Exchange,
 ) -> Option<Rc<Upload>> {
+    let policies = &route.shared().policies;
     let is_call = exchange.request.grpc.is_some();
     let min_rate = policies.timeout.min_rate().filter(|_| !is_call);
     exchange.limit(Limits { idle: policies.timeout.idle(), min_rate });
-    let keep_max = policies.retry.kept_bytes(&exchange.request.method);
     // What comes through a tunnel is no body.
     let body = unread.take_if(|body| asked.is_none() && !body.is_end_stream())?;
+    let cluster = route.shared().cluster.and_then(|at| snapshot.clusters.get(at));
+    let proves = cluster.is_some_and(|cluster| cluster.shared.settings.may_speak_http2());
+    let keep_max = policies.retry.kept_bytes(&exchange.request.method, proves);
     let upload = exchange
         .receive(body, UploadLimits { bytes_max: policies.body_limit.filter(|_| !is_call), keep_max });
     if survey.has(Found::Expect) && exchange.request.version == Version::HTTP_2 {

@@ -321,6 +321,7 @@ impl<'a> Attempt<'a> {
                 self.endpoint.pool.log_refused(&reason, self.now);
                 (Error::UpstreamProtocolError, Phase::Reset)
             }
+            SendError::Reset => (Error::UpstreamReset, Phase::Reset),
             _ if reused => (Error::UpstreamReset, Phase::ReusedConnectionClosed),
             _ => (Error::UpstreamReset, Phase::Reset),
         };

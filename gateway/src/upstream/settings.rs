@@ -34,6 +34,11 @@ impl ServiceSettings {
             && (shares, policies) == (&other.shares, &other.policies)
     }
 
+    /// Whether a connection to it may be one of HTTP/2.
+    pub fn may_speak_http2(&self) -> bool {
+        self.version != HttpVersion::Http1
+    }
+
     /// Whether connections to at least some of its instances use TLS.
     pub fn speaks_tls(&self) -> bool {
         let by_tag = self.subset.iter().flat_map(|subset| &subset.by_tag);

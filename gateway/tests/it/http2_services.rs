@@ -23,7 +23,10 @@ use crate::support::{
     backend::Backend,
     client::{Connection, get, header, request, send, text},
     eventually,
-    frames::{FrameClient, Outcome, RST_STREAM},
+    frame_service::FrameService,
+    frames::{
+        END_STREAM, FrameClient, HEADERS, MAX_CONCURRENT_STREAMS, Outcome, RST_STREAM, headers, settings,
+    },
     gateway::TestGateway,
     h2_service::{self, H2Service},
 };
@@ -124,6 +127,27 @@ async fn where_the_limit_of_streams_is_reached_another_connection_is_opened() {
             assert_eq!(status.unwrap().unwrap(), StatusCode::OK);
         }
     }
+}
+
+#[tokio::test]
+async fn a_limit_of_streams_that_a_service_lowers_holds_from_then_on() {
+    let service = FrameService::start(&[], |frame, number| match frame.kind {
+        HEADERS if number == 1 => {
+            let lowered = settings(&[(MAX_CONCURRENT_STREAMS, 1)]);
+            [lowered, headers(frame.stream, END_STREAM, &[(b":status", b"200")])].concat()
+        }
+        _ => Vec::new(),
+    })
+    .await;
+    let gateway = gateway(&[service.addr], "h2c", "").await;
+    assert_eq!(send(gateway.http, get("/")).await.status(), StatusCode::OK);
+    let mut all = tokio::task::JoinSet::new();
+    for number in 2..=3 {
+        let http = gateway.http;
+        all.spawn(async move { send(http, get("/")).await.status() });
+        eventually("it is at the service", || async { service.requests() == number }).await;
+    }
+    assert_eq!(service.connections.load(SeqCst), 2);
 }
 
 #[tokio::test]

@@ -157,9 +157,10 @@ impl Retry {
         self.on_status.contains(&status) || (is_probe && Sign::of(status) == Sign::GatewayFailed)
     }
 
-    /// Largest body, in bytes, that is kept to be sent again for a request with this method.
-    pub fn kept_bytes(&self, method: &Method) -> u64 {
-        let repeats = self.retries > 0 && self.methods.contains(method);
+    /// Largest body, in bytes, that is kept to be sent again for a request with this method. `proves`: the service can prove that
+    /// it has not processed a request (HTTP/2), which may then be sent again whatever its method is.
+    pub fn kept_bytes(&self, method: &Method, proves: bool) -> u64 {
+        let repeats = self.retries > 0 && (self.methods.contains(method) || (proves && self.on.refused));
         if repeats { self.body_bytes_max as u64 } else { 0 }
     }
 

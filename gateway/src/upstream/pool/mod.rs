@@ -217,7 +217,9 @@ impl EndpointPool {
 
     /// The time since which each of its connections is idle.
     pub fn idle_since(&self) -> Vec<Instant> {
-        self.idle.borrow().iter().map(|(_, since)| *since).collect()
+        let idle = self.idle.borrow();
+        let shared = self.shared.as_ref().map(SharedConnections::idle_since).unwrap_or_default();
+        idle.iter().map(|(_, since)| *since).chain(shared).collect()
     }
 
     /// Closes the connections that have been idle since `until` or longer, and returns how many there were.
@@ -225,7 +227,8 @@ impl EndpointPool {
         let mut idle = self.idle.borrow_mut();
         let before = idle.len();
         idle.retain(|(_, since)| *since > until);
-        before - idle.len()
+        let shared = self.shared.as_ref().map_or(0, |shared| shared.close_idle_until(until));
+        before - idle.len() + shared
     }
 
     /// Whether the log may have a line about a failed connect. Otherwise every request would write one.

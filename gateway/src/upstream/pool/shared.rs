@@ -107,11 +107,11 @@ impl SharedConnections {
         self.connections.borrow_mut().push(Rc::clone(connection));
     }
 
-    /// Looks after the connections once a second. One that is too old or idle takes no new requests, and closes when the last of its
+    /// Looks for connections that have had their time, once a second. One that is too old or idle takes no new requests, and closes when the last of its
     /// requests has ended.
     pub(super) fn prune(&self, limits: &PoolSettings, now: Instant) {
         self.connections.borrow_mut().retain(|connection| {
-            connection.sweep(now);
+            connection.note_use(now);
             let is_past = |since: Instant, longest| now.saturating_duration_since(since) >= longest;
             let is_idle = connection.idle_since().is_some_and(|since| is_past(since, limits.idle));
             !connection.is_closed() && !is_past(connection.opened, limits.max_age) && !is_idle
@@ -120,6 +120,19 @@ impl SharedConnections {
 
     pub(super) fn clear(&self) {
         self.connections.borrow_mut().clear();
+    }
+
+    /// The time since which each connection is idle, of those that are.
+    pub(super) fn idle_since(&self) -> Vec<Instant> {
+        self.connections.borrow().iter().filter_map(|connection| connection.idle_since()).collect()
+    }
+
+    /// Closes the connections that have been idle since `until` or longer.
+    pub(super) fn close_idle_until(&self, until: Instant) -> usize {
+        let mut connections = self.connections.borrow_mut();
+        let before = connections.len();
+        connections.retain(|connection| connection.idle_since().is_none_or(|since| since > until));
+        before - connections.len()
     }
 }
 

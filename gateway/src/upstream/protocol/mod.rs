@@ -74,6 +74,8 @@ pub enum SendError {
     Invalid(Cow<'static, str>),
     /// The endpoint refused the request before it looked at it, or has closed the connection without having seen it (RFC 9113 §8.7).
     Unprocessed,
+    /// The endpoint has reset the stream of this request alone (RFC 9113 §5.4.2). It may have processed it.
+    Reset,
     /// The connection has ended.
     Ended,
 }

@@ -354,7 +354,7 @@ impl FrameClient {
 }
 
 /// Takes the first frame out of the bytes, if all of it is there.
-fn take(read: &mut Vec<u8>) -> Option<Frame> {
+pub(crate) fn take(read: &mut Vec<u8>) -> Option<Frame> {
     let head = read.first_chunk::<9>()?;
     let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
     let (kind, flags) = (head[3], head[4]);

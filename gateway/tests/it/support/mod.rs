@@ -4,6 +4,7 @@ pub(crate) mod authority;
 pub(crate) mod backend;
 pub(crate) mod client;
 pub(crate) mod federation;
+pub(crate) mod frame_service;
 pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod h2_service;

@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
 };
 
@@ -9,7 +10,11 @@ use bytes::{Buf, Bytes};
 use h2::{Reason, RecvStream, SendStream};
 use http_body::{Body, Frame, SizeHint};
 
-use super::super::{BrokenOff, RequestContent};
+use super::{
+    super::{BrokenOff, RequestContent},
+    is_malformed,
+    observed::Inbound,
+};
 
 /// The content of a response. Dropping it before its end resets the stream.
 pub struct Http2Content {
@@ -17,6 +22,8 @@ pub struct Http2Content {
     /// Bytes that are still to come. `None`: the service has not declared a length.
     left: Option<u64>,
     is_content_over: bool,
+    /// The reason for which the connection was cut, if it was.
+    inbound: Rc<Inbound>,
 }
 
 /// The length of the content that follows, if it is known.
@@ -25,8 +32,13 @@ pub(super) fn length_of(declared: Option<u64>, stream: &RecvStream, is_head: boo
 }
 
 impl Http2Content {
-    pub(super) fn new(stream: RecvStream, left: Option<u64>) -> Self {
-        Self { stream, left, is_content_over: false }
+    pub(super) fn new(stream: RecvStream, left: Option<u64>, inbound: Rc<Inbound>) -> Self {
+        Self { stream, left, is_content_over: false, inbound }
+    }
+
+    fn broken_off(&self, error: &h2::Error) -> BrokenOff {
+        let invalid = "its content is not as long as its head says, or not HTTP/2";
+        BrokenOff { reason: self.inbound.flood.get().or(is_malformed(error).then_some(invalid)) }
     }
 }
 
@@ -47,14 +59,14 @@ impl Body for Http2Content {
                     this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Some(Err(error)) => return Poll::Ready(Some(Err(broken_off(&error)))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(this.broken_off(&error)))),
                 None => this.is_content_over = true,
             }
         }
         match ready!(this.stream.poll_trailers(cx)) {
             Ok(Some(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
             Ok(None) => Poll::Ready(None),
-            Err(error) => Poll::Ready(Some(Err(broken_off(&error)))),
+            Err(error) => Poll::Ready(Some(Err(this.broken_off(&error)))),
         }
     }
 
@@ -65,11 +77,6 @@ impl Body for Http2Content {
     fn size_hint(&self) -> SizeHint {
         self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
-}
-
-fn broken_off(error: &h2::Error) -> BrokenOff {
-    let is_invalid = error.is_library() && error.reason() == Some(Reason::PROTOCOL_ERROR);
-    BrokenOff { reason: is_invalid.then_some("its content is not as long as its head says, or not HTTP/2") }
 }
 
 /// The content of a request on its way.

@@ -13,7 +13,7 @@ mod observed;
 use std::{future::poll_fn, pin::Pin, rc::Rc, task::Poll};
 
 use bytes::Bytes;
-use h2::client::ResponseFuture;
+use h2::{Reason, client::ResponseFuture};
 use http::{Response, StatusCode, Version};
 use tokio::task::AbortHandle;
 
@@ -21,6 +21,7 @@ pub(super) use self::content::Http2Content;
 use self::{
     connection::SharedConnection,
     content::{SendingContent, length_of},
+    observed::Inbound,
 };
 use super::{Answered, Content, RequestContent, SendError, UpstreamRequest};
 use crate::{
@@ -52,28 +53,34 @@ impl Http2Stream {
         request: &mut UpstreamRequest<B>,
         sink: Option<ResponseSink>,
     ) -> Result<Answered, SendError> {
-        // The peer may allow no further stream for now.
+        // A request that has its body when this fails may go to another connection.
         let mut requests = self.connection.requests();
-        poll_fn(|cx| requests.poll_ready(cx)).await.map_err(|_| SendError::Ended)?;
+        poll_fn(|cx| requests.poll_ready(cx)).await.map_err(|_| self.is_over())?;
+        let Some(body) = request.body.take() else { return Err(SendError::Ended) };
         let head = head::read(request.head.bytes(), self.connection.scheme(), request.call_left)?;
         let is_head = request.head.is_head();
         let has_content = !matches!(request.head.content(), Delimiting::Nothing | Delimiting::Length(0));
         let Ok((response, stream)) = requests.send_request(head, !has_content) else {
-            // Nothing was sent: the connection does not take requests any more.
-            return Err(SendError::Ended);
+            request.body = Some(body);
+            return Err(self.is_over());
         };
-        let Some(body) = request.body.take() else { return Err(SendError::Ended) };
         let mut sending = has_content.then(|| SendingContent::new(body, stream));
         let result = exchange(response, &mut sending, sink, &mut request.informational_bytes).await;
-        match result {
-            Ok(response) => {
-                if let Some(rest) = sending {
-                    self.upload = Some(tokio::task::spawn_local(rest.run()).abort_handle());
-                }
-                read_head(response, is_head)
-            }
-            Err(error) => Err(error),
+        let inbound = self.connection.inbound();
+        let response = result.map_err(|error| match (error, inbound.flood.get()) {
+            (SendError::Ended, Some(flood)) => SendError::Invalid(flood.into()),
+            (error, _) => error,
+        })?;
+        if let Some(rest) = sending {
+            self.upload = Some(tokio::task::spawn_local(rest.run()).abort_handle());
         }
+        read_head(response, is_head, inbound)
+    }
+
+    /// The connection takes no request any more, and nothing of this one was sent.
+    fn is_over(&self) -> SendError {
+        self.connection.retire();
+        SendError::Ended
     }
 }
 
@@ -96,6 +103,9 @@ async fn exchange<B: RequestContent>(
         }
         while let Poll::Ready(Some(Ok(informational))) = response.poll_informational(cx) {
             let (head, ()) = informational.into_parts();
+            if head.status == StatusCode::SWITCHING_PROTOCOLS {
+                return Poll::Ready(Err(SendError::Invalid(SWITCHES.into())));
+            }
             let fields =
                 head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES);
             *informational_bytes += FIELD_BYTES + fields.sum::<usize>();
@@ -112,10 +122,14 @@ async fn exchange<B: RequestContent>(
 }
 
 /// Checks the head of a response, and removes what ends at this hop.
-fn read_head(response: Response<h2::RecvStream>, is_head: bool) -> Result<Answered, SendError> {
+fn read_head(
+    response: Response<h2::RecvStream>,
+    is_head: bool,
+    inbound: &Rc<Inbound>,
+) -> Result<Answered, SendError> {
     let (mut parts, stream) = response.into_parts();
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(SendError::Invalid("it switches protocols, which HTTP/2 has not".into()));
+        return Err(SendError::Invalid(SWITCHES.into()));
     }
     if parts.headers.len() > RESPONSE_LINES_MAX {
         return Err(SendError::Invalid("its head has too many fields".into()));
@@ -131,24 +145,27 @@ fn read_head(response: Response<h2::RecvStream>, is_head: bool) -> Result<Answer
     }
     let framing = reading.framing(parts.status);
     let length = length_of(framing.content_length, &stream, is_head);
-    let content = Content::Http2(Http2Content::new(stream, length));
+    let content = Content::Http2(Http2Content::new(stream, length, Rc::clone(inbound)));
     Ok(Answered { response: Response::from_parts(parts, content), framing })
 }
 
 /// What an error of h2 proves. A stream that the service refused (RFC 9113 §8.7), or that it does not count among those it has seen when
 /// it closes the connection (§6.8), was not processed.
 fn send_error(error: &h2::Error) -> SendError {
-    let is_refused = error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    let is_refused = error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM);
     if is_refused || (error.is_go_away() && error.is_remote()) {
         return SendError::Unprocessed;
     }
-    match error.reason() {
-        // h2 itself has found the response to be malformed.
-        Some(h2::Reason::PROTOCOL_ERROR) if error.is_library() => {
-            SendError::Invalid("it is not HTTP/2".into())
-        }
-        _ => SendError::Ended,
+    if is_malformed(error) {
+        return SendError::Invalid("it is not HTTP/2".into());
     }
+    if error.is_reset() { SendError::Reset } else { SendError::Ended }
+}
+
+/// Whether h2 itself has found what the service sent to be malformed, or too much of it.
+fn is_malformed(error: &h2::Error) -> bool {
+    let of_the_service = |reason| ![Reason::NO_ERROR, Reason::CANCEL].contains(&reason);
+    error.is_library() && error.reason().is_some_and(of_the_service)
 }
 
 impl Drop for Http2Stream {
@@ -163,6 +180,8 @@ impl Drop for Http2Stream {
 /// As of an HTTP/1.1 service: room for one 102 each second for a quarter of an hour.
 const INFORMATIONAL_BYTES_MAX: usize = 64 * 1024;
 const TOO_MANY_INFORMATIONAL: &str = "its informational responses have more than 65536 bytes";
+/// RFC 9113 §8.6.
+const SWITCHES: &str = "it switches protocols, which HTTP/2 has not";
 /// What a field costs besides its bytes (RFC 9113 §6.5.2).
 const FIELD_BYTES: usize = 32;
 /// As of an HTTP/1.1 service.

@@ -31,12 +31,35 @@ pub(super) struct Inbound {
 pub(super) struct CountedFrames<I> {
     io: I,
     scan: FrameScan,
+    sent: FrameScan,
+    /// Bytes of the preface that have not been sent yet. Frames come behind it.
+    preface_left: usize,
     inbound: Rc<Inbound>,
 }
 
 impl<I> CountedFrames<I> {
     pub(super) fn new(io: I, inbound: &Rc<Inbound>) -> Self {
-        Self { io, scan: FrameScan::new(), inbound: Rc::clone(inbound) }
+        let (scan, sent) = (FrameScan::new(), FrameScan::of_heads());
+        Self { io, scan, sent, preface_left: PREFACE_BYTES, inbound: Rc::clone(inbound) }
+    }
+
+    /// Content that the service gets earns it the frames with which it acknowledges that content.
+    fn count_sent<'a>(&mut self, bufs: impl Iterator<Item = &'a [u8]>, mut count: usize) {
+        for buf in bufs {
+            let written = buf.get(..buf.len().min(count)).unwrap_or_default();
+            count -= written.len();
+            let preface = written.len().min(self.preface_left);
+            self.preface_left -= preface;
+            let budget = &self.inbound.budget;
+            self.sent.pass(written.get(preface..).unwrap_or_default(), |found| {
+                if let Found::Frame(head) = found {
+                    budget.sent(head);
+                }
+            });
+            if count == 0 {
+                break;
+            }
+        }
     }
 }
 
@@ -72,7 +95,9 @@ impl<I: AsyncRead + Unpin> AsyncRead for CountedFrames<I> {
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for CountedFrames<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let count = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
+        self.count_sent(std::iter::once(buf), count);
+        Poll::Ready(Ok(count))
     }
 
     fn poll_write_vectored(
@@ -80,7 +105,9 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for CountedFrames<I> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let count = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
+        self.count_sent(bufs.iter().map(|buf| &**buf), count);
+        Poll::Ready(Ok(count))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -95,3 +122,6 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for CountedFrames<I> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
+
+/// The length of the client's preface before its first frame (RFC 9113 §3.4).
+const PREFACE_BYTES: usize = 24;
