@@ -59,6 +59,12 @@ pub(super) fn ask(
         let is_needed = protocols().any(|protocol| !admission::is_other_http(protocol));
         return if is_needed { Err(Error::UpgradeUnsupported) } else { Ok(None) };
     };
+    // A route without a service redirects, and no request of it comes here.
+    let cluster = route.shared().cluster.and_then(|at| snapshot.clusters.get(at)).ok_or(Error::Internal)?;
+    // A tunnel takes a whole connection of HTTP/1.1.
+    if cluster.shared.settings.may_speak_http2() {
+        return Err(Error::UpgradeUnsupported);
+    }
     let handshake = handshake(parts, body, protocol, &connection.worker)?;
     let sources = || snapshot.providers_of(route.shared()).flat_map(LocalProvider::sources);
     let is_ambient = sources().any(|source| matches!(source, CredentialSource::Cookie(_)));
@@ -70,8 +76,6 @@ pub(super) fn ask(
             headers::remove_subprotocols(&mut parts.headers, prefix);
         }
     }
-    // A route without a service redirects, and no request of it comes here.
-    let cluster = route.shared().cluster.and_then(|at| snapshot.clusters.get(at)).ok_or(Error::Internal)?;
     let place = cluster.shared.tunnels.check().ok_or(Error::TunnelsFull)?;
     Ok(Some(TunnelRequest { handshake, place, idle: policies.timeout.tunnel() }))
 }
