@@ -44,9 +44,10 @@ pub struct Accepted {
 impl Accepted {
     /// The route that a service declares with this tag.
     pub fn new(service: String, tag: String, declaration: &Declaration) -> Self {
-        let (share, tls) = (declaration.weight.unwrap_or(0), declaration.tls.clone());
-        let is_rule = share > 0 || tls.is_some();
-        let by_tag = is_rule.then(|| TagRule { tag: tag.clone(), share, tls }).into_iter().collect();
+        let Declaration { tls, version, .. } = declaration.clone();
+        let share = declaration.weight.unwrap_or(0);
+        let is_rule = share > 0 || tls.is_some() || version.is_some();
+        let by_tag = is_rule.then(|| TagRule { tag: tag.clone(), share, tls, version }).into_iter().collect();
         Self { service, tag, declaration: declaration.of_all_instances(), by_tag }
     }
 

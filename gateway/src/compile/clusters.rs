@@ -20,7 +20,7 @@ use crate::{
         cluster::{Absence, Cluster},
         endpoint::{Endpoint, EndpointKey, EndpointState, WEIGHT_MAX},
         load_balancer::LoadBalancer,
-        settings::SHARE_UNITS,
+        settings::{HttpVersion, SHARE_UNITS},
         tls::{ClientTls, UpstreamTls},
     },
     world::{World, selection},
@@ -125,6 +125,7 @@ struct Found {
     /// Share of the requests that a tag gives to the endpoint, in units of 1 / [`SHARE_UNITS`]; 0 = none.
     share: u32,
     tls: Option<Arc<ClientTls>>,
+    version: HttpVersion,
 }
 
 /// The routable endpoints of a service, in a stable order. A host name with several addresses becomes several endpoints, each
@@ -141,8 +142,8 @@ fn found(service: &ServiceSettings, world: &World, target: usize) -> Vec<Found> 
             for host in hosts {
                 for address in addresses(host) {
                     let key = EndpointKey::address(address);
-                    let (authority, tls) = (host.clone(), of_service.clone());
-                    found.push(Found { key, address, authority, weight: 1, share: 0, tls });
+                    let (authority, tls, version) = (host.clone(), of_service.clone(), service.version);
+                    found.push(Found { key, address, authority, weight: 1, share: 0, tls, version });
                 }
             }
         }
@@ -151,15 +152,16 @@ fn found(service: &ServiceSettings, world: &World, target: usize) -> Vec<Found> 
                 let authority = selection::host_port(source, instance);
                 let addresses = addresses(&authority);
                 let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
-                let (share, tls) =
-                    service.subset.as_ref().map_or((0, None), |subset| subset.rules_of(instance));
+                let (share, tls, version) =
+                    service.subset.as_ref().map_or((0, None, None), |subset| subset.rules_of(instance));
+                let version = version.unwrap_or(service.version);
                 let share = share.div_ceil(count);
                 let own = || tls.map(|tls| tls_client(tls, world));
                 let tls = of_service.clone().or_else(own);
                 for address in addresses {
                     let key = EndpointKey::instance(address, instance.identity());
                     let (authority, weight, tls) = (authority.clone(), instance.weight, tls.clone());
-                    found.push(Found { key, address, authority, weight, share, tls });
+                    found.push(Found { key, address, authority, weight, share, tls, version });
                 }
             }
         }
@@ -201,6 +203,7 @@ fn is_same(old: &Cluster, found: &[Found]) -> bool {
             *old.key() == new.key
                 && old.weight() == new.weight
                 && old.authority().as_str() == new.authority
+                && old.version() == new.version
                 && old.tls().map(Arc::as_ptr) == new.tls.as_ref().map(Arc::as_ptr)
         })
 }
@@ -219,7 +222,7 @@ fn endpoints(found: &[Found], relatives: &[&Cluster], now: Instant) -> Vec<Endpo
                 .get(&new.key)
                 .map_or_else(|| Arc::new(EndpointState::new(now)), |old| Arc::clone(old.state()));
             Endpoint::new(new.key.clone(), new.address, &new.authority, new.weight, state)
-                .over(new.tls.clone())
+                .over(new.tls.clone(), new.version)
         })
         .collect()
 }
@@ -327,7 +330,15 @@ mod tests {
         for (port, &(share, weight)) in (1_u16..).zip(endpoints) {
             let address = ([10, 0, 0, 1], port).into();
             let key = EndpointKey::address(address);
-            found.push(Found { key, address, authority: String::new(), weight, share, tls: None });
+            found.push(Found {
+                key,
+                address,
+                authority: String::new(),
+                weight,
+                share,
+                tls: None,
+                version: HttpVersion::Http1,
+            });
         }
         let endpoints = super::endpoints(&by_shares(found), &[], clock::now());
         let weights: Vec<u64> = endpoints.iter().map(|endpoint| u64::from(endpoint.weight())).collect();
@@ -361,6 +372,7 @@ mod tests {
             tag: tag.to_owned(),
             share,
             tls: insecure.map(|insecure| UpstreamTls { insecure, ..UpstreamTls::default() }),
+            version: None,
         };
         let by_tag = vec![rule("a", 500, None), rule("b", 0, Some(true)), rule("c", 700, Some(false))];
         let subset = SubsetSettings { name: "x".to_owned(), selector: Selector::default(), by_tag };
@@ -373,7 +385,7 @@ mod tests {
         ] {
             let tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
             let instance = Instance { tags, ..testing::instance("i", Status::Passing) };
-            let (share, tls) = subset.rules_of(&instance);
+            let (share, tls, _) = subset.rules_of(&instance);
             assert_eq!((share, tls.map(|tls| tls.insecure)), expected);
         }
     }
@@ -381,7 +393,8 @@ mod tests {
     #[test]
     fn an_instance_with_several_addresses_has_its_share_once() {
         let mut settings = settings("routes: [{path: /all, service: web}]\n");
-        let by_tag = vec![TagRule { tag: "canary".to_owned(), share: SHARE_UNITS / 10, tls: None }];
+        let by_tag =
+            vec![TagRule { tag: "canary".to_owned(), share: SHARE_UNITS / 10, tls: None, version: None }];
         settings.services[0].subset =
             Some(SubsetSettings { name: "weighted".to_owned(), selector: Selector::default(), by_tag });
         let named = Instance { address: "web.example".to_owned(), ..instance("a", "canary") };

@@ -14,7 +14,10 @@ use http::Method;
 use crate::{
     policy,
     router::HostPattern,
-    upstream::{settings::SHARE_UNITS, tls::UpstreamTls},
+    upstream::{
+        settings::{HttpVersion, SHARE_UNITS},
+        tls::UpstreamTls,
+    },
 };
 
 /// One route as a tag declares it. Its text ([`fmt::Display`]) is the native form of the tag, without the prefix.
@@ -32,6 +35,8 @@ pub struct Declaration {
     pub weight: Option<u32>,
     /// TLS settings for each instance with the tag; `None`: those of the service.
     pub tls: Option<UpstreamTls>,
+    /// Version of HTTP for each instance with the tag; `None`: that of the service.
+    pub version: Option<HttpVersion>,
 }
 
 impl Declaration {
@@ -50,7 +55,7 @@ impl Declaration {
     /// The same route without the treatment of the instances with the tag.
     #[must_use]
     pub fn of_all_instances(&self) -> Self {
-        Self { weight: None, tls: None, ..self.clone() }
+        Self { weight: None, tls: None, version: None, ..self.clone() }
     }
 }
 
@@ -61,11 +66,16 @@ impl fmt::Display for Declaration {
         if let Some(weight) = self.weight {
             write!(f, " weight={}.{:04}", weight / SHARE_UNITS, weight % SHARE_UNITS)?;
         }
-        match &self.tls {
-            Some(tls) if tls.insecure => f.write_str(" proto=https tlsskipverify=true"),
-            Some(_) => f.write_str(" proto=https"),
-            None => Ok(()),
+        match (&self.tls, self.version) {
+            (Some(_), Some(HttpVersion::Http2)) => f.write_str(" proto=h2"),
+            (Some(_), _) => f.write_str(" proto=https"),
+            (None, Some(HttpVersion::Http2)) => f.write_str(" proto=h2c"),
+            (None, _) => Ok(()),
+        }?;
+        if self.tls.as_ref().is_some_and(|tls| tls.insecure) {
+            f.write_str(" tlsskipverify=true")?;
         }
+        Ok(())
     }
 }
 

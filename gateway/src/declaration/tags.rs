@@ -3,11 +3,11 @@
 //! Native: `millgate.route=[METHODS ]HOST/PATH [OPTION=VALUE …]`. Methods are separated by `,` or `|`; `*` or none means
 //! any method. Without a host, the route matches any host. The path is a pattern as in the file: `/orders` is exact, `/orders/**`
 //! includes everything below. Options: `strip`, `add`, `host`, `redirect`, `allow`, `deny`, `timeout`, `weight`,
-//! `proto=http|https`, `tlsskipverify`.
+//! `proto=http|https|h2c|h2|grpc|grpcs`, `tlsskipverify`.
 //!
 //! Fabio (<https://fabiolb.net/feature/>): `urlprefix-HOST/PATH [OPTION …]`. The path is a prefix and becomes a subtree
 //! here, so `/orders` matches `/orders/1` and not `/orders-old`. Options: `strip`, `prepend`, `host`, `redirect`, `allow`, `deny`,
-//! `weight`, `proto=http|https`, `tlsskipverify`. Every other option (`auth`, `pxyproto`, …) changes how a request is treated, so a
+//! `weight`, `proto`, `tlsskipverify`. Every other option (`auth`, `pxyproto`, …) changes how a request is treated, so a
 //! tag with one is refused as a whole.
 //!
 //! An instance with the bare tag `millgate` may declare the same in its metadata: `millgate-route`, `millgate-route-1`, … with
@@ -25,7 +25,7 @@ use crate::{
     policy::{self, of_route::BadOption},
     router::{HostPattern, pattern},
     syntax::units::Invalid,
-    upstream::settings::SHARE_UNITS,
+    upstream::settings::{HttpVersion, SHARE_UNITS},
 };
 
 /// The forms of tags that declare routes.
@@ -187,7 +187,15 @@ fn expanded<'t>(target: &'t str, datacenter: Option<&str>) -> Result<Cow<'t, str
 
 /// A declaration without options.
 fn plain(methods: Vec<Method>, host: HostPattern, path: String) -> Declaration {
-    Declaration { methods, host, path, policies: policy::Written::default(), weight: None, tls: None }
+    Declaration {
+        methods,
+        host,
+        path,
+        policies: policy::Written::default(),
+        weight: None,
+        tls: None,
+        version: None,
+    }
 }
 
 /// Reads an option about instances, or one of a policy. Options may be in any order.
@@ -196,13 +204,18 @@ fn read_option(declaration: &mut Declaration, option: &str, value: &str) -> Resu
         ("weight", _) => declaration.weight = share(value)?,
         ("proto", "http") | ("tlsskipverify", "false") => {}
         ("proto", "https") => drop(declaration.tls.get_or_insert_default()),
+        ("proto", "h2c" | "grpc") => declaration.version = Some(HttpVersion::Http2),
+        ("proto", "h2" | "grpcs") => {
+            declaration.version = Some(HttpVersion::Http2);
+            declaration.tls.get_or_insert_default();
+        }
         ("tlsskipverify", "true") => declaration.tls.get_or_insert_default().insecure = true,
         ("tlsskipverify", _) => {
             return Err(invalid(format!("`{option}` must be `true` or `false`: `{value}`")));
         }
         ("proto", other) => {
             return Err(unsupported(format!(
-                "requests go to services as `http` or `https`, not as `{other}`"
+                "requests go to services as `http`, `https`, `h2c`, `h2`, `grpc` or `grpcs`, not as `{other}`"
             )));
         }
         _ => {
@@ -253,8 +266,9 @@ fn options<'t>(words: impl Iterator<Item = &'t str>) -> Result<Vec<(&'t str, &'t
         }
         options.push((option, value));
     }
-    if options.contains(&("tlsskipverify", "true")) && !options.contains(&("proto", "https")) {
-        return Err(invalid("`tlsskipverify` is about `proto=https`"));
+    let uses_tls = ["https", "h2", "grpcs"].iter().any(|proto| options.contains(&("proto", proto)));
+    if options.contains(&("tlsskipverify", "true")) && !uses_tls {
+        return Err(invalid("`tlsskipverify` is about `proto=https`, `h2` and `grpcs`"));
     }
     Ok(options)
 }
@@ -355,6 +369,9 @@ mod tests {
             ("urlprefix-/a redirect=301,https://$host/b/$path", "/a/** redirect=301,https://{host}/b{path}"),
             ("urlprefix-/a proto=https tlsskipverify=false", "/a/** proto=https"),
             ("urlprefix-/a tlsskipverify=true proto=https", "/a/** proto=https tlsskipverify=true"),
+            ("urlprefix-/a proto=grpc", "/a/** proto=h2c"),
+            ("urlprefix-/a proto=grpcs tlsskipverify=true", "/a/** proto=h2 tlsskipverify=true"),
+            ("urlprefix-/a proto=h2", "/a/** proto=h2"),
             ("urlprefix-/a host=dst", "/a/** host={instance}"),
             ("urlprefix-/a host=a.internal:80 strip=/a", "/a/** strip=/a host=a.internal:80"),
             ("urlprefix-/a allow=ip:10.0.0.0/8,ip:fe80::1", "/a/** allow=10.0.0.0/8,fe80::1/128"),
@@ -386,7 +403,7 @@ mod tests {
             ("urlprefix-/a deny=", Reason::Invalid, "`deny`"),
             ("urlprefix-/a deny=host:a", Reason::Invalid, "`deny`"),
             ("urlprefix-/a auth=basic", Reason::Unsupported, "`auth`"),
-            ("urlprefix-/a proto=grpc", Reason::Unsupported, "`grpc`"),
+            ("urlprefix-/a proto=http3", Reason::Unsupported, "`http3`"),
             ("urlprefix-/a tlsskipverify=true", Reason::Invalid, "`proto=https`"),
             ("urlprefix-/a proto=https tlsskipverify=yes", Reason::Invalid, "`true` or `false`"),
             ("urlprefix-$dc.example/a", Reason::Unsupported, "variables"),

@@ -229,7 +229,7 @@ fn local_cluster(
     let endpoints = cluster.endpoints.iter().map(|endpoint| {
         let tls = endpoint.tls().map(|tls| EndpointTls::new(Arc::clone(tls), endpoint.authority()));
         let address = endpoint.address();
-        let version = cluster.settings.version;
+        let version = endpoint.version();
         let key = EndpointPool::key_of((&service, address), (tls.as_ref(), version));
         let pool = pools.entry(key).or_insert_with(|| {
             let own = (Rc::clone(clock), Rc::clone(&metrics.large_reads));

@@ -15,7 +15,7 @@ use std::{
     time::Instant,
 };
 
-use super::{host_port::HostPort, response_time::ResponseTime, tls::ClientTls};
+use super::{host_port::HostPort, response_time::ResponseTime, settings::HttpVersion, tls::ClientTls};
 use crate::policy::{circuit_breaker::BreakerState, outlier::OutlierState};
 
 /// The identity of an endpoint across snapshots: its address and, if the registry has one, the instance at that
@@ -60,6 +60,7 @@ pub struct Endpoint {
     weight: u32,
     state: Arc<EndpointState>,
     tls: Option<Arc<ClientTls>>,
+    version: HttpVersion,
 }
 
 impl Endpoint {
@@ -73,13 +74,14 @@ impl Endpoint {
         state: Arc<EndpointState>,
     ) -> Self {
         let weight = weight.clamp(1, WEIGHT_MAX);
-        Self { key, address, authority: HostPort::new(authority, address), weight, state, tls: None }
+        let (authority, version) = (HostPort::new(authority, address), HttpVersion::Http1);
+        Self { key, address, authority, weight, state, tls: None, version }
     }
 
-    /// The same endpoint with this TLS configuration. `None`: in cleartext.
+    /// The same endpoint with this TLS configuration (`None`: in cleartext) and version of HTTP.
     #[must_use]
-    pub fn over(self, tls: Option<Arc<ClientTls>>) -> Self {
-        Self { tls, ..self }
+    pub fn over(self, tls: Option<Arc<ClientTls>>, version: HttpVersion) -> Self {
+        Self { tls, version, ..self }
     }
 
     pub fn key(&self) -> &EndpointKey {
@@ -94,6 +96,11 @@ impl Endpoint {
     /// The endpoint's name in requests and in TLS.
     pub fn authority(&self) -> &HostPort {
         &self.authority
+    }
+
+    /// The version of HTTP that the endpoint gets.
+    pub fn version(&self) -> HttpVersion {
+        self.version
     }
 
     /// The TLS configuration. `None`: HTTP in cleartext.

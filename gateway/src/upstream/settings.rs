@@ -36,7 +36,8 @@ impl ServiceSettings {
 
     /// Whether a connection to it may be one of HTTP/2.
     pub fn may_speak_http2(&self) -> bool {
-        self.version != HttpVersion::Http1
+        let by_tag = self.subset.iter().flat_map(|subset| &subset.by_tag);
+        self.version != HttpVersion::Http1 || by_tag.into_iter().any(|rule| rule.version.is_some())
     }
 
     /// Whether connections to at least some of its instances use TLS.
@@ -76,8 +77,8 @@ pub struct SubsetSettings {
 
 impl SubsetSettings {
     /// The effect of the instance's tags: its own share of the requests (the first one that is not 0; 0: it has no own
-    /// share), and its TLS settings (of several, those that verify the endpoint).
-    pub fn rules_of(&self, instance: &Instance) -> (u32, Option<&UpstreamTls>) {
+    /// share), its TLS settings (of several, those that verify the endpoint), and its version of HTTP.
+    pub fn rules_of(&self, instance: &Instance) -> (u32, Option<&UpstreamTls>, Option<HttpVersion>) {
         let says = |text: &String| {
             let in_metadata = || {
                 text.split_once('=')
@@ -87,7 +88,8 @@ impl SubsetSettings {
         };
         let own = || self.by_tag.iter().filter(|known| says(&known.tag));
         let share = own().map(|known| known.share).find(|share| *share > 0).unwrap_or(0);
-        (share, own().filter_map(|known| known.tls.as_ref()).min_by_key(|tls| tls.insecure))
+        let tls = own().filter_map(|known| known.tls.as_ref()).min_by_key(|tls| tls.insecure);
+        (share, tls, own().find_map(|known| known.version))
     }
 }
 
@@ -100,6 +102,8 @@ pub struct TagRule {
     pub share: u32,
     /// The TLS settings for these instances. `None`: those of the service.
     pub tls: Option<UpstreamTls>,
+    /// The version of HTTP for these instances. `None`: that of the service.
+    pub version: Option<HttpVersion>,
 }
 
 /// Ten thousandths: if one in a hundred instances gets a hundredth of the requests, its share is still exact.

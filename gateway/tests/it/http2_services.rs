@@ -11,24 +11,28 @@ use std::{
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
+use millgate_registry::ServiceRegistration;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::Notify,
 };
 
-use crate::support::{
-    DEADLINE,
-    authority::Authority,
-    backend::Backend,
-    client::{Connection, get, header, request, send, text},
-    eventually,
-    frame_service::FrameService,
-    frames::{
-        END_STREAM, FrameClient, HEADERS, MAX_CONCURRENT_STREAMS, Outcome, RST_STREAM, headers, settings,
+use crate::{
+    discovery::Registry,
+    support::{
+        DEADLINE,
+        authority::Authority,
+        backend::Backend,
+        client::{Connection, get, header, request, send, text},
+        eventually,
+        frame_service::FrameService,
+        frames::{
+            END_STREAM, FrameClient, HEADERS, MAX_CONCURRENT_STREAMS, Outcome, RST_STREAM, headers, settings,
+        },
+        gateway::TestGateway,
+        h2_service::{self, H2Service},
     },
-    gateway::TestGateway,
-    h2_service::{self, H2Service},
 };
 
 /// A gateway with one worker before services at these addresses. `service` has further entries, each with a comma before it.
@@ -363,4 +367,27 @@ async fn by_alpn_a_service_proves_http2_or_chooses() {
     assert_eq!((h2.connections(), seen.lock().unwrap().len()), (2, 4));
     assert_eq!(seen.lock().unwrap()[0].head.uri().scheme_str(), Some("https"));
     assert_eq!(http1.served(), 2);
+}
+
+crate::discovery::scenarios![a_tag_says_that_its_instances_speak_http2];
+
+async fn a_tag_says_that_its_instances_speak_http2(registry: Registry) {
+    let (service, seen) = H2Service::echoing(|_| {}).await;
+    let registration = ServiceRegistration::http("chat", "chat-1", "127.0.0.1", service.addr.port())
+        .tags(["urlprefix-/shop.Chat/ proto=grpc"])
+        .ttl(Duration::from_mins(1));
+    let client = registry.client();
+    client.register(&registration).await.unwrap();
+    client.check_pass(&registration.ttl_check_id()).await.unwrap();
+    let gateway = TestGateway::start(&format!(
+        "discovery: {{consul: {{address: \"{}\", auto_routes: {{sources: [fabio], allow_hosts: \"*\", allow_paths: /**}}}}}}\n\
+         routes: []\naccess_log: {{format: off}}\n",
+        registry.url()
+    ))
+    .await;
+    eventually("the tag's route is there", || async {
+        send(gateway.http, get("/shop.Chat/Say")).await.status() == StatusCode::OK
+    })
+    .await;
+    assert_eq!(seen.lock().unwrap()[0].head.version(), http::Version::HTTP_2);
 }

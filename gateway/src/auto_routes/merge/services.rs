@@ -28,7 +28,12 @@ impl<'a> Services<'a> {
     /// route's tags.
     pub(super) fn index(&mut self, candidate: &Accepted) -> usize {
         let is_weighted = candidate.by_tag.iter().any(|known| known.share > 0);
-        let word = if is_weighted { "weighted" } else { "https" };
+        let has_tls = candidate.by_tag.iter().any(|known| known.tls.is_some());
+        let word = match (is_weighted, has_tls) {
+            (true, _) => "weighted",
+            (false, true) => "https",
+            (false, false) => "h2c",
+        };
         let subset = (!candidate.by_tag.is_empty()).then(|| SubsetSettings {
             name: format!("{word} {}", candidate.declaration.condition()),
             selector: Selector::default(),

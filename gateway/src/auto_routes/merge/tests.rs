@@ -207,7 +207,8 @@ fn tags_that_differ_in_their_weight_are_one_route_whose_instances_have_shares() 
     assert_eq!((of_file.service, plain.service), (Some(0), Some(0)));
     let service = &weighted.settings.services[shared.service.unwrap()];
     assert_eq!(service.full_name(), "web/weighted /a/**");
-    let share = TagRule { tag: "millgate.route=/a/** weight=0.05".to_owned(), share: 500, tls: None };
+    let share =
+        TagRule { tag: "millgate.route=/a/** weight=0.05".to_owned(), share: 500, tls: None, version: None };
     assert_eq!(service.subset.as_ref().unwrap().by_tag, [share]);
     // The weight is removed, and the route in the table comes before a new one with the same match.
     let other = declared(&[("a", &["/a/** weight=0.5"]), ("web", &["/a/**"])]);
