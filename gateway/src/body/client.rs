@@ -13,7 +13,7 @@ use http::{HeaderMap, header};
 use http_body::Body;
 use hyper::body::Incoming;
 
-use super::BodyError;
+use super::{BodyError, base64_text::Base64Text};
 use crate::admission::parse_length;
 
 /// The body of a request while the client sends it.
@@ -21,6 +21,7 @@ use crate::admission::parse_length;
 pub enum ClientBody {
     Http1(Incoming),
     Http2(StreamBody),
+    Base64(Base64Text),
 }
 
 /// The body of a request on an HTTP/2 stream.
@@ -40,9 +41,15 @@ impl ClientBody {
         Self::Http2(StreamBody { stream, length, is_content_over: false })
     }
 
+    /// The body that this one is the base64 form of.
+    pub(crate) fn decoded(self) -> Self {
+        Self::Base64(Base64Text::new(self))
+    }
+
     /// Whether the client has ended the body.
     pub(crate) fn is_end_stream(&self) -> bool {
         match self {
+            Self::Base64(body) => body.is_end_stream(),
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.stream.is_end_stream(),
         }
@@ -51,6 +58,7 @@ impl ClientBody {
     /// Length of the whole body in bytes. `None`: the client has not declared it.
     pub(crate) fn length(&self) -> Option<u64> {
         match self {
+            Self::Base64(_) => None,
             Self::Http1(body) => body.size_hint().exact(),
             Self::Http2(body) => body.length,
         }
@@ -63,6 +71,7 @@ impl ClientBody {
     /// [`BodyError::Gone`] if the client left before the end, [`BodyError::Broken`] if the body is not valid.
     pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         match self {
+            Self::Base64(body) => body.poll_data(cx),
             Self::Http1(body) => loop {
                 let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(cx)) else {
                     return Poll::Ready(None);

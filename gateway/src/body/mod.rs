@@ -8,6 +8,7 @@
 
 mod activities;
 mod activity;
+mod base64_text;
 mod client;
 mod held;
 mod kept;

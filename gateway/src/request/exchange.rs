@@ -12,7 +12,7 @@ use http::{StatusCode, Version, uri::PathAndQuery};
 use super::{
     ConnectionContext,
     attempts::Attempts,
-    facts::{DeclaredBody, RequestFacts},
+    facts::{DeclaredBody, GrpcWeb, RequestFacts},
     taken::Taken,
 };
 use crate::{
@@ -53,6 +53,8 @@ pub struct Exchange {
     /// The failure, in the words of the error table (or [`flags`]); [`flags::NONE`] if nothing failed.
     flag: &'static str,
     bytes_out: u64,
+    /// The form of gRPC-Web that the client has and the service has not. Set with the request's body.
+    pub(super) web: Option<GrpcWeb>,
     /// Bytes that came from the client through a tunnel. `None`: the request has not become one.
     tunnelled: Option<u64>,
     /// The response was handed over completely.
@@ -128,6 +130,7 @@ impl Exchange {
             status: None,
             flag: flags::NONE,
             bytes_out: 0,
+            web: None,
             tunnelled: None,
             complete: false,
             upload: None,

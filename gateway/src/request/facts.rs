@@ -32,6 +32,16 @@ pub struct RequestFacts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct GrpcCall {
     pub(crate) timeout: Option<Duration>,
+    /// The call has the form of gRPC-Web. `None`: that of gRPC over HTTP/2.
+    pub(crate) web: Option<GrpcWeb>,
+}
+
+/// The two forms of gRPC-Web.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GrpcWeb {
+    Binary,
+    /// Both bodies are base64.
+    Text,
 }
 
 impl RequestFacts {

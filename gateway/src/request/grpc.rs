@@ -6,22 +6,73 @@
 
 use std::time::Duration;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::facts::GrpcCall;
+use super::facts::{GrpcCall, GrpcWeb};
 
 /// The call that a request with these fields is. `None`: it is another request.
 pub(super) fn call(headers: &HeaderMap) -> Option<GrpcCall> {
-    is_call(headers).then(|| GrpcCall { timeout: timeout(headers) })
+    let kind = headers.get(header::CONTENT_TYPE)?.as_bytes();
+    let (web, _) = form(kind)?;
+    Some(GrpcCall { timeout: timeout(headers), web })
 }
 
-fn is_call(headers: &HeaderMap) -> bool {
-    let Some(kind) = headers.get(header::CONTENT_TYPE) else { return false };
-    let Some((start, rest)) = kind.as_bytes().split_at_checked(CONTENT_TYPE.len()) else { return false };
-    let ends = rest.first().is_none_or(|next| matches!(next, b'+' | b';' | b' '));
-    start.eq_ignore_ascii_case(CONTENT_TYPE.as_bytes()) && ends
+/// The form of a call with this content type, and what follows the form's name: `+proto`, and parameters.
+fn form(kind: &[u8]) -> Option<(Option<GrpcWeb>, &[u8])> {
+    for (name, web) in [(WEB_TEXT, Some(GrpcWeb::Text)), (WEB, Some(GrpcWeb::Binary)), (CONTENT_TYPE, None)] {
+        if let Some((start, rest)) = kind.split_at_checked(name.len())
+            && start.eq_ignore_ascii_case(name.as_bytes())
+            && rest.first().is_none_or(|next| matches!(next, b'+' | b';' | b' '))
+        {
+            return Some((web, rest));
+        }
+    }
+    None
+}
+
+/// Turns the fields of a call of gRPC-Web into those of gRPC.
+pub(super) fn without_web(headers: &mut HeaderMap) {
+    with_form(headers, CONTENT_TYPE);
+    // The body that follows may have another length.
+    headers.remove(header::CONTENT_LENGTH);
+}
+
+/// Turns the fields of a response of gRPC into those of gRPC-Web.
+pub(super) fn with_web(headers: &mut HeaderMap, web: GrpcWeb) {
+    with_form(headers, if web == GrpcWeb::Text { WEB_TEXT } else { WEB });
+    headers.remove(header::CONTENT_LENGTH);
+}
+
+fn with_form(headers: &mut HeaderMap, name: &str) {
+    let kind = headers.get(header::CONTENT_TYPE).map(|kind| kind.as_bytes().to_vec()).unwrap_or_default();
+    if let Some((_, rest)) = form(&kind)
+        && let Ok(kind) = HeaderValue::from_bytes(&[name.as_bytes(), rest].concat())
+    {
+        headers.insert(header::CONTENT_TYPE, kind);
+    }
+}
+
+/// The trailers of a call as gRPC-Web has them: a last message in the body (gRPC-Web protocol, "Message framing").
+pub(super) fn trailers_message(trailers: &HeaderMap) -> Bytes {
+    let mut lines = Vec::new();
+    for (name, value) in trailers {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            lines.extend_from_slice(part);
+        }
+    }
+    let length = u32::try_from(lines.len()).unwrap_or(u32::MAX).to_be_bytes();
+    [&[TRAILERS][..], &length, &lines].concat().into()
+}
+
+/// A piece of a response as the form has it.
+pub(super) fn encoded(piece: Bytes, web: GrpcWeb) -> Bytes {
+    match web {
+        GrpcWeb::Binary => piece,
+        GrpcWeb::Text => BASE64.encode(&piece).into(),
+    }
 }
 
 /// The client's deadline, from the beginning of the call (gRPC over HTTP/2, "Timeout"): up to eight digits and a unit. `None`: there is
@@ -91,11 +142,14 @@ fn number(status: StatusCode) -> &'static str {
 }
 
 /// Turns an error's response into that of a call. The fields of the error stay.
-pub(super) fn into_error(response: Response<Bytes>, detail: &str) -> Response<Bytes> {
+pub(super) fn into_error(response: Response<Bytes>, call: GrpcCall, detail: &str) -> Response<Bytes> {
     let (mut parts, _) = response.into_parts();
     let status = number(parts.status);
     parts.status = StatusCode::OK;
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+    if let Some(web) = call.web {
+        with_web(&mut parts.headers, web);
+    }
     parts.headers.insert(&STATUS, HeaderValue::from_static(status));
     if let Ok(message) = HeaderValue::try_from(utf8_percent_encode(detail, UNFIT).to_string()) {
         parts.headers.insert(&MESSAGE, message);
@@ -107,6 +161,10 @@ pub(super) fn into_error(response: Response<Bytes>, detail: &str) -> Response<By
 const UNFIT: &AsciiSet = &CONTROLS.add(b'%');
 
 const CONTENT_TYPE: &str = "application/grpc";
+const WEB: &str = "application/grpc-web";
+const WEB_TEXT: &str = "application/grpc-web-text";
+/// The flag of a message with trailers.
+const TRAILERS: u8 = 0x80;
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -120,19 +178,34 @@ mod tests {
     }
 
     #[test]
-    fn a_call_has_the_content_type_of_one_and_a_call_of_grpc_web_has_not() {
+    fn a_call_has_the_content_type_of_one_of_three_forms() {
         for (kind, expected) in [
-            ("application/grpc", true),
-            ("application/grpc+proto", true),
-            ("Application/gRPC; charset=utf-8", true),
-            ("application/grpc-web", false),
-            ("application/grpc-web-text", false),
-            ("application/json", false),
-            ("application/grp", false),
+            ("application/grpc", Some(None)),
+            ("application/grpc+proto", Some(None)),
+            ("Application/gRPC; charset=utf-8", Some(None)),
+            ("application/grpc-web", Some(Some(GrpcWeb::Binary))),
+            ("application/grpc-web+proto", Some(Some(GrpcWeb::Binary))),
+            ("application/grpc-web-text+proto", Some(Some(GrpcWeb::Text))),
+            ("application/grpc-webtext", None),
+            ("application/json", None),
+            ("application/grp", None),
         ] {
-            assert_eq!(is_call(&headers(header::CONTENT_TYPE, kind)), expected, "{kind}");
+            let call = call(&headers(header::CONTENT_TYPE, kind));
+            assert_eq!(call.map(|call| call.web), expected, "{kind}");
         }
-        assert!(!is_call(&HeaderMap::new()));
+        assert_eq!(call(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn the_content_type_keeps_its_subtype_in_both_directions_and_trailers_become_a_message() {
+        let mut fields = headers(header::CONTENT_TYPE, "application/grpc-web-text+proto");
+        without_web(&mut fields);
+        assert_eq!(fields[header::CONTENT_TYPE], "application/grpc+proto");
+        with_web(&mut fields, GrpcWeb::Binary);
+        assert_eq!(fields[header::CONTENT_TYPE], "application/grpc-web+proto");
+        let message = trailers_message(&headers(STATUS, "0"));
+        assert_eq!(message, &b"\x80\0\0\0\x10grpc-status: 0\r\n"[..]);
+        assert_eq!(encoded(Bytes::from_static(b"hi"), GrpcWeb::Text), "aGk=");
     }
 
     #[test]
@@ -172,7 +245,11 @@ mod tests {
             let mut response = Response::new(Bytes::from_static(b"{}"));
             *response.status_mut() = StatusCode::from_u16(status).unwrap();
             response.headers_mut().insert(header::RETRY_AFTER, 1.into());
-            let response = into_error(response, "100 % of the \u{201c}slots\u{201d}");
+            let response = into_error(
+                response,
+                GrpcCall { timeout: None, web: None },
+                "100 % of the \u{201c}slots\u{201d}",
+            );
             assert_eq!((response.status(), response.body().len()), (StatusCode::OK, 0));
             assert_eq!(response.headers()[&STATUS], number);
             assert_eq!(response.headers()[&MESSAGE], "100 %25 of the %E2%80%9Cslots%E2%80%9D");

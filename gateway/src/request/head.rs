@@ -3,7 +3,7 @@
 
 use http::{HeaderMap, Response, Uri, Version, uri::PathAndQuery};
 
-use super::{ConnectionContext, error::Error, exchange::Exchange};
+use super::{ConnectionContext, error::Error, exchange::Exchange, grpc};
 use crate::{
     admission::{Admitted, Framing},
     auth::Identity,
@@ -59,6 +59,12 @@ pub(super) fn write_upstream_head(
         handshake,
         facts: exchange.facts(),
     };
+    if exchange.web.is_some() {
+        let mut fields = fields.clone();
+        grpc::without_web(&mut fields);
+        let context = ForwardContext { framing: Framing::Unstated, ..context };
+        return Ok(headers::write_request(&fields, target.map_or("/", PathAndQuery::as_str), &context));
+    }
     Ok(headers::write_request(fields, target.map_or("/", PathAndQuery::as_str), &context))
 }
 

@@ -42,7 +42,7 @@ use self::{
     entrance::{Entrance, admit, find_route_or_preflight, preflight_reply},
     error::Error,
     exchange::Exchange,
-    facts::{DeclaredBody, RequestFacts},
+    facts::{DeclaredBody, GrpcWeb, RequestFacts},
     guard::{Panicked, guarded},
     head::{HeadFacts, write_client_head, write_upstream_head},
     id::{RequestId, new_request_id},
@@ -276,6 +276,9 @@ fn answer_client(
     let Some(Answered { response, framing }) = answer else { return Err(Error::Internal) };
     let switches = tunnel::switches(response, asked, exchange)?;
     write_client_head(response, *framing, route, exchange);
+    if let Some(web) = exchange.web {
+        grpc::with_web(response.headers_mut(), web);
+    }
     add_quota(response.headers_mut(), quota);
     Ok(if switches { Answer::Tunnel } else { Answer::Upstream })
 }
@@ -301,10 +304,15 @@ fn begin_upload(
     let min_rate = policies.timeout.min_rate().filter(|_| !is_call);
     exchange.limit(Limits { idle: policies.timeout.idle(), min_rate });
     // What comes through a tunnel is no body.
-    let body = unread.take_if(|body| asked.is_none() && !body.is_end_stream())?;
+    let mut body = unread.take_if(|body| asked.is_none() && !body.is_end_stream())?;
     let cluster = route.shared().cluster.and_then(|at| snapshot.clusters.get(at));
     let proves = cluster.is_some_and(|cluster| cluster.shared.settings.may_speak_http2());
     let keep_max = policies.retry.kept_bytes(&exchange.request.method, proves);
+    // A service with HTTP/1.1 that gets gRPC-Web reads it itself.
+    exchange.web = exchange.request.grpc.and_then(|call| call.web).filter(|_| proves);
+    if exchange.web == Some(GrpcWeb::Text) {
+        body = body.decoded();
+    }
     let upload = exchange
         .receive(body, UploadLimits { bytes_max: policies.body_limit.filter(|_| !is_call), keep_max });
     if survey.has(Found::Expect) && exchange.request.version == Version::HTTP_2 {

@@ -43,8 +43,8 @@ pub(crate) fn refusal(
         headers::apply_rules_to_local_reply(response.headers_mut(), rules, &exchange.facts());
     }
     let status = response.status();
-    if exchange.request.grpc.is_some() {
-        response = grpc::into_error(response, &detail);
+    if let Some(call) = exchange.request.grpc {
+        response = grpc::into_error(response, call, &detail);
     }
     reply(response, status, exchange)
 }

@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::{
     error::Error,
     exchange::{Exchange, flags},
+    grpc,
     send::body_failed,
     tunnel::Tunnel,
 };
@@ -131,7 +132,8 @@ impl ResponseBody {
 
 /// The trailers as the client gets them. `None`: the client cannot take any, or none is left.
 fn pass_on(mut trailers: HeaderMap, exchange: Option<&Exchange>) -> Option<HeaderMap> {
-    let exchange = exchange.filter(|exchange| exchange.request.version == Version::HTTP_2)?;
+    let takes = |exchange: &&Exchange| exchange.request.version == Version::HTTP_2 || exchange.web.is_some();
+    let exchange = exchange.filter(takes)?;
     headers::apply_trailers(&mut trailers, &exchange.route()?.response_rules);
     (!trailers.is_empty()).then_some(trailers)
 }
@@ -162,12 +164,23 @@ impl Body for ResponseBody {
             Source::Upstream(body) => loop {
                 match Pin::new(&mut *body).poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => {
+                        let web = this.exchange.as_ref().and_then(|exchange| exchange.web);
                         let frame = match frame.into_data() {
-                            Ok(data) => break Some(Ok(data)),
+                            Ok(data) => {
+                                let Some(web) = web else { break Some(Ok(data)) };
+                                break Some(Ok(grpc::encoded(data, web)));
+                            }
                             Err(frame) => frame,
                         };
                         if let Ok(came) = frame.into_trailers() {
                             trailers = pass_on(came, this.exchange.as_deref());
+                            match (web, trailers.take()) {
+                                (Some(web), Some(trailers)) => {
+                                    let message = grpc::trailers_message(&trailers);
+                                    break Some(Ok(grpc::encoded(message, web)));
+                                }
+                                (_, left) => trailers = left,
+                            }
                             break None;
                         }
                     }
@@ -214,6 +227,9 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Local(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Source::Upstream(_) if self.exchange.as_ref().is_some_and(|exchange| exchange.web.is_some()) => {
+                SizeHint::default()
+            }
             Source::Upstream(body) => body.size_hint(),
             Source::Tunnel(_) => SizeHint::default(),
         }

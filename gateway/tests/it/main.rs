@@ -42,6 +42,7 @@ mod frame_floods;
 mod framing;
 mod gathered_bodies;
 mod grpc;
+mod grpc_web;
 mod hanging_endpoints;
 mod header_blocks;
 mod header_bombs;
