@@ -44,7 +44,9 @@ pub enum Error {
     KeysUnavailable,
     #[error("the limit of this route is used up")]
     RateLimited(Box<RateLimited>),
-    #[error("the client asks for another protocol, and this route allows none of those that it names")]
+    #[error(
+        "the client asks for another protocol, and this route, or its service, takes none of those that it names"
+    )]
     UpgradeUnsupported,
     #[error(
         "the handshake of another protocol is not valid: it is a GET without content, and WebSocket needs one Sec-WebSocket-Key of 16 bytes"
