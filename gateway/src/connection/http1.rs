@@ -91,13 +91,14 @@ where
             transport.put_back(&parts.read_buf);
             // A tunnel may last for hours, and this is a buffer of hyper.
             drop(parts.read_buf);
-            run_on_connection(tunnel, transport, context).await;
+            Box::pin(run_on_connection(tunnel, transport, context)).await;
         }
         return is_parked.map(|_| None);
     }
     if is_parked.as_ref().is_ok_and(|is_parked| !is_parked) || is_refused {
         if (is_refused || state.has_unread_body.get()) && !state.kill.get() {
-            linger(transport, context).await;
+            // Boxed, because a connection would have room for it all its life.
+            Box::pin(linger(transport, context)).await;
         }
         return is_parked.map(|_| None);
     }
