@@ -68,8 +68,10 @@ impl fmt::Display for Declaration {
         }
         match (&self.tls, self.version) {
             (Some(_), Some(HttpVersion::Http2)) => f.write_str(" proto=h2"),
+            (Some(_), Some(HttpVersion::Grpc)) => f.write_str(" proto=grpcs"),
             (Some(_), _) => f.write_str(" proto=https"),
             (None, Some(HttpVersion::Http2)) => f.write_str(" proto=h2c"),
+            (None, Some(HttpVersion::Grpc)) => f.write_str(" proto=grpc"),
             (None, _) => Ok(()),
         }?;
         if self.tls.as_ref().is_some_and(|tls| tls.insecure) {

@@ -204,9 +204,11 @@ fn read_option(declaration: &mut Declaration, option: &str, value: &str) -> Resu
         ("weight", _) => declaration.weight = share(value)?,
         ("proto", "http") | ("tlsskipverify", "false") => {}
         ("proto", "https") => drop(declaration.tls.get_or_insert_default()),
-        ("proto", "h2c" | "grpc") => declaration.version = Some(HttpVersion::Http2),
+        ("proto", "h2c") => declaration.version = Some(HttpVersion::Http2),
+        ("proto", "grpc") => declaration.version = Some(HttpVersion::Grpc),
         ("proto", "h2" | "grpcs") => {
-            declaration.version = Some(HttpVersion::Http2);
+            let is_grpc = value == "grpcs";
+            declaration.version = Some(if is_grpc { HttpVersion::Grpc } else { HttpVersion::Http2 });
             declaration.tls.get_or_insert_default();
         }
         ("tlsskipverify", "true") => declaration.tls.get_or_insert_default().insecure = true,
@@ -369,8 +371,8 @@ mod tests {
             ("urlprefix-/a redirect=301,https://$host/b/$path", "/a/** redirect=301,https://{host}/b{path}"),
             ("urlprefix-/a proto=https tlsskipverify=false", "/a/** proto=https"),
             ("urlprefix-/a tlsskipverify=true proto=https", "/a/** proto=https tlsskipverify=true"),
-            ("urlprefix-/a proto=grpc", "/a/** proto=h2c"),
-            ("urlprefix-/a proto=grpcs tlsskipverify=true", "/a/** proto=h2 tlsskipverify=true"),
+            ("urlprefix-/a proto=grpc", "/a/** proto=grpc"),
+            ("urlprefix-/a proto=grpcs tlsskipverify=true", "/a/** proto=grpcs tlsskipverify=true"),
             ("urlprefix-/a proto=h2", "/a/** proto=h2"),
             ("urlprefix-/a host=dst", "/a/** host={instance}"),
             ("urlprefix-/a host=a.internal:80 strip=/a", "/a/** strip=/a host=a.internal:80"),

@@ -53,6 +53,8 @@ pub struct Exchange {
     /// The failure, in the words of the error table (or [`flags`]); [`flags::NONE`] if nothing failed.
     flag: &'static str,
     bytes_out: u64,
+    /// The messages of a gRPC call pass as they come. Only for services of gRPC. Set with the request's body.
+    pub(super) is_call: bool,
     /// The form of gRPC-Web that the client has and the service has not. Set with the request's body.
     pub(super) web: Option<GrpcWeb>,
     /// Bytes that came from the client through a tunnel. `None`: the request has not become one.
@@ -130,6 +132,7 @@ impl Exchange {
             status: None,
             flag: flags::NONE,
             bytes_out: 0,
+            is_call: false,
             web: None,
             tunnelled: None,
             complete: false,

@@ -64,7 +64,10 @@ use crate::{
         cors::{self, Cors},
     },
     snapshot::{LocalRoute, LocalSnapshot},
-    upstream::protocol::{Answered, UpstreamRequest},
+    upstream::{
+        protocol::{Answered, UpstreamRequest},
+        settings::ServiceSettings,
+    },
 };
 
 /// Answers one request. Every failure inside becomes a local reply.
@@ -237,7 +240,7 @@ async fn forward(
     let body = upload.as_ref().map_or_else(RequestBody::default, |upload| RequestBody::of(Rc::clone(upload)));
     if let Some(upload) = &upload {
         // A request waits for its client before it takes a slot, an instance or a connection.
-        if policies.body == BodyStart::Gather && exchange.request.grpc.is_none() {
+        if policies.body == BodyStart::Gather && !exchange.is_call {
             upload.gather().await.map_err(body_failed)?;
         }
         exchange.waited(exchange.worker().clock.now());
@@ -300,21 +303,23 @@ fn begin_upload(
     exchange: &mut Exchange,
 ) -> Option<Rc<Upload>> {
     let policies = &route.shared().policies;
-    let is_call = exchange.request.grpc.is_some();
-    let min_rate = policies.timeout.min_rate().filter(|_| !is_call);
+    let cluster = route.shared().cluster.and_then(|at| snapshot.clusters.get(at));
+    let service = cluster.map(|cluster| &cluster.shared.settings);
+    let call = exchange.request.grpc.filter(|_| service.is_some_and(ServiceSettings::takes_calls));
+    exchange.is_call = call.is_some();
+    // A service that is none of gRPC gets gRPC-Web as it comes, and reads it itself.
+    exchange.web = call.and_then(|call| call.web);
+    let min_rate = policies.timeout.min_rate().filter(|_| !exchange.is_call);
     exchange.limit(Limits { idle: policies.timeout.idle(), min_rate });
     // What comes through a tunnel is no body.
     let mut body = unread.take_if(|body| asked.is_none() && !body.is_end_stream())?;
-    let cluster = route.shared().cluster.and_then(|at| snapshot.clusters.get(at));
-    let proves = cluster.is_some_and(|cluster| cluster.shared.settings.may_speak_http2());
+    let proves = service.is_some_and(ServiceSettings::may_speak_http2);
     let keep_max = policies.retry.kept_bytes(&exchange.request.method, proves);
-    // A service with HTTP/1.1 that gets gRPC-Web reads it itself.
-    exchange.web = exchange.request.grpc.and_then(|call| call.web).filter(|_| proves);
     if exchange.web == Some(GrpcWeb::Text) {
         body = body.decoded();
     }
-    let upload = exchange
-        .receive(body, UploadLimits { bytes_max: policies.body_limit.filter(|_| !is_call), keep_max });
+    let bytes_max = policies.body_limit.filter(|_| !exchange.is_call);
+    let upload = exchange.receive(body, UploadLimits { bytes_max, keep_max });
     if survey.has(Found::Expect) && exchange.request.version == Version::HTTP_2 {
         upload.activity.invite_body();
     }

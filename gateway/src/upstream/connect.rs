@@ -114,7 +114,7 @@ async fn open(
     };
     let offered: &[&[u8]] = match version {
         HttpVersion::Http1 => &[],
-        HttpVersion::Http2 => &[H2],
+        HttpVersion::Http2 | HttpVersion::Grpc => &[H2],
         HttpVersion::Either => &[H2, b"http/1.1"],
     };
     let secured =
@@ -124,7 +124,7 @@ async fn open(
     if is_http2 {
         return start_http2(stream, Scheme::Https, (to, place), (deadline, now)).await;
     }
-    if version == HttpVersion::Http2 {
+    if matches!(version, HttpVersion::Http2 | HttpVersion::Grpc) {
         return Err(ConnectError::Tls(io::Error::other("the endpoint does not choose HTTP/2 (ALPN `h2`)")));
     }
     if let Some(shared) = &to.shared {

@@ -40,6 +40,14 @@ impl ServiceSettings {
         self.version != HttpVersion::Http1 || by_tag.into_iter().any(|rule| rule.version.is_some())
     }
 
+    /// Whether the operator, or a tag of its instances, says that it serves gRPC. A content type alone says nothing: each client
+    /// can send one, and limits of bodies would end there.
+    pub fn takes_calls(&self) -> bool {
+        let by_tag = self.subset.iter().flat_map(|subset| &subset.by_tag);
+        self.version == HttpVersion::Grpc
+            || by_tag.into_iter().any(|rule| rule.version == Some(HttpVersion::Grpc))
+    }
+
     /// Whether connections to at least some of its instances use TLS.
     pub fn speaks_tls(&self) -> bool {
         let by_tag = self.subset.iter().flat_map(|subset| &subset.by_tag);
@@ -62,6 +70,8 @@ pub enum HttpVersion {
     Http1,
     /// By ALPN over TLS; in cleartext without asking (RFC 9113 §3.3: prior knowledge).
     Http2,
+    /// The same, for a service of gRPC: the messages of a call pass as they come.
+    Grpc,
     /// The one that the service chooses by ALPN.
     Either,
 }

@@ -132,6 +132,31 @@ async fn calls_of_all_four_kinds_pass_message_by_message() {
     assert_eq!(trailers.unwrap()["grpc-status"], "0");
 }
 
+/// Each client can send the content type of gRPC: what ends at it ends for everybody.
+#[tokio::test]
+async fn the_content_type_of_grpc_opens_no_limit_of_a_service_that_is_none_of_grpc() {
+    let (service, seen) = echoing().await;
+    let text = config(&service, ", body_limit: 1KiB").replace("protocol: grpc", "protocol: h2c");
+    let gateway = TestGateway::start(&text).await;
+    let mut client = connect(&gateway).await;
+    let (response, mut to) = begin(&mut client, call("/too/large", &[]), false);
+    to.send_data(message(&[7; 5000]), true).unwrap();
+    let head = tokio::time::timeout(DEADLINE, response).await.unwrap().unwrap();
+    assert_eq!(head.headers()["grpc-status"], "8");
+    assert!(seen.lock().unwrap().is_empty(), "the service gets nothing of it");
+
+    // It waits for its client without an instance, also when other requests come and go.
+    let (waiting, mut to) = begin(&mut client, call("/waits", &[("x-name", "waits")]), false);
+    for _ in 0..10 {
+        let (head, _, _) = unary(&mut client, call("/a", &[("x-name", "whole")])).await;
+        assert_eq!(head.status(), 200);
+    }
+    assert!(seen.lock().unwrap().iter().all(|head| head["x-name"] == "whole"));
+    to.send_data(message(b"the end"), true).unwrap();
+    let head = tokio::time::timeout(DEADLINE, waiting).await.unwrap().unwrap();
+    assert_eq!((head.status().as_u16(), seen.lock().unwrap().len()), (200, 11));
+}
+
 #[tokio::test]
 async fn a_client_that_cancels_its_call_cancels_it_at_the_service() {
     let cancelled = Arc::new(AtomicUsize::new(0));

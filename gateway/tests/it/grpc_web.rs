@@ -40,6 +40,15 @@ async fn service() -> H2Service {
     .await
 }
 
+async fn gateway(service: &H2Service) -> TestGateway {
+    TestGateway::start(&format!(
+        "workers: 1\naccess_log: {{format: off}}\nroutes: [{{path: /shop.Orders/*, service: s}}]\n\
+         services: {{s: {{hosts: [\"{}\"], protocol: grpc}}}}\n",
+        service.addr
+    ))
+    .await
+}
+
 fn call(kind: &str, body: Vec<u8>) -> Request<Full<Bytes>> {
     let request = Request::post("/shop.Orders/Get").header("host", "gw").header("content-type", kind);
     request.header("x-grpc-web", "1").body(Full::from(body)).unwrap()
@@ -48,12 +57,7 @@ fn call(kind: &str, body: Vec<u8>) -> Request<Full<Bytes>> {
 #[tokio::test]
 async fn calls_of_both_forms_are_translated_and_their_trailers_end_the_body() {
     let service = service().await;
-    let gateway = TestGateway::start(&format!(
-        "workers: 1\naccess_log: {{format: off}}\nroutes: [{{path: /shop.Orders/*, service: s}}]\n\
-         services: {{s: {{hosts: [\"{}\"], protocol: grpc}}}}\n",
-        service.addr
-    ))
-    .await;
+    let gateway = gateway(&service).await;
     let sent = message(&(0..=255).collect::<Vec<u8>>());
     let lines = b"grpc-status: 0\r\ngrpc-message: all%20well\r\n";
     let trailers = [&[0x80][..], &u32::try_from(lines.len()).unwrap().to_be_bytes(), lines].concat();
@@ -85,12 +89,7 @@ async fn calls_of_both_forms_are_translated_and_their_trailers_end_the_body() {
 #[tokio::test]
 async fn errors_have_the_form_of_grpc_web_and_text_that_is_none_is_refused() {
     let service = service().await;
-    let gateway = TestGateway::start(&format!(
-        "workers: 1\naccess_log: {{format: off}}\nroutes: [{{path: /shop.Orders/*, service: s}}]\n\
-         services: {{s: {{hosts: [\"{}\"], protocol: grpc}}}}\n",
-        service.addr
-    ))
-    .await;
+    let gateway = gateway(&service).await;
     let mut elsewhere = call("application/grpc-web+proto", message(b""));
     *elsewhere.uri_mut() = "/none.S/M".parse().unwrap();
     let reply = send(gateway.http, elsewhere).await;

@@ -3,7 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Accepted;
-use crate::config::settings::{AutoRoutesSettings, Selector, ServiceSettings, Settings, SubsetSettings};
+use crate::{
+    config::settings::{AutoRoutesSettings, Selector, ServiceSettings, Settings, SubsetSettings},
+    upstream::settings::HttpVersion,
+};
 
 /// The services of the file, followed by those that only declared routes name.
 pub(super) struct Services<'a> {
@@ -29,10 +32,12 @@ impl<'a> Services<'a> {
     pub(super) fn index(&mut self, candidate: &Accepted) -> usize {
         let is_weighted = candidate.by_tag.iter().any(|known| known.share > 0);
         let has_tls = candidate.by_tag.iter().any(|known| known.tls.is_some());
-        let word = match (is_weighted, has_tls) {
-            (true, _) => "weighted",
-            (false, true) => "https",
-            (false, false) => "h2c",
+        let has_calls = candidate.by_tag.iter().any(|known| known.version == Some(HttpVersion::Grpc));
+        let word = match (is_weighted, has_tls, has_calls) {
+            (true, _, _) => "weighted",
+            (false, true, _) => "https",
+            (false, false, true) => "grpc",
+            (false, false, false) => "h2c",
         };
         let subset = (!candidate.by_tag.is_empty()).then(|| SubsetSettings {
             name: format!("{word} {}", candidate.declaration.condition()),

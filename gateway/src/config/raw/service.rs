@@ -80,8 +80,8 @@ fn read_protocol(fields: &Fields<'_>, sink: &mut Diagnostics) -> (bool, HttpVers
         ("h2c", (false, HttpVersion::Http2)),
         ("h2", (true, HttpVersion::Http2)),
         ("auto", (true, HttpVersion::Either)),
-        ("grpc", (false, HttpVersion::Http2)),
-        ("grpcs", (true, HttpVersion::Http2)),
+        ("grpc", (false, HttpVersion::Grpc)),
+        ("grpcs", (true, HttpVersion::Grpc)),
     ];
     let protocol = fields.value("protocol", sink, |text| choice(text, &protocols, &[]));
     let (https, version) = protocol.as_ref().map_or((false, HttpVersion::Http1), |protocol| protocol.value);
