@@ -30,7 +30,8 @@ pub struct ConnectionContext {
     pub state: Rc<ConnectionState>,
     /// Slots of services that the connection's requests have.
     pub held: Rc<Held>,
-    /// The tunnel that an HTTP/1.1 connection becomes, as soon as hyper has written the 101.
+    /// The tunnel that an HTTP/1.1 connection becomes, as soon as hyper has written the 101. Its exchange owns this context, so they
+    /// keep each other: the connection takes it out of here when hyper has ended, however it has ended.
     pub(crate) tunnel: RefCell<Option<Box<Tunnel>>>,
 }
 

@@ -223,6 +223,14 @@ impl Exchange {
         }
     }
 
+    /// The head of the response answers another request than this one, which is a failure of its endpoint.
+    pub(super) fn head_is_invalid(&self, reason: &'static str) {
+        self.content_is_invalid(reason);
+        if let Some(taken) = &self.taken {
+            taken.broke_off(&self.connection.worker);
+        }
+    }
+
     /// The response breaks off for this reason. Returns whether it is the first reason.
     pub(super) fn broke(&mut self, reason: &'static str) -> bool {
         let is_first = self.flag == flags::NONE;

@@ -5,16 +5,13 @@
 //! line in the access log comes at the end.
 
 use std::{
-    future::Future,
-    pin::Pin,
     rc::Rc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use http::{HeaderMap, HeaderValue, Method, Response, Version, header, request::Parts};
 use rand::RngExt as _;
-use tokio::time::Sleep;
 
 use super::{
     ConnectionContext,
@@ -32,6 +29,7 @@ use crate::{
         TunnelEnd,
         open::{OpenTunnel, OpenTunnels},
         pump::{Pump, PumpEnd},
+        standstill::{Standstill, Standstills},
         websocket,
     },
     upstream::protocol::SwitchedConnection,
@@ -111,7 +109,7 @@ pub(super) fn switches<B>(
     }
     let answered = asked.filter(|asked| asked.handshake.is_answered_by(response.headers()));
     let Some(TunnelRequest { handshake, .. }) = answered else {
-        exchange.content_is_invalid("it switches to another protocol than the one that was asked for");
+        exchange.head_is_invalid("it switches to another protocol than the one that was asked for");
         return Err(Error::UpstreamProtocolError);
     };
     let is_http2 = exchange.request.version == Version::HTTP_2;
@@ -180,8 +178,9 @@ impl Tunnel {
     pub(crate) async fn run(mut self, mut client: impl TunnelEnd) {
         let worker = Rc::clone(self.exchange.worker());
         let entry = OpenTunnels::enter(&worker.tunnels);
-        let mut wait = Wait::new(self.idle, worker.clock.now());
-        let end = std::future::poll_fn(|cx| self.poll(cx, &mut client, &mut wait, (&worker, &entry))).await;
+        let mut standstills = Standstills::new(self.idle, worker.clock.now());
+        let poll = |cx: &mut Context<'_>| self.poll(cx, &mut client, &mut standstills, (&worker, &entry));
+        let end = std::future::poll_fn(poll).await;
         self.end = Some(end);
     }
 
@@ -189,7 +188,7 @@ impl Tunnel {
         &mut self,
         cx: &mut Context<'_>,
         client: &mut impl TunnelEnd,
-        wait: &mut Wait,
+        standstills: &mut Standstills,
         (worker, entry): (&WorkerState, &OpenTunnel),
     ) -> Poll<&'static str> {
         entry.remember(cx);
@@ -206,20 +205,10 @@ impl Tunnel {
                 PumpEnd::ServiceGone => flags::UPSTREAM_TRUNCATED,
             });
         }
-        let moved = self.pump.client_bytes() + self.pump.service_bytes();
-        let state = if is_closing && self.pump.says_farewell() {
-            State::Farewell
-        } else if self.pump.is_blocked() {
-            State::Blocked
-        } else if self.pump.is_half_closed() {
-            State::HalfClosed
-        } else {
-            State::Open
-        };
-        wait.poll(cx, (state, moved), worker).map(|()| match state {
-            State::Farewell => flags::TUNNEL_DRAINED,
-            State::Blocked => flags::TUNNEL_STALLED,
-            State::HalfClosed | State::Open => flags::TUNNEL_IDLE,
+        standstills.poll(cx, (&self.pump, is_closing), &worker.clock).map(|standstill| match standstill {
+            Standstill::Farewell => flags::TUNNEL_DRAINED,
+            Standstill::Stalled => flags::TUNNEL_STALLED,
+            Standstill::Idle => flags::TUNNEL_IDLE,
         })
     }
 }
@@ -230,66 +219,3 @@ impl Drop for Tunnel {
         self.exchange.tunnel_ended(self.pump.client_bytes(), self.pump.service_bytes(), self.end);
     }
 }
-
-/// What a tunnel waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Open,
-    /// One side takes nothing.
-    Blocked,
-    /// One side has closed its direction.
-    HalfClosed,
-    /// Both sides were told by a frame that the gateway goes away.
-    Farewell,
-}
-
-/// How long a tunnel has stood still. Its one timer is moved only when it fires: a tunnel that moves bytes costs no timer.
-struct Wait {
-    idle: Duration,
-    /// The time at which bytes moved last, and how many had moved then, in which state.
-    since: Instant,
-    seen: (State, u64),
-    timer: Option<(Pin<Box<Sleep>>, Instant)>,
-}
-
-impl Wait {
-    fn new(idle: Duration, now: Instant) -> Self {
-        Self { idle, since: now, seen: (State::Open, 0), timer: None }
-    }
-
-    /// Ready when the tunnel has stood still for too long.
-    fn poll(&mut self, cx: &mut Context<'_>, seen: (State, u64), worker: &WorkerState) -> Poll<()> {
-        if seen != self.seen {
-            (self.seen, self.since) = (seen, worker.clock.now());
-        }
-        let longest = match seen.0 {
-            State::Open => self.idle,
-            State::Blocked => self.idle.min(STALLED_MAX),
-            State::HalfClosed => self.idle.min(HALF_CLOSED_MAX),
-            State::Farewell => FAREWELL_MAX,
-        };
-        loop {
-            let due = self.since + longest;
-            let timer =
-                self.timer.get_or_insert_with(|| (Box::pin(tokio::time::sleep_until(due.into())), due));
-            // A timer that fires too early is set anew then; only an earlier end must be set now.
-            if due < timer.1 {
-                timer.0.as_mut().reset(due.into());
-                timer.1 = due;
-            }
-            std::task::ready!(timer.0.as_mut().poll(cx));
-            if worker.clock.now() >= due {
-                return Poll::Ready(());
-            }
-            timer.0.as_mut().reset(due.into());
-            timer.1 = due;
-        }
-    }
-}
-
-/// A side that takes none of the bytes that wait for it. nginx closes after 60 s (`proxy_send_timeout`).
-const STALLED_MAX: Duration = Duration::from_mins(1);
-/// After one side has closed its direction, the other one may be silent for so long. WebSocket has no half-closed connections.
-const HALF_CLOSED_MAX: Duration = Duration::from_mins(1);
-/// After the gateway's Close frame, both sides may take so long to answer it (RFC 6455 §7.1.1).
-const FAREWELL_MAX: Duration = Duration::from_secs(5);

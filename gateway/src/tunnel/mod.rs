@@ -6,6 +6,7 @@
 
 pub(crate) mod open;
 pub(crate) mod pump;
+pub(crate) mod standstill;
 pub(crate) mod websocket;
 
 use std::{

@@ -36,6 +36,8 @@ struct Direction {
     is_flushed: bool,
     /// Bytes that came.
     bytes: u64,
+    /// Bytes that the end has taken.
+    delivered: u64,
     /// Where frames end. `None`: the protocol is not WebSocket.
     frames: Option<Frames>,
     /// The Close frame with which the gateway ends the direction.
@@ -80,6 +82,7 @@ impl Pump {
             taken: 0,
             is_flushed: true,
             bytes: 0,
+            delivered: 0,
             frames: is_websocket.then(Frames::default),
             farewell,
             has_farewell: false,
@@ -124,9 +127,14 @@ impl Pump {
         self.to_client.bytes
     }
 
-    /// One end does not take what is there for it.
-    pub(crate) fn is_blocked(&self) -> bool {
-        self.to_service.is_blocked() || self.to_client.is_blocked()
+    /// Grows as long as bytes move, in any direction.
+    pub(crate) fn moved(&self) -> u64 {
+        [&self.to_service, &self.to_client].into_iter().map(|to| to.bytes + to.delivered).sum()
+    }
+
+    /// For each direction whose end does not take what is there for it, how much it has taken so far.
+    pub(crate) fn blocked(&self) -> [Option<u64>; 2] {
+        [&self.to_service, &self.to_client].map(|to| to.is_blocked().then_some(to.delivered))
     }
 
     /// The gateway has closed a direction by a frame.
@@ -178,6 +186,7 @@ impl Direction {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.taken += written;
+            self.delivered += written as u64;
             self.is_flushed = false;
         }
         if self.taken > 0 {
@@ -230,6 +239,7 @@ impl Direction {
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Fault::Receiver)),
                 Poll::Pending => 0,
             };
+            self.delivered += written as u64;
             self.is_flushed &= written == 0;
             self.held = goes.get(written..).unwrap_or_default().to_vec();
             Poll::Ready(Ok(came.len()))

@@ -299,19 +299,21 @@ async fn a_client_that_takes_nothing_holds_a_bounded_part_and_no_other_request()
 
 #[tokio::test]
 async fn a_client_that_leaves_resets_its_stream_and_a_service_that_resets_breaks_off_its_response() {
-    let reset = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&reset);
+    let (reset, asked) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    let got_head = Arc::new(Notify::new());
+    let (count, comes, may_break) = (Arc::clone(&reset), Arc::clone(&asked), Arc::clone(&got_head));
     let service = H2Service::start(
         |_| {},
         move |request, mut reply| {
-            let count = Arc::clone(&count);
+            let (count, comes, may_break) = (Arc::clone(&count), Arc::clone(&comes), Arc::clone(&may_break));
             Box::pin(async move {
                 if request.uri().path() == "/breaks" {
                     let mut stream = reply.send_response(Response::new(()), false).unwrap();
                     stream.send_data(Bytes::from_static(b"some"), false).unwrap();
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    may_break.notified().await;
                     return stream.send_reset(h2::Reason::INTERNAL_ERROR);
                 }
+                comes.notify_one();
                 let reason = std::future::poll_fn(|cx| reply.poll_reset(cx)).await;
                 assert_eq!(reason.unwrap(), h2::Reason::CANCEL);
                 count.fetch_add(1, SeqCst);
@@ -322,14 +324,14 @@ async fn a_client_that_leaves_resets_its_stream_and_a_service_that_resets_breaks
     let gateway = gateway(&[service.addr], "h2c", "").await;
     let mut client = TcpStream::connect(gateway.http).await.unwrap();
     client.write_all(b"GET /hangs HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
-    eventually("it is at the service", || async { service.connections() == 1 }).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    tokio::time::timeout(DEADLINE, asked.notified()).await.expect("it is at the service");
     drop(client);
     eventually("the service learns that nothing is wanted any more", || async { reset.load(SeqCst) == 1 })
         .await;
     let mut client = FrameClient::open(gateway.http).await;
     client.send(&client.get(1, "/breaks")).await;
     assert_eq!(client.outcome(1).await, Outcome::Status(200));
+    got_head.notify_one();
     client.next_where(|frame| frame.kind == RST_STREAM && frame.stream == 1).await;
     assert_eq!(service.connections(), 1);
 }

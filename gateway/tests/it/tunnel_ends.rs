@@ -1,6 +1,6 @@
 //! How tunnels end: by a drain, by one of their sides, and by a side that takes nothing.
 
-use std::time::Duration;
+use std::{io::ErrorKind, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -83,8 +83,12 @@ async fn a_frame_that_is_under_way_when_the_drain_begins_is_finished_first() {
     client.write_all(b"\x89\x84\0\0").await.unwrap();
     let mut got = [0; 6];
     client.read_exact(&mut got).await.unwrap();
+    let http = gateway.http;
     let draining = tokio::spawn(gateway.stop());
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    eventually("it accepts no connection any more", || async {
+        matches!(TcpStream::connect(http).await, Err(error) if error.kind() == ErrorKind::ConnectionRefused)
+    })
+    .await;
     // The rest of the frame and the beginning of the next one, in one segment.
     service.write_all(b"efgh\x82\x02zz").await.unwrap();
     let mut rest = [0; 8];

@@ -233,6 +233,23 @@ async fn a_101_that_does_not_answer_the_handshake_is_502() {
 }
 
 #[tokio::test]
+async fn an_instance_that_answers_another_handshake_is_taken_for_broken() {
+    let answer: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\n";
+    let service = RawBackend::answering(answer, false).await;
+    let gateway = gateway(service.addr, "", ", breaker: {min: 1, errors: 50%, open: 5m}, outlier: off").await;
+    let mut statuses = Vec::new();
+    for _ in 0..2 {
+        let mut client = TcpStream::connect(gateway.http).await.unwrap();
+        let request = format!("GET /a HTTP/1.1\r\nHost: gw\r\n{HANDSHAKE}{KEY}\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut got = vec![0; 12];
+        tokio::time::timeout(DEADLINE, client.read_exact(&mut got)).await.unwrap().unwrap();
+        statuses.push(String::from_utf8(got).unwrap());
+    }
+    assert_eq!(statuses, ["HTTP/1.1 502", "HTTP/1.1 503"], "the breaker is open then");
+}
+
+#[tokio::test]
 async fn policies_act_on_the_handshake() {
     let service = EchoService::start().await;
     let config = format!(
@@ -361,9 +378,10 @@ async fn a_tunnel_in_which_nothing_moves_ends_and_a_ping_keeps_it() {
         silent.next().await.unwrap_err();
         began.elapsed()
     });
+    let mut pace = tokio::time::interval(Duration::from_millis(50));
     while !idle.is_finished() {
+        pace.tick().await;
         pinging.send(Message::Ping(vec![].into())).await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let took = idle.await.unwrap();
     assert!(took >= Duration::from_millis(500), "{took:?}");
