@@ -1,45 +1,50 @@
 //! Starts and stops a gateway inside a process, for `millgate run`, the demo and the tests.
 
+mod first;
+pub mod handover;
+pub mod inherited;
+mod pulse;
 mod starting;
+mod successor;
 
 use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    path::{Path, PathBuf},
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
     sync::Arc,
     thread::JoinHandle,
     time::{Duration, SystemTime},
 };
 
-use millgate_registry::{HttpClient, HttpOptions, LastKnownGood, RegistryIdentity};
+use millgate_registry::{HttpClient, HttpOptions};
 use tokio::sync::{mpsc, oneshot};
 
-use self::starting::{DataPlane, bind, start_control, start_log, start_workers};
+pub(crate) use self::first::{Known, first_snapshot};
+use self::{
+    first::{Made, open_account, tidy_state},
+    inherited::Inherited,
+    starting::{
+        AdminDoor, DataPlane, OpenAddress, admin_views, bind, start_control, start_log, start_workers,
+    },
+};
+pub use self::{pulse::Pulse, successor::ReadySuccessor};
 use crate::{
     access_log::LogSink,
+    admission::Scheme,
     auth::jwt,
-    clock, compile,
-    config::{load::Loaded, settings::Settings, source::ConfigSource},
+    clock,
+    config::{load::Loaded, source::ConfigSource},
     control::{
-        Controller,
-        admin::Admin,
-        declared::DeclaredRoutes,
-        ending,
-        event::{EVENTS_MAX, Event, hints},
-        kept::{self, Kept},
-        key_files,
+        Controller, ending,
+        event::{DrainBy, EVENTS_MAX, Event, hints},
+        kept::Kept,
         keys::{kept::KeptKeys, left_out::LeftOut},
-        metrics::{Exporter, Sources},
         origin::{First, Origin},
-        registry::client_config,
         status::Status,
     },
-    file_account::{self, FileAccount},
-    policy::rate_limit::KeyBudget,
     snapshot::Publisher,
     syntax::diagnostics::Report,
+    worker::Command,
     worker_thread::listen::ListenError,
-    world::{ProviderKeys, World, tls_clients::TlsClients},
 };
 
 /// The options with which a gateway is started.
@@ -64,6 +69,11 @@ pub enum StartError {
     Config(Box<Report>),
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error(
+        "systemd has opened a socket at {0}, and no listener of the configuration has this address: write it there, or take it out of \
+         the socket unit"
+    )]
+    SocketNotTaken(SocketAddr),
     #[error("{what}: {source}")]
     System { what: &'static str, source: std::io::Error },
     #[error("metrics cannot be set up: {0}")]
@@ -84,6 +94,18 @@ pub struct Gateway {
     warnings: Report,
     log: Option<LogSink>,
     threads: Vec<JoinHandle<()>>,
+    workers: Vec<mpsc::Sender<Command>>,
+    addresses: Vec<OpenAddress>,
+    /// The admin listener's socket, for a successor.
+    admin_socket: Option<TcpListener>,
+    /// What is accepted from when the gateway opens.
+    closed: Option<Closed>,
+}
+
+/// Sockets from which nothing is accepted yet.
+struct Closed {
+    listeners: Vec<Vec<(TcpListener, Scheme)>>,
+    admin: oneshot::Sender<()>,
 }
 
 /// The status of a gateway that starts. `refused` is the report of a newer configuration than the one in use.
@@ -104,6 +126,17 @@ impl Gateway {
     /// # Errors
     /// The configuration is not valid, an address cannot be bound, or the system refuses a thread or a file.
     pub async fn start(options: RunOptions) -> Result<Self, StartError> {
+        let mut gateway = Self::prepare(options, Inherited::default()).await?;
+        gateway.open();
+        Ok(gateway)
+    }
+
+    /// The same, with sockets that this process has not bound itself, and up to the first connection, which waits in
+    /// the kernel's queue until [`Gateway::open`].
+    ///
+    /// # Errors
+    /// As [`Gateway::start`]; or systemd has opened a socket that no listener takes.
+    pub async fn prepare(options: RunOptions, inherited: Inherited) -> Result<Self, StartError> {
         jwt::install_crypto_provider();
         let kept_keys = KeptKeys::new(options.state_dir.as_deref());
         let state_dir = options.state_dir.as_deref();
@@ -118,31 +151,21 @@ impl Gateway {
         let files = origin.watched_files(&loaded.secrets_and_files);
         let warnings = loaded.report();
         let files_open = open_account(&settings);
-        let bound = bind(&settings)?;
-        let publisher = Arc::new(Publisher::new(first));
-        let status = first_status(&loaded, refused.as_ref());
+        let bound = bind(&settings, inherited)?;
+        let shared = (Arc::new(Publisher::new(first)), first_status(&loaded, refused.as_ref()));
+        let (publisher, status) = &shared;
         let (events, received) = mpsc::channel(EVENTS_MAX);
         let mut threads = Vec::new();
         let log = start_log(&settings, &mut threads)?;
         let hints = hints(events.clone());
-        let data = DataPlane { publisher: &publisher, log: log.as_ref(), hints, files: &files_open };
-        let workers = start_workers(bound.listeners, &data, &mut threads)?;
-        let sources = Sources {
-            workers: workers.clone(),
-            publisher: Arc::clone(&publisher),
-            status: Arc::clone(&status),
-            budget: Arc::clone(&budget),
-            files: files_open,
-            admin: Arc::default(),
-        };
+        let data = DataPlane { publisher, log: log.as_ref(), hints, files: &files_open };
+        let workers = start_workers(settings.workers, &data, &mut threads)?;
         let config = origin.source().clone();
-        let served = Admin {
-            config: config.to_string(),
-            publisher: Arc::clone(&publisher),
-            status: Arc::clone(&status),
-            exporter: Exporter::new(sources)?,
-        };
+        let served = admin_views(&shared, (&workers, &budget, files_open), config.to_string())?;
+        let (admin, AdminDoor { listener, opens, ends, socket }) = AdminDoor::of(bound.admin);
+        let commands = workers.clone();
         let controller = Controller {
+            admin_ends: Some(ends),
             started: settings.clone(),
             settings,
             file: loaded.settings,
@@ -152,9 +175,9 @@ impl Gateway {
             read_again: None,
             origin,
             world,
-            publisher: Arc::clone(&publisher),
+            publisher: Arc::clone(publisher),
             workers,
-            status: Arc::clone(&status),
+            status: Arc::clone(status),
             budget,
             http: HttpClient::new(&HttpOptions::default())
                 .map_err(|e| StartError::Registry(e.to_string()))?,
@@ -163,10 +186,34 @@ impl Gateway {
             left_out: LeftOut::default(),
             events: events.clone(),
         };
-        let (admin, admin_listener) = bound.admin.unzip();
-        threads.push(start_control(controller, received, served, admin_listener)?);
-        let (http, https) = (bound.http, bound.https);
-        Ok(Self { events, status, publisher, http, https, admin, config, warnings, log, threads })
+        threads.push(start_control(controller, received, served, listener)?);
+        let (publisher, status) = shared;
+        Ok(Self {
+            events,
+            status,
+            publisher,
+            http: bound.http,
+            https: bound.https,
+            admin,
+            config,
+            warnings,
+            log,
+            threads,
+            workers: commands,
+            addresses: bound.addresses,
+            admin_socket: socket,
+            closed: Some(Closed { listeners: bound.listeners, admin: opens }),
+        })
+    }
+
+    /// Begins to accept connections.
+    pub fn open(&mut self) {
+        let Some(Closed { listeners, admin }) = self.closed.take() else { return };
+        for (worker, listeners) in self.workers.iter().zip(listeners) {
+            // Its queue is empty: it is the first command.
+            let _ = worker.try_send(Command::Accept(listeners));
+        }
+        let _ = admin.send(());
     }
 
     /// The first cleartext address, with the port that was bound.
@@ -233,139 +280,38 @@ impl Gateway {
     /// Stops accepting, finishes requests in flight within `drain.timeout`, and ends all threads. Returns the number
     /// of connections whose requests were cut off. Also returns when a thread, a pipe or a disk hangs.
     pub async fn shutdown(self) -> usize {
+        let kept = self.addresses.iter().filter(|open| open.is_lent).map(|open| open.bound).collect();
+        self.drain(DrainBy::Stop { kept }).await
+    }
+
+    /// Lets the successor serve, finishes requests in flight as [`Gateway::shutdown`] does, and ends all threads.
+    pub async fn give_way(self, has: Arc<[SocketAddr]>) -> usize {
+        self.drain(DrainBy::Successor { has }).await
+    }
+
+    /// The longest time that [`Gateway::shutdown`] may take.
+    pub fn drain_max(&self) -> Duration {
+        self.status.drain().map_or(Duration::ZERO, |drain| ending::drain_patience(&drain))
+    }
+
+    /// What shows whether all threads go on.
+    pub fn pulse(&self) -> Pulse {
+        Pulse { events: self.events.clone(), workers: self.workers.clone() }
+    }
+
+    async fn drain(self, by: DrainBy) -> usize {
         let (reply, answer) = oneshot::channel();
-        let patience = self.status.drain().map_or(Duration::ZERO, |drain| ending::drain_patience(&drain));
+        let patience = self.drain_max();
         let drain = async {
-            match self.events.send(Event::Drain { reply }).await {
+            match self.events.send(Event::Drain { by, reply }).await {
                 Ok(()) => answer.await.unwrap_or(0),
                 Err(_) => 0,
             }
         };
         let cut = tokio::time::timeout(patience, drain).await.unwrap_or(0);
-        let Self { log, threads, events, .. } = self;
-        drop((log, events));
+        let Self { log, threads, events, workers, .. } = self;
+        drop((log, events, workers));
         ending::join(threads).await;
         cut
     }
-}
-
-/// The parts of a gateway that are made from its first configuration.
-struct Made {
-    /// The settings with the routes that services declared when the gateway ran last.
-    settings: Settings,
-    snapshot: crate::snapshot::Snapshot,
-    world: World,
-    declared: DeclaredRoutes,
-    budget: Arc<KeyBudget>,
-    /// The registry whose stored state is used. `store` contains that state.
-    registry: Option<RegistryIdentity>,
-    store: Option<LastKnownGood>,
-}
-
-impl Made {
-    /// Makes the parts from a configuration and the stored state of its registry and its issuers.
-    fn of(loaded: &Loaded, state_dir: Option<&Path>, kept_keys: &KeptKeys) -> Result<Self, Report> {
-        let budget = Arc::new(KeyBudget::new(loaded.settings.rate_keys_max, clock::now()));
-        let registry = registry_of(&loaded.settings);
-        let folder = state_dir.zip(registry.as_ref()).map(|(dir, registry)| kept::folder(dir, registry));
-        let store = folder.as_deref().and_then(kept::open);
-        let mut declared = DeclaredRoutes::remembered(folder.as_deref());
-        let known = Known { instances: store.as_ref(), keys: kept_keys };
-        let (settings, snapshot, world) = first_snapshot(loaded, &mut declared, &known, &budget)?;
-        Ok(Self { settings, snapshot, world, declared, budget, registry, store })
-    }
-}
-
-/// Removes stored state that configurations have not named for a long time.
-fn tidy_state(kept: &Kept, store: Option<&LastKnownGood>, settings: &Settings) {
-    let now = SystemTime::UNIX_EPOCH + clock::unix_now();
-    if let Some(store) = store {
-        store.forget_unnamed(settings.services.iter().flat_map(|service| service.source.targets()), now);
-        kept.forget_unused(now);
-    }
-}
-
-/// The registry that the settings name, if they need one.
-fn registry_of(settings: &Settings) -> Option<RegistryIdentity> {
-    RegistryIdentity::of(&client_config(settings.consul.as_ref()?)).ok()
-}
-
-/// State that an earlier process has stored.
-pub(crate) struct Known<'a> {
-    pub(crate) instances: Option<&'a LastKnownGood>,
-    pub(crate) keys: &'a KeptKeys,
-}
-
-/// Makes the first settings, snapshot and world, before a socket is bound.
-///
-/// # Errors
-/// The configuration cannot be compiled, or a file that it names cannot be used.
-pub(crate) fn first_snapshot(
-    loaded: &Loaded,
-    declared: &mut DeclaredRoutes,
-    known: &Known<'_>,
-    budget: &Arc<KeyBudget>,
-) -> Result<(Settings, crate::snapshot::Snapshot, World), Report> {
-    let refuse = |diagnostics| loaded.refuse(diagnostics);
-    let mut table = compile::table(&loaded.settings, None, budget).map_err(refuse)?;
-    let keys = key_files::read_keys(&loaded.settings).map_err(refuse)?;
-    let (settings, _) = declared.merge(&loaded.settings, |_| true, clock::now());
-    if declared.accepted() > 0 {
-        table = compile::table(&settings, None, budget).map_err(refuse)?;
-    }
-    let tls = compile::tls(&settings).map_err(|diagnostic| refuse(vec![diagnostic]))?;
-    let tls_clients = TlsClients::default().prepare(&loaded.settings).map_err(refuse)?;
-    let mut world = World::default();
-    world.tls = tls;
-    world.tls_clients = tls_clients;
-    world.tls_clients.complete(&settings);
-    world.open_desks(&settings, &HashMap::new());
-    for (provider, keys) in keys {
-        world.learn_keys(provider, keys);
-    }
-    recall_keys(&mut world, &settings, known.keys);
-    if let Some(store) = known.instances {
-        for target in settings.services.iter().flat_map(|service| service.source.targets()) {
-            if let Some((instances, saved_at)) = store.load_dated(target) {
-                let now = SystemTime::UNIX_EPOCH + clock::unix_now();
-                let age = saved_at.and_then(|at| now.duration_since(at).ok());
-                world.ages.extend(age.map(|age| (target.clone(), age)));
-                world.instances.insert(target.clone(), instances.into());
-            }
-        }
-    }
-    for moved in world.choose_datacenters(&settings, clock::now()) {
-        moved.log();
-    }
-    let snapshot = compile::snapshot(&settings, Arc::new(table), &world, None);
-    Ok((settings, snapshot, world))
-}
-
-/// Takes over the keys that an earlier process has fetched, which are used until they are fetched again.
-fn recall_keys(world: &mut World, settings: &Settings, kept: &KeptKeys) {
-    for auth in &settings.auth {
-        let Some(desk) = world.desk_of(auth).map(Arc::clone) else { continue };
-        let Some((keys, fetched)) = kept.load(auth, clock::unix_now()) else { continue };
-        desk.record(|report| {
-            report.fetched = Some(fetched);
-            report.is_kept = true;
-        });
-        let keys = ProviderKeys { source: auth.keys.clone(), keys: Arc::new(keys) };
-        world.learn_keys(Arc::from(auth.name.as_str()), keys);
-    }
-}
-
-/// Opens the account of files, within the limit that the system sets for this process.
-fn open_account(settings: &Settings) -> Arc<FileAccount> {
-    let limit = file_account::raise_limit();
-    let budget = compile::file_budget(limit, settings);
-    for (key, wanted, given) in [
-        ("limits.files", settings.files_max, budget.limit),
-        ("listen.max_connections", settings.listen.max_connections, budget.clients),
-    ] {
-        if let Some(wanted) = wanted.filter(|wanted| *wanted > given) {
-            tracing::warn!(key, wanted, given, limit, "the limit of open files does not allow as many");
-        }
-    }
-    FileAccount::new(budget, settings.workers)
 }

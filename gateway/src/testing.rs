@@ -114,7 +114,6 @@ impl Prepared {
         let setup = WorkerSetup {
             index: 0,
             publisher: Arc::new(Publisher::new(snapshot)),
-            listeners: Vec::new(),
             commands,
             hints: Arc::new(|_: Hint| ()),
             log: sink,

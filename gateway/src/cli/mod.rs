@@ -14,6 +14,7 @@ pub mod logging;
 pub mod registry;
 pub mod routes;
 pub mod run;
+mod service_manager;
 pub mod services;
 pub mod token;
 

@@ -1,6 +1,6 @@
 //! `millgate run`: serves until a signal ends it.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -10,9 +10,13 @@ use tracing::Level;
 use super::{
     ConfigArg, LOG_LEVEL,
     consul_client::{VERIFIED_ANYWAY, is_verification_refused},
-    diagnostics, fail, line, logging, say, say_report, variable,
+    diagnostics, fail, line, logging, say, say_report, service_manager, variable,
 };
-use crate::gateway::{Gateway, RunOptions, StartError};
+use crate::gateway::{
+    Gateway, RunOptions, StartError,
+    handover::{HandoverError, Predecessor, SYNCED_MAX},
+    inherited::Inherited,
+};
 
 /// The start-up lines wait this long for the registry, so that they have the number of instances.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -21,6 +25,7 @@ const SIGNALS: &str = "\
 SIGTERM, SIGINT  stop accepting, finish what is in flight, exit 0; a second one: stop now, exit 1
 SIGHUP           read the configuration again (also done when it changes), reopen log files
 SIGUSR1          reopen log files
+SIGUSR2          start the program anew, hand it the listening sockets, and stop when it is ready
 
 The access log goes to standard output unless the configuration names a file; everything else
 goes to standard error. RUST_LOG sets the level (default info), MILLGATE_LOG_FORMAT=json the form.";
@@ -66,9 +71,8 @@ async fn serve(options: RunOptions) -> ExitCode {
     };
     // A start may wait for Consul, but a signal to stop ends it at once.
     let started = tokio::select! {
-        started = Gateway::start(options) => started,
-        _ = signals.terminate.recv() => return ExitCode::SUCCESS,
-        _ = signals.interrupt.recv() => return ExitCode::SUCCESS,
+        started = start(options) => started,
+        () = signals.stop.received() => return ExitCode::SUCCESS,
     };
     let gateway = match started {
         Ok(gateway) => gateway,
@@ -81,23 +85,21 @@ async fn serve(options: RunOptions) -> ExitCode {
     };
     let _ = tokio::time::timeout(PATIENCE, gateway.ready()).await;
     announce(&gateway);
-    loop {
-        tokio::select! {
-            // A reload can wait for the registry, but a signal to stop ends it at once. The log has the report of a wrong
-            // configuration already.
-            _ = signals.hangup.recv() => tokio::select! {
-                _ = gateway.reload() => gateway.reopen_logs(),
-                _ = signals.terminate.recv() => break,
-                _ = signals.interrupt.recv() => break,
-            },
-            _ = signals.user1.recv() => gateway.reopen_logs(),
-            _ = signals.terminate.recv() => break,
-            _ = signals.interrupt.recv() => break,
+    let status = status(&gateway);
+    service_manager::ready(&status);
+    let watchdog = tokio::spawn(service_manager::watchdog(gateway.pulse()));
+    let successor = until_end(&gateway, &mut signals).await;
+    watchdog.abort();
+    let drained = async {
+        if let Some(has) = successor {
+            return gateway.give_way(has).await;
         }
-    }
+        service_manager::stopping(gateway.drain_max());
+        gateway.shutdown().await
+    };
     tracing::info!("draining; a second signal stops at once");
     tokio::select! {
-        cut = gateway.shutdown() => {
+        cut = drained => {
             if cut > 0 {
                 tracing::warn!(
                     connections = cut,
@@ -106,9 +108,118 @@ async fn serve(options: RunOptions) -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        _ = signals.terminate.recv() => ExitCode::FAILURE,
-        _ = signals.interrupt.recv() => ExitCode::FAILURE,
+        () = signals.stop.received() => ExitCode::FAILURE,
     }
+}
+
+/// Starts a gateway, with the sockets of its predecessor or of the service manager if there are any.
+async fn start(options: RunOptions) -> Result<Gateway, StartError> {
+    let failed = |what| move |source| StartError::System { what, source };
+    let handed_over = "the sockets of the running gateway cannot be taken over";
+    let Some(predecessor) = Predecessor::of_this_process().map_err(failed(handed_over))? else {
+        let inherited = Inherited::from_systemd().map_err(failed("the sockets of systemd cannot be used"))?;
+        let mut gateway = Gateway::prepare(options, inherited).await?;
+        gateway.open();
+        return Ok(gateway);
+    };
+    let (predecessor, inherited) = blocking(move || {
+        let inherited = predecessor.sockets()?;
+        Ok((predecessor, inherited))
+    })
+    .await
+    .map_err(failed(handed_over))?;
+    let mut gateway = Gateway::prepare(options, inherited).await?;
+    if tokio::time::timeout(SYNCED_MAX, gateway.ready()).await.is_err() {
+        let what = "the registry or an issuer of keys has not answered, and nothing of it is on disk";
+        return Err(StartError::System { what, source: io::ErrorKind::TimedOut.into() });
+    }
+    let taken = gateway.inherited();
+    blocking(move || predecessor.replace(taken)).await.map_err(failed(handed_over))?;
+    gateway.open();
+    Ok(gateway)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+/// Serves until a signal ends it. Returns the addresses that a new process serves from now on. `None`: there is none.
+async fn until_end(gateway: &Gateway, signals: &mut Signals) -> Option<Arc<[SocketAddr]>> {
+    loop {
+        let signal = tokio::select! {
+            _ = signals.hangup.recv() => Signaled::Hangup,
+            _ = signals.user1.recv() => Signaled::User1,
+            _ = signals.user2.recv() => Signaled::User2,
+            () = signals.stop.received() => return None,
+        };
+        let handled = async {
+            match signal {
+                Signaled::Hangup => reload(gateway).await,
+                Signaled::User1 => gateway.reopen_logs(),
+                Signaled::User2 => return upgrade(gateway).await,
+            }
+            None
+        };
+        // A reload can wait for the registry, and an upgrade for the new process, but a signal to stop ends it at once.
+        tokio::select! {
+            successor = handled => {
+                if successor.is_some() {
+                    return successor;
+                }
+            }
+            () = signals.stop.received() => return None,
+        }
+    }
+}
+
+/// Reads the configuration again. The log has the report of a wrong one already.
+async fn reload(gateway: &Gateway) {
+    service_manager::reloading();
+    let result = gateway.reload().await;
+    gateway.reopen_logs();
+    let status = match result {
+        Ok(()) => status(gateway),
+        Err(_) => "serving; the last configuration was refused".to_owned(),
+    };
+    service_manager::ready(&status);
+}
+
+/// Starts the program anew. Returns the addresses that the new process serves. `None`: this one goes on.
+async fn upgrade(gateway: &Gateway) -> Option<Arc<[SocketAddr]>> {
+    if std::process::id() == 1 {
+        tracing::error!(
+            "not upgraded: the end of process 1 would end its container, and the new process with it"
+        );
+        return None;
+    }
+    tracing::info!("starting the new process");
+    let upgraded = async {
+        let ready = gateway.start_successor().await?;
+        let pid = ready.pid();
+        Ok::<_, HandoverError>((pid, ready.take_over()?))
+    };
+    match upgraded.await {
+        Ok((pid, has)) => {
+            tracing::info!(pid, "the new process serves");
+            pid.into_iter().for_each(service_manager::succeeded_by);
+            Some(has)
+        }
+        Err(error) => {
+            tracing::error!(%error, "not upgraded; this process goes on");
+            None
+        }
+    }
+}
+
+fn status(gateway: &Gateway) -> String {
+    let (routes, services) = gateway.summary();
+    format!("serving {routes} routes to {} services", services.len())
+}
+
+enum Signaled {
+    Hangup,
+    User1,
+    User2,
 }
 
 /// Prints the start-up lines to standard error; standard output belongs to the access log.
@@ -169,6 +280,11 @@ fn with_instances(service: &str, count: usize) -> String {
 struct Signals {
     hangup: Signal,
     user1: Signal,
+    user2: Signal,
+    stop: StopSignals,
+}
+
+struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
 }
@@ -178,9 +294,22 @@ impl Signals {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
             user1: signal(SignalKind::user_defined1())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
+            user2: signal(SignalKind::user_defined2())?,
+            stop: StopSignals {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+            },
         })
+    }
+}
+
+impl StopSignals {
+    /// Waits for a signal to stop.
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 

@@ -39,11 +39,14 @@ pub struct Admin {
     pub config: String,
 }
 
-/// Serves until the control runtime ends.
+/// Serves until the control runtime ends. After `until`, another process accepts the connections.
 ///
 /// # Errors
 /// The socket cannot be used by the runtime.
-pub async fn serve(listener: TcpListener, admin: Admin) -> std::io::Result<()> {
+pub async fn serve(
+    (listener, until): (TcpListener, impl Future<Output = ()>),
+    admin: Admin,
+) -> std::io::Result<()> {
     let bound = listener.local_addr()?.ip();
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let (publisher, counts) = (Arc::clone(&admin.publisher), admin.exporter.admin_connections());
@@ -62,7 +65,7 @@ pub async fn serve(listener: TcpListener, admin: Admin) -> std::io::Result<()> {
     };
     let router = router(Arc::new(admin));
     let misdirected = Arc::clone(&counts);
-    let never = serve_aside(listener, limits, counts, move |_, request| {
+    let never = serve_aside((listener, until), limits, counts, move |_, request| {
         let hosts = Hosts::new(bound, &publisher.load().table.listen.admin_hosts);
         let is_ours = hosts.admit(request.uri(), request.headers());
         if !is_ours {

@@ -2,7 +2,7 @@
 //!
 //! The drain runs beside the loop, so that instances are followed and metrics are exact until the last request is answered.
 
-use std::{pin::Pin, time::Duration};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -24,9 +24,10 @@ impl Drain {
     pub(super) fn begin(
         workers: Vec<mpsc::Sender<Command>>,
         settings: DrainSettings,
+        kept: Arc<[SocketAddr]>,
         done: oneshot::Sender<usize>,
     ) -> Self {
-        Self { work: Box::pin(drain(workers, settings)), done }
+        Self { work: Box::pin(drain(workers, settings, kept)), done }
     }
 
     /// Waits until the drain is over and sends its result. Without a drain it never returns.
@@ -40,15 +41,25 @@ impl Drain {
 }
 
 /// The number of connections that were cut.
-async fn drain(workers: Vec<mpsc::Sender<Command>>, settings: DrainSettings) -> usize {
-    tokio::time::sleep(settings.notice).await;
+async fn drain(
+    workers: Vec<mpsc::Sender<Command>>,
+    settings: DrainSettings,
+    kept: Arc<[SocketAddr]>,
+) -> usize {
+    if !settings.notice.is_zero() {
+        for worker in &workers {
+            // A worker that takes no command closes its connections at the drain.
+            let _ = worker.try_send(Command::Retire(settings.notice));
+        }
+        tokio::time::sleep(settings.notice).await;
+    }
     let timeout = settings.timeout;
     // One deadline for all workers, so that several stuck ones cost no more than one.
     let deadline = tokio::time::Instant::now() + timeout + SLACK;
     let mut replies = Vec::new();
     for worker in &workers {
         let (done, reply) = oneshot::channel();
-        let sending = worker.send(Command::Drain { timeout, done });
+        let sending = worker.send(Command::Drain { timeout, kept: Arc::clone(&kept), done });
         if let Ok(Ok(())) = tokio::time::timeout_at(deadline, sending).await {
             replies.push(reply);
         }

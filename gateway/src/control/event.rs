@@ -1,6 +1,6 @@
 //! Everything that can change the gateway's world, as one enum, and the order in which the control loop handles it.
 
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use millgate_registry::ServiceUpdate;
@@ -31,13 +31,24 @@ pub enum Event {
     /// The registry's answer about one service changed.
     Service { update: ServiceUpdate, registry: u64 },
     /// The addresses of a host name changed. The list is empty if the first look-up failed.
-    Resolved { name: String, addresses: Vec<std::net::SocketAddr> },
+    Resolved { name: String, addresses: Vec<SocketAddr> },
     /// A fetch of a provider's keys is over; `None`: it failed. The provider may have another source by now.
     Keys { provider: Arc<str>, source: KeySource, keys: Option<Arc<Keys>>, fetched: Fetched },
     /// A worker's hint.
     Hint(Hint),
     /// Stop serving. The answer, when everything is drained, is the number of connections that were cut.
-    Drain { reply: oneshot::Sender<usize> },
+    Drain { by: DrainBy, reply: oneshot::Sender<usize> },
+    /// Answer at once: the loop goes round.
+    Ping(oneshot::Sender<()>),
+}
+
+/// What a drain is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DrainBy {
+    /// The process ends. Sockets at these addresses belong to the system's service manager, which keeps what is in their queues.
+    Stop { kept: Arc<[SocketAddr]> },
+    /// Another process has the sockets at these addresses, and serves from now on.
+    Successor { has: Arc<[SocketAddr]> },
 }
 
 /// The list of services, as far as routes are declared in it.
@@ -160,7 +171,7 @@ mod tests {
         inbox.set_aside(reload());
         inbox.set_aside(Event::FilesChanged(clock::now()));
         inbox.set_aside(Event::FilesChanged(clock::now()));
-        inbox.set_aside(Event::Drain { reply: oneshot::channel().0 });
+        inbox.set_aside(Event::Drain { by: DrainBy::Stop { kept: [].into() }, reply: oneshot::channel().0 });
         assert_eq!(name(inbox.next().await.as_ref()), "drain");
         assert_eq!(name(inbox.try_next().as_ref()), "reload");
         assert_eq!(name(inbox.next().await.as_ref()), "files");

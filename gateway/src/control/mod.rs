@@ -40,14 +40,14 @@ use std::{
 };
 
 use millgate_registry::{FollowHandle, HttpClient, ServiceUpdate};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use self::{
     catalog::CatalogFollow,
     declared::DeclaredRoutes,
     discovery::Discovery,
     drain::Drain,
-    event::{EVENTS_MAX, Event, Fetched, Inbox},
+    event::{DrainBy, EVENTS_MAX, Event, Fetched, Inbox},
     files::FileWatch,
     kept::{ClusterFollow, Kept},
     keys::{KeyFetch, kept::KeptKeys, left_out::LeftOut},
@@ -97,6 +97,8 @@ pub struct Controller {
     pub kept_keys: KeptKeys,
     pub left_out: LeftOut,
     pub events: mpsc::Sender<Event>,
+    /// Ends the accepting of the admin listener, when another process has its socket.
+    pub admin_ends: Option<oneshot::Sender<()>>,
 }
 
 /// The tasks that the current settings need.
@@ -199,10 +201,11 @@ impl Controller {
                     let _ = self.reload_once(seen, inbox, background).await;
                 }
                 Event::ConfigKey(value) => self.learn_key(value, inbox, background).await,
-                Event::Drain { reply } => {
+                Event::Drain { by, reply } => {
                     self.status.draining.store(true, Ordering::Relaxed);
-                    *drain = Some(Drain::begin(self.workers.clone(), self.settings.drain.clone(), reply));
+                    *drain = Some(self.begin_drain(by, reply));
                 }
+                Event::Ping(reply) => _ = reply.send(()),
                 Event::Hint(hint) => self.status.take_hint(hint),
                 other => {
                     if let Event::Service { update, .. } = &other {
@@ -224,6 +227,20 @@ impl Controller {
         for fetched in background.fetched.drain(..) {
             fetched.publish();
         }
+    }
+
+    fn begin_drain(&mut self, by: DrainBy, reply: oneshot::Sender<usize>) -> Drain {
+        let mut settings = self.settings.drain.clone();
+        let kept = match by {
+            DrainBy::Stop { kept } => kept,
+            DrainBy::Successor { has } => {
+                // Nobody has to look for another gateway.
+                settings.notice = Duration::ZERO;
+                self.admin_ends.take().map(|ends| ends.send(()));
+                has
+            }
+        };
+        Drain::begin(self.workers.clone(), settings, kept, reply)
     }
 
     /// Takes an event that changes the world. `false`: no snapshot would show a difference.

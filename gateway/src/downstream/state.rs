@@ -48,6 +48,8 @@ pub struct ConnectionState {
     delivered: Cell<u64>,
     /// The connection is to finish its requests in flight, and to close then.
     pub(crate) close: Cell<bool>,
+    /// The next response is the last one on HTTP/1.1. An idle connection stays open for it, because its client may be sending.
+    pub(crate) retires: Cell<bool>,
     /// The connection is to close now.
     pub(crate) kill: Cell<bool>,
     /// The reason for which it is to close now, if the reason is known and counted already.
@@ -90,6 +92,7 @@ impl ConnectionState {
             begun: Cell::new(0),
             delivered: Cell::new(0),
             close: Cell::new(false),
+            retires: Cell::new(false),
             kill: Cell::new(false),
             killed_for: Cell::new(None),
             is_shed: Cell::new(false),

@@ -55,6 +55,17 @@ impl ConnectionTable {
         }
     }
 
+    /// Lets this share of the connections know that they are closing, before a drain: HTTP/2 connections get their GOAWAY, HTTP/1.1
+    /// clients `Connection: close` with their next response. A connection that was told stays told.
+    pub fn retire(&self, share: f64) {
+        for (_, state) in self.open.borrow().iter().filter(|(place, _)| turn(*place) < share) {
+            if !state.retires.replace(true) && state.is_http2.get() {
+                state.close.set(true);
+                state.wake();
+            }
+        }
+    }
+
     /// Begins the drain: HTTP/2 connections get their GOAWAY now, HTTP/1.1 clients get `Connection: close` with
     /// their next response.
     pub fn begin_drain(&self) {
@@ -89,6 +100,31 @@ impl ConnectionTable {
         for (_, state) in self.open.borrow().iter().filter(|(_, state)| wanted(state)) {
             state.close.set(true);
             state.wake();
+        }
+    }
+}
+
+/// Where a connection stands among all, from 0 to 1, by its place in the table. Multiples of the golden ratio are spread evenly, however
+/// many there are (Weyl, Über die Gleichverteilung von Zahlen mod. Eins, 1916).
+fn turn(place: usize) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "the table has far fewer places than 2⁵²")]
+    let multiple = place as f64 * GOLDEN_RATIO;
+    multiple.fract()
+}
+
+const GOLDEN_RATIO: f64 = 1.618_033_988_749_895;
+
+#[cfg(test)]
+mod tests {
+    use super::turn;
+
+    #[test]
+    fn turns_are_spread_evenly_whatever_the_number_of_connections() {
+        for number in [10, 100, 5000] {
+            for quarter in [0.0, 0.25, 0.5, 0.75] {
+                let count = (0..number).filter(|at| (quarter..quarter + 0.25).contains(&turn(*at))).count();
+                assert!(count.abs_diff(number / 4) <= 2, "{count} of {number}");
+            }
         }
     }
 }

@@ -7,9 +7,9 @@ use std::{
     thread::JoinHandle,
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use super::StartError;
+use super::{StartError, inherited::Inherited};
 use crate::{
     access_log::LogSink,
     admission::Scheme,
@@ -18,55 +18,111 @@ use crate::{
         Controller,
         admin::{self, Admin},
         event::Event,
+        metrics::{Exporter, Sources},
+        status::Status,
     },
     file_account::FileAccount,
+    policy::rate_limit::KeyBudget,
     snapshot::Publisher,
     worker::{COMMANDS_MAX, Command, Hints, WorkerSetup},
     worker_thread::{
         self,
-        listen::{bind_shared, bind_single},
+        listen::{ListenError, bind_beside, bind_shared, bind_single},
     },
 };
 
-/// The sockets of a gateway by protocol, bound before any thread is started.
+/// The sockets of a gateway by protocol, bound or inherited before any thread is started.
 pub(super) struct Bound {
     pub(super) http: Vec<SocketAddr>,
     pub(super) https: Option<SocketAddr>,
     pub(super) admin: Option<(SocketAddr, TcpListener)>,
     /// Listening sockets by worker.
     pub(super) listeners: Vec<Vec<(TcpListener, Scheme)>>,
+    pub(super) addresses: Vec<OpenAddress>,
 }
 
-pub(super) fn bind(settings: &Settings) -> Result<Bound, StartError> {
+/// An address that is listened on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OpenAddress {
+    pub(super) written: SocketAddr,
+    pub(super) bound: SocketAddr,
+    /// The socket is not this process's own but the service manager's.
+    pub(super) is_lent: bool,
+    pub(super) is_inherited: bool,
+}
+
+pub(super) fn bind(settings: &Settings, mut inherited: Inherited) -> Result<Bound, StartError> {
     let workers = settings.workers;
     let mut bound = Bound {
         http: Vec::new(),
         https: None,
         admin: None,
         listeners: (0..workers).map(|_| Vec::new()).collect(),
+        addresses: Vec::new(),
     };
     for address in &settings.listen.http {
-        let (real, sockets) = bind_shared(*address, "listen.http", workers)?;
-        bound.http.push(real);
+        let (place, sockets) = open(*address, "listen.http", workers, &mut inherited)?;
+        bound.http.push(place.bound);
+        bound.addresses.push(place);
         spread(&mut bound.listeners, sockets, Scheme::Http);
     }
     if let Some(https) = &settings.listen.https {
-        let (real, sockets) = bind_shared(https.bind, "listen.https", workers)?;
-        bound.https = Some(real);
+        let (place, sockets) = open(https.bind, "listen.https", workers, &mut inherited)?;
+        bound.https = Some(place.bound);
+        bound.addresses.push(place);
         spread(&mut bound.listeners, sockets, Scheme::Https);
     }
     if let Some(address) = settings.listen.admin {
-        let listener = bind_single(address, "listen.admin")?;
-        let real =
-            listener.local_addr().map_err(|source| StartError::System { what: "listen.admin", source })?;
-        bound.admin = Some((real, listener));
+        let (place, listener) = open_single(address, "listen.admin", &mut inherited)?;
+        bound.addresses.push(place);
+        bound.admin = Some((place.bound, listener));
     }
-    Ok(bound)
+    match inherited.not_taken()[..] {
+        [] => Ok(bound),
+        [address, ..] => Err(StartError::SocketNotTaken(address)),
+    }
 }
 
+/// The sockets for a listener of all workers: inherited ones, or new ones.
+fn open(
+    written: SocketAddr,
+    key: &'static str,
+    workers: usize,
+    inherited: &mut Inherited,
+) -> Result<(OpenAddress, Vec<TcpListener>), ListenError> {
+    let Some(group) = inherited.take(written) else {
+        let (bound, sockets) = bind_shared(written, key, workers)?;
+        return Ok((OpenAddress { written, bound, is_lent: false, is_inherited: false }, sockets));
+    };
+    let place = OpenAddress { written, bound: group.bound, is_lent: group.is_lent, is_inherited: true };
+    let sockets = group.for_workers(workers, bind_beside);
+    Ok((place, sockets.map_err(|source| ListenError { address: written, key, source })?))
+}
+
+/// The socket for a listener that is not of the workers.
+fn open_single(
+    written: SocketAddr,
+    key: &'static str,
+    inherited: &mut Inherited,
+) -> Result<(OpenAddress, TcpListener), ListenError> {
+    let failed = |source| ListenError { address: written, key, source };
+    let group = inherited.take(written);
+    let (is_lent, is_inherited) = (group.as_ref().is_some_and(|group| group.is_lent), group.is_some());
+    let listener = match group.and_then(|mut group| group.sockets.pop()) {
+        Some(listener) => listener,
+        None => bind_single(written, key)?,
+    };
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((OpenAddress { written, bound, is_lent, is_inherited }, listener))
+}
+
+/// Every socket gets a worker, and every worker at least one socket.
 fn spread(workers: &mut [Vec<(TcpListener, Scheme)>], sockets: Vec<TcpListener>, scheme: Scheme) {
-    for (worker, socket) in workers.iter_mut().zip(sockets) {
-        worker.push((socket, scheme));
+    let number = workers.len().max(1);
+    for (at, socket) in sockets.into_iter().enumerate() {
+        if let Some(worker) = workers.get_mut(at % number) {
+            worker.push((socket, scheme));
+        }
     }
 }
 
@@ -92,17 +148,16 @@ pub(super) struct DataPlane<'a> {
 }
 
 pub(super) fn start_workers(
-    listeners: Vec<Vec<(TcpListener, Scheme)>>,
+    number: usize,
     data: &DataPlane<'_>,
     threads: &mut Vec<JoinHandle<()>>,
 ) -> Result<Vec<mpsc::Sender<Command>>, StartError> {
     let mut commands = Vec::new();
-    for (index, listeners) in listeners.into_iter().enumerate() {
+    for index in 0..number {
         let (sender, receiver) = mpsc::channel(COMMANDS_MAX);
         let setup = WorkerSetup {
             index,
             publisher: Arc::clone(data.publisher),
-            listeners,
             commands: receiver,
             hints: data.hints.clone(),
             log: data.log.cloned(),
@@ -116,11 +171,55 @@ pub(super) fn start_workers(
     Ok(commands)
 }
 
+/// What the admin listener shows.
+pub(super) fn admin_views(
+    (publisher, status): &(Arc<Publisher>, Arc<Status>),
+    (workers, budget, files): (&[mpsc::Sender<Command>], &Arc<KeyBudget>, Arc<FileAccount>),
+    config: String,
+) -> Result<Admin, StartError> {
+    let (publisher, status) = (Arc::clone(publisher), Arc::clone(status));
+    let exporter = Exporter::new(Sources {
+        workers: workers.to_vec(),
+        publisher: Arc::clone(&publisher),
+        status: Arc::clone(&status),
+        budget: Arc::clone(budget),
+        files,
+        admin: Arc::default(),
+    })?;
+    Ok(Admin { publisher, status, exporter, config })
+}
+
+/// The admin listener, the ways to begin and to end its accepting, and its socket for a successor.
+pub(super) struct AdminDoor {
+    pub(super) listener: Option<AdminListener>,
+    pub(super) opens: oneshot::Sender<()>,
+    pub(super) ends: oneshot::Sender<()>,
+    pub(super) socket: Option<TcpListener>,
+}
+
+impl AdminDoor {
+    pub(super) fn of(bound: Option<(SocketAddr, TcpListener)>) -> (Option<SocketAddr>, Self) {
+        let (address, socket) = bound.unzip();
+        let (opens, is_open) = oneshot::channel();
+        let (ends, is_over) = oneshot::channel();
+        let duplicate = socket.as_ref().and_then(|socket| socket.try_clone().ok());
+        let listener = socket.map(|socket| AdminListener { socket, opens: is_open, ends: is_over });
+        (address, Self { listener, opens, ends, socket: duplicate })
+    }
+}
+
+/// The socket of the admin listener, and the signals to begin and to end accepting.
+pub(super) struct AdminListener {
+    pub(super) socket: TcpListener,
+    pub(super) opens: oneshot::Receiver<()>,
+    pub(super) ends: oneshot::Receiver<()>,
+}
+
 pub(super) fn start_control(
     controller: Controller,
     events: mpsc::Receiver<Event>,
     admin: Admin,
-    listener: Option<TcpListener>,
+    listener: Option<AdminListener>,
 ) -> Result<JoinHandle<()>, StartError> {
     let failed = |source| StartError::System { what: "the control plane cannot start", source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
@@ -128,9 +227,17 @@ pub(super) fn start_control(
         .name("control".into())
         .spawn(move || {
             runtime.block_on(async move {
-                if let Some(listener) = listener {
+                if let Some(AdminListener { socket, opens, ends }) = listener {
                     tokio::spawn(async move {
-                        if let Err(error) = admin::serve(listener, admin).await {
+                        if opens.await.is_err() {
+                            return;
+                        }
+                        let until = async {
+                            if ends.await.is_err() {
+                                std::future::pending::<()>().await;
+                            }
+                        };
+                        if let Err(error) = admin::serve((socket, until), admin).await {
                             tracing::error!(%error, "the admin listener ended");
                         }
                     });

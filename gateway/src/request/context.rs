@@ -43,6 +43,6 @@ impl ConnectionContext {
 
     /// Whether the connection closes when its requests in flight have ended.
     pub(crate) fn is_closing(&self) -> bool {
-        self.worker.draining.get() || self.state.close.get()
+        self.worker.draining.get() || self.state.close.get() || self.state.retires.get()
     }
 }

@@ -1,6 +1,12 @@
 //! What a worker needs to start, and the commands that it receives.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -18,9 +24,19 @@ pub enum Command {
     Sample(oneshot::Sender<WorkerSample>),
     /// Send the last refusals below admission, which no access log contains.
     Refusals(oneshot::Sender<Vec<Refusal>>),
+    /// Accept connections from these sockets.
+    Accept(Vec<(TcpListener, Scheme)>),
+    /// Send duplicates of the listening sockets, for another process.
+    Duplicate(oneshot::Sender<io::Result<Vec<OwnedFd>>>),
+    /// Answer at once: the worker's loop goes round.
+    Ping(oneshot::Sender<()>),
+    /// Let all connections know in the course of this time that they are closing, and go on serving.
+    Retire(Duration),
     /// Stop accepting, finish what is in flight, and answer when nothing is left or when `timeout` is over.
     Drain {
         timeout: Duration,
+        /// Addresses whose sockets another process goes on with.
+        kept: Arc<[SocketAddr]>,
         done: oneshot::Sender<Drained>,
     },
 }
@@ -36,7 +52,6 @@ pub struct Drained {
 pub struct WorkerSetup {
     pub index: usize,
     pub publisher: Arc<Publisher>,
-    pub listeners: Vec<(std::net::TcpListener, Scheme)>,
     pub commands: mpsc::Receiver<Command>,
     pub hints: Hints,
     pub log: Option<LogSink>,

@@ -5,9 +5,16 @@
 //! closes what has been idle for longest, as nginx does (`ngx_drain_connections`): first upstream connections, then
 //! clients.
 
-use std::{rc::Rc, time::Duration};
+use std::{
+    cell::Cell,
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    rc::Rc,
+    time::Duration,
+};
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::{admission::Scheme, connection, file_account::Scarce, metrics::Rare, worker::WorkerState};
 
@@ -18,16 +25,69 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const SHED_MAX: usize = 32;
 const SHED_PART: usize = 8;
 
+/// A listener and the task that accepts from it.
+pub(super) struct Accepting {
+    queue: Rc<Queue>,
+    task: JoinHandle<()>,
+}
+
+/// What the task of a listener shares with the worker's loop.
+struct Queue {
+    listener: TcpListener,
+    /// A client that was accepted waits for its place.
+    has_client: Cell<bool>,
+    /// That client is the last one.
+    is_over: Cell<bool>,
+}
+
+impl Accepting {
+    /// Accepts clients from a socket.
+    pub(super) fn begin(
+        listener: std::net::TcpListener,
+        scheme: Scheme,
+        worker: &Rc<WorkerState>,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::from_std(listener)?;
+        let queue = Rc::new(Queue { listener, has_client: Cell::new(false), is_over: Cell::new(false) });
+        let task = tokio::task::spawn_local(accept(Rc::clone(&queue), scheme, Rc::clone(worker)));
+        Ok(Self { queue, task })
+    }
+
+    /// The same socket, for another process.
+    pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.queue.listener.as_fd().try_clone_to_owned()
+    }
+
+    /// The address of the socket.
+    pub(super) fn address(&self) -> io::Result<SocketAddr> {
+        self.queue.listener.local_addr()
+    }
+
+    pub(super) fn socket(&self) -> &impl AsFd {
+        &self.queue.listener
+    }
+
+    /// Accepts no other client, and closes the socket. A client that was accepted already still gets its place.
+    pub(super) fn end(self) {
+        self.queue.is_over.set(true);
+        if !self.queue.has_client.get() {
+            self.task.abort();
+        }
+    }
+}
+
 /// Accepts clients for as long as the task lives.
-pub(super) async fn accept(listener: Rc<TcpListener>, scheme: Scheme, worker: Rc<WorkerState>) {
-    loop {
-        match listener.accept().await {
+async fn accept(queue: Rc<Queue>, scheme: Scheme, worker: Rc<WorkerState>) {
+    while !queue.is_over.get() {
+        match queue.listener.accept().await {
             Ok((stream, peer)) => {
+                queue.has_client.set(true);
                 if worker.files.account.is_full() {
                     worker.metrics.count(Rare::ConnectionError, scheme.as_str(), "connections_max");
                 }
                 let Some(place) = worker.files.client().await else { return };
                 connection::spawn(stream, peer, scheme, place, Rc::clone(&worker));
+                queue.has_client.set(false);
             }
             Err(error) => {
                 // The client causes ECONNABORTED; EMFILE and ENFILE end when connections close.

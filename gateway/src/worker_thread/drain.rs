@@ -1,6 +1,9 @@
 //! The end of a worker: it stops accepting, and lets what is in flight end within `drain.timeout`.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::oneshot;
 
@@ -9,15 +12,20 @@ use crate::worker::{Drained, WorkerState};
 
 /// Stops accepting without losing a connection. To a client, a connection that the kernel has completed is accepted. So
 /// no new handshake may begin, those that have begun get [`HANDSHAKES_END`], each accept loop runs until its queue is
-/// empty, and then the listeners close.
-pub(super) async fn stop_accepting(worker: &WorkerState, accepting: Vec<Accepting>) {
+/// empty, and then the listeners close. What is in the queue of a socket at one of the addresses `kept` is another process's.
+pub(super) async fn stop_accepting(worker: &WorkerState, accepting: Vec<Accepting>, kept: &[SocketAddr]) {
     worker.draining.set(true);
-    for Accepting { listener, .. } in &accepting {
-        if let Err(error) = refuse_handshakes(&**listener) {
+    let is_kept = |one: &Accepting| one.address().is_ok_and(|address| kept.contains(&address));
+    let (passed_on, accepting): (Vec<_>, Vec<_>) = accepting.into_iter().partition(is_kept);
+    passed_on.into_iter().for_each(Accepting::end);
+    for one in &accepting {
+        if let Err(error) = refuse_handshakes(one.socket()) {
             tracing::debug!(%error, "a connection that arrives at this moment may be reset");
         }
     }
-    tokio::time::sleep(HANDSHAKES_END).await;
+    if !accepting.is_empty() {
+        tokio::time::sleep(HANDSHAKES_END).await;
+    }
     for _ in 0..ACCEPT_TURNS {
         let before = worker.metrics.connections.accepted.get();
         for _ in 0..YIELDS_PER_TURN {
@@ -27,11 +35,28 @@ pub(super) async fn stop_accepting(worker: &WorkerState, accepting: Vec<Acceptin
             break;
         }
     }
-    for Accepting { task, .. } in accepting {
-        task.abort();
-    }
+    accepting.into_iter().for_each(Accepting::end);
     worker.connections.begin_drain();
     worker.tunnels.wake_all();
+}
+
+/// The time before a drain in which connections are closed one after the other, so that their clients do not all come to the next
+/// gateway in the same moment.
+pub(super) struct Retirement {
+    began: Instant,
+    time: Duration,
+}
+
+impl Retirement {
+    pub(super) fn begin(worker: &WorkerState, time: Duration) -> Self {
+        Self { began: worker.clock.now(), time }
+    }
+
+    /// Tells the connections whose turn has come.
+    pub(super) fn step(&self, worker: &WorkerState) {
+        let elapsed = worker.clock.now().saturating_duration_since(self.began);
+        worker.connections.retire(elapsed.div_duration_f64(self.time));
+    }
 }
 
 /// A drain under way. The worker's loop goes on meanwhile, with timeouts, logs and scrapes.

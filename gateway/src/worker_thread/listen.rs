@@ -47,6 +47,14 @@ pub fn bind_shared(
     Ok((bound, listeners))
 }
 
+/// Binds a further socket beside the ones that share this address.
+///
+/// # Errors
+/// The other sockets do not share it, or belong to another user.
+pub fn bind_beside(bound: SocketAddr) -> io::Result<TcpListener> {
+    bind(bound, true)
+}
+
 /// Binds an address for a single listener, such as the admin listener.
 ///
 /// # Errors

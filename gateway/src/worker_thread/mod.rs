@@ -8,9 +8,12 @@ mod sweep;
 
 use std::{rc::Rc, thread::JoinHandle, time::Duration};
 
-use tokio::{net::TcpListener, runtime::LocalOptions};
+use tokio::runtime::LocalOptions;
 
-use self::drain::{Drain, finish, stop_accepting};
+use self::{
+    accepting::Accepting,
+    drain::{Drain, Retirement, finish, stop_accepting},
+};
 use crate::{
     metrics::Rare,
     request::probe,
@@ -42,22 +45,13 @@ pub fn start(setup: WorkerSetup) -> std::io::Result<JoinHandle<()>> {
 
 async fn run(mut setup: WorkerSetup) {
     let worker = WorkerState::new(&setup);
-    let mut accepting = Vec::new();
-    for (listener, scheme) in setup.listeners.drain(..) {
-        match TcpListener::from_std(listener) {
-            Ok(listener) => {
-                let (listener, worker) = (Rc::new(listener), Rc::clone(&worker));
-                let accept = accepting::accept(Rc::clone(&listener), scheme, worker);
-                accepting.push(Accepting { listener, task: tokio::task::spawn_local(accept) });
-            }
-            Err(error) => tracing::error!(%error, worker = setup.index, "listener cannot be used"),
-        }
-    }
+    let mut accepting: Vec<Accepting> = Vec::new();
     tokio::task::spawn_local(accepting::make_room(Rc::clone(&worker)));
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0;
     let mut drain: Option<Drain> = None;
+    let mut retirement: Option<Retirement> = None;
     loop {
         tokio::select! {
             command = setup.commands.recv() => match command {
@@ -67,8 +61,24 @@ async fn run(mut setup: WorkerSetup) {
                 Some(Command::Refusals(reply)) => {
                     let _ = reply.send(worker.connections.refusals.copy());
                 }
-                Some(Command::Drain { timeout, done }) => {
-                    stop_accepting(&worker, std::mem::take(&mut accepting)).await;
+                Some(Command::Accept(listeners)) => {
+                    for (listener, scheme) in listeners {
+                        match Accepting::begin(listener, scheme, &worker) {
+                            Ok(begun) => accepting.push(begun),
+                            Err(error) => {
+                                tracing::error!(%error, worker = setup.index, "listener cannot be used");
+                            }
+                        }
+                    }
+                }
+                Some(Command::Duplicate(reply)) => {
+                    let _ = reply.send(accepting.iter().map(Accepting::duplicate).collect());
+                }
+                Some(Command::Ping(reply)) => _ = reply.send(()),
+                Some(Command::Retire(time)) => retirement = Some(Retirement::begin(&worker, time)),
+                Some(Command::Drain { timeout, kept, done }) => {
+                    retirement = None;
+                    stop_accepting(&worker, std::mem::take(&mut accepting), &kept).await;
                     drain = Some(Drain::begin(&worker, timeout, done));
                 }
                 None => return,
@@ -77,6 +87,9 @@ async fn run(mut setup: WorkerSetup) {
             _ = tick.tick() => {
                 ticks += 1;
                 worker.end_what_stands_still();
+                if let Some(retirement) = &retirement {
+                    retirement.step(&worker);
+                }
                 worker.access_log.hand_over();
                 let left_out = worker.access_log.take_left_out();
                 if left_out > 0 {
@@ -96,12 +109,6 @@ async fn run(mut setup: WorkerSetup) {
             return;
         }
     }
-}
-
-/// A listener and the task that accepts from it.
-struct Accepting {
-    listener: Rc<TcpListener>,
-    task: tokio::task::JoinHandle<()>,
 }
 
 /// The interval at which log buffers are handed over and stalled bodies are found.

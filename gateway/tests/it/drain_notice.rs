@@ -1,9 +1,12 @@
 //! What HTTP/2 clients learn of a drain: GOAWAY, first as a notice and then with the last stream that is served (RFC 9113 §6.8).
 
+use std::time::Duration;
+
 use tokio::net::TcpStream;
 
 use crate::support::{
     backend::RawBackend,
+    client::{Connection, get, header},
     eventually,
     frames::{ACK, DATA, END_STREAM, Frame, FrameClient, GOAWAY, HEADERS, NO_ERROR, PING, frame},
     gateway::TestGateway,
@@ -59,6 +62,44 @@ async fn streams_that_are_open_and_those_on_their_way_are_served_to_the_end_and_
     assert_eq!((&answered[..], &ended[..]), (&[1, 3, 5][..], &[1, 3, 5][..]));
     assert_eq!(stopping.await.unwrap(), 0, "no connection was cut");
     assert_eq!(service.requests(), 3, "stream 7 went nowhere: its client may send it again elsewhere");
+}
+
+#[tokio::test]
+async fn connections_are_told_one_after_the_other_during_the_notice_and_none_loses_a_request() {
+    let service = RawBackend::answering(OK, false).await;
+    let gateway = TestGateway::start(&format!(
+        "workers: 1\ndrain: {{notice: 2s}}\nroutes: [{{path: /**, service: s}}]\nservices: {{s: {{hosts: [\"{}\"]}}}}\n",
+        service.addr
+    ))
+    .await;
+    let (http, mut open) = (gateway.http, Vec::new());
+    for _ in 0..20 {
+        let mut connection = Connection::open(http).await;
+        connection.send(get("/")).await;
+        open.push(connection);
+    }
+    let mut streams = FrameClient::open(http).await;
+    let stopping = tokio::spawn(gateway.stop());
+    // How many were open still, each time that one was told.
+    let mut told = Vec::new();
+    let mut pace = tokio::time::interval(Duration::from_millis(20));
+    while !open.is_empty() {
+        pace.tick().await;
+        let mut left = Vec::new();
+        for mut connection in open {
+            let reply = connection.send(get("/")).await;
+            if header(&reply, "connection") == "close" {
+                told.push((tokio::time::Instant::now(), connection));
+            } else {
+                left.push(connection);
+            }
+        }
+        open = left;
+    }
+    let spread = told.last().unwrap().0 - told[0].0;
+    assert!(spread > Duration::from_secs(1), "all within {spread:?}");
+    assert!(streams.until(|frame| frame.kind == GOAWAY).await.is_some());
+    assert_eq!(stopping.await.unwrap(), 0, "connections that were cut");
 }
 
 #[tokio::test]

@@ -60,10 +60,11 @@ pub struct SideCounts {
 
 /// Serves a listener for people and tools: `answer` is called for each request with the address of its peer.
 ///
-/// It serves until the future is dropped; then all connections end. `limits` is called anew for each connection, so they may
+/// It serves until the future is dropped; then all connections end. After `until`, it accepts no connection and serves those that are
+/// open. `limits` is called anew for each connection, so they may
 /// change at any time.
 pub async fn serve_aside<F, B>(
-    listener: TcpListener,
+    (listener, until): (TcpListener, impl Future<Output = ()>),
     limits: impl Fn() -> SideLimits,
     counts: Arc<SideCounts>,
     answer: impl Fn(SocketAddr, Request<Incoming>) -> F + Clone + Send + 'static,
@@ -74,6 +75,8 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let began = Instant::now();
+    let mut until = std::pin::pin!(until);
+    let mut listener = Some(listener);
     let mut tasks = JoinSet::new();
     let mut open: Vec<Open> = Vec::new();
     let mut sweep = tokio::time::interval(SWEEP);
@@ -83,7 +86,8 @@ where
     let mut waiting: Option<(TcpStream, SocketAddr, Instant)> = None;
     loop {
         tokio::select! {
-            accepted = listener.accept(), if waiting.is_none() => match accepted {
+            () = &mut until, if listener.is_some() => listener = None,
+            accepted = accept(listener.as_ref()), if waiting.is_none() => match accepted {
                 Ok((socket, peer)) => waiting = Some((socket, peer, Instant::now())),
                 Err(error) => {
                     if last_logged.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
@@ -110,6 +114,14 @@ where
             }
         }
         counts.open.store(open.len(), Ordering::Relaxed);
+    }
+}
+
+/// Accepts a connection. Without a listener, it waits for ever.
+async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -353,7 +353,7 @@ fn register_itself(store: &mut Store, identity: &Identity) {
 async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
     let (limits, counts) = (side_limits(&shared), Arc::clone(&shared.connections));
     let serving = serve_aside(
-        listener,
+        (listener, std::future::pending()),
         move || limits,
         counts,
         move |peer, request| {
