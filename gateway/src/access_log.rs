@@ -223,6 +223,9 @@ fn json_line(out: &mut Vec<u8>, x: &LogEntry<'_>, (second, millisecond): (&str, 
         number(out, br#","attempts":"#, x.attempts.into());
     }
     tried(out, x);
+    if let Some(status) = x.grpc_status {
+        number(out, br#","grpc_status":"#, status.into());
+    }
     if let Some(user) = x.user {
         out.extend_from_slice(br#","user":"#);
         string(out, user);

@@ -1,6 +1,6 @@
 //! Starts and stops a gateway inside a process, for `millgate run`, the demo and the tests.
 
-mod first;
+pub(crate) mod first;
 pub mod handover;
 pub mod inherited;
 mod pulse;
@@ -18,7 +18,6 @@ use std::{
 use millgate_registry::{HttpClient, HttpOptions};
 use tokio::sync::{mpsc, oneshot};
 
-pub(crate) use self::first::{Known, first_snapshot};
 use self::{
     first::{Made, open_account, tidy_state},
     inherited::Inherited,

@@ -160,6 +160,8 @@ pub enum Rare {
     EjectionSpared,
     /// (service, reason): tunnels that have ended.
     TunnelEnded,
+    /// (service, status): gRPC calls that their service ended with another status than 0.
+    CallFailed,
     /// (service, ""): breakers that stayed closed for the reason of `EjectionSpared`.
     BreakerSpared,
     /// (service, ""): requests to ejected endpoints, because too few others were left.

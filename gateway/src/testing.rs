@@ -23,7 +23,7 @@ use crate::{
     connection,
     control::{declared::DeclaredRoutes, keys::kept::KeptKeys},
     file_account::FileAccount,
-    gateway::{Known, first_snapshot},
+    gateway::first::{Known, first_snapshot},
     policy::rate_limit::KeyBudget,
     snapshot::{Publisher, Snapshot},
     upstream::connect,

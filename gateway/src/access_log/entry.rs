@@ -35,6 +35,8 @@ pub struct LogEntry<'a> {
     pub subset: Option<&'a str>,
     pub instance: Option<&'a str>,
     pub attempts: u32,
+    /// The status of a gRPC call.
+    pub grpc_status: Option<u8>,
     /// The attempts; empty if the first attempt was good.
     pub tried: &'a [OneAttempt],
     /// The subject of the verified identity. `provider` is the provider that verified it.

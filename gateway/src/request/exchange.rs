@@ -3,9 +3,14 @@
 //! An [`Exchange`] is made when a request head is complete. However the request ends (response sent, client gone, panic),
 //! the exchange is dropped, and the drop counts the request and writes its access-log line, so no path can leave that out.
 
+mod grpc_status;
 mod log_line;
 
-use std::{cell::OnceCell, rc::Rc, time::Instant};
+use std::{
+    cell::{Cell, OnceCell},
+    rc::Rc,
+    time::Instant,
+};
 
 use http::{StatusCode, Version, uri::PathAndQuery};
 
@@ -55,6 +60,8 @@ pub struct Exchange {
     bytes_out: u64,
     /// The messages of a gRPC call pass as they come. Only for services of gRPC. Set with the request's body.
     pub(super) is_call: bool,
+    /// The status with which a call has ended.
+    grpc_status: Cell<Option<u8>>,
     /// The form of gRPC-Web that the client has and the service has not. Set with the request's body.
     pub(super) web: Option<GrpcWeb>,
     /// Bytes that came from the client through a tunnel. `None`: the request has not become one.
@@ -133,6 +140,7 @@ impl Exchange {
             flag: flags::NONE,
             bytes_out: 0,
             is_call: false,
+            grpc_status: Cell::new(None),
             web: None,
             tunnelled: None,
             complete: false,

@@ -98,25 +98,33 @@ fn timeout(headers: &HeaderMap) -> Option<Duration> {
 /// The status that stands for the status of a call, for retries, breaker and metrics. A response whose head has no `grpc-status` is none that
 /// has failed at once.
 pub(super) fn status_of<B>(response: &Response<B>) -> StatusCode {
-    match response.headers().get(&STATUS).map(HeaderValue::as_bytes) {
-        Some(number) => http_status(number),
-        None => response.status(),
-    }
+    status_in(response.headers()).map_or(response.status(), http_status)
+}
+
+/// The status of a call (gRPC, "Status codes and their use") in its head or in its trailers. `None`: they have none.
+pub(super) fn status_in(fields: &HeaderMap) -> Option<u8> {
+    let text = fields.get(&STATUS)?.to_str();
+    Some(
+        text.ok()
+            .and_then(|text| text.parse().ok())
+            .filter(|number| *number <= STATUS_MAX)
+            .unwrap_or(UNKNOWN),
+    )
 }
 
 /// The opposite of [`number`], as far as there is one.
-fn http_status(number: &[u8]) -> StatusCode {
+pub(super) fn http_status(number: u8) -> StatusCode {
     match number {
-        b"0" => StatusCode::OK,
-        b"3" | b"9" | b"11" => StatusCode::BAD_REQUEST,
-        b"4" => StatusCode::GATEWAY_TIMEOUT,
-        b"5" => StatusCode::NOT_FOUND,
-        b"6" | b"10" => StatusCode::CONFLICT,
-        b"7" => StatusCode::FORBIDDEN,
-        b"8" => StatusCode::TOO_MANY_REQUESTS,
-        b"12" => StatusCode::NOT_IMPLEMENTED,
-        b"14" => StatusCode::SERVICE_UNAVAILABLE,
-        b"16" => StatusCode::UNAUTHORIZED,
+        0 => StatusCode::OK,
+        3 | 9 | 11 => StatusCode::BAD_REQUEST,
+        4 => StatusCode::GATEWAY_TIMEOUT,
+        5 => StatusCode::NOT_FOUND,
+        6 | 10 => StatusCode::CONFLICT,
+        7 => StatusCode::FORBIDDEN,
+        8 => StatusCode::TOO_MANY_REQUESTS,
+        12 => StatusCode::NOT_IMPLEMENTED,
+        14 => StatusCode::SERVICE_UNAVAILABLE,
+        16 => StatusCode::UNAUTHORIZED,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -160,6 +168,9 @@ pub(super) fn into_error(response: Response<Bytes>, call: GrpcCall, detail: &str
 /// The form of `grpc-message`: visible ASCII and blanks stay, except `%`.
 const UNFIT: &AsciiSet = &CONTROLS.add(b'%');
 
+/// What a status is that is none of the standard's.
+const UNKNOWN: u8 = 2;
+const STATUS_MAX: u8 = 16;
 const CONTENT_TYPE: &str = "application/grpc";
 const WEB: &str = "application/grpc-web";
 const WEB_TEXT: &str = "application/grpc-web-text";

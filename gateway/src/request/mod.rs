@@ -278,6 +278,9 @@ fn answer_client(
 ) -> Result<Answer, Error> {
     let Some(Answered { response, framing }) = answer else { return Err(Error::Internal) };
     let switches = tunnel::switches(response, asked, exchange)?;
+    if let Some(status) = grpc::status_in(response.headers()).filter(|_| exchange.is_call) {
+        exchange.call_ended(status);
+    }
     write_client_head(response, *framing, route, exchange);
     if let Some(web) = exchange.web {
         grpc::with_web(response.headers_mut(), web);

@@ -45,6 +45,7 @@ pub(crate) fn refusal(
     let status = response.status();
     if let Some(call) = exchange.request.grpc {
         response = grpc::into_error(response, call, &detail);
+        exchange.refused_call(grpc::status_in(response.headers()));
     }
     reply(response, status, exchange)
 }

@@ -131,9 +131,14 @@ impl ResponseBody {
 }
 
 /// The trailers as the client gets them. `None`: the client cannot take any, or none is left.
-fn pass_on(mut trailers: HeaderMap, exchange: Option<&Exchange>) -> Option<HeaderMap> {
-    let takes = |exchange: &&Exchange| exchange.request.version == Version::HTTP_2 || exchange.web.is_some();
-    let exchange = exchange.filter(takes)?;
+fn pass_on(mut trailers: HeaderMap, exchange: Option<&mut Exchange>) -> Option<HeaderMap> {
+    let exchange = exchange?;
+    if let Some(status) = grpc::status_in(&trailers).filter(|_| exchange.is_call) {
+        exchange.call_ended_late(status);
+    }
+    if exchange.request.version != Version::HTTP_2 && exchange.web.is_none() {
+        return None;
+    }
     headers::apply_trailers(&mut trailers, &exchange.route()?.response_rules);
     (!trailers.is_empty()).then_some(trailers)
 }
@@ -173,7 +178,7 @@ impl Body for ResponseBody {
                             Err(frame) => frame,
                         };
                         if let Ok(came) = frame.into_trailers() {
-                            trailers = pass_on(came, this.exchange.as_deref());
+                            trailers = pass_on(came, this.exchange.as_deref_mut());
                             match (web, trailers.take()) {
                                 (Some(web), Some(trailers)) => {
                                     let message = grpc::trailers_message(&trailers);

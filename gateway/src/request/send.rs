@@ -194,9 +194,8 @@ impl<'a> Attempt<'a> {
             let Some(sent) = sent else { return Err(self.late()) };
             let error = match sent {
                 Ok(answered) => {
-                    let is_call = exchange.request.grpc.is_some();
                     let response = &answered.response;
-                    let status = if is_call { grpc::status_of(response) } else { response.status() };
+                    let status = if exchange.is_call { grpc::status_of(response) } else { response.status() };
                     *answer = Some(answered);
                     break status;
                 }

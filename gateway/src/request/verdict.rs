@@ -167,17 +167,36 @@ impl Witness {
 
     /// Records that the endpoint broke off its response, or paused in it for too long.
     pub(super) fn broke_off(&self, now: Instant, worker: &WorkerState) {
-        let shared = &self.cluster.shared;
-        let counts = shared.settings.policies.breaker.as_ref().is_some_and(|breaker| breaker.count.reset);
-        if let (Some(breaker), Some(counted), Some(endpoint), true) =
-            (&shared.breaker, self.counted, self.endpoint(), counts)
+        let settings = &self.cluster.shared.settings;
+        if settings.policies.breaker.as_ref().is_some_and(|breaker| breaker.count.reset) {
+            self.take_back(now, worker);
+        }
+        self.sign(Sign::GatewayFailed, now, worker);
+    }
+
+    /// Records the status with which a call ended in its trailers. Its head was a success.
+    pub(super) fn ends_with(&mut self, status: StatusCode, worker: &WorkerState) {
+        let deed = Deed::Answered(status);
+        let now = worker.clock.coarse();
+        if outcome(deed, &self.cluster) == Some(Outcome::Suspect) {
+            self.take_back(now, worker);
+        }
+        if sign(deed) != Sign::Answered {
+            self.is_answered = false;
+            self.sign(sign(deed), now, worker);
+        }
+    }
+
+    /// Counts the outcome of the head as a failure.
+    fn take_back(&self, now: Instant, worker: &WorkerState) {
+        if let (Some(breaker), Some(counted), Some(endpoint)) =
+            (&self.cluster.shared.breaker, self.counted, self.endpoint())
         {
             let state = endpoint.state.breaker();
             if let Some(changed) = breaker.take_back(state, counted, now, || self.may_open(now)) {
                 self.report_breaker(changed, worker, now);
             }
         }
-        self.sign(Sign::GatewayFailed, now, worker);
     }
 
     fn endpoint(&self) -> Option<&LocalEndpoint> {

@@ -290,10 +290,10 @@ mod tests {
                 crate::config::parse("routes.yaml", &text, std::path::Path::new(""), &|_| None).unwrap();
             let budget = Arc::new(KeyBudget::new(loaded.settings.rate_keys_max, crate::clock::now()));
             Arc::new(
-                crate::gateway::first_snapshot(
+                crate::gateway::first::first_snapshot(
                     &loaded,
                     &mut crate::control::declared::DeclaredRoutes::default(),
-                    &crate::gateway::Known { instances: None, keys: &KeptKeys::default() },
+                    &crate::gateway::first::Known { instances: None, keys: &KeptKeys::default() },
                     &budget,
                 )
                 .unwrap()

@@ -302,3 +302,52 @@ async fn a_status_of_the_service_counts_for_retries_and_breaker() {
     );
     assert!(gateway.shows(&line).await);
 }
+
+/// Most services send a head first, and their status in trailers, also when they fail.
+#[tokio::test]
+async fn a_status_in_trailers_counts_for_the_breaker_as_one_in_the_head() {
+    for (status, opens) in [("14", true), ("5", false), ("0", false)] {
+        let service = H2Service::start(
+            |_| {},
+            move |_request, mut reply| {
+                Box::pin(async move {
+                    let mut stream = respond(&mut reply);
+                    stream.send_data(message(b"first"), false).unwrap();
+                    let trailers =
+                        HeaderMap::from_iter([("grpc-status".parse().unwrap(), status.parse().unwrap())]);
+                    stream.send_trailers(trailers).unwrap();
+                })
+            },
+        )
+        .await;
+        let gateway = TestGateway::start(&format!(
+            "workers: 1\naccess_log: {{format: json, file: access.log}}\nroutes: [{{path: /**, service: s}}]\n\
+             services: {{s: {{hosts: [\"{}\"], protocol: grpc, outlier: off, \
+             breaker: {{min: 1, errors: 50%, open: 5m, max_by_status: 100%}}}}}}\n",
+            service.addr
+        ))
+        .await;
+        let mut client = connect(&gateway).await;
+        let (_, content, trailers) = unary(&mut client, call("/a.B/First", &[])).await;
+        assert_eq!(
+            (content, &trailers["grpc-status"]),
+            (message(b"first").to_vec(), &status.parse().unwrap())
+        );
+        let (head, ..) = unary(&mut client, call("/a.B/Second", &[])).await;
+        let is_open =
+            head.headers().get("grpc-message").is_some_and(|text| text.to_str().unwrap().contains("breaker"));
+        assert_eq!(is_open, opens, "{status}");
+        let log = gateway.dir.path().join("access.log");
+        eventually("each line has its status", || async {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            let second = if opens { "14" } else { status };
+            text.lines().count() == 2
+                && text.lines().next().unwrap().contains(&format!("\"grpc_status\":{status},"))
+                && text.lines().nth(1).unwrap().contains(&format!("\"grpc_status\":{second},"))
+        })
+        .await;
+        let metric = format!("millgate_grpc_failures_total{{service=\"s\",grpc_status=\"{status}\"}}");
+        assert_eq!(gateway.shows(&format!("{metric} 1")).await, status == "14", "{status}");
+        assert_eq!(gateway.shows(&format!("{metric} 2")).await, status == "5", "{status}");
+    }
+}

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Name, help and label names of each rare counter.
-const RARE: [(Rare, &str, &str, &[&str]); 24] = [
+const RARE: [(Rare, &str, &str, &[&str]); 25] = [
     (
         Rare::LocalReply,
         "millgate_local_replies_total",
@@ -33,6 +33,12 @@ const RARE: [(Rare, &str, &str, &[&str]); 24] = [
         "millgate_retry_budget_exhausted_total",
         "Retries that the retry budget refused",
         &["service"],
+    ),
+    (
+        Rare::CallFailed,
+        "millgate_grpc_failures_total",
+        "gRPC calls that their service ended with another status than OK, by its number",
+        &["service", "grpc_status"],
     ),
     (
         Rare::TunnelEnded,

@@ -42,6 +42,7 @@ impl Exchange {
             subset: self.attempts.subset.as_deref(),
             instance: self.attempts.instance.as_deref(),
             attempts: self.attempts.number,
+            grpc_status: self.grpc_status.get(),
             tried: self.attempts.list(),
             user: self.user(),
             provider: self.provider(),
