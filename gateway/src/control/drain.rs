@@ -6,6 +6,7 @@ use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::handshakes;
 use crate::{
     config::settings::DrainSettings,
     worker::{Command, Drained},
@@ -13,6 +14,9 @@ use crate::{
 
 /// Added to the drain's own timeout; after it, the loop gives up on a worker.
 pub(super) const SLACK: Duration = Duration::from_secs(5);
+
+/// A worker that does not refuse handshakes within this time is stuck, and the others stop without it.
+const REFUSAL: Duration = Duration::from_secs(1);
 
 /// A drain under way, and the channel for its result.
 pub(super) struct Drain {
@@ -53,21 +57,35 @@ async fn drain(
         }
         tokio::time::sleep(settings.notice).await;
     }
+    let refuse = |done| Command::RefuseHandshakes { kept: Arc::clone(&kept), done };
+    let ports: Vec<u16> = ask_all(&workers, REFUSAL, refuse).await.into_iter().flatten().flatten().collect();
+    if !ports.is_empty() {
+        handshakes::end(&ports.into()).await;
+    }
     let timeout = settings.timeout;
-    // One deadline for all workers, so that several stuck ones cost no more than one.
-    let deadline = tokio::time::Instant::now() + timeout + SLACK;
+    let drain = |done| Command::Drain { timeout, kept: Arc::clone(&kept), done };
+    let drained = ask_all(&workers, timeout + SLACK, drain).await;
+    drained.into_iter().map(|drained| drained.unwrap_or(Drained { cut: 1 }).cut).sum()
+}
+
+/// Sends a command to every worker, and gathers the answers; `None`: the worker gave none within `time`. There is one deadline for all
+/// of them, so that several stuck ones cost no more than one.
+async fn ask_all<T>(
+    workers: &[mpsc::Sender<Command>],
+    time: Duration,
+    command: impl Fn(oneshot::Sender<T>) -> Command,
+) -> Vec<Option<T>> {
+    let deadline = tokio::time::Instant::now() + time;
     let mut replies = Vec::new();
-    for worker in &workers {
+    for worker in workers {
         let (done, reply) = oneshot::channel();
-        let sending = worker.send(Command::Drain { timeout, kept: Arc::clone(&kept), done });
-        if let Ok(Ok(())) = tokio::time::timeout_at(deadline, sending).await {
-            replies.push(reply);
-        }
+        // The reply of a command that was not sent is an error at once.
+        let _ = tokio::time::timeout_at(deadline, worker.send(command(done))).await;
+        replies.push(reply);
     }
-    let mut cut = 0;
+    let mut answers = Vec::new();
     for reply in replies {
-        let drained = tokio::time::timeout_at(deadline, reply).await;
-        cut += drained.ok().and_then(Result::ok).unwrap_or(Drained { cut: 1 }).cut;
+        answers.push(tokio::time::timeout_at(deadline, reply).await.ok().and_then(Result::ok));
     }
-    cut
+    answers
 }

@@ -17,6 +17,7 @@ mod exposition;
 mod file_places;
 pub mod files;
 mod files_in_use;
+mod handshakes;
 mod health;
 pub mod kept;
 mod kept_file;

@@ -249,3 +249,18 @@ pub(super) fn start_control(
         })
         .map_err(failed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_socket_gets_a_worker_and_no_worker_is_left_out() {
+        for (workers, sockets, expected) in [(1, 3, &[3][..]), (2, 3, &[2, 1]), (3, 3, &[1, 1, 1])] {
+            let sockets = (0..sockets).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+            let mut listeners: Vec<_> = (0..workers).map(|_| Vec::new()).collect();
+            spread(&mut listeners, sockets, Scheme::Http);
+            assert_eq!(listeners.iter().map(Vec::len).collect::<Vec<_>>(), expected);
+        }
+    }
+}

@@ -32,6 +32,11 @@ pub enum Command {
     Ping(oneshot::Sender<()>),
     /// Let all connections know in the course of this time that they are closing, and go on serving.
     Retire(Duration),
+    /// Begin no new connection at sockets that no other process goes on with, and send their ports.
+    RefuseHandshakes {
+        kept: Arc<[SocketAddr]>,
+        done: oneshot::Sender<Vec<u16>>,
+    },
     /// Stop accepting, finish what is in flight, and answer when nothing is left or when `timeout` is over.
     Drain {
         timeout: Duration,

@@ -63,6 +63,11 @@ impl Accepting {
         self.queue.listener.local_addr()
     }
 
+    /// Whether it listens on one of these addresses.
+    pub(super) fn is_at(&self, addresses: &[SocketAddr]) -> bool {
+        self.address().is_ok_and(|address| addresses.contains(&address))
+    }
+
     pub(super) fn socket(&self) -> &impl AsFd {
         &self.queue.listener
     }

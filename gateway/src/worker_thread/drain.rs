@@ -10,22 +10,27 @@ use tokio::sync::oneshot;
 use super::{Accepting, listen::refuse_handshakes};
 use crate::worker::{Drained, WorkerState};
 
-/// Stops accepting without losing a connection. To a client, a connection that the kernel has completed is accepted. So
-/// no new handshake may begin, those that have begun get [`HANDSHAKES_END`], each accept loop runs until its queue is
-/// empty, and then the listeners close. What is in the queue of a socket at one of the addresses `kept` is another process's.
-pub(super) async fn stop_accepting(worker: &WorkerState, accepting: Vec<Accepting>, kept: &[SocketAddr]) {
+/// Lets no new handshake begin. Returns the ports at which those that have begun are to end. Sockets at the addresses `kept` are
+/// another process's, too.
+pub(super) fn refuse(worker: &WorkerState, accepting: &[Accepting], kept: &[SocketAddr]) -> Vec<u16> {
     worker.draining.set(true);
-    let is_kept = |one: &Accepting| one.address().is_ok_and(|address| kept.contains(&address));
-    let (passed_on, accepting): (Vec<_>, Vec<_>) = accepting.into_iter().partition(is_kept);
-    passed_on.into_iter().for_each(Accepting::end);
-    for one in &accepting {
+    let mut ports = Vec::new();
+    for one in accepting.iter().filter(|one| !one.is_at(kept)) {
         if let Err(error) = refuse_handshakes(one.socket()) {
             tracing::debug!(%error, "a connection that arrives at this moment may be reset");
         }
+        ports.extend(one.address().map(|address| address.port()));
     }
-    if !accepting.is_empty() {
-        tokio::time::sleep(HANDSHAKES_END).await;
-    }
+    ports
+}
+
+/// Stops accepting without losing a connection. To a client, a connection that the kernel has completed is accepted. So
+/// no new handshake begins any more ([`refuse`]), those that have begun have ended, each accept loop runs until its queue is
+/// empty, and then the listeners close. What is in the queue of a socket at one of the addresses `kept` is another process's.
+pub(super) async fn stop_accepting(worker: &WorkerState, accepting: Vec<Accepting>, kept: &[SocketAddr]) {
+    worker.draining.set(true);
+    let (passed_on, accepting): (Vec<_>, Vec<_>) = accepting.into_iter().partition(|one| one.is_at(kept));
+    passed_on.into_iter().for_each(Accepting::end);
     for _ in 0..ACCEPT_TURNS {
         let before = worker.metrics.connections.accepted.get();
         for _ in 0..YIELDS_PER_TURN {
@@ -130,8 +135,6 @@ impl WorkerState {
     }
 }
 
-/// Longer than a round trip around the world, so that a handshake that has begun can end.
-const HANDSHAKES_END: Duration = Duration::from_millis(300);
 /// While draining, idle HTTP/1.1 connections stay open this long. Their client may be sending at this moment, and gets
 /// its answer with `Connection: close` instead of a reset.
 const DRAIN_IDLE_GRACE: Duration = Duration::from_secs(1);

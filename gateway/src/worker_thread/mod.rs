@@ -12,7 +12,7 @@ use tokio::runtime::LocalOptions;
 
 use self::{
     accepting::Accepting,
-    drain::{Drain, Retirement, finish, stop_accepting},
+    drain::{Drain, Retirement, finish, refuse, stop_accepting},
 };
 use crate::{
     metrics::Rare,
@@ -76,8 +76,11 @@ async fn run(mut setup: WorkerSetup) {
                 }
                 Some(Command::Ping(reply)) => _ = reply.send(()),
                 Some(Command::Retire(time)) => retirement = Some(Retirement::begin(&worker, time)),
-                Some(Command::Drain { timeout, kept, done }) => {
+                Some(Command::RefuseHandshakes { kept, done }) => {
                     retirement = None;
+                    let _ = done.send(refuse(&worker, &accepting, &kept));
+                }
+                Some(Command::Drain { timeout, kept, done }) => {
                     stop_accepting(&worker, std::mem::take(&mut accepting), &kept).await;
                     drain = Some(Drain::begin(&worker, timeout, done));
                 }

@@ -37,10 +37,10 @@ fn config(workers: usize, more: &str, backend: SocketAddr) -> String {
 }
 
 /// Processes of one gateway, one after the other. The last one ends with the test.
-struct Line {
-    dir: TempDir,
+pub(crate) struct Line {
+    pub(crate) dir: TempDir,
     serving: Serving,
-    http: SocketAddr,
+    pub(crate) http: SocketAddr,
     pid: u32,
 }
 
@@ -52,6 +52,18 @@ impl Line {
     async fn start_as(text: &str, command: fn(&Path, &[&str]) -> tokio::process::Command) -> Self {
         let dir = tempfile::tempdir().unwrap();
         write_config(dir.path(), text);
+        Self::start_command(dir, command).await
+    }
+
+    /// With files that the configuration names.
+    pub(crate) async fn start_in(text: &str, prepare: impl FnOnce(&Path)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        prepare(dir.path());
+        write_config(dir.path(), text);
+        Self::start_command(dir, millgate).await
+    }
+
+    async fn start_command(dir: TempDir, command: fn(&Path, &[&str]) -> tokio::process::Command) -> Self {
         let command = command(dir.path(), &["run", "--state-dir", "state"]);
         let serving = Serving::start_command(command, "admin").await;
         let http = serving.value("http ").parse().unwrap();
@@ -65,12 +77,12 @@ impl Line {
     }
 
     /// The lines with these words.
-    fn said(&self, words: &str) -> Vec<String> {
+    pub(crate) fn said(&self, words: &str) -> Vec<String> {
         self.serving.lines_since().into_iter().filter(|line| line.contains(words)).collect()
     }
 
     /// Upgrades, and waits until the old process has ended.
-    async fn upgrade(&mut self) {
+    pub(crate) async fn upgrade(&mut self) {
         let (before, old) = (self.said("the new process serves").len(), self.pid);
         self.signal("-USR2");
         eventually("the new process serves", || async {
