@@ -1,6 +1,9 @@
 //! The service behind the proxies: it answers every request with the same JSON body, and keeps connections alive. A
 //! request's body is read to its end and dropped.
 //!
+//! It speaks HTTP/1.1, or HTTP/2 with prior knowledge, where calls of gRPC get one message and a status. As a service of WebSocket it
+//! answers each short frame with the same content.
+//!
 //! Several listeners represent several endpoints. Each thread serves its share of them. There is one thread for each
 //! core that the backend may use, which is one unless a scenario has several workers.
 
@@ -8,17 +11,20 @@ use std::{convert::Infallible, fmt::Write as _, io::Write, net::Ipv4Addr};
 
 use anyhow::anyhow;
 use bytes::Bytes;
-use clap::Args;
-use http_body_util::{BodyExt, Full};
+use clap::{Args, ValueEnum};
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::{
-    Request, Response,
+    HeaderMap, Request, Response, StatusCode,
     body::{Body, Incoming},
-    header,
-    server::conn::http1,
+    header::{self, HeaderName},
+    server::conn::{http1, http2},
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, task::LocalSet};
+
+use crate::websocket;
 
 #[derive(Debug, Args)]
 pub(crate) struct Backend {
@@ -29,6 +35,18 @@ pub(crate) struct Backend {
     bytes: usize,
     #[arg(long, default_value_t = 1)]
     threads: usize,
+    #[arg(long, value_enum, default_value_t = Speaks::Http1)]
+    speaks: Speaks,
+}
+
+/// What the service speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Speaks {
+    #[default]
+    Http1,
+    Http2,
+    Websocket,
 }
 
 impl Backend {
@@ -52,8 +70,8 @@ impl Backend {
         let threads: Vec<_> = shares
             .into_iter()
             .map(|share| {
-                let body = body.clone();
-                std::thread::spawn(move || serve(share, &body))
+                let (body, speaks) = (body.clone(), self.speaks);
+                std::thread::spawn(move || serve(share, speaks, &body))
             })
             .collect();
         for thread in threads {
@@ -63,13 +81,13 @@ impl Backend {
     }
 }
 
-fn serve(listeners: Vec<std::net::TcpListener>, body: &Bytes) -> anyhow::Result<()> {
+fn serve(listeners: Vec<std::net::TcpListener>, speaks: Speaks, body: &Bytes) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async move {
         let mut accepting = Vec::new();
         for listener in listeners {
             let listener = TcpListener::from_std(listener)?;
-            accepting.push(tokio::task::spawn_local(accept(listener, body.clone())));
+            accepting.push(tokio::task::spawn_local(accept(listener, speaks, body.clone())));
         }
         for listener in accepting {
             listener.await??;
@@ -78,27 +96,96 @@ fn serve(listeners: Vec<std::net::TcpListener>, body: &Bytes) -> anyhow::Result<
     })
 }
 
-async fn accept(listener: TcpListener, body: Bytes) -> std::io::Result<()> {
+async fn accept(listener: TcpListener, speaks: Speaks, body: Bytes) -> std::io::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let body = body.clone();
-        let service = service_fn(move |request| answer(request, body.clone()));
+        let (io, body) = (TokioIo::new(stream), body.clone());
         // A connection that a proxy cuts ends alone.
-        tokio::task::spawn_local(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        match speaks {
+            Speaks::Http1 => {
+                let service = service_fn(move |request| answer(request, body.clone()));
+                tokio::task::spawn_local(http1::Builder::new().serve_connection(io, service));
+            }
+            Speaks::Http2 => {
+                let service = service_fn(move |request| answer_http2(request, body.clone()));
+                tokio::task::spawn_local(http2::Builder::new(LocalExec).serve_connection(io, service));
+            }
+            Speaks::Websocket => {
+                let service = service_fn(move |request| switch(request, body.clone()));
+                let connection = http1::Builder::new().serve_connection(io, service);
+                tokio::task::spawn_local(connection.with_upgrades());
+            }
+        }
     }
 }
 
 async fn answer(request: Request<Incoming>, body: Bytes) -> Result<Response<Full<Bytes>>, Infallible> {
-    let mut upload = request.into_body();
-    while !upload.is_end_stream() {
-        // A body that breaks off breaks the connection, which hyper notices.
-        let Some(Ok(_)) = upload.frame().await else { break };
-    }
+    read_whole(request.into_body()).await;
     let mut response = Response::new(Full::new(body));
     let json = header::HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     Ok(response)
+}
+
+async fn read_whole(mut upload: Incoming) {
+    while !upload.is_end_stream() {
+        // A body that breaks off breaks the connection, which hyper notices.
+        let Some(Ok(_)) = upload.frame().await else { break };
+    }
+}
+
+/// A call of gRPC gets a message with the content, and its status in trailers.
+async fn answer_http2(
+    request: Request<Incoming>,
+    body: Bytes,
+) -> Result<Response<BoxBody<Bytes, Infallible>>, Infallible> {
+    let kind = request.headers().get(header::CONTENT_TYPE).cloned();
+    let Some(kind) = kind.filter(|kind| kind.as_bytes().starts_with(b"application/grpc")) else {
+        return Ok(answer(request, body).await?.map(BodyExt::boxed));
+    };
+    read_whole(request.into_body()).await;
+    let length = u32::try_from(body.len()).unwrap_or_default().to_be_bytes();
+    let message = Full::new(Bytes::from([&[0][..], &length, &body].concat()));
+    let trailers = HeaderMap::from_iter([(
+        HeaderName::from_static("grpc-status"),
+        header::HeaderValue::from_static("0"),
+    )]);
+    let mut response = Response::new(message.with_trailers(async { Some(Ok(trailers)) }).boxed());
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    Ok(response)
+}
+
+/// Switches to WebSocket where that is asked for.
+async fn switch(request: Request<Incoming>, body: Bytes) -> Result<Response<Full<Bytes>>, Infallible> {
+    let Some(key) = request.headers().get(header::SEC_WEBSOCKET_KEY).cloned() else {
+        return answer(request, body).await;
+    };
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let fields = response.headers_mut();
+    fields.insert(header::CONNECTION, header::HeaderValue::from_static("Upgrade"));
+    fields.insert(header::UPGRADE, header::HeaderValue::from_static("websocket"));
+    if let Ok(accept) = header::HeaderValue::try_from(websocket::accept(key.as_bytes())) {
+        fields.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    tokio::task::spawn_local(async move {
+        if let Ok(upgraded) = hyper::upgrade::on(request).await {
+            // The client leaves at the end of a turn.
+            let _ = websocket::echo(TokioIo::new(upgraded)).await;
+        }
+    });
+    Ok(response)
+}
+
+/// Runs hyper's tasks on the thread that asks for it.
+#[derive(Debug, Clone, Copy)]
+struct LocalExec;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExec {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
 }
 
 /// A JSON object of exactly `bytes` bytes, and at least the 13 of an empty one.

@@ -38,6 +38,10 @@ impl Target {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// The URI of a request over HTTP/2.
     pub(crate) fn uri(&self) -> String {
         format!("https://{}{}", self.address(), self.path)
@@ -136,6 +140,14 @@ impl Connection {
         self.answer().await
     }
 
+    /// Asks for another protocol, and returns the stream that speaks it.
+    pub(crate) async fn switched(mut self, handshake: &[u8]) -> anyhow::Result<Box<dyn Stream>> {
+        let answer = self.exchange(handshake).await?;
+        ensure!(answer.status == 101, "{} instead of another protocol", answer.status);
+        ensure!(self.buffer.is_empty(), "the service speaks first");
+        Ok(self.stream)
+    }
+
     async fn answer(&mut self) -> anyhow::Result<Answer> {
         let head = loop {
             if let Some(head) = Head::read(&self.buffer)? {
@@ -177,11 +189,11 @@ impl Head {
             let (name, value) = line.split_once(':')?;
             name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
         });
-        Ok(Some(Self {
-            status: status.context("no HTTP/1.1 answer")?,
-            bytes: end + 4,
-            content_length: length.context("an answer without Content-Length")?,
-        }))
+        let status = status.context("no HTTP/1.1 answer")?;
+        // Behind the head, another protocol begins.
+        let length = if status == 101 { Some(0) } else { length };
+        let content_length = length.context("an answer without Content-Length")?;
+        Ok(Some(Self { status, bytes: end + 4, content_length }))
     }
 }
 

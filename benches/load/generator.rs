@@ -116,6 +116,7 @@ pub(crate) enum Tool {
     Wrk(Wrk),
     H2load(H2load),
     Handshakes(Own),
+    Messages(Own),
 }
 
 impl Tool {
@@ -124,6 +125,7 @@ impl Tool {
             Self::Wrk(wrk) => wrk.run(port, duration),
             Self::H2load(h2load) => h2load.run(port, duration),
             Self::Handshakes(own) => own.run("handshakes", port, duration, &[]),
+            Self::Messages(own) => own.run("messages", port, duration, &[]),
         }?
         .checked()
     }

@@ -23,31 +23,50 @@ pub(crate) struct H2load {
     connections: usize,
     streams: usize,
     path: String,
+    /// The message of each call of gRPC, in a file. `None`: requests over TLS.
+    message: Option<PathBuf>,
     cores: String,
 }
 
 impl H2load {
-    pub(crate) fn prepare(program: &Path, scenario: &Scenario, dir: &Path, cores: &str) -> Self {
-        Self {
+    pub(crate) fn prepare(
+        program: &Path,
+        scenario: &Scenario,
+        dir: &Path,
+        cores: &str,
+    ) -> anyhow::Result<Self> {
+        let message = scenario.grpc.then(|| dir.join("message"));
+        if let Some(file) = &message {
+            fs::write(file, [&[0, 0, 0, 0, 16][..], b"a name of a user"].concat())?;
+        }
+        Ok(Self {
+            message,
             program: program.to_owned(),
             log: dir.join("h2load.log"),
             connections: scenario.connections,
             streams: scenario.streams,
             path: scenario.path.clone(),
             cores: cores.to_owned(),
-        }
+        })
     }
 
     pub(crate) fn run(&self, port: u16, duration: Duration) -> anyhow::Result<Load> {
         // h2load appends to its log.
         let _ = fs::remove_file(&self.log);
-        let output = pinned(&self.cores, &self.program)
+        let mut command = pinned(&self.cores, &self.program);
+        let mut scheme = "https";
+        if let Some(message) = &self.message {
+            scheme = "http";
+            command.arg(format!("--data={}", message.display()));
+            command.args(["-H", "content-type: application/grpc", "-H", "te: trailers"]);
+        }
+        let output = command
             .args(["--threads=1", "--npn-list=h2"])
             .arg(format!("--clients={}", self.connections))
             .arg(format!("--max-concurrent-streams={}", self.streams))
             .arg(format!("--duration={}", duration.as_secs()))
             .arg(format!("--log-file={}", self.log.display()))
-            .arg(format!("https://127.0.0.1:{port}{}", self.path))
+            .arg(format!("{scheme}://127.0.0.1:{port}{}", self.path))
             .output()?;
         let said = String::from_utf8_lossy(&output.stdout);
         ensure!(output.status.success(), "h2load failed: {said}{}", String::from_utf8_lossy(&output.stderr));

@@ -47,6 +47,7 @@ mod tokens;
 mod train;
 mod turns;
 mod verification;
+mod websocket;
 mod wrk;
 
 #[derive(Debug, Parser)]
@@ -131,6 +132,9 @@ enum Part {
     /// Closed loop: a connection with a full TLS handshake for each request
     #[command(hide = true)]
     Handshakes(handshakes::Handshakes),
+    /// Closed loop: messages of WebSocket
+    #[command(hide = true)]
+    Messages(websocket::Messages),
     /// Open loop: requests at a constant rate
     #[command(hide = true)]
     Paced(paced::Paced),
@@ -150,6 +154,7 @@ fn main() -> ExitCode {
         Some(Part::Backend(backend)) => backend.serve(),
         Some(Part::Relay(relay)) => relay.serve(),
         Some(Part::Handshakes(handshakes)) => handshakes.run(),
+        Some(Part::Messages(messages)) => messages.run(),
         Some(Part::Paced(paced)) => paced.run(),
         Some(Part::Hold(hold)) => hold.run(),
         Some(Part::Train(train)) => train.run(),

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::{proxy::Program, stage::MILLGATE};
+use crate::{backend::Speaks, proxy::Program, stage::MILLGATE};
 
 /// The scenario as written in its file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -24,6 +24,11 @@ pub(crate) struct Scenario {
     pub(crate) measures: Measures,
     #[serde(default)]
     pub(crate) generator: Generator,
+    #[serde(default)]
+    pub(crate) backend: Speaks,
+    /// Each request is a unary call of gRPC in cleartext. Only `h2load` makes them.
+    #[serde(default)]
+    pub(crate) grpc: bool,
     pub(crate) endpoints: usize,
     pub(crate) response_bytes: usize,
     pub(crate) connections: usize,
@@ -99,6 +104,8 @@ pub(crate) enum Generator {
     /// This program's own clients: TLS, a connection for each request, no resumption. wrk resumes where the server allows
     /// it.
     Handshakes,
+    /// This program's own clients: WebSocket, messages of 64 bytes that come back, one at a time on each connection.
+    Messages,
 }
 
 /// One proxy in this scenario.

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use clap::ValueEnum as _;
 
 use crate::{
     Options, certificate,
@@ -195,9 +196,10 @@ impl<'a> Stage<'a> {
             }
             Generator::H2load => {
                 let program = find("h2load", "nghttp2-client")?;
-                Tool::H2load(H2load::prepare(&program, scenario, &ready.dir, cores))
+                Tool::H2load(H2load::prepare(&program, scenario, &ready.dir, cores)?)
             }
             Generator::Handshakes => Tool::Handshakes(self.own(ready)),
+            Generator::Messages => Tool::Messages(self.own(ready)),
         })
     }
 
@@ -266,6 +268,7 @@ fn backend(scenario: &Scenario, cores: &Cores) -> anyhow::Result<(Running, Vec<u
         .args(["backend", "--endpoints", &scenario.endpoints.to_string()])
         .args(["--bytes", &scenario.response_bytes.to_string()])
         .args(["--threads", &scenario.workers().to_string()])
+        .args(["--speaks", scenario.backend.to_possible_value().context("no value")?.get_name()])
         .stdout(Stdio::piped())
         .spawn()?;
     let output = child.stdout.take().context("the backend has no output")?;
