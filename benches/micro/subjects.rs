@@ -62,7 +62,7 @@ fn router(routes: usize) -> Subject {
     Box::new(move || {
         turn = (turn + 1) % paths.len();
         let path = black_box(&paths[turn]);
-        black_box(snapshot.table.router.lookup("api.example", path, &Method::GET, &headers));
+        black_box(snapshot.table.router.lookup("http", "api.example", path, &Method::GET, &headers));
     })
 }
 

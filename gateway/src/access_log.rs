@@ -199,6 +199,8 @@ fn json_line(out: &mut Vec<u8>, x: &LogEntry<'_>, (second, millisecond): (&str, 
     out.extend_from_slice(br#","proto":"#);
     string(out, protocol(x.version));
     out.extend_from_slice(if x.is_tls { br#","tls":true"# } else { br#","tls":false"# });
+    out.extend_from_slice(br#","listener":"#);
+    string(out, x.listener);
     number(out, br#","status":"#, x.status.into());
     number(out, br#","bytes_in":"#, x.bytes_in);
     number(out, br#","bytes_out":"#, x.bytes_out);

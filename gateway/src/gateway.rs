@@ -25,7 +25,7 @@ use self::{
         AdminDoor, DataPlane, OpenAddress, admin_views, bind, start_control, start_log, start_workers,
     },
 };
-pub use self::{pulse::Pulse, successor::ReadySuccessor};
+pub use self::{pulse::Pulse, starting::Listening, successor::ReadySuccessor};
 use crate::{
     access_log::LogSink,
     admission::Scheme,
@@ -40,6 +40,7 @@ use crate::{
         origin::{First, Origin},
         status::Status,
     },
+    listen::Listener,
     snapshot::Publisher,
     syntax::diagnostics::Report,
     worker::Command,
@@ -86,8 +87,7 @@ pub struct Gateway {
     events: mpsc::Sender<Event>,
     status: Arc<Status>,
     publisher: Arc<Publisher>,
-    http: Vec<SocketAddr>,
-    https: Option<SocketAddr>,
+    clients: Vec<Listening>,
     admin: Option<SocketAddr>,
     config: ConfigSource,
     warnings: Report,
@@ -103,7 +103,7 @@ pub struct Gateway {
 
 /// Sockets from which nothing is accepted yet.
 struct Closed {
-    listeners: Vec<Vec<(TcpListener, Scheme)>>,
+    listeners: Vec<Vec<(TcpListener, Listener)>>,
     admin: oneshot::Sender<()>,
 }
 
@@ -160,7 +160,8 @@ impl Gateway {
         let data = DataPlane { publisher, log: log.as_ref(), hints, files: &files_open };
         let workers = start_workers(settings.workers, &data, &mut threads)?;
         let config = origin.source().clone();
-        let served = admin_views(&shared, (&workers, &budget, files_open), config.to_string())?;
+        let served =
+            admin_views(&shared, &bound.clients, (&workers, &budget, files_open), config.to_string())?;
         let (admin, AdminDoor { listener, opens, ends, socket }) = AdminDoor::of(bound.admin);
         let commands = workers.clone();
         let controller = Controller {
@@ -191,8 +192,7 @@ impl Gateway {
             events,
             status,
             publisher,
-            http: bound.http,
-            https: bound.https,
+            clients: bound.clients,
             admin,
             config,
             warnings,
@@ -215,19 +215,23 @@ impl Gateway {
         let _ = admin.send(());
     }
 
+    /// All addresses for clients: the cleartext ones in the order of the file, then those for TLS.
+    pub fn listeners(&self) -> &[Listening] {
+        &self.clients
+    }
+
     /// The first cleartext address, with the port that was bound.
     pub fn http_addr(&self) -> Option<SocketAddr> {
-        self.http.first().copied()
+        self.first(Scheme::Http)
     }
 
-    /// All cleartext addresses, with the ports that were bound.
-    pub fn http_addrs(&self) -> &[SocketAddr] {
-        &self.http
-    }
-
-    /// The address of the TLS listener, with the port that was bound.
+    /// The first address for TLS, with the port that was bound.
     pub fn https_addr(&self) -> Option<SocketAddr> {
-        self.https
+        self.first(Scheme::Https)
+    }
+
+    fn first(&self, scheme: Scheme) -> Option<SocketAddr> {
+        self.clients.iter().find(|listening| listening.scheme == scheme).map(|listening| listening.address)
     }
 
     /// The address of the admin listener, with the port that was bound.

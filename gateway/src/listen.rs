@@ -1,19 +1,19 @@
 //! The settings of `listen`: addresses, and how large and how slow the messages of clients may be. Plain data for every room
 //! that serves a connection.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use crate::syntax::diagnostics::Span;
+use crate::{admission::Scheme, syntax::diagnostics::Span};
 
 /// The section `listen` of a configuration, with defaults filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenSettings {
     /// Cleartext listeners. They serve HTTP/1.1, and HTTP/2 with prior knowledge.
-    pub http: Vec<SocketAddr>,
-    /// The port of `https` to which the cleartext listeners redirect every client. `None`: they serve requests themselves.
-    pub https_redirect: Option<u16>,
-    /// The TLS listener. `None`: there is none.
-    pub https: Option<HttpsSettings>,
+    pub http: Vec<HttpSettings>,
+    /// Names of cleartext listeners that redirect every client to `https`, with the port there. The others serve requests.
+    pub redirects: Vec<(Arc<str>, u16)>,
+    /// TLS listeners.
+    pub https: Vec<HttpsSettings>,
     /// The admin listener. `None`: `off`.
     pub admin: Option<SocketAddr>,
     /// The names under which the admin listener answers, in addition to its address.
@@ -40,6 +40,30 @@ pub struct ListenSettings {
     pub http2: Http2Settings,
 }
 
+impl ListenSettings {
+    /// The port of `https` to which this listener redirects every client. `None`: it serves requests itself.
+    pub fn redirect_of(&self, listener: &str) -> Option<u16> {
+        // Compared only in a configuration that redirects at all.
+        self.redirects.iter().find(|(name, _)| **name == *listener).map(|(_, port)| *port)
+    }
+}
+
+/// A listener as its connections know it. It stays as it is until the process ends.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// The name in routes, logs and metrics.
+    pub name: Arc<str>,
+    pub scheme: Scheme,
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl Listener {
+    /// A cleartext listener with the default name, for tests and benches.
+    pub(crate) fn cleartext() -> std::rc::Rc<Self> {
+        std::rc::Rc::new(Self { name: "http".into(), scheme: Scheme::Http })
+    }
+}
+
 /// Limits of what an HTTP/2 client may send without advancing a request. `None`: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Http2Settings {
@@ -49,9 +73,17 @@ pub struct Http2Settings {
     pub resets: Option<u32>,
 }
 
-/// The TLS listener of a configuration.
+/// One address of a cleartext listener. Addresses of one listener have one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpSettings {
+    pub name: Arc<str>,
+    pub bind: SocketAddr,
+}
+
+/// A TLS listener of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpsSettings {
+    pub name: Arc<str>,
     pub bind: SocketAddr,
     pub cert_file: PathBuf,
     pub key_file: PathBuf,

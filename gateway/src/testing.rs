@@ -148,13 +148,14 @@ pub(crate) fn worker_with<F: Future<Output = ()> + 'static>(
 /// A connection of a client at 127.0.0.1, for tests of code that needs one.
 #[cfg(test)]
 pub(crate) fn connection_of(worker: &Rc<WorkerState>) -> Rc<crate::request::ConnectionContext> {
-    let scheme = crate::admission::Scheme::Http;
     Rc::new(crate::request::ConnectionContext {
         peer: ([127, 0, 0, 1], 40_000).into(),
         peer_text: http::HeaderValue::from_static("127.0.0.1"),
-        scheme,
         authority: std::cell::RefCell::default(),
-        state: Rc::new(crate::downstream::ConnectionState::new(scheme, &worker.clock)),
+        state: Rc::new(crate::downstream::ConnectionState::new(
+            crate::listen::Listener::cleartext(),
+            &worker.clock,
+        )),
         held: Rc::default(),
         tunnel: std::cell::RefCell::default(),
         worker: Rc::clone(worker),

@@ -21,6 +21,7 @@ pub struct LogEntry<'a> {
     pub path: &'a str,
     pub version: Version,
     pub is_tls: bool,
+    pub listener: &'a str,
     pub status: u16,
     pub bytes_in: u64,
     pub bytes_out: u64,

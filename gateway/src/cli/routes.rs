@@ -9,10 +9,11 @@ use crate::{auth::jwt, clock, compile, policy::rate_limit::KeyBudget, snapshot::
 
 /// The help text about JSON. Scripts rely on it: fields may be added, but none changes or goes away.
 const JSON: &str = "\
-The first route that matches a request takes it. `*` in METHODS or HOST is any.
+The first route that matches a request takes it. `*` in METHODS, LISTENER or HOST is any.
 
 JSON, one object on one line: {routes: [...]}, in match order, each with
   name, path, host, service   as in the configuration; host `*` is any
+  listeners                   only where the route names them: listeners whose requests it takes
   subset, split               parts of the service, only where the route names them; split: [{subset, share}]
   methods                     empty: any
   auth, require, rate_limits  what a request must pass; empty: nothing
@@ -71,13 +72,25 @@ impl Routes {
 
 /// The table as text, with columns as wide as their widest cell.
 fn text(views: &[&RouteView]) -> String {
-    let head = ["METHODS", "HOST", "PATH", "SERVICE", "AUTH", "REQUIRE", "RATE LIMIT", "TIMEOUT", "RETRIES"];
+    let head = [
+        "METHODS",
+        "LISTENER",
+        "HOST",
+        "PATH",
+        "SERVICE",
+        "AUTH",
+        "REQUIRE",
+        "RATE LIMIT",
+        "TIMEOUT",
+        "RETRIES",
+    ];
     let mut rows = vec![head.map(str::to_owned)];
     rows.extend(views.iter().map(|view| {
         let list =
             |items: &[String], none: &str| if items.is_empty() { none.to_owned() } else { items.join(", ") };
         [
             if view.methods.is_empty() { "*".to_owned() } else { view.methods.join("|") },
+            if view.listeners.is_empty() { "*".to_owned() } else { view.listeners.join(",") },
             view.host.clone(),
             view.path.clone(),
             service(view),
@@ -136,6 +149,7 @@ mod tests {
             name: "a".into(),
             methods: vec!["GET".into(), "POST".into()],
             host: "*".into(),
+            listeners: vec![],
             path: "/products/**".into(),
             service: "products".into(),
             policies: Shown::default(),

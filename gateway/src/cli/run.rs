@@ -12,10 +12,13 @@ use super::{
     consul_client::{VERIFIED_ANYWAY, is_verification_refused},
     diagnostics, fail, line, logging, say, say_report, service_manager, variable,
 };
-use crate::gateway::{
-    Gateway, RunOptions, StartError,
-    handover::{HandoverError, Predecessor, SYNCED_MAX},
-    inherited::Inherited,
+use crate::{
+    admission::Scheme,
+    gateway::{
+        Gateway, Listening, RunOptions, StartError,
+        handover::{HandoverError, Predecessor, SYNCED_MAX},
+        inherited::Inherited,
+    },
 };
 
 /// The start-up lines wait this long for the registry, so that they have the number of instances.
@@ -237,11 +240,11 @@ fn announce(gateway: &Gateway) {
 
 fn announce_as_text(gateway: &Gateway, routes: usize, services: &[(String, usize)]) {
     say(format_args!("config    {}", gateway.config()));
-    for address in gateway.http_addrs() {
-        say(format_args!("http      http://{address}"));
-    }
-    if let Some(address) = gateway.https_addr() {
-        say(format_args!("https     https://{address}"));
+    for listening in gateway.listeners() {
+        let (scheme, url) = (listening.scheme.as_str(), listening.url());
+        // A name that only repeats the scheme says nothing.
+        let name = if *listening.name == *scheme { String::new() } else { format!("  {}", listening.name) };
+        say(format_args!("{scheme:<9} {url}{name}"));
     }
     say(format_args!("routes    {routes}"));
     let services: Vec<String> = services.iter().map(|(name, count)| with_instances(name, *count)).collect();
@@ -254,14 +257,17 @@ fn announce_as_text(gateway: &Gateway, routes: usize, services: &[(String, usize
 
 /// The start-up lines as one event; `services` has the number of instances of each.
 fn announce_as_event(gateway: &Gateway, routes: usize, services: Vec<(String, usize)>) {
-    let http: Vec<String> = gateway.http_addrs().iter().map(|address| format!("http://{address}")).collect();
+    let urls =
+        |scheme| gateway.listeners().iter().filter(move |one| one.scheme == scheme).map(Listening::url);
+    let listeners = gateway.listeners().iter().map(|one| json!({ "name": *one.name, "url": one.url() }));
     let services: serde_json::Map<String, Value> =
         services.into_iter().map(|(name, count)| (name, count.into())).collect();
     let fields = json!({
         "message": "serving",
         "config": gateway.config().to_string(),
-        "http": http,
-        "https": gateway.https_addr().map(|address| format!("https://{address}")),
+        "http": urls(Scheme::Http).collect::<Vec<_>>(),
+        "https": urls(Scheme::Https).next(),
+        "listeners": listeners.collect::<Vec<_>>(),
         "routes": routes,
         "services": services,
         "admin": gateway.admin_addr().map(|address| format!("http://{address}")),

@@ -17,7 +17,7 @@ pub fn file_budget(limit: usize, settings: &Settings) -> Budget {
     let needs = Needs {
         files_max: settings.files_max,
         workers: settings.workers,
-        listeners: settings.listen.http.len() + usize::from(settings.listen.https.is_some()),
+        listeners: settings.listen.http.len() + settings.listen.https.len(),
         watches,
         providers: settings.auth.len(),
         names: names(settings),

@@ -13,7 +13,7 @@ use crate::{
         provider::{HeldKeys, Provider},
         settings::ProviderSettings,
     },
-    config::settings::{RouteSettings, Settings},
+    config::settings::{HttpsSettings, RouteSettings, Settings},
     message::GuardedNames,
     policy::{
         self,
@@ -145,6 +145,7 @@ fn view(settings: &Settings, route: &RouteSettings, policies: Shown, service: &s
             HostPattern::Exact(host) => host.clone(),
             HostPattern::Suffix(suffix) => format!("*{suffix}"),
         }),
+        listeners: route.listeners.clone(),
         path: hidden.path.shown(&route.path),
         service: Arc::from(service),
         subset: route.service.filter(|_| route.split.is_empty()).and_then(subset),
@@ -156,14 +157,21 @@ fn view(settings: &Settings, route: &RouteSettings, policies: Shown, service: &s
     }
 }
 
-/// Reads certificate and key of the TLS listener.
+/// Reads certificates and keys of the TLS listeners.
 ///
 /// # Errors
 /// A file is missing or is not PEM, or the key does not fit the certificate.
-pub fn tls(settings: &Settings) -> Result<Option<ServerTls>, Diagnostic> {
-    let Some(https) = &settings.listen.https else { return Ok(None) };
+pub fn tls(settings: &Settings) -> Result<Vec<(Arc<str>, ServerTls)>, Diagnostic> {
+    let of_listeners = settings.listen.https.iter();
+    of_listeners.map(|https| Ok((Arc::clone(&https.name), tls_of(https)?))).collect()
+}
+
+/// Reads the certificate and the key of one TLS listener.
+///
+/// # Errors
+/// As [`tls`].
+pub fn tls_of(https: &HttpsSettings) -> Result<ServerTls, Diagnostic> {
     server_tls(&https.cert_file, &https.key_file)
-        .map(Some)
         .map_err(|error| Diagnostic::error(code::CERTIFICATE, https.span, error.to_string()))
 }
 
@@ -182,7 +190,7 @@ pub fn snapshot(
         clusters: clusters::compile(settings, world, previous.map_or(&[][..], |old| &old.clusters)),
         keys: settings.auth.iter().map(|auth| held_keys(auth, world)).collect(),
         auth_generation: world.keys_generation(),
-        tls: world.tls.as_ref().map(|tls| Arc::clone(&tls.config)),
+        tls: world.tls.iter().map(|(name, tls)| (Arc::clone(name), Arc::clone(&tls.config))).collect(),
         table,
     }
 }

@@ -123,7 +123,9 @@ mod tests {
     use crate::{
         auth::provider::Provider,
         clock, compile,
-        config::settings::{ConsulSource, EndpointSource, Http2Settings, ListenSettings, RouteSettings},
+        config::settings::{
+            ConsulSource, EndpointSource, Http2Settings, HttpSettings, ListenSettings, RouteSettings,
+        },
         policy::{
             auth,
             balance::Balance,
@@ -194,7 +196,8 @@ mod tests {
     #[test]
     fn the_plain_case_is_two_lines_and_everything_else_has_a_default() {
         let settings = check("version: 1\nroutes:\n  - path: /users/**\n    service: users\n");
-        assert_eq!(settings.listen.http, ["0.0.0.0:8080".parse().unwrap()]);
+        let http = HttpSettings { name: "http".into(), bind: "0.0.0.0:8080".parse().unwrap() };
+        assert_eq!(settings.listen.http, [http]);
         assert_eq!(settings.listen.admin, Some("127.0.0.1:9900".parse().unwrap()));
         assert_eq!(settings.consul.unwrap().address, "http://127.0.0.1:8500");
         let route = &settings.routes[0];
@@ -497,8 +500,33 @@ mod tests {
         let loaded =
             parse("routes.yaml", text, dir.path(), &no_env).unwrap_or_else(|report| panic!("{report}"));
         assert_eq!(loaded.settings.listen.http, []);
-        assert_eq!(loaded.settings.listen.https.unwrap().key_file, dir.path().join("key.pem"));
+        assert_eq!(loaded.settings.listen.https[0].key_file, dir.path().join("key.pem"));
         assert_eq!(loaded.secrets_and_files.len(), 2);
+    }
+
+    #[test]
+    fn listeners_have_the_names_of_the_file_or_those_of_their_protocol() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["cert.pem", "key.pem"] {
+            std::fs::write(dir.path().join(name), "x").unwrap();
+        }
+        let tls = "cert_file: cert.pem, key_file: key.pem";
+        let text = format!(
+            "version: 1\nlisten:\n  http:\n    - 127.0.0.1:1\n    - {{bind: [\"127.0.0.1:2\", \"[::1]:2\"], name: internal}}\n    \
+             - {{bind: 127.0.0.1:3, redirect: \"https:443\"}}\n  https:\n    - {{bind: 127.0.0.1:4, name: http-2, {tls}}}\n    \
+             - {{bind: 127.0.0.1:5, {tls}}}\n    - {{bind: 127.0.0.1:6, {tls}}}\n\
+             routes:\n  - {{path: /a, service: a, listener: [internal, http, internal]}}\n  - {{path: /a, service: a}}\n"
+        );
+        let settings =
+            parse("routes.yaml", &text, dir.path(), &no_env).unwrap_or_else(|e| panic!("{e}")).settings;
+        let listen = &settings.listen;
+        let http: Vec<_> = listen.http.iter().map(|http| (&*http.name, http.bind.port())).collect();
+        assert_eq!(http, [("http", 1), ("internal", 2), ("internal", 2), ("http-3", 3)]);
+        let https: Vec<_> = listen.https.iter().map(|https| (&*https.name, https.bind.port())).collect();
+        assert_eq!(https, [("http-2", 4), ("https", 5), ("https-2", 6)]);
+        assert_eq!((listen.redirect_of("http-3"), listen.redirect_of("http")), (Some(443), None));
+        assert_eq!(*settings.routes[0].listeners, ["http".into(), "internal".into()]);
+        assert_eq!((&*settings.routes[0].name, &*settings.routes[1].name), ("/a on http,internal", "/a"));
     }
 
     #[test]
@@ -698,7 +726,7 @@ mod tests {
             let loaded = parse("routes.yaml", &text, dir.path(), &no_env);
             loaded
                 .map(|loaded| loaded.settings.listen)
-                .map(|listen| (listen.http[0].port(), listen.https_redirect))
+                .map(|listen| (listen.http[0].bind.port(), listen.redirect_of("http")))
         };
         let https = ", https: {bind: \"127.0.0.1:8443\", cert_file: cert.pem, key_file: key.pem}";
         assert_eq!(port("{bind: \"127.0.0.1:80\", redirect: https}", https).unwrap(), (80, Some(8443)));

@@ -10,6 +10,7 @@ pub(crate) mod http2;
 pub(crate) mod instances;
 pub(crate) mod limits;
 pub(crate) mod listen;
+pub(crate) mod listeners;
 pub(crate) mod route;
 pub(crate) mod service;
 
@@ -287,7 +288,7 @@ pub(crate) fn maps() -> Vec<&'static Known> {
         &limits::LIMITS,
         &listen::LISTEN,
         &listen::LISTEN_HEADERS,
-        &listen::HTTP,
+        &listeners::HTTP,
         &listen::HTTPS,
         &http2::HTTP2,
         &consul::CONSUL,

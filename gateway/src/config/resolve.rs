@@ -8,13 +8,14 @@
 pub(super) mod defaults;
 pub(super) mod files;
 mod listen;
+mod listeners;
 mod no_effect;
 mod route;
 mod service;
 
 use std::collections::HashSet;
 
-use self::{defaults::Defaults, files::Files, route::Routes, service::Services};
+use self::{defaults::Defaults, files::Files, listeners::Listeners, route::Routes, service::Services};
 use super::{
     raw::{
         AccessLog, File, Named,
@@ -46,7 +47,8 @@ pub(super) fn resolve(
     let auth: Vec<_> = auth.collect();
     let tls = service::resolve_tls(&file.services, files, sink);
     let mut services = Services::new(&file.services, &tls, &defaults);
-    let mut routes = Routes::new(file);
+    let listeners = Listeners::resolve(&file.listen, &defaults, sink);
+    let mut routes = Routes::new(file, &listeners);
     for route in &file.routes {
         routes.add(route, &mut services, sink);
     }
@@ -69,7 +71,7 @@ pub(super) fn resolve(
         warn_all_unused(file, &routes, &services, sink);
         no_effect::report_strips(file, sink);
         if file.limits.per_client.is_none() {
-            listen::advise_client_share(&file.listen, sink);
+            listeners::advise_client_share(&file.listen, sink);
         }
     }
     let routes = routes.settings;
@@ -79,7 +81,7 @@ pub(super) fn resolve(
     if env.connection().is_some() {
         listen::refuse_connection(&file.consul, sink);
     }
-    let listen = listen::resolve(&file.listen, &defaults, files, sink);
+    let listen = listen::resolve(&file.listen, listeners, &defaults, files, sink);
     no_effect::report_removed_sources(&file.auth, &auth, &listen, sink);
     Settings {
         workers: file.workers.unwrap_or(defaults.workers),

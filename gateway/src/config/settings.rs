@@ -17,7 +17,7 @@ pub use self::{
 };
 pub use crate::{
     access_log::{AccessLogFormat, AccessLogSettings},
-    listen::{Http2Settings, HttpsSettings, ListenSettings},
+    listen::{Http2Settings, HttpSettings, HttpsSettings, ListenSettings},
     upstream::settings::{
         ConsulSource, EndpointSource, HealthPolicy, SHARE_UNITS, Selector, ServiceSettings, SubsetSettings,
         TagRule,

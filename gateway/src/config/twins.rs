@@ -21,6 +21,7 @@ mod tests;
 use std::{
     collections::{BTreeSet, HashMap},
     rc::Rc,
+    sync::Arc,
 };
 
 use http::{HeaderMap, Method};
@@ -105,6 +106,7 @@ impl Twins {
 /// A request that may have a twin.
 #[derive(Debug, Clone)]
 struct Request {
+    listener: Arc<str>,
     host: String,
     path: String,
     headers: HeaderMap,
@@ -169,18 +171,25 @@ impl<'a> Search<'a> {
         }
         let route = self.route(closed);
         let mut twins = Twins { closed, found: Vec::new() };
-        let own = Request {
-            host: sample::host(&route.host),
-            path: Sample::deep(&route.path).path(),
-            headers: with_conditions(HeaderMap::new(), &route.headers),
-        };
-        self.other_spellings(&own, &mut twins);
-        self.other_methods(&own, &neighbours, &mut twins);
-        self.other_hosts(&own, &neighbours, &mut twins);
-        self.other_headers(&own, &neighbours, &mut twins);
-        self.rewritten(&own, &neighbours, &mut twins);
-        self.rewritten_into(&own, &neighbours, &mut twins);
-        self.other_hosts_of_one_name(&own, &neighbours, &mut twins);
+        // A route for a listener is meant for its clients only, so it is no twin of a route for any listener: for that one, the
+        // request comes through a listener that no route names.
+        let unnamed = [Arc::from("")];
+        let listeners = if route.listeners.is_empty() { &unnamed[..] } else { &route.listeners[..] };
+        for listener in listeners {
+            let own = Request {
+                listener: Arc::clone(listener),
+                host: sample::host(&route.host),
+                path: Sample::deep(&route.path).path(),
+                headers: with_conditions(HeaderMap::new(), &route.headers),
+            };
+            self.other_spellings(&own, &mut twins);
+            self.other_methods(&own, &neighbours, &mut twins);
+            self.other_hosts(&own, &neighbours, &mut twins);
+            self.other_headers(&own, &neighbours, &mut twins);
+            self.rewritten(&own, &neighbours, &mut twins);
+            self.rewritten_into(&own, &neighbours, &mut twins);
+            self.other_hosts_of_one_name(&own, &neighbours, &mut twins);
+        }
         (!twins.found.is_empty()).then_some(twins)
     }
 
@@ -245,7 +254,7 @@ impl<'a> Search<'a> {
     }
 
     fn taker(&self, request: &Request, method: &Method) -> Option<usize> {
-        match self.router.lookup(&request.host, &request.path, method, &request.headers) {
+        match self.router.lookup(&request.listener, &request.host, &request.path, method, &request.headers) {
             Match::Route(route) => Some(route),
             Match::MethodNotAllowed(_) | Match::NotFound => None,
         }

@@ -91,7 +91,7 @@ async fn drop_all(mut read: impl AsyncFnMut() -> usize, dropped: &Cell<usize>) -
 }
 
 fn count(context: &ConnectionContext) {
-    context.worker.metrics.count(Rare::ConnectionError, context.scheme.as_str(), "lingered");
+    context.worker.metrics.count(Rare::ConnectionError, &context.listener().name, "lingered");
 }
 
 /// The lingering streams of one connection.

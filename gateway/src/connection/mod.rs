@@ -45,15 +45,21 @@ use crate::{
     admission::{self, Scheme},
     downstream::{ConnectionState, Phase},
     file_account::Place,
-    listen::ListenSettings,
+    listen::{ListenSettings, Listener},
     request::ConnectionContext,
     worker::WorkerState,
 };
 
 /// Serves an accepted socket in a task of this worker. The connection keeps its place in the account of files until it is
 /// closed.
-pub fn spawn(stream: TcpStream, peer: SocketAddr, scheme: Scheme, place: Place, worker: Rc<WorkerState>) {
-    spawn_with(peer, scheme, Some(place), worker, async move |context| serve(stream, &context).await);
+pub fn spawn(
+    stream: TcpStream,
+    peer: SocketAddr,
+    listener: Rc<Listener>,
+    place: Place,
+    worker: Rc<WorkerState>,
+) {
+    spawn_with(peer, listener, Some(place), worker, async move |context| serve(stream, &context).await);
 }
 
 /// Serves HTTP in cleartext in a task of this worker, on any stream that can be read and written.
@@ -62,20 +68,25 @@ pub(crate) fn spawn_cleartext<I>(io: I, peer: SocketAddr, worker: Rc<WorkerState
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    spawn_with(peer, Scheme::Http, None, worker, async move |context| {
+    spawn_with(peer, Listener::cleartext(), None, worker, async move |context| {
         serve_cleartext(transport(io, &context), &context).await
     });
 }
 
-fn spawn_with<S>(peer: SocketAddr, scheme: Scheme, place: Option<Place>, worker: Rc<WorkerState>, serve: S)
-where
+fn spawn_with<S>(
+    peer: SocketAddr,
+    listener: Rc<Listener>,
+    place: Option<Place>,
+    worker: Rc<WorkerState>,
+    serve: S,
+) where
     S: AsyncFnOnce(Rc<ConnectionContext>) -> Result<(), Failure> + 'static,
 {
     let connections = &worker.metrics.connections;
     for counter in [&connections.accepted, &connections.open] {
         counter.set(counter.get() + 1);
     }
-    let state = Rc::new(ConnectionState::new(scheme, &worker.clock));
+    let state = Rc::new(ConnectionState::new(listener, &worker.clock));
     let key = worker.connections.open.borrow_mut().insert(Rc::clone(&state));
     let entry = Entry { worker: Rc::clone(&worker), key, _place: place };
     // Boxed, because tokio moves a task's future several times.
@@ -85,7 +96,6 @@ where
         let context = Rc::new(ConnectionContext {
             peer,
             peer_text: address_text(peer.ip().to_canonical()),
-            scheme,
             authority: RefCell::new(authority),
             worker,
             state,
@@ -136,7 +146,7 @@ impl Drop for Entry {
 }
 
 async fn serve(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result<(), Failure> {
-    match context.scheme {
+    match context.listener().scheme {
         Scheme::Http => serve_cleartext(transport(stream, context), context).await,
         // Boxed, because otherwise a connection in cleartext would also have room for the state of a handshake.
         Scheme::Https => Box::pin(serve_tls(stream, context)).await,
@@ -169,7 +179,7 @@ where
 }
 
 async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result<(), Failure> {
-    let config = context.worker.snapshot().shared.tls.clone().ok_or("no_certificate")?;
+    let config = context.worker.snapshot().shared.tls_of(&context.listener().name).ok_or("no_certificate")?;
     // Boxed, so that the room for it is given back after the handshake.
     let handshake = Box::pin(TlsAcceptor::from(config).accept(stream));
     let Some(stream) = until_killed(&context.state, handshake).await else { return Ok(()) };

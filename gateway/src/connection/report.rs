@@ -26,7 +26,7 @@ impl From<Ended> for Failure {
 /// Reports a connection that has ended with an error.
 pub(super) fn ended(context: &ConnectionContext, failure: &Failure) {
     let Failure { reason, detail } = failure;
-    let listener = context.scheme.as_str();
+    let listener = &context.listener().name;
     context.worker.metrics.count(Rare::ConnectionError, listener, reason);
     if !LISTED.contains(reason) {
         return;
@@ -36,7 +36,7 @@ pub(super) fn ended(context: &ConnectionContext, failure: &Failure) {
         return;
     }
     if let Some(left_out) = may_log(context) {
-        tracing::warn!(peer = %context.peer, listener, reason, left_out, "a client's connection was refused and closed");
+        tracing::warn!(peer = %context.peer, %listener, reason, left_out, "a client's connection was refused and closed");
     }
 }
 
@@ -53,14 +53,14 @@ pub(super) fn refused_by_h2(context: &ConnectionContext, scope: &'static str, co
     context.worker.metrics.count(Rare::Http2Refusal, scope, code);
     list(context, "http2", &format!("{scope}: {code}"));
     if let Some(left_out) = may_log(context) {
-        let listener = context.scheme.as_str();
-        tracing::warn!(peer = %context.peer, listener, scope, code, left_out, "a client's HTTP/2 frames were refused");
+        let listener = &context.listener().name;
+        tracing::warn!(peer = %context.peer, %listener, scope, code, left_out, "a client's HTTP/2 frames were refused");
     }
 }
 
 fn list(context: &ConnectionContext, reason: Ended, detail: &str) {
     let clock = &context.worker.clock;
-    let client = (context.peer.ip().to_canonical(), context.scheme.as_str());
+    let client = (context.peer.ip().to_canonical(), &context.listener().name);
     context.worker.connections.refusals.add(clock.unix(clock.now()), client, (reason, detail));
 }
 

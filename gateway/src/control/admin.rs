@@ -37,6 +37,8 @@ pub struct Admin {
     pub exporter: Exporter,
     /// The source of the configuration.
     pub config: String,
+    /// The addresses for clients, as JSON.
+    pub listeners: Value,
 }
 
 /// Serves until the control runtime ends. After `until`, another process accepts the connections.
@@ -183,7 +185,9 @@ async fn routes(State(admin): State<Arc<Admin>>) -> Json<Value> {
 
 /// `/api/v1/config`: the configuration in use, the part of it that waits for a restart, and why the last one was refused.
 async fn config(State(admin): State<Arc<Admin>>) -> Json<Value> {
-    Json(admin.status.config().json(&admin.config))
+    let mut shown = admin.status.config().json(&admin.config);
+    shown["listeners"] = admin.listeners.clone();
+    Json(shown)
 }
 
 /// `/api/v1/refusals`: clients that were refused before they had sent a request for the access log, oldest first.
@@ -195,7 +199,7 @@ async fn refusals(State(admin): State<Arc<Admin>>) -> Json<Value> {
             "first": time(refusal.first),
             "times": refusal.times,
             "client": refusal.client.to_string(),
-            "listener": refusal.listener,
+            "listener": *refusal.listener,
             "reason": refusal.reason,
             "detail": refusal.detail,
         })

@@ -26,7 +26,7 @@ const CONSUL: &str = "discovery.consul";
 pub struct Certificates(Mutex<Vec<Certificate>>);
 
 struct Certificate {
-    /// Where the gateway presents it: `https`, `services.NAME` or `discovery.consul`.
+    /// Where the gateway presents it: the name of a listener, `services.NAME` or `discovery.consul`.
     listener: String,
     file: PathBuf,
     validity: Validity,
@@ -133,7 +133,9 @@ fn files(settings: &Settings) -> Vec<(String, PathBuf)> {
     let mut add = |listener: String, file: Option<&Path>| {
         files.extend(file.map(|file| (listener, file.to_owned())));
     };
-    add("https".to_owned(), settings.listen.https.as_ref().map(|https| &*https.cert_file));
+    for https in &settings.listen.https {
+        add(https.name.to_string(), Some(&https.cert_file));
+    }
     let of_declared = settings.auto_routes.iter().flat_map(|auto| &auto.services);
     for service in settings.services.iter().chain(of_declared) {
         let tls = service.tls.as_ref();

@@ -101,9 +101,9 @@ impl Controller {
     ) -> Result<Vec<&'static str>, Report> {
         let mut loaded = self.origin.load()?;
         let waiting = needs_restart(&self.started, &loaded.settings);
-        if waiting.contains(&HTTPS) {
-            // Redirects lead to the listener that is open now.
-            loaded.settings.listen.https_redirect = self.settings.listen.https_redirect;
+        if waiting.contains(&HTTP) || waiting.contains(&HTTPS) {
+            // Redirects are those of the listeners that are open now, and lead to them.
+            loaded.settings.listen.redirects.clone_from(&self.settings.listen.redirects);
         }
         let loaded = loaded;
         let refuse = |diagnostics| loaded.refuse(diagnostics);
@@ -132,10 +132,8 @@ impl Controller {
             self.world.learn_keys(provider, keys);
         }
         self.world.tls_clients = tls_clients;
-        if tls.is_some() {
-            // Without `listen.https` the certificate stays: its sockets are open until the process ends.
-            self.world.tls = tls;
-        }
+        // The certificate of a listener that is gone from the file stays: its sockets are open until the process ends.
+        self.world.tls.extend(tls);
         self.budget.set_max(self.settings.rate_keys_max);
         self.status.set_drain(&self.settings.drain);
         self.status.certificates.read(&self.settings);
@@ -214,15 +212,18 @@ impl Controller {
     }
 }
 
+const HTTP: &str = "listen.http";
 const HTTPS: &str = "listen.https";
 
 /// The keys of `routes.yaml` whose values differ from those at the start and take effect at the next one.
 fn needs_restart(started: &Settings, new: &Settings) -> Vec<&'static str> {
-    let bind = |settings: &Settings| settings.listen.https.as_ref().map(|https| https.bind);
+    let tls = |settings: &Settings| -> Vec<_> {
+        settings.listen.https.iter().map(|https| (Arc::clone(&https.name), https.bind)).collect()
+    };
     let log_begins = |settings: &Settings| settings.access_log.format != AccessLogFormat::Off;
     let keys = [
-        ("listen.http", started.listen.http != new.listen.http),
-        (HTTPS, bind(started) != bind(new)),
+        (HTTP, started.listen.http != new.listen.http),
+        (HTTPS, tls(started) != tls(new)),
         ("listen.admin", started.listen.admin != new.listen.admin),
         ("listen.max_connections", started.listen.max_connections != new.listen.max_connections),
         ("limits.files", started.files_max != new.files_max),

@@ -4,7 +4,7 @@
 //! so that one client that returns all the time does not displace the others. `/api/v1/refusals` collects them from the workers. The
 //! counters of the metrics have all.
 
-use std::{borrow::Cow, cell::RefCell, collections::VecDeque, net::IpAddr, time::Duration};
+use std::{borrow::Cow, cell::RefCell, collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
 
 use super::Ended;
 use crate::printable::printable;
@@ -20,8 +20,8 @@ pub struct Refusal {
     pub times: u64,
     /// Address of the client.
     pub client: IpAddr,
-    /// `http` or `https`.
-    pub listener: &'static str,
+    /// The listener's name.
+    pub listener: Arc<str>,
     /// The reason, as in `millgate_connection_errors_total`; `http2` if the HTTP/2 library refused a stream or a connection.
     pub reason: &'static str,
     /// The words of the library, or the error code; may be empty.
@@ -30,8 +30,8 @@ pub struct Refusal {
 
 impl Refusal {
     fn is_same(&self, other: &Self) -> bool {
-        let key = |one: &Self| (one.client, one.listener, one.reason);
-        key(self) == key(other) && self.detail == other.detail
+        let key = |one: &Self| (one.client, one.reason);
+        key(self) == key(other) && self.listener == other.listener && self.detail == other.detail
     }
 
     /// Adds another worker's record of the same client and reason.
@@ -51,11 +51,12 @@ impl Refusals {
     pub(crate) fn add(
         &self,
         at: Duration,
-        (client, listener): (IpAddr, &'static str),
+        (client, listener): (IpAddr, &Arc<str>),
         (reason, detail): (Ended, &str),
     ) {
         let detail = shown(detail);
-        let mut new = Refusal { first: at, last: at, times: 1, client, listener, reason, detail };
+        let mut new =
+            Refusal { first: at, last: at, times: 1, client, listener: Arc::clone(listener), reason, detail };
         let mut rows = self.0.borrow_mut();
         if let Some(known) = rows.iter().position(|known| known.is_same(&new)) {
             if let Some(known) = rows.remove(known) {
@@ -114,8 +115,9 @@ mod tests {
     #[test]
     fn a_client_that_is_refused_again_is_one_row_and_the_oldest_row_goes_first() {
         let refusals = Refusals::default();
+        let http = Arc::from("http");
         let add = |second, client: IpAddr, reason, detail: &str| {
-            refusals.add(Duration::from_secs(second), (client, "http"), (reason, detail));
+            refusals.add(Duration::from_secs(second), (client, &http), (reason, detail));
         };
         add(1, client(1), "bad_request", "version");
         for second in 2..1000 {
@@ -148,11 +150,13 @@ mod tests {
     #[test]
     fn what_several_workers_saw_of_one_client_is_one_row() {
         let [one, two] = [Refusals::default(), Refusals::default()];
-        one.add(Duration::from_secs(1), (client(1), "http"), ("bad_request", ""));
-        two.add(Duration::from_secs(3), (client(1), "http"), ("bad_request", ""));
-        two.add(Duration::from_secs(2), (client(1), "https"), ("bad_request", ""));
+        let (http, internal) = (Arc::from("http"), Arc::from("internal"));
+        one.add(Duration::from_secs(1), (client(1), &http), ("bad_request", ""));
+        two.add(Duration::from_secs(3), (client(1), &http), ("bad_request", ""));
+        two.add(Duration::from_secs(2), (client(1), &internal), ("bad_request", ""));
         let merged = merge([one.copy(), two.copy()]);
-        let shown: Vec<_> = merged.iter().map(|row| (row.listener, row.times, row.first.as_secs())).collect();
-        assert_eq!(shown, [("https", 1, 2), ("http", 2, 1)]);
+        let shown: Vec<_> =
+            merged.iter().map(|row| (&*row.listener, row.times, row.first.as_secs())).collect();
+        assert_eq!(shown, [("internal", 1, 2), ("http", 2, 1)]);
     }
 }

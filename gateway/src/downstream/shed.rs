@@ -65,13 +65,14 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::{admission::Scheme, clock::Clock, downstream::Phase};
+    use crate::{admission::Scheme, clock::Clock, downstream::Phase, listen::Listener};
 
     #[test]
     fn heads_that_do_not_end_go_after_a_second_where_nothing_has_been_quiet_for_longer() {
         let (table, clock) = (ConnectionTable::default(), Rc::new(Clock::new()));
         let open = |scheme, phase, requests| {
-            let state = Rc::new(ConnectionState::new(scheme, &clock));
+            let listener = Rc::new(Listener { scheme, ..(*Listener::cleartext()).clone() });
+            let state = Rc::new(ConnectionState::new(listener, &clock));
             for _ in 0..requests {
                 state.request_began();
                 state.request_ended(false);

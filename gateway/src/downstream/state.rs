@@ -14,7 +14,7 @@ use super::{Ended, HEADER_TIMEOUT, SHED, budget::FrameBudget, frames::FrameHead,
 use crate::{
     admission::Scheme,
     clock::Clock,
-    listen::{Http2Settings, ListenSettings},
+    listen::{Http2Settings, ListenSettings, Listener},
 };
 
 /// The phase in which a connection is.
@@ -75,13 +75,14 @@ pub struct ConnectionState {
     /// The reason for which the client's frames are past their budget.
     flood: Cell<Option<Ended>>,
     pub(crate) waker: RefCell<Option<Waker>>,
-    pub(super) scheme: Scheme,
+    /// The listener through which the client came.
+    pub(crate) listener: Rc<Listener>,
     worker_clock: Rc<Clock>,
 }
 
 impl ConnectionState {
     /// The state of a connection that has just been accepted.
-    pub(crate) fn new(scheme: Scheme, clock: &Rc<Clock>) -> Self {
+    pub(crate) fn new(listener: Rc<Listener>, clock: &Rc<Clock>) -> Self {
         Self {
             phase: Cell::new(Phase::Opening),
             since: Cell::new(clock.now()),
@@ -107,7 +108,7 @@ impl ConnectionState {
             frames: FrameBudget::new(),
             flood: Cell::new(None),
             waker: RefCell::new(None),
-            scheme,
+            listener,
             worker_clock: Rc::clone(clock),
         }
     }
@@ -324,7 +325,7 @@ impl ConnectionState {
     /// closes already.
     pub(crate) fn quiet_since(&self) -> Option<(Instant, Quiet)> {
         let quiet = match self.phase.get() {
-            Phase::Opening if self.scheme == Scheme::Https => Quiet::Handshake,
+            Phase::Opening if self.listener.scheme == Scheme::Https => Quiet::Handshake,
             Phase::Opening | Phase::Head => Quiet::Head,
             Phase::Idle if self.begun.get() == 0 => Quiet::Head,
             Phase::Idle => Quiet::Idle,

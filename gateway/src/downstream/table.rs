@@ -47,7 +47,7 @@ impl ConnectionTable {
                 Verdict::Kill(reason) => {
                     if !state.kill.replace(true) {
                         state.killed_for.set(Some(reason));
-                        metrics.count(Rare::ConnectionError, state.scheme.as_str(), reason);
+                        metrics.count(Rare::ConnectionError, &state.listener.name, reason);
                     }
                 }
             }

@@ -92,7 +92,7 @@ pub(crate) fn first_snapshot(
     let tls = compile::tls(&settings).map_err(|diagnostic| refuse(vec![diagnostic]))?;
     let tls_clients = TlsClients::default().prepare(&loaded.settings).map_err(refuse)?;
     let mut world = World::default();
-    world.tls = tls;
+    world.tls = tls.into_iter().collect();
     world.tls_clients = tls_clients;
     world.tls_clients.complete(&settings);
     world.open_desks(&settings, &HashMap::new());

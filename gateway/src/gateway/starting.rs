@@ -7,6 +7,7 @@ use std::{
     thread::JoinHandle,
 };
 
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{StartError, inherited::Inherited};
@@ -22,6 +23,7 @@ use crate::{
         status::Status,
     },
     file_account::FileAccount,
+    listen::Listener,
     policy::rate_limit::KeyBudget,
     snapshot::Publisher,
     worker::{COMMANDS_MAX, Command, Hints, WorkerSetup},
@@ -31,13 +33,34 @@ use crate::{
     },
 };
 
-/// The sockets of a gateway by protocol, bound or inherited before any thread is started.
+/// One address on which a gateway accepts clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listening {
+    /// The name of the listener. Several addresses may have the same one.
+    pub name: Arc<str>,
+    pub scheme: Scheme,
+    /// With the port that was bound.
+    pub address: SocketAddr,
+}
+
+impl Listening {
+    /// What the admin listener shows of it.
+    pub(super) fn json(&self) -> Value {
+        json!({ "name": *self.name, "url": self.url() })
+    }
+
+    /// The URL of the address.
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme.as_str(), self.address)
+    }
+}
+
+/// The sockets of a gateway, bound or inherited before any thread is started.
 pub(super) struct Bound {
-    pub(super) http: Vec<SocketAddr>,
-    pub(super) https: Option<SocketAddr>,
+    pub(super) clients: Vec<Listening>,
     pub(super) admin: Option<(SocketAddr, TcpListener)>,
     /// Listening sockets by worker.
-    pub(super) listeners: Vec<Vec<(TcpListener, Scheme)>>,
+    pub(super) listeners: Vec<Vec<(TcpListener, Listener)>>,
     pub(super) addresses: Vec<OpenAddress>,
 }
 
@@ -54,23 +77,20 @@ pub(super) struct OpenAddress {
 pub(super) fn bind(settings: &Settings, mut inherited: Inherited) -> Result<Bound, StartError> {
     let workers = settings.workers;
     let mut bound = Bound {
-        http: Vec::new(),
-        https: None,
+        clients: Vec::new(),
         admin: None,
         listeners: (0..workers).map(|_| Vec::new()).collect(),
         addresses: Vec::new(),
     };
-    for address in &settings.listen.http {
-        let (place, sockets) = open(*address, "listen.http", workers, &mut inherited)?;
-        bound.http.push(place.bound);
+    let listen = &settings.listen;
+    let http = listen.http.iter().map(|http| (http.bind, "listen.http", &http.name, Scheme::Http));
+    let https = listen.https.iter().map(|https| (https.bind, "listen.https", &https.name, Scheme::Https));
+    for (address, key, name, scheme) in http.chain(https) {
+        let (place, sockets) = open(address, key, workers, &mut inherited)?;
+        let listener = Listener { name: Arc::clone(name), scheme };
+        bound.clients.push(Listening { name: Arc::clone(name), scheme, address: place.bound });
         bound.addresses.push(place);
-        spread(&mut bound.listeners, sockets, Scheme::Http);
-    }
-    if let Some(https) = &settings.listen.https {
-        let (place, sockets) = open(https.bind, "listen.https", workers, &mut inherited)?;
-        bound.https = Some(place.bound);
-        bound.addresses.push(place);
-        spread(&mut bound.listeners, sockets, Scheme::Https);
+        spread(&mut bound.listeners, sockets, &listener);
     }
     if let Some(address) = settings.listen.admin {
         let (place, listener) = open_single(address, "listen.admin", &mut inherited)?;
@@ -117,11 +137,11 @@ fn open_single(
 }
 
 /// Every socket gets a worker, and every worker at least one socket.
-fn spread(workers: &mut [Vec<(TcpListener, Scheme)>], sockets: Vec<TcpListener>, scheme: Scheme) {
+fn spread(workers: &mut [Vec<(TcpListener, Listener)>], sockets: Vec<TcpListener>, listener: &Listener) {
     let number = workers.len().max(1);
     for (at, socket) in sockets.into_iter().enumerate() {
         if let Some(worker) = workers.get_mut(at % number) {
-            worker.push((socket, scheme));
+            worker.push((socket, listener.clone()));
         }
     }
 }
@@ -174,6 +194,7 @@ pub(super) fn start_workers(
 /// What the admin listener shows.
 pub(super) fn admin_views(
     (publisher, status): &(Arc<Publisher>, Arc<Status>),
+    clients: &[Listening],
     (workers, budget, files): (&[mpsc::Sender<Command>], &Arc<KeyBudget>, Arc<FileAccount>),
     config: String,
 ) -> Result<Admin, StartError> {
@@ -186,7 +207,8 @@ pub(super) fn admin_views(
         files,
         admin: Arc::default(),
     })?;
-    Ok(Admin { publisher, status, exporter, config })
+    let listeners = clients.iter().map(Listening::json).collect();
+    Ok(Admin { publisher, status, exporter, config, listeners })
 }
 
 /// The admin listener, the ways to begin and to end its accepting, and its socket for a successor.
@@ -259,7 +281,7 @@ mod tests {
         for (workers, sockets, expected) in [(1, 3, &[3][..]), (2, 3, &[2, 1]), (3, 3, &[1, 1, 1])] {
             let sockets = (0..sockets).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
             let mut listeners: Vec<_> = (0..workers).map(|_| Vec::new()).collect();
-            spread(&mut listeners, sockets, Scheme::Http);
+            spread(&mut listeners, sockets, &Listener::cleartext());
             assert_eq!(listeners.iter().map(Vec::len).collect::<Vec<_>>(), expected);
         }
     }

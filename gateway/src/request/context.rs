@@ -6,11 +6,8 @@ use http::HeaderValue;
 
 use super::tunnel::Tunnel;
 use crate::{
-    admission::{Arrival, Scheme},
-    downstream::ConnectionState,
-    message::Authority,
-    policy::concurrency::Held,
-    worker::WorkerState,
+    admission::Arrival, downstream::ConnectionState, listen::Listener, message::Authority,
+    policy::concurrency::Held, worker::WorkerState,
 };
 
 /// A client's connection, with what all of its requests share.
@@ -21,8 +18,6 @@ pub struct ConnectionContext {
     pub peer: SocketAddr,
     /// The peer's address as a header value, made once.
     pub peer_text: HeaderValue,
-    /// Scheme by which the client reached the gateway.
-    pub scheme: Scheme,
     /// Authority of the last request, of any connection of the worker at first. The next request nearly always has the same one, which is
     /// then not parsed again.
     pub authority: RefCell<Option<Rc<Authority>>>,
@@ -36,9 +31,14 @@ pub struct ConnectionContext {
 }
 
 impl ConnectionContext {
+    /// The listener through which the client came.
+    pub(crate) fn listener(&self) -> &Listener {
+        &self.state.listener
+    }
+
     /// How a request of this connection arrived, for admission.
     pub(crate) fn arrival(&self, peer_is_trusted: bool) -> Arrival {
-        Arrival { scheme: self.scheme, peer_is_trusted }
+        Arrival { scheme: self.listener().scheme, peer_is_trusted }
     }
 
     /// Whether the connection closes when its requests in flight have ended.

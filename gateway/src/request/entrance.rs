@@ -16,6 +16,7 @@ use super::{
 use crate::{
     admission::{self, Admission, Admitted, Oddities, Scheme},
     headers,
+    listen::Listener,
     message::names,
     policy::{cors, redirect},
     router::Match,
@@ -48,7 +49,7 @@ pub(super) fn admit(
                 last.clone_into(&mut connection.worker.last_authority.borrow_mut());
             }
             exchange.admitted(&admitted);
-            match snapshot.shared.table.listen.https_redirect {
+            match snapshot.shared.table.listen.redirect_of(&connection.listener().name) {
                 Some(port) if !came_over_tls(&admitted, &parts.headers, is_trusted) => {
                     let location = redirect::to_https(admitted.host(), port, admitted.target());
                     let location = location.ok_or(Error::Internal)?;
@@ -81,15 +82,15 @@ fn came_over_tls(admitted: &Admitted, headers: &HeaderMap, peer_is_trusted: bool
 pub(super) fn find_route_or_preflight<'a>(
     snapshot: &'a LocalSnapshot,
     parts: &Parts,
-    admitted: &Admitted,
+    (listener, admitted): (&Listener, &Admitted),
 ) -> Result<(&'a Rc<LocalRoute>, Option<Method>), Error> {
     if let Some(announced) = cors::announced(&parts.method, &parts.headers)
-        && let Ok(route) = find_route(snapshot, parts, &announced, admitted)
+        && let Ok(route) = find_route(snapshot, parts, &announced, (listener, admitted))
         && route.shared().policies.cors.is_some()
     {
         return Ok((route, Some(announced)));
     }
-    Ok((find_route(snapshot, parts, &parts.method, admitted)?, None))
+    Ok((find_route(snapshot, parts, &parts.method, (listener, admitted))?, None))
 }
 
 /// The response to a preflight request. It comes before authentication, since a browser sends no credential with a
@@ -106,10 +107,11 @@ fn find_route<'a>(
     snapshot: &'a LocalSnapshot,
     parts: &Parts,
     method: &Method,
-    admitted: &Admitted,
+    (listener, admitted): (&Listener, &Admitted),
 ) -> Result<&'a Rc<LocalRoute>, Error> {
     let router = &snapshot.shared.table.router;
-    let found = match router.lookup(admitted.host(), admitted.path(), method, &parts.headers) {
+    let found = match router.lookup(&listener.name, admitted.host(), admitted.path(), method, &parts.headers)
+    {
         Match::Route(index) => snapshot.routes.get(index).ok_or(Error::RouteNotFound),
         Match::MethodNotAllowed(allow) => Err(Error::MethodNotAllowed { allow }),
         Match::NotFound => Err(Error::RouteNotFound),
@@ -119,6 +121,6 @@ fn find_route<'a>(
         .ok()
         .filter(|route| route.shared().policies.allow_in_path.with(Oddities::ALWAYS).contains(odd.found));
     let route = route.ok_or(Error::Refused(odd.refusal))?;
-    readings::check(snapshot, route.shared(), (method, &parts.headers), (admitted, odd))?;
+    readings::check(snapshot, route.shared(), (listener, method, &parts.headers), (admitted, odd))?;
     Ok(route)
 }

@@ -427,7 +427,7 @@ impl Exchange {
 
     /// Whether the client's connection uses TLS.
     pub fn is_tls(&self) -> bool {
-        self.connection.scheme == Scheme::Https
+        self.connection.listener().scheme == Scheme::Https
     }
 
     /// The reason why an exchange ended early. The client is named only if nothing else caused the end.

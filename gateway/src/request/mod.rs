@@ -206,7 +206,7 @@ async fn forward(
     }
 
     // 5. Route.
-    let (route, preflight) = find_route_or_preflight(snapshot, parts, &admitted)?;
+    let (route, preflight) = find_route_or_preflight(snapshot, parts, (connection.listener(), &admitted))?;
     let framing = admitted.framing().resolve(body.is_end_stream());
     exchange.routed(route);
     let policies = &route.shared().policies;

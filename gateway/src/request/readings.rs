@@ -11,6 +11,7 @@ use http::{HeaderMap, Method};
 use super::{error::Error, head::upstream_target};
 use crate::{
     admission::{self, Admitted, Odd, Refusal},
+    listen::Listener,
     policy::rewrite::{Rewrite, without_added},
     router::Match,
     snapshot::{LocalSnapshot, Route},
@@ -23,7 +24,7 @@ use crate::{
 pub(super) fn check(
     snapshot: &LocalSnapshot,
     route: &Route,
-    (method, headers): (&Method, &HeaderMap),
+    (listener, method, headers): (&Listener, &Method, &HeaderMap),
     (admitted, odd): (&Admitted, Odd),
 ) -> Result<(), Error> {
     // Nothing reaches a service; the next request of the client is checked by itself.
@@ -31,8 +32,15 @@ pub(super) fn check(
         return Ok(());
     }
     let (sent, prefix) = upstream_target(route, admitted.target())?;
-    let plain =
-        Plain { snapshot, route, method, headers, host: admitted.host(), prefix: prefix.unwrap_or_default() };
+    let plain = Plain {
+        snapshot,
+        route,
+        listener: &listener.name,
+        method,
+        headers,
+        host: admitted.host(),
+        prefix: prefix.unwrap_or_default(),
+    };
     let readings = admission::lenient_readings(sent.path(), odd.found).map_err(Error::Refused)?;
     if readings.iter().all(|reading| plain.gives(reading)) {
         Ok(())
@@ -45,6 +53,8 @@ pub(super) fn check(
 struct Plain<'a> {
     snapshot: &'a LocalSnapshot,
     route: &'a Route,
+    /// The plain paths come through the same listener.
+    listener: &'a str,
     method: &'a Method,
     headers: &'a HeaderMap,
     host: &'a str,
@@ -115,7 +125,7 @@ impl Plain<'_> {
 
     fn lookup(&self, path: &str) -> Taken<'_> {
         let router = &self.snapshot.shared.table.router;
-        match router.lookup(self.host, path, self.method, self.headers) {
+        match router.lookup(self.listener, self.host, path, self.method, self.headers) {
             Match::Route(index) => match self.snapshot.routes.get(index) {
                 Some(found) if std::ptr::eq(found.shared(), self.route) => Taken::Here,
                 Some(found) => Taken::By(found.shared()),
@@ -124,7 +134,8 @@ impl Plain<'_> {
             Match::MethodNotAllowed(allow) => {
                 let methods = allow.to_str().unwrap_or_default().split(',').map(str::trim);
                 let methods = methods.filter_map(|method| Method::from_bytes(method.as_bytes()).ok());
-                let found = methods.map(|method| router.lookup(self.host, path, &method, self.headers));
+                let found = methods
+                    .map(|method| router.lookup(self.listener, self.host, path, &method, self.headers));
                 let found = found.filter_map(|found| match found {
                     Match::Route(index) => self.snapshot.routes.get(index),
                     Match::MethodNotAllowed(_) | Match::NotFound => None,

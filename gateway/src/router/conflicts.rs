@@ -22,7 +22,7 @@ pub struct RouteConflict {
 /// The kind of a conflict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConflictKind {
-    /// Both have the same host, path shape, conditions and priority, and a method in common.
+    /// Both have the same host, path shape, conditions and priority, and a method and a listener in common.
     Duplicate,
     /// Some requests match both, and neither is more specific.
     Ambiguous,
@@ -66,11 +66,14 @@ fn ties(router: &Router, matches: &[RouteMatch], precedences: &[Precedence]) -> 
 fn tie(router: &Router, matches: &[RouteMatch], route: usize, other: usize) -> Option<RouteConflict> {
     let (a, b) = (&router.routes[route], &router.routes[other]);
     let methods_meet = a.methods.is_empty() || a.methods.iter().any(|method| b.methods.contains(method));
-    if !methods_meet || exclude_each_other(&a.headers, &b.headers) {
+    // A request comes through one listener, and each of the two routes takes any of its own.
+    let listeners_meet =
+        a.listeners.is_empty() || a.listeners.iter().any(|listener| b.takes_listener(Some(listener)));
+    if !methods_meet || !listeners_meet || exclude_each_other(&a.headers, &b.headers) {
         return None;
     }
     let name = &matches[other].name;
-    let (kind, message) = if implies(&a.headers, &b.headers) {
+    let (kind, message) = if implies(&a.headers, &b.headers) && a.listeners == b.listeners {
         (ConflictKind::Duplicate, format!("it matches the same requests as route `{name}`"))
     } else {
         let message = format!(
@@ -94,17 +97,30 @@ fn covered_by(
         [] => vec![None],
         methods => methods.iter().map(Some).collect(),
     };
+    let listeners: Vec<Option<&str>> = match &*router.routes[route].listeners {
+        [] => vec![None],
+        listeners => listeners.iter().map(|listener| Some(&**listener)).collect(),
+    };
     let cover = Cover { router, precedences, written, route };
     // One more than the deepest pattern, for the slash at the end that a route may take as well.
     let depth_max = precedences.iter().map(|precedence| precedence.path.len()).max().unwrap_or(0) + 1;
     let mut first = None;
     for path in forms(&written[route], &matches[route]) {
-        for method in &methods {
-            let taker = cover.taker(&path, *method, depth_max)?;
-            first = first.or(Some(taker));
+        for &method in &methods {
+            for &listener in &listeners {
+                let taker = cover.taker(&path, Part { method, listener }, depth_max)?;
+                first = first.or(Some(taker));
+            }
         }
     }
     first
+}
+
+/// The part of a route's requests with one method, through one listener. `None`: with every method, through every listener.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    method: Option<&'a Method>,
+    listener: Option<&'a str>,
 }
 
 struct Cover<'a> {
@@ -115,8 +131,8 @@ struct Cover<'a> {
 }
 
 impl Cover<'_> {
-    /// The route that takes all requests of `route` with these paths and this method (`None`: every method).
-    fn taker(&self, path: &[Segment], method: Option<&Method>, depth_max: usize) -> Option<usize> {
+    /// The route that takes all requests of this part of `route` with these paths.
+    fn taker(&self, path: &[Segment], part: Part<'_>, depth_max: usize) -> Option<usize> {
         let own = &self.precedences[self.route];
         let headers = &self.router.routes[self.route].headers;
         let mut taker = None;
@@ -131,36 +147,32 @@ impl Cover<'_> {
                             self.precedences[other] < *own
                                 && in_every_case(&self.written[other], path)
                                 && implies(headers, &conditions.headers)
-                                && takes_method(conditions, method)
+                                && conditions.takes_listener(part.listener)
+                                && takes_method(conditions, part.method)
                         })
                     });
                     ControlFlow::Continue(())
                 })
             });
         }
-        taker.or_else(|| self.takers_of_subtree(path, method, depth_max))
+        taker.or_else(|| self.takers_of_subtree(path, part, depth_max))
     }
 
     /// As `taker`, for a path that is a subtree: its root, the root with a slash at its end, and the subtrees of all
     /// segments below. Different routes may take these.
-    fn takers_of_subtree(
-        &self,
-        path: &[Segment],
-        method: Option<&Method>,
-        depth_max: usize,
-    ) -> Option<usize> {
+    fn takers_of_subtree(&self, path: &[Segment], part: Part<'_>, depth_max: usize) -> Option<usize> {
         let (Segment::Subtree, prefix) = path.split_last()? else { return None };
         if prefix.len() > depth_max {
             return None;
         }
         let with_slash = [prefix, &[Segment::Literal("".into())]].concat();
-        let first = self.taker(&with_slash, method, depth_max)?;
+        let first = self.taker(&with_slash, part, depth_max)?;
         // Every path has its first slash.
         if !prefix.is_empty() {
-            self.taker(prefix, method, depth_max)?;
+            self.taker(prefix, part, depth_max)?;
         }
         let below = [prefix, &[Segment::Named, Segment::Subtree]].concat();
-        self.taker(&below, method, depth_max)?;
+        self.taker(&below, part, depth_max)?;
         Some(first)
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Among the routes that match a request, the most specific one wins. The order is fixed, and the order in the file cannot
 //! change it: higher `priority`; then host (exact, then the longest `*.` suffix, then any); then the path segment by segment
-//! (literal, `{name}`, `*`, `**`); then a path whose letter case matters; then more header conditions, and of equally many
-//! those with more values; then a method condition. This order is the derived `Ord` of [`Precedence`].
+//! (literal, `{name}`, `*`, `**`); then a path whose letter case matters; then a condition on the listener, and of these the one
+//! with fewer listeners; then more header conditions, and of equally many those with more values; then a method condition. This
+//! order is the derived `Ord` of [`Precedence`].
 //!
 //! A route that does not match in some respect is passed over for the next one: a more specific host without a fitting path
 //! falls back to a less specific host, and a path whose methods do not fit falls back to a less specific path. The answer is
@@ -71,6 +72,8 @@ struct Conditions {
     /// Empty: any method. Interned, because a lookup reads it for every route that it visits.
     methods: Arc<[Method]>,
     headers: Box<[HeaderCondition]>,
+    /// Empty: any listener. The names are compared, since ids would have to be the same in each snapshot of a process.
+    listeners: Box<[Arc<str>]>,
     /// The pattern of a route whose case matters, where the trees are in lower case.
     written: Option<Box<[Segment]>>,
     takes_any_case: bool,
@@ -118,6 +121,7 @@ impl Router {
             Conditions {
                 methods: method_lists.share(Arc::from(&*route.methods)),
                 headers: Box::from(&*route.headers),
+                listeners: Box::from(&*route.listeners),
                 written: (is_in_lower_case && !takes_any_case).then(|| Box::from(&**written)),
                 takes_any_case,
             }
@@ -128,13 +132,20 @@ impl Router {
         if conflicts.is_empty() { Ok(compiled) } else { Err(conflicts) }
     }
 
-    /// Finds the route for a request. `host` is in lower case and without port, and `path` is canonical, as
-    /// [`crate::admission::Admitted`] has both.
-    pub fn lookup(&self, host: &str, path: &str, method: &Method, headers: &HeaderMap) -> Match {
+    /// Finds the route for a request that came through `listener`. `host` is in lower case and without port, and `path` is
+    /// canonical, as [`crate::admission::Admitted`] has both.
+    pub fn lookup(
+        &self,
+        listener: &str,
+        host: &str,
+        path: &str,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Match {
         let path = &*reading::compared(path);
         let mut method_refused = false;
         let found = self.visit_matching(host, path, &mut |routes| {
-            let fits = routes.iter().filter(|&&route| self.routes[route].hold(path, headers));
+            let fits = routes.iter().filter(|&&route| self.routes[route].hold(listener, path, headers));
             let mut implicit = None;
             for &route in fits {
                 match self.routes[route].method_fit(method) {
@@ -148,7 +159,7 @@ impl Router {
         match found {
             ControlFlow::Break(route) => Match::Route(route),
             ControlFlow::Continue(()) if method_refused => {
-                Match::MethodNotAllowed(self.allow(host, path, headers))
+                Match::MethodNotAllowed(self.allow(listener, host, path, headers))
             }
             ControlFlow::Continue(()) => Match::NotFound,
         }
@@ -163,8 +174,8 @@ impl Router {
     /// that has HEAD among its methods, or any method. The later one wins only if both are equal in all other conditions.
     fn prefer(&self, implicit: Option<usize>, explicit: usize) -> ControlFlow<usize> {
         let rank = |route: usize| {
-            let Conditions { headers, methods, takes_any_case, .. } = &self.routes[route];
-            (*takes_any_case, precedence::condition_rank(headers, methods))
+            let Conditions { listeners, headers, methods, takes_any_case, .. } = &self.routes[route];
+            (*takes_any_case, precedence::condition_rank(listeners, headers, methods))
         };
         match implicit {
             Some(implicit) if rank(implicit) < rank(explicit) => ControlFlow::Break(implicit),
@@ -189,10 +200,10 @@ impl Router {
     }
 
     /// The methods of every route that fits in everything except the method.
-    fn allow(&self, host: &str, path: &str, headers: &HeaderMap) -> HeaderValue {
+    fn allow(&self, listener: &str, host: &str, path: &str, headers: &HeaderMap) -> HeaderValue {
         let mut methods: Vec<&Method> = Vec::new();
         let _ = self.visit_matching(host, path, &mut |routes| {
-            let fits = routes.iter().filter(|&&route| self.routes[route].hold(path, headers));
+            let fits = routes.iter().filter(|&&route| self.routes[route].hold(listener, path, headers));
             for method in fits.flat_map(|&route| &*self.routes[route].methods) {
                 methods.push(method);
                 if *method == Method::GET {
@@ -227,9 +238,18 @@ impl Conditions {
         }
     }
 
-    /// Whether the path is in the case that the route requires, and all header conditions are met.
-    fn hold(&self, path: &str, headers: &HeaderMap) -> bool {
-        self.written.as_ref().is_none_or(|written| is_written(path, written)) && self.headers_hold(headers)
+    /// Whether the request came through one of the route's listeners, its path is in the case that the route requires, and all
+    /// header conditions are met.
+    fn hold(&self, listener: &str, path: &str, headers: &HeaderMap) -> bool {
+        self.takes_listener(Some(listener))
+            && self.written.as_ref().is_none_or(|written| is_written(path, written))
+            && self.headers_hold(headers)
+    }
+
+    /// Whether the route takes requests of this listener (`None`: of every listener).
+    fn takes_listener(&self, listener: Option<&str>) -> bool {
+        self.listeners.is_empty()
+            || listener.is_some_and(|listener| self.listeners.iter().any(|name| **name == *listener))
     }
 
     /// Whether all conditions are met, each by any line of its field.

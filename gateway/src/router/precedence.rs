@@ -1,6 +1,6 @@
 //! Which of two routes comes first: the derived `Ord` of [`Precedence`] is the rule, and its fields are the steps.
 
-use std::{cmp::Reverse, ops::ControlFlow};
+use std::{cmp::Reverse, ops::ControlFlow, sync::Arc};
 
 use http::Method;
 
@@ -52,10 +52,14 @@ pub enum Segment {
     Subtree,
 }
 
-/// The rank of a route's conditions: more header conditions come first, then more of them with a value, then any method
-/// condition at all.
+/// The rank of a route's conditions: a route for some listeners comes first, and one for fewer of them earlier. Then come
+/// more header conditions, then more of them with a value, then any method condition at all.
+///
+/// The listener stands before the headers, because a client chooses its headers: it must not leave the route of a listener by
+/// one more header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConditionRank {
+    listeners: usize,
     headers: Reverse<usize>,
     values: Reverse<usize>,
     any_method: bool,
@@ -76,14 +80,19 @@ impl Precedence {
             },
             path: in_lower_case(written),
             case: if takes_any_case { Case::Any } else { Case::Exact(written.to_vec()) },
-            conditions: condition_rank(&route.headers, &route.methods),
+            conditions: condition_rank(&route.listeners, &route.headers, &route.methods),
         }
     }
 }
 
 /// The rank of these conditions.
-pub(super) fn condition_rank(headers: &[HeaderCondition], methods: &[Method]) -> ConditionRank {
+pub(super) fn condition_rank(
+    listeners: &[Arc<str>],
+    headers: &[HeaderCondition],
+    methods: &[Method],
+) -> ConditionRank {
     ConditionRank {
+        listeners: if listeners.is_empty() { usize::MAX } else { listeners.len() },
         headers: Reverse(headers.len()),
         values: Reverse(headers.iter().filter(|condition| condition.value.is_some()).count()),
         any_method: methods.is_empty(),

@@ -1,5 +1,7 @@
 //! What a route matches.
 
+use std::sync::Arc;
+
 use http::{HeaderName, HeaderValue, Method};
 
 use super::reading::Spelling;
@@ -17,6 +19,8 @@ pub struct RouteMatch {
     pub spelling: Spelling,
     /// All of these conditions must be met.
     pub headers: Vec<HeaderCondition>,
+    /// The listeners through which a request may come, sorted and each once. Empty: any listener.
+    pub listeners: Vec<Arc<str>>,
     /// Precedes all other rules of the order; a higher value wins.
     pub priority: i32,
 }

@@ -36,7 +36,16 @@ pub struct Snapshot {
     pub keys: Vec<HeldKeys>,
     /// Changes whenever keys or auth settings change: verified tokens of another generation are not used again.
     pub auth_generation: u64,
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// By the name of the listener.
+    pub tls: Vec<(Arc<str>, Arc<rustls::ServerConfig>)>,
+}
+
+impl Snapshot {
+    /// The TLS configuration of a listener.
+    pub fn tls_of(&self, listener: &str) -> Option<Arc<rustls::ServerConfig>> {
+        let found = self.tls.iter().find(|(name, _)| **name == *listener);
+        found.map(|(_, config)| Arc::clone(config))
+    }
 }
 
 /// Routes, policies and limits of one configuration.
@@ -104,6 +113,9 @@ pub struct RouteView {
     pub name: Arc<str>,
     pub methods: Vec<String>,
     pub host: String,
+    /// The listeners through which a request may come; empty: any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub listeners: Vec<Arc<str>>,
     pub path: String,
     /// Empty if the route has a `redirect` and no service.
     pub service: Arc<str>,

@@ -340,6 +340,7 @@ pub(crate) fn unknown_name<'a>(
             let section = match what {
                 "policy" => "policies",
                 "subset" => "subsets",
+                "listener" => "listen",
                 _ => "auth",
             };
             finding.label("unknown name").help(format!("this file has no `{section}` section"))

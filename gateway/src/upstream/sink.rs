@@ -47,7 +47,7 @@ pub(crate) fn recorded() -> (ResponseSink, Recorded) {
     let clock = Rc::new(crate::clock::Clock::new());
     let stream = Activity::new(None);
     let sink = ResponseSink {
-        connection: Rc::new(ConnectionState::new(crate::message::Scheme::Http, &clock)),
+        connection: Rc::new(ConnectionState::new(crate::listen::Listener::cleartext(), &clock)),
         stream: Some(Rc::clone(&stream)),
         rules: Rc::default(),
         metrics: Rc::default(),

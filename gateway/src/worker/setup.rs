@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Hints;
 use crate::{
-    access_log::LogSink, admission::Scheme, downstream::Refusal, file_account::FileAccount,
+    access_log::LogSink, downstream::Refusal, file_account::FileAccount, listen::Listener,
     metrics::WorkerSample, snapshot::Publisher,
 };
 
@@ -25,7 +25,7 @@ pub enum Command {
     /// Send the last refusals below admission, which no access log contains.
     Refusals(oneshot::Sender<Vec<Refusal>>),
     /// Accept connections from these sockets.
-    Accept(Vec<(TcpListener, Scheme)>),
+    Accept(Vec<(TcpListener, Listener)>),
     /// Send duplicates of the listening sockets, for another process.
     Duplicate(oneshot::Sender<io::Result<Vec<OwnedFd>>>),
     /// Answer at once: the worker's loop goes round.

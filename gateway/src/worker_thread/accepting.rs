@@ -16,7 +16,7 @@ use std::{
 
 use tokio::{net::TcpListener, task::JoinHandle};
 
-use crate::{admission::Scheme, connection, file_account::Scarce, metrics::Rare, worker::WorkerState};
+use crate::{connection, file_account::Scarce, listen::Listener, metrics::Rare, worker::WorkerState};
 
 /// The pause after an accept error (the system is out of files), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -25,15 +25,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const SHED_MAX: usize = 32;
 const SHED_PART: usize = 8;
 
-/// A listener and the task that accepts from it.
+/// A listening socket and the task that accepts from it.
 pub(super) struct Accepting {
     queue: Rc<Queue>,
     task: JoinHandle<()>,
 }
 
-/// What the task of a listener shares with the worker's loop.
+/// What the task of a socket shares with the worker's loop.
 struct Queue {
-    listener: TcpListener,
+    socket: TcpListener,
     /// A client that was accepted waits for its place.
     has_client: Cell<bool>,
     /// That client is the last one.
@@ -43,24 +43,25 @@ struct Queue {
 impl Accepting {
     /// Accepts clients from a socket.
     pub(super) fn begin(
-        listener: std::net::TcpListener,
-        scheme: Scheme,
+        socket: std::net::TcpListener,
+        listener: Listener,
         worker: &Rc<WorkerState>,
     ) -> io::Result<Self> {
-        let listener = TcpListener::from_std(listener)?;
-        let queue = Rc::new(Queue { listener, has_client: Cell::new(false), is_over: Cell::new(false) });
-        let task = tokio::task::spawn_local(accept(Rc::clone(&queue), scheme, Rc::clone(worker)));
+        let socket = TcpListener::from_std(socket)?;
+        let queue = Rc::new(Queue { socket, has_client: Cell::new(false), is_over: Cell::new(false) });
+        let accepting = accept(Rc::clone(&queue), Rc::new(listener), Rc::clone(worker));
+        let task = tokio::task::spawn_local(accepting);
         Ok(Self { queue, task })
     }
 
     /// The same socket, for another process.
     pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
-        self.queue.listener.as_fd().try_clone_to_owned()
+        self.queue.socket.as_fd().try_clone_to_owned()
     }
 
     /// The address of the socket.
     pub(super) fn address(&self) -> io::Result<SocketAddr> {
-        self.queue.listener.local_addr()
+        self.queue.socket.local_addr()
     }
 
     /// Whether it listens on one of these addresses.
@@ -69,7 +70,7 @@ impl Accepting {
     }
 
     pub(super) fn socket(&self) -> &impl AsFd {
-        &self.queue.listener
+        &self.queue.socket
     }
 
     /// Accepts no other client, and closes the socket. A client that was accepted already still gets its place.
@@ -82,16 +83,16 @@ impl Accepting {
 }
 
 /// Accepts clients for as long as the task lives.
-async fn accept(queue: Rc<Queue>, scheme: Scheme, worker: Rc<WorkerState>) {
+async fn accept(queue: Rc<Queue>, listener: Rc<Listener>, worker: Rc<WorkerState>) {
     while !queue.is_over.get() {
-        match queue.listener.accept().await {
+        match queue.socket.accept().await {
             Ok((stream, peer)) => {
                 queue.has_client.set(true);
                 if worker.files.account.is_full() {
-                    worker.metrics.count(Rare::ConnectionError, scheme.as_str(), "connections_max");
+                    worker.metrics.count(Rare::ConnectionError, &listener.name, "connections_max");
                 }
                 let Some(place) = worker.files.client().await else { return };
-                connection::spawn(stream, peer, scheme, place, Rc::clone(&worker));
+                connection::spawn(stream, peer, Rc::clone(&listener), place, Rc::clone(&worker));
                 queue.has_client.set(false);
             }
             Err(error) => {

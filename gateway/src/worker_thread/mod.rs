@@ -62,8 +62,8 @@ async fn run(mut setup: WorkerSetup) {
                     let _ = reply.send(worker.connections.refusals.copy());
                 }
                 Some(Command::Accept(listeners)) => {
-                    for (listener, scheme) in listeners {
-                        match Accepting::begin(listener, scheme, &worker) {
+                    for (socket, listener) in listeners {
+                        match Accepting::begin(socket, listener, &worker) {
                             Ok(begun) => accepting.push(begun),
                             Err(error) => {
                                 tracing::error!(%error, worker = setup.index, "listener cannot be used");

@@ -9,7 +9,7 @@ pub mod tls_clients;
 pub mod wanted;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -45,8 +45,8 @@ pub struct World {
     pub hidden: HashSet<WatchTarget>,
     /// Addresses by `host:port`. An empty list: the name was looked up and not found yet.
     pub resolved: HashMap<String, Vec<SocketAddr>>,
-    /// Of `listen.https`.
-    pub tls: Option<ServerTls>,
+    /// Of `listen.https`, by the names of the listeners.
+    pub tls: BTreeMap<Arc<str>, ServerTls>,
     pub tls_clients: TlsClients,
     keys: HashMap<Arc<str>, ProviderKeys>,
     keys_generation: u64,

@@ -129,7 +129,7 @@ async fn two_listeners_have_one_number_of_clients_between_them() {
     let listen = config(", max_connections: 4", silent.addr)
         .replace("http: \"127.0.0.1:0\"", "http: [\"127.0.0.1:0\", \"127.0.0.1:0\"]");
     let gateway = TestGateway::start(&listen).await;
-    let addresses = gateway.http_addrs().to_vec();
+    let addresses = gateway.listeners().iter().map(|listening| listening.address).collect::<Vec<_>>();
     let mut clients = Vec::new();
     for address in [addresses[0], addresses[0], addresses[0], addresses[1]] {
         clients.push(ask(address).await);
@@ -153,7 +153,7 @@ async fn a_place_that_is_free_goes_to_the_listener_that_has_a_client() {
     let listen = config(", max_connections: 2", silent.addr)
         .replace("http: \"127.0.0.1:0\"", "http: [\"127.0.0.1:0\", \"127.0.0.1:0\", \"127.0.0.1:0\"]");
     let gateway = TestGateway::start(&format!("workers: 1\n{listen}")).await;
-    let addresses = gateway.http_addrs().to_vec();
+    let addresses = gateway.listeners().iter().map(|listening| listening.address).collect::<Vec<_>>();
     let mut holding = vec![ask(addresses[0]).await, ask(addresses[0]).await];
     eventually("both places are taken", || async { silent.connections() == 2 }).await;
     for (round, address) in [addresses[1], addresses[2], addresses[1], addresses[0]].into_iter().enumerate() {

@@ -61,6 +61,7 @@ mod key_rotation;
 mod key_sources;
 mod left_out_keys;
 mod limits_together;
+mod listeners;
 mod local_replies;
 mod log_files;
 mod log_forms;

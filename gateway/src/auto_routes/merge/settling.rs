@@ -27,7 +27,7 @@ impl Table<'_> {
     ) -> Vec<usize> {
         for pass in 0.. {
             let declared = firm.iter().chain(&new).filter_map(|at| self.routes.get(*at));
-            let table: Vec<RouteSettings> = self.file.iter().chain(declared).cloned().collect();
+            let table: Vec<RouteSettings> = self.of_file().chain(declared.cloned()).collect();
             let Err(conflicts) = Router::compile(&RouteSettings::matches(&table)) else { break };
             let first = self.statics + firm.len();
             let lost = self.losers(&conflicts, first, table.len(), pass >= CAREFUL_PASSES);
@@ -38,7 +38,7 @@ impl Table<'_> {
             for (at, conflict) in &lost {
                 let candidate = new.get(at - first).and_then(|at| self.candidates.get(*at));
                 let Some(candidate) = candidate else { continue };
-                reject(candidate, &rejection(*at, conflict, &table, self.statics), rejected);
+                reject(candidate, &self.rejection(*at, conflict, &table), rejected);
             }
             let mut at = first;
             new.retain(|_| {
@@ -47,6 +47,17 @@ impl Table<'_> {
             });
         }
         [firm, &new].concat()
+    }
+
+    /// The routes of the file, as far as declared ones must keep off them. A path that the file gives to some listeners is the
+    /// operator's on all of them, since a tag must not bring to clients of another listener what the file keeps from them. Where
+    /// the file says on which listeners declared routes are, that is what it means.
+    fn of_file(&self) -> impl Iterator<Item = RouteSettings> {
+        let are_anywhere = self.routes.first().is_some_and(|route| route.listeners.is_empty());
+        self.file.iter().map(move |route| {
+            let listeners = if are_anywhere { Vec::new() } else { route.listeners.clone() };
+            RouteSettings { listeners, ..route.clone() }
+        })
     }
 
     /// The routes of the table that give way, by index, with the conflict. Routes before `first` never do. Unless
@@ -77,29 +88,39 @@ impl Table<'_> {
         }
         lost
     }
-}
 
-fn rejection(at: usize, conflict: &RouteConflict, table: &[RouteSettings], statics: usize) -> Rejection {
-    // The other route matches its requests first, or it would match those of a route in the table.
-    let other = if conflict.route == at { conflict.other } else { conflict.route };
-    let name = table.get(other).map_or("", |route| route.name.as_str());
-    if other < statics {
-        let detail = format!("route `{name}` of the configuration takes everything that it would match");
-        return Rejection::new(Reason::StaticRoute, detail);
+    fn rejection(&self, at: usize, conflict: &RouteConflict, table: &[RouteSettings]) -> Rejection {
+        // The other route matches its requests first, or it would match those of a route in the table.
+        let other = if conflict.route == at { conflict.other } else { conflict.route };
+        let name = table.get(other).map_or("", |route| route.name.as_str());
+        if other < self.statics {
+            let is_of_some = self.file.get(other).is_some_and(|route| !route.listeners.is_empty());
+            let detail = if is_of_some && table.get(at).is_some_and(|route| route.listeners.is_empty()) {
+                format!(
+                    "route `{name}` of the configuration has what it would match, for some listeners; \
+                     `discovery.consul.auto_routes.listener` names those of declared routes"
+                )
+            } else {
+                format!("route `{name}` of the configuration takes everything that it would match")
+            };
+            return Rejection::new(Reason::StaticRoute, detail);
+        }
+        let detail = match conflict.kind {
+            ConflictKind::Duplicate => format!("`{name}` matches the same requests and was there first"),
+            ConflictKind::Ambiguous => {
+                format!(
+                    "`{name}` matches some of the same requests, neither is more specific, and it was there first"
+                )
+            }
+            ConflictKind::Dead if conflict.route == at => {
+                format!("`{name}` takes everything that it would match")
+            }
+            ConflictKind::Dead => {
+                format!("it would take everything from `{name}`, which was there first")
+            }
+        };
+        Rejection::new(Reason::Conflict, detail)
     }
-    let detail = match conflict.kind {
-        ConflictKind::Duplicate => format!("`{name}` matches the same requests and was there first"),
-        ConflictKind::Ambiguous => {
-            format!(
-                "`{name}` matches some of the same requests, neither is more specific, and it was there first"
-            )
-        }
-        ConflictKind::Dead if conflict.route == at => {
-            format!("`{name}` takes everything that it would match")
-        }
-        ConflictKind::Dead => format!("it would take everything from `{name}`, which was there first"),
-    };
-    Rejection::new(Reason::Conflict, detail)
 }
 
 /// Conflicts that appear only after others are solved are rare. After this many passes, all routes in a conflict

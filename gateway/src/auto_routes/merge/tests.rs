@@ -141,6 +141,47 @@ fn a_service_of_the_file_keeps_what_the_file_says_of_it() {
     assert_eq!(merged.settings.services[2].policies.max_inflight, 7);
 }
 
+/// As [`file`], with two listeners.
+fn file_with_listeners(routes: &str, more: &str) -> Settings {
+    let text = format!(
+        "version: 1\nlisten: {{http: [\"127.0.0.1:0\", {{bind: \"127.0.0.1:0\", name: internal}}]}}\n\
+         discovery: {{consul: {{auto_routes: {{allow_hosts: \"*\", allow_paths: /**{more}}}}}}}\nroutes: [{routes}]\n"
+    );
+    load::parse("routes.yaml", &text, Path::new(""), &|_| None)
+        .unwrap_or_else(|report| panic!("{report}"))
+        .settings
+}
+
+#[test]
+fn a_tag_brings_no_path_of_one_listener_to_another_listener() {
+    let inside = "{path: /admin/**, service: web, listener: internal}";
+    let tags = declared(&[("web", &["/admin/**", "/shop/**"]), ("thief", &["/admin/users"])]);
+    let anywhere = merged(&file_with_listeners(inside, ""), &tags, &[]);
+    assert_eq!(outcome(&anywhere).0, ["web /shop/**"]);
+    for refused in &anywhere.rejected {
+        assert!(refused.why.detail.contains("auto_routes.listener"), "{refused:?}");
+    }
+    assert!(anywhere.settings.routes[1].listeners.is_empty());
+    // The file says where declared routes are.
+    let public = merged(&file_with_listeners(inside, ", listener: http"), &tags, &[]);
+    assert_eq!(public.accepted.len(), 3);
+    assert!(public.settings.routes[1..].iter().all(|route| *route.listeners == ["http".into()]));
+    let table = Router::compile(&RouteSettings::matches(&public.settings.routes)).unwrap();
+    let taken = |listener, path| {
+        table.lookup(listener, "any.test", path, &http::Method::GET, &http::HeaderMap::new())
+    };
+    assert_eq!(taken("internal", "/shop/1"), crate::router::Match::NotFound);
+    assert_eq!(taken("internal", "/admin/users"), crate::router::Match::Route(0));
+    assert_ne!(taken("http", "/admin/users"), crate::router::Match::Route(0));
+    // A tag cannot name a listener.
+    let named = merged(
+        &file_with_listeners(inside, ""),
+        &declared(&[("web", &["/x listener=internal", "/y listener=http"])]),
+        &[],
+    );
+    assert_eq!(outcome(&named), (vec![], vec!["web unsupported".to_owned(), "web unsupported".to_owned()]));
+}
+
 #[test]
 fn a_route_of_the_file_wins_over_every_declared_one() {
     let file = file("{path: /users/**, service: web}", "");
@@ -153,7 +194,7 @@ fn a_route_of_the_file_wins_over_every_declared_one() {
         )
     );
     let table = Router::compile(&RouteSettings::matches(&merged.settings.routes)).unwrap();
-    let found = table.lookup("any.test", "/users/admin", &http::Method::GET, &http::HeaderMap::new());
+    let found = table.lookup("http", "any.test", "/users/admin", &http::Method::GET, &http::HeaderMap::new());
     assert_eq!(found, crate::router::Match::Route(0));
 }
 

@@ -1,7 +1,7 @@
 //! Help where the file has a map, a list or a single value, as other products have it, and another kind is
 //! needed.
 
-use crate::{config::raw::listen::address, syntax::tree::Value};
+use crate::{config::raw::listeners::address, syntax::tree::Value};
 
 /// Help for `what`, named as in the message: "a route", "`listen`". `wants_value`: neither a map nor a list
 /// is accepted.

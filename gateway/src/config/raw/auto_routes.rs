@@ -1,7 +1,7 @@
 //! `discovery.consul.auto_routes` as written: which tags declare routes, and which routes services may
 //! declare.
 
-use super::route::Route;
+use super::route::{Route, read_listeners};
 use crate::{
     declaration::{
         allow::AllowRule,
@@ -27,7 +27,7 @@ pub(crate) struct AutoRoutes {
     pub(crate) forms: TagForms,
     pub(crate) allow: Vec<AllowRule>,
     pub(crate) trusts_fully: bool,
-    /// `auth` and `use` of every declared route; all other fields are empty.
+    /// `auth`, `use` and `listener` of every declared route; all other fields are empty.
     pub(crate) rules: Route,
 }
 
@@ -72,13 +72,14 @@ impl AutoRoutes {
         }
         let own = policy::Written::read(&fields, sink);
         let uses = fields.values("use", sink, some_text).unwrap_or_default();
+        let listeners = read_listeners(&fields, sink);
         let trusts_fully =
             fields.plain("trust", sink, |text| choice(text, &[("limited", false), ("full", true)], &[]));
         Some(Self {
             forms: read_forms(&fields, sink),
             allow,
             trusts_fully: trusts_fully.unwrap_or_default(),
-            rules: rules(own, uses, key),
+            rules: Route { listeners, ..rules(own, uses, key) },
         })
     }
 }
@@ -153,6 +154,7 @@ fn rules(own: policy::Written, uses: Vec<At<String>>, span: Span) -> Route {
         methods: None,
         host: HostPattern::Any,
         headers: Vec::new(),
+        listeners: None,
         priority: None,
         service: None,
         subset: None,
@@ -177,6 +179,7 @@ pub(crate) static AUTO_ROUTES: Known = Known {
         "trust",
         "auth",
         "use",
+        "listener",
     ],
     later: &[],
 };

@@ -1,30 +1,30 @@
 //! `listen` as written.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use http::HeaderName;
 use ipnet::IpNet;
 
-use super::{http2::Http2, later};
+use super::{
+    http2::Http2,
+    later,
+    listeners::{Http, address, listener_name, read_http},
+};
 use crate::{
     message::names::Kind,
     syntax::{
         diagnostics::{Diagnostic, Diagnostics, Span, code},
-        fields::{Fields, Known, is_word, some_text, value},
+        fields::{Fields, Known, is_word, one_or_many, some_text, value},
         tree::{At, Node, Value},
-        units::{Invalid, count, duration_in, in_yaml, millis, minutes, network, size_in, url_or},
+        units::{Invalid, count, duration_in, millis, minutes, network, size_in, url_or},
     },
 };
 
 /// `listen`.
 #[derive(Debug, Default)]
 pub(crate) struct Listen {
-    pub(crate) http: Option<Vec<At<SocketAddr>>>,
-    pub(crate) http_redirect: Option<At<HttpsPort>>,
-    pub(crate) https: Option<Https>,
+    pub(crate) http: Option<Vec<Http>>,
+    pub(crate) https: Vec<Https>,
     pub(crate) admin: Option<Admin>,
     pub(crate) admin_hosts: Vec<String>,
     pub(crate) trusted_proxies: Vec<At<IpNet>>,
@@ -39,16 +39,10 @@ pub(crate) struct Listen {
     pub(crate) http2: Http2,
 }
 
-/// The port of `https` URLs to which `listen.http` redirects its clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum HttpsPort {
-    OfTheListener,
-    Number(u16),
-}
-
-/// `listen.https`.
+/// One element of `listen.https`.
 #[derive(Debug)]
 pub(crate) struct Https {
+    pub(crate) name: Option<At<String>>,
     pub(crate) bind: Option<At<SocketAddr>>,
     pub(crate) cert_file: Option<At<String>>,
     pub(crate) key_file: Option<At<String>>,
@@ -67,9 +61,8 @@ impl Listen {
     pub(crate) fn read(node: &Node, sink: &mut Diagnostics) -> Self {
         let Some(fields) = Fields::of(node, &LISTEN, sink) else { return Self::default() };
         Self {
-            http: read_http(&fields, sink),
-            http_redirect: fields.get("http").and_then(|node| read_http_redirect(node, sink)),
-            https: fields.get("https").and_then(|node| Https::read(node, sink)),
+            http: fields.get("http").map(|node| read_http(node, sink)),
+            https: read_https(&fields, sink),
             admin: fields.get("admin").and_then(|node| Admin::read(node, sink)),
             admin_hosts: plain_list(fields.values("admin_hosts", sink, host_name)),
             trusted_proxies: fields.values("trusted_proxies", sink, network).unwrap_or_default(),
@@ -86,38 +79,6 @@ impl Listen {
                 .plain("max_requests_per_connection", sink, |t| count(t, 1..=1_000_000_000)),
             http2: fields.get("http2").map(|node| Http2::read(node, sink)).unwrap_or_default(),
         }
-    }
-}
-
-/// Reads `listen.http`: an address, a list of addresses, or a map with `bind`.
-fn read_http(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<Vec<At<SocketAddr>>> {
-    let node = fields.get("http")?;
-    if !matches!(node.value, Value::Map(_)) {
-        return fields.values("http", sink, address);
-    }
-    Fields::of(node, &HTTP, sink)?.values("bind", sink, address)
-}
-
-fn read_http_redirect(node: &Node, sink: &mut Diagnostics) -> Option<At<HttpsPort>> {
-    if !matches!(node.value, Value::Map(_)) {
-        return None;
-    }
-    // Unknown keys were reported when the addresses were read.
-    let fields = Fields::of(node, &HTTP, &mut Diagnostics::default())?;
-    fields.value("redirect", sink, https_port)
-}
-
-/// Reads `https`, or `https:443` for clients that reach the TLS listener at another port than its own.
-fn https_port(text: &str) -> Result<HttpsPort, Invalid> {
-    let expected = "`https`, or `https:PORT` where clients see another port than the listener's";
-    let refuse = |label: &str| Invalid::new(code::BAD_VALUE, expected, label);
-    match text.split_once(':') {
-        None if text == "https" => Ok(HttpsPort::OfTheListener),
-        Some(("https", port)) => match port.parse() {
-            Ok(port) if port > 0 => Ok(HttpsPort::Number(port)),
-            _ => Err(refuse("not a port")),
-        },
-        _ => Err(refuse("not one of the two")),
     }
 }
 
@@ -160,6 +121,11 @@ fn untrusted_name(text: &str) -> Result<String, Invalid> {
     Err(refuse(reason).help("remove it from the list"))
 }
 
+fn read_https(fields: &Fields<'_>, sink: &mut Diagnostics) -> Vec<Https> {
+    let items = fields.get("https").map(one_or_many).unwrap_or_default();
+    items.iter().filter_map(|item| Https::read(item, sink)).collect()
+}
+
 impl Https {
     fn read(node: &Node, sink: &mut Diagnostics) -> Option<Self> {
         if is_word(node, "off") {
@@ -174,6 +140,7 @@ impl Https {
             fields.need(name, example, sink);
         }
         Some(Self {
+            name: fields.value("name", sink, listener_name),
             bind: fields.value("bind", sink, address),
             cert_file: fields.value("cert_file", sink, some_text),
             key_file: fields.value("key_file", sink, some_text),
@@ -199,38 +166,6 @@ impl Admin {
 #[expect(clippy::unnecessary_wraps, reason = "one of the parsers that `Fields` takes")]
 pub(super) fn any_text(text: &str) -> Result<String, Invalid> {
     Ok(text.to_owned())
-}
-
-/// Reads an address such as `127.0.0.1:8080` or `[::1]:8080`. With port 0 the system chooses a port.
-pub(crate) fn address(text: &str) -> Result<SocketAddr, Invalid> {
-    let expected = "an IP address and a port, such as `0.0.0.0:8080` or `[::1]:8080`";
-    text.parse().map_err(|_| {
-        let refuse = |label: &str| Invalid::new(code::BAD_VALUE, expected, label);
-        let bare = text.split_once("://").map_or(text, |(_, rest)| rest).trim_end_matches('/');
-        let (host, port) = bare.rsplit_once(':').unwrap_or(("", bare));
-        let has_port = port.parse::<u16>().is_ok();
-        match host {
-            _ if text.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) => {
-                refuse("the port is missing").help(format!("write `\"[{text}]:8080\"`"))
-            }
-            _ if text.parse::<IpAddr>().is_ok() => {
-                refuse("the port is missing").help(format!("write `{text}:8080`"))
-            }
-            "" | "*" if has_port => refuse("the IP address is missing").help(format!(
-                "write `0.0.0.0:{port}` for all interfaces, `127.0.0.1:{port}` for this machine only"
-            )),
-            "localhost" if has_port => {
-                refuse("a name, not an IP address").help(format!("write `127.0.0.1:{port}`"))
-            }
-            _ if has_port && bare.parse::<SocketAddr>().is_ok() => {
-                refuse("a URL, not an address").help(format!("write `{}`", in_yaml(bare)))
-            }
-            _ if has_port => refuse("a name, not an IP address").help(format!(
-                "write `0.0.0.0:{port}`: every name is taken there; which one a route is for is its `host`"
-            )),
-            _ => refuse("not an address with a port between 0 and 65535"),
-        }
-    })
 }
 
 fn plain_list<T>(list: Option<Vec<At<T>>>) -> Vec<T> {
@@ -312,11 +247,9 @@ pub(crate) static LISTEN: Known = Known {
 };
 pub(crate) static LISTEN_HEADERS: Known =
     Known { what: "`listen.headers`", prefix: "listen.headers.", fields: &["untrusted"], later: &[] };
-pub(crate) static HTTP: Known =
-    Known { what: "`listen.http`", prefix: "listen.http.", fields: &["bind", "redirect"], later: &[] };
 pub(crate) static HTTPS: Known = Known {
     what: "`listen.https`",
     prefix: "listen.https.",
-    fields: &["bind", "cert_file", "key_file"],
+    fields: &["bind", "name", "cert_file", "key_file"],
     later: &["acme", "client_ca_file"],
 };

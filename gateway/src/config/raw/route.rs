@@ -34,6 +34,8 @@ pub(crate) struct Route {
     pub(crate) methods: Option<Vec<Method>>,
     pub(crate) host: HostPattern,
     pub(crate) headers: Vec<HeaderCondition>,
+    /// Names of listeners. `None`: any listener.
+    pub(crate) listeners: Option<Vec<At<String>>>,
     pub(crate) priority: Option<i32>,
     pub(crate) service: Option<At<String>>,
     pub(crate) subset: Option<At<String>>,
@@ -63,6 +65,7 @@ impl Route {
             methods: read_methods(&fields, sink),
             host: read_host(&fields, sink),
             headers: read_conditions(&fields, sink),
+            listeners: read_listeners(&fields, sink),
             priority: fields.plain("priority", sink, |text| count(text, -1000..=1000)),
             service: read_service(&fields, sink),
             subset: fields.value("subset", sink, name),
@@ -172,6 +175,21 @@ fn read_conditions(fields: &Fields<'_>, sink: &mut Diagnostics) -> Vec<HeaderCon
     conditions
 }
 
+/// Reads `listener`: a name, or a list of names.
+pub(crate) fn read_listeners(fields: &Fields<'_>, sink: &mut Diagnostics) -> Option<Vec<At<String>>> {
+    let names = fields.values("listener", sink, some_text)?;
+    if let Some(Node { span, value: Value::List(items) }) = fields.get("listener")
+        && items.is_empty()
+    {
+        sink.push(
+            Diagnostic::error(code::BAD_VALUE, *span, "`listener` is an empty list")
+                .label("neither all listeners nor one of them")
+                .help("name listeners, such as `[internal]`; a route without `listener` is for all of them"),
+        );
+    }
+    Some(names)
+}
+
 /// Reads the value of a condition; `"*"` accepts any value of the header.
 #[expect(clippy::option_option, reason = "outer: could be read; inner: a value is asked for")]
 fn read_condition_value(node: &Node, sink: &mut Diagnostics) -> Option<Option<HeaderValue>> {
@@ -192,8 +210,19 @@ const SPLIT_MAX: usize = 16;
 const SPLIT_WEIGHT_MAX: u32 = 100_000;
 
 /// The fields of a route that are not policies.
-const OWN: &[&str] =
-    &["path", "methods", "host", "match_headers", "name", "priority", "service", "subset", "split", "use"];
+const OWN: &[&str] = &[
+    "path",
+    "methods",
+    "host",
+    "listener",
+    "match_headers",
+    "name",
+    "priority",
+    "service",
+    "subset",
+    "split",
+    "use",
+];
 const ROUTE_FIELDS: &[&[&str]] = &[OWN, policy::OF_ROUTE];
 const ROUTE_LATER: &[&[&str]] = &[&["query", "respond", "mirror"], policy::LATER];
 

@@ -1,20 +1,17 @@
 //! Listeners and the connection to the registry: from the file, otherwise from the environment, otherwise the
 //! default.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use millgate_registry::{ClientConfig, TlsOptions};
 
-use super::{defaults::Defaults, files::Files, no_effect};
+use super::{defaults::Defaults, files::Files, listeners::Listeners, no_effect};
 use crate::{
     config::{
         raw::{
             consul::Consul,
             http2::Budget,
-            listen::{Admin, Https, HttpsPort, Listen, http_url},
+            listen::{Admin, Https, Listen, http_url},
         },
         settings::{ConsulSettings, Http2Settings, HttpsSettings, ListenSettings, Secret},
     },
@@ -27,22 +24,18 @@ use crate::{
 
 pub(super) fn resolve(
     raw: &Listen,
+    listeners: Listeners,
     defaults: &Defaults,
     files: &mut Files,
     sink: &mut Diagnostics,
 ) -> ListenSettings {
-    report_address_twice(raw, sink);
     no_effect::report_wide_trust(&raw.trusted_proxies, sink);
     let defaults = &defaults.listen;
-    let http = match &raw.http {
-        Some(list) => list.iter().map(|at| at.value).collect(),
-        None if raw.https.is_some() && raw.http_redirect.is_none() => Vec::new(),
-        None => vec![defaults.http],
-    };
+    let https = raw.https.iter().zip(listeners.https);
     ListenSettings {
-        http,
-        https_redirect: https_redirect(raw, sink),
-        https: raw.https.as_ref().and_then(|https| resolve_https(https, files, sink)),
+        http: listeners.http,
+        redirects: listeners.redirects,
+        https: https.filter_map(|(https, name)| resolve_https(https, name, files, sink)).collect(),
         admin: match &raw.admin {
             Some(Admin::Off) => None,
             Some(Admin::Address(at)) => Some(at.value),
@@ -65,28 +58,6 @@ pub(super) fn resolve(
             frames_per_second: budget(raw.http2.frames_per_second, defaults.http2.frames_per_second),
             resets: budget(raw.http2.resets, defaults.http2.resets),
         },
-    }
-}
-
-/// The port to which the cleartext listeners redirect their clients.
-fn https_redirect(raw: &Listen, sink: &mut Diagnostics) -> Option<u16> {
-    let redirect = raw.http_redirect.as_ref()?;
-    let https = raw.https.as_ref().and_then(|https| https.bind.as_ref());
-    match (redirect.value, https) {
-        (HttpsPort::Number(port), _) => Some(port),
-        (HttpsPort::OfTheListener, Some(bind)) => Some(bind.value.port()),
-        (HttpsPort::OfTheListener, None) => {
-            sink.push(
-                Diagnostic::error(
-                    code::CONFLICT,
-                    redirect.span,
-                    "there is no TLS listener to send clients to",
-                )
-                .label("`listen.https` is missing")
-                .help("add it, or write `https:443` where something in front of this gateway ends TLS"),
-            );
-            None
-        }
     }
 }
 
@@ -117,66 +88,21 @@ fn untrusted(written: Option<&At<Vec<String>>>, defaults: &[&str], sink: &mut Di
     others.collect()
 }
 
-fn resolve_https(raw: &Https, files: &mut Files, sink: &mut Diagnostics) -> Option<HttpsSettings> {
+fn resolve_https(
+    raw: &Https,
+    name: Arc<str>,
+    files: &mut Files,
+    sink: &mut Diagnostics,
+) -> Option<HttpsSettings> {
     let cert = raw.cert_file.as_ref().and_then(|name| files.certificate(name, "certificate", sink));
     let key = raw.key_file.as_ref().and_then(|name| files.readable(name, "certificate's key", sink));
     Some(HttpsSettings {
+        name,
         bind: raw.bind.as_ref()?.value,
         cert_file: cert?.path,
         key_file: key?.path,
         span: raw.span,
     })
-}
-
-/// Reports two listeners on one address: with SO_REUSEPORT both would bind, and share connections at random.
-fn report_address_twice(raw: &Listen, sink: &mut Diagnostics) {
-    let mut seen: Vec<&At<SocketAddr>> = Vec::new();
-    let https = raw.https.as_ref().and_then(|https| https.bind.as_ref());
-    let admin = match &raw.admin {
-        Some(Admin::Address(at)) => Some(at),
-        _ => None,
-    };
-    for address in raw.http.iter().flatten().chain(https).chain(admin) {
-        if let Some(first) = seen.iter().find(|other| clash(other.value, address.value)) {
-            sink.push(
-                Diagnostic::error(code::ADDRESS_TWICE, address.span, "two listeners have this address")
-                    .label("choose another port")
-                    .related(first.span, "the other listener"),
-            );
-        }
-        seen.push(address);
-    }
-}
-
-/// Advises a share per client on a public listener without trusted proxies, where an address is a client.
-pub(super) fn advise_client_share(raw: &Listen, sink: &mut Diagnostics) {
-    let https = raw.https.as_ref().and_then(|https| https.bind.as_ref());
-    let mut bound = raw.http.iter().flatten().chain(https);
-    let Some(public) = bound.find(|at| is_public(at.value.ip())) else { return };
-    if raw.trusted_proxies.is_empty() {
-        let message =
-            "clients connect to this address themselves, and one of them may hold half of each service";
-        sink.push(
-            Diagnostic::warning(code::AT_THE_EDGE, public.span, message)
-                .label("no proxy in front is named")
-                .help("write `limits: {per_client: 12.5%}` at the top of the file; or `per_client: off` where many clients share an address"),
-        );
-    }
-}
-
-/// Whether clients of the public network may reach this address. A wildcard counts as public, since it includes
-/// all addresses.
-fn is_public(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => !(v4.is_loopback() || v4.is_private() || v4.is_link_local()),
-        IpAddr::V6(v6) => !(v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local()),
-    }
-}
-
-fn clash(a: SocketAddr, b: SocketAddr) -> bool {
-    let same_family_wildcard =
-        a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified());
-    a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || same_family_wildcard)
 }
 
 /// Consul's own variables (`CONSUL_HTTP_ADDR`, `…_SSL`, `…_TOKEN`, `…_TOKEN_FILE`) fill the fields that the file

@@ -1,13 +1,13 @@
 //! Routes: they are merged, named, and checked against the providers, policies and services that they name.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
 use http::Method;
 
-use super::service::Services;
+use super::{listeners::Listeners, service::Services};
 use crate::{
     config::{
         raw::{File, Named, route::Route},
@@ -24,6 +24,7 @@ use crate::{
 
 pub(super) struct Routes<'a> {
     file: &'a File,
+    listeners: &'a Listeners,
     names: HashMap<String, Span>,
     /// Indexes of routes without a name in the file, by the name that is made for them.
     unnamed: BTreeMap<String, Vec<usize>>,
@@ -35,9 +36,10 @@ pub(super) struct Routes<'a> {
 }
 
 impl<'a> Routes<'a> {
-    pub(super) fn new(file: &'a File) -> Self {
+    pub(super) fn new(file: &'a File, listeners: &'a Listeners) -> Self {
         Self {
             file,
+            listeners,
             names: HashMap::new(),
             unnamed: BTreeMap::new(),
             inherited: HashMap::new(),
@@ -104,6 +106,7 @@ impl<'a> Routes<'a> {
         let providers: Vec<&str> =
             self.file.auth.iter().map(|provider| provider.name.value.as_str()).collect();
         self.used_auth.extend(auth::names(policies.auth.as_ref()).map(ToOwned::to_owned));
+        let listeners = self.listeners.named(route.listeners.as_deref(), sink);
         policies.check(&mut Check { route: &policies, place, providers: &providers, silent, sink });
         RouteSettings {
             name: String::new(),
@@ -111,6 +114,7 @@ impl<'a> Routes<'a> {
             host: route.host.clone(),
             path: String::new(),
             headers: route.headers.clone(),
+            listeners,
             priority: route.priority.unwrap_or(0),
             service: None,
             split: Vec::new(),
@@ -182,7 +186,7 @@ fn destination(route: &Route, services: &mut Services<'_>, sink: &mut Diagnostic
     Some((Some(first), parts))
 }
 
-/// The name of a route by its match, such as `GET|HEAD shop.example/products/** [x-beta]`. It contains no values of conditions,
+/// The name of a route by its match, such as `GET|HEAD shop.example/products/** [x-beta] on internal`. It contains no values of conditions,
 /// which may be secrets, since names go into logs, metrics and error documents; `[x-beta=*]` stands for any value.
 fn made_name(route: &Route, methods: &[Method], path: &str) -> String {
     let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
@@ -200,6 +204,11 @@ fn made_name(route: &Route, methods: &[Method], path: &str) -> String {
     for condition in &route.headers {
         let value = if condition.value.is_none() { "=*" } else { "" };
         name.extend([" [", condition.name.as_str(), value, "]"]);
+    }
+    let listeners: BTreeSet<&str> =
+        route.listeners.iter().flatten().map(|name| name.value.as_str()).collect();
+    for (at, listener) in listeners.into_iter().enumerate() {
+        name.extend([if at == 0 { " on " } else { "," }, listener]);
     }
     name
 }

@@ -22,6 +22,8 @@ pub struct RouteSettings {
     pub path: String,
     /// Conditions that a request must all meet.
     pub headers: Vec<HeaderCondition>,
+    /// Names of the listeners through which a request may come, sorted; empty = any listener.
+    pub listeners: Vec<Arc<str>>,
     /// Overrides "most specific first"; higher wins.
     pub priority: i32,
     /// Index into `Settings::services`; with a `split`, it is the first part that has a share. `None`: the route has a
@@ -49,6 +51,7 @@ impl RouteSettings {
             path: self.path.clone(),
             spelling: self.policies.spelling,
             headers: self.headers.clone(),
+            listeners: self.listeners.clone(),
             priority: self.priority,
         }
     }

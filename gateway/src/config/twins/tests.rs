@@ -211,6 +211,25 @@ fn headers_that_a_client_may_send_or_leave_out_are_found() {
 }
 
 #[test]
+fn a_route_of_another_listener_is_meant_for_its_clients() {
+    let listen = "listen: {http: [\"127.0.0.1:0\", {bind: \"127.0.0.1:0\", name: internal}]}\n";
+    let with = |open: &str, closed: &str| {
+        let routes = [
+            format!("path: {open}, service: s, auth: none"),
+            format!("path: {closed}, service: s, auth: main"),
+        ];
+        warned(&format!("{listen}routes:\n{}", list(&[&routes[0], &routes[1]]))).len()
+    };
+    assert_eq!(with("/**", "/admin/**"), 1);
+    assert_eq!(with("/**, listener: internal", "/admin/**"), 0);
+    assert_eq!(with("/admin/**, listener: internal", "/admin/**"), 0);
+    // On the listener of the closed route, the open one takes the other spelling.
+    assert_eq!(with("/**", "/admin/**, listener: internal"), 1);
+    assert_eq!(with("/**, listener: internal", "/admin/**, listener: [http, internal]"), 1);
+    assert_eq!(with("/**, listener: http", "/admin/**, listener: internal"), 0);
+}
+
+#[test]
 fn methods_that_the_closed_route_leaves_out_or_the_open_one_names_are_found() {
     let closed = |path: &str| format!("path: {path}, service: s, auth: main, {EXACT}");
     let read = "path: GET /admin, service: s, auth: none";

@@ -19,7 +19,7 @@ fn a_silent_http2_client_gets_a_ping_and_one_that_does_not_answer_it_is_cut() {
     let clock = Rc::new(Clock::new());
     let (table, metrics) = (ConnectionTable::default(), Metrics::default());
     for (answers, is_cut) in [(true, false), (false, true)] {
-        let state = Rc::new(ConnectionState::new(Scheme::Http, &clock));
+        let state = Rc::new(ConnectionState::new(Listener::cleartext(), &clock));
         state.is_http2_with(listen.http2, 100);
         state.request_began();
         let began = clock.now();
@@ -79,7 +79,7 @@ const PREFACE: Standing = Standing { begun: 0, ..HTTP2 };
 impl Standing {
     fn verdict(self, listen: &ListenSettings) -> Verdict {
         let clock = Rc::new(Clock::new());
-        let state = ConnectionState::new(Scheme::Http, &clock);
+        let state = ConnectionState::new(Listener::cleartext(), &clock);
         let now = clock.now() + 1000 * SECOND;
         let before = |seconds: f32| now.checked_sub(Duration::from_secs_f32(seconds)).unwrap();
         state.phase.set(self.phase);
@@ -156,7 +156,7 @@ fn a_connection_is_parked_only_where_nothing_is_under_way_in_either_direction() 
         (Phase::Head, false, false),
         (Phase::Busy, false, false),
     ] {
-        let state = ConnectionState::new(Scheme::Http, &clock);
+        let state = ConnectionState::new(Listener::cleartext(), &clock);
         state.enter(phase);
         state.blocked_since.set(is_blocked.then(|| clock.now()));
         assert!(!state.takes_parking(), "the sweep has not asked");
@@ -164,7 +164,7 @@ fn a_connection_is_parked_only_where_nothing_is_under_way_in_either_direction() 
         assert_eq!(state.takes_parking(), is_parked, "{phase:?}, blocked: {is_blocked}");
         assert!(!state.takes_parking(), "once");
     }
-    let state = ConnectionState::new(Scheme::Http, &clock);
+    let state = ConnectionState::new(Listener::cleartext(), &clock);
     state.park.set(true);
     state.request_began();
     state.request_ended(false);

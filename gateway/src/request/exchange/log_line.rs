@@ -31,6 +31,7 @@ impl Exchange {
             path: self.path(),
             version: self.request.version,
             is_tls: self.is_tls(),
+            listener: &self.connection.listener().name,
             status: self.status_code(),
             bytes_in: self.bytes_in(),
             bytes_out: self.bytes_out,

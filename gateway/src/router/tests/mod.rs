@@ -1,5 +1,6 @@
 //! Routing by examples. [`oracle`] and [`spelling`] have the property tests.
 
+mod listeners;
 mod oracle;
 mod spelling;
 
@@ -72,7 +73,7 @@ fn check(routes: &[RouteMatch], rows: &[(&str, Result<usize, &str>)]) {
     for (request, expected) in rows {
         let (name, target) = request.split_once(' ').expect("a method");
         let (host, path) = target.split_at(target.find('/').expect("a path"));
-        let found = match compiled.lookup(host, path, &method(name), &HeaderMap::new()) {
+        let found = match compiled.lookup("http", host, path, &method(name), &HeaderMap::new()) {
             Match::Route(route) => Ok(route),
             Match::MethodNotAllowed(allow) => Err(allow.to_str().expect("ASCII").to_owned()),
             Match::NotFound => Err(String::new()),
@@ -201,7 +202,7 @@ fn header_conditions_select_among_routes_of_one_path() {
         with_headers(&["x-canary=yes", "x-user"], "GET /a"),
     ];
     let compiled = compile(&routes);
-    let lookup = |headers: &HeaderMap| compiled.lookup("gw", "/a", &Method::GET, headers);
+    let lookup = |headers: &HeaderMap| compiled.lookup("http", "gw", "/a", &Method::GET, headers);
     assert_eq!(lookup(&HeaderMap::new()), Match::Route(0));
     assert_eq!(lookup(&field("x-canary", "no")), Match::Route(1));
     assert_eq!(lookup(&field("x-canary", "yes")), Match::Route(2));
@@ -210,7 +211,7 @@ fn header_conditions_select_among_routes_of_one_path() {
     both.insert("x-user", HeaderValue::from_static("u"));
     assert_eq!(lookup(&both), Match::Route(3));
     let conditional = compile(&[with_headers(&["x-canary"], "GET /a")]);
-    assert_eq!(conditional.lookup("gw", "/a", &Method::POST, &HeaderMap::new()), Match::NotFound);
+    assert_eq!(conditional.lookup("http", "gw", "/a", &Method::POST, &HeaderMap::new()), Match::NotFound);
 }
 
 #[test]
@@ -374,8 +375,14 @@ fn ten_thousand_routes_are_as_near_as_one() {
         ControlFlow::Continue(())
     });
     assert_eq!(lists, 2);
-    assert_eq!(compiled.lookup("gw", "/r7777/1/x", &Method::GET, &HeaderMap::new()), Match::Route(7777));
-    assert_eq!(compiled.lookup("gw", "/r7777/1/y", &Method::GET, &HeaderMap::new()), Match::Route(10_000));
+    assert_eq!(
+        compiled.lookup("http", "gw", "/r7777/1/x", &Method::GET, &HeaderMap::new()),
+        Match::Route(7777)
+    );
+    assert_eq!(
+        compiled.lookup("http", "gw", "/r7777/1/y", &Method::GET, &HeaderMap::new()),
+        Match::Route(10_000)
+    );
 }
 
 /// The longest path that admission accepts, against patterns that invite backtracking.

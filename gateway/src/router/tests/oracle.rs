@@ -8,30 +8,22 @@ use proptest::prelude::*;
 use super::*;
 
 /// Greater is preferred.
-type Key = (i32, (u8, usize), Vec<u8>, bool, (usize, usize), bool, bool, Reverse<usize>);
+type Key = (i32, (u8, usize), Vec<u8>, bool, Reverse<usize>, (usize, usize), bool, bool, Reverse<usize>);
 
-fn winner(
-    routes: &[RouteMatch],
-    host: &str,
-    path: &str,
-    method: &Method,
-    headers: &HeaderMap,
-) -> Option<usize> {
-    let keys = routes
-        .iter()
-        .enumerate()
-        .filter_map(|(at, route)| Some((key(at, route, host, path, method, headers)?, at)));
+/// Listener, host, path, method and headers.
+type Request = (&'static str, &'static str, String, Method, HeaderMap);
+
+fn winner(routes: &[RouteMatch], request: &Request) -> Option<usize> {
+    let keys = routes.iter().enumerate().filter_map(|(at, route)| Some((key(at, route, request)?, at)));
     keys.max().map(|(_, at)| at)
 }
 
-fn key(
-    at: usize,
-    route: &RouteMatch,
-    host: &str,
-    path: &str,
-    method: &Method,
-    headers: &HeaderMap,
-) -> Option<Key> {
+fn key(at: usize, route: &RouteMatch, (listener, host, path, method, headers): &Request) -> Option<Key> {
+    // No listener is named: all listeners, of which there are more than any route names.
+    let listeners = if route.listeners.is_empty() { 9 } else { route.listeners.len() };
+    if listeners < 9 && !route.listeners.iter().any(|name| **name == **listener) {
+        return None;
+    }
     let host_class = match &route.host {
         HostPattern::Exact(exact) => (exact == host).then_some((2, 0))?,
         HostPattern::Suffix(suffix) => {
@@ -59,6 +51,7 @@ fn key(
         host_class,
         path_class,
         !takes_any_case(route),
+        Reverse(listeners),
         (route.headers.len(), values),
         has_methods,
         explicit,
@@ -122,6 +115,7 @@ fn any_route() -> impl Strategy<Value = RouteMatch> {
         1 => Just(HostPattern::Suffix(".b.c".to_owned())),
         1 => Just(HostPattern::Suffix(".c".to_owned())),
     ];
+    let listeners = prop_oneof![4 => Just(&[][..]), 1 => Just(&["a"][..]), 1 => Just(&["b"][..]), 1 => Just(&["a", "b"][..])];
     let methods = proptest::sample::subsequence(vec!["GET", "HEAD", "POST"], 0..=2);
     let headers = prop_oneof![
         4 => Just(&[][..]), 1 => Just(&["x"][..]), 1 => Just(&["x=1"][..]), 1 => Just(&["y"][..]), 1 => Just(&["x", "y"][..]),
@@ -129,13 +123,16 @@ fn any_route() -> impl Strategy<Value = RouteMatch> {
     let priority = prop_oneof![4 => Just(0), 1 => Just(1)];
     let option = || prop_oneof![3 => Just(None), 1 => Just(Some(true)), 1 => Just(Some(false))];
     let spelling = [option(), option()];
-    (path, host, methods, headers, priority, spelling).prop_map(
-        |(path, host, methods, headers, priority, spelling)| {
+    (path, host, listeners, methods, headers, priority, spelling).prop_map(
+        |(path, host, listeners, methods, headers, priority, spelling)| {
             let [case_insensitive, trailing_slash_same] = spelling;
             let spelling = Spelling { case_insensitive, trailing_slash_same };
             RouteMatch {
-                name: format!("{priority} {host:?} {methods:?} {path} {headers:?} {spelling:?}"),
+                name: format!(
+                    "{priority} {listeners:?} {host:?} {methods:?} {path} {headers:?} {spelling:?}"
+                ),
                 host,
+                listeners: listeners.iter().map(|&name| name.into()).collect(),
                 methods: methods.into_iter().map(method).collect(),
                 priority,
                 spelling,
@@ -146,7 +143,7 @@ fn any_route() -> impl Strategy<Value = RouteMatch> {
 }
 
 /// Every request that the routes of [`any_route`] can distinguish: `z`, `1` and DELETE represent all others.
-fn all_requests() -> Vec<(&'static str, String, Method, HeaderMap)> {
+fn all_requests() -> Vec<Request> {
     let mut paths = vec!["/".to_owned()];
     let mut longer = vec![String::new()];
     for _ in 0..4 {
@@ -163,12 +160,15 @@ fn all_requests() -> Vec<(&'static str, String, Method, HeaderMap)> {
         header_sets.push(both);
     }
     let mut requests = Vec::new();
-    for host in ["x.b.c", "z.b.c", "z.c", "z"] {
-        for path in &paths {
-            for method in [Method::GET, Method::HEAD, Method::POST, Method::DELETE] {
-                requests.extend(
-                    header_sets.iter().map(|headers| (host, path.clone(), method.clone(), headers.clone())),
-                );
+    for listener in ["a", "b", "z"] {
+        for host in ["x.b.c", "z.b.c", "z.c", "z"] {
+            for path in &paths {
+                for method in [Method::GET, Method::HEAD, Method::POST, Method::DELETE] {
+                    let all = header_sets.iter();
+                    requests.extend(
+                        all.map(|headers| (listener, host, path.clone(), method.clone(), headers.clone())),
+                    );
+                }
             }
         }
     }
@@ -191,14 +191,15 @@ proptest! {
         routes in proptest::collection::vec(any_route(), 1..12),
         picks in proptest::collection::vec(any::<prop::sample::Index>(), 60),
     ) {
-        thread_local! { static REQUESTS: Vec<(&'static str, String, Method, HeaderMap)> = all_requests(); }
+        thread_local! { static REQUESTS: Vec<Request> = all_requests(); }
         let routes = without_conflicts(routes);
         let compiled = compile(&routes);
         REQUESTS.with(|requests| {
             for pick in picks {
-                let (host, path, method, headers) = pick.get(requests);
-                let expected = winner(&routes, host, path, method, headers);
-                let found = compiled.lookup(host, path, method, headers);
+                let request = pick.get(requests);
+                let (listener, host, path, method, headers) = request;
+                let expected = winner(&routes, request);
+                let found = compiled.lookup(listener, host, path, method, headers);
                 let agrees = match (&found, expected) {
                     (Match::Route(route), Some(expected)) => *route == expected,
                     (Match::Route(_), None) | (_, Some(_)) => false,
@@ -207,7 +208,10 @@ proptest! {
                         // those.
                         let others = [Method::GET, Method::HEAD, Method::POST];
                         let allowed: Vec<&str> = others.iter()
-                            .filter(|other| winner(&routes, host, path, other, headers).is_some())
+                            .filter(|other| {
+                                let request = (*listener, *host, path.clone(), (*other).clone(), headers.clone());
+                                winner(&routes, &request).is_some()
+                            })
                             .map(Method::as_str).collect();
                         let allow = allowed.join(", ");
                         *refused == if allow.is_empty() { Match::NotFound } else {
@@ -215,7 +219,7 @@ proptest! {
                         }
                     }
                 };
-                prop_assert!(agrees, "{method} {host}{path} {headers:?}: {found:?}, expected {expected:?}");
+                prop_assert!(agrees, "{listener} {method} {host}{path} {headers:?}: {found:?}, expected {expected:?}");
             }
             Ok(())
         })?;
@@ -231,7 +235,7 @@ proptest! {
     ) {
         let found = Router::compile(&routes).err().unwrap_or_default();
         let reached: std::collections::HashSet<usize> = all_requests().iter()
-            .filter_map(|(host, path, method, headers)| winner(&routes, host, path, method, headers))
+            .filter_map(|request| winner(&routes, request))
             .collect();
         for (at, route) in routes.iter().enumerate() {
             let kinds: Vec<ConflictKind> =

@@ -19,7 +19,7 @@ fn seen_by_service(path: &str) -> Vec<String> {
 }
 
 fn taken(router: &Router, path: &str) -> Match {
-    router.lookup("gw", path, &Method::GET, &HeaderMap::new())
+    router.lookup("http", "gw", path, &Method::GET, &HeaderMap::new())
 }
 
 /// The characters of a segment: those of RFC 3986 §3.3, and those that are always encoded.
