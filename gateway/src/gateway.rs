@@ -231,7 +231,10 @@ impl Gateway {
     }
 
     fn first(&self, scheme: Scheme) -> Option<SocketAddr> {
-        self.clients.iter().find(|listening| listening.scheme == scheme).map(|listening| listening.address)
+        self.clients
+            .iter()
+            .find(|listening| listening.listener.scheme == scheme)
+            .map(|listening| listening.address)
     }
 
     /// The address of the admin listener, with the port that was bound.

@@ -30,6 +30,7 @@ pub mod message;
 pub mod metrics;
 pub mod policy;
 pub mod printable;
+pub mod proxy_protocol;
 pub mod request;
 pub mod router;
 mod seldom;

@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use crate::{admission::Scheme, syntax::diagnostics::Span};
+use crate::{admission::Scheme, proxy_protocol::ProxyProtocol, syntax::diagnostics::Span};
 
 /// The section `listen` of a configuration, with defaults filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,18 +49,24 @@ impl ListenSettings {
 }
 
 /// A listener as its connections know it. It stays as it is until the process ends.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
     /// The name in routes, logs and metrics.
     pub name: Arc<str>,
     pub scheme: Scheme,
+    /// Whether connections begin with the address of their client.
+    pub proxy_protocol: ProxyProtocol,
 }
 
 #[cfg(any(test, feature = "testing"))]
 impl Listener {
     /// A cleartext listener with the default name, for tests and benches.
     pub(crate) fn cleartext() -> std::rc::Rc<Self> {
-        std::rc::Rc::new(Self { name: "http".into(), scheme: Scheme::Http })
+        std::rc::Rc::new(Self {
+            name: "http".into(),
+            scheme: Scheme::Http,
+            proxy_protocol: ProxyProtocol::Off,
+        })
     }
 }
 
@@ -77,6 +83,7 @@ pub struct Http2Settings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSettings {
     pub name: Arc<str>,
+    pub proxy_protocol: ProxyProtocol,
     pub bind: SocketAddr,
 }
 
@@ -84,6 +91,7 @@ pub struct HttpSettings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpsSettings {
     pub name: Arc<str>,
+    pub proxy_protocol: ProxyProtocol,
     pub bind: SocketAddr,
     pub cert_file: PathBuf,
     pub key_file: PathBuf,

@@ -241,9 +241,10 @@ fn announce(gateway: &Gateway) {
 fn announce_as_text(gateway: &Gateway, routes: usize, services: &[(String, usize)]) {
     say(format_args!("config    {}", gateway.config()));
     for listening in gateway.listeners() {
-        let (scheme, url) = (listening.scheme.as_str(), listening.url());
+        let (scheme, name, url) =
+            (listening.listener.scheme.as_str(), &*listening.listener.name, listening.url());
         // A name that only repeats the scheme says nothing.
-        let name = if *listening.name == *scheme { String::new() } else { format!("  {}", listening.name) };
+        let name = if name == scheme { String::new() } else { format!("  {name}") };
         say(format_args!("{scheme:<9} {url}{name}"));
     }
     say(format_args!("routes    {routes}"));
@@ -257,9 +258,11 @@ fn announce_as_text(gateway: &Gateway, routes: usize, services: &[(String, usize
 
 /// The start-up lines as one event; `services` has the number of instances of each.
 fn announce_as_event(gateway: &Gateway, routes: usize, services: Vec<(String, usize)>) {
-    let urls =
-        |scheme| gateway.listeners().iter().filter(move |one| one.scheme == scheme).map(Listening::url);
-    let listeners = gateway.listeners().iter().map(|one| json!({ "name": *one.name, "url": one.url() }));
+    let urls = |scheme| {
+        gateway.listeners().iter().filter(move |one| one.listener.scheme == scheme).map(Listening::url)
+    };
+    let listeners =
+        gateway.listeners().iter().map(|one| json!({ "name": *one.listener.name, "url": one.url() }));
     let services: serde_json::Map<String, Value> =
         services.into_iter().map(|(name, count)| (name, count.into())).collect();
     let fields = json!({

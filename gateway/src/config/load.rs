@@ -134,6 +134,7 @@ mod tests {
             require::Requirement,
             timeout::{self, Timeouts},
         },
+        proxy_protocol::ProxyProtocol,
         router::{HeaderCondition, HostPattern},
     };
 
@@ -196,7 +197,8 @@ mod tests {
     #[test]
     fn the_plain_case_is_two_lines_and_everything_else_has_a_default() {
         let settings = check("version: 1\nroutes:\n  - path: /users/**\n    service: users\n");
-        let http = HttpSettings { name: "http".into(), bind: "0.0.0.0:8080".parse().unwrap() };
+        let bind = "0.0.0.0:8080".parse().unwrap();
+        let http = HttpSettings { name: "http".into(), bind, proxy_protocol: ProxyProtocol::Off };
         assert_eq!(settings.listen.http, [http]);
         assert_eq!(settings.listen.admin, Some("127.0.0.1:9900".parse().unwrap()));
         assert_eq!(settings.consul.unwrap().address, "http://127.0.0.1:8500");

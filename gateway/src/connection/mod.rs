@@ -16,6 +16,7 @@ mod http1;
 mod http2;
 mod linger;
 mod observed;
+mod proxied;
 mod report;
 mod streams;
 mod transport;
@@ -46,6 +47,7 @@ use crate::{
     downstream::{ConnectionState, Phase},
     file_account::Place,
     listen::{ListenSettings, Listener},
+    proxy_protocol::ProxyProtocol,
     request::ConnectionContext,
     worker::WorkerState,
 };
@@ -59,7 +61,22 @@ pub fn spawn(
     place: Place,
     worker: Rc<WorkerState>,
 ) {
-    spawn_with(peer, listener, Some(place), worker, async move |context| serve(stream, &context).await);
+    spawn_with(listener, Some(place), worker, async move |arrival| {
+        let client = match arrival.state.listener.proxy_protocol {
+            ProxyProtocol::Off => Ok(Some(peer)),
+            // Boxed, because the room for a header is not needed any more after it.
+            _ => boxed(|| proxied::client(&stream, peer, &arrival.worker, &arrival.state)).await,
+        };
+        match client {
+            Ok(Some(client)) => {
+                let context = arrival.of(client);
+                let result = serve(stream, &context).await;
+                (context, result)
+            }
+            Ok(None) => (arrival.of(peer), Ok(())),
+            Err(failure) => (arrival.of(peer), Err(failure)),
+        }
+    });
 }
 
 /// Serves HTTP in cleartext in a task of this worker, on any stream that can be read and written.
@@ -68,19 +85,38 @@ pub(crate) fn spawn_cleartext<I>(io: I, peer: SocketAddr, worker: Rc<WorkerState
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    spawn_with(peer, Listener::cleartext(), None, worker, async move |context| {
-        serve_cleartext(transport(io, &context), &context).await
+    spawn_with(Listener::cleartext(), None, worker, async move |arrival| {
+        let context = arrival.of(peer);
+        let result = serve_cleartext(transport(io, &context), &context).await;
+        (context, result)
     });
 }
 
-fn spawn_with<S>(
-    peer: SocketAddr,
-    listener: Rc<Listener>,
-    place: Option<Place>,
+/// A connection that has been accepted and is counted, and whose client is not known yet.
+struct Arrival {
     worker: Rc<WorkerState>,
-    serve: S,
-) where
-    S: AsyncFnOnce(Rc<ConnectionContext>) -> Result<(), Failure> + 'static,
+    state: Rc<ConnectionState>,
+}
+
+impl Arrival {
+    /// The connection of this client.
+    fn of(self, client: SocketAddr) -> Rc<ConnectionContext> {
+        let authority = self.worker.last_authority.borrow().clone();
+        Rc::new(ConnectionContext {
+            peer: client,
+            peer_text: address_text(client.ip().to_canonical()),
+            authority: RefCell::new(authority),
+            worker: self.worker,
+            state: self.state,
+            held: Rc::default(),
+            tunnel: RefCell::default(),
+        })
+    }
+}
+
+fn spawn_with<S>(listener: Rc<Listener>, place: Option<Place>, worker: Rc<WorkerState>, serve: S)
+where
+    S: AsyncFnOnce(Arrival) -> (Rc<ConnectionContext>, Result<(), Failure>) + 'static,
 {
     let connections = &worker.metrics.connections;
     for counter in [&connections.accepted, &connections.open] {
@@ -92,19 +128,9 @@ fn spawn_with<S>(
     // Boxed, because tokio moves a task's future several times.
     tokio::task::spawn_local(boxed(|| async move {
         let _entry = entry;
-        let authority = worker.last_authority.borrow().clone();
-        let context = Rc::new(ConnectionContext {
-            peer,
-            peer_text: address_text(peer.ip().to_canonical()),
-            authority: RefCell::new(authority),
-            worker,
-            state,
-            held: Rc::default(),
-            tunnel: RefCell::default(),
-        });
-        match serve(Rc::clone(&context)).await {
-            Err(failure) => report::ended(&context, &failure),
-            Ok(()) => report::closed(&context),
+        match serve(Arrival { worker, state }).await {
+            (context, Err(failure)) => report::ended(&context, &failure),
+            (context, Ok(())) => report::closed(&context),
         }
     }));
 }

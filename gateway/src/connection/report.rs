@@ -6,7 +6,7 @@
 
 use super::ConnectionContext;
 use crate::{
-    downstream::{Ended, HEADER_TIMEOUT, SHED, budget},
+    downstream::{Ended, HEADER_TIMEOUT, PROXY_PROTOCOL, PROXY_UNTRUSTED, SHED, budget},
     metrics::Rare,
 };
 
@@ -65,7 +65,9 @@ fn list(context: &ConnectionContext, reason: Ended, detail: &str) {
 }
 
 /// Connections that the gateway ended or could not begin. A client that leaves is not refused.
-const LISTED: [Ended; 9] = [
+const LISTED: [Ended; 11] = [
+    PROXY_PROTOCOL,
+    PROXY_UNTRUSTED,
     "bad_request",
     "head_too_large",
     "tls_handshake",
@@ -77,8 +79,15 @@ const LISTED: [Ended; 9] = [
     budget::HEADER_FLOOD,
 ];
 /// Those of `LISTED` that no honest client causes.
-const LOGGED: [Ended; 5] =
-    ["bad_request", "head_too_large", budget::CONTROL_FLOOD, budget::RESET_FLOOD, budget::HEADER_FLOOD];
+const LOGGED: [Ended; 7] = [
+    PROXY_PROTOCOL,
+    PROXY_UNTRUSTED,
+    "bad_request",
+    "head_too_large",
+    budget::CONTROL_FLOOD,
+    budget::RESET_FLOOD,
+    budget::HEADER_FLOOD,
+];
 
 /// The number of lines that were left out since the last one. `None`: this line is left out, too.
 fn may_log(context: &ConnectionContext) -> Option<u64> {

@@ -218,7 +218,8 @@ const HTTPS: &str = "listen.https";
 /// The keys of `routes.yaml` whose values differ from those at the start and take effect at the next one.
 fn needs_restart(started: &Settings, new: &Settings) -> Vec<&'static str> {
     let tls = |settings: &Settings| -> Vec<_> {
-        settings.listen.https.iter().map(|https| (Arc::clone(&https.name), https.bind)).collect()
+        let all = settings.listen.https.iter();
+        all.map(|https| (Arc::clone(&https.name), https.bind, https.proxy_protocol)).collect()
     };
     let log_begins = |settings: &Settings| settings.access_log.format != AccessLogFormat::Off;
     let keys = [

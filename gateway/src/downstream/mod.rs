@@ -25,3 +25,7 @@ pub(crate) type Ended = &'static str;
 pub(crate) const HEADER_TIMEOUT: Ended = "header_timeout";
 /// The connection was closed before the end of a request head, because another client needed its place.
 pub(crate) const SHED: Ended = "shed";
+/// A trusted proxy sent no valid header of the PROXY protocol.
+pub(crate) const PROXY_PROTOCOL: Ended = "proxy_protocol";
+/// A peer that is not trusted came to a listener where each connection must begin with such a header.
+pub(crate) const PROXY_UNTRUSTED: Ended = "proxy_untrusted";

@@ -23,8 +23,9 @@ use crate::{
         status::Status,
     },
     file_account::FileAccount,
-    listen::Listener,
+    listen::{HttpSettings, Listener},
     policy::rate_limit::KeyBudget,
+    proxy_protocol::ProxyProtocol,
     snapshot::Publisher,
     worker::{COMMANDS_MAX, Command, Hints, WorkerSetup},
     worker_thread::{
@@ -36,9 +37,8 @@ use crate::{
 /// One address on which a gateway accepts clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listening {
-    /// The name of the listener. Several addresses may have the same one.
-    pub name: Arc<str>,
-    pub scheme: Scheme,
+    /// Several addresses may belong to the same one.
+    pub listener: Listener,
     /// With the port that was bound.
     pub address: SocketAddr,
 }
@@ -46,12 +46,12 @@ pub struct Listening {
 impl Listening {
     /// What the admin listener shows of it.
     pub(super) fn json(&self) -> Value {
-        json!({ "name": *self.name, "url": self.url() })
+        json!({ "name": *self.listener.name, "url": self.url(), "proxy_protocol": self.listener.proxy_protocol.as_str() })
     }
 
     /// The URL of the address.
     pub fn url(&self) -> String {
-        format!("{}://{}", self.scheme.as_str(), self.address)
+        format!("{}://{}", self.listener.scheme.as_str(), self.address)
     }
 }
 
@@ -83,14 +83,18 @@ pub(super) fn bind(settings: &Settings, mut inherited: Inherited) -> Result<Boun
         addresses: Vec::new(),
     };
     let listen = &settings.listen;
-    let http = listen.http.iter().map(|http| (http.bind, "listen.http", &http.name, Scheme::Http));
-    let https = listen.https.iter().map(|https| (https.bind, "listen.https", &https.name, Scheme::Https));
-    for (address, key, name, scheme) in http.chain(https) {
-        let (place, sockets) = open(address, key, workers, &mut inherited)?;
-        let listener = Listener { name: Arc::clone(name), scheme };
-        bound.clients.push(Listening { name: Arc::clone(name), scheme, address: place.bound });
+    let http = listen.http.iter().map(|http| {
+        let HttpSettings { name, bind, proxy_protocol } = http;
+        ("listen.http", bind, listener(name, Scheme::Http, *proxy_protocol))
+    });
+    let https = listen.https.iter().map(|https| {
+        ("listen.https", &https.bind, listener(&https.name, Scheme::Https, https.proxy_protocol))
+    });
+    for (key, bind, listener) in http.chain(https) {
+        let (place, sockets) = open(*bind, key, workers, &mut inherited)?;
         bound.addresses.push(place);
         spread(&mut bound.listeners, sockets, &listener);
+        bound.clients.push(Listening { listener, address: place.bound });
     }
     if let Some(address) = settings.listen.admin {
         let (place, listener) = open_single(address, "listen.admin", &mut inherited)?;
@@ -144,6 +148,10 @@ fn spread(workers: &mut [Vec<(TcpListener, Listener)>], sockets: Vec<TcpListener
             worker.push((socket, listener.clone()));
         }
     }
+}
+
+fn listener(name: &Arc<str>, scheme: Scheme, proxy_protocol: ProxyProtocol) -> Listener {
+    Listener { name: Arc::clone(name), scheme, proxy_protocol }
 }
 
 pub(super) fn start_log(

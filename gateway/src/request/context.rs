@@ -14,7 +14,7 @@ use crate::{
 pub struct ConnectionContext {
     /// The worker that serves the connection.
     pub worker: Rc<WorkerState>,
-    /// Address of the TCP peer: the client, or a proxy.
+    /// Address of the TCP peer, which is the client or a proxy; or the one that a trusted proxy gave for it (PROXY protocol).
     pub peer: SocketAddr,
     /// The peer's address as a header value, made once.
     pub peer_text: HeaderValue,

@@ -19,7 +19,12 @@ use crate::support::{
 
 /// The first address of a listener.
 fn address_of(gateway: &TestGateway, name: &str) -> SocketAddr {
-    gateway.listeners().iter().find(|listening| *listening.name == *name).expect("the listener").address
+    gateway
+        .listeners()
+        .iter()
+        .find(|listening| *listening.listener.name == *name)
+        .expect("the listener")
+        .address
 }
 
 /// Writes `NAME.pem` and `NAME.key`. Each file aside first, so that the watcher never sees half of one.
@@ -54,7 +59,7 @@ async fn a_route_of_a_listener_is_for_its_clients_only() {
     }
     // All addresses of a listener have its name.
     let of_v6 = gateway.listeners().iter().find(|listening| listening.address.is_ipv6()).unwrap();
-    assert_eq!((&*of_v6.name, &*body(of_v6.address, "/a").await), ("internal", "inside"));
+    assert_eq!((&*of_v6.listener.name, &*body(of_v6.address, "/a").await), ("internal", "inside"));
     // A client of one listener does not learn the methods of the other one's routes: `/**` takes those of this one.
     let posted = send(address_of(&gateway, "http"), request("POST", "/metrics", "")).await;
     assert_eq!(text(&posted), "open");

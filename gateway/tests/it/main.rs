@@ -76,6 +76,7 @@ mod order_of_cost;
 mod partial_reloads;
 mod policies;
 mod probes;
+mod proxy_protocol;
 mod proxying;
 mod real_clients;
 mod refusals;

@@ -8,10 +8,11 @@ use ipnet::IpNet;
 use super::{
     http2::Http2,
     later,
-    listeners::{Http, address, listener_name, read_http},
+    listeners::{Http, address, listener_name, proxy_protocol, read_http},
 };
 use crate::{
     message::names::Kind,
+    proxy_protocol::ProxyProtocol,
     syntax::{
         diagnostics::{Diagnostic, Diagnostics, Span, code},
         fields::{Fields, Known, is_word, one_or_many, some_text, value},
@@ -25,6 +26,8 @@ use crate::{
 pub(crate) struct Listen {
     pub(crate) http: Option<Vec<Http>>,
     pub(crate) https: Vec<Https>,
+    /// Of every listener that does not have its own.
+    pub(crate) proxy_protocol: Option<At<ProxyProtocol>>,
     pub(crate) admin: Option<Admin>,
     pub(crate) admin_hosts: Vec<String>,
     pub(crate) trusted_proxies: Vec<At<IpNet>>,
@@ -43,6 +46,7 @@ pub(crate) struct Listen {
 #[derive(Debug)]
 pub(crate) struct Https {
     pub(crate) name: Option<At<String>>,
+    pub(crate) proxy_protocol: Option<At<ProxyProtocol>>,
     pub(crate) bind: Option<At<SocketAddr>>,
     pub(crate) cert_file: Option<At<String>>,
     pub(crate) key_file: Option<At<String>>,
@@ -63,6 +67,7 @@ impl Listen {
         Self {
             http: fields.get("http").map(|node| read_http(node, sink)),
             https: read_https(&fields, sink),
+            proxy_protocol: fields.value("proxy_protocol", sink, proxy_protocol),
             admin: fields.get("admin").and_then(|node| Admin::read(node, sink)),
             admin_hosts: plain_list(fields.values("admin_hosts", sink, host_name)),
             trusted_proxies: fields.values("trusted_proxies", sink, network).unwrap_or_default(),
@@ -141,6 +146,7 @@ impl Https {
         }
         Some(Self {
             name: fields.value("name", sink, listener_name),
+            proxy_protocol: fields.value("proxy_protocol", sink, proxy_protocol),
             bind: fields.value("bind", sink, address),
             cert_file: fields.value("cert_file", sink, some_text),
             key_file: fields.value("key_file", sink, some_text),
@@ -233,6 +239,7 @@ pub(crate) static LISTEN: Known = Known {
         "admin",
         "admin_hosts",
         "trusted_proxies",
+        "proxy_protocol",
         "headers",
         "header_timeout",
         "idle_timeout",
@@ -243,13 +250,13 @@ pub(crate) static LISTEN: Known = Known {
         "max_requests_per_connection",
         "http2",
     ],
-    later: &["proxy_protocol"],
+    later: &[],
 };
 pub(crate) static LISTEN_HEADERS: Known =
     Known { what: "`listen.headers`", prefix: "listen.headers.", fields: &["untrusted"], later: &[] };
 pub(crate) static HTTPS: Known = Known {
     what: "`listen.https`",
     prefix: "listen.https.",
-    fields: &["bind", "name", "cert_file", "key_file"],
+    fields: &["bind", "name", "proxy_protocol", "cert_file", "key_file"],
     later: &["acme", "client_ca_file"],
 };

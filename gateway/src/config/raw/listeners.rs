@@ -2,11 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::syntax::{
-    diagnostics::{Diagnostics, code},
-    fields::{Fields, Known, name, one_or_many, value},
-    tree::{At, Node, Value},
-    units::{Invalid, in_yaml},
+use crate::{
+    proxy_protocol::ProxyProtocol,
+    syntax::{
+        diagnostics::{Diagnostics, code},
+        fields::{Fields, Known, choice, name, one_or_many, value},
+        tree::{At, Node, Value},
+        units::{Invalid, in_yaml},
+    },
 };
 
 /// One element of `listen.http`. Several addresses of one element are one listener.
@@ -16,6 +19,7 @@ pub(crate) struct Http {
     pub(crate) bind: Option<Vec<At<SocketAddr>>>,
     pub(crate) name: Option<At<String>>,
     pub(crate) redirect: Option<At<HttpsPort>>,
+    pub(crate) proxy_protocol: Option<At<ProxyProtocol>>,
 }
 
 /// The port of `https` URLs to which a listener redirects its clients.
@@ -46,8 +50,23 @@ impl Http {
             bind: fields.values("bind", sink, address),
             name: fields.value("name", sink, listener_name),
             redirect: fields.value("redirect", sink, https_port),
+            proxy_protocol: fields.value("proxy_protocol", sink, proxy_protocol),
         })
     }
+}
+
+/// Reads `proxy_protocol`.
+pub(super) fn proxy_protocol(text: &str) -> Result<ProxyProtocol, Invalid> {
+    let words = [
+        ("off", ProxyProtocol::Off),
+        ("required", ProxyProtocol::Required),
+        ("optional", ProxyProtocol::Optional),
+    ];
+    // YAML's own word for `off`.
+    choice(if text == "false" { "off" } else { text }, &words, &[]).map_err(|invalid| match text {
+        "on" | "true" | "v1" | "v2" => invalid.help("write `required`: both versions are read"),
+        _ => invalid,
+    })
 }
 
 /// Reads the name of a listener.
@@ -108,6 +127,6 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, Invalid> {
 pub(crate) static HTTP: Known = Known {
     what: "`listen.http`",
     prefix: "listen.http.",
-    fields: &["bind", "name", "redirect"],
+    fields: &["bind", "name", "redirect", "proxy_protocol"],
     later: &[],
 };

@@ -1,11 +1,16 @@
 //! Listeners and the connection to the registry: from the file, otherwise from the environment, otherwise the
 //! default.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use millgate_registry::{ClientConfig, TlsOptions};
 
-use super::{defaults::Defaults, files::Files, listeners::Listeners, no_effect};
+use super::{
+    defaults::Defaults,
+    files::Files,
+    listeners::{Listeners, TlsListener},
+    no_effect,
+};
 use crate::{
     config::{
         raw::{
@@ -35,7 +40,7 @@ pub(super) fn resolve(
     ListenSettings {
         http: listeners.http,
         redirects: listeners.redirects,
-        https: https.filter_map(|(https, name)| resolve_https(https, name, files, sink)).collect(),
+        https: https.filter_map(|(https, tls)| resolve_https(https, tls, files, sink)).collect(),
         admin: match &raw.admin {
             Some(Admin::Off) => None,
             Some(Admin::Address(at)) => Some(at.value),
@@ -90,7 +95,7 @@ fn untrusted(written: Option<&At<Vec<String>>>, defaults: &[&str], sink: &mut Di
 
 fn resolve_https(
     raw: &Https,
-    name: Arc<str>,
+    TlsListener { name, proxy_protocol }: TlsListener,
     files: &mut Files,
     sink: &mut Diagnostics,
 ) -> Option<HttpsSettings> {
@@ -98,6 +103,7 @@ fn resolve_https(
     let key = raw.key_file.as_ref().and_then(|name| files.readable(name, "certificate's key", sink));
     Some(HttpsSettings {
         name,
+        proxy_protocol,
         bind: raw.bind.as_ref()?.value,
         cert_file: cert?.path,
         key_file: key?.path,

@@ -16,6 +16,7 @@ use crate::{
         listeners::{Http, HttpsPort},
     },
     listen::HttpSettings,
+    proxy_protocol::ProxyProtocol,
     syntax::{
         diagnostics::{Diagnostic, Diagnostics, Span, code},
         fields::unknown_name,
@@ -29,8 +30,15 @@ pub(super) struct Listeners {
     pub(super) http: Vec<HttpSettings>,
     /// Names of listeners that redirect every client, with the port.
     pub(super) redirects: Vec<(Arc<str>, u16)>,
-    /// The names of `listen.https`, in its order.
-    pub(super) https: Vec<Arc<str>>,
+    /// What is common to listeners of `listen.https`, in its order.
+    pub(super) https: Vec<TlsListener>,
+}
+
+/// The name of a TLS listener, and whether its connections begin with the client's address.
+#[derive(Debug)]
+pub(super) struct TlsListener {
+    pub(super) name: Arc<str>,
+    pub(super) proxy_protocol: ProxyProtocol,
 }
 
 impl Listeners {
@@ -51,7 +59,9 @@ impl Listeners {
                 .bind
                 .as_ref()
                 .map_or(vec![defaults.listen.http], |binds| binds.iter().map(|bind| bind.value).collect());
-            let settings = binds.into_iter().map(|bind| HttpSettings { name: Arc::clone(&name), bind });
+            let proxy_protocol = proxy_protocol(listener.proxy_protocol.as_ref(), raw, sink);
+            let settings =
+                binds.into_iter().map(|bind| HttpSettings { name: Arc::clone(&name), bind, proxy_protocol });
             resolved.http.extend(settings);
             if let Some(redirect) = &listener.redirect
                 && let Some(port) = port_of(redirect, &raw.https, sink)
@@ -59,7 +69,11 @@ impl Listeners {
                 resolved.redirects.push((name, port));
             }
         }
-        resolved.https = raw.https.iter().map(|https| names.next(https.name.as_ref(), "https")).collect();
+        for https in &raw.https {
+            let name = names.next(https.name.as_ref(), "https");
+            let proxy_protocol = proxy_protocol(https.proxy_protocol.as_ref(), raw, sink);
+            resolved.https.push(TlsListener { name, proxy_protocol });
+        }
         resolved
     }
 
@@ -67,7 +81,8 @@ impl Listeners {
     pub(super) fn named(&self, written: Option<&[At<String>]>, sink: &mut Diagnostics) -> Vec<Arc<str>> {
         let mut named = Vec::new();
         for name in written.unwrap_or_default() {
-            let known = self.http.iter().map(|http| &http.name).chain(&self.https);
+            let known =
+                self.http.iter().map(|http| &http.name).chain(self.https.iter().map(|https| &https.name));
             let Some(found) = known.clone().find(|known| ***known == *name.value) else {
                 let mut known: Vec<&str> = known.map(|name| &**name).collect();
                 known.dedup();
@@ -131,6 +146,23 @@ impl Names {
             }
         }
     }
+}
+
+/// Whether connections of a listener begin with the client's address. Only a trusted proxy may state one.
+fn proxy_protocol(own: Option<&At<ProxyProtocol>>, raw: &Listen, sink: &mut Diagnostics) -> ProxyProtocol {
+    let Some(written) = own.or(raw.proxy_protocol.as_ref()) else { return ProxyProtocol::Off };
+    if written.value != ProxyProtocol::Off && raw.trusted_proxies.is_empty() {
+        let label = match written.value {
+            ProxyProtocol::Required => "every connection would be closed",
+            _ => "no header would be read",
+        };
+        sink.push_once(
+            Diagnostic::error(code::CONFLICT, written.span, "`proxy_protocol` needs `listen.trusted_proxies`")
+                .label(label)
+                .help("name the load balancers in front, such as `listen: {trusted_proxies: [10.0.0.0/8]}`: any other peer could state any address"),
+        );
+    }
+    written.value
 }
 
 /// The port to which a cleartext listener redirects its clients. `None`: an error was reported.

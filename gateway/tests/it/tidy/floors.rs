@@ -64,6 +64,7 @@ const GATEWAY: House = House {
             "interner",
             "metrics",
             "printable",
+            "proxy_protocol",
             "seldom",
             "small_writes",
             "syntax",
