@@ -38,6 +38,66 @@ impl ProxyProtocol {
     }
 }
 
+/// The version of the header that a service gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HeaderVersion {
+    /// Version 1.
+    Text,
+    /// Version 2.
+    Binary,
+}
+
+/// A client's connection, as a header describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hop {
+    source: SocketAddr,
+    destination: SocketAddr,
+}
+
+impl Hop {
+    /// The connection of a client to an address of the gateway. Both get the family of IPv6 if they differ, since a header has only one.
+    pub fn new(source: SocketAddr, destination: SocketAddr) -> Self {
+        let [from, to] = [source, destination].map(|address| address.ip().to_canonical());
+        let [from, to] = match (from, to) {
+            (IpAddr::V4(v4), IpAddr::V6(_)) => [v4.to_ipv6_mapped().into(), to],
+            (IpAddr::V6(_), IpAddr::V4(v4)) => [from, v4.to_ipv6_mapped().into()],
+            _ => [from, to],
+        };
+        Self {
+            source: SocketAddr::new(from, source.port()),
+            destination: SocketAddr::new(to, destination.port()),
+        }
+    }
+}
+
+/// The header for a connection to a service. `None`: a connection of the gateway's own.
+pub(crate) fn header(version: HeaderVersion, hop: Option<Hop>) -> Vec<u8> {
+    match version {
+        HeaderVersion::Text => {
+            let Some(Hop { source, destination }) = hop else { return b"PROXY UNKNOWN\r\n".to_vec() };
+            let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
+            let ((from, to), ports) = ((source.ip(), destination.ip()), (source.port(), destination.port()));
+            format!("PROXY {family} {from} {to} {} {}\r\n", ports.0, ports.1).into_bytes()
+        }
+        HeaderVersion::Binary => {
+            let octets = |ip: IpAddr| match ip {
+                IpAddr::V4(v4) => v4.octets().to_vec(),
+                IpAddr::V6(v6) => v6.octets().to_vec(),
+            };
+            let block = hop.map(|Hop { source, destination }| {
+                let ports = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
+                (source.is_ipv4(), [octets(source.ip()), octets(destination.ip()), ports].concat())
+            });
+            let (kind, block): ([u8; 4], _) = match block {
+                None => ([0x20, 0x00, 0, 0], Vec::new()),
+                Some((true, block)) => ([0x21, 0x11, 0, 12], block),
+                Some((false, block)) => ([0x21, 0x21, 0, 36], block),
+            };
+            [SIGNATURE, &kind, &block].concat()
+        }
+    }
+}
+
 /// What the first bytes of a connection are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FirstBytes {

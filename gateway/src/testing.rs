@@ -150,6 +150,7 @@ pub(crate) fn worker_with<F: Future<Output = ()> + 'static>(
 pub(crate) fn connection_of(worker: &Rc<WorkerState>) -> Rc<crate::request::ConnectionContext> {
     Rc::new(crate::request::ConnectionContext {
         peer: ([127, 0, 0, 1], 40_000).into(),
+        local: None,
         peer_text: http::HeaderValue::from_static("127.0.0.1"),
         authority: std::cell::RefCell::default(),
         state: Rc::new(crate::downstream::ConnectionState::new(

@@ -190,6 +190,7 @@ pub fn snapshot(
         clusters: clusters::compile(settings, world, previous.map_or(&[][..], |old| &old.clusters)),
         keys: settings.auth.iter().map(|auth| held_keys(auth, world)).collect(),
         auth_generation: world.keys_generation(),
+        states_clients: settings.services.iter().any(|service| service.proxy_protocol.is_some()),
         tls: world.tls.iter().map(|(name, tls)| (Arc::clone(name), Arc::clone(&tls.config))).collect(),
         table,
     }

@@ -61,7 +61,11 @@ pub fn spawn(
     place: Place,
     worker: Rc<WorkerState>,
 ) {
-    spawn_with(listener, Some(place), worker, async move |arrival| {
+    spawn_with(listener, Some(place), worker, async move |mut arrival| {
+        // A system call that only services with a header need.
+        if arrival.worker.snapshot().shared.states_clients {
+            arrival.local = stream.local_addr().ok();
+        }
         let client = match arrival.state.listener.proxy_protocol {
             ProxyProtocol::Off => Ok(Some(peer)),
             // Boxed, because the room for a header is not needed any more after it.
@@ -96,6 +100,7 @@ where
 struct Arrival {
     worker: Rc<WorkerState>,
     state: Rc<ConnectionState>,
+    local: Option<SocketAddr>,
 }
 
 impl Arrival {
@@ -104,6 +109,7 @@ impl Arrival {
         let authority = self.worker.last_authority.borrow().clone();
         Rc::new(ConnectionContext {
             peer: client,
+            local: self.local,
             peer_text: address_text(client.ip().to_canonical()),
             authority: RefCell::new(authority),
             worker: self.worker,
@@ -128,7 +134,7 @@ where
     // Boxed, because tokio moves a task's future several times.
     tokio::task::spawn_local(boxed(|| async move {
         let _entry = entry;
-        match serve(Arrival { worker, state }).await {
+        match serve(Arrival { worker, state, local: None }).await {
             (context, Err(failure)) => report::ended(&context, &failure),
             (context, Ok(())) => report::closed(&context),
         }

@@ -153,6 +153,33 @@ fn a_checksum_that_is_right_is_taken_and_each_changed_bit_is_found() {
     }
 }
 
+#[test]
+fn what_is_written_is_read_back_by_the_reader_and_by_the_crate() {
+    let hop =
+        |source: &str, destination: &str| Hop::new(source.parse().unwrap(), destination.parse().unwrap());
+    for (hop, source) in [
+        (Some(hop("192.0.2.7:40000", "198.51.100.1:443")), Some("192.0.2.7:40000")),
+        (Some(hop("[2001:db8::7]:1", "[::1]:443")), Some("[2001:db8::7]:1")),
+        // Of two families, and as a socket of both families has them.
+        (Some(hop("192.0.2.7:1", "[2001:db8::1]:443")), Some("[::ffff:192.0.2.7]:1")),
+        (Some(hop("[2001:db8::7]:1", "198.51.100.1:443")), Some("[2001:db8::7]:1")),
+        (Some(hop("[::ffff:192.0.2.7]:1", "[::ffff:198.51.100.1]:443")), Some("192.0.2.7:1")),
+        (None, None),
+    ] {
+        for version in [HeaderVersion::Text, HeaderVersion::Binary] {
+            let bytes = header(version, hop);
+            assert_eq!(read(&bytes), taken(&bytes, source));
+            let (crates, length) = ProxyHeader::parse(&bytes, ParseConfig::default()).unwrap();
+            let address = crates.proxied_address();
+            assert_eq!(
+                (address.map(|one| one.source), length),
+                (source.map(|one| one.parse().unwrap()), bytes.len())
+            );
+            assert_eq!(address.map(|one| one.destination), hop.map(|hop| hop.destination));
+        }
+    }
+}
+
 /// Headers, and what is nearly one.
 fn near_headers() -> impl Strategy<Value = Vec<u8>> {
     let text = "PROXY (TCP4|TCP6|UNKNOWN|TCP5) ?(1[0-9]{0,2}\\.0\\.2\\.[0-9]{1,3}|[0-9a-f:]{2,12}) (10\\.0\\.0\\.1|::1) \

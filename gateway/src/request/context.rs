@@ -1,13 +1,17 @@
 //! The state that all requests of one connection share.
 
-use std::{cell::RefCell, net::SocketAddr, rc::Rc};
+use std::{
+    cell::RefCell,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+};
 
 use http::HeaderValue;
 
 use super::tunnel::Tunnel;
 use crate::{
     admission::Arrival, downstream::ConnectionState, listen::Listener, message::Authority,
-    policy::concurrency::Held, worker::WorkerState,
+    policy::concurrency::Held, proxy_protocol::Hop, worker::WorkerState,
 };
 
 /// A client's connection, with what all of its requests share.
@@ -16,6 +20,8 @@ pub struct ConnectionContext {
     pub worker: Rc<WorkerState>,
     /// Address of the TCP peer, which is the client or a proxy; or the one that a trusted proxy gave for it (PROXY protocol).
     pub peer: SocketAddr,
+    /// The address of the gateway to which the client connected. `None`: no service needed it when the client came.
+    pub local: Option<SocketAddr>,
     /// The peer's address as a header value, made once.
     pub peer_text: HeaderValue,
     /// Authority of the last request, of any connection of the worker at first. The next request nearly always has the same one, which is
@@ -34,6 +40,18 @@ impl ConnectionContext {
     /// The listener through which the client came.
     pub(crate) fn listener(&self) -> &Listener {
         &self.state.listener
+    }
+
+    /// The connection of this client, for a header in front of connections to services. A client that a proxy names has no port
+    /// here.
+    pub(crate) fn hop_of(&self, client: IpAddr) -> Hop {
+        let is_peer = client == self.peer.ip().to_canonical();
+        let source = SocketAddr::new(client, if is_peer { self.peer.port() } else { 0 });
+        let unknown = || match client {
+            IpAddr::V4(_) => SocketAddr::from(([0; 4], 0)),
+            IpAddr::V6(_) => SocketAddr::from(([0; 16], 0)),
+        };
+        Hop::new(source, self.local.unwrap_or_else(unknown))
     }
 
     /// How a request of this connection arrived, for admission.

@@ -79,7 +79,7 @@ fn by_connect(
     let (pool, worker) = (Rc::clone(&picked.endpoint.pool), Rc::clone(worker));
     let mut verdict = Verdict::new(Picked { probe: Some(probe), permit: None, ..*picked });
     tokio::task::spawn_local(async move {
-        let connected = connect(&pool, deadline, now).await;
+        let connected = connect(&pool, None, deadline, now).await;
         let now = worker.clock.now();
         match connected {
             Ok(lease) => {

@@ -25,6 +25,7 @@ use crate::{
     body::{BodyError, Cause, Upload},
     metrics::Spot,
     policy::{concurrency::Slot, retry::Phase, timeout::Deadline},
+    proxy_protocol::Hop,
     snapshot::{LocalCluster, LocalEndpoint},
     upstream::{
         connect::{ConnectError, connect},
@@ -173,7 +174,9 @@ impl<'a> Attempt<'a> {
         waiting: &Waiting<'_>,
         exchange: &Exchange,
     ) -> Result<Sent, Failed> {
-        let mut lease = self.lease().await?;
+        let client =
+            self.endpoint.pool.proxy_protocol.map(|_| exchange.connection().hop_of(exchange.request.client));
+        let mut lease = self.lease(client).await?;
         let status = loop {
             if request.body.is_none() {
                 return Err(Failed { error: Error::Internal, phase: Phase::Final });
@@ -207,7 +210,7 @@ impl<'a> Attempt<'a> {
                 return Err(self.send_failed(error, request, lease.is_reused()));
             }
             self.endpoint.pool.clear_idle();
-            lease = self.lease().await?;
+            lease = self.lease(client).await?;
         };
         Ok(Sent { status, lease, endpoint: guard })
     }
@@ -278,14 +281,14 @@ impl<'a> Attempt<'a> {
     }
 
     /// Takes an idle connection, or makes a new one.
-    async fn lease(&self) -> Result<Lease, Failed> {
-        if let Some(lease) = self.endpoint.pool.checkout() {
+    async fn lease(&self, client: Option<Hop>) -> Result<Lease, Failed> {
+        if let Some(lease) = self.endpoint.pool.checkout(client) {
             self.cluster.metrics.borrow_mut().connections_reused += 1;
             return Ok(lease);
         }
         let deadline = self.deadline.connect(self.now);
         // Boxed: a new connection is rare, and its state would lie in every request's future.
-        let connecting = Box::pin(connect(&self.endpoint.pool, deadline, self.now));
+        let connecting = Box::pin(connect(&self.endpoint.pool, client, deadline, self.now));
         let lease = connecting.await.map_err(|error| {
             if let ConnectError::Tls(error) = &error {
                 self.log_no_tls(error);

@@ -230,12 +230,17 @@ fn local_cluster(
         let tls = endpoint.tls().map(|tls| EndpointTls::new(Arc::clone(tls), endpoint.authority()));
         let address = endpoint.address();
         let version = endpoint.version();
-        let key = EndpointPool::key_of((&service, address), (tls.as_ref(), version));
+        let proxy_protocol = cluster.settings.proxy_protocol;
+        let key = EndpointPool::key_of((&service, address), (tls.as_ref(), version, proxy_protocol));
         let pool = pools.entry(key).or_insert_with(|| {
             let own = (Rc::clone(clock), Rc::clone(&metrics.large_reads));
             let destination = (Rc::clone(&service), address);
-            let pool =
-                EndpointPool::new(destination, (tls, version), cluster.settings.policies.pool.clone(), own);
+            let pool = EndpointPool::new(
+                destination,
+                (tls, version, proxy_protocol),
+                cluster.settings.policies.pool.clone(),
+                own,
+            );
             Rc::new(pool.within(Rc::clone(files)))
         });
         pool.configure(&cluster.settings.policies.pool);

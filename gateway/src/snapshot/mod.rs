@@ -36,6 +36,8 @@ pub struct Snapshot {
     pub keys: Vec<HeldKeys>,
     /// Changes whenever keys or auth settings change: verified tokens of another generation are not used again.
     pub auth_generation: u64,
+    /// Some service gets the addresses of clients in front of its connections.
+    pub states_clients: bool,
     /// By the name of the listener.
     pub tls: Vec<(Arc<str>, Arc<rustls::ServerConfig>)>,
 }

@@ -7,6 +7,7 @@ use millgate_registry::{Instance, WatchTarget};
 use super::tls::UpstreamTls;
 use crate::{
     policy::{ServicePolicies, concurrency::ShareSettings},
+    proxy_protocol::HeaderVersion,
     syntax::diagnostics::Span,
 };
 
@@ -20,6 +21,8 @@ pub struct ServiceSettings {
     /// `None`: HTTP in cleartext.
     pub tls: Option<UpstreamTls>,
     pub version: HttpVersion,
+    /// The header of the PROXY protocol that each connection begins with. `None`: none.
+    pub proxy_protocol: Option<HeaderVersion>,
     pub shares: ShareSettings,
     pub policies: ServicePolicies,
     pub span: Span,
@@ -28,10 +31,11 @@ pub struct ServiceSettings {
 impl ServiceSettings {
     /// Whether both mean the same. A service that only moved to another line of the file is the same.
     pub fn same_as(&self, other: &Self) -> bool {
-        let Self { name, subset, source, tls, version, shares, policies, span: _ } = self;
+        let Self { name, subset, source, tls, version, proxy_protocol, shares, policies, span: _ } = self;
         let of_other = (&other.name, &other.subset, &other.source, &other.tls, &other.version);
         (name, subset, source, tls, version) == of_other
             && (shares, policies) == (&other.shares, &other.policies)
+            && *proxy_protocol == other.proxy_protocol
     }
 
     /// Whether a connection to it may be one of HTTP/2.

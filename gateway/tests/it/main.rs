@@ -77,6 +77,7 @@ mod partial_reloads;
 mod policies;
 mod probes;
 mod proxy_protocol;
+mod proxy_to_services;
 mod proxying;
 mod real_clients;
 mod refusals;

@@ -13,6 +13,7 @@ use crate::{
         self, ServicePolicies,
         of_route::{joined, length},
     },
+    proxy_protocol::HeaderVersion,
     syntax::{
         diagnostics::{Diagnostic, Diagnostics, code},
         fields::{Fields, Known, choice, one_or_many, some_text},
@@ -32,6 +33,7 @@ pub(crate) struct Service {
     pub(crate) tls: Option<Tls>,
     /// The version of HTTP.
     pub(crate) version: HttpVersion,
+    pub(crate) proxy_protocol: Option<HeaderVersion>,
     pub(crate) policies: ServicePolicies,
 }
 
@@ -67,6 +69,7 @@ impl Service {
             hosts: read_hosts(&fields, sink),
             tls: https.then(|| fields.get("tls").map(|node| Tls::read(node, sink)).unwrap_or_default()),
             version,
+            proxy_protocol: fields.plain("proxy_protocol", sink, proxy_protocol).flatten(),
             policies: ServicePolicies::read(&fields, sink),
         }
     }
@@ -94,6 +97,12 @@ fn read_protocol(fields: &Fields<'_>, sink: &mut Diagnostics) -> (bool, HttpVers
         });
     }
     (https, version)
+}
+
+/// Reads `proxy_protocol`.
+fn proxy_protocol(text: &str) -> Result<Option<HeaderVersion>, Invalid> {
+    let words = [("off", None), ("v1", Some(HeaderVersion::Text)), ("v2", Some(HeaderVersion::Binary))];
+    choice(if text == "false" { "off" } else { text }, &words, &[])
 }
 
 impl Tls {
@@ -206,7 +215,8 @@ pub(super) fn address_in(text: &str) -> Option<Vec<String>> {
     text.split(',').map(|part| one(part.trim())).collect()
 }
 
-const SERVICE_FIELDS: &[&[&str]] = &[&["consul", "subsets", "hosts", "protocol", "tls"], policy::OF_SERVICE];
+const SERVICE_FIELDS: &[&[&str]] =
+    &[&["consul", "subsets", "hosts", "protocol", "tls", "proxy_protocol"], policy::OF_SERVICE];
 
 pub(crate) static SERVICE: Known = Known {
     what: "a service",

@@ -150,6 +150,7 @@ fn resolve(
         source,
         tls: tls.cloned(),
         version: raw.version,
+        proxy_protocol: raw.proxy_protocol,
         shares: defaults.shares,
         policies: raw.policies.clone(),
         span,

@@ -5,6 +5,7 @@ use std::{rc::Rc, time::Instant};
 use super::EndpointPool;
 use crate::{
     file_account::Place,
+    proxy_protocol::Hop,
     upstream::{
         protocol::{
             Answered, Connection, SendError, UpstreamRequest,
@@ -22,6 +23,8 @@ pub(super) struct Pooled {
     timer: Timer,
     pub(super) at: Instant,
     is_reused: bool,
+    /// The client whose address stands in front of the connection. `None`: none does, or the gateway's own.
+    pub(super) client: Option<Hop>,
     /// The place in the account of files. `None`: it is not a socket.
     _place: Option<Place>,
 }
@@ -39,17 +42,20 @@ impl Lease {
         connection: Connection,
         place: Option<Place>,
         at: Instant,
-        pool: Rc<EndpointPool>,
+        (pool, client): (Rc<EndpointPool>, Option<Hop>),
     ) -> Self {
-        let opened = Pooled { connection, timer: Timer::default(), at, is_reused: false, _place: place };
+        let opened =
+            Pooled { connection, timer: Timer::default(), at, is_reused: false, client, _place: place };
         Self { opened: Box::new(opened), pool }
     }
 
     /// A place on a connection of HTTP/2.
     pub(in crate::upstream) fn of_shared(connection: &Rc<SharedConnection>, pool: Rc<EndpointPool>) -> Self {
         let (at, is_reused) = (connection.opened, connection.has_served());
-        let connection = Connection::Http2(Http2Stream::on(connection));
-        let opened = Pooled { connection, timer: Timer::default(), at, is_reused, _place: None };
+        let stream = Connection::Http2(Http2Stream::on(connection));
+        let client = connection.client;
+        let opened =
+            Pooled { connection: stream, timer: Timer::default(), at, is_reused, client, _place: None };
         Self { opened: Box::new(opened), pool }
     }
 

@@ -28,6 +28,7 @@ use crate::{
     clock::Clock,
     file_account::{Desk, Place},
     policy::pool::PoolSettings,
+    proxy_protocol::{HeaderVersion, Hop},
 };
 
 /// The largest number of idle connections that are checked for one request before a new one is opened. Connections that the
@@ -45,6 +46,7 @@ pub struct PoolKey {
     address: SocketAddr,
     tls: Option<TlsIdentity>,
     version: HttpVersion,
+    proxy_protocol: Option<HeaderVersion>,
 }
 
 /// The idle connections of one worker to one endpoint.
@@ -53,6 +55,8 @@ pub struct EndpointPool {
     pub address: SocketAddr,
     /// `None`: HTTP in cleartext.
     pub tls: Option<EndpointTls>,
+    /// The header that each connection begins with. Then a connection is of one client's connection, and serves no other one.
+    pub proxy_protocol: Option<HeaderVersion>,
     /// The connections of HTTP/2. `None`: the service gets HTTP/1.1.
     pub(super) shared: Option<SharedConnections>,
     idle: RefCell<Vec<(Box<Pooled>, Instant)>>,
@@ -74,7 +78,7 @@ pub struct EndpointPool {
 impl EndpointPool {
     pub fn new(
         (service, address): (Rc<str>, SocketAddr),
-        (tls, version): (Option<EndpointTls>, HttpVersion),
+        (tls, version, proxy_protocol): (Option<EndpointTls>, HttpVersion, Option<HeaderVersion>),
         limits: PoolSettings,
         (clock, large_reads): (Rc<Clock>, Rc<Cell<u64>>),
     ) -> Self {
@@ -82,6 +86,7 @@ impl EndpointPool {
             service,
             address,
             tls,
+            proxy_protocol,
             shared: SharedConnections::of(version),
             idle: RefCell::default(),
             limits: RefCell::new(limits),
@@ -101,8 +106,8 @@ impl EndpointPool {
         Self { files: Some(files), ..self }
     }
 
-    /// Waits for a place for another connection, or for one of this pool that becomes idle meanwhile.
-    pub async fn room(self: &Rc<Self>) -> Room {
+    /// Waits for a place for another connection, or for one of this pool that becomes idle meanwhile and may serve the client.
+    pub async fn room(self: &Rc<Self>, client: Option<Hop>) -> Room {
         let Some(files) = &self.files else { return Room::Place { place: None, has_waited: false } };
         if let Some(place) = files.upstream_now() {
             return Room::Place { place: Some(place), has_waited: false };
@@ -116,7 +121,7 @@ impl EndpointPool {
             }
             // One turn of the event loop later, its last response is finished.
             tokio::task::yield_now().await;
-            if let Some(lease) = self.checkout() {
+            if let Some(lease) = self.checkout(client) {
                 return Room::Idle(lease);
             }
         }
@@ -124,7 +129,7 @@ impl EndpointPool {
 
     /// The key under which a worker finds this pool.
     pub fn key(&self) -> PoolKey {
-        Self::key_of((&self.service, self.address), (self.tls.as_ref(), self.version()))
+        Self::key_of((&self.service, self.address), (self.tls.as_ref(), self.version(), self.proxy_protocol))
     }
 
     /// The version of HTTP that the endpoint gets.
@@ -135,9 +140,10 @@ impl EndpointPool {
     /// The key of the pool for this destination.
     pub fn key_of(
         (service, address): (&Rc<str>, SocketAddr),
-        (tls, version): (Option<&EndpointTls>, HttpVersion),
+        (tls, version, proxy_protocol): (Option<&EndpointTls>, HttpVersion, Option<HeaderVersion>),
     ) -> PoolKey {
-        PoolKey { service: Rc::clone(service), address, tls: tls.map(EndpointTls::identity), version }
+        let tls = tls.map(EndpointTls::identity);
+        PoolKey { service: Rc::clone(service), address, tls, version, proxy_protocol }
     }
 
     /// Sets the limits of a new configuration. Connections beyond them are closed at the next [`EndpointPool::prune`].
@@ -147,16 +153,26 @@ impl EndpointPool {
         }
     }
 
-    /// An idle connection that can take a request now, if there is one.
-    pub fn checkout(self: &Rc<Self>) -> Option<Lease> {
+    /// An idle connection that can take a request of this client now, if there is one. `client` is `None` where the service gets
+    /// no header with it.
+    pub fn checkout(self: &Rc<Self>, client: Option<Hop>) -> Option<Lease> {
         if let Some(shared) = &self.shared
-            && let Some(connection) = shared.find()
+            && let Some(connection) = shared.find(client)
         {
             return Some(Lease::of_shared(&connection, Rc::clone(self)));
         }
         let mut idle = self.idle.borrow_mut();
         for _ in 0..LOOKED_AT_MAX {
-            let (opened, _) = idle.pop()?;
+            let (opened, _) = if client.is_none() {
+                idle.pop()?
+            } else {
+                let own = idle.iter().rposition(|(opened, _)| opened.client == client)?;
+                idle.remove(own)
+            };
+            // Of a service with a header, the gateway's own connections serve no client either.
+            if opened.client != client {
+                continue;
+            }
             if !opened.connection.is_closed() {
                 return Some(Lease::of_idle(opened, Rc::clone(self)));
             }
@@ -169,8 +185,10 @@ impl EndpointPool {
         let mut idle = self.idle.borrow_mut();
         let is_waited_for = self.waiting.get() > 0;
         // A connection is not kept while others wait for its place.
+        // Nor if those who wait here could not use it, because it is another client's.
+        let is_of_all = is_waited_for && self.proxy_protocol.is_none();
         let is_wanted =
-            !is_waited_for && self.files.as_ref().is_some_and(|files| files.account.is_upstream_waiting());
+            !is_of_all && self.files.as_ref().is_some_and(|files| files.account.is_upstream_waiting());
         let has_room = idle.len() < self.limits.borrow().idle_max && !is_wanted;
         if has_room {
             idle.push((opened, self.clock.coarse()));
@@ -289,7 +307,7 @@ mod tests {
         let address = ([127, 0, 0, 1], 1).into();
         let pool = EndpointPool::new(
             (Rc::from("items"), address),
-            (None, HttpVersion::Http1),
+            (None, HttpVersion::Http1, None),
             limits,
             (Rc::new(Clock::new()), Rc::default()),
         );

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::{
     policy::pool::PoolSettings,
+    proxy_protocol::Hop,
     upstream::{protocol::http2::connection::SharedConnection, settings::HttpVersion},
 };
 
@@ -84,12 +85,13 @@ impl SharedConnections {
         self.speaks_http1.set(is_http1);
     }
 
-    /// A connection for one more request. `None`: another one is to be opened.
-    pub(super) fn find(&self) -> Option<Rc<SharedConnection>> {
+    /// A connection for one more request of this client. `None`: another one is to be opened.
+    pub(super) fn find(&self, client: Option<Hop>) -> Option<Rc<SharedConnection>> {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|connection| !connection.is_closed());
-        let fewest = connections.iter().min_by_key(|connection| connection.streams())?;
-        (fewest.has_room() || connections.len() >= CONNECTIONS_MAX).then(|| Rc::clone(fewest))
+        let own = connections.iter().filter(|connection| connection.client == client);
+        let fewest = own.clone().min_by_key(|connection| connection.streams())?;
+        (fewest.has_room() || own.count() >= CONNECTIONS_MAX).then(|| Rc::clone(fewest))
     }
 
     /// What a request does for which [`SharedConnections::find`] has nothing.

@@ -24,11 +24,16 @@ use super::{
     Requests,
     observed::{CountedFrames, Inbound},
 };
-use crate::{downstream::budget::FrameBudget, file_account::Place, listen::Http2Settings, message::Scheme};
+use crate::{
+    downstream::budget::FrameBudget, file_account::Place, listen::Http2Settings, message::Scheme,
+    proxy_protocol::Hop,
+};
 
 pub(in crate::upstream) struct SharedConnection {
     requests: RefCell<Requests>,
     scheme: Scheme,
+    /// The client whose address stands in front of the connection; its requests only.
+    pub(in crate::upstream) client: Option<Hop>,
     pub(in crate::upstream) opened: Instant,
     state: Rc<State>,
     /// Requests that have ever had a place on it.
@@ -78,7 +83,7 @@ impl SharedConnection {
     pub(in crate::upstream) async fn open<I>(
         io: I,
         scheme: Scheme,
-        place: Option<Place>,
+        (place, client): (Option<Place>, Option<Hop>),
         now: Instant,
     ) -> Result<Rc<Self>, h2::Error>
     where
@@ -96,6 +101,7 @@ impl SharedConnection {
         Ok(Rc::new(Self {
             requests: RefCell::new(requests),
             scheme,
+            client,
             opened: now,
             state,
             served: Cell::new(0),
@@ -315,8 +321,9 @@ mod tests {
             .run_until(async {
                 let (ours, theirs) = tokio::io::duplex(1 << 16);
                 let now = crate::clock::now();
-                let opened =
-                    SharedConnection::open(ours, Scheme::Http, None, now).await.expect("a connection");
+                let opened = SharedConnection::open(ours, Scheme::Http, (None, None), now)
+                    .await
+                    .expect("a connection");
                 opened.stream_began();
                 let closed_after = async |seconds| {
                     tokio::time::sleep(Duration::from_secs(seconds)).await;
