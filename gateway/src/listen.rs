@@ -1,9 +1,9 @@
 //! The settings of `listen`: addresses, and how large and how slow the messages of clients may be. Plain data for every room
 //! that serves a connection.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
-use crate::syntax::diagnostics::Span;
+use crate::certificate::settings::TlsSettings;
 
 /// The section `listen` of a configuration, with defaults filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +53,5 @@ pub struct Http2Settings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpsSettings {
     pub bind: SocketAddr,
-    pub cert_file: PathBuf,
-    pub key_file: PathBuf,
-    pub span: Span,
+    pub tls: TlsSettings,
 }

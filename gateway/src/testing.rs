@@ -153,6 +153,7 @@ pub(crate) fn connection_of(worker: &Rc<WorkerState>) -> Rc<crate::request::Conn
         peer: ([127, 0, 0, 1], 40_000).into(),
         peer_text: http::HeaderValue::from_static("127.0.0.1"),
         scheme,
+        handshake: std::cell::OnceCell::new(),
         authority: std::cell::RefCell::default(),
         state: Rc::new(crate::downstream::ConnectionState::new(scheme, &worker.clock)),
         held: Rc::default(),

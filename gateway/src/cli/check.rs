@@ -131,7 +131,7 @@ pub fn findings(loaded: &Loaded) -> Report {
     let mut found = Vec::new();
     found.extend(compile::table(&loaded.settings, None, &budget).err().into_iter().flatten());
     found.extend(key_files::read_keys(&loaded.settings).err().into_iter().flatten());
-    found.extend(compile::tls(&loaded.settings).err());
+    found.extend(compile::tls(&loaded.settings, None).err().into_iter().flatten());
     found.extend(log_without_a_folder(&loaded.settings.access_log));
     found.extend(TlsClients::default().prepare(&loaded.settings).err().into_iter().flatten());
     found.extend(loaded.warnings.iter().cloned());

@@ -23,7 +23,7 @@ use crate::{
     router::{ConflictKind, HostPattern, RouteConflict, Router},
     snapshot::{Route, RouteTable, RouteView, Snapshot, SplitView},
     syntax::diagnostics::{Diagnostic, code},
-    tls::{ServerTls, server_tls},
+    tls::server::{ServerTls, UnusableTls, server_tls},
     upstream::split::Split,
     world::World,
 };
@@ -156,15 +156,19 @@ fn view(settings: &Settings, route: &RouteSettings, policies: Shown, service: &s
     }
 }
 
-/// Reads certificate and key of the TLS listener.
+/// Reads the files of the TLS listener. Those whose content is that of `before` are not parsed again.
 ///
 /// # Errors
-/// A file is missing or is not PEM, or the key does not fit the certificate.
-pub fn tls(settings: &Settings) -> Result<Option<ServerTls>, Diagnostic> {
+/// A file is missing or is not PEM, or a key does not fit its certificate: one finding for each.
+pub fn tls(settings: &Settings, before: Option<&ServerTls>) -> Result<Option<ServerTls>, Vec<Diagnostic>> {
     let Some(https) = &settings.listen.https else { return Ok(None) };
-    server_tls(&https.cert_file, &https.key_file)
-        .map(Some)
-        .map_err(|error| Diagnostic::error(code::CERTIFICATE, https.span, error.to_string()))
+    let (made, unusable) = server_tls(&https.tls, before);
+    if unusable.is_empty() { Ok(made) } else { Err(unusable.iter().map(unusable_file).collect()) }
+}
+
+/// The finding about a file of TLS that cannot be used.
+pub fn unusable_file(unusable: &UnusableTls) -> Diagnostic {
+    Diagnostic::error(code::CERTIFICATE, unusable.span, unusable.error.to_string())
 }
 
 fn held_keys(auth: &ProviderSettings, world: &World) -> HeldKeys {
@@ -182,7 +186,7 @@ pub fn snapshot(
         clusters: clusters::compile(settings, world, previous.map_or(&[][..], |old| &old.clusters)),
         keys: settings.auth.iter().map(|auth| held_keys(auth, world)).collect(),
         auth_generation: world.keys_generation(),
-        tls: world.tls.as_ref().map(|tls| Arc::clone(&tls.config)),
+        tls: world.tls.as_ref().map(|tls| Arc::clone(&tls.listener)),
         table,
     }
 }

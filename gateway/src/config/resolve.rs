@@ -7,6 +7,7 @@
 
 pub(super) mod defaults;
 pub(super) mod files;
+mod https;
 mod listen;
 mod no_effect;
 mod route;

@@ -23,11 +23,12 @@ mod tunnel;
 mod windows;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     future::Future,
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -43,6 +44,7 @@ use tokio_rustls::TlsAcceptor;
 use self::{observed::Observed, report::Failure, transport::Transport};
 use crate::{
     admission::{self, Scheme},
+    certificate::handshake::TlsHandshake,
     downstream::{ConnectionState, Phase},
     file_account::Place,
     listen::ListenSettings,
@@ -86,6 +88,7 @@ where
             peer,
             peer_text: address_text(peer.ip().to_canonical()),
             scheme,
+            handshake: OnceCell::new(),
             authority: RefCell::new(authority),
             worker,
             state,
@@ -169,14 +172,17 @@ where
 }
 
 async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result<(), Failure> {
-    let config = context.worker.snapshot().shared.tls.clone().ok_or("no_certificate")?;
+    let tls = context.worker.snapshot().shared.tls.clone().ok_or("no_certificate")?;
+    let config = Arc::clone(&tls.config);
     // Boxed, so that the room for it is given back after the handshake.
     let handshake = Box::pin(TlsAcceptor::from(config).accept(stream));
     let Some(stream) = until_killed(&context.state, handshake).await else { return Ok(()) };
     let stream = stream.map_err(|error| Failure { reason: "tls_handshake", detail: error.to_string() })?;
     let counter = &context.worker.metrics.connections.tls_handshakes;
     counter.set(counter.get() + 1);
-    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let session = stream.get_ref().1;
+    let is_http2 = session.alpn_protocol() == Some(b"h2");
+    context.shook_hands(TlsHandshake::new(tls, session.server_name()));
     let mut transport = transport(stream, context);
     if is_http2 {
         return boxed(|| http2::serve(transport, context)).await;

@@ -4,7 +4,7 @@
 //! An expired certificate does not break a file or a reload. Without this warning, clients would notice it first.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -74,13 +74,16 @@ impl Certificates {
             "millgate_certificate_expiry_timestamp_seconds",
             "When a certificate that the gateway shows expires, or the first one of its chain",
         );
-        let mut seen = HashSet::new();
-        for certificate in &*self.lock() {
-            let labels = (&*certificate.listener, &*certificate.name());
-            if seen.insert((labels.0.to_owned(), labels.1.to_owned())) {
-                let at = certificate.validity.not_after.as_secs_f64();
-                family.add(&[("listener", labels.0), ("name", labels.1)], at);
-            }
+        let certificates = self.lock();
+        // Certificates with one name, such as one with RSA and one with ECDSA, share a series: the first end is the one to know of.
+        let mut first_ends: BTreeMap<(&str, String), Duration> = BTreeMap::new();
+        for certificate in &*certificates {
+            let ends = certificate.validity.not_after;
+            let first = first_ends.entry((&certificate.listener, certificate.name())).or_insert(ends);
+            *first = ends.min(*first);
+        }
+        for ((listener, name), at) in first_ends {
+            family.add(&[("listener", listener), ("name", &name)], at.as_secs_f64());
         }
     }
 
@@ -133,7 +136,9 @@ fn files(settings: &Settings) -> Vec<(String, PathBuf)> {
     let mut add = |listener: String, file: Option<&Path>| {
         files.extend(file.map(|file| (listener, file.to_owned())));
     };
-    add("https".to_owned(), settings.listen.https.as_ref().map(|https| &*https.cert_file));
+    for certificate in settings.listen.https.iter().flat_map(|https| &https.tls.certificates) {
+        add("https".to_owned(), Some(&certificate.cert_file));
+    }
     let of_declared = settings.auto_routes.iter().flat_map(|auto| &auto.services);
     for service in settings.services.iter().chain(of_declared) {
         let tls = service.tls.as_ref();

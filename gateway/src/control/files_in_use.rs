@@ -1,5 +1,5 @@
 //! Files of the running configuration that are read again although a new configuration was refused: the keys of providers, the
-//! certificate and key of `listen.https`, and the certificates of TLS with services.
+//! certificates and keys of `listen.https`, and the certificates of TLS with services.
 //!
 //! A key that was revoked must not stay valid, and a certificate must not expire, because of a mistake in another file. If a file
 //! cannot be used, what was read before stays in use, and the log has the reason.
@@ -11,7 +11,7 @@ use crate::{
     compile,
     printable::printable,
     syntax::diagnostics::{Diagnostic, Report},
-    tls::pair_fingerprint,
+    tls::server::server_tls,
 };
 
 /// The result of reading the files.
@@ -29,7 +29,7 @@ impl Controller {
     pub(super) fn read_files_in_use(&mut self, report: &Report) {
         let mut found = Found::default();
         self.read_keys(&mut found);
-        self.read_certificate(&mut found);
+        self.read_certificates(&mut found);
         self.read_tls_of_services(&mut found);
         let reported: Vec<_> = report.diagnostics.iter().map(words).collect();
         for problem in self.status.record_unusable(found.problems.iter().map(words).collect()) {
@@ -59,23 +59,17 @@ impl Controller {
         }
     }
 
-    fn read_certificate(&mut self, found: &mut Found) {
+    fn read_certificates(&mut self, found: &mut Found) {
         let (Some(https), Some(known)) = (&self.settings.listen.https, &self.world.tls) else { return };
-        if pair_fingerprint(&https.cert_file, &https.key_file) == known.fingerprint {
-            return;
-        }
-        match compile::tls(&self.settings) {
-            Ok(tls) => {
-                tracing::info!(
-                    "the certificate of `listen.https` was read again, though the configuration was refused"
-                );
-                self.world.tls = tls;
-                found.is_any_new = true;
-            }
-            Err(problem) => {
-                found.unusable.insert(https.cert_file.clone());
-                found.problems.push(problem);
-            }
+        let (tls, unusable) = server_tls(&https.tls, Some(known));
+        found.problems.extend(unusable.iter().map(compile::unusable_file));
+        found.unusable.extend(unusable.into_iter().map(|unusable| unusable.file));
+        if let Some(tls) = tls.filter(|tls| !tls.is_same(known)) {
+            tracing::info!(
+                "certificates of `listen.https` were read again, though the configuration was refused"
+            );
+            self.world.tls = Some(tls);
+            found.is_any_new = true;
         }
     }
 

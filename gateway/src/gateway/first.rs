@@ -89,7 +89,7 @@ pub(crate) fn first_snapshot(
     if declared.accepted() > 0 {
         table = compile::table(&settings, None, budget).map_err(refuse)?;
     }
-    let tls = compile::tls(&settings).map_err(|diagnostic| refuse(vec![diagnostic]))?;
+    let tls = compile::tls(&settings, None).map_err(refuse)?;
     let tls_clients = TlsClients::default().prepare(&loaded.settings).map_err(refuse)?;
     let mut world = World::default();
     world.tls = tls;

@@ -1,12 +1,17 @@
 //! The state that all requests of one connection share.
 
-use std::{cell::RefCell, net::SocketAddr, rc::Rc};
+use std::{
+    cell::{OnceCell, RefCell},
+    net::SocketAddr,
+    rc::Rc,
+};
 
 use http::HeaderValue;
 
 use super::tunnel::Tunnel;
 use crate::{
     admission::{Arrival, Scheme},
+    certificate::handshake::TlsHandshake,
     downstream::ConnectionState,
     message::Authority,
     policy::concurrency::Held,
@@ -23,6 +28,8 @@ pub struct ConnectionContext {
     pub peer_text: HeaderValue,
     /// Scheme by which the client reached the gateway.
     pub scheme: Scheme,
+    /// The TLS handshake. Empty before it, and in cleartext. Boxed, because connections in cleartext have no room for it.
+    pub(crate) handshake: OnceCell<Box<TlsHandshake>>,
     /// Authority of the last request, of any connection of the worker at first. The next request nearly always has the same one, which is
     /// then not parsed again.
     pub authority: RefCell<Option<Rc<Authority>>>,
@@ -39,6 +46,21 @@ impl ConnectionContext {
     /// How a request of this connection arrived, for admission.
     pub(crate) fn arrival(&self, peer_is_trusted: bool) -> Arrival {
         Arrival { scheme: self.scheme, peer_is_trusted }
+    }
+
+    /// Keeps the facts of the handshake. If the certificate depends on the host, the host of the first request must be looked at.
+    pub(crate) fn shook_hands(&self, handshake: TlsHandshake) {
+        if handshake.depends_on_host() {
+            self.authority.take();
+        }
+        // A connection has one handshake.
+        let _ = self.handshake.set(Box::new(handshake));
+    }
+
+    /// Whether a request for this host belongs on another connection. `is_trusted`: the peer is a proxy that the configuration
+    /// trusts. Such a proxy may name itself, or one of its upstreams, in every handshake.
+    pub(crate) fn is_misdirected(&self, authority: &Authority, is_trusted: bool) -> bool {
+        !is_trusted && self.handshake.get().is_some_and(|handshake| !handshake.may_serve(authority.host()))
     }
 
     /// Whether the connection closes when its requests in flight have ended.

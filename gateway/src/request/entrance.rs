@@ -44,6 +44,11 @@ pub(super) fn admit(
     match verdict {
         Ok(Admission::Forward(admitted)) => {
             if !last.as_ref().is_some_and(|last| Rc::ptr_eq(last, admitted.authority())) {
+                if connection.is_misdirected(admitted.authority(), is_trusted) {
+                    // `last` is not replaced, so the next request for this host comes here again.
+                    exchange.admitted(&admitted);
+                    return Err(Error::Misdirected);
+                }
                 *last = Some(Rc::clone(admitted.authority()));
                 last.clone_into(&mut connection.worker.last_authority.borrow_mut());
             }

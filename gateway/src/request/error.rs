@@ -24,6 +24,8 @@ use crate::{
 pub enum Error {
     #[error("{}", .0.detail())]
     Refused(Refusal),
+    #[error("the certificate of this connection is for other hosts")]
+    Misdirected,
     #[error("no route matches this request")]
     RouteNotFound,
     #[error("the route exists, the method is not allowed on it")]
@@ -148,6 +150,10 @@ impl Error {
         use Blame::{Downstream, Gateway, Upstream};
         match self {
             Self::Refused(refusal) => row(refusal.status(), refusal.code(), "http_request_error", Downstream),
+            // RFC 9110 §15.5.20: the client may repeat the request on another connection, whatever its method is.
+            Self::Misdirected => {
+                row(StatusCode::MISDIRECTED_REQUEST, "misdirected_request", "http_request_error", Downstream)
+            }
             // RFC 9209 recommends 500 for destination_not_found; every gateway answers 404 for an unmatched route.
             Self::RouteNotFound => {
                 row(StatusCode::NOT_FOUND, "route_not_found", "destination_not_found", Downstream)
@@ -310,8 +316,9 @@ impl Error {
                 }
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            // Bytes that the client sends next, in the expected protocol, would be read as a request.
-            Self::ClientGone | Self::UpgradeUnsupported | Self::UpgradeInvalid => {
+            // Bytes that the client sends next, in the expected protocol, would be read as a request. A client that was misdirected
+            // needs another connection.
+            Self::ClientGone | Self::Misdirected | Self::UpgradeUnsupported | Self::UpgradeInvalid => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             // RFC 6750 §3: a challenge has no error code if the request has no token.
@@ -436,6 +443,7 @@ mod tests {
                 "http_request_error",
                 Downstream,
             ),
+            (Error::Misdirected, 421, "misdirected_request", "http_request_error", Downstream),
             (Error::RouteNotFound, 404, "route_not_found", "destination_not_found", Downstream),
             (Error::MethodNotAllowed { allow }, 405, "method_not_allowed", "http_request_error", Downstream),
             (Error::ClientDenied, 403, "client_denied", "http_request_denied", Downstream),

@@ -17,6 +17,7 @@ use crate::{
     access_log::AccessLogSettings,
     admission::AdmissionLimits,
     auth::provider::{HeldKeys, Provider},
+    certificate::ListenerTls,
     listen::ListenSettings,
     message::GuardedNames,
     policy::{
@@ -36,7 +37,7 @@ pub struct Snapshot {
     pub keys: Vec<HeldKeys>,
     /// Changes whenever keys or auth settings change: verified tokens of another generation are not used again.
     pub auth_generation: u64,
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<Arc<ListenerTls>>,
 }
 
 /// Routes, policies and limits of one configuration.

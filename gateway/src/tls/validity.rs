@@ -30,7 +30,7 @@ pub struct Validity {
 pub enum Standing {
     NotYetValid,
     Good,
-    /// The certificate is valid and ends in less than [`EXPIRES_SOON`].
+    /// The certificate is valid and ends soon ([`EXPIRES_SOON`]).
     ExpiresSoon,
     Expired,
 }
@@ -39,6 +39,9 @@ pub enum Standing {
 /// for a person after that. ACME clients renew a certificate of 90 days 30 days before its end, so a usual renewal is not
 /// reported.
 pub const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
+
+/// Certificates with a short life are reported when this part of it is left. ACME clients renew earlier, after two thirds.
+const SOON_PART: u32 = 4;
 
 impl Validity {
     /// The validity of the chain in a PEM file. `None`: the file contains no certificate, or one that cannot be read.
@@ -64,6 +67,11 @@ impl Validity {
         whole
     }
 
+    /// Time before the end from which it is reported: a certificate of a few days is renewed shortly before its end.
+    fn soon(&self) -> Duration {
+        EXPIRES_SOON.min(self.not_after.saturating_sub(self.not_before) / SOON_PART)
+    }
+
     /// Whether the chain is valid at `now`, as wall time since the Unix epoch.
     pub fn standing(&self, now: Duration) -> Standing {
         // RFC 5280 §4.1.2.5: the period includes both dates.
@@ -71,7 +79,7 @@ impl Validity {
             Standing::Expired
         } else if now < self.not_before {
             Standing::NotYetValid
-        } else if self.not_after.saturating_sub(now) < EXPIRES_SOON {
+        } else if self.not_after.saturating_sub(now) < self.soon() {
             Standing::ExpiresSoon
         } else {
             Standing::Good
@@ -162,6 +170,9 @@ mod tests {
         ] {
             assert_eq!(validity.standing(now), standing, "{now:?}");
         }
+        let short = Validity { not_before: 10 * day, not_after: 18 * day, name: None };
+        assert_eq!(short.standing(16 * day), Standing::Good, "a quarter is left");
+        assert_eq!(short.standing(16 * day + second), Standing::ExpiresSoon);
     }
 
     #[test]

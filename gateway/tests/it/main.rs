@@ -17,6 +17,7 @@ mod broken_config;
 mod broken_responses;
 mod bypass;
 mod certificate_dates;
+mod certificates_by_name;
 mod changes;
 mod commands;
 mod config_key;

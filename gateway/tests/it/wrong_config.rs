@@ -57,8 +57,14 @@ fn folder() -> tempfile::TempDir {
     fs::write(dir.path().join("keys.json"), format!("{{\"keys\": [{key}]}}")).unwrap();
     fs::write(dir.path().join("path"), "token").unwrap();
     fs::create_dir(dir.path().join("logs")).unwrap();
-    for (name, from, to) in [("expired", 2020, 2021), ("future", 2098, 2099), ("cert", 2020, 2099)] {
-        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    for (name, host, from, to) in [
+        ("expired", "localhost", 2020, 2021),
+        ("future", "localhost", 2098, 2099),
+        ("cert", "localhost", 2020, 2099),
+        ("twin", "localhost", 2020, 2099),
+        ("nameless", "192.0.2.7", 2020, 2099),
+    ] {
+        let mut params = CertificateParams::new([host.to_owned()]).unwrap();
         (params.not_before, params.not_after) = (date_time_ymd(from, 1, 2), date_time_ymd(to, 1, 2));
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();

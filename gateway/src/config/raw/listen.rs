@@ -8,12 +8,12 @@ use std::{
 use http::HeaderName;
 use ipnet::IpNet;
 
-use super::{http2::Http2, later};
+use super::{http2::Http2, https::Https, later};
 use crate::{
     message::names::Kind,
     syntax::{
-        diagnostics::{Diagnostic, Diagnostics, Span, code},
-        fields::{Fields, Known, is_word, some_text, value},
+        diagnostics::{Diagnostic, Diagnostics, code},
+        fields::{Fields, Known, is_word, value},
         tree::{At, Node, Value},
         units::{Invalid, count, duration_in, in_yaml, millis, minutes, network, size_in, url_or},
     },
@@ -46,15 +46,6 @@ pub(crate) enum HttpsPort {
     Number(u16),
 }
 
-/// `listen.https`.
-#[derive(Debug)]
-pub(crate) struct Https {
-    pub(crate) bind: Option<At<SocketAddr>>,
-    pub(crate) cert_file: Option<At<String>>,
-    pub(crate) key_file: Option<At<String>>,
-    pub(crate) span: Span,
-}
-
 /// `listen.admin`.
 #[derive(Debug)]
 pub(crate) enum Admin {
@@ -69,7 +60,7 @@ impl Listen {
         Self {
             http: read_http(&fields, sink),
             http_redirect: fields.get("http").and_then(|node| read_http_redirect(node, sink)),
-            https: fields.get("https").and_then(|node| Https::read(node, sink)),
+            https: fields.get("https").and_then(|node| Https::read(node, address, sink)),
             admin: fields.get("admin").and_then(|node| Admin::read(node, sink)),
             admin_hosts: plain_list(fields.values("admin_hosts", sink, host_name)),
             trusted_proxies: fields.values("trusted_proxies", sink, network).unwrap_or_default(),
@@ -158,28 +149,6 @@ fn untrusted_name(text: &str) -> Result<String, Invalid> {
         Kind::Managed => "the gateway writes it itself, whoever sends it",
     };
     Err(refuse(reason).help("remove it from the list"))
-}
-
-impl Https {
-    fn read(node: &Node, sink: &mut Diagnostics) -> Option<Self> {
-        if is_word(node, "off") {
-            return None;
-        }
-        let fields = Fields::of(node, &HTTPS, sink)?;
-        for (name, example) in [
-            ("bind", "bind: 0.0.0.0:8443"),
-            ("cert_file", "cert_file: tls/server.pem"),
-            ("key_file", "key_file: tls/server.key"),
-        ] {
-            fields.need(name, example, sink);
-        }
-        Some(Self {
-            bind: fields.value("bind", sink, address),
-            cert_file: fields.value("cert_file", sink, some_text),
-            key_file: fields.value("key_file", sink, some_text),
-            span: node.span,
-        })
-    }
 }
 
 impl Admin {
@@ -314,9 +283,3 @@ pub(crate) static LISTEN_HEADERS: Known =
     Known { what: "`listen.headers`", prefix: "listen.headers.", fields: &["untrusted"], later: &[] };
 pub(crate) static HTTP: Known =
     Known { what: "`listen.http`", prefix: "listen.http.", fields: &["bind", "redirect"], later: &[] };
-pub(crate) static HTTPS: Known = Known {
-    what: "`listen.https`",
-    prefix: "listen.https.",
-    fields: &["bind", "cert_file", "key_file"],
-    later: &["acme", "client_ca_file"],
-};

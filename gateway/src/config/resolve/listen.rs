@@ -8,15 +8,15 @@ use std::{
 
 use millgate_registry::{ClientConfig, TlsOptions};
 
-use super::{defaults::Defaults, files::Files, no_effect};
+use super::{defaults::Defaults, files::Files, https::resolve_https, no_effect};
 use crate::{
     config::{
         raw::{
             consul::Consul,
             http2::Budget,
-            listen::{Admin, Https, HttpsPort, Listen, http_url},
+            listen::{Admin, HttpsPort, Listen, http_url},
         },
-        settings::{ConsulSettings, Http2Settings, HttpsSettings, ListenSettings, Secret},
+        settings::{ConsulSettings, Http2Settings, ListenSettings, Secret},
     },
     syntax::{
         diagnostics::{Diagnostic, Diagnostics, Span, code},
@@ -115,17 +115,6 @@ fn untrusted(written: Option<&At<Vec<String>>>, defaults: &[&str], sink: &mut Di
         sink.push_once(Diagnostic::warning(code::DEFAULT_REPLACED, *span, message).label(label).help(help));
     }
     others.collect()
-}
-
-fn resolve_https(raw: &Https, files: &mut Files, sink: &mut Diagnostics) -> Option<HttpsSettings> {
-    let cert = raw.cert_file.as_ref().and_then(|name| files.certificate(name, "certificate", sink));
-    let key = raw.key_file.as_ref().and_then(|name| files.readable(name, "certificate's key", sink));
-    Some(HttpsSettings {
-        bind: raw.bind.as_ref()?.value,
-        cert_file: cert?.path,
-        key_file: key?.path,
-        span: raw.span,
-    })
 }
 
 /// Reports two listeners on one address: with SO_REUSEPORT both would bind, and share connections at random.

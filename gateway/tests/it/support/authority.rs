@@ -2,9 +2,17 @@
 
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use rustls::{ClientConfig, RootCertStore, ServerConfig, server::WebPkiClientVerifier};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SignatureAlgorithm,
+};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    SupportedProtocolVersion,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::aws_lc_rs,
+    server::WebPkiClientVerifier,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
 
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -30,7 +38,12 @@ impl Authority {
 
     /// Makes a certificate for a host name or an address.
     pub(crate) fn certify(&self, name: &str) -> Certified {
-        let key = KeyPair::generate().unwrap();
+        self.certify_with(name, &rcgen::PKCS_ECDSA_P256_SHA256)
+    }
+
+    /// As [`Self::certify`], with a key of this kind.
+    pub(crate) fn certify_with(&self, name: &str, algorithm: &'static SignatureAlgorithm) -> Certified {
+        let key = KeyPair::generate_for(algorithm).unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         let cert = params.signed_by(&key, &self.0).unwrap();
         Certified { cert: cert.pem(), key: key.serialize_pem() }
@@ -65,5 +78,72 @@ impl Certified {
     fn der(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let cert = CertificateDer::from_pem_slice(self.cert.as_bytes()).unwrap();
         (vec![cert], PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap())
+    }
+}
+
+/// A client that takes every certificate, and offers these protocols (ALPN).
+pub(crate) fn blind_client(protocols: &[&[u8]]) -> Arc<ClientConfig> {
+    let mut config = blind(Blind(None), rustls::ALL_VERSIONS);
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    Arc::new(config)
+}
+
+/// A client that takes every certificate, and knows these versions only.
+pub(crate) fn blind_client_of(versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
+    Arc::new(blind(Blind(None), versions))
+}
+
+/// A client that takes every certificate with a key for RSA, as old clients are.
+pub(crate) fn blind_client_of_rsa() -> Arc<ClientConfig> {
+    let schemes = vec![SignatureScheme::RSA_PSS_SHA256, SignatureScheme::RSA_PKCS1_SHA256];
+    Arc::new(blind(Blind(Some(schemes)), rustls::ALL_VERSIONS))
+}
+
+fn blind(blind: Blind, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+    ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(versions)
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(blind))
+        .with_no_client_auth()
+}
+
+/// Takes every certificate. `None`: with every scheme of signatures.
+#[derive(Debug)]
+struct Blind(Option<Vec<SignatureScheme>>);
+
+impl ServerCertVerifier for Blind {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let all = || aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes();
+        self.0.clone().unwrap_or_else(all)
     }
 }

@@ -1,0 +1,37 @@
+//! What the TLS handshake of one connection has decided for the requests on it.
+
+use std::sync::Arc;
+
+use super::{
+    ListenerTls,
+    served::{SetId, without_root_dot},
+};
+
+/// A completed handshake.
+#[derive(Debug)]
+pub struct TlsHandshake {
+    tls: Arc<ListenerTls>,
+    /// The certificates to which the client's name led. `None`: it named no host, so it got the default ones.
+    presented: Option<SetId>,
+}
+
+impl TlsHandshake {
+    /// `name` is the host that the client named (SNI).
+    pub fn new(tls: Arc<ListenerTls>, name: Option<&str>) -> Self {
+        let presented = name.and_then(|name| tls.names.set_of(Some(without_root_dot(name))));
+        Self { tls, presented }
+    }
+
+    /// Whether the host of a request matters: `false` if every host leads to the same certificates.
+    pub fn depends_on_host(&self) -> bool {
+        self.presented.is_some() && !self.tls.names.is_one_set()
+    }
+
+    /// Whether a request for `host` may come on this connection. Certificates are compared as they were at the handshake.
+    ///
+    /// A client without a name has no other way to reach a host than to say so in its request: clients of HTTP/1.0 times, probes,
+    /// load balancers. It got the default certificate, and was content with it.
+    pub fn may_serve(&self, host: &str) -> bool {
+        self.presented.is_none_or(|presented| self.tls.names.may_serve(presented, host))
+    }
+}

@@ -1,0 +1,21 @@
+//! What a TLS listener presents and accepts: certificates by the name that a client asks for, and the settings of it.
+//!
+//! This is the part that workers use. Files are read, and rustls is set up, in [`tls`](crate::tls).
+
+pub mod handshake;
+pub mod names;
+pub mod served;
+pub mod settings;
+
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+
+use self::served::ServedNames;
+
+/// A TLS listener as workers use it: one value, so that a handshake and the requests after it see the same certificates.
+#[derive(Debug)]
+pub struct ListenerTls {
+    pub config: Arc<ServerConfig>,
+    pub names: Arc<ServedNames>,
+}

@@ -1,0 +1,43 @@
+//! The settings of TLS on one listener, with defaults filled in. Plain data.
+
+use std::path::PathBuf;
+
+use crate::syntax::diagnostics::Span;
+
+/// TLS of one listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// The certificates, in the order of the file. At least one.
+    pub certificates: Vec<CertificateSettings>,
+    pub unknown_names: UnknownNames,
+    pub min_version: TlsVersion,
+    pub span: Span,
+}
+
+/// A certificate chain and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateSettings {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+    /// Whether clients without a name, or with one of no certificate, get this certificate.
+    pub is_default: bool,
+    pub span: Span,
+}
+
+/// The answer to a client that names no host, or one of no certificate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum UnknownNames {
+    /// It gets the default certificate.
+    #[default]
+    Default,
+    /// The handshake fails.
+    Refuse,
+}
+
+/// The lowest version of TLS that a listener accepts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TlsVersion {
+    #[default]
+    Tls12,
+    Tls13,
+}

@@ -1,0 +1,115 @@
+//! `listen.https` as written.
+
+use std::net::SocketAddr;
+
+use crate::{
+    certificate::settings::{TlsVersion, UnknownNames},
+    syntax::{
+        diagnostics::{Diagnostic, Diagnostics, Span, code},
+        fields::{Fields, Known, choice, is_word, items, some_text},
+        tree::{At, Node},
+        units::{Invalid, boolean},
+    },
+};
+
+/// `listen.https`.
+#[derive(Debug)]
+pub(crate) struct Https {
+    pub(crate) bind: Option<At<SocketAddr>>,
+    /// The certificate of `cert_file` and `key_file`, then those of `certificates`.
+    pub(crate) certificates: Vec<Certificate>,
+    pub(crate) unknown_names: Option<At<UnknownNames>>,
+    pub(crate) min_version: Option<TlsVersion>,
+    pub(crate) span: Span,
+}
+
+/// A certificate with its key: an entry of `certificates`, or the two fields of `listen.https` itself.
+#[derive(Debug)]
+pub(crate) struct Certificate {
+    pub(crate) cert_file: Option<At<String>>,
+    pub(crate) key_file: Option<At<String>>,
+    pub(crate) is_default: Option<At<bool>>,
+    pub(crate) span: Span,
+}
+
+impl Https {
+    /// `address` reads that of a listener.
+    pub(super) fn read(
+        node: &Node,
+        address: fn(&str) -> Result<SocketAddr, Invalid>,
+        sink: &mut Diagnostics,
+    ) -> Option<Self> {
+        if is_word(node, "off") {
+            return None;
+        }
+        let fields = Fields::of(node, &HTTPS, sink)?;
+        fields.need("bind", "bind: 0.0.0.0:8443", sink);
+        let list = fields.get("certificates");
+        let has_own = ["cert_file", "key_file"].iter().any(|name| fields.get(name).is_some());
+        let mut certificates = Vec::new();
+        if has_own || list.is_none() {
+            let own = Certificate::read(&fields, sink);
+            certificates.push(Certificate { is_default: None, span: node.span, ..own });
+        }
+        if let Some(list) = list {
+            let listed = items(list, "`listen.https.certificates`", sink);
+            if listed.len() > CERTIFICATES_MAX {
+                let message = format!("`listen.https.certificates` has more than {CERTIFICATES_MAX} entries");
+                let help = "one certificate may have many names, or a wildcard such as `*.shop.example`";
+                sink.push(Diagnostic::error(code::OUT_OF_RANGE, list.span, message).help(help));
+            }
+            for item in listed.iter().take(CERTIFICATES_MAX) {
+                let Some(fields) = Fields::of(item, &CERTIFICATE, sink) else { continue };
+                certificates.push(Certificate::read(&fields, sink));
+            }
+            if certificates.is_empty() {
+                let message = "`listen.https.certificates` has no entry";
+                let help = "add `- {cert_file: tls/server.pem, key_file: tls/server.key}`";
+                sink.push(Diagnostic::error(code::MISSING_FIELD, list.span, message).help(help));
+            }
+        }
+        Some(Self {
+            bind: fields.value("bind", sink, address),
+            certificates,
+            unknown_names: fields.value("unknown_names", sink, |text| {
+                choice(text, &[("default", UnknownNames::Default), ("refuse", UnknownNames::Refuse)], &[])
+            }),
+            min_version: fields.plain("min_version", sink, |text| {
+                choice(text, &[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)], &[])
+            }),
+            span: node.span,
+        })
+    }
+}
+
+impl Certificate {
+    fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self {
+        for (name, example) in
+            [("cert_file", "cert_file: tls/server.pem"), ("key_file", "key_file: tls/server.key")]
+        {
+            fields.need(name, example, sink);
+        }
+        Self {
+            cert_file: fields.value("cert_file", sink, some_text),
+            key_file: fields.value("key_file", sink, some_text),
+            is_default: fields.value("default", sink, boolean),
+            span: fields.span,
+        }
+    }
+}
+
+/// Each certificate is read again whenever a file changes, which takes a tenth of a millisecond.
+pub(crate) const CERTIFICATES_MAX: usize = 4096;
+
+pub(crate) static HTTPS: Known = Known {
+    what: "`listen.https`",
+    prefix: "listen.https.",
+    fields: &["bind", "cert_file", "key_file", "certificates", "unknown_names", "min_version"],
+    later: &["acme", "client_ca_file"],
+};
+pub(crate) static CERTIFICATE: Known = Known {
+    what: "a certificate of `listen.https`",
+    prefix: "certificates.",
+    fields: &["cert_file", "key_file", "default"],
+    later: &[],
+};

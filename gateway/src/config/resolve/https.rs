@@ -1,0 +1,110 @@
+//! TLS of a listener: its files are read, and certificates that would never be presented are reported.
+
+use std::collections::{HashMap, HashSet};
+
+use super::files::Files;
+use crate::{
+    certificate::{
+        names::{CertifiedNames, KeyKind},
+        settings::{CertificateSettings, TlsSettings, UnknownNames},
+    },
+    config::{
+        raw::https::{Certificate, Https},
+        settings::HttpsSettings,
+    },
+    printable::printable,
+    syntax::diagnostics::{Diagnostic, Diagnostics, Span, code},
+};
+
+pub(super) fn resolve_https(raw: &Https, files: &mut Files, sink: &mut Diagnostics) -> Option<HttpsSettings> {
+    let default = default_of(&raw.certificates, sink);
+    let unknown_names = raw.unknown_names.as_ref().map(|at| at.value).unwrap_or_default();
+    let marked = raw.certificates.get(default).and_then(|certificate| certificate.is_default.as_ref());
+    if let (Some(marked), UnknownNames::Refuse) = (marked, unknown_names) {
+        let message = "`default` has no effect with `unknown_names: refuse`";
+        let label = "a client without a known name gets no certificate";
+        let help = "remove one of the two";
+        sink.push(Diagnostic::warning(code::NO_EFFECT, marked.span, message).label(label).help(help));
+    }
+    let mut certificates = Vec::new();
+    let mut found = Vec::new();
+    for (at, certificate) in raw.certificates.iter().enumerate() {
+        let cert =
+            certificate.cert_file.as_ref().and_then(|name| files.certificate(name, "certificate", sink));
+        let key =
+            certificate.key_file.as_ref().and_then(|name| files.readable(name, "certificate's key", sink));
+        let (Some(cert), Some(key)) = (cert, key) else { continue };
+        let is_default = at == default && unknown_names == UnknownNames::Default;
+        let span = certificate.cert_file.as_ref().map_or(certificate.span, |name| name.span);
+        if raw.certificates.len() > 1 || unknown_names == UnknownNames::Refuse {
+            found.extend(CertifiedNames::of_pem(&cert.bytes).map(|names| (names, is_default, span)));
+        }
+        certificates.push(CertificateSettings {
+            cert_file: cert.path,
+            key_file: key.path,
+            is_default,
+            span: certificate.span,
+        });
+    }
+    report_hidden(&found, sink);
+    let is_whole = certificates.len() == raw.certificates.len();
+    let tls = TlsSettings {
+        certificates,
+        unknown_names,
+        min_version: raw.min_version.unwrap_or_default(),
+        span: raw.span,
+    };
+    Some(HttpsSettings { bind: raw.bind.as_ref()?.value, tls }).filter(|_| is_whole)
+}
+
+/// The index of the default certificate: the one that is marked, otherwise the first.
+fn default_of(certificates: &[Certificate], sink: &mut Diagnostics) -> usize {
+    let is_marked = |certificate: &Certificate| certificate.is_default.as_ref().is_some_and(|at| at.value);
+    let mut marked = certificates.iter().enumerate().filter(|(_, certificate)| is_marked(certificate));
+    let Some((at, first)) = marked.next() else { return 0 };
+    if let (Some(first), Some((_, Certificate { is_default: Some(second), .. }))) =
+        (&first.is_default, marked.next())
+    {
+        let message = "two certificates are the default";
+        sink.push(
+            Diagnostic::error(code::CONFLICT, second.span, message)
+                .label("a client without a known name gets one certificate")
+                .related(first.span, "the other one")
+                .help("remove one of them; another kind of key for the same names needs no `default`"),
+        );
+    }
+    at
+}
+
+/// Reports certificates that another one hides, and those that no name leads to. `found` has the names of each certificate,
+/// whether it is the default, and its place.
+fn report_hidden(found: &[(CertifiedNames, bool, Span)], sink: &mut Diagnostics) {
+    let mut first: HashMap<(String, KeyKind), usize> = HashMap::new();
+    let mut reported = HashSet::new();
+    for (at, (names, is_default, span)) in found.iter().enumerate() {
+        if names.is_empty() && !is_default {
+            sink.push(
+                Diagnostic::warning(code::NO_EFFECT, *span, "this certificate has no DNS name")
+                    .label("no name of a client leads to it")
+                    .help("use one with the names of its hosts (subjectAltName), or make it the `default`"),
+            );
+        }
+        for name in names.shown() {
+            let other = *first.entry((name.clone(), names.key)).or_insert(at);
+            if other == at || !reported.insert((other, at)) {
+                continue;
+            }
+            let message = format!("two certificates are for `{}`", printable(&name));
+            let (_, _, other) = &found[other];
+            sink.push(
+                Diagnostic::warning(code::HIDDEN_CERTIFICATE, *span, message)
+                    .label("clients that ask for this name get the other one")
+                    .related(*other, "the first of them is presented")
+                    .help(format!(
+                        "remove one of them, or that name; both have a key of the kind {}",
+                        names.key.word()
+                    )),
+            );
+        }
+    }
+}

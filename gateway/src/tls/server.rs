@@ -1,0 +1,305 @@
+//! TLS of a listener: its files are read, and become one rustls configuration.
+//!
+//! Files whose content has not changed are not parsed again, and a listener of which nothing has changed stays as it is: its clients
+//! can still resume their sessions. With files that cannot be used, a running listener keeps what it had for each of them.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls::{
+    ServerConfig, SupportedProtocolVersion,
+    crypto::{CryptoProvider, aws_lc_rs},
+    sign::CertifiedKey,
+    version::{TLS12, TLS13},
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+
+use crate::{
+    bounded_file,
+    certificate::{
+        ListenerTls,
+        names::CertifiedNames,
+        served::{Served, ServedNames},
+        settings::{CertificateSettings, TlsSettings, TlsVersion, UnknownNames},
+    },
+    syntax::diagnostics::Span,
+};
+
+/// Why a certificate cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("{}: {reason}; expected a PEM file with the certificate chain, leaf first", path.display())]
+    Certificate { path: PathBuf, reason: String },
+    #[error("{}: {reason}; expected a PEM file with one private key (PKCS#8, PKCS#1 or SEC1)", path.display())]
+    Key { path: PathBuf, reason: String },
+    #[error("{} does not fit {}: {reason}", key.display(), cert.display())]
+    Mismatch { cert: PathBuf, key: PathBuf, reason: String },
+    #[error("TLS cannot be set up: {0}")]
+    Setup(rustls::Error),
+}
+
+/// Files of a listener that cannot be used.
+#[derive(Debug)]
+pub struct UnusableTls {
+    pub error: TlsError,
+    /// The place in the configuration that names the files.
+    pub span: Span,
+    /// The certificate or list of which the old content stays in use.
+    pub file: PathBuf,
+}
+
+/// A TLS listener, with what is needed to make it anew when its files change.
+#[derive(Debug, Clone)]
+pub struct ServerTls {
+    pub listener: Arc<ListenerTls>,
+    settings: TlsSettings,
+    pairs: Vec<Pair>,
+}
+
+/// A certificate that was read.
+#[derive(Debug, Clone)]
+struct Pair {
+    /// Changes with the content of the certificate or its key.
+    fingerprint: u64,
+    served: Served,
+}
+
+/// Reads the files of a listener, and makes its configuration. Where a file cannot be used, the content of `before` is taken, and the
+/// fault is returned beside. `None`: `before` has no content for such a file.
+pub fn server_tls(
+    settings: &TlsSettings,
+    before: Option<&ServerTls>,
+) -> (Option<ServerTls>, Vec<UnusableTls>) {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let (mut pairs, mut unusable) = (Vec::new(), Vec::new());
+    for certificate in &settings.certificates {
+        let known = before.and_then(|before| before.pair_of(certificate));
+        match Pair::read(certificate, known, &provider) {
+            Ok(pair) => pairs.push(pair),
+            Err(error) => {
+                unusable.push(UnusableTls {
+                    error,
+                    span: certificate.span,
+                    file: certificate.cert_file.clone(),
+                });
+                pairs.extend(known.cloned());
+            }
+        }
+    }
+    if pairs.len() < settings.certificates.len() {
+        return (None, unusable);
+    }
+    if let Some(before) = before.filter(|before| before.is_made_of(settings, &pairs)) {
+        // Places in the file may have moved.
+        return (Some(ServerTls { settings: settings.clone(), ..before.clone() }), unusable);
+    }
+    match ServerTls::new(settings, pairs, provider) {
+        Ok(made) => (Some(made), unusable),
+        Err(error) => {
+            let file = PathBuf::new();
+            unusable.push(UnusableTls { error: TlsError::Setup(error), span: settings.span, file });
+            (before.cloned(), unusable)
+        }
+    }
+}
+
+impl ServerTls {
+    fn new(
+        settings: &TlsSettings,
+        pairs: Vec<Pair>,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Self, rustls::Error> {
+        let served: Vec<Served> = pairs.iter().map(|pair| pair.served.clone()).collect();
+        let default = settings.certificates.iter().position(|certificate| certificate.is_default);
+        let default = match settings.unknown_names {
+            UnknownNames::Default => Some(default.unwrap_or_default()),
+            UnknownNames::Refuse => None,
+        };
+        let names = Arc::new(ServedNames::new(&served, default));
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions(settings.min_version))?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&names) as _);
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let listener = Arc::new(ListenerTls { config: Arc::new(config), names });
+        Ok(Self { listener, settings: settings.clone(), pairs })
+    }
+
+    fn pair_of(&self, certificate: &CertificateSettings) -> Option<&Pair> {
+        let is_same = |known: &CertificateSettings| {
+            known.cert_file == certificate.cert_file && known.key_file == certificate.key_file
+        };
+        self.settings
+            .certificates
+            .iter()
+            .zip(&self.pairs)
+            .find(|(known, _)| is_same(known))
+            .map(|(_, pair)| pair)
+    }
+
+    /// Whether this listener was made of these settings and these files.
+    fn is_made_of(&self, settings: &TlsSettings, pairs: &[Pair]) -> bool {
+        without_places(&self.settings) == without_places(settings)
+            && self.pairs.len() == pairs.len()
+            && self.pairs.iter().zip(pairs).all(|(known, pair)| known.fingerprint == pair.fingerprint)
+    }
+
+    /// Whether both are the same listener: nothing was made anew.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.listener, &other.listener)
+    }
+}
+
+impl Pair {
+    fn read(
+        CertificateSettings { cert_file, key_file, .. }: &CertificateSettings,
+        known: Option<&Self>,
+        provider: &CryptoProvider,
+    ) -> Result<Self, TlsError> {
+        let unreadable = |reason: String| TlsError::Certificate { path: cert_file.clone(), reason };
+        let cert = bounded_file::read(cert_file).map_err(|error| unreadable(error.to_string()))?;
+        let unusable = |reason: String| TlsError::Key { path: key_file.clone(), reason };
+        let key = bounded_file::read(key_file).map_err(|error| unusable(error.to_string()))?;
+        let fingerprint = fingerprint(&[&cert, &key]);
+        if let Some(known) = known.filter(|known| known.fingerprint == fingerprint) {
+            return Ok(known.clone());
+        }
+        let chain = chain_of(&cert).map_err(unreadable)?;
+        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| unusable(error.to_string()))?;
+        let leaf = chain.first().and_then(|leaf| CertifiedNames::of_certificate(leaf));
+        let names = leaf.ok_or_else(|| unreadable("the first certificate cannot be read".to_owned()))?;
+        let key = CertifiedKey::from_der(chain, key, provider)
+            .map_err(|error| mismatch(cert_file, key_file, &error))?;
+        Ok(Self { fingerprint, served: Served { key: Arc::new(key), names: Arc::new(names) } })
+    }
+}
+
+fn mismatch(cert: &Path, key: &Path, error: &rustls::Error) -> TlsError {
+    TlsError::Mismatch { cert: cert.to_owned(), key: key.to_owned(), reason: error.to_string() }
+}
+
+fn chain_of(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+    if chain.is_empty() { Err("no certificate in it".to_owned()) } else { Ok(chain) }
+}
+
+fn versions(lowest: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
+    static BOTH: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
+    match lowest {
+        TlsVersion::Tls12 => &BOTH,
+        TlsVersion::Tls13 => BOTH.get(..1).unwrap_or_default(),
+    }
+}
+
+fn fingerprint(contents: &[&[u8]]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    contents.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The settings without their places in the file, which do not change what a listener does.
+fn without_places(settings: &TlsSettings) -> TlsSettings {
+    let mut settings = settings.clone();
+    settings.span = Span::default();
+    for certificate in &mut settings.certificates {
+        certificate.span = Span::default();
+    }
+    settings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(dir: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Settings with these pairs of files; the first is the default.
+    fn settings(pairs: &[(&Path, &Path)]) -> TlsSettings {
+        let certificates = pairs.iter().enumerate().map(|(at, (cert, key))| CertificateSettings {
+            cert_file: cert.to_path_buf(),
+            key_file: key.to_path_buf(),
+            is_default: at == 0,
+            span: Span::default(),
+        });
+        TlsSettings {
+            certificates: certificates.collect(),
+            unknown_names: UnknownNames::Default,
+            min_version: TlsVersion::Tls12,
+            span: Span::default(),
+        }
+    }
+
+    fn fault(cert: &Path, key: &Path) -> String {
+        let (made, unusable) = server_tls(&settings(&[(cert, key)]), None);
+        assert!(made.is_none());
+        unusable[0].error.to_string()
+    }
+
+    #[test]
+    fn a_pair_that_fits_is_served_with_both_protocols_and_without_early_data() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let cert = write(&dir, "cert.pem", &made.cert.pem());
+        let key = write(&dir, "key.pem", &made.signing_key.serialize_pem());
+        let (tls, unusable) = server_tls(&settings(&[(&cert, &key)]), None);
+        let config = &tls.unwrap().listener.config;
+        assert!(unusable.is_empty());
+        assert_eq!(config.alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
+        // RFC 8446 §8: early data can be replayed.
+        assert_eq!(config.max_early_data_size, 0);
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_refused_and_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let cert = write(&dir, "cert.pem", &one.cert.pem());
+        let key = write(&dir, "key.pem", &other.signing_key.serialize_pem());
+        let error = fault(&cert, &key);
+        assert!(error.contains("key.pem does not fit") && error.contains("cert.pem"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_file_and_an_empty_one_say_what_was_expected() {
+        let dir = tempfile::tempdir().unwrap();
+        let empty = write(&dir, "empty.pem", "");
+        let error = fault(&dir.path().join("none.pem"), &empty);
+        assert!(error.contains("none.pem") && error.contains("PEM"), "{error}");
+        assert!(fault(&empty, &empty).contains("no certificate in it"));
+    }
+
+    #[test]
+    fn a_broken_pair_keeps_its_old_certificate_and_does_not_hold_up_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let pair = |name: &str| {
+            let made = rcgen::generate_simple_self_signed([format!("{name}.example")]).unwrap();
+            let cert = write(&dir, &format!("{name}.pem"), &made.cert.pem());
+            (cert, write(&dir, &format!("{name}.key"), &made.signing_key.serialize_pem()))
+        };
+        let (a, b) = (pair("a"), pair("b"));
+        let settings = settings(&[(&a.0, &a.1), (&b.0, &b.1)]);
+        let first = server_tls(&settings, None).0.unwrap();
+        let same = server_tls(&settings, Some(&first)).0.unwrap();
+        assert!(same.is_same(&first), "sessions can be resumed");
+        pair("a");
+        write(&dir, "b.key", "no key");
+        let (second, unusable) = server_tls(&settings, Some(&first));
+        let second = second.unwrap();
+        let keys =
+            |tls: &ServerTls| tls.pairs.iter().map(|pair| Arc::clone(&pair.served.key)).collect::<Vec<_>>();
+        let (before, after) = (keys(&first), keys(&second));
+        assert!(!Arc::ptr_eq(&before[0], &after[0]) && Arc::ptr_eq(&before[1], &after[1]));
+        assert_eq!(unusable.iter().map(|one| &one.file).collect::<Vec<_>>(), [&b.0]);
+        // What stays is in use until the file can be used again.
+        assert!(server_tls(&settings, Some(&second)).0.unwrap().is_same(&second));
+    }
+}
