@@ -2,6 +2,7 @@
 //!
 //! This is the part that workers use. Files are read, and rustls is set up, in [`tls`](crate::tls).
 
+pub mod client;
 pub mod handshake;
 pub mod names;
 pub mod served;
@@ -18,4 +19,7 @@ use self::served::ServedNames;
 pub struct ListenerTls {
     pub config: Arc<ServerConfig>,
     pub names: Arc<ServedNames>,
+    /// What clients are verified against: the authorities, the revocations, and whether a certificate is required. Two listeners with
+    /// equal values accept the same clients. 0: clients are not asked for certificates.
+    pub clients: u64,
 }

@@ -11,6 +11,8 @@ pub struct TlsSettings {
     pub certificates: Vec<CertificateSettings>,
     pub unknown_names: UnknownNames,
     pub min_version: TlsVersion,
+    /// `None`: clients are not asked for certificates.
+    pub clients: Option<ClientSettings>,
     pub span: Span,
 }
 
@@ -22,6 +24,28 @@ pub struct CertificateSettings {
     /// Whether clients without a name, or with one of no certificate, get this certificate.
     pub is_default: bool,
     pub span: Span,
+}
+
+/// How clients prove who they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientSettings {
+    /// The authorities whose certificates clients may have.
+    pub ca_file: PathBuf,
+    pub crl_file: Option<PathBuf>,
+    /// Whether a client without a certificate gets no connection.
+    pub is_required: bool,
+    pub field: CertificateField,
+}
+
+/// What services get of a client's certificate (RFC 9440).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CertificateField {
+    #[default]
+    Off,
+    /// `Client-Cert`
+    Certificate,
+    /// `Client-Cert` and `Client-Cert-Chain`
+    Chain,
 }
 
 /// The answer to a client that names no host, or one of no certificate.

@@ -23,7 +23,10 @@ use crate::{
     router::{ConflictKind, HostPattern, RouteConflict, Router},
     snapshot::{Route, RouteTable, RouteView, Snapshot, SplitView},
     syntax::diagnostics::{Diagnostic, code},
-    tls::server::{ServerTls, UnusableTls, server_tls},
+    tls::{
+        error::UnusableTls,
+        server::{ServerTls, server_tls},
+    },
     upstream::split::Split,
     world::World,
 };

@@ -297,6 +297,7 @@ pub(crate) fn maps() -> Vec<&'static Known> {
         &auto_routes::ALLOW,
         &auth::PROVIDER,
         &auth::FORWARD,
+        &auth::mtls::MTLS,
         &crate::syntax::claims::REQUIRE,
         &route::ROUTE,
         &service::SERVICE,

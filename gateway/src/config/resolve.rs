@@ -82,6 +82,7 @@ pub(super) fn resolve(
     }
     let listen = listen::resolve(&file.listen, &defaults, files, sink);
     no_effect::report_removed_sources(&file.auth, &auth, &listen, sink);
+    https::report_unasked(&auth, &listen, sink);
     Settings {
         workers: file.workers.unwrap_or(defaults.workers),
         listen,

@@ -35,6 +35,8 @@ use std::{
 use http::HeaderValue;
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
+use rustls::HandshakeKind;
+use rustls_pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -44,7 +46,7 @@ use tokio_rustls::TlsAcceptor;
 use self::{observed::Observed, report::Failure, transport::Transport};
 use crate::{
     admission::{self, Scheme},
-    certificate::handshake::TlsHandshake,
+    certificate::{client::CertificateFacts, handshake::TlsHandshake},
     downstream::{ConnectionState, Phase},
     file_account::Place,
     listen::ListenSettings,
@@ -181,8 +183,14 @@ async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result
     let counter = &context.worker.metrics.connections.tls_handshakes;
     counter.set(counter.get() + 1);
     let session = stream.get_ref().1;
+    if session.handshake_kind() == Some(HandshakeKind::Resumed)
+        && has_expired(session.peer_certificates(), context)
+    {
+        let detail = "the client's certificate has expired since its session began".to_owned();
+        return Err(Failure { reason: "tls_handshake", detail });
+    }
     let is_http2 = session.alpn_protocol() == Some(b"h2");
-    context.shook_hands(TlsHandshake::new(tls, session.server_name()));
+    context.shook_hands(TlsHandshake::new(tls, session.server_name(), session.peer_certificates()));
     let mut transport = transport(stream, context);
     if is_http2 {
         return boxed(|| http2::serve(transport, context)).await;
@@ -192,6 +200,13 @@ async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result
         return Ok(());
     }
     http1::serve(transport, context).await
+}
+
+/// Whether the certificate of a client is no longer valid. rustls verifies it in a full handshake only.
+fn has_expired(chain: Option<&[CertificateDer<'_>]>, context: &ConnectionContext) -> bool {
+    let Some(leaf) = chain.and_then(<[_]>::first) else { return false };
+    let clock = &context.worker.clock;
+    CertificateFacts::of(leaf).is_none_or(|facts| clock.unix(clock.now()).as_secs() > facts.not_after)
 }
 
 /// The beginning of the HTTP/2 connection preface (RFC 9113 §3.4). It is not an HTTP/1 method.

@@ -19,6 +19,9 @@ use crate::{
 /// A warning is repeated after this time, as long as its reason lasts.
 const REPEATED: Duration = Duration::from_hours(24);
 
+/// The place of a list of revoked certificates of clients, which ends as certificates do: then no client is accepted.
+const REVOCATIONS: &str = "https.crl_file";
+
 const CONSUL: &str = "discovery.consul";
 
 /// Written by the control loop, read by `/metrics`.
@@ -59,7 +62,7 @@ impl Certificates {
                 let at = before.iter().position(|old| old.listener == listener && old.file == file)?;
                 return Some(before.swap_remove(at));
             }
-            let validity = Validity::of_file(&file)?;
+            let validity = read(&listener, &file)?;
             Some(Certificate { listener, file, validity, reported: None })
         }));
     }
@@ -130,6 +133,10 @@ impl Certificate {
     }
 }
 
+fn read(listener: &str, file: &Path) -> Option<Validity> {
+    if listener == REVOCATIONS { Validity::of_crl_file(file) } else { Validity::of_file(file) }
+}
+
 /// Every place where the gateway presents a certificate, with the file of it.
 fn files(settings: &Settings) -> Vec<(String, PathBuf)> {
     let mut files = Vec::new();
@@ -139,6 +146,8 @@ fn files(settings: &Settings) -> Vec<(String, PathBuf)> {
     for certificate in settings.listen.https.iter().flat_map(|https| &https.tls.certificates) {
         add("https".to_owned(), Some(&certificate.cert_file));
     }
+    let clients = settings.listen.https.as_ref().and_then(|https| https.tls.clients.as_ref());
+    add(REVOCATIONS.to_owned(), clients.and_then(|clients| clients.crl_file.as_deref()));
     let of_declared = settings.auto_routes.iter().flat_map(|auto| &auto.services);
     for service in settings.services.iter().chain(of_declared) {
         let tls = service.tls.as_ref();

@@ -81,6 +81,14 @@ impl ConnectionTable {
         self.close_where(|_| true);
     }
 
+    /// Closes connections whose certificate was verified against other authorities or revocations than `now`, after the requests in
+    /// flight: their clients come back, and are verified anew.
+    pub fn close_verified_before(&self, now: u64) {
+        self.close_where(|state| {
+            !matches!(state.client_auth.get(), 0) && state.client_auth.get() != now && !state.close.get()
+        });
+    }
+
     /// Closes all connections now.
     pub fn kill_all(&self) {
         for (_, state) in self.open.borrow().iter() {

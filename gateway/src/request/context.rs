@@ -11,7 +11,7 @@ use http::HeaderValue;
 use super::tunnel::Tunnel;
 use crate::{
     admission::{Arrival, Scheme},
-    certificate::handshake::TlsHandshake,
+    certificate::{client::ClientCertificate, handshake::TlsHandshake},
     downstream::ConnectionState,
     message::Authority,
     policy::concurrency::Held,
@@ -53,6 +53,7 @@ impl ConnectionContext {
         if handshake.depends_on_host() {
             self.authority.take();
         }
+        self.state.client_auth.set(handshake.verified_by());
         // A connection has one handshake.
         let _ = self.handshake.set(Box::new(handshake));
     }
@@ -60,7 +61,15 @@ impl ConnectionContext {
     /// Whether a request for this host belongs on another connection. `is_trusted`: the peer is a proxy that the configuration
     /// trusts. Such a proxy may name itself, or one of its upstreams, in every handshake.
     pub(crate) fn is_misdirected(&self, authority: &Authority, is_trusted: bool) -> bool {
-        !is_trusted && self.handshake.get().is_some_and(|handshake| !handshake.may_serve(authority.host()))
+        self.handshake.get().is_some_and(|handshake| {
+            // Where clients prove who they are, no proxy is trusted to mix hosts.
+            (!is_trusted || handshake.asks_clients()) && !handshake.may_serve(authority.host())
+        })
+    }
+
+    /// The certificate with which the client has proved its identity.
+    pub(crate) fn certificate(&self) -> Option<&ClientCertificate> {
+        self.handshake.get()?.client()
     }
 
     /// Whether the connection closes when its requests in flight have ended.

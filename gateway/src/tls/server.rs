@@ -12,11 +12,16 @@ use std::{
 use rustls::{
     ServerConfig, SupportedProtocolVersion,
     crypto::{CryptoProvider, aws_lc_rs},
+    server::WebPkiClientVerifier,
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
+use super::{
+    clients::Clients,
+    error::{TlsError, UnusableTls},
+};
 use crate::{
     bounded_file,
     certificate::{
@@ -28,35 +33,13 @@ use crate::{
     syntax::diagnostics::Span,
 };
 
-/// Why a certificate cannot be served.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    #[error("{}: {reason}; expected a PEM file with the certificate chain, leaf first", path.display())]
-    Certificate { path: PathBuf, reason: String },
-    #[error("{}: {reason}; expected a PEM file with one private key (PKCS#8, PKCS#1 or SEC1)", path.display())]
-    Key { path: PathBuf, reason: String },
-    #[error("{} does not fit {}: {reason}", key.display(), cert.display())]
-    Mismatch { cert: PathBuf, key: PathBuf, reason: String },
-    #[error("TLS cannot be set up: {0}")]
-    Setup(rustls::Error),
-}
-
-/// Files of a listener that cannot be used.
-#[derive(Debug)]
-pub struct UnusableTls {
-    pub error: TlsError,
-    /// The place in the configuration that names the files.
-    pub span: Span,
-    /// The certificate or list of which the old content stays in use.
-    pub file: PathBuf,
-}
-
 /// A TLS listener, with what is needed to make it anew when its files change.
 #[derive(Debug, Clone)]
 pub struct ServerTls {
     pub listener: Arc<ListenerTls>,
     settings: TlsSettings,
     pairs: Vec<Pair>,
+    clients: Option<Clients>,
 }
 
 /// A certificate that was read.
@@ -89,14 +72,25 @@ pub fn server_tls(
             }
         }
     }
-    if pairs.len() < settings.certificates.len() {
+    let known = before.and_then(|before| before.clients.as_ref());
+    let clients = settings.clients.as_ref().map(|clients| match Clients::read(clients, known, &provider) {
+        Ok(clients) => Some(clients),
+        Err(error) => {
+            let file = clients.crl_file.as_ref().filter(|_| matches!(error, TlsError::Revocations { .. }));
+            let file = file.unwrap_or(&clients.ca_file).clone();
+            unusable.push(UnusableTls { error, span: settings.span, file });
+            known.cloned()
+        }
+    });
+    if pairs.len() < settings.certificates.len() || matches!(clients, Some(None)) {
         return (None, unusable);
     }
-    if let Some(before) = before.filter(|before| before.is_made_of(settings, &pairs)) {
+    let clients = clients.flatten();
+    if let Some(before) = before.filter(|before| before.is_made_of(settings, &pairs, clients.as_ref())) {
         // Places in the file may have moved.
         return (Some(ServerTls { settings: settings.clone(), ..before.clone() }), unusable);
     }
-    match ServerTls::new(settings, pairs, provider) {
+    match ServerTls::new(settings, pairs, clients, provider) {
         Ok(made) => (Some(made), unusable),
         Err(error) => {
             let file = PathBuf::new();
@@ -110,6 +104,7 @@ impl ServerTls {
     fn new(
         settings: &TlsSettings,
         pairs: Vec<Pair>,
+        clients: Option<Clients>,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, rustls::Error> {
         let served: Vec<Served> = pairs.iter().map(|pair| pair.served.clone()).collect();
@@ -119,13 +114,19 @@ impl ServerTls {
             UnknownNames::Refuse => None,
         };
         let names = Arc::new(ServedNames::new(&served, default));
+        let verifier = clients.as_ref().map(|clients| Arc::clone(&clients.verifier));
+        let verifier = verifier.unwrap_or_else(WebPkiClientVerifier::no_client_auth);
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(versions(settings.min_version))?
-            .with_no_client_auth()
+            .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::clone(&names) as _);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let listener = Arc::new(ListenerTls { config: Arc::new(config), names });
-        Ok(Self { listener, settings: settings.clone(), pairs })
+        let listener = Arc::new(ListenerTls {
+            config: Arc::new(config),
+            names,
+            clients: clients.as_ref().map_or(0, Clients::id),
+        });
+        Ok(Self { listener, settings: settings.clone(), pairs, clients })
     }
 
     fn pair_of(&self, certificate: &CertificateSettings) -> Option<&Pair> {
@@ -141,8 +142,10 @@ impl ServerTls {
     }
 
     /// Whether this listener was made of these settings and these files.
-    fn is_made_of(&self, settings: &TlsSettings, pairs: &[Pair]) -> bool {
+    fn is_made_of(&self, settings: &TlsSettings, pairs: &[Pair], clients: Option<&Clients>) -> bool {
+        let context = |clients: Option<&Clients>| clients.map(|clients| clients.context);
         without_places(&self.settings) == without_places(settings)
+            && context(self.clients.as_ref()) == context(clients)
             && self.pairs.len() == pairs.len()
             && self.pairs.iter().zip(pairs).all(|(known, pair)| known.fingerprint == pair.fingerprint)
     }
@@ -233,6 +236,7 @@ mod tests {
             certificates: certificates.collect(),
             unknown_names: UnknownNames::Default,
             min_version: TlsVersion::Tls12,
+            clients: None,
             span: Span::default(),
         }
     }

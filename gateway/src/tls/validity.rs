@@ -10,9 +10,13 @@ use std::{
 };
 
 use rustls_pki_types::{CertificateDer, pem::PemObject};
-use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time};
+use x509_parser::{
+    certificate::X509Certificate, extensions::GeneralName, prelude::FromDer,
+    revocation_list::CertificateRevocationList, time::ASN1Time,
+};
 
-use crate::{bounded_file, printable::printable};
+use super::clients::crls_of;
+use crate::{bounded_file, certificate::client::rfc4514, printable::printable};
 
 /// The validity of a certificate chain. Times are wall time since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +59,30 @@ impl Validity {
         Self::of_chain(&chain)
     }
 
+    /// The time until which a file of revocation lists can be used, with the issuer of the list that ends first.
+    pub fn of_crl_file(file: &Path) -> Option<Self> {
+        Self::of_crls(&bounded_file::read(file).ok()?)
+    }
+
+    /// The same for the content of such a file.
+    pub fn of_crls(bytes: &[u8]) -> Option<Self> {
+        let mut whole: Option<Self> = None;
+        for list in crls_of(bytes).ok()? {
+            let (_, list) = CertificateRevocationList::from_der(&list).ok()?;
+            let read = Self {
+                not_before: since_1970(list.last_update()),
+                not_after: since_1970(list.next_update()?),
+                name: Some(printable(&rfc4514(list.issuer())).into_owned())
+                    .filter(|name| name.len() <= NAME_BYTES_MAX),
+            };
+            whole = Some(match whole {
+                Some(known) if known.not_after <= read.not_after => known,
+                _ => read,
+            });
+        }
+        whole
+    }
+
     /// The validity of a chain, leaf first.
     pub fn of_chain(chain: &[CertificateDer<'_>]) -> Option<Self> {
         let mut whole: Option<Self> = None;
@@ -91,14 +119,17 @@ impl Validity {
 fn read(der: &[u8]) -> Option<Validity> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let dates = certificate.validity();
-    // A time before 1970 counts as 1970.
-    let since_1970 = |time: ASN1Time| Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0));
     let names = certificate.subject_alternative_name().ok().flatten();
     Some(Validity {
         not_before: since_1970(dates.not_before),
         not_after: since_1970(dates.not_after),
         name: names.and_then(|names| names.value.general_names.iter().find_map(shown)),
     })
+}
+
+/// A time before 1970 counts as 1970.
+fn since_1970(time: ASN1Time) -> Duration {
+    Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
 }
 
 fn shown(name: &GeneralName<'_>) -> Option<String> {

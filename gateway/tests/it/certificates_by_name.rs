@@ -3,15 +3,11 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use bytes::Bytes;
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use http::StatusCode;
 use rustls::{ClientConfig, ProtocolVersion};
-use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tokio::{io::AsyncReadExt, net::TcpStream};
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::client::TlsStream;
 
 use crate::support::{
     authority::{Authority, Certified},
@@ -19,15 +15,8 @@ use crate::support::{
     client::{get, header, json, send, text},
     eventually,
     gateway::TestGateway,
+    tls::{Session, connect, replace_pair},
 };
-
-/// Writes `NAME.pem` and `NAME.key`, each aside first, so that no watcher sees half of one.
-fn write(dir: &std::path::Path, name: &str, pair: &Certified) {
-    for (ending, content) in [("key", &pair.key), ("pem", &pair.cert)] {
-        std::fs::write(dir.join("aside"), content).unwrap();
-        std::fs::rename(dir.join("aside"), dir.join(format!("{name}.{ending}"))).unwrap();
-    }
-}
 
 /// A gateway whose listener has the certificates of these fields.
 async fn start(dir: tempfile::TempDir, https: &str, more: &str) -> (TestGateway, Backend) {
@@ -42,17 +31,6 @@ fn config(backend: &Backend, https: &str, more: &str) -> String {
          routes:\n  - {{path: /**, service: one}}\nservices:\n  one: {{hosts: [\"{}\"]}}\n",
         backend.addr
     )
-}
-
-/// A handshake with this name. With an address, the client sends no name.
-async fn connect(
-    client: &Arc<ClientConfig>,
-    at: SocketAddr,
-    name: &str,
-) -> std::io::Result<TlsStream<TcpStream>> {
-    let stream = TcpStream::connect(at).await.unwrap();
-    let name = ServerName::try_from(name.to_owned()).unwrap();
-    TlsConnector::from(Arc::clone(client)).connect(name, stream).await
 }
 
 /// A client that does not check what is presented.
@@ -81,7 +59,7 @@ async fn the_name_that_a_client_asks_for_chooses_the_certificate() {
     let [shop, wild, pay] =
         ["shop.example", "*.shop.example", "pay.shop.example"].map(|name| authority.certify(name));
     for (name, pair) in [("shop", &shop), ("wild", &wild), ("pay", &pay)] {
-        write(dir.path(), name, pair);
+        replace_pair(dir.path(), name, pair);
     }
     let https = "cert_file: shop.pem, key_file: shop.key, certificates: [{cert_file: wild.pem, key_file: wild.key}, \
                  {cert_file: pay.pem, key_file: pay.key}]";
@@ -118,8 +96,8 @@ async fn another_default_may_be_marked_and_unknown_names_may_be_refused() {
     let authority = Authority::new();
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (authority.certify("a.example"), authority.certify("b.example"));
-    write(dir.path(), "a", &a);
-    write(dir.path(), "b", &b);
+    replace_pair(dir.path(), "a", &a);
+    replace_pair(dir.path(), "b", &b);
     let both = |mark: &str| {
         format!(
             "certificates: [{{cert_file: a.pem, key_file: a.key}}, {{cert_file: b.pem, key_file: b.key{mark}}}]"
@@ -145,8 +123,8 @@ async fn the_client_chooses_between_keys_of_two_kinds_for_one_name() {
     let dir = tempfile::tempdir().unwrap();
     let rsa = authority.certify_with("shop.example", &rcgen::PKCS_RSA_SHA256);
     let ecdsa = authority.certify("shop.example");
-    write(dir.path(), "rsa", &rsa);
-    write(dir.path(), "ecdsa", &ecdsa);
+    replace_pair(dir.path(), "rsa", &rsa);
+    replace_pair(dir.path(), "ecdsa", &ecdsa);
     let https = "certificates: [{cert_file: rsa.pem, key_file: rsa.key}, {cert_file: ecdsa.pem, key_file: ecdsa.key}]";
     let (gateway, _backend) = start(dir, https, "").await;
     let at = gateway.https_addr().unwrap();
@@ -162,7 +140,7 @@ async fn the_client_chooses_between_keys_of_two_kinds_for_one_name() {
 async fn a_listener_may_require_tls_1_3() {
     let authority = Authority::new();
     let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), "a", &authority.certify("a.example"));
+    replace_pair(dir.path(), "a", &authority.certify("a.example"));
     let https = "cert_file: a.pem, key_file: a.key";
     let (gateway, backend) = start(dir, https, "").await;
     let at = gateway.https_addr().unwrap();
@@ -181,13 +159,13 @@ async fn a_broken_pair_keeps_its_old_certificate_while_others_are_renewed() {
     let (before, after) = (Authority::new(), Authority::new());
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (before.certify("a.example"), before.certify("b.example"));
-    write(dir.path(), "a", &a);
-    write(dir.path(), "b", &b);
+    replace_pair(dir.path(), "a", &a);
+    replace_pair(dir.path(), "b", &b);
     let https = "certificates: [{cert_file: a.pem, key_file: a.key}, {cert_file: b.pem, key_file: b.key}]";
     let (gateway, _backend) = start(dir, https, "").await;
     let renewed = after.certify("a.example");
     std::fs::write(gateway.dir.path().join("b.key"), "broken").unwrap();
-    write(gateway.dir.path(), "a", &renewed);
+    replace_pair(gateway.dir.path(), "a", &renewed);
     eventually("the certificate that can be used is in use", || presents(&gateway, "a.example", &renewed))
         .await;
     assert!(presents(&gateway, "b.example", &b).await, "the broken one keeps what was there");
@@ -199,8 +177,8 @@ async fn a_broken_pair_keeps_its_old_certificate_while_others_are_renewed() {
     })
     .await;
     let (c, d) = (after.certify("b.example"), after.certify("a.example"));
-    write(gateway.dir.path(), "b", &c);
-    write(gateway.dir.path(), "a", &d);
+    replace_pair(gateway.dir.path(), "b", &c);
+    replace_pair(gateway.dir.path(), "a", &d);
     eventually("all are in use", || async {
         presents(&gateway, "b.example", &c).await && presents(&gateway, "a.example", &d).await
     })
@@ -210,36 +188,16 @@ async fn a_broken_pair_keeps_its_old_certificate_while_others_are_renewed() {
 /// Statuses of requests for these hosts, on one connection whose handshake named `name`.
 async fn statuses(at: SocketAddr, name: &str, is_http2: bool, hosts: &[&str]) -> Vec<(StatusCode, String)> {
     let protocol: &[u8] = if is_http2 { b"h2" } else { b"http/1.1" };
+    let open = async || Session::over(connect(&blind(&[protocol]), at, name).await.unwrap()).await.unwrap();
     let mut found = Vec::new();
-    let mut stream = Some(connect(&blind(&[protocol]), at, name).await.unwrap());
-    let mut http2_sender = None;
-    if is_http2 {
-        let io = TokioIo::new(stream.take().unwrap());
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
-        tokio::spawn(connection);
-        http2_sender = Some(sender);
-    }
+    let mut session = open().await;
     for host in hosts {
-        let request = Request::builder();
-        let response = if let Some(sender) = &mut http2_sender {
-            let request = request.uri(format!("https://{host}/x")).body(Full::<Bytes>::default()).unwrap();
-            sender.send_request(request).await.unwrap()
-        } else {
-            // A refusal closes the connection of HTTP/1.1.
-            let stream = match stream.take() {
-                Some(stream) => stream,
-                None => connect(&blind(&[protocol]), at, name).await.unwrap(),
-            };
-            let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-            tokio::spawn(connection);
-            let request = request.uri("/x").header("host", *host).body(Full::<Bytes>::default()).unwrap();
-            sender.send_request(request).await.unwrap()
-        };
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        let reply = http::Response::from_parts(parts, body);
+        let reply = session.get(host, "/x", &[]).await.unwrap();
         let is_refused = reply.status() == StatusCode::MISDIRECTED_REQUEST;
         assert_eq!(header(&reply, "connection") == "close", is_refused && !is_http2, "{host}");
+        if is_refused && !is_http2 {
+            session = open().await;
+        }
         let code = if is_refused { json(&reply)["code"].as_str().unwrap().to_owned() } else { String::new() };
         found.push((reply.status(), code));
     }
@@ -251,7 +209,7 @@ async fn a_host_of_another_certificate_belongs_on_another_connection() {
     let authority = Authority::new();
     let dir = tempfile::tempdir().unwrap();
     for name in ["a.example", "*.a.example", "b.example"] {
-        write(dir.path(), &name.replace('*', "wild"), &authority.certify(name));
+        replace_pair(dir.path(), &name.replace('*', "wild"), &authority.certify(name));
     }
     let https = "certificates: [{cert_file: a.example.pem, key_file: a.example.key}, \
                  {cert_file: wild.a.example.pem, key_file: wild.a.example.key}, \
@@ -304,7 +262,7 @@ async fn a_host_of_another_certificate_belongs_on_another_connection() {
 async fn one_certificate_serves_every_host_unless_unknown_names_are_refused() {
     let authority = Authority::new();
     let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), "a", &authority.certify("a.example"));
+    replace_pair(dir.path(), "a", &authority.certify("a.example"));
     let https = "cert_file: a.pem, key_file: a.key";
     let (gateway, backend) = start(dir, https, "").await;
     let at = gateway.https_addr().unwrap();
@@ -322,7 +280,7 @@ async fn one_certificate_serves_every_host_unless_unknown_names_are_refused() {
 async fn names_that_are_none_end_the_handshake() {
     let authority = Authority::new();
     let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), "a", &authority.certify("a.example"));
+    replace_pair(dir.path(), "a", &authority.certify("a.example"));
     let (gateway, _backend) = start(dir, "cert_file: a.pem, key_file: a.key", "").await;
     let at = gateway.https_addr().unwrap();
     let blind = blind(&[]);

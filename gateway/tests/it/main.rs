@@ -19,6 +19,7 @@ mod bypass;
 mod certificate_dates;
 mod certificates_by_name;
 mod changes;
+mod client_certificates;
 mod commands;
 mod config_key;
 mod config_warnings;

@@ -56,6 +56,11 @@ fn folder() -> tempfile::TempDir {
         "{\"kty\": \"OKP\", \"crv\": \"Ed25519\", \"x\": \"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"}";
     fs::write(dir.path().join("keys.json"), format!("{{\"keys\": [{key}]}}")).unwrap();
     fs::write(dir.path().join("path"), "token").unwrap();
+    let list = crate::support::authority::Authority::new()
+        .revoke(&[], std::time::Duration::from_secs(4_000_000_000));
+    fs::write(dir.path().join("revoked.pem"), list).unwrap();
+    let authority = crate::support::authority::Authority::new().pem();
+    fs::write(dir.path().join("clients.pem"), authority).unwrap();
     fs::create_dir(dir.path().join("logs")).unwrap();
     for (name, host, from, to) in [
         ("expired", "localhost", 2020, 2021),

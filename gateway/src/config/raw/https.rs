@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::{
-    certificate::settings::{TlsVersion, UnknownNames},
+    certificate::settings::{CertificateField, TlsVersion, UnknownNames},
     syntax::{
         diagnostics::{Diagnostic, Diagnostics, Span, code},
         fields::{Fields, Known, choice, is_word, items, some_text},
@@ -20,7 +20,19 @@ pub(crate) struct Https {
     pub(crate) certificates: Vec<Certificate>,
     pub(crate) unknown_names: Option<At<UnknownNames>>,
     pub(crate) min_version: Option<TlsVersion>,
+    pub(crate) client_auth: Option<At<ClientAuth>>,
+    pub(crate) client_ca_file: Option<At<String>>,
+    pub(crate) crl_file: Option<At<String>>,
+    pub(crate) client_cert_header: Option<At<CertificateField>>,
     pub(crate) span: Span,
+}
+
+/// `client_auth`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClientAuth {
+    Off,
+    Optional,
+    Required,
 }
 
 /// A certificate with its key: an entry of `certificates`, or the two fields of `listen.https` itself.
@@ -77,6 +89,27 @@ impl Https {
             min_version: fields.plain("min_version", sink, |text| {
                 choice(text, &[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)], &[])
             }),
+            client_auth: fields.value("client_auth", sink, |text| {
+                // YAML reads `off` as false.
+                let text = if text == "false" { "off" } else { text };
+                let words = [
+                    ("off", ClientAuth::Off),
+                    ("optional", ClientAuth::Optional),
+                    ("required", ClientAuth::Required),
+                ];
+                choice(text, &words, &[])
+            }),
+            client_ca_file: fields.value("client_ca_file", sink, some_text),
+            crl_file: fields.value("crl_file", sink, some_text),
+            client_cert_header: fields.value("client_cert_header", sink, |text| {
+                let text = if text == "false" { "off" } else { text };
+                let words = [
+                    ("off", CertificateField::Off),
+                    ("certificate", CertificateField::Certificate),
+                    ("chain", CertificateField::Chain),
+                ];
+                choice(text, &words, &[])
+            }),
             span: node.span,
         })
     }
@@ -104,8 +137,19 @@ pub(crate) const CERTIFICATES_MAX: usize = 4096;
 pub(crate) static HTTPS: Known = Known {
     what: "`listen.https`",
     prefix: "listen.https.",
-    fields: &["bind", "cert_file", "key_file", "certificates", "unknown_names", "min_version"],
-    later: &["acme", "client_ca_file"],
+    fields: &[
+        "bind",
+        "cert_file",
+        "key_file",
+        "certificates",
+        "unknown_names",
+        "min_version",
+        "client_auth",
+        "client_ca_file",
+        "crl_file",
+        "client_cert_header",
+    ],
+    later: &["acme"],
 };
 pub(crate) static CERTIFICATE: Known = Known {
     what: "a certificate of `listen.https`",

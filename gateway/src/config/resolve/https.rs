@@ -4,13 +4,14 @@ use std::collections::{HashMap, HashSet};
 
 use super::files::Files;
 use crate::{
+    auth::settings::{KeySource, ProviderSettings},
     certificate::{
         names::{CertifiedNames, KeyKind},
-        settings::{CertificateSettings, TlsSettings, UnknownNames},
+        settings::{CertificateSettings, ClientSettings, TlsSettings, UnknownNames},
     },
     config::{
-        raw::https::{Certificate, Https},
-        settings::HttpsSettings,
+        raw::https::{Certificate, ClientAuth, Https},
+        settings::{HttpsSettings, ListenSettings},
     },
     printable::printable,
     syntax::diagnostics::{Diagnostic, Diagnostics, Span, code},
@@ -48,13 +49,72 @@ pub(super) fn resolve_https(raw: &Https, files: &mut Files, sink: &mut Diagnosti
     }
     report_hidden(&found, sink);
     let is_whole = certificates.len() == raw.certificates.len();
+    let clients = clients(raw, files, sink);
     let tls = TlsSettings {
         certificates,
         unknown_names,
         min_version: raw.min_version.unwrap_or_default(),
+        clients,
         span: raw.span,
     };
     Some(HttpsSettings { bind: raw.bind.as_ref()?.value, tls }).filter(|_| is_whole)
+}
+
+/// How clients prove who they are. A file of authorities without `client_auth` requires a certificate of every client.
+fn clients(raw: &Https, files: &mut Files, sink: &mut Diagnostics) -> Option<ClientSettings> {
+    let asked = raw.client_auth.as_ref().map(|at| at.value);
+    let ca_file =
+        raw.client_ca_file.as_ref().and_then(|name| files.readable(name, "authorities of clients", sink));
+    let crl_file = raw.crl_file.as_ref().and_then(|name| files.revocations(name, sink));
+    let needless = [
+        (
+            "client_ca_file",
+            raw.client_ca_file.as_ref().filter(|_| asked == Some(ClientAuth::Off)).map(|at| at.span),
+        ),
+        ("crl_file", raw.crl_file.as_ref().map(|at| at.span)),
+        ("client_cert_header", raw.client_cert_header.as_ref().map(|at| at.span)),
+    ];
+    let is_asked =
+        !matches!(asked, Some(ClientAuth::Off)) && (asked.is_some() || raw.client_ca_file.is_some());
+    if !is_asked {
+        for (name, span) in needless.into_iter().filter_map(|(name, span)| Some((name, span?))) {
+            let message = format!("`listen.https.{name}` has no effect without `client_auth`");
+            sink.push(
+                Diagnostic::warning(code::NO_EFFECT, span, message)
+                    .label("clients are not asked for certificates")
+                    .help("add `client_ca_file: clients.pem`, or remove it"),
+            );
+        }
+        return None;
+    }
+    if let (None, Some(asked)) = (&raw.client_ca_file, &raw.client_auth) {
+        sink.push(
+            Diagnostic::error(code::MISSING_FIELD, asked.span, "`client_auth` needs `client_ca_file`")
+                .label("no authority says which certificates are good")
+                .help("add `client_ca_file: clients.pem`, a PEM file with the certificates of the authorities of clients"),
+        );
+    }
+    Some(ClientSettings {
+        ca_file: ca_file?.path,
+        crl_file: crl_file.map(|file| file.path),
+        is_required: asked != Some(ClientAuth::Optional),
+        field: raw.client_cert_header.as_ref().map(|at| at.value).unwrap_or_default(),
+    })
+}
+
+/// Reports providers of client certificates where no listener asks for any.
+pub(super) fn report_unasked(auth: &[ProviderSettings], listen: &ListenSettings, sink: &mut Diagnostics) {
+    if listen.https.as_ref().is_some_and(|https| https.tls.clients.is_some()) || sink.has_errors() {
+        return;
+    }
+    for provider in auth.iter().filter(|provider| provider.keys == KeySource::Listener) {
+        let message = format!("no listener asks for the certificates that `{}` accepts", provider.name);
+        sink.push(
+            Diagnostic::error(code::CONFLICT, provider.span, message)
+                .label("no client could show one")
+                .help("add `client_auth: optional` and `client_ca_file: clients.pem` to `listen.https`"),
+        );
+    }
 }
 
 /// The index of the default certificate: the one that is marked, otherwise the first.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SignatureAlgorithm,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, RevokedCertParams, SanType,
+    SignatureAlgorithm,
 };
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
@@ -45,7 +47,43 @@ impl Authority {
     pub(crate) fn certify_with(&self, name: &str, algorithm: &'static SignatureAlgorithm) -> Certified {
         let key = KeyPair::generate_for(algorithm).unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        let cert = params.signed_by(&key, &self.0).unwrap();
+        self.sign(&params, &key)
+    }
+
+    /// Certifies a client with this common name, these further names, and a serial number by which it can be revoked.
+    pub(crate) fn certify_client(&self, name: &str, alternatives: Vec<SanType>, serial: u64) -> Certified {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.distinguished_name.push(DnType::OrganizationalUnitName, "partners");
+        params.subject_alt_names = alternatives;
+        params.serial_number = Some(serial.into());
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(&params, &KeyPair::generate().unwrap())
+    }
+
+    /// The list of these revoked serial numbers, which ends at this time since 1970.
+    pub(crate) fn revoke(&self, serials: &[u64], until: std::time::Duration) -> String {
+        let begin = rcgen::date_time_ymd(2020, 1, 1);
+        let revoked = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: begin,
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: begin,
+            next_update: rcgen::date_time_ymd(1970, 1, 1) + until,
+            crl_number: 1_u64.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.0).unwrap().pem().unwrap()
+    }
+
+    fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Certified {
+        let cert = params.signed_by(key, &self.0).unwrap();
         Certified { cert: cert.pem(), key: key.serialize_pem() }
     }
 
@@ -84,6 +122,18 @@ impl Certified {
 /// A client that takes every certificate, and offers these protocols (ALPN).
 pub(crate) fn blind_client(protocols: &[&[u8]]) -> Arc<ClientConfig> {
     let mut config = blind(Blind(None), rustls::ALL_VERSIONS);
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    Arc::new(config)
+}
+
+/// A client that takes every certificate, offers these protocols, and shows this certificate.
+pub(crate) fn blind_client_with(protocols: &[&[u8]], own: &Certified) -> Arc<ClientConfig> {
+    let (chain, key) = own.der();
+    let mut config = ClientConfig::builder()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Blind(None)))
+        .with_client_auth_cert(chain, key)
+        .unwrap();
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     Arc::new(config)
 }
