@@ -4,6 +4,7 @@
 mod clients;
 pub mod error;
 pub mod server;
+mod tickets;
 pub mod validity;
 
 use std::sync::Arc;

@@ -13,6 +13,8 @@ pub struct TlsSettings {
     pub min_version: TlsVersion,
     /// `None`: clients are not asked for certificates.
     pub clients: Option<ClientSettings>,
+    /// The keys of session tickets, which gateways share. `None`: each process makes its own.
+    pub ticket_keys_file: Option<PathBuf>,
     pub span: Span,
 }
 

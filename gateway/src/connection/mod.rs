@@ -50,6 +50,7 @@ use crate::{
     downstream::{ConnectionState, Phase},
     file_account::Place,
     listen::ListenSettings,
+    metrics::Connections,
     request::ConnectionContext,
     worker::WorkerState,
 };
@@ -180,12 +181,10 @@ async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result
     let handshake = Box::pin(TlsAcceptor::from(config).accept(stream));
     let Some(stream) = until_killed(&context.state, handshake).await else { return Ok(()) };
     let stream = stream.map_err(|error| Failure { reason: "tls_handshake", detail: error.to_string() })?;
-    let counter = &context.worker.metrics.connections.tls_handshakes;
-    counter.set(counter.get() + 1);
     let session = stream.get_ref().1;
-    if session.handshake_kind() == Some(HandshakeKind::Resumed)
-        && has_expired(session.peer_certificates(), context)
-    {
+    let is_resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+    count_handshake(&context.worker.metrics.connections, is_resumed);
+    if is_resumed && has_expired(session.peer_certificates(), context) {
         let detail = "the client's certificate has expired since its session began".to_owned();
         return Err(Failure { reason: "tls_handshake", detail });
     }
@@ -200,6 +199,13 @@ async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result
         return Ok(());
     }
     http1::serve(transport, context).await
+}
+
+fn count_handshake(connections: &Connections, is_resumed: bool) {
+    let counters = [(&connections.tls_handshakes, true), (&connections.tls_resumed, is_resumed)];
+    for (counter, counts) in counters {
+        counter.set(counter.get() + u64::from(counts));
+    }
 }
 
 /// Whether the certificate of a client is no longer valid. rustls verifies it in a full handshake only.
@@ -270,11 +276,11 @@ fn classify(error: &hyper::Error) -> Failure {
 /// Counts a connection in a gauge until it is dropped.
 struct Gauge {
     context: Rc<ConnectionContext>,
-    which: fn(&crate::metrics::Connections) -> &Cell<u64>,
+    which: fn(&Connections) -> &Cell<u64>,
 }
 
 impl Gauge {
-    fn up(context: &Rc<ConnectionContext>, which: fn(&crate::metrics::Connections) -> &Cell<u64>) -> Self {
+    fn up(context: &Rc<ConnectionContext>, which: fn(&Connections) -> &Cell<u64>) -> Self {
         let cell = which(&context.worker.metrics.connections);
         cell.set(cell.get() + 1);
         Self { context: Rc::clone(context), which }

@@ -329,6 +329,8 @@ fn connections(out: &mut Families, samples: &[WorkerSample]) {
         .add(&[], sum(|s| s.refused));
     out.counter("millgate_tls_handshakes_total", "TLS handshakes that were completed")
         .add(&[], sum(|s| s.tls_handshakes));
+    out.counter("millgate_tls_resumed_total", "TLS handshakes that resumed an earlier session")
+        .add(&[], sum(|s| s.tls_resumed));
 }
 
 fn endpoints(out: &mut Families, snapshot: &Snapshot) {

@@ -17,6 +17,8 @@ pub enum TlsError {
     Authorities { path: PathBuf, reason: String },
     #[error("{}: {reason}; expected lists of revoked certificates (CRL), PEM or DER", path.display())]
     Revocations { path: PathBuf, reason: String },
+    #[error("{}: {reason}; `openssl rand -base64 32` makes a key", path.display())]
+    Tickets { path: PathBuf, reason: String },
     #[error("TLS cannot be set up: {0}")]
     Setup(rustls::Error),
 }

@@ -4,6 +4,7 @@
 //! can still resume their sessions. With files that cannot be used, a running listener keeps what it had for each of them.
 
 use std::{
+    collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
     sync::Arc,
@@ -12,7 +13,7 @@ use std::{
 use rustls::{
     ServerConfig, SupportedProtocolVersion,
     crypto::{CryptoProvider, aws_lc_rs},
-    server::WebPkiClientVerifier,
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
@@ -21,6 +22,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use super::{
     clients::Clients,
     error::{TlsError, UnusableTls},
+    tickets::Tickets,
 };
 use crate::{
     bounded_file,
@@ -38,8 +40,15 @@ use crate::{
 pub struct ServerTls {
     pub listener: Arc<ListenerTls>,
     settings: TlsSettings,
+    parts: Parts,
+}
+
+/// The content of the files of a listener.
+#[derive(Debug, Clone)]
+struct Parts {
     pairs: Vec<Pair>,
     clients: Option<Clients>,
+    tickets: Tickets,
 }
 
 /// A certificate that was read.
@@ -57,40 +66,15 @@ pub fn server_tls(
     before: Option<&ServerTls>,
 ) -> (Option<ServerTls>, Vec<UnusableTls>) {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let (mut pairs, mut unusable) = (Vec::new(), Vec::new());
-    for certificate in &settings.certificates {
-        let known = before.and_then(|before| before.pair_of(certificate));
-        match Pair::read(certificate, known, &provider) {
-            Ok(pair) => pairs.push(pair),
-            Err(error) => {
-                unusable.push(UnusableTls {
-                    error,
-                    span: certificate.span,
-                    file: certificate.cert_file.clone(),
-                });
-                pairs.extend(known.cloned());
-            }
-        }
-    }
-    let known = before.and_then(|before| before.clients.as_ref());
-    let clients = settings.clients.as_ref().map(|clients| match Clients::read(clients, known, &provider) {
-        Ok(clients) => Some(clients),
-        Err(error) => {
-            let file = clients.crl_file.as_ref().filter(|_| matches!(error, TlsError::Revocations { .. }));
-            let file = file.unwrap_or(&clients.ca_file).clone();
-            unusable.push(UnusableTls { error, span: settings.span, file });
-            known.cloned()
-        }
-    });
-    if pairs.len() < settings.certificates.len() || matches!(clients, Some(None)) {
+    let mut unusable = Vec::new();
+    let Some(parts) = Parts::read(settings, before, &provider, &mut unusable) else {
         return (None, unusable);
-    }
-    let clients = clients.flatten();
-    if let Some(before) = before.filter(|before| before.is_made_of(settings, &pairs, clients.as_ref())) {
+    };
+    if let Some(before) = before.filter(|before| before.is_made_of(settings, &parts)) {
         // Places in the file may have moved.
         return (Some(ServerTls { settings: settings.clone(), ..before.clone() }), unusable);
     }
-    match ServerTls::new(settings, pairs, clients, provider) {
+    match ServerTls::new(settings, parts, provider) {
         Ok(made) => (Some(made), unusable),
         Err(error) => {
             let file = PathBuf::new();
@@ -100,54 +84,110 @@ pub fn server_tls(
     }
 }
 
+impl Parts {
+    /// `None`: a file cannot be used, and `before` has no content for it.
+    fn read(
+        settings: &TlsSettings,
+        before: Option<&ServerTls>,
+        provider: &Arc<CryptoProvider>,
+        unusable: &mut Vec<UnusableTls>,
+    ) -> Option<Self> {
+        let known = before.map(ServerTls::pairs).unwrap_or_default();
+        let mut pairs = Vec::new();
+        for certificate in &settings.certificates {
+            let known = known.get(&(&*certificate.cert_file, &*certificate.key_file)).copied();
+            match Pair::read(certificate, known, provider) {
+                Ok(pair) => pairs.push(pair),
+                Err(error) => {
+                    let file = certificate.cert_file.clone();
+                    unusable.push(UnusableTls { error, span: certificate.span, file });
+                    pairs.extend(known.cloned());
+                }
+            }
+        }
+        let known = before.and_then(|before| before.parts.clients.as_ref());
+        let clients = settings.clients.as_ref().map(|clients| {
+            Clients::read(clients, known, provider).or_else(|error| {
+                let file =
+                    clients.crl_file.as_ref().filter(|_| matches!(error, TlsError::Revocations { .. }));
+                let file = file.unwrap_or(&clients.ca_file).clone();
+                unusable.push(UnusableTls { error, span: settings.span, file });
+                known.cloned().ok_or(())
+            })
+        });
+        let is_whole = pairs.len() == settings.certificates.len();
+        let clients = clients.transpose().ok().filter(|_| is_whole)?;
+        let tickets = Self::read_tickets(settings, clients.as_ref(), before, unusable)?;
+        Some(Self { pairs, clients, tickets })
+    }
+
+    fn read_tickets(
+        settings: &TlsSettings,
+        clients: Option<&Clients>,
+        before: Option<&ServerTls>,
+        unusable: &mut Vec<UnusableTls>,
+    ) -> Option<Tickets> {
+        let context = |clients: Option<&Clients>| clients.map_or([0; 32], |clients| clients.context);
+        let file = settings.ticket_keys_file.as_deref();
+        let known = before.map(|before| &before.parts.tickets);
+        Tickets::read(file, context(clients), known).map_or_else(
+            |error| {
+                let file = file.unwrap_or(Path::new("")).to_owned();
+                unusable.push(UnusableTls { error, span: settings.span, file });
+                // The old keys would resume sessions of clients that must be verified anew.
+                let is_same =
+                    |before: &&ServerTls| context(before.parts.clients.as_ref()) == context(clients);
+                let old = before.filter(is_same).map(|before| before.parts.tickets.clone());
+                old.or_else(|| Tickets::read(None, context(clients), None).ok())
+            },
+            Some,
+        )
+    }
+}
+
 impl ServerTls {
     fn new(
         settings: &TlsSettings,
-        pairs: Vec<Pair>,
-        clients: Option<Clients>,
+        parts: Parts,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, rustls::Error> {
-        let served: Vec<Served> = pairs.iter().map(|pair| pair.served.clone()).collect();
+        let served: Vec<Served> = parts.pairs.iter().map(|pair| pair.served.clone()).collect();
         let default = settings.certificates.iter().position(|certificate| certificate.is_default);
         let default = match settings.unknown_names {
             UnknownNames::Default => Some(default.unwrap_or_default()),
             UnknownNames::Refuse => None,
         };
         let names = Arc::new(ServedNames::new(&served, default));
-        let verifier = clients.as_ref().map(|clients| Arc::clone(&clients.verifier));
+        let clients = parts.clients.as_ref();
+        let verifier = clients.map(|clients| Arc::clone(&clients.verifier));
         let verifier = verifier.unwrap_or_else(WebPkiClientVerifier::no_client_auth);
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(versions(settings.min_version))?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::clone(&names) as _);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let listener = Arc::new(ListenerTls {
-            config: Arc::new(config),
-            names,
-            clients: clients.as_ref().map_or(0, Clients::id),
-        });
-        Ok(Self { listener, settings: settings.clone(), pairs, clients })
+        config.ticketer = Arc::clone(&parts.tickets.producer);
+        // Sessions are in tickets. A store would be a lock between the workers.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        let clients = clients.map_or(0, Clients::id);
+        let listener = Arc::new(ListenerTls { config: Arc::new(config), names, clients });
+        Ok(Self { listener, settings: settings.clone(), parts })
     }
 
-    fn pair_of(&self, certificate: &CertificateSettings) -> Option<&Pair> {
-        let is_same = |known: &CertificateSettings| {
-            known.cert_file == certificate.cert_file && known.key_file == certificate.key_file
-        };
-        self.settings
-            .certificates
-            .iter()
-            .zip(&self.pairs)
-            .find(|(known, _)| is_same(known))
-            .map(|(_, pair)| pair)
+    /// The certificates by their files.
+    fn pairs(&self) -> HashMap<(&Path, &Path), &Pair> {
+        let certificates = self.settings.certificates.iter().zip(&self.parts.pairs);
+        certificates.map(|(known, pair)| ((&*known.cert_file, &*known.key_file), pair)).collect()
     }
 
     /// Whether this listener was made of these settings and these files.
-    fn is_made_of(&self, settings: &TlsSettings, pairs: &[Pair], clients: Option<&Clients>) -> bool {
-        let context = |clients: Option<&Clients>| clients.map(|clients| clients.context);
+    fn is_made_of(&self, settings: &TlsSettings, parts: &Parts) -> bool {
+        let pairs = self.parts.pairs.iter().zip(&parts.pairs);
+        // The context of tickets contains that of clients.
         without_places(&self.settings) == without_places(settings)
-            && context(self.clients.as_ref()) == context(clients)
-            && self.pairs.len() == pairs.len()
-            && self.pairs.iter().zip(pairs).all(|(known, pair)| known.fingerprint == pair.fingerprint)
+            && self.parts.tickets.context == parts.tickets.context
+            && self.parts.pairs.len() == parts.pairs.len()
+            && pairs.into_iter().all(|(known, pair)| known.fingerprint == pair.fingerprint)
     }
 
     /// Whether both are the same listener: nothing was made anew.
@@ -237,6 +277,7 @@ mod tests {
             unknown_names: UnknownNames::Default,
             min_version: TlsVersion::Tls12,
             clients: None,
+            ticket_keys_file: None,
             span: Span::default(),
         }
     }
@@ -298,8 +339,9 @@ mod tests {
         write(&dir, "b.key", "no key");
         let (second, unusable) = server_tls(&settings, Some(&first));
         let second = second.unwrap();
-        let keys =
-            |tls: &ServerTls| tls.pairs.iter().map(|pair| Arc::clone(&pair.served.key)).collect::<Vec<_>>();
+        let keys = |tls: &ServerTls| {
+            tls.parts.pairs.iter().map(|pair| Arc::clone(&pair.served.key)).collect::<Vec<_>>()
+        };
         let (before, after) = (keys(&first), keys(&second));
         assert!(!Arc::ptr_eq(&before[0], &after[0]) && Arc::ptr_eq(&before[1], &after[1]));
         assert_eq!(unusable.iter().map(|one| &one.file).collect::<Vec<_>>(), [&b.0]);

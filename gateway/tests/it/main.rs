@@ -86,6 +86,7 @@ mod repeated_bodies;
 mod rewriting;
 mod service_manager;
 mod service_reloads;
+mod session_tickets;
 mod shares;
 mod shutdown_waits;
 mod slow_uploads;

@@ -261,6 +261,7 @@ mod tests {
             "a.key",
             "clients.pem",
             "revoked.pem",
+            "tickets",
             "ca.pem",
             "jwks.json",
             "issuer.pem",

@@ -24,6 +24,7 @@ pub(crate) struct Https {
     pub(crate) client_ca_file: Option<At<String>>,
     pub(crate) crl_file: Option<At<String>>,
     pub(crate) client_cert_header: Option<At<CertificateField>>,
+    pub(crate) ticket_keys_file: Option<At<String>>,
     pub(crate) span: Span,
 }
 
@@ -110,6 +111,7 @@ impl Https {
                 ];
                 choice(text, &words, &[])
             }),
+            ticket_keys_file: fields.value("ticket_keys_file", sink, some_text),
             span: node.span,
         })
     }
@@ -148,6 +150,7 @@ pub(crate) static HTTPS: Known = Known {
         "client_ca_file",
         "crl_file",
         "client_cert_header",
+        "ticket_keys_file",
     ],
     later: &["acme"],
 };

@@ -50,11 +50,14 @@ pub(super) fn resolve_https(raw: &Https, files: &mut Files, sink: &mut Diagnosti
     report_hidden(&found, sink);
     let is_whole = certificates.len() == raw.certificates.len();
     let clients = clients(raw, files, sink);
+    let tickets = raw.ticket_keys_file.as_ref();
+    let tickets = tickets.and_then(|name| files.readable(name, "keys of session tickets", sink));
     let tls = TlsSettings {
         certificates,
         unknown_names,
         min_version: raw.min_version.unwrap_or_default(),
         clients,
+        ticket_keys_file: tickets.map(|file| file.path),
         span: raw.span,
     };
     Some(HttpsSettings { bind: raw.bind.as_ref()?.value, tls }).filter(|_| is_whole)
