@@ -7,6 +7,7 @@ pub mod handshake;
 pub mod names;
 pub mod served;
 pub mod settings;
+pub mod staple;
 
 use std::sync::Arc;
 

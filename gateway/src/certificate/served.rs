@@ -5,20 +5,46 @@
 //! schemes choose among ECDSA and RSA. An exact name comes before a wildcard of one label, and that before the default set. The
 //! tables are made when files are read; a handshake looks up one name, or two, by hash, and allocates nothing.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
 
-use super::names::{CertifiedNames, parent};
+use super::{
+    names::{CertifiedNames, parent},
+    staple::StapleTime,
+};
+use crate::clock;
 
 /// A certificate with its key and its names.
 #[derive(Debug, Clone)]
 pub struct Served {
     pub key: Arc<CertifiedKey>,
     pub names: Arc<CertifiedNames>,
+    pub staple: Staple,
+}
+
+/// The OCSP response of a certificate.
+#[derive(Debug, Clone)]
+pub enum Staple {
+    /// The configuration names none.
+    None,
+    /// It may not be stapled, whatever the time is.
+    Unusable,
+    /// The certificate with the response, and the time of the response.
+    Usable(Arc<CertifiedKey>, StapleTime),
+}
+
+impl Served {
+    /// What a handshake presents at this moment. The clock is read only if there is a response, which has an end.
+    fn presented(&self) -> &Arc<CertifiedKey> {
+        match &self.staple {
+            Staple::Usable(stapled, time) if time.contains(clock::unix_now()) => stapled,
+            Staple::Usable(..) | Staple::Unusable | Staple::None => &self.key,
+        }
+    }
 }
 
 /// All certificates of one listener.
@@ -27,6 +53,7 @@ pub struct ServedNames {
     exact: Table,
     wildcards: Table,
     sets: Box<[Box<[Served]>]>,
+    all: Box<[Served]>,
     /// `None`: a handshake without a known name is refused.
     default: Option<SetId>,
 }
@@ -57,7 +84,13 @@ impl ServedNames {
         });
         let served =
             |set: Vec<usize>| set.into_iter().filter_map(|at| certificates.get(at).cloned()).collect();
-        Self { exact, wildcards, sets: sets.list.into_iter().map(served).collect(), default }
+        Self {
+            exact,
+            wildcards,
+            sets: sets.list.into_iter().map(served).collect(),
+            default,
+            all: certificates.into(),
+        }
     }
 
     /// The set to which a name leads. `name` is in lower case and without root dot; `None`: the client names no host.
@@ -74,6 +107,18 @@ impl ServedNames {
             || self.sets.get(presented.0).is_some_and(|set| set.iter().any(|one| one.names.cover(host)))
     }
 
+    /// The responses that are stapled at `now`, that are out of time, and that may not be stapled.
+    pub fn staples(&self, now: Duration) -> [usize; 3] {
+        let count = |is_one: fn(&Staple, Duration) -> bool| {
+            self.all.iter().filter(|served| is_one(&served.staple, now)).count()
+        };
+        [
+            count(|staple, now| matches!(staple, Staple::Usable(_, time) if time.contains(now))),
+            count(|staple, now| matches!(staple, Staple::Usable(_, time) if !time.contains(now))),
+            count(|staple, _| matches!(staple, Staple::Unusable)),
+        ]
+    }
+
     /// Whether every name leads to the same certificates.
     pub fn is_one_set(&self) -> bool {
         self.sets.len() == 1 && self.default.is_some()
@@ -88,7 +133,7 @@ impl ResolvesServerCert for ServedNames {
             |served: &&Served| hello.signature_schemes().iter().any(|scheme| served.names.key.signs(*scheme));
         // If none fits, rustls reports the first one as not fitting.
         let one = if set.len() == 1 { set.first() } else { set.iter().find(fits).or(set.first()) };
-        one.map(|served| Arc::clone(&served.key))
+        one.map(|served| Arc::clone(served.presented()))
     }
 }
 
@@ -149,7 +194,11 @@ mod tests {
         let names = CertifiedNames::of_certificate(made.der()).unwrap();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap();
-        Served { key: Arc::new(CertifiedKey::new(vec![made.der().clone()], key)), names: Arc::new(names) }
+        Served {
+            key: Arc::new(CertifiedKey::new(vec![made.der().clone()], key)),
+            names: Arc::new(names),
+            staple: Staple::None,
+        }
     }
 
     fn ec(names: &[&str]) -> Served {

@@ -23,6 +23,8 @@ pub struct TlsSettings {
 pub struct CertificateSettings {
     pub cert_file: PathBuf,
     pub key_file: PathBuf,
+    /// An OCSP response about the certificate.
+    pub ocsp_file: Option<PathBuf>,
     /// Whether clients without a name, or with one of no certificate, get this certificate.
     pub is_default: bool,
     pub span: Span,

@@ -10,8 +10,10 @@ use std::{
     time::Duration,
 };
 
-use super::exposition::Families;
+use super::exposition::{Families, count};
 use crate::{
+    certificate::served::ServedNames,
+    clock,
     config::settings::Settings,
     tls::validity::{Standing, Validity},
 };
@@ -21,6 +23,9 @@ const REPEATED: Duration = Duration::from_hours(24);
 
 /// The place of a list of revoked certificates of clients, which ends as certificates do: then no client is accepted.
 const REVOCATIONS: &str = "https.crl_file";
+
+/// The place of OCSP responses.
+const STAPLES: &str = "https.ocsp_file";
 
 const CONSUL: &str = "discovery.consul";
 
@@ -62,7 +67,7 @@ impl Certificates {
                 let at = before.iter().position(|old| old.listener == listener && old.file == file)?;
                 return Some(before.swap_remove(at));
             }
-            let validity = read(&listener, &file)?;
+            let validity = read(settings, &listener, &file)?;
             Some(Certificate { listener, file, validity, reported: None })
         }));
     }
@@ -133,8 +138,28 @@ impl Certificate {
     }
 }
 
-fn read(listener: &str, file: &Path) -> Option<Validity> {
-    if listener == REVOCATIONS { Validity::of_crl_file(file) } else { Validity::of_file(file) }
+/// The OCSP responses of a listener, as metrics.
+pub(super) fn staples(out: &mut Families, names: &ServedNames) {
+    let mut family = out.gauge(
+        "millgate_ocsp_responses",
+        "OCSP responses of certificates: stapled, stale (out of time), or unusable (about another certificate, not good)",
+    );
+    for (state, number) in ["stapled", "stale", "unusable"].into_iter().zip(names.staples(clock::unix_now()))
+    {
+        family.add(&[("state", state)], count(number as u64));
+    }
+}
+
+fn read(settings: &Settings, listener: &str, file: &Path) -> Option<Validity> {
+    match listener {
+        REVOCATIONS => Validity::of_crl_file(file),
+        STAPLES => {
+            let mut certificates = settings.listen.https.iter().flat_map(|https| &https.tls.certificates);
+            let about = certificates.find(|certificate| certificate.ocsp_file.as_deref() == Some(file))?;
+            Validity::of_ocsp_file(file, &about.cert_file)
+        }
+        _ => Validity::of_file(file),
+    }
 }
 
 /// Every place where the gateway presents a certificate, with the file of it.
@@ -145,6 +170,7 @@ fn files(settings: &Settings) -> Vec<(String, PathBuf)> {
     };
     for certificate in settings.listen.https.iter().flat_map(|https| &https.tls.certificates) {
         add("https".to_owned(), Some(&certificate.cert_file));
+        add(STAPLES.to_owned(), certificate.ocsp_file.as_deref());
     }
     let clients = settings.listen.https.as_ref().and_then(|https| https.tls.clients.as_ref());
     add(REVOCATIONS.to_owned(), clients.and_then(|clients| clients.crl_file.as_deref()));

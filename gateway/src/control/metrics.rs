@@ -23,6 +23,7 @@ use prometheus::{
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
 use super::{
+    certificates,
     declared::DeclaredReport,
     exposition::{Families, Reading, count},
     file_places,
@@ -198,6 +199,7 @@ impl Exporter {
         )
         .add_histogram(&[], &status.update_duration());
         status.certificates.families(out);
+        snapshot.tls.iter().for_each(|tls| certificates::staples(out, &tls.names));
         watches::families(out, snapshot, &status.watches());
         report::families(out, snapshot, clock::unix_now());
     }

@@ -29,8 +29,9 @@ use crate::{
     certificate::{
         ListenerTls,
         names::CertifiedNames,
-        served::{Served, ServedNames},
+        served::{Served, ServedNames, Staple},
         settings::{CertificateSettings, TlsSettings, TlsVersion, UnknownNames},
+        staple::StapleTime,
     },
     syntax::diagnostics::Span,
 };
@@ -198,15 +199,18 @@ impl ServerTls {
 
 impl Pair {
     fn read(
-        CertificateSettings { cert_file, key_file, .. }: &CertificateSettings,
+        settings: &CertificateSettings,
         known: Option<&Self>,
         provider: &CryptoProvider,
     ) -> Result<Self, TlsError> {
+        let CertificateSettings { cert_file, key_file, ocsp_file, .. } = settings;
         let unreadable = |reason: String| TlsError::Certificate { path: cert_file.clone(), reason };
         let cert = bounded_file::read(cert_file).map_err(|error| unreadable(error.to_string()))?;
         let unusable = |reason: String| TlsError::Key { path: key_file.clone(), reason };
         let key = bounded_file::read(key_file).map_err(|error| unusable(error.to_string()))?;
-        let fingerprint = fingerprint(&[&cert, &key]);
+        // Without a response, clients ask themselves: a missing one is no reason not to serve.
+        let ocsp = ocsp_file.as_deref().map(|file| bounded_file::read(file).unwrap_or_default());
+        let fingerprint = fingerprint(&[&cert, &key, ocsp.as_deref().unwrap_or_default()]);
         if let Some(known) = known.filter(|known| known.fingerprint == fingerprint) {
             return Ok(known.clone());
         }
@@ -214,9 +218,18 @@ impl Pair {
         let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| unusable(error.to_string()))?;
         let leaf = chain.first().and_then(|leaf| CertifiedNames::of_certificate(leaf));
         let names = leaf.ok_or_else(|| unreadable("the first certificate cannot be read".to_owned()))?;
-        let key = CertifiedKey::from_der(chain, key, provider)
-            .map_err(|error| mismatch(cert_file, key_file, &error))?;
-        Ok(Self { fingerprint, served: Served { key: Arc::new(key), names: Arc::new(names) } })
+        let key = CertifiedKey::from_der(chain, key, provider);
+        let key = key.map_err(|error| mismatch(cert_file, key_file, &error))?;
+        let staple = ocsp.map_or(Staple::None, |response| staple(&key, response));
+        let served = Served { key: Arc::new(key), names: Arc::new(names), staple };
+        Ok(Self { fingerprint, served })
+    }
+}
+
+fn staple(key: &CertifiedKey, response: Vec<u8>) -> Staple {
+    match StapleTime::read(&response, &key.cert) {
+        Ok(time) => Staple::Usable(Arc::new(CertifiedKey { ocsp: Some(response), ..key.clone() }), time),
+        Err(_) => Staple::Unusable,
     }
 }
 
@@ -269,6 +282,7 @@ mod tests {
         let certificates = pairs.iter().enumerate().map(|(at, (cert, key))| CertificateSettings {
             cert_file: cert.to_path_buf(),
             key_file: key.to_path_buf(),
+            ocsp_file: None,
             is_default: at == 0,
             span: Span::default(),
         });

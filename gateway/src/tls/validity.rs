@@ -16,7 +16,11 @@ use x509_parser::{
 };
 
 use super::clients::crls_of;
-use crate::{bounded_file, certificate::client::rfc4514, printable::printable};
+use crate::{
+    bounded_file,
+    certificate::{client::rfc4514, staple::StapleTime},
+    printable::printable,
+};
 
 /// The validity of a certificate chain. Times are wall time since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +61,15 @@ impl Validity {
     pub fn of_pem(text: &[u8]) -> Option<Self> {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(text).collect::<Result<_, _>>().ok()?;
         Self::of_chain(&chain)
+    }
+
+    /// The time of an OCSP response about the certificate in a file, with the name of that.
+    pub fn of_ocsp_file(file: &Path, cert_file: &Path) -> Option<Self> {
+        let certificate = bounded_file::read(cert_file).ok()?;
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(&certificate).collect::<Result<_, _>>().ok()?;
+        let time = StapleTime::read(&bounded_file::read(file).ok()?, &chain).ok()?;
+        let name = Self::of_chain(&chain)?.name;
+        Some(Self { not_before: time.this_update, not_after: time.next_update, name })
     }
 
     /// The time until which a file of revocation lists can be used, with the issuer of the list that ends first.

@@ -72,6 +72,7 @@ mod look_alike_names;
 mod methods;
 mod missing_rights;
 mod nested_claims;
+mod ocsp_stapling;
 mod odd_paths;
 mod order_of_cost;
 mod partial_reloads;

@@ -41,6 +41,7 @@ pub(crate) enum ClientAuth {
 pub(crate) struct Certificate {
     pub(crate) cert_file: Option<At<String>>,
     pub(crate) key_file: Option<At<String>>,
+    pub(crate) ocsp_file: Option<At<String>>,
     pub(crate) is_default: Option<At<bool>>,
     pub(crate) span: Span,
 }
@@ -58,7 +59,7 @@ impl Https {
         let fields = Fields::of(node, &HTTPS, sink)?;
         fields.need("bind", "bind: 0.0.0.0:8443", sink);
         let list = fields.get("certificates");
-        let has_own = ["cert_file", "key_file"].iter().any(|name| fields.get(name).is_some());
+        let has_own = ["cert_file", "key_file", "ocsp_file"].iter().any(|name| fields.get(name).is_some());
         let mut certificates = Vec::new();
         if has_own || list.is_none() {
             let own = Certificate::read(&fields, sink);
@@ -127,6 +128,7 @@ impl Certificate {
         Self {
             cert_file: fields.value("cert_file", sink, some_text),
             key_file: fields.value("key_file", sink, some_text),
+            ocsp_file: fields.value("ocsp_file", sink, some_text),
             is_default: fields.value("default", sink, boolean),
             span: fields.span,
         }
@@ -143,6 +145,7 @@ pub(crate) static HTTPS: Known = Known {
         "bind",
         "cert_file",
         "key_file",
+        "ocsp_file",
         "certificates",
         "unknown_names",
         "min_version",
@@ -157,6 +160,6 @@ pub(crate) static HTTPS: Known = Known {
 pub(crate) static CERTIFICATE: Known = Known {
     what: "a certificate of `listen.https`",
     prefix: "certificates.",
-    fields: &["cert_file", "key_file", "default"],
+    fields: &["cert_file", "key_file", "ocsp_file", "default"],
     later: &[],
 };

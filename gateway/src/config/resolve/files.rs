@@ -2,6 +2,7 @@
 //! to be watched.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     time::{Duration, UNIX_EPOCH},
 };
@@ -64,6 +65,16 @@ impl Files {
                 None
             }
         }
+    }
+
+    /// Reads a file that may be missing. It is watched in any case.
+    pub(crate) fn maybe(&mut self, name: &str) -> (PathBuf, io::Result<Vec<u8>>) {
+        let path = self.path(name);
+        if !self.paths.contains(&path) {
+            self.paths.push(path.clone());
+        }
+        let read = bounded_file::read(&path);
+        (path, read)
     }
 
     /// Reads a certificate as [`Files::readable`] does, and warns if peers refuse it, or soon will, because of its

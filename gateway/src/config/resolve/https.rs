@@ -1,6 +1,11 @@
 //! TLS of a listener: its files are read, and certificates that would never be presented are reported.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+};
+
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use super::files::Files;
 use crate::{
@@ -8,13 +13,18 @@ use crate::{
     certificate::{
         names::{CertifiedNames, KeyKind},
         settings::{CertificateSettings, ClientSettings, TlsSettings, UnknownNames},
+        staple::StapleTime,
     },
+    clock,
     config::{
         raw::https::{Certificate, ClientAuth, Https},
         settings::{HttpsSettings, ListenSettings},
     },
     printable::printable,
-    syntax::diagnostics::{Diagnostic, Diagnostics, Span, code},
+    syntax::{
+        diagnostics::{Diagnostic, Diagnostics, Span, code},
+        tree::At,
+    },
 };
 
 pub(super) fn resolve_https(raw: &Https, files: &mut Files, sink: &mut Diagnostics) -> Option<HttpsSettings> {
@@ -40,9 +50,11 @@ pub(super) fn resolve_https(raw: &Https, files: &mut Files, sink: &mut Diagnosti
         if raw.certificates.len() > 1 || unknown_names == UnknownNames::Refuse {
             found.extend(CertifiedNames::of_pem(&cert.bytes).map(|names| (names, is_default, span)));
         }
+        let ocsp = certificate.ocsp_file.as_ref().map(|name| response(name, &cert.bytes, files, sink));
         certificates.push(CertificateSettings {
             cert_file: cert.path,
             key_file: key.path,
+            ocsp_file: ocsp,
             is_default,
             span: certificate.span,
         });
@@ -61,6 +73,27 @@ pub(super) fn resolve_https(raw: &Https, files: &mut Files, sink: &mut Diagnosti
         span: raw.span,
     };
     Some(HttpsSettings { bind: raw.bind.as_ref()?.value, tls }).filter(|_| is_whole)
+}
+
+/// The file of an OCSP response. One that may not be stapled is a warning: clients then ask themselves.
+fn response(name: &At<String>, certificate: &[u8], files: &mut Files, sink: &mut Diagnostics) -> PathBuf {
+    let (path, read) = files.maybe(&name.value);
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate).filter_map(Result::ok).collect();
+    let reason = match read {
+        Err(error) => error.to_string(),
+        Ok(bytes) => match StapleTime::read(&bytes, &chain) {
+            Ok(time) if time.contains(clock::unix_now()) => return path,
+            Ok(_) => "it is out of date".to_owned(),
+            Err(reason) => reason.to_owned(),
+        },
+    };
+    let message = format!("this OCSP response is not stapled: {reason}");
+    sink.push(
+        Diagnostic::warning(code::NOT_STAPLED, name.span, message)
+            .label("clients ask the responder themselves, or do without")
+            .help("let a job write a new one, as `openssl ocsp -respout` does; it is read again when it changes"),
+    );
+    path
 }
 
 /// How clients prove who they are. A file of authorities without `client_auth` requires a certificate of every client.

@@ -1,6 +1,6 @@
 //! A certificate authority for one test.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName,
@@ -121,9 +121,15 @@ impl Certified {
 
 /// A client that takes every certificate, and offers these protocols (ALPN).
 pub(crate) fn blind_client(protocols: &[&[u8]]) -> Arc<ClientConfig> {
-    let mut config = blind(Blind(None), rustls::ALL_VERSIONS);
+    let mut config = blind(Blind::default(), rustls::ALL_VERSIONS);
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     Arc::new(config)
+}
+
+/// A client that takes every certificate, and keeps the OCSP response that comes with it.
+pub(crate) fn blind_client_that_keeps(response: Arc<Mutex<Vec<u8>>>) -> Arc<ClientConfig> {
+    let blind = Blind { schemes: None, response: Some(response) };
+    Arc::new(self::blind(blind, rustls::ALL_VERSIONS))
 }
 
 /// A client that takes every certificate, offers these protocols, and shows this certificate.
@@ -131,7 +137,7 @@ pub(crate) fn blind_client_with(protocols: &[&[u8]], own: &Certified) -> Arc<Cli
     let (chain, key) = own.der();
     let mut config = ClientConfig::builder()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Blind(None)))
+        .with_custom_certificate_verifier(Arc::new(Blind::default()))
         .with_client_auth_cert(chain, key)
         .unwrap();
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
@@ -140,13 +146,13 @@ pub(crate) fn blind_client_with(protocols: &[&[u8]], own: &Certified) -> Arc<Cli
 
 /// A client that takes every certificate, and knows these versions only.
 pub(crate) fn blind_client_of(versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
-    Arc::new(blind(Blind(None), versions))
+    Arc::new(blind(Blind::default(), versions))
 }
 
 /// A client that takes every certificate with a key for RSA, as old clients are.
 pub(crate) fn blind_client_of_rsa() -> Arc<ClientConfig> {
     let schemes = vec![SignatureScheme::RSA_PSS_SHA256, SignatureScheme::RSA_PKCS1_SHA256];
-    Arc::new(blind(Blind(Some(schemes)), rustls::ALL_VERSIONS))
+    Arc::new(blind(Blind { schemes: Some(schemes), response: None }, rustls::ALL_VERSIONS))
 }
 
 fn blind(blind: Blind, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
@@ -158,9 +164,14 @@ fn blind(blind: Blind, versions: &[&'static SupportedProtocolVersion]) -> Client
         .with_no_client_auth()
 }
 
-/// Takes every certificate. `None`: with every scheme of signatures.
-#[derive(Debug)]
-struct Blind(Option<Vec<SignatureScheme>>);
+/// Takes every certificate.
+#[derive(Debug, Default)]
+struct Blind {
+    /// `None`: every scheme of signatures.
+    schemes: Option<Vec<SignatureScheme>>,
+    /// Where the OCSP response is kept.
+    response: Option<Arc<Mutex<Vec<u8>>>>,
+}
 
 impl ServerCertVerifier for Blind {
     fn verify_server_cert(
@@ -168,9 +179,12 @@ impl ServerCertVerifier for Blind {
         _: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
         _: &ServerName<'_>,
-        _: &[u8],
+        response: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Some(kept) = &self.response {
+            *kept.lock().unwrap() = response.to_vec();
+        }
         Ok(ServerCertVerified::assertion())
     }
 
@@ -194,6 +208,6 @@ impl ServerCertVerifier for Blind {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         let all = || aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes();
-        self.0.clone().unwrap_or_else(all)
+        self.schemes.clone().unwrap_or_else(all)
     }
 }
