@@ -1,5 +1,4 @@
-//! The certificates of one listener by name: what a handshake presents (RFC 6066 §3), and which hosts its connection may then
-//! ask for (RFC 9110 §15.5.20).
+//! The certificates of one listener by name: what a handshake presents (RFC 6066 §3), and which hosts are its own.
 //!
 //! A name leads to a *set*: the certificates that are valid for it, at most one for each kind of key, so that the client's signature
 //! schemes choose among ECDSA and RSA. An exact name comes before a wildcard of one label, and that before the default set. The
@@ -14,6 +13,7 @@ use rustls::{
 
 use super::{
     names::{CertifiedNames, parent},
+    settings::ClientAuth,
     staple::StapleTime,
 };
 use crate::clock;
@@ -24,6 +24,7 @@ pub struct Served {
     pub key: Arc<CertifiedKey>,
     pub names: Arc<CertifiedNames>,
     pub staple: Staple,
+    pub client_auth: ClientAuth,
 }
 
 /// The OCSP response of a certificate.
@@ -100,11 +101,15 @@ impl ServedNames {
         named.or(self.default)
     }
 
-    /// Whether a request for `host` may come on a connection whose handshake presented this set: the host leads to the same set,
-    /// or one of its certificates is valid for the host (a client may reuse such a connection, RFC 9113 §9.1.1).
-    pub fn may_serve(&self, presented: SetId, host: &str) -> bool {
-        self.set_of(Some(host)) == Some(presented)
-            || self.sets.get(presented.0).is_some_and(|set| set.iter().any(|one| one.names.cover(host)))
+    /// How clients are asked that get this set. Where its certificates differ, the stricter one counts.
+    pub fn client_auth(&self, set: SetId) -> ClientAuth {
+        let set = self.sets.get(set.0).into_iter().flatten();
+        set.map(|served| served.client_auth).max().unwrap_or_default()
+    }
+
+    /// Whether a certificate of this set is valid for the host, so that clients may reuse its connections (RFC 9113 §9.1.1).
+    pub fn cover(&self, presented: SetId, host: &str) -> bool {
+        self.sets.get(presented.0).is_some_and(|set| set.iter().any(|one| one.names.cover(host)))
     }
 
     /// The responses that are stapled at `now`, that are out of time, and that may not be stapled.
@@ -198,6 +203,7 @@ mod tests {
             key: Arc::new(CertifiedKey::new(vec![made.der().clone()], key)),
             names: Arc::new(names),
             staple: Staple::None,
+            client_auth: ClientAuth::Off,
         }
     }
 
@@ -237,25 +243,5 @@ mod tests {
         let set = &table.sets[table.set_of(None).unwrap().0];
         assert_eq!(set.len(), 2, "two of one kind: the first one");
         assert!(Arc::ptr_eq(&set[0].key, &all[1].key) && Arc::ptr_eq(&set[1].key, &all[0].key));
-    }
-
-    #[test]
-    fn a_connection_may_ask_for_hosts_that_lead_to_its_certificates_or_that_they_are_valid_for() {
-        let all = [ec(&["a.example", "*.a.example"]), ec(&["x.a.example"]), ec(&["b.example"])];
-        let table = ServedNames::new(&all, Some(0));
-        let of = |name| table.set_of(Some(name)).unwrap();
-        for (connection, host, may) in [
-            ("a.example", "www.a.example", true),
-            // A browser that holds the wildcard's connection may use it.
-            ("a.example", "x.a.example", true),
-            ("x.a.example", "a.example", false),
-            ("a.example", "b.example", false),
-            ("a.example", "unknown.example", true),
-            ("b.example", "unknown.example", false),
-            ("unknown.example", "a.example", true),
-            ("unknown.example", "b.example", false),
-        ] {
-            assert_eq!(table.may_serve(of(connection), host), may, "{connection} {host}");
-        }
     }
 }

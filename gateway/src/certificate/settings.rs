@@ -11,7 +11,7 @@ pub struct TlsSettings {
     pub certificates: Vec<CertificateSettings>,
     pub unknown_names: UnknownNames,
     pub min_version: TlsVersion,
-    /// `None`: clients are not asked for certificates.
+    /// `None`: no client is asked for a certificate.
     pub clients: Option<ClientSettings>,
     /// The keys of session tickets, which gateways share. `None`: each process makes its own.
     pub ticket_keys_file: Option<PathBuf>,
@@ -27,17 +27,29 @@ pub struct CertificateSettings {
     pub ocsp_file: Option<PathBuf>,
     /// Whether clients without a name, or with one of no certificate, get this certificate.
     pub is_default: bool,
+    /// Whether clients that ask for its names prove who they are.
+    pub client_auth: ClientAuth,
     pub span: Span,
 }
 
-/// How clients prove who they are.
+/// Whether a client proves who it is with a certificate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ClientAuth {
+    /// It is not asked.
+    #[default]
+    Off,
+    /// It is asked, and gets a connection without a certificate, too.
+    Optional,
+    /// Without a certificate it gets no connection.
+    Required,
+}
+
+/// What clients are verified against, and what services get of their certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientSettings {
     /// The authorities whose certificates clients may have.
     pub ca_file: PathBuf,
     pub crl_file: Option<PathBuf>,
-    /// Whether a client without a certificate gets no connection.
-    pub is_required: bool,
     pub field: CertificateField,
 }
 

@@ -25,6 +25,7 @@ mod windows;
 use std::{
     cell::{Cell, OnceCell, RefCell},
     future::Future,
+    io,
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     rc::Rc,
@@ -35,18 +36,18 @@ use std::{
 use http::HeaderValue;
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
-use rustls::HandshakeKind;
+use rustls::{HandshakeKind, server::Acceptor};
 use rustls_pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, server::TlsStream};
 
 use self::{observed::Observed, report::Failure, transport::Transport};
 use crate::{
     admission::{self, Scheme},
-    certificate::{client::CertificateFacts, handshake::TlsHandshake},
+    certificate::{ListenerTls, client::CertificateFacts, handshake::TlsHandshake},
     downstream::{ConnectionState, Phase},
     file_account::Place,
     listen::ListenSettings,
@@ -176,9 +177,8 @@ where
 
 async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result<(), Failure> {
     let tls = context.worker.snapshot().shared.tls.clone().ok_or("no_certificate")?;
-    let config = Arc::clone(&tls.config);
     // Boxed, so that the room for it is given back after the handshake.
-    let handshake = Box::pin(TlsAcceptor::from(config).accept(stream));
+    let handshake = Box::pin(shake_hands(&tls, stream));
     let Some(stream) = until_killed(&context.state, handshake).await else { return Ok(()) };
     let stream = stream.map_err(|error| Failure { reason: "tls_handshake", detail: error.to_string() })?;
     let session = stream.get_ref().1;
@@ -199,6 +199,16 @@ async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result
         return Ok(());
     }
     http1::serve(transport, context).await
+}
+
+/// The handshake. Where it depends on the client's name whether the client proves who it is, the name is read first.
+async fn shake_hands(tls: &ListenerTls, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    if let Some(config) = tls.only_config() {
+        return TlsAcceptor::from(Arc::clone(config)).accept(stream).await;
+    }
+    let started = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+    let config = tls.config_for(started.client_hello().server_name()).map(Arc::clone);
+    started.into_stream(config.ok_or(io::ErrorKind::Unsupported)?).await
 }
 
 fn count_handshake(connections: &Connections, is_resumed: bool) {

@@ -59,12 +59,10 @@ impl ConnectionContext {
     }
 
     /// Whether a request for this host belongs on another connection. `is_trusted`: the peer is a proxy that the configuration
-    /// trusts. Such a proxy may name itself, or one of its upstreams, in every handshake.
+    /// trusts.
     pub(crate) fn is_misdirected(&self, authority: &Authority, is_trusted: bool) -> bool {
-        self.handshake.get().is_some_and(|handshake| {
-            // Where clients prove who they are, no proxy is trusted to mix hosts.
-            (!is_trusted || handshake.asks_clients()) && !handshake.may_serve(authority.host())
-        })
+        let handshake = self.handshake.get();
+        handshake.is_some_and(|handshake| !handshake.may_serve(authority.host(), is_trusted))
     }
 
     /// The certificate with which the client has proved its identity.

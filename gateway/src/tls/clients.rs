@@ -15,14 +15,18 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject};
 
 use super::error::TlsError;
-use crate::{bounded_file, certificate::settings::ClientSettings};
+use crate::{
+    bounded_file,
+    certificate::settings::{ClientAuth, ClientSettings},
+};
 
 /// What clients are verified against.
 #[derive(Debug, Clone)]
 pub(super) struct Clients {
     /// The hash of everything that decides whether a client is accepted.
-    pub(super) context: [u8; 32],
-    pub(super) verifier: Arc<dyn ClientCertVerifier>,
+    context: [u8; 32],
+    /// Those of `Optional` and `Required`.
+    verifiers: [Arc<dyn ClientCertVerifier>; 2],
 }
 
 impl Clients {
@@ -37,7 +41,7 @@ impl Clients {
         let crl = crl
             .map(|file| Ok((file, read(file).map_err(|reason| revocations(file, reason))?)))
             .transpose()?;
-        let context = context(settings, &ca, crl.as_ref().map(|(_, bytes)| &**bytes));
+        let context = context(&ca, crl.as_ref().map(|(_, bytes)| &**bytes));
         if let Some(known) = known.filter(|known| known.context == context) {
             return Ok(known.clone());
         }
@@ -51,17 +55,42 @@ impl Clients {
         if roots.is_empty() {
             return Err(authorities(&settings.ca_file, "no certificate in it".to_owned()));
         }
-        let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-        if !settings.is_required {
-            builder = builder.allow_unauthenticated();
-        }
-        if let Some((file, bytes)) = &crl {
-            let lists = crls_of(bytes).map_err(|reason| revocations(file, reason))?;
-            builder = builder.with_crls(lists).enforce_revocation_expiration();
-        }
+        let roots = Arc::new(roots);
+        let lists = match &crl {
+            Some((file, bytes)) => crls_of(bytes).map_err(|reason| revocations(file, reason))?,
+            None => Vec::new(),
+        };
         let file = crl.as_ref().map_or(&*settings.ca_file, |(file, _)| file);
-        let verifier = builder.build().map_err(|error| revocations(file, error.to_string()))?;
-        Ok(Self { context, verifier })
+        let build = |is_required: bool| {
+            let mut builder =
+                WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(provider));
+            if !is_required {
+                builder = builder.allow_unauthenticated();
+            }
+            if crl.is_some() {
+                builder = builder.with_crls(lists.iter().cloned()).enforce_revocation_expiration();
+            }
+            builder.build().map_err(|error| revocations(file, error.to_string()))
+        };
+        Ok(Self { context, verifiers: [build(false)?, build(true)?] })
+    }
+
+    /// The verifier for clients that are asked in this way.
+    pub(super) fn verifier(of: Option<&Self>, client_auth: ClientAuth) -> Arc<dyn ClientCertVerifier> {
+        match (of, client_auth) {
+            (Some(Self { verifiers: [optional, _], .. }), ClientAuth::Optional) => Arc::clone(optional),
+            (Some(Self { verifiers: [_, required], .. }), ClientAuth::Required) => Arc::clone(required),
+            (_, ClientAuth::Off) | (None, _) => WebPkiClientVerifier::no_client_auth(),
+        }
+    }
+
+    /// The hash of everything that decides whether a client is accepted that is asked in this way.
+    pub(super) fn context(of: Option<&Self>, client_auth: ClientAuth) -> [u8; 32] {
+        let (Some(Self { context, .. }), true) = (of, client_auth != ClientAuth::Off) else { return [0; 32] };
+        let mut hash = Context::new(&SHA256);
+        hash.update(context);
+        hash.update(&[u8::from(client_auth == ClientAuth::Required)]);
+        hash.finish().as_ref().try_into().unwrap_or_default()
     }
 
     /// A value that two listeners share only if they accept the same clients. Never 0.
@@ -82,9 +111,9 @@ pub(super) fn crls_of(bytes: &[u8]) -> Result<Vec<CertificateRevocationListDer<'
     }
 }
 
-fn context(settings: &ClientSettings, ca: &[u8], crl: Option<&[u8]>) -> [u8; 32] {
+fn context(ca: &[u8], crl: Option<&[u8]>) -> [u8; 32] {
     let mut hash = Context::new(&SHA256);
-    hash.update(&[u8::from(settings.is_required), u8::from(crl.is_some())]);
+    hash.update(&[u8::from(crl.is_some())]);
     for part in [ca, crl.unwrap_or_default()] {
         hash.update(&(part.len() as u64).to_be_bytes());
         hash.update(part);

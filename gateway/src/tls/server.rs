@@ -13,7 +13,7 @@ use std::{
 use rustls::{
     ServerConfig, SupportedProtocolVersion,
     crypto::{CryptoProvider, aws_lc_rs},
-    server::{NoServerSessionStorage, WebPkiClientVerifier},
+    server::NoServerSessionStorage,
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
@@ -30,7 +30,7 @@ use crate::{
         ListenerTls,
         names::CertifiedNames,
         served::{Served, ServedNames, Staple},
-        settings::{CertificateSettings, TlsSettings, TlsVersion, UnknownNames},
+        settings::{CertificateSettings, ClientAuth, TlsSettings, TlsVersion, UnknownNames},
         staple::StapleTime,
     },
     syntax::diagnostics::Span,
@@ -49,7 +49,8 @@ pub struct ServerTls {
 struct Parts {
     pairs: Vec<Pair>,
     clients: Option<Clients>,
-    tickets: Tickets,
+    /// For each way in which clients are asked for certificates.
+    tickets: Vec<(ClientAuth, Tickets)>,
 }
 
 /// A certificate that was read.
@@ -75,7 +76,7 @@ pub fn server_tls(
         // Places in the file may have moved.
         return (Some(ServerTls { settings: settings.clone(), ..before.clone() }), unusable);
     }
-    match ServerTls::new(settings, parts, provider) {
+    match ServerTls::new(settings, parts, &provider) {
         Ok(made) => (Some(made), unusable),
         Err(error) => {
             let file = PathBuf::new();
@@ -118,31 +119,37 @@ impl Parts {
         });
         let is_whole = pairs.len() == settings.certificates.len();
         let clients = clients.transpose().ok().filter(|_| is_whole)?;
-        let tickets = Self::read_tickets(settings, clients.as_ref(), before, unusable)?;
+        let tickets = asked(settings).into_iter().map(|client_auth| {
+            let context = Clients::context(clients.as_ref(), client_auth);
+            Some((client_auth, Self::read_tickets(settings, (client_auth, context), before, unusable)?))
+        });
+        let tickets = tickets.collect::<Option<_>>()?;
         Some(Self { pairs, clients, tickets })
     }
 
     fn read_tickets(
         settings: &TlsSettings,
-        clients: Option<&Clients>,
+        (client_auth, context): (ClientAuth, [u8; 32]),
         before: Option<&ServerTls>,
         unusable: &mut Vec<UnusableTls>,
     ) -> Option<Tickets> {
-        let context = |clients: Option<&Clients>| clients.map_or([0; 32], |clients| clients.context);
         let file = settings.ticket_keys_file.as_deref();
-        let known = before.map(|before| &before.parts.tickets);
-        Tickets::read(file, context(clients), known).map_or_else(
+        let known = before.and_then(|before| before.parts.tickets_of(client_auth));
+        Tickets::read(file, context, known).map_or_else(
             |error| {
                 let file = file.unwrap_or(Path::new("")).to_owned();
                 unusable.push(UnusableTls { error, span: settings.span, file });
                 // The old keys would resume sessions of clients that must be verified anew.
-                let is_same =
-                    |before: &&ServerTls| context(before.parts.clients.as_ref()) == context(clients);
-                let old = before.filter(is_same).map(|before| before.parts.tickets.clone());
-                old.or_else(|| Tickets::read(None, context(clients), None).ok())
+                let clients = before.and_then(|before| before.parts.clients.as_ref());
+                let is_same = Clients::context(clients, client_auth) == context;
+                known.filter(|_| is_same).cloned().or_else(|| Tickets::read(None, context, None).ok())
             },
             Some,
         )
+    }
+
+    fn tickets_of(&self, client_auth: ClientAuth) -> Option<&Tickets> {
+        self.tickets.iter().find(|(asked, _)| *asked == client_auth).map(|(_, tickets)| tickets)
     }
 }
 
@@ -150,28 +157,32 @@ impl ServerTls {
     fn new(
         settings: &TlsSettings,
         parts: Parts,
-        provider: Arc<CryptoProvider>,
+        provider: &Arc<CryptoProvider>,
     ) -> Result<Self, rustls::Error> {
-        let served: Vec<Served> = parts.pairs.iter().map(|pair| pair.served.clone()).collect();
+        let certificates = settings.certificates.iter().zip(&parts.pairs);
+        let served: Vec<Served> = certificates
+            .map(|(known, pair)| Served { client_auth: known.client_auth, ..pair.served.clone() })
+            .collect();
         let default = settings.certificates.iter().position(|certificate| certificate.is_default);
         let default = match settings.unknown_names {
             UnknownNames::Default => Some(default.unwrap_or_default()),
             UnknownNames::Refuse => None,
         };
         let names = Arc::new(ServedNames::new(&served, default));
-        let clients = parts.clients.as_ref();
-        let verifier = clients.map(|clients| Arc::clone(&clients.verifier));
-        let verifier = verifier.unwrap_or_else(WebPkiClientVerifier::no_client_auth);
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(versions(settings.min_version))?
-            .with_client_cert_verifier(verifier)
-            .with_cert_resolver(Arc::clone(&names) as _);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        config.ticketer = Arc::clone(&parts.tickets.producer);
-        // Sessions are in tickets. A store would be a lock between the workers.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        let clients = clients.map_or(0, Clients::id);
-        let listener = Arc::new(ListenerTls { config: Arc::new(config), names, clients });
+        let config = |(client_auth, tickets): &(ClientAuth, Tickets)| {
+            let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
+                .with_protocol_versions(versions(settings.min_version))?
+                .with_client_cert_verifier(Clients::verifier(parts.clients.as_ref(), *client_auth))
+                .with_cert_resolver(Arc::clone(&names) as _);
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            config.ticketer = Arc::clone(&tickets.producer);
+            // Sessions are in tickets. A store would be a lock between the workers.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            Ok((*client_auth, Arc::new(config)))
+        };
+        let configs = parts.tickets.iter().map(config).collect::<Result<_, rustls::Error>>()?;
+        let clients = parts.clients.as_ref().map_or(0, Clients::id);
+        let listener = Arc::new(ListenerTls { configs, names, clients });
         Ok(Self { listener, settings: settings.clone(), parts })
     }
 
@@ -185,8 +196,10 @@ impl ServerTls {
     fn is_made_of(&self, settings: &TlsSettings, parts: &Parts) -> bool {
         let pairs = self.parts.pairs.iter().zip(&parts.pairs);
         // The context of tickets contains that of clients.
+        let contexts =
+            |parts: &Parts| parts.tickets.iter().map(|(_, tickets)| tickets.context).collect::<Vec<_>>();
         without_places(&self.settings) == without_places(settings)
-            && self.parts.tickets.context == parts.tickets.context
+            && contexts(&self.parts) == contexts(parts)
             && self.parts.pairs.len() == parts.pairs.len()
             && pairs.into_iter().all(|(known, pair)| known.fingerprint == pair.fingerprint)
     }
@@ -221,9 +234,18 @@ impl Pair {
         let key = CertifiedKey::from_der(chain, key, provider);
         let key = key.map_err(|error| mismatch(cert_file, key_file, &error))?;
         let staple = ocsp.map_or(Staple::None, |response| staple(&key, response));
-        let served = Served { key: Arc::new(key), names: Arc::new(names), staple };
+        let served =
+            Served { key: Arc::new(key), names: Arc::new(names), staple, client_auth: ClientAuth::Off };
         Ok(Self { fingerprint, served })
     }
+}
+
+/// The ways in which clients of a listener are asked for certificates, each once.
+fn asked(settings: &TlsSettings) -> Vec<ClientAuth> {
+    let mut asked: Vec<_> = settings.certificates.iter().map(|certificate| certificate.client_auth).collect();
+    asked.sort_unstable();
+    asked.dedup();
+    asked
 }
 
 fn staple(key: &CertifiedKey, response: Vec<u8>) -> Staple {
@@ -284,6 +306,7 @@ mod tests {
             key_file: key.to_path_buf(),
             ocsp_file: None,
             is_default: at == 0,
+            client_auth: ClientAuth::Off,
             span: Span::default(),
         });
         TlsSettings {
@@ -309,7 +332,8 @@ mod tests {
         let cert = write(&dir, "cert.pem", &made.cert.pem());
         let key = write(&dir, "key.pem", &made.signing_key.serialize_pem());
         let (tls, unusable) = server_tls(&settings(&[(&cert, &key)]), None);
-        let config = &tls.unwrap().listener.config;
+        let tls = tls.unwrap();
+        let config = tls.listener.only_config().unwrap();
         assert!(unusable.is_empty());
         assert_eq!(config.alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
         // RFC 8446 §8: early data can be replayed.

@@ -359,3 +359,66 @@ async fn a_page_of_another_site_opens_no_websocket_with_the_users_certificate() 
     // The service does not know WebSocket, and answers as to a plain request.
     assert_eq!(guarded.ask(&client, "/closed/x", &with("https://gw")).await.unwrap().status(), 200);
 }
+
+#[tokio::test]
+async fn one_certificate_of_a_listener_may_ask_for_what_another_does_not() {
+    let own = Authority::new();
+    let authority = Authority::new();
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["*.example", "partners.example"] {
+        replace_pair(dir.path(), &name.replace('*', "all"), &own.certify(name));
+    }
+    replace(dir.path(), "clients.pem", authority.pem());
+    let backend = Backend::named("one").await;
+    let gateway = TestGateway::start_in(
+        dir,
+        &format!(
+            "listen: {{http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", https: {{bind: \"127.0.0.1:0\", client_ca_file: clients.pem, \
+             client_auth: off, cert_file: all.example.pem, key_file: all.example.key, certificates: \
+             [{{cert_file: partners.example.pem, key_file: partners.example.key, client_auth: required}}]}}}}\n\
+             routes:\n  - {{path: /**, service: one}}\nservices:\n  one: {{hosts: [\"{}\"]}}\n",
+            backend.addr
+        ),
+    )
+    .await;
+    let at = gateway.https_addr().unwrap();
+    let own = authority.certify_client("a", vec![], 1);
+    for (plain, proved) in
+        [b"http/1.1".as_slice(), b"h2"].map(|one| blind_client(&[one])).into_iter().zip(both(&own))
+    {
+        let status = async |client: &Arc<ClientConfig>, name: &str, host: &str| {
+            let mut session = Session::over(connect(client, at, name).await.ok()?).await.ok()?;
+            Some(session.get(host, "/x", &[]).await.ok()?.status().as_u16())
+        };
+        assert_eq!(status(&plain, "www.example", "www.example").await, Some(200), "it is not asked");
+        assert_eq!(status(&plain, "partners.example", "partners.example").await, None);
+        assert_eq!(status(&proved, "partners.example", "partners.example").await, Some(200));
+        // The wildcard is valid for both, and a client without a name gets it: neither is a way around.
+        for client in [&plain, &proved] {
+            assert_eq!(status(client, "www.example", "partners.example").await, Some(421));
+            assert_eq!(status(client, "127.0.0.1", "partners.example").await, Some(421));
+            assert_eq!(status(client, "127.0.0.1", "www.example").await, Some(200));
+        }
+        assert_eq!(status(&proved, "partners.example", "www.example").await, Some(421));
+    }
+}
+
+/// rustls verifies a certificate in a full handshake only.
+#[tokio::test]
+async fn a_certificate_that_ends_is_refused_on_its_connection_and_in_a_resumed_session() {
+    let guarded = Guarded::start(OPTIONAL, ROUTES).await;
+    let end = Duration::from_secs(now().as_secs() + 3);
+    let partner = guarded.authority.certify_client_until("a", vec![dns("a.partners.example")], 1, end);
+    let [resuming, staying] = [(); 2].map(|()| blind_client_with(&[b"h2"], &partner));
+    let mut open = Session::over(connect(&staying, guarded.at(), "gw").await.unwrap()).await.unwrap();
+    assert_eq!(open.get("gw", "/closed/x", &[]).await.unwrap().status(), 200);
+    assert!(guarded.is_served(&resuming, "/open/x").await);
+    // Each of these connections resumes the session, and gets new tickets.
+    eventually("its session is not resumed", || async {
+        guarded.ask(&resuming, "/open/x", &[]).await.is_none()
+    })
+    .await;
+    assert!(now() > end);
+    let reply = open.get("gw", "/closed/x", &[]).await.unwrap();
+    assert_eq!(code(&reply), (403, "certificate_denied".to_owned()));
+}

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::{
-    certificate::settings::{CertificateField, TlsVersion, UnknownNames},
+    certificate::settings::{CertificateField, ClientAuth, TlsVersion, UnknownNames},
     syntax::{
         diagnostics::{Diagnostic, Diagnostics, Span, code},
         fields::{Fields, Known, choice, is_word, items, some_text},
@@ -28,14 +28,6 @@ pub(crate) struct Https {
     pub(crate) span: Span,
 }
 
-/// `client_auth`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ClientAuth {
-    Off,
-    Optional,
-    Required,
-}
-
 /// A certificate with its key: an entry of `certificates`, or the two fields of `listen.https` itself.
 #[derive(Debug)]
 pub(crate) struct Certificate {
@@ -43,6 +35,8 @@ pub(crate) struct Certificate {
     pub(crate) key_file: Option<At<String>>,
     pub(crate) ocsp_file: Option<At<String>>,
     pub(crate) is_default: Option<At<bool>>,
+    /// `None`: as the listener.
+    pub(crate) client_auth: Option<At<ClientAuth>>,
     pub(crate) span: Span,
 }
 
@@ -63,7 +57,7 @@ impl Https {
         let mut certificates = Vec::new();
         if has_own || list.is_none() {
             let own = Certificate::read(&fields, sink);
-            certificates.push(Certificate { is_default: None, span: node.span, ..own });
+            certificates.push(Certificate { is_default: None, client_auth: None, span: node.span, ..own });
         }
         if let Some(list) = list {
             let listed = items(list, "`listen.https.certificates`", sink);
@@ -91,16 +85,7 @@ impl Https {
             min_version: fields.plain("min_version", sink, |text| {
                 choice(text, &[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)], &[])
             }),
-            client_auth: fields.value("client_auth", sink, |text| {
-                // YAML reads `off` as false.
-                let text = if text == "false" { "off" } else { text };
-                let words = [
-                    ("off", ClientAuth::Off),
-                    ("optional", ClientAuth::Optional),
-                    ("required", ClientAuth::Required),
-                ];
-                choice(text, &words, &[])
-            }),
+            client_auth: fields.value("client_auth", sink, client_auth),
             client_ca_file: fields.value("client_ca_file", sink, some_text),
             crl_file: fields.value("crl_file", sink, some_text),
             client_cert_header: fields.value("client_cert_header", sink, |text| {
@@ -130,9 +115,18 @@ impl Certificate {
             key_file: fields.value("key_file", sink, some_text),
             ocsp_file: fields.value("ocsp_file", sink, some_text),
             is_default: fields.value("default", sink, boolean),
+            client_auth: fields.value("client_auth", sink, client_auth),
             span: fields.span,
         }
     }
+}
+
+fn client_auth(text: &str) -> Result<ClientAuth, Invalid> {
+    // YAML reads `off` as false.
+    let text = if text == "false" { "off" } else { text };
+    let words =
+        [("off", ClientAuth::Off), ("optional", ClientAuth::Optional), ("required", ClientAuth::Required)];
+    choice(text, &words, &[])
 }
 
 /// Each certificate is read again whenever a file changes, which takes a tenth of a millisecond.
@@ -160,6 +154,6 @@ pub(crate) static HTTPS: Known = Known {
 pub(crate) static CERTIFICATE: Known = Known {
     what: "a certificate of `listen.https`",
     prefix: "certificates.",
-    fields: &["cert_file", "key_file", "ocsp_file", "default"],
+    fields: &["cert_file", "key_file", "ocsp_file", "default", "client_auth"],
     later: &[],
 };

@@ -11,13 +11,13 @@ use super::files::Files;
 use crate::{
     auth::settings::{KeySource, ProviderSettings},
     certificate::{
-        names::{CertifiedNames, KeyKind},
-        settings::{CertificateSettings, ClientSettings, TlsSettings, UnknownNames},
+        names::CertifiedNames,
+        settings::{CertificateSettings, ClientAuth, ClientSettings, TlsSettings, UnknownNames},
         staple::StapleTime,
     },
     clock,
     config::{
-        raw::https::{Certificate, ClientAuth, Https},
+        raw::https::{Certificate, Https},
         settings::{HttpsSettings, ListenSettings},
     },
     printable::printable,
@@ -37,6 +37,9 @@ pub(super) fn resolve_https(raw: &Https, files: &mut Files, sink: &mut Diagnosti
         let help = "remove one of the two";
         sink.push(Diagnostic::warning(code::NO_EFFECT, marked.span, message).label(label).help(help));
     }
+    let asked = raw.client_auth.as_ref().map(|at| at.value);
+    let asked =
+        asked.unwrap_or(if raw.client_ca_file.is_some() { ClientAuth::Required } else { ClientAuth::Off });
     let mut certificates = Vec::new();
     let mut found = Vec::new();
     for (at, certificate) in raw.certificates.iter().enumerate() {
@@ -45,10 +48,12 @@ pub(super) fn resolve_https(raw: &Https, files: &mut Files, sink: &mut Diagnosti
         let key =
             certificate.key_file.as_ref().and_then(|name| files.readable(name, "certificate's key", sink));
         let (Some(cert), Some(key)) = (cert, key) else { continue };
+        let client_auth = certificate.client_auth.as_ref().map_or(asked, |at| at.value);
         let is_default = at == default && unknown_names == UnknownNames::Default;
         let span = certificate.cert_file.as_ref().map_or(certificate.span, |name| name.span);
         if raw.certificates.len() > 1 || unknown_names == UnknownNames::Refuse {
-            found.extend(CertifiedNames::of_pem(&cert.bytes).map(|names| (names, is_default, span)));
+            let names = CertifiedNames::of_pem(&cert.bytes);
+            found.extend(names.map(|names| FoundNames { names, is_default, client_auth, span }));
         }
         let ocsp = certificate.ocsp_file.as_ref().map(|name| response(name, &cert.bytes, files, sink));
         certificates.push(CertificateSettings {
@@ -56,12 +61,13 @@ pub(super) fn resolve_https(raw: &Https, files: &mut Files, sink: &mut Diagnosti
             key_file: key.path,
             ocsp_file: ocsp,
             is_default,
+            client_auth,
             span: certificate.span,
         });
     }
     report_hidden(&found, sink);
     let is_whole = certificates.len() == raw.certificates.len();
-    let clients = clients(raw, files, sink);
+    let clients = clients(raw, asked, files, sink);
     let tickets = raw.ticket_keys_file.as_ref();
     let tickets = tickets.and_then(|name| files.readable(name, "keys of session tickets", sink));
     let tls = TlsSettings {
@@ -96,24 +102,27 @@ fn response(name: &At<String>, certificate: &[u8], files: &mut Files, sink: &mut
     path
 }
 
-/// How clients prove who they are. A file of authorities without `client_auth` requires a certificate of every client.
-fn clients(raw: &Https, files: &mut Files, sink: &mut Diagnostics) -> Option<ClientSettings> {
-    let asked = raw.client_auth.as_ref().map(|at| at.value);
-    let ca_file =
-        raw.client_ca_file.as_ref().and_then(|name| files.readable(name, "authorities of clients", sink));
+/// What clients are verified against. `asked` is how clients are asked that get a certificate without a word of its own: a file of
+/// authorities alone requires a certificate of every client.
+fn clients(
+    raw: &Https,
+    asked: ClientAuth,
+    files: &mut Files,
+    sink: &mut Diagnostics,
+) -> Option<ClientSettings> {
+    let ca_file = raw.client_ca_file.as_ref();
+    let ca_file = ca_file.and_then(|name| files.readable(name, "authorities of clients", sink));
     let crl_file = raw.crl_file.as_ref().and_then(|name| files.revocations(name, sink));
-    let needless = [
-        (
-            "client_ca_file",
-            raw.client_ca_file.as_ref().filter(|_| asked == Some(ClientAuth::Off)).map(|at| at.span),
-        ),
-        ("crl_file", raw.crl_file.as_ref().map(|at| at.span)),
-        ("client_cert_header", raw.client_cert_header.as_ref().map(|at| at.span)),
-    ];
-    let is_asked =
-        !matches!(asked, Some(ClientAuth::Off)) && (asked.is_some() || raw.client_ca_file.is_some());
-    if !is_asked {
-        for (name, span) in needless.into_iter().filter_map(|(name, span)| Some((name, span?))) {
+    let own = raw.certificates.iter().filter_map(|certificate| certificate.client_auth.as_ref());
+    let mut asking = raw.client_auth.iter().chain(own).filter(|at| at.value != ClientAuth::Off);
+    let first = asking.next();
+    if asked == ClientAuth::Off && first.is_none() {
+        let fields = [
+            ("client_ca_file", raw.client_ca_file.as_ref().map(|at| at.span)),
+            ("crl_file", raw.crl_file.as_ref().map(|at| at.span)),
+            ("client_cert_header", raw.client_cert_header.as_ref().map(|at| at.span)),
+        ];
+        for (name, span) in fields.into_iter().filter_map(|(name, span)| Some((name, span?))) {
             let message = format!("`listen.https.{name}` has no effect without `client_auth`");
             sink.push(
                 Diagnostic::warning(code::NO_EFFECT, span, message)
@@ -123,17 +132,16 @@ fn clients(raw: &Https, files: &mut Files, sink: &mut Diagnostics) -> Option<Cli
         }
         return None;
     }
-    if let (None, Some(asked)) = (&raw.client_ca_file, &raw.client_auth) {
+    if let (None, Some(asked)) = (&raw.client_ca_file, first) {
         sink.push(
-            Diagnostic::error(code::MISSING_FIELD, asked.span, "`client_auth` needs `client_ca_file`")
+            Diagnostic::error(code::MISSING_FIELD, asked.span, "`client_auth` needs `listen.https.client_ca_file`")
                 .label("no authority says which certificates are good")
-                .help("add `client_ca_file: clients.pem`, a PEM file with the certificates of the authorities of clients"),
+                .help("add `client_ca_file: clients.pem` to `listen.https`, a PEM file with the authorities of clients"),
         );
     }
     Some(ClientSettings {
         ca_file: ca_file?.path,
         crl_file: crl_file.map(|file| file.path),
-        is_required: asked != Some(ClientAuth::Optional),
         field: raw.client_cert_header.as_ref().map(|at| at.value).unwrap_or_default(),
     })
 }
@@ -172,35 +180,52 @@ fn default_of(certificates: &[Certificate], sink: &mut Diagnostics) -> usize {
     at
 }
 
-/// Reports certificates that another one hides, and those that no name leads to. `found` has the names of each certificate,
-/// whether it is the default, and its place.
-fn report_hidden(found: &[(CertifiedNames, bool, Span)], sink: &mut Diagnostics) {
-    let mut first: HashMap<(String, KeyKind), usize> = HashMap::new();
+/// A certificate whose names were read.
+struct FoundNames {
+    names: CertifiedNames,
+    is_default: bool,
+    client_auth: ClientAuth,
+    span: Span,
+}
+
+/// Reports certificates that another one hides, those that no name leads to, and those for one name that ask clients in two ways.
+fn report_hidden(found: &[FoundNames], sink: &mut Diagnostics) {
+    let (mut first, mut first_of_kind) = (HashMap::new(), HashMap::new());
     let mut reported = HashSet::new();
-    for (at, (names, is_default, span)) in found.iter().enumerate() {
-        if names.is_empty() && !is_default {
+    for (at, one) in found.iter().enumerate() {
+        if one.names.is_empty() && !one.is_default {
             sink.push(
-                Diagnostic::warning(code::NO_EFFECT, *span, "this certificate has no DNS name")
+                Diagnostic::warning(code::NO_EFFECT, one.span, "this certificate has no DNS name")
                     .label("no name of a client leads to it")
                     .help("use one with the names of its hosts (subjectAltName), or make it the `default`"),
             );
         }
-        for name in names.shown() {
-            let other = *first.entry((name.clone(), names.key)).or_insert(at);
-            if other == at || !reported.insert((other, at)) {
-                continue;
+        for name in one.names.shown() {
+            let twin = *first.entry(name.clone()).or_insert(at);
+            let other = *first_of_kind.entry((name.clone(), one.names.key)).or_insert(at);
+            if twin != at && found[twin].client_auth != one.client_auth && reported.insert((twin, at)) {
+                let message =
+                    format!("certificates for `{}` ask clients in different ways", printable(&name));
+                sink.push(
+                    Diagnostic::error(code::CONFLICT, one.span, message)
+                        .label(
+                            "the key of a client decides which certificate it gets, not what it must prove",
+                        )
+                        .related(found[twin].span, "the other one")
+                        .help("give both the same `client_auth`"),
+                );
+            } else if other != at && reported.insert((other, at)) {
+                let message = format!("two certificates are for `{}`", printable(&name));
+                let kind = one.names.key.word();
+                sink.push(
+                    Diagnostic::warning(code::HIDDEN_CERTIFICATE, one.span, message)
+                        .label("clients that ask for this name get the other one")
+                        .related(found[other].span, "the first of them is presented")
+                        .help(format!(
+                            "remove one of them, or that name; both have a key of the kind {kind}"
+                        )),
+                );
             }
-            let message = format!("two certificates are for `{}`", printable(&name));
-            let (_, _, other) = &found[other];
-            sink.push(
-                Diagnostic::warning(code::HIDDEN_CERTIFICATE, *span, message)
-                    .label("clients that ask for this name get the other one")
-                    .related(*other, "the first of them is presented")
-                    .help(format!(
-                        "remove one of them, or that name; both have a key of the kind {}",
-                        names.key.word()
-                    )),
-            );
         }
     }
 }

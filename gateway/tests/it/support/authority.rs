@@ -52,12 +52,24 @@ impl Authority {
 
     /// Certifies a client with this common name, these further names, and a serial number by which it can be revoked.
     pub(crate) fn certify_client(&self, name: &str, alternatives: Vec<SanType>, serial: u64) -> Certified {
+        self.certify_client_until(name, alternatives, serial, std::time::Duration::from_secs(4_000_000_000))
+    }
+
+    /// As [`Self::certify_client`], with an end since 1970.
+    pub(crate) fn certify_client_until(
+        &self,
+        name: &str,
+        alternatives: Vec<SanType>,
+        serial: u64,
+        until: std::time::Duration,
+    ) -> Certified {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
         params.distinguished_name.push(DnType::OrganizationalUnitName, "partners");
         params.subject_alt_names = alternatives;
         params.serial_number = Some(serial.into());
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + until;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(&params, &KeyPair::generate().unwrap())
     }
