@@ -173,6 +173,7 @@ fn headers_request() -> Subject {
             names: &snapshot.table.names,
             forward: &identity,
             rules: &snapshot.table.routes[0].header_rules().request,
+            certificate: None,
             handshake: None,
             facts: Facts { client: [192, 0, 2, 7].into(), request_id: &request_id, claims: None },
         };

@@ -9,6 +9,7 @@ pub mod auth;
 pub mod auto_routes;
 pub mod body;
 mod bounded_file;
+pub mod certificate;
 pub mod cli;
 pub mod clock;
 pub mod compile;

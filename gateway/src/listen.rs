@@ -1,9 +1,9 @@
 //! The settings of `listen`: addresses, and how large and how slow the messages of clients may be. Plain data for every room
 //! that serves a connection.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use crate::{admission::Scheme, proxy_protocol::ProxyProtocol, syntax::diagnostics::Span};
+use crate::{admission::Scheme, certificate::settings::TlsSettings, proxy_protocol::ProxyProtocol};
 
 /// The section `listen` of a configuration, with defaults filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +93,5 @@ pub struct HttpsSettings {
     pub name: Arc<str>,
     pub proxy_protocol: ProxyProtocol,
     pub bind: SocketAddr,
-    pub cert_file: PathBuf,
-    pub key_file: PathBuf,
-    pub span: Span,
+    pub tls: TlsSettings,
 }

@@ -231,6 +231,7 @@ pub struct Connections {
     /// HTTP/1 connections that are idle and have no buffers.
     pub parked: Cell<u64>,
     pub tls_handshakes: Cell<u64>,
+    pub tls_resumed: Cell<u64>,
     pub accepted: Cell<u64>,
     pub refused: Cell<u64>,
 }
@@ -250,6 +251,7 @@ pub struct WorkerSample {
     pub parked: u64,
     pub large_reads: u64,
     pub tls_handshakes: u64,
+    pub tls_resumed: u64,
     pub accepted: u64,
     pub refused: u64,
 }
@@ -309,6 +311,7 @@ impl Metrics {
             parked: self.connections.parked.get(),
             large_reads: self.large_reads.get(),
             tls_handshakes: self.connections.tls_handshakes.get(),
+            tls_resumed: self.connections.tls_resumed.get(),
             accepted: self.connections.accepted.get(),
             refused: self.connections.refused.get(),
         }

@@ -152,6 +152,7 @@ pub(crate) fn connection_of(worker: &Rc<WorkerState>) -> Rc<crate::request::Conn
         peer: ([127, 0, 0, 1], 40_000).into(),
         local: None,
         peer_text: http::HeaderValue::from_static("127.0.0.1"),
+        handshake: std::cell::OnceCell::new(),
         authority: std::cell::RefCell::default(),
         state: Rc::new(crate::downstream::ConnectionState::new(
             crate::listen::Listener::cleartext(),

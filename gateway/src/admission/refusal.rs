@@ -25,6 +25,8 @@ pub enum Refusal {
     HostRepeated,
     HostInvalid,
     AuthorityMismatch,
+    /// The connection's certificate is for other hosts.
+    Misdirected,
     SchemeMismatch,
     TargetForm,
     TargetCharacter,
@@ -91,6 +93,12 @@ impl Refusal {
             Self::HostRepeated => bad_request("The request has more than one Host."),
             Self::HostInvalid => bad_request("Host is not a name or address with an optional port."),
             Self::AuthorityMismatch => bad_request("The request target and Host name different hosts."),
+            // RFC 9110 §15.5.20: the client may repeat the request on another connection, whatever its method is.
+            Self::Misdirected => (
+                StatusCode::MISDIRECTED_REQUEST,
+                "misdirected_request",
+                "The certificate of this connection is for other hosts.",
+            ),
             Self::SchemeMismatch => bad_request("The request target's scheme is not this listener's."),
             Self::TargetForm => bad_request("The request target must be a path that starts with a slash."),
             Self::TargetCharacter => bad_request("The request target has a character that must be encoded."),

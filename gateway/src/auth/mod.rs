@@ -16,6 +16,7 @@ pub mod credentials;
 pub mod desk;
 pub(crate) mod doubts;
 pub mod jwt;
+pub(crate) mod mtls;
 pub mod provider;
 pub(crate) mod regulars;
 pub mod rejection;
@@ -31,10 +32,13 @@ use self::{
     rejection::AuthRejection,
     settings::{CredentialSource, FileReader, KeySource, ProviderSettings},
 };
-use crate::syntax::{
-    diagnostics::{Diagnostic, Diagnostics, Span, code},
-    fields::{Fields, Known},
-    tree::At,
+use crate::{
+    certificate::client::CertificateFacts,
+    syntax::{
+        diagnostics::{Diagnostic, Diagnostics, Span, code},
+        fields::{Fields, Known},
+        tree::At,
+    },
 };
 
 /// The fields of a provider, of all kinds.
@@ -48,6 +52,7 @@ pub(crate) static PROVIDER: Known = Known {
         "public_key_file",
         "hs256_secret_file",
         "api_keys_file",
+        "mtls",
         "audience",
         "require",
         "algorithms",
@@ -117,6 +122,8 @@ pub(crate) trait CredentialKind: Sized {
     const KEY_FIELDS: &'static [&'static str];
     /// The further fields of this kind.
     const FIELDS: &'static [&'static str];
+    /// The credential is the certificate of the connection, not a text of the request.
+    const TAKES_CERTIFICATES: bool = false;
 
     fn read(fields: &Fields<'_>, sink: &mut Diagnostics) -> Self::Written;
     fn resolve(
@@ -148,6 +155,13 @@ pub(crate) trait CredentialKind: Sized {
         credential: &str,
         with: Check<'_>,
     ) -> Result<Identity, AuthRejection>;
+    /// Checks the verified certificate of a connection, at `now` in seconds since 1970.
+    ///
+    /// # Errors
+    /// The provider does not accept it.
+    fn check_certificate(&self, _: &CertificateFacts, _: u64) -> Result<Identity, AuthRejection> {
+        Err(AuthRejection::of_no_provider())
+    }
     /// The issuer, with variables as they are written. `None`: the kind has no issuer, or the provider accepts any.
     fn shown_issuer(&self) -> Option<&str> {
         None
@@ -263,6 +277,20 @@ macro_rules! authenticators {
                 match self { $(Self::$name(_) => <$kind as CredentialKind>::WORDS),+ }
             }
 
+            pub(crate) fn takes_certificates(&self) -> bool {
+                match self { $(Self::$name(_) => <$kind as CredentialKind>::TAKES_CERTIFICATES),+ }
+            }
+
+            /// # Errors
+            /// The provider does not accept the certificate.
+            pub(crate) fn check_certificate(
+                &self,
+                facts: &CertificateFacts,
+                now: u64,
+            ) -> Result<Identity, AuthRejection> {
+                match self { $(Self::$name(kind) => kind.check_certificate(facts, now)),+ }
+            }
+
             /// Whether the provider may check a credential that claims this issuer.
             pub(crate) fn fit(&self, issuer: Option<&str>) -> Fit {
                 match self { $(Self::$name(kind) => kind.fit(issuer)),+ }
@@ -320,6 +348,7 @@ macro_rules! authenticators {
 authenticators! {
     Jwt(jwt::Jwt, keys: jwt::KeySet, settings: jwt::JwtSettings, written: jwt::Written),
     ApiKey(api_key::ApiKey, keys: api_key::ApiKeys, settings: api_key::ApiKeySettings, written: api_key::Written),
+    Mtls(mtls::Mtls, keys: mtls::NoKeys, settings: mtls::MtlsSettings, written: mtls::Written),
 }
 
 /// How the fields of one kind of provider are read.

@@ -12,6 +12,7 @@ use super::{
     rejection::AuthRejection,
     settings::{CredentialSource, ProviderSettings},
 };
+use crate::certificate::client::CertificateFacts;
 
 /// The compiled form of a provider, without its keys, which change at other times.
 #[derive(Debug, Clone)]
@@ -87,6 +88,26 @@ impl LocalProvider {
     /// A place contains something that is not a credential, or the places contain different ones.
     pub fn find<'a>(&self, parts: &'a Parts) -> Result<Found<'a>, BadPlacement> {
         find_credential(&parts.headers, parts.uri.query(), self.sources(), self.words().has_claims)
+    }
+
+    /// Whether the credential is the certificate of the connection.
+    pub fn takes_certificates(&self) -> bool {
+        self.shared.authenticator.takes_certificates()
+    }
+
+    /// The identity of a verified certificate, from an earlier check of this very certificate or from a new one. `now` is in seconds
+    /// since 1970.
+    ///
+    /// # Errors
+    /// The provider does not accept the certificate.
+    pub fn identify(&self, facts: &CertificateFacts, now: u64) -> Result<Rc<Identity>, AuthRejection> {
+        let mut cache = self.cache.borrow_mut();
+        if let Some(known) = cache.get(&facts.fingerprint, now) {
+            return Ok(known);
+        }
+        let identity = Rc::new(self.shared.authenticator.check_certificate(facts, now)?);
+        cache.insert(&facts.fingerprint, Rc::clone(&identity), now);
+        Ok(identity)
     }
 
     /// Whether this provider may check a credential that claims this issuer.

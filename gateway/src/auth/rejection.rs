@@ -67,6 +67,11 @@ impl AcceptedKinds {
         Self(all.into())
     }
 
+    /// Whether some kind has a scheme. Without one there is no challenge, and RFC 9110 §15.5.2 requires one for 401.
+    pub fn has_challenge(&self) -> bool {
+        self.0.iter().any(|(scheme, _)| !scheme.is_empty())
+    }
+
     /// "token" or "API key".
     pub fn credential(&self) -> &'static str {
         self.0.first().map_or("credential", |(_, words)| words.credential)
@@ -78,11 +83,11 @@ impl AcceptedKinds {
         let mut value = String::new();
         let mut schemes = Vec::new();
         for (at, (scheme, _)) in self.0.iter().enumerate() {
-            if schemes.contains(scheme) {
+            if scheme.is_empty() || schemes.contains(scheme) {
                 continue;
             }
+            let separator = if schemes.is_empty() { "" } else { ", " };
             schemes.push(*scheme);
-            let separator = if at == 0 { "" } else { ", " };
             let parameters = if at == 0 && *scheme == "Bearer" { parameters } else { "" };
             value = format!(r#"{value}{separator}{scheme} realm="api"{parameters}"#);
         }

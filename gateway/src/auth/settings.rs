@@ -73,6 +73,8 @@ pub enum KeySource {
     JwksUrl(String),
     /// A file, which is read again when it changes.
     File(PathBuf, &'static FileFormat),
+    /// The TLS listener, which has verified the credential before the provider sees it.
+    Listener,
 }
 
 impl KeySource {

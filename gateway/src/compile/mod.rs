@@ -5,7 +5,7 @@ mod clusters;
 mod files;
 mod names;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 pub use self::files::file_budget;
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
         provider::{HeldKeys, Provider},
         settings::ProviderSettings,
     },
-    config::settings::{HttpsSettings, RouteSettings, Settings},
+    config::settings::{RouteSettings, Settings},
     message::GuardedNames,
     policy::{
         self,
@@ -23,7 +23,10 @@ use crate::{
     router::{ConflictKind, HostPattern, RouteConflict, Router},
     snapshot::{Route, RouteTable, RouteView, Snapshot, SplitView},
     syntax::diagnostics::{Diagnostic, code},
-    tls::{ServerTls, server_tls},
+    tls::{
+        error::UnusableTls,
+        server::{ServerTls, server_tls},
+    },
     upstream::split::Split,
     world::World,
 };
@@ -157,22 +160,27 @@ fn view(settings: &Settings, route: &RouteSettings, policies: Shown, service: &s
     }
 }
 
-/// Reads certificates and keys of the TLS listeners.
+/// The TLS listeners by name, and what was read of their files.
+pub type TlsListeners = BTreeMap<Arc<str>, ServerTls>;
+
+/// Reads the files of the TLS listeners. Those whose content is that of `before` are not parsed again.
 ///
 /// # Errors
-/// A file is missing or is not PEM, or the key does not fit the certificate.
-pub fn tls(settings: &Settings) -> Result<Vec<(Arc<str>, ServerTls)>, Diagnostic> {
-    let of_listeners = settings.listen.https.iter();
-    of_listeners.map(|https| Ok((Arc::clone(&https.name), tls_of(https)?))).collect()
+/// A file is missing or is not PEM, or a key does not fit its certificate: one finding for each.
+pub fn tls(settings: &Settings, before: &TlsListeners) -> Result<TlsListeners, Vec<Diagnostic>> {
+    let mut all = TlsListeners::new();
+    let mut findings = Vec::new();
+    for https in &settings.listen.https {
+        let (made, unusable) = server_tls(&https.tls, before.get(&https.name));
+        findings.extend(unusable.iter().map(unusable_file));
+        all.extend(made.map(|made| (Arc::clone(&https.name), made)));
+    }
+    if findings.is_empty() { Ok(all) } else { Err(findings) }
 }
 
-/// Reads the certificate and the key of one TLS listener.
-///
-/// # Errors
-/// As [`tls`].
-pub fn tls_of(https: &HttpsSettings) -> Result<ServerTls, Diagnostic> {
-    server_tls(&https.cert_file, &https.key_file)
-        .map_err(|error| Diagnostic::error(code::CERTIFICATE, https.span, error.to_string()))
+/// The finding about a file of TLS that cannot be used.
+pub fn unusable_file(unusable: &UnusableTls) -> Diagnostic {
+    Diagnostic::error(code::CERTIFICATE, unusable.span, unusable.error.to_string())
 }
 
 fn held_keys(auth: &ProviderSettings, world: &World) -> HeldKeys {
@@ -191,7 +199,7 @@ pub fn snapshot(
         keys: settings.auth.iter().map(|auth| held_keys(auth, world)).collect(),
         auth_generation: world.keys_generation(),
         states_clients: settings.services.iter().any(|service| service.proxy_protocol.is_some()),
-        tls: world.tls.iter().map(|(name, tls)| (Arc::clone(name), Arc::clone(&tls.config))).collect(),
+        tls: world.tls.iter().map(|(name, tls)| (Arc::clone(name), Arc::clone(&tls.listener))).collect(),
         table,
     }
 }

@@ -6,7 +6,10 @@ use crate::{
     admission::{AdmissionLimits, HeaderBounds, Oddities},
     auth::settings::CredentialSource,
     config::settings::Settings,
-    message::{ConfiguredNames, GuardedNames},
+    message::{
+        ConfiguredNames, GuardedNames,
+        names::{CLIENT_CERT, CLIENT_CERT_CHAIN},
+    },
     policy::of_route::Asked,
 };
 
@@ -31,8 +34,17 @@ pub(super) fn configured(settings: &Settings) -> ConfiguredNames {
             })
             .collect(),
         decides: conditions.map(|condition| condition.name.clone()).chain(asked.fields).collect(),
-        untrusted: settings.listen.untrusted_headers.clone(),
+        untrusted: untrusted(settings),
     }
+}
+
+/// The untrusted fields. Where services get the client's certificate from the gateway, no list may let in that of a client (RFC 9440 §4).
+fn untrusted(settings: &Settings) -> Vec<String> {
+    let mut names = settings.listen.untrusted_headers.clone();
+    if settings.listen.https.iter().any(|https| https.tls.clients.is_some()) {
+        names.extend([&CLIENT_CERT, &CLIENT_CERT_CHAIN].map(ToString::to_string));
+    }
+    names
 }
 
 pub(super) fn admission_limits(settings: &Settings, names: Arc<GuardedNames>) -> AdmissionLimits {

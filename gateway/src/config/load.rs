@@ -502,7 +502,7 @@ mod tests {
         let loaded =
             parse("routes.yaml", text, dir.path(), &no_env).unwrap_or_else(|report| panic!("{report}"));
         assert_eq!(loaded.settings.listen.http, []);
-        assert_eq!(loaded.settings.listen.https[0].key_file, dir.path().join("key.pem"));
+        assert_eq!(loaded.settings.listen.https[0].tls.certificates[0].key_file, dir.path().join("key.pem"));
         assert_eq!(loaded.secrets_and_files.len(), 2);
     }
 

@@ -7,6 +7,7 @@ pub(crate) mod auto_routes;
 pub(crate) mod consul;
 pub(crate) mod destination;
 pub(crate) mod http2;
+pub(crate) mod https;
 pub(crate) mod instances;
 pub(crate) mod limits;
 pub(crate) mod listen;
@@ -289,13 +290,15 @@ pub(crate) fn maps() -> Vec<&'static Known> {
         &listen::LISTEN,
         &listen::LISTEN_HEADERS,
         &listeners::HTTP,
-        &listen::HTTPS,
+        &https::HTTPS,
+        &https::CERTIFICATE,
         &http2::HTTP2,
         &consul::CONSUL,
         &auto_routes::AUTO_ROUTES,
         &auto_routes::ALLOW,
         &auth::PROVIDER,
         &auth::FORWARD,
+        &auth::mtls::MTLS,
         &crate::syntax::claims::REQUIRE,
         &route::ROUTE,
         &service::SERVICE,

@@ -7,6 +7,7 @@
 
 pub(super) mod defaults;
 pub(super) mod files;
+mod https;
 mod listen;
 mod listeners;
 mod no_effect;
@@ -83,6 +84,7 @@ pub(super) fn resolve(
     }
     let listen = listen::resolve(&file.listen, listeners, &defaults, files, sink);
     no_effect::report_removed_sources(&file.auth, &auth, &listen, sink);
+    https::report_unasked(&auth, &listen, sink);
     Settings {
         workers: file.workers.unwrap_or(defaults.workers),
         listen,

@@ -24,29 +24,35 @@ mod tunnel;
 mod windows;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     future::Future,
+    io,
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use http::HeaderValue;
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
+use rustls::{HandshakeKind, server::Acceptor};
+use rustls_pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, server::TlsStream};
 
 use self::{observed::Observed, report::Failure, transport::Transport};
 use crate::{
     admission::{self, Scheme},
+    certificate::{ListenerTls, client::CertificateFacts, handshake::TlsHandshake},
     downstream::{ConnectionState, Phase},
     file_account::Place,
     listen::{ListenSettings, Listener},
+    metrics::Connections,
     proxy_protocol::ProxyProtocol,
     request::ConnectionContext,
     worker::WorkerState,
@@ -110,6 +116,7 @@ impl Arrival {
         Rc::new(ConnectionContext {
             peer: client,
             local: self.local,
+            handshake: OnceCell::new(),
             peer_text: address_text(client.ip().to_canonical()),
             authority: RefCell::new(authority),
             worker: self.worker,
@@ -211,14 +218,20 @@ where
 }
 
 async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result<(), Failure> {
-    let config = context.worker.snapshot().shared.tls_of(&context.listener().name).ok_or("no_certificate")?;
+    let tls = context.worker.snapshot().shared.tls_of(&context.listener().name).ok_or("no_certificate")?;
     // Boxed, so that the room for it is given back after the handshake.
-    let handshake = Box::pin(TlsAcceptor::from(config).accept(stream));
+    let handshake = Box::pin(shake_hands(&tls, stream));
     let Some(stream) = until_killed(&context.state, handshake).await else { return Ok(()) };
     let stream = stream.map_err(|error| Failure { reason: "tls_handshake", detail: error.to_string() })?;
-    let counter = &context.worker.metrics.connections.tls_handshakes;
-    counter.set(counter.get() + 1);
-    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let session = stream.get_ref().1;
+    let is_resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+    count_handshake(&context.worker.metrics.connections, is_resumed);
+    if is_resumed && has_expired(session.peer_certificates(), context) {
+        let detail = "the client's certificate has expired since its session began".to_owned();
+        return Err(Failure { reason: "tls_handshake", detail });
+    }
+    let is_http2 = session.alpn_protocol() == Some(b"h2");
+    context.shook_hands(TlsHandshake::new(tls, session.server_name(), session.peer_certificates()));
     let mut transport = transport(stream, context);
     if is_http2 {
         return boxed(|| http2::serve(transport, context)).await;
@@ -228,6 +241,30 @@ async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result
         return Ok(());
     }
     http1::serve(transport, context).await
+}
+
+/// The handshake. Where it depends on the client's name whether the client proves who it is, the name is read first.
+async fn shake_hands(tls: &ListenerTls, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    if let Some(config) = tls.only_config() {
+        return TlsAcceptor::from(Arc::clone(config)).accept(stream).await;
+    }
+    let started = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+    let config = tls.config_for(started.client_hello().server_name()).map(Arc::clone);
+    started.into_stream(config.ok_or(io::ErrorKind::Unsupported)?).await
+}
+
+fn count_handshake(connections: &Connections, is_resumed: bool) {
+    let counters = [(&connections.tls_handshakes, true), (&connections.tls_resumed, is_resumed)];
+    for (counter, counts) in counters {
+        counter.set(counter.get() + u64::from(counts));
+    }
+}
+
+/// Whether the certificate of a client is no longer valid. rustls verifies it in a full handshake only.
+fn has_expired(chain: Option<&[CertificateDer<'_>]>, context: &ConnectionContext) -> bool {
+    let Some(leaf) = chain.and_then(<[_]>::first) else { return false };
+    let clock = &context.worker.clock;
+    CertificateFacts::of(leaf).is_none_or(|facts| clock.unix(clock.now()).as_secs() > facts.not_after)
 }
 
 /// The beginning of the HTTP/2 connection preface (RFC 9113 §3.4). It is not an HTTP/1 method.
@@ -291,11 +328,11 @@ fn classify(error: &hyper::Error) -> Failure {
 /// Counts a connection in a gauge until it is dropped.
 struct Gauge {
     context: Rc<ConnectionContext>,
-    which: fn(&crate::metrics::Connections) -> &Cell<u64>,
+    which: fn(&Connections) -> &Cell<u64>,
 }
 
 impl Gauge {
-    fn up(context: &Rc<ConnectionContext>, which: fn(&crate::metrics::Connections) -> &Cell<u64>) -> Self {
+    fn up(context: &Rc<ConnectionContext>, which: fn(&Connections) -> &Cell<u64>) -> Self {
         let cell = which(&context.worker.metrics.connections);
         cell.set(cell.get() + 1);
         Self { context: Rc::clone(context), which }

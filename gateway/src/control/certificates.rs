@@ -4,20 +4,28 @@
 //! An expired certificate does not break a file or a reload. Without this warning, clients would notice it first.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use super::exposition::Families;
+use super::exposition::{Families, count};
 use crate::{
+    certificate::served::ServedNames,
+    clock,
     config::settings::Settings,
     tls::validity::{Standing, Validity},
 };
 
 /// A warning is repeated after this time, as long as its reason lasts.
 const REPEATED: Duration = Duration::from_hours(24);
+
+/// Behind the name of a listener, the place of its list of revoked certificates of clients, which ends as certificates do: then no client is accepted.
+const REVOCATIONS: &str = ".crl_file";
+
+/// The same for its OCSP responses.
+const STAPLES: &str = ".ocsp_file";
 
 const CONSUL: &str = "discovery.consul";
 
@@ -59,7 +67,7 @@ impl Certificates {
                 let at = before.iter().position(|old| old.listener == listener && old.file == file)?;
                 return Some(before.swap_remove(at));
             }
-            let validity = Validity::of_file(&file)?;
+            let validity = read(settings, &listener, &file)?;
             Some(Certificate { listener, file, validity, reported: None })
         }));
     }
@@ -74,13 +82,16 @@ impl Certificates {
             "millgate_certificate_expiry_timestamp_seconds",
             "When a certificate that the gateway shows expires, or the first one of its chain",
         );
-        let mut seen = HashSet::new();
-        for certificate in &*self.lock() {
-            let labels = (&*certificate.listener, &*certificate.name());
-            if seen.insert((labels.0.to_owned(), labels.1.to_owned())) {
-                let at = certificate.validity.not_after.as_secs_f64();
-                family.add(&[("listener", labels.0), ("name", labels.1)], at);
-            }
+        let certificates = self.lock();
+        // Certificates with one name, such as one with RSA and one with ECDSA, share a series: the first end is the one to know of.
+        let mut first_ends: BTreeMap<(&str, String), Duration> = BTreeMap::new();
+        for certificate in &*certificates {
+            let ends = certificate.validity.not_after;
+            let first = first_ends.entry((&certificate.listener, certificate.name())).or_insert(ends);
+            *first = ends.min(*first);
+        }
+        for ((listener, name), at) in first_ends {
+            family.add(&[("listener", listener), ("name", &name)], at.as_secs_f64());
         }
     }
 
@@ -127,6 +138,33 @@ impl Certificate {
     }
 }
 
+/// The OCSP responses of a listener, as metrics.
+pub(super) fn staples<'a>(out: &mut Families, listeners: impl Iterator<Item = &'a ServedNames>) {
+    let now = clock::unix_now();
+    let numbers = listeners.map(|names| names.staples(now));
+    let Some(sum) = numbers.reduce(|a, b| std::array::from_fn(|at| a[at] + b[at])) else { return };
+    let mut family = out.gauge(
+        "millgate_ocsp_responses",
+        "OCSP responses of certificates: stapled, stale (out of time), or unusable (about another certificate, not good)",
+    );
+    for (state, number) in ["stapled", "stale", "unusable"].into_iter().zip(sum) {
+        family.add(&[("state", state)], count(number as u64));
+    }
+}
+
+fn read(settings: &Settings, listener: &str, file: &Path) -> Option<Validity> {
+    let is_name = settings.listen.https.iter().any(|https| *https.name == *listener);
+    if listener.ends_with(REVOCATIONS) && !is_name {
+        return Validity::of_crl_file(file);
+    }
+    if listener.ends_with(STAPLES) && !is_name {
+        let mut certificates = settings.listen.https.iter().flat_map(|https| &https.tls.certificates);
+        let about = certificates.find(|certificate| certificate.ocsp_file.as_deref() == Some(file))?;
+        return Validity::of_ocsp_file(file, &about.cert_file);
+    }
+    Validity::of_file(file)
+}
+
 /// Every place where the gateway presents a certificate, with the file of it.
 fn files(settings: &Settings) -> Vec<(String, PathBuf)> {
     let mut files = Vec::new();
@@ -134,7 +172,12 @@ fn files(settings: &Settings) -> Vec<(String, PathBuf)> {
         files.extend(file.map(|file| (listener, file.to_owned())));
     };
     for https in &settings.listen.https {
-        add(https.name.to_string(), Some(&https.cert_file));
+        for certificate in &https.tls.certificates {
+            add(https.name.to_string(), Some(&certificate.cert_file));
+            add(format!("{}{STAPLES}", https.name), certificate.ocsp_file.as_deref());
+        }
+        let clients = https.tls.clients.as_ref();
+        add(format!("{}{REVOCATIONS}", https.name), clients.and_then(|clients| clients.crl_file.as_deref()));
     }
     let of_declared = settings.auto_routes.iter().flat_map(|auto| &auto.services);
     for service in settings.services.iter().chain(of_declared) {

@@ -11,7 +11,7 @@ use crate::{
     compile,
     printable::printable,
     syntax::diagnostics::{Diagnostic, Report},
-    tls::pair_fingerprint,
+    tls::server::server_tls,
 };
 
 /// The result of reading the files.
@@ -62,22 +62,16 @@ impl Controller {
     fn read_certificates(&mut self, found: &mut Found) {
         for https in &self.settings.listen.https {
             let Some(known) = self.world.tls.get_mut(&https.name) else { continue };
-            if pair_fingerprint(&https.cert_file, &https.key_file) == known.fingerprint {
-                continue;
-            }
-            match compile::tls_of(https) {
-                Ok(tls) => {
-                    tracing::info!(
-                        listener = %https.name,
-                        "the certificate of `listen.https` was read again, though the configuration was refused"
-                    );
-                    *known = tls;
-                    found.is_any_new = true;
-                }
-                Err(problem) => {
-                    found.unusable.insert(https.cert_file.clone());
-                    found.problems.push(problem);
-                }
+            let (tls, unusable) = server_tls(&https.tls, Some(known));
+            found.problems.extend(unusable.iter().map(compile::unusable_file));
+            found.unusable.extend(unusable.into_iter().map(|unusable| unusable.file));
+            if let Some(tls) = tls.filter(|tls| !tls.is_same(known)) {
+                tracing::info!(
+                    listener = %https.name,
+                    "certificates of `listen.https` were read again, though the configuration was refused"
+                );
+                *known = tls;
+                found.is_any_new = true;
             }
         }
     }

@@ -23,6 +23,7 @@ use crate::{
         Keys,
         desk::{Asker, KeyDesk},
         jwt::{KeySet, written::is_on_loopback},
+        mtls::NoKeys,
         settings::{KeySource, ProviderSettings},
     },
     bounded_file, clock,
@@ -53,7 +54,11 @@ const DOCUMENT_BYTES_MAX: usize = 1024 * 1024;
 /// # Errors
 /// The file cannot be read or has no usable key; the text names the file.
 pub fn read(source: &KeySource) -> Result<Option<Arc<Keys>>, String> {
-    let KeySource::File(path, format) = source else { return Ok(None) };
+    let (path, format) = match source {
+        KeySource::File(path, format) => (path, format),
+        KeySource::Listener => return Ok(Some(Arc::new(Keys::Mtls(NoKeys)))),
+        KeySource::Issuer(_) | KeySource::JwksUrl(_) => return Ok(None),
+    };
     let bytes = bounded_file::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let keys = (format.parse)(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(Some(Arc::new(keys)))
@@ -220,6 +225,7 @@ impl Http<'_> {
             KeySource::File(path, _) => {
                 return Err(format!("{} is a file, which a reload reads", path.display()));
             }
+            KeySource::Listener => return Err("the listener verifies certificates".to_owned()),
         };
         let (body, max_age) = self.get(&url).await?;
         let keys = KeySet::from_jwks(&body).map_err(|error| format!("{url}: {error}"))?;

@@ -23,6 +23,7 @@ use prometheus::{
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
 use super::{
+    certificates,
     declared::DeclaredReport,
     exposition::{Families, Reading, count},
     file_places,
@@ -198,6 +199,7 @@ impl Exporter {
         )
         .add_histogram(&[], &status.update_duration());
         status.certificates.families(out);
+        certificates::staples(out, snapshot.tls.iter().map(|(_, tls)| &*tls.names));
         watches::families(out, snapshot, &status.watches());
         report::families(out, snapshot, clock::unix_now());
     }
@@ -329,6 +331,8 @@ fn connections(out: &mut Families, samples: &[WorkerSample]) {
         .add(&[], sum(|s| s.refused));
     out.counter("millgate_tls_handshakes_total", "TLS handshakes that were completed")
         .add(&[], sum(|s| s.tls_handshakes));
+    out.counter("millgate_tls_resumed_total", "TLS handshakes that resumed an earlier session")
+        .add(&[], sum(|s| s.tls_resumed));
 }
 
 fn endpoints(out: &mut Families, snapshot: &Snapshot) {

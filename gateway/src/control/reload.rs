@@ -110,7 +110,7 @@ impl Controller {
         let previous = self.publisher.load();
         let table = compile::table(&loaded.settings, Some(&previous.table), &self.budget).map_err(refuse)?;
         let keys = key_files::read_keys(&loaded.settings).map_err(refuse)?;
-        let tls = compile::tls(&loaded.settings).map_err(|diagnostic| refuse(vec![diagnostic]))?;
+        let tls = compile::tls(&loaded.settings, &self.world.tls).map_err(refuse)?;
         self.check_registry(&loaded.settings).map_err(|found| refuse(vec![found]))?;
         let tls_clients = self.world.tls_clients.prepare(&loaded.settings).map_err(refuse)?;
         let new_keys = self.fetch_new_keys(&loaded.settings, inbox, background).await.map_err(refuse)?;

@@ -52,6 +52,8 @@ pub struct ConnectionState {
     pub(crate) retires: Cell<bool>,
     /// The connection is to close now.
     pub(crate) kill: Cell<bool>,
+    /// What the client's certificate was verified against; 0: it has shown none.
+    pub(crate) client_auth: Cell<u64>,
     /// The reason for which it is to close now, if the reason is known and counted already.
     pub(crate) killed_for: Cell<Option<Ended>>,
     /// Another client needs the place of this one.
@@ -95,6 +97,7 @@ impl ConnectionState {
             close: Cell::new(false),
             retires: Cell::new(false),
             kill: Cell::new(false),
+            client_auth: Cell::new(0),
             killed_for: Cell::new(None),
             is_shed: Cell::new(false),
             park: Cell::new(false),

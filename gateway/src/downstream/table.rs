@@ -81,6 +81,15 @@ impl ConnectionTable {
         self.close_where(|_| true);
     }
 
+    /// Closes connections of a listener whose certificate was verified against other authorities or revocations than `now`, after the
+    /// requests in flight: their clients come back, and are verified anew.
+    pub fn close_verified_before(&self, listener: &str, now: u64) {
+        self.close_where(|state| {
+            let verified_by = state.client_auth.get();
+            verified_by != 0 && verified_by != now && *state.listener.name == *listener && !state.close.get()
+        });
+    }
+
     /// Closes all connections now.
     pub fn kill_all(&self) {
         for (_, state) in self.open.borrow().iter() {

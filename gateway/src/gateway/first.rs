@@ -6,7 +6,8 @@ use std::{collections::HashMap, path::Path, sync::Arc, time::SystemTime};
 use millgate_registry::{LastKnownGood, RegistryIdentity};
 
 use crate::{
-    clock, compile,
+    clock,
+    compile::{self, TlsListeners},
     config::{load::Loaded, settings::Settings},
     control::{
         declared::DeclaredRoutes,
@@ -89,10 +90,10 @@ pub(crate) fn first_snapshot(
     if declared.accepted() > 0 {
         table = compile::table(&settings, None, budget).map_err(refuse)?;
     }
-    let tls = compile::tls(&settings).map_err(|diagnostic| refuse(vec![diagnostic]))?;
+    let tls = compile::tls(&settings, &TlsListeners::new()).map_err(refuse)?;
     let tls_clients = TlsClients::default().prepare(&loaded.settings).map_err(refuse)?;
     let mut world = World::default();
-    world.tls = tls.into_iter().collect();
+    world.tls = tls;
     world.tls_clients = tls_clients;
     world.tls_clients.complete(&settings);
     world.open_desks(&settings, &HashMap::new());

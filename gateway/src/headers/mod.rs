@@ -38,7 +38,7 @@ pub use self::{
     client::{claimed, client_ip, is_trusted},
     handshake::{Handshake, apply_switched, is_switched, remove_subprotocols},
     made::{Facts, MadeField, MadeValue, apply_made},
-    request::{ForwardContext, remove_claimed, trusted_request_id, write_request},
+    request::{ClientCert, ForwardContext, remove_claimed, trusted_request_id, write_request},
     request_head::{Delimiting, RequestHead},
     response::{
         FramingReading, ResponseContext, ResponseFault, ResponseFraming, apply_informational, apply_response,

@@ -10,8 +10,8 @@ use super::{
 use crate::message::{
     Authority, Found, Framing, GuardedNames, Scheme, Survey, Verdict,
     names::{
-        Kind, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PREFIX, X_FORWARDED_PROTO,
-        X_REQUEST_ID,
+        CLIENT_CERT, CLIENT_CERT_CHAIN, Kind, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT,
+        X_FORWARDED_PREFIX, X_FORWARDED_PROTO, X_REQUEST_ID,
     },
 };
 
@@ -48,10 +48,19 @@ pub struct ForwardContext<'a> {
     pub forward: &'a [(HeaderName, HeaderValue)],
     /// The route's rules for requests.
     pub rules: &'a HeaderRules,
+    /// The client's certificate for the service. `None`: it gets none.
+    pub certificate: Option<ClientCert<'a>>,
     /// The handshake of another protocol. `None`: the request is a plain one.
     pub handshake: Option<&'a Handshake>,
     /// The values that the rules may refer to.
     pub facts: Facts<'a>,
+}
+
+/// The fields in which a service gets the client's certificate (RFC 9440 §2).
+#[derive(Debug, Clone, Copy)]
+pub struct ClientCert<'a> {
+    pub certificate: &'a HeaderValue,
+    pub chain: Option<&'a HeaderValue>,
 }
 
 /// Writes the head that the service gets, from the client's header section.
@@ -66,6 +75,12 @@ pub fn write_request(fields: &HeaderMap, target: &str, context: &ForwardContext<
     write_forwarding(fields, context, &mut head);
     head.push(&header::VIA, via(context.version).as_bytes());
     head.push(&X_REQUEST_ID, context.request_id.as_bytes());
+    if let Some(ClientCert { certificate, chain }) = context.certificate {
+        head.push(&CLIENT_CERT, certificate.as_bytes());
+        if let Some(chain) = chain {
+            head.push(&CLIENT_CERT_CHAIN, chain.as_bytes());
+        }
+    }
     for (at, (name, value)) in context.forward.iter().enumerate() {
         if !has_name(context.forward.get(at + 1..), name) {
             head.push(name, value.as_bytes());

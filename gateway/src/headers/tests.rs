@@ -91,6 +91,7 @@ impl Case {
             names: &names,
             forward: &self.forward,
             rules: &self.rules,
+            certificate: None,
             handshake: None,
             facts: Facts { client: [192, 0, 2, 7].into(), request_id: &request_id, claims: None },
         })

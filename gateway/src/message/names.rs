@@ -4,6 +4,8 @@ use http::HeaderName;
 
 use super::prefilter::Prefilter;
 
+pub static CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+pub static CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
 pub static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");

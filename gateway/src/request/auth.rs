@@ -8,6 +8,7 @@
 //! If a route has several providers, the worker first looks for one that has verified this very credential lately. Then come the
 //! providers of the issuer that the token names. A token that no known key verifies may be signed with a newer key: see [`doubt`].
 
+mod certificate;
 mod doubt;
 
 use std::rc::Rc;
@@ -92,6 +93,7 @@ async fn authenticate(
     let credential = match look(snapshot, route, parts, exchange)? {
         Seen::Known(identity) => return Ok(identity),
         Seen::New(credential) => credential,
+        Seen::Certificate => return certificate::identify(snapshot, route, exchange),
         Seen::Nothing => return Err(Error::TokenMissing(accepted(snapshot, route, None))),
     };
     let (provider, mut rejection) = match verify(snapshot, route, credential, parts, exchange) {
@@ -124,6 +126,8 @@ enum Seen<'a> {
     Known(Rc<Identity>),
     /// The worker has not verified it lately.
     New(&'a str),
+    /// The request has no credential, and the route accepts certificates: that of the connection decides, if it has one.
+    Certificate,
     /// The request has no credential.
     Nothing,
 }
@@ -155,6 +159,9 @@ fn look<'a>(
         let hits = &exchange.worker().token_hits;
         hits.set(hits.get() + 1);
         return Ok(Seen::Known(known));
+    }
+    if all.credential.is_none() && certificate::decides(snapshot, route, exchange, all.foreign.is_some()) {
+        return Ok(Seen::Certificate);
     }
     match (all.any(), first) {
         (Ok(credential), _) => Ok(credential.map_or(Seen::Nothing, Seen::New)),

@@ -1,7 +1,7 @@
 //! The state that all requests of one connection share.
 
 use std::{
-    cell::RefCell,
+    cell::{OnceCell, RefCell},
     net::{IpAddr, SocketAddr},
     rc::Rc,
 };
@@ -10,8 +10,14 @@ use http::HeaderValue;
 
 use super::tunnel::Tunnel;
 use crate::{
-    admission::Arrival, downstream::ConnectionState, listen::Listener, message::Authority,
-    policy::concurrency::Held, proxy_protocol::Hop, worker::WorkerState,
+    admission::Arrival,
+    certificate::{client::ClientCertificate, handshake::TlsHandshake},
+    downstream::ConnectionState,
+    listen::Listener,
+    message::Authority,
+    policy::concurrency::Held,
+    proxy_protocol::Hop,
+    worker::WorkerState,
 };
 
 /// A client's connection, with what all of its requests share.
@@ -24,6 +30,8 @@ pub struct ConnectionContext {
     pub local: Option<SocketAddr>,
     /// The peer's address as a header value, made once.
     pub peer_text: HeaderValue,
+    /// The TLS handshake. Empty before it, and in cleartext. Boxed, because connections in cleartext have no room for it.
+    pub(crate) handshake: OnceCell<Box<TlsHandshake>>,
     /// Authority of the last request, of any connection of the worker at first. The next request nearly always has the same one, which is
     /// then not parsed again.
     pub authority: RefCell<Option<Rc<Authority>>>,
@@ -57,6 +65,28 @@ impl ConnectionContext {
     /// How a request of this connection arrived, for admission.
     pub(crate) fn arrival(&self, peer_is_trusted: bool) -> Arrival {
         Arrival { scheme: self.listener().scheme, peer_is_trusted }
+    }
+
+    /// Keeps the facts of the handshake. If the certificate depends on the host, the host of the first request must be looked at.
+    pub(crate) fn shook_hands(&self, handshake: TlsHandshake) {
+        if handshake.depends_on_host() {
+            self.authority.take();
+        }
+        self.state.client_auth.set(handshake.verified_by());
+        // A connection has one handshake.
+        let _ = self.handshake.set(Box::new(handshake));
+    }
+
+    /// Whether a request for this host belongs on another connection. `is_trusted`: the peer is a proxy that the configuration
+    /// trusts.
+    pub(crate) fn is_misdirected(&self, authority: &Authority, is_trusted: bool) -> bool {
+        let handshake = self.handshake.get();
+        handshake.is_some_and(|handshake| !handshake.may_serve(authority.host(), is_trusted))
+    }
+
+    /// The certificate with which the client has proved its identity.
+    pub(crate) fn certificate(&self) -> Option<&ClientCertificate> {
+        self.handshake.get()?.client()
     }
 
     /// Whether the connection closes when its requests in flight have ended.

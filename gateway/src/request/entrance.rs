@@ -14,7 +14,7 @@ use super::{
     reply::{no_content, options_reply, redirection},
 };
 use crate::{
-    admission::{self, Admission, Admitted, Oddities, Scheme},
+    admission::{self, Admission, Admitted, Oddities, Refusal, Scheme},
     headers,
     listen::Listener,
     message::names,
@@ -45,6 +45,11 @@ pub(super) fn admit(
     match verdict {
         Ok(Admission::Forward(admitted)) => {
             if !last.as_ref().is_some_and(|last| Rc::ptr_eq(last, admitted.authority())) {
+                if connection.is_misdirected(admitted.authority(), is_trusted) {
+                    // `last` is not replaced, so the next request for this host comes here again.
+                    exchange.admitted(&admitted);
+                    return Err(Error::Refused(Refusal::Misdirected));
+                }
                 *last = Some(Rc::clone(admitted.authority()));
                 last.clone_into(&mut connection.worker.last_authority.borrow_mut());
             }

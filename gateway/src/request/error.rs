@@ -40,6 +40,9 @@ pub enum Error {
     TokenExpired(AcceptedKinds),
     #[error("the {} lacks what this route requires", .accepted.credential())]
     InsufficientScope { accepted: AcceptedKinds, scope: Option<HeaderValue> },
+    /// The route accepts nothing but certificates of clients, for which HTTP has no challenge.
+    #[error("{}", if *.is_there { "the client certificate of this connection is not accepted here" } else { "a client certificate is required" })]
+    Certificate { is_there: bool },
     #[error("the keys to verify tokens are not available yet")]
     KeysUnavailable,
     #[error("the limit of this route is used up")]
@@ -146,6 +149,7 @@ impl Error {
     /// The row of this failure. The match has no wildcard, so a new variant does not compile without its row.
     pub fn row(&self) -> Row {
         use Blame::{Downstream, Gateway, Upstream};
+        let denied = |code| row(StatusCode::FORBIDDEN, code, "http_request_denied", Downstream);
         match self {
             Self::Refused(refusal) => row(refusal.status(), refusal.code(), "http_request_error", Downstream),
             // RFC 9209 recommends 500 for destination_not_found; every gateway answers 404 for an unmatched route.
@@ -155,9 +159,7 @@ impl Error {
             Self::MethodNotAllowed { .. } => {
                 row(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "http_request_error", Downstream)
             }
-            Self::ClientDenied => {
-                row(StatusCode::FORBIDDEN, "client_denied", "http_request_denied", Downstream)
-            }
+            Self::ClientDenied => denied("client_denied"),
             Self::TokenMissing(_) => {
                 row(StatusCode::UNAUTHORIZED, "token_missing", "http_request_error", Downstream)
             }
@@ -167,9 +169,10 @@ impl Error {
             Self::TokenExpired(_) => {
                 row(StatusCode::UNAUTHORIZED, "token_expired", "http_request_error", Downstream)
             }
-            Self::InsufficientScope { .. } => {
-                row(StatusCode::FORBIDDEN, "insufficient_scope", "http_request_denied", Downstream)
-            }
+            // RFC 9110 §15.5.2: a 401 must have a challenge, and there is no scheme for certificates. Envoy and Apache answer 403, too.
+            Self::Certificate { is_there: true } => denied("certificate_denied"),
+            Self::Certificate { is_there: false } => denied("certificate_missing"),
+            Self::InsufficientScope { .. } => denied("insufficient_scope"),
             Self::KeysUnavailable => {
                 row(StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable", "proxy_internal_error", Gateway)
             }
@@ -179,9 +182,7 @@ impl Error {
             Self::UpgradeUnsupported => {
                 row(StatusCode::NOT_IMPLEMENTED, "upgrade_unsupported", "http_request_error", Downstream)
             }
-            Self::OriginDenied => {
-                row(StatusCode::FORBIDDEN, "origin_denied", "http_request_denied", Downstream)
-            }
+            Self::OriginDenied => denied("origin_denied"),
             Self::UpgradeInvalid => {
                 row(StatusCode::BAD_REQUEST, "upgrade_invalid", "http_request_error", Downstream)
             }
@@ -384,7 +385,9 @@ fn row(status: StatusCode, code: &'static str, proxy_status: &'static str, blame
 }
 
 fn challenge(headers: &mut HeaderMap, accepted: &AcceptedKinds, parameters: &str) {
-    set(headers, &header::WWW_AUTHENTICATE, &accepted.challenge(parameters));
+    if accepted.has_challenge() {
+        set(headers, &header::WWW_AUTHENTICATE, &accepted.challenge(parameters));
+    }
 }
 
 /// The words of an error as a sentence: with a capital letter and a full stop.
@@ -436,6 +439,13 @@ mod tests {
                 "http_request_error",
                 Downstream,
             ),
+            (
+                Error::Refused(Refusal::Misdirected),
+                421,
+                "misdirected_request",
+                "http_request_error",
+                Downstream,
+            ),
             (Error::RouteNotFound, 404, "route_not_found", "destination_not_found", Downstream),
             (Error::MethodNotAllowed { allow }, 405, "method_not_allowed", "http_request_error", Downstream),
             (Error::ClientDenied, 403, "client_denied", "http_request_denied", Downstream),
@@ -453,6 +463,20 @@ mod tests {
                 Error::InsufficientScope { accepted: accepted(), scope: None },
                 403,
                 "insufficient_scope",
+                "http_request_denied",
+                Downstream,
+            ),
+            (
+                Error::Certificate { is_there: false },
+                403,
+                "certificate_missing",
+                "http_request_denied",
+                Downstream,
+            ),
+            (
+                Error::Certificate { is_there: true },
+                403,
+                "certificate_denied",
                 "http_request_denied",
                 Downstream,
             ),

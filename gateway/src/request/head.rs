@@ -7,7 +7,8 @@ use super::{ConnectionContext, error::Error, exchange::Exchange, grpc};
 use crate::{
     admission::{Admitted, Framing},
     auth::Identity,
-    headers::{self, ForwardContext, Handshake, RequestHead, ResponseContext, ResponseFraming},
+    certificate::settings::CertificateField,
+    headers::{self, ClientCert, ForwardContext, Handshake, RequestHead, ResponseContext, ResponseFraming},
     policy::rewrite::UpstreamHost,
     snapshot::{LocalRoute, LocalSnapshot, Route},
 };
@@ -56,6 +57,7 @@ pub(super) fn write_upstream_head(
         names: &snapshot.shared.table.names,
         forward: identity.map_or(&[][..], |identity| &identity.forward),
         rules: &route.request_rules,
+        certificate: certificate(snapshot, exchange, connection),
         handshake,
         facts: exchange.facts(),
     };
@@ -66,6 +68,27 @@ pub(super) fn write_upstream_head(
         return Ok(headers::write_request(&fields, target.map_or("/", PathAndQuery::as_str), &context));
     }
     Ok(headers::write_request(fields, target.map_or("/", PathAndQuery::as_str), &context))
+}
+
+/// The client's certificate for the service, if the listener passes it on.
+///
+/// A trusted proxy makes the connection itself, so its own certificate would pass for that of every client behind it. What such a proxy
+/// says of its clients in these fields stays.
+fn certificate<'a>(
+    snapshot: &LocalSnapshot,
+    exchange: &Exchange,
+    connection: &'a ConnectionContext,
+) -> Option<ClientCert<'a>> {
+    let certificate = connection.certificate()?;
+    let mut listeners = snapshot.shared.table.listen.https.iter();
+    let listener = listeners.find(|https| https.name == connection.listener().name)?;
+    let clients = listener.tls.clients.as_ref()?;
+    if clients.field == CertificateField::Off || exchange.request.peer_is_trusted {
+        return None;
+    }
+    let fields = certificate.fields()?;
+    let chain = fields.chain.as_ref().filter(|_| clients.field == CertificateField::Chain);
+    Some(ClientCert { certificate: &fields.certificate, chain })
 }
 
 /// Turns the service's response head into the one that the client gets.

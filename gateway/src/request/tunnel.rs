@@ -65,7 +65,10 @@ pub(super) fn ask(
     }
     let handshake = handshake(parts, body, protocol, &connection.worker)?;
     let sources = || snapshot.providers_of(route.shared()).flat_map(LocalProvider::sources);
-    let is_ambient = sources().any(|source| matches!(source, CredentialSource::Cookie(_)));
+    // A browser sends cookies, and proves itself with a certificate, whichever page asks it to.
+    let mut providers = snapshot.providers_of(route.shared());
+    let is_ambient = sources().any(|source| matches!(source, CredentialSource::Cookie(_)))
+        || providers.any(LocalProvider::takes_certificates);
     if is_ambient && !is_from_own_page(&parts.headers, authority, policies.cors.as_deref()) {
         return Err(Error::OriginDenied);
     }

@@ -17,6 +17,7 @@ use crate::{
     access_log::AccessLogSettings,
     admission::AdmissionLimits,
     auth::provider::{HeldKeys, Provider},
+    certificate::ListenerTls,
     listen::ListenSettings,
     message::GuardedNames,
     policy::{
@@ -39,14 +40,14 @@ pub struct Snapshot {
     /// Some service gets the addresses of clients in front of its connections.
     pub states_clients: bool,
     /// By the name of the listener.
-    pub tls: Vec<(Arc<str>, Arc<rustls::ServerConfig>)>,
+    pub tls: Vec<(Arc<str>, Arc<ListenerTls>)>,
 }
 
 impl Snapshot {
-    /// The TLS configuration of a listener.
-    pub fn tls_of(&self, listener: &str) -> Option<Arc<rustls::ServerConfig>> {
+    /// What a TLS listener presents and accepts.
+    pub fn tls_of(&self, listener: &str) -> Option<Arc<ListenerTls>> {
         let found = self.tls.iter().find(|(name, _)| **name == *listener);
-        found.map(|(_, config)| Arc::clone(config))
+        found.map(|(_, tls)| Arc::clone(tls))
     }
 }
 

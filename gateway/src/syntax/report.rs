@@ -199,6 +199,10 @@ pub mod code {
     pub const CERTIFICATE_TIME: &str = "W016";
     /// A list replaces a default that protects.
     pub const DEFAULT_REPLACED: &str = "W017";
+    /// A certificate that another one with the same name hides.
+    pub const HIDDEN_CERTIFICATE: &str = "W018";
+    /// An OCSP response that is not stapled.
+    pub const NOT_STAPLED: &str = "W019";
 }
 
 /// The text to which the places of diagnostics refer.

@@ -10,9 +10,17 @@ use std::{
 };
 
 use rustls_pki_types::{CertificateDer, pem::PemObject};
-use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time};
+use x509_parser::{
+    certificate::X509Certificate, extensions::GeneralName, prelude::FromDer,
+    revocation_list::CertificateRevocationList, time::ASN1Time,
+};
 
-use crate::{bounded_file, printable::printable};
+use super::clients::crls_of;
+use crate::{
+    bounded_file,
+    certificate::{client::rfc4514, staple::StapleTime},
+    printable::printable,
+};
 
 /// The validity of a certificate chain. Times are wall time since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +38,7 @@ pub struct Validity {
 pub enum Standing {
     NotYetValid,
     Good,
-    /// The certificate is valid and ends in less than [`EXPIRES_SOON`].
+    /// The certificate is valid and ends soon ([`EXPIRES_SOON`]).
     ExpiresSoon,
     Expired,
 }
@@ -39,6 +47,9 @@ pub enum Standing {
 /// for a person after that. ACME clients renew a certificate of 90 days 30 days before its end, so a usual renewal is not
 /// reported.
 pub const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
+
+/// Certificates with a short life are reported when this part of it is left. ACME clients renew earlier, after two thirds.
+const SOON_PART: u32 = 4;
 
 impl Validity {
     /// The validity of the chain in a PEM file. `None`: the file contains no certificate, or one that cannot be read.
@@ -50,6 +61,39 @@ impl Validity {
     pub fn of_pem(text: &[u8]) -> Option<Self> {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(text).collect::<Result<_, _>>().ok()?;
         Self::of_chain(&chain)
+    }
+
+    /// The time of an OCSP response about the certificate in a file, with the name of that.
+    pub fn of_ocsp_file(file: &Path, cert_file: &Path) -> Option<Self> {
+        let certificate = bounded_file::read(cert_file).ok()?;
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(&certificate).collect::<Result<_, _>>().ok()?;
+        let time = StapleTime::read(&bounded_file::read(file).ok()?, &chain).ok()?;
+        let name = Self::of_chain(&chain)?.name;
+        Some(Self { not_before: time.this_update, not_after: time.next_update, name })
+    }
+
+    /// The time until which a file of revocation lists can be used, with the issuer of the list that ends first.
+    pub fn of_crl_file(file: &Path) -> Option<Self> {
+        Self::of_crls(&bounded_file::read(file).ok()?)
+    }
+
+    /// The same for the content of such a file.
+    pub fn of_crls(bytes: &[u8]) -> Option<Self> {
+        let mut whole: Option<Self> = None;
+        for list in crls_of(bytes).ok()? {
+            let (_, list) = CertificateRevocationList::from_der(&list).ok()?;
+            let read = Self {
+                not_before: since_1970(list.last_update()),
+                not_after: since_1970(list.next_update()?),
+                name: Some(printable(&rfc4514(list.issuer())).into_owned())
+                    .filter(|name| name.len() <= NAME_BYTES_MAX),
+            };
+            whole = Some(match whole {
+                Some(known) if known.not_after <= read.not_after => known,
+                _ => read,
+            });
+        }
+        whole
     }
 
     /// The validity of a chain, leaf first.
@@ -64,6 +108,11 @@ impl Validity {
         whole
     }
 
+    /// Time before the end from which it is reported: a certificate of a few days is renewed shortly before its end.
+    fn soon(&self) -> Duration {
+        EXPIRES_SOON.min(self.not_after.saturating_sub(self.not_before) / SOON_PART)
+    }
+
     /// Whether the chain is valid at `now`, as wall time since the Unix epoch.
     pub fn standing(&self, now: Duration) -> Standing {
         // RFC 5280 §4.1.2.5: the period includes both dates.
@@ -71,7 +120,7 @@ impl Validity {
             Standing::Expired
         } else if now < self.not_before {
             Standing::NotYetValid
-        } else if self.not_after.saturating_sub(now) < EXPIRES_SOON {
+        } else if self.not_after.saturating_sub(now) < self.soon() {
             Standing::ExpiresSoon
         } else {
             Standing::Good
@@ -83,14 +132,17 @@ impl Validity {
 fn read(der: &[u8]) -> Option<Validity> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let dates = certificate.validity();
-    // A time before 1970 counts as 1970.
-    let since_1970 = |time: ASN1Time| Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0));
     let names = certificate.subject_alternative_name().ok().flatten();
     Some(Validity {
         not_before: since_1970(dates.not_before),
         not_after: since_1970(dates.not_after),
         name: names.and_then(|names| names.value.general_names.iter().find_map(shown)),
     })
+}
+
+/// A time before 1970 counts as 1970.
+fn since_1970(time: ASN1Time) -> Duration {
+    Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
 }
 
 fn shown(name: &GeneralName<'_>) -> Option<String> {
@@ -162,6 +214,9 @@ mod tests {
         ] {
             assert_eq!(validity.standing(now), standing, "{now:?}");
         }
+        let short = Validity { not_before: 10 * day, not_after: 18 * day, name: None };
+        assert_eq!(short.standing(16 * day), Standing::Good, "a quarter is left");
+        assert_eq!(short.standing(16 * day + second), Standing::ExpiresSoon);
     }
 
     #[test]

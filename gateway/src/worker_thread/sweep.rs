@@ -32,6 +32,9 @@ impl WorkerState {
                 n => self.metrics.count_many(Rare::TokenCache, result, "", n),
             }
         }
+        for (listener, tls) in &snapshot.shared.tls {
+            self.connections.close_verified_before(listener, tls.clients);
+        }
         self.connections.sweep(now, &snapshot.shared.table.listen, &self.metrics);
         self.freed_memory.second_passed();
         // A connection that was busy when a place was needed may be idle now.

@@ -29,7 +29,7 @@ use crate::{
     },
     config::settings::{ConsulSource, EndpointSource, ServiceSettings, Settings},
     declaration::standing::Standing,
-    tls::ServerTls,
+    tls::server::ServerTls,
     upstream::cluster::Basis,
 };
 

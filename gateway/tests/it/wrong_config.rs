@@ -56,9 +56,20 @@ fn folder() -> tempfile::TempDir {
         "{\"kty\": \"OKP\", \"crv\": \"Ed25519\", \"x\": \"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"}";
     fs::write(dir.path().join("keys.json"), format!("{{\"keys\": [{key}]}}")).unwrap();
     fs::write(dir.path().join("path"), "token").unwrap();
+    let list = crate::support::authority::Authority::new()
+        .revoke(&[], std::time::Duration::from_secs(4_000_000_000));
+    fs::write(dir.path().join("revoked.pem"), list).unwrap();
+    let authority = crate::support::authority::Authority::new().pem();
+    fs::write(dir.path().join("clients.pem"), authority).unwrap();
     fs::create_dir(dir.path().join("logs")).unwrap();
-    for (name, from, to) in [("expired", 2020, 2021), ("future", 2098, 2099), ("cert", 2020, 2099)] {
-        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    for (name, host, from, to) in [
+        ("expired", "localhost", 2020, 2021),
+        ("future", "localhost", 2098, 2099),
+        ("cert", "localhost", 2020, 2099),
+        ("twin", "localhost", 2020, 2099),
+        ("nameless", "192.0.2.7", 2020, 2099),
+    ] {
+        let mut params = CertificateParams::new([host.to_owned()]).unwrap();
         (params.not_before, params.not_after) = (date_time_ymd(from, 1, 2), date_time_ymd(to, 1, 2));
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();

@@ -213,7 +213,12 @@ mod tests {
                 route(&format!("rate_limit: {{rate: 100/s, {example}}}"))
             }
             "listen.https" => {
-                let all = ["bind: \"0.0.0.0:8443\"", "cert_file: cert.pem", "key_file: key.pem"];
+                let all = [
+                    "bind: \"0.0.0.0:8443\"",
+                    "cert_file: cert.pem",
+                    "key_file: key.pem",
+                    "client_ca_file: clients.pem",
+                ];
                 let field = example.split(':').next().unwrap();
                 let others =
                     all.iter().filter(|one| !one.starts_with(field)).copied().collect::<Vec<_>>().join(", ");
@@ -249,7 +254,20 @@ mod tests {
     #[test]
     fn every_example_of_the_table_loads() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["cert.pem", "key.pem", "ca.pem", "jwks.json", "issuer.pem", "consul.token"] {
+        let files = [
+            "cert.pem",
+            "key.pem",
+            "a.pem",
+            "a.key",
+            "clients.pem",
+            "revoked.pem",
+            "tickets",
+            "ca.pem",
+            "jwks.json",
+            "issuer.pem",
+            "consul.token",
+        ];
+        for name in files {
             fs::write(dir.path().join(name), "x").unwrap();
         }
         fs::write(dir.path().join("secret.key"), "0123456789abcdef0123456789abcdef").unwrap();

@@ -7,15 +7,16 @@ use ipnet::IpNet;
 
 use super::{
     http2::Http2,
+    https::Https,
     later,
-    listeners::{Http, address, listener_name, proxy_protocol, read_http},
+    listeners::{Http, address, proxy_protocol, read_http},
 };
 use crate::{
     message::names::Kind,
     proxy_protocol::ProxyProtocol,
     syntax::{
-        diagnostics::{Diagnostic, Diagnostics, Span, code},
-        fields::{Fields, Known, is_word, one_or_many, some_text, value},
+        diagnostics::{Diagnostic, Diagnostics, code},
+        fields::{Fields, Known, is_word, one_or_many, value},
         tree::{At, Node, Value},
         units::{Invalid, count, duration_in, millis, minutes, network, size_in, url_or},
     },
@@ -40,17 +41,6 @@ pub(crate) struct Listen {
     pub(crate) max_streams: Option<u32>,
     pub(crate) max_requests_per_connection: Option<u32>,
     pub(crate) http2: Http2,
-}
-
-/// One element of `listen.https`.
-#[derive(Debug)]
-pub(crate) struct Https {
-    pub(crate) name: Option<At<String>>,
-    pub(crate) proxy_protocol: Option<At<ProxyProtocol>>,
-    pub(crate) bind: Option<At<SocketAddr>>,
-    pub(crate) cert_file: Option<At<String>>,
-    pub(crate) key_file: Option<At<String>>,
-    pub(crate) span: Span,
 }
 
 /// `listen.admin`.
@@ -129,30 +119,6 @@ fn untrusted_name(text: &str) -> Result<String, Invalid> {
 fn read_https(fields: &Fields<'_>, sink: &mut Diagnostics) -> Vec<Https> {
     let items = fields.get("https").map(one_or_many).unwrap_or_default();
     items.iter().filter_map(|item| Https::read(item, sink)).collect()
-}
-
-impl Https {
-    fn read(node: &Node, sink: &mut Diagnostics) -> Option<Self> {
-        if is_word(node, "off") {
-            return None;
-        }
-        let fields = Fields::of(node, &HTTPS, sink)?;
-        for (name, example) in [
-            ("bind", "bind: 0.0.0.0:8443"),
-            ("cert_file", "cert_file: tls/server.pem"),
-            ("key_file", "key_file: tls/server.key"),
-        ] {
-            fields.need(name, example, sink);
-        }
-        Some(Self {
-            name: fields.value("name", sink, listener_name),
-            proxy_protocol: fields.value("proxy_protocol", sink, proxy_protocol),
-            bind: fields.value("bind", sink, address),
-            cert_file: fields.value("cert_file", sink, some_text),
-            key_file: fields.value("key_file", sink, some_text),
-            span: node.span,
-        })
-    }
 }
 
 impl Admin {
@@ -254,9 +220,3 @@ pub(crate) static LISTEN: Known = Known {
 };
 pub(crate) static LISTEN_HEADERS: Known =
     Known { what: "`listen.headers`", prefix: "listen.headers.", fields: &["untrusted"], later: &[] };
-pub(crate) static HTTPS: Known = Known {
-    what: "`listen.https`",
-    prefix: "listen.https.",
-    fields: &["bind", "name", "proxy_protocol", "cert_file", "key_file"],
-    later: &["acme", "client_ca_file"],
-};

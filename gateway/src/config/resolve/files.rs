@@ -2,6 +2,7 @@
 //! to be watched.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     time::{Duration, UNIX_EPOCH},
 };
@@ -66,6 +67,16 @@ impl Files {
         }
     }
 
+    /// Reads a file that may be missing. It is watched in any case.
+    pub(crate) fn maybe(&mut self, name: &str) -> (PathBuf, io::Result<Vec<u8>>) {
+        let path = self.path(name);
+        if !self.paths.contains(&path) {
+            self.paths.push(path.clone());
+        }
+        let read = bounded_file::read(&path);
+        (path, read)
+    }
+
     /// Reads a certificate as [`Files::readable`] does, and warns if peers refuse it, or soon will, because of its
     /// validity.
     pub(crate) fn certificate(
@@ -81,6 +92,16 @@ impl Files {
         Some(file)
     }
 
+    /// Reads lists of revoked certificates as [`Files::readable`] does, and warns if no client is accepted, or soon will be, because
+    /// they are out of date.
+    pub(crate) fn revocations(&mut self, name: &At<String>, sink: &mut Diagnostics) -> Option<ReadFile> {
+        let file = self.readable(name, REVOCATIONS, sink)?;
+        if let Some(validity) = Validity::of_crls(&file.bytes) {
+            sink.extend(out_of_time(&validity, clock::unix_now(), REVOCATIONS, name.span));
+        }
+        Some(file)
+    }
+
     /// The paths of all named files, to be watched.
     pub(crate) fn into_paths(self) -> Vec<PathBuf> {
         self.paths
@@ -92,7 +113,11 @@ fn out_of_time(validity: &Validity, now: Duration, what: &str, span: Span) -> Op
         let text = humantime::format_rfc3339_seconds(UNIX_EPOCH + time).to_string();
         text.split('T').next().unwrap_or_default().to_owned()
     };
-    let renew = "put a new one and its key into these files; they are read again when they change";
+    let renew = if what == REVOCATIONS {
+        "put a new one into this file; it is read again when it changes"
+    } else {
+        "put a new one and its key into these files; they are read again when they change"
+    };
     let (message, label, help) = match validity.standing(now) {
         Standing::Good => return None,
         Standing::Expired => (
@@ -113,6 +138,8 @@ fn out_of_time(validity: &Validity, now: Duration, what: &str, span: Span) -> Op
     };
     Some(Diagnostic::warning(code::CERTIFICATE_TIME, span, message).label(label).help(help))
 }
+
+const REVOCATIONS: &str = "list of revoked certificates";
 
 /// A file that has been read.
 pub(crate) struct ReadFile {

@@ -5,20 +5,15 @@ use std::path::PathBuf;
 
 use millgate_registry::{ClientConfig, TlsOptions};
 
-use super::{
-    defaults::Defaults,
-    files::Files,
-    listeners::{Listeners, TlsListener},
-    no_effect,
-};
+use super::{defaults::Defaults, files::Files, https::resolve_https, listeners::Listeners, no_effect};
 use crate::{
     config::{
         raw::{
             consul::Consul,
             http2::Budget,
-            listen::{Admin, Https, Listen, http_url},
+            listen::{Admin, Listen, http_url},
         },
-        settings::{ConsulSettings, Http2Settings, HttpsSettings, ListenSettings, Secret},
+        settings::{ConsulSettings, Http2Settings, ListenSettings, Secret},
     },
     syntax::{
         diagnostics::{Diagnostic, Diagnostics, Span, code},
@@ -91,24 +86,6 @@ fn untrusted(written: Option<&At<Vec<String>>>, defaults: &[&str], sink: &mut Di
         sink.push_once(Diagnostic::warning(code::DEFAULT_REPLACED, *span, message).label(label).help(help));
     }
     others.collect()
-}
-
-fn resolve_https(
-    raw: &Https,
-    TlsListener { name, proxy_protocol }: TlsListener,
-    files: &mut Files,
-    sink: &mut Diagnostics,
-) -> Option<HttpsSettings> {
-    let cert = raw.cert_file.as_ref().and_then(|name| files.certificate(name, "certificate", sink));
-    let key = raw.key_file.as_ref().and_then(|name| files.readable(name, "certificate's key", sink));
-    Some(HttpsSettings {
-        name,
-        proxy_protocol,
-        bind: raw.bind.as_ref()?.value,
-        cert_file: cert?.path,
-        key_file: key?.path,
-        span: raw.span,
-    })
 }
 
 /// Consul's own variables (`CONSUL_HTTP_ADDR`, `…_SSL`, `…_TOKEN`, `…_TOKEN_FILE`) fill the fields that the file

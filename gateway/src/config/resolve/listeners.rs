@@ -12,7 +12,8 @@ use std::{
 use super::defaults::Defaults;
 use crate::{
     config::raw::{
-        listen::{Admin, Https, Listen},
+        https::Https,
+        listen::{Admin, Listen},
         listeners::{Http, HttpsPort},
     },
     listen::HttpSettings,

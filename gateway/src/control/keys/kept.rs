@@ -138,7 +138,7 @@ fn name_of(source: &KeySource) -> Option<String> {
     match source {
         KeySource::Issuer(url) => Some(format!("issuer {url}")),
         KeySource::JwksUrl(url) => Some(format!("jwks {url}")),
-        KeySource::File(..) => None,
+        KeySource::File(..) | KeySource::Listener => None,
     }
 }
 

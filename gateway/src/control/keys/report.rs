@@ -38,8 +38,10 @@ pub(in crate::control) fn json(snapshot: &Snapshot, now: Duration) -> Value {
     json!({ "providers": providers.collect::<Vec<_>>() })
 }
 
+/// The providers that have keys. Those of client certificates have none: the listener has the authorities.
 fn held(snapshot: &Snapshot) -> impl Iterator<Item = (&Provider, &HeldKeys)> {
-    snapshot.table.auth.iter().map(|provider| &**provider).zip(&snapshot.keys)
+    let all = snapshot.table.auth.iter().map(|provider| &**provider).zip(&snapshot.keys);
+    all.filter(|(provider, _)| !provider.authenticator.takes_certificates())
 }
 
 /// The source of the keys in use.

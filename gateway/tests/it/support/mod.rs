@@ -11,6 +11,7 @@ pub(crate) mod h2_service;
 pub(crate) mod h2_stream;
 pub(crate) mod issuer;
 pub(crate) mod recorder;
+pub(crate) mod tls;
 pub(crate) mod tokens;
 pub(crate) mod websocket;
 

@@ -56,7 +56,7 @@ const GATEWAY: House = House {
         &["headers"],
         &["message"],
         &["tunnel"],
-        &["file_account"],
+        &["certificate", "file_account"],
         &[
             "bounded_file",
             "clock",
