@@ -7,7 +7,7 @@ use super::{ConnectionContext, error::Error, exchange::Exchange, grpc};
 use crate::{
     admission::{Admitted, Framing},
     auth::Identity,
-    headers::{self, ForwardContext, Handshake, RequestHead, ResponseContext, ResponseFraming},
+    headers::{self, Asks, ForwardContext, Handshake, RequestHead, ResponseContext, ResponseFraming},
     policy::rewrite::UpstreamHost,
     snapshot::{LocalRoute, LocalSnapshot, Route},
 };
@@ -57,6 +57,7 @@ pub(super) fn write_upstream_head(
         forward: identity.map_or(&[][..], |identity| &identity.forward),
         rules: &route.request_rules,
         handshake,
+        asks: Asks { trailers: exchange.trailers.taken || exchange.is_call },
         facts: exchange.facts(),
     };
     if exchange.web.is_some() {
@@ -71,7 +72,7 @@ pub(super) fn write_upstream_head(
 /// Turns the service's response head into the one that the client gets.
 pub(super) fn write_client_head<B>(
     response: &mut Response<B>,
-    framing: ResponseFraming,
+    (framing, has_trailers): (ResponseFraming, bool),
     route: &LocalRoute,
     exchange: &Exchange,
 ) {
@@ -79,7 +80,7 @@ pub(super) fn write_client_head<B>(
     let fields = response.headers_mut();
     headers::apply_response(
         fields,
-        &ResponseContext { framing, version, request_id: &exchange.request.id.0, rules },
+        &ResponseContext { framing, version, request_id: &exchange.request.id.0, has_trailers, rules },
     );
     if !rules.made.is_empty() {
         headers::apply_made(fields, rules, &exchange.facts());

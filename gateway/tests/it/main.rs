@@ -95,6 +95,7 @@ mod stalled_clients;
 mod state_sources;
 mod stream_limits;
 mod tidy;
+mod trailers;
 mod tunnel_ends;
 mod tunnels;
 mod tunnels_http2;
