@@ -42,6 +42,11 @@ impl RequestBody {
         }
     }
 
+    /// Whether the client waits with it for an invitation.
+    pub(crate) fn is_held(&self) -> bool {
+        self.0.as_ref().is_some_and(|cursor| cursor.upload.is_held())
+    }
+
     /// Whether the request has no body.
     pub fn is_empty(&self) -> bool {
         self.0.is_none()

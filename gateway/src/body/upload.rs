@@ -7,7 +7,7 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Instant,
 };
 
@@ -39,6 +39,10 @@ pub struct Upload {
     version: Version,
     /// `None`: trailers are dropped.
     trailers: Option<Rc<RequestTrailers>>,
+    /// The client waits with its body until it is invited to send it, and no byte of it is read (RFC 9110 §10.1.1).
+    is_held: Cell<bool>,
+    /// The task that would send the body.
+    held_task: RefCell<Option<Waker>>,
     /// Number of the [`RequestBody`] that may read. An older one belongs to an attempt that was given up.
     generation: Cell<u32>,
     /// Bytes that came from the client.
@@ -106,6 +110,8 @@ impl Upload {
             max: limits.bytes_max.unwrap_or(u64::MAX),
             version,
             trailers: limits.trailers,
+            is_held: Cell::new(false),
+            held_task: RefCell::default(),
             generation: Cell::new(0),
             bytes: Cell::new(0),
             received: Cell::new(None),
@@ -114,10 +120,33 @@ impl Upload {
         })
     }
 
+    /// Leaves the body with the client, which waits for a 100 (Continue), until [`Upload::invite`].
+    pub(crate) fn hold(&self) {
+        self.is_held.set(true);
+    }
+
+    /// Whether the client has not been invited to send its body.
+    pub(crate) fn is_held(&self) -> bool {
+        self.is_held.get()
+    }
+
+    /// Invites the client to send its body. On HTTP/1.1, hyper sends the 100 when the body is read.
+    pub(crate) fn invite(&self) {
+        if !self.is_held.replace(false) {
+            return;
+        }
+        if self.version == Version::HTTP_2 {
+            self.activity.invite_body();
+        }
+        if let Some(task) = self.held_task.take() {
+            task.wake();
+        }
+    }
+
     /// The body again, from its first byte, for another attempt. From now on the body of the attempt before gets no more
     /// bytes. `None`: some of the bytes that were read are no longer held, or the upload has failed.
     pub fn replay(self: &Rc<Self>) -> Option<RequestBody> {
-        if self.failure.get().is_some() || !self.client.borrow().kept.is_whole() {
+        if !self.can_replay() {
             return None;
         }
         self.generation.set(self.generation.get().wrapping_add(1));
@@ -128,7 +157,7 @@ impl Upload {
 
     /// Whether [`Upload::replay`] would return a body.
     pub fn can_replay(&self) -> bool {
-        self.failure.get().is_none() && self.client.borrow().kept.is_whole()
+        self.failure.get().is_none() && (self.is_held() || self.client.borrow().kept.is_whole())
     }
 
     /// No retry will follow: drops the bytes that were held for one.
@@ -215,6 +244,10 @@ impl Upload {
         let mut client = self.client.borrow_mut();
         if let Some(failure) = self.failure.get() {
             return Poll::Ready(Some(Err(failure)));
+        }
+        if self.is_held() {
+            *self.held_task.borrow_mut() = Some(cx.waker().clone());
+            return Poll::Pending;
         }
         if let Some(data) = client.kept.from(at) {
             self.handed_over(at + data.len() as u64, data.len(), &mut client);

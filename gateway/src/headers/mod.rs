@@ -14,7 +14,7 @@
 //!   or removes are dropped: services that build variables from names cannot tell them apart ([`GuardedNames`](crate::message::GuardedNames)).
 //! - A field that only a proxy can fill and that services trust (`X-Original-URL`, `Client-Cert`, `True-Client-IP`, …) is dropped unless
 //!   the peer is trusted, and before the route is chosen.
-//! - The gateway itself answers `Expect`, and does not pass it on.
+//! - `Expect` is passed on for a client that waits with its content, and only then.
 //! - `Server` of the service is never touched.
 //!
 //! The code here edits or decides; it does not wait, log or build a response.
@@ -43,7 +43,7 @@ pub use self::{
     request_head::{Delimiting, RequestHead},
     response::{
         AnnouncedTrailers, FramingReading, ResponseContext, ResponseFault, ResponseFraming,
-        apply_informational, apply_response, invitation, remove_dropped,
+        apply_informational, apply_response, invitation, is_invitation, remove_dropped,
     },
     rules::HeaderRules,
     trailers::{RequestTrailers, TrailersTooLarge, apply_trailers, confines_fields, takes_trailers},

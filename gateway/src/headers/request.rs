@@ -62,6 +62,8 @@ pub struct ForwardContext<'a> {
 pub struct Asks {
     /// The response may have trailers, and the client gets them.
     pub trailers: bool,
+    /// The client waits with its content for a 100 (Continue).
+    pub invitation: bool,
 }
 
 /// Writes the head that the service gets, from the client's header section.
@@ -89,7 +91,7 @@ pub fn write_request(fields: &HeaderMap, target: &str, context: &ForwardContext<
     };
     match context.handshake {
         Some(handshake) => handshake.write(&mut head),
-        None => write_trailer_fields(fields, context, delimiting, &mut head),
+        None => write_hop_fields(fields, context, delimiting, &mut head),
     }
     // RFC 9110 §8.6: a method that anticipates content gets a length of 0 when there is none.
     let anticipates_content = matches!(*context.method, Method::POST | Method::PUT | Method::PATCH);
@@ -115,9 +117,9 @@ fn write_clients(fields: &HeaderMap, context: &ForwardContext<'_>, head: &mut Ru
     }
 }
 
-/// The fields about trailers of both directions. A service that the gateway asks for trailers must know that `TE` ends with this connection
+/// The fields about trailers of both directions, and the expectation, which the gateway passes on. A service that the gateway asks for trailers must know that `TE` ends with this connection
 /// (RFC 9110 §10.1.4).
-fn write_trailer_fields(
+fn write_hop_fields(
     fields: &HeaderMap,
     context: &ForwardContext<'_>,
     delimiting: Delimiting,
@@ -126,6 +128,9 @@ fn write_trailer_fields(
     if context.asks.trailers {
         head.push(header::TE.as_str(), b"trailers");
         head.push(header::CONNECTION.as_str(), b"te");
+    }
+    if context.asks.invitation {
+        head.push(header::EXPECT.as_str(), b"100-continue");
     }
     if context.survey.has(Found::Trailer)
         && delimiting == Delimiting::Chunked

@@ -187,6 +187,11 @@ pub fn invitation() -> Response<()> {
     response
 }
 
+/// Whether a response with this status invites a client so.
+pub fn is_invitation(status: StatusCode) -> bool {
+    status == StatusCode::CONTINUE
+}
+
 /// Turns the fields of a service's informational response into the client's. Fields that belong to the final response are
 /// removed: CORS, the request id, and every field that the route's rules remove or set.
 pub fn apply_informational(headers: &mut HeaderMap, rules: &HeaderRules) {

@@ -320,6 +320,7 @@ impl Exchange {
         Some(ResponseSink {
             connection: Rc::clone(&self.connection.state),
             stream: stream.cloned(),
+            held: self.upload.as_ref().filter(|upload| upload.is_held()).cloned(),
             rules: Rc::clone(&self.route.as_ref()?.response_rules),
             metrics: Rc::clone(&self.connection.worker.metrics),
         })

@@ -57,7 +57,10 @@ pub(super) fn write_upstream_head(
         forward: identity.map_or(&[][..], |identity| &identity.forward),
         rules: &route.request_rules,
         handshake,
-        asks: Asks { trailers: exchange.trailers.taken || exchange.is_call },
+        asks: Asks {
+            trailers: exchange.trailers.taken || exchange.is_call,
+            invitation: exchange.upload().is_some_and(|upload| upload.is_held()),
+        },
         facts: exchange.facts(),
     };
     if exchange.web.is_some() {

@@ -239,8 +239,8 @@ async fn forward(
     let upload = begin_upload(unread, asked.as_ref(), (&admitted, parts), (snapshot, route), exchange);
     let body = upload.as_ref().map_or_else(RequestBody::default, |upload| RequestBody::of(Rc::clone(upload)));
     if let Some(upload) = &upload {
-        // A request waits for its client before it takes a slot, an instance or a connection.
-        if policies.body == BodyStart::Gather && !exchange.is_call {
+        // A request waits for its client before it takes a slot, an instance or a connection, unless its client waits for the service.
+        if policies.body == BodyStart::Gather && !exchange.is_call && !upload.is_held() {
             upload.gather().await.map_err(body_failed)?;
         }
         exchange.waited(exchange.worker().clock.now());
@@ -344,8 +344,9 @@ fn begin_upload(
         exchange.web.is_some() || (survey.has(Found::Connection) && headers::confines_fields(fields));
     let trailers = (!drops_trailers).then(|| Rc::clone(&snapshot.request_trailers));
     let upload = exchange.receive(body, UploadLimits { bytes_max, keep_max, trailers });
-    if survey.has(Found::Expect) && exchange.request.version == Version::HTTP_2 {
-        upload.activity.invite_body();
+    // HTTP/1.0 has no 100 (RFC 9110 §10.1.1).
+    if survey.has(Found::Expect) && exchange.request.version >= Version::HTTP_11 {
+        upload.hold();
     }
     Some(upload)
 }

@@ -36,6 +36,7 @@ mod discovery_words;
 mod drain_deadline;
 mod drain_notice;
 mod durable_registry;
+mod expectations;
 mod failed_attempts;
 mod faults;
 mod files_account;

@@ -17,11 +17,20 @@ use crate::{body::RequestBody, headers::Delimiting};
 pub(in crate::upstream) trait RequestContent: Body<Data = Bytes> + Unpin {
     /// This content was not sent after all: it comes again, before all that is still to come.
     fn put_back(&mut self, content: Bytes);
+
+    /// The client waits with it until the service has sent a 100 (Continue).
+    fn is_held(&self) -> bool {
+        false
+    }
 }
 
 impl RequestContent for RequestBody {
     fn put_back(&mut self, content: Bytes) {
         Self::put_back(self, content);
+    }
+
+    fn is_held(&self) -> bool {
+        Self::is_held(self)
     }
 }
 
@@ -91,6 +100,11 @@ impl<B: RequestContent> Outgoing<B> {
                 (self.content, self.back) = (piece.content, piece.back);
             }
         }
+    }
+
+    /// Nothing of the content has left, and nothing will after a final response.
+    pub(super) fn is_held(&self) -> bool {
+        self.body.is_held()
     }
 
     fn is_written(&self) -> bool {

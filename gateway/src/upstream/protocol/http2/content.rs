@@ -100,6 +100,10 @@ impl<B: RequestContent> SendingContent<B> {
         Self { body, stream, next: Bytes::new(), is_last: false }
     }
 
+    pub(super) fn is_held(&self) -> bool {
+        self.body.is_held()
+    }
+
     /// Sends on. Ready when all of it is sent, or the service takes no more of it: the response then says why.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ContentFailed>> {
         loop {
